@@ -1,0 +1,25 @@
+"""Domain errors, and the one place where they become one line and an exit code.
+
+Libraries raise a subclass of ``InflationError`` whose message a user can act on: what is wrong,
+where, and what would be right. ``run_script`` prints that line and exits with the class's code.
+"""
+
+
+class InflationError(Exception):
+    """Base of the errors that a user, not a developer, can mend."""
+
+    exit_code = 1
+
+
+class UsageError(InflationError):
+    """Options that are unknown, out of range, or contradict each other or a file."""
+
+    exit_code = 2
+
+
+class DataError(InflationError):
+    """A file or data set that is missing, broken, too small, or of the wrong shape."""
+
+
+class TrainingError(InflationError):
+    """Training cannot go on, such as after a run of non-finite steps."""

@@ -1,0 +1,25 @@
+"""The one logger: console lines from rank 0, and a copy in a run's ``log.txt``."""
+
+import logging
+import sys
+from pathlib import Path
+
+logger = logging.getLogger("inflationary_flows")
+
+
+def setup_logging(rank: int = 0) -> None:
+    """Console lines on stdout from rank 0; warnings only, on stderr, from the others."""
+    logger.handlers.clear()
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    console = logging.StreamHandler(sys.stdout if rank == 0 else sys.stderr)
+    console.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    console.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(console)
+
+
+def copy_log_to(path: Path) -> None:
+    """Appends every later line to a file too, with its time."""
+    file = logging.FileHandler(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
+    logger.addHandler(file)

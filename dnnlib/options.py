@@ -1,0 +1,244 @@
+"""Command-line options that scripts share, and the one way a script is run.
+
+Names may be written with ``_`` or ``-`` alike. Choices that a library defines are passed in, so
+that this module depends on none.
+"""
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from dnnlib.errors import InflationError, UsageError
+from dnnlib.logs import setup_logging
+
+F = TypeVar("F", bound=Callable[..., Any])
+Decorator = Callable[[F], F]
+
+CONTEXT = {
+    "token_normalize_func": lambda token: token.replace("-", "_"),
+    "help_option_names": ["-h", "--help"],
+    "show_default": True,
+    "max_content_width": 100,
+}
+
+
+command = partial(click.command, context_settings=CONTEXT)
+group = partial(click.group, context_settings=CONTEXT)
+
+
+class FiniteFloat(click.FloatRange):
+    """A float range that takes neither infinities nor NaN, which compare as if in range."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return float(number)
+
+
+POSITIVE = FiniteFloat(min=0, min_open=True)
+NOT_NEGATIVE = FiniteFloat(min=0)
+COUNT = click.IntRange(min=1)
+SEED = click.IntRange(min=0, max=2**63 - 1)
+FILE = click.Path(path_type=Path)
+
+
+def option_group(*options: Callable[[Any], Any]) -> Decorator[Any]:
+    """Several options as one decorator, shown in the order given."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def choice(names: Iterable[str]) -> click.Choice[str]:
+    return click.Choice(list(names))
+
+
+def flow_options(g_types: Sequence[str]) -> Decorator[Any]:
+    """The data's dimensions and the schedule. Unset ones are None: defaults are the caller's."""
+    return option_group(
+        click.option(
+            "--data_dim", type=COUNT, help="Dimensions of the data  [default: the data's]"
+        ),
+        click.option(
+            "--dims_to_keep",
+            type=COUNT,
+            help="Dimensions that keep inflating; as many as the data has is PR-preserving, "
+            "fewer is PR-reducing  [default: all]",
+        ),
+        click.option("--rho", type=POSITIVE, help="Inflation rate, 1/time  [default: 1]"),
+        click.option(
+            "--gamma0", type=POSITIVE, help="Noise variance at time 0, data units  [default: 5e-4]"
+        ),
+        click.option(
+            "--g_type",
+            type=choice(g_types),
+            help="How the compressed dimensions fare  [default: orig]",
+        ),
+        click.option(
+            "--inflation_gap",
+            type=POSITIVE,
+            help="Gap of constant_inflation_gap, in units of rho  [default: 1.02]",
+        ),
+    )
+
+
+def training_options(
+    duration: float, batch: int, lr: float, ema: float, tick: int, snap: int, dump: int
+) -> Decorator[Any]:
+    """What every training script asks, with that script's defaults."""
+    return option_group(
+        click.option("--outdir", type=FILE, help="Where to make the run's folder."),
+        click.option(
+            "--duration",
+            type=POSITIVE,
+            default=duration,
+            help="Length of training, million samples.",
+        ),
+        click.option("--batch", type=COUNT, default=batch, help="Batch size over all ranks."),
+        click.option(
+            "--batch-gpu",
+            type=COUNT,
+            help="Largest batch of one rank at a time  [default: no limit]",
+        ),
+        click.option("--lr", type=POSITIVE, default=lr, help="Peak learning rate."),
+        click.option(
+            "--ema",
+            type=NOT_NEGATIVE,
+            default=ema,
+            help="Half-life of averaged weights, million samples.",
+        ),
+        click.option("--ls", type=POSITIVE, default=1.0, help="Loss scale in the backward pass."),
+        click.option("--seed", type=SEED, default=0, help="Seed of all random numbers."),
+        click.option(
+            "--resume",
+            type=FILE,
+            help="A run's folder or training-state-*.pt: go on in that folder, with its options.",
+        ),
+        click.option("--desc", help="Text to add to the name of the run's folder."),
+        click.option("--nosubdir", is_flag=True, help="Use --outdir itself as the run's folder."),
+        click.option("--tick", type=COUNT, default=tick, help="Thousand samples between reports."),
+        click.option(
+            "--snap",
+            type=COUNT,
+            default=snap,
+            help="Reports between network files; the last is always written.",
+        ),
+        click.option(
+            "--dump",
+            type=COUNT,
+            default=dump,
+            help="Reports between training states; the last is always written.",
+        ),
+        device_option,
+        click.option("-n", "--dry-run", is_flag=True, help="Print the options and stop."),
+    )
+
+
+device_option = click.option(
+    "--device_name", help="cpu, cuda or cuda:N  [default: cuda where there is one]"
+)
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace existing results.")
+
+
+def given_options() -> set[str]:
+    """Names of the current command's options that were typed, not left at their defaults."""
+    ctx = click.get_current_context()
+    typed = click.core.ParameterSource.COMMANDLINE
+    return {name for name in ctx.params if ctx.get_parameter_source(name) is typed}
+
+
+def agree(name: str, given: Any, known: Any, source: str) -> Any:
+    """The known value of an option, which a given one must not contradict.
+
+    Raises:
+        UsageError: Both are there and differ; the message states both.
+    """
+    if given is not None and given != known:
+        right = "leave it out" if known is None else f"leave it out, or give {known}"
+        raise UsageError(f"--{name} is {given}, but {source} has {known}: {right}")
+    return known
+
+
+def require_options(options: Mapping[str, Any], *names: str) -> None:
+    """Raises click's error for the first of the options that is missing."""
+    for name in names:
+        if options[name] is None:
+            raise click.UsageError(f"Missing option '--{name}'.")
+
+
+def resumed_options(
+    options: Mapping[str, Any],
+    given: set[str],
+    saved: Mapping[str, Any],
+    free: set[str],
+    source: str,
+) -> dict[str, Any]:
+    """The options of a resumed run: the saved ones, but for those that are free to change.
+
+    Args:
+        options: As parsed, with defaults.
+        given: Names of those that were typed.
+        saved: The run's own.
+        free: Names that may differ from the run's; the parsed value counts if it was typed.
+        source: Where the saved ones are from, for the error.
+
+    Raises:
+        UsageError: A typed option contradicts the run's.
+    """
+    merged = {**options, **saved}
+    for name in given:
+        if name not in free:
+            # Paths are strings in a file.
+            value = str(options[name]) if isinstance(options[name], Path) else options[name]
+            agree(name, value, saved.get(name), source)
+        merged[name] = options[name]
+    return merged
+
+
+def run_script(script: click.Command) -> None:
+    """Runs a script's command and ends the process: 0, or one line on stderr and an exit code.
+
+    Usage errors exit with 2 and other expected errors with 1; an unexpected exception keeps its
+    traceback, since it is a bug.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    setup_logging(rank)
+    try:
+        result = script.main(standalone_mode=False)
+        code, message = result if isinstance(result, int) else 0, None
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        code, message = 2, None
+    except click.ClickException as error:
+        code, message = error.exit_code, error.format_message()
+    except click.Abort:
+        code, message = 130, "interrupted"
+    except InflationError as error:
+        code, message = error.exit_code, str(error)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        code, message = 1, f"{where}{error.strerror or error}"
+    except MemoryError:
+        code, message = 1, "out of memory: use fewer samples or smaller batches"
+    if message is not None:
+        if rank:
+            # torchrun ends the other ranks once one has failed, so that an error which all share
+            # is told once.
+            time.sleep(5)
+        line = " ".join(message.split())
+        print(f"{Path(sys.argv[0]).name}: error: {line}", file=sys.stderr, flush=True)
+    sys.exit(code)

@@ -1,0 +1,119 @@
+"""Process groups: NCCL on CUDA, gloo on CPU, none for a plain ``python``."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dnnlib.errors import DataError, UsageError
+
+
+@contextmanager
+def process_group(device_name: str | None) -> Iterator[torch.device]:
+    """Joins the group that ``torchrun`` describes, if it describes one; yields this rank's device.
+
+    Args:
+        device_name: ``cpu``, ``cuda``, ``cuda:1``, ...; None is CUDA where there is one.
+
+    Raises:
+        UsageError: No such device.
+    """
+    device = _device(device_name)
+    if world_from_environment() > 1:
+        try:
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        except (RuntimeError, ValueError, dist.DistError) as error:
+            raise DataError(f"the ranks did not find each other: {error}") from error
+    try:
+        yield device
+    except torch.OutOfMemoryError as error:
+        raise DataError(f"{device} is out of memory: use smaller batches") from error
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def world_from_environment() -> int:
+    """Number of ranks that ``torchrun`` started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank_from_environment() -> int:
+    """This rank as ``torchrun`` numbers it, known before the group is joined."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """True on the rank that prints and writes."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def shard(count: int) -> slice:
+    """This rank's contiguous share of ``count`` rows; sizes differ by one at most."""
+    ranks, index = world_size(), rank()
+    return slice(count * index // ranks, count * (index + 1) // ranks)
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """The sum of a tensor over all ranks, on every rank; in place."""
+    if dist.is_initialized():
+        dist.all_reduce(values)
+    return values
+
+
+def gather_rows(local: Tensor, count: int, dim: int = 0) -> Tensor:
+    """The shares of ``count`` rows along ``dim`` put together again, on every rank."""
+    if world_size() == 1:
+        return local
+    ranks = world_size()
+    sizes = [count * (index + 1) // ranks - count * index // ranks for index in range(ranks)]
+    # Collectives want equal shapes, and shares differ by a row.
+    rows = local.movedim(dim, 0).contiguous()
+    padded = rows.new_zeros(max(sizes), *rows.shape[1:])
+    padded[: len(rows)] = rows
+    shares = [torch.empty_like(padded) for _ in range(ranks)]
+    dist.all_gather(shares, padded)
+    whole = torch.cat([share[:size] for share, size in zip(shares, sizes, strict=True)])
+    return whole.movedim(0, dim)
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"unknown device '{name}': give cpu, cuda or cuda:N") from error
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UsageError(
+                f"device_name is {name}, but PyTorch sees no CUDA device here: give cpu"
+            )
+        index = device.index
+        if index is None:
+            index = int(os.environ.get("LOCAL_RANK", "0"))
+        if index >= torch.cuda.device_count():
+            raise UsageError(
+                f"CUDA device {index} was asked for, but there are {torch.cuda.device_count()}"
+            )
+        device = torch.device("cuda", index)
+        torch.cuda.set_device(device)
+    elif device.type != "cpu":
+        raise UsageError(f"device_name is {name}: give cpu, cuda or cuda:N")
+    return device

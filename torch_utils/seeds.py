@@ -1,0 +1,18 @@
+"""Random numbers as a function of what they are for, not of what was drawn before.
+
+A generator made from (seed, stream, step) gives a training step its numbers wherever the step is
+run: after a resume, on one rank or on many, in one microbatch or in several.
+"""
+
+import numpy as np
+import torch
+
+
+def seeded_generator(device: torch.device | str, *keys: int) -> torch.Generator:
+    """A generator on the device, seeded by a hash of the keys (non-negative integers)."""
+    return torch.Generator(device).manual_seed(hash_seed(*keys))
+
+
+def hash_seed(*keys: int) -> int:
+    """A 63-bit seed in which each key matters, by NumPy's ``SeedSequence``."""
+    return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> np.uint64(1))

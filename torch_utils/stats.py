@@ -1,0 +1,64 @@
+"""Running means of what happens in training, summed on the device and read once a tick."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torch_utils.distributed import sum_over_ranks
+
+
+class RunningMeans:
+    """Means and standard deviations by name, over all ranks, since the last ``collect``.
+
+    Every rank must add the same names in the same order.
+    """
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, name: str, values: Tensor) -> None:
+        """Takes in the elements of a tensor of any shape; no synchronization."""
+        flat = values.detach().to(self._device, torch.float64).flatten()
+        sums = torch.stack(
+            [torch.full_like(flat.sum(), flat.numel()), flat.sum(), flat.square().sum()]
+        )
+        self._sums[name] = self._sums[name] + sums if name in self._sums else sums
+
+    def collect(self) -> dict[str, dict[str, float]]:
+        """``{name: {"mean", "std", "count"}}``, and starts anew."""
+        result = {}
+        for name, sums in self._sums.items():
+            count, total, square = sum_over_ranks(sums).tolist()
+            mean = total / count
+            variance = max(square / count - mean**2, 0.0)
+            result[name] = {"mean": mean, "std": variance**0.5, "count": count}
+        self._sums.clear()
+        return result
+
+
+def append_jsonl(path: Path, record: dict[str, Any]) -> None:
+    """Adds one line, flushed, so that a run can be watched while it goes on."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def keep_lines_until(path: Path, key: str, last: int) -> None:
+    """Drops the lines of a ``.jsonl`` file whose ``key`` exceeds ``last``, and a broken last line.
+
+    A resumed run repeats what came after its state was saved; the file should tell it once.
+    """
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if record.get(key, 0) <= last:
+            kept.append(line)
+    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")

@@ -1,0 +1,213 @@
+"""Integrates the probability-flow ODE of a toy: melt, roundtrip from the melt's end, and gen."""
+
+from typing import Any
+
+import click
+from torch import Tensor
+
+from dnnlib.errors import UsageError
+from dnnlib.files import require_folder, require_new
+from dnnlib.logs import logger
+from dnnlib.options import (
+    COUNT,
+    FILE,
+    POSITIVE,
+    SEED,
+    agree,
+    choice,
+    device_option,
+    flow_options,
+    group,
+    option_group,
+    overwrite_option,
+    require_options,
+    run_script,
+)
+from dnnlib.urls import local_file
+from torch_utils import distributed
+from torch_utils.distributed import process_group
+from torch_utils.results import provenance, save_arrays, save_json
+from torch_utils.seeds import seeded_generator
+from training.data.toys import TOY_NAMES, Toy
+from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
+from training.flow.eigenbasis import EigenBasis
+from training.flow.pfode import ProbabilityFlow, sample_latent
+from training.flow.schedules import G_TYPES, NoiseSchedule
+from training.flow.solvers import SOLVERS, get_solver
+from training.model import Model, make_schedule
+from training.simulation import (
+    Simulation,
+    Simulator,
+    latent_law,
+    parse_eps,
+    results,
+    steps_and_end,
+)
+
+# Streams of random numbers: what a generator seeded by (seed, stream) is for.
+DATA_STREAM, LATENT_STREAM = 0, 1
+SCHEDULE_OPTIONS = ("dims_to_keep", "rho", "gamma0", "g_type", "inflation_gap")
+
+simulation_options = option_group(
+    click.option("--save_dir", type=FILE, required=True, help="Folder of the results."),
+    click.option("--data_name", type=choice(TOY_NAMES), help="The toy."),
+    flow_options(G_TYPES),
+    click.option(
+        "--augment_to", type=click.IntRange(min=0), help="Dimensions the toy is embedded in."
+    ),
+    click.option("--total_samples", type=COUNT, default=2000, help="Samples of each simulation."),
+    click.option("--steps", type=COUNT, help="Steps of the solver  [default: 50, or T/h]"),
+    click.option("--h", type=POSITIVE, help="Step size; T is steps times h  [default: T/steps]"),
+    click.option("--solver", type=choice(SOLVERS), default="rk4", help="Method of integration."),
+    click.option("--end_vars", type=POSITIVE, default=1.0, help="A0, the std of kept latents."),
+    click.option(
+        "--eps",
+        default="auto",
+        help="Variances of generation's latents: auto (the closed form), empirical (those of the "
+        "melt), or one number for all compressed dimensions.",
+    ),
+    click.option("--save_freq", type=COUNT, default=5, help="Steps between saved states."),
+    click.option("--seed", type=SEED, default=0, help="Seed of the data and the latents."),
+    device_option,
+    overwrite_option,
+)
+
+
+@group(help=__doc__)
+def main() -> None:
+    pass
+
+
+@main.command()
+@click.option("--network", required=True, help="Network file: a path or an https URL.")
+@simulation_options
+def net(**options: Any) -> None:
+    """Integrate with a trained network."""
+    path = local_file(options["network"])
+    model = Model.load(path, end_std=options["end_vars"])
+    source = f"the network {path.name}"
+    known = {**model.recipe.schedule_arguments, **model.about}
+    for name in ("data_name", "augment_to", "data_dim", *SCHEDULE_OPTIONS):
+        options[name] = agree(name, options[name], known.get(name), source)
+    toy = Toy(options["data_name"], options["augment_to"])
+    t_max = known["tmax"]
+    steps, end = steps_and_end(options["steps"], options["h"], t_max)
+    if end > t_max:
+        raise UsageError(
+            f"steps times h is {end:g}, but {source} was trained up to T = {t_max:g}: give fewer "
+            "steps or a smaller h"
+        )
+    with process_group(options["device_name"]) as device:
+        model.denoiser.to(device)
+        simulate_all("net", toy, model.flow, steps, end, options)
+
+
+@main.command()
+@simulation_options
+def discrete(**options: Any) -> None:
+    """Integrate with a finite set of points that stands for the data."""
+    toy, basis, schedule = known_toy(options)
+    denoiser = DiscreteDenoiser(data_points(toy, options), basis, schedule)
+    simulate_closed_form("discrete", toy, ProbabilityFlow(denoiser, schedule, basis), options)
+
+
+@main.command()
+@simulation_options
+def exact(**options: Any) -> None:
+    """Integrate with the toy's own denoiser, known in closed form."""
+    toy, basis, schedule = known_toy(options)
+    denoiser = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
+    simulate_closed_form("exact", toy, ProbabilityFlow(denoiser, schedule, basis), options)
+
+
+def known_toy(options: dict[str, Any]) -> tuple[Toy, EigenBasis, NoiseSchedule]:
+    """The toy, its exact basis and the schedule of the options: no network is needed."""
+    require_options(options, "data_name")
+    toy = Toy(options["data_name"], options["augment_to"] or 0)
+    agree("data_dim", options["data_dim"], toy.dim, f"the toy '{toy.name}'")
+    options["dims_to_keep"] = options["dims_to_keep"] or toy.dim
+    basis = EigenBasis.from_moments(*toy.moments())
+    given = {name: options[name] for name in SCHEDULE_OPTIONS if options[name] is not None}
+    return toy, basis, make_schedule("ifs", given, basis, options["end_vars"])
+
+
+def data_points(toy: Toy, options: dict[str, Any]) -> Tensor:
+    generator = seeded_generator("cpu", options["seed"], DATA_STREAM)
+    return toy.sample(options["total_samples"], generator)
+
+
+def simulate_closed_form(
+    mode: str, toy: Toy, flow: ProbabilityFlow, options: dict[str, Any]
+) -> None:
+    default_end = flow.schedule.default_t_max()
+    steps, end = steps_and_end(options["steps"], options["h"], default_end)
+    with process_group(options["device_name"]) as device:
+        flow.to(device)
+        simulate_all(mode, toy, flow, steps, end, options)
+
+
+def simulate_all(
+    mode: str, toy: Toy, flow: ProbabilityFlow, steps: int, end: float, options: dict[str, Any]
+) -> None:
+    """Runs the three simulations one after the other and writes each as it ends."""
+    stem = f"{toy.name}_{flow.schedule.name}_{mode}"
+    paths = {
+        name: options["save_dir"] / f"{stem}_{name}_results.npz"
+        for name in ("melt", "roundtrip", "gen")
+    }
+    parameters_path = options["save_dir"] / f"{stem}_sim_params.json"
+    eps = parse_eps(options["eps"])
+    require_new([*paths.values(), parameters_path], options["overwrite"])
+    require_folder(options["save_dir"])
+    distributed.barrier()  # no rank writes before all have looked
+
+    times = flow.schedule.times(steps, end)
+    simulator = Simulator(flow, times, get_solver(options["solver"]), options["save_freq"])
+    data = data_points(toy, options)
+    facts = {}
+
+    def write(name: str, simulation: Simulation) -> None:
+        facts[name] = simulation.facts(flow)
+        arrays = results(flow, simulation.trajectory)
+        if distributed.is_main():
+            save_arrays(paths[name], arrays)
+            logger.info(f"Wrote {paths[name]}")
+
+    melt = simulator.melt(data)
+    write("melt", melt)
+    roundtrip = simulator.generate(melt.trajectory.end, "roundtrip")
+    write("roundtrip", roundtrip)
+    variance = latent_law(flow, end, eps, options["dims_to_keep"], melt.trajectory.end)
+    generator = seeded_generator("cpu", options["seed"], LATENT_STREAM)
+    latent = sample_latent(options["total_samples"], variance, generator)
+    write("gen", simulator.generate(latent, "gen"))
+
+    error = roundtrip.trajectory.end - melt.trajectory.states[0]
+    error = error / flow.schedule.scale(roundtrip.trajectory.times[-1])
+    facts["roundtrip"]["rms_error"] = float(error.square().mean().sqrt())
+    facts["roundtrip"]["max_abs_error"] = float(error.abs().max())
+    if distributed.is_main():
+        resolved = {**options, "steps": steps, "h": end / steps}
+        save_json(
+            parameters_path,
+            {"options": resolved, "end_time": end, "simulations": facts, **provenance()},
+        )
+        logger.info(f"Wrote {parameters_path}")
+        logger.info(describe(facts))
+
+
+def describe(facts: dict[str, dict[str, Any]]) -> str:
+    pairs = zip(facts["melt"]["end_variance"], facts["melt"]["closed_form_variance"], strict=True)
+    ratios = ", ".join(f"{measured / exact:.3f}" for measured, exact in pairs)
+    calls = sum(fact["denoiser_calls"] for fact in facts.values())
+    seconds = sum(fact["seconds"] for fact in facts.values())
+    return (
+        f"Melted variances over their closed form: {ratios}. "
+        f"Roundtrip error: {facts['roundtrip']['rms_error']:.1e} rms, "
+        f"{facts['roundtrip']['max_abs_error']:.1e} at most. "
+        f"{calls} denoiser calls in {seconds:.1f} s."
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,1 @@
+"""Data, networks, flows and measures, and the loop that trains a denoiser."""

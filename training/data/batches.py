@@ -1,0 +1,46 @@
+"""Endless streams of batches, of which each rank takes its share."""
+
+from collections.abc import Iterator
+from itertools import count
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from torch_utils import distributed
+from torch_utils.seeds import seeded_generator
+from training.data.toys import Toy
+
+DATA_STREAM = 0
+
+
+class Batch(NamedTuple):
+    """One rank's share of a batch: points ``[b, D]`` in image space, labels or None."""
+
+    points: Tensor
+    labels: Tensor | None = None
+
+
+class BatchSource(Protocol):
+    """Where batches come from. A stream can start at any step, as a resumed run needs."""
+
+    def batches(self, first_step: int) -> Iterator[Batch]: ...
+
+
+class ToyBatches:
+    """Fresh samples of a toy at every step, a function of (seed, step) alone.
+
+    Args:
+        toy: The distribution.
+        batch: Batch size over all ranks.
+        seed: Of all batches.
+        device: Where they are drawn.
+    """
+
+    def __init__(self, toy: Toy, batch: int, seed: int, device: torch.device):
+        self._toy, self._batch, self._seed, self._device = toy, batch, seed, device
+
+    def batches(self, first_step: int) -> Iterator[Batch]:
+        for step in count(first_step):
+            generator = seeded_generator(self._device, self._seed, DATA_STREAM, step)
+            yield Batch(self._toy.sample(self._batch, generator)[distributed.shard(self._batch)])

@@ -1,0 +1,232 @@
+"""Toy data sets in two and three dimensions, with their exact distributions.
+
+Every toy is a curve or a sheet plus Gaussian noise,
+
+    u = (c(v) + n - mean) / std,      v ~ Uniform([0, 1]^p),   n ~ N(0, diag(noise^2)),
+
+where ``mean`` and ``std`` are the moments of the distribution itself, never of a batch. Replacing
+the integral over ``v`` by Gauss-Legendre quadrature turns the distribution into a finite Gaussian
+mixture that equals it to about 1e-9 (the nodes lie closer together than one noise standard
+deviation, where the quadrature error of a smooth integrand vanishes exponentially). Moments, exact
+denoisers and exact densities all follow from that mixture.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from math import pi
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnnlib.errors import UsageError
+
+Skeleton = Callable[[Tensor], Tensor]
+"""Maps parameters ``[n, p]`` in the unit cube to points ``[n, d]``."""
+
+EMBEDDING_SEED = 2407
+
+
+class GaussianMixture(NamedTuple):
+    """Mixture ``sum_k w_k N(A m_k, A S A^T)`` whose components share one covariance.
+
+    Attributes:
+        weights: ``w [K]``, summing to 1.
+        means: ``m [K, d]``, in the intrinsic coordinates of the toy.
+        covariance: ``S [d, d]``.
+        embedding: ``A [D, d]`` with orthonormal columns; the identity unless the toy is embedded.
+    """
+
+    weights: Tensor
+    means: Tensor
+    covariance: Tensor
+    embedding: Tensor
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean ``[D]`` and covariance ``[D, D]`` of the whole mixture."""
+        mean = self.weights @ self.means
+        centered = self.means - mean
+        covariance = (self.weights[:, None] * centered).T @ centered + self.covariance
+        return self.embedding @ mean, self.embedding @ covariance @ self.embedding.T
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """A toy before standardization: equally likely pieces of a curve or sheet, plus noise."""
+
+    pieces: Sequence[Skeleton]
+    nodes: tuple[int, ...]  # quadrature nodes along each parameter
+    noise: tuple[float, ...]  # standard deviation along each dimension
+    fixed_std: tuple[float | None, ...] = (None, None, None)  # None: scale to unit variance
+
+
+def _circle(radius: float) -> Skeleton:
+    return lambda v: radius * torch.cat([(2 * pi * v).cos(), (2 * pi * v).sin()], dim=1)
+
+
+def _upper_moon(v: Tensor) -> Tensor:
+    return torch.cat([(pi * v).cos(), (pi * v).sin()], dim=1)
+
+
+def _lower_moon(v: Tensor) -> Tensor:
+    return torch.cat([1 - (pi * v).cos(), 0.5 - (pi * v).sin()], dim=1)
+
+
+def _sine1(v: Tensor) -> Tensor:
+    return torch.cat([v, (4 * pi * v).sin()], dim=1)
+
+
+def _sine2(v: Tensor) -> Tensor:
+    x = 2 * v - 1
+    return torch.cat([x, (4 * pi * x).sin() / 4], dim=1)
+
+
+def _half_s_curve(sign: int) -> Skeleton:
+    """One bend of the S. The whole is two smooth pieces, since its curvature jumps between them."""
+
+    def bend(v: Tensor) -> Tensor:
+        angle, thickness = 1.5 * pi * v[:, :1], 2 * v[:, 1:]
+        return torch.cat([sign * angle.sin(), thickness, sign * (angle.cos() - 1)], dim=1)
+
+    return bend
+
+
+def _swirl(v: Tensor) -> Tensor:
+    angle, thickness = 1.5 * pi * (1 + 2 * v[:, :1]), 21 * v[:, 1:]
+    return torch.cat([angle * angle.cos(), thickness, angle * angle.sin()], dim=1)
+
+
+def _flattened(sheet: Skeleton) -> Skeleton:
+    """The sheet's curve alone: its thickness (the second dimension) set to zero."""
+
+    def curve(v: Tensor) -> Tensor:
+        points = sheet(torch.cat([v, torch.zeros_like(v)], dim=1))
+        points[:, 1] = 0
+        return points
+
+    return curve
+
+
+def _with_normal_thickness(sheet: _Recipe, std: float = 0.5) -> _Recipe:
+    """The sheet with its second dimension replaced by an independent normal variable."""
+    return replace(
+        sheet,
+        pieces=[_flattened(piece) for piece in sheet.pieces],
+        nodes=sheet.nodes[:1],
+        noise=(sheet.noise[0], std, sheet.noise[2]),
+        fixed_std=(None, 1.0, None),
+    )
+
+
+_S_CURVE = _Recipe([_half_s_curve(-1), _half_s_curve(1)], nodes=(48, 24), noise=(0.2,) * 3)
+_SWIRL = _Recipe([_swirl], nodes=(192, 36), noise=(1.25,) * 3)
+_RECIPES = {
+    "circles": _Recipe([_circle(1.0), _circle(0.5)], nodes=(192,), noise=(0.08, 0.08)),
+    "sine1": _Recipe([_sine1], nodes=(320,), noise=(0.0, 0.8)),
+    "sine2": _Recipe([_sine2], nodes=(128,), noise=(0.15, 0.15)),
+    "moons": _Recipe([_upper_moon, _lower_moon], nodes=(96,), noise=(0.08, 0.08)),
+    "s_curve": _S_CURVE,
+    "swirl": _SWIRL,
+    "alt_s_curve": _with_normal_thickness(_S_CURVE),
+    "alt_swirl": _with_normal_thickness(_SWIRL),
+}
+TOY_NAMES = tuple(_RECIPES)
+
+
+class Toy:
+    """A standardized toy distribution, sampled without end and known exactly.
+
+    Args:
+        name: One of ``TOY_NAMES``.
+        augment_to: Number of dimensions to embed the toy in, by a fixed matrix with orthonormal
+            columns; 0 leaves it in its own space.
+
+    Raises:
+        UsageError: Unknown name, or fewer dimensions than the toy has.
+    """
+
+    def __init__(self, name: str, augment_to: int = 0):
+        if name not in _RECIPES:
+            raise UsageError(f"unknown toy '{name}': choose one of {', '.join(TOY_NAMES)}")
+        self.name = name
+        self._recipe = _RECIPES[name]
+        self.intrinsic_dim = len(self._recipe.noise)
+        if augment_to and augment_to < self.intrinsic_dim:
+            raise UsageError(
+                f"augment_to is {augment_to}, but '{name}' has {self.intrinsic_dim} dimensions: "
+                f"give 0 (off) or at least {self.intrinsic_dim}"
+            )
+        self.dim = augment_to or self.intrinsic_dim
+        self._embedding = _orthonormal(self.dim, self.intrinsic_dim)
+        self._mean, self._std = self._raw_moments()
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draws ``[count, D]`` points in float64 on the generator's device."""
+        device, recipe = generator.device, self._recipe
+        piece = torch.randint(len(recipe.pieces), (count, 1), generator=generator, device=device)
+        parameters = _draw(torch.rand, generator, count, len(recipe.nodes))
+        points = recipe.pieces[0](parameters)
+        for index, skeleton in enumerate(recipe.pieces[1:], start=1):
+            points = torch.where(piece == index, skeleton(parameters), points)
+        noise_std = torch.tensor(recipe.noise, dtype=torch.float64, device=device)
+        points = points + noise_std * _draw(torch.randn, generator, count, self.intrinsic_dim)
+        standardized = (points - self._mean.to(device)) / self._std.to(device)
+        return (
+            standardized if self._embedding is None else standardized @ self._embedding.T.to(device)
+        )
+
+    @cached_property
+    def mixture(self) -> GaussianMixture:
+        """The distribution as a Gaussian mixture, equal to it to about 1e-9."""
+        weights, means = self._quadrature()
+        noise_std = torch.tensor(self._recipe.noise, dtype=torch.float64) / self._std
+        embedding = self._embedding
+        if embedding is None:
+            embedding = torch.eye(self.dim, dtype=torch.float64)
+        return GaussianMixture(
+            weights, (means - self._mean) / self._std, torch.diag(noise_std**2), embedding
+        )
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Exact mean ``[D]`` and covariance ``[D, D]``."""
+        return self.mixture.moments()
+
+    def _quadrature(self) -> tuple[Tensor, Tensor]:
+        """Weights ``[K]`` and raw points ``[K, d]`` of the Gauss-Legendre rule on all pieces."""
+        axes = [_unit_gauss_legendre(count) for count in self._recipe.nodes]
+        parameters = torch.tensor(list(product(*(nodes for nodes, _ in axes))))
+        weights = torch.tensor(list(product(*(weights for _, weights in axes)))).prod(dim=1)
+        pieces = self._recipe.pieces
+        points = torch.cat([skeleton(parameters) for skeleton in pieces])
+        return weights.repeat(len(pieces)) / len(pieces), points
+
+    def _raw_moments(self) -> tuple[Tensor, Tensor]:
+        weights, points = self._quadrature()
+        mean = weights @ points
+        noise_variance = torch.tensor(self._recipe.noise, dtype=torch.float64) ** 2
+        std = (weights @ (points - mean) ** 2 + noise_variance).sqrt()
+        fixed = self._recipe.fixed_std[: self.intrinsic_dim]
+        for index, value in enumerate(fixed):
+            if value is not None:
+                std[index] = value
+        return mean, std
+
+
+def _draw(distribution: Callable[..., Tensor], generator: torch.Generator, *shape: int) -> Tensor:
+    return distribution(*shape, generator=generator, device=generator.device, dtype=torch.float64)
+
+
+def _unit_gauss_legendre(count: int) -> tuple[list[float], list[float]]:
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    return list((nodes + 1) / 2), list(weights / 2)
+
+
+def _orthonormal(rows: int, columns: int) -> Tensor | None:
+    if rows == columns:
+        return None
+    generator = torch.Generator().manual_seed(EMBEDDING_SEED)
+    orthonormal, _ = torch.linalg.qr(_draw(torch.randn, generator, rows, columns))
+    return orthonormal

@@ -1,0 +1,239 @@
+"""Denoisers ``D(x_tilde, t) = E[clean | x_tilde]`` in eigenspace, all with one interface.
+
+``NetworkDenoiser`` preconditions a network F (after Karras et al. 2022, section 5, taken per
+eigen-dimension). With data variance ``xi`` and noise variance ``gamma``,
+
+    c_skip = xi / (xi + gamma),  c_out = sqrt(c_skip gamma),  c_in = 1 / sqrt(xi + gamma),
+    D = c_skip x_tilde + c_out F(c_in x_tilde; c_noise).
+
+``c_skip`` is the best linear denoiser; F has inputs and targets of unit variance. The published
+``c_out^2`` is a sum of four terms that can cancel below zero; this closed form is equal and cannot.
+
+``MixtureDenoiser`` is exact for Gaussian mixtures with one shared covariance, and with it the
+``DiscreteDenoiser``, whose mixture is a finite set of points. Both reduce to softmax attention.
+"""
+
+from math import pi
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dnnlib.errors import UsageError
+from training.flow.eigenbasis import EigenBasis
+from training.flow.schedules import NoiseSchedule
+
+SPACES = ("ES", "IS")
+NOISE_CONDITIONINGS = ("log", "ddpm")
+
+
+class Denoiser(Protocol):
+    """Maps noisy points ``[B, D]`` and times (``[]`` or ``[B]``) to clean means ``[B, D]``."""
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor: ...
+
+
+class Preconditioning(NamedTuple):
+    """Coefficients ``[..., D]`` between a network and the denoiser made of it."""
+
+    c_skip: Tensor
+    c_out: Tensor
+    c_in: Tensor
+
+
+def precondition(data_variance: Tensor, noise_variance: Tensor) -> Preconditioning:
+    """Coefficients for data variance ``xi [D]`` and noise variance ``gamma [..., D]``."""
+    total = data_variance + noise_variance
+    c_skip = data_variance / total
+    return Preconditioning(c_skip, (c_skip * noise_variance).sqrt(), total.rsqrt())
+
+
+class NetworkDenoiser(nn.Module):
+    """A network F between the preconditioning coefficients.
+
+    Args:
+        network: ``F(z [B, D], c_noise [] or [B], labels or None) -> [B, D]``.
+        basis: Gives ``xi`` and the rotation W.
+        schedule: Gives ``gamma(t)``.
+        space: Coordinates of the network's input and output. ``IS`` rotates into image space and
+            back; the loss is the same number in both.
+        noise_cond: ``log``: a quarter of the log of the largest noise std, smooth in t; ``ddpm``:
+            ``999 t``, for networks trained that way.
+    """
+
+    data_variance: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        basis: EigenBasis,
+        schedule: NoiseSchedule,
+        space: str = "ES",
+        noise_cond: str = "log",
+    ):
+        super().__init__()
+        if space not in SPACES:
+            raise UsageError(f"unknown space '{space}': choose one of {', '.join(SPACES)}")
+        if noise_cond not in NOISE_CONDITIONINGS:
+            raise UsageError(
+                f"unknown noise_cond '{noise_cond}': choose one of {', '.join(NOISE_CONDITIONINGS)}"
+            )
+        self.network, self.basis, self.schedule = network, basis, schedule
+        self.space, self.noise_cond = space, noise_cond
+        self.register_buffer("data_variance", basis.floored_variance(), persistent=False)
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The denoised points ``[B, D]`` of ``x [B, D]``, in the dtype of x."""
+        c = self.coefficients(t)
+        return c.c_skip * x + c.c_out * self.residual(c.c_in * x, t, labels).to(x.dtype)
+
+    def residual(self, z: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The network's output F for unit-variance inputs ``z [B, D]``, in eigenspace."""
+        z = z.to(torch.get_default_dtype())
+        c_noise = self.noise_condition(t).to(z.dtype)
+        if self.space == "ES":
+            return self.network(z, c_noise, labels)
+        return self.basis.rotate(self.network(self.basis.rotate_back(z), c_noise, labels))
+
+    def coefficients(self, t: Tensor) -> Preconditioning:
+        return precondition(self.data_variance, self.schedule.noise_variance(t))
+
+    def noise_condition(self, t: Tensor) -> Tensor:
+        return noise_condition(self.schedule, t, self.noise_cond)
+
+
+def noise_condition(schedule: NoiseSchedule, t: Tensor, kind: str) -> Tensor:
+    """What tells a network the time: ``log`` or ``ddpm``, of the shape of t."""
+    return 999 * t if kind == "ddpm" else schedule.reference_log_noise(t) / 8
+
+
+class MixtureDenoiser(nn.Module):
+    """Exact denoiser of ``sum_k w_k N(A m_k, A S A^T)`` under ``N(0, diag gamma(t))`` noise.
+
+    In the intrinsic coordinates c of the mixture (``e = B c + const`` with ``B = W^T A``), a noisy
+    point is a Gaussian observation of c with mean ``c_hat = R B^T G (x - const)`` and covariance
+    ``R = (B^T G B)^-1``, where ``G = diag(1/gamma)``. With ``V = S + R``, component k has evidence
+    ``N(c_hat; m_k, V)`` and
+
+        E[c | x] = m_bar + S V^-1 (c_hat - m_bar),     m_bar = sum_k softmax_k(log evidence) m_k.
+
+    The softmax over components is attention with keys made of the ``m_k``, so the fused attention
+    kernel does the work. Queries go in chunks, which bounds memory where no fused kernel exists.
+
+    Args:
+        weights: ``w [K]``.
+        means: ``m [K, d]``.
+        covariance: ``S [d, d]``; zero for a set of points.
+        embedding: ``A [D, d]`` with orthonormal columns.
+        basis: Eigenbasis of the coordinates that x is in.
+        schedule: Gives ``gamma(t)``.
+        chunk_elements: Largest number of (point, component) pairs handled at once.
+    """
+
+    def __init__(
+        self,
+        weights: Tensor,
+        means: Tensor,
+        covariance: Tensor,
+        embedding: Tensor,
+        basis: EigenBasis,
+        schedule: NoiseSchedule,
+        chunk_elements: int = 1 << 22,
+    ):
+        super().__init__()
+        self.basis, self.schedule, self.chunk_elements = basis, schedule, chunk_elements
+        self.register_buffer("log_weights", weights.double().log())
+        self.register_buffer("means", means.double())
+        self.register_buffer("covariance", covariance.double())
+        self.register_buffer("axes", basis.eigenvectors.T @ embedding.double())
+        self.register_buffer("origin", -basis.eigenvectors.T @ basis.mean)
+
+    log_weights: Tensor
+    means: Tensor
+    covariance: Tensor
+    axes: Tensor
+    origin: Tensor
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """The posterior means ``[B, D]`` of ``x [B, D]``, in the dtype of x."""
+        c_hat, observed = self._observe(x.double(), t)
+        total_inverse = torch.linalg.inv(self.covariance + observed)
+        queries = self._queries(c_hat, total_inverse)
+        keys, dim = self._keys, self.means.shape[1]
+        values = F.pad(self.means, (0, keys.shape[1] - dim))
+        chunk = max(1, self.chunk_elements // len(keys))
+        mean = torch.cat(
+            [_attend(part, keys, values)[:, :dim] for part in torch.split(queries, chunk)]
+        )
+        shrink = total_inverse @ self.covariance  # V^-1 S, so that rows multiply from the left
+        posterior = mean + _rows_times(c_hat - mean, shrink)
+        return (posterior @ self.axes.T + self.origin).to(x.dtype)
+
+    def log_density(self, x: Tensor, t: Tensor) -> Tensor:
+        """``log p_t(x) [B]`` of noisy points ``[B, D]``, in nats.
+
+        The noisy point is split into its intrinsic observation ``c_hat`` and the part off the
+        mixture's subspace, which is pure Gaussian noise.
+        """
+        x = x.double()
+        c_hat, observed = self._observe(x, t)
+        total = self.covariance + observed
+        queries = self._queries(c_hat, torch.linalg.inv(total))
+        chunk = max(1, self.chunk_elements // len(self.means))
+        cross = torch.cat(
+            [(part @ self._keys.T).logsumexp(1) for part in torch.split(queries, chunk)]
+        )
+        square = (c_hat * _rows_times(c_hat, torch.linalg.inv(total))).sum(-1)
+        intrinsic = cross - 0.5 * (square + torch.logdet(2 * pi * total))
+        gamma = self.schedule.noise_variance(t)
+        off = x - self.origin - c_hat @ self.axes.T
+        off_square = (off**2 / gamma).sum(-1)
+        off_logdet = (2 * pi * gamma).log().sum(-1) - torch.logdet(2 * pi * observed)
+        return intrinsic - 0.5 * (off_square + off_logdet)
+
+    def _observe(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """``c_hat [B, d]`` and its noise covariance ``R`` (``[d, d]``, or ``[B, d, d]``)."""
+        precision = 1 / self.schedule.noise_variance(t.double())
+        information = self.axes.T @ (precision[..., None] * self.axes)
+        covariance = torch.linalg.inv(information)
+        weighted = ((x - self.origin) * precision) @ self.axes
+        return _rows_times(weighted, covariance), covariance
+
+    def _queries(self, c_hat: Tensor, total_inverse: Tensor) -> Tensor:
+        """``[V^-1 c_hat, vec V^-1, 1]``: all that the log evidence needs of a noisy point."""
+        flat = total_inverse.flatten(-2).expand(len(c_hat), -1)
+        return torch.cat([_rows_times(c_hat, total_inverse), flat, torch.ones_like(flat[:, :1])], 1)
+
+    @property
+    def _keys(self) -> Tensor:
+        """``[m, vec(-m m^T / 2), log w]``: times a query, the log evidence but for m-free terms."""
+        outer = (-0.5 * self.means[:, :, None] * self.means[:, None, :]).flatten(1)
+        return torch.cat([self.means, outer, self.log_weights[:, None]], dim=1)
+
+
+class DiscreteDenoiser(MixtureDenoiser):
+    """Denoiser of a finite set of points ``[K, D]`` (image space) that stands for the data."""
+
+    def __init__(self, points: Tensor, basis: EigenBasis, schedule: NoiseSchedule):
+        count, dim = points.shape
+        super().__init__(
+            weights=points.new_full((count,), 1 / count),
+            means=points,
+            covariance=points.new_zeros(dim, dim),
+            embedding=torch.eye(dim, dtype=points.dtype, device=points.device),
+            basis=basis,
+            schedule=schedule,
+        )
+
+
+def _rows_times(rows: Tensor, matrix: Tensor) -> Tensor:
+    """``rows [B, d]`` times one matrix ``[d, d]``, or times a matrix each ``[B, d, d]``."""
+    return rows @ matrix if matrix.ndim == 2 else (rows[:, None, :] @ matrix)[:, 0]
+
+
+def _attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    attended = F.scaled_dot_product_attention(
+        queries[None, None], keys[None, None], values[None, None], scale=1.0
+    )
+    return attended[0, 0]

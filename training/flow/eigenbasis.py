@@ -1,0 +1,127 @@
+"""The eigenbasis of the data: ``e = W^T (u - mu)``, with variances ``xi`` sorted downward."""
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from dnnlib.errors import DataError
+
+
+class EigenBasis(nn.Module):
+    """Mean, principal axes and variances of the data, as buffers in float64.
+
+    Args:
+        mean: ``mu [D]``.
+        eigenvalues: ``xi [D]``, sorted downward, not negative.
+        eigenvectors: ``W [D, D]``, orthonormal columns in the order of the eigenvalues.
+    """
+
+    mean: Tensor
+    eigenvalues: Tensor
+    eigenvectors: Tensor
+
+    def __init__(self, mean: Tensor, eigenvalues: Tensor, eigenvectors: Tensor):
+        super().__init__()
+        self.register_buffer("mean", mean.double())
+        self.register_buffer("eigenvalues", eigenvalues.double())
+        self.register_buffer("eigenvectors", eigenvectors.double())
+
+    @property
+    def dim(self) -> int:
+        return len(self.mean)
+
+    @property
+    def top_variance(self) -> float:
+        """``xi*``."""
+        return float(self.eigenvalues[0])
+
+    @classmethod
+    def from_moments(cls, mean: Tensor, covariance: Tensor) -> "EigenBasis":
+        """The basis of a known mean ``[D]`` and covariance ``[D, D]``.
+
+        The sign of each axis is fixed by making its largest component positive, so that equal data
+        gives equal coordinates on every machine.
+        """
+        if not (mean.isfinite().all() and covariance.isfinite().all()):
+            raise DataError("the data has non-finite values, so it has no eigenbasis")
+        eigenvalues, eigenvectors = torch.linalg.eigh(covariance.double())
+        eigenvalues, eigenvectors = eigenvalues.flip(0).clamp(min=0), eigenvectors.flip(1)
+        if eigenvalues[0] <= 0:
+            raise DataError("the data does not vary, so it has no eigenbasis")
+        largest = eigenvectors.abs().argmax(dim=0, keepdim=True)
+        return cls(mean, eigenvalues, eigenvectors * eigenvectors.gather(0, largest).sign())
+
+    @classmethod
+    def fit(cls, batches: Iterable[Tensor]) -> "EigenBasis":
+        """Streams batches ``[n, D]`` once; holds ``D x D`` numbers, never the data set.
+
+        Sums are taken in float64 about the first batch's mean, and over all ranks of the process
+        group if there is one (each rank streams its own share).
+
+        Raises:
+            DataError: Fewer than two points, or values that do not vary or are not finite.
+        """
+        sums: _Sums | None = None
+        for batch in batches:
+            points = batch.double().flatten(1)
+            if sums is None:
+                sums = _Sums(points)
+            sums.add(points)
+        if sums is None:
+            raise DataError("there is no data to fit an eigenbasis to")
+        return cls.from_moments(*sums.moments())
+
+    @property
+    def participation_ratio(self) -> float:
+        """``(sum xi)^2 / sum xi^2``: how many dimensions the variance is spread over."""
+        return float(self.eigenvalues.sum() ** 2 / (self.eigenvalues**2).sum())
+
+    def floored_variance(self, fraction: float = 1e-6) -> Tensor:
+        """``xi`` with its small values raised to a fraction of ``xi*`` (a constant pixel has 0)."""
+        return self.eigenvalues.clamp(min=fraction * self.top_variance)
+
+    def to_eigen(self, points: Tensor) -> Tensor:
+        """``[..., D]`` from image space to eigenspace."""
+        return (points.to(self.mean.dtype) - self.mean) @ self.eigenvectors
+
+    def from_eigen(self, points: Tensor) -> Tensor:
+        """``[..., D]`` from eigenspace to image space."""
+        return self.rotate_back(points) + self.mean
+
+    def rotate_back(self, vectors: Tensor) -> Tensor:
+        """Differences of points, ``[..., D]``, from eigenspace to image space: no mean is added."""
+        return vectors @ self.eigenvectors.T.to(vectors.dtype)
+
+    def rotate(self, vectors: Tensor) -> Tensor:
+        """Differences of points, ``[..., D]``, from image space to eigenspace."""
+        return vectors @ self.eigenvectors.to(vectors.dtype)
+
+
+class _Sums:
+    """Running sums for a mean and a covariance, about a point near the mean for accuracy."""
+
+    def __init__(self, first: Tensor):
+        self.shift = first.mean(dim=0)
+        if dist.is_initialized():
+            dist.broadcast(self.shift, src=0)
+        self.count = torch.zeros_like(self.shift[0])
+        self.total = torch.zeros_like(self.shift)
+        self.square = torch.zeros_like(self.shift.outer(self.shift))
+
+    def add(self, points: Tensor) -> None:
+        centered = points - self.shift
+        self.count += len(points)
+        self.total += centered.sum(dim=0)
+        self.square.addmm_(centered.T, centered)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean ``[D]`` and covariance ``[D, D]`` of all points on all ranks."""
+        if dist.is_initialized():
+            for sums in (self.count, self.total, self.square):
+                dist.all_reduce(sums)
+        if self.count < 2:
+            raise DataError("one point has no covariance: an eigenbasis needs at least two")
+        offset = self.total / self.count
+        return self.shift + offset, self.square / self.count - offset.outer(offset)

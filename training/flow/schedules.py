@@ -1,0 +1,237 @@
+"""Noise schedules: how much noise each eigen-dimension carries at time t, and the global scale.
+
+``p_t`` is the data convolved with ``N(0, diag gamma(t))`` in eigenspace, and ``x = s(t) x_tilde``.
+The inflationary schedule (Inflationary Flows, arXiv 2407.08843, sections 3.2-3.3) is
+
+    gamma_i(t) = gamma0 exp(rho (1 + g_i) t),
+    s(t)       = A0 / sqrt(xi* + gamma*(t)),      gamma*(t) = gamma0 exp(rho (1 + g*) t),
+
+with ``xi*`` the largest data variance and ``g* = max g``. It preserves the participation ratio
+(PRP) where ``g = 0``, and reduces it to ``d`` dimensions (PRR) where ``g_i = 1`` for the ``d``
+top-variance dimensions and less for the others. The *inflation gap* is ``IG = g* - g_i``.
+
+The isotropic schedule of Karras et al. 2022 (EDM, their table 1), ``gamma = t^2`` and ``s = 1``,
+is here as a baseline of the same interface.
+"""
+
+from abc import ABC, abstractmethod
+from math import inf, log
+
+import torch
+from torch import Tensor, nn
+
+from dnnlib.errors import UsageError
+
+G_TYPES = ("orig", "constant_inflation_gap")
+
+
+class NoiseSchedule(nn.Module, ABC):
+    """What a flow needs to know of its noise. Times are tensors of any shape ``[...]``.
+
+    Attributes:
+        name: Short label, used in file names.
+        dim: Number of eigen-dimensions D.
+        t_min: First time of a simulation.
+    """
+
+    name: str
+    dim: int
+    t_min: float = 0.0
+
+    @abstractmethod
+    def noise_variance(self, t: Tensor) -> Tensor:
+        """``gamma(t) [..., D]``."""
+
+    @abstractmethod
+    def log_noise_rate(self, t: Tensor) -> Tensor:
+        """``d log gamma / dt [..., D]``."""
+
+    @abstractmethod
+    def reference_log_noise(self, t: Tensor) -> Tensor:
+        """Log of the largest noise variance, ``[...]``: the one number that tells a network t."""
+
+    @abstractmethod
+    def time_of_log_noise(self, log_noise: Tensor) -> Tensor:
+        """The time at which ``reference_log_noise`` has a value: its inverse, ``[...]``."""
+
+    @abstractmethod
+    def scale(self, t: Tensor) -> Tensor:
+        """``s(t) [...]``."""
+
+    @abstractmethod
+    def log_scale_rate(self, t: Tensor) -> Tensor:
+        """``d log s / dt [...]``."""
+
+    @abstractmethod
+    def times(self, steps: int, t_max: float) -> Tensor:
+        """``steps + 1`` increasing times of a simulation, float64."""
+
+    @abstractmethod
+    def default_t_max(self) -> float:
+        """Time by which the data has drowned in the noise."""
+
+    def latent_variance(self, t: Tensor, data_variance: Tensor) -> Tensor:
+        """Variance of the scaled variable, ``s(t)^2 (xi_i + gamma_i(t)) [..., D]``; exact."""
+        return self.scale(t)[..., None] ** 2 * (data_variance + self.noise_variance(t))
+
+
+class InflationSchedule(NoiseSchedule):
+    """Exponentially growing noise, ``gamma_i(t) = gamma0 exp(growth_rate_i t)``.
+
+    Args:
+        exponents: ``g [D]``, sorted like the eigenvalues (top variance first).
+        rho: Inflation rate, 1/time.
+        gamma0: Noise variance at t = 0, in squared data units.
+        top_variance: ``xi*``, the largest data variance.
+        end_std: ``A0``, the standard deviation that the scale aims at.
+        name: ``PRP`` or ``PRRto{d}D``.
+    """
+
+    SIGNAL_FRACTION = 0.1
+
+    def __init__(
+        self,
+        exponents: Tensor,
+        rho: float = 1.0,
+        gamma0: float = 5e-4,
+        top_variance: float = 1.0,
+        end_std: float = 1.0,
+        name: str = "PRP",
+    ):
+        super().__init__()
+        for label, value in (("rho", rho), ("gamma0", gamma0), ("end_vars (A0)", end_std)):
+            if not 0 < value < inf:
+                raise UsageError(f"{label} is {value}: it must be a positive number")
+        self.dim = len(exponents)
+        self.rho, self.gamma0, self.name = rho, gamma0, name
+        self.top_variance, self.end_std = top_variance, end_std
+        self.register_buffer("growth_rates", rho * (1 + exponents.double()))
+        self.top_rate = float(self.growth_rates.max())
+        if self.top_rate <= 0:
+            raise UsageError("no dimension inflates: rho (1 + g) must be positive for one at least")
+
+    growth_rates: Tensor
+
+    @classmethod
+    def to_dimension(
+        cls,
+        dims_to_keep: int,
+        data_dim: int,
+        *,
+        g_type: str = "orig",
+        inflation_gap: float = 1.02,
+        g_rescaling: float = 1.0,
+        **options: float,
+    ) -> "InflationSchedule":
+        """The PRP schedule if all dimensions are kept, else PRR to ``dims_to_keep`` of them.
+
+        Args:
+            dims_to_keep: d, the number of top-variance dimensions that keep inflating.
+            data_dim: D.
+            g_type: How the others fare: ``orig`` (``g = -d/(D-d)``, so that the g sum to 0) or
+                ``constant_inflation_gap`` (``g = 1 - inflation_gap``).
+            inflation_gap: ``IG``, used by ``constant_inflation_gap`` only.
+            g_rescaling: Factor on every g: 1 as published, towards 0 less compression.
+            options: ``rho``, ``gamma0``, ``top_variance``, ``end_std``.
+        """
+        if not 1 <= dims_to_keep <= data_dim:
+            raise UsageError(
+                f"dims_to_keep is {dims_to_keep}, but the data has {data_dim} dimensions: "
+                f"give 1 to {data_dim}"
+            )
+        if dims_to_keep == data_dim:
+            return cls(torch.zeros(data_dim), name="PRP", **options)
+        if g_type == "orig":
+            compressed = -dims_to_keep / (data_dim - dims_to_keep)
+        elif g_type == "constant_inflation_gap":
+            if inflation_gap <= 0:
+                raise UsageError(f"inflation_gap is {inflation_gap}: it must be positive")
+            compressed = 1 - inflation_gap
+        else:
+            raise UsageError(f"unknown g_type '{g_type}': choose one of {', '.join(G_TYPES)}")
+        if not 0 < g_rescaling < inf:
+            raise UsageError(f"g_rescaling is {g_rescaling}: it must be a positive number")
+        exponents = torch.full((data_dim,), compressed, dtype=torch.float64)
+        exponents[:dims_to_keep] = 1
+        return cls(g_rescaling * exponents, name=f"PRRto{dims_to_keep}D", **options)
+
+    def noise_variance(self, t: Tensor) -> Tensor:
+        return self.gamma0 * (self.growth_rates * t[..., None]).exp()
+
+    def log_noise_rate(self, t: Tensor) -> Tensor:
+        return self.growth_rates.expand(*t.shape, self.dim)
+
+    def reference_log_noise(self, t: Tensor) -> Tensor:
+        return log(self.gamma0) + self.top_rate * t
+
+    def time_of_log_noise(self, log_noise: Tensor) -> Tensor:
+        return (log_noise - log(self.gamma0)) / self.top_rate
+
+    def scale(self, t: Tensor) -> Tensor:
+        return self.end_std * (self.top_variance + self._top_noise(t)).rsqrt()
+
+    def log_scale_rate(self, t: Tensor) -> Tensor:
+        top_noise = self._top_noise(t)
+        return -0.5 * self.top_rate * top_noise / (self.top_variance + top_noise)
+
+    def times(self, steps: int, t_max: float) -> Tensor:
+        return torch.linspace(self.t_min, t_max, steps + 1, dtype=torch.float64)
+
+    def default_t_max(self) -> float:
+        """When the data is one tenth of the variance of the top dimension.
+
+        A standardized cumulant of order k has then shrunk to ``0.1^(k/2)``, a kurtosis to 1 % of
+        the data's, and what is left of non-Gaussianity is about 1e-5 nats.
+        """
+        noise_ratio = 1 / self.SIGNAL_FRACTION - 1
+        return log(noise_ratio * self.top_variance / self.gamma0) / self.top_rate
+
+    def _top_noise(self, t: Tensor) -> Tensor:
+        return self.gamma0 * (self.top_rate * t).exp()
+
+
+class EDMSchedule(NoiseSchedule):
+    """Isotropic noise of standard deviation t, never scaled (Karras et al. 2022, table 1).
+
+    Args:
+        dim: D.
+        t_min: ``sigma_min``, in data units.
+    """
+
+    SIGMA_MAX = 80.0
+    GRID_POWER = 7
+
+    def __init__(self, dim: int, t_min: float = 0.002):
+        super().__init__()
+        if not 0 < t_min < self.SIGMA_MAX:
+            raise UsageError(f"tmin is {t_min}: edm needs a positive one below {self.SIGMA_MAX:g}")
+        self.dim, self.t_min, self.name = dim, t_min, "EDM"
+
+    def noise_variance(self, t: Tensor) -> Tensor:
+        return (t**2)[..., None].expand(*t.shape, self.dim)
+
+    def log_noise_rate(self, t: Tensor) -> Tensor:
+        return (2 / t)[..., None].expand(*t.shape, self.dim)
+
+    def reference_log_noise(self, t: Tensor) -> Tensor:
+        return 2 * t.log()
+
+    def time_of_log_noise(self, log_noise: Tensor) -> Tensor:
+        return (log_noise / 2).exp()
+
+    def scale(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def log_scale_rate(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+    def times(self, steps: int, t_max: float) -> Tensor:
+        """Times whose seventh roots are evenly spaced (Karras et al. 2022, equation 5)."""
+        power = self.GRID_POWER
+        roots = torch.linspace(
+            self.t_min ** (1 / power), t_max ** (1 / power), steps + 1, dtype=torch.float64
+        )
+        return roots**power
+
+    def default_t_max(self) -> float:
+        return self.SIGMA_MAX

@@ -1,0 +1,233 @@
+"""The training loop, one for toys and images.
+
+Every random number of a step is a function of (seed, step) and is drawn for the whole batch, of
+which each rank takes its share. Hence a resumed run equals an unbroken one bit for bit, and any
+number of ranks and microbatches gives one rank's result up to the order of summation.
+"""
+
+import copy
+import math
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dnnlib.errors import TrainingError, UsageError
+from torch_utils import distributed
+from torch_utils.seeds import hash_seed, seeded_generator
+from torch_utils.stats import RunningMeans
+from training.data.batches import Batch, BatchSource
+from training.loss import DenoisingLoss, DenoisingRegression, Draws
+from training.model import Model
+from training.report import Reporter
+from training.run_folder import RunFolder
+from training.stopping import StoppedBySignal, StopRequest
+
+MAX_SKIPPED_IN_A_ROW = 20
+# Streams of random numbers: what a generator seeded by (seed, stream, step) is for.
+LOSS_STREAM, NETWORK_STREAM = 1, 2
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Amounts are in samples, whatever the batch size.
+
+    Attributes:
+        total: Length of the training.
+        batch: Batch size over all ranks.
+        batch_gpu: Largest microbatch of one rank; None for no limit.
+        lr: Peak learning rate of Adam.
+        lr_ramp: Samples of linear ramp at the start.
+        lr_decay: Whether the rate then falls to zero along a cosine, or stays.
+        ema_halflife: Half-life of the averaged weights.
+        ema_ramp: Largest half-life as a fraction of the samples seen so far.
+        loss_scale: Factor on the loss in the backward pass, divided out of the gradients.
+        tick: Samples between reports.
+        snapshot_ticks: Ticks between network files; None for the end only.
+        state_ticks: Ticks between training states; None for the end only.
+        seed: Of all random numbers.
+    """
+
+    total: int
+    batch: int
+    batch_gpu: int | None = None
+    lr: float = 1e-3
+    lr_ramp: int = 10_000_000
+    lr_decay: bool = False
+    ema_halflife: int = 500_000
+    ema_ramp: float = 0.05
+    loss_scale: float = 1.0
+    tick: int = 50_000
+    snapshot_ticks: int | None = 50
+    state_ticks: int | None = 500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch < distributed.world_size():
+            raise UsageError(
+                f"batch is {self.batch}, fewer than the {distributed.world_size()} ranks"
+            )
+
+    @property
+    def total_steps(self) -> int:
+        return math.ceil(self.total / self.batch)
+
+    def learning_rate(self, seen: int) -> float:
+        """Learning rate after ``seen`` samples."""
+        ramp = min(1.0, (seen + self.batch) / max(self.lr_ramp, 1))
+        done = min(1.0, seen / self.total) if self.lr_decay else 0.0
+        return self.lr * ramp * 0.5 * (1 + math.cos(math.pi * done))
+
+    def ema_decay(self, seen: int) -> float:
+        """Factor on the averaged weights in the step that brings the samples to ``seen``."""
+        halflife = min(self.ema_halflife, self.ema_ramp * seen)
+        return float(0.5 ** (self.batch / max(halflife, 1e-8)))
+
+
+class Trainer:
+    """What changes while a model trains, and how one step changes it."""
+
+    def __init__(self, model: Model, loss: DenoisingLoss, config: TrainingConfig):
+        self.loss, self.config = loss, config
+        self.denoiser = model.denoiser.train().requires_grad_(True)
+        self.device = next(self.denoiser.parameters()).device
+        self.averaged = Model(
+            copy.deepcopy(self.denoiser).eval().requires_grad_(False), model.recipe, model.about
+        )
+        self.optimizer = torch.optim.Adam(
+            self.denoiser.parameters(), lr=config.lr, betas=(0.9, 0.999), fused=True
+        )
+        regression: nn.Module = DenoisingRegression(self.denoiser)
+        if distributed.world_size() > 1:
+            regression = DistributedDataParallel(regression, broadcast_buffers=False)
+        self.regression = regression
+        self.step = self.skipped = self.skipped_in_a_row = 0
+
+    @property
+    def seen(self) -> int:
+        """Samples trained on so far."""
+        return self.step * self.config.batch
+
+    def train_step(self, batch: Batch, means: RunningMeans) -> None:
+        """One step of Adam on one batch, or none if its gradient is not finite."""
+        config = self.config
+        torch.manual_seed(hash_seed(config.seed, NETWORK_STREAM, self.step, distributed.rank()))
+        generator = seeded_generator(self.device, config.seed, LOSS_STREAM, self.step)
+        draws = self.loss.draw(config.batch, generator)
+        mine = distributed.shard(config.batch)
+        self.accumulate(batch, Draws(draws.t[mine], draws.noise[mine]), means)
+        norm = self.gradient_norm()
+        self.step += 1
+        if math.isfinite(norm):
+            self.skipped_in_a_row = 0
+            self.optimizer.step()
+            self.update_average()
+            means.add("Gradient/norm", torch.tensor(norm))
+        else:
+            self.skipped += 1
+            self.skipped_in_a_row += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise TrainingError(
+                f"the gradient was not finite in {self.skipped_in_a_row} steps in a row, up to "
+                f"{self.seen} samples: lower --lr, and see whether the data is finite"
+            )
+
+    def accumulate(self, batch: Batch, draws: Draws, means: RunningMeans) -> None:
+        """Adds the gradient of the mean loss over the whole batch, microbatch by microbatch."""
+        config = self.config
+        clean = self.denoiser.basis.to_eigen(batch.points.to(self.device))
+        labels = None if batch.labels is None else batch.labels.to(self.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate(self.seen)
+        size = config.batch_gpu or len(clean)
+        starts = range(0, len(clean), size)
+        # DistributedDataParallel averages over ranks; the batch mean wants a sum.
+        factor = config.loss_scale * distributed.world_size() / config.batch
+        for start in starts:
+            part = slice(start, start + size)
+            last = start == starts[-1]
+            with nullcontext() if last else self.without_sync():
+                losses = self.loss.per_sample(
+                    self.regression,
+                    clean[part],
+                    Draws(draws.t[part], draws.noise[part]),
+                    None if labels is None else labels[part],
+                )
+                torch.autograd.backward(factor * losses.sum())
+            means.add("Loss/loss", losses)
+
+    def without_sync(self) -> AbstractContextManager[None]:
+        """Lets gradients add up on this rank until the last microbatch averages them over ranks."""
+        if isinstance(self.regression, DistributedDataParallel):
+            return self.regression.no_sync()
+        return nullcontext()
+
+    def gradient_norm(self) -> float:
+        """Norm of the whole gradient, after dividing the loss scale out of it."""
+        gradients = [p.grad for p in self.denoiser.parameters() if p.grad is not None]
+        if self.config.loss_scale != 1:
+            torch._foreach_div_(gradients, self.config.loss_scale)
+        return float(torch.nn.utils.get_total_norm(gradients))
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        decay = self.config.ema_decay(self.seen)
+        averaged: list[Tensor] = list(self.averaged.denoiser.parameters())
+        current: list[Tensor] = list(self.denoiser.parameters())
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed run needs, as tensors and plain values."""
+        return {
+            "step": self.step,
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "network": self.denoiser.network.state_dict(),
+            "averaged": self.averaged.denoiser.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes up a state made by ``state``."""
+        self.denoiser.network.load_state_dict(state["network"])
+        self.averaged.denoiser.network.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.skipped = state["step"], state["skipped"]
+        self.skipped_in_a_row = state["skipped_in_a_row"]
+
+
+def train(trainer: Trainer, source: BatchSource, folder: RunFolder) -> None:
+    """Trains to the end of the configuration, or to a signal, and saves where it stops.
+
+    Raises:
+        TrainingError: After a run of steps with non-finite gradients.
+        StoppedBySignal: SIGINT or SIGTERM came; network and state were saved.
+    """
+    config = trainer.config
+    reporter = Reporter(folder, trainer.device, trainer.seen, config.total)
+    batches = source.batches(trainer.step)
+    with StopRequest() as stop, reporter:
+        while trainer.step < config.total_steps:
+            with reporter.waiting_for_data():
+                batch = next(batches)
+            trainer.train_step(batch, reporter.means)
+            reporter.advance(config.batch)
+            signal = stop.agreed(trainer.device)
+            ends = signal is not None or trainer.step >= config.total_steps
+            tick = trainer.seen // config.tick
+            if ends or tick > (trainer.seen - config.batch) // config.tick:
+                reporter.tick(trainer.seen, config.learning_rate(trainer.seen), trainer.skipped)
+                if ends or _due(tick, config.snapshot_ticks):
+                    folder.save_network(trainer.averaged, trainer.seen)
+                if ends or _due(tick, config.state_ticks):
+                    folder.save_state(trainer.state(), trainer.seen)
+            if signal is not None and trainer.step < config.total_steps:
+                raise StoppedBySignal(signal, folder.state_path(trainer.seen))
+
+
+def _due(tick: int, every: int | None) -> bool:
+    return every is not None and tick % every == 0

@@ -1,0 +1,110 @@
+"""The denoising loss: regression of F on its unit-variance target,
+
+    E_t E_u E_n mean_i ((D_i(e + n, t) - e_i) / c_out,i(t))^2,     n ~ N(0, diag gamma(t)).
+
+The mean over dimensions makes it comparable between data sets: ``F = 0``, which is the best linear
+denoiser, scores 1.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dnnlib.errors import UsageError
+from training.flow.denoisers import NetworkDenoiser
+from training.flow.schedules import NoiseSchedule
+
+T_SAMPLINGS = ("uniform", "normal")
+# Of the log of the largest noise std under ``normal`` sampling (Karras et al. 2022, table 1).
+LOG_STD_MEAN, LOG_STD_STD = -1.2, 1.2
+
+
+class Draws(NamedTuple):
+    """The random part of a loss: times ``[B]`` and standard normal noise ``[B, D]``, float64."""
+
+    t: Tensor
+    noise: Tensor
+
+
+@dataclass(frozen=True)
+class DenoisingLoss:
+    """The loss over one schedule's range of times.
+
+    Args:
+        schedule: Gives the noise.
+        t_min: Shortest time.
+        t_max: Longest time.
+        t_sampling: ``uniform`` in t, or ``normal`` in the log of the largest noise std,
+            truncated to the range. Both stratified over the batch.
+    """
+
+    schedule: NoiseSchedule
+    t_min: float
+    t_max: float
+    t_sampling: str = "uniform"
+
+    def __post_init__(self) -> None:
+        if self.t_sampling not in T_SAMPLINGS:
+            raise UsageError(
+                f"unknown t_sampling '{self.t_sampling}': choose one of {', '.join(T_SAMPLINGS)}"
+            )
+        if not self.t_min < self.t_max:
+            raise UsageError(f"tmin is {self.t_min:g} and tmax {self.t_max:g}: tmin must be less")
+
+    def draw(self, count: int, generator: torch.Generator) -> Draws:
+        """Times and noise for ``count`` samples, on the generator's device."""
+        device, dim = generator.device, self.schedule.dim
+        jitter = torch.rand(count, generator=generator, device=device, dtype=torch.float64)
+        quantiles = (torch.arange(count, device=device) + jitter) / count
+        noise = torch.randn(count, dim, generator=generator, device=device, dtype=torch.float64)
+        return Draws(self._time_at(quantiles), noise)
+
+    def per_sample(
+        self, denoiser: nn.Module, clean: Tensor, draws: Draws, labels: Tensor | None = None
+    ) -> Tensor:
+        """The loss ``[B]`` of each sample.
+
+        Args:
+            denoiser: A ``DenoisingRegression``, perhaps wrapped for data parallelism.
+            clean: ``e [B, D]``, float64, eigenspace.
+            draws: Times and noise of these samples.
+            labels: Class labels or None.
+        """
+        residual, target = denoiser(clean, draws.t, draws.noise, labels)
+        return (residual - target).square().mean(dim=1)
+
+    def _time_at(self, quantiles: Tensor) -> Tensor:
+        if self.t_sampling == "uniform":
+            return self.t_min + (self.t_max - self.t_min) * quantiles
+        ends = torch.tensor([self.t_min, self.t_max], dtype=torch.float64)
+        log_std = self.schedule.reference_log_noise(ends) / 2
+        low, high = torch.special.ndtr((log_std - LOG_STD_MEAN) / LOG_STD_STD).tolist()
+        normal = torch.special.ndtri(low + (high - low) * quantiles)
+        log_noise = 2 * (LOG_STD_MEAN + LOG_STD_STD * normal)
+        times = self.schedule.time_of_log_noise(log_noise)
+        return times.clamp(self.t_min, self.t_max)
+
+
+class DenoisingRegression(nn.Module):
+    """A network denoiser seen as a regression: of F on its target ``(e - c_skip x) / c_out``.
+
+    With unit noise n the target is ``c_in (sqrt(gamma/xi) e - sqrt(xi) n)``, which is of order one
+    and free of cancellation however small the noise gets.
+    """
+
+    def __init__(self, denoiser: NetworkDenoiser):
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(
+        self, clean: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """F and its target, both ``[B, D]``, of clean points ``[B, D]`` and unit noise."""
+        data_std = self.denoiser.data_variance.sqrt()
+        noise_std = self.denoiser.schedule.noise_variance(t).sqrt()
+        c_in = self.denoiser.coefficients(t).c_in
+        target = c_in * (noise_std / data_std * clean - data_std * noise)
+        residual = self.denoiser.residual(c_in * (clean + noise_std * noise), t, labels)
+        return residual, target.to(residual.dtype)

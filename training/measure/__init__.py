@@ -1,0 +1,1 @@
+"""Measures of samples and flows, whoever made them."""

@@ -1,0 +1,164 @@
+"""A denoiser with all that is needed to rebuild it, and its network file."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dnnlib.errors import DataError, UsageError
+from torch_utils.snapshots import Part, build, read_network, write_network
+from training.flow.denoisers import NetworkDenoiser
+from training.flow.eigenbasis import EigenBasis
+from training.flow.pfode import ProbabilityFlow
+from training.flow.schedules import EDMSchedule, InflationSchedule, NoiseSchedule
+from training.networks import NETWORKS
+
+SCHEDULES: dict[str, Callable[..., NoiseSchedule]] = {
+    "ifs": InflationSchedule.to_dimension,
+    "edm": EDMSchedule,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Plain values from which, with a basis, a denoiser is built.
+
+    Attributes:
+        schedule: A name in ``SCHEDULES``.
+        schedule_arguments: Its arguments, but for those that the basis gives.
+        network: A name in ``NETWORKS``.
+        network_arguments: Its constructor's arguments.
+        denoiser_arguments: ``space`` and ``noise_cond``.
+    """
+
+    schedule: str
+    schedule_arguments: dict[str, Any]
+    network: str
+    network_arguments: dict[str, Any]
+    denoiser_arguments: dict[str, Any] = field(default_factory=dict)
+
+    def build(self, basis: EigenBasis) -> "Model":
+        """A model with a freshly initialized network."""
+        schedule = make_schedule(self.schedule, self.schedule_arguments, basis)
+        network = NETWORKS[self.network](**self.network_arguments)
+        return Model(NetworkDenoiser(network, basis, schedule, **self.denoiser_arguments), self)
+
+
+@dataclass
+class Model:
+    """A network denoiser, its recipe, and what is known about it.
+
+    Attributes:
+        about: Plain values: data set, times, amount of training.
+    """
+
+    denoiser: NetworkDenoiser
+    recipe: Recipe
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def flow(self) -> ProbabilityFlow:
+        return ProbabilityFlow(self.denoiser, self.denoiser.schedule, self.denoiser.basis)
+
+    def save(self, path: Path) -> None:
+        """Writes the network file, whole or not at all."""
+        denoiser, recipe = self.denoiser, self.recipe
+        basis = {name: tensor.cpu() for name, tensor in denoiser.basis.state_dict().items()}
+        weights = {name: tensor.cpu() for name, tensor in denoiser.network.state_dict().items()}
+        parts = {
+            "schedule": Part(recipe.schedule, recipe.schedule_arguments),
+            "basis": Part("EigenBasis", {}, basis),
+            "network": Part(recipe.network, recipe.network_arguments, weights),
+            "denoiser": Part("NetworkDenoiser", recipe.denoiser_arguments),
+        }
+        write_network(path, parts, self.about)
+
+    @classmethod
+    def load(cls, path: Path, end_std: float = 1.0) -> "Model":
+        """Opens a network file, safely, on the CPU and ready for evaluation.
+
+        Args:
+            path: The file.
+            end_std: ``A0`` of the schedule: how the flow is scaled is not the network's business.
+
+        Raises:
+            DataError: The file is missing, broken, foreign, or inconsistent.
+        """
+        parts, about = read_network(path)
+        missing = {"schedule", "basis", "network", "denoiser"} - set(parts)
+        if missing:
+            raise DataError(f"{path} lacks its {sorted(missing)[0]}")
+        names = ("schedule", "network", "denoiser")
+        schedule_part, network_part, denoiser_part = (parts[name] for name in names)
+        recipe = Recipe(
+            schedule_part.class_name,
+            schedule_part.arguments,
+            network_part.class_name,
+            network_part.arguments,
+            denoiser_part.arguments,
+        )
+        basis = _read_basis(path, parts["basis"])
+        network = build(path, "network", network_part, NETWORKS)
+        try:
+            schedule = make_schedule(recipe.schedule, recipe.schedule_arguments, basis, end_std)
+            denoiser = NetworkDenoiser(network, basis, schedule, **recipe.denoiser_arguments)
+            if schedule.dim != basis.dim:
+                raise ValueError(f"schedule of {schedule.dim} and basis of {basis.dim} dimensions")
+            _check_network(denoiser)
+        except UsageError as error:
+            raise DataError(f"{path}: {error}") from error
+        except (TypeError, ValueError, KeyError, RuntimeError) as error:
+            raise DataError(f"{path} is inconsistent: {str(error).splitlines()[0]}") from error
+        return cls(denoiser.eval().requires_grad_(False), recipe, about)
+
+
+def make_schedule(
+    name: str, arguments: Mapping[str, Any], basis: EigenBasis, end_std: float = 1.0
+) -> NoiseSchedule:
+    """The schedule of a name in ``SCHEDULES`` for data with this basis."""
+    if name not in SCHEDULES:
+        raise UsageError(f"unknown schedule '{name}': choose one of {', '.join(SCHEDULES)}")
+    if name == "edm":
+        return SCHEDULES[name](dim=basis.dim, **arguments)
+    fitted = {"data_dim": basis.dim, "top_variance": basis.top_variance, "end_std": end_std}
+    return SCHEDULES[name](**arguments, **fitted)
+
+
+def _read_basis(path: Path, part: Part) -> EigenBasis:
+    state = part.state
+    if set(state) != {"mean", "eigenvalues", "eigenvectors"}:
+        raise DataError(
+            f"{path}: its basis has {sorted(state)}, not mean, eigenvalues, eigenvectors"
+        )
+    dim = state["mean"].numel()
+    shapes = [tuple(state[key].shape) for key in ("mean", "eigenvalues", "eigenvectors")]
+    if shapes != [(dim,), (dim,), (dim, dim)] or dim == 0:
+        raise DataError(f"{path}: the shapes of its basis, {shapes}, do not belong together")
+    if (state["eigenvalues"] < 0).any() or (state["eigenvalues"].diff() > 0).any():
+        raise DataError(f"{path}: its eigenvalues must be sorted downward and not negative")
+    return EigenBasis(state["mean"], state["eigenvalues"], state["eigenvectors"])
+
+
+def _check_network(denoiser: NetworkDenoiser) -> None:
+    """One call on one point, which finds a network that does not fit its basis."""
+    z = torch.zeros(1, denoiser.basis.dim, dtype=torch.float64)
+    t = torch.tensor(denoiser.schedule.t_min, dtype=torch.float64)
+    with torch.no_grad():
+        out = denoiser.eval().residual(z, t)
+    if out.shape != z.shape:
+        raise ValueError(f"the network gives {tuple(out.shape)} for {tuple(z.shape)}")
+
+
+def parameter_count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def describe_basis(basis: EigenBasis, shown: int = 8) -> str:
+    """The head of the spectrum and the participation ratio, for people to read."""
+    head = ", ".join(f"{value:.4g}" for value in basis.eigenvalues[:shown].tolist())
+    more = ", ..." if basis.dim > shown else ""
+    ratio = basis.participation_ratio
+    return f"Variances {head}{more}; participation ratio {ratio:.4g} of {basis.dim}"

@@ -1,0 +1,78 @@
+"""A small residual convolutional U-Net for toys: the point is lifted to an 8 x 8 image."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.networks.features import NoiseFeatures
+
+SIDE = 8
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions; the noise embedding scales and shifts between them (FiLM)."""
+
+    def __init__(self, in_channels: int, out_channels: int, embedding_dim: int):
+        super().__init__()
+        self.norm1 = nn.GroupNorm(8, in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.film = nn.Linear(embedding_dim, 2 * out_channels)
+        self.norm2 = nn.GroupNorm(8, out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        matches = in_channels == out_channels
+        self.skip = nn.Identity() if matches else nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.film(embedding)[:, :, None, None].chunk(2, dim=1)
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
+        return self.skip(x) + h
+
+
+class ToyConvUNet(nn.Module):
+    """``F(z, c_noise)`` by a U-Net with resolutions 8, 4 and 2 and skips between equal ones.
+
+    Args:
+        dim: Number of data dimensions D.
+        noise_range: See ``NoiseFeatures``.
+        channels: Channels at full resolution; twice as many below. A multiple of 8.
+        embedding_dim: Units of the noise embedding.
+        time_features: Number of cosines of the noise condition.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        noise_range: tuple[float, float],
+        channels: int = 32,
+        embedding_dim: int = 64,
+        time_features: int = 8,
+    ):
+        super().__init__()
+        wide = 2 * channels
+        self.embed = nn.Sequential(
+            NoiseFeatures(noise_range, time_features),
+            nn.Linear(time_features, embedding_dim),
+            nn.SiLU(),
+        )
+        self.lift = nn.Linear(dim, channels * SIDE * SIDE)
+        self.down8 = ResidualBlock(channels, channels, embedding_dim)
+        self.down4 = ResidualBlock(channels, wide, embedding_dim)
+        self.middle2 = ResidualBlock(wide, wide, embedding_dim)
+        self.up4 = ResidualBlock(2 * wide, wide, embedding_dim)
+        self.up8 = ResidualBlock(wide + channels, channels, embedding_dim)
+        self.norm = nn.GroupNorm(8, channels)
+        self.lower = nn.Linear(channels * SIDE * SIDE, dim)
+        # F = 0 makes D the best linear denoiser: training starts from there.
+        nn.init.zeros_(self.lower.weight)
+        nn.init.zeros_(self.lower.bias)
+
+    def forward(self, z: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        """``z [B, D]`` and ``c_noise`` (``[]`` or ``[B]``) to ``[B, D]``; there are no labels."""
+        embedding = self.embed(c_noise.expand(len(z)))
+        at8 = self.down8(self.lift(z).unflatten(1, (-1, SIDE, SIDE)), embedding)
+        at4 = self.down4(F.avg_pool2d(at8, 2), embedding)
+        at2 = self.middle2(F.avg_pool2d(at4, 2), embedding)
+        up4 = self.up4(torch.cat([F.interpolate(at2, scale_factor=2.0), at4], dim=1), embedding)
+        up8 = self.up8(torch.cat([F.interpolate(up4, scale_factor=2.0), at8], dim=1), embedding)
+        return self.lower(F.silu(self.norm(up8)).flatten(1))

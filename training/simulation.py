@@ -1,0 +1,161 @@
+"""What the simulation scripts share: time grids, latent laws, and the arrays of a results file."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dnnlib.errors import UsageError
+from torch_utils import distributed
+from training.flow.pfode import ProbabilityFlow, Trajectory
+from training.flow.solvers import Solver
+
+DEFAULT_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A trajectory of all samples and the seconds it took."""
+
+    trajectory: Trajectory
+    seconds: float
+
+    def facts(self, flow: ProbabilityFlow) -> dict[str, Any]:
+        """Cost, and second moments of the last state per eigen-dimension beside the closed form."""
+        end_time = self.trajectory.times[-1]
+        return {
+            "denoiser_calls": self.trajectory.calls,
+            "seconds": self.seconds,
+            "end_time": float(end_time),
+            "end_variance": self.trajectory.end.square().mean(dim=0).tolist(),
+            "closed_form_variance": flow.latent_variance(end_time).tolist(),
+        }
+
+
+class Simulator:
+    """Runs simulations along one time grid, the samples shared by the ranks.
+
+    Args:
+        flow: The flow, on this rank's device.
+        times: Increasing ``[steps + 1]``.
+        solver: How to take a step.
+        save_every: Steps between saved states.
+    """
+
+    def __init__(self, flow: ProbabilityFlow, times: Tensor, solver: Solver, save_every: int):
+        self._flow, self._solver, self._save_every = flow, solver, save_every
+        self._times = times.to(flow.device)
+
+    def melt(self, data: Tensor, title: str = "melt") -> Simulation:
+        """Inflates points ``[N, D]`` of image space."""
+        return self._run(self._flow.melt, data, title)
+
+    def generate(self, latent: Tensor, title: str) -> Simulation:
+        """Generates from scaled eigenspace latents ``[N, D]`` at the last time."""
+        return self._run(self._flow.generate, latent, title)
+
+    def _run(self, simulate: Callable[..., Trajectory], start: Tensor, title: str) -> Simulation:
+        count = len(start)
+        share = start[distributed.shard(count)].to(self._flow.device)
+        hidden = None if distributed.is_main() else True
+        began = time.perf_counter()
+        with tqdm(total=len(self._times) - 1, desc=title, unit="step", disable=hidden) as bar:
+            local = simulate(
+                share, self._times, self._solver, save_every=self._save_every, on_step=bar.update
+            )
+        whole = replace(
+            local,
+            states=distributed.gather_rows(local.states, count, dim=1),
+            updates=distributed.gather_rows(local.updates, count, dim=1),
+        )
+        return Simulation(whole, time.perf_counter() - began)
+
+
+def steps_and_end(steps: int | None, h: float | None, t_max: float) -> tuple[int, float]:
+    """Number of steps and the last time T, which is ``steps * h``; left out, T is ``t_max``."""
+    if h is None:
+        return steps or DEFAULT_STEPS, t_max
+    if steps is None:
+        steps = max(1, round(t_max / h))
+    end = steps * h
+    # 7.01 and 701 * 0.01 mean the same time.
+    return steps, t_max if math.isclose(end, t_max, rel_tol=1e-9) else end
+
+
+def parse_eps(text: str) -> float | str:
+    """``auto``, ``empirical``, or a positive number. Raises UsageError for anything else."""
+    if text in ("auto", "empirical"):
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise UsageError(f"eps is '{text}': give auto, empirical, or a positive variance")
+    return value
+
+
+def latent_law(
+    flow: ProbabilityFlow,
+    end_time: float,
+    eps: float | str,
+    dims_to_keep: int,
+    melted: Tensor | None = None,
+) -> Tensor:
+    """Variances ``[D]`` of the Gaussian that generation starts from.
+
+    Args:
+        flow: Knows the closed form.
+        end_time: T.
+        eps: ``auto``: the closed form; a number: that for the compressed dimensions; ``empirical``:
+            the second moments of an earlier melt.
+        dims_to_keep: Number of dimensions that are not compressed.
+        melted: Scaled eigenspace end of a melt ``[N, D]``, for ``empirical``.
+    """
+    if eps == "empirical":
+        if melted is None:
+            raise UsageError("eps=empirical needs a melt to take the variances from")
+        return melted.square().mean(dim=0)
+    t = torch.tensor(end_time, dtype=torch.float64, device=flow.device)
+    variance = flow.latent_variance(t)
+    if isinstance(eps, float):
+        variance[dims_to_keep:] = eps
+    return variance
+
+
+@torch.no_grad()
+def results(flow: ProbabilityFlow, trajectory: Trajectory) -> dict[str, np.ndarray]:
+    """The arrays of a results file: a trajectory in both spaces, with what the denoiser says of it.
+
+    ``S`` saved times, ``N`` samples, ``D`` dimensions; ``docs/files.md`` tells of every key. Calls
+    the denoiser once a saved time.
+    """
+    times, x = trajectory.times, trajectory.states
+    scale, gamma = flow.schedule.scale(times), flow.schedule.noise_variance(times)
+    basis = flow.basis
+    tilde = x / scale[:, None, None]
+    denoised = torch.stack([flow.denoiser(row, t) for row, t in zip(tilde, times, strict=True)])
+    tilde_image = basis.from_eigen(tilde)
+    arrays = {
+        "times": times,
+        "tilde_xs": tilde_image,
+        "xs": scale[:, None, None] * tilde_image,
+        "tilde_xs_es": tilde,
+        "xs_es": x,
+        "net_outs": denoised,
+        "unscaled_scores": (denoised - tilde) / gamma[:, None, :],
+        "dxs": basis.rotate_back(trajectory.updates),
+        "dxs_es": trajectory.updates,
+        "mean": basis.mean,
+        "eigenvectors": basis.eigenvectors,
+        "eigenvalues": basis.eigenvalues,
+        "scale": scale,
+        "noise_variance": gamma,
+    }
+    return {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
