@@ -1,11 +1,12 @@
 """Integrates the probability-flow ODE of a toy: melt, roundtrip from the melt's end, and gen."""
 
+from pathlib import Path
 from typing import Any
 
 import click
 from torch import Tensor
 
-from dnnlib.errors import UsageError
+from dnnlib.errors import DataError, UsageError
 from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from dnnlib.options import (
@@ -18,6 +19,7 @@ from dnnlib.options import (
     device_option,
     flow_options,
     group,
+    inflation_arguments,
     option_group,
     overwrite_option,
     require_options,
@@ -35,6 +37,7 @@ from training.flow.pfode import ProbabilityFlow, sample_latent
 from training.flow.schedules import G_TYPES, NoiseSchedule
 from training.flow.solvers import SOLVERS, get_solver
 from training.model import Model, make_schedule
+from training.setup import INFLATION_DEFAULTS
 from training.simulation import (
     Simulation,
     Simulator,
@@ -89,7 +92,7 @@ def net(**options: Any) -> None:
     known = {**model.recipe.schedule_arguments, **model.about}
     for name in ("data_name", "augment_to", "data_dim", *SCHEDULE_OPTIONS):
         options[name] = agree(name, options[name], known.get(name), source)
-    toy = Toy(options["data_name"], options["augment_to"])
+    toy = network_toy(path, model)
     t_max = known["tmax"]
     steps, end = steps_and_end(options["steps"], options["h"], t_max)
     if end > t_max:
@@ -100,6 +103,19 @@ def net(**options: Any) -> None:
     with process_group(options["device_name"]) as device:
         model.denoiser.to(device)
         simulate_all("net", toy, model.flow, steps, end, options)
+
+
+def network_toy(path: Path, model: Model) -> Toy:
+    """The toy that a network was trained on."""
+    name, augment_to = model.about.get("data_name"), model.about.get("augment_to")
+    if name not in TOY_NAMES or not isinstance(augment_to, int):
+        raise DataError(f"{path} was not trained on a toy, but on '{name}'")
+    toy = Toy(name, augment_to)
+    if toy.dim != model.denoiser.basis.dim:
+        raise DataError(
+            f"{path} has {model.denoiser.basis.dim} dimensions, but {name} has {toy.dim}"
+        )
+    return toy
 
 
 @main.command()
@@ -125,10 +141,12 @@ def known_toy(options: dict[str, Any]) -> tuple[Toy, EigenBasis, NoiseSchedule]:
     require_options(options, "data_name")
     toy = Toy(options["data_name"], options["augment_to"] or 0)
     agree("data_dim", options["data_dim"], toy.dim, f"the toy '{toy.name}'")
-    options["dims_to_keep"] = options["dims_to_keep"] or toy.dim
     basis = EigenBasis.from_moments(*toy.moments())
-    given = {name: options[name] for name in SCHEDULE_OPTIONS if options[name] is not None}
-    return toy, basis, make_schedule("ifs", given, basis, options["end_vars"])
+    given = inflation_arguments(options, toy.dim)
+    arguments = {"dims_to_keep": toy.dim, **INFLATION_DEFAULTS, **given}
+    options |= {"data_dim": toy.dim, "augment_to": options["augment_to"] or 0}
+    options |= {name: arguments[name] for name in SCHEDULE_OPTIONS}
+    return toy, basis, make_schedule("ifs", arguments, basis, options["end_vars"])
 
 
 def data_points(toy: Toy, options: dict[str, Any]) -> Tensor:
@@ -157,12 +175,12 @@ def simulate_all(
     }
     parameters_path = options["save_dir"] / f"{stem}_sim_params.json"
     eps = parse_eps(options["eps"])
+    times = flow.schedule.times(steps, end)
+    simulator = Simulator(flow, times, get_solver(options["solver"]), options["save_freq"])
     require_new([*paths.values(), parameters_path], options["overwrite"])
     require_folder(options["save_dir"])
     distributed.barrier()  # no rank writes before all have looked
 
-    times = flow.schedule.times(steps, end)
-    simulator = Simulator(flow, times, get_solver(options["solver"]), options["save_freq"])
     data = data_points(toy, options)
     facts = {}
 
@@ -187,7 +205,7 @@ def simulate_all(
     facts["roundtrip"]["rms_error"] = float(error.square().mean().sqrt())
     facts["roundtrip"]["max_abs_error"] = float(error.abs().max())
     if distributed.is_main():
-        resolved = {**options, "steps": steps, "h": end / steps}
+        resolved = {**options, "steps": steps, "h": end / steps, "device_name": str(flow.device)}
         save_json(
             parameters_path,
             {"options": resolved, "end_time": end, "simulations": facts, **provenance()},

@@ -7,17 +7,18 @@ import json
 from typing import Any
 
 import click
-import torch
 
 from dnnlib.logs import logger
 from dnnlib.options import (
     NOT_NEGATIVE,
     POSITIVE,
     agree,
+    checked_options,
     choice,
     command,
     flow_options,
     given_options,
+    inflation_arguments,
     require_options,
     resumed_options,
     run_script,
@@ -27,19 +28,18 @@ from torch_utils.distributed import process_group
 from torch_utils.results import provenance
 from training.data.batches import ToyBatches
 from training.data.toys import TOY_NAMES, Toy
-from training.flow.denoisers import NOISE_CONDITIONINGS, SPACES, noise_condition
+from training.flow.denoisers import NOISE_CONDITIONINGS, SPACES
 from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import G_TYPES
-from training.loop import Trainer, TrainingConfig, train
-from training.loss import DenoisingLoss
-from training.model import Model, Recipe, describe_basis, make_schedule, parameter_count
-from training.networks import NETWORKS
-from training.run_folder import RunFolder, read_options
+from training.loop import Trainer, TrainingConfig
+from training.model import Model, describe_basis
+from training.networks import TOY_NETWORKS
+from training.run_folder import read_options
+from training.setup import Choices, Resumed, describe_training, run_training
 
 # What a resumed run may change and still be the same run.
 FREE_ON_RESUME = {"batch_gpu", "device_name", "dry_run", "dump", "resume", "snap", "tick"}
 LR_RAMP = 200_000
-EDM_T_MIN = 0.002
 
 
 @command(help=__doc__)
@@ -58,7 +58,7 @@ EDM_T_MIN = 0.002
     default=0,
     help="Dimensions to embed the toy in; 0 is off.",
 )
-@click.option("--arch", type=choice(NETWORKS), default="mlp", help="Network.")
+@click.option("--arch", type=choice(TOY_NETWORKS), default="mlp", help="Network.")
 @click.option("--space", type=choice(SPACES), default="ES", help="Coordinates of the network.")
 @click.option(
     "--precond",
@@ -77,91 +77,40 @@ def main(**options: Any) -> None:
     resume = options["resume"]
     if resume:
         saved = read_options(resume)
-        options = resumed_options(options, given_options(), saved, FREE_ON_RESUME, str(resume))
+        options = checked_options(
+            resumed_options(options, given_options(), saved, FREE_ON_RESUME, str(resume))
+        )
     require_options(options, "outdir", "data_name")
     toy = Toy(options["data_name"], options["augment_to"])
     basis = EigenBasis.from_moments(*toy.moments())
-    model, loss = untrained_model(toy, basis, options)
-    config = training_config(options)
-    run_options = {"options": options, **provenance()}
+    model, loss = choices(toy, options).build(basis)
+    model.about |= {"data_name": toy.name, "augment_to": options["augment_to"]}
+    config = TrainingConfig.from_options(options, lr_ramp=LR_RAMP, lr_decay=True)
     logger.info(describe_basis(basis))
     logger.info(describe_training(model, loss, config))
+    record = {"options": options, **provenance()}
     if options["dry_run"]:
-        logger.info(json.dumps(run_options, indent=2, default=str))
+        logger.info(json.dumps(record, indent=2, default=str))
         return
     with process_group(options["device_name"]) as device:
         model.denoiser.to(device)
-        loss.schedule.to(device)
-        trainer = Trainer(model, loss, config)
-        if resume:
-            folder, state = RunFolder.resume(resume)
-            trainer.restore(state)
-        else:
-            name = run_name(model, options)
-            folder = RunFolder.create(options["outdir"], name, run_options, options["nosubdir"])
-        logger.info(f"Training in {folder.path}")
-        train(trainer, ToyBatches(toy, config.batch, config.seed, device), folder)
+        source = ToyBatches(toy, config.batch, config.seed, device)
+        place = (options["outdir"], run_name(model, options), options["nosubdir"])
+        resumed = Resumed.find(resume) if resume else None
+        run_training(Trainer(model, loss, config), source, place, record, resumed)
 
 
-def untrained_model(
-    toy: Toy, basis: EigenBasis, options: dict[str, Any]
-) -> tuple[Model, DenoisingLoss]:
-    """The model and loss that the options describe."""
+def choices(toy: Toy, options: dict[str, Any]) -> Choices:
     agree("data_dim", options["data_dim"], toy.dim, f"the toy '{toy.name}'")
-    isotropic = options["precond"] == "edm"
-    if isotropic:
-        for name in ("rho", "gamma0", "g_type", "inflation_gap", "g_rescaling"):
-            agree(name, options[name], None, "precond=edm")
-        agree("dims_to_keep", options["dims_to_keep"], toy.dim, "precond=edm")
-        schedule_arguments = {"t_min": options["tmin"] or EDM_T_MIN}
-    else:
-        schedule_arguments = {
-            "dims_to_keep": options["dims_to_keep"] or toy.dim,
-            "g_type": options["g_type"] or "orig",
-            "inflation_gap": options["inflation_gap"] or 1.02,
-            "g_rescaling": options["g_rescaling"] or 1.0,
-            "rho": options["rho"] or 1.0,
-            "gamma0": options["gamma0"] or 5e-4,
-        }
-    schedule = make_schedule(options["precond"], schedule_arguments, basis)
-    t_min = options["tmin"] or schedule.t_min
-    t_max = options["tmax"] or schedule.default_t_max()
-    loss = DenoisingLoss(schedule, t_min, t_max, "normal" if isotropic else "uniform")
-    ends = torch.tensor([t_min, t_max], dtype=torch.float64)
-    noise_range = noise_condition(schedule, ends, options["noise_cond"]).tolist()
-    recipe = Recipe(
-        schedule=options["precond"],
-        schedule_arguments=schedule_arguments,
+    return Choices(
+        precond=options["precond"],
+        inflation=inflation_arguments(options, toy.dim),
         network=options["arch"],
-        network_arguments={"dim": toy.dim, "noise_range": noise_range},
-        denoiser_arguments={"space": options["space"], "noise_cond": options["noise_cond"]},
-    )
-    torch.manual_seed(options["seed"])
-    model = recipe.build(basis)
-    model.about = {
-        "data_name": toy.name,
-        "augment_to": options["augment_to"],
-        "data_dim": toy.dim,
-        "dims_to_keep": schedule_arguments.get("dims_to_keep", toy.dim),
-        "tmin": t_min,
-        "tmax": t_max,
-    }
-    return model, loss
-
-
-def training_config(options: dict[str, Any]) -> TrainingConfig:
-    return TrainingConfig(
-        total=round(options["duration"] * 1e6),
-        batch=options["batch"],
-        batch_gpu=options["batch_gpu"],
-        lr=options["lr"],
-        lr_ramp=LR_RAMP,
-        lr_decay=True,
-        ema_halflife=round(options["ema"] * 1e6),
-        loss_scale=options["ls"],
-        tick=options["tick"] * 1000,
-        snapshot_ticks=options["snap"],
-        state_ticks=options["dump"],
+        network_arguments={},
+        space=options["space"],
+        noise_cond=options["noise_cond"],
+        t_min=options["tmin"],
+        t_max=options["tmax"],
         seed=options["seed"],
     )
 
@@ -173,14 +122,6 @@ def run_name(model: Model, options: dict[str, Any]) -> str:
     if options["desc"]:
         parts.append(options["desc"])
     return "-".join(parts)
-
-
-def describe_training(model: Model, loss: DenoisingLoss, config: TrainingConfig) -> str:
-    return (
-        f"Schedule {loss.schedule.name}, t from {loss.t_min:g} to {loss.t_max:.4g}; "
-        f"{model.recipe.network} with {parameter_count(model.denoiser.network):,} parameters in "
-        f"{model.denoiser.space}; {config.total / 1e6:g} M samples in batches of {config.batch}"
-    )
 
 
 if __name__ == "__main__":

@@ -180,6 +180,25 @@ def require_options(options: Mapping[str, Any], *names: str) -> None:
             raise click.UsageError(f"Missing option '--{name}'.")
 
 
+def inflation_arguments(options: Mapping[str, Any], data_dim: int) -> dict[str, Any]:
+    """The options of an inflationary schedule that were given.
+
+    Raises:
+        UsageError: One was given for an isotropic model, which has none, or a gap for the ``orig``
+            type, whose gap follows from the dimensions.
+    """
+    names = ("dims_to_keep", "g_type", "inflation_gap", "g_rescaling", "rho", "gamma0")
+    given = {name: options[name] for name in names if options.get(name) is not None}
+    if options.get("precond", "ifs") != "ifs":
+        for name, value in given.items():
+            known = data_dim if name == "dims_to_keep" else None
+            agree(name, value, known, f"precond={options['precond']}")
+        return {}
+    if "inflation_gap" in given and given.get("g_type") != "constant_inflation_gap":
+        raise UsageError("--inflation_gap goes with --g_type=constant_inflation_gap only")
+    return given
+
+
 def resumed_options(
     options: Mapping[str, Any],
     given: set[str],
@@ -209,6 +228,20 @@ def resumed_options(
     return merged
 
 
+def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Values from a file, as the current command would take them from the command line.
+
+    Raises:
+        click.UsageError: A value that an option does not take.
+    """
+    ctx = click.get_current_context()
+    return {
+        param.name: param.type_cast_value(ctx, options.get(param.name))
+        for param in ctx.command.params
+        if param.name
+    }
+
+
 def run_script(script: click.Command) -> None:
     """Runs a script's command and ends the process: 0, or one line on stderr and an exit code.
 
@@ -225,14 +258,19 @@ def run_script(script: click.Command) -> None:
         code, message = 2, None
     except click.ClickException as error:
         code, message = error.exit_code, error.format_message()
-    except click.Abort:
+    except click.Abort as error:
+        if isinstance(error.__cause__, EOFError):  # click takes it for the user's
+            raise error.__cause__ from None
         code, message = 130, "interrupted"
     except InflationError as error:
         code, message = error.exit_code, str(error)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         code, message = 1, f"{where}{error.strerror or error}"
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        # torch reports a lack of memory on the CPU as a plain RuntimeError.
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+            raise
         code, message = 1, "out of memory: use fewer samples or smaller batches"
     if message is not None:
         if rank:

@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +18,20 @@ import torch
 import dnnlib
 from dnnlib.errors import DataError
 from dnnlib.files import atomic_path
+
+# What numpy raises on bytes that it did not write.
+BROKEN_FILE_ERRORS = (
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -32,11 +47,12 @@ def load_arrays(path: Path, required: Iterable[str] = ()) -> dict[str, np.ndarra
         DataError: Missing or broken file, missing key, or object array.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, since numpy leaves the file open when it finds no archive in it.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist: give the path of an .npz of results") from error
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, AttributeError) as error:
+    except BROKEN_FILE_ERRORS as error:
         raise DataError(f"{path} is not a readable .npz of plain arrays") from error
     missing = [name for name in required if name not in arrays]
     if missing:

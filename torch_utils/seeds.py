@@ -14,5 +14,7 @@ def seeded_generator(device: torch.device | str, *keys: int) -> torch.Generator:
 
 
 def hash_seed(*keys: int) -> int:
-    """A 63-bit seed in which each key matters, by NumPy's ``SeedSequence``."""
-    return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    """A 63-bit seed in which each key matters, and their number, by NumPy's ``SeedSequence``."""
+    # It takes 32-bit words, and trailing zeros make no difference to it.
+    words = [len(keys), *(word for key in keys for word in (key >> 32, key & 0xFFFFFFFF))]
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))

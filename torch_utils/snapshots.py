@@ -16,17 +16,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import Tensor, nn
 
-from dnnlib.errors import DataError
+from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path
 
 NETWORK_FORMAT = "inflationary-flows network"
 STATE_FORMAT = "inflationary-flows training state"
 VERSION = 1
+WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64)
+# No argument of a network is so large; a depth of billions would be built layer by layer.
+LARGEST_ARGUMENT = 1 << 16
 # What torch.load raises on bytes that it did not write.
 BROKEN_FILE_ERRORS = (
     ArithmeticError,
@@ -79,11 +82,26 @@ def read_network(path: Path) -> tuple[dict[str, Part], dict[str, Any]]:
         raise DataError(f"{path} is not a complete network file: {error!r} in its parts") from error
     for name, part in parts.items():
         for key, value in part.state.items():
-            if not isinstance(value, Tensor):
-                raise DataError(f"{path}: '{name}.{key}' is not a tensor")
-            if value.is_floating_point() and not value.isfinite().all():
-                raise DataError(f"{path}: '{name}.{key}' has values that are not finite")
+            problem = _problem_with(value)
+            if problem:
+                raise DataError(f"{path}: '{name}.{key}' {problem}")
     return parts, about
+
+
+def _problem_with(value: object) -> str | None:
+    """What keeps a value from being a weight: None if nothing does."""
+    if not isinstance(value, Tensor):
+        return "is not a tensor"
+    if value.layout != torch.strided or value.device.type != "cpu":
+        return "is not a plain tensor with its own values"
+    if value.dtype not in WEIGHT_DTYPES:
+        return f"is of type {value.dtype}, which no weight has"
+    # A view that repeats few stored values could ask for any amount of memory.
+    if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+        return "promises more values than the file has"
+    if not value.isfinite().all():
+        return "has values that are not finite"
+    return None
 
 
 def build(path: Path, name: str, part: Part, registry: Mapping[str, type[nn.Module]]) -> nn.Module:
@@ -100,6 +118,8 @@ def build(path: Path, name: str, part: Part, registry: Mapping[str, type[nn.Modu
             f"{path}: '{name}' is a '{part.class_name}', which this version does not know; "
             f"it knows {', '.join(registry)}"
         )
+    if _largest_integer(part.arguments) > LARGEST_ARGUMENT:
+        raise DataError(f"{path}: '{name}' has an argument larger than {LARGEST_ARGUMENT}")
     try:
         with torch.device("meta"):
             module = registry[part.class_name](**part.arguments)
@@ -112,12 +132,25 @@ def build(path: Path, name: str, part: Part, registry: Mapping[str, type[nn.Modu
             raise DataError(f"{path}: the tensors of '{name}' do not fit, first '{differing[0]}'")
         module = registry[part.class_name](**part.arguments)
         module.load_state_dict(part.state)
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        reason = str(error).splitlines()[0]
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, UsageError) as error:
+        reason = first_line(error)
         raise DataError(
             f"{path}: '{name}' cannot be built as {part.class_name}: {reason}"
         ) from error
     return module
+
+
+def first_line(error: Exception) -> str:
+    """An error in one line."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _largest_integer(value: object) -> int:
+    if isinstance(value, int):
+        return abs(value)
+    if isinstance(value, dict):
+        value = list(value.values())
+    return max(map(_largest_integer, value), default=0) if isinstance(value, list | tuple) else 0
 
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -131,8 +164,9 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, payload: dict[str, Any]) -> None:
-    with atomic_path(path) as temporary:
-        torch.save({"version": VERSION, **payload}, temporary)
+    # Given a path, torch's own writer reports a full disk as an internal error.
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        torch.save({"version": VERSION, **payload}, file)
 
 
 def _read(path: Path, expected: str, what: str) -> dict[str, Any]:
@@ -140,6 +174,8 @@ def _read(path: Path, expected: str, what: str) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of foreign formats that we refuse anyway
             payload = torch.load(path, map_location="cpu", weights_only=True)
+        with ZipFile(path) as archive:  # torch does not look at the checksums
+            broken = archive.testzip()
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist: give the path of a {what}") from error
     except IsADirectoryError as error:
@@ -153,6 +189,8 @@ def _read(path: Path, expected: str, what: str) -> dict[str, Any]:
         raise DataError(
             f"{path} is no readable {what}: it is empty, cut short or broken"
         ) from error
+    if broken:
+        raise DataError(f"{path} is no readable {what}: the checksum of '{broken}' is wrong")
     if not isinstance(payload, dict) or payload.get("format") != expected:
         raise DataError(f"{path} is not a {what} of this project")
     version = payload.get("version")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dnnlib.files import atomic_path
 from torch_utils.distributed import sum_over_ranks
 
 
@@ -61,4 +62,5 @@ def keep_lines_until(path: Path, key: str, last: int) -> None:
             continue
         if record.get(key, 0) <= last:
             kept.append(line)
-    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")

@@ -7,6 +7,7 @@ number of ranks and microbatches gives one rank's result up to the order of summ
 
 import copy
 import math
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dnnlib.errors import TrainingError, UsageError
+from dnnlib.errors import DataError, TrainingError, UsageError
 from torch_utils import distributed
 from torch_utils.seeds import hash_seed, seeded_generator
+from torch_utils.snapshots import first_line
 from torch_utils.stats import RunningMeans
 from training.data.batches import Batch, BatchSource
 from training.loss import DenoisingLoss, DenoisingRegression, Draws
@@ -70,6 +72,23 @@ class TrainingConfig:
             raise UsageError(
                 f"batch is {self.batch}, fewer than the {distributed.world_size()} ranks"
             )
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any], **recipe: Any) -> "TrainingConfig":
+        """From the amounts of the command line: millions, and thousands for the tick."""
+        return cls(
+            total=round(options["duration"] * 1e6),
+            batch=options["batch"],
+            batch_gpu=options["batch_gpu"],
+            lr=options["lr"],
+            ema_halflife=round(options["ema"] * 1e6),
+            loss_scale=options["ls"],
+            tick=options["tick"] * 1000,
+            snapshot_ticks=options["snap"],
+            state_ticks=options["dump"],
+            seed=options["seed"],
+            **recipe,
+        )
 
     @property
     def total_steps(self) -> int:
@@ -140,7 +159,7 @@ class Trainer:
         """Adds the gradient of the mean loss over the whole batch, microbatch by microbatch."""
         config = self.config
         clean = self.denoiser.basis.to_eigen(batch.points.to(self.device))
-        labels = None if batch.labels is None else batch.labels.to(self.device)
+        conditions = batch.conditions(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate(self.seen)
         size = config.batch_gpu or len(clean)
@@ -155,7 +174,7 @@ class Trainer:
                     self.regression,
                     clean[part],
                     Draws(draws.t[part], draws.noise[part]),
-                    None if labels is None else labels[part],
+                    {name: values[part] for name, values in conditions.items()},
                 )
                 torch.autograd.backward(factor * losses.sum())
             means.add("Loss/loss", losses)
@@ -186,18 +205,27 @@ class Trainer:
             "step": self.step,
             "skipped": self.skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
+            "basis": self.denoiser.basis.state_dict(),
+            "data_variance": self.denoiser.data_variance,
             "network": self.denoiser.network.state_dict(),
             "averaged": self.averaged.denoiser.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Takes up a state made by ``state``."""
-        self.denoiser.network.load_state_dict(state["network"])
-        self.averaged.denoiser.network.load_state_dict(state["averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.skipped = state["step"], state["skipped"]
-        self.skipped_in_a_row = state["skipped_in_a_row"]
+    def restore(self, state: dict[str, Any], source: str) -> None:
+        """Takes up a state made by ``state``.
+
+        Raises:
+            DataError: It lacks something, or is of another model; the message names its source.
+        """
+        try:
+            self.denoiser.network.load_state_dict(state["network"])
+            self.averaged.denoiser.network.load_state_dict(state["averaged"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.skipped = int(state["step"]), int(state["skipped"])
+            self.skipped_in_a_row = int(state["skipped_in_a_row"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise DataError(f"{source} is no state of this model: {first_line(error)}") from error
 
 
 def train(trainer: Trainer, source: BatchSource, folder: RunFolder) -> None:

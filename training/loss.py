@@ -6,7 +6,9 @@ The mean over dimensions makes it comparable between data sets: ``F = 0``, which
 denoiser, scores 1.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -16,7 +18,7 @@ from dnnlib.errors import UsageError
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.schedules import NoiseSchedule
 
-T_SAMPLINGS = ("uniform", "normal")
+T_SAMPLINGS = ("uniform", "normal", "log_uniform")
 # Of the log of the largest noise std under ``normal`` sampling (Karras et al. 2022, table 1).
 LOG_STD_MEAN, LOG_STD_STD = -1.2, 1.2
 
@@ -36,8 +38,8 @@ class DenoisingLoss:
         schedule: Gives the noise.
         t_min: Shortest time.
         t_max: Longest time.
-        t_sampling: ``uniform`` in t, or ``normal`` in the log of the largest noise std,
-            truncated to the range. Both stratified over the batch.
+        t_sampling: ``uniform`` in t; or, for the log of the largest noise std, ``normal``
+            truncated to the range, or ``log_uniform``. All stratified over the batch.
     """
 
     schedule: NoiseSchedule
@@ -62,7 +64,11 @@ class DenoisingLoss:
         return Draws(self._time_at(quantiles), noise)
 
     def per_sample(
-        self, denoiser: nn.Module, clean: Tensor, draws: Draws, labels: Tensor | None = None
+        self,
+        denoiser: nn.Module,
+        clean: Tensor,
+        draws: Draws,
+        conditions: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> Tensor:
         """The loss ``[B]`` of each sample.
 
@@ -70,9 +76,9 @@ class DenoisingLoss:
             denoiser: A ``DenoisingRegression``, perhaps wrapped for data parallelism.
             clean: ``e [B, D]``, float64, eigenspace.
             draws: Times and noise of these samples.
-            labels: Class labels or None.
+            conditions: What else the network takes, such as ``labels [B, L]``.
         """
-        residual, target = denoiser(clean, draws.t, draws.noise, labels)
+        residual, target = denoiser(clean, draws.t, draws.noise, **conditions)
         return (residual - target).square().mean(dim=1)
 
     def _time_at(self, quantiles: Tensor) -> Tensor:
@@ -80,31 +86,30 @@ class DenoisingLoss:
             return self.t_min + (self.t_max - self.t_min) * quantiles
         ends = torch.tensor([self.t_min, self.t_max], dtype=torch.float64)
         log_std = self.schedule.reference_log_noise(ends) / 2
-        low, high = torch.special.ndtr((log_std - LOG_STD_MEAN) / LOG_STD_STD).tolist()
-        normal = torch.special.ndtri(low + (high - low) * quantiles)
-        log_noise = 2 * (LOG_STD_MEAN + LOG_STD_STD * normal)
-        times = self.schedule.time_of_log_noise(log_noise)
+        low, high = log_std.tolist()
+        if self.t_sampling == "log_uniform":
+            log_std = low + (high - low) * quantiles
+        else:
+            low, high = torch.special.ndtr((log_std - LOG_STD_MEAN) / LOG_STD_STD).tolist()
+            normal = torch.special.ndtri(low + (high - low) * quantiles)
+            log_std = LOG_STD_MEAN + LOG_STD_STD * normal
+        times = self.schedule.time_of_log_noise(2 * log_std)
         return times.clamp(self.t_min, self.t_max)
 
 
 class DenoisingRegression(nn.Module):
-    """A network denoiser seen as a regression: of F on its target ``(e - c_skip x) / c_out``.
-
-    With unit noise n the target is ``c_in (sqrt(gamma/xi) e - sqrt(xi) n)``, which is of order one
-    and free of cancellation however small the noise gets.
-    """
+    """A network denoiser seen as a regression: of F on its target ``(e - c_skip x) / c_out``."""
 
     def __init__(self, denoiser: NetworkDenoiser):
         super().__init__()
         self.denoiser = denoiser
 
     def forward(
-        self, clean: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None
+        self, clean: Tensor, t: Tensor, noise: Tensor, **conditions: Tensor
     ) -> tuple[Tensor, Tensor]:
         """F and its target, both ``[B, D]``, of clean points ``[B, D]`` and unit noise."""
-        data_std = self.denoiser.data_variance.sqrt()
-        noise_std = self.denoiser.schedule.noise_variance(t).sqrt()
-        c_in = self.denoiser.coefficients(t).c_in
-        target = c_in * (noise_std / data_std * clean - data_std * noise)
-        residual = self.denoiser.residual(c_in * (clean + noise_std * noise), t, labels)
+        c = self.denoiser.coefficients(t)
+        noisy = clean + self.denoiser.schedule.noise_variance(t).sqrt() * noise
+        target = c.clean_weight * clean + c.noise_weight * noise
+        residual = self.denoiser.residual(c.c_in * noisy, t, **conditions)
         return residual, target.to(residual.dtype)

@@ -1,24 +1,28 @@
 """A denoiser with all that is needed to rebuild it, and its network file."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dnnlib.errors import DataError, UsageError
-from torch_utils.snapshots import Part, build, read_network, write_network
+from torch_utils.snapshots import Part, build, first_line, read_network, write_network
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
+from training.flow.isotropic import EDMSchedule, VESchedule, VPSchedule
 from training.flow.pfode import ProbabilityFlow
-from training.flow.schedules import EDMSchedule, InflationSchedule, NoiseSchedule
+from training.flow.schedules import InflationSchedule, NoiseSchedule
 from training.networks import NETWORKS
 
 SCHEDULES: dict[str, Callable[..., NoiseSchedule]] = {
     "ifs": InflationSchedule.to_dimension,
     "edm": EDMSchedule,
+    "vp": VPSchedule,
+    "ve": VESchedule,
 }
 
 
@@ -31,7 +35,7 @@ class Recipe:
         schedule_arguments: Its arguments, but for those that the basis gives.
         network: A name in ``NETWORKS``.
         network_arguments: Its constructor's arguments.
-        denoiser_arguments: ``space`` and ``noise_cond``.
+        denoiser_arguments: ``space``, ``noise_cond`` and ``preconditioning``.
     """
 
     schedule: str
@@ -40,11 +44,17 @@ class Recipe:
     network_arguments: dict[str, Any]
     denoiser_arguments: dict[str, Any] = field(default_factory=dict)
 
-    def build(self, basis: EigenBasis) -> "Model":
-        """A model with a freshly initialized network."""
+    def build(self, basis: EigenBasis, data_variance: Tensor | None = None) -> "Model":
+        """A model with a freshly initialized network.
+
+        Args:
+            basis: Of the data.
+            data_variance: ``[D]``, see ``NetworkDenoiser``.
+        """
         schedule = make_schedule(self.schedule, self.schedule_arguments, basis)
         network = NETWORKS[self.network](**self.network_arguments)
-        return Model(NetworkDenoiser(network, basis, schedule, **self.denoiser_arguments), self)
+        arguments = {**self.denoiser_arguments, "data_variance": data_variance}
+        return Model(NetworkDenoiser(network, basis, schedule, **arguments), self)
 
 
 @dataclass
@@ -72,7 +82,11 @@ class Model:
             "schedule": Part(recipe.schedule, recipe.schedule_arguments),
             "basis": Part("EigenBasis", {}, basis),
             "network": Part(recipe.network, recipe.network_arguments, weights),
-            "denoiser": Part("NetworkDenoiser", recipe.denoiser_arguments),
+            "denoiser": Part(
+                "NetworkDenoiser",
+                recipe.denoiser_arguments,
+                {"data_variance": denoiser.data_variance.cpu()},
+            ),
         }
         write_network(path, parts, self.about)
 
@@ -91,6 +105,12 @@ class Model:
         missing = {"schedule", "basis", "network", "denoiser"} - set(parts)
         if missing:
             raise DataError(f"{path} lacks its {sorted(missing)[0]}")
+        for name in ("basis", "denoiser"):
+            if (
+                parts[name].class_name
+                != {"basis": "EigenBasis", "denoiser": "NetworkDenoiser"}[name]
+            ):
+                raise DataError(f"{path}: its {name} is an unknown '{parts[name].class_name}'")
         names = ("schedule", "network", "denoiser")
         schedule_part, network_part, denoiser_part = (parts[name] for name in names)
         recipe = Recipe(
@@ -104,14 +124,16 @@ class Model:
         network = build(path, "network", network_part, NETWORKS)
         try:
             schedule = make_schedule(recipe.schedule, recipe.schedule_arguments, basis, end_std)
-            denoiser = NetworkDenoiser(network, basis, schedule, **recipe.denoiser_arguments)
+            arguments = {**recipe.denoiser_arguments, **denoiser_part.state}
+            denoiser = NetworkDenoiser(network, basis, schedule, **arguments)
             if schedule.dim != basis.dim:
                 raise ValueError(f"schedule of {schedule.dim} and basis of {basis.dim} dimensions")
             _check_network(denoiser)
+            schedule.t_min = _check_about(about, basis.dim)
         except UsageError as error:
             raise DataError(f"{path}: {error}") from error
-        except (TypeError, ValueError, KeyError, RuntimeError) as error:
-            raise DataError(f"{path} is inconsistent: {str(error).splitlines()[0]}") from error
+        except (TypeError, ValueError, LookupError, RuntimeError, ArithmeticError) as error:
+            raise DataError(f"{path} is inconsistent: {first_line(error)}") from error
         return cls(denoiser.eval().requires_grad_(False), recipe, about)
 
 
@@ -121,7 +143,9 @@ def make_schedule(
     """The schedule of a name in ``SCHEDULES`` for data with this basis."""
     if name not in SCHEDULES:
         raise UsageError(f"unknown schedule '{name}': choose one of {', '.join(SCHEDULES)}")
-    if name == "edm":
+    if name != "ifs":
+        if end_std != 1:
+            raise UsageError(f"end_vars is {end_std:g}, but a model of {name} has no such scale")
         return SCHEDULES[name](dim=basis.dim, **arguments)
     fitted = {"data_dim": basis.dim, "top_variance": basis.top_variance, "end_std": end_std}
     return SCHEDULES[name](**arguments, **fitted)
@@ -137,9 +161,29 @@ def _read_basis(path: Path, part: Part) -> EigenBasis:
     shapes = [tuple(state[key].shape) for key in ("mean", "eigenvalues", "eigenvectors")]
     if shapes != [(dim,), (dim,), (dim, dim)] or dim == 0:
         raise DataError(f"{path}: the shapes of its basis, {shapes}, do not belong together")
+    if any(tensor.dtype != torch.float64 for tensor in state.values()):
+        raise DataError(f"{path}: its basis must be in float64")
+    probe = torch.linspace(-1, 1, dim, dtype=torch.float64)
+    turned = state["eigenvectors"] @ (state["eigenvectors"].T @ probe)
+    if not torch.allclose(turned, probe, atol=1e-6):
+        raise DataError(f"{path}: its eigenvectors are not orthonormal")
     if (state["eigenvalues"] < 0).any() or (state["eigenvalues"].diff() > 0).any():
         raise DataError(f"{path}: its eigenvalues must be sorted downward and not negative")
     return EigenBasis(state["mean"], state["eigenvalues"], state["eigenvectors"])
+
+
+def _check_about(about: Mapping[str, Any], dim: int) -> float:
+    """The first time; raises ValueError unless what scripts rely on makes sense."""
+    if about.get("data_dim") != dim:
+        raise ValueError(f"it says data_dim {about.get('data_dim')}, but its basis has {dim}")
+    if about.get("dims_to_keep") not in range(1, dim + 1):
+        raise ValueError(f"it keeps {about.get('dims_to_keep')} of {dim} dimensions")
+    first, last = about.get("tmin"), about.get("tmax")
+    if not (isinstance(first, float | int) and isinstance(last, float | int)):
+        raise ValueError("it does not say its first and last time")
+    if not 0 <= first < last < math.inf:
+        raise ValueError(f"its times run from {first} to {last}")
+    return float(first)
 
 
 def _check_network(denoiser: NetworkDenoiser) -> None:

@@ -12,7 +12,7 @@ from dnnlib.files import require_folder
 from dnnlib.logs import copy_log_to, logger
 from torch_utils import distributed
 from torch_utils.results import load_json, save_json
-from torch_utils.snapshots import read_state, write_state
+from torch_utils.snapshots import write_state
 from torch_utils.stats import keep_lines_until
 from training.model import Model
 
@@ -33,42 +33,41 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, outdir: Path, name: str, options: Mapping[str, Any], itself: bool = False
+        cls, outdir: Path, name: str, itself: bool, record: Mapping[str, Any]
     ) -> "RunFolder":
         """Makes ``outdir/00000-name`` with the next free number, or takes ``outdir`` itself.
 
         Raises:
             UsageError: ``outdir`` itself was asked for, and holds a run already.
         """
+        if Path(name).name != name:
+            raise UsageError(f"desc makes the folder's name '{name}': leave / out of it")
         chosen: list[Path | None] = [None]
         if distributed.is_main():
             require_folder(outdir)
-            chosen = [outdir if itself else _claim(outdir, name)]
             if itself and (outdir / OPTIONS_NAME).exists():
                 raise UsageError(
-                    f"{outdir} holds a run already: give another --outdir, or --resume"
+                    f"{outdir} holds a run already: --resume it, or give another --outdir"
                 )
-            save_json(chosen[0] / OPTIONS_NAME, options)  # type: ignore[operator]
+            path = outdir if itself else _claim(outdir, name)
+            save_json(path / OPTIONS_NAME, record)
+            chosen = [path]
         if dist.is_initialized():
             dist.broadcast_object_list(chosen, src=0)
-        return cls(chosen[0])  # type: ignore[arg-type]
+        assert chosen[0] is not None
+        return cls(chosen[0])
 
     @classmethod
-    def resume(cls, location: Path) -> tuple["RunFolder", dict[str, Any]]:
-        """Opens the run of a state file, or of a folder's latest state, to go on from it.
+    def reopen(cls, path: Path, seen: int) -> "RunFolder":
+        """Opens a run's folder to go on after ``seen`` samples.
 
-        Returns:
-            The folder and the state, on the CPU. What the folder's statistics tell of later times
-            is dropped, since the run will tell it again.
+        What its statistics tell of later times is dropped: the run will tell it again.
         """
-        state_path = latest_state(location) if location.is_dir() else location
-        state = read_state(state_path)
-        folder = cls(state_path.parent)
+        folder = cls(path)
         if distributed.is_main():
-            keep_lines_until(folder.path / "stats.jsonl", "seen", state["seen"])
-            logger.info(f"Resuming from {state_path} after {state['seen'] / 1e3:.0f} kimg")
+            keep_lines_until(path / "stats.jsonl", "seen", seen)
         distributed.barrier()
-        return folder, state
+        return folder
 
     def network_path(self, seen: int) -> Path:
         return self.path / f"network-snapshot-{seen // 1000:06d}.pkl"
@@ -102,8 +101,15 @@ def read_options(location: Path) -> dict[str, Any]:
     return options
 
 
-def latest_state(folder: Path) -> Path:
-    """The state of a run's folder that has seen most. Raises DataError if there is none."""
+def find_state(location: Path) -> Path:
+    """A state file itself, or the one of a run's folder that has seen most.
+
+    Raises:
+        DataError: The folder has none.
+    """
+    if not location.is_dir():
+        return location
+    folder = location
     states = sorted(
         folder.glob("training-state-*.pt"), key=lambda path: (len(path.name), path.name)
     )

@@ -17,6 +17,7 @@ from training.flow.pfode import ProbabilityFlow, Trajectory
 from training.flow.solvers import Solver
 
 DEFAULT_STEPS = 50
+MAX_STEPS = 10**6
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Simulation:
         end_time = self.trajectory.times[-1]
         return {
             "denoiser_calls": self.trajectory.calls,
+            "saved_states": len(self.trajectory.times),
             "seconds": self.seconds,
             "end_time": float(end_time),
             "end_variance": self.trajectory.end.square().mean(dim=0).tolist(),
@@ -49,6 +51,12 @@ class Simulator:
     """
 
     def __init__(self, flow: ProbabilityFlow, times: Tensor, solver: Solver, save_every: int):
+        if not (flow.schedule.t_min <= float(times[0]) < float(times[-1])):
+            raise UsageError(
+                f"T is {float(times[-1]):g}, but simulations start at t = {flow.schedule.t_min:g}"
+            )
+        if not flow.schedule.noise_variance(times[-1:].to(flow.device)).isfinite().all():
+            raise UsageError(f"T is {float(times[-1]):g}: the noise overflows; give a shorter time")
         self._flow, self._solver, self._save_every = flow, solver, save_every
         self._times = times.to(flow.device)
 
@@ -82,7 +90,9 @@ def steps_and_end(steps: int | None, h: float | None, t_max: float) -> tuple[int
     if h is None:
         return steps or DEFAULT_STEPS, t_max
     if steps is None:
-        steps = max(1, round(t_max / h))
+        if t_max / h > MAX_STEPS:
+            raise UsageError(f"h is {h:g}, which makes more than {MAX_STEPS} steps up to {t_max:g}")
+        steps = max(1, math.floor(t_max / h * (1 + 1e-9)))
     end = steps * h
     # 7.01 and 701 * 0.01 mean the same time.
     return steps, t_max if math.isclose(end, t_max, rel_tol=1e-9) else end

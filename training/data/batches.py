@@ -11,14 +11,28 @@ from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from training.data.toys import Toy
 
-DATA_STREAM = 0
+# Streams of random numbers: what a generator seeded by (seed, stream, step) is for. The loop has
+# streams of its own.
+DATA_STREAM, AUGMENT_STREAM = 0, 3
 
 
 class Batch(NamedTuple):
-    """One rank's share of a batch: points ``[b, D]`` in image space, labels or None."""
+    """One rank's share of a batch.
+
+    Attributes:
+        points: ``[b, D]`` in image space.
+        labels: Class labels ``[b, L]``, or None.
+        augment_labels: What augmentation did, ``[b, 9]``, or None.
+    """
 
     points: Tensor
     labels: Tensor | None = None
+    augment_labels: Tensor | None = None
+
+    def conditions(self, device: torch.device) -> dict[str, Tensor]:
+        """What a network takes beside points and times, by the names of its arguments."""
+        named = {"labels": self.labels, "augment_labels": self.augment_labels}
+        return {name: value.to(device) for name, value in named.items() if value is not None}
 
 
 class BatchSource(Protocol):

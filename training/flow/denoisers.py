@@ -1,20 +1,15 @@
 """Denoisers ``D(x_tilde, t) = E[clean | x_tilde]`` in eigenspace, all with one interface.
 
-``NetworkDenoiser`` preconditions a network F (after Karras et al. 2022, section 5, taken per
-eigen-dimension). With data variance ``xi`` and noise variance ``gamma``,
-
-    c_skip = xi / (xi + gamma),  c_out = sqrt(c_skip gamma),  c_in = 1 / sqrt(xi + gamma),
-    D = c_skip x_tilde + c_out F(c_in x_tilde; c_noise).
-
-``c_skip`` is the best linear denoiser; F has inputs and targets of unit variance. The published
-``c_out^2`` is a sum of four terms that can cancel below zero; this closed form is equal and cannot.
+``NetworkDenoiser`` is a network between the coefficients of ``preconditioning``.
 
 ``MixtureDenoiser`` is exact for Gaussian mixtures with one shared covariance, and with it the
 ``DiscreteDenoiser``, whose mixture is a finite set of points. Both reduce to softmax attention.
 """
 
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from math import pi
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +17,12 @@ from torch import Tensor, nn
 
 from dnnlib.errors import UsageError
 from training.flow.eigenbasis import EigenBasis
+from training.flow.preconditioning import PRECONDITIONINGS, Preconditioning
 from training.flow.schedules import NoiseSchedule
 
 SPACES = ("ES", "IS")
 NOISE_CONDITIONINGS = ("log", "ddpm")
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Denoiser(Protocol):
@@ -34,32 +31,24 @@ class Denoiser(Protocol):
     def __call__(self, x: Tensor, t: Tensor) -> Tensor: ...
 
 
-class Preconditioning(NamedTuple):
-    """Coefficients ``[..., D]`` between a network and the denoiser made of it."""
-
-    c_skip: Tensor
-    c_out: Tensor
-    c_in: Tensor
-
-
-def precondition(data_variance: Tensor, noise_variance: Tensor) -> Preconditioning:
-    """Coefficients for data variance ``xi [D]`` and noise variance ``gamma [..., D]``."""
-    total = data_variance + noise_variance
-    c_skip = data_variance / total
-    return Preconditioning(c_skip, (c_skip * noise_variance).sqrt(), total.rsqrt())
-
-
 class NetworkDenoiser(nn.Module):
     """A network F between the preconditioning coefficients.
 
     Args:
-        network: ``F(z [B, D], c_noise [] or [B], labels or None) -> [B, D]``.
+        network: ``F(z [B, D], c_noise [] or [B], **conditions) -> [B, D]``.
         basis: Gives ``xi`` and the rotation W.
         schedule: Gives ``gamma(t)``.
         space: Coordinates of the network's input and output. ``IS`` rotates into image space and
             back; the loss is the same number in both.
         noise_cond: ``log``: a quarter of the log of the largest noise std, smooth in t; ``ddpm``:
             ``999 t``, for networks trained that way.
+        preconditioning: A name in ``PRECONDITIONINGS``.
+        data_variance: ``[D]``, the variance that the coefficients count on, where it is not that
+            of the basis: augmented data vary along axes in which the data are constant.
+
+    Attributes:
+        precision: A name in ``PRECISIONS``: what the network computes in. All around it, the
+            coefficients and the loss, stays in single precision or better.
     """
 
     data_variance: Tensor
@@ -71,33 +60,51 @@ class NetworkDenoiser(nn.Module):
         schedule: NoiseSchedule,
         space: str = "ES",
         noise_cond: str = "log",
+        preconditioning: str = "ifs",
+        data_variance: Tensor | None = None,
     ):
         super().__init__()
-        if space not in SPACES:
-            raise UsageError(f"unknown space '{space}': choose one of {', '.join(SPACES)}")
-        if noise_cond not in NOISE_CONDITIONINGS:
-            raise UsageError(
-                f"unknown noise_cond '{noise_cond}': choose one of {', '.join(NOISE_CONDITIONINGS)}"
-            )
+        _check("space", space, SPACES)
+        _check("noise_cond", noise_cond, NOISE_CONDITIONINGS)
+        _check("precond", preconditioning, PRECONDITIONINGS)
         self.network, self.basis, self.schedule = network, basis, schedule
-        self.space, self.noise_cond = space, noise_cond
-        self.register_buffer("data_variance", basis.floored_variance(), persistent=False)
+        self.space, self.noise_cond, self.preconditioning = space, noise_cond, preconditioning
+        self.precision = "fp32"
+        variance = basis.floored_variance()
+        if data_variance is not None:
+            variance = torch.maximum(variance, data_variance.to(variance))
+        self.register_buffer("data_variance", variance)
 
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The denoised points ``[B, D]`` of ``x [B, D]``, in the dtype of x."""
+    def forward(self, x: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
+        """The denoised points ``[B, D]`` of ``x [B, D]``, in the dtype of x.
+
+        Args:
+            x: Noisy points in eigenspace.
+            t: Times, ``[]`` or ``[B]``.
+            conditions: What else the network takes, such as ``labels [B, L]``.
+        """
         c = self.coefficients(t)
-        return c.c_skip * x + c.c_out * self.residual(c.c_in * x, t, labels).to(x.dtype)
+        return c.c_skip * x + c.c_out * self.residual(c.c_in * x, t, **conditions).to(x.dtype)
 
-    def residual(self, z: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    def residual(self, z: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
         """The network's output F for unit-variance inputs ``z [B, D]``, in eigenspace."""
         z = z.to(torch.get_default_dtype())
         c_noise = self.noise_condition(t).to(z.dtype)
-        if self.space == "ES":
-            return self.network(z, c_noise, labels)
-        return self.basis.rotate(self.network(self.basis.rotate_back(z), c_noise, labels))
+        if self.space == "IS":
+            z = self.basis.rotate_back(z)
+        with self._autocast(z.device.type):
+            out = self.network(z, c_noise, **conditions)
+        return self.basis.rotate(out.to(z.dtype)) if self.space == "IS" else out.to(z.dtype)
+
+    def _autocast(self, device_type: str) -> AbstractContextManager[object]:
+        dtype = PRECISIONS[self.precision]
+        return nullcontext() if dtype is None else torch.autocast(device_type, dtype)
 
     def coefficients(self, t: Tensor) -> Preconditioning:
-        return precondition(self.data_variance, self.schedule.noise_variance(t))
+        """The preconditioning at times ``[]`` or ``[B]``."""
+        return PRECONDITIONINGS[self.preconditioning](
+            self.data_variance, self.schedule.noise_variance(t)
+        )
 
     def noise_condition(self, t: Tensor) -> Tensor:
         return noise_condition(self.schedule, t, self.noise_cond)
@@ -225,6 +232,11 @@ class DiscreteDenoiser(MixtureDenoiser):
             basis=basis,
             schedule=schedule,
         )
+
+
+def _check(option: str, name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise UsageError(f"unknown {option} '{name}': choose one of {', '.join(known)}")
 
 
 def _rows_times(rows: Tensor, matrix: Tensor) -> Tensor:

@@ -82,6 +82,17 @@ class EigenBasis(nn.Module):
         """``xi`` with its small values raised to a fraction of ``xi*`` (a constant pixel has 0)."""
         return self.eigenvalues.clamp(min=fraction * self.top_variance)
 
+    def second_moments(self, batches: Iterable[Tensor]) -> Tensor:
+        """Mean squares ``[D]`` along the axes of other points ``[n, D]``, over all ranks."""
+        count, total = torch.zeros(1, dtype=torch.float64), torch.zeros_like(self.mean)
+        for batch in batches:
+            total += self.to_eigen(batch.to(self.mean.device)).square().sum(dim=0)
+            count += len(batch)
+        sums = torch.cat([total, count.to(total.device)])
+        if dist.is_initialized():
+            dist.all_reduce(sums)
+        return sums[:-1] / sums[-1]
+
     def to_eigen(self, points: Tensor) -> Tensor:
         """``[..., D]`` from image space to eigenspace."""
         return (points.to(self.mean.dtype) - self.mean) @ self.eigenvectors

@@ -10,8 +10,7 @@ with ``xi*`` the largest data variance and ``g* = max g``. It preserves the part
 (PRP) where ``g = 0``, and reduces it to ``d`` dimensions (PRR) where ``g_i = 1`` for the ``d``
 top-variance dimensions and less for the others. The *inflation gap* is ``IG = g* - g_i``.
 
-The isotropic schedule of Karras et al. 2022 (EDM, their table 1), ``gamma = t^2`` and ``s = 1``,
-is here as a baseline of the same interface.
+Isotropic schedules, as baselines of the same interface, are in ``isotropic``.
 """
 
 from abc import ABC, abstractmethod
@@ -183,55 +182,13 @@ class InflationSchedule(NoiseSchedule):
         A standardized cumulant of order k has then shrunk to ``0.1^(k/2)``, a kurtosis to 1 % of
         the data's, and what is left of non-Gaussianity is about 1e-5 nats.
         """
-        noise_ratio = 1 / self.SIGNAL_FRACTION - 1
-        return log(noise_ratio * self.top_variance / self.gamma0) / self.top_rate
+        end_variance = (1 / self.SIGNAL_FRACTION - 1) * self.top_variance
+        if self.gamma0 >= end_variance:
+            raise UsageError(
+                f"gamma0 is {self.gamma0:g}, but {end_variance:g} already drowns the data: "
+                "give less, or a tmax"
+            )
+        return log(end_variance / self.gamma0) / self.top_rate
 
     def _top_noise(self, t: Tensor) -> Tensor:
         return self.gamma0 * (self.top_rate * t).exp()
-
-
-class EDMSchedule(NoiseSchedule):
-    """Isotropic noise of standard deviation t, never scaled (Karras et al. 2022, table 1).
-
-    Args:
-        dim: D.
-        t_min: ``sigma_min``, in data units.
-    """
-
-    SIGMA_MAX = 80.0
-    GRID_POWER = 7
-
-    def __init__(self, dim: int, t_min: float = 0.002):
-        super().__init__()
-        if not 0 < t_min < self.SIGMA_MAX:
-            raise UsageError(f"tmin is {t_min}: edm needs a positive one below {self.SIGMA_MAX:g}")
-        self.dim, self.t_min, self.name = dim, t_min, "EDM"
-
-    def noise_variance(self, t: Tensor) -> Tensor:
-        return (t**2)[..., None].expand(*t.shape, self.dim)
-
-    def log_noise_rate(self, t: Tensor) -> Tensor:
-        return (2 / t)[..., None].expand(*t.shape, self.dim)
-
-    def reference_log_noise(self, t: Tensor) -> Tensor:
-        return 2 * t.log()
-
-    def time_of_log_noise(self, log_noise: Tensor) -> Tensor:
-        return (log_noise / 2).exp()
-
-    def scale(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
-
-    def log_scale_rate(self, t: Tensor) -> Tensor:
-        return torch.zeros_like(t)
-
-    def times(self, steps: int, t_max: float) -> Tensor:
-        """Times whose seventh roots are evenly spaced (Karras et al. 2022, equation 5)."""
-        power = self.GRID_POWER
-        roots = torch.linspace(
-            self.t_min ** (1 / power), t_max ** (1 / power), steps + 1, dtype=torch.float64
-        )
-        return roots**power
-
-    def default_t_max(self) -> float:
-        return self.SIGMA_MAX

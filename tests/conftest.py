@@ -1,0 +1,104 @@
+"""What tests of scripts share: a script run in this process, as a user would run it."""
+
+import io
+import logging
+import os
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from unittest import mock
+
+import click
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+# The scripts are no part of the installed packages.
+sys.path.insert(0, str(ROOT))
+
+from dnnlib import options  # noqa: E402
+from dnnlib.logs import logger  # noqa: E402
+
+# The tensors of tests are tiny: on a busy machine, threads would only wait for each other.
+torch.set_num_threads(1)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a script left: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one line on stderr."""
+        lines = [line for line in self.err.splitlines() if line.strip()]
+        assert len(lines) == 1, f"not one line on stderr, but {self.err!r}"
+        return lines[0]
+
+
+def _run(script: ModuleType | click.Command, *arguments: object) -> Result:
+    command = script.main if isinstance(script, ModuleType) else script
+    name = Path(command.callback.__code__.co_filename).name
+    out, err = io.StringIO(), io.StringIO()
+    alone = {"RANK": "0", "WORLD_SIZE": "1"}
+    try:
+        with (
+            mock.patch.object(sys, "argv", [name, *map(str, arguments)]),
+            mock.patch.dict(os.environ, alone),
+            redirect_stdout(out),
+            redirect_stderr(err),
+            pytest.raises(SystemExit) as ended,
+        ):
+            options.run_script(command)
+    finally:
+        for handler in logger.handlers[:]:
+            logger.removeHandler(handler)
+            handler.close()
+        logger.propagate = True
+        logger.setLevel(logging.NOTSET)
+    return Result(ended.value.code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session")
+def run_script() -> Callable[..., Result]:
+    """``run_script(module, *arguments) -> Result``; an unexpected exception passes through."""
+    return _run
+
+
+@pytest.fixture(scope="session")
+def contents() -> Callable[[Path], dict[str, bytes]]:
+    """``contents(folder)``: the bytes of every file below it; folders end in a slash."""
+
+    def read(folder: Path) -> dict[str, bytes]:
+        paths = sorted(folder.rglob("*"))
+        return {
+            str(path.relative_to(folder)) + "/" * path.is_dir(): (
+                b"" if path.is_dir() else path.read_bytes()
+            )
+            for path in paths
+        }
+
+    return read
+
+
+@pytest.fixture
+def full_disk() -> Callable[[int], AbstractContextManager[None]]:
+    """``with full_disk(n):`` no file can grow beyond n bytes."""
+
+    @contextmanager
+    def limit(size: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limit

@@ -1,0 +1,152 @@
+"""Files appear whole or not at all, and existing ones are not lost."""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from dnnlib.errors import DataError, UsageError
+from dnnlib.files import atomic_path, require_folder, require_new
+
+
+@pytest.fixture
+def umask() -> Iterator[Callable[[int], None]]:
+    before = os.umask(0)
+    os.umask(before)
+    yield lambda mask: os.umask(mask) and None
+    os.umask(before)
+
+
+def test_the_destination_holds_what_the_block_wrote(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.write_text("new")
+        assert not (tmp_path / "a.txt").exists()
+    assert (tmp_path / "a.txt").read_text() == "new"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_an_existing_file_is_replaced_at_the_end_only(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with atomic_path(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+def test_missing_folders_are_made(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "x" / "y" / "a.txt") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "x" / "y" / "a.txt").read_text() == "new"
+
+
+def test_the_temporary_lies_beside_the_destination_with_its_suffix(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "a.npz") as temporary:
+        assert temporary.parent == tmp_path
+        assert temporary.suffix == ".npz"
+        assert temporary.name.startswith(".")
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("old", [None, "old"])
+def test_a_block_that_raises_changes_nothing(
+    tmp_path: Path, error: type[BaseException], old: str | None
+) -> None:
+    path = tmp_path / "a.txt"
+    if old is not None:
+        path.write_text(old)
+
+    def fail_half_way() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        fail_half_way()
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == (
+        [("a.txt", "old")] if old else []
+    )
+
+
+def test_a_full_disk_changes_nothing(
+    tmp_path: Path, full_disk: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(OSError, match="too large"), full_disk(1000), atomic_path(path) as temporary:
+        temporary.write_bytes(bytes(5000))
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.txt", "old")]
+
+
+def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(IsADirectoryError), atomic_path(tmp_path / "a") as temporary:
+        temporary.write_text("new")
+    assert os.listdir(tmp_path) == ["a"]
+    assert (tmp_path / "a").is_dir()
+
+
+def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(FileExistsError), atomic_path(tmp_path / "a" / "b.txt"):
+        pass
+    assert (tmp_path / "a").read_text() == "old"
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_permissions_are_those_of_an_ordinary_new_file(
+    tmp_path: Path, umask: Callable[[int], None], mask: int, mode: int
+) -> None:
+    umask(mask)
+    with atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == mode
+    assert os.umask(mask) == mask, "the process's own mask was changed"
+
+
+def test_parallel_writers_leave_one_whole_file_and_readers_see_no_half(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    texts = [str(index) * 20_000 for index in range(8)]
+    path.write_text(texts[0])
+
+    def write(text: str) -> None:
+        with atomic_path(path) as temporary, temporary.open("w") as file:
+            for start in range(0, len(text), 4000):
+                file.write(text[start : start + 4000])
+                file.flush()
+
+    with ThreadPoolExecutor(len(texts)) as pool:
+        writers = [pool.submit(write, text) for text in texts]
+        while not all(writer.done() for writer in writers):
+            assert path.read_text() in texts
+        for writer in writers:
+            writer.result()
+    assert path.read_text() in texts
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_existing_results_are_refused_by_name_unless_overwrite(tmp_path: Path, kind: str) -> None:
+    old, new = tmp_path / "old.npz", tmp_path / "new.npz"
+    old.mkdir() if kind == "folder" else old.write_text("old")
+    require_new([new], overwrite=False)
+    require_new([new, old], overwrite=True)
+    with pytest.raises(UsageError, match=r"old\.npz exists.*--overwrite"):
+        require_new([new, old], overwrite=False)
+
+
+def test_folders_are_made_once_and_may_exist(tmp_path: Path) -> None:
+    for _ in range(2):
+        require_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+@pytest.mark.parametrize("below", ["", "b", "b/c"])
+def test_a_file_cannot_be_a_folder_or_hold_one(tmp_path: Path, below: str) -> None:
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(DataError, match=str(tmp_path / "a")):
+        require_folder(tmp_path / "a" / below)
+    assert (tmp_path / "a").read_text() == "old"

@@ -1,0 +1,65 @@
+"""Rank 0 speaks on stdout, the others only warn, and a file keeps a copy."""
+
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dnnlib.logs import copy_log_to, logger, setup_logging
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    yield
+    for handler in logger.handlers[:]:
+        logger.removeHandler(handler)
+        handler.close()
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)
+
+
+def speak() -> None:
+    logger.debug("a detail")
+    logger.info("a fact")
+    logger.warning("a doubt")
+
+
+def test_rank_0_prints_facts_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    setup_logging(0)
+    speak()
+    assert capsys.readouterr() == ("a fact\na doubt\n", "")
+
+
+def test_other_ranks_only_warn_and_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    setup_logging(3)
+    speak()
+    assert capsys.readouterr() == ("", "a doubt\n")
+
+
+def test_a_second_setup_does_not_double_the_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    setup_logging(1)
+    setup_logging(0)
+    speak()
+    assert capsys.readouterr() == ("a fact\na doubt\n", "")
+
+
+def test_the_root_logger_does_not_repeat_the_lines(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    setup_logging()
+    speak()
+    assert capsys.readouterr().err == ""
+    assert not caplog.records
+
+
+def test_the_copy_has_times_and_appends(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    path.write_text("before\n")
+    setup_logging()
+    copy_log_to(path)
+    logger.info("größer")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "before"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d +größer", lines[1])

@@ -1,0 +1,164 @@
+"""Ranks share rows exactly and put them together again; devices are named or refused."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dnnlib.errors import DataError, UsageError
+from torch_utils import distributed
+from torch_utils.distributed import (
+    barrier,
+    gather_rows,
+    is_main,
+    process_group,
+    rank_from_environment,
+    shard,
+    sum_over_ranks,
+    world_from_environment,
+)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 7, 8, 64])
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 8, 100, 1001])
+def test_shares_are_a_partition_in_order(
+    monkeypatch: pytest.MonkeyPatch, count: int, ranks: int
+) -> None:
+    monkeypatch.setattr(distributed, "world_size", lambda: ranks)
+    shares = []
+    for index in range(ranks):
+        monkeypatch.setattr(distributed, "rank", lambda index=index: index)
+        shares.append(list(range(count))[shard(count)])
+    assert sum(shares, []) == list(range(count))  # noqa: RUF017
+    sizes = {len(share) for share in shares}
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_lone_process_is_rank_0_of_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert (rank_from_environment(), world_from_environment()) == (0, 1)
+    assert (distributed.rank(), distributed.world_size(), is_main()) == (0, 1, True)
+    barrier()
+    values = torch.arange(6.0).reshape(2, 3)
+    assert torch.equal(sum_over_ranks(values.clone()), values)
+    assert torch.equal(gather_rows(values, 2), values)
+    assert torch.equal(gather_rows(values, 3, dim=1), values)
+    assert shard(5) == slice(0, 5)
+
+
+def test_the_environment_tells_rank_and_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "5")
+    assert (rank_from_environment(), world_from_environment()) == (2, 5)
+
+
+def test_a_lone_process_joins_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with process_group("cpu") as device:
+        assert device == torch.device("cpu")
+        assert not torch.distributed.is_initialized()
+
+
+def test_the_default_device_is_cuda_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with process_group(None) as device:
+        assert device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("name", ["tpu", "", "cuda:x", "cuda:-1", "CPU", "mps", "meta", "gpu:0"])
+def test_other_devices_are_refused_with_those_there_are(name: str) -> None:
+    with pytest.raises(UsageError) as caught, process_group(name):
+        pass
+    assert name in str(caught.value)
+    assert "cpu" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:3"])
+def test_cuda_where_there_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match=f"{name}.*no CUDA.*cpu"), process_group(name):
+        pass
+
+
+def test_a_cuda_device_beyond_those_there_are_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UsageError, match=r"5.*there are 2"), process_group("cuda:5"):
+        pass
+
+
+def test_memory_that_runs_out_is_told_in_a_sentence() -> None:
+    with pytest.raises(DataError, match=r"out of memory.*smaller"), process_group("cpu"):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_other_errors_pass_and_the_group_is_left() -> None:
+    with pytest.raises(ZeroDivisionError), process_group("cpu"):
+        raise ZeroDivisionError
+    assert not torch.distributed.is_initialized()
+
+
+RANK_SCRIPT = """
+import json, sys, torch
+from torch_utils import distributed
+from torch_utils.distributed import barrier, gather_rows, process_group, shard, sum_over_ranks
+from torch_utils.stats import RunningMeans
+
+with process_group("cpu") as device:
+    assert torch.distributed.get_backend() == "gloo"
+    found = {"rank": distributed.rank(), "world": distributed.world_size(),
+             "main": distributed.is_main(), "gathered": []}
+    for count in (1, 2, 5, 8):
+        rows = torch.arange(float(count * 3)).reshape(count, 3)
+        same = torch.equal(gather_rows(rows[shard(count)], count), rows)
+        deep = torch.arange(float(4 * count * 2)).reshape(4, count, 2)
+        same_deep = torch.equal(gather_rows(deep[:, shard(count)], count, dim=1), deep)
+        found["gathered"].append([count, same, same_deep])
+    found["sum"] = sum_over_ranks(torch.tensor([1.0, distributed.rank()])).tolist()
+    means = RunningMeans(device)
+    whole = torch.arange(7.0)
+    means.add("a", whole[shard(7)])
+    found["means"] = means.collect()["a"]
+    barrier()
+found["left"] = not torch.distributed.is_initialized()
+print(json.dumps(found))
+"""
+
+
+def test_two_ranks_gather_sum_and_average_alike(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK_SCRIPT],
+            env=os.environ | group | {"RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outputs = [process.communicate(timeout=60) for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0], outputs
+    for rank, (out, _) in enumerate(outputs):
+        found = json.loads(out.splitlines()[-1])
+        assert (found["rank"], found["world"], found["main"]) == (rank, 2, rank == 0)
+        assert found["gathered"] == [[count, True, True] for count in (1, 2, 5, 8)]
+        assert found["sum"] == [2.0, 1.0]
+        assert found["means"] == {"mean": 3.0, "std": 2.0, "count": 7.0}
+        assert found["left"]
+
+
+def test_ranks_that_cannot_meet_are_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(DataError, match="did not find each other"), process_group("cpu"):
+        pass

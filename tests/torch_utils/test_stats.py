@@ -1,0 +1,117 @@
+"""Running means against NumPy; a log of lines that a resumed run continues."""
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from torch_utils.stats import RunningMeans, append_jsonl, keep_lines_until
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64])
+def test_means_of_several_adds_are_those_of_all_values(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    parts = [
+        (10 + 3 * torch.randn(shape, generator=generator)).to(dtype)
+        for shape in ((7,), (2, 5), (), (3, 1, 2))
+    ]
+    means = RunningMeans(CPU)
+    for part in parts:
+        means.add("loss", part)
+    whole = np.concatenate([part.double().numpy().ravel() for part in parts])
+    found = means.collect()["loss"]
+    assert found["mean"] == pytest.approx(whole.mean(), rel=1e-12)
+    assert found["std"] == pytest.approx(whole.std(), rel=1e-9)
+    assert found["count"] == len(whole)
+
+
+def test_names_are_kept_apart_and_in_order() -> None:
+    means = RunningMeans(CPU)
+    means.add("b", torch.ones(2))
+    means.add("a", torch.zeros(3))
+    means.add("b", torch.full((2,), 3.0))
+    found = means.collect()
+    assert list(found) == ["b", "a"]
+    assert found["b"] == {"mean": 2.0, "std": 1.0, "count": 4.0}
+    assert found["a"] == {"mean": 0.0, "std": 0.0, "count": 3.0}
+
+
+def test_collecting_starts_anew() -> None:
+    means = RunningMeans(CPU)
+    assert means.collect() == {}
+    means.add("a", torch.ones(2))
+    means.collect()
+    assert means.collect() == {}
+    means.add("a", torch.tensor(5.0))
+    assert means.collect()["a"]["mean"] == 5.0
+
+
+def test_equal_values_have_no_deviation_however_large() -> None:
+    means = RunningMeans(CPU)
+    means.add("a", torch.full((1000,), 1e8 + 0.1, dtype=torch.float64))
+    assert 0 <= means.collect()["a"]["std"] < 10
+
+
+def test_adding_keeps_no_graph() -> None:
+    means = RunningMeans(CPU)
+    values = torch.ones(3, requires_grad=True)
+    means.add("a", values * 2)
+    assert means.collect()["a"]["mean"] == 2.0
+
+
+def write(path: Path, records: list[dict[str, int]]) -> None:
+    for record in records:
+        append_jsonl(path, record)
+
+
+def test_every_record_is_a_line_that_is_there_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "stats.jsonl"
+    records = [{"seen": 1, "größer": 2}, {"seen": 2}]
+    for count, record in enumerate(records, start=1):
+        append_jsonl(path, record)
+        assert [json.loads(line) for line in path.read_text().splitlines()] == records[:count]
+
+
+@pytest.mark.parametrize(("last", "kept"), [(0, 0), (1, 1), (25, 2), (30, 3), (99, 4)])
+def test_lines_up_to_the_last_are_kept_unchanged(tmp_path: Path, last: int, kept: int) -> None:
+    path = tmp_path / "stats.jsonl"
+    write(path, [{"seen": seen, "loss": 1} for seen in (1, 20, 30, 40)])
+    before = path.read_text().splitlines(keepends=True)
+    keep_lines_until(path, "seen", last)
+    assert path.read_text() == "".join(before[:kept])
+
+
+@pytest.mark.parametrize("end", ['{"seen": 2, "lo', '{"seen": 2, "loss": 1', "\0\0\0", ""])
+def test_a_broken_last_line_is_dropped_and_the_file_can_go_on(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "stats.jsonl"
+    write(path, [{"seen": 1}])
+    with path.open("a") as file:
+        file.write(end)
+    keep_lines_until(path, "seen", 10)
+    append_jsonl(path, {"seen": 3})
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"seen": 1},
+        {"seen": 3},
+    ]
+
+
+def test_no_file_is_no_error(tmp_path: Path) -> None:
+    keep_lines_until(tmp_path / "none.jsonl", "seen", 1)
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_a_full_disk_loses_no_statistics(
+    tmp_path: Path, full_disk: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    path = tmp_path / "stats.jsonl"
+    write(path, [{"seen": seen} for seen in range(100)])
+    before = path.read_bytes()
+    with pytest.raises(OSError, match="too large"), full_disk(100):
+        keep_lines_until(path, "seen", 90)
+    assert path.read_bytes() == before
