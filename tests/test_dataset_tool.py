@@ -1,0 +1,480 @@
+"""dataset_tool.py: round trips of folders and zips, transforms; bad input leaves nothing."""
+
+import io
+import json
+import os
+import stat
+import struct
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import dataset_tool
+
+Files = dict[str, bytes]
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def encoded(pixels: np.ndarray | Image.Image, suffix: str = "png", **options: Any) -> bytes:
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    file = io.BytesIO()
+    image.save(file, format=suffix, **options)
+    return file.getvalue()
+
+
+def write_folder(folder: Path, files: Files) -> Path:
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def write_zip(path: Path, files: Files) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+def read_output(dest: Path) -> tuple[list[np.ndarray], list[Any] | None]:
+    """Pixels in order and labels, read with nothing of the project; checks the names."""
+    if dest.is_dir():
+        found = {p.relative_to(dest).as_posix(): p.read_bytes() for p in dest.rglob("*.*")}
+    else:
+        with zipfile.ZipFile(dest) as archive:
+            assert all(info.compress_type == zipfile.ZIP_STORED for info in archive.infolist())
+            found = {name: archive.read(name) for name in archive.namelist()}
+    labels = json.loads(found.pop("dataset.json"))["labels"]
+    names = [f"{index // 1000:05d}/img{index:08d}.png" for index in range(len(found))]
+    assert sorted(found) == names
+    if labels is not None:
+        assert [name for name, _ in labels] == names
+        labels = [label for _, label in labels]
+    return [np.asarray(Image.open(io.BytesIO(found[name]))) for name in names], labels
+
+
+@pytest.fixture
+def tool(run_script: Callable[..., Any]) -> Callable[..., Any]:
+    """``tool(source, dest, *options)`` runs the script."""
+    return lambda source, dest, *more: run_script(
+        dataset_tool, f"--source={source}", f"--dest={dest}", *more
+    )
+
+
+@pytest.fixture
+def converted(tool: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
+    """``converted(source, *options) -> (images, labels)``, which must succeed."""
+
+    def run(source: object, *more: str) -> tuple[list[np.ndarray], list[Any] | None]:
+        dest = tmp_path / "converted.zip"
+        result = tool(source, dest, "--overwrite", *more)
+        assert (result.code, result.err) == (0, "")
+        return read_output(dest)
+
+    return run
+
+
+def assert_same(images: list[np.ndarray], expected: list[np.ndarray]) -> None:
+    assert len(images) == len(expected)
+    for image, other in zip(images, expected, strict=True):
+        np.testing.assert_array_equal(image, other, strict=True)
+
+
+RGB = [noise(6, 6, 3, seed=seed) for seed in range(4)]
+GRAY = [noise(6, 6, seed=seed) for seed in range(4)]
+NESTED = {f"{'ab'[index % 2]}/x{index}.png": encoded(image) for index, image in enumerate(RGB)}
+IN_ORDER = [RGB[0], RGB[2], RGB[1], RGB[3]]
+LABELS = {"labels": [["a/x0.png", 5], ["b/x1.png", 0], ["a/x2.png", 1], ["b/x3.png", 2]]}
+
+
+def test_a_nested_folder_and_a_zip_come_out_in_the_order_of_their_names(
+    converted: Callable[..., Any], tmp_path: Path
+) -> None:
+    clutter = {"readme.txt": b"?", ".hidden.png": b"?", "__MACOSX/a/._x0.png": b"?"}
+    for source in (
+        write_folder(tmp_path / "folder", NESTED | clutter),
+        write_zip(tmp_path / "source.zip", dict(reversed((NESTED | clutter).items()))),
+    ):
+        images, labels = converted(source)
+        assert_same(images, IN_ORDER)
+        assert labels is None
+
+
+@pytest.mark.parametrize("make", [write_folder, write_zip])
+def test_labels_of_a_folder_or_zip_follow_their_images(
+    converted: Callable[..., Any], tmp_path: Path, make: Callable[[Path, Files], Path]
+) -> None:
+    source = make(tmp_path / "s.zip", NESTED | {"dataset.json": json.dumps(LABELS).encode()})
+    assert converted(source)[1] == [5, 1, 0, 2]
+    vectors = {"labels": [[name, [label, 0.5]] for name, label in LABELS["labels"]]}
+    source = make(tmp_path / "v.zip", NESTED | {"dataset.json": json.dumps(vectors).encode()})
+    assert converted(source)[1] == [[5, 0.5], [1, 0.5], [0, 0.5], [2, 0.5]]
+    none = make(tmp_path / "n.zip", NESTED | {"dataset.json": b'{"labels": null}'})
+    assert converted(none)[1] is None
+
+
+def test_a_folder_has_the_files_of_a_zip_and_both_are_the_same_each_time(
+    tool: Callable[..., Any], contents: Callable[[Path], Files], tmp_path: Path
+) -> None:
+    source = write_folder(
+        tmp_path / "source", NESTED | {"dataset.json": json.dumps(LABELS).encode()}
+    )
+    for name in ("a.zip", "b.zip", "folder"):
+        assert tool(source, tmp_path / name).code == 0
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        in_zip = {name: archive.read(name) for name in archive.namelist()}
+    in_folder = contents(tmp_path / "folder")
+    assert in_folder.pop("00000/") == b""
+    assert in_folder == in_zip
+    again = write_zip(tmp_path / "source.zip", in_zip)
+    assert tool(again, tmp_path / "c.zip").code == 0
+    assert (tmp_path / "c.zip").read_bytes() == (tmp_path / "a.zip").read_bytes()
+
+
+def test_pngs_are_not_compressed_and_a_thousand_lie_in_a_folder(
+    tool: Callable[..., Any], tmp_path: Path
+) -> None:
+    assert tool("digits", tmp_path / "d").code == 0
+    assert len(list((tmp_path / "d" / "00000").iterdir())) == 1000
+    assert len(list((tmp_path / "d" / "00001").iterdir())) == 797
+    black = write_folder(tmp_path / "s", {"a.png": encoded(np.zeros((64, 64), np.uint8))})
+    assert tool(black, tmp_path / "z").code == 0
+    assert (tmp_path / "z" / "00000" / "img00000000.png").stat().st_size > 64 * 64
+
+
+def test_the_parameters_are_beside_the_data_set(tool: Callable[..., Any], tmp_path: Path) -> None:
+    for dest in ("d.zip", "d.v2"):
+        assert tool("digits", tmp_path / dest, "--max-images=3").code == 0
+    for stem in ("d", "d.v2"):
+        params = json.loads((tmp_path / f"{stem}_params.json").read_text())
+        assert params["options"]["max_images"] == params["images"] == 3
+        assert (params["image_shape"], params["skipped"]) == ([1, 8, 8], 0)
+
+
+@pytest.mark.parametrize("dest", ["d.zip", "d"])
+def test_existing_data_is_replaced_only_when_asked(
+    tool: Callable[..., Any], tmp_path: Path, dest: str
+) -> None:
+    assert tool("digits", tmp_path / dest, "--max-images=2").code == 0
+    refused = tool("digits", tmp_path / dest, "--max-images=3")
+    assert refused.code == 2
+    assert "--overwrite" in refused.error
+    assert len(read_output(tmp_path / dest)[0]) == 2
+    assert tool("digits", tmp_path / dest, "--max-images=3", "--overwrite").code == 0
+    assert len(read_output(tmp_path / dest)[0]) == 3
+    assert sorted(os.listdir(tmp_path)) == sorted([dest, "d_params.json"])
+
+
+def test_other_ranks_leave_the_work_to_the_first(
+    tool: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset_tool, "rank_from_environment", lambda: 1)
+    assert tool("digits", tmp_path / "a.zip").code == 0
+    assert not (tmp_path / "a.zip").exists()
+
+
+# Transforms, against crops made by hand.
+
+
+def test_a_center_crop_keeps_the_middle(converted: Callable[..., Any], tmp_path: Path) -> None:
+    wide, tall = noise(4, 7, 3), noise(9, 4, 3)
+    source = write_folder(tmp_path / "s", {"0.png": encoded(wide), "1.png": encoded(tall)})
+    images, _ = converted(source, "--transform=center-crop")
+    assert_same(images, [wide[:, 1:5], tall[2:6]])
+
+
+def test_a_wide_crop_has_the_aspect_and_black_above_and_below(
+    converted: Callable[..., Any], tmp_path: Path
+) -> None:
+    wide, tall = noise(4, 12), noise(9, 8)
+    source = write_folder(tmp_path / "s", {"0.png": encoded(wide), "1.png": encoded(tall)})
+    images, _ = converted(source, "--transform=center_crop_wide", "--resolution=8x4")
+    black = np.zeros((2, 8), np.uint8)
+    assert_same(
+        images,
+        [np.vstack([black, part, black]) for part in (wide[:, 2:10], tall[2:6])],
+    )
+
+
+def test_a_resolution_averages_constant_blocks_to_themselves(
+    converted: Callable[..., Any], tmp_path: Path
+) -> None:
+    quadrants = np.kron(np.array([[0, 50], [100, 250]], np.uint8), np.ones((32, 32), np.uint8))
+    source = write_folder(tmp_path / "s", {"0.png": encoded(quadrants)})
+    (image,), _ = converted(source, "--resolution=16X16")
+    assert image.shape == (16, 16)
+    assert image[[2, 2, -2, -2], [2, -2, 2, -2]].tolist() == [0, 50, 100, 250]
+    wide = write_folder(tmp_path / "w", {"0.png": encoded(np.full((20, 40, 3), 9, np.uint8))})
+    (image,), _ = converted(wide, "--resolution=8x8", "--transform=center-crop")
+    np.testing.assert_array_equal(image, np.full((8, 8, 3), 9))
+
+
+def test_no_more_than_the_asked_number_of_images(
+    converted: Callable[..., Any], tmp_path: Path
+) -> None:
+    source = write_folder(tmp_path / "s", NESTED)
+    assert_same(converted(source, "--max-images=3")[0], IN_ORDER[:3])
+    assert_same(converted(source, "--max-images=9")[0], IN_ORDER)
+
+
+# Kinds of files.
+
+
+def test_kinds_are_converted_to_gray_or_rgb_and_it_is_said_once(
+    tool: Callable[..., Any], tmp_path: Path
+) -> None:
+    color = Image.fromarray(np.full((4, 4, 3), (200, 100, 0), np.uint8))
+    half = color.convert("RGBA")
+    half.putalpha(0)
+    palette = color.quantize(4)
+    files = {
+        "0.png": encoded(palette),
+        "1.png": encoded(palette),
+        "2.png": encoded(half),
+        "3.webp": encoded(half, "webp", lossless=True),
+        "4.bmp": encoded(color, "bmp"),
+        "5.gif": encoded(color, "gif"),
+        "6.png": encoded(Image.new("L", (4, 4), 77)),
+        "7.png": encoded(Image.new("1", (4, 4), 1)),
+        "8.png": encoded(Image.new("LA", (4, 4), (9, 255))),
+        "9.jpg": encoded(Image.new("CMYK", (4, 4), (0, 0, 0, 255)), "jpeg"),
+    }
+    result = tool(write_folder(tmp_path / "s", files), tmp_path / "d.zip")
+    assert result.code == 0
+    images, _ = read_output(tmp_path / "d.zip")
+    means = [image.mean(axis=(0, 1)).round().tolist() for image in images]
+    orange, white = [200, 100, 0], [255, 255, 255]
+    assert means == [
+        *(orange, orange, white, white, orange, orange),
+        *([77] * 3, white, [9] * 3, [0] * 3),
+    ]
+    notes = [line for line in result.out.splitlines() if line.startswith("Note")]
+    assert len(notes) == 4
+    assert sum("transparent" in note for note in notes) == 1
+
+
+def test_gray_stays_gray_and_an_upright_photograph_is_upright(
+    converted: Callable[..., Any], tmp_path: Path
+) -> None:
+    source = write_folder(tmp_path / "s", {f"{i}.png": encoded(g) for i, g in enumerate(GRAY)})
+    assert_same(converted(source)[0], GRAY)
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    turned = write_folder(tmp_path / "t", {"0.png": encoded(RGB[0], exif=exif)})
+    assert_same(converted(turned)[0], [RGB[0][::-1, ::-1]])
+
+
+def test_color_among_gray_is_never_dropped_unasked(
+    tool: Callable[..., Any], converted: Callable[..., Any], tmp_path: Path
+) -> None:
+    source = write_folder(tmp_path / "s", {"0.png": encoded(GRAY[0]), "1.png": encoded(RGB[0])})
+    result = tool(source, tmp_path / "d.zip", "--skip-bad")
+    assert result.code == 1
+    assert "1.png" in result.error
+    assert "--channels=3" in result.error
+    assert_same(converted(source, "--channels=3")[0], [np.stack([GRAY[0]] * 3, -1), RGB[0]])
+    luma = np.asarray(Image.fromarray(RGB[0]).convert("L"))
+    assert_same(converted(source, "--channels=1")[0], [GRAY[0], luma])
+
+
+# Bad input: one line that names it, the exit code, and nothing at the destination.
+
+GOOD = encoded(RGB[0])
+
+
+def claiming(side: int) -> bytes:
+    """A PNG whose header says that it has so many pixels a side."""
+    header = b"IHDR" + struct.pack(">II", side, side) + GOOD[24:29]
+    return GOOD[:12] + header + struct.pack(">I", zlib.crc32(header)) + GOOD[33:]
+
+
+DEEP = encoded(Image.fromarray(np.full((6, 6), 4000, np.uint16)))
+BAD_FILES = {
+    "text": (b"not an image", "not an image of a known format"),
+    "empty": (b"", "not an image of a known format"),
+    "truncated": (GOOD[:-40], "not a readable image"),
+    "flipped": (GOOD[:60] + bytes([GOOD[60] ^ 255]) + GOOD[61:], "not a readable image"),
+    **{f"bomb{side}": (claiming(side), "pixels") for side in (9_000, 12_000, 50_000)},
+    "sixteen": (DEEP, "more than 8 bits"),
+    "oblong": (encoded(noise(4, 6, 3)), "6x4, not square: give --transform=center-crop"),
+    "another_size": (encoded(noise(4, 4, 3)), "4x4, but the first image 6x6: give --resolution"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+@pytest.mark.parametrize("make", [write_folder, write_zip])
+def test_a_bad_file_stops_the_tool_or_is_skipped_and_counted(
+    tool: Callable[..., Any], tmp_path: Path, kind: str, make: Callable[[Path, Files], Path]
+) -> None:
+    data, message = BAD_FILES[kind]
+    source = make(tmp_path / "source.zip", NESTED | {"b/bad.png": data})
+    (tmp_path / "out").mkdir()
+    for dest in ("d.zip", "d"):
+        result = tool(source, tmp_path / "out" / dest)
+        assert result.code == 1
+        assert "b/bad.png" in result.error
+        assert message in result.error
+        assert os.listdir(tmp_path / "out") == []
+    result = tool(source, tmp_path / "out" / "d.zip", "--skip-bad")
+    assert result.code == 0
+    assert "skipped 1" in result.out
+    assert "b/bad.png" in result.out
+    assert_same(read_output(tmp_path / "out" / "d.zip")[0], IN_ORDER)
+
+
+def test_skipping_everything_is_an_error(tool: Callable[..., Any], tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "s", {f"{i:02d}.png": b"bad" for i in range(30)})
+    result = tool(source, tmp_path / "d.zip", "--skip-bad")
+    assert result.code == 1
+    assert "all 30 were skipped" in result.error
+    assert sum(line.startswith("Skipped") for line in result.out.splitlines()) == 20
+
+
+def entry(name: str, mode: int = stat.S_IFREG | 0o644) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.external_attr = mode << 16
+    return info
+
+
+@pytest.mark.parametrize(
+    ("info", "word"),
+    [
+        *(
+            (entry(name), "unsafe")
+            for name in ("../x.png", "/x.png", "a/../../x.png", "C:/x.png", "c:x.png", "..\\x.png")
+        ),
+        (entry("link.png", stat.S_IFLNK | 0o777), "symbolic link"),
+        (entry("a/x0.png"), "twice"),
+    ],
+    ids=str,
+)
+def test_an_unsafe_zip_is_refused_as_a_whole(
+    tool: Callable[..., Any], tmp_path: Path, info: zipfile.ZipInfo, word: str
+) -> None:
+    source = write_zip(tmp_path / "source.zip", NESTED)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile knows that one name is there twice
+        with zipfile.ZipFile(source, "a") as archive:
+            archive.writestr(info, GOOD)
+    result = tool(source, tmp_path / "d.zip", "--skip-bad")
+    assert result.code == 1
+    assert word in result.error
+    assert info.filename in result.error.replace("\\\\", "\\")
+    assert not (tmp_path / "d.zip").exists()
+
+
+def test_a_zip_entry_that_says_it_is_huge_is_not_read(
+    tool: Callable[..., Any], tmp_path: Path
+) -> None:
+    source = write_zip(tmp_path / "s.zip", {"x.png": GOOD})
+    data = source.read_bytes()
+    field = data.index(b"PK\x01\x02") + 24
+    source.write_bytes(data[:field] + struct.pack("<I", 2**31) + data[field + 4 :])
+    result = tool(source, tmp_path / "d.zip")
+    assert result.code == 1
+    assert "x.png" in result.error
+    assert "says it has 2147483648 bytes" in result.error
+
+
+def test_a_zip_entry_with_a_wrong_checksum_is_bad(tool: Callable[..., Any], tmp_path: Path) -> None:
+    source = write_zip(tmp_path / "s.zip", {"x.png": GOOD})
+    data = source.read_bytes().replace(GOOD, GOOD[:50] + b"?" + GOOD[51:])
+    source.write_bytes(data)
+    assert "x.png" in tool(source, tmp_path / "d.zip").error
+
+
+BAD_LABELS = {
+    "no_json": (b"{", "not readable JSON"),
+    "deep": (b"[" * 100_000, "not readable JSON"),
+    "list": (b"[]", 'not an object with "labels"'),
+    "number": (b'{"labels": 3}', "neither null nor a list"),
+    "partial": (json.dumps({"labels": LABELS["labels"][:3]}).encode(), "no label for 'b/x3.png'"),
+    "mixed": (b'{"labels": [["a", 1], ["b", [1.0]]]}', "mixes"),
+    "lengths": (b'{"labels": [["a", [1, 2]], ["b", [1]]]}', "different lengths"),
+    **{
+        text: (f'{{"labels": [["a/x0.png", {text}]]}}'.encode(), "label 0")
+        for text in ("-1", "1.5", "true", '"3"', "null", "[]", "[NaN]", "[1e999]", "1000000000")
+    },
+    "twice": (b'{"labels": [["a", 1], ["a", 1]]}', "each name once"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_LABELS)
+def test_bad_labels_are_refused(tool: Callable[..., Any], tmp_path: Path, kind: str) -> None:
+    data, message = BAD_LABELS[kind]
+    source = write_folder(tmp_path / "s", NESTED | {"dataset.json": data})
+    result = tool(source, tmp_path / "d.zip")
+    assert result.code == 1
+    assert "dataset.json" in result.error
+    assert message in result.error
+    assert not (tmp_path / "d.zip").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--resolution=big"], "not of the form WxH"),
+        (["--resolution=32"], "not of the form WxH"),
+        (["--resolution=0x0"], "sides can be"),
+        (["--resolution=99999x99999"], "sides can be"),
+        (["--resolution=32x16"], "have to be square"),
+        (["--transform=center-crop", "--resolution=32x16"], "have to be square"),
+        (["--transform=center-crop-wide"], "needs --resolution"),
+        (["--transform=center-crop-wide", "--resolution=16x32"], "at least the height"),
+        (["--transform=stretch"], "--transform"),
+        (["--max-images=0"], "--max"),
+        (["--channels=2"], "--channels"),
+        (["--nonsense"], "--nonsense"),
+    ],
+)
+def test_options_that_make_no_sense_are_usage_errors(
+    tool: Callable[..., Any], tmp_path: Path, options: list[str], message: str
+) -> None:
+    result = tool("digits", tmp_path / "d.zip", *options)
+    assert result.code == 2
+    assert message in result.error
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_is_no_data_set_is_never_replaced(
+    tool: Callable[..., Any], contents: Callable[[Path], Files], tmp_path: Path
+) -> None:
+    home = write_folder(tmp_path / "home", {"thesis.tex": b"x"})
+    write_folder(tmp_path / "home" / "images", NESTED)
+    write_folder(tmp_path / "a.zip", {"dataset.json": b"x"})
+    write_folder(tmp_path, {"file": b"x"})
+    before = contents(tmp_path)
+    for source, dest, message in (
+        ("digits", home, "no data set"),
+        ("digits", tmp_path / "a.zip", "is a folder"),
+        ("digits", tmp_path / "file", "is a file"),
+        (home / "images", home, "in each other's way"),
+        (home / "images", home / "images" / "new", "in each other's way"),
+        (home / "images", home / "images", "in each other's way"),
+    ):
+        result = tool(source, dest, "--overwrite")
+        assert result.code == 2
+        assert message in result.error
+        assert contents(tmp_path) == before
+
+
+def test_a_full_disk_leaves_nothing(
+    tool: Callable[..., Any], tmp_path: Path, full_disk: Callable[[int], Any]
+) -> None:
+    for dest in ("d.zip", "d"):
+        with full_disk(60_000 if dest == "d.zip" else 60):
+            result = tool("digits", tmp_path / dest)
+        assert result.code == 1
+        assert result.error
+        assert os.listdir(tmp_path) == []

@@ -1,0 +1,294 @@
+"""Geometric augmentation of images, told to the network so that it does not leak into samples.
+
+The set that Karras et al. 2022 (arXiv 2206.00364, appendix F.2) use for CIFAR-10. A mirrored copy
+in x takes the place of half of all images; each of the others is on with probability p an image:
+
+    y-flip              a coin
+    scaling             by 2^(0.2 n),  n ~ N(0, 1)
+    rotation            by phi ~ U(-pi, pi)
+    anisotropic scaling by 2^(0.2 n) along the direction a ~ U(-pi, pi), by the inverse across it
+    translation         by 0.125 n_x widths and 0.125 n_y heights,  n_x, n_y ~ N(0, 1)
+
+In this order they make one affine map about the centre of the image, ``x -> T A R S F x``, in
+pixels, x to the right and y down, so that a positive angle turns x towards y. A network that sees
+the parameters as labels learns the augmented data given the labels, and the data where all are 0.
+
+Flips permute pixels. What else there is resamples the image once: Lanczos interpolation to twice
+the resolution, bilinear interpolation at twice the resolution of the output, and the Lanczos
+low-pass down to it, the image being continued by reflection at its edges. The detour keeps what
+a shrunk image cannot hold from aliasing, and costs less than it filters: both Lanczos steps are
+separable, hence two small matrix products.
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import cache
+from math import pi
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dnnlib.errors import UsageError
+from torch_utils import distributed
+from torch_utils.seeds import seeded_generator
+from training.data.batches import AUGMENT_STREAM, Batch, BatchSource
+
+LABEL_DIM = 9
+"""x-flip, y-flip, n, cos phi - 1, sin phi, n cos a, n sin a, n_x, n_y."""
+
+OCTAVES = 0.2
+SHIFT = 0.125
+
+LANCZOS_LOBES = 3
+# Fine pixels beyond the edge of the output under the low-pass of its outermost pixels.
+MARGIN = 2 * LANCZOS_LOBES - 1
+
+
+class AugmentDraws(NamedTuple):
+    """The parameters of each of B images; zero where a transformation is off.
+
+    Attributes:
+        flip_x: ``[B]``, bool.
+        flip_y: ``[B]``, bool.
+        scaling: Its ``n [B]``: positive enlarges.
+        rotation: ``phi [B]`` in radians.
+        stretch: ``n [B]`` of the anisotropic scaling.
+        stretch_angle: Its direction ``a [B]`` in radians.
+        shift: ``(n_x, n_y) [B, 2]``.
+    """
+
+    flip_x: Tensor
+    flip_y: Tensor
+    scaling: Tensor
+    rotation: Tensor
+    stretch: Tensor
+    stretch_angle: Tensor
+    shift: Tensor
+
+    def rows(self, rows: slice) -> "AugmentDraws":
+        """The draws of some of the images, such as one rank's."""
+        return AugmentDraws(*(parameter[rows] for parameter in self))
+
+    def to(self, device: torch.device) -> "AugmentDraws":
+        return AugmentDraws(*(parameter.to(device) for parameter in self))
+
+    def labels(self) -> Tensor:
+        """What the network is told, ``[B, 9]`` float32, in the order of ``LABEL_DIM``.
+
+        As in the paper, ``(n, a)`` and ``(-n, a + pi)`` share their two labels.
+        """
+        columns = [
+            self.flip_x.float(),
+            self.flip_y.float(),
+            self.scaling,
+            self.rotation.cos() - 1,
+            self.rotation.sin(),
+            self.stretch * self.stretch_angle.cos(),
+            self.stretch * self.stretch_angle.sin(),
+            *self.shift.unbind(-1),
+        ]
+        return torch.stack(columns, dim=-1)
+
+    def warps(self, height: int, width: int) -> Tensor:
+        """The maps ``T A R S`` of homogeneous pixel coordinates about the centre, in float64.
+
+        They act on the flipped image, and take a place in it to its place in the result.
+
+        Returns:
+            ``[B, 3, 3]``.
+        """
+        size = self.shift.new_tensor([width, height])
+        scale = (OCTAVES * self.scaling.double()).exp2()
+        stretch = (OCTAVES * self.stretch.double()).exp2()
+        direction = self.stretch_angle.double()
+        warp = _rotation(self.rotation.double()) @ _diagonal(scale, scale)
+        warp = _rotation(direction) @ _diagonal(stretch, 1 / stretch) @ _rotation(-direction) @ warp
+        warp[:, :2, 2] = SHIFT * self.shift.double() * size
+        return warp
+
+
+class GeometricAugmentation:
+    """Augments batches of images and labels them with what was done.
+
+    Args:
+        probability: Of each transformation but the x-flip, from 0 to 1.
+
+    Raises:
+        UsageError: If the probability is none.
+    """
+
+    def __init__(self, probability: float):
+        if not 0 <= probability <= 1:
+            raise UsageError(
+                f"the augmentation probability is {probability}: it must lie between 0 and 1"
+            )
+        self.probability = probability
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """``apply`` with fresh draws for all images."""
+        return self.apply(images, self.draw(len(images), generator))
+
+    def draw(self, count: int, generator: torch.Generator) -> AugmentDraws:
+        """The parameters of ``count`` images, on the generator's device.
+
+        A rank that draws for the batch of all ranks and takes its rows gets what it would get
+        in a batch of one rank.
+        """
+        device = generator.device
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(count, *shape, generator=generator, device=device)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(count, *shape, generator=generator, device=device)
+
+        def angle() -> Tensor:
+            return pi * (2 * uniform() - 1)
+
+        def only(on: Tensor, parameter: Tensor) -> Tensor:
+            return torch.where(on, parameter, torch.zeros_like(parameter))
+
+        on = uniform(5) < self.probability
+        flip_y, scaling, rotation, stretch, shift = on.unbind(-1)
+        return AugmentDraws(
+            flip_x=uniform() < 0.5,
+            flip_y=flip_y & (uniform() < 0.5),
+            scaling=only(scaling, normal()),
+            rotation=only(rotation, angle()),
+            stretch=only(stretch, normal()),
+            stretch_angle=only(stretch, angle()),
+            shift=only(shift[:, None], normal(2)),
+        )
+
+    @torch.no_grad()
+    def apply(self, images: Tensor, draws: AugmentDraws) -> tuple[Tensor, Tensor]:
+        """Transforms each image by its draws; images that are not warped keep their exact values.
+
+        Args:
+            images: ``[B, C, H, W]``, floating point.
+            draws: Of the B images, on any device.
+
+        Returns:
+            Augmented images ``[B, C, H, W]`` and labels ``[B, 9]``, both of the images' device
+            and dtype, without gradient.
+        """
+        draws = draws.to(images.device)
+        labels = draws.labels()
+        augmented = torch.where(draws.flip_x[:, None, None, None], images.flip(-1), images)
+        augmented = torch.where(draws.flip_y[:, None, None, None], augmented.flip(-2), augmented)
+        (warped,) = labels[:, 2:].any(dim=1).nonzero(as_tuple=True)
+        warps = draws.warps(*images.shape[-2:])[warped]
+        augmented[warped] = _warp(augmented[warped], warps)
+        return augmented, labels.to(images.dtype)
+
+
+def _rotation(angle: Tensor) -> Tensor:
+    """Turns x towards y: ``[B] -> [B, 3, 3]``."""
+    matrix = _diagonal(angle.cos(), angle.cos())
+    matrix[:, 0, 1], matrix[:, 1, 0] = -angle.sin(), angle.sin()
+    return matrix
+
+
+def _diagonal(x: Tensor, y: Tensor) -> Tensor:
+    return torch.diag_embed(torch.stack([x, y, torch.ones_like(x)], dim=-1))
+
+
+def _warp(images: Tensor, warps: Tensor) -> Tensor:
+    """Moves what is at ``x`` of ``images [B, C, H, W]`` to ``M x``, by ``warps [B, 3, 3]``."""
+    height, width = images.shape[-2:]
+    rows_up, rows_down = (matrix.to(images) for matrix in _lanczos_matrices(height))
+    columns_up, columns_down = (matrix.to(images) for matrix in _lanczos_matrices(width))
+    fine = rows_up @ images @ columns_up.T
+
+    sources, _ = torch.linalg.inv_ex(warps)
+    coefficients = sources[:, :2].to(images.dtype)[..., None, None]
+    y, x = _fine_centres(height).to(images)[:, None], _fine_centres(width).to(images)
+    from_x, from_y = (
+        coefficients[:, axis, 0] * x + coefficients[:, axis, 1] * y + coefficients[:, axis, 2]
+        for axis in (0, 1)
+    )
+    grid = torch.stack([from_x * (2 / width), from_y * (2 / height)], dim=-1)
+    fine = torch.nn.functional.grid_sample(
+        fine, grid, mode="bilinear", padding_mode="reflection", align_corners=False
+    )
+    return rows_down @ fine @ columns_down.T
+
+
+def _fine_centres(size: int) -> Tensor:
+    """Where the fine pixels of the output lie, margins included: pixels from the centre."""
+    return (torch.arange(-MARGIN, 2 * size + MARGIN, dtype=torch.float64) + 0.5 - size) / 2
+
+
+@cache
+def _lanczos_matrices(size: int) -> tuple[Tensor, Tensor]:
+    """Along one axis, to twice the resolution and from it, in float64.
+
+    Returns:
+        ``[2 N, N]``, with the reflection at the edges built in, and ``[N, 2 N + 2 MARGIN]``.
+    """
+    # Coarse pixels on their reflected continuation, and fine pixels in units of coarse ones.
+    continued = torch.arange(-LANCZOS_LOBES, size + LANCZOS_LOBES)
+    reflected = continued % (2 * size)
+    reflected = torch.minimum(reflected, 2 * size - 1 - reflected)
+    coarse = torch.arange(size) + 0.5 - size / 2
+    fine = _fine_centres(size)
+    inner = fine[MARGIN:-MARGIN]
+
+    taps = _lanczos(inner[:, None] - (continued + 0.5 - size / 2))
+    up = taps.new_zeros(2 * size, size).index_add_(1, reflected, taps)
+    down = _lanczos(fine - coarse[:, None])
+    return up / up.sum(1, keepdim=True), down / down.sum(1, keepdim=True)
+
+
+def _lanczos(x: Tensor) -> Tensor:
+    """The Lanczos kernel ``sinc(x) sinc(x / a)`` for ``|x| < a``, with a lobes (in float64)."""
+    x = x.double()
+    return (x.abs() < LANCZOS_LOBES) * torch.sinc(x) * torch.sinc(x / LANCZOS_LOBES)
+
+
+class AugmentedBatches:
+    """A stream of images with each image augmented, and the labels that tell how.
+
+    The draws of a step are made for its whole batch, and each rank takes those of its share.
+
+    Args:
+        source: Batches of flat images.
+        augmentation: What is done to them.
+        image_shape: ``(C, H, W)``.
+        batch: Batch size over all ranks.
+        seed: Of all draws.
+    """
+
+    def __init__(
+        self,
+        source: BatchSource,
+        augmentation: GeometricAugmentation,
+        image_shape: tuple[int, ...],
+        batch: int,
+        seed: int,
+    ):
+        self._source, self._augmentation = source, augmentation
+        self._image_shape, self._batch, self._seed = image_shape, batch, seed
+
+    def batches(self, first_step: int) -> Iterator[Batch]:
+        for step, batch in enumerate(self._source.batches(first_step), start=first_step):
+            generator = seeded_generator(batch.points.device, self._seed, AUGMENT_STREAM, step)
+            draws = self._augmentation.draw(self._batch, generator)
+            mine = draws.rows(distributed.shard(self._batch))
+            images = batch.points.reshape(-1, *self._image_shape)
+            augmented, labels = self._augmentation.apply(images, mine)
+            yield Batch(augmented.flatten(1), batch.labels, labels)
+
+
+def augmented_points(
+    batches: Iterable[Tensor],
+    augmentation: GeometricAugmentation,
+    image_shape: tuple[int, ...],
+    seed: int,
+) -> Iterator[Tensor]:
+    """Flat images ``[n, D]``, augmented; the draws are this rank's own."""
+    for index, points in enumerate(batches):
+        keys = (seed, AUGMENT_STREAM, index, distributed.rank())
+        generator = seeded_generator(points.device, *keys)
+        augmented, _ = augmentation(points.reshape(-1, *image_shape), generator)
+        yield augmented.flatten(1)

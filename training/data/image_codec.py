@@ -1,0 +1,138 @@
+"""Image files to pixels and back: uint8 arrays ``[H, W, C]``, gray (C = 1) or RGB (C = 3)."""
+
+import warnings
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from dnnlib.errors import DataError
+from dnnlib.logs import logger
+
+MAX_PIXELS = 1 << 26
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def decode_exact(data: bytes, where: str) -> np.ndarray:
+    """The pixels of a file that holds 8-bit gray or RGB, as they are: ``[H, W, C]`` uint8.
+
+    Raises:
+        DataError: It is broken, too large, or of another kind; ``where`` is its name in the error.
+    """
+    image = _decode(data, where)
+    depth = _png_depth(data)
+    if image.mode not in ("L", "RGB") or depth not in (None, 8):
+        kind = f"{depth} bits a channel" if image.mode in ("L", "RGB") else f"mode {image.mode}"
+        raise DataError(
+            f"{where} is not 8-bit gray or RGB, but has {kind}: convert it with dataset_tool.py"
+        )
+    return _pixels(image)
+
+
+class Decoder:
+    """Reads image files of any 8-bit kind, and says once in the log what it had to convert.
+
+    A photograph is turned upright as its EXIF entry says, palettes become RGB, what is transparent
+    is laid on white, and of an animation the first picture counts.
+    """
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def __call__(self, data: bytes, where: str) -> np.ndarray:
+        """The pixels ``[H, W, C]`` uint8, C = 1 if the file is gray, else 3.
+
+        Raises:
+            DataError: It is broken, too large, or has more than 8 bits a channel.
+        """
+        image = _decode(data, where)
+        if image.mode.startswith(("I", "F")) or _png_depth(data) == 16:
+            raise DataError(f"{where} has more than 8 bits a channel: convert it to 8 bits first")
+        try:
+            # Conversions warn about odd palettes and metadata, which change no pixel.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return _pixels(self._plain(image, where))
+        except MemoryError:
+            raise
+        except Exception as error:  # metadata is parsed here, and may be broken in any way
+            raise DataError(f"{where} cannot be converted: {error}") from error
+
+    def _plain(self, image: Image.Image, where: str) -> Image.Image:
+        """The image upright, in mode L or RGB."""
+        image = ImageOps.exif_transpose(image)
+        if image.mode == "1":
+            self._say("black-and-white images become gray", where)
+            image = image.convert("L")
+        if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA"):
+            self._say("transparent images are laid on white", where)
+            gray = image.mode in ("L", "LA")
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            return Image.alpha_composite(white, image).convert("L" if gray else "RGB")
+        if image.mode in ("P", "CMYK"):
+            self._say(f"images of mode {image.mode} become RGB", where)
+            return image.convert("RGB")
+        if image.mode not in ("L", "RGB"):
+            raise ValueError(f"mode {image.mode} is unknown")
+        return image
+
+    def _say(self, what: str, where: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            logger.info(f"Note: {what} (first: {where})")
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """An uncompressed PNG of ``[H, W, C]`` uint8 pixels; equal pixels give equal bytes."""
+    file = BytesIO()
+    _to_image(pixels).save(file, format="PNG", compress_level=0)
+    return file.getvalue()
+
+
+def resize(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    """``[H, W, C]`` pixels resampled to another size by an antialiased Lanczos filter."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    return _pixels(_to_image(pixels).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def to_gray(pixels: np.ndarray) -> np.ndarray:
+    """The luma (ITU-R 601) of ``[H, W, 3]`` pixels as ``[H, W, 1]``."""
+    return _pixels(_to_image(pixels).convert("L"))
+
+
+def _decode(data: bytes, where: str) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # Pillow only warns up to twice its limit.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(BytesIO(data), formats=_FORMATS)
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(
+                    f"it says it has {image.width}x{image.height} pixels, more than {MAX_PIXELS}"
+                )
+            image.load()
+    except MemoryError:
+        raise
+    except UnidentifiedImageError as error:
+        raise DataError(f"{where} is not an image of a known format") from error
+    except Exception as error:  # decoders raise nearly anything at broken files
+        raise DataError(f"{where} is not a readable image: {error}") from error
+    return image
+
+
+def _png_depth(data: bytes) -> int | None:
+    """Bits a channel of a PNG, of which Pillow keeps 8 without a word; None for other formats."""
+    return data[24] if data.startswith(_PNG_SIGNATURE) else None
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    pixels = np.asarray(image)
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def _to_image(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)

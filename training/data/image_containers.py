@@ -1,0 +1,238 @@
+"""Zips and folders of image files behind one interface, and the labels in their ``dataset.json``.
+
+A zip may come from anywhere, so nothing in it is trusted: names that would leave a folder, links,
+and entries that say they are huge are refused by name, and nothing is ever extracted to disk.
+"""
+
+import json
+import lzma
+import os
+import re
+import stat
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Protocol
+
+from dnnlib.errors import DataError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
+LABEL_FILE = "dataset.json"
+MAX_FILE_BYTES = 256 << 20
+MAX_CLASSES = 100_000
+"""One more than the largest integer label: each label becomes a one-hot vector this long."""
+
+Label = int | list[float]
+
+_DRIVE_OR_CONTROL = re.compile(r"^[A-Za-z]:|[\x00-\x1f\x7f]")
+
+
+class Container(Protocol):
+    """Files with relative names, ``/`` between folders.
+
+    Attributes:
+        path: The zip or folder.
+        names: Of all files, sorted.
+    """
+
+    path: Path
+    names: list[str]
+
+    def where(self, name: str) -> str:
+        """A file of this container, as errors call it."""
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file. Raises DataError if it is too large or cannot be read whole."""
+
+    def close(self) -> None: ...
+
+
+def open_container(path: Path) -> Container:
+    """The files of a folder, or else of a zip.
+
+    Raises:
+        DataError: Nothing is there, it is neither, or the zip has an unsafe entry.
+    """
+    if path.is_dir():
+        return FolderContainer(path)
+    if not path.exists():
+        raise DataError(f"{path} does not exist: give a folder or zip of images")
+    return ZipContainer(path)
+
+
+class FolderContainer:
+    """All files below a folder. Links to files are followed, links to folders are not."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.names: list[str] = []
+        # A folder that cannot be listed is an error: left alone, it would look empty.
+        for folder, _, files in os.walk(path, onerror=_reraise):
+            below = Path(folder).relative_to(path)
+            self.names.extend((below / file).as_posix() for file in files)
+        self.names.sort()
+
+    def where(self, name: str) -> str:
+        return str(self.path / name)
+
+    def read(self, name: str) -> bytes:
+        file = self.path / name
+        try:
+            # Opening a pipe or a device could wait for ever.
+            if not stat.S_ISREG(file.stat().st_mode):
+                raise DataError(f"{file} is not an ordinary file")
+            with file.open("rb") as stream:
+                data = stream.read(MAX_FILE_BYTES + 1)
+        except OSError as error:
+            raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
+        if len(data) > MAX_FILE_BYTES:
+            raise DataError(f"{file} is larger than {MAX_FILE_BYTES >> 20} MiB")
+        return data
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class ZipContainer:
+    """The entries of a zip."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            self._archive = zipfile.ZipFile(path)
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
+            raise DataError(f"{path} is not a readable zip: {error}") from error
+        try:
+            self._entries = self._checked_entries()
+        except DataError:
+            self._archive.close()
+            raise
+        self.names = sorted(self._entries)
+
+    def _checked_entries(self) -> dict[str, zipfile.ZipInfo]:
+        entries: dict[str, zipfile.ZipInfo] = {}
+        for info in self._archive.infolist():
+            # The filename that zipfile gives is already mended; what was written is judged.
+            name = info.orig_filename
+            if (
+                name.startswith("/")
+                or "\\" in name
+                or ".." in name.split("/")
+                or _DRIVE_OR_CONTROL.search(name)
+            ):
+                raise DataError(f"{self.path} has an entry with the unsafe name {name!r}")
+            if stat.S_ISLNK(info.external_attr >> 16):
+                raise DataError(f"the entry {name!r} of {self.path} is a symbolic link")
+            if name in entries:
+                raise DataError(f"{self.path} has the entry {name!r} twice")
+            if not info.is_dir():
+                entries[name] = info
+        return entries
+
+    def where(self, name: str) -> str:
+        return f"{name!r} in {self.path}"
+
+    def read(self, name: str) -> bytes:
+        info = self._entries[name]
+        if info.file_size > MAX_FILE_BYTES:
+            raise DataError(
+                f"{self.where(name)} says it has {info.file_size} bytes, more than "
+                f"{MAX_FILE_BYTES >> 20} MiB"
+            )
+        try:
+            # zipfile itself stops at the declared size, and checks the checksum.
+            return self._archive.read(info)
+        except (
+            OSError,
+            EOFError,
+            ValueError,
+            RuntimeError,  # encrypted; NotImplementedError (an unknown compression) is one too
+            struct.error,
+            zlib.error,
+            lzma.LZMAError,
+            zipfile.BadZipFile,
+        ) as error:
+            raise DataError(f"{self.where(name)} cannot be read: {error}") from error
+
+    def close(self) -> None:
+        self._archive.close()
+
+
+def image_names(container: Container) -> list[str]:
+    """Names of the image files, sorted; hidden files and macOS's shadow folder are left out."""
+    return [
+        name
+        for name in container.names
+        if name.lower().endswith(IMAGE_SUFFIXES)
+        and not any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    ]
+
+
+def read_labels(container: Container) -> dict[str, Label] | None:
+    """The labels in ``dataset.json`` by name of the image; None if it says there are none.
+
+    Raises:
+        DataError: The file is missing or malformed, or mixes classes and vectors.
+    """
+    where = container.where(LABEL_FILE)
+    if LABEL_FILE not in container.names:
+        raise DataError(f"{container.path} has no {LABEL_FILE}, so no labels")
+    try:
+        content = json.loads(container.read(LABEL_FILE))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is not readable JSON") from error
+    if not isinstance(content, dict) or "labels" not in content:
+        raise DataError(f'{where} is not an object with "labels"')
+    if content["labels"] is None:
+        return None
+    if not isinstance(content["labels"], list):
+        raise DataError(f'"labels" of {where} is neither null nor a list')
+    labels: dict[str, Label] = {}
+    for index, pair in enumerate(content["labels"]):
+        match pair:
+            case [str(name), label] if name not in labels and _is_label(label):
+                labels[name] = label
+            case _:
+                text = json.dumps(pair)
+                text = text if len(text) <= 80 else f"{text[:80]}..."
+                raise DataError(
+                    f"label {index} of {where} is {text}: it should be [name, class from 0 to "
+                    f"{MAX_CLASSES - 1}] or [name, [numbers]], each name once"
+                )
+    kinds = {len(label) if isinstance(label, list) else 0 for label in labels.values()}
+    if len(kinds) > 1:
+        raise DataError(f"{where} mixes classes and vectors, or vectors of different lengths")
+    return labels
+
+
+def labels_of(container: Container, names: list[str]) -> list[Label] | None:
+    """The labels of these images in their order; None if ``dataset.json`` says there are none.
+
+    Raises:
+        DataError: As ``read_labels``, or an image has no label.
+    """
+    labels = read_labels(container)
+    if labels is None:
+        return None
+    for name in names:
+        if name not in labels:
+            raise DataError(f"{container.where(LABEL_FILE)} has no label for {name!r}")
+    return [labels[name] for name in names]
+
+
+def _is_label(value: object) -> bool:
+    if type(value) is int:
+        return 0 <= value < MAX_CLASSES
+    return isinstance(value, list) and len(value) > 0 and all(map(_is_float32, value))
+
+
+def _is_float32(value: object) -> bool:
+    # The comparison is false for NaN, and exact for integers of any size.
+    return type(value) in (int, float) and abs(value) <= 3.4e38  # type: ignore[arg-type]
+
+
+def _reraise(error: OSError) -> None:
+    raise error

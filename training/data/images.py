@@ -1,0 +1,163 @@
+"""Images as data: pixels to numbers and back, and endless shuffled batches of a data set.
+
+A stream is a function of (seed, position) alone. With n images, position k belongs to epoch
+``k // n`` and shows the image at place ``k % n`` of a permutation seeded by (seed, epoch). So every
+image is shown exactly once an epoch, a stream can start anywhere, and ranks need not talk: batch s
+is the positions from ``s * batch``, of which each rank reads its share.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import count
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from dnnlib.errors import DataError
+from torch_utils import distributed
+from torch_utils.seeds import seeded_generator
+from training.data.batches import DATA_STREAM, Batch
+from training.data.image_dataset import ImageDataset
+
+__all__ = ["ImageBatches", "ImageDataset", "basis_batches", "normalize_pixels", "to_pixels"]
+
+
+def normalize_pixels(pixels: Tensor) -> Tensor:
+    """uint8 pixels of any shape as float32 data, ``p / 127.5 - 1``, on their device."""
+    return pixels.to(torch.float32) / 127.5 - 1
+
+
+def to_pixels(points: Tensor) -> Tensor:
+    """Data of any shape as uint8 pixels: rounded to the nearest, clamped to 0..255.
+
+    Raises:
+        DataError: Values that are not finite.
+    """
+    if not points.isfinite().all():
+        raise DataError("values that are not finite cannot be pixels")
+    return ((points + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+class ImageBatches:
+    """Endless shuffled batches of a data set, a function of (seed, position) alone.
+
+    Points are flattened and normalized in float32 on the device, from uint8 that was sent there.
+
+    Args:
+        dataset: The images.
+        batch: Batch size over all ranks.
+        seed: Of the order.
+        device: Where the points go.
+        workers: Processes of this rank that read ahead; 0 reads in this one.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        batch: int,
+        seed: int,
+        device: torch.device,
+        workers: int = 1,
+    ):
+        self._dataset, self._batch, self._seed = dataset, batch, seed
+        self._device, self._workers = device, workers
+
+    def batches(self, first_step: int) -> Iterator[Batch]:
+        """This rank's share of each batch from that step on: ``[b, D]``, labels ``[b, k]``.
+
+        Raises:
+            DataError: An image that cannot be read.
+        """
+        share = distributed.shard(self._batch)
+        order = _ShuffledOrder(len(self._dataset), self._seed, self._batch, share, first_step)
+        for pixels, labels in _load(self._dataset, order, self._workers, self._device):
+            points = normalize_pixels(pixels).flatten(1)
+            yield Batch(points, labels if self._dataset.has_labels else None)
+
+
+def basis_batches(
+    dataset: ImageDataset,
+    max_images: int | None = None,
+    batch: int = 1000,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+) -> Iterator[Tensor]:
+    """Float32 points ``[n, D]`` for an eigenbasis, each image once; this rank's share of them.
+
+    Args:
+        dataset: The images.
+        max_images: Use so many over all ranks, drawn at random but always the same; None uses all.
+        batch: Images at a time.
+        device: Where the points go.
+        workers: Processes of this rank that read ahead.
+
+    Raises:
+        DataError: An image that cannot be read, or fewer images than ranks.
+    """
+    total = min(len(dataset), max_images or len(dataset))
+    if total < distributed.world_size():
+        raise DataError(f"{total} images cannot be shared by {distributed.world_size()} ranks")
+    chosen = torch.randperm(len(dataset), generator=seeded_generator("cpu", 0))[:total]
+    mine = chosen.sort().values[distributed.shard(total)]
+    parts = [part.tolist() for part in torch.split(mine, batch)]
+    for pixels, _ in _load(dataset, parts, workers, torch.device(device)):
+        yield normalize_pixels(pixels).flatten(1)
+
+
+class _ShuffledOrder(Sampler[list[int]]):
+    """The items of this rank's share of each batch, from a step on, without end."""
+
+    def __init__(self, images: int, seed: int, batch: int, share: slice, first_step: int):
+        self._images, self._seed, self._batch = images, seed, batch
+        self._share, self._first_step = share, first_step
+        self._epoch, self._permutation = -1, np.empty(0, np.int64)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in count(self._first_step):
+            start = step * self._batch
+            positions = range(start + self._share.start, start + self._share.stop)
+            yield [self._item(position) for position in positions]
+
+    def _item(self, position: int) -> int:
+        epoch, place = divmod(position, self._images)
+        if epoch != self._epoch:
+            generator = seeded_generator("cpu", self._seed, DATA_STREAM, epoch)
+            self._epoch = epoch
+            self._permutation = torch.randperm(self._images, generator=generator).numpy()
+        return int(self._permutation[place])
+
+
+class _Reader(Dataset[tuple[Tensor, Tensor] | DataError]):
+    """Whole batches by lists of items, so that a cached data set is indexed once a batch."""
+
+    def __init__(self, dataset: ImageDataset):
+        self._dataset = dataset
+
+    def __getitem__(self, items: list[int]) -> tuple[Tensor, Tensor] | DataError:
+        # An exception from a worker would arrive with a traceback as its message.
+        try:
+            return self._dataset.read(items)
+        except DataError as error:
+            return error
+
+
+def _load(
+    dataset: ImageDataset, order: Iterable[list[int]], workers: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pixels and labels of lists of items, in their order, on the device."""
+    pin = device.type == "cuda"
+    loader: DataLoader[tuple[Tensor, Tensor] | DataError] = DataLoader(
+        _Reader(dataset),
+        batch_size=None,
+        sampler=order,
+        num_workers=workers,
+        pin_memory=pin,
+        # Without its own, the loader would draw from the process's generator.
+        generator=torch.Generator().manual_seed(0),
+    )
+    for result in loader:
+        if isinstance(result, DataError):
+            raise result
+        pixels, labels = result
+        yield pixels.to(device, non_blocking=pin), labels.to(device, non_blocking=pin)
