@@ -37,6 +37,12 @@ def parse_resolution(
 @command(help=__doc__)
 @click.option("--source", required=True, help="Where the images are.")
 @click.option("--dest", type=FILE, required=True, help="The .zip, or else folder, to make.")
+@click.option(
+    "--first-image",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Leave out so many images at the start, so that a source can be split.",
+)
 @click.option("--max-images", type=COUNT, help="Stop after so many images  [default: all]")
 @click.option(
     "--transform",
@@ -65,7 +71,9 @@ def main(**options: Any) -> None:
     source_name: str = options["source"]
     transform = Transform(options["transform"], options["resolution"])
     channels = int(options["channels"]) if options["channels"] else None
-    conversion = Conversion(transform, channels, options["max_images"], options["skip_bad"])
+    conversion = Conversion(
+        transform, channels, options["max_images"], options["skip_bad"], options["first_image"]
+    )
     source_path = None if source_name == DIGITS else Path(source_name)
     require_writable(dest, source_path, options["overwrite"])
     source = open_source(source_name)

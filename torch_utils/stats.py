@@ -1,6 +1,7 @@
 """Running means of what happens in training, summed on the device and read once a tick."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,17 @@ class RunningMeans:
 
 
 def append_jsonl(path: Path, record: dict[str, Any]) -> None:
-    """Adds one line, flushed, so that a run can be watched while it goes on."""
+    """Adds one line, flushed, so that a run can be watched while it goes on.
+
+    Numbers that are not finite, for which JSON has no words, become null.
+    """
+    record = {key: _finite_or_none(value) for key, value in record.items()}
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+        file.write(json.dumps(record, allow_nan=False) + "\n")
+
+
+def _finite_or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def keep_lines_until(path: Path, key: str, last: int) -> None:

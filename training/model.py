@@ -125,6 +125,9 @@ class Model:
         try:
             schedule = make_schedule(recipe.schedule, recipe.schedule_arguments, basis, end_std)
             arguments = {**recipe.denoiser_arguments, **denoiser_part.state}
+            variance = arguments.get("data_variance", basis.eigenvalues)
+            if variance.shape != basis.eigenvalues.shape or not (variance >= 0).all():
+                raise ValueError("its data_variance does not belong to its basis")
             denoiser = NetworkDenoiser(network, basis, schedule, **arguments)
             if schedule.dim != basis.dim:
                 raise ValueError(f"schedule of {schedule.dim} and basis of {basis.dim} dimensions")

@@ -2,6 +2,7 @@
 
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from tqdm import tqdm
@@ -24,6 +25,7 @@ class Conversion:
         transform: Crop and size.
         channels: 1 makes all images gray and 3 makes all RGB; None takes the first image's. Then a
             later gray image is repeated in three channels, but color is never thrown away.
+        first_image: Leave out so many at the start, so that a data set can be split.
         max_images: Stop after so many.
         skip_bad: Leave out images that cannot be read, or have the wrong shape, and count them.
     """
@@ -32,6 +34,7 @@ class Conversion:
     channels: int | None = None
     max_images: int | None = None
     skip_bad: bool = False
+    first_image: int = 0
 
     def run(self, source: Source, writer: ImageWriter) -> tuple[tuple[int, ...], int]:
         """Shape ``(S, S, C)`` of the images that were written, and how many were skipped.
@@ -42,11 +45,11 @@ class Conversion:
         """
         shape: tuple[int, ...] | None = None
         skipped = 0
-        total = source.total
+        total = None if source.total is None else max(0, source.total - self.first_image)
         if self.max_images is not None and total is not None:
             total = min(total, self.max_images)
         with closing(source.images), tqdm(total=total, unit="image", disable=None) as bar:
-            for image in source.images:
+            for image in islice(source.images, self.first_image, None):
                 try:
                     pixels = self._square(image, shape)
                 except DataError as error:

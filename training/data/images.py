@@ -6,6 +6,7 @@ image is shown exactly once an epoch, a stream can start anywhere, and ranks nee
 is the positions from ``s * batch``, of which each rank reads its share.
 """
 
+import signal
 from collections.abc import Iterable, Iterator
 from itertools import count
 
@@ -142,6 +143,12 @@ class _Reader(Dataset[tuple[Tensor, Tensor] | DataError]):
             return error
 
 
+def _leave_signals_to_parent(worker: int) -> None:
+    """A Ctrl-C reaches all processes of a terminal, but only the training may act on it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _load(
     dataset: ImageDataset, order: Iterable[list[int]], workers: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -153,6 +160,7 @@ def _load(
         sampler=order,
         num_workers=workers,
         pin_memory=pin,
+        worker_init_fn=_leave_signals_to_parent,
         # Without its own, the loader would draw from the process's generator.
         generator=torch.Generator().manual_seed(0),
     )

@@ -8,7 +8,7 @@
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from math import pi
+from math import log, pi
 from typing import Protocol
 
 import torch
@@ -84,7 +84,8 @@ class NetworkDenoiser(nn.Module):
             conditions: What else the network takes, such as ``labels [B, L]``.
         """
         c = self.coefficients(t)
-        return c.c_skip * x + c.c_out * self.residual(c.c_in * x, t, **conditions).to(x.dtype)
+        residual = self.residual(c.c_in * x, t, **conditions)
+        return (c.c_skip * x + c.c_out * residual).to(x.dtype)
 
     def residual(self, z: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
         """The network's output F for unit-variance inputs ``z [B, D]``, in eigenspace."""
@@ -118,12 +119,11 @@ def noise_condition(schedule: NoiseSchedule, t: Tensor, kind: str) -> Tensor:
 class MixtureDenoiser(nn.Module):
     """Exact denoiser of ``sum_k w_k N(A m_k, A S A^T)`` under ``N(0, diag gamma(t))`` noise.
 
-    In the intrinsic coordinates c of the mixture (``e = B c + const`` with ``B = W^T A``), a noisy
-    point is a Gaussian observation of c with mean ``c_hat = R B^T G (x - const)`` and covariance
-    ``R = (B^T G B)^-1``, where ``G = diag(1/gamma)``. With ``V = S + R``, component k has evidence
-    ``N(c_hat; m_k, V)`` and
+    In eigenspace the components are ``N(o + B m_k, B S B^T)`` with ``B = W^T A``, ``o = -W^T mu``.
+    Noisy, all have the covariance ``V = B S B^T + diag gamma``, and by Tweedie's formula
 
-        E[c | x] = m_bar + S V^-1 (c_hat - m_bar),     m_bar = sum_k softmax_k(log evidence) m_k.
+        D     = x - gamma V^-1 (x - o - B m_bar),
+        m_bar = sum_k softmax_k(log(w_k N(x; o + B m_k, V))) m_k.
 
     The softmax over components is attention with keys made of the ``m_k``, so the fused attention
     kernel does the work. Queries go in chunks, which bounds memory where no fused kernel exists.
@@ -150,73 +150,61 @@ class MixtureDenoiser(nn.Module):
     ):
         super().__init__()
         self.basis, self.schedule, self.chunk_elements = basis, schedule, chunk_elements
-        self.register_buffer("log_weights", weights.double().log())
-        self.register_buffer("means", means.double())
-        self.register_buffer("covariance", covariance.double())
-        self.register_buffer("axes", basis.eigenvectors.T @ embedding.double())
+        axes = basis.eigenvectors.T @ embedding.double()
+        means = means.double()
+        # A query times a key is the log evidence, but for terms that all components share.
+        outer = (-0.5 * means[:, :, None] * means[:, None, :]).flatten(1)
+        keys = torch.cat([means, outer, weights.double().log()[:, None]], dim=1)
+        self.register_buffer("keys", keys)
+        self.register_buffer("means", means)
+        self.register_buffer("axes", axes)
+        self.register_buffer("covariance", axes @ covariance.double() @ axes.T)
         self.register_buffer("origin", -basis.eigenvectors.T @ basis.mean)
 
-    log_weights: Tensor
+    keys: Tensor
     means: Tensor
-    covariance: Tensor
     axes: Tensor
+    covariance: Tensor
     origin: Tensor
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """The posterior means ``[B, D]`` of ``x [B, D]``, in the dtype of x."""
-        c_hat, observed = self._observe(x.double(), t)
-        total_inverse = torch.linalg.inv(self.covariance + observed)
-        queries = self._queries(c_hat, total_inverse)
-        keys, dim = self._keys, self.means.shape[1]
-        values = F.pad(self.means, (0, keys.shape[1] - dim))
-        chunk = max(1, self.chunk_elements // len(keys))
-        mean = torch.cat(
-            [_attend(part, keys, values)[:, :dim] for part in torch.split(queries, chunk)]
-        )
-        shrink = total_inverse @ self.covariance  # V^-1 S, so that rows multiply from the left
-        posterior = mean + _rows_times(c_hat - mean, shrink)
-        return (posterior @ self.axes.T + self.origin).to(x.dtype)
+        centered = x.double() - self.origin
+        gamma = self.schedule.noise_variance(t.double())
+        precision, _ = self._noisy_precision(gamma)
+        queries = self._queries(centered, precision)
+        count, dim = self.means.shape
+        values = F.pad(self.means, (0, self.keys.shape[1] - dim))
+        chunks = torch.split(queries, max(1, self.chunk_elements // count))
+        mean = torch.cat([_attend(part, self.keys, values)[:, :dim] for part in chunks])
+        residual = centered - mean @ self.axes.T
+        return (x - gamma * _rows_times(residual, precision)).to(x.dtype)
 
     def log_density(self, x: Tensor, t: Tensor) -> Tensor:
-        """``log p_t(x) [B]`` of noisy points ``[B, D]``, in nats.
+        """``log p_t(x) [B]`` of noisy points ``[B, D]``, in nats."""
+        centered = x.double() - self.origin
+        precision, logdet = self._noisy_precision(self.schedule.noise_variance(t.double()))
+        queries = self._queries(centered, precision)
+        chunks = torch.split(queries, max(1, self.chunk_elements // len(self.means)))
+        evidence = torch.cat([(part @ self.keys.T).logsumexp(dim=1) for part in chunks])
+        square = (centered * _rows_times(centered, precision)).sum(dim=1)
+        return evidence - 0.5 * (square + logdet + x.shape[1] * log(2 * pi))
 
-        The noisy point is split into its intrinsic observation ``c_hat`` and the part off the
-        mixture's subspace, which is pure Gaussian noise.
-        """
-        x = x.double()
-        c_hat, observed = self._observe(x, t)
-        total = self.covariance + observed
-        queries = self._queries(c_hat, torch.linalg.inv(total))
-        chunk = max(1, self.chunk_elements // len(self.means))
-        cross = torch.cat(
-            [(part @ self._keys.T).logsumexp(1) for part in torch.split(queries, chunk)]
-        )
-        square = (c_hat * _rows_times(c_hat, torch.linalg.inv(total))).sum(-1)
-        intrinsic = cross - 0.5 * (square + torch.logdet(2 * pi * total))
-        gamma = self.schedule.noise_variance(t)
-        off = x - self.origin - c_hat @ self.axes.T
-        off_square = (off**2 / gamma).sum(-1)
-        off_logdet = (2 * pi * gamma).log().sum(-1) - torch.logdet(2 * pi * observed)
-        return intrinsic - 0.5 * (off_square + off_logdet)
+    def _noisy_precision(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        """``V^-1 [..., D, D]`` and ``log det V [...]`` for noise variances ``gamma [..., D]``."""
+        total = self.covariance + torch.diag_embed(gamma)
+        # Noise may differ by many orders between dimensions; scaled to unit diagonal, V is tame.
+        std = total.diagonal(dim1=-2, dim2=-1).sqrt()
+        scaling = std[..., :, None] * std[..., None, :]
+        correlation = total / scaling
+        logdet = torch.logdet(correlation) + 2 * std.log().sum(dim=-1)
+        return torch.linalg.inv(correlation) / scaling, logdet
 
-    def _observe(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """``c_hat [B, d]`` and its noise covariance ``R`` (``[d, d]``, or ``[B, d, d]``)."""
-        precision = 1 / self.schedule.noise_variance(t.double())
-        information = self.axes.T @ (precision[..., None] * self.axes)
-        covariance = torch.linalg.inv(information)
-        weighted = ((x - self.origin) * precision) @ self.axes
-        return _rows_times(weighted, covariance), covariance
-
-    def _queries(self, c_hat: Tensor, total_inverse: Tensor) -> Tensor:
-        """``[V^-1 c_hat, vec V^-1, 1]``: all that the log evidence needs of a noisy point."""
-        flat = total_inverse.flatten(-2).expand(len(c_hat), -1)
-        return torch.cat([_rows_times(c_hat, total_inverse), flat, torch.ones_like(flat[:, :1])], 1)
-
-    @property
-    def _keys(self) -> Tensor:
-        """``[m, vec(-m m^T / 2), log w]``: times a query, the log evidence but for m-free terms."""
-        outer = (-0.5 * self.means[:, :, None] * self.means[:, None, :]).flatten(1)
-        return torch.cat([self.means, outer, self.log_weights[:, None]], dim=1)
+    def _queries(self, centered: Tensor, precision: Tensor) -> Tensor:
+        """``[B^T V^-1 (x - o), vec(B^T V^-1 B), 1]``, all that log evidences need of a point."""
+        linear = _rows_times(centered, precision) @ self.axes
+        quadratic = (self.axes.T @ precision @ self.axes).flatten(-2).expand(len(centered), -1)
+        return torch.cat([linear, quadratic, torch.ones_like(linear[:, :1])], dim=1)
 
 
 class DiscreteDenoiser(MixtureDenoiser):

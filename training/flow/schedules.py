@@ -143,8 +143,8 @@ class InflationSchedule(NoiseSchedule):
         if g_type == "orig":
             compressed = -dims_to_keep / (data_dim - dims_to_keep)
         elif g_type == "constant_inflation_gap":
-            if inflation_gap <= 0:
-                raise UsageError(f"inflation_gap is {inflation_gap}: it must be positive")
+            if not 0 < inflation_gap < inf:
+                raise UsageError(f"inflation_gap is {inflation_gap}: it must be a positive number")
             compressed = 1 - inflation_gap
         else:
             raise UsageError(f"unknown g_type '{g_type}': choose one of {', '.join(G_TYPES)}")

@@ -2,8 +2,20 @@
 
 from torch import nn
 
+from training.networks.adm import ADMUNet
 from training.networks.mlp import ToyMLP
-from training.networks.toy_unet import ToyConvUNet
+from training.networks.toy_unet import ToyConvUNet, ToySongUNet
+from training.networks.unet import DDPMpp, NCSNpp
 
-NETWORKS: dict[str, type[nn.Module]] = {"mlp": ToyMLP, "ToyConvUNet": ToyConvUNet}
+TOY_NETWORKS: dict[str, type[nn.Module]] = {
+    "mlp": ToyMLP,
+    "ToyConvUNet": ToyConvUNet,
+    "ToySongUNet": ToySongUNet,
+}
+"""Networks of points ``[B, D]``, constructed from ``dim`` and ``noise_range``."""
+
+IMAGE_NETWORKS: dict[str, type[nn.Module]] = {"ddpmpp": DDPMpp, "ncsnpp": NCSNpp, "adm": ADMUNet}
+"""Networks of flat images ``[B, C H W]``, constructed from ``image_shape``."""
+
+NETWORKS: dict[str, type[nn.Module]] = {**TOY_NETWORKS, **IMAGE_NETWORKS}
 """The fixed registry: a network file can name these classes and no others."""

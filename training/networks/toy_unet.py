@@ -1,9 +1,13 @@
-"""A small residual convolutional U-Net for toys: the point is lifted to an 8 x 8 image."""
+"""Small residual convolutional U-Nets for toys: the point is lifted to an 8 x 8 image."""
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.networks.blocks import BlockStyle
+from training.networks.encoder_decoder import Decoder, Encoder, Layout
 from training.networks.features import NoiseFeatures
 
 SIDE = 8
@@ -76,3 +80,59 @@ class ToyConvUNet(nn.Module):
         up4 = self.up4(torch.cat([F.interpolate(at2, scale_factor=2.0), at4], dim=1), embedding)
         up8 = self.up8(torch.cat([F.interpolate(up4, scale_factor=2.0), at8], dim=1), embedding)
         return self.lower(F.silu(self.norm(up8)).flatten(1))
+
+
+class ToySongUNet(nn.Module):
+    """``F(z, c_noise)`` by the encoder and decoder of DDPM++, of an image made of the point.
+
+    The noise features are not those of DDPM++, but few and slow: see ``NoiseFeatures``.
+
+    Args:
+        dim: Number of data dimensions D.
+        noise_range: See ``NoiseFeatures``.
+        image_channels: Channels of the image that the point becomes and comes from.
+        channels: Channels at full resolution, but for its factor.
+        channel_mult: Factor of each level; resolutions are 8, 4, 2.
+        num_blocks: Residual blocks of an encoder level.
+        attention_resolutions: Resolutions at which blocks have attention.
+        dropout: Fraction of activations dropped in training.
+        time_features: Number of cosines of the noise condition.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        noise_range: tuple[float, float],
+        image_channels: int = 4,
+        channels: int = 32,
+        channel_mult: Sequence[int] = (1, 2),
+        num_blocks: int = 1,
+        attention_resolutions: Sequence[int] = (4,),
+        dropout: float = 0.0,
+        time_features: int = 8,
+    ):
+        super().__init__()
+        self.image_shape = (image_channels, SIDE, SIDE)
+        widths = [factor * channels for factor in channel_mult]
+        layout = Layout(self.image_shape, channels, widths, num_blocks, attention_resolutions)
+        # F = 0 makes D the best linear denoiser: training starts from there.
+        style = BlockStyle(4 * channels, dropout, image_gain=0.0)
+        self.embed = nn.Sequential(
+            NoiseFeatures(noise_range, time_features),
+            style.linear(time_features, style.embedding_dim),
+            nn.SiLU(),
+            style.linear(style.embedding_dim, style.embedding_dim),
+            nn.SiLU(),
+        )
+        self.lift = style.linear(dim, image_channels * SIDE * SIDE)
+        self.encoder = Encoder(layout, style)
+        self.decoder = Decoder(self.encoder.feature_channels, layout, style)
+        self.lower = style.linear(image_channels * SIDE * SIDE, dim)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, z: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        """``z [B, D]`` and ``c_noise`` (``[]`` or ``[B]``) to ``[B, D]``; there are no labels."""
+        embedding = self.embed(c_noise.expand(len(z)))
+        image = self.lift(z).unflatten(1, self.image_shape)
+        features = self.encoder(image.contiguous(memory_format=torch.channels_last), embedding)
+        return self.lower(self.decoder(features, embedding).flatten(1)).to(z.dtype)

@@ -1,0 +1,155 @@
+"""The shape of the house: who imports whom, what is declared, what is never written."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("dnnlib", "torch_utils", "training")
+LONGEST_MODULE = 330
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SCRIPTS = {path.stem: path for path in ROOT.glob("*.py")}
+LIBRARY = {
+    module_name(path): path for package in PACKAGES for path in (ROOT / package).rglob("*.py")
+}
+MODULES = {**LIBRARY, **SCRIPTS}
+OURS = {**MODULES, **{module_name(path): path for path in (ROOT / "benchmarks").glob("*.py")}}
+
+
+def imported_names(path: Path) -> Iterator[str]:
+    """All that a file imports, anywhere in it, as dotted names."""
+    package = module_name(path).split(".")
+    if path.name != "__init__.py":
+        package = package[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            for alias in node.names:
+                # What is imported from a package may be a module of its own.
+                whole = f"{base}.{alias.name}"
+                yield whole if whole in OURS else base
+
+
+def imports(name: str) -> set[str]:
+    """The modules of this project that a module imports."""
+    return {other for other in imported_names(OURS[name]) if other in OURS} - {name}
+
+
+def within(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+every_module = pytest.mark.parametrize("name", sorted(OURS))
+
+
+def test_the_packages_are_found() -> None:
+    expected = {"dnnlib.errors", "torch_utils.snapshots", "training.flow.pfode", "toy_train"}
+    assert expected <= set(OURS)
+    assert "dnnlib.errors" in imports("training.flow.pfode")
+    assert "torch_utils.distributed" in imports("training.loop")
+
+
+# For each package, the only ones of ours that it may import beside itself.
+BELOW = {
+    "dnnlib": (),
+    "torch_utils": ("dnnlib",),
+    "training.data": ("dnnlib", "torch_utils"),
+    "training.networks": ("dnnlib", "torch_utils"),
+    "training.flow": ("dnnlib", "torch_utils"),
+    "training.measure": ("dnnlib", "torch_utils", "training.flow"),
+    "training": ("dnnlib", "torch_utils"),
+}
+
+
+@pytest.mark.parametrize("package", BELOW)
+def test_dependencies_point_downward_only(package: str) -> None:
+    allowed = (package, *BELOW[package])
+    upward = {
+        f"{name} imports {other}"
+        for name in OURS
+        if within(name, package)
+        for other in imports(name)
+        if not within(other, *allowed)
+    }
+    assert not upward
+
+
+def test_scripts_are_imported_by_nobody() -> None:
+    importers = {
+        f"{name} imports {other}" for name in OURS for other in imports(name) if other in SCRIPTS
+    }
+    assert not importers
+
+
+def test_there_are_no_circles() -> None:
+    finished: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join([*path[path.index(name) :], name])
+        if name not in finished:
+            for other in imports(name):
+                visit(other, (*path, name))
+            finished.add(name)
+
+    for name in OURS:
+        visit(name, ())
+
+
+def test_both_lists_of_dependencies_are_one() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="part of Python since 3.11")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    (pip,) = (entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    assert sorted(pip) == sorted(project["dependencies"])
+    assert f"python{project['requires-python']}" in environment["dependencies"]
+
+
+def test_what_the_library_imports_is_declared() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="part of Python since 3.11")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {re.split(r"[<>=\[]", entry)[0] for entry in project["dependencies"]}
+    known_as = {"PIL": "pillow", "sklearn": "scikit-learn", "torch_fidelity": "torch-fidelity"}
+    for name, path in MODULES.items():
+        for top in {imported.split(".")[0] for imported in imported_names(path)}:
+            if top not in sys.stdlib_module_names and top not in {*PACKAGES, *SCRIPTS}:
+                assert known_as.get(top, top) in declared, f"{name} imports {top}"
+
+
+@every_module
+def test_no_file_can_be_opened_in_a_way_that_runs_code(name: str) -> None:
+    tree = ast.parse(OURS[name].read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        keywords = {word.arg: word.value for word in node.keywords}
+        values = {arg: ast.unparse(value) for arg, value in keywords.items()}
+        called = ast.unparse(node.func)
+        assert values.get("weights_only", "True") == "True", f"line {node.lineno}"
+        assert values.get("allow_pickle", "False") == "False", f"line {node.lineno}"
+        assert not re.search(r"pickle\.(load|loads)$", called), f"line {node.lineno}"
+        if called == "torch.load":
+            assert "weights_only" in values, f"line {node.lineno}"
+
+
+@every_module
+def test_every_module_says_what_it_is(name: str) -> None:
+    assert ast.get_docstring(ast.parse(OURS[name].read_text(encoding="utf-8")))
+
+
+@every_module
+def test_no_module_is_too_long(name: str) -> None:
+    assert len(OURS[name].read_text(encoding="utf-8").splitlines()) <= LONGEST_MODULE

@@ -1,0 +1,215 @@
+"""Toys: the exact distributions against their definitions, samples and other libraries."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import pi
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import make_circles, make_moons, make_s_curve, make_swiss_roll
+from torch import Tensor
+
+from dnnlib.errors import UsageError
+from training.data import toys
+from training.data.toys import TOY_NAMES, Toy
+from training.flow.denoisers import MixtureDenoiser
+from training.flow.eigenbasis import EigenBasis
+from training.flow.schedules import InflationSchedule
+
+LawDistance = Callable[[Tensor, Tensor], float]
+COUNT = 10_000
+
+every_toy = pytest.mark.parametrize("name", TOY_NAMES)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def circles(noise: float = 0.08) -> np.ndarray:
+    return make_circles(2 * COUNT, factor=0.5, noise=noise, random_state=0)[0]
+
+
+def sine1() -> np.ndarray:
+    random = np.random.default_rng(0)
+    x = random.uniform(0, 1, 2 * COUNT)
+    return np.stack([x, np.sin(4 * pi * x) + 0.8 * random.normal(size=2 * COUNT)], axis=1)
+
+
+def sine2() -> np.ndarray:
+    random = np.random.default_rng(0)
+    x = random.uniform(-1, 1, 2 * COUNT)
+    curve = np.stack([x, np.sin(4 * pi * x) / 4], axis=1)
+    return curve + 0.15 * random.normal(size=curve.shape)
+
+
+DEFINITIONS: dict[str, Callable[[], np.ndarray]] = {
+    "circles": circles,
+    "sine1": sine1,
+    "sine2": sine2,
+    "moons": lambda: make_moons(2 * COUNT, noise=0.08, random_state=0)[0],
+    "s_curve": lambda: make_s_curve(2 * COUNT, noise=0.2, random_state=0)[0],
+    "swirl": lambda: make_swiss_roll(2 * COUNT, noise=1.25, random_state=0)[0],
+}
+
+
+def standardized(toy: Toy, points: np.ndarray) -> Tensor:
+    return (torch.from_numpy(points) - toy._mean) / toy._std
+
+
+@every_toy
+def test_moments_are_those_of_a_standardized_distribution(name: str) -> None:
+    mean, covariance = Toy(name).moments()
+    expected = torch.ones(len(mean), dtype=torch.float64)
+    if name.startswith("alt_"):
+        expected[1] = 0.25  # the thickness has standard deviation 0.5
+    assert mean.abs().max() < 1e-12
+    torch.testing.assert_close(covariance.diagonal(), expected, rtol=1e-12, atol=0)
+
+
+@every_toy
+@pytest.mark.parametrize("augment_to", [0, 7])
+def test_samples_have_the_exact_moments(name: str, augment_to: int) -> None:
+    toy = Toy(name, augment_to)
+    points = toy.sample(100_000, seeded(2))
+    mean, covariance = toy.moments()
+    products = points[:, :, None] * points[:, None, :]
+    error = products.flatten(1).std(0).view_as(covariance) / len(points) ** 0.5
+    assert ((products.mean(0) - covariance).abs() <= 4.5 * error + 1e-12).all()
+    assert ((points.mean(0) - mean).abs() <= 4.5 * points.std(0) / len(points) ** 0.5 + 1e-12).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "variance"),
+    [
+        ("circles", [0.3125 + 0.08**2] * 2),
+        ("moons", [0.75 + 0.08**2, 9 / 16 - 1 / pi + 0.08**2]),
+        ("sine1", [1 / 12, 1 / 2 + 0.8**2]),
+        ("sine2", [1 / 3 + 0.15**2, 1 / 32 + 0.15**2]),
+        ("s_curve", [None, 1 / 3 + 0.2**2, None]),
+        ("swirl", [None, 21**2 / 12 + 1.25**2, None]),
+    ],
+)
+def test_raw_variances_equal_their_integrals(name: str, variance: list[float | None]) -> None:
+    for measured, expected in zip(Toy(name)._std.square().tolist(), variance, strict=True):
+        assert expected is None or measured == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", DEFINITIONS)
+def test_samples_have_the_law_of_the_definition(name: str, law_distance: LawDistance) -> None:
+    toy = Toy(name)
+    expected = standardized(toy, DEFINITIONS[name]())
+    assert law_distance(toy.sample(COUNT, seeded(3)), expected) < 2.4
+
+
+def surprise(toy: Toy, points: Tensor) -> float:
+    """By how many standard errors the mean log density of points differs from that of the toy."""
+    basis = EigenBasis.from_moments(*toy.moments())
+    schedule = InflationSchedule.to_dimension(toy.dim, toy.dim)
+    exact = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
+    own, others = (
+        exact.log_density(basis.to_eigen(sample), torch.tensor(0.0))
+        for sample in (toy.sample(len(points), seeded(3)), points)
+    )
+    error = (own.var() + others.var()).sqrt() / len(points) ** 0.5
+    return float((own.mean() - others.mean()).abs() / error)
+
+
+@pytest.mark.parametrize("name", DEFINITIONS)
+def test_samples_of_the_definition_are_as_likely_as_its_own(name: str) -> None:
+    toy = Toy(name)
+    assert surprise(toy, standardized(toy, DEFINITIONS[name]())[::2]) < 4
+
+
+def test_a_wrong_amount_of_noise_is_less_likely() -> None:
+    toy = Toy("circles")
+    assert surprise(toy, standardized(toy, circles(noise=0.09))[::2]) > 6
+
+
+@pytest.mark.parametrize("name", ["s_curve", "swirl"])
+def test_alternatives_differ_in_their_thickness_alone(name: str, law_distance: LawDistance) -> None:
+    plain, other = Toy(name).sample(COUNT, seeded(4)), Toy(f"alt_{name}").sample(COUNT, seeded(5))
+    normal = 0.5 * torch.randn(COUNT, 1, generator=seeded(6), dtype=torch.float64)
+    assert law_distance(other[:, [0, 2]], plain[:, [0, 2]]) < 2.4
+    assert law_distance(other[:, 1:2], normal) < 2.4
+    # Independence: the joint law is that of the parts, one of them shuffled.
+    shuffled = torch.stack([other[:, 0], other[:, 1].roll(1), other[:, 2]], dim=1)
+    assert law_distance(Toy(f"alt_{name}").sample(COUNT, seeded(7)), shuffled) < 2.4
+
+
+@every_toy
+def test_the_mixture_has_the_law_of_the_samples(name: str, law_distance: LawDistance) -> None:
+    toy = Toy(name)
+    mixture, generator = toy.mixture, seeded(8)
+    chosen = mixture.weights.multinomial(COUNT, replacement=True, generator=generator)
+    noise = torch.randn(COUNT, toy.dim, generator=generator, dtype=torch.float64)
+    points = mixture.means[chosen] + noise @ mixture.covariance.sqrt()
+    assert mixture.weights.sum() == pytest.approx(1, abs=1e-12)
+    assert law_distance(points, toy.sample(COUNT, seeded(9))) < 2.4
+
+
+@every_toy
+def test_twice_the_quadrature_nodes_change_nothing(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy = Toy(name)
+    basis = EigenBasis.from_moments(*toy.moments())
+    schedule = InflationSchedule.to_dimension(toy.dim, toy.dim)
+    noise = schedule.gamma0**0.5 * torch.randn(100, toy.dim, generator=seeded(1)).double()
+    x = basis.to_eigen(toy.sample(100, seeded(0))) + noise
+    recipe = toys._RECIPES[name]
+    finer = replace(recipe, nodes=tuple(2 * count for count in recipe.nodes))
+    monkeypatch.setitem(toys._RECIPES, name, finer)
+    fine = Toy(name)
+    assert len(fine.mixture.weights) > len(toy.mixture.weights)
+    one, other = (MixtureDenoiser(*t.mixture, basis=basis, schedule=schedule) for t in (toy, fine))
+    start = torch.tensor(0.0)
+    torch.testing.assert_close(one(x, start), other(x, start), rtol=0, atol=1e-7)
+    torch.testing.assert_close(
+        one.log_density(x, start), other.log_density(x, start), rtol=0, atol=1e-7
+    )
+
+
+def test_an_embedding_has_orthonormal_columns_and_stays_the_same() -> None:
+    first, second = Toy("circles", 9).mixture.embedding, Toy("circles", 9).mixture.embedding
+    assert first.shape == (9, 2)
+    assert torch.equal(first, second)
+    identity = torch.eye(2, dtype=torch.float64)
+    torch.testing.assert_close(first.T @ first, identity, rtol=0, atol=1e-14)
+
+
+def test_an_embedded_toy_is_the_toy_in_a_subspace() -> None:
+    plain, embedded = Toy("s_curve"), Toy("s_curve", 8)
+    points, embedding = embedded.sample(50, seeded(0)), embedded.mixture.embedding
+    torch.testing.assert_close(points @ embedding, plain.sample(50, seeded(0)))
+    torch.testing.assert_close(points @ embedding @ embedding.T, points)
+
+
+@pytest.mark.parametrize("augment_to", [0, 2])
+def test_no_embedding_leaves_the_toy_in_its_own_space(augment_to: int) -> None:
+    toy = Toy("moons", augment_to)
+    assert toy.dim == 2
+    assert torch.equal(toy.mixture.embedding, torch.eye(2, dtype=torch.float64))
+    assert torch.equal(toy.sample(9, seeded(0)), Toy("moons").sample(9, seeded(0)))
+
+
+@every_toy
+def test_samples_follow_from_the_generator(name: str) -> None:
+    toy = Toy(name)
+    first, again, other = (toy.sample(20, seeded(seed)) for seed in (1, 1, 2))
+    assert first.dtype == torch.float64
+    assert first.shape == (20, toy.dim)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_an_unknown_toy_is_a_usage_error_that_lists_the_known_ones() -> None:
+    with pytest.raises(UsageError, match=r"'spiral'.*circles, sine1"):
+        Toy("spiral")
+
+
+@pytest.mark.parametrize(("name", "augment_to"), [("circles", 1), ("swirl", 2), ("moons", -1)])
+def test_a_toy_does_not_fit_into_fewer_dimensions(name: str, augment_to: int) -> None:
+    with pytest.raises(UsageError, match="at least"):
+        Toy(name, augment_to)

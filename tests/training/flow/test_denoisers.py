@@ -1,0 +1,313 @@
+"""Denoisers: exact ones against brute force and their own densities, networks in both spaces."""
+
+from collections.abc import Callable
+from math import pi
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dnnlib.errors import UsageError
+from training.data.toys import Toy
+from training.flow.denoisers import (
+    DiscreteDenoiser,
+    MixtureDenoiser,
+    NetworkDenoiser,
+    noise_condition,
+)
+from training.flow.eigenbasis import EigenBasis
+from training.flow.isotropic import EDMSchedule
+from training.flow.pfode import ProbabilityFlow
+from training.flow.preconditioning import PRECONDITIONINGS
+from training.flow.schedules import InflationSchedule
+
+ExactFlow = Callable[..., tuple[Toy, ProbabilityFlow]]
+RandomBasis = Callable[[int], EigenBasis]
+
+# Toy, dimensions to keep, dimensions to embed it in.
+CASES = [
+    ("circles", 2, 0),
+    ("circles", 1, 0),
+    ("circles", 2, 5),
+    ("moons", 1, 4),
+    ("sine1", 1, 0),
+    ("s_curve", 2, 0),
+    ("alt_swirl", 2, 0),
+    ("alt_s_curve", 1, 6),
+]
+cases = pytest.mark.parametrize(("name", "kept", "embed"), CASES)
+
+
+def time(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def noisy_points(
+    toy: Toy, flow: ProbabilityFlow, count: int, t: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Eigenspace samples of ``p_t``, unscaled."""
+    clean = flow.basis.to_eigen(toy.sample(count, generator))
+    noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
+    return clean + flow.schedule.noise_variance(t).sqrt() * noise
+
+
+@pytest.mark.parametrize(("t", "kept"), [(3.0, 2), (6.0, 2), (2.0, 1), (4.0, 1)])
+@pytest.mark.parametrize("name", ["circles", "moons", "sine2"])
+def test_the_exact_denoiser_is_the_posterior_mean_of_samples(
+    name: str, t: float, kept: int, exact_flow: ExactFlow, generator: torch.Generator
+) -> None:
+    toy, flow = exact_flow(name, kept)
+    x = noisy_points(toy, flow, 8, time(t), generator)
+    clean = flow.basis.to_eigen(toy.sample(200_000, generator))
+    square = (x[:, None] - clean).square() / flow.schedule.noise_variance(time(t))
+    weights = (-0.5 * square.sum(-1)).softmax(dim=1)
+    mean = weights @ clean
+    # Standard error of a self-normalized importance estimate, by the delta method.
+    deviation = (clean - mean[:, None]).square()
+    error = (weights.square()[:, :, None] * deviation).sum(dim=1).sqrt()
+    assert float(error.max()) < 0.05  # of values of order one
+    deviations = (flow.denoiser(x, time(t)) - mean) / error
+    assert float(deviations.abs().max()) < 5
+    assert float(deviations.square().mean()) < 2
+
+
+@cases
+def test_the_score_is_the_gradient_of_the_log_density(
+    name: str, kept: int, embed: int, exact_flow: ExactFlow, generator: torch.Generator
+) -> None:
+    toy, flow = exact_flow(name, kept, embed)
+    each = torch.linspace(0.1, flow.schedule.default_t_max(), 16, dtype=torch.float64)
+    for t in (time(0.0), time(3.0), each):
+        x = noisy_points(toy, flow, 16, t, generator).requires_grad_()
+        (gradient,) = torch.autograd.grad(flow.denoiser.log_density(x, t).sum(), x)
+        # Compared as denoisers: a score divides the rounding of D by gamma.
+        by_density = x + flow.schedule.noise_variance(t) * gradient
+        torch.testing.assert_close(flow.denoiser(x, t), by_density, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("t", [4.0, 7.0, 9.0, 11.0])
+@pytest.mark.parametrize(("name", "embed"), [("s_curve", 0), ("swirl", 0), ("alt_s_curve", 4)])
+def test_a_dimension_with_hardly_any_noise_is_hardly_denoised(
+    name: str, embed: int, t: float, exact_flow: ExactFlow, generator: torch.Generator
+) -> None:
+    toy, flow = exact_flow(name, 2 + embed // 4, embed)
+    gamma = flow.schedule.noise_variance(time(t))
+    x = noisy_points(toy, flow, 50, time(t), generator)
+    change = flow.denoiser(x, time(t)) - x
+    # E[noise | x] of a Gaussian noise of standard deviation sqrt(gamma).
+    assert (change[:, -1].abs() < 5 * gamma[-1].sqrt()).all()
+
+
+@pytest.mark.parametrize("t", [0.0, 3.0])
+@pytest.mark.parametrize(("name", "kept"), [("circles", 2), ("moons", 1), ("sine1", 1)])
+def test_the_density_integrates_to_one(
+    name: str, kept: int, t: float, exact_flow: ExactFlow
+) -> None:
+    _, flow = exact_flow(name, kept)
+    step = 0.04
+    axis = torch.arange(-6, 6, step, dtype=torch.float64)
+    grid = torch.cartesian_prod(axis, axis)
+    mass = flow.denoiser.log_density(grid, time(t)).exp().sum() * step**2
+    # sine1's sharp ends in x are only smoothed by noise of std 0.022 at t = 0.
+    assert float(mass) == pytest.approx(1, abs=1e-3 if name == "sine1" else 1e-9)
+
+
+def test_an_embedded_density_is_the_toys_own_times_noise_off_its_subspace(
+    exact_flow: ExactFlow, generator: torch.Generator
+) -> None:
+    (toy, flow), (_, embedded) = exact_flow("moons"), exact_flow("moons", augment_to=4)
+    t = time(2.0)
+    gamma = float(flow.schedule.noise_variance(t)[0])
+    intrinsic = toy.sample(20, generator)
+    off = torch.randn(20, 4, generator=generator, dtype=torch.float64)
+    embedding = Toy("moons", 4).mixture.embedding
+    off = off - off @ embedding @ embedding.T
+    x = embedded.basis.to_eigen(intrinsic @ embedding.T + off)
+    noise = -off.square().sum(1) / (2 * gamma) - torch.tensor(2 * pi * gamma).log()
+    expected = flow.denoiser.log_density(flow.basis.to_eigen(intrinsic), t) + noise
+    torch.testing.assert_close(embedded.denoiser.log_density(x, t), expected)
+
+
+@cases
+def test_times_of_their_own_and_one_time_for_all_give_the_same(
+    name: str, kept: int, embed: int, exact_flow: ExactFlow, generator: torch.Generator
+) -> None:
+    toy, flow = exact_flow(name, kept, embed)
+    t = time(2.5)
+    x = noisy_points(toy, flow, 8, t, generator)
+    for function in (flow.denoiser, flow.denoiser.log_density):
+        torch.testing.assert_close(function(x, t.expand(8)), function(x, t))
+
+
+def test_little_noise_leaves_a_clean_point_and_much_noise_the_mean(
+    exact_flow: ExactFlow, generator: torch.Generator
+) -> None:
+    toy, flow = exact_flow("s_curve", gamma0=1e-8)
+    x = flow.basis.to_eigen(toy.sample(50, generator))
+    assert (flow.denoiser(x, time(0.0)) - x).abs().max() < 1e-5
+    assert flow.denoiser(x, time(40.0)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("dims_to_keep", [3, 1])
+def test_the_discrete_denoiser_is_a_softmax_over_its_points(
+    dims_to_keep: int, random_basis: RandomBasis, generator: torch.Generator
+) -> None:
+    basis, schedule = random_basis(3), InflationSchedule.to_dimension(dims_to_keep, 3)
+    points = torch.randn(300, 3, generator=generator, dtype=torch.float64)
+    eigen = basis.to_eigen(points)
+    x = eigen[:40] + 0.1 * torch.randn(40, 3, generator=generator, dtype=torch.float64)
+    denoiser = DiscreteDenoiser(points, basis, schedule)
+    for t in (time(0.0), time(3.0), torch.linspace(0, 7, 40, dtype=torch.float64)):
+        gamma = schedule.noise_variance(t).expand(40, 3)
+        square = ((x[:, None] - eigen) ** 2 / gamma[:, None]).sum(-1)
+        expected = (-0.5 * square).softmax(dim=1) @ eigen
+        torch.testing.assert_close(denoiser(x, t), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_chunks_do_not_change_the_exact_denoiser(
+    exact_flow: ExactFlow, generator: torch.Generator
+) -> None:
+    toy, flow = exact_flow("moons", 1)
+    each = torch.linspace(0, 5, 33, dtype=torch.float64)
+    x = noisy_points(toy, flow, 33, each, generator)
+    for elements in (1, 1000):
+        chunked = MixtureDenoiser(
+            *toy.mixture, basis=flow.basis, schedule=flow.schedule, chunk_elements=elements
+        )
+        torch.testing.assert_close(chunked(x, each), flow.denoiser(x, each), rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            chunked.log_density(x, each), flow.denoiser.log_density(x, each), rtol=0, atol=1e-12
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["mixture", "discrete", "network"])
+def test_denoised_points_have_the_precision_of_the_noisy_ones(
+    kind: str, dtype: torch.dtype, exact_flow: ExactFlow, function_network: type
+) -> None:
+    _, flow = exact_flow("circles")
+    denoiser = {
+        "mixture": lambda: flow.denoiser,
+        "discrete": lambda: DiscreteDenoiser(torch.eye(2), flow.basis, flow.schedule),
+        "network": lambda: NetworkDenoiser(
+            function_network(lambda z, c: z), flow.basis, flow.schedule
+        ),
+    }[kind]()
+    for t in (time(1.0), torch.ones(3, dtype=torch.float64)):
+        assert denoiser(torch.ones(3, 2, dtype=dtype), t).dtype is dtype
+
+
+def test_a_network_of_zeros_denoises_linearly(
+    random_basis: RandomBasis, function_network: type, generator: torch.Generator
+) -> None:
+    basis, schedule = random_basis(4), InflationSchedule.to_dimension(2, 4)
+    zero = function_network(lambda z, c: torch.zeros_like(z))
+    x = torch.randn(9, 4, generator=generator, dtype=torch.float64)
+    for t in (time(3.0), torch.linspace(0, 7, 9, dtype=torch.float64)):
+        gamma = schedule.noise_variance(t)
+        expected = basis.eigenvalues / (basis.eigenvalues + gamma) * x
+        denoised = NetworkDenoiser(zero, basis, schedule)(x, t)
+        torch.testing.assert_close(denoised, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", PRECONDITIONINGS)
+def test_a_network_stands_between_the_coefficients(
+    name: str, random_basis: RandomBasis, function_network: type, generator: torch.Generator
+) -> None:
+    basis, schedule = random_basis(3), EDMSchedule(3)
+    network = function_network(lambda z, c: z.sin() + c[:, None])
+    t = torch.linspace(0.1, 9, 8, dtype=torch.float64)
+    x = torch.randn(8, 3, generator=generator, dtype=torch.float64)
+    c = PRECONDITIONINGS[name](basis.eigenvalues, schedule.noise_variance(t))
+    expected = c.c_skip * x + c.c_out * ((c.c_in * x).sin() + t.log()[:, None] / 4)
+    denoiser = NetworkDenoiser(network, basis, schedule, preconditioning=name)
+    # The network works in single precision.
+    torch.testing.assert_close(denoiser(x, t), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_conditions_reach_the_network_by_name(random_basis: RandomBasis) -> None:
+    class Labelled(nn.Module):
+        def forward(self, z: Tensor, c_noise: Tensor, labels: Tensor) -> Tensor:
+            return labels
+
+    denoiser = NetworkDenoiser(Labelled(), random_basis(2), InflationSchedule.to_dimension(2, 2))
+    labels = torch.tensor([[1.0, 2.0]])
+    assert torch.equal(denoiser.residual(torch.zeros(1, 2), time(1.0), labels=labels), labels)
+
+
+def test_the_coefficients_count_on_the_larger_of_two_variances(
+    random_basis: RandomBasis, function_network: type
+) -> None:
+    basis, schedule = random_basis(2), InflationSchedule.to_dimension(2, 2)
+    network = function_network(lambda z, c: z)
+    given = torch.tensor([0.5, 3.0])  # of the basis: 2 and 0.1
+    denoiser = NetworkDenoiser(network, basis, schedule, data_variance=given)
+    assert denoiser.data_variance.tolist() == [2.0, 3.0]
+
+
+def test_half_precision_is_the_networks_alone(random_basis: RandomBasis) -> None:
+    torch.manual_seed(0)
+    denoiser = NetworkDenoiser(
+        nn.ModuleDict({"linear": nn.Linear(3, 3)}), random_basis(3), EDMSchedule(3)
+    )
+    seen: list[torch.dtype] = []
+
+    def forward(z: Tensor, c_noise: Tensor) -> Tensor:
+        out = denoiser.network["linear"](z)
+        seen.append(out.dtype)
+        return out
+
+    denoiser.network.forward = forward
+    x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    results = []
+    for denoiser.precision in ("fp32", "bf16"):
+        results.append(denoiser(x, time(1.0)))
+    assert seen == [torch.float32, torch.bfloat16]
+    assert results[1].dtype == torch.float64
+    # bfloat16 has eight bits.
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=0.03)
+    assert not torch.equal(*results)
+
+
+def test_a_constant_dimension_does_not_divide_by_zero(function_network: type) -> None:
+    basis = EigenBasis(torch.zeros(2), torch.tensor([1.0, 0.0]), torch.eye(2))
+    one = function_network(lambda z, c: torch.ones_like(z))
+    denoiser = NetworkDenoiser(one, basis, InflationSchedule.to_dimension(2, 2))
+    assert denoiser(torch.ones(3, 2, dtype=torch.float64), time(1.0)).isfinite().all()
+
+
+def test_image_space_networks_equal_eigenspace_ones_up_to_rotation(
+    random_basis: RandomBasis,
+    rotated: Callable[[nn.Module, EigenBasis], nn.Module],
+    function_network: type,
+    generator: torch.Generator,
+) -> None:
+    basis, schedule = random_basis(4), InflationSchedule.to_dimension(2, 4)
+    scales = torch.arange(1.0, 5.0)
+    network = function_network(lambda z, c: (scales * z).sin() + c)
+    x = torch.randn(20, 4, generator=generator, dtype=torch.float64)
+    eigen = NetworkDenoiser(network, basis, schedule, space="ES")
+    image = NetworkDenoiser(rotated(network, basis), basis, schedule, space="IS")
+    # Two rotations in single precision.
+    torch.testing.assert_close(image(x, time(3.0)), eigen(x, time(3.0)), rtol=0, atol=1e-5)
+    unrotated = NetworkDenoiser(network, basis, schedule, space="IS")
+    assert (unrotated(x, time(3.0)) - eigen(x, time(3.0))).abs().max() > 0.01
+
+
+def test_the_noise_condition_is_a_quarter_of_the_log_of_the_largest_std() -> None:
+    t = torch.linspace(0.1, 7, 5, dtype=torch.float64)
+    for schedule in (InflationSchedule.to_dimension(1, 3, rho=2.0), EDMSchedule(3)):
+        largest = schedule.noise_variance(t).sqrt().max(dim=-1).values
+        torch.testing.assert_close(noise_condition(schedule, t, "log"), largest.log() / 4)
+        torch.testing.assert_close(noise_condition(schedule, t, "ddpm"), 999 * t)
+
+
+@pytest.mark.parametrize(
+    "option", [{"space": "XS"}, {"noise_cond": "fourier"}, {"preconditioning": "iddpm"}], ids=str
+)
+def test_unknown_names_are_usage_errors(
+    option: dict[str, str], random_basis: RandomBasis, function_network: type
+) -> None:
+    network = function_network(lambda z, c: z)
+    with pytest.raises(UsageError, match="choose one of"):
+        NetworkDenoiser(network, random_basis(2), InflationSchedule.to_dimension(2, 2), **option)

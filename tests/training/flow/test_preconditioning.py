@@ -1,0 +1,123 @@
+"""Preconditionings: the closed form of c_out, and targets that are worth regressing on."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from training.flow.denoisers import NetworkDenoiser
+from training.flow.eigenbasis import EigenBasis
+from training.flow.isotropic import EDMSchedule
+from training.flow.preconditioning import PRECONDITIONINGS, per_dimension
+from training.flow.schedules import InflationSchedule, NoiseSchedule
+from training.loss import DenoisingRegression
+
+COUNT = 100_000
+
+
+def expanded_output_variance(xi: Tensor, gamma: Tensor) -> Tensor:
+    """``E(e - c_skip x)^2`` term by term."""
+    c_skip = xi / (xi + gamma)
+    return c_skip**2 * xi + c_skip**2 * gamma + xi - 2 * c_skip * xi
+
+
+def test_c_out_is_the_standard_deviation_of_what_c_skip_leaves() -> None:
+    xi = torch.logspace(-4, 2, 7, dtype=torch.float64)
+    gamma = xi * torch.logspace(-4, 8, 49, dtype=torch.float64)[:, None]
+    c_out = per_dimension(xi, gamma).c_out
+    # The expanded form loses four digits where gamma is 1e-4 of xi.
+    torch.testing.assert_close(c_out**2, expanded_output_variance(xi, gamma), rtol=1e-11, atol=0)
+
+
+def test_c_out_stays_positive_in_single_precision_where_the_expanded_form_does_not() -> None:
+    xi = torch.logspace(-6, 2, 33)
+    gamma = torch.logspace(-12, 12, 97)[:, None]
+    c_out = per_dimension(xi, gamma).c_out
+    assert (expanded_output_variance(xi, gamma) <= 0).any()
+    assert c_out.isfinite().all()
+    assert (c_out > 0).all()
+    exact = per_dimension(xi.double(), gamma.double()).c_out
+    torch.testing.assert_close(c_out.double(), exact, rtol=1e-6, atol=0)
+
+
+def gaussian_regression(
+    basis: EigenBasis, schedule: NoiseSchedule, network: nn.Module, t: float
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Network outputs and targets on Gaussian data at one time, with the inputs they came from."""
+    generator = torch.Generator().manual_seed(3)
+    normal = torch.randn(2, COUNT, basis.dim, generator=generator, dtype=torch.float64)
+    clean, noise = basis.eigenvalues.sqrt() * normal[0], normal[1]
+    times = torch.full((COUNT,), t, dtype=torch.float64)
+    regression = DenoisingRegression(NetworkDenoiser(network, basis, schedule))
+    output, target = regression(clean, times, noise)
+    return output.double(), target.double(), (clean, noise, times)
+
+
+@pytest.mark.parametrize("t", [0.01, 3.0, 7.0, 15.0])
+@pytest.mark.parametrize("kind", ["PRP", "PRR", "EDM"])
+def test_inputs_and_targets_have_unit_variance_and_are_uncorrelated(
+    kind: str, t: float, random_basis: Callable[[int], EigenBasis], function_network: type
+) -> None:
+    schedule = {
+        "PRP": InflationSchedule.to_dimension(3, 3),
+        "PRR": InflationSchedule.to_dimension(1, 3),
+        "EDM": EDMSchedule(3),
+    }[kind]
+    identity = function_network(lambda z, c: z)
+    z, target, _ = gaussian_regression(random_basis(3), schedule, identity, t)
+    error = COUNT**-0.5
+    assert ((z.square().mean(0) - 1).abs() < 4 * 2**0.5 * error).all()
+    assert ((target.square().mean(0) - 1).abs() < 4 * 2**0.5 * error).all()
+    assert ((z * target).mean(0).abs() < 4 * error).all()
+
+
+@pytest.mark.parametrize("name", PRECONDITIONINGS)
+def test_the_target_is_what_the_network_must_give_to_denoise_perfectly(
+    name: str, generator: torch.Generator
+) -> None:
+    xi = torch.tensor([4.0, 1.0, 0.01], dtype=torch.float64)
+    gamma = torch.logspace(-3, 3, 50, dtype=torch.float64)[:, None].expand(50, 3)
+    clean, noise = torch.randn(2, 50, 3, generator=generator, dtype=torch.float64)
+    c = PRECONDITIONINGS[name](xi, gamma)
+    expected = (clean - c.c_skip * (clean + gamma.sqrt() * noise)) / c.c_out
+    target = c.clean_weight * clean + c.noise_weight * noise
+    # The left side loses the digits that gamma / xi = 1e-3 / 4 leaves no room for.
+    torch.testing.assert_close(target, expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", PRECONDITIONINGS)
+def test_the_regression_hands_over_the_target_and_the_scaled_input(
+    name: str, random_basis: Callable[[int], EigenBasis], function_network: type
+) -> None:
+    basis, schedule = random_basis(3), InflationSchedule.to_dimension(2, 3)
+    identity = function_network(lambda z, c: z)
+    denoiser = NetworkDenoiser(identity, basis, schedule, preconditioning=name)
+    clean, noise = torch.ones(2, 4, 3, dtype=torch.float64)
+    t = torch.linspace(0, 7, 4, dtype=torch.float64)
+    z, target = DenoisingRegression(denoiser)(clean, t, noise)
+    c = PRECONDITIONINGS[name](basis.eigenvalues, schedule.noise_variance(t))
+    noisy = clean + schedule.noise_variance(t).sqrt() * noise
+    # The network is given, and gives, single precision.
+    torch.testing.assert_close(z.double(), c.c_in * noisy, rtol=1e-6, atol=1e-6)
+    expected = c.clean_weight * clean + c.noise_weight * noise
+    torch.testing.assert_close(target.double(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_edm_is_the_inflationary_preconditioning_of_the_mean_variance() -> None:
+    xi = torch.tensor([3.0, 1.0], dtype=torch.float64)
+    gamma = torch.logspace(-2, 2, 5, dtype=torch.float64)[:, None].expand(5, 2)
+    mean = torch.full((2,), 2.0, dtype=torch.float64)
+    for one, other in zip(
+        PRECONDITIONINGS["edm"](xi, gamma), per_dimension(mean, gamma), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(("name", "sign"), [("vp", 1), ("ve", -1)])
+def test_vp_and_ve_networks_predict_the_noise(name: str, sign: int) -> None:
+    xi, gamma = torch.ones(2), torch.tensor([[0.5, 2.0]])
+    c = PRECONDITIONINGS[name](xi, gamma)
+    assert (c.clean_weight == 0).all()
+    assert (c.noise_weight == sign).all()
+    assert (c.c_skip == 1).all()

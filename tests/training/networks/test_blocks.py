@@ -1,0 +1,264 @@
+"""Filters, features, attention and residual blocks against their definitions."""
+
+from collections.abc import Callable
+from math import pi, sqrt
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dnnlib.errors import UsageError
+from training.networks.blocks import (
+    BlockStyle,
+    FIRFilter,
+    ResidualBlock,
+    SelfAttention,
+    fan_in_init,
+    xavier_init,
+)
+from training.networks.embedding import ConditionEmbedding, FourierFeatures, PositionalFeatures
+from training.networks.encoder_decoder import InputResidual
+
+FILTERS = [(1, 1), (1, 3, 3, 1), (1, 2, 5, 5, 2, 1)]
+DDPMPP = BlockStyle(embedding_dim=12, dropout=0.0)
+ADM = BlockStyle(
+    embedding_dim=12,
+    dropout=0.0,
+    scaled_by_embedding=True,
+    residual_scale=1.0,
+    projected_resampling=False,
+    head_channels=4,
+    init=fan_in_init,
+    last_gain=0.0,
+    qkv_gain=1.0,
+)
+STYLES = pytest.mark.parametrize("style", [DDPMPP, ADM], ids=["ddpmpp", "adm"])
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def normal() -> Callable[..., Tensor]:
+    """Standard normal numbers, the same in each run."""
+    generator = torch.Generator().manual_seed(0)
+    return lambda *shape: torch.randn(*shape, generator=generator)
+
+
+@pytest.fixture
+def stirred() -> Callable[[nn.Module], nn.Module]:
+    """The module with all its parameters moved away from where they start."""
+
+    def stir(module: nn.Module) -> nn.Module:
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+        return module
+
+    return stir
+
+
+@pytest.mark.parametrize("taps", FILTERS)
+def test_resampling_preserves_constants_away_from_the_border(taps):
+    fir, ones = FIRFilter(taps), torch.ones(1, 2, 16, 16)
+    torch.testing.assert_close(fir.kernel.sum(), torch.tensor(1.0))
+    margin = len(taps)
+    inner = (..., slice(margin, -margin), slice(margin, -margin))
+    assert fir.up(ones).shape == (1, 2, 32, 32)
+    torch.testing.assert_close(fir.up(ones)[inner], torch.ones(1, 2, 32, 32)[inner])
+    torch.testing.assert_close(
+        fir.down(fir.up(ones))[..., 4:-4, 4:-4], torch.ones(1, 2, 16, 16)[..., 4:-4, 4:-4]
+    )
+    middle = fir.down(ones)[..., 3:-3, 3:-3]
+    torch.testing.assert_close(middle, torch.ones_like(middle))
+
+
+@pytest.mark.parametrize("taps", FILTERS)
+def test_upsampling_is_four_times_the_transpose_of_downsampling(taps, normal):
+    fir, fine, coarse = FIRFilter(taps), normal(2, 3, 16, 16), normal(2, 3, 8, 8)
+    down, up = (fir.down(fine) * coarse).sum(), (fine * fir.up(coarse)).sum()
+    torch.testing.assert_close(4 * down, up)
+
+
+def test_box_filter_equals_the_general_path(normal):
+    box, general, x = FIRFilter((1, 1)), FIRFilter((2, 2)), normal(2, 3, 8, 8)
+    assert box.is_box
+    assert not general.is_box
+    torch.testing.assert_close(box.down(x), general.down(x))
+    torch.testing.assert_close(box.up(x), general.up(x))
+    torch.testing.assert_close(box.down(box.up(x)), x)
+
+
+@pytest.mark.parametrize("taps", FILTERS)
+def test_strided_convolution_of_the_blurred_is_the_convolution_downsampled(taps, normal):
+    layer = InputResidual(3, 5, BlockStyle(embedding_dim=4, fir_taps=taps))
+    features, image = normal(2, 5, 4, 4), normal(2, 3, 8, 8)
+    full = F.conv2d(image, layer.conv.weight, padding=1 + layer.fir.reach)
+    kernel = layer.fir.kernel.expand(5, -1, -1, -1)
+    small = F.conv2d(full, kernel, layer.conv.bias, stride=2, groups=5)
+    x, passed_on = layer(features, image)
+    assert passed_on is x
+    torch.testing.assert_close(x, (features + small) * sqrt(0.5))
+
+
+@pytest.mark.parametrize("taps", [(), (1,), (1, 2, 1), (1, -1)])
+def test_filters_without_a_middle_or_a_mean_are_refused(taps):
+    with pytest.raises(UsageError, match="even number of taps"):
+        FIRFilter(taps)
+
+
+def test_positional_features_are_waves_of_geometric_frequencies():
+    c_noise = torch.tensor([0.0, 0.3, 700.0])
+    frequencies = 10 ** torch.linspace(0, -4, 8, dtype=torch.float64)
+    phase = c_noise[:, None].double() * frequencies
+    features = PositionalFeatures(16)(c_noise).double()
+    torch.testing.assert_close(features[:, :8], phase.sin(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(features[:, 8:], phase.cos(), atol=1e-4, rtol=0)
+
+
+def test_positional_features_of_adm_have_cosines_first_and_stop_before_the_last_frequency():
+    features = PositionalFeatures(8, last=False, cosines_first=True)
+    torch.testing.assert_close(features.frequencies, torch.tensor([1.0, 1e-1, 1e-2, 1e-3]))
+    torch.testing.assert_close(features(torch.zeros(1)), torch.tensor([[1.0] * 4 + [0.0] * 4]))
+    assert not features.state_dict()
+
+
+def test_fourier_features_have_random_frequencies_that_are_kept_in_the_state():
+    torch.manual_seed(0)
+    features = FourierFeatures(4096)
+    assert float(features.frequencies.std()) == pytest.approx(16, rel=0.05)
+    assert set(features.state_dict()) == {"frequencies"}
+    assert not list(features.parameters())
+    waves = features(torch.tensor([0.1]))
+    torch.testing.assert_close(waves[:, :2048], (0.2 * pi * features.frequencies[None]).sin())
+    torch.testing.assert_close(waves[:, :2048] ** 2 + waves[:, 2048:] ** 2, torch.ones(1, 2048))
+
+
+@pytest.mark.parametrize("make", [PositionalFeatures, FourierFeatures])
+@pytest.mark.parametrize("width", [0, 7])
+def test_odd_numbers_of_features_are_refused(make, width):
+    with pytest.raises(UsageError, match="noise features"):
+        make(width)
+
+
+@pytest.mark.parametrize("late_labels", [False, True])
+def test_labels_of_the_embedding(late_labels, normal, stirred):
+    embedding = stirred(
+        ConditionEmbedding(PositionalFeatures(8), 8, ADM, 4, 9, late_labels=late_labels)
+    )
+    c_noise, labels, augment = normal(3), torch.eye(4)[:3], normal(3, 9)
+    plain = embedding(c_noise)
+    assert plain.shape == (3, 12)
+    torch.testing.assert_close(plain, embedding(c_noise, torch.zeros(3, 4), torch.zeros(3, 9)))
+    assert not torch.allclose(plain, embedding(c_noise, labels), atol=1e-3)
+    assert not torch.allclose(plain, embedding(c_noise, None, augment), atol=1e-3)
+    with pytest.raises(UsageError, match="class labels of shape"):
+        embedding(c_noise, torch.zeros(3, 5))
+    with pytest.raises(UsageError, match="augmentation labels of shape"):
+        embedding(c_noise, labels, torch.zeros(2, 9))
+
+
+def test_one_hot_labels_are_scaled_to_unit_mean_square(normal):
+    embedding = ConditionEmbedding(PositionalFeatures(8), 8, DDPMPP, label_dim=4)
+    seen = []
+    embedding.label.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    embedding(normal(4), torch.eye(4))
+    torch.testing.assert_close(seen[0], 2 * torch.eye(4))
+
+
+@pytest.mark.parametrize("head_channels", [None, 4])
+def test_attention_equals_a_softmax_written_out(head_channels, normal, stirred):
+    channels, side = 8, 3
+    style = BlockStyle(embedding_dim=4, head_channels=head_channels)
+    attention = stirred(SelfAttention(channels, style))
+    x = normal(2, channels, side, side)
+    width = head_channels or channels
+    qkv = attention.qkv(attention.norm(x)).reshape(2, channels // width, width, 3, side * side)
+    expected = torch.empty(2, channels, side * side)
+    for image in range(2):
+        for head in range(channels // width):
+            query, key, value = qkv[image, head].unbind(1)
+            weights = torch.softmax(query.T @ key / sqrt(width), dim=1)
+            expected[image, head * width : (head + 1) * width] = value @ weights.T
+    expected = attention.projection(expected.reshape(x.shape))
+    torch.testing.assert_close(attention(x), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_attention_does_not_know_where_pixels_are(normal, stirred):
+    attention = stirred(SelfAttention(8, ADM))
+    x, order = normal(2, 8, 4, 4), torch.randperm(16)
+    shuffled = x.flatten(2)[..., order].reshape(x.shape)
+    expected = attention(x).flatten(2)[..., order]
+    torch.testing.assert_close(attention(shuffled).flatten(2), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_heads_that_do_not_divide_the_channels_are_refused():
+    with pytest.raises(UsageError, match="heads of 4 channels do not divide 6"):
+        SelfAttention(6, ADM)
+
+
+@STYLES
+@pytest.mark.parametrize("resampling", [None, "up", "down"])
+@pytest.mark.parametrize("out_channels", [8, 12])
+def test_block_starts_as_its_skip(style, resampling, out_channels, normal):
+    block = ResidualBlock(8, out_channels, style, resampling, attention=True)
+    x = normal(2, 8, 8, 8)
+    resampled = {"up": block.fir and block.fir.up(x), "down": block.fir and block.fir.down(x)}
+    skip = block.skip(resampled.get(resampling, x))
+    assert skip.shape == (2, out_channels, *[{"up": 16, "down": 4}.get(resampling, 8)] * 2)
+    scale = style.residual_scale**2  # one for the convolutions, one for the attention
+    torch.testing.assert_close(block(x, normal(2, 12)), scale * skip, atol=1e-4, rtol=1e-4)
+    projected = out_channels != 8 or (resampling and style is DDPMPP)
+    assert isinstance(block.skip, nn.Conv2d) == bool(projected)
+
+
+@STYLES
+def test_block_follows_its_definition(style, normal, stirred):
+    block = stirred(ResidualBlock(8, 12, style))
+    x, embedding = normal(2, 8, 4, 4), normal(2, 12)
+    h = block.conv1(F.silu(block.norm1(x)))
+    affine = block.modulation(embedding)[:, :, None, None]
+    if style is ADM:
+        h = block.norm2(h) * (1 + affine[:, :12]) + affine[:, 12:]
+    else:
+        h = block.norm2(h + affine)
+    expected = (block.skip(x) + block.conv2(F.silu(h))) * style.residual_scale
+    torch.testing.assert_close(block(x, embedding), expected)
+
+
+def test_dropout_acts_in_training_only(normal, stirred):
+    block = stirred(ResidualBlock(8, 8, BlockStyle(embedding_dim=12, dropout=0.5)))
+    x, embedding = normal(1, 8, 4, 4), normal(1, 12)
+    assert not torch.equal(block(x, embedding), block(x, embedding))
+    block.eval()
+    assert torch.equal(block(x, embedding), block(x, embedding))
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0])
+def test_impossible_dropout_is_refused(dropout):
+    with pytest.raises(UsageError, match="dropout"):
+        BlockStyle(embedding_dim=4, dropout=dropout)
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups"), [(2, 1), (8, 2), (96, 24), (128, 32), (512, 32), (180, 30)]
+)
+def test_groups_of_the_normalization(channels, groups):
+    assert DDPMPP.norm(channels).num_groups == groups
+
+
+def test_initial_weights():
+    torch.manual_seed(0)
+    conv = nn.Conv2d(40, 80, 3)
+    xavier_init(conv, 0.5)
+    assert float(conv.weight.detach().std()) == pytest.approx(0.5 * sqrt(2 / (9 * 120)), rel=0.02)
+    assert not conv.bias.any()
+    fan_in_init(conv)
+    assert float(conv.weight.detach().std()) == pytest.approx(sqrt(1 / (3 * 9 * 40)), rel=0.02)
+    assert float(conv.bias.detach().abs().max()) <= 1 / sqrt(9 * 40)
+    fan_in_init(conv, 0.0)
+    assert not conv.weight.any()

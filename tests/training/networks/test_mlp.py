@@ -1,0 +1,63 @@
+"""The multilayer perceptron learns what would be a saddle point without its input features."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from training.data.toys import Toy
+from training.flow.denoisers import NetworkDenoiser, noise_condition
+from training.flow.pfode import ProbabilityFlow
+from training.loss import DenoisingLoss, DenoisingRegression
+from training.networks.mlp import ToyMLP
+
+THICKNESS = 1  # of the swirl in eigenspace: variances are 1.09, 1 and 0.91
+
+
+@pytest.fixture
+def thickness_error(
+    exact_flow: Callable[..., tuple[Toy, ProbabilityFlow]],
+) -> Callable[[int], float]:
+    """Mean squared error against the exact F of the swirl's thickness after 400 steps of Adam."""
+
+    def measure(input_features: int) -> float:
+        torch.manual_seed(0)
+        toy, flow = exact_flow("swirl")
+        schedule, basis, t_max = flow.schedule, flow.basis, flow.schedule.default_t_max()
+        ends = torch.tensor([0.0, t_max], dtype=torch.float64)
+        low, high = noise_condition(schedule, ends, "log").tolist()
+        network = ToyMLP(3, (low, high), depth=4, input_features=input_features)
+        denoiser, loss = (
+            NetworkDenoiser(network, basis, schedule),
+            DenoisingLoss(schedule, 0, t_max),
+        )
+        regression = DenoisingRegression(denoiser)
+        optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
+        decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(400):
+            clean = basis.to_eigen(toy.sample(512, generator))
+            optimizer.zero_grad()
+            loss.per_sample(regression, clean, loss.draw(512, generator)).mean().backward()
+            optimizer.step()
+            decay.step()
+        t, noise = loss.draw(2000, generator)
+        clean = basis.to_eigen(toy.sample(2000, generator))
+        x = clean + schedule.noise_variance(t).sqrt() * noise
+        with torch.no_grad():
+            error = (denoiser(x, t) - flow.denoiser(x, t)) / denoiser.coefficients(t).c_out
+        return float(error[:, THICKNESS].square().mean())
+
+    return measure
+
+
+# The thickness is uniform, nearly Gaussian: F = 0 has an error of 0.0215. Over four seeds,
+# training leaves 0.0026 to 0.0033 of it with the features and 0.0216 to 0.0217 without.
+def test_the_thickness_of_a_sheet_is_learnt(thickness_error: Callable[[int], float]) -> None:
+    assert thickness_error(4) < 0.005
+
+
+def test_the_thickness_is_not_learnt_without_input_features(
+    thickness_error: Callable[[int], float],
+) -> None:
+    assert thickness_error(0) > 0.018

@@ -1,0 +1,202 @@
+"""What simulations share: grids of times, latent laws, and consistent results."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from dnnlib.errors import UsageError
+from training.data.toys import Toy
+from training.flow.eigenbasis import EigenBasis
+from training.flow.pfode import ProbabilityFlow
+from training.flow.schedules import InflationSchedule
+from training.flow.solvers import SOLVERS
+from training.simulation import (
+    DEFAULT_STEPS,
+    Simulator,
+    latent_law,
+    parse_eps,
+    results,
+    steps_and_end,
+)
+
+ExactFlow = Callable[..., tuple[Toy, ProbabilityFlow]]
+RK4 = SOLVERS["rk4"]
+STATES = ("tilde_xs", "xs", "tilde_xs_es", "xs_es", "net_outs", "unscaled_scores", "dxs", "dxs_es")
+KEYS = {
+    "times": ("S",),
+    **dict.fromkeys(STATES, ("S", "N", "D")),
+    "mean": ("D",),
+    "eigenvectors": ("D", "D"),
+    "eigenvalues": ("D",),
+    "scale": ("S",),
+    "noise_variance": ("S", "D"),
+}
+
+
+@pytest.mark.parametrize(
+    ("steps", "h", "expected"),
+    [
+        (None, None, (DEFAULT_STEPS, 7.01)),
+        (20, None, (20, 7.01)),
+        (701, 0.01, (701, 7.01)),
+        (100, 0.02, (100, 2.0)),
+        (10, 1.0, (10, 10.0)),
+        (None, 0.01, (701, 7.01)),
+    ],
+)
+def test_the_end_is_steps_times_h_and_by_default_the_networks(
+    steps: int | None, h: float | None, expected: tuple[int, float]
+) -> None:
+    count, end = steps_and_end(steps, h, 7.01)
+    assert count == expected[0]
+    assert end == pytest.approx(expected[1], rel=1e-12)
+
+
+def test_an_end_equal_up_to_rounding_is_the_networks_to_the_last_digit() -> None:
+    assert 3 * 0.1 != 0.3
+    assert steps_and_end(3, 0.1, 0.3) == (3, 0.3)
+
+
+@pytest.mark.parametrize("h", [0.1, 0.2, 0.4, 0.3, 1.5])
+def test_a_step_size_alone_does_not_lead_beyond_the_networks_end(h: float) -> None:
+    steps, end = steps_and_end(None, h, 7.0)
+    assert end <= 7.0
+    assert end == pytest.approx(steps * h)
+
+
+@pytest.mark.parametrize("text", ["auto", "empirical"])
+def test_named_eps_stay_names(text: str) -> None:
+    assert parse_eps(text) == text
+
+
+def test_a_number_is_an_eps() -> None:
+    assert parse_eps("2.5e-3") == 2.5e-3
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "small", ""])
+def test_other_eps_are_usage_errors(text: str) -> None:
+    with pytest.raises(UsageError, match="auto, empirical, or a positive"):
+        parse_eps(text)
+
+
+def test_the_latent_law_is_the_closed_form_unless_told_otherwise(exact_flow: ExactFlow) -> None:
+    _, flow = exact_flow("s_curve", 2)
+    end = torch.tensor(6.0, dtype=torch.float64)
+    torch.testing.assert_close(latent_law(flow, 6.0, "auto", 2), flow.latent_variance(end))
+
+
+def test_a_number_sets_the_compressed_dimensions_alone(exact_flow: ExactFlow) -> None:
+    _, flow = exact_flow("s_curve", 1)
+    auto, fixed = latent_law(flow, 6.0, "auto", 1), latent_law(flow, 6.0, 2.5e-3, 1)
+    assert fixed.tolist() == [float(auto[0]), 2.5e-3, 2.5e-3]
+    assert torch.equal(latent_law(flow, 6.0, 2.5e-3, 3), auto)
+
+
+def test_the_empirical_law_has_the_second_moments_of_a_melt(
+    exact_flow: ExactFlow, generator: torch.Generator
+) -> None:
+    _, flow = exact_flow("circles", 1)
+    melted = 1 + torch.randn(500, 2, generator=generator, dtype=torch.float64)
+    expected = melted.numpy().var(0) + melted.numpy().mean(0) ** 2
+    np.testing.assert_allclose(latent_law(flow, 6.0, "empirical", 1, melted), expected)
+
+
+def test_an_empirical_law_needs_a_melt(exact_flow: ExactFlow) -> None:
+    with pytest.raises(UsageError, match="melt"):
+        latent_law(exact_flow("circles")[1], 6.0, "empirical", 2)
+
+
+@pytest.fixture
+def flow(random_basis: Callable[[int], EigenBasis]) -> ProbabilityFlow:
+    """A nonlinear flow with a mean, a rotation and unequal noise."""
+    schedule = InflationSchedule.to_dimension(1, 3, top_variance=2.0, end_std=0.7)
+    return ProbabilityFlow(lambda x, t: x.tanh(), schedule, random_basis(3))
+
+
+@pytest.fixture
+def arrays(flow: ProbabilityFlow, generator: torch.Generator) -> dict[str, np.ndarray]:
+    """Results of a melt that was saved at every step."""
+    data = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    times = flow.schedule.times(8, 4.0)
+    return results(flow, flow.melt(data, times, RK4, save_every=1))
+
+
+def test_results_have_the_promised_arrays(arrays: dict[str, np.ndarray]) -> None:
+    sizes = {"S": 9, "N": 6, "D": 3}
+    shapes = {name: tuple(sizes[axis] for axis in axes) for name, axes in KEYS.items()}
+    assert {name: array.shape for name, array in arrays.items()} == shapes
+    assert all(array.dtype == np.float64 for array in arrays.values())
+
+
+def test_results_explain_themselves(arrays: dict[str, np.ndarray], flow: ProbabilityFlow) -> None:
+    scale = arrays["scale"][:, None, None]
+    rotation, mean = arrays["eigenvectors"], arrays["mean"]
+    assert_equal = np.testing.assert_allclose
+    assert_equal(arrays["xs"], scale * arrays["tilde_xs"], rtol=1e-13)
+    assert_equal(arrays["xs_es"], scale * arrays["tilde_xs_es"], rtol=1e-13)
+    assert_equal(arrays["tilde_xs"], arrays["tilde_xs_es"] @ rotation.T + mean, atol=1e-13)
+    assert_equal(arrays["dxs"], arrays["dxs_es"] @ rotation.T, atol=1e-13)
+    assert_equal(arrays["net_outs"], np.tanh(arrays["tilde_xs_es"]), rtol=1e-13)
+    scores = (arrays["net_outs"] - arrays["tilde_xs_es"]) / arrays["noise_variance"][:, None]
+    assert_equal(arrays["unscaled_scores"], scores, rtol=1e-13)
+    assert_equal(arrays["dxs_es"][1:], np.diff(arrays["xs_es"], axis=0), atol=1e-14)
+    assert (arrays["dxs_es"][0] == 0).all()
+    times = torch.from_numpy(arrays["times"])
+    assert_equal(arrays["scale"], flow.schedule.scale(times))
+    assert_equal(arrays["noise_variance"], flow.schedule.noise_variance(times))
+    assert_equal(arrays["eigenvalues"], flow.basis.eigenvalues)
+
+
+def test_scores_in_results_of_exact_flows_are_gradients_of_the_log_density(
+    exact_flow: ExactFlow, generator: torch.Generator
+) -> None:
+    toy, flow = exact_flow("moons", 1)
+    times = flow.schedule.times(5, 4.0)
+    arrays = results(flow, flow.melt(toy.sample(8, generator), times, RK4, save_every=1))
+    for index, t in enumerate(times):
+        x = torch.from_numpy(arrays["tilde_xs_es"][index]).requires_grad_()
+        (score,) = torch.autograd.grad(flow.denoiser.log_density(x, t).sum(), x)
+        np.testing.assert_allclose(arrays["unscaled_scores"][index], score, atol=1e-8)
+
+
+def test_a_simulator_melts_and_generates_as_its_flow_does(
+    flow: ProbabilityFlow, generator: torch.Generator
+) -> None:
+    data = torch.randn(7, 3, generator=generator, dtype=torch.float64)
+    times = flow.schedule.times(10, 4.0)
+    simulator = Simulator(flow, times, RK4, save_every=5)
+    melt = simulator.melt(data)
+    assert torch.equal(melt.trajectory.states, flow.melt(data, times, RK4, save_every=5).states)
+    back = simulator.generate(melt.trajectory.end, "roundtrip")
+    expected = flow.generate(melt.trajectory.end, times, RK4, save_every=5)
+    assert torch.equal(back.trajectory.states, expected.states)
+    assert torch.equal(back.trajectory.times, times[[10, 5, 0]])
+
+
+def test_shares_of_the_samples_put_together_are_the_simulation_of_all(
+    flow: ProbabilityFlow, generator: torch.Generator
+) -> None:
+    data = torch.randn(7, 3, generator=generator, dtype=torch.float64)
+    simulator = Simulator(flow, flow.schedule.times(10, 4.0), RK4, save_every=5)
+    whole = simulator.melt(data).trajectory
+    shares = [simulator.melt(share).trajectory for share in data.split([3, 4])]
+    for name in ("states", "updates"):
+        together = torch.cat([getattr(share, name) for share in shares], dim=1)
+        torch.testing.assert_close(together, getattr(whole, name), rtol=0, atol=1e-13)
+
+
+def test_facts_tell_the_cost_and_both_variances(
+    flow: ProbabilityFlow, generator: torch.Generator
+) -> None:
+    data = torch.randn(7, 3, generator=generator, dtype=torch.float64)
+    melt = Simulator(flow, flow.schedule.times(10, 4.0), RK4, save_every=5).melt(data)
+    facts = melt.facts(flow)
+    assert facts["denoiser_calls"] == 40
+    assert facts["end_time"] == 4.0
+    assert facts["seconds"] > 0
+    measured = (melt.trajectory.end**2).mean(0)
+    np.testing.assert_allclose(facts["end_variance"], measured)
+    exact = flow.latent_variance(torch.tensor(4.0, dtype=torch.float64))
+    np.testing.assert_allclose(facts["closed_form_variance"], exact)

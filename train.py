@@ -1,0 +1,280 @@
+"""Trains a denoiser on images."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import Tensor
+
+from dnnlib.errors import UsageError
+from dnnlib.logs import logger
+from dnnlib.options import (
+    COUNT,
+    FILE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    agree,
+    checked_options,
+    choice,
+    command,
+    flow_options,
+    given_options,
+    inflation_arguments,
+    require_options,
+    resumed_options,
+    run_script,
+    training_options,
+)
+from dnnlib.urls import local_file
+from torch_utils.distributed import process_group
+from torch_utils.results import provenance
+from training.data.augment import (
+    LABEL_DIM,
+    AugmentedBatches,
+    GeometricAugmentation,
+    augmented_points,
+)
+from training.data.batches import BatchSource
+from training.data.images import ImageBatches, ImageDataset, basis_batches
+from training.flow.denoisers import NOISE_CONDITIONINGS, PRECISIONS, SPACES
+from training.flow.eigenbasis import EigenBasis
+from training.flow.schedules import G_TYPES
+from training.loop import Trainer, TrainingConfig
+from training.loss import T_SAMPLINGS
+from training.model import Model, describe_basis
+from training.networks import IMAGE_NETWORKS
+from training.run_folder import read_options
+from training.setup import Choices, Resumed, describe_training, run_training
+
+# What a resumed run may change and still be the same run.
+FREE_ON_RESUME = {
+    "batch_gpu", "bench", "cache", "compile", "device_name", "dry_run", "dump", "resume", "snap",
+    "tick", "workers",
+}  # fmt: skip
+DRY_RUN_IMAGES = 1000
+VARIANCE_IMAGES = 10_000
+T_MAX = 15.01  # as published for images
+
+
+class Multipliers(click.ParamType[list[int]]):
+    """Comma-separated positive integers, such as 2,2,2."""
+
+    name = "2,2,2"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[int]:
+        if isinstance(value, list):
+            return value
+        try:
+            numbers = [int(part) for part in str(value).split(",")]
+        except ValueError:
+            numbers = []
+        if not numbers or min(numbers) < 1:
+            self.fail(f"'{value}' is not a list of positive integers such as 2,2,2", param, ctx)
+        return numbers
+
+
+@command(help=__doc__)
+@click.option("--data", type=FILE, help="Zip or folder made by dataset_tool.py.  [required]")
+@click.option("--cond", is_flag=True, help="Condition on the labels of the data set.")
+@click.option("--arch", type=choice(IMAGE_NETWORKS), default="ddpmpp", help="Network.")
+@click.option(
+    "--precond",
+    type=choice(("ifs", "edm", "vp", "ve")),
+    default="ifs",
+    help="Inflationary flow, or an isotropic model of Karras et al. 2022, table 1.",
+)
+@flow_options(G_TYPES)
+@click.option("--g_rescaling", type=POSITIVE, help="Factor on every exponent g  [default: 1]")
+@click.option("--tmin", type=NOT_NEGATIVE, help="First time  [default: the schedule's]")
+@click.option(
+    "--tmax", type=POSITIVE, help="Last time  [default: 15.01; isotropic: the schedule's]"
+)
+@click.option(
+    "--t_sampling",
+    type=choice(T_SAMPLINGS),
+    help="Law of the times in training  [default: uniform; edm: normal; ve: log_uniform]",
+)
+@click.option("--space", type=choice(SPACES), default="IS", help="Coordinates of the network.")
+@click.option(
+    "--noise_cond",
+    type=choice(NOISE_CONDITIONINGS),
+    help="How the network is told the time: by the log of the noise, or as 999 t  "
+    "[default: log; vp: ddpm]",
+)
+@click.option("--batch_pca", type=COUNT, help="Images the basis is fitted to  [default: all]")
+@click.option("--cbase", type=COUNT, help="Channels of the finest level  [default: the network's]")
+@click.option(
+    "--cres", type=Multipliers(), help="Factor of each level's channels  [default: the network's]"
+)
+@click.option(
+    "--dropout",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.13,
+    help="Fraction of activations dropped.",
+)
+@click.option(
+    "--augment",
+    type=click.FloatRange(0, 1),
+    default=0.12,
+    help="Probability of each augmentation; 0 is off.",
+)
+@click.option("--xflip", is_flag=True, help="Add the mirror image of each image to the data.")
+@click.option(
+    "--precision",
+    type=choice(PRECISIONS),
+    default="fp32",
+    help="What the network computes in.",
+)
+@click.option("--compile", is_flag=True, help="Compile the network with torch.compile.")
+@click.option("--bench/--no-bench", default=True, help="Let cuDNN look for its fastest kernels.")
+@click.option("--cache", is_flag=True, help="Keep the data set in memory.")
+@click.option("--workers", type=click.IntRange(min=0), default=1, help="Processes that read data.")
+@click.option(
+    "--lr_ramp",
+    type=NOT_NEGATIVE,
+    help="Million samples in which the learning rate rises  [default: 5% of duration, at most 10]",
+)
+@click.option("--lr_decay", is_flag=True, help="Let the rate fall to 0 along a cosine.")
+@click.option("--transfer", help="Network file, path or https URL, whose weights to start from.")
+@training_options(duration=200, batch=512, lr=1e-3, ema=0.5, tick=50, snap=50, dump=500)
+def main(**options: Any) -> None:
+    resume = options["resume"]
+    if resume:
+        saved = read_options(resume)
+        options = checked_options(
+            resumed_options(options, given_options(), saved, FREE_ON_RESUME, str(resume))
+        )
+    require_options(options, "outdir", "data")
+    dataset = ImageDataset(
+        Path(options["data"]),
+        use_labels=options["cond"],
+        xflip=options["xflip"],
+        cache=options["cache"] and not options["dry_run"],
+    )
+    agree("data_dim", options["data_dim"], dataset.dim, f"the data set {dataset.name}")
+    record = {"options": options, **provenance()}
+    with process_group(options["device_name"]) as device:
+        torch.backends.cudnn.benchmark = options["bench"]
+        resumed = Resumed.find(resume) if resume else None
+        augmentation = GeometricAugmentation(options["augment"]) if options["augment"] else None
+        basis, variance = (
+            (resumed.basis, resumed.data_variance)
+            if resumed
+            else fit_basis(dataset, options, augmentation, device)
+        )
+        model, loss = choices(dataset, options).build(basis, variance)
+        model.about |= {
+            "data_name": dataset.name,
+            "image_shape": list(dataset.image_shape),
+            "label_dim": dataset.label_dim,
+        }
+        config = training_config(options)
+        logger.info(f"{len(dataset)} images of {dataset.image_shape} in {dataset.path}")
+        logger.info(describe_basis(basis))
+        logger.info(describe_training(model, loss, config))
+        if options["dry_run"]:
+            logger.info(json.dumps(record, indent=2, default=str))
+            return
+        if options["transfer"] and not resumed:
+            transfer(options["transfer"], model)
+        model.denoiser.to(device)
+        model.denoiser.precision = options["precision"]
+        trainer = Trainer(model, loss, config)
+        if options["compile"]:
+            model.denoiser.network.compile()
+        source: BatchSource = ImageBatches(
+            dataset, config.batch, config.seed, device, options["workers"]
+        )
+        if augmentation:
+            source = AugmentedBatches(
+                source, augmentation, dataset.image_shape, config.batch, config.seed
+            )
+        place = (options["outdir"], run_name(model, options), options["nosubdir"])
+        run_training(trainer, source, place, record, resumed)
+
+
+def fit_basis(
+    dataset: ImageDataset,
+    options: dict[str, Any],
+    augmentation: GeometricAugmentation | None,
+    device: torch.device,
+) -> tuple[EigenBasis, Tensor | None]:
+    """The eigenbasis of the images (of a few, if the options are only looked at).
+
+    Returns:
+        The basis, and along its axes the variance of augmented images, if any are.
+    """
+    limit = options["batch_pca"] or len(dataset)
+    limit = min(limit, DRY_RUN_IMAGES if options["dry_run"] else len(dataset))
+    logger.info(f"Fitting the eigenbasis of {limit} images")
+    basis = EigenBasis.fit(basis_batches(dataset, limit, device=device)).cpu()
+    if augmentation is None:
+        return basis, None
+    images = basis_batches(dataset, min(limit, VARIANCE_IMAGES), device=device)
+    augmented = augmented_points(images, augmentation, dataset.image_shape, options["seed"])
+    return basis, basis.second_moments(augmented)
+
+
+def training_config(options: dict[str, Any]) -> TrainingConfig:
+    ramp = options["lr_ramp"]
+    if ramp is None:
+        ramp = min(10.0, 0.05 * options["duration"])
+    return TrainingConfig.from_options(
+        options, lr_ramp=round(ramp * 1e6), lr_decay=options["lr_decay"]
+    )
+
+
+def choices(dataset: ImageDataset, options: dict[str, Any]) -> Choices:
+    inflating = options["precond"] == "ifs"
+    network_arguments = {
+        "image_shape": list(dataset.image_shape),
+        "label_dim": dataset.label_dim,
+        "augment_dim": LABEL_DIM if options["augment"] else 0,
+        "dropout": options["dropout"],
+    }
+    sizes = {"model_channels": options["cbase"], "channel_mult": options["cres"]}
+    return Choices(
+        precond=options["precond"],
+        inflation=inflation_arguments(options, dataset.dim),
+        network=options["arch"],
+        network_arguments=network_arguments | {k: v for k, v in sizes.items() if v is not None},
+        space=options["space"],
+        noise_cond=options["noise_cond"] or ("ddpm" if options["precond"] == "vp" else "log"),
+        t_min=options["tmin"],
+        t_max=options["tmax"] or (T_MAX if inflating else None),
+        t_sampling=options["t_sampling"],
+        seed=options["seed"],
+    )
+
+
+def transfer(location: str, model: Model) -> None:
+    """Starts a model from the weights of another one's network that have its names and shapes."""
+    path = local_file(location)
+    given = Model.load(path).denoiser.network.state_dict()
+    own = model.denoiser.network.state_dict()
+    fitting = {k: v for k, v in given.items() if k in own and v.shape == own[k].shape}
+    if not fitting:
+        raise UsageError(f"{path} has no weights that fit this {model.recipe.network}")
+    model.denoiser.network.load_state_dict({**own, **fitting})
+    logger.info(f"Took {len(fitting)} of {len(own)} tensors from {path}")
+
+
+def run_name(model: Model, options: dict[str, Any]) -> str:
+    parts = [
+        model.about["data_name"],
+        model.denoiser.schedule.name,
+        options["arch"],
+        "cond" if options["cond"] else "uncond",
+        f"batch{options['batch']}",
+        options["precision"],
+        options["desc"],
+    ]
+    return "-".join(part for part in parts if part)
+
+
+if __name__ == "__main__":
+    run_script(main)

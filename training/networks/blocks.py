@@ -1,0 +1,213 @@
+"""Parts of the image networks: FIR resampling, residual blocks, attention.
+
+The residual block is that of BigGAN as Song et al. 2021 (arXiv 2011.13456, appendix H) and Dhariwal
+and Nichol 2021 (arXiv 2105.05233) use it: with R the resampling, if any, and e the embedding,
+
+    h = conv(R silu(norm(x))),      h = conv(dropout(silu(norm(h + A e)))),
+    x' = c (skip(R x) + h),         x'' = c (x' + attention(norm(x'))).
+
+The former add ``A e`` and have ``c = sqrt(1/2)``, which keeps the variance of a sum of two; the
+latter have ``c = 1`` and let the embedding scale the normalized h as well: ``BlockStyle`` holds
+such choices. Second convolutions start (nearly) at zero, hence a block starts as its skip.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dnnlib.errors import UsageError
+
+Weighted: TypeAlias = nn.Conv2d | nn.Linear
+Initializer: TypeAlias = Callable[[Weighted, float], None]
+
+
+def xavier_init(layer: Weighted, gain: float = 1.0) -> None:
+    """Weights uniform with variance ``2 gain^2 / (fan_in + fan_out)``, biases zero."""
+    nn.init.xavier_uniform_(layer.weight, gain)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def fan_in_init(layer: Weighted, gain: float = 1.0) -> None:
+    """Weights and biases uniform on ``+- gain / sqrt(fan_in)``."""
+    bound = gain / sqrt(layer.weight[0].numel())
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, -bound, bound)
+
+
+@dataclass(frozen=True)
+class BlockStyle:
+    """What all residual blocks of one network have in common.
+
+    Attributes:
+        embedding_dim: Units of the embedding e.
+        dropout: Fraction of activations dropped in training.
+        fir_taps: Filter of the resampling.
+        eps: Added to the variance in group normalization.
+        scaled_by_embedding: Whether the embedding scales and shifts, or only shifts and does so
+            before the normalization.
+        residual_scale: ``c``.
+        projected_resampling: Whether the skip has weights wherever resolutions change; where the
+            number of channels changes it must.
+        head_channels: Channels of one attention head; None for a single head.
+        init: Initializes a layer, given a gain.
+        last_gain: Gain of the last layer of a branch.
+        image_gain: Gain of the layer that makes the output image.
+        qkv_gain: Gain of attention's queries, keys and values.
+    """
+
+    embedding_dim: int
+    dropout: float = 0.13
+    fir_taps: Sequence[float] = (1, 1)
+    eps: float = 1e-6
+    scaled_by_embedding: bool = False
+    residual_scale: float = sqrt(0.5)
+    projected_resampling: bool = True
+    head_channels: int | None = None
+    init: Initializer = xavier_init
+    last_gain: float = 1e-5
+    image_gain: float = 1e-5
+    qkv_gain: float = sqrt(0.2)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"dropout is {self.dropout}: give a fraction from 0 to below 1")
+
+    def linear(self, inputs: int, outputs: int, bias: bool = True, gain: float = 1.0) -> nn.Linear:
+        layer = nn.Linear(inputs, outputs, bias=bias)
+        self.init(layer, gain)
+        return layer
+
+    def conv(self, inputs: int, outputs: int, kernel: int = 3, gain: float = 1.0) -> nn.Conv2d:
+        """A convolution that keeps the resolution."""
+        layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+        self.init(layer, gain)
+        return layer
+
+    def norm(self, channels: int) -> nn.GroupNorm:
+        """Group normalization: up to 32 groups of at least 4 channels."""
+        groups = next(n for n in range(max(1, min(32, channels // 4)), 0, -1) if channels % n == 0)
+        return nn.GroupNorm(groups, channels, eps=self.eps)
+
+
+class FIRFilter(nn.Module):
+    """Halves or doubles the resolution of ``[B, C, H, W]`` with a separable low-pass filter.
+
+    Constants are preserved, but within reach of the border, beyond which images are zero. Taps
+    [1, 1] average and repeat pixels.
+
+    Args:
+        taps: The filter along one axis, of even length; normalized here.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, taps: Sequence[float]):
+        super().__init__()
+        if len(taps) < 2 or len(taps) % 2 or sum(taps) == 0:
+            raise UsageError(f"a resampling filter has an even number of taps, not {list(taps)}")
+        line = torch.tensor([float(tap) / sum(taps) for tap in taps])
+        self.register_buffer("kernel", torch.outer(line, line)[None, None], persistent=False)
+        self.reach = len(taps) // 2 - 1  # beyond the two pixels that a box filter covers
+        self.is_box = tuple(taps) == (1, 1)
+
+    def down(self, x: Tensor) -> Tensor:
+        if self.is_box:
+            return F.avg_pool2d(x, 2)
+        kernel = self.kernel.expand(x.shape[1], -1, -1, -1)
+        return F.conv2d(x, kernel, stride=2, padding=self.reach, groups=x.shape[1])
+
+    def up(self, x: Tensor) -> Tensor:
+        if self.is_box:
+            return F.interpolate(x, scale_factor=2.0, mode="nearest")
+        kernel = 4 * self.kernel.expand(x.shape[1], -1, -1, -1)
+        return F.conv_transpose2d(x, kernel, stride=2, padding=self.reach, groups=x.shape[1])
+
+    def blur(self, x: Tensor) -> Tensor:
+        """``[B, C, H + 1, W + 1]``: ready for a 3 x 3 convolution of stride 2 without padding."""
+        kernel = self.kernel.expand(x.shape[1], -1, -1, -1)
+        return F.conv2d(x, kernel, padding=self.reach + 1, groups=x.shape[1])
+
+
+class SelfAttention(nn.Module):
+    """The branch ``projection(attention(norm(x)))`` over the pixels of ``x [B, C, H, W]``."""
+
+    def __init__(self, channels: int, style: BlockStyle):
+        super().__init__()
+        head_channels = style.head_channels or channels
+        if channels % head_channels:
+            raise UsageError(
+                f"attention heads of {head_channels} channels do not divide {channels} channels"
+            )
+        self.heads = channels // head_channels
+        self.norm = style.norm(channels)
+        self.qkv = style.conv(channels, 3 * channels, kernel=1, gain=style.qkv_gain)
+        self.projection = style.conv(channels, channels, kernel=1, gain=style.last_gain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Channels of qkv are ordered by head, then channel, then query, key or value.
+        split = self.qkv(self.norm(x)).flatten(2).unflatten(1, (self.heads, -1, 3))
+        query, key, value = split.permute(3, 0, 1, 4, 2).contiguous()
+        pixels = F.scaled_dot_product_attention(query, key, value)  # [B, heads, HW, C/heads]
+        image = pixels.permute(0, 2, 1, 3).reshape(len(x), *x.shape[2:], x.shape[1])
+        return self.projection(image.permute(0, 3, 1, 2))
+
+
+class ResidualBlock(nn.Module):
+    """The block at the head of this module.
+
+    Args:
+        in_channels: Of the input.
+        out_channels: Of the output.
+        style: Of the network.
+        resampling: Whether the resolution is doubled, halved, or kept.
+        attention: Whether attention follows.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        style: BlockStyle,
+        resampling: Literal["up", "down"] | None = None,
+        attention: bool = False,
+    ):
+        super().__init__()
+        self.style, self.resampling = style, resampling
+        self.fir = FIRFilter(style.fir_taps) if resampling else None
+        self.norm1 = style.norm(in_channels)
+        self.conv1 = style.conv(in_channels, out_channels)
+        modulated = 2 * out_channels if style.scaled_by_embedding else out_channels
+        self.modulation = style.linear(style.embedding_dim, modulated)
+        self.norm2 = style.norm(out_channels)
+        self.dropout = nn.Dropout(style.dropout)
+        self.conv2 = style.conv(out_channels, out_channels, gain=style.last_gain)
+        projected = in_channels != out_channels or (resampling and style.projected_resampling)
+        self.skip = style.conv(in_channels, out_channels, kernel=1) if projected else nn.Identity()
+        self.attention = SelfAttention(out_channels, style) if attention else None
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """``x [B, in_channels, H, W]`` and ``embedding [B, embedding_dim]`` to new features."""
+        h = self.conv1(self._resample(F.silu(self.norm1(x))))
+        modulation = self.modulation(embedding)[:, :, None, None]
+        if self.style.scaled_by_embedding:
+            scale, shift = modulation.chunk(2, dim=1)
+            h = torch.addcmul(shift, self.norm2(h), 1 + scale)
+        else:
+            h = self.norm2(h + modulation)
+        h = self.conv2(self.dropout(F.silu(h)))
+        x = self._join(self.skip(self._resample(x)), h)
+        return x if self.attention is None else self._join(x, self.attention(x))
+
+    def _resample(self, x: Tensor) -> Tensor:
+        if self.fir is None:
+            return x
+        return self.fir.up(x) if self.resampling == "up" else self.fir.down(x)
+
+    def _join(self, x: Tensor, branch: Tensor) -> Tensor:
+        return (x + branch) * self.style.residual_scale

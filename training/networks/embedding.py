@@ -1,0 +1,134 @@
+"""How image networks are told the noise condition, the class and the augmentation.
+
+Positional features are those of Song et al. 2021 for DDPM++ and, cosines first, of Dhariwal and
+Nichol 2021 for ADM; random Fourier features those of NCSN++.
+"""
+
+from math import pi, sqrt
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dnnlib.errors import UsageError
+from training.networks.blocks import BlockStyle
+
+
+class PositionalFeatures(nn.Module):
+    """Sines and cosines of the noise condition, at frequencies from 1 down to 1/10000.
+
+    Args:
+        width: Number of features.
+        last: Whether the frequencies reach 1/10000, or stop one step of their ratio before it.
+        cosines_first: Whether the first half of the features are the cosines, or the sines.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, width: int, last: bool = True, cosines_first: bool = False):
+        super().__init__()
+        count = _half(width)
+        self.cosines_first = cosines_first
+        exponents = torch.arange(count, dtype=torch.float64) / max(count - int(last), 1)
+        frequencies = (1e-4**exponents).float()
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        """``[B]`` to ``[B, width]``."""
+        phase = c_noise[:, None] * self.frequencies
+        waves = (phase.cos(), phase.sin()) if self.cosines_first else (phase.sin(), phase.cos())
+        return torch.cat(waves, dim=1)
+
+
+class FourierFeatures(nn.Module):
+    """``width / 2`` sines, then cosines of ``2 pi f c_noise``, frequencies f drawn of N(0, std^2).
+
+    The frequencies are no parameters, but belong in the network file.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, width: int, std: float = 16.0):
+        super().__init__()
+        self.register_buffer("frequencies", std * torch.randn(_half(width)))
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        """``[B]`` to ``[B, width]``."""
+        phase = c_noise[:, None] * (2 * pi * self.frequencies)
+        return torch.cat([phase.sin(), phase.cos()], dim=1)
+
+
+def _half(width: int) -> int:
+    if width < 2 or width % 2:
+        raise UsageError(f"{width} noise features cannot be half sines, half cosines: take an even")
+    return width // 2
+
+
+class ConditionEmbedding(nn.Module):
+    """The embedding e of noise condition, class labels and augmentation labels, by two layers.
+
+    Args:
+        features: Maps ``c_noise [B]`` to ``[B, width]``.
+        width: Number of these features.
+        style: Of the network.
+        label_dim: Number of classes; 0 for none.
+        augment_dim: Number of augmentation labels; 0 for none.
+        late_labels: Whether class labels are added after the two layers (ADM), or to the features.
+    """
+
+    def __init__(
+        self,
+        features: nn.Module,
+        width: int,
+        style: BlockStyle,
+        label_dim: int = 0,
+        augment_dim: int = 0,
+        late_labels: bool = False,
+    ):
+        super().__init__()
+        self.features, self.late_labels = features, late_labels
+        self.label_dim, self.augment_dim = label_dim, augment_dim
+        self.augment = self.label = None
+        if augment_dim:
+            gain = 0.0 if late_labels else 1.0
+            self.augment = style.linear(augment_dim, width, bias=False, gain=gain)
+        if label_dim and late_labels:
+            self.label = nn.Linear(label_dim, style.embedding_dim, bias=False)
+            nn.init.normal_(self.label.weight)
+        elif label_dim:
+            self.label = style.linear(label_dim, width)
+        self.first = style.linear(width, style.embedding_dim)
+        self.second = style.linear(style.embedding_dim, style.embedding_dim)
+
+    def forward(
+        self, c_noise: Tensor, labels: Tensor | None = None, augment_labels: Tensor | None = None
+    ) -> Tensor:
+        """``[B], [B, label_dim], [B, augment_dim]`` to ``[B, embedding_dim]``; no labels are zeros.
+
+        Raises:
+            UsageError: Labels of another width.
+        """
+        h = self.features(c_noise)
+        size = len(c_noise)
+        augment_labels = _labels_or_zeros(augment_labels, size, self.augment_dim, h, "augmentation")
+        labels = _labels_or_zeros(labels, size, self.label_dim, h, "class")
+        if self.augment is not None:
+            h = h + self.augment(augment_labels)
+        if self.label is not None and not self.late_labels:
+            # One-hot labels have entries of mean square 1/label_dim; the features have 1/2.
+            h = h + self.label(labels * sqrt(self.label_dim))
+        h = self.second(F.silu(self.first(h)))
+        if self.label is not None and self.late_labels:
+            h = h + self.label(labels)
+        return F.silu(h)
+
+
+def _labels_or_zeros(labels: Tensor | None, size: int, dim: int, like: Tensor, kind: str) -> Tensor:
+    if labels is None:
+        return like.new_zeros(size, dim)
+    if labels.shape != (size, dim):
+        raise UsageError(
+            f"{kind} labels of shape {tuple(labels.shape)} for {size} images do not fit "
+            f"a network with {dim} of them"
+        )
+    return labels.to(like.dtype)

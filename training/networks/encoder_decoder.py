@@ -1,0 +1,245 @@
+"""Encoder and decoder of a U-Net (Song et al. 2021, arXiv 2011.13456, appendix H).
+
+Each level of the encoder halves the resolution and has ``num_blocks`` residual blocks. The decoder
+mirrors it with one block more a level, for it takes in the output of every layer of the encoder.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dnnlib.errors import UsageError
+from training.networks.blocks import BlockStyle, FIRFilter, ResidualBlock
+
+ENCODER_TYPES = ("standard", "skip", "residual")
+DECODER_TYPES = ("standard", "skip")
+MIN_SIDE = 8
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Sizes of a U-Net.
+
+    Attributes:
+        image_shape: Channels, height and width; the latter equal, a power of two and at least 8.
+        stem_width: Channels made of the image before the first block.
+        widths: Channels of each level, the finest first.
+        num_blocks: Residual blocks of an encoder level.
+        attention_resolutions: Resolutions at which blocks have attention.
+        decoder_attends_once: Whether only the last block of a decoder level has attention.
+    """
+
+    image_shape: Sequence[int]
+    stem_width: int
+    widths: Sequence[int]
+    num_blocks: int
+    attention_resolutions: Sequence[int]
+    decoder_attends_once: bool = True
+
+    def __post_init__(self) -> None:
+        if len(self.image_shape) != 3 or self.image_shape[0] < 1:
+            raise UsageError(
+                f"an image shape is (channels, height, width), not {list(self.image_shape)}"
+            )
+        _, height, width = self.image_shape
+        if height != width or width < MIN_SIDE or width & (width - 1):
+            raise UsageError(
+                f"images of {height} x {width} pixels do not fit this network: they must be "
+                "square, with a side of 8, 16, 32 or another power of two"
+            )
+        if not self.widths or self.num_blocks < 1 or min(self.stem_width, *self.widths) < 1:
+            raise UsageError("a U-Net needs at least one level, one block and one channel")
+        if self.resolution(self.depth - 1) < 1:
+            raise UsageError(
+                f"{self.depth} levels halve images of {width} x {width} pixels too often: "
+                f"give channel_mult at most {width.bit_length()} entries"
+            )
+
+    @property
+    def depth(self) -> int:
+        """Number of levels."""
+        return len(self.widths)
+
+    def resolution(self, level: int) -> int:
+        return self.image_shape[1] >> level
+
+    def attends(self, level: int) -> bool:
+        return self.resolution(level) in self.attention_resolutions
+
+
+class InputSkip(nn.Module):
+    """Adds the downsampled image to the features, through a 1 x 1 convolution."""
+
+    def __init__(self, image_channels: int, width: int, style: BlockStyle):
+        super().__init__()
+        self.fir = FIRFilter(style.fir_taps)
+        self.conv = style.conv(image_channels, width, kernel=1)
+
+    def forward(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        """New features and the image of this level, from features and the finer image."""
+        image = self.fir.down(image)
+        return x + self.conv(image), image
+
+
+class InputResidual(nn.Module):
+    """Adds the finer image, by a strided convolution; the sum is the image of the next level."""
+
+    def __init__(self, image_channels: int, width: int, style: BlockStyle):
+        super().__init__()
+        self.fir = FIRFilter(style.fir_taps)
+        self.conv = nn.Conv2d(image_channels, width, 3, stride=2)
+        style.init(self.conv, 1.0)
+
+    def forward(self, x: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        """As ``InputSkip``."""
+        x = (x + self.conv(self.fir.blur(image))) * sqrt(0.5)
+        return x, x
+
+
+class EncoderLevel(nn.Module):
+    def __init__(self, in_channels: int, level: int, layout: Layout, style: BlockStyle):
+        super().__init__()
+        width, attends = layout.widths[level], layout.attends(level)
+        self.down = ResidualBlock(in_channels, in_channels, style, "down") if level else None
+        self.pyramid: nn.Module | None = None
+        self.blocks = nn.ModuleList()
+        for _ in range(layout.num_blocks):
+            self.blocks.append(ResidualBlock(in_channels, width, style, attention=attends))
+            in_channels = width
+
+    def forward(self, x: Tensor, image: Tensor, embedding: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Features after each layer, and the image for the next level."""
+        features = []
+        if self.down is not None:
+            x = self.down(x, embedding)
+            if self.pyramid is not None:
+                x, image = self.pyramid(x, image)
+            features.append(x)
+        for block in self.blocks:
+            x = block(x, embedding)
+            features.append(x)
+        return features, image
+
+
+class Encoder(nn.Module):
+    """Images ``[B, C, H, W]`` to the features after each layer, the coarsest last.
+
+    With ``kind`` ``skip`` or ``residual``, downsampled images are fed to the coarser levels, as
+    they are or as sums with what the levels made of them.
+    """
+
+    def __init__(self, layout: Layout, style: BlockStyle, kind: str = "standard"):
+        super().__init__()
+        _check_kind("encoder", kind, ENCODER_TYPES)
+        width = layout.stem_width
+        self.stem = style.conv(layout.image_shape[0], width)
+        self.feature_channels = [width]
+        self.levels = nn.ModuleList()
+        image_channels = layout.image_shape[0]
+        for index, level_width in enumerate(layout.widths):
+            level = EncoderLevel(width, index, layout, style)
+            if index and kind == "skip":
+                level.pyramid = InputSkip(image_channels, width, style)
+            elif index and kind == "residual":
+                level.pyramid = InputResidual(image_channels, width, style)
+                image_channels = width
+            self.levels.append(level)
+            self.feature_channels += [width] * bool(index) + [level_width] * layout.num_blocks
+            width = level_width
+
+    def forward(self, image: Tensor, embedding: Tensor) -> list[Tensor]:
+        features = [self.stem(image)]
+        for level in self.levels:
+            more, image = level(features[-1], image, embedding)
+            features += more
+        return features
+
+
+class ToImage(nn.Module):
+    """Features to an image, near zero before training."""
+
+    def __init__(self, width: int, image_channels: int, style: BlockStyle):
+        super().__init__()
+        self.norm = style.norm(width)
+        self.conv = style.conv(width, image_channels, gain=style.image_gain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.silu(self.norm(x)))
+
+
+class DecoderLevel(nn.Module):
+    def __init__(
+        self, in_channels: int, skips: list[int], level: int, layout: Layout, style: BlockStyle
+    ):
+        super().__init__()
+        width = layout.widths[level]
+        coarsest = level == layout.depth - 1
+        self.up = None if coarsest else ResidualBlock(in_channels, in_channels, style, "up")
+        self.fir = FIRFilter(style.fir_taps)
+        self.to_image: nn.Module | None = None
+        self.blocks = nn.ModuleList()
+        for index in range(layout.num_blocks + 1):
+            here = index == layout.num_blocks or not layout.decoder_attends_once
+            attends = here and layout.attends(level)
+            block = ResidualBlock(in_channels + skips.pop(), width, style, attention=attends)
+            self.blocks.append(block)
+            in_channels = width
+
+    def forward(
+        self, x: Tensor, image: Tensor | None, skips: list[Tensor], embedding: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """New features and image; takes as many off the end of ``skips`` as it has blocks."""
+        if self.up is not None:
+            x = self.up(x, embedding)
+        for block in self.blocks:
+            x = block(torch.cat([x, skips.pop()], dim=1), embedding)
+        if self.to_image is None:
+            return x, image
+        finer = self.to_image(x)
+        return x, finer if image is None else finer + self.fir.up(image)
+
+
+class Decoder(nn.Module):
+    """Features of the encoder to images ``[B, C, H, W]``.
+
+    With ``kind="skip"`` every level makes an image and the output is their upsampled sum.
+    """
+
+    def __init__(
+        self,
+        feature_channels: Sequence[int],
+        layout: Layout,
+        style: BlockStyle,
+        kind: str = "standard",
+    ):
+        super().__init__()
+        _check_kind("decoder", kind, DECODER_TYPES)
+        skips, width = list(feature_channels), feature_channels[-1]
+        middle = (ResidualBlock(width, width, style, attention=first) for first in (True, False))
+        self.middle = nn.ModuleList(middle)
+        self.levels = nn.ModuleList()  # the coarsest first
+        for index in reversed(range(layout.depth)):
+            level = DecoderLevel(width, skips, index, layout, style)
+            width = layout.widths[index]
+            if kind == "skip" or index == 0:
+                level.to_image = ToImage(width, layout.image_shape[0], style)
+            self.levels.append(level)
+
+    def forward(self, features: list[Tensor], embedding: Tensor) -> Tensor:
+        skips, x = list(features), features[-1]
+        for block in self.middle:
+            x = block(x, embedding)
+        image: Tensor | None = None
+        for level in self.levels:
+            x, image = level(x, image, skips, embedding)
+        assert image is not None
+        return image
+
+
+def _check_kind(what: str, kind: str, known: tuple[str, ...]) -> None:
+    if kind not in known:
+        raise UsageError(f"unknown {what} type '{kind}': choose one of {', '.join(known)}")

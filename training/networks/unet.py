@@ -1,0 +1,152 @@
+"""U-Nets for images, and DDPM++ and NCSN++ among them (Song et al. 2021, arXiv 2011.13456, app. H).
+
+Sizes and other settings are those of Karras et al. 2022 (arXiv 2206.00364, table 7).
+
+Networks take and give flat images ``[B, C H W]``, for that is what a flow sees. Inside, images are
+channels-last, which is what the convolutions of most processors prefer.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dnnlib.errors import UsageError
+from training.networks.blocks import BlockStyle
+from training.networks.embedding import ConditionEmbedding, FourierFeatures, PositionalFeatures
+from training.networks.encoder_decoder import Decoder, Encoder, Layout
+
+# Class, and number of features per model channel.
+NOISE_FEATURES: dict[str, tuple[type[nn.Module], int]] = {
+    "positional": (PositionalFeatures, 1),
+    "fourier": (FourierFeatures, 2),
+}
+
+
+class ImageUNet(nn.Module):
+    """A U-Net of flat images, conditioned on noise and labels.
+
+    Args:
+        layout: Its sizes.
+        style: Of its blocks.
+        embedding: Of noise condition and labels.
+        encoder_type: ``skip`` and ``residual`` feed downsampled images to the coarser levels.
+        decoder_type: ``skip`` lets every level make an image.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        style: BlockStyle,
+        embedding: ConditionEmbedding,
+        encoder_type: str = "standard",
+        decoder_type: str = "standard",
+    ):
+        super().__init__()
+        self.image_shape = tuple(layout.image_shape)
+        self.embedding = embedding
+        self.encoder = Encoder(layout, style, encoder_type)
+        self.decoder = Decoder(self.encoder.feature_channels, layout, style, decoder_type)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(
+        self,
+        z: Tensor,
+        c_noise: Tensor,
+        labels: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+    ) -> Tensor:
+        """``F(z, c_noise)``; missing labels are zeros.
+
+        Args:
+            z: Flat images ``[B, C H W]``.
+            c_noise: ``[]`` or ``[B]``.
+            labels: ``[B, label_dim]``, one-hot.
+            augment_labels: ``[B, augment_dim]``.
+
+        Returns:
+            ``[B, C H W]``, in the dtype of z also under autocast.
+        """
+        channels, height, width = self.image_shape
+        if z.shape[1:] != (channels * height * width,):
+            raise UsageError(
+                f"input of shape {tuple(z.shape)} is no batch of flat {channels} x {height} x "
+                f"{width} images"
+            )
+        image = z.reshape(-1, *self.image_shape).contiguous(memory_format=torch.channels_last)
+        embedding = self.embedding(c_noise.expand(len(z)), labels, augment_labels)
+        return self.decoder(self.encoder(image, embedding), embedding).flatten(1).to(z.dtype)
+
+
+class UNet(ImageUNet):
+    """The family of DDPM++ and NCSN++.
+
+    Args:
+        image_shape: ``(C, H, W)``, with H = W a power of two and at least 8.
+        label_dim: Number of classes; 0 for none.
+        augment_dim: Number of augmentation labels; 0 for none.
+        model_channels: Channels of the finest level, but for its factor.
+        channel_mult: Factor of each level.
+        num_blocks: Residual blocks of an encoder level.
+        attention_resolutions: Resolutions at which blocks have attention.
+        dropout: Fraction of activations dropped in training.
+        noise_features: ``positional``, or ``fourier``: random, and twice as many.
+        encoder_type: See ``ImageUNet``.
+        decoder_type: See ``ImageUNet``.
+        fir_taps: Filter of the resampling.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        label_dim: int = 0,
+        augment_dim: int = 0,
+        model_channels: int = 128,
+        channel_mult: Sequence[int] = (2, 2, 2),
+        num_blocks: int = 4,
+        attention_resolutions: Sequence[int] = (16,),
+        dropout: float = 0.13,
+        noise_features: str = "positional",
+        encoder_type: str = "standard",
+        decoder_type: str = "standard",
+        fir_taps: Sequence[float] = (1, 1),
+    ):
+        if noise_features not in NOISE_FEATURES:
+            raise UsageError(
+                f"unknown noise_features '{noise_features}': choose one of "
+                f"{', '.join(NOISE_FEATURES)}"
+            )
+        widths = [factor * model_channels for factor in channel_mult]
+        layout = Layout(image_shape, model_channels, widths, num_blocks, attention_resolutions)
+        style = BlockStyle(4 * model_channels, dropout, fir_taps=fir_taps)
+        make_features, factor = NOISE_FEATURES[noise_features]
+        width = factor * model_channels
+        features = make_features(width)
+        embedding = ConditionEmbedding(features, width, style, label_dim, augment_dim)
+        super().__init__(layout, style, embedding, encoder_type, decoder_type)
+
+
+class DDPMpp(UNet):
+    """DDPM++: the defaults of ``UNet``. 55.7 million parameters at 32 x 32."""
+
+
+class NCSNpp(UNet):
+    """NCSN++: DDPM++ with random Fourier features, an image pyramid and smoother resampling."""
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        *,
+        noise_features: str = "fourier",
+        encoder_type: str = "residual",
+        fir_taps: Sequence[float] = (1, 3, 3, 1),
+        **sizes: Any,
+    ):
+        super().__init__(
+            image_shape,
+            noise_features=noise_features,
+            encoder_type=encoder_type,
+            fir_taps=fir_taps,
+            **sizes,
+        )
