@@ -125,8 +125,10 @@ _S_CURVE = _Recipe([_half_s_curve(-1), _half_s_curve(1)], nodes=(48, 24), noise=
 _SWIRL = _Recipe([_swirl], nodes=(192, 36), noise=(1.25,) * 3)
 _RECIPES = {
     "circles": _Recipe([_circle(1.0), _circle(0.5)], nodes=(192,), noise=(0.08, 0.08)),
-    "sine1": _Recipe([_sine1], nodes=(320,), noise=(0.0, 0.8)),
-    "sine2": _Recipe([_sine2], nodes=(128,), noise=(0.15, 0.15)),
+    # Without noise on x, the nodes must lie closer together than sqrt(gamma0) in that dimension:
+    # they do down to gamma0 = 1e-4.
+    "sine1": _Recipe([_sine1], nodes=(640,), noise=(0.0, 0.8)),
+    "sine2": _Recipe([_sine2], nodes=(640,), noise=(0.0, 0.15)),
     "moons": _Recipe([_upper_moon, _lower_moon], nodes=(96,), noise=(0.08, 0.08)),
     "s_curve": _S_CURVE,
     "swirl": _SWIRL,

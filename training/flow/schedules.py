@@ -138,18 +138,17 @@ class InflationSchedule(NoiseSchedule):
                 f"dims_to_keep is {dims_to_keep}, but the data has {data_dim} dimensions: "
                 f"give 1 to {data_dim}"
             )
+        if g_type not in G_TYPES:
+            raise UsageError(f"unknown g_type '{g_type}': choose one of {', '.join(G_TYPES)}")
+        for label, value in (("inflation_gap", inflation_gap), ("g_rescaling", g_rescaling)):
+            if not 0 < value < inf:
+                raise UsageError(f"{label} is {value}: it must be a positive number")
         if dims_to_keep == data_dim:
             return cls(torch.zeros(data_dim), name="PRP", **options)
         if g_type == "orig":
             compressed = -dims_to_keep / (data_dim - dims_to_keep)
-        elif g_type == "constant_inflation_gap":
-            if not 0 < inflation_gap < inf:
-                raise UsageError(f"inflation_gap is {inflation_gap}: it must be a positive number")
-            compressed = 1 - inflation_gap
         else:
-            raise UsageError(f"unknown g_type '{g_type}': choose one of {', '.join(G_TYPES)}")
-        if not 0 < g_rescaling < inf:
-            raise UsageError(f"g_rescaling is {g_rescaling}: it must be a positive number")
+            compressed = 1 - inflation_gap
         exponents = torch.full((data_dim,), compressed, dtype=torch.float64)
         exponents[:dims_to_keep] = 1
         return cls(g_rescaling * exponents, name=f"PRRto{dims_to_keep}D", **options)

@@ -1,0 +1,142 @@
+"""A trajectory as a moving picture: one frame a saved time, between fixed limits."""
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+from PIL import Image
+
+from dnnlib.errors import DataError, UsageError
+from training.pictures.clouds import Row, cloud_axes, common_box, scatter
+from training.pictures.colors import FAINT, INK, MUTED
+from training.pictures.style import (
+    HEADLINE_HEIGHT,
+    SMALL_SIZE,
+    TEXT_SIZE,
+    axes_at,
+    headline,
+    new_figure,
+)
+
+SIDE, LEFT, RIGHT, TICKS_HEIGHT, TIME_HEIGHT = 3.7, 0.5, 0.4, 0.45, 0.5  # inches
+DPI = 110
+MOST_FRAMES = 90
+MOVING_SECONDS, FIRST_SECONDS, LAST_SECONDS = 2.8, 0.4, 1.1
+NEARLY_WHITE = 248  # of 255, and above the panes of 3-D axes
+SHORTEST, LONGEST = 0.03, 0.25  # seconds of one frame
+
+
+class Animation:
+    """Draws the frames of one trajectory.
+
+    Args:
+        row: The trajectory, its times those of the frames.
+    """
+
+    def __init__(self, row: Row):
+        self._row = row
+        height = 0.1 + HEADLINE_HEIGHT + SIDE + TICKS_HEIGHT + TIME_HEIGHT
+        self.figure = new_figure(LEFT + SIDE + RIGHT, height)
+        self.figure.set_dpi(DPI)
+        self._canvas: Any = FigureCanvasAgg(self.figure)  # its methods have no types
+        headline(self.figure, row.title, row.subtitle, LEFT, height - 0.1)
+        place = (LEFT, TICKS_HEIGHT + TIME_HEIGHT, SIDE, SIDE)
+        self.axes = cloud_axes(self.figure, place, common_box([row.points]), row.axis_names)
+        self.dots = scatter(self.axes, row.points[0], row.colors, size=9)
+        self._low, self._high = sorted((float(row.times[0]), float(row.times[-1])))
+        self._mark, self._label = _time_line(self.figure)
+
+    def frames(self) -> list[np.ndarray]:
+        """RGB pictures ``[S, height, width, 3]``, 8 bits."""
+        return [self._frame(number) for number in range(len(self._row.times))]
+
+    def seconds(self) -> list[float]:
+        """How long each frame is shown: the first and the last for a moment longer, ``[S]``."""
+        count = len(self._row.times)
+        each = float(np.clip(MOVING_SECONDS / count, SHORTEST, LONGEST))
+        return [FIRST_SECONDS, *[each] * (count - 2), LAST_SECONDS]
+
+    def _frame(self, number: int) -> np.ndarray:
+        points, time = self._row.points[number], float(self._row.times[number])
+        if points.shape[-1] == 3:
+            # Matplotlib has no public way to move 3-D points.
+            self.dots.remove()
+            self.dots = scatter(self.axes, points, self._row.colors, size=9)
+        else:
+            self.dots.set_offsets(points)
+        where = (time - self._low) / (self._high - self._low)
+        self._mark.set_data([where], [0])
+        self._label.set_text(f"t = {time:.2f}")
+        self._label.set_x(where)
+        self._canvas.draw()
+        return np.asarray(self._canvas.buffer_rgba())[..., :3].copy()
+
+
+def frame_times(saved: int) -> np.ndarray:
+    """Indices of the saved times that become frames: all, or evenly spaced ones of very many."""
+    return np.unique(np.linspace(0, saved - 1, min(saved, MOST_FRAMES)).round().astype(int))
+
+
+def write_gif(path: Path, frames: Sequence[np.ndarray], seconds: Sequence[float]) -> None:
+    """Writes an endlessly repeated GIF of RGB frames, all in one palette, so that none flickers."""
+    images = [Image.fromarray(frame) for frame in frames]
+    sample = np.concatenate([frames[0], frames[len(frames) // 2], frames[-1]])
+    # The page stays white, not nearly so: no color but white may be close to it.
+    sample[sample.min(axis=-1) >= NEARLY_WHITE] = 255
+    palette = Image.fromarray(sample).quantize(256, dither=Image.Dither.NONE)
+    colors = np.array(palette.getpalette(), dtype=np.uint8).reshape(-1, 3)
+    colors[colors.min(axis=1) >= NEARLY_WHITE] = 255
+    palette.putpalette(colors.tobytes())
+    first, *rest = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+    # GIF counts in hundredths of a second.
+    durations = [round(second * 100) * 10 for second in seconds]
+    first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)
+
+
+def require_ffmpeg() -> str:
+    """The path of ffmpeg. Raises UsageError if it is not installed."""
+    program = shutil.which("ffmpeg")
+    if program is None:
+        raise UsageError("--format=mp4 needs ffmpeg, which is not installed: use --format=gif")
+    return program
+
+
+def write_mp4(path: Path, frames: Sequence[np.ndarray], seconds: Sequence[float]) -> None:
+    """Writes an H.264 video of RGB frames.
+
+    Raises:
+        UsageError: There is no ffmpeg.
+        DataError: ffmpeg failed.
+    """
+    program, rate = require_ffmpeg(), 30
+    height, width = (side // 2 * 2 for side in frames[0].shape[:2])  # H.264 wants even sides
+    command = [program, "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"]
+    command += ["-s", f"{width}x{height}", "-r", str(rate), "-i", "-"]
+    command += ["-c:v", "libx264", "-crf", "20", "-pix_fmt", "yuv420p", str(path)]
+    raw = b"".join(
+        frame[:height, :width].tobytes() * max(1, round(second * rate))
+        for frame, second in zip(frames, seconds, strict=True)
+    )
+    done = subprocess.run(command, input=raw, capture_output=True, check=False)
+    if done.returncode:
+        reason = done.stderr.decode(errors="replace").strip().splitlines()
+        raise DataError(f"ffmpeg could not write {path.name}: {reason[-1] if reason else '?'}")
+
+
+def _time_line(figure: Figure) -> tuple[Line2D, Text]:
+    axes = axes_at(figure, LEFT + 0.6, 0.12, SIDE - 1.25, 0.3)
+    axes.set(xlim=(0, 1), ylim=(-1, 1))
+    axes.set_axis_off()
+    axes.plot([0, 1], [0, 0], color=FAINT, lw=2, solid_capstyle="round", clip_on=False)
+    for where, name, side in ((-0.05, "data", "right"), (1.05, "Gaussian", "left")):
+        axes.text(where, 0, name, size=SMALL_SIZE, color=MUTED, ha=side, va="center_baseline")
+    (mark,) = axes.plot([0], [0], "o", color=INK, markersize=5.5, clip_on=False)
+    label = axes.text(0, 0.75, "", size=TEXT_SIZE, color=INK, ha="center", va="bottom")
+    return mark, label
