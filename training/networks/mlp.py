@@ -9,11 +9,14 @@ from torch import Tensor, nn
 from training.networks.features import NoiseFeatures
 
 
+BOUND = 4.0
+
+
 class ToyMLP(nn.Module):
     """``F(z, c_noise)`` as a stack of ``h + silu(linear(h))``.
 
-    Beside z itself the network sees ``sin`` and ``cos`` of ``k pi/4 z_i``, with periods of 8 to 2
-    standard deviations. Without them training can stick for good: a dimension that is nearly
+    Beside z itself the network sees ``sin`` and ``cos`` of ``k pi/5 z_i``, with periods of 10 down to
+    2.5 standard deviations, after z is bounded to 4 so that far points do not alias. Without them training can stick for good: a dimension that is nearly
     Gaussian (the thickness of a sheet, say) starts with so weak a signal that its input weights
     shrink before its output weights have grown, and then neither has a gradient.
 
@@ -40,7 +43,7 @@ class ToyMLP(nn.Module):
         super().__init__()
         self.noise = NoiseFeatures(noise_range, time_features)
         steps = torch.arange(1.0, input_features + 1)
-        self.register_buffer("frequencies", pi / 4 * steps, persistent=False)
+        self.register_buffer("frequencies", pi / (BOUND + 1) * steps, persistent=False)
         self.input = nn.Linear(dim * (1 + 2 * input_features) + time_features, width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.output = nn.Linear(width, dim)
@@ -51,7 +54,8 @@ class ToyMLP(nn.Module):
     def forward(self, z: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """``z [B, D]`` and ``c_noise`` (``[]`` or ``[B]``) to ``[B, D]``; there are no labels."""
         noise = self.noise(c_noise).expand(len(z), -1)
-        waves = (z[..., None] * self.frequencies).flatten(1)
+        bounded = BOUND * torch.tanh(z / BOUND)
+        waves = (bounded[..., None] * self.frequencies).flatten(1)
         h = self.input(torch.cat([z, waves.sin(), waves.cos(), noise], dim=1))
         for layer in self.hidden:
             h = h + F.silu(layer(h))
