@@ -8,7 +8,7 @@ import click
 import torch
 from torch import Tensor
 
-from dnnlib.errors import UsageError
+from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from dnnlib.options import (
     COUNT,
@@ -160,6 +160,11 @@ def main(**options: Any) -> None:
     with process_group(options["device_name"]) as device:
         torch.backends.cudnn.benchmark = options["bench"]
         resumed = Resumed.find(resume) if resume else None
+        if resumed and resumed.basis.dim != dataset.dim:
+            raise DataError(
+                f"{resumed.path} is of data with {resumed.basis.dim} dimensions, but "
+                f"{dataset.path} has {dataset.dim}: give the data set that the run began with"
+            )
         augmentation = GeometricAugmentation(options["augment"]) if options["augment"] else None
         basis, variance = (
             (resumed.basis, resumed.data_variance)
@@ -211,12 +216,14 @@ def fit_basis(
     limit = options["batch_pca"] or len(dataset)
     limit = min(limit, DRY_RUN_IMAGES if options["dry_run"] else len(dataset))
     logger.info(f"Fitting the eigenbasis of {limit} images")
-    basis = EigenBasis.fit(basis_batches(dataset, limit, device=device)).cpu()
+    basis = EigenBasis.fit(basis_batches(dataset, limit, device=device))
     if augmentation is None:
-        return basis, None
-    images = basis_batches(dataset, min(limit, VARIANCE_IMAGES), device=device)
-    augmented = augmented_points(images, augmentation, dataset.image_shape, options["seed"])
-    return basis, basis.second_moments(augmented)
+        return basis.cpu(), None
+    total = min(limit, VARIANCE_IMAGES)
+    images = basis_batches(dataset, total, device=device)
+    shape, seed = dataset.image_shape, options["seed"]
+    variance = basis.second_moments(augmented_points(images, augmentation, shape, total, seed))
+    return basis.cpu(), variance.cpu()
 
 
 def training_config(options: dict[str, Any]) -> TrainingConfig:

@@ -284,11 +284,22 @@ def augmented_points(
     batches: Iterable[Tensor],
     augmentation: GeometricAugmentation,
     image_shape: tuple[int, ...],
+    total: int,
     seed: int,
 ) -> Iterator[Tensor]:
-    """Flat images ``[n, D]``, augmented; the draws are this rank's own."""
-    for index, points in enumerate(batches):
-        keys = (seed, AUGMENT_STREAM, index, distributed.rank())
-        generator = seeded_generator(points.device, *keys)
-        augmented, _ = augmentation(points.reshape(-1, *image_shape), generator)
+    """Flat images ``[n, D]``, augmented.
+
+    Args:
+        batches: This rank's share of the images, in order.
+        augmentation: What is done to them.
+        image_shape: ``(C, H, W)``.
+        total: Number of images over all ranks: each has its draw, whichever rank it falls to.
+        seed: Of the draws.
+    """
+    everyone = augmentation.draw(total, seeded_generator("cpu", seed, AUGMENT_STREAM))
+    mine, start = everyone.rows(distributed.shard(total)), 0
+    for points in batches:
+        draws = mine.rows(slice(start, start + len(points))).to(points.device)
+        augmented, _ = augmentation.apply(points.reshape(-1, *image_shape), draws)
         yield augmented.flatten(1)
+        start += len(points)

@@ -84,11 +84,11 @@ class EigenBasis(nn.Module):
 
     def second_moments(self, batches: Iterable[Tensor]) -> Tensor:
         """Mean squares ``[D]`` along the axes of other points ``[n, D]``, over all ranks."""
-        count, total = torch.zeros(1, dtype=torch.float64), torch.zeros_like(self.mean)
+        total, count = torch.zeros_like(self.mean), self.mean.new_zeros(1)
         for batch in batches:
             total += self.to_eigen(batch.to(self.mean.device)).square().sum(dim=0)
             count += len(batch)
-        sums = torch.cat([total, count.to(total.device)])
+        sums = torch.cat([total, count])
         if dist.is_initialized():
             dist.all_reduce(sums)
         return sums[:-1] / sums[-1]

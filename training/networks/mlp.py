@@ -8,17 +8,17 @@ from torch import Tensor, nn
 
 from training.networks.features import NoiseFeatures
 
-
 BOUND = 4.0
 
 
 class ToyMLP(nn.Module):
     """``F(z, c_noise)`` as a stack of ``h + silu(linear(h))``.
 
-    Beside z itself the network sees ``sin`` and ``cos`` of ``k pi/5 z_i``, with periods of 10 down to
-    2.5 standard deviations, after z is bounded to 4 so that far points do not alias. Without them training can stick for good: a dimension that is nearly
-    Gaussian (the thickness of a sheet, say) starts with so weak a signal that its input weights
-    shrink before its output weights have grown, and then neither has a gradient.
+    Beside z itself the network sees ``sin`` and ``cos`` of ``k pi/5 z_i``, with periods from 10 to
+    2.5 standard deviations, z being bounded by 4 so that far points do not alias. Without them
+    training can stick for good: a dimension that is nearly Gaussian (the thickness of a sheet, say)
+    starts with so weak a signal that its input weights shrink before its output weights have grown,
+    and then neither has a gradient.
 
     Args:
         dim: Number of data dimensions D.
