@@ -89,11 +89,13 @@ def row(network: Path) -> str:
 @click.command(help=__doc__)
 @click.option("--outdir", type=click.Path(path_type=Path), default="out/benchmarks/toys")
 @click.option("--toys", help="Names of the toys, with commas  [default: all that were trained]")
-def main(outdir: Path, toys: str | None) -> None:
+@click.option("--schedules", default="PRP,PRR", show_default=True)
+def main(outdir: Path, toys: str | None, schedules: str) -> None:
     print("| toy | schedule | energy | exact | variances | roundtrip rms | at most |")
     print("| --- | --- | ---: | ---: | --- | ---: | ---: |")
     for folder in sorted(path for path in outdir.iterdir() if path.is_dir()):
-        if toys is None or folder.name.split("-")[0] in toys.split(","):
+        toy, schedule = folder.name.rsplit("-", 1)
+        if (toys is None or toy in toys.split(",")) and schedule in schedules.split(","):
             print(row(max(folder.glob("network-snapshot-*.pkl"))), flush=True)
 
 
