@@ -113,8 +113,7 @@ class Multipliers(click.ParamType[list[int]]):
 @click.option(
     "--dropout",
     type=click.FloatRange(0, 1, max_open=True),
-    default=0.13,
-    help="Fraction of activations dropped.",
+    help="Fraction of activations dropped  [default: 0.13; adm: 0.1]",
 )
 @click.option(
     "--augment",
@@ -241,14 +240,17 @@ def choices(dataset: ImageDataset, options: dict[str, Any]) -> Choices:
         "image_shape": list(dataset.image_shape),
         "label_dim": dataset.label_dim,
         "augment_dim": LABEL_DIM if options["augment"] else 0,
+    }
+    optional = {
+        "model_channels": options["cbase"],
+        "channel_mult": options["cres"],
         "dropout": options["dropout"],
     }
-    sizes = {"model_channels": options["cbase"], "channel_mult": options["cres"]}
     return Choices(
         precond=options["precond"],
         inflation=inflation_arguments(options, dataset.dim),
         network=options["arch"],
-        network_arguments=network_arguments | {k: v for k, v in sizes.items() if v is not None},
+        network_arguments=network_arguments | {k: v for k, v in optional.items() if v is not None},
         space=options["space"],
         noise_cond=options["noise_cond"] or ("ddpm" if options["precond"] == "vp" else "log"),
         t_min=options["tmin"],
