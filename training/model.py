@@ -102,15 +102,7 @@ class Model:
             DataError: The file is missing, broken, foreign, or inconsistent.
         """
         parts, about = read_network(path)
-        missing = {"schedule", "basis", "network", "denoiser"} - set(parts)
-        if missing:
-            raise DataError(f"{path} lacks its {sorted(missing)[0]}")
-        for name in ("basis", "denoiser"):
-            if (
-                parts[name].class_name
-                != {"basis": "EigenBasis", "denoiser": "NetworkDenoiser"}[name]
-            ):
-                raise DataError(f"{path}: its {name} is an unknown '{parts[name].class_name}'")
+        _check_parts(path, parts)
         names = ("schedule", "network", "denoiser")
         schedule_part, network_part, denoiser_part = (parts[name] for name in names)
         recipe = Recipe(
@@ -152,6 +144,23 @@ def make_schedule(
         return SCHEDULES[name](dim=basis.dim, **arguments)
     fitted = {"data_dim": basis.dim, "top_variance": basis.top_variance, "end_std": end_std}
     return SCHEDULES[name](**arguments, **fitted)
+
+
+def _check_parts(path: Path, parts: Mapping[str, Part]) -> None:
+    known = {
+        "schedule": list(SCHEDULES),
+        "basis": ["EigenBasis"],
+        "network": list(NETWORKS),
+        "denoiser": ["NetworkDenoiser"],
+    }
+    for name, classes in known.items():
+        if name not in parts:
+            raise DataError(f"{path} lacks its {name}")
+        if parts[name].class_name not in classes:
+            raise DataError(
+                f"{path}: its {name} is a '{parts[name].class_name}', which this version does not "
+                f"know; it knows {', '.join(classes)}"
+            )
 
 
 def _read_basis(path: Path, part: Part) -> EigenBasis:
