@@ -4,6 +4,7 @@ Names may be written with ``_`` or ``-`` alike. Choices that a library defines a
 that this module depends on none.
 """
 
+import logging
 import math
 import os
 import sys
@@ -279,4 +280,11 @@ def run_script(script: click.Command) -> None:
             time.sleep(5)
         line = " ".join(message.split())
         print(f"{Path(sys.argv[0]).name}: error: {line}", file=sys.stderr, flush=True)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # The threads of a process group can outlive it, and now and then abort a process whose
+        # interpreter is being torn down. All files are closed by now.
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)

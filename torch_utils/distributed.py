@@ -29,6 +29,7 @@ def process_group(device_name: str | None) -> Iterator[torch.device]:
             raise DataError(f"the ranks did not find each other: {error}") from error
     try:
         yield device
+        barrier()  # a rank that leaves early would take down connections that others still use
     except torch.OutOfMemoryError as error:
         raise DataError(f"{device} is out of memory: use smaller batches") from error
     finally:
