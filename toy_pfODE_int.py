@@ -28,7 +28,7 @@ from dnnlib.options import (
 from dnnlib.urls import local_file
 from torch_utils import distributed
 from torch_utils.distributed import process_group
-from torch_utils.results import provenance, save_arrays, save_json
+from torch_utils.results import provenance, save_json
 from torch_utils.seeds import seeded_generator
 from training.data.toys import TOY_NAMES, Toy
 from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
@@ -38,14 +38,7 @@ from training.flow.schedules import G_TYPES, NoiseSchedule
 from training.flow.solvers import SOLVERS, get_solver
 from training.model import Model, make_schedule
 from training.setup import INFLATION_DEFAULTS
-from training.simulation import (
-    Simulation,
-    Simulator,
-    latent_law,
-    parse_eps,
-    results,
-    steps_and_end,
-)
+from training.simulation import Simulator, latent_law, parse_eps, steps_and_end
 
 # Streams of random numbers: what a generator seeded by (seed, stream) is for.
 DATA_STREAM, LATENT_STREAM = 0, 1
@@ -182,29 +175,23 @@ def simulate_all(
     distributed.barrier()  # no rank writes before all have looked
 
     data = data_points(toy, options)
-    facts = {}
-
-    def write(name: str, simulation: Simulation) -> None:
-        facts[name] = simulation.facts(flow)
-        arrays = results(flow, simulation.trajectory)
-        if distributed.is_main():
-            save_arrays(paths[name], arrays)
-            logger.info(f"Wrote {paths[name]}")
-
-    melt = simulator.melt(data)
-    write("melt", melt)
-    roundtrip = simulator.generate(melt.trajectory.end, "roundtrip")
-    write("roundtrip", roundtrip)
-    variance = latent_law(flow, end, eps, options["dims_to_keep"], melt.trajectory.end)
+    melt = simulator.melt(data, path=paths["melt"])
+    latents = melt.trajectory.end
+    roundtrip = simulator.generate(latents, "roundtrip", paths["roundtrip"])
+    variance = latent_law(flow, end, eps, options["dims_to_keep"], latents)
     generator = seeded_generator("cpu", options["seed"], LATENT_STREAM)
     latent = sample_latent(options["total_samples"], variance, generator)
-    write("gen", simulator.generate(latent, "gen"))
+    gen = simulator.generate(latent, "gen", paths["gen"])
+    simulations = {"melt": melt, "roundtrip": roundtrip, "gen": gen}
+    facts = {name: simulation.facts(flow) for name, simulation in simulations.items()}
 
     error = roundtrip.trajectory.end - melt.trajectory.states[0]
     error = error / flow.schedule.scale(roundtrip.trajectory.times[-1])
     facts["roundtrip"]["rms_error"] = float(error.square().mean().sqrt())
     facts["roundtrip"]["max_abs_error"] = float(error.abs().max())
     if distributed.is_main():
+        for path in paths.values():
+            logger.info(f"Wrote {path}")
         resolved = {**options, "steps": steps, "h": end / steps, "device_name": str(flow.device)}
         save_json(
             parameters_path,

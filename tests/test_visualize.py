@@ -11,14 +11,13 @@ import torch
 from PIL import Image
 
 import visualize
-from torch_utils.results import save_arrays
 from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow, sample_latent
 from training.flow.solvers import get_solver
 from training.model import make_schedule
-from training.simulation import results
+from training.simulation import Simulator
 
 SAVED = 5
 
@@ -36,16 +35,13 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         flow = ProbabilityFlow(MixtureDenoiser(*toy.mixture, basis, schedule), schedule, basis)
         times, solver = schedule.times(4, 4.0), get_solver("heun")
         generator = torch.Generator().manual_seed(0)
-        melt = flow.melt(toy.sample(60, generator), times, solver, save_every=1)
+        simulator = Simulator(flow, times, solver, save_every=1)
+        stem = folder / f"{name}_{schedule.name}_exact"
+        paths = {kind: Path(f"{stem}_{kind}_results.npz") for kind in ("melt", "roundtrip", "gen")}
+        melt = simulator.melt(toy.sample(60, generator), path=paths["melt"])
+        simulator.generate(melt.trajectory.end, "roundtrip", paths["roundtrip"])
         latent = sample_latent(60, flow.latent_variance(times[-1]), generator)
-        runs = {
-            "melt": melt,
-            "roundtrip": flow.generate(melt.end, times, solver, save_every=1),
-            "gen": flow.generate(latent, times, solver, save_every=1),
-        }
-        for kind, run in runs.items():
-            path = folder / f"{name}_{schedule.name}_exact_{kind}_results.npz"
-            save_arrays(path, results(flow, run))
+        simulator.generate(latent, "gen", paths["gen"])
         (folder / f"{name}_{schedule.name}_exact_sim_params.json").write_text("{}")
         return folder
 

@@ -111,5 +111,6 @@ class DenoisingRegression(nn.Module):
         c = self.denoiser.coefficients(t)
         noisy = clean + self.denoiser.schedule.noise_variance(t).sqrt() * noise
         target = c.clean_weight * clean + c.noise_weight * noise
-        residual = self.denoiser.residual(c.c_in * noisy, t, **conditions)
+        z = (c.c_in * noisy).to(torch.get_default_dtype())
+        residual = self.denoiser.residual(z, t, **conditions)
         return residual, target.to(residual.dtype)

@@ -1,20 +1,21 @@
-"""What the simulation scripts share: time grids, latent laws, and the arrays of a results file."""
+"""What the simulation scripts share: time grids, latent laws, simulations shared by the ranks."""
 
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from dnnlib.errors import UsageError
 from torch_utils import distributed
-from training.flow.pfode import ProbabilityFlow, Trajectory
+from training.flow.pfode import ProbabilityFlow, State, Trajectory
 from training.flow.solvers import Solver
+from training.trajectory_file import trajectory_file
 
 DEFAULT_STEPS = 50
 MAX_STEPS = 10**6
@@ -32,7 +33,6 @@ class Simulation:
         end_time = self.trajectory.times[-1]
         return {
             "denoiser_calls": self.trajectory.calls,
-            "saved_states": len(self.trajectory.times),
             "seconds": self.seconds,
             "end_time": float(end_time),
             "end_variance": self.trajectory.end.square().mean(dim=0).tolist(),
@@ -60,22 +60,60 @@ class Simulator:
         self._flow, self._solver, self._save_every = flow, solver, save_every
         self._times = times.to(flow.device)
 
-    def melt(self, data: Tensor, title: str = "melt") -> Simulation:
-        """Inflates points ``[N, D]`` of image space."""
-        return self._run(self._flow.melt, data, title)
+    def melt(
+        self, data: Tensor, title: str = "melt", path: Path | None = None, **file: Any
+    ) -> Simulation:
+        """Inflates points ``[N, D]`` of image space, and writes a results file if it has a path.
 
-    def generate(self, latent: Tensor, title: str) -> Simulation:
-        """Generates from scaled eigenspace latents ``[N, D]`` at the last time."""
-        return self._run(self._flow.generate, latent, title)
+        Args:
+            data: All points, the same on every rank.
+            title: Of the progress bar.
+            path: Where the states go as they are made; None keeps them in memory.
+            file: What else ``trajectory_file`` takes.
+        """
+        return self._run(self._flow.melt, self._times, data, title, path, file)
 
-    def _run(self, simulate: Callable[..., Trajectory], start: Tensor, title: str) -> Simulation:
+    def generate(
+        self, latent: Tensor, title: str, path: Path | None = None, **file: Any
+    ) -> Simulation:
+        """Generates from scaled eigenspace latents ``[N, D]`` at the last time; as ``melt``."""
+        return self._run(self._flow.generate, self._times.flip(0), latent, title, path, file)
+
+    def _run(
+        self,
+        simulate: Callable[..., Trajectory],
+        times: Tensor,
+        start: Tensor,
+        title: str,
+        path: Path | None,
+        file: dict[str, Any],
+    ) -> Simulation:
+        if path is None:
+            return self._simulate(simulate, start, title, None)
+        last = len(times) - 1
+        saved_times = times[[*range(0, last, self._save_every), last]]
+        with trajectory_file(path, self._flow, saved_times, len(start), **file) as record:
+            return self._simulate(simulate, start, title, record)
+
+    def _simulate(
+        self,
+        simulate: Callable[..., Trajectory],
+        start: Tensor,
+        title: str,
+        on_state: Callable[[State], None] | None,
+    ) -> Simulation:
         count = len(start)
         share = start[distributed.shard(count)].to(self._flow.device)
         hidden = None if distributed.is_main() else True
         began = time.perf_counter()
         with tqdm(total=len(self._times) - 1, desc=title, unit="step", disable=hidden) as bar:
             local = simulate(
-                share, self._times, self._solver, save_every=self._save_every, on_step=bar.update
+                share,
+                self._times,
+                self._solver,
+                save_every=self._save_every,
+                on_step=bar.update,
+                on_state=on_state,
             )
         whole = replace(
             local,
@@ -137,35 +175,3 @@ def latent_law(
     if isinstance(eps, float):
         variance[dims_to_keep:] = eps
     return variance
-
-
-@torch.no_grad()
-def results(flow: ProbabilityFlow, trajectory: Trajectory) -> dict[str, np.ndarray]:
-    """The arrays of a results file: a trajectory in both spaces, with what the denoiser says of it.
-
-    ``S`` saved times, ``N`` samples, ``D`` dimensions; ``docs/files.md`` tells of every key. Calls
-    the denoiser once a saved time.
-    """
-    times, x = trajectory.times, trajectory.states
-    scale, gamma = flow.schedule.scale(times), flow.schedule.noise_variance(times)
-    basis = flow.basis
-    tilde = x / scale[:, None, None]
-    denoised = torch.stack([flow.denoiser(row, t) for row, t in zip(tilde, times, strict=True)])
-    tilde_image = basis.from_eigen(tilde)
-    arrays = {
-        "times": times,
-        "tilde_xs": tilde_image,
-        "xs": scale[:, None, None] * tilde_image,
-        "tilde_xs_es": tilde,
-        "xs_es": x,
-        "net_outs": denoised,
-        "unscaled_scores": (denoised - tilde) / gamma[:, None, :],
-        "dxs": basis.rotate_back(trajectory.updates),
-        "dxs_es": trajectory.updates,
-        "mean": basis.mean,
-        "eigenvectors": basis.eigenvectors,
-        "eigenvalues": basis.eigenvalues,
-        "scale": scale,
-        "noise_variance": gamma,
-    }
-    return {name: tensor.cpu().numpy() for name, tensor in arrays.items()}

@@ -88,14 +88,15 @@ class NetworkDenoiser(nn.Module):
         return (c.c_skip * x + c.c_out * residual).to(x.dtype)
 
     def residual(self, z: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
-        """The network's output F for unit-variance inputs ``z [B, D]``, in eigenspace."""
-        z = z.to(torch.get_default_dtype())
-        c_noise = self.noise_condition(t).to(z.dtype)
-        if self.space == "IS":
-            z = self.basis.rotate_back(z)
+        """The network's output F for unit-variance inputs ``z [B, D]``, in eigenspace.
+
+        Rotations are done in the dtype of z, and F is given back in it.
+        """
+        c_noise = self.noise_condition(t).to(torch.get_default_dtype())
+        rows = self.basis.rotate_back(z) if self.space == "IS" else z
         with self._autocast(z.device.type):
-            out = self.network(z, c_noise, **conditions)
-        return self.basis.rotate(out.to(z.dtype)) if self.space == "IS" else out.to(z.dtype)
+            out = self.network(rows.to(c_noise.dtype), c_noise, **conditions).to(z.dtype)
+        return self.basis.rotate(out) if self.space == "IS" else out
 
     def _autocast(self, device_type: str) -> AbstractContextManager[object]:
         dtype = PRECISIONS[self.precision]

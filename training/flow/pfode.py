@@ -10,16 +10,26 @@ States are carried in float64; the denoiser decides its own precision.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError, UsageError
+from training.flow.calls import BlockwiseDenoiser, ConditionedDenoiser
 from training.flow.denoisers import Denoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import NoiseSchedule
 from training.flow.solvers import Solver
+
+
+class State(NamedTuple):
+    """A saved point of a simulation: time ``[]``, scaled eigenspace ``x [N, D]`` in float64, and
+    the last step's change of it, ``update [N, D]``, zero at the start."""
+
+    time: Tensor
+    x: Tensor
+    update: Tensor
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,16 @@ class ProbabilityFlow:
                 part.to(device)
         return self
 
+    def given(self, **conditions: Tensor) -> "ProbabilityFlow":
+        """The flow under conditions such as ``labels [N, L]``, one row for each point."""
+        denoiser = ConditionedDenoiser(self.denoiser, conditions)
+        return ProbabilityFlow(denoiser, self.schedule, self.basis)
+
+    def in_blocks(self, rows: int) -> "ProbabilityFlow":
+        """The flow with a denoiser that is called with exactly so many rows at a time."""
+        denoiser = BlockwiseDenoiser(self.denoiser, rows)
+        return ProbabilityFlow(denoiser, self.schedule, self.basis)
+
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
         """``dx/dt [N, D]`` of scaled eigenspace states ``x [N, D]`` at one time ``t []``."""
         half_rate = self.schedule.log_noise_rate(t) / 2
@@ -82,6 +102,7 @@ class ProbabilityFlow:
         solver: Solver,
         save_every: int | None = None,
         on_step: Callable[[], None] | None = None,
+        on_state: Callable[[State], None] | None = None,
     ) -> Trajectory:
         """Integrates from ``times[0]`` to ``times[-1]``, in either direction.
 
@@ -92,6 +113,8 @@ class ProbabilityFlow:
             save_every: Steps between saved states; the first and last are always saved, and are
                 the only ones if this is None.
             on_step: Called after each step, for a progress bar.
+            on_state: Takes each saved state as it is made. The trajectory then keeps the first and
+                the last alone, so that memory does not grow with the number of saved states.
 
         Raises:
             DataError: The end state is not finite.
@@ -101,21 +124,30 @@ class ProbabilityFlow:
             raise UsageError(f"save_freq is {save_every}: it must be at least 1")
         x = x.double()
         times = times.to(x)
-        saved = [(times[0], x, torch.zeros_like(x))]
+        kept: list[State] = []
+
+        def keep(state: State, last: bool) -> None:
+            if on_state:
+                on_state(state)
+            if not on_state or last or not kept:
+                kept.append(state)
+
+        keep(State(times[0], x, torch.zeros_like(x)), last=False)
         for index in range(steps):
             t = times[index]
             following = solver.step(self.velocity, x, t, times[index + 1] - t)
-            if index + 1 == steps or (save_every and (index + 1) % save_every == 0):
-                saved.append((times[index + 1], following, following - x))
+            last = index + 1 == steps
+            if last and not following.isfinite().all():
+                raise DataError(
+                    f"the integration left the finite numbers between t = {float(times[0]):g} and "
+                    f"{float(times[-1]):g}: use more steps, or look at the network"
+                )
+            if last or (save_every and (index + 1) % save_every == 0):
+                keep(State(times[index + 1], following, following - x), last)
             x = following
             if on_step:
                 on_step()
-        if not x.isfinite().all():
-            raise DataError(
-                f"the integration left the finite numbers between t = {float(times[0]):g} and "
-                f"{float(times[-1]):g}: use more steps, or look at the network"
-            )
-        saved_times, states, updates = (torch.stack(column) for column in zip(*saved, strict=True))
+        saved_times, states, updates = (torch.stack(column) for column in zip(*kept, strict=True))
         return Trajectory(saved_times, states, updates, calls=steps * solver.calls_per_step)
 
     def melt(self, data: Tensor, times: Tensor, solver: Solver, **options: Any) -> Trajectory:

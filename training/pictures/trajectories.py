@@ -6,17 +6,13 @@ image space follow from them: ``x = s·mean + W x_es``, with ``s`` the scale and
 """
 
 import re
-import zipfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from dnnlib.errors import DataError
+from torch_utils.results import open_arrays
 
 STATES = "xs_es"
 SHAPES = {
@@ -72,8 +68,8 @@ class SavedTrajectory:
         Raises:
             DataError: Missing or broken file, missing array, wrong shape, or impossible value.
         """
-        with _open(path) as archive:
-            states = _numbers(archive, STATES, path)
+        with open_arrays(path) as saved:
+            states = saved.numbers(STATES).astype(float, copy=False)
             if states.ndim != 3 or min(states.shape) < 2:
                 raise DataError(
                     f"{path}: '{STATES}' is {list(states.shape)}, but should be "
@@ -81,7 +77,7 @@ class SavedTrajectory:
                 )
             _, count, dim = states.shape
             shapes = SHAPES if dim > 3 else {**SHAPES, "eigenvectors": "DD"}
-            arrays = {name: _numbers(archive, name, path) for name in shapes}
+            arrays = {name: saved.numbers(name).astype(float, copy=False) for name in shapes}
         _check(arrays, shapes, states.shape, path)
         samples = np.linspace(0, count - 1, min(count, MOST_SAMPLES)).round().astype(int)
         return cls(
@@ -136,8 +132,8 @@ class SavedTrajectory:
 
 def is_trajectory(path: Path) -> bool:
     """Whether a file is an ``.npz`` with the states of a simulation. Raises DataError if broken."""
-    with _open(path) as archive:
-        return {STATES, "times"} <= set(archive.files)
+    with open_arrays(path) as saved:
+        return {STATES, "times"} <= set(saved.names)
 
 
 def title_of(path: Path) -> tuple[str, str]:
@@ -162,38 +158,6 @@ def stem_of(path: Path) -> str:
     for kind in KINDS:
         stem = stem.removesuffix(f"_{kind}")
     return stem
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    try:
-        file = path.open("rb")
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist: give the path of an .npz of results") from error
-    with file:
-        try:
-            archive = np.load(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path} is not a readable .npz of plain arrays") from error
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise DataError(f"{path} is one array, not an .npz of results")
-        with archive:
-            yield archive
-
-
-def _numbers(archive: Any, name: str, path: Path) -> np.ndarray:
-    if name not in archive.files:
-        has = ", ".join(archive.files) or "none"
-        raise DataError(f"{path} has no array '{name}': it has {has}")
-    try:
-        array = archive[name]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is broken in the array '{name}': make it again") from error
-    if array.dtype.kind not in "fiu":
-        raise DataError(f"{path}: '{name}' holds {array.dtype}, where numbers should be")
-    if not np.isfinite(array).all():
-        raise DataError(f"{path}: '{name}' has values that are not finite")
-    return array.astype(float, copy=False)
 
 
 def _check(

@@ -1,0 +1,168 @@
+"""The results file of a simulation: written state by state while it runs, and read again.
+
+``S`` saved times, ``N`` samples, ``D`` dimensions; ``docs/files.md`` tells of every key.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError
+from torch_utils import distributed
+from torch_utils.results import ArrayStream, open_arrays, stream_arrays
+from training.flow.pfode import ProbabilityFlow, State
+
+STATE_KEYS = (
+    "tilde_xs",
+    "xs",
+    "tilde_xs_es",
+    "xs_es",
+    "net_outs",
+    "unscaled_scores",
+    "dxs",
+    "dxs_es",
+)
+
+
+@contextmanager
+def trajectory_file(
+    path: Path,
+    flow: ProbabilityFlow,
+    times: Tensor,
+    count: int,
+    dtype: str = "float64",
+    **extra: Tensor,
+) -> Iterator[Callable[[State], None]]:
+    """A results file. Yields what takes the saved states of this rank's share, in their order.
+
+    Calls the denoiser once a state. Memory holds one state, the file appears when the block ends.
+
+    Args:
+        path: The file; the main rank writes it.
+        flow: Knows what the denoiser says of a state.
+        times: Saved times ``[S]``.
+        count: N, over all ranks.
+        dtype: Of what is saved of the states; they are computed in float64.
+        extra: Further arrays, such as ``labels``.
+    """
+    basis = flow.basis
+    times = times.to(flow.device)
+    small = {
+        "times": times,
+        "scale": flow.schedule.scale(times),
+        "noise_variance": flow.schedule.noise_variance(times),
+        "mean": basis.mean,
+        "eigenvectors": basis.eigenvectors,
+        "eigenvalues": basis.eigenvalues,
+        **extra,
+    }
+    arrays = {name: tensor.cpu().numpy() for name, tensor in small.items()}
+    shapes = dict.fromkeys(STATE_KEYS, (len(times), count, basis.dim))
+    indices = iter(range(len(times)))
+    stream: ArrayStream | None = None
+
+    def record(state: State) -> None:
+        index = next(indices)
+        for name, share in describe_state(flow, state).items():
+            whole = distributed.gather_rows(share, count)
+            if stream:
+                stream.put(name, index, whole.cpu().numpy())
+
+    if distributed.is_main():
+        with stream_arrays(path, shapes, np.dtype(dtype), arrays) as stream:
+            yield record
+    else:
+        yield record
+
+
+@torch.no_grad()
+def describe_state(flow: ProbabilityFlow, state: State) -> dict[str, Tensor]:
+    """A state in both spaces, and what the denoiser says of it: ``[N, D]`` by key."""
+    scale = flow.schedule.scale(state.time)
+    tilde = state.x / scale
+    denoised = flow.denoiser(tilde, state.time)
+    tilde_image = flow.basis.from_eigen(tilde)
+    return {
+        "tilde_xs": tilde_image,
+        "xs": scale * tilde_image,
+        "tilde_xs_es": tilde,
+        "xs_es": state.x,
+        "net_outs": denoised,
+        "unscaled_scores": (denoised - tilde) / flow.schedule.noise_variance(state.time),
+        "dxs": flow.basis.rotate_back(state.update),
+        "dxs_es": state.update,
+    }
+
+
+@dataclass(frozen=True)
+class SavedEnd:
+    """Where a saved melt ended.
+
+    Attributes:
+        path: Its file.
+        x: Scaled eigenspace ``[N, D]``, float64.
+        start: What the melt started from, scaled eigenspace ``[N, D]``.
+        labels: ``[N, L]``, or None.
+    """
+
+    path: Path
+    x: Tensor
+    start: Tensor
+    labels: Tensor | None
+
+    @classmethod
+    def load(cls, path: Path, flow: ProbabilityFlow, times: Tensor) -> "SavedEnd":
+        """Reads a melt along these times in this flow.
+
+        Raises:
+            DataError: The file is missing, broken or no melt, or was made with another network,
+                schedule, or time; the message states both values.
+        """
+        with open_arrays(path) as saved:
+            own = {name: saved.numbers(name) for name in ("times", "scale", "eigenvalues")}
+            states = saved.numbers("xs_es")
+            own["noise_variance"] = saved.numbers("noise_variance")
+            labels = saved.numbers("labels") if "labels" in saved.names else None
+        saved_times = own["times"]
+        if states.ndim != 3 or saved_times.shape != states.shape[:1] or len(saved_times) < 2:
+            raise DataError(f"{path}: 'xs_es' is {list(states.shape)}, not [times, samples, dims]")
+        if states.shape[1] < 1 or saved_times[-1] <= saved_times[0]:
+            raise DataError(f"{path} is no melt: its times do not increase")
+        if states.shape[2] != flow.basis.dim:
+            raise DataError(
+                f"{path} has {states.shape[2]} dimensions, but the network {flow.basis.dim}"
+            )
+        ends = times[[0, -1]]
+        _agree(path, "times", saved_times[[0, -1]], ends)
+        _agree(path, "eigenvalues", own["eigenvalues"], flow.basis.eigenvalues)
+        _agree(path, "scales", own["scale"][[0, -1]], flow.schedule.scale(ends))
+        exact = flow.schedule.noise_variance(ends)
+        _agree(path, "noise variances", own["noise_variance"][[0, -1]], exact)
+        if labels is not None and (labels.ndim != 2 or len(labels) != states.shape[1]):
+            raise DataError(f"{path}: 'labels' is {list(labels.shape)}, not one row a sample")
+        return cls(
+            path,
+            torch.from_numpy(states[-1]).double(),
+            torch.from_numpy(states[0]).double(),
+            None if labels is None else torch.from_numpy(labels).float(),
+        )
+
+
+def _agree(path: Path, name: str, saved: np.ndarray, own: Tensor) -> None:
+    known = own.cpu().numpy()
+    if saved.shape == known.shape and np.allclose(saved, known, rtol=1e-5, atol=0):
+        return
+    raise DataError(
+        f"{path} was made with another network, schedule or time: its {name} are "
+        f"{_brief(saved)}, but here they are {_brief(known)}"
+    )
+
+
+def _brief(values: np.ndarray) -> str:
+    shown = ", ".join(f"{value:.5g}" for value in values.ravel()[:4])
+    return shown + (", ..." if values.size > 4 else "")
