@@ -1,0 +1,234 @@
+"""Integrates the probability-flow ODE of images: melt, roundtrip from a melt's end, and gen."""
+
+from typing import Any
+
+import click
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError, UsageError
+from dnnlib.files import require_folder, require_new
+from dnnlib.integration_options import integration_options
+from dnnlib.logs import logger
+from dnnlib.options import (
+    COUNT,
+    FILE,
+    SEED,
+    choice,
+    command,
+    device_option,
+    given_options,
+    overwrite_option,
+    require_options,
+    run_script,
+)
+from torch_utils import distributed
+from torch_utils.distributed import process_group
+from torch_utils.results import load_json, provenance, save_json
+from torch_utils.seeds import seeded_generator
+from training.data.images import normalize_pixels
+from training.flow.denoisers import PRECISIONS
+from training.flow.pfode import sample_latent
+from training.flow.solvers import SOLVERS
+from training.image_simulation import (
+    LATENT_STREAM,
+    NOISE_STREAM,
+    ImageFlow,
+    draw_classes,
+    summarize_variances,
+)
+from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
+from training.simulation import Simulation, Simulator, latent_law, parse_eps
+from training.trajectory_file import SavedEnd
+
+KINDS = ("melt", "roundtrip", "gen")
+
+
+@command(help=__doc__)
+@click.option("--save_dir", type=FILE, required=True, help="Folder of the results.")
+@click.option("--data_root", type=FILE, help="Data set to melt: a zip or folder.")
+@integration_options(SOLVERS, PRECISIONS)
+@click.option("--data_name", help="How the results are called  [default: the network's data set]")
+@click.option("--bs", type=COUNT, default=256, help="Images of each simulation.")
+@click.option("--sim_type", type=choice((*KINDS, "all")), default="all", help="What to simulate.")
+@click.option("--prev_melt", type=FILE, help="A melt to start from, for a lone roundtrip or gen.")
+@click.option(
+    "--start_noise",
+    is_flag=True,
+    help="Melt images with the noise of the first time added, for which the latent law is exact.",
+)
+@click.option(
+    "--gen_source",
+    type=choice(("diag", "empirical")),
+    default="diag",
+    help="Latents of gen: Gaussian, with variances by --eps, or with those of the melt.",
+)
+@click.option(
+    "--eps",
+    default="auto",
+    help="Variances of diag: auto (the closed form), or one number for all compressed dimensions.",
+)
+@click.option(
+    "--class",
+    "class_",
+    type=click.IntRange(min=0),
+    help="Class to generate, for networks with classes  [default: random]",
+)
+@click.option("--save_freq", type=COUNT, default=5, help="Steps between saved states.")
+@click.option("--seed", type=SEED, default=0, help="Of the choice of images and of the latents.")
+@device_option
+@overwrite_option
+def main(**options: Any) -> None:
+    image_flow = ImageFlow.open(options)
+    plan = Plan(image_flow, options)
+    with process_group(options["device_name"]) as device:
+        plan.check()
+        distributed.barrier()  # no rank writes before all have looked
+        plan.run(device)
+
+
+class Plan:
+    """What the options ask for, checked as far as can be before any work is done."""
+
+    def __init__(self, image_flow: ImageFlow, options: dict[str, Any]):
+        self.image_flow, self.options = image_flow, options
+        kind, prev_melt = options["sim_type"], options["prev_melt"]
+        self.kinds = KINDS if kind == "all" else (kind,)
+        empirical = options["gen_source"] == "empirical"
+        self.needs_melt = kind == "roundtrip" or (kind == "gen" and empirical)
+        if self.needs_melt and prev_melt is None:
+            raise UsageError(
+                f"--sim_type={kind} here starts from a melt: give its file with --prev_melt"
+            )
+        if prev_melt is not None and not self.needs_melt:
+            raise UsageError(
+                "--prev_melt goes with --sim_type=roundtrip, or gen with --gen_source=empirical"
+            )
+        self.eps = parse_eps(options["eps"])
+        if self.eps == "empirical":
+            raise UsageError("--eps is 'empirical': say --gen_source=empirical instead")
+        if empirical and "eps" in given_options():
+            raise UsageError("--eps goes with --gen_source=diag only")
+        if empirical:
+            self.eps = "empirical"
+        image_flow.check_class(options["class_"])
+        if "melt" in self.kinds:
+            require_options(options, "data_root")
+        stem = f"{options['data_name']}_{image_flow.schedule_name}"
+        folder = options["save_dir"]
+        self.paths = {name: folder / f"{stem}_{name}.npz" for name in self.kinds}
+        self.parameters_path = folder / f"{stem}_HD_pfODE_int_sim_params.json"
+
+    def check(self) -> None:
+        """Looks at what is there already. A folder that is made counts as no result."""
+        require_new(list(self.paths.values()), self.options["overwrite"])
+        require_folder(self.options["save_dir"])
+        self.recorded: dict[str, Any] = {}
+        if self.parameters_path.exists():
+            self.recorded = load_json(self.parameters_path)
+
+    def run(self, device: torch.device) -> None:
+        """Runs the simulations one after the other; each is written while it runs."""
+        self.flow = self.image_flow.on(device, self.options["batch_gpu"])
+        self.options["device_name"] = str(device)
+        melted: Tensor | None = None
+        labels: Tensor | None = None
+        if self.needs_melt:
+            saved = SavedEnd.load(self.options["prev_melt"], self.flow, self.image_flow.times)
+            self._check_labels(saved)
+            melted, labels, start = saved.x, saved.labels, saved.start
+        if "melt" in self.kinds:
+            data, labels = self._images()
+            melt = self._simulate("melt", data, labels)
+            melted, start = melt.trajectory.end, melt.trajectory.states[0]
+            kept = self.options["dims_to_keep"]
+            exact = self.flow.latent_variance(melt.trajectory.times[-1])
+            ratios = summarize_variances(melted.square().mean(dim=0), exact, kept)
+            self._record("melt", melt, kept_variance_ratio=ratios)
+            logger.info(
+                f"Variances of {kept} kept dimensions over their closed form: mean "
+                f"{ratios['mean']:.3f}, farthest from 1 {ratios['worst']:.3f}"
+            )
+        if "roundtrip" in self.kinds:
+            assert melted is not None
+            roundtrip = self._simulate("roundtrip", melted, labels)
+            errors = self._roundtrip_errors(roundtrip, start)
+            self._record("roundtrip", roundtrip, **errors)
+            logger.info(
+                f"Roundtrip: {errors['exact_pixels']:.4%} of the pixels exact, largest error "
+                f"{errors['max_abs_error']:.2g} gray levels"
+            )
+        if "gen" in self.kinds:
+            latent = self._latents(melted)
+            self._record("gen", self._simulate("gen", latent, self._drawn_labels()))
+
+    def _images(self) -> tuple[Tensor, Tensor | None]:
+        """Points ``[N, D]`` and labels of the images to melt."""
+        options = self.options
+        dataset = self.image_flow.dataset(options["data_root"], options["bs"], options["seed"])
+        pixels, labels = dataset.read(range(len(dataset)))
+        data = normalize_pixels(pixels).flatten(1).double()
+        if options["start_noise"]:
+            generator = seeded_generator("cpu", options["seed"], NOISE_STREAM)
+            noise = torch.randn(data.shape, generator=generator, dtype=torch.float64)
+            first = self.image_flow.times[0].to(self.flow.device)
+            std = self.flow.schedule.noise_variance(first).sqrt()
+            data = data + self.flow.basis.rotate_back(noise.to(std) * std).cpu()
+        return data, labels if self.image_flow.label_dim else None
+
+    def _simulate(self, kind: str, start: Tensor, labels: Tensor | None) -> Simulation:
+        flow, extra = self.flow, {}
+        if labels is not None:
+            share = labels[distributed.shard(len(labels))].to(self.flow.device)
+            flow, extra = flow.given(labels=share), {"labels": labels}
+        simulator = Simulator(
+            flow, self.image_flow.times, self.image_flow.solver, self.options["save_freq"]
+        )
+        if kind == "melt":
+            return simulator.melt(start, kind, self.paths[kind], dtype="float32", **extra)
+        return simulator.generate(start, kind, self.paths[kind], dtype="float32", **extra)
+
+    def _latents(self, melted: Tensor | None) -> Tensor:
+        options = self.options
+        end, kept = float(self.image_flow.times[-1]), options["dims_to_keep"]
+        melted = None if melted is None else melted.to(self.flow.device)
+        variance = latent_law(self.flow, end, self.eps, kept, melted)
+        generator = seeded_generator("cpu", options["seed"], LATENT_STREAM)
+        return sample_latent(options["bs"], variance, generator)
+
+    def _drawn_labels(self) -> Tensor | None:
+        options, classes = self.options, self.image_flow.label_dim
+        drawn = draw_classes(options["bs"], classes, options["seed"], options["class_"])
+        return self.image_flow.labels(drawn)
+
+    def _roundtrip_errors(self, roundtrip: Simulation, start: Tensor) -> dict[str, Any]:
+        """Against the images that the melt started from, noise included if there was some."""
+        first = roundtrip.trajectory.times[-1]
+        before = self.flow.to_data(start.to(self.flow.device), first)
+        after = self.flow.to_data(roundtrip.trajectory.end, first)
+        return RoundtripErrors.of((before + 1) * LEVELS_PER_UNIT, after).summary()
+
+    def _check_labels(self, saved: SavedEnd) -> None:
+        length = 0 if saved.labels is None else saved.labels.shape[1]
+        if length != self.image_flow.label_dim:
+            raise DataError(
+                f"{saved.path} has labels of length {length}, but the network "
+                f"{self.image_flow.path.name} takes {self.image_flow.label_dim}"
+            )
+
+    def _record(self, kind: str, simulation: Simulation, **facts: Any) -> None:
+        """Adds a simulation to the parameters file, where those of other runs stay."""
+        if not distributed.is_main():
+            return
+        self.recorded[kind] = {
+            "options": {name.rstrip("_"): value for name, value in self.options.items()},
+            **simulation.facts(self.flow),
+            **facts,
+            **provenance(),
+        }
+        save_json(self.parameters_path, self.recorded)
+        logger.info(f"Wrote {self.paths[kind]}")
+
+
+if __name__ == "__main__":
+    run_script(main)

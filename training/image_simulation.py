@@ -1,0 +1,180 @@
+"""An image network made ready to be integrated: what the image scripts share.
+
+Opens the network file, settles every option that the file knows, and lays out the times.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError, UsageError
+from dnnlib.options import agree
+from dnnlib.urls import local_file
+from torch_utils.seeds import seeded_generator
+from training.data.images import ImageDataset
+from training.flow.calls import BLOCK_ROWS
+from training.flow.pfode import ProbabilityFlow
+from training.flow.schedules import NoiseSchedule
+from training.flow.solvers import Solver, get_solver
+from training.model import Model
+
+LATENT_STREAM, LABEL_STREAM, NOISE_STREAM = 1, 2, 3
+"""Streams of random numbers: what a generator seeded by (seed, stream) is for."""
+
+
+@dataclass(frozen=True)
+class ImageFlow:
+    """A network of images, and how it is to be integrated.
+
+    Attributes:
+        path: The network file.
+        model: What is in it.
+        data_name: How files made with it are called.
+        image_shape: ``(C, H, W)``.
+        label_dim: Number of classes; 0 for a network without.
+        times: Increasing ``[steps + 1]``.
+        solver: How to take a step.
+    """
+
+    path: Path
+    model: Model
+    data_name: str
+    image_shape: tuple[int, int, int]
+    label_dim: int
+    times: Tensor
+    solver: Solver
+
+    @classmethod
+    def open(cls, options: dict[str, Any]) -> "ImageFlow":
+        """Opens the network of ``integration_options``, and fills in those that were left out.
+
+        Raises:
+            UsageError: An option contradicts the file; the message states both values.
+            DataError: The file is missing or broken, or its network is not one of images.
+        """
+        path = local_file(options["network"])
+        model = Model.load(path, end_std=options["end_vars"])
+        shape = model.about.get("image_shape")
+        if not (isinstance(shape, list | tuple) and len(shape) == 3):
+            name = model.about.get("data_name")
+            raise DataError(f"{path} was not trained on images, but on '{name}'")
+        channels, height, width = shape
+        known = {**model.about, "img_size": height, "img_ch": channels}
+        source = f"the network {path.name}"
+        for name in ("data_dim", "dims_to_keep", "img_size", "img_ch"):
+            options[name] = agree(name, options[name], known[name], source)
+        model.denoiser.precision = options["precision"]
+        data_name = options.get("data_name") or str(known.get("data_name", "images"))
+        options["data_name"] = plain_name(data_name)
+        options["end_time"] = _end_time(options["end_time"], known["tmax"], source)
+        return cls(
+            path,
+            model,
+            data_name,
+            (channels, height, width),
+            int(known.get("label_dim", 0)),
+            time_grid(model.denoiser.schedule, options),
+            get_solver(options["solver"]),
+        )
+
+    @property
+    def schedule_name(self) -> str:
+        return self.model.denoiser.schedule.name
+
+    def on(self, device: torch.device, rows: int | None) -> ProbabilityFlow:
+        """The flow on a device, its network called with so many rows at a time."""
+        self.model.denoiser.to(device)
+        return self.model.flow.in_blocks(rows or BLOCK_ROWS[device.type])
+
+    def dataset(self, path: Path, count: int, seed: int) -> ImageDataset:
+        """So many images of a data set, drawn at random, with labels if the network has them.
+
+        Raises:
+            DataError: They are too few, of another shape, or with labels of another length.
+        """
+        dataset = ImageDataset(path, use_labels=self.label_dim > 0, max_size=count, seed=seed)
+        if tuple(dataset.image_shape) != self.image_shape:
+            raise DataError(
+                f"{path} has images of {_shape(dataset.image_shape)}, but the network "
+                f"{self.path.name} was trained on {_shape(self.image_shape)}"
+            )
+        if len(dataset) < count:
+            raise DataError(f"{path} has {len(dataset)} images, but {count} were asked for")
+        if dataset.label_dim != self.label_dim:
+            raise DataError(
+                f"{path} has labels of length {dataset.label_dim}, but the network "
+                f"{self.path.name} takes {self.label_dim}"
+            )
+        return dataset
+
+    def labels(self, classes: Tensor) -> Tensor | None:
+        """Labels ``[N, label_dim]`` of classes ``[N]``; None for a network without."""
+        if not self.label_dim:
+            return None
+        return torch.nn.functional.one_hot(classes, self.label_dim).float()
+
+    def check_class(self, number: int | None) -> None:
+        """Raises UsageError for a class that the network does not have."""
+        if number is None:
+            return
+        if not self.label_dim:
+            raise UsageError(f"--class is {number}, but {self.path.name} has no classes")
+        if number >= self.label_dim:
+            raise UsageError(
+                f"--class is {number}, but {self.path.name} has classes 0 to {self.label_dim - 1}"
+            )
+
+
+def time_grid(schedule: NoiseSchedule, options: dict[str, Any]) -> Tensor:
+    """``n_iters + 1`` times ``[S]``: even over ``[0, T]`` (``ifs``) or ``[eps, T]`` (``vp_ode``).
+
+    The baselines have grids of their own, which ``ifs`` stands for.
+    """
+    steps, end, first = options["n_iters"], options["end_time"], options["vpode_disc_eps"]
+    if options["disc"] == "ifs":
+        return schedule.times(steps, end)
+    if not schedule.t_min <= first < end:
+        raise UsageError(
+            f"--vpode_disc_eps is {first:g}: it must be at least {schedule.t_min:g}, and less than "
+            f"T = {end:g}"
+        )
+    return torch.linspace(first, end, steps + 1, dtype=torch.float64)
+
+
+def draw_classes(count: int, classes: int, seed: int, given: int | None) -> Tensor:
+    """A class for each of N images ``[N]``: the given one, or uniform at random."""
+    if given is not None:
+        return torch.full((count,), given)
+    generator = seeded_generator("cpu", seed, LABEL_STREAM)
+    return torch.randint(max(classes, 1), (count,), generator=generator)
+
+
+def plain_name(name: str) -> str:
+    """A name that may be part of a file's. Raises UsageError for any other."""
+    if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", name):
+        raise UsageError(f"--data_name is '{name}': use letters, digits and . _ + - only")
+    return name
+
+
+def summarize_variances(measured: Tensor, exact: Tensor, dims_to_keep: int) -> dict[str, float]:
+    """Variances ``[D]`` of kept dimensions over their closed form: mean, and farthest from 1."""
+    ratios = (measured / exact)[:dims_to_keep]
+    farthest = ratios[(ratios - 1).abs().argmax()]
+    return {"mean": float(ratios.mean()), "worst": float(farthest)}
+
+
+def _end_time(given: float | None, t_max: float, source: str) -> float:
+    if given is not None and given > t_max * (1 + 1e-9):
+        raise UsageError(
+            f"--end_time is {given:g}, but {source} was trained up to T = {t_max:g}: give less"
+        )
+    return min(given or t_max, t_max)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    channels, height, width = shape
+    return f"{width}x{height} pixels in {channels} channel(s)"

@@ -1,0 +1,62 @@
+"""How well images survive a melt and the way back, in gray levels of 8-bit pixels."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LEVELS_PER_UNIT = 127.5
+"""Gray levels to a unit of data, which runs from -1 to 1."""
+
+
+@dataclass(frozen=True)
+class RoundtripErrors:
+    """Errors of N images, each as a vector ``[N]``.
+
+    Attributes:
+        mse: Mean squared error after rounding to 8 bits, in squared gray levels.
+        mse_float: The same before rounding and clamping.
+        largest: Largest absolute error before rounding, in gray levels.
+        exact: Fraction of the pixels that come back exactly.
+    """
+
+    mse: Tensor
+    mse_float: Tensor
+    largest: Tensor
+    exact: Tensor
+
+    @classmethod
+    def of(cls, original: Tensor, returned: Tensor) -> "RoundtripErrors":
+        """Compares images of 8-bit pixels ``[N, D]`` with returned data ``[N, D]``.
+
+        Differences of ``uint8`` would wrap modulo 256, so all is done in float64. The original may
+        have fractions of a gray level, if noise was added to it.
+        """
+        original = original.double()
+        levels = (returned.double() + 1) * LEVELS_PER_UNIT
+        error = levels - original
+        rounded = levels.round().clamp(0, 255) - original.round().clamp(0, 255)
+        return cls(
+            mse=rounded.square().mean(dim=1),
+            mse_float=error.square().mean(dim=1),
+            largest=error.abs().amax(dim=1),
+            exact=(rounded == 0).double().mean(dim=1),
+        )
+
+    def columns(self) -> Tensor:
+        """All four as ``[N, 4]``, in the order of the attributes."""
+        return torch.stack([self.mse, self.mse_float, self.largest, self.exact], dim=1)
+
+    @classmethod
+    def from_columns(cls, columns: Tensor) -> "RoundtripErrors":
+        return cls(*columns.unbind(dim=1))
+
+    def summary(self) -> dict[str, Any]:
+        """Means over the images, and the largest error of all."""
+        return {
+            "mse": float(self.mse.mean()),
+            "mse_float": float(self.mse_float.mean()),
+            "max_abs_error": float(self.largest.max()),
+            "exact_pixels": float(self.exact.mean()),
+        }
