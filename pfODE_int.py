@@ -42,6 +42,8 @@ from training.simulation import Simulation, Simulator, latent_law, parse_eps
 from training.trajectory_file import SavedEnd
 
 KINDS = ("melt", "roundtrip", "gen")
+DTYPE = "float32"
+"""Of the saved states: 256 CIFAR images at 27 times are 0.7 GB in it."""
 
 
 @command(help=__doc__)
@@ -177,16 +179,16 @@ class Plan:
         return data, labels if self.image_flow.label_dim else None
 
     def _simulate(self, kind: str, start: Tensor, labels: Tensor | None) -> Simulation:
-        flow, extra = self.flow, {}
+        flow, extra = self.flow, {"image_shape": torch.tensor(self.image_flow.image_shape)}
         if labels is not None:
             share = labels[distributed.shard(len(labels))].to(self.flow.device)
-            flow, extra = flow.given(labels=share), {"labels": labels}
+            flow, extra = flow.given(labels=share), {**extra, "labels": labels}
         simulator = Simulator(
             flow, self.image_flow.times, self.image_flow.solver, self.options["save_freq"]
         )
         if kind == "melt":
-            return simulator.melt(start, kind, self.paths[kind], dtype="float32", **extra)
-        return simulator.generate(start, kind, self.paths[kind], dtype="float32", **extra)
+            return simulator.melt(start, kind, self.paths[kind], dtype=DTYPE, **extra)
+        return simulator.generate(start, kind, self.paths[kind], dtype=DTYPE, **extra)
 
     def _latents(self, melted: Tensor | None) -> Tensor:
         options = self.options
