@@ -94,11 +94,11 @@ class NetworkDenoiser(nn.Module):
         """
         c_noise = self.noise_condition(t).to(torch.get_default_dtype())
         rows = self.basis.rotate_back(z) if self.space == "IS" else z
-        with self._autocast(z.device.type):
+        with self.autocast(z.device.type):
             out = self.network(rows.to(c_noise.dtype), c_noise, **conditions).to(z.dtype)
         return self.basis.rotate(out) if self.space == "IS" else out
 
-    def _autocast(self, device_type: str) -> AbstractContextManager[object]:
+    def autocast(self, device_type: str) -> AbstractContextManager[object]:
         dtype = PRECISIONS[self.precision]
         return nullcontext() if dtype is None else torch.autocast(device_type, dtype)
 
