@@ -21,7 +21,14 @@ from torch_utils.seeds import seeded_generator
 from training.data.batches import DATA_STREAM, Batch
 from training.data.image_dataset import ImageDataset
 
-__all__ = ["ImageBatches", "ImageDataset", "basis_batches", "normalize_pixels", "to_pixels"]
+__all__ = [
+    "ImageBatches",
+    "ImageDataset",
+    "basis_batches",
+    "normalize_pixels",
+    "pixel_batches",
+    "to_pixels",
+]
 
 
 def normalize_pixels(pixels: Tensor) -> Tensor:
@@ -100,10 +107,33 @@ def basis_batches(
     if total < distributed.world_size():
         raise DataError(f"{total} images cannot be shared by {distributed.world_size()} ranks")
     chosen = torch.randperm(len(dataset), generator=seeded_generator("cpu", 0))[:total]
-    mine = chosen.sort().values[distributed.shard(total)]
-    parts = [part.tolist() for part in torch.split(mine, batch)]
-    for pixels, _ in _load(dataset, parts, workers, torch.device(device)):
+    for pixels in pixel_batches(dataset, chosen.sort().values, batch, device, workers):
         yield normalize_pixels(pixels).flatten(1)
+
+
+def pixel_batches(
+    dataset: ImageDataset,
+    items: Tensor,
+    batch: int,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+) -> Iterator[Tensor]:
+    """Pixels ``[n, C, H, W]`` uint8 of images in the order given; this rank's share of them.
+
+    Args:
+        dataset: The images.
+        items: Which ones, ``[N]`` over all ranks. A rank whose share is empty yields nothing.
+        batch: Images at a time.
+        device: Where the pixels go.
+        workers: Processes of this rank that read ahead.
+
+    Raises:
+        DataError: An image that cannot be read.
+    """
+    mine = items[distributed.shard(len(items))].tolist()
+    parts = [mine[start : start + batch] for start in range(0, len(mine), batch)]
+    for pixels, _ in _load(dataset, parts, workers, torch.device(device)):
+        yield pixels
 
 
 class _ShuffledOrder(Sampler[list[int]]):

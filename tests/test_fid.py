@@ -1,0 +1,669 @@
+"""fid.py: references, distances from them, and what is refused.
+
+Most tests put a small linear map in the place of the Inception network, so that what the script
+does with features is known in closed form; some run the network itself, with random weights.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import linalg
+from torch import Tensor
+
+import fid
+from torch_utils import distributed
+from training.data.image_writer import image_writer
+from training.data.images import ImageDataset, pixel_batches
+from training.measure.detector import InceptionDetector, expected_shapes
+from training.measure.kernel_distance import kernel_distance
+
+Run = Callable[..., Any]
+Contents = Callable[[Path], dict[str, bytes]]
+Arrays = dict[str, np.ndarray]
+ROOT = Path(fid.__file__).parent
+COUNT, SIZE = 23, 4
+
+
+def noise(count: int = COUNT, channels: int = 3, seed: int = 0, size: int = SIZE) -> np.ndarray:
+    """Images ``[n, H, W, C]`` uint8."""
+    shape = (count, size, size, channels)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def write_images(path: Path, pixels: np.ndarray) -> Path:
+    with image_writer(path) as writer:
+        for image in pixels:
+            writer.add(image, None)
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_images(tmp_path_factory.mktemp("data") / "data.zip", noise())
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Other images, as a generating script leaves them: nested, with parameters beside them."""
+    folder = tmp_path_factory.mktemp("generated")
+    for index, image in enumerate(noise(18, seed=1) // 2):
+        path = folder / f"{index // 7:06d}" / f"{index:06d}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(image).save(path)
+    (folder / "sim_params.json").write_text("{}")
+    (folder / "000000" / "notes.json").write_text("not even JSON")
+    return folder
+
+
+# With a linear map as the detector.
+
+MAP = torch.from_numpy(np.random.default_rng(7).normal(size=(3 * SIZE * SIZE, 6)))
+
+
+class LinearDetector:
+    """Six linear functions of the pixels; its file is any file."""
+
+    dim = 6
+
+    def __init__(self, path: Path, device: torch.device):
+        self.identity = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        assert pixels.dtype == torch.uint8
+        return (pixels.double().flatten(1) / 255 @ MAP).float()
+
+
+def features_of(pixels: np.ndarray) -> Tensor:
+    flat = np.moveaxis(pixels, -1, 1).reshape(len(pixels), -1) / 255
+    return torch.from_numpy(flat) @ MAP
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"a detector")
+    return path
+
+
+@pytest.fixture
+def linear(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fid, "InceptionDetector", LinearDetector)
+
+
+@dataclass(frozen=True)
+class Tool:
+    """Runs the script with the linear detector; results are read back."""
+
+    run: Run
+    folder: Path
+    weights: Path
+
+    def ref(self, data: Path, *more: str, name: str = "ref.npz") -> Path:
+        dest = self.folder / name
+        result = self("ref", f"--data={data}", f"--dest={dest}", *more)
+        assert (result.code, result.err) == (0, ""), result.err
+        return dest
+
+    def calc(self, images: Path, reference: Path, *more: str) -> dict[str, Any]:
+        dest = self.folder / "result.json"
+        given = (f"--images={images}", f"--ref={reference}", f"--dest={dest}", "--overwrite")
+        result = self("calc", *given, *more)
+        assert (result.code, result.err) == (0, ""), result.err
+        return {**json.loads(dest.read_text()), "printed": result.out}
+
+    def __call__(self, command: str, *more: str) -> Any:
+        workers = () if any(a.startswith("--workers") for a in more) else ("--workers=0",)
+        detector = () if any(a.startswith("--detector") for a in more) else (self._detector,)
+        return self.run(fid, command, "--device_name=cpu", *workers, *detector, *more)
+
+    @property
+    def _detector(self) -> str:
+        return f"--detector={self.weights}"
+
+
+@pytest.fixture
+def tool(run_script: Run, tmp_path: Path, weights: Path, linear: None) -> Tool:
+    return Tool(run_script, tmp_path / "results", weights)
+
+
+def arrays_of(path: Path) -> Arrays:
+    with np.load(path, allow_pickle=False) as archive:
+        return dict(archive)
+
+
+def test_a_reference_holds_the_moments_and_what_they_are_of(tool: Tool, data: Path) -> None:
+    path = tool.ref(data)
+    arrays, features = arrays_of(path), features_of(noise())
+    assert (arrays["mu"].dtype, arrays["sigma"].dtype) == (np.float64, np.float64)
+    np.testing.assert_allclose(arrays["mu"], features.mean(dim=0), rtol=1e-6)
+    np.testing.assert_allclose(arrays["sigma"], np.cov(features.T), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(arrays["features"], features, rtol=1e-5, atol=1e-6)
+    assert arrays["features"].dtype == np.float32
+    assert int(arrays["count"]) == COUNT
+    assert arrays["image_shape"].tolist() == [3, SIZE, SIZE]
+    identity = hashlib.sha256(tool.weights.read_bytes()).hexdigest()
+    assert str(arrays["detector"]) == identity
+    assert {entry.name for entry in path.parent.iterdir()} == {"ref.npz", "ref.json"}
+    parameters = json.loads(path.with_suffix(".json").read_text())
+    assert (parameters["count"], parameters["features"]) == (COUNT, COUNT)
+    assert (parameters["image_shape"], parameters["detector"]) == ([3, SIZE, SIZE], identity)
+    assert parameters["options"]["data"] == str(data)
+    assert parameters["options"]["device_name"] == "cpu"
+    assert {"seconds", "torch_fidelity", "code_version", "libraries"} <= parameters.keys()
+
+
+@pytest.mark.parametrize("options", [["--batch=1"], ["--batch=5"], ["--workers=2", "--batch=4"]])
+def test_batches_and_workers_change_nothing(tool: Tool, data: Path, options: list[str]) -> None:
+    limited = "--kid_features=9"
+    one = arrays_of(tool.ref(data, limited))
+    two = arrays_of(tool.ref(data, limited, *options, name="two.npz"))
+    assert one.keys() == two.keys()
+    for name in one:
+        if one[name].dtype.kind == "f":
+            np.testing.assert_allclose(two[name], one[name], rtol=1e-6, atol=1e-7)
+        else:
+            assert np.array_equal(two[name], one[name])
+
+
+def places(path: Path) -> list[int]:
+    """Which images' features a reference of the data holds, in their order."""
+    kept, features = torch.from_numpy(arrays_of(path)["features"]), features_of(noise())
+    distances, found = torch.cdist(kept.double(), features).min(dim=1)
+    assert (distances < 1e-5).all()
+    return found.tolist()
+
+
+def test_features_are_kept_of_so_many_random_images(tool: Tool, data: Path) -> None:
+    paths = [
+        tool.ref(data, "--kid_features=9", f"--seed={seed}", name=f"{name}.npz")
+        for name, seed in (("a", 3), ("b", 3), ("c", 4))
+    ]
+    chosen = [places(path) for path in paths]
+    assert [len(set(one)) for one in chosen] == [9, 9, 9]
+    assert chosen[0] == chosen[1] == sorted(chosen[0])
+    assert chosen[0] != chosen[2]
+    np.testing.assert_allclose(
+        arrays_of(paths[0])["sigma"], arrays_of(paths[2])["sigma"], rtol=1e-12
+    )
+    none = arrays_of(tool.ref(data, "--kid_features=0", name="none.npz"))
+    assert none["features"].shape == (0, 6)
+
+
+def test_num_takes_so_many_random_images(tool: Tool, data: Path) -> None:
+    paths = [
+        tool.ref(data, "--num=8", f"--seed={seed}", name=f"{name}.npz")
+        for name, seed in (("a", 3), ("b", 3), ("c", 4))
+    ]
+    chosen = [places(path) for path in paths]
+    assert [len(set(one)) for one in chosen] == [8, 8, 8]
+    assert chosen[0] == chosen[1] == sorted(chosen[0])
+    assert chosen[0] not in (chosen[2], list(range(8)))
+    arrays = arrays_of(paths[0])
+    assert int(arrays["count"]) == 8
+    expected = np.cov(features_of(noise()[chosen[0]]).T)
+    np.testing.assert_allclose(arrays["sigma"], expected, rtol=1e-5, atol=1e-6)
+    whole = tool.ref(data, f"--num={COUNT}", name="whole.npz")
+    assert places(whole) == list(range(COUNT))
+
+
+def test_the_distances_are_those_of_the_features(tool: Tool, data: Path, generated: Path) -> None:
+    result = tool.calc(generated, tool.ref(data))
+    first, second = features_of(noise(18, seed=1) // 2), features_of(noise())
+    shift, covs = first.mean(dim=0) - second.mean(dim=0), [np.cov(x.T) for x in (first, second)]
+    root = linalg.sqrtm(covs[0] @ covs[1]).real
+    expected = float(shift.square().sum()) + np.trace(covs[0] + covs[1] - 2 * root)
+    assert result["fid"] == pytest.approx(expected, rel=1e-5)
+    assert (result["count"], result["reference_count"]) == (18, COUNT)
+    kid = result["kid"]
+    assert kid["value"] == pytest.approx(kernel_distance(first, second), rel=1e-5)
+    assert (kid["features"], kid["reference_features"]) == (18, COUNT)
+    subsets = kid["over_subsets"]
+    assert (subsets["subsets"], subsets["size"]) == (100, 18)
+    assert abs(subsets["mean"] - kid["value"]) < 4 * subsets["std"] / 100**0.5
+    assert result["options"]["images"] == str(generated)
+    assert "seconds" in result
+    lines = result["printed"].splitlines()
+    assert lines[0] == f"FID {result['fid']:.6g} (18 images against {COUNT})"
+    assert lines[1].startswith(
+        f"KID x 1000 {1000 * kid['value']:.6g} (features of 18 images against {COUNT}); "
+    )
+    assert len(lines) == 2
+
+
+def test_images_are_at_no_distance_from_themselves(tool: Tool, data: Path) -> None:
+    reference = tool.ref(data)
+    trace = np.trace(arrays_of(reference)["sigma"])
+    assert tool.calc(data, reference, "--batch=5")["fid"] < 1e-6 * trace
+    half = ("--num=9", "--seed=5")
+    assert tool.calc(data, tool.ref(data, *half, name="half.npz"), *half)["fid"] < 1e-6 * trace
+
+
+def test_a_result_is_printed_and_written_only_if_asked(
+    tool: Tool, data: Path, generated: Path, contents: Contents, tmp_path: Path
+) -> None:
+    reference = tool.ref(data)
+    before = contents(tmp_path)
+    result = tool("calc", f"--images={generated}", f"--ref={reference}")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("FID ")
+    assert contents(tmp_path) == before
+
+
+def test_few_images_are_noted(tool: Tool, data: Path, generated: Path) -> None:
+    note = "Note: 6 images leave the covariance of 6 features singular. FID is biased upward"
+    reference = tool.ref(data)
+    assert note in tool.calc(generated, reference, "--num=6")["printed"]
+    assert "Note" not in tool.calc(generated, reference, "--num=7")["printed"]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, ">f8"])
+def test_a_reference_of_others_needs_only_its_moments(
+    tool: Tool, data: Path, generated: Path, dtype: Any
+) -> None:
+    own = arrays_of(tool.ref(data))
+    foreign = tool.folder / "foreign.npz"
+    np.savez(foreign, mu=own["mu"].astype(dtype), sigma=own["sigma"].astype(dtype))
+    result = tool.calc(generated, foreign)
+    assert f"{foreign} does not say of what images it is: taken on trust" in result["printed"]
+    assert f"{foreign} does not say which detector made it: taken on trust" in result["printed"]
+    assert "(18 images against an unknown number)" in result["printed"]
+    expected = tool.calc(generated, tool.folder / "ref.npz")
+    assert result["fid"] == pytest.approx(expected["fid"], rel=1e-6)
+    assert (result["kid"], result["reference_count"]) == (None, None)
+
+
+@pytest.mark.parametrize("where", ["ref", "calc"])
+def test_without_features_there_is_no_kid(
+    tool: Tool, data: Path, generated: Path, where: str
+) -> None:
+    none = ("--kid_features=0",)
+    reference = tool.ref(data, *(none if where == "ref" else ()))
+    result = tool.calc(generated, reference, *(none if where == "calc" else ()))
+    assert result["kid"] is None
+    assert "KID" not in result["printed"]
+
+
+# What is refused.
+
+
+@pytest.fixture
+def refused(tool: Tool, contents: Contents, tmp_path: Path) -> Iterator[Run]:
+    """``refused(code, command, *arguments)``: the one line; nothing was written."""
+
+    def check(code: int, command: str, *arguments: str) -> str:
+        before = contents(tmp_path)
+        result = tool(command, *arguments)
+        assert result.code == code, result.err
+        assert contents(tmp_path) == before
+        return result.error.removeprefix("fid.py: error: ")
+
+    return check
+
+
+def ref_arguments(data: Path, dest: Path) -> list[str]:
+    return ["ref", f"--data={data}", f"--dest={dest}"]
+
+
+def calc_arguments(images: Path, reference: Path, folder: Path) -> list[str]:
+    """With a destination in a folder that is not there yet."""
+    return ["calc", f"--images={images}", f"--ref={reference}", f"--dest={folder}/new/result.json"]
+
+
+def test_too_few_images_are_refused(
+    refused: Run, tool: Tool, data: Path, generated: Path, tmp_path: Path
+) -> None:
+    one = write_images(tmp_path / "one.zip", noise(1))
+    reference = tool.ref(data)
+    ref, calc = (
+        lambda path: ref_arguments(path, tmp_path / "new" / "x.npz"),
+        lambda path: calc_arguments(path, reference, tmp_path),
+    )
+    for arguments in (ref, calc):
+        message = f"{one} has 1 image, but a covariance needs at least two"
+        assert refused(1, *arguments(one)) == message
+        message = refused(1, *arguments(data), "--num=24")
+        assert message == f"{data} has {COUNT} images, but --num is 24: give fewer"
+        assert "x>=2" in refused(2, *arguments(data), "--num=1")
+
+
+def test_bad_data_sets_are_refused(refused: Run, tool: Tool, data: Path, tmp_path: Path) -> None:
+    reference = tool.ref(data)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.zip").write_text("text")
+    for name, message in {
+        "missing": "does not exist: give a folder or zip of images",
+        "empty": "has no images",
+        "text.zip": "is not a readable zip",
+    }.items():
+        path = tmp_path / name
+        for arguments in (
+            ref_arguments(path, tmp_path / "new" / "x.npz"),
+            calc_arguments(path, reference, tmp_path),
+        ):
+            assert message in refused(1, *arguments)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_breaks_midway_leaves_nothing(
+    refused: Run, tmp_path: Path, workers: int
+) -> None:
+    folder = write_images(tmp_path / "images", noise(9))
+    broken = sorted(folder.rglob("*.png"))[6]
+    broken.write_bytes(broken.read_bytes()[:60])
+    (tmp_path / "out").mkdir()
+    arguments = ref_arguments(folder, tmp_path / "out" / "x.npz")
+    message = refused(1, *arguments, "--batch=2", f"--workers={workers}")
+    assert message.startswith(str(broken))
+
+
+def test_images_of_another_shape_are_refused(
+    refused: Run, tool: Tool, data: Path, tmp_path: Path
+) -> None:
+    reference = tool.ref(data)
+    for name, pixels, shape in (
+        ("gray.zip", noise(3, channels=1), "1x4x4"),
+        ("large.zip", noise(3, size=8), "3x8x8"),
+    ):
+        path = write_images(tmp_path / name, pixels)
+        assert refused(1, *calc_arguments(path, reference, tmp_path)) == (
+            f"{path} has images of {shape} (channels, height, width), but {reference} is of "
+            "3x4x4: compare images of one shape"
+        )
+
+
+def test_a_reference_by_another_detector_is_refused(
+    refused: Run, tool: Tool, data: Path, tmp_path: Path
+) -> None:
+    reference = tool.ref(data)
+    other = tmp_path / "other.pth"
+    other.write_bytes(b"another detector")
+    made_with, this = (
+        hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in (tool.weights, other)
+    )
+    arguments = calc_arguments(data, reference, tmp_path)
+    assert refused(1, *arguments, f"--detector={other}") == (
+        f"{reference} was made with the detector {made_with}..., but this is {this}... (SHA-256): "
+        "give the same --detector to both"
+    )
+
+
+def changed(**arrays: Any) -> Callable[[Arrays], Arrays]:
+    return lambda good: {**good, **arrays}
+
+
+def without(name: str) -> Callable[[Arrays], Arrays]:
+    return lambda good: {key: value for key, value in good.items() if key != name}
+
+
+ASYMMETRIC = np.eye(6) + np.eye(6, k=1)
+BAD_REFERENCES = {
+    "no mu": (without("mu"), "has no array 'mu'"),
+    "no sigma": (without("sigma"), "has no array 'sigma'"),
+    "a mean that is no vector": (changed(mu=np.zeros((1, 6))), "its 'mu' is float64 [1, 6]"),
+    "whole numbers": (changed(sigma=np.eye(6, dtype=np.int64)), "its 'sigma' is int64 [6, 6]"),
+    "a sigma of another size": (changed(sigma=np.eye(5)), "a covariance of shape [5, 5]"),
+    "not finite": (changed(mu=np.full(6, np.nan)), "that is not finite"),
+    "not symmetric": (changed(sigma=ASYMMETRIC), "a covariance that is not symmetric"),
+    "negative": (changed(sigma=-np.eye(6)), "the negative eigenvalue -1"),
+    "features of 5": (changed(features=np.zeros((4, 5))), "'features' that are not finite [k, 6]"),
+    "infinite features": (
+        changed(features=np.full((4, 6), np.inf)),
+        "'features' that are not finite [k, 6]",
+    ),
+    "a count of kinds": (changed(count=np.array([1, 2])), "its 'count' is int64 [2]"),
+    "a shape in words": (changed(image_shape=np.array("3x4x4")), "its 'image_shape' is <U5 []"),
+    "a detector by number": (changed(detector=np.array(3)), "its 'detector' is int64 []"),
+    "other features": (
+        lambda good: {"mu": np.zeros(5), "sigma": np.eye(5)},
+        "is of 5 features, but the detector has 6",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_REFERENCES.values(), ids=BAD_REFERENCES)
+def test_bad_references_are_refused(
+    refused: Run,
+    tool: Tool,
+    data: Path,
+    tmp_path: Path,
+    change: Callable[[Arrays], Arrays],
+    message: str,
+) -> None:
+    path = tmp_path / "bad.npz"
+    np.savez(path, **change(arrays_of(tool.ref(data))))
+    error = refused(1, *calc_arguments(data, path, tmp_path))
+    assert error.startswith(str(path))
+    assert message in error
+
+
+def test_files_that_are_no_references_are_refused(refused: Run, data: Path, tmp_path: Path) -> None:
+    text, pickled = tmp_path / "text.npz", tmp_path / "pickled.npz"
+    text.write_text("text")
+    np.savez(pickled, mu=np.array([{}], dtype=object), sigma=np.eye(1))
+    for path in (tmp_path / "missing.npz", tmp_path, text, pickled):
+        assert str(path) in refused(1, *calc_arguments(data, path, tmp_path))
+
+
+def test_a_missing_detector_is_refused(
+    refused: Run, tool: Tool, data: Path, tmp_path: Path
+) -> None:
+    missing = f"--detector={tmp_path}/missing.pth"
+    reference = tool.ref(data)
+    for arguments in (
+        ref_arguments(data, tmp_path / "new" / "x.npz"),
+        calc_arguments(data, reference, tmp_path),
+    ):
+        assert "missing.pth'" in refused(1, *arguments, missing)
+
+
+class Payload:
+    """Runs code wherever a pickle is trusted."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.marker,)
+
+
+def test_a_detector_with_code_in_it_is_refused_and_does_not_run(
+    run_script: Run, data: Path, tmp_path: Path
+) -> None:
+    evil, marker = tmp_path / "evil.pth", tmp_path / "it ran"
+    torch.save({"fc.weight": Payload(marker)}, evil)
+    arguments = ref_arguments(data, tmp_path / "new" / "x.npz")
+    result = run_script(fid, *arguments, f"--detector={evil}", "--device_name=cpu")
+    assert (result.code, str(evil) in result.error) == (1, True)
+    assert list(tmp_path.iterdir()) == [evil]
+
+
+def test_without_the_default_detector_an_error_says_how_to_supply_it(
+    run_script: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("INFLATIONARY_FLOWS_CACHE", str(tmp_path / "cache"))
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        url = f"https://127.0.0.1:{nobody.getsockname()[1]}/weights-01234567.pth"
+        monkeypatch.setattr("training.measure.detector.DEFAULT_URL", url)
+        arguments = ref_arguments(data, tmp_path / "new" / "x.npz")
+        result = run_script(fid, *arguments, "--device_name=cpu")
+    assert result.code == 1
+    assert result.error == (
+        f"fid.py: error: the Inception weights are not here: cannot download {url}: "
+        f"[Errno {errno.ECONNREFUSED}] Connection refused; download it elsewhere and give "
+        f"--detector=PATH, or put it at {tmp_path}/cache/weights-01234567.pth"
+    )
+    assert not (tmp_path / "new").exists()
+
+
+def test_existing_results_are_kept_unless_told_otherwise(
+    refused: Run, tool: Tool, data: Path, tmp_path: Path
+) -> None:
+    reference = tool.ref(data)
+    result = tmp_path / "result.json"
+    result.write_text("{}")
+    parameters = reference.with_suffix(".json")
+    calc = ["calc", f"--images={data}", f"--ref={reference}"]
+    kept = "exists: give another --dest, or --overwrite to replace it"
+    assert refused(2, *ref_arguments(data, reference)) == f"{reference} {kept}"
+    assert refused(2, *calc, f"--dest={result}") == f"{result} {kept}"
+    old = reference.read_bytes()
+    reference.unlink()
+    assert refused(2, *ref_arguments(data, reference)) == f"{parameters} {kept}"
+    tool.ref(data, "--overwrite", "--num=5")
+    assert reference.read_bytes() != old
+    assert json.loads(parameters.read_text())["count"] == 5
+    # The name of a result cannot be that of a reference.
+    for dest in (reference, tmp_path / "noname"):
+        assert refused(2, *calc, f"--dest={dest}", "--overwrite") == (
+            f"--dest is {dest}: its name should end in .json"
+        )
+    assert refused(2, *ref_arguments(data, result), "--overwrite") == (
+        f"--dest is {result}: its name should end in .npz"
+    )
+    (tmp_path / "folder.npz").mkdir()
+    message = refused(2, *ref_arguments(data, tmp_path / "folder.npz"), "--overwrite")
+    assert message == f"{tmp_path}/folder.npz is a folder: give another --dest"
+    message = refused(1, *ref_arguments(data, data.with_name("data.zip") / "x.npz"))
+    assert "a file has that name" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ref", "--dest=x.npz"], "Missing option '--data'"),
+        (["ref", "--data=x"], "Missing option '--dest'"),
+        (["calc", "--images=x"], "Missing option '--ref'"),
+        (["calc", "--ref=x"], "Missing option '--images'"),
+        (["calc", "--images=x", "--ref=y", "--batch=0"], "x>=1"),
+        (["calc", "--images=x", "--ref=y", "--kid-features=-1"], "x>=0"),
+        (["score"], "No such command 'score'"),
+    ],
+)
+def test_wrong_usage_is_refused(refused: Run, arguments: list[str], message: str) -> None:
+    assert message in refused(2, *arguments)
+
+
+def test_an_unknown_device_is_refused(run_script: Run, data: Path, tmp_path: Path) -> None:
+    arguments = ref_arguments(data, tmp_path / "x.npz")
+    result = run_script(fid, *arguments, "--device_name=abacus")
+    assert result.code == 2
+    assert "abacus" in result.error
+    assert not list(tmp_path.iterdir())
+
+
+# How images are read.
+
+
+def test_images_come_in_the_order_asked_for_and_each_rank_has_its_share(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, items = ImageDataset(data), torch.tensor([5, 2, 19, 3])
+    parts = list(pixel_batches(dataset, items, batch=3))
+    assert [(len(part), part.dtype) for part in parts] == [(3, torch.uint8), (1, torch.uint8)]
+    assert np.array_equal(torch.cat(parts), np.moveaxis(noise()[items], -1, 1))
+    monkeypatch.setattr(distributed, "world_size", lambda: 6)
+    shares = []
+    for rank in range(6):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        shares.append(list(pixel_batches(dataset, items, batch=3)))
+    assert [len(share) for share in shares] == [0, 1, 1, 0, 1, 1]
+    assert torch.equal(torch.cat([part for share in shares for part in share]), torch.cat(parts))
+
+
+# With the network itself.
+
+
+def random_inception(path: Path) -> Path:
+    """A file of random weights of unit gain: the trained ones would need a download."""
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for name, shape in expected_shapes().items():
+        if len(shape) > 1:
+            gain = (2 / torch.Size(shape[1:]).numel()) ** 0.5
+            state[name] = gain * torch.randn(shape, generator=generator)
+        else:
+            ones = name.endswith((".bn.weight", ".running_var"))
+            state[name] = torch.ones(shape) if ones else torch.zeros(shape)
+    torch.save(state, path)
+    return path
+
+
+def test_in_batches_of_any_size_the_fid_is_that_of_the_network(
+    run_script: Run, data: Path, generated: Path, tmp_path: Path
+) -> None:
+    weights = random_inception(tmp_path / "weights.pth")
+    reference, dest = tmp_path / "ref.npz", tmp_path / "result.json"
+    common = (f"--detector={weights}", "--workers=0", "--device_name=cpu", "--num=6")
+    done = run_script(fid, *ref_arguments(data, reference), *common)
+    assert done.code == 0, done.err
+    calc = ("calc", f"--images={generated}", f"--ref={reference}", f"--dest={dest}")
+    done = run_script(fid, *calc, "--batch=4", *common)
+    assert done.code == 0, done.err
+
+    chosen = fid.choose_items(ImageDataset(generated), 6, 0)
+    pixels = torch.from_numpy(np.moveaxis(noise(18, seed=1) // 2, -1, 1).copy())
+    ours = InceptionDetector(weights)(pixels[chosen]).double()
+    theirs = torch.from_numpy(arrays_of(reference)["features"]).double()
+    shift = ours.mean(dim=0) - theirs.mean(dim=0)
+    ours, theirs = (
+        (points - points.mean(dim=0)) / (len(points) - 1) ** 0.5 for points in (ours, theirs)
+    )
+    # Of few images, the trace of the root is the sum of the singular values of a small matrix.
+    overlap = torch.linalg.svdvals(ours @ theirs.T).sum()
+    expected = float(sum(x.square().sum() for x in (shift, ours, theirs)) - 2 * overlap)
+    assert expected > 0.1 * np.trace(arrays_of(reference)["sigma"])
+    assert json.loads(dest.read_text())["fid"] == pytest.approx(expected, rel=1e-6)
+
+
+# On two ranks.
+
+WITH_LINEAR_DETECTOR = """
+import sys
+sys.path[:0] = [{root!r}, {tests!r}]
+import fid
+from test_fid import LinearDetector
+fid.InceptionDetector = LinearDetector
+fid.run_script(fid.main)
+"""
+
+
+def test_two_ranks_write_what_one_writes(tool: Tool, data: Path, tmp_path: Path) -> None:
+    script, dest = tmp_path / "fid.py", tmp_path / "ref.npz"
+    tests = Path(__file__).parent
+    script.write_text(WITH_LINEAR_DETECTOR.format(root=str(ROOT), tests=str(tests)))
+    # Some versions of torchrun take --num for an abbreviation of their own --numa-binding.
+    limits = ("--num_images=11", "--kid_features=5", "--workers=0", "--batch=3")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    options = (f"--detector={tool.weights}", "--device_name=cpu", *limits)
+    done = subprocess.run(
+        [sys.executable, *torchrun, str(script), *ref_arguments(data, dest), *options],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Wrote") == 1
+    one, two = arrays_of(tool.ref(data, *limits)), arrays_of(dest)
+    assert one.keys() == two.keys()
+    for name in one:
+        if one[name].dtype.kind == "f":
+            np.testing.assert_allclose(two[name], one[name], rtol=1e-6, atol=1e-7)
+        else:
+            assert np.array_equal(two[name], one[name])

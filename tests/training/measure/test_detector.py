@@ -1,0 +1,308 @@
+"""The detector: torch-fidelity's features, of each image alone; weights from files not trusted."""
+
+import errno
+import hashlib
+import pickle
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch_fidelity.feature_extractor_inceptionv3 import (
+    URL_INCEPTION_V3,
+    FeatureExtractorInceptionV3,
+)
+
+from dnnlib.errors import DataError, UsageError
+from training.measure import detector as module
+from training.measure.detector import InceptionDetector, expected_shapes, find_detector
+
+State = dict[str, Any]
+
+
+def random_state() -> State:
+    """Weights of unit gain, as a stand-in for the trained ones, which need a download."""
+    generator = torch.Generator().manual_seed(0)
+
+    def weight(name: str, shape: tuple[int, ...]) -> Tensor:
+        if len(shape) > 1:
+            fan_in = torch.Size(shape[1:]).numel()
+            return torch.randn(shape, generator=generator) * (2 / fan_in) ** 0.5
+        noise = 0.1 * torch.rand(shape, generator=generator)
+        return noise + (1.0 if name.endswith((".bn.weight", ".running_var")) else 0.0)
+
+    return {name: weight(name, shape) for name, shape in expected_shapes().items()}
+
+
+def small_state() -> State:
+    """Weights of the right shapes that take no room in a file."""
+    return {name: torch.zeros(1).expand(shape) for name, shape in expected_shapes().items()}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("detector") / "weights.pth"
+    torch.save(random_state(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def detector(weights: Path) -> InceptionDetector:
+    return InceptionDetector(weights)
+
+
+def noise(count: int, channels: int = 3, size: int = 8, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (count, channels, size, size), generator=generator).to(torch.uint8)
+
+
+# Features.
+
+
+def test_features_are_those_of_torch_fidelity(weights: Path, detector: InceptionDetector) -> None:
+    # Its constructor may open this file, since it is ours.
+    theirs = FeatureExtractorInceptionV3("theirs", ["2048"], str(weights))
+    pixels = noise(3)
+    features = detector(pixels)
+    assert (features.shape, features.dtype) == ((3, detector.dim), torch.float32)
+    torch.testing.assert_close(features, theirs(pixels)[0], rtol=1e-5, atol=1e-6)
+    assert features.std(dim=0).mean() > 1e-3  # and tell images apart
+
+
+def test_a_feature_depends_on_its_own_image_alone(detector: InceptionDetector) -> None:
+    pixels = noise(3, size=16)
+    whole = detector(pixels)
+    parts = torch.cat([detector(pixels[:1]), detector(pixels[1:])])
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_gray_images_are_repeated_to_rgb(detector: InceptionDetector) -> None:
+    gray = noise(2, channels=1)
+    assert torch.equal(detector(gray), detector(gray.repeat(1, 3, 1, 1)))
+
+
+def test_the_random_numbers_and_settings_of_the_process_are_left_alone(tmp_path: Path) -> None:
+    torch.save(small_state(), tmp_path / "w.pth")
+    before = torch.get_rng_state()
+    settings = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+    InceptionDetector(tmp_path / "w.pth")(noise(1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark) == settings
+
+
+# Files of weights.
+
+
+def test_its_identity_is_the_digest_of_its_file(weights: Path, detector: InceptionDetector) -> None:
+    assert detector.identity == hashlib.sha256(weights.read_bytes()).hexdigest()
+
+
+def with_counts(state: State) -> State:
+    counts = {
+        name.replace("running_var", "num_batches_tracked"): torch.tensor(7)
+        for name in state
+        if name.endswith("running_var")
+    }
+    return {**state, **counts}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("change", [lambda state: state, with_counts])
+def test_old_and_new_files_are_read(
+    tmp_path: Path, zipped: bool, change: Callable[[State], State]
+) -> None:
+    torch.save(change(small_state()), tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+    assert not InceptionDetector(tmp_path / "w.pth")(noise(1)).any()
+
+
+class Payload:
+    """Runs code wherever a pickle is trusted."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.marker,)
+
+
+def refusal(path: Path) -> str:
+    """The message of the DataError, which is one line and names the file."""
+    with pytest.raises(DataError) as caught:
+        InceptionDetector(path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message.strip()
+    return message
+
+
+@pytest.mark.parametrize("form", ["pickle", "zip", "legacy"])
+def test_code_in_a_file_is_refused_and_does_not_run(tmp_path: Path, form: str) -> None:
+    path, marker = tmp_path / "evil.pth", tmp_path / "it ran"
+    if form == "pickle":
+        path.write_bytes(pickle.dumps(Payload(marker)))
+    else:
+        content = {**small_state(), "fc.bias": Payload(marker)}
+        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
+    assert "never loaded" in refusal(path)
+    assert not marker.exists()
+    # The payload works, so that the test can fail.
+    if form == "pickle":
+        pickle.loads(path.read_bytes())
+    else:
+        torch.load(path, weights_only=False)
+    assert marker.exists()
+
+
+def replaced(name: str, value: Any) -> Callable[[], State]:
+    return lambda: {**small_state(), name: value}
+
+
+KERNEL, BIAS = "Mixed_7c.branch_pool.conv.weight", "Conv2d_1a_3x3.bn.bias"
+FOREIGN: dict[str, tuple[Callable[[], Any], str]] = {
+    "a list": (lambda: [torch.zeros(3)], "not a dictionary of tensors by name"),
+    "a tensor": (lambda: torch.zeros(3), "not a dictionary of tensors by name"),
+    "numbered": (lambda: {0: torch.zeros(3)}, "not a dictionary of tensors by name"),
+    "nothing": (dict, "it has no 'Conv2d_1a_3x3.bn.bias'"),
+    "nested": (lambda: {"state_dict": small_state()}, "it has no 'Conv2d_1a_3x3.bn.bias'"),
+    "one missing": (
+        lambda: {name: value for name, value in small_state().items() if name != KERNEL},
+        f"it has no '{KERNEL}'",
+    ),
+    "one more": (replaced("AuxLogits.weight", torch.zeros(1)), "an unknown 'AuxLogits.weight'"),
+    "a number": (replaced(BIAS, 1.5), f"'{BIAS}' is not a tensor"),
+    "a shape": (replaced(BIAS, torch.zeros(31)), f"'{BIAS}' is of shape [31], not [32]"),
+    "a type": (
+        replaced(BIAS, torch.zeros(32).half()),
+        f"'{BIAS}' is of type torch.float16, not torch.float32",
+    ),
+    "a NaN": (
+        replaced(BIAS, torch.full((32,), float("nan"))),
+        f"'{BIAS}' has values that are not finite",
+    ),
+    "sparse": (replaced(BIAS, torch.zeros(32).to_sparse()), f"'{BIAS}' is not a plain tensor"),
+    "no values": (replaced(BIAS, torch.zeros(32, device="meta")), f"'{BIAS}' is not a plain"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), FOREIGN.values(), ids=FOREIGN)
+def test_other_contents_are_refused(
+    tmp_path: Path, content: Callable[[], Any], message: str
+) -> None:
+    path = tmp_path / "foreign.pth"
+    torch.save(content(), path)
+    error = refusal(path)
+    assert f"{path} is not the FID Inception-v3: " in error
+    assert message in error
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04", b"\x80\x02."])
+def test_files_without_weights_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "w.pth"
+    path.write_bytes(content)
+    assert "the detector" in refusal(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_files_that_were_cut_or_changed_are_refused(tmp_path: Path, zipped: bool) -> None:
+    path = tmp_path / "w.pth"
+    bias = torch.arange(32.0)
+    torch.save({**small_state(), BIAS: bias}, path, _use_new_zipfile_serialization=zipped)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
+    assert "broken" in refusal(path)
+    if zipped:  # files of the old format have no checksums
+        place = content.index(bias.numpy().tobytes()) + 4 * 17
+        path.write_bytes(content[:place] + b"\xff" + content[place + 1 :])
+        assert "checksum" in refusal(path)
+
+
+def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
+    assert "cannot be read: No such file" in refusal(tmp_path / "missing.pth")
+    assert "cannot be read: Is a directory" in refusal(tmp_path)
+
+
+def test_huge_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_BYTES", 3 << 20)
+    path = tmp_path / "huge.pth"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # takes no room on disk
+    assert refusal(path).endswith("is larger than 3 MiB: it is another")
+
+
+# The default.
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port of this machine at which nobody answers."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+@pytest.fixture
+def unreachable(closed_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The default's place in an empty cache; its server does not answer."""
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    content = b"the default weights"
+    digits = hashlib.sha256(content).hexdigest()[:8]
+    url = f"https://127.0.0.1:{closed_port}/v1/weights-2015-12-05-{digits}.pth"
+    monkeypatch.setattr(module, "DEFAULT_URL", url)
+    monkeypatch.setenv("INFLATIONARY_FLOWS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / url.rpartition("/")[2]
+
+
+def test_the_default_is_that_of_torch_fidelity() -> None:
+    assert module.DEFAULT_URL == URL_INCEPTION_V3
+    assert module.DEFAULT_URL.startswith("https://")
+
+
+def test_without_the_default_an_error_says_how_to_supply_it(unreachable: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        find_detector(None)
+    assert str(caught.value) == (
+        f"the Inception weights are not here: cannot download {module.DEFAULT_URL}: "
+        f"[Errno {errno.ECONNREFUSED}] Connection refused; download it elsewhere and give "
+        f"--detector=PATH, or put it at {unreachable}"
+    )
+
+
+def test_the_default_can_be_put_into_the_cache(unreachable: Path) -> None:
+    unreachable.parent.mkdir()
+    unreachable.write_bytes(b"the default weights")
+    assert find_detector(None) == unreachable
+
+
+@pytest.mark.parametrize("placed", [True, False])
+def test_another_file_in_place_of_the_default_is_refused(
+    unreachable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, placed: bool
+) -> None:
+    path = unreachable if placed else tmp_path / "downloaded"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"something else")
+    if not placed:
+        monkeypatch.setattr(module, "local_file", lambda url, max_bytes: path)
+    digits = hashlib.sha256(b"something else").hexdigest()[:8]
+    with pytest.raises(DataError) as caught:
+        find_detector(None)
+    assert str(caught.value).startswith(
+        f"{path} is not the file of {module.DEFAULT_URL}: its SHA-256 starts with {digits}; remove "
+    )
+
+
+def test_a_given_detector_is_a_path_or_an_https_url(
+    unreachable: Path, closed_port: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "w.pth"
+    path.touch()
+    assert find_detector(str(path)) == path
+    with pytest.raises(DataError, match="cannot open the file"):
+        find_detector(str(tmp_path / "missing.pth"))
+    with pytest.raises(UsageError, match="http:// is not supported"):
+        find_detector("http://127.0.0.1/w.pth")
+    with pytest.raises(DataError, match=r"^cannot download https://127\.0\.0\.1"):
+        find_detector(f"https://127.0.0.1:{closed_port}/w.pth")

@@ -1,0 +1,198 @@
+"""Features of images by the Inception-v3 of the FID (Szegedy et al. 2016; Heusel et al. 2017).
+
+The network and its resampling are those of torch-fidelity, which reproduces the original TensorFlow
+graph. Its constructor opens the weights with a pickle that can run code, so it never sees the file:
+the network is laid out without weights, and gets tensors that were read and checked here.
+"""
+
+import hashlib
+import io
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_fidelity.feature_extractor_inceptionv3 import (
+    URL_INCEPTION_V3,
+    FeatureExtractorInceptionV3,
+)
+
+from dnnlib.errors import DataError
+from dnnlib.urls import default_cache_dir, local_file
+from torch_utils.snapshots import BROKEN_FILE_ERRORS
+
+DEFAULT_URL: str = URL_INCEPTION_V3
+MAX_BYTES = 256 << 20
+"""Of a weights file; the network has 95 MB."""
+
+
+class InceptionDetector:
+    """Maps images to features of the last pooling layer.
+
+    Args:
+        path: The weights: a state dict of tensors, as torch-fidelity publishes it.
+        device: Where the network runs, and the features are.
+
+    Attributes:
+        dim: Number of features of an image.
+        identity: SHA-256 of the weights file, 64 hex digits: which detector this is.
+
+    Raises:
+        DataError: The file is missing or broken, or holds other than this network's tensors.
+    """
+
+    dim = 2048
+
+    def __init__(self, path: Path, device: torch.device | str = "cpu"):
+        content = _read(path)
+        self.identity = hashlib.sha256(content).hexdigest()
+        self._network = _Inception()
+        state = _checked_state(_tensors(content, path), expected_shapes(), path)
+        self._network.load_state_dict(state)
+        self._network.to(device)
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Float32 features ``[n, dim]`` of pixels ``[n, C, H, W]`` uint8 on the detector's device.
+
+        Gray images, C = 1, are repeated to RGB. A feature depends on its own image alone, to
+        rounding in float32.
+        """
+        colored = pixels.expand(-1, 3, -1, -1)
+        # Convolutions in TF32 would have 3 digits, and tuned ones depend on the size of the batch.
+        with torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+        ):
+            (features,) = self._network(colored)
+        return features
+
+
+def find_detector(location: str | None) -> Path:
+    """The weights file that ``--detector`` stands for: a path, an https URL, or the default.
+
+    The default is downloaded once; it can also be put into the cache folder under its own name.
+    The end of that name has the first digits of its SHA-256, which are checked.
+
+    Raises:
+        UsageError: A URL that is not https, or is malformed.
+        DataError: A missing file, a failed download, or a default that is not what it should be.
+    """
+    if location is not None:
+        return local_file(location, max_bytes=MAX_BYTES)
+    name = DEFAULT_URL.rpartition("/")[2]
+    placed = default_cache_dir() / name
+    advice = f"download it elsewhere and give --detector=PATH, or put it at {placed}"
+    try:
+        path = placed if placed.exists() else local_file(DEFAULT_URL, max_bytes=MAX_BYTES)
+    except DataError as error:
+        raise DataError(f"the Inception weights are not here: {error}; {advice}") from error
+    # The convention of torch.hub.
+    digits = re.search(r"-([0-9a-f]{8,64})\.", name)
+    found = hashlib.sha256(_read(path)).hexdigest()
+    if digits is None or not found.startswith(digits[1]):
+        raise DataError(
+            f"{path} is not the file of {DEFAULT_URL}: its SHA-256 starts with {found[:8]}; "
+            f"remove it to download it again, or {advice}"
+        )
+    return path
+
+
+def expected_shapes() -> dict[str, tuple[int, ...]]:
+    """The float32 tensors of a weights file. Counts of training batches are not among them."""
+    return {
+        name: tuple(value.shape)
+        for name, value in _Inception().state_dict().items()
+        if not _is_batch_count(name)
+    }
+
+
+class _Inception(FeatureExtractorInceptionV3):  # type: ignore[misc]
+    """The network without its weights, on the meta device."""
+
+    def __init__(self) -> None:
+        nothing = io.BytesIO()
+        torch.save({}, nothing)
+        nothing.seek(0)
+        with torch.device("meta"):
+            super().__init__("inception-v3-compat", ["2048"], nothing)
+
+    def load_state_dict(self, state: Mapping[str, Any], *_: Any, **__: Any) -> None:
+        # The constructor loads what it was given: nothing.
+        if state:
+            super().load_state_dict(state, assign=True)
+
+
+def _is_batch_count(name: str) -> bool:
+    # Evaluation does not use it, and files from before PyTorch had it are without.
+    return name.endswith(".num_batches_tracked")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise DataError(f"the detector {path} cannot be read: {error.strerror or error}") from error
+    if len(content) > MAX_BYTES:
+        raise DataError(f"the detector {path} is larger than {MAX_BYTES >> 20} MiB: it is another")
+    return content
+
+
+def _tensors(content: bytes, path: Path) -> Any:
+    """What a file holds, if it is nothing that could run code."""
+    file = io.BytesIO(content)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of foreign formats that are refused
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:  # torch does not look at the checksums
+                broken = archive.testzip()
+            if broken:
+                raise DataError(f"the detector {path} is broken: the checksum of '{broken}' is off")
+    except pickle.UnpicklingError as error:
+        raise DataError(
+            f"the detector {path} is broken, or holds objects other than tensors, which are never "
+            "loaded: it should be the state dict of the FID Inception-v3"
+        ) from error
+    except BROKEN_FILE_ERRORS as error:
+        raise DataError(f"the detector {path} is empty, cut short or broken") from error
+    return loaded
+
+
+def _checked_state(
+    loaded: Any, expected: Mapping[str, tuple[int, ...]], path: Path
+) -> dict[str, Tensor]:
+    """The state dict of the network. Raises DataError if the file holds anything else."""
+    what = f"the detector {path} is not the FID Inception-v3"
+    if not isinstance(loaded, dict) or not all(isinstance(name, str) for name in loaded):
+        raise DataError(f"{what}: it is not a dictionary of tensors by name")
+    given = {name: value for name, value in loaded.items() if not _is_batch_count(name)}
+    for name in sorted(given.keys() ^ expected.keys()):
+        raise DataError(f"{what}: it has {'an unknown' if name in given else 'no'} '{name}'")
+    for name, shape in expected.items():
+        problem = _problem_with(given[name], shape)
+        if problem:
+            raise DataError(f"{what}: '{name}' {problem}")
+    counts = [name for name in _Inception().state_dict() if _is_batch_count(name)]
+    return {**given, **{name: torch.tensor(0) for name in counts}}
+
+
+def _problem_with(value: object, shape: tuple[int, ...]) -> str | None:
+    """What keeps a value from being a weight of that shape: None if nothing does."""
+    if not isinstance(value, Tensor):
+        return "is not a tensor"
+    if value.layout != torch.strided or value.is_nested or value.device.type != "cpu":
+        return "is not a plain tensor with its own values"
+    if value.dtype != torch.float32:
+        return f"is of type {value.dtype}, not torch.float32"
+    if tuple(value.shape) != shape:
+        return f"is of shape {list(value.shape)}, not {list(shape)}"
+    if not value.isfinite().all():
+        return "has values that are not finite"
+    return None

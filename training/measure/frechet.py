@@ -1,0 +1,153 @@
+"""The Frechet distance of two Gaussians, and the streamed moments that it takes.
+
+    d^2 = |m1 - m2|^2 + tr C1 + tr C2 - 2 tr (C1^{1/2} C2 C1^{1/2})^{1/2}
+
+(Dowson and Landau 1982). On Inception features it is the FID (Heusel et al. 2017, eq. 6).
+
+For factors ``C1 = A1 A1^T`` and ``C2 = A2 A2^T`` the last trace is the sum of the singular values
+of ``A1^T A2``, and that is how it is computed. Eigenvalues of the product have errors of eps times
+the largest, and at each of the zeros that few images leave in many dimensions the root would make
+sqrt(eps) of it. Singular values have errors of eps themselves, and directions in which a covariance
+is zero to rounding are left out of its factor.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError
+from torch_utils.distributed import sum_over_ranks
+
+SYMMETRY_TOLERANCE = 1e-6
+"""Largest asymmetry of a covariance, in units of its largest entry; float32 has about 1e-7."""
+NEGATIVE_TOLERANCE = 1e-3
+"""Largest negative eigenvalue, in units of the largest: rounding in float32 leaves less."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Number, mean ``[d]`` and unbiased covariance ``[d, d]`` of features, in float64."""
+
+    count: int
+    mean: Tensor
+    covariance: Tensor
+
+
+class FeatureStatistics:
+    """Streams features once; holds ``d x d`` numbers, never the features.
+
+    Sums are taken in float64 about the first batch's mean, since far from the origin squares would
+    lose the digits that a covariance is made of.
+
+    Args:
+        dim: d.
+        device: Where the features are.
+    """
+
+    def __init__(self, dim: int, device: torch.device | str = "cpu"):
+        self._count = 0
+        self._shift = torch.zeros(dim, dtype=torch.float64, device=device)
+        self._total = torch.zeros_like(self._shift)
+        self._square = torch.zeros(dim, dim, dtype=torch.float64, device=device)
+
+    def add(self, features: Tensor) -> None:
+        """Counts a batch ``[n, d]`` in."""
+        if len(features) == 0:
+            return
+        if self._count == 0:
+            self._shift = features.double().mean(dim=0)
+        centered = features.double() - self._shift
+        self._count += len(features)
+        self._total += centered.sum(dim=0)
+        self._square.addmm_(centered.T, centered)
+
+    def moments(self) -> Moments:
+        """The moments of all features on all ranks, on every rank; some may have had none.
+
+        Raises:
+            DataError: Fewer than two features, or some that are not finite.
+        """
+        count = int(sum_over_ranks(torch.tensor(self._count, device=self._shift.device)))
+        if count < 2:
+            raise DataError(f"{count} images or points have no covariance: it needs at least two")
+        offset = self._total / max(self._count, 1)
+        own_mean = self._shift + offset
+        mean = sum_over_ranks(self._count * own_mean) / count
+        # Each rank's squares about its own mean, then those of the ranks' means about the whole's.
+        apart = own_mean - mean
+        square = self._square - self._count * offset.outer(offset)
+        square = sum_over_ranks(square + self._count * apart.outer(apart))
+        covariance = (square + square.T) / (2 * (count - 1))
+        if not (mean.isfinite().all() and covariance.isfinite().all()):
+            raise DataError("the features have values that are not finite")
+        return Moments(count, mean, covariance)
+
+
+def require_moments(mean: Tensor, covariance: Tensor, name: str) -> None:
+    """Raises DataError unless these are a finite mean ``[d]`` and a covariance ``[d, d]``.
+
+    A covariance is symmetric and has no negative eigenvalues, up to rounding in float32.
+    """
+    _require_symmetric(mean, covariance, name)
+    _require_not_negative(torch.linalg.eigvalsh(covariance.double()), name)
+
+
+def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
+    """The squared Frechet distance of two Gaussians; not negative, 0 to rounding for equal ones.
+
+    Args:
+        mean1: ``[d]``.
+        cov1: ``[d, d]``; may be singular.
+        mean2: ``[d]``.
+        cov2: ``[d, d]``; may be singular.
+
+    Raises:
+        DataError: As ``require_moments``, or the dimensions differ.
+    """
+    _require_symmetric(mean1, cov1, "the first Gaussian")
+    _require_symmetric(mean2, cov2, "the second Gaussian")
+    if mean1.shape != mean2.shape:
+        raise DataError(
+            f"Gaussians of {len(mean1)} and {len(mean2)} dimensions have no Frechet distance"
+        )
+    first, second = _factor(cov1, "the first Gaussian"), _factor(cov2, "the second Gaussian")
+    overlap = torch.linalg.svdvals(first.T @ second).sum()
+    shift = (mean1.double() - mean2.double()).square().sum()
+    return max(0.0, float(shift + first.square().sum() + second.square().sum() - 2 * overlap))
+
+
+def _factor(covariance: Tensor, name: str) -> Tensor:
+    """``A [d, r]`` in float64 with ``A A^T`` a covariance ``[d, d]``, and r its numerical rank."""
+    values, vectors = torch.linalg.eigh(covariance.double())
+    _require_not_negative(values, name)
+    # No covariance has negative eigenvalues: the lowest shows how exact the others are at best.
+    noise = torch.maximum(len(values) * torch.finfo(torch.float64).eps * values[-1], -values[0])
+    kept = values > noise
+    return vectors[:, kept] * values[kept].sqrt()
+
+
+def _require_symmetric(mean: Tensor, covariance: Tensor, name: str) -> None:
+    dim = mean.numel()
+    if mean.ndim != 1 or dim == 0 or covariance.shape != (dim, dim):
+        raise DataError(
+            f"{name} has a mean of shape {list(mean.shape)} and a covariance of shape "
+            f"{list(covariance.shape)}: they should be [d] and [d, d]"
+        )
+    if not (mean.isfinite().all() and covariance.isfinite().all()):
+        raise DataError(f"{name} has a mean or covariance that is not finite")
+    asymmetry = (covariance - covariance.T).abs().max()
+    if asymmetry > SYMMETRY_TOLERANCE * covariance.abs().max():
+        raise DataError(
+            f"{name} has a covariance that is not symmetric: transposed, it differs by "
+            f"{float(asymmetry):.3g}"
+        )
+
+
+def _require_not_negative(eigenvalues: Tensor, name: str) -> None:
+    lowest, highest = float(eigenvalues[0]), float(eigenvalues[-1])
+    if lowest < -NEGATIVE_TOLERANCE * max(highest, 0.0):
+        raise DataError(
+            f"{name} has a covariance with the negative eigenvalue {lowest:.3g} (the largest is "
+            f"{highest:.3g}), which no covariance has"
+        )
