@@ -1,0 +1,156 @@
+"""Alpha shapes: against the triangulation itself, hulls, known shapes, and closed forms."""
+
+import numpy as np
+import pytest
+from scipy.spatial import ConvexHull, Delaunay
+
+from dnnlib.errors import DataError, UsageError
+from training.measure.alpha_shapes import alpha_shape, circumradii
+from training.measure.boundaries import convex_hull, enclosed_volume, unit_sphere
+from training.measure.containment import inside, winding_number
+
+
+def normal(count: int, dim: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, dim))
+
+
+def filled(count: int, dim: int, keep: str) -> np.ndarray:
+    """Uniform points of the unit ball with a hole, or of a cube that lacks a corner."""
+    points = np.random.default_rng(1).uniform(-1, 1, (count, dim))
+    radius = np.linalg.norm(points, axis=1)
+    return points[(radius < 1) & (radius > 0.5) if keep == "shell" else (points < 0).any(axis=1)]
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("alpha", [0.15, 0.3, 1.0, 5.0])
+def test_it_holds_the_points_in_simplices_of_smaller_radius(dim: int, alpha: float) -> None:
+    points, tests = normal(1500, dim), normal(2000, dim, seed=1)
+    delaunay = Delaunay(points)
+    kept = circumradii(points[delaunay.simplices]) < alpha
+    simplex = delaunay.find_simplex(tests)
+    expected = (simplex >= 0) & kept[simplex]
+    assert 0 < expected.mean() < 1
+    winding = winding_number(tests, *alpha_shape(points, alpha))
+    assert np.array_equal(winding, expected)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_its_volume_is_that_of_the_simplices_and_grows_with_alpha_to_the_hulls(dim: int) -> None:
+    points = normal(500, dim)
+    alphas = (0.05, 0.1, 0.2, 0.5, 1.0, 1e12, np.inf)
+    volumes = [enclosed_volume(*alpha_shape(points, alpha)) for alpha in alphas]
+    assert np.all(np.diff(volumes) >= -1e-9)
+    assert volumes[0] < 0.5 * volumes[-1]
+    hull = ConvexHull(points)
+    assert volumes[-1] == pytest.approx(hull.volume, rel=1e-9)
+    assert volumes[-2] == pytest.approx(hull.volume, rel=1e-9)
+    tests = 2 * normal(2000, dim, seed=1)
+    in_hull = (tests @ hull.equations[:, :-1].T + hull.equations[:, -1] < 0).all(axis=1)
+    for alpha in (1e12, np.inf):
+        assert np.array_equal(inside(tests, *alpha_shape(points, alpha)), in_hull)
+    assert np.array_equal(alpha_shape(points, np.inf).faces, convex_hull(points).faces)
+
+
+@pytest.mark.parametrize(("dim", "count", "alpha"), [(2, 4000, 0.15), (3, 20_000, 0.25)])
+def test_a_ball_with_a_hole_is_recovered_and_the_hull_fills_it(
+    dim: int, count: int, alpha: float
+) -> None:
+    points = filled(count, dim, "shell")
+    tests = np.random.default_rng(2).uniform(-1.2, 1.2, (3000, dim))
+    radius = np.linalg.norm(tests, axis=1)
+    margin = 0.1
+    solid = (radius > 0.5 + margin) & (radius < 1 - margin)
+    hole, beyond = radius < 0.5 - margin, radius > 1
+    shape, hull = (inside(tests, *alpha_shape(points, a)) for a in (alpha, np.inf))
+    assert shape[solid].all()
+    assert not shape[hole].any()
+    assert not shape[beyond].any()
+    assert hull[hole].all()
+
+
+@pytest.mark.parametrize(("dim", "count", "alpha"), [(2, 4000, 0.2), (3, 12_000, 0.3)])
+def test_the_notch_of_a_shape_stays_open(dim: int, count: int, alpha: float) -> None:
+    points = filled(count, dim, "notch")
+    tests = np.random.default_rng(2).uniform(-0.9, 0.9, (3000, dim))
+    shape = inside(tests, *alpha_shape(points, alpha))
+    deep, solid = (tests > 0.2).all(axis=1), (tests < -0.1).any(axis=1)
+    assert not shape[deep].any()
+    assert shape[solid].all()
+    assert inside(tests, *alpha_shape(points, np.inf))[(tests < 0.25).all(axis=1)].all()
+
+
+def test_radii_of_regular_and_random_simplices() -> None:
+    triangle = np.array([[[0, 0], [1, 0], [0.5, 3**0.5 / 2]]])
+    assert circumradii(triangle) == pytest.approx(3**-0.5)
+    tetrahedron = np.array([[[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]])
+    assert circumradii(tetrahedron) == pytest.approx(3**0.5)
+    for dim in (2, 3):
+        corners = normal(600 * (dim + 1), dim).reshape(-1, dim + 1, dim)
+        on_sphere = corners / np.linalg.norm(corners, axis=2, keepdims=True)
+        assert circumradii(3 * on_sphere + 1) == pytest.approx(3, rel=1e-6)
+        # The center has equal distances: 2 (x_i - x_0) . c = |x_i|^2 - |x_0|^2.
+        edges = corners[:, 1:] - corners[:, :1]
+        center = np.linalg.solve(2 * edges, (edges**2).sum(axis=2)[:, :, None])[:, :, 0]
+        assert circumradii(corners) == pytest.approx(np.linalg.norm(center, axis=1), rel=1e-6)
+
+
+def test_points_on_a_sphere_have_a_shape_if_alpha_exceeds_its_radius() -> None:
+    sphere = unit_sphere(3, 300)
+    tests = np.random.default_rng(0).uniform(-1.1, 1.1, (3000, 3))
+    wide = alpha_shape(sphere.vertices, 1.001)
+    assert enclosed_volume(*wide) == pytest.approx(enclosed_volume(*sphere), rel=1e-9)
+    assert np.array_equal(winding_number(tests, *wide), winding_number(tests, *sphere))
+    assert not inside(tests, *alpha_shape(sphere.vertices, 0.999)).any()
+
+
+def test_flat_simplices_have_no_sphere() -> None:
+    line = np.array([[0.1, 0.1], [0.2, 0.2], [0.7, 0.7]])
+    square = np.array([[0.1, 0.1, 0.3], [0.2, 0.1, 0.3], [0.1, 0.2, 0.3], [0.2, 0.2, 0.3]])
+    turn, _ = np.linalg.qr(normal(3, 3))
+    assert np.isinf(circumradii([line, np.zeros((3, 2))])).all()
+    assert np.isinf(circumradii([square, square @ turn])).all()
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_a_lattice_and_points_that_occur_twice_are_no_trouble(dim: int) -> None:
+    block = np.stack(np.meshgrid(*[np.arange(6.0) * 0.1] * dim), axis=-1).reshape(-1, dim)
+    away = np.eye(dim)[0]
+    shape = alpha_shape(np.concatenate([block, block + away, block[::3]]), 0.1)
+    assert enclosed_volume(*shape) == pytest.approx(2 * 0.5**dim)
+    tests = np.random.default_rng(0).uniform(-0.1, 1.6, (3000, dim))
+    expected = sum(((tests > low) & (tests < low + 0.5)).all(axis=1) for low in (0 * away, away))
+    assert np.array_equal(winding_number(tests, *shape), expected)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_the_order_of_points_does_not_matter_and_alpha_is_a_length(dim: int) -> None:
+    points, tests = normal(400, dim), normal(1000, dim, seed=1)
+    expected = inside(tests, *alpha_shape(points, 0.4))
+    turn, _ = np.linalg.qr(normal(dim, dim))
+    assert np.array_equal(inside(tests, *alpha_shape(points[::-1], 0.4)), expected)
+    moved = alpha_shape(3 * points @ turn + 5, 1.2)
+    assert np.array_equal(inside(3 * tests @ turn + 5, *moved), expected)
+
+
+def test_an_alpha_below_all_radii_holds_nothing() -> None:
+    shape = alpha_shape(normal(100, 3), 1e-6)
+    assert shape.faces.shape == (0, 3)
+    assert not inside(normal(10, 3), *shape).any()
+
+
+@pytest.mark.parametrize("alpha", [0.5, np.inf])
+def test_what_has_no_shape_is_an_error(alpha: float) -> None:
+    line = np.outer(np.arange(5), [1.0, 2.0])
+    with pytest.raises(DataError, match="5 points in 2-D enclose nothing: it takes at least 3"):
+        alpha_shape(line, alpha)
+    for points in (np.eye(3), np.zeros((9, 3)), np.pad(normal(9, 2), ((0, 0), (0, 1)))):
+        with pytest.raises(DataError, match="points in 3-D enclose nothing") as error:
+            alpha_shape(points, alpha)
+        assert "\n" not in str(error.value)
+    with pytest.raises(DataError, match="1 of 9 points of an alpha shape are not finite"):
+        alpha_shape(np.where(np.arange(18).reshape(9, 2) == 5, np.nan, 0), alpha)
+    with pytest.raises(DataError, match="rows in 2-D or 3-D"):
+        alpha_shape(normal(9, 4), alpha)
+    for wrong in (0.0, -alpha, np.nan):
+        with pytest.raises(UsageError, match="alpha is a radius and so positive"):
+            alpha_shape(normal(9, 2), wrong)

@@ -1,0 +1,325 @@
+"""Spheres as polygons and meshes, what they hold, and mesh files."""
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from scipy import integrate, stats
+from scipy.spatial.distance import pdist
+
+from dnnlib.errors import DataError, UsageError
+from training.measure.boundaries import (
+    Boundary,
+    convex_hull,
+    enclosed_volume,
+    gaussian_content,
+    gaussian_content_within,
+    read_mesh,
+    unit_sphere,
+    write_mesh,
+)
+from training.measure.containment import inside, winding_number
+
+BALL = {2: math.pi, 3: 4 / 3 * math.pi}
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def box(low: list[float], high: list[float]) -> Boundary:
+    corners = np.stack(np.meshgrid(*zip(low, high, strict=True)), axis=-1).reshape(-1, len(low))
+    return convex_hull(corners)
+
+
+def box_content(low: list[float], high: list[float]) -> float:
+    return float(np.prod(stats.norm.cdf(high) - stats.norm.cdf(low)))
+
+
+def turned(boundary: Boundary) -> Boundary:
+    return Boundary(boundary.vertices, boundary.faces[:, ::-1])
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("count", [4, 5, 200, 1001])
+@pytest.mark.parametrize("random", [False, True])
+def test_vertices_lie_on_the_unit_sphere_and_faces_close_it(
+    dim: int, count: int, random: bool
+) -> None:
+    vertices, faces = unit_sphere(dim, count, generator(0) if random else None)
+    assert vertices.shape == (count, dim)
+    assert np.linalg.norm(vertices, axis=1) == pytest.approx(1, abs=1e-14)
+    assert len(faces) == (count if dim == 2 else 2 * count - 4)
+    assert np.array_equal(np.unique(faces), np.arange(count))
+    # Around their mean, since a few random points need not have the origin between them.
+    corners = vertices[faces] - vertices.mean(axis=0)
+    assert (np.linalg.det(corners) > 0).all()
+    assert winding_number(vertices.mean(axis=0)[None], vertices, faces).tolist() == [1]
+
+
+def test_even_points_are_evenly_spread() -> None:
+    angles = np.unwrap(np.arctan2(*unit_sphere(2, 7).vertices.T[::-1]))
+    assert np.diff(angles) == pytest.approx(2 * math.pi / 7)
+    for count in (50, 200, 2000):
+        points = unit_sphere(3, count).vertices
+        # No n points are all farther apart than about this; of random ones, some nearly touch.
+        densest = math.sqrt(8 * math.pi / (math.sqrt(3) * count))
+        assert pdist(points).min() > 0.8 * densest
+        assert points.mean(axis=0) == pytest.approx(0, abs=2 / count)
+        assert points.T @ points / count == pytest.approx(np.eye(3) / 3, abs=4 / count)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_random_points_repeat_with_their_seed_and_are_uniform(dim: int) -> None:
+    first, again, other = (unit_sphere(dim, 2000, generator(seed)) for seed in (1, 1, 2))
+    assert np.array_equal(first.vertices, again.vertices)
+    assert not np.array_equal(first.vertices, other.vertices)
+    # In 3-D each coordinate is uniform on [-1, 1]; in 2-D its angle is.
+    part = (first.vertices[:, 0] + 1) / 2
+    if dim == 2:
+        part = np.arccos(first.vertices[:, 0]) / math.pi
+    assert stats.kstest(part, "uniform").pvalue > 0.01
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_equal_volume_is_that_of_the_ball(dim: int) -> None:
+    for seed in (None, 0):
+        draw = None if seed is None else generator(seed)
+        sphere = unit_sphere(dim, 60, draw, equal_volume=True)
+        assert enclosed_volume(*sphere) == pytest.approx(BALL[dim], rel=1e-12)
+        radii = np.linalg.norm(sphere.vertices, axis=1)
+        assert radii == pytest.approx(radii[0])
+        assert radii[0] > 1
+
+
+def test_the_volume_of_the_regular_polygon_and_of_a_shifted_box() -> None:
+    sides = 9
+    expected = sides / 2 * math.sin(2 * math.pi / sides)
+    assert enclosed_volume(*unit_sphere(2, sides)) == pytest.approx(expected)
+    for low, high in (([1e6, -1], [1e6 + 1, 2]), ([1e6, -1, 5], [1e6 + 1, 2, 7])):
+        sides_of_box = np.subtract(high, low)
+        assert enclosed_volume(*box(low, high)) == pytest.approx(sides_of_box.prod(), rel=1e-12)
+        assert enclosed_volume(*turned(box(low, high))) == pytest.approx(-sides_of_box.prod())
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_what_inscribed_spheres_lack_falls_with_the_number_of_points(dim: int) -> None:
+    lacking = [1 - enclosed_volume(*unit_sphere(dim, count)) / BALL[dim] for count in (200, 800)]
+    # Faces of size h lie h^2 below the sphere, and there are h^(1 - D) of them.
+    assert lacking[0] / lacking[1] == pytest.approx(4 ** (2 / (dim - 1)), rel=0.05)
+    contents = []
+    for equal_volume in (False, True):
+        sphere = unit_sphere(dim, 200, equal_volume=equal_volume)
+        contents.append(
+            [
+                gaussian_content_within(*sphere.scaled(r)) - gaussian_content(r, dim)
+                for r in (0.5, 1, 1.5, 2, 3.5)
+            ]
+        )
+    inscribed, equal = np.abs(contents)
+    assert inscribed.max() < {2: 6.1e-5, 3: 0.0095}[dim]
+    assert equal.max() < {2: 1.5e-9, 3: 2e-5}[dim]
+
+
+@pytest.mark.parametrize("dim", [2, 3, 10])
+def test_the_content_of_a_ball_is_the_chi_square_distribution(dim: int) -> None:
+    radii = np.array([[0.0, 0.5, 1.0], [2.0, 3.5, 40.0]])
+    assert gaussian_content(radii, dim) == pytest.approx(stats.chi2.cdf(radii**2, dim), rel=1e-12)
+    assert float(gaussian_content(1.0, 2)) == pytest.approx(1 - math.exp(-0.5))
+
+
+def test_the_content_of_a_regular_polygon_is_an_integral_over_angles() -> None:
+    sides, radius = 6, 1.3
+    apothem = radius * math.cos(math.pi / sides)
+
+    def beyond(angle: float) -> float:
+        return math.exp(-((apothem / math.cos(angle)) ** 2) / 2)
+
+    outside, _ = integrate.quad(beyond, -math.pi / sides, math.pi / sides)
+    expected = 1 - sides * outside / (2 * math.pi)
+    content = gaussian_content_within(*unit_sphere(2, sides).scaled(radius))
+    assert content == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        ([-1, -1], [1, 1]),
+        ([0.3, -2], [1, -1]),
+        ([-1, -1, -1], [1, 1, 1]),
+        ([0, 0, 0], [1, 1, 1]),
+        ([0.2, -0.4, 1], [1, 0.5, 2]),
+    ],
+    ids=str,
+)
+def test_the_content_of_a_box_is_a_product_with_the_origin_within_beyond_and_on_a_corner(
+    low: list[float], high: list[float]
+) -> None:
+    content = gaussian_content_within(*box(low, high))
+    assert content == pytest.approx(box_content(low, high), abs=1e-9)
+    assert gaussian_content_within(*turned(box(low, high))) == pytest.approx(-content)
+
+
+def test_the_content_of_a_gaussian_is_that_of_the_standardized_boundary() -> None:
+    deviations = np.array([0.1, 3.0, 1.0])
+    low, high = np.array([-0.05, -3.0, 0.0]), np.array([0.1, 2.0, 1.0])
+    vertices, faces = box(list(low), list(high))
+    expected = box_content(list(low / deviations), list(high / deviations))
+    assert gaussian_content_within(vertices / deviations, faces) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_the_content_is_the_fraction_of_normal_points_inside(dim: int) -> None:
+    deviations = np.array([2.0, 0.01, 1.0])[:dim]
+    rng = np.random.default_rng(0)
+    boundary = unit_sphere(dim, 200).scaled(1.5 * deviations)
+    points = rng.normal(size=(20_000, dim)) * deviations
+    expected = gaussian_content_within(boundary.vertices / deviations, boundary.faces)
+    error = math.sqrt(expected * (1 - expected) / len(points))
+    assert inside(points, *boundary).mean() == pytest.approx(expected, abs=4 * error)
+
+
+def test_a_face_that_is_one_point_in_the_middle_holds_nothing() -> None:
+    corner = np.array([[0.0, 0], [0, 0], [1, 0], [1, 1], [0, 1]])
+    faces = np.stack([np.arange(5), np.roll(np.arange(5), -1)], axis=1)
+    assert gaussian_content_within(corner, faces) == pytest.approx(box_content([0, 0], [1, 1]))
+
+
+def test_parts_of_the_faces_do_not_change_the_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    sphere = unit_sphere(3, 100)
+    whole = gaussian_content_within(*sphere)
+    monkeypatch.setattr("training.measure.boundaries.FACES_AT_ONCE", 7)
+    assert gaussian_content_within(*sphere) == pytest.approx(whole, rel=1e-12)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_the_hull_looks_outward_and_holds_its_points(dim: int) -> None:
+    points = np.random.default_rng(0).normal(size=(300, dim)) + 5
+    hull = convex_hull(points)
+    assert np.array_equal(hull.vertices, points)
+    middle = points.mean(axis=0)
+    shrunk = middle + (points - middle) * (1 - 1e-9)
+    assert (winding_number(shrunk, *hull) == 1).all()
+
+
+def test_what_makes_no_sphere_or_hull_is_an_error() -> None:
+    with pytest.raises(UsageError, match="in 2-D or meshes in 3-D, not in 4-D"):
+        unit_sphere(4, 200)
+    with pytest.raises(UsageError, match="at least 4 points, not 3"):
+        unit_sphere(3, 3)
+    line = np.outer(np.arange(5), [1.0, 2.0])
+    with pytest.raises(DataError, match="5 points in 2-D enclose nothing"):
+        convex_hull(line)
+    with pytest.raises(DataError, match="it takes at least 4, not all in one plane"):
+        convex_hull(np.pad(unit_sphere(2, 9).vertices, ((0, 0), (0, 1))))
+    with pytest.raises(DataError, match="3 points in 3-D enclose nothing"):
+        convex_hull(np.eye(3))
+    with pytest.raises(DataError, match="0 points in 2-D"):
+        convex_hull(np.empty((0, 2)))
+    with pytest.raises(DataError, match="not finite"):
+        convex_hull([[0, 0], [1, 0], [0, np.inf]])
+
+
+def test_a_mesh_comes_back_from_its_file(tmp_path: Path) -> None:
+    sphere = unit_sphere(3, 50)
+    # A vertex twice and one that no face uses are kept, so that rows still name the same points.
+    mesh = Boundary(np.concatenate([sphere.vertices, sphere.vertices[:1]]), sphere.faces)
+    path = tmp_path / "new" / "sphere.ply"
+    write_mesh(path, *mesh)
+    again = read_mesh(path)
+    assert np.array_equal(again.vertices, mesh.vertices.astype(np.float32))
+    assert np.array_equal(again.faces, mesh.faces)
+    assert again.vertices.dtype == np.float64
+    other = trimesh.load_mesh(path)
+    assert other.is_watertight
+    assert other.volume == pytest.approx(enclosed_volume(*sphere), rel=1e-6)
+    assert [entry.name for entry in path.parent.iterdir()] == ["sphere.ply"]
+
+
+def test_a_mesh_without_faces_comes_back_too(tmp_path: Path) -> None:
+    path = tmp_path / "nothing.ply"
+    write_mesh(path, np.eye(3), np.empty((0, 3), dtype=int))
+    vertices, faces = read_mesh(path)
+    assert np.array_equal(vertices, np.eye(3))
+    assert faces.shape == (0, 3)
+
+
+def test_a_text_file_of_another_program_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "cube.ply"
+    cube = trimesh.creation.box()
+    path.write_bytes(cube.export(file_type="ply", encoding="ascii"))
+    assert enclosed_volume(*read_mesh(path)) == pytest.approx(1)
+
+
+def test_a_full_disk_leaves_the_old_mesh(
+    tmp_path: Path, full_disk: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    path = tmp_path / "mesh.ply"
+    write_mesh(path, *unit_sphere(3, 10))
+    before = path.read_bytes()
+    with pytest.raises(OSError, match="too large"), full_disk(1000):
+        write_mesh(path, *unit_sphere(3, 1000))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_mesh_is_not_written(tmp_path: Path) -> None:
+    vertices, faces = unit_sphere(3, 10)
+    with pytest.raises(DataError, match="not a polygon"):
+        write_mesh(tmp_path / "a.ply", *unit_sphere(2, 10))
+    with pytest.raises(DataError, match="not closed"):
+        write_mesh(tmp_path / "a.ply", vertices, faces[1:])
+    with pytest.raises(DataError, match="1 of 10 mesh vertices are not finite"):
+        write_mesh(tmp_path / "a.ply", np.where(vertices == vertices[3], np.nan, vertices), faces)
+    with pytest.raises(UsageError, match=r"as \.ply, not as a\.stl"):
+        write_mesh(tmp_path / "a.stl", vertices, faces)
+    assert not list(tmp_path.iterdir())
+
+
+def test_broken_files_are_an_error_of_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "mesh.ply"
+    with pytest.raises(DataError, match=r"mesh\.ply cannot be read: No such file"):
+        read_mesh(path)
+    write_mesh(path, *unit_sphere(3, 10))
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    header = whole.index(b"end_header") + 11
+    cut = [whole[:length] for length in (0, 3, 40, header - 1, header, len(whole) - 1)]
+    garbage = [rng.bytes(500), b"ply\n" + rng.bytes(500), whole + b"more"]
+    for data in [*cut, *garbage, whole.replace(b"vertex 10", b"vertex 99999999999")]:
+        path.write_bytes(data)
+        with pytest.raises(DataError, match=r"mesh\.ply is not a readable \.ply file") as error:
+            read_mesh(path)
+        assert "\n" not in str(error.value)
+
+
+def test_files_of_open_meshes_and_of_numbers_that_are_none_are_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "mesh.ply"
+    vertices, faces = unit_sphere(3, 10)
+    trimesh.Trimesh(vertices, faces[1:], process=False).export(path)
+    with pytest.raises(DataError, match="holds no closed mesh: the boundary is not closed"):
+        read_mesh(path)
+    trimesh.Trimesh(vertices * [1, 1, np.nan], faces, process=False).export(path)
+    with pytest.raises(DataError, match="10 of 10 mesh vertices are not finite"):
+        read_mesh(path)
+    trimesh.Trimesh(vertices, faces + 5, process=False).export(path)
+    with pytest.raises(DataError, match="names a vertex"):
+        read_mesh(path)
+
+
+def test_flipped_bits_either_read_as_a_closed_mesh_or_are_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "mesh.ply"
+    write_mesh(path, *unit_sphere(3, 6))
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        data = bytearray(whole)
+        data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+        path.write_bytes(data)
+        with suppress(DataError):
+            assert np.isfinite(enclosed_volume(*read_mesh(path)))

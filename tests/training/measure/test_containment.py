@@ -1,0 +1,359 @@
+"""Winding numbers: known shapes, other libraries, solid angles, and points where rays are hard."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import trimesh
+from matplotlib.path import Path
+
+from dnnlib.errors import DataError
+from training.measure import containment
+from training.measure.containment import inside, winding_number
+
+Mesh = tuple[np.ndarray, np.ndarray]
+
+
+def polygon(vertices: np.ndarray | list[list[float]]) -> Mesh:
+    index = np.arange(len(vertices))
+    return np.asarray(vertices, dtype=float), np.stack([index, np.roll(index, -1)], axis=1)
+
+
+def merged(*meshes: Mesh) -> Mesh:
+    """Several boundaries as one."""
+    offsets = np.cumsum([0, *(len(vertices) for vertices, _ in meshes)])
+    faces = [faces + offset for (_, faces), offset in zip(meshes, offsets, strict=False)]
+    return np.concatenate([vertices for vertices, _ in meshes]), np.concatenate(faces)
+
+
+def turned(mesh: Mesh) -> Mesh:
+    """The mesh inside out."""
+    return mesh[0], mesh[1][:, ::-1]
+
+
+def star(points: int, radius: float = 1.0) -> Mesh:
+    angle = np.arange(2 * points) * np.pi / points
+    r = np.where(np.arange(2 * points) % 2, 0.4, 1.0) * radius
+    return polygon(np.stack([r * np.cos(angle), r * np.sin(angle)], axis=1))
+
+
+def spiral(turns: float, width: float) -> Mesh:
+    angle = np.linspace(0, 2 * np.pi * turns, 400)
+    direction = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    inner, outer = angle[:, None] * direction, (angle[:, None] + width) * direction
+    return polygon(np.concatenate([outer, inner[::-1]]) / angle[-1])
+
+
+L_CORNERS = [[0, 0], [2, 0], [2, 1], [1, 1], [1, 2], [0, 2]]
+
+
+def cube(low: tuple[float, ...] = (0, 0, 0)) -> Mesh:
+    """A cube of edge 1. On opposite sides the diagonals agree, so that cubes can be stacked."""
+    corners = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)], dtype=float)
+    quads = np.array(
+        [[0, 1, 3, 2], [4, 6, 7, 5], [0, 4, 5, 1], [2, 3, 7, 6], [0, 2, 6, 4], [1, 5, 7, 3]]
+    )
+    # Each diagonal joins the corners of the smallest and the largest coordinates.
+    ends = [np.argsort(corners[quad].sum(axis=1)) for quad in quads]
+    quads = np.array([np.roll(quad, -end[0]) for quad, end in zip(quads, ends, strict=True)])
+    return corners + low, np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
+
+
+def extruded_l() -> Mesh:
+    """The L of three squares as a prism, its floor of squares that meet at the L's corners."""
+    floor = np.array([*L_CORNERS, [1, 0], [0, 1]], dtype=float)
+    squares = np.array([[0, 6, 3, 7], [6, 1, 2, 3], [7, 3, 4, 5]])
+    rim = np.array([0, 6, 1, 2, 3, 4, 5, 7])
+    up = len(floor)
+    walls = np.stack([rim, np.roll(rim, -1), np.roll(rim, -1) + up, rim + up], axis=1)
+    quads = np.concatenate([squares[:, ::-1], squares + up, walls])
+    vertices = np.concatenate([np.pad(floor, ((0, 0), (0, 1))), np.pad(floor, ((0, 0), (0, 1)))])
+    vertices[up:, 2] = 1
+    return vertices, np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
+
+
+def torus(major: float = 1.0, minor: float = 0.4, around: int = 60, across: int = 24) -> Mesh:
+    u, v = np.meshgrid(
+        np.arange(around) * 2 * np.pi / around, np.arange(across) * 2 * np.pi / across
+    )
+    r = major + minor * np.cos(v)
+    vertices = np.stack([r * np.cos(u), r * np.sin(u), minor * np.sin(v)], axis=-1).reshape(-1, 3)
+    index = np.arange(around * across).reshape(across, around)
+    right, up = np.roll(index, -1, axis=1), np.roll(index, -1, axis=0)
+    corner = np.roll(right, -1, axis=0)
+    faces = [np.stack([index, right, corner], -1), np.stack([index, corner, up], -1)]
+    return vertices, np.concatenate(faces).reshape(-1, 3)
+
+
+def ball(subdivisions: int = 3) -> Mesh:
+    mesh = trimesh.creation.icosphere(subdivisions=subdivisions)
+    return np.asarray(mesh.vertices), np.asarray(mesh.faces)
+
+
+def pinched_radius(directions: np.ndarray) -> np.ndarray:
+    """A ball with a waist and four dents around it."""
+    x, y, z = directions.T
+    return 0.3 + 0.7 * z**2 + 0.25 * x * y
+
+
+def pinched_ball() -> Mesh:
+    vertices, faces = ball(4)
+    return vertices * pinched_radius(vertices)[:, None], faces
+
+
+def random_points(count: int, dim: int, size: float = 1.5, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-size, size, (count, dim))
+
+
+def solid_angle_number(points: np.ndarray, vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """The winding number as the sum of the triangles' solid angles over 4 pi.
+
+    Van Oosterom and Strackee 1983.
+    """
+    a, b, c = np.moveaxis(vertices[faces][None] - points[:, None, None], 2, 0)
+    la, lb, lc = (np.linalg.norm(corner, axis=2) for corner in (a, b, c))
+    volume = np.einsum("nfd,nfd->nf", a, np.cross(b, c))
+    rest = la * lb * lc
+    for first, second, length in ((a, b, lc), (b, c, la), (c, a, lb)):
+        rest += np.einsum("nfd,nfd->nf", first, second) * length
+    return 2 * np.arctan2(volume, rest).sum(axis=1) / (4 * np.pi)
+
+
+def angle_number(points: np.ndarray, vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """The winding number as the sum of the angles at which segments are seen, over 2 pi."""
+    a, b = np.moveaxis(vertices[faces][None] - points[:, None, None], 2, 0)
+    cross = a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+    return np.arctan2(cross, (a * b).sum(axis=-1)).sum(axis=1) / (2 * np.pi)
+
+
+POLYGONS = {
+    "triangle": polygon([[-1, -1], [1, -0.5], [0, 1]]),
+    "square": polygon([[-1, -1], [1, -1], [1, 1], [-1, 1]]),
+    "L": polygon(L_CORNERS),
+    "star": star(5),
+    "spiral": spiral(3, 2.5),
+}
+MESHES: dict[str, Callable[[], Mesh]] = {
+    "cube": cube,
+    "ball": ball,
+    "torus": torus,
+    "L": extruded_l,
+    "pinched": pinched_ball,
+}
+
+
+@pytest.mark.parametrize("name", POLYGONS)
+def test_polygons_hold_what_matplotlib_says_and_wind_by_their_angles(name: str) -> None:
+    vertices, faces = POLYGONS[name]
+    points = random_points(4000, 2)
+    winding = winding_number(points, vertices, faces)
+    assert np.array_equal(winding != 0, Path(vertices).contains_points(points))
+    assert np.array_equal(winding, np.rint(angle_number(points, vertices, faces)))
+    assert set(np.unique(winding)) == {0, 1}
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_meshes_wind_by_their_solid_angles(name: str) -> None:
+    vertices, faces = MESHES[name]()
+    points = random_points(300, 3)
+    expected = solid_angle_number(points, vertices, faces)
+    assert winding_number(points, vertices, faces) == pytest.approx(expected, abs=1e-9)
+    assert {0, 1} == set(np.rint(expected))
+
+
+def test_a_circle_a_ball_and_a_torus_hold_what_their_equations_say() -> None:
+    angle = np.arange(2000) * np.pi / 1000
+    circle = polygon(np.stack([np.cos(angle), np.sin(angle)], axis=1))
+    points = random_points(5000, 2)
+    radius = np.linalg.norm(points, axis=1)
+    sure = abs(radius - 1) > 1e-4
+    assert np.array_equal(inside(points, *circle)[sure], (radius < 1)[sure])
+
+    points = random_points(5000, 3)
+    radius = np.linalg.norm(points, axis=1)
+    sure = abs(radius - 1) > 0.01
+    assert np.array_equal(inside(points, *ball())[sure], (radius < 1)[sure])
+    from_ring = np.hypot(np.hypot(points[:, 0], points[:, 1]) - 1, points[:, 2])
+    sure = abs(from_ring - 0.4) > 0.01
+    assert np.array_equal(inside(points, *torus())[sure], (from_ring < 0.4)[sure])
+
+
+def test_a_pinched_ball_holds_what_lies_below_its_radius() -> None:
+    points = random_points(5000, 3, size=1)
+    distance = np.linalg.norm(points, axis=1)
+    radius = pinched_radius(points / distance[:, None])
+    sure = abs(distance - radius) > 0.01
+    assert sure.mean() > 0.9
+    assert np.array_equal(inside(points, *pinched_ball())[sure], (distance < radius)[sure])
+
+
+def test_an_extruded_l_holds_what_its_boxes_do() -> None:
+    points = random_points(5000, 3, size=2.2)
+    x, y, z = points.T
+    expected = (z > 0) & (z < 1) & (x > 0) & (y > 0) & (x < 2) & (y < 2) & ((x < 1) | (y < 1))
+    assert np.array_equal(inside(points, *extruded_l()), expected)
+
+
+def test_a_hole_is_outside_and_an_overlap_counts_twice() -> None:
+    ring = merged(star(5), turned(star(5, 0.5)))
+    points = random_points(3000, 2)
+    outer, inner = (Path(star(5, radius)[0]).contains_points(points) for radius in (1, 0.5))
+    assert np.array_equal(winding_number(points, *ring), outer.astype(int) - inner)
+
+    shifted = (torus()[0] + [0.5, 0, 0], torus()[1])
+    points = random_points(3000, 3)
+    parts = winding_number(points, *torus()) + winding_number(points, *shifted)
+    both = winding_number(points, *merged(torus(), shifted))
+    assert np.array_equal(both, parts)
+    assert set(np.unique(both)) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("mesh", [star(7), torus()], ids=["2d", "3d"])
+def test_inside_out_it_winds_the_other_way_and_holds_the_same(mesh: Mesh) -> None:
+    points = random_points(3000, mesh[0].shape[1])
+    winding = winding_number(points, *mesh)
+    assert winding.max() == 1
+    assert np.array_equal(winding_number(points, *turned(mesh)), -winding)
+    assert np.array_equal(inside(points, *turned(mesh)), inside(points, *mesh))
+
+
+@pytest.mark.parametrize("mesh", [spiral(3, 2.5), torus()], ids=["2d", "3d"])
+@pytest.mark.parametrize("seed", range(3))
+def test_affine_maps_of_both_change_nothing_but_the_sign_of_reflections(
+    mesh: Mesh, seed: int
+) -> None:
+    vertices, faces = mesh
+    dim = vertices.shape[1]
+    matrix = np.random.default_rng(seed).normal(size=(dim, dim)) * [1, 1e-3, 1e3][:dim]
+    points = random_points(2000, dim)
+    moved = winding_number(points @ matrix + 5, vertices @ matrix + 5, faces)
+    sign = int(np.sign(np.linalg.det(matrix)))
+    assert np.array_equal(moved, sign * winding_number(points, vertices, faces))
+
+
+def lattice(dim: int) -> np.ndarray:
+    """Points on corners, edges, diagonals and sides of cubes of edge 1, and between."""
+    axis = np.arange(-4, 13) / 4
+    return np.stack(np.meshgrid(*[axis] * dim, indexing="ij"), axis=-1).reshape(-1, dim)
+
+
+@pytest.mark.parametrize("turn", [False, True])
+def test_every_point_lies_in_exactly_one_of_the_cells_that_tile_space(turn: bool) -> None:
+    lows = [(i, j, k) for i in range(2) for j in range(2) for k in range(2)]
+    points = lattice(3)
+    matrix = np.eye(3)
+    if turn:
+        matrix, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))
+    cells = [(cube(low)[0] @ matrix, cube(low)[1]) for low in lows]
+    whole = sum(winding_number(points @ matrix, *cell) for cell in cells)
+    assert set(np.unique(np.abs(whole))) == {0, 1}
+    from_middle = abs(points - 1).max(axis=1)
+    assert (whole != 0)[from_middle < 1].all()
+    assert (whole == 0)[from_middle > 1].all()
+    if not turn:
+        half_open = ((points >= 0) & (points < 2)).all(axis=1)
+        assert np.array_equal(whole == 1, half_open)
+
+
+def test_points_on_shared_edges_of_a_fan_lie_in_exactly_one_triangle() -> None:
+    corners = star(9)[0]
+    rim = [corners, np.roll(corners, -1, axis=0)]
+    # Points on the spokes, as well as floating-point numbers allow, and one on the hub.
+    points = np.concatenate([corners * part for part in (0.0, 0.1, 1 / 3, 0.7)])
+    triangles = [polygon([[0, 0], first, second]) for first, second in zip(*rim, strict=True)]
+    total = sum(winding_number(points, *triangle) for triangle in triangles)
+    assert np.array_equal(total, np.ones(len(points)))
+
+
+def test_points_on_shared_faces_of_a_cone_lie_in_exactly_one_tetrahedron() -> None:
+    vertices, faces = ball(2)
+    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]]])
+    near = [vertices, vertices[edges].mean(axis=1), vertices[faces].mean(axis=1)]
+    points = np.concatenate([0 * vertices[:1], *(part * r for part in near for r in (0.3, 0.9))])
+    total = np.zeros(len(points), dtype=int)
+    for face in faces:
+        cone = np.concatenate([np.zeros((1, 3)), vertices[face]])
+        total += winding_number(
+            points, cone, np.array([[1, 2, 3], [0, 2, 1], [0, 3, 2], [0, 1, 3]])
+        )
+    assert np.array_equal(total, np.ones(len(points)))
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_rays_through_vertices_and_edges_of_a_ball_are_counted_once(axis: int) -> None:
+    vertices, faces = ball(3)
+    ends = vertices[faces[:, :2]].mean(axis=1)
+    points = np.concatenate([vertices, ends])
+    points[:, axis] *= 0.5
+    inner = np.linalg.norm(points, axis=1) < 0.98
+    assert inner.mean() > 0.5
+    assert (winding_number(points, vertices, faces)[inner] == 1).all()
+    points[:, axis] += np.where(points[:, axis] < 0, -2, 2)
+    assert (winding_number(points, vertices, faces) == 0).all()
+
+
+def test_a_ray_that_rounding_puts_beside_an_edge_is_not_lost() -> None:
+    base = [[-9.0, -9, 0], [9, -9, 0], [9, 9, 0], [-9, 9, 0]]
+    faces = np.array(
+        [[0, 2, 1], [0, 3, 2], [0, 1, 4], [3, 0, 4], [2, 3, 5], [1, 2, 5], [3, 4, 5], [1, 5, 4]]
+    )
+    ends = random_points(8000, 2, seed=3).reshape(-1, 2, 2)
+    ends = np.take_along_axis(ends, ends[:, :, :1].argsort(axis=1), axis=1)
+    low, high = ends[ends[:, 0, 1] > ends[:, 1, 1]].transpose(1, 0, 2)
+    # Beneath the edge's upper end, as near as numbers get, where the formula can leave the edge.
+    x = np.nextafter(high[:, 0], low[:, 0])
+    part = (x - low[:, 0]) / (high[:, 0] - low[:, 0])
+    hard = np.flatnonzero(low[:, 1] + part * (high[:, 1] - low[:, 1]) < high[:, 1])
+    assert len(hard) > 20
+    for i in hard:
+        roof = np.array([*base, [*low[i], 1], [*high[i], 1]])
+        below = [[x[i], high[i, 1], 0.5], [x[i], np.nextafter(high[i, 1], -2), 0.5]]
+        assert winding_number(below, roof, faces).tolist() == [1, 1]
+
+
+def test_repeated_vertices_and_faces_of_no_area_do_not_matter() -> None:
+    vertices, faces = star(6)
+    twice = np.repeat(vertices, 2, axis=0)
+    points = random_points(1000, 2)
+    assert np.array_equal(winding_number(points, *polygon(twice)), inside(points, vertices, faces))
+    flat = cube()[0] * [1, 1, 0]
+    assert not inside(random_points(1000, 3), flat, cube()[1]).any()
+
+
+def test_parts_of_the_work_do_not_change_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    points, mesh = random_points(500, 3), torus()
+    whole = winding_number(points, *mesh)
+    monkeypatch.setattr(containment, "PAIRS_AT_ONCE", 7)
+    assert np.array_equal(winding_number(points, *mesh), whole)
+    assert np.array_equal(winding_number(points[::-1][:100], *mesh), whole[::-1][:100])
+
+
+def test_no_points_or_no_faces_are_no_trouble() -> None:
+    assert winding_number(np.empty((0, 3)), *cube()).shape == (0,)
+    nothing = np.empty((0, 3), dtype=int)
+    assert not inside(random_points(5, 3), cube()[0], nothing).any()
+    assert inside([[0.5, 0.5, 0.5]], *cube()).tolist() == [True]
+
+
+@pytest.mark.parametrize(
+    ("points", "vertices", "faces", "message"),
+    [
+        (np.zeros((2, 2)), *cube(), "test points in 2-D cannot be inside a 3-D boundary"),
+        (np.zeros((2, 4)), *cube(), "test points are rows in 2-D or 3-D"),
+        (np.zeros(3), *cube(), "test points are rows"),
+        (np.full((2, 3), np.nan), *cube(), "2 of 2 test points are not finite"),
+        (np.zeros((2, 3)), cube()[0] + np.inf, cube()[1], "8 of 8 boundary vertices"),
+        (np.zeros((2, 3)), cube()[0], cube()[1][1:], "not closed"),
+        (np.zeros((2, 3)), cube()[0], np.vstack([cube()[1][1:], [[3, 1, 0]]]), "not closed"),
+        (np.zeros((2, 3)), cube()[0][:7], cube()[1], "names a vertex that is not among the 7"),
+        (np.zeros((2, 3)), cube()[0], cube()[1] - 1, "names a vertex"),
+        (np.zeros((2, 3)), cube()[0], cube()[1][:, :2], "rows of 3 integers"),
+        (np.zeros((2, 3)), cube()[0], cube()[1] * 1.0, "rows of 3 integers, not float64"),
+        (np.zeros((2, 2)), star(5)[0], star(5)[1][1:], "not closed"),
+    ],
+)
+def test_what_is_no_boundary_is_an_error(
+    points: np.ndarray, vertices: np.ndarray, faces: np.ndarray, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        winding_number(points, vertices, faces)
