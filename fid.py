@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dnnlib.errors import DataError, UsageError
-from dnnlib.files import require_folder
+from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from dnnlib.options import (
     COUNT,
@@ -157,8 +157,7 @@ def require_dest(paths: list[Path], suffix: str, overwrite: bool) -> None:
     for path in paths:
         if path.is_dir():
             raise UsageError(f"{path} is a folder: give another --dest")
-        if path.exists() and not overwrite:
-            raise UsageError(f"{path} exists: give another --dest, or --overwrite to replace it")
+    require_new(paths, overwrite, "--dest")
 
 
 def choose_items(dataset: ImageDataset, num: int | None, seed: int) -> Tensor:

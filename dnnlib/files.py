@@ -35,12 +35,18 @@ def atomic_path(destination: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def require_new(paths: list[Path], overwrite: bool) -> None:
-    """Raises UsageError if a result exists already and may not be replaced."""
+def require_new(paths: list[Path], overwrite: bool, option: str = "--save_dir") -> None:
+    """Raises UsageError if a result exists already and may not be replaced.
+
+    Args:
+        paths: Of the results.
+        overwrite: Whether they may be replaced.
+        option: What to change to get others.
+    """
     existing = [path for path in paths if path.exists()]
     if existing and not overwrite:
         raise UsageError(
-            f"{existing[0]} exists: give another --save_dir, or --overwrite to replace it"
+            f"{existing[0]} exists: give another {option}, or --overwrite to replace it"
         )
 
 

@@ -3,6 +3,7 @@
 Opens the network file, settles every option that the file knows, and lays out the times.
 """
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,11 +59,10 @@ class ImageFlow:
         """
         path = local_file(options["network"])
         model = Model.load(path, end_std=options["end_vars"])
-        shape = model.about.get("image_shape")
-        if not (isinstance(shape, list | tuple) and len(shape) == 3):
-            name = model.about.get("data_name")
-            raise DataError(f"{path} was not trained on images, but on '{name}'")
-        channels, height, width = shape
+        channels, height, width = _image_shape(path, model)
+        label_dim = model.about.get("label_dim", 0)
+        if not (type(label_dim) is int and label_dim >= 0):
+            raise DataError(f"{path} says that it has '{label_dim}' classes")
         known = {**model.about, "img_size": height, "img_ch": channels}
         source = f"the network {path.name}"
         for name in ("data_dim", "dims_to_keep", "img_size", "img_ch"):
@@ -76,7 +76,7 @@ class ImageFlow:
             model,
             data_name,
             (channels, height, width),
-            int(known.get("label_dim", 0)),
+            label_dim,
             time_grid(model.denoiser.schedule, options),
             get_solver(options["solver"]),
         )
@@ -135,6 +135,8 @@ def time_grid(schedule: NoiseSchedule, options: dict[str, Any]) -> Tensor:
     The baselines have grids of their own, which ``ifs`` stands for.
     """
     steps, end, first = options["n_iters"], options["end_time"], options["vpode_disc_eps"]
+    if end <= schedule.t_min:
+        raise UsageError(f"T is {end:g}, but simulations start at t = {schedule.t_min:g}")
     if options["disc"] == "ifs":
         return schedule.times(steps, end)
     if not schedule.t_min <= first < end:
@@ -165,6 +167,21 @@ def summarize_variances(measured: Tensor, exact: Tensor, dims_to_keep: int) -> d
     ratios = (measured / exact)[:dims_to_keep]
     farthest = ratios[(ratios - 1).abs().argmax()]
     return {"mean": float(ratios.mean()), "worst": float(farthest)}
+
+
+def _image_shape(path: Path, model: Model) -> tuple[int, int, int]:
+    """``(C, H, W)`` as the file has it, if it is one of this network."""
+    shape = model.about.get("image_shape")
+    if shape is None:
+        name = model.about.get("data_name")
+        raise DataError(f"{path} was not trained on images, but on '{name}'")
+    sizes = tuple(shape) if isinstance(shape, list | tuple) else ()
+    plain = len(sizes) == 3 and all(type(size) is int and size > 0 for size in sizes)
+    if not plain or math.prod(sizes) != model.denoiser.basis.dim:
+        dim = model.denoiser.basis.dim
+        raise DataError(f"{path} says that its images are {shape}, but its basis has {dim} numbers")
+    channels, height, width = sizes
+    return channels, height, width
 
 
 def _end_time(given: float | None, t_max: float, source: str) -> float:

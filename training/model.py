@@ -113,6 +113,10 @@ class Model:
             denoiser_part.arguments,
         )
         basis = _read_basis(path, parts["basis"])
+        if recipe.schedule != "ifs" and end_std != 1:
+            raise UsageError(
+                f"end_vars is {end_std:g}, but a model of {recipe.schedule} has no such scale"
+            )
         network = build(path, "network", network_part, NETWORKS)
         try:
             schedule = make_schedule(recipe.schedule, recipe.schedule_arguments, basis, end_std)

@@ -131,6 +131,11 @@ class SavedEnd:
         saved_times = own["times"]
         if states.ndim != 3 or saved_times.shape != states.shape[:1] or len(saved_times) < 2:
             raise DataError(f"{path}: 'xs_es' is {list(states.shape)}, not [times, samples, dims]")
+        own_lengths = (
+            len(own[name]) if own[name].ndim else 0 for name in ("scale", "noise_variance")
+        )
+        if any(length != len(saved_times) for length in own_lengths):
+            raise DataError(f"{path}: 'scale' or 'noise_variance' has not one row a saved time")
         if states.shape[1] < 1 or saved_times[-1] <= saved_times[0]:
             raise DataError(f"{path} is no melt: its times do not increase")
         if states.shape[2] != flow.basis.dim:
@@ -147,9 +152,9 @@ class SavedEnd:
             raise DataError(f"{path}: 'labels' is {list(labels.shape)}, not one row a sample")
         return cls(
             path,
-            torch.from_numpy(states[-1]).double(),
-            torch.from_numpy(states[0]).double(),
-            None if labels is None else torch.from_numpy(labels).float(),
+            torch.from_numpy(states[-1].astype(np.float64)),
+            torch.from_numpy(states[0].astype(np.float64)),
+            None if labels is None else torch.from_numpy(labels.astype(np.float32)),
         )
 
 

@@ -1,5 +1,6 @@
 """The probability flow: against closed forms, as an invertible map, and what it keeps of a run."""
 
+import weakref
 from collections.abc import Callable
 from math import nan
 
@@ -13,7 +14,7 @@ from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.isotropic import EDMSchedule, VESchedule, VPSchedule
-from training.flow.pfode import ProbabilityFlow, sample_latent
+from training.flow.pfode import ProbabilityFlow, State, sample_latent
 from training.flow.schedules import InflationSchedule, NoiseSchedule
 from training.flow.solvers import SOLVERS
 
@@ -277,3 +278,115 @@ def test_latents_have_the_variances_asked_for_and_follow_from_the_generator() ->
     ratio = draws[0].square().mean(0) / variance
     assert ((ratio - 1).abs() < 4 * (2 / 50_000) ** 0.5).all()
     assert (draws[0].mean(0).abs() < 4 * (variance / 50_000).sqrt()).all()
+
+
+def test_states_go_one_by_one_to_who_asks_for_them(
+    random_basis: RandomBasis, generator: torch.Generator
+) -> None:
+    flow = gaussian_flow(random_basis(3), SCHEDULES["PRR"])
+    times = flow.schedule.times(10, 5.0)
+    data = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    for options in ({}, {"save_every": 1}, {"save_every": 4}, {"save_every": 99}):
+        for simulate in (flow.melt, flow.generate):
+            given: list[State] = []
+            streamed = simulate(data, times, RK4, on_state=given.append, **options)
+            kept = simulate(data, times, RK4, **options)
+            assert torch.equal(torch.stack([state.time for state in given]), kept.times)
+            assert torch.equal(torch.stack([state.x for state in given]), kept.states)
+            assert torch.equal(torch.stack([state.update for state in given]), kept.updates)
+            assert torch.equal(streamed.times, kept.times[[0, -1]])
+            assert torch.equal(streamed.states, kept.states[[0, -1]])
+            assert torch.equal(streamed.updates, kept.updates[[0, -1]])
+            assert streamed.calls == kept.calls
+
+
+def test_states_are_given_as_they_are_made(random_basis: RandomBasis) -> None:
+    flow = gaussian_flow(random_basis(3), SCHEDULES["PRP"])
+    events: list[object] = []
+    flow.melt(
+        torch.ones(2, 3),
+        flow.schedule.times(4, 5.0),
+        RK4,
+        save_every=2,
+        on_step=lambda: events.append("step"),
+        on_state=lambda state: events.append(float(state.time)),
+    )
+    assert events == [0.0, "step", 2.5, "step", "step", 5.0, "step"]
+
+
+def test_states_that_were_given_away_are_not_kept(random_basis: RandomBasis) -> None:
+    flow = gaussian_flow(random_basis(3), SCHEDULES["PRP"])
+    given: list[weakref.ref[Tensor]] = []
+    alive: list[int] = []
+
+    def take(state: State) -> None:
+        given.append(weakref.ref(state.x))
+        alive.append(sum(reference() is not None for reference in given))
+
+    flow.melt(torch.ones(2, 3), flow.schedule.times(30, 5.0), RK4, save_every=1, on_state=take)
+    assert len(alive) == 31
+    # The first, the one before and the new one.
+    assert max(alive) == 3
+
+
+def test_an_end_that_is_not_finite_is_not_given_away(random_basis: RandomBasis) -> None:
+    basis, schedule = random_basis(3), SCHEDULES["PRP"]
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        return torch.full_like(x, nan) if t >= 4.9 else x
+
+    flow = ProbabilityFlow(denoise, schedule, basis)
+    given: list[State] = []
+    with pytest.raises(DataError, match="finite"):
+        flow.melt(
+            torch.ones(2, 3), schedule.times(10, 5.0), RK4, save_every=1, on_state=given.append
+        )
+    assert len(given) == 10
+    assert all(state.x.isfinite().all() for state in given)
+
+
+@pytest.fixture
+def labelled_flow(random_basis: RandomBasis) -> ProbabilityFlow:
+    """A flow that depends on labels of one number, zero if there are none."""
+
+    def denoise(x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        return (x + (0 if labels is None else labels)).tanh()
+
+    return ProbabilityFlow(denoise, SCHEDULES["PRR"], random_basis(3))
+
+
+def test_a_flow_under_conditions_gives_each_point_its_own(
+    labelled_flow: ProbabilityFlow, generator: torch.Generator
+) -> None:
+    data = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    times = labelled_flow.schedule.times(10, 5.0)
+    labels = torch.tensor([[0.0], [1.0], [-2.0], [1.0]], dtype=torch.float64)
+    given = labelled_flow.given(labels=labels)
+    together = given.melt(data, times, RK4).end
+    for index in range(4):
+        alone = labelled_flow.given(labels=labels[[index]]).melt(data[[index]], times, RK4).end
+        torch.testing.assert_close(together[[index]], alone, rtol=0, atol=1e-13)
+    free = labelled_flow.melt(data, times, RK4).end
+    torch.testing.assert_close(together[0], free[0], rtol=0, atol=1e-13)
+    assert ((together - free)[1:].abs() > 1e-3).any(dim=1).all()
+
+
+def test_a_flow_in_blocks_is_the_same_flow(
+    labelled_flow: ProbabilityFlow, generator: torch.Generator
+) -> None:
+    sizes: list[int] = []
+
+    def counted(x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        sizes.append(len(x))
+        return labelled_flow.denoiser(x, t, labels=labels)
+
+    flow = ProbabilityFlow(counted, labelled_flow.schedule, labelled_flow.basis)
+    data = torch.randn(7, 3, generator=generator, dtype=torch.float64)
+    labels = torch.randn(7, 1, generator=generator, dtype=torch.float64)
+    times = flow.schedule.times(5, 5.0)
+    blocks = flow.in_blocks(3)
+    assert (blocks.schedule, blocks.basis) == (flow.schedule, flow.basis)
+    found = blocks.given(labels=labels).melt(data, times, RK4, save_every=1)
+    assert sizes == [3] * (3 * found.calls)
+    expected = labelled_flow.given(labels=labels).melt(data, times, RK4, save_every=1)
+    torch.testing.assert_close(found.states, expected.states, rtol=0, atol=1e-13)

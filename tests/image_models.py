@@ -1,0 +1,123 @@
+"""Tiny image networks saved as network files, and tiny data sets, for tests of the image scripts.
+
+A network whose output is zero makes the denoiser ``c_skip x``, which is exact for Gaussian data:
+its flow is known in closed form.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from training.data.image_writer import image_writer
+from training.flow.eigenbasis import EigenBasis
+from training.model import Model
+from training.setup import Choices
+
+SHAPE = (1, 8, 8)
+
+
+def image_basis(dim: int) -> EigenBasis:
+    """A basis with a mean, variances from 0.3 down to 0.01, and a random rotation."""
+    generator = torch.Generator().manual_seed(dim)
+    mean = 0.2 * torch.randn(dim, generator=generator, dtype=torch.float64)
+    square = torch.randn(dim, dim, generator=generator, dtype=torch.float64)
+    rotation, _ = torch.linalg.qr(square)
+    return EigenBasis(mean, torch.logspace(-0.5, -2, dim, dtype=torch.float64), rotation)
+
+
+def image_model(
+    dims_to_keep: int | None = None,
+    *,
+    output: str = "zero",
+    label_dim: int = 0,
+    image_shape: Sequence[int] = SHAPE,
+    t_min: float = 0.0,
+    t_max: float = 6.0,
+    precond: str = "ifs",
+    space: str = "IS",
+    data_name: str = "blobs",
+    **inflation: Any,
+) -> Model:
+    """A DDPM++ as small as they come.
+
+    Args:
+        dims_to_keep: All, if None.
+        output: ``zero``, or ``random``: moderate, and depending on input, time and class.
+        label_dim: Number of classes.
+        image_shape: ``(C, H, W)``.
+        t_min: First time.
+        t_max: Last time.
+        precond: Of the schedule and the preconditioning.
+        space: Of the network.
+        data_name: What it is said to be trained on.
+        inflation: Further arguments of the schedule.
+    """
+    basis = image_basis(int(np.prod(image_shape)))
+    if precond == "ifs":
+        inflation["dims_to_keep"] = dims_to_keep or basis.dim
+    sizes = {"model_channels": 8, "channel_mult": [1], "num_blocks": 1, "dropout": 0.0}
+    arguments = {"image_shape": list(image_shape), "label_dim": label_dim, **sizes}
+    first = None if precond != "ifs" and t_min == 0 else t_min
+    choices = Choices(
+        precond=precond,
+        inflation=inflation,
+        network="ddpmpp",
+        network_arguments={**arguments, "attention_resolutions": []},
+        space=space,
+        noise_cond="log",
+        t_min=first,
+        t_max=t_max,
+    )
+    model, _ = choices.build(basis)
+    fill(model.denoiser.network, output)
+    model.about |= {
+        "data_name": data_name,
+        "image_shape": list(image_shape),
+        "label_dim": label_dim,
+        "seen": 0,
+    }
+    return model
+
+
+@torch.no_grad()
+def fill(network: nn.Module, output: str) -> None:
+    """Gives a network weights with which its output is zero, or random and moderate."""
+    generator = torch.Generator().manual_seed(1)
+    for name, weights in network.named_parameters():
+        if output == "zero" or weights.ndim < 2:
+            weights.mul_(float(output != "zero"))
+            continue
+        gain = 0.2 if "to_image" in name else 1.0
+        std = gain / weights[0].numel() ** 0.5
+        weights.normal_(std=std, generator=generator)
+
+
+def save_image_model(path: Path, *arguments: Any, **options: Any) -> Model:
+    """Saves what ``image_model`` makes as a network file, and gives it."""
+    model = image_model(*arguments, **options)
+    model.save(path)
+    return model
+
+
+def write_image_set(
+    path: Path,
+    count: int,
+    image_shape: Sequence[int] = SHAPE,
+    classes: int = 0,
+    seed: int = 0,
+) -> np.ndarray:
+    """Writes a data set of random images, and gives them as ``[count, C, H, W]`` uint8.
+
+    Image i has the label ``i % classes``, if there are classes.
+    """
+    channels, height, width = image_shape
+    random = np.random.default_rng(seed)
+    pixels = random.integers(0, 256, (count, height, width, channels), np.uint8)
+    with image_writer(path) as writer:
+        for index, image in enumerate(pixels):
+            writer.add(image, index % classes if classes else None)
+    return pixels.transpose(0, 3, 1, 2)

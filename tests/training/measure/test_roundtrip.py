@@ -1,0 +1,93 @@
+"""Errors of a roundtrip in gray levels, by hand and by an independent computation."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from training.data.images import normalize_pixels, to_pixels
+from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
+
+
+def data_of(levels: object) -> Tensor:
+    """Gray levels as data."""
+    return torch.as_tensor(levels, dtype=torch.float64) / LEVELS_PER_UNIT - 1
+
+
+@pytest.fixture
+def originals(generator: torch.Generator) -> Tensor:
+    return torch.randint(256, (9, 20), generator=generator).to(torch.uint8)
+
+
+def test_what_comes_back_exactly_has_no_error(originals: Tensor) -> None:
+    summary = RoundtripErrors.of(originals, normalize_pixels(originals)).summary()
+    # Data in single precision are off by 1e-5 gray levels.
+    assert summary.pop("max_abs_error") < 2e-5
+    assert summary.pop("mse_float") < 1e-10
+    assert summary == {"mse": 0.0, "exact_pixels": 1.0}
+
+
+def test_an_example_by_hand() -> None:
+    originals = torch.tensor([[0, 255, 100, 7], [1, 2, 3, 4]], dtype=torch.uint8)
+    # Differences -2, +3, +0.4, -0.6, of which two round to nothing more than black and white.
+    errors = RoundtripErrors.of(originals, data_of([[-2, 258, 100.4, 6.4], [1, 2, 3, 4.75]]))
+    torch.testing.assert_close(errors.mse_float, torch.tensor([13.52 / 4, 0.5625 / 4]).double())
+    torch.testing.assert_close(errors.largest, torch.tensor([3, 0.75]).double())
+    torch.testing.assert_close(errors.mse, torch.tensor([1 / 4, 1 / 4]).double())
+    torch.testing.assert_close(errors.exact, torch.tensor([3 / 4, 3 / 4]).double())
+    summary = errors.summary()
+    assert summary["mse"] == 0.25
+    assert summary["mse_float"] == pytest.approx(14.0825 / 8)
+    assert summary["max_abs_error"] == pytest.approx(3.0)
+    assert summary["exact_pixels"] == 0.75
+
+
+def test_differences_do_not_wrap() -> None:
+    black, white = torch.zeros(1, 5, dtype=torch.uint8), torch.full((1, 5), 255, dtype=torch.uint8)
+    for original, returned in ((black, white), (white, black)):
+        summary = RoundtripErrors.of(original, normalize_pixels(returned)).summary()
+        assert summary["mse"] == 255**2
+        assert summary["mse_float"] == pytest.approx(255**2)
+        assert summary["max_abs_error"] == pytest.approx(255)
+        assert summary["exact_pixels"] == 0
+
+
+def test_rounding_is_that_of_saved_images(originals: Tensor, generator: torch.Generator) -> None:
+    noise = 1.2 * torch.randn(9, 20, generator=generator, dtype=torch.float64)
+    returned = data_of(originals.double() + noise)
+    errors = RoundtripErrors.of(originals, returned)
+    difference = to_pixels(returned).numpy().astype(np.int64) - originals.numpy()
+    np.testing.assert_allclose(errors.mse, (difference**2).mean(axis=1))
+    np.testing.assert_allclose(errors.exact, (difference == 0).mean(axis=1))
+    np.testing.assert_allclose(errors.mse_float, (noise**2).mean(dim=1), rtol=1e-9)
+    np.testing.assert_allclose(errors.largest, noise.abs().amax(dim=1), rtol=1e-9)
+
+
+def test_originals_may_have_fractions_of_a_gray_level() -> None:
+    errors = RoundtripErrors.of(torch.tensor([[10.3, 20.6]]), data_of([[10.4, 20.2]]))
+    assert float(errors.largest) == pytest.approx(0.4, rel=1e-5)
+    assert float(errors.mse_float) == pytest.approx((0.1**2 + 0.4**2) / 2, rel=1e-5)
+    assert float(errors.exact) == 0.5  # 10 stays 10, but 21 becomes 20
+    assert float(errors.mse) == 0.5
+
+
+def test_images_do_not_influence_each_other(originals: Tensor, generator: torch.Generator) -> None:
+    returned = data_of(originals.double() + torch.randn(9, 20, generator=generator))
+    whole = RoundtripErrors.of(originals, returned).columns()
+    pairs = zip(originals.split(4), returned.split(4), strict=True)
+    parts = [RoundtripErrors.of(*pair).columns() for pair in pairs]
+    torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-14, atol=0)
+
+
+def test_columns_are_the_attributes_and_become_them_again(
+    originals: Tensor, generator: torch.Generator
+) -> None:
+    returned = data_of(originals.double() + torch.randn(9, 20, generator=generator))
+    errors = RoundtripErrors.of(originals, returned)
+    columns = errors.columns()
+    assert (columns.shape, columns.dtype) == ((9, 4), torch.float64)
+    again = RoundtripErrors.from_columns(columns)
+    for index, name in enumerate(("mse", "mse_float", "largest", "exact")):
+        assert torch.equal(columns[:, index], getattr(errors, name))
+        assert torch.equal(getattr(again, name), getattr(errors, name))
+    assert again.summary() == errors.summary()

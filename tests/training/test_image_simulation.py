@@ -1,0 +1,348 @@
+"""Image networks made ready to be integrated: what is settled, and what is refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from image_models import SHAPE, save_image_model, write_image_set
+
+from dnnlib.errors import DataError, InflationError, UsageError
+from torch_utils.snapshots import read_network, write_network
+from training.data.image_writer import image_writer
+from training.flow.calls import BLOCK_ROWS
+from training.flow.isotropic import VPSchedule
+from training.flow.schedules import InflationSchedule
+from training.flow.solvers import SOLVERS
+from training.image_simulation import (
+    ImageFlow,
+    draw_classes,
+    plain_name,
+    summarize_variances,
+    time_grid,
+)
+
+CPU = torch.device("cpu")
+LEFT_OUT = {
+    "data_dim": None,
+    "dims_to_keep": None,
+    "img_size": None,
+    "img_ch": None,
+    "solver": "rk4",
+    "n_iters": 4,
+    "disc": "ifs",
+    "vpode_disc_eps": 1e-2,
+    "end_time": None,
+    "end_vars": 1.0,
+    "precision": "fp32",
+    "batch_gpu": None,
+    "data_name": None,
+}
+Open = Callable[..., tuple[ImageFlow, dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("networks")
+    kinds: dict[str, dict[str, Any]] = {
+        "PRP": {},
+        "PRR": {"dims_to_keep": 10, "output": "random", "label_dim": 3, "t_min": 0.5},
+        "RGB": {"image_shape": (3, 8, 8), "data_name": "colors"},
+        "VP": {"precond": "vp", "t_max": 1.0},
+    }
+    paths = {name: folder / f"{name}.pkl" for name in kinds}
+    for name, options in kinds.items():
+        save_image_model(paths[name], **options)
+    return paths
+
+
+@pytest.fixture
+def open_flow(networks: dict[str, Path]) -> Open:
+    """``open_flow(name, **options)``: the flow, and the options as it settled them."""
+
+    def start(name: str, **given: Any) -> tuple[ImageFlow, dict[str, Any]]:
+        options = {**LEFT_OUT, "network": str(networks[name]), **given}
+        return ImageFlow.open(options), options
+
+    return start
+
+
+def test_the_network_says_what_the_options_leave_out(
+    open_flow: Open, networks: dict[str, Path]
+) -> None:
+    flow, options = open_flow("PRR")
+    known = {
+        "data_dim": 64,
+        "dims_to_keep": 10,
+        "img_size": 8,
+        "img_ch": 1,
+        "end_time": 6.0,
+        "data_name": "blobs",
+    }
+    assert options == {**LEFT_OUT, "network": str(networks["PRR"]), **known}
+    assert (flow.path, flow.data_name, flow.schedule_name) == (
+        networks["PRR"],
+        "blobs",
+        "PRRto10D",
+    )
+    assert (flow.image_shape, flow.label_dim) == (SHAPE, 3)
+    assert flow.solver is SOLVERS["rk4"]
+    torch.testing.assert_close(flow.times, torch.linspace(0.5, 6, 5, dtype=torch.float64))
+
+
+def test_options_that_agree_with_the_network_may_be_given(open_flow: Open) -> None:
+    agreeing = {"data_dim": 192, "dims_to_keep": 192, "img_size": 8, "img_ch": 3, "end_time": 6.0}
+    flow, options = open_flow("RGB", **agreeing, data_name="mine")
+    assert {name: options[name] for name in agreeing} == agreeing
+    assert (flow.data_name, options["data_name"]) == ("mine", "mine")
+    assert flow.image_shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("network", "name", "value", "known"),
+    [
+        ("PRP", "data_dim", 65, "64"),
+        ("PRP", "dims_to_keep", 10, "64"),
+        ("PRR", "dims_to_keep", 64, "10"),
+        ("PRP", "img_size", 16, "8"),
+        ("PRP", "img_ch", 3, "1"),
+        ("RGB", "img_ch", 1, "3"),
+        ("PRP", "end_time", 6.01, "6"),
+        ("PRP", "data_name", "a/b", "a/b"),
+        ("PRP", "solver", "rk5", "rk4"),
+    ],
+)
+def test_an_option_that_contradicts_is_a_usage_error_with_both_values(
+    open_flow: Open, network: str, name: str, value: Any, known: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        open_flow(network, **{name: value})
+    for part in (name.split("_")[0], str(value), known):
+        assert part in str(caught.value)
+
+
+def test_a_baseline_has_no_scale_to_ask_for(open_flow: Open) -> None:
+    with pytest.raises(InflationError, match=r"end_vars is 2, but a model of vp"):
+        open_flow("VP", end_vars=2.0)
+
+
+def test_an_earlier_end_may_be_asked_for_and_the_last_digit_of_it_does_not_matter(
+    open_flow: Open,
+) -> None:
+    assert float(open_flow("PRP", end_time=2.5)[0].times[-1]) == 2.5
+    flow, options = open_flow("PRP", end_time=6 * (1 + 1e-12))
+    assert float(flow.times[-1]) == options["end_time"] == 6.0
+
+
+def test_the_scale_and_the_precision_are_those_asked_for(open_flow: Open) -> None:
+    flow, _ = open_flow("PRP", end_vars=2.5, precision="bf16")
+    assert flow.model.denoiser.schedule.end_std == 2.5
+    assert flow.model.denoiser.precision == "bf16"
+
+
+def altered(source: Path, path: Path, about: dict[str, Any]) -> Path:
+    """A copy of a network file that says other things about itself."""
+    parts, known = read_network(source)
+    changed = {name: value for name, value in {**known, **about}.items() if value is not None}
+    write_network(path, parts, changed)
+    return path
+
+
+def test_a_network_of_something_else_is_a_data_error(
+    networks: dict[str, Path], tmp_path: Path
+) -> None:
+    about = {"image_shape": None, "data_name": "circles"}
+    path = altered(networks["PRP"], tmp_path / "n.pkl", about)
+    with pytest.raises(DataError, match=r"n\.pkl was not trained on images, but on 'circles'"):
+        ImageFlow.open({**LEFT_OUT, "network": str(path)})
+
+
+@pytest.mark.parametrize(
+    "shape", [8, "1x8", [1, 8], [1, 2, 3, 4], [1, 8, 9], [-1, -8, 8], [1.0, 8, 8]]
+)
+def test_an_image_shape_that_is_not_the_networks_is_a_data_error(
+    networks: dict[str, Path], tmp_path: Path, shape: object
+) -> None:
+    path = altered(networks["PRP"], tmp_path / "n.pkl", {"image_shape": shape})
+    with pytest.raises(DataError, match=r"n\.pkl says that its images are .*, but .* 64 numbers"):
+        ImageFlow.open({**LEFT_OUT, "network": str(path)})
+
+
+@pytest.mark.parametrize("classes", ["many", -1, 2.0, True])
+def test_a_number_of_classes_that_is_none_is_a_data_error(
+    networks: dict[str, Path], tmp_path: Path, classes: object
+) -> None:
+    path = altered(networks["PRP"], tmp_path / "n.pkl", {"label_dim": classes})
+    with pytest.raises(DataError, match="classes"):
+        ImageFlow.open({**LEFT_OUT, "network": str(path)})
+
+
+def test_a_network_without_a_name_makes_files_called_images(
+    networks: dict[str, Path], tmp_path: Path
+) -> None:
+    path = altered(networks["PRP"], tmp_path / "n.pkl", {"data_name": None, "label_dim": None})
+    flow = ImageFlow.open({**LEFT_OUT, "network": str(path)})
+    assert (flow.data_name, flow.label_dim) == ("images", 0)
+
+
+def test_a_missing_network_is_a_data_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.pkl"):
+        ImageFlow.open({**LEFT_OUT, "network": str(tmp_path / "none.pkl")})
+
+
+def test_ifs_times_are_even_from_the_first_to_the_last() -> None:
+    schedule = InflationSchedule.to_dimension(2, 3)
+    options = {"n_iters": 8, "end_time": 4.0, "disc": "ifs", "vpode_disc_eps": 1.0}
+    expected = torch.arange(0, 4.25, 0.5, dtype=torch.float64)
+    torch.testing.assert_close(time_grid(schedule, options), expected)
+
+
+def test_ifs_stands_for_the_own_grids_of_the_baselines() -> None:
+    schedule = VPSchedule(3)
+    options = {"n_iters": 8, "end_time": 1.0, "disc": "ifs", "vpode_disc_eps": 1.0}
+    assert torch.equal(time_grid(schedule, options), schedule.times(8, 1.0))
+
+
+def test_vp_ode_times_are_even_from_eps() -> None:
+    schedule = InflationSchedule.to_dimension(2, 3)
+    options = {"n_iters": 3, "end_time": 4.0, "disc": "vp_ode", "vpode_disc_eps": 1.0}
+    expected = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+    torch.testing.assert_close(time_grid(schedule, options), expected)
+
+
+@pytest.mark.parametrize("first", [0.05, 4.0, 5.0])
+def test_vp_ode_times_start_within_those_of_the_network(first: float) -> None:
+    schedule = InflationSchedule.to_dimension(2, 3)
+    schedule.t_min = 0.1
+    options = {"n_iters": 3, "end_time": 4.0, "disc": "vp_ode", "vpode_disc_eps": first}
+    with pytest.raises(UsageError, match=rf"vpode_disc_eps is {first:g}.* 0\.1, .* T = 4"):
+        time_grid(schedule, options)
+
+
+@torch.no_grad()
+def test_the_flow_calls_its_network_in_blocks_of_the_rows_asked_for(open_flow: Open) -> None:
+    image_flow, _ = open_flow("PRR")
+    sizes: list[int] = []
+    network = image_flow.model.denoiser.network
+    network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    x, t = torch.zeros(20, 64, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)
+    for rows, calls in ((7, [7, 7, 7]), (None, [BLOCK_ROWS["cpu"]] * 2)):
+        sizes.clear()
+        flow = image_flow.on(CPU, rows)
+        out = flow.denoiser(x, t)
+        assert sizes == calls
+        torch.testing.assert_close(out, image_flow.model.denoiser(x, t), rtol=1e-5, atol=1e-6)
+
+
+def test_images_are_drawn_by_seed_without_repetition(open_flow: Open, tmp_path: Path) -> None:
+    image_flow, _ = open_flow("PRP")
+    pixels = write_image_set(tmp_path / "data.zip", 30)
+    places = {image.tobytes(): place for place, image in enumerate(pixels)}
+
+    def chosen(count: int, seed: int) -> list[int]:
+        dataset = image_flow.dataset(tmp_path / "data.zip", count, seed)
+        found, labels = dataset.read(range(len(dataset)))
+        assert labels.shape == (count, 0)
+        return [places[image.tobytes()] for image in found.numpy()]
+
+    assert len(set(chosen(12, 1))) == 12
+    assert chosen(12, 1) == chosen(12, 1) != chosen(12, 2)
+    assert chosen(30, 1) == list(range(30))
+
+
+def test_classes_of_images_come_with_them(open_flow: Open, tmp_path: Path) -> None:
+    image_flow, _ = open_flow("PRR")
+    pixels = write_image_set(tmp_path / "data.zip", 30, classes=3)
+    dataset = image_flow.dataset(tmp_path / "data.zip", 12, 1)
+    found, labels = dataset.read(range(12))
+    for image, label in zip(found.numpy(), labels, strict=True):
+        (place,) = np.flatnonzero((pixels == image).all(axis=(1, 2, 3)))
+        assert label.tolist() == [float(place % 3 == index) for index in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("network", "made", "parts"),
+    [
+        ("PRP", {"count": 5}, ["has 5 images", "6 were asked for"]),
+        ("RGB", {"count": 6}, ["8x8 pixels in 1 channel", "8x8 pixels in 3 channel"]),
+        ("PRP", {"count": 6, "image_shape": (1, 16, 16)}, ["16x16", "8x8"]),
+        ("PRR", {"count": 6}, ["no labels"]),
+        ("PRR", {"count": 6, "classes": 2}, ["labels of length 2", "takes 3"]),
+        ("PRR", {"count": 6, "classes": 5}, ["labels of length 5", "takes 3"]),
+    ],
+)
+def test_data_that_do_not_fit_are_a_data_error_with_both_values(
+    open_flow: Open, tmp_path: Path, network: str, made: dict[str, Any], parts: list[str]
+) -> None:
+    write_image_set(tmp_path / "data.zip", **made)
+    with pytest.raises(DataError) as caught:
+        open_flow(network)[0].dataset(tmp_path / "data.zip", 6, 0)
+    for part in (str(tmp_path / "data.zip"), *parts):
+        assert part in str(caught.value)
+
+
+def test_a_missing_data_set_is_a_data_error(open_flow: Open, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.zip"):
+        open_flow("PRP")[0].dataset(tmp_path / "none.zip", 6, 0)
+
+
+def test_labels_of_a_network_without_classes_are_not_read(open_flow: Open, tmp_path: Path) -> None:
+    with image_writer(tmp_path / "data.zip") as writer:
+        for label in range(4):
+            writer.add(np.zeros((8, 8, 1), np.uint8), label)
+    dataset = open_flow("PRP")[0].dataset(tmp_path / "data.zip", 4, 0)
+    assert dataset.label_dim == 0
+
+
+def test_labels_are_one_hot_or_none(open_flow: Open) -> None:
+    classes = torch.tensor([2, 0, 1, 2])
+    labels = open_flow("PRR")[0].labels(classes)
+    assert labels is not None
+    assert torch.equal(labels, torch.eye(3)[classes])
+    assert open_flow("PRP")[0].labels(classes) is None
+
+
+def test_a_class_is_one_of_the_networks(open_flow: Open) -> None:
+    with_classes, without = open_flow("PRR")[0], open_flow("PRP")[0]
+    for number in (None, 0, 2):
+        with_classes.check_class(number)
+    without.check_class(None)
+    with pytest.raises(UsageError, match=r"class is 3, but PRR\.pkl has classes 0 to 2"):
+        with_classes.check_class(3)
+    with pytest.raises(UsageError, match=r"class is 0, but PRP\.pkl has no classes"):
+        without.check_class(0)
+
+
+def test_classes_are_drawn_by_seed_and_evenly_or_given() -> None:
+    assert torch.equal(draw_classes(4, 3, 0, 2), torch.tensor([2, 2, 2, 2]))
+    drawn = draw_classes(3000, 3, 0, None)
+    assert torch.equal(drawn, draw_classes(3000, 3, 0, None))
+    assert not torch.equal(drawn, draw_classes(3000, 3, 1, None))
+    counts = drawn.bincount(minlength=3)
+    assert len(counts) == 3
+    # Four standard deviations of a binomial count.
+    assert ((counts - 1000).abs() < 4 * (3000 * (1 / 3) * (2 / 3)) ** 0.5).all()
+    assert torch.equal(draw_classes(5, 0, 0, None), torch.zeros(5, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar10-32x32", "a.b+c_d", "größe", "_x", "7"])
+def test_plain_names_stay(name: str) -> None:
+    assert plain_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "-", "a/b", "../a", "a b", "a\\b", "a\n", "~", "*"]
+)
+def test_names_that_are_no_part_of_a_files_are_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="data_name"):
+        plain_name(name)
+
+
+def test_variances_are_summarized_by_their_ratios() -> None:
+    exact = torch.tensor([2.0, 4.0, 1.0, 1.0], dtype=torch.float64)
+    measured = torch.tensor([2.2, 3.0, 1.0, 9.0], dtype=torch.float64)
+    found = summarize_variances(measured, exact, 3)
+    assert found == pytest.approx({"mean": (1.1 + 0.75 + 1) / 3, "worst": 0.75})
+    assert summarize_variances(measured, exact, 4)["worst"] == 9.0
