@@ -1,7 +1,8 @@
-"""Draws what the scripts wrote: clouds, latents and animations of simulations, curves of training.
+"""Draws what the scripts wrote: simulations of points and of images, roundtrips, training, samples.
 
-Each PATH is a results file (.npz) of a simulation, a run's stats.jsonl, or a folder with such
-files. What a file holds decides what is drawn of it.
+Each PATH is a results file (.npz) of a simulation or of worst roundtrips, a run's stats.jsonl, a
+zip of images, or a folder with such files or with images. What a file holds decides what is drawn
+of it; a melt, a roundtrip and a generation of one run are drawn together.
 """
 
 from collections import Counter

@@ -1,6 +1,7 @@
 """visualize.py: which pictures are made of which files; bad input leaves nothing."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from PIL import Image
 
 import visualize
 from training.data.toys import Toy
-from training.flow.denoisers import MixtureDenoiser
+from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow, sample_latent
 from training.flow.solvers import get_solver
@@ -52,6 +53,28 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return made[key]
 
     return get
+
+
+@pytest.fixture(scope="module")
+def image_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a melt, roundtrip and gen of RGB images, as ``pfODE_int.py`` writes them."""
+    folder = tmp_path_factory.mktemp("images")
+    shape = (3, 4, 5)
+    generator = torch.Generator().manual_seed(0)
+    mixed = torch.randn(6, 60, generator=generator, dtype=torch.float64)
+    images = torch.tanh(torch.randn(40, 6, generator=generator, dtype=torch.float64) @ mixed)
+    basis = EigenBasis.from_moments(images.mean(dim=0), images.T.cov())
+    schedule = make_schedule("ifs", {"dims_to_keep": 5}, basis)
+    flow = ProbabilityFlow(DiscreteDenoiser(images, basis, schedule), schedule, basis)
+    times = schedule.times(8, 4.0)
+    simulator = Simulator(flow, times, get_solver("heun"), save_every=2)
+    paths = {kind: folder / f"blobs_PRRto5D_{kind}.npz" for kind in ("melt", "roundtrip", "gen")}
+    file = {"dtype": "float32", "image_shape": torch.tensor(shape)}
+    end = simulator.melt(images, path=paths["melt"], **file).trajectory.end
+    simulator.generate(end, "roundtrip", paths["roundtrip"], **file)
+    latent = sample_latent(40, flow.latent_variance(times[-1]), generator)
+    simulator.generate(latent, "gen", paths["gen"], **file)
+    return folder
 
 
 @pytest.fixture
@@ -107,6 +130,79 @@ def test_three_dimensions(
     assert "s_curve_PRRto2D_exact_overview.png" in names(tmp_path)
     assert not [name for name in names(tmp_path) if name.endswith(".gif")]
     assert all(is_picture(path) for path in tmp_path.iterdir())
+
+
+def test_a_folder_of_simulated_images(
+    run_script: Callable[..., Any], image_run: Path, tmp_path: Path
+) -> None:
+    result = run_script(visualize, image_run, f"--dest={tmp_path}")
+    assert (result.code, result.err) == (0, "")
+    assert names(tmp_path) == [
+        "blobs_PRRto5D_gen_animation.gif",
+        "blobs_PRRto5D_gen_path.png",
+        "blobs_PRRto5D_melt_animation.gif",
+        "blobs_PRRto5D_melt_latents.png",
+        "blobs_PRRto5D_overview.png",
+        "blobs_PRRto5D_roundtrip.png",
+        "blobs_PRRto5D_samples.png",
+        "blobs_PRRto5D_spectrum.png",
+    ]
+    assert all(is_picture(path) for path in tmp_path.iterdir())
+    with Image.open(tmp_path / "blobs_PRRto5D_gen_animation.gif") as image:
+        assert image.n_frames == 5
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_folder_or_zip_of_images(
+    run_script: Callable[..., Any], tmp_path: Path, packed: bool
+) -> None:
+    folder, pixels = tmp_path / "fid", np.arange(64, dtype=np.uint8).reshape(8, 8)
+    for seed in (5, 1003):
+        path = folder / f"{seed // 1000 * 1000:06d}" / f"{seed:06d}.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(pixels + seed % 100).save(path)
+    (folder / "gen_params.json").write_text("{}")
+    given = folder
+    if packed:
+        given = Path(shutil.make_archive(str(tmp_path / "fid"), "zip", folder))
+    result = run_script(visualize, given)
+    assert (result.code, result.err) == (0, "")
+    assert result.out == f"Wrote {tmp_path / 'fid_images.png'}\n"
+    assert is_picture(tmp_path / "fid_images.png")
+
+
+def test_a_broken_image_among_many(run_script: Callable[..., Any], tmp_path: Path) -> None:
+    folder = tmp_path / "fid"
+    folder.mkdir()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "000000.png")
+    for content, message in ((b"no png", "000001.png"), (b"", "000001.png")):
+        (folder / "000001.png").write_bytes(content)
+        result = run_script(visualize, folder)
+        assert result.code == 1
+        assert message in result.error
+    Image.fromarray(np.zeros((4, 8), np.uint8)).save(folder / "000001.png")
+    assert "8x4" in run_script(visualize, folder).error
+    assert names(tmp_path) == ["fid"]
+
+
+def test_worst_roundtrips(run_script: Callable[..., Any], tmp_path: Path) -> None:
+    errors = np.linspace(0.1, 2, 30)[::-1]
+    originals = np.full((4, 1, 8, 8), 100, np.uint8)
+    arrays = {
+        "originals": originals,
+        "returned": originals + errors[:4, None, None, None].astype(np.float32),
+        "indices": np.arange(4),
+        "all_exact": np.linspace(0, 1, 30),
+    }
+    for name in ("mse", "mse_float", "max_abs_error"):
+        arrays |= {name: errors[:4], f"all_{name}": errors}
+    stem = "digits_PRP_roundtrip_mse_seed42"
+    np.savez(tmp_path / f"{stem}_worst.npz", **arrays)
+    (tmp_path / f"{stem}.json").write_text("{}")
+    assert run_script(visualize, tmp_path).code == 0
+    pictures = [f"{stem}_errors.png", f"{stem}_worst.png"]
+    assert [name for name in names(tmp_path) if name.endswith(".png")] == pictures
+    assert all(is_picture(tmp_path / name) for name in pictures)
 
 
 @pytest.mark.parametrize("inside", ["", "stats.jsonl"])
@@ -182,6 +278,7 @@ def test_nothing_to_draw(run_script: Callable[..., Any]) -> None:
         ("picture.png", b"", "cannot be drawn"),
         ("network-snapshot-000001.pkl", b"", "cannot be drawn"),
         ("broken.npz", b"no zip", "readable"),
+        ("broken.zip", b"no zip", "not a readable zip"),
         ("stats.jsonl", b"no json\n{}\n", "line 1"),
         ("stats.jsonl", b"\xff\xfe", "cannot be read"),
     ],
@@ -227,6 +324,20 @@ def test_bad_arrays(
     result = run_script(visualize, good, bad, f"--dest={dest}")
     assert result.code == 1
     assert message in result.error
+    assert bad.name in result.error
+    assert not dest.exists()
+
+
+def test_bad_image_arrays(run_script: Callable[..., Any], image_run: Path, tmp_path: Path) -> None:
+    """Told of before anything is drawn, the good files among them."""
+    with np.load(image_run / "blobs_PRRto5D_melt.npz") as archive:
+        arrays = {**archive, "image_shape": np.array([3, 5, 5])}
+    bad = tmp_path / "bad_melt.npz"
+    np.savez(bad, **arrays)
+    dest = tmp_path / "pictures"
+    result = run_script(visualize, image_run, bad, f"--dest={dest}")
+    assert result.code == 1
+    assert "'image_shape' is [3, 5, 5]" in result.error
     assert bad.name in result.error
     assert not dest.exists()
 

@@ -16,7 +16,7 @@ from PIL import Image
 from dnnlib.errors import DataError, UsageError
 from training.pictures import animation
 from training.pictures.album import drawable_files, pictures_of, row_of
-from training.pictures.animation import Animation, frame_times, write_gif, write_mp4
+from training.pictures.animation import CloudAnimation, frame_times, write_gif, write_mp4
 from training.pictures.clouds import Row, common_box, draw_clouds, seen_places, telling_times
 from training.pictures.colors import BLUE, ORANGE, colors_of_places
 from training.pictures.curves import draw_training, running_median
@@ -108,7 +108,7 @@ def test_three_dimensions_get_three_dimensional_axes() -> None:
     figure = draw_clouds([row(3)])
     assert all(isinstance(axes, Axes3D) for axes in figure.axes)
     assert not any(isinstance(axes, Axes3D) for axes in draw_clouds([row(2)]).axes)
-    assert isinstance(Animation(row(3)).axes, Axes3D)
+    assert isinstance(CloudAnimation(row(3)).axes, Axes3D)
 
 
 @pytest.mark.parametrize("dim", [2, 3])
@@ -236,7 +236,7 @@ def test_running_median() -> None:
 
 @pytest.mark.parametrize("dim", [2, 3])
 def test_frames_move_the_points_and_keep_the_colors(dim: int) -> None:
-    moving = Animation(row(dim, saved=4))
+    moving = CloudAnimation(row(dim, saved=4))
     limits = moving.axes.get_xlim()
     frames = moving.frames()
     assert len(frames) == 4
@@ -249,12 +249,12 @@ def test_frames_move_the_points_and_keep_the_colors(dim: int) -> None:
 
 
 def test_seconds_hold_the_ends() -> None:
-    seconds = Animation(row(saved=51)).seconds()
+    seconds = CloudAnimation(row(saved=51)).seconds()
     assert len(seconds) == 51
     assert 3 < sum(seconds) < 5
     assert seconds[0] > seconds[1]
     assert seconds[-1] > seconds[-2]
-    assert len(Animation(row(saved=2)).seconds()) == 2
+    assert len(CloudAnimation(row(saved=2)).seconds()) == 2
 
 
 def test_frames_of_very_many_states_are_some_of_them() -> None:
@@ -266,7 +266,7 @@ def test_frames_of_very_many_states_are_some_of_them() -> None:
 
 
 def test_gif_has_a_frame_a_time_in_steady_colors(tmp_path: Path) -> None:
-    moving = Animation(row(saved=5))
+    moving = CloudAnimation(row(saved=5))
     path = tmp_path / "a.gif"
     frames = moving.frames()
     write_gif(path, frames, moving.seconds())

@@ -1,7 +1,7 @@
 """What is drawn of the files that a user names: which pictures, their names and their words."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,22 +9,38 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dnnlib.errors import DataError
-from training.pictures.animation import Animation, frame_times, write_gif, write_mp4
+from torch_utils.results import open_arrays
+from training.pictures.animation import (
+    Animation,
+    CloudAnimation,
+    frame_times,
+    write_gif,
+    write_mp4,
+)
 from training.pictures.clouds import Row, draw_clouds, seen_places, telling_times
 from training.pictures.colors import colors_of_places
 from training.pictures.curves import draw_training
+from training.pictures.image_album import (
+    picture_of_image_files,
+    pictures_of_images,
+    pictures_of_roundtrips,
+)
+from training.pictures.image_figures import animate_grid
 from training.pictures.latents import draw_latents
+from training.pictures.picture import Picture
 from training.pictures.runs import SavedTraining
-from training.pictures.trajectories import SavedTrajectory, is_trajectory, stem_of, title_of
+from training.pictures.saved_images import holds_images, holds_roundtrips
+from training.pictures.trajectories import (
+    TITLES,
+    SavedTrajectory,
+    holds_trajectory,
+    stem_of,
+    title_of,
+)
 
 PANELS = 6
 MOST_MOVING_POINTS = 1500
 STATS = "stats.jsonl"
-TITLES = {
-    "melt": "Melting {} into a Gaussian",
-    "roundtrip": "Melted {} flowing back",
-    "gen": "Generating {} from a Gaussian",
-}
 SHORT_TITLES = {"melt": "Melting {}", "gen": "Generating {}"}
 COLORS = {
     "melt": "points keep the color of their place in the data",
@@ -33,62 +49,64 @@ COLORS = {
 }
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture that can be made.
-
-    Attributes:
-        path: What it is to be named.
-        write: Draws it into a file.
-    """
-
-    path: Path
-    write: Callable[[Path], None]
-
-
 def pictures_of(
     paths: Iterable[Path], folder: Path | None, animation_format: str | None
 ) -> list[Picture]:
     """All pictures of the files at some paths. Reads and checks the files; draws nothing yet.
 
     Args:
-        paths: Results files, statistics of runs, or folders of these.
+        paths: Results files, statistics of runs, zips of images, or folders of any of these.
         folder: Where the pictures go; None for beside their files.
         animation_format: ``gif``, ``mp4``, or None for no animations.
 
     Raises:
         DataError: A path is missing, broken, or nothing that can be drawn.
     """
-    trajectories, pictures = [], []
+    trajectories: list[SavedTrajectory] = []
+    pictures: list[Picture] = []
     for path in drawable_files(paths):
-        if path.suffix == ".npz":
-            trajectories.append(SavedTrajectory.load(path))
-        else:
+        if path.is_dir() or path.suffix == ".zip":
+            pictures.append(picture_of_image_files(path, folder))
+        elif path.suffix != ".npz":
             pictures.append(_of_training(path, folder or path.parent))
+        elif holds_roundtrips(_arrays_of(path)):
+            pictures += pictures_of_roundtrips(path, folder)
+        else:
+            trajectories.append(SavedTrajectory.load(path))
     for trajectory in trajectories:
         pictures += _of_trajectory(trajectory, folder or trajectory.path.parent, animation_format)
+    pictures += pictures_of_images([item for item in trajectories if item.has_images], folder)
     for melt, gen in _pairs(trajectories):
         path = (folder or melt.path.parent) / f"{stem_of(melt.path)}_overview.png"
-        pictures.append(Picture(path, partial(_save_clouds, [melt, gen])))
+        pictures.append(Picture.of_figure(path, partial(_clouds, [melt, gen])))
     return pictures
 
 
 def drawable_files(paths: Iterable[Path]) -> list[Path]:
-    """The files themselves, and those of the folders that can be drawn, each once."""
+    """What can be drawn, each once: the files themselves, and of folders those in them.
+
+    A folder without such files is one thing to draw itself, if it has images.
+    """
     found: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
             files = [file for file in sorted(path.iterdir()) if _can_be_drawn(file)]
+            if not files and holds_images(path):
+                files = [path]
             if not files:
-                raise DataError(f"{path} holds neither results (.npz) of a simulation nor {STATS}")
+                raise DataError(
+                    f"{path} holds neither results (.npz) of a simulation, nor {STATS}, nor images"
+                )
         elif not path.exists():
-            raise DataError(f"{path} does not exist: give results (.npz), {STATS}, or a folder")
-        elif path.suffix in (".npz", ".jsonl"):
+            raise DataError(
+                f"{path} does not exist: give results (.npz), {STATS}, a zip of images, or a folder"
+            )
+        elif path.suffix in (".npz", ".jsonl", ".zip"):
             files = [path]
         else:
             raise DataError(
-                f"{path} cannot be drawn: give results (.npz) of a simulation, {STATS}, or a "
-                "folder with such files"
+                f"{path} cannot be drawn: give results (.npz) of a simulation, {STATS}, a zip of "
+                "images, or a folder with such files or with images"
             )
         found |= {file.resolve(): file for file in files if file.resolve() not in found}
     return list(found.values())
@@ -126,19 +144,30 @@ def row_of(trajectory: SavedTrajectory, times: np.ndarray, most: int | None = No
 
 
 def _can_be_drawn(file: Path) -> bool:
-    if file.name.startswith("."):
+    if file.name.startswith(".") or file.suffix not in (".npz", ".jsonl"):
         return False
-    return file.name == STATS or (file.suffix == ".npz" and is_trajectory(file))
+    if file.suffix == ".jsonl":
+        return file.name == STATS
+    names = _arrays_of(file)
+    return holds_trajectory(names) or holds_roundtrips(names)
+
+
+def _arrays_of(file: Path) -> list[str]:
+    with open_arrays(file) as saved:
+        return saved.names
 
 
 def _of_trajectory(
     trajectory: SavedTrajectory, folder: Path, animation_format: str | None
 ) -> list[Picture]:
     stem = trajectory.path.stem.removesuffix("_results")
-    pictures = [Picture(folder / f"{stem}_clouds.png", partial(_save_clouds, [trajectory]))]
+    pictures = []
+    if not trajectory.has_images:
+        path = folder / f"{stem}_clouds.png"
+        pictures.append(Picture.of_figure(path, partial(_clouds, [trajectory])))
     if trajectory.kind == "melt":
         path = folder / f"{stem}_latents.png"
-        pictures.append(Picture(path, partial(_save_latents, trajectory)))
+        pictures.append(Picture.of_figure(path, partial(_latents, trajectory)))
     if animation_format is not None and trajectory.kind in SHORT_TITLES:
         path = folder / f"{stem}_animation.{animation_format}"
         pictures.append(Picture(path, partial(_save_animation, trajectory)))
@@ -148,18 +177,15 @@ def _of_trajectory(
 def _of_training(path: Path, folder: Path) -> Picture:
     training = SavedTraining.load(path)
     last = training.loss[np.isfinite(training.loss)][-1]
-
-    def write(destination: Path) -> None:
-        figure = draw_training(
-            training.samples,
-            training.loss,
-            training.learning_rate,
-            title=f"Training of {path.resolve().parent.name}",
-            subtitle=f"{training.samples[-1]:.3g} million samples, last loss {last:.4f}",
-        )
-        _save(figure, destination)
-
-    return Picture(folder / "training_curve.png", write)
+    draw = partial(
+        draw_training,
+        training.samples,
+        training.loss,
+        training.learning_rate,
+        title=f"Training of {path.resolve().parent.name}",
+        subtitle=f"{training.samples[-1]:.3g} million samples, last loss {last:.4f}",
+    )
+    return Picture.of_figure(folder / "training_curve.png", draw)
 
 
 def _pairs(
@@ -179,36 +205,35 @@ def _pairs(
     ]
 
 
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, format="png")
-
-
-def _save_clouds(trajectories: Sequence[SavedTrajectory], path: Path) -> None:
+def _clouds(trajectories: Sequence[SavedTrajectory]) -> Figure:
     rows = [row_of(item, telling_times(item.points(), PANELS)) for item in trajectories]
-    _save(draw_clouds(rows), path)
+    return draw_clouds(rows)
 
 
-def _save_latents(trajectory: SavedTrajectory, path: Path) -> None:
+def _latents(trajectory: SavedTrajectory) -> Figure:
     name, details = title_of(trajectory.path)
     words = [
         f"bars: {trajectory.count} points at t = {trajectory.times[-1]:.2f}",
         "curve: closed form",
         f"sampling error of a variance: {np.sqrt(2 / trajectory.count):.1%}",
     ]
-    figure = draw_latents(
+    return draw_latents(
         trajectory.last,
         trajectory.closed_form_variance(),
         trajectory.compressed(),
         title=f"Latents of melted {name}" + (f": {details}" if details else ""),
         subtitle=" · ".join(words),
     )
-    _save(figure, path)
 
 
 def _save_animation(trajectory: SavedTrajectory, path: Path) -> None:
-    row = row_of(trajectory, frame_times(len(trajectory.times)), MOST_MOVING_POINTS)
     name, details = title_of(trajectory.path)
     title = SHORT_TITLES[trajectory.kind].format(name)
-    animation = Animation(replace(row, title=title, subtitle=details))
+    animation: Animation
+    if trajectory.has_images:
+        animation = animate_grid(trajectory, title, details)
+    else:
+        row = row_of(trajectory, frame_times(len(trajectory.times)), MOST_MOVING_POINTS)
+        animation = CloudAnimation(replace(row, title=title, subtitle=details))
     write = write_gif if path.suffix == ".gif" else write_mp4
     write(path, animation.frames(), animation.seconds())

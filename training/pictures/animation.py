@@ -1,7 +1,9 @@
-"""A trajectory as a moving picture: one frame a saved time, between fixed limits."""
+"""A trajectory as a moving picture: one frame a saved time."""
 
+import math
 import shutil
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from PIL import Image
 from dnnlib.errors import DataError, UsageError
 from training.pictures.clouds import Row, cloud_axes, common_box, scatter
 from training.pictures.colors import FAINT, INK, MUTED
+from training.pictures.pixels import fitted, tiled
 from training.pictures.style import (
     HEADLINE_HEIGHT,
     SMALL_SIZE,
@@ -27,56 +30,133 @@ from training.pictures.style import (
 
 SIDE, LEFT, RIGHT, TICKS_HEIGHT, TIME_HEIGHT = 3.7, 0.5, 0.4, 0.45, 0.5  # inches
 DPI = 110
+SIDE_PIXELS = round(SIDE * DPI)
 MOST_FRAMES = 90
 MOVING_SECONDS, FIRST_SECONDS, LAST_SECONDS = 2.8, 0.4, 1.1
 NEARLY_WHITE = 248  # of 255, and above the panes of 3-D axes
 SHORTEST, LONGEST = 0.03, 0.25  # seconds of one frame
+GRID_BELOW, GRID_GAP = 0.1, 2  # inches; pixels
+MOST_COLUMNS, MOST_PIXELS = 8, 1 << 16  # of a moving grid
 
 
-class Animation:
-    """Draws the frames of one trajectory.
+class Animation(ABC):
+    """Draws the frames of one trajectory: a square picture that changes, and a line of time.
 
     Args:
-        row: The trajectory, its times those of the frames.
+        times: Of the frames ``[S]``.
+        title: What is seen.
+        subtitle: How to read it.
+        below: Inches between the square and the line of time.
     """
 
-    def __init__(self, row: Row):
-        self._row = row
-        height = 0.1 + HEADLINE_HEIGHT + SIDE + TICKS_HEIGHT + TIME_HEIGHT
+    def __init__(self, times: np.ndarray, title: str, subtitle: str, below: float):
+        self._times = times
+        self._bottom = below + TIME_HEIGHT  # inches, of the square
+        height = 0.1 + HEADLINE_HEIGHT + SIDE + self._bottom
         self.figure = new_figure(LEFT + SIDE + RIGHT, height)
         self.figure.set_dpi(DPI)
         self._canvas: Any = FigureCanvasAgg(self.figure)  # its methods have no types
-        headline(self.figure, row.title, row.subtitle, LEFT, height - 0.1)
-        place = (LEFT, TICKS_HEIGHT + TIME_HEIGHT, SIDE, SIDE)
-        self.axes = cloud_axes(self.figure, place, common_box([row.points]), row.axis_names)
-        self.dots = scatter(self.axes, row.points[0], row.colors, size=9)
-        self._low, self._high = sorted((float(row.times[0]), float(row.times[-1])))
+        headline(self.figure, title, subtitle, LEFT, height - 0.1)
+        self._low, self._high = sorted((float(times[0]), float(times[-1])))
         self._mark, self._label = _time_line(self.figure)
+
+    @abstractmethod
+    def _show(self, number: int) -> None:
+        """Draws the state of a frame into the square."""
 
     def frames(self) -> list[np.ndarray]:
         """RGB pictures ``[S, height, width, 3]``, 8 bits."""
-        return [self._frame(number) for number in range(len(self._row.times))]
+        return [self._frame(number) for number in range(len(self._times))]
 
     def seconds(self) -> list[float]:
         """How long each frame is shown: the first and the last for a moment longer, ``[S]``."""
-        count = len(self._row.times)
+        count = len(self._times)
         each = float(np.clip(MOVING_SECONDS / count, SHORTEST, LONGEST))
         return [FIRST_SECONDS, *[each] * (count - 2), LAST_SECONDS]
 
     def _frame(self, number: int) -> np.ndarray:
-        points, time = self._row.points[number], float(self._row.times[number])
-        if points.shape[-1] == 3:
-            # Matplotlib has no public way to move 3-D points.
-            self.dots.remove()
-            self.dots = scatter(self.axes, points, self._row.colors, size=9)
-        else:
-            self.dots.set_offsets(points)
+        self._show(number)
+        time = float(self._times[number])
         where = (time - self._low) / (self._high - self._low)
         self._mark.set_data([where], [0])
         self._label.set_text(f"t = {time:.2f}")
         self._label.set_x(where)
         self._canvas.draw()
         return np.asarray(self._canvas.buffer_rgba())[..., :3].copy()
+
+
+class CloudAnimation(Animation):
+    """A point cloud that moves between fixed limits.
+
+    Args:
+        row: The trajectory, its times those of the frames.
+    """
+
+    def __init__(self, row: Row):
+        super().__init__(row.times, row.title, row.subtitle, TICKS_HEIGHT)
+        self._row = row
+        place = (LEFT, self._bottom, SIDE, SIDE)
+        self.axes = cloud_axes(self.figure, place, common_box([row.points]), row.axis_names)
+        self.dots = scatter(self.axes, row.points[0], row.colors, size=9)
+
+    def _show(self, number: int) -> None:
+        points = self._row.points[number]
+        if points.shape[-1] == 3:
+            # Matplotlib has no public way to move 3-D points.
+            self.dots.remove()
+            self.dots = scatter(self.axes, points, self._row.colors, size=9)
+        else:
+            self.dots.set_offsets(points)
+
+
+class GridAnimation(Animation):
+    """A grid of images that change.
+
+    Args:
+        cells: RGB of 8 bits, ``[S, N, h, w, 3]``; as many as make a square grid are shown.
+        times: ``[S]``.
+        title: What is seen.
+        subtitle: How to read it.
+
+    Attributes:
+        image: The grid as it is now, ``[H, W, 3]``.
+    """
+
+    def __init__(self, cells: np.ndarray, times: np.ndarray, title: str, subtitle: str):
+        super().__init__(times, title, subtitle, GRID_BELOW)
+        self._columns = moving_columns(*cells.shape[1:4])
+        self._cells = cells[:, : self._columns**2]
+        self.image = self._tiled(0)
+        bottom = round(self._bottom * DPI) + (SIDE_PIXELS - len(self.image)) // 2
+        left = round(LEFT * DPI)
+        self._shown = self.figure.figimage(self.image, left, bottom, origin="upper")
+
+    def _show(self, number: int) -> None:
+        self.image = self._tiled(number)
+        self._shown.set_data(self.image)
+
+    def _tiled(self, number: int) -> np.ndarray:
+        cells = fitted(self._cells[number], _cell_side(self._columns))
+        return tiled(cells, self._columns, GRID_GAP)
+
+
+def moving_columns(count: int, height: int, width: int) -> int:
+    """How many of N images a side of a moving grid has: the most that fill the frame well.
+
+    Noise does not compress, so there are not more pixels than a small file can hold.
+    """
+    side = max(height, width)
+    most = min(MOST_COLUMNS, math.isqrt(count), math.isqrt(MOST_PIXELS // (height * width)))
+
+    def filled(columns: int) -> tuple[int, int]:
+        grid = columns * (_cell_side(columns) // side * side + GRID_GAP)
+        return round(10 * grid / SIDE_PIXELS), columns
+
+    return max(range(1, max(most, 1) + 1), key=filled)
+
+
+def _cell_side(columns: int) -> int:
+    return (SIDE_PIXELS - GRID_GAP * (columns - 1)) // columns
 
 
 def frame_times(saved: int) -> np.ndarray:

@@ -20,7 +20,8 @@ from training.pictures.style import (
 MOST_PANELS, COLUMNS = 6, 3
 PANEL_WIDTH, PANEL_HEIGHT = 3.4, 1.75  # inches
 TITLE_HEIGHT, TICKS_HEIGHT, MARGIN, GAP = 0.52, 0.38, 0.3, 0.3
-BINS, RANGE = 48, 4.0  # bins over this many standard deviations of the Gaussian on either side
+RANGE = 4.0  # standard deviations of the Gaussian on either side
+LEAST_BINS, MOST_BINS = 16, 48
 TALLEST = 1.7  # bars are cut at this many times the Gaussian's peak
 
 
@@ -66,7 +67,9 @@ def gaussian(values: np.ndarray, variance: float) -> np.ndarray:
 
 def _panel(axes: Axes, values: np.ndarray, variance: float, color: str) -> None:
     reach = RANGE * math.sqrt(variance)
-    edges = np.linspace(-reach, reach, BINS + 1)
+    # Few points in many bins would be nothing but spikes.
+    bins = int(np.clip(4 * len(values) ** (1 / 3), LEAST_BINS, MOST_BINS))
+    edges = np.linspace(-reach, reach, bins + 1)
     # By all points, not only those in range: bars and curve then compare even if some lie beyond.
     density = np.histogram(values, edges)[0] / (len(values) * np.diff(edges))
     axes.bar(edges[:-1], density, np.diff(edges), align="edge", color=color, alpha=0.35, lw=0)

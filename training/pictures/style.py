@@ -46,6 +46,18 @@ def shortened(text: str, room: float, size: float) -> str:
     return text if len(text) <= most else text[: most - 1].rstrip() + "…"
 
 
+def brief(value: float) -> str:
+    """A number that is not negative with two digits, or all of those before its point."""
+    if value == 0 or value >= 1e-3:
+        return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+    first, power = f"{value:.1e}".split("e")
+    return f"{first.removesuffix('.0')}·{power_of_ten(int(power))}"
+
+
+def power_of_ten(power: int) -> str:
+    return "10" + str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
 def axes_at(
     figure: Figure, left: float, bottom: float, width: float, height: float, **options: Any
 ) -> Any:

@@ -2,7 +2,8 @@
 
 Of a file only the scaled eigenspace state ``xs_es`` and the small arrays are read, and of the state
 only some samples and the first dimensions are kept, so that many files fit in memory. Points of
-image space follow from them: ``x = s·mean + W x_es``, with ``s`` the scale and ``W`` the basis.
+image space follow from them: ``x = s·mean + W x_es``, with ``s`` the scale and ``W`` the basis. Of
+images, the unscaled states ``tilde_xs`` of some samples are read too.
 """
 
 import re
@@ -12,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from dnnlib.errors import DataError
-from torch_utils.results import open_arrays
+from torch_utils.results import SavedArrays, open_arrays
+from training.pictures.saved_images import checked_shape
 
-STATES = "xs_es"
+STATES, IMAGES, IMAGE_SHAPE = "xs_es", "tilde_xs", "image_shape"
 SHAPES = {
     "times": "S",
     "scale": "S",
@@ -22,10 +24,15 @@ SHAPES = {
     "eigenvalues": "D",
     "noise_variance": "SD",
 }
-MOST_SAMPLES, MOST_DIMS = 3000, 6
+MOST_SAMPLES, MOST_DIMS, MOST_IMAGES = 3000, 6, 100
 # Below this fraction of the top eigenvalue a dimension of an embedded toy holds no data.
 EMPTY = 1e-3
-KINDS = ("melt", "roundtrip", "gen")
+TITLES = {
+    "melt": "Melting {} into a Gaussian",
+    "roundtrip": "Melted {} flowing back",
+    "gen": "Generating {} from a Gaussian",
+}
+KINDS = tuple(TITLES)
 STEM = re.compile(
     r"(?P<data>.+)_(?P<schedule>PRP|PRRto\d+D|EDM|VP|VE)(_(?P<denoiser>net|discrete|exact))?"
 )
@@ -42,11 +49,14 @@ class SavedTrajectory:
         times: ``[S]``, increasing in a melt, decreasing otherwise.
         states: Scaled, in eigenspace, of evenly spaced samples, ``[S, min(N, 3000), min(D, 6)]``.
         last: The last states of all samples, ``[N, min(D, 6)]``.
+        last_variance: Mean squares of the last states of all samples, ``[D]``.
         scale: ``[S]``.
         mean: Of the data, ``[D]``.
         eigenvalues: Of the data's covariance, ``[D]``.
         noise_variance: ``[S, D]``.
         eigenvectors: Columns ``[D, D]``; None where D > 3, since there only eigenspace is drawn.
+        images: Unscaled states of the first samples in image space, float32
+            ``[S, min(N, 100), C, H, W]``; None where the samples are no images.
     """
 
     path: Path
@@ -55,11 +65,13 @@ class SavedTrajectory:
     times: np.ndarray
     states: np.ndarray
     last: np.ndarray
+    last_variance: np.ndarray
     scale: np.ndarray
     mean: np.ndarray
     eigenvalues: np.ndarray
     noise_variance: np.ndarray
     eigenvectors: np.ndarray | None
+    images: np.ndarray | None
 
     @classmethod
     def load(cls, path: Path) -> "SavedTrajectory":
@@ -69,24 +81,30 @@ class SavedTrajectory:
             DataError: Missing or broken file, missing array, wrong shape, or impossible value.
         """
         with open_arrays(path) as saved:
-            states = saved.numbers(STATES).astype(float, copy=False)
+            states = saved.numbers(STATES)
             if states.ndim != 3 or min(states.shape) < 2:
                 raise DataError(
                     f"{path}: '{STATES}' is {list(states.shape)}, but should be "
                     "[times, samples, dimensions], each two or more"
                 )
-            _, count, dim = states.shape
+            whole, count, dim = states.shape, states.shape[1], states.shape[2]
+            samples = np.linspace(0, count - 1, min(count, MOST_SAMPLES)).round().astype(int)
+            last = states[-1].astype(float)
+            # Not views, which would keep the whole array.
+            states = states[:, samples, :MOST_DIMS].astype(float)
             shapes = SHAPES if dim > 3 else {**SHAPES, "eigenvectors": "DD"}
             arrays = {name: saved.numbers(name).astype(float, copy=False) for name in shapes}
-        _check(arrays, shapes, states.shape, path)
-        samples = np.linspace(0, count - 1, min(count, MOST_SAMPLES)).round().astype(int)
+            _check(arrays, shapes, whole, path)
+            images = _images(saved, whole, path) if IMAGE_SHAPE in saved.names else None
         return cls(
             path=path,
             dim=dim,
             count=count,
-            states=states[:, samples, :MOST_DIMS],
-            last=states[-1, :, :MOST_DIMS].copy(),  # a view would keep the whole array
+            states=states,
+            last=last[:, :MOST_DIMS].copy(),
+            last_variance=np.square(last).mean(axis=0),
             eigenvectors=arrays.pop("eigenvectors", None),
+            images=images,
             **arrays,
         )
 
@@ -98,6 +116,10 @@ class SavedTrajectory:
         return (
             "roundtrip" if self.path.stem.endswith(("_roundtrip", "_roundtrip_results")) else "gen"
         )
+
+    @property
+    def has_images(self) -> bool:
+        return self.images is not None
 
     @property
     def shown_dims(self) -> int:
@@ -130,10 +152,9 @@ class SavedTrajectory:
         return last < 0.5 * last.max()
 
 
-def is_trajectory(path: Path) -> bool:
-    """Whether a file is an ``.npz`` with the states of a simulation. Raises DataError if broken."""
-    with open_arrays(path) as saved:
-        return {STATES, "times"} <= set(saved.names)
+def holds_trajectory(names: list[str]) -> bool:
+    """Whether an ``.npz`` with arrays of these names holds the states of a simulation."""
+    return {STATES, "times"} <= set(names)
 
 
 def title_of(path: Path) -> tuple[str, str]:
@@ -158,6 +179,17 @@ def stem_of(path: Path) -> str:
     for kind in KINDS:
         stem = stem.removesuffix(f"_{kind}")
     return stem
+
+
+def _images(saved: SavedArrays, whole: tuple[int, ...], path: Path) -> np.ndarray:
+    shape = checked_shape(saved.numbers(IMAGE_SHAPE), whole[2], path)
+    states = saved.numbers(IMAGES)
+    if states.shape != whole:
+        raise DataError(
+            f"{path}: '{IMAGES}' is {list(states.shape)}, but '{STATES}' {list(whole)}: they "
+            "should be alike"
+        )
+    return states[:, :MOST_IMAGES].astype(np.float32).reshape(whole[0], -1, *shape)
 
 
 def _check(
