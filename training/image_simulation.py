@@ -58,7 +58,8 @@ class ImageFlow:
             DataError: The file is missing or broken, or its network is not one of images.
         """
         path = local_file(options["network"])
-        model = Model.load(path, end_std=options["end_vars"])
+        calibrated = options.get("calibration", True)
+        model = Model.load(path, end_std=options["end_vars"], calibrated=calibrated)
         channels, height, width = _image_shape(path, model)
         label_dim = model.about.get("label_dim", 0)
         if not (type(label_dim) is int and label_dim >= 0):
@@ -181,6 +182,8 @@ def _image_shape(path: Path, model: Model) -> tuple[int, int, int]:
         dim = model.denoiser.basis.dim
         raise DataError(f"{path} says that its images are {shape}, but its basis has {dim} numbers")
     channels, height, width = sizes
+    if channels not in (1, 3) or height != width:
+        raise DataError(f"{path} has images of {shape}: they should be square, and gray or RGB")
     return channels, height, width
 
 

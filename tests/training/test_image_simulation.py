@@ -170,6 +170,15 @@ def test_an_image_shape_that_is_not_the_networks_is_a_data_error(
         ImageFlow.open({**LEFT_OUT, "network": str(path)})
 
 
+@pytest.mark.parametrize("shape", [[4, 4, 4], [1, 4, 16]])
+def test_images_that_no_image_file_holds_are_a_data_error(
+    networks: dict[str, Path], tmp_path: Path, shape: list[int]
+) -> None:
+    path = altered(networks["PRP"], tmp_path / "n.pkl", {"image_shape": shape})
+    with pytest.raises(DataError, match="square, and gray or RGB"):
+        ImageFlow.open({**LEFT_OUT, "network": str(path)})
+
+
 @pytest.mark.parametrize("classes", ["many", -1, 2.0, True])
 def test_a_number_of_classes_that_is_none_is_a_data_error(
     networks: dict[str, Path], tmp_path: Path, classes: object

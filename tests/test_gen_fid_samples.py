@@ -1,0 +1,640 @@
+"""Images by seed from the command line: what they depend on, reruns, what is refused."""
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from image_models import SHAPE, save_image_model
+from PIL import Image
+
+import dnnlib
+import gen_fid_samples
+from dnnlib.errors import DataError, UsageError
+from torch_utils.seeds import seeded_generator
+from training import image_generation
+from training.data.image_codec import encode_png
+from training.data.image_dataset import ImageDataset
+from training.image_folder import PARAMETERS, ImageFolder
+from training.image_generation import SeedSampler, generate_images, parse_seeds
+from training.image_simulation import LABEL_STREAM, LATENT_STREAM, ImageFlow
+from training.model import Model
+
+Run = Callable[..., Any]
+Contents = Callable[[Path], dict[str, bytes]]
+
+ROOT = Path(gen_fid_samples.__file__).parent
+DIM, KEPT, CLASSES, END = 64, 10, 3, 3.0
+CPU = torch.device("cpu")
+NETWORKS: dict[str, dict[str, Any]] = {
+    "random": {"output": "random"},
+    "other": {"output": "random", "rho": 1.1},
+    "classes": {"output": "random", "dims_to_keep": KEPT, "label_dim": CLASSES},
+    "PRP": {},
+    "PRR": {"dims_to_keep": KEPT, "t_min": 0.5},
+    "colors": {"image_shape": (3, 8, 8)},
+}
+FAST = ("--solver=heun", "--n_iters=2", "--batch-gpu=4", "--device_name=cpu")
+
+
+@pytest.fixture(scope="session")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("networks")
+    paths = {name: folder / f"{name}.pkl" for name in NETWORKS}
+    for name, options in NETWORKS.items():
+        save_image_model(paths[name], **{"t_max": END, **options})
+    return paths
+
+
+@pytest.fixture(scope="session")
+def start(run_script: Run, networks: dict[str, Path]) -> Run:
+    """``start(folder, *arguments, network=)`` runs the script and gives its result."""
+
+    def run(folder: Path, *arguments: object, network: str = "random") -> Any:
+        given = {str(argument).partition("=")[0] for argument in arguments}
+        fast = [option for option in FAST if option.partition("=")[0] not in given]
+        place = (f"--save_dir={folder}", f"--network={networks[network]}")
+        return run_script(gen_fid_samples, *place, *fast, *arguments)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def make(start: Run) -> Run:
+    """As ``start``, but the run must succeed; gives the images by name."""
+
+    def run(folder: Path, *arguments: object, **options: Any) -> dict[str, bytes]:
+        result = start(folder, *arguments, **options)
+        assert (result.code, result.err) == (0, ""), result.err
+        return images(folder)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def twenty(make: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The images 0 to 19 of the network ``random``, not to be written to."""
+    folder = tmp_path_factory.mktemp("twenty")
+    make(folder, "--seeds=0-19")
+    return folder
+
+
+@pytest.fixture
+def copy(twenty: Path, tmp_path: Path) -> Path:
+    """The same, for a test to change."""
+    return Path(shutil.copytree(twenty, tmp_path / "copy"))
+
+
+def images(folder: Path) -> dict[str, bytes]:
+    """All that is in a folder, but for its parameters, by name."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != PARAMETERS]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(paths)}
+
+
+def last_run(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / PARAMETERS).read_text())["runs"][-1]
+
+
+def counts(folder: Path) -> tuple[int, int, int]:
+    run = last_run(folder)
+    return run["made"], run["remade"], run["skipped"]
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def normal(seed: int, dim: int = DIM) -> torch.Tensor:
+    """The standard normal numbers ``[D]`` that an image starts from."""
+    generator = seeded_generator("cpu", seed, LATENT_STREAM)
+    return torch.randn(dim, generator=generator, dtype=torch.float64)
+
+
+def test_an_image_is_named_by_its_seed_and_there_is_nothing_else(twenty: Path) -> None:
+    assert list(images(twenty)) == [f"{seed:06d}.png" for seed in range(20)]
+    assert len(set(images(twenty).values())) == 20
+    assert sorted(path.name for path in twenty.iterdir())[-1] == PARAMETERS
+
+
+def test_each_thousand_has_a_folder_if_asked_for(make: Run, twenty: Path, tmp_path: Path) -> None:
+    made = make(tmp_path, "--seeds=3,999-1000,12345,1234567", "--subdirs")
+    names = [
+        "000000/000003.png",
+        "000000/000999.png",
+        "001000/001000.png",
+        "012000/012345.png",
+        "1234000/1234567.png",
+    ]
+    assert list(made) == names
+    assert made["000000/000003.png"] == images(twenty)["000003.png"]
+
+
+@pytest.mark.parametrize("size", [1, 3, 64])
+def test_the_batch_does_not_count(make: Run, twenty: Path, tmp_path: Path, size: int) -> None:
+    assert make(tmp_path, "--seeds=0-19", f"--bs={size}") == images(twenty)
+
+
+@pytest.mark.parametrize("network", ["random", "classes"])
+def test_not_a_bit_depends_on_the_company(
+    networks: dict[str, Path], monkeypatch: pytest.MonkeyPatch, network: str
+) -> None:
+    # Pixels would hide most differences: what they are rounded from is compared.
+    seen: list[torch.Tensor] = []
+    to_pixels = image_generation.to_pixels
+    monkeypatch.setattr(
+        image_generation, "to_pixels", lambda points: seen.append(points) or to_pixels(points)
+    )
+    image_flow = open_flow(networks[network])
+    basis = image_flow.model.denoiser.basis
+    # In this layout, a product of up to three rows takes another kernel than one of more.
+    basis.eigenvectors = basis.eigenvectors.contiguous()
+    sampler = SeedSampler(image_flow, CPU, 16, "auto", DIM, None)
+    seeds = torch.arange(70)
+    for part in (seeds, seeds.flip(0), *seeds.split(3), *seeds[:5].split(1)):
+        sampler(part)
+    whole, backwards = seen[:2]
+    assert torch.equal(backwards.flip(0), whole)
+    assert torch.equal(torch.cat(seen[2:26]), whole)
+    assert torch.equal(torch.cat(seen[26:]), whole[:5])
+
+
+def open_flow(network: Path) -> ImageFlow:
+    unset = dict.fromkeys(("data_dim", "dims_to_keep", "img_size", "img_ch", "end_time"))
+    times = {"solver": "heun", "n_iters": 3, "disc": "ifs", "vpode_disc_eps": 0.01}
+    how = {"end_vars": 1.0, "precision": "fp32"}
+    return ImageFlow.open({"network": str(network), **unset, **times, **how})
+
+
+def test_images_made_in_parts_are_those_made_at_once(
+    make: Run, twenty: Path, tmp_path: Path
+) -> None:
+    make(tmp_path, "--seeds=17,2-4")
+    assert counts(tmp_path) == (4, 0, 0)
+    make(tmp_path, "--seeds=0-10", "--bs=3")
+    assert counts(tmp_path) == (8, 0, 3)
+    assert make(tmp_path, "--seeds=19-19,0-19,7") == images(twenty)
+    assert counts(tmp_path) == (8, 0, 12)
+    assert len(json.loads((tmp_path / PARAMETERS).read_text())["runs"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("network", "eps"), [("PRP", "auto"), ("PRR", "auto"), ("PRR", "0.3"), ("colors", "auto")]
+)
+def test_a_linear_flow_gives_the_images_of_the_closed_form(
+    make: Run, networks: dict[str, Path], tmp_path: Path, network: str, eps: str
+) -> None:
+    made = make(
+        tmp_path, "--seeds=0-5", f"--eps={eps}", "--solver=rk4", "--n_iters=60", network=network
+    )
+    model = Model.load(networks[network])
+    basis, schedule = model.denoiser.basis, model.denoiser.schedule
+    first, last = (torch.tensor(model.about[name]).double() for name in ("tmin", "tmax"))
+    # With D = c_skip x, x / (s sqrt(xi + gamma)) stays as it is.
+    latent = torch.stack([normal(seed, basis.dim) for seed in range(6)])
+    if eps != "auto":
+        compressed = model.flow.latent_variance(last)[KEPT:]
+        latent[:, KEPT:] *= (float(eps) / compressed).sqrt()
+    ends = latent * (basis.eigenvalues + schedule.noise_variance(first)).sqrt()
+    points = ends @ basis.eigenvectors.T + basis.mean
+    levels = ((points + 1) * 127.5).clamp(0, 255).reshape(6, *model.about["image_shape"]).numpy()
+    found = np.stack([pixels(data) for data in made.values()]).astype(float)
+    expected = levels.transpose(0, 2, 3, 1)
+    found = found.reshape(expected.shape)
+    near_half = np.abs(expected % 1 - 0.5) < 1e-3
+    assert near_half.mean() < 0.01
+    np.testing.assert_array_equal(found[~near_half], expected.round()[~near_half])
+
+
+def test_a_seed_draws_its_class(make: Run, tmp_path: Path) -> None:
+    drawn = make(tmp_path / "drawn", "--seeds=0-11", network="classes")
+    given = [
+        make(tmp_path / str(number), "--seeds=0-11", f"--class={number}", network="classes")
+        for number in range(CLASSES)
+    ]
+    classes = []
+    for seed, name in enumerate(drawn):
+        generator = seeded_generator("cpu", seed, LABEL_STREAM)
+        classes.append(int(torch.randint(CLASSES, (1,), generator=generator)))
+        assert len({made[name] for made in given}) == CLASSES
+        assert drawn[name] == given[classes[-1]][name]
+    assert set(classes) == set(range(CLASSES))
+
+
+def test_the_images_are_a_data_set(make: Run, twenty: Path, tmp_path: Path) -> None:
+    made = make(tmp_path / "colors", "--seeds=0-4", "--subdirs", network="colors")
+    for folder, shape, encoded in (
+        (twenty, SHAPE, images(twenty)),
+        (tmp_path / "colors", (3, 8, 8), made),
+    ):
+        dataset = ImageDataset(folder)
+        assert dataset.image_shape == shape
+        read, _ = dataset.read(range(len(dataset)))
+        expected = np.stack([pixels(data) for data in encoded.values()])
+        expected = expected.reshape(-1, *shape[1:], shape[0]).transpose(0, 3, 1, 2)
+        np.testing.assert_array_equal(read.numpy(), expected)
+
+
+def test_the_parameters_tell_how_the_images_were_made(
+    make: Run, networks: dict[str, Path], tmp_path: Path
+) -> None:
+    make(tmp_path, "--seeds=0-9", "--eps=0.5", "--bs=5", network="classes")
+    content = json.loads((tmp_path / PARAMETERS).read_text())
+    (run,) = content["runs"]
+    names = {param.name.rstrip("_") for param in gen_fid_samples.main.params}
+    assert set(run["options"]) == names | {"data_name"}
+    known = {"dims_to_keep": KEPT, "data_dim": DIM, "img_size": 8, "img_ch": 1, "end_time": END}
+    assert {name: run["options"][name] for name in known} == known
+    # Three blocks of at most four images, two steps of two calls.
+    assert run["network_calls"] == 12
+    assert run["seconds"] > 0
+    assert run["code_version"] == dnnlib.__version__
+    assert run["libraries"]["torch"] == torch.__version__
+    assert (content["settings"]["eps"], content["settings"]["class"]) == (0.5, None)
+
+
+def test_a_rerun_makes_only_what_is_missing(make: Run, twenty: Path, copy: Path) -> None:
+    kept = {path: path.stat().st_mtime_ns for path in copy.glob("*.png")}
+    for seed in (0, 7, 8, 19):
+        kept.pop(copy / f"{seed:06d}.png")
+        (copy / f"{seed:06d}.png").unlink()
+    assert make(copy, "--seeds=0-19") == images(twenty)
+    assert counts(copy) == (4, 0, 16)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_a_complete_folder_needs_no_network_call(make: Run, twenty: Path, copy: Path) -> None:
+    assert make(copy, "--seeds=3-8") == images(twenty)
+    assert counts(copy) == (0, 0, 6)
+    assert last_run(copy)["network_calls"] == 0
+
+
+def as_file(image: Image.Image, kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, format=kind, **options)
+    return stream.getvalue()
+
+
+BROKEN: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "half": lambda data: data[: len(data) // 2],
+    "one byte short": lambda data: data[:-1],
+    "without its end": lambda data: data[:-12],
+    "zeros": lambda data: bytes(len(data)),
+    "one bit": lambda data: data[:60] + bytes([data[60] ^ 1]) + data[61:],
+    "text": lambda data: b"not an image",
+    "larger": lambda data: encode_png(np.zeros((16, 16, 1), np.uint8)),
+    "not square": lambda data: encode_png(np.zeros((8, 7, 1), np.uint8)),
+    "in color": lambda data: encode_png(np.zeros((8, 8, 3), np.uint8)),
+    "a palette": lambda data: as_file(Image.fromarray(pixels(data)).convert("P"), "PNG"),
+    "16 bits": lambda data: as_file(Image.fromarray(pixels(data).astype(np.uint16)), "PNG"),
+    "JPEG": lambda data: as_file(Image.fromarray(pixels(data)), "JPEG"),
+}
+
+
+def test_broken_images_are_made_again(make: Run, twenty: Path, copy: Path) -> None:
+    for seed, spoil in enumerate(BROKEN.values()):
+        path = copy / f"{seed:06d}.png"
+        path.write_bytes(spoil(path.read_bytes()))
+        assert path.read_bytes() != images(twenty)[path.name]
+    assert make(copy, "--seeds=0-19") == images(twenty)
+    assert counts(copy) == (0, len(BROKEN), 20 - len(BROKEN))
+
+
+def test_recompressed_images_are_whole(make: Run, copy: Path) -> None:
+    path = copy / "000003.png"
+    smaller = as_file(Image.open(path), "PNG", compress_level=9)
+    path.write_bytes(smaller)
+    assert make(copy, "--seeds=0-19")[path.name] == smaller
+
+
+DIFFERENCES = [
+    (["--eps=0.25"], "eps is 0.25", "auto"),
+    (["--solver=rk4"], "solver is rk4", "heun"),
+    (["--n_iters=3"], "n_iters is 3", "2"),
+    (["--disc=vp_ode"], "disc is vp_ode", "ifs"),
+    (["--end_time=2.5"], "end_time is 2.5", "3.0"),
+    (["--end_vars=2"], "end_vars is 2.0", "1.0"),
+    (["--precision=bf16"], "precision is bf16", "fp32"),
+    (["--batch-gpu=3"], "batch_gpu is 3", "4"),
+    (["--subdirs"], "subdirs is True", "False"),
+    (["network"], "network_sha256 is ", "network_sha256"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "here", "there"), DIFFERENCES, ids=[" ".join(case[0]) for case in DIFFERENCES]
+)
+def test_other_settings_are_refused(
+    start: Run, copy: Path, contents: Contents, arguments: list[str], here: str, there: str
+) -> None:
+    before = contents(copy)
+    network = "other" if arguments == ["network"] else "random"
+    given = [argument for argument in arguments if argument.startswith("--")]
+    result = start(copy, "--seeds=0-30", *given, network=network)
+    assert (result.code, result.out) == (2, "")
+    assert f"{here}" in result.error
+    assert there in result.error
+    assert str(copy / PARAMETERS) in result.error
+    assert "--overwrite" in result.error
+    assert contents(copy) == before
+
+
+def test_another_class_is_another_setting(start: Run, make: Run, tmp_path: Path) -> None:
+    make(tmp_path, "--seeds=0-2", "--class=1", network="classes")
+    for number in ([], ["--class=0"]):
+        result = start(tmp_path, "--seeds=0-2", *number, network="classes")
+        assert result.code == 2
+        assert "class is" in result.error
+    make(tmp_path, "--seeds=0-3", "--class=1", network="classes")
+    assert counts(tmp_path) == (1, 0, 3)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--bs=7"], ["--vpode_disc_eps=0.3"], ["--device_name=cpu"], [f"--end_time={END}"]],
+    ids=lambda value: value[0],
+)
+def test_what_makes_no_other_image_is_no_other_setting(
+    make: Run, twenty: Path, copy: Path, arguments: list[str]
+) -> None:
+    assert make(copy, "--seeds=0-19", *arguments) == images(twenty)
+
+
+def test_overwriting_makes_all_that_is_asked_for(make: Run, twenty: Path, copy: Path) -> None:
+    (copy / "000004.png").write_bytes(images(twenty)["000005.png"])
+    assert make(copy, "--seeds=4-5", "--overwrite") == images(twenty)
+    assert counts(copy) == (0, 2, 0)
+
+
+@pytest.mark.parametrize("subdirs", [(), ("--subdirs",)], ids=["flat", "subdirs"])
+def test_overwriting_leaves_no_image_of_other_settings(
+    make: Run, copy: Path, tmp_path: Path, subdirs: tuple[str, ...]
+) -> None:
+    asked = ("--seeds=0-20", *subdirs)
+    fresh = make(tmp_path / "fresh", *asked, network="other")
+    assert make(copy, *asked, "--overwrite", network="other") == fresh
+    assert counts(copy) == (21, 0, 0)
+    assert make(copy, *asked, network="other") == fresh
+
+
+def test_overwriting_is_refused_if_images_of_other_settings_would_remain(
+    start: Run, copy: Path, contents: Contents
+) -> None:
+    before = contents(copy)
+    result = start(copy, "--seeds=0-18", "--overwrite", network="other")
+    assert (result.code, result.out) == (2, "")
+    assert str(copy / "000019.png") in result.error
+    assert contents(copy) == before
+
+
+def test_an_overwriting_that_breaks_off_leaves_no_mixture(
+    start: Run, make: Run, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = SeedSampler.__call__
+
+    def fail(self: SeedSampler, seeds: torch.Tensor, *rest: Any) -> np.ndarray:
+        if seeds[0] >= 8:
+            raise DataError("broken off")
+        return sample(self, seeds, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SeedSampler, "__call__", fail)
+        asked = ("--seeds=0-19", "--bs=4")
+        assert start(copy, *asked, "--overwrite", network="other").code == 1
+    fresh = make(tmp_path / "fresh", "--seeds=0-19", network="other")
+    # What was sampled before the error is written.
+    assert images(copy) == dict(list(fresh.items())[:8])
+    assert make(copy, "--seeds=0-19", network="other") == fresh
+
+
+def test_images_that_nobody_knows_are_not_added_to(
+    start: Run, make: Run, twenty: Path, copy: Path, contents: Contents
+) -> None:
+    (copy / PARAMETERS).unlink()
+    before = contents(copy)
+    result = start(copy, "--seeds=0-30")
+    assert (result.code, result.out) == (2, "")
+    assert PARAMETERS in result.error
+    assert contents(copy) == before
+    assert make(copy, "--seeds=0-19", "--overwrite") == images(twenty)
+    (copy / "cat.png").write_bytes(b"cat")
+    (copy / PARAMETERS).unlink()
+    result = start(copy, "--seeds=0-19", "--overwrite")
+    assert result.code == 2
+    assert "cat.png" in result.error
+    assert (copy / "cat.png").read_bytes() == b"cat"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"settings": 3}'])
+def test_parameters_that_say_nothing_are_told(start: Run, copy: Path, content: str) -> None:
+    (copy / PARAMETERS).write_text(content)
+    result = start(copy, "--seeds=0-19")
+    assert result.code == 2
+    assert str(copy / PARAMETERS) in result.error
+    assert (copy / PARAMETERS).read_text() == content
+
+
+def test_other_files_do_not_matter(make: Run, twenty: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / ".000003.png.part").write_bytes(b"what a killed run has left")
+    made = make(tmp_path, "--seeds=0-19")
+    assert made.pop("notes.txt") == b"mine"
+    assert made == images(twenty)
+
+
+def test_a_full_disk_ends_with_one_line(
+    start: Run,
+    make: Run,
+    full_disk: Callable[[int], AbstractContextManager[None]],
+    tmp_path: Path,
+) -> None:
+    asked = ("--seeds=0-9", "--bs=4")
+    # The settings fit, an image of three channels does not.
+    size = len(make(tmp_path / "whole", *asked, network="colors")["000000.png"])
+    (tmp_path / "gen").mkdir()
+    settings = json.loads((tmp_path / "whole" / PARAMETERS).read_text())["settings"]
+    (tmp_path / "gen" / PARAMETERS).write_text(json.dumps({"settings": settings}))
+    with full_disk(size - 1):
+        result = start(tmp_path / "gen", *asked, network="colors")
+    assert (result.code, result.out) == (1, "")
+    assert ".png cannot be written" in result.error
+    assert list(images(tmp_path / "gen")) == []
+    assert make(tmp_path / "gen", *asked, network="colors") == images(tmp_path / "whole")
+
+
+def test_a_folder_in_the_place_of_an_image_is_told(start: Run, copy: Path) -> None:
+    (copy / "000030.png").mkdir()
+    result = start(copy, "--seeds=0-30")
+    assert (result.code, result.out) == (1, "")
+    assert str(copy / "000030.png") in result.error
+    assert not list(copy.glob(".*"))
+
+
+def test_seeds_are_numbers_and_ranges_in_any_order() -> None:
+    assert parse_seeds("5").tolist() == [5]
+    assert parse_seeds("9,1, 2,5-7,6-8").tolist() == [1, 2, 5, 6, 7, 8, 9]
+    assert parse_seeds("0-49999").tolist() == list(range(50000))
+    assert parse_seeds("999999999").tolist() == [999999999]
+
+
+WRONG_SEEDS = [
+    *("", ",", "1,", "a", "1.5", "-3", "3-", "1-2-3", "1e3", "٣", "1;2"),
+    *("7-3", "1000000000", "5-99999999999999999999", "0-10000000", "0-9999999,5"),
+]
+
+
+@pytest.mark.parametrize("text", WRONG_SEEDS)
+def test_seeds_that_are_none_are_told(text: str) -> None:
+    with pytest.raises(UsageError, match="--seeds"):
+        parse_seeds(text)
+
+
+WRONG = [
+    (["--seeds=7-3"], 2, "give 3-7"),
+    (["--seeds=0-10000000"], 2, "10000001"),
+    (["--seeds=x"], 2, "0-49999"),
+    (["--eps=empirical"], 2, "melt"),
+    (["--eps=-1"], 2, "-1"),
+    (["--eps=nan"], 2, "nan"),
+    (["--class=0"], 2, "no classes"),
+    (["--bs=0"], 2, "bs"),
+    (["--n_iters=0"], 2, "n_iters"),
+    (["--batch-gpu=0"], 2, "batch"),
+    (["--dims_to_keep=3"], 2, "64"),
+    (["--data_dim=3"], 2, "64"),
+    (["--img_size=32"], 2, "8"),
+    (["--img_ch=3"], 2, "1"),
+    (["--end_time=4"], 2, "3"),
+    (["--end_vars=1e200"], 2, "overflows"),
+    (["--disc=vp_ode", "--vpode_disc_eps=3"], 2, "vpode_disc_eps"),
+    (["--solver=rk5"], 2, "rk4"),
+    (["--device_name=tpu"], 2, "cpu"),
+    (["--seed=3"], 2, "seed"),
+    (["--network=none.pkl"], 1, "none.pkl"),
+    (["--n_iters=10000000000000000"], 1, "memory"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "part"), WRONG, ids=[" ".join(w[0]) for w in WRONG])
+def test_bad_input_ends_with_one_line_and_nothing_written(
+    start: Run, tmp_path: Path, arguments: list[str], code: int, part: str
+) -> None:
+    result = start(tmp_path / "gen", *arguments)
+    assert (result.code, result.out) == (code, "")
+    assert part in result.error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_class_that_is_none_and_a_time_before_the_first_are_told(
+    start: Run, tmp_path: Path
+) -> None:
+    result = start(tmp_path / "gen", f"--class={CLASSES}", network="classes")
+    assert (result.code, result.out) == (2, "")
+    assert "0 to 2" in result.error
+    result = start(tmp_path / "gen", "--end_time=0.4", network="PRR")
+    assert (result.code, result.out) == (2, "")
+    assert "0.5" in result.error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("below", ["", "gen"])
+def test_a_file_in_the_place_of_the_folder_is_told(start: Run, tmp_path: Path, below: str) -> None:
+    (tmp_path / "x").write_text("precious")
+    result = start(tmp_path / "x" / below)
+    assert (result.code, result.out) == (1, "")
+    assert str(tmp_path / "x") in result.error
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["precious"]
+
+
+def test_only_one_batch_waits_to_be_written(
+    networks: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting, most = 0, 0
+    write, sample = image_generation.write_image, SeedSampler.__call__
+
+    def write_late(*job: Any) -> None:
+        nonlocal waiting
+        time.sleep(0.02)
+        write(*job)
+        waiting -= 1
+
+    def watch(self: SeedSampler, seeds: torch.Tensor, *rest: Any) -> np.ndarray:
+        nonlocal waiting, most
+        waiting += len(seeds)
+        most = max(most, waiting)
+        return sample(self, seeds, *rest)
+
+    monkeypatch.setattr(image_generation, "WRITERS", 1)
+    monkeypatch.setattr(image_generation, "write_image", write_late)
+    monkeypatch.setattr(SeedSampler, "__call__", watch)
+    sampler = SeedSampler(open_flow(networks["random"]), CPU, 4, "auto", DIM, None)
+    folder = ImageFolder(tmp_path, SHAPE, False, {})
+    generate_images(sampler, folder, torch.arange(32), 4)
+    assert len(images(tmp_path)) == 32
+    assert 4 < most <= 8
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def test_two_ranks_make_the_images_of_one(
+    networks: dict[str, Path], twenty: Path, copy: Path
+) -> None:
+    removed, spoiled = [*range(3, 9), 12, 17], [0, 19]
+    for seed in removed:
+        (copy / f"{seed:06d}.png").unlink()
+    for seed in spoiled:
+        (copy / f"{seed:06d}.png").write_bytes(b"spoiled")
+    command = (
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+        *(ROOT / "gen_fid_samples.py", f"--save_dir={copy}", f"--network={networks['random']}"),
+        *(*FAST, "--seeds=0-19", "--bs=4"),
+    )
+    done = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Wrote") == 1
+    assert images(copy) == images(twenty)
+    assert counts(copy) == (len(removed), len(spoiled), 10)
+    # Five images for each rank are two blocks of at most four.
+    assert last_run(copy)["network_calls"] == 2 * 2 * 4
+
+
+@pytest.fixture
+def killed(networks: dict[str, Path], tmp_path: Path) -> Path:
+    """A folder whose run was killed when it had made a few of 60 images."""
+    folder = tmp_path / "killed"
+    command = (
+        *(sys.executable, ROOT / "gen_fid_samples.py", f"--save_dir={folder}"),
+        *(f"--network={networks['random']}", *FAST, "--seeds=0-59", "--bs=4", "--n_iters=10"),
+    )
+    with subprocess.Popen(command, env=environment()) as process:
+        deadline = time.monotonic() + 60
+        while len(list(folder.glob("0*.png"))) < 5:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+    return folder
+
+
+def test_a_run_goes_on_after_a_kill(make: Run, killed: Path, tmp_path: Path) -> None:
+    asked = ("--seeds=0-59", "--n_iters=10")
+    unbroken = make(tmp_path / "unbroken", *asked)
+    left = len(list(killed.glob("0*.png")))
+    assert 5 <= left < 60
+    assert make(killed, *asked) == unbroken
+    assert counts(killed) == (60 - left, 0, left)
