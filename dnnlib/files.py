@@ -2,11 +2,14 @@
 
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dnnlib.errors import DataError, UsageError
+
+_umask_lock = threading.Lock()
 
 
 @contextmanager
@@ -59,8 +62,10 @@ def require_folder(path: Path) -> None:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    # The mask can only be read by setting it, for all threads.
+    with _umask_lock:
+        mask = os.umask(0)
+        os.umask(mask)
     return mask
 
 
