@@ -1,0 +1,353 @@
+"""Coverage from the command line: within what a homeomorphism allows, and told as promised."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import dnnlib
+import toy_mesh_exps
+import toy_train
+from torch_utils.results import load_arrays
+from training.data.toys import Toy
+from training.measure.boundaries import enclosed_volume, gaussian_content, read_mesh
+from training.measure.containment import inside
+
+Run = Callable[..., Any]
+Contents = Callable[[Path], dict[str, bytes]]
+
+ROOT = Path(toy_mesh_exps.__file__).parent
+STAGES = ("latent", "data", "end")
+NETWORKS = {
+    "PRP": ["--data_name=circles"],
+    "PRR": ["--data_name=s_curve", "--dims_to_keep=2", "--tmax=4", "--rho=0.9", "--space=IS"],
+    "embedded": ["--data_name=circles", "--augment_to=4", "--dims_to_keep=2"],
+}
+
+
+@pytest.fixture(scope="session")
+def networks(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Network files that have hardly been trained."""
+    paths = {}
+    for name, options in NETWORKS.items():
+        outdir = tmp_path_factory.mktemp(name)
+        tiny = ("--duration=0.0004", "--batch=100", "--nosubdir", f"--outdir={outdir}")
+        assert run_script(toy_train, *tiny, *options).code == 0
+        (paths[name],) = outdir.glob("network-*.pkl")
+    return paths
+
+
+class Found:
+    """What one command wrote and told."""
+
+    def __init__(self, folder: Path, told: str):
+        (path,) = folder.glob("*_coverage.json")
+        self.folder, self.told = folder, told
+        self.stem = path.stem.removesuffix("_coverage")
+        self.result = json.loads(path.read_text())
+        self.arrays = load_arrays(path.with_suffix(".npz"))
+        (self.dim,) = self.arrays["test_latent"].shape[2:]
+
+    def column(self, name: str) -> np.ndarray:
+        return np.array(self.result["coverage"][name]["by_seed"])
+
+    @property
+    def largest_change(self) -> float:
+        return max(self.result["largest_change"])
+
+
+@pytest.fixture
+def measure(run_script: Run, networks: dict[str, Path], tmp_path: Path) -> Callable[..., Found]:
+    """``measure("net", network_name, ...)`` or ``measure("exact", ...)``: few points and steps."""
+    numbers = iter(range(100))
+
+    def start(score: str, *arguments: str) -> Found:
+        if score == "net":
+            arguments = (f"--network={networks[arguments[0]]}", *arguments[1:])
+        elif not any("--data_name" in argument for argument in arguments):
+            arguments = ("--data_name=circles", *arguments)
+        given = {argument.partition("=")[0] for argument in arguments}
+        few = {"--test_pts": 300, "--steps": 6, "--boundary_pts": 50, "--r_num": 3}
+        left = [f"{name}={value}" for name, value in few.items() if name not in given]
+        folder = tmp_path / f"measured{next(numbers)}"
+        arguments = (f"--save_dir={folder}", f"--score={score}", *left, *arguments)
+        result = run_script(toy_mesh_exps, *arguments)
+        assert (result.code, result.err) == (0, ""), result.err
+        return Found(folder, result.out)
+
+    return start
+
+
+@pytest.mark.parametrize("dims_to_keep", [1, 2])
+def test_in_the_exact_flow_of_circles_coverage_stays_within_three_tenths_of_a_point(
+    measure: Callable[..., Found], dims_to_keep: int
+) -> None:
+    defaults = ("--boundary_pts=200", "--r_num=7", "--steps=30", "--test_pts=4000")
+    found = measure("exact", f"--dims_to_keep={dims_to_keep}", *defaults)
+    assert found.largest_change <= 0.003
+    assert max(found.result["changed_sides"]) <= 0.003
+    np.testing.assert_allclose(found.result["radii"], np.linspace(0.5, 3.5, 7))
+    exact = gaussian_content(np.linspace(0.5, 3.5, 7), 2)
+    np.testing.assert_allclose(found.result["exact"], exact)
+    within = np.array(found.result["exact_within_boundary"])
+    error = np.abs(found.column("latent")[0] - within) / np.sqrt(within * (1 - within) / 4000)
+    assert (error < 4).all()
+    if dims_to_keep == 2:
+        # Nothing is compressed, and the exact flow gives the data: so these are inside as well.
+        fresh = np.abs(found.column("fresh")[0] - exact) / np.sqrt(exact * (1 - exact) / 4000)
+        assert (fresh < 4).all()
+
+
+@pytest.mark.parametrize(("network", "eps"), [("PRP", "auto"), ("PRR", "auto"), ("PRR", "0.01")])
+def test_coverage_stays_whatever_the_network(
+    measure: Callable[..., Found], network: str, eps: str
+) -> None:
+    """An untrained one hardly bends the boundaries, but its law is far from that of the data."""
+    found = measure("net", network, f"--eps={eps}", "--steps=20", "--boundary_pts=400")
+    assert found.largest_change <= 0.01
+    fresh = np.abs(found.column("fresh")[0] - found.result["exact"]).max()
+    assert fresh > 10 * found.largest_change
+
+
+def test_few_steps_of_euler_show_as_an_error_of_the_way_back(
+    measure: Callable[..., Found],
+) -> None:
+    moved = []
+    for steps in (6, 200):
+        found = measure("exact", "--solver=euler", f"--steps={steps}", "--boundary_pts=200")
+        arrays = found.arrays
+        moved.append(np.abs(arrays["test_end"] - arrays["test_latent"]).max())
+    assert moved[1] < 0.2 * moved[0]
+
+
+@pytest.mark.parametrize("boundary", ["transport", "alpha"])
+@pytest.mark.parametrize(
+    "arguments",
+    [["net", "PRP"], ["net", "PRR"], ["exact", "--data_name=alt_s_curve", "--num_seeds=2"]],
+    ids=" ".join,
+)
+def test_the_files_hold_what_was_counted(
+    measure: Callable[..., Found], arguments: list[str], boundary: str
+) -> None:
+    found = measure(*arguments, f"--boundary={boundary}", "--seed=3")
+    arrays, seeds = found.arrays, 1 + ("--num_seeds=2" in arguments)
+    names = [f"{found.stem}_coverage.json", f"{found.stem}_coverage.npz"]
+    if found.dim == 3:
+        names += [f"{found.stem}_r{r}_{stage}.ply" for r in ("0.5", "2", "3.5") for stage in STAGES]
+    assert sorted(path.name for path in found.folder.iterdir()) == sorted(names)
+    assert arrays["coverage"].shape == (seeds, 3, 3)
+    for index, stage in enumerate(STAGES):
+        test, vertices = arrays[f"test_{stage}"], arrays[f"boundary_{stage}"]
+        assert test.shape == (seeds, 300, found.dim)
+        assert vertices.shape == (3, 50, found.dim)
+        assert test.dtype == vertices.dtype == np.float64
+        np.testing.assert_array_equal(found.column(stage), arrays["coverage"][:, index])
+        for radius in range(3):
+            moved, faces = vertices[radius], arrays["faces"]
+            if boundary == "alpha":
+                moved = vertices[: radius + 1].reshape(-1, found.dim)
+                faces = arrays[f"faces_{stage}_{radius}"]
+            for seed in range(seeds):
+                fraction = inside(test[seed], moved, faces).mean()
+                assert fraction == pytest.approx(arrays["coverage"][seed, index, radius])
+            if stage == "data":
+                fresh = inside(arrays["fresh_data"][0], moved, faces).mean()
+                assert fresh == pytest.approx(arrays["coverage_fresh"][0, radius])
+            if found.dim == 3:
+                path = found.folder / f"{found.stem}_r{arrays['radii'][radius]:g}_{stage}.ply"
+                mesh = read_mesh(path)
+                np.testing.assert_allclose(mesh.vertices, moved, rtol=1e-6, atol=1e-6)
+                assert enclosed_volume(*mesh) > 0
+
+
+def test_the_latents_have_the_law_of_eps_and_boundaries_its_radii(
+    measure: Callable[..., Found],
+) -> None:
+    for eps in ("auto", "0.04"):
+        found = measure("exact", "--dims_to_keep=1", f"--eps={eps}", "--test_pts=4000")
+        variance = np.array(found.result["latent_variance"])
+        assert (variance[1] == 0.04) == (eps == "0.04")
+        assert variance[0] == pytest.approx(1, abs=1e-6)
+        np.testing.assert_allclose(found.arrays["test_latent"][0].var(axis=0), variance, rtol=0.1)
+        radii = np.sqrt((found.arrays["boundary_latent"] ** 2 / variance).sum(axis=2))
+        expected = np.broadcast_to(found.arrays["radii"][:, None], radii.shape)
+        np.testing.assert_allclose(radii, expected)
+
+
+def test_fresh_data_is_the_toy_with_the_first_noise(measure: Callable[..., Found]) -> None:
+    found = measure("exact", "--data_name=s_curve", "--test_pts=5000", "--gamma0=0.05", "--steps=1")
+    fresh = found.arrays["fresh_data"][0]
+    mean, covariance = (moment.numpy() for moment in Toy("s_curve").moments())
+    np.testing.assert_allclose(fresh.mean(axis=0), mean, atol=0.06)
+    np.testing.assert_allclose(np.cov(fresh.T), covariance + 0.05 * np.eye(3), atol=0.06)
+
+
+def test_repetitions_are_the_seeds_that_follow(measure: Callable[..., Found]) -> None:
+    both = measure("exact", "--num_seeds=2", "--seed=5")
+    for index, seed in enumerate((5, 6)):
+        alone = measure("exact", f"--seed={seed}")
+        for name in (*STAGES, "fresh"):
+            np.testing.assert_array_equal(both.column(name)[index], alone.column(name)[0])
+            assert alone.result["coverage"][name]["two_std"] is None
+    assert not np.array_equal(*both.column("latent"))
+    for name in (*STAGES, "fresh"):
+        values, told = both.column(name), both.result["coverage"][name]
+        np.testing.assert_allclose(told["mean"], values.mean(axis=0))
+        np.testing.assert_allclose(told["two_std"], 2 * values.std(axis=0, ddof=1))
+    assert "±" in both.told
+
+
+def test_the_table_is_shown_and_the_parameters_are_saved(measure: Callable[..., Found]) -> None:
+    found = measure("net", "PRP")
+    lines = found.told.splitlines()
+    assert lines[0].split()[0] == "radius"
+    shown = [float(cell) for cell in lines[1].split()]
+    mean = [100 * found.result["coverage"][name]["mean"][0] for name in (*STAGES, "fresh")]
+    assert shown[:2] == [0.5, 11.75]
+    assert shown[2:6] == pytest.approx(mean, abs=0.006)
+    options = found.result["options"]
+    assert set(options) >= {param.name for param in toy_mesh_exps.main.params}
+    assert options["data_name"] == "circles"
+    assert (options["data_dim"], options["dims_to_keep"], options["steps"]) == (2, 2, 6)
+    assert options["h"] == pytest.approx(found.result["end_time"] / 6)
+    assert found.result["denoiser_calls"] == 2 * 6 * 4
+    assert found.result["seconds"] > 0
+    assert found.result["code_version"] == dnnlib.__version__
+
+
+def test_defaults_are_those_of_the_contract() -> None:
+    defaults = {param.name: param.default for param in toy_mesh_exps.main.params}
+    assert (defaults["test_pts"], defaults["r_num"]) == (20000, 7)
+    assert (defaults["r_min"], defaults["r_max"]) == (0.5, 3.5)
+    assert (defaults["boundary"], defaults["score"]) == ("transport", "net")
+    assert toy_mesh_exps.BOUNDARY_POINTS[2] == 200
+
+
+def test_the_exact_score_goes_with_the_networks_schedule(
+    measure: Callable[..., Found], networks: dict[str, Path]
+) -> None:
+    with_network = measure("exact", f"--network={networks['PRR']}", "--data_name=s_curve")
+    alike = ("--data_name=s_curve", "--dims_to_keep=2", "--rho=0.9", "--steps=6")
+    alone = measure("exact", *alike, f"--h={4 / 6}")
+    assert with_network.result["end_time"] == alone.result["end_time"] == 4
+    for name, array in alone.arrays.items():
+        np.testing.assert_allclose(with_network.arrays[name], array, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--network=PRP", "--data_name=moons"], ["data_name", "moons", "circles"]),
+        (["--network=PRP", "--data_dim=3"], ["data_dim", "3", "2"]),
+        (["--network=PRR", "--dims_to_keep=3"], ["dims_to_keep", "3", "2"]),
+        (["--network=embedded"], ["4-D"]),
+        (["--network=PRP", "--h=99"], ["99", "T"]),
+        (["--network=PRP", "--score=exact", "--h=99"], ["99", "T"]),
+        ([], ["--network"]),
+        (["--score=exact"], ["--data_name"]),
+        (["--score=exact", "--data_name=spirals"], ["spirals"]),
+        (["--score=guess"], ["guess"]),
+        (["--network=PRP", "--r_min=4"], ["r_min", "4", "3.5"]),
+        (["--network=PRP", "--r_min=3.5"], ["r_min", "3.5"]),
+        (["--network=PRP", "--r_min=0"], ["r_min"]),
+        (["--network=PRP", "--r_num=0"], ["r_num"]),
+        (["--network=PRP", "--test_pts=0"], ["test_pts"]),
+        (["--network=PRP", "--num_seeds=0"], ["num_seeds"]),
+        (["--network=PRP", "--boundary_pts=2"], ["3 points", "2"]),
+        (["--network=PRR", "--boundary_pts=3"], ["4 points", "3"]),
+        (["--network=PRP", "--alpha=1"], ["alpha", "transport"]),
+        (["--network=PRP", "--boundary=alpha", "--alpha=0"], ["alpha", "0"]),
+        (["--network=PRP", "--boundary=hull"], ["hull", "transport", "alpha"]),
+        (["--network=PRP", "--eps=empirical"], ["eps", "empirical"]),
+        (["--network=PRP", "--eps=-1"], ["eps", "-1"]),
+        (["--network=PRP", "--solver=rk5"], ["rk5"]),
+        (["--network=PRP", "--device_name=tpu"], ["tpu"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_bad_options_end_with_one_line_and_nothing_written(
+    run_script: Run,
+    networks: dict[str, Path],
+    tmp_path: Path,
+    arguments: list[str],
+    parts: list[str],
+) -> None:
+    for name, path in networks.items():
+        arguments = [a.replace(f"--network={name}", f"--network={path}") for a in arguments]
+    result = run_script(toy_mesh_exps, f"--save_dir={tmp_path / 'x'}", *arguments)
+    assert (result.code, result.out) == (2, "")
+    for part in parts:
+        assert part in result.error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_network_of_a_toy_is_told(run_script: Run, tmp_path: Path) -> None:
+    other = tmp_path / "other.pkl"
+    other.write_bytes(b"something else")
+    for path, part in ((other, "other.pkl"), (tmp_path / "none.pkl", "none.pkl")):
+        folder = tmp_path / "x"
+        result = run_script(toy_mesh_exps, f"--network={path}", f"--save_dir={folder}")
+        assert result.code == 1
+        assert part in result.error
+        assert not folder.exists()
+
+
+@pytest.mark.parametrize("kept", ["*.json", "*.npz", "*_r2_data.ply"])
+def test_existing_results_are_not_replaced_unless_asked(
+    run_script: Run, tmp_path: Path, contents: Contents, kept: str
+) -> None:
+    folder = tmp_path / "results"
+    few = ("--test_pts=20", "--steps=2", "--boundary_pts=12", "--r_num=3")
+    arguments = ("--score=exact", "--data_name=alt_s_curve", f"--save_dir={folder}", *few)
+    assert run_script(toy_mesh_exps, *arguments).code == 0
+    (stays,) = folder.glob(kept)
+    for path in folder.iterdir():
+        if path != stays:
+            path.unlink()
+    before = contents(folder)
+    refused = run_script(toy_mesh_exps, *arguments)
+    assert refused.code == 2
+    assert str(stays) in refused.error
+    assert "--overwrite" in refused.error
+    assert contents(folder) == before
+    assert run_script(toy_mesh_exps, *arguments, "--overwrite").code == 0
+    assert len(contents(folder)) == 2 + 9
+
+
+def test_two_ranks_give_what_one_gives(
+    measure: Callable[..., Found], networks: dict[str, Path], tmp_path: Path
+) -> None:
+    few = ("--test_pts=301", "--steps=6", "--boundary_pts=51", "--r_num=3")
+    one = measure("net", "PRR", *few)
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    options = (f"--network={networks['PRR']}", f"--save_dir={tmp_path / 'two'}", *few)
+    done = subprocess.run(
+        [sys.executable, *torchrun, str(ROOT / "toy_mesh_exps.py"), *options],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Wrote") == 1
+    two = Found(tmp_path / "two", done.stdout)
+    assert {path.name for path in two.folder.iterdir()} == {p.name for p in one.folder.iterdir()}
+    assert set(two.arrays) == set(one.arrays)
+    for name, array in one.arrays.items():
+        np.testing.assert_allclose(two.arrays[name], array, rtol=0, atol=1e-9)
+    np.testing.assert_array_equal(two.arrays["coverage"], one.arrays["coverage"])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_cuda_device_gives_what_the_cpu_gives(measure: Callable[..., Found]) -> None:
+    on_cpu, on_gpu = (measure("exact", f"--device_name={name}") for name in ("cpu", "cuda"))
+    for name, array in on_cpu.arrays.items():
+        np.testing.assert_allclose(on_gpu.arrays[name], array, atol=1e-6)

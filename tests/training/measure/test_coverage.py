@@ -1,0 +1,259 @@
+"""Coverage of carried spheres: exact for homeomorphisms, and honest about what is not."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dnnlib.errors import UsageError
+from training.flow.eigenbasis import EigenBasis
+from training.flow.pfode import ProbabilityFlow
+from training.flow.schedules import InflationSchedule
+from training.flow.solvers import get_solver
+from training.measure.boundaries import gaussian_content, unit_sphere
+from training.measure.coverage import (
+    STAGES,
+    Coverage,
+    Points,
+    Spheres,
+    carry,
+    mean_and_two_std,
+    measure_coverage,
+    membership,
+    refitted,
+    summary,
+    table,
+    transported,
+)
+
+Map = Callable[[Tensor], Tensor]
+RADII = np.linspace(0.5, 3.5, 7)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def spheres_of(dim: int, count: int, radii: np.ndarray = RADII) -> Spheres:
+    return Spheres(radii, unit_sphere(dim, count))
+
+
+def cover(
+    spheres: Spheres, generate: Map, melt: Map, count: int = 3000, fresh: Tensor | None = None
+) -> Coverage:
+    """Coverage of one repetition with carried boundaries, and of fresh data or generated points."""
+    start = Points(normal(1, count, spheres.dim), spheres.vertices)
+    carried = carry(start, generate, melt)
+    boundaries = {
+        name: transported(points.boundary, spheres.unit) for name, points in carried.items()
+    }
+    return measure_coverage(carried, boundaries, carried["data"].test if fresh is None else fresh)
+
+
+def bent(x: Tensor) -> Tensor:
+    """A banana: a homeomorphism that is far from linear."""
+    return torch.cat([x[:, :-1], x[:, -1:] + x[:, :1] ** 2], dim=1)
+
+
+def unbent(x: Tensor) -> Tensor:
+    return torch.cat([x[:, :-1], x[:, -1:] - x[:, :1] ** 2], dim=1)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_spheres_have_their_radii_and_hold_nearly_their_content(dim: int) -> None:
+    spheres = spheres_of(dim, 500)
+    norms = spheres.vertices.norm(dim=2)
+    np.testing.assert_allclose(norms, np.broadcast_to(RADII[:, None], norms.shape))
+    np.testing.assert_allclose(spheres.content(), gaussian_content(RADII, dim))
+    lacking = spheres.content() - spheres.content_within()
+    assert (lacking > 0).all()
+    assert (lacking < 0.005).all()
+
+
+@pytest.mark.parametrize("radii", [[0.0, 1.0], [2.0, 1.0], [1.0, 1.0], [np.nan, 1.0]])
+def test_radii_that_do_not_increase_from_above_zero_are_refused(radii: list[float]) -> None:
+    with pytest.raises(UsageError, match="increase"):
+        spheres_of(2, 10, np.array(radii))
+
+
+def test_points_are_mapped_in_one_call_and_stay_in_their_places() -> None:
+    calls: list[int] = []
+
+    def double(x: Tensor) -> Tensor:
+        calls.append(len(x))
+        return 2 * x
+
+    points = Points(normal(3, 5, 2), normal(4, 6, 2, seed=1))
+    mapped = points.mapped(double)
+    assert calls == [3 * 5 + 4 * 6]
+    torch.testing.assert_close(mapped.test, 2 * points.test)
+    torch.testing.assert_close(mapped.boundary, 2 * points.boundary)
+
+
+def test_carry_goes_to_the_data_and_on_from_there() -> None:
+    start = Points(normal(1, 4, 2), normal(2, 5, 2))
+    carried = carry(start, bent, unbent)
+    assert tuple(carried) == STAGES
+    torch.testing.assert_close(carried["data"].test[0], bent(start.test[0]))
+    torch.testing.assert_close(carried["end"].boundary, start.boundary)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_membership_at_the_start_is_that_of_the_radius(dim: int) -> None:
+    spheres = spheres_of(dim, 20000 if dim == 3 else 2000)
+    points = normal(2, 500, dim)
+    found = membership(points, transported(spheres.vertices, spheres.unit))
+    assert found.shape == (7, 2, 500)
+    expected = points.norm(dim=2) < torch.from_numpy(RADII)[:, None, None]
+    assert (found != expected).double().mean() < 1e-3
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("dim", [2, 3])
+def test_a_linear_map_changes_nothing_however_few_the_boundary_points(
+    dim: int, mirrored: bool
+) -> None:
+    matrix = normal(dim, dim, seed=7)
+    if (matrix.det() < 0) != mirrored:
+        matrix[0] *= -1
+    spheres = spheres_of(dim, 12)
+    found = cover(spheres, lambda x: x @ matrix.T + 5, lambda x: (x - 5) @ matrix.T.inverse())
+    assert (found.changed == 0).all()
+    assert (found.largest_change == 0).all()
+    within = spheres.content_within()
+    error = np.abs(found.test[0, 0] - within) / np.sqrt(within * (1 - within) / 3000)
+    assert (error < 4).all()
+
+
+@pytest.mark.parametrize("dims_to_keep", [1, 2, 3])
+def test_the_flow_of_a_gaussian_keeps_what_is_inside(
+    random_basis: Callable[[int], EigenBasis], dims_to_keep: int
+) -> None:
+    """Its ODE is linear, and so is each step of a solver, however long."""
+    basis = random_basis(3)
+    schedule = InflationSchedule.to_dimension(dims_to_keep, 3, top_variance=basis.top_variance)
+
+    def denoiser(x: Tensor, t: Tensor) -> Tensor:
+        return basis.eigenvalues / (basis.eigenvalues + schedule.noise_variance(t)) * x
+
+    flow, heun = ProbabilityFlow(denoiser, schedule, basis), get_solver("heun")
+    times = schedule.times(20, schedule.default_t_max())
+    std = flow.latent_variance(times[-1]).sqrt()
+    found = cover(
+        spheres_of(3, 60),
+        lambda x: flow.to_data(flow.generate(x * std, times, heun).end, times[0]),
+        lambda data: flow.melt(data, times, heun).end / std,
+    )
+    assert (found.changed == 0).all()
+
+
+@pytest.mark.parametrize(("dim", "counts"), [(2, (10, 40, 160)), (3, (25, 100, 400))])
+def test_a_bent_boundary_converges_with_the_number_of_its_points(
+    dim: int, counts: tuple[int, ...]
+) -> None:
+    """Its error falls as the square of the distance between neighbours: 16 or 4 times a step."""
+    moved = [cover(spheres_of(dim, count), bent, unbent).changed[0, 1].max() for count in counts]
+    assert moved[0] > 0.02
+    assert moved[2] < moved[0] / (40 if dim == 2 else 8)
+
+
+def test_the_way_back_brings_all_back() -> None:
+    assert (cover(spheres_of(2, 10), bent, unbent).changed[:, 2] == 0).all()
+
+
+def test_changes_that_cancel_in_a_count_are_seen_as_changes_of_sides() -> None:
+    # The test points alone are turned by a right angle about a point of the sphere.
+    spheres = spheres_of(2, 400, np.array([1.0]))
+    test = torch.tensor([[[0.2, 0.0], [1.8, 0.0], [0.3, 0.0], [1.7, 0.0]]], dtype=torch.float64)
+    swapped = torch.stack([2 - test[..., 0], test[..., 1]], dim=-1)
+    points = {
+        "latent": Points(test, spheres.vertices),
+        "data": Points(swapped, spheres.vertices),
+        "end": Points(test, spheres.vertices),
+    }
+    boundaries = dict.fromkeys(STAGES, transported(spheres.vertices, spheres.unit))
+    found = measure_coverage(points, boundaries, test)
+    np.testing.assert_array_equal(found.test[0, :, 0], 0.5)
+    np.testing.assert_array_equal(found.changed[0, :, 0], [0, 1, 0])
+    assert found.largest_change == 0
+
+
+def test_fresh_data_of_another_law_than_the_generated_one_shows() -> None:
+    spheres = spheres_of(2, 400)
+    wide = bent(2 * normal(20000, 2, seed=3))[None]
+    found = cover(spheres, bent, unbent, fresh=wide)
+    expected = gaussian_content(RADII / 2, 2)
+    deviation = np.abs(found.fresh[0] - expected) / np.sqrt(expected * (1 - expected) / 20000)
+    assert (deviation < 4).all()
+    assert (np.abs(found.test[0, 1] - expected) > 0.01).any()
+
+
+def test_repetitions_are_counted_apart() -> None:
+    spheres = spheres_of(2, 100, np.array([1.0, 2.0]))
+    inner = torch.zeros(5, 2, dtype=torch.float64)
+    test = torch.stack([inner, inner + 1.2, inner + 9])
+    boundary = transported(spheres.vertices, spheres.unit)
+    points = dict.fromkeys(STAGES, Points(test, spheres.vertices))
+    found = measure_coverage(points, dict.fromkeys(STAGES, boundary), test)
+    for index in range(3):
+        np.testing.assert_array_equal(found.test[:, index], [[1, 1], [0, 1], [0, 0]])
+    np.testing.assert_array_equal(found.fresh, [[1, 1], [0, 1], [0, 0]])
+    np.testing.assert_array_equal(found.columns["fresh"], found.fresh)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("radii", [RADII, np.array([2.5]), np.array([0.5, 3.0])])
+def test_the_default_alpha_fills_the_spheres(dim: int, radii: np.ndarray) -> None:
+    spheres = spheres_of(dim, 300, radii)
+    # Off the sphere by little, as after a flow: Qhull is slow otherwise.
+    noise = 1e-6 * normal(*spheres.vertices.shape, seed=2)
+    shapes = refitted(spheres.vertices + noise, spheres.default_alpha())
+    test = normal(2000, dim)
+    carried = membership(test, transported(spheres.vertices, spheres.unit))
+    assert (membership(test, shapes) != carried).double().mean() < 1e-3
+
+
+def test_an_alpha_shape_leaves_a_bay_open_which_the_hull_closes() -> None:
+    spheres = spheres_of(2, 200)
+    boundary = bent(spheres.vertices.flatten(0, 1)).view_as(spheres.vertices)
+    bay = torch.tensor([[0.0, 7.0]], dtype=torch.float64)
+    tight, hull = (refitted(boundary, alpha)[-1] for alpha in (1.0, np.inf))
+    assert not membership(bay, [tight])
+    assert membership(bay, [hull])
+
+
+def test_mean_and_two_std() -> None:
+    values = np.array([[1.0, 5.0], [3.0, 5.0]])
+    mean, two_std = mean_and_two_std(values)
+    assert two_std is not None
+    np.testing.assert_allclose(mean, [2, 5])
+    np.testing.assert_allclose(two_std, [2 * np.sqrt(2), 0])
+    mean, two_std = mean_and_two_std(values[:1])
+    assert two_std is None
+    np.testing.assert_array_equal(mean, values[0])
+
+
+@pytest.mark.parametrize("repetitions", [1, 2])
+def test_summary_and_table_tell_the_same(repetitions: int) -> None:
+    spheres = spheres_of(2, 200, np.array([0.5, 1.25]))
+    test = np.array([[[0.1, 0.4], [0.11, 0.4], [0.1, 0.37]], [[0.3, 0.4]] * 3])[:repetitions]
+    fresh, changed = np.array([[0.2, 0.5], [0.2, 0.7]])[:repetitions], np.zeros_like(test)
+    changed[0, 1, 0] = 0.04
+    found = Coverage(test, fresh, changed)
+    told = summary(spheres, found)
+    assert told["coverage"]["latent"]["by_seed"] == test[:, 0].tolist()
+    assert told["largest_change"] == pytest.approx([0.01, 0.03])
+    assert told["changed_sides"] == [0.04, 0]
+    head, first, second = (line.split() for line in table(spheres, found))
+    assert head[::2] == ["radius", "%", "%", "%", "%", "%", "moved"]
+    if repetitions == 1:
+        assert told["coverage"]["fresh"]["two_std"] is None
+        assert first == ["0.5", "11.75", "10.00", "11.00", "10.00", "20.00", "1.000", "4.000"]
+        assert second[2:] == ["40.00", "40.00", "37.00", "50.00", "3.000", "0.000"]
+    else:
+        assert second[-4:-2] == ["60.00", "±28.28"]
+        assert told["coverage"]["fresh"]["mean"] == pytest.approx([0.2, 0.6])
+        assert told["coverage"]["fresh"]["two_std"] == pytest.approx([0, 0.2 * np.sqrt(2)])

@@ -1,0 +1,298 @@
+"""Coverage under the flow of a toy: what stays in spheres that are carried to the data and back.
+
+Test points of the latent Gaussian and points on spheres of given Mahalanobis radii are generated to
+data and inflated back; at each stage the test points inside each boundary are counted, and in data
+space fresh samples of the toy too. training/measure/coverage.py says what the numbers mean.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnnlib.errors import UsageError
+from dnnlib.files import require_folder, require_new
+from dnnlib.logs import logger
+from dnnlib.options import (
+    COUNT,
+    FILE,
+    POSITIVE,
+    SEED,
+    choice,
+    command,
+    device_option,
+    flow_options,
+    overwrite_option,
+    require_options,
+    run_script,
+)
+from dnnlib.urls import local_file
+from torch_utils import distributed
+from torch_utils.distributed import process_group
+from torch_utils.results import provenance, save_arrays, save_json
+from torch_utils.seeds import seeded_generator
+from training.data.toys import TOY_NAMES, Toy
+from training.flow.denoisers import MixtureDenoiser
+from training.flow.pfode import ProbabilityFlow, sample_latent
+from training.flow.schedules import G_TYPES
+from training.flow.solvers import SOLVERS, get_solver
+from training.measure.boundaries import Boundary, enclosed_volume, unit_sphere, write_mesh
+from training.measure.coverage import (
+    STAGES,
+    Coverage,
+    Points,
+    Spheres,
+    carry,
+    measure_coverage,
+    refitted,
+    summary,
+    table,
+    transported,
+)
+from training.model import Model
+from training.simulation import Simulator, latent_law, parse_eps, steps_and_end
+from training.toy_simulation import known_toy, network_toy, trained_steps_and_end
+
+# Streams of random numbers: what a generator seeded by (seed, stream) is for.
+FRESH_STREAM, TEST_STREAM = 0, 1
+BOUNDARY_POINTS = {2: 200, 3: 2000}
+"""By dimension, so many that the polygon or mesh follows where the flow folds."""
+BLOCK_ROWS = 2048
+"""Points of one denoiser call: then a result is the same for any number of points and ranks."""
+
+
+@command(help=__doc__)
+@click.option("--network", help="Network file: a path or an https URL.")
+@click.option("--save_dir", type=FILE, required=True, help="Folder of the results.")
+@click.option("--data_name", type=choice(TOY_NAMES), help="The toy.")
+@click.option(
+    "--score",
+    type=choice(["net", "exact"]),
+    default="net",
+    help="The network's denoiser, or the toy's own, which needs no network.",
+)
+@flow_options(G_TYPES)
+@click.option("--steps", type=COUNT, help="Steps of the solver  [default: 50, or T/h]")
+@click.option("--h", type=POSITIVE, help="Step size; T is steps times h  [default: T/steps]")
+@click.option("--solver", type=choice(SOLVERS), default="rk4", help="Method of integration.")
+@click.option(
+    "--eps",
+    default="auto",
+    help="Variances of the latents: auto (the closed form) or one number for all compressed "
+    "dimensions.",
+)
+@click.option("--test_pts", type=COUNT, default=20000, help="Test points, and fresh samples.")
+@click.option(
+    "--boundary_pts",
+    type=COUNT,
+    help=f"Points on each sphere  [default: {BOUNDARY_POINTS[2]} in 2-D, {BOUNDARY_POINTS[3]} in "
+    "3-D]",
+)
+@click.option("--r_min", type=POSITIVE, default=0.5, help="Smallest Mahalanobis radius.")
+@click.option("--r_max", type=POSITIVE, default=3.5, help="Largest Mahalanobis radius.")
+@click.option("--r_num", type=COUNT, default=7, help="Number of radii; 1 is r_min alone.")
+@click.option(
+    "--boundary",
+    type=choice(["transport", "alpha"]),
+    default="transport",
+    help="Inside is inside the sphere's polygon or mesh, carried along; or inside an alpha shape "
+    "refitted at each stage to the sphere's points and those of the smaller spheres.",
+)
+@click.option(
+    "--alpha",
+    type=POSITIVE,
+    help="Radius of alpha shapes, in standard deviations of each stage along the axes of the "
+    "eigenbasis  [default: 1, or more if it takes more to fill the spheres at the start]",
+)
+@click.option("--num_seeds", type=COUNT, default=1, help="Repetitions with seeds from --seed on.")
+@click.option("--seed", type=SEED, default=0, help="Seed of the test points and fresh samples.")
+@device_option
+@overwrite_option
+def main(**options: Any) -> None:
+    if options["alpha"] is not None and options["boundary"] != "alpha":
+        raise UsageError("--alpha is the radius of --boundary=alpha, but the boundary is transport")
+    if parse_eps(options["eps"]) == "empirical":
+        raise UsageError("eps is 'empirical', but there is no melt here: give auto or a variance")
+    if options["score"] == "net":
+        require_options(options, "network")
+    toy, flow, steps, end = find_flow(options)
+    spheres = find_spheres(options, toy.dim)
+    if options["boundary"] == "alpha" and options["alpha"] is None:
+        options["alpha"] = spheres.default_alpha()
+    options |= {"steps": steps, "h": end / steps}
+    with process_group(options["device_name"]) as device:
+        options["device_name"] = str(device)
+        run(toy, flow.to(device), end, spheres, options)
+
+
+def find_flow(options: dict[str, Any]) -> tuple[Toy, ProbabilityFlow, int, float]:
+    """The toy, its flow with the score of the options, the number of steps and the last time."""
+    if options["network"] is None:
+        toy, basis, schedule = known_toy(options)
+        steps, end = steps_and_end(options["steps"], options["h"], schedule.default_t_max())
+    else:
+        path = local_file(options["network"])
+        model = Model.load(path)
+        toy = network_toy(path, model, options)
+        steps, end = trained_steps_and_end(path, model, options)
+        if options["score"] == "net":
+            return toy, model.flow, steps, end
+        basis, schedule = model.flow.basis, model.flow.schedule
+    denoiser = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
+    return toy, ProbabilityFlow(denoiser, schedule, basis), steps, end
+
+
+def find_spheres(options: dict[str, Any], dim: int) -> Spheres:
+    """The spheres of the options; the default of their points is filled in."""
+    low, high, count = (options[name] for name in ("r_min", "r_max", "r_num"))
+    if count > 1 and low >= high:
+        raise UsageError(f"r_min is {low:g} and r_max {high:g}: r_max must be above r_min")
+    if options["boundary_pts"] is None:
+        options["boundary_pts"] = BOUNDARY_POINTS.get(dim)
+    unit = unit_sphere(dim, options["boundary_pts"] or 0)
+    return Spheres(np.linspace(low, high, count), unit)
+
+
+def run(
+    toy: Toy, flow: ProbabilityFlow, end: float, spheres: Spheres, options: dict[str, Any]
+) -> None:
+    """Carries the points, counts, writes and tells."""
+    began = time.perf_counter()
+    folder, stem = options["save_dir"], f"{toy.name}_{flow.schedule.name}"
+    json_path, array_path = (folder / f"{stem}_coverage.{kind}" for kind in ("json", "npz"))
+    meshes = mesh_paths(folder, stem, spheres)
+    variance = latent_law(flow, end, parse_eps(options["eps"]), options["dims_to_keep"])
+    times = flow.schedule.times(options["steps"], end).to(flow.device)
+    solver = get_solver(options["solver"])
+    simulator = Simulator(flow.in_blocks(BLOCK_ROWS), times, solver, save_every=options["steps"])
+    require_new([json_path, array_path, *meshes.values()], options["overwrite"])
+    require_folder(folder)
+    distributed.barrier()  # no rank writes before all have looked
+
+    seeds = range(options["seed"], options["seed"] + options["num_seeds"])
+    start = latent_points(spheres, variance, options["test_pts"], seeds)
+    carried = carry(
+        start,
+        generate=lambda x: flow.to_data(simulator.generate(x, "gen").trajectory.end, times[0]),
+        melt=lambda data: simulator.melt(data).trajectory.end,
+    )
+    fresh = fresh_data(toy, flow, times[0], options["test_pts"], seeds)
+    units = unit_maps(flow, times[0], variance)
+    scaled = {name: points.mapped(units[name]) for name, points in carried.items()}
+    boundaries = {
+        name: transported(points.boundary, spheres.unit)
+        if options["alpha"] is None
+        else refitted(points.boundary, options["alpha"])
+        for name, points in scaled.items()
+    }
+    found = measure_coverage(scaled, boundaries, units["data"](fresh))
+    if not distributed.is_main():
+        return
+
+    save_arrays(array_path, result_arrays(spheres, carried, boundaries, fresh, found))
+    for (name, index), path in meshes.items():
+        sphere_and_smaller = carried[name].boundary[: index + 1]
+        write_mesh(path, *seen_from_outside(sphere_and_smaller, boundaries[name][index]))
+    seconds = time.perf_counter() - began
+    results = {
+        "options": options,
+        "end_time": end,
+        "latent_variance": variance.tolist(),
+        **summary(spheres, found),
+        "denoiser_calls": 2 * options["steps"] * solver.calls_per_step,
+        "seconds": seconds,
+        **provenance(),
+    }
+    save_json(json_path, results)
+    logger.info("\n".join(table(spheres, found)))
+    logger.info(f"Wrote {json_path} and the points beside it after {seconds:.1f} s")
+
+
+def mesh_paths(folder: Path, stem: str, spheres: Spheres) -> dict[tuple[str, int], Path]:
+    """Of the mesh of each stage and radius; there are none in 2-D."""
+    if spheres.dim == 2:
+        return {}
+    return {
+        (name, index): folder / f"{stem}_r{radius:g}_{name}.ply"
+        for name in STAGES
+        for index, radius in enumerate(spheres.radii)
+    }
+
+
+def latent_points(spheres: Spheres, variance: Tensor, count: int, seeds: range) -> Points:
+    """Test points of each seed and vertices of the spheres, at the last time."""
+    test = torch.stack(
+        [sample_latent(count, variance, seeded_generator("cpu", s, TEST_STREAM)) for s in seeds]
+    )
+    return Points(test, spheres.vertices.to(variance) * variance.sqrt())
+
+
+def fresh_data(toy: Toy, flow: ProbabilityFlow, t: Tensor, count: int, seeds: range) -> Tensor:
+    """Samples of the toy ``[S, count, D]`` with the noise of the first time t, in image space."""
+    draws = []
+    for seed in seeds:
+        generator = seeded_generator("cpu", seed, FRESH_STREAM)
+        clean = toy.sample(count, generator).to(flow.device)
+        variance = flow.schedule.noise_variance(t)
+        draws.append(clean + flow.basis.rotate_back(sample_latent(count, variance, generator)))
+    return torch.stack(draws)
+
+
+def unit_maps(
+    flow: ProbabilityFlow, t: Tensor, latent_variance: Tensor
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    """For each stage, from its coordinates to its standard deviations in eigenspace."""
+    latent_std = latent_variance.sqrt()
+    data_std = (flow.basis.eigenvalues + flow.schedule.noise_variance(t)).sqrt()
+    return {
+        "latent": lambda x: x / latent_std,
+        "data": lambda data: flow.basis.to_eigen(data) / data_std,
+        "end": lambda x: x / latent_std,
+    }
+
+
+def seen_from_outside(vertices: Tensor, boundary: Boundary) -> Boundary:
+    """A boundary with its vertices in other coordinates, its faces turned outward.
+
+    Args:
+        vertices: Those of its sphere and the smaller ones ``[index + 1, K, D]``.
+        boundary: Has the last of them or all.
+    """
+    points = vertices.flatten(0, 1)[-len(boundary.vertices) :].cpu().numpy()
+    # The axes of the eigenbasis may be a mirror image of those of the data.
+    inward = enclosed_volume(points, boundary.faces) < 0
+    return Boundary(points, boundary.faces[:, ::-1] if inward else boundary.faces)
+
+
+def result_arrays(
+    spheres: Spheres,
+    carried: Mapping[str, Points],
+    boundaries: Mapping[str, list[Boundary]],
+    fresh: Tensor,
+    found: Coverage,
+) -> dict[str, np.ndarray]:
+    """What the ``.npz`` holds, points in the coordinates of their stage."""
+    arrays = {
+        "radii": spheres.radii,
+        "exact": spheres.content(),
+        "coverage": found.test,
+        "coverage_fresh": found.fresh,
+        "faces": spheres.unit.faces,
+        "fresh_data": fresh.cpu().numpy(),
+    }
+    for name, points in carried.items():
+        arrays[f"test_{name}"] = points.test.cpu().numpy()
+        arrays[f"boundary_{name}"] = points.boundary.cpu().numpy()
+        for index, boundary in enumerate(boundaries[name]):
+            if boundary.faces is not spheres.unit.faces:
+                arrays[f"faces_{name}_{index}"] = boundary.faces
+    return arrays
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,233 @@
+"""Coverage: how much of a distribution lies inside boundaries that a flow carries along.
+
+A flow carries the latent Gaussian to the data and back. The sphere of Mahalanobis radius r holds a
+part ``P(D/2, r^2/2)`` of the Gaussian (``boundaries``), and is what a credible region looks like in
+latent space. It is followed through three stages: *latent*, where it starts; *data*, after
+generation; *end*, after inflation of what was generated. Two different questions are asked.
+
+1. Does the part of Gaussian *test points* inside the carried sphere stay what it was? The flow of
+   any smooth velocity is a homeomorphism: what is inside of a closed surface stays inside of its
+   image. So for the continuous boundary and exact integration the answer is yes, **however wrong
+   the score is**. What changes comes from following a polygon or mesh instead of a continuous
+   surface, and from errors of integration; the fraction of points that changed sides shows it
+   without the cancellation that the difference of two counts allows.
+
+2. Does the carried sphere hold that part of the *data*? *Fresh* points of the data's own
+   distribution, with the noise of the first time, are counted inside the boundaries in data space.
+   By the change of variables this is the same as mapping them to latent space and counting them
+   inside the sphere, so it compares the law of the melted data with the Gaussian that generation
+   starts from: here the error of the score shows, and so does data that is not Gaussian at the last
+   time. The latter is the rule for compressed dimensions, whose noise does not drown the data.
+
+Coordinates are those of the stage in units of its standard deviations along the axes of the
+eigenbasis. A linear map changes nothing for a carried boundary, and it gives one length meaning at
+every stage for a refitted one (``alpha_shapes``).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnnlib.errors import UsageError
+from torch_utils import distributed
+from training.measure.alpha_shapes import alpha_shape
+from training.measure.boundaries import Boundary, gaussian_content, gaussian_content_within
+from training.measure.containment import Floats, inside
+
+STAGES = ("latent", "data", "end")
+TABLE_HEAD = ("radius", "chi2 %", "start %", "data %", "end %", "fresh %", "change", "moved")
+
+
+class Points(NamedTuple):
+    """Test points ``[S, N, D]`` of S repetitions and vertices ``[R, K, D]`` of R boundaries."""
+
+    test: Tensor
+    boundary: Tensor
+
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> "Points":
+        """All points through a function of ``[M, D]``, in one call."""
+        rows = torch.cat([self.test.flatten(0, 1), self.boundary.flatten(0, 1)])
+        moved, count = function(rows), self.test[..., 0].numel()
+        return Points(moved[:count].view_as(self.test), moved[count:].view_as(self.boundary))
+
+
+@dataclass(frozen=True)
+class Spheres:
+    """Concentric spheres with the same vertices, but for their size.
+
+    Attributes:
+        radii: ``[R]``, increasing, in standard deviations.
+        unit: The sphere of radius 1.
+    """
+
+    radii: Floats
+    unit: Boundary
+
+    def __post_init__(self) -> None:
+        if not (self.radii[0] > 0 and (np.diff(self.radii) > 0).all()):
+            raise UsageError(f"radii are positive and increase, unlike {self.radii.tolist()}")
+
+    @property
+    def dim(self) -> int:
+        return self.unit.vertices.shape[1]
+
+    @property
+    def vertices(self) -> Tensor:
+        """``[R, K, D]`` in float64."""
+        return torch.from_numpy(self.radii[:, None, None] * self.unit.vertices)
+
+    def content(self) -> Floats:
+        """``[R]``: the part of the standard normal distribution within the spheres."""
+        return gaussian_content(self.radii, self.dim)
+
+    def content_within(self) -> Floats:
+        """``[R]``: the part within the polygons or meshes, which is less."""
+        return np.array([gaussian_content_within(*self.unit.scaled(r)) for r in self.radii])
+
+    def default_alpha(self) -> float:
+        """One standard deviation, or the alpha at which ``refitted`` fills the spheres themselves.
+
+        That is half the widest gap between neighbours, or across the innermost, and a tenth more.
+        """
+        gaps = np.diff(self.radii, prepend=-self.radii[0])
+        return max(1.0, float(1.1 * gaps.max() / 2))
+
+
+def carry(
+    start: Points, generate: Callable[[Tensor], Tensor], melt: Callable[[Tensor], Tensor]
+) -> dict[str, Points]:
+    """The points at each of ``STAGES``: latent ones, generated data, and that data melted.
+
+    Args:
+        start: The latent points.
+        generate: Maps latents ``[M, D]`` to data.
+        melt: Its inverse.
+    """
+    data = start.mapped(generate)
+    return {"latent": start, "data": data, "end": data.mapped(melt)}
+
+
+def transported(vertices: Tensor, unit: Boundary) -> list[Boundary]:
+    """The R boundaries with moved vertices ``[R, K, D]`` and the faces that they had."""
+    return [Boundary(moved, unit.faces) for moved in vertices.cpu().numpy()]
+
+
+def refitted(vertices: Tensor, alpha: float) -> list[Boundary]:
+    """The alpha shape of each of R sets of vertices ``[R, K, D]`` together with those before it.
+
+    The vertices of one sphere alone are hollow: an alpha that fills it can be no smaller than its
+    radius, and then fills what it has been folded around as well. Those within let alpha be small.
+    """
+    points = vertices.cpu().numpy()
+    return [alpha_shape(np.concatenate(points[: index + 1]), alpha) for index in range(len(points))]
+
+
+def membership(points: Tensor, boundaries: list[Boundary]) -> Tensor:
+    """Which points ``[..., D]`` are inside which of R boundaries: ``[R, ...]``, true or false.
+
+    The ranks share the points, which are the same on each, and all get the whole.
+    """
+    rows = points.flatten(0, -2)
+    share = rows[distributed.shard(len(rows))].cpu().numpy()
+    found = np.stack([inside(share, *boundary) for boundary in boundaries]).astype(np.uint8)
+    whole = distributed.gather_rows(torch.from_numpy(found).to(points.device), len(rows), dim=1)
+    return whole.bool().reshape(len(boundaries), *points.shape[:-1])
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Fractions of points inside boundaries.
+
+    Attributes:
+        test: ``[S, 3, R]``: of the test points of each repetition, by stage and boundary.
+        fresh: ``[S, R]``: of fresh data, inside the boundaries in data space.
+        changed: ``[S, 3, R]``: of the test points that are on another side than at the start.
+    """
+
+    test: Floats
+    fresh: Floats
+    changed: Floats
+
+    @property
+    def columns(self) -> dict[str, Floats]:
+        """``[S, R]`` by stage, and ``fresh``."""
+        by_stage = {name: self.test[:, index] for index, name in enumerate(STAGES)}
+        return {**by_stage, "fresh": self.fresh}
+
+    @property
+    def largest_change(self) -> Floats:
+        """``[R]``: the largest difference of a later stage from the start, over repetitions too."""
+        return np.asarray(np.abs(self.test - self.test[:, :1]).max(axis=(0, 1)))
+
+
+def measure_coverage(
+    points: Mapping[str, Points], boundaries: Mapping[str, list[Boundary]], fresh: Tensor
+) -> Coverage:
+    """Counts test points at each of ``STAGES``, and fresh data ``[S, N, D]`` in data space.
+
+    Args:
+        points: By stage.
+        boundaries: R of them by stage, in the same coordinates.
+        fresh: In the coordinates of the stage ``data``.
+    """
+    sides = torch.stack([membership(points[name].test, boundaries[name]) for name in STAGES])
+    return Coverage(
+        test=_mean(sides),
+        fresh=_mean(membership(fresh, boundaries["data"])[None])[:, 0],
+        changed=_mean(sides != sides[:1]),
+    )
+
+
+def mean_and_two_std(values: Floats) -> tuple[Floats, Floats | None]:
+    """Over the first axis of ``[S, ...]``; the standard deviation is None for one repetition."""
+    spread = 2 * values.std(axis=0, ddof=1) if len(values) > 1 else None
+    return values.mean(axis=0), spread
+
+
+def summary(spheres: Spheres, found: Coverage) -> dict[str, Any]:
+    """The numbers as plain lists, one value a radius, fractions of 1."""
+    columns = {}
+    for name, values in found.columns.items():
+        mean, two_std = mean_and_two_std(values)
+        columns[name] = {
+            "mean": mean.tolist(),
+            "two_std": None if two_std is None else two_std.tolist(),
+            "by_seed": values.tolist(),
+        }
+    return {
+        "radii": spheres.radii.tolist(),
+        "exact": spheres.content().tolist(),
+        "exact_within_boundary": spheres.content_within().tolist(),
+        "coverage": columns,
+        "largest_change": found.largest_change.tolist(),
+        "changed_sides": found.changed.max(axis=(0, 1)).tolist(),
+    }
+
+
+def table(spheres: Spheres, found: Coverage) -> list[str]:
+    """Percentages by radius, as lines of text; changes are in percentage points."""
+    cells = [[f"{value:.2f}" for value in 100 * spheres.content()]]
+    for values in found.columns.values():
+        mean, two_std = mean_and_two_std(100 * values)
+        cells.append([f"{value:.2f}" for value in mean])
+        if two_std is not None:
+            cells[-1] = [f"{a} ±{b:.2f}" for a, b in zip(cells[-1], two_std, strict=True)]
+    cells.append([f"{value:.3f}" for value in 100 * found.largest_change])
+    cells.append([f"{value:.3f}" for value in 100 * found.changed.max(axis=(0, 1))])
+    rows = zip([f"{radius:g}" for radius in spheres.radii], *cells, strict=True)
+    lines = [TABLE_HEAD, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(TABLE_HEAD))]
+    return [
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        for line in lines
+    ]
+
+
+def _mean(sides: Tensor) -> Floats:
+    """Means over the points of ``[stages, R, S, N]`` as ``[S, stages, R]``."""
+    means: Floats = sides.double().mean(dim=-1).permute(2, 0, 1).cpu().numpy()
+    return means
