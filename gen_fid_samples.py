@@ -103,7 +103,16 @@ def image_settings(
 ) -> dict[str, Any]:
     """All that an image depends on beside its seed; the kind of device and the size of network
     calls are in it for the last bits."""
-    names = ("solver", "n_iters", "disc", "end_time", "end_vars", "precision", "batch_gpu")
+    names = (
+        "calibration",
+        "solver",
+        "n_iters",
+        "disc",
+        "end_time",
+        "end_vars",
+        "precision",
+        "batch_gpu",
+    )
     from_first_time = options["disc"] == "vp_ode"
     return {
         "network_sha256": hashlib.sha256(image_flow.path.read_bytes()).hexdigest(),

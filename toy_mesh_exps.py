@@ -23,6 +23,7 @@ from dnnlib.options import (
     FILE,
     POSITIVE,
     SEED,
+    calibration_option,
     choice,
     command,
     device_option,
@@ -76,6 +77,7 @@ BLOCK_ROWS = 2048
     default="net",
     help="The network's denoiser, or the toy's own, which needs no network.",
 )
+@calibration_option
 @flow_options(G_TYPES)
 @click.option("--steps", type=COUNT, help="Steps of the solver  [default: 50, or T/h]")
 @click.option("--h", type=POSITIVE, help="Step size; T is steps times h  [default: T/steps]")
@@ -137,7 +139,7 @@ def find_flow(options: dict[str, Any]) -> tuple[Toy, ProbabilityFlow, int, float
         steps, end = steps_and_end(options["steps"], options["h"], schedule.default_t_max())
     else:
         path = local_file(options["network"])
-        model = Model.load(path)
+        model = Model.load(path, calibrated=options["calibration"])
         toy = network_toy(path, model, options)
         steps, end = trained_steps_and_end(path, model, options)
         if options["score"] == "net":

@@ -1,12 +1,10 @@
 """Integrates the probability-flow ODE of a toy: melt, roundtrip from the melt's end, and gen."""
 
-from pathlib import Path
 from typing import Any
 
 import click
 from torch import Tensor
 
-from dnnlib.errors import DataError, UsageError
 from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from dnnlib.options import (
@@ -14,15 +12,13 @@ from dnnlib.options import (
     FILE,
     POSITIVE,
     SEED,
-    agree,
+    calibration_option,
     choice,
     device_option,
     flow_options,
     group,
-    inflation_arguments,
     option_group,
     overwrite_option,
-    require_options,
     run_script,
 )
 from dnnlib.urls import local_file
@@ -32,17 +28,15 @@ from torch_utils.results import provenance, save_json
 from torch_utils.seeds import seeded_generator
 from training.data.toys import TOY_NAMES, Toy
 from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
-from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow, sample_latent
-from training.flow.schedules import G_TYPES, NoiseSchedule
+from training.flow.schedules import G_TYPES
 from training.flow.solvers import SOLVERS, get_solver
-from training.model import Model, make_schedule
-from training.setup import INFLATION_DEFAULTS
+from training.model import Model
 from training.simulation import Simulator, latent_law, parse_eps, steps_and_end
+from training.toy_simulation import known_toy, network_toy, trained_steps_and_end
 
 # Streams of random numbers: what a generator seeded by (seed, stream) is for.
 DATA_STREAM, LATENT_STREAM = 0, 1
-SCHEDULE_OPTIONS = ("dims_to_keep", "rho", "gamma0", "g_type", "inflation_gap")
 
 simulation_options = option_group(
     click.option("--save_dir", type=FILE, required=True, help="Folder of the results."),
@@ -77,45 +71,23 @@ def main() -> None:
 @main.command()
 @click.option("--network", required=True, help="Network file: a path or an https URL.")
 @simulation_options
+@calibration_option
 def net(**options: Any) -> None:
     """Integrate with a trained network."""
     path = local_file(options["network"])
-    model = Model.load(path, end_std=options["end_vars"])
-    source = f"the network {path.name}"
-    known = {**model.recipe.schedule_arguments, **model.about}
-    for name in ("data_name", "augment_to", "data_dim", *SCHEDULE_OPTIONS):
-        options[name] = agree(name, options[name], known.get(name), source)
-    toy = network_toy(path, model)
-    t_max = known["tmax"]
-    steps, end = steps_and_end(options["steps"], options["h"], t_max)
-    if end > t_max:
-        raise UsageError(
-            f"steps times h is {end:g}, but {source} was trained up to T = {t_max:g}: give fewer "
-            "steps or a smaller h"
-        )
+    model = Model.load(path, end_std=options["end_vars"], calibrated=options["calibration"])
+    toy = network_toy(path, model, options)
+    steps, end = trained_steps_and_end(path, model, options)
     with process_group(options["device_name"]) as device:
         model.denoiser.to(device)
         simulate_all("net", toy, model.flow, steps, end, options)
-
-
-def network_toy(path: Path, model: Model) -> Toy:
-    """The toy that a network was trained on."""
-    name, augment_to = model.about.get("data_name"), model.about.get("augment_to")
-    if name not in TOY_NAMES or not isinstance(augment_to, int):
-        raise DataError(f"{path} was not trained on a toy, but on '{name}'")
-    toy = Toy(name, augment_to)
-    if toy.dim != model.denoiser.basis.dim:
-        raise DataError(
-            f"{path} has {model.denoiser.basis.dim} dimensions, but {name} has {toy.dim}"
-        )
-    return toy
 
 
 @main.command()
 @simulation_options
 def discrete(**options: Any) -> None:
     """Integrate with a finite set of points that stands for the data."""
-    toy, basis, schedule = known_toy(options)
+    toy, basis, schedule = known_toy(options, options["end_vars"])
     denoiser = DiscreteDenoiser(data_points(toy, options), basis, schedule)
     simulate_closed_form("discrete", toy, ProbabilityFlow(denoiser, schedule, basis), options)
 
@@ -124,22 +96,9 @@ def discrete(**options: Any) -> None:
 @simulation_options
 def exact(**options: Any) -> None:
     """Integrate with the toy's own denoiser, known in closed form."""
-    toy, basis, schedule = known_toy(options)
+    toy, basis, schedule = known_toy(options, options["end_vars"])
     denoiser = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
     simulate_closed_form("exact", toy, ProbabilityFlow(denoiser, schedule, basis), options)
-
-
-def known_toy(options: dict[str, Any]) -> tuple[Toy, EigenBasis, NoiseSchedule]:
-    """The toy, its exact basis and the schedule of the options: no network is needed."""
-    require_options(options, "data_name")
-    toy = Toy(options["data_name"], options["augment_to"] or 0)
-    agree("data_dim", options["data_dim"], toy.dim, f"the toy '{toy.name}'")
-    basis = EigenBasis.from_moments(*toy.moments())
-    given = inflation_arguments(options, toy.dim)
-    arguments = {"dims_to_keep": toy.dim, **INFLATION_DEFAULTS, **given}
-    options |= {"data_dim": toy.dim, "augment_to": options["augment_to"] or 0}
-    options |= {name: arguments[name] for name in SCHEDULE_OPTIONS}
-    return toy, basis, make_schedule("ifs", arguments, basis, options["end_vars"])
 
 
 def data_points(toy: Toy, options: dict[str, Any]) -> Tensor:

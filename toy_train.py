@@ -24,9 +24,11 @@ from dnnlib.options import (
     run_script,
     training_options,
 )
+from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance
-from training.data.batches import ToyBatches
+from torch_utils.seeds import seeded_generator
+from training.data.batches import Batch, ToyBatches
 from training.data.toys import TOY_NAMES, Toy
 from training.flow.denoisers import NOISE_CONDITIONINGS, SPACES
 from training.flow.eigenbasis import EigenBasis
@@ -35,11 +37,16 @@ from training.loop import Trainer, TrainingConfig
 from training.model import Model, describe_basis
 from training.networks import TOY_NETWORKS
 from training.run_folder import read_options
-from training.setup import Choices, Resumed, describe_training, run_training
+from training.setup import Choices, Resumed, calibrates, describe_training, run_training
 
 # What a resumed run may change and still be the same run.
 FREE_ON_RESUME = {"batch_gpu", "device_name", "dry_run", "dump", "resume", "snap", "tick"}
 LR_RAMP = 200_000
+# Each costs 33 network calls, together about as much as training on 110,000; the error of a slope
+# is about one over their square root.
+CALIBRATION_POINTS = 10_000
+# A stream of random numbers; batches, the loop and the calibration's noise have those below.
+CALIBRATION_STREAM = 5
 
 
 @command(help=__doc__)
@@ -81,6 +88,7 @@ def main(**options: Any) -> None:
             resumed_options(options, given_options(), saved, FREE_ON_RESUME, str(resume))
         )
     require_options(options, "outdir", "data_name")
+    options["calibrate"] = calibrates(options["calibrate"], options["precond"])
     toy = Toy(options["data_name"], options["augment_to"])
     basis = EigenBasis.from_moments(*toy.moments())
     model, loss = choices(toy, options).build(basis)
@@ -97,7 +105,20 @@ def main(**options: Any) -> None:
         source = ToyBatches(toy, config.batch, config.seed, device)
         place = (options["outdir"], run_name(model, options), options["nosubdir"])
         resumed = Resumed.find(resume) if resume else None
-        run_training(Trainer(model, loss, config), source, place, record, resumed)
+        run_training(
+            Trainer(model, loss, config),
+            source,
+            place,
+            record,
+            resumed,
+            (lambda: calibration_points(toy, config.seed)) if options["calibrate"] else None,
+        )
+
+
+def calibration_points(toy: Toy, seed: int) -> Batch:
+    """This rank's share of fresh draws, as many on any number of ranks."""
+    points = toy.sample(CALIBRATION_POINTS, seeded_generator("cpu", seed, CALIBRATION_STREAM, 0))
+    return Batch(points[distributed.shard(CALIBRATION_POINTS)])
 
 
 def choices(toy: Toy, options: dict[str, Any]) -> Choices:

@@ -5,7 +5,15 @@ from typing import Any
 
 import click
 
-from dnnlib.options import COUNT, NOT_NEGATIVE, POSITIVE, Decorator, choice, option_group
+from dnnlib.options import (
+    COUNT,
+    NOT_NEGATIVE,
+    POSITIVE,
+    Decorator,
+    calibration_option,
+    choice,
+    option_group,
+)
 
 DISCRETIZATIONS = ("ifs", "vp_ode")
 
@@ -35,6 +43,7 @@ def integration_options(solvers: Iterable[str], precisions: Iterable[str]) -> De
         click.option(
             "--vpode_disc_eps", type=NOT_NEGATIVE, default=1e-2, help="First time of vp_ode."
         ),
+        calibration_option,
         click.option("--end_time", type=POSITIVE, help="T  [default: the network's tmax]"),
         click.option("--end_vars", type=POSITIVE, default=1.0, help="A0, the std of kept latents."),
         click.option(

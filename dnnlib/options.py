@@ -122,6 +122,12 @@ def training_options(
             default=ema,
             help="Half-life of averaged weights, million samples.",
         ),
+        click.option(
+            "--calibrate/--no-calibrate",
+            default=None,
+            help="Correct the trained network so that melts have the variances they should  "
+            "[default: with precond=ifs]",
+        ),
         click.option("--ls", type=POSITIVE, default=1.0, help="Loss scale in the backward pass."),
         click.option("--seed", type=SEED, default=0, help="Seed of all random numbers."),
         click.option(
@@ -151,6 +157,11 @@ def training_options(
 
 device_option = click.option(
     "--device_name", help="cpu, cuda or cuda:N  [default: cuda where there is one]"
+)
+calibration_option = click.option(
+    "--calibration/--no-calibration",
+    default=True,
+    help="Use the calibration in the network file, if it has one.",
 )
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace existing results.")
 

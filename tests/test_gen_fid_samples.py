@@ -172,7 +172,7 @@ def test_not_a_bit_depends_on_the_company(
 def open_flow(network: Path) -> ImageFlow:
     unset = dict.fromkeys(("data_dim", "dims_to_keep", "img_size", "img_ch", "end_time"))
     times = {"solver": "heun", "n_iters": 3, "disc": "ifs", "vpode_disc_eps": 0.01}
-    how = {"end_vars": 1.0, "precision": "fp32"}
+    how = {"calibration": True, "end_vars": 1.0, "precision": "fp32"}
     return ImageFlow.open({"network": str(network), **unset, **times, **how})
 
 
@@ -320,6 +320,7 @@ def test_recompressed_images_are_whole(make: Run, copy: Path) -> None:
 
 DIFFERENCES = [
     (["--eps=0.25"], "eps is 0.25", "auto"),
+    (["--no-calibration"], "calibration is False", "True"),
     (["--solver=rk4"], "solver is rk4", "heun"),
     (["--n_iters=3"], "n_iters is 3", "2"),
     (["--disc=vp_ode"], "disc is vp_ode", "ifs"),

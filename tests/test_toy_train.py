@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import dnnlib
+import toy_pfODE_int
 import toy_train
 from torch_utils.snapshots import read_network, read_state, write_network, write_state
 from training.data.batches import ToyBatches
@@ -33,6 +35,13 @@ LONG = (
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_calibration_points() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(toy_train, "CALIBRATION_POINTS", 200)
+        yield
+
+
 @pytest.fixture
 def train(run_script: Run, tmp_path: Path) -> Run:
     """Trains for four steps and gives the run's folder."""
@@ -47,7 +56,7 @@ def train(run_script: Run, tmp_path: Path) -> Run:
     return start
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def unbroken(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that went from start to end, not to be written to."""
     outdir = tmp_path_factory.mktemp("unbroken")
@@ -70,6 +79,11 @@ def broken_off(unbroken: Path, tmp_path: Path) -> Path:
 
 def weights(network: Path) -> dict[str, torch.Tensor]:
     return read_network(network)[0]["network"].state
+
+
+def calibration(network: Path) -> dict[str, torch.Tensor]:
+    state = read_network(network)[0]["denoiser"].state
+    return {name: state[name] for name in state if name.startswith("calibration_")}
 
 
 def stats(folder: Path) -> list[dict[str, float]]:
@@ -124,6 +138,58 @@ def test_snapshots_come_every_snap_reports(train: Run) -> None:
     states = sorted(path.name for path in folder.glob("training-state-*"))
     assert networks == [f"network-snapshot-00000{kimg}.pkl" for kimg in (2, 4, 5)]
     assert states == [f"training-state-00000{kimg}.pt" for kimg in (3, 5)]
+
+
+def test_only_the_last_network_is_calibrated(train: Run) -> None:
+    folder = train("--data_name=s_curve", "--duration=0.002", "--tick=1", "--snap=1", "--tmin=0.5")
+    first, last = (folder / f"network-snapshot-00000{kimg}.pkl" for kimg in (1, 2))
+    assert calibration(first) == {}
+    assert calibration(last)["calibration_slopes"].shape[1] == 3
+    assert float(calibration(last)["calibration_times"][0]) == 0.5
+    line = r"Calibrated on 200 points at 17 times in [\d.]+ s: largest slope 0\.\d+"
+    assert re.search(line, (folder / "log.txt").read_text())
+    model, plain = Model.load(last), Model.load(last, calibrated=False)
+    t, x = torch.tensor(2.0, dtype=torch.float64), torch.ones(1, 3, dtype=torch.float64)
+    assert not torch.equal(model.denoiser(x, t), plain.denoiser(x, t))
+
+
+@pytest.mark.parametrize("arguments", [["--no-calibrate"], ["--precond=edm"]])
+def test_a_run_without_calibration_writes_none(train: Run, arguments: list[str]) -> None:
+    folder = train("--data_name=circles", *arguments)
+    assert calibration(folder / "network-snapshot-000000.pkl") == {}
+    saved = json.loads((folder / "training_options.json").read_text())
+    assert saved["options"]["calibrate"] is False
+
+
+def test_a_simulation_uses_a_calibration_unless_told_not_to(
+    run_script: Run, train: Run, tmp_path: Path
+) -> None:
+    network = train("--data_name=s_curve") / "network-snapshot-000000.pkl"
+    plain = Model.load(network, calibrated=False)
+    plain.save(tmp_path / "plain.pkl")
+    ends = {}
+    for name, given in {
+        "used": [f"--network={network}"],
+        "refused": [f"--network={network}", "--no-calibration"],
+        "absent": [f"--network={tmp_path / 'plain.pkl'}"],
+    }.items():
+        place = f"--save_dir={tmp_path / name}"
+        how = ("--total_samples=20", "--steps=4")
+        assert run_script(toy_pfODE_int, "net", place, *how, *given).code == 0
+        with np.load(tmp_path / name / "s_curve_PRP_net_melt_results.npz") as results:
+            ends[name] = results["xs_es"][-1]
+    assert np.array_equal(ends["refused"], ends["absent"])
+    assert not np.array_equal(ends["used"], ends["absent"])
+
+
+def test_a_calibration_changes_nothing_else_in_the_file(train: Run) -> None:
+    with_it, without = (
+        read_network(train("--data_name=circles", flag) / "network-snapshot-000000.pkl")
+        for flag in ("--calibrate", "--no-calibrate")
+    )
+    assert with_it[1] == without[1]
+    for name in ("basis", "network"):
+        assert equal(with_it[0][name].state, without[0][name].state)
 
 
 def test_the_options_file_has_every_option_and_the_versions(train: Run) -> None:
@@ -277,6 +343,8 @@ def test_a_resumed_run_equals_an_unbroken_one(
         assert equal(read_state(broken_off / name), read_state(unbroken / name))
     name = "network-snapshot-000008.pkl"
     assert equal(weights(broken_off / name), weights(unbroken / name))
+    assert set(calibration(unbroken / name)) == {"calibration_times", "calibration_slopes"}
+    assert equal(calibration(broken_off / name), calibration(unbroken / name))
     timeless = [
         [
             {key: value for key, value in line.items() if key.split("/")[0] in ("seen", "Loss")}
@@ -345,15 +413,17 @@ def test_a_resumed_run_may_change_how_it_is_run(
         ("tmax", "3.0", "None"),
         ("outdir", "elsewhere", "unbroken"),
         ("arch", "ToyConvUNet", "mlp"),
+        ("no-calibrate", None, "True"),
     ],
 )
 def test_a_resumed_run_refuses_to_become_another(
-    run_script: Run, broken_off: Path, contents: Contents, name: str, value: str, saved: str
+    run_script: Run, broken_off: Path, contents: Contents, name: str, value: str | None, saved: str
 ) -> None:
     before = contents(broken_off)
-    result = run_script(toy_train, f"--resume={broken_off}", f"--{name}={value}")
+    given = f"--{name}" if value is None else f"--{name}={value}"
+    result = run_script(toy_train, f"--resume={broken_off}", given)
     assert (result.code, result.out) == (2, "")
-    for part in (f"--{name}", value, saved):
+    for part in (f"--{name.removeprefix('no-')}", value or "False", saved):
         assert part in result.error
     assert contents(broken_off) == before
 
@@ -474,6 +544,7 @@ def test_a_folder_without_states_cannot_be_resumed(
         (["--precond=edm", "--inflation_gap=1"], ["inflation_gap", "1", "edm"]),
         (["--precond=edm", "--g_rescaling=0.5"], ["g_rescaling", "0.5", "edm"]),
         (["--precond=edm", "--dims_to_keep=1"], ["dims_to_keep", "1", "2", "edm"]),
+        (["--precond=edm", "--calibrate"], ["calibrate", "ifs", "edm"]),
         (["--precond=edm", "--tmin=0"], ["tmin", "0"]),
         (["--precond=edm", "--tmin=90"], ["tmin", "90"]),
         (["--precond=edm", "--tmax=0.001"], ["tmin", "0.002", "0.001"]),

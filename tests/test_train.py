@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import dnnlib
+import pfODE_int
 import toy_train
 import train
 from torch_utils.snapshots import Part, read_network, read_state
@@ -30,7 +31,10 @@ Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]
 ROOT = Path(__file__).parent.parent
 IMAGES, CLASSES, SIDE = 70, 4, 8
-TINY = ("--cbase=8", "--cres=1,1", "--batch=16", "--duration=0.000064", "--workers=0")
+TINY = (
+    *("--cbase=8", "--cres=1,1", "--batch=16", "--duration=0.000064", "--workers=0"),
+    "--no-calibrate",
+)
 # Twelve steps with all that draws random numbers or asks for data.
 TWELVE = (
     *("--cbase=8", "--cres=1", "--batch=16", "--duration=0.000192", "--workers=1", "--seed=5"),
@@ -440,6 +444,49 @@ def test_a_signal_to_the_whole_group_saves_and_ends_with_one_line(
     assert same_end(folder, unbroken)
 
 
+@pytest.mark.parametrize("how", ["--cond", "--augment=0.5"])
+def test_the_last_network_is_calibrated_on_the_images_as_they_are(fit: Run, how: str) -> None:
+    folder = fit(how, "--dims_to_keep=5", "--calibrate")
+    calibration = load(folder).denoiser.calibration
+    assert calibration is not None
+    assert calibration.slopes.shape[1] == SIDE**2
+    assert calibration.times[[0, -1]].tolist() == [0, 15.01]
+    assert f"Calibrated on {IMAGES} points" in (folder / "log.txt").read_text()
+    assert load(fit(how, "--dims_to_keep=5")).denoiser.calibration is None
+
+
+def test_a_simulation_uses_a_calibration_unless_told_not_to(
+    run_script: Run, fit: Run, blobs: Path, tmp_path: Path
+) -> None:
+    network = network_file(fit("--calibrate"))
+    Model.load(network, calibrated=False).save(tmp_path / "plain.pkl")
+    ends = {}
+    for name, given in {
+        "used": [f"--network={network}"],
+        "refused": [f"--network={network}", "--no-calibration"],
+        "absent": [f"--network={tmp_path / 'plain.pkl'}"],
+    }.items():
+        place = (f"--save_dir={tmp_path / name}", f"--data_root={blobs}", "--sim_type=melt")
+        assert run_script(pfODE_int, *place, "--bs=3", "--n_iters=3", *given).code == 0
+        (path,) = (tmp_path / name).glob("*_melt.npz")
+        with np.load(path) as results:
+            ends[name] = results["xs_es"][-1]
+    assert np.array_equal(ends["refused"], ends["absent"])
+    assert not np.array_equal(ends["used"], ends["absent"])
+
+
+@pytest.mark.parametrize("precond", ["edm", "vp", "ve"])
+def test_isotropic_models_cannot_be_calibrated(
+    run_script: Run, blobs: Path, tmp_path: Path, precond: str
+) -> None:
+    place = (f"--outdir={tmp_path / 'other'}", f"--data={blobs}")
+    result = run_script(train, *place, *TINY, f"--precond={precond}", "--calibrate")
+    assert result.code == 2
+    assert "--calibrate" in result.error
+    assert precond in result.error
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize("augment", [0, 0.5])
 def test_two_ranks_give_the_network_of_one(
     run_script: Run, blobs: Path, tmp_path: Path, augment: float
@@ -473,6 +520,8 @@ def test_two_ranks_give_the_network_of_one(
     variances = [load(folder).denoiser.data_variance for folder in (one, two)]
     torch.testing.assert_close(variances[1], variances[0], rtol=1e-6, atol=0)
     assert distance(two, one) < 1e-5
+    slopes = [load(folder).denoiser.calibration.slopes for folder in (one, two)]
+    torch.testing.assert_close(slopes[1], slopes[0], rtol=0, atol=1e-4)
     assert [line["seen"] for line in stats(two)] == [line["seen"] for line in stats(one)]
     assert stats(two)[-1]["Loss/loss"] == pytest.approx(stats(one)[-1]["Loss/loss"], rel=1e-5)
 

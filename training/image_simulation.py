@@ -58,8 +58,7 @@ class ImageFlow:
             DataError: The file is missing or broken, or its network is not one of images.
         """
         path = local_file(options["network"])
-        calibrated = options.get("calibration", True)
-        model = Model.load(path, end_std=options["end_vars"], calibrated=calibrated)
+        model = Model.load(path, options["end_vars"], options["calibration"])
         channels, height, width = _image_shape(path, model)
         label_dim = model.about.get("label_dim", 0)
         if not (type(label_dim) is int and label_dim >= 0):

@@ -7,7 +7,7 @@ number of ranks and microbatches gives one rank's result up to the order of summ
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -228,8 +228,19 @@ class Trainer:
             raise DataError(f"{source} is no state of this model: {first_line(error)}") from error
 
 
-def train(trainer: Trainer, source: BatchSource, folder: RunFolder) -> None:
+def train(
+    trainer: Trainer,
+    source: BatchSource,
+    folder: RunFolder,
+    finish: Callable[[Model], None] | None = None,
+) -> None:
     """Trains to the end of the configuration, or to a signal, and saves where it stops.
+
+    Args:
+        trainer: What is trained.
+        source: Where batches come from.
+        folder: Where to save.
+        finish: Called with the averaged model when the training is done, before it is saved.
 
     Raises:
         TrainingError: After a run of steps with non-finite gradients.
@@ -245,15 +256,18 @@ def train(trainer: Trainer, source: BatchSource, folder: RunFolder) -> None:
             trainer.train_step(batch, reporter.means)
             reporter.advance(config.batch)
             signal = stop.agreed(trainer.device)
-            ends = signal is not None or trainer.step >= config.total_steps
+            done = trainer.step >= config.total_steps
+            ends = signal is not None or done
             tick = trainer.seen // config.tick
             if ends or tick > (trainer.seen - config.batch) // config.tick:
                 reporter.tick(trainer.seen, config.learning_rate(trainer.seen), trainer.skipped)
+                if done and finish:
+                    finish(trainer.averaged)
                 if ends or _due(tick, config.snapshot_ticks):
                     folder.save_network(trainer.averaged, trainer.seen)
                 if ends or _due(tick, config.state_ticks):
                     folder.save_state(trainer.state(), trainer.seen)
-            if signal is not None and trainer.step < config.total_steps:
+            if signal is not None and not done:
                 raise StoppedBySignal(signal, folder.state_path(trainer.seen))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dnnlib.errors import DataError, UsageError
 from torch_utils.snapshots import Part, build, first_line, read_network, write_network
+from training.flow.calibration import Calibration
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.isotropic import EDMSchedule, VESchedule, VPSchedule
@@ -24,6 +25,12 @@ SCHEDULES: dict[str, Callable[..., NoiseSchedule]] = {
     "vp": VPSchedule,
     "ve": VESchedule,
 }
+
+
+# What is raised when the parts of a network file do not fit together.
+_INCONSISTENT = (
+    ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,25 +85,26 @@ class Model:
         denoiser, recipe = self.denoiser, self.recipe
         basis = {name: tensor.cpu() for name, tensor in denoiser.basis.state_dict().items()}
         weights = {name: tensor.cpu() for name, tensor in denoiser.network.state_dict().items()}
+        state = {"data_variance": denoiser.data_variance.cpu()}
+        if denoiser.calibration is not None:
+            state["calibration_times"] = denoiser.calibration.times.cpu()
+            state["calibration_slopes"] = denoiser.calibration.slopes.cpu()
         parts = {
             "schedule": Part(recipe.schedule, recipe.schedule_arguments),
             "basis": Part("EigenBasis", {}, basis),
             "network": Part(recipe.network, recipe.network_arguments, weights),
-            "denoiser": Part(
-                "NetworkDenoiser",
-                recipe.denoiser_arguments,
-                {"data_variance": denoiser.data_variance.cpu()},
-            ),
+            "denoiser": Part("NetworkDenoiser", recipe.denoiser_arguments, state),
         }
         write_network(path, parts, self.about)
 
     @classmethod
-    def load(cls, path: Path, end_std: float = 1.0) -> "Model":
+    def load(cls, path: Path, end_std: float = 1.0, calibrated: bool = True) -> "Model":
         """Opens a network file, safely, on the CPU and ready for evaluation.
 
         Args:
             path: The file.
             end_std: ``A0`` of the schedule: how the flow is scaled is not the network's business.
+            calibrated: Whether to use the calibration of a file that has one.
 
         Raises:
             DataError: The file is missing, broken, foreign, or inconsistent.
@@ -120,7 +128,9 @@ class Model:
         network = build(path, "network", network_part, NETWORKS)
         try:
             schedule = make_schedule(recipe.schedule, recipe.schedule_arguments, basis, end_std)
-            arguments = {**recipe.denoiser_arguments, **denoiser_part.state}
+            state = dict(denoiser_part.state)
+            calibration = _take_calibration(state, recipe, basis.dim)
+            arguments = {**recipe.denoiser_arguments, **state}
             variance = arguments.get("data_variance", basis.eigenvalues)
             if variance.shape != basis.eigenvalues.shape or not (variance >= 0).all():
                 raise ValueError("its data_variance does not belong to its basis")
@@ -128,10 +138,11 @@ class Model:
             if schedule.dim != basis.dim:
                 raise ValueError(f"schedule of {schedule.dim} and basis of {basis.dim} dimensions")
             _check_network(denoiser)
+            denoiser.calibration = calibration if calibrated else None
             schedule.t_min = _check_about(about, basis.dim)
         except UsageError as error:
             raise DataError(f"{path}: {error}") from error
-        except (TypeError, ValueError, LookupError, RuntimeError, ArithmeticError) as error:
+        except _INCONSISTENT as error:
             raise DataError(f"{path} is inconsistent: {first_line(error)}") from error
         return cls(denoiser.eval().requires_grad_(False), recipe, about)
 
@@ -186,6 +197,28 @@ def _read_basis(path: Path, part: Part) -> EigenBasis:
     if (state["eigenvalues"] < 0).any() or (state["eigenvalues"].diff() > 0).any():
         raise DataError(f"{path}: its eigenvalues must be sorted downward and not negative")
     return EigenBasis(state["mean"], state["eigenvalues"], state["eigenvectors"])
+
+
+def _take_calibration(state: dict[str, Tensor], recipe: Recipe, dim: int) -> Calibration | None:
+    """Removes a calibration from a denoiser's state; None if it has none.
+
+    Raises:
+        ValueError: It is incomplete, malformed, or of another model.
+    """
+    names = ("calibration_times", "calibration_slopes")
+    given = [state.pop(name) for name in names if name in state]
+    if not given:
+        return None
+    if len(given) < len(names):
+        raise ValueError(f"its calibration lacks one of {' and '.join(names)}")
+    calibration = Calibration(*given)
+    if calibration.slopes.shape[1] != dim:
+        raise ValueError(
+            f"calibration of {calibration.slopes.shape[1]} and basis of {dim} dimensions"
+        )
+    if recipe.denoiser_arguments.get("preconditioning", "ifs") != "ifs":
+        raise ValueError("it has a calibration, which only models of ifs have")
+    return calibration
 
 
 def _check_about(about: Mapping[str, Any], dim: int) -> float:

@@ -1,6 +1,7 @@
 """From plain choices to a model, its loss and a run: what the training scripts share."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dnnlib.errors import DataError
+from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
+from torch_utils import distributed
 from torch_utils.snapshots import read_state
-from training.data.batches import BatchSource
+from training.data.batches import Batch, BatchSource
+from training.flow.calibration import NODES, fit_calibration
 from training.flow.denoisers import noise_condition
 from training.flow.eigenbasis import EigenBasis
 from training.loop import Trainer, TrainingConfig, train
@@ -145,6 +148,7 @@ def run_training(
     place: tuple[Path, str, bool],
     record: Mapping[str, Any],
     resumed: Resumed | None,
+    calibration_points: Callable[[], Batch] | None = None,
 ) -> None:
     """Trains in a new folder, or goes on in the folder of a state.
 
@@ -154,6 +158,8 @@ def run_training(
         place: ``outdir``, the run's name, and whether outdir itself is to be the folder.
         record: What ``training_options.json`` is to say.
         resumed: The state to go on from, or None.
+        calibration_points: Gives this rank's share of the clean points that the trained model is
+            calibrated on; None for no calibration.
     """
     if resumed:
         trainer.restore(resumed.state, str(resumed.path))
@@ -162,4 +168,52 @@ def run_training(
     else:
         folder = RunFolder.create(*place, record)
         logger.info(f"Training in {folder.path}")
-    train(trainer, source, folder)
+
+    def finish(model: Model) -> None:
+        if calibration_points is not None:
+            calibrate(model, calibration_points(), trainer.config.seed)
+
+    train(trainer, source, folder, finish)
+
+
+def calibrates(asked: bool | None, precond: str) -> bool:
+    """Whether a model is calibrated after training: by default where it can be.
+
+    Raises:
+        UsageError: It was asked for, but is not defined for the isotropic models.
+    """
+    if asked and precond != "ifs":
+        raise UsageError(f"--calibrate goes with --precond=ifs only, not {precond}: leave it out")
+    return precond == "ifs" if asked is None else asked
+
+
+def calibrate(model: Model, batch: Batch, seed: int) -> None:
+    """Fits a model's calibration along its melt, and puts it in its place.
+
+    Args:
+        model: Ready for evaluation.
+        batch: This rank's share of the clean points, with labels if the network takes them.
+        seed: Of the noise.
+
+    Raises:
+        DataError: The network gives values that are not finite.
+    """
+    start, denoiser, about = time.monotonic(), model.denoiser, model.about
+    device = denoiser.basis.mean.device
+    # What simulations compute in by default, whatever the training did.
+    denoiser.precision = "fp32"
+    points = denoiser.basis.to_eigen(batch.points.to(device))
+    times = torch.linspace(about["tmin"], about["tmax"], NODES, dtype=torch.float64)
+    try:
+        calibration = fit_calibration(
+            denoiser, points, times, seed, conditions=batch.conditions(device)
+        )
+    except ValueError as error:
+        raise DataError(f"the network cannot be calibrated: {error}") from error
+    denoiser.calibration = calibration
+    largest = float(calibration.slopes[:, : about["dims_to_keep"]].abs().max())
+    count = int(distributed.sum_over_ranks(torch.tensor([len(points)], device=device)))
+    logger.info(
+        f"Calibrated on {count} points at {NODES} times in {time.monotonic() - start:.1f} s: "
+        f"largest slope {largest:.3f} (kept dimensions)"
+    )

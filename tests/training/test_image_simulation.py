@@ -26,6 +26,7 @@ from training.image_simulation import (
 
 CPU = torch.device("cpu")
 LEFT_OUT = {
+    "calibration": True,
     "data_dim": None,
     "dims_to_keep": None,
     "img_size": None,

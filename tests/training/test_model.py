@@ -11,6 +11,7 @@ import torch
 
 from dnnlib.errors import DataError, UsageError
 from torch_utils.snapshots import Part, read_network, write_network
+from training.flow.calibration import Calibration
 from training.flow.eigenbasis import EigenBasis
 from training.loss import DenoisingLoss
 from training.model import Model, describe_basis, make_schedule, parameter_count
@@ -82,6 +83,32 @@ def test_a_flow_is_made_of_the_models_own_parts(model: Model) -> None:
     assert flow.basis is model.denoiser.basis
 
 
+def calibrate(model: Model) -> Model:
+    times = torch.linspace(0, 7, 4, dtype=torch.float64)
+    slopes = torch.arange(8, dtype=torch.float64).reshape(4, 2) / 10
+    model.denoiser.calibration = Calibration(times, slopes)
+    return model
+
+
+def test_a_calibration_is_saved_and_can_be_left_out(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "network.pkl"
+    x, t = torch.ones(3, 2, dtype=torch.float64), torch.tensor(3.0, dtype=torch.float64)
+    plain = model.denoiser.eval()(x, t)
+    calibrated = calibrate(model).denoiser(x, t)
+    model.save(path)
+    assert torch.equal(Model.load(path).denoiser(x, t), calibrated)
+    assert torch.equal(Model.load(path, calibrated=False).denoiser(x, t), plain)
+    assert not torch.equal(calibrated, plain)
+    Model.load(path).save(tmp_path / "again.pkl")
+    assert torch.equal(Model.load(tmp_path / "again.pkl").denoiser(x, t), calibrated)
+
+
+def test_a_file_without_calibration_has_none(model: Model, tmp_path: Path) -> None:
+    model.save(tmp_path / "network.pkl")
+    assert set(read_network(tmp_path / "network.pkl")[0]["denoiser"].state) == {"data_variance"}
+    assert Model.load(tmp_path / "network.pkl").denoiser.calibration is None
+
+
 def change(**fields: Any) -> Callable[[Part], Part]:
     """Replaces entries of a part's arguments or state, or the class."""
 
@@ -99,6 +126,11 @@ def widen_basis(part: Part) -> Part:
     return replace(part, state=EigenBasis(torch.zeros(3), torch.ones(3), torch.eye(3)).state_dict())
 
 
+def drop(part: Part, name: str) -> Part:
+    return replace(part, state={key: part.state[key] for key in part.state if key != name})
+
+
+FLOATS = torch.arange(9, dtype=torch.float64)
 DAMAGES: dict[str, tuple[str, Callable[[Part], Part | None]]] = {
     "a missing part": ("denoiser", lambda part: None),
     "a missing basis": ("basis", lambda part: None),
@@ -126,6 +158,29 @@ DAMAGES: dict[str, tuple[str, Callable[[Part], Part | None]]] = {
     "an unknown preconditioning": ("denoiser", change(preconditioning="iddpm")),
     "a variance of other dimensions": ("denoiser", change(data_variance=torch.ones(3))),
     "a variance of no shape": ("denoiser", change(data_variance=torch.ones(2, 2))),
+    "a calibration without times": ("denoiser", lambda part: drop(part, "calibration_times")),
+    "a calibration without slopes": ("denoiser", lambda part: drop(part, "calibration_slopes")),
+    "a calibration of no nodes": (
+        "denoiser",
+        change(calibration_times=FLOATS[:0], calibration_slopes=FLOATS[:0].reshape(0, 2)),
+    ),
+    "a calibration of one node": (
+        "denoiser",
+        change(calibration_times=FLOATS[:1], calibration_slopes=FLOATS[:2].reshape(1, 2)),
+    ),
+    "a calibration of other dimensions": (
+        "denoiser",
+        change(calibration_slopes=FLOATS[:4].reshape(4, 1)),
+    ),
+    "a calibration of other times": ("denoiser", change(calibration_times=FLOATS[:3])),
+    "a calibration whose times fall": ("denoiser", change(calibration_times=-FLOATS[:4])),
+    "a calibration in single precision": ("denoiser", change(calibration_times=torch.arange(4.0))),
+    "a calibration that is not finite": (
+        "denoiser",
+        change(calibration_slopes=torch.full((4, 2), nan, dtype=torch.float64)),
+    ),
+    "a calibration among the arguments": ("denoiser", change(calibration=5)),
+    "a calibration of an isotropic model": ("denoiser", change(preconditioning="edm")),
     "an unknown denoiser option": ("denoiser", change(network=None)),
 }
 
@@ -135,7 +190,7 @@ def test_an_inconsistent_file_is_a_data_error_that_names_it(
     damage: str, model: Model, tmp_path: Path
 ) -> None:
     path = tmp_path / "network.pkl"
-    model.save(path)
+    calibrate(model).save(path)
     parts, about = read_network(path)
     name, apply = DAMAGES[damage]
     damaged = {**parts, name: apply(parts[name])}

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dnnlib.errors import UsageError
+from training.flow.calibration import Calibration
 from training.flow.eigenbasis import EigenBasis
 from training.flow.preconditioning import PRECONDITIONINGS, Preconditioning
 from training.flow.schedules import NoiseSchedule
@@ -49,6 +50,7 @@ class NetworkDenoiser(nn.Module):
     Attributes:
         precision: A name in ``PRECISIONS``: what the network computes in. All around it, the
             coefficients and the loss, stays in single precision or better.
+        calibration: What ``forward`` subtracts from the network's output, or None.
     """
 
     data_variance: Tensor
@@ -70,6 +72,7 @@ class NetworkDenoiser(nn.Module):
         self.network, self.basis, self.schedule = network, basis, schedule
         self.space, self.noise_cond, self.preconditioning = space, noise_cond, preconditioning
         self.precision = "fp32"
+        self.calibration: Calibration | None = None
         variance = basis.floored_variance()
         if data_variance is not None:
             variance = torch.maximum(variance, data_variance.to(variance))
@@ -84,7 +87,10 @@ class NetworkDenoiser(nn.Module):
             conditions: What else the network takes, such as ``labels [B, L]``.
         """
         c = self.coefficients(t)
-        residual = self.residual(c.c_in * x, t, **conditions)
+        z = c.c_in * x
+        residual = self.residual(z, t, **conditions)
+        if self.calibration is not None:
+            residual = residual - self.calibration.slope(t) * z
         return (c.c_skip * x + c.c_out * residual).to(x.dtype)
 
     def residual(self, z: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
