@@ -69,6 +69,13 @@ class ArrayStream:
             file.seek(self._starts[name] + index * row.size * self._dtype.itemsize)
             file.write(np.ascontiguousarray(row, self._dtype).data)
 
+    def put_rows(self, name: str, first: int, rows: np.ndarray) -> None:
+        """Writes rows ``[n, D]`` from ``first`` on; leading axes of the array count as one."""
+        width = math.prod(rows.shape[1:])
+        with self.path(name).open("rb+") as file:
+            file.seek(self._starts[name] + first * width * self._dtype.itemsize)
+            file.write(np.ascontiguousarray(rows, self._dtype).data)
+
     def path(self, name: str) -> Path:
         return self._folder / f"{name}.npy"
 

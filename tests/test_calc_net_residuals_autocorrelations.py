@@ -1,0 +1,571 @@
+"""Residuals and their correlations from the command line: right, in one order, or refused."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from image_models import save_image_model, write_image_set
+
+import calc_net_residuals_autocorrelations as script
+import toy_train
+from torch_utils.results import load_arrays, save_arrays
+from training.data.image_dataset import ImageDataset
+from training.data.images import normalize_pixels
+from training.data.toys import Toy
+from training.flow.calibration import Calibration
+from training.flow.denoisers import MixtureDenoiser
+from training.flow.solvers import SOLVERS
+from training.measure import residual_files
+from training.measure.residuals import noise_rows
+from training.model import Model
+from training.residual_extraction import NOISE_STREAM
+
+Run = Callable[..., Any]
+Contents = Callable[[Path], dict[str, bytes]]
+Arrays = dict[str, np.ndarray]
+
+ROOT = Path(script.__file__).parent
+ABOUT = {"data_name", "schedule", "noise", "dims_to_keep", "times", "origin"}
+TOY_KEYS = ("net_outputs", "net_residuals", "exact_residuals")
+IMAGE_KEYS = TOY_KEYS[:2]
+COUNT, STEPS = 10, 4
+TOY = ["extracttoys", f"--n_time_pts={STEPS}", f"--n_samples={COUNT}"]
+IMAGE = ["extract", f"--n_time_pts={STEPS}", f"--n_samples={COUNT}", "--batch-gpu=4"]
+TOY_FILE = "circles_PRP_toy_net_outputs_residuals.npz"
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+
+
+@pytest.fixture(scope="module")
+def places(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Network files of a toy and of images, and the images."""
+    folder = tmp_path_factory.mktemp("networks")
+    train = ("--duration=0.0004", "--batch=100", "--lr=0.1", "--nosubdir", "--tmax=7.01")
+    made = run_script(toy_train, *train, "--data_name=circles", f"--outdir={folder / 'toy'}")
+    assert made.code == 0
+    (toy,) = (folder / "toy").glob("network-*.pkl")
+    save_image_model(folder / "images.pkl", t_max=3.0)
+    save_image_model(folder / "classes.pkl", 10, t_max=3.0, label_dim=3, output="random")
+    write_image_set(folder / "blobs.zip", 30, classes=3)
+    return {"toy": toy, "data": folder / "blobs.zip"} | {
+        name: folder / f"{name}.pkl" for name in ("images", "classes")
+    }
+
+
+@pytest.fixture
+def run(run_script: Run, places: dict[str, Path], tmp_path: Path) -> Run:
+    """``run(network, *arguments)``: extracts into a new folder, which it gives."""
+    numbers = iter(range(100))
+
+    def start(network: str, *arguments: str) -> Path:
+        folder = tmp_path / f"extracted{next(numbers)}"
+        data = () if network == "toy" else (f"--data_root={places['data']}",)
+        command = (TOY if network == "toy" else IMAGE) + [f"--network={places[network]}", *data]
+        result = run_script(script, *command, f"--save_dir={folder}", *arguments)
+        assert (result.code, result.err) == (0, ""), result
+        return folder
+
+    return start
+
+
+def correlate(run_script: Run, command: str, source: Path, *arguments: str) -> Path:
+    folder = source.parent / f"{source.name}-correlated"
+    place = (f"--save_dir={folder}", f"--res_root={source}")
+    result = run_script(script, command, *place, *arguments)
+    assert (result.code, result.err) == (0, ""), result
+    return folder
+
+
+def image_times(folder: Path, stem: str = "blobs_PRP") -> list[Arrays]:
+    name = f"{stem}_net_outputs_residuals_time"
+    return [load_arrays(folder / f"{name}{index}.npz") for index in range(STEPS)]
+
+
+def numpy_correlations(first: np.ndarray, later: np.ndarray) -> np.ndarray:
+    dim = first.shape[1]
+    pair = first.astype(np.float64), later.astype(np.float64)
+    return np.corrcoef(*pair, rowvar=False)[:dim, dim:]
+
+
+def test_toys_files_have_the_promised_names_and_contents(run: Run) -> None:
+    folder = run("toy", "--h=0.5")
+    assert sorted(os.listdir(folder)) == [TOY_FILE.replace("npz", "json"), TOY_FILE]
+    arrays = load_arrays(folder / TOY_FILE)
+    assert set(arrays) == {*TOY_KEYS, *ABOUT}
+    for name in TOY_KEYS:
+        assert arrays[name].shape == (STEPS, COUNT, 2)
+        assert arrays[name].dtype == np.float32
+    np.testing.assert_array_equal(arrays["times"], [0, 0.5, 1, 1.5])
+    parameters = json.loads((folder / TOY_FILE.replace("npz", "json")).read_text())
+    assert set(parameters["options"]) >= {param.name for param in script.extracttoys.params}
+    assert parameters["denoiser_calls"] == STEPS
+    assert parameters["options"]["dims_to_keep"] == 2
+
+
+def test_without_h_times_run_evenly_up_to_tmax(run: Run) -> None:
+    times = load_arrays(run("toy") / TOY_FILE)["times"]
+    np.testing.assert_allclose(times, np.linspace(0, 7.01, STEPS))
+
+
+@pytest.mark.parametrize("noise", ["independent", "path"])
+def test_toy_residuals_are_those_of_the_same_points_at_every_time(
+    run: Run, places: dict[str, Path], noise: str
+) -> None:
+    arrays = load_arrays(run("toy", f"--noise={noise}", "--seed=3") / TOY_FILE)
+    clean = arrays["net_outputs"] - arrays["net_residuals"]
+    np.testing.assert_allclose(clean, np.broadcast_to(clean[0], clean.shape), atol=1e-5)
+    assert np.abs(clean[0]).std() > 0.1
+    model, toy = Model.load(places["toy"]), Toy("circles")
+    basis, schedule = model.denoiser.basis, model.denoiser.schedule
+    exact = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
+    # The network and the toy's own denoiser at the states that the flow visits.
+    times = torch.from_numpy(arrays["times"])
+    points = torch.from_numpy(clean[0]).double()
+    start = basis.from_eigen(points)
+    states = model.flow.melt(start, times, SOLVERS["rk4"], save_every=1).states
+    for index, t in enumerate(times):
+        noisy = states[index] / schedule.scale(t)
+        if noise == "independent":
+            rows = noise_rows(range(COUNT), 2, 3, NOISE_STREAM, index)
+            noisy = points + schedule.noise_variance(t).sqrt() * rows
+        output = model.denoiser(noisy, t)
+        np.testing.assert_allclose(arrays["net_outputs"][index], output, atol=1e-4)
+        error = output - exact(noisy, t)
+        np.testing.assert_allclose(arrays["exact_residuals"][index], error, atol=1e-4)
+
+
+def test_without_exact_there_are_no_exact_residuals(run_script: Run, run: Run) -> None:
+    folder = run("toy", "--no-exact")
+    arrays = load_arrays(folder / TOY_FILE)
+    assert "exact_residuals" not in arrays
+    results = correlate(run_script, "calctoys", folder / TOY_FILE)
+    assert set(load_arrays(results / "circles_PRP_toy_autocorrelations.npz")) == {
+        "net_outputs_acs",
+        "net_residuals_acs",
+        "times",
+    }
+
+
+def test_toy_correlations_are_those_of_numpy(run_script: Run, run: Run) -> None:
+    source = run("toy") / TOY_FILE
+    arrays = load_arrays(source)
+    same = ("--data_name=circles", f"--n_time_pts={STEPS}", f"--n_samples={COUNT}", "--data_dim=2")
+    folder = correlate(run_script, "calctoys", source, *same, "--dims_to_keep=2")
+    stem = "circles_PRP_toy_autocorrelations"
+    assert sorted(os.listdir(folder)) == [
+        f"{stem}.npz",
+        f"{stem}_summary.json",
+        f"{stem}_summary.npz",
+    ]
+    found = load_arrays(folder / f"{stem}.npz")
+    summary = load_arrays(folder / f"{stem}_summary.npz")
+    facts = json.loads((folder / f"{stem}_summary.json").read_text())["quantities"]
+    for name in TOY_KEYS:
+        assert found[f"{name}_acs"].dtype == np.float32
+        expected = [numpy_correlations(arrays[name][0], later) for later in arrays[name]]
+        np.testing.assert_allclose(found[f"{name}_acs"], expected, atol=1e-6)
+        diagonals = np.diagonal(expected, axis1=1, axis2=2)
+        np.testing.assert_allclose(summary[f"{name}_diagonal"], diagonals, atol=1e-6)
+        np.testing.assert_allclose(summary[f"{name}_mean"], diagonals.mean(axis=1), atol=1e-6)
+        std = arrays[name].astype(np.float64).std(axis=1)
+        np.testing.assert_allclose(summary[f"{name}_std"], std, rtol=1e-5)
+        assert not summary[f"{name}_constant"].any()
+        assert facts[name]["mean_at_next_time"] == pytest.approx(diagonals[1].mean(), abs=1e-6)
+        assert facts[name]["correlation_time"]["integral"] >= 0
+    np.testing.assert_array_equal(summary["lags"], arrays["times"])
+
+
+def test_images_have_a_file_a_time_with_the_promised_contents(run: Run) -> None:
+    folder = run("images", "--end_time=2")
+    stem = "blobs_PRP_net_outputs_residuals"
+    expected = [f"{stem}_time{index}.npz" for index in range(STEPS)]
+    assert sorted(os.listdir(folder)) == [f"{stem}.json", *expected]
+    for index, arrays in enumerate(image_times(folder)):
+        assert set(arrays) == {*IMAGE_KEYS, *ABOUT, "time"}
+        assert arrays["time"] == arrays["times"][index]
+        for name in IMAGE_KEYS:
+            assert (arrays[name].shape, arrays[name].dtype) == ((COUNT, 64), np.float32)
+    np.testing.assert_allclose(arrays["times"], np.linspace(0, 2, STEPS))
+
+
+def test_residuals_of_images_are_those_of_a_known_linear_denoiser(
+    run: Run, places: dict[str, Path]
+) -> None:
+    """With ``D = c_skip (e + sqrt(gamma) n)``, what is left of ``D / c_skip`` is fresh noise."""
+    denoiser = Model.load(places["images"]).denoiser
+    pixels, _ = ImageDataset(places["data"], max_size=COUNT, seed=5).read(range(COUNT))
+    clean = denoiser.basis.to_eigen(normalize_pixels(pixels).flatten(1).double()).numpy()
+    noises = []
+    for arrays in image_times(run("images", "--seed=5")):
+        outputs = arrays["net_outputs"]
+        np.testing.assert_allclose(outputs - arrays["net_residuals"], clean, atol=1e-5)
+        t = torch.from_numpy(arrays["time"])
+        skip = denoiser.coefficients(t).c_skip.numpy()
+        std = denoiser.schedule.noise_variance(t).sqrt().numpy()
+        noises.append(((outputs / skip - clean) / std).ravel())
+    correlations = np.corrcoef(noises) - np.eye(STEPS)
+    assert np.abs(correlations).max() < 5 / (COUNT * 64) ** 0.5
+    np.testing.assert_allclose(np.var(noises, axis=1), 1, atol=0.25)
+
+
+def test_path_residuals_of_images_are_along_their_melts_under_their_classes(
+    run: Run, places: dict[str, Path]
+) -> None:
+    pixels, labels = ImageDataset(places["data"], use_labels=True, max_size=COUNT, seed=0).read(
+        range(COUNT)
+    )
+    flow = Model.load(places["classes"]).flow.given(labels=labels)
+    found = image_times(run("classes", "--noise=path", "--solver=heun"), "blobs_PRRto10D")
+    times = torch.from_numpy(found[0]["times"])
+    points = normalize_pixels(pixels).flatten(1)
+    states = flow.melt(points, times, SOLVERS["heun"], save_every=1).states
+    for arrays, state, t in zip(found, states, times, strict=True):
+        output = flow.denoiser(state / flow.schedule.scale(t), t)
+        np.testing.assert_allclose(arrays["net_outputs"], output, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", ["1", "3", "50"])
+def test_image_correlations_are_those_of_numpy_for_any_batches(
+    run_script: Run, run: Run, size: str
+) -> None:
+    source = run("images")
+    folder = correlate(run_script, "calc", source, f"--bs={size}", "--dims_to_keep=64")
+    stem = "blobs_PRP_autocorrelations"
+    paths = [f"{stem}_times0_{index}.npz" for index in range(STEPS)]
+    assert sorted(os.listdir(folder)) == sorted(
+        [*paths, f"{stem}_summary.npz", f"{stem}_summary.json"]
+    )
+    summary = load_arrays(folder / f"{stem}_summary.npz")
+    extracted = image_times(source)
+    for index, path in enumerate(paths):
+        found = load_arrays(folder / path)
+        assert found["time"] == extracted[index]["time"]
+        for name in IMAGE_KEYS:
+            expected = numpy_correlations(extracted[0][name], extracted[index][name])
+            assert found[f"{name}_acs"].dtype == np.float32
+            np.testing.assert_allclose(found[f"{name}_acs"], expected, atol=1e-6)
+            diagonal = summary[f"{name}_diagonal"][index]
+            np.testing.assert_allclose(diagonal, expected.diagonal(), atol=1e-6)
+
+
+@pytest.mark.parametrize("noise", ["independent", "path"])
+@pytest.mark.parametrize("network", ["toy", "images"])
+def test_the_size_of_batches_changes_nothing(run: Run, network: str, noise: str) -> None:
+    folders = [run(network, f"--noise={noise}", f"--bs={size}") for size in (3, 50)]
+    names = sorted(path.name for path in folders[0].glob("*.npz"))
+    for name in names:
+        one, other = (load_arrays(folder / name) for folder in folders)
+        for key, array in one.items():
+            if array.dtype.kind == "f":
+                np.testing.assert_allclose(other[key], array, rtol=0, atol=1e-6)
+            else:
+                assert other[key] == array
+
+
+def run_command(*command: object, cwd: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_two_ranks_give_what_one_gives(
+    run_script: Run, run: Run, places: dict[str, Path], tmp_path: Path
+) -> None:
+    alone = run("classes", "--bs=7", "--noise=path")
+    ranks = tmp_path / "ranks"
+    command = [*IMAGE, f"--network={places['classes']}", f"--data_root={places['data']}"]
+    more = ("--bs=7", "--noise=path", f"--save_dir={ranks}")
+    run_command(
+        *TORCHRUN, ROOT / "calc_net_residuals_autocorrelations.py", *command, *more, cwd=ROOT
+    )
+    again = correlate(run_script, "calc", alone)
+    place = (f"--save_dir={tmp_path / 'acs'}", f"--res_root={ranks}")
+    run_command(
+        *TORCHRUN, ROOT / "calc_net_residuals_autocorrelations.py", "calc", *place, cwd=ROOT
+    )
+    for one, other in ((alone, ranks), (again, tmp_path / "acs")):
+        assert sorted(os.listdir(one)) == sorted(os.listdir(other))
+        for path in one.glob("*.npz"):
+            expected, found = load_arrays(path), load_arrays(other / path.name)
+            assert set(expected) == set(found)
+            for name, array in expected.items():
+                if array.dtype.kind == "f":
+                    np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-5)
+                else:
+                    assert (found[name] == array).all()
+
+
+def test_a_rank_may_have_no_samples(places: dict[str, Path], tmp_path: Path) -> None:
+    arguments = ("--n_samples=1", "--n_time_pts=2", f"--network={places['toy']}", "--noise=path")
+    run_command(
+        *TORCHRUN, ROOT / script.__file__, "extracttoys", "--save_dir=x", *arguments, cwd=tmp_path
+    )
+    assert load_arrays(tmp_path / "x" / TOY_FILE)["net_outputs"].shape == (2, 1, 2)
+
+
+def test_the_disk_is_looked_at_before_anything_is_written(
+    run_script: Run, places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    free = 2**30
+    monkeypatch.setattr(
+        residual_files.shutil, "disk_usage", lambda path: usage(2 * free, free, free)
+    )
+    few = (f"--network={places['toy']}", f"--save_dir={tmp_path / 'x'}", "--n_time_pts=1000")
+    result = run_script(script, "extracttoys", *few, "--n_samples=100000")
+    assert (result.code, result.out) == (1, "")
+    # Three arrays of 1000 x 100000 x 2 numbers of four bytes, twice.
+    assert f"{2 * 3 * 1000 * 100_000 * 2 * 4 / 2**30:.3g} GiB are needed" in result.error
+    assert "1 GiB of disk left" in result.error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_of_extraction_holds_batches_only(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, sizes = ImageDataset.read, []
+
+    def noted(dataset: ImageDataset, indices: Any) -> Any:
+        sizes.append(len(indices))
+        return read(dataset, indices)
+
+    monkeypatch.setattr(ImageDataset, "read", noted)
+    run("images", "--bs=4")
+    assert sizes == [4, 4, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--data_name=moons"], ["moons", "circles"]),
+        (["--data_dim=3"], ["3", "2"]),
+        (["--dims_to_keep=1"], ["1", "2"]),
+        (["--n_time_pts=1"], ["n_time_pts", "1"]),
+        (["--n_time_pts=703", "--h=0.01"], ["7.02", "7.01"]),
+        (["--h=0"], ["h", "0"]),
+        (["--n_samples=0"], ["n_samples", "0"]),
+        (["--noise=white"], ["white", "independent", "path"]),
+        (["--bs=0"], ["bs", "0"]),
+        (["--device_name=tpu"], ["tpu", "cpu"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_bad_options_of_toys_end_with_one_line_and_nothing_written(
+    run_script: Run, places: dict[str, Path], tmp_path: Path, arguments: list[str], parts: list[str]
+) -> None:
+    where = (f"--network={places['toy']}", f"--save_dir={tmp_path / 'x'}", "--n_samples=3")
+    result = run_script(script, "extracttoys", *where, *arguments)
+    assert (result.code, result.out) == (2, "")
+    for part in parts:
+        assert part in result.error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "parts"),
+    [
+        (["--n_samples=31"], 1, ["30", "31"]),
+        (["--dims_to_keep=10"], 2, ["10", "64"]),
+        (["--end_time=4"], 2, ["4", "3"]),
+        (["--data_root=none.zip"], 1, ["none.zip"]),
+        (["--data_name=a/b"], 2, ["a/b"]),
+        (["--disc=vp_ode", "--vpode_disc_eps=3"], 2, ["vpode_disc_eps", "3"]),
+        (["--network=none.pkl"], 1, ["none.pkl"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_bad_options_of_images_end_with_one_line_and_nothing_written(
+    run_script: Run,
+    places: dict[str, Path],
+    tmp_path: Path,
+    arguments: list[str],
+    code: int,
+    parts: list[str],
+) -> None:
+    where = (f"--network={places['images']}", f"--data_root={places['data']}", "--n_samples=3")
+    result = run_script(script, "extract", *where, f"--save_dir={tmp_path / 'x'}", *arguments)
+    assert (result.code, result.out) == (code, "")
+    for part in parts:
+        assert part in result.error
+    assert list(tmp_path.iterdir()) == []
+
+
+def refusal(run_script: Run, command: str, source: Path, *arguments: str, code: int) -> str:
+    folder = source.parent / "refused"
+    place = (f"--save_dir={folder}", f"--res_root={source}")
+    result = run_script(script, command, *place, *arguments)
+    assert (result.code, result.out) == (code, ""), result
+    assert not folder.exists()
+    return result.error
+
+
+@pytest.mark.parametrize(
+    ("option", "known"),
+    [
+        ("--data_name=moons", "circles"),
+        ("--data_dim=3", "2"),
+        ("--dims_to_keep=1", "2"),
+        ("--n_time_pts=5", str(STEPS)),
+        ("--n_samples=11", str(COUNT)),
+    ],
+)
+def test_options_that_contradict_a_toys_file_are_refused_with_both_values(
+    run_script: Run, run: Run, option: str, known: str
+) -> None:
+    line = refusal(run_script, "calctoys", run("toy") / TOY_FILE, option, code=2)
+    assert option.split("=")[1] in line
+    assert known in line
+
+
+@pytest.mark.parametrize(
+    ("option", "known"),
+    [
+        ("--data_name=moons", "blobs"),
+        ("--dims_to_keep=10", "64"),
+        ("--n_time_pts=5", str(STEPS)),
+        ("--n_samples=11", str(COUNT)),
+    ],
+)
+def test_options_that_contradict_the_files_of_images_are_refused_with_both_values(
+    run_script: Run, run: Run, option: str, known: str
+) -> None:
+    line = refusal(run_script, "calc", run("images"), option, code=2)
+    assert option.split("=")[1] in line
+    assert known in line
+
+
+def test_of_two_extractions_in_a_folder_one_is_chosen_by_name(run_script: Run, run: Run) -> None:
+    folder, other = run("images"), run("classes", "--data_name=other")
+    for path in other.iterdir():
+        shutil.copy(path, folder)
+    line = refusal(run_script, "calc", folder, code=2)
+    assert "--data_name=other" in line
+    assert "--data_name=blobs" in line
+    results = correlate(run_script, "calc", folder, "--data_name=other")
+    assert (results / "other_PRRto10D_autocorrelations_times0_0.npz").exists()
+
+
+def test_files_of_another_extraction_among_those_of_images_are_refused(
+    run_script: Run, run: Run
+) -> None:
+    folder, other = run("images"), run("images", "--seed=1")
+    name = "blobs_PRP_net_outputs_residuals_time2.npz"
+    original = (folder / name).read_bytes()
+    shutil.copy(other / name, folder)
+    assert name in refusal(run_script, "calc", folder, code=1)
+    (folder / name).unlink()
+    assert name in refusal(run_script, "calc", folder, code=1)
+    (folder / name).write_bytes(original[:-3000])
+    assert name in refusal(run_script, "calc", folder, code=1)
+    shutil.copy(folder / name.replace("time2", "time1"), folder / name)
+    assert name in refusal(run_script, "calc", folder, code=1)
+
+
+def test_broken_files_of_toys_are_told_in_one_line(run_script: Run, run: Run) -> None:
+    path = run("toy") / TOY_FILE
+    arrays = load_arrays(path)
+    changes: list[tuple[Arrays, str]] = [
+        ({"net_residuals": arrays["net_residuals"][:, :5]}, "all should be"),
+        ({"net_outputs": arrays["net_outputs"][0]}, "all should be"),
+        ({"times": arrays["times"][:3]}, "3 times"),
+        ({"times": arrays["times"][::-1]}, "times"),
+        ({"dims_to_keep": np.array([1, 2])}, "dims_to_keep"),
+        ({"data_name": np.array("../circles")}, "data_name"),
+        ({"data_name": np.array(3)}, "data_name"),
+        ({"net_outputs": np.asfortranarray(arrays["net_outputs"])}, "row by row"),
+        ({"net_outputs": arrays["net_outputs"].astype(str)}, "numbers should be"),
+    ]
+    for change, part in changes:
+        save_arrays(path, arrays | change)
+        assert part in refusal(run_script, "calctoys", path, code=1)
+    del arrays["net_residuals"]
+    save_arrays(path, arrays)
+    assert "net_residuals" in refusal(run_script, "calctoys", path, code=1)
+    path.write_bytes(b"garbage")
+    assert TOY_FILE in refusal(run_script, "calctoys", path, code=1)
+    path.unlink()
+    assert TOY_FILE in refusal(run_script, "calctoys", path, code=1)
+
+
+def test_values_that_are_not_finite_are_told_and_no_result_is_written(
+    run_script: Run, run: Run, tmp_path: Path
+) -> None:
+    path = run("toy") / TOY_FILE
+    arrays = load_arrays(path)
+    arrays["net_residuals"][2, 3, 1] = np.nan
+    save_arrays(path, arrays)
+    result = run_script(script, "calctoys", f"--save_dir={tmp_path / 'x'}", f"--res_root={path}")
+    assert result.code == 1
+    assert "not finite" in result.error
+    assert list((tmp_path / "x").iterdir()) == []
+
+
+@pytest.mark.parametrize("network", ["toy", "images"])
+def test_existing_results_are_not_replaced_unless_asked(
+    run_script: Run, run: Run, places: dict[str, Path], contents: Contents, network: str
+) -> None:
+    source = folder = run(network)
+    command = [*(TOY if network == "toy" else IMAGE), f"--network={places[network]}"]
+    if network == "toy":
+        source = folder / TOY_FILE
+    else:
+        command.append(f"--data_root={places['data']}")
+    results = correlate(run_script, "calctoys" if network == "toy" else "calc", source)
+    calculate = ["calctoys" if network == "toy" else "calc", f"--res_root={source}"]
+    for arguments, place in ((command, folder), (calculate, results)):
+        before = contents(place)
+        refused = run_script(script, *arguments, f"--save_dir={place}")
+        assert (refused.code, refused.out) == (2, "")
+        assert "--overwrite" in refused.error
+        assert contents(place) == before
+        again = run_script(script, *arguments, f"--save_dir={place}", "--overwrite")
+        assert again.code == 0
+        assert set(contents(place)) == set(before)
+
+
+def test_dimensions_without_variance_are_counted(run_script: Run, run: Run) -> None:
+    path = run("toy") / TOY_FILE
+    arrays = load_arrays(path)
+    arrays["net_residuals"][1, :, 0] = 0.25
+    save_arrays(path, arrays)
+    folder = correlate(run_script, "calctoys", path)
+    stem = "circles_PRP_toy_autocorrelations"
+    found = load_arrays(folder / f"{stem}.npz")["net_residuals_acs"]
+    assert not found[1, :, 0].any()
+    summary = load_arrays(folder / f"{stem}_summary.npz")
+    assert summary["net_residuals_constant"].tolist() == [0, 1, 0, 0]
+    assert summary["net_residuals_mean"][1] == found[1, 1, 1]
+    facts = json.loads((folder / f"{stem}_summary.json").read_text())["quantities"]
+    assert facts["net_residuals"]["most_constant_dims"] == 1
+    assert facts["net_outputs"]["most_constant_dims"] == 0
+
+
+def test_the_calibration_of_a_network_is_used_unless_told_otherwise(
+    run: Run, places: dict[str, Path], tmp_path: Path
+) -> None:
+    model = Model.load(places["images"])
+    times = torch.linspace(0, 3, 5, dtype=torch.float64)
+    slopes = torch.full((5, 64), 0.1, dtype=torch.float64)
+    model.denoiser.calibration = Calibration(times, slopes)
+    path = tmp_path / "calibrated.pkl"
+    model.save(path)
+    plain, without, used = (
+        image_times(run("images", *arguments))[1]["net_outputs"]
+        for arguments in ((), (f"--network={path}", "--no-calibration"), (f"--network={path}",))
+    )
+    np.testing.assert_array_equal(plain, without)
+    assert np.abs(used - plain).max() > 0.01

@@ -1,0 +1,310 @@
+"""Correlations with a first time: against NumPy and closed forms, and the times they last."""
+
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError
+from torch_utils.results import save_arrays
+from training.flow.denoisers import Denoiser, MixtureDenoiser
+from training.flow.eigenbasis import EigenBasis
+from training.flow.pfode import ProbabilityFlow
+from training.flow.schedules import InflationSchedule
+from training.flow.solvers import get_solver
+from training.measure.correlations import (
+    Autocorrelations,
+    correlate,
+    correlation_time,
+    mean_autocorrelation,
+)
+from training.measure.residual_correlations import row_pairs
+from training.measure.residuals import NOISE_BLOCK, Found, ResidualProbe, noise_rows
+
+ROOT = Path(__file__).parents[3]
+
+
+def drawn(count: int, dim: int, seed: int) -> Tensor:
+    return torch.randn(
+        count, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
+
+
+def batches(*arrays: Tensor, size: int) -> Iterator[tuple[Tensor, ...]]:
+    return zip(*(array.split(size) for array in arrays), strict=True)
+
+
+def related(count: int = 301) -> tuple[Tensor, Tensor]:
+    """Two times of five dimensions that mix, far from the origin and of very different sizes."""
+    first = drawn(count, 5, 1)
+    later = first @ drawn(5, 5, 2) + 0.5 * drawn(count, 5, 3)
+    sizes = torch.logspace(-6, 4, 5, dtype=torch.float64)
+    return sizes * (first + 30), sizes.flip(0) * (later - 70)
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 301, 1000])
+def test_correlations_are_those_of_numpy_for_any_batches(size: int) -> None:
+    first, later = related()
+    found = correlate(batches(first, later, size=size))
+    expected = np.corrcoef(first.numpy(), later.numpy(), rowvar=False)[:5, 5:]
+    np.testing.assert_allclose(found.matrix, expected, rtol=0, atol=1e-11)
+    assert np.abs(expected - expected.T).max() > 0.1
+    np.testing.assert_array_equal(found.diagonal, found.matrix.diagonal())
+    np.testing.assert_allclose(found.std, later.numpy().std(axis=0), rtol=1e-10)
+    assert found.varies.all()
+
+
+def test_a_first_sample_far_out_costs_little_precision() -> None:
+    first, later = related()
+    for rows in (first, later):
+        rows[0] = rows.mean(dim=0) + 1000 * rows.std(dim=0)
+    found = correlate([(first, later)])
+    expected = np.corrcoef(first.numpy(), later.numpy(), rowvar=False)[:5, 5:]
+    np.testing.assert_allclose(found.matrix, expected, rtol=0, atol=1e-9)
+
+
+def test_a_time_correlates_with_itself_by_one_and_with_its_opposite_by_minus_one() -> None:
+    rows, _ = related()
+    ones = torch.ones(5, dtype=torch.float64)
+    torch.testing.assert_close(correlate([(rows, rows)]).diagonal, ones, atol=1e-12, rtol=0)
+    torch.testing.assert_close(correlate([(rows, -3 * rows)]).diagonal, -ones, atol=1e-12, rtol=0)
+
+
+def test_dimensions_that_do_not_vary_get_zeros_and_are_told() -> None:
+    first, later = related()
+    first[:, 1], later[:, 3] = 0.1, 1e9 / 3
+    found = correlate(batches(first, later, size=10))
+    assert found.varies.tolist() == [True, False, True, False, True]
+    assert not found.matrix[1].any()
+    assert not found.matrix[:, 3].any()
+    assert found.std[3] == 0
+    kept = found.matrix[[0, 2, 4]][:, [0, 1, 2, 4]]
+    assert (kept != 0).all()
+
+
+def test_single_precision_rows_are_summed_in_double() -> None:
+    first, later = (rows.float() for rows in related())
+    found = correlate(batches(first, later, size=64))
+    expected = np.corrcoef(first.double().numpy(), later.double().numpy(), rowvar=False)[:5, 5:]
+    np.testing.assert_allclose(found.matrix, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_fewer_than_two_samples_are_refused(count: int) -> None:
+    with pytest.raises(DataError, match=f"{count} samples"):
+        correlate(batches(*related(1), size=1) if count else [])
+
+
+def test_a_process_that_forgets_exponentially_has_its_known_correlations_and_times() -> None:
+    """AR(1) in t: dimension i forgets at its own rate, and no dimension knows of another."""
+    count, rates = 20_000, torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    times = torch.arange(0, 8, 0.25, dtype=torch.float64)
+    decay = (-0.25 * rates).exp()
+    start = state = drawn(count, 3, 0)
+    table = Autocorrelations(["r"], len(times), 3)
+    for index in range(len(times)):
+        found = correlate(batches(start, state, size=999))
+        off = found.matrix - torch.diag(found.diagonal)
+        assert off.abs().max() < 5 / count**0.5
+        table.put("r", index, found)
+        state = decay * state + (1 - decay**2).sqrt() * drawn(count, 3, index + 1)
+    arrays, facts = table.gathered(len(times), torch.device("cpu")).summary(times)
+    exact = (-rates * times[:, None]).exp()
+    np.testing.assert_allclose(arrays["r_diagonal"], exact, atol=5 / count**0.5)
+    np.testing.assert_allclose(arrays["r_mean"], exact.mean(dim=1), atol=5 / count**0.5)
+    np.testing.assert_allclose(arrays["r_std"], 1, atol=5 / count**0.5)
+    assert not arrays["r_constant"].any()
+    # With z = exp(-t/2) the mean is (z + z^2 + z^4) / 3; each exponential has the integral 1/rate.
+    roots = np.roots([1, 0, 1, 1, -3 / math.e])
+    (z,) = roots[(roots.imag == 0) & (roots.real > 0)].real
+    lasting = facts["r"]["correlation_time"]
+    assert lasting["e_folding"] == pytest.approx(-2 * math.log(z), abs=0.05)
+    assert lasting["integral"] == pytest.approx(3.5 / 3, abs=0.1)
+
+
+def test_means_are_over_the_dimensions_that_vary() -> None:
+    diagonals = torch.tensor([[1.0, 0, 0.5], [0.2, 0, 0], [0, 0, 0]])
+    varies = torch.tensor([[True, False, True], [True, False, False], [False] * 3])
+    assert mean_autocorrelation(diagonals, varies).tolist() == pytest.approx([0.75, 0.2, 0])
+
+
+def test_the_correlation_time_of_a_straight_line_is_half_of_where_it_ends() -> None:
+    lags = torch.linspace(0, 5, 11, dtype=torch.float64)
+    found = correlation_time(lags, 1 - lags / 3.2)
+    assert found.zero_crossing == pytest.approx(3.2)
+    assert found.integral == pytest.approx(1.6)
+    assert found.e_folding == pytest.approx(3.2 * (1 - 1 / math.e))
+
+
+def test_what_comes_after_the_first_zero_does_not_count() -> None:
+    lags = torch.arange(6.0)
+    rises_again = torch.tensor([1.0, 0.5, -0.5, 0.9, 0.9, 0.9])
+    found = correlation_time(lags, rises_again)
+    assert found.zero_crossing == pytest.approx(1.5)
+    assert found.integral == pytest.approx(0.75 + 0.125)
+
+
+def test_a_correlation_that_stays_has_no_crossings_and_its_whole_integral() -> None:
+    lags = torch.tensor([0.0, 1, 3])
+    found = correlation_time(lags, torch.tensor([1.0, 0.8, 0.6]))
+    assert found.integral == pytest.approx(0.9 + 1.4)
+    assert math.isnan(found.zero_crossing)
+    assert math.isnan(found.e_folding)
+    _, facts = Autocorrelations(["r"], 3, 2).summary(lags)
+    assert facts["r"]["most_constant_dims"] == 2
+    assert correlation_time(lags, torch.zeros(3)).integral == 0
+
+
+PEAK = """
+import sys, torch
+from pathlib import Path
+from training.measure.correlations import correlate
+from training.measure.residual_correlations import row_pairs
+torch.set_num_threads(1)
+pairs = row_pairs(Path(sys.argv[1]), Path(sys.argv[1]), "r", 500, torch.device("cpu"))
+assert torch.allclose(correlate(pairs).diagonal, torch.ones(300, dtype=torch.float64))
+lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+print(lines["VmHWM"].split()[0])
+"""
+
+
+# What getrusage tells of a process includes what its parent held when it was forked.
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here")
+def test_memory_does_not_grow_with_the_number_of_samples(tmp_path: Path) -> None:
+    peaks = []
+    for count in (20_000, 80_000):
+        path = tmp_path / f"{count}.npz"
+        rows = np.random.default_rng(0).standard_normal((count, 300), np.float32)
+        save_arrays(path, {"r": rows})
+        done = subprocess.run(
+            [sys.executable, "-c", PEAK, path],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        peaks.append(int(done.stdout) / 1024)
+    # The larger array alone is 92 MiB; the smaller one 23.
+    assert peaks[1] - peaks[0] < 5
+    assert peaks[1] < 400
+
+
+def test_rows_of_files_are_paired_in_order(tmp_path: Path) -> None:
+    first, later = related(23)
+    for name, rows in (("a", first), ("b", later)):
+        save_arrays(tmp_path / f"{name}.npz", {"r": rows.numpy()})
+    paths = tmp_path / "a.npz", tmp_path / "b.npz"
+    pairs = list(row_pairs(*paths, "r", 10, torch.device("cpu")))
+    assert [len(pair[0]) for pair in pairs] == [10, 10, 3]
+    assert torch.equal(torch.cat([pair[0] for pair in pairs]), first)
+    assert torch.equal(torch.cat([pair[1] for pair in pairs]), later)
+
+
+def test_a_row_of_noise_depends_on_its_number_alone() -> None:
+    whole = noise_rows(range(3 * NOISE_BLOCK), 2, 5, 6)
+    for rows in (range(0), range(1), range(7, 7), range(500, 530), range(511, 1025)):
+        assert torch.equal(noise_rows(rows, 2, 5, 6), whole[rows.start : rows.stop])
+    assert abs(float(whole.mean())) < 5 / whole.numel() ** 0.5
+    assert float(whole.std()) == pytest.approx(1, abs=0.1)
+    assert len(whole.unique()) == whole.numel()
+    assert not (noise_rows(range(9), 2, 5, 7) == whole[:9]).any()
+
+
+XI = torch.tensor([2.0, 0.3, 0.01], dtype=torch.float64)
+
+
+def gaussian_flow(error: float = 0.0) -> ProbabilityFlow:
+    """Of Gaussian data, whose denoiser is linear; an error scales it."""
+    basis = EigenBasis(torch.zeros(3), XI, torch.eye(3, dtype=torch.float64))
+    schedule = InflationSchedule.to_dimension(2, 3, top_variance=2.0, gamma0=0.1)
+
+    def denoiser(x: Tensor, t: Tensor) -> Tensor:
+        return (1 + error) * XI / (XI + schedule.noise_variance(t)) * x
+
+    return ProbabilityFlow(denoiser, schedule, basis)
+
+
+class Record:
+    """What a probe found, stacked over the times."""
+
+    def __init__(self) -> None:
+        self._found: list[Found] = []
+
+    def __call__(self, index: int, found: Found) -> None:
+        assert index == len(self._found)
+        self._found.append(found)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return torch.stack([found[name] for found in self._found])
+
+
+def test_independent_residuals_of_the_exact_denoiser_correlate_as_known() -> None:
+    """The correlation is ``sqrt(gamma_0 gamma_t / ((xi + gamma_0) (xi + gamma_t)))``."""
+    flow, count = gaussian_flow(), 20_000
+    times = torch.linspace(0, 4, 5, dtype=torch.float64)
+    clean = XI.sqrt() * drawn(count, 3, 1)
+    record = Record()
+    ResidualProbe(flow, times).independent(clean, range(count), 1, 2, record)
+    residuals = record["net_residuals"]
+    torch.testing.assert_close(residuals, record["net_outputs"] - clean)
+    gamma = flow.schedule.noise_variance(times)
+    # What it does not know, xi gamma / (xi + gamma), is orthogonal to what it says.
+    unknown = XI * gamma / (XI + gamma)
+    np.testing.assert_allclose(residuals.var(dim=1) / unknown, 1, atol=0.06)
+    fraction = (gamma / (XI + gamma)).sqrt()
+    for index in range(1, 5):
+        found = correlate([(residuals[0], residuals[index])])
+        exact = torch.diag(fraction[0] * fraction[index])
+        np.testing.assert_allclose(found.matrix, exact, atol=5 / count**0.5)
+    assert float((fraction[0] * fraction[4]).max()) > 0.4
+
+
+@pytest.mark.parametrize("error", [0.0, 0.1])
+def test_path_residuals_sum_up_to_how_far_the_path_leads(error: float) -> None:
+    """``y = x_tilde - e`` is ``-int (r/2) sqrt(gamma_T/gamma_s) residual ds`` if it starts at 0."""
+    flow, solver = gaussian_flow(error), get_solver("rk4")
+    times = torch.linspace(0, 3, 301, dtype=torch.float64)
+    clean = XI.sqrt() * drawn(11, 3, 1)
+    record = Record()
+    ResidualProbe(flow, times).path(clean, solver, record)
+    residuals = record["net_residuals"]
+    assert residuals.shape == (301, 11, 3)
+    gamma = flow.schedule.noise_variance(times)[:, None]
+    kernel = flow.schedule.log_noise_rate(times)[:, None] / 2 * (gamma[-1] / gamma).sqrt()
+    deviation = -torch.trapezoid(kernel * residuals, times, dim=0)
+    melted = flow.melt(clean, times, solver).end / flow.schedule.scale(times[-1])
+    torch.testing.assert_close(melted - clean, deviation, rtol=1e-3, atol=1e-4)
+    assert (melted - clean).abs().max() > 0.1
+
+
+def test_the_exact_part_of_a_residual_is_the_error_of_the_denoiser() -> None:
+    flow, wrong = gaussian_flow(), gaussian_flow(0.1)
+    exact: Denoiser = MixtureDenoiser(
+        torch.ones(1), torch.zeros(1, 3), torch.diag(XI), torch.eye(3), flow.basis, flow.schedule
+    )
+    times = torch.linspace(0, 3, 4, dtype=torch.float64)
+    clean = XI.sqrt() * drawn(9, 3, 1)
+    for probe, error in ((flow, 0.0), (wrong, 0.1)):
+        for noise in ("independent", "path"):
+            record = Record()
+            looking = ResidualProbe(probe, times, exact)
+            if noise == "path":
+                looking.path(clean, get_solver("heun"), record)
+            else:
+                looking.independent(clean, range(9), 0, 0, record)
+            expected = record["net_outputs"] * error / (1 + error)
+            torch.testing.assert_close(record["exact_residuals"], expected, atol=1e-9, rtol=1e-9)
+
+
+def test_residuals_that_are_not_finite_are_told_with_their_time() -> None:
+    flow = gaussian_flow()
+    broken = ProbabilityFlow(lambda x, t: x / (t - 1), flow.schedule, flow.basis)
+    probe = ResidualProbe(broken, torch.linspace(0, 2, 3, dtype=torch.float64))
+    with pytest.raises(DataError, match="not finite at t = 1"):
+        probe.independent(drawn(4, 3, 0), range(4), 0, 0, lambda index, found: None)

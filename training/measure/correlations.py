@@ -1,0 +1,194 @@
+"""Correlations between a vector at a first time and at later ones, over the same samples.
+
+For samples ``r_0, r_t [N, D]`` in the same order (Inflationary Flows, appendix C.1),
+
+    C_t = E[(r_0 - mean r_0) (r_t - mean r_t)^T] / (sigma_0 sigma_t^T),
+
+a matrix ``[D, D]`` for each lag, whose diagonal is each dimension's autocorrelation. Sums are taken
+in float64 about the first sample, in one pass over batches of rows, so that memory is of order
+``D^2 + batch D`` and a dimension that does not vary has a variance of exactly zero. With such a
+dimension a correlation is not defined; it is given as 0, and the dimension is told.
+"""
+
+from collections.abc import Iterable
+from math import e, isnan, nan
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError
+from torch_utils.distributed import gather_rows
+
+
+class Correlation(NamedTuple):
+    """What is known of a pair of times.
+
+    Attributes:
+        matrix: ``C [D, D]``, rows for the first time and columns for the later; 0 where undefined.
+        std: Standard deviations at the later time ``[D]``.
+        varies: Dimensions that vary at both times ``[D]``, bool: their autocorrelation is defined.
+    """
+
+    matrix: Tensor
+    std: Tensor
+    varies: Tensor
+
+    @property
+    def diagonal(self) -> Tensor:
+        """Each dimension's autocorrelation ``[D]``."""
+        return self.matrix.diagonal()
+
+
+class _Sums:
+    """Sums over one time's samples, about the first of them."""
+
+    def __init__(self, rows: Tensor):
+        self.origin = rows[0].clone()
+        self.first = torch.zeros_like(self.origin)
+        self.second = torch.zeros_like(self.origin)
+
+    def add(self, rows: Tensor) -> Tensor:
+        """Adds rows ``[n, D]``, and gives them about the origin."""
+        shifted = rows - self.origin
+        self.first += shifted.sum(dim=0)
+        self.second += shifted.square().sum(dim=0)
+        return shifted
+
+    def std(self, count: int) -> Tensor:
+        variance = self.second / count - (self.first / count).square()
+        return variance.clamp(min=0).sqrt()
+
+
+def correlate(pairs: Iterable[tuple[Tensor, Tensor]]) -> Correlation:
+    """Correlates two times, of which the same rows ``[n, D]`` come together, batch by batch.
+
+    Results are in float64 on the device of the rows.
+
+    Raises:
+        DataError: Fewer than two rows in all.
+    """
+    count, cross = 0, torch.empty(0)
+    sums: tuple[_Sums, _Sums] | None = None
+    for first, later in pairs:
+        first, later = first.double(), later.double()
+        if sums is None:
+            sums = _Sums(first), _Sums(later)
+            cross = first.new_zeros(first.shape[1], later.shape[1])
+        cross.addmm_(sums[0].add(first).T, sums[1].add(later))
+        count += len(first)
+    if sums is None or count < 2:
+        raise DataError(f"{count} samples have no correlation: at least two are needed")
+    stds = sums[0].std(count), sums[1].std(count)
+    cross /= count
+    cross.addr_(sums[0].first / count, sums[1].first / count, alpha=-1)
+    inverse = [torch.where(std > 0, 1 / std, 0) for std in stds]
+    cross *= inverse[0][:, None]
+    cross *= inverse[1]
+    return Correlation(cross, stds[1], (stds[0] > 0) & (stds[1] > 0))
+
+
+def mean_autocorrelation(diagonals: Tensor, varies: Tensor) -> Tensor:
+    """Means ``[T]`` of autocorrelations ``[T, D]`` over the dimensions that vary; 0 if none does.
+
+    Args:
+        diagonals: Of each lag.
+        varies: Where they are defined ``[T, D]``, bool.
+    """
+    return (diagonals * varies).sum(dim=1) / varies.sum(dim=1).clamp(min=1)
+
+
+class CorrelationTime(NamedTuple):
+    """How long an autocorrelation lasts, in units of t.
+
+    Attributes:
+        integral: Its integral from lag 0 to its first zero crossing, by the trapezoidal rule; to
+            the last lag if it stays positive, and then a lower bound.
+        zero_crossing: The lag of that crossing; NaN if there is none.
+        e_folding: The first lag at which it is ``1/e``; NaN if there is none.
+    """
+
+    integral: float
+    zero_crossing: float
+    e_folding: float
+
+
+def correlation_time(lags: Tensor, autocorrelation: Tensor) -> CorrelationTime:
+    """The time scales of an autocorrelation ``[T]`` at increasing lags ``[T]``, linear between."""
+    lags, values = lags.double(), autocorrelation.double()
+    zero = _first_crossing(lags, values, 0.0)
+    if not isnan(zero):
+        kept = lags < zero
+        end = torch.tensor([zero], dtype=torch.float64)
+        lags, values = torch.cat([lags[kept], end]), torch.cat([values[kept], 0 * end])
+    integral = float(torch.trapezoid(values, lags))
+    return CorrelationTime(integral, zero, _first_crossing(lags, values, 1 / e))
+
+
+def _first_crossing(lags: Tensor, values: Tensor, level: float) -> float:
+    """The lag at which values first come down to a level; NaN if they never do."""
+    (below,) = torch.where(values <= level)
+    if not len(below):
+        return nan
+    index = int(below[0])
+    if index == 0:
+        return float(lags[0])
+    before, after = float(values[index - 1]), float(values[index])
+    fraction = (before - level) / (before - after)
+    return float(lags[index - 1] + fraction * (lags[index] - lags[index - 1]))
+
+
+class Autocorrelations:
+    """The diagonals of correlations with time 0, of several quantities at a share of the times.
+
+    Args:
+        names: Of the quantities.
+        count: Number of these times.
+        dim: D.
+    """
+
+    def __init__(self, names: Iterable[str], count: int, dim: int):
+        self._names = list(names)
+        self._table = torch.zeros(len(self._names), count, 3, dim, dtype=torch.float64)
+
+    def put(self, name: str, index: int, found: Correlation) -> None:
+        row = torch.stack([found.diagonal, found.std, found.varies.double()])
+        self._table[self._names.index(name), index] = row.cpu()
+
+    def gathered(self, count: int, device: torch.device) -> "Autocorrelations":
+        """The shares of all ranks put together: ``count`` times."""
+        whole = Autocorrelations(self._names, 0, 0)
+        whole._table = gather_rows(self._table.to(device), count, dim=1).cpu()
+        return whole
+
+    def summary(self, times: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Arrays by name, and by quantity the numbers that tell most.
+
+        Of each quantity, with T times: ``_diagonal [T, D]`` the autocorrelations, ``_mean [T]``
+        their mean over the dimensions that vary, ``_std [T, D]`` at that time, and ``_constant
+        [T]``, how many dimensions do not vary then or at time 0.
+        """
+        lags = times - times[0]
+        arrays, facts = {"times": times, "lags": lags}, {}
+        for name, table in zip(self._names, self._table, strict=True):
+            diagonal, std, varies = table.unbind(dim=1)
+            mean = mean_autocorrelation(diagonal, varies.bool())
+            constant = (varies == 0).sum(dim=1)
+            arrays |= {
+                f"{name}_diagonal": diagonal.float(),
+                f"{name}_mean": mean.float(),
+                f"{name}_std": std.float(),
+                f"{name}_constant": constant,
+            }
+            lasting = correlation_time(lags, mean)._asdict()
+            facts[name] = {
+                "correlation_time": {key: _or_none(value) for key, value in lasting.items()},
+                "mean_at_next_time": float(mean[1]),
+                "mean_at_last_time": float(mean[-1]),
+                "most_constant_dims": int(constant.max()),
+            }
+        return arrays, facts
+
+
+def _or_none(value: float) -> float | None:
+    return None if isnan(value) else value

@@ -1,0 +1,178 @@
+"""Residuals of a denoiser, ``D(x_tilde, t) - e``, for the same clean points ``e`` at every time.
+
+In eigenspace, at the times of a grid, for noisy points of one of two kinds:
+
+- *independent*: ``x_tilde = e + sqrt(gamma(t)) n`` with fresh standard normal ``n`` at each time
+  (Inflationary Flows, appendix C.1);
+- *path*: ``x_tilde`` on the probability-flow ODE that starts at ``e``. With ``r`` the rate of
+  ``log gamma``, ``y = x_tilde - e`` obeys ``dy/dt = (r/2) (y - residual)``, so these residuals are
+  what the trajectory sums up.
+
+A residual has two parts: what no denoiser can know, and the error of this one. Where the exact
+denoiser is known, the second is found alone, as ``D - D_exact``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dnnlib.errors import DataError
+from torch_utils import distributed
+from torch_utils.seeds import seeded_generator
+from training.flow.denoisers import Denoiser
+from training.flow.pfode import ProbabilityFlow, State
+from training.flow.solvers import Solver
+from training.measure.residual_files import Put
+
+NOISES = ("independent", "path")
+NOISE_BLOCK = 512
+"""Rows of noise drawn together: what a row gets depends on nothing else but its number."""
+
+Found = dict[str, Tensor]
+"""``net_outputs``, ``net_residuals`` and, where it is known, ``exact_residuals``, ``[n, D]``."""
+Take = Callable[[int, Found], None]
+"""Takes what was found at the time of an index."""
+Source = Callable[[range], tuple[Tensor, dict[str, Tensor]]]
+"""Points ``[n, D]`` of image space, and the network's conditions, of samples by number."""
+
+
+@dataclass(frozen=True)
+class ResidualProbe:
+    """A denoiser looked at along a grid of times.
+
+    Attributes:
+        flow: The denoiser and its flow.
+        times: Increasing ``[T]``.
+        exact: The exact denoiser, if it is known.
+    """
+
+    flow: ProbabilityFlow
+    times: Tensor
+    exact: Denoiser | None = None
+
+    @torch.no_grad()
+    def independent(self, clean: Tensor, rows: range, seed: int, stream: int, take: Take) -> None:
+        """Residuals under fresh noise, a function of (seed, stream, index of the time, row).
+
+        Args:
+            clean: Points ``[n, D]`` in eigenspace.
+            rows: Which of all samples these are.
+            seed: Of the noise.
+            stream: What the noise is for.
+            take: Is given what was found, time by time.
+        """
+        for index, t in enumerate(self.times.to(clean)):
+            noise = noise_rows(rows, clean.shape[1], seed, stream, index).to(clean)
+            self._look(
+                clean + self.flow.schedule.noise_variance(t).sqrt() * noise, clean, index, take
+            )
+
+    def path(self, clean: Tensor, solver: Solver, take: Take) -> None:
+        """Residuals along the melts of clean points ``[n, D]`` in eigenspace.
+
+        The grid of times is that of the solver. Memory holds one state.
+        """
+        scale = self.flow.schedule.scale
+        indices = iter(range(len(self.times)))
+
+        def on_state(state: State) -> None:
+            self._look(state.x / scale(state.time), clean, next(indices), take)
+
+        start = scale(self.times[0].to(clean)) * clean
+        self.flow.simulate(start, self.times, solver, save_every=1, on_state=on_state)
+
+    def _look(self, noisy: Tensor, clean: Tensor, index: int, take: Take) -> None:
+        t = self.times[index].to(clean)
+        output = self.flow.denoiser(noisy, t)
+        found = {"net_outputs": output, "net_residuals": output - clean}
+        if self.exact is not None:
+            found["exact_residuals"] = output - self.exact(noisy, t)
+        for name, values in found.items():
+            if not values.isfinite().all():
+                raise DataError(
+                    f"{name} are not finite at t = {float(t):g}: look at the network, or use more "
+                    "time points"
+                )
+        take(index, found)
+
+
+def noise_rows(rows: range, dim: int, *keys: int) -> Tensor:
+    """Standard normal rows ``[n, dim]``, each a function of (keys, its number) alone; float64."""
+    first = rows.start // NOISE_BLOCK
+    blocks = range(first, max(first + 1, -(-rows.stop // NOISE_BLOCK)))
+    drawn = torch.cat(
+        [
+            torch.randn(
+                NOISE_BLOCK,
+                dim,
+                generator=seeded_generator("cpu", *keys, block),
+                dtype=torch.float64,
+            )
+            for block in blocks
+        ]
+    )
+    offset = rows.start - first * NOISE_BLOCK
+    return drawn[offset : offset + len(rows)]
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Looks at all samples, a batch at a time that the ranks share; memory holds a batch.
+
+    Attributes:
+        probe: What looks, on this rank's device.
+        source: Gives samples.
+        count: N.
+        batch: Samples at a time, over all ranks.
+        seed: Of independent noise.
+        stream: Of independent noise.
+        solver: Of paths; None for independent noise.
+    """
+
+    probe: ResidualProbe
+    source: Source
+    count: int
+    batch: int
+    seed: int
+    stream: int
+    solver: Solver | None
+
+    @property
+    def calls(self) -> int:
+        """Denoiser calls of a sample."""
+        times = len(self.probe.times)
+        return times + (times - 1) * (self.solver.calls_per_step if self.solver else 0)
+
+    def run(self, put: Put | None) -> None:
+        """Gives the main rank's ``put`` all rows, float32, in the order of batches and times."""
+        starts = range(0, self.count, self.batch)
+        hidden = None if distributed.is_main() else True
+        total = len(starts) * len(self.probe.times)
+        with tqdm(total=total, desc="residuals", unit="time", disable=hidden) as bar:
+            for start in starts:
+                batch = range(start, min(start + self.batch, self.count))
+
+                def take(index: int, found: Found, batch: range = batch) -> None:
+                    shares = torch.stack(list(found.values())).float()
+                    whole = distributed.gather_rows(shares, len(batch), dim=1).cpu().numpy()
+                    if put:
+                        put(index, batch.start, dict(zip(found, whole, strict=True)))
+                    bar.update()
+
+                self._look(batch[distributed.shard(len(batch))], take)
+
+    def _look(self, rows: range, take: Take) -> None:
+        flow = self.probe.flow
+        points, conditions = self.source(rows)
+        clean = flow.basis.to_eigen(points.to(flow.device).double())
+        probe = self.probe
+        if conditions:
+            here = {name: values.to(flow.device) for name, values in conditions.items()}
+            probe = replace(probe, flow=flow.given(**here))
+        if self.solver is None:
+            probe.independent(clean, rows, self.seed, self.stream, take)
+        else:
+            probe.path(clean, self.solver, take)
