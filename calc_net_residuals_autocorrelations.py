@@ -86,7 +86,6 @@ dims_option = click.option(
     "--dims_to_keep", type=COUNT, help="Dimensions kept  [default: the network's]"
 )
 noise_options = option_group(
-    calibration_option,
     click.option(
         "--noise",
         type=choice(NOISES),
