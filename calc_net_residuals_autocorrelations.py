@@ -12,12 +12,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dnnlib.files import require_folder
-from dnnlib.integration_options import DISCRETIZATIONS
+from dnnlib.integration_options import call_options, time_options
 from dnnlib.logs import logger
 from dnnlib.options import (
     COUNT,
     FILE,
-    NOT_NEGATIVE,
     POSITIVE,
     SEED,
     calibration_option,
@@ -178,20 +177,8 @@ def extracttoys(**options: Any) -> None:
 @click.option("--n_time_pts", type=TIMES, default=256, help="Number of times.")
 @click.option("--n_samples", type=COUNT, default=50_000, help="Images, the same at every time.")
 @click.option("--bs", type=COUNT, default=1000, help="Images at a time, over all ranks.")
-@click.option("--end_time", type=POSITIVE, help="The last time  [default: the network's tmax]")
-@click.option(
-    "--disc",
-    type=choice(DISCRETIZATIONS),
-    default="ifs",
-    help="Times: ifs spreads them evenly over [0, T], vp_ode over [eps, T].",
-)
-@click.option("--vpode_disc_eps", type=NOT_NEGATIVE, default=1e-2, help="First time of vp_ode.")
-@click.option("--precision", type=choice(PRECISIONS), default="fp32", help="Of the network.")
-@click.option(
-    "--batch-gpu",
-    type=COUNT,
-    help="Images of one network call  [default: 16 on a CPU, 128 on CUDA]",
-)
+@time_options
+@call_options(PRECISIONS)
 @noise_options
 def extract(**options: Any) -> None:
     """Write outputs and residuals of a network of images, one file a time."""
