@@ -65,9 +65,7 @@ class ArrayStream:
 
     def put(self, name: str, index: int, row: np.ndarray) -> None:
         """Writes ``array[index] = row``."""
-        with self.path(name).open("rb+") as file:
-            file.seek(self._starts[name] + index * row.size * self._dtype.itemsize)
-            file.write(np.ascontiguousarray(row, self._dtype).data)
+        self.put_rows(name, index * len(row), row)
 
     def put_rows(self, name: str, first: int, rows: np.ndarray) -> None:
         """Writes rows ``[n, D]`` from ``first`` on; leading axes of the array count as one."""
