@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dnnlib.files import require_folder
-from dnnlib.integration_options import call_options, time_options
+from dnnlib.integration_options import call_options, solver_options, time_options
 from dnnlib.logs import logger
 from dnnlib.options import (
     COUNT,
@@ -35,8 +35,9 @@ from torch_utils.seeds import seeded_generator
 from training.data.images import normalize_pixels
 from training.data.toys import TOY_NAMES
 from training.flow.denoisers import PRECISIONS, MixtureDenoiser
-from training.flow.solvers import SOLVERS
+from training.flow.solvers import DEFAULT, SOLVERS
 from training.image_simulation import ImageFlow
+from training.integration import even_grid
 from training.measure.correlations import Autocorrelations, correlate
 from training.measure.residual_correlations import (
     check_shape,
@@ -91,12 +92,7 @@ noise_options = option_group(
         default="independent",
         help="Fresh noise at each time, as published, or the points of the flow's own paths.",
     ),
-    click.option(
-        "--solver",
-        type=choice(SOLVERS),
-        default="rk4",
-        help="Method of integration of --noise=path; its steps are those between the times.",
-    ),
+    solver_options(SOLVERS, DEFAULT),
     calibration_option,
     click.option("--seed", type=SEED, default=0, help="Of the samples and the noise."),
     device_option,
@@ -177,16 +173,16 @@ def extracttoys(**options: Any) -> None:
 @click.option("--n_time_pts", type=TIMES, default=256, help="Number of times.")
 @click.option("--n_samples", type=COUNT, default=50_000, help="Images, the same at every time.")
 @click.option("--bs", type=COUNT, default=1000, help="Images at a time, over all ranks.")
-@time_options
+@time_options("ifs", "vp_ode")
 @call_options(PRECISIONS)
 @noise_options
 def extract(**options: Any) -> None:
     """Write outputs and residuals of a network of images, one file a time."""
     settled = {"img_size": None, "img_ch": None, "end_vars": 1.0, **options}
-    settled["n_iters"] = options["n_time_pts"] - 1
     image_flow = ImageFlow.open(settled)
     options = {name: settled[name] for name in options}
-    times, count = image_flow.times, options["n_samples"]
+    schedule, count = image_flow.model.denoiser.schedule, options["n_samples"]
+    times = even_grid(schedule, options, options["end_time"])(options["n_time_pts"] - 1)
     names, dim = QUANTITIES[:2], options["data_dim"]
     extraction = describe(image_flow.model, times, options)
     folder = options["save_dir"]

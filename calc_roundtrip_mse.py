@@ -20,9 +20,10 @@ from torch_utils.results import provenance, save_arrays, save_json
 from training.data.images import ImageDataset, normalize_pixels
 from training.flow.denoisers import PRECISIONS
 from training.flow.pfode import ProbabilityFlow
-from training.flow.solvers import SOLVERS
+from training.flow.solvers import DEFAULT, SOLVERS, Solver
 from training.image_simulation import ImageFlow
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
+from training.simulation import DEFAULT_STEPS
 
 ERROR_NAMES = ("mse", "mse_float", "max_abs_error", "exact")
 """Of the columns of ``RoundtripErrors``."""
@@ -33,7 +34,7 @@ BIN_EDGES = torch.logspace(-6, 3, 46, dtype=torch.float64)
 @command(help=__doc__)
 @click.option("--save_dir", type=FILE, required=True, help="Folder of the results.")
 @click.option("--data_root", type=FILE, required=True, help="Data set: a zip or folder.")
-@integration_options(SOLVERS, PRECISIONS)
+@integration_options(SOLVERS, DEFAULT, PRECISIONS, DEFAULT_STEPS)
 @click.option("--data_name", help="How the results are called  [default: the network's data set]")
 @click.option("--bs", type=COUNT, default=1000, help="Images in flight, over all ranks.")
 @click.option("--total_samples", type=COUNT, default=10_000, help="Images to measure.")
@@ -56,7 +57,7 @@ def main(**options: Any) -> None:
     dataset = image_flow.dataset(options["data_root"], options["total_samples"], options["seed"])
     with process_group(options["device_name"]) as device:
         require_folder(folder)
-        errors, worst = measure(image_flow, dataset, options, device)
+        errors, worst, calls = measure(image_flow, dataset, options, device)
         if not distributed.is_main():
             return
         options["device_name"] = str(device)
@@ -68,7 +69,7 @@ def main(**options: Any) -> None:
             "image_shape": list(image_flow.image_shape),
             "rms_error_histogram": histogram(errors.mse_float.sqrt()),
             "worst": paths[1].name,
-            "denoiser_calls": steps_both_ways(image_flow) * image_flow.solver.calls_per_step,
+            "denoiser_calls": calls,
             "seconds": time.perf_counter() - began,
             "options": options,
             **provenance(),
@@ -81,24 +82,31 @@ def main(**options: Any) -> None:
 
 def measure(
     image_flow: ImageFlow, dataset: ImageDataset, options: dict[str, Any], device: torch.device
-) -> tuple[RoundtripErrors, dict[str, Tensor]]:
-    """The errors of all images, and arrays of them and of the worst; on the CPU of every rank.
+) -> tuple[RoundtripErrors, dict[str, Tensor], int]:
+    """The errors of all images, arrays of them and of the worst, and denoiser calls of an image.
+
+    They are on the CPU of every rank.
 
     Every rank reads each batch, of which it integrates its share, and holds no more than one.
     """
     flow = image_flow.on(device, options["batch_gpu"])
+    times = image_flow.times(flow)
+    options["n_iters"] = len(times) - 1
     count, size = len(dataset), options["bs"]
     starts = range(0, count, size)
-    columns, worst = [], WorstImages(options["keep_worst"])
+    columns, worst, most_calls = [], WorstImages(options["keep_worst"]), 0
     hidden = None if distributed.is_main() else True
-    total = steps_both_ways(image_flow) * len(starts)
+    total = 2 * (len(times) - 1) * len(starts)
     with tqdm(total=total, desc="roundtrip", unit="step", disable=hidden) as bar:
         for start in starts:
             batch = range(start, min(start + size, count))
             bar.set_postfix_str(f"images {batch.start} to {batch.stop - 1} of {count}")
             pixels, labels = dataset.read(batch)
             conditions = {"labels": labels} if image_flow.label_dim else {}
-            latents, returned = roundtrip(image_flow, flow, pixels, conditions, bar.update)
+            latents, returned, calls = roundtrip(
+                flow, times, image_flow.solver, pixels, conditions, bar.update
+            )
+            most_calls = max(most_calls, calls)
             errors = RoundtripErrors.of(pixels.flatten(1), returned)
             columns.append(errors.columns())
             levels = (returned + 1) * LEVELS_PER_UNIT
@@ -114,28 +122,29 @@ def measure(
     arrays = {**worst.rows, "image_shape": torch.tensor(image_flow.image_shape)}
     for name, column in zip(ERROR_NAMES, every.unbind(dim=1), strict=True):
         arrays |= {name: column[arrays["indices"]], f"all_{name}": column}
-    return RoundtripErrors.from_columns(every), arrays
+    return RoundtripErrors.from_columns(every), arrays, most_calls
 
 
 def roundtrip(
-    image_flow: ImageFlow,
     flow: ProbabilityFlow,
+    times: Tensor,
+    solver: Solver,
     pixels: Tensor,
     conditions: dict[str, Tensor],
     on_step: Callable[[], Any],
-) -> tuple[Tensor, Tensor]:
-    """Latents and returned data ``[n, D]`` of images ``[n, C, H, W]``, in float64 on the CPU."""
+) -> tuple[Tensor, Tensor, int]:
+    """Of images ``[n, C, H, W]``, latents and returned data ``[n, D]``, in float64 on the CPU, and
+    the denoiser calls of an image."""
     share = distributed.shard(len(pixels))
     data = normalize_pixels(pixels[share].to(flow.device)).flatten(1).double()
     if conditions:
         mine = {name: rows[share].to(flow.device) for name, rows in conditions.items()}
         flow = flow.given(**mine)
-    times, solver = image_flow.times, image_flow.solver
-    latents = flow.melt(data, times, solver, on_step=on_step).end
-    back = flow.generate(latents, times, solver, on_step=on_step)
+    melt = flow.melt(data, times, solver, on_step=on_step)
+    back = flow.generate(melt.end, times, solver, on_step=on_step)
     returned = flow.to_data(back.end, back.times[-1])
-    both = distributed.gather_rows(torch.stack([latents, returned]), len(pixels), dim=1).cpu()
-    return both[0], both[1]
+    both = distributed.gather_rows(torch.stack([melt.end, returned]), len(pixels), dim=1).cpu()
+    return both[0], both[1], melt.calls + back.calls
 
 
 class WorstImages:
@@ -168,10 +177,6 @@ def histogram(values: Tensor) -> dict[str, Any]:
     below, *counts, above = places.bincount(minlength=len(BIN_EDGES) + 1).tolist()
     edges = BIN_EDGES.tolist()
     return {"unit": "gray levels", "edges": edges, "counts": counts, "below": below, "above": above}
-
-
-def steps_both_ways(image_flow: ImageFlow) -> int:
-    return 2 * (len(image_flow.times) - 1)
 
 
 def report(found: dict[str, Any], count: int) -> None:

@@ -20,16 +20,16 @@ from torch_utils.distributed import process_group
 from torch_utils.results import provenance
 from training.flow.calls import BLOCK_ROWS
 from training.flow.denoisers import PRECISIONS
-from training.flow.solvers import SOLVERS
+from training.flow.solvers import DEFAULT, SOLVERS
 from training.image_folder import ABSENT, WHOLE, ImageFolder
 from training.image_generation import SeedSampler, generate_images, parse_seeds
 from training.image_simulation import ImageFlow
-from training.simulation import parse_eps
+from training.simulation import DEFAULT_STEPS, parse_eps
 
 
 @command(help=__doc__)
 @click.option("--save_dir", type=FILE, required=True, help="Folder of the images.")
-@integration_options(SOLVERS, PRECISIONS)
+@integration_options(SOLVERS, DEFAULT, PRECISIONS, DEFAULT_STEPS)
 @click.option("--seeds", default="0-63", help="Which images: numbers and ranges, as 1,2,5-10.")
 @click.option(
     "--bs",
@@ -114,12 +114,15 @@ def image_settings(
         "batch_gpu",
     )
     from_first_time = options["disc"] == "vp_ode"
+    adaptive = image_flow.solver.adaptive
     return {
         "network_sha256": hashlib.sha256(image_flow.path.read_bytes()).hexdigest(),
         "eps": eps,
         "class": options["class_"],
         **{name: options[name] for name in names},
         "vpode_disc_eps": options["vpode_disc_eps"] if from_first_time else None,
+        "tol": options["tol"] if options["n_iters"] == "auto" else None,
+        **{name: options[name] if adaptive else None for name in ("rtol", "atol")},
         "device": device.type,
     }
 

@@ -29,7 +29,7 @@ from torch_utils.seeds import seeded_generator
 from training.data.images import normalize_pixels
 from training.flow.denoisers import PRECISIONS
 from training.flow.pfode import sample_latent
-from training.flow.solvers import SOLVERS
+from training.flow.solvers import DEFAULT, SOLVERS
 from training.image_simulation import (
     LATENT_STREAM,
     NOISE_STREAM,
@@ -38,7 +38,13 @@ from training.image_simulation import (
     summarize_variances,
 )
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
-from training.simulation import Simulation, Simulator, latent_law, parse_eps
+from training.simulation import (
+    DEFAULT_STEPS,
+    Simulation,
+    Simulator,
+    latent_law,
+    parse_eps,
+)
 from training.trajectory_file import SavedEnd
 
 KINDS = ("melt", "roundtrip", "gen")
@@ -49,7 +55,7 @@ DTYPE = "float32"
 @command(help=__doc__)
 @click.option("--save_dir", type=FILE, required=True, help="Folder of the results.")
 @click.option("--data_root", type=FILE, help="Data set to melt: a zip or folder.")
-@integration_options(SOLVERS, PRECISIONS)
+@integration_options(SOLVERS, DEFAULT, PRECISIONS, DEFAULT_STEPS)
 @click.option("--data_name", help="How the results are called  [default: the network's data set]")
 @click.option("--bs", type=COUNT, default=256, help="Images of each simulation.")
 @click.option("--sim_type", type=choice((*KINDS, "all")), default="all", help="What to simulate.")
@@ -132,11 +138,12 @@ class Plan:
     def run(self, device: torch.device) -> None:
         """Runs the simulations one after the other; each is written while it runs."""
         self.flow = self.image_flow.on(device, self.options["batch_gpu"])
-        self.options["device_name"] = str(device)
+        self.times = self.image_flow.times(self.flow)
+        self.options |= {"device_name": str(device), "n_iters": len(self.times) - 1}
         melted: Tensor | None = None
         labels: Tensor | None = None
         if self.needs_melt:
-            saved = SavedEnd.load(self.options["prev_melt"], self.flow, self.image_flow.times)
+            saved = SavedEnd.load(self.options["prev_melt"], self.flow, self.times)
             self._check_labels(saved)
             melted, labels, start = saved.x, saved.labels, saved.start
         if "melt" in self.kinds:
@@ -173,7 +180,7 @@ class Plan:
         if options["start_noise"]:
             generator = seeded_generator("cpu", options["seed"], NOISE_STREAM)
             noise = torch.randn(data.shape, generator=generator, dtype=torch.float64)
-            first = self.image_flow.times[0].to(self.flow.device)
+            first = self.times[0].to(self.flow.device)
             std = self.flow.schedule.noise_variance(first).sqrt()
             data = data + self.flow.basis.rotate_back(noise.to(std) * std).cpu()
         return data, labels if self.image_flow.label_dim else None
@@ -183,16 +190,14 @@ class Plan:
         if labels is not None:
             share = labels[distributed.shard(len(labels))].to(self.flow.device)
             flow, extra = flow.given(labels=share), {**extra, "labels": labels}
-        simulator = Simulator(
-            flow, self.image_flow.times, self.image_flow.solver, self.options["save_freq"]
-        )
+        simulator = Simulator(flow, self.times, self.image_flow.solver, self.options["save_freq"])
         if kind == "melt":
             return simulator.melt(start, kind, self.paths[kind], dtype=DTYPE, **extra)
         return simulator.generate(start, kind, self.paths[kind], dtype=DTYPE, **extra)
 
     def _latents(self, melted: Tensor | None) -> Tensor:
         options = self.options
-        end, kept = float(self.image_flow.times[-1]), options["dims_to_keep"]
+        end, kept = float(self.times[-1]), options["dims_to_keep"]
         melted = None if melted is None else melted.to(self.flow.device)
         variance = latent_law(self.flow, end, self.eps, kept, melted)
         generator = seeded_generator("cpu", options["seed"], LATENT_STREAM)

@@ -8,7 +8,7 @@ space fresh samples of the toy too. training/measure/coverage.py says what the n
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dnnlib.errors import UsageError
 from dnnlib.files import require_folder, require_new
+from dnnlib.integration_options import solver_options, toy_step_options
 from dnnlib.logs import logger
 from dnnlib.options import (
     COUNT,
@@ -41,7 +42,8 @@ from training.data.toys import TOY_NAMES, Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.pfode import ProbabilityFlow, sample_latent
 from training.flow.schedules import G_TYPES
-from training.flow.solvers import SOLVERS, get_solver
+from training.flow.solvers import DEFAULT, SOLVERS
+from training.integration import NetworkFile, chosen_solver, settle_times
 from training.measure.boundaries import Boundary, enclosed_volume, unit_sphere, write_mesh
 from training.measure.coverage import (
     STAGES,
@@ -56,7 +58,7 @@ from training.measure.coverage import (
     transported,
 )
 from training.model import Model
-from training.simulation import Simulator, latent_law, parse_eps, steps_and_end
+from training.simulation import DEFAULT_STEPS, Simulator, latent_law, parse_eps, steps_and_end
 from training.toy_simulation import known_toy, network_toy, trained_steps_and_end
 
 # Streams of random numbers: what a generator seeded by (seed, stream) is for.
@@ -79,9 +81,8 @@ BLOCK_ROWS = 2048
 )
 @calibration_option
 @flow_options(G_TYPES)
-@click.option("--steps", type=COUNT, help="Steps of the solver  [default: 50, or T/h]")
-@click.option("--h", type=POSITIVE, help="Step size; T is steps times h  [default: T/steps]")
-@click.option("--solver", type=choice(SOLVERS), default="rk4", help="Method of integration.")
+@toy_step_options(DEFAULT_STEPS)
+@solver_options(SOLVERS, DEFAULT)
 @click.option(
     "--eps",
     default="auto",
@@ -122,18 +123,28 @@ def main(**options: Any) -> None:
         raise UsageError("eps is 'empirical', but there is no melt here: give auto or a variance")
     if options["score"] == "net":
         require_options(options, "network")
-    toy, flow, steps, end = find_flow(options)
-    spheres = find_spheres(options, toy.dim)
+    subject = find_flow(options)
+    spheres = find_spheres(options, subject.toy.dim)
     if options["boundary"] == "alpha" and options["alpha"] is None:
         options["alpha"] = spheres.default_alpha()
-    options |= {"steps": steps, "h": end / steps}
     with process_group(options["device_name"]) as device:
         options["device_name"] = str(device)
-        run(toy, flow.to(device), end, spheres, options)
+        subject.flow.to(device)
+        run(subject, spheres, options)
 
 
-def find_flow(options: dict[str, Any]) -> tuple[Toy, ProbabilityFlow, int, float]:
-    """The toy, its flow with the score of the options, the number of steps and the last time."""
+class Subject(NamedTuple):
+    """What is examined: a toy, its flow with the score of the options, the number of steps or
+    ``auto``, the last time, and the file of the network if the score is one's."""
+
+    toy: Toy
+    flow: ProbabilityFlow
+    steps: int | str
+    end: float
+    file: NetworkFile | None = None
+
+
+def find_flow(options: dict[str, Any]) -> Subject:
     if options["network"] is None:
         toy, basis, schedule = known_toy(options)
         steps, end = steps_and_end(options["steps"], options["h"], schedule.default_t_max())
@@ -143,10 +154,10 @@ def find_flow(options: dict[str, Any]) -> tuple[Toy, ProbabilityFlow, int, float
         toy = network_toy(path, model, options)
         steps, end = trained_steps_and_end(path, model, options)
         if options["score"] == "net":
-            return toy, model.flow, steps, end
+            return Subject(toy, model.flow, steps, end, NetworkFile(path, model))
         basis, schedule = model.flow.basis, model.flow.schedule
     denoiser = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
-    return toy, ProbabilityFlow(denoiser, schedule, basis), steps, end
+    return Subject(toy, ProbabilityFlow(denoiser, schedule, basis), steps, end)
 
 
 def find_spheres(options: dict[str, Any], dim: int) -> Spheres:
@@ -160,29 +171,37 @@ def find_spheres(options: dict[str, Any], dim: int) -> Spheres:
     return Spheres(np.linspace(low, high, count), unit)
 
 
-def run(
-    toy: Toy, flow: ProbabilityFlow, end: float, spheres: Spheres, options: dict[str, Any]
-) -> None:
+def run(subject: Subject, spheres: Spheres, options: dict[str, Any]) -> None:
     """Carries the points, counts, writes and tells."""
+    toy, flow, steps, end, file = subject
     began = time.perf_counter()
     folder, stem = options["save_dir"], f"{toy.name}_{flow.schedule.name}"
     json_path, array_path = (folder / f"{stem}_coverage.{kind}" for kind in ("json", "npz"))
     meshes = mesh_paths(folder, stem, spheres)
     variance = latent_law(flow, end, parse_eps(options["eps"]), options["dims_to_keep"])
-    times = flow.schedule.times(options["steps"], end).to(flow.device)
-    solver = get_solver(options["solver"])
-    simulator = Simulator(flow.in_blocks(BLOCK_ROWS), times, solver, save_every=options["steps"])
+    solver, blocks = chosen_solver(options), flow.in_blocks(BLOCK_ROWS)
+    times = settle_times(blocks, solver, steps, end, options, file).to(flow.device)
+    options |= {"steps": len(times) - 1, "h": end / (len(times) - 1)}
+    simulator = Simulator(blocks, times, solver, save_every=options["steps"])
     require_new([json_path, array_path, *meshes.values()], options["overwrite"])
     require_folder(folder)
     distributed.barrier()  # no rank writes before all have looked
 
     seeds = range(options["seed"], options["seed"] + options["num_seeds"])
     start = latent_points(spheres, variance, options["test_pts"], seeds)
-    carried = carry(
-        start,
-        generate=lambda x: flow.to_data(simulator.generate(x, "gen").trajectory.end, times[0]),
-        melt=lambda data: simulator.melt(data).trajectory.end,
-    )
+    calls = []
+
+    def generate(latents: Tensor) -> Tensor:
+        trajectory = simulator.generate(latents, "gen").trajectory
+        calls.append(trajectory.calls)
+        return flow.to_data(trajectory.end, times[0])
+
+    def melt(data: Tensor) -> Tensor:
+        trajectory = simulator.melt(data).trajectory
+        calls.append(trajectory.calls)
+        return trajectory.end
+
+    carried = carry(start, generate, melt)
     fresh = fresh_data(toy, flow, times[0], options["test_pts"], seeds)
     units = unit_maps(flow, times[0], variance)
     scaled = {name: points.mapped(units[name]) for name, points in carried.items()}
@@ -206,7 +225,7 @@ def run(
         "end_time": end,
         "latent_variance": variance.tolist(),
         **summary(spheres, found),
-        "denoiser_calls": 2 * options["steps"] * solver.calls_per_step,
+        "denoiser_calls": sum(calls),
         "seconds": seconds,
         **provenance(),
     }

@@ -6,6 +6,7 @@ import click
 from torch import Tensor
 
 from dnnlib.files import require_folder, require_new
+from dnnlib.integration_options import solver_options, toy_step_options
 from dnnlib.logs import logger
 from dnnlib.options import (
     COUNT,
@@ -30,9 +31,10 @@ from training.data.toys import TOY_NAMES, Toy
 from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
 from training.flow.pfode import ProbabilityFlow, sample_latent
 from training.flow.schedules import G_TYPES
-from training.flow.solvers import SOLVERS, get_solver
+from training.flow.solvers import DEFAULT, SOLVERS
+from training.integration import NetworkFile, chosen_solver, settle_times
 from training.model import Model
-from training.simulation import Simulator, latent_law, parse_eps, steps_and_end
+from training.simulation import DEFAULT_STEPS, Simulator, latent_law, parse_eps, steps_and_end
 from training.toy_simulation import known_toy, network_toy, trained_steps_and_end
 
 # Streams of random numbers: what a generator seeded by (seed, stream) is for.
@@ -46,9 +48,8 @@ simulation_options = option_group(
         "--augment_to", type=click.IntRange(min=0), help="Dimensions the toy is embedded in."
     ),
     click.option("--total_samples", type=COUNT, default=2000, help="Samples of each simulation."),
-    click.option("--steps", type=COUNT, help="Steps of the solver  [default: 50, or T/h]"),
-    click.option("--h", type=POSITIVE, help="Step size; T is steps times h  [default: T/steps]"),
-    click.option("--solver", type=choice(SOLVERS), default="rk4", help="Method of integration."),
+    toy_step_options(DEFAULT_STEPS),
+    solver_options(SOLVERS, DEFAULT),
     click.option("--end_vars", type=POSITIVE, default=1.0, help="A0, the std of kept latents."),
     click.option(
         "--eps",
@@ -80,7 +81,7 @@ def net(**options: Any) -> None:
     steps, end = trained_steps_and_end(path, model, options)
     with process_group(options["device_name"]) as device:
         model.denoiser.to(device)
-        simulate_all("net", toy, model.flow, steps, end, options)
+        simulate_all("net", toy, model.flow, steps, end, options, NetworkFile(path, model))
 
 
 @main.command()
@@ -117,7 +118,13 @@ def simulate_closed_form(
 
 
 def simulate_all(
-    mode: str, toy: Toy, flow: ProbabilityFlow, steps: int, end: float, options: dict[str, Any]
+    mode: str,
+    toy: Toy,
+    flow: ProbabilityFlow,
+    steps: int | str,
+    end: float,
+    options: dict[str, Any],
+    file: NetworkFile | None = None,
 ) -> None:
     """Runs the three simulations one after the other and writes each as it ends."""
     stem = f"{toy.name}_{flow.schedule.name}_{mode}"
@@ -127,8 +134,9 @@ def simulate_all(
     }
     parameters_path = options["save_dir"] / f"{stem}_sim_params.json"
     eps = parse_eps(options["eps"])
-    times = flow.schedule.times(steps, end)
-    simulator = Simulator(flow, times, get_solver(options["solver"]), options["save_freq"])
+    solver = chosen_solver(options)
+    times = settle_times(flow, solver, steps, end, options, file)
+    simulator = Simulator(flow, times, solver, options["save_freq"])
     require_new([*paths.values(), parameters_path], options["overwrite"])
     require_folder(options["save_dir"])
     distributed.barrier()  # no rank writes before all have looked
@@ -151,7 +159,8 @@ def simulate_all(
     if distributed.is_main():
         for path in paths.values():
             logger.info(f"Wrote {path}")
-        resolved = {**options, "steps": steps, "h": end / steps, "device_name": str(flow.device)}
+        made = len(times) - 1
+        resolved = {**options, "steps": made, "h": end / made, "device_name": str(flow.device)}
         save_json(
             parameters_path,
             {"options": resolved, "end_time": end, "simulations": facts, **provenance()},

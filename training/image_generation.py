@@ -73,6 +73,9 @@ class SeedSampler:
         dims_to_keep: How many dimensions are not compressed.
         class_number: Class of all images; None draws one for each seed.
 
+    Attributes:
+        network_calls: Made so far.
+
     Raises:
         UsageError: The times do not increase, or the latent law at T is not finite.
     """
@@ -88,23 +91,18 @@ class SeedSampler:
     ):
         self.rows, self.device = rows, device
         self._image_flow, self._class_number = image_flow, class_number
-        first, end = float(image_flow.times[0]), float(image_flow.times[-1])
-        if not first < end:
-            raise UsageError(f"T is {end:g}, but the flow starts at t = {first:g}: give a later T")
         self._flow = image_flow.on(device, rows)
+        end = image_flow.options["end_time"]
         self._variance = latent_law(self._flow, end, eps, dims_to_keep)
         if not self._variance.isfinite().all():
             raise UsageError(f"T is {end:g}: the noise or its scale overflows; give a shorter time")
+        self._times = image_flow.times(self._flow)
+        self.network_calls = 0
 
     @property
     def steps(self) -> int:
-        """Of the solver, for one image."""
-        return len(self._image_flow.times) - 1
-
-    def network_calls(self, count: int) -> int:
-        """Calls made for so many images at once."""
-        steps = self.steps * self._image_flow.solver.calls_per_step
-        return steps * math.ceil(count / self.rows)
+        """Between the times, for one image."""
+        return len(self._times) - 1
 
     def __call__(self, seeds: Tensor, on_step: Callable[[], object] | None = None) -> np.ndarray:
         """The images ``[N, H, W, C]`` uint8 of seeds ``[N]``; calls ``on_step`` after each step.
@@ -117,10 +115,11 @@ class SeedSampler:
             flow = flow.given(labels=self._labels(numbers))
         trajectory = flow.generate(
             self._latents(numbers),
-            self._image_flow.times,
+            self._times,
             self._image_flow.solver,
             on_step=on_step,
         )
+        self.network_calls += trajectory.calls * math.ceil(len(seeds) / self.rows)
         # The rotation is a matrix product too, whose sums hang on how many rows it has.
         to_data = BlockwiseDenoiser(self._flow.to_data, self.rows)
         pixels = to_pixels(to_data(trajectory.end, trajectory.times[-1]))
@@ -163,7 +162,6 @@ def generate_images(sampler: SeedSampler, folder: ImageFolder, seeds: Tensor, ba
     mine = seeds[distributed.shard(len(seeds))]
     size = sampler.rows * math.ceil(batch / (sampler.rows * distributed.world_size()))
     hidden = None if distributed.is_main() else True
-    calls = 0
     writing: list[Future[None]] = []
     with (
         ThreadPoolExecutor(WRITERS) as pool,
@@ -172,12 +170,12 @@ def generate_images(sampler: SeedSampler, folder: ImageFolder, seeds: Tensor, ba
         for start in range(0, len(mine), size):
             part = mine[start : start + size]
             images = sampler(part, partial(bar.update, len(part) / sampler.steps))
-            calls += sampler.network_calls(len(part))
             _wait_for(writing)
             paths = map(folder.path_of, part.tolist())
             writing = [pool.submit(write_image, *job) for job in zip(paths, images, strict=True)]
         _wait_for(writing)
-    return int(distributed.sum_over_ranks(torch.tensor(calls, device=sampler.device)))
+    calls = torch.tensor(sampler.network_calls, device=sampler.device)
+    return int(distributed.sum_over_ranks(calls))
 
 
 def _wait_for(jobs: list[Future[None]]) -> None:

@@ -1,10 +1,11 @@
 """An image network made ready to be integrated: what the image scripts share.
 
-Opens the network file, settles every option that the file knows, and lays out the times.
+Opens the network file, and settles every option that the file knows.
 """
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from torch_utils.seeds import seeded_generator
 from training.data.images import ImageDataset
 from training.flow.calls import BLOCK_ROWS
 from training.flow.pfode import ProbabilityFlow
-from training.flow.schedules import NoiseSchedule
-from training.flow.solvers import Solver, get_solver
+from training.flow.solvers import Solver
+from training.integration import PILOTS, NetworkFile, chosen_solver, first_time, settle_times
 from training.model import Model
 
 LATENT_STREAM, LABEL_STREAM, NOISE_STREAM = 1, 2, 3
@@ -37,8 +38,8 @@ class ImageFlow:
         data_name: How files made with it are called.
         image_shape: ``(C, H, W)``.
         label_dim: Number of classes; 0 for a network without.
-        times: Increasing ``[steps + 1]``.
-        solver: How to take a step.
+        solver: How to integrate.
+        options: Those it was opened with, settled.
     """
 
     path: Path
@@ -46,8 +47,8 @@ class ImageFlow:
     data_name: str
     image_shape: tuple[int, int, int]
     label_dim: int
-    times: Tensor
     solver: Solver
+    options: Mapping[str, Any]
 
     @classmethod
     def open(cls, options: dict[str, Any]) -> "ImageFlow":
@@ -71,14 +72,15 @@ class ImageFlow:
         data_name = options.get("data_name") or str(known.get("data_name", "images"))
         options["data_name"] = plain_name(data_name)
         options["end_time"] = _end_time(options["end_time"], known["tmax"], source)
+        first_time(model.denoiser.schedule, options, options["end_time"])
         return cls(
             path,
             model,
             data_name,
             (channels, height, width),
             label_dim,
-            time_grid(model.denoiser.schedule, options),
-            get_solver(options["solver"]),
+            chosen_solver(options),
+            options,
         )
 
     @property
@@ -89,6 +91,14 @@ class ImageFlow:
         """The flow on a device, its network called with so many rows at a time."""
         self.model.denoiser.to(device)
         return self.model.flow.in_blocks(rows or BLOCK_ROWS[device.type])
+
+    def times(self, flow: ProbabilityFlow) -> Tensor:
+        """Times of a simulation, increasing ``[steps + 1]``, of the flow that ``on`` gave."""
+        labels = self.labels(draw_classes(PILOTS, self.label_dim, 0, None))
+        flow = flow if labels is None else flow.given(labels=labels.to(flow.device))
+        file = NetworkFile(self.path, self.model)
+        steps, end = self.options["n_iters"], self.options["end_time"]
+        return settle_times(flow, self.solver, steps, end, self.options, file)
 
     def dataset(self, path: Path, count: int, seed: int) -> ImageDataset:
         """So many images of a data set, drawn at random, with labels if the network has them.
@@ -127,24 +137,6 @@ class ImageFlow:
             raise UsageError(
                 f"--class is {number}, but {self.path.name} has classes 0 to {self.label_dim - 1}"
             )
-
-
-def time_grid(schedule: NoiseSchedule, options: dict[str, Any]) -> Tensor:
-    """``n_iters + 1`` times ``[S]``: even over ``[0, T]`` (``ifs``) or ``[eps, T]`` (``vp_ode``).
-
-    The baselines have grids of their own, which ``ifs`` stands for.
-    """
-    steps, end, first = options["n_iters"], options["end_time"], options["vpode_disc_eps"]
-    if end <= schedule.t_min:
-        raise UsageError(f"T is {end:g}, but simulations start at t = {schedule.t_min:g}")
-    if options["disc"] == "ifs":
-        return schedule.times(steps, end)
-    if not schedule.t_min <= first < end:
-        raise UsageError(
-            f"--vpode_disc_eps is {first:g}: it must be at least {schedule.t_min:g}, and less than "
-            f"T = {end:g}"
-        )
-    return torch.linspace(first, end, steps + 1, dtype=torch.float64)
 
 
 def draw_classes(count: int, classes: int, seed: int, given: int | None) -> Tensor:

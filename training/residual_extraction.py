@@ -13,7 +13,7 @@ from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.results import provenance, save_json
-from training.flow.solvers import get_solver
+from training.integration import chosen_solver
 from training.measure.residual_files import Extraction, Put, digest, require_space
 from training.measure.residuals import Extractor, ResidualProbe, Source
 from training.model import Model
@@ -25,8 +25,8 @@ NOISE_STREAM = 4
 
 def toy_times(path: Path, model: Model, options: dict[str, Any]) -> Tensor:
     """The times ``[T]``: the first time and multiples of h after it, or evenly up to tmax."""
-    t_max = model.about["tmax"]
-    steps, end = steps_and_end(options["n_time_pts"] - 1, options["h"], t_max)
+    t_max, steps = model.about["tmax"], options["n_time_pts"] - 1
+    _, end = steps_and_end(steps, options["h"], t_max)
     first = model.denoiser.schedule.t_min
     if not first < end <= t_max:
         raise UsageError(
@@ -46,7 +46,10 @@ def describe(model: Model, times: Tensor, options: dict[str, Any]) -> Extraction
         raise UsageError(
             f"T is {float(times[-1]):g}, but the first time is {float(times[0]):g}: give a later T"
         )
-    matters = ("network", "calibration", "data_root", "n_samples", "seed", "solver", "precision")
+    matters = (
+        *("network", "calibration", "data_root", "n_samples", "seed", "precision"),
+        *("solver", "rtol", "atol"),
+    )
     settings = {name: options.get(name) for name in matters}
     return Extraction(
         options["data_name"],
@@ -77,7 +80,7 @@ def extractor(probe: ResidualProbe, source: Source, options: dict[str, Any]) -> 
         batch=options["bs"],
         seed=options["seed"],
         stream=NOISE_STREAM,
-        solver=get_solver(options["solver"]) if options["noise"] == "path" else None,
+        solver=chosen_solver(options) if options["noise"] == "path" else None,
     )
 
 
@@ -93,11 +96,11 @@ def run_extraction(
     require_folder(options["save_dir"])
     logger.info(announcement)
     with writer if distributed.is_main() else nullcontext() as put:
-        job.run(put)
+        calls = job.run(put)
     if distributed.is_main():
         seconds = time.perf_counter() - began
         options["device_name"] = str(job.probe.flow.device)
-        facts = {"denoiser_calls": job.calls, "seconds": seconds}
+        facts = {"denoiser_calls": calls, "seconds": seconds}
         save_json(parameters, {"options": options, **facts, **provenance()})
         logger.info(
             f"Wrote residuals of {job.count} samples at {len(job.probe.times)} times to "

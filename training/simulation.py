@@ -17,7 +17,7 @@ from training.flow.pfode import ProbabilityFlow, State, Trajectory
 from training.flow.solvers import Solver
 from training.trajectory_file import trajectory_file
 
-DEFAULT_STEPS = 50
+DEFAULT_STEPS = 20
 MAX_STEPS = 10**6
 
 
@@ -123,10 +123,14 @@ class Simulator:
         return Simulation(whole, time.perf_counter() - began)
 
 
-def steps_and_end(steps: int | None, h: float | None, t_max: float) -> tuple[int, float]:
-    """Number of steps and the last time T, which is ``steps * h``; left out, T is ``t_max``."""
+def steps_and_end(
+    steps: int | str | None, h: float | None, t_max: float
+) -> tuple[int | str, float]:
+    """Number of steps, or ``auto``, and the last time T: ``steps * h``, or ``t_max``."""
     if h is None:
         return steps or DEFAULT_STEPS, t_max
+    if isinstance(steps, str):
+        raise UsageError(f"--steps={steps} finds the step size itself: leave --h out")
     if steps is None:
         if t_max / h > MAX_STEPS:
             raise UsageError(f"h is {h:g}, which makes more than {MAX_STEPS} steps up to {t_max:g}")

@@ -46,7 +46,9 @@ def network_toy(path: Path, model: Model, options: dict[str, Any]) -> Toy:
     return toy
 
 
-def trained_steps_and_end(path: Path, model: Model, options: dict[str, Any]) -> tuple[int, float]:
+def trained_steps_and_end(
+    path: Path, model: Model, options: dict[str, Any]
+) -> tuple[int | str, float]:
     """As ``steps_and_end``; UsageError if a network was not trained up to the last time."""
     t_max = model.about["tmax"]
     steps, end = steps_and_end(options["steps"], options["h"], t_max)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Call = Callable[..., Tensor]
-"""``D(x [B, D], t [], **conditions [B, ...]) -> [B, D]``."""
+"""``D(x [B, D], t [] or [B], **conditions [B, ...]) -> [B, D]``."""
 
 BLOCK_ROWS = {"cpu": 16, "cuda": 128}
 """Rows of one call by type of device: enough for nearly its full speed."""
@@ -33,9 +33,10 @@ class ConditionedDenoiser:
 
 
 class BlockwiseDenoiser:
-    """Calls a denoiser with exactly so many rows at a time, the last block filled up with zeros.
+    """Calls a denoiser with exactly so many rows at a time, the last block filled up.
 
-    So a row's result depends on that row alone, and memory does not grow with the batch.
+    What fills it are zeros, at a time of the block. So a row's result depends on that row alone,
+    and memory does not grow with the batch.
 
     Args:
         denoiser: What is called.
@@ -46,12 +47,18 @@ class BlockwiseDenoiser:
         self._denoiser, self._rows = denoiser, rows
 
     def __call__(self, x: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
-        """The denoised ``[B, D]`` of ``x [B, D]`` at one time ``t []``."""
+        """The denoised ``[B, D]`` of ``x [B, D]`` at times ``[]`` or ``[B]``."""
         parts = []
         for start in range(0, len(x), self._rows):
             block = {name: self._block(rows, start) for name, rows in conditions.items()}
-            parts.append(self._denoiser(self._block(x, start), t, **block))
+            times = self._times(t, start) if t.ndim else t
+            parts.append(self._denoiser(self._block(x, start), times, **block))
         return torch.cat(parts)[: len(x)] if parts else x
+
+    def _times(self, t: Tensor, start: int) -> Tensor:
+        block = t[start : start + self._rows]
+        # Not zeros: a schedule need not have a time 0.
+        return torch.cat([block, block[-1:].expand(self._rows - len(block))])
 
     def _block(self, rows: Tensor, start: int) -> Tensor:
         block = rows[start : start + self._rows]

@@ -70,10 +70,10 @@ class ResidualProbe:
                 clean + self.flow.schedule.noise_variance(t).sqrt() * noise, clean, index, take
             )
 
-    def path(self, clean: Tensor, solver: Solver, take: Take) -> None:
-        """Residuals along the melts of clean points ``[n, D]`` in eigenspace.
+    def path(self, clean: Tensor, solver: Solver, take: Take) -> int:
+        """Residuals along the melts of clean points ``[n, D]``; returns the calls of the solver.
 
-        The grid of times is that of the solver. Memory holds one state.
+        Points are in eigenspace. The grid of times is that of the solver. Memory holds one state.
         """
         scale = self.flow.schedule.scale
         indices = iter(range(len(self.times)))
@@ -82,7 +82,7 @@ class ResidualProbe:
             self._look(state.x / scale(state.time), clean, next(indices), take)
 
         start = scale(self.times[0].to(clean)) * clean
-        self.flow.simulate(start, self.times, solver, save_every=1, on_state=on_state)
+        return self.flow.simulate(start, self.times, solver, save_every=1, on_state=on_state).calls
 
     def _look(self, noisy: Tensor, clean: Tensor, index: int, take: Take) -> None:
         t = self.times[index].to(clean)
@@ -140,14 +140,12 @@ class Extractor:
     stream: int
     solver: Solver | None
 
-    @property
-    def calls(self) -> int:
-        """Denoiser calls of a sample."""
-        times = len(self.probe.times)
-        return times + (times - 1) * (self.solver.calls_per_step if self.solver else 0)
+    def run(self, put: Put | None) -> int:
+        """Gives the main rank's ``put`` all rows, float32, in the order of batches and times.
 
-    def run(self, put: Put | None) -> None:
-        """Gives the main rank's ``put`` all rows, float32, in the order of batches and times."""
+        Returns the largest number of denoiser calls that a sample took.
+        """
+        calls = 0
         starts = range(0, self.count, self.batch)
         hidden = None if distributed.is_main() else True
         total = len(starts) * len(self.probe.times)
@@ -162,9 +160,12 @@ class Extractor:
                         put(index, batch.start, dict(zip(found, whole, strict=True)))
                     bar.update()
 
-                self._look(batch[distributed.shard(len(batch))], take)
+                mine = batch[distributed.shard(len(batch))]
+                calls = max(calls, len(self.probe.times) + self._look(mine, take))
+        return calls
 
-    def _look(self, rows: range, take: Take) -> None:
+    def _look(self, rows: range, take: Take) -> int:
+        """Returns the calls that the solver made."""
         flow = self.probe.flow
         points, conditions = self.source(rows)
         clean = flow.basis.to_eigen(points.to(flow.device).double())
@@ -174,5 +175,5 @@ class Extractor:
             probe = replace(probe, flow=flow.given(**here))
         if self.solver is None:
             probe.independent(clean, rows, self.seed, self.stream, take)
-        else:
-            probe.path(clean, self.solver, take)
+            return 0
+        return probe.path(clean, self.solver, take)

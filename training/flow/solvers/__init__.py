@@ -1,0 +1,57 @@
+"""Solvers of ``dx/dt = v(x, t)``, by name in ``SOLVERS``.
+
+Those of the scaled variable are as published. The others integrate the *standardized* variable
+
+    y_i = x_tilde_i / sqrt(xi_i + gamma_i(t)),
+
+in which the linear part of the probability flow is gone (see ``pfode``): they are *exponential*
+integrators of the integrating-factor kind (Lawson 1967, *Generalized Runge-Kutta processes for
+stable systems with large Lipschitz constants*), exact for Gaussian data at any step. No coefficient
+of theirs divides by a growth rate, so none needs a limit where a dimension does not inflate.
+"""
+
+from math import inf
+
+from dnnlib.errors import UsageError
+from training.flow.solvers.adaptive import ATOL, RTOL, dormand_prince
+from training.flow.solvers.implicit import gauss_legendre
+from training.flow.solvers.multistep import adams_bashforth
+from training.flow.solvers.runge_kutta import DORMAND_PRINCE, EULER, HEUN, RK4, runge_kutta
+from training.flow.solvers.solver import Method, Solver, Velocity
+
+__all__ = ["DEFAULT", "SOLVERS", "Method", "Solver", "Velocity", "get_solver"]
+
+SOLVERS = {
+    solver.name: solver
+    for solver in (
+        Solver("euler", 1, runge_kutta(EULER), calls_per_step=1),
+        Solver("heun", 2, runge_kutta(HEUN), calls_per_step=2),
+        Solver("rk4", 4, runge_kutta(RK4), calls_per_step=4),
+        Solver("exp_ab2", 2, adams_bashforth, calls_per_step=1, standardized=True, multistep=True),
+        Solver("exp_rk5", 5, runge_kutta(DORMAND_PRINCE), calls_per_step=6, standardized=True),
+        Solver("dopri5", 5, dormand_prince(RTOL, ATOL), standardized=True, adaptive=True),
+        Solver("gauss4", 4, gauss_legendre, standardized=True),
+    )
+}
+DEFAULT = "exp_rk5"
+"""The most accurate for its calls in ``benchmarks/solvers.py``; see docs/solvers.md."""
+
+
+def get_solver(name: str, rtol: float = RTOL, atol: float = ATOL) -> Solver:
+    """A solver by name.
+
+    Args:
+        name: One of ``SOLVERS``.
+        rtol: Relative tolerance of an adaptive solver, for each step and sample.
+        atol: Absolute tolerance, in standard deviations of the flow's own law.
+
+    Raises:
+        UsageError: The name is unknown, or a tolerance is no positive number.
+    """
+    for label, value in (("rtol", rtol), ("atol", atol)):
+        if not 0 < value < inf:
+            raise UsageError(f"{label} is {value:g}: it must be a positive number")
+    if name not in SOLVERS:
+        raise UsageError(f"unknown solver '{name}': choose one of {', '.join(SOLVERS)}")
+    solver = SOLVERS[name]
+    return solver.with_method(dormand_prince(rtol, atol)) if solver.adaptive else solver

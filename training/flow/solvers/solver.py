@@ -1,0 +1,40 @@
+"""What a solver is: a method that walks through given times, and what a flow must know of it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+Velocity = Callable[[Tensor, Tensor], Tensor]
+"""``v(x [B, D], t [] or [B]) -> [B, D]``."""
+
+Method = Callable[[Velocity, Tensor, Tensor], Iterator[Tensor]]
+"""``method(v, x [B, D], times [S + 1])`` gives the states at ``times[1:]``, one after the other.
+The times are monotone, upward or downward."""
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A method of integration.
+
+    Attributes:
+        name: In the registry.
+        order: The global error falls as this power of the step.
+        method: How it walks.
+        calls_per_step: Calls of the velocity, one more where a multistep method starts; None where
+            they depend on the problem.
+        standardized: It integrates the standardized variable, not the scaled one.
+        multistep: A step depends on those before.
+        adaptive: It chooses its own steps. The times it is given are those of its output.
+    """
+
+    name: str
+    order: int
+    method: Method
+    calls_per_step: int | None = None
+    standardized: bool = False
+    multistep: bool = False
+    adaptive: bool = False
+
+    def with_method(self, method: Method) -> "Solver":
+        return replace(self, method=method)

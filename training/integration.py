@@ -1,0 +1,168 @@
+"""How the options of a simulation settle its solver and its times.
+
+What has to be tried out, a grid of equal errors or a number of steps, is tried on a few latents
+that all scripts draw alike, so that it needs no data.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError, UsageError
+from dnnlib.logs import logger
+from dnnlib.options import given_options
+from torch_utils import distributed
+from torch_utils.seeds import seeded_generator
+from training.flow.grids import EqualErrorGrid, Grid, choose_steps, fit_equal_error_grid
+from training.flow.pfode import ProbabilityFlow, sample_latent
+from training.flow.schedules import NoiseSchedule
+from training.flow.solvers import Solver, get_solver
+from training.model import Model
+
+PILOTS = 64
+PILOT_STREAM = 5
+"""Stream of random numbers: what a generator seeded by (seed, stream) is for."""
+STORED = "time_grid"
+"""Name of a grid in what a network file says about itself."""
+
+
+def chosen_solver(options: Mapping[str, Any]) -> Solver:
+    """The solver of ``solver_options``. Raises UsageError for tolerances that it does not take."""
+    solver = get_solver(options["solver"], options["rtol"], options["atol"])
+    tolerances = sorted(given_options() & {"rtol", "atol"})
+    if tolerances and not solver.adaptive:
+        raise UsageError(
+            f"--{tolerances[0]} goes with adaptive solvers such as dopri5, but {solver.name} takes "
+            "given steps"
+        )
+    return solver
+
+
+def first_time(schedule: NoiseSchedule, options: Mapping[str, Any], end: float) -> float:
+    """The first time, by ``disc``. Raises UsageError if it is not before the last."""
+    if end <= schedule.t_min:
+        raise UsageError(f"T is {end:g}, but simulations start at t = {schedule.t_min:g}")
+    if options["disc"] != "vp_ode":
+        return schedule.t_min
+    first: float = options["vpode_disc_eps"]
+    if not schedule.t_min <= first < end:
+        raise UsageError(
+            f"--vpode_disc_eps is {first:g}: it must be at least {schedule.t_min:g}, and less than "
+            f"T = {end:g}"
+        )
+    return first
+
+
+def even_grid(schedule: NoiseSchedule, options: Mapping[str, Any], end: float) -> Grid:
+    """Even over ``[0, T]`` (``ifs``) or ``[eps, T]`` (``vp_ode``), by number of steps.
+
+    The baselines have grids of their own, which ``ifs`` stands for.
+    """
+    first = first_time(schedule, options, end)
+    if options["disc"] == "vp_ode":
+        return lambda steps: torch.linspace(first, end, steps + 1, dtype=torch.float64)
+    return lambda steps: schedule.times(steps, end)
+
+
+@dataclass(frozen=True)
+class NetworkFile:
+    """A network and its file, where a grid may be kept.
+
+    Attributes:
+        path: The file.
+        model: What is in it.
+    """
+
+    path: Path
+    model: Model
+
+    def stored_grid(self, solver: Solver, times: Tensor) -> EqualErrorGrid | None:
+        """The grid in the file, if it is one of this solver over these times.
+
+        Raises:
+            DataError: What is in its place makes no sense.
+        """
+        stored = self.model.about.get(STORED)
+        if stored is None:
+            return None
+        try:
+            name, found = stored["solver"], torch.tensor(stored["times"], dtype=torch.float64)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise DataError(f"{self.path} holds a broken '{STORED}': {error}") from error
+        if found.ndim != 1 or len(found) < 2 or not (found.diff() > 0).all():
+            raise DataError(f"{self.path} holds a broken '{STORED}': its times do not increase")
+        fits = torch.allclose(found[[0, -1]], times[[0, -1]].to(found), rtol=1e-9)
+        return EqualErrorGrid(found) if name == solver.name and fits else None
+
+    def store_grid(self, grid: EqualErrorGrid, solver: Solver) -> None:
+        """Writes the network file anew, with a grid in it."""
+        if distributed.is_main():
+            # Anew, since this run may have left the calibration out.
+            model = Model.load(self.path)
+            about = {STORED: {"solver": solver.name, "times": grid.times.tolist()}}
+            dataclasses.replace(model, about={**model.about, **about}).save(self.path)
+            logger.info(f"Stored the grid of times in {self.path}")
+        distributed.barrier()
+
+
+def settle_times(
+    flow: ProbabilityFlow,
+    solver: Solver,
+    steps: int | str,
+    end: float,
+    options: Mapping[str, Any],
+    file: NetworkFile | None = None,
+) -> Tensor:
+    """The times of a simulation, increasing ``[steps + 1]``, float64, on the CPU.
+
+    Args:
+        flow: On its device.
+        solver: Of the simulation.
+        steps: How many, or ``auto``.
+        end: T.
+        options: ``disc``, ``tol``, ``store_grid``, and ``vpode_disc_eps`` of images.
+        file: Of the network; None for a flow without one.
+    """
+    tried = steps == "auto"
+    if not tried and "tol" in given_options():
+        raise UsageError("--tol goes with a number of steps of 'auto'")
+    if options["store_grid"] and (options["disc"] != "adapted" or file is None):
+        raise UsageError("--store_grid goes with a network and --disc=adapted")
+    if options["store_grid"] and "://" in options["network"]:
+        raise UsageError("--store_grid writes into the network file: give a path, not a URL")
+    even = even_grid(flow.schedule, options, end)
+    variance = flow.latent_variance(torch.tensor(end, dtype=torch.float64, device=flow.device))
+    latents = sample_latent(PILOTS, variance, seeded_generator("cpu", 0, PILOT_STREAM))
+    grid = even
+    if options["disc"] == "adapted":
+        grid = _adapted_grid(flow, solver, latents, even(1), options["store_grid"], file)
+    if not tried:
+        return grid(int(steps))
+    choice = choose_steps(flow, latents, grid, solver, options["tol"])
+    logger.info(
+        f"{choice.steps} steps of {solver.name}, for an expected error of {choice.error:.1e} "
+        f"(--tol={options['tol']:g})"
+    )
+    return grid(choice.steps)
+
+
+def _adapted_grid(
+    flow: ProbabilityFlow,
+    solver: Solver,
+    latents: Tensor,
+    times: Tensor,
+    store: bool,
+    file: NetworkFile | None,
+) -> Grid:
+    stored = file.stored_grid(solver, times) if file and not store else None
+    if stored:
+        return stored
+    grid = fit_equal_error_grid(flow, latents, times, solver)
+    if file and store:
+        file.store_grid(grid, solver)
+    return grid
