@@ -1,6 +1,6 @@
 """What is drawn of the files that a user names: which pictures, their names and their words."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,12 @@ from training.pictures.animation import (
 )
 from training.pictures.clouds import Row, draw_clouds, seen_places, telling_times
 from training.pictures.colors import colors_of_places
+from training.pictures.correlation_album import (
+    pictures_of_image_matrices,
+    pictures_of_lags,
+    pictures_of_toy_matrices,
+)
+from training.pictures.coverage_album import pictures_of_coverage
 from training.pictures.curves import draw_training
 from training.pictures.image_album import (
     picture_of_image_files,
@@ -29,7 +35,14 @@ from training.pictures.image_figures import animate_grid
 from training.pictures.latents import draw_latents
 from training.pictures.picture import Picture
 from training.pictures.runs import SavedTraining
+from training.pictures.saved_coverage import holds_coverage
 from training.pictures.saved_images import holds_images, holds_roundtrips
+from training.pictures.saved_lags import holds_lags
+from training.pictures.saved_matrices import (
+    holds_image_matrices,
+    holds_residuals,
+    holds_toy_matrices,
+)
 from training.pictures.trajectories import (
     TITLES,
     SavedTrajectory,
@@ -41,6 +54,13 @@ from training.pictures.trajectories import (
 PANELS = 6
 MOST_MOVING_POINTS = 1500
 STATS = "stats.jsonl"
+DrawFile = Callable[[Path, Path | None], list[Picture]]
+DRAWN_ALONE: tuple[tuple[Callable[[list[str]], bool], DrawFile], ...] = (
+    (holds_roundtrips, pictures_of_roundtrips),
+    (holds_coverage, pictures_of_coverage),
+    (holds_lags, pictures_of_lags),
+    (holds_toy_matrices, pictures_of_toy_matrices),
+)
 SHORT_TITLES = {"melt": "Melting {}", "gen": "Generating {}"}
 COLORS = {
     "melt": "points keep the color of their place in the data",
@@ -64,15 +84,24 @@ def pictures_of(
     """
     trajectories: list[SavedTrajectory] = []
     pictures: list[Picture] = []
+    matrices: list[Path] = []
     for path in drawable_files(paths):
         if path.is_dir() or path.suffix == ".zip":
             pictures.append(picture_of_image_files(path, folder))
         elif path.suffix != ".npz":
             pictures.append(_of_training(path, folder or path.parent))
-        elif holds_roundtrips(_arrays_of(path)):
-            pictures += pictures_of_roundtrips(path, folder)
+        elif draw := _drawn_alone(names := _arrays_of(path)):
+            pictures += draw(path, folder)
+        elif holds_image_matrices(names):
+            matrices.append(path)
+        elif holds_residuals(names):
+            raise DataError(
+                f"{path} holds residuals, which are not drawn: give the correlations that "
+                "calc_net_residuals_autocorrelations.py makes of them"
+            )
         else:
             trajectories.append(SavedTrajectory.load(path))
+    pictures += pictures_of_image_matrices(matrices, folder)
     for trajectory in trajectories:
         pictures += _of_trajectory(trajectory, folder or trajectory.path.parent, animation_format)
     pictures += pictures_of_images([item for item in trajectories if item.has_images], folder)
@@ -95,7 +124,8 @@ def drawable_files(paths: Iterable[Path]) -> list[Path]:
                 files = [path]
             if not files:
                 raise DataError(
-                    f"{path} holds neither results (.npz) of a simulation, nor {STATS}, nor images"
+                    f"{path} holds neither results (.npz) that can be drawn, nor {STATS}, nor "
+                    "images"
                 )
         elif not path.exists():
             raise DataError(
@@ -105,8 +135,8 @@ def drawable_files(paths: Iterable[Path]) -> list[Path]:
             files = [path]
         else:
             raise DataError(
-                f"{path} cannot be drawn: give results (.npz) of a simulation, {STATS}, a zip of "
-                "images, or a folder with such files or with images"
+                f"{path} cannot be drawn: give results (.npz), {STATS}, a zip of images, or a "
+                "folder with such files or with images"
             )
         found |= {file.resolve(): file for file in files if file.resolve() not in found}
     return list(found.values())
@@ -149,7 +179,13 @@ def _can_be_drawn(file: Path) -> bool:
     if file.suffix == ".jsonl":
         return file.name == STATS
     names = _arrays_of(file)
-    return holds_trajectory(names) or holds_roundtrips(names)
+    drawn_together = holds_trajectory(names) or holds_image_matrices(names)
+    return drawn_together or _drawn_alone(names) is not None
+
+
+def _drawn_alone(names: list[str]) -> DrawFile | None:
+    """What draws a file with arrays of these names, unless it is drawn together with others."""
+    return next((draw for holds, draw in DRAWN_ALONE if holds(names)), None)
 
 
 def _arrays_of(file: Path) -> list[str]:

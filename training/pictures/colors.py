@@ -12,6 +12,7 @@ MUTED = "#6b7280"  # secondary text
 FAINT = "#d5d9e0"  # axes, grids
 BLUE = "#3f5fd0"
 ORANGE = "#e8862e"
+DIVERGING = ("#1c2766", BLUE, "#f4f5f8", ORANGE, "#7f3606")  # from -1 over 0 to 1
 
 # The plane's colors from left to right, as hues in degrees, at its bottom and at its top; and the
 # lightness of bottom and top. All can be seen on white.
@@ -51,6 +52,13 @@ def colors_of_places(places: np.ndarray, width: float) -> np.ndarray:
     hue = np.deg2rad(left + (right - left) * across)
     lightness = LIGHTNESS[0] + (LIGHTNESS[1] - LIGHTNESS[0]) * up
     return _to_srgb(lightness, hue)
+
+
+def sequential_colors(count: int) -> np.ndarray:
+    """So many colors from dark blue over magenta to light orange, sRGB in 0..1 ``[count, 3]``."""
+    share = np.linspace(0, 1, count)
+    hue = BOTTOM_HUES[0] + (TOP_HUES[1] - BOTTOM_HUES[0]) * share
+    return _to_srgb(LIGHTNESS[0] + (LIGHTNESS[1] - LIGHTNESS[0]) * share, np.deg2rad(hue))
 
 
 def _to_srgb(lightness: np.ndarray, hue: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from training.pictures.pixels import (
 )
 from training.pictures.saved_images import SavedRoundtrips
 from training.pictures.spectra import draw_spectrum, share_within
-from training.pictures.style import brief, power_of_ten
+from training.pictures.style import brief, joined, power_of_ten
 from training.pictures.trajectories import TITLES, SavedTrajectory, title_of
 
 ROWS, PATH_COLUMNS, WAY_COLUMNS = 8, 9, 3
@@ -54,7 +54,7 @@ def draw_path(trajectory: SavedTrajectory) -> Figure:
     telling = _telling(np.stack([column.cells for column in columns]), PATH_COLUMNS)
     name, details = title_of(trajectory.path)
     title = TITLES[trajectory.kind].format(name)
-    subtitle = _joined(details, f"{states.shape[1]} of {trajectory.count} images")
+    subtitle = joined(details, f"{states.shape[1]} of {trajectory.count} images")
     return draw_rows([columns[number] for number in telling], title, subtitle, STATES_CAPTION)
 
 
@@ -87,7 +87,7 @@ def draw_roundtrip(melt: SavedTrajectory, back: SavedTrajectory) -> Figure:
     return draw_rows(
         columns,
         title=f"Melting {name}, and back",
-        subtitle=_joined(details, f"{melting.shape[1]} of {melt.count} images"),
+        subtitle=joined(details, f"{melting.shape[1]} of {melt.count} images"),
         caption=f"{STATES_CAPTION}\n{DIFFERENCE_CAPTION}",
         scale=scale,
     )
@@ -106,7 +106,7 @@ def grid_figure(cells: np.ndarray, count: int, title: str, details: str = "") ->
     shown = min(len(cells), grid_columns(len(cells), shape) ** 2)
     part = f"first {shown} of {count} images" if shown < count else f"{count} images"
     size = f"{shape[1]} × {shape[0]} pixels"
-    return draw_grid(cells[:shown], title, _joined(details, part, size))
+    return draw_grid(cells[:shown], title, joined(details, part, size))
 
 
 def draw_spectrum_of(melt: SavedTrajectory) -> Figure:
@@ -125,7 +125,7 @@ def draw_spectrum_of(melt: SavedTrajectory) -> Figure:
         compressed,
         melt.count,
         title=f"Spectrum of melted {name}" + (f": {details}" if details else ""),
-        subtitle=_joined(*words),
+        subtitle=joined(*words),
     )
 
 
@@ -173,7 +173,7 @@ def draw_roundtrip_errors(saved: SavedRoundtrips) -> Figure:
         np.sqrt(saved.all_mse_float),
         saved.all_max_abs_error,
         title=f"Roundtrip errors of {_name_of_worst(saved.path)}",
-        subtitle=_joined(*words),
+        subtitle=joined(*words),
     )
 
 
@@ -228,7 +228,3 @@ def _times(factor: int) -> str:
         return f"× {factor}"
     first, power = str(factor)[0], power_of_ten(len(str(factor)) - 1)
     return f"× {power}" if first == "1" else f"× {first}·{power}"
-
-
-def _joined(*words: str) -> str:
-    return " · ".join(word for word in words if word)

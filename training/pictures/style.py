@@ -32,7 +32,8 @@ def headline(figure: Figure, title: str, subtitle: str, left: float, top: float)
         top: Inches of the headline's top from the bottom edge.
     """
     width, height = figure.get_size_inches()
-    place: dict[str, Any] = {"x": left / width, "ha": "left", "va": "top"}
+    # Names of files are in it, which may have dollar signs.
+    place: dict[str, Any] = {"x": left / width, "ha": "left", "va": "top", "parse_math": False}
     room = width - left - 0.1
     text = shortened(title, room, TITLE_SIZE)
     figure.text(y=top / height, s=text, size=TITLE_SIZE, weight="bold", color=INK, **place)
@@ -44,6 +45,11 @@ def shortened(text: str, room: float, size: float) -> str:
     """A text that fits into so many inches at that size in points, judged by its usual width."""
     most = int(room * 72 / (0.6 * size))
     return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+
+
+def joined(*words: str) -> str:
+    """Words of a subtitle in one line, without those that are empty."""
+    return " · ".join(word for word in words if word)
 
 
 def brief(value: float) -> str:

@@ -1,0 +1,100 @@
+"""Reads the summary of calctoys or calc: autocorrelations with the first time, and their lags."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dnnlib.errors import DataError
+from torch_utils.results import open_arrays
+from training.measure.correlations import CorrelationTime, correlation_time
+from training.measure.residual_files import QUANTITIES
+from training.pictures.checked_arrays import CheckedArrays
+
+ROUNDING = 1e-4  # of float32, by which correlations may pass 1
+
+
+@dataclass(frozen=True)
+class LagCurve:
+    """The autocorrelation of a quantity in D dimensions at T lags.
+
+    Attributes:
+        mean: Over the dimensions that vary ``[T]``.
+        diagonal: Of each dimension ``[T, D]``; NaN where one does not vary.
+        lasting: How long the mean lasts.
+    """
+
+    mean: np.ndarray
+    diagonal: np.ndarray
+    lasting: CorrelationTime
+
+
+@dataclass(frozen=True)
+class SavedLags:
+    """A summary.
+
+    Attributes:
+        times: Increasing ``[T]``.
+        curves: By quantity, at least one.
+    """
+
+    times: np.ndarray
+    curves: dict[str, LagCurve]
+
+    @property
+    def lags(self) -> np.ndarray:
+        """``[T]``, from 0 on."""
+        return self.times - self.times[0]
+
+    @property
+    def dim(self) -> int:
+        return next(iter(self.curves.values())).diagonal.shape[1]
+
+    @property
+    def correlation_time(self) -> float:
+        """That of the residuals, or else of the first quantity."""
+        curve = self.curves.get("net_residuals") or next(iter(self.curves.values()))
+        return curve.lasting.integral
+
+    @classmethod
+    def load(cls, path: Path) -> "SavedLags":
+        """Reads and checks a summary.
+
+        Raises:
+            DataError: Missing or broken file, missing array, wrong shape, or impossible value.
+        """
+        with open_arrays(path) as saved:
+            arrays = CheckedArrays(saved, path)
+            times = arrays.read("times", "T", least=2)
+            if (np.diff(times) <= 0).any():
+                raise DataError(f"{path}: 'times' should increase")
+            curves = {}
+            for name in [name for name in QUANTITIES if f"{name}_mean" in saved.names]:
+                mean = arrays.read(f"{name}_mean", "T")
+                diagonal = arrays.read(f"{name}_diagonal", "TD")
+                std = arrays.read(f"{name}_std", "TD")
+                require_correlations(path, f"{name}_mean", mean)
+                require_correlations(path, f"{name}_diagonal", diagonal)
+                lasting = correlation_time(
+                    torch.from_numpy(times - times[0]), torch.from_numpy(mean)
+                )
+                varies = (std > 0) & (std[0] > 0)
+                curves[name] = LagCurve(mean, np.where(varies, diagonal, np.nan), lasting)
+        return cls(times, curves)
+
+
+def holds_lags(names: list[str]) -> bool:
+    """Whether an ``.npz`` with arrays of these names is a summary of autocorrelations."""
+    return any(f"{name}_mean" in names for name in QUANTITIES)
+
+
+def summary_of(stem: Path) -> Path:
+    """Where the summary is of correlations in files of a stem."""
+    return stem.with_name(f"{stem.name}_summary.npz")
+
+
+def require_correlations(path: Path, name: str, values: np.ndarray) -> None:
+    """Raises DataError for values that no correlation has."""
+    if not (np.abs(values) <= 1 + ROUNDING).all():
+        raise DataError(f"{path}: '{name}' should hold correlations, which are from -1 to 1")
