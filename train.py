@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 import torch
-from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
@@ -28,21 +27,18 @@ from dnnlib.options import (
     training_options,
 )
 from dnnlib.urls import local_file
-from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance
-from torch_utils.seeds import seeded_generator
 from training.data.augment import (
     LABEL_DIM,
     AugmentedBatches,
     GeometricAugmentation,
-    augmented_points,
 )
-from training.data.batches import Batch, BatchSource
-from training.data.images import ImageBatches, ImageDataset, basis_batches, normalize_pixels
+from training.data.batches import BatchSource
+from training.data.images import ImageBatches, ImageDataset
 from training.flow.denoisers import NOISE_CONDITIONINGS, PRECISIONS, SPACES
-from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import G_TYPES
+from training.image_training import calibration_points, fit_basis, open_calibration_data
 from training.loop import Trainer, TrainingConfig
 from training.loss import T_SAMPLINGS
 from training.model import Model, describe_basis
@@ -55,11 +51,6 @@ FREE_ON_RESUME = {
     "batch_gpu", "bench", "cache", "compile", "device_name", "dry_run", "dump", "resume", "snap",
     "tick", "workers",
 }  # fmt: skip
-DRY_RUN_IMAGES = 1000
-VARIANCE_IMAGES = 10_000
-# Each costs 33 network calls, together about as much as training on 11,000; the error of a slope
-# is about one over their square root.
-CALIBRATION_POINTS = 1000
 T_MAX = 15.01  # as published for images
 
 
@@ -143,6 +134,11 @@ class Multipliers(click.ParamType[list[int]]):
     help="Million samples in which the learning rate rises  [default: 5% of duration, at most 10]",
 )
 @click.option("--lr_decay", is_flag=True, help="Let the rate fall to 0 along a cosine.")
+@click.option(
+    "--calibration_data",
+    type=FILE,
+    help="Images to calibrate on, best such that were held out of training  [default: --data]",
+)
 @click.option("--transfer", help="Network file, path or https URL, whose weights to start from.")
 @training_options(duration=200, batch=512, lr=1e-3, ema=0.5, tick=50, snap=50, dump=500)
 def main(**options: Any) -> None:
@@ -161,6 +157,7 @@ def main(**options: Any) -> None:
         cache=options["cache"] and not options["dry_run"],
     )
     agree("data_dim", options["data_dim"], dataset.dim, f"the data set {dataset.name}")
+    calibration_data = open_calibration_data(dataset, options)
     record = {"options": options, **provenance()}
     with process_group(options["device_name"]) as device:
         torch.backends.cudnn.benchmark = options["bench"]
@@ -210,41 +207,8 @@ def main(**options: Any) -> None:
             place,
             record,
             resumed,
-            (lambda: calibration_points(dataset)) if options["calibrate"] else None,
+            (lambda: calibration_points(calibration_data)) if options["calibrate"] else None,
         )
-
-
-def fit_basis(
-    dataset: ImageDataset,
-    options: dict[str, Any],
-    augmentation: GeometricAugmentation | None,
-    device: torch.device,
-) -> tuple[EigenBasis, Tensor | None]:
-    """The eigenbasis of the images (of a few, if the options are only looked at).
-
-    Returns:
-        The basis, and along its axes the variance of augmented images, if any are.
-    """
-    limit = options["batch_pca"] or len(dataset)
-    limit = min(limit, DRY_RUN_IMAGES if options["dry_run"] else len(dataset))
-    logger.info(f"Fitting the eigenbasis of {limit} images")
-    basis = EigenBasis.fit(basis_batches(dataset, limit, device=device))
-    if augmentation is None:
-        return basis.cpu(), None
-    total = min(limit, VARIANCE_IMAGES)
-    images = basis_batches(dataset, total, device=device)
-    shape, seed = dataset.image_shape, options["seed"]
-    variance = basis.second_moments(augmented_points(images, augmentation, shape, total, seed))
-    return basis.cpu(), variance.cpu()
-
-
-def calibration_points(dataset: ImageDataset) -> Batch:
-    """This rank's share of some images, always the same, as they are, with their labels."""
-    generator = seeded_generator("cpu", 0)
-    chosen = torch.randperm(len(dataset), generator=generator)[:CALIBRATION_POINTS]
-    pixels, labels = dataset.read(chosen[distributed.shard(len(chosen))].tolist())
-    points = normalize_pixels(pixels).flatten(1)
-    return Batch(points, labels if dataset.has_labels else None)
 
 
 def training_config(options: dict[str, Any]) -> TrainingConfig:

@@ -455,6 +455,34 @@ def test_the_last_network_is_calibrated_on_the_images_as_they_are(fit: Run, how:
     assert load(fit(how, "--dims_to_keep=5")).denoiser.calibration is None
 
 
+def test_the_calibration_can_be_fitted_to_images_held_out_of_training(
+    fit: Run, tmp_path: Path
+) -> None:
+    images = 127.5 + 60 * np.random.default_rng(2).normal(size=(30, SIDE, SIDE, 1))
+    other = write_images(tmp_path / "other.zip", images)
+    own = fit("--dims_to_keep=5", "--calibrate")
+    held_out = fit("--dims_to_keep=5", "--calibrate", f"--calibration_data={other}")
+    assert same_end(own, held_out) is False
+    assert torch.equal(vector(weights(own)), vector(weights(held_out)))
+    assert "Calibrated on 30 points" in (held_out / "log.txt").read_text()
+    slopes = [load(folder).denoiser.calibration.slopes for folder in (own, held_out)]
+    assert not torch.equal(*slopes)
+
+
+def test_calibration_data_must_fit_the_data_and_be_of_use(
+    run_script: Run, blobs: Path, colors: Path, tmp_path: Path
+) -> None:
+    place = (f"--outdir={tmp_path / 'out'}", f"--data={blobs}", *TINY)
+    other = f"--calibration_data={colors}"
+    unlike = run_script(train, *place, "--calibrate", other)
+    assert unlike.code == 1
+    assert str(colors) in unlike.error
+    useless = run_script(train, *place, "--no-calibrate", other)
+    assert useless.code == 2
+    assert "--calibration_data" in useless.error
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_simulation_uses_a_calibration_unless_told_not_to(
     run_script: Run, fit: Run, blobs: Path, tmp_path: Path
 ) -> None:
