@@ -16,7 +16,7 @@ from dnnlib.errors import UsageError
 from training.flow.solvers.adaptive import ATOL, RTOL, dormand_prince
 from training.flow.solvers.implicit import gauss_legendre
 from training.flow.solvers.multistep import adams_bashforth
-from training.flow.solvers.runge_kutta import DORMAND_PRINCE, EULER, HEUN, RK4, runge_kutta
+from training.flow.solvers.runge_kutta import CASH_KARP, EULER, HEUN, RK4, runge_kutta
 from training.flow.solvers.solver import Method, Solver, Velocity
 
 __all__ = ["DEFAULT", "SOLVERS", "Method", "Solver", "Velocity", "get_solver"]
@@ -28,7 +28,7 @@ SOLVERS = {
         Solver("heun", 2, runge_kutta(HEUN), calls_per_step=2),
         Solver("rk4", 4, runge_kutta(RK4), calls_per_step=4),
         Solver("exp_ab2", 2, adams_bashforth, calls_per_step=1, standardized=True, multistep=True),
-        Solver("exp_rk5", 5, runge_kutta(DORMAND_PRINCE), calls_per_step=6, standardized=True),
+        Solver("exp_rk5", 5, runge_kutta(CASH_KARP), calls_per_step=6, standardized=True),
         Solver("dopri5", 5, dormand_prince(RTOL, ATOL), standardized=True, adaptive=True),
         Solver("gauss4", 4, gauss_legendre, standardized=True),
     )

@@ -37,6 +37,19 @@ RK4 = Tableau(
     stages=((), (1 / 2,), (0, 1 / 2), (0, 0, 1)),
     weights=(1 / 6, 1 / 3, 1 / 3, 1 / 6),
 )
+CASH_KARP = Tableau(
+    nodes=(0, 1 / 5, 3 / 10, 3 / 5, 1, 7 / 8),
+    stages=(
+        (),
+        (1 / 5,),
+        (3 / 40, 9 / 40),
+        (3 / 10, -9 / 10, 6 / 5),
+        (-11 / 54, 5 / 2, -70 / 27, 35 / 27),
+        (1631 / 55296, 175 / 512, 575 / 13824, 44275 / 110592, 253 / 4096),
+    ),
+    weights=(37 / 378, 0, 250 / 621, 125 / 594, 0, 512 / 1771),
+)
+"""Cash and Karp 1990, *A variable order Runge-Kutta method*: order 5, and tame at long steps."""
 DORMAND_PRINCE = Tableau(
     nodes=(0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1),
     stages=(

@@ -1,0 +1,198 @@
+"""Error against denoiser calls of every solver: melt, generation and round trip.
+
+    python benchmarks/solvers.py [--network=network-snapshot-....pkl ...] [--plot=solvers.png]
+
+On circles with their exact denoiser, PRP up to T = 7.01 and PRR to 1 dimension up to T = 6, and on
+the trained networks of toys that are given. Errors are root mean squares of the scaled variable, at
+the latent end of a melt of data and at the data end of a generation, against a converged solution,
+and after a melt and back.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from torch_utils.seeds import seeded_generator
+from training.data.toys import Toy
+from training.flow.denoisers import MixtureDenoiser
+from training.flow.eigenbasis import EigenBasis
+from training.flow.grids import fit_equal_error_grid
+from training.flow.pfode import ProbabilityFlow, sample_latent
+from training.flow.schedules import InflationSchedule
+from training.flow.solvers import SOLVERS, Solver, get_solver
+from training.model import Model
+from training.pictures.colors import FAINT, INK, MUTED, sequential_colors
+from training.pictures.style import SMALL_SIZE, TEXT_SIZE, axes_at, headline, new_figure, quiet
+
+SAMPLES = 1000
+REFERENCE_STEPS = 300  # of exp_rk5, 1800 calls
+DATA_STREAM, LATENT_STREAM, PILOT_STREAM = range(3)
+STEPS = {
+    "euler": (25, 50, 100, 200, 701),
+    "heun": (12, 25, 50, 100),
+    "rk4": (7, 12, 25, 32, 50),
+    "exp_ab2": (25, 50, 100, 200),
+    "exp_rk5": (3, 5, 8, 12, 16, 21, 33),
+    "gauss4": (4, 6, 12, 25, 50),
+}
+ADAPTED = ("rk4", "exp_rk5", "gauss4")
+TOLERANCES = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
+
+
+class System(NamedTuple):
+    """A flow of a toy up to a time."""
+
+    title: str
+    toy: Toy
+    flow: ProbabilityFlow
+    end: float
+
+
+class Result(NamedTuple):
+    """One integration each way."""
+
+    solver: str
+    times: str
+    calls: float
+    latent_error: float
+    data_error: float
+    roundtrip_error: float
+
+
+def exact_circles(kept: int, end: float) -> System:
+    toy = Toy("circles")
+    basis = EigenBasis.from_moments(*toy.moments())
+    schedule = InflationSchedule.to_dimension(kept, 2, top_variance=basis.top_variance)
+    denoiser = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
+    flow = ProbabilityFlow(denoiser, schedule, basis)
+    return System(f"circles, {schedule.name}, exact denoiser", toy, flow, end)
+
+
+def trained(path: Path) -> System:
+    model = Model.load(path)
+    toy = Toy(model.about["data_name"], model.about["augment_to"])
+    title = f"{toy.name}, {model.denoiser.schedule.name}, network"
+    return System(title, toy, model.flow, model.about["tmax"])
+
+
+def rms(difference: Tensor) -> float:
+    return float(difference.square().mean().sqrt())
+
+
+def results(system: System) -> Iterator[Result]:
+    _, toy, flow, end = system
+    data = toy.sample(SAMPLES, seeded_generator("cpu", 0, DATA_STREAM))
+    variance = flow.latent_variance(torch.tensor(end, dtype=torch.float64))
+    latent = sample_latent(SAMPLES, variance, seeded_generator("cpu", 0, LATENT_STREAM))
+    pilots = sample_latent(64, variance, seeded_generator("cpu", 0, PILOT_STREAM))
+    fine = flow.schedule.times(REFERENCE_STEPS, end)
+    right_latent = flow.melt(data, fine, SOLVERS["exp_rk5"]).end
+    right_data = flow.generate(latent, fine, SOLVERS["exp_rk5"]).end
+    start = flow.schedule.scale(fine[0]) * flow.basis.to_eigen(data)
+
+    def measured(solver: Solver, times: Tensor, name: str, kind: str) -> Result:
+        melt = flow.melt(data, times, solver)
+        generated = flow.generate(latent, times, solver)
+        back = flow.generate(melt.end, times, solver)
+        return Result(
+            name,
+            kind,
+            (melt.calls + generated.calls) / 2,
+            rms(melt.end - right_latent),
+            rms(generated.end - right_data),
+            rms(back.end - start),
+        )
+
+    for name, numbers in STEPS.items():
+        solver = SOLVERS[name]
+        for steps in numbers:
+            yield measured(solver, flow.schedule.times(steps, end), name, f"{steps} even")
+        if name in ADAPTED:
+            grid = fit_equal_error_grid(flow, pilots, fine, solver)
+            for steps in numbers:
+                yield measured(solver, grid(steps), name, f"{steps} adapted")
+    for tolerance in TOLERANCES:
+        solver = get_solver("dopri5", tolerance, tolerance)
+        yield measured(solver, fine[[0, -1]], "dopri5", f"tolerance {tolerance:g}")
+
+
+def picture(found: dict[str, list[Result]]) -> Figure:
+    """A panel a system: the latent error against calls, a line a solver."""
+    panel, left, gap, height = 3.1, 0.75, 0.3, 4.3
+    figure = new_figure(left + len(found) * (panel + gap) + 1.0, height)
+    headline(
+        figure,
+        "What a call buys",
+        "error of the latent after a melt, root mean square · dashed: times adapted to the error",
+        left,
+        height - 0.1,
+    )
+    names = [*STEPS, "dopri5"]
+    colors = dict(zip(names, sequential_colors(len(names)), strict=True))
+    every = [result for rows in found.values() for result in rows]
+    least = max(min(result.latent_error for result in every) / 2, 1e-12)
+    for index, (title, rows) in enumerate(found.items()):
+        axes: Axes = axes_at(figure, left + index * (panel + gap), 0.55, panel, height - 1.6)
+        quiet(axes)
+        axes.set(xscale="log", yscale="log", xlim=(6, 1300), ylim=(least, 0.3))
+        axes.grid(color=FAINT, lw=0.6)
+        axes.set_title(title, size=TEXT_SIZE, color=INK, loc="left")
+        axes.set_xlabel("denoiser calls", size=TEXT_SIZE, color=MUTED)
+        if index:
+            axes.tick_params(labelleft=False)
+        for name in names:
+            for kind in ("even", "adapted", "tolerance"):
+                line = [r for r in rows if r.solver == name and kind in r.times]
+                axes.plot(
+                    [r.calls for r in line],
+                    [r.latent_error for r in line],
+                    ls="--" if kind == "adapted" else "-",
+                    marker="o" if kind != "adapted" else None,
+                    ms=3,
+                    lw=1.3,
+                    color=colors[name],
+                    label=name if line and kind != "adapted" else None,
+                )
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(
+        handles,
+        labels,
+        loc="center left",
+        bbox_to_anchor=(1.02, 0.5),
+        frameon=False,
+        fontsize=SMALL_SIZE,
+        labelcolor=INK,
+    )
+    return figure
+
+
+@click.command(help=__doc__)
+@click.option("--network", type=click.Path(path_type=Path), multiple=True, help="Of a toy.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Where to draw the latent errors.")
+def main(network: tuple[Path, ...], plot: Path | None) -> None:
+    systems = [exact_circles(2, 7.01), exact_circles(1, 6.0), *map(trained, network)]
+    found = {}
+    for system in systems:
+        print(f"\n{system.title}, T = {system.end:g}, {SAMPLES} points\n")
+        print("| solver | steps | calls | melt | generation | round trip |")
+        print("| --- | --- | ---: | ---: | ---: | ---: |")
+        rows = found[system.title] = []
+        for row in results(system):
+            errors = " | ".join(f"{error:.1e}" for error in row[3:])
+            print(f"| {row.solver} | {row.times} | {row.calls:.0f} | {errors} |", flush=True)
+            rows.append(row)
+    if plot:
+        picture(found).savefig(plot)
+
+
+if __name__ == "__main__":
+    main()
