@@ -4,6 +4,7 @@ from torch import nn
 
 from training.networks.adm import ADMUNet
 from training.networks.mlp import ToyMLP
+from training.networks.original_toy_unet import OriginalToyConvUNet
 from training.networks.toy_unet import ToyConvUNet, ToySongUNet
 from training.networks.unet import DDPMpp, NCSNpp
 
@@ -17,5 +18,8 @@ TOY_NETWORKS: dict[str, type[nn.Module]] = {
 IMAGE_NETWORKS: dict[str, type[nn.Module]] = {"ddpmpp": DDPMpp, "ncsnpp": NCSNpp, "adm": ADMUNet}
 """Networks of flat images ``[B, C H W]``, constructed from ``image_shape``."""
 
-NETWORKS: dict[str, type[nn.Module]] = {**TOY_NETWORKS, **IMAGE_NETWORKS}
+IMPORTED_NETWORKS: dict[str, type[nn.Module]] = {"OriginalToyConvUNet": OriginalToyConvUNet}
+"""Networks that are not trained here, but imported from other code."""
+
+NETWORKS: dict[str, type[nn.Module]] = {**TOY_NETWORKS, **IMAGE_NETWORKS, **IMPORTED_NETWORKS}
 """The fixed registry: a network file can name these classes and no others."""

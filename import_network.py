@@ -1,0 +1,71 @@
+"""Makes a network file of one that was trained by the paper's original code.
+
+--source is a network-snapshot-*.pkl of that code: a pickle, which is read as data, so that nothing
+in it can run. --dest is an ordinary network file, for all scripts. Its parameters are written
+beside it.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dnnlib.errors import UsageError
+from dnnlib.files import require_new
+from dnnlib.logs import logger
+from dnnlib.options import FILE, POSITIVE, command, overwrite_option, run_script
+from torch_utils.distributed import rank_from_environment
+from torch_utils.results import provenance, save_json
+from training.model import parameter_count
+from training.original_model import import_original
+
+
+@command(help=__doc__)
+@click.option("--source", type=FILE, required=True, help="Network file of the original code.")
+@click.option("--dest", type=FILE, required=True, help="Network file to write.")
+@click.option(
+    "--data_name",
+    help="What the network was trained on: for a toy, its name  [default: what the file says]",
+)
+@click.option(
+    "--tmax",
+    type=POSITIVE,
+    help="Last time, at most that of training  [default: what the file says, or for images 15.01]",
+)
+@overwrite_option
+def main(**options: Any) -> None:
+    if rank_from_environment() != 0:
+        return  # one process makes the file
+    started = time.monotonic()
+    source: Path = options["source"]
+    dest: Path = options["dest"]
+    params_path = dest.with_name(f"{dest.stem}_import_params.json")
+    if dest.resolve() == source.resolve():
+        raise UsageError(f"--dest is the --source, {source}: give another")
+    require_new([dest, params_path], options["overwrite"], option="--dest")
+    imported = import_original(source, options["data_name"], options["tmax"])
+    model = imported.model
+    model.save(dest)
+    params = {
+        "options": options,
+        "original": imported.origin,
+        "network": model.recipe.network,
+        "network_arguments": model.recipe.network_arguments,
+        "schedule": model.recipe.schedule_arguments,
+        "denoiser": model.recipe.denoiser_arguments,
+        "about": model.about,
+        "parameters": parameter_count(model.denoiser.network),
+        "seconds": round(time.monotonic() - started, 3),
+        **provenance(),
+    }
+    save_json(params_path, params)
+    logger.info(
+        f"Wrote {dest}: {model.recipe.network} with {params['parameters']:,} parameters, schedule "
+        f"{model.denoiser.schedule.name}, t up to {model.about['tmax']:g}"
+    )
+    logger.info(f"Wrote {params_path}")
+
+
+if __name__ == "__main__":
+    run_script(main)

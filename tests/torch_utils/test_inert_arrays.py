@@ -1,0 +1,200 @@
+"""Arrays and tensors of pickles: the values that NumPy and torch would give, and no others."""
+
+import pickle
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from torch_utils.inert_arrays import ARRAY_NAMES, SCALAR_NAMES, TENSOR_NAMES
+from torch_utils.inert_pickle import PickleError, PickleReader
+
+NAMES = {**ARRAY_NAMES, **SCALAR_NAMES, **TENSOR_NAMES, "collections.OrderedDict": OrderedDict}
+DTYPES = ("bool", "i1", "u1", "i2", "i4", "i8", "u8", "f2", "f4", "f8", ">f4", ">i2")
+PROTOCOLS = (2, 3, 4, 5)
+
+
+def read(value: Any, protocol: int = 4) -> Any:
+    return PickleReader(pickle.dumps(value, protocol=protocol), NAMES).read()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(), (0,), (5,), (2, 3, 4)])
+def test_arrays_are_read_as_they_were(shape: tuple[int, ...], dtype: str, protocol: int) -> None:
+    array = np.asarray(7 * np.random.default_rng(0).standard_normal(shape)).astype(dtype)
+    for given in (array, np.asfortranarray(array)):
+        found = read({"x": given, "y": given}, protocol)
+        np.testing.assert_array_equal(found["x"], given, strict=True)
+        assert found["y"] is found["x"]
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_numbers_of_numpy_are_read_as_they_were(dtype: str, protocol: int) -> None:
+    number = np.asarray([1.5]).astype(dtype)[0]
+    found = read(number, protocol)
+    assert found == number
+    assert type(found) in (bool, int, float)
+
+
+TENSORS = {
+    "whole": torch.arange(24.0).reshape(2, 3, 4),
+    "transposed": torch.arange(24.0).reshape(2, 3, 4).permute(2, 0, 1),
+    "a view": torch.arange(24.0)[3:20:2],
+    "channels last": torch.arange(24.0).reshape(1, 2, 3, 4).to(memory_format=torch.channels_last),
+    "a number": torch.tensor(3.0),
+    "empty": torch.zeros(2, 0),
+    "empty view": torch.arange(4.0)[4:],
+    "a row": torch.arange(24.0).reshape(4, 6)[1:2],
+}
+
+
+@pytest.mark.parametrize("name", TENSORS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_tensors_are_read_as_they_were(name: str, protocol: int) -> None:
+    found = read([TENSORS[name], nn.Parameter(TENSORS[name])], protocol)
+    for array in found:
+        np.testing.assert_array_equal(array, TENSORS[name].numpy(), strict=True)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "int16", "int32", "int64"])
+def test_tensors_of_every_type_are_read(dtype: str) -> None:
+    tensor = torch.tensor([0, 1, 100]).to(getattr(torch, dtype))
+    np.testing.assert_array_equal(read(tensor), tensor.numpy(), strict=True)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_tensors_of_every_precision_are_read(dtype: str) -> None:
+    tensor = torch.randn(5).to(getattr(torch, dtype))
+    np.testing.assert_array_equal(read(tensor), tensor.numpy(), strict=True)
+
+
+def test_nothing_is_copied_and_nothing_can_be_changed() -> None:
+    shared = np.arange(4.0)
+    found = read([shared, torch.arange(4.0)])
+    for array in found:
+        assert not array.flags.writeable
+        assert array.base is not None
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        (torch.zeros(2, dtype=torch.bfloat16), "torch.BFloat16Storage"),
+        (torch.zeros(2, dtype=torch.complex64), "torch.ComplexFloatStorage"),
+        (np.zeros(2, complex), "the dtype c16"),
+        (np.zeros(2, object), "the dtype O8"),
+        (np.zeros(2, "U3"), "the dtype U3"),
+        (np.zeros(2, "M8[s]"), "the dtype M8"),
+        (np.zeros(2, [("a", "f4")]), "the dtype V4"),
+        (np.ma.masked_array([1.0]), "numpy.ma"),
+        (torch.eye(2).to_sparse(), "torch._utils._rebuild_sparse_tensor"),
+        (torch.device("cpu"), "torch.device"),
+        (nn.Linear(1, 1), "torch.nn.modules.linear.Linear"),
+        (np.random.default_rng(0), "numpy.random"),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else value,
+)
+@pytest.mark.filterwarnings("ignore")
+def test_other_types_are_refused_by_name(value: Any, what: str) -> None:
+    with pytest.raises(PickleError) as caught:
+        read(value)
+    assert what in str(caught.value)
+
+
+class Call:
+    """Pickled as a call of a function."""
+
+    def __init__(self, function: Any, *arguments: Any, state: Any = None):
+        self.reduced = (function, arguments) if state is None else (function, arguments, state)
+
+    def __reduce__(self) -> Any:
+        return self.reduced
+
+
+STORAGE = torch.arange(4.0)._typed_storage()
+RAW = STORAGE.__reduce__()[1][0]
+rebuild = torch._utils._rebuild_tensor_v2
+load = torch.storage._load_from_bytes
+reconstruct = np.zeros(1).__reduce__()[0]
+scalar = np.float64(1).__reduce__()[0]
+
+
+def tensor(offset: Any, size: Any, stride: Any, storage: Any = STORAGE) -> Call:
+    return Call(rebuild, storage, offset, size, stride, False, OrderedDict())
+
+
+def array(*state: Any) -> Call:
+    return Call(reconstruct, np.ndarray, (0,), b"b", state=state)
+
+
+F8 = np.dtype("f8")
+FALSE = {
+    "expanded": tensor(0, (5,), (0,)),
+    "too long": tensor(1, (4,), (1,)),
+    "far apart": tensor(0, (2,), (4,)),
+    "overflowing": tensor(0, (2,), (2**62,)),
+    "before its values": tensor(-1, (2,), (1,)),
+    "backwards": tensor(3, (4,), (-1,)),
+    "of negative size": tensor(0, (-4,), (1,)),
+    "of huge size": tensor(0, (2**40, 2**40), (0, 0)),
+    "of two sizes": tensor(0, (2, 2), (1,)),
+    "of a fraction": tensor(0, (1.5,), (1,)),
+    "of no storage": tensor(0, (2,), (1,), storage=[1.0, 2.0]),
+    "of a matrix": tensor(0, (2,), (1,), storage=np.ones((2, 2))),
+    "parameter of a list": Call(torch._utils._rebuild_parameter, [1.0], False, OrderedDict()),
+    "storage cut short": Call(load, RAW[:-1]),
+    "storage with more": Call(load, RAW + b"1"),
+    "storage without magic": Call(load, RAW.replace(b"\x8a\nl\xfc", b"\x8a\nl\xfd")),
+    "storage of big-endian numbers": Call(
+        load, RAW.replace(b"endianq\x02\x88", b"endianq\x02\x89")
+    ),
+    "storage of another length": Call(load, RAW.replace(b"K\x04N", b"K\x03N")),
+    "storage of a negative length": Call(load, RAW.replace(b"K\x04N", b"J\xff\xff\xff\xffN")),
+    "storage that is a view": Call(load, RAW.replace(b"K\x04N", b"K\x04)")),
+    "storage that calls": Call(load, RAW.replace(b"torch\nFloatStorage", b"os\nsystem")),
+    "storage in a zip": Call(load, b"PK\x03\x04" + RAW),
+    "storage of text": Call(load, "text"),
+    "array of too few bytes": array(1, (2,), F8, False, b"\0" * 15),
+    "array of too many bytes": array(1, (2,), F8, False, b"\0" * 17),
+    "array of objects": array(1, (1,), np.dtype("O"), False, [print]),
+    "array of negative size": array(1, (-1,), F8, False, b""),
+    "array of huge size": array(1, (2**62, 4), F8, False, b""),
+    "array of a list": array(1, (1,), F8, False, [1.0]),
+    "array of no dtype": array(1, (1,), "f8", False, b"\0" * 8),
+    "array without a state": Call(reconstruct, np.ndarray, (0,), b"b", state={"shape": (1,)}),
+    "number of too few bytes": Call(scalar, F8, b"\0" * 7),
+    "number of a pickle": Call(scalar, np.dtype("O"), pickle.dumps(1)),
+    "dtype of a list": Call(np.dtype, [("a", "f4")]),
+}
+
+
+@pytest.mark.parametrize("kind", FALSE)
+def test_what_does_not_fit_together_is_refused(kind: str) -> None:
+    with pytest.raises(PickleError, match=r"^it "):
+        read(FALSE[kind])
+
+
+def test_the_call_in_a_storage_is_named() -> None:
+    with pytest.raises(PickleError, match=r"it refers to os\.system"):
+        read(FALSE["storage that calls"])
+
+
+def test_the_same_bytes_make_no_end_of_storages() -> None:
+    raw = bytes(4096)
+    assert len(read([raw] * 100)) == 100
+    with pytest.raises(PickleError):
+        read([Call(load, RAW + raw) for _ in range(2)])
+
+
+def test_a_text_is_no_source_of_endless_bytes() -> None:
+    text = "a" * 1000
+    encode = b"\x80\x02c_codecs\nencode\nq\x01X\xe8\x03\x00\x00" + text.encode() + b"q\x02"
+    call = b"h\x01h\x02X\x06\x00\x00\x00latin1\x86R"
+    assert PickleReader(encode + call + b"\x87.", NAMES).read()[-1] == text.encode()
+    with pytest.raises(PickleError, match="too often"):
+        PickleReader(encode + 100 * call + b".", NAMES).read()

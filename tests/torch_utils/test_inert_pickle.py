@@ -1,0 +1,230 @@
+"""Pickles read as data: values as they were, nothing run, and work bounded by the size."""
+
+import os
+import pickle
+import pickletools
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from torch_utils.inert_pickle import Name, PickleError, PickleReader, Unfinished, expect, shown
+
+VALUES: dict[str, Any] = {
+    "text": ["", "ä" * 300, "\ud800", b"", b"\xff" * 300],
+    "numbers": [0, -1, 255, 256, 65536, -(2**31), 2**40, 1.5, float("inf"), True, False, None],
+    "nested": [[], {}, (), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), {"a": [{"b": ()}]}],
+    "sets": [set(), {"a", "b"}],
+    "many": list(range(3000)),
+}
+
+
+def read(data: bytes, names: Any = (), **options: Any) -> Any:
+    return PickleReader(data, dict(names), **options).read()
+
+
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_values_are_read_as_they_were(protocol: int) -> None:
+    shared = ["x"]
+    value = {**VALUES, "shared": [shared, shared]}
+    if protocol == 5:
+        value["bytes"] = bytearray(b"abc")
+    found = read(pickle.dumps(value, protocol=protocol))
+    assert found == value
+    assert found["shared"][0] is found["shared"][1]
+
+
+def test_a_list_may_hold_itself() -> None:
+    value: list[Any] = []
+    value.append(value)
+    found = read(pickle.dumps(value))
+    assert found[0] is found
+
+
+def test_pickles_are_read_one_after_the_other() -> None:
+    reader = PickleReader(pickle.dumps(["a", "a"]) + pickle.dumps("b") + b"more", {})
+    assert [reader.read(), reader.read()] == [["a", "a"], "b"]
+    assert reader.rest() == b"more"
+
+
+# What pickles may name.
+
+
+def test_what_is_named_is_looked_up_in_the_table() -> None:
+    data = b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00ab\x85R."
+    assert read(data, {"os.system": str.upper}) == "AB"
+    assert read(b"\x80\x02cos\nsystem\n.", {"os.system": None}) == Name("os.system", None)
+    with pytest.raises(PickleError, match=r"calls os\.system"):
+        read(data, {"os.system": None})
+
+
+class Box(Unfinished):
+    """Becomes a list when it is filled."""
+
+    def build(self, state: Any) -> Any:
+        return list(expect(state, tuple))
+
+
+def test_an_object_that_is_filled_is_the_same_everywhere() -> None:
+    # A box, put in the memo, filled, and looked up again.
+    data = b"\x80\x02cbox\nBox\n)Rq\x01K\x01K\x02\x86bh\x01\x86."
+    first, second = read(data, {"box.Box": Box})
+    assert first == [1, 2]
+    assert second is first
+
+
+HOSTILE = {
+    "reduce": b"cos\nsystem\nX%s\x85R.",
+    "reduce of builtins": b"c__builtin__\neval\nX%s\x85R.",
+    "stack global": b"\x8c\x02os\x8c\x06system\x93X%s\x85R.",
+    "new object": b"cos\nsystem\nX%s\x85\x81.",
+    "new object with keywords": b"cos\nsystem\n)}\x92.",
+    "instance": b"(X%sios\nsystem\n.",
+    "object": b"(cos\nsystem\nX%so.",
+    "state": b"]X%sb.",
+    "extension": b"\x82\x01.",
+    "persistent id": b"X%sQ.",
+    "persistent id as text": b"Pabc\n.",
+    "call of text": b"X%sX%s\x85R.",
+    "call of a container": b"](X%stR.",
+    "attributes of a name": b"\x8c\x02os\x8c\x0bpath.system\x93.",
+    "buffer": b"\x97.",
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_nothing_is_run(tmp_path: Path, kind: str) -> None:
+    marker = tmp_path / "marker"
+    argument = f"touch {marker}".encode()
+    data = b"\x80\x05" + HOSTILE[kind].replace(
+        b"%s", len(argument).to_bytes(4, "little") + argument
+    )
+    # The table has a name, so that it is not for want of any that others are refused.
+    with pytest.raises(PickleError, match=r"^it "):
+        read(data, {"collections.OrderedDict": dict})
+    assert not marker.exists()
+
+
+def test_what_would_have_been_run_is_named(tmp_path: Path) -> None:
+    class Hostile:
+        def __reduce__(self) -> Any:
+            return os.system, (f"touch {tmp_path / 'marker'}",)
+
+    data = pickle.dumps([Hostile()])
+    with pytest.raises(PickleError, match=r"it refers to posix\.system"):
+        read(data)
+    assert not (tmp_path / "marker").exists()
+    pickle.loads(data)
+    assert (tmp_path / "marker").exists(), "the pickle was not hostile"
+
+
+def test_no_opcode_is_known_beyond_those_of_data() -> None:
+    known = {"INT", "LONG", "STRING", "UNICODE", "FLOAT", "INST", "OBJ", "EXT1", "DUP", "POP"}
+    for info in pickletools.opcodes:
+        if info.name in known:
+            with pytest.raises(PickleError, match=f"has the opcode {info.name}$"):
+                read(info.code.encode("latin-1") + b"1\n.")
+
+
+# Broken pickles.
+
+
+def test_every_cut_is_an_error() -> None:
+    data = pickle.dumps({**VALUES, "many": list(range(40))})
+    for end in range(len(data)):
+        with pytest.raises(PickleError):
+            read(data[:end])
+
+
+def test_every_changed_byte_is_an_error_or_another_value() -> None:
+    data = pickle.dumps({"a": [1.5, (2, "bc"), {"d": {"e"}}], "f": b"ghi"}, protocol=4)
+    for place in range(len(data)):
+        for byte in range(256):
+            changed = data[:place] + bytes([byte]) + data[place + 1 :]
+            with suppress(PickleError):
+                read(changed)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"", b".", b"\x80\x02", b"\x80\x02(.", b"\x80\x02]].", b"\xff."),
+        *(b"\x80\x02h\x05.", b"\x80\x02]e.", b"\x80\x02K\x01b.", b"\x80\x02K\x01K\x02R."),
+        *(
+            b"}K\x01K\x01s.",
+            b"})K\x01s.",
+            b"}(X\x01\x00\x00\x00au.",
+            b"\x8f(K\x01\x90.",
+            b"(\x94h\x00.",
+        ),
+        b"\x93.",
+        b"K\x01K\x02\x93.",
+    ],
+)
+def test_broken_pickles_are_errors(data: bytes) -> None:
+    with pytest.raises(PickleError, match=r"^it "):
+        read(data)
+
+
+# Work.
+
+
+def nested_tuples(depth: int) -> bytes:
+    """A tuple of two equal tuples of two equal tuples ...: 2^depth leaves in 4 depth bytes."""
+    return b"\x80\x04)" + b"".join(b"q%ch%c\x86" % (n, n) for n in range(depth))
+
+
+def test_a_short_pickle_cannot_grow() -> None:
+    start = time.monotonic()
+    read(nested_tuples(200) + b".")
+    # As a key, its hash would take 2^200 steps.
+    for data in (
+        b"\x80\x04}" + nested_tuples(200)[2:] + b"K\x01s.",
+        b"\x80\x04\x8f(" + nested_tuples(200)[2:] + b"\x90.",
+    ):
+        with pytest.raises(PickleError, match="tuple in the place of str"):
+            read(data)
+    assert time.monotonic() - start < 1
+
+
+def test_long_values_are_not_handed_over_again_and_again() -> None:
+    text = b"X" + (1000).to_bytes(4, "little") + b"a" * 1000
+    data = b"\x80\x02" + text + b"q\x01"
+    names = {"x.y": str.upper}
+    assert read(data + b"cx\ny\nh\x01\x85R\x86.", names) == ("a" * 1000, "A" * 1000)
+    calls = b"".join(b"cx\ny\nh\x01\x85R" for _ in range(4))
+    with pytest.raises(PickleError, match="the same bytes too often"):
+        read(data + calls + b".", names)
+
+
+def test_opcodes_are_counted_over_all_pickles() -> None:
+    reader = PickleReader(b"]." * 3, {}, most_opcodes=5)
+    reader.read()
+    reader.read()
+    with pytest.raises(PickleError, match="too many opcodes"):
+        reader.read()
+
+
+def test_opcodes_can_be_refused() -> None:
+    assert read(pickle.dumps(1.5)) == 1.5
+    with pytest.raises(PickleError, match="has the opcode BINFLOAT"):
+        read(pickle.dumps(1.5), without=("BINFLOAT",))
+
+
+def test_persistent_ids_are_resolved_if_they_may_be() -> None:
+    assert read(b"\x80\x02X\x01\x00\x00\x00aQ.", persistent=lambda key: [key]) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("os.system", "os.system"),
+        ("a\nb\x1b[31m", r"a\nb\x1b[31m"),
+        ("\ud800", r"\ud800"),
+        ("x" * 1000, "x" * 80 + "..."),
+    ],
+)
+def test_text_of_a_file_is_shown_in_one_short_line(text: str, line: str) -> None:
+    assert shown(text) == line

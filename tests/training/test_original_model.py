@@ -1,0 +1,328 @@
+"""Basis, schedule, times and names of models of the original code."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from original_files import Persistent, Shared, View, dumps, image_content, module, toy_content
+from torch import nn
+
+from dnnlib.errors import DataError, UsageError
+from training.flow.schedules import InflationSchedule
+from training.networks import NETWORKS
+from training.original_file import DEEPEST_MODULE, read_original
+from training.original_model import import_original
+
+DIM = 64
+SMALL = {"model_channels": 4, "channel_mult": [1], "num_blocks": 1, "attn_resolutions": []}
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    def write(content: Any, protocol: int = 4) -> Path:
+        path = tmp_path / "original.pkl"
+        path.write_bytes(dumps(content, protocol))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def small_network() -> nn.Module:
+    ours = {"model_channels": 4, "channel_mult": [1], "num_blocks": 1, "attention_resolutions": []}
+    return NETWORKS["ddpmpp"](image_shape=(1, 8, 8), dropout=0.1, **ours)
+
+
+def small_content(network: nn.Module, exponents: Any = (0.0,) * DIM) -> dict[str, Any]:
+    return image_content("SongUNet", network, exponents, **SMALL)
+
+
+# Schedules.
+
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "PRP": {"dims_to_keep": DIM},
+    "PRRto10D": {"dims_to_keep": 10, "g_type": "orig"},
+    "PRRto1D": {"dims_to_keep": 1, "g_type": "constant_inflation_gap", "inflation_gap": 1.02},
+    "PRRto2D": {"dims_to_keep": 2, "g_type": "constant_inflation_gap", "inflation_gap": 1.35},
+    "PRRto63D": {"dims_to_keep": 63, "g_type": "orig", "g_rescaling": 0.5},
+    "PRRto9D": {"dims_to_keep": 9, "g_type": "constant_inflation_gap", "g_rescaling": 0.7},
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_schedule_is_read_from_its_exponents(
+    write: Any, small_network: nn.Module, name: str
+) -> None:
+    arguments = {"rho": 2.0, **SCHEDULES[name]}
+    known = InflationSchedule.to_dimension(data_dim=DIM, **arguments)
+    content = small_content(small_network, (known.growth_rates / 2 - 1).tolist())
+    content["ema"].state["rho"] = 2
+    model = import_original(write(content)).model
+    schedule = model.denoiser.schedule
+    torch.testing.assert_close(schedule.growth_rates, known.growth_rates, rtol=1e-7, atol=1e-7)
+    assert schedule.name == name
+    assert {key: model.recipe.schedule_arguments[key] for key in arguments} == arguments
+    assert model.about["dims_to_keep"] == SCHEDULES[name]["dims_to_keep"]
+
+
+@pytest.mark.parametrize(
+    "exponents",
+    [
+        [-0.5] * 32 + [1.0] * 32,  # the last are kept
+        [1.0] * 10 + [-0.2] * 20 + [-0.3] * 34,
+        [1.0] * 64,
+        [-0.1] * 10 + [-0.5] * 54,
+        [1.0] * 63,
+        [float("nan")] * 64,
+    ],
+)
+def test_other_exponents_are_refused(
+    write: Any, small_network: nn.Module, exponents: list[float]
+) -> None:
+    content = small_content(small_network)
+    content["ema"].state["g"] = torch.tensor(exponents)
+    with pytest.raises(DataError, match="'g'"):
+        import_original(write(content))
+
+
+# The basis.
+
+
+def test_axes_in_float32_become_orthonormal(write: Any, small_network: nn.Module) -> None:
+    content = small_content(small_network)
+    precise = torch.from_numpy(content["ema"].state["_init_kwargs"].pop("W"))
+    basis = import_original(write(content)).model.denoiser.basis
+    gram = basis.eigenvectors.T @ basis.eigenvectors
+    torch.testing.assert_close(gram, torch.eye(DIM).double(), rtol=0, atol=1e-13)
+    torch.testing.assert_close(basis.eigenvectors, precise, rtol=0, atol=1e-6)
+    assert not basis.mean.any()
+
+
+def test_axes_are_those_that_the_network_was_constructed_from(
+    write: Any, small_network: nn.Module
+) -> None:
+    content = small_content(small_network)
+    precise = torch.from_numpy(content["ema"].state["_init_kwargs"]["W"])
+    basis = import_original(write(content)).model.denoiser.basis
+    torch.testing.assert_close(basis.eigenvectors, precise, rtol=0, atol=1e-14)
+    assert basis.eigenvalues.tolist() == content["ema"].state["data_eigs"].tolist()
+
+
+def test_variances_below_the_floor_are_told(
+    write: Any, small_network: nn.Module, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = small_content(small_network)
+    content["ema"].state["data_eigs"] = np.geomspace(1, 1e-7, DIM)
+    content["ema"].state["data_eigs"][-2:] = 0
+    with caplog.at_level("INFO"):
+        model = import_original(write(content)).model
+    raised = int((model.denoiser.data_variance != model.denoiser.basis.eigenvalues).sum())
+    assert raised > 2
+    assert f"{raised} of 64 variances are so small" in caplog.text
+
+
+CHANGES: dict[str, tuple[dict[str, Any], str]] = {
+    "no axes": ({"W": None}, "'W'"),
+    "axes of a list": ({"W": [[1.0]]}, "has list as its 'W'"),
+    "few axes": ({"W": torch.eye(63)}, r"shape \(63, 63\), not \(64, 64\)"),
+    "stretched axes": ({"W": 1.1 * torch.eye(64), "_init_kwargs": {}}, "not orthonormal"),
+    "other axes": ({"W": torch.eye(64)}, "constructed with another 'W'"),
+    "no variances": ({"data_eigs": np.zeros(0)}, "no variances"),
+    "unsorted variances": ({"data_eigs": np.linspace(1, 2, 64)}, "sorted downward"),
+    "negative variances": ({"data_eigs": np.linspace(1, -1, 64)}, "no variances"),
+    "infinite variances": ({"data_eigs": np.full(64, np.inf)}, "not finite"),
+    "another M": ({"M": 100}, "M = 100 "),
+    "no M": ({"M": None}, "has NoneType as its 'M'"),
+    "another space": ({"space": "PCA"}, "space = 'PCA'"),
+    "no rate": ({"rho": 0.0}, "rho is 0"),
+    "infinite rate": ({"rho": float("inf")}, "'rho' is not a finite number"),
+    "endless rate": ({"rho": 2**2000}, "'rho' is not a finite number"),
+    "rates": ({"rho": torch.ones(2)}, "'rho' is not a finite number"),
+    "negative noise": ({"gamma0": -1e-4}, "gamma0 is -0.0001"),
+    "other images": ({"img_channels": 3}, "images of 8 x 8 pixels in 3 channel"),
+    "odd images": ({"img_resolution": 8.5}, "images of 8.5 x 8.5 pixels"),
+    "no network": ({"_modules": {}}, "has nothing as its 'model'"),
+    "no modules": ({"_modules": [1]}, "has list as its '_modules'"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_another_model_is_refused(write: Any, small_network: nn.Module, change: str) -> None:
+    content = small_content(small_network)
+    attributes, message = CHANGES[change]
+    content["ema"].state |= attributes
+    with pytest.raises(DataError, match=message):
+        import_original(write(content))
+
+
+def test_numbers_may_be_those_of_numpy_or_torch(write: Any, small_network: nn.Module) -> None:
+    content = small_content(small_network)
+    content["ema"].state |= {"rho": torch.tensor(2.0), "gamma0": np.float64(1e-3), "M": 1000.0}
+    schedule = import_original(write(content)).model.denoiser.schedule
+    assert (schedule.rho, schedule.gamma0) == (2.0, 1e-3)
+
+
+# Times and names.
+
+
+def test_the_file_says_its_last_time_and_data(write: Any, small_network: nn.Module) -> None:
+    path = write(small_content(small_network))
+    about = import_original(path).model.about
+    assert about == {
+        "data_name": "my_set",
+        "image_shape": [1, 8, 8],
+        "label_dim": 0,
+        "data_dim": DIM,
+        "dims_to_keep": DIM,
+        "tmin": 0.0,
+        "tmax": 12.5,
+    }
+    about = import_original(path, data_name="digits", t_max=5.0).model.about
+    assert (about["data_name"], about["tmax"]) == ("digits", 5.0)
+    with pytest.raises(UsageError, match=r"tmax is 13, .* up to 12\.5"):
+        import_original(path, t_max=13.0)
+    with pytest.raises(UsageError, match="data_name"):
+        import_original(path, data_name="my set")
+
+
+def test_a_file_that_says_nothing_is_taken_for_the_papers(
+    write: Any, small_network: nn.Module
+) -> None:
+    about = import_original(write({"ema": small_content(small_network)["ema"]})).model.about
+    assert about["tmax"] == 15.01
+    assert "data_name" not in about
+
+
+@pytest.mark.parametrize(
+    "place", [r"C:\data\my set.zip", "../../etc/passwd", "\n\x1b", "", "..", 3]
+)
+def test_a_path_of_data_makes_a_plain_name(
+    write: Any, small_network: nn.Module, place: Any
+) -> None:
+    content = small_content(small_network)
+    content["dataset_kwargs"]["path"] = place
+    name = import_original(write(content)).model.about.get("data_name", "none")
+    assert name in ("my_set", "passwd", "images", "none")
+
+
+def test_a_toy_is_named_by_the_file(write: Any) -> None:
+    path = write(toy_content())
+    about = import_original(path).model.about
+    assert (about["data_name"], about["augment_to"], about["tmax"]) == ("circles", 0, 7.01)
+    assert import_original(path, data_name="circles").model.about == about
+    with pytest.raises(UsageError, match=r"data_name is moons, but .* has circles"):
+        import_original(path, data_name="moons")
+
+
+def test_a_toy_without_a_name_or_time_asks_for_them(write: Any) -> None:
+    path = write({"ema": toy_content()["ema"]})
+    with pytest.raises(UsageError, match="give --data_name"):
+        import_original(path, t_max=7.01)
+    with pytest.raises(UsageError, match="give --tmax"):
+        import_original(path, data_name="moons")
+    about = import_original(path, data_name="moons", t_max=6.0).model.about
+    assert (about["data_name"], about["tmax"]) == ("moons", 6.0)
+    with pytest.raises(DataError, match=r"2 dimensions, but the toy s_curve 3"):
+        import_original(path, data_name="s_curve", t_max=7.0)
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        ("dataset_kwargs", {"dset_name": "spirals"}, "toy 'spirals', which is not known"),
+        ("dataset_kwargs", {"augment_to": 10}, "embedded in more dimensions"),
+        ("dataset_kwargs", {"augment_to": torch.ones(2)}, "'augment_to' is not a finite number"),
+        ("dataset_kwargs", {"dset_name": 3}, "has int as its 'dset_name'"),
+        ("loss_fn", {"t_max": -1.0}, "its 't_max' is -1"),
+        ("loss_fn", {"t_max": "late"}, "has str as its 't_max'"),
+    ],
+)
+def test_a_file_that_says_nonsense_is_refused(
+    write: Any, section: str, changes: dict[str, Any], message: str
+) -> None:
+    content = toy_content()
+    found = content[section]
+    (found.state if isinstance(found, Persistent) else found).update(changes)
+    with pytest.raises(DataError, match=message):
+        import_original(write(content))
+
+
+@pytest.mark.parametrize("kind", ["EDMPrecond", "VPPrecond", "a\nb"])
+def test_another_kind_of_model_is_refused_by_name(write: Any, kind: str) -> None:
+    content = toy_content()
+    content["ema"].class_name = kind
+    with pytest.raises(DataError, match=kind.replace("\n", r"\\n")):
+        import_original(write(content))
+
+
+# Files.
+
+
+def test_protocols_of_older_pythons_are_read(write: Any) -> None:
+    content = toy_content()
+    for layer in content["ema"].child("model").state["_modules"].values():
+        del layer.state["_non_persistent_buffers_set"]
+    assert read_original(write(content, 5)).network.class_name == "IFsToyPreCond"
+
+
+@pytest.mark.parametrize("content", [{}, [], {"ema": {}}, {"ema": 3}, {"state": Persistent("A")}])
+def test_a_file_without_a_network_is_refused(write: Any, content: Any) -> None:
+    with pytest.raises(DataError, match="holds no network"):
+        read_original(write(content))
+
+
+def test_an_object_of_another_type_is_refused(write: Any) -> None:
+    data = dumps(toy_content()).replace(b"\x8c\x05class\x94", b"\x8c\x05clash\x94", 1)
+    path = write({})
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="not the description of an object"):
+        read_original(path)
+
+
+def test_missing_files_folders_and_our_own_are_told(tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "ours.pkl")
+    for path, message in (
+        (tmp_path / "none.pkl", "does not exist"),
+        (tmp_path, "is a folder"),
+        (tmp_path / "ours.pkl", "is a zip"),
+    ):
+        with pytest.raises(DataError, match=message):
+            read_original(path)
+
+
+def test_a_module_stands_in_one_place_only(write: Any) -> None:
+    content = toy_content()
+    modules = content["ema"].child("model").state["_modules"]
+    modules["dense12"] = modules["dense22"]
+    with pytest.raises(DataError, match="one module in two places, as 'dense22' too"):
+        import_original(write(content))
+
+
+def test_modules_within_modules_are_no_maze(write: Any) -> None:
+    content = toy_content()
+    inner = module("Linear")
+    for _ in range(60):  # 2^60 ways to the innermost
+        inner = module("Linear", {"a": inner, "b": inner})
+    content["ema"].child("model").state["_modules"]["dense11"] = inner
+    with pytest.raises(DataError, match=r"one module in two places|too deep"):
+        import_original(write(content))
+
+
+def test_a_network_is_not_too_deep(write: Any) -> None:
+    content = toy_content()
+    inner = module("Linear")
+    for _ in range(DEEPEST_MODULE + 5):
+        inner = module("Linear", {"a": inner})
+    content["ema"].child("model").state["_modules"]["dense11"] = inner
+    with pytest.raises(DataError, match="too deep"):
+        import_original(write(content))
+
+
+def test_one_weight_of_many_numbers_is_not_made_of_few(write: Any) -> None:
+    content = toy_content()
+    layer = content["ema"].child("model", "dense11")
+    layer.state["_parameters"]["weight"] = View(Shared(torch.zeros(1)), 4, 2, stride=(0, 0))
+    with pytest.raises(DataError, match=r"tensor of shape \[4, 2\] of 1 values"):
+        import_original(write(content))

@@ -1,0 +1,179 @@
+"""Arrays and tensors of pickles that are read as data: what stands in for NumPy and torch.
+
+A pickle makes an array by calling a handful of functions of NumPy or torch. Functions of the same
+arguments are here; they look at a dtype, a shape and some bytes, and give a read-only array that
+shares those bytes. A tensor is an array too: what is asked of it is its values.
+
+torch pickles the storage of a tensor as the bytes of a file of its own, in the format of
+``torch.save`` before version 1.6. It begins with five pickles: a magic number, a version, facts
+about the machine, the storage by a persistent id (kind, key, device, number of values), and a list
+of keys. The number of values, 8 bytes, and the values follow.
+"""
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from torch_utils.inert_pickle import Name, Names, PickleReader, Unfinished, expect
+
+STORAGES = {
+    "torch.FloatStorage": "f4",
+    "torch.DoubleStorage": "f8",
+    "torch.HalfStorage": "f2",
+    "torch.LongStorage": "i8",
+    "torch.IntStorage": "i4",
+    "torch.ShortStorage": "i2",
+    "torch.CharStorage": "i1",
+    "torch.ByteStorage": "u1",
+    "torch.BoolStorage": "b1",
+}
+_NUMBERS = {"b1", *(f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)), "f2", "f4", "f8"}
+_STORAGE_MAGIC, _STORAGE_VERSION = 0x1950A86A20F9469CFC6C, 1001
+_STORAGE_OPCODES = 200  # it has about 60
+
+
+class Dtype(Unfinished):
+    """The type of an array's numbers, which gets its byte order last."""
+
+    def __init__(self, code: str):
+        self.numpy = np.dtype(code)
+
+    def build(self, state: Any) -> "Dtype":
+        match state:
+            case (int(), "<" | ">" | "|" as order, None, None, None, *_):
+                self.numpy = self.numpy.newbyteorder(order)
+                return self
+        raise ValueError("the state of a dtype with fields")
+
+
+class UnfilledArray(Unfinished):
+    """An array whose dtype, shape and bytes are still to come."""
+
+    def build(self, state: Any) -> np.ndarray:
+        match state:
+            case (int(), tuple(shape), Dtype() as dtype, bool() | int() as fortran_order, raw):
+                return _array(raw, dtype, shape, "F" if fortran_order else "C")
+        raise ValueError("the state of an array in an unknown form")
+
+
+def dtype_of(*codes: str) -> Callable[..., Dtype]:
+    """What stands in for ``numpy.dtype`` where only these types may occur."""
+
+    def make(code: Any, *flags: Any) -> Dtype:
+        name = code.decode("ascii") if isinstance(code, bytes) else expect(code, str)
+        if name not in codes:
+            raise ValueError(f"the dtype {name}")
+        return Dtype(name)
+
+    return make
+
+
+def _unfilled(kind: Any, *arguments: Any) -> UnfilledArray:
+    if expect(kind, Name).text != "numpy.ndarray":
+        raise ValueError(f"a {kind.text} in the place of numpy.ndarray")
+    return UnfilledArray()
+
+
+def _scalar(dtype: Any, raw: Any) -> float | int | bool:
+    value: float | int | bool = _array(raw, expect(dtype, Dtype), (), "C").item()
+    return value
+
+
+def _from_buffer(raw: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
+    return _array(raw, expect(dtype, Dtype), expect(shape, tuple), "F" if order == "F" else "C")
+
+
+def _array(raw: Any, dtype: Dtype, shape: tuple[Any, ...], order: Any) -> np.ndarray:
+    # Python 2 wrote bytes as strings, which are read as latin-1.
+    data = raw.encode("latin-1") if isinstance(raw, str) else expect(raw, bytes, bytearray)
+    sizes = _sizes(shape)
+    if prod(sizes) * dtype.numpy.itemsize != len(data):
+        raise ValueError(f"an array of shape {sizes} with {len(data)} bytes")
+    return np.ndarray(sizes, dtype.numpy, buffer=data, order=order)
+
+
+def _sizes(values: Any) -> list[int]:
+    sizes = [expect(value, int) for value in expect(values, tuple)]
+    if any(size < 0 for size in sizes):
+        raise ValueError("a negative size")
+    return sizes
+
+
+def _latin1(text: Any, encoding: Any) -> bytes:
+    if encoding != "latin1":
+        raise ValueError(f"the encoding {encoding}")
+    return bytes(expect(text, str).encode("latin-1"))
+
+
+def _no_bytes() -> bytes:
+    return b""
+
+
+def _storage(raw: Any) -> np.ndarray:
+    """The values ``[N]`` of a storage that torch pickled."""
+    reader = PickleReader(
+        expect(raw, bytes),
+        dict.fromkeys(STORAGES),
+        persistent=lambda description: description,
+        most_opcodes=_STORAGE_OPCODES,
+    )
+    magic, version, machine, storage, keys = (reader.read() for _ in range(5))
+    if (magic, version) != (_STORAGE_MAGIC, _STORAGE_VERSION):
+        raise ValueError("not the bytes of a storage")
+    if expect(machine, dict).get("little_endian") is not True:
+        raise ValueError("a storage of a big-endian machine")
+    match storage:
+        case ("storage", Name(text=kind), str(key), str(), int(count), None) if keys == [key]:
+            dtype = np.dtype(STORAGES[kind])
+        case _:
+            raise ValueError("a storage in an unknown form")
+    rest = reader.rest()
+    if int.from_bytes(rest[:8], "little") != count or len(rest) != 8 + count * dtype.itemsize:
+        raise ValueError(f"a storage of {count} values with {len(rest)} bytes")
+    return np.ndarray((count,), dtype, buffer=rest, offset=8)
+
+
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *others: Any) -> np.ndarray:
+    values, start = expect(storage, np.ndarray), expect(offset, int)
+    sizes, strides = _sizes(size), _sizes(stride)
+    last = start + sum((n - 1) * step for n, step in zip(sizes, strides, strict=True))
+    count = prod(sizes)
+    if values.ndim != 1 or start < 0 or (count and last >= len(values)) or count > len(values):
+        raise ValueError(f"a tensor of shape {sizes} of {values.size} values")
+    width = values.itemsize
+    steps = [step * width for step in strides]
+    offset = start * width if count else 0
+    return np.ndarray(sizes, values.dtype, buffer=values, offset=offset, strides=steps)
+
+
+def _parameter(tensor: Any, requires_grad: Any, hooks: Any) -> np.ndarray:
+    values: np.ndarray = expect(tensor, np.ndarray)
+    return values
+
+
+ARRAY_NAMES: Names = {
+    "_codecs.encode": _latin1,
+    "__builtin__.bytes": _no_bytes,
+    "numpy.ndarray": None,
+    "numpy.dtype": dtype_of(*_NUMBERS),
+    "numpy.core.multiarray._reconstruct": _unfilled,
+    "numpy._core.multiarray._reconstruct": _unfilled,
+    "numpy.core.numeric._frombuffer": _from_buffer,
+    "numpy._core.numeric._frombuffer": _from_buffer,
+}
+"""Arrays of NumPy, as read-only arrays."""
+
+SCALAR_NAMES: Names = {
+    "numpy.core.multiarray.scalar": _scalar,
+    "numpy._core.multiarray.scalar": _scalar,
+}
+"""Numbers of NumPy, as numbers of Python."""
+
+TENSOR_NAMES: Names = {
+    "torch.storage._load_from_bytes": _storage,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_parameter": _parameter,
+}
+"""Tensors and parameters of torch on any device, as read-only arrays."""

@@ -1,0 +1,263 @@
+"""Pickles read as data: nothing that they name is ever run, imported or compiled.
+
+A pickle is a program for a stack machine, and ``pickle.load`` runs it: it imports what the program
+names and calls it. A subclass of ``Unpickler`` can refuse names, but its machine is still Python's
+own, with all of its opcodes. Here the machine is this module. It knows the opcodes that build plain
+values and no others, so what it cannot do is plain to see. That is slower than C by far, but the
+pickles of a network have ten thousand opcodes for each hundred layers, read in a fraction of a
+second; the weights are single opcodes, whatever their size. ``pickletools`` decodes the arguments,
+and only those of opcodes that are known here.
+
+What a pickle names is looked up in a table that the reader is given. It holds functions of ours,
+which take plain values and give plain values, and every other name is refused. Work and memory are
+bounded by the size of the pickle: opcodes are counted, keys are strings, and so are the bytes that
+functions are handed, so that a short pickle cannot grow.
+"""
+
+import io
+import pickletools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Names = Mapping[str, Callable[..., Any] | None]
+"""What a pickle may name: functions that stand in, or None for a name that is only mentioned."""
+
+MOST_OPCODES = 2_000_000
+# No shorter value is worth counting: a name of a dtype, say, is handed over with every array.
+LONG_VALUE = 64
+# Bytes of an array are handed over once, or twice if they were text first.
+HANDED_OVER = 3
+LONGEST_SHOWN = 80
+
+
+class PickleError(ValueError):
+    """A pickle that is broken or holds more than data; the message says what, as 'it ...'."""
+
+
+@dataclass(frozen=True)
+class Name:
+    """What the pickle names a function or class by, and what stands in for it."""
+
+    text: str
+    function: Callable[..., Any] | None
+
+
+class Unfinished(ABC):
+    """An object that a pickle makes first and fills afterwards."""
+
+    @abstractmethod
+    def build(self, state: Any) -> Any:
+        """What takes the place of this object. Raises ValueError or TypeError for other states."""
+
+
+_MARK = object()
+_PUSH_ARGUMENT = {
+    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+    *("SHORT_BINSTRING", "BINSTRING", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
+    *("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+}
+_PUSH_NEW: dict[str, Callable[[], Any]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_DICT": dict,
+    "EMPTY_LIST": list,
+    "EMPTY_SET": set,
+    "EMPTY_TUPLE": tuple,
+    "MARK": lambda: _MARK,
+}
+_TUPLE_LENGTHS = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_KNOWN = {
+    *("PROTO", "FRAME", "STOP", "MEMOIZE", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"),
+    *("TUPLE", "APPEND", "APPENDS", "ADDITEMS", "SETITEM", "SETITEMS"),
+    *("GLOBAL", "STACK_GLOBAL", "REDUCE", "NEWOBJ", "BUILD", "BINPERSID"),
+    *(*_PUSH_ARGUMENT, *_PUSH_NEW, *_TUPLE_LENGTHS),
+}
+_OPCODES = {info.code.encode("latin-1"): info for info in pickletools.opcodes}
+
+
+class PickleReader:
+    """Reads the pickles in some bytes, one after the other.
+
+    Args:
+        data: The bytes.
+        names: What they may name, as ``module.name``.
+        without: Opcodes to refuse beside those that are not known.
+        persistent: Gives the object of a persistent id; None refuses such ids.
+        most_opcodes: Number of opcodes of all pickles together.
+    """
+
+    def __init__(
+        self,
+        data: bytes,
+        names: Names,
+        *,
+        without: Collection[str] = (),
+        persistent: Callable[[Any], Any] | None = None,
+        most_opcodes: int = MOST_OPCODES,
+    ):
+        self._file, self._size = io.BytesIO(data), len(data)
+        self._names, self._persistent = names, persistent
+        self._known = _KNOWN - set(without)
+        self._opcodes_left, self._handed_over = most_opcodes, 0
+        self._start()
+
+    def read(self) -> Any:
+        """The value of the next pickle.
+
+        Raises:
+            PickleError: It is broken, holds anything but data, or is too much work.
+        """
+        self._start()
+        try:
+            while (opcode := self._next_opcode()).name != "STOP":
+                argument = opcode.arg.reader(self._file) if opcode.arg else None
+                self._step(opcode.name, argument)
+            (value,) = self._pop(1)
+            if self._stack:
+                raise PickleError("it has values left over")
+        except PickleError:
+            raise
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+            raise PickleError(f"it is broken or no pickle of data ({shown(error)})") from error
+        return value
+
+    def rest(self) -> bytes:
+        """What follows the pickles that were read."""
+        return self._file.read()
+
+    def _start(self) -> None:
+        self._stack: list[Any] = []
+        self._memo: dict[int, Any] = {}
+        self._places: dict[int, list[int]] = {}  # of unfinished objects in the memo
+
+    def _next_opcode(self) -> pickletools.OpcodeInfo:
+        code = self._file.read(1)
+        if not code:
+            raise PickleError("it ends too early")
+        if code not in _OPCODES:
+            raise PickleError(f"it has the byte {code!r} where an opcode should be")
+        opcode = _OPCODES[code]
+        if opcode.name not in self._known:
+            raise PickleError(f"it has the opcode {opcode.name}")
+        self._opcodes_left -= 1
+        if self._opcodes_left < 0:
+            raise PickleError("it has too many opcodes")
+        return opcode
+
+    def _step(self, opcode: str, argument: Any) -> None:
+        stack = self._stack
+        match opcode:
+            case "PROTO" | "FRAME":
+                pass
+            case _ if opcode in _PUSH_ARGUMENT:
+                stack.append(argument)
+            case _ if opcode in _PUSH_NEW:
+                stack.append(_PUSH_NEW[opcode]())
+            case _ if opcode in _TUPLE_LENGTHS:
+                stack.append(self._pop(_TUPLE_LENGTHS[opcode]))
+            case "TUPLE":
+                stack.append(self._pop_to_mark())
+            case "MEMOIZE":
+                self._memorize(len(self._memo))
+            case "BINPUT" | "LONG_BINPUT":
+                self._memorize(argument)
+            case "BINGET" | "LONG_BINGET":
+                stack.append(self._memo[argument])
+            case "APPEND" | "APPENDS" | "ADDITEMS" | "SETITEM" | "SETITEMS":
+                self._extend(opcode)
+            case "GLOBAL":
+                stack.append(self._name(*argument.split(" ", 1)))
+            case "STACK_GLOBAL":
+                stack.append(self._name(*self._pop(2)))
+            case "BINPERSID":
+                if self._persistent is None:
+                    raise PickleError("it refers to an object elsewhere, by a persistent id")
+                stack.append(self._persistent(*self._pop(1)))
+            case "REDUCE" | "NEWOBJ":
+                stack.append(self._call(*self._pop(2)))
+            case "BUILD":
+                self._build(*self._pop(2))
+            case _:
+                raise PickleError(f"it has the opcode {opcode}")
+
+    def _pop(self, count: int) -> tuple[Any, ...]:
+        """The last values, taken off the stack; a mark is none."""
+        items = tuple(self._stack[-count:])
+        if len(items) < count or any(item is _MARK for item in items):
+            raise PickleError("it takes more values than there are")
+        del self._stack[-count:]
+        return items
+
+    def _pop_to_mark(self) -> tuple[Any, ...]:
+        items: list[Any] = []
+        while (item := self._stack.pop()) is not _MARK:
+            items.append(item)
+        return tuple(reversed(items))
+
+    def _memorize(self, place: int) -> None:
+        item = self._memo[place] = self._stack[-1]
+        if isinstance(item, Unfinished):
+            self._places.setdefault(id(item), []).append(place)
+
+    def _extend(self, opcode: str) -> None:
+        counts = {"APPEND": 1, "SETITEM": 2}
+        items = self._pop(counts[opcode]) if opcode in counts else self._pop_to_mark()
+        target = self._stack[-1]
+        # Strings only: the hash of a nested tuple can take time exponential in its size.
+        if opcode in ("SETITEM", "SETITEMS"):
+            for key, value in zip(items[::2], items[1::2], strict=True):
+                expect(target, dict)[expect(key, str, bytes)] = value
+        elif opcode == "ADDITEMS":
+            expect(target, set).update(expect(item, str, bytes) for item in items)
+        else:
+            expect(target, list).extend(items)
+
+    def _name(self, module: Any, name: Any) -> Name:
+        text = f"{expect(module, str)}.{expect(name, str)}"
+        if text not in self._names:
+            raise PickleError(f"it refers to {shown(text)}")
+        return Name(text, self._names[text])
+
+    def _call(self, name: Any, arguments: Any) -> Any:
+        function = expect(name, Name).function
+        if function is None:
+            raise PickleError(f"it calls {name.text}")
+        self._count_long(expect(arguments, tuple))
+        try:
+            return function(*arguments)
+        except PickleError:
+            raise
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+            raise PickleError(f"it calls {name.text} in an unknown way ({shown(error)})") from error
+
+    def _build(self, target: Any, state: Any) -> None:
+        if isinstance(state, tuple):
+            self._count_long(state)
+        built = expect(target, Unfinished).build(state)
+        self._stack.append(built)
+        for place in self._places.pop(id(target), ()):
+            if self._memo[place] is target:
+                self._memo[place] = built
+
+    def _count_long(self, values: tuple[Any, ...]) -> None:
+        lengths = [len(value) for value in values if isinstance(value, str | bytes | bytearray)]
+        self._handed_over += sum(length for length in lengths if length > LONG_VALUE)
+        if self._handed_over > HANDED_OVER * self._size:
+            raise PickleError("it uses the same bytes too often")
+
+
+def expect(value: Any, *types: type) -> Any:
+    """The value. Raises TypeError unless it is of one of the types."""
+    if not isinstance(value, types):
+        raise TypeError(f"{type(value).__name__} in the place of {types[0].__name__}")
+    return value
+
+
+def shown(text: object) -> str:
+    """Text from a file as it may stand in an error: printable, in one line, and not long."""
+    line = str(text)[: LONGEST_SHOWN + 1]
+    plain = line if line.isascii() and line.isprintable() else ascii(line)[1:-1]
+    return plain if len(plain) <= LONGEST_SHOWN else plain[:LONGEST_SHOWN] + "..."

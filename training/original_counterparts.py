@@ -1,0 +1,189 @@
+"""Which network of ours a network of the original code is, from its arguments and sizes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from dnnlib.errors import DataError
+from torch_utils.inert_pickle import shown
+from torch_utils.snapshots import LARGEST_ARGUMENT
+from training.networks.original_toy_unet import DOWN_STRIDES, UP_STRIDES
+from training.original_file import Layers
+from training.original_names import Renaming, image_names, toy_names
+
+_POSITIONS = 10000
+LONGEST_ARGUMENT = 32
+
+# By the original's names for them: what our networks call an argument, and its default there.
+_COMMON_ARGUMENTS: dict[str, tuple[str, Any]] = {
+    "label_dim": ("label_dim", 0),
+    "augment_dim": ("augment_dim", 0),
+    "dropout": ("dropout", 0.1),
+}
+_SONG_ARGUMENTS: dict[str, tuple[str, Any]] = {
+    **_COMMON_ARGUMENTS,
+    "model_channels": ("model_channels", 128),
+    "channel_mult": ("channel_mult", [1, 2, 2, 2]),
+    "num_blocks": ("num_blocks", 4),
+    "attn_resolutions": ("attention_resolutions", [16]),
+    "embedding_type": ("noise_features", "positional"),
+    "encoder_type": ("encoder_type", "standard"),
+    "decoder_type": ("decoder_type", "standard"),
+    "resample_filter": ("fir_taps", [1.0, 1.0]),
+}
+_ADM_ARGUMENTS: dict[str, tuple[str, Any]] = {
+    **_COMMON_ARGUMENTS,
+    "model_channels": ("model_channels", 192),
+    "channel_mult": ("channel_mult", [1, 2, 3, 4]),
+    "num_blocks": ("num_blocks", 3),
+    "attn_resolutions": ("attention_resolutions", [32, 16, 8]),
+}
+
+
+@dataclass(frozen=True)
+class Counterpart:
+    """A network of ours, and what the original calls and states of its layers.
+
+    Attributes:
+        network: A name in ``NETWORKS``.
+        arguments: Its constructor's.
+        rename: From our names to the original's.
+        shapes: Of some of the original's weights, which are compared before any memory is taken:
+            all others are about as large as these, or smaller.
+        stated: Attributes that the original's modules must have, by module and name, beside those
+            that our modules tell.
+    """
+
+    network: str
+    arguments: dict[str, Any]
+    rename: Renaming
+    shapes: dict[str, tuple[int, ...]]
+    stated: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def song_unet(layers: Layers, image_shape: tuple[int, int, int]) -> Counterpart:
+    arguments = _arguments(layers, image_shape, _SONG_ARGUMENTS)
+    features = arguments["noise_features"]
+    kwargs = layers.fields[""].mapping("_init_kwargs")
+    if features == "fourier" or "channel_mult_noise" in kwargs.values:
+        kwargs.require("channel_mult_noise", 2 if features == "fourier" else 1)
+    names = image_names(
+        image_shape[1],
+        len(arguments["channel_mult"]),
+        arguments["encoder_type"],
+        ("dec.{}_aux_norm", "dec.{}_aux_conv"),
+    )
+    shapes = _image_shapes(arguments)
+    if features == "fourier":
+        return Counterpart("ncsnpp", arguments, names, shapes)
+    stated = {"map_noise": {"endpoint": True, "max_positions": _POSITIONS}}
+    return Counterpart("ddpmpp", arguments, names, shapes, stated)
+
+
+def dhariwal_unet(layers: Layers, image_shape: tuple[int, int, int]) -> Counterpart:
+    arguments = _arguments(layers, image_shape, _ADM_ARGUMENTS)
+    depth = len(arguments["channel_mult"])
+    names = image_names(image_shape[1], depth, "standard", ("out_norm", "out_conv"))
+    stated = {"map_noise": {"endpoint": False, "max_positions": _POSITIONS}}
+    return Counterpart("adm", arguments, names, _image_shapes(arguments), stated)
+
+
+def toy_unet(layers: Layers, dim: int) -> Counterpart:
+    """Its sizes are those of its weights."""
+
+    def units(layer: str) -> int:
+        weight = layers.weights.get(f"{layer}.weight")
+        if weight is None or weight.ndim == 0:
+            raise DataError(f"{layers.where} lacks the weight '{layer}.weight'")
+        return len(weight)
+
+    count = 0
+    while f"dense{count + 1}1.weight" in layers.weights:
+        count += 1
+    lifting = count // 2
+    widths = [units(f"dense{index + 1}1") for index in range(lifting)]
+    channels = [units(f"downresblock{index + 1}.conv1") for index in range(len(DOWN_STRIDES))]
+    embeddings = {kind: units(f"map_{kind}_layer0") for kind in ("fc", "conv")}
+    arguments = {
+        "dim": dim,
+        "widths": widths,
+        "channels": channels,
+        "layer_embedding_dim": embeddings["fc"],
+        "block_embedding_dim": embeddings["conv"],
+    }
+    shapes: dict[str, tuple[int, ...]] = {
+        **{f"map_{kind}_layer0.weight": (size, size) for kind, size in embeddings.items()},
+        **{
+            f"dense{index + 1}1.weight": (outputs, inputs)
+            for index, (inputs, outputs) in enumerate(pairwise([dim, *widths]))
+        },
+        **{
+            f"downresblock{index + 1}.conv1.weight": (outputs, inputs, 3, 3)
+            for index, (inputs, outputs) in enumerate(pairwise([1, *channels]))
+        },
+    }
+    stated = {
+        f"{way}resblock{index + 1}.conv1": {"stride": stride, "up": way == "up"}
+        for way, strides in (("down", DOWN_STRIDES), ("up", UP_STRIDES))
+        for index, stride in enumerate(strides)
+    }
+    return Counterpart("OriginalToyConvUNet", arguments, toy_names(lifting), shapes, stated)
+
+
+IMAGE_COUNTERPARTS: dict[str, Callable[[Layers, tuple[int, int, int]], Counterpart]] = {
+    "SongUNet": song_unet,
+    "DhariwalUNet": dhariwal_unet,
+}
+TOY_COUNTERPARTS: dict[str, Callable[[Layers, int], Counterpart]] = {"ToyConvUNet": toy_unet}
+
+
+def _arguments(
+    layers: Layers, image_shape: tuple[int, int, int], known: Mapping[str, tuple[str, Any]]
+) -> dict[str, Any]:
+    """Arguments of our network, from those that the original was constructed with."""
+    fields = layers.fields[""]
+    positional = fields.values.get("_init_args", ())
+    if not isinstance(positional, tuple) or positional:
+        raise DataError(f"{layers.where} was constructed from arguments without names")
+    channels, side, _ = image_shape
+    kwargs = fields.mapping("_init_kwargs")
+    needed = {"img_resolution": side, "in_channels": channels, "out_channels": channels}
+    needed |= {"channel_mult_emb": 4}
+    free = ("label_dropout", "channel_mult_noise")
+    for name in kwargs.values:
+        if name not in (*known, *needed, *free):
+            raise DataError(f"{kwargs.where} has '{shown(name)}', which is not known here")
+        if name in needed:
+            kwargs.require(name, needed[name])
+    arguments: dict[str, Any] = {"image_shape": list(image_shape)}
+    for name, (ours, default) in known.items():
+        value = kwargs.values.get(name, default)
+        arguments[ours] = list(value) if isinstance(value, tuple) else value
+        if not _is_like(arguments[ours], default):
+            raise DataError(f"{kwargs.where} has another kind of '{name}' than {default}")
+    levels = arguments["channel_mult"]
+    if arguments["num_blocks"] * len(levels) > len(layers.weights):
+        raise DataError(f"{kwargs.where} promises more layers than there are")
+    return arguments
+
+
+def _image_shapes(arguments: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    channels, side = arguments["model_channels"], arguments["image_shape"][1]
+    shapes: dict[str, tuple[int, ...]] = {"map_layer1.weight": (4 * channels, 4 * channels)}
+    for level, factor in enumerate(arguments["channel_mult"]):
+        place, width = f"enc.{side >> level}x{side >> level}", factor * channels
+        for index in range(arguments["num_blocks"]):
+            shapes[f"{place}_block{index}.conv1.weight"] = (width, width, 3, 3)
+    return shapes
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """Whether a value is of the kind of a default, and of a size that networks have."""
+    if isinstance(default, list):
+        short = isinstance(value, list) and len(value) <= LONGEST_ARGUMENT
+        return short and all(_is_like(item, default[0]) for item in value)
+    if isinstance(default, str):
+        return isinstance(value, str) and len(value) <= LONGEST_ARGUMENT
+    kinds = (int,) if isinstance(default, int) else (int, float)
+    return type(value) in kinds and abs(value) <= LARGEST_ARGUMENT

@@ -1,0 +1,272 @@
+"""Network files of the paper's original code, read as data.
+
+Such a file is a pickle of a dict: ``ema`` is the network between its preconditioning, ``loss_fn``
+says how it was trained, and ``dataset_kwargs`` on what. Each object of the original code is written
+as a call of ``torch_utils.persistence._reconstruct_persistent_obj`` with one argument,
+
+    {"type": "class", "version", "module_src", "class_name", "state"},
+
+in which ``module_src`` is the source text of the class, which the original code would run, and
+``state`` are the object's attributes. Here all but the name of the class and the attributes is
+dropped. For a module the attributes ``_parameters``, ``_buffers`` and ``_modules`` are what it is
+made of.
+"""
+
+import hashlib
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dnnlib.errors import DataError
+from torch_utils.inert_arrays import ARRAY_NAMES, SCALAR_NAMES, TENSOR_NAMES
+from torch_utils.inert_pickle import Names, PickleError, PickleReader, Unfinished, expect, shown
+
+ALLOWED = "only tensors, arrays and the networks of the original code can be imported"
+LARGEST_FILE = 8 << 30
+# A layer of a network of the original code lies five modules deep.
+DEEPEST_MODULE = 16
+
+
+class Record(Unfinished):
+    """An object of the file: the name of its class, and its attributes."""
+
+    def __init__(self, class_name: str, state: Mapping[str, Any] | None = None):
+        self.class_name, self.state = class_name, state or {}
+
+    def build(self, state: Any) -> "Record":
+        self.state = expect(state, dict)
+        return self
+
+
+def _persistent_object(meta: Any) -> Record:
+    match meta:
+        case {"type": "class", "class_name": str(class_name), "state": dict(state)}:
+            return Record(class_name, state)
+    raise ValueError("not the description of an object")
+
+
+def _module(class_name: str) -> Callable[[], Record]:
+    return lambda: Record(class_name)
+
+
+def _empty_dict() -> dict[str, Any]:
+    return {}
+
+
+def _size(values: Any) -> tuple[Any, ...]:
+    sizes: tuple[Any, ...] = expect(values, tuple)
+    return sizes
+
+
+def _device(*place: Any) -> None:
+    """Where a tensor was is of no interest here."""
+
+
+NAMES: Names = {
+    **ARRAY_NAMES,
+    **SCALAR_NAMES,
+    **TENSOR_NAMES,
+    "torch_utils.persistence._reconstruct_persistent_obj": _persistent_object,
+    "torch.nn.modules.container.ModuleDict": _module("ModuleDict"),
+    "torch.nn.modules.normalization.GroupNorm": _module("GroupNorm"),
+    "torch.device": _device,
+    "torch.Size": _size,
+    "collections.OrderedDict": _empty_dict,
+    "dnnlib.util.EasyDict": _empty_dict,
+}
+"""All that such a file may name."""
+
+
+@dataclass(frozen=True)
+class OriginalFile:
+    """What is in a file.
+
+    Attributes:
+        path: The file.
+        size: In bytes.
+        sha256: Of the file.
+        network: The averaged one, between its preconditioning.
+        content: All that is in the file: plain values, read-only arrays and ``Record``.
+    """
+
+    path: Path
+    size: int
+    sha256: str
+    network: "Record"
+    content: Mapping[str, Any]
+
+    def section(self, name: str) -> "Fields":
+        """The attributes of an object or dict of the file; none if it has no such."""
+        value = self.content.get(name)
+        if isinstance(value, Record):
+            value = value.state
+        return Fields(f"{self.path}, '{name}'", value if isinstance(value, dict) else {})
+
+
+def read_original(path: Path) -> OriginalFile:
+    """Reads a file as data.
+
+    Raises:
+        DataError: It is missing, broken, or holds anything else.
+    """
+    try:
+        size = path.stat().st_size
+        data = path.read_bytes() if size <= LARGEST_FILE else b""
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist: give a file of the original code") from error
+    except IsADirectoryError as error:
+        raise DataError(f"{path} is a folder: give a file of the original code") from error
+    if size > LARGEST_FILE:
+        raise DataError(f"{path} is larger than {LARGEST_FILE >> 30} GiB, as no network is")
+    if data.startswith(b"PK"):
+        raise DataError(
+            f"{path} is a zip, as network files of this project are: it needs no import"
+        )
+    try:
+        content = PickleReader(data, NAMES).read()
+    except PickleError as error:
+        raise DataError(f"{path}: {error}: {ALLOWED}") from error
+    if not (isinstance(content, dict) and isinstance(content.get("ema"), Record)):
+        raise DataError(f"{path} holds no network: it is no dict with an object 'ema'")
+    digest = hashlib.sha256(data).hexdigest()
+    return OriginalFile(path, size, digest, content["ema"], content)
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Attributes of an object, taken from a file with care.
+
+    All methods raise DataError where an attribute is missing or not what it should be.
+
+    Attributes:
+        where: The object, for errors.
+        values: By name.
+    """
+
+    where: str
+    values: Mapping[str, Any]
+
+    def _get(self, name: str, *types: type) -> Any:
+        value = self.values.get(name)
+        if not isinstance(value, types):
+            found = type(value).__name__ if name in self.values else "nothing"
+            wanted = types[0].__name__
+            raise DataError(f"{self.where} has {found} as its '{name}', not a {wanted}")
+        return value
+
+    def text(self, name: str) -> str:
+        value: str = self._get(name, str)
+        return value
+
+    def number(self, name: str) -> float:
+        """A finite number, also one in an array."""
+        value = self._get(name, float, int, np.ndarray)
+        if isinstance(value, np.ndarray) and value.size == 1:
+            value = value.item()
+        # An integer of the file may be larger than any float.
+        if not isinstance(value, float | int) or not abs(value) <= sys.float_info.max:
+            raise DataError(f"{self.where}: its '{name}' is not a finite number")
+        return value
+
+    def require(self, name: str, expected: float) -> None:
+        """Sees to it that a number or truth value is as expected, up to rounding."""
+        value = self.number(name)
+        if not math.isclose(value, expected, rel_tol=1e-6):
+            raise DataError(f"{self.where} has {value:g} as its '{name}', not {expected:g}")
+
+    def numbers(self, name: str, *shape: int) -> np.ndarray:
+        """Finite numbers in float64; sizes of -1 may be any."""
+        array: np.ndarray = self._get(name, np.ndarray)
+        fits = len(shape) == array.ndim and all(
+            wanted in (-1, size) for wanted, size in zip(shape, array.shape, strict=True)
+        )
+        if not fits:
+            raise DataError(f"{self.where}: its '{name}' has the shape {array.shape}, not {shape}")
+        if not np.isfinite(array).all():
+            raise DataError(f"{self.where}: its '{name}' has values that are not finite")
+        return array.astype(np.float64)
+
+    def record(self, name: str) -> Record:
+        value: Record = self._get(name, Record)
+        return value
+
+    def mapping(self, name: str) -> "Fields":
+        """The attributes in a dict; none if there is no such dict."""
+        value = self._get(name, dict) if self.values.get(name) is not None else {}
+        return Fields(f"{self.where}, '{name}'", value)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The modules that a network is made of, by names with dots, the network's own being ''.
+
+    Attributes:
+        class_name: Of the network.
+        where: The network, for errors.
+        fields: The attributes of each module.
+        weights: Parameters and buffers, read-only.
+    """
+
+    class_name: str
+    where: str
+    fields: Mapping[str, Fields]
+    weights: Mapping[str, np.ndarray]
+
+    @classmethod
+    def of(cls, network: Record, where: str, class_names: Set[str], most_bytes: int) -> "Layers":
+        """The layers of a network.
+
+        Args:
+            network: The network.
+            where: It, for errors.
+            class_names: Of the modules that it may have.
+            most_bytes: Size of all weights together. Tensors that share few stored values could
+                ask for any amount of memory.
+
+        Raises:
+            DataError: A module of another class, or the same one in two places; what is no weight;
+                too many of them.
+        """
+        fields: dict[str, Fields] = {}
+        weights: dict[str, np.ndarray] = {}
+        seen: set[int] = set()
+        for name, record in _modules(network, "", 0):
+            if id(record) in seen:
+                raise DataError(f"{where} has one module in two places, as '{shown(name)}' too")
+            seen.add(id(record))
+            if name and record.class_name not in class_names:
+                kind = shown(record.class_name)
+                raise DataError(f"{where} has a {kind} as its '{shown(name)}': {ALLOWED}")
+            here = Fields(f"{where}, '{shown(name)}'" if name else where, record.state)
+            fields[name] = here
+            for group in ("_parameters", "_buffers"):
+                for key, value in here.mapping(group).values.items():
+                    if value is not None:
+                        weights[f"{name}.{key}".lstrip(".")] = _weight(value, key, here)
+        if sum(weight.nbytes for weight in weights.values()) > most_bytes:
+            raise DataError(f"{where} promises more weights than the file has")
+        return cls(network.class_name, where, fields, weights)
+
+
+def _modules(record: Record, name: str, depth: int) -> Iterator[tuple[str, Record]]:
+    yield name, record
+    if depth > DEEPEST_MODULE:
+        raise DataError(f"the module '{shown(name)}' lies too deep for any network")
+    for key, child in Fields(f"'{shown(name)}'", record.state).mapping("_modules").values.items():
+        if child is not None:
+            here = f"{name}.{key}".lstrip(".")
+            if not isinstance(child, Record):
+                raise DataError(f"'{shown(here)}' is a {type(child).__name__}, not a module")
+            yield from _modules(child, here, depth + 1)
+
+
+def _weight(value: Any, key: str, fields: Fields) -> np.ndarray:
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+        kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+        raise DataError(f"{fields.where}: its '{shown(key)}' is {kind}, and no weight is")
+    return value
