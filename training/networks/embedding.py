@@ -29,7 +29,7 @@ class PositionalFeatures(nn.Module):
         super().__init__()
         count = _half(width)
         self.cosines_first = cosines_first
-        exponents = torch.arange(count, dtype=torch.float64) / max(count - int(last), 1)
+        exponents = torch.tensor(range(count), dtype=torch.float64) / max(count - int(last), 1)
         frequencies = (1e-4**exponents).float()
         self.register_buffer("frequencies", frequencies, persistent=False)
 

@@ -28,7 +28,7 @@ class NoiseFeatures(nn.Module):
             raise UsageError(
                 f"the noise range {noise_range} is empty: its end must exceed its start"
             )
-        self.register_buffer("frequencies", pi * torch.arange(1.0, count + 1), persistent=False)
+        self.register_buffer("frequencies", pi * torch.tensor(range(1, count + 1)), persistent=False)
 
     def forward(self, c_noise: Tensor) -> Tensor:
         """``[...]`` to ``[..., count]``."""

@@ -42,7 +42,7 @@ class ToyMLP(nn.Module):
     ):
         super().__init__()
         self.noise = NoiseFeatures(noise_range, time_features)
-        steps = torch.arange(1.0, input_features + 1)
+        steps = torch.tensor(range(1, input_features + 1))
         self.register_buffer("frequencies", pi / (BOUND + 1) * steps, persistent=False)
         self.input = nn.Linear(dim * (1 + 2 * input_features) + time_features, width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
