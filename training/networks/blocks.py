@@ -111,8 +111,10 @@ class FIRFilter(nn.Module):
         super().__init__()
         if len(taps) < 2 or len(taps) % 2 or sum(taps) == 0:
             raise UsageError(f"a resampling filter has an even number of taps, not {list(taps)}")
-        line = torch.tensor([float(tap) / sum(taps) for tap in taps])
-        self.register_buffer("kernel", torch.outer(line, line)[None, None], persistent=False)
+        line = [float(tap) / sum(taps) for tap in taps]
+        # Plain numbers, since arithmetic on the meta device imports the compiler.
+        kernel = torch.tensor([[[[one * other for other in line] for one in line]]])
+        self.register_buffer("kernel", kernel, persistent=False)
         self.reach = len(taps) // 2 - 1  # beyond the two pixels that a box filter covers
         self.is_box = tuple(taps) == (1, 1)
 

@@ -29,8 +29,9 @@ class PositionalFeatures(nn.Module):
         super().__init__()
         count = _half(width)
         self.cosines_first = cosines_first
-        exponents = torch.tensor(range(count), dtype=torch.float64) / max(count - int(last), 1)
-        frequencies = (1e-4**exponents).float()
+        # Plain numbers, since arithmetic on the meta device imports the compiler.
+        exponents = [index / max(count - int(last), 1) for index in range(count)]
+        frequencies = torch.tensor([1e-4**exponent for exponent in exponents])
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, c_noise: Tensor) -> Tensor:
@@ -50,7 +51,7 @@ class FourierFeatures(nn.Module):
 
     def __init__(self, width: int, std: float = 16.0):
         super().__init__()
-        self.register_buffer("frequencies", std * torch.randn(_half(width)))
+        self.register_buffer("frequencies", torch.empty(_half(width)).normal_(std=std))
 
     def forward(self, c_noise: Tensor) -> Tensor:
         """``[B]`` to ``[B, width]``."""

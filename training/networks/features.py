@@ -28,7 +28,9 @@ class NoiseFeatures(nn.Module):
             raise UsageError(
                 f"the noise range {noise_range} is empty: its end must exceed its start"
             )
-        self.register_buffer("frequencies", pi * torch.tensor(range(1, count + 1)), persistent=False)
+        # Plain numbers, since arithmetic on the meta device imports the compiler.
+        frequencies = torch.tensor([pi * index for index in range(1, count + 1)])
+        self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, c_noise: Tensor) -> Tensor:
         """``[...]`` to ``[..., count]``."""

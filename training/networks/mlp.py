@@ -42,8 +42,8 @@ class ToyMLP(nn.Module):
     ):
         super().__init__()
         self.noise = NoiseFeatures(noise_range, time_features)
-        steps = torch.tensor(range(1, input_features + 1))
-        self.register_buffer("frequencies", pi / (BOUND + 1) * steps, persistent=False)
+        frequencies = [pi / (BOUND + 1) * index for index in range(1, input_features + 1)]
+        self.register_buffer("frequencies", torch.tensor(frequencies), persistent=False)
         self.input = nn.Linear(dim * (1 + 2 * input_features) + time_features, width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.output = nn.Linear(width, dim)
