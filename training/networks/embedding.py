@@ -51,7 +51,8 @@ class FourierFeatures(nn.Module):
 
     def __init__(self, width: int, std: float = 16.0):
         super().__init__()
-        self.register_buffer("frequencies", torch.empty(_half(width)).normal_(std=std))
+        # On the CPU, since arithmetic on the meta device imports the compiler.
+        self.register_buffer("frequencies", std * torch.randn(_half(width), device="cpu"))
 
     def forward(self, c_noise: Tensor) -> Tensor:
         """``[B]`` to ``[B, width]``."""

@@ -1,0 +1,157 @@
+"""Solvers and times by options: what is settled, kept in a network file, and refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import toy_pfODE_int
+import toy_train
+from dnnlib.errors import DataError
+from torch_utils.results import load_json
+from training.flow.grids import EqualErrorGrid
+from training.flow.solvers import SOLVERS
+from training.integration import STORED, NetworkFile
+from training.model import Model
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def trained(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network of circles after a few steps. Not to be written to."""
+    folder = tmp_path_factory.mktemp("trained")
+    place = (f"--outdir={folder}", "--nosubdir", "--data_name=circles", "--tmax=5")
+    assert run_script(toy_train, *place, "--duration=0.02", "--no-calibrate").code == 0
+    return max(folder.glob("network-snapshot-*.pkl"))
+
+
+@pytest.fixture
+def network(trained: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "network.pkl"
+    path.write_bytes(trained.read_bytes())
+    return path
+
+
+@pytest.fixture
+def simulate(run_script: Run, network: Path, tmp_path: Path) -> Run:
+    """Simulates, and gives the result, the parameters and the times saved."""
+
+    def start(*arguments: str, code: int = 0) -> Any:
+        place = (f"--save_dir={tmp_path / 'out'}", f"--network={network}", "--total_samples=20")
+        result = run_script(
+            toy_pfODE_int, "net", *place, "--save_freq=1", "--overwrite", *arguments
+        )
+        assert result.code == code, result.err
+        if code:
+            return result
+        (parameters,) = (tmp_path / "out").glob("*_sim_params.json")
+        with np.load(next((tmp_path / "out").glob("*melt_results.npz"))) as saved:
+            return result, load_json(parameters), saved["times"]
+
+    return start
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_solver_runs_from_a_script_and_counts_its_calls(simulate: Run, solver: str) -> None:
+    _, parameters, times = simulate(f"--solver={solver}", "--steps=6")
+    calls = parameters["simulations"]["melt"]["denoiser_calls"]
+    per_step = SOLVERS[solver].calls_per_step
+    if per_step:
+        assert calls == 6 * per_step + (solver == "exp_ab2")
+    assert calls >= 6
+    assert len(times) == 7
+    assert parameters["simulations"]["roundtrip"]["max_abs_error"] < 10
+
+
+def test_a_reversible_solver_brings_points_back(simulate: Run) -> None:
+    _, parameters, _ = simulate("--solver=gauss4", "--steps=8")
+    assert parameters["simulations"]["roundtrip"]["max_abs_error"] < 1e-5
+
+
+def test_a_smaller_tolerance_takes_more_steps_and_says_so(simulate: Run) -> None:
+    counts = []
+    for tolerance in (1e-2, 1e-7):
+        result, parameters, times = simulate("--steps=auto", f"--tol={tolerance:g}")
+        counts.append(parameters["options"]["steps"])
+        assert counts[-1] == len(times) - 1
+        assert f"{counts[-1]} steps of exp_rk5" in result.out + result.err
+    assert counts[0] < counts[1]
+
+
+def test_adapted_times_are_uneven_and_can_be_kept_in_the_network_file(
+    simulate: Run, network: Path
+) -> None:
+    before = network.read_bytes()
+    _, _, even = simulate("--steps=9")
+    _, _, adapted = simulate("--steps=9", "--disc=adapted")
+    assert np.allclose(adapted[[0, -1]], even[[0, -1]])
+    assert not np.allclose(adapted, even, atol=1e-3)
+    assert network.read_bytes() == before
+    simulate("--steps=9", "--disc=adapted", "--store_grid")
+    about = Model.load(network).about
+    assert about[STORED]["solver"] == "exp_rk5"
+    # A grid that no fit would give shows that it is the stored one which is used.
+    file = NetworkFile(network, Model.load(network))
+    steep = torch.linspace(0, 1, 11, dtype=torch.float64) ** 3 * 5
+    file.store_grid(EqualErrorGrid(steep), SOLVERS["exp_rk5"])
+    _, _, stored = simulate("--steps=10", "--disc=adapted")
+    assert np.allclose(stored, steep)
+    _, _, other = simulate("--steps=10", "--disc=adapted", "--solver=rk4")
+    assert not np.allclose(other, steep, atol=1e-3)
+
+
+def test_storing_a_grid_changes_nothing_else_in_the_file(network: Path) -> None:
+    before = Model.load(network)
+    file = NetworkFile(network, before)
+    file.store_grid(EqualErrorGrid(torch.tensor([0.0, 5.0], dtype=torch.float64)), SOLVERS["rk4"])
+    after = Model.load(network)
+    assert {k: v for k, v in after.about.items() if k != STORED} == before.about
+    assert after.recipe == before.recipe
+    x = torch.randn(5, 2, dtype=torch.float64)
+    t = torch.tensor(1.0, dtype=torch.float64)
+    assert torch.equal(after.denoiser(x, t), before.denoiser(x, t))
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        3,
+        {"solver": "rk4"},
+        {"solver": "rk4", "times": "soon"},
+        {"solver": "rk4", "times": [0.0, 3.0, 2.0, 5.0]},
+        {"solver": "rk4", "times": [[0.0, 5.0]]},
+        {"solver": "rk4", "times": [0.0, float("nan"), 5.0]},
+    ],
+)
+def test_a_broken_grid_in_a_network_file_is_a_data_error(network: Path, stored: object) -> None:
+    model = Model.load(network)
+    model.about[STORED] = stored
+    times = torch.tensor([0.0, 5.0], dtype=torch.float64)
+    with pytest.raises(DataError, match=STORED):
+        NetworkFile(network, model).stored_grid(SOLVERS["rk4"], times)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--tol=1e-3"], "--tol"),
+        (["--rtol=1e-3"], "--rtol"),
+        (["--steps=auto", "--h=0.1"], "--h"),
+        (["--steps=auto", "--solver=dopri5"], "--rtol"),
+        (["--disc=adapted", "--solver=dopri5"], "dopri5"),
+        (["--disc=adapted", "--solver=exp_ab2"], "exp_ab2"),
+        (["--store_grid"], "--disc=adapted"),
+        (["--steps=0"], "0"),
+        (["--steps=many"], "many"),
+    ],
+)
+def test_options_that_contradict_each_other_are_usage_errors(
+    simulate: Run, tmp_path: Path, arguments: list[str], word: str
+) -> None:
+    result = simulate(*arguments, code=2)
+    assert word in result.error
+    assert not list(tmp_path.glob("out/*"))
