@@ -58,7 +58,11 @@ NOISE_STREAM = 4
 
 
 class Calibration(nn.Module):
-    """What to subtract from a network's output, ``slope(t) * z``, linear in t between nodes.
+    """What to subtract from a network's output, ``slope(t) * z``.
+
+    Between its nodes the slope is a natural cubic spline (de Boor, *A Practical Guide to Splines*,
+    chapter IV): two continuous derivatives let solvers of high order keep their accuracy, which the
+    kinks of linear interpolation would end at about 1e-6.
 
     Args:
         times: Increasing ``[K]``, at least two.
@@ -70,6 +74,7 @@ class Calibration(nn.Module):
 
     times: Tensor
     slopes: Tensor
+    bends: Tensor
 
     def __init__(self, times: Tensor, slopes: Tensor):
         super().__init__()
@@ -84,16 +89,35 @@ class Calibration(nn.Module):
             raise ValueError("the times of a calibration must increase")
         self.register_buffer("times", times)
         self.register_buffer("slopes", slopes)
+        self.register_buffer("bends", _second_derivatives(times, slopes), persistent=False)
 
     def slope(self, t: Tensor) -> Tensor:
         """``beta(t) [..., D]`` at times ``[...]``; before and after the nodes, that of the ends."""
-        flat = t.reshape(-1).to(self.times)
+        flat = t.reshape(-1).to(self.times).contiguous()
+        flat = flat.clamp(self.times[0], self.times[-1])
         after = torch.searchsorted(self.times, flat).clamp(1, len(self.times) - 1)
         # index_select, since indexing by a tensor without dimensions waits for the device.
-        start, end = (self.times.index_select(0, node) for node in (after - 1, after))
-        weight = ((flat - start) / (end - start)).clamp(0, 1)[:, None]
-        low, high = (self.slopes.index_select(0, node) for node in (after - 1, after))
-        return torch.lerp(low, high, weight).reshape(*t.shape, -1)
+        nodes = (after - 1, after)
+        start, end = (self.times.index_select(0, node) for node in nodes)
+        low, high = (self.slopes.index_select(0, node) for node in nodes)
+        bend_low, bend_high = (self.bends.index_select(0, node) for node in nodes)
+        width = (end - start)[:, None]
+        up = ((flat - start) / (end - start))[:, None]
+        down = 1 - up
+        cubic = (down**3 - down) * bend_low + (up**3 - up) * bend_high
+        return (down * low + up * high + width**2 / 6 * cubic).reshape(*t.shape, -1)
+
+
+def _second_derivatives(times: Tensor, values: Tensor) -> Tensor:
+    """Those ``[K, D]`` of the natural cubic spline through values ``[K, D]`` at times ``[K]``."""
+    bends = torch.zeros_like(values)
+    widths = times.diff()
+    if len(widths) > 1:
+        inner = torch.diag((widths[:-1] + widths[1:]) / 3)
+        inner = inner + torch.diag(widths[1:-1] / 6, 1) + torch.diag(widths[1:-1] / 6, -1)
+        rates = values.diff(dim=0) / widths[:, None]
+        bends[1:-1] = torch.linalg.solve(inner, rates.diff(dim=0))
+    return bends
 
 
 class CalibratedNetwork(Protocol):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from scipy.interpolate import CubicSpline
 from torch import Tensor, nn
 
 from dnnlib.errors import UsageError
@@ -77,7 +78,7 @@ def ramp() -> Calibration:
     return Calibration(times, slopes)
 
 
-def test_slopes_are_linear_between_nodes_and_constant_outside(ramp: Calibration) -> None:
+def test_slopes_of_a_line_are_linear_and_constant_outside(ramp: Calibration) -> None:
     t = torch.tensor([0.0, 1.0, 1.5, 2.0, 3.7, 4.0, 9.0], dtype=torch.float64)
     inside = t.clamp(1, 4)
     expected = torch.stack([inside - 1, 1 - (inside - 1) * 2 / 3], dim=1)
@@ -85,6 +86,16 @@ def test_slopes_are_linear_between_nodes_and_constant_outside(ramp: Calibration)
     for index, time in enumerate(t):
         torch.testing.assert_close(ramp.slope(time), expected[index])
     torch.testing.assert_close(ramp.slope(t.float()), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("nodes", [2, 3, 4, 17])
+def test_slopes_are_a_natural_cubic_spline(nodes: int, generator: torch.Generator) -> None:
+    times = torch.rand(nodes, generator=generator, dtype=torch.float64).cumsum(0)
+    slopes = torch.randn(nodes, 3, generator=generator, dtype=torch.float64)
+    calibration = Calibration(times, slopes)
+    t = torch.linspace(float(times[0]), float(times[-1]), 101, dtype=torch.float64)
+    expected = CubicSpline(times, slopes, bc_type="natural")(t)
+    torch.testing.assert_close(calibration.slope(t), torch.from_numpy(expected))
 
 
 DOUBLE = torch.float64
