@@ -2,7 +2,9 @@
 
 ``https://host/name#sha256=<64 hex digits>`` pins the content: the digest is checked after a
 download and again each time the cached file is used. A file appears in the cache whole or not at
-all, so any number of processes may ask for the same URL at the same time.
+all. Of the processes that ask for a URL at the same time, one downloads and the others wait for it;
+where files cannot be locked, each downloads for itself. ``dnnlib.download`` tells what becomes of a
+download that breaks off.
 """
 
 import hashlib
@@ -11,16 +13,22 @@ import os
 import re
 import secrets
 import ssl
-import urllib.error
-import urllib.request
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
-from urllib.parse import urlsplit
 
+from dnnlib.download import discard, download, part_files, progress_bar, sha256_of
 from dnnlib.errors import DataError, UsageError
+from dnnlib.https import reason
 
-_TIMEOUT = 30.0  # seconds without a byte, not for the whole file
-_CHUNK = 1 << 20  # bytes
+try:
+    import fcntl
+except ImportError:  # not POSIX
+    fcntl = None  # type: ignore[assignment]
+
+_POLL = 0.1  # seconds
+_DEAD = 86400.0  # seconds without a byte; a living download has had its timeouts by then
 _URL = re.compile(
     r"(https://[a-z0-9._:\[\]-]+(?:[/?][!-\"$-~]*)?)(?:#(?:sha256=([0-9a-f]{64}))?)?", re.IGNORECASE
 )
@@ -54,7 +62,8 @@ def local_file(
     Raises:
         UsageError: the URL is not https, or is malformed.
         DataError: the path is missing or a folder, or the file cannot be downloaded whole, is
-            larger than ``max_bytes``, or has another digest.
+            larger than ``max_bytes`` or than the free space, comes slower than 10 KiB/s, or has
+            another digest.
     """
     scheme = re.match(r"([a-z][a-z0-9+.-]*)://", location, re.IGNORECASE)
     if scheme is None:
@@ -75,19 +84,17 @@ def local_file(
     basename = url.partition("?")[0].rpartition("/")[2]
     name = f"{key}-{re.sub(r'[^A-Za-z0-9._-]', '_', basename)[-80:]}"
     cached = (cache_dir or default_cache_dir()) / name
-    corrupt = False
     try:
-        if cached.is_file():
-            corrupt = digest is not None and _sha256(cached) != digest
-            if not corrupt:
-                return cached
-        _download(url, digest, cached, max_bytes, ssl_context)
-        corrupt = False
+        if not _is_good(cached, digest):
+            with _claim(cached) as part:
+                # Another process may have downloaded it in the meantime.
+                if not _is_good(cached, digest):
+                    cached.unlink(missing_ok=True)
+                    download(url, part, digest=digest, max_bytes=max_bytes, ssl_context=ssl_context)
+                    os.replace(part, cached)
+                    discard(part)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise DataError(f"cannot download {url}: {_reason(error)}") from error
-    finally:
-        if corrupt:
-            cached.unlink(missing_ok=True)
+        raise DataError(f"cannot download {url}: {reason(error)}") from error
     return cached
 
 
@@ -96,87 +103,81 @@ def _existing_file(location: str) -> Path:
     try:
         path.stat()
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot open the file {location!r}: {_reason(error)}") from error
+        raise DataError(f"cannot open the file {location!r}: {reason(error)}") from error
     if path.is_dir():
         raise DataError(f"{location!r} is a folder: give the path of a file")
     return path
 
 
-class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        # The base class would read the body to its end, which a hostile server never sends.
-        fp.close()
-        if urlsplit(newurl).scheme != "https":
-            raise urllib.error.URLError(f"redirect to {newurl} refused, only https is followed")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _opener(ssl_context: ssl.SSLContext | None) -> urllib.request.OpenerDirector:
-    # Put together by hand: build_opener would add handlers for http, ftp, file and data.
-    opener = urllib.request.OpenerDirector()
-    opener.addheaders = [("User-Agent", "inflationary-flows")]
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.UnknownHandler(),
-        urllib.request.HTTPSHandler(context=ssl_context or ssl.create_default_context()),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        _HttpsRedirects(),
-    ):
-        opener.add_handler(handler)
-    return opener
-
-
-def _download(
-    url: str, digest: str | None, target: Path, max_bytes: int, ssl_context: ssl.SSLContext | None
-) -> None:
-    too_large = DataError(f"cannot download {url}: it is larger than {max_bytes} bytes")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile, whose files only their owner may read: caches are shared.
-    partial = target.with_name(f"{target.name}.{secrets.token_hex(8)}.part")
-    size, sha256 = 0, hashlib.sha256()
+def _is_good(cached: Path, digest: str | None) -> bool:
     try:
-        with _opener(ssl_context).open(url, timeout=_TIMEOUT) as response, open(partial, "xb") as f:
-            expected: int | None = response.length  # None where the server does not say
-            if expected is not None and expected > max_bytes:
-                raise too_large
-            while chunk := response.read(_CHUNK):
-                size += len(chunk)
-                if size > max_bytes:
-                    raise too_large
-                sha256.update(chunk)
-                f.write(chunk)
-            f.flush()
-            os.fsync(f.fileno())
-        if expected is not None and size != expected:
-            raise DataError(f"cannot download {url}: it broke off at {size} of {expected} bytes")
-        if digest is not None and sha256.hexdigest() != digest:
-            raise DataError(f"{url} has sha256 {sha256.hexdigest()}, but {digest} was asked for")
-        os.replace(partial, target)
-    except urllib.error.HTTPError as error:
-        error.close()  # it holds the connection
-        raise
+        return cached.is_file() and (digest is None or sha256_of(cached) == digest)
+    except FileNotFoundError:  # another process has just removed it, since it is corrupt
+        return False
+
+
+@contextmanager
+def _claim(cached: Path) -> Iterator[Path]:
+    """The partial file of a download, of which this process is the only one to write there.
+
+    With a lock it is the one that is left for a later download to go on from; without, it is this
+    process's own and is removed. A process that dies loses its lock.
+    """
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    shared = cached.with_name(f"{cached.name}.part")
+    lock = cached.with_name(f"{cached.name}.lock")
+    held = _acquire(lock, shared)
+    # In a shared cache, another user may have left files that only that user can write.
+    usable = all(os.access(path, os.R_OK | os.W_OK) for path in part_files(shared) if path.exists())
+    try:
+        if held is not None and usable:
+            yield shared
+        else:
+            with _own_part(cached) as part:
+                yield part
     finally:
-        partial.unlink(missing_ok=True)
+        if held is not None:
+            # While it is held, so that whoever opens it later makes a new one.
+            with suppress(OSError):
+                lock.unlink()
+            os.close(held)
 
 
-def _sha256(path: Path) -> str:
-    sha256 = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            sha256.update(chunk)
-    return sha256.hexdigest()
+def _acquire(lock: Path, part: Path) -> int | None:
+    """The descriptor that holds the lock, for which it waits; None if there can be no lock."""
+    if fcntl is None:
+        return None
+    with progress_bar("waiting for another process's download", None, 0) as bar:
+        while True:
+            try:
+                descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+            except OSError:
+                return None
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Its last holder may have removed it between these two steps.
+                if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
+                    return descriptor
+            except (BlockingIOError, FileNotFoundError):
+                pass
+            except OSError:
+                os.close(descriptor)
+                return None
+            os.close(descriptor)
+            time.sleep(_POLL)
+            with suppress(FileNotFoundError):
+                bar.update(part.stat().st_size - bar.n)
 
 
-def _reason(error: Exception) -> str:
-    # A URLError wraps what happened; its subclass HTTPError says it itself.
-    cause = error.reason if type(error) is urllib.error.URLError else error
-    return " ".join(str(cause).split()) or type(error).__name__
+@contextmanager
+def _own_part(cached: Path) -> Iterator[Path]:
+    for old in cached.parent.glob(f"{cached.name}.*.part*"):
+        with suppress(OSError):
+            if time.time() - old.stat().st_mtime > _DEAD:
+                old.unlink()
+    # Not tempfile, whose files only their owner may read: caches are shared.
+    part = cached.with_name(f"{cached.name}.{secrets.token_hex(8)}.part")
+    try:
+        yield part
+    finally:
+        discard(part)
