@@ -26,7 +26,12 @@ def run(points: int, steps: int) -> tuple[float, float]:
             "discrete",
             f"--save_dir={folder}",
         ]
-        options = ["--data_name=circles", f"--total_samples={points}", f"--steps={steps}"]
+        options = [
+            "--data_name=circles",
+            f"--total_samples={points}",
+            f"--steps={steps}",
+            "--solver=rk4",
+        ]
         child = (
             "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, "
             "stdout=subprocess.DEVNULL); "

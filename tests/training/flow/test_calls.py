@@ -6,7 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from training.data.toys import Toy
 from training.flow.calls import BLOCK_ROWS, BlockwiseDenoiser, ConditionedDenoiser
+from training.flow.denoisers import MixtureDenoiser
+from training.flow.eigenbasis import EigenBasis
+from training.flow.schedules import InflationSchedule
 
 T = torch.tensor(2.0, dtype=torch.float64)
 Call = tuple[Tensor, Tensor, dict[str, Tensor]]
@@ -91,3 +95,32 @@ def test_both_wrap_each_other(points: Tensor) -> None:
 def test_every_type_of_device_has_a_size_of_block() -> None:
     assert set(BLOCK_ROWS) == {"cpu", "cuda"}
     assert min(BLOCK_ROWS.values()) >= 1
+
+
+@pytest.mark.parametrize("rows", [1, 3, 10, 11, 12, 100])
+def test_blocks_give_each_point_its_own_time(points: Tensor, rows: int) -> None:
+    spy, t = Spy(), torch.linspace(1, 2, 11, dtype=torch.float64)
+    labels = torch.arange(22.0).view(11, 2)
+
+    def denoiser(x: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
+        return spy(x, t[:, None], **conditions)
+
+    out = BlockwiseDenoiser(denoiser, rows)(points, t, labels=labels)
+    assert torch.equal(out, points + t[:, None] + labels[:, :1])
+    for x, times, _ in spy.calls:
+        assert (len(x), times.shape) == (rows, (rows, 1))
+        # What fills the last block up has a time of the block too: a schedule need not have 0.
+        assert (times >= 1).all()
+
+
+@torch.no_grad()
+def test_blocks_of_an_exact_denoiser_at_times_of_their_own(points: Tensor) -> None:
+    toy = Toy("circles")
+    basis = EigenBasis.from_moments(*toy.moments())
+    schedule = InflationSchedule.to_dimension(1, 2)
+    exact = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
+    t = torch.linspace(0, 4, 11, dtype=torch.float64)
+    found = BlockwiseDenoiser(exact, 4)(points[:, :2], t)
+    for row in range(11):
+        alone = exact(points[[row], :2], t[row])
+        torch.testing.assert_close(found[[row]], alone, rtol=1e-12, atol=1e-12)

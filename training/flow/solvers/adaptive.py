@@ -4,8 +4,8 @@ The difference e of the two orders estimates a step's error. With ``tol = atol +
 |x_new|)`` per dimension, a step is taken if the root mean square of ``e / tol`` over the dimensions
 of the sample is at most 1, and the next one is longer by ``0.9 rms^(-1/5)``, within limits (Hairer,
 Norsett and Wanner, *Solving Ordinary Differential Equations I*, section II.4; there too the guess
-of the first step). Libraries take one step for a whole batch, whose members then depend on each other;
-here all that a sample's steps follow from is the sample.
+of the first step). Libraries take one step for a whole batch, whose members then depend on each
+other; here all that a sample's steps follow from is the sample.
 """
 
 from collections.abc import Iterator
@@ -43,8 +43,8 @@ def dormand_prince(rtol: float, atol: float) -> Method:
                 if trials > MAX_TRIALS or bool((~last & (step / span < SMALLEST_STEP)).any()):
                     raise DataError(
                         f"dopri5 does not reach its tolerances (rtol {rtol:g}, atol {atol:g}) near "
-                        f"t = {float(t[(~arrived).nonzero()[0, 0]]):g}: give larger ones, or look at "
-                        "the network"
+                        f"t = {float(t[(~arrived).nonzero()[0, 0]]):g}: give larger ones, or look "
+                        "at the network"
                     )
                 slopes = slopes_of(DORMAND_PRINCE, v, x, t, step, slope)
                 new = x + step[:, None] * weighted_sum(DORMAND_PRINCE.weights, slopes)

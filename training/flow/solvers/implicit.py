@@ -8,9 +8,10 @@ method itself, run backwards, as its exact inverse, at any number of steps and w
 to carry along. What is left of a round trip is how well the equations for the ``k_i`` are solved.
 
 They are solved by fixed-point iteration, started from the last step's ``k`` extended linearly. Each
-sample stops on its own, once its ``k`` change by rounding errors only, so that it does not depend on
-what else is in the batch. A step takes some 10 to 30 calls, the fewer the shorter it is, and many
-more where the iteration hardly contracts.
+sample stops on its own, once its ``k`` change by rounding errors only, so that it does not depend
+on what else is in the batch. A step takes some 10 to 30 calls, the fewer the shorter it is, and
+many more where the iteration hardly contracts. Where it does not, steps are so long that the
+equations may have several solutions, and a round trip need not be one.
 """
 
 from collections.abc import Iterator
@@ -30,12 +31,12 @@ TOLERANCE = 1e-15
 """Of the changes of a state in an iteration, in units of its size or of 1."""
 ROUNDED = 1e-6
 """Rounding errors of float32 change a state by less."""
+TURNS, MANY_TURNS = 3, 12
+"""Changes that turned up or down so often since the smallest one are rounding errors: the second
+number where that one is above ``ROUNDED``, since many dimensions may swing while they contract."""
 UNSOLVED = 1e-2
-"""A last change above this is no rounding error, not even that of bfloat16."""
-MAX_ITERATIONS = 500
-PATIENCE, LONG_PATIENCE = 3, 10
-"""Iterations without a smaller change until rounding errors are taken to be reached: the second
-number where changes are above ``ROUNDED``, since they may also grow for a while before they fall."""
+"""Changes above this are no rounding errors, not even those of bfloat16."""
+MAX_ITERATIONS = 300
 
 
 def gauss_legendre(v: Velocity, x: Tensor, times: Tensor) -> Iterator[Tensor]:
@@ -71,28 +72,52 @@ def _solve(
     v: Velocity, x: Tensor, t: Tensor, h: Tensor, guess: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """The stages ``k_1, k_2 [B, D]``."""
-    first, second = guess
+    first, second = solved = guess
     size = x.detach().abs().amax(dim=1).clamp(min=1)
-    smallest = torch.full_like(size, torch.inf)
-    stalled = torch.zeros_like(size)
-    done = torch.zeros_like(size, dtype=torch.bool)
+    progress = _Progress(size)
     for _ in range(MAX_ITERATIONS):
         early = v(x + h * (STAGES[0][0] * first + STAGES[0][1] * second), t + NODES[0] * h)
-        early = torch.where(done[:, None], first, early)
         late = v(x + h * (STAGES[1][0] * early + STAGES[1][1] * second), t + NODES[1] * h)
-        late = torch.where(done[:, None], second, late)
         moved = torch.maximum((early - first).abs(), (late - second).abs()).detach().amax(dim=1)
-        change = h.abs() * moved / size
+        best = progress.is_best(h.abs() * moved / size)[:, None]
+        solved = torch.where(best, early, solved[0]), torch.where(best, late, solved[1])
         first, second = early, late
-        stalled = torch.where(change < smallest, 0, stalled + 1)
-        smallest = torch.minimum(smallest, change)
-        patience = torch.where(smallest <= ROUNDED, PATIENCE, LONG_PATIENCE)
-        done = done | (change <= TOLERANCE) | (stalled >= patience)
-        if done.all():
+        if progress.done.all() or progress.failed.any():
             break
-    if not (done & (smallest <= UNSOLVED)).all():
+    if not progress.done.all() or progress.failed.any():
         raise DataError(
             f"an implicit step at t = {float(t):g} of size {float(h.abs()):g} has no solution that "
-            "the iteration finds: use more steps"
+            "the iteration finds: use more steps, or look at the network"
         )
-    return first, second
+    return solved
+
+
+class _Progress:
+    """How the iteration of each sample goes, as its changes tell.
+
+    They fall where it contracts, and grow where its solution repels it; either may take a turn.
+    Rounding errors go up and down.
+
+    Attributes:
+        done: ``[B]``, what has come to rest.
+        failed: ``[B]``, what of it has not come to rest at a solution.
+    """
+
+    def __init__(self, like: Tensor):
+        self._smallest = self._last = torch.full_like(like, torch.inf)
+        self._rising = self.done = self.failed = torch.zeros_like(like, dtype=torch.bool)
+        self._turns = torch.zeros_like(like)
+
+    def is_best(self, change: Tensor) -> Tensor:
+        """Takes the next changes ``[B]``: are they the smallest, of samples not done before?"""
+        best = (change < self._smallest) & ~self.done
+        rising = change > self._last
+        turned = (rising != self._rising) | (change == self._last)
+        self._smallest = torch.where(best, change, self._smallest)
+        self._turns = torch.where(best, 0, self._turns + turned)
+        self._last, self._rising = change, rising
+        enough = torch.where(self._smallest <= ROUNDED, TURNS, MANY_TURNS)
+        resting = (change <= TOLERANCE) | (self._turns >= enough) | ~change.isfinite()
+        self.failed = self.failed | (resting & ~(change <= UNSOLVED) & ~self.done)
+        self.done = self.done | resting
+        return best
