@@ -9,6 +9,7 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import require_folder, require_new
 from dnnlib.integration_options import integration_options
+from dnnlib.likelihood_options import likelihood_options
 from dnnlib.logs import logger
 from dnnlib.options import (
     COUNT,
@@ -28,12 +29,14 @@ from torch_utils.results import load_json, provenance, save_json
 from torch_utils.seeds import seeded_generator
 from training.data.images import normalize_pixels
 from training.flow.denoisers import PRECISIONS
-from training.flow.pfode import sample_latent
+from training.flow.likelihood import LARGEST_EXACT, TRACES
+from training.flow.pfode import ProbabilityFlow, sample_latent
 from training.flow.solvers import DEFAULT, SOLVERS
 from training.image_simulation import (
     LATENT_STREAM,
     NOISE_STREAM,
     ImageFlow,
+    dequantized,
     draw_classes,
     summarize_variances,
 )
@@ -42,6 +45,7 @@ from training.simulation import (
     DEFAULT_STEPS,
     Simulation,
     Simulator,
+    chosen_likelihood,
     latent_law,
     parse_eps,
 )
@@ -83,6 +87,7 @@ DTYPE = "float32"
     help="Class to generate, for networks with classes  [default: random]",
 )
 @click.option("--save_freq", type=COUNT, default=5, help="Steps between saved states.")
+@likelihood_options(TRACES, LARGEST_EXACT)
 @click.option("--seed", type=SEED, default=0, help="Of the choice of images and of the latents.")
 @device_option
 @overwrite_option
@@ -120,6 +125,7 @@ class Plan:
         if empirical:
             self.eps = "empirical"
         image_flow.check_class(options["class_"])
+        self.likelihood = chosen_likelihood(options, LEVELS_PER_UNIT)
         if "melt" in self.kinds:
             require_options(options, "data_root")
         stem = f"{options['data_name']}_{image_flow.schedule_name}"
@@ -148,16 +154,21 @@ class Plan:
             melted, labels, start = saved.x, saved.labels, saved.start
         if "melt" in self.kinds:
             data, labels = self._images()
-            melt = self._simulate("melt", data, labels)
+            likelihood = self._image_likelihood(data, labels)
+            melt = self._simulate("melt", self._start(data), labels, likelihood)
             melted, start = melt.trajectory.end, melt.trajectory.states[0]
             kept = self.options["dims_to_keep"]
             exact = self.flow.latent_variance(melt.trajectory.times[-1])
             ratios = summarize_variances(melted.square().mean(dim=0), exact, kept)
-            self._record("melt", melt, kept_variance_ratio=ratios)
+            facts = {"likelihood": likelihood.likelihood_facts()} if likelihood else {}
+            self._record("melt", melt, kept_variance_ratio=ratios, **facts)
             logger.info(
                 f"Variances of {kept} kept dimensions over their closed form: mean "
                 f"{ratios['mean']:.3f}, farthest from 1 {ratios['worst']:.3f}"
             )
+            if likelihood:
+                bits = likelihood.likelihood_facts()["bits_per_dim"]
+                logger.info(f"Bits per dimension of the dequantized images: {bits['mean']:.3f}")
         if "roundtrip" in self.kinds:
             assert melted is not None
             roundtrip = self._simulate("roundtrip", melted, labels)
@@ -177,23 +188,53 @@ class Plan:
         dataset = self.image_flow.dataset(options["data_root"], options["bs"], options["seed"])
         pixels, labels = dataset.read(range(len(dataset)))
         data = normalize_pixels(pixels).flatten(1).double()
-        if options["start_noise"]:
-            generator = seeded_generator("cpu", options["seed"], NOISE_STREAM)
-            noise = torch.randn(data.shape, generator=generator, dtype=torch.float64)
-            first = self.times[0].to(self.flow.device)
-            std = self.flow.schedule.noise_variance(first).sqrt()
-            data = data + self.flow.basis.rotate_back(noise.to(std) * std).cpu()
         return data, labels if self.image_flow.label_dim else None
 
-    def _simulate(self, kind: str, start: Tensor, labels: Tensor | None) -> Simulation:
-        flow, extra = self.flow, {"image_shape": torch.tensor(self.image_flow.image_shape)}
-        if labels is not None:
-            share = labels[distributed.shard(len(labels))].to(self.flow.device)
-            flow, extra = flow.given(labels=share), {**extra, "labels": labels}
-        simulator = Simulator(flow, self.times, self.image_flow.solver, self.options["save_freq"])
-        if kind == "melt":
-            return simulator.melt(start, kind, self.paths[kind], dtype=DTYPE, **extra)
-        return simulator.generate(start, kind, self.paths[kind], dtype=DTYPE, **extra)
+    def _start(self, data: Tensor) -> Tensor:
+        """What the melt of images starts from: themselves, or with noise."""
+        if not self.options["start_noise"]:
+            return data
+        generator = seeded_generator("cpu", self.options["seed"], NOISE_STREAM)
+        noise = torch.randn(data.shape, generator=generator, dtype=torch.float64)
+        first = self.times[0].to(self.flow.device)
+        std = self.flow.schedule.noise_variance(first).sqrt()
+        return data + self.flow.basis.rotate_back(noise.to(std) * std).cpu()
+
+    def _flow_given(self, labels: Tensor | None) -> ProbabilityFlow:
+        """The flow for this rank's share of images with these labels."""
+        if labels is None:
+            return self.flow
+        share = labels[distributed.shard(len(labels))]
+        return self.flow.given(labels=share.to(self.flow.device))
+
+    def _image_likelihood(self, data: Tensor, labels: Tensor | None) -> Simulation | None:
+        """That of dequantized images, by an integration of its own; None if it is not asked for."""
+        if not self.likelihood:
+            return None
+        flow, solver = self._flow_given(labels), self.image_flow.solver
+        simulator = Simulator(flow, self.times, solver, len(self.times), self.likelihood)
+        return simulator.melt(dequantized(data, self.options["seed"]), "log_prob")
+
+    def _simulate(
+        self,
+        kind: str,
+        start: Tensor,
+        labels: Tensor | None,
+        likelihood: Simulation | None = None,
+    ) -> Simulation:
+        """Runs a simulation into its file. That of a melt takes the likelihood as it is given."""
+        extra = {"image_shape": torch.tensor(self.image_flow.image_shape)}
+        extra |= {} if labels is None else {"labels": labels}
+        extra |= likelihood.densities if likelihood else {}
+        simulator = Simulator(
+            self._flow_given(labels),
+            self.times,
+            self.image_flow.solver,
+            self.options["save_freq"],
+            None if kind == "melt" else self.likelihood,
+        )
+        simulate = simulator.melt if kind == "melt" else simulator.generate
+        return simulate(start, kind, self.paths[kind], dtype=DTYPE, **extra)
 
     def _latents(self, melted: Tensor | None) -> Tensor:
         options = self.options

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dnnlib.files import require_folder, require_new
 from dnnlib.integration_options import solver_options, toy_step_options
+from dnnlib.likelihood_options import likelihood_options
 from dnnlib.logs import logger
 from dnnlib.options import (
     COUNT,
@@ -29,12 +30,20 @@ from torch_utils.results import provenance, save_json
 from torch_utils.seeds import seeded_generator
 from training.data.toys import TOY_NAMES, Toy
 from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
+from training.flow.likelihood import LARGEST_EXACT, TRACES
 from training.flow.pfode import ProbabilityFlow, sample_latent
 from training.flow.schedules import G_TYPES
 from training.flow.solvers import DEFAULT, SOLVERS
 from training.integration import NetworkFile, chosen_solver, settle_times
 from training.model import Model
-from training.simulation import DEFAULT_STEPS, Simulator, latent_law, parse_eps, steps_and_end
+from training.simulation import (
+    DEFAULT_STEPS,
+    Simulator,
+    chosen_likelihood,
+    latent_law,
+    parse_eps,
+    steps_and_end,
+)
 from training.toy_simulation import known_toy, network_toy, trained_steps_and_end
 
 # Streams of random numbers: what a generator seeded by (seed, stream) is for.
@@ -58,6 +67,7 @@ simulation_options = option_group(
         "melt), or one number for all compressed dimensions.",
     ),
     click.option("--save_freq", type=COUNT, default=5, help="Steps between saved states."),
+    likelihood_options(TRACES, LARGEST_EXACT),
     click.option("--seed", type=SEED, default=0, help="Seed of the data and the latents."),
     device_option,
     overwrite_option,
@@ -134,9 +144,9 @@ def simulate_all(
     }
     parameters_path = options["save_dir"] / f"{stem}_sim_params.json"
     eps = parse_eps(options["eps"])
-    solver = chosen_solver(options)
+    solver, likelihood = chosen_solver(options), chosen_likelihood(options)
     times = settle_times(flow, solver, steps, end, options, file)
-    simulator = Simulator(flow, times, solver, options["save_freq"])
+    simulator = Simulator(flow, times, solver, options["save_freq"], likelihood)
     require_new([*paths.values(), parameters_path], options["overwrite"])
     require_folder(options["save_dir"])
     distributed.barrier()  # no rank writes before all have looked
@@ -174,11 +184,13 @@ def describe(facts: dict[str, dict[str, Any]]) -> str:
     ratios = ", ".join(f"{measured / exact:.3f}" for measured, exact in pairs)
     calls = sum(fact["denoiser_calls"] for fact in facts.values())
     seconds = sum(fact["seconds"] for fact in facts.values())
+    likelihood = facts["melt"].get("likelihood")
+    told = f" Mean log density: {likelihood['log_prob']['mean']:.4f} nats." if likelihood else ""
     return (
         f"Melted variances over their closed form: {ratios}. "
         f"Roundtrip error: {facts['roundtrip']['rms_error']:.1e} rms, "
         f"{facts['roundtrip']['max_abs_error']:.1e} at most. "
-        f"{calls} denoiser calls in {seconds:.1f} s."
+        f"{calls} denoiser calls in {seconds:.1f} s." + told
     )
 
 

@@ -150,6 +150,12 @@ def training_options(
             default=dump,
             help="Reports between training states; the last is always written.",
         ),
+        click.option("--keep", type=COUNT, default=2, help="Training states to keep, the newest."),
+        click.option(
+            "--deterministic",
+            is_flag=True,
+            help="Use only algorithms of PyTorch that give the same bytes every time.",
+        ),
         device_option,
         click.option("-n", "--dry-run", is_flag=True, help="Print the options and stop."),
     )
@@ -167,8 +173,13 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace exist
 
 
 def given_options() -> set[str]:
-    """Names of the current command's options that were typed, not left at their defaults."""
-    ctx = click.get_current_context()
+    """Names of the current command's options that were typed, not left at their defaults.
+
+    There are none outside of a command.
+    """
+    ctx = click.get_current_context(silent=True)
+    if ctx is None:
+        return set()
     typed = click.core.ParameterSource.COMMANDLINE
     return {name for name in ctx.params if ctx.get_parameter_source(name) is typed}
 

@@ -23,7 +23,7 @@ from training.data.images import normalize_pixels
 from training.data.toys import Toy
 from training.flow.calibration import Calibration
 from training.flow.denoisers import MixtureDenoiser
-from training.flow.solvers import SOLVERS
+from training.flow.solvers import DEFAULT, SOLVERS
 from training.measure import residual_files
 from training.measure.residuals import noise_rows
 from training.model import Model
@@ -130,7 +130,7 @@ def test_toy_residuals_are_those_of_the_same_points_at_every_time(
     times = torch.from_numpy(arrays["times"])
     points = torch.from_numpy(clean[0]).double()
     start = basis.from_eigen(points)
-    states = model.flow.melt(start, times, SOLVERS["rk4"], save_every=1).states
+    states = model.flow.melt(start, times, SOLVERS[DEFAULT], save_every=1).states
     for index, t in enumerate(times):
         noisy = states[index] / schedule.scale(t)
         if noise == "independent":

@@ -20,7 +20,7 @@ from calc_roundtrip_mse import BIN_EDGES, WorstImages, histogram
 from torch_utils.results import load_arrays
 from training.data.image_dataset import ImageDataset
 from training.data.images import normalize_pixels
-from training.flow.solvers import SOLVERS
+from training.flow.solvers import DEFAULT, SOLVERS
 from training.model import Model
 
 Run = Callable[..., Any]
@@ -366,10 +366,10 @@ def test_parameters_tell_every_option_and_how_the_result_was_made(
     assert result["command"][0] == "calc_roundtrip_mse.py"
 
 
-def test_defaults_are_those_of_the_paper() -> None:
+def test_samples_are_those_of_the_paper_by_default() -> None:
     defaults = {param.name: param.default for param in calc_roundtrip_mse.main.params}
     assert (defaults["bs"], defaults["total_samples"], defaults["seed"]) == (1000, 10000, 42)
-    assert defaults["solver"] == "rk4"
+    assert (defaults["solver"], str(defaults["n_iters"])) == (DEFAULT, "20")
 
 
 def test_the_last_line_tells_the_numbers_in_words(

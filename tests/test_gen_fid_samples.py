@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -145,6 +146,14 @@ def test_the_batch_does_not_count(make: Run, twenty: Path, tmp_path: Path, size:
     assert make(tmp_path, "--seeds=0-19", f"--bs={size}") == images(twenty)
 
 
+@pytest.fixture
+def nothing_typed() -> Iterator[None]:
+    """A command of which no option was typed: what flows are opened for."""
+    with click.Context(click.Command("generate")):
+        yield
+
+
+@pytest.mark.usefixtures("nothing_typed")
 @pytest.mark.parametrize("network", ["random", "classes"])
 def test_not_a_bit_depends_on_the_company(
     networks: dict[str, Path], monkeypatch: pytest.MonkeyPatch, network: str
@@ -171,9 +180,10 @@ def test_not_a_bit_depends_on_the_company(
 
 def open_flow(network: Path) -> ImageFlow:
     unset = dict.fromkeys(("data_dim", "dims_to_keep", "img_size", "img_ch", "end_time"))
-    times = {"solver": "heun", "n_iters": 3, "disc": "ifs", "vpode_disc_eps": 0.01}
+    times = {"n_iters": 3, "disc": "ifs", "vpode_disc_eps": 0.01, "store_grid": False}
+    solver = {"solver": "heun", "rtol": 1e-6, "atol": 1e-6}
     how = {"calibration": True, "end_vars": 1.0, "precision": "fp32"}
-    return ImageFlow.open({"network": str(network), **unset, **times, **how})
+    return ImageFlow.open({"network": str(network), **unset, **times, **solver, **how})
 
 
 def test_images_made_in_parts_are_those_made_at_once(
@@ -558,6 +568,7 @@ def test_a_file_in_the_place_of_the_folder_is_told(start: Run, tmp_path: Path, b
     assert [path.read_text() for path in tmp_path.iterdir()] == ["precious"]
 
 
+@pytest.mark.usefixtures("nothing_typed")
 def test_only_one_batch_waits_to_be_written(
     networks: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,7 @@ from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, write_network
 from training.data.image_dataset import ImageDataset
 from training.data.images import normalize_pixels
-from training.flow.solvers import SOLVERS
+from training.flow.solvers import DEFAULT, SOLVERS
 from training.model import Model
 
 Run = Callable[..., Any]
@@ -306,7 +306,7 @@ def test_parameters_tell_all_about_each_simulation(case: Found, images: Path) ->
         assert options["data_root"] == str(images)
         assert options["end_time"] == case["melt"]["times"][-1]
         assert options["device_name"].startswith(("cpu", "cuda"))
-        assert facts["denoiser_calls"] == 160
+        assert facts["denoiser_calls"] == 40 * 6
         assert facts["seconds"] > 0
         assert facts["end_time"] == case[kind]["times"][-1]
         np.testing.assert_allclose(facts["closed_form_variance"], latent_std(case[kind])[-1] ** 2)
@@ -322,17 +322,22 @@ def test_parameters_tell_all_about_each_simulation(case: Found, images: Path) ->
     assert told["worst"] == pytest.approx(ratios[np.abs(ratios - 1).argmax()], rel=1e-5)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_the_error_of_a_solver_falls_by_its_order(simulate: Run, solver: str) -> None:
-    errors = []
+@pytest.mark.parametrize("name", SOLVERS)
+def test_the_error_of_a_solver_falls_by_its_order_or_is_none(simulate: Run, name: str) -> None:
+    errors, solver = [], SOLVERS[name]
     for steps in (5, 10):
-        found = simulate("PRR", "--sim_type=melt", f"--solver={solver}", f"--n_iters={steps}")
+        found = simulate("PRR", "--sim_type=melt", f"--solver={name}", f"--n_iters={steps}")
         std = latent_std(found["melt"])
         expected = found["melt"]["xs_es"][0] * (std[-1] / std[0])
         errors.append(np.abs(found["melt"]["xs_es"][-1] / expected - 1).max())
-        calls = steps * SOLVERS[solver].calls_per_step
-        assert found.parameters["melt"]["denoiser_calls"] == calls
-    assert np.log2(errors[0] / errors[1]) == pytest.approx(SOLVERS[solver].order, abs=0.25)
+        if solver.calls_per_step:
+            calls = steps * solver.calls_per_step + solver.multistep
+            assert found.parameters["melt"]["denoiser_calls"] == calls
+    if solver.standardized:
+        # The network's flow is linear: what is left are the roundings of the saved states.
+        assert max(errors) < 1e-6
+    else:
+        assert np.log2(errors[0] / errors[1]) == pytest.approx(solver.order, abs=0.25)
 
 
 @pytest.mark.parametrize(
@@ -449,7 +454,7 @@ def conditioned(
     first, last = arrays["times"][[0, -1]]
     times = torch.linspace(first, last, n_iters + 1, dtype=torch.float64)
     flows = model.flow.given(labels=labels), model.flow
-    with_labels, without = (flow.simulate(start, times, SOLVERS["rk4"]).end for flow in flows)
+    with_labels, without = (flow.simulate(start, times, SOLVERS[DEFAULT]).end for flow in flows)
     return with_labels.numpy(), without.numpy()
 
 

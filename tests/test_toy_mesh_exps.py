@@ -217,7 +217,7 @@ def test_the_table_is_shown_and_the_parameters_are_saved(measure: Callable[..., 
     assert options["data_name"] == "circles"
     assert (options["data_dim"], options["dims_to_keep"], options["steps"]) == (2, 2, 6)
     assert options["h"] == pytest.approx(found.result["end_time"] / 6)
-    assert found.result["denoiser_calls"] == 2 * 6 * 4
+    assert found.result["denoiser_calls"] == 2 * 6 * 6
     assert found.result["seconds"] > 0
     assert found.result["code_version"] == dnnlib.__version__
 

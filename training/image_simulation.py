@@ -19,12 +19,14 @@ from dnnlib.urls import local_file
 from torch_utils.seeds import seeded_generator
 from training.data.images import ImageDataset
 from training.flow.calls import BLOCK_ROWS
+from training.flow.likelihood import RecomputedDenoiser
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
 from training.integration import PILOTS, NetworkFile, chosen_solver, first_time, settle_times
+from training.measure.roundtrip import LEVELS_PER_UNIT
 from training.model import Model
 
-LATENT_STREAM, LABEL_STREAM, NOISE_STREAM = 1, 2, 3
+LATENT_STREAM, LABEL_STREAM, NOISE_STREAM, DEQUANTIZATION_STREAM = 1, 2, 3, 7
 """Streams of random numbers: what a generator seeded by (seed, stream) is for."""
 
 
@@ -88,9 +90,13 @@ class ImageFlow:
         return self.model.denoiser.schedule.name
 
     def on(self, device: torch.device, rows: int | None) -> ProbabilityFlow:
-        """The flow on a device, its network called with so many rows at a time."""
-        self.model.denoiser.to(device)
-        return self.model.flow.in_blocks(rows or BLOCK_ROWS[device.type])
+        """The flow on a device, its network called with so many rows at a time.
+
+        Gradients take the memory of one call too.
+        """
+        denoiser = self.model.denoiser.to(device)
+        flow = ProbabilityFlow(RecomputedDenoiser(denoiser), denoiser.schedule, denoiser.basis)
+        return flow.in_blocks(rows or BLOCK_ROWS[device.type])
 
     def times(self, flow: ProbabilityFlow) -> Tensor:
         """Times of a simulation, increasing ``[steps + 1]``, of the flow that ``on`` gave."""
@@ -137,6 +143,17 @@ class ImageFlow:
             raise UsageError(
                 f"--class is {number}, but {self.path.name} has classes 0 to {self.label_dim - 1}"
             )
+
+
+def dequantized(data: Tensor, seed: int) -> Tensor:
+    """Images ``[N, D]`` of 8 bits, each level spread evenly over its bin, in float64.
+
+    A level is the center of its bin, so the noise is uniform over ``[-1/2, 1/2)`` gray levels. That
+    of an image is a function of the seed and of its number alone.
+    """
+    generator = seeded_generator("cpu", seed, DEQUANTIZATION_STREAM)
+    noise = torch.rand(data.shape, generator=generator, dtype=torch.float64) - 0.5
+    return data.double() + noise.to(data.device) / LEVELS_PER_UNIT
 
 
 def draw_classes(count: int, classes: int, seed: int, given: int | None) -> Tensor:

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dnnlib.errors import UsageError
+from dnnlib.options import given_options
 from torch_utils import distributed
+from training.flow.likelihood import Likelihood, Trace
 from training.flow.pfode import ProbabilityFlow, State, Trajectory
 from training.flow.solvers import Solver
 from training.trajectory_file import trajectory_file
@@ -23,20 +25,44 @@ MAX_STEPS = 10**6
 
 @dataclass(frozen=True)
 class Simulation:
-    """A trajectory of all samples and the seconds it took."""
+    """A trajectory of all samples.
+
+    Attributes:
+        trajectory: Of all ranks.
+        seconds: That it took.
+        densities: ``[N]`` by name, such as ``log_prob``; none unless they were asked for.
+        jacobian_products: Vector-Jacobian products of the denoiser that these took.
+    """
 
     trajectory: Trajectory
     seconds: float
+    densities: Mapping[str, Tensor] = field(default_factory=dict)
+    jacobian_products: int = 0
 
     def facts(self, flow: ProbabilityFlow) -> dict[str, Any]:
-        """Cost, and second moments of the last state per eigen-dimension beside the closed form."""
+        """Cost, second moments of the last state per eigen-dimension beside the closed form, and
+        the likelihood if it was asked for."""
         end_time = self.trajectory.times[-1]
+        likelihood = {"likelihood": self.likelihood_facts()} if self.densities else {}
         return {
             "denoiser_calls": self.trajectory.calls,
             "seconds": self.seconds,
             "end_time": float(end_time),
             "end_variance": self.trajectory.end.square().mean(dim=0).tolist(),
             "closed_form_variance": flow.latent_variance(end_time).tolist(),
+            **likelihood,
+        }
+
+    def likelihood_facts(self) -> dict[str, Any]:
+        """Mean and standard error of each density, and their cost."""
+        summaries: dict[str, Any] = {}
+        for name, values in self.densities.items():
+            error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
+            summaries[name] = {"mean": float(values.mean()), "standard_error": error}
+        return {
+            **summaries,
+            "denoiser_calls": self.trajectory.calls,
+            "jacobian_products": self.jacobian_products,
         }
 
 
@@ -48,9 +74,17 @@ class Simulator:
         times: Increasing ``[steps + 1]``.
         solver: How to take a step.
         save_every: Steps between saved states.
+        likelihood: What to tell of the densities of the ends at the first time; None for nothing.
     """
 
-    def __init__(self, flow: ProbabilityFlow, times: Tensor, solver: Solver, save_every: int):
+    def __init__(
+        self,
+        flow: ProbabilityFlow,
+        times: Tensor,
+        solver: Solver,
+        save_every: int,
+        likelihood: Likelihood | None = None,
+    ):
         if not (flow.schedule.t_min <= float(times[0]) < float(times[-1])):
             raise UsageError(
                 f"T is {float(times[-1]):g}, but simulations start at t = {flow.schedule.t_min:g}"
@@ -58,7 +92,7 @@ class Simulator:
         if not flow.schedule.noise_variance(times[-1:].to(flow.device)).isfinite().all():
             raise UsageError(f"T is {float(times[-1]):g}: the noise overflows; give a shorter time")
         self._flow, self._solver, self._save_every = flow, solver, save_every
-        self._times = times.to(flow.device)
+        self._times, self._likelihood = times.to(flow.device), likelihood
 
     def melt(
         self, data: Tensor, title: str = "melt", path: Path | None = None, **file: Any
@@ -93,7 +127,9 @@ class Simulator:
         last = len(times) - 1
         saved_times = times[[*range(0, last, self._save_every), last]]
         with trajectory_file(path, self._flow, saved_times, len(start), **file) as record:
-            return self._simulate(simulate, start, title, record)
+            simulation = self._simulate(simulate, start, title, record)
+            record.add(simulation.densities)
+        return simulation
 
     def _simulate(
         self,
@@ -102,15 +138,18 @@ class Simulator:
         title: str,
         on_state: Callable[[State], None] | None,
     ) -> Simulation:
-        count = len(start)
-        share = start[distributed.shard(count)].to(self._flow.device)
+        count, dim = start.shape
+        rows = distributed.shard(count)
+        share = start[rows].to(self._flow.device)
+        likelihood = self._likelihood
+        integral = likelihood and likelihood.along(self._solver, rows, dim)
         hidden = None if distributed.is_main() else True
         began = time.perf_counter()
         with tqdm(total=len(self._times) - 1, desc=title, unit="step", disable=hidden) as bar:
             local = simulate(
                 share,
                 self._times,
-                self._solver,
+                integral.solver if integral else self._solver,
                 save_every=self._save_every,
                 on_step=bar.update,
                 on_state=on_state,
@@ -120,7 +159,12 @@ class Simulator:
             states=distributed.gather_rows(local.states, count, dim=1),
             updates=distributed.gather_rows(local.updates, count, dim=1),
         )
-        return Simulation(whole, time.perf_counter() - began)
+        densities, products = {}, 0
+        if likelihood and integral:
+            log_prob = distributed.gather_rows(integral.log_prob(self._flow, local), count)
+            densities = likelihood.arrays(log_prob, dim)
+            products = local.calls * integral.products_per_call
+        return Simulation(whole, time.perf_counter() - began, densities, products)
 
 
 def steps_and_end(
@@ -138,6 +182,30 @@ def steps_and_end(
     end = steps * h
     # 7.01 and 701 * 0.01 mean the same time.
     return steps, t_max if math.isclose(end, t_max, rel_tol=1e-9) else end
+
+
+def chosen_likelihood(
+    options: Mapping[str, Any], levels_per_unit: float | None = None
+) -> Likelihood | None:
+    """What ``likelihood_options`` ask for; None if they do not.
+
+    Args:
+        options: ``log_prob``, ``trace``, ``probes`` and ``seed``.
+        levels_per_unit: Of images.
+
+    Raises:
+        UsageError: How is said, but not that, or probes for an exact trace.
+    """
+    given = given_options()
+    for name in ("trace", "probes"):
+        if name in given and not options["log_prob"]:
+            raise UsageError(f"--{name} goes with --log_prob")
+    if "probes" in given and options["trace"] == "exact":
+        raise UsageError("--probes goes with --trace=hutchinson: an exact trace has none")
+    if not options["log_prob"]:
+        return None
+    trace = Trace(options["trace"], options["probes"], options["seed"])
+    return Likelihood(trace, levels_per_unit)
 
 
 def parse_eps(text: str) -> float | str:

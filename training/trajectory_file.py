@@ -3,7 +3,7 @@
 ``S`` saved times, ``N`` samples, ``D`` dimensions; ``docs/files.md`` tells of every key.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,39 @@ STATE_KEYS = (
 )
 
 
+class Recorder:
+    """Takes what a simulation finds, and writes it on the main rank.
+
+    Args:
+        flow: Knows what the denoiser says of a state.
+        count: N, over all ranks.
+        stream: Where states go; None on the other ranks.
+        small: The arrays that are written at the end.
+    """
+
+    def __init__(
+        self,
+        flow: ProbabilityFlow,
+        count: int,
+        stream: ArrayStream | None,
+        small: dict[str, np.ndarray],
+    ):
+        self._flow, self._count, self._stream, self._small = flow, count, stream, small
+        self._recorded = 0
+
+    def __call__(self, state: State) -> None:
+        """The next saved state of this rank's share."""
+        for name, share in describe_state(self._flow, state).items():
+            whole = distributed.gather_rows(share, self._count)
+            if self._stream:
+                self._stream.put(name, self._recorded, whole.cpu().numpy())
+        self._recorded += 1
+
+    def add(self, arrays: Mapping[str, Tensor]) -> None:
+        """Arrays of all ranks that are known at the end only, such as ``log_prob [N]``."""
+        self._small.update({name: tensor.cpu().numpy() for name, tensor in arrays.items()})
+
+
 @contextmanager
 def trajectory_file(
     path: Path,
@@ -37,7 +70,7 @@ def trajectory_file(
     count: int,
     dtype: str = "float64",
     **extra: Tensor,
-) -> Iterator[Callable[[State], None]]:
+) -> Iterator[Recorder]:
     """A results file. Yields what takes the saved states of this rank's share, in their order.
 
     Calls the denoiser once a state. Memory holds one state, the file appears when the block ends.
@@ -63,21 +96,11 @@ def trajectory_file(
     }
     arrays = {name: tensor.cpu().numpy() for name, tensor in small.items()}
     shapes = dict.fromkeys(STATE_KEYS, (len(times), count, basis.dim))
-    indices = iter(range(len(times)))
-    stream: ArrayStream | None = None
-
-    def record(state: State) -> None:
-        index = next(indices)
-        for name, share in describe_state(flow, state).items():
-            whole = distributed.gather_rows(share, count)
-            if stream:
-                stream.put(name, index, whole.cpu().numpy())
-
     if distributed.is_main():
         with stream_arrays(path, shapes, np.dtype(dtype), arrays) as stream:
-            yield record
+            yield Recorder(flow, count, stream, arrays)
     else:
-        yield record
+        yield Recorder(flow, count, None, arrays)
 
 
 @torch.no_grad()

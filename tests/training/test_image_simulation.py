@@ -1,9 +1,10 @@
 """Image networks made ready to be integrated: what is settled, and what is refused."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -21,8 +22,8 @@ from training.image_simulation import (
     draw_classes,
     plain_name,
     summarize_variances,
-    time_grid,
 )
+from training.integration import even_grid, first_time
 
 CPU = torch.device("cpu")
 LEFT_OUT = {
@@ -40,8 +41,19 @@ LEFT_OUT = {
     "precision": "fp32",
     "batch_gpu": None,
     "data_name": None,
+    "rtol": 1e-6,
+    "atol": 1e-6,
+    "tol": 1e-2,
+    "store_grid": False,
 }
 Open = Callable[..., tuple[ImageFlow, dict[str, Any]]]
+
+
+@pytest.fixture(autouse=True)
+def nothing_typed() -> Iterator[None]:
+    """A command of which no option was typed: what flows are opened for."""
+    with click.Context(click.Command("simulate")):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +102,9 @@ def test_the_network_says_what_the_options_leave_out(
     )
     assert (flow.image_shape, flow.label_dim) == (SHAPE, 3)
     assert flow.solver is SOLVERS["rk4"]
-    torch.testing.assert_close(flow.times, torch.linspace(0.5, 6, 5, dtype=torch.float64))
+    torch.testing.assert_close(
+        flow.times(flow.on(CPU, None)), torch.linspace(0.5, 6, 5, dtype=torch.float64)
+    )
 
 
 def test_options_that_agree_with_the_network_may_be_given(open_flow: Open) -> None:
@@ -132,9 +146,10 @@ def test_a_baseline_has_no_scale_to_ask_for(open_flow: Open) -> None:
 def test_an_earlier_end_may_be_asked_for_and_the_last_digit_of_it_does_not_matter(
     open_flow: Open,
 ) -> None:
-    assert float(open_flow("PRP", end_time=2.5)[0].times[-1]) == 2.5
+    flow, _ = open_flow("PRP", end_time=2.5)
+    assert float(flow.times(flow.on(CPU, None))[-1]) == 2.5
     flow, options = open_flow("PRP", end_time=6 * (1 + 1e-12))
-    assert float(flow.times[-1]) == options["end_time"] == 6.0
+    assert float(flow.times(flow.on(CPU, None))[-1]) == options["end_time"] == 6.0
 
 
 def test_the_scale_and_the_precision_are_those_asked_for(open_flow: Open) -> None:
@@ -204,31 +219,30 @@ def test_a_missing_network_is_a_data_error(tmp_path: Path) -> None:
 
 def test_ifs_times_are_even_from_the_first_to_the_last() -> None:
     schedule = InflationSchedule.to_dimension(2, 3)
-    options = {"n_iters": 8, "end_time": 4.0, "disc": "ifs", "vpode_disc_eps": 1.0}
-    expected = torch.arange(0, 4.25, 0.5, dtype=torch.float64)
-    torch.testing.assert_close(time_grid(schedule, options), expected)
+    grid = even_grid(schedule, {"disc": "ifs", "vpode_disc_eps": 1.0}, 4.0)
+    torch.testing.assert_close(grid(8), torch.arange(0, 4.25, 0.5, dtype=torch.float64))
 
 
 def test_ifs_stands_for_the_own_grids_of_the_baselines() -> None:
     schedule = VPSchedule(3)
-    options = {"n_iters": 8, "end_time": 1.0, "disc": "ifs", "vpode_disc_eps": 1.0}
-    assert torch.equal(time_grid(schedule, options), schedule.times(8, 1.0))
+    grid = even_grid(schedule, {"disc": "ifs", "vpode_disc_eps": 1.0}, 1.0)
+    assert torch.equal(grid(8), schedule.times(8, 1.0))
 
 
 def test_vp_ode_times_are_even_from_eps() -> None:
     schedule = InflationSchedule.to_dimension(2, 3)
-    options = {"n_iters": 3, "end_time": 4.0, "disc": "vp_ode", "vpode_disc_eps": 1.0}
+    grid = even_grid(schedule, {"disc": "vp_ode", "vpode_disc_eps": 1.0}, 4.0)
     expected = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
-    torch.testing.assert_close(time_grid(schedule, options), expected)
+    torch.testing.assert_close(grid(3), expected)
 
 
 @pytest.mark.parametrize("first", [0.05, 4.0, 5.0])
 def test_vp_ode_times_start_within_those_of_the_network(first: float) -> None:
     schedule = InflationSchedule.to_dimension(2, 3)
     schedule.t_min = 0.1
-    options = {"n_iters": 3, "end_time": 4.0, "disc": "vp_ode", "vpode_disc_eps": first}
+    options = {"disc": "vp_ode", "vpode_disc_eps": first}
     with pytest.raises(UsageError, match=rf"vpode_disc_eps is {first:g}.* 0\.1, .* T = 4"):
-        time_grid(schedule, options)
+        first_time(schedule, options, 4.0)
 
 
 @torch.no_grad()

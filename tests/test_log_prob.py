@@ -1,0 +1,307 @@
+"""``--log_prob`` of the simulation scripts: what they write, that it is right, what they refuse."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from math import log
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from image_models import save_image_model, write_image_set
+
+import pfODE_int
+import toy_pfODE_int
+import toy_train
+from torch_utils.results import load_arrays
+from training.data.images import normalize_pixels
+from training.data.toys import Toy
+from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
+from training.flow.eigenbasis import EigenBasis
+from training.flow.likelihood import Trace, log_prob
+from training.flow.pfode import ProbabilityFlow
+from training.flow.solvers import SOLVERS
+from training.image_simulation import dequantized
+from training.model import Model, make_schedule
+
+Run = Callable[..., Any]
+Arrays = dict[str, np.ndarray]
+
+KINDS = ("melt", "roundtrip", "gen")
+TOY = ("--data_name=circles", "--total_samples=12", "--steps=8", "--save_freq=3")
+COUNT, DIM, CLASSES = 5, 64, 3
+LEVELS = 127.5
+SOLVER = SOLVERS["exp_rk5"]
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+
+
+class Found:
+    """Arrays by simulation, and the facts of each."""
+
+    def __init__(self, folder: Path):
+        (parameters,) = folder.glob("*_sim_params.json")
+        told = json.loads(parameters.read_text())
+        self.facts = told.get("simulations", told)
+        self.arrays = {
+            kind: load_arrays(path) for kind in KINDS for path in folder.glob(f"*_{kind}*.npz")
+        }
+
+    def __getitem__(self, kind: str) -> Arrays:
+        return self.arrays[kind]
+
+
+@pytest.fixture(scope="session")
+def networks(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A toy's that has hardly been trained, and images', of which one's output is zero."""
+    folder = tmp_path_factory.mktemp("networks")
+    tiny = ("--duration=0.0004", "--batch=100", "--lr=0.1", "--nosubdir", f"--outdir={folder}")
+    assert run_script(toy_train, *tiny, "--data_name=circles", "--tmax=5").code == 0
+    (toy,) = folder.glob("network-*.pkl")
+    paths = {name: folder / f"{name}.pkl" for name in ("zero", "classes")}
+    save_image_model(paths["zero"], dims_to_keep=10, t_max=3.0)
+    save_image_model(paths["classes"], label_dim=CLASSES, output="random", t_max=3.0, space="ES")
+    return {**paths, "toy": toy}
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
+    path = tmp_path_factory.mktemp("data") / "blobs.zip"
+    return path, write_image_set(path, COUNT, classes=CLASSES)
+
+
+@pytest.fixture
+def simulate(run_script: Run, tmp_path: Path) -> Callable[..., Found]:
+    """``simulate(script, ...)`` in a folder of its own, read back."""
+    numbers = iter(range(100))
+
+    def start(script: Any, *arguments: object) -> Found:
+        folder = tmp_path / f"simulated{next(numbers)}"
+        result = run_script(script, *arguments, f"--save_dir={folder}")
+        assert (result.code, result.err) == (0, ""), result.err
+        return Found(folder)
+
+    return start
+
+
+@pytest.fixture
+def image_arguments(
+    networks: dict[str, Path], images: tuple[Path, np.ndarray]
+) -> Callable[[str], list[str]]:
+    def arguments(network: str) -> list[str]:
+        few = [f"--bs={COUNT}", "--n_iters=3", "--batch-gpu=3", "--save_freq=2"]
+        return [f"--network={networks[network]}", f"--data_root={images[0]}", *few]
+
+    return arguments
+
+
+def toy_flow(mode: str, network: Path) -> tuple[ProbabilityFlow, float]:
+    """The flow that a mode of the script integrates, and its T."""
+    if mode == "net":
+        model = Model.load(network)
+        return model.flow, model.about["tmax"]
+    toy = Toy("circles")
+    basis = EigenBasis.from_moments(*toy.moments())
+    schedule = make_schedule("ifs", {"dims_to_keep": 1}, basis)
+    denoiser = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
+    return ProbabilityFlow(denoiser, schedule, basis), schedule.default_t_max()
+
+
+@pytest.mark.parametrize("mode", ["exact", "discrete", "net"])
+def test_toys_get_the_density_of_their_points_at_the_first_time(
+    mode: str, simulate: Run, networks: dict[str, Path]
+) -> None:
+    which = f"--network={networks['toy']}" if mode == "net" else "--dims_to_keep=1"
+    found = simulate(toy_pfODE_int, mode, *TOY, which, "--log_prob")
+    flow, end = toy_flow(mode, networks["toy"])
+    if mode == "discrete":
+        points = torch.from_numpy(found["melt"]["tilde_xs"][0])
+        flow.denoiser = DiscreteDenoiser(points, flow.basis, flow.schedule)
+    times = flow.schedule.times(8, end)
+    for kind in KINDS:
+        arrays = found[kind]
+        points = arrays["tilde_xs"][0 if kind == "melt" else -1]
+        expected = log_prob(flow, torch.from_numpy(points), times, SOLVER)
+        assert arrays["log_prob"].shape == (12,)
+        assert arrays["log_prob"].dtype == np.float64
+        # Of generated points the way back is another integration, in few steps.
+        tolerance = 1e-6 if kind == "melt" else 2e-2
+        np.testing.assert_allclose(arrays["log_prob"], expected, rtol=0, atol=tolerance)
+
+
+def assert_facts_fit(facts: dict[str, Any], arrays: Arrays, names: tuple[str, ...]) -> None:
+    for name in names:
+        values = arrays[name]
+        assert facts[name]["mean"] == pytest.approx(values.mean())
+        error = values.std(ddof=1) / len(values) ** 0.5
+        assert facts[name]["standard_error"] == pytest.approx(error)
+
+
+def test_parameters_tell_the_mean_its_error_and_the_cost(simulate: Run) -> None:
+    found = simulate(toy_pfODE_int, "exact", *TOY, "--log_prob")
+    for kind in KINDS:
+        facts = found.facts[kind]
+        assert_facts_fit(facts["likelihood"], found[kind], ("log_prob",))
+        calls = 8 * SOLVER.calls_per_step
+        assert facts["denoiser_calls"] == facts["likelihood"]["denoiser_calls"] == calls
+        assert facts["likelihood"]["jacobian_products"] == 2 * calls
+    one = simulate(toy_pfODE_int, "exact", *TOY[:1], *TOY[2:], "--total_samples=1", "--log_prob")
+    assert one.facts["gen"]["likelihood"]["log_prob"]["standard_error"] is None
+
+
+def test_nothing_else_is_written_of_a_toy_and_nothing_without_the_option(simulate: Run) -> None:
+    along = simulate(toy_pfODE_int, "exact", *TOY, "--log_prob")
+    alone = simulate(toy_pfODE_int, "exact", *TOY)
+    for kind in KINDS:
+        assert set(along[kind]) - set(alone[kind]) == {"log_prob"}
+        for name, array in alone[kind].items():
+            np.testing.assert_array_equal(along[kind][name], array)
+        assert "likelihood" not in alone.facts[kind]
+
+
+def test_estimates_with_more_probes_are_closer(simulate: Run) -> None:
+    options = ("exact", *TOY, "--augment_to=9", "--dims_to_keep=2", "--log_prob")
+    exact = simulate(toy_pfODE_int, *options)
+    errors = []
+    for probes in (1, 16):
+        more = ("--trace=hutchinson", f"--probes={probes}")
+        found = simulate(toy_pfODE_int, *options, *more)
+        errors.append(np.abs(found["melt"]["log_prob"] - exact["melt"]["log_prob"]).mean())
+        calls = found.facts["melt"]["denoiser_calls"]
+        assert found.facts["melt"]["likelihood"]["jacobian_products"] == probes * calls
+    assert 0 < errors[1] < errors[0] / 2
+
+
+def gaussian(network: Path, points: np.ndarray) -> np.ndarray:
+    """Log densities of the best linear denoiser's flow: data plus noise, as if Gaussian."""
+    flow = Model.load(network).flow
+    spread = flow.basis.eigenvalues + flow.schedule.noise_variance(torch.tensor(0.0).double())
+    axes = flow.basis.eigenvectors
+    law = torch.distributions.MultivariateNormal(flow.basis.mean, axes * spread @ axes.T)
+    return law.log_prob(torch.from_numpy(points).double()).numpy()
+
+
+@pytest.mark.parametrize("start_noise", [False, True])
+def test_images_get_the_density_of_their_dequantized_copies(
+    start_noise: bool,
+    simulate: Run,
+    image_arguments: Callable[[str], list[str]],
+    networks: dict[str, Path],
+    images: tuple[Path, np.ndarray],
+) -> None:
+    more = ["--start_noise"] if start_noise else []
+    found = simulate(pfODE_int, *image_arguments("zero"), "--log_prob", "--seed=3", *more)
+    data = normalize_pixels(torch.from_numpy(images[1])).flatten(1)
+    expected = gaussian(networks["zero"], dequantized(data, seed=3).numpy())
+    np.testing.assert_allclose(found["melt"]["log_prob"], expected, rtol=0, atol=1e-6)
+    for kind in ("roundtrip", "gen"):
+        # Saved in single precision.
+        expected = gaussian(networks["zero"], found[kind]["tilde_xs"][-1])
+        np.testing.assert_allclose(found[kind]["log_prob"], expected, rtol=0, atol=1e-2)
+    for kind in KINDS:
+        arrays = found[kind]
+        levels = -(arrays["log_prob"] / DIM - log(LEVELS)) / log(2)
+        np.testing.assert_allclose(arrays["bits_per_dim"], levels, rtol=1e-12)
+        facts = found.facts[kind]["likelihood"]
+        assert_facts_fit(facts, arrays, ("log_prob", "bits_per_dim"))
+        assert facts["jacobian_products"] == facts["denoiser_calls"] == 3 * SOLVER.calls_per_step
+
+
+def test_densities_of_images_are_those_under_their_own_class(
+    simulate: Run,
+    image_arguments: Callable[[str], list[str]],
+    networks: dict[str, Path],
+    images: tuple[Path, np.ndarray],
+) -> None:
+    found = simulate(pfODE_int, *image_arguments("classes"), "--log_prob", "--n_iters=4")
+    flow = Model.load(networks["classes"]).flow
+    times, trace = flow.schedule.times(4, 3.0), Trace("hutchinson")
+    data = dequantized(normalize_pixels(torch.from_numpy(images[1])).flatten(1), seed=0)
+    starts = {"melt": data, "gen": torch.from_numpy(found["gen"]["tilde_xs"][-1]).double()}
+    for kind, points in starts.items():
+        densities, labels = (torch.from_numpy(found[kind][name]) for name in ("log_prob", "labels"))
+        own = log_prob(flow.given(labels=labels), points, times, SOLVER, trace=trace)
+        wrong = flow.given(labels=labels.roll(1, dims=1))
+        other = log_prob(wrong, points, times, SOLVER, trace=trace)
+        assert (densities - own).abs().max() < (1e-4 if kind == "melt" else 1e-2)
+        assert (densities - other).abs().mean() > 5e-2
+
+
+def test_the_melt_of_images_is_the_same_with_densities(
+    simulate: Run, image_arguments: Callable[[str], list[str]]
+) -> None:
+    along = simulate(pfODE_int, *image_arguments("classes"), "--log_prob")
+    alone = simulate(pfODE_int, *image_arguments("classes"))
+    for kind in KINDS:
+        assert set(along[kind]) - set(alone[kind]) == {"log_prob", "bits_per_dim"}
+        for name, array in alone[kind].items():
+            np.testing.assert_array_equal(along[kind][name], array)
+        assert "likelihood" not in alone.facts[kind]
+
+
+def test_noise_of_dequantization_fills_the_bin_of_each_level() -> None:
+    levels = torch.arange(256.0).expand(300, -1)
+    data = normalize_pixels(levels.to(torch.uint8))
+    noisy = (dequantized(data, seed=0) + 1) * LEVELS
+    offset = noisy - levels
+    # Normalized pixels are in single precision.
+    assert -0.5 - 1e-4 <= offset.min() < -0.49
+    assert 0.49 < offset.max() <= 0.5 + 1e-4
+    assert abs(offset.mean()) < 4 * (1 / 12 / offset.numel()) ** 0.5
+    assert offset.var() == pytest.approx(1 / 12, rel=0.02)
+    assert torch.equal(dequantized(data[:7], seed=0), dequantized(data, seed=0)[:7])
+    assert not torch.equal(dequantized(data, seed=1), dequantized(data, seed=0))
+
+
+@pytest.mark.parametrize("script", [toy_pfODE_int, pfODE_int], ids=lambda one: one.__name__)
+def test_two_ranks_give_what_one_gives(
+    script: Any, simulate: Run, image_arguments: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    toy = ["exact", *TOY, "--augment_to=5", "--dims_to_keep=1"]
+    arguments = toy if script is toy_pfODE_int else image_arguments("classes")
+    arguments = [*arguments, "--log_prob", "--trace=hutchinson"]
+    one, folder = simulate(script, *arguments), tmp_path / "two"
+    done = subprocess.run(
+        [*TORCHRUN, str(script.__file__), *map(str, arguments), f"--save_dir={folder}"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    two = Found(folder)
+    for kind in KINDS:
+        np.testing.assert_allclose(two[kind]["log_prob"], one[kind]["log_prob"], rtol=0, atol=1e-8)
+        facts = [found.facts[kind]["likelihood"] for found in (one, two)]
+        assert facts[0]["log_prob"]["mean"] == pytest.approx(facts[1]["log_prob"]["mean"])
+        assert facts[0]["jacobian_products"] == facts[1]["jacobian_products"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--trace=exact"], "--trace goes with --log_prob"),
+        (["--no-log_prob", "--probes=2"], "--probes goes with --log_prob"),
+        (["--log_prob", "--trace=exact", "--probes=2"], "an exact trace has none"),
+        (["--log_prob", "--probes=0"], "probes"),
+        (["--log_prob", "--trace=some"], "trace"),
+    ],
+)
+@pytest.mark.parametrize("script", [toy_pfODE_int, pfODE_int], ids=lambda one: one.__name__)
+def test_options_that_say_nothing_are_usage_errors(
+    script: Any,
+    arguments: list[str],
+    message: str,
+    run_script: Run,
+    image_arguments: Callable[[str], list[str]],
+    tmp_path: Path,
+) -> None:
+    others = ["exact", *TOY] if script is toy_pfODE_int else image_arguments("zero")
+    result = run_script(script, *others, *arguments, f"--save_dir={tmp_path / 'out'}")
+    assert result.code == 2
+    assert message in result.error
+    assert list(tmp_path.iterdir()) == []

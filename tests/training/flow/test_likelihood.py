@@ -1,0 +1,401 @@
+"""Log densities: against mixtures, Gaussians, determinants; traces; what is left undisturbed."""
+
+import weakref
+from collections.abc import Callable
+from itertools import product
+from math import log, pi
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import jacrev, vmap
+
+from dnnlib.errors import DataError, UsageError
+from training.data.toys import Toy
+from training.flow.calls import BlockwiseDenoiser
+from training.flow.denoisers import NetworkDenoiser
+from training.flow.eigenbasis import EigenBasis
+from training.flow.isotropic import EDMSchedule, VESchedule, VPSchedule
+from training.flow.likelihood import (
+    LARGEST_EXACT,
+    DivergenceIntegral,
+    Likelihood,
+    RecomputedDenoiser,
+    Trace,
+    bits_per_dim,
+    gaussian_log_density,
+    log_prob,
+    value_and_divergence,
+)
+from training.flow.pfode import ProbabilityFlow
+from training.flow.schedules import InflationSchedule, NoiseSchedule
+from training.flow.solvers import SOLVERS, Solver
+from training.networks.mlp import ToyMLP
+
+ExactFlow = Callable[..., tuple[Toy, ProbabilityFlow]]
+RandomBasis = Callable[[int], EigenBasis]
+
+RK4, DEFAULT = SOLVERS["rk4"], SOLVERS["exp_rk5"]
+STEPS = {"euler": 400, "heun": 200, "rk4": 50, "exp_ab2": 200, "dopri5": 1}
+EXACT = Trace("exact")
+GAP = {"g_type": "constant_inflation_gap"}
+SCHEDULES = {
+    "PRP": InflationSchedule.to_dimension(3, 3, top_variance=2.0),
+    "PRR": InflationSchedule.to_dimension(1, 3, top_variance=2.0),
+    "constant gap": InflationSchedule.to_dimension(2, 3, top_variance=2.0, end_std=0.5, **GAP),
+    "EDM": EDMSchedule(3, t_min=0.1),
+    "VP": VPSchedule(3, t_min=0.1),
+    "VE": VESchedule(3, t_min=0.01),
+}
+every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+
+
+def normal(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def curved_flow(basis: EigenBasis, schedule: NoiseSchedule) -> ProbabilityFlow:
+    """A flow whose denoiser has a full Jacobian that is not symmetric, and hangs on the time."""
+    mixing = normal(torch.Generator().manual_seed(5), basis.dim, basis.dim) / basis.dim**0.5
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        return ((x @ mixing) / (1 + t[..., None])).tanh() + 0.3 * x
+
+    return ProbabilityFlow(denoise, schedule, basis)
+
+
+def melted_with_determinant(
+    flow: ProbabilityFlow, points: Tensor, times: Tensor, solver: Solver
+) -> tuple[Tensor, Tensor]:
+    """``x_tilde [N, D]`` of melted points, and the log determinants ``[N]`` of the map there."""
+    start = points.clone().requires_grad_()
+    end = flow.melt(start, times, solver, differentiable=True).end / flow.schedule.scale(times[-1])
+    rows = [torch.autograd.grad(x.sum(), start, retain_graph=True)[0] for x in end.unbind(1)]
+    return end.detach(), torch.stack(rows, dim=1).slogdet()[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "kept", "options"),
+    [
+        ("circles", 2, {}),
+        ("circles", 1, {}),
+        ("moons", 2, {}),
+        ("moons", 1, GAP),
+        ("s_curve", 3, {}),
+        ("s_curve", 2, {}),
+        ("circles", 2, {"augment_to": 4}),
+    ],
+    ids=str,
+)
+def test_the_density_of_an_exact_flow_is_that_of_the_mixture(
+    name: str, kept: int, options: dict, exact_flow: ExactFlow, generator: torch.Generator
+) -> None:
+    toy, flow = exact_flow(name, kept, **options)
+    points = toy.sample(60, generator)
+    times = flow.schedule.times(20, flow.schedule.default_t_max())
+    found = log_prob(flow, points, times, DEFAULT, flow.denoiser.log_density)
+    truth = flow.denoiser.log_density(flow.basis.to_eigen(points), times[0])
+    error = (found - truth).abs()
+    # Measured at 5e-5 at most, on average, and 1e-3 for single points.
+    assert error.mean() < 1e-3
+    assert error.max() < 2e-2
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_every_solver_integrates_it(
+    name: str, exact_flow: ExactFlow, generator: torch.Generator
+) -> None:
+    toy, flow = exact_flow("circles", 1)
+    points = toy.sample(20, generator)
+    times = flow.schedule.times(STEPS.get(name, 20), flow.schedule.default_t_max())
+    found = log_prob(flow, points, times, SOLVERS[name], flow.denoiser.log_density)
+    truth = flow.denoiser.log_density(flow.basis.to_eigen(points), times[0])
+    assert (found - truth).abs().mean() < (3e-2 if name == "euler" else 1e-3)
+
+
+@pytest.mark.parametrize(("kept", "law"), [(2, "gaussian"), (1, "exact"), (1, "gaussian")])
+def test_a_density_integrates_to_one(kept: int, law: str, exact_flow: ExactFlow) -> None:
+    _, flow = exact_flow("circles", kept)
+    # A sum over a grid is exact for what varies on the scale of the noise, std 0.14. Of Gaussian
+    # latents, a few thousandths lie outside of any box that has only the data in it.
+    side = torch.arange(-3.4, 3.4, 0.17, dtype=torch.float64)
+    times = flow.schedule.times(20, flow.schedule.default_t_max())
+    latent = flow.denoiser.log_density if law == "exact" else None
+    found = log_prob(flow, torch.cartesian_prod(side, side), times, DEFAULT, latent)
+    integral = float(found.exp().sum()) * 0.17**2
+    assert integral == pytest.approx(1, abs=1e-2 if (kept, law) == (1, "gaussian") else 1e-4)
+
+
+@every_schedule
+@pytest.mark.parametrize(
+    ("solver", "steps", "tolerance"),
+    [(RK4, 150, 1e-5), (DEFAULT, 1, 1e-11)],
+    ids=["rk4", "exp_rk5"],
+)
+def test_gaussian_data_have_a_gaussian_density(
+    schedule: NoiseSchedule,
+    solver: Solver,
+    steps: int,
+    tolerance: float,
+    random_basis: RandomBasis,
+    generator: torch.Generator,
+) -> None:
+    basis = random_basis(3)
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        return basis.eigenvalues / (basis.eigenvalues + schedule.noise_variance(t)) * x
+
+    points = 2 * normal(generator, 10, 3)
+    times = schedule.times(steps, min(6.0, schedule.default_t_max()))
+    found = log_prob(ProbabilityFlow(denoise, schedule, basis), points, times, solver)
+    spread = basis.eigenvalues + schedule.noise_variance(times[0])
+    covariance = basis.eigenvectors * spread @ basis.eigenvectors.T
+    law = torch.distributions.MultivariateNormal(basis.mean, covariance)
+    torch.testing.assert_close(found, law.log_prob(points), rtol=0, atol=tolerance)
+
+
+@every_schedule
+@pytest.mark.parametrize("solver", [RK4, DEFAULT], ids=lambda solver: solver.name)
+def test_a_density_changes_by_the_determinant_of_the_map(
+    schedule: NoiseSchedule, solver: Solver, random_basis: RandomBasis, generator: torch.Generator
+) -> None:
+    flow = curved_flow(random_basis(3), schedule)
+    points = normal(generator, 4, 3)
+    times = schedule.times(20, min(3.0, schedule.default_t_max()))
+
+    def logistic(x: Tensor, t: Tensor) -> Tensor:
+        assert t == times[-1]
+        return (F.logsigmoid(x) + F.logsigmoid(-x)).sum(dim=1)
+
+    x, log_volume = melted_with_determinant(flow, points, times, solver)
+    found = log_prob(flow, points, times, solver, logistic)
+    torch.testing.assert_close(found, logistic(x, times[-1]) + log_volume, rtol=0, atol=1e-4)
+
+
+def test_a_network_has_the_density_that_the_determinant_of_its_map_says(
+    random_basis: RandomBasis, generator: torch.Generator
+) -> None:
+    basis = random_basis(3)
+    schedule = InflationSchedule.to_dimension(2, 3, top_variance=basis.top_variance)
+    torch.manual_seed(0)
+    network = ToyMLP(3, (-4.0, 1.0), width=16, depth=2).double()
+    nn.init.normal_(network.output.weight, std=0.2)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # what a network computes in
+    try:
+        denoiser = NetworkDenoiser(network, basis, schedule, space="IS").eval()
+        flow = ProbabilityFlow(denoiser.requires_grad_(False), schedule, basis)
+        times, points = schedule.times(20, 4.0), normal(generator, 5, 3)
+        x, log_volume = melted_with_determinant(flow, points, times, DEFAULT)
+        found = log_prob(flow, points, times, DEFAULT)
+    finally:
+        torch.set_default_dtype(default)
+    std = flow.noisy_std(times[-1])
+    gaussian = -(x / std).square().sum(dim=1) / 2 - std.log().sum() - 1.5 * log(2 * pi)
+    torch.testing.assert_close(found, gaussian + log_volume, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("solver", [RK4, DEFAULT, SOLVERS["dopri5"]], ids=lambda one: one.name)
+def test_generated_points_have_the_density_that_melting_them_finds(
+    solver: Solver, exact_flow: ExactFlow, generator: torch.Generator
+) -> None:
+    _, flow = exact_flow("circles", 1)
+    times = flow.schedule.times(30, 4.0)
+    latent = flow.latent_variance(times[-1]).sqrt() * normal(generator, 30, 2)
+    integral = Likelihood(Trace()).along(solver, slice(0, 30), 2)
+    generated = flow.generate(latent, times, integral.solver)
+    found = integral.log_prob(flow, generated)
+    points = flow.to_data(generated.end, times[0])
+    torch.testing.assert_close(found, log_prob(flow, points, times, solver), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["euler", "heun", "rk4", "exp_ab2", "exp_rk5"])
+def test_states_are_what_they_are_without_densities(
+    name: str, exact_flow: ExactFlow, generator: torch.Generator
+) -> None:
+    toy, flow = exact_flow("moons", 1)
+    points, times = toy.sample(15, generator), flow.schedule.times(8, 4.0)
+    integral = DivergenceIntegral(SOLVERS[name], EXACT.directions(slice(0, 15), 2))
+    along = flow.melt(points, times, integral.solver, save_every=3)
+    alone = flow.melt(points, times, SOLVERS[name], save_every=3)
+    assert torch.equal(along.states, alone.states)
+    assert along.calls == alone.calls
+
+
+@pytest.mark.parametrize("per_point", [False, True], ids=["one time", "a time each"])
+@pytest.mark.parametrize("name", ["velocity", "standardized_velocity"])
+def test_the_divergence_is_the_trace_of_the_jacobian(
+    name: str, per_point: bool, exact_flow: ExactFlow, generator: torch.Generator
+) -> None:
+    _, flow = exact_flow("s_curve", 2)
+    v = getattr(flow, name)
+    w = normal(generator, 7, 3)
+    t = torch.linspace(0.5, 3, 7, dtype=torch.float64) if per_point else torch.tensor(1.5).double()
+    value, divergence = value_and_divergence(v, w, t, EXACT.directions(slice(0, 7), 3))
+    assert torch.equal(value, v(w, t))
+    assert not value.requires_grad
+    assert not divergence.requires_grad
+    step = 1e-5
+    for axis in range(3):
+        shift = step * torch.eye(3, dtype=torch.float64)[axis]
+        divergence = divergence - (v(w + shift, t) - v(w - shift, t))[:, axis] / (2 * step)
+    assert divergence.abs().max() < 1e-7
+
+
+def test_the_mean_over_all_signs_is_the_trace(
+    random_basis: RandomBasis, generator: torch.Generator
+) -> None:
+    flow = curved_flow(random_basis(3), SCHEDULES["PRR"])
+    w, t = normal(generator, 5, 3), torch.tensor(1.0).double()
+    signs = torch.tensor(list(product((-1.0, 1.0), repeat=3)), dtype=torch.float64)
+    directions = (signs / len(signs) ** 0.5)[:, None].expand(-1, 5, -1)
+    _, mean = value_and_divergence(flow.velocity, w, t, directions)
+    jacobians = vmap(jacrev(lambda one: flow.velocity(one[None], t)[0]))(w)
+    torch.testing.assert_close(mean, jacobians.diagonal(dim1=1, dim2=2).sum(1))
+    # Single ones are not: the test could not fail with a diagonal Jacobian.
+    _, one = value_and_divergence(flow.velocity, w, t, directions[:1] * len(signs) ** 0.5)
+    assert ((one - mean).abs() > 1e-3).all()
+
+
+def test_estimated_densities_scatter_about_the_exact_ones(
+    random_basis: RandomBasis, generator: torch.Generator
+) -> None:
+    flow = curved_flow(random_basis(4), InflationSchedule.to_dimension(2, 4, top_variance=2.0))
+    count = 400
+    points = normal(generator, 1, 4).expand(count, -1)
+    times = flow.schedule.times(10, 4.0)
+    exact = log_prob(flow, points[:1], times, DEFAULT, trace=EXACT)
+    spreads = []
+    for probes in (1, 4):
+        found = log_prob(flow, points, times, DEFAULT, trace=Trace("hutchinson", probes, seed=3))
+        spreads.append(float(found.std()))
+        # The mean is off by four standard errors once in 16,000 times.
+        assert (found.mean() - exact).abs() < 4 * found.std() / count**0.5
+    assert spreads[0] > 1e-2
+    assert spreads[1] == pytest.approx(spreads[0] / 2, rel=0.2)
+
+
+def test_directions_are_signs_by_seed_and_number_of_the_point_alone() -> None:
+    trace = Trace("hutchinson", probes=2, seed=7)
+    directions = trace.directions(slice(0, 1000), 5)
+    assert directions.shape == (2, 1000, 5)
+    assert directions.dtype == torch.float64
+    torch.testing.assert_close(directions.abs(), torch.full_like(directions, 0.5**0.5))
+    assert (directions.mean(dim=1).abs() * (2 * 1000) ** 0.5 < 4).all()
+    for rows in (slice(0, 1), slice(3, 17), slice(999, 1000), slice(4, 4)):
+        assert torch.equal(trace.directions(rows, 5), directions[:, rows])
+    assert not torch.equal(Trace("hutchinson", 2, 8).directions(slice(0, 1000), 5), directions)
+
+
+def test_exact_directions_are_the_unit_vectors_and_auto_is_exact_in_few_dimensions() -> None:
+    for dim in (1, LARGEST_EXACT, LARGEST_EXACT + 1):
+        directions = EXACT.directions(slice(2, 5), dim)
+        assert torch.equal(directions, torch.eye(dim).double()[:, None].expand(dim, 3, dim))
+        auto = Trace(probes=2).directions(slice(2, 5), dim)
+        estimated = Trace("hutchinson", 2).directions(slice(2, 5), dim)
+        assert torch.equal(auto, directions if dim <= LARGEST_EXACT else estimated)
+
+
+@pytest.mark.parametrize("name", ["exp_rk5", "dopri5", "gauss4"])
+def test_the_density_of_a_point_does_not_hang_on_the_others(
+    name: str, random_basis: RandomBasis, generator: torch.Generator
+) -> None:
+    flow = curved_flow(random_basis(3), SCHEDULES["PRR"])
+    points, times, solver = normal(generator, 9, 3), SCHEDULES["PRR"].times(6, 3.0), SOLVERS[name]
+    trace = Trace("hutchinson", seed=1)
+    whole = log_prob(flow, points, times, solver, trace=trace)
+    parts = [
+        log_prob(flow, points[rows], times, solver, trace=trace, first_row=rows.start)
+        for rows in (slice(0, 2), slice(2, 9))
+    ]
+    torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=1e-12)
+
+
+def test_blocks_and_conditions_give_each_point_its_own_density(
+    random_basis: RandomBasis, generator: torch.Generator
+) -> None:
+    basis, schedule = random_basis(3), SCHEDULES["PRP"]
+    mixing = normal(generator, 3, 3)
+
+    def denoise(x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        return (x @ mixing * labels).tanh() / (1 + t[..., None])
+
+    points, labels = normal(generator, 7, 3), normal(generator, 7, 1)
+    times = schedule.times(8, 3.0)
+    flow = ProbabilityFlow(denoise, schedule, basis)
+    blocks = ProbabilityFlow(RecomputedDenoiser(denoise), schedule, basis).in_blocks(3)
+    for solver in (DEFAULT, SOLVERS["dopri5"]):
+        found = log_prob(blocks.given(labels=labels), points, times, solver)
+        for index in range(7):
+            row = slice(index, index + 1)
+            one = log_prob(flow.given(labels=labels[row]), points[row], times, solver)
+            torch.testing.assert_close(found[row], one, rtol=0, atol=1e-10)
+
+
+def test_a_recomputed_denoiser_keeps_nothing_of_its_calls(generator: torch.Generator) -> None:
+    inside: list[weakref.ref[Tensor]] = []
+
+    def denoise(x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        middle = (t * x).sin()
+        inside.append(weakref.ref(middle))
+        return middle.exp() * labels
+
+    x, labels = normal(generator, 6, 2), normal(generator, 6, 1)
+    t = torch.tensor(1.3).double()
+    expected = denoise(x, t, labels)
+    slope = t * (t * x).cos() * expected
+    for rows in (2, 4):
+        inside.clear()
+        denoiser = BlockwiseDenoiser(RecomputedDenoiser(denoise), rows)
+        leaf = x.clone().requires_grad_()
+        out = denoiser(leaf, t, labels=labels)
+        assert len(inside) == -(-6 // rows)
+        assert all(reference() is None for reference in inside)
+        (grad,) = torch.autograd.grad(out.sum(), leaf)
+        torch.testing.assert_close(out.detach(), expected)
+        torch.testing.assert_close(grad, slope)
+    inside.clear()
+    with torch.no_grad():
+        assert torch.equal(RecomputedDenoiser(denoise)(x, t, labels=labels), expected)
+    assert len(inside) == 1
+
+
+def test_an_image_of_any_value_at_random_costs_eight_bits_a_number() -> None:
+    # Uniform over 256 levels, which are 256 / 127.5 data units.
+    density = torch.tensor([-12 * log(256 / 127.5)], dtype=torch.float64)
+    torch.testing.assert_close(bits_per_dim(density, 12, 127.5), torch.tensor([8.0]).double())
+    found = Likelihood(Trace(), 127.5).arrays(density, 12)
+    assert set(found) == {"log_prob", "bits_per_dim"}
+    assert set(Likelihood(Trace()).arrays(density, 12)) == {"log_prob"}
+
+
+def test_the_gaussian_is_that_of_the_noisy_data(
+    random_basis: RandomBasis, generator: torch.Generator
+) -> None:
+    flow = curved_flow(random_basis(3), SCHEDULES["PRR"])
+    x, t = normal(generator, 5, 3), torch.tensor(2.0).double()
+    law = torch.distributions.Normal(torch.zeros(3).double(), flow.noisy_std(t))
+    torch.testing.assert_close(gaussian_log_density(flow)(x, t), law.log_prob(x).sum(1))
+
+
+@pytest.mark.parametrize(("kind", "probes", "message"), [("some", 1, "choose"), ("auto", 0, "1")])
+def test_impossible_traces_are_usage_errors(kind: str, probes: int, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Trace(kind, probes)
+
+
+def test_densities_with_gradients_are_refused(exact_flow: ExactFlow) -> None:
+    _, flow = exact_flow("circles")
+    integral = Likelihood(Trace()).along(DEFAULT, slice(0, 1), 2)
+    points, times = torch.zeros(1, 2), flow.schedule.times(2, 1.0)
+    with pytest.raises(ValueError, match="no gradients"):
+        flow.melt(points, times, integral.solver, differentiable=True)
+
+
+def test_a_density_that_is_no_number_is_a_data_error(exact_flow: ExactFlow) -> None:
+    _, flow = exact_flow("circles")
+    times = flow.schedule.times(2, 1.0)
+    nowhere = torch.tensor([0.0, float("-inf"), 0.0])
+    with pytest.raises(DataError, match=r"1 point\(s\) is not a finite"):
+        log_prob(flow, torch.zeros(3, 2), times, DEFAULT, lambda x, t: nowhere)

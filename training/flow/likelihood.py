@@ -1,0 +1,278 @@
+"""Log densities of points under the flow, by the instantaneous change of variables.
+
+A solver integrates ``w_i = x_tilde_i / a_i(t)``: the standardized variable, ``a_i = sqrt(xi_i +
+gamma_i)``, or the scaled one, ``a_i = 1 / s``. Along a trajectory of ``dw/dt = v(w, t)`` (Chen et
+al. 2018, *Neural ordinary differential equations*, theorem 1)
+
+    d log p_w / dt = -tr dv/dw,
+
+so that, with what the change of variables from x_tilde to w adds in closed form,
+
+    log p_0(x_tilde(0)) = log p_T(x_tilde(T)) + int_0^T tr dv/dw dt + sum_i log (a_i(T) / a_i(0)).
+
+The integral is taken along with the states, by the same solver. The trace is ``sum_k d_k . J d_k``,
+exactly with the unit vectors as directions ``d_k``, or as a mean over random signs (Hutchinson
+1990): unbiased, without noise from the diagonal of J, and smooth in time since a point keeps its
+directions all the way. ``p_T`` is the Gaussian of variances ``xi + gamma(T)`` unless it is given.
+
+``p_0`` is the density of data with the noise ``N(0, diag gamma)`` of the first time added, which is
+the same number in image space, since rotations keep densities. Gradients do not flow through it.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from math import log, pi
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from dnnlib.errors import DataError, UsageError
+from torch_utils.seeds import seeded_generator
+from training.flow.calls import Call
+from training.flow.pfode import ProbabilityFlow, Trajectory
+from training.flow.solvers import Solver, Velocity
+
+TRACES = ("auto", "exact", "hutchinson")
+LARGEST_EXACT = 16
+"""Dimensions up to which ``auto`` is exact."""
+PROBE_STREAM = 6
+"""Stream of random numbers: what a generator seeded by (seed, stream) is for."""
+
+LogDensity = Callable[[Tensor, Tensor], Tensor]
+"""``log p_t(x_tilde [N, D]) [N]`` at ``t []``, eigenspace; as ``MixtureDenoiser.log_density``."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """How the traces of Jacobians are taken.
+
+    Attributes:
+        kind: ``exact``: D vector-Jacobian products a call; ``hutchinson``: as many as there are
+            probes, with an error; ``auto``: exact in up to ``LARGEST_EXACT`` dimensions.
+        probes: Random directions of each point.
+        seed: Of the directions, which are a function of it and of the number of the point.
+
+    Raises:
+        UsageError: An unknown kind, or no probes.
+    """
+
+    kind: str = "auto"
+    probes: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in TRACES:
+            raise UsageError(f"unknown trace '{self.kind}': choose one of {', '.join(TRACES)}")
+        if self.probes < 1:
+            raise UsageError(f"probes is {self.probes}: it must be at least 1")
+
+    def is_exact(self, dim: int) -> bool:
+        """Whether the traces of D x D matrices are exact."""
+        return self.kind == "exact" or (self.kind == "auto" and dim <= LARGEST_EXACT)
+
+    def directions(self, rows: slice, dim: int) -> Tensor:
+        """``d [K, n, D]`` in float64, of the points numbered ``rows.start`` to ``rows.stop``."""
+        count = rows.stop - rows.start
+        if self.is_exact(dim):
+            return torch.eye(dim, dtype=torch.float64)[:, None].expand(-1, count, -1)
+        # Integers come one after the other, so that those of a point do not hang on their number.
+        bits = torch.randint(
+            2,
+            (rows.stop, self.probes, dim),
+            generator=seeded_generator("cpu", self.seed, PROBE_STREAM),
+            dtype=torch.int8,
+        )
+        signs = (2 * bits[rows.start :] - 1).movedim(1, 0)
+        return signs.double() / self.probes**0.5
+
+
+class DivergenceIntegral:
+    """The integral of the divergence along the trajectories of one simulation.
+
+    Args:
+        solver: Of the simulation.
+        directions: ``[K, N, D]``, of its points.
+
+    Attributes:
+        solver: To be simulated with: the given one, which now takes the integral along. It is one
+            more coordinate, in nats per dimension, that an adaptive solver controls as any other.
+        products_per_call: Vector-Jacobian products that a call of the velocity takes, K.
+    """
+
+    _value: Tensor
+
+    def __init__(self, solver: Solver, directions: Tensor):
+        self._standardized = solver.standardized
+        self._method, self._directions = solver.method, directions
+        self.products_per_call = len(directions)
+        self.solver = solver.with_method(self._integrate)
+
+    def _integrate(self, v: Velocity, w: Tensor, times: Tensor) -> Iterator[Tensor]:
+        if torch.is_grad_enabled():
+            raise ValueError("log densities have no gradients: simulate without")
+        dim = w.shape[1]
+        directions = self._directions.to(w)
+
+        def widened(state: Tensor, t: Tensor) -> Tensor:
+            slope, divergence = value_and_divergence(v, state[:, :dim], t, directions)
+            return torch.cat([slope, divergence[:, None] / dim], dim=1)
+
+        start = torch.cat([w, torch.zeros_like(w[:, :1])], dim=1)
+        for state in self._method(widened, start, times):
+            self._value = dim * state[:, dim]
+            yield state[:, :dim]
+
+    def log_prob(
+        self,
+        flow: ProbabilityFlow,
+        trajectory: Trajectory,
+        latent_log_density: LogDensity | None = None,
+    ) -> Tensor:
+        """``log p_0 [N]`` in nats of the ends at the first time, whichever way they were simulated.
+
+        Args:
+            flow: The flow that was simulated.
+            trajectory: What came of it.
+            latent_log_density: ``p_T``; None for the Gaussian of the closed-form variances.
+
+        Raises:
+            DataError: One of them is not finite.
+        """
+        times, states = trajectory.times, trajectory.states
+        melted = bool(times[-1] > times[0])
+        first, last = (times[0], times[-1]) if melted else (times[-1], times[0])
+        latent = (states[-1] if melted else states[0]) / flow.schedule.scale(last)
+        log_density = latent_log_density or gaussian_log_density(flow)
+        found = (
+            log_density(latent, last)
+            + (self._value if melted else -self._value)
+            + self._log_scale(flow, last)
+            - self._log_scale(flow, first)
+        )
+        if not found.isfinite().all():
+            raise DataError(
+                f"the log density of {int((~found.isfinite()).sum())} point(s) is not a finite "
+                "number: use more steps, or look at the network"
+            )
+        return found
+
+    def _log_scale(self, flow: ProbabilityFlow, t: Tensor) -> Tensor:
+        """``sum_i log a_i(t)``."""
+        if self._standardized:
+            return flow.noisy_std(t).log().sum()
+        return -flow.basis.dim * flow.schedule.scale(t).log()
+
+
+def log_prob(
+    flow: ProbabilityFlow,
+    points: Tensor,
+    times: Tensor,
+    solver: Solver,
+    latent_log_density: LogDensity | None = None,
+    trace: Trace | None = None,
+    first_row: int = 0,
+) -> Tensor:
+    """``log p_0 [N]`` in nats, float64, of points ``[N, D]`` of image space.
+
+    Args:
+        flow: On the device of the points; its denoiser must be differentiable, and in evaluation
+            mode if it is a network.
+        points: Where the density is asked for.
+        times: Increasing; that of the density is the first, that of the latents the last.
+        solver: How to integrate.
+        latent_log_density: ``p_T``; None for the Gaussian of the closed-form variances.
+        trace: How traces are taken.
+        first_row: Number of the first point, where the points are a share of more.
+
+    Raises:
+        DataError: As ``ProbabilityFlow.simulate``, or a density is not finite.
+    """
+    rows = slice(first_row, first_row + len(points))
+    directions = (trace or Trace()).directions(rows, points.shape[1])
+    integral = DivergenceIntegral(solver, directions)
+    trajectory = flow.melt(points, times, integral.solver)
+    return integral.log_prob(flow, trajectory, latent_log_density)
+
+
+def value_and_divergence(
+    v: Velocity, w: Tensor, t: Tensor, directions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """``v(w, t) [N, D]`` and ``sum_k d_k . (dv/dw) d_k [N]``, of points that do not interact."""
+    with torch.enable_grad():
+        w = w.detach().requires_grad_()
+        value = v(w, t)
+        divergence = torch.zeros_like(w[:, 0])
+        for direction in directions:
+            (pulled,) = torch.autograd.grad(value, w, direction, retain_graph=True)
+            divergence = divergence + (pulled * direction).sum(dim=1)
+    return value.detach(), divergence.detach()
+
+
+def gaussian_log_density(flow: ProbabilityFlow) -> LogDensity:
+    """That of the zero-mean Gaussian with the exact variances ``xi + gamma(t)``."""
+
+    def log_density(x: Tensor, t: Tensor) -> Tensor:
+        std = flow.noisy_std(t)
+        normalizer = std.log().sum() + flow.basis.dim * log(2 * pi) / 2
+        return -(x / std).square().sum(dim=1) / 2 - normalizer
+
+    return log_density
+
+
+def bits_per_dim(log_prob: Tensor, dim: int, levels_per_unit: float) -> Tensor:
+    """``-log2 p / D [N]`` of densities over data measured in levels.
+
+    With u in data units and p = 127.5 (u + 1) in levels, ``log p(p) = log p(u) - D log 127.5``.
+
+    Args:
+        log_prob: ``[N]``, nats, over data in their own unit.
+        dim: D.
+        levels_per_unit: How many levels that unit has.
+    """
+    return (log(levels_per_unit) - log_prob / dim) / log(2)
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """What a simulation is to tell of densities.
+
+    Attributes:
+        trace: How traces are taken.
+        levels_per_unit: Of images: how many gray levels the unit of the data has.
+    """
+
+    trace: Trace
+    levels_per_unit: float | None = None
+
+    def along(self, solver: Solver, rows: slice, dim: int) -> DivergenceIntegral:
+        """The integral to take along with the states of these rows of a simulation."""
+        return DivergenceIntegral(solver, self.trace.directions(rows, dim))
+
+    def arrays(self, log_prob: Tensor, dim: int) -> dict[str, Tensor]:
+        """``log_prob [N]`` by its name, and ``bits_per_dim [N]`` of images."""
+        found = {"log_prob": log_prob}
+        if self.levels_per_unit is not None:
+            found["bits_per_dim"] = bits_per_dim(log_prob, dim, self.levels_per_unit)
+        return found
+
+
+class RecomputedDenoiser:
+    """A denoiser that repeats its calls for gradients instead of storing what they computed.
+
+    Blocks of rows that are made of it need the memory of one call, with gradients as without.
+
+    Args:
+        denoiser: What is called; without randomness, and so in evaluation mode.
+    """
+
+    def __init__(self, denoiser: Call):
+        self._denoiser = denoiser
+
+    def __call__(self, x: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return self._denoiser(x, t, **conditions)
+        call = partial(self._denoiser, **conditions)
+        result: Tensor = checkpoint(call, x, t, use_reentrant=False, preserve_rng_state=False)
+        return result
