@@ -36,11 +36,18 @@ from training.flow.schedules import G_TYPES
 from training.loop import Trainer, TrainingConfig
 from training.model import Model, describe_basis
 from training.networks import TOY_NETWORKS
-from training.run_folder import read_options
-from training.setup import Choices, Resumed, calibrates, describe_training, run_training
+from training.run_folder import place_to_resume, read_options
+from training.setup import (
+    Choices,
+    Resumed,
+    calibrates,
+    describe_training,
+    run_training,
+    set_deterministic,
+)
 
 # What a resumed run may change and still be the same run.
-FREE_ON_RESUME = {"batch_gpu", "device_name", "dry_run", "dump", "resume", "snap", "tick"}
+FREE_ON_RESUME = {"batch_gpu", "device_name", "dry_run", "dump", "keep", "resume", "snap", "tick"}
 LR_RAMP = 200_000
 # Each costs 33 network calls, together about as much as training on 110,000; the error of a slope
 # is about one over their square root.
@@ -81,7 +88,7 @@ CALIBRATION_STREAM = 5
 )
 @training_options(duration=6, batch=2048, lr=4e-3, ema=0.5, tick=500, snap=10, dump=10)
 def main(**options: Any) -> None:
-    resume = options["resume"]
+    resume = place_to_resume(options["resume"], options["outdir"], options["nosubdir"])
     if resume:
         saved = read_options(resume)
         options = checked_options(
@@ -101,6 +108,7 @@ def main(**options: Any) -> None:
         logger.info(json.dumps(record, indent=2, default=str))
         return
     with process_group(options["device_name"]) as device:
+        set_deterministic(options["deterministic"])
         model.denoiser.to(device)
         source = ToyBatches(toy, config.batch, config.seed, device)
         place = (options["outdir"], run_name(model, options), options["nosubdir"])

@@ -43,13 +43,20 @@ from training.loop import Trainer, TrainingConfig
 from training.loss import T_SAMPLINGS
 from training.model import Model, describe_basis
 from training.networks import IMAGE_NETWORKS
-from training.run_folder import read_options
-from training.setup import Choices, Resumed, calibrates, describe_training, run_training
+from training.run_folder import place_to_resume, read_options
+from training.setup import (
+    Choices,
+    Resumed,
+    calibrates,
+    describe_training,
+    run_training,
+    set_deterministic,
+)
 
 # What a resumed run may change and still be the same run.
 FREE_ON_RESUME = {
-    "batch_gpu", "bench", "cache", "compile", "device_name", "dry_run", "dump", "resume", "snap",
-    "tick", "workers",
+    "batch_gpu", "bench", "cache", "compile", "device_name", "dry_run", "dump", "keep", "resume",
+    "snap", "tick", "workers",
 }  # fmt: skip
 T_MAX = 15.01  # as published for images
 
@@ -142,7 +149,7 @@ class Multipliers(click.ParamType[list[int]]):
 @click.option("--transfer", help="Network file, path or https URL, whose weights to start from.")
 @training_options(duration=200, batch=512, lr=1e-3, ema=0.5, tick=50, snap=50, dump=500)
 def main(**options: Any) -> None:
-    resume = options["resume"]
+    resume = place_to_resume(options["resume"], options["outdir"], options["nosubdir"])
     if resume:
         saved = read_options(resume)
         options = checked_options(
@@ -161,6 +168,7 @@ def main(**options: Any) -> None:
     record = {"options": options, **provenance()}
     with process_group(options["device_name"]) as device:
         torch.backends.cudnn.benchmark = options["bench"]
+        set_deterministic(options["deterministic"])
         resumed = Resumed.find(resume) if resume else None
         if resumed and resumed.basis.dim != dataset.dim:
             raise DataError(

@@ -9,6 +9,13 @@ from pathlib import Path
 
 from dnnlib.errors import DataError, UsageError
 
+try:
+    import fcntl
+except ModuleNotFoundError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
+
+# Writers that claim a name at the same time can be in each other's way; they rarely are twice.
+_CLAIMS = 5
 _umask_lock = threading.Lock()
 
 
@@ -17,25 +24,97 @@ def atomic_path(destination: Path) -> Iterator[Path]:
     """Yields a temporary path beside ``destination`` that replaces it if the block succeeds.
 
     The contents are on disk before the name is, so that a crash leaves the old file or the new
-    one. If the block raises, the temporary file is removed and ``destination`` left as it was.
+    one. If the block raises, the temporary file is removed and ``destination`` left as it was. A
+    process that is killed leaves its temporary file, ``.stem-partial.suffix``, which the next
+    writer of ``destination`` takes the place of.
     """
     destination.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = _claim_temporary(destination)
+    try:
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(destination)
+        except BaseException as error:
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+            # torch's writer hides the error of a full disk behind one of its own.
+            cause = error.__context__ if isinstance(error, RuntimeError) else error
+            if isinstance(cause, OSError):
+                cause.filename = cause.filename or str(destination)
+                raise cause from None
+            raise
+    finally:
+        os.close(handle)
+    _sync_folder(destination.parent)
+
+
+def _claim_temporary(destination: Path) -> tuple[int, Path]:
+    """An empty file beside ``destination``, and a descriptor whose lock says that it is in use.
+
+    The lock ends with the process, however that ends.
+    """
     # The suffix stays, since some writers choose a format by it.
-    handle, name = tempfile.mkstemp(
+    name = f".{destination.stem}-partial{destination.suffix}"
+    path = destination.with_name(name)
+    for _ in range(_CLAIMS):
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            if not _remove_abandoned(path):
+                break
+            continue
+        locked = _lock(handle, wait=True)
+        if locked and _is_at(handle, path):
+            return handle, path
+        os.close(handle)
+        if not locked:
+            path.unlink(missing_ok=True)
+            break
+        # Another writer took it for abandoned, and removed it before it was locked.
+    # Another writer of the same destination is at work, or nothing can be locked here.
+    handle, random_name = tempfile.mkstemp(
         dir=destination.parent, prefix=f".{destination.stem}-", suffix=destination.suffix
     )
-    os.close(handle)
-    temporary = Path(name)
+    return handle, Path(random_name)
+
+
+def _remove_abandoned(path: Path) -> bool:
+    """Removes a temporary file unless a living process uses it; whether the name is free now."""
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(destination)
-        _sync_folder(destination.parent)
+        handle = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    try:
+        if not _lock(handle, wait=False):
+            return False
+        if _is_at(handle, path):
+            path.unlink()
+        return True
     finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+        os.close(handle)
+
+
+def _lock(handle: int, wait: bool) -> bool:
+    """Whether the lock on an open file is now this descriptor's."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        return False
+    return True
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def require_new(paths: list[Path], overwrite: bool, option: str = "--save_dir") -> None:

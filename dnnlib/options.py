@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import click
 
-from dnnlib.errors import InflationError, UsageError
+from dnnlib.errors import DataError, InflationError, UsageError
 from dnnlib.logs import setup_logging
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -256,13 +256,21 @@ def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         click.UsageError: A value that an option does not take.
+        DataError: A value that no command line could give, or none where there must be one.
     """
     ctx = click.get_current_context()
-    return {
-        param.name: param.type_cast_value(ctx, options.get(param.name))
-        for param in ctx.command.params
-        if param.name
-    }
+    checked = {}
+    for param in ctx.command.params:
+        name, value = param.name, options.get(param.name or "")
+        if not name:
+            continue
+        if value is None and isinstance(param.get_default(ctx), int | float | str):
+            raise DataError(f"the saved options have no value of --{name}")
+        try:
+            checked[name] = param.type_cast_value(ctx, value)
+        except (ArithmeticError, TypeError, ValueError) as error:
+            raise DataError(f"the saved options have no usable value of --{name}") from error
+    return checked
 
 
 def run_script(script: click.Command) -> None:

@@ -31,6 +31,7 @@ LONG = (
     "--batch=500",
     "--tick=1",
     "--dump=2",
+    "--keep=9",
     "--seed=5",
 )
 

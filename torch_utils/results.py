@@ -1,12 +1,16 @@
 """Result files: ``.npz`` arrays and the ``.json`` of parameters beside them."""
 
 import json
+import lzma
 import math
 import platform
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
+import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +18,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,8 +26,9 @@ import torch
 import dnnlib
 from dnnlib.errors import DataError
 from dnnlib.files import atomic_path
+from torch_utils.inert_pickle import shown
 
-# What numpy raises on bytes that it did not write.
+# What numpy and zipfile raise on bytes that they did not write.
 BROKEN_FILE_ERRORS = (
     AttributeError,
     EOFError,
@@ -31,11 +36,23 @@ BROKEN_FILE_ERRORS = (
     MemoryError,
     OSError,
     RuntimeError,
+    SyntaxError,
     TypeError,
     ValueError,
+    lzma.LZMAError,
+    struct.error,
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
 )
+HEADER_READERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+MAX_INFLATED_BYTES = 256 << 20
+"""Of all arrays of a compressed file. Files that are larger have to be as large as their arrays."""
+MAX_JSON_BYTES = 8 << 20
+MOST_AXES, MOST_TOLD = 8, 20
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -115,54 +132,113 @@ def open_arrays(path: Path) -> Iterator["SavedArrays"]:
     """The arrays of an ``.npz``, each read when it is asked for; object arrays are refused.
 
     Raises:
-        DataError: Missing or broken file.
+        DataError: Missing or broken file, or one that is far larger than it looks.
     """
+    unreadable = DataError(f"{path} is not a readable .npz of plain arrays")
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise unreadable
     try:
         file = path.open("rb")
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist: give the path of an .npz of results") from error
     except OSError as error:
-        raise DataError(f"{path} is not a readable .npz of plain arrays") from error
+        raise unreadable from error
     with file:
-        try:
-            # Opened here, since numpy leaves the file open when it finds no archive in it.
-            archive = np.load(file, allow_pickle=False)
-        except BROKEN_FILE_ERRORS as error:
-            raise DataError(f"{path} is not a readable .npz of plain arrays") from error
-        if not isinstance(archive, np.lib.npyio.NpzFile):
+        if file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
             raise DataError(f"{path} is one array, not an .npz of results")
+        try:
+            archive = zipfile.ZipFile(file)
+        except BROKEN_FILE_ERRORS as error:
+            raise unreadable from error
         with archive:
+            promised = sum(member.file_size for member in archive.infolist())
+            if promised > max(path.stat().st_size, MAX_INFLATED_BYTES):
+                raise DataError(
+                    f"{path} promises {promised} bytes of arrays, more than it has: compressed "
+                    f"ones may have {MAX_INFLATED_BYTES >> 20} MiB"
+                )
             yield SavedArrays(path, archive)
+
+
+class Header(NamedTuple):
+    """What an array says of itself: ``by_columns`` is how Fortran stores it."""
+
+    shape: tuple[int, ...]
+    by_columns: bool
+    dtype: np.dtype[Any]
 
 
 class SavedArrays:
     """An open ``.npz``. Attributes: ``names`` of its arrays."""
 
-    def __init__(self, path: Path, archive: Any):
+    def __init__(self, path: Path, archive: zipfile.ZipFile):
         self._path, self._archive = path, archive
-        self.names: list[str] = list(archive.files)
+        self._members = {
+            member.filename.removesuffix(".npy"): member
+            for member in archive.infolist()
+            if member.filename.endswith(".npy")
+        }
+        self.names: list[str] = list(self._members)
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[tuple[Header, IO[bytes]]]:
+        """An array's header, and its file after it.
+
+        Raises:
+            DataError: It is missing, broken, of objects, or has not as many bytes as it says.
+        """
+        if name not in self._members:
+            told = ", ".join(shown(known) for known in self.names[:MOST_TOLD]) or "none"
+            more = ", ..." if len(self.names) > MOST_TOLD else ""
+            raise DataError(f"{self._path} has no array '{name}': it has {told}{more}")
+        member = self._members[name]
+        with self.reading(name):
+            file = self._archive.open(member)
+        with file:
+            with self.reading(name):
+                read_header = HEADER_READERS[np.lib.format.read_magic(file)]
+                header = Header(*read_header(file))
+                count = math.prod(header.shape)
+                if header.dtype.kind in "OV" or len(header.shape) > MOST_AXES:
+                    raise ValueError("not plain")
+                if min(header.shape, default=0) < 0:
+                    raise ValueError("a negative size")
+                if file.tell() + count * header.dtype.itemsize != member.file_size:
+                    raise ValueError("another size")
+                if count > member.file_size:
+                    raise ValueError("numbers that have no size")
+            yield header, file
 
     def read(self, name: str) -> np.ndarray:
-        """An array. Raises DataError if it is missing, broken or of objects."""
-        if name not in self.names:
-            has = ", ".join(self.names) or "none"
-            raise DataError(f"{self._path} has no array '{name}': it has {has}")
-        try:
-            array: np.ndarray = self._archive[name]
-        except BROKEN_FILE_ERRORS as error:
-            raise DataError(
-                f"{self._path} is broken in the array '{name}', or it is not plain: make it again"
-            ) from error
+        """An array. Raises DataError as ``open`` does."""
+        with self.open(name), self.reading(name), self._archive.open(self._members[name]) as file:
+            array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
         return array
 
+    @contextmanager
+    def reading(self, name: str) -> Iterator[None]:
+        """Turns errors of a block that reads an array into DataError, and warnings into nothing."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of files that Python 2 wrote, which are read, too
+                yield
+        except BROKEN_FILE_ERRORS as error:
+            raise DataError(
+                f"{self._path} is broken in the array '{shown(name)}', or it is not plain: make "
+                "it again"
+            ) from error
+
     def numbers(self, name: str) -> np.ndarray:
-        """An array of finite numbers; raises DataError if it holds anything else."""
+        """An array of finite numbers, in the byte order of this machine.
+
+        Raises DataError if it holds anything else.
+        """
         array = self.read(name)
         if array.dtype.kind not in "fiu":
             raise DataError(f"{self._path}: '{name}' holds {array.dtype}, where numbers should be")
         if not np.isfinite(array).all():
             raise DataError(f"{self._path}: '{name}' has values that are not finite")
-        return array
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def load_arrays(path: Path, required: Iterable[str] = ()) -> dict[str, np.ndarray]:
@@ -182,8 +258,12 @@ def save_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises DataError if it is missing or is not one."""
+    """A JSON object. Raises DataError if it is missing, too large, or is not one."""
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise DataError(f"{path} is not readable JSON, but no file")
     try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise DataError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB: it is another file")
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist") from error

@@ -1,8 +1,8 @@
 """Network files, training states, and the only way they are opened.
 
-A file is written by ``torch.save`` and read by ``torch.load(weights_only=True)``, which rebuilds
-tensors and plain values and refuses all else: a file from a stranger cannot run code. Classes are
-named by strings that the caller looks up in a fixed registry. A network file is
+A file is written by ``torch.save`` and read by ``load_tensors``, which rebuilds tensors and plain
+values and refuses all else: a file from a stranger cannot run code. Classes are named by strings
+that the caller looks up in a fixed registry. A network file is
 
     {"format": "inflationary-flows network", "version": 1, "parts": {name: {"class", "arguments",
      "state"}}, "about": {...}}
@@ -10,19 +10,20 @@ named by strings that the caller looks up in a fixed registry. A network file is
 with arguments and ``about`` plain values, and states flat dictionaries of tensors.
 """
 
-import pickle
-import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path
+from torch_utils.inert_pickle import PickleError, shown
+from torch_utils.tensor_files import BROKEN_FILE_ERRORS, ChecksumError, load_tensors
 
 NETWORK_FORMAT = "inflationary-flows network"
 STATE_FORMAT = "inflationary-flows training state"
@@ -30,20 +31,12 @@ VERSION = 1
 WEIGHT_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64)
 # No argument of a network is so large; a depth of billions would be built layer by layer.
 LARGEST_ARGUMENT = 1 << 16
-# What torch.load raises on bytes that it did not write.
-BROKEN_FILE_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    BadZipFile,
-    EOFError,
-    LookupError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+# Lists that hold each other are short to write and endless to read.
+MOST_VALUES, DEEPEST_VALUE = 1_000_000, 32
+LARGEST_NUMBER = 2**64
+# With so many more than the file brings, it is not told which of a network's tensors are missing.
+MANY_TENSORS = 1000
+LONGEST_REASON = 200
 
 
 @dataclass(frozen=True)
@@ -74,17 +67,26 @@ def read_network(path: Path) -> tuple[dict[str, Part], dict[str, Any]]:
     payload = _read(path, NETWORK_FORMAT, "network file")
     try:
         parts = {
-            str(name): Part(str(entry["class"]), dict(entry["arguments"]), dict(entry["state"]))
+            shown(name): Part(shown(entry["class"]), dict(entry["arguments"]), dict(entry["state"]))
             for name, entry in payload["parts"].items()
         }
         about = dict(payload["about"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise DataError(f"{path} is not a complete network file: {error!r} in its parts") from error
+        reason = shown(repr(error))
+        raise DataError(f"{path} is not a complete network file: {reason} in its parts") from error
+    plain = {"about": about, **{name: part.arguments for name, part in parts.items()}}
+    for name, values in plain.items():
+        for key, value in _leaves(values):
+            if isinstance(value, Tensor):
+                raise DataError(f"{path}: '{name}' has a tensor, '{key}', not a plain value")
+            if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+                raise DataError(f"{path}: '{name}' has a number beyond 2^64, '{key}'")
     for name, part in parts.items():
         for key, value in part.state.items():
             problem = _problem_with(value)
             if problem:
-                raise DataError(f"{path}: '{name}.{key}' {problem}")
+                raise DataError(f"{path}: '{shown(f'{name}.{key}')}' {problem}")
+    _require_own_values(path, (value for part in parts.values() for value in part.state.values()))
     return parts, about
 
 
@@ -104,11 +106,18 @@ def _problem_with(value: object) -> str | None:
     return None
 
 
+def _require_own_values(path: Path, tensors: Iterable[Tensor]) -> None:
+    """DataError if tensors share what is stored, so that copies of them would be larger."""
+    promised = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    if promised > path.stat().st_size:
+        raise DataError(f"{path} has tensors of {promised} bytes, more than the whole file")
+
+
 def build(path: Path, name: str, part: Part, registry: Mapping[str, type[nn.Module]]) -> nn.Module:
     """Constructs a part from the registry and gives it its tensors, on the CPU.
 
-    It is laid out on the meta device first: a file that asks for huge layers but does not bring
-    their tensors is refused before any memory is taken.
+    It is laid out on the meta device first: a file that asks for huge layers, or for many, but does
+    not bring their tensors is refused before any memory or time is taken.
 
     Raises:
         DataError: Class not in the registry, wrong arguments, or tensors that do not fit.
@@ -121,7 +130,7 @@ def build(path: Path, name: str, part: Part, registry: Mapping[str, type[nn.Modu
     if _largest_integer(part.arguments) > LARGEST_ARGUMENT:
         raise DataError(f"{path}: '{name}' has an argument larger than {LARGEST_ARGUMENT}")
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _no_more_parameters(len(part.state) + MANY_TENSORS):
             module = registry[part.class_name](**part.arguments)
         expected = {key: value.shape for key, value in module.state_dict().items()}
         given = {key: value.shape for key, value in part.state.items()}
@@ -129,7 +138,8 @@ def build(path: Path, name: str, part: Part, registry: Mapping[str, type[nn.Modu
             differing = sorted(
                 key for key in expected | given if expected.get(key) != given.get(key)
             )
-            raise DataError(f"{path}: the tensors of '{name}' do not fit, first '{differing[0]}'")
+            first = shown(differing[0])
+            raise DataError(f"{path}: the tensors of '{name}' do not fit, first '{first}'")
         module = registry[part.class_name](**part.arguments)
         module.load_state_dict(part.state)
     except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, UsageError) as error:
@@ -140,9 +150,28 @@ def build(path: Path, name: str, part: Part, registry: Mapping[str, type[nn.Modu
     return module
 
 
+@contextmanager
+def _no_more_parameters(count: int) -> Iterator[None]:
+    """Lets modules that are constructed in the block have so many parameters, or ValueError."""
+    left = count
+
+    def register(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal left
+        left -= parameter is not None
+        if left < 0:
+            raise ValueError("it has far more tensors than the file brings")
+
+    handle = register_module_parameter_registration_hook(register)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def first_line(error: Exception) -> str:
-    """An error in one line."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    """An error in one line, which may quote a file: printable, and not too long."""
+    line = next(iter(str(error).splitlines()), type(error).__name__)
+    return (line if line.isprintable() else ascii(line)[1:-1])[:LONGEST_REASON]
 
 
 def _largest_integer(value: object) -> int:
@@ -159,8 +188,18 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """A training state, on the CPU. Raises DataError as ``read_network`` does."""
-    return _read(path, STATE_FORMAT, "training state")
+    """A training state, on the CPU: tensors of finite numbers, and plain values.
+
+    Raises DataError as ``read_network`` does.
+    """
+    state = _read(path, STATE_FORMAT, "training state")
+    tensors = {name: value for name, value in _leaves(state) if isinstance(value, Tensor)}
+    for name, tensor in tensors.items():
+        problem = _problem_with(tensor)
+        if problem:
+            raise DataError(f"{path}: '{name}' {problem}")
+    _require_own_values(path, tensors.values())
+    return state
 
 
 def _write(path: Path, payload: dict[str, Any]) -> None:
@@ -171,26 +210,29 @@ def _write(path: Path, payload: dict[str, Any]) -> None:
 
 def _read(path: Path, expected: str, what: str) -> dict[str, Any]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of foreign formats that we refuse anyway
-            payload = torch.load(path, map_location="cpu", weights_only=True)
-        with ZipFile(path) as archive:  # torch does not look at the checksums
-            broken = archive.testzip()
+        # Opening a pipe would wait for ever.
+        if path.exists() and not path.is_file():
+            kind = "folder" if path.is_dir() else "device or pipe"
+            raise DataError(f"{path} is a {kind}: give the path of a {what}")
+        with path.open("rb") as file:
+            payload = load_tensors(file)
+        for _ in _leaves(payload):
+            pass
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist: give the path of a {what}") from error
-    except IsADirectoryError as error:
-        raise DataError(f"{path} is a folder: give the path of a {what}") from error
-    except pickle.UnpicklingError as error:
+    except PickleError as error:
         raise DataError(
-            f"{path} is not a {what} of this project: it is broken, or holds objects other than "
-            "tensors and plain values, which are never loaded"
+            f"{path} is not a {what} of this project: {error}; objects other than tensors and "
+            "plain values are never loaded"
+        ) from error
+    except ChecksumError as error:
+        raise DataError(
+            f"{path} is no readable {what}: the checksum of '{error}' is wrong"
         ) from error
     except BROKEN_FILE_ERRORS as error:
         raise DataError(
             f"{path} is no readable {what}: it is empty, cut short or broken"
         ) from error
-    if broken:
-        raise DataError(f"{path} is no readable {what}: the checksum of '{broken}' is wrong")
     if not isinstance(payload, dict) or payload.get("format") != expected:
         raise DataError(f"{path} is not a {what} of this project")
     version = payload.get("version")
@@ -201,3 +243,24 @@ def _read(path: Path, expected: str, what: str) -> dict[str, Any]:
             f"{path} is a {what} of version {version}; this code reads up to {VERSION}: update it"
         )
     return payload
+
+
+def _leaves(value: object) -> Iterator[tuple[str, object]]:
+    """All that is in dicts, lists and tuples, with the keys that lead there, joined by dots.
+
+    Raises:
+        PickleError: There is too much of it, or it lies too deep.
+    """
+    waiting: list[tuple[str, int, object]] = [("", 0, value)]
+    for _ in range(MOST_VALUES):
+        if not waiting:
+            return
+        name, depth, value = waiting.pop()
+        if not isinstance(value, dict | list | tuple):
+            yield name.lstrip("."), value
+            continue
+        if depth >= DEEPEST_VALUE or len(value) > MOST_VALUES:
+            break
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        waiting += [(f"{name}.{shown(key)}", depth + 1, item) for key, item in items]
+    raise PickleError("it holds too many values, or values in each other")

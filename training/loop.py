@@ -50,6 +50,7 @@ class TrainingConfig:
         tick: Samples between reports.
         snapshot_ticks: Ticks between network files; None for the end only.
         state_ticks: Ticks between training states; None for the end only.
+        keep_states: Number of training states that stay, the newest.
         seed: Of all random numbers.
     """
 
@@ -65,6 +66,7 @@ class TrainingConfig:
     tick: int = 50_000
     snapshot_ticks: int | None = 50
     state_ticks: int | None = 500
+    keep_states: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -86,6 +88,7 @@ class TrainingConfig:
             tick=options["tick"] * 1000,
             snapshot_ticks=options["snap"],
             state_ticks=options["dump"],
+            keep_states=options["keep"],
             seed=options["seed"],
             **recipe,
         )
@@ -131,16 +134,18 @@ class Trainer:
         return self.step * self.config.batch
 
     def train_step(self, batch: Batch, means: RunningMeans) -> None:
-        """One step of Adam on one batch, or none if its gradient is not finite."""
+        """One step of Adam on one batch, or none if the loss or its gradient is not finite."""
         config = self.config
         torch.manual_seed(hash_seed(config.seed, NETWORK_STREAM, self.step, distributed.rank()))
         generator = seeded_generator(self.device, config.seed, LOSS_STREAM, self.step)
         draws = self.loss.draw(config.batch, generator)
         mine = distributed.shard(config.batch)
-        self.accumulate(batch, Draws(draws.t[mine], draws.noise[mine]), means)
+        total = self.accumulate(batch, Draws(draws.t[mine], draws.noise[mine]), means)
+        # The square of a large error can overflow where its gradient does not.
+        loss = float(distributed.sum_over_ranks(total))
         norm = self.gradient_norm()
         self.step += 1
-        if math.isfinite(norm):
+        if math.isfinite(loss) and math.isfinite(norm):
             self.skipped_in_a_row = 0
             self.optimizer.step()
             self.update_average()
@@ -151,12 +156,16 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise TrainingError(
-                f"the gradient was not finite in {self.skipped_in_a_row} steps in a row, up to "
-                f"{self.seen} samples: lower --lr, and see whether the data is finite"
+                f"the loss or its gradient was not finite in {self.skipped_in_a_row} steps in a "
+                f"row, up to {self.seen} samples: lower --lr, and see whether the data is finite"
             )
 
-    def accumulate(self, batch: Batch, draws: Draws, means: RunningMeans) -> None:
-        """Adds the gradient of the mean loss over the whole batch, microbatch by microbatch."""
+    def accumulate(self, batch: Batch, draws: Draws, means: RunningMeans) -> Tensor:
+        """Adds the gradient of the mean loss over the whole batch, microbatch by microbatch.
+
+        Returns:
+            The sum of this rank's losses, a scalar.
+        """
         config = self.config
         clean = self.denoiser.basis.to_eigen(batch.points.to(self.device))
         conditions = batch.conditions(self.device)
@@ -164,6 +173,7 @@ class Trainer:
             group["lr"] = config.learning_rate(self.seen)
         size = config.batch_gpu or len(clean)
         starts = range(0, len(clean), size)
+        total = torch.zeros((), device=self.device)
         # DistributedDataParallel averages over ranks; the batch mean wants a sum.
         factor = config.loss_scale * distributed.world_size() / config.batch
         for start in starts:
@@ -177,7 +187,9 @@ class Trainer:
                     {name: values[part] for name, values in conditions.items()},
                 )
                 torch.autograd.backward(factor * losses.sum())
+            total += losses.detach().sum()
             means.add("Loss/loss", losses)
+        return total
 
     def without_sync(self) -> AbstractContextManager[None]:
         """Lets gradients add up on this rank until the last microbatch averages them over ranks."""
@@ -221,11 +233,43 @@ class Trainer:
         try:
             self.denoiser.network.load_state_dict(state["network"])
             self.averaged.denoiser.network.load_state_dict(state["averaged"])
+            _check_like(state["optimizer"], self.optimizer)
             self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.skipped = int(state["step"]), int(state["skipped"])
-            self.skipped_in_a_row = int(state["skipped_in_a_row"])
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            counts = [int(state[name]) for name in ("step", "skipped", "skipped_in_a_row")]
+            if not all(0 <= count < 1 << 53 for count in counts):
+                raise ValueError(f"its counts of steps are {counts}")
+            self.step, self.skipped, self.skipped_in_a_row = counts
+        except (
+            ArithmeticError,
+            KeyError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            RuntimeError,
+        ) as error:
             raise DataError(f"{source} is no state of this model: {first_line(error)}") from error
+
+
+def _check_like(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """Raises ValueError for an optimizer's state that is not one of this optimizer.
+
+    PyTorch takes any up, and fails, or aborts, in the step that follows.
+    """
+    own = optimizer.state_dict()["param_groups"]
+    kinds = [{name: type(value) for name, value in group.items()} for group in own]
+    groups = saved["param_groups"]
+    if [{name: type(value) for name, value in group.items()} for group in groups] != kinds:
+        raise ValueError("the settings of its optimizer are of another kind")
+    fixed = ("betas", "eps", "weight_decay", "amsgrad", "maximize", "fused", "params")
+    pairs = zip(groups, own, strict=True)
+    if any(one[name] != other[name] for one, other in pairs for name in fixed):
+        raise ValueError("the settings of its optimizer differ")
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, moments in saved["state"].items():
+        shape = parameters[index].shape
+        wanted = {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape}
+        if {name: getattr(value, "shape", None) for name, value in moments.items()} != wanted:
+            raise ValueError(f"the moments of parameter {index} do not fit it")
 
 
 def train(
@@ -243,7 +287,7 @@ def train(
         finish: Called with the averaged model when the training is done, before it is saved.
 
     Raises:
-        TrainingError: After a run of steps with non-finite gradients.
+        TrainingError: After a run of steps with non-finite losses or gradients.
         StoppedBySignal: SIGINT or SIGTERM came; network and state were saved.
     """
     config = trainer.config
@@ -266,7 +310,7 @@ def train(
                 if ends or _due(tick, config.snapshot_ticks):
                     folder.save_network(trainer.averaged, trainer.seen)
                 if ends or _due(tick, config.state_ticks):
-                    folder.save_state(trainer.state(), trainer.seen)
+                    folder.save_state(trainer.state(), trainer.seen, config.keep_states)
             if signal is not None and not done:
                 raise StoppedBySignal(signal, folder.state_path(trainer.seen))
 

@@ -137,9 +137,9 @@ class Model:
             denoiser = NetworkDenoiser(network, basis, schedule, **arguments)
             if schedule.dim != basis.dim:
                 raise ValueError(f"schedule of {schedule.dim} and basis of {basis.dim} dimensions")
-            _check_network(denoiser)
-            denoiser.calibration = calibration if calibrated else None
             schedule.t_min = _check_about(about, basis.dim)
+            _check_network(denoiser, float(about["tmax"]))
+            denoiser.calibration = calibration if calibrated else None
         except UsageError as error:
             raise DataError(f"{path}: {error}") from error
         except _INCONSISTENT as error:
@@ -235,14 +235,20 @@ def _check_about(about: Mapping[str, Any], dim: int) -> float:
     return float(first)
 
 
-def _check_network(denoiser: NetworkDenoiser) -> None:
-    """One call on one point, which finds a network that does not fit its basis."""
-    z = torch.zeros(1, denoiser.basis.dim, dtype=torch.float64)
-    t = torch.tensor(denoiser.schedule.t_min, dtype=torch.float64)
-    with torch.no_grad():
-        out = denoiser.eval().residual(z, t)
-    if out.shape != z.shape:
-        raise ValueError(f"the network gives {tuple(out.shape)} for {tuple(z.shape)}")
+def _check_network(denoiser: NetworkDenoiser, t_max: float) -> None:
+    """Calls on one point at both ends, which find a network that does not fit its basis, and
+    weights, rates or times so large that nothing finite comes of them."""
+    point = torch.zeros(1, denoiser.basis.dim, dtype=torch.float64)
+    denoiser.eval()
+    for time in (denoiser.schedule.t_min, t_max):
+        t = torch.tensor(time, dtype=torch.float64)
+        with torch.no_grad():
+            out = denoiser.residual(point, t)
+            if out.shape != point.shape:
+                raise ValueError(f"the network gives {tuple(out.shape)} for {tuple(point.shape)}")
+            out = denoiser(point, t)
+        if not (out.isfinite().all() and denoiser.schedule.scale(t).isfinite()):
+            raise ValueError(f"its denoiser or its scale is not finite at t = {time:g}")
 
 
 def parameter_count(module: nn.Module) -> int:

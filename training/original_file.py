@@ -27,7 +27,7 @@ from torch_utils.inert_arrays import ARRAY_NAMES, SCALAR_NAMES, TENSOR_NAMES
 from torch_utils.inert_pickle import Names, PickleError, PickleReader, Unfinished, expect, shown
 
 ALLOWED = "only tensors, arrays and the networks of the original code can be imported"
-LARGEST_FILE = 8 << 30
+LARGEST_FILE = 2 << 30
 # A layer of a network of the original code lies five modules deep.
 DEEPEST_MODULE = 16
 
@@ -114,15 +114,14 @@ def read_original(path: Path) -> OriginalFile:
     Raises:
         DataError: It is missing, broken, or holds anything else.
     """
-    try:
-        size = path.stat().st_size
-        data = path.read_bytes() if size <= LARGEST_FILE else b""
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist: give a file of the original code") from error
-    except IsADirectoryError as error:
-        raise DataError(f"{path} is a folder: give a file of the original code") from error
+    if not path.is_file():  # a pipe or a device could be read for ever
+        exists = path.is_dir() or path.is_symlink() or path.exists()
+        what = "is a folder" if path.is_dir() else "is no file" if exists else "does not exist"
+        raise DataError(f"{path} {what}: give a file of the original code")
+    size = path.stat().st_size
     if size > LARGEST_FILE:
         raise DataError(f"{path} is larger than {LARGEST_FILE >> 30} GiB, as no network is")
+    data = path.read_bytes()
     if data.startswith(b"PK"):
         raise DataError(
             f"{path} is a zip, as network files of this project are: it needs no import"

@@ -1,5 +1,10 @@
-"""The folder of a training run: names, network files, training states, options."""
+"""The folder of a training run: names, network files, training states, options.
 
+When a rank dies, ``torchrun --max-restarts`` starts all ranks again with the same command line. The
+restarted run is to go on in its folder, which it knows by torchrun's id of the launch.
+"""
+
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +22,7 @@ from torch_utils.stats import keep_lines_until
 from training.model import Model
 
 OPTIONS_NAME = "training_options.json"
+LAUNCH_KEY = "torchrun_launch"
 
 
 class RunFolder:
@@ -37,6 +43,8 @@ class RunFolder:
     ) -> "RunFolder":
         """Makes ``outdir/00000-name`` with the next free number, or takes ``outdir`` itself.
 
+        A run that torchrun has restarted takes the folder that it made before.
+
         Raises:
             UsageError: ``outdir`` itself was asked for, and holds a run already.
         """
@@ -45,12 +53,16 @@ class RunFolder:
         chosen: list[Path | None] = [None]
         if distributed.is_main():
             require_folder(outdir)
-            if itself and (outdir / OPTIONS_NAME).exists():
+            path = _folder_before_restart(outdir, itself)
+            if path is not None:
+                keep_lines_until(path / "stats.jsonl", "seen", 0)
+            elif itself and (outdir / OPTIONS_NAME).exists():
                 raise UsageError(
                     f"{outdir} holds a run already: --resume it, or give another --outdir"
                 )
-            path = outdir if itself else _claim(outdir, name)
-            save_json(path / OPTIONS_NAME, record)
+            else:
+                path = outdir if itself else _claim(outdir, name)
+            save_json(path / OPTIONS_NAME, {**record, LAUNCH_KEY: launch_id()})
             chosen = [path]
         if dist.is_initialized():
             dist.broadcast_object_list(chosen, src=0)
@@ -66,6 +78,9 @@ class RunFolder:
         folder = cls(path)
         if distributed.is_main():
             keep_lines_until(path / "stats.jsonl", "seen", seen)
+            if _launch_of(path) != launch_id():
+                record = load_json(path / OPTIONS_NAME)
+                save_json(path / OPTIONS_NAME, {**record, LAUNCH_KEY: launch_id()})
         distributed.barrier()
         return folder
 
@@ -83,11 +98,24 @@ class RunFolder:
             )
             logger.info(f"Wrote {self.network_path(seen)}")
 
-    def save_state(self, state: Mapping[str, Any], seen: int) -> None:
-        """Writes a training state."""
-        if distributed.is_main():
-            write_state(self.state_path(seen), {**state, "seen": seen})
-            logger.info(f"Wrote {self.state_path(seen)}")
+    def save_state(self, state: Mapping[str, Any], seen: int, keep: int) -> None:
+        """Writes a training state, then removes older ones but for the newest.
+
+        Later states, of a run that was resumed from before them, are left alone.
+
+        Args:
+            state: All that a resumed run needs.
+            seen: Samples trained on.
+            keep: Number of states to keep, with this one.
+        """
+        if not distributed.is_main():
+            return
+        path = self.state_path(seen)
+        write_state(path, {**state, "seen": seen})
+        logger.info(f"Wrote {path}")
+        states = states_in(self.path)
+        for old in states[: states.index(path) + 1][:-keep]:
+            old.unlink()
 
 
 def read_options(location: Path) -> dict[str, Any]:
@@ -101,21 +129,55 @@ def read_options(location: Path) -> dict[str, Any]:
     return options
 
 
-def find_state(location: Path) -> Path:
-    """A state file itself, or the one of a run's folder that has seen most.
+def states_in(folder: Path) -> list[Path]:
+    """The training states of a run, the one that has seen least first."""
+    states = folder.glob("training-state-*.pt")
+    return sorted(states, key=lambda path: (len(path.name), path.name))
 
-    Raises:
-        DataError: The folder has none.
+
+def launch_id() -> str | None:
+    """What all starts of one ``torchrun`` have in common; None without it."""
+    given = os.environ.get("TORCHELASTIC_RUN_ID")
+    # Without a rendezvous, all launches are called so; the launcher is this process's parent.
+    return f"none-{os.getppid()}" if given == "none" else given
+
+
+def place_to_resume(given: Path | None, outdir: Path | None, itself: bool) -> Path | None:
+    """What a run goes on from: a folder or state, or None if it starts anew.
+
+    Args:
+        given: What the user says.
+        outdir: Where the run's folder is made.
+        itself: Whether ``outdir`` itself is the folder.
+
+    Returns:
+        What is given; but the run's folder, if torchrun has restarted it since it wrote a state.
     """
-    if not location.is_dir():
-        return location
-    folder = location
-    states = sorted(
-        folder.glob("training-state-*.pt"), key=lambda path: (len(path.name), path.name)
-    )
-    if not states:
-        raise DataError(f"{folder} has no training-state-*.pt to resume from")
-    return states[-1]
+    if given is not None:
+        folder = given if given.is_dir() else given.parent
+        return folder if _is_restart() and _launch_of(folder) == launch_id() else given
+    before = _folder_before_restart(outdir, itself) if outdir else None
+    return before if before and states_in(before) else None
+
+
+def _is_restart() -> bool:
+    return launch_id() is not None and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
+
+def _folder_before_restart(outdir: Path, itself: bool) -> Path | None:
+    """The folder that this launch made before it was restarted; None if it made none."""
+    if not _is_restart():
+        return None
+    folders = [outdir] if itself else sorted(outdir.glob("*-*/"), reverse=True)
+    return next((path for path in folders if _launch_of(path) == launch_id()), None)
+
+
+def _launch_of(folder: Path) -> str | None:
+    """Who started the run in a folder; None for a run without torchrun, or no run."""
+    try:
+        return load_json(folder / OPTIONS_NAME).get(LAUNCH_KEY)
+    except DataError:
+        return None
 
 
 def _claim(outdir: Path, name: str) -> Path:

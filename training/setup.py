@@ -1,5 +1,6 @@
 """From plain choices to a model, its loss and a run: what the training scripts share."""
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from training.loop import Trainer, TrainingConfig, train
 from training.loss import DenoisingLoss
 from training.model import Model, Recipe, make_schedule, parameter_count
 from training.networks import TOY_NETWORKS
-from training.run_folder import RunFolder, find_state
+from training.run_folder import RunFolder, states_in
 
 INFLATION_DEFAULTS = {
     "g_type": "orig",
@@ -121,9 +122,24 @@ class Resumed:
 
     @classmethod
     def find(cls, location: Path) -> "Resumed":
-        """The state in a file, or the latest one in a run's folder."""
-        path = find_state(location)
-        return cls(path, read_state(path))
+        """The state in a file, or the latest one in a run's folder that can be read.
+
+        Raises:
+            DataError: There is none.
+        """
+        if not location.is_dir():
+            return cls(location, read_state(location))
+        states = states_in(location)
+        if not states:
+            raise DataError(f"{location} has no training-state-*.pt to resume from")
+        for path in reversed(states):
+            try:
+                return cls(path, read_state(path))
+            except DataError as error:
+                last_error = error
+                if distributed.is_main():
+                    logger.warning(f"Warning: {error}; looking for an older state")
+        raise DataError(f"{location} has no state that can be read: {last_error}")
 
     @property
     def basis(self) -> EigenBasis:
@@ -174,6 +190,19 @@ def run_training(
             calibrate(model, calibration_points(), trainer.config.seed)
 
     train(trainer, source, folder, finish)
+
+
+def set_deterministic(asked: bool) -> None:
+    """Whether this process uses only algorithms that give the same bytes every time.
+
+    Call it before CUDA is used. An operation that has no such algorithm raises RuntimeError.
+    """
+    if asked:
+        # cuBLAS reads it when it starts: with a workspace of fixed sizes it sums in a fixed order.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = asked
+    torch.use_deterministic_algorithms(asked)
 
 
 def calibrates(asked: bool | None, precond: str) -> bool:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+import torch
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path, require_folder, require_new
@@ -150,3 +151,64 @@ def test_a_file_cannot_be_a_folder_or_hold_one(tmp_path: Path, below: str) -> No
     with pytest.raises(DataError, match=str(tmp_path / "a")):
         require_folder(tmp_path / "a" / below)
     assert (tmp_path / "a").read_text() == "old"
+
+
+def partial_of(path: Path) -> Path:
+    return path.with_name(f".{path.stem}-partial{path.suffix}")
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_writer(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    partial_of(path).write_text("half")
+    other = tmp_path / ".b-partial.txt"
+    other.write_text("another's")
+    with atomic_path(path) as temporary:
+        assert temporary.read_text() == ""
+        temporary.write_text("new")
+    assert path.read_text() == "new"
+    assert sorted(os.listdir(tmp_path)) == [".b-partial.txt", "a.txt"]
+
+
+def test_the_temporary_of_a_living_writer_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with atomic_path(path) as first:
+        first.write_text("first")
+        with atomic_path(path) as second:
+            assert first != second
+            second.write_text("second")
+        assert first.read_text() == "first"
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_link_in_the_place_of_the_temporary_leads_nowhere(tmp_path: Path) -> None:
+    path, precious = tmp_path / "a.txt", tmp_path / "precious"
+    precious.write_text("old")
+    partial_of(path).symlink_to(precious)
+    with atomic_path(path) as temporary:
+        temporary.write_text("new")
+    assert (path.read_text(), precious.read_text()) == ("new", "old")
+
+
+def test_files_are_written_where_nothing_can_be_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(handle: int, operation: int) -> None:
+        raise OSError("no locks available")
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    for _ in range(2):
+        with atomic_path(tmp_path / "a.txt") as temporary:
+            temporary.write_text("new")
+        assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file_even_if_torch_hides_it(
+    tmp_path: Path, full_disk: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    path = tmp_path / "a.pt"
+    with pytest.raises(OSError, match=r"too large.*a\.pt"), full_disk(1000):  # noqa: SIM117
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            torch.save({"a": torch.zeros(5000)}, file)
+    assert os.listdir(tmp_path) == []

@@ -454,7 +454,7 @@ def test_a_missing_tensor_is_named(tmp_path: Path, missing: str) -> None:
 )
 def test_tensors_of_another_kind_are_refused(tmp_path: Path, value: Tensor) -> None:
     save_part(tmp_path / "network.pkl", state=linear().state | {"weight": value})
-    assert "weight" in refusal(tmp_path / "network.pkl")
+    assert "never loaded" in refusal(tmp_path / "network.pkl")
 
 
 @pytest.mark.parametrize("value", [1.0, None, "text", [torch.zeros(2)], {"a": torch.zeros(2)}])

@@ -318,7 +318,7 @@ def test_residuals_are_refused_when_named_and_skipped_in_folders(
         ({"net_residuals_acs": np.full((9, 2, 2), np.nan)}, "not finite"),
         ({"net_residuals_acs": np.full((9, 2, 2), 1.1)}, "from -1 to 1"),
         ({"net_residuals_acs": np.full((9, 2, 2), "a")}, "numbers"),
-        ({"net_residuals_acs": np.full((9, 2, 2), {})}, "numbers"),
+        ({"net_residuals_acs": np.full((9, 2, 2), {})}, "not plain"),
     ],
 )
 def test_wrong_matrices_of_toys(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -212,6 +212,21 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_counted(
     assert not torch.equal(weights(trainer.denoiser), before["/network/output.weight"].flatten())
 
 
+def test_an_infinite_loss_is_skipped_though_its_gradient_is_finite(
+    circles_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, source = circles_trainer()
+    run_steps(trainer, source, 1)
+    before = weights(trainer.denoiser)
+    # The square of 1e20 is more than a float32 holds, and its derivative is not.
+    per_sample = trainer.loss.per_sample
+    overflowing = lambda *given: (1e20 * per_sample(*given).sqrt()).square()  # noqa: E731
+    monkeypatch.setattr(type(trainer.loss), "per_sample", lambda self, *given: overflowing(*given))
+    run_steps(trainer, source, 1)
+    assert (trainer.step, trainer.skipped) == (2, 1)
+    assert torch.equal(weights(trainer.denoiser), before)
+
+
 def test_a_run_of_skipped_steps_is_an_error(circles_trainer: MakeTrainer) -> None:
     trainer, source = circles_trainer()
     with pytest.raises(TrainingError, match="not finite in 20 steps in a row"):
@@ -298,7 +313,7 @@ def test_the_network_file_holds_the_averaged_weights(
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(
     circles_trainer: MakeTrainer, run_folder: MakeFolder
 ) -> None:
-    unbroken, source = circles_trainer(state_ticks=1, lr_decay=True)
+    unbroken, source = circles_trainer(state_ticks=1, keep_states=9, lr_decay=True)
     whole = run_folder("whole")
     train(unbroken, source, whole)
 
@@ -410,3 +425,16 @@ def test_the_state_of_another_model_is_a_data_error(circles_trainer: MakeTrainer
     trainer, other = circles_trainer()[0], circles_trainer(width=32)[0]
     with pytest.raises(DataError, match=r"state\.pt is no state of this model"):
         trainer.restore(other.state(), "state.pt")
+
+
+def test_a_clock_that_jumps_changes_no_report(
+    circles_trainer: MakeTrainer, run_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jumps = count(0, -86_400)
+    monkeypatch.setattr("time.time", lambda: 1.8e9 + next(jumps))
+    trainer, source = circles_trainer()
+    folder = run_folder("run")
+    train(trainer, source, folder)
+    for line in (folder.path / "stats.jsonl").read_text().splitlines():
+        timing = {k: v for k, v in json.loads(line).items() if k.startswith("Timing")}
+        assert all(0 <= value < 60 for value in timing.values()), timing

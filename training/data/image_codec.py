@@ -8,6 +8,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dnnlib.errors import DataError
 from dnnlib.logs import logger
+from torch_utils.snapshots import first_line
 
 MAX_PIXELS = 1 << 26
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF")
@@ -57,20 +58,21 @@ class Decoder:
         except MemoryError:
             raise
         except Exception as error:  # metadata is parsed here, and may be broken in any way
-            raise DataError(f"{where} cannot be converted: {error}") from error
+            raise DataError(f"{where} cannot be converted: {first_line(error)}") from error
 
     def _plain(self, image: Image.Image, where: str) -> Image.Image:
         """The image upright, in mode L or RGB."""
-        image = ImageOps.exif_transpose(image)
+        # Without copies that are not needed: a large image takes hundreds of MiB.
+        ImageOps.exif_transpose(image, in_place=True)
         if image.mode == "1":
             self._say("black-and-white images become gray", where)
             image = image.convert("L")
         if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA"):
             self._say("transparent images are laid on white", where)
             gray = image.mode in ("L", "LA")
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, "white")
-            return Image.alpha_composite(white, image).convert("L" if gray else "RGB")
+            image = image if image.mode == "RGBA" else image.convert("RGBA")
+            laid = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            return laid.convert("L" if gray else "RGB")
         if image.mode in ("P", "CMYK"):
             self._say(f"images of mode {image.mode} become RGB", where)
             return image.convert("RGB")
@@ -120,7 +122,7 @@ def _decode(data: bytes, where: str) -> Image.Image:
     except UnidentifiedImageError as error:
         raise DataError(f"{where} is not an image of a known format") from error
     except Exception as error:  # decoders raise nearly anything at broken files
-        raise DataError(f"{where} is not a readable image: {error}") from error
+        raise DataError(f"{where} is not a readable image: {first_line(error)}") from error
     return image
 
 

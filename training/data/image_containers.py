@@ -16,10 +16,16 @@ from pathlib import Path
 from typing import Protocol
 
 from dnnlib.errors import DataError
+from torch_utils.snapshots import first_line
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
 LABEL_FILE = "dataset.json"
 MAX_FILE_BYTES = 256 << 20
+MAX_LABEL_BYTES, MOST_LABEL_LISTS = 64 << 20, 4_000_000
+"""Of ``dataset.json``: it is held in memory, where an empty list takes twenty times its length."""
+MAX_LABEL_BYTES, MOST_LABEL_LISTS = 64 << 20, 4_000_000
+"""Of ``dataset.json``, which is held in memory: there an empty list is twenty times as long."""
+LONGEST_QUOTED = 200
 MAX_CLASSES = 100_000
 """One more than the largest integer label: each label becomes a one-hot vector this long."""
 
@@ -74,20 +80,22 @@ class FolderContainer:
         self.names.sort()
 
     def where(self, name: str) -> str:
-        return str(self.path / name)
+        whole = str(self.path / name)
+        return whole if name.isprintable() else f"{quoted(name)} in {self.path}"
 
     def read(self, name: str) -> bytes:
         file = self.path / name
         try:
             # Opening a pipe or a device could wait for ever.
             if not stat.S_ISREG(file.stat().st_mode):
-                raise DataError(f"{file} is not an ordinary file")
+                raise DataError(f"{self.where(name)} is not an ordinary file")
             with file.open("rb") as stream:
                 data = stream.read(MAX_FILE_BYTES + 1)
         except OSError as error:
-            raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
+            reason = error.strerror or first_line(error)
+            raise DataError(f"{self.where(name)} cannot be read: {reason}") from error
         if len(data) > MAX_FILE_BYTES:
-            raise DataError(f"{file} is larger than {MAX_FILE_BYTES >> 20} MiB")
+            raise DataError(f"{self.where(name)} is larger than {MAX_FILE_BYTES >> 20} MiB")
         return data
 
     def close(self) -> None:
@@ -99,12 +107,14 @@ class ZipContainer:
 
     def __init__(self, path: Path):
         self.path = path
+        if not path.is_file():
+            raise DataError(f"{path} is neither a folder nor an ordinary file")
         try:
             self._archive = zipfile.ZipFile(path)
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
         except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
-            raise DataError(f"{path} is not a readable zip: {error}") from error
+            raise DataError(f"{path} is not a readable zip: {first_line(error)}") from error
         try:
             self._entries = self._checked_entries()
         except DataError:
@@ -118,22 +128,23 @@ class ZipContainer:
             # The filename that zipfile gives is already mended; what was written is judged.
             name = info.orig_filename
             if (
-                name.startswith("/")
+                not name
+                or name.startswith("/")
                 or "\\" in name
                 or ".." in name.split("/")
                 or _DRIVE_OR_CONTROL.search(name)
             ):
-                raise DataError(f"{self.path} has an entry with the unsafe name {name!r}")
+                raise DataError(f"{self.path} has an entry with the unsafe name {quoted(name)}")
             if stat.S_ISLNK(info.external_attr >> 16):
-                raise DataError(f"the entry {name!r} of {self.path} is a symbolic link")
+                raise DataError(f"the entry {quoted(name)} of {self.path} is a symbolic link")
             if name in entries:
-                raise DataError(f"{self.path} has the entry {name!r} twice")
+                raise DataError(f"{self.path} has the entry {quoted(name)} twice")
             if not info.is_dir():
                 entries[name] = info
         return entries
 
     def where(self, name: str) -> str:
-        return f"{name!r} in {self.path}"
+        return f"{quoted(name)} in {self.path}"
 
     def read(self, name: str) -> bytes:
         info = self._entries[name]
@@ -155,7 +166,7 @@ class ZipContainer:
             lzma.LZMAError,
             zipfile.BadZipFile,
         ) as error:
-            raise DataError(f"{self.where(name)} cannot be read: {error}") from error
+            raise DataError(f"{self.where(name)} cannot be read: {first_line(error)}") from error
 
     def close(self) -> None:
         self._archive.close()
@@ -180,8 +191,11 @@ def read_labels(container: Container) -> dict[str, Label] | None:
     where = container.where(LABEL_FILE)
     if LABEL_FILE not in container.names:
         raise DataError(f"{container.path} has no {LABEL_FILE}, so no labels")
+    data = container.read(LABEL_FILE)
+    if len(data) > MAX_LABEL_BYTES or data.count(b"[") + data.count(b"{") > MOST_LABEL_LISTS:
+        raise DataError(f"{where} has more labels than any data set that is read here")
     try:
-        content = json.loads(container.read(LABEL_FILE))
+        content = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not readable JSON") from error
     if not isinstance(content, dict) or "labels" not in content:
@@ -196,11 +210,9 @@ def read_labels(container: Container) -> dict[str, Label] | None:
             case [str(name), label] if name not in labels and _is_label(label):
                 labels[name] = label
             case _:
-                text = json.dumps(pair)
-                text = text if len(text) <= 80 else f"{text[:80]}..."
                 raise DataError(
-                    f"label {index} of {where} is {text}: it should be [name, class from 0 to "
-                    f"{MAX_CLASSES - 1}] or [name, [numbers]], each name once"
+                    f"label {index} of {where} is {_brief(pair)}: it should be [name, class from "
+                    f"0 to {MAX_CLASSES - 1}] or [name, [numbers]], each name once"
                 )
     kinds = {len(label) if isinstance(label, list) else 0 for label in labels.values()}
     if len(kinds) > 1:
@@ -219,8 +231,22 @@ def labels_of(container: Container, names: list[str]) -> list[Label] | None:
         return None
     for name in names:
         if name not in labels:
-            raise DataError(f"{container.where(LABEL_FILE)} has no label for {name!r}")
+            raise DataError(f"{container.where(LABEL_FILE)} has no label for {quoted(name)}")
     return [labels[name] for name in names]
+
+
+def quoted(name: str) -> str:
+    """A name from a file, as errors quote it: printable, and not too long."""
+    text = repr(name)
+    return text if len(text) <= LONGEST_QUOTED else f"{text[:LONGEST_QUOTED]}...'"
+
+
+def _brief(value: object) -> str:
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        return "nested too deep"
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _is_label(value: object) -> bool:

@@ -21,6 +21,7 @@ import numpy as np
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
+from torch_utils.snapshots import first_line
 from training.data.image_codec import MAX_PIXELS, Decoder
 from training.data.image_containers import (
     LABEL_FILE,
@@ -30,7 +31,9 @@ from training.data.image_containers import (
     image_names,
     labels_of,
     open_container,
+    quoted,
 )
+from training.data.lmdb_pages import DATA_FILE, LmdbStore
 from training.data.plain_pickle import read_plain_pickle
 
 DIGITS = "digits"
@@ -39,6 +42,10 @@ _KNOWN = (
     f"folder, or '{DIGITS}'"
 )
 _UNREADABLE = (OSError, EOFError, zlib.error, tarfile.TarError, ValueError)
+MAX_BATCH_BYTES = 64 << 20
+"""Of a batch of CIFAR-10, which has 31 MB."""
+MAX_ARCHIVE_BYTES = 1 << 30
+"""Of CIFAR-10's archive when it is unpacked, which has 186 MB."""
 
 
 class SourceImage(NamedTuple):
@@ -70,7 +77,7 @@ def open_source(name: str) -> Source:
 
     Raises:
         DataError: Nothing is there, or it is broken.
-        UsageError: It is of no known kind, or needs a package that is not installed.
+        UsageError: It is of no known kind.
     """
     path = Path(name)
     if name == DIGITS:
@@ -78,7 +85,7 @@ def open_source(name: str) -> Source:
     if not path.exists():
         raise DataError(f"{name} does not exist: give {_KNOWN}")
     if path.is_dir():
-        return _lmdb(path) if (path / "data.mdb").exists() else _files(open_container(path))
+        return _lmdb(path) if (path / DATA_FILE).exists() else _files(open_container(path))
     if path.suffix.lower() == ".zip":
         return _files(open_container(path))
     if path.name.lower().endswith((".tar.gz", ".tgz")):
@@ -112,7 +119,7 @@ def _read_file(container: Container, name: str, decode: Decoder) -> np.ndarray:
 def _cifar10(path: Path) -> Images:
     """The 50,000 training images of CIFAR-10's Python version, batch by batch."""
     try:
-        with tarfile.open(path, "r:gz") as archive:
+        with _gunzip(path, _Archive) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             batches = {
                 int(match[1]): member
                 for member in archive
@@ -121,14 +128,14 @@ def _cifar10(path: Path) -> Images:
             if not batches:
                 raise DataError(f"{path} has no data_batch_1: it is not CIFAR-10's Python version")
             for _, member in sorted(batches.items()):
-                where = f"{member.name!r} in {path}"
-                if member.size > MAX_FILE_BYTES:
-                    raise DataError(f"{where} is larger than {MAX_FILE_BYTES >> 20} MiB")
-                file = archive.extractfile(member)
-                assert file is not None, "isreg() was checked"
-                yield from _cifar10_batch(file.read(), where)
+                where = f"{quoted(member.name)} in {path}"
+                if member.size > MAX_BATCH_BYTES:
+                    raise DataError(f"{where} is larger than {MAX_BATCH_BYTES >> 20} MiB")
+                batch = archive.extractfile(member)
+                assert batch is not None, "isreg() was checked"
+                yield from _cifar10_batch(batch.read(), where)
     except _UNREADABLE as error:
-        raise DataError(f"{path} is not a readable .tar.gz: {error}") from error
+        raise DataError(f"{path} is not a readable .tar.gz: {first_line(error)}") from error
 
 
 def _cifar10_batch(data: bytes, where: str) -> Images:
@@ -200,9 +207,27 @@ def _idx_header(file: gzip.GzipFile, path: Path, what: str) -> tuple[int, ...]:
     return struct.unpack(f">{dims}I", header[4:])
 
 
-def _gunzip(path: Path) -> gzip.GzipFile:
+class _Archive(gzip.GzipFile):
+    """An unpacked archive, in which nothing is read or skipped that no archive of CIFAR-10 has."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        # The names of members may be of any length, and are read whole.
+        if size is None or not 0 <= size <= MAX_BATCH_BYTES:
+            raise tarfile.ReadError(f"it asks for {size} bytes at once")
+        return super().read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        # To skip is to unpack, and what is packed may be a thousand times as long.
+        if offset > MAX_ARCHIVE_BYTES:
+            raise tarfile.ReadError(f"it goes on after {MAX_ARCHIVE_BYTES >> 20} MiB")
+        return super().seek(offset, whence)
+
+
+def _gunzip(path: Path, kind: type[gzip.GzipFile] = gzip.GzipFile) -> gzip.GzipFile:
     try:
-        return gzip.open(path, "rb")
+        if not path.is_file():  # opening a pipe would wait for ever
+            raise DataError(f"{path} is no ordinary file")
+        return kind(path, "rb")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
 
@@ -211,34 +236,21 @@ def _read(file: gzip.GzipFile, size: int, path: Path) -> bytes:
     try:
         return file.read(size)
     except _UNREADABLE as error:
-        raise DataError(f"{path} is not a readable .gz: {error}") from error
+        raise DataError(f"{path} is not a readable .gz: {first_line(error)}") from error
 
 
 def _lmdb(path: Path) -> Source:
     """LSUN's format: image files as the values of a key-value store, in the order of their keys."""
-    try:
-        lmdb: Any = importlib.import_module("lmdb")
-    except ImportError as error:
-        raise UsageError(
-            f"{path} is an LMDB, and the Python package that reads it is missing: pip install lmdb"
-        ) from error
-    try:
-        store = lmdb.open(str(path), readonly=True, lock=False, readahead=False)
-        count = int(store.stat()["entries"])
-    except lmdb.Error as error:
-        raise DataError(f"{path} is not a readable LMDB: {error}") from error
+    store = LmdbStore(path)
 
     def images() -> Images:
         decode = Decoder()
-        try:
-            with store, store.begin() as transaction:
-                for key, value in transaction.cursor():
-                    where = f"{key.decode('ascii', 'backslashreplace')!r} in {path}"
-                    yield SourceImage(where, partial(decode, value, where), None)
-        except lmdb.Error as error:
-            raise DataError(f"{path} is not a readable LMDB: {error}") from error
+        with closing(store):
+            for key, value in store.items():
+                where = f"{quoted(key.decode('latin-1'))} in {path}"
+                yield SourceImage(where, partial(decode, value, where), None)
 
-    return Source(images(), count)
+    return Source(images(), store.entries)
 
 
 def _digits() -> Source:

@@ -8,6 +8,7 @@ is the positions from ``s * batch``, of which each rank reads its share.
 
 import signal
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import count
 
 import numpy as np
@@ -16,8 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dnnlib.errors import DataError
+from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
+from torch_utils.snapshots import first_line
 from training.data.batches import DATA_STREAM, Batch
 from training.data.image_dataset import ImageDataset
 
@@ -74,14 +77,25 @@ class ImageBatches:
     def batches(self, first_step: int) -> Iterator[Batch]:
         """This rank's share of each batch from that step on: ``[b, D]``, labels ``[b, k]``.
 
+        If a worker dies, all are started again, and the stream goes on where it was.
+
         Raises:
-            DataError: An image that cannot be read.
+            DataError: An image that cannot be read, or a worker died twice at the same batch.
         """
         share = distributed.shard(self._batch)
-        order = _ShuffledOrder(len(self._dataset), self._seed, self._batch, share, first_step)
-        for pixels, labels in _load(self._dataset, order, self._workers, self._device):
-            points = normalize_pixels(pixels).flatten(1)
-            yield Batch(points, labels if self._dataset.has_labels else None)
+        step, died_at = first_step, -1
+        while True:
+            order = _ShuffledOrder(len(self._dataset), self._seed, self._batch, share, step)
+            try:
+                for pixels, labels in _load(self._dataset, order, self._workers, self._device):
+                    points = normalize_pixels(pixels).flatten(1)
+                    yield Batch(points, labels if self._dataset.has_labels else None)
+                    step += 1
+            except _WorkerDied as error:
+                if died_at == step:
+                    raise
+                died_at = step
+                logger.warning(f"Warning: {error}; starting it again")
 
 
 def basis_batches(
@@ -179,10 +193,18 @@ def _leave_signals_to_parent(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+class _WorkerDied(DataError):
+    """A process that reads data was killed, such as for its memory."""
+
+
 def _load(
     dataset: ImageDataset, order: Iterable[list[int]], workers: int, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pixels and labels of lists of items, in their order, on the device."""
+    """Pixels and labels of lists of items, in their order, on the device.
+
+    Raises:
+        DataError: An image that cannot be read, or a worker died.
+    """
     pin = device.type == "cuda"
     loader: DataLoader[tuple[Tensor, Tensor] | DataError] = DataLoader(
         _Reader(dataset),
@@ -194,8 +216,47 @@ def _load(
         # Without its own, the loader would draw from the process's generator.
         generator=torch.Generator().manual_seed(0),
     )
-    for result in loader:
+    with _no_error_out_of_the_blue():
+        results = iter(loader)
+    while True:
+        try:
+            result = next(results, None)
+        except (RuntimeError, OSError, EOFError) as error:
+            if not _tells_of_death(error):
+                raise
+            raise _WorkerDied(
+                f"a process that reads {dataset.path} died, perhaps for want of memory: "
+                f"{first_line(error)}"
+            ) from error
+        if result is None:
+            return
         if isinstance(result, DataError):
             raise result
         pixels, labels = result
         yield pixels.to(device, non_blocking=pin), labels.to(device, non_blocking=pin)
+
+
+def _tells_of_death(error: Exception) -> bool:
+    """Whether an error of a loader means that a worker was killed.
+
+    It is found dead, or what it has sent cannot be fetched from it any more.
+    """
+    if isinstance(error, RuntimeError):
+        return str(error).startswith("DataLoader worker")
+    in_worker = str(error).startswith("Caught ")  # as torch passes on what a worker raised
+    lost = isinstance(error, ConnectionError | EOFError | FileNotFoundError)
+    return lost and not in_worker
+
+
+@contextmanager
+def _no_error_out_of_the_blue() -> Iterator[None]:
+    """Keeps torch, in the block, from raising errors of dead workers in a signal handler.
+
+    Such an error could come in the middle of a step of Adam. Whoever waits for data gets it anyway.
+    """
+    handler = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGCHLD) is not handler:
+            signal.signal(signal.SIGCHLD, handler)

@@ -38,6 +38,8 @@ from training.measure.containment import Floats, as_points, require_closed
 
 QUADRATURE_ORDER = 8
 FACES_AT_ONCE = 1 << 13
+MAX_MESH_BYTES = 16 << 20
+"""Of a file; one of 100,000 vertices has 4 MB."""
 
 
 class Boundary(NamedTuple):
@@ -184,12 +186,17 @@ def read_mesh(path: Path) -> Boundary:
         DataError: There is no such file, it is broken, or holds no closed mesh of triangles.
     """
     try:
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise DataError(f"{path} cannot be read: it is no file")
+        if path.stat().st_size > MAX_MESH_BYTES:
+            raise DataError(f"{path} is larger than {MAX_MESH_BYTES >> 20} MiB: it is another file")
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     try:
         # From memory and without materials, so that no file that this one may name is opened.
-        mesh = load_ply(BytesIO(data), fix_texture=False, skip_materials=True)
+        with np.errstate(all="ignore"):  # what is no number is refused below
+            mesh = load_ply(BytesIO(data), fix_texture=False, skip_materials=True)
         vertices = as_points(mesh["vertices"], "mesh vertices")
         faces = np.asarray(mesh.get("faces", np.empty((0, 3), dtype=np.int64)))
         require_closed(faces, vertices)

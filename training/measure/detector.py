@@ -7,10 +7,7 @@ the network is laid out without weights, and gets tensors that were read and che
 
 import hashlib
 import io
-import pickle
 import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +21,8 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
 
 from dnnlib.errors import DataError
 from dnnlib.urls import default_cache_dir, local_file
-from torch_utils.snapshots import BROKEN_FILE_ERRORS
+from torch_utils.inert_pickle import PickleError, shown
+from torch_utils.tensor_files import BROKEN_FILE_ERRORS, ChecksumError, load_tensors
 
 DEFAULT_URL: str = URL_INCEPTION_V3
 MAX_BYTES = 256 << 20
@@ -134,6 +132,8 @@ def _is_batch_count(name: str) -> bool:
 
 def _read(path: Path) -> bytes:
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would never end
+            raise DataError(f"the detector {path} is no file, but a device or pipe")
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
@@ -145,24 +145,19 @@ def _read(path: Path) -> bytes:
 
 def _tensors(content: bytes, path: Path) -> Any:
     """What a file holds, if it is nothing that could run code."""
-    file = io.BytesIO(content)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of foreign formats that are refused
-            loaded = torch.load(file, map_location="cpu", weights_only=True)
-        if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as archive:  # torch does not look at the checksums
-                broken = archive.testzip()
-            if broken:
-                raise DataError(f"the detector {path} is broken: the checksum of '{broken}' is off")
-    except pickle.UnpicklingError as error:
+        return load_tensors(io.BytesIO(content), legacy=True)
+    except PickleError as error:
         raise DataError(
             f"the detector {path} is broken, or holds objects other than tensors, which are never "
-            "loaded: it should be the state dict of the FID Inception-v3"
+            f"loaded ({error}): it should be the state dict of the FID Inception-v3"
+        ) from error
+    except ChecksumError as error:
+        raise DataError(
+            f"the detector {path} is broken: the checksum of '{error}' is off"
         ) from error
     except BROKEN_FILE_ERRORS as error:
         raise DataError(f"the detector {path} is empty, cut short or broken") from error
-    return loaded
 
 
 def _checked_state(
@@ -174,7 +169,8 @@ def _checked_state(
         raise DataError(f"{what}: it is not a dictionary of tensors by name")
     given = {name: value for name, value in loaded.items() if not _is_batch_count(name)}
     for name in sorted(given.keys() ^ expected.keys()):
-        raise DataError(f"{what}: it has {'an unknown' if name in given else 'no'} '{name}'")
+        has = "an unknown" if name in given else "no"
+        raise DataError(f"{what}: it has {has} '{shown(name)}'")
     for name, shape in expected.items():
         problem = _problem_with(given[name], shape)
         if problem:

@@ -19,6 +19,7 @@ import numpy as np
 
 from dnnlib.errors import DataError, UsageError
 from torch_utils.array_rows import open_rows
+from torch_utils.inert_pickle import shown
 from torch_utils.results import SavedArrays, open_arrays, stream_arrays
 
 QUANTITIES = ("net_outputs", "net_residuals", "exact_residuals")
@@ -163,7 +164,7 @@ def _word(path: Path, saved: SavedArrays, name: str) -> str:
     text = str(value)
     # They become parts of file names.
     if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", text):
-        raise DataError(f"{path}: '{name}' is '{text}', which cannot be part of a file's name")
+        raise DataError(f"{path}: '{name}' is '{shown(text)}', and no part of a file's name")
     return text
 
 

@@ -10,6 +10,9 @@ import numpy as np
 
 from dnnlib.errors import DataError
 
+LARGEST_FILE = 1 << 28
+"""Bytes; a line has some 500."""
+
 
 @dataclass(frozen=True)
 class SavedTraining:
@@ -33,6 +36,8 @@ class SavedTraining:
             DataError: Missing file, a line that is not such statistics, or no report with a loss.
         """
         try:
+            if not path.is_file() or path.stat().st_size > LARGEST_FILE:
+                raise DataError(f"{path} is no file, or larger than any run's statistics")
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path} cannot be read: give a run's stats.jsonl") from error
@@ -40,7 +45,7 @@ class SavedTraining:
         for number, line in enumerate(lines, start=1):
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 if number == len(lines):  # a run that goes on may be writing it
                     break
                 record = None
@@ -60,7 +65,7 @@ def _report(record: Any, where: str) -> tuple[float, float, float]:
     values = [record.get(name, math.nan) for name in names]
     for name, value in zip(names, values, strict=True):
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise DataError(f"{where} has {value!r} for {name}: it should be a number")
-        if name in record and not math.isfinite(value):
-            raise DataError(f"{where} has {value} for {name}: training went wrong there")
+            raise DataError(f"{where} has {value!s:.40} for {name}: it should be a number")
+        if abs(value) > 1e300 or (name in record and math.isnan(value)):
+            raise DataError(f"{where} has {value!s:.40} for {name}: training went wrong there")
     return values[0], values[1], values[2]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dnnlib.errors import DataError
 from training.data.toys import Toy
 from training.flow.denoisers import NetworkDenoiser
-from training.flow.pfode import ProbabilityFlow
+from training.flow.pfode import ProbabilityFlow, sample_latent
 from training.flow.solvers import SOLVERS
 from training.flow.solvers.implicit import NODES, STAGES, gauss_legendre
 
@@ -56,6 +56,43 @@ def test_generating_from_a_melt_gives_the_data_back_at_any_number_of_steps(
 ) -> None:
     toy, flow = exact_flow("circles", kept)
     assert roundtrip_error(flow, toy.sample(64, generator), steps) <= 1e-12
+
+
+@pytest.mark.parametrize("steps", [3, 10, 50])
+@pytest.mark.parametrize("kept", [2, 1], ids=["PRP", "PRR"])
+def test_melting_what_was_generated_gives_the_latents_back(
+    kept: int, steps: int, exact_flow: ExactFlow, generator: torch.Generator
+) -> None:
+    _, flow = exact_flow("circles", kept)
+    times = flow.schedule.times(steps, flow.schedule.default_t_max())
+    latents = sample_latent(32, flow.latent_variance(times[-1]), generator)
+    points = flow.to_data(flow.generate(latents, times, GAUSS4).end, times[0])
+    back = flow.melt(points, times, GAUSS4).end
+    torch.testing.assert_close(back, latents, rtol=0, atol=1e-12)
+
+
+def test_a_step_of_several_solutions_is_an_error_and_no_wrong_way_back(
+    exact_flow: ExactFlow, generator: torch.Generator
+) -> None:
+    """One of these samples is carried past a solution that repels the iteration."""
+    toy, flow = exact_flow("circles", 1)
+    with pytest.raises(DataError, match="has no solution that"):
+        roundtrip_error(flow, toy.sample(300, generator), 1)
+
+
+def test_slopes_that_are_linear_in_time_are_known_from_the_last_step() -> None:
+    times = torch.tensor([0.0, 1.0, 1.5, 3.5, 2.0], dtype=torch.float64)
+    called = [0]
+
+    def line(x: Tensor, t: Tensor) -> Tensor:
+        called[-1] += 1
+        return torch.ones_like(x) * (1 + 2 * t)
+
+    for state, t in zip(gauss_legendre(line, START, times), times[1:], strict=True):
+        torch.testing.assert_close(state, START + t + t**2, rtol=1e-14, atol=0)
+        called.append(0)
+    # An iteration, which changes nothing; the first step knows of one time, and needs another.
+    assert called == [5, 2, 2, 2, 0]
 
 
 @pytest.mark.parametrize("steps", [6, 10, 50])
@@ -199,6 +236,14 @@ def test_a_velocity_that_is_too_stiff_is_a_data_error(kind: str) -> None:
     assert "use more steps" in message
     assert "of size 0.5" in message
     assert "t = 0 " in message
+
+
+def test_an_iteration_that_leaves_a_solution_has_not_found_it() -> None:
+    """Its first changes are as small as rounding errors may be, and grow from there."""
+    x = torch.tensor([[1e-5, -1e-5]], dtype=torch.float64)
+    times = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    with pytest.raises(DataError, match="has no solution that"):
+        last(gauss_legendre, lambda x, t: -8 * x.tanh(), x, times)
 
 
 def test_one_stiff_member_is_enough_for_the_error() -> None:

@@ -1,0 +1,69 @@
+"""Runs every reader of files on its hostile files and on mutants, and prints what came of it.
+
+    .venv/bin/python tests/fuzz [--cases=2000] [--reader=NAME] [--seed=0] [--keep=FOLDER]
+
+Ends with 1 if there was a violation.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from fuzz.harness import Harness
+from fuzz.readers import READERS
+
+COLUMNS = "{:<20} {:>6} {:>8} {:>8} {:>10} {:>7}  {:<28} {:>6}  {:<28} {:>6}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--cases", type=int, default=2000, help="mutants of each reader")
+    parser.add_argument("--reader", choices=list(READERS), action="append", help="default: all")
+    parser.add_argument("--seed", type=int, default=0, help="of the mutants")
+    parser.add_argument("--keep", type=Path, help="where the files of violations are copied")
+    options = parser.parse_args()
+    print(
+        COLUMNS.format(
+            *("reader", "cases", "refused", "accepted", "violations"),
+            "CPU s",
+            "slowest",
+            "MiB",
+            "largest",
+            "wall s",
+        )
+    )
+    reports = []
+    with tempfile.TemporaryDirectory() as folder, Harness(Path(folder), options.keep) as harness:
+        for reader in options.reader or READERS:
+            report = harness.run(reader, options.cases, options.seed)
+            reports.append(report)
+            print(
+                COLUMNS.format(
+                    *(
+                        reader,
+                        report.cases,
+                        report.refused,
+                        report.accepted,
+                        len(report.violations),
+                    ),
+                    f"{report.slowest[0]:.2f}",
+                    report.slowest[1],
+                    f"{report.largest[0]:.0f}",
+                    report.largest[1],
+                    f"{report.seconds:.0f}",
+                ),
+                flush=True,
+            )
+            for case, why in report.violations.items():
+                print(f"    {case}: {why}")
+    return int(any(report.violations for report in reports))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""Files made by hand to do harm: what any kind of file can be, and archives.
+
+All that would run a command makes files called ``RAN`` in the folder of the process, which is
+watched.
+"""
+
+import io
+import os
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+
+from fuzz.cases import Write
+
+COMMAND = "touch RAN"
+MIB = 1 << 20
+UP = "../" * 30
+
+
+def named(name: str, contents: Mapping[str, bytes | Callable[[], bytes]]) -> dict[str, Write]:
+    """Files of one name with these contents."""
+
+    def writer(content: bytes | Callable[[], bytes]) -> Write:
+        def write(folder: Path) -> Path:
+            (folder / name).write_bytes(content if isinstance(content, bytes) else content())
+            return folder / name
+
+        return write
+
+    return {case: writer(content) for case, content in contents.items()}
+
+
+def anything(name: str) -> dict[str, Write]:
+    """What can be in the place of any file."""
+
+    def pipe(folder: Path) -> Path:
+        os.mkfifo(folder / name)
+        return folder / name
+
+    def folder_of_that_name(folder: Path) -> Path:
+        (folder / name).mkdir()
+        return folder / name
+
+    def link_to(target: str) -> Write:
+        def link(folder: Path) -> Path:
+            (folder / name).symlink_to(target)
+            return folder / name
+
+        return link
+
+    def huge(folder: Path) -> Path:
+        with (folder / name).open("wb") as file:
+            file.truncate(3 << 30)  # takes no room on disk
+        return folder / name
+
+    contents: dict[str, bytes | Callable[[], bytes]] = {
+        "empty": b"",
+        "a zero": b"\0",
+        "text": b"<html>404</html>\n" * 100,
+        "a megabyte of nothing": bytes(MIB),
+        "terminal codes": b"\x1b[2J\x1b]0;owned\x07\r\n" * 100,
+        "start of a zip": b"PK\x03\x04",
+        "end of a zip": b"PK\x05\x06" + bytes(18),
+        "end of a zip that promises": b"PK\x05\x06" + b"\xff" * 16 + bytes(2),
+    }
+    return {
+        **named(name, contents),
+        "pipe": pipe,
+        "folder": folder_of_that_name,
+        "link to nothing": link_to("nothing"),
+        "link to itself": link_to(name),
+        "link to zeros": link_to("/dev/zero"),
+        "link to the system": link_to(f"{UP}etc/passwd"),
+        "three gigabytes": huge,
+    }
+
+
+def zip_of(
+    members: Mapping[str, bytes],
+    kind: int = zipfile.ZIP_STORED,
+    mode: int = 0,
+    comment: bytes = b"",
+) -> bytes:
+    """A zip whose members have the Unix mode ``mode``."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", kind) as archive:
+        archive.comment = comment
+        for name, content in members.items():
+            info = zipfile.ZipInfo(name)
+            info.external_attr = mode << 16
+            archive.writestr(info, content, kind)
+    return file.getvalue()
+
+
+def zip_bomb(name: str, mib: int, start: bytes = b"") -> bytes:
+    """A zip of a kB per MiB of its one member, which is zeros after its start.
+
+    Its checksum is wrong: that shows at the end, if one gets there.
+    """
+    return deflated(name, packed_zeros(mib, start), len(start) + mib * MIB, crc=0)
+
+
+@cache
+def packed_zeros(mib: int, start: bytes = b"") -> bytes:
+    """Some bytes and many zeros, as a stream of deflate made without having them in memory."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packed = packer.compress(start) + packer.flush(zlib.Z_FULL_FLUSH)
+    block = packer.compress(bytes(MIB)) + packer.flush(zlib.Z_FULL_FLUSH)
+    return packed + block * mib + packer.flush()
+
+
+def deflated(name: str, packed: bytes, size: int, crc: int, copies: int = 1) -> bytes:
+    """A zip of one deflated member, told of in its directory so many times."""
+    encoded = name.encode()
+    fields = struct.pack("<HHHHHIIIHH", 20, 0, 8, 0, 33, crc, len(packed), size, len(encoded), 0)
+    local = b"PK\x03\x04" + fields + encoded
+    entry = b"PK\x01\x02\x14\x00" + fields + struct.pack("<HHHII", 0, 0, 0, 0, 0) + encoded
+    directory = entry * copies
+    end = struct.pack("<HHHHIIH", 0, 0, copies, copies, len(directory), len(local + packed), 0)
+    return local + packed + directory + b"PK\x05\x06" + end
+
+
+def encrypted(data: bytes) -> bytes:
+    """The same zip, with members that say they are."""
+    changed = bytearray(data)
+    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        place = -1
+        while (place := data.find(mark, place + 1)) >= 0:
+            changed[place + offset] |= 1
+    return bytes(changed)
+
+
+def strange_zips(name: str, content: bytes) -> dict[str, bytes | Callable[[], bytes]]:
+    """Zips that are wrong as zips, with a good member of this name."""
+    good = zip_of({name: content})
+    link, crc = stat.S_IFLNK | 0o777, zlib.crc32(bytes(MIB))
+    return {
+        "no members": zip_of({}),
+        "member outside": zip_of({name: content, f"{UP}tmp/RAN": b"x", "/tmp/RAN": b"x"}),
+        "member of another drive": zip_of({name: content, "C:\\RAN": b"x"}),
+        "links": zip_of({name: f"{UP}etc/passwd".encode(), "a": b"/dev/zero"}, mode=link),
+        "member with a newline": zip_of({name: content, "a\nb\x1b[2J": b"x"}),
+        "member without a name": zip_of({name: content, "": b"x"}),
+        "long names": zip_of({name: content, **{"x" * 60_000 + str(n): b"" for n in range(5)}}),
+        "many members": lambda: zip_of({name: content, **{str(n): b"" for n in range(5000)}}),
+        "encrypted": encrypted(good),
+        "a comment that is an archive": zip_of({name: content}, comment=zip_of({"b": b"x"})),
+        "zip in a zip": zip_of({name: good}),
+        "told of 50 times": deflated(name, packed_zeros(1), MIB, crc, copies=50),
+        "wrong checksum": deflated(name, packed_zeros(1), MIB, crc=1),
+        "less than it says": deflated(name, packed_zeros(1), 2 * MIB, crc),
+        "more than it says": deflated(name, packed_zeros(4), MIB, crc),
+        "gigabytes in a megabyte": lambda: zip_bomb(name, 1200),
+        "the good one and a bomb": lambda: good + zip_bomb(name, 300),
+    }

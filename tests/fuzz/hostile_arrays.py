@@ -1,0 +1,253 @@
+"""Files of NumPy, and text files, made by hand to do harm."""
+
+import io
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from fuzz.cases import Write
+from fuzz.contents import npy
+from fuzz.hostile import COMMAND, MIB, UP, anything, named, strange_zips, zip_bomb, zip_of
+
+Contents = dict[str, bytes | Callable[[], bytes]]
+
+
+class Runs:
+    """Runs a command when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        import os
+
+        return os.system, (COMMAND,)
+
+
+def header(descr: str = "'<f8'", shape: str = "(3,)", order: str = "False") -> str:
+    return f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}, }}"
+
+
+def object_array() -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.array([Runs()], dtype=object), allow_pickle=True)
+    return file.getvalue()
+
+
+ARRAYS: Contents = {
+    "objects": object_array,
+    "objects by their header": npy(header("'|O'", "(1,)"), b"cposix\nsystem\n(S'touch RAN'\ntR."),
+    "objects in fields": npy(header("[('a', '|O')]", "(1,)"), bytes(8)),
+    "a header that calls": npy(f"__import__('os').system({COMMAND!r})", b""),
+    "a header that calls in it": npy(header(shape=f"(__import__('os').system({COMMAND!r}),)"), b""),
+    "a header of brackets": npy("(" * 9000, b""),
+    "a header of signs": npy(header(shape=f"({'-' * 9000}1,)"), b""),
+    "a header of lists": npy(header(f"{'[' * 90}{']' * 90}"), b""),
+    "a header of many fields": npy(
+        header(str([(f"f{n}", "<f8") for n in range(400)])), bytes(9600)
+    ),
+    "a header that is long": npy(header() + " " * 60_000, bytes(24)),
+    "a header of old": npy(header(shape="(3L,)"), bytes(24)),
+    "a header of old that is broken": npy(header(shape="(3L,"), bytes(24)),
+    "a header of version 3": npy(header(), bytes(24), b"\x03\x00\x00\x00"),
+    "a header of version 9": npy(header(), bytes(24), b"\x09\x00"),
+    "a header that goes on": b"\x93NUMPY\x01\x00\xff\xff{",
+    "2^60 numbers": npy(header(shape=f"({2**60},)"), bytes(24)),
+    "2^60 by 2^60 numbers": npy(header(shape=f"({2**60}, {2**60})"), bytes(24)),
+    "2^28 numbers": npy(header(shape=f"({2**28},)"), bytes(24)),
+    "2^1000 numbers": npy(header(shape=f"({2**1000},)"), bytes(24)),
+    "fewer than no numbers": npy(header(shape="(-1,)"), bytes(24)),
+    "fewer than none twice": npy(header(shape="(-1, -3)"), bytes(24)),
+    "no numbers, 2^62 times": npy(header(shape=f"(0, {2**62})"), b""),
+    "numbers without size": npy(header("'|V0'", f"({2**40},)"), b""),
+    "words without letters": npy(header("'<U0'", f"({2**40},)"), b""),
+    "a word of a gigabyte": npy(header("'<U268435456'", "()"), bytes(24)),
+    "axes without end": npy(header(shape=f"({'1, ' * 1000})"), bytes(8)),
+    "axes that are true": npy(header(shape="(True, 3)"), bytes(24)),
+    "dates": npy(header("'<M8[as]'"), bytes(24)),
+    "letters beyond all": npy(header("'<U1'"), b"\xff" * 12),
+    "not finite": npy(header(), np.array([np.nan, np.inf, 1]).tobytes()),
+    "columns": npy(header(order="True", shape="(1, 3)"), bytes(24)),
+    "no array": b"cposix\nsystem\n(S'touch RAN'\ntR.",
+    "text": b"hello",
+    "nothing": b"",
+}
+"""Files of one array."""
+
+
+def npz(file_name: str, arrays: Mapping[str, Any], victim: str) -> dict[str, Write]:
+    """Hostile files where an ``.npz`` with these arrays is read.
+
+    Args:
+        file_name: Of the files.
+        arrays: That a good file has.
+        victim: The array that is bad.
+    """
+    good = {f"{name}.npy": _saved(value) for name, value in arrays.items()}
+    member = f"{victim}.npy"
+
+    def file_with(content: bytes | Callable[[], bytes]) -> Callable[[], bytes]:
+        return lambda: zip_of(
+            {**good, member: content if isinstance(content, bytes) else content()}
+        )
+
+    bomb = npy(header(shape=f"({150 * MIB},)"), b"")
+    packed = {kind: zip_of(good, kind) for kind in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)}
+    files: Contents = {
+        **{name: file_with(content) for name, content in ARRAYS.items()},
+        **{f"zip: {name}": made for name, made in strange_zips(member, good[member]).items()},
+        "a gigabyte of zeros": lambda: zip_bomb(member, 1200, bomb),
+        "packed by bzip2": packed[zipfile.ZIP_BZIP2],
+        "packed by LZMA": packed[zipfile.ZIP_LZMA],
+        "packed by LZMA, broken": packed[zipfile.ZIP_LZMA].replace(
+            b"\x5d\x00\x00", b"\xff\xff\xff"
+        ),
+        "twice": lambda: _twice(good, member),
+        "outside": zip_of({f"{UP}RAN.npy": good[member], **good}),
+        "one array": good[member],
+        "one array of objects": object_array,
+        "a bare pickle": b"\x80\x02cposix\nsystem\nX\x09\x00\x00\x00touch RAN\x85R.",
+    }
+    return {**anything(file_name), **named(file_name, files)}
+
+
+def _saved(value: Any) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.asarray(value), allow_pickle=False)
+    return file.getvalue()
+
+
+def _twice(members: Mapping[str, bytes], name: str) -> bytes:
+    file = io.BytesIO(zip_of(members))
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.fp.seek(0, 2)
+        info = zipfile.ZipInfo(name)
+        archive.NameToInfo.pop(name)
+        archive.writestr(info, object_array())
+    return file.getvalue()
+
+
+DEEP = 100_000
+TEXTS: Contents = {
+    "deep lists": b"[" * DEEP,
+    "deep lists that end": b"[" * DEEP + b"]" * DEEP,
+    "deep objects": b'{"a":' * DEEP + b"1" + b"}" * DEEP,
+    "a number of a million digits": b'{"seen": ' + b"9" * 1_000_000 + b"}",
+    "a number of 4000 digits": b'{"seen": ' + b"9" * 4000 + b"}",
+    "a number beyond all": b'{"seen": 1e999}',
+    "not a number": b'{"seen": NaN, "Loss/loss": NaN}',
+    "names twice": b'{"seen": 1, "seen": [1]}',
+    "half a letter": b'{"\\ud800": "\\udfff"}',
+    "no letters": b'{"seen": "\xff\xfe"}',
+    "a mark of byte order": b'\xef\xbb\xbf{"seen": 1}',
+    "two bytes a letter": '{"seen": 1}'.encode("utf-16"),
+    "four bytes a letter": '{"seen": 1}'.encode("utf-32"),
+    "terminal codes": json.dumps({"\x1b[2J\n": "\x1b]0;x\x07"}).encode(),
+    "a list": b"[1]",
+    "null": b"null",
+    "a long name": b'{"' + b"x" * MIB + b'": 1}',
+    "many names": lambda: json.dumps({str(n): None for n in range(200_000)}).encode(),
+    "many lists": b'{"a": [' + b"[]," * 1_500_000 + b"[]]}",
+    "more lists": b'{"a": [' + b"[]," * 5_000_000 + b"[]]}",
+    "many lines": b"\n" * 1_000_000,
+    "other ends of lines": b'{"seen": 1}\x0b{"seen": 2}\x85{"seen": 3}\xe2\x80\xa8',
+}
+"""JSON, in one line or many."""
+
+
+def texts(file_name: str) -> dict[str, Write]:
+    return {**anything(file_name), **named(file_name, TEXTS)}
+
+
+def training_options(file_name: str) -> dict[str, Write]:
+    """Options of a run that make no sense."""
+
+    def options(**changes: Any) -> bytes:
+        known = {"outdir": "out", "data_name": "circles", "batch": 8, "duration": 1.0}
+        return json.dumps({"options": {**known, **changes}}).encode()
+
+    files: Contents = {
+        "no options": b'{"options": null}',
+        "a list of options": b'{"options": ["--batch=8"]}',
+        "an option that is a list": options(batch=[1]),
+        "an option that is an object": options(lr={"a": 1}),
+        "an option without value": options(batch=None, duration=None),
+        "an option beyond all": options(batch=10**30),
+        "a size beyond all": options(augment_to=2**40),
+        "a number that is none": options(lr=float("nan")),
+        "a device that is not there": options(device_name="cuda:99"),
+        "an unknown toy": options(data_name="../../evil"),
+        "an unknown option": options(run="touch RAN"),
+        "a folder that is a number": options(outdir=3),
+        "a folder that is elsewhere": options(outdir=f"{UP}tmp/RAN"),
+        "a folder with a zero": options(outdir="a\0b"),
+        "half a letter": options(desc="\ud800"),
+    }
+    return {**texts(file_name), **named(file_name, files)}
+
+
+def statistics(file_name: str) -> dict[str, Write]:
+    line = b'{"seen": %d, "Loss/loss": 0.5, "Progress/learning_rate": 0.001}\n'
+    files: Contents = {
+        f"line: {name}": (
+            lambda text=text: (
+                line % 1 + (text if isinstance(text, bytes) else text()) + b"\n" + line % 2
+            )
+        )
+        for name, text in TEXTS.items()
+    }
+    return {**texts(file_name), **named(file_name, files)}
+
+
+TRIANGLE = b"3 0 1 2\n"
+
+
+def _ply(lines: str, body: bytes = b"", form: str = "binary_little_endian 1.0") -> bytes:
+    return f"ply\nformat {form}\n{lines}end_header\n".encode() + body
+
+
+_XYZ = "property float x\nproperty float y\nproperty float z\n"
+_FACES = "property list uchar int vertex_indices\n"
+MESHES: Contents = {
+    "2^60 vertices": _ply(f"element vertex {2**60}\n{_XYZ}", bytes(120)),
+    "2^60 vertices in text": _ply(f"element vertex {2**60}\n{_XYZ}", b"0 0 0\n", "ascii 1.0"),
+    "2^60 faces": _ply(f"element vertex 3\n{_XYZ}element face {2**60}\n{_FACES}", bytes(120)),
+    "fewer than no vertices": _ply(f"element vertex -5\n{_XYZ}", bytes(120)),
+    "faces of 2^32 corners": _ply(
+        f"element vertex 3\n{_XYZ}element face 1\nproperty list uint int vertex_indices\n",
+        bytes(36) + b"\xff" * 40,
+    ),
+    "corners that are not there": _ply(
+        f"element vertex 3\n{_XYZ}element face 1\n{_FACES}",
+        bytes(36) + b"\x03" + b"\xff\xff\xff\x7f" * 3,
+    ),
+    "an open mesh": _ply(
+        f"element vertex 3\n{_XYZ}element face 1\n{_FACES}",
+        b"0 0 0\n1 0 0\n0 1 0\n" + TRIANGLE,
+        "ascii 1.0",
+    ),
+    "no numbers": _ply(
+        f"element vertex 3\n{_XYZ}element face 1\n{_FACES}",
+        b"nan 0 0\ninf x 0\n0 1e999 0\n" + TRIANGLE,
+        "ascii 1.0",
+    ),
+    "a texture elsewhere": _ply(
+        f"comment TextureFile {UP}etc/passwd\nelement vertex 3\n{_XYZ}", bytes(36)
+    ),
+    "an unknown type": _ply("element vertex 3\nproperty os.system x\n", bytes(36)),
+    "an unknown form": _ply(f"element vertex 3\n{_XYZ}", bytes(36), "pickle 1.0"),
+    "many properties": _ply("element vertex 1\n" + "property double a\n" * 20_000, bytes(80)),
+    "many elements": _ply(
+        "".join(f"element e{n} 1\nproperty char a\n" for n in range(20_000)), bytes(80)
+    ),
+    "many letters": _ply("comment " + "x" * MIB + "\n"),
+    "no end of the header": b"ply\n" + b"comment\n" * 100_000,
+    "no header": b"ply",
+    "many vertices": lambda: _ply(
+        f"element vertex {10**5}\n{_XYZ}", b"0 0 0\n" * 10**5, "ascii 1.0"
+    ),
+}
+
+
+def meshes(file_name: str) -> dict[str, Write]:
+    return {**anything(file_name), **named(file_name, MESHES)}

@@ -1,0 +1,289 @@
+"""Pickles made by hand to do harm, bare and in the files of torch."""
+
+import io
+import struct
+import tarfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from fuzz import hostile, samples
+from fuzz.cases import Write
+from fuzz.hostile import COMMAND, named, zip_of
+from fuzz.pickles import (
+    START,
+    STOP,
+    call,
+    doubled,
+    doubled_lists,
+    name,
+    nested,
+    number,
+    sequence,
+    text,
+)
+from torch_utils.snapshots import NETWORK_FORMAT, STATE_FORMAT, VERSION
+
+_NO_HOOKS = call("collections OrderedDict")
+
+
+def storage(count: int, kind: str = "FloatStorage", key: str = "0", place: str = "cpu") -> bytes:
+    """A storage of so many values, by its persistent id."""
+    return (
+        sequence(text("storage"), name(f"torch {kind}"), text(key), text(place), number(count))
+        + b"Q"
+    )
+
+
+def tensor(stored: bytes, size: list[int], stride: list[int], offset: int = 0) -> bytes:
+    numbers = (sequence(*map(number, values)) for values in (size, stride))
+    arguments = (stored, number(offset), *numbers, b"\x89", _NO_HOOKS)
+    return call("torch._utils _rebuild_tensor_v2", *arguments)
+
+
+VALUES: dict[str, bytes] = {
+    # What would run something.
+    "os.system": call("posix system", text(COMMAND)),
+    "os.system by its other name": call("os system", text(COMMAND)),
+    "subprocess": call("subprocess check_call", b"]" + text("touch") + b"a" + text("RAN") + b"a"),
+    "exec": call("builtins exec", text("open('RAN', 'w')")),
+    "eval": call("__builtin__ eval", text("open('RAN', 'w')")),
+    "a file": call("builtins open", text("RAN"), text("w")),
+    "a folder": call("os mkdir", text("RAN")),
+    "an import": call("builtins __import__", text("antigravity")),
+    "a pickle in it": call("pickle loads", text("cposix\nsystem\n(X\x05\0\0\0touch RANtR.")),
+    "a network of GitHub": call("torch.hub load", text("owner/repo"), text("model")),
+    "a connection": call("socket create_connection", sequence(text("127.0.0.1"), number(9))),
+    "a file of torch": call("torch.serialization load", text("RAN")),
+    "source code": call("types FunctionType", text("x")),
+    "code compiled by torch": call("torch.jit._script script", text("def f(): pass")),
+    "an attribute of an attribute": call(
+        "builtins getattr", name("os system"), text("__globals__")
+    ),
+    "an instance": b"(" + name("subprocess Popen")[1:] + b"o",
+    "an instance with arguments": b"(" + text(COMMAND) + b"iposix\nsystem\n",
+    "an extension": b"\x82\x01",
+    "a new object": name("torch Tensor") + b")\x81",
+    "a new object with keywords": name("subprocess Popen") + b")}\x92",
+    # What would import a module.
+    "a codec": call("_codecs encode", text("a"), text("rot_13")),
+    "a codec that unpacks": call("_codecs decode", text("a"), text("zlib_codec")),
+    # What would take memory.
+    "two gigabytes of zeros": call("builtins bytearray", number(2 << 30)),
+    "a tensor without values": call("torch Tensor", number(1 << 29)),
+    "a storage without values": call("torch UntypedStorage", number(2 << 30)),
+    "a storage of 2^60 values": tensor(storage(2**60), [2**60], [1]),
+    "a storage of a gigabyte": tensor(storage(1 << 28), [1 << 28], [1]),
+    "a negative storage": tensor(storage(-4), [1], [1]),
+    "one value seen 2^60 times": tensor(storage(4), [2**30, 2**30], [0, 0]),
+    "one value seen 2^30 times": tensor(storage(4), [2**15, 2**15], [0, 0]),
+    "a tensor beyond its storage": tensor(storage(4), [4], [1], offset=10**6),
+    "a tensor before its storage": tensor(storage(4), [4], [-1], offset=-4),
+    "a storage of another file": tensor(storage(4, key="../../../etc/passwd"), [4], [1]),
+    "a storage of a GPU": tensor(storage(4, place="cuda:7"), [4], [1]),
+    "an odd storage": tensor(sequence(text("storage")) + b"Q", [4], [1]),
+    "a string of four gigabytes": b"X\xff\xff\xff\xff" + b"x" * 100,
+    "a string of 2^62 bytes": b"\x8d" + struct.pack("<Q", 2**62) + b"x" * 100,
+    "a frame of 2^62 bytes": b"\x95" + struct.pack("<Q", 2**62),
+    "a long number": b"\x8b" + struct.pack("<i", 2**31 - 1) + b"\x01" * 100,
+    "a number of a million digits": b"L" + b"9" * 1_000_000 + b"L\n",
+    "a place of 2^32": b"]r" + struct.pack("<I", 2**32 - 1),
+    # What would take time.
+    "a key of 2^60 tuples": b"}" + doubled(60) + b"Ns",
+    "a set of 2^60 tuples": b"\x8f(" + doubled(60) + b"\x90",
+    "an ordered key": call("collections OrderedDict", b"](" + sequence(doubled(60), b"N") + b"e"),
+    "2^60 lists": doubled_lists(60),
+    "a list in itself": b"]q\x01h\x01a",
+    "a dict in itself": b"}q\x01" + text("a") + b"h\x01s",
+    "lists in lists": nested(20_000),
+    "tuples in tuples": b")" + b"\x85" * 20_000,
+    "many marks": b"(" * 300_000,
+    "many numbers": b"](" + b"K\x01" * 100_000 + b"e",
+    # What is broken.
+    "an empty stack": b"0" * 3,
+    "a place that is not there": b"h\x05",
+    "a name that is none": sequence(number(1), number(2)) + b"\x93",
+    "an object that is built": _NO_HOOKS + b"}" + text("items") + b"Nsb",
+    "a name with terminal codes": call("evil\x1b[2J name\x07", number(1)),
+    "a long name": call(f"evil{'x' * 100_000} name", number(1)),
+}
+"""By what they would do where a pickle is trusted: opcodes that leave one value."""
+
+
+def program(value: bytes) -> bytes:
+    return START + value + STOP
+
+
+def bare(
+    file_name: str, around: Callable[[bytes], bytes] = lambda value: value
+) -> dict[str, Write]:
+    """Files that are pickles of these values, or of what is put around them."""
+    return named(file_name, {key: program(around(value)) for key, value in VALUES.items()})
+
+
+def torch_file(pickled: bytes, **records: bytes) -> bytes:
+    """What ``torch.save`` writes of a pickle, with a storage of 16 bytes."""
+    contents = {"data.pkl": pickled, "data/0": bytes(16), **records}
+    return zip_of({f"a/{key}": content for key, content in {**contents, "version": b"3\n"}.items()})
+
+
+def saved(content: Any, zipped: bool = True) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    return file.getvalue()
+
+
+def legacy(pickled: bytes, keys: bytes = b"]") -> bytes:
+    """The form before torch 1.6."""
+    number_of_form = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
+    machine = b"}" + text("little_endian") + b"\x88s"
+    parts = (number_of_form, b"M\xe9\x03", machine, pickled[2:-1], keys)
+    return b"".join(map(program, parts))
+
+
+def torch_files(file_name: str) -> dict[str, Write]:
+    """Hostile files where one of torch is opened."""
+    files: dict[str, bytes | Callable[[], bytes]] = {}
+    for key, value in VALUES.items():
+        files[key] = torch_file(program(value))
+        files[f"{key}, deep in it"] = torch_file(program(b"}" + text("parts") + value + b"s"))
+    for key in ("os.system", "two gigabytes of zeros", "a codec", "a storage of a gigabyte"):
+        files[f"{key}, bare"] = program(VALUES[key])
+        files[f"{key}, of old"] = legacy(program(VALUES[key]))
+    pickled = program(b"}")
+    files |= {
+        "two pickles": torch_file(pickled + program(VALUES["os.system"])),
+        "no pickle": zip_of({"a/data/0": bytes(16)}),
+        "two folders": zip_of({"a/data.pkl": pickled, "b/data.pkl": program(VALUES["a codec"])}),
+        "a tar": _tar(pickled),
+        "a packed storage": lambda: hostile.zip_bomb("a/data/0", 1200),
+        **{f"zip: {k}": v for k, v in hostile.strange_zips("a/data.pkl", pickled).items()},
+    }
+    return {**hostile.anything(file_name), **named(file_name, files)}
+
+
+def _tar(pickled: bytes) -> bytes:
+    """The form before torch 1.0."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for member in ("storages", "tensors", "pickle", "../../RAN"):
+            info = tarfile.TarInfo(member)
+            info.size = len(pickled)
+            archive.addfile(info, io.BytesIO(pickled))
+    return file.getvalue()
+
+
+def networks(file_name: str) -> dict[str, Write]:
+    """Network files that are well-formed, but for one thing."""
+    model, _ = samples.toy_model()
+    basis = dict(model.denoiser.basis.state_dict())
+    weights = dict(model.denoiser.network.state_dict())
+    parts = {
+        "schedule": ("ifs", model.recipe.schedule_arguments, {}),
+        "basis": ("EigenBasis", {}, basis),
+        "network": ("mlp", model.recipe.network_arguments, weights),
+        "denoiser": ("NetworkDenoiser", model.recipe.denoiser_arguments, {}),
+    }
+
+    def network(about: Mapping[str, Any] = {}, **changes: tuple[str, Any, Any]) -> bytes:
+        entries = {
+            key: {"class": kind, "arguments": arguments, "state": state}
+            for key, (kind, arguments, state) in {**parts, **changes}.items()
+        }
+        whole = {"format": NETWORK_FORMAT, "version": VERSION, "parts": entries}
+        return saved({**whole, "about": {**model.about, **about}})
+
+    def with_arguments(**changes: Any) -> bytes:
+        return network(network=("mlp", {**model.recipe.network_arguments, **changes}, weights))
+
+    shared = torch.zeros(512, 512)
+    layers = {f"hidden.{n}.weight": shared for n in range(1500)}
+    spread = torch.zeros(1, dtype=torch.float64).expand(30_000, 30_000)
+    line = torch.zeros(1, dtype=torch.float64).expand(30_000)
+    unet = {"image_shape": [3, 65536, 65536], "model_channels": 65536}
+    dense = {"image_shape": [1, 8, 8], "channel_mult": [1] * 5000, "num_blocks": 5000}
+    image = {"image_shape": [1, 1 << 15, 1 << 15], "attention_resolutions": [1 << 15]}
+    changed = {
+        key: {**basis, key: value} for key, value in {"mean": line, "eigenvectors": spread}.items()
+    }
+    files: dict[str, Callable[[], bytes]] = {
+        "many layers": lambda: with_arguments(depth=65_536),
+        "wide layers": lambda: with_arguments(width=65_536),
+        "layers beyond number": lambda: with_arguments(depth=2**62),
+        "negative layers": lambda: with_arguments(depth=-1),
+        "many features": lambda: with_arguments(input_features=65_536, time_features=65_536),
+        "arguments that are lists": lambda: with_arguments(noise_range=[[0.0] * 300] * 300),
+        "a large image": lambda: network(network=("ddpmpp", unet, {})),
+        "many levels": lambda: network(network=("ncsnpp", dense, {})),
+        "attention everywhere": lambda: network(network=("adm", image, {})),
+        "shared layers": lambda: network(network=("mlp", {"depth": 1500, "width": 512}, layers)),
+        "a basis of one number": lambda: network(basis=("EigenBasis", {}, changed["eigenvectors"])),
+        "a mean of one number": lambda: network(basis=("EigenBasis", {}, changed["mean"])),
+        "a class with a path": lambda: network(network=("os.system\n\x1b[2J", {}, weights)),
+        "a class of another part": lambda: network(network=("EigenBasis", basis, {})),
+        "a long name": lambda: network(**{"x" * 100_000: ("mlp", {}, {"\n" * 1000: 1})}),
+        "a time beyond all": lambda: network({"tmax": 1e308}),
+        "a time that is none": lambda: network({"tmin": float("nan")}),
+        "a time that is a tensor": lambda: network({"tmax": torch.zeros(1).expand(1 << 30)}),
+        "dimensions that are a tensor": lambda: network({"data_dim": spread}),
+        "a number of 600 digits": lambda: network({"tmax": 10**600}),
+        "a rate beyond all": lambda: network(
+            schedule=("ifs", {**model.recipe.schedule_arguments, "rho": 1e300}, {})
+        ),
+        "weights beyond all": lambda: network(
+            network=(
+                "mlp",
+                model.recipe.network_arguments,
+                {key: torch.full_like(value, 3e38) for key, value in weights.items()},
+            )
+        ),
+        "a state": lambda: saved({"format": STATE_FORMAT, "version": VERSION}),
+        "a version beyond all": lambda: saved({"format": NETWORK_FORMAT, "version": 10**600}),
+    }
+    return named(file_name, files)
+
+
+def states(file_name: str) -> dict[str, Write]:
+    """Training states that are well-formed, but for one thing."""
+
+    def state(**changes: Any) -> bytes:
+        whole = {"format": STATE_FORMAT, "version": VERSION, **samples.toy_trainer().state()}
+        return saved({**whole, **changes})
+
+    def with_optimizer(**changes: Any) -> bytes:
+        optimizer = samples.toy_trainer().optimizer.state_dict()
+        for group in optimizer["param_groups"]:
+            group.update(changes)
+        return state(optimizer=optimizer)
+
+    def with_moments(value: Any) -> bytes:
+        optimizer = samples.toy_trainer().optimizer.state_dict()
+        for moments in optimizer["state"].values():
+            moments["exp_avg"] = value
+        return state(optimizer=optimizer)
+
+    spread = torch.zeros(1).expand(1 << 15, 1 << 15)
+    files: dict[str, Callable[[], bytes]] = {
+        "no step": lambda: state(step=None),
+        "a step beyond all": lambda: state(step=10**30),
+        "a step before all": lambda: state(step=-5),
+        "a step that is not finite": lambda: state(step=float("inf")),
+        "betas that are text": lambda: with_optimizer(betas="xy"),
+        "a rate that is a list": lambda: with_optimizer(lr=[1]),
+        "another form of Adam": lambda: with_optimizer(amsgrad=True, fused=None, foreach=True),
+        "moments of another shape": lambda: with_moments(torch.zeros(7)),
+        "moments that are text": lambda: with_moments("x" * 100),
+        "moments that are not finite": lambda: with_moments(torch.tensor(float("nan"))),
+        "moments that are one number": lambda: with_moments(spread),
+        "no optimizer": lambda: state(optimizer={}),
+        "a basis of one number": lambda: state(
+            basis={"mean": spread, "eigenvalues": spread, "eigenvectors": spread}
+        ),
+        "a basis that is a list": lambda: state(basis=[1, 2]),
+        "variances that are not finite": lambda: state(
+            data_variance=torch.full((2,), float("nan"))
+        ),
+        "no networks": lambda: state(network=None, averaged=3),
+    }
+    return named(file_name, files)

@@ -1,0 +1,195 @@
+"""Data sets as they are published, made by hand to do harm: MNIST, CIFAR-10, LSUN."""
+
+import gzip
+import os
+import struct
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+from fuzz import image_samples
+from fuzz.cases import Write
+from fuzz.hostile import MIB, UP, anything, named, packed_zeros
+from fuzz.hostile_pickles import VALUES, program
+from fuzz.pickles import mapping
+
+Contents = dict[str, bytes | Callable[[], bytes]]
+
+
+def gzip_of_zeros(mib: int, start: bytes = b"") -> bytes:
+    """Some bytes and many zeros, whose checksum is wrong: that shows at the end."""
+    return b"\x1f\x8b\x08" + bytes(7) + packed_zeros(mib, start) + bytes(8)
+
+
+def idx_head(*sizes: int, kind: int = 8) -> bytes:
+    return bytes([0, 0, kind, len(sizes)]) + struct.pack(f">{len(sizes)}I", *sizes)
+
+
+def idx_files() -> dict[str, Write]:
+    images, labels = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
+    top = 2**32 - 1
+    files: Contents = {
+        "2^32 images": gzip.compress(idx_head(top, 8, 8) + bytes(64)),
+        "2^32 pixels a side": gzip.compress(idx_head(1, top, top) + bytes(64)),
+        "one row of 2^26": gzip.compress(idx_head(1, 1, 1 << 26) + bytes(64)),
+        "no pixels": gzip.compress(idx_head(top, 0, 8)),
+        "8192 pixels a side": lambda: gzip_of_zeros(64, idx_head(1, 8192, 8192)),
+        "more than it says": lambda: gzip_of_zeros(1024, idx_head(1, 8, 8)),
+        "floats": gzip.compress(idx_head(1, 8, 8, kind=13) + bytes(256)),
+        "255 dimensions": gzip.compress(bytes([0, 0, 8, 255]) + bytes(1020)),
+        "no end": gzip.compress(idx_head(1, 8, 8) + bytes(64))[:-8],
+        "wrong checksum": gzip.compress(idx_head(1, 8, 8) + bytes(64))[:-8] + bytes(8),
+        "gzip in gzip": gzip.compress(gzip.compress(idx_head(1, 8, 8) + bytes(64))),
+        "a long name": b"\x1f\x8b\x08\x08" + bytes(6) + b"x" * MIB,
+    }
+
+    def labels_are(make: Callable[[Path], object]) -> Write:
+        def write(folder: Path) -> Path:
+            image_samples.mnist(8)(folder)
+            (folder / labels).unlink()
+            make(folder / labels)
+            return folder / images
+
+        return write
+
+    bomb = idx_head(top)
+    return {
+        **anything(images),
+        **named(images, files),
+        "labels: 2^32": labels_are(lambda path: path.write_bytes(gzip.compress(bomb + bytes(9)))),
+        "labels: a bomb": labels_are(lambda path: path.write_bytes(gzip_of_zeros(1024, bomb))),
+        "labels: a pipe": labels_are(os.mkfifo),
+        "labels: zeros": labels_are(lambda path: path.symlink_to("/dev/zero")),
+        "labels: the system": labels_are(lambda path: path.symlink_to("/etc/passwd")),
+        "labels: a folder": labels_are(lambda path: path.mkdir()),
+    }
+
+
+BATCH = "cifar-10-batches-py/data_batch_1"
+
+
+def _member(name: str, size: int, kind: bytes = tarfile.REGTYPE, link: str = "") -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.type, info.linkname = size, kind, link
+    return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+
+
+def _packed(content: bytes) -> bytes:
+    return gzip.compress(content, 1, mtime=0)
+
+
+def _sparse() -> bytes:
+    """A member of 2^60 bytes, of which none are there."""
+    header = bytearray(_member(BATCH, 0, tarfile.GNUTYPE_SPARSE))
+    header[483:495] = b"\x80" + (2**60).to_bytes(11, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + bytes(1024)
+
+
+def tars(file_name: str) -> dict[str, Write]:
+    """Archives in the place of CIFAR-10."""
+    batch = image_samples.cifar_batch(2)
+    padding = bytes(-len(batch) % 512)
+    end = bytes(1024)
+    files: Contents = {
+        "no members": _packed(end),
+        "a link in the place of a batch": _packed(
+            _member(BATCH, 0, tarfile.SYMTYPE, f"{UP}etc/passwd") + end
+        ),
+        "a hard link": _packed(_member(BATCH, 0, tarfile.LNKTYPE, "/etc/passwd") + end),
+        "a device": _packed(_member(BATCH, 0, tarfile.CHRTYPE) + end),
+        "a pipe in it": _packed(_member(BATCH, 0, tarfile.FIFOTYPE) + end),
+        "a member outside": _packed(
+            _member(f"{UP}tmp/RAN", 1)
+            + b"x"
+            + bytes(511)
+            + _member(f"/{BATCH}", len(batch))
+            + batch
+            + padding
+            + end
+        ),
+        "a batch of 2^60 bytes": _packed(_member(BATCH, 2**60) + batch + end),
+        "a batch of nothing": _packed(_member(BATCH, 0) + end),
+        "holes of 2^60 bytes": _packed(_sparse()),
+        "a name of two gigabytes": lambda: (
+            _packed(_member("x", 2 << 30, tarfile.GNUTYPE_LONGNAME)) + gzip_of_zeros(256)
+        ),
+        "facts of two gigabytes": lambda: (
+            _packed(_member("x", 2 << 30, tarfile.XHDTYPE)) + gzip_of_zeros(256)
+        ),
+        "facts that are odd": _packed(
+            _member("x", 30, tarfile.XHDTYPE)
+            + b"99999999999999999 path=a\n".ljust(512, b"\0")
+            + end
+        ),
+        "a size that is negative": _packed(
+            _member("x", 24, tarfile.XHDTYPE)
+            + b"16 size=-2000000\n".ljust(512, b"\0")
+            + _member(BATCH, 0)
+            + end
+        ),
+        "a member of 2^40 bytes first": lambda: gzip_of_zeros(256, _member("x", 1 << 40)),
+        "three gigabytes first": lambda: gzip_of_zeros(3 << 10, _member("x", 3 << 30)),
+        "a batch of 63 MiB": lambda: gzip_of_zeros(64, _member(BATCH, 63 * MIB)),
+        "a string of 63 MiB": lambda: (
+            _packed(_member(BATCH, 63 * MIB) + b"\x80\x02}U\x04dataT" + struct.pack("<i", 62 * MIB))
+            + gzip_of_zeros(64)
+        ),
+        "a number of 80 digits": _packed(
+            _member(f"data_batch_{'9' * 80}", len(batch)) + batch + padding + end
+        ),
+        "a strange name": _packed(
+            _member("\x1b[2J/data_batch_1", len(batch)) + batch[:-9] + bytes(9) + padding + end
+        ),
+        "a loop of links": _packed(_member(BATCH, 0, tarfile.LNKTYPE, BATCH) + end),
+        **{
+            f"pickle: {name}": _packed(
+                _member(BATCH, len(made)) + made + bytes(-len(made) % 512) + end
+            )
+            for name, made in (
+                (n, program(mapping(data=v, labels=b"]"))) for n, v in VALUES.items()
+            )
+            if len(made) < 1000
+        },
+    }
+    return {**anything(file_name), **named(file_name, files)}
+
+
+def stores() -> dict[str, Write]:
+    """Stores of LMDB, whose numbers are not what they should be."""
+    fields = {"root": 40, "entries": 32, "depth": 6, "flags": 4}
+    values = (0, 1, 2, 3, 2**15, 2**16 - 1, 2**32, 2**60, 2**64 - 1)
+
+    def changed(offset: int, value: int) -> Write:
+        def write(folder: Path) -> Path:
+            image_samples.lsun(60)(folder)
+            data = bytearray((folder / "data.mdb").read_bytes())
+            width = 8 if offset >= 32 else 2
+            for start in (16, 4096 + 16):
+                place = start + 24 + 48 + offset
+                data[place : place + width] = value.to_bytes(8, "little")[:width]
+            (folder / "data.mdb").write_bytes(data)
+            return folder
+
+        return write
+
+    def as_data(write: Write) -> Write:
+        def write_in(folder: Path) -> Path:
+            write(folder)
+            return folder
+
+        return write_in
+
+    return {
+        **{
+            f"{key} {value}": changed(offset, value)
+            for key, offset in fields.items()
+            for value in values
+        },
+        **{
+            key: as_data(write)
+            for key, write in anything("data.mdb").items()
+            if key not in ("link to nothing", "link to itself")
+        },
+    }

@@ -1,0 +1,211 @@
+"""How each kind of file is opened, and how what was read is used."""
+
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import fid
+import toy_train
+from dnnlib.errors import DataError
+from fuzz import samples
+from torch_utils.array_rows import open_rows
+from torch_utils.results import load_arrays, open_arrays
+from torch_utils.snapshots import read_state
+from torch_utils.stats import RunningMeans, keep_lines_until
+from training.data.batches import Batch
+from training.data.image_codec import Decoder, decode_exact
+from training.data.image_dataset import ImageDataset
+from training.data.image_sources import open_source
+from training.data.plain_pickle import read_plain_pickle
+from training.measure import detector
+from training.measure.boundaries import enclosed_volume, read_mesh
+from training.measure.correlations import correlate
+from training.measure.residual_correlations import row_pairs, toy_correlations
+from training.measure.residual_files import Extraction, find_first, require_same, saved_shapes
+from training.model import Model
+from training.original_model import import_original
+from training.pictures.album import pictures_of
+from training.pictures.runs import SavedTraining
+from training.setup import Resumed
+from training.trajectory_file import SavedEnd
+
+CPU = torch.device("cpu")
+MOST_IMAGES = 50
+
+
+def use_network(path: Path) -> None:
+    check_model(Model.load(path))
+
+
+def use_original(path: Path) -> None:
+    check_model(import_original(path).model)
+
+
+def check_model(model: Model) -> None:
+    dim = model.denoiser.basis.dim
+    assert dim == model.about["data_dim"]
+    for time in (model.about["tmin"], model.about["tmax"]):
+        t = torch.tensor(time, dtype=torch.float64)
+        out = model.denoiser(torch.zeros(2, dim, dtype=torch.float64), t)
+        assert out.shape == (2, dim)
+        assert out.isfinite().all()
+        assert model.flow.schedule.scale(t).isfinite()
+
+
+def use_state(path: Path) -> None:
+    resumed = Resumed(path, read_state(path))
+    assert resumed.basis.dim == len(resumed.data_variance)
+    trainer = samples.toy_trainer()
+    trainer.restore(resumed.state, str(path))
+    assert all(tensor.isfinite().all() for tensor in trainer.denoiser.state_dict().values())
+    trainer.train_step(Batch(samples.POINTS), RunningMeans(CPU))
+
+
+def use_options(path: Path) -> None:
+    # It asks git for the version of this code.
+    with mock.patch.object(toy_train, "provenance", dict):
+        try:
+            toy_train.main([f"--resume={path.parent}", "--dry-run"], standalone_mode=False)
+        except RuntimeError as error:
+            # Scripts tell of a lack of memory in a line, as ``run_script`` has it.
+            if "allocate memory" not in str(error):
+                raise
+            raise DataError(f"{path}: out of memory") from error
+
+
+def use_arrays(path: Path) -> None:
+    arrays = load_arrays(path)
+    with open_arrays(path) as saved:
+        for name in saved.names:
+            assert saved.read(name).tobytes() == arrays[name].tobytes()
+            assert not arrays[name].dtype.hasobject
+
+
+def use_rows(path: Path) -> None:
+    with open_rows(path, "rows") as rows:
+        read = list(rows.batches(3))
+    assert sum(map(len, read)) == rows.shape[0]
+    assert all(np.isfinite(batch).all() and batch.shape[1:] == rows.shape[1:] for batch in read)
+
+
+def use_melt(path: Path) -> None:
+    saved = SavedEnd.load(path, samples.toy_model()[0].flow, samples.TIMES)
+    for points in (saved.x, saved.start):
+        assert points.isfinite().all()
+        assert points.shape == (len(saved.x), 2)
+
+
+def use_toy_residuals(path: Path) -> None:
+    made = Extraction.read(path)
+    for name, shape in saved_shapes(path, axes=3).items():
+        found = list(toy_correlations(path, name, range(shape[0]), CPU))
+        assert len(found) == shape[0]
+        assert all(correlation.matrix.isfinite().all() for _, correlation in found)
+    assert made.times.ndim == 1
+
+
+def use_image_residuals(path: Path) -> None:
+    first = find_first(path, None, None)
+    shapes = saved_shapes(first, axes=2)
+    require_same(path, Extraction.read(first), shapes)
+    for name in shapes:
+        later = first.with_name(first.name.replace("time0", "time1"))
+        assert correlate(row_pairs(first, later, name, 2, CPU)).matrix.isfinite().all()
+
+
+def use_reference(path: Path) -> None:
+    known = fid.load_reference(path)
+    assert known["sigma"].shape == 2 * known["mu"].shape
+
+
+def use_pictures(path: Path) -> None:
+    assert pictures_of([path], None, None)
+
+
+def use_statistics(path: Path) -> None:
+    saved = SavedTraining.load(path)
+    assert saved.samples.shape == saved.loss.shape == saved.learning_rate.shape
+    assert np.isfinite(saved.samples).all()
+
+
+def use_resumed_statistics(path: Path) -> None:
+    keep_lines_until(path, "seen", 2500)
+
+
+def use_images(path: Path) -> None:
+    for labels in (False, True):
+        dataset = ImageDataset(path, use_labels=labels, cache=labels)
+        try:
+            read, given = dataset.read(range(min(len(dataset), MOST_IMAGES)))
+        finally:
+            dataset.close()
+        assert read.dtype == torch.uint8
+        assert tuple(read.shape[1:]) == dataset.image_shape
+        assert given.shape == (len(read), dataset.label_dim)
+        assert given.isfinite().all()
+
+
+def use_source(path: Path) -> None:
+    source = open_source(str(path))
+    try:
+        for index, image in enumerate(source.images):
+            _check_pixels(image.read())
+            assert image.label is None or np.isfinite(image.label).all()
+            if index > MOST_IMAGES:
+                break
+    finally:
+        source.images.close()
+
+
+def use_image_to_convert(path: Path) -> None:
+    _check_pixels(Decoder()(path.read_bytes(), str(path)))
+
+
+def use_image_of_a_set(path: Path) -> None:
+    _check_pixels(decode_exact(path.read_bytes(), str(path)))
+
+
+def _check_pixels(pixels: np.ndarray) -> None:
+    assert pixels.dtype == np.uint8
+    assert pixels.ndim == 3
+    assert pixels.shape[2] in (1, 3)
+    assert 0 < pixels.size <= 3 << 26
+
+
+def use_pickle(path: Path) -> None:
+    read_plain_pickle(path.read_bytes(), str(path))
+
+
+def use_mesh(path: Path) -> None:
+    boundary = read_mesh(path)
+    assert boundary.vertices.shape[1] == boundary.faces.shape[1] == 3
+    if len(boundary.faces):
+        enclosed_volume(*boundary)
+
+
+class TinyInception(nn.Module):
+    """A network in the place of Inception, whose weights have 95 MB."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.device("meta"):
+            self.conv = nn.Conv2d(3, 2, 3)
+            self.norm = nn.BatchNorm2d(2)
+
+    def load_state_dict(self, state: Any, *_: Any, **__: Any) -> None:
+        super().load_state_dict(state, assign=True)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor]:
+        return (self.norm(self.conv(pixels / 255)).mean(dim=(2, 3)),)
+
+
+def use_detector(path: Path) -> None:
+    with mock.patch.object(detector, "_Inception", TinyInception):
+        made = detector.InceptionDetector(path)
+        made._network.eval()
+        features = made(torch.full((2, 1, 4, 4), 200, dtype=torch.uint8))
+    assert features.shape == (2, 2)

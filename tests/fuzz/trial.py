@@ -1,0 +1,200 @@
+"""One case: what a reader does with a file, and whether it may.
+
+A reader may give what it read, or raise a domain error whose message is one line, printable and
+short, and says which file it is about. All else is a violation: other exceptions, warnings and
+output, results that make no sense, more time or memory than the limits, an audit event of
+``watch.FORBIDDEN``, and any change of the files around it.
+"""
+
+import codecs
+import faulthandler
+import os
+import resource
+import shutil
+import sys
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from dnnlib.errors import InflationError
+from fuzz.cases import Cases, Reader
+from fuzz.watch import Watch
+
+MOST_SECONDS = 5.0
+"""Of the processor."""
+HANGS_AFTER = 20
+"""Seconds on the clock, on a machine that may be busy."""
+MOST_MIB = 1024
+"""Memory in use beyond what was before."""
+LONGEST_MESSAGE = 1000
+SPARE_BYTES = 4 << 30
+"""Address space beyond what is in use: so much memory can be asked for, not only promised."""
+# Python imports a codec when it is first used; the formats of zip and JSON can ask for these.
+FORMAT_CODECS = (
+    "cp437",
+    *(f"utf_{width}{end}" for width in (16, 32) for end in ("", "_be", "_le")),
+)
+# What Python does not show by default.
+SILENT_WARNINGS = (DeprecationWarning, PendingDeprecationWarning, ResourceWarning)
+
+
+class Trial:
+    """Runs the cases of a reader in this process, which is changed by it for good.
+
+    Args:
+        reader: The reader.
+        seed: Of the mutants.
+        folder: An empty one.
+    """
+
+    def __init__(self, reader: Reader, seed: int, folder: Path):
+        self._reader, self._folder = reader, folder
+        self._case, self._outside = folder / "case", folder / "outside"
+        shutil.rmtree(folder, ignore_errors=True)
+        self._outside.mkdir(parents=True)
+        for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME"):
+            os.environ[name] = str(self._outside)
+        os.chdir(self._outside)
+        self._noise = (folder / "noise").open("w+b")
+        self._trace = (folder / "trace").open("w+b")
+        sys.stdout.flush()
+        for descriptor in (1, 2):
+            os.dup2(self._noise.fileno(), descriptor)
+        self._cases = Cases(reader, seed, folder)
+        self._watch = Watch(self._case if reader.writes else None, reader.parses)
+        self._warm_up()
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        limit = _status("VmSize") * 1024 + SPARE_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        faulthandler.enable(self._trace)
+
+    def _warm_up(self) -> None:
+        """Opens valid files, and a broken one: libraries import parts of themselves when needed."""
+        for name in FORMAT_CODECS:
+            codecs.lookup(name)
+        Image.init()
+        for sample in self._cases.samples:
+            for content in (None, b"broken"):
+                self._case.mkdir()
+                opened = sample.write(self._case)
+                if content is None:
+                    self._reader.probe(opened)
+                else:
+                    for name in sample.files:
+                        (self._case / name).write_bytes(content)
+                    try:
+                        self._reader.probe(opened)
+                    except (InflationError, *self._reader.also_allowed):
+                        pass
+                shutil.rmtree(self._case)
+
+    def run(self, index: int, keep: Path | None) -> dict[str, Any]:
+        """Runs a case.
+
+        Args:
+            index: Of the case.
+            keep: Where files that lead to a violation are copied.
+
+        Returns:
+            ``case``, ``outcome`` (``refused``, ``accepted`` or ``violation``), ``why``, ``seconds``
+            of the processor, and ``mib`` of memory.
+        """
+        name = self._cases.name(index)
+        (self._folder / "current").write_text(name)
+        self._case.mkdir()
+        opened = self._cases.write(index, self._case)
+        before, noise = self._files(), self._noise_size()
+        _reset_peak()
+        memory, start = _status("VmRSS"), time.process_time()
+        faulthandler.dump_traceback_later(HANGS_AFTER, exit=True, file=self._trace)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            for kind in SILENT_WARNINGS:
+                warnings.simplefilter("ignore", kind)
+            with self._watch.listening() as heard:
+                outcome, why = self._open(opened)
+        faulthandler.cancel_dump_traceback_later()
+        seconds = time.process_time() - start
+        mib = max(0, _status("VmHWM") - memory) / 1024
+        problems = [] if why is None else [why]
+        problems += [f"event: {event}" for event in heard]
+        problems += [f"warning: {warning.message}" for warning in warned]
+        if seconds > MOST_SECONDS:
+            problems.append(f"{seconds:.1f} s")
+        if mib > MOST_MIB:
+            problems.append(f"{mib:.0f} MiB")
+        if self._noise_size() > noise:
+            problems.append("output on stdout or stderr")
+        changed = sorted(path for path, _ in before.items() ^ self._files().items())
+        if changed and not (self._reader.writes and all("/case/" in path for path in changed)):
+            problems.append(f"changed: {', '.join(changed[:3])}")
+        if problems:
+            outcome = "violation"
+            if keep is not None:
+                keep_case(self._case, keep / f"{self._reader.name}-{name}")
+        shutil.rmtree(self._case)
+        why = "; ".join(problems)
+        return {"case": name, "outcome": outcome, "why": why, "seconds": seconds, "mib": mib}
+
+    def _open(self, opened: Path) -> tuple[str, str | None]:
+        """The outcome, and what is wrong with it."""
+        try:
+            self._reader.probe(opened)
+        except InflationError as error:
+            return "refused", self._problem_with(str(error))
+        except self._reader.also_allowed:
+            return "refused", None
+        except BaseException as error:
+            ours = traceback.extract_tb(error.__traceback__)
+            where = next((f for f in reversed(ours) if "/fuzz/" not in f.filename), ours[-1])
+            text = f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
+            return "violation", text[:500]
+        return "accepted", None
+
+    def _problem_with(self, message: str) -> str | None:
+        if len(message.splitlines()) != 1 or not message.isprintable():
+            return f"not one printable line: {message[:500]!a}"
+        if len(message) > LONGEST_MESSAGE:
+            return f"a message of {len(message)} characters: {message[:200]}"
+        if self._reader.names_file and str(self._case) not in message:
+            return f"the message does not name the file: {message}"
+        return None
+
+    def _files(self) -> dict[str, tuple[int, ...]]:
+        """Facts of all files of the case and around it, which change if anything does."""
+        found = {}
+        for top in (self._case, self._outside):
+            for folder, folders, files in os.walk(top):
+                for name in ("", *folders, *files):
+                    path = os.path.join(folder, name)
+                    info = os.lstat(path)
+                    found[path] = (info.st_mode, info.st_size, info.st_mtime_ns, info.st_nlink)
+        return found
+
+    def _noise_size(self) -> int:
+        return os.fstat(self._noise.fileno()).st_size
+
+
+def keep_case(case: Path, target: Path) -> None:
+    """Copies the files of a case, but for pipes."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(case, target, symlinks=True, copy_function=_copy)
+
+
+def _copy(source: str, target: str) -> None:
+    if os.path.isfile(source):
+        shutil.copyfile(source, target)
+
+
+def _reset_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def _status(name: str) -> int:
+    """A line of this process's status, in KiB."""
+    text = Path("/proc/self/status").read_text()
+    return int(text.split(f"{name}:", 1)[1].split(maxsplit=1)[0])

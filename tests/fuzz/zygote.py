@@ -1,0 +1,57 @@
+"""Runs cases of readers in processes of their own, all forked from this one.
+
+So the libraries are imported once, and a reader that crashes or hangs takes down its own process.
+Reads jobs from stdin, one JSON object a line: ``reader``, ``seed``, ``first`` (number of a case),
+``mutants`` (how many), ``folder`` and ``keep``. Writes to stdout, in one line each: ``{"cases":
+number}`` once the reader has read its valid files; what ``Trial.run`` gives for each case; and
+``{"ended": status}`` at the end of a job. ``{"failed": why}`` tells of an error in this code, or of
+a reader that does not read its valid files.
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+
+from fuzz.cases import Reader  # noqa: E402
+from fuzz.trial import Trial  # noqa: E402
+
+
+def main(readers: dict[str, Reader]) -> None:
+    results = os.dup(1)
+    for line in sys.stdin:
+        job = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            with os.fdopen(results, "w", buffering=1) as file:
+                for result in run(readers, job):
+                    print(json.dumps(result), file=file)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        os.write(results, (json.dumps({"ended": status}) + "\n").encode())
+
+
+def run(readers: dict[str, Reader], job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    try:
+        if job["reader"] not in readers:
+            raise ValueError(f"no such reader: {job['reader']}")
+        reader = readers[job["reader"]]
+        trial = Trial(reader, job["seed"], Path(job["folder"]))
+        cases = len(reader.hostile) + job["mutants"]
+        yield {"cases": cases}
+        keep = Path(job["keep"]) if job["keep"] else None
+        for index in range(job["first"], cases):
+            yield trial.run(index, keep)
+    except BaseException:
+        yield {"failed": traceback.format_exc()}
+
+
+if __name__ == "__main__":
+    from fuzz.readers import READERS
+
+    main(READERS)

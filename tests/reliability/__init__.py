@@ -1,0 +1,1 @@
+"""Kills scripts at random moments, and looks at what they leave."""

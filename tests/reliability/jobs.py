@@ -1,0 +1,131 @@
+"""The scripts that are killed, in tiny configurations."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from training.data.image_writer import image_writer
+
+IMAGES, CLASSES, SIDE = 40, 4, 8
+EVENTS = r"events\.out\.tfevents\..*"
+RUN = (
+    rf"({EVENTS}|log\.txt|stats\.jsonl|training_options\.json"
+    r"|network-snapshot-\d{6}\.pkl|training-state-\d{6}\.pt)"
+)
+TOY_TRAINING = (
+    *("--data_name=circles", "--duration=0.006", "--batch=500", "--tick=1", "--dump=1"),
+    *("--snap=2", "--no-calibrate", "--device_name=cpu"),
+)
+IMAGE_TRAINING = (
+    *("--cbase=8", "--cres=1", "--batch=50", "--duration=0.002", "--workers=0", "--tick=1"),
+    *("--dump=1", "--cond", "--dims_to_keep=5", "--device_name=cpu"),
+)
+TOY_SIMULATION = ("--total_samples=200", "--steps=10", "--save_freq=1", "--device_name=cpu")
+SAMPLING = (
+    *("--seeds=0-23", "--bs=4", "--batch-gpu=4", "--n_iters=2", "--solver=euler"),
+    "--device_name=cpu",
+)
+Arguments = Callable[[Path], list[str]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A script to be killed.
+
+    Attributes:
+        name: For the table.
+        script: Its name.
+        names: A pattern of all names that it may give files.
+        command: Its arguments in a folder.
+        command_after: Those after a kill.
+        result: The files of its result, by name.
+        prepare: Makes the folder as it is before.
+    """
+
+    name: str
+    script: str
+    names: str
+    command: Arguments
+    command_after: Arguments
+    result: Callable[[Path], dict[str, Path]]
+    prepare: Callable[[Path], object] = Path.mkdir
+
+
+def training(script: str, *options: str) -> Job:
+    def command(place: Path) -> list[str]:
+        return [f"--outdir={place}", *options]
+
+    def command_after(place: Path) -> list[str]:
+        states = list(place.glob("*/training-state-*.pt"))
+        return [f"--resume={states[0].parent}"] if states else command(place)
+
+    def result(place: Path) -> dict[str, Path]:
+        # A run that was killed before its first state is begun anew in another folder.
+        folder = max(place.iterdir())
+        kinds = ("network-snapshot-*.pkl", "training-state-*.pt")
+        return {path.name: path for kind in kinds for path in folder.glob(kind)}
+
+    return Job(script, script, rf"\d{{5}}-[^/]*/{RUN}", command, command_after, result)
+
+
+def simulation(network: Path) -> Job:
+    def command(place: Path) -> list[str]:
+        return ["net", f"--network={network}", f"--save_dir={place}", *TOY_SIMULATION]
+
+    def command_after(place: Path) -> list[str]:
+        written = [path for path in place.glob("*") if not path.name.startswith(".")]
+        return [*command(place), *(["--overwrite"] if written else [])]
+
+    def result(place: Path) -> dict[str, Path]:
+        return {path.name: path for path in place.glob("*_results.npz")}
+
+    names = r"circles_PRP_net_((melt|roundtrip|gen)_results\.npz|sim_params\.json)"
+    return Job("toy_pfODE_int", "toy_pfODE_int", names, command, command_after, result)
+
+
+def sampling(network: Path) -> Job:
+    def command(place: Path) -> list[str]:
+        return [f"--network={network}", f"--save_dir={place}", *SAMPLING]
+
+    def result(place: Path) -> dict[str, Path]:
+        return {path.name: path for path in place.glob("[!.]*.png")}
+
+    names = r"(\d{6}\.png|[a-z_]*\.json)"
+    return Job("gen_fid_samples", "gen_fid_samples", names, command, command, result)
+
+
+def data_set(source: Path, name: str, replacing: bool) -> Job:
+    """A data set made in a place, perhaps where an older one is."""
+
+    def command(place: Path) -> list[str]:
+        flags = ["--overwrite"] if replacing else []
+        return [f"--source={source}", f"--dest={place / name}", "--resolution=4x4", *flags]
+
+    def command_after(place: Path) -> list[str]:
+        there = (place / name).exists() and not replacing
+        return [*command(place), *(["--overwrite"] if there else [])]
+
+    def result(place: Path) -> dict[str, Path]:
+        made = place / name
+        paths = [made] if made.is_file() else [path for path in made.rglob("*") if path.is_file()]
+        return {path.relative_to(place).as_posix(): path for path in paths}
+
+    def prepare(place: Path) -> None:
+        place.mkdir()
+        if replacing:
+            write_images(place / name, 30)
+
+    names = rf"(set_params\.json|{name}(/(\d{{5}}/img\d{{8}}\.png|dataset\.json))?)"
+    title = f"dataset_tool, {'zip' if name.endswith('.zip') else 'folder'}"
+    title += " that is there" if replacing else ""
+    return Job(title, "dataset_tool", names, command, command_after, result, prepare)
+
+
+def write_images(path: Path, count: int = IMAGES) -> None:
+    """Noisy gray images with labels."""
+    noise = np.random.default_rng(0).uniform(0, 255, (count, SIDE, SIDE, 1))
+    with image_writer(path) as writer:
+        for index, pixels in enumerate(noise.astype(np.uint8)):
+            writer.add(pixels, index % CLASSES)

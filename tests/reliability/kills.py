@@ -1,0 +1,175 @@
+"""Starts scripts, kills them at random moments, and tells whether anything was lost.
+
+After a kill, every file with a final name must be whole; what is not is hidden, its name begins
+with a dot. Then the script is run again as its user would, and must give the unbroken run's bytes.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from reliability.jobs import Job
+from reliability.whole import broken_files, differences
+
+FOLDER = Path(__file__).parent
+LONGEST = 300
+"""Seconds that a script may take; one that hangs is a violation."""
+
+
+@dataclass(frozen=True)
+class End:
+    """How a script ended: its exit code or minus its signal, writes if it was counted, seconds."""
+
+    code: int
+    writes: int | None
+    seconds: float
+    output: str
+
+
+@dataclass
+class Table:
+    """What came of the kills of a job.
+
+    Attributes:
+        kills: Number of processes that were killed while they ran.
+        too_late: Number of those that had ended before.
+        resumed: Kills after which there was something to go on from.
+        left: Hidden files and folders that the next run did not clean up.
+        violations: What went wrong, by kill.
+        seconds: Of all.
+    """
+
+    kills: int = 0
+    too_late: int = 0
+    resumed: int = 0
+    left: int = 0
+    violations: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class Runner:
+    """Runs scripts in processes forked from one that has imported them; a context manager.
+
+    Args:
+        folder: For files, which need not stay.
+    """
+
+    def __init__(self, folder: Path):
+        self._output = folder / "output.txt"
+        self._process = subprocess.Popen(
+            [sys.executable, str(FOLDER / "zygote.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    def __enter__(self) -> "Runner":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pipe(self._process.stdin).close()
+        self._process.wait()
+        self._pipe(self._process.stdout).close()
+
+    def run(
+        self,
+        script: str,
+        arguments: list[str],
+        kill_after: float = LONGEST,
+        kill_at: int | None = None,
+    ) -> End:
+        """Runs a script, and kills it after some seconds or before its write of that number."""
+        job = {"script": script, "arguments": arguments, "kill_at": kill_at}
+        stdin, stdout = self._pipe(self._process.stdin), self._pipe(self._process.stdout)
+        stdin.write(json.dumps({**job, "output": str(self._output)}) + "\n")
+        stdin.flush()
+        pid = json.loads(stdout.readline())["pid"]
+        began = time.monotonic()
+        timer = threading.Timer(kill_after, _kill, [pid])
+        timer.start()
+        end = json.loads(stdout.readline())
+        timer.cancel()
+        timer.join()
+        code = os.waitstatus_to_exitcode(end["status"])
+        text = self._output.read_text() if self._output.exists() else ""
+        return End(code, end["writes"], time.monotonic() - began, text)
+
+    @staticmethod
+    def _pipe(pipe: IO[str] | None) -> IO[str]:
+        assert pipe is not None
+        return pipe
+
+
+def _kill(pid: int) -> None:
+    for kill in (os.killpg, os.kill):  # it may not lead its group yet
+        with suppress(ProcessLookupError):
+            kill(pid, signal.SIGKILL)
+            return
+
+
+def moments(kills: int, seconds: float, writes: int, seed: int) -> Iterator[dict[str, Any]]:
+    """When to kill: half are spread over the time of a run, half over its writes."""
+    generator = random.Random(seed)
+    halves = kills // 2, kills - kills // 2
+    for index in range(max(halves)):
+        if index < halves[0]:
+            yield {"kill_after": seconds * (index + generator.random()) / halves[0]}
+        if index < halves[1]:
+            yield {"kill_at": int(writes * (index + generator.random()) / halves[1])}
+
+
+def kill_often(runner: Runner, job: Job, folder: Path, kills: int, seed: int = 0) -> Table:
+    """Kills a job so many times at random moments.
+
+    Args:
+        runner: Runs scripts.
+        job: What is run.
+        folder: Where; it is made.
+        kills: How many times.
+        seed: Of the moments.
+
+    Raises:
+        RuntimeError: The job fails if it is left alone.
+    """
+    table, began = Table(), time.monotonic()
+    unbroken, place = folder / "unbroken", folder / "killed"
+    folder.mkdir()
+    job.prepare(unbroken)
+    end = runner.run(job.script, job.command(unbroken))
+    if end.code or end.writes is None:
+        raise RuntimeError(f"{job.name} ended with {end.code}: {end.output}")
+    for moment in moments(kills, end.seconds, end.writes, seed):
+        shutil.rmtree(place, ignore_errors=True)
+        job.prepare(place)
+        killed = runner.run(job.script, job.command(place), **moment)
+        if killed.code != -signal.SIGKILL:
+            table.too_late += 1
+            if killed.code:
+                table.violations.append(f"{moment}: ended with {killed.code}: {killed.output}")
+            continue
+        table.kills += 1
+        wrong = [f"{name} is broken" for name in broken_files(place, job.names)]
+        command = job.command_after(place)
+        table.resumed += command != job.command(place)
+        again = runner.run(job.script, command)
+        if again.code:
+            wrong.append(f"then ended with {again.code}: {again.output.strip()[-500:]}")
+        else:
+            wrong += differences(job.result(unbroken), job.result(place))
+            wrong += [f"then {name} is broken" for name in broken_files(place, job.names)]
+        table.left += sum(path.name.startswith(".") for path in place.rglob("*"))
+        table.violations += [f"{moment}: {what}" for what in wrong]
+    table.seconds = time.monotonic() - began
+    return table

@@ -1,0 +1,72 @@
+"""The same seed gives the same bytes, on one machine with as many threads."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+import toy_train
+import train
+from reliability.jobs import IMAGE_TRAINING, TOY_TRAINING, write_images
+from training.loop import Trainer
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def reset() -> Iterator[None]:
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.deterministic = False
+
+
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [(toy_train, []), (toy_train, ["--deterministic"]), (train, ["--deterministic"])],
+)
+def test_a_seed_gives_the_same_bytes_twice(
+    run_script: Run, tmp_path: Path, script: ModuleType, flags: list[str]
+) -> None:
+    options = TOY_TRAINING
+    if script is train:
+        write_images(tmp_path / "set.zip")
+        options = (
+            f"--data={tmp_path / 'set.zip'}",
+            "--augment=0.5",
+            *IMAGE_TRAINING,
+            "--no-calibrate",
+        )
+    files = []
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        place = (f"--outdir={folder}", "--nosubdir")
+        result = run_script(script, *place, *options, *flags)
+        assert (result.code, result.err) == (0, "")
+        kinds = ("network-*.pkl", "training-state-*.pt")
+        files.append({path.name: path.read_bytes() for kind in kinds for path in folder.glob(kind)})
+    assert len(files[0]) >= 3
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("flags", [[], ["--deterministic"]])
+def test_pytorch_is_told_and_resumed_runs_remember(
+    run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str]
+) -> None:
+    seen = []
+    train_step = Trainer.train_step
+
+    def look(self: Trainer, *arguments: Any) -> None:
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        train_step(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "train_step", look)
+    place = (f"--outdir={tmp_path / 'run'}", "--nosubdir")
+    assert run_script(toy_train, *place, *TOY_TRAINING, *flags).code == 0
+    (tmp_path / "run" / "training-state-000006.pt").unlink()
+    torch.use_deterministic_algorithms(not flags)
+    assert run_script(toy_train, f"--resume={tmp_path / 'run'}").code == 0
+    assert set(seen) == {bool(flags)}
+    assert len(seen) > 12

@@ -1,0 +1,87 @@
+"""Scripts killed at random moments leave no file half there, and go on as if nothing happened."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from reliability.jobs import TOY_TRAINING, Job, data_set, training, write_images
+from reliability.kills import Runner, Table, kill_often
+from reliability.suite import make_jobs
+from reliability.whole import broken_files
+
+JOBS = 7
+KILLS = 20
+"""Of each job, over a hundred in all."""
+
+
+@pytest.fixture(scope="module")
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
+    with Runner(tmp_path_factory.mktemp("runner")) as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def jobs(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> list[Job]:
+    return make_jobs(runner, tmp_path_factory.mktemp("jobs"))
+
+
+def no_violations(table: Table, kills: int) -> None:
+    assert not table.violations
+    assert table.kills + table.too_late == kills
+
+
+def test_a_few_kills_of_training(runner: Runner, tmp_path: Path) -> None:
+    no_violations(kill_often(runner, training("toy_train", *TOY_TRAINING), tmp_path / "a", 2), 2)
+
+
+def test_a_few_kills_of_a_data_set(runner: Runner, tmp_path: Path) -> None:
+    write_images(tmp_path / "images.zip")
+    job = data_set(tmp_path / "images.zip", "set.zip", replacing=False)
+    no_violations(kill_often(runner, job, tmp_path / "a", 4), 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(JOBS))
+def test_many_kills(number: int, runner: Runner, jobs: list[Job], tmp_path: Path) -> None:
+    assert len(jobs) == JOBS
+    table = kill_often(runner, jobs[number], tmp_path / "a", KILLS)
+    no_violations(table, KILLS)
+    assert table.kills >= 0.75 * KILLS, "most came too late"
+
+
+# The harness must see what it is there to see.
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("training-state-000001.pt", b"PK half"),
+        ("network-snapshot-000001.pkl", b""),
+        ("training_options.json", b'{"options": {'),
+        ("stats.jsonl", b'{"seen": 1}\n{"se'),
+        ("surplus.tmp", b""),
+        ("000000.png", b"\x89PNG\r\n\x1a\n"),
+        ("results.npz", b"PK"),
+        ("set.zip", b"PK"),
+    ],
+)
+def test_a_broken_file_is_seen(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / f".{name}").write_bytes(content)
+    names = r"[^/]*\.(pt|pkl|json|jsonl|png|npz|zip)"
+    (found,) = broken_files(tmp_path, names)
+    assert found.startswith(f"{name} (")
+    (tmp_path / name).unlink()
+    assert broken_files(tmp_path, names) == []
+
+
+def test_a_run_that_ends_elsewhere_than_the_unbroken_one_is_seen(
+    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = training("toy_train", *TOY_TRAINING)
+    other = training("toy_train", *TOY_TRAINING, "--seed=1")
+    monkeypatch.setattr("reliability.kills.moments", lambda *_: [{"kill_at": 3}])
+    changing = replace(job, command_after=other.command)
+    table = kill_often(runner, changing, tmp_path / "a", 1)
+    assert table.kills == 1
+    assert any("differs" in violation for violation in table.violations)

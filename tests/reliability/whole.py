@@ -1,0 +1,104 @@
+"""Whether files are whole, and whether folders hold the same results."""
+
+import json
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dnnlib.errors import DataError
+from torch_utils.results import load_arrays, load_json
+from torch_utils.snapshots import read_state
+from training.data.image_codec import decode_exact
+from training.data.image_dataset import ImageDataset
+from training.model import Model
+
+PNG_END = b"IEND\xaeB`\x82"
+
+
+def read_png(path: Path) -> None:
+    content = path.read_bytes()
+    if not content.endswith(PNG_END):
+        raise ValueError("cut short")
+    decode_exact(content, str(path))
+
+
+def read_zip(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        if archive.testzip() is not None:
+            raise ValueError("a wrong checksum")
+    ImageDataset(path, use_labels=True, cache=True).close()
+
+
+def read_lines(path: Path) -> None:
+    for line in path.read_text().splitlines():
+        json.loads(line)
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    ".pkl": Model.load,
+    ".pt": read_state,
+    ".npz": load_arrays,
+    ".png": read_png,
+    ".zip": read_zip,
+    ".json": load_json,
+    ".jsonl": read_lines,
+    ".txt": Path.read_text,
+}
+
+
+def broken_files(folder: Path, names: str) -> list[str]:
+    """Files that are not whole, or whose names are not hidden though they are no results'.
+
+    Args:
+        folder: Is searched, but for what is hidden.
+        names: A pattern of the names of results, relative to the folder.
+    """
+    broken = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir() or any(part.startswith(".") for part in name.split("/")):
+            continue
+        try:
+            if not re.fullmatch(names, name):
+                raise ValueError("not among the names of results")
+            READERS.get(path.suffix, Path.read_bytes)(path)
+        except (DataError, ValueError, OSError, zipfile.BadZipFile) as error:
+            broken.append(f"{name} ({error})")
+    return broken
+
+
+def differences(expected: dict[str, Path], found: dict[str, Path]) -> list[str]:
+    """What tells two results apart, each files by name."""
+    if expected.keys() != found.keys():
+        return [f"files differ: {sorted(expected.keys() ^ found.keys())}"]
+    return [f"{name} differs" for name in expected if not _same(expected[name], found[name])]
+
+
+def _same(one: Path, other: Path) -> bool:
+    if one.read_bytes() == other.read_bytes():
+        return True
+    # The zip around arrays tells the time, and the pickle of a state which of its names are one
+    # object; what they hold has to be the same to the last bit.
+    read = {".npz": load_arrays, ".pt": read_state}.get(one.suffix)
+    return read is not None and equal(read(one), read(other))
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Whether nested values are the same, tensors and arrays bit for bit."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, torch.Tensor):
+        return equal(one.numpy(), other.numpy())
+    if isinstance(one, np.ndarray):
+        same_kind = (one.dtype, one.shape) == (other.dtype, other.shape)
+        return same_kind and one.tobytes() == other.tobytes()
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return bool(one == other)
