@@ -65,7 +65,7 @@ def _report(record: Any, where: str) -> tuple[float, float, float]:
     values = [record.get(name, math.nan) for name in names]
     for name, value in zip(names, values, strict=True):
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise DataError(f"{where} has {value!s:.40} for {name}: it should be a number")
+            raise DataError(f"{where} has {value!r:.40} for {name}: it should be a number")
         if abs(value) > 1e300 or (name in record and math.isnan(value)):
             raise DataError(f"{where} has {value!s:.40} for {name}: training went wrong there")
     return values[0], values[1], values[2]
