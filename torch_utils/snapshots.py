@@ -67,7 +67,9 @@ def read_network(path: Path) -> tuple[dict[str, Part], dict[str, Any]]:
     payload = _read(path, NETWORK_FORMAT, "network file")
     try:
         parts = {
-            shown(name): Part(shown(entry["class"]), dict(entry["arguments"]), dict(entry["state"]))
+            shown(name): Part(
+                shown(entry["class"]), dict(entry["arguments"]), _named(entry["state"])
+            )
             for name, entry in payload["parts"].items()
         }
         about = dict(payload["about"])
@@ -81,13 +83,18 @@ def read_network(path: Path) -> tuple[dict[str, Part], dict[str, Any]]:
                 raise DataError(f"{path}: '{name}' has a tensor, '{key}', not a plain value")
             if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
                 raise DataError(f"{path}: '{name}' has a number beyond 2^64, '{key}'")
+    _require_own_values(path, (value for part in parts.values() for value in part.state.values()))
     for name, part in parts.items():
         for key, value in part.state.items():
             problem = _problem_with(value)
             if problem:
                 raise DataError(f"{path}: '{shown(f'{name}.{key}')}' {problem}")
-    _require_own_values(path, (value for part in parts.values() for value in part.state.values()))
     return parts, about
+
+
+def _part(entry: Mapping[str, Any]) -> Part:
+    state = {str(name): value for name, value in entry["state"].items()}
+    return Part(shown(entry["class"]), dict(entry["arguments"]), state)
 
 
 def _problem_with(value: object) -> str | None:
@@ -106,8 +113,9 @@ def _problem_with(value: object) -> str | None:
     return None
 
 
-def _require_own_values(path: Path, tensors: Iterable[Tensor]) -> None:
-    """DataError if tensors share what is stored, so that copies of them would be larger."""
+def _require_own_values(path: Path, values: Iterable[object]) -> None:
+    """DataError if tensors share what is stored, so that to look at all would be more work."""
+    tensors = (value for value in values if isinstance(value, Tensor))
     promised = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     if promised > path.stat().st_size:
         raise DataError(f"{path} has tensors of {promised} bytes, more than the whole file")
@@ -194,11 +202,11 @@ def read_state(path: Path) -> dict[str, Any]:
     """
     state = _read(path, STATE_FORMAT, "training state")
     tensors = {name: value for name, value in _leaves(state) if isinstance(value, Tensor)}
+    _require_own_values(path, tensors.values())
     for name, tensor in tensors.items():
         problem = _problem_with(tensor)
         if problem:
             raise DataError(f"{path}: '{name}' {problem}")
-    _require_own_values(path, tensors.values())
     return state
 
 

@@ -12,6 +12,7 @@ does, looks at no checksums, and could be shown another pickle.
 Memory is needed for the tensors and for the file.
 """
 
+import codecs
 import io
 import warnings
 from collections.abc import Callable
@@ -44,6 +45,8 @@ STORAGE_BYTES = {
 }
 """Bytes of a value by kind of storage."""
 
+# zipfile imports it for a name that is not in UTF-8: a file should cause no import at all.
+codecs.lookup("cp437")
 # What torch, zipfile and the checks here raise on bytes that torch.save did not write.
 BROKEN_FILE_ERRORS = (
     ArithmeticError,

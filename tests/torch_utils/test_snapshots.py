@@ -537,3 +537,107 @@ def test_a_full_disk_is_an_operating_system_error_and_leaves_the_old_file(
         write_network(path, {"network": linear(width=width)}, {})
     assert os.listdir(tmp_path) == ["network.pkl"]
     assert path.read_bytes() == old
+
+
+# What is short to write and long to read.
+
+
+def lists_in_each_other(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value, value]
+    return value
+
+
+def circle() -> list[Any]:
+    value: list[Any] = []
+    value.append(value)
+    return value
+
+
+@pytest.mark.parametrize("where", ["about", "arguments", "whole"])
+@pytest.mark.parametrize("value", [lists_in_each_other(60), circle()], ids=["2^60", "circle"])
+@pytest.mark.parametrize("opener", [load, read_state])
+def test_lists_that_hold_each_other_are_refused_at_once(
+    tmp_path: Path, opener: Callable[[Path], Any], value: Any, where: str
+) -> None:
+    path = tmp_path / "network.pkl"
+    whole = payload(format=snapshots.NETWORK_FORMAT if opener is load else snapshots.STATE_FORMAT)
+    place = whole if where == "whole" else whole["about"]
+    if where == "arguments":
+        place = whole["parts"]["network"]["arguments"]
+    place["odd"] = value
+    torch.save(whole, path)
+    began = time.process_time()
+    assert "too many values" in refusal(path, opener)
+    assert time.process_time() - began < 5
+
+
+def test_tensors_that_share_their_values_are_refused(tmp_path: Path) -> None:
+    """Each passes for the tensor of a layer, but copies of them would be as many."""
+    shared = torch.zeros(1000, 1000)
+    state = {f"layer{index}": shared for index in range(500)}
+    save_part(tmp_path / "network.pkl", state=state)
+    assert "more than the whole file" in refusal(tmp_path / "network.pkl")
+    write_state(tmp_path / "state.pt", state)
+    assert "more than the whole file" in refusal(tmp_path / "state.pt", read_state)
+
+
+class Tower(nn.Sequential):
+    def __init__(self, depth: int):
+        super().__init__(*(nn.Linear(4, 4) for _ in range(depth)))
+
+
+def test_a_tower_without_its_tensors_is_not_built(tmp_path: Path) -> None:
+    save_part(tmp_path / "n.pkl", **{"class": "tower", "arguments": {"depth": 60_000}})
+    parts, _ = read_network(tmp_path / "n.pkl")
+    began = time.process_time()
+    with pytest.raises(DataError, match="far more tensors"):
+        build(tmp_path / "n.pkl", "network", parts["network"], {"tower": Tower})
+    assert time.process_time() - began < 1
+    assert len(list(Tower(2000).parameters())) == 4000  # others may be built
+
+
+@pytest.mark.parametrize("where", ["about", "arguments"])
+def test_plain_values_are_no_tensors(tmp_path: Path, where: str) -> None:
+    whole = payload()
+    place = whole["about"] if where == "about" else whole["parts"]["network"]["arguments"]
+    place["seen"] = torch.zeros(1).expand(10**6, 10**6)
+    torch.save(whole, tmp_path / "network.pkl")
+    assert "has a tensor, 'seen'" in refusal(tmp_path / "network.pkl")
+
+
+def test_numbers_are_of_a_size_that_can_be_used(tmp_path: Path) -> None:
+    torch.save(payload(about={"tmax": 10**600}), tmp_path / "network.pkl")
+    assert "'about' has a number beyond 2^64" in refusal(tmp_path / "network.pkl")
+
+
+def test_names_from_a_file_are_printable_and_short_in_errors(tmp_path: Path) -> None:
+    path, odd = tmp_path / "network.pkl", "a\n\x1b[2J" * 10_000
+    entry = payload()["parts"]["network"]
+    for whole in (
+        payload(parts={odd: entry | {"state": {odd: 1}}}),
+        payload(parts={odd: entry | {"class": odd}}),
+        payload(parts={odd: entry | {"arguments": {odd: 1}}}),
+        payload(parts={odd: {odd: 1}}),
+    ):
+        torch.save(whole, path)
+        message = refusal(path)
+        assert message.isprintable()
+        assert len(message) < 600
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_states_hold_finite_numbers(tmp_path: Path, number: float) -> None:
+    state = {"optimizer": {"state": {0: {"exp_avg": torch.tensor([1.0, number])}}}}
+    write_state(tmp_path / "state.pt", state)
+    message = refusal(tmp_path / "state.pt", read_state)
+    assert "'optimizer.state.0.exp_avg' has values that are not finite" in message
+
+
+@pytest.mark.parametrize("opener", [load, read_state])
+def test_pipes_and_devices_are_not_read(tmp_path: Path, opener: Callable[[Path], Any]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zeros").symlink_to("/dev/zero")
+    for name in ("pipe", "zeros"):
+        assert "device or pipe" in refusal(tmp_path / name, opener)

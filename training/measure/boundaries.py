@@ -195,7 +195,7 @@ def read_mesh(path: Path) -> Boundary:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     try:
         # From memory and without materials, so that no file that this one may name is opened.
-        with np.errstate(all="ignore"):  # what is no number is refused below
+        with np.errstate(invalid="raise", over="ignore"):  # in integers, NaN would pass unseen
             mesh = load_ply(BytesIO(data), fix_texture=False, skip_materials=True)
         vertices = as_points(mesh["vertices"], "mesh vertices")
         faces = np.asarray(mesh.get("faces", np.empty((0, 3), dtype=np.int64)))

@@ -5,21 +5,24 @@ import importlib.util
 import io
 import os
 import pickle
+import re
 import struct
 import sys
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fuzz.hostile_sets import gzip_of_zeros
 from PIL import Image
 from sklearn.datasets import load_digits
 
 import dataset_tool
 from dnnlib.errors import DataError
-from training.data.image_codec import encode_png
+from training.data.image_codec import Decoder, encode_png
 from training.data.image_sources import open_source
 from training.data.plain_pickle import read_plain_pickle
 
@@ -338,3 +341,64 @@ def test_arrays_of_bytes_are_read_as_they_were(shape: tuple[int, ...], protocol:
 def test_anything_else_in_a_pickle_is_refused_by_name(data: bytes) -> None:
     with pytest.raises(DataError, match="the batch is refused"):
         read_plain_pickle(data, "the batch")
+
+
+# Archives that are larger than they look.
+
+
+def gzip_bomb(mib: int, start: bytes) -> Callable[[Path], Path]:
+    return written("a.tar.gz", gzip_of_zeros(mib, start))
+
+
+def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size, kind
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+BOMBS = {
+    "three gigabytes before a batch": gzip_bomb(64, header("x", 3 << 30)),
+    "a batch of 100 MiB": gzip_bomb(64, header("data_batch_1", 100 << 20)),
+    "a name of a gigabyte": gzip_bomb(64, header("x", 1 << 30, tarfile.GNUTYPE_LONGNAME)),
+    "facts of a gigabyte": gzip_bomb(64, header("x", 1 << 30, tarfile.XHDTYPE)),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_archives_are_not_unpacked_without_end(tmp_path: Path, kind: str) -> None:
+    path = BOMBS[kind](tmp_path)
+    tracemalloc.start()
+    with pytest.raises(DataError, match=re.escape(str(path))):
+        read_all(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 200 << 20
+
+
+@pytest.mark.parametrize("name", [IDX, "a.tar.gz", "a.zip"])
+def test_pipes_are_no_sources(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match=name):
+        read_all(tmp_path / name)
+
+
+def test_labels_from_a_pipe_are_refused(tmp_path: Path) -> None:
+    path = write_mnist(tmp_path, IMAGES, None)
+    os.mkfifo(tmp_path / "train-labels-idx1-ubyte.gz")
+    with pytest.raises(DataError, match="train-labels"):
+        read_all(path)
+
+
+def test_transparent_images_are_laid_on_white_whatever_their_mode(tmp_path: Path) -> None:
+    colors = noise(6, 6, 4)
+    image = Image.fromarray(colors)
+    for mode in ("RGBA", "LA", "PA"):
+        file = io.BytesIO()
+        image.convert("P" if mode == "PA" else mode).save(file, "png")
+        pixels = Decoder()(file.getvalue(), "here")
+        assert pixels.shape == (6, 6, 1 if mode == "LA" else 3)
+    file = io.BytesIO()
+    image.save(file, "png")
+    alpha = colors[..., 3:] / 255
+    expected = colors[..., :3] * alpha + 255 * (1 - alpha)
+    assert np.abs(Decoder()(file.getvalue(), "here") - expected).max() <= 1

@@ -1,6 +1,7 @@
 """Spheres as polygons and meshes, what they hold, and mesh files."""
 
 import math
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -323,3 +324,17 @@ def test_flipped_bits_either_read_as_a_closed_mesh_or_are_an_error(tmp_path: Pat
         path.write_bytes(data)
         with suppress(DataError):
             assert np.isfinite(enclosed_volume(*read_mesh(path)))
+
+
+def test_files_that_no_mesh_has_are_refused_without_a_warning(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.ply")
+    (tmp_path / "zeros.ply").symlink_to("/dev/zero")
+    with (tmp_path / "huge.ply").open("wb") as file:
+        file.truncate(1 << 40)  # takes no room on disk
+    header = "ply\nformat ascii 1.0\nelement vertex 3\nproperty int x\nproperty int y\n"
+    text = f"{header}property int z\nend_header\nnan inf 1e300\n0 0 0\n1 1 1\n"
+    (tmp_path / "odd.ply").write_text(text)
+    for path in tmp_path.iterdir():
+        with pytest.raises(DataError) as caught:
+            read_mesh(path)
+        assert str(path) in str(caught.value)

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 import pickle
 import socket
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from fuzz.hostile_pickles import VALUES, legacy, program, torch_file
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import (
     URL_INCEPTION_V3,
@@ -229,6 +231,20 @@ def test_files_that_were_cut_or_changed_are_refused(tmp_path: Path, zipped: bool
 def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
     assert "cannot be read: No such file" in refusal(tmp_path / "missing.pth")
     assert "cannot be read: Is a directory" in refusal(tmp_path)
+
+
+def test_pipes_and_devices_are_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zeros").symlink_to("/dev/zero")
+    for name in ("pipe", "zeros"):
+        assert "device or pipe" in refusal(tmp_path / name)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_memory_is_not_filled_by_a_promise(tmp_path: Path, zipped: bool) -> None:
+    pickled = program(VALUES["two gigabytes of zeros"])
+    (tmp_path / "w.pth").write_bytes(torch_file(pickled) if zipped else legacy(pickled))
+    assert "builtins.bytearray" in refusal(tmp_path / "w.pth")
 
 
 def test_huge_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
