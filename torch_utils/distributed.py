@@ -24,7 +24,15 @@ def process_group(device_name: str | None) -> Iterator[torch.device]:
     device = _device(device_name)
     if world_from_environment() > 1:
         try:
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            store, rank, ranks = next(dist.rendezvous("env://"))
+            # Ranks that torchrun has restarted would find the addresses of the dead in its store.
+            start = f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+            dist.init_process_group(
+                "nccl" if device.type == "cuda" else "gloo",
+                store=dist.PrefixStore(start, store),
+                rank=rank,
+                world_size=ranks,
+            )
         except (RuntimeError, ValueError, dist.DistError) as error:
             raise DataError(f"the ranks did not find each other: {error}") from error
     try:

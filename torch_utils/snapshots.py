@@ -66,12 +66,7 @@ def read_network(path: Path) -> tuple[dict[str, Part], dict[str, Any]]:
     """
     payload = _read(path, NETWORK_FORMAT, "network file")
     try:
-        parts = {
-            shown(name): Part(
-                shown(entry["class"]), dict(entry["arguments"]), _named(entry["state"])
-            )
-            for name, entry in payload["parts"].items()
-        }
+        parts = {shown(name): _part(entry) for name, entry in payload["parts"].items()}
         about = dict(payload["about"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         reason = shown(repr(error))

@@ -8,8 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dnnlib.errors import DataError
 from dnnlib.files import atomic_path
 from torch_utils.distributed import sum_over_ranks
+
+LARGEST_FILE = 1 << 28
+"""Bytes of a file of statistics; a line has some 500."""
 
 
 class RunningMeans:
@@ -57,19 +61,27 @@ def _finite_or_none(value: Any) -> Any:
 
 
 def keep_lines_until(path: Path, key: str, last: int) -> None:
-    """Drops the lines of a ``.jsonl`` file whose ``key`` exceeds ``last``, and a broken last line.
+    """Drops the lines of a ``.jsonl`` file whose ``key`` exceeds ``last``, and broken ones.
 
     A resumed run repeats what came after its state was saved; the file should tell it once.
+
+    Raises:
+        DataError: It is no file, or too large to be one of statistics.
     """
-    if not path.exists():
+    if not path.is_file():
+        if path.exists() or path.is_symlink():
+            raise DataError(f"{path} is no file: move it away")
         return
+    if path.stat().st_size > LARGEST_FILE:
+        raise DataError(f"{path} is larger than any run's statistics: move it away")
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().decode("utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
-        if record.get(key, 0) <= last:
+        seen = record.get(key, 0) if isinstance(record, dict) else None
+        if isinstance(seen, int | float) and seen <= last:
             kept.append(line)
     with atomic_path(path) as temporary:
         temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")

@@ -293,26 +293,29 @@ def train(
     config = trainer.config
     reporter = Reporter(folder, trainer.device, trainer.seen, config.total)
     batches = source.batches(trainer.step)
-    with StopRequest() as stop, reporter:
-        while trainer.step < config.total_steps:
-            with reporter.waiting_for_data():
-                batch = next(batches)
-            trainer.train_step(batch, reporter.means)
-            reporter.advance(config.batch)
-            signal = stop.agreed(trainer.device)
-            done = trainer.step >= config.total_steps
-            ends = signal is not None or done
-            tick = trainer.seen // config.tick
-            if ends or tick > (trainer.seen - config.batch) // config.tick:
-                reporter.tick(trainer.seen, config.learning_rate(trainer.seen), trainer.skipped)
-                if done and finish:
-                    finish(trainer.averaged)
-                if ends or _due(tick, config.snapshot_ticks):
-                    folder.save_network(trainer.averaged, trainer.seen)
-                if ends or _due(tick, config.state_ticks):
-                    folder.save_state(trainer.state(), trainer.seen, config.keep_states)
-            if signal is not None and not done:
-                raise StoppedBySignal(signal, folder.state_path(trainer.seen))
+    try:
+        with StopRequest() as stop, reporter:
+            while trainer.step < config.total_steps:
+                with reporter.waiting_for_data():
+                    batch = next(batches)
+                trainer.train_step(batch, reporter.means)
+                reporter.advance(config.batch)
+                signal = stop.agreed(trainer.device)
+                done = trainer.step >= config.total_steps
+                ends = signal is not None or done
+                tick = trainer.seen // config.tick
+                if ends or tick > (trainer.seen - config.batch) // config.tick:
+                    reporter.tick(trainer.seen, config.learning_rate(trainer.seen), trainer.skipped)
+                    if done and finish:
+                        finish(trainer.averaged)
+                    if ends or _due(tick, config.snapshot_ticks):
+                        folder.save_network(trainer.averaged, trainer.seen)
+                    if ends or _due(tick, config.state_ticks):
+                        folder.save_state(trainer.state(), trainer.seen, config.keep_states)
+                if signal is not None and not done:
+                    raise StoppedBySignal(signal, folder.state_path(trainer.seen))
+    finally:
+        del batches  # a traceback that is kept would keep the processes that read alive
 
 
 def _due(tick: int, every: int | None) -> bool:

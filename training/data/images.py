@@ -218,22 +218,25 @@ def _load(
     )
     with _no_error_out_of_the_blue():
         results = iter(loader)
-    while True:
-        try:
-            result = next(results, None)
-        except (RuntimeError, OSError, EOFError) as error:
-            if not _tells_of_death(error):
-                raise
-            raise _WorkerDied(
-                f"a process that reads {dataset.path} died, perhaps for want of memory: "
-                f"{first_line(error)}"
-            ) from error
-        if result is None:
-            return
-        if isinstance(result, DataError):
-            raise result
-        pixels, labels = result
-        yield pixels.to(device, non_blocking=pin), labels.to(device, non_blocking=pin)
+    try:
+        while True:
+            try:
+                result = next(results, None)
+            except (RuntimeError, OSError, EOFError) as error:
+                if not _tells_of_death(error):
+                    raise
+                raise _WorkerDied(
+                    f"a process that reads {dataset.path} died, perhaps for want of memory: "
+                    f"{first_line(error)}"
+                ) from error
+            if result is None:
+                return
+            if isinstance(result, DataError):
+                raise result
+            pixels, labels = result
+            yield pixels.to(device, non_blocking=pin), labels.to(device, non_blocking=pin)
+    finally:
+        del results  # a traceback that is kept would keep the workers alive
 
 
 def _tells_of_death(error: Exception) -> bool:

@@ -67,7 +67,7 @@ class Extraction:
             origin = _word(path, saved, "origin")
             kept, times = saved.numbers("dims_to_keep"), saved.numbers("times")
         if kept.ndim or kept < 1:
-            raise DataError(f"{path}: 'dims_to_keep' is {kept}, not a number of dimensions")
+            raise DataError(f"{path}: 'dims_to_keep' is {shown(kept)}, not a number of dimensions")
         if times.ndim != 1 or len(times) < 2 or (np.diff(times) <= 0).any():
             raise DataError(f"{path}: 'times' are not two or more that increase")
         return cls(**words, dims_to_keep=int(kept), times=times.astype(np.float64), origin=origin)
