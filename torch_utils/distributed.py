@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from dnnlib.errors import DataError, UsageError
 
@@ -24,12 +26,12 @@ def process_group(device_name: str | None) -> Iterator[torch.device]:
     device = _device(device_name)
     if world_from_environment() > 1:
         try:
-            store, rank, ranks = next(dist.rendezvous("env://"))
+            store, rank, ranks = next(rendezvous("env://"))
             # Ranks that torchrun has restarted would find the addresses of the dead in its store.
             start = f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
             dist.init_process_group(
                 "nccl" if device.type == "cuda" else "gloo",
-                store=dist.PrefixStore(start, store),
+                store=PrefixStore(start, store),
                 rank=rank,
                 world_size=ranks,
             )
