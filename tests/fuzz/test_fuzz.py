@@ -21,9 +21,7 @@ def test_hostile_files_and_some_mutants(harness: Harness, reader: str) -> None:
     report = harness.run(reader, SOME)
     assert report.violations == {}
     assert report.cases == SOME + len(READERS[reader].hostile)
-    # Neither all files are fine, nor is everything refused.
-    assert report.refused > SOME / 10
-    assert report.accepted > 0
+    assert min(report.refused, report.accepted) > 0
 
 
 @pytest.mark.slow
