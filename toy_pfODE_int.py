@@ -54,7 +54,9 @@ simulation_options = option_group(
     click.option("--data_name", type=choice(TOY_NAMES), help="The toy."),
     flow_options(G_TYPES),
     click.option(
-        "--augment_to", type=click.IntRange(min=0), help="Dimensions the toy is embedded in."
+        "--augment_to",
+        type=click.IntRange(min=0, max=2**31 - 1),
+        help="Dimensions the toy is embedded in.",
     ),
     click.option("--total_samples", type=COUNT, default=2000, help="Samples of each simulation."),
     toy_step_options(DEFAULT_STEPS),

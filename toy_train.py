@@ -68,7 +68,7 @@ CALIBRATION_STREAM = 5
 )
 @click.option(
     "--augment_to",
-    type=click.IntRange(min=0),
+    type=click.IntRange(min=0, max=2**31 - 1),
     default=0,
     help="Dimensions to embed the toy in; 0 is off.",
 )

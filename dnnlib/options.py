@@ -48,7 +48,9 @@ class FiniteFloat(click.FloatRange):
 
 POSITIVE = FiniteFloat(min=0, min_open=True)
 NOT_NEGATIVE = FiniteFloat(min=0)
-COUNT = click.IntRange(min=1)
+AMOUNT = FiniteFloat(min=0, min_open=True, max=1e9)
+"""Millions of samples."""
+COUNT = click.IntRange(min=1, max=2**63 - 1)
 SEED = click.IntRange(min=0, max=2**63 - 1)
 FILE = click.Path(path_type=Path)
 
@@ -105,7 +107,7 @@ def training_options(
         click.option("--outdir", type=FILE, help="Where to make the run's folder."),
         click.option(
             "--duration",
-            type=POSITIVE,
+            type=AMOUNT,
             default=duration,
             help="Length of training, million samples.",
         ),
@@ -118,7 +120,7 @@ def training_options(
         click.option("--lr", type=POSITIVE, default=lr, help="Peak learning rate."),
         click.option(
             "--ema",
-            type=NOT_NEGATIVE,
+            type=FiniteFloat(min=0, max=1e9),
             default=ema,
             help="Half-life of averaged weights, million samples.",
         ),
@@ -268,7 +270,7 @@ def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
             raise DataError(f"the saved options have no value of --{name}")
         try:
             checked[name] = param.type_cast_value(ctx, value)
-        except (ArithmeticError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
             raise DataError(f"the saved options have no usable value of --{name}") from error
     return checked
 

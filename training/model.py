@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError, UsageError
+from torch_utils.inert_pickle import shown
 from torch_utils.snapshots import Part, build, first_line, read_network, write_network
 from training.flow.calibration import Calibration
 from training.flow.denoisers import NetworkDenoiser
@@ -138,7 +139,8 @@ class Model:
             if schedule.dim != basis.dim:
                 raise ValueError(f"schedule of {schedule.dim} and basis of {basis.dim} dimensions")
             schedule.t_min = _check_about(about, basis.dim)
-            _check_network(denoiser, float(about["tmax"]))
+            denoiser.calibration = calibration
+            check_network(denoiser, float(about["tmax"]))
             denoiser.calibration = calibration if calibrated else None
         except UsageError as error:
             raise DataError(f"{path}: {error}") from error
@@ -182,7 +184,7 @@ def _read_basis(path: Path, part: Part) -> EigenBasis:
     state = part.state
     if set(state) != {"mean", "eigenvalues", "eigenvectors"}:
         raise DataError(
-            f"{path}: its basis has {sorted(state)}, not mean, eigenvalues, eigenvectors"
+            f"{path}: its basis has {shown(sorted(state))}, not mean, eigenvalues, eigenvectors"
         )
     dim = state["mean"].numel()
     shapes = [tuple(state[key].shape) for key in ("mean", "eigenvalues", "eigenvectors")]
@@ -235,9 +237,9 @@ def _check_about(about: Mapping[str, Any], dim: int) -> float:
     return float(first)
 
 
-def _check_network(denoiser: NetworkDenoiser, t_max: float) -> None:
+def check_network(denoiser: NetworkDenoiser, t_max: float) -> None:
     """Calls on one point at both ends, which find a network that does not fit its basis, and
-    weights, rates or times so large that nothing finite comes of them."""
+    weights, rates or times so large that nothing finite comes of them: they raise ValueError."""
     point = torch.zeros(1, denoiser.basis.dim, dtype=torch.float64)
     denoiser.eval()
     for time in (denoiser.schedule.t_min, t_max):

@@ -234,7 +234,7 @@ class Layers:
         fields: dict[str, Fields] = {}
         weights: dict[str, np.ndarray] = {}
         seen: set[int] = set()
-        for name, record in _modules(network, "", 0):
+        for name, record in _modules(network, where, "", 0):
             if id(record) in seen:
                 raise DataError(f"{where} has one module in two places, as '{shown(name)}' too")
             seen.add(id(record))
@@ -252,16 +252,18 @@ class Layers:
         return cls(network.class_name, where, fields, weights)
 
 
-def _modules(record: Record, name: str, depth: int) -> Iterator[tuple[str, Record]]:
+def _modules(record: Record, where: str, name: str, depth: int) -> Iterator[tuple[str, Record]]:
     yield name, record
     if depth > DEEPEST_MODULE:
-        raise DataError(f"the module '{shown(name)}' lies too deep for any network")
-    for key, child in Fields(f"'{shown(name)}'", record.state).mapping("_modules").values.items():
+        raise DataError(f"{where}: its '{shown(name)}' lies too deep for any network")
+    fields = Fields(f"{where}, '{shown(name)}'", record.state)
+    for key, child in fields.mapping("_modules").values.items():
         if child is not None:
             here = f"{name}.{key}".lstrip(".")
             if not isinstance(child, Record):
-                raise DataError(f"'{shown(here)}' is a {type(child).__name__}, not a module")
-            yield from _modules(child, here, depth + 1)
+                kind = type(child).__name__
+                raise DataError(f"{where}: its '{shown(here)}' is a {kind}, not a module")
+            yield from _modules(child, where, here, depth + 1)
 
 
 def _weight(value: Any, key: str, fields: Fields) -> np.ndarray:

@@ -19,7 +19,7 @@ from training.data.toys import TOY_NAMES, Toy
 from training.flow.denoisers import SPACES, NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.image_simulation import plain_name
-from training.model import Model, Recipe
+from training.model import Model, Recipe, check_network
 from training.original_counterparts import IMAGE_COUNTERPARTS, TOY_COUNTERPARTS, Counterpart
 from training.original_file import ALLOWED, Fields, Layers, OriginalFile, read_original
 from training.original_flow import read_basis, read_schedule
@@ -87,6 +87,10 @@ def import_original(
     recipe = Recipe(
         "ifs", arguments, counterpart.network, counterpart.arguments, denoiser_arguments
     )
+    try:
+        check_network(denoiser, about["tmax"])
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
     _tell_of_floor(basis, denoiser)
     model = Model(denoiser.eval().requires_grad_(False), recipe, about)
     origin = {"classes": [record.class_name, layers.class_name], "sha256": file.sha256}

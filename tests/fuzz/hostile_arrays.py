@@ -147,9 +147,9 @@ TEXTS: Contents = {
     "null": b"null",
     "a long name": b'{"' + b"x" * MIB + b'": 1}',
     "many names": lambda: json.dumps({str(n): None for n in range(200_000)}).encode(),
-    "many lists": b'{"a": [' + b"[]," * 1_500_000 + b"[]]}",
-    "more lists": b'{"a": [' + b"[]," * 5_000_000 + b"[]]}",
-    "many lines": b"\n" * 1_000_000,
+    "many lists": b'{"a": [' + b"[]," * 600_000 + b"[]]}",
+    "more lists": b'{"a": [' + b"[]," * 3_000_000 + b"[]]}",
+    "many lines": b"\n" * 100_000,
     "other ends of lines": b'{"seen": 1}\x0b{"seen": 2}\x85{"seen": 3}\xe2\x80\xa8',
 }
 """JSON, in one line or many."""
@@ -195,8 +195,10 @@ def statistics(file_name: str) -> dict[str, Write]:
             )
         )
         for name, text in TEXTS.items()
+        if name != "more lists"
     }
-    return {**texts(file_name), **named(file_name, files)}
+    whole = {name: write for name, write in texts(file_name).items() if name != "more lists"}
+    return {**whole, **named(file_name, files)}
 
 
 TRIANGLE = b"3 0 1 2\n"

@@ -197,7 +197,8 @@ def read_mesh(path: Path) -> Boundary:
         # From memory and without materials, so that no file that this one may name is opened.
         with np.errstate(invalid="raise", over="ignore"):  # in integers, NaN would pass unseen
             mesh = load_ply(BytesIO(data), fix_texture=False, skip_materials=True)
-        vertices = as_points(mesh["vertices"], "mesh vertices")
+        with np.errstate(invalid="ignore"):  # of signaling NaN, which are refused here
+            vertices = as_points(mesh["vertices"], "mesh vertices")
         faces = np.asarray(mesh.get("faces", np.empty((0, 3), dtype=np.int64)))
         require_closed(faces, vertices)
     except DataError as error:

@@ -14,6 +14,7 @@ import numpy as np
 
 from dnnlib.errors import DataError
 from torch_utils.results import SavedArrays, open_arrays
+from training.pictures.checked_arrays import LARGEST
 from training.pictures.saved_images import checked_shape
 
 STATES, IMAGES, IMAGE_SHAPE = "xs_es", "tilde_xs", "image_shape"
@@ -87,6 +88,8 @@ class SavedTrajectory:
                     f"{path}: '{STATES}' is {list(states.shape)}, but should be "
                     "[times, samples, dimensions], each two or more"
                 )
+            if np.abs(states).max() > LARGEST:
+                raise DataError(f"{path}: '{STATES}' has values beyond {LARGEST:g}: make it again")
             whole, count, dim = states.shape, states.shape[1], states.shape[2]
             samples = np.linspace(0, count - 1, min(count, MOST_SAMPLES)).round().astype(int)
             last = states[-1].astype(float)

@@ -334,6 +334,9 @@ def test_files_that_no_mesh_has_are_refused_without_a_warning(tmp_path: Path) ->
     header = "ply\nformat ascii 1.0\nelement vertex 3\nproperty int x\nproperty int y\n"
     text = f"{header}property int z\nend_header\nnan inf 1e300\n0 0 0\n1 1 1\n"
     (tmp_path / "odd.ply").write_text(text)
+    header = "ply\nformat binary_little_endian 1.0\nelement vertex 3\nproperty float x\n"
+    header += "property float y\nproperty float z\nend_header\n"
+    (tmp_path / "signal.ply").write_bytes(header.encode() + b"\x01\x00\xa0\x7f" * 9)
     for path in tmp_path.iterdir():
         with pytest.raises(DataError) as caught:
             read_mesh(path)
