@@ -31,11 +31,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from training.data.image_dataset import ImageDataset
 from training.data.images import normalize_pixels
 from training.data.toys import Toy
-from training.flow.calls import BLOCK_ROWS
+from training.flow.calls import BLOCK_ROWS, RecomputedDenoiser
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.likelihood import (
-    RecomputedDenoiser,
     Trace,
     bits_per_dim,
     gaussian_log_density,

@@ -18,8 +18,7 @@ from dnnlib.options import agree
 from dnnlib.urls import local_file
 from torch_utils.seeds import seeded_generator
 from training.data.images import ImageDataset
-from training.flow.calls import BLOCK_ROWS
-from training.flow.likelihood import RecomputedDenoiser
+from training.flow.calls import BLOCK_ROWS, RecomputedDenoiser
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
 from training.integration import PILOTS, NetworkFile, chosen_solver, first_time, settle_times

@@ -136,10 +136,13 @@ def settle_times(
     if options["store_grid"] and "://" in options["network"]:
         raise UsageError("--store_grid writes into the network file: give a path, not a URL")
     even = even_grid(flow.schedule, options, end)
+    adapts = options["disc"] == "adapted"
+    if not (tried or adapts):
+        return even(int(steps))
     variance = flow.latent_variance(torch.tensor(end, dtype=torch.float64, device=flow.device))
     latents = sample_latent(PILOTS, variance, seeded_generator("cpu", 0, PILOT_STREAM))
     grid = even
-    if options["disc"] == "adapted":
+    if adapts:
         grid = _adapted_grid(flow, solver, latents, even(1), options["store_grid"], file)
     if not tried:
         return grid(int(steps))

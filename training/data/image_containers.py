@@ -23,8 +23,6 @@ LABEL_FILE = "dataset.json"
 MAX_FILE_BYTES = 256 << 20
 MAX_LABEL_BYTES, MOST_LABEL_LISTS = 64 << 20, 4_000_000
 """Of ``dataset.json``: it is held in memory, where an empty list takes twenty times its length."""
-MAX_LABEL_BYTES, MOST_LABEL_LISTS = 64 << 20, 4_000_000
-"""Of ``dataset.json``, which is held in memory: there an empty list is twenty times as long."""
 LONGEST_QUOTED = 200
 MAX_CLASSES = 100_000
 """One more than the largest integer label: each label becomes a one-hot vector this long."""

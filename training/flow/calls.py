@@ -1,14 +1,16 @@
-"""How a denoiser is called: under conditions, and in blocks of one shape.
+"""How a denoiser is called: under conditions, in blocks of one shape, again for gradients.
 
 Convolutions and matrix products choose their kernels, and so the order of their sums, by the shape
 of what they are given. Only calls of one shape give each row the same bits whatever comes with it.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 Call = Callable[..., Tensor]
 """``D(x [B, D], t [] or [B], **conditions [B, ...]) -> [B, D]``."""
@@ -64,3 +66,23 @@ class BlockwiseDenoiser:
         block = rows[start : start + self._rows]
         missing = self._rows - len(block)
         return F.pad(block, (0, 0, 0, missing)) if missing else block
+
+
+class RecomputedDenoiser:
+    """A denoiser that repeats its calls for gradients instead of storing what they computed.
+
+    Blocks of rows that are made of it need the memory of one call, with gradients as without.
+
+    Args:
+        denoiser: What is called; without randomness, and so in evaluation mode.
+    """
+
+    def __init__(self, denoiser: Call):
+        self._denoiser = denoiser
+
+    def __call__(self, x: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return self._denoiser(x, t, **conditions)
+        call = partial(self._denoiser, **conditions)
+        result: Tensor = checkpoint(call, x, t, use_reentrant=False, preserve_rng_state=False)
+        return result

@@ -21,16 +21,13 @@ the same number in image space, since rotations keep densities. Gradients do not
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from math import log, pi
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
-from training.flow.calls import Call
 from training.flow.pfode import ProbabilityFlow, Trajectory
 from training.flow.solvers import Solver, Velocity
 
@@ -256,23 +253,3 @@ class Likelihood:
         if self.levels_per_unit is not None:
             found["bits_per_dim"] = bits_per_dim(log_prob, dim, self.levels_per_unit)
         return found
-
-
-class RecomputedDenoiser:
-    """A denoiser that repeats its calls for gradients instead of storing what they computed.
-
-    Blocks of rows that are made of it need the memory of one call, with gradients as without.
-
-    Args:
-        denoiser: What is called; without randomness, and so in evaluation mode.
-    """
-
-    def __init__(self, denoiser: Call):
-        self._denoiser = denoiser
-
-    def __call__(self, x: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():
-            return self._denoiser(x, t, **conditions)
-        call = partial(self._denoiser, **conditions)
-        result: Tensor = checkpoint(call, x, t, use_reentrant=False, preserve_rng_state=False)
-        return result

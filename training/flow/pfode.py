@@ -191,6 +191,7 @@ class ProbabilityFlow:
             self.standardized_velocity if solver.standardized else self.velocity, differentiable
         )
         visited = [0, *saved] if solver.adaptive else list(range(steps + 1))
+        kept_indices = set(saved)
         with torch.set_grad_enabled(differentiable):
             keep(State(times[0], x, torch.zeros_like(x)), last=False)
             walk = self._walk(velocity, x, times[visited], solver)
@@ -203,7 +204,7 @@ class ProbabilityFlow:
                         f"the integration left the finite numbers between t = {float(times[0]):g} "
                         f"and {float(times[-1]):g}: use more steps, or look at the network"
                     )
-                if index in saved:
+                if index in kept_indices:
                     keep(State(times[index], after, after - before), last)
                 if on_step:
                     for _ in range(done, index):

@@ -13,7 +13,7 @@ from torch.func import jacrev, vmap
 
 from dnnlib.errors import DataError, UsageError
 from training.data.toys import Toy
-from training.flow.calls import BlockwiseDenoiser
+from training.flow.calls import BlockwiseDenoiser, RecomputedDenoiser
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.isotropic import EDMSchedule, VESchedule, VPSchedule
@@ -21,7 +21,6 @@ from training.flow.likelihood import (
     LARGEST_EXACT,
     DivergenceIntegral,
     Likelihood,
-    RecomputedDenoiser,
     Trace,
     bits_per_dim,
     gaussian_log_density,
