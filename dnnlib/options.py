@@ -50,7 +50,7 @@ POSITIVE = FiniteFloat(min=0, min_open=True)
 NOT_NEGATIVE = FiniteFloat(min=0)
 AMOUNT = FiniteFloat(min=0, min_open=True, max=1e9)
 """Millions of samples."""
-COUNT = click.IntRange(min=1, max=2**63 - 1)
+COUNT = click.IntRange(min=1)
 SEED = click.IntRange(min=0, max=2**63 - 1)
 FILE = click.Path(path_type=Path)
 

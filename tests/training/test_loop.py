@@ -388,6 +388,15 @@ def test_a_signal_during_the_last_step_does_not_stop_a_finished_run(
     assert folder.network_path(4000).exists()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT as Python has it in the foreground: shells have jobs in the background ignore it."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_third_signal_acts_at_once(circles_trainer: MakeTrainer, run_folder: MakeFolder) -> None:
     trainer, source = circles_trainer()
     for step in (2, 2, 2):
