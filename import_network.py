@@ -18,7 +18,7 @@ from dnnlib.options import FILE, POSITIVE, command, overwrite_option, run_script
 from torch_utils.distributed import rank_from_environment
 from torch_utils.results import provenance, save_json
 from training.model import parameter_count
-from training.original_model import import_original
+from training.original.model import import_original
 
 
 @command(help=__doc__)

@@ -257,7 +257,7 @@ from pathlib import Path
 
 import import_network
 from dnnlib.errors import DataError
-from training.original_file import read_original
+from training.original.file import read_original
 
 RUNS = ("exec", "compile", "import", "marshal.loads", "pickle.find_class", "ctypes.", "os.", "pty.")
 REACHES = ("subprocess.", "socket.", "urllib.", "shutil.", "tempfile.", "webbrowser.", "ftplib.")

@@ -27,7 +27,7 @@ from training.measure.correlations import correlate
 from training.measure.residual_correlations import row_pairs, toy_correlations
 from training.measure.residual_files import Extraction, find_first, require_same, saved_shapes
 from training.model import Model
-from training.original_model import import_original
+from training.original.model import import_original
 from training.pictures.album import pictures_of
 from training.pictures.runs import SavedTraining
 from training.setup import Resumed

@@ -12,8 +12,8 @@ from torch import nn
 from dnnlib.errors import DataError, UsageError
 from training.flow.schedules import InflationSchedule
 from training.networks import NETWORKS
-from training.original_file import DEEPEST_MODULE, read_original
-from training.original_model import import_original
+from training.original.file import DEEPEST_MODULE, read_original
+from training.original.model import import_original
 
 DIM = 64
 SMALL = {"model_channels": 4, "channel_mult": [1], "num_blocks": 1, "attn_resolutions": []}

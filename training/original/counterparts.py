@@ -9,8 +9,8 @@ from dnnlib.errors import DataError
 from torch_utils.inert_pickle import shown
 from torch_utils.snapshots import LARGEST_ARGUMENT
 from training.networks.original_toy_unet import DOWN_STRIDES, UP_STRIDES
-from training.original_file import Layers
-from training.original_names import Renaming, image_names, toy_names
+from training.original.file import Layers
+from training.original.names import Renaming, image_names, toy_names
 
 _POSITIONS = 10000
 LONGEST_ARGUMENT = 32

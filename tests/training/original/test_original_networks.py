@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from dnnlib.errors import DataError
 from training.networks import NETWORKS
-from training.original_model import import_original
+from training.original.model import import_original
 
 SHAPE = (1, 8, 8)
 EXPONENTS = [1.0] * 10 + [-10 / 54] * 54

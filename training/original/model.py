@@ -20,10 +20,10 @@ from training.flow.denoisers import SPACES, NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.image_simulation import plain_name
 from training.model import Model, Recipe, check_network
-from training.original_counterparts import IMAGE_COUNTERPARTS, TOY_COUNTERPARTS, Counterpart
-from training.original_file import ALLOWED, Fields, Layers, OriginalFile, read_original
-from training.original_flow import read_basis, read_schedule
-from training.original_networks import MODULE_CLASSES, build
+from training.original.counterparts import IMAGE_COUNTERPARTS, TOY_COUNTERPARTS, Counterpart
+from training.original.file import ALLOWED, Fields, Layers, OriginalFile, read_original
+from training.original.flow import read_basis, read_schedule
+from training.original.networks import MODULE_CLASSES, build
 
 IMAGE_MODEL, TOY_MODEL = "IFsPreCond", "IFsToyPreCond"
 IMAGE_T_MAX = 15.01

@@ -14,7 +14,7 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import InflationSchedule
-from training.original_file import Fields
+from training.original.file import Fields
 from training.setup import INFLATION_DEFAULTS
 
 # Largest errors of what is in float32.
