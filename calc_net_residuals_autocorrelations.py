@@ -36,8 +36,6 @@ from training.data.images import normalize_pixels
 from training.data.toys import TOY_NAMES
 from training.flow.denoisers import PRECISIONS, MixtureDenoiser
 from training.flow.solvers import DEFAULT, SOLVERS
-from training.image_simulation import ImageFlow
-from training.integration import even_grid
 from training.measure.correlations import Autocorrelations, correlate
 from training.measure.residual_correlations import (
     check_shape,
@@ -59,7 +57,7 @@ from training.measure.residual_files import (
 )
 from training.measure.residuals import NOISES, ResidualProbe
 from training.model import Model
-from training.residual_extraction import (
+from training.simulation.extraction import (
     describe,
     extractor,
     prepare,
@@ -67,8 +65,9 @@ from training.residual_extraction import (
     run_extraction,
     toy_times,
 )
-from training.simulation import MAX_STEPS
-from training.toy_simulation import network_toy
+from training.simulation.images import ImageFlow
+from training.simulation.integration import MAX_STEPS, even_grid
+from training.simulation.toys import network_toy
 
 # Stream of random numbers: what a generator seeded by (seed, stream) is for.
 DATA_STREAM = 0

@@ -21,9 +21,9 @@ from training.data.images import ImageDataset, normalize_pixels
 from training.flow.denoisers import PRECISIONS
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import DEFAULT, SOLVERS, Solver
-from training.image_simulation import ImageFlow
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
-from training.simulation import DEFAULT_STEPS
+from training.simulation.images import ImageFlow
+from training.simulation.integration import DEFAULT_STEPS
 
 ERROR_NAMES = ("mse", "mse_float", "max_abs_error", "exact")
 """Of the columns of ``RoundtripErrors``."""

@@ -21,10 +21,11 @@ from torch_utils.results import provenance
 from training.flow.calls import BLOCK_ROWS
 from training.flow.denoisers import PRECISIONS
 from training.flow.solvers import DEFAULT, SOLVERS
-from training.image_folder import ABSENT, WHOLE, ImageFolder
-from training.image_generation import SeedSampler, generate_images, parse_seeds
-from training.image_simulation import ImageFlow
-from training.simulation import DEFAULT_STEPS, parse_eps
+from training.simulation.generation import SeedSampler, generate_images, parse_seeds
+from training.simulation.image_folder import ABSENT, WHOLE, ImageFolder
+from training.simulation.images import ImageFlow
+from training.simulation.integration import DEFAULT_STEPS
+from training.simulation.latents import parse_eps
 
 
 @command(help=__doc__)

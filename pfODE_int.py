@@ -32,7 +32,8 @@ from training.flow.denoisers import PRECISIONS
 from training.flow.likelihood import LARGEST_EXACT, TRACES
 from training.flow.pfode import ProbabilityFlow, sample_latent
 from training.flow.solvers import DEFAULT, SOLVERS
-from training.image_simulation import (
+from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
+from training.simulation.images import (
     LATENT_STREAM,
     NOISE_STREAM,
     ImageFlow,
@@ -40,16 +41,10 @@ from training.image_simulation import (
     draw_classes,
     summarize_variances,
 )
-from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
-from training.simulation import (
-    DEFAULT_STEPS,
-    Simulation,
-    Simulator,
-    chosen_likelihood,
-    latent_law,
-    parse_eps,
-)
-from training.trajectory_file import SavedEnd
+from training.simulation.integration import DEFAULT_STEPS, chosen_likelihood
+from training.simulation.latents import latent_law, parse_eps
+from training.simulation.simulator import Simulation, Simulator
+from training.simulation.trajectory_file import SavedEnd
 
 KINDS = ("melt", "roundtrip", "gen")
 DTYPE = "float32"

@@ -43,7 +43,6 @@ from training.flow.denoisers import MixtureDenoiser
 from training.flow.pfode import ProbabilityFlow, sample_latent
 from training.flow.schedules import G_TYPES
 from training.flow.solvers import DEFAULT, SOLVERS
-from training.integration import NetworkFile, chosen_solver, settle_times
 from training.measure.boundaries import Boundary, enclosed_volume, unit_sphere, write_mesh
 from training.measure.coverage import (
     STAGES,
@@ -58,8 +57,16 @@ from training.measure.coverage import (
     transported,
 )
 from training.model import Model
-from training.simulation import DEFAULT_STEPS, Simulator, latent_law, parse_eps, steps_and_end
-from training.toy_simulation import known_toy, network_toy, trained_steps_and_end
+from training.simulation.integration import (
+    DEFAULT_STEPS,
+    NetworkFile,
+    chosen_solver,
+    settle_times,
+    steps_and_end,
+)
+from training.simulation.latents import latent_law, parse_eps
+from training.simulation.simulator import Simulator
+from training.simulation.toys import known_toy, network_toy, trained_steps_and_end
 
 # Streams of random numbers: what a generator seeded by (seed, stream) is for.
 FRESH_STREAM, TEST_STREAM = 0, 1

@@ -34,17 +34,18 @@ from training.flow.likelihood import LARGEST_EXACT, TRACES
 from training.flow.pfode import ProbabilityFlow, sample_latent
 from training.flow.schedules import G_TYPES
 from training.flow.solvers import DEFAULT, SOLVERS
-from training.integration import NetworkFile, chosen_solver, settle_times
 from training.model import Model
-from training.simulation import (
+from training.simulation.integration import (
     DEFAULT_STEPS,
-    Simulator,
+    NetworkFile,
     chosen_likelihood,
-    latent_law,
-    parse_eps,
+    chosen_solver,
+    settle_times,
     steps_and_end,
 )
-from training.toy_simulation import known_toy, network_toy, trained_steps_and_end
+from training.simulation.latents import latent_law, parse_eps
+from training.simulation.simulator import Simulator
+from training.simulation.toys import known_toy, network_toy, trained_steps_and_end
 
 # Streams of random numbers: what a generator seeded by (seed, stream) is for.
 DATA_STREAM, LATENT_STREAM = 0, 1

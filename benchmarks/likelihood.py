@@ -43,10 +43,10 @@ from training.flow.likelihood import (
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import NoiseSchedule
 from training.flow.solvers import DEFAULT, SOLVERS
-from training.image_simulation import dequantized
 from training.measure.roundtrip import LEVELS_PER_UNIT
 from training.model import Model, make_schedule
-from training.simulation import DEFAULT_STEPS
+from training.simulation.images import dequantized
+from training.simulation.integration import DEFAULT_STEPS
 
 POINTS, LATENTS, FRESH, FEW = 1000, 100_000, 10_000, 48
 KEPT = {"circles": (2, 1), "moons": (2, 1), "s_curve": (3, 2)}

@@ -27,7 +27,7 @@ from training.flow.solvers import DEFAULT, SOLVERS
 from training.measure import residual_files
 from training.measure.residuals import noise_rows
 from training.model import Model
-from training.residual_extraction import NOISE_STREAM
+from training.simulation.extraction import NOISE_STREAM
 
 Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]

@@ -27,10 +27,10 @@ from torch_utils.seeds import seeded_generator
 from training import image_generation
 from training.data.image_codec import encode_png
 from training.data.image_dataset import ImageDataset
-from training.image_folder import PARAMETERS, ImageFolder
-from training.image_generation import SeedSampler, generate_images, parse_seeds
-from training.image_simulation import LABEL_STREAM, LATENT_STREAM, ImageFlow
 from training.model import Model
+from training.simulation.generation import SeedSampler, generate_images, parse_seeds
+from training.simulation.image_folder import PARAMETERS, ImageFolder
+from training.simulation.images import LABEL_STREAM, LATENT_STREAM, ImageFlow
 
 Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]

@@ -25,8 +25,8 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.likelihood import Trace, log_prob
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS
-from training.image_simulation import dequantized
 from training.model import Model, make_schedule
+from training.simulation.images import dequantized
 
 Run = Callable[..., Any]
 Arrays = dict[str, np.ndarray]

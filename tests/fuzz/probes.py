@@ -31,7 +31,7 @@ from training.original.model import import_original
 from training.pictures.album import pictures_of
 from training.pictures.runs import SavedTraining
 from training.setup import Resumed
-from training.trajectory_file import SavedEnd
+from training.simulation.trajectory_file import SavedEnd
 
 CPU = torch.device("cpu")
 MOST_IMAGES = 50

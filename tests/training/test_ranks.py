@@ -19,7 +19,7 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS
-from training.simulation import Simulator
+from training.simulation.simulator import Simulator
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")

@@ -18,12 +18,12 @@ from torch_utils.inert_pickle import shown
 from training.data.toys import TOY_NAMES, Toy
 from training.flow.denoisers import SPACES, NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
-from training.image_simulation import plain_name
 from training.model import Model, Recipe, check_network
 from training.original.counterparts import IMAGE_COUNTERPARTS, TOY_COUNTERPARTS, Counterpart
 from training.original.file import ALLOWED, Fields, Layers, OriginalFile, read_original
 from training.original.flow import read_basis, read_schedule
 from training.original.networks import MODULE_CLASSES, build
+from training.simulation.images import plain_name
 
 IMAGE_MODEL, TOY_MODEL = "IFsPreCond", "IFsToyPreCond"
 IMAGE_T_MAX = 15.01

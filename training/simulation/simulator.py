@@ -1,26 +1,20 @@
-"""What the simulation scripts share: time grids, latent laws, simulations shared by the ranks."""
+"""Simulations of many samples, shared by the ranks and written to a file as they run."""
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from dnnlib.errors import UsageError
-from dnnlib.options import given_options
 from torch_utils import distributed
-from training.flow.likelihood import Likelihood, Trace
+from training.flow.likelihood import Likelihood
 from training.flow.pfode import ProbabilityFlow, State, Trajectory
 from training.flow.solvers import Solver
-from training.trajectory_file import trajectory_file
-
-DEFAULT_STEPS = 20
-MAX_STEPS = 10**6
+from training.simulation.trajectory_file import trajectory_file
 
 
 @dataclass(frozen=True)
@@ -165,85 +159,3 @@ class Simulator:
             densities = likelihood.arrays(log_prob, dim)
             products = local.calls * integral.products_per_call
         return Simulation(whole, time.perf_counter() - began, densities, products)
-
-
-def steps_and_end(
-    steps: int | str | None, h: float | None, t_max: float
-) -> tuple[int | str, float]:
-    """Number of steps, or ``auto``, and the last time T: ``steps * h``, or ``t_max``."""
-    if h is None:
-        return steps or DEFAULT_STEPS, t_max
-    if isinstance(steps, str):
-        raise UsageError(f"--steps={steps} finds the step size itself: leave --h out")
-    if steps is None:
-        if t_max / h > MAX_STEPS:
-            raise UsageError(f"h is {h:g}, which makes more than {MAX_STEPS} steps up to {t_max:g}")
-        steps = max(1, math.floor(t_max / h * (1 + 1e-9)))
-    end = steps * h
-    # 7.01 and 701 * 0.01 mean the same time.
-    return steps, t_max if math.isclose(end, t_max, rel_tol=1e-9) else end
-
-
-def chosen_likelihood(
-    options: Mapping[str, Any], levels_per_unit: float | None = None
-) -> Likelihood | None:
-    """What ``likelihood_options`` ask for; None if they do not.
-
-    Args:
-        options: ``log_prob``, ``trace``, ``probes`` and ``seed``.
-        levels_per_unit: Of images.
-
-    Raises:
-        UsageError: How is said, but not that, or probes for an exact trace.
-    """
-    given = given_options()
-    for name in ("trace", "probes"):
-        if name in given and not options["log_prob"]:
-            raise UsageError(f"--{name} goes with --log_prob")
-    if "probes" in given and options["trace"] == "exact":
-        raise UsageError("--probes goes with --trace=hutchinson: an exact trace has none")
-    if not options["log_prob"]:
-        return None
-    trace = Trace(options["trace"], options["probes"], options["seed"])
-    return Likelihood(trace, levels_per_unit)
-
-
-def parse_eps(text: str) -> float | str:
-    """``auto``, ``empirical``, or a positive number. Raises UsageError for anything else."""
-    if text in ("auto", "empirical"):
-        return text
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise UsageError(f"eps is '{text}': give auto, empirical, or a positive variance")
-    return value
-
-
-def latent_law(
-    flow: ProbabilityFlow,
-    end_time: float,
-    eps: float | str,
-    dims_to_keep: int,
-    melted: Tensor | None = None,
-) -> Tensor:
-    """Variances ``[D]`` of the Gaussian that generation starts from.
-
-    Args:
-        flow: Knows the closed form.
-        end_time: T.
-        eps: ``auto``: the closed form; a number: that for the compressed dimensions; ``empirical``:
-            the second moments of an earlier melt.
-        dims_to_keep: Number of dimensions that are not compressed.
-        melted: Scaled eigenspace end of a melt ``[N, D]``, for ``empirical``.
-    """
-    if eps == "empirical":
-        if melted is None:
-            raise UsageError("eps=empirical needs a melt to take the variances from")
-        return melted.square().mean(dim=0)
-    t = torch.tensor(end_time, dtype=torch.float64, device=flow.device)
-    variance = flow.latent_variance(t)
-    if isinstance(eps, float):
-        variance[dims_to_keep:] = eps
-    return variance

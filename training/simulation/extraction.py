@@ -13,11 +13,10 @@ from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.results import provenance, save_json
-from training.integration import chosen_solver
 from training.measure.residual_files import Extraction, Put, digest, require_space
 from training.measure.residuals import Extractor, ResidualProbe, Source
 from training.model import Model
-from training.simulation import steps_and_end
+from training.simulation.integration import chosen_solver, steps_and_end
 
 NOISE_STREAM = 4
 """Of random numbers: what a generator seeded by (seed, stream, ...) is for."""

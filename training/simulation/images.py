@@ -21,9 +21,15 @@ from training.data.images import ImageDataset
 from training.flow.calls import BLOCK_ROWS, RecomputedDenoiser
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
-from training.integration import PILOTS, NetworkFile, chosen_solver, first_time, settle_times
 from training.measure.roundtrip import LEVELS_PER_UNIT
 from training.model import Model
+from training.simulation.integration import (
+    PILOTS,
+    NetworkFile,
+    chosen_solver,
+    first_time,
+    settle_times,
+)
 
 LATENT_STREAM, LABEL_STREAM, NOISE_STREAM, DEQUANTIZATION_STREAM = 1, 2, 3, 7
 """Streams of random numbers: what a generator seeded by (seed, stream) is for."""

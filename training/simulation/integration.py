@@ -1,10 +1,11 @@
-"""How the options of a simulation settle its solver and its times.
+"""How the options of a simulation settle its solver, its times, and whether it tells densities.
 
 What has to be tried out, a grid of equal errors or a number of steps, is tried on a few latents
 that all scripts draw alike, so that it needs no data.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,14 @@ from dnnlib.options import given_options
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from training.flow.grids import EqualErrorGrid, Grid, choose_steps, fit_equal_error_grid
+from training.flow.likelihood import Likelihood, Trace
 from training.flow.pfode import ProbabilityFlow, sample_latent
 from training.flow.schedules import NoiseSchedule
 from training.flow.solvers import Solver, get_solver
 from training.model import Model
 
+DEFAULT_STEPS = 20
+MAX_STEPS = 10**6
 PILOTS = 64
 PILOT_STREAM = 5
 """Stream of random numbers: what a generator seeded by (seed, stream) is for."""
@@ -41,6 +45,47 @@ def chosen_solver(options: Mapping[str, Any]) -> Solver:
             "given steps"
         )
     return solver
+
+
+def chosen_likelihood(
+    options: Mapping[str, Any], levels_per_unit: float | None = None
+) -> Likelihood | None:
+    """What ``likelihood_options`` ask for; None if they do not.
+
+    Args:
+        options: ``log_prob``, ``trace``, ``probes`` and ``seed``.
+        levels_per_unit: Of images.
+
+    Raises:
+        UsageError: How is said, but not that, or probes for an exact trace.
+    """
+    given = given_options()
+    for name in ("trace", "probes"):
+        if name in given and not options["log_prob"]:
+            raise UsageError(f"--{name} goes with --log_prob")
+    if "probes" in given and options["trace"] == "exact":
+        raise UsageError("--probes goes with --trace=hutchinson: an exact trace has none")
+    if not options["log_prob"]:
+        return None
+    trace = Trace(options["trace"], options["probes"], options["seed"])
+    return Likelihood(trace, levels_per_unit)
+
+
+def steps_and_end(
+    steps: int | str | None, h: float | None, t_max: float
+) -> tuple[int | str, float]:
+    """Number of steps, or ``auto``, and the last time T: ``steps * h``, or ``t_max``."""
+    if h is None:
+        return steps or DEFAULT_STEPS, t_max
+    if isinstance(steps, str):
+        raise UsageError(f"--steps={steps} finds the step size itself: leave --h out")
+    if steps is None:
+        if t_max / h > MAX_STEPS:
+            raise UsageError(f"h is {h:g}, which makes more than {MAX_STEPS} steps up to {t_max:g}")
+        steps = max(1, math.floor(t_max / h * (1 + 1e-9)))
+    end = steps * h
+    # 7.01 and 701 * 0.01 mean the same time.
+    return steps, t_max if math.isclose(end, t_max, rel_tol=1e-9) else end
 
 
 def first_time(schedule: NoiseSchedule, options: Mapping[str, Any], end: float) -> float:

@@ -14,7 +14,7 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import NoiseSchedule
 from training.model import Model, make_schedule
 from training.setup import INFLATION_DEFAULTS
-from training.simulation import steps_and_end
+from training.simulation.integration import steps_and_end
 
 SCHEDULE_OPTIONS = ("dims_to_keep", "rho", "gamma0", "g_type", "inflation_gap")
 

@@ -27,9 +27,9 @@ from torch_utils.seeds import seeded_generator
 from training.data.images import to_pixels
 from training.flow.calls import BlockwiseDenoiser
 from training.flow.pfode import sample_latent
-from training.image_folder import ImageFolder, write_image
-from training.image_simulation import LATENT_STREAM, ImageFlow, draw_classes
-from training.simulation import latent_law
+from training.simulation.image_folder import ImageFolder, write_image
+from training.simulation.images import LATENT_STREAM, ImageFlow, draw_classes
+from training.simulation.latents import latent_law
 
 MAX_SEED, MAX_IMAGES = 10**9 - 1, 10**7
 WRITERS = 4

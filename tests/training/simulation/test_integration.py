@@ -14,8 +14,8 @@ from dnnlib.errors import DataError
 from torch_utils.results import load_json
 from training.flow.grids import EqualErrorGrid
 from training.flow.solvers import SOLVERS
-from training.integration import STORED, NetworkFile
 from training.model import Model
+from training.simulation.integration import STORED, NetworkFile
 
 Run = Callable[..., Any]
 

@@ -18,8 +18,13 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow, State
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS
-from training.simulation import Simulator
-from training.trajectory_file import STATE_KEYS, SavedEnd, describe_state, trajectory_file
+from training.simulation.simulator import Simulator
+from training.simulation.trajectory_file import (
+    STATE_KEYS,
+    SavedEnd,
+    describe_state,
+    trajectory_file,
+)
 
 ExactFlow = Callable[..., tuple[Toy, ProbabilityFlow]]
 RK4 = SOLVERS["rk4"]

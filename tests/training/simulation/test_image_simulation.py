@@ -17,13 +17,13 @@ from training.flow.calls import BLOCK_ROWS
 from training.flow.isotropic import VPSchedule
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS
-from training.image_simulation import (
+from training.simulation.images import (
     ImageFlow,
     draw_classes,
     plain_name,
     summarize_variances,
 )
-from training.integration import even_grid, first_time
+from training.simulation.integration import even_grid, first_time
 
 CPU = torch.device("cpu")
 LEFT_OUT = {

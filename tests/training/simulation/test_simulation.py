@@ -12,13 +12,9 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS
-from training.simulation import (
-    DEFAULT_STEPS,
-    Simulator,
-    latent_law,
-    parse_eps,
-    steps_and_end,
-)
+from training.simulation.integration import DEFAULT_STEPS, steps_and_end
+from training.simulation.latents import latent_law, parse_eps
+from training.simulation.simulator import Simulator
 
 ExactFlow = Callable[..., tuple[Toy, ProbabilityFlow]]
 RK4 = SOLVERS["rk4"]
