@@ -24,10 +24,10 @@ import dnnlib
 import gen_fid_samples
 from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
-from training import image_generation
 from training.data.image_codec import encode_png
 from training.data.image_dataset import ImageDataset
 from training.model import Model
+from training.simulation import generation
 from training.simulation.generation import SeedSampler, generate_images, parse_seeds
 from training.simulation.image_folder import PARAMETERS, ImageFolder
 from training.simulation.images import LABEL_STREAM, LATENT_STREAM, ImageFlow
@@ -160,9 +160,9 @@ def test_not_a_bit_depends_on_the_company(
 ) -> None:
     # Pixels would hide most differences: what they are rounded from is compared.
     seen: list[torch.Tensor] = []
-    to_pixels = image_generation.to_pixels
+    to_pixels = generation.to_pixels
     monkeypatch.setattr(
-        image_generation, "to_pixels", lambda points: seen.append(points) or to_pixels(points)
+        generation, "to_pixels", lambda points: seen.append(points) or to_pixels(points)
     )
     image_flow = open_flow(networks[network])
     basis = image_flow.model.denoiser.basis
@@ -573,7 +573,7 @@ def test_only_one_batch_waits_to_be_written(
     networks: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waiting, most = 0, 0
-    write, sample = image_generation.write_image, SeedSampler.__call__
+    write, sample = generation.write_image, SeedSampler.__call__
 
     def write_late(*job: Any) -> None:
         nonlocal waiting
@@ -587,8 +587,8 @@ def test_only_one_batch_waits_to_be_written(
         most = max(most, waiting)
         return sample(self, seeds, *rest)
 
-    monkeypatch.setattr(image_generation, "WRITERS", 1)
-    monkeypatch.setattr(image_generation, "write_image", write_late)
+    monkeypatch.setattr(generation, "WRITERS", 1)
+    monkeypatch.setattr(generation, "write_image", write_late)
     monkeypatch.setattr(SeedSampler, "__call__", watch)
     sampler = SeedSampler(open_flow(networks["random"]), CPU, 4, "auto", DIM, None)
     folder = ImageFolder(tmp_path, SHAPE, False, {})
