@@ -70,13 +70,20 @@ class RunFolder:
         return cls(chosen[0])
 
     @classmethod
-    def reopen(cls, path: Path, seen: int) -> "RunFolder":
+    def reopen(cls, path: Path, seen: int, keep: int) -> "RunFolder":
         """Opens a run's folder to go on after ``seen`` samples.
 
-        What its statistics tell of later times is dropped: the run will tell it again.
+        What its statistics tell of later times is dropped: the run will tell it again. Old states
+        are removed as after a save, which a run that was killed right there has not done.
+
+        Args:
+            path: The folder.
+            seen: Samples trained on, by the state that the run goes on from.
+            keep: Number of states to keep, with that one.
         """
         folder = cls(path)
         if distributed.is_main():
+            folder._remove_old_states(folder.state_path(seen), keep)
             keep_lines_until(path / "stats.jsonl", "seen", seen)
             if _launch_of(path) != launch_id():
                 record = load_json(path / OPTIONS_NAME)
@@ -113,9 +120,13 @@ class RunFolder:
         path = self.state_path(seen)
         write_state(path, {**state, "seen": seen})
         logger.info(f"Wrote {path}")
+        self._remove_old_states(path, keep)
+
+    def _remove_old_states(self, newest: Path, keep: int) -> None:
         states = states_in(self.path)
-        for old in states[: states.index(path) + 1][:-keep]:
-            old.unlink()
+        if newest in states:  # a state to resume from may have got another name
+            for old in states[: states.index(newest) + 1][:-keep]:
+                old.unlink()
 
 
 def read_options(location: Path) -> dict[str, Any]:

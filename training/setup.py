@@ -179,7 +179,7 @@ def run_training(
     """
     if resumed:
         trainer.restore(resumed.state, str(resumed.path))
-        folder = RunFolder.reopen(resumed.path.parent, trainer.seen)
+        folder = RunFolder.reopen(resumed.path.parent, trainer.seen, trainer.config.keep_states)
         logger.info(f"Going on from {resumed.path}")
     else:
         folder = RunFolder.create(*place, record)

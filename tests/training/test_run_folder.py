@@ -48,6 +48,18 @@ def test_a_run_resumed_from_an_older_state_keeps_what_it_writes(folder: RunFolde
     assert numbers(folder) == [2, 3, 5, 6]
 
 
+@pytest.mark.parametrize(
+    ("seen", "kept"), [(6000, [5, 6]), (5000, [2, 5, 6]), (7000, [1, 2, 5, 6])]
+)
+def test_a_run_killed_before_it_removed_old_states_removes_them_when_it_goes_on(
+    folder: RunFolder, seen: int, kept: list[int]
+) -> None:
+    for number in (1, 2, 5, 6):
+        folder.save_state({"step": number}, 1000 * number, 9)
+    RunFolder.reopen(folder.path, seen, keep=2)
+    assert numbers(folder) == kept
+
+
 def test_states_are_in_the_order_of_their_numbers(folder: RunFolder) -> None:
     for number in (999_999, 1_000_000, 2):
         folder.save_state({"step": number}, 1000 * number, 9)
