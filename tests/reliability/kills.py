@@ -119,13 +119,13 @@ def _kill(pid: int) -> None:
             return
 
 
-def moments(kills: int, seconds: float, writes: int, seed: int) -> Iterator[dict[str, Any]]:
-    """When to kill: half are spread over the time of a run, half over its writes."""
+def moments(kills: int, writes: int, seed: int) -> Iterator[dict[str, Any]]:
+    """When to kill: half are spread over the time of a run, a part of it, half over its writes."""
     generator = random.Random(seed)
     halves = kills // 2, kills - kills // 2
     for index in range(max(halves)):
         if index < halves[0]:
-            yield {"kill_after": seconds * (index + generator.random()) / halves[0]}
+            yield {"kill_after": (index + generator.random()) / halves[0]}
         if index < halves[1]:
             yield {"kill_at": int(writes * (index + generator.random()) / halves[1])}
 
@@ -150,12 +150,17 @@ def kill_often(runner: Runner, job: Job, folder: Path, kills: int, seed: int = 0
     end = runner.run(job.script, job.command(unbroken))
     if end.code or end.writes is None:
         raise RuntimeError(f"{job.name} ended with {end.code}: {end.output}")
-    for moment in moments(kills, end.seconds, end.writes, seed):
+    seconds = end.seconds
+    for moment in moments(kills, end.writes, seed):
+        if "kill_after" in moment:
+            moment["kill_after"] *= seconds
         shutil.rmtree(place, ignore_errors=True)
         job.prepare(place)
         killed = runner.run(job.script, job.command(place), **moment)
         if killed.code != -signal.SIGKILL:
             table.too_late += 1
+            # The load of a machine changes: the last whole run tells best how long the next takes.
+            seconds = killed.seconds
             if killed.code:
                 table.violations.append(f"{moment}: ended with {killed.code}: {killed.output}")
             continue
