@@ -148,9 +148,11 @@ def rows(model: Model, judge: Judge, nodes: Tensor, density_points: int) -> Iter
     before: Tensor | None = None
     for method in (None, *reversed(METHODS)):
         start = time.monotonic()
-        calibration = method and fit_calibration(model.denoiser, fitted_to, nodes, 0, method)
+        calibration = (
+            fit_calibration(model.denoiser, fitted_to, nodes, 0, method) if method else None
+        )
         seconds = time.monotonic() - start
-        model.denoiser.calibration = calibration or None
+        model.denoiser.calibration = calibration
         largest = float(calibration.slopes[:, : judge.kept].abs().max()) if calibration else 0.0
         density = judge.log_density(flow, density_points)
         before = density if before is None else before

@@ -120,7 +120,10 @@ def _kill(pid: int) -> None:
 
 
 def moments(kills: int, writes: int, seed: int) -> Iterator[dict[str, Any]]:
-    """When to kill: half are spread over the time of a run, a part of it, half over its writes."""
+    """When to kill: half are spread over the time of a run, half over its writes.
+
+    ``kill_after`` is a part of the time that a run takes, ``kill_at`` the number of a write.
+    """
     generator = random.Random(seed)
     halves = kills // 2, kills - kills // 2
     for index in range(max(halves)):
