@@ -30,6 +30,7 @@ from torch_utils.results import provenance
 from torch_utils.seeds import seeded_generator
 from training.data.batches import Batch, ToyBatches
 from training.data.toys import TOY_NAMES, Toy
+from training.flow.calibration import METHODS
 from training.flow.denoisers import NOISE_CONDITIONINGS, SPACES
 from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import G_TYPES
@@ -38,6 +39,7 @@ from training.model import Model, describe_basis
 from training.networks import TOY_NETWORKS
 from training.run_folder import place_to_resume, read_options
 from training.setup import (
+    CalibrationPlan,
     Choices,
     Resumed,
     calibrates,
@@ -86,7 +88,7 @@ CALIBRATION_STREAM = 5
     default="log",
     help="How the network is told the time: by the log of the noise, or as 999 t.",
 )
-@training_options(duration=6, batch=2048, lr=4e-3, ema=0.5, tick=500, snap=10, dump=10)
+@training_options(METHODS, duration=6, batch=2048, lr=4e-3, ema=0.5, tick=500, snap=10, dump=10)
 def main(**options: Any) -> None:
     resume = place_to_resume(options["resume"], options["outdir"], options["nosubdir"])
     if resume:
@@ -95,7 +97,7 @@ def main(**options: Any) -> None:
             resumed_options(options, given_options(), saved, FREE_ON_RESUME, str(resume))
         )
     require_options(options, "outdir", "data_name")
-    options["calibrate"] = calibrates(options["calibrate"], options["precond"])
+    options["calibrate"] = calibrates(options)
     toy = Toy(options["data_name"], options["augment_to"])
     basis = EigenBasis.from_moments(*toy.moments())
     model, loss = choices(toy, options).build(basis)
@@ -112,6 +114,9 @@ def main(**options: Any) -> None:
         model.denoiser.to(device)
         source = ToyBatches(toy, config.batch, config.seed, device)
         place = (options["outdir"], run_name(model, options), options["nosubdir"])
+        calibration = CalibrationPlan.of(
+            options, lambda: calibration_points(toy, config.seed), config.seed
+        )
         resumed = Resumed.find(resume) if resume else None
         run_training(
             Trainer(model, loss, config),
@@ -119,7 +124,7 @@ def main(**options: Any) -> None:
             place,
             record,
             resumed,
-            (lambda: calibration_points(toy, config.seed)) if options["calibrate"] else None,
+            calibration,
         )
 
 

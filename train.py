@@ -36,6 +36,7 @@ from training.data.augment import (
 )
 from training.data.batches import BatchSource
 from training.data.images import ImageBatches, ImageDataset
+from training.flow.calibration import METHODS
 from training.flow.denoisers import NOISE_CONDITIONINGS, PRECISIONS, SPACES
 from training.flow.schedules import G_TYPES
 from training.image_training import calibration_points, fit_basis, open_calibration_data
@@ -45,6 +46,7 @@ from training.model import Model, describe_basis
 from training.networks import IMAGE_NETWORKS
 from training.run_folder import place_to_resume, read_options
 from training.setup import (
+    CalibrationPlan,
     Choices,
     Resumed,
     calibrates,
@@ -142,12 +144,17 @@ class Multipliers(click.ParamType[list[int]]):
 )
 @click.option("--lr_decay", is_flag=True, help="Let the rate fall to 0 along a cosine.")
 @click.option(
+    "--output_gain",
+    is_flag=True,
+    help="Train, with the network, a factor of its output for each dimension and time.",
+)
+@click.option(
     "--calibration_data",
     type=FILE,
     help="Images to calibrate on, best such that were held out of training  [default: --data]",
 )
 @click.option("--transfer", help="Network file, path or https URL, whose weights to start from.")
-@training_options(duration=200, batch=512, lr=1e-3, ema=0.5, tick=50, snap=50, dump=500)
+@training_options(METHODS, duration=200, batch=512, lr=1e-3, ema=0.5, tick=50, snap=50, dump=500)
 def main(**options: Any) -> None:
     resume = place_to_resume(options["resume"], options["outdir"], options["nosubdir"])
     if resume:
@@ -156,7 +163,7 @@ def main(**options: Any) -> None:
             resumed_options(options, given_options(), saved, FREE_ON_RESUME, str(resume))
         )
     require_options(options, "outdir", "data")
-    options["calibrate"] = calibrates(options["calibrate"], options["precond"])
+    options["calibrate"] = calibrates(options)
     dataset = ImageDataset(
         Path(options["data"]),
         use_labels=options["cond"],
@@ -209,13 +216,16 @@ def main(**options: Any) -> None:
                 source, augmentation, dataset.image_shape, config.batch, config.seed
             )
         place = (options["outdir"], run_name(model, options), options["nosubdir"])
+        calibration = CalibrationPlan.of(
+            options, lambda: calibration_points(calibration_data), config.seed
+        )
         run_training(
             trainer,
             source,
             place,
             record,
             resumed,
-            (lambda: calibration_points(calibration_data)) if options["calibrate"] else None,
+            calibration,
         )
 
 
@@ -250,6 +260,7 @@ def choices(dataset: ImageDataset, options: dict[str, Any]) -> Choices:
         t_min=options["tmin"],
         t_max=options["tmax"] or (T_MAX if inflating else None),
         t_sampling=options["t_sampling"],
+        output_gain=options["output_gain"],
         seed=options["seed"],
     )
 

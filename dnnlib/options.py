@@ -100,9 +100,16 @@ def flow_options(g_types: Sequence[str]) -> Decorator[Any]:
 
 
 def training_options(
-    duration: float, batch: int, lr: float, ema: float, tick: int, snap: int, dump: int
+    fits: Sequence[str],
+    duration: float,
+    batch: int,
+    lr: float,
+    ema: float,
+    tick: int,
+    snap: int,
+    dump: int,
 ) -> Decorator[Any]:
-    """What every training script asks, with that script's defaults."""
+    """What every training script asks, with that script's defaults, and the calibrations' names."""
     return option_group(
         click.option("--outdir", type=FILE, help="Where to make the run's folder."),
         click.option(
@@ -127,8 +134,15 @@ def training_options(
         click.option(
             "--calibrate/--no-calibrate",
             default=None,
-            help="Correct the trained network so that melts have the variances they should  "
+            help="Correct the trained network by its regression on the data  "
             "[default: with precond=ifs]",
+        ),
+        click.option(
+            "--calibration_fit",
+            type=choice(fits),
+            help="What it corrects: the scale of the network's output (gain), for samples; or also "
+            "its slope in its input, fitted to noisy data (marginal) or along the flow (path), "
+            f"for latent variances  [default: {fits[0]}]",
         ),
         click.option("--ls", type=POSITIVE, default=1.0, help="Loss scale in the backward pass."),
         click.option("--seed", type=SEED, default=0, help="Seed of all random numbers."),

@@ -22,6 +22,7 @@ from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.snapshots import first_line
 from torch_utils.stats import RunningMeans
 from training.data.batches import Batch, BatchSource
+from training.flow.denoisers import NetworkDenoiser
 from training.loss import DenoisingLoss, DenoisingRegression, Draws
 from training.model import Model
 from training.report import Reporter
@@ -31,6 +32,9 @@ from training.stopping import StoppedBySignal, StopRequest
 MAX_SKIPPED_IN_A_ROW = 20
 # Streams of random numbers: what a generator seeded by (seed, stream, step) is for.
 LOSS_STREAM, NETWORK_STREAM = 1, 2
+# Names in a state of a denoiser's network and its output gain: those in training, those averaged.
+TRAINED = ("network", "output_gain")
+AVERAGED = ("averaged", "averaged_output_gain")
 
 
 @dataclass(frozen=True)
@@ -219,8 +223,8 @@ class Trainer:
             "skipped_in_a_row": self.skipped_in_a_row,
             "basis": self.denoiser.basis.state_dict(),
             "data_variance": self.denoiser.data_variance,
-            "network": self.denoiser.network.state_dict(),
-            "averaged": self.averaged.denoiser.network.state_dict(),
+            **_trained(self.denoiser, TRAINED),
+            **_trained(self.averaged.denoiser, AVERAGED),
             "optimizer": self.optimizer.state_dict(),
         }
 
@@ -231,8 +235,8 @@ class Trainer:
             DataError: It lacks something, or is of another model; the message names its source.
         """
         try:
-            self.denoiser.network.load_state_dict(state["network"])
-            self.averaged.denoiser.network.load_state_dict(state["averaged"])
+            _restore_trained(self.denoiser, state, TRAINED)
+            _restore_trained(self.averaged.denoiser, state, AVERAGED)
             _check_like(state["optimizer"], self.optimizer)
             self.optimizer.load_state_dict(state["optimizer"])
             counts = [int(state[name]) for name in ("step", "skipped", "skipped_in_a_row")]
@@ -248,6 +252,20 @@ class Trainer:
             RuntimeError,
         ) as error:
             raise DataError(f"{source} is no state of this model: {first_line(error)}") from error
+
+
+def _trained(denoiser: NetworkDenoiser, names: tuple[str, str]) -> dict[str, Any]:
+    """The states of what is trained in a denoiser, by the names of its network and output gain."""
+    parts = zip(names, (denoiser.network, denoiser.output_gain), strict=True)
+    return {name: part.state_dict() for name, part in parts if part is not None}
+
+
+def _restore_trained(
+    denoiser: NetworkDenoiser, state: dict[str, Any], names: tuple[str, str]
+) -> None:
+    for name, part in zip(names, (denoiser.network, denoiser.output_gain), strict=True):
+        if part is not None:
+            part.load_state_dict(state[name])
 
 
 def _check_like(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:

@@ -16,6 +16,7 @@ from training.flow.calibration import Calibration
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.isotropic import EDMSchedule, VESchedule, VPSchedule
+from training.flow.output_gain import OutputGain
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule, NoiseSchedule
 from training.networks import NETWORKS
@@ -52,16 +53,26 @@ class Recipe:
     network_arguments: dict[str, Any]
     denoiser_arguments: dict[str, Any] = field(default_factory=dict)
 
-    def build(self, basis: EigenBasis, data_variance: Tensor | None = None) -> "Model":
+    def build(
+        self,
+        basis: EigenBasis,
+        data_variance: Tensor | None = None,
+        output_gain: OutputGain | None = None,
+    ) -> "Model":
         """A model with a freshly initialized network.
 
         Args:
             basis: Of the data.
             data_variance: ``[D]``, see ``NetworkDenoiser``.
+            output_gain: Likewise.
         """
         schedule = make_schedule(self.schedule, self.schedule_arguments, basis)
         network = NETWORKS[self.network](**self.network_arguments)
-        arguments = {**self.denoiser_arguments, "data_variance": data_variance}
+        arguments = {
+            **self.denoiser_arguments,
+            "data_variance": data_variance,
+            "output_gain": output_gain,
+        }
         return Model(NetworkDenoiser(network, basis, schedule, **arguments), self)
 
 
@@ -87,8 +98,12 @@ class Model:
         basis = {name: tensor.cpu() for name, tensor in denoiser.basis.state_dict().items()}
         weights = {name: tensor.cpu() for name, tensor in denoiser.network.state_dict().items()}
         state = {"data_variance": denoiser.data_variance.cpu()}
+        if denoiser.output_gain is not None:
+            state["output_gain_times"] = denoiser.output_gain.spline.times.cpu()
+            state["output_gains"] = denoiser.output_gain.gains.cpu()
         if denoiser.calibration is not None:
             state["calibration_times"] = denoiser.calibration.times.cpu()
+            state["calibration_gains"] = denoiser.calibration.gains.cpu()
             state["calibration_slopes"] = denoiser.calibration.slopes.cpu()
         parts = {
             "schedule": Part(recipe.schedule, recipe.schedule_arguments),
@@ -131,11 +146,12 @@ class Model:
             schedule = make_schedule(recipe.schedule, recipe.schedule_arguments, basis, end_std)
             state = dict(denoiser_part.state)
             calibration = _take_calibration(state, recipe, basis.dim)
+            gain = _take_output_gain(state, basis.dim)
             arguments = {**recipe.denoiser_arguments, **state}
             variance = arguments.get("data_variance", basis.eigenvalues)
             if variance.shape != basis.eigenvalues.shape or not (variance >= 0).all():
                 raise ValueError("its data_variance does not belong to its basis")
-            denoiser = NetworkDenoiser(network, basis, schedule, **arguments)
+            denoiser = NetworkDenoiser(network, basis, schedule, output_gain=gain, **arguments)
             if schedule.dim != basis.dim:
                 raise ValueError(f"schedule of {schedule.dim} and basis of {basis.dim} dimensions")
             schedule.t_min = _check_about(about, basis.dim)
@@ -207,20 +223,45 @@ def _take_calibration(state: dict[str, Tensor], recipe: Recipe, dim: int) -> Cal
     Raises:
         ValueError: It is incomplete, malformed, or of another model.
     """
-    names = ("calibration_times", "calibration_slopes")
-    given = [state.pop(name) for name in names if name in state]
-    if not given:
+    times, slopes = _take_pair(state, "calibration_times", "calibration_slopes")
+    gains = state.pop("calibration_gains", None)
+    if times is None or slopes is None:
+        if gains is not None:
+            raise ValueError("its calibration has gains, but no times and slopes")
         return None
-    if len(given) < len(names):
-        raise ValueError(f"its calibration lacks one of {' and '.join(names)}")
-    calibration = Calibration(*given)
-    if calibration.slopes.shape[1] != dim:
-        raise ValueError(
-            f"calibration of {calibration.slopes.shape[1]} and basis of {dim} dimensions"
-        )
+    # Files of earlier versions have slopes alone.
+    calibration = Calibration(times, torch.ones_like(slopes) if gains is None else gains, slopes)
+    if slopes.shape[1] != dim:
+        raise ValueError(f"calibration of {slopes.shape[1]} and basis of {dim} dimensions")
     if recipe.denoiser_arguments.get("preconditioning", "ifs") != "ifs":
         raise ValueError("it has a calibration, which only models of ifs have")
     return calibration
+
+
+def _take_output_gain(state: dict[str, Tensor], dim: int) -> OutputGain | None:
+    """Removes an output gain from a denoiser's state; None if it has none.
+
+    Raises:
+        ValueError: It is incomplete, malformed, or of another model.
+    """
+    times, gains = _take_pair(state, "output_gain_times", "output_gains")
+    if times is None or gains is None:
+        return None
+    output_gain = OutputGain(times, gains)
+    if gains.shape[1] != dim:
+        raise ValueError(f"output gain of {gains.shape[1]} and basis of {dim} dimensions")
+    return output_gain
+
+
+def _take_pair(
+    state: dict[str, Tensor], one: str, other: str
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Removes two entries that go together, if they are there."""
+    if one not in state and other not in state:
+        return None, None
+    if one not in state or other not in state:
+        raise ValueError(f"it has one of {one} and {other}, but not both")
+    return state.pop(one), state.pop(other)
 
 
 def _check_about(about: Mapping[str, Any], dim: int) -> float:

@@ -15,9 +15,10 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.snapshots import read_state
 from training.data.batches import Batch, BatchSource
-from training.flow.calibration import NODES, fit_calibration
+from training.flow.calibration import METHODS, NODES, fit_calibration
 from training.flow.denoisers import noise_condition
 from training.flow.eigenbasis import EigenBasis
+from training.flow.output_gain import OutputGain
 from training.loop import Trainer, TrainingConfig, train
 from training.loss import DenoisingLoss
 from training.model import Model, Recipe, make_schedule, parameter_count
@@ -49,6 +50,7 @@ class Choices:
         t_min: First time.
         t_max: Last time.
         t_sampling: How times are drawn in training.
+        output_gain: Whether a gain of the network's output is trained with it.
         seed: Of the initial weights.
     """
 
@@ -61,6 +63,7 @@ class Choices:
     t_min: float | None = None
     t_max: float | None = None
     t_sampling: str | None = None
+    output_gain: bool = False
     seed: int = 0
 
     def build(
@@ -94,8 +97,9 @@ class Choices:
         recipe = Recipe(
             self.precond, arguments, self.network, network_arguments, denoiser_arguments
         )
+        output_gain = OutputGain.ones(t_min, t_max, basis.dim) if self.output_gain else None
         torch.manual_seed(self.seed)
-        model = recipe.build(basis, data_variance)
+        model = recipe.build(basis, data_variance, output_gain)
         model.about = {
             "data_dim": basis.dim,
             "dims_to_keep": arguments.get("dims_to_keep", basis.dim),
@@ -158,13 +162,36 @@ class Resumed:
             raise DataError(f"{self.path} has no variance of its data") from error
 
 
+@dataclass(frozen=True)
+class CalibrationPlan:
+    """How a trained model is to be calibrated.
+
+    Attributes:
+        points: Gives this rank's share of the clean points to fit to, with their labels.
+        seed: Of the noise.
+        method: A name in ``METHODS`` of the calibration.
+    """
+
+    points: Callable[[], Batch]
+    seed: int
+    method: str
+
+    @classmethod
+    def of(
+        cls, options: Mapping[str, Any], points: Callable[[], Batch], seed: int
+    ) -> "CalibrationPlan | None":
+        """The plan of a training script's options, or None if they ask for no calibration."""
+        method = options["calibration_fit"] or METHODS[0]
+        return cls(points, seed, method) if options["calibrate"] else None
+
+
 def run_training(
     trainer: Trainer,
     source: BatchSource,
     place: tuple[Path, str, bool],
     record: Mapping[str, Any],
     resumed: Resumed | None,
-    calibration_points: Callable[[], Batch] | None = None,
+    calibration: CalibrationPlan | None = None,
 ) -> None:
     """Trains in a new folder, or goes on in the folder of a state.
 
@@ -174,8 +201,7 @@ def run_training(
         place: ``outdir``, the run's name, and whether outdir itself is to be the folder.
         record: What ``training_options.json`` is to say.
         resumed: The state to go on from, or None.
-        calibration_points: Gives this rank's share of the clean points that the trained model is
-            calibrated on; None for no calibration.
+        calibration: How to calibrate the trained model; None for not at all.
     """
     if resumed:
         trainer.restore(resumed.state, str(resumed.path))
@@ -186,8 +212,8 @@ def run_training(
         logger.info(f"Training in {folder.path}")
 
     def finish(model: Model) -> None:
-        if calibration_points is not None:
-            calibrate(model, calibration_points(), trainer.config.seed)
+        if calibration is not None:
+            calibrate(model, calibration)
 
     train(trainer, source, folder, finish)
 
@@ -205,44 +231,53 @@ def set_deterministic(asked: bool) -> None:
     torch.use_deterministic_algorithms(asked)
 
 
-def calibrates(asked: bool | None, precond: str) -> bool:
-    """Whether a model is calibrated after training: by default where it can be.
+def calibrates(options: Mapping[str, Any]) -> bool:
+    """Whether options ask for a calibration after training: by default where there can be one.
 
     Raises:
-        UsageError: It was asked for, but is not defined for the isotropic models.
+        UsageError: It was asked for, but is not defined for the isotropic models; or what to fit
+            was said, but there is no fit.
     """
+    asked, precond = options["calibrate"], options["precond"]
     if asked and precond != "ifs":
         raise UsageError(f"--calibrate goes with --precond=ifs only, not {precond}: leave it out")
-    return precond == "ifs" if asked is None else asked
+    asked = precond == "ifs" if asked is None else asked
+    if options["calibration_fit"] and not asked:
+        raise UsageError("--calibration_fit is given, but there is no calibration: leave it out")
+    return bool(asked)
 
 
-def calibrate(model: Model, batch: Batch, seed: int) -> None:
-    """Fits a model's calibration along its melt, and puts it in its place.
+def calibrate(model: Model, plan: CalibrationPlan) -> None:
+    """Fits a model's calibration, and puts it in its place.
 
     Args:
         model: Ready for evaluation.
-        batch: This rank's share of the clean points, with labels if the network takes them.
-        seed: Of the noise.
+        plan: How.
 
     Raises:
         DataError: The network gives values that are not finite.
     """
     start, denoiser, about = time.monotonic(), model.denoiser, model.about
-    device = denoiser.basis.mean.device
+    device, batch = denoiser.basis.mean.device, plan.points()
     # What simulations compute in by default, whatever the training did.
     denoiser.precision = "fp32"
     points = denoiser.basis.to_eigen(batch.points.to(device))
     times = torch.linspace(about["tmin"], about["tmax"], NODES, dtype=torch.float64)
+    conditions = batch.conditions(device)
     try:
         calibration = fit_calibration(
-            denoiser, points, times, seed, conditions=batch.conditions(device)
+            denoiser, points, times, plan.seed, plan.method, conditions=conditions
         )
     except ValueError as error:
         raise DataError(f"the network cannot be calibrated: {error}") from error
     denoiser.calibration = calibration
-    largest = float(calibration.slopes[:, : about["dims_to_keep"]].abs().max())
     count = int(distributed.sum_over_ranks(torch.tensor([len(points)], device=device)))
+    kept = slice(about["dims_to_keep"])
+    gains = calibration.gains[:, kept]
+    found = f"gains {float(gains.min()):.3f} to {float(gains.max()):.3f}"
+    if plan.method != "gain":
+        found += f", largest slope {float(calibration.slopes[:, kept].abs().max()):.3f}"
     logger.info(
         f"Calibrated on {count} points at {NODES} times in {time.monotonic() - start:.1f} s: "
-        f"largest slope {largest:.3f} (kept dimensions)"
+        f"{found} (kept dimensions)"
     )

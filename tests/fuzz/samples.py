@@ -20,6 +20,7 @@ from torch_utils.stats import RunningMeans
 from training.data.batches import Batch
 from training.flow.calibration import Calibration
 from training.flow.eigenbasis import EigenBasis
+from training.flow.output_gain import OutputGain
 from training.loop import Trainer, TrainingConfig
 from training.measure.boundaries import unit_sphere
 from training.model import Model
@@ -52,7 +53,9 @@ def toy_model(kept: int = 2, precond: str = "ifs", calibrated: bool = False) -> 
     model.about |= {"data_name": "circles", "augment_to": 0, "seen": 1000}
     torch.nn.init.normal_(model.denoiser.network.output.weight, std=0.1)
     if calibrated:
-        model.denoiser.calibration = Calibration(TIMES, 0.01 * torch.ones(3, 2).double())
+        ones = torch.ones(3, 2).double()
+        model.denoiser.calibration = Calibration(TIMES, ones, 0.01 * ones)
+        model.denoiser.output_gain = OutputGain(TIMES, torch.ones(3, 2))
     return model, loss
 
 

@@ -13,6 +13,7 @@ from dnnlib.errors import DataError, UsageError
 from torch_utils.snapshots import Part, read_network, write_network
 from training.flow.calibration import Calibration
 from training.flow.eigenbasis import EigenBasis
+from training.flow.output_gain import OutputGain
 from training.loss import DenoisingLoss
 from training.model import Model, describe_basis, make_schedule, parameter_count
 
@@ -86,7 +87,13 @@ def test_a_flow_is_made_of_the_models_own_parts(model: Model) -> None:
 def calibrate(model: Model) -> Model:
     times = torch.linspace(0, 7, 4, dtype=torch.float64)
     slopes = torch.arange(8, dtype=torch.float64).reshape(4, 2) / 10
-    model.denoiser.calibration = Calibration(times, slopes)
+    model.denoiser.calibration = Calibration(times, 1 + slopes, slopes)
+    return model
+
+
+def with_output_gain(model: Model) -> Model:
+    times = torch.linspace(0, 7, 4, dtype=torch.float64)
+    model.denoiser.output_gain = OutputGain(times, torch.arange(8.0).reshape(4, 2))
     return model
 
 
@@ -101,6 +108,32 @@ def test_a_calibration_is_saved_and_can_be_left_out(model: Model, tmp_path: Path
     assert not torch.equal(calibrated, plain)
     Model.load(path).save(tmp_path / "again.pkl")
     assert torch.equal(Model.load(tmp_path / "again.pkl").denoiser(x, t), calibrated)
+
+
+def test_slopes_without_gains_are_a_calibration_with_gains_of_one(
+    model: Model, tmp_path: Path
+) -> None:
+    path = tmp_path / "network.pkl"
+    calibrate(model).save(path)
+    parts, about = read_network(path)
+    slopes = parts["denoiser"].state["calibration_slopes"]
+    write_network(path, {**parts, "denoiser": drop(parts["denoiser"], "calibration_gains")}, about)
+    calibration = Model.load(path).denoiser.calibration
+    assert calibration is not None
+    assert torch.equal(calibration.slopes, slopes)
+    assert torch.equal(calibration.gains, torch.ones_like(slopes))
+
+
+def test_an_output_gain_is_saved_and_stays(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "network.pkl"
+    x, t = torch.ones(3, 2, dtype=torch.float64), torch.linspace(1, 6, 3, dtype=torch.float64)
+    plain = model.denoiser.eval()(x, t)
+    gained = with_output_gain(model).denoiser(x, t)
+    assert not torch.allclose(gained, plain)
+    model.save(path)
+    for calibrated in (True, False):
+        assert torch.equal(Model.load(path, calibrated=calibrated).denoiser(x, t), gained)
+    assert not any(p.requires_grad for p in Model.load(path).denoiser.parameters())
 
 
 def test_a_file_without_calibration_has_none(model: Model, tmp_path: Path) -> None:
@@ -179,6 +212,26 @@ DAMAGES: dict[str, tuple[str, Callable[[Part], Part | None]]] = {
         "denoiser",
         change(calibration_slopes=torch.full((4, 2), nan, dtype=torch.float64)),
     ),
+    "a calibration of gains alone": (
+        "denoiser",
+        lambda part: drop(drop(part, "calibration_times"), "calibration_slopes"),
+    ),
+    "gains of other dimensions": ("denoiser", change(calibration_gains=FLOATS[:4].reshape(4, 1))),
+    "gains that are not finite": (
+        "denoiser",
+        change(calibration_gains=torch.full((4, 2), nan, dtype=torch.float64)),
+    ),
+    "an output gain without times": ("denoiser", lambda part: drop(part, "output_gain_times")),
+    "an output gain without gains": ("denoiser", lambda part: drop(part, "output_gains")),
+    "an output gain of other dimensions": (
+        "denoiser",
+        change(output_gains=torch.ones(4, 3)),
+    ),
+    "an output gain of other times": ("denoiser", change(output_gain_times=FLOATS[:3])),
+    "an output gain whose times fall": ("denoiser", change(output_gain_times=-FLOATS[:4])),
+    "an output gain of integers": ("denoiser", change(output_gains=torch.ones(4, 2).int())),
+    "an output gain that is not finite": ("denoiser", change(output_gains=torch.full((4, 2), nan))),
+    "an output gain among the arguments": ("denoiser", change(output_gain=5)),
     "a calibration among the arguments": ("denoiser", change(calibration=5)),
     "a calibration of an isotropic model": ("denoiser", change(preconditioning="edm")),
     "an unknown denoiser option": ("denoiser", change(network=None)),
@@ -190,7 +243,7 @@ def test_an_inconsistent_file_is_a_data_error_that_names_it(
     damage: str, model: Model, tmp_path: Path
 ) -> None:
     path = tmp_path / "network.pkl"
-    calibrate(model).save(path)
+    with_output_gain(calibrate(model)).save(path)
     parts, about = read_network(path)
     name, apply = DAMAGES[damage]
     damaged = {**parts, name: apply(parts[name])}

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dnnlib.errors import UsageError
 from training.flow.calibration import Calibration
 from training.flow.eigenbasis import EigenBasis
+from training.flow.output_gain import OutputGain
 from training.flow.preconditioning import PRECONDITIONINGS, Preconditioning
 from training.flow.schedules import NoiseSchedule
 
@@ -46,11 +47,12 @@ class NetworkDenoiser(nn.Module):
         preconditioning: A name in ``PRECONDITIONINGS``.
         data_variance: ``[D]``, the variance that the coefficients count on, where it is not that
             of the basis: augmented data vary along axes in which the data are constant.
+        output_gain: Factors of the network's output, or None.
 
     Attributes:
         precision: A name in ``PRECISIONS``: what the network computes in. All around it, the
             coefficients and the loss, stays in single precision or better.
-        calibration: What ``forward`` subtracts from the network's output, or None.
+        calibration: What ``forward`` makes of the network's output, or None.
     """
 
     data_variance: Tensor
@@ -64,12 +66,14 @@ class NetworkDenoiser(nn.Module):
         noise_cond: str = "log",
         preconditioning: str = "ifs",
         data_variance: Tensor | None = None,
+        output_gain: OutputGain | None = None,
     ):
         super().__init__()
         _check("space", space, SPACES)
         _check("noise_cond", noise_cond, NOISE_CONDITIONINGS)
         _check("precond", preconditioning, PRECONDITIONINGS)
         self.network, self.basis, self.schedule = network, basis, schedule
+        self.output_gain = output_gain
         self.space, self.noise_cond, self.preconditioning = space, noise_cond, preconditioning
         self.precision = "fp32"
         self.calibration: Calibration | None = None
@@ -90,11 +94,11 @@ class NetworkDenoiser(nn.Module):
         z = c.c_in * x
         residual = self.residual(z, t, **conditions)
         if self.calibration is not None:
-            residual = residual - self.calibration.slope(t) * z
+            residual = self.calibration(residual, z, t)
         return (c.c_skip * x + c.c_out * residual).to(x.dtype)
 
     def residual(self, z: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
-        """The network's output F for unit-variance inputs ``z [B, D]``, in eigenspace.
+        """The output F for unit-variance inputs ``z [B, D]``, in eigenspace, times its gain.
 
         Rotations are done in the dtype of z, and F is given back in it.
         """
@@ -102,7 +106,8 @@ class NetworkDenoiser(nn.Module):
         rows = self.basis.rotate_back(z) if self.space == "IS" else z
         with self.autocast(z.device.type):
             out = self.network(rows.to(c_noise.dtype), c_noise, **conditions).to(z.dtype)
-        return self.basis.rotate(out) if self.space == "IS" else out
+        out = self.basis.rotate(out) if self.space == "IS" else out
+        return out if self.output_gain is None else self.output_gain(t).to(out.dtype) * out
 
     def autocast(self, device_type: str) -> AbstractContextManager[object]:
         dtype = PRECISIONS[self.precision]

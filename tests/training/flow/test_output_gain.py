@@ -1,0 +1,73 @@
+"""The trained gain of a network's output."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from training.flow.denoisers import NetworkDenoiser
+from training.flow.eigenbasis import EigenBasis
+from training.flow.output_gain import OutputGain
+from training.flow.schedules import InflationSchedule
+
+DOUBLE = torch.float64
+TIMES = torch.tensor([0.0, 1.0, 4.0], dtype=DOUBLE)
+
+
+@pytest.mark.parametrize("space", ["IS", "ES"])
+def test_it_multiplies_the_output_in_eigenspace(
+    space: str,
+    function_network: Callable[..., nn.Module],
+    random_basis: Callable[[int], EigenBasis],
+) -> None:
+    basis = random_basis(3)
+    schedule = InflationSchedule.to_dimension(3, 3, top_variance=basis.top_variance)
+    gain = OutputGain(TIMES, torch.tensor([[1.0, 2.0, 0.0], [3.0, 2.0, -1.0], [5.0, 2.0, 2.0]]))
+    network = function_network(lambda z, c: z)
+    denoiser = NetworkDenoiser(network, basis, schedule, space=space, output_gain=gain)
+    z = torch.randn(3, 3, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    torch.testing.assert_close(
+        denoiser.residual(z, TIMES), gain.gains.double() * z, rtol=1e-5, atol=1e-5
+    )
+    torch.testing.assert_close(
+        denoiser.residual(z, TIMES[1]), gain.gains[1].double() * z, rtol=1e-5, atol=1e-5
+    )
+    assert denoiser.residual(z.float(), TIMES).dtype == torch.float32
+
+
+def test_it_begins_as_one_at_all_times() -> None:
+    gain = OutputGain.ones(0.5, 7, 2)
+    t = torch.linspace(0, 9, 30, dtype=DOUBLE)
+    torch.testing.assert_close(gain(t), torch.ones(30, 2))
+    assert gain.spline.times[[0, -1]].tolist() == [0.5, 7]
+
+
+def test_training_finds_what_a_network_without_scale_lacks() -> None:
+    """A network that is right but for a factor of each dimension, which the gain makes up for."""
+    gain = OutputGain(TIMES, torch.ones(3, 2))
+    wanted = torch.tensor([[0.5, 2.0], [1.0, 3.0], [0.2, 1.0]])
+    generator = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.Adam(gain.parameters(), lr=0.05)
+    for _ in range(400):
+        t = 4 * torch.rand(64, generator=generator, dtype=DOUBLE)
+        out = torch.randn(64, 2, generator=generator)
+        target = OutputGain(TIMES, wanted)(t).detach() * out
+        optimizer.zero_grad()
+        (gain(t) * out - target).square().mean().backward()
+        optimizer.step()
+    torch.testing.assert_close(gain.gains.detach(), wanted, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "gains",
+    [
+        torch.ones(2, 2),
+        torch.ones(3),
+        torch.full((3, 2), torch.inf),
+        torch.ones(3, 2, dtype=torch.int64),
+    ],
+)
+def test_what_is_no_output_gain_is_refused(gains: Tensor) -> None:
+    with pytest.raises(ValueError, match="output gain"):
+        OutputGain(TIMES, gains)

@@ -1,0 +1,56 @@
+"""Natural cubic splines, against SciPy's."""
+
+import pytest
+import torch
+from scipy.interpolate import CubicSpline
+from torch import Tensor
+
+from training.flow.splines import NaturalSpline
+
+DOUBLE = torch.float64
+
+
+@pytest.mark.parametrize("nodes", [2, 3, 4, 17])
+def test_they_are_natural_cubic_splines(nodes: int, generator: torch.Generator) -> None:
+    times = torch.rand(nodes, generator=generator, dtype=DOUBLE).cumsum(0)
+    values = torch.randn(nodes, 3, generator=generator, dtype=DOUBLE)
+    t = torch.linspace(float(times[0]), float(times[-1]), 101, dtype=DOUBLE)
+    expected = CubicSpline(times, values, bc_type="natural")(t)
+    found = NaturalSpline(times).weights(t) @ values
+    torch.testing.assert_close(found, torch.from_numpy(expected))
+
+
+def test_they_are_constant_outside_of_their_nodes_and_weights_sum_to_one() -> None:
+    spline = NaturalSpline(torch.tensor([1.0, 2.0, 4.0], dtype=DOUBLE))
+    t = torch.tensor([[0.0, 1.0, 1.7], [3.2, 4.0, 9.0]], dtype=DOUBLE)
+    weights = spline.weights(t)
+    torch.testing.assert_close(weights, spline.weights(t.clamp(1, 4)))
+    torch.testing.assert_close(weights.sum(-1), torch.ones_like(t))
+    for row, column in ((0, 0), (0, 2), (1, 1)):
+        torch.testing.assert_close(spline.weights(t[row, column]), weights[row, column])
+    torch.testing.assert_close(spline.weights(t.float()), weights, rtol=1e-6, atol=1e-6)
+
+
+def test_gradients_reach_the_values(generator: torch.Generator) -> None:
+    spline = NaturalSpline(torch.tensor([0.0, 1.0, 3.0, 4.0], dtype=DOUBLE))
+    t = 4 * torch.rand(20, generator=generator, dtype=DOUBLE)
+    values = torch.randn(4, 2, generator=generator, dtype=DOUBLE, requires_grad=True)
+    (spline.weights(t) @ values).sum().backward()
+    expected = spline.weights(t).sum(0)[:, None].expand(4, 2)
+    torch.testing.assert_close(values.grad, expected)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        torch.zeros(1, dtype=DOUBLE),
+        torch.arange(4, dtype=DOUBLE).reshape(2, 2),
+        torch.tensor([0.0, 1.0, 1.0], dtype=DOUBLE),
+        torch.tensor([0.0, torch.nan], dtype=DOUBLE),
+        torch.tensor([0.0, torch.inf], dtype=DOUBLE),
+        torch.arange(3).float(),
+    ],
+)
+def test_times_that_are_no_nodes_are_refused(times: Tensor) -> None:
+    with pytest.raises(ValueError, match="nodes"):
+        NaturalSpline(times)
