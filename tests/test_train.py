@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import dnnlib
 import pfODE_int
 import toy_train
 import train
-from torch_utils.snapshots import Part, read_network, read_state
+from torch_utils.snapshots import Part, read_network, read_state, write_state
 from training.data.image_dataset import ImageDataset
 from training.data.image_writer import image_writer
 from training.data.images import ImageBatches, basis_batches
@@ -39,6 +40,7 @@ TINY = (
 TWELVE = (
     *("--cbase=8", "--cres=1", "--batch=16", "--duration=0.000192", "--workers=1", "--seed=5"),
     *("--cond", "--xflip", "--augment=0.5", "--dropout=0.3", "--tick=1", "--ema=0.0001"),
+    "--output_gain",
 )
 # Four reports, a state at every second one.
 LONG = (
@@ -226,6 +228,8 @@ VARIANTS: list[tuple[list[str], dict[str, object]]] = [
     (["--dims_to_keep=5", "--g_rescaling=0.5", "--gamma0=0.001"], {"schedule.gamma0": 1e-3}),
     (["--augment=0", "--dropout=0"], {}),
     (["--augment=1"], {}),
+    (["--output_gain", "--dims_to_keep=5"], {}),
+    (["--output_gain", "--precond=edm"], {}),
     (["--ls=100", "--lr_decay", "--lr_ramp=0", "--no-bench"], {}),
 ]
 
@@ -449,7 +453,7 @@ def test_the_last_network_is_calibrated_on_the_images_as_they_are(fit: Run, how:
     folder = fit(how, "--dims_to_keep=5", "--calibrate")
     calibration = load(folder).denoiser.calibration
     assert calibration is not None
-    assert calibration.slopes.shape[1] == SIDE**2
+    assert calibration.gains.shape[1] == SIDE**2
     assert calibration.times[[0, -1]].tolist() == [0, 15.01]
     assert f"Calibrated on {IMAGES} points" in (folder / "log.txt").read_text()
     assert load(fit(how, "--dims_to_keep=5")).denoiser.calibration is None
@@ -465,8 +469,51 @@ def test_the_calibration_can_be_fitted_to_images_held_out_of_training(
     assert same_end(own, held_out) is False
     assert torch.equal(vector(weights(own)), vector(weights(held_out)))
     assert "Calibrated on 30 points" in (held_out / "log.txt").read_text()
-    slopes = [load(folder).denoiser.calibration.slopes for folder in (own, held_out)]
-    assert not torch.equal(*slopes)
+    gains = [load(folder).denoiser.calibration.gains for folder in (own, held_out)]
+    assert not torch.equal(*gains)
+
+
+def test_what_a_calibration_fits_can_be_chosen(fit: Run) -> None:
+    fitted = {
+        method: load(fit("--dims_to_keep=5", "--calibrate", *given)).denoiser.calibration
+        for method, given in {
+            "default": (),
+            "gain": ("--calibration_fit=gain",),
+            "marginal": ("--calibration_fit=marginal",),
+            "path": ("--calibration_fit=path",),
+        }.items()
+    }
+    for calibration in fitted.values():
+        assert torch.equal(calibration.gains, fitted["default"].gains)
+    assert not fitted["default"].slopes.any()
+    assert not fitted["gain"].slopes.any()
+    assert fitted["marginal"].slopes.any()
+    assert (fitted["path"].slopes - fitted["marginal"].slopes).abs().max() > 1e-6
+
+
+STATES_OF_GAINS = ("output_gain", "averaged_output_gain")
+
+
+def test_an_output_gain_is_trained_averaged_and_kept(twelve: Path) -> None:
+    gains = load(twelve).denoiser.output_gain.gains
+    assert gains.shape[1] == SIDE**2
+    assert 1e-3 < (gains - 1).abs().max() < 1
+    state = read_state(max(twelve.glob("training-state-*.pt")))
+    assert not torch.equal(*(state[key]["offsets"] for key in STATES_OF_GAINS))
+
+
+@pytest.mark.parametrize("lost", STATES_OF_GAINS)
+def test_a_state_without_the_output_gain_of_its_run_is_refused(
+    lost: str, run_script: Run, twelve: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "training-state-000000.pt"
+    state = read_state(max(twelve.glob("training-state-*.pt")))
+    del state[lost]
+    write_state(path, state)
+    shutil.copy(twelve / "training_options.json", tmp_path)
+    result = run_script(train, f"--resume={path}")
+    assert result.code == 1
+    assert lost in result.error
 
 
 def test_calibration_data_must_fit_the_data_and_be_of_use(
@@ -480,6 +527,9 @@ def test_calibration_data_must_fit_the_data_and_be_of_use(
     useless = run_script(train, *place, "--no-calibrate", other)
     assert useless.code == 2
     assert "--calibration_data" in useless.error
+    useless = run_script(train, *place, "--no-calibrate", "--calibration_fit=path")
+    assert useless.code == 2
+    assert "--calibration_fit" in useless.error
     assert not (tmp_path / "out").exists()
 
 
@@ -525,6 +575,7 @@ def test_two_ranks_give_the_network_of_one(
         *("--nosubdir", f"--data={blobs}", "--cond", "--cbase=8", "--cres=1", "--batch=17"),
         *("--batch-gpu=5", "--duration=0.000102", "--workers=0", "--dropout=0"),
         *(f"--augment={augment}", "--batch_pca=69", "--device_name=cpu"),
+        *("--output_gain", "--calibration_fit=path"),
     )
     assert run_script(train, f"--outdir={one}", *options).code == 0
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
@@ -548,8 +599,11 @@ def test_two_ranks_give_the_network_of_one(
     variances = [load(folder).denoiser.data_variance for folder in (one, two)]
     torch.testing.assert_close(variances[1], variances[0], rtol=1e-6, atol=0)
     assert distance(two, one) < 1e-5
-    slopes = [load(folder).denoiser.calibration.slopes for folder in (one, two)]
-    torch.testing.assert_close(slopes[1], slopes[0], rtol=0, atol=1e-4)
+    mine, theirs = (load(folder).denoiser for folder in (one, two))
+    torch.testing.assert_close(theirs.output_gain.gains, mine.output_gain.gains, rtol=1e-5, atol=0)
+    for name in ("gains", "slopes"):
+        values = [getattr(denoiser.calibration, name) for denoiser in (mine, theirs)]
+        torch.testing.assert_close(values[1], values[0], rtol=0, atol=1e-4)
     assert [line["seen"] for line in stats(two)] == [line["seen"] for line in stats(one)]
     assert stats(two)[-1]["Loss/loss"] == pytest.approx(stats(one)[-1]["Loss/loss"], rel=1e-5)
 
