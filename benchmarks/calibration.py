@@ -210,8 +210,9 @@ def main(
     print(
         f"{nodes} nodes, {steps} RK4 steps; energy distance of training to held-out data "
         f"{energy_distance(sets.train, sets.held_out):.4f}\n\n"
-        "| calibration | fit, s | gains of kept dimensions | their largest slope | growth of kept variance "
-        "over closed form, training: mean, farthest | held out | energy distance to training "
+        "| calibration | fit, s | gains of kept dimensions | their largest slope "
+        "| growth of kept variance over closed form, training: mean, farthest | held out "
+        "| energy distance to training "
         "| to held out | log density of held-out points over none, nats "
         "| largest round-trip error, gray levels |\n"
         f"| --- |{' ---: |' * 9}"

@@ -3,14 +3,14 @@
 A network F is trained on the sum of the squared errors of all dimensions, and one scale of its
 output serves them all. Where some can be predicted and others cannot, as kept and compressed ones
 at middle times, it ends between: too small in the first, too large in the second, right in the
-mean. What corrects it is, in each dimension, the linear regression of the target T of F on F itself
-and on the input ``z = c_in x``,
+mean. What corrects it is, in each dimension, a linear regression of the target of F on F itself and
+on its input ``z = c_in x``,
 
-    T_i ~ alpha_i(t) F_i - beta_i(t) z_i.
+    target_i ~ alpha_i(t) F_i - beta_i(t) z_i.
 
 The *gain* alpha is fitted to clean data plus noise, the law p_t that F was trained on. With n clean
-points, whose T has unit variance, its estimate has the variance ``1 / (n E[F_i^2])``. That is large
-where F hardly varies, and so a normal prior of std ``GAIN_STD`` draws the estimate to 1.
+points, as the target has unit variance, its estimate has the variance ``1 / (n E[F_i^2])``: large
+where F hardly varies, so that a normal prior of std ``GAIN_STD`` draws the estimate to 1.
 
 The *slope* beta decides the variances of a melt. Along the probability-flow ODE an unscaled state
 obeys ``dx_i/dt = (r_i/2) (x_i - D_i)`` with ``r_i = d log gamma_i / dt``, hence
@@ -196,7 +196,7 @@ class _Fit:
         return torch.stack([self._gain(t, noises) for t in self._times])
 
     def _gain(self, t: Tensor, noises: list[Tensor]) -> Tensor:
-        """``alpha [D]``: the regression of T on F and z, whose normal equations it solves for F."""
+        """``alpha [D]``: that of F in the regression of its target on F and z."""
         c, sums = self._denoiser.coefficients(t), []
         for noise in noises:
             target = c.clean_weight * self._clean + c.noise_weight * noise
