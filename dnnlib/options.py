@@ -100,7 +100,8 @@ def flow_options(g_types: Sequence[str]) -> Decorator[Any]:
 
 
 def training_options(
-    fits: Sequence[str],
+    fits: Iterable[str],
+    calibration_fit: str,
     duration: float,
     batch: int,
     lr: float,
@@ -142,7 +143,7 @@ def training_options(
             type=choice(fits),
             help="What it corrects: the scale of the network's output (gain), for samples; or also "
             "its slope in its input, fitted to noisy data (marginal) or along the flow (path), "
-            f"for latent variances  [default: {fits[0]}]",
+            f"for latent variances  [default: {calibration_fit}]",
         ),
         click.option("--ls", type=POSITIVE, default=1.0, help="Loss scale in the backward pass."),
         click.option("--seed", type=SEED, default=0, help="Seed of all random numbers."),

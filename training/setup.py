@@ -15,7 +15,7 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.snapshots import read_state
 from training.data.batches import Batch, BatchSource
-from training.flow.calibration import METHODS, NODES, fit_calibration
+from training.flow.calibration import NODES, fit_calibration
 from training.flow.denoisers import noise_condition
 from training.flow.eigenbasis import EigenBasis
 from training.flow.output_gain import OutputGain
@@ -178,10 +178,14 @@ class CalibrationPlan:
 
     @classmethod
     def of(
-        cls, options: Mapping[str, Any], points: Callable[[], Batch], seed: int
+        cls,
+        options: Mapping[str, Any],
+        default_method: str,
+        points: Callable[[], Batch],
+        seed: int,
     ) -> "CalibrationPlan | None":
         """The plan of a training script's options, or None if they ask for no calibration."""
-        method = options["calibration_fit"] or METHODS[0]
+        method = options["calibration_fit"] or default_method
         return cls(points, seed, method) if options["calibrate"] else None
 
 
