@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dnnlib.errors import UsageError
 from torch_utils import distributed
 from training.data.toys import Toy
-from training.flow.calibration import METHODS, Calibration, fit_calibration
+from training.flow.calibration import GAIN_STD, METHODS, Calibration, fit_calibration
 from training.flow.denoisers import MixtureDenoiser, NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
@@ -134,8 +134,9 @@ def test_the_slope_that_a_perfect_network_was_spoiled_with_is_found(
 ) -> None:
     denoiser = biased(bias)
     found = fit_calibration(denoiser, toy_points(denoiser, 5000), nodes(5), 0, method)
-    # The rest of F is below one in size and uncorrelated with z: 3.5 standard errors of the mean.
-    torch.testing.assert_close(found.slopes, torch.full_like(found.slopes, bias), rtol=0, atol=0.05)
+    # The gain applies to the bias too. The rest of F is below one in size and uncorrelated with z:
+    # 3.5 standard errors of the mean.
+    torch.testing.assert_close(found.slopes, bias * found.gains, rtol=0, atol=0.05)
 
 
 def output_power(denoiser: NetworkDenoiser, points: Tensor, times: Tensor) -> Tensor:
@@ -175,6 +176,24 @@ def test_where_the_output_does_not_vary_its_gain_is_one(
         found = fit_calibration(silent, points, nodes(3), 0, method)
         torch.testing.assert_close(found.gains, torch.ones_like(found.gains))
         torch.testing.assert_close(found.slopes, torch.zeros_like(found.slopes))
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_single_point_moves_no_gain_far(
+    function_network: Callable[..., nn.Module], size: float
+) -> None:
+    """F is nonzero in the first dimension at one point, which the second tells from the rest."""
+    basis = EigenBasis(torch.zeros(2), torch.ones(2), torch.eye(2))
+    schedule = InflationSchedule.to_dimension(2, 2, top_variance=basis.top_variance)
+    points = torch.randn(300, 2, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    points[0, 1] = 1000
+
+    def network(z: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        return torch.stack([size * (z[:, 1].abs() > 5), 0 * z[:, 1]], dim=1)
+
+    denoiser = NetworkDenoiser(function_network(network), basis, schedule)
+    moved = (fit_calibration(denoiser, points, nodes(5), 0).gains[:, 0] - 1).abs()
+    assert 0.1 < moved.max() < GAIN_STD / 2 + 1e-3
 
 
 def test_a_fit_of_the_gain_alone_has_no_slopes() -> None:
