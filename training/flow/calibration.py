@@ -199,26 +199,29 @@ class _Fit:
 
     def _gains(self) -> Tensor:
         """``alpha [K, D]``."""
-        noises = torch.stack([self._noise(draw) for draw in range(GAIN_DRAWS)])
+        noises = [self._noise(draw) for draw in range(GAIN_DRAWS)]
         return torch.stack([self._gain(t, noises) for t in self._times])
 
-    def _gain(self, t: Tensor, noises: Tensor) -> Tensor:
-        """``alpha [D]`` from noises ``[draws, n, D]``."""
+    def _gain(self, t: Tensor, noises: list[Tensor]) -> Tensor:
+        """``alpha [D]``."""
         c = self._denoiser.coefficients(t)
-        z = c.c_in * self._spread(t) * self._noisy(t, noises)
-        out = torch.stack([self._residual(draw, t, **self._conditions) for draw in z])
-        error = c.clean_weight * self._clean + c.noise_weight * noises - out
-        zz, out_z, error_z = self._sums(z * z, out * z, error * z)
-        out, error = out - out_z / zz * z, error - error_z / zz * z
-        information, score = self._sums(out * out, out * error)
+        products, squares = torch.zeros_like(self._clean), torch.zeros_like(self._clean)
+        for noise in noises:
+            z = c.c_in * self._spread(t) * self._noisy(t, noise)
+            out = self._residual(z, t, **self._conditions)
+            error = c.clean_weight * self._clean + c.noise_weight * noise - out
+            zz, out_z, error_z = self._sums(z * z, out * z, error * z)
+            out, error = out - out_z / zz * z, error - error_z / zz * z
+            products += out * error
+            squares += out * out
         # Noises of one point are not independent evidence: it is points that are.
-        (scatter,) = self._sums((out * error).sum(0, keepdim=True).square())
+        information, score, scatter = self._sums(squares, products, products.square())
         weight = information * GAIN_STD**2
         return 1 + weight * score / (weight * information + scatter).clamp(min=TINY)
 
     def _sums(self, *values: Tensor) -> Tensor:
-        """Over draws and the points of all ranks, of each of ``[draws, n, D]``: ``[..., D]``."""
-        return distributed.sum_over_ranks(torch.stack([value.sum((0, 1)) for value in values]))
+        """Over the points of all ranks, of each of ``[n, D]``: ``[..., D]``."""
+        return distributed.sum_over_ranks(torch.stack([value.sum(0) for value in values]))
 
     def _marginal_slopes(self, gains: Tensor) -> Tensor:
         """``beta [K, D]`` under the law of the data with noise."""
@@ -273,8 +276,7 @@ class _Fit:
         spread, c = self._spread(t), self._denoiser.coefficients(t)
         z = c.c_in * spread * states
         out = gain * self._residual(z, t, **self._conditions)
-        sums = torch.stack([(out * z).sum(0), z.square().sum(0)])
-        products, squares = distributed.sum_over_ranks(sums)
+        products, squares = self._sums(out * z, z.square())
         slope = products / squares
         tau = (gamma / counted_on).sqrt() * (data - counted_on) / (data + gamma)
         rest = out - slope * z
