@@ -270,7 +270,10 @@ def choices(dataset: ImageDataset, options: dict[str, Any]) -> Choices:
 
 
 def transfer(location: str, model: Model) -> None:
-    """Starts a model from the weights of another one's network that have its names and shapes."""
+    """Starts a model from the weights of another one's network that have its names and shapes.
+
+    Its output gain stays behind: that belongs to the axes and times of the other one's data.
+    """
     path = local_file(location)
     given = Model.load(path).denoiser.network.state_dict()
     own = model.denoiser.network.state_dict()
