@@ -142,7 +142,9 @@ class Judge:
         return flow.schedule.scale(first) * (flow.basis.to_eigen(points) + std * noise)
 
 
-def rows(model: Model, judge: Judge, nodes: Tensor, density_points: int) -> Iterator[list[str]]:
+def network_rows(
+    model: Model, judge: Judge, nodes: Tensor, density_points: int
+) -> Iterator[list[str]]:
     flow, data = model.flow, judge.data
     fitted_to = flow.basis.to_eigen(data.fit)
     before: Tensor | None = None
@@ -166,9 +168,13 @@ def rows(model: Model, judge: Judge, nodes: Tensor, density_points: int) -> Iter
             f"{float(gain.mean()):.2f} ± {float(gain.std()) / len(gain) ** 0.5:.2f}",
             judge.return_error(flow),
         ]
+
+
+def exact_row(flow: ProbabilityFlow, judge: Judge) -> list[str]:
+    data = judge.data
     exact = data.exact_flow(flow)
     held_out = judge.kept_ratio(exact, data.held_out) if data.toy else ""
-    yield [
+    return [
         "exact denoiser", "", "", "", judge.kept_ratio(exact, data.train), held_out,
         *judge.distances(exact), "", "",
     ]  # fmt: skip
@@ -190,6 +196,7 @@ def _corrections(calibration: Calibration | None, kept: int) -> list[str]:
 @click.option("--fit-points", default=1000, help="Images the calibration is fitted to.")
 @click.option("--samples", default=1000, help="Generated samples.")
 @click.option("--density-points", default=200, help="Held-out points asked for their density.")
+@click.option("--exact-only", is_flag=True, help="Show the last row alone.")
 def main(
     network: Path,
     data: Path | None,
@@ -199,6 +206,7 @@ def main(
     fit_points: int,
     samples: int,
     density_points: int,
+    exact_only: bool,
 ) -> None:
     model = Model.load(network, calibrated=False)
     t_min, t_max = model.about["tmin"], model.about["tmax"]
@@ -218,8 +226,14 @@ def main(
         f"| --- |{' ---: |' * 9}"
     )
     node_times = torch.linspace(t_min, t_max, nodes, dtype=torch.float64)
-    for row in rows(model, judge, node_times, density_points):
-        print(f"| {' | '.join(row)} |", flush=True)
+    if not exact_only:
+        for row in network_rows(model, judge, node_times, density_points):
+            show(row)
+    show(exact_row(model.flow, judge))
+
+
+def show(row: list[str]) -> None:
+    print(f"| {' | '.join(row)} |", flush=True)
 
 
 if __name__ == "__main__":
