@@ -13,17 +13,15 @@ from dnnlib.options import (
     NOT_NEGATIVE,
     POSITIVE,
     agree,
-    checked_options,
     choice,
     command,
     flow_options,
     given_options,
     inflation_arguments,
     require_options,
-    resumed_options,
     run_script,
-    training_options,
 )
+from dnnlib.training_options import checked_options, resumed_options, training_options
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance
@@ -34,7 +32,6 @@ from training.flow.calibration import METHODS
 from training.flow.denoisers import NOISE_CONDITIONINGS, SPACES
 from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import G_TYPES
-from training.loop import Trainer, TrainingConfig
 from training.model import Model, describe_basis
 from training.networks import TOY_NETWORKS
 from training.run_folder import place_to_resume, read_options
@@ -47,6 +44,7 @@ from training.setup import (
     run_training,
     set_deterministic,
 )
+from training.trainer import Trainer, TrainingConfig
 
 # What a resumed run may change and still be the same run.
 FREE_ON_RESUME = {"batch_gpu", "device_name", "dry_run", "dump", "keep", "resume", "snap", "tick"}

@@ -15,17 +15,15 @@ from dnnlib.options import (
     NOT_NEGATIVE,
     POSITIVE,
     agree,
-    checked_options,
     choice,
     command,
     flow_options,
     given_options,
     inflation_arguments,
     require_options,
-    resumed_options,
     run_script,
-    training_options,
 )
+from dnnlib.training_options import checked_options, resumed_options, training_options
 from dnnlib.urls import local_file
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance
@@ -40,7 +38,6 @@ from training.flow.calibration import METHODS
 from training.flow.denoisers import NOISE_CONDITIONINGS, PRECISIONS, SPACES
 from training.flow.schedules import G_TYPES
 from training.image_training import calibration_points, fit_basis, open_calibration_data
-from training.loop import Trainer, TrainingConfig
 from training.loss import T_SAMPLINGS
 from training.model import Model, describe_basis
 from training.networks import IMAGE_NETWORKS
@@ -54,6 +51,7 @@ from training.setup import (
     run_training,
     set_deterministic,
 )
+from training.trainer import Trainer, TrainingConfig
 
 # What a resumed run may change and still be the same run.
 FREE_ON_RESUME = {

@@ -60,7 +60,7 @@ def test_the_packages_are_found() -> None:
     expected = {"dnnlib.errors", "torch_utils.snapshots", "training.flow.pfode", "toy_train"}
     assert expected <= set(OURS)
     assert "dnnlib.errors" in imports("training.flow.pfode")
-    assert "torch_utils.distributed" in imports("training.loop")
+    assert "torch_utils.distributed" in imports("training.trainer")
 
 
 # For each package, the only ones of ours that it may import beside itself.

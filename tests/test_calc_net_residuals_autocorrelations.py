@@ -560,7 +560,7 @@ def test_the_calibration_of_a_network_is_used_unless_told_otherwise(
     model = Model.load(places["images"])
     times = torch.linspace(0, 3, 5, dtype=torch.float64)
     slopes = torch.full((5, 64), 0.1, dtype=torch.float64)
-    model.denoiser.calibration = Calibration(times, slopes)
+    model.denoiser.calibration = Calibration(times, torch.ones_like(slopes), slopes)
     path = tmp_path / "calibrated.pkl"
     model.save(path)
     plain, without, used = (

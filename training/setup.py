@@ -19,11 +19,12 @@ from training.flow.calibration import NODES, fit_calibration
 from training.flow.denoisers import noise_condition
 from training.flow.eigenbasis import EigenBasis
 from training.flow.output_gain import OutputGain
-from training.loop import Trainer, TrainingConfig, train
+from training.loop import train
 from training.loss import DenoisingLoss
 from training.model import Model, Recipe, make_schedule, parameter_count
 from training.networks import TOY_NETWORKS
 from training.run_folder import RunFolder, states_in
+from training.trainer import Trainer, TrainingConfig
 
 INFLATION_DEFAULTS = {
     "g_type": "orig",

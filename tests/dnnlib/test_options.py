@@ -19,8 +19,8 @@ from dnnlib.options import (
     given_options,
     group,
     require_options,
-    resumed_options,
 )
+from dnnlib.training_options import resumed_options
 
 COMMANDS: dict[str, click.Command] = {
     "toy_train": toy_train.main,

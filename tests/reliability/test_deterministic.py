@@ -11,7 +11,7 @@ import torch
 import toy_train
 import train
 from reliability.jobs import IMAGE_TRAINING, TOY_TRAINING, write_images
-from training.loop import Trainer
+from training.trainer import Trainer
 
 Run = Callable[..., Any]
 

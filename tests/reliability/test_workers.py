@@ -16,7 +16,7 @@ from reliability.jobs import IMAGE_TRAINING, write_images
 from reliability.whole import differences
 from training.data.image_dataset import ImageDataset
 from training.data.images import ImageBatches
-from training.loop import Trainer
+from training.trainer import Trainer
 
 Run = Callable[..., Any]
 STEPS = 12

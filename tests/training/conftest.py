@@ -14,11 +14,11 @@ from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
-from training.loop import Trainer, TrainingConfig
 from training.loss import DenoisingLoss
 from training.model import Model, make_schedule
 from training.run_folder import RunFolder
 from training.setup import Choices
+from training.trainer import Trainer, TrainingConfig
 
 CPU = torch.device("cpu")
 

@@ -20,11 +20,12 @@ from torch_utils.stats import RunningMeans
 from training.data.batches import Batch, BatchSource, ToyBatches
 from training.data.toys import Toy
 from training.flow.pfode import ProbabilityFlow
-from training.loop import MAX_SKIPPED_IN_A_ROW, Trainer, TrainingConfig, train
+from training.loop import train
 from training.model import Model
 from training.run_folder import RunFolder
 from training.setup import Resumed, run_training
 from training.stopping import StoppedBySignal
+from training.trainer import MAX_SKIPPED_IN_A_ROW, Trainer, TrainingConfig
 
 MakeTrainer = Callable[..., tuple[Trainer, ToyBatches]]
 MakeFolder = Callable[[str], RunFolder]
