@@ -1,5 +1,6 @@
 """What tests of scripts share: a script run in this process, as a user would run it."""
 
+import gc
 import io
 import logging
 import os
@@ -25,6 +26,13 @@ from dnnlib.logs import logger  # noqa: E402
 
 # The tensors of tests are tiny: on a busy machine, threads would only wait for each other.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_open() -> Iterator[None]:
+    """A file that a test leaves open is told of here, not whenever the collector finds it."""
+    yield
+    gc.collect()
 
 
 @dataclass(frozen=True)

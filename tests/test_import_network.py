@@ -51,7 +51,8 @@ def test_a_network_of_the_original_code_gives_what_it_gave(
     result = run_script(import_network, f"--source={source}", f"--dest={dest}")
     assert (result.code, result.err) == (0, "")
     model = Model.load(dest)
-    known = np.load(source.with_suffix(".npz"))
+    with np.load(source.with_suffix(".npz")) as file:
+        known = dict(file)
     x, t = torch.from_numpy(known["x_es"]), torch.from_numpy(known["t"])
     denoised = model.denoiser(x, t).double()
     if known["space"] == "IS":
@@ -101,10 +102,10 @@ def test_an_imported_toy_network_can_be_simulated(
         *sizes,
     )
     assert result.code == 0
-    melt = np.load(folder / "circles_PRP_net_melt_results.npz")
-    assert melt["xs"].shape == (3, 5, 2)
-    assert np.isfinite(melt["xs"]).all()
-    assert melt["times"][-1] == 6.0
+    with np.load(folder / "circles_PRP_net_melt_results.npz") as melt:
+        assert melt["xs"].shape == (3, 5, 2)
+        assert np.isfinite(melt["xs"]).all()
+        assert melt["times"][-1] == 6.0
 
 
 def test_parameters_are_written_beside_the_network(
