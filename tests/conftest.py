@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 # The scripts are no part of the installed packages.
 sys.path.insert(0, str(ROOT))
 
+import toy_train  # noqa: E402
 from dnnlib import options  # noqa: E402
 from dnnlib.logs import logger  # noqa: E402
 
@@ -78,6 +79,25 @@ def _run(script: ModuleType | click.Command, *arguments: object) -> Result:
 def run_script() -> Callable[..., Result]:
     """``run_script(module, *arguments) -> Result``; an unexpected exception passes through."""
     return _run
+
+
+@pytest.fixture(scope="session")
+def toy_network(
+    run_script: Callable[..., Result], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """``toy_network(option, ...)``: the file of one that has hardly been trained, made once."""
+    made: dict[tuple[str, ...], Path] = {}
+
+    def train(*given: str) -> Path:
+        if given not in made:
+            outdir = tmp_path_factory.mktemp("toy_network")
+            place = (f"--outdir={outdir}", "--nosubdir")
+            few = ("--duration=0.0004", "--batch=100", "--lr=0.1")
+            assert run_script(toy_train, *place, *few, *given).code == 0
+            (made[given],) = outdir.glob("network-*.pkl")
+        return made[given]
+
+    return train
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,6 @@ import torch
 from image_models import save_image_model, write_image_set
 
 import calc_net_residuals_autocorrelations as script
-import toy_train
 from torch_utils.results import load_arrays, save_arrays
 from training.data.image_dataset import ImageDataset
 from training.data.images import normalize_pixels
@@ -45,13 +44,12 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 
 @pytest.fixture(scope="module")
-def places(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def places(
+    toy_network: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     """Network files of a toy and of images, and the images."""
     folder = tmp_path_factory.mktemp("networks")
-    train = ("--duration=0.0004", "--batch=100", "--lr=0.1", "--nosubdir", "--tmax=7.01")
-    made = run_script(toy_train, *train, "--data_name=circles", f"--outdir={folder / 'toy'}")
-    assert made.code == 0
-    (toy,) = (folder / "toy").glob("network-*.pkl")
+    toy = toy_network("--data_name=circles", "--tmax=7.01")
     save_image_model(folder / "images.pkl", t_max=3.0)
     save_image_model(folder / "classes.pkl", 10, t_max=3.0, label_dim=3, output="random")
     write_image_set(folder / "blobs.zip", 30, classes=3)

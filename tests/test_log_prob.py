@@ -16,7 +16,6 @@ from image_models import save_image_model, write_image_set
 
 import pfODE_int
 import toy_pfODE_int
-import toy_train
 from torch_utils.results import load_arrays
 from training.data.images import normalize_pixels
 from training.data.toys import Toy
@@ -55,16 +54,15 @@ class Found:
 
 
 @pytest.fixture(scope="session")
-def networks(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def networks(
+    toy_network: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     """A toy's that has hardly been trained, and images', of which one's output is zero."""
     folder = tmp_path_factory.mktemp("networks")
-    tiny = ("--duration=0.0004", "--batch=100", "--lr=0.1", "--nosubdir", f"--outdir={folder}")
-    assert run_script(toy_train, *tiny, "--data_name=circles", "--tmax=5").code == 0
-    (toy,) = folder.glob("network-*.pkl")
     paths = {name: folder / f"{name}.pkl" for name in ("zero", "classes")}
     save_image_model(paths["zero"], dims_to_keep=10, t_max=3.0)
     save_image_model(paths["classes"], label_dim=CLASSES, output="random", t_max=3.0, space="ES")
-    return {**paths, "toy": toy}
+    return {**paths, "toy": toy_network("--data_name=circles", "--tmax=5")}
 
 
 @pytest.fixture(scope="session")

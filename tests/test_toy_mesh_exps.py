@@ -14,7 +14,6 @@ import torch
 
 import dnnlib
 import toy_mesh_exps
-import toy_train
 from torch_utils.results import load_arrays
 from training.data.toys import Toy
 from training.measure.boundaries import enclosed_volume, gaussian_content, read_mesh
@@ -33,15 +32,8 @@ NETWORKS = {
 
 
 @pytest.fixture(scope="session")
-def networks(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Network files that have hardly been trained."""
-    paths = {}
-    for name, options in NETWORKS.items():
-        outdir = tmp_path_factory.mktemp(name)
-        tiny = ("--duration=0.0004", "--batch=100", "--nosubdir", f"--outdir={outdir}")
-        assert run_script(toy_train, *tiny, *options).code == 0
-        (paths[name],) = outdir.glob("network-*.pkl")
-    return paths
+def networks(toy_network: Callable[..., Path]) -> dict[str, Path]:
+    return {name: toy_network(*options) for name, options in NETWORKS.items()}
 
 
 class Found:

@@ -20,7 +20,6 @@ import torch
 
 import dnnlib
 import toy_pfODE_int
-import toy_train
 from torch_utils.snapshots import Part, read_network, write_network
 
 Run = Callable[..., Any]
@@ -57,15 +56,8 @@ NETWORKS = {
 
 
 @pytest.fixture(scope="session")
-def networks(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Network files that have hardly been trained."""
-    paths = {}
-    for name, options in NETWORKS.items():
-        outdir = tmp_path_factory.mktemp(name)
-        tiny = ("--duration=0.0004", "--batch=100", "--lr=0.1", "--nosubdir", f"--outdir={outdir}")
-        assert run_script(toy_train, *tiny, *options).code == 0
-        (paths[name],) = outdir.glob("network-*.pkl")
-    return paths
+def networks(toy_network: Callable[..., Path]) -> dict[str, Path]:
+    return {name: toy_network(*options) for name, options in NETWORKS.items()}
 
 
 @dataclass(frozen=True)

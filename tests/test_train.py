@@ -19,7 +19,6 @@ import torch
 
 import dnnlib
 import pfODE_int
-import toy_train
 import train
 from torch_utils.snapshots import Part, read_network, read_state, write_state
 from training.data.image_dataset import ImageDataset
@@ -625,17 +624,14 @@ def test_a_transferred_network_starts_from_the_weights_of_another(
 
 
 def test_a_network_without_fitting_weights_cannot_be_transferred(
-    run_script: Run, blobs: Path, tmp_path: Path, contents: Contents
+    run_script: Run, blobs: Path, tmp_path: Path, toy_network: Callable[..., Path]
 ) -> None:
-    toy = tmp_path / "toy"
-    arguments = ("--nosubdir", "--data_name=circles", "--duration=0.0002", "--batch=200")
-    assert run_script(toy_train, f"--outdir={toy}", *arguments).code == 0
-    before = contents(tmp_path)
+    toy = toy_network("--data_name=circles", "--tmax=7.01")
     place = (f"--outdir={tmp_path / 'out'}", f"--data={blobs}")
-    result = run_script(train, *place, *TINY, f"--transfer={network_file(toy)}")
+    result = run_script(train, *place, *TINY, f"--transfer={toy}")
     assert result.code == 2
-    assert str(network_file(toy)) in result.error
-    assert contents(tmp_path) == before
+    assert str(toy) in result.error
+    assert list(tmp_path.iterdir()) == []
 
 
 # Pixels around gray with variance xi, independent. Then the optimal denoiser is linear,
