@@ -1,0 +1,88 @@
+"""Tiny trainings on images, and how two of them are compared."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import train
+from torch_utils.snapshots import Part, read_network, read_state
+from training.data.image_writer import image_writer
+from training.model import Model
+
+Run = Callable[..., Any]
+Contents = Callable[[Path], dict[str, bytes]]
+
+ROOT = Path(train.__file__).parent
+IMAGES, CLASSES, SIDE = 70, 4, 8
+TINY = (
+    *("--cbase=8", "--cres=1,1", "--batch=16", "--duration=0.000064", "--workers=0"),
+    "--no-calibrate",
+)
+# Twelve steps with all that draws random numbers or asks for data.
+TWELVE = (
+    *("--cbase=8", "--cres=1", "--batch=16", "--duration=0.000192", "--workers=1", "--seed=5"),
+    *("--cond", "--xflip", "--augment=0.5", "--dropout=0.3", "--tick=1", "--ema=0.0001"),
+    "--output_gain",
+)
+# Four reports, a state at every second one.
+LONG = (
+    *("--cbase=8", "--cres=1", "--batch=50", "--duration=0.004", "--workers=2", "--tick=1"),
+    *("--dump=2", "--cond", "--augment=0.5", "--device_name=cpu"),
+)
+
+
+def write_images(path: Path, images: np.ndarray, labels: list[int] | None = None) -> Path:
+    """A data set of ``images [N, H, W, C]`` around 127.5."""
+    with image_writer(path) as writer:
+        for index, pixels in enumerate(np.clip(images.round(), 0, 255).astype(np.uint8)):
+            writer.add(pixels, None if labels is None else labels[index])
+    return path
+
+
+def network_file(folder: Path) -> Path:
+    return max(folder.glob("network-snapshot-*.pkl"))
+
+
+def load(folder: Path) -> Model:
+    return Model.load(network_file(folder))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return read_network(network_file(folder))[0]["network"].state
+
+
+def vector(state: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([state[name].double().flatten() for name in sorted(state)])
+
+
+def distance(one: Path, other: Path) -> float:
+    """Between the weights of two runs, relative to their norm."""
+    first, second = vector(weights(one)), vector(weights(other))
+    return float((first - second).norm() / second.norm())
+
+
+def stats(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
+
+
+def equal(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, Part):
+        return isinstance(other, Part) and equal(vars(one), vars(other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return bool(one == other)
+
+
+def same_end(one: Path, other: Path) -> bool:
+    """Whether two runs ended in the same network file and state, bit for bit."""
+    states = [read_state(max(folder.glob("training-state-*.pt"))) for folder in (one, other)]
+    networks = [read_network(network_file(folder)) for folder in (one, other)]
+    return equal(*states) and equal(*networks)

@@ -1,0 +1,326 @@
+"""Training on images from the command line: what it writes and learns."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from image_runs import (
+    CLASSES,
+    ROOT,
+    SIDE,
+    TINY,
+    Run,
+    distance,
+    equal,
+    load,
+    network_file,
+    stats,
+    weights,
+    write_images,
+)
+
+import dnnlib
+import train
+from torch_utils.snapshots import read_network
+from training.data.image_dataset import ImageDataset
+from training.data.images import basis_batches
+from training.flow.eigenbasis import EigenBasis
+
+
+def test_a_run_writes_what_is_promised_and_nothing_else(fit: Run) -> None:
+    folder = fit()
+    assert folder.name == "00000-blobs-PRP-ddpmpp-uncond-batch16-fp32"
+    names = sorted(path.name for path in folder.iterdir())
+    events = [name for name in names if name.startswith("events.out.tfevents.")]
+    assert len(events) == 1
+    assert sorted(set(names) - set(events)) == [
+        "log.txt",
+        "network-snapshot-000000.pkl",
+        "stats.jsonl",
+        "training-state-000000.pt",
+        "training_options.json",
+    ]
+
+
+def test_the_network_file_knows_its_data(fit: Run, colors: Path) -> None:
+    dim = 3 * SIDE**2
+    folder = fit(f"--data_dim={dim}", "--dims_to_keep=10", "--tmin=0.5", data=colors)
+    assert folder.name == "00000-colors-PRRto10D-ddpmpp-uncond-batch16-fp32"
+    assert load(folder).about == {
+        "data_name": "colors",
+        "image_shape": [3, SIDE, SIDE],
+        "label_dim": 0,
+        "data_dim": dim,
+        "dims_to_keep": 10,
+        "tmin": 0.5,
+        "tmax": 15.01,
+        "seen": 64,
+    }
+
+
+def test_the_options_file_has_every_option_and_the_versions(fit: Run, blobs: Path) -> None:
+    folder = fit("--seed=7", "--desc=mine", "--cres=1")
+    saved = json.loads((folder / "training_options.json").read_text())
+    assert set(saved["options"]) == {param.name for param in train.main.params}
+    chosen = {"seed": 7, "desc": "mine", "cres": [1], "cbase": 8, "data": str(blobs)}
+    assert {name: saved["options"][name] for name in chosen} == chosen
+    assert saved["code_version"] == dnnlib.__version__
+    assert saved["libraries"]["torch"] == torch.__version__
+    assert folder.name.endswith("-mine")
+
+
+def test_a_dry_run_tells_the_options_and_writes_nothing(
+    run_script: Run, blobs: Path, tmp_path: Path
+) -> None:
+    place = (f"--outdir={tmp_path / 'out'}", f"--data={blobs}")
+    for flag in ("-n", "--dry-run", "--dry_run"):
+        result = run_script(train, *place, "--cbase=16", "--cres=1", "--cache", flag)
+        assert (result.code, result.err) == (0, "")
+        options = json.loads(result.out[result.out.index("\n{") :])["options"]
+        assert (options["cbase"], options["batch"], options["augment"]) == (16, 512, 0.12)
+    assert list(tmp_path.iterdir()) == []
+
+
+VARIANTS: list[tuple[list[str], dict[str, object]]] = [
+    (["--arch=ncsnpp"], {"schedule.name": "PRP"}),
+    (["--arch=adm", "--cbase=64", "--cres=1"], {"schedule.name": "PRP"}),
+    (["--precond=edm"], {"schedule.name": "EDM", "preconditioning": "edm", "noise_cond": "log"}),
+    (["--precond=vp"], {"schedule.name": "VP", "preconditioning": "vp", "noise_cond": "ddpm"}),
+    (["--precond=ve"], {"schedule.name": "VE", "preconditioning": "ve", "noise_cond": "log"}),
+    (["--space=ES"], {"space": "ES"}),
+    (["--space=IS"], {"space": "IS"}),
+    (["--noise_cond=ddpm"], {"noise_cond": "ddpm"}),
+    (["--t_sampling=normal"], {}),
+    (["--t-sampling=log_uniform"], {}),
+    (["--precision=bf16"], {}),
+    (["--dims_to_keep=64", "--rho=2"], {"schedule.name": "PRP", "schedule.rho": 2.0}),
+    (["--dims_to_keep=5"], {"schedule.name": "PRRto5D"}),
+    (
+        ["--dims_to_keep=5", "--g_type=constant_inflation_gap", "--inflation_gap=1.25"],
+        {"schedule.name": "PRRto5D"},
+    ),
+    (["--dims_to_keep=5", "--g_rescaling=0.5", "--gamma0=0.001"], {"schedule.gamma0": 1e-3}),
+    (["--augment=0", "--dropout=0"], {}),
+    (["--augment=1"], {}),
+    (["--output_gain", "--dims_to_keep=5"], {}),
+    (["--output_gain", "--precond=edm"], {}),
+    (["--ls=100", "--lr_decay", "--lr_ramp=0", "--no-bench"], {}),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "known"), VARIANTS, ids=[" ".join(variant[0]) for variant in VARIANTS]
+)
+def test_every_variant_trains_and_its_network_knows_what_it_is(
+    fit: Run, arguments: list[str], known: dict[str, object]
+) -> None:
+    folder = fit(*arguments)
+    (line,) = stats(folder)
+    assert 0 < line["Loss/loss"] < 20
+    assert line["Progress/skipped_steps"] == 0
+    model = load(folder)
+    for path, value in known.items():
+        found: Any = model.denoiser
+        for name in path.split("."):
+            found = getattr(found, name)
+        assert found == value
+    for t in (model.about["tmin"], model.about["tmax"]):
+        x = torch.ones(2, SIDE**2, dtype=torch.float64)
+        assert model.denoiser(x, torch.tensor(t, dtype=torch.float64)).isfinite().all()
+
+
+def test_half_precision_trains_or_is_refused_in_one_line(
+    run_script: Run, blobs: Path, tmp_path: Path
+) -> None:
+    place = (f"--outdir={tmp_path / 'out'}", "--nosubdir", f"--data={blobs}")
+    result = run_script(train, *place, *TINY, "--precision=fp16")
+    if result.code:
+        assert "fp16" in result.error
+        assert list(tmp_path.iterdir()) == []
+    else:
+        assert 0 < stats(tmp_path / "out")[0]["Loss/loss"] < 20
+
+
+def test_the_loss_falls(unbroken: Path) -> None:
+    losses = [line["Loss/loss"] for line in stats(unbroken)]
+    assert [line["seen"] for line in stats(unbroken)] == [1000, 2000, 3000, 4000]
+    assert losses[0] < 1.2
+    assert losses[-1] < 0.97 * losses[0]
+
+
+def test_labels_reach_the_network_only_if_asked_for(fit: Run, twelve: Path) -> None:
+    denoiser = load(twelve).denoiser
+    x, t = torch.ones(1, SIDE**2, dtype=torch.float64), torch.tensor(3.0, dtype=torch.float64)
+    one, other = (denoiser(x, t, labels=torch.eye(CLASSES)[[index]]) for index in (0, 1))
+    assert (one - other).abs().max() > 1e-9
+    assert load(twelve).about["label_dim"] == CLASSES
+    assert load(twelve).denoiser.network.embedding.label_dim == CLASSES
+    blind = load(fit())
+    assert blind.about["label_dim"] == 0
+    assert blind.denoiser.network.embedding.label is None
+
+
+def test_augmentation_labels_are_inputs_only_of_augmented_training(fit: Run) -> None:
+    with_labels, without = fit("--augment=0.5"), fit("--augment=0")
+    difference = set(weights(with_labels)) - set(weights(without))
+    assert difference == {"embedding.augment.weight"}
+    denoiser = load(with_labels).denoiser
+    x, t = torch.ones(1, SIDE**2, dtype=torch.float64), torch.tensor(3.0, dtype=torch.float64)
+    plain, zeros = denoiser(x, t), denoiser(x, t, augment_labels=torch.zeros(1, 9))
+    assert torch.equal(plain, zeros)
+    assert not torch.equal(plain, denoiser(x, t, augment_labels=torch.ones(1, 9)))
+
+
+def test_augmented_variance_is_what_the_preconditioning_counts_on(fit: Run) -> None:
+    plain = load(fit("--augment=0")).denoiser
+    torch.testing.assert_close(plain.data_variance, plain.basis.floored_variance())
+    augmented = load(fit("--augment=1")).denoiser
+    assert (augmented.data_variance >= plain.data_variance).all()
+    assert float(augmented.data_variance[-20:].mean() / plain.data_variance[-20:].mean()) > 2
+
+
+def test_the_basis_can_be_fitted_to_a_few_images(fit: Run, blobs: Path) -> None:
+    basis = load(fit("--batch_pca=20")).denoiser.basis
+    expected = EigenBasis.fit(basis_batches(ImageDataset(blobs), 20))
+    assert equal(dict(basis.state_dict()), dict(expected.state_dict()))
+    assert (basis.eigenvalues[19:] < 1e-12 * basis.top_variance).all()
+    whole = load(fit()).denoiser.basis
+    assert (whole.eigenvalues[:60] > 1e-6 * whole.top_variance).all()
+
+
+def test_mirror_images_count_as_data(fit: Run) -> None:
+    plain, mirrored = (load(fit(*flag)).denoiser.basis.mean for flag in ([], ["--xflip"]))
+    mean = plain.reshape(SIDE, SIDE)
+    torch.testing.assert_close(mirrored.reshape(SIDE, SIDE), (mean + mean.flip(1)) / 2)
+
+
+def test_how_data_is_read_does_not_change_the_network(fit: Run) -> None:
+    first = fit("--workers=0")
+    for arguments in (["--workers=1"], ["--workers=2"], ["--cache"], ["--cache", "--workers=1"]):
+        assert equal(weights(fit(*arguments)), weights(first)), arguments
+
+
+def test_a_seed_repeats_a_run_and_another_does_not(fit: Run) -> None:
+    one, same, other = (weights(fit(f"--seed={seed}")) for seed in (1, 1, 2))
+    assert equal(one, same)
+    assert not equal(one, other)
+
+
+def test_microbatches_give_the_network_of_whole_batches(fit: Run) -> None:
+    whole, parts = fit("--dropout=0"), fit("--dropout=0", "--batch-gpu=5")
+    untrained = fit("--dropout=0", "--lr=1e-30")
+    assert distance(parts, whole) < 1e-5
+    assert distance(untrained, whole) > 1e-4
+
+
+@pytest.mark.parametrize("augment", [0, 0.5])
+def test_two_ranks_give_the_network_of_one(
+    run_script: Run, blobs: Path, tmp_path: Path, augment: float
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    # Odd sizes throughout, and no dropout, which each rank draws for itself.
+    options = (
+        *("--nosubdir", f"--data={blobs}", "--cond", "--cbase=8", "--cres=1", "--batch=17"),
+        *("--batch-gpu=5", "--duration=0.000102", "--workers=0", "--dropout=0"),
+        *(f"--augment={augment}", "--batch_pca=69", "--device_name=cpu"),
+        *("--output_gain", "--calibration_fit=path"),
+    )
+    assert run_script(train, f"--outdir={one}", *options).code == 0
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    done = subprocess.run(
+        [sys.executable, *torchrun, "train.py", f"--outdir={two}", *options],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    names = [
+        {path.name for path in folder.iterdir() if "tfevents" not in path.name}
+        for folder in (one, two)
+    ]
+    assert names[0] == names[1]
+    bases = [read_network(network_file(folder))[0]["basis"].state for folder in (one, two)]
+    for name, tensor in bases[0].items():
+        torch.testing.assert_close(bases[1][name], tensor, rtol=0, atol=1e-10)
+    variances = [load(folder).denoiser.data_variance for folder in (one, two)]
+    torch.testing.assert_close(variances[1], variances[0], rtol=1e-6, atol=0)
+    assert distance(two, one) < 1e-5
+    mine, theirs = (load(folder).denoiser for folder in (one, two))
+    torch.testing.assert_close(theirs.output_gain.gains, mine.output_gain.gains, rtol=1e-5, atol=0)
+    for name in ("gains", "slopes"):
+        values = [getattr(denoiser.calibration, name) for denoiser in (mine, theirs)]
+        torch.testing.assert_close(values[1], values[0], rtol=0, atol=1e-4)
+    assert [line["seen"] for line in stats(two)] == [line["seen"] for line in stats(one)]
+    assert stats(two)[-1]["Loss/loss"] == pytest.approx(stats(one)[-1]["Loss/loss"], rel=1e-5)
+
+
+def test_a_transferred_network_starts_from_the_weights_of_another(
+    run_script: Run, fit: Run, blobs: Path, tmp_path: Path
+) -> None:
+    source = fit("--lr=0.01")
+    outdir = tmp_path / "transferred"
+    place = (f"--outdir={outdir}", "--nosubdir", f"--data={blobs}")
+    still = ("--lr=1e-30", "--cond", "--seed=3", f"--transfer={network_file(source)}")
+    result = run_script(train, *place, *TINY, *still)
+    assert (result.code, result.err) == (0, "")
+    given, own = weights(source), weights(outdir)
+    label = {"embedding.label.weight", "embedding.label.bias"}
+    assert set(own) - set(given) == label
+    assert f"Took {len(given)} of {len(own)} tensors from {network_file(source)}" in result.out
+    assert equal({name: own[name] for name in given}, given)
+
+
+def test_a_network_without_fitting_weights_cannot_be_transferred(
+    run_script: Run, blobs: Path, tmp_path: Path, toy_network: Callable[..., Path]
+) -> None:
+    toy = toy_network("--data_name=circles", "--tmax=7.01")
+    place = (f"--outdir={tmp_path / 'out'}", f"--data={blobs}")
+    result = run_script(train, *place, *TINY, f"--transfer={toy}")
+    assert result.code == 2
+    assert str(toy) in result.error
+    assert list(tmp_path.iterdir()) == []
+
+
+# Pixels around gray with variance xi, independent. Then the optimal denoiser is linear,
+# D = xi / (xi + gamma) x. It is that of F = 0 for edm, whose sigma_data^2 is xi, and for vp and ve
+# of F = E[n | x], up to sign, which has mean square gamma / (xi + gamma), all to be learned.
+@pytest.mark.parametrize("precond", ["edm", "vp", "ve"])
+def test_white_noise_is_denoised_as_it_should_be(
+    run_script: Run, tmp_path: Path, precond: str
+) -> None:
+    std, first, last = 0.3, 0.1, 0.5
+    pixels = 127.5 * (1 + std * np.random.default_rng(2).normal(size=(2000, SIDE, SIDE, 1)))
+    data = write_images(tmp_path / "white.zip", pixels)
+    place = (f"--outdir={tmp_path / 'out'}", "--nosubdir", f"--data={data}", "--workers=0")
+    recipe = ("--cbase=16", "--cres=1", "--batch=64", "--duration=0.003", "--augment=0")
+    steady = ("--dropout=0", "--lr=2e-3", "--lr_decay", "--ema=0.0002", f"--precond={precond}")
+    result = run_script(train, *place, *recipe, *steady, f"--tmin={first}", f"--tmax={last}")
+    assert (result.code, result.err) == (0, "")
+    denoiser = load(tmp_path / "out").denoiser
+    random = torch.Generator().manual_seed(0)
+    for t in torch.linspace(first, last, 4, dtype=torch.float64):
+        gamma, c = denoiser.schedule.noise_variance(t)[0], denoiser.coefficients(t)
+        variance = std**2 + gamma
+        x = variance.sqrt() * torch.randn(200, SIDE**2, generator=random, dtype=torch.float64)
+        best = std**2 / variance * x
+        wanted = ((best - c.c_skip * x) / c.c_out).square().mean()
+        expected = 0.0 if precond == "edm" else float(gamma / variance)
+        assert float(wanted) == pytest.approx(expected, rel=0.05, abs=1e-3)
+        error = ((denoiser(x, t) - best) / c.c_out).square().mean()
+        assert error < (0.002 if precond == "edm" else 0.05)
+
+
+def test_log_and_progress_are_silent_in_a_pipe(twelve: Path) -> None:
+    log = (twelve / "log.txt").read_text()
+    assert "\r" not in log
+    assert len(re.findall(r"kimg \d+\.\d +loss \d", log)) == len(stats(twelve)) == 1

@@ -1,0 +1,178 @@
+"""What ``train.py`` refuses: one line, and nothing written."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from image_runs import TINY, Contents, Run, write_images
+
+import train
+from training.data.image_writer import image_writer
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--data_dim=3072"], ["data_dim", "3072", "64", "blobs"]),
+        (["--dims_to_keep=65"], ["dims_to_keep", "65", "64"]),
+        (["--dims_to_keep=0"], ["dims_to_keep", "0"]),
+        (["--cres=2,x"], ["cres", "2,x", "2,2,2"]),
+        (["--cres=2,0"], ["cres", "2,0"]),
+        (["--cres="], ["cres"]),
+        (["--cres=1,1,1,1,1"], ["channel_mult", "8"]),
+        (["--cbase=0"], ["cbase", "0"]),
+        (["--cbase=7"], ["7"]),
+        (["--arch=resnet"], ["resnet", "ddpmpp"]),
+        (["--arch=adm"], ["64", "8"]),
+        (["--precision=fp64"], ["fp64", "bf16"]),
+        (["--precond=ddim"], ["ddim", "ifs"]),
+        (["--precond=edm", "--rho=2"], ["rho", "2", "edm"]),
+        (["--precond=vp", "--gamma0=1"], ["gamma0", "1", "vp"]),
+        (["--precond=ve", "--g_type=orig"], ["g_type", "orig", "ve"]),
+        (["--precond=edm", "--dims_to_keep=5"], ["dims_to_keep", "5", "64", "edm"]),
+        (["--precond=vp", "--tmin=0"], ["tmin", "0"]),
+        (["--precond=vp", "--tmin=0.5", "--tmax=0.5"], ["tmin", "0.5"]),
+        (["--tmin=20"], ["tmin", "20", "15.01"]),
+        (["--g_type=orig", "--inflation_gap=2"], ["g_type", "inflation_gap"]),
+        (["--t_sampling=gamma"], ["gamma", "uniform"]),
+        (["--space=XS"], ["XS", "ES"]),
+        (["--noise_cond=edm"], ["edm", "ddpm"]),
+        (["--dropout=1"], ["dropout", "1"]),
+        (["--augment=1.5"], ["augment", "1.5"]),
+        (["--augment=nan"], ["augment", "nan"]),
+        (["--dropout=nan"], ["dropout", "nan"]),
+        (["--workers=-1"], ["workers", "-1"]),
+        (["--batch_pca=0"], ["batch_pca", "0"]),
+        (["--lr=0"], ["lr", "0"]),
+        (["--lr_ramp=-1"], ["lr_ramp", "-1"]),
+        (["--duration=0"], ["duration", "0"]),
+        (["--desc=a/b"], ["a/b"]),
+        (["--transfer=http://example.org/network.pkl"], ["http://example.org", "https"]),
+        (["--lrate=1"], ["lrate"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_bad_options_end_with_one_line_and_nothing_written(
+    run_script: Run, blobs: Path, tmp_path: Path, arguments: list[str], parts: list[str]
+) -> None:
+    place = (f"--outdir={tmp_path / 'out'}", f"--data={blobs}")
+    result = run_script(train, *place, *TINY, *arguments)
+    assert result.code == 2
+    for part in parts:
+        assert part in result.error
+    assert list(tmp_path.iterdir()) == []
+
+
+def plain_file(folder: Path) -> Path:
+    path = folder / "data.zip"
+    path.write_bytes(b"no zip at all")
+    return path
+
+
+def empty_folder(folder: Path) -> Path:
+    (folder / "data").mkdir()
+    return folder / "data"
+
+
+def gray(folder: Path, count: int = 20, side: int = 8) -> Path:
+    images = np.random.default_rng(0).uniform(0, 255, (count, side, side, 1))
+    return write_images(folder / "data.zip", images)
+
+
+def mixed(folder: Path) -> Path:
+    with image_writer(folder / "data.zip") as writer:
+        for side in (8, 8, 16):
+            writer.add(np.arange(side * side, dtype=np.uint8).reshape(side, side, 1), None)
+    return folder / "data.zip"
+
+
+# What makes the data, further options, exit code, words of the message.
+BAD_DATA: dict[str, tuple[Callable[[Path], Path], list[str], int, list[str]]] = {
+    "missing": (lambda folder: folder / "none.zip", [], 1, ["none.zip"]),
+    "no zip": (plain_file, [], 1, ["data.zip"]),
+    "no images": (empty_folder, [], 1, ["data", "dataset_tool.py"]),
+    "no labels": (gray, ["--cond"], 1, ["data.zip", "labels"]),
+    "odd side": (lambda folder: gray(folder, side=12), [], 2, ["12 x 12", "power of two"]),
+    "one image": (lambda folder: gray(folder, count=1), ["--augment=0"], 1, ["one point"]),
+    "constant": (
+        lambda folder: write_images(folder / "data.zip", np.full((9, 8, 8, 1), 3)),
+        [],
+        1,
+        ["does not vary"],
+    ),
+    "images that differ in shape": (
+        mixed,
+        [],
+        1,
+        ["data.zip", "16x16", "8x8"],
+    ),
+    "transfer of a missing file": (gray, ["--transfer=none.pkl"], 1, ["none.pkl"]),
+    "transfer of no network": (gray, [f"--transfer={__file__}"], 1, [Path(__file__).name]),
+}
+
+
+@pytest.mark.parametrize("what", BAD_DATA)
+def test_bad_data_ends_with_one_line_and_nothing_written(
+    run_script: Run, tmp_path: Path, contents: Contents, what: str
+) -> None:
+    make, arguments, code, parts = BAD_DATA[what]
+    data = make(tmp_path)
+    before = contents(tmp_path)
+    place = (f"--outdir={tmp_path / 'out'}", f"--data={data}")
+    result = run_script(train, *place, *TINY, *arguments)
+    assert result.code == code
+    for part in parts:
+        assert part in result.error
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [([], "--outdir"), (["--outdir=x"], "--data"), (["--data=x.zip"], "--outdir")],
+)
+def test_missing_options_are_named(
+    run_script: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    part: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run_script(train, *arguments)
+    assert result.code == 2
+    assert part in result.error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_diverging_run_ends_with_one_line_and_advice(
+    run_script: Run, blobs: Path, tmp_path: Path
+) -> None:
+    place = (f"--outdir={tmp_path / 'out'}", f"--data={blobs}")
+    result = run_script(train, *place, *TINY, "--duration=0.0006", "--lr=1e30", "--cres=1")
+    assert result.code == 1
+    assert "--lr" in result.error
+    assert not list(tmp_path.glob("*/*/network-*"))
+
+
+@pytest.mark.parametrize("flags", [[], ["--nosubdir"]])
+def test_an_outdir_that_is_a_file_is_refused(
+    run_script: Run, blobs: Path, tmp_path: Path, flags: list[str]
+) -> None:
+    (tmp_path / "out").write_text("precious")
+    place = (f"--outdir={tmp_path / 'out'}", f"--data={blobs}")
+    result = run_script(train, *place, *TINY, *flags)
+    assert result.code == 1
+    assert str(tmp_path / "out") in result.error
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["precious"]
+
+
+def test_a_run_is_never_overwritten(
+    run_script: Run, twelve: Path, blobs: Path, contents: Contents
+) -> None:
+    before = contents(twelve)
+    place = (f"--outdir={twelve}", "--nosubdir", f"--data={blobs}")
+    result = run_script(train, *place, *TINY)
+    assert result.code == 2
+    assert "holds a run already" in result.error
+    assert contents(twelve) == before
