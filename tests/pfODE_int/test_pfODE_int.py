@@ -1,127 +1,39 @@
-"""Image integration from the command line: that it is right, what it writes, what it refuses."""
+"""Image integration from the command line: what it writes, and that it is right."""
 
-import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from image_models import SHAPE, save_image_model, write_image_set
+from image_models import SHAPE
+from image_simulations import (
+    CLASSES,
+    COUNT,
+    CUBES,
+    DIM,
+    END,
+    GAP,
+    KEPT,
+    KINDS,
+    ONE_BIT,
+    ROOT,
+    Arrays,
+    Contents,
+    Found,
+    Run,
+    close_to,
+)
 
 import dnnlib
 import pfODE_int
-from torch_utils.results import load_arrays
-from torch_utils.snapshots import read_network, write_network
 from training.data.image_dataset import ImageDataset
 from training.data.images import normalize_pixels
 from training.flow.solvers import DEFAULT, SOLVERS
 from training.model import Model
-
-Run = Callable[..., Any]
-Contents = Callable[[Path], dict[str, bytes]]
-Arrays = dict[str, np.ndarray]
-
-ROOT = Path(pfODE_int.__file__).parent
-KINDS = ("melt", "roundtrip", "gen")
-CUBES = [
-    *("tilde_xs", "xs", "tilde_xs_es", "xs_es"),
-    *("net_outs", "unscaled_scores", "dxs", "dxs_es"),
-]
-COUNT, DIM, KEPT, CLASSES, END = 5, 64, 10, 3, 3.0
-ONE_BIT = float(np.finfo(np.float32).eps)
-"""What single precision may change of a number; twice the rounding error of one."""
-
-GAP = {"g_type": "constant_inflation_gap", "inflation_gap": 1.3}
-NETWORKS: dict[str, dict[str, Any]] = {
-    "PRP": {},
-    "PRR": {"dims_to_keep": KEPT},
-    "gap": {"dims_to_keep": KEPT, "rho": 1.2, "gamma0": 1e-3, **GAP},
-    "classes": {"dims_to_keep": KEPT, "label_dim": CLASSES, "output": "random"},
-    "late": {"t_min": 0.5, "space": "ES"},
-    "VP": {"precond": "vp", "t_max": 1.0},
-}
-
-
-@pytest.fixture(scope="session")
-def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Network files; the output of all is zero but for the one with classes."""
-    folder = tmp_path_factory.mktemp("networks")
-    paths = {name: folder / f"{name}.pkl" for name in NETWORKS}
-    for name, options in NETWORKS.items():
-        save_image_model(paths[name], **{"t_max": END, **options})
-    return paths
-
-
-@pytest.fixture(scope="session")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random images with classes."""
-    path = tmp_path_factory.mktemp("data") / "blobs.zip"
-    write_image_set(path, 30, classes=CLASSES)
-    return path
-
-
-class Found:
-    """What one command wrote: arrays by simulation, and its parameters."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        (parameters,) = folder.glob("*_HD_pfODE_int_sim_params.json")
-        self.stem = parameters.name.removesuffix("_HD_pfODE_int_sim_params.json")
-        self.parameters = json.loads(parameters.read_text())
-        self.arrays = {
-            kind: load_arrays(self.path(kind)) for kind in KINDS if self.path(kind).exists()
-        }
-
-    def path(self, kind: str) -> Path:
-        return self.folder / f"{self.stem}_{kind}.npz"
-
-    def __getitem__(self, kind: str) -> Arrays:
-        return self.arrays[kind]
-
-
-@pytest.fixture
-def command(networks: dict[str, Path], images: Path, tmp_path: Path) -> Callable[..., list[str]]:
-    """``command(network, ...)``: few images and steps, unless arguments say otherwise."""
-
-    def arguments(network: str, *more: object) -> list[str]:
-        standard = {
-            "--network": networks[network],
-            "--save_dir": tmp_path / "out",
-            "--data_root": images,
-            "--bs": COUNT,
-            "--n_iters": 2,
-            "--batch-gpu": COUNT,
-        }
-        given = {str(argument).partition("=")[0] for argument in more}
-        left = [f"{name}={value}" for name, value in standard.items() if name not in given]
-        return [*left, *map(str, more)]
-
-    return arguments
-
-
-@pytest.fixture
-def simulate(run_script: Run, command: Callable[..., list[str]], tmp_path: Path) -> Run:
-    """Runs a command as ``command`` makes it in a folder of its own, and reads what it wrote."""
-    numbers = iter(range(100))
-
-    def start(network: str, *more: object) -> Found:
-        given = [str(argument) for argument in more]
-        if not any(argument.startswith("--save_dir") for argument in given):
-            given.append(f"--save_dir={tmp_path / f'simulated{next(numbers)}'}")
-        result = run_script(pfODE_int, *command(network, *given))
-        assert (result.code, result.err) == (0, ""), result.err
-        (folder,) = (Path(text[11:]) for text in given if text.startswith("--save_dir="))
-        return Found(folder)
-
-    return start
-
 
 # Forty steps of rk4 are right to 1e-8 here, so that single precision is all that limits the files.
 CASES = {
@@ -389,14 +301,6 @@ def test_empirical_latents_have_the_variances_of_the_melt(simulate: Run) -> None
         np.testing.assert_array_equal(empirical[kind]["xs"], diagonal[kind]["xs"])
 
 
-def close_to(found: Arrays, expected: Arrays) -> None:
-    """Asserts that results are the same, but for the precision that they are saved in."""
-    assert set(found) == set(expected)
-    for name, array in expected.items():
-        tolerance = 3e-6 * max(1, np.abs(array).max())
-        np.testing.assert_allclose(found[name], array, rtol=0, atol=tolerance, err_msg=name)
-
-
 @pytest.mark.parametrize("network", ["PRR", "classes"])
 def test_runs_from_an_earlier_melt_give_what_one_run_gives(
     simulate: Run, tmp_path: Path, network: str
@@ -515,26 +419,6 @@ def test_a_seed_repeats_a_run_bit_for_bit(simulate: Run) -> None:
         assert not np.isclose(other[kind]["xs_es"][0], one[kind]["xs_es"][0]).any()
 
 
-def test_existing_results_are_not_replaced_unless_asked(
-    run_script: Run, command: Callable[..., list[str]], contents: Contents, tmp_path: Path
-) -> None:
-    folder = tmp_path / "out"
-    assert run_script(pfODE_int, *command("PRP")).code == 0
-    (folder / "notes.txt").write_text("mine")
-    for kind in KINDS:
-        for other in set(KINDS) - {kind}:
-            (folder / f"blobs_PRP_{other}.npz").unlink(missing_ok=True)
-        before = contents(folder)
-        refused = run_script(pfODE_int, *command("PRP", "--seed=1"))
-        assert (refused.code, refused.out) == (2, "")
-        assert f"blobs_PRP_{kind}.npz exists" in refused.error
-        assert "--overwrite" in refused.error
-        assert contents(folder) == before
-        assert run_script(pfODE_int, *command("PRP", "--seed=1", "--overwrite")).code == 0
-    assert len(contents(folder)) == 5
-    assert (folder / "notes.txt").read_text() == "mine"
-
-
 def test_other_simulations_may_be_added_to_a_folder(
     run_script: Run, command: Callable[..., list[str]], contents: Contents, tmp_path: Path
 ) -> None:
@@ -545,296 +429,6 @@ def test_other_simulations_may_be_added_to_a_folder(
         assert before.items() <= after.items()
         assert len(after) == len(before) + 4
         before = after
-
-
-@pytest.mark.parametrize(
-    ("network", "arguments", "parts"),
-    [
-        ("PRP", ["--sim_type=roundtrip"], ["--sim_type=roundtrip", "--prev_melt"]),
-        ("PRP", ["--sim_type=gen", "--gen_source=empirical"], ["--sim_type=gen", "--prev_melt"]),
-        ("PRP", ["--prev_melt=x.npz"], ["--prev_melt", "roundtrip", "empirical"]),
-        ("PRP", ["--prev_melt=x.npz", "--sim_type=melt"], ["--prev_melt"]),
-        ("PRP", ["--prev_melt=x.npz", "--sim_type=gen"], ["--prev_melt"]),
-        ("PRP", ["--eps=empirical"], ["--eps", "--gen_source=empirical"]),
-        ("PRP", ["--eps=auto", "--gen_source=empirical"], ["--eps", "diag"]),
-        *(
-            ("PRP", [f"--eps={eps}"], ["eps", eps, "auto"])
-            for eps in ("garbage", "nan", "inf", "0", "-1", "=xx", "")
-        ),
-        ("PRP", ["--class=0"], ["class is 0", "PRP.pkl has no classes"]),
-        ("classes", ["--class=3"], ["class is 3", "classes 0 to 2"]),
-        ("classes", ["--class=-1"], ["class", "-1"]),
-        ("PRP", ["--end_time=3.01"], ["3.01", "T = 3"]),
-        ("PRP", ["--end_time=0"], ["end_time", "0"]),
-        ("PRP", ["--end_time=nan"], ["end_time", "nan"]),
-        ("PRP", ["--disc=vp_ode", "--vpode_disc_eps=3"], ["vpode_disc_eps is 3", "T = 3"]),
-        ("late", ["--disc=vp_ode", "--vpode_disc_eps=0.4"], ["vpode_disc_eps is 0.4", "0.5"]),
-        ("late", ["--end_time=0.4"], ["0.4", "0.5"]),
-        ("PRP", ["--vpode_disc_eps=-1"], ["vpode_disc_eps", "-1"]),
-        ("PRP", ["--disc=edm"], ["disc", "edm", "vp_ode"]),
-        ("PRP", ["--data_dim=3072"], ["data_dim is 3072", "64"]),
-        ("PRP", ["--dims_to_keep=10"], ["dims_to_keep is 10", "64", "PRP.pkl"]),
-        ("PRR", ["--dims_to_keep=64"], ["dims_to_keep is 64", "10", "PRR.pkl"]),
-        ("PRP", ["--img_size=32"], ["img_size is 32", "8"]),
-        ("PRP", ["--img_ch=3"], ["img_ch is 3", "1"]),
-        ("PRP", ["--data_name=a/b"], ["data_name", "a/b"]),
-        ("PRP", ["--solver=rk5"], ["rk5", "rk4", "heun", "euler"]),
-        ("PRP", ["--sim_type=melts"], ["melts", "melt", "roundtrip", "gen", "all"]),
-        ("PRP", ["--gen_source=full"], ["full", "diag", "empirical"]),
-        ("PRP", ["--precision=fp8"], ["fp8", "bf16"]),
-        ("PRP", ["--n_iters=0"], ["n_iters", "0"]),
-        ("PRP", ["--bs=0"], ["bs", "0"]),
-        ("PRP", ["--bs=many"], ["bs", "many"]),
-        ("PRP", ["--batch-gpu=0"], ["batch", "0"]),
-        ("PRP", ["--save_freq=0"], ["save_freq", "0"]),
-        ("PRP", ["--seed=-1"], ["seed", "-1"]),
-        ("PRP", ["--end_vars=0"], ["end_vars", "0"]),
-        ("PRP", ["--device_name=tpu"], ["tpu", "cpu"]),
-        ("PRP", ["--steps=5"], ["--steps"]),
-        ("PRP", ["surplus"], ["surplus"]),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
-)
-def test_bad_options_end_with_one_line_and_nothing_written(
-    run_script: Run,
-    command: Callable[..., list[str]],
-    contents: Contents,
-    tmp_path: Path,
-    network: str,
-    arguments: list[str],
-    parts: list[str],
-) -> None:
-    result = run_script(pfODE_int, *command(network, *arguments))
-    assert (result.code, result.out) == (2, "")
-    for part in parts:
-        assert part in result.error
-    # At most the empty folder of the results is there.
-    assert set(contents(tmp_path)) <= {"out/"}
-
-
-@pytest.mark.parametrize("missing", ["--network", "--save_dir", "--data_root"])
-@pytest.mark.parametrize("kind", ["melt", "all"])
-def test_missing_options_are_named(
-    run_script: Run,
-    command: Callable[..., list[str]],
-    tmp_path: Path,
-    missing: str,
-    kind: str,
-) -> None:
-    arguments = [text for text in command("PRP") if not text.startswith(f"{missing}=")]
-    result = run_script(pfODE_int, *arguments, f"--sim_type={kind}")
-    assert (result.code, result.out) == (2, "")
-    assert f"Missing option '{missing}'" in result.error
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-def test_cuda_where_there_is_none_is_a_usage_error(
-    run_script: Run, command: Callable[..., list[str]], tmp_path: Path
-) -> None:
-    result = run_script(pfODE_int, *command("PRP", "--device_name=cuda"))
-    assert result.code == 2
-    assert "cuda" in result.error
-    assert list(tmp_path.iterdir()) == []
-
-
-def broken_image(path: Path) -> None:
-    """A data set with one image that cannot be decoded."""
-    write_image_set(path / "data.zip", COUNT)
-    content = (path / "data.zip").read_bytes()
-    place = content.index(b"IDAT", content.index(b"img00000003"))
-    (path / "data.zip").write_bytes(content[:place] + b"I?AT" + content[place + 4 :])
-
-
-DATA: dict[str, tuple[str, Callable[[Path], Any], list[str]]] = {
-    "missing": ("PRP", lambda path: None, ["data.zip", "does not exist"]),
-    "no zip": ("PRP", lambda path: (path / "data.zip").write_text("x"), ["data.zip"]),
-    "few": ("PRP", lambda path: write_image_set(path / "data.zip", 4), ["has 4 images", "5 were"]),
-    "color": (
-        "PRP",
-        lambda path: write_image_set(path / "data.zip", 6, (3, 8, 8)),
-        ["3 channel", "1 channel"],
-    ),
-    "large": (
-        "PRP",
-        lambda path: write_image_set(path / "data.zip", 6, (1, 16, 16)),
-        ["16x16", "8x8"],
-    ),
-    "unlabelled": ("classes", lambda path: write_image_set(path / "data.zip", 6), ["labels"]),
-    "classes": (
-        "classes",
-        lambda path: write_image_set(path / "data.zip", 6, classes=4),
-        ["length 4", "takes 3"],
-    ),
-    "broken": ("PRP", broken_image, ["data.zip", "img00000003"]),
-}
-
-
-@pytest.mark.parametrize("case", DATA)
-def test_data_that_do_not_fit_end_with_one_line_and_nothing_written(
-    run_script: Run,
-    command: Callable[..., list[str]],
-    contents: Contents,
-    tmp_path: Path,
-    case: str,
-) -> None:
-    network, make, parts = DATA[case]
-    make(tmp_path)
-    source = f"--data_root={tmp_path / 'data.zip'}"
-    result = run_script(pfODE_int, *command(network, source))
-    assert (result.code, result.out) == (1, "")
-    for part in parts:
-        assert part in result.error
-    assert contents(tmp_path / "out") == {}
-
-
-@pytest.fixture
-def melted(simulate: Run) -> Callable[..., Path]:
-    """``melted(network, ...)``: the file of a melt."""
-    return lambda network, *more: simulate(network, "--sim_type=melt", *more).path("melt")
-
-
-@pytest.mark.parametrize(
-    ("made", "used", "arguments", "parts"),
-    [
-        (["PRP"], "PRR", [], ["melt.npz", "scales"]),
-        (["PRP"], "gap", [], ["melt.npz"]),
-        (["PRP"], "PRP", ["--end_time=2"], ["times are 0, 3", "0, 2"]),
-        (["PRP"], "PRP", ["--disc=vp_ode"], ["times are 0, 3", "0.01, 3"]),
-        (["PRP"], "PRP", ["--end_vars=2"], ["scales"]),
-        (["PRR"], "classes", [], ["labels of length 0", "classes.pkl takes 3"]),
-        (["classes"], "PRR", [], ["labels of length 3", "PRR.pkl takes 0"]),
-    ],
-)
-@pytest.mark.parametrize("kind", ["roundtrip", "gen"])
-def test_a_melt_of_something_else_is_refused_in_one_line(
-    run_script: Run,
-    command: Callable[..., list[str]],
-    contents: Contents,
-    melted: Callable[..., Path],
-    tmp_path: Path,
-    made: list[str],
-    used: str,
-    arguments: list[str],
-    parts: list[str],
-    kind: str,
-) -> None:
-    source = f"--prev_melt={melted(*made)}"
-    more = ["--gen_source=empirical"] if kind == "gen" else []
-    result = run_script(pfODE_int, *command(used, f"--sim_type={kind}", source, *more, *arguments))
-    assert (result.code, result.out) == (1, "")
-    for part in parts:
-        assert part in result.error
-    assert contents(tmp_path / "out") == {}
-
-
-def test_a_file_that_is_no_melt_is_refused_in_one_line(
-    run_script: Run,
-    command: Callable[..., list[str]],
-    contents: Contents,
-    simulate: Run,
-    tmp_path: Path,
-) -> None:
-    found = simulate("PRP")
-    (tmp_path / "text.npz").write_text("no archive")
-    shutil.copy(found.folder / "blobs_PRP_HD_pfODE_int_sim_params.json", tmp_path / "json.npz")
-    for path, part in (
-        (tmp_path / "none.npz", "does not exist"),
-        (tmp_path, "not a readable .npz"),
-        (tmp_path / "text.npz", "not a readable .npz"),
-        (tmp_path / "json.npz", "not a readable .npz"),
-        (found.path("roundtrip"), "no melt"),
-        (found.path("gen"), "no melt"),
-    ):
-        lone = command("PRP", "--sim_type=roundtrip", f"--prev_melt={path}")
-        result = run_script(pfODE_int, *lone)
-        assert (result.code, result.out) == (1, "")
-        assert str(path) in result.error
-        assert part in result.error
-        assert contents(tmp_path / "out") == {}
-
-
-@pytest.mark.parametrize("content", [None, b"", b"garbage", bytes(3000)])
-def test_a_network_that_cannot_be_read_is_told_in_one_line(
-    run_script: Run, command: Callable[..., list[str]], tmp_path: Path, content: bytes | None
-) -> None:
-    network = tmp_path / "network.pkl"
-    if content is not None:
-        network.write_bytes(content)
-    result = run_script(pfODE_int, *command("PRP", f"--network={network}"))
-    assert (result.code, result.out) == (1, "")
-    assert str(network) in result.error
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_network_of_toys_is_told_in_one_line(
-    run_script: Run, command: Callable[..., list[str]], networks: dict[str, Path], tmp_path: Path
-) -> None:
-    parts, about = read_network(networks["PRP"])
-    del about["image_shape"]
-    write_network(tmp_path / "toy.pkl", parts, {**about, "data_name": "circles"})
-    result = run_script(pfODE_int, *command("PRP", f"--network={tmp_path / 'toy.pkl'}"))
-    assert (result.code, result.out) == (1, "")
-    assert "toy.pkl was not trained on images, but on 'circles'" in result.error
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("below", ["", "a/b"])
-def test_a_save_dir_that_is_a_file_is_refused(
-    run_script: Run, command: Callable[..., list[str]], tmp_path: Path, below: str
-) -> None:
-    (tmp_path / "x").write_text("precious")
-    result = run_script(pfODE_int, *command("PRP", f"--save_dir={tmp_path / 'x' / below}"))
-    assert (result.code, result.out) == (1, "")
-    assert str(tmp_path / "x") in result.error
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["precious"]
-
-
-def test_parameters_that_cannot_be_read_are_not_written_over(
-    run_script: Run, command: Callable[..., list[str]], contents: Contents, tmp_path: Path
-) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "blobs_PRP_HD_pfODE_int_sim_params.json").write_text("{")
-    before = contents(tmp_path)
-    result = run_script(pfODE_int, *command("PRP", "--overwrite"))
-    assert (result.code, result.out) == (1, "")
-    assert "sim_params.json is not readable JSON" in result.error
-    assert contents(tmp_path) == before
-
-
-def test_a_simulation_that_leaves_the_finite_numbers_leaves_no_file(
-    run_script: Run,
-    command: Callable[..., list[str]],
-    contents: Contents,
-    networks: dict[str, Path],
-    tmp_path: Path,
-) -> None:
-    parts, about = read_network(networks["PRP"])
-    bias = next(name for name in parts["network"].state if name.endswith("to_image.conv.bias"))
-    parts["network"].state[bias].fill_(1e38)
-    parts["network"].state[bias.replace("bias", "weight")].fill_(1e38)
-    for name, tensor in parts["network"].state.items():
-        if name.endswith("to_image.norm.bias"):
-            tensor.fill_(1e38)
-    write_network(tmp_path / "wild.pkl", parts, about)
-    result = run_script(pfODE_int, *command("PRP", f"--network={tmp_path / 'wild.pkl'}"))
-    assert (result.code, result.out) == (1, "")
-    assert "not finite at t = 0" in result.error
-    assert contents(tmp_path / "out") == {}
-
-
-def test_a_full_disk_leaves_no_file(
-    run_script: Run,
-    command: Callable[..., list[str]],
-    contents: Contents,
-    full_disk: Callable[[int], AbstractContextManager[None]],
-    tmp_path: Path,
-) -> None:
-    with full_disk(10_000):
-        result = run_script(pfODE_int, *command("PRP"))
-    assert result.code == 1
-    assert "too large" in result.error
-    assert contents(tmp_path / "out") == {}
 
 
 def test_two_ranks_give_what_one_gives(

@@ -1,0 +1,65 @@
+"""What tests of ``pfODE_int.py`` share: networks, images, and simulations read back."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from image_models import save_image_model, write_image_set
+from image_simulations import CLASSES, COUNT, END, NETWORKS, Found, Run
+
+import pfODE_int
+
+
+@pytest.fixture(scope="session")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Network files; the output of all is zero but for the one with classes."""
+    folder = tmp_path_factory.mktemp("networks")
+    paths = {name: folder / f"{name}.pkl" for name in NETWORKS}
+    for name, options in NETWORKS.items():
+        save_image_model(paths[name], **{"t_max": END, **options})
+    return paths
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random images with classes."""
+    path = tmp_path_factory.mktemp("data") / "blobs.zip"
+    write_image_set(path, 30, classes=CLASSES)
+    return path
+
+
+@pytest.fixture
+def command(networks: dict[str, Path], images: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """``command(network, ...)``: few images and steps, unless arguments say otherwise."""
+
+    def arguments(network: str, *more: object) -> list[str]:
+        standard = {
+            "--network": networks[network],
+            "--save_dir": tmp_path / "out",
+            "--data_root": images,
+            "--bs": COUNT,
+            "--n_iters": 2,
+            "--batch-gpu": COUNT,
+        }
+        given = {str(argument).partition("=")[0] for argument in more}
+        left = [f"{name}={value}" for name, value in standard.items() if name not in given]
+        return [*left, *map(str, more)]
+
+    return arguments
+
+
+@pytest.fixture
+def simulate(run_script: Run, command: Callable[..., list[str]], tmp_path: Path) -> Run:
+    """Runs a command as ``command`` makes it in a folder of its own, and reads what it wrote."""
+    numbers = iter(range(100))
+
+    def start(network: str, *more: object) -> Found:
+        given = [str(argument) for argument in more]
+        if not any(argument.startswith("--save_dir") for argument in given):
+            given.append(f"--save_dir={tmp_path / f'simulated{next(numbers)}'}")
+        result = run_script(pfODE_int, *command(network, *given))
+        assert (result.code, result.err) == (0, ""), result.err
+        (folder,) = (Path(text[11:]) for text in given if text.startswith("--save_dir="))
+        return Found(folder)
+
+    return start
