@@ -144,9 +144,10 @@ class Multipliers(click.ParamType[list[int]]):
 )
 @click.option("--lr_decay", is_flag=True, help="Let the rate fall to 0 along a cosine.")
 @click.option(
-    "--output_gain",
-    is_flag=True,
-    help="Train, with the network, a factor of its output for each dimension and time.",
+    "--output_gain/--no-output_gain",
+    default=None,
+    help="Train, with the network, a factor of its output for each dimension and time  "
+    "[default: with precond=ifs]",
 )
 @click.option(
     "--calibration_data",
@@ -160,12 +161,15 @@ class Multipliers(click.ParamType[list[int]]):
 def main(**options: Any) -> None:
     resume = place_to_resume(options["resume"], options["outdir"], options["nosubdir"])
     if resume:
-        saved = read_options(resume)
+        # Runs of before there were gains have none.
+        saved = {"output_gain": False, **read_options(resume)}
         options = checked_options(
             resumed_options(options, given_options(), saved, FREE_ON_RESUME, str(resume))
         )
     require_options(options, "outdir", "data")
     options["calibrate"] = calibrates(options)
+    if options["output_gain"] is None:
+        options["output_gain"] = options["precond"] == "ifs"
     dataset = ImageDataset(
         Path(options["data"]),
         use_labels=options["cond"],

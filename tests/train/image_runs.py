@@ -26,7 +26,6 @@ TINY = (
 TWELVE = (
     *("--cbase=8", "--cres=1", "--batch=16", "--duration=0.000192", "--workers=1", "--seed=5"),
     *("--cond", "--xflip", "--augment=0.5", "--dropout=0.3", "--tick=1", "--ema=0.0001"),
-    "--output_gain",
 )
 # Four reports, a state at every second one.
 LONG = (

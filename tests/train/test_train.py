@@ -110,7 +110,7 @@ VARIANTS: list[tuple[list[str], dict[str, object]]] = [
     (["--dims_to_keep=5", "--g_rescaling=0.5", "--gamma0=0.001"], {"schedule.gamma0": 1e-3}),
     (["--augment=0", "--dropout=0"], {}),
     (["--augment=1"], {}),
-    (["--output_gain", "--dims_to_keep=5"], {}),
+    (["--no-output_gain", "--dims_to_keep=5"], {}),
     (["--output_gain", "--precond=edm"], {}),
     (["--ls=100", "--lr_decay", "--lr_ramp=0", "--no-bench"], {}),
 ]
