@@ -143,7 +143,7 @@ def extracttoys(**options: Any) -> None:
     result = toy_file(options["save_dir"], extraction.stem)
     size = result_bytes(names, len(times) * count, toy.dim)
     parameters = result.with_suffix(".json")
-    announcement = prepare([result, parameters], options, size, peak=2 * size)
+    announcement = prepare([result, parameters], options, size)
     points = toy.sample(count, seeded_generator("cpu", options["seed"], DATA_STREAM))
     with process_group(options["device_name"]) as device:
         model.denoiser.to(device)
@@ -189,9 +189,7 @@ def extract(**options: Any) -> None:
     parameters = folder / f"{extraction.stem}_net_outputs_residuals.json"
     size = result_bytes(names, count, dim)
     dataset = image_flow.dataset(options["data_root"], count, options["seed"])
-    announcement = prepare(
-        [*paths, parameters], options, len(times) * size, peak=(len(times) + 1) * size
-    )
+    announcement = prepare([*paths, parameters], options, len(times) * size)
 
     def read(rows: range) -> tuple[Tensor, dict[str, Tensor]]:
         if not rows:
@@ -221,7 +219,7 @@ def calctoys(**options: Any) -> None:
     stem = f"{extraction.stem}_toy_autocorrelations"
     result = options["save_dir"] / f"{stem}.npz"
     size = result_bytes(shapes, steps * dim, dim)
-    announcement = prepare([result, *summary_files(result)], options, size, peak=size)
+    announcement = prepare([result, *summary_files(result)], options, size)
     with process_group(options["device_name"]) as device:
         start_correlating(announcement, options)
         share = range(steps)[distributed.shard(steps)]
@@ -257,7 +255,7 @@ def calc(**options: Any) -> None:
     paths = [options["save_dir"] / f"{stem}_times0_{index}.npz" for index in range(steps)]
     summaries = summary_files(options["save_dir"] / f"{stem}.npz")
     size = result_bytes(shapes, dim, dim)
-    announcement = prepare([*paths, *summaries], options, steps * size, peak=steps * size)
+    announcement = prepare([*paths, *summaries], options, steps * size)
     with process_group(options["device_name"]) as device:
         start_correlating(announcement, options)
         share = range(steps)[distributed.shard(steps)]

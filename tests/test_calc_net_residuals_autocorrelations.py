@@ -328,8 +328,8 @@ def test_the_disk_is_looked_at_before_anything_is_written(
     few = (f"--network={places['toy']}", f"--save_dir={tmp_path / 'x'}", "--n_time_pts=1000")
     result = run_script(script, "extracttoys", *few, "--n_samples=100000")
     assert (result.code, result.out) == (1, "")
-    # Three arrays of 1000 x 100000 x 2 numbers of four bytes, twice.
-    assert f"{2 * 3 * 1000 * 100_000 * 2 * 4 / 2**30:.3g} GiB are needed" in result.error
+    # Three arrays of 1000 x 100000 x 2 numbers of four bytes.
+    assert f"{3 * 1000 * 100_000 * 2 * 4 / 2**30:.3g} GiB are needed" in result.error
     assert "1 GiB of disk left" in result.error
     assert list(tmp_path.iterdir()) == []
 

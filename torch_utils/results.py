@@ -4,11 +4,9 @@ import json
 import lzma
 import math
 import platform
-import shutil
 import struct
 import subprocess
 import sys
-import tempfile
 import tokenize
 import warnings
 import zipfile
@@ -59,72 +57,6 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes an ``.npz``, whole or not at all."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
-
-
-class ArrayStream:
-    """Arrays of a known shape that are written to disk row by row.
-
-    Args:
-        folder: Where their files are made.
-        shapes: Of each array by name.
-        dtype: Of all.
-    """
-
-    def __init__(self, folder: Path, shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any]):
-        self._folder, self._dtype = folder, dtype
-        self._starts: dict[str, int] = {}
-        for name, shape in shapes.items():
-            header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
-            with self.path(name).open("wb") as file:
-                np.lib.format.write_array_header_1_0(file, header)
-                self._starts[name] = file.tell()
-                file.truncate(file.tell() + math.prod(shape) * dtype.itemsize)
-
-    def put(self, name: str, index: int, row: np.ndarray) -> None:
-        """Writes ``array[index] = row``."""
-        self.put_rows(name, index * len(row), row)
-
-    def put_rows(self, name: str, first: int, rows: np.ndarray) -> None:
-        """Writes rows ``[n, D]`` from ``first`` on; leading axes of the array count as one."""
-        width = math.prod(rows.shape[1:])
-        with self.path(name).open("rb+") as file:
-            file.seek(self._starts[name] + first * width * self._dtype.itemsize)
-            file.write(np.ascontiguousarray(rows, self._dtype).data)
-
-    def path(self, name: str) -> Path:
-        return self._folder / f"{name}.npy"
-
-
-@contextmanager
-def stream_arrays(
-    path: Path,
-    shapes: Mapping[str, tuple[int, ...]],
-    dtype: np.dtype[Any],
-    small: Mapping[str, np.ndarray],
-) -> Iterator[ArrayStream]:
-    """An ``.npz`` whose large arrays are written row by row; memory holds a row.
-
-    The file appears when the block ends; if it raises, nothing does. Needs twice its size on disk.
-
-    Args:
-        path: The file.
-        shapes: Of the large arrays.
-        dtype: Of the large arrays.
-        small: Arrays that are there already.
-    """
-    with atomic_path(path) as temporary:
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.stem}-"))
-        try:
-            stream = ArrayStream(folder, shapes, dtype)
-            yield stream
-            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-                for name in shapes:
-                    archive.write(stream.path(name), f"{name}.npy")
-                for name, array in small.items():
-                    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                        np.lib.format.write_array(file, array, allow_pickle=False)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

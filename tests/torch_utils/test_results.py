@@ -26,7 +26,6 @@ from torch_utils.results import (
     provenance,
     save_arrays,
     save_json,
-    stream_arrays,
 )
 
 ARRAYS = {
@@ -210,108 +209,6 @@ def test_provenance_tells_what_a_result_was_made_with(monkeypatch: pytest.Monkey
     assert facts["threads"] == torch.get_num_threads()
     assert {"code_revision", "machine", "finished"} <= set(facts)
     assert json.loads(json.dumps(facts)) == facts
-
-
-CUBES = {
-    "xs": np.random.default_rng(1).normal(size=(5, 3, 2)),
-    "dxs": np.random.default_rng(2).normal(size=(4, 7)),
-    "none": np.zeros((0, 2)),
-}
-SMALL = {"times": np.linspace(0, 1, 4), "labels": np.arange(3), "single": np.float32(7)}
-
-
-def stream(path: Path, dtype: str = "float64", stop_at: str | None = None) -> None:
-    """Writes ``CUBES`` from the last row to the first; raises ValueError at an array."""
-    shapes = {name: array.shape for name, array in CUBES.items()}
-    with stream_arrays(path, shapes, np.dtype(dtype), SMALL) as file:
-        for name, array in CUBES.items():
-            if name == stop_at:
-                raise ValueError("something went wrong")
-            for index in reversed(range(len(array))):
-                file.put(name, index, array[index])
-
-
-def members(path: Path) -> dict[str, bytes]:
-    with zipfile.ZipFile(path) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
-def test_streamed_arrays_are_those_that_numpy_would_write(tmp_path: Path) -> None:
-    stream(tmp_path / "streamed.npz")
-    np.savez(tmp_path / "saved.npz", **CUBES, **SMALL)
-    assert members(tmp_path / "streamed.npz") == members(tmp_path / "saved.npz")
-    with zipfile.ZipFile(tmp_path / "streamed.npz") as archive:
-        assert archive.testzip() is None
-    assert sorted(os.listdir(tmp_path)) == ["saved.npz", "streamed.npz"]
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int32", ">f4"])
-def test_streamed_arrays_have_the_type_asked_for_and_small_ones_their_own(
-    tmp_path: Path, dtype: str
-) -> None:
-    stream(tmp_path / "a.npz", dtype)
-    back = load_arrays(tmp_path / "a.npz")
-    for name, array in CUBES.items():
-        assert back[name].dtype == np.dtype(dtype)
-        np.testing.assert_array_equal(back[name], array.astype(dtype))
-    for name, array in SMALL.items():
-        assert back[name].dtype == np.asarray(array).dtype
-        np.testing.assert_array_equal(back[name], array)
-
-
-def test_rows_may_lie_anyhow_in_memory_and_come_again(tmp_path: Path) -> None:
-    cube = CUBES["xs"]
-    with stream_arrays(tmp_path / "a.npz", {"xs": (5, 2, 3)}, np.dtype("float64"), {}) as file:
-        for index, row in enumerate(cube):
-            file.put("xs", index, np.full((2, 3), np.nan))
-            file.put("xs", index, row.T)
-    np.testing.assert_array_equal(
-        load_arrays(tmp_path / "a.npz")["xs"], cube.transpose(0, 2, 1), strict=True
-    )
-
-
-@pytest.mark.parametrize("before", [None, b"old"])
-@pytest.mark.parametrize("stop_at", ["xs", "dxs"])
-def test_a_stream_that_stops_leaves_what_was_there(
-    tmp_path: Path, stop_at: str, before: bytes | None
-) -> None:
-    path = tmp_path / "a.npz"
-    if before:
-        path.write_bytes(before)
-    with pytest.raises(ValueError, match="something went wrong"):
-        stream(path, stop_at=stop_at)
-    assert os.listdir(tmp_path) == ["a.npz"] * bool(before)
-    assert not before or path.read_bytes() == before
-
-
-# An array alone is larger, then only all of them together.
-@pytest.mark.parametrize("limit", [100, 600])
-def test_a_stream_to_a_full_disk_leaves_what_was_there(
-    tmp_path: Path, full_disk: Callable[[int], AbstractContextManager[None]], limit: int
-) -> None:
-    path = tmp_path / "a.npz"
-    path.write_bytes(b"old")
-    with pytest.raises(OSError, match="too large"), full_disk(limit):
-        stream(path)
-    assert os.listdir(tmp_path) == ["a.npz"]
-    assert path.read_bytes() == b"old"
-
-
-def test_streaming_needs_no_memory_for_more_rows(tmp_path: Path) -> None:
-    row = np.zeros(1 << 14)
-
-    def peak(rows: int) -> int:
-        tracemalloc.start()
-        shapes = {"xs": (rows, len(row))}
-        with stream_arrays(tmp_path / "a.npz", shapes, np.dtype("float32"), {}) as file:
-            for index in range(rows):
-                file.put("xs", index, row)
-        _, most = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        return most
-
-    peak(1)
-    assert peak(100) < peak(4) + row.nbytes / 2
 
 
 def test_an_open_file_reads_only_what_is_asked_for(tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ import numpy as np
 
 from dnnlib.errors import DataError, UsageError
 from torch_utils.array_rows import open_rows
+from torch_utils.array_stream import stream_arrays
 from torch_utils.inert_pickle import shown
-from torch_utils.results import SavedArrays, open_arrays, stream_arrays
+from torch_utils.results import SavedArrays, open_arrays
 
 QUANTITIES = ("net_outputs", "net_residuals", "exact_residuals")
 FLOAT32 = np.dtype(np.float32)
@@ -133,28 +134,24 @@ def saved_shapes(path: Path, axes: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def require_space(folder: Path, content: int, peak: int) -> str:
+def require_space(folder: Path, size: int) -> str:
     """Says in words what is to be written to a folder.
 
     Args:
         folder: It need not exist.
-        content: Bytes that stay.
-        peak: Bytes that are needed while files are being made.
+        size: Of it all in bytes.
 
     Raises:
         DataError: It does not fit on the disk; the message states both sizes.
     """
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     free = shutil.disk_usage(existing).free
-    if peak + SPARE_BYTES > free:
+    if size + SPARE_BYTES > free:
         raise DataError(
-            f"{folder} has {free / GIB:.3g} GiB of disk left, but {peak / GIB:.3g} GiB are needed: "
+            f"{folder} has {free / GIB:.3g} GiB of disk left, but {size / GIB:.3g} GiB are needed: "
             "take fewer samples or time points, or another disk"
         )
-    return (
-        f"Writing {content / MIB:,.1f} MiB to {folder}, {peak / MIB:,.1f} MiB on the way; "
-        f"{free / MIB:,.0f} MiB are free"
-    )
+    return f"Writing {size / MIB:,.1f} MiB to {folder}; {free / MIB:,.0f} MiB are free"
 
 
 def _word(path: Path, saved: SavedArrays, name: str) -> str:

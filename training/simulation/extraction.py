@@ -65,10 +65,10 @@ def result_bytes(names: Iterable[str], rows: int, columns: int) -> int:
     return 4 * len(list(names)) * rows * columns
 
 
-def prepare(paths: list[Path], options: dict[str, Any], size: int, peak: int) -> str:
+def prepare(paths: list[Path], options: dict[str, Any], size: int) -> str:
     """Looks whether results may be written and fit; says in words how much it will be."""
     require_new(paths, options["overwrite"])
-    return require_space(options["save_dir"], size, peak)
+    return require_space(options["save_dir"], size)
 
 
 def extractor(probe: ResidualProbe, source: Source, options: dict[str, Any]) -> Extractor:

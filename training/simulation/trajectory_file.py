@@ -14,7 +14,8 @@ from torch import Tensor
 
 from dnnlib.errors import DataError
 from torch_utils import distributed
-from torch_utils.results import ArrayStream, open_arrays, stream_arrays
+from torch_utils.array_stream import ArrayStream, stream_arrays
+from torch_utils.results import open_arrays
 from training.flow.pfode import ProbabilityFlow, State
 
 STATE_KEYS = (

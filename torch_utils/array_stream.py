@@ -1,0 +1,111 @@
+"""Arrays too large for memory, written row by row into the ``.npz`` in which they stay.
+
+The members of an uncompressed zip lie in it as they are, one after the other, so that the place of
+every row is known before any row is. A member's header has its checksum, and so is written again
+once all rows are there.
+"""
+
+import io
+import math
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from dnnlib.files import atomic_path
+
+_CHUNK = 1 << 16
+
+
+class ArrayStream:
+    """Arrays of a known shape that are written to a file row by row.
+
+    Args:
+        path: The file.
+        shapes: Of each array by name.
+        dtype: Of all.
+    """
+
+    def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any]):
+        self._path, self._dtype = path, dtype
+        self._members: list[zipfile.ZipInfo] = []
+        self._starts: dict[str, int] = {}
+        with path.open("wb") as file:
+            for name, shape in shapes.items():
+                about = io.BytesIO()
+                described = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(about, described)
+                size = math.prod(shape) * dtype.itemsize
+                member = zipfile.ZipInfo(f"{name}.npy")
+                member.header_offset, member.CRC = file.tell(), 0
+                member.file_size = member.compress_size = about.tell() + size
+                file.write(member.FileHeader(zip64=True) + about.getvalue())
+                self._members.append(member)
+                self._starts[name] = file.tell()
+                file.truncate(file.seek(size, io.SEEK_CUR))
+
+    def put(self, name: str, index: int, row: np.ndarray) -> None:
+        """Writes ``array[index] = row``."""
+        self.put_rows(name, index * len(row), row)
+
+    def put_rows(self, name: str, first: int, rows: np.ndarray) -> None:
+        """Writes rows ``[n, D]`` from ``first`` on; leading axes of the array count as one."""
+        width = math.prod(rows.shape[1:])
+        with self._path.open("rb+") as file:
+            file.seek(self._starts[name] + first * width * self._dtype.itemsize)
+            file.write(np.ascontiguousarray(rows, self._dtype).data)
+
+    def finish(self, small: Mapping[str, np.ndarray]) -> None:
+        """Adds arrays that are there already, and makes the file an ``.npz``."""
+        with self._path.open("rb+") as file:
+            for member in self._members:
+                file.seek(member.header_offset + len(member.FileHeader(zip64=True)))
+                member.CRC = _checksum(file, member.file_size)
+                file.seek(member.header_offset)
+                file.write(member.FileHeader(zip64=True))
+            file.seek(0, io.SEEK_END)
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+                archive.filelist.extend(self._members)
+                for name, array in small.items():
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as one:
+                        np.lib.format.write_array(one, array, allow_pickle=False)
+
+
+@contextmanager
+def stream_arrays(
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: np.dtype[Any],
+    small: Mapping[str, np.ndarray],
+) -> Iterator[ArrayStream]:
+    """An ``.npz`` whose large arrays are written row by row; memory holds a row.
+
+    The file appears when the block ends; if it raises, nothing does. Needs no more than its size on
+    disk, and while it is made one open file.
+
+    Args:
+        path: The file.
+        shapes: Of the large arrays.
+        dtype: Of the large arrays.
+        small: Arrays that are there already.
+    """
+    with atomic_path(path) as temporary:
+        stream = ArrayStream(temporary, shapes, dtype)
+        yield stream
+        stream.finish(small)
+
+
+def _checksum(file: IO[bytes], size: int) -> int:
+    """Of the next so many bytes."""
+    checksum = 0
+    while size:
+        content = file.read(min(size, _CHUNK))
+        if not content:
+            raise EOFError("an array is shorter than it was made")
+        checksum = zlib.crc32(content, checksum)
+        size -= len(content)
+    return checksum
