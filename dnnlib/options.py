@@ -7,11 +7,15 @@ that this module depends on none.
 import logging
 import math
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 import click
@@ -160,16 +164,44 @@ def inflation_arguments(options: Mapping[str, Any], data_dim: int) -> dict[str, 
     return given
 
 
+class _Terminated(BaseException):
+    """SIGTERM came."""
+
+
+@contextmanager
+def _raised_on_sigterm() -> Iterator[None]:
+    """Makes SIGTERM an exception, so that unfinished files are removed; a second one acts at once.
+
+    Not among ranks: while one waits for another that has died, no exception would be raised in it.
+    """
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    handled = signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    if not alone or handled or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def run_script(script: click.Command) -> None:
     """Runs a script's command and ends the process: 0, or one line on stderr and an exit code.
 
     Usage errors exit with 2 and other expected errors with 1; an unexpected exception keeps its
-    traceback, since it is a bug.
+    traceback, since it is a bug. After SIGTERM, as after Ctrl-C, nothing half done stays.
     """
     rank = int(os.environ.get("RANK", "0"))
     setup_logging(rank)
     try:
-        result = script.main(standalone_mode=False)
+        with _raised_on_sigterm():
+            result = script.main(standalone_mode=False)
         code, message = result if isinstance(result, int) else 0, None
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
@@ -180,6 +212,8 @@ def run_script(script: click.Command) -> None:
         if isinstance(error.__cause__, EOFError):  # click takes it for the user's
             raise error.__cause__ from None
         code, message = 130, "interrupted"
+    except _Terminated:
+        code, message = 128 + signal.SIGTERM, "stopped by SIGTERM"
     except InflationError as error:
         code, message = error.exit_code, str(error)
     except OSError as error:

@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
@@ -282,6 +284,14 @@ def run_command(*command: object, cwd: Path) -> str:
     return done.stdout
 
 
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, "it ended early"
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.02)
+
+
 def test_two_ranks_give_what_one_gives(
     run_script: Run, run: Run, places: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -315,6 +325,25 @@ def test_a_rank_may_have_no_samples(places: dict[str, Path], tmp_path: Path) -> 
         *TORCHRUN, ROOT / script.__file__, "extracttoys", "--save_dir=x", *arguments, cwd=tmp_path
     )
     assert load_arrays(tmp_path / "x" / TOY_FILE)["net_outputs"].shape == (2, 1, 2)
+
+
+def test_sigterm_leaves_no_scratch_data(places: dict[str, Path], tmp_path: Path) -> None:
+    command = [*TOY, f"--network={places['toy']}", f"--save_dir={tmp_path}", "--n_samples=9000000"]
+    with subprocess.Popen(
+        [sys.executable, script.__file__, *command],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        wait_for(lambda: os.listdir(tmp_path), process)
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM" in err
+    assert "Traceback" not in err
+    assert os.listdir(tmp_path) == []
 
 
 def test_the_disk_is_looked_at_before_anything_is_written(

@@ -1,6 +1,8 @@
 """Options by either spelling, scripts that end with one line and the right code."""
 
 import errno
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 import toy_pfODE_int
 import toy_train
 from dnnlib.errors import DataError, InflationError, TrainingError, UsageError
+from dnnlib.files import atomic_path
 from dnnlib.options import (
     POSITIVE,
     FiniteFloat,
@@ -292,6 +295,40 @@ def test_unexpected_exceptions_keep_their_traceback(
 ) -> None:
     with pytest.raises(error, match="a bug"):
         run_script(ending(error("a bug")))
+
+
+def test_sigterm_leaves_nothing_half_done_and_is_one_line(
+    run_script: Callable[..., Any], tmp_path: Path
+) -> None:
+    @click.command()
+    def script() -> None:
+        with atomic_path(tmp_path / "a.npz") as temporary:
+            temporary.write_text("half")
+            assert len(os.listdir(tmp_path)) == 1
+            signal.raise_signal(signal.SIGTERM)
+            signal.pause()
+
+    before = signal.getsignal(signal.SIGTERM)
+    result = run_script(script)
+    assert result.code == 128 + signal.SIGTERM
+    assert result.error.endswith("error: stopped by SIGTERM")
+    assert os.listdir(tmp_path) == []
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_who_handles_sigterm_keeps_it(run_script: Callable[..., Any]) -> None:
+    came: list[int] = []
+
+    @click.command()
+    def script() -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    try:
+        result = run_script(script)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (result.code, came) == (0, [signal.SIGTERM])
 
 
 def test_commands_of_a_group_take_either_spelling(run_script: Callable[..., Any]) -> None:
