@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dnnlib.files import require_folder
+from dnnlib.files import require_folder, require_open_files
 from dnnlib.integration_options import call_options, solver_options, time_options
 from dnnlib.logs import logger
 from dnnlib.options import (
@@ -190,6 +190,7 @@ def extract(**options: Any) -> None:
     size = result_bytes(names, count, dim)
     dataset = image_flow.dataset(options["data_root"], count, options["seed"])
     announcement = prepare([*paths, parameters], options, len(times) * size)
+    require_open_files(len(paths), "--n_time_pts")
 
     def read(rows: range) -> tuple[Tensor, dict[str, Tensor]]:
         if not rows:

@@ -11,11 +11,15 @@ from dnnlib.errors import DataError, UsageError
 
 try:
     import fcntl
+    import resource
 except ModuleNotFoundError:  # on Windows
     fcntl = None  # type: ignore[assignment]
+    resource = None  # type: ignore[assignment]
 
 # Writers that claim a name at the same time can be in each other's way; they rarely are twice.
 _CLAIMS = 5
+SPARE_FILES = 64
+"""That a process may have open beside the results that it writes."""
 _umask_lock = threading.Lock()
 
 
@@ -130,6 +134,32 @@ def require_new(paths: list[Path], overwrite: bool, option: str = "--save_dir") 
         raise UsageError(
             f"{existing[0]} exists: give another {option}, or --overwrite to replace it"
         )
+
+
+def require_open_files(count: int, option: str) -> None:
+    """Sees to it that so many results can be written at once; each keeps a file open.
+
+    Args:
+        count: Of the results.
+        option: What to change to have fewer.
+
+    Raises:
+        UsageError: More files than a process may have open here; the message states both numbers.
+    """
+    if resource is None:
+        return
+    needed = count + SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    except (OSError, ValueError):  # beyond the hard limit, or what the system bears
+        raise UsageError(
+            f"{count} files are to be written at once, but a process may have {soft} open here, "
+            f"and {SPARE_FILES} are kept for others: lower {option}, or allow more with "
+            f"'ulimit -n {needed}'"
+        ) from None
 
 
 def require_folder(path: Path) -> None:

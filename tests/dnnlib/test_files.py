@@ -1,16 +1,17 @@
 """Files appear whole or not at all, and existing ones are not lost."""
 
 import os
+import resource
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import pytest
 import torch
 
 from dnnlib.errors import DataError, UsageError
-from dnnlib.files import atomic_path, require_folder, require_new
+from dnnlib.files import atomic_path, require_folder, require_new, require_open_files
 
 
 @pytest.fixture
@@ -151,6 +152,40 @@ def test_a_file_cannot_be_a_folder_or_hold_one(tmp_path: Path, below: str) -> No
     with pytest.raises(DataError, match=str(tmp_path / "a")):
         require_folder(tmp_path / "a" / below)
     assert (tmp_path / "a").read_text() == "old"
+
+
+@pytest.fixture
+def limit_files() -> Iterator[Callable[[int], None]]:
+    """``limit_files(n)``: no more can be open at once, unless the process asks for more."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield lambda count: resource.setrlimit(resource.RLIMIT_NOFILE, (count, before[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_as_many_files_as_are_needed_can_be_open_at_once(
+    tmp_path: Path, limit_files: Callable[[int], None]
+) -> None:
+    limit_files(80)
+    require_open_files(10, "--times")
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 80
+    require_open_files(100, "--times")
+    with ExitStack() as stack:
+        for index in range(100):
+            stack.enter_context(atomic_path(tmp_path / f"{index}.txt")).write_text("new")
+    assert len(os.listdir(tmp_path)) == 100
+
+
+def test_more_files_than_the_system_allows_are_refused(
+    limit_files: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(which: int, limits: tuple[int, int]) -> None:
+        raise ValueError("not allowed to raise maximum limit")
+
+    limit_files(1024)
+    monkeypatch.setattr(resource, "setrlimit", fail)
+    require_open_files(960, "--times")
+    with pytest.raises(UsageError, match=r"1100 files.*1024 open.*lower --times.*ulimit -n 1164"):
+        require_open_files(1100, "--times")
 
 
 def partial_of(path: Path) -> Path:
