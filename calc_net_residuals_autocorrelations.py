@@ -266,7 +266,8 @@ def calc(**options: Any) -> None:
             later = time_file(root, extraction.stem, index)
             arrays = {"time": extraction.times[index]}
             for name in shapes:
-                found = correlate(row_pairs(first, later, name, options["bs"], device))
+                pairs = row_pairs(first, later, name, options["bs"], device)
+                found = correlate(pairs, f"{later}: '{name}'")
                 table.put(name, index - share.start, found)
                 arrays[f"{name}_acs"] = found.matrix.float().cpu().numpy()
             save_arrays(paths[index], arrays)

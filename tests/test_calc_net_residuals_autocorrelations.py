@@ -562,6 +562,22 @@ def test_values_that_are_not_finite_are_told_and_no_result_is_written(
     assert list((tmp_path / "x").iterdir()) == []
 
 
+def test_values_too_large_are_told_with_their_place_and_no_result_is_written(
+    run_script: Run, run: Run, tmp_path: Path
+) -> None:
+    toy, images = run("toy") / TOY_FILE, run("images")
+    files = toy, images / "blobs_PRP_net_outputs_residuals_time0.npz"
+    for path, command, source in zip(files, ("calctoys", "calc"), (toy, images), strict=True):
+        arrays = load_arrays(path)
+        save_arrays(path, arrays | {"net_outputs": arrays["net_outputs"].astype("f8") * 1e238})
+        folder = tmp_path / command
+        result = run_script(script, command, f"--save_dir={folder}", f"--res_root={source}")
+        assert result.code == 1
+        assert f"{path}: 'net_outputs'" in result.error
+        assert "too large" in result.error
+        assert list(folder.iterdir()) == []
+
+
 @pytest.mark.parametrize("network", ["toy", "images"])
 def test_existing_results_are_not_replaced_unless_asked(
     run_script: Run, run: Run, places: dict[str, Path], contents: Contents, network: str

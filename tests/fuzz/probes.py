@@ -114,7 +114,8 @@ def use_image_residuals(path: Path) -> None:
     require_same(path, Extraction.read(first), shapes)
     for name in shapes:
         later = first.with_name(first.name.replace("time0", "time1"))
-        assert correlate(row_pairs(first, later, name, 2, CPU)).matrix.isfinite().all()
+        found = correlate(row_pairs(first, later, name, 2, CPU), str(later))
+        assert found.matrix.isfinite().all()
 
 
 def use_reference(path: Path) -> None:

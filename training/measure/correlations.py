@@ -20,6 +20,9 @@ from torch import Tensor
 from dnnlib.errors import DataError
 from torch_utils.distributed import gather_rows
 
+LARGEST_STD = torch.finfo(torch.float32).max
+"""Larger ones cannot be saved. Far beyond it, sums of squares overflow and become NaN."""
+
 
 class Correlation(NamedTuple):
     """What is known of a pair of times.
@@ -60,13 +63,17 @@ class _Sums:
         return variance.clamp(min=0).sqrt()
 
 
-def correlate(pairs: Iterable[tuple[Tensor, Tensor]]) -> Correlation:
+def correlate(pairs: Iterable[tuple[Tensor, Tensor]], source: str) -> Correlation:
     """Correlates two times, of which the same rows ``[n, D]`` come together, batch by batch.
 
     Results are in float64 on the device of the rows.
 
+    Args:
+        pairs: The rows of both times.
+        source: What they are, for errors.
+
     Raises:
-        DataError: Fewer than two rows in all.
+        DataError: Fewer than two rows in all, or standard deviations that float32 cannot hold.
     """
     count, cross = 0, torch.empty(0)
     sums: tuple[_Sums, _Sums] | None = None
@@ -78,8 +85,12 @@ def correlate(pairs: Iterable[tuple[Tensor, Tensor]]) -> Correlation:
         cross.addmm_(sums[0].add(first).T, sums[1].add(later))
         count += len(first)
     if sums is None or count < 2:
-        raise DataError(f"{count} samples have no correlation: at least two are needed")
+        raise DataError(f"{source}: {count} samples have no correlation: at least two are needed")
     stds = sums[0].std(count), sums[1].std(count)
+    if not all(bool((std <= LARGEST_STD).all()) for std in stds):
+        raise DataError(
+            f"{source} varies by more than {LARGEST_STD:.2g}, which is too large to be correlated"
+        )
     cross /= count
     cross.addr_(sums[0].first / count, sums[1].first / count, alpha=-1)
     inverse = [torch.where(std > 0, 1 / std, 0) for std in stds]

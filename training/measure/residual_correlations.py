@@ -42,7 +42,7 @@ def toy_correlations(
             if index == 0:
                 first = now
             if index in share:
-                yield index, correlate([(first, now)])
+                yield index, correlate([(first, now)], f"{path}: '{name}' at time {index}")
 
 
 def row_pairs(

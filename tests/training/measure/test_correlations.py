@@ -51,7 +51,7 @@ def related(count: int = 301) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("size", [1, 7, 100, 301, 1000])
 def test_correlations_are_those_of_numpy_for_any_batches(size: int) -> None:
     first, later = related()
-    found = correlate(batches(first, later, size=size))
+    found = correlate(batches(first, later, size=size), "r")
     expected = np.corrcoef(first.numpy(), later.numpy(), rowvar=False)[:5, 5:]
     np.testing.assert_allclose(found.matrix, expected, rtol=0, atol=1e-11)
     assert np.abs(expected - expected.T).max() > 0.1
@@ -64,7 +64,7 @@ def test_a_first_sample_far_out_costs_little_precision() -> None:
     first, later = related()
     for rows in (first, later):
         rows[0] = rows.mean(dim=0) + 1000 * rows.std(dim=0)
-    found = correlate([(first, later)])
+    found = correlate([(first, later)], "r")
     expected = np.corrcoef(first.numpy(), later.numpy(), rowvar=False)[:5, 5:]
     np.testing.assert_allclose(found.matrix, expected, rtol=0, atol=1e-9)
 
@@ -72,14 +72,16 @@ def test_a_first_sample_far_out_costs_little_precision() -> None:
 def test_a_time_correlates_with_itself_by_one_and_with_its_opposite_by_minus_one() -> None:
     rows, _ = related()
     ones = torch.ones(5, dtype=torch.float64)
-    torch.testing.assert_close(correlate([(rows, rows)]).diagonal, ones, atol=1e-12, rtol=0)
-    torch.testing.assert_close(correlate([(rows, -3 * rows)]).diagonal, -ones, atol=1e-12, rtol=0)
+    torch.testing.assert_close(correlate([(rows, rows)], "r").diagonal, ones, atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        correlate([(rows, -3 * rows)], "r").diagonal, -ones, atol=1e-12, rtol=0
+    )
 
 
 def test_dimensions_that_do_not_vary_get_zeros_and_are_told() -> None:
     first, later = related()
     first[:, 1], later[:, 3] = 0.1, 1e9 / 3
-    found = correlate(batches(first, later, size=10))
+    found = correlate(batches(first, later, size=10), "r")
     assert found.varies.tolist() == [True, False, True, False, True]
     assert not found.matrix[1].any()
     assert not found.matrix[:, 3].any()
@@ -90,15 +92,26 @@ def test_dimensions_that_do_not_vary_get_zeros_and_are_told() -> None:
 
 def test_single_precision_rows_are_summed_in_double() -> None:
     first, later = (rows.float() for rows in related())
-    found = correlate(batches(first, later, size=64))
+    found = correlate(batches(first, later, size=64), "r")
     expected = np.corrcoef(first.double().numpy(), later.double().numpy(), rowvar=False)[:5, 5:]
     np.testing.assert_allclose(found.matrix, expected, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_fewer_than_two_samples_are_refused(count: int) -> None:
-    with pytest.raises(DataError, match=f"{count} samples"):
-        correlate(batches(*related(1), size=1) if count else [])
+    with pytest.raises(DataError, match=f"r: {count} samples"):
+        correlate(batches(*related(1), size=1) if count else [], "r")
+
+
+@pytest.mark.parametrize("size", [1e39, 1e160, 1e238, 1e300])
+@pytest.mark.parametrize("which", [0, 1])
+def test_values_too_large_to_be_correlated_are_refused(size: float, which: int) -> None:
+    rows = [drawn(20, 3, 1), drawn(20, 3, 2)]
+    rows[which][:, 1] *= size
+    with pytest.raises(DataError, match=r"r varies by more than 3\.4e"):
+        correlate(batches(*rows, size=7), "r")
+    rows[which][:, 1] /= size * 1e-30
+    assert correlate(batches(*rows, size=7), "r").matrix.isfinite().all()
 
 
 def test_a_process_that_forgets_exponentially_has_its_known_correlations_and_times() -> None:
@@ -109,7 +122,7 @@ def test_a_process_that_forgets_exponentially_has_its_known_correlations_and_tim
     start = state = drawn(count, 3, 0)
     table = Autocorrelations(["r"], len(times), 3)
     for index in range(len(times)):
-        found = correlate(batches(start, state, size=999))
+        found = correlate(batches(start, state, size=999), "r")
         off = found.matrix - torch.diag(found.diagonal)
         assert off.abs().max() < 5 / count**0.5
         table.put("r", index, found)
@@ -168,7 +181,7 @@ from training.measure.correlations import correlate
 from training.measure.residual_correlations import row_pairs
 torch.set_num_threads(1)
 pairs = row_pairs(Path(sys.argv[1]), Path(sys.argv[1]), "r", 500, torch.device("cpu"))
-assert torch.allclose(correlate(pairs).diagonal, torch.ones(300, dtype=torch.float64))
+assert torch.allclose(correlate(pairs, 'r').diagonal, torch.ones(300, dtype=torch.float64))
 lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
 print(lines["VmHWM"].split()[0])
 """
@@ -259,7 +272,7 @@ def test_independent_residuals_of_the_exact_denoiser_correlate_as_known() -> Non
     np.testing.assert_allclose(residuals.var(dim=1) / unknown, 1, atol=0.06)
     fraction = (gamma / (XI + gamma)).sqrt()
     for index in range(1, 5):
-        found = correlate([(residuals[0], residuals[index])])
+        found = correlate([(residuals[0], residuals[index])], "r")
         exact = torch.diag(fraction[0] * fraction[index])
         np.testing.assert_allclose(found.matrix, exact, atol=5 / count**0.5)
     assert float((fraction[0] * fraction[4]).max()) > 0.4

@@ -46,7 +46,7 @@ def correlations(
             noise = torch.randn(400, dim, generator=generator, dtype=torch.float64)
             now = first if index == 0 else kept * first + 0.3 * noise
             now[:, list(constant)] = 1.0
-            found.append(correlate([(first, now)]))
+            found.append(correlate([(first, now)], name))
             table.put(name, index, found[-1])
         matrices[name] = np.stack([item.matrix.float().numpy() for item in found])
     summary, _ = table.summary(torch.from_numpy(TIMES))
