@@ -4,6 +4,7 @@ extracttoys and extract write the residuals of a network; calctoys and calc corr
 """
 
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 import click
@@ -52,6 +53,7 @@ from training.measure.residual_files import (
     saved_shapes,
     time_file,
     time_writer,
+    told_of,
     toy_file,
     toy_writer,
 )
@@ -158,6 +160,7 @@ def extracttoys(**options: Any) -> None:
             writer,
             announcement,
             parameters,
+            extraction.origin,
             options,
         )
 
@@ -204,7 +207,7 @@ def extract(**options: Any) -> None:
         probe = ResidualProbe(flow, times.to(device))
         writer = time_writer(paths, names, count, dim, extraction)
         job = extractor(probe, read, options)
-        run_extraction(job, writer, announcement, parameters, options)
+        run_extraction(job, writer, announcement, parameters, extraction.origin, options)
 
 
 @main.command()
@@ -217,12 +220,13 @@ def calctoys(**options: Any) -> None:
     extraction = Extraction.read(source)
     shapes = saved_shapes(source, axes=3)
     steps, _, dim = check_shape(options, source, extraction, shapes["net_outputs"])
+    about = told_of(extraction, source.with_suffix(".json"))
     stem = f"{extraction.stem}_toy_autocorrelations"
     result = options["save_dir"] / f"{stem}.npz"
     size = result_bytes(shapes, steps * dim, dim)
     announcement = prepare([result, *summary_files(result)], options, size)
     with process_group(options["device_name"]) as device:
-        start_correlating(announcement, options)
+        began = start_correlating(announcement, options, device)
         share = range(steps)[distributed.shard(steps)]
         table = Autocorrelations(shapes, len(share), dim)
         arrays = {"times": extraction.times}
@@ -235,7 +239,8 @@ def calctoys(**options: Any) -> None:
         whole = table.gathered(steps, device)
         if distributed.is_main():
             save_arrays(result, arrays)
-            summarize(whole, extraction, summary_files(result), options)
+            made = {"extraction": about, "options": options, "seconds": perf_counter() - began}
+            summarize(whole, extraction, summary_files(result), made)
 
 
 @main.command()
@@ -252,13 +257,14 @@ def calc(**options: Any) -> None:
     steps, (count, dim) = len(extraction.times), shapes["net_outputs"]
     check_shape(options, first, extraction, (steps, count, dim))
     require_same(root, extraction, shapes)
+    about = told_of(extraction, root / f"{extraction.stem}_net_outputs_residuals.json")
     stem = f"{extraction.stem}_autocorrelations"
     paths = [options["save_dir"] / f"{stem}_times0_{index}.npz" for index in range(steps)]
     summaries = summary_files(options["save_dir"] / f"{stem}.npz")
     size = result_bytes(shapes, dim, dim)
     announcement = prepare([*paths, *summaries], options, steps * size)
     with process_group(options["device_name"]) as device:
-        start_correlating(announcement, options)
+        began = start_correlating(announcement, options, device)
         share = range(steps)[distributed.shard(steps)]
         table = Autocorrelations(shapes, len(share), dim)
         hidden = None if distributed.is_main() else True
@@ -273,13 +279,18 @@ def calc(**options: Any) -> None:
             save_arrays(paths[index], arrays)
         whole = table.gathered(steps, device)
         if distributed.is_main():
-            summarize(whole, extraction, summaries, options)
+            made = {"extraction": about, "options": options, "seconds": perf_counter() - began}
+            summarize(whole, extraction, summaries, made)
 
 
-def start_correlating(announcement: str, options: dict[str, Any]) -> None:
+def start_correlating(announcement: str, options: dict[str, Any], device: torch.device) -> float:
+    """Returns when that was."""
+    began = perf_counter()
+    options["device_name"] = str(device)
     distributed.barrier()  # no rank writes before all have looked
     require_folder(options["save_dir"])
     logger.info(announcement)
+    return began
 
 
 if __name__ == "__main__":

@@ -601,6 +601,44 @@ def test_existing_results_are_not_replaced_unless_asked(
         assert set(contents(place)) == set(before)
 
 
+@pytest.mark.parametrize("network", ["toy", "images"])
+def test_a_summary_tells_what_it_was_made_of_and_how_long_it_took(
+    run_script: Run, run: Run, places: dict[str, Path], network: str
+) -> None:
+    folder = run(network, "--seed=7", "--noise=path", "--solver=heun")
+    command, source = ("calctoys", folder / TOY_FILE) if network == "toy" else ("calc", folder)
+    (parameters,) = folder.glob("*.json")
+    (file, *_) = folder.glob("*.npz")
+    origin = str(load_arrays(file)["origin"])
+
+    def summary() -> dict[str, Any]:
+        (path,) = correlate(run_script, command, source, "--overwrite").glob("*_summary.json")
+        return json.loads(path.read_text())
+
+    made = summary()
+    assert 0 < made["seconds"] < 100
+    assert made["options"]["device_name"] in ("cpu", "cuda")
+    assert made["extraction"] == {
+        "data_name": "circles" if network == "toy" else "blobs",
+        "schedule": "PRP",
+        "noise": "path",
+        "dims_to_keep": 2 if network == "toy" else 64,
+        "origin": origin,
+        "network": str(places[network]),
+        "calibration": True,
+        "n_samples": COUNT,
+        "seed": 7,
+    }
+    # Options that are not of these residuals tell nothing of them.
+    others = json.loads(parameters.read_text()) | {"origin": "0123456789abcdef"}
+    for content in (json.dumps(others), None):
+        parameters.unlink() if content is None else parameters.write_text(content)
+        about = summary()["extraction"]
+        assert (about["origin"], about["seed"], about["network"]) == (origin, None, None)
+    parameters.write_text("broken")
+    assert parameters.name in refusal(run_script, command, source, code=1)
+
+
 def test_dimensions_without_variance_are_counted(run_script: Run, run: Run) -> None:
     path = run("toy") / TOY_FILE
     arrays = load_arrays(path)

@@ -63,12 +63,13 @@ def summarize(
     table: Autocorrelations,
     extraction: Extraction,
     paths: tuple[Path, Path],
-    options: dict[str, Any],
+    made: dict[str, Any],
 ) -> None:
+    """Writes the summary of all times, and tells the most of it; ``made`` says how it was made."""
     arrays, facts = table.summary(torch.from_numpy(extraction.times))
     save_arrays(paths[0], {name: values.numpy() for name, values in arrays.items()})
-    made = {"noise": extraction.noise, "quantities": facts, "options": options}
-    save_json(paths[1], {**made, **provenance()})
+    told = {"noise": extraction.noise, "quantities": facts}
+    save_json(paths[1], {**told, **made, **provenance()})
     logger.info(f"Wrote {paths[0].parent}, summary in {paths[0].name}")
     for name, found in facts.items():
         lasting = found["correlation_time"]

@@ -21,7 +21,7 @@ from dnnlib.errors import DataError, UsageError
 from torch_utils.array_rows import open_rows
 from torch_utils.array_stream import stream_arrays
 from torch_utils.inert_pickle import shown
-from torch_utils.results import SavedArrays, open_arrays
+from torch_utils.results import SavedArrays, load_json, open_arrays
 
 QUANTITIES = ("net_outputs", "net_residuals", "exact_residuals")
 FLOAT32 = np.dtype(np.float32)
@@ -72,6 +72,25 @@ class Extraction:
         if times.ndim != 1 or len(times) < 2 or (np.diff(times) <= 0).any():
             raise DataError(f"{path}: 'times' are not two or more that increase")
         return cls(**words, dims_to_keep=int(kept), times=times.astype(np.float64), origin=origin)
+
+
+def told_of(extraction: Extraction, parameters: Path) -> dict[str, Any]:
+    """What its files say of an extraction, beside the times.
+
+    Args:
+        extraction: Read from a file of residuals.
+        parameters: The ``.json`` of its options. What it says counts if it is of this extraction.
+
+    Raises:
+        DataError: That file is broken.
+    """
+    saved = load_json(parameters) if parameters.exists() else {}
+    options = saved.get("options") if saved.get("origin") == extraction.origin else None
+    known = {name: value for name, value in vars(extraction).items() if name != "times"}
+    return known | {
+        name: options.get(name) if isinstance(options, dict) else None
+        for name in ("network", "calibration", "n_samples", "seed")
+    }
 
 
 def digest(settings: Mapping[str, Any]) -> str:

@@ -88,8 +88,10 @@ def run_extraction(
     writer: AbstractContextManager[Put],
     announcement: str,
     parameters: Path,
+    origin: str,
     options: dict[str, Any],
 ) -> None:
+    """Writes residuals, and their parameters with the origin that their files have."""
     began = time.perf_counter()
     distributed.barrier()  # no rank writes before all have looked
     require_folder(options["save_dir"])
@@ -99,7 +101,7 @@ def run_extraction(
     if distributed.is_main():
         seconds = time.perf_counter() - began
         options["device_name"] = str(job.probe.flow.device)
-        facts = {"denoiser_calls": calls, "seconds": seconds}
+        facts = {"origin": origin, "denoiser_calls": calls, "seconds": seconds}
         save_json(parameters, {"options": options, **facts, **provenance()})
         logger.info(
             f"Wrote residuals of {job.count} samples at {len(job.probe.times)} times to "
