@@ -219,7 +219,7 @@ def calctoys(**options: Any) -> None:
     source = options["res_root"]
     extraction = Extraction.read(source)
     shapes = saved_shapes(source, axes=3)
-    steps, _, dim = check_shape(options, source, extraction, shapes["net_outputs"])
+    steps, count, dim = check_shape(options, source, extraction, shapes["net_outputs"])
     about = told_of(extraction, source.with_suffix(".json"))
     stem = f"{extraction.stem}_toy_autocorrelations"
     result = options["save_dir"] / f"{stem}.npz"
@@ -240,7 +240,7 @@ def calctoys(**options: Any) -> None:
         if distributed.is_main():
             save_arrays(result, arrays)
             made = {"extraction": about, "options": options, "seconds": perf_counter() - began}
-            summarize(whole, extraction, summary_files(result), made)
+            summarize(whole, extraction, count, summary_files(result), made)
 
 
 @main.command()
@@ -280,7 +280,7 @@ def calc(**options: Any) -> None:
         whole = table.gathered(steps, device)
         if distributed.is_main():
             made = {"extraction": about, "options": options, "seconds": perf_counter() - began}
-            summarize(whole, extraction, summaries, made)
+            summarize(whole, extraction, count, summaries, made)
 
 
 def start_correlating(announcement: str, options: dict[str, Any], device: torch.device) -> float:

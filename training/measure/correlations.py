@@ -11,7 +11,7 @@ dimension a correlation is not defined; it is given as 0, and the dimension is t
 """
 
 from collections.abc import Iterable
-from math import e, isnan, nan
+from math import isnan
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dnnlib.errors import DataError
 from torch_utils.distributed import gather_rows
+from training.measure.correlation_times import correlation_time, scatter_of
 
 LARGEST_STD = torch.finfo(torch.float32).max
 """Larger ones cannot be saved. Far beyond it, sums of squares overflow and become NaN."""
@@ -109,46 +110,6 @@ def mean_autocorrelation(diagonals: Tensor, varies: Tensor) -> Tensor:
     return (diagonals * varies).sum(dim=1) / varies.sum(dim=1).clamp(min=1)
 
 
-class CorrelationTime(NamedTuple):
-    """How long an autocorrelation lasts, in units of t.
-
-    Attributes:
-        integral: Its integral from lag 0 to its first zero crossing, by the trapezoidal rule; to
-            the last lag if it stays positive, and then a lower bound.
-        zero_crossing: The lag of that crossing; NaN if there is none.
-        e_folding: The first lag at which it is ``1/e``; NaN if there is none.
-    """
-
-    integral: float
-    zero_crossing: float
-    e_folding: float
-
-
-def correlation_time(lags: Tensor, autocorrelation: Tensor) -> CorrelationTime:
-    """The time scales of an autocorrelation ``[T]`` at increasing lags ``[T]``, linear between."""
-    lags, values = lags.double(), autocorrelation.double()
-    zero = _first_crossing(lags, values, 0.0)
-    if not isnan(zero):
-        kept = lags < zero
-        end = torch.tensor([zero], dtype=torch.float64)
-        lags, values = torch.cat([lags[kept], end]), torch.cat([values[kept], 0 * end])
-    integral = float(torch.trapezoid(values, lags))
-    return CorrelationTime(integral, zero, _first_crossing(lags, values, 1 / e))
-
-
-def _first_crossing(lags: Tensor, values: Tensor, level: float) -> float:
-    """The lag at which values first come down to a level; NaN if they never do."""
-    (below,) = torch.where(values <= level)
-    if not len(below):
-        return nan
-    index = int(below[0])
-    if index == 0:
-        return float(lags[0])
-    before, after = float(values[index - 1]), float(values[index])
-    fraction = (before - level) / (before - after)
-    return float(lags[index - 1] + fraction * (lags[index] - lags[index - 1]))
-
-
 class Autocorrelations:
     """The diagonals of correlations with time 0, of several quantities at a share of the times.
 
@@ -172,15 +133,16 @@ class Autocorrelations:
         whole._table = gather_rows(self._table.to(device), count, dim=1).cpu()
         return whole
 
-    def summary(self, times: Tensor) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def summary(self, times: Tensor, samples: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Arrays by name, and by quantity the numbers that tell most.
 
-        Of each quantity, with T times: ``_diagonal [T, D]`` the autocorrelations, ``_mean [T]``
-        their mean over the dimensions that vary, ``_std [T, D]`` at that time, and ``_constant
-        [T]``, how many dimensions do not vary then or at time 0.
+        Of all, ``n_samples []``, by which correlations are told from chance. Of each quantity, with
+        T times: ``_diagonal [T, D]`` the autocorrelations, ``_mean [T]`` their mean over the
+        dimensions that vary, ``_std [T, D]`` at that time, and ``_constant [T]``, how many
+        dimensions do not vary then or at time 0.
         """
         lags = times - times[0]
-        arrays, facts = {"times": times, "lags": lags}, {}
+        arrays, facts = {"times": times, "lags": lags, "n_samples": torch.tensor(samples)}, {}
         for name, table in zip(self._names, self._table, strict=True):
             diagonal, std, varies = table.unbind(dim=1)
             mean = mean_autocorrelation(diagonal, varies.bool())
@@ -191,15 +153,14 @@ class Autocorrelations:
                 f"{name}_std": std.float(),
                 f"{name}_constant": constant,
             }
-            lasting = correlation_time(lags, mean)._asdict()
+            lasting = correlation_time(lags, mean, scatter_of(samples))
             facts[name] = {
-                "correlation_time": {key: _or_none(value) for key, value in lasting.items()},
+                "correlation_time": {
+                    key: None if isinstance(value, float) and isnan(value) else value
+                    for key, value in {**lasting._asdict(), "told": str(lasting)}.items()
+                },
                 "mean_at_next_time": float(mean[1]),
                 "mean_at_last_time": float(mean[-1]),
                 "most_constant_dims": int(constant.max()),
             }
         return arrays, facts
-
-
-def _or_none(value: float) -> float | None:
-    return None if isnan(value) else value

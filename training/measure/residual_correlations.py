@@ -12,6 +12,7 @@ from dnnlib.logs import logger
 from dnnlib.options import agree
 from torch_utils.array_rows import open_rows
 from torch_utils.results import provenance, save_arrays, save_json
+from training.measure.correlation_times import scatter_of
 from training.measure.correlations import Autocorrelations, Correlation, correlate
 from training.measure.residual_files import Extraction
 
@@ -62,19 +63,20 @@ def summary_files(result: Path) -> tuple[Path, Path]:
 def summarize(
     table: Autocorrelations,
     extraction: Extraction,
+    samples: int,
     paths: tuple[Path, Path],
     made: dict[str, Any],
 ) -> None:
     """Writes the summary of all times, and tells the most of it; ``made`` says how it was made."""
-    arrays, facts = table.summary(torch.from_numpy(extraction.times))
+    arrays, facts = table.summary(torch.from_numpy(extraction.times), samples)
     save_arrays(paths[0], {name: values.numpy() for name, values in arrays.items()})
-    told = {"noise": extraction.noise, "quantities": facts}
+    told = {"noise": extraction.noise, "scatter": scatter_of(samples), "quantities": facts}
     save_json(paths[1], {**told, **made, **provenance()})
     logger.info(f"Wrote {paths[0].parent}, summary in {paths[0].name}")
     for name, found in facts.items():
-        lasting = found["correlation_time"]
+        lasting, after = found["correlation_time"]["told"], found["mean_at_next_time"]
         logger.info(
-            f"{name}, noise {extraction.noise}: correlation time {lasting['integral']:.3g} "
-            f"(mean correlation with time 0 is {found['mean_at_next_time']:.3g} at the next time, "
-            f"{found['mean_at_last_time']:.3g} at the last)"
+            f"{name}, noise {extraction.noise}: correlation time {lasting} "
+            f"(mean correlation with time 0 is {after:.3g} at the next time, "
+            f"{found['mean_at_last_time']:.3g} at the last; {told['scatter']:.2g} may be chance)"
         )

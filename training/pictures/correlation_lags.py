@@ -1,6 +1,5 @@
 """Autocorrelations of what a denoiser gives, against the lag from the first time."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -92,11 +91,8 @@ def _draw(axes: Axes, lags: np.ndarray, curve: LagCurve, name: str, color: str) 
         axes.plot(lags, spread, color=color, lw=0.7, alpha=0.5)
     else:
         axes.fill_between(lags, *spread.T, color=color, alpha=0.15, lw=0)
-    integral, zero, _ = curve.lasting
-    # Without a zero, the integral would have grown had there been later times.
-    bound = "at least " if math.isnan(zero) else ""
     style: dict[str, Any] = {"color": color, "marker": "^", "markersize": 7, "markeredgewidth": 0}
-    axes.plot(integral, 0, ls="none", clip_on=False, zorder=4, **style)
+    axes.plot(curve.lasting.integral, 0, ls="none", clip_on=False, zorder=4, **style)
     style |= {"lw": 1.8 if len(lags) < MANY else 1.2, "markevery": []}  # in the legend alone
-    axes.plot(lags, curve.mean, label=f"{name}, correlation time {bound}{integral:.3g}", **style)
+    axes.plot(lags, curve.mean, label=f"{name}, correlation time {curve.lasting}", **style)
     return float(np.nanmin(spread, initial=curve.mean.min()))

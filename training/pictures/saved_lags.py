@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from dnnlib.errors import DataError
-from torch_utils.results import open_arrays
-from training.measure.correlations import CorrelationTime, correlation_time
+from torch_utils.inert_pickle import shown
+from torch_utils.results import SavedArrays, open_arrays
+from training.measure.correlation_times import CorrelationTime, correlation_time, scatter_of
 from training.measure.residual_files import QUANTITIES
 from training.pictures.checked_arrays import CheckedArrays
 
@@ -52,10 +53,10 @@ class SavedLags:
         return next(iter(self.curves.values())).diagonal.shape[1]
 
     @property
-    def correlation_time(self) -> float:
-        """That of the residuals, or else of the first quantity."""
+    def lasting(self) -> CorrelationTime:
+        """How long the residuals last, or else the first quantity."""
         curve = self.curves.get("net_residuals") or next(iter(self.curves.values()))
-        return curve.lasting.integral
+        return curve.lasting
 
     @classmethod
     def load(cls, path: Path) -> "SavedLags":
@@ -69,6 +70,9 @@ class SavedLags:
             times = arrays.read("times", "T", least=2)
             if (np.diff(times) <= 0).any():
                 raise DataError(f"{path}: 'times' should increase")
+            scatter = 0.0  # of older files, which do not tell the number of samples
+            if "n_samples" in saved.names:
+                scatter = scatter_of(_count(path, saved))
             curves = {}
             for name in [name for name in QUANTITIES if f"{name}_mean" in saved.names]:
                 mean = arrays.read(f"{name}_mean", "T")
@@ -77,7 +81,7 @@ class SavedLags:
                 require_correlations(path, f"{name}_mean", mean)
                 require_correlations(path, f"{name}_diagonal", diagonal)
                 lasting = correlation_time(
-                    torch.from_numpy(times - times[0]), torch.from_numpy(mean)
+                    torch.from_numpy(times - times[0]), torch.from_numpy(mean), scatter
                 )
                 varies = (std > 0) & (std[0] > 0)
                 curves[name] = LagCurve(mean, np.where(varies, diagonal, np.nan), lasting)
@@ -92,6 +96,13 @@ def holds_lags(names: list[str]) -> bool:
 def summary_of(stem: Path) -> Path:
     """Where the summary is of correlations in files of a stem."""
     return stem.with_name(f"{stem.name}_summary.npz")
+
+
+def _count(path: Path, saved: SavedArrays) -> int:
+    count = saved.numbers("n_samples")
+    if count.ndim or count < 2:
+        raise DataError(f"{path}: 'n_samples' is {shown(count)}, not a number of samples")
+    return int(count)
 
 
 def require_correlations(path: Path, name: str, values: np.ndarray) -> None:

@@ -16,12 +16,18 @@ import numpy as np
 from dnnlib.errors import DataError
 from torch_utils.array_rows import open_rows
 from torch_utils.results import open_arrays
+from training.measure.correlation_times import LOWER, UPPER, CorrelationTime
 from training.measure.residual_files import QUANTITIES
 from training.pictures.checked_arrays import CheckedArrays
 from training.pictures.saved_lags import SavedLags, require_correlations, summary_of
 
 SUFFIX = "_acs"
 FILE = re.compile(r"(?P<stem>.+)_times0_(?P<index>\d{1,9})")
+NOTES = {
+    None: "≈ the correlation time",
+    LOWER: "≈ the correlation time",
+    UPPER: "after the correlation time",
+}
 MOST_CELLS = 256  # along a side
 
 
@@ -137,7 +143,7 @@ def index_of(path: Path) -> int:
     return int(match["index"]) if match else 0
 
 
-def telling_lags(lags: np.ndarray, lasting: float | None) -> dict[int, str]:
+def telling_lags(lags: np.ndarray, lasting: CorrelationTime | None) -> dict[int, str]:
     """Up to four lags to show, with notes on their choice.
 
     They are the first, that nearest to the correlation time but not the first, one halfway, and the
@@ -159,7 +165,7 @@ def telling_lags(lags: np.ndarray, lasting: float | None) -> dict[int, str]:
         wanted = [
             (first, "first time"),
             (last, "last time"),
-            (max(first + lasting, float(after)), "≈ the correlation time"),
+            (max(first + lasting.integral, float(after)), NOTES[lasting.bound]),
             ((first + last) / 2, "halfway"),
         ]
     chosen: dict[int, str] = {}
@@ -188,8 +194,8 @@ def _required(path: Path, names: Sequence[str]) -> list[str]:
     return found
 
 
-def _lasting(summary: SavedLags | None) -> float | None:
-    return None if summary is None else summary.correlation_time
+def _lasting(summary: SavedLags | None) -> CorrelationTime | None:
+    return None if summary is None else summary.lasting
 
 
 def _summary(stem: Path) -> SavedLags | None:

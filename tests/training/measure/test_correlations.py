@@ -21,7 +21,6 @@ from training.flow.solvers import get_solver
 from training.measure.correlations import (
     Autocorrelations,
     correlate,
-    correlation_time,
     mean_autocorrelation,
 )
 from training.measure.residual_correlations import row_pairs
@@ -127,7 +126,7 @@ def test_a_process_that_forgets_exponentially_has_its_known_correlations_and_tim
         assert off.abs().max() < 5 / count**0.5
         table.put("r", index, found)
         state = decay * state + (1 - decay**2).sqrt() * drawn(count, 3, index + 1)
-    arrays, facts = table.gathered(len(times), torch.device("cpu")).summary(times)
+    arrays, facts = table.gathered(len(times), torch.device("cpu")).summary(times, count)
     exact = (-rates * times[:, None]).exp()
     np.testing.assert_allclose(arrays["r_diagonal"], exact, atol=5 / count**0.5)
     np.testing.assert_allclose(arrays["r_mean"], exact.mean(dim=1), atol=5 / count**0.5)
@@ -139,39 +138,14 @@ def test_a_process_that_forgets_exponentially_has_its_known_correlations_and_tim
     lasting = facts["r"]["correlation_time"]
     assert lasting["e_folding"] == pytest.approx(-2 * math.log(z), abs=0.05)
     assert lasting["integral"] == pytest.approx(3.5 / 3, abs=0.1)
+    assert lasting["bound"] is None
+    assert arrays["n_samples"] == count
 
 
 def test_means_are_over_the_dimensions_that_vary() -> None:
     diagonals = torch.tensor([[1.0, 0, 0.5], [0.2, 0, 0], [0, 0, 0]])
     varies = torch.tensor([[True, False, True], [True, False, False], [False] * 3])
     assert mean_autocorrelation(diagonals, varies).tolist() == pytest.approx([0.75, 0.2, 0])
-
-
-def test_the_correlation_time_of_a_straight_line_is_half_of_where_it_ends() -> None:
-    lags = torch.linspace(0, 5, 11, dtype=torch.float64)
-    found = correlation_time(lags, 1 - lags / 3.2)
-    assert found.zero_crossing == pytest.approx(3.2)
-    assert found.integral == pytest.approx(1.6)
-    assert found.e_folding == pytest.approx(3.2 * (1 - 1 / math.e))
-
-
-def test_what_comes_after_the_first_zero_does_not_count() -> None:
-    lags = torch.arange(6.0)
-    rises_again = torch.tensor([1.0, 0.5, -0.5, 0.9, 0.9, 0.9])
-    found = correlation_time(lags, rises_again)
-    assert found.zero_crossing == pytest.approx(1.5)
-    assert found.integral == pytest.approx(0.75 + 0.125)
-
-
-def test_a_correlation_that_stays_has_no_crossings_and_its_whole_integral() -> None:
-    lags = torch.tensor([0.0, 1, 3])
-    found = correlation_time(lags, torch.tensor([1.0, 0.8, 0.6]))
-    assert found.integral == pytest.approx(0.9 + 1.4)
-    assert math.isnan(found.zero_crossing)
-    assert math.isnan(found.e_folding)
-    _, facts = Autocorrelations(["r"], 3, 2).summary(lags)
-    assert facts["r"]["most_constant_dims"] == 2
-    assert correlation_time(lags, torch.zeros(3)).integral == 0
 
 
 PEAK = """

@@ -1,6 +1,7 @@
 """Pictures of correlations: lines against the lag, matrices at telling times, broken files."""
 
 from collections.abc import Callable
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 import visualize
 from dnnlib.errors import DataError
 from torch_utils.results import save_json
+from training.measure.correlation_times import CorrelationTime
 from training.measure.correlations import Autocorrelations, correlate
 from training.pictures.album import pictures_of
 from training.pictures.correlation_lags import draw_lags, quantile_band, spread_words
@@ -49,7 +51,7 @@ def correlations(
             found.append(correlate([(first, now)], name))
             table.put(name, index, found[-1])
         matrices[name] = np.stack([item.matrix.float().numpy() for item in found])
-    summary, _ = table.summary(torch.from_numpy(TIMES))
+    summary, _ = table.summary(torch.from_numpy(TIMES), 400)
     return {name: values.numpy() for name, values in summary.items()}, matrices
 
 
@@ -130,31 +132,37 @@ def test_a_band_without_dimensions_is_at_zero() -> None:
 
 
 def test_correlation_times_are_told_and_marked(tmp_path: Path) -> None:
-    """A line from 1 to 0 at lag 2, whose integral is 1; and one that never comes down."""
+    """A line from 1 to 0 at lag 2, whose integral is 1; others stay, or are gone at once."""
     falling = np.clip(1 - (TIMES - TIMES[0]) / 2, 0, 1)
     steady = np.full(len(TIMES), 0.75)
     summary: dict[str, Any] = {"times": TIMES}
-    for name, values in (("net_outputs", steady), ("net_residuals", falling)):
+    gone = np.array([1.0, 0.05, 0.02, *[0.05] * 6])
+    all_three = {"net_outputs": steady, "net_residuals": falling, "exact_residuals": gone}
+    for name, values in all_three.items():
         summary[f"{name}_mean"] = values
         summary[f"{name}_diagonal"] = values[:, None].repeat(2, axis=1)
         summary[f"{name}_std"] = np.ones((len(TIMES), 2))
-    saved = SavedLags.load(save(tmp_path / "a_summary.npz", summary))
-    assert saved.correlation_time == pytest.approx(1)
+    saved = SavedLags.load(save(tmp_path / "a_summary.npz", summary, n_samples=10**6))
+    assert saved.lasting.integral == pytest.approx(1, abs=1e-5)
+    older = SavedLags.load(save(tmp_path / "b_summary.npz", summary))
+    assert older.lasting.integral == pytest.approx(1)
     figure = draw_lags(saved, "t", "s")
     assert labels(figure) == [
         "network output D, correlation time at least 3",
         "residual D − e, correlation time 1",
+        "error D − exact D, correlation time < 0.5",
     ]
     marks = [line for line in figure.axes[0].lines if line.get_linestyle() == "None"]
-    assert [mark.get_xdata()[0] for mark in marks] == pytest.approx([3, 1])
-    assert [mark.get_ydata()[0] for mark in marks] == [0, 0]
+    assert [mark.get_xdata()[0] for mark in marks] == pytest.approx([3, 1, 0.5], abs=1e-5)
+    assert [mark.get_ydata()[0] for mark in marks] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("lasting", [0.0, 0.02, 0.7, 2.0, 3.9, 4.0, 100.0])
 @pytest.mark.parametrize("count", [2, 3, 9, 700])
-def test_telling_lags(lasting: float, count: int) -> None:
+@pytest.mark.parametrize("bound", [None, "upper", "lower"])
+def test_telling_lags(lasting: float, count: int, bound: str | None) -> None:
     lags = np.linspace(0, 4, count)
-    chosen = telling_lags(lags, lasting)
+    chosen = telling_lags(lags, CorrelationTime(lasting, bound, nan, nan))
     indices = list(chosen)
     assert indices == sorted(set(indices))
     assert indices[0] == 0
@@ -340,6 +348,9 @@ def test_wrong_matrices_of_toys(tmp_path: Path, changes: dict[str, Any], message
         ({"net_residuals_diagonal": np.zeros(9)}, r"'net_residuals_diagonal' is \[9\]"),
         ({"net_residuals_diagonal": np.full((9, 2), -3)}, "'net_residuals_diagonal' should hold"),
         ({"net_residuals_diagonal": np.full((9, 2), np.inf)}, "not finite"),
+        ({"n_samples": np.array(1)}, "'n_samples' is 1, not"),
+        ({"n_samples": np.array([5, 6])}, "'n_samples' is"),
+        ({"n_samples": np.array("many")}, "numbers"),
     ],
 )
 def test_wrong_summaries(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

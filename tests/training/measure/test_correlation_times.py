@@ -1,0 +1,123 @@
+"""How long correlations last: known curves, whatever the grid and the number of samples."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from training.measure.correlation_times import CorrelationTime, correlation_time, scatter_of
+from training.measure.correlations import Autocorrelations, correlate
+
+
+def drawn(count: int, dim: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, dim, generator=generator, dtype=torch.float64)
+
+
+def test_the_correlation_time_of_a_straight_line_is_half_of_where_it_ends() -> None:
+    lags = torch.linspace(0, 5, 11, dtype=torch.float64)
+    found = correlation_time(lags, 1 - lags / 3.2)
+    assert found.gone == pytest.approx(3.2)
+    assert found.integral == pytest.approx(1.6)
+    assert found.bound is None
+    assert found.e_folding == pytest.approx(3.2 * (1 - 1 / math.e))
+    assert str(found) == "1.6"
+
+
+def test_a_line_ends_where_it_comes_down_to_the_scatter() -> None:
+    lags = torch.linspace(0, 5, 11, dtype=torch.float64)
+    found = correlation_time(lags, 1 - lags / 4, scatter=0.25)
+    assert found.gone == pytest.approx(3)
+    assert found.integral == pytest.approx(3 * 0.625)
+
+
+def test_what_comes_after_the_first_zero_does_not_count() -> None:
+    lags = torch.arange(6.0)
+    rises_again = torch.tensor([1.0, 0.5, -0.5, 0.9, 0.9, 0.9])
+    found = correlation_time(lags, rises_again)
+    assert found.gone == pytest.approx(1.5)
+    assert found.integral == pytest.approx(0.75 + 0.125)
+
+
+def test_a_correlation_that_stays_has_no_crossings_and_its_whole_integral() -> None:
+    lags = torch.tensor([0.0, 1, 3])
+    found = correlation_time(lags, torch.tensor([1.0, 0.8, 0.6]))
+    assert found.integral == pytest.approx(0.9 + 1.4)
+    assert found.bound == "lower"
+    assert math.isnan(found.gone)
+    assert math.isnan(found.e_folding)
+    assert str(found) == "at least 2.3"
+
+
+def test_of_dimensions_that_do_not_vary_nothing_lasts() -> None:
+    lags = torch.tensor([0.0, 1, 3])
+    _, facts = Autocorrelations(["r"], 3, 2).summary(lags, 100)
+    assert facts["r"]["most_constant_dims"] == 2
+    found = correlation_time(lags, torch.zeros(3))
+    assert (found.integral, found.bound) == (0, None)
+
+
+def fresh(spacing: float, count: int, seed: int, dim: int = 2) -> CorrelationTime:
+    """Of samples that know nothing of any other time, from 0 to 7."""
+    lags = torch.arange(0, 7, spacing, dtype=torch.float64)
+    first = drawn(count, dim, 1000 * seed)
+    mean = torch.ones(len(lags), dtype=torch.float64)
+    for index in range(1, len(lags)):
+        pair = first, drawn(count, dim, 1000 * seed + index)
+        mean[index] = correlate([pair], "r").diagonal.mean()
+    return correlation_time(lags, mean, scatter_of(count))
+
+
+@pytest.mark.parametrize("count", [100, 1000])
+@pytest.mark.parametrize("spacing", [0.05, 0.2])
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_gone_at_the_next_time_lasts_less_than_the_spacing(
+    count: int, spacing: float, seed: int
+) -> None:
+    found = fresh(spacing, count, seed)
+    assert (found.integral, found.bound) == (pytest.approx(spacing), "upper")
+    assert found.e_folding == pytest.approx(spacing)
+    assert str(found) == f"< {spacing}"
+
+
+def test_a_small_rest_over_a_few_lags_is_no_time_either() -> None:
+    """Above the scatter at the next lag by chance, and gone thereafter."""
+    lags = torch.arange(0, 1, 0.05)
+    rest = torch.tensor([1.0, 0.03, 0.025, 0.022, *[0.001] * 16])
+    found = correlation_time(lags, rest, scatter=0.02)
+    assert (found.integral, found.bound) == (pytest.approx(0.05), "upper")
+    assert 0.15 < found.gone < 0.2
+
+
+@pytest.mark.parametrize("spacing", [0.01, 0.1, 0.5])
+@pytest.mark.parametrize("count", [1000, 100_000])
+def test_an_exponential_lasts_as_long_on_any_grid(spacing: float, count: int) -> None:
+    lags = torch.arange(0, 20, spacing, dtype=torch.float64)
+    found = correlation_time(lags, (-lags).exp(), scatter_of(count))
+    # What is cut off at the end, and the trapezoids.
+    assert found.integral == pytest.approx(1, abs=scatter_of(count) + spacing**2 / 10)
+    assert found.bound is None
+
+
+@pytest.mark.parametrize(("last", "bound"), [(0.5, "lower"), (0.3, "upper")])
+def test_two_times_bound_it(last: float, bound: str) -> None:
+    found = correlation_time(torch.tensor([0.0, 2]), torch.tensor([1.0, last]), 0.01)
+    assert found.bound == bound
+    rate = -math.log(last) / 2
+    assert (1 / rate < found.integral) == (bound == "upper")
+
+
+@pytest.mark.parametrize("kind", ["normal", "skewed", "heavy"])
+def test_chance_scatters_as_told(kind: str) -> None:
+    count, repeats = 50, 4000
+    first, later = drawn(count, repeats, 1), drawn(count, repeats, 2)
+    shape = {"normal": lambda x: x, "skewed": torch.exp, "heavy": lambda x: x**3}[kind]
+    found = correlate([(shape(first), shape(later))], "r").diagonal
+    assert float(found.std()) == pytest.approx(scatter_of(count) / 2, rel=0.05)
+
+
+@pytest.mark.parametrize("count", [2, 4, 5, 6])
+def test_of_few_samples_nothing_is_told_apart(count: int) -> None:
+    found = correlation_time(torch.arange(3.0), torch.tensor([1.0, 0.8, 0.7]), scatter_of(count))
+    assert (found.integral, found.bound) == (1, "upper")
