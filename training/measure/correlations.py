@@ -24,6 +24,9 @@ from training.measure.correlation_times import correlation_time, scatter_of
 LARGEST_STD = torch.finfo(torch.float32).max
 """Larger ones cannot be saved. Far beyond it, sums of squares overflow and become NaN."""
 
+ROUNDING = 1e-6
+"""Of float32, in which networks compute and files are: a few units of its last place."""
+
 
 class Correlation(NamedTuple):
     """What is known of a pair of times.
@@ -100,6 +103,22 @@ def correlate(pairs: Iterable[tuple[Tensor, Tensor]], source: str) -> Correlatio
     return Correlation(cross, stds[1], (stds[0] > 0) & (stds[1] > 0))
 
 
+def varying(stds: Tensor) -> Tensor:
+    """Which dimensions vary by more than rounding, then and at time 0: bool ``[Q, T, D]``.
+
+    A residual ``D - e`` is as inexact as D and e are, however small it is itself; and a dimension
+    that is rotated out of others is as inexact as the largest of these. So a dimension counts as
+    constant if its deviation is at most 1e-6 of the largest of any dimension and quantity at that
+    time, of which one is about that of D or of e.
+
+    Args:
+        stds: Of Q quantities, such as D and its residual, at T times ``[Q, T, D]``.
+    """
+    largest = stds.amax(dim=(0, 2))[:, None]
+    above = stds > ROUNDING * largest
+    return above & above[:, :1]
+
+
 def mean_autocorrelation(diagonals: Tensor, varies: Tensor) -> Tensor:
     """Means ``[T]`` of autocorrelations ``[T, D]`` over the dimensions that vary; 0 if none does.
 
@@ -121,10 +140,10 @@ class Autocorrelations:
 
     def __init__(self, names: Iterable[str], count: int, dim: int):
         self._names = list(names)
-        self._table = torch.zeros(len(self._names), count, 3, dim, dtype=torch.float64)
+        self._table = torch.zeros(len(self._names), count, 2, dim, dtype=torch.float64)
 
     def put(self, name: str, index: int, found: Correlation) -> None:
-        row = torch.stack([found.diagonal, found.std, found.varies.double()])
+        row = torch.stack([found.diagonal, found.std])
         self._table[self._names.index(name), index] = row.cpu()
 
     def gathered(self, count: int, device: torch.device) -> "Autocorrelations":
@@ -139,14 +158,15 @@ class Autocorrelations:
         Of all, ``n_samples []``, by which correlations are told from chance. Of each quantity, with
         T times: ``_diagonal [T, D]`` the autocorrelations, ``_mean [T]`` their mean over the
         dimensions that vary, ``_std [T, D]`` at that time, and ``_constant [T]``, how many
-        dimensions do not vary then or at time 0.
+        dimensions do not vary then or at time 0 (see ``varying``).
         """
         lags = times - times[0]
         arrays, facts = {"times": times, "lags": lags, "n_samples": torch.tensor(samples)}, {}
-        for name, table in zip(self._names, self._table, strict=True):
-            diagonal, std, varies = table.unbind(dim=1)
-            mean = mean_autocorrelation(diagonal, varies.bool())
-            constant = (varies == 0).sum(dim=1)
+        diagonals, stds = self._table.unbind(dim=2)
+        every = zip(self._names, diagonals, stds, varying(stds), strict=True)
+        for name, diagonal, std, varies in every:
+            mean = mean_autocorrelation(diagonal, varies)
+            constant = (~varies).sum(dim=1)
             arrays |= {
                 f"{name}_diagonal": diagonal.float(),
                 f"{name}_mean": mean.float(),

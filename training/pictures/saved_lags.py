@@ -10,6 +10,7 @@ from dnnlib.errors import DataError
 from torch_utils.inert_pickle import shown
 from torch_utils.results import SavedArrays, open_arrays
 from training.measure.correlation_times import CorrelationTime, correlation_time, scatter_of
+from training.measure.correlations import varying
 from training.measure.residual_files import QUANTITIES
 from training.pictures.checked_arrays import CheckedArrays
 
@@ -73,18 +74,25 @@ class SavedLags:
             scatter = 0.0  # of older files, which do not tell the number of samples
             if "n_samples" in saved.names:
                 scatter = scatter_of(_count(path, saved))
-            curves = {}
-            for name in [name for name in QUANTITIES if f"{name}_mean" in saved.names]:
-                mean = arrays.read(f"{name}_mean", "T")
-                diagonal = arrays.read(f"{name}_diagonal", "TD")
-                std = arrays.read(f"{name}_std", "TD")
-                require_correlations(path, f"{name}_mean", mean)
-                require_correlations(path, f"{name}_diagonal", diagonal)
-                lasting = correlation_time(
-                    torch.from_numpy(times - times[0]), torch.from_numpy(mean), scatter
-                )
-                varies = (std > 0) & (std[0] > 0)
-                curves[name] = LagCurve(mean, np.where(varies, diagonal, np.nan), lasting)
+            names = [name for name in QUANTITIES if f"{name}_mean" in saved.names]
+            if not names:
+                raise DataError(f"{path} has no autocorrelations: make it again")
+            found = {
+                name: [
+                    arrays.read(f"{name}_mean", "T"),
+                    arrays.read(f"{name}_diagonal", "TD"),
+                    arrays.read(f"{name}_std", "TD"),
+                ]
+                for name in names
+            }
+        stds = torch.from_numpy(np.stack([std for _, _, std in found.values()]))
+        lags = torch.from_numpy(times - times[0])
+        curves = {}
+        for (name, (mean, diagonal, _)), varies in zip(found.items(), varying(stds), strict=True):
+            require_correlations(path, f"{name}_mean", mean)
+            require_correlations(path, f"{name}_diagonal", diagonal)
+            lasting = correlation_time(lags, torch.from_numpy(mean), scatter)
+            curves[name] = LagCurve(mean, np.where(varies.numpy(), diagonal, np.nan), lasting)
         return cls(times, curves)
 
 

@@ -22,6 +22,7 @@ from training.measure.correlations import (
     Autocorrelations,
     correlate,
     mean_autocorrelation,
+    varying,
 )
 from training.measure.residual_correlations import row_pairs
 from training.measure.residuals import NOISE_BLOCK, Found, ResidualProbe, noise_rows
@@ -140,6 +141,49 @@ def test_a_process_that_forgets_exponentially_has_its_known_correlations_and_tim
     assert lasting["integral"] == pytest.approx(3.5 / 3, abs=0.1)
     assert lasting["bound"] is None
     assert arrays["n_samples"] == count
+
+
+def test_rounding_does_not_count_as_variation() -> None:
+    """Residuals of 1e-7, where D is of order 1 and other residuals are small, too."""
+    count, times = 500, torch.arange(3.0)
+    table = Autocorrelations(["net_outputs", "net_residuals"], 3, 8)
+    sizes = {
+        "net_outputs": torch.tensor([1.0] * 5 + [1e-3] * 3),
+        "net_residuals": torch.tensor([0.02] * 4 + [1e-5] + [1e-7] * 3),
+    }
+    expected = {}
+    for number, (name, size) in enumerate(sizes.items()):
+        start, noise = drawn(count, 8, number), drawn(count, 8, 9)
+        signs = torch.tensor([1.0] * 5 + [-1.0] * 3)
+        for index in range(3):
+            later = start * signs**index + 0.5 * index * noise
+            found = correlate([(size * start, size * later)], name)
+            table.put(name, index, found)
+            expected[name, index] = found.diagonal
+    arrays, facts = table.summary(times, count)
+    for index in range(3):
+        mean = float(arrays["net_residuals_mean"][index])
+        assert mean == pytest.approx(float(expected["net_residuals", index][:5].mean()))
+        mean = float(arrays["net_outputs_mean"][index])
+        assert mean == pytest.approx(float(expected["net_outputs", index].mean()), abs=1e-6)
+    assert arrays["net_residuals_constant"].tolist() == [3, 3, 3]
+    assert arrays["net_outputs_constant"].tolist() == [0, 0, 0]
+    assert facts["net_residuals"]["most_constant_dims"] == 3
+
+
+def test_what_varies_does_so_at_that_time_and_at_the_first() -> None:
+    stds = torch.ones(2, 3, 4)
+    stds[0, 0, 1] = stds[0, 1, 2] = 1e-7
+    stds[1, 2] = torch.tensor([1e3, 1.0, 1e-2, 0.0])
+    stds[0, 2, 3] = 1e-4
+    varies = varying(stds)
+    assert varies[0].tolist() == [
+        [True, False, True, True],
+        [True, False, False, True],
+        [True, False, True, False],
+    ]
+    assert varies[1].tolist() == [[True] * 4, [True] * 4, [True, True, True, False]]
+    assert not varying(torch.zeros(2, 3, 4)).any()
 
 
 def test_means_are_over_the_dimensions_that_vary() -> None:

@@ -126,6 +126,16 @@ def test_many_dimensions_are_a_band_of_those_that_vary(tmp_path: Path) -> None:
     assert top > 1
 
 
+def test_dimensions_of_rounding_alone_are_not_drawn(tmp_path: Path) -> None:
+    summary, _ = correlations(12, ("net_outputs", "net_residuals"))
+    summary["net_residuals_std"][:, 7] = 1e-7
+    saved = SavedLags.load(save(tmp_path / "a_summary.npz", summary))
+    hidden = np.isnan(saved.curves["net_residuals"].diagonal)
+    assert hidden[:, 7].all()
+    assert hidden.sum() == len(TIMES)
+    assert not np.isnan(saved.curves["net_outputs"].diagonal).any()
+
+
 def test_a_band_without_dimensions_is_at_zero() -> None:
     diagonal = np.array([[0.5, 1.0], [np.nan, np.nan]])
     assert np.allclose(quantile_band(diagonal), [[0.55, 0.0], [0.95, 0.0]])
@@ -359,6 +369,13 @@ def test_wrong_summaries(tmp_path: Path, changes: dict[str, Any], message: str) 
     with pytest.raises(DataError, match=message) as raised:
         pictures_of([path], None, None)
     assert path.name in str(raised.value)
+
+
+def test_a_summary_of_nothing_beside_matrices(tmp_path: Path) -> None:
+    path = save_toy(tmp_path)
+    save(tmp_path / f"{TOY_STEM}_summary.npz", {"times": TIMES})
+    with pytest.raises(DataError, match="has no autocorrelations"):
+        pictures_of([path], None, None)
 
 
 @pytest.mark.parametrize(
