@@ -6,8 +6,7 @@ space fresh samples of the toy too. training/measure/coverage.py says what the n
 """
 
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import click
@@ -43,10 +42,8 @@ from training.flow.denoisers import MixtureDenoiser
 from training.flow.pfode import ProbabilityFlow, sample_latent
 from training.flow.schedules import G_TYPES
 from training.flow.solvers import DEFAULT, SOLVERS
-from training.measure.boundaries import Boundary, enclosed_volume, unit_sphere, write_mesh
+from training.measure.boundaries import unit_sphere, write_mesh
 from training.measure.coverage import (
-    STAGES,
-    Coverage,
     Points,
     Spheres,
     carry,
@@ -56,6 +53,7 @@ from training.measure.coverage import (
     table,
     transported,
 )
+from training.measure.coverage_files import mesh_paths, result_arrays, seen_from_outside
 from training.model import Model
 from training.simulation.integration import (
     DEFAULT_STEPS,
@@ -241,17 +239,6 @@ def run(subject: Subject, spheres: Spheres, options: dict[str, Any]) -> None:
     logger.info(f"Wrote {json_path} and the points beside it after {seconds:.1f} s")
 
 
-def mesh_paths(folder: Path, stem: str, spheres: Spheres) -> dict[tuple[str, int], Path]:
-    """Of the mesh of each stage and radius; there are none in 2-D."""
-    if spheres.dim == 2:
-        return {}
-    return {
-        (name, index): folder / f"{stem}_r{radius:g}_{name}.ply"
-        for name in STAGES
-        for index, radius in enumerate(spheres.radii)
-    }
-
-
 def latent_points(spheres: Spheres, variance: Tensor, count: int, seeds: range) -> Points:
     """Test points of each seed and vertices of the spheres, at the last time."""
     test = torch.stack(
@@ -282,44 +269,6 @@ def unit_maps(
         "data": lambda data: flow.basis.to_eigen(data) / data_std,
         "end": lambda x: x / latent_std,
     }
-
-
-def seen_from_outside(vertices: Tensor, boundary: Boundary) -> Boundary:
-    """A boundary with its vertices in other coordinates, its faces turned outward.
-
-    Args:
-        vertices: Those of its sphere and the smaller ones ``[index + 1, K, D]``.
-        boundary: Has the last of them or all.
-    """
-    points = vertices.flatten(0, 1)[-len(boundary.vertices) :].cpu().numpy()
-    # The axes of the eigenbasis may be a mirror image of those of the data.
-    inward = enclosed_volume(points, boundary.faces) < 0
-    return Boundary(points, boundary.faces[:, ::-1] if inward else boundary.faces)
-
-
-def result_arrays(
-    spheres: Spheres,
-    carried: Mapping[str, Points],
-    boundaries: Mapping[str, list[Boundary]],
-    fresh: Tensor,
-    found: Coverage,
-) -> dict[str, np.ndarray]:
-    """What the ``.npz`` holds, points in the coordinates of their stage."""
-    arrays = {
-        "radii": spheres.radii,
-        "exact": spheres.content(),
-        "coverage": found.test,
-        "coverage_fresh": found.fresh,
-        "faces": spheres.unit.faces,
-        "fresh_data": fresh.cpu().numpy(),
-    }
-    for name, points in carried.items():
-        arrays[f"test_{name}"] = points.test.cpu().numpy()
-        arrays[f"boundary_{name}"] = points.boundary.cpu().numpy()
-        for index, boundary in enumerate(boundaries[name]):
-            if boundary.faces is not spheres.unit.faces:
-                arrays[f"faces_{name}_{index}"] = boundary.faces
-    return arrays
 
 
 if __name__ == "__main__":

@@ -1,0 +1,59 @@
+"""The files of coverage: what they are called, what they hold, and which way meshes look."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from training.measure.boundaries import Boundary, enclosed_volume
+from training.measure.coverage import STAGES, Coverage, Points, Spheres
+
+
+def mesh_paths(folder: Path, stem: str, spheres: Spheres) -> dict[tuple[str, int], Path]:
+    """Of the mesh of each stage and radius; there are none in 2-D."""
+    if spheres.dim == 2:
+        return {}
+    return {
+        (name, index): folder / f"{stem}_r{radius:g}_{name}.ply"
+        for name in STAGES
+        for index, radius in enumerate(spheres.radii)
+    }
+
+
+def seen_from_outside(vertices: Tensor, boundary: Boundary) -> Boundary:
+    """A boundary with its vertices in other coordinates, its faces turned outward.
+
+    Args:
+        vertices: Those of its sphere and the smaller ones ``[index + 1, K, D]``.
+        boundary: Has the last of them or all.
+    """
+    points = vertices.flatten(0, 1)[-len(boundary.vertices) :].cpu().numpy()
+    # The axes of the eigenbasis may be a mirror image of those of the data.
+    inward = enclosed_volume(points, boundary.faces) < 0
+    return Boundary(points, boundary.faces[:, ::-1] if inward else boundary.faces)
+
+
+def result_arrays(
+    spheres: Spheres,
+    carried: Mapping[str, Points],
+    boundaries: Mapping[str, list[Boundary]],
+    fresh: Tensor,
+    found: Coverage,
+) -> dict[str, np.ndarray]:
+    """What the ``.npz`` holds, points in the coordinates of their stage."""
+    arrays = {
+        "radii": spheres.radii,
+        "exact": spheres.content(),
+        "coverage": found.test,
+        "coverage_fresh": found.fresh,
+        "faces": spheres.unit.faces,
+        "fresh_data": fresh.cpu().numpy(),
+    }
+    for name, points in carried.items():
+        arrays[f"test_{name}"] = points.test.cpu().numpy()
+        arrays[f"boundary_{name}"] = points.boundary.cpu().numpy()
+        for index, boundary in enumerate(boundaries[name]):
+            if boundary.faces is not spheres.unit.faces:
+                arrays[f"faces_{name}_{index}"] = boundary.faces
+    return arrays
