@@ -47,11 +47,13 @@ from training.measure.coverage import (
     Points,
     Spheres,
     carry,
+    contents_within,
     measure_coverage,
     refitted,
     summary,
     table,
     transported,
+    unfilled,
 )
 from training.measure.coverage_files import mesh_paths, result_arrays, seen_from_outside
 from training.model import Model
@@ -224,18 +226,22 @@ def run(subject: Subject, spheres: Spheres, options: dict[str, Any]) -> None:
     for (name, index), path in meshes.items():
         sphere_and_smaller = carried[name].boundary[: index + 1]
         write_mesh(path, *seen_from_outside(sphere_and_smaller, boundaries[name][index]))
+    within = contents_within(boundaries["latent"])
     seconds = time.perf_counter() - began
     results = {
         "options": options,
         "end_time": end,
         "latent_variance": variance.tolist(),
-        **summary(spheres, found),
+        **summary(spheres, found, within),
         "denoiser_calls": sum(calls),
         "seconds": seconds,
         **provenance(),
     }
     save_json(json_path, results)
     logger.info("\n".join(table(spheres, found)))
+    warning = options["alpha"] and unfilled(spheres, within, options["alpha"])
+    if warning:
+        logger.warning(f"Warning: {warning}")
     logger.info(f"Wrote {json_path} and the points beside it after {seconds:.1f} s")
 
 

@@ -16,7 +16,12 @@ import dnnlib
 import toy_mesh_exps
 from torch_utils.results import load_arrays
 from training.data.toys import Toy
-from training.measure.boundaries import enclosed_volume, gaussian_content, read_mesh
+from training.measure.boundaries import (
+    enclosed_volume,
+    gaussian_content,
+    gaussian_content_within,
+    read_mesh,
+)
 from training.measure.containment import inside
 
 Run = Callable[..., Any]
@@ -157,6 +162,28 @@ def test_the_files_hold_what_was_counted(
                 mesh = read_mesh(path)
                 np.testing.assert_allclose(mesh.vertices, moved, rtol=1e-6, atol=1e-6)
                 assert enclosed_volume(*mesh) > 0
+
+
+@pytest.mark.parametrize("alpha", [None, "0.3"])
+def test_the_exact_part_within_an_alpha_shape_is_that_of_the_shape(
+    measure: Callable[..., Found], alpha: str | None
+) -> None:
+    given = [] if alpha is None else [f"--alpha={alpha}"]
+    found = measure("exact", "--boundary=alpha", "--boundary_pts=200", "--test_pts=4000", *given)
+    std = np.sqrt(found.result["latent_variance"])
+    vertices = found.arrays["boundary_latent"] / std
+    for index in range(3):
+        faces = found.arrays[f"faces_latent_{index}"]
+        shape = vertices[: index + 1].reshape(-1, found.dim)
+        within = gaussian_content_within(shape, faces)
+        assert found.result["exact_within_boundary"][index] == pytest.approx(within, abs=1e-12)
+        error = abs(found.column("latent")[0, index] - within)
+        assert error <= 4 * np.sqrt(within * (1 - within) / 4000)
+    warnings = [line for line in found.told.splitlines() if line.startswith("Warning: ")]
+    assert len(warnings) == (alpha is not None)
+    if alpha is not None:
+        assert found.result["exact_within_boundary"][0] == 0
+        assert "alpha = 0.3 does not fill" in warnings[0]
 
 
 def test_the_latents_have_the_law_of_eps_and_boundaries_its_radii(

@@ -29,6 +29,9 @@ FACES = {
 # A simplex is flat if its volume is this small a part of what its edges could span: then the volume
 # and the circumscribed sphere are rounding errors.
 FLAT = 1e-12
+FILLED = 1e-6
+"""The part of a volume that may be missing: slivers can have a circumscribed sphere of any size."""
+NAME = "points of an alpha shape"
 
 
 def alpha_shape(points: ArrayLike, alpha: float) -> Boundary:
@@ -47,17 +50,13 @@ def alpha_shape(points: ArrayLike, alpha: float) -> Boundary:
         DataError: The points are too few, not finite, or in one line or plane.
         UsageError: alpha is not positive.
     """
-    points = as_points(points, "points of an alpha shape")
+    points = as_points(points, NAME)
     if not alpha > 0:
         raise UsageError(f"alpha is a radius and so positive, not {alpha}")
     if np.isinf(alpha):
         # The same region as all simplices together, without finding them.
         return convex_hull(points)
-    try:
-        delaunay = Delaunay(points)
-    except (QhullError, ValueError) as error:
-        raise flat_points(points) from error
-
+    delaunay = _triangulated(points)
     simplices, neighbours = delaunay.simplices.astype(np.int64), delaunay.neighbors
     corners = points[simplices]
     kept = circumradii(corners) < alpha
@@ -67,6 +66,20 @@ def alpha_shape(points: ArrayLike, alpha: float) -> Boundary:
     inside_out = np.linalg.det(corners[:, 1:] - corners[:, :1]) < 0
     faces[inside_out, :, :2] = faces[inside_out, :, 1::-1]
     return Boundary(points, faces[on_boundary])
+
+
+def filling_alpha(points: ArrayLike) -> float:
+    """Above this alpha, the alpha shape of points ``[N, D]`` fills their convex hull.
+
+    Raises:
+        DataError: As in ``alpha_shape``.
+    """
+    points = as_points(points, NAME)
+    corners = points[_triangulated(points).simplices]
+    radii, volumes = circumradii(corners), np.abs(np.linalg.det(corners[:, 1:] - corners[:, :1]))
+    order = np.argsort(radii)
+    filled = np.cumsum(volumes[order])
+    return float(radii[order][np.searchsorted(filled, (1 - FILLED) * filled[-1])])
 
 
 def circumradii(corners: ArrayLike) -> Floats:
@@ -87,3 +100,10 @@ def circumradii(corners: ArrayLike) -> Floats:
         numerator = np.linalg.norm((lengths[:, :, None] ** 2 * products).sum(axis=1), axis=1)
     solid = volume > FLAT * lengths.prod(axis=1)
     return np.where(solid, numerator / (2 * np.where(solid, volume, 1)), np.inf)
+
+
+def _triangulated(points: Floats) -> Delaunay:
+    try:
+        return Delaunay(points)
+    except (QhullError, ValueError) as error:
+        raise flat_points(points) from error

@@ -34,11 +34,13 @@ from torch import Tensor
 
 from dnnlib.errors import UsageError
 from torch_utils import distributed
-from training.measure.alpha_shapes import alpha_shape
+from training.measure.alpha_shapes import alpha_shape, filling_alpha
 from training.measure.boundaries import Boundary, gaussian_content, gaussian_content_within
 from training.measure.containment import Floats, inside
 
 STAGES = ("latent", "data", "end")
+SEEN = 1e-4
+"""The smallest part of a distribution that the table shows."""
 TABLE_HEAD = ("radius", "chi2 %", "start %", "data %", "end %", "fresh %", "change", "moved")
 
 
@@ -86,7 +88,7 @@ class Spheres:
 
     def content_within(self) -> Floats:
         """``[R]``: the part within the polygons or meshes, which is less."""
-        return np.array([gaussian_content_within(*self.unit.scaled(r)) for r in self.radii])
+        return contents_within(transported(self.vertices, self.unit))
 
     def default_alpha(self) -> float:
         """One standard deviation, or the alpha at which ``refitted`` fills the spheres themselves.
@@ -124,6 +126,35 @@ def refitted(vertices: Tensor, alpha: float) -> list[Boundary]:
     """
     points = vertices.cpu().numpy()
     return [alpha_shape(np.concatenate(points[: index + 1]), alpha) for index in range(len(points))]
+
+
+def contents_within(boundaries: list[Boundary]) -> Floats:
+    """``[R]``: the part of the standard normal distribution within boundaries."""
+    return np.array([gaussian_content_within(*boundary) for boundary in boundaries])
+
+
+def unfilled(spheres: Spheres, within: Floats, alpha: float) -> str | None:
+    """What to tell of alpha shapes that leave out a part of the spheres at the start, or None.
+
+    Args:
+        spheres: At the start.
+        within: The part of the standard normal distribution within their alpha shapes ``[R]``.
+        alpha: Of these.
+    """
+    held = spheres.content_within()
+    lacking = held - within
+    if lacking.max() < SEEN:
+        return None
+    points, worst = spheres.vertices.numpy(), int(lacking.argmax())
+    enough = max(
+        filling_alpha(np.concatenate(points[: index + 1]))
+        for index in np.flatnonzero(lacking >= SEEN)
+    )
+    return (
+        f"alpha = {alpha:g} does not fill the spheres at the start: at r = "
+        f"{spheres.radii[worst]:g} the alpha shape holds {within[worst]:.2%} of the Gaussian, the "
+        f"sphere {held[worst]:.2%}; --alpha={1.01 * enough:.3g} fills all"
+    )
 
 
 def membership(points: Tensor, boundaries: list[Boundary]) -> Tensor:
@@ -188,8 +219,15 @@ def mean_and_two_std(values: Floats) -> tuple[Floats, Floats | None]:
     return values.mean(axis=0), spread
 
 
-def summary(spheres: Spheres, found: Coverage) -> dict[str, Any]:
-    """The numbers as plain lists, one value a radius, fractions of 1."""
+def summary(spheres: Spheres, found: Coverage, within: Floats) -> dict[str, Any]:
+    """The numbers as plain lists, one value a radius, fractions of 1.
+
+    Args:
+        spheres: At the start.
+        found: What was counted.
+        within: ``contents_within`` the boundaries at the start, which are not the spheres where
+            they are refitted.
+    """
     columns = {}
     for name, values in found.columns.items():
         mean, two_std = mean_and_two_std(values)
@@ -201,7 +239,7 @@ def summary(spheres: Spheres, found: Coverage) -> dict[str, Any]:
     return {
         "radii": spheres.radii.tolist(),
         "exact": spheres.content().tolist(),
-        "exact_within_boundary": spheres.content_within().tolist(),
+        "exact_within_boundary": within.tolist(),
         "coverage": columns,
         "largest_change": found.largest_change.tolist(),
         "changed_sides": found.changed.max(axis=(0, 1)).tolist(),

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from training.measure.boundaries import gaussian_content, gaussian_content_within
-from training.measure.coverage import STAGES
+from training.measure.boundaries import gaussian_content
+from training.measure.coverage import STAGES, contents_within
 from training.pictures.boundaries import Panel, cut, draw_boundaries, edges, limits_of
 from training.pictures.coverage_curves import Counts, draw_coverage
 from training.pictures.parameters import parameter, told
@@ -42,7 +42,7 @@ def _curves(saved: SavedCoverage, name: str, details: str) -> Figure:
     return draw_coverage(
         saved.radii,
         [Counts(*pair) for pair in zip(names, columns, strict=True)],
-        np.array([gaussian_content_within(*boundary) for boundary in saved.boundaries["latent"]]),
+        contents_within(saved.boundaries["latent"]),
         saved.dim,
         saved.count,
         title=f"Coverage of {name}",

@@ -5,7 +5,7 @@ import pytest
 from scipy.spatial import ConvexHull, Delaunay
 
 from dnnlib.errors import DataError, UsageError
-from training.measure.alpha_shapes import alpha_shape, circumradii
+from training.measure.alpha_shapes import FILLED, alpha_shape, circumradii, filling_alpha
 from training.measure.boundaries import convex_hull, enclosed_volume, unit_sphere
 from training.measure.containment import inside, winding_number
 
@@ -154,3 +154,20 @@ def test_what_has_no_shape_is_an_error(alpha: float) -> None:
     for wrong in (0.0, -alpha, np.nan):
         with pytest.raises(UsageError, match="alpha is a radius and so positive"):
             alpha_shape(normal(9, 2), wrong)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_the_filling_alpha_is_the_smallest_that_gives_the_hull(dim: int) -> None:
+    points = filled(600, dim, "shell")
+    alpha = filling_alpha(points)
+    most = (1 - FILLED) * ConvexHull(points).volume
+    assert enclosed_volume(*alpha_shape(points, 1.0001 * alpha)) >= most
+    assert enclosed_volume(*alpha_shape(points, 0.9999 * alpha)) < most
+
+
+def test_the_filling_alpha_of_a_circle_is_its_radius_whatever_slivers_there_are() -> None:
+    sphere = unit_sphere(2, 50).scaled(0.7).vertices
+    assert filling_alpha(sphere) == pytest.approx(0.7)
+    # Beside an edge of the hull, a point all but in line with it: the circle is huge.
+    edge = (sphere[0] + sphere[1]) / 2 * (1 + 1e-9)
+    assert filling_alpha(np.concatenate([sphere, edge[None]])) < 1

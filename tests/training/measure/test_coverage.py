@@ -19,6 +19,7 @@ from training.measure.coverage import (
     Points,
     Spheres,
     carry,
+    contents_within,
     mean_and_two_std,
     measure_coverage,
     membership,
@@ -26,6 +27,7 @@ from training.measure.coverage import (
     summary,
     table,
     transported,
+    unfilled,
 )
 
 Map = Callable[[Tensor], Tensor]
@@ -216,6 +218,35 @@ def test_the_default_alpha_fills_the_spheres(dim: int, radii: np.ndarray) -> Non
     assert (membership(test, shapes) != carried).double().mean() < 1e-3
 
 
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize(("radii", "alpha"), [(RADII, 0.2), (np.array([0.5, 3.0]), 0.6)])
+def test_an_alpha_that_does_not_fill_the_spheres_is_told_with_one_that_does(
+    dim: int, radii: np.ndarray, alpha: float
+) -> None:
+    spheres = spheres_of(dim, 150, radii)
+
+    def told(alpha: float) -> str | None:
+        shapes = refitted(spheres.vertices, alpha)
+        return unfilled(spheres, contents_within(shapes), alpha)
+
+    line = told(alpha)
+    assert line is not None
+    assert f"alpha = {alpha:g} does not fill" in line
+    enough = float(line.partition("--alpha=")[2].split()[0])
+    assert told(enough) is None
+    assert told(0.95 * enough) is not None
+
+
+def test_what_alpha_shapes_hold_is_what_is_counted_in_them() -> None:
+    spheres = spheres_of(2, 200)
+    shapes = refitted(spheres.vertices, 0.3)
+    within = contents_within(shapes)
+    assert within[0] == 0  # the middle is open
+    assert (within[1:] < spheres.content_within()[1:] - 0.1).all()
+    counted = membership(normal(20000, 2), shapes).double().mean(dim=1).numpy()
+    assert (np.abs(counted - within) < 4 * np.sqrt(within * (1 - within) / 20000) + 1e-12).all()
+
+
 def test_an_alpha_shape_leaves_a_bay_open_which_the_hull_closes() -> None:
     spheres = spheres_of(2, 200)
     boundary = bent(spheres.vertices.flatten(0, 1)).view_as(spheres.vertices)
@@ -243,10 +274,11 @@ def test_summary_and_table_tell_the_same(repetitions: int) -> None:
     fresh, changed = np.array([[0.2, 0.5], [0.2, 0.7]])[:repetitions], np.zeros_like(test)
     changed[0, 1, 0] = 0.04
     found = Coverage(test, fresh, changed)
-    told = summary(spheres, found)
+    told = summary(spheres, found, np.array([0.1, 0.5]))
     assert told["coverage"]["latent"]["by_seed"] == test[:, 0].tolist()
     assert told["largest_change"] == pytest.approx([0.01, 0.03])
     assert told["changed_sides"] == [0.04, 0]
+    assert told["exact_within_boundary"] == [0.1, 0.5]
     head, first, second = (line.split() for line in table(spheres, found))
     assert head[::2] == ["radius", "%", "%", "%", "%", "%", "moved"]
     if repetitions == 1:
