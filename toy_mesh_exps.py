@@ -55,7 +55,12 @@ from training.measure.coverage import (
     transported,
     unfilled,
 )
-from training.measure.coverage_files import mesh_paths, result_arrays, seen_from_outside
+from training.measure.coverage_files import (
+    mesh_paths,
+    other_meshes,
+    result_arrays,
+    seen_from_outside,
+)
 from training.model import Model
 from training.simulation.integration import (
     DEFAULT_STEPS,
@@ -238,6 +243,9 @@ def run(subject: Subject, spheres: Spheres, options: dict[str, Any]) -> None:
         **provenance(),
     }
     save_json(json_path, results)
+    if meshes and options["overwrite"]:
+        for path in other_meshes(folder, stem, meshes.values()):
+            path.unlink()  # of radii that the results no longer have
     logger.info("\n".join(table(spheres, found)))
     warning = options["alpha"] and unfilled(spheres, within, options["alpha"])
     if warning:

@@ -1,5 +1,6 @@
 """Coverage from the command line: within what a homeomorphism allows, and told as promised."""
 
+import errno
 import json
 import os
 import subprocess
@@ -277,6 +278,8 @@ def test_the_exact_score_goes_with_the_networks_schedule(
         (["--network=PRP", "--r_min=3.5"], ["r_min", "3.5"]),
         (["--network=PRP", "--r_min=0"], ["r_min"]),
         (["--network=PRP", "--r_num=0"], ["r_num"]),
+        (["--network=PRP", "--r_min=1", "--r_max=1.0000001", "--r_num=2"], ["two radii", "1 to"]),
+        (["--network=PRR", "--r_min=1", "--r_max=1.0000001", "--r_num=2"], ["two radii", "six"]),
         (["--network=PRP", "--test_pts=0"], ["test_pts"]),
         (["--network=PRP", "--num_seeds=0"], ["num_seeds"]),
         (["--network=PRP", "--boundary_pts=2"], ["3 points", "2"]),
@@ -338,6 +341,48 @@ def test_existing_results_are_not_replaced_unless_asked(
     assert contents(folder) == before
     assert run_script(toy_mesh_exps, *arguments, "--overwrite").code == 0
     assert len(contents(folder)) == 2 + 9
+
+
+def test_overwriting_leaves_no_meshes_of_former_radii(run_script: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    few = ("--test_pts=20", "--steps=2", "--boundary_pts=12", "--overwrite")
+    arguments = ("--score=exact", "--data_name=s_curve", f"--save_dir={folder}", *few)
+    assert run_script(toy_mesh_exps, *arguments, "--r_min=1e-5", "--r_num=4").code == 0
+    assert (folder / "s_curve_PRP_r1e-05_end.ply").exists()
+    others = [
+        *("alt_s_curve_PRP_r1_data.ply", "s_curve_PRPr1_data.ply", "s_curve_PRP_r1_data.ply.txt"),
+        *("s_curve_PRP_r1_data2.ply", "s_curve_PRP_r_data.ply", "s_curve_PRP_rest_end.ply"),
+        *("s_curve_PRP_r1_middle.ply", "s_curve_PRRto2D_r1_data.ply", "my s_curve_PRP_r1_end.ply"),
+    ]
+    for name in others:
+        (folder / name).write_text("mine")
+    (folder / "s_curve_PRP_r7_data.ply").mkdir()
+    assert run_script(toy_mesh_exps, *arguments, "--r_min=1", "--r_num=2").code == 0
+    meshes = {f"s_curve_PRP_r{r}_{stage}.ply" for r in ("1", "3.5") for stage in STAGES}
+    assert {path.name for path in folder.glob("*.ply*")} == {
+        *others,
+        *meshes,
+        "s_curve_PRP_r7_data.ply",
+    }
+    assert all((folder / name).read_text() == "mine" for name in others)
+
+
+def test_meshes_of_former_radii_stay_until_there_are_new_results(
+    run_script: Run, tmp_path: Path, contents: Contents
+) -> None:
+    folder = tmp_path / "results"
+    few = ("--test_pts=20", "--boundary_pts=12", "--overwrite", "--solver=euler")
+    arguments = ("--score=exact", "--data_name=s_curve", f"--save_dir={folder}", *few)
+    assert run_script(toy_mesh_exps, *arguments, "--steps=2", "--r_num=4").code == 0
+    before = contents(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(toy_mesh_exps, "save_arrays", full_disk)
+        assert run_script(toy_mesh_exps, *arguments, "--steps=2", "--r_num=2").code == 1
+    assert contents(folder) == before
+
+
+def full_disk(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_two_ranks_give_what_one_gives(

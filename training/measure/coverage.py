@@ -26,6 +26,7 @@ every stage for a refitted one (``alpha_shapes``).
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,10 +73,21 @@ class Spheres:
     def __post_init__(self) -> None:
         if not (self.radii[0] > 0 and (np.diff(self.radii) > 0).all()):
             raise UsageError(f"radii are positive and increase, unlike {self.radii.tolist()}")
+        for name, after in pairwise(self.names):
+            if name == after:
+                raise UsageError(
+                    f"two radii are {name} to six digits, by which results tell them apart: give "
+                    "fewer radii or a wider range"
+                )
 
     @property
     def dim(self) -> int:
         return self.unit.vertices.shape[1]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the radii, in tables and files."""
+        return [f"{radius:g}" for radius in self.radii]
 
     @property
     def vertices(self) -> Tensor:
@@ -152,7 +164,7 @@ def unfilled(spheres: Spheres, within: Floats, alpha: float) -> str | None:
     )
     return (
         f"alpha = {alpha:g} does not fill the spheres at the start: at r = "
-        f"{spheres.radii[worst]:g} the alpha shape holds {within[worst]:.2%} of the Gaussian, the "
+        f"{spheres.names[worst]} the alpha shape holds {within[worst]:.2%} of the Gaussian, the "
         f"sphere {held[worst]:.2%}; --alpha={1.01 * enough:.3g} fills all"
     )
 
@@ -256,7 +268,7 @@ def table(spheres: Spheres, found: Coverage) -> list[str]:
             cells[-1] = [f"{a} ±{b:.2f}" for a, b in zip(cells[-1], two_std, strict=True)]
     cells.append([f"{value:.3f}" for value in 100 * found.largest_change])
     cells.append([f"{value:.3f}" for value in 100 * found.changed.max(axis=(0, 1))])
-    rows = zip([f"{radius:g}" for radius in spheres.radii], *cells, strict=True)
+    rows = zip(spheres.names, *cells, strict=True)
     lines = [TABLE_HEAD, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(TABLE_HEAD))]
     return [

@@ -1,6 +1,7 @@
 """The files of coverage: what they are called, what they hold, and which way meshes look."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +10,30 @@ from torch import Tensor
 from training.measure.boundaries import Boundary, enclosed_volume
 from training.measure.coverage import STAGES, Coverage, Points, Spheres
 
+NUMBER = r"[0-9]+(\.[0-9]+)?(e[-+][0-9]+)?"
+"""A positive one, as a format of ``g`` writes it."""
+
 
 def mesh_paths(folder: Path, stem: str, spheres: Spheres) -> dict[tuple[str, int], Path]:
     """Of the mesh of each stage and radius; there are none in 2-D."""
     if spheres.dim == 2:
         return {}
     return {
-        (name, index): folder / f"{stem}_r{radius:g}_{name}.ply"
+        (name, index): folder / f"{stem}_r{radius}_{name}.ply"
         for name in STAGES
-        for index, radius in enumerate(spheres.radii)
+        for index, radius in enumerate(spheres.names)
     }
+
+
+def other_meshes(folder: Path, stem: str, meshes: Iterable[Path]) -> list[Path]:
+    """Files that are called as ``mesh_paths`` of any radii are, but are none of these meshes."""
+    known = {path.name for path in meshes}
+    called = re.compile(rf"{re.escape(stem)}_r{NUMBER}_({'|'.join(STAGES)})\.ply")
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if called.fullmatch(path.name) and path.name not in known and path.is_file()
+    ]
 
 
 def seen_from_outside(vertices: Tensor, boundary: Boundary) -> Boundary:

@@ -81,6 +81,12 @@ def test_radii_that_do_not_increase_from_above_zero_are_refused(radii: list[floa
         spheres_of(2, 10, np.array(radii))
 
 
+def test_radii_that_would_have_one_name_are_refused() -> None:
+    assert spheres_of(2, 10, np.array([1.0, 1.00001])).names == ["1", "1.00001"]
+    with pytest.raises(UsageError, match="two radii are 1 to six digits"):
+        spheres_of(2, 10, np.array([0.5, 1.0, 1.0000001, 2.0]))
+
+
 def test_points_are_mapped_in_one_call_and_stay_in_their_places() -> None:
     calls: list[int] = []
 
