@@ -5,6 +5,7 @@ data and inflated back; at each stage the test points inside each boundary are c
 space fresh samples of the toy too. training/measure/coverage.py says what the numbers mean.
 """
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -77,6 +78,14 @@ from training.simulation.toys import known_toy, network_toy, trained_steps_and_e
 FRESH_STREAM, TEST_STREAM = 0, 1
 BOUNDARY_POINTS = {2: 200, 3: 2000}
 """By dimension, so many that the polygon or mesh follows where the flow folds."""
+MOST_BOUNDARY_POINTS, MOST_RADII = 10**5, 10**3
+LIMITS = {
+    "r_num * boundary_pts": 10**6,
+    "num_seeds * test_pts": 10**7,
+    "num_seeds * test_pts * r_num": 10**8,
+    "num_seeds * r_num": 10**4,
+}
+"""What files and memory bear: meshes and results that are read again, and some GB."""
 BLOCK_ROWS = 2048
 """Points of one denoiser call: then a result is the same for any number of points and ranks."""
 
@@ -104,13 +113,18 @@ BLOCK_ROWS = 2048
 @click.option("--test_pts", type=COUNT, default=20000, help="Test points, and fresh samples.")
 @click.option(
     "--boundary_pts",
-    type=COUNT,
+    type=click.IntRange(1, MOST_BOUNDARY_POINTS),
     help=f"Points on each sphere  [default: {BOUNDARY_POINTS[2]} in 2-D, {BOUNDARY_POINTS[3]} in "
     "3-D]",
 )
 @click.option("--r_min", type=POSITIVE, default=0.5, help="Smallest Mahalanobis radius.")
 @click.option("--r_max", type=POSITIVE, default=3.5, help="Largest Mahalanobis radius.")
-@click.option("--r_num", type=COUNT, default=7, help="Number of radii; 1 is r_min alone.")
+@click.option(
+    "--r_num",
+    type=click.IntRange(1, MOST_RADII),
+    default=7,
+    help="Number of radii; 1 is r_min alone.",
+)
 @click.option(
     "--boundary",
     type=choice(["transport", "alpha"]),
@@ -172,6 +186,14 @@ def find_flow(options: dict[str, Any]) -> Subject:
     return Subject(toy, ProbabilityFlow(denoiser, schedule, basis), steps, end)
 
 
+def require_sizes(options: dict[str, Any]) -> None:
+    """UsageError for sizes that no memory or reader of the results could take."""
+    for names, most in LIMITS.items():
+        size = math.prod(options[name] or 0 for name in names.split(" * "))
+        if size > most:
+            raise UsageError(f"{names} is {size:,}: it must be at most {most:,}")
+
+
 def find_spheres(options: dict[str, Any], dim: int) -> Spheres:
     """The spheres of the options; the default of their points is filled in."""
     low, high, count = (options[name] for name in ("r_min", "r_max", "r_num"))
@@ -179,6 +201,7 @@ def find_spheres(options: dict[str, Any], dim: int) -> Spheres:
         raise UsageError(f"r_min is {low:g} and r_max {high:g}: r_max must be above r_min")
     if options["boundary_pts"] is None:
         options["boundary_pts"] = BOUNDARY_POINTS.get(dim)
+    require_sizes(options)
     unit = unit_sphere(dim, options["boundary_pts"] or 0)
     return Spheres(np.linspace(low, high, count), unit)
 

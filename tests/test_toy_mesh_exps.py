@@ -18,10 +18,13 @@ import toy_mesh_exps
 from torch_utils.results import load_arrays
 from training.data.toys import Toy
 from training.measure.boundaries import (
+    MAX_MESH_BYTES,
     enclosed_volume,
     gaussian_content,
     gaussian_content_within,
     read_mesh,
+    unit_sphere,
+    write_mesh,
 )
 from training.measure.containment import inside
 
@@ -284,6 +287,16 @@ def test_the_exact_score_goes_with_the_networks_schedule(
         (["--network=PRP", "--num_seeds=0"], ["num_seeds"]),
         (["--network=PRP", "--boundary_pts=2"], ["3 points", "2"]),
         (["--network=PRR", "--boundary_pts=3"], ["4 points", "3"]),
+        (["--network=PRP", "--boundary_pts=1000000000"], ["boundary_pts", "100000"]),
+        (["--network=PRR", "--boundary_pts=100000", "--r_num=11"], ["boundary_pts", "1,000,000"]),
+        (["--network=PRP", "--r_num=1000000000"], ["r_num", "1000"]),
+        (["--network=PRP", "--test_pts=1000000000"], ["test_pts", "10,000,000"]),
+        (["--network=PRP", "--num_seeds=501"], ["num_seeds * test_pts", "10,000,000"]),
+        (["--network=PRP", "--r_num=1000", "--test_pts=100001"], ["r_num", "100,000,000"]),
+        (["--network=PRP", "--num_seeds=2000", "--test_pts=1"], ["num_seeds * r_num", "10,000"]),
+        (["--network=PRP", "--steps=1000000000"], ["steps", "1000000"]),
+        (["--network=PRP", "--steps=1000000000", "--h=1e-9"], ["steps", "1000000"]),
+        (["--score=exact", "--data_name=moons", "--steps=1000000000"], ["steps", "1000000"]),
         (["--network=PRP", "--alpha=1"], ["alpha", "transport"]),
         (["--network=PRP", "--boundary=alpha", "--alpha=0"], ["alpha", "0"]),
         (["--network=PRP", "--boundary=hull"], ["hull", "transport", "alpha"]),
@@ -319,6 +332,21 @@ def test_what_is_no_network_of_a_toy_is_told(run_script: Run, tmp_path: Path) ->
         assert result.code == 1
         assert part in result.error
         assert not folder.exists()
+
+
+def test_a_mesh_of_as_many_points_as_may_be_can_be_read_again(tmp_path: Path) -> None:
+    size = os.stat(write_sphere(tmp_path / "a.ply", 1000)).st_size
+    per_point = (size - os.stat(write_sphere(tmp_path / "b.ply", 500)).st_size) / 500
+    most, together = toy_mesh_exps.MOST_BOUNDARY_POINTS, "r_num * boundary_pts"
+    assert most * per_point < MAX_MESH_BYTES
+    # An alpha shape has the vertices of all smaller ones in its file, 12 bytes each.
+    whole = most * (per_point - 12) + 12 * toy_mesh_exps.LIMITS[together]
+    assert whole < MAX_MESH_BYTES
+
+
+def write_sphere(path: Path, count: int) -> Path:
+    write_mesh(path, *unit_sphere(3, count))
+    return path
 
 
 @pytest.mark.parametrize("kept", ["*.json", "*.npz", "*_r2_data.ply"])

@@ -75,6 +75,8 @@ def steps_and_end(
     steps: int | str | None, h: float | None, t_max: float
 ) -> tuple[int | str, float]:
     """Number of steps, or ``auto``, and the last time T: ``steps * h``, or ``t_max``."""
+    if isinstance(steps, int) and steps > MAX_STEPS:
+        raise UsageError(f"--steps is {steps}: it must be at most {MAX_STEPS}")
     if h is None:
         return steps or DEFAULT_STEPS, t_max
     if isinstance(steps, str):
