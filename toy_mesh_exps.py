@@ -2,7 +2,23 @@
 
 Test points of the latent Gaussian and points on spheres of given Mahalanobis radii are generated to
 data and inflated back; at each stage the test points inside each boundary are counted, and in data
-space fresh samples of the toy too. training/measure/coverage.py says what the numbers mean.
+space fresh samples of the toy too.
+
+\b
+Columns, by radius, and their names in the files where these differ:
+chi2    part of the Gaussian in the sphere ("exact")
+start   test points inside at the start, in latent space ("latent")
+data    the same after generation; as at the start, however wrong the score is
+end     the same after inflation of what was generated
+fresh   new samples of the toy, in data space: off chi2 by errors of the score,
+        and where data are no Gaussian at T or in compressed dimensions
+change  largest difference of data or end from start ("largest_change")
+moved   most test points on another side than at the start ("changed_sides")
+
+\b
+Files: {toy}_{schedule}_coverage.json    numbers and options
+       {toy}_{schedule}_coverage.npz     points, boundaries and numbers
+       {toy}_{schedule}_r{radius}_{latent|data|end}.ply    each mesh, in 3-D
 """
 
 import math

@@ -27,6 +27,7 @@ from training.measure.boundaries import (
     write_mesh,
 )
 from training.measure.containment import inside
+from training.measure.coverage import TABLE_HEAD
 
 Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]
@@ -251,6 +252,18 @@ def test_defaults_are_those_of_the_contract() -> None:
     assert (defaults["r_min"], defaults["r_max"]) == (0.5, 3.5)
     assert (defaults["boundary"], defaults["score"]) == ("transport", "net")
     assert toy_mesh_exps.BOUNDARY_POINTS[2] == 200
+
+
+def test_the_help_says_what_the_columns_are_and_what_is_written(run_script: Run) -> None:
+    told = " ".join(run_script(toy_mesh_exps, "--help").out.split())
+    columns = [head.removesuffix(" %") for head in TABLE_HEAD[1:]]
+    meanings = told.partition("Columns")[2].partition("Files:")[0]
+    places = [meanings.index(f" {column} ") for column in columns]
+    assert places == sorted(places)
+    for name in ("exact", "latent", "largest_change", "changed_sides"):
+        assert f'("{name}")' in meanings
+    for name in ("coverage.json", "coverage.npz", "r{radius}_{latent|data|end}.ply"):
+        assert f"{{toy}}_{{schedule}}_{name}" in told
 
 
 def test_the_exact_score_goes_with_the_networks_schedule(
