@@ -134,7 +134,11 @@ def main() -> None:
 )
 @noise_options
 def extracttoys(**options: Any) -> None:
-    """Write outputs and residuals of a toy's network."""
+    """Write outputs and residuals of a toy's network.
+
+    \b
+    Files: {toy}_{schedule}_toy_net_outputs_residuals.npz and .json
+    """
     path = local_file(options["network"])
     model = Model.load(path, calibrated=options["calibration"])
     toy = network_toy(path, model, options)
@@ -179,7 +183,12 @@ def extracttoys(**options: Any) -> None:
 @call_options(PRECISIONS)
 @noise_options
 def extract(**options: Any) -> None:
-    """Write outputs and residuals of a network of images, one file a time."""
+    """Write outputs and residuals of a network of images, one file a time.
+
+    \b
+    Files: {data}_{schedule}_net_outputs_residuals_time{t}.npz of each time
+           {data}_{schedule}_net_outputs_residuals.json
+    """
     settled = {"img_size": None, "img_ch": None, "end_vars": 1.0, **options}
     image_flow = ImageFlow.open(settled)
     options = {name: settled[name] for name in options}
@@ -215,7 +224,12 @@ def extract(**options: Any) -> None:
 @click.option("--res_root", type=FILE, required=True, help="The file that extracttoys wrote.")
 @checked_options("data_name", "data_dim", "dims_to_keep", "n_time_pts", "n_samples")
 def calctoys(**options: Any) -> None:
-    """Correlate the residuals of a toy's network with those of the first time."""
+    """Correlate the residuals of a toy's network with those of the first time.
+
+    \b
+    Files: {toy}_{schedule}_toy_autocorrelations.npz
+           {toy}_{schedule}_toy_autocorrelations_summary.npz and .json
+    """
     source = options["res_root"]
     extraction = Extraction.read(source)
     shapes = saved_shapes(source, axes=3)
@@ -249,7 +263,12 @@ def calctoys(**options: Any) -> None:
 @checked_options("data_name", "dims_to_keep", "n_time_pts", "n_samples")
 @click.option("--bs", type=COUNT, default=500, help="Samples read at a time.")
 def calc(**options: Any) -> None:
-    """Correlate the residuals of a network of images with those of the first time."""
+    """Correlate the residuals of a network of images with those of the first time.
+
+    \b
+    Files: {data}_{schedule}_autocorrelations_times0_{t}.npz of each time
+           {data}_{schedule}_autocorrelations_summary.npz and .json
+    """
     root = options["res_root"]
     first = find_first(root, options["data_name"], options["dims_to_keep"])
     extraction = Extraction.read(first)

@@ -45,6 +45,16 @@ TOY_FILE = "circles_PRP_toy_net_outputs_residuals.npz"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 
+@pytest.mark.parametrize("name", ["extracttoys", "extract", "calctoys", "calc"])
+def test_the_help_names_the_files_that_are_written(run_script: Run, name: str) -> None:
+    told = run_script(script, name, "--help").out.partition("Options:")[0]
+    toys = name.endswith("toys")
+    stem = ("{toy}" if toys else "{data}") + "_{schedule}_" + "toy_" * toys
+    kind = "net_outputs_residuals" if name.startswith("extract") else "autocorrelations"
+    assert f"Files: {stem}{kind}" in told
+    assert (f"{stem}{kind}_summary.npz and .json" in told) == name.startswith("calc")
+
+
 @pytest.fixture(scope="module")
 def places(
     toy_network: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
