@@ -23,12 +23,10 @@ Files: {toy}_{schedule}_coverage.json    numbers and options
 
 import math
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import click
 import numpy as np
-import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
@@ -53,15 +51,13 @@ from dnnlib.urls import local_file
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance, save_arrays, save_json
-from torch_utils.seeds import seeded_generator
 from training.data.toys import TOY_NAMES, Toy
 from training.flow.denoisers import MixtureDenoiser
-from training.flow.pfode import ProbabilityFlow, sample_latent
+from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import G_TYPES
 from training.flow.solvers import DEFAULT, SOLVERS
 from training.measure.boundaries import unit_sphere, write_mesh
 from training.measure.coverage import (
-    Points,
     Spheres,
     carry,
     contents_within,
@@ -79,6 +75,7 @@ from training.measure.coverage_files import (
     seen_from_outside,
 )
 from training.model import Model
+from training.simulation.coverage_points import fresh_data, latent_points, unit_maps
 from training.simulation.integration import (
     DEFAULT_STEPS,
     NetworkFile,
@@ -90,8 +87,6 @@ from training.simulation.latents import latent_law, parse_eps
 from training.simulation.simulator import Simulator
 from training.simulation.toys import known_toy, network_toy, trained_steps_and_end
 
-# Streams of random numbers: what a generator seeded by (seed, stream) is for.
-FRESH_STREAM, TEST_STREAM = 0, 1
 BOUNDARY_POINTS = {2: 200, 3: 2000}
 """By dimension, so many that the polygon or mesh follows where the flow folds."""
 MOST_BOUNDARY_POINTS, MOST_RADII = 10**5, 10**3
@@ -290,38 +285,6 @@ def run(subject: Subject, spheres: Spheres, options: dict[str, Any]) -> None:
     if warning:
         logger.warning(f"Warning: {warning}")
     logger.info(f"Wrote {json_path} and the points beside it after {seconds:.1f} s")
-
-
-def latent_points(spheres: Spheres, variance: Tensor, count: int, seeds: range) -> Points:
-    """Test points of each seed and vertices of the spheres, at the last time."""
-    test = torch.stack(
-        [sample_latent(count, variance, seeded_generator("cpu", s, TEST_STREAM)) for s in seeds]
-    )
-    return Points(test, spheres.vertices.to(variance) * variance.sqrt())
-
-
-def fresh_data(toy: Toy, flow: ProbabilityFlow, t: Tensor, count: int, seeds: range) -> Tensor:
-    """Samples of the toy ``[S, count, D]`` with the noise of the first time t, in image space."""
-    draws = []
-    for seed in seeds:
-        generator = seeded_generator("cpu", seed, FRESH_STREAM)
-        clean = toy.sample(count, generator).to(flow.device)
-        variance = flow.schedule.noise_variance(t)
-        draws.append(clean + flow.basis.rotate_back(sample_latent(count, variance, generator)))
-    return torch.stack(draws)
-
-
-def unit_maps(
-    flow: ProbabilityFlow, t: Tensor, latent_variance: Tensor
-) -> dict[str, Callable[[Tensor], Tensor]]:
-    """For each stage, from its coordinates to its standard deviations in eigenspace."""
-    latent_std = latent_variance.sqrt()
-    data_std = (flow.basis.eigenvalues + flow.schedule.noise_variance(t)).sqrt()
-    return {
-        "latent": lambda x: x / latent_std,
-        "data": lambda data: flow.basis.to_eigen(data) / data_std,
-        "end": lambda x: x / latent_std,
-    }
 
 
 if __name__ == "__main__":
