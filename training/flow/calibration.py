@@ -37,8 +37,8 @@ variance of an estimate is, like V, the sum of the squares of what each point ad
 
 Neither corrects what is only the scatter of the points: a slope of 0.01, which is the noise of
 10,000 of them, held at all times, changes a variance by 3 percent. A priori, each correction is 0
-or drawn from a normal law of std s, ``PRIOR_STD``, with even odds (spike and slab). Of an estimate b
-with variance V this makes its posterior mean,
+or drawn from a normal law of std s, ``PRIOR_STD``, with even odds (spike and slab, Mitchell and
+Beauchamp 1988). Of an estimate b with variance V this makes its posterior mean,
 
     w b / (1 + V/s^2),   w / (1 - w) = exp(b^2/2V / (1 + V/s^2)) / sqrt(1 + s^2/V):
 
