@@ -14,6 +14,8 @@ fresh   new samples of the toy, in data space: off chi2 by errors of the score,
         and where data are no Gaussian at T or in compressed dimensions
 change  largest difference of data or end from start ("largest_change")
 moved   most test points on another side than at the start ("changed_sides")
+paired  with --paired: fresh, minus the same samples in the spheres that the exact
+        denoiser carries ("paired"); s.e. is its standard error, far below a count's
 
 \b
 Files: {toy}_{schedule}_coverage.json    numbers and options
@@ -55,8 +57,8 @@ from training.data.toys import TOY_NAMES, Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import G_TYPES
-from training.flow.solvers import DEFAULT, SOLVERS
-from training.measure.boundaries import unit_sphere, write_mesh
+from training.flow.solvers import DEFAULT, SOLVERS, Solver
+from training.measure.boundaries import Boundary, unit_sphere, write_mesh
 from training.measure.coverage import (
     Spheres,
     carry,
@@ -69,11 +71,13 @@ from training.measure.coverage import (
     unfilled,
 )
 from training.measure.coverage_files import (
+    boundary_arrays,
     mesh_paths,
     other_meshes,
     result_arrays,
     seen_from_outside,
 )
+from training.measure.paired_coverage import pair
 from training.model import Model
 from training.simulation.coverage_points import fresh_data, latent_points, unit_maps
 from training.simulation.integration import (
@@ -149,6 +153,12 @@ BLOCK_ROWS = 2048
     help="Radius of alpha shapes, in standard deviations of each stage along the axes of the "
     "eigenbasis  [default: 1, or more if it takes more to fill the spheres at the start]",
 )
+@click.option(
+    "--paired/--no-paired",
+    default=None,
+    help="With a network, count the fresh samples also inside the spheres that the toy's own "
+    "denoiser carries to the data  [default: in 2-D; in 3-D it takes up to half as long again]",
+)
 @click.option("--num_seeds", type=COUNT, default=1, help="Repetitions with seeds from --seed on.")
 @click.option("--seed", type=SEED, default=0, help="Seed of the test points and fresh samples.")
 @device_option
@@ -161,24 +171,31 @@ def main(**options: Any) -> None:
     if options["score"] == "net":
         require_options(options, "network")
     subject = find_flow(options)
+    if options["paired"] and subject.exact is None:
+        raise UsageError("--paired compares a network with --score=exact, which this is")
     spheres = find_spheres(options, subject.toy.dim)
+    if options["paired"] is None:
+        options["paired"] = subject.exact is not None and spheres.dim == 2
     if options["boundary"] == "alpha" and options["alpha"] is None:
         options["alpha"] = spheres.default_alpha()
     with process_group(options["device_name"]) as device:
         options["device_name"] = str(device)
         subject.flow.to(device)
+        if subject.exact:
+            subject.exact.to(device)
         run(subject, spheres, options)
 
 
 class Subject(NamedTuple):
     """What is examined: a toy, its flow with the score of the options, the number of steps or
-    ``auto``, the last time, and the file of the network if the score is one's."""
+    ``auto``, the last time; the file of the network and the exact flow if the score is one's."""
 
     toy: Toy
     flow: ProbabilityFlow
     steps: int | str
     end: float
     file: NetworkFile | None = None
+    exact: ProbabilityFlow | None = None
 
 
 def find_flow(options: dict[str, Any]) -> Subject:
@@ -190,11 +207,12 @@ def find_flow(options: dict[str, Any]) -> Subject:
         model = Model.load(path, calibrated=options["calibration"])
         toy = network_toy(path, model, options)
         steps, end = trained_steps_and_end(path, model, options)
-        if options["score"] == "net":
-            return Subject(toy, model.flow, steps, end, NetworkFile(path, model))
         basis, schedule = model.flow.basis, model.flow.schedule
     denoiser = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
-    return Subject(toy, ProbabilityFlow(denoiser, schedule, basis), steps, end)
+    exact = ProbabilityFlow(denoiser, schedule, basis)
+    if options["score"] == "net":
+        return Subject(toy, model.flow, steps, end, NetworkFile(path, model), exact)
+    return Subject(toy, exact, steps, end)
 
 
 def require_sizes(options: dict[str, Any]) -> None:
@@ -219,7 +237,7 @@ def find_spheres(options: dict[str, Any], dim: int) -> Spheres:
 
 def run(subject: Subject, spheres: Spheres, options: dict[str, Any]) -> None:
     """Carries the points, counts, writes and tells."""
-    toy, flow, steps, end, file = subject
+    toy, flow, steps, end, file, exact = subject
     began = time.perf_counter()
     folder, stem = options["save_dir"], f"{toy.name}_{flow.schedule.name}"
     json_path, array_path = (folder / f"{stem}_coverage.{kind}" for kind in ("json", "npz"))
@@ -251,17 +269,27 @@ def run(subject: Subject, spheres: Spheres, options: dict[str, Any]) -> None:
     fresh = fresh_data(toy, flow, times[0], options["test_pts"], seeds)
     units = unit_maps(flow, times[0], variance)
     scaled = {name: points.mapped(units[name]) for name, points in carried.items()}
-    boundaries = {
-        name: transported(points.boundary, spheres.unit)
-        if options["alpha"] is None
-        else refitted(points.boundary, options["alpha"])
-        for name, points in scaled.items()
-    }
+
+    def fit(vertices: Tensor) -> list[Boundary]:
+        if options["alpha"] is None:
+            return transported(vertices, spheres.unit)
+        return refitted(vertices, options["alpha"])
+
+    boundaries = {name: fit(points.boundary) for name, points in scaled.items()}
     found = measure_coverage(scaled, boundaries, units["data"](fresh))
+    arrays = result_arrays(spheres, carried, boundaries, fresh, found)
+    paired = None
+    if exact and options["paired"]:
+        vertices = exact_vertices(exact, times, solver, start.boundary)
+        exact_boundaries = fit(units["data"](vertices))
+        paired = pair(units["data"](fresh), boundaries["data"], exact_boundaries)
+        arrays |= paired.arrays() | boundary_arrays(
+            "data_exact", vertices, exact_boundaries, spheres
+        )
     if not distributed.is_main():
         return
 
-    save_arrays(array_path, result_arrays(spheres, carried, boundaries, fresh, found))
+    save_arrays(array_path, arrays)
     for (name, index), path in meshes.items():
         sphere_and_smaller = carried[name].boundary[: index + 1]
         write_mesh(path, *seen_from_outside(sphere_and_smaller, boundaries[name][index]))
@@ -272,6 +300,7 @@ def run(subject: Subject, spheres: Spheres, options: dict[str, Any]) -> None:
         "end_time": end,
         "latent_variance": variance.tolist(),
         **summary(spheres, found, within),
+        "paired": paired.summary() if paired else None,
         "denoiser_calls": sum(calls),
         "seconds": seconds,
         **provenance(),
@@ -280,11 +309,18 @@ def run(subject: Subject, spheres: Spheres, options: dict[str, Any]) -> None:
     if meshes and options["overwrite"]:
         for path in other_meshes(folder, stem, meshes.values()):
             path.unlink()  # of radii that the results no longer have
-    logger.info("\n".join(table(spheres, found)))
+    logger.info("\n".join(table(spheres, found, paired.columns() if paired else None)))
     warning = options["alpha"] and unfilled(spheres, within, options["alpha"])
     if warning:
         logger.warning(f"Warning: {warning}")
     logger.info(f"Wrote {json_path} and the points beside it after {seconds:.1f} s")
+
+
+def exact_vertices(flow: ProbabilityFlow, times: Tensor, solver: Solver, latents: Tensor) -> Tensor:
+    """Where the exact flow takes vertices ``[R, K, D]`` from the last time to data space."""
+    simulator = Simulator(flow.in_blocks(BLOCK_ROWS), times, solver, save_every=len(times) - 1)
+    ends = simulator.generate(latents.flatten(0, 1), "exact gen").trajectory.end
+    return flow.to_data(ends, times[0]).view_as(latents)
 
 
 if __name__ == "__main__":

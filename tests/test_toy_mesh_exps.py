@@ -310,6 +310,7 @@ def test_the_exact_score_goes_with_the_networks_schedule(
         (["--network=PRP", "--steps=1000000000"], ["steps", "1000000"]),
         (["--network=PRP", "--steps=1000000000", "--h=1e-9"], ["steps", "1000000"]),
         (["--score=exact", "--data_name=moons", "--steps=1000000000"], ["steps", "1000000"]),
+        (["--score=exact", "--data_name=moons", "--paired"], ["--paired", "exact"]),
         (["--network=PRP", "--alpha=1"], ["alpha", "transport"]),
         (["--network=PRP", "--boundary=alpha", "--alpha=0"], ["alpha", "0"]),
         (["--network=PRP", "--boundary=hull"], ["hull", "transport", "alpha"]),
@@ -382,6 +383,56 @@ def test_existing_results_are_not_replaced_unless_asked(
     assert contents(folder) == before
     assert run_script(toy_mesh_exps, *arguments, "--overwrite").code == 0
     assert len(contents(folder)) == 2 + 9
+
+
+@pytest.mark.parametrize("boundary", ["transport", "alpha"])
+@pytest.mark.parametrize("network", ["PRP", "PRR"])
+def test_the_paired_difference_is_that_of_two_runs(
+    measure: Callable[..., Found], networks: dict[str, Path], network: str, boundary: str
+) -> None:
+    alike = (f"--boundary={boundary}", "--num_seeds=2", "--seed=4")
+    found = measure("net", network, "--paired", *alike)
+    data_name = NETWORKS[network][0]
+    exact = measure("exact", f"--network={networks[network]}", data_name, *alike)
+    arrays, paired = found.arrays, found.result["paired"]
+    np.testing.assert_array_equal(arrays["fresh_data"], exact.arrays["fresh_data"])
+    boundary_points = arrays["boundary_data_exact"]
+    np.testing.assert_allclose(boundary_points, exact.arrays["boundary_data"], atol=1e-9)
+    np.testing.assert_array_equal(arrays["coverage_fresh_exact"], exact.column("fresh"))
+    difference = found.column("fresh") - exact.column("fresh")
+    np.testing.assert_allclose(arrays["paired_difference"], difference, atol=1e-12)
+    assert np.abs(difference).max() > 0.01
+    np.testing.assert_allclose(paired["difference"]["mean"], difference.mean(axis=0), atol=1e-12)
+    assert paired["fresh_exact"]["by_seed"] == exact.column("fresh").tolist()
+    errors = arrays["paired_standard_error"]
+    np.testing.assert_allclose(paired["standard_error"], np.hypot(*errors) / 2)
+    assert 0 < errors.max() < 0.03
+    faces = {name for name in arrays if name.startswith("faces_data_exact_")}
+    assert len(faces) == 3 * (boundary == "alpha")
+    head, first, *_ = (line.split() for line in found.told.splitlines())
+    assert head[-2:] == ["paired", "s.e."]
+    assert float(first[-2]) == pytest.approx(100 * difference.mean(axis=0)[0], abs=6e-4)
+    assert float(first[-1]) == pytest.approx(100 * paired["standard_error"][0], abs=6e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["net", "PRP"], True),
+        (["net", "PRP", "--no-paired"], False),
+        (["net", "PRR"], False),
+        (["exact"], False),
+    ],
+    ids=str,
+)
+def test_networks_are_paired_with_the_exact_flow_where_it_costs_little(
+    measure: Callable[..., Found], arguments: list[str], expected: bool
+) -> None:
+    found = measure(*arguments)
+    assert found.result["options"]["paired"] is expected
+    assert (found.result["paired"] is not None) == expected
+    assert ("paired_difference" in found.arrays) == expected
+    assert ("s.e." in found.told) == expected
 
 
 def test_overwriting_leaves_no_meshes_of_former_radii(run_script: Run, tmp_path: Path) -> None:

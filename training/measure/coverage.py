@@ -231,6 +231,16 @@ def mean_and_two_std(values: Floats) -> tuple[Floats, Floats | None]:
     return values.mean(axis=0), spread
 
 
+def statistics(values: Floats) -> dict[str, Any]:
+    """Fractions ``[S, R]`` as plain lists: over repetitions, and of each."""
+    mean, two_std = mean_and_two_std(values)
+    return {
+        "mean": mean.tolist(),
+        "two_std": None if two_std is None else two_std.tolist(),
+        "by_seed": values.tolist(),
+    }
+
+
 def summary(spheres: Spheres, found: Coverage, within: Floats) -> dict[str, Any]:
     """The numbers as plain lists, one value a radius, fractions of 1.
 
@@ -240,26 +250,27 @@ def summary(spheres: Spheres, found: Coverage, within: Floats) -> dict[str, Any]
         within: ``contents_within`` the boundaries at the start, which are not the spheres where
             they are refitted.
     """
-    columns = {}
-    for name, values in found.columns.items():
-        mean, two_std = mean_and_two_std(values)
-        columns[name] = {
-            "mean": mean.tolist(),
-            "two_std": None if two_std is None else two_std.tolist(),
-            "by_seed": values.tolist(),
-        }
     return {
         "radii": spheres.radii.tolist(),
         "exact": spheres.content().tolist(),
         "exact_within_boundary": within.tolist(),
-        "coverage": columns,
+        "coverage": {name: statistics(values) for name, values in found.columns.items()},
         "largest_change": found.largest_change.tolist(),
         "changed_sides": found.changed.max(axis=(0, 1)).tolist(),
     }
 
 
-def table(spheres: Spheres, found: Coverage) -> list[str]:
-    """Percentages by radius, as lines of text; changes are in percentage points."""
+def table(
+    spheres: Spheres, found: Coverage, more: Mapping[str, list[str]] | None = None
+) -> list[str]:
+    """Percentages by radius, as lines of text; changes are in percentage points.
+
+    Args:
+        spheres: At the start.
+        found: What was counted.
+        more: The cells ``[R]`` of further columns by their heads.
+    """
+    more = more or {}
     cells = [[f"{value:.2f}" for value in 100 * spheres.content()]]
     for values in found.columns.values():
         mean, two_std = mean_and_two_std(100 * values)
@@ -268,9 +279,9 @@ def table(spheres: Spheres, found: Coverage) -> list[str]:
             cells[-1] = [f"{a} ±{b:.2f}" for a, b in zip(cells[-1], two_std, strict=True)]
     cells.append([f"{value:.3f}" for value in 100 * found.largest_change])
     cells.append([f"{value:.3f}" for value in 100 * found.changed.max(axis=(0, 1))])
-    rows = zip(spheres.names, *cells, strict=True)
-    lines = [TABLE_HEAD, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(TABLE_HEAD))]
+    rows = zip(spheres.names, *cells, *more.values(), strict=True)
+    lines = [(*TABLE_HEAD, *more), *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [
         "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
         for line in lines

@@ -67,8 +67,17 @@ def result_arrays(
     }
     for name, points in carried.items():
         arrays[f"test_{name}"] = points.test.cpu().numpy()
-        arrays[f"boundary_{name}"] = points.boundary.cpu().numpy()
-        for index, boundary in enumerate(boundaries[name]):
-            if boundary.faces is not spheres.unit.faces:
-                arrays[f"faces_{name}_{index}"] = boundary.faces
+        arrays |= boundary_arrays(name, points.boundary, boundaries[name], spheres)
     return arrays
+
+
+def boundary_arrays(
+    name: str, vertices: Tensor, boundaries: list[Boundary], spheres: Spheres
+) -> dict[str, np.ndarray]:
+    """Vertices ``[R, K, D]`` of a stage, and faces where they are not those of the spheres."""
+    faces = {
+        f"faces_{name}_{index}": boundary.faces
+        for index, boundary in enumerate(boundaries)
+        if boundary.faces is not spheres.unit.faces
+    }
+    return {f"boundary_{name}": vertices.cpu().numpy(), **faces}
