@@ -120,13 +120,17 @@ def varying(stds: Tensor) -> Tensor:
 
 
 def mean_autocorrelation(diagonals: Tensor, varies: Tensor) -> Tensor:
-    """Means ``[T]`` of autocorrelations ``[T, D]`` over the dimensions that vary; 0 if none does.
+    """Means ``[T]`` of autocorrelations ``[T, D]`` over the dimensions that vary at all times.
+
+    They are the same at every lag: a mean over other dimensions now and then would have steps where
+    no autocorrelation has. Without any it is 0.
 
     Args:
         diagonals: Of each lag.
         varies: Where they are defined ``[T, D]``, bool.
     """
-    return (diagonals * varies).sum(dim=1) / varies.sum(dim=1).clamp(min=1)
+    always = varies.all(dim=0)
+    return (diagonals * always).sum(dim=1) / always.sum().clamp(min=1)
 
 
 class Autocorrelations:
@@ -157,7 +161,7 @@ class Autocorrelations:
 
         Of all, ``n_samples []``, by which correlations are told from chance. Of each quantity, with
         T times: ``_diagonal [T, D]`` the autocorrelations, ``_mean [T]`` their mean over the
-        dimensions that vary, ``_std [T, D]`` at that time, and ``_constant [T]``, how many
+        dimensions that always vary, ``_std [T, D]`` at that time, and ``_constant [T]``, how many
         dimensions do not vary then or at time 0 (see ``varying``).
         """
         lags = times - times[0]
@@ -182,5 +186,6 @@ class Autocorrelations:
                 "mean_at_next_time": float(mean[1]),
                 "mean_at_last_time": float(mean[-1]),
                 "most_constant_dims": int(constant.max()),
+                "dims_of_mean": int(varies.all(dim=0).sum()),
             }
         return arrays, facts

@@ -22,8 +22,8 @@ class LagCurve:
     """The autocorrelation of a quantity in D dimensions at T lags.
 
     Attributes:
-        mean: Over the dimensions that vary ``[T]``.
-        diagonal: Of each dimension ``[T, D]``; NaN where one does not vary.
+        mean: Over the dimensions that vary at all times ``[T]``.
+        diagonal: Of each dimension ``[T, D]``; NaN for those that do not.
         lasting: How long the mean lasts.
     """
 
@@ -88,11 +88,12 @@ class SavedLags:
         stds = torch.from_numpy(np.stack([std for _, _, std in found.values()]))
         lags = torch.from_numpy(times - times[0])
         curves = {}
-        for (name, (mean, diagonal, _)), varies in zip(found.items(), varying(stds), strict=True):
+        always = varying(stds).all(dim=1).numpy()
+        for (name, (mean, diagonal, _)), varies in zip(found.items(), always, strict=True):
             require_correlations(path, f"{name}_mean", mean)
             require_correlations(path, f"{name}_diagonal", diagonal)
             lasting = correlation_time(lags, torch.from_numpy(mean), scatter)
-            curves[name] = LagCurve(mean, np.where(varies.numpy(), diagonal, np.nan), lasting)
+            curves[name] = LagCurve(mean, np.where(varies, diagonal, np.nan), lasting)
         return cls(times, curves)
 
 

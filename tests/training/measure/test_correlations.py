@@ -186,10 +186,29 @@ def test_what_varies_does_so_at_that_time_and_at_the_first() -> None:
     assert not varying(torch.zeros(2, 3, 4)).any()
 
 
-def test_means_are_over_the_dimensions_that_vary() -> None:
-    diagonals = torch.tensor([[1.0, 0, 0.5], [0.2, 0, 0], [0, 0, 0]])
-    varies = torch.tensor([[True, False, True], [True, False, False], [False] * 3])
-    assert mean_autocorrelation(diagonals, varies).tolist() == pytest.approx([0.75, 0.2, 0])
+def test_means_are_over_the_dimensions_that_vary_at_all_times() -> None:
+    diagonals = torch.tensor([[1.0, 1.0, 0, 1.0], [0.5, 0.2, 0, 0.1], [0.4, 0, 0, 0.2]])
+    varies = torch.tensor([[True, True, False, True]] * 2 + [[True, False, False, True]])
+    assert mean_autocorrelation(diagonals, varies).tolist() == pytest.approx([1, 0.3, 0.3])
+    assert mean_autocorrelation(diagonals, torch.zeros(3, 4).bool()).tolist() == [0, 0, 0]
+
+
+def test_a_dimension_that_fades_into_rounding_makes_no_steps() -> None:
+    """Its deviation falls from far above the threshold to about it, now over and now under."""
+    count, times = 300, torch.arange(6.0)
+    table = Autocorrelations(["r"], 6, 3)
+    start = drawn(count, 3, 0)
+    kept = torch.tensor([1.0, 0.9, 0.8, 0.7, 0.6, 0.5])
+    for index, fading in enumerate([1e-2, 1e-4, 2e-6, 0.5e-6, 1.5e-6, 0.2e-6]):
+        later = kept[index] * start + 0.1 * index * drawn(count, 3, index + 1)
+        later[:, 2] = fading * drawn(count, 1, 9 + index)[:, 0] if index else fading * start[:, 2]
+        first = torch.cat([start[:, :2], 1e-2 * start[:, 2:]], dim=1)
+        table.put("r", index, correlate([(first, later)], "r"))
+    arrays, facts = table.summary(times, count)
+    assert arrays["r_constant"].tolist() == [0, 0, 0, 1, 0, 1]
+    assert facts["r"]["dims_of_mean"] == 2
+    torch.testing.assert_close(arrays["r_mean"], arrays["r_diagonal"][:, :2].mean(dim=1))
+    assert (arrays["r_mean"].diff() < 0).all()
 
 
 PEAK = """

@@ -128,7 +128,7 @@ def test_many_dimensions_are_a_band_of_those_that_vary(tmp_path: Path) -> None:
 
 def test_dimensions_of_rounding_alone_are_not_drawn(tmp_path: Path) -> None:
     summary, _ = correlations(12, ("net_outputs", "net_residuals"))
-    summary["net_residuals_std"][:, 7] = 1e-7
+    summary["net_residuals_std"][3:, 7] = 1e-7
     saved = SavedLags.load(save(tmp_path / "a_summary.npz", summary))
     hidden = np.isnan(saved.curves["net_residuals"].diagonal)
     assert hidden[:, 7].all()
