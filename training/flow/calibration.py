@@ -15,7 +15,8 @@ e for what z does not explain, linearly, of F and of the target minus F. Then al
     V = sum_j (mean of F'e over the noises of j)^2 / (n E[F'^2])^2.
 
 It is large where F hardly varies, and where a few points decide, as for pixels that are seldom
-anything but black.
+anything but black. A normal prior of mean 1 and std s, ``PRIOR_STD``, makes of the estimate
+``1 + b / (1 + V / s^2)``; where F' is that of a single point, this is within s/2 of 1.
 
 The *slope* beta decides the variances of a melt. Along the probability-flow ODE an unscaled state
 obeys ``dx_i/dt = (r_i/2) (x_i - D_i)`` with ``r_i = d log gamma_i / dt``, hence
@@ -32,18 +33,18 @@ but nearly. The missing part is
                                                                    (xi_i - v_i) / (xi_i + gamma_i).
 
 ``v`` is the data variance that the preconditioning counts on; tau vanishes where it is the data's
-own, and else is the slope that takes the preconditioning's linear denoiser to the best one. The
-variance of an estimate is, like V, the sum of the squares of what each point adds to it.
+own, and else is the slope that takes the preconditioning's linear denoiser to the best one.
 
-Neither corrects what is only the scatter of the points: a slope of 0.01, which is the noise of
-10,000 of them, held at all times, changes a variance by 3 percent. A priori, each correction is 0
-or drawn from a normal law of std s, ``PRIOR_STD``, with even odds (spike and slab, Mitchell and
-Beauchamp 1988). Of an estimate b with variance V this makes its posterior mean,
+What is only the scatter of the points must not become a slope: 0.01, which is the noise of 10,000
+of them, held at all times, changes a variance by 3 percent. So beta is, a priori, 0 or drawn from a
+normal law of std s, with even odds (spike and slab, Mitchell and Beauchamp 1988). Of an estimate b
+with variance V, which like that of a gain sums the squares of what each point adds, this makes its
+posterior mean,
 
     w b / (1 + V/s^2),   w / (1 - w) = exp(b^2/2V / (1 + V/s^2)) / sqrt(1 + s^2/V):
 
 with V = s^2/2500, an eighth of b where it is two standard errors, and nearly all of it where it is
-four. A single point, of which ``V = b^2``, moves nothing by more than s/2.
+four. A gain scales what the network knows, so that its scatter does little; it needs no spike.
 
 Means over which points? ``marginal`` takes those of p_t. ``path`` takes the states at which the
 calibrated flow itself has arrived, starting from p at the first time: errors of the law that the
@@ -78,8 +79,8 @@ NODES = 17
 0.1 % off in the mean over its kept dimensions, where they had been 48 % off."""
 
 PRIOR_STD = 0.5
-"""Of gains about 1 and of slopes about 0, where there is anything to correct: on digits, gains of
-kept dimensions lie between 0.7 and 2.1, and slopes below 0.5."""
+"""Of gains about 1, and of slopes about 0 that are none: on digits, gains of kept dimensions lie
+between 0.7 and 2.1, and slopes below 0.5."""
 GAIN_DRAWS = 4
 """Noises that each point gets for the gains."""
 TINY = torch.finfo(torch.float64).tiny
@@ -226,7 +227,9 @@ class _Fit:
             products += out * error
             squares += out * out
         # Noises of one point are not independent evidence: it is points that are.
-        return 1 + _correction(*self._sums(products, squares, products.square()))
+        score, information, scatter = self._sums(products, squares, products.square())
+        weight = information * PRIOR_STD**2
+        return 1 + weight * score / (weight * information + scatter).clamp(min=TINY)
 
     def _sums(self, *values: Tensor) -> Tensor:
         """Over the points of all ranks, of each of ``[n, D]``: ``[..., D]``."""
@@ -288,15 +291,15 @@ class _Fit:
         tau = (gamma / counted_on).sqrt() * (data - counted_on) / (data + gamma)
         rest = out - tau * z
         products = rest * z
-        slope = _correction(*self._sums(products, z.square(), products.square()))
+        slope = _slope(*self._sums(products, z.square(), products.square()))
         rest = rest - slope * z
         velocity = -self._denoiser.schedule.log_noise_rate(t) / 2 * c.c_out / spread * rest
         return slope, velocity
 
 
-def _correction(score: Tensor, information: Tensor, scatter: Tensor) -> Tensor:
-    """The posterior mean ``[D]`` of ``b = score / information``, whose variance is
-    ``scatter / information^2``: sums of products, of squares, and of the products' squares."""
+def _slope(score: Tensor, information: Tensor, scatter: Tensor) -> Tensor:
+    """The posterior mean ``[D]`` of ``b = score / information``, with variance ``scatter /
+    information^2``: sums of products, of squares, and of the products' squares."""
     ratio = (information.square() * PRIOR_STD**2 / scatter.clamp(min=TINY)).clamp(max=1 / TINY)
     shrunk = 1 / (1 + 1 / ratio.clamp(min=TINY))
     evidence = score.square() / scatter.clamp(min=TINY)
