@@ -5,7 +5,7 @@ A count of N points of which the part p is inside has the standard error ``sqrt(
 data from the same spheres differ by far less than that. Both hold the *same* fresh points, so what
 counts is only the points between them: with the part a in the first boundary alone and the part b
 in the second alone, the difference is ``a - b``, and its standard error
-``sqrt((a + b - (a - b)^2) / N)``. It is that of another draw of points, for these boundaries.
+``sqrt((a + b - (a - b)^2) / (N - 1))``. It is that of another draw of points, for these boundaries.
 """
 
 from dataclasses import dataclass
