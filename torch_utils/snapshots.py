@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
@@ -212,17 +212,33 @@ def _write(path: Path, payload: dict[str, Any]) -> None:
 
 
 def _read(path: Path, expected: str, what: str) -> dict[str, Any]:
+    # Opening a pipe would wait for ever.
+    if path.exists() and not path.is_file():
+        kind = "folder" if path.is_dir() else "device or pipe"
+        raise DataError(f"{path} is a {kind}: give the path of a {what}")
     try:
-        # Opening a pipe would wait for ever.
-        if path.exists() and not path.is_file():
-            kind = "folder" if path.is_dir() else "device or pipe"
-            raise DataError(f"{path} is a {kind}: give the path of a {what}")
         with path.open("rb") as file:
-            payload = load_tensors(file)
-        for _ in _leaves(payload):
-            pass
+            payload = _load(path, file, what)
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist: give the path of a {what}") from error
+    if not isinstance(payload, dict) or payload.get("format") != expected:
+        raise DataError(f"{path} is not a {what} of this project")
+    version = payload.get("version")
+    if not isinstance(version, int):
+        raise DataError(f"{path} does not say which version of a {what} it is")
+    if version > VERSION:
+        raise DataError(
+            f"{path} is a {what} of version {version}; this code reads up to {VERSION}: update it"
+        )
+    return payload
+
+
+def _load(path: Path, file: IO[bytes], what: str) -> Any:
+    """What an open file holds; DataError if it is no file of tensors and plain values."""
+    try:
+        payload = load_tensors(file)
+        for _ in _leaves(payload):
+            pass
     except PickleError as error:
         raise DataError(
             f"{path} is not a {what} of this project: {error}; objects other than tensors and "
@@ -236,15 +252,6 @@ def _read(path: Path, expected: str, what: str) -> dict[str, Any]:
         raise DataError(
             f"{path} is no readable {what}: it is empty, cut short or broken"
         ) from error
-    if not isinstance(payload, dict) or payload.get("format") != expected:
-        raise DataError(f"{path} is not a {what} of this project")
-    version = payload.get("version")
-    if not isinstance(version, int):
-        raise DataError(f"{path} does not say which version of a {what} it is")
-    if version > VERSION:
-        raise DataError(
-            f"{path} is a {what} of version {version}; this code reads up to {VERSION}: update it"
-        )
     return payload
 
 

@@ -1,5 +1,6 @@
 """A denoiser with all that is needed to rebuild it, and its network file."""
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -92,8 +93,26 @@ class Model:
     def flow(self) -> ProbabilityFlow:
         return ProbabilityFlow(self.denoiser, self.denoiser.schedule, self.denoiser.basis)
 
+    def digest(self) -> str:
+        """SHA-256 of all that decides what the flow does: two models differ if their digests do.
+
+        What the network file says about itself does not count, and neither does the scale, which
+        is chosen when a file is opened.
+        """
+        parts = self._parts()
+        content = hashlib.sha256()
+        for name, part in sorted(parts.items()):
+            content.update(repr((name, part.class_name, sorted(part.arguments.items()))).encode())
+            for key, tensor in sorted(part.state.items()):
+                content.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                content.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+        return content.hexdigest()
+
     def save(self, path: Path) -> None:
         """Writes the network file, whole or not at all."""
+        write_network(path, self._parts(), self.about)
+
+    def _parts(self) -> dict[str, Part]:
         denoiser, recipe = self.denoiser, self.recipe
         basis = {name: tensor.cpu() for name, tensor in denoiser.basis.state_dict().items()}
         weights = {name: tensor.cpu() for name, tensor in denoiser.network.state_dict().items()}
@@ -105,26 +124,26 @@ class Model:
             state["calibration_times"] = denoiser.calibration.times.cpu()
             state["calibration_gains"] = denoiser.calibration.gains.cpu()
             state["calibration_slopes"] = denoiser.calibration.slopes.cpu()
-        parts = {
+        return {
             "schedule": Part(recipe.schedule, recipe.schedule_arguments),
             "basis": Part("EigenBasis", {}, basis),
             "network": Part(recipe.network, recipe.network_arguments, weights),
             "denoiser": Part("NetworkDenoiser", recipe.denoiser_arguments, state),
         }
-        write_network(path, parts, self.about)
 
     @classmethod
-    def load(cls, path: Path, end_std: float = 1.0, calibrated: bool = True) -> "Model":
+    def load(cls, path: str | Path, end_std: float = 1.0, calibrated: bool = True) -> "Model":
         """Opens a network file, safely, on the CPU and ready for evaluation.
 
         Args:
-            path: The file.
+            path: The network file.
             end_std: ``A0`` of the schedule: how the flow is scaled is not the network's business.
             calibrated: Whether to use the calibration of a file that has one.
 
         Raises:
             DataError: The file is missing, broken, foreign, or inconsistent.
         """
+        path = Path(path)
         parts, about = read_network(path)
         _check_parts(path, parts)
         names = ("schedule", "network", "denoiser")

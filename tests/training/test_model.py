@@ -297,3 +297,31 @@ def test_a_basis_is_described_by_its_spectrum_and_participation_ratio() -> None:
     text = describe_basis(basis)
     assert text.startswith("Variances 4, 1, 0")
     assert "participation ratio 1.471 of 10" in text
+
+
+def test_a_path_may_be_a_string(model: Model, tmp_path: Path) -> None:
+    model.save(tmp_path / "network.pkl")
+    loaded = Model.load(str(tmp_path / "network.pkl"))
+    assert torch.equal(loaded.denoiser.basis.mean, model.denoiser.basis.mean)
+
+
+def test_a_mistake_of_ours_is_not_taken_for_a_broken_file(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.save(tmp_path / "network.pkl")
+    monkeypatch.setattr(torch.nn.Linear, "__init__", lambda self, *sizes: self.no_such_name)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        Model.load(tmp_path / "network.pkl")
+
+
+def test_the_digest_knows_each_weight_and_each_correction(model: Model, tmp_path: Path) -> None:
+    model.save(tmp_path / "network.pkl")
+    digest = model.digest()
+    assert Model.load(tmp_path / "network.pkl").digest() == digest
+    with torch.no_grad():
+        model.denoiser.network.output.bias[0] += 1e-3
+    changed = model.digest()
+    assert changed != digest
+    ones = torch.ones(2, 2, dtype=torch.float64)
+    model.denoiser.calibration = Calibration(torch.tensor([0.0, 7.0]).double(), ones, 0 * ones)
+    assert model.digest() not in (digest, changed)
