@@ -112,6 +112,11 @@ class Plan:
             raise UsageError(
                 "--prev_melt goes with --sim_type=roundtrip, or gen with --gen_source=empirical"
             )
+        for name in given_options() & {"bs", "data_root"}:
+            if name == "data_root" and "melt" not in self.kinds:
+                raise UsageError("--data_root goes with a melt: leave it out")
+            if name == "bs" and kind == "roundtrip":
+                raise UsageError("--bs goes with melt and gen: a roundtrip has its melt's images")
         self.eps = parse_eps(options["eps"])
         if self.eps == "empirical":
             raise UsageError("--eps is 'empirical': say --gen_source=empirical instead")
@@ -144,7 +149,8 @@ class Plan:
         melted: Tensor | None = None
         labels: Tensor | None = None
         if self.needs_melt:
-            saved = SavedEnd.load(self.options["prev_melt"], self.flow, self.times)
+            digest = self.image_flow.model.digest()
+            saved = SavedEnd.load(self.options["prev_melt"], self.flow, self.times, digest)
             self._check_labels(saved)
             melted, labels, start = saved.x, saved.labels, saved.start
         if "melt" in self.kinds:
@@ -218,6 +224,7 @@ class Plan:
         likelihood: Simulation | None = None,
     ) -> Simulation:
         """Runs a simulation into its file. That of a melt takes the likelihood as it is given."""
+        digest = self.image_flow.model.digest()
         extra = {"image_shape": torch.tensor(self.image_flow.image_shape)}
         extra |= {} if labels is None else {"labels": labels}
         extra |= likelihood.densities if likelihood else {}
@@ -229,7 +236,7 @@ class Plan:
             None if kind == "melt" else self.likelihood,
         )
         simulate = simulator.melt if kind == "melt" else simulator.generate
-        return simulate(start, kind, self.paths[kind], dtype=DTYPE, **extra)
+        return simulate(start, kind, self.paths[kind], dtype=DTYPE, network_sha256=digest, **extra)
 
     def _latents(self, melted: Tensor | None) -> Tensor:
         options = self.options

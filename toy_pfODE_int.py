@@ -155,13 +155,14 @@ def simulate_all(
     distributed.barrier()  # no rank writes before all have looked
 
     data = data_points(toy, options)
-    melt = simulator.melt(data, path=paths["melt"])
+    digest = file.model.digest() if file else None
+    melt = simulator.melt(data, path=paths["melt"], network_sha256=digest)
     latents = melt.trajectory.end
-    roundtrip = simulator.generate(latents, "roundtrip", paths["roundtrip"])
+    roundtrip = simulator.generate(latents, "roundtrip", paths["roundtrip"], network_sha256=digest)
     variance = latent_law(flow, end, eps, options["dims_to_keep"], latents)
     generator = seeded_generator("cpu", options["seed"], LATENT_STREAM)
     latent = sample_latent(options["total_samples"], variance, generator)
-    gen = simulator.generate(latent, "gen", paths["gen"])
+    gen = simulator.generate(latent, "gen", paths["gen"], network_sha256=digest)
     simulations = {"melt": melt, "roundtrip": roundtrip, "gen": gen}
     facts = {name: simulation.facts(flow) for name, simulation in simulations.items()}
 

@@ -22,7 +22,9 @@ def train(
         trainer: What is trained.
         source: Where batches come from.
         folder: Where to save.
-        finish: Called with the averaged model when the training is done, before it is saved.
+        finish: Called with the averaged model when the training is done and saved; the network is
+            then saved once more. What goes wrong in it, Ctrl-C included, costs nothing of the
+            training, and a run that is resumed at its end calls it again.
 
     Raises:
         TrainingError: After a run of steps with non-finite losses or gradients.
@@ -32,28 +34,36 @@ def train(
     reporter = Reporter(folder, trainer.device, trainer.seen, config.total)
     batches = source.batches(trainer.step)
     try:
-        with StopRequest() as stop, reporter:
-            while trainer.step < config.total_steps:
-                with reporter.waiting_for_data():
-                    batch = next(batches)
-                trainer.train_step(batch, reporter.means)
-                reporter.advance(config.batch)
-                signal = stop.agreed(trainer.device)
-                done = trainer.step >= config.total_steps
-                ends = signal is not None or done
-                tick = trainer.seen // config.tick
-                if ends or tick > (trainer.seen - config.batch) // config.tick:
-                    reporter.tick(trainer.seen, config.learning_rate(trainer.seen), trainer.skipped)
-                    if done and finish:
-                        finish(trainer.averaged)
-                    if ends or _due(tick, config.snapshot_ticks):
-                        folder.save_network(trainer.averaged, trainer.seen)
-                    if ends or _due(tick, config.state_ticks):
-                        folder.save_state(trainer.state(), trainer.seen, config.keep_states)
-                if signal is not None and not done:
-                    raise StoppedBySignal(signal, folder.state_path(trainer.seen))
+        with reporter:
+            with StopRequest() as stop:
+                while trainer.step < config.total_steps:
+                    with reporter.waiting_for_data():
+                        batch = next(batches)
+                    trainer.train_step(batch, reporter.means)
+                    reporter.advance(config.batch)
+                    signal = stop.agreed(trainer.device)
+                    done = trainer.step >= config.total_steps
+                    _report_and_save(trainer, folder, reporter, signal is not None or done)
+                    if signal is not None and not done:
+                        raise StoppedBySignal(signal, folder.state_path(trainer.seen))
+            if finish:
+                finish(trainer.averaged)
+                folder.save_network(trainer.averaged, trainer.seen)
     finally:
         del batches  # a traceback that is kept would keep the processes that read alive
+
+
+def _report_and_save(trainer: Trainer, folder: RunFolder, reporter: Reporter, ends: bool) -> None:
+    """What is due after a step: a report at each tick, files at some of them and at the end."""
+    config = trainer.config
+    tick = trainer.seen // config.tick
+    if not ends and tick == (trainer.seen - config.batch) // config.tick:
+        return
+    reporter.tick(trainer.seen, config.learning_rate(trainer.seen), trainer.skipped)
+    if ends or _due(tick, config.snapshot_ticks):
+        folder.save_network(trainer.averaged, trainer.seen)
+    if ends or _due(tick, config.state_ticks):
+        folder.save_state(trainer.state(), trainer.seen, config.keep_states)
 
 
 def _due(tick: int, every: int | None) -> bool:

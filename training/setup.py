@@ -4,11 +4,13 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
@@ -216,10 +218,7 @@ def run_training(
         folder = RunFolder.create(*place, record)
         logger.info(f"Training in {folder.path}")
 
-    def finish(model: Model) -> None:
-        if calibration is not None:
-            calibrate(model, calibration)
-
+    finish = partial(calibrate, plan=calibration) if calibration else None
     train(trainer, source, folder, finish)
 
 
@@ -269,12 +268,24 @@ def calibrate(model: Model, plan: CalibrationPlan) -> None:
     points = denoiser.basis.to_eigen(batch.points.to(device))
     times = torch.linspace(about["tmin"], about["tmax"], NODES, dtype=torch.float64)
     conditions = batch.conditions(device)
-    try:
-        calibration = fit_calibration(
-            denoiser, points, times, plan.seed, plan.method, conditions=conditions
-        )
-    except ValueError as error:
-        raise DataError(f"the network cannot be calibrated: {error}") from error
+    nodes = NODES * (1 if plan.method == "gain" else 2)
+    logger.info(f"Calibrating on {len(points)} points a rank; the network is saved already")
+    hidden = None if distributed.is_main() else True
+    with tqdm(total=nodes, desc="calibration", unit="node", disable=hidden) as bar:
+        try:
+            calibration = fit_calibration(
+                denoiser,
+                points,
+                times,
+                plan.seed,
+                plan.method,
+                conditions=conditions,
+                on_node=bar.update,
+            )
+        except ValueError as error:
+            raise DataError(
+                f"the network cannot be calibrated, and is saved without: {error}"
+            ) from error
     denoiser.calibration = calibration
     count = int(distributed.sum_over_ranks(torch.tensor([len(points)], device=device)))
     kept = slice(about["dims_to_keep"])

@@ -42,6 +42,10 @@ def command(networks: dict[str, Path], images: Path, tmp_path: Path) -> Callable
             "--batch-gpu": COUNT,
         }
         given = {str(argument).partition("=")[0] for argument in more}
+        if {"--sim_type=roundtrip", "--sim_type=gen"} & set(more):
+            del standard["--data_root"]
+        if "--sim_type=roundtrip" in more:
+            del standard["--bs"]
         left = [f"{name}={value}" for name, value in standard.items() if name not in given]
         return [*left, *map(str, more)]
 

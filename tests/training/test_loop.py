@@ -389,6 +389,25 @@ def test_a_signal_during_the_last_step_does_not_stop_a_finished_run(
     assert folder.network_path(4000).exists()
 
 
+@pytest.mark.parametrize("trouble", [DataError("no fit"), KeyboardInterrupt()])
+def test_a_calibration_that_fails_costs_nothing_of_the_training(
+    circles_trainer: MakeTrainer, run_folder: MakeFolder, trouble: BaseException
+) -> None:
+    def fail(model: Model) -> None:
+        raise trouble
+
+    trainer, source = circles_trainer()
+    folder = run_folder("run")
+    with pytest.raises(type(trouble)):
+        train(trainer, source, folder, fail)
+    assert Model.load(folder.network_path(4000)).about["seen"] == 4000
+    finished = []
+    resumed, source = circles_trainer()
+    resumed.restore(read_state(folder.state_path(4000)), "state.pt")
+    train(resumed, source, folder, finished.append)
+    assert len(finished) == 1
+
+
 @pytest.fixture
 def interruptible() -> Iterator[None]:
     """SIGINT as Python has it in the foreground: shells have jobs in the background ignore it."""

@@ -57,7 +57,7 @@ the ODE is gone:
 with beta fitted anew to the states of each of the two stages. ``gain`` fits no slope.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Protocol
 
@@ -156,6 +156,7 @@ def fit_calibration(
     method: str = "gain",
     block: int = BLOCK,
     conditions: Mapping[str, Tensor] | None = None,
+    on_node: Callable[[], object] = lambda: None,
 ) -> Calibration:
     """Fits gains and slopes at the given times, to the points of all ranks together.
 
@@ -167,6 +168,7 @@ def fit_calibration(
         method: A name in ``METHODS``: which slopes to fit with the gains, or none.
         block: Points of one network call.
         conditions: Such as ``labels [n, L]``.
+        on_node: Called for each of the times of gains, then of slopes, for a progress bar.
 
     Raises:
         UsageError: An unknown method.
@@ -177,7 +179,7 @@ def fit_calibration(
     clean = points.double()
     # A block is filled up to its size: no more than there is to fill it with.
     block = min(block, max(1, len(clean)))
-    fit = _Fit(denoiser, clean, times.to(clean), seed, block, conditions or {})
+    fit = _Fit(denoiser, clean, times.to(clean), seed, block, conditions or {}, on_node)
     with torch.no_grad():
         return fit.calibration(method)
 
@@ -193,8 +195,9 @@ class _Fit:
         seed: int,
         block: int,
         conditions: Mapping[str, Tensor],
+        on_node: Callable[[], object],
     ):
-        self._denoiser, self._conditions = denoiser, conditions
+        self._denoiser, self._conditions, self._on_node = denoiser, conditions, on_node
         self._clean, self._times, self._seed = clean, times, seed
         self._total = int(distributed.sum_over_ranks(clean.new_tensor([len(clean)])))
         self._residual = BlockwiseDenoiser(denoiser.residual, block)
@@ -212,7 +215,12 @@ class _Fit:
     def _gains(self) -> Tensor:
         """``alpha [K, D]``."""
         noises = [self._noise(draw) for draw in range(GAIN_DRAWS)]
-        return torch.stack([self._gain(t, noises) for t in self._times])
+        return torch.stack([self._noted(self._gain(t, noises)) for t in self._times])
+
+    def _noted(self, values: Tensor) -> Tensor:
+        """Values of one time, which are done."""
+        self._on_node()
+        return values
 
     def _gain(self, t: Tensor, noises: list[Tensor]) -> Tensor:
         """``alpha [D]``."""
@@ -239,7 +247,7 @@ class _Fit:
         """``beta [K, D]`` under the law of the data with noise."""
         noise = self._noise(0)
         fitted = [
-            self._evaluate(self._noisy(t, noise), t, gain)[0]
+            self._noted(self._evaluate(self._noisy(t, noise), t, gain)[0])
             for t, gain in zip(self._times, gains, strict=True)
         ]
         return torch.stack(fitted)
@@ -250,13 +258,13 @@ class _Fit:
         first, gain = nodes[0]
         states = self._noisy(first, self._noise(0))
         slope, velocity = self._evaluate(states, first, gain)
-        slopes = [slope]
+        slopes = [self._noted(slope)]
         for (start, _), (end, gain) in pairwise(nodes):
             step = end - start
             _, predicted = self._evaluate(states + step * velocity, end, gain)
             states = states + step / 2 * (velocity + predicted)
             slope, velocity = self._evaluate(states, end, gain)
-            slopes.append(slope)
+            slopes.append(self._noted(slope))
         return torch.stack(slopes)
 
     def _noise(self, draw: int) -> Tensor:

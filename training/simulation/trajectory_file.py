@@ -15,9 +15,12 @@ from torch import Tensor
 from dnnlib.errors import DataError
 from torch_utils import distributed
 from torch_utils.array_stream import ArrayStream, stream_arrays
+from torch_utils.inert_pickle import shown
 from torch_utils.results import open_arrays
 from training.flow.pfode import ProbabilityFlow, State
 
+DIGITS = 12
+"""Digits of a digest that a message shows."""
 STATE_KEYS = (
     "tilde_xs",
     "xs",
@@ -70,6 +73,7 @@ def trajectory_file(
     times: Tensor,
     count: int,
     dtype: str = "float64",
+    network_sha256: str | None = None,
     **extra: Tensor,
 ) -> Iterator[Recorder]:
     """A results file. Yields what takes the saved states of this rank's share, in their order.
@@ -82,6 +86,7 @@ def trajectory_file(
         times: Saved times ``[S]``.
         count: N, over all ranks.
         dtype: Of what is saved of the states; they are computed in float64.
+        network_sha256: Digest of the network, by which a roundtrip knows its melt.
         extra: Further arrays, such as ``labels``.
     """
     basis = flow.basis
@@ -96,6 +101,8 @@ def trajectory_file(
         **extra,
     }
     arrays = {name: tensor.cpu().numpy() for name, tensor in small.items()}
+    if network_sha256 is not None:
+        arrays["network_sha256"] = np.array(network_sha256)
     shapes = dict.fromkeys(STATE_KEYS, (len(times), count, basis.dim))
     if distributed.is_main():
         with stream_arrays(path, shapes, np.dtype(dtype), arrays) as stream:
@@ -140,8 +147,16 @@ class SavedEnd:
     labels: Tensor | None
 
     @classmethod
-    def load(cls, path: Path, flow: ProbabilityFlow, times: Tensor) -> "SavedEnd":
+    def load(
+        cls, path: Path, flow: ProbabilityFlow, times: Tensor, network_sha256: str | None = None
+    ) -> "SavedEnd":
         """Reads a melt along these times in this flow.
+
+        Args:
+            path: The melt's file.
+            flow: The flow to go on in.
+            times: Increasing ``[steps + 1]``.
+            network_sha256: Digest of the flow's network. Files of earlier versions have none.
 
         Raises:
             DataError: The file is missing, broken or no melt, or was made with another network,
@@ -152,6 +167,7 @@ class SavedEnd:
             states = saved.numbers("xs_es")
             own["noise_variance"] = saved.numbers("noise_variance")
             labels = saved.numbers("labels") if "labels" in saved.names else None
+            network = str(saved.read("network_sha256")) if "network_sha256" in saved.names else None
         saved_times = own["times"]
         if states.ndim != 3 or saved_times.shape != states.shape[:1] or len(saved_times) < 2:
             raise DataError(f"{path}: 'xs_es' is {list(states.shape)}, not [times, samples, dims]")
@@ -172,6 +188,11 @@ class SavedEnd:
         _agree(path, "scales", own["scale"][[0, -1]], flow.schedule.scale(ends))
         exact = flow.schedule.noise_variance(ends)
         _agree(path, "noise variances", own["noise_variance"][[0, -1]], exact)
+        if network and network_sha256 and network != network_sha256:
+            raise DataError(
+                f"{path} was made with another network, or with another calibration of it: its "
+                f"digest is {shown(network[:DIGITS])}, but here it is {network_sha256[:DIGITS]}"
+            )
         if labels is not None and (labels.ndim != 2 or len(labels) != states.shape[1]):
             raise DataError(f"{path}: 'labels' is {list(labels.shape)}, not one row a sample")
         return cls(

@@ -277,6 +277,17 @@ def test_a_file_that_is_no_melt_of_this_flow_is_refused(
         assert part in message
 
 
+def test_a_melt_of_another_network_is_refused(
+    flow: ProbabilityFlow, data: Tensor, tmp_path: Path
+) -> None:
+    path = tmp_path / "melt.npz"
+    Simulator(flow, TIMES, RK4, save_every=8).melt(data, path=path, network_sha256="a" * 64)
+    for known in (None, "a" * 64):
+        assert len(SavedEnd.load(path, flow, TIMES, known).x) == len(data)
+    with pytest.raises(DataError, match=r"another network.*aaaa.*bbbb"):
+        SavedEnd.load(path, flow, TIMES, "b" * 64)
+
+
 @pytest.mark.parametrize("name", ["times", "scale", "eigenvalues", "xs_es", "noise_variance"])
 def test_a_file_without_one_of_its_arrays_is_refused(
     melted: Path, flow: ProbabilityFlow, name: str
