@@ -16,12 +16,13 @@ from unittest import mock
 
 import numpy as np
 import torch
+from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
+from training.data.toys import TOY_NAMES, Toy
 from training.networks.original_toy_unet import OriginalToyConvUNet
 
 PERSISTENCE = types.ModuleType("torch_utils.persistence")
-EIGENVALUES = (0.9, 0.4)
 
 
 def _reconstruct_persistent_obj(meta: dict[str, Any]) -> None:
@@ -254,15 +255,13 @@ def precond(
     network: Persistent,
     class_name: str,
     exponents: Any,
-    eigenvalues: Any = EIGENVALUES,
+    eigenvalues: Any,
+    axes: Tensor,
     space: str = "ES",
     rho: float = 1.0,
     **attributes: Any,
 ) -> Persistent:
-    """The network between its preconditioning, with random axes."""
-    dim = len(eigenvalues)
-    square = torch.randn(dim, dim, generator=torch.Generator().manual_seed(dim))
-    axes = torch.linalg.qr(square.double()).Q
+    """The network between its preconditioning."""
     made = module(
         class_name,
         {"model": network},
@@ -278,14 +277,47 @@ def precond(
     return made
 
 
-def toy_content(name: str = "circles", space: str = "ES", rho: float = 1.0) -> dict[str, Any]:
-    """A file of a small toy network with random weights, PR-preserving."""
-    network = randomized(OriginalToyConvUNet(2, (4, 64), (32, 32, 32, 32), 2, 8))
+def random_axes(dim: int) -> Tensor:
+    """Orthonormal columns ``[dim, dim]`` in float64."""
+    square = torch.randn(dim, dim, generator=torch.Generator().manual_seed(dim))
+    return torch.linalg.qr(square.double()).Q
+
+
+def toy_points(name: str = "circles", count: int = 2000) -> Tensor:
+    """Points ``[count, D]`` of a toy; circles for a name that no toy has."""
+    toy = Toy(name if name in TOY_NAMES else "circles")
+    return toy.sample(count, torch.Generator().manual_seed(0))
+
+
+def toy_content(
+    name: str = "circles", space: str = "ES", rho: float = 1.0, points: Tensor | None = None
+) -> dict[str, Any]:
+    """A file of a small toy network with random weights, PR-preserving.
+
+    Args:
+        name: The toy that the file says it is of.
+        space: Coordinates of the network.
+        rho: Inflation rate.
+        points: ``[N, D]``, from which the file has its PCA; None takes ``toy_points``.
+    """
+    points = toy_points(name) if points is None else points
+    dim = points.shape[1]
+    pca = PCA(n_components=dim).fit(points.numpy())
+    network = randomized(OriginalToyConvUNet(dim, (4, 64), (32, 32, 32, 32), 2, 8))
+    moments = (pca.explained_variance_, torch.from_numpy(pca.components_.T.copy()))
     return {
-        "ema": precond(toy_network(network), "IFsToyPreCond", [0.0, 0.0], space=space, rho=rho),
+        "ema": precond(
+            toy_network(network), "IFsToyPreCond", [0.0] * dim, *moments, space=space, rho=rho
+        ),
         "loss_fn": Persistent("IFsToyLoss", t_min=1e-7, t_max=7.01, rho=rho),
         "augment_pipe": None,
-        "dataset_kwargs": {"dset_name": name, "orig_data_dim": 2, "augment_to": 0},
+        "dataset_kwargs": {
+            "dset_name": name,
+            "orig_data_dim": dim,
+            "working_data_dim": dim,
+            "augment_to": 0,
+            "pca_trf": pca,
+        },
     }
 
 
@@ -298,7 +330,15 @@ def image_content(
     eigenvalues = np.linspace(1.5, 0.1, len(exponents))
     shape = {"img_resolution": side, "img_channels": channels}
     return {
-        "ema": precond(written, "IFsPreCond", exponents, eigenvalues, space, **shape),
+        "ema": precond(
+            written,
+            "IFsPreCond",
+            exponents,
+            eigenvalues,
+            random_axes(len(exponents)),
+            space,
+            **shape,
+        ),
         "loss_fn": Persistent("IFsLoss", t_min=1e-7, t_max=12.5, t_sampling="uniform"),
         "dataset_kwargs": {"path": "/data/my set.zip", "resolution": side},
     }

@@ -200,9 +200,11 @@ def plant(content: dict[str, Any], place: str, planted: Any) -> None:
         network.state["_modules"]["dense11"] = planted
     elif place == "a hook":
         content["ema"].state["_forward_hooks"] = {"more": planted}
+    elif place == "the PCA":
+        content["dataset_kwargs"]["pca_trf"].mean_ = planted
 
 
-PLACES = ("the file", "the arguments", "a weight", "a module", "a hook")
+PLACES = ("the file", "the arguments", "a weight", "a module", "a hook", "the PCA")
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -28,6 +28,7 @@ from torch_utils.inert_pickle import Names, PickleError, PickleReader, Unfinishe
 
 ALLOWED = "only tensors, arrays and the networks of the original code can be imported"
 LARGEST_FILE = 2 << 30
+PRINCIPAL_AXES = "PCA"
 # A layer of a network of the original code lies five modules deep.
 DEEPEST_MODULE = 16
 
@@ -48,6 +49,11 @@ def _persistent_object(meta: Any) -> Record:
         case {"type": "class", "class_name": str(class_name), "state": dict(state)}:
             return Record(class_name, state)
     raise ValueError("not the description of an object")
+
+
+def _principal_axes() -> Record:
+    """A fitted PCA of scikit-learn; its attributes follow, and none is run."""
+    return Record(PRINCIPAL_AXES)
 
 
 def _module(class_name: str) -> Callable[[], Record]:
@@ -74,6 +80,7 @@ NAMES: Names = {
     "torch_utils.persistence._reconstruct_persistent_obj": _persistent_object,
     "torch.nn.modules.container.ModuleDict": _module("ModuleDict"),
     "torch.nn.modules.normalization.GroupNorm": _module("GroupNorm"),
+    "sklearn.decomposition._pca.PCA": _principal_axes,
     "torch.device": _device,
     "torch.Size": _size,
     "collections.OrderedDict": _empty_dict,
@@ -106,6 +113,21 @@ class OriginalFile:
         if isinstance(value, Record):
             value = value.state
         return Fields(f"{self.path}, '{name}'", value if isinstance(value, dict) else {})
+
+    def principal_axes(self) -> "Fields | None":
+        """The attributes of the PCA that toys were trained in the coordinates of, if there is one.
+
+        Raises:
+            DataError: Something else is in its place.
+        """
+        data = self.section("dataset_kwargs")
+        if data.values.get("pca_trf") is None:
+            return None
+        found = data.record("pca_trf")
+        where = f"{data.where}, 'pca_trf'"
+        if found.class_name != PRINCIPAL_AXES:
+            raise DataError(f"{where} is a {shown(found.class_name)}, not a PCA of scikit-learn")
+        return Fields(where, found.state)
 
 
 def read_original(path: Path) -> OriginalFile:

@@ -1,8 +1,9 @@
 """Basis and schedule of the paper's original code, as its files state them.
 
 ``data_eigs`` are the variances ``xi``, and the columns of ``W`` the axes: in float32 as the network
-uses them, and in float64 as it was constructed from them. No mean was subtracted: the eigenspace is
-``e = W^T u``. The schedule is given by ``rho``, ``gamma0`` and the exponents ``g`` themselves.
+uses them, and in float64 as it was constructed from them. Images had no mean subtracted: their
+eigenspace is ``e = W^T u``. Toys went through a PCA of scikit-learn, which subtracts its mean. The
+schedule is given by ``rho``, ``gamma0`` and the exponents ``g`` themselves.
 """
 
 from typing import Any
@@ -21,14 +22,16 @@ from training.setup import INFLATION_DEFAULTS
 NOT_ORTHONORMAL, NOT_EQUAL = 1e-3, 1e-5
 
 
-def read_basis(fields: Fields) -> EigenBasis:
+def read_basis(fields: Fields, principal_axes: Fields | None = None) -> EigenBasis:
     """The eigenbasis of the data, its axes orthonormal in float64.
 
     Args:
-        fields: Of the network between its preconditioning.
+        fields: Attributes of the network between its preconditioning.
+        principal_axes: Attributes of the PCA that gave the network its points; None if there was
+            none, and no mean was subtracted.
 
     Raises:
-        DataError: Its variances or axes are missing or are none.
+        DataError: Its variances or axes are missing or are none, or the PCA has others.
     """
     variances = torch.from_numpy(fields.numbers("data_eigs", -1))
     dim = len(variances)
@@ -43,7 +46,22 @@ def read_basis(fields: Fields) -> EigenBasis:
     # The orthonormal matrix next to W, by a step of Newton's method (Schulz iteration): an error
     # of 1e-6 becomes one of 1e-12.
     axes = axes @ (3 * identity - gram) / 2
-    return EigenBasis(torch.zeros(dim, dtype=torch.float64), variances.clamp(min=0), axes)
+    mean = torch.zeros(dim, dtype=torch.float64)
+    if principal_axes is not None:
+        mean = _mean(principal_axes, variances, axes)
+    return EigenBasis(mean, variances.clamp(min=0), axes)
+
+
+def _mean(principal_axes: Fields, variances: Tensor, axes: Tensor) -> Tensor:
+    """The mean that a PCA subtracts; its variances and axes must be those of the network."""
+    dim = len(variances)
+    known = {"explained_variance_": variances, "components_": axes.T}
+    for name, value in known.items():
+        found = principal_axes.numbers(name, *value.shape)
+        if np.abs(found - value.numpy()).max() > NOT_EQUAL * float(value.abs().max()):
+            raise DataError(f"{principal_axes.where}: its '{name}' is not that of the network")
+    principal_axes.require("whiten", False)
+    return torch.from_numpy(principal_axes.numbers("mean_", dim))
 
 
 def _axes(fields: Fields, dim: int) -> Tensor:

@@ -71,7 +71,7 @@ def import_original(
             f"{fields.where} has M = {steps:g} and space = '{shown(space)}': M = {STEPS} and "
             f"{' or '.join(SPACES)} are known"
         )
-    basis = read_basis(fields)
+    basis = read_basis(fields, file.principal_axes())
     arguments, schedule = read_schedule(fields, basis)
     read_network = _toy if record.class_name == TOY_MODEL else _images
     layers, counterpart, about = read_network(file, fields, basis, data_name)

@@ -6,7 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from original_files import Persistent, Shared, View, dumps, image_content, module, toy_content
+from original_files import (
+    Persistent,
+    Shared,
+    View,
+    dumps,
+    image_content,
+    module,
+    toy_content,
+    toy_points,
+)
+from sklearn.decomposition import PCA
 from torch import nn
 
 from dnnlib.errors import DataError, UsageError
@@ -108,6 +118,51 @@ def test_axes_are_those_that_the_network_was_constructed_from(
     basis = import_original(write(content)).model.denoiser.basis
     torch.testing.assert_close(basis.eigenvectors, precise, rtol=0, atol=1e-14)
     assert basis.eigenvalues.tolist() == content["ema"].state["data_eigs"].tolist()
+
+
+def test_the_mean_of_a_toy_is_that_of_its_pca(write: Any) -> None:
+    points = toy_points("moons") + torch.tensor([0.02, -0.01])
+    content = toy_content("moons", points=points)
+    basis = import_original(write(content)).model.denoiser.basis
+    assert basis.mean.tolist() == content["dataset_kwargs"]["pca_trf"].mean_.tolist()
+    torch.testing.assert_close(basis.mean, points.mean(dim=0))
+    # The PCA's own coordinates: those that the network was trained in.
+    known = content["dataset_kwargs"]["pca_trf"].transform(points.numpy())
+    np.testing.assert_allclose(basis.to_eigen(points), known, atol=1e-12)
+    # Networks of which the file has no PCA: the mean of standardized toys.
+    del content["dataset_kwargs"]["pca_trf"]
+    assert not import_original(write(content)).model.denoiser.basis.mean.any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mean_": None}, "has NoneType as its 'mean_'"),
+        ({"mean_": np.zeros(3)}, r"'mean_' has the shape \(3,\)"),
+        ({"mean_": np.array([0.0, np.nan])}, "not finite"),
+        ({"components_": np.eye(2)}, "its 'components_' is not that of the network"),
+        ({"explained_variance_": np.ones(2)}, "its 'explained_variance_' is not that"),
+        ({"whiten": True}, "has 1 as its 'whiten', not 0"),
+    ],
+)
+def test_another_pca_than_the_networks_is_refused(
+    write: Any, changes: dict[str, Any], message: str
+) -> None:
+    content = toy_content()
+    vars(content["dataset_kwargs"]["pca_trf"]).update(changes)
+    with pytest.raises(DataError, match=message):
+        import_original(write(content))
+
+
+def test_what_stands_in_the_place_of_a_pca_is_refused(write: Any) -> None:
+    content = toy_content()
+    for other in (Persistent("PCA2", mean_=np.zeros(2)), {"mean_": np.zeros(2)}, "PCA"):
+        content["dataset_kwargs"]["pca_trf"] = other
+        with pytest.raises(DataError, match="'pca_trf'"):
+            import_original(write(content))
+    content["ema"] = PCA()
+    with pytest.raises(DataError, match="holds a 'PCA' as its 'ema'"):
+        import_original(write(content))
 
 
 def test_variances_below_the_floor_are_told(
