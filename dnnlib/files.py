@@ -39,7 +39,7 @@ def atomic_path(destination: Path) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
-            temporary.chmod(0o666 & ~_umask())
+            temporary.chmod(0o666 & ~umask())
             temporary.replace(destination)
         except BaseException as error:
             with suppress(FileNotFoundError):
@@ -170,7 +170,7 @@ def require_folder(path: Path) -> None:
         raise DataError(f"{path} cannot be a folder: a file has that name") from error
 
 
-def _umask() -> int:
+def umask() -> int:
     # The mask can only be read by setting it, for all threads.
     with _umask_lock:
         mask = os.umask(0)

@@ -2,33 +2,28 @@
 
 ``https://host/name#sha256=<64 hex digits>`` pins the content: the digest is checked after a
 download and again each time the cached file is used. A file appears in the cache whole or not at
-all. Of the processes that ask for a URL at the same time, one downloads and the others wait for it;
-where files cannot be locked, each downloads for itself. ``dnnlib.download`` tells what becomes of a
-download that breaks off.
+all (pooch writes it under a temporary name). Of the processes that ask for a URL at the same time,
+one downloads and the others wait for it. A download that breaks off starts anew next time.
 """
 
 import hashlib
-import http.client
 import os
 import re
-import secrets
-import ssl
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin
 
-from dnnlib.download import discard, download, part_files, progress_bar, sha256_of
+from filelock import FileLock
+from tqdm import tqdm
+
 from dnnlib.errors import DataError, UsageError
-from dnnlib.https import reason
+from dnnlib.files import umask
 
-try:
-    import fcntl
-except ImportError:  # not POSIX
-    fcntl = None  # type: ignore[assignment]
-
-_POLL = 0.1  # seconds
-_DEAD = 86400.0  # seconds without a byte; a living download has had its timeouts by then
+_TIMEOUT = 30.0  # seconds without a byte
+_REDIRECTS = 10
+_CHUNK = 1 << 16  # bytes
+_BAR_DELAY = 2.0  # seconds; what takes less needs no progress bar
 _URL = re.compile(
     r"(https://[a-z0-9._:\[\]-]+(?:[/?][!-\"$-~]*)?)(?:#(?:sha256=([0-9a-f]{64}))?)?", re.IGNORECASE
 )
@@ -44,26 +39,18 @@ def default_cache_dir() -> Path:
     return Path(parent, "inflationary-flows")
 
 
-def local_file(
-    location: str,
-    cache_dir: Path | None = None,
-    *,
-    max_bytes: int = 8 << 30,
-    ssl_context: ssl.SSLContext | None = None,
-) -> Path:
+def local_file(location: str, cache_dir: Path | None = None, *, max_bytes: int = 8 << 30) -> Path:
     """The local file that a path or an https URL (with or without ``#sha256=…``) stands for.
 
     Arguments:
-        location: a path, where ``~`` is the home folder, or an https URL.
-        cache_dir: where downloads are kept; ``default_cache_dir()`` if None.
-        max_bytes: the largest download that is accepted.
-        ssl_context: which certificates to trust; the system's if None.
+        location: A path, where ``~`` is the home folder, or an https URL.
+        cache_dir: The folder that keeps downloads; ``default_cache_dir()`` if None.
+        max_bytes: The largest download that is accepted.
 
     Raises:
-        UsageError: the URL is not https, or is malformed.
-        DataError: the path is missing or a folder, or the file cannot be downloaded whole, is
-            larger than ``max_bytes`` or than the free space, comes slower than 10 KiB/s, or has
-            another digest.
+        UsageError: The URL is not https, or is malformed.
+        DataError: The path is missing or a folder, or the file cannot be downloaded whole, is
+            larger than ``max_bytes``, or has another digest.
     """
     scheme = re.match(r"([a-z][a-z0-9+.-]*)://", location, re.IGNORECASE)
     if scheme is None:
@@ -78,24 +65,8 @@ def local_file(
             f"{location!r} is not of the form https://host/path or "
             "https://host/path#sha256=<64 hex digits>, percent-encoded and without a user name"
         )
-    url, digest = parts[1], parts[2] and parts[2].lower()
-    # The digest is part of the key: two users who pin different contents never share a file.
-    key = hashlib.sha256(f"{url}#{digest}".encode()).hexdigest()
-    basename = url.partition("?")[0].rpartition("/")[2]
-    name = f"{key}-{re.sub(r'[^A-Za-z0-9._-]', '_', basename)[-80:]}"
-    cached = (cache_dir or default_cache_dir()) / name
-    try:
-        if not _is_good(cached, digest):
-            with _claim(cached) as part:
-                # Another process may have downloaded it in the meantime.
-                if not _is_good(cached, digest):
-                    cached.unlink(missing_ok=True)
-                    download(url, part, digest=digest, max_bytes=max_bytes, ssl_context=ssl_context)
-                    os.replace(part, cached)
-                    discard(part)
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise DataError(f"cannot download {url}: {reason(error)}") from error
-    return cached
+    digest = parts[2] and parts[2].lower()
+    return _cached_download(parts[1], digest, cache_dir or default_cache_dir(), max_bytes)
 
 
 def _existing_file(location: str) -> Path:
@@ -103,81 +74,148 @@ def _existing_file(location: str) -> Path:
     try:
         path.stat()
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot open the file {location!r}: {reason(error)}") from error
+        raise DataError(f"cannot open the file {location!r}: {_reason(error)}") from error
     if path.is_dir():
         raise DataError(f"{location!r} is a folder: give the path of a file")
     return path
 
 
-def _is_good(cached: Path, digest: str | None) -> bool:
+def _cached_download(url: str, digest: str | None, cache: Path, max_bytes: int) -> Path:
+    # Imported here, since most runs download nothing and these take a tenth of a second.
+    import pooch
+
+    # pooch says on stderr what it does, in more words than a run needs.
+    pooch.get_logger().setLevel("WARNING")
+    # The digest is part of the key: two users who pin different contents never share a file.
+    key = hashlib.sha256(f"{url}#{digest}".encode()).hexdigest()
+    basename = url.partition("?")[0].rpartition("/")[2]
+    path = cache / f"{key}-{re.sub(r'[^A-Za-z0-9._-]', '_', basename)[-80:]}"
     try:
-        return cached.is_file() and (digest is None or sha256_of(cached) == digest)
-    except FileNotFoundError:  # another process has just removed it, since it is corrupt
-        return False
+        # First without a lock, which takes the right to write.
+        if path.is_file() and digest in (None, pooch.file_hash(str(path))):
+            return path
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / f"{path.name}.lock"):
+            pooch.retrieve(
+                url,
+                known_hash=digest and f"sha256:{digest}",
+                fname=path.name,
+                path=cache,
+                downloader=_Downloader(digest, max_bytes),
+            )
+    except OSError as error:  # those of requests are such
+        raise DataError(f"cannot download {url}: {_reason(error)}") from error
+    return path
 
 
-@contextmanager
-def _claim(cached: Path) -> Iterator[Path]:
-    """The partial file of a download, of which this process is the only one to write there.
+class _Redirect(Exception):
+    """A server named another URL."""
 
-    With a lock it is the one that is left for a later download to go on from; without, it is this
-    process's own and is removed. A process that dies loses its lock.
+    def __init__(self, url: str):
+        self.url = url
+
+
+@dataclass(frozen=True)
+class _Downloader:
+    """Downloads for pooch: by https and nothing else, up to a limit.
+
+    Attributes:
+        digest: The SHA-256 that the file must have, in lower case; None for any.
+        max_bytes: The largest file that is accepted.
     """
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    shared = cached.with_name(f"{cached.name}.part")
-    lock = cached.with_name(f"{cached.name}.lock")
-    held = _acquire(lock, shared)
-    # In a shared cache, another user may have left files that only that user can write.
-    usable = all(os.access(path, os.R_OK | os.W_OK) for path in part_files(shared) if path.exists())
-    try:
-        if held is not None and usable:
-            yield shared
-        else:
-            with _own_part(cached) as part:
-                yield part
-    finally:
-        if held is not None:
-            # While it is held, so that whoever opens it later makes a new one.
-            with suppress(OSError):
-                lock.unlink()
-            os.close(held)
+
+    digest: str | None
+    max_bytes: int
+
+    def __call__(self, url: str, output_file: str, pooch: object) -> None:
+        import requests
+
+        with requests.Session() as session:
+            session.adapters.clear()
+            session.mount("https://", requests.adapters.HTTPAdapter())
+            with _answer(session, url) as answer:
+                answer.raise_for_status()
+                found = self._copy(answer, url, Path(output_file))
+        if self.digest not in (None, found):
+            raise DataError(f"{url} has sha256 {found}, but {self.digest} was asked for")
+
+    def _copy(self, answer: Any, url: str, path: Path) -> str:
+        """Writes the body to a file and returns its SHA-256."""
+        length = answer.headers.get("Content-Length", "")
+        total = int(length) if re.fullmatch("[0-9]{1,18}", length) else None
+        sha256, size = hashlib.sha256(), 0
+        self._check_size(url, total or 0)
+        title = url.partition("?")[0].rpartition("/")[2]
+        with path.open("wb") as file, _progress_bar(title, total) as bar:
+            for chunk in answer.iter_content(_CHUNK):
+                size += len(chunk)
+                self._check_size(url, size)
+                sha256.update(chunk)
+                file.write(chunk)
+                bar.update(len(chunk))
+            if total not in (None, size):  # not every version of urllib3 looks
+                raise DataError(f"cannot download {url}: it broke off at {size} of {total} bytes")
+            file.flush()
+            os.fsync(file.fileno())
+        # pooch makes files that their owner alone may read, but a cache may be shared.
+        path.chmod(0o666 & ~umask())
+        return sha256.hexdigest()
+
+    def _check_size(self, url: str, size: int) -> None:
+        if size > self.max_bytes:
+            raise DataError(f"cannot download {url}: it is larger than {self.max_bytes} bytes")
 
 
-def _acquire(lock: Path, part: Path) -> int | None:
-    """The descriptor that holds the lock, for which it waits; None if there can be no lock."""
-    if fcntl is None:
-        return None
-    with progress_bar("waiting for another process's download", None, 0) as bar:
-        while True:
-            try:
-                descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-            except OSError:
-                return None
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Its last holder may have removed it between these two steps.
-                if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
-                    return descriptor
-            except (BlockingIOError, FileNotFoundError):
-                pass
-            except OSError:
-                os.close(descriptor)
-                return None
-            os.close(descriptor)
-            time.sleep(_POLL)
-            with suppress(FileNotFoundError):
-                bar.update(part.stat().st_size - bar.n)
+def _answer(session: Any, url: str) -> Any:
+    """The answer that comes after all redirects, its body not read yet."""
+
+    # requests would read the body of a redirect to its end, which a hostile server never sends.
+    def stop_at_redirect(answer: Any, **options: Any) -> None:
+        if answer.is_redirect:
+            answer.close()
+            raise _Redirect(urljoin(answer.url, answer.headers["Location"]))
+
+    target = url
+    for _ in range(_REDIRECTS):
+        try:
+            answer = session.get(
+                target,
+                stream=True,
+                timeout=_TIMEOUT,
+                # A digest, and the limit on the size, are of the file and not of a packed form.
+                headers={"Accept-Encoding": "identity"},
+                hooks={"response": stop_at_redirect},
+            )
+        except _Redirect as redirect:
+            target = redirect.url
+            if not target.lower().startswith("https://"):
+                raise DataError(
+                    f"cannot download {url}: redirect to {target} refused, only https is followed"
+                ) from redirect
+            continue
+        except ValueError as error:  # of urllib3, about an impossible host
+            raise DataError(f"cannot download {url}: {_reason(error)}") from error
+        return answer
+    raise DataError(f"cannot download {url}: more than {_REDIRECTS} redirects")
 
 
-@contextmanager
-def _own_part(cached: Path) -> Iterator[Path]:
-    for old in cached.parent.glob(f"{cached.name}.*.part*"):
-        with suppress(OSError):
-            if time.time() - old.stat().st_mtime > _DEAD:
-                old.unlink()
-    # Not tempfile, whose files only their owner may read: caches are shared.
-    part = cached.with_name(f"{cached.name}.{secrets.token_hex(8)}.part")
-    try:
-        yield part
-    finally:
-        discard(part)
+def _progress_bar(title: str, total: int | None) -> "tqdm[Any]":
+    # Files are fetched before ranks form a group too, so that only the environment tells.
+    first = os.environ.get("RANK", "0") == "0"
+    return tqdm(
+        desc=title,
+        total=total,
+        unit="B",
+        unit_scale=True,
+        unit_divisor=1024,
+        delay=_BAR_DELAY,
+        disable=None if first else True,
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """What the first of the errors behind an error says, on one line."""
+    # requests wraps urllib3's errors, which wrap the system's, in long sentences.
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return " ".join(str(error).split()) or type(error).__name__
