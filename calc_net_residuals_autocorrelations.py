@@ -13,9 +13,33 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dnnlib.files import require_folder, require_open_files
-from dnnlib.integration_options import call_options, solver_options, time_options
 from dnnlib.logs import logger
-from dnnlib.options import (
+from dnnlib.urls import local_file
+from torch_utils import distributed
+from torch_utils.distributed import process_group
+from torch_utils.results import save_arrays
+from torch_utils.seeds import seeded_generator
+from training.data.images.batches import normalize_pixels
+from training.data.toys import TOY_NAMES
+from training.files.residuals import (
+    QUANTITIES,
+    Extraction,
+    find_first,
+    require_same,
+    saved_shapes,
+    time_file,
+    time_writer,
+    told_of,
+    toy_file,
+    toy_writer,
+)
+from training.flow.denoisers import PRECISIONS, MixtureDenoiser
+from training.flow.solvers import DEFAULT, SOLVERS
+from training.measure.correlations import Autocorrelations, correlate
+from training.measure.residuals import NOISES, ResidualProbe
+from training.model.model import Model
+from training.settings.integration import call_options, solver_options, time_options
+from training.settings.options import (
     COUNT,
     FILE,
     POSITIVE,
@@ -28,37 +52,6 @@ from dnnlib.options import (
     overwrite_option,
     run_script,
 )
-from dnnlib.urls import local_file
-from torch_utils import distributed
-from torch_utils.distributed import process_group
-from torch_utils.results import save_arrays
-from torch_utils.seeds import seeded_generator
-from training.data.images import normalize_pixels
-from training.data.toys import TOY_NAMES
-from training.flow.denoisers import PRECISIONS, MixtureDenoiser
-from training.flow.solvers import DEFAULT, SOLVERS
-from training.measure.correlations import Autocorrelations, correlate
-from training.measure.residual_correlations import (
-    check_shape,
-    row_pairs,
-    summarize,
-    summary_files,
-    toy_correlations,
-)
-from training.measure.residual_files import (
-    QUANTITIES,
-    Extraction,
-    find_first,
-    require_same,
-    saved_shapes,
-    time_file,
-    time_writer,
-    told_of,
-    toy_file,
-    toy_writer,
-)
-from training.measure.residuals import NOISES, ResidualProbe
-from training.model import Model
 from training.simulation.extraction import (
     describe,
     extractor,
@@ -69,6 +62,13 @@ from training.simulation.extraction import (
 )
 from training.simulation.images import ImageFlow
 from training.simulation.integration import MAX_STEPS, even_grid
+from training.simulation.residual_correlations import (
+    check_shape,
+    row_pairs,
+    summarize,
+    summary_files,
+    toy_correlations,
+)
 from training.simulation.toys import network_toy
 
 # Stream of random numbers: what a generator seeded by (seed, stream) is for.

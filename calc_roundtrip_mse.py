@@ -11,17 +11,25 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dnnlib.files import require_folder, require_new
-from dnnlib.integration_options import integration_options
 from dnnlib.logs import logger
-from dnnlib.options import COUNT, FILE, SEED, command, device_option, overwrite_option, run_script
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance, save_arrays, save_json
-from training.data.images import ImageDataset, normalize_pixels
+from training.data.images.batches import ImageDataset, normalize_pixels
 from training.flow.denoisers import PRECISIONS
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import DEFAULT, SOLVERS, Solver
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
+from training.settings.integration import integration_options
+from training.settings.options import (
+    COUNT,
+    FILE,
+    SEED,
+    command,
+    device_option,
+    overwrite_option,
+    run_script,
+)
 from training.simulation.images import ImageFlow
 from training.simulation.integration import DEFAULT_STEPS
 

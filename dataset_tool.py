@@ -13,13 +13,13 @@ import click
 import PIL
 
 from dnnlib.logs import logger
-from dnnlib.options import COUNT, FILE, choice, command, overwrite_option, run_script
 from torch_utils.distributed import rank_from_environment
 from torch_utils.results import provenance, save_json
-from training.data.image_conversion import Conversion
-from training.data.image_sources import DIGITS, open_source
-from training.data.image_transforms import TRANSFORMS, Transform
-from training.data.image_writer import image_writer, is_zip, require_writable
+from training.data.images.transforms import TRANSFORMS, Transform
+from training.data.sources.conversion import Conversion
+from training.data.sources.formats import DIGITS, open_source
+from training.data.sources.writer import image_writer, is_zip, require_writable
+from training.settings.options import COUNT, FILE, choice, command, overwrite_option, run_script
 
 
 def parse_resolution(

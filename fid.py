@@ -19,7 +19,14 @@ from tqdm import tqdm
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
-from dnnlib.options import (
+from torch_utils import distributed
+from torch_utils.results import load_arrays, provenance, save_arrays, save_json
+from torch_utils.seeds import seeded_generator
+from training.data.images.batches import ImageDataset, pixel_batches
+from training.measure.detector import InceptionDetector, find_detector
+from training.measure.frechet import FeatureStatistics, Moments, frechet_distance, require_moments
+from training.measure.kernel_distance import kernel_distance, subset_distances
+from training.settings.options import (
     COUNT,
     FILE,
     SEED,
@@ -29,13 +36,6 @@ from dnnlib.options import (
     overwrite_option,
     run_script,
 )
-from torch_utils import distributed
-from torch_utils.results import load_arrays, provenance, save_arrays, save_json
-from torch_utils.seeds import seeded_generator
-from training.data.images import ImageDataset, pixel_batches
-from training.measure.detector import InceptionDetector, find_detector
-from training.measure.frechet import FeatureStatistics, Moments, frechet_distance, require_moments
-from training.measure.kernel_distance import kernel_distance, subset_distances
 
 # Streams of random numbers: what a generator seeded by (seed, stream) is for.
 IMAGE_STREAM, KEPT_STREAM, SUBSET_STREAM = 0, 1, 2

@@ -12,17 +12,24 @@ import click
 import torch
 
 from dnnlib.errors import UsageError
-from dnnlib.integration_options import integration_options
 from dnnlib.logs import logger
-from dnnlib.options import COUNT, FILE, command, device_option, overwrite_option, run_script
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance
+from training.files.image_folder import ABSENT, WHOLE, ImageFolder
 from training.flow.calls import BLOCK_ROWS
 from training.flow.denoisers import PRECISIONS
 from training.flow.solvers import DEFAULT, SOLVERS
+from training.settings.integration import integration_options
+from training.settings.options import (
+    COUNT,
+    FILE,
+    command,
+    device_option,
+    overwrite_option,
+    run_script,
+)
 from training.simulation.generation import SeedSampler, generate_images, parse_seeds
-from training.simulation.image_folder import ABSENT, WHOLE, ImageFolder
 from training.simulation.images import ImageFlow
 from training.simulation.integration import DEFAULT_STEPS
 from training.simulation.latents import parse_eps

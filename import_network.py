@@ -14,11 +14,11 @@ import click
 from dnnlib.errors import UsageError
 from dnnlib.files import require_new
 from dnnlib.logs import logger
-from dnnlib.options import FILE, POSITIVE, command, overwrite_option, run_script
 from torch_utils.distributed import rank_from_environment
 from torch_utils.results import provenance, save_json
-from training.model import parameter_count
+from training.model.model import parameter_count
 from training.original.model import import_original
+from training.settings.options import FILE, POSITIVE, command, overwrite_option, run_script
 
 
 @command(help=__doc__)

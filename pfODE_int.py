@@ -8,10 +8,21 @@ from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import require_folder, require_new
-from dnnlib.integration_options import integration_options
-from dnnlib.likelihood_options import likelihood_options
 from dnnlib.logs import logger
-from dnnlib.options import (
+from torch_utils import distributed
+from torch_utils.distributed import process_group
+from torch_utils.results import load_json, provenance, save_json
+from torch_utils.seeds import seeded_generator
+from training.data.images.batches import normalize_pixels
+from training.files.trajectory import SavedEnd
+from training.flow.denoisers import PRECISIONS
+from training.flow.likelihood import LARGEST_EXACT, TRACES
+from training.flow.pfode import ProbabilityFlow, sample_latent
+from training.flow.solvers import DEFAULT, SOLVERS
+from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
+from training.settings.integration import integration_options
+from training.settings.likelihood import likelihood_options
+from training.settings.options import (
     COUNT,
     FILE,
     SEED,
@@ -23,16 +34,6 @@ from dnnlib.options import (
     require_options,
     run_script,
 )
-from torch_utils import distributed
-from torch_utils.distributed import process_group
-from torch_utils.results import load_json, provenance, save_json
-from torch_utils.seeds import seeded_generator
-from training.data.images import normalize_pixels
-from training.flow.denoisers import PRECISIONS
-from training.flow.likelihood import LARGEST_EXACT, TRACES
-from training.flow.pfode import ProbabilityFlow, sample_latent
-from training.flow.solvers import DEFAULT, SOLVERS
-from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
 from training.simulation.images import (
     LATENT_STREAM,
     NOISE_STREAM,
@@ -44,7 +45,6 @@ from training.simulation.images import (
 from training.simulation.integration import DEFAULT_STEPS, chosen_likelihood
 from training.simulation.latents import latent_law, parse_eps
 from training.simulation.simulator import Simulation, Simulator
-from training.simulation.trajectory_file import SavedEnd
 
 KINDS = ("melt", "roundtrip", "gen")
 DTYPE = "float32"

@@ -33,27 +33,19 @@ from torch import Tensor
 
 from dnnlib.errors import UsageError
 from dnnlib.files import require_folder, require_new
-from dnnlib.integration_options import solver_options, toy_step_options
 from dnnlib.logs import logger
-from dnnlib.options import (
-    COUNT,
-    FILE,
-    POSITIVE,
-    SEED,
-    calibration_option,
-    choice,
-    command,
-    device_option,
-    flow_options,
-    overwrite_option,
-    require_options,
-    run_script,
-)
 from dnnlib.urls import local_file
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance, save_arrays, save_json
 from training.data.toys import TOY_NAMES, Toy
+from training.files.coverage import (
+    boundary_arrays,
+    mesh_paths,
+    other_meshes,
+    result_arrays,
+    seen_from_outside,
+)
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import G_TYPES
@@ -70,15 +62,23 @@ from training.measure.coverage import (
     transported,
     unfilled,
 )
-from training.measure.coverage_files import (
-    boundary_arrays,
-    mesh_paths,
-    other_meshes,
-    result_arrays,
-    seen_from_outside,
-)
 from training.measure.paired_coverage import pair
-from training.model import Model
+from training.model.model import Model
+from training.settings.integration import solver_options, toy_step_options
+from training.settings.options import (
+    COUNT,
+    FILE,
+    POSITIVE,
+    SEED,
+    calibration_option,
+    choice,
+    command,
+    device_option,
+    flow_options,
+    overwrite_option,
+    require_options,
+    run_script,
+)
 from training.simulation.coverage_points import fresh_data, latent_points, unit_maps
 from training.simulation.integration import (
     DEFAULT_STEPS,

@@ -6,10 +6,22 @@ import click
 from torch import Tensor
 
 from dnnlib.files import require_folder, require_new
-from dnnlib.integration_options import solver_options, toy_step_options
-from dnnlib.likelihood_options import likelihood_options
 from dnnlib.logs import logger
-from dnnlib.options import (
+from dnnlib.urls import local_file
+from torch_utils import distributed
+from torch_utils.distributed import process_group
+from torch_utils.results import provenance, save_json
+from torch_utils.seeds import seeded_generator
+from training.data.toys import TOY_NAMES, Toy
+from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
+from training.flow.likelihood import LARGEST_EXACT, TRACES
+from training.flow.pfode import ProbabilityFlow, sample_latent
+from training.flow.schedules import G_TYPES
+from training.flow.solvers import DEFAULT, SOLVERS
+from training.model.model import Model
+from training.settings.integration import solver_options, toy_step_options
+from training.settings.likelihood import likelihood_options
+from training.settings.options import (
     COUNT,
     FILE,
     POSITIVE,
@@ -23,18 +35,6 @@ from dnnlib.options import (
     overwrite_option,
     run_script,
 )
-from dnnlib.urls import local_file
-from torch_utils import distributed
-from torch_utils.distributed import process_group
-from torch_utils.results import provenance, save_json
-from torch_utils.seeds import seeded_generator
-from training.data.toys import TOY_NAMES, Toy
-from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
-from training.flow.likelihood import LARGEST_EXACT, TRACES
-from training.flow.pfode import ProbabilityFlow, sample_latent
-from training.flow.schedules import G_TYPES
-from training.flow.solvers import DEFAULT, SOLVERS
-from training.model import Model
 from training.simulation.integration import (
     DEFAULT_STEPS,
     NetworkFile,

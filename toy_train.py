@@ -8,20 +8,8 @@ from typing import Any
 
 import click
 
+from dnnlib.errors import agree
 from dnnlib.logs import logger
-from dnnlib.options import (
-    NOT_NEGATIVE,
-    POSITIVE,
-    agree,
-    choice,
-    command,
-    flow_options,
-    given_options,
-    inflation_arguments,
-    require_options,
-    run_script,
-)
-from dnnlib.training_options import checked_options, resumed_options, training_options
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance
@@ -32,10 +20,8 @@ from training.flow.calibration import METHODS
 from training.flow.denoisers import NOISE_CONDITIONINGS, SPACES
 from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import G_TYPES
-from training.model import Model, describe_basis
-from training.networks import TOY_NETWORKS
-from training.run_folder import place_to_resume, read_options
-from training.setup import (
+from training.learning.run_folder import place_to_resume, read_options
+from training.learning.setup import (
     CalibrationPlan,
     Choices,
     Resumed,
@@ -44,7 +30,21 @@ from training.setup import (
     run_training,
     set_deterministic,
 )
-from training.trainer import Trainer, TrainingConfig
+from training.learning.trainer import Trainer, TrainingConfig
+from training.model.model import Model, describe_basis
+from training.networks import TOY_NETWORKS
+from training.settings.options import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    choice,
+    command,
+    flow_options,
+    given_options,
+    inflation_arguments,
+    require_options,
+    run_script,
+)
+from training.settings.training import checked_options, resumed_options, training_options
 
 # What a resumed run may change and still be the same run.
 FREE_ON_RESUME = {"batch_gpu", "device_name", "dry_run", "dump", "keep", "resume", "snap", "tick"}

@@ -7,23 +7,8 @@ from typing import Any
 import click
 import torch
 
-from dnnlib.errors import DataError, UsageError
+from dnnlib.errors import DataError, UsageError, agree
 from dnnlib.logs import logger
-from dnnlib.options import (
-    COUNT,
-    FILE,
-    NOT_NEGATIVE,
-    POSITIVE,
-    agree,
-    choice,
-    command,
-    flow_options,
-    given_options,
-    inflation_arguments,
-    require_options,
-    run_script,
-)
-from dnnlib.training_options import checked_options, resumed_options, training_options
 from dnnlib.urls import local_file
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance
@@ -33,16 +18,14 @@ from training.data.augment import (
     GeometricAugmentation,
 )
 from training.data.batches import BatchSource
-from training.data.images import ImageBatches, ImageDataset
+from training.data.images.batches import ImageBatches, ImageDataset
 from training.flow.calibration import METHODS
 from training.flow.denoisers import NOISE_CONDITIONINGS, PRECISIONS, SPACES
 from training.flow.schedules import G_TYPES
-from training.image_training import calibration_points, fit_basis, open_calibration_data
-from training.loss import T_SAMPLINGS
-from training.model import Model, describe_basis
-from training.networks import IMAGE_NETWORKS
-from training.run_folder import place_to_resume, read_options
-from training.setup import (
+from training.learning.images import calibration_points, fit_basis, open_calibration_data
+from training.learning.loss import T_SAMPLINGS
+from training.learning.run_folder import place_to_resume, read_options
+from training.learning.setup import (
     CalibrationPlan,
     Choices,
     Resumed,
@@ -51,7 +34,23 @@ from training.setup import (
     run_training,
     set_deterministic,
 )
-from training.trainer import Trainer, TrainingConfig
+from training.learning.trainer import Trainer, TrainingConfig
+from training.model.model import Model, describe_basis
+from training.networks import IMAGE_NETWORKS
+from training.settings.options import (
+    COUNT,
+    FILE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    choice,
+    command,
+    flow_options,
+    given_options,
+    inflation_arguments,
+    require_options,
+    run_script,
+)
+from training.settings.training import checked_options, resumed_options, training_options
 
 # What a resumed run may change and still be the same run.
 FREE_ON_RESUME = {

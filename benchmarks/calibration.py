@@ -33,7 +33,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from torch_utils.seeds import seeded_generator
-from training.data.images import ImageDataset, basis_batches
+from training.data.images.batches import ImageDataset, basis_batches
 from training.data.toys import Toy
 from training.flow.calibration import METHODS, Calibration, fit_calibration
 from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
@@ -41,7 +41,7 @@ from training.flow.likelihood import Trace, log_prob
 from training.flow.pfode import ProbabilityFlow, sample_latent
 from training.flow.solvers import SOLVERS
 from training.measure.two_sample import energy_distance
-from training.model import Model
+from training.model.model import Model
 
 FIT_STREAM, TRAIN_STREAM, HELD_OUT_STREAM, LATENT_STREAM = range(4)
 TOY_POINTS, TOY_FIT_POINTS = 2000, 20_000

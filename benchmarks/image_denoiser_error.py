@@ -15,9 +15,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from training.data.images import ImageDataset, basis_batches
-from training.loss import DenoisingLoss, DenoisingRegression, Draws
-from training.model import Model
+from training.data.images.batches import ImageDataset, basis_batches
+from training.learning.loss import DenoisingLoss, DenoisingRegression, Draws
+from training.model.model import Model
 
 REPEATS = 8
 BATCH = 256

@@ -28,8 +28,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from training.data.image_dataset import ImageDataset
-from training.data.images import normalize_pixels
+from training.data.images.batches import normalize_pixels
+from training.data.images.dataset import ImageDataset
 from training.data.toys import Toy
 from training.flow.calls import BLOCK_ROWS, RecomputedDenoiser
 from training.flow.denoisers import MixtureDenoiser
@@ -44,7 +44,7 @@ from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import NoiseSchedule
 from training.flow.solvers import DEFAULT, SOLVERS
 from training.measure.roundtrip import LEVELS_PER_UNIT
-from training.model import Model, make_schedule
+from training.model.model import Model, make_schedule
 from training.simulation.images import dequantized
 from training.simulation.integration import DEFAULT_STEPS
 

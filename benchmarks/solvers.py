@@ -30,7 +30,7 @@ from training.flow.grids import fit_equal_error_grid
 from training.flow.pfode import ProbabilityFlow, sample_latent
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS, Solver, get_solver
-from training.model import Model
+from training.model.model import Model
 from training.pictures.colors import FAINT, INK, MUTED, sequential_colors
 from training.pictures.style import SMALL_SIZE, TEXT_SIZE, axes_at, headline, new_figure, quiet
 

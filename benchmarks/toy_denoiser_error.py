@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from training.data.toys import TOY_NAMES, Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.measure.excess_error import excess_error, noisy_points
-from training.model import Model
+from training.model.model import Model
 
 ROOT = Path(__file__).parent.parent
 SCHEDULES = ("PRP", "PRR")

@@ -27,7 +27,7 @@ from training.flow.denoisers import MixtureDenoiser
 from training.flow.pfode import ProbabilityFlow, sample_latent
 from training.flow.solvers import SOLVERS
 from training.measure.two_sample import mean_distance
-from training.model import Model
+from training.model.model import Model
 
 COUNT = 20_000
 REPEATS = 3

@@ -4,6 +4,8 @@ Libraries raise a subclass of ``InflationError`` whose message a user can act on
 where, and what would be right. ``run_script`` prints that line and exits with the class's code.
 """
 
+from typing import Any
+
 
 class InflationError(Exception):
     """Base of the errors that a user, not a developer, can mend."""
@@ -23,3 +25,15 @@ class DataError(InflationError):
 
 class TrainingError(InflationError):
     """Training cannot go on, such as after a run of non-finite steps."""
+
+
+def agree(name: str, given: Any, known: Any, source: str) -> Any:
+    """The known value of an option, which a given one must not contradict.
+
+    Raises:
+        UsageError: Both are there and differ; the message states both.
+    """
+    if given is not None and given != known:
+        right = "leave it out" if known is None else f"leave it out, or give {known}"
+        raise UsageError(f"--{name} is {given}, but {source} has {known}: {right}")
+    return known

@@ -22,8 +22,8 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 import toy_train  # noqa: E402
-from dnnlib import options  # noqa: E402
 from dnnlib.logs import logger  # noqa: E402
+from training.settings import options  # noqa: E402
 
 # The tensors of tests are tiny: on a busy machine, threads would only wait for each other.
 torch.set_num_threads(1)

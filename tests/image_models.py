@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from training.data.image_writer import image_writer
+from training.data.sources.writer import image_writer
 from training.flow.eigenbasis import EigenBasis
-from training.model import Model
-from training.setup import Choices
+from training.learning.setup import Choices
+from training.model.model import Model
 
 SHAPE = (1, 8, 8)
 

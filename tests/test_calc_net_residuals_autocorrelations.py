@@ -19,15 +19,15 @@ from image_models import save_image_model, write_image_set
 
 import calc_net_residuals_autocorrelations as script
 from torch_utils.results import load_arrays, save_arrays
-from training.data.image_dataset import ImageDataset
-from training.data.images import normalize_pixels
+from training.data.images.batches import normalize_pixels
+from training.data.images.dataset import ImageDataset
 from training.data.toys import Toy
+from training.files import residuals as residual_files
 from training.flow.calibration import Calibration
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.solvers import DEFAULT, SOLVERS
-from training.measure import residual_files
 from training.measure.residuals import noise_rows
-from training.model import Model
+from training.model.model import Model
 from training.simulation.extraction import NOISE_STREAM
 
 Run = Callable[..., Any]

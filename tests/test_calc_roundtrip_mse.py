@@ -18,10 +18,10 @@ import calc_roundtrip_mse
 import dnnlib
 from calc_roundtrip_mse import BIN_EDGES, WorstImages, histogram
 from torch_utils.results import load_arrays
-from training.data.image_dataset import ImageDataset
-from training.data.images import normalize_pixels
+from training.data.images.batches import normalize_pixels
+from training.data.images.dataset import ImageDataset
 from training.flow.solvers import DEFAULT, SOLVERS
-from training.model import Model
+from training.model.model import Model
 
 Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]

@@ -25,8 +25,8 @@ from torch import Tensor
 
 import fid
 from torch_utils import distributed
-from training.data.image_writer import image_writer
-from training.data.images import ImageDataset, pixel_batches
+from training.data.images.batches import ImageDataset, pixel_batches
+from training.data.sources.writer import image_writer
 from training.measure.detector import InceptionDetector, expected_shapes
 from training.measure.kernel_distance import kernel_distance
 

@@ -24,12 +24,12 @@ import dnnlib
 import gen_fid_samples
 from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
-from training.data.image_codec import encode_png
-from training.data.image_dataset import ImageDataset
-from training.model import Model
+from training.data.images.codec import encode_png
+from training.data.images.dataset import ImageDataset
+from training.files.image_folder import PARAMETERS, ImageFolder
+from training.model.model import Model
 from training.simulation import generation
 from training.simulation.generation import SeedSampler, generate_images, parse_seeds
-from training.simulation.image_folder import PARAMETERS, ImageFolder
 from training.simulation.images import LABEL_STREAM, LATENT_STREAM, ImageFlow
 
 Run = Callable[..., Any]

@@ -17,7 +17,7 @@ from original_files import Persistent, dumps, toy_content
 import gen_fid_samples
 import import_network
 import toy_pfODE_int
-from training.model import Model
+from training.model.model import Model
 
 ROOT = Path(__file__).parent.parent
 # Files with random weights, 8 MB, and what the original code makes of some points.

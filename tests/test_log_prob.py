@@ -17,14 +17,14 @@ from image_models import save_image_model, write_image_set
 import pfODE_int
 import toy_pfODE_int
 from torch_utils.results import load_arrays
-from training.data.images import normalize_pixels
+from training.data.images.batches import normalize_pixels
 from training.data.toys import Toy
 from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.likelihood import Trace, log_prob
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS
-from training.model import Model, make_schedule
+from training.model.model import Model, make_schedule
 from training.simulation.images import dequantized
 
 Run = Callable[..., Any]

@@ -19,7 +19,7 @@ import toy_train
 from torch_utils.snapshots import read_network, read_state, write_network, write_state
 from training.data.batches import ToyBatches
 from training.data.toys import TOY_NAMES
-from training.model import Model
+from training.model.model import Model
 
 Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from fuzz.cases import Write
-from training.data.image_writer import image_writer
+from training.data.sources.writer import image_writer
 
 
 def pixels(count: int, channels: int = 1, size: int = 8) -> np.ndarray:

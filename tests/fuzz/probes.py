@@ -17,21 +17,21 @@ from torch_utils.results import load_arrays, open_arrays
 from torch_utils.snapshots import read_state
 from torch_utils.stats import RunningMeans, keep_lines_until
 from training.data.batches import Batch
-from training.data.image_codec import Decoder, decode_exact
-from training.data.image_dataset import ImageDataset
-from training.data.image_sources import open_source
-from training.data.plain_pickle import read_plain_pickle
+from training.data.images.codec import Decoder, decode_exact
+from training.data.images.dataset import ImageDataset
+from training.data.sources.formats import open_source
+from training.data.sources.plain_pickle import read_plain_pickle
+from training.files.residuals import Extraction, find_first, require_same, saved_shapes
+from training.files.trajectory import SavedEnd
+from training.learning.setup import Resumed
 from training.measure import detector
 from training.measure.boundaries import enclosed_volume, read_mesh
 from training.measure.correlations import correlate
-from training.measure.residual_correlations import row_pairs, toy_correlations
-from training.measure.residual_files import Extraction, find_first, require_same, saved_shapes
-from training.model import Model
+from training.model.model import Model
 from training.original.model import import_original
 from training.pictures.album import pictures_of
 from training.pictures.runs import SavedTraining
-from training.setup import Resumed
-from training.simulation.trajectory_file import SavedEnd
+from training.simulation.residual_correlations import row_pairs, toy_correlations
 
 CPU = torch.device("cpu")
 MOST_IMAGES = 50

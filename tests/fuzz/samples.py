@@ -21,11 +21,11 @@ from training.data.batches import Batch
 from training.flow.calibration import Calibration
 from training.flow.eigenbasis import EigenBasis
 from training.flow.output_gain import OutputGain
+from training.learning.run_folder import OPTIONS_NAME
+from training.learning.setup import Choices
+from training.learning.trainer import Trainer, TrainingConfig
 from training.measure.boundaries import unit_sphere
-from training.model import Model
-from training.run_folder import OPTIONS_NAME
-from training.setup import Choices
-from training.trainer import Trainer, TrainingConfig
+from training.model.model import Model
 
 TINY_NETWORK = {"width": 4, "depth": 1, "time_features": 2, "input_features": 1}
 POINTS = torch.tensor([[0.3, -0.1], [1.0, 0.5], [-0.4, 0.2], [0.1, 0.9]], dtype=torch.float64)

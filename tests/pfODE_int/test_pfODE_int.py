@@ -30,10 +30,10 @@ from image_simulations import (
 
 import dnnlib
 import pfODE_int
-from training.data.image_dataset import ImageDataset
-from training.data.images import normalize_pixels
+from training.data.images.batches import normalize_pixels
+from training.data.images.dataset import ImageDataset
 from training.flow.solvers import DEFAULT, SOLVERS
-from training.model import Model
+from training.model.model import Model
 
 # Forty steps of rk4 are right to 1e-8 here, so that single precision is all that limits the files.
 CASES = {

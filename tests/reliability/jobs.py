@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data.image_writer import image_writer
+from training.data.sources.writer import image_writer
 
 IMAGES, CLASSES, SIDE = 40, 4, 8
 EVENTS = r"events\.out\.tfevents\..*"

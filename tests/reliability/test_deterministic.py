@@ -11,7 +11,7 @@ import torch
 import toy_train
 import train
 from reliability.jobs import IMAGE_TRAINING, TOY_TRAINING, write_images
-from training.trainer import Trainer
+from training.learning.trainer import Trainer
 
 Run = Callable[..., Any]
 

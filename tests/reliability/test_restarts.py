@@ -11,7 +11,13 @@ import pytest
 from dnnlib.logs import logger
 from reliability.jobs import IMAGE_TRAINING, TOY_TRAINING, write_images
 from reliability.whole import differences
-from training.run_folder import LAUNCH_KEY, OPTIONS_NAME, RunFolder, launch_id, place_to_resume
+from training.learning.run_folder import (
+    LAUNCH_KEY,
+    OPTIONS_NAME,
+    RunFolder,
+    launch_id,
+    place_to_resume,
+)
 
 ROOT = Path(__file__).parents[2]
 NEVER = -1

@@ -14,9 +14,9 @@ from torch.utils.data import dataloader
 import train
 from reliability.jobs import IMAGE_TRAINING, write_images
 from reliability.whole import differences
-from training.data.image_dataset import ImageDataset
-from training.data.images import ImageBatches
-from training.trainer import Trainer
+from training.data.images.batches import ImageBatches
+from training.data.images.dataset import ImageDataset
+from training.learning.trainer import Trainer
 
 Run = Callable[..., Any]
 STEPS = 12

@@ -13,9 +13,9 @@ import torch
 from dnnlib.errors import DataError
 from torch_utils.results import load_arrays, load_json
 from torch_utils.snapshots import read_state
-from training.data.image_codec import decode_exact
-from training.data.image_dataset import ImageDataset
-from training.model import Model
+from training.data.images.codec import decode_exact
+from training.data.images.dataset import ImageDataset
+from training.model.model import Model
 
 PNG_END = b"IEND\xaeB`\x82"
 

@@ -10,8 +10,8 @@ import torch
 
 import train
 from torch_utils.snapshots import Part, read_network, read_state
-from training.data.image_writer import image_writer
-from training.model import Model
+from training.data.sources.writer import image_writer
+from training.model.model import Model
 
 Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]

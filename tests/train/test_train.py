@@ -30,8 +30,8 @@ from image_runs import (
 import dnnlib
 import train
 from torch_utils.snapshots import read_network
-from training.data.image_dataset import ImageDataset
-from training.data.images import basis_batches
+from training.data.images.batches import basis_batches
+from training.data.images.dataset import ImageDataset
 from training.flow.eigenbasis import EigenBasis
 
 

@@ -20,7 +20,7 @@ from image_runs import (
 
 import pfODE_int
 import train
-from training.model import Model
+from training.model.model import Model
 
 
 @pytest.mark.parametrize("how", ["--cond", "--augment=0.5"])

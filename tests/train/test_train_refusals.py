@@ -8,7 +8,7 @@ import pytest
 from image_runs import TINY, Contents, Run, write_images
 
 import train
-from training.data.image_writer import image_writer
+from training.data.sources.writer import image_writer
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from image_runs import (
 
 import train
 from torch_utils.snapshots import read_state, write_state
-from training.data.images import ImageBatches
+from training.data.images.batches import ImageBatches
 from training.flow.eigenbasis import EigenBasis
 
 

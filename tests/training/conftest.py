@@ -14,11 +14,11 @@ from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
-from training.loss import DenoisingLoss
-from training.model import Model, make_schedule
-from training.run_folder import RunFolder
-from training.setup import Choices
-from training.trainer import Trainer, TrainingConfig
+from training.learning.loss import DenoisingLoss
+from training.learning.run_folder import RunFolder
+from training.learning.setup import Choices
+from training.learning.trainer import Trainer, TrainingConfig
+from training.model.model import Model, make_schedule
 
 CPU = torch.device("cpu")
 

@@ -12,9 +12,10 @@ A residual has two parts: what no denoiser can know, and the error of this one. 
 denoiser is known, the second is found alone, as ``D - D_exact``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -25,7 +26,6 @@ from torch_utils.seeds import seeded_generator
 from training.flow.denoisers import Denoiser
 from training.flow.pfode import ProbabilityFlow, State
 from training.flow.solvers import Solver
-from training.measure.residual_files import Put
 
 NOISES = ("independent", "path")
 NOISE_BLOCK = 512
@@ -35,6 +35,8 @@ Found = dict[str, Tensor]
 """``net_outputs``, ``net_residuals`` and, where it is known, ``exact_residuals``, ``[n, D]``."""
 Take = Callable[[int, Found], None]
 """Takes what was found at the time of an index."""
+Put = Callable[[int, int, Mapping[str, np.ndarray]], None]
+"""``put(index of the time, first row, rows [n, D] by name)``."""
 Source = Callable[[range], tuple[Tensor, dict[str, Tensor]]]
 """Points ``[n, D]`` of image space, and the network's conditions, of samples by number."""
 

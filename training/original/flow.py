@@ -15,8 +15,8 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import InflationSchedule
+from training.learning.setup import INFLATION_DEFAULTS
 from training.original.file import Fields
-from training.setup import INFLATION_DEFAULTS
 
 # Largest errors of what is in float32.
 NOT_ORTHONORMAL, NOT_EQUAL = 1e-3, 1e-5

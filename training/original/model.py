@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from dnnlib.errors import DataError, UsageError
+from dnnlib.errors import DataError, UsageError, agree
 from dnnlib.logs import logger
-from dnnlib.options import agree
 from torch_utils.inert_pickle import shown
 from training.data.toys import TOY_NAMES, Toy
 from training.flow.denoisers import SPACES, NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
-from training.model import Model, Recipe, check_network
+from training.model.model import Model, Recipe, check_network
 from training.original.counterparts import IMAGE_COUNTERPARTS, TOY_COUNTERPARTS, Counterpart
 from training.original.file import ALLOWED, Fields, Layers, OriginalFile, read_original
 from training.original.flow import read_basis, read_schedule

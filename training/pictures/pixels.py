@@ -12,7 +12,7 @@ import torch
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from training.data.images import to_pixels
+from training.data.images.batches import to_pixels
 from training.pictures.colors import BLUE, ORANGE
 
 HALF_RANGE = 127.5  # gray levels from the middle to black or white, and to a unit of data

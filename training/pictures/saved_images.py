@@ -7,8 +7,8 @@ import numpy as np
 
 from dnnlib.errors import DataError
 from torch_utils.results import SavedArrays, open_arrays
-from training.data.image_containers import image_names, open_container
-from training.data.image_dataset import ImageDataset
+from training.data.images.containers import image_names, open_container
+from training.data.images.dataset import ImageDataset
 
 ERRORS = {
     "indices": "K",

@@ -9,9 +9,9 @@ import torch
 from dnnlib.errors import DataError
 from torch_utils.inert_pickle import shown
 from torch_utils.results import SavedArrays, open_arrays
+from training.files.residuals import QUANTITIES
 from training.measure.correlation_times import CorrelationTime, correlation_time, scatter_of
 from training.measure.correlations import varying
-from training.measure.residual_files import QUANTITIES
 from training.pictures.checked_arrays import CheckedArrays
 
 ROUNDING = 1e-4  # of float32, by which correlations may pass 1

@@ -16,8 +16,8 @@ import numpy as np
 from dnnlib.errors import DataError
 from torch_utils.array_rows import open_rows
 from torch_utils.results import open_arrays
+from training.files.residuals import QUANTITIES
 from training.measure.correlation_times import LOWER, UPPER, CorrelationTime
-from training.measure.residual_files import QUANTITIES
 from training.pictures.checked_arrays import CheckedArrays
 from training.pictures.saved_lags import SavedLags, require_correlations, summary_of
 

@@ -13,9 +13,9 @@ from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.results import provenance, save_json
-from training.measure.residual_files import Extraction, Put, digest, require_space
-from training.measure.residuals import Extractor, ResidualProbe, Source
-from training.model import Model
+from training.files.residuals import Extraction, digest, require_space
+from training.measure.residuals import Extractor, Put, ResidualProbe, Source
+from training.model.model import Model
 from training.simulation.integration import chosen_solver, steps_and_end
 
 NOISE_STREAM = 4

@@ -24,10 +24,10 @@ from tqdm import tqdm
 from dnnlib.errors import UsageError
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
-from training.data.images import to_pixels
+from training.data.images.batches import to_pixels
+from training.files.image_folder import ImageFolder, write_image
 from training.flow.calls import BlockwiseDenoiser
 from training.flow.pfode import sample_latent
-from training.simulation.image_folder import ImageFolder, write_image
 from training.simulation.images import LATENT_STREAM, ImageFlow, draw_classes
 from training.simulation.latents import latent_law
 

@@ -13,16 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dnnlib.errors import DataError, UsageError
-from dnnlib.options import agree
+from dnnlib.errors import DataError, UsageError, agree
 from dnnlib.urls import local_file
 from torch_utils.seeds import seeded_generator
-from training.data.images import ImageDataset
+from training.data.images.batches import ImageDataset
 from training.flow.calls import BLOCK_ROWS, RecomputedDenoiser
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
 from training.measure.roundtrip import LEVELS_PER_UNIT
-from training.model import Model
+from training.model.model import Model
 from training.simulation.integration import (
     PILOTS,
     NetworkFile,

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
-from dnnlib.options import given_options
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from training.flow.grids import EqualErrorGrid, Grid, choose_steps, fit_equal_error_grid
@@ -24,7 +23,8 @@ from training.flow.likelihood import Likelihood, Trace
 from training.flow.pfode import ProbabilityFlow, sample_latent
 from training.flow.schedules import NoiseSchedule
 from training.flow.solvers import Solver, get_solver
-from training.model import Model
+from training.model.model import Model
+from training.settings.options import given_options
 
 DEFAULT_STEPS = 20
 MAX_STEPS = 10**6

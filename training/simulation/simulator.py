@@ -11,10 +11,10 @@ from tqdm import tqdm
 
 from dnnlib.errors import UsageError
 from torch_utils import distributed
+from training.files.trajectory import trajectory_file
 from training.flow.likelihood import Likelihood
 from training.flow.pfode import ProbabilityFlow, State, Trajectory
 from training.flow.solvers import Solver
-from training.simulation.trajectory_file import trajectory_file
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ in where it was left out, so that the saved options are the ones that were used.
 from pathlib import Path
 from typing import Any
 
-from dnnlib.errors import DataError, UsageError
-from dnnlib.options import agree, inflation_arguments, require_options
+from dnnlib.errors import DataError, UsageError, agree
 from training.data.toys import TOY_NAMES, Toy
 from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import NoiseSchedule
-from training.model import Model, make_schedule
-from training.setup import INFLATION_DEFAULTS
+from training.learning.setup import INFLATION_DEFAULTS
+from training.model.model import Model, make_schedule
+from training.settings.options import inflation_arguments, require_options
 from training.simulation.integration import steps_and_end
 
 SCHEDULE_OPTIONS = ("dims_to_keep", "rho", "gamma0", "g_type", "inflation_gap")

@@ -11,7 +11,7 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.isotropic import EDMSchedule
 from training.flow.preconditioning import PRECONDITIONINGS, per_dimension
 from training.flow.schedules import InflationSchedule, NoiseSchedule
-from training.loss import DenoisingRegression
+from training.learning.loss import DenoisingRegression
 
 COUNT = 100_000
 

@@ -24,8 +24,8 @@ from training.measure.correlations import (
     mean_autocorrelation,
     varying,
 )
-from training.measure.residual_correlations import row_pairs
 from training.measure.residuals import NOISE_BLOCK, Found, ResidualProbe, noise_rows
+from training.simulation.residual_correlations import row_pairs
 
 ROOT = Path(__file__).parents[3]
 
@@ -215,7 +215,7 @@ PEAK = """
 import sys, torch
 from pathlib import Path
 from training.measure.correlations import correlate
-from training.measure.residual_correlations import row_pairs
+from training.simulation.residual_correlations import row_pairs
 torch.set_num_threads(1)
 pairs = row_pairs(Path(sys.argv[1]), Path(sys.argv[1]), "r", 500, torch.device("cpu"))
 assert torch.allclose(correlate(pairs, 'r').diagonal, torch.ones(300, dtype=torch.float64))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.data.images import normalize_pixels, to_pixels
+from training.data.images.batches import normalize_pixels, to_pixels
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
 
 

@@ -8,7 +8,7 @@ import torch
 from training.data.toys import Toy
 from training.flow.denoisers import NetworkDenoiser, noise_condition
 from training.flow.pfode import ProbabilityFlow
-from training.loss import DenoisingLoss, DenoisingRegression
+from training.learning.loss import DenoisingLoss, DenoisingRegression
 from training.networks.mlp import ToyMLP
 
 THICKNESS = 1  # of the swirl in eigenspace: variances are 1.09, 1 and 0.91

@@ -12,7 +12,7 @@ from image_models import SHAPE, save_image_model, write_image_set
 
 from dnnlib.errors import DataError, InflationError, UsageError
 from torch_utils.snapshots import read_network, write_network
-from training.data.image_writer import image_writer
+from training.data.sources.writer import image_writer
 from training.flow.calls import BLOCK_ROWS
 from training.flow.isotropic import VPSchedule
 from training.flow.schedules import InflationSchedule

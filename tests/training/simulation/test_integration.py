@@ -14,7 +14,7 @@ from dnnlib.errors import DataError
 from torch_utils.results import load_json
 from training.flow.grids import EqualErrorGrid
 from training.flow.solvers import SOLVERS
-from training.model import Model
+from training.model.model import Model
 from training.simulation.integration import STORED, NetworkFile
 
 Run = Callable[..., Any]

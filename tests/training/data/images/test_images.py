@@ -1,0 +1,433 @@
+"""Image data sets and their streams: the same from any storage, worker, rank and starting point."""
+
+import io
+import json
+import pickle
+import stat
+import warnings
+import zipfile
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from dnnlib.errors import DataError
+from torch_utils import distributed
+from training.data.batches import Batch
+from training.data.images.batches import (
+    ImageBatches,
+    ImageDataset,
+    basis_batches,
+    normalize_pixels,
+    to_pixels,
+)
+from training.data.sources.writer import image_writer
+from training.flow.eigenbasis import EigenBasis
+
+CPU = torch.device("cpu")
+COUNT = 23
+PIXELS = np.random.default_rng(0).integers(0, 256, (COUNT, 4, 4, 3), dtype=np.uint8)
+CLASSES = [index % 5 for index in range(COUNT)]
+VECTORS = [[index / 2, -1.0, 3.0] for index in range(COUNT)]
+LABELS = {"classes": CLASSES, "vectors": VECTORS, "none": [None] * COUNT}
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``stored("zip" or "folder", "classes", "vectors" or "none")``: the path of a data set."""
+    folder = tmp_path_factory.mktemp("sets")
+
+    def path(kind: str = "zip", labels: str = "classes") -> Path:
+        found = folder / (f"{labels}.zip" if kind == "zip" else labels)
+        if not found.exists():
+            with image_writer(found) as writer:
+                for pixels, label in zip(PIXELS, LABELS[labels], strict=True):
+                    writer.add(pixels, label)  # type: ignore[arg-type]
+        return found
+
+    return path
+
+
+@pytest.fixture
+def as_rank(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    def pretend(rank: int, ranks: int) -> None:
+        monkeypatch.setattr(distributed, "rank", lambda: rank)
+        monkeypatch.setattr(distributed, "world_size", lambda: ranks)
+
+    return pretend
+
+
+def png(pixels: np.ndarray | Image.Image, **options: Any) -> bytes:
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    file = io.BytesIO()
+    image.save(file, format="PNG", **options)
+    return file.getvalue()
+
+
+def write_zip(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+def channels_first(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.moveaxis(pixels, -1, 1).copy())
+
+
+# Pixels and numbers.
+
+
+def test_pixels_become_numbers_from_minus_one_to_one_and_come_back() -> None:
+    pixels = torch.arange(256, dtype=torch.uint8)
+    points = normalize_pixels(pixels)
+    assert (points.dtype, float(points[0]), float(points[255])) == (torch.float32, -1, 1)
+    torch.testing.assert_close(points.double(), pixels.double() / 127.5 - 1, atol=1e-7, rtol=0)
+    assert torch.equal(to_pixels(points), pixels)
+    assert torch.equal(to_pixels(points.double()), pixels)
+
+
+def test_numbers_are_rounded_to_the_nearest_pixel_and_clamped() -> None:
+    points = (torch.tensor([-300, -0.4, 0.4, 0.6, 254.4, 254.6, 1e9]) / 127.5) - 1
+    assert to_pixels(points).tolist() == [0, 0, 0, 1, 254, 255, 255]
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(DataError, match="not finite"):
+            to_pixels(torch.tensor([0.0, value]))
+
+
+# Data sets.
+
+
+@pytest.mark.parametrize("kind", ["zip", "folder"])
+@pytest.mark.parametrize("cache", [False, True])
+def test_a_data_set_is_its_images_and_one_hot_labels(
+    stored: Callable[..., Path], kind: str, cache: bool
+) -> None:
+    dataset = ImageDataset(stored(kind), use_labels=True, cache=cache)
+    assert (len(dataset), dataset.image_shape, dataset.dim) == (COUNT, (3, 4, 4), 48)
+    assert (dataset.name, dataset.label_dim, dataset.has_labels) == ("classes", 5, True)
+    images, labels = zip(*dataset, strict=True)
+    assert torch.equal(torch.stack(images), channels_first(PIXELS))
+    assert torch.equal(torch.stack(labels), torch.eye(5)[CLASSES])
+    assert labels[0].dtype == torch.float32
+    for index in (-1, COUNT):
+        with pytest.raises(IndexError):
+            dataset[index]
+
+
+def test_vector_labels_stay_as_they_are(stored: Callable[..., Path]) -> None:
+    dataset = ImageDataset(stored(labels="vectors"), use_labels=True)
+    assert dataset.label_dim == 3
+    assert torch.equal(dataset.read(range(COUNT))[1], torch.tensor(VECTORS))
+
+
+def test_labels_are_not_needed_unless_asked_for(stored: Callable[..., Path]) -> None:
+    for labels in LABELS:
+        dataset = ImageDataset(stored(labels=labels))
+        assert (dataset.label_dim, dataset.has_labels) == (0, False)
+        assert dataset[3][1].shape == (0,)
+    with pytest.raises(DataError, match="no labels"):
+        ImageDataset(stored(labels="none"), use_labels=True)
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_mirrored_copies_follow_the_originals(stored: Callable[..., Path], cache: bool) -> None:
+    dataset = ImageDataset(stored(), use_labels=True, xflip=True, cache=cache)
+    assert len(dataset) == 2 * COUNT
+    pixels, labels = dataset.read(range(2 * COUNT))
+    mirrored = np.concatenate([PIXELS, PIXELS[:, :, ::-1]])
+    assert torch.equal(pixels, channels_first(mirrored))
+    assert torch.equal(labels[:COUNT], labels[COUNT:])
+
+
+@pytest.mark.parametrize("xflip", [False, True])
+def test_a_subset_depends_on_its_seed_alone(stored: Callable[..., Path], xflip: bool) -> None:
+    def subset(seed: int, **options: Any) -> tuple[Tensor, Tensor]:
+        dataset = ImageDataset(stored(), True, max_size=9, seed=seed, xflip=xflip, **options)
+        assert len(dataset) == 9 * (1 + xflip)
+        assert dataset.label_dim == 5, "labels do not change their length with the subset"
+        return dataset.read(range(9))
+
+    whole, whole_labels = ImageDataset(stored(), True).read(range(COUNT))
+    pixels, labels = subset(1)
+    where = [(whole == image).flatten(1).all(dim=1).nonzero().item() for image in pixels]
+    assert sorted(set(where)) == where
+    assert torch.equal(labels, whole_labels[where])
+    for options in ({}, {"cache": True}):
+        assert torch.equal(subset(1, **options)[0], pixels)
+    assert not torch.equal(subset(2)[0], pixels)
+    assert len(ImageDataset(stored(), max_size=1000)) == COUNT
+
+
+def test_a_data_set_travels_by_pickle_and_opens_its_zip_again(
+    stored: Callable[..., Path],
+) -> None:
+    dataset = ImageDataset(stored(), use_labels=True)
+    before = dataset.read([5, 3])
+    copy = pickle.loads(pickle.dumps(dataset))
+    dataset.close()
+    for each in (copy, dataset):
+        for first, second in zip(each.read([5, 3]), before, strict=True):
+            assert torch.equal(first, second)
+
+
+def test_an_ordinary_loader_with_forked_workers_reads_it(stored: Callable[..., Path]) -> None:
+    dataset = ImageDataset(stored())
+    dataset.read([0])
+    loader = DataLoader(dataset, batch_size=4, num_workers=2)
+    images = torch.cat([pixels for pixels, _ in loader])
+    assert torch.equal(images, channels_first(PIXELS))
+
+
+def test_gray_images_have_one_channel_and_jpegs_are_images_too(tmp_path: Path) -> None:
+    gray = Image.new("L", (8, 8), 99)
+    gray.save(tmp_path / "a.jpg")
+    dataset = ImageDataset(tmp_path)
+    assert dataset.image_shape == (1, 8, 8)
+    assert dataset[0][0].tolist() == [[[99] * 8] * 8]
+
+
+# What is refused, by name.
+
+GOOD = png(PIXELS[0])
+BAD_FIRST = {
+    "broken": (GOOD[:-40], "not a readable image"),
+    "text": (b"?", "not an image"),
+    "oblong": (png(np.zeros((4, 6, 3), np.uint8)), "6x4, not square"),
+    "sixteen": (png(Image.fromarray(np.full((4, 4), 9, np.uint16))), "mode I;16"),
+    "palette": (png(Image.new("P", (4, 4))), "mode P"),
+    "alpha": (png(Image.new("RGBA", (4, 4))), "mode RGBA"),
+    "bits": (png(Image.new("1", (4, 4))), "mode 1"),
+}
+BAD_LATER = {
+    **BAD_FIRST,
+    "oblong": (BAD_FIRST["oblong"][0], "6x4 with 3 channel"),
+    "size": (png(np.zeros((5, 5, 3), np.uint8)), "5x5 with 3 channel"),
+    "gray": (png(np.zeros((4, 4), np.uint8)), "4x4 with 1 channel"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FIRST)
+def test_a_bad_first_image_is_named_at_once(tmp_path: Path, kind: str) -> None:
+    data, message = BAD_FIRST[kind]
+    path = write_zip(tmp_path / "a.zip", {"0.png": data, "1.png": GOOD})
+    with pytest.raises(DataError, match=message) as caught:
+        ImageDataset(path)
+    assert "'0.png'" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", BAD_LATER)
+def test_a_bad_later_image_is_named_when_it_is_read(tmp_path: Path, kind: str) -> None:
+    data, message = BAD_LATER[kind]
+    (tmp_path / "0.png").write_bytes(GOOD)
+    (tmp_path / "1.png").write_bytes(data)
+    dataset = ImageDataset(tmp_path)
+    assert dataset[0][0].shape == (3, 4, 4)
+    readers: list[Callable[[], object]] = [
+        lambda: dataset[1],
+        lambda: ImageDataset(tmp_path, cache=True),
+        lambda: list(basis_batches(dataset)),
+        lambda: next(ImageBatches(dataset, 2, 0, CPU, workers=0).batches(0)),
+        lambda: next(ImageBatches(dataset, 2, 0, CPU, workers=1).batches(0)),
+    ]
+    for read in readers:
+        with pytest.raises(DataError, match=message) as caught:
+            read()
+        assert str(caught.value).startswith(str(tmp_path / "1.png"))
+        assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../x.png", "/x.png", "C:/x.png", "link.png", "0.png"])
+def test_unsafe_entries_are_refused_by_name(tmp_path: Path, name: str) -> None:
+    path = write_zip(tmp_path / "a.zip", {"0.png": GOOD})
+    entry = zipfile.ZipInfo(name)
+    entry.external_attr = ((stat.S_IFLNK if name == "link.png" else stat.S_IFREG) | 0o644) << 16
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(entry, GOOD)
+    with pytest.raises(DataError) as caught:
+        ImageDataset(path)
+    assert repr(name) in str(caught.value)
+
+
+def test_no_images_or_no_data_set_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "b.zip").write_bytes(b"?")
+    for path, message in (
+        (tmp_path / "nothing", "does not exist"),
+        (write_zip(tmp_path / "a.zip", {"dataset.json": b"{}"}), "no images"),
+        (tmp_path / "b.zip", "not a readable zip"),
+    ):
+        with pytest.raises(DataError, match=message) as caught:
+            ImageDataset(path)
+        assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no dataset.json"),
+        (b"{", "not readable JSON"),
+        (b"{}", "labels"),
+        (json.dumps({"labels": [["0.png", 1]]}).encode(), "no label for '1.png'"),
+        (json.dumps({"labels": [["0.png", 1], ["1.png", [1.0]]]}).encode(), "mixes"),
+        (json.dumps({"labels": [["0.png", -1], ["1.png", 0]]}).encode(), "label 0"),
+    ],
+)
+def test_wrong_labels_are_refused_when_they_are_used(
+    tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    files = {"0.png": GOOD, "1.png": GOOD, **({"dataset.json": content} if content else {})}
+    path = write_zip(tmp_path / "a.zip", files)
+    assert len(ImageDataset(path)) == 2
+    with pytest.raises(DataError, match=message) as caught:
+        ImageDataset(path, use_labels=True)
+    assert str(path) in str(caught.value)
+
+
+# Streams.
+
+
+def stream(dataset: ImageDataset, steps: int, first: int = 0, **options: Any) -> list[Batch]:
+    arguments = {"batch": 7, "seed": 3, "device": CPU, "workers": 0, **options}
+    return list(islice(ImageBatches(dataset, **arguments).batches(first), steps))
+
+
+def shown(batches: list[Batch]) -> list[int]:
+    """Which images the batches show."""
+    points = torch.cat([batch.points for batch in batches])
+    known = normalize_pixels(channels_first(PIXELS)).flatten(1)
+    return [int((known == point).all(dim=1).nonzero()) for point in points]
+
+
+def assert_equal_streams(first: list[Batch], second: list[Batch]) -> None:
+    assert len(first) == len(second)
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one.points, other.points)
+        assert (one.labels is None) == (other.labels is None)
+        assert one.labels is None or torch.equal(one.labels, other.labels)
+
+
+def test_batches_are_flat_normalized_points_with_their_labels(stored: Callable[..., Path]) -> None:
+    (batch,) = stream(ImageDataset(stored(), use_labels=True), 1)
+    assert (batch.points.shape, batch.points.dtype) == ((7, 48), torch.float32)
+    assert torch.equal(batch.labels, torch.eye(5)[[CLASSES[index] for index in shown([batch])]])
+    assert stream(ImageDataset(stored()), 1)[0].labels is None
+
+
+@pytest.mark.parametrize("batch", [1, 7, 23, 50])
+def test_every_image_is_shown_once_an_epoch_in_another_order_each(
+    stored: Callable[..., Path], batch: int
+) -> None:
+    steps = -(-3 * COUNT // batch)
+    order = shown(stream(ImageDataset(stored()), steps, batch=batch))
+    epochs = [order[COUNT * epoch : COUNT * (epoch + 1)] for epoch in range(3)]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(COUNT))
+    assert epochs[0] != epochs[1] != epochs[2]
+    other = shown(stream(ImageDataset(stored()), steps, batch=batch, seed=4))
+    assert other != order
+
+
+def test_the_order_does_not_depend_on_the_batch_size(stored: Callable[..., Path]) -> None:
+    dataset = ImageDataset(stored())
+    orders = [shown(stream(dataset, 60 // batch, batch=batch)) for batch in (1, 6, 30)]
+    assert orders[0] == orders[1] == orders[2]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("cache", [False, True])
+def test_workers_and_caches_change_nothing(
+    stored: Callable[..., Path], workers: int, cache: bool
+) -> None:
+    plain = stream(ImageDataset(stored(), use_labels=True, xflip=True), 9)
+    dataset = ImageDataset(stored("folder"), use_labels=True, xflip=True, cache=cache)
+    assert_equal_streams(stream(dataset, 9, workers=workers), plain)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_started_later_is_the_tail_of_the_whole(
+    stored: Callable[..., Path], workers: int
+) -> None:
+    dataset = ImageDataset(stored(), use_labels=True)
+    whole = stream(dataset, 12)
+    for first in (1, 3, 10):
+        assert_equal_streams(
+            stream(dataset, 12 - first, first=first, workers=workers), whole[first:]
+        )
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_share_each_batch(
+    stored: Callable[..., Path], as_rank: Callable[[int, int], None], ranks: int
+) -> None:
+    dataset = ImageDataset(stored(), use_labels=True)
+    whole = stream(dataset, 5)
+    shares = []
+    for rank in range(ranks):
+        as_rank(rank, ranks)
+        shares.append(stream(dataset, 5))
+    joined = [
+        Batch(torch.cat([b.points for b in parts]), torch.cat([b.labels for b in parts]))
+        for parts in zip(*shares, strict=True)
+    ]
+    assert_equal_streams(joined, whole)
+
+
+def test_streams_leave_the_random_numbers_of_the_process_alone(
+    stored: Callable[..., Path],
+) -> None:
+    before = torch.get_rng_state()
+    dataset = ImageDataset(stored(), max_size=9)
+    stream(dataset, 3, workers=1)
+    list(basis_batches(dataset, 5))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# Points for an eigenbasis.
+
+
+@pytest.mark.parametrize("batch", [5, 1000])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_eigenbasis_is_that_of_all_images(
+    stored: Callable[..., Path], batch: int, workers: int
+) -> None:
+    points = list(basis_batches(ImageDataset(stored()), batch=batch, workers=workers))
+    assert max(len(part) for part in points) == min(batch, COUNT)
+    assert all(part.dtype == torch.float32 for part in points)
+    basis = EigenBasis.fit(points)
+    flat = np.moveaxis(PIXELS, -1, 1).reshape(COUNT, -1) / 127.5 - 1
+    np.testing.assert_allclose(basis.mean, flat.mean(axis=0), atol=1e-6)
+    spectrum = np.linalg.eigvalsh(np.cov(flat.T, bias=True))[::-1]
+    np.testing.assert_allclose(basis.eigenvalues, spectrum, atol=1e-6)
+
+
+def test_a_limit_takes_a_fixed_random_part(stored: Callable[..., Path]) -> None:
+    dataset = ImageDataset(stored())
+    parts = [torch.cat(list(basis_batches(dataset, limit))) for limit in (6, 6, 500)]
+    assert torch.equal(parts[0], parts[1])
+    chosen = shown([Batch(parts[0])])
+    assert len(set(chosen)) == 6
+    assert chosen != list(range(6))
+    assert sorted(shown([Batch(parts[2])])) == list(range(COUNT))
+
+
+def test_ranks_share_the_images_of_a_basis(
+    stored: Callable[..., Path], as_rank: Callable[[int, int], None]
+) -> None:
+    dataset = ImageDataset(stored())
+    whole = torch.cat(list(basis_batches(dataset, 10)))
+    shares = []
+    for rank in range(3):
+        as_rank(rank, 3)
+        shares += list(basis_batches(dataset, 10, batch=2))
+    assert torch.equal(torch.cat(shares), whole)
+    with pytest.raises(DataError, match="2 images cannot be shared by 3 ranks"):
+        list(basis_batches(dataset, 2))

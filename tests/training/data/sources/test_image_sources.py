@@ -1,0 +1,404 @@
+"""Foreign formats, read through dataset_tool.py or directly; and pickles that are not run."""
+
+import gzip
+import importlib.util
+import io
+import os
+import pickle
+import re
+import struct
+import sys
+import tarfile
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fuzz.hostile_sets import gzip_of_zeros
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import dataset_tool
+from dnnlib.errors import DataError
+from training.data.images.codec import Decoder, encode_png
+from training.data.sources.formats import open_source
+from training.data.sources.plain_pickle import read_plain_pickle
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def read_all(source: object) -> tuple[list[np.ndarray], list[Any]]:
+    """All images ``[H, W, C]`` and labels of a source, whose number it knew if it said one."""
+    images, total = open_source(str(source))
+    read = [(image.read(), image.label) for image in images]
+    assert total in (None, len(read))
+    return [pixels for pixels, _ in read], [label for _, label in read]
+
+
+def cifar_batch(pixels: np.ndarray, labels: list[int]) -> bytes:
+    """A batch as Python 2's cPickle wrote it: ``pixels [n, 3072]``, strings without encoding."""
+    return (
+        b"\x80\x02}q\x01(U\x0bbatch_labelq\x02U\x15training batch 1 of 5q\x03"
+        + b"U\x06labelsq\x04]q\x05("
+        + b"".join(b"K" + bytes([label]) for label in labels)
+        + b"eU\x04dataq\x06cnumpy.core.multiarray\n_reconstruct\nq\x07cnumpy\nndarray\nq\x08"
+        + b"K\x00\x85U\x01b\x87Rq\x09(K\x01K"
+        + bytes([len(pixels)])
+        + b"M\x00\x0c\x86cnumpy\ndtype\nq\x0aU\x02u1K\x00K\x01\x87Rq\x0b(K\x03U\x01|NNN"
+        + b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T"
+        + struct.pack("<i", pixels.size)
+        + pixels.tobytes()
+        + b"tbU\x09filenamesq\x0c]q\x0dU\x07cat.pngq\x0eau."
+    )
+
+
+def write_tar(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+def write_cifar(folder: Path, *batches: bytes) -> Path:
+    """The archive, with its batches in no order, as in the published one."""
+    names = [f"cifar-10-batches-py/data_batch_{index + 1}" for index in range(len(batches))]
+    files = dict(reversed(list(zip(names, batches, strict=True))))
+    other = {"cifar-10-batches-py/readme.html": b"<p>", "cifar-10-batches-py/test_batch": b"?"}
+    return write_tar(folder / "cifar-10-python.tar.gz", other | files)
+
+
+def idx(values: np.ndarray) -> bytes:
+    sizes = struct.pack(f">{values.ndim}I", *values.shape)
+    return gzip.compress(bytes([0, 0, 8, values.ndim]) + sizes + values.tobytes())
+
+
+def write_mnist(folder: Path, images: np.ndarray, labels: np.ndarray | None) -> Path:
+    path = folder / "train-images-idx3-ubyte.gz"
+    path.write_bytes(idx(images))
+    if labels is not None:
+        (folder / "train-labels-idx1-ubyte.gz").write_bytes(idx(labels))
+    return path
+
+
+def assert_cifar(source: Path, pixels: np.ndarray, labels: list[int]) -> None:
+    images, read = read_all(source)
+    assert read == labels
+    for image, row in zip(images, pixels.reshape(-1, 3, 32, 32), strict=True):
+        np.testing.assert_array_equal(image, np.stack(list(row), axis=-1), strict=True)
+
+
+def test_cifar_10_comes_batch_by_batch(tmp_path: Path) -> None:
+    pixels = [noise(3, 3072, seed=1), noise(2, 3072, seed=2)]
+    batches = [cifar_batch(pixels[0], [6, 9, 0]), cifar_batch(pixels[1], [1, 2])]
+    source = write_cifar(tmp_path, *batches)
+    assert_cifar(source, np.concatenate(pixels), [6, 9, 0, 1, 2])
+
+
+def test_a_test_batch_is_what_pickle_reads(tmp_path: Path) -> None:
+    pixels = noise(3, 3072)
+    known = pickle.loads(cifar_batch(pixels, [1, 2, 3]), encoding="bytes")
+    np.testing.assert_array_equal(known[b"data"], pixels)
+    assert known[b"labels"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_cifar_10_saved_again_by_python_3_is_read_too(
+    tmp_path: Path, protocol: int, order: str
+) -> None:
+    pixels = noise(3, 3072)
+    for keys in ((b"data", b"labels"), ("data", "labels")):
+        content = dict(zip(keys, (np.asarray(pixels, order=order), [0, 300 - 291, 4]), strict=True))
+        source = write_cifar(tmp_path, pickle.dumps(content, protocol=protocol))
+        assert_cifar(source, pixels, [0, 9, 4])
+
+
+def test_mnist_is_padded_and_takes_the_labels_beside_it(tmp_path: Path) -> None:
+    values = noise(3, 28, 28)
+    images, labels = read_all(write_mnist(tmp_path, values, np.array([7, 2, 1], np.uint8)))
+    assert labels == [7, 2, 1]
+    for image, value in zip(images, values, strict=True):
+        assert image.shape == (32, 32, 1)
+        np.testing.assert_array_equal(image[2:30, 2:30, 0], value)
+        assert image.sum() == value.sum()
+
+
+def test_idx_of_another_size_or_without_labels_is_left_as_it_is(
+    run_script: Callable[..., Any], tmp_path: Path
+) -> None:
+    values = noise(2, 5, 5)
+    source = write_mnist(tmp_path, values, None)
+    images, labels = read_all(source)
+    assert labels == [None, None]
+    np.testing.assert_array_equal(np.stack(images)[..., 0], values)
+    result = run_script(dataset_tool, f"--source={source}", f"--dest={tmp_path / 'a.zip'}")
+    assert "no train-labels-idx1-ubyte.gz" in result.out
+
+
+def test_digits_need_no_download() -> None:
+    images, labels = read_all("digits")
+    known = load_digits()
+    assert labels == known.target.tolist()
+    levels = np.stack(images)[..., 0] * (16 / 255)
+    assert np.abs(levels - known.images).max() < 0.5 * 16 / 255 + 1e-9
+    assert np.stack(images).max() == 255
+
+
+class TestLmdb:
+    if importlib.util.find_spec("lmdb"):
+
+        def test_images_come_in_the_order_of_their_keys(self, tmp_path: Path) -> None:
+            import lmdb
+
+            pixels = [noise(6, 6, 3, seed=seed) for seed in range(3)]
+            with lmdb.open(str(tmp_path)) as store, store.begin(write=True) as writing:
+                for key in (2, 0, 1):
+                    file = io.BytesIO()
+                    Image.fromarray(pixels[key]).save(file, "webp", lossless=True)
+                    writing.put(str(key).encode(), file.getvalue())
+            images, labels = read_all(tmp_path)
+            np.testing.assert_array_equal(np.stack(images), np.stack(pixels))
+            assert labels == [None] * 3
+
+        def test_a_store_is_read_without_the_package(
+            self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        ) -> None:
+            import lmdb
+
+            with lmdb.open(str(tmp_path)) as store, store.begin(write=True) as writing:
+                writing.put(b"key", encode_png(noise(6, 6, 3)))
+            monkeypatch.setitem(sys.modules, "lmdb", None)
+            ((image,), _) = read_all(tmp_path)
+            np.testing.assert_array_equal(image, noise(6, 6, 3))
+
+        def test_a_broken_store_is_an_error(self, tmp_path: Path) -> None:
+            (tmp_path / "data.mdb").write_bytes(b"not a store" * 1000)
+            with pytest.raises(DataError, match="not a readable LMDB"):
+                open_source(str(tmp_path))
+
+
+# Bad sources: one line that says what is wrong, the exit code, and nothing at the destination.
+
+
+def cifar(data: bytes) -> Callable[[Path], Path]:
+    return lambda folder: write_cifar(folder, data)
+
+
+def written(name: str, data: bytes) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        (folder / name).write_bytes(data)
+        return folder / name
+
+    return write
+
+
+def mnist(images: np.ndarray, labels: np.ndarray | None) -> Callable[[Path], Path]:
+    return lambda folder: write_mnist(folder, images, labels)
+
+
+def cut(make: Callable[[Path], Path], count: int) -> Callable[[Path], Path]:
+    def run(folder: Path) -> Path:
+        path = make(folder)
+        path.write_bytes(path.read_bytes()[:-count])
+        return path
+
+    return run
+
+
+IDX = "t-images-idx3-ubyte.gz"
+IMAGES = noise(2, 5, 5)
+GOOD_BATCH = cifar_batch(noise(2, 3072), [1, 2])
+BAD_SOURCES: dict[str, tuple[Callable[[Path], Path], int, str]] = {
+    "missing": (lambda folder: folder / "nothing.zip", 1, "does not exist"),
+    "unknown": (written("a.txt", b"?"), 2, "no known kind"),
+    "empty": (lambda folder: folder, 1, "no images"),
+    "not a zip": (written("a.zip", b"PK?"), 1, "not a readable zip"),
+    "not a tar": (written("a.tar.gz", gzip.compress(b"?" * 600)), 1, "not a readable .tar.gz"),
+    "not a gzip": (written("a.tar.gz", b"?"), 1, "not a readable .tar.gz"),
+    "cut tar": (cut(cifar(GOOD_BATCH), 300), 1, "not a readable .tar.gz"),
+    "other tar": (lambda folder: write_tar(folder / "a.tgz", {"train": b""}), 1, "no data_batch_1"),
+    "cut pickle": (cifar(GOOD_BATCH[:-2]), 1, "data_batch_1"),
+    "few labels": (cifar(cifar_batch(noise(2, 3072), [1])), 1, "no 'labels'"),
+    "high label": (cifar(cifar_batch(noise(2, 3072), [1, 10])), 1, "no 'labels'"),
+    "no dict": (cifar(b"\x80\x02]."), 1, "not a dict"),
+    "no data": (cifar(b"\x80\x02}."), 1, "no 'data'"),
+    "not gzip": (written(IDX, b"?"), 1, "not a readable .gz"),
+    "not idx": (written(IDX, gzip.compress(b"?" * 99)), 1, "not an idx file"),
+    "short idx": (written(IDX, gzip.compress(b"\0\0\x08\3")), 1, "not an idx file"),
+    "cut idx": (cut(mnist(IMAGES, None), 12), 1, "not a readable .gz"),
+    "few images": (
+        written(IDX, gzip.compress(gzip.decompress(idx(IMAGES))[:-1])),
+        1,
+        "ends after 1 of 2 images",
+    ),
+    "many images": (
+        written(IDX, gzip.compress(gzip.decompress(idx(IMAGES)) + b"?")),
+        1,
+        "goes on after the 2 images",
+    ),
+    "huge sides": (
+        written(IDX, gzip.compress(b"\0\0\x08\3" + struct.pack(">III", 1, 2**31, 2**31))),
+        1,
+        "says its images are",
+    ),
+    "labels": (mnist(IMAGES, np.zeros(3, np.uint8)), 1, "2 images, but the file of labels 3"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_SOURCES)
+def test_a_bad_source_is_one_line(
+    run_script: Callable[..., Any], tmp_path: Path, kind: str
+) -> None:
+    make, code, message = BAD_SOURCES[kind]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    source = make(tmp_path / "in")
+    for dest in ("d.zip", "d"):
+        dest_option = f"--dest={tmp_path / 'out' / dest}"
+        result = run_script(dataset_tool, f"--source={source}", dest_option)
+        assert result.code == code
+        assert message in result.error
+        assert os.listdir(tmp_path / "out") == []
+
+
+# Pickles.
+
+
+class Hostile:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.marker}",)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_hostile_pickle_is_refused_and_not_run(
+    run_script: Callable[..., Any], tmp_path: Path, protocol: int
+) -> None:
+    marker = tmp_path / "marker"
+    content = {"labels": [1], "data": Hostile(marker)}
+    source = write_cifar(tmp_path, pickle.dumps(content, protocol=protocol))
+    dest = tmp_path / "d.zip"
+    result = run_script(dataset_tool, f"--source={source}", f"--dest={dest}", "--skip-bad")
+    assert result.code == 1
+    assert "data_batch_1" in result.error
+    assert protocol < 2 or "posix.system" in result.error
+    assert not marker.exists()
+    assert not dest.exists()
+    pickle.loads(pickle.dumps(content, protocol=protocol))
+    assert marker.exists(), "the pickle was not hostile"
+
+
+PLAIN = {
+    "text": ["", "ä" * 300, b"", b"\xff" * 300],
+    "numbers": [0, -1, 255, 256, 65536, -(2**31), 2**40, True, False, None],
+    "nested": [[], {}, (), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), {"a": [{"b": ()}]}],
+}
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_plain_values_are_read_as_they_were(protocol: int) -> None:
+    shared = ["x"]
+    value = {**PLAIN, "shared": [shared, shared]}
+    assert read_plain_pickle(pickle.dumps(value, protocol=protocol), "here") == value
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (7,), (2, 3, 4)])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_arrays_of_bytes_are_read_as_they_were(shape: tuple[int, ...], protocol: int) -> None:
+    array = noise(*shape) if 0 not in shape else np.zeros(shape, np.uint8)
+    read = read_plain_pickle(pickle.dumps({"x": np.asarray(array)}, protocol=protocol), "here")
+    np.testing.assert_array_equal(read["x"], array, strict=True)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(pickle.dumps(value) for value in (1.5, {1}, {1: 2}, complex(1, 2), slice(1), print)),
+        *(pickle.dumps(np.zeros(2, dtype)) for dtype in (np.float32, np.int8, np.uint16, object)),
+        pickle.dumps(np.uint8(3)),
+        *(b"", b".", b"\x80\x02", b"\x80\x02(.", b"\x80\x02]]."),
+        *(b"\x80\x02h\x05.", b"\x80\x02]e.", b"\x80\x02K\x01b.", b"\x80\x02K\x01K\x02R."),
+        b"\x80\x02cnumpy\ndtype\n)R.",
+        b"\x80\x02cnumpy\nndarray\nK\x05\x85R.",
+        b"\x80\x02cnumpy\nndarray\n}U\x01aK\x01sb.",
+        b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x03\x00\x00\x00hex\x86R.",
+        b"\x80\x02Pabc\n.",
+        GOOD_BATCH.replace(b"M\x00\x0c\x86", b"M\x00\x0d\x86"),
+        GOOD_BATCH.replace(b"U\x02u1", b"U\x02i1"),
+    ],
+    ids=lambda data: repr(data[:24]),
+)
+def test_anything_else_in_a_pickle_is_refused_by_name(data: bytes) -> None:
+    with pytest.raises(DataError, match="the batch is refused"):
+        read_plain_pickle(data, "the batch")
+
+
+# Archives that are larger than they look.
+
+
+def gzip_bomb(mib: int, start: bytes) -> Callable[[Path], Path]:
+    return written("a.tar.gz", gzip_of_zeros(mib, start))
+
+
+def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size, kind
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+BOMBS = {
+    "three gigabytes before a batch": gzip_bomb(64, header("x", 3 << 30)),
+    "a batch of 100 MiB": gzip_bomb(64, header("data_batch_1", 100 << 20)),
+    "a name of a gigabyte": gzip_bomb(64, header("x", 1 << 30, tarfile.GNUTYPE_LONGNAME)),
+    "facts of a gigabyte": gzip_bomb(64, header("x", 1 << 30, tarfile.XHDTYPE)),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_archives_are_not_unpacked_without_end(tmp_path: Path, kind: str) -> None:
+    path = BOMBS[kind](tmp_path)
+    tracemalloc.start()
+    with pytest.raises(DataError, match=re.escape(str(path))):
+        read_all(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 200 << 20
+
+
+@pytest.mark.parametrize("name", [IDX, "a.tar.gz", "a.zip"])
+def test_pipes_are_no_sources(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match=name):
+        read_all(tmp_path / name)
+
+
+def test_labels_from_a_pipe_are_refused(tmp_path: Path) -> None:
+    path = write_mnist(tmp_path, IMAGES, None)
+    os.mkfifo(tmp_path / "train-labels-idx1-ubyte.gz")
+    with pytest.raises(DataError, match="train-labels"):
+        read_all(path)
+
+
+def test_transparent_images_are_laid_on_white_whatever_their_mode(tmp_path: Path) -> None:
+    colors = noise(6, 6, 4)
+    image = Image.fromarray(colors)
+    for mode in ("RGBA", "LA", "PA"):
+        file = io.BytesIO()
+        image.convert("P" if mode == "PA" else mode).save(file, "png")
+        pixels = Decoder()(file.getvalue(), "here")
+        assert pixels.shape == (6, 6, 1 if mode == "LA" else 3)
+    file = io.BytesIO()
+    image.save(file, "png")
+    alpha = colors[..., 3:] / 255
+    expected = colors[..., :3] * alpha + 255 * (1 - alpha)
+    assert np.abs(Decoder()(file.getvalue(), "here") - expected).max() <= 1

@@ -1,0 +1,336 @@
+"""Results files: all of the promised arrays, consistent, written while the simulation runs."""
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError
+from torch_utils.results import load_arrays, save_arrays
+from training.data.toys import Toy
+from training.files.trajectory import (
+    STATE_KEYS,
+    SavedEnd,
+    describe_state,
+    trajectory_file,
+)
+from training.flow.eigenbasis import EigenBasis
+from training.flow.pfode import ProbabilityFlow, State
+from training.flow.schedules import InflationSchedule
+from training.flow.solvers import SOLVERS
+from training.simulation.simulator import Simulator
+
+ExactFlow = Callable[..., tuple[Toy, ProbabilityFlow]]
+RK4 = SOLVERS["rk4"]
+KEYS = {
+    "times": ("S",),
+    **dict.fromkeys(STATE_KEYS, ("S", "N", "D")),
+    "mean": ("D",),
+    "eigenvectors": ("D", "D"),
+    "eigenvalues": ("D",),
+    "scale": ("S",),
+    "noise_variance": ("S", "D"),
+}
+
+
+def saved_melt(
+    flow: ProbabilityFlow, data: Tensor, times: Tensor, path: Path
+) -> dict[str, np.ndarray]:
+    """A melt saved at every step, as its file has it."""
+    Simulator(flow, times, RK4, save_every=1).melt(data, path=path)
+    return load_arrays(path)
+
+
+@pytest.fixture
+def flow(random_basis: Callable[[int], EigenBasis]) -> ProbabilityFlow:
+    """A nonlinear flow with a mean, a rotation and unequal noise."""
+    schedule = InflationSchedule.to_dimension(1, 3, top_variance=2.0, end_std=0.7)
+    return ProbabilityFlow(lambda x, t: x.tanh(), schedule, random_basis(3))
+
+
+@pytest.fixture
+def arrays(
+    flow: ProbabilityFlow, generator: torch.Generator, tmp_path: Path
+) -> dict[str, np.ndarray]:
+    """Results of a melt that was saved at every step."""
+    data = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    return saved_melt(flow, data, flow.schedule.times(8, 4.0), tmp_path / "melt.npz")
+
+
+def test_results_have_the_promised_arrays(arrays: dict[str, np.ndarray]) -> None:
+    sizes = {"S": 9, "N": 6, "D": 3}
+    shapes = {name: tuple(sizes[axis] for axis in axes) for name, axes in KEYS.items()}
+    assert {name: array.shape for name, array in arrays.items()} == shapes
+    assert all(array.dtype == np.float64 for array in arrays.values())
+
+
+def test_results_explain_themselves(arrays: dict[str, np.ndarray], flow: ProbabilityFlow) -> None:
+    scale = arrays["scale"][:, None, None]
+    rotation, mean = arrays["eigenvectors"], arrays["mean"]
+    assert_equal = np.testing.assert_allclose
+    assert_equal(arrays["xs"], scale * arrays["tilde_xs"], rtol=1e-13)
+    assert_equal(arrays["xs_es"], scale * arrays["tilde_xs_es"], rtol=1e-13)
+    assert_equal(arrays["tilde_xs"], arrays["tilde_xs_es"] @ rotation.T + mean, atol=1e-13)
+    assert_equal(arrays["dxs"], arrays["dxs_es"] @ rotation.T, atol=1e-13)
+    assert_equal(arrays["net_outs"], np.tanh(arrays["tilde_xs_es"]), rtol=1e-13)
+    scores = (arrays["net_outs"] - arrays["tilde_xs_es"]) / arrays["noise_variance"][:, None]
+    assert_equal(arrays["unscaled_scores"], scores, rtol=1e-13)
+    assert_equal(arrays["dxs_es"][1:], np.diff(arrays["xs_es"], axis=0), atol=1e-14)
+    assert (arrays["dxs_es"][0] == 0).all()
+    times = torch.from_numpy(arrays["times"])
+    assert_equal(arrays["scale"], flow.schedule.scale(times))
+    assert_equal(arrays["noise_variance"], flow.schedule.noise_variance(times))
+    assert_equal(arrays["eigenvalues"], flow.basis.eigenvalues)
+
+
+def test_scores_in_results_of_exact_flows_are_gradients_of_the_log_density(
+    exact_flow: ExactFlow, generator: torch.Generator, tmp_path: Path
+) -> None:
+    toy, flow = exact_flow("moons", 1)
+    times = flow.schedule.times(5, 4.0)
+    arrays = saved_melt(flow, toy.sample(8, generator), times, tmp_path / "melt.npz")
+    for index, t in enumerate(times):
+        x = torch.from_numpy(arrays["tilde_xs_es"][index]).requires_grad_()
+        (score,) = torch.autograd.grad(flow.denoiser.log_density(x, t).sum(), x)
+        np.testing.assert_allclose(arrays["unscaled_scores"][index], score, atol=1e-8)
+
+
+@pytest.fixture
+def data(generator: torch.Generator) -> Tensor:
+    return torch.randn(6, 3, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("save_every", [1, 3, 8, 100])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_file_has_what_a_simulation_in_memory_has(
+    flow: ProbabilityFlow, data: Tensor, tmp_path: Path, save_every: int, dtype: str
+) -> None:
+    simulator = Simulator(flow, flow.schedule.times(8, 4.0), RK4, save_every)
+    labels = torch.arange(12.0).view(6, 2)
+    for simulate, start in (("melt", (data,)), ("generate", (data, "gen"))):
+        kept = getattr(simulator, simulate)(*start).trajectory
+        path = tmp_path / f"{simulate}.npz"
+        file = {"path": path, "dtype": dtype, "labels": labels}
+        streamed = getattr(simulator, simulate)(*start, **file).trajectory
+        assert torch.equal(streamed.states, kept.states[[0, -1]])
+        arrays = load_arrays(path)
+        assert set(arrays) == {*KEYS, "labels"}
+        np.testing.assert_array_equal(arrays["times"], kept.times)
+        np.testing.assert_array_equal(arrays["labels"], labels, strict=True)
+        for index, state in enumerate(zip(kept.times, kept.states, kept.updates, strict=True)):
+            for name, rows in describe_state(flow, State(*state)).items():
+                expected = rows.numpy().astype(dtype)
+                np.testing.assert_array_equal(arrays[name][index], expected, strict=True)
+
+
+@pytest.mark.parametrize("before", [None, b"old"])
+def test_an_error_in_the_middle_leaves_what_was_there(
+    flow: ProbabilityFlow, data: Tensor, tmp_path: Path, before: bytes | None
+) -> None:
+    path = tmp_path / "melt.npz"
+    if before:
+        path.write_bytes(before)
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        if t > 2:
+            assert len(os.listdir(tmp_path)) > bool(before)  # it is being written
+            return torch.full_like(x, float("nan"))
+        return x
+
+    broken = ProbabilityFlow(denoise, flow.schedule, flow.basis)
+    with pytest.raises(DataError, match="finite"):
+        Simulator(broken, flow.schedule.times(8, 4.0), RK4, 1).melt(data, path=path)
+    assert os.listdir(tmp_path) == ["melt.npz"] * bool(before)
+    assert not before or path.read_bytes() == before
+
+
+def test_a_full_disk_leaves_nothing(
+    flow: ProbabilityFlow,
+    data: Tensor,
+    tmp_path: Path,
+    full_disk: Callable[[int], AbstractContextManager[None]],
+) -> None:
+    simulator = Simulator(flow, flow.schedule.times(8, 4.0), RK4, 1)
+    with pytest.raises(OSError, match="too large"), full_disk(5000):
+        simulator.melt(data, path=tmp_path / "melt.npz")
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_denoiser_is_asked_once_about_a_saved_state(
+    flow: ProbabilityFlow, data: Tensor, tmp_path: Path
+) -> None:
+    calls: list[float] = []
+
+    def counted(x: Tensor, t: Tensor) -> Tensor:
+        calls.append(float(t))
+        return x.tanh()
+
+    counting = ProbabilityFlow(counted, flow.schedule, flow.basis)
+    times = flow.schedule.times(4, 4.0)
+    with trajectory_file(tmp_path / "melt.npz", counting, times[[0, 4]], len(data)) as record:
+        for index in (0, 4):
+            record(State(times[index], data, torch.zeros_like(data)))
+    assert calls == [0.0, 4.0]
+
+
+TIMES = torch.linspace(0, 4, 9, dtype=torch.float64)
+
+
+@pytest.fixture
+def melted(flow: ProbabilityFlow, data: Tensor, tmp_path: Path) -> Path:
+    """The file of a melt with labels, saved at every second step."""
+    path = tmp_path / "melt.npz"
+    simulator = Simulator(flow, TIMES, RK4, save_every=2)
+    simulator.melt(data, path=path, labels=torch.eye(6)[:, :2])
+    return path
+
+
+def test_a_saved_melt_gives_its_end_its_start_and_its_labels(
+    melted: Path, flow: ProbabilityFlow, data: Tensor
+) -> None:
+    saved = SavedEnd.load(melted, flow, TIMES)
+    kept = flow.melt(data, TIMES, RK4)
+    assert saved.path == melted
+    assert torch.equal(saved.x, kept.end)
+    assert torch.equal(saved.start, kept.states[0])
+    assert saved.labels is not None
+    assert torch.equal(saved.labels, torch.eye(6)[:, :2])
+
+
+def test_a_saved_melt_in_single_precision_is_carried_in_double(
+    flow: ProbabilityFlow, data: Tensor, tmp_path: Path
+) -> None:
+    path = tmp_path / "melt.npz"
+    Simulator(flow, TIMES, RK4, save_every=8).melt(data, path=path, dtype="float32")
+    saved = SavedEnd.load(path, flow, TIMES)
+    assert saved.labels is None
+    for rows, expected in zip(
+        (saved.start, saved.x), flow.melt(data, TIMES, RK4).states, strict=True
+    ):
+        assert torch.equal(rows, expected.float().double())
+
+
+def test_steps_between_the_first_and_the_last_time_are_free(
+    melted: Path, flow: ProbabilityFlow
+) -> None:
+    assert torch.equal(
+        SavedEnd.load(melted, flow, torch.linspace(0, 4, 4, dtype=torch.float64)).x,
+        SavedEnd.load(melted, flow, TIMES).x,
+    )
+
+
+def refusal(path: Path, flow: ProbabilityFlow, times: Tensor = TIMES) -> str:
+    """The one sentence with which a file is refused, which names it."""
+    with pytest.raises(DataError) as caught:
+        SavedEnd.load(path, flow, times)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    return message
+
+
+NAN = float("nan")
+CHANGES: dict[str, tuple[str, Callable[[np.ndarray], Any], list[str]]] = {
+    "text": ("xs_es", lambda x: np.array("x"), ["xs_es", "numbers"]),
+    "flags": ("times", lambda x: x > 0, ["times", "numbers"]),
+    "nan": ("xs_es", lambda x: np.where(x > 0, NAN, x), ["xs_es", "finite"]),
+    "infinite noise": ("noise_variance", lambda x: x + np.inf, ["noise_variance", "finite"]),
+    "nan label": ("labels", lambda x: x * NAN, ["labels", "finite"]),
+    "one state": ("xs_es", lambda x: x[0], ["[6, 3]", "[times, samples, dims]"]),
+    "a state too few": ("xs_es", lambda x: x[:-1], ["[4, 6, 3]"]),
+    "a time too many": ("times", lambda x: np.append(x, 5.0), ["[5, 6, 3]"]),
+    "a table of times": ("times", lambda x: x[:, None], ["[5, 6, 3]"]),
+    "no samples": ("xs_es", lambda x: x[:, :0], ["no melt"]),
+    "falling times": ("times", lambda x: x[::-1], ["no melt", "increase"]),
+    "standing times": ("times", lambda x: 0 * x, ["no melt", "increase"]),
+    "dimensions": ("xs_es", lambda x: x[:, :, :2], ["2 dimensions", "3"]),
+    "first time": ("times", lambda x: x + np.array([0.1, 0, 0, 0, 0]), ["times", "0.1, 4", "0, 4"]),
+    "last time": ("times", lambda x: 1.01 * x, ["times", "4.04"]),
+    "eigenvalues": ("eigenvalues", lambda x: 1.1 * x, ["eigenvalues", "2.2, 1.155", "2, 1.05"]),
+    "fewer eigenvalues": ("eigenvalues", lambda x: x[:2], ["eigenvalues", "2, 1.05"]),
+    "scale": ("scale", lambda x: 3 * x, ["scales"]),
+    "noise": ("noise_variance", lambda x: 2 * x, ["noise variances", "0.001", "0.0005"]),
+    "one scale": ("scale", lambda x: x[0], ["scale", "one row a saved time"]),
+    "no scales": ("scale", lambda x: x[:0], ["scale", "one row a saved time"]),
+    "no noise": ("noise_variance", lambda x: x[:0], ["noise_variance", "one row a saved time"]),
+    "flat noise": ("noise_variance", lambda x: x[:, 0], ["noise variances"]),
+    "labels of fewer": ("labels", lambda x: x[:5], ["labels", "[5, 2]", "one row a sample"]),
+    "flat labels": ("labels", lambda x: x[:, 0], ["labels", "[6]"]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_file_that_is_no_melt_of_this_flow_is_refused(
+    melted: Path, flow: ProbabilityFlow, change: str
+) -> None:
+    name, function, parts = CHANGES[change]
+    arrays = load_arrays(melted)
+    save_arrays(melted, arrays | {name: function(arrays[name])})
+    message = refusal(melted, flow)
+    for part in parts:
+        assert part in message
+
+
+def test_a_melt_of_another_network_is_refused(
+    flow: ProbabilityFlow, data: Tensor, tmp_path: Path
+) -> None:
+    path = tmp_path / "melt.npz"
+    Simulator(flow, TIMES, RK4, save_every=8).melt(data, path=path, network_sha256="a" * 64)
+    for known in (None, "a" * 64):
+        assert len(SavedEnd.load(path, flow, TIMES, known).x) == len(data)
+    with pytest.raises(DataError, match=r"another network.*aaaa.*bbbb"):
+        SavedEnd.load(path, flow, TIMES, "b" * 64)
+
+
+@pytest.mark.parametrize("name", ["times", "scale", "eigenvalues", "xs_es", "noise_variance"])
+def test_a_file_without_one_of_its_arrays_is_refused(
+    melted: Path, flow: ProbabilityFlow, name: str
+) -> None:
+    arrays = load_arrays(melted)
+    del arrays[name]
+    save_arrays(melted, arrays)
+    assert f"'{name}'" in refusal(melted, flow)
+
+
+def test_a_file_with_one_state_is_no_melt(melted: Path, flow: ProbabilityFlow) -> None:
+    arrays = load_arrays(melted)
+    one = {name: arrays[name][:1] for name in ("times", "xs_es", "scale", "noise_variance")}
+    save_arrays(melted, arrays | one)
+    assert "[1, 6, 3]" in refusal(melted, flow)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"garbage"])
+def test_what_is_no_file_of_results_is_refused(
+    flow: ProbabilityFlow, tmp_path: Path, content: bytes | None
+) -> None:
+    if content is not None:
+        (tmp_path / "melt.npz").write_bytes(content)
+    refusal(tmp_path / "melt.npz", flow)
+
+
+def test_a_file_is_refused_by_flows_and_times_that_it_was_not_made_with(
+    melted: Path, flow: ProbabilityFlow, random_basis: Callable[[int], EigenBasis], data: Tensor
+) -> None:
+    def other(basis: EigenBasis, kept: int = 1, **options: float) -> ProbabilityFlow:
+        options = {"top_variance": 2.0, "end_std": 0.7, **options}
+        schedule = InflationSchedule.to_dimension(kept, basis.dim, **options)
+        return ProbabilityFlow(flow.denoiser, schedule, basis)
+
+    basis = flow.basis
+    wider = EigenBasis(basis.mean, 1.5 * basis.eigenvalues, basis.eigenvectors)
+    assert "eigenvalues" in refusal(melted, other(wider))
+    assert "scales" in refusal(melted, other(basis, end_std=1.4))
+    assert "noise variances" in refusal(melted, other(basis, kept=2))
+    # With another rate the scale at the end is another, too.
+    assert "scales" in refusal(melted, other(basis, rho=1.5))
+    assert "3 dimensions, but the network 4" in refusal(melted, other(random_basis(4)))
+    assert "0, 4, but here they are 0, 3.5" in refusal(melted, flow, TIMES[:-1])
+    roundtrip = melted.with_name("roundtrip.npz")
+    Simulator(flow, TIMES, RK4, save_every=2).generate(data, "roundtrip", roundtrip)
+    assert "no melt" in refusal(roundtrip, flow)

@@ -1,0 +1,469 @@
+"""The training loop: schedules of a run, resuming, skipping, stopping, and what it writes."""
+
+import json
+import math
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dnnlib.errors import DataError, TrainingError
+from torch_utils.snapshots import read_state
+from torch_utils.stats import RunningMeans
+from training.data.batches import Batch, BatchSource, ToyBatches
+from training.data.toys import Toy
+from training.flow.pfode import ProbabilityFlow
+from training.learning.loop import train
+from training.learning.run_folder import RunFolder
+from training.learning.setup import Resumed, run_training
+from training.learning.stopping import StoppedBySignal
+from training.learning.trainer import MAX_SKIPPED_IN_A_ROW, Trainer, TrainingConfig
+from training.model.model import Model
+
+MakeTrainer = Callable[..., tuple[Trainer, ToyBatches]]
+MakeFolder = Callable[[str], RunFolder]
+CPU = torch.device("cpu")
+
+
+class Spoilt:
+    """A source whose batches are not finite at some steps."""
+
+    def __init__(self, source: BatchSource, steps: set[int]):
+        self.source, self.steps = source, steps
+
+    def batches(self, first_step: int) -> Iterator[Batch]:
+        for step, batch in zip(count(first_step), self.source.batches(first_step)):
+            points = batch.points.clone()
+            if step in self.steps:
+                points[0, 0] = math.nan
+            yield Batch(points)
+
+
+class Signalling:
+    """A source that sends this process a signal while it prepares the batch of one step."""
+
+    def __init__(self, source: BatchSource, at_step: int, number: int):
+        self.source, self.at_step, self.number = source, at_step, number
+
+    def batches(self, first_step: int) -> Iterator[Batch]:
+        for step, batch in zip(count(first_step), self.source.batches(first_step)):
+            if step == self.at_step:
+                os.kill(os.getpid(), self.number)
+            yield batch
+
+
+def tensors(state: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested state as one flat dictionary."""
+    if not isinstance(state, dict | list | tuple):
+        return {prefix: state}
+    items = state.items() if isinstance(state, dict) else enumerate(state)
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        flat |= tensors(value, f"{prefix}/{key}")
+    return flat
+
+
+def assert_same_state(one: Any, other: Any) -> None:
+    first, second = tensors(one), tensors(other)
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        same = (
+            torch.equal(value, second[key]) if isinstance(value, Tensor) else value == second[key]
+        )
+        assert same, key
+
+
+def go_on(trainer: Trainer, source: BatchSource, location: Path) -> None:
+    """Resumes a run from a state file, or from a folder's latest state."""
+    run_training(trainer, source, (location, "", False), {}, Resumed.find(location))
+
+
+def run_steps(trainer: Trainer, source: BatchSource, steps: int) -> None:
+    batches, means = source.batches(trainer.step), RunningMeans(CPU)
+    for _ in range(steps):
+        trainer.train_step(next(batches), means)
+
+
+def weights(module: nn.Module) -> Tensor:
+    return nn.utils.parameters_to_vector(module.parameters()).detach().clone()
+
+
+def statistics(folder: RunFolder) -> list[dict[str, float]]:
+    """The lines of ``stats.jsonl``, but for what depends on the machine."""
+    lines = (folder.path / "stats.jsonl").read_text().splitlines()
+    return [
+        {k: v for k, v in json.loads(line).items() if not k.startswith(("Timing", "Resources"))}
+        for line in lines
+    ]
+
+
+def test_the_learning_rate_ramps_up_and_stays() -> None:
+    config = TrainingConfig(total=10_000, batch=100, lr=2e-3, lr_ramp=1000)
+    assert config.learning_rate(0) == pytest.approx(2e-3 * 0.1)
+    assert config.learning_rate(400) == pytest.approx(2e-3 * 0.5)
+    assert [config.learning_rate(seen) for seen in (900, 5000, 10_000)] == [2e-3] * 3
+
+
+def test_the_learning_rate_decays_along_a_cosine_if_asked_to() -> None:
+    config = TrainingConfig(total=10_000, batch=100, lr=2e-3, lr_ramp=0, lr_decay=True)
+    for seen in (0, 2500, 5000, 9900, 10_000):
+        expected = 2e-3 * math.cos(math.pi / 2 * seen / 10_000) ** 2
+        assert config.learning_rate(seen) == pytest.approx(expected, abs=1e-12)
+
+
+def test_averaged_weights_forget_half_in_a_halflife() -> None:
+    config = TrainingConfig(total=10**9, batch=100, ema_halflife=5000)
+    late = [config.ema_decay(seen) for seen in range(10**8, 10**8 + 5000, 100)]
+    assert math.prod(late) == pytest.approx(0.5)
+
+
+def test_the_halflife_is_a_fraction_of_a_short_past() -> None:
+    config = TrainingConfig(total=10**9, batch=100, ema_halflife=5000, ema_ramp=0.05)
+    assert config.ema_decay(20_000) == pytest.approx(0.5 ** (100 / 1000))
+    assert config.ema_decay(100_000) == config.ema_decay(10**8)
+    assert TrainingConfig(total=1000, batch=100, ema_halflife=0).ema_decay(500) == 0
+
+
+def test_a_run_covers_its_total_with_whole_batches() -> None:
+    assert TrainingConfig(total=1000, batch=100).total_steps == 10
+    assert TrainingConfig(total=1001, batch=100).total_steps == 11
+
+
+def test_the_optimizer_and_the_average_follow_the_configuration(
+    circles_trainer: MakeTrainer,
+) -> None:
+    trainer, source = circles_trainer(lr_decay=True, ema_halflife=300, ema_ramp=0.2)
+    average = weights(trainer.denoiser)
+    for step in range(5):
+        run_steps(trainer, source, 1)
+        expected_rate = trainer.config.learning_rate(step * 500)
+        assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(expected_rate)
+        decay = 0.5 ** (500 / min(300, 0.2 * (step + 1) * 500))
+        average = decay * average + (1 - decay) * weights(trainer.denoiser)
+    torch.testing.assert_close(weights(trainer.averaged.denoiser), average, rtol=1e-5, atol=1e-7)
+    assert trainer.seen == 2500
+
+
+@pytest.mark.parametrize("batch_gpu", [1, 7, 32, 100])
+def test_microbatches_add_up_to_the_gradient_of_the_batch(
+    batch_gpu: int, circles_trainer: MakeTrainer
+) -> None:
+    gradients, losses = [], []
+    for size in (None, batch_gpu):
+        trainer, source = circles_trainer(batch=32, batch_gpu=size, loss_scale=1.0)
+        nn.init.normal_(
+            trainer.denoiser.network.output.weight, generator=torch.Generator().manual_seed(0)
+        )
+        draws = trainer.loss.draw(32, torch.Generator().manual_seed(1))
+        means = RunningMeans(CPU)
+        trainer.accumulate(next(source.batches(0)), draws, means)
+        gradients.append(torch.cat([p.grad.flatten() for p in trainer.denoiser.parameters()]))
+        losses.append(means.collect()["Loss/loss"])
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-6)
+    assert losses[1]["count"] == losses[0]["count"] == 32
+    assert losses[1]["mean"] == pytest.approx(losses[0]["mean"], rel=1e-6)
+
+
+def test_the_loss_scale_does_not_reach_the_weights(circles_trainer: MakeTrainer) -> None:
+    results = []
+    for scale in (1.0, 1024.0):
+        trainer, source = circles_trainer(loss_scale=scale)
+        run_steps(trainer, source, 4)
+        results.append(weights(trainer.denoiser))
+    assert torch.equal(*results)  # a power of two changes no digit
+
+
+def test_training_depends_on_its_seed_alone(circles_trainer: MakeTrainer) -> None:
+    results = []
+    for global_seed, seed in ((1, 0), (2, 0), (1, 3)):
+        trainer, source = circles_trainer(seed=seed)
+        torch.manual_seed(global_seed)
+        run_steps(trainer, source, 3)
+        results.append(weights(trainer.denoiser))
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("batch_gpu", [None, 100], ids=["whole", "in microbatches"])
+def test_a_step_without_a_finite_gradient_is_skipped_and_counted(
+    batch_gpu: int | None, circles_trainer: MakeTrainer
+) -> None:
+    trainer, source = circles_trainer(batch_gpu=batch_gpu)
+    run_steps(trainer, source, 2)
+    before = {name: trainer.state()[name] for name in ("network", "averaged", "optimizer")}
+    before = {
+        key: torch.as_tensor(value).clone()
+        for key, value in tensors(before).items()
+        if isinstance(value, Tensor)
+    }
+    run_steps(trainer, Spoilt(source, {2}), 1)
+    after = tensors({name: trainer.state()[name] for name in ("network", "averaged", "optimizer")})
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert (trainer.step, trainer.skipped) == (3, 1)
+    run_steps(trainer, source, 1)
+    assert trainer.skipped == 1
+    assert weights(trainer.denoiser).isfinite().all()
+    assert not torch.equal(weights(trainer.denoiser), before["/network/output.weight"].flatten())
+
+
+def test_an_infinite_loss_is_skipped_though_its_gradient_is_finite(
+    circles_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, source = circles_trainer()
+    run_steps(trainer, source, 1)
+    before = weights(trainer.denoiser)
+    # The square of 1e20 is more than a float32 holds, and its derivative is not.
+    per_sample = trainer.loss.per_sample
+    overflowing = lambda *given: (1e20 * per_sample(*given).sqrt()).square()  # noqa: E731
+    monkeypatch.setattr(type(trainer.loss), "per_sample", lambda self, *given: overflowing(*given))
+    run_steps(trainer, source, 1)
+    assert (trainer.step, trainer.skipped) == (2, 1)
+    assert torch.equal(weights(trainer.denoiser), before)
+
+
+def test_a_run_of_skipped_steps_is_an_error(circles_trainer: MakeTrainer) -> None:
+    trainer, source = circles_trainer()
+    with pytest.raises(TrainingError, match="not finite in 20 steps in a row"):
+        run_steps(trainer, Spoilt(source, set(range(100))), 100)
+    assert trainer.step == MAX_SKIPPED_IN_A_ROW
+
+
+def test_a_good_step_ends_a_run_of_skipped_ones(circles_trainer: MakeTrainer) -> None:
+    trainer, source = circles_trainer(batch=20)
+    bad = set(range(40)) - {MAX_SKIPPED_IN_A_ROW - 1}
+    run_steps(trainer, Spoilt(source, bad), 2 * MAX_SKIPPED_IN_A_ROW - 2)
+    assert trainer.skipped == 2 * MAX_SKIPPED_IN_A_ROW - 3
+
+
+def test_training_on_circles_approaches_the_exact_denoiser(
+    circles_trainer: MakeTrainer,
+    run_folder: MakeFolder,
+    exact_flow: Callable[..., tuple[Toy, ProbabilityFlow]],
+    generator: torch.Generator,
+) -> None:
+    trainer, source = circles_trainer(
+        width=64, depth=3, total=150_000, tick=50_000, lr=8e-3, lr_decay=True
+    )
+    folder = run_folder("run")
+    train(trainer, source, folder)
+    denoiser = Model.load(folder.network_path(150_000)).denoiser
+    toy, flow = exact_flow("circles")
+    t, noise = trainer.loss.draw(2000, generator)
+    x = flow.basis.to_eigen(toy.sample(2000, generator))
+    x = x + flow.schedule.noise_variance(t).sqrt() * noise
+    c = denoiser.coefficients(t)
+    exact = flow.denoiser(x, t)
+    error = ((denoiser(x, t) - exact) / c.c_out).square().mean()
+    untrained = ((c.c_skip * x - exact) / c.c_out).square().mean()
+    assert float(error / untrained) < 0.8
+
+
+def test_a_run_writes_its_reports_and_files_by_thousands_of_samples(
+    circles_trainer: MakeTrainer, run_folder: MakeFolder
+) -> None:
+    trainer, source = circles_trainer(snapshot_ticks=2, state_ticks=None)
+    folder = run_folder("run")
+    train(trainer, source, folder)
+    names = {path.name for path in folder.path.iterdir() if "tfevents" not in path.name}
+    assert names == {
+        "log.txt",
+        "stats.jsonl",
+        "network-snapshot-000002.pkl",
+        "network-snapshot-000004.pkl",
+        "training-state-000004.pt",
+    }
+    assert any("tfevents" in path.name for path in folder.path.iterdir())
+    lines = statistics(folder)
+    assert [line["seen"] for line in lines] == [1000, 2000, 3000, 4000]
+    for line in lines:
+        assert {"Loss/loss", "Gradient/norm", "Progress/learning_rate"} <= line.keys()
+        assert line["Progress/skipped_steps"] == 0
+    log = (folder.path / "log.txt").read_text()
+    assert log.count(" loss ") == 4
+    assert "network-snapshot-000004.pkl" in log
+
+
+def test_reports_come_with_the_first_batch_beyond_each_tick(
+    circles_trainer: MakeTrainer, run_folder: MakeFolder
+) -> None:
+    trainer, source = circles_trainer(batch=700)
+    folder = run_folder("run")
+    train(trainer, source, folder)
+    assert [line["seen"] for line in statistics(folder)] == [1400, 2100, 3500, 4200]
+
+
+def test_the_network_file_holds_the_averaged_weights(
+    circles_trainer: MakeTrainer, run_folder: MakeFolder
+) -> None:
+    trainer, source = circles_trainer()
+    folder = run_folder("run")
+    train(trainer, source, folder)
+    model = Model.load(folder.network_path(4000))
+    assert torch.equal(weights(model.denoiser), weights(trainer.averaged.denoiser))
+    assert not torch.equal(weights(model.denoiser), weights(trainer.denoiser))
+    assert model.about["seen"] == 4000
+
+
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(
+    circles_trainer: MakeTrainer, run_folder: MakeFolder
+) -> None:
+    unbroken, source = circles_trainer(state_ticks=1, keep_states=9, lr_decay=True)
+    whole = run_folder("whole")
+    train(unbroken, source, whole)
+
+    broken = run_folder("broken")
+    shutil.copy(whole.state_path(2000), broken.path)
+    shutil.copy(whole.path / "stats.jsonl", broken.path)  # which tells of later times too
+    resumed, source = circles_trainer(state_ticks=1, lr_decay=True)
+    go_on(resumed, source, broken.path)
+
+    assert_same_state(resumed.state(), unbroken.state())
+    assert statistics(broken) == statistics(whole)
+    networks = [Model.load(folder.network_path(4000)) for folder in (whole, broken)]
+    assert_same_state(*(model.denoiser.state_dict() for model in networks))
+
+
+def test_skipped_steps_survive_a_resume_and_are_reported(
+    circles_trainer: MakeTrainer, run_folder: MakeFolder
+) -> None:
+    trainer, source = circles_trainer(state_ticks=1)
+    folder = run_folder("run")
+    train(trainer, Spoilt(source, {1, 4, 5}), folder)
+    assert [line["Progress/skipped_steps"] for line in statistics(folder)] == [1, 1, 3, 3]
+    resumed, _ = circles_trainer(state_ticks=1)
+    resumed.restore(read_state(folder.state_path(3000)), "the state")
+    assert (resumed.step, resumed.skipped, resumed.skipped_in_a_row) == (6, 3, 2)
+
+
+def test_statistics_are_strict_json_even_where_a_step_was_skipped(
+    circles_trainer: MakeTrainer, run_folder: MakeFolder
+) -> None:
+    trainer, source = circles_trainer(total=1000)
+    folder = run_folder("run")
+    train(trainer, Spoilt(source, {1}), folder)
+
+    def refuse(name: str) -> None:
+        pytest.fail(f"{name} is no JSON")
+
+    for line in (folder.path / "stats.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=refuse)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_run_which_can_go_on_as_if_nothing_had_happened(
+    number: int, circles_trainer: MakeTrainer, run_folder: MakeFolder
+) -> None:
+    unbroken, source = circles_trainer()
+    train(unbroken, source, run_folder("whole"))
+
+    handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    stopped, source = circles_trainer(snapshot_ticks=None, state_ticks=None)
+    folder = run_folder("stopped")
+    with pytest.raises(StoppedBySignal) as caught:
+        train(stopped, Signalling(source, 3, number), folder)
+    assert caught.value.exit_code == 128 + number
+    assert str(folder.state_path(2000)) in str(caught.value)
+    assert folder.state_path(2000).exists()
+    assert folder.network_path(2000).exists()
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
+
+    resumed, source = circles_trainer()
+    go_on(resumed, source, folder.path)
+    assert_same_state(resumed.state(), unbroken.state())
+
+
+def test_a_signal_during_the_last_step_does_not_stop_a_finished_run(
+    circles_trainer: MakeTrainer, run_folder: MakeFolder
+) -> None:
+    trainer, source = circles_trainer()
+    folder = run_folder("run")
+    train(trainer, Signalling(source, 7, signal.SIGTERM), folder)
+    assert trainer.seen == 4000
+    assert folder.network_path(4000).exists()
+
+
+@pytest.mark.parametrize("trouble", [DataError("no fit"), KeyboardInterrupt()])
+def test_a_calibration_that_fails_costs_nothing_of_the_training(
+    circles_trainer: MakeTrainer, run_folder: MakeFolder, trouble: BaseException
+) -> None:
+    def fail(model: Model) -> None:
+        raise trouble
+
+    trainer, source = circles_trainer()
+    folder = run_folder("run")
+    with pytest.raises(type(trouble)):
+        train(trainer, source, folder, fail)
+    assert Model.load(folder.network_path(4000)).about["seen"] == 4000
+    finished = []
+    resumed, source = circles_trainer()
+    resumed.restore(read_state(folder.state_path(4000)), "state.pt")
+    train(resumed, source, folder, finished.append)
+    assert len(finished) == 1
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT as Python has it in the foreground: shells have jobs in the background ignore it."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_a_third_signal_acts_at_once(circles_trainer: MakeTrainer, run_folder: MakeFolder) -> None:
+    trainer, source = circles_trainer()
+    for step in (2, 2, 2):
+        source = Signalling(source, step, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(trainer, source, run_folder("run"))
+    assert trainer.step == 2
+
+
+def test_a_run_that_is_complete_does_nothing_when_resumed(
+    circles_trainer: MakeTrainer, run_folder: MakeFolder, tmp_path: Path
+) -> None:
+    trainer, source = circles_trainer()
+    folder = run_folder("run")
+    train(trainer, source, folder)
+    before = statistics(folder)
+    resumed, source = circles_trainer()
+    go_on(resumed, source, folder.path)
+    assert_same_state(resumed.state(), trainer.state())
+    assert statistics(folder) == before
+
+
+@pytest.mark.parametrize("lost", ["network", "averaged", "optimizer", "step", "skipped"])
+def test_an_incomplete_state_is_a_data_error_that_names_it(
+    lost: str, circles_trainer: MakeTrainer
+) -> None:
+    trainer, _ = circles_trainer()
+    state = trainer.state()
+    del state[lost]
+    with pytest.raises(DataError, match=r"state\.pt.*" + lost):
+        trainer.restore(state, "state.pt")
+
+
+def test_the_state_of_another_model_is_a_data_error(circles_trainer: MakeTrainer) -> None:
+    trainer, other = circles_trainer()[0], circles_trainer(width=32)[0]
+    with pytest.raises(DataError, match=r"state\.pt is no state of this model"):
+        trainer.restore(other.state(), "state.pt")
+
+
+def test_a_clock_that_jumps_changes_no_report(
+    circles_trainer: MakeTrainer, run_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jumps = count(0, -86_400)
+    monkeypatch.setattr("time.time", lambda: 1.8e9 + next(jumps))
+    trainer, source = circles_trainer()
+    folder = run_folder("run")
+    train(trainer, source, folder)
+    for line in (folder.path / "stats.jsonl").read_text().splitlines():
+        timing = {k: v for k, v in json.loads(line).items() if k.startswith("Timing")}
+        assert all(0 <= value < 60 for value in timing.values()), timing

@@ -1,0 +1,200 @@
+"""The denoising loss: its value for no network, its invariances, and the law of its times."""
+
+from collections.abc import Callable
+from math import nan
+from statistics import NormalDist
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dnnlib.errors import UsageError
+from training.data.toys import Toy
+from training.flow.denoisers import NetworkDenoiser
+from training.flow.eigenbasis import EigenBasis
+from training.flow.isotropic import EDMSchedule, VESchedule
+from training.flow.schedules import InflationSchedule, NoiseSchedule
+from training.learning.loss import (
+    LOG_STD_MEAN,
+    LOG_STD_STD,
+    DenoisingLoss,
+    DenoisingRegression,
+    Draws,
+)
+from training.model.model import Model
+
+RandomBasis = Callable[[int], EigenBasis]
+PRR = InflationSchedule.to_dimension(1, 3, top_variance=2.0)
+
+
+def gaussian_data(basis: EigenBasis, count: int, generator: torch.Generator) -> Tensor:
+    normal = torch.randn(count, basis.dim, generator=generator, dtype=torch.float64)
+    return basis.eigenvalues.sqrt() * normal
+
+
+@pytest.mark.parametrize("schedule", [PRR, EDMSchedule(3)], ids=["PRR", "EDM"])
+def test_no_network_scores_one_on_gaussian_data(
+    schedule: NoiseSchedule,
+    random_basis: RandomBasis,
+    function_network: type,
+    generator: torch.Generator,
+) -> None:
+    count, basis = 50_000, random_basis(3)
+    zero = function_network(lambda z, c: torch.zeros_like(z))
+    loss = DenoisingLoss(schedule, 0.1, 7.0)
+    regression = DenoisingRegression(NetworkDenoiser(zero, basis, schedule))
+    clean = gaussian_data(basis, count, generator)
+    values = loss.per_sample(regression, clean, loss.draw(count, generator))
+    assert values.shape == (count,)
+    assert abs(float(values.mean()) - 1) < 4 * float(values.std()) / count**0.5
+
+
+@pytest.mark.parametrize("name", ["circles", "swirl", "alt_s_curve"])
+def test_no_network_scores_one_on_any_data(
+    name: str, function_network: type, generator: torch.Generator
+) -> None:
+    count, toy = 50_000, Toy(name)
+    basis = EigenBasis.from_moments(*toy.moments())
+    schedule = InflationSchedule.to_dimension(1, toy.dim)
+    zero = function_network(lambda z, c: torch.zeros_like(z))
+    loss = DenoisingLoss(schedule, 0.0, 5.0)
+    regression = DenoisingRegression(NetworkDenoiser(zero, basis, schedule))
+    clean = basis.to_eigen(toy.sample(count, generator))
+    values = loss.per_sample(regression, clean, loss.draw(count, generator))
+    assert abs(float(values.mean()) - 1) < 4 * float(values.std()) / count**0.5
+
+
+def test_the_loss_is_that_of_the_denoiser_over_c_out(
+    random_basis: RandomBasis, function_network: type, generator: torch.Generator
+) -> None:
+    count, basis = 64, random_basis(3)
+    denoiser = NetworkDenoiser(function_network(lambda z, c: z.sin()), basis, PRR)
+    loss = DenoisingLoss(PRR, 0.5, 7.0)
+    clean, draws = gaussian_data(basis, count, generator), loss.draw(count, generator)
+    noisy = clean + PRR.noise_variance(draws.t).sqrt() * draws.noise
+    error = (denoiser(noisy, draws.t) - clean) / denoiser.coefficients(draws.t).c_out
+    values = loss.per_sample(DenoisingRegression(denoiser), clean, draws)
+    torch.testing.assert_close(values.double(), error.square().mean(1), rtol=1e-4, atol=1e-5)
+
+
+def test_the_loss_is_the_same_number_in_both_spaces(
+    random_basis: RandomBasis,
+    rotated: Callable[[nn.Module, EigenBasis], nn.Module],
+    function_network: type,
+    generator: torch.Generator,
+) -> None:
+    basis, loss = random_basis(3), DenoisingLoss(PRR, 0.0, 7.0)
+    network = function_network(lambda z, c: (3 * z).sin() + c[:, None])
+    clean, draws = gaussian_data(basis, 200, generator), loss.draw(200, generator)
+    eigen, image = (
+        loss.per_sample(DenoisingRegression(denoiser), clean, draws)
+        for denoiser in (
+            NetworkDenoiser(network, basis, PRR, space="ES"),
+            NetworkDenoiser(rotated(network, basis), basis, PRR, space="IS"),
+        )
+    )
+    torch.testing.assert_close(image, eigen, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [[7, 1, 12], [5] * 4], ids=str)
+def test_the_parts_of_a_batch_add_up_to_its_gradient(
+    sizes: list[int],
+    tiny_model: Callable[..., tuple[Model, DenoisingLoss]],
+    generator: torch.Generator,
+) -> None:
+    model, loss = tiny_model(width=16, depth=2)
+    nn.init.normal_(model.denoiser.network.output.weight)
+    regression = DenoisingRegression(model.denoiser)
+    clean = Toy("circles").sample(20, generator)
+    draws = loss.draw(20, generator)
+
+    def gradients(parts: list[int]) -> list[Tensor]:
+        model.denoiser.zero_grad()
+        shares = zip(*(tensor.split(parts) for tensor in (clean, *draws)), strict=True)
+        for points, t, noise in shares:
+            loss.per_sample(regression, points, Draws(t, noise)).sum().backward()
+        return [parameter.grad.clone() for parameter in model.denoiser.parameters()]
+
+    for whole, cut in zip(gradients([20]), gradients(sizes), strict=True):
+        torch.testing.assert_close(cut, whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 64])
+def test_uniform_times_fall_once_into_each_stratum(count: int, generator: torch.Generator) -> None:
+    draws = DenoisingLoss(PRR, 0.5, 7.0).draw(count, generator)
+    strata = ((draws.t - 0.5) / 6.5 * count).floor()
+    assert strata.sort().values.tolist() == [*range(count)]
+    assert draws.noise.shape == (count, 3)
+
+
+def test_uniform_times_are_uniform_within_their_strata(generator: torch.Generator) -> None:
+    loss = DenoisingLoss(PRR, 0.5, 7.0)
+    t = torch.stack([loss.draw(8, generator).t for _ in range(500)])
+    within = ((t - 0.5) / 6.5 * 8).frac().flatten().sort().values
+    ranks = torch.arange(1, len(within) + 1) / len(within)
+    # Kolmogorov's bound at 0.1 %.
+    assert float((within - ranks).abs().max()) < 1.95 / len(within) ** 0.5
+
+
+def test_the_noise_is_standard_normal_and_independent_of_the_times(
+    generator: torch.Generator,
+) -> None:
+    t, noise = DenoisingLoss(PRR, 0.5, 7.0).draw(40_000, generator)
+    error = len(t) ** -0.5
+    assert (noise.mean(0).abs() < 4 * error).all()
+    assert ((noise.square().mean(0) - 1).abs() < 4 * 2**0.5 * error).all()
+    assert (((t - t.mean()) / t.std() @ noise).abs() / len(t) < 4 * error).all()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "t_min", "t_max"),
+    [(EDMSchedule(2), 0.002, 80.0), (EDMSchedule(2), 0.5, 1.0), (PRR, 0.0, 5.0)],
+    ids=["EDM", "EDM, a short range", "PRR"],
+)
+def test_normal_times_have_a_truncated_normal_log_std(
+    schedule: NoiseSchedule, t_min: float, t_max: float, generator: torch.Generator
+) -> None:
+    count = 256
+    t = DenoisingLoss(schedule, t_min, t_max, "normal").draw(count, generator).t
+    law = NormalDist(LOG_STD_MEAN, LOG_STD_STD)
+
+    def probability(times: list[float]) -> list[float]:
+        log_std = schedule.reference_log_noise(torch.tensor(times, dtype=torch.float64)) / 2
+        return [law.cdf(value) for value in log_std.tolist()]
+
+    low, high = probability([t_min, t_max])
+    quantiles = torch.tensor([(p - low) / (high - low) for p in probability(t.tolist())])
+    centers = (torch.arange(count) + 0.5) / count
+    # Stratified: one in each of the equally likely intervals.
+    assert float((quantiles.sort().values - centers).abs().max()) < 0.5 / count + 1e-6
+    assert float(t.min()) >= t_min
+    assert float(t.max()) <= t_max
+
+
+@pytest.mark.parametrize(("schedule", "ends"), [(VESchedule(2), (0.01, 100.0)), (PRR, (0.5, 5.0))])
+def test_log_uniform_times_have_an_even_log_std(
+    schedule: NoiseSchedule, ends: tuple[float, float], generator: torch.Generator
+) -> None:
+    t = DenoisingLoss(schedule, *ends, "log_uniform").draw(64, generator).t
+    low, high = schedule.reference_log_noise(torch.tensor(ends, dtype=torch.float64))
+    quantiles = (schedule.reference_log_noise(t) - low) / (high - low)
+    assert (quantiles * 64).floor().sort().values.tolist() == [*range(64)]
+
+
+def test_draws_follow_from_the_generator() -> None:
+    loss = DenoisingLoss(PRR, 0.0, 7.0)
+    first, again, other = (loss.draw(8, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first.t, again.t)
+    assert torch.equal(first.noise, again.noise)
+    assert not torch.equal(first.noise, other.noise)
+
+
+@pytest.mark.parametrize("ends", [(2.0, 2.0), (3.0, 2.0), (0.0, nan)])
+def test_an_empty_range_of_times_is_a_usage_error(ends: tuple[float, float]) -> None:
+    with pytest.raises(UsageError, match="tmin"):
+        DenoisingLoss(PRR, *ends)
+
+
+def test_an_unknown_law_of_times_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="choose one of uniform, normal"):
+        DenoisingLoss(PRR, 0.0, 1.0, "cosine")

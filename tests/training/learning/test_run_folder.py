@@ -1,0 +1,90 @@
+"""Which training states stay, and which one a run goes on from."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dnnlib.errors import DataError
+from training.learning.run_folder import RunFolder, states_in
+from training.learning.setup import Resumed
+
+
+@pytest.fixture
+def folder(run_folder: Callable[[str], RunFolder]) -> RunFolder:
+    return run_folder("run")
+
+
+def numbers(folder: RunFolder) -> list[int]:
+    return [int(path.stem.rpartition("-")[2]) for path in states_in(folder.path)]
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(1, [5]), (2, [4, 5]), (9, [1, 2, 3, 4, 5])])
+def test_the_newest_states_stay(folder: RunFolder, keep: int, kept: list[int]) -> None:
+    for number in range(1, 6):
+        folder.save_state({"step": number}, 1000 * number, keep)
+    assert numbers(folder) == kept
+
+
+def test_older_states_go_after_the_newer_one_is_written_and_not_if_it_cannot_be(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.save_state({"step": 1}, 1000, 1)
+
+    def fail(path: Path, state: object) -> None:
+        assert numbers(folder) == [1]
+        raise OSError("no space")
+
+    monkeypatch.setattr("training.learning.run_folder.write_state", fail)
+    with pytest.raises(OSError, match="no space"):
+        folder.save_state({"step": 2}, 2000, 1)
+    assert numbers(folder) == [1]
+
+
+def test_a_run_resumed_from_an_older_state_keeps_what_it_writes(folder: RunFolder) -> None:
+    for number in (1, 2, 5, 6):
+        folder.save_state({"step": number}, 1000 * number, 9)
+    folder.save_state({"step": 3}, 3000, 2)
+    assert numbers(folder) == [2, 3, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("seen", "kept"), [(6000, [5, 6]), (5000, [2, 5, 6]), (7000, [1, 2, 5, 6])]
+)
+def test_a_run_killed_before_it_removed_old_states_removes_them_when_it_goes_on(
+    folder: RunFolder, seen: int, kept: list[int]
+) -> None:
+    for number in (1, 2, 5, 6):
+        folder.save_state({"step": number}, 1000 * number, 9)
+    RunFolder.reopen(folder.path, seen, keep=2)
+    assert numbers(folder) == kept
+
+
+def test_states_are_in_the_order_of_their_numbers(folder: RunFolder) -> None:
+    for number in (999_999, 1_000_000, 2):
+        folder.save_state({"step": number}, 1000 * number, 9)
+    assert numbers(folder) == [2, 999_999, 1_000_000]
+
+
+def test_a_torn_newest_state_is_skipped_with_a_warning(folder: RunFolder) -> None:
+    for number in (1, 2, 3):
+        folder.save_state({"step": number}, 1000 * number, 9)
+    for number, length in ((2, 0), (3, 300)):
+        path = folder.state_path(1000 * number)
+        path.write_bytes(path.read_bytes()[:length])
+    resumed = Resumed.find(folder.path)
+    assert (resumed.path, resumed.state["step"]) == (folder.state_path(1000), 1)
+    told = (folder.path / "log.txt").read_text()
+    for number in (2, 3):
+        assert f"Warning: {folder.state_path(1000 * number)} is " in told
+    with pytest.raises(DataError, match="000003"):
+        Resumed.find(folder.state_path(3000))
+
+
+def test_a_folder_without_a_whole_state_is_an_error(folder: RunFolder) -> None:
+    with pytest.raises(DataError, match=r"no training-state-\*\.pt"):
+        Resumed.find(folder.path)
+    for number in (1, 2):
+        folder.state_path(1000 * number).write_bytes(b"torn")
+    with pytest.raises(DataError, match=r"no state that can be read.*000001"):
+        Resumed.find(folder.path)

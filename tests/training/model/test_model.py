@@ -1,0 +1,327 @@
+"""Network files of models: what comes back, and what is refused."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import nan
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dnnlib.errors import DataError, UsageError
+from torch_utils.snapshots import Part, read_network, write_network
+from training.flow.calibration import Calibration
+from training.flow.eigenbasis import EigenBasis
+from training.flow.output_gain import OutputGain
+from training.learning.loss import DenoisingLoss
+from training.model.model import Model, describe_basis, make_schedule, parameter_count
+
+MakeModel = Callable[..., tuple[Model, DenoisingLoss]]
+
+
+@pytest.fixture
+def model(tiny_model: MakeModel) -> Model:
+    """A model whose network is not zero."""
+    model, _ = tiny_model(width=16, depth=2)
+    torch.nn.init.normal_(model.denoiser.network.output.weight)
+    return model
+
+
+@pytest.mark.parametrize("space", ["ES", "IS"])
+@pytest.mark.parametrize(
+    ("network", "sizes"), [("mlp", {"width": 16}), ("ToyConvUNet", {"channels": 8})]
+)
+def test_a_saved_model_denoises_as_before(
+    network: str,
+    sizes: dict[str, int],
+    space: str,
+    tiny_model: MakeModel,
+    tmp_path: Path,
+    generator: torch.Generator,
+) -> None:
+    model, _ = tiny_model(network, space, dims_to_keep=1, **sizes)
+    for parameter in model.denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.1, generator=generator)
+    model.about |= {"seen": 5, "list": [1, "a", None], "nested": {"lr": 1e-3}}
+    model.save(tmp_path / "network.pkl")
+    loaded = Model.load(tmp_path / "network.pkl")
+    assert loaded.about == model.about
+    assert loaded.recipe == model.recipe
+    x = torch.randn(9, 2, generator=generator, dtype=torch.float64)
+    model.denoiser.eval()
+    for t in (torch.tensor(2.0, dtype=torch.float64), torch.linspace(0, 7, 9)):
+        assert torch.equal(loaded.denoiser(x, t), model.denoiser(x, t))
+    assert torch.equal(loaded.denoiser.basis.mean, model.denoiser.basis.mean)
+    assert not any(parameter.requires_grad for parameter in loaded.denoiser.parameters())
+
+
+def test_a_loaded_model_is_saved_as_the_same_file(model: Model, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.pkl", tmp_path / "second.pkl"
+    model.save(first)
+    Model.load(first).save(second)
+    (one, about), (other, about_again) = read_network(first), read_network(second)
+    assert about == about_again
+    assert one.keys() == other.keys()
+    for name, part in one.items():
+        assert part.arguments == other[name].arguments
+        assert all(torch.equal(part.state[key], other[name].state[key]) for key in part.state)
+
+
+def test_the_scale_is_chosen_when_a_model_is_opened(model: Model, tmp_path: Path) -> None:
+    model.save(tmp_path / "network.pkl")
+    t = torch.tensor(3.0, dtype=torch.float64)
+    plain, wide = (Model.load(tmp_path / "network.pkl", end_std=a0).flow for a0 in (1.0, 3.0))
+    torch.testing.assert_close(wide.schedule.scale(t), 3 * plain.schedule.scale(t))
+    x = torch.ones(4, 2, dtype=torch.float64)
+    assert torch.equal(plain.denoiser(x, t), wide.denoiser(x, t))
+
+
+def test_a_flow_is_made_of_the_models_own_parts(model: Model) -> None:
+    flow = model.flow
+    assert flow.denoiser is model.denoiser
+    assert flow.schedule is model.denoiser.schedule
+    assert flow.basis is model.denoiser.basis
+
+
+def calibrate(model: Model) -> Model:
+    times = torch.linspace(0, 7, 4, dtype=torch.float64)
+    slopes = torch.arange(8, dtype=torch.float64).reshape(4, 2) / 10
+    model.denoiser.calibration = Calibration(times, 1 + slopes, slopes)
+    return model
+
+
+def with_output_gain(model: Model) -> Model:
+    times = torch.linspace(0, 7, 4, dtype=torch.float64)
+    model.denoiser.output_gain = OutputGain(times, torch.arange(8.0).reshape(4, 2))
+    return model
+
+
+def test_a_calibration_is_saved_and_can_be_left_out(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "network.pkl"
+    x, t = torch.ones(3, 2, dtype=torch.float64), torch.tensor(3.0, dtype=torch.float64)
+    plain = model.denoiser.eval()(x, t)
+    calibrated = calibrate(model).denoiser(x, t)
+    model.save(path)
+    assert torch.equal(Model.load(path).denoiser(x, t), calibrated)
+    assert torch.equal(Model.load(path, calibrated=False).denoiser(x, t), plain)
+    assert not torch.equal(calibrated, plain)
+    Model.load(path).save(tmp_path / "again.pkl")
+    assert torch.equal(Model.load(tmp_path / "again.pkl").denoiser(x, t), calibrated)
+
+
+def test_slopes_without_gains_are_a_calibration_with_gains_of_one(
+    model: Model, tmp_path: Path
+) -> None:
+    path = tmp_path / "network.pkl"
+    calibrate(model).save(path)
+    parts, about = read_network(path)
+    slopes = parts["denoiser"].state["calibration_slopes"]
+    write_network(path, {**parts, "denoiser": drop(parts["denoiser"], "calibration_gains")}, about)
+    calibration = Model.load(path).denoiser.calibration
+    assert calibration is not None
+    assert torch.equal(calibration.slopes, slopes)
+    assert torch.equal(calibration.gains, torch.ones_like(slopes))
+
+
+def test_an_output_gain_is_saved_and_stays(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "network.pkl"
+    x, t = torch.ones(3, 2, dtype=torch.float64), torch.linspace(1, 6, 3, dtype=torch.float64)
+    plain = model.denoiser.eval()(x, t)
+    gained = with_output_gain(model).denoiser(x, t)
+    assert not torch.allclose(gained, plain)
+    model.save(path)
+    for calibrated in (True, False):
+        assert torch.equal(Model.load(path, calibrated=calibrated).denoiser(x, t), gained)
+    assert not any(p.requires_grad for p in Model.load(path).denoiser.parameters())
+
+
+def test_a_file_without_calibration_has_none(model: Model, tmp_path: Path) -> None:
+    model.save(tmp_path / "network.pkl")
+    assert set(read_network(tmp_path / "network.pkl")[0]["denoiser"].state) == {"data_variance"}
+    assert Model.load(tmp_path / "network.pkl").denoiser.calibration is None
+
+
+def change(**fields: Any) -> Callable[[Part], Part]:
+    """Replaces entries of a part's arguments or state, or the class."""
+
+    def apply(part: Part) -> Part:
+        if "class_name" in fields:
+            return replace(part, **fields)
+        inside = "state" if next(iter(fields)) in part.state else "arguments"
+        return replace(part, **{inside: {**getattr(part, inside), **fields}})
+
+    return apply
+
+
+def widen_basis(part: Part) -> Part:
+    """A sound basis of three dimensions, which the other parts do not have."""
+    return replace(part, state=EigenBasis(torch.zeros(3), torch.ones(3), torch.eye(3)).state_dict())
+
+
+def drop(part: Part, name: str) -> Part:
+    return replace(part, state={key: part.state[key] for key in part.state if key != name})
+
+
+FLOATS = torch.arange(9, dtype=torch.float64)
+DAMAGES: dict[str, tuple[str, Callable[[Part], Part | None]]] = {
+    "a missing part": ("denoiser", lambda part: None),
+    "a missing basis": ("basis", lambda part: None),
+    "an unknown network": ("network", change(class_name="Transformer")),
+    "an unknown schedule": ("schedule", change(class_name="cosine")),
+    "a network of another width": ("network", change(width=17)),
+    "a network of other dimensions": ("network", change(dim=3)),
+    "a network with an unknown argument": ("network", change(heads=8)),
+    "a huge network": ("network", change(width=10**7)),
+    "an empty noise range": ("network", change(noise_range=[1.0, 0.0])),
+    "weights that are not finite": ("network", change(**{"output.bias": torch.full((2,), nan)})),
+    "a lost tensor": ("network", lambda part: replace(part, state={})),
+    "a basis of other dimensions": ("basis", widen_basis),
+    "a basis of no shape": ("basis", change(mean=torch.zeros(2, 2))),
+    "a basis without mean": ("basis", lambda part: replace(part, state={})),
+    "rising eigenvalues": ("basis", change(eigenvalues=torch.tensor([0.5, 1.0]))),
+    "negative eigenvalues": ("basis", change(eigenvalues=torch.tensor([1.0, -0.5]))),
+    "eigenvalues of zero": ("basis", change(eigenvalues=torch.zeros(2))),
+    "axes that are not orthonormal": ("basis", change(eigenvectors=torch.ones(2, 2))),
+    "more dimensions kept than there are": ("schedule", change(dims_to_keep=3)),
+    "a rate of zero": ("schedule", change(rho=0.0)),
+    "a rate that is no number": ("schedule", change(rho="fast")),
+    "an unknown space": ("denoiser", change(space="XS")),
+    "an unknown noise condition": ("denoiser", change(noise_cond="fourier")),
+    "an unknown preconditioning": ("denoiser", change(preconditioning="iddpm")),
+    "a variance of other dimensions": ("denoiser", change(data_variance=torch.ones(3))),
+    "a variance of no shape": ("denoiser", change(data_variance=torch.ones(2, 2))),
+    "a calibration without times": ("denoiser", lambda part: drop(part, "calibration_times")),
+    "a calibration without slopes": ("denoiser", lambda part: drop(part, "calibration_slopes")),
+    "a calibration of no nodes": (
+        "denoiser",
+        change(calibration_times=FLOATS[:0], calibration_slopes=FLOATS[:0].reshape(0, 2)),
+    ),
+    "a calibration of one node": (
+        "denoiser",
+        change(calibration_times=FLOATS[:1], calibration_slopes=FLOATS[:2].reshape(1, 2)),
+    ),
+    "a calibration of other dimensions": (
+        "denoiser",
+        change(calibration_slopes=FLOATS[:4].reshape(4, 1)),
+    ),
+    "a calibration of other times": ("denoiser", change(calibration_times=FLOATS[:3])),
+    "a calibration whose times fall": ("denoiser", change(calibration_times=-FLOATS[:4])),
+    "a calibration in single precision": ("denoiser", change(calibration_times=torch.arange(4.0))),
+    "a calibration that is not finite": (
+        "denoiser",
+        change(calibration_slopes=torch.full((4, 2), nan, dtype=torch.float64)),
+    ),
+    "a calibration of gains alone": (
+        "denoiser",
+        lambda part: drop(drop(part, "calibration_times"), "calibration_slopes"),
+    ),
+    "gains of other dimensions": ("denoiser", change(calibration_gains=FLOATS[:4].reshape(4, 1))),
+    "gains that are not finite": (
+        "denoiser",
+        change(calibration_gains=torch.full((4, 2), nan, dtype=torch.float64)),
+    ),
+    "an output gain without times": ("denoiser", lambda part: drop(part, "output_gain_times")),
+    "an output gain without gains": ("denoiser", lambda part: drop(part, "output_gains")),
+    "an output gain of other dimensions": (
+        "denoiser",
+        change(output_gains=torch.ones(4, 3)),
+    ),
+    "an output gain of other times": ("denoiser", change(output_gain_times=FLOATS[:3])),
+    "an output gain whose times fall": ("denoiser", change(output_gain_times=-FLOATS[:4])),
+    "an output gain of integers": ("denoiser", change(output_gains=torch.ones(4, 2).int())),
+    "an output gain that is not finite": ("denoiser", change(output_gains=torch.full((4, 2), nan))),
+    "an output gain among the arguments": ("denoiser", change(output_gain=5)),
+    "a calibration among the arguments": ("denoiser", change(calibration=5)),
+    "a calibration of an isotropic model": ("denoiser", change(preconditioning="edm")),
+    "an unknown denoiser option": ("denoiser", change(network=None)),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_an_inconsistent_file_is_a_data_error_that_names_it(
+    damage: str, model: Model, tmp_path: Path
+) -> None:
+    path = tmp_path / "network.pkl"
+    with_output_gain(calibrate(model)).save(path)
+    parts, about = read_network(path)
+    name, apply = DAMAGES[damage]
+    damaged = {**parts, name: apply(parts[name])}
+    write_network(path, {key: part for key, part in damaged.items() if part}, about)
+    with pytest.raises(DataError, match=r"network\.pkl"):
+        Model.load(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a network", b"PK\x03\x04 cut short"])
+def test_a_broken_file_is_a_data_error(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "network.pkl"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"network\.pkl"):
+        Model.load(path)
+
+
+def test_a_missing_file_is_a_data_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        Model.load(tmp_path / "network.pkl")
+
+
+def test_a_recipe_builds_equal_models_from_equal_seeds(model: Model) -> None:
+    built = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        built.append(model.recipe.build(model.denoiser.basis).denoiser.state_dict())
+    assert all(torch.equal(built[0][key], built[1][key]) for key in built[0])
+
+
+def test_the_schedule_takes_its_dimension_and_top_variance_from_the_basis(
+    random_basis: Callable[[int], EigenBasis],
+) -> None:
+    basis = random_basis(4)
+    schedule = make_schedule("ifs", {"dims_to_keep": 2, "rho": 1.5}, basis, end_std=2.0)
+    assert (schedule.dim, schedule.top_variance, schedule.end_std) == (4, basis.top_variance, 2.0)
+    assert make_schedule("edm", {"t_min": 0.01}, basis).dim == 4
+
+
+def test_an_unknown_schedule_is_a_usage_error(random_basis: Callable[[int], EigenBasis]) -> None:
+    with pytest.raises(UsageError, match="ifs, edm"):
+        make_schedule("cosine", {}, random_basis(2))
+
+
+def test_parameters_are_counted(model: Model) -> None:
+    # Input 2 (1 + 2 * 4) + 8 features, two hidden layers of 16, output 2.
+    assert parameter_count(model.denoiser.network) == 27 * 16 + 2 * 17 * 16 + 17 * 2
+
+
+def test_a_basis_is_described_by_its_spectrum_and_participation_ratio() -> None:
+    basis = EigenBasis(torch.zeros(10), torch.tensor([4.0, 1.0] + [0.0] * 8), torch.eye(10))
+    text = describe_basis(basis)
+    assert text.startswith("Variances 4, 1, 0")
+    assert "participation ratio 1.471 of 10" in text
+
+
+def test_a_path_may_be_a_string(model: Model, tmp_path: Path) -> None:
+    model.save(tmp_path / "network.pkl")
+    loaded = Model.load(str(tmp_path / "network.pkl"))
+    assert torch.equal(loaded.denoiser.basis.mean, model.denoiser.basis.mean)
+
+
+def test_a_mistake_of_ours_is_not_taken_for_a_broken_file(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.save(tmp_path / "network.pkl")
+    monkeypatch.setattr(torch.nn.Linear, "__init__", lambda self, *sizes: self.no_such_name)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        Model.load(tmp_path / "network.pkl")
+
+
+def test_the_digest_knows_each_weight_and_each_correction(model: Model, tmp_path: Path) -> None:
+    model.save(tmp_path / "network.pkl")
+    digest = model.digest()
+    assert Model.load(tmp_path / "network.pkl").digest() == digest
+    with torch.no_grad():
+        model.denoiser.network.output.bias[0] += 1e-3
+    changed = model.digest()
+    assert changed != digest
+    ones = torch.ones(2, 2, dtype=torch.float64)
+    model.denoiser.calibration = Calibration(torch.tensor([0.0, 7.0]).double(), ones, 0 * ones)
+    assert model.digest() not in (digest, changed)

@@ -1,0 +1,343 @@
+"""Options by either spelling, scripts that end with one line and the right code."""
+
+import errno
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+import toy_pfODE_int
+import toy_train
+from dnnlib.errors import DataError, InflationError, TrainingError, UsageError, agree
+from dnnlib.files import atomic_path
+from training.settings.options import (
+    POSITIVE,
+    FiniteFloat,
+    command,
+    given_options,
+    group,
+    require_options,
+)
+from training.settings.training import resumed_options
+
+COMMANDS: dict[str, click.Command] = {
+    "toy_train": toy_train.main,
+    **{f"toy_pfODE_int {name}": sub for name, sub in toy_pfODE_int.main.commands.items()},
+}
+CONTRACT = {
+    "toy_train": "outdir data_name data_dim dims_to_keep tmax tmin rho gamma0 g_type inflation_gap "
+    "g_rescaling augment_to arch space precond noise_cond duration batch batch-gpu lr ema ls seed "
+    "resume desc nosubdir tick snap dump dry-run device_name",
+    **{
+        f"toy_pfODE_int {name}": "save_dir data_name data_dim dims_to_keep total_samples steps h "
+        "solver end_vars eps save_freq augment_to rho gamma0 g_type inflation_gap device_name seed"
+        + " network"
+        * (name == "net")
+        for name in ("net", "discrete", "exact")
+    },
+}
+CHOICES = {
+    "data_name": "circles sine1 sine2 moons s_curve swirl alt_s_curve alt_swirl",
+    "g_type": "orig constant_inflation_gap",
+    "arch": "mlp ToyConvUNet ToySongUNet",
+    "space": "ES IS",
+    "precond": "ifs edm",
+    "noise_cond": "log ddpm",
+}
+
+
+def long_names(script: click.Command) -> list[str]:
+    return [name for param in script.params for name in param.opts if name.startswith("--")]
+
+
+def parse(script: click.Command, name: str, value: str | None) -> click.Context:
+    arguments = [name] if value is None else [name, value]
+    group = toy_pfODE_int.main
+    above = group.make_context("group", ["net"]) if script in group.commands.values() else None
+    return script.make_context("script", arguments, parent=above, resilient_parsing=True)
+
+
+def example(param: click.Parameter) -> str | None:
+    """A value that the option takes; None for a flag."""
+    if isinstance(param, click.Option) and param.is_flag:
+        return None
+    if isinstance(param.type, click.Choice):
+        return str(param.type.choices[-1])
+    return "16" if isinstance(param.type, click.IntRange) else "0.25"
+
+
+@pytest.mark.parametrize(
+    ("script", "name"),
+    [(script, name) for script, main in COMMANDS.items() for name in long_names(main)],
+)
+def test_underscores_and_hyphens_are_alike(script: str, name: str) -> None:
+    param = next(param for param in COMMANDS[script].params if name in param.opts)
+    stem = name.removeprefix("--")
+    parsed = [
+        parse(COMMANDS[script], f"--{spelling}", example(param))
+        for spelling in (stem.replace("-", "_"), stem.replace("_", "-"))
+    ]
+    assert parsed[0].params == parsed[1].params
+    assert param.name is not None
+    for context in parsed:
+        assert context.get_parameter_source(param.name) is click.core.ParameterSource.COMMANDLINE
+
+
+@pytest.mark.parametrize(
+    ("script", "name"),
+    [(script, name) for script, names in CONTRACT.items() for name in names.split()],
+)
+def test_every_promised_option_is_there(script: str, name: str) -> None:
+    param = {param.name: param for param in COMMANDS[script].params}[name.replace("-", "_")]
+    for choice in CHOICES.get(name, "").split():
+        parsed = parse(COMMANDS[script], f"--{name}", choice)
+        assert parsed.params[param.name] == choice
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [
+        (toy_train, ["--help"]),
+        (toy_train, ["-h"]),
+        *((toy_pfODE_int, [name, "--help"]) for name in ("net", "discrete", "exact")),
+    ],
+)
+def test_help_shows_every_option_and_every_default(
+    run_script: Callable[..., Any], script: Any, arguments: list[str]
+) -> None:
+    result = run_script(script, *arguments)
+    assert (result.code, result.err) == (0, "")
+    text = " ".join(result.out.split())
+    main = script.main.commands[arguments[0]] if len(arguments) > 1 else script.main
+    for param in main.params:
+        assert param.opts[-1] in text
+        default = param.default
+        if isinstance(default, str | int | float) and not isinstance(default, bool):
+            assert f"default: {default}" in text
+    assert "Sentinel" not in text
+
+
+def test_a_group_alone_tells_its_commands_and_is_a_usage_error(
+    run_script: Callable[..., Any],
+) -> None:
+    result = run_script(toy_pfODE_int)
+    assert result.code == 2
+    for name in ("net", "discrete", "exact"):
+        assert name in result.err
+    assert "Traceback" not in result.err
+    assert run_script(toy_pfODE_int, "--help").code == 0
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "NaN", "1e999", "abc", ""])
+@pytest.mark.parametrize("kind", [FiniteFloat(), POSITIVE, FiniteFloat(max=1)])
+def test_only_finite_numbers_are_numbers(kind: FiniteFloat, text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        kind.convert(text, None, None)
+
+
+@pytest.mark.parametrize(("text", "number"), [("0.5", 0.5), ("1e-3", 1e-3), ("2", 2.0)])
+def test_finite_numbers_are_floats(text: str, number: float) -> None:
+    value = POSITIVE.convert(text, None, None)
+    assert value == number
+    assert isinstance(value, float)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "-0.0"])
+def test_positive_means_above_zero(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        POSITIVE.convert(text, None, None)
+
+
+def test_agreeing_values_give_the_known_one() -> None:
+    assert agree("rho", None, 2.0, "the network") == 2.0
+    assert agree("rho", 2, 2.0, "the network") == 2.0
+    assert agree("rho", None, None, "the network") is None
+
+
+@pytest.mark.parametrize(("given", "known"), [(3, 2), ("moons", "circles"), (0, 2), (0.5, None)])
+def test_a_contradiction_states_both_values_and_the_source(given: Any, known: Any) -> None:
+    with pytest.raises(UsageError) as caught:
+        agree("some_option", given, known, "the network x.pkl")
+    for part in ("--some_option", str(given), str(known), "the network x.pkl", "leave it out"):
+        assert part in str(caught.value)
+
+
+def test_the_first_missing_option_is_named() -> None:
+    require_options({"a": 0, "b": ""}, "a", "b")
+    with pytest.raises(click.UsageError, match="--b"):
+        require_options({"a": 1, "b": None, "c": None}, "a", "b", "c")
+
+
+def resume(given: set[str], **parsed: Any) -> dict[str, Any]:
+    saved = {"lr": 0.1, "outdir": "out", "tick": 5, "seed": None}
+    return resumed_options(parsed, given, saved, {"tick", "resume"}, "the run")
+
+
+def test_a_resumed_run_has_its_own_options() -> None:
+    defaults = {"lr": 0.004, "outdir": None, "tick": 500, "new": 7}
+    assert resume(set(), **defaults) == {
+        "lr": 0.1,
+        "outdir": "out",
+        "tick": 5,
+        "seed": None,
+        "new": 7,
+    }
+
+
+def test_a_resumed_run_may_be_given_what_it_has_and_what_is_free() -> None:
+    given = {"lr": 0.1, "outdir": Path("out"), "tick": 9, "resume": Path("x")}
+    merged = resume(set(given), **given)
+    assert (merged["lr"], merged["tick"], merged["resume"]) == (0.1, 9, Path("x"))
+    assert str(merged["outdir"]) == "out"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "saved"),
+    [("lr", 0.2, "0.1"), ("outdir", Path("else"), "out"), ("seed", 3, "None"), ("odd", 1, "None")],
+)
+def test_a_resumed_run_refuses_what_contradicts_it(name: str, value: Any, saved: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        resume({name}, **{name: value})
+    for part in (f"--{name}", str(value), saved, "the run"):
+        assert part in str(caught.value)
+
+
+def test_only_typed_options_count_as_given(run_script: Callable[..., Any]) -> None:
+    seen = set()
+
+    @command()
+    @click.option("--some_one", default=1)
+    @click.option("--other", default=2)
+    @click.option("--third")
+    def main(**options: Any) -> None:
+        seen.update(given_options())
+
+    assert run_script(main, "--some-one=1", "--third=x").code == 0
+    assert seen == {"some_one", "third"}
+
+
+def ending(outcome: Any) -> click.Command:
+    @command()
+    @click.option("--count", type=int)
+    def main(**options: Any) -> Any:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    return main
+
+
+class OwnCode(InflationError):
+    exit_code = 77
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "message"),
+    [
+        (UsageError("no such toy"), 2, "no such toy"),
+        (DataError("broken file"), 1, "broken file"),
+        (TrainingError("not finite"), 1, "not finite"),
+        (OwnCode("other"), 77, "other"),
+        (DataError("over\n  two\n\nlines"), 1, "over two lines"),
+        (click.UsageError("bad option"), 2, "bad option"),
+        (click.BadParameter("bad value"), 2, "bad value"),
+        (OSError(errno.ENOSPC, "No space left", "a/b.npz"), 1, "a/b.npz: No space left"),
+        (OSError("no number"), 1, "no number"),
+        (PermissionError(errno.EACCES, "denied", "c"), 1, "c: denied"),
+        (MemoryError(), 1, "out of memory"),
+        (click.Abort(), 130, "interrupted"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_an_expected_error_is_one_line_and_a_code(
+    run_script: Callable[..., Any], outcome: BaseException, code: int, message: str
+) -> None:
+    result = run_script(ending(outcome))
+    assert (result.code, result.out) == (code, "")
+    assert result.error.startswith("test_options.py: error: ")
+    assert message in result.error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--nothing"], "--nothing"),
+        (["--count"], "--count"),
+        (["--count=x"], "'x'"),
+        (["surplus"], "surplus"),
+    ],
+)
+def test_what_click_refuses_is_one_line_and_code_2(
+    run_script: Callable[..., Any], arguments: list[str], part: str
+) -> None:
+    result = run_script(ending(None), *arguments)
+    assert (result.code, result.out) == (2, "")
+    assert part in result.error
+
+
+@pytest.mark.parametrize("outcome", [None, 0, "text"])
+def test_success_is_silent_and_code_0(run_script: Callable[..., Any], outcome: Any) -> None:
+    result = run_script(ending(outcome))
+    assert (result.code, result.out, result.err) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError, RuntimeError, KeyError, AssertionError, EOFError]
+)
+def test_unexpected_exceptions_keep_their_traceback(
+    run_script: Callable[..., Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error, match="a bug"):
+        run_script(ending(error("a bug")))
+
+
+def test_sigterm_leaves_nothing_half_done_and_is_one_line(
+    run_script: Callable[..., Any], tmp_path: Path
+) -> None:
+    @click.command()
+    def script() -> None:
+        with atomic_path(tmp_path / "a.npz") as temporary:
+            temporary.write_text("half")
+            assert len(os.listdir(tmp_path)) == 1
+            signal.raise_signal(signal.SIGTERM)
+            signal.pause()
+
+    before = signal.getsignal(signal.SIGTERM)
+    result = run_script(script)
+    assert result.code == 128 + signal.SIGTERM
+    assert result.error.endswith("error: stopped by SIGTERM")
+    assert os.listdir(tmp_path) == []
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_who_handles_sigterm_keeps_it(run_script: Callable[..., Any]) -> None:
+    came: list[int] = []
+
+    @click.command()
+    def script() -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    try:
+        result = run_script(script)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (result.code, came) == (0, [signal.SIGTERM])
+
+
+def test_commands_of_a_group_take_either_spelling(run_script: Callable[..., Any]) -> None:
+    @group()
+    def main() -> None:
+        pass
+
+    @main.command("do_it")
+    def do_it() -> None:
+        click.echo("done")
+
+    for spelling in ("do_it", "do-it"):
+        assert run_script(main, spelling).out == "done\n"

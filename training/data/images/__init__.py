@@ -1,0 +1,1 @@
+"""Images as data: files, sets of them, and batches."""

@@ -1,0 +1,265 @@
+"""Images as data: pixels to numbers and back, and endless shuffled batches of a data set.
+
+A stream is a function of (seed, position) alone. With n images, position k belongs to epoch
+``k // n`` and shows the image at place ``k % n`` of a permutation seeded by (seed, epoch). So every
+image is shown exactly once an epoch, a stream can start anywhere, and ranks need not talk: batch s
+is the positions from ``s * batch``, of which each rank reads its share.
+"""
+
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import count
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from dnnlib.errors import DataError
+from dnnlib.logs import logger
+from torch_utils import distributed
+from torch_utils.seeds import seeded_generator
+from torch_utils.snapshots import first_line
+from training.data.batches import DATA_STREAM, Batch
+from training.data.images.dataset import ImageDataset
+
+__all__ = [
+    "ImageBatches",
+    "ImageDataset",
+    "basis_batches",
+    "normalize_pixels",
+    "pixel_batches",
+    "to_pixels",
+]
+
+
+def normalize_pixels(pixels: Tensor) -> Tensor:
+    """uint8 pixels of any shape as float32 data, ``p / 127.5 - 1``, on their device."""
+    return pixels.to(torch.float32) / 127.5 - 1
+
+
+def to_pixels(points: Tensor) -> Tensor:
+    """Data of any shape as uint8 pixels: rounded to the nearest, clamped to 0..255.
+
+    Raises:
+        DataError: Values that are not finite.
+    """
+    if not points.isfinite().all():
+        raise DataError("values that are not finite cannot be pixels")
+    return ((points + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+class ImageBatches:
+    """Endless shuffled batches of a data set, a function of (seed, position) alone.
+
+    Points are flattened and normalized in float32 on the device, from uint8 that was sent there.
+
+    Args:
+        dataset: The images.
+        batch: Batch size over all ranks.
+        seed: Of the order.
+        device: Where the points go.
+        workers: Processes of this rank that read ahead; 0 reads in this one.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        batch: int,
+        seed: int,
+        device: torch.device,
+        workers: int = 1,
+    ):
+        self._dataset, self._batch, self._seed = dataset, batch, seed
+        self._device, self._workers = device, workers
+
+    def batches(self, first_step: int) -> Iterator[Batch]:
+        """This rank's share of each batch from that step on: ``[b, D]``, labels ``[b, k]``.
+
+        If a worker dies, all are started again, and the stream goes on where it was.
+
+        Raises:
+            DataError: An image that cannot be read, or a worker died twice at the same batch.
+        """
+        share = distributed.shard(self._batch)
+        step, died_at = first_step, -1
+        while True:
+            order = _ShuffledOrder(len(self._dataset), self._seed, self._batch, share, step)
+            try:
+                for pixels, labels in _load(self._dataset, order, self._workers, self._device):
+                    points = normalize_pixels(pixels).flatten(1)
+                    yield Batch(points, labels if self._dataset.has_labels else None)
+                    step += 1
+            except _WorkerDied as error:
+                if died_at == step:
+                    raise
+                died_at = step
+                logger.warning(f"Warning: {error}; starting it again")
+
+
+def basis_batches(
+    dataset: ImageDataset,
+    max_images: int | None = None,
+    batch: int = 1000,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+) -> Iterator[Tensor]:
+    """Float32 points ``[n, D]`` for an eigenbasis, each image once; this rank's share of them.
+
+    Args:
+        dataset: The images.
+        max_images: Use so many over all ranks, drawn at random but always the same; None uses all.
+        batch: Images at a time.
+        device: Where the points go.
+        workers: Processes of this rank that read ahead.
+
+    Raises:
+        DataError: An image that cannot be read, or fewer images than ranks.
+    """
+    total = min(len(dataset), max_images or len(dataset))
+    if total < distributed.world_size():
+        raise DataError(f"{total} images cannot be shared by {distributed.world_size()} ranks")
+    chosen = torch.randperm(len(dataset), generator=seeded_generator("cpu", 0))[:total]
+    for pixels in pixel_batches(dataset, chosen.sort().values, batch, device, workers):
+        yield normalize_pixels(pixels).flatten(1)
+
+
+def pixel_batches(
+    dataset: ImageDataset,
+    items: Tensor,
+    batch: int,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+) -> Iterator[Tensor]:
+    """Pixels ``[n, C, H, W]`` uint8 of images in the order given; this rank's share of them.
+
+    Args:
+        dataset: The images.
+        items: Which ones, ``[N]`` over all ranks. A rank whose share is empty yields nothing.
+        batch: Images at a time.
+        device: Where the pixels go.
+        workers: Processes of this rank that read ahead.
+
+    Raises:
+        DataError: An image that cannot be read.
+    """
+    mine = items[distributed.shard(len(items))].tolist()
+    parts = [mine[start : start + batch] for start in range(0, len(mine), batch)]
+    for pixels, _ in _load(dataset, parts, workers, torch.device(device)):
+        yield pixels
+
+
+class _ShuffledOrder(Sampler[list[int]]):
+    """The items of this rank's share of each batch, from a step on, without end."""
+
+    def __init__(self, images: int, seed: int, batch: int, share: slice, first_step: int):
+        self._images, self._seed, self._batch = images, seed, batch
+        self._share, self._first_step = share, first_step
+        self._epoch, self._permutation = -1, np.empty(0, np.int64)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in count(self._first_step):
+            start = step * self._batch
+            positions = range(start + self._share.start, start + self._share.stop)
+            yield [self._item(position) for position in positions]
+
+    def _item(self, position: int) -> int:
+        epoch, place = divmod(position, self._images)
+        if epoch != self._epoch:
+            generator = seeded_generator("cpu", self._seed, DATA_STREAM, epoch)
+            self._epoch = epoch
+            self._permutation = torch.randperm(self._images, generator=generator).numpy()
+        return int(self._permutation[place])
+
+
+class _Reader(Dataset[tuple[Tensor, Tensor] | DataError]):
+    """Whole batches by lists of items, so that a cached data set is indexed once a batch."""
+
+    def __init__(self, dataset: ImageDataset):
+        self._dataset = dataset
+
+    def __getitem__(self, items: list[int]) -> tuple[Tensor, Tensor] | DataError:
+        # An exception from a worker would arrive with a traceback as its message.
+        try:
+            return self._dataset.read(items)
+        except DataError as error:
+            return error
+
+
+def _leave_signals_to_parent(worker: int) -> None:
+    """A Ctrl-C reaches all processes of a terminal, but only the training may act on it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+class _WorkerDied(DataError):
+    """A process that reads data was killed, such as for its memory."""
+
+
+def _load(
+    dataset: ImageDataset, order: Iterable[list[int]], workers: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pixels and labels of lists of items, in their order, on the device.
+
+    Raises:
+        DataError: An image that cannot be read, or a worker died.
+    """
+    pin = device.type == "cuda"
+    loader: DataLoader[tuple[Tensor, Tensor] | DataError] = DataLoader(
+        _Reader(dataset),
+        batch_size=None,
+        sampler=order,
+        num_workers=workers,
+        pin_memory=pin,
+        worker_init_fn=_leave_signals_to_parent,
+        # Without its own, the loader would draw from the process's generator.
+        generator=torch.Generator().manual_seed(0),
+    )
+    with _no_error_out_of_the_blue():
+        results = iter(loader)
+    try:
+        while True:
+            try:
+                result = next(results, None)
+            except (RuntimeError, OSError, EOFError) as error:
+                if not _tells_of_death(error):
+                    raise
+                raise _WorkerDied(
+                    f"a process that reads {dataset.path} died, perhaps for want of memory: "
+                    f"{first_line(error)}"
+                ) from error
+            if result is None:
+                return
+            if isinstance(result, DataError):
+                raise result
+            pixels, labels = result
+            yield pixels.to(device, non_blocking=pin), labels.to(device, non_blocking=pin)
+    finally:
+        del results  # a traceback that is kept would keep the workers alive
+
+
+def _tells_of_death(error: Exception) -> bool:
+    """Whether an error of a loader means that a worker was killed.
+
+    It is found dead, or what it has sent cannot be fetched from it any more.
+    """
+    if isinstance(error, RuntimeError):
+        return str(error).startswith("DataLoader worker")
+    in_worker = str(error).startswith("Caught ")  # as torch passes on what a worker raised
+    lost = isinstance(error, ConnectionError | EOFError | FileNotFoundError)
+    return lost and not in_worker
+
+
+@contextmanager
+def _no_error_out_of_the_blue() -> Iterator[None]:
+    """Keeps torch, in the block, from raising errors of dead workers in a signal handler.
+
+    Such an error could come in the middle of a step of Adam. Whoever waits for data gets it anyway.
+    """
+    handler = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGCHLD) is not handler:
+            signal.signal(signal.SIGCHLD, handler)

@@ -1,0 +1,188 @@
+"""Image data sets: square images of one shape in a zip or folder, with labels or without."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from dnnlib.errors import DataError
+from torch_utils import distributed
+from torch_utils.seeds import seeded_generator
+from training.data.images.codec import decode_exact
+from training.data.images.containers import Container, image_names, labels_of, open_container
+
+CACHE_CHUNK = 1000
+
+
+class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Square 8-bit images of one shape, gray or RGB, in a zip or folder.
+
+    Item i is ``(pixels [C, H, W] uint8, label [label_dim] float32)``. An integer label becomes a
+    one-hot vector. The first image defines the shape; others are checked when they are read.
+
+    Args:
+        path: The zip or folder, as ``dataset_tool.py`` makes it.
+        use_labels: Whether to read the labels in ``dataset.json``; else they have length 0.
+        max_size: Use a random subset of so many images, in their order in the data set.
+        seed: Which subset.
+        xflip: Add the mirror image of each, as images n .. 2n - 1.
+        cache: Read all into memory at once, and check them all.
+
+    Raises:
+        DataError: Not a data set, no images, unsafe names, missing or malformed labels; and on
+            reading, an image that is broken or has another shape. The message names the file.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        use_labels: bool = False,
+        max_size: int | None = None,
+        seed: int = 0,
+        xflip: bool = False,
+        cache: bool = False,
+    ):
+        self.path, self._xflip = path, xflip
+        self._container: Container | None = None
+        self._owner = 0  # process that opened the container
+        names = image_names(self._files())
+        if not names:
+            raise DataError(f"{path} has no images: make a data set with dataset_tool.py")
+        labels: Tensor | None = None
+        self._classes: int | None = None
+        if use_labels:
+            labels, self._classes = self._read_labels(names)
+        self._cache: Tensor | None = None
+        self.image_shape = self._first_shape(names[0])
+        if max_size is not None and max_size < len(names):
+            generator = seeded_generator("cpu", seed)
+            chosen = torch.randperm(len(names), generator=generator)[:max_size].sort().values
+            names = [names[index] for index in chosen.tolist()]
+            labels = None if labels is None else labels[chosen]
+        self._names, self._labels = names, labels
+        if cache:
+            self._cache = self._read_all()
+
+    @property
+    def name(self) -> str:
+        """The name of the zip or folder, without its suffix."""
+        path = self.path.resolve()
+        return path.name if path.is_dir() else path.stem
+
+    @property
+    def dim(self) -> int:
+        """``C * H * W``."""
+        channels, height, width = self.image_shape
+        return channels * height * width
+
+    @property
+    def label_dim(self) -> int:
+        """Length of a label: the number of classes, the vectors' length, or 0 without labels."""
+        if self._labels is None:
+            return 0
+        return self._classes or self._labels.shape[1]
+
+    @property
+    def has_labels(self) -> bool:
+        return self.label_dim > 0
+
+    def __len__(self) -> int:
+        return len(self._names) * (2 if self._xflip else 1)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        pixels, labels = self.read([index])
+        return pixels[0], labels[0]
+
+    def read(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Images ``[n, C, H, W]`` uint8 and labels ``[n, label_dim]`` float32 of these items."""
+        index = torch.tensor(indices, dtype=torch.int64)
+        files = index % len(self._names)
+        if self._cache is not None:
+            pixels = self._cache[files]
+        else:
+            rows = [self._read_file(self._names[file]) for file in files.tolist()]
+            pixels = torch.from_numpy(np.stack(rows))
+        mirrored = (index >= len(self._names)).view(-1, 1, 1, 1)
+        if mirrored.any():
+            pixels = torch.where(mirrored, pixels.flip(-1), pixels)
+        return pixels, self._label_vectors(files)
+
+    def close(self) -> None:
+        """Closes the zip; it is opened again when it is needed."""
+        if self._container is not None and self._owner == os.getpid():
+            self._container.close()
+        self._container = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_container": None}
+
+    def _files(self) -> Container:
+        # A forked process shares the position in an open file with its parent.
+        if self._container is None or self._owner != os.getpid():
+            self._container, self._owner = open_container(self.path), os.getpid()
+        return self._container
+
+    def _read_labels(self, names: list[str]) -> tuple[Tensor, int | None]:
+        """Classes ``[n]`` int64 and their number, or vectors ``[n, k]`` float32 and None."""
+        labels = labels_of(self._files(), names)
+        if labels is None:
+            raise DataError(f"{self.path} has no labels: its dataset.json says null")
+        if isinstance(labels[0], int):
+            classes = torch.tensor(labels, dtype=torch.int64)
+            return classes, int(classes.max()) + 1
+        return torch.tensor(labels, dtype=torch.float32), None
+
+    def _label_vectors(self, files: Tensor) -> Tensor:
+        if self._labels is None:
+            return torch.zeros(len(files), 0)
+        labels = self._labels[files]
+        if self._classes is None:
+            return labels
+        return torch.nn.functional.one_hot(labels, self._classes).to(torch.float32)
+
+    def _first_shape(self, name: str) -> tuple[int, int, int]:
+        height, width, channels = decode_exact(
+            self._files().read(name), self._files().where(name)
+        ).shape
+        if height != width:
+            raise DataError(
+                f"{self._files().where(name)} is {width}x{height}, not square: make a data set "
+                "with dataset_tool.py --transform=center-crop"
+            )
+        return channels, height, width
+
+    def _read_file(self, name: str) -> np.ndarray:
+        files = self._files()
+        pixels = decode_exact(files.read(name), files.where(name)).transpose(2, 0, 1)
+        if pixels.shape != self.image_shape:
+            channels, height, width = self.image_shape
+            raise DataError(
+                f"{files.where(name)} is {pixels.shape[2]}x{pixels.shape[1]} with "
+                f"{pixels.shape[0]} channel(s), but the first image {width}x{height} with "
+                f"{channels}: make a data set with dataset_tool.py"
+            )
+        return pixels
+
+    def _read_all(self) -> Tensor:
+        total = len(self._names)
+        try:
+            cache = torch.empty(total, *self.image_shape, dtype=torch.uint8)
+        except RuntimeError as error:
+            raise DataError(f"{self.path} does not fit in memory: do not cache it") from error
+        # One rank's bar is enough.
+        disable = None if distributed.is_main() else True
+        with tqdm(total=total, desc="Caching images", unit="image", disable=disable) as bar:
+            for start in range(0, total, CACHE_CHUNK):
+                names = self._names[start : start + CACHE_CHUNK]
+                rows = np.stack([self._read_file(name) for name in names])
+                cache[start : start + len(names)] = torch.from_numpy(rows)
+                bar.update(len(names))
+        return cache

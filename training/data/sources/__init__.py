@@ -1,0 +1,1 @@
+"""From published formats of data to data sets of ours."""

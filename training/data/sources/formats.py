@@ -1,0 +1,270 @@
+"""Readers of the formats in which image data sets are published.
+
+Each gives its images one by one, in an order that depends on the source alone, so that memory does
+not grow with the data set. Whether a single image can be read shows when it is read, and the
+reader can go on to the next; a source that is broken as a whole raises DataError.
+"""
+
+import gzip
+import importlib
+import re
+import struct
+import tarfile
+import zlib
+from collections.abc import Callable, Generator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dnnlib.errors import DataError, UsageError
+from dnnlib.logs import logger
+from torch_utils.snapshots import first_line
+from training.data.images.codec import MAX_PIXELS, Decoder
+from training.data.images.containers import (
+    LABEL_FILE,
+    MAX_FILE_BYTES,
+    Container,
+    Label,
+    image_names,
+    labels_of,
+    open_container,
+    quoted,
+)
+from training.data.sources.lmdb_pages import DATA_FILE, LmdbStore
+from training.data.sources.plain_pickle import read_plain_pickle
+
+DIGITS = "digits"
+_KNOWN = (
+    "a folder, a .zip of images, cifar-10-python.tar.gz, an MNIST images-idx3-ubyte.gz, an LMDB "
+    f"folder, or '{DIGITS}'"
+)
+_UNREADABLE = (OSError, EOFError, zlib.error, tarfile.TarError, ValueError)
+MAX_BATCH_BYTES = 64 << 20
+"""Of a batch of CIFAR-10, which has 31 MB."""
+MAX_ARCHIVE_BYTES = 1 << 30
+"""Of CIFAR-10's archive when it is unpacked, which has 186 MB."""
+
+
+class SourceImage(NamedTuple):
+    """One image of a source, not read yet.
+
+    Attributes:
+        where: Its name in errors.
+        read: Gives its pixels ``[H, W, C]`` uint8, C = 1 or 3, or raises DataError.
+        label: Its class, a vector, or None if the source has no labels.
+    """
+
+    where: str
+    read: Callable[[], np.ndarray]
+    label: Label | None
+
+
+Images = Generator[SourceImage, None, None]
+
+
+class Source(NamedTuple):
+    """The images, to be closed after use, and their number where it is known beforehand."""
+
+    images: Images
+    total: int | None
+
+
+def open_source(name: str) -> Source:
+    """The source of that path, or the built-in one of that name.
+
+    Raises:
+        DataError: Nothing is there, or it is broken.
+        UsageError: It is of no known kind.
+    """
+    path = Path(name)
+    if name == DIGITS:
+        return _digits()
+    if not path.exists():
+        raise DataError(f"{name} does not exist: give {_KNOWN}")
+    if path.is_dir():
+        return _lmdb(path) if (path / DATA_FILE).exists() else _files(open_container(path))
+    if path.suffix.lower() == ".zip":
+        return _files(open_container(path))
+    if path.name.lower().endswith((".tar.gz", ".tgz")):
+        return Source(_cifar10(path), None)
+    if path.suffix.lower() == ".gz":
+        return _idx(path)
+    raise UsageError(f"{name} is of no known kind: give {_KNOWN}")
+
+
+def _files(container: Container) -> Source:
+    """Image files of a folder or zip in the order of their names."""
+    names = image_names(container)
+    labels: list[Label] | None = None
+    if LABEL_FILE in container.names:
+        labels = labels_of(container, names)
+    decode = Decoder()
+
+    def images() -> Images:
+        with closing(container):
+            for index, name in enumerate(names):
+                read = partial(_read_file, container, name, decode)
+                yield SourceImage(container.where(name), read, labels[index] if labels else None)
+
+    return Source(images(), len(names))
+
+
+def _read_file(container: Container, name: str, decode: Decoder) -> np.ndarray:
+    return decode(container.read(name), container.where(name))
+
+
+def _cifar10(path: Path) -> Images:
+    """The 50,000 training images of CIFAR-10's Python version, batch by batch."""
+    try:
+        with _gunzip(path, _Archive) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            batches = {
+                int(match[1]): member
+                for member in archive
+                if member.isreg() and (match := re.search(r"(?:^|/)data_batch_(\d+)$", member.name))
+            }
+            if not batches:
+                raise DataError(f"{path} has no data_batch_1: it is not CIFAR-10's Python version")
+            for _, member in sorted(batches.items()):
+                where = f"{quoted(member.name)} in {path}"
+                if member.size > MAX_BATCH_BYTES:
+                    raise DataError(f"{where} is larger than {MAX_BATCH_BYTES >> 20} MiB")
+                batch = archive.extractfile(member)
+                assert batch is not None, "isreg() was checked"
+                yield from _cifar10_batch(batch.read(), where)
+    except _UNREADABLE as error:
+        raise DataError(f"{path} is not a readable .tar.gz: {first_line(error)}") from error
+
+
+def _cifar10_batch(data: bytes, where: str) -> Images:
+    content = read_plain_pickle(data, where)
+    if not isinstance(content, dict):
+        raise DataError(f"{where} is not a dict of data and labels")
+    # Python 2 wrote the keys as bytes; whoever saved it again may have made them text.
+    pixels, labels = (content.get(key, content.get(key.encode())) for key in ("data", "labels"))
+    if not (isinstance(pixels, np.ndarray) and pixels.ndim == 2 and pixels.shape[1] == 3072):
+        raise DataError(f"{where} has no 'data' of shape [n, 3072] uint8")
+    if not (
+        isinstance(labels, list)
+        and len(labels) == len(pixels)
+        and all(type(label) is int and 0 <= label < 10 for label in labels)
+    ):
+        raise DataError(f"{where} has no 'labels' from 0 to 9, one for each of its images")
+    rows = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    for index, (image, label) in enumerate(zip(rows, labels, strict=True)):
+        yield SourceImage(f"image {index} of {where}", partial(_given, image), label)
+
+
+def _idx(path: Path) -> Source:
+    """MNIST's format; 28x28 images get two rows and columns of zeros on each side."""
+    labels = _idx_labels(path)
+    with _gunzip(path) as file:
+        count, height, width = _idx_header(file, path, "images")
+    if labels is not None and len(labels) != count:
+        raise DataError(f"{path} has {count} images, but the file of labels {len(labels)}")
+    if not 1 <= height * width <= MAX_PIXELS:
+        raise DataError(f"{path} says its images are {width}x{height}")
+
+    def images() -> Images:
+        margin = 2 if (height, width) == (28, 28) else 0
+        with _gunzip(path) as file:
+            _idx_header(file, path, "images")
+            for index in range(count):
+                data = _read(file, height * width, path)
+                if len(data) < height * width:
+                    raise DataError(f"{path} ends after {index} of {count} images")
+                image = np.frombuffer(data, np.uint8).reshape(height, width)
+                image = np.pad(image, margin)[:, :, None]
+                label = None if labels is None else labels[index]
+                yield SourceImage(f"image {index} of {path}", partial(_given, image), label)
+            if _read(file, 1, path):
+                raise DataError(f"{path} goes on after the {count} images that it says it has")
+
+    return Source(images(), count)
+
+
+def _idx_labels(path: Path) -> bytes | None:
+    """The labels beside a file of images, by the names that MNIST and its kin have."""
+    beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
+    if beside == path or not beside.exists():
+        logger.info(f"Note: no labels, since there is no {beside.name} beside {path}")
+        return None
+    with _gunzip(beside) as file:
+        (count,) = _idx_header(file, beside, "labels")
+        labels = _read(file, min(count, MAX_FILE_BYTES), beside)
+    if len(labels) < count:
+        raise DataError(f"{beside} ends after {len(labels)} of {count} labels")
+    return labels
+
+
+def _idx_header(file: gzip.GzipFile, path: Path, what: str) -> tuple[int, ...]:
+    dims = 3 if what == "images" else 1
+    header = _read(file, 4 + 4 * dims, path)
+    if len(header) < 4 + 4 * dims or header[:4] != bytes([0, 0, 8, dims]):
+        raise DataError(f"{path} is not an idx file of {what} (bytes in {dims} dimensions)")
+    return struct.unpack(f">{dims}I", header[4:])
+
+
+class _Archive(gzip.GzipFile):
+    """An unpacked archive, in which nothing is read or skipped that no archive of CIFAR-10 has."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        # The names of members may be of any length, and are read whole.
+        if size is None or not 0 <= size <= MAX_BATCH_BYTES:
+            raise tarfile.ReadError(f"it asks for {size} bytes at once")
+        return super().read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        # To skip is to unpack, and what is packed may be a thousand times as long.
+        if offset > MAX_ARCHIVE_BYTES:
+            raise tarfile.ReadError(f"it goes on after {MAX_ARCHIVE_BYTES >> 20} MiB")
+        return super().seek(offset, whence)
+
+
+def _gunzip(path: Path, kind: type[gzip.GzipFile] = gzip.GzipFile) -> gzip.GzipFile:
+    try:
+        if not path.is_file():  # opening a pipe would wait for ever
+            raise DataError(f"{path} is no ordinary file")
+        return kind(path, "rb")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _read(file: gzip.GzipFile, size: int, path: Path) -> bytes:
+    try:
+        return file.read(size)
+    except _UNREADABLE as error:
+        raise DataError(f"{path} is not a readable .gz: {first_line(error)}") from error
+
+
+def _lmdb(path: Path) -> Source:
+    """LSUN's format: image files as the values of a key-value store, in the order of their keys."""
+    store = LmdbStore(path)
+
+    def images() -> Images:
+        decode = Decoder()
+        with closing(store):
+            for key, value in store.items():
+                where = f"{quoted(key.decode('latin-1'))} in {path}"
+                yield SourceImage(where, partial(decode, value, where), None)
+
+    return Source(images(), store.entries)
+
+
+def _digits() -> Source:
+    """The 1797 digits of 8x8 pixels that come with scikit-learn, gray levels 0-16 as 0-255."""
+    datasets: Any = importlib.import_module("sklearn.datasets")
+    levels, labels = datasets.load_digits(return_X_y=True)
+    pixels = np.rint(levels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+
+    def images() -> Images:
+        for index, (image, label) in enumerate(zip(pixels, labels.tolist(), strict=True)):
+            yield SourceImage(f"digit {index}", partial(_given, image), label)
+
+    return Source(images(), len(pixels))
+
+
+def _given(pixels: np.ndarray) -> np.ndarray:
+    return pixels

@@ -1,0 +1,155 @@
+"""Data sets of images in the StyleGAN format: square PNGs and their labels in a zip or folder.
+
+Images are ``00000/img00000000.png`` and on, a thousand to a folder, all of one shape; labels are in
+``dataset.json``: ``{"labels": [["00000/img00000000.png", 6], ...]}``, or null instead of the list.
+Nothing is compressed, so that reading is fast, and equal images give equal bytes.
+"""
+
+import json
+import shutil
+import stat
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from dnnlib.errors import DataError, UsageError
+from dnnlib.files import atomic_path
+from training.data.images.codec import encode_png
+from training.data.images.containers import LABEL_FILE, Label
+
+IMAGES_A_FOLDER = 1000
+
+
+class ImageWriter:
+    """Numbers images and collects their labels.
+
+    Args:
+        put: Stores bytes under a name.
+    """
+
+    def __init__(self, put: Callable[[str, bytes], None]):
+        self._put = put
+        self._labels: list[tuple[str, Label]] = []
+        self.count = 0
+
+    @property
+    def has_labels(self) -> bool:
+        return bool(self._labels)
+
+    def add(self, pixels: np.ndarray, label: Label | None) -> None:
+        """Writes one image, ``[S, S, C]`` uint8 with C = 1 or 3.
+
+        Raises:
+            DataError: It has a label where earlier ones have none, or the other way round.
+        """
+        if self.count and (label is None) == self.has_labels:
+            raise DataError(f"some images have labels, but not all of the first {self.count + 1}")
+        name = f"{self.count // IMAGES_A_FOLDER:05d}/img{self.count:08d}.png"
+        self._put(name, encode_png(pixels))
+        if label is not None:
+            self._labels.append((name, label))
+        self.count += 1
+
+    def finish(self) -> None:
+        """Writes the labels. Raises DataError if there is no image."""
+        if self.count == 0:
+            raise DataError("the source has no images that can be read")
+        content = {"labels": self._labels or None}
+        self._put(LABEL_FILE, json.dumps(content).encode())
+
+
+@contextmanager
+def image_writer(destination: Path) -> Iterator[ImageWriter]:
+    """A writer of a zip, or of a folder if the name does not end in ``.zip``.
+
+    The destination appears, or is replaced, when the block ends; if it raises, nothing changes.
+
+    Raises:
+        DataError: No image was written.
+    """
+    if is_zip(destination):
+        with (
+            atomic_path(destination) as temporary,
+            zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
+        ):
+            writer = ImageWriter(lambda name, data: archive.writestr(_entry(name), data))
+            yield writer
+            writer.finish()
+    else:
+        with _atomic_folder(destination) as folder:
+            writer = ImageWriter(lambda name, data: _write_file(folder / name, data))
+            yield writer
+            writer.finish()
+
+
+def is_zip(destination: Path) -> bool:
+    return destination.suffix.lower() == ".zip"
+
+
+def require_writable(destination: Path, source: Path | None, overwrite: bool) -> None:
+    """Raises UsageError if writing a data set there would lose something.
+
+    Only a data set (or an empty folder) is ever replaced, so that a slip of the pen cannot remove
+    a home folder.
+
+    Args:
+        destination: Where it is to be.
+        source: The file or folder it is made of, if it is made of one.
+        overwrite: Whether an existing data set may be replaced.
+    """
+    if source is not None:
+        target, origin = destination.resolve(), source.resolve()
+        if target == origin or origin in target.parents or target in origin.parents:
+            raise UsageError(f"{destination} and the source {source} are in each other's way")
+    if not destination.exists():
+        return
+    if not overwrite:
+        raise UsageError(f"{destination} exists: give another --dest, or --overwrite to replace it")
+    if destination.is_dir() == is_zip(destination):
+        kinds = ("folder", "zip") if destination.is_dir() else ("file", "folder")
+        raise UsageError(f"{destination} is a {kinds[0]}, and would be replaced by a {kinds[1]}")
+    if (
+        destination.is_dir()
+        and any(destination.iterdir())
+        and not (destination / LABEL_FILE).exists()
+    ):
+        raise UsageError(f"{destination} is no data set (it has no {LABEL_FILE}): not replaced")
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    # Everything that would differ from one day or machine to the next is fixed.
+    entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+    entry.create_system = 3
+    entry.external_attr = (stat.S_IFREG | 0o644) << 16
+    return entry
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+
+
+@contextmanager
+def _atomic_folder(destination: Path) -> Iterator[Path]:
+    """Yields a new folder that becomes ``destination`` if the block succeeds."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    # The folder inside has ordinary permissions, which one from tempfile has not.
+    temporary = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}-"))
+    new, old = temporary / "new", temporary / "old"
+    new.mkdir()
+    try:
+        yield new
+        if destination.exists():
+            destination.rename(old)
+        try:
+            new.rename(destination)
+        except OSError:
+            if old.exists():
+                old.rename(destination)
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

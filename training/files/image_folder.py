@@ -1,0 +1,200 @@
+"""A folder of images named by seed, and the file that says how they were made.
+
+Images of different settings never mix: ``gen_params.json`` is there before the first image, and a
+run that would make other images than it says is refused.
+"""
+
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dnnlib.errors import DataError, UsageError
+from dnnlib.files import require_folder
+from torch_utils import distributed
+from torch_utils.results import load_json, save_json
+from training.data.images.codec import decode_exact, encode_png
+from training.data.images.containers import FolderContainer, image_names
+
+PARAMETERS = "gen_params.json"
+IMAGES_A_FOLDER = 1000
+ABSENT, BROKEN, WHOLE = 0, 1, 2
+"""States of an image in its folder."""
+
+READERS, READ_AHEAD = 8, 256
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+_NAME = re.compile(r"(?:[0-9]{6,9}/)?([0-9]{6,9})\.png")
+
+
+class ImageFolder:
+    """Images ``{seed:06d}.png``, with ``subdirs`` each thousand in a folder ``{first:06d}/``.
+
+    Args:
+        path: The folder, which need not exist yet.
+        image_shape: ``(C, H, W)``.
+        subdirs: Whether there are folders for the thousands.
+        settings: All that an image depends on beside its seed, as plain values.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        image_shape: tuple[int, int, int],
+        subdirs: bool,
+        settings: dict[str, Any],
+    ):
+        self.path, self._image_shape, self._subdirs = path, image_shape, subdirs
+        self._settings = {**settings, "subdirs": subdirs}
+        self._parameters_path = path / PARAMETERS
+
+    def path_of(self, seed: int) -> Path:
+        return self.path / self._name_of(seed)
+
+    def outdated(self, seeds: Tensor, overwrite: bool) -> list[Path]:
+        """Images of other settings, for ``begin`` to remove. Changes nothing.
+
+        Args:
+            seeds: Increasing ``[N]``: what is asked for.
+            overwrite: Whether images of other settings may be replaced.
+
+        Raises:
+            UsageError: The folder's images were made with other settings or nobody knows how, and
+                they may not be replaced, or some of them are not asked for and would remain.
+        """
+        images = image_names(FolderContainer(self.path)) if self.path.is_dir() else []
+        difference = self._difference()
+        if difference is None and images and not self._parameters_path.exists():
+            difference = (
+                f"{self.path} holds images, such as {images[0]}, but no {PARAMETERS} to say how "
+                "they were made"
+            )
+        if difference is None:
+            return []
+        if not overwrite:
+            raise UsageError(f"{difference}: give another --save_dir, or --overwrite")
+        matches = [_NAME.fullmatch(name) for name in images]
+        found = torch.tensor([int(match[1]) if match else -1 for match in matches]).long()
+        asked = torch.isin(found, seeds).tolist()
+        others = [name for name, replaced in zip(images, asked, strict=True) if not replaced]
+        if others:
+            raise UsageError(
+                f"{self.path / others[0]} was made in another way, and --seeds does not ask for "
+                "it: give another --save_dir, or remove the old images"
+            )
+        return [self.path / name for name in images]
+
+    def begin(self, outdated: list[Path]) -> None:
+        """Removes images of other settings, then writes this run's; for the main rank."""
+        require_folder(self.path)
+        # In this order, so that a run that is cut short leaves no mixture.
+        for path in outdated:
+            path.unlink()
+        if self._difference() is not None or not self._parameters_path.exists():
+            save_json(self._parameters_path, {"settings": self._settings, "runs": []})
+
+    def survey(self, seeds: Tensor, device: torch.device) -> Tensor:
+        """``ABSENT``, ``BROKEN`` or ``WHOLE`` for each seed, ``[N]`` uint8, on every rank.
+
+        Args:
+            seeds: ``[N]``; each rank looks at its share of them.
+            device: Of this rank.
+        """
+        share = seeds[distributed.shard(len(seeds))].tolist()
+        files = FolderContainer(self.path)
+        present = set(files.names)
+        states = []
+        hidden = None if distributed.is_main() else True
+        with (
+            ThreadPoolExecutor(READERS) as pool,
+            tqdm(total=len(share), desc="Looking", unit="image", disable=hidden) as bar,
+        ):
+            for start in range(0, len(share), READ_AHEAD):
+                names = [self._name_of(seed) for seed in share[start : start + READ_AHEAD]]
+                # Files are waited for in threads, but decoded here: to decode is no work for
+                # several threads at a time, since it sets and resets the filter of warnings.
+                contents = pool.map(
+                    lambda name: _read(files, name) if name in present else None, names
+                )
+                states += [
+                    ABSENT if content is None else WHOLE if self._is_whole(content) else BROKEN
+                    for content in contents
+                ]
+                bar.update(len(names))
+        local = torch.tensor(states, dtype=torch.uint8, device=device)
+        return distributed.gather_rows(local, len(seeds)).cpu()
+
+    def record(self, run: dict[str, Any]) -> None:
+        """Adds a finished run to the parameters file; for the main rank."""
+        content = load_json(self._parameters_path)
+        runs = content.get("runs")
+        content["runs"] = [*(runs if isinstance(runs, list) else []), run]
+        save_json(self._parameters_path, content)
+
+    def _name_of(self, seed: int) -> str:
+        name = f"{seed:06d}.png"
+        return f"{seed - seed % IMAGES_A_FOLDER:06d}/{name}" if self._subdirs else name
+
+    def _difference(self) -> str | None:
+        """What tells the recorded settings from this run's, in words; None if nothing does."""
+        if not self._parameters_path.exists():
+            return None
+        try:
+            recorded = load_json(self._parameters_path).get("settings")
+        except DataError as error:
+            return str(error)
+        if not isinstance(recorded, dict):
+            return f"{self._parameters_path} does not say with what settings images were made"
+        for name in dict.fromkeys([*self._settings, *recorded]):
+            here, there = self._settings.get(name), recorded.get(name)
+            if here != there:
+                return f"{name} is {here} here, but {there} in {self._parameters_path}"
+        return None
+
+    def _is_whole(self, content: bytes) -> bool:
+        channels, height, width = self._image_shape
+        # The decoder does not mind if the last bytes are missing.
+        if not content.endswith(_PNG_END):
+            return False
+        try:
+            return decode_exact(content, "").shape == (height, width, channels)
+        except DataError:
+            return False
+
+
+def write_image(path: Path, pixels: np.ndarray) -> None:
+    """Writes ``[H, W, C]`` uint8 pixels as a PNG, whole or not at all; threads may do it.
+
+    Uncompressed, since it is soon read again and small images take a block of the disk either way.
+
+    Raises:
+        DataError: It cannot be written.
+    """
+    # Always the same name, so that what a killed run has left is replaced by the next.
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(encode_png(pixels))
+            file.flush()
+            # Four threads do this 4000 times a second on a local disk, faster than networks sample.
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _read(files: FolderContainer, name: str) -> bytes:
+    """The content of a file; empty if it cannot be read."""
+    try:
+        return files.read(name)
+    except DataError:
+        return b""

@@ -1,0 +1,237 @@
+"""Files of residuals: one for a toy, one a time for images, written batch by batch.
+
+A toy's file has ``net_outputs`` and ``net_residuals`` ``[T, N, D]``; an image's file of one time
+has them ``[N, D]`` and its ``time []``. Where the exact denoiser is known, ``exact_residuals`` are
+there too. All are float32, and every file says what it belongs to.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dnnlib.errors import DataError, UsageError
+from torch_utils.array_rows import open_rows
+from torch_utils.array_stream import stream_arrays
+from torch_utils.inert_pickle import shown
+from torch_utils.results import SavedArrays, load_json, open_arrays
+from training.measure.residuals import Put
+
+QUANTITIES = ("net_outputs", "net_residuals", "exact_residuals")
+FLOAT32 = np.dtype(np.float32)
+MIB, GIB = 2**20, 2**30
+SPARE_BYTES = 64 * MIB
+"""Left free on a disk beyond what is to be written."""
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What residuals were made of. Files of one extraction agree in all of it.
+
+    Attributes:
+        data_name: How the files are called.
+        schedule: Name of the schedule, too.
+        noise: ``independent`` or ``path``.
+        dims_to_keep: Of the schedule.
+        times: ``[T]``.
+        origin: A digest of all options that the numbers depend on.
+    """
+
+    data_name: str
+    schedule: str
+    noise: str
+    dims_to_keep: int
+    times: np.ndarray
+    origin: str
+
+    @property
+    def stem(self) -> str:
+        return f"{self.data_name}_{self.schedule}"
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {name: np.asarray(value) for name, value in vars(self).items()}
+
+    @classmethod
+    def read(cls, path: Path) -> "Extraction":
+        """Raises DataError if a file does not say all of it, or says what makes no sense."""
+        with open_arrays(path) as saved:
+            words = {name: _word(path, saved, name) for name in ("data_name", "schedule", "noise")}
+            origin = _word(path, saved, "origin")
+            kept, times = saved.numbers("dims_to_keep"), saved.numbers("times")
+        if kept.ndim or kept < 1:
+            raise DataError(f"{path}: 'dims_to_keep' is {shown(kept)}, not a number of dimensions")
+        if times.ndim != 1 or len(times) < 2 or (np.diff(times) <= 0).any():
+            raise DataError(f"{path}: 'times' are not two or more that increase")
+        return cls(**words, dims_to_keep=int(kept), times=times.astype(np.float64), origin=origin)
+
+
+def told_of(extraction: Extraction, parameters: Path) -> dict[str, Any]:
+    """What its files say of an extraction, beside the times.
+
+    Args:
+        extraction: Read from a file of residuals.
+        parameters: The ``.json`` of its options. What it says counts if it is of this extraction.
+
+    Raises:
+        DataError: That file is broken.
+    """
+    saved = load_json(parameters) if parameters.exists() else {}
+    options = saved.get("options") if saved.get("origin") == extraction.origin else None
+    known = {name: value for name, value in vars(extraction).items() if name != "times"}
+    return known | {
+        name: options.get(name) if isinstance(options, dict) else None
+        for name in ("network", "calibration", "n_samples", "seed")
+    }
+
+
+def digest(settings: Mapping[str, Any]) -> str:
+    """A short text that differs where settings do."""
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def toy_writer(
+    path: Path, names: tuple[str, ...], count: int, dim: int, extraction: Extraction
+) -> Iterator[Put]:
+    """Takes residuals of a toy in any order; its file appears when the block ends."""
+    shapes = dict.fromkeys(names, (len(extraction.times), count, dim))
+    with stream_arrays(path, shapes, FLOAT32, extraction.arrays()) as stream:
+
+        def put(index: int, first: int, rows: Mapping[str, np.ndarray]) -> None:
+            for name, values in rows.items():
+                stream.put_rows(name, index * count + first, values)
+
+        yield put
+
+
+@contextmanager
+def time_writer(
+    paths: list[Path], names: tuple[str, ...], count: int, dim: int, extraction: Extraction
+) -> Iterator[Put]:
+    """Takes residuals of images in any order; the files appear when the block ends."""
+    shapes = dict.fromkeys(names, (count, dim))
+    with ExitStack() as stack:
+        streams = []
+        for path, time in zip(paths, extraction.times, strict=True):
+            small = {"time": np.asarray(time), **extraction.arrays()}
+            streams.append(stack.enter_context(stream_arrays(path, shapes, FLOAT32, small)))
+
+        def put(index: int, first: int, rows: Mapping[str, np.ndarray]) -> None:
+            for name, values in rows.items():
+                streams[index].put_rows(name, first, values)
+
+        yield put
+
+
+def saved_shapes(path: Path, axes: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the residuals in a file by name, all one shape of so many axes.
+
+    Raises:
+        DataError: They are not there, of other axes, or of different shapes.
+    """
+    with open_arrays(path) as saved:
+        names = [name for name in QUANTITIES if name in saved.names or name != "exact_residuals"]
+    shapes = {}
+    for name in names:
+        with open_rows(path, name) as rows:
+            shapes[name] = rows.shape
+    shape = shapes["net_outputs"]
+    wanted = "[times, samples, dims]" if axes == 3 else "[samples, dims]"
+    if len(shape) != axes or set(shapes.values()) != {shape} or 0 in shape:
+        told = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+        raise DataError(f"{path}: its arrays are {told}; all should be {wanted}")
+    return shapes
+
+
+def require_space(folder: Path, size: int) -> str:
+    """Says in words what is to be written to a folder.
+
+    Args:
+        folder: It need not exist.
+        size: Of it all in bytes.
+
+    Raises:
+        DataError: It does not fit on the disk; the message states both sizes.
+    """
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    free = shutil.disk_usage(existing).free
+    if size + SPARE_BYTES > free:
+        raise DataError(
+            f"{folder} has {free / GIB:.3g} GiB of disk left, but {size / GIB:.3g} GiB are needed: "
+            "take fewer samples or time points, or another disk"
+        )
+    return f"Writing {size / MIB:,.1f} MiB to {folder}; {free / MIB:,.0f} MiB are free"
+
+
+def _word(path: Path, saved: SavedArrays, name: str) -> str:
+    value = saved.read(name)
+    if value.ndim or value.dtype.kind != "U":
+        raise DataError(f"{path}: '{name}' is no text")
+    text = str(value)
+    # They become parts of file names.
+    if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", text):
+        raise DataError(f"{path}: '{name}' is '{shown(text)}', and no part of a file's name")
+    return text
+
+
+def toy_file(folder: Path, stem: str) -> Path:
+    return folder / f"{stem}_toy_net_outputs_residuals.npz"
+
+
+def time_file(folder: Path, stem: str, index: int | str) -> Path:
+    return folder / f"{stem}_net_outputs_residuals_time{index}.npz"
+
+
+def find_first(folder: Path, data_name: str | None, dims_to_keep: int | None) -> Path:
+    """The file of time 0 in a folder of image residuals; names and dims may be left out.
+
+    Raises:
+        DataError: There is none.
+        UsageError: There are several, or none of that name that keeps so many dimensions.
+    """
+    found = {
+        path: Extraction.read(path) for path in sorted(folder.glob(time_file(folder, "*", 0).name))
+    }
+    if not found:
+        raise DataError(f"{folder} has no files of residuals: make them with 'extract'")
+    fitting = [
+        path
+        for path, made in found.items()
+        if data_name in (None, made.data_name) and dims_to_keep in (None, made.dims_to_keep)
+    ]
+    if len(fitting) != 1:
+        there = ", ".join(
+            f"--data_name={made.data_name} --dims_to_keep={made.dims_to_keep}"
+            for made in found.values()
+        )
+        asked = {"data_name": data_name, "dims_to_keep": dims_to_keep}
+        told = " and ".join(f"--{name} is {value}" for name, value in asked.items() if value)
+        raise UsageError(f"{told or 'no name is given'}, but {folder} has residuals of {there}")
+    return fitting[0]
+
+
+def require_same(folder: Path, first: Extraction, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises DataError unless the files of all times are there and belong to the first."""
+    for index, time in enumerate(first.times):
+        path = time_file(folder, first.stem, index)
+        made = Extraction.read(path)
+        same = all(np.array_equal(a, b) for a, b in zip(_values(made), _values(first), strict=True))
+        with open_arrays(path) as saved:
+            same = same and np.array_equal(saved.numbers("time"), time)
+        if not same:
+            raise DataError(f"{path} was not made together with that of time 0: extract again")
+        own = saved_shapes(path, axes=2)
+        if own != shapes:
+            raise DataError(f"{path} has arrays {own}, but that of time 0 {dict(shapes)}")
+
+
+def _values(extraction: Extraction) -> list[np.ndarray]:
+    return list(extraction.arrays().values())

@@ -1,0 +1,1 @@
+"""Training: the loss, a step, the loop, the run's folder."""

@@ -1,0 +1,70 @@
+"""The training loop: step after step, reports, snapshots, and an end in good order."""
+
+from collections.abc import Callable
+
+from training.data.batches import BatchSource
+from training.learning.report import Reporter
+from training.learning.run_folder import RunFolder
+from training.learning.stopping import StoppedBySignal, StopRequest
+from training.learning.trainer import Trainer
+from training.model.model import Model
+
+
+def train(
+    trainer: Trainer,
+    source: BatchSource,
+    folder: RunFolder,
+    finish: Callable[[Model], None] | None = None,
+) -> None:
+    """Trains to the end of the configuration, or to a signal, and saves where it stops.
+
+    Args:
+        trainer: What is trained.
+        source: Where batches come from.
+        folder: Where to save.
+        finish: Called with the averaged model when the training is done and saved; the network is
+            then saved once more. What goes wrong in it, Ctrl-C included, costs nothing of the
+            training, and a run that is resumed at its end calls it again.
+
+    Raises:
+        TrainingError: After a run of steps with non-finite losses or gradients.
+        StoppedBySignal: SIGINT or SIGTERM came; network and state were saved.
+    """
+    config = trainer.config
+    reporter = Reporter(folder, trainer.device, trainer.seen, config.total)
+    batches = source.batches(trainer.step)
+    try:
+        with reporter:
+            with StopRequest() as stop:
+                while trainer.step < config.total_steps:
+                    with reporter.waiting_for_data():
+                        batch = next(batches)
+                    trainer.train_step(batch, reporter.means)
+                    reporter.advance(config.batch)
+                    signal = stop.agreed(trainer.device)
+                    done = trainer.step >= config.total_steps
+                    _report_and_save(trainer, folder, reporter, signal is not None or done)
+                    if signal is not None and not done:
+                        raise StoppedBySignal(signal, folder.state_path(trainer.seen))
+            if finish:
+                finish(trainer.averaged)
+                folder.save_network(trainer.averaged, trainer.seen)
+    finally:
+        del batches  # a traceback that is kept would keep the processes that read alive
+
+
+def _report_and_save(trainer: Trainer, folder: RunFolder, reporter: Reporter, ends: bool) -> None:
+    """What is due after a step: a report at each tick, files at some of them and at the end."""
+    config = trainer.config
+    tick = trainer.seen // config.tick
+    if not ends and tick == (trainer.seen - config.batch) // config.tick:
+        return
+    reporter.tick(trainer.seen, config.learning_rate(trainer.seen), trainer.skipped)
+    if ends or _due(tick, config.snapshot_ticks):
+        folder.save_network(trainer.averaged, trainer.seen)
+    if ends or _due(tick, config.state_ticks):
+        folder.save_state(trainer.state(), trainer.seen, config.keep_states)
+
+
+def _due(tick: int, every: int | None) -> bool:
+    return every is not None and tick % every == 0

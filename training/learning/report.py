@@ -1,0 +1,101 @@
+"""What a run tells while it goes on: lines, a progress bar, ``stats.jsonl``, TensorBoard."""
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from dnnlib.logs import logger
+from torch_utils import distributed
+from torch_utils.stats import RunningMeans, append_jsonl
+from training.learning.run_folder import RunFolder
+
+
+class Reporter:
+    """Collects statistics between ticks and writes them at each.
+
+    Args:
+        folder: Where ``stats.jsonl`` and TensorBoard events go.
+        device: Where the statistics are summed.
+        seen: Samples trained on before.
+        total: Samples at the end.
+    """
+
+    def __init__(self, folder: RunFolder, device: torch.device, seen: int, total: int):
+        self.means = RunningMeans(device)
+        self._folder, self._device = folder, device
+        self._bar = tqdm(
+            total=total,
+            initial=seen,
+            unit="img",
+            unit_scale=True,
+            disable=None if distributed.is_main() else True,
+        )
+        self._writer: SummaryWriter | None = None
+        self._seen_at_tick = seen
+        self._start = self._tick_start = time.monotonic()
+        self._waited = 0.0
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Reporter":
+        if distributed.is_main():
+            self._writer = SummaryWriter(str(self._folder.path), purge_step=self._seen_at_tick + 1)
+            self._stack.callback(self._writer.close)
+        self._stack.enter_context(self._bar)
+        self._stack.enter_context(logging_redirect_tqdm(loggers=[logger]))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    @contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Counts the time in the block as waiting."""
+        start = time.monotonic()
+        yield
+        self._waited += time.monotonic() - start
+
+    def advance(self, samples: int) -> None:
+        """Moves the progress bar."""
+        self._bar.update(samples)
+
+    def tick(self, seen: int, learning_rate: float, skipped: int) -> None:
+        """Writes what happened since the last tick. All ranks must call it together."""
+        now = time.monotonic()
+        seconds, samples = now - self._tick_start, seen - self._seen_at_tick
+        stats = {name: value["mean"] for name, value in self.means.collect().items()}
+        stats |= {
+            "Progress/learning_rate": learning_rate,
+            "Progress/skipped_steps": float(skipped),
+            "Timing/seconds": now - self._start,
+            "Timing/seconds_per_kimg": seconds / max(samples, 1) * 1000,
+            "Timing/waiting_for_data": self._waited / max(seconds, 1e-9),
+            "Resources/peak_memory_gib": _peak_memory_gib(),
+        }
+        if self._device.type == "cuda":
+            stats["Resources/peak_gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        self._tick_start, self._seen_at_tick, self._waited = now, seen, 0.0
+        if self._writer is None:
+            return
+        for name, value in stats.items():
+            self._writer.add_scalar(name, value, global_step=seen)
+        self._writer.flush()
+        append_jsonl(self._folder.path / "stats.jsonl", {"seen": seen, **stats})
+        logger.info(
+            f"kimg {seen / 1000:<9.1f} loss {stats.get('Loss/loss', float('nan')):<8.5f} "
+            f"lr {learning_rate:<9.2e} sec {stats['Timing/seconds']:<8.1f} "
+            f"sec/kimg {stats['Timing/seconds_per_kimg']:<9.4f} "
+            f"mem {stats['Resources/peak_memory_gib']:.2f} GiB"
+            + (f"  skipped {skipped}" if skipped else "")
+        )
+
+
+def _peak_memory_gib() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)  # macOS counts in bytes

@@ -1,0 +1,206 @@
+"""The folder of a training run: names, network files, training states, options.
+
+When a rank dies, ``torchrun --max-restarts`` starts all ranks again with the same command line. The
+restarted run is to go on in its folder, which it knows by torchrun's id of the launch.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from dnnlib.errors import DataError, UsageError
+from dnnlib.files import require_folder
+from dnnlib.logs import copy_log_to, logger
+from torch_utils import distributed
+from torch_utils.results import load_json, save_json
+from torch_utils.snapshots import write_state
+from torch_utils.stats import keep_lines_until
+from training.model.model import Model
+
+OPTIONS_NAME = "training_options.json"
+LAUNCH_KEY = "torchrun_launch"
+
+
+class RunFolder:
+    """One run's folder. Only the main rank writes; all ranks may ask for names.
+
+    Args:
+        path: The folder, which exists.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        if distributed.is_main():
+            copy_log_to(path / "log.txt")
+
+    @classmethod
+    def create(
+        cls, outdir: Path, name: str, itself: bool, record: Mapping[str, Any]
+    ) -> "RunFolder":
+        """Makes ``outdir/00000-name`` with the next free number, or takes ``outdir`` itself.
+
+        A run that torchrun has restarted takes the folder that it made before.
+
+        Raises:
+            UsageError: ``outdir`` itself was asked for, and holds a run already.
+        """
+        if Path(name).name != name:
+            raise UsageError(f"desc makes the folder's name '{name}': leave / out of it")
+        chosen: list[Path | None] = [None]
+        if distributed.is_main():
+            require_folder(outdir)
+            path = _folder_before_restart(outdir, itself)
+            if path is not None:
+                keep_lines_until(path / "stats.jsonl", "seen", 0)
+            elif itself and (outdir / OPTIONS_NAME).exists():
+                raise UsageError(
+                    f"{outdir} holds a run already: --resume it, or give another --outdir"
+                )
+            else:
+                path = outdir if itself else _claim(outdir, name)
+            save_json(path / OPTIONS_NAME, {**record, LAUNCH_KEY: launch_id()})
+            chosen = [path]
+        if dist.is_initialized():
+            dist.broadcast_object_list(chosen, src=0)
+        assert chosen[0] is not None
+        return cls(chosen[0])
+
+    @classmethod
+    def reopen(cls, path: Path, seen: int, keep: int) -> "RunFolder":
+        """Opens a run's folder to go on after ``seen`` samples.
+
+        What its statistics tell of later times is dropped: the run will tell it again. Old states
+        are removed as after a save, which a run that was killed right there has not done.
+
+        Args:
+            path: The folder.
+            seen: Samples trained on, by the state that the run goes on from.
+            keep: Number of states to keep, with that one.
+        """
+        folder = cls(path)
+        if distributed.is_main():
+            folder._remove_old_states(folder.state_path(seen), keep)
+            keep_lines_until(path / "stats.jsonl", "seen", seen)
+            if _launch_of(path) != launch_id():
+                record = load_json(path / OPTIONS_NAME)
+                save_json(path / OPTIONS_NAME, {**record, LAUNCH_KEY: launch_id()})
+        distributed.barrier()
+        return folder
+
+    def network_path(self, seen: int) -> Path:
+        return self.path / f"network-snapshot-{seen // 1000:06d}.pkl"
+
+    def state_path(self, seen: int) -> Path:
+        return self.path / f"training-state-{seen // 1000:06d}.pt"
+
+    def save_network(self, model: Model, seen: int) -> None:
+        """Writes the network file of a model after ``seen`` samples."""
+        if distributed.is_main():
+            Model(model.denoiser, model.recipe, {**model.about, "seen": seen}).save(
+                self.network_path(seen)
+            )
+            logger.info(f"Wrote {self.network_path(seen)}")
+
+    def save_state(self, state: Mapping[str, Any], seen: int, keep: int) -> None:
+        """Writes a training state, then removes older ones but for the newest.
+
+        Later states, of a run that was resumed from before them, are left alone.
+
+        Args:
+            state: All that a resumed run needs.
+            seen: Samples trained on.
+            keep: Number of states to keep, with this one.
+        """
+        if not distributed.is_main():
+            return
+        path = self.state_path(seen)
+        write_state(path, {**state, "seen": seen})
+        logger.info(f"Wrote {path}")
+        self._remove_old_states(path, keep)
+
+    def _remove_old_states(self, newest: Path, keep: int) -> None:
+        states = states_in(self.path)
+        if newest in states:  # a state to resume from may have got another name
+            for old in states[: states.index(newest) + 1][:-keep]:
+                old.unlink()
+
+
+def read_options(location: Path) -> dict[str, Any]:
+    """The options of the run that a folder, or a state file in it, belongs to."""
+    folder = location if location.is_dir() else location.parent
+    if not location.exists():
+        raise DataError(f"{location} does not exist: give a run's folder or training-state-*.pt")
+    options = load_json(folder / OPTIONS_NAME).get("options")
+    if not isinstance(options, dict):
+        raise DataError(f"{folder / OPTIONS_NAME} has no options of a run")
+    return options
+
+
+def states_in(folder: Path) -> list[Path]:
+    """The training states of a run, the one that has seen least first."""
+    states = folder.glob("training-state-*.pt")
+    return sorted(states, key=lambda path: (len(path.name), path.name))
+
+
+def launch_id() -> str | None:
+    """What all starts of one ``torchrun`` have in common; None without it."""
+    given = os.environ.get("TORCHELASTIC_RUN_ID")
+    # Without a rendezvous, all launches are called so; the launcher is this process's parent.
+    return f"none-{os.getppid()}" if given == "none" else given
+
+
+def place_to_resume(given: Path | None, outdir: Path | None, itself: bool) -> Path | None:
+    """What a run goes on from: a folder or state, or None if it starts anew.
+
+    Args:
+        given: What the user says.
+        outdir: Where the run's folder is made.
+        itself: Whether ``outdir`` itself is the folder.
+
+    Returns:
+        What is given; but the run's folder, if torchrun has restarted it since it wrote a state.
+    """
+    if given is not None:
+        folder = given if given.is_dir() else given.parent
+        return folder if _is_restart() and _launch_of(folder) == launch_id() else given
+    before = _folder_before_restart(outdir, itself) if outdir else None
+    return before if before and states_in(before) else None
+
+
+def _is_restart() -> bool:
+    return launch_id() is not None and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
+
+def _folder_before_restart(outdir: Path, itself: bool) -> Path | None:
+    """The folder that this launch made before it was restarted; None if it made none."""
+    if not _is_restart():
+        return None
+    folders = [outdir] if itself else sorted(outdir.glob("*-*/"), reverse=True)
+    return next((path for path in folders if _launch_of(path) == launch_id()), None)
+
+
+def _launch_of(folder: Path) -> str | None:
+    """Who started the run in a folder; None for a run without torchrun, or no run."""
+    try:
+        return load_json(folder / OPTIONS_NAME).get(LAUNCH_KEY)
+    except DataError:
+        return None
+
+
+def _claim(outdir: Path, name: str) -> Path:
+    numbers = [
+        int(match[1]) for path in outdir.iterdir() if (match := re.match(r"(\d+)-", path.name))
+    ]
+    number = max(numbers, default=-1) + 1
+    while True:
+        path = outdir / f"{number:05d}-{name}"
+        try:
+            path.mkdir()
+        except FileExistsError:  # another run claimed it in between
+            number += 1
+        else:
+            return path

@@ -1,0 +1,287 @@
+"""What is trained, and a step of its training, one for toys and images.
+
+Every random number of a step is a function of (seed, step) and is drawn for the whole batch, of
+which each rank takes its share. Hence a resumed run equals an unbroken one bit for bit, and any
+number of ranks and microbatches gives one rank's result up to the order of summation.
+"""
+
+import copy
+import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dnnlib.errors import DataError, TrainingError, UsageError
+from torch_utils import distributed
+from torch_utils.seeds import hash_seed, seeded_generator
+from torch_utils.snapshots import first_line
+from torch_utils.stats import RunningMeans
+from training.data.batches import Batch
+from training.flow.denoisers import NetworkDenoiser
+from training.learning.loss import DenoisingLoss, DenoisingRegression, Draws
+from training.model.model import Model
+
+MAX_SKIPPED_IN_A_ROW = 20
+# Streams of random numbers: what a generator seeded by (seed, stream, step) is for.
+LOSS_STREAM, NETWORK_STREAM = 1, 2
+# Names in a state of a denoiser's network and its output gain: those in training, those averaged.
+TRAINED = ("network", "output_gain")
+AVERAGED = ("averaged", "averaged_output_gain")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Amounts are in samples, whatever the batch size.
+
+    Attributes:
+        total: Length of the training.
+        batch: Batch size over all ranks.
+        batch_gpu: Largest microbatch of one rank; None for no limit.
+        lr: Peak learning rate of Adam.
+        lr_ramp: Samples of linear ramp at the start.
+        lr_decay: Whether the rate then falls to zero along a cosine, or stays.
+        ema_halflife: Half-life of the averaged weights.
+        ema_ramp: Largest half-life as a fraction of the samples seen so far.
+        loss_scale: Factor on the loss in the backward pass, divided out of the gradients.
+        tick: Samples between reports.
+        snapshot_ticks: Ticks between network files; None for the end only.
+        state_ticks: Ticks between training states; None for the end only.
+        keep_states: Number of training states that stay, the newest.
+        seed: Of all random numbers.
+    """
+
+    total: int
+    batch: int
+    batch_gpu: int | None = None
+    lr: float = 1e-3
+    lr_ramp: int = 10_000_000
+    lr_decay: bool = False
+    ema_halflife: int = 500_000
+    ema_ramp: float = 0.05
+    loss_scale: float = 1.0
+    tick: int = 50_000
+    snapshot_ticks: int | None = 50
+    state_ticks: int | None = 500
+    keep_states: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch < distributed.world_size():
+            raise UsageError(
+                f"batch is {self.batch}, fewer than the {distributed.world_size()} ranks"
+            )
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any], **recipe: Any) -> "TrainingConfig":
+        """From the amounts of the command line: millions, and thousands for the tick."""
+        return cls(
+            total=round(options["duration"] * 1e6),
+            batch=options["batch"],
+            batch_gpu=options["batch_gpu"],
+            lr=options["lr"],
+            ema_halflife=round(options["ema"] * 1e6),
+            loss_scale=options["ls"],
+            tick=options["tick"] * 1000,
+            snapshot_ticks=options["snap"],
+            state_ticks=options["dump"],
+            keep_states=options["keep"],
+            seed=options["seed"],
+            **recipe,
+        )
+
+    @property
+    def total_steps(self) -> int:
+        return math.ceil(self.total / self.batch)
+
+    def learning_rate(self, seen: int) -> float:
+        """Learning rate after ``seen`` samples."""
+        ramp = min(1.0, (seen + self.batch) / max(self.lr_ramp, 1))
+        done = min(1.0, seen / self.total) if self.lr_decay else 0.0
+        return self.lr * ramp * 0.5 * (1 + math.cos(math.pi * done))
+
+    def ema_decay(self, seen: int) -> float:
+        """Factor on the averaged weights in the step that brings the samples to ``seen``."""
+        halflife = min(self.ema_halflife, self.ema_ramp * seen)
+        return float(0.5 ** (self.batch / max(halflife, 1e-8)))
+
+
+class Trainer:
+    """What changes while a model trains, and how one step changes it."""
+
+    def __init__(self, model: Model, loss: DenoisingLoss, config: TrainingConfig):
+        self.loss, self.config = loss, config
+        self.denoiser = model.denoiser.train().requires_grad_(True)
+        self.device = next(self.denoiser.parameters()).device
+        self.averaged = Model(
+            copy.deepcopy(self.denoiser).eval().requires_grad_(False), model.recipe, model.about
+        )
+        self.optimizer = torch.optim.Adam(
+            self.denoiser.parameters(), lr=config.lr, betas=(0.9, 0.999), fused=True
+        )
+        regression: nn.Module = DenoisingRegression(self.denoiser)
+        if distributed.world_size() > 1:
+            regression = DistributedDataParallel(regression, broadcast_buffers=False)
+        self.regression = regression
+        self.step = self.skipped = self.skipped_in_a_row = 0
+
+    @property
+    def seen(self) -> int:
+        """Samples trained on so far."""
+        return self.step * self.config.batch
+
+    def train_step(self, batch: Batch, means: RunningMeans) -> None:
+        """One step of Adam on one batch, or none if the loss or its gradient is not finite."""
+        config = self.config
+        torch.manual_seed(hash_seed(config.seed, NETWORK_STREAM, self.step, distributed.rank()))
+        generator = seeded_generator(self.device, config.seed, LOSS_STREAM, self.step)
+        draws = self.loss.draw(config.batch, generator)
+        mine = distributed.shard(config.batch)
+        total = self.accumulate(batch, Draws(draws.t[mine], draws.noise[mine]), means)
+        # The square of a large error can overflow where its gradient does not.
+        loss = float(distributed.sum_over_ranks(total))
+        norm = self.gradient_norm()
+        self.step += 1
+        if math.isfinite(loss) and math.isfinite(norm):
+            self.skipped_in_a_row = 0
+            self.optimizer.step()
+            self.update_average()
+            means.add("Gradient/norm", torch.tensor(norm))
+        else:
+            self.skipped += 1
+            self.skipped_in_a_row += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise TrainingError(
+                f"the loss or its gradient was not finite in {self.skipped_in_a_row} steps in a "
+                f"row, up to {self.seen} samples: lower --lr, and see whether the data is finite"
+            )
+
+    def accumulate(self, batch: Batch, draws: Draws, means: RunningMeans) -> Tensor:
+        """Adds the gradient of the mean loss over the whole batch, microbatch by microbatch.
+
+        Returns:
+            The sum of this rank's losses, a scalar.
+        """
+        config = self.config
+        clean = self.denoiser.basis.to_eigen(batch.points.to(self.device))
+        conditions = batch.conditions(self.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate(self.seen)
+        size = config.batch_gpu or len(clean)
+        starts = range(0, len(clean), size)
+        total = torch.zeros((), device=self.device)
+        # DistributedDataParallel averages over ranks; the batch mean wants a sum.
+        factor = config.loss_scale * distributed.world_size() / config.batch
+        for start in starts:
+            part = slice(start, start + size)
+            last = start == starts[-1]
+            with nullcontext() if last else self.without_sync():
+                losses = self.loss.per_sample(
+                    self.regression,
+                    clean[part],
+                    Draws(draws.t[part], draws.noise[part]),
+                    {name: values[part] for name, values in conditions.items()},
+                )
+                torch.autograd.backward(factor * losses.sum())
+            total += losses.detach().sum()
+            means.add("Loss/loss", losses)
+        return total
+
+    def without_sync(self) -> AbstractContextManager[None]:
+        """Lets gradients add up on this rank until the last microbatch averages them over ranks."""
+        if isinstance(self.regression, DistributedDataParallel):
+            return self.regression.no_sync()
+        return nullcontext()
+
+    def gradient_norm(self) -> float:
+        """Norm of the whole gradient, after dividing the loss scale out of it."""
+        gradients = [p.grad for p in self.denoiser.parameters() if p.grad is not None]
+        if self.config.loss_scale != 1:
+            torch._foreach_div_(gradients, self.config.loss_scale)
+        return float(torch.nn.utils.get_total_norm(gradients))
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        decay = self.config.ema_decay(self.seen)
+        averaged: list[Tensor] = list(self.averaged.denoiser.parameters())
+        current: list[Tensor] = list(self.denoiser.parameters())
+        torch._foreach_lerp_(averaged, current, 1 - decay)
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed run needs, as tensors and plain values."""
+        return {
+            "step": self.step,
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "basis": self.denoiser.basis.state_dict(),
+            "data_variance": self.denoiser.data_variance,
+            **_trained(self.denoiser, TRAINED),
+            **_trained(self.averaged.denoiser, AVERAGED),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any], source: str) -> None:
+        """Takes up a state made by ``state``.
+
+        Raises:
+            DataError: It lacks something, or is of another model; the message names its source.
+        """
+        try:
+            _restore_trained(self.denoiser, state, TRAINED)
+            _restore_trained(self.averaged.denoiser, state, AVERAGED)
+            _check_like(state["optimizer"], self.optimizer)
+            self.optimizer.load_state_dict(state["optimizer"])
+            counts = [int(state[name]) for name in ("step", "skipped", "skipped_in_a_row")]
+            if not all(0 <= count < 1 << 53 for count in counts):
+                raise ValueError(f"its counts of steps are {counts}")
+            self.step, self.skipped, self.skipped_in_a_row = counts
+        except (
+            ArithmeticError,
+            KeyError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            RuntimeError,
+        ) as error:
+            raise DataError(f"{source} is no state of this model: {first_line(error)}") from error
+
+
+def _trained(denoiser: NetworkDenoiser, names: tuple[str, str]) -> dict[str, Any]:
+    """The states of what is trained in a denoiser, by the names of its network and output gain."""
+    parts = zip(names, (denoiser.network, denoiser.output_gain), strict=True)
+    return {name: part.state_dict() for name, part in parts if part is not None}
+
+
+def _restore_trained(
+    denoiser: NetworkDenoiser, state: dict[str, Any], names: tuple[str, str]
+) -> None:
+    for name, part in zip(names, (denoiser.network, denoiser.output_gain), strict=True):
+        if part is not None:
+            part.load_state_dict(state[name])
+
+
+def _check_like(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """Raises ValueError for an optimizer's state that is not one of this optimizer.
+
+    PyTorch takes any up, and fails, or aborts, in the step that follows.
+    """
+    own = optimizer.state_dict()["param_groups"]
+    kinds = [{name: type(value) for name, value in group.items()} for group in own]
+    groups = saved["param_groups"]
+    if [{name: type(value) for name, value in group.items()} for group in groups] != kinds:
+        raise ValueError("the settings of its optimizer are of another kind")
+    fixed = ("betas", "eps", "weight_decay", "amsgrad", "maximize", "fused", "params")
+    pairs = zip(groups, own, strict=True)
+    if any(one[name] != other[name] for one, other in pairs for name in fixed):
+        raise ValueError("the settings of its optimizer differ")
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, moments in saved["state"].items():
+        shape = parameters[index].shape
+        wanted = {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape}
+        if {name: getattr(value, "shape", None) for name, value in moments.items()} != wanted:
+            raise ValueError(f"the moments of parameter {index} do not fit it")

@@ -1,0 +1,1 @@
+"""A denoiser with all that is needed to rebuild it."""

@@ -1,0 +1,1 @@
+"""The command line: declared options, and how a script is run. The only room that knows click."""

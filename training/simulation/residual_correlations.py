@@ -1,0 +1,81 @@
+"""Correlations of residuals in files: read row by row, and summed up over the times."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError, agree
+from dnnlib.logs import logger
+from torch_utils.array_rows import open_rows
+from torch_utils.results import provenance, save_arrays, save_json
+from training.files.residuals import Extraction
+from training.measure.correlation_times import scatter_of
+from training.measure.correlations import Autocorrelations, Correlation, correlate
+
+
+def check_shape(
+    options: dict[str, Any], path: Path, extraction: Extraction, shape: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Fills in what a file knows of T, N, D; raises UsageError for options that contradict it."""
+    known = {
+        "data_name": extraction.data_name,
+        "dims_to_keep": extraction.dims_to_keep,
+        **dict(zip(("n_time_pts", "n_samples", "data_dim"), shape, strict=True)),
+    }
+    if len(extraction.times) != shape[0]:
+        raise DataError(f"{path} has {len(extraction.times)} times, but residuals at {shape[0]}")
+    for name in known.keys() & options.keys():
+        options[name] = agree(name, options[name], known[name], path.name)
+    return shape
+
+
+def toy_correlations(
+    path: Path, name: str, share: range, device: torch.device
+) -> Iterator[tuple[int, Correlation]]:
+    """The correlations at a share of the times, with their indices."""
+    with open_rows(path, name) as rows:
+        for index, slab in enumerate(rows.batches(1)):
+            now = torch.tensor(slab[0], device=device)
+            if index == 0:
+                first = now
+            if index in share:
+                yield index, correlate([(first, now)], f"{path}: '{name}' at time {index}")
+
+
+def row_pairs(
+    first: Path, later: Path, name: str, size: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same rows of two files, batch by batch."""
+    with open_rows(first, name) as start, open_rows(later, name) as end:
+        for pair in zip(start.batches(size), end.batches(size), strict=True):
+            yield torch.tensor(pair[0], device=device), torch.tensor(pair[1], device=device)
+
+
+def summary_files(result: Path) -> tuple[Path, Path]:
+    path = result.with_name(f"{result.stem}_summary.npz")
+    return path, path.with_suffix(".json")
+
+
+def summarize(
+    table: Autocorrelations,
+    extraction: Extraction,
+    samples: int,
+    paths: tuple[Path, Path],
+    made: dict[str, Any],
+) -> None:
+    """Writes the summary of all times, and tells the most of it; ``made`` says how it was made."""
+    arrays, facts = table.summary(torch.from_numpy(extraction.times), samples)
+    save_arrays(paths[0], {name: values.numpy() for name, values in arrays.items()})
+    told = {"noise": extraction.noise, "scatter": scatter_of(samples), "quantities": facts}
+    save_json(paths[1], {**told, **made, **provenance()})
+    logger.info(f"Wrote {paths[0].parent}, summary in {paths[0].name}")
+    for name, found in facts.items():
+        lasting, after = found["correlation_time"]["told"], found["mean_at_next_time"]
+        logger.info(
+            f"{name}, noise {extraction.noise}: correlation time {lasting} "
+            f"(mean correlation with time 0 is {after:.3g} at the next time, "
+            f"{found['mean_at_last_time']:.3g} at the last; {told['scatter']:.2g} may be chance)"
+        )
