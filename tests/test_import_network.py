@@ -61,7 +61,7 @@ def test_a_network_of_the_original_code_gives_what_it_gave(
     given = torch.from_numpy(known["denoised"]).double()
     error = (denoised - given).norm(dim=1) / given.norm(dim=1)
     assert error.max() < 2e-6
-    assert model.denoiser.noise_cond == "ddpm"
+    assert model.denoiser.noise_cond == "ddpm_float32"
     # The loss is weighted by 1/c_out, computed in float32 with cancellation.
     weight = 1 / model.denoiser.coefficients(t.double()).c_out
     torch.testing.assert_close(

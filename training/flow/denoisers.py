@@ -24,6 +24,9 @@ from training.flow.schedules import NoiseSchedule
 
 SPACES = ("ES", "IS")
 NOISE_CONDITIONINGS = ("log", "ddpm")
+"""What a network can be trained with."""
+FLOAT32_DDPM = "ddpm_float32"
+"""What networks of the original code were trained with."""
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -43,10 +46,10 @@ class NetworkDenoiser(nn.Module):
         space: Coordinates of the network's input and output. ``IS`` rotates into image space and
             back; the loss is the same number in both.
         noise_cond: ``log``: a quarter of the log of the largest noise std, smooth in t; ``ddpm``:
-            ``999 t``, for networks trained that way.
+            ``999 t``, for networks trained that way; ``ddpm_float32``: the same of t in float32.
         preconditioning: A name in ``PRECONDITIONINGS``.
-        data_variance: ``[D]``, the variance that the coefficients count on, where it is not that
-            of the basis: augmented data vary along axes in which the data are constant.
+        data_variance: ``[D]``, not negative, the variance that the coefficients count on; None
+            takes that of the basis with its small values raised, by which a loss can divide.
         output_gain: Factors of the network's output, or None.
 
     Attributes:
@@ -70,17 +73,15 @@ class NetworkDenoiser(nn.Module):
     ):
         super().__init__()
         _check("space", space, SPACES)
-        _check("noise_cond", noise_cond, NOISE_CONDITIONINGS)
+        _check("noise_cond", noise_cond, (*NOISE_CONDITIONINGS, FLOAT32_DDPM))
         _check("precond", preconditioning, PRECONDITIONINGS)
         self.network, self.basis, self.schedule = network, basis, schedule
         self.output_gain = output_gain
         self.space, self.noise_cond, self.preconditioning = space, noise_cond, preconditioning
         self.precision = "fp32"
         self.calibration: Calibration | None = None
-        variance = basis.floored_variance()
-        if data_variance is not None:
-            variance = torch.maximum(variance, data_variance.to(variance))
-        self.register_buffer("data_variance", variance)
+        variance = basis.floored_variance() if data_variance is None else data_variance
+        self.register_buffer("data_variance", variance.to(basis.eigenvalues))
 
     def forward(self, x: Tensor, t: Tensor, **conditions: Tensor) -> Tensor:
         """The denoised points ``[B, D]`` of ``x [B, D]``, in the dtype of x.
@@ -124,8 +125,11 @@ class NetworkDenoiser(nn.Module):
 
 
 def noise_condition(schedule: NoiseSchedule, t: Tensor, kind: str) -> Tensor:
-    """What tells a network the time: ``log`` or ``ddpm``, of the shape of t."""
-    return 999 * t if kind == "ddpm" else schedule.reference_log_noise(t) / 8
+    """What tells a network the time t ``[...]``, of the same shape; see ``NetworkDenoiser``."""
+    if kind == "log":
+        return schedule.reference_log_noise(t) / 8
+    # Fourier features turn a rounding of t into an error a thousand times as large.
+    return 999 * (t.float() if kind == FLOAT32_DDPM else t)
 
 
 class MixtureDenoiser(nn.Module):

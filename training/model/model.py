@@ -64,11 +64,15 @@ class Recipe:
 
         Args:
             basis: Of the data.
-            data_variance: ``[D]``, see ``NetworkDenoiser``.
-            output_gain: Likewise.
+            data_variance: ``[D]``, the variance of what the network is trained on, where it exceeds
+                that of the basis: augmented data vary along axes in which the data are constant.
+            output_gain: See ``NetworkDenoiser``.
         """
         schedule = make_schedule(self.schedule, self.schedule_arguments, basis)
         network = NETWORKS[self.network](**self.network_arguments)
+        if data_variance is not None:
+            floor = basis.floored_variance()
+            data_variance = torch.maximum(floor, data_variance.to(floor))
         arguments = {
             **self.denoiser_arguments,
             "data_variance": data_variance,

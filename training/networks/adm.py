@@ -26,6 +26,7 @@ class ADMUNet(ImageUNet):
         attention_resolutions: Resolutions at which blocks have attention.
         dropout: Fraction of activations dropped in training.
         head_channels: Channels of one attention head.
+        float32_frequencies: See ``PositionalFeatures``.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class ADMUNet(ImageUNet):
         attention_resolutions: Sequence[int] = (32, 16, 8),
         dropout: float = 0.1,
         head_channels: int = 64,
+        float32_frequencies: bool = False,
     ):
         widths = [factor * model_channels for factor in channel_mult]
         layout = Layout(
@@ -62,7 +64,9 @@ class ADMUNet(ImageUNet):
             image_gain=0.0,
             qkv_gain=1.0,
         )
-        features = PositionalFeatures(model_channels, last=False, cosines_first=True)
+        features = PositionalFeatures(
+            model_channels, last=False, cosines_first=True, float32=float32_frequencies
+        )
         embedding = ConditionEmbedding(
             features, model_channels, style, label_dim, augment_dim, late_labels=True
         )

@@ -21,17 +21,23 @@ class PositionalFeatures(nn.Module):
         width: Number of features.
         last: Whether the frequencies reach 1/10000, or stop one step of their ratio before it.
         cosines_first: Whether the first half of the features are the cosines, or the sines.
+        float32: Whether the frequencies are computed in single precision, as they were for
+            networks of the original code: a noise condition of 15,000 makes of their rounding
+            phases that differ by 1e-3.
     """
 
     frequencies: Tensor
 
-    def __init__(self, width: int, last: bool = True, cosines_first: bool = False):
+    def __init__(
+        self, width: int, last: bool = True, cosines_first: bool = False, float32: bool = False
+    ):
         super().__init__()
         count = _half(width)
         self.cosines_first = cosines_first
-        # Plain numbers, since arithmetic on the meta device imports the compiler.
-        exponents = [index / max(count - int(last), 1) for index in range(count)]
-        frequencies = torch.tensor([1e-4**exponent for exponent in exponents])
+        # On the CPU, since arithmetic on the meta device imports the compiler.
+        dtype = torch.float32 if float32 else torch.float64
+        exponents = torch.arange(count, dtype=dtype, device="cpu") / max(count - int(last), 1)
+        frequencies = (1e-4**exponents).float()
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, c_noise: Tensor) -> Tensor:

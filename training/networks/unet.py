@@ -92,6 +92,7 @@ class UNet(ImageUNet):
         attention_resolutions: Resolutions at which blocks have attention.
         dropout: Fraction of activations dropped in training.
         noise_features: ``positional``, or ``fourier``: random, and twice as many.
+        float32_frequencies: See ``PositionalFeatures``.
         encoder_type: See ``ImageUNet``.
         decoder_type: See ``ImageUNet``.
         fir_taps: Filter of the resampling.
@@ -111,6 +112,7 @@ class UNet(ImageUNet):
         encoder_type: str = "standard",
         decoder_type: str = "standard",
         fir_taps: Sequence[float] = (1, 1),
+        float32_frequencies: bool = False,
     ):
         if noise_features not in NOISE_FEATURES:
             raise UsageError(
@@ -122,7 +124,8 @@ class UNet(ImageUNet):
         style = BlockStyle(4 * model_channels, dropout, fir_taps=fir_taps)
         make_features, factor = NOISE_FEATURES[noise_features]
         width = factor * model_channels
-        features = make_features(width)
+        precision = {"float32": float32_frequencies} if noise_features == "positional" else {}
+        features = make_features(width, **precision)
         embedding = ConditionEmbedding(features, width, style, label_dim, augment_dim)
         super().__init__(layout, style, embedding, encoder_type, decoder_type)
 

@@ -77,6 +77,7 @@ def song_unet(layers: Layers, image_shape: tuple[int, int, int]) -> Counterpart:
     shapes = _image_shapes(arguments)
     if features == "fourier":
         return Counterpart("ncsnpp", arguments, names, shapes)
+    arguments["float32_frequencies"] = True
     stated = {"map_noise": {"endpoint": True, "max_positions": _POSITIONS}}
     return Counterpart("ddpmpp", arguments, names, shapes, stated)
 
@@ -85,6 +86,7 @@ def dhariwal_unet(layers: Layers, image_shape: tuple[int, int, int]) -> Counterp
     arguments = _arguments(layers, image_shape, _ADM_ARGUMENTS)
     depth = len(arguments["channel_mult"])
     names = image_names(image_shape[1], depth, "standard", ("out_norm", "out_conv"))
+    arguments["float32_frequencies"] = True
     stated = {"map_noise": {"endpoint": False, "max_positions": _POSITIONS}}
     return Counterpart("adm", arguments, names, _image_shapes(arguments), stated)
 

@@ -1,8 +1,9 @@
 """Models of the paper's original code as models of ours.
 
 The original's denoiser is ours (see ``training.flow.denoisers``) with the noise condition
-``(M - 1) t``, M = 1000. Its file says in ``loss_fn`` up to which time it was trained, and in
-``dataset_kwargs`` on what.
+``(M - 1) t``, M = 1000, of t in single precision. No variance is raised: ours has a floor by which
+a loss can divide, but evaluation does not. The file says in ``loss_fn`` up to which time it was
+trained, and in ``dataset_kwargs`` on what.
 """
 
 import math
@@ -12,10 +13,9 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from dnnlib.errors import DataError, UsageError, agree
-from dnnlib.logs import logger
 from torch_utils.inert_pickle import shown
 from training.data.toys import TOY_NAMES, Toy
-from training.flow.denoisers import SPACES, NetworkDenoiser
+from training.flow.denoisers import FLOAT32_DDPM, SPACES, NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.model.model import Model, Recipe, check_network
 from training.original.counterparts import IMAGE_COUNTERPARTS, TOY_COUNTERPARTS, Counterpart
@@ -81,8 +81,18 @@ def import_original(
         "tmin": 0.0,
         "tmax": _last_time(file, t_max, default_t_max),
     }
-    denoiser = NetworkDenoiser(build(layers, counterpart), basis, schedule, space, "ddpm", "ifs")
-    denoiser_arguments = {"space": space, "noise_cond": "ddpm", "preconditioning": "ifs"}
+    denoiser_arguments: dict[str, Any] = {
+        "space": space,
+        "noise_cond": FLOAT32_DDPM,
+        "preconditioning": "ifs",
+    }
+    denoiser = NetworkDenoiser(
+        build(layers, counterpart),
+        basis,
+        schedule,
+        **denoiser_arguments,
+        data_variance=basis.eigenvalues,
+    )
     recipe = Recipe(
         "ifs", arguments, counterpart.network, counterpart.arguments, denoiser_arguments
     )
@@ -90,7 +100,6 @@ def import_original(
         check_network(denoiser, about["tmax"])
     except ValueError as error:
         raise DataError(f"{path}: {error}") from error
-    _tell_of_floor(basis, denoiser)
     model = Model(denoiser.eval().requires_grad_(False), recipe, about)
     origin = {"classes": [record.class_name, layers.class_name], "sha256": file.sha256}
     return Imported(model, origin)
@@ -173,12 +182,3 @@ def _last_time(file: OriginalFile, given: float | None, default: float | None) -
     if last is None:
         raise UsageError(f"{file.path} does not say its last time: give --tmax")
     return last
-
-
-def _tell_of_floor(basis: EigenBasis, denoiser: NetworkDenoiser) -> None:
-    raised = int((denoiser.data_variance > basis.eigenvalues).sum())
-    if raised:
-        logger.info(
-            f"Note: {raised} of {basis.dim} variances are so small that they are taken for "
-            f"{float(denoiser.data_variance.min()):.3g}: there the denoiser is not the original's"
-        )

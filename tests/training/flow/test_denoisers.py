@@ -235,14 +235,17 @@ def test_conditions_reach_the_network_by_name(random_basis: RandomBasis) -> None
     assert torch.equal(denoiser.residual(torch.zeros(1, 2), time(1.0), labels=labels), labels)
 
 
-def test_the_coefficients_count_on_the_larger_of_two_variances(
+def test_a_dimension_without_variance_is_denoised_to_its_mean(
     random_basis: RandomBasis, function_network: type
 ) -> None:
     basis, schedule = random_basis(2), InflationSchedule.to_dimension(2, 2)
     network = function_network(lambda z, c: z)
-    given = torch.tensor([0.5, 3.0])  # of the basis: 2 and 0.1
+    given = torch.tensor([0.5, 0.0])
     denoiser = NetworkDenoiser(network, basis, schedule, data_variance=given)
-    assert denoiser.data_variance.tolist() == [2.0, 3.0]
+    assert denoiser.data_variance.tolist() == [0.5, 0.0]
+    denoised = denoiser(torch.ones(1, 2), time(1.0))[0]
+    assert denoised[0] > 0
+    assert denoised[1] == 0
 
 
 def test_half_precision_is_the_networks_alone(random_basis: RandomBasis) -> None:
@@ -300,6 +303,9 @@ def test_the_noise_condition_is_a_quarter_of_the_log_of_the_largest_std() -> Non
         largest = schedule.noise_variance(t).sqrt().max(dim=-1).values
         torch.testing.assert_close(noise_condition(schedule, t, "log"), largest.log() / 4)
         torch.testing.assert_close(noise_condition(schedule, t, "ddpm"), 999 * t)
+        single = noise_condition(schedule, t, "ddpm_float32")
+        assert torch.equal(single, 999 * t.float())
+        assert single.dtype == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from math import pi, sqrt
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -136,6 +137,14 @@ def test_fourier_features_have_random_frequencies_that_are_kept_in_the_state():
     waves = features(torch.tensor([0.1]))
     torch.testing.assert_close(waves[:, :2048], (0.2 * pi * features.frequencies[None]).sin())
     torch.testing.assert_close(waves[:, :2048] ** 2 + waves[:, 2048:] ** 2, torch.ones(1, 2048))
+
+
+def test_frequencies_can_be_rounded_at_each_step() -> None:
+    exponents = np.arange(32, dtype=np.float32) / np.float32(31)
+    known = torch.from_numpy(np.float32(1e-4) ** exponents)
+    given = PositionalFeatures(64, float32=True).frequencies
+    torch.testing.assert_close(given, known, rtol=1.2e-7, atol=0)
+    assert not torch.equal(given, PositionalFeatures(64).frequencies)
 
 
 @pytest.mark.parametrize("make", [PositionalFeatures, FourierFeatures])
