@@ -12,10 +12,18 @@ from torch.distributed.rendezvous import rendezvous
 
 from dnnlib.errors import DataError, UsageError
 
+TF32 = False
+"""Whether single precision on CUDA may mean TF32, which has 3 digits in convolutions and products.
+
+It would make round trips inexact, and results unlike those of a CPU. torch allows it in
+convolutions by default."""
+
 
 @contextmanager
 def process_group(device_name: str | None) -> Iterator[torch.device]:
     """Joins the group that ``torchrun`` describes, if it describes one; yields this rank's device.
+
+    While it lasts, single precision means single precision: see ``TF32``.
 
     Args:
         device_name: ``cpu``, ``cuda``, ``cuda:1``, ...; None is CUDA where there is one.
@@ -38,13 +46,27 @@ def process_group(device_name: str | None) -> Iterator[torch.device]:
         except (RuntimeError, ValueError, dist.DistError) as error:
             raise DataError(f"the ranks did not find each other: {error}") from error
     try:
-        yield device
+        with _float32(TF32):
+            yield device
         barrier()  # a rank that leaves early would take down connections that others still use
     except torch.OutOfMemoryError as error:
         raise DataError(f"{device} is out of memory: use smaller batches") from error
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+@contextmanager
+def _float32(tf32: bool) -> Iterator[None]:
+    """While it lasts, CUDA computes float32 in TF32, or not."""
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = convolutions
+        torch.set_float32_matmul_precision(products)
 
 
 def world_from_environment() -> int:

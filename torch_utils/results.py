@@ -24,6 +24,7 @@ import torch
 import dnnlib
 from dnnlib.errors import DataError
 from dnnlib.files import atomic_path
+from torch_utils.distributed import TF32
 from torch_utils.inert_pickle import shown
 
 # What numpy and zipfile raise on bytes that they did not write.
@@ -215,6 +216,7 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
+        "tf32": TF32,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

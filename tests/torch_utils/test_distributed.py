@@ -65,6 +65,16 @@ def test_a_lone_process_joins_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not torch.distributed.is_initialized()
 
 
+def test_single_precision_is_no_tf32_in_a_script_and_as_before_after_it() -> None:
+    def settings() -> tuple[bool, bool]:
+        return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+    before = settings()
+    with process_group("cpu"):
+        assert settings() == (False, False)
+    assert settings() == before
+
+
 def test_the_default_device_is_cuda_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     with process_group(None) as device:
         assert device.type == ("cuda" if torch.cuda.is_available() else "cpu")

@@ -207,6 +207,7 @@ def test_provenance_tells_what_a_result_was_made_with(monkeypatch: pytest.Monkey
     assert facts["python"] == ".".join(map(str, sys.version_info[:3]))
     assert facts["command"] == ["script.py", "--seed=3", "--x"]
     assert facts["threads"] == torch.get_num_threads()
+    assert facts["tf32"] is False
     assert {"code_revision", "machine", "finished"} <= set(facts)
     assert json.loads(json.dumps(facts)) == facts
 
