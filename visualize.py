@@ -15,7 +15,7 @@ from dnnlib.errors import UsageError
 from dnnlib.files import atomic_path, require_folder, require_new
 from dnnlib.logs import logger
 from training.pictures.album import pictures_of
-from training.pictures.animation import require_ffmpeg
+from training.pictures.trajectories.animation import require_ffmpeg
 from training.settings.options import FILE, choice, command, overwrite_option, run_script
 
 

@@ -31,8 +31,8 @@ from training.flow.pfode import ProbabilityFlow, sample_latent
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS, Solver, get_solver
 from training.model.model import Model
-from training.pictures.colors import FAINT, INK, MUTED, sequential_colors
-from training.pictures.style import SMALL_SIZE, TEXT_SIZE, axes_at, headline, new_figure, quiet
+from training.pictures.style.colors import FAINT, INK, MUTED, sequential_colors
+from training.pictures.style.look import SMALL_SIZE, TEXT_SIZE, axes_at, headline, new_figure, quiet
 
 SAMPLES = 1000
 REFERENCE_STEPS = 300  # of exp_rk5, 1800 calls

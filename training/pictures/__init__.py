@@ -1,7 +1,7 @@
-"""Pictures of trajectories, latents, images, coverage, correlations and training runs.
+"""Pictures of trajectories, images, coverage, correlations and training runs.
 
-Drawing functions take plain arrays and return a matplotlib ``Figure``, or frames of one; none
-touches matplotlib's global state. ``trajectories``, ``runs`` and the modules ``saved_...`` read
-files of the scripts into such arrays; ``album``, and the albums of a kind, decide what is drawn of
-them.
+One room a subject: each reads its files, decides which pictures there are, and draws them.
+``style`` holds the look that they share, and ``album`` finds the subject of each file. Drawing
+functions take plain arrays and return a matplotlib ``Figure``, or frames of one; none touches
+matplotlib's global state.
 """

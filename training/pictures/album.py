@@ -10,40 +10,40 @@ from matplotlib.figure import Figure
 
 from dnnlib.errors import DataError
 from torch_utils.results import open_arrays
-from training.pictures.animation import (
+from training.pictures.correlations.album import (
+    pictures_of_image_matrices,
+    pictures_of_lags,
+    pictures_of_toy_matrices,
+)
+from training.pictures.correlations.saved_lags import holds_lags
+from training.pictures.correlations.saved_matrices import (
+    holds_image_matrices,
+    holds_residuals,
+    holds_toy_matrices,
+)
+from training.pictures.coverage.album import pictures_of_coverage
+from training.pictures.coverage.saved import holds_coverage
+from training.pictures.images.album import (
+    picture_of_image_files,
+    pictures_of_images,
+    pictures_of_roundtrips,
+)
+from training.pictures.images.saved import holds_images, holds_roundtrips
+from training.pictures.images.simulations import animate_grid
+from training.pictures.saved_training import SavedTraining
+from training.pictures.style.colors import colors_of_places
+from training.pictures.style.picture import Picture
+from training.pictures.training import draw_training
+from training.pictures.trajectories.animation import (
     Animation,
     CloudAnimation,
     frame_times,
     write_gif,
     write_mp4,
 )
-from training.pictures.clouds import Row, draw_clouds, seen_places, telling_times
-from training.pictures.colors import colors_of_places
-from training.pictures.correlation_album import (
-    pictures_of_image_matrices,
-    pictures_of_lags,
-    pictures_of_toy_matrices,
-)
-from training.pictures.coverage_album import pictures_of_coverage
-from training.pictures.curves import draw_training
-from training.pictures.image_album import (
-    picture_of_image_files,
-    pictures_of_images,
-    pictures_of_roundtrips,
-)
-from training.pictures.image_figures import animate_grid
-from training.pictures.latents import draw_latents
-from training.pictures.picture import Picture
-from training.pictures.runs import SavedTraining
-from training.pictures.saved_coverage import holds_coverage
-from training.pictures.saved_images import holds_images, holds_roundtrips
-from training.pictures.saved_lags import holds_lags
-from training.pictures.saved_matrices import (
-    holds_image_matrices,
-    holds_residuals,
-    holds_toy_matrices,
-)
-from training.pictures.trajectories import (
+from training.pictures.trajectories.clouds import Row, draw_clouds, seen_places, telling_times
+from training.pictures.trajectories.latents import draw_latents
+from training.pictures.trajectories.saved import (
     TITLES,
     SavedTrajectory,
     holds_trajectory,

@@ -17,10 +17,10 @@ from torch_utils.results import save_json
 from training.measure.correlation_times import CorrelationTime
 from training.measure.correlations import Autocorrelations, correlate
 from training.pictures.album import pictures_of
-from training.pictures.correlation_lags import draw_lags, quantile_band, spread_words
-from training.pictures.correlation_matrices import draw_matrices
-from training.pictures.saved_lags import SavedLags
-from training.pictures.saved_matrices import SavedMatrices, condensed, telling_lags
+from training.pictures.correlations.lags import draw_lags, quantile_band, spread_words
+from training.pictures.correlations.matrices import draw_matrices
+from training.pictures.correlations.saved_lags import SavedLags
+from training.pictures.correlations.saved_matrices import SavedMatrices, condensed, telling_lags
 
 TIMES = np.linspace(0.5, 4.5, 9)
 STEM = "digits_PRRto2D_autocorrelations"

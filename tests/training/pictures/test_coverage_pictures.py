@@ -19,11 +19,11 @@ from torch_utils.results import save_json
 from training.measure.boundaries import Boundary, gaussian_content_within, unit_sphere
 from training.measure.coverage import Points, Spheres, measure_coverage, refitted, transported
 from training.pictures.album import drawable_files, pictures_of
-from training.pictures.boundaries import Panel, cut, draw_boundaries, limits_of
-from training.pictures.colors import sequential_colors
-from training.pictures.coverage_album import pictures_of_coverage
-from training.pictures.coverage_curves import Counts, draw_coverage
-from training.pictures.saved_coverage import SavedCoverage
+from training.pictures.coverage.album import pictures_of_coverage
+from training.pictures.coverage.boundaries import Panel, cut, draw_boundaries, limits_of
+from training.pictures.coverage.radius import Counts, draw_coverage
+from training.pictures.coverage.saved import SavedCoverage
+from training.pictures.style.colors import sequential_colors
 
 RADII = np.array([0.5, 1.5, 3.0])
 STD = {2: [1.0, 0.02], 3: [1.0, 0.9, 0.02]}

@@ -13,18 +13,7 @@ from PIL import Image
 
 from dnnlib.errors import DataError
 from training.pictures.album import pictures_of
-from training.pictures.animation import GridAnimation, moving_columns
-from training.pictures.colors import BLUE, ORANGE
-from training.pictures.error_histograms import draw_errors, error_bins
-from training.pictures.image_figures import (
-    animate_grid,
-    draw_path,
-    draw_roundtrip,
-    draw_samples,
-    draw_spectrum_of,
-    draw_worst,
-)
-from training.pictures.image_grids import (
+from training.pictures.images.grids import (
     HEADLINE,
     MARGIN,
     TOP,
@@ -33,8 +22,7 @@ from training.pictures.image_grids import (
     draw_rows,
     grid_columns,
 )
-from training.pictures.picture import Picture
-from training.pictures.pixels import (
+from training.pictures.images.pixels import (
     data_cells,
     difference_cells,
     fitted,
@@ -43,10 +31,22 @@ from training.pictures.pixels import (
     state_divisors,
     tiled,
 )
-from training.pictures.saved_images import SavedRoundtrips, first_images, holds_images
-from training.pictures.spectra import draw_spectrum, share_within
-from training.pictures.style import brief
-from training.pictures.trajectories import SavedTrajectory
+from training.pictures.images.roundtrips import draw_errors, error_bins
+from training.pictures.images.saved import SavedRoundtrips, first_images, holds_images
+from training.pictures.images.simulations import (
+    animate_grid,
+    draw_path,
+    draw_roundtrip,
+    draw_samples,
+    draw_spectrum_of,
+    draw_worst,
+)
+from training.pictures.style.colors import BLUE, ORANGE
+from training.pictures.style.look import brief
+from training.pictures.style.picture import Picture
+from training.pictures.trajectories.animation import GridAnimation, moving_columns
+from training.pictures.trajectories.saved import SavedTrajectory
+from training.pictures.trajectories.spectra import draw_spectrum, share_within
 
 SAVED = 5
 

@@ -14,16 +14,27 @@ from mpl_toolkits.mplot3d.proj3d import proj_transform
 from PIL import Image
 
 from dnnlib.errors import DataError, UsageError
-from training.pictures import animation
 from training.pictures.album import drawable_files, pictures_of, row_of
-from training.pictures.animation import CloudAnimation, frame_times, write_gif, write_mp4
-from training.pictures.clouds import Row, common_box, draw_clouds, seen_places, telling_times
-from training.pictures.colors import BLUE, ORANGE, colors_of_places
-from training.pictures.curves import draw_training, running_median
-from training.pictures.latents import draw_latents, gaussian
-from training.pictures.runs import SavedTraining
-from training.pictures.style import shortened
-from training.pictures.trajectories import SavedTrajectory, stem_of, title_of
+from training.pictures.saved_training import SavedTraining
+from training.pictures.style.colors import BLUE, ORANGE, colors_of_places
+from training.pictures.style.look import shortened
+from training.pictures.training import draw_training, running_median
+from training.pictures.trajectories import animation
+from training.pictures.trajectories.animation import (
+    CloudAnimation,
+    frame_times,
+    write_gif,
+    write_mp4,
+)
+from training.pictures.trajectories.clouds import (
+    Row,
+    common_box,
+    draw_clouds,
+    seen_places,
+    telling_times,
+)
+from training.pictures.trajectories.latents import draw_latents, gaussian
+from training.pictures.trajectories.saved import SavedTrajectory, stem_of, title_of
 
 
 def row(dim: int = 2, samples: int = 40, saved: int = 3) -> Row:

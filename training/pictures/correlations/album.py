@@ -4,14 +4,14 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from training.pictures.correlation_lags import NAMES, draw_lags, spread_words
-from training.pictures.correlation_matrices import draw_matrices
-from training.pictures.parameters import parameter, told
-from training.pictures.picture import Picture
-from training.pictures.saved_lags import SavedLags, summary_of
-from training.pictures.saved_matrices import SavedMatrices, stem_of_times
-from training.pictures.style import joined
-from training.pictures.trajectories import title_of
+from training.pictures.correlations.lags import NAMES, draw_lags, spread_words
+from training.pictures.correlations.matrices import draw_matrices
+from training.pictures.correlations.saved_lags import SavedLags, summary_of
+from training.pictures.correlations.saved_matrices import SavedMatrices, stem_of_times
+from training.pictures.style.look import joined
+from training.pictures.style.parameters import parameter, told
+from training.pictures.style.picture import Picture
+from training.pictures.trajectories.saved import title_of
 
 NOISES = {"independent": "fresh noise at each time", "path": "along the flow's own paths"}
 

@@ -16,10 +16,9 @@ from matplotlib.text import Text
 from PIL import Image
 
 from dnnlib.errors import DataError, UsageError
-from training.pictures.clouds import Row, cloud_axes, common_box, scatter
-from training.pictures.colors import FAINT, INK, MUTED
-from training.pictures.pixels import fitted, tiled
-from training.pictures.style import (
+from training.pictures.images.pixels import fitted, tiled
+from training.pictures.style.colors import FAINT, INK, MUTED
+from training.pictures.style.look import (
     HEADLINE_HEIGHT,
     SMALL_SIZE,
     TEXT_SIZE,
@@ -27,6 +26,7 @@ from training.pictures.style import (
     headline,
     new_figure,
 )
+from training.pictures.trajectories.clouds import Row, cloud_axes, common_box, scatter
 
 SIDE, LEFT, RIGHT, TICKS_HEIGHT, TIME_HEIGHT = 3.7, 0.5, 0.4, 0.45, 0.5  # inches
 DPI = 110

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from training.pictures.style import DPI, headline, new_figure
+from training.pictures.style.look import DPI, headline, new_figure
 
 
 class Page:

@@ -7,11 +7,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from training.pictures.animation import GridAnimation, frame_times, moving_columns
-from training.pictures.clouds import telling_times
-from training.pictures.error_histograms import draw_errors
-from training.pictures.image_grids import Column, Scale, draw_grid, draw_rows, grid_columns
-from training.pictures.pixels import (
+from training.pictures.images.grids import Column, Scale, draw_grid, draw_rows, grid_columns
+from training.pictures.images.pixels import (
     HALF_RANGE,
     data_cells,
     difference_cells,
@@ -19,10 +16,13 @@ from training.pictures.pixels import (
     pixel_cells,
     state_divisors,
 )
-from training.pictures.saved_images import SavedRoundtrips
-from training.pictures.spectra import draw_spectrum, share_within
-from training.pictures.style import brief, joined, power_of_ten
-from training.pictures.trajectories import TITLES, SavedTrajectory, title_of
+from training.pictures.images.roundtrips import draw_errors
+from training.pictures.images.saved import SavedRoundtrips
+from training.pictures.style.look import brief, joined, power_of_ten
+from training.pictures.trajectories.animation import GridAnimation, frame_times, moving_columns
+from training.pictures.trajectories.clouds import telling_times
+from training.pictures.trajectories.saved import TITLES, SavedTrajectory, title_of
+from training.pictures.trajectories.spectra import draw_spectrum, share_within
 
 ROWS, PATH_COLUMNS, WAY_COLUMNS = 8, 9, 3
 MOST_IN_GRID, MOST_WORST, ROWS_OF_BLOCK = 100, 16, 4

@@ -8,8 +8,8 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from training.pictures.colors import DIVERGING, INK, MUTED
-from training.pictures.style import (
+from training.pictures.style.colors import DIVERGING, INK, MUTED
+from training.pictures.style.look import (
     HEADLINE_HEIGHT,
     SMALL_SIZE,
     TEXT_SIZE,

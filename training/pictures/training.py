@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from training.pictures.colors import BLUE, FAINT, MUTED, ORANGE
-from training.pictures.style import (
+from training.pictures.style.colors import BLUE, FAINT, MUTED, ORANGE
+from training.pictures.style.look import (
     HEADLINE_HEIGHT,
     SMALL_SIZE,
     TEXT_SIZE,

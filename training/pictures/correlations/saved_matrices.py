@@ -19,7 +19,7 @@ from torch_utils.results import open_arrays
 from training.files.residuals import QUANTITIES
 from training.measure.correlation_times import LOWER, UPPER, CorrelationTime
 from training.pictures.checked_arrays import CheckedArrays
-from training.pictures.saved_lags import SavedLags, require_correlations, summary_of
+from training.pictures.correlations.saved_lags import SavedLags, require_correlations, summary_of
 
 SUFFIX = "_acs"
 FILE = re.compile(r"(?P<stem>.+)_times0_(?P<index>\d{1,9})")

@@ -15,7 +15,7 @@ import numpy as np
 from dnnlib.errors import DataError
 from torch_utils.results import SavedArrays, open_arrays
 from training.pictures.checked_arrays import LARGEST
-from training.pictures.saved_images import checked_shape
+from training.pictures.images.saved import checked_shape
 
 STATES, IMAGES, IMAGE_SHAPE = "xs_es", "tilde_xs", "image_shape"
 SHAPES = {

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from training.pictures.colors import FAINT, INK, MUTED
+from training.pictures.style.colors import FAINT, INK, MUTED
 
 DPI = 150
 TITLE_SIZE, TEXT_SIZE, SMALL_SIZE = 13.0, 9.5, 8.0

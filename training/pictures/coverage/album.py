@@ -8,13 +8,13 @@ from matplotlib.figure import Figure
 
 from training.measure.boundaries import gaussian_content
 from training.measure.coverage import STAGES, contents_within
-from training.pictures.boundaries import Panel, cut, draw_boundaries, edges, limits_of
-from training.pictures.coverage_curves import Counts, draw_coverage
-from training.pictures.parameters import parameter, told
-from training.pictures.picture import Picture
-from training.pictures.saved_coverage import SavedCoverage
-from training.pictures.style import joined
-from training.pictures.trajectories import title_of
+from training.pictures.coverage.boundaries import Panel, cut, draw_boundaries, edges, limits_of
+from training.pictures.coverage.radius import Counts, draw_coverage
+from training.pictures.coverage.saved import SavedCoverage
+from training.pictures.style.look import joined
+from training.pictures.style.parameters import parameter, told
+from training.pictures.style.picture import Picture
+from training.pictures.trajectories.saved import title_of
 
 STAGE_TITLES = {"latent": "latent, at the start", "data": "data", "end": "latent, at the end"}
 CUTS = (1, 0)  # normals of planes: across them, sheets are seen in profile

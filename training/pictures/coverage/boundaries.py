@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from training.measure.boundaries import Boundary
-from training.pictures.colors import INK, MUTED, sequential_colors
-from training.pictures.style import (
+from training.pictures.style.colors import INK, MUTED, sequential_colors
+from training.pictures.style.look import (
     HEADLINE_HEIGHT,
     SMALL_SIZE,
     TEXT_SIZE,

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from training.pictures.colors import BLUE, INK, MUTED
-from training.pictures.pixels import ROUNDED_AWAY
-from training.pictures.style import (
+from training.pictures.images.pixels import ROUNDED_AWAY
+from training.pictures.style.colors import BLUE, INK, MUTED
+from training.pictures.style.look import (
     HEADLINE_HEIGHT,
     SMALL_SIZE,
     TEXT_SIZE,

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from training.pictures.colors import BLUE, FAINT, INK, MUTED, ORANGE
-from training.pictures.style import (
+from training.pictures.style.colors import BLUE, FAINT, INK, MUTED, ORANGE
+from training.pictures.style.look import (
     HEADLINE_HEIGHT,
     SMALL_SIZE,
     TEXT_SIZE,

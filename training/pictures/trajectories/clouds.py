@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from training.pictures.colors import INK, MUTED
-from training.pictures.style import (
+from training.pictures.style.colors import INK, MUTED
+from training.pictures.style.look import (
     AZIMUTH,
     ELEVATION,
     HEADLINE_HEIGHT,

@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from training.data.images.batches import to_pixels
-from training.pictures.colors import BLUE, ORANGE
+from training.pictures.style.colors import BLUE, ORANGE
 
 HALF_RANGE = 127.5  # gray levels from the middle to black or white, and to a unit of data
 # The share of its values by which the size of a state is told, and the least that it counts.

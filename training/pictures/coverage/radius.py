@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from training.measure.boundaries import gaussian_content
 from training.measure.coverage import mean_and_two_std
-from training.pictures.colors import BLUE, FAINT, INK, MUTED, ORANGE
-from training.pictures.style import (
+from training.pictures.style.colors import BLUE, FAINT, INK, MUTED, ORANGE
+from training.pictures.style.look import (
     HEADLINE_HEIGHT,
     SMALL_SIZE,
     TEXT_SIZE,

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from training.pictures.colors import INK, MUTED
-from training.pictures.page import Page
-from training.pictures.pixels import fitted, tiled
-from training.pictures.style import DPI, HEADLINE_HEIGHT, SMALL_SIZE, TEXT_SIZE
+from training.pictures.images.pixels import fitted, tiled
+from training.pictures.style.colors import INK, MUTED
+from training.pictures.style.look import DPI, HEADLINE_HEIGHT, SMALL_SIZE, TEXT_SIZE
+from training.pictures.style.page import Page
 
 # All in pixels.
 MARGIN, TOP = 45, 15

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from training.pictures.image_figures import (
+from training.pictures.images.pixels import pixel_cells
+from training.pictures.images.saved import SavedRoundtrips, first_images
+from training.pictures.images.simulations import (
     MOST_IN_GRID,
     draw_path,
     draw_roundtrip,
@@ -19,10 +21,8 @@ from training.pictures.image_figures import (
     grid_figure,
     images_of,
 )
-from training.pictures.picture import Picture
-from training.pictures.pixels import pixel_cells
-from training.pictures.saved_images import SavedRoundtrips, first_images
-from training.pictures.trajectories import SavedTrajectory, stem_of
+from training.pictures.style.picture import Picture
+from training.pictures.trajectories.saved import SavedTrajectory, stem_of
 
 PART = re.compile(r"\d{5,6}")  # a folder of a thousand of the images
 SAME = 1e-4  # of the largest value: more than float32 takes from a melt's end

@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from training.pictures.colors import BLUE, FAINT, INK, MUTED, ORANGE
-from training.pictures.saved_lags import LagCurve, SavedLags
-from training.pictures.style import (
+from training.pictures.correlations.saved_lags import LagCurve, SavedLags
+from training.pictures.style.colors import BLUE, FAINT, INK, MUTED, ORANGE
+from training.pictures.style.look import (
     HEADLINE_HEIGHT,
     SMALL_SIZE,
     TEXT_SIZE,

@@ -1,0 +1,1 @@
+"""Pictures of coverage: the fractions inside boundaries, and where a flow carries these."""

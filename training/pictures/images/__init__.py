@@ -1,0 +1,1 @@
+"""Pictures of images: their paths through time, samples, roundtrips, and folders of them."""

@@ -1,0 +1,1 @@
+"""Pictures of simulations: point clouds, animations, latents and their spectra."""
