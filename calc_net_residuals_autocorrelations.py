@@ -19,6 +19,7 @@ from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import save_arrays
 from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
 from training.data.images.batches import normalize_pixels
 from training.data.toys import TOY_NAMES
 from training.files.residuals import (
@@ -71,8 +72,6 @@ from training.simulation.residual_correlations import (
 )
 from training.simulation.toys import network_toy
 
-# Stream of random numbers: what a generator seeded by (seed, stream) is for.
-DATA_STREAM = 0
 TOY_BLOCK = 512
 """Points of one toy network call: then a result is the same for any batch and number of ranks."""
 
@@ -150,7 +149,7 @@ def extracttoys(**options: Any) -> None:
     size = result_bytes(names, len(times) * count, toy.dim)
     parameters = result.with_suffix(".json")
     announcement = prepare([result, parameters], options, size)
-    points = toy.sample(count, seeded_generator("cpu", options["seed"], DATA_STREAM))
+    points = toy.sample(count, seeded_generator("cpu", options["seed"], Stream.DATA))
     with process_group(options["device_name"]) as device:
         model.denoiser.to(device)
         exact = None

@@ -22,6 +22,7 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.results import load_arrays, provenance, save_arrays, save_json
 from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
 from training.data.images.batches import ImageDataset, pixel_batches
 from training.measure.detector import InceptionDetector, find_detector
 from training.measure.frechet import FeatureStatistics, Moments, frechet_distance, require_moments
@@ -36,9 +37,6 @@ from training.settings.options import (
     overwrite_option,
     run_script,
 )
-
-# Streams of random numbers: what a generator seeded by (seed, stream) is for.
-IMAGE_STREAM, KEPT_STREAM, SUBSET_STREAM = 0, 1, 2
 
 Arrays = dict[str, np.ndarray]
 # Of a reference: kind of numbers and number of dimensions.
@@ -169,7 +167,7 @@ def choose_items(dataset: ImageDataset, num: int | None, seed: int) -> Tensor:
         return torch.arange(available)
     if num > available:
         raise DataError(f"{dataset.path} has {available} images, but --num is {num}: give fewer")
-    generator = seeded_generator("cpu", seed, IMAGE_STREAM)
+    generator = seeded_generator("cpu", seed, Stream.SCORED_IMAGES)
     return torch.randperm(available, generator=generator)[:num].sort().values
 
 
@@ -182,7 +180,7 @@ def measure(
 ) -> tuple[Moments, Tensor]:
     """Moments of the features of all ranks' images, and features kept for the KID, ``[k, d]``."""
     count = len(items)
-    generator = seeded_generator("cpu", options["seed"], KEPT_STREAM)
+    generator = seeded_generator("cpu", options["seed"], Stream.KEPT_FEATURES)
     chosen = torch.randperm(count, generator=generator)[: options["kid_features"]].sort().values
     row_of_place = torch.full((count,), -1)
     row_of_place[chosen] = torch.arange(len(chosen))
@@ -263,7 +261,7 @@ def compare(moments: Moments, features: Tensor, reference: Arrays, seed: int) ->
     others = torch.from_numpy(reference.get("features", np.empty((0, 0)))).to(features.device)
     kid = None
     if min(len(features), len(others)) >= 2:
-        generator = seeded_generator("cpu", seed, SUBSET_STREAM)
+        generator = seeded_generator("cpu", seed, Stream.KID_SUBSETS)
         kid = {
             "value": kernel_distance(features, others),
             "features": len(features),

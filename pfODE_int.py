@@ -13,6 +13,7 @@ from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import load_json, provenance, save_json
 from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
 from training.data.images.batches import normalize_pixels
 from training.files.trajectory import SavedEnd
 from training.flow.denoisers import PRECISIONS
@@ -35,8 +36,6 @@ from training.settings.options import (
     run_script,
 )
 from training.simulation.images import (
-    LATENT_STREAM,
-    NOISE_STREAM,
     ImageFlow,
     dequantized,
     draw_classes,
@@ -195,7 +194,7 @@ class Plan:
         """What the melt of images starts from: themselves, or with noise."""
         if not self.options["start_noise"]:
             return data
-        generator = seeded_generator("cpu", self.options["seed"], NOISE_STREAM)
+        generator = seeded_generator("cpu", self.options["seed"], Stream.MELT_NOISE)
         noise = torch.randn(data.shape, generator=generator, dtype=torch.float64)
         first = self.times[0].to(self.flow.device)
         std = self.flow.schedule.noise_variance(first).sqrt()
@@ -243,7 +242,7 @@ class Plan:
         end, kept = float(self.times[-1]), options["dims_to_keep"]
         melted = None if melted is None else melted.to(self.flow.device)
         variance = latent_law(self.flow, end, self.eps, kept, melted)
-        generator = seeded_generator("cpu", options["seed"], LATENT_STREAM)
+        generator = seeded_generator("cpu", options["seed"], Stream.LATENT)
         return sample_latent(options["bs"], variance, generator)
 
     def _drawn_labels(self) -> Tensor | None:

@@ -12,6 +12,7 @@ from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance, save_json
 from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
 from training.data.toys import TOY_NAMES, Toy
 from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
 from training.flow.likelihood import LARGEST_EXACT, TRACES
@@ -46,9 +47,6 @@ from training.simulation.integration import (
 from training.simulation.latents import latent_law, parse_eps
 from training.simulation.simulator import Simulator
 from training.simulation.toys import known_toy, network_toy, trained_steps_and_end
-
-# Streams of random numbers: what a generator seeded by (seed, stream) is for.
-DATA_STREAM, LATENT_STREAM = 0, 1
 
 simulation_options = option_group(
     click.option("--save_dir", type=FILE, required=True, help="Folder of the results."),
@@ -116,7 +114,7 @@ def exact(**options: Any) -> None:
 
 
 def data_points(toy: Toy, options: dict[str, Any]) -> Tensor:
-    generator = seeded_generator("cpu", options["seed"], DATA_STREAM)
+    generator = seeded_generator("cpu", options["seed"], Stream.DATA)
     return toy.sample(options["total_samples"], generator)
 
 
@@ -160,7 +158,7 @@ def simulate_all(
     latents = melt.trajectory.end
     roundtrip = simulator.generate(latents, "roundtrip", paths["roundtrip"], network_sha256=digest)
     variance = latent_law(flow, end, eps, options["dims_to_keep"], latents)
-    generator = seeded_generator("cpu", options["seed"], LATENT_STREAM)
+    generator = seeded_generator("cpu", options["seed"], Stream.LATENT)
     latent = sample_latent(options["total_samples"], variance, generator)
     gen = simulator.generate(latent, "gen", paths["gen"], network_sha256=digest)
     simulations = {"melt": melt, "roundtrip": roundtrip, "gen": gen}

@@ -14,6 +14,7 @@ from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance
 from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
 from training.data.batches import Batch, ToyBatches
 from training.data.toys import TOY_NAMES, Toy
 from training.flow.calibration import METHODS
@@ -54,8 +55,6 @@ CALIBRATION_FIT = "path"
 # Each costs 101 network calls, together about as much as training on 340,000; the error of a slope
 # is about one over their square root.
 CALIBRATION_POINTS = 10_000
-# A stream of random numbers; batches, the loop and the calibration's noise have those below.
-CALIBRATION_STREAM = 5
 
 
 @command(help=__doc__)
@@ -132,7 +131,9 @@ def main(**options: Any) -> None:
 
 def calibration_points(toy: Toy, seed: int) -> Batch:
     """This rank's share of fresh draws, as many on any number of ranks."""
-    points = toy.sample(CALIBRATION_POINTS, seeded_generator("cpu", seed, CALIBRATION_STREAM, 0))
+    points = toy.sample(
+        CALIBRATION_POINTS, seeded_generator("cpu", seed, Stream.CALIBRATION_POINTS, 0)
+    )
     return Batch(points[distributed.shard(CALIBRATION_POINTS)])
 
 

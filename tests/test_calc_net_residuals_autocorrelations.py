@@ -19,6 +19,7 @@ from image_models import save_image_model, write_image_set
 
 import calc_net_residuals_autocorrelations as script
 from torch_utils.results import load_arrays, save_arrays
+from torch_utils.streams import Stream
 from training.data.images.batches import normalize_pixels
 from training.data.images.dataset import ImageDataset
 from training.data.toys import Toy
@@ -28,7 +29,6 @@ from training.flow.denoisers import MixtureDenoiser
 from training.flow.solvers import DEFAULT, SOLVERS
 from training.measure.residuals import noise_rows
 from training.model.model import Model
-from training.simulation.extraction import NOISE_STREAM
 
 Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]
@@ -144,7 +144,7 @@ def test_toy_residuals_are_those_of_the_same_points_at_every_time(
     for index, t in enumerate(times):
         noisy = states[index] / schedule.scale(t)
         if noise == "independent":
-            rows = noise_rows(range(COUNT), 2, 3, NOISE_STREAM, index)
+            rows = noise_rows(range(COUNT), 2, 3, Stream.RESIDUAL_NOISE, index)
             noisy = points + schedule.noise_variance(t).sqrt() * rows
         output = model.denoiser(noisy, t)
         np.testing.assert_allclose(arrays["net_outputs"][index], output, atol=1e-4)

@@ -24,13 +24,14 @@ import dnnlib
 import gen_fid_samples
 from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
 from training.data.images.codec import encode_png
 from training.data.images.dataset import ImageDataset
 from training.files.image_folder import PARAMETERS, ImageFolder
 from training.model.model import Model
 from training.simulation import generation
 from training.simulation.generation import SeedSampler, generate_images, parse_seeds
-from training.simulation.images import LABEL_STREAM, LATENT_STREAM, ImageFlow
+from training.simulation.images import ImageFlow
 
 Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]
@@ -118,7 +119,7 @@ def pixels(data: bytes) -> np.ndarray:
 
 def normal(seed: int, dim: int = DIM) -> torch.Tensor:
     """The standard normal numbers ``[D]`` that an image starts from."""
-    generator = seeded_generator("cpu", seed, LATENT_STREAM)
+    generator = seeded_generator("cpu", seed, Stream.LATENT)
     return torch.randn(dim, generator=generator, dtype=torch.float64)
 
 
@@ -234,7 +235,7 @@ def test_a_seed_draws_its_class(make: Run, tmp_path: Path) -> None:
     ]
     classes = []
     for seed, name in enumerate(drawn):
-        generator = seeded_generator("cpu", seed, LABEL_STREAM)
+        generator = seeded_generator("cpu", seed, Stream.LABEL)
         classes.append(int(torch.randint(CLASSES, (1,), generator=generator)))
         assert len({made[name] for made in given}) == CLASSES
         assert drawn[name] == given[classes[-1]][name]

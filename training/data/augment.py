@@ -31,7 +31,8 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
-from training.data.batches import AUGMENT_STREAM, Batch, BatchSource
+from torch_utils.streams import Stream
+from training.data.batches import Batch, BatchSource
 
 LABEL_DIM = 9
 """x-flip, y-flip, n, cos phi - 1, sin phi, n cos a, n sin a, n_x, n_y."""
@@ -272,7 +273,7 @@ class AugmentedBatches:
 
     def batches(self, first_step: int) -> Iterator[Batch]:
         for step, batch in enumerate(self._source.batches(first_step), start=first_step):
-            generator = seeded_generator(batch.points.device, self._seed, AUGMENT_STREAM, step)
+            generator = seeded_generator(batch.points.device, self._seed, Stream.AUGMENTATION, step)
             draws = self._augmentation.draw(self._batch, generator)
             mine = draws.rows(distributed.shard(self._batch))
             images = batch.points.reshape(-1, *self._image_shape)
@@ -296,7 +297,7 @@ def augmented_points(
         total: Number of images over all ranks: each has its draw, whichever rank it falls to.
         seed: Of the draws.
     """
-    everyone = augmentation.draw(total, seeded_generator("cpu", seed, AUGMENT_STREAM))
+    everyone = augmentation.draw(total, seeded_generator("cpu", seed, Stream.AUGMENTATION))
     mine, start = everyone.rows(distributed.shard(total)), 0
     for points in batches:
         draws = mine.rows(slice(start, start + len(points))).to(points.device)

@@ -9,11 +9,8 @@ from torch import Tensor
 
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
 from training.data.toys import Toy
-
-# Streams of random numbers: what a generator seeded by (seed, stream, step) is for. The loop has
-# streams of its own.
-DATA_STREAM, AUGMENT_STREAM = 0, 3
 
 
 class Batch(NamedTuple):
@@ -56,5 +53,5 @@ class ToyBatches:
 
     def batches(self, first_step: int) -> Iterator[Batch]:
         for step in count(first_step):
-            generator = seeded_generator(self._device, self._seed, DATA_STREAM, step)
+            generator = seeded_generator(self._device, self._seed, Stream.DATA, step)
             yield Batch(self._toy.sample(self._batch, generator)[distributed.shard(self._batch)])

@@ -67,6 +67,7 @@ from torch import Tensor, nn
 from dnnlib.errors import UsageError
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
 from training.flow.calls import BlockwiseDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.preconditioning import Preconditioning
@@ -87,10 +88,6 @@ TINY = torch.finfo(torch.float64).tiny
 
 BLOCK = 250
 """Points of one network call: little memory without gradients, and nearly full speed."""
-
-# Streams of random numbers: what a generator seeded by (seed, stream, step) is for. Batches and
-# the loop have those below.
-NOISE_STREAM = 4
 
 
 class Calibration(nn.Module):
@@ -270,7 +267,7 @@ class _Fit:
     def _noise(self, draw: int) -> Tensor:
         """Unit noise ``[n, D]`` of this rank's points, a function of the seed, the draw and the
         global row."""
-        generator = seeded_generator("cpu", self._seed, NOISE_STREAM, draw)
+        generator = seeded_generator("cpu", self._seed, Stream.CALIBRATION_NOISE, draw)
         shape = (self._total, self._clean.shape[1])
         noise = torch.randn(shape, generator=generator, dtype=torch.float64)
         return noise[distributed.shard(self._total)].to(self._clean.device)

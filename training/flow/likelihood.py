@@ -28,14 +28,13 @@ from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
 from training.flow.pfode import ProbabilityFlow, Trajectory
 from training.flow.solvers import Solver, Velocity
 
 TRACES = ("auto", "exact", "hutchinson")
 LARGEST_EXACT = 16
 """Dimensions up to which ``auto`` is exact."""
-PROBE_STREAM = 6
-"""Stream of random numbers: what a generator seeded by (seed, stream) is for."""
 
 LogDensity = Callable[[Tensor, Tensor], Tensor]
 """``log p_t(x_tilde [N, D]) [N]`` at ``t []``, eigenspace; as ``MixtureDenoiser.log_density``."""
@@ -78,7 +77,7 @@ class Trace:
         bits = torch.randint(
             2,
             (rows.stop, self.probes, dim),
-            generator=seeded_generator("cpu", self.seed, PROBE_STREAM),
+            generator=seeded_generator("cpu", self.seed, Stream.PROBES),
             dtype=torch.int8,
         )
         signs = (2 * bits[rows.start :] - 1).movedim(1, 0)

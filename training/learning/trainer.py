@@ -21,14 +21,13 @@ from torch_utils import distributed
 from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.snapshots import first_line
 from torch_utils.stats import RunningMeans
+from torch_utils.streams import Stream
 from training.data.batches import Batch
 from training.flow.denoisers import NetworkDenoiser
 from training.learning.loss import DenoisingLoss, DenoisingRegression, Draws
 from training.model.model import Model
 
 MAX_SKIPPED_IN_A_ROW = 20
-# Streams of random numbers: what a generator seeded by (seed, stream, step) is for.
-LOSS_STREAM, NETWORK_STREAM = 1, 2
 # Names in a state of a denoiser's network and its output gain: those in training, those averaged.
 TRAINED = ("network", "output_gain")
 AVERAGED = ("averaged", "averaged_output_gain")
@@ -137,8 +136,8 @@ class Trainer:
     def train_step(self, batch: Batch, means: RunningMeans) -> None:
         """One step of Adam on one batch, or none if the loss or its gradient is not finite."""
         config = self.config
-        torch.manual_seed(hash_seed(config.seed, NETWORK_STREAM, self.step, distributed.rank()))
-        generator = seeded_generator(self.device, config.seed, LOSS_STREAM, self.step)
+        torch.manual_seed(hash_seed(config.seed, Stream.NETWORK, self.step, distributed.rank()))
+        generator = seeded_generator(self.device, config.seed, Stream.LOSS, self.step)
         draws = self.loss.draw(config.batch, generator)
         mine = distributed.shard(config.batch)
         total = self.accumulate(batch, Draws(draws.t[mine], draws.noise[mine]), means)

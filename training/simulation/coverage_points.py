@@ -6,18 +6,19 @@ import torch
 from torch import Tensor
 
 from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
 from training.data.toys import Toy
 from training.flow.pfode import ProbabilityFlow, sample_latent
 from training.measure.coverage import Points, Spheres
-
-# Streams of random numbers: what a generator seeded by (seed, stream) is for.
-FRESH_STREAM, TEST_STREAM = 0, 1
 
 
 def latent_points(spheres: Spheres, variance: Tensor, count: int, seeds: range) -> Points:
     """Test points of each seed and vertices of the spheres, at the last time."""
     test = torch.stack(
-        [sample_latent(count, variance, seeded_generator("cpu", s, TEST_STREAM)) for s in seeds]
+        [
+            sample_latent(count, variance, seeded_generator("cpu", s, Stream.TEST_POINTS))
+            for s in seeds
+        ]
     )
     return Points(test, spheres.vertices.to(variance) * variance.sqrt())
 
@@ -26,7 +27,7 @@ def fresh_data(toy: Toy, flow: ProbabilityFlow, t: Tensor, count: int, seeds: ra
     """Samples of the toy ``[S, count, D]`` with the noise of the first time t, in image space."""
     draws = []
     for seed in seeds:
-        generator = seeded_generator("cpu", seed, FRESH_STREAM)
+        generator = seeded_generator("cpu", seed, Stream.FRESH_POINTS)
         clean = toy.sample(count, generator).to(flow.device)
         variance = flow.schedule.noise_variance(t)
         draws.append(clean + flow.basis.rotate_back(sample_latent(count, variance, generator)))

@@ -13,13 +13,11 @@ from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.results import provenance, save_json
+from torch_utils.streams import Stream
 from training.files.residuals import Extraction, digest, require_space
 from training.measure.residuals import Extractor, Put, ResidualProbe, Source
 from training.model.model import Model
 from training.simulation.integration import chosen_solver, steps_and_end
-
-NOISE_STREAM = 4
-"""Of random numbers: what a generator seeded by (seed, stream, ...) is for."""
 
 
 def toy_times(path: Path, model: Model, options: dict[str, Any]) -> Tensor:
@@ -78,7 +76,7 @@ def extractor(probe: ResidualProbe, source: Source, options: dict[str, Any]) -> 
         count=options["n_samples"],
         batch=options["bs"],
         seed=options["seed"],
-        stream=NOISE_STREAM,
+        stream=Stream.RESIDUAL_NOISE,
         solver=chosen_solver(options) if options["noise"] == "path" else None,
     )
 

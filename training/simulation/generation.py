@@ -24,11 +24,12 @@ from tqdm import tqdm
 from dnnlib.errors import UsageError
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
 from training.data.images.batches import to_pixels
 from training.files.image_folder import ImageFolder, write_image
 from training.flow.calls import BlockwiseDenoiser
 from training.flow.pfode import sample_latent
-from training.simulation.images import LATENT_STREAM, ImageFlow, draw_classes
+from training.simulation.images import ImageFlow, draw_classes
 from training.simulation.latents import latent_law
 
 MAX_SEED, MAX_IMAGES = 10**9 - 1, 10**7
@@ -130,7 +131,7 @@ class SeedSampler:
         # One generator for many seeds would give each image numbers that depend on those before.
         return torch.cat(
             [
-                sample_latent(1, self._variance, seeded_generator("cpu", seed, LATENT_STREAM))
+                sample_latent(1, self._variance, seeded_generator("cpu", seed, Stream.LATENT))
                 for seed in seeds
             ]
         )

@@ -16,6 +16,7 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError, agree
 from dnnlib.urls import local_file
 from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
 from training.data.images.batches import ImageDataset
 from training.flow.calls import BLOCK_ROWS, RecomputedDenoiser
 from training.flow.pfode import ProbabilityFlow
@@ -29,9 +30,6 @@ from training.simulation.integration import (
     first_time,
     settle_times,
 )
-
-LATENT_STREAM, LABEL_STREAM, NOISE_STREAM, DEQUANTIZATION_STREAM = 1, 2, 3, 7
-"""Streams of random numbers: what a generator seeded by (seed, stream) is for."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +153,7 @@ def dequantized(data: Tensor, seed: int) -> Tensor:
     A level is the center of its bin, so the noise is uniform over ``[-1/2, 1/2)`` gray levels. That
     of an image is a function of the seed and of its number alone.
     """
-    generator = seeded_generator("cpu", seed, DEQUANTIZATION_STREAM)
+    generator = seeded_generator("cpu", seed, Stream.DEQUANTIZATION)
     noise = torch.rand(data.shape, generator=generator, dtype=torch.float64) - 0.5
     return data.double() + noise.to(data.device) / LEVELS_PER_UNIT
 
@@ -164,7 +162,7 @@ def draw_classes(count: int, classes: int, seed: int, given: int | None) -> Tens
     """A class for each of N images ``[N]``: the given one, or uniform at random."""
     if given is not None:
         return torch.full((count,), given)
-    generator = seeded_generator("cpu", seed, LABEL_STREAM)
+    generator = seeded_generator("cpu", seed, Stream.LABEL)
     return torch.randint(max(classes, 1), (count,), generator=generator)
 
 

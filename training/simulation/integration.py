@@ -18,6 +18,7 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
 from training.flow.grids import EqualErrorGrid, Grid, choose_steps, fit_equal_error_grid
 from training.flow.likelihood import Likelihood, Trace
 from training.flow.pfode import ProbabilityFlow, sample_latent
@@ -29,8 +30,6 @@ from training.settings.options import given_options
 DEFAULT_STEPS = 20
 MAX_STEPS = 10**6
 PILOTS = 64
-PILOT_STREAM = 5
-"""Stream of random numbers: what a generator seeded by (seed, stream) is for."""
 STORED = "time_grid"
 """Name of a grid in what a network file says about itself."""
 
@@ -187,7 +186,7 @@ def settle_times(
     if not (tried or adapts):
         return even(int(steps))
     variance = flow.latent_variance(torch.tensor(end, dtype=torch.float64, device=flow.device))
-    latents = sample_latent(PILOTS, variance, seeded_generator("cpu", 0, PILOT_STREAM))
+    latents = sample_latent(PILOTS, variance, seeded_generator("cpu", 0, Stream.PILOT))
     grid = even
     if adapts:
         grid = _adapted_grid(flow, solver, latents, even(1), options["store_grid"], file)

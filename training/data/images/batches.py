@@ -21,7 +21,8 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.snapshots import first_line
-from training.data.batches import DATA_STREAM, Batch
+from torch_utils.streams import Stream
+from training.data.batches import Batch
 from training.data.images.dataset import ImageDataset
 
 __all__ = [
@@ -167,7 +168,7 @@ class _ShuffledOrder(Sampler[list[int]]):
     def _item(self, position: int) -> int:
         epoch, place = divmod(position, self._images)
         if epoch != self._epoch:
-            generator = seeded_generator("cpu", self._seed, DATA_STREAM, epoch)
+            generator = seeded_generator("cpu", self._seed, Stream.DATA, epoch)
             self._epoch = epoch
             self._permutation = torch.randperm(self._images, generator=generator).numpy()
         return int(self._permutation[place])

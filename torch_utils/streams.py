@@ -1,0 +1,51 @@
+"""Streams of random numbers: what each generator seeded by (seed, stream, ...) is for.
+
+The numbers are part of what a seed means: a changed one changes every result of its kind. Streams
+that never meet under one seed share a number, and are then aliases of each other.
+"""
+
+from enum import IntEnum
+
+
+class Stream(IntEnum):
+    """The second key of ``seeded_generator``."""
+
+    DATA = 0
+    """Points of a toy, order of images."""
+    LOSS = 1
+    """Times and noise of a training step."""
+    NETWORK = 2
+    """Dropout of a training step."""
+    AUGMENTATION = 3
+    """Augmentation of a training batch."""
+    CALIBRATION_NOISE = 4
+    """Noise on the points of a calibration."""
+    CALIBRATION_POINTS = 5
+    """Points of a toy to calibrate on."""
+    PROBES = 6
+    """Random directions of a trace."""
+    DEQUANTIZATION = 7
+    """Noise that makes pixel values continuous."""
+
+    LATENT = 1
+    """Latents to generate from."""
+    LABEL = 2
+    """Classes to generate."""
+    MELT_NOISE = 3
+    """Noise of the first time on images to melt."""
+    RESIDUAL_NOISE = 4
+    """Noise on the points whose residuals are extracted."""
+    PILOT = 5
+    """Latents that choose the steps of a solver."""
+
+    FRESH_POINTS = 0
+    """Fresh samples for coverage."""
+    TEST_POINTS = 1
+    """Test points for coverage."""
+
+    SCORED_IMAGES = 0
+    """Which images FID scores."""
+    KEPT_FEATURES = 1
+    """Which features a reference keeps for KID."""
+    KID_SUBSETS = 2
+    """Subsets of KID."""
