@@ -5,6 +5,9 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 DEMO := out/demo
+# Any order of the tests must do; SEED=7 gives another.
+SEED ?= 0
+TESTS := $(VENV)/bin/pytest --numprocesses=logical --dist=worksteal --randomly-seed=$(SEED)
 
 .PHONY: demo test test-all lint types format clean
 
@@ -36,10 +39,10 @@ format: $(READY)
 	$(VENV)/bin/ruff format .
 
 test: lint types
-	$(VENV)/bin/pytest -m "not slow"
+	$(TESTS) -m "not slow and not hostile"
 
 test-all: lint types
-	$(VENV)/bin/pytest
+	$(TESTS) --hypothesis-profile=many
 
 clean:
 	rm -rf $(VENV) $(DEMO)

@@ -1,32 +1,112 @@
-"""What tests of scripts share: a script run in this process, as a user would run it."""
+"""What all tests share: scripts in this process, two ranks, tiny networks, and guards."""
+
+import os
+
+# Before torch is imported, and for all processes that tests start: the tensors of tests are tiny,
+# and threads would only wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import gc
-import io
-import logging
-import os
 import resource
 import sys
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
-from types import ModuleType
-from unittest import mock
+from typing import Any
 
-import click
 import pytest
 import torch
+from hypothesis import settings
 
 ROOT = Path(__file__).parent.parent
 # The scripts are no part of the installed packages.
 sys.path.insert(0, str(ROOT))
 
-import toy_train  # noqa: E402
-from dnnlib.logs import logger  # noqa: E402
-from training.settings import options  # noqa: E402
+import running  # noqa: E402
+from rank_pool import RankPool  # noqa: E402
+from running import Result  # noqa: E402
 
-# The tensors of tests are tiny: on a busy machine, threads would only wait for each other.
+import toy_train  # noqa: E402
+
 torch.set_num_threads(1)
+settings.register_profile("few", max_examples=25, derandomize=True, deadline=None)
+settings.register_profile("many", max_examples=500, deadline=None)
+settings.load_profile("few")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sorts tests for parallel workers, each of which gets neighbors.
+
+    Those of two ranks come first, so that one worker starts the ranks. Those of a folder stay
+    together, whatever their order: they share fixtures.
+    """
+    first: dict[Path, int] = {}
+    for index, item in enumerate(items):
+        first.setdefault(item.path.parent, index)
+
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        return "two_ranks" not in getattr(item, "fixturenames", ()), first[item.path.parent]
+
+    items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    # What is imported by now stays: the collector need not look at it after each module.
+    gc.collect()
+    gc.freeze()
+
+
+# Guards: a test leaves the process as it found it.
+
+
+# What changes numbers or speed of all that comes after: how it is read, and how it is set.
+TORCH_SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "threads": (torch.get_num_threads, torch.set_num_threads),
+    "gradients": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "deterministic algorithms": (
+        torch.are_deterministic_algorithms_enabled,
+        torch.use_deterministic_algorithms,
+    ),
+    "precision of float32": (
+        torch.get_float32_matmul_precision,
+        torch.set_float32_matmul_precision,
+    ),
+    "TF32 of cuDNN": (
+        lambda: torch.backends.cudnn.allow_tf32,
+        partial(setattr, torch.backends.cudnn, "allow_tf32"),
+    ),
+    "benchmarks of cuDNN": (
+        lambda: torch.backends.cudnn.benchmark,
+        partial(setattr, torch.backends.cudnn, "benchmark"),
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def nothing_global_changes() -> Iterator[None]:
+    """Fails a test that leaves torch with other global settings. Seeds torch's own generator."""
+    torch.manual_seed(0)
+    before = {name: read() for name, (read, _) in TORCH_SETTINGS.items()}
+    yield
+    changed = []
+    for name, (read, write) in TORCH_SETTINGS.items():
+        if read() != before[name]:
+            changed.append(f"{name}: {before[name]} to {read()}")
+            write(before[name])
+    assert not changed, "the test leaves torch changed"
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fails a test that leaves other filters of warnings, which pytest would put back."""
+    before, imported = list(warnings.filters), len(sys.modules)
+    yield
+    # Some libraries set filters when they are first imported.
+    assert list(warnings.filters) == before or len(sys.modules) > imported
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,49 +116,21 @@ def nothing_left_open() -> Iterator[None]:
     gc.collect()
 
 
-@dataclass(frozen=True)
-class Result:
-    """What a script left: its exit code and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def error(self) -> str:
-        """The one line on stderr."""
-        lines = [line for line in self.err.splitlines() if line.strip()]
-        assert len(lines) == 1, f"not one line on stderr, but {self.err!r}"
-        return lines[0]
-
-
-def _run(script: ModuleType | click.Command, *arguments: object) -> Result:
-    command = script.main if isinstance(script, ModuleType) else script
-    name = Path(command.callback.__code__.co_filename).name
-    out, err = io.StringIO(), io.StringIO()
-    alone = {"RANK": "0", "WORLD_SIZE": "1"}
-    try:
-        with (
-            mock.patch.object(sys, "argv", [name, *map(str, arguments)]),
-            mock.patch.dict(os.environ, alone),
-            redirect_stdout(out),
-            redirect_stderr(err),
-            pytest.raises(SystemExit) as ended,
-        ):
-            options.run_script(command)
-    finally:
-        for handler in logger.handlers[:]:
-            logger.removeHandler(handler)
-            handler.close()
-        logger.propagate = True
-        logger.setLevel(logging.NOTSET)
-    return Result(ended.value.code, out.getvalue(), err.getvalue())
+# Scripts.
 
 
 @pytest.fixture(scope="session")
 def run_script() -> Callable[..., Result]:
     """``run_script(module, *arguments) -> Result``; an unexpected exception passes through."""
-    return _run
+    return running.run_script
+
+
+@pytest.fixture(scope="session")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankPool]:
+    """Two ranks under ``torchrun``, which run scripts and functions."""
+    pool = RankPool(tmp_path_factory.mktemp("ranks"))
+    yield pool
+    pool.close()
 
 
 @pytest.fixture(scope="session")
