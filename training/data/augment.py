@@ -51,10 +51,10 @@ class AugmentDraws(NamedTuple):
     Attributes:
         flip_x: ``[B]``, bool.
         flip_y: ``[B]``, bool.
-        scaling: Its ``n [B]``: positive enlarges.
+        scaling: Exponent ``n [B]`` of the scaling; positive enlarges.
         rotation: ``phi [B]`` in radians.
         stretch: ``n [B]`` of the anisotropic scaling.
-        stretch_angle: Its direction ``a [B]`` in radians.
+        stretch_angle: Direction ``a [B]`` of the stretch, in radians.
         shift: ``(n_x, n_y) [B, 2]``.
     """
 
@@ -74,7 +74,7 @@ class AugmentDraws(NamedTuple):
         return AugmentDraws(*(parameter.to(device) for parameter in self))
 
     def labels(self) -> Tensor:
-        """What the network is told, ``[B, 9]`` float32, in the order of ``LABEL_DIM``.
+        """Augmentation labels for the network, ``[B, 9]`` float32, in the order of ``LABEL_DIM``.
 
         As in the paper, ``(n, a)`` and ``(-n, a + pi)`` share their two labels.
         """
@@ -112,10 +112,10 @@ class GeometricAugmentation:
     """Augments batches of images and labels them with what was done.
 
     Args:
-        probability: Of each transformation but the x-flip, from 0 to 1.
+        probability: Probability of each transformation but the x-flip, from 0 to 1.
 
     Raises:
-        UsageError: If the probability is none.
+        UsageError: The probability is not between 0 and 1.
     """
 
     def __init__(self, probability: float):
@@ -167,7 +167,7 @@ class GeometricAugmentation:
 
         Args:
             images: ``[B, C, H, W]``, floating point.
-            draws: Of the B images, on any device.
+            draws: Transformations of the B images, on any device.
 
         Returns:
             Augmented images ``[B, C, H, W]`` and labels ``[B, 9]``, both of the images' device
@@ -254,10 +254,10 @@ class AugmentedBatches:
 
     Args:
         source: Batches of flat images.
-        augmentation: What is done to them.
+        augmentation: Transformation of each image.
         image_shape: ``(C, H, W)``.
         batch: Batch size over all ranks.
-        seed: Of all draws.
+        seed: Seed of all random draws.
     """
 
     def __init__(
@@ -292,10 +292,10 @@ def augmented_points(
 
     Args:
         batches: This rank's share of the images, in order.
-        augmentation: What is done to them.
+        augmentation: Transformation of each image.
         image_shape: ``(C, H, W)``.
         total: Number of images over all ranks: each has its draw, whichever rank it falls to.
-        seed: Of the draws.
+        seed: Seed of the random draws.
     """
     everyone = augmentation.draw(total, seeded_generator("cpu", seed, Stream.AUGMENTATION))
     mine, start = everyone.rows(distributed.shard(total)), 0

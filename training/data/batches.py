@@ -42,10 +42,10 @@ class ToyBatches:
     """Fresh samples of a toy at every step, a function of (seed, step) alone.
 
     Args:
-        toy: The distribution.
+        toy: Distribution to draw from.
         batch: Batch size over all ranks.
-        seed: Of all batches.
-        device: Where they are drawn.
+        seed: Seed of all batches.
+        device: Device to draw the batches on.
     """
 
     def __init__(self, toy: Toy, batch: int, seed: int, device: torch.device):

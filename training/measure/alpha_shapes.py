@@ -43,8 +43,8 @@ def alpha_shape(points: ArrayLike, alpha: float) -> Boundary:
     Equal faces in opposite directions can remain, where flat simplices lie within. They cancel.
 
     Args:
-        points: In any order.
-        alpha: A radius, in units of the points; infinite for the convex hull.
+        points: Points ``[N, D]`` in any order.
+        alpha: Radius in units of the points; infinite for the convex hull.
 
     Raises:
         DataError: The points are too few, not finite, or in one line or plane.

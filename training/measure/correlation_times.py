@@ -27,10 +27,10 @@ class CorrelationTime(NamedTuple):
     """How long an autocorrelation lasts, in units of t.
 
     Attributes:
-        integral: The correlation time, or a bound of it.
+        integral: The correlation time, or a bound on it.
         bound: ``upper``, if the time is less, being less than the spacing of the first two times;
             ``lower``, if it is more, as the correlation is there at the last time; else None.
-        gone: The lag from which it cannot be told from zero; NaN if there is none. It and the next
+        gone: The lag from which it cannot be distinguished from zero; NaN if there is none. It and the next
             are linear between times, but no less than the first spacing.
         e_folding: The first lag at which it is ``1/e``; NaN if there is none.
     """
@@ -56,9 +56,10 @@ def correlation_time(
     """The time scales of an autocorrelation ``[T]`` at increasing lags ``[T]`` from 0 on.
 
     Args:
-        lags: At least two.
+        lags: Lags ``[T]``, at least two.
         autocorrelation: 1 at lag 0, or 0 everywhere where it is not defined.
-        scatter: What counts as zero. With few samples that is much, and the time says little.
+        scatter: Size below which a correlation counts as zero. With few samples it is large, and
+            the time says little.
     """
     lags, values = lags.double(), autocorrelation.double()
     spacing = float(lags[1])

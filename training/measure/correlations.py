@@ -7,7 +7,7 @@ For samples ``r_0, r_t [N, D]`` in the same order (Inflationary Flows, appendix 
 a matrix ``[D, D]`` for each lag, whose diagonal is each dimension's autocorrelation. Sums are taken
 in float64 about the first sample, in one pass over batches of rows, so that memory is of order
 ``D^2 + batch D`` and a dimension that does not vary has a variance of exactly zero. With such a
-dimension a correlation is not defined; it is given as 0, and the dimension is told.
+dimension a correlation is not defined; it is set to 0, and the dimension is named.
 """
 
 from collections.abc import Iterable
@@ -73,8 +73,8 @@ def correlate(pairs: Iterable[tuple[Tensor, Tensor]], source: str) -> Correlatio
     Results are in float64 on the device of the rows.
 
     Args:
-        pairs: The rows of both times.
-        source: What they are, for errors.
+        pairs: Rows of both times, batch by batch.
+        source: Name of the quantity in errors.
 
     Raises:
         DataError: Fewer than two rows in all, or standard deviations that float32 cannot hold.
@@ -112,7 +112,8 @@ def varying(stds: Tensor) -> Tensor:
     time, of which one is about that of D or of e.
 
     Args:
-        stds: Of Q quantities, such as D and its residual, at T times ``[Q, T, D]``.
+        stds: Standard deviations ``[Q, T, D]`` of Q quantities, such as D and its residual, at T
+            times.
     """
     largest = stds.amax(dim=(0, 2))[:, None]
     above = stds > ROUNDING * largest
@@ -126,8 +127,8 @@ def mean_autocorrelation(diagonals: Tensor, varies: Tensor) -> Tensor:
     no autocorrelation has. Without any it is 0.
 
     Args:
-        diagonals: Of each lag.
-        varies: Where they are defined ``[T, D]``, bool.
+        diagonals: Autocorrelations ``[T, D]`` at each lag.
+        varies: Whether they are defined, ``[T, D]`` bool.
     """
     always = varies.all(dim=0)
     return (diagonals * always).sum(dim=1) / always.sum().clamp(min=1)
@@ -137,9 +138,9 @@ class Autocorrelations:
     """The diagonals of correlations with time 0, of several quantities at a share of the times.
 
     Args:
-        names: Of the quantities.
-        count: Number of these times.
-        dim: D.
+        names: Names of the quantities.
+        count: Number of times T.
+        dim: Number of dimensions D.
     """
 
     def __init__(self, names: Iterable[str], count: int, dim: int):
@@ -159,7 +160,7 @@ class Autocorrelations:
     def summary(self, times: Tensor, samples: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Arrays by name, and by quantity the numbers that tell most.
 
-        Of all, ``n_samples []``, by which correlations are told from chance. Of each quantity, with
+        Of all, ``n_samples []``, which says how large a correlation chance alone gives. Of each quantity, with
         T times: ``_diagonal [T, D]`` the autocorrelations, ``_mean [T]`` their mean over the
         dimensions that always vary, ``_std [T, D]`` at that time, and ``_constant [T]``, how many
         dimensions do not vary then or at time 0 (see ``varying``).

@@ -117,9 +117,9 @@ def carry(
     """The points at each of ``STAGES``: latent ones, generated data, and that data melted.
 
     Args:
-        start: The latent points.
+        start: Latent points.
         generate: Maps latents ``[M, D]`` to data.
-        melt: Its inverse.
+        melt: Inverse of ``generate``.
     """
     data = start.mapped(generate)
     return {"latent": start, "data": data, "end": data.mapped(melt)}
@@ -149,9 +149,9 @@ def unfilled(spheres: Spheres, within: Floats, alpha: float) -> str | None:
     """What to tell of alpha shapes that leave out a part of the spheres at the start, or None.
 
     Args:
-        spheres: At the start.
-        within: The part of the standard normal distribution within their alpha shapes ``[R]``.
-        alpha: Of these.
+        spheres: The spheres at the start.
+        within: Probability ``[R]`` of the standard normal distribution inside their alpha shapes.
+        alpha: Radius of the alpha shapes.
     """
     held = spheres.content_within()
     lacking = held - within
@@ -213,9 +213,9 @@ def measure_coverage(
     """Counts test points at each of ``STAGES``, and fresh data ``[S, N, D]`` in data space.
 
     Args:
-        points: By stage.
-        boundaries: R of them by stage, in the same coordinates.
-        fresh: In the coordinates of the stage ``data``.
+        points: Points by stage.
+        boundaries: R boundaries by stage, in the same coordinates.
+        fresh: Fresh samples in the coordinates of the stage ``data``.
     """
     sides = torch.stack([membership(points[name].test, boundaries[name]) for name in STAGES])
     return Coverage(
@@ -245,8 +245,8 @@ def summary(spheres: Spheres, found: Coverage, within: Floats) -> dict[str, Any]
     """The numbers as plain lists, one value a radius, fractions of 1.
 
     Args:
-        spheres: At the start.
-        found: What was counted.
+        spheres: The spheres at the start.
+        found: The counts.
         within: ``contents_within`` the boundaries at the start, which are not the spheres where
             they are refitted.
     """
@@ -266,9 +266,9 @@ def table(
     """Percentages by radius, as lines of text; changes are in percentage points.
 
     Args:
-        spheres: At the start.
-        found: What was counted.
-        more: The cells ``[R]`` of further columns by their heads.
+        spheres: The spheres at the start.
+        found: The counts.
+        more: Further columns: cells ``[R]`` by their headings.
     """
     more = more or {}
     cells = [[f"{value:.2f}" for value in 100 * spheres.content()]]

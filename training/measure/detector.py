@@ -33,12 +33,12 @@ class InceptionDetector:
     """Maps images to features of the last pooling layer.
 
     Args:
-        path: The weights: a state dict of tensors, as torch-fidelity publishes it.
-        device: Where the network runs, and the features are.
+        path: Weights file: a state dict of tensors, as torch-fidelity publishes it.
+        device: Device of the network and of the features.
 
     Attributes:
         dim: Number of features of an image.
-        identity: SHA-256 of the weights file, 64 hex digits: which detector this is.
+        identity: SHA-256 of the weights file, 64 hex digits, which identifies the detector.
 
     Raises:
         DataError: The file is missing or broken, or holds other than this network's tensors.

@@ -30,7 +30,7 @@ def excess_error(denoiser: NetworkDenoiser, exact: Denoiser, x: Tensor, t: Tenso
         denoiser: The network denoiser D.
         exact: The exact denoiser ``D*``.
         x: Noisy points ``[N, D]`` in eigenspace.
-        t: Their times ``[N]``.
+        t: Times ``[N]`` of the points.
     """
     chunks = zip(torch.split(x, 8192), torch.split(t, 8192), strict=True)
     return torch.cat(

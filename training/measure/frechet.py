@@ -42,7 +42,7 @@ class FeatureStatistics:
 
     Args:
         dim: d.
-        device: Where the features are.
+        device: Device of the features.
     """
 
     def __init__(self, dim: int, device: torch.device | str = "cpu"):

@@ -54,9 +54,9 @@ def subset_distances(
 
     Args:
         first, second: ``[n, d]`` and ``[m, d]``.
-        generator: On the CPU; draws each subset without repetition.
+        generator: Generator on the CPU, which draws each subset without repetition.
         subsets: Number of pairs of subsets.
-        size: Features of a subset, where there are so many.
+        size: Number of features in a subset, or all if there are fewer.
 
     Raises:
         DataError: As ``kernel_distance``.

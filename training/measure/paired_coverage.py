@@ -67,9 +67,9 @@ def pair(fresh: Tensor, boundaries: list[Boundary], exact: list[Boundary]) -> Pa
     """Counts fresh data ``[S, N, D]`` inside R boundaries of a network and of the exact flow.
 
     Args:
-        fresh: In data space.
-        boundaries: Of the network, in the same coordinates.
-        exact: Of the same spheres, carried by the exact flow.
+        fresh: Fresh samples in data space.
+        boundaries: Boundaries of the network's flow, in the same coordinates.
+        exact: Boundaries of the exact flow, from the same spheres.
     """
     ours, theirs = membership(fresh, boundaries), membership(fresh, exact)
     more, fewer = _part(ours & ~theirs), _part(theirs & ~ours)

@@ -47,7 +47,7 @@ class ResidualProbe:
 
     Attributes:
         flow: The denoiser and its flow.
-        times: Increasing ``[T]``.
+        times: Times ``[T]``, increasing.
         exact: The exact denoiser, if it is known.
     """
 
@@ -61,10 +61,10 @@ class ResidualProbe:
 
         Args:
             clean: Points ``[n, D]`` in eigenspace.
-            rows: Which of all samples these are.
-            seed: Of the noise.
-            stream: What the noise is for.
-            take: Is given what was found, time by time.
+            rows: Numbers of these samples among all.
+            seed: Seed of the noise.
+            stream: Random stream of the noise.
+            take: Function that receives the residuals, time by time.
         """
         for index, t in enumerate(self.times.to(clean)):
             noise = noise_rows(rows, clean.shape[1], seed, stream, index).to(clean)
@@ -125,13 +125,13 @@ class Extractor:
     """Looks at all samples, a batch at a time that the ranks share; memory holds a batch.
 
     Attributes:
-        probe: What looks, on this rank's device.
-        source: Gives samples.
-        count: N.
-        batch: Samples at a time, over all ranks.
-        seed: Of independent noise.
-        stream: Of independent noise.
-        solver: Of paths; None for independent noise.
+        probe: The probe, on this rank's device.
+        source: Function that returns samples by number.
+        count: Number of samples N.
+        batch: Number of samples at a time, over all ranks.
+        seed: Seed of independent noise.
+        stream: Random stream of independent noise.
+        solver: Solver of the paths; None for independent noise.
     """
 
     probe: ResidualProbe

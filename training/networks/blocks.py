@@ -164,9 +164,9 @@ class ResidualBlock(nn.Module):
     """The block at the head of this module.
 
     Args:
-        in_channels: Of the input.
-        out_channels: Of the output.
-        style: Of the network.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        style: Style of the network's blocks.
         resampling: Whether the resolution is doubled, halved, or kept.
         attention: Whether attention follows.
     """

@@ -1,4 +1,4 @@
-"""How image networks are told the noise condition, the class and the augmentation.
+"""Embedding of the noise condition, the class and the augmentation for image networks.
 
 Positional features are those of Song et al. 2021 for DDPM++ and, cosines first, of Dhariwal and
 Nichol 2021 for ADM; random Fourier features those of NCSN++.
@@ -78,7 +78,7 @@ class ConditionEmbedding(nn.Module):
     Args:
         features: Maps ``c_noise [B]`` to ``[B, width]``.
         width: Number of these features.
-        style: Of the network.
+        style: Style of the network's blocks.
         label_dim: Number of classes; 0 for none.
         augment_dim: Number of augmentation labels; 0 for none.
         late_labels: Whether class labels are added after the two layers (ADM), or to the features.

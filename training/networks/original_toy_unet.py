@@ -46,11 +46,11 @@ class ResampledBlock(nn.Module):
     """The block at the head of this module.
 
     Args:
-        in_channels: Of the input.
-        out_channels: Of the output.
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
         embedding_dim: Units of the embedding.
-        groups: Of the normalization.
-        stride: Between the windows of two by two pixels.
+        groups: Groups of the normalization.
+        stride: Distance between the windows of two by two pixels.
         up: Whether pixels are spread over their windows, or windows averaged.
     """
 
@@ -86,7 +86,7 @@ class OriginalToyConvUNet(nn.Module):
     Args:
         dim: Number of data dimensions D.
         widths: Units of the layers that lift a point; the last are the pixels.
-        channels: Of the four blocks on the way down.
+        channels: Channels of the four blocks on the way down.
         layer_embedding_dim: Units of the embedding e, even.
         block_embedding_dim: Units of the embedding E, even.
     """

@@ -28,9 +28,9 @@ class ImageUNet(nn.Module):
     """A U-Net of flat images, conditioned on noise and labels.
 
     Args:
-        layout: Its sizes.
-        style: Of its blocks.
-        embedding: Of noise condition and labels.
+        layout: Sizes of the network.
+        style: Style of its blocks.
+        embedding: Embedding of the noise condition and the labels.
         encoder_type: ``skip`` and ``residual`` feed downsampled images to the coarser levels.
         decoder_type: ``skip`` lets every level make an image.
     """

@@ -59,8 +59,8 @@ class ImageBatches:
     Args:
         dataset: The images.
         batch: Batch size over all ranks.
-        seed: Of the order.
-        device: Where the points go.
+        seed: Seed of the order of the images.
+        device: Device that the points are moved to.
         workers: Processes of this rank that read ahead; 0 reads in this one.
     """
 
@@ -110,9 +110,10 @@ def basis_batches(
 
     Args:
         dataset: The images.
-        max_images: Use so many over all ranks, drawn at random but always the same; None uses all.
-        batch: Images at a time.
-        device: Where the points go.
+        max_images: Number of images over all ranks, drawn at random but always the same; None for
+            all.
+        batch: Number of images at a time.
+        device: Device that the points are moved to.
         workers: Processes of this rank that read ahead.
 
     Raises:
@@ -137,9 +138,9 @@ def pixel_batches(
 
     Args:
         dataset: The images.
-        items: Which ones, ``[N]`` over all ranks. A rank whose share is empty yields nothing.
-        batch: Images at a time.
-        device: Where the pixels go.
+        items: Indices of the images, ``[N]`` over all ranks. A rank whose share is empty yields nothing.
+        batch: Number of images at a time.
+        device: Device that the pixels are moved to.
         workers: Processes of this rank that read ahead.
 
     Raises:

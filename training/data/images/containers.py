@@ -37,7 +37,7 @@ class Container(Protocol):
 
     Attributes:
         path: The zip or folder.
-        names: Of all files, sorted.
+        names: Names of all files, sorted.
     """
 
     path: Path

@@ -29,10 +29,10 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
     Args:
         path: The zip or folder, as ``dataset_tool.py`` makes it.
         use_labels: Whether to read the labels in ``dataset.json``; else they have length 0.
-        max_size: Use a random subset of so many images, in their order in the data set.
-        seed: Which subset.
-        xflip: Add the mirror image of each, as images n .. 2n - 1.
-        cache: Read all into memory at once, and check them all.
+        max_size: Size of a random subset to use, kept in the order of the data set.
+        seed: Seed of the choice of the subset.
+        xflip: Whether to add the mirror image of each, as images n .. 2n - 1.
+        cache: Whether to read, and check, all images into memory at once.
 
     Raises:
         DataError: Not a data set, no images, unsafe names, missing or malformed labels; and on

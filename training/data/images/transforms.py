@@ -23,7 +23,7 @@ class Transform:
         resolution: Width and height to resize to after the crop; None leaves the size.
 
     Raises:
-        UsageError: The resolution does not suit the transform.
+        UsageError: The resolution does not fit the transform.
     """
 
     name: str | None = None

@@ -22,12 +22,13 @@ class Conversion:
     """Makes all images of a source square and of one shape, and writes them.
 
     Args:
-        transform: Crop and size.
+        transform: How to crop and resize.
         channels: 1 makes all images gray and 3 makes all RGB; None takes the first image's. Then a
             later gray image is repeated in three channels, but color is never thrown away.
-        first_image: Leave out so many at the start, so that a data set can be split.
-        max_images: Stop after so many.
-        skip_bad: Leave out images that cannot be read, or have the wrong shape, and count them.
+        first_image: Number of images to leave out at the start, so that a data set can be split.
+        max_images: Largest number of images to take.
+        skip_bad: Whether to leave out, and count, images that cannot be read or have the wrong
+            shape.
     """
 
     transform: Transform

@@ -52,9 +52,9 @@ class SourceImage(NamedTuple):
     """One image of a source, not read yet.
 
     Attributes:
-        where: Its name in errors.
-        read: Gives its pixels ``[H, W, C]`` uint8, C = 1 or 3, or raises DataError.
-        label: Its class, a vector, or None if the source has no labels.
+        where: Name of the image in errors.
+        read: Returns the pixels ``[H, W, C]`` uint8, C = 1 or 3, or raises DataError.
+        label: Class of the image, a vector, or None if the source has no labels.
     """
 
     where: str

@@ -28,7 +28,7 @@ class ImageWriter:
     """Numbers images and collects their labels.
 
     Args:
-        put: Stores bytes under a name.
+        put: Function that stores bytes under a name.
     """
 
     def __init__(self, put: Callable[[str, bytes], None]):
@@ -97,8 +97,8 @@ def require_writable(destination: Path, source: Path | None, overwrite: bool) ->
     a home folder.
 
     Args:
-        destination: Where it is to be.
-        source: The file or folder it is made of, if it is made of one.
+        destination: Path of the new data set.
+        source: File or folder that it is made from, if there is one.
         overwrite: Whether an existing data set may be replaced.
     """
     if source is not None:
