@@ -30,8 +30,8 @@ class CorrelationTime(NamedTuple):
         integral: The correlation time, or a bound on it.
         bound: ``upper``, if the time is less, being less than the spacing of the first two times;
             ``lower``, if it is more, as the correlation is there at the last time; else None.
-        gone: The lag from which it cannot be distinguished from zero; NaN if there is none. It and the next
-            are linear between times, but no less than the first spacing.
+        gone: The lag from which it cannot be distinguished from zero; NaN if there is none. It and
+            the next are linear between times, but no less than the first spacing.
         e_folding: The first lag at which it is ``1/e``; NaN if there is none.
     """
 

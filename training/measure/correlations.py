@@ -160,8 +160,8 @@ class Autocorrelations:
     def summary(self, times: Tensor, samples: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Arrays by name, and by quantity the numbers that tell most.
 
-        Of all, ``n_samples []``, which says how large a correlation chance alone gives. Of each quantity, with
-        T times: ``_diagonal [T, D]`` the autocorrelations, ``_mean [T]`` their mean over the
+        Of all, ``n_samples []``, which says how large a correlation chance alone gives. Of each
+        quantity, with T times: ``_diagonal [T, D]`` the autocorrelations, ``_mean [T]`` their mean over the
         dimensions that always vary, ``_std [T, D]`` at that time, and ``_constant [T]``, how many
         dimensions do not vary then or at time 0 (see ``varying``).
         """

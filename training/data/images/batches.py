@@ -138,7 +138,8 @@ def pixel_batches(
 
     Args:
         dataset: The images.
-        items: Indices of the images, ``[N]`` over all ranks. A rank whose share is empty yields nothing.
+        items: Indices of the images, ``[N]`` over all ranks. A rank with an empty share yields
+            nothing.
         batch: Number of images at a time.
         device: Device that the pixels are moved to.
         workers: Processes of this rank that read ahead.
