@@ -161,9 +161,9 @@ class Autocorrelations:
         """Arrays by name, and by quantity the numbers that tell most.
 
         Of all, ``n_samples []``, which says how large a correlation chance alone gives. Of each
-        quantity, with T times: ``_diagonal [T, D]`` the autocorrelations, ``_mean [T]`` their mean over the
-        dimensions that always vary, ``_std [T, D]`` at that time, and ``_constant [T]``, how many
-        dimensions do not vary then or at time 0 (see ``varying``).
+        quantity, with T times: ``_diagonal [T, D]`` the autocorrelations, ``_mean [T]`` their mean
+        over the dimensions that always vary, ``_std [T, D]`` at that time, and ``_constant [T]``,
+        the number of dimensions that do not vary then or at time 0 (see ``varying``).
         """
         lags = times - times[0]
         arrays, facts = {"times": times, "lags": lags, "n_samples": torch.tensor(samples)}, {}
