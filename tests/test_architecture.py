@@ -123,7 +123,9 @@ def test_both_lists_of_dependencies_are_one() -> None:
 def test_what_the_library_imports_is_declared() -> None:
     tomllib = pytest.importorskip("tomllib", reason="part of Python since 3.11")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = {re.split(r"[<>=\[]", entry)[0] for entry in project["dependencies"]}
+    extras = project["optional-dependencies"]
+    entries = sum((extras[name] for name in extras if name != "dev"), project["dependencies"])
+    declared = {re.split(r"[<>=\[]", entry)[0] for entry in entries}
     known_as = {"PIL": "pillow", "sklearn": "scikit-learn", "torch_fidelity": "torch-fidelity"}
     for name, path in MODULES.items():
         for top in {imported.split(".")[0] for imported in imported_names(path)}:

@@ -27,6 +27,7 @@ class Reader:
             no part fits are left as they are.
         hostile: Write files that were made by hand.
         parses: Whether headers may be parsed by ``ast.literal_eval``.
+        runs: Script that another process may run; None for none.
         writes: Whether files may be written beside the one that is opened.
         names_file: Whether errors name the file, or may name an option that came from it.
         also_allowed: Errors beside ``InflationError`` that scripts make one line of.
@@ -38,6 +39,7 @@ class Reader:
     mutate: Mapping[str, Mutate]
     hostile: Mapping[str, Write] = field(default_factory=dict)
     parses: bool = False
+    runs: Path | None = None
     writes: bool = False
     names_file: bool = True
     also_allowed: tuple[type[Exception], ...] = ()

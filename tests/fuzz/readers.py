@@ -1,5 +1,7 @@
 """Every way in which this project opens files, by name."""
 
+from pathlib import Path
+
 import click
 
 from fuzz import hostile_arrays, image_samples, probes, samples
@@ -29,6 +31,7 @@ from fuzz.result_samples import (
     roundtrips,
 )
 from torch_utils.results import load_json
+from training.data.sources import lmdb_process
 
 TORCH_FILE = in_zip({"*/data.pkl": mutate_pickle, "*/data/*": mutate_floats})
 NPZ = {".npz": in_zip({"*": mutate_npy})}
@@ -236,6 +239,7 @@ ALL = (
         probes.use_source,
         {".mdb": mutate_bytes},
         stores(),
+        runs=Path(lmdb_process.__file__),
     ),
     Reader(
         "mesh",

@@ -65,7 +65,7 @@ class Trial:
         for descriptor in (1, 2):
             os.dup2(self._noise.fileno(), descriptor)
         self._cases = Cases(reader, seed, folder)
-        self._watch = Watch(self._case if reader.writes else None, reader.parses)
+        self._watch = Watch(self._case if reader.writes else None, reader.parses, reader.runs)
         self._warm_up()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         limit = _status("VmSize") * 1024 + SPARE_BYTES

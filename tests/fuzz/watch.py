@@ -1,5 +1,6 @@
 """What a process does while a file is read, told by Python's audit events (PEP 578)."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,11 +24,12 @@ class Watch:
     Args:
         inside: Folder in which files may be written; None for nowhere.
         parses: Whether text may be parsed by ``ast.literal_eval``.
+        runs: Script that another process may run, and be killed; None for none.
     """
 
-    def __init__(self, inside: Path | None = None, parses: bool = False):
+    def __init__(self, inside: Path | None = None, parses: bool = False, runs: Path | None = None):
         self._inside = None if inside is None else str(inside)
-        self._parses = parses
+        self._parses, self._runs = parses, runs
         self._listening = False
         self._heard: list[str] = []
         sys.addaudithook(self._hear)
@@ -49,10 +51,14 @@ class Watch:
     def _is_forbidden(self, event: str, arguments: tuple[Any, ...]) -> bool:
         if event == "open":
             path, mode, flags = arguments
+            if self._runs is not None and path == os.devnull:  # as the input of a process
+                return False
             writes = bool(set(mode or "") & WRITING_MODES) or bool((flags or 0) & WRITING_FLAGS)
             return writes and not self._is_inside(path)
         if event == "compile" and self._parses:
             return arguments[1] != PARSED
+        if self._runs is not None and event in ("subprocess.Popen", "os.kill"):
+            return event == "subprocess.Popen" and arguments[1][2] != str(self._runs)
         if event == "import":
             return arguments[0] not in sys.modules
         if event in LOOKING or event.split(".")[0] not in FORBIDDEN:

@@ -33,7 +33,7 @@ from training.data.images.containers import (
     open_container,
     quoted,
 )
-from training.data.sources.lmdb_pages import DATA_FILE, LmdbStore
+from training.data.sources.lmdb_store import DATA_FILE, count_entries, read_entries
 from training.data.sources.plain_pickle import read_plain_pickle
 
 DIGITS = "digits"
@@ -241,16 +241,14 @@ def _read(file: gzip.GzipFile, size: int, path: Path) -> bytes:
 
 def _lmdb(path: Path) -> Source:
     """LSUN's format: image files as the values of a key-value store, in the order of their keys."""
-    store = LmdbStore(path)
 
     def images() -> Images:
         decode = Decoder()
-        with closing(store):
-            for key, value in store.items():
-                where = f"{quoted(key.decode('latin-1'))} in {path}"
-                yield SourceImage(where, partial(decode, value, where), None)
+        for key, value in read_entries(path):
+            where = f"{quoted(key.decode('latin-1'))} in {path}"
+            yield SourceImage(where, partial(decode, value, where), None)
 
-    return Source(images(), store.entries)
+    return Source(images(), count_entries(path))
 
 
 def _digits() -> Source:

@@ -7,7 +7,6 @@ import os
 import pickle
 import re
 import struct
-import sys
 import tarfile
 import tracemalloc
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from sklearn.datasets import load_digits
 
 import dataset_tool
 from dnnlib.errors import DataError
-from training.data.images.codec import Decoder, encode_png
+from training.data.images.codec import Decoder
 from training.data.sources.formats import open_source
 from training.data.sources.plain_pickle import read_plain_pickle
 
@@ -165,17 +164,6 @@ class TestLmdb:
             images, labels = read_all(tmp_path)
             np.testing.assert_array_equal(np.stack(images), np.stack(pixels))
             assert labels == [None] * 3
-
-        def test_a_store_is_read_without_the_package(
-            self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-        ) -> None:
-            import lmdb
-
-            with lmdb.open(str(tmp_path)) as store, store.begin(write=True) as writing:
-                writing.put(b"key", encode_png(noise(6, 6, 3)))
-            monkeypatch.setitem(sys.modules, "lmdb", None)
-            ((image,), _) = read_all(tmp_path)
-            np.testing.assert_array_equal(image, noise(6, 6, 3))
 
         def test_a_broken_store_is_an_error(self, tmp_path: Path) -> None:
             (tmp_path / "data.mdb").write_bytes(b"not a store" * 1000)

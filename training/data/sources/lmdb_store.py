@@ -1,0 +1,117 @@
+"""The key-value stores of LMDB, read by its own library in a process of its own.
+
+The library trusts a store: one that is cut short or made by a stranger can end the process that
+reads it, or hold it for ever. So another process does, and its death is an error like any other.
+What it sends is checked too: keys come in order, and all together are no larger than the file, so
+that a store is no more work than its size explains.
+"""
+
+import importlib.util
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from dnnlib.errors import DataError
+from training.data.images.containers import MAX_FILE_BYTES
+
+DATA_FILE = "data.mdb"
+_SCRIPT = Path(__file__).with_name("lmdb_process.py")
+_COUNT, _LENGTHS = struct.Struct("<Q"), struct.Struct("<II")
+
+
+def count_entries(folder: Path) -> int:
+    """The number of entries that a store says it has.
+
+    Raises:
+        DataError: The store cannot be read, or is none, or the package lmdb is not installed.
+    """
+    with _opened(folder) as store:
+        return store.count
+
+
+def read_entries(folder: Path) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and values of a store in the order of the keys.
+
+    Raises:
+        DataError: As ``count_entries``, and where the store turns out to be broken later.
+    """
+    with _opened(folder) as store:
+        left = (folder / DATA_FILE).stat().st_size
+        found, last = 0, b""
+        while (entry := store.next_entry()) is not None:
+            key, value = entry
+            found += 1
+            left -= len(key) + len(value)
+            if found > store.count or left < 0:
+                raise _broken(folder, "it has more entries than it says")
+            if key <= last:
+                raise _broken(folder, "its keys are not in order")
+            last = key
+            yield key, value
+        if found != store.count:
+            raise _broken(folder, f"it has {found} of {store.count} entries")
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator["_Store"]:
+    path = folder / DATA_FILE
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise _broken(folder, f"its {DATA_FILE} is no file")
+    if not os.access(path, os.R_OK):
+        raise _broken(folder, f"its {DATA_FILE} may not be read")
+    if importlib.util.find_spec("lmdb") is None:
+        raise DataError(
+            f"{folder} is an LMDB, for which the package lmdb is missing: pip install lmdb, or "
+            "'.[lmdb]' in place of '.' where this code is installed"
+        )
+    # Isolated from the environment, but with this process's packages: it starts in 20 ms.
+    command = [sys.executable, "-IS", str(_SCRIPT), str(folder), str(MAX_FILE_BYTES), *sys.path]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            assert process.stdout is not None, "it is a pipe"
+            yield _Store(folder, process.stdout)
+        finally:
+            process.kill()
+
+
+class _Store:
+    """An open store, of which another process sends the entries.
+
+    Attributes:
+        count: The number of entries that the store says it has.
+    """
+
+    def __init__(self, folder: Path, sent: IO[bytes]):
+        self._folder, self._sent = folder, sent
+        self.next_entry()
+        (self.count,) = _COUNT.unpack(self._read(_COUNT.size))
+
+    def next_entry(self) -> tuple[bytes, bytes] | None:
+        """Key and value; None at the end, and once at the start."""
+        key_length, length = _LENGTHS.unpack(self._read(_LENGTHS.size))
+        key, value = self._read(key_length), self._read(length)
+        if key:
+            return key, value
+        if value:
+            raise _broken(self._folder, value.decode())
+        return None
+
+    def _read(self, size: int) -> bytes:
+        content = self._sent.read(size)
+        if len(content) < size:
+            raise _broken(self._folder, "LMDB's library broke down on it")
+        return content
+
+
+def _broken(folder: Path, why: str) -> DataError:
+    return DataError(f"{folder} is not a readable LMDB: {why}")
