@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dnnlib.files import require_folder, require_open_files
+from dnnlib.files import require_folder
 from dnnlib.logs import logger
 from dnnlib.urls import local_file
 from torch_utils import distributed
@@ -201,7 +201,6 @@ def extract(**options: Any) -> None:
     size = result_bytes(names, count, dim)
     dataset = image_flow.dataset(options["data_root"], count, options["seed"])
     announcement = prepare([*paths, parameters], options, len(times) * size)
-    require_open_files(len(paths), "--n_time_pts")
 
     def read(rows: range) -> tuple[Tensor, dict[str, Tensor]]:
         if not rows:

@@ -10,9 +10,12 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import click
+import psutil
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,16 +35,19 @@ def run(points: int, steps: int) -> tuple[float, float]:
             f"--steps={steps}",
             "--solver=rk4",
         ]
-        child = (
-            "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, "
-            "stdout=subprocess.DEVNULL); "
-            "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-        )
-        command = [sys.executable, "-c", child, *script, *options, "--save_freq=1000"]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        facts = json.loads(next(Path(folder).glob("*_sim_params.json")).read_text())
+        command = [*script, *options, "--save_freq=1000"]
+        peak = 0
+        with psutil.Popen(command, stdout=subprocess.DEVNULL) as process:
+            while process.poll() is None:
+                with suppress(psutil.Error):  # it may have ended just now
+                    peak = max(peak, process.memory_info().rss)
+                time.sleep(0.01)
+        if process.returncode != 0:
+            raise SystemExit(process.returncode)
+        facts_file = next(Path(folder).glob("*_sim_params.json"))
+        facts = json.loads(facts_file.read_text(encoding="utf-8"))
     seconds = sum(simulation["seconds"] for simulation in facts["simulations"].values())
-    return seconds, int(done.stdout) / 1024
+    return seconds, peak / 2**20
 
 
 @click.command(help=__doc__)

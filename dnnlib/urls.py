@@ -18,7 +18,6 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from dnnlib.errors import DataError, UsageError
-from dnnlib.files import umask
 
 _TIMEOUT = 30.0  # seconds without a byte
 _REDIRECTS = 10
@@ -146,7 +145,9 @@ class _Downloader:
         sha256, size = hashlib.sha256(), 0
         self._check_size(url, total or 0)
         title = url.partition("?")[0].rpartition("/")[2]
-        with path.open("wb") as file, _progress_bar(title, total) as bar:
+        # pooch makes a file that its owner alone may read, but a cache may be shared.
+        path.unlink()
+        with path.open("xb") as file, _progress_bar(title, total) as bar:
             for chunk in answer.iter_content(_CHUNK):
                 size += len(chunk)
                 self._check_size(url, size)
@@ -157,8 +158,6 @@ class _Downloader:
                 raise DataError(f"cannot download {url}: it broke off at {size} of {total} bytes")
             file.flush()
             os.fsync(file.fileno())
-        # pooch makes files that their owner alone may read, but a cache may be shared.
-        path.chmod(0o666 & ~umask())
         return sha256.hexdigest()
 
     def _check_size(self, url: str, size: int) -> None:

@@ -373,27 +373,6 @@ def test_the_disk_is_looked_at_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_more_times_than_files_can_be_open_are_refused_before_anything_is_written(
-    places: dict[str, Path], tmp_path: Path
-) -> None:
-    command = [*IMAGE, f"--network={places['images']}", f"--data_root={places['data']}"]
-    limited = f"ulimit -n 100; exec '{sys.executable}' '{script.__file__}' \"$@\""
-    done = subprocess.run(
-        ["bash", "-c", limited, "-", *command, "--n_time_pts=60", f"--save_dir={tmp_path / 'x'}"],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    (line,) = done.stderr.splitlines()
-    assert done.returncode == 2
-    assert "60 files" in line
-    assert "ulimit -n 124" in line
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_memory_of_extraction_holds_batches_only(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     read, sizes = ImageDataset.read, []
 

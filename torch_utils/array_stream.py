@@ -85,7 +85,7 @@ def stream_arrays(
     """An ``.npz`` whose large arrays are written row by row; memory holds a row.
 
     The file appears when the block ends; if it raises, nothing does. Needs no more than its size on
-    disk, and while it is made one open file.
+    disk, and no open file between writes.
 
     Args:
         path: The file.

@@ -1,11 +1,10 @@
 """What a run tells while it goes on: lines, a progress bar, ``stats.jsonl``, TensorBoard."""
 
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+import psutil
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -41,6 +40,7 @@ class Reporter:
         self._seen_at_tick = seen
         self._start = self._tick_start = time.monotonic()
         self._waited = 0.0
+        self._process, self._peak_memory = psutil.Process(), 0
         self._stack = ExitStack()
 
     def __enter__(self) -> "Reporter":
@@ -68,6 +68,8 @@ class Reporter:
     def tick(self, seen: int, learning_rate: float, skipped: int) -> None:
         """Writes what happened since the last tick. All ranks must call it together."""
         now = time.monotonic()
+        # Not every system keeps a peak for psutil to tell, so it is that of all ticks.
+        self._peak_memory = max(self._peak_memory, self._process.memory_info().rss)
         seconds, samples = now - self._tick_start, seen - self._seen_at_tick
         stats = {name: value["mean"] for name, value in self.means.collect().items()}
         stats |= {
@@ -76,7 +78,7 @@ class Reporter:
             "Timing/seconds": now - self._start,
             "Timing/seconds_per_kimg": seconds / max(samples, 1) * 1000,
             "Timing/waiting_for_data": self._waited / max(seconds, 1e-9),
-            "Resources/peak_memory_gib": _peak_memory_gib(),
+            "Resources/peak_memory_gib": self._peak_memory / 2**30,
         }
         if self._device.type == "cuda":
             stats["Resources/peak_gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
@@ -94,8 +96,3 @@ class Reporter:
             f"mem {stats['Resources/peak_memory_gib']:.2f} GiB"
             + (f"  skipped {skipped}" if skipped else "")
         )
-
-
-def _peak_memory_gib() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)  # macOS counts in bytes

@@ -260,9 +260,10 @@ def _no_error_out_of_the_blue() -> Iterator[None]:
 
     Such an error could come in the middle of a step of Adam. Whoever waits for data gets it anyway.
     """
-    handler = signal.getsignal(signal.SIGCHLD)
+    number = getattr(signal, "SIGCHLD", None)  # Windows has none
+    handler = None if number is None else signal.getsignal(number)
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGCHLD) is not handler:
-            signal.signal(signal.SIGCHLD, handler)
+        if number is not None and signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
