@@ -18,7 +18,7 @@ from training.data.images.batches import normalize_pixels
 from training.files.trajectory import SavedEnd
 from training.flow.denoisers import PRECISIONS
 from training.flow.likelihood import LARGEST_EXACT, TRACES
-from training.flow.pfode import ProbabilityFlow, sample_latent
+from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import DEFAULT, SOLVERS
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
 from training.settings.integration import integration_options
@@ -158,7 +158,7 @@ class Plan:
             melt = self._simulate("melt", self._start(data), labels, likelihood)
             melted, start = melt.trajectory.end, melt.trajectory.states[0]
             kept = self.options["dims_to_keep"]
-            exact = self.flow.latent_variance(melt.trajectory.times[-1])
+            exact = self.flow.latent_law(melt.trajectory.times[-1]).variance
             ratios = summarize_variances(melted.square().mean(dim=0), exact, kept)
             facts = {"likelihood": likelihood.likelihood_facts()} if likelihood else {}
             self._record("melt", melt, kept_variance_ratio=ratios, **facts)
@@ -195,10 +195,9 @@ class Plan:
         if not self.options["start_noise"]:
             return data
         generator = seeded_generator("cpu", self.options["seed"], Stream.MELT_NOISE)
-        noise = torch.randn(data.shape, generator=generator, dtype=torch.float64)
         first = self.times[0].to(self.flow.device)
-        std = self.flow.schedule.noise_variance(first).sqrt()
-        return data + self.flow.basis.rotate_back(noise.to(std) * std).cpu()
+        noise = self.flow.schedule.sample_noise(len(data), first, generator)
+        return data + self.flow.basis.rotate_back(noise).cpu()
 
     def _flow_given(self, labels: Tensor | None) -> ProbabilityFlow:
         """The flow for this rank's share of images with these labels."""
@@ -241,9 +240,9 @@ class Plan:
         options = self.options
         end, kept = float(self.times[-1]), options["dims_to_keep"]
         melted = None if melted is None else melted.to(self.flow.device)
-        variance = latent_law(self.flow, end, self.eps, kept, melted)
+        law = latent_law(self.flow, end, self.eps, kept, melted)
         generator = seeded_generator("cpu", options["seed"], Stream.LATENT)
-        return sample_latent(options["bs"], variance, generator)
+        return law.sample(options["bs"], generator)
 
     def _drawn_labels(self) -> Tensor | None:
         options, classes = self.options, self.image_flow.label_dim

@@ -242,7 +242,7 @@ def run(subject: Subject, spheres: Spheres, options: dict[str, Any]) -> None:
     folder, stem = options["save_dir"], f"{toy.name}_{flow.schedule.name}"
     json_path, array_path = (folder / f"{stem}_coverage.{kind}" for kind in ("json", "npz"))
     meshes = mesh_paths(folder, stem, spheres)
-    variance = latent_law(flow, end, parse_eps(options["eps"]), options["dims_to_keep"])
+    law = latent_law(flow, end, parse_eps(options["eps"]), options["dims_to_keep"])
     solver, blocks = chosen_solver(options), flow.in_blocks(BLOCK_ROWS)
     times = settle_times(blocks, solver, steps, end, options, file).to(flow.device)
     options |= {"steps": len(times) - 1, "h": end / (len(times) - 1)}
@@ -252,7 +252,7 @@ def run(subject: Subject, spheres: Spheres, options: dict[str, Any]) -> None:
     distributed.barrier()  # no rank writes before all have looked
 
     seeds = range(options["seed"], options["seed"] + options["num_seeds"])
-    start = latent_points(spheres, variance, options["test_pts"], seeds)
+    start = latent_points(spheres, law, options["test_pts"], seeds)
     calls = []
 
     def generate(latents: Tensor) -> Tensor:
@@ -267,7 +267,7 @@ def run(subject: Subject, spheres: Spheres, options: dict[str, Any]) -> None:
 
     carried = carry(start, generate, melt)
     fresh = fresh_data(toy, flow, times[0], options["test_pts"], seeds)
-    units = unit_maps(flow, times[0], variance)
+    units = unit_maps(flow, times[0], law)
     scaled = {name: points.mapped(units[name]) for name, points in carried.items()}
 
     def fit(vertices: Tensor) -> list[Boundary]:
@@ -298,7 +298,7 @@ def run(subject: Subject, spheres: Spheres, options: dict[str, Any]) -> None:
     results = {
         "options": options,
         "end_time": end,
-        "latent_variance": variance.tolist(),
+        "latent_variance": law.variance.tolist(),
         **summary(spheres, found, within),
         "paired": paired.summary() if paired else None,
         "denoiser_calls": sum(calls),

@@ -16,7 +16,7 @@ from torch_utils.streams import Stream
 from training.data.toys import TOY_NAMES, Toy
 from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
 from training.flow.likelihood import LARGEST_EXACT, TRACES
-from training.flow.pfode import ProbabilityFlow, sample_latent
+from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import G_TYPES
 from training.flow.solvers import DEFAULT, SOLVERS
 from training.model.model import Model
@@ -157,9 +157,9 @@ def simulate_all(
     melt = simulator.melt(data, path=paths["melt"], network_sha256=digest)
     latents = melt.trajectory.end
     roundtrip = simulator.generate(latents, "roundtrip", paths["roundtrip"], network_sha256=digest)
-    variance = latent_law(flow, end, eps, options["dims_to_keep"], latents)
+    law = latent_law(flow, end, eps, options["dims_to_keep"], latents)
     generator = seeded_generator("cpu", options["seed"], Stream.LATENT)
-    latent = sample_latent(options["total_samples"], variance, generator)
+    latent = law.sample(options["total_samples"], generator)
     gen = simulator.generate(latent, "gen", paths["gen"], network_sha256=digest)
     simulations = {"melt": melt, "roundtrip": roundtrip, "gen": gen}
     facts = {name: simulation.facts(flow) for name, simulation in simulations.items()}

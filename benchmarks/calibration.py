@@ -38,7 +38,7 @@ from training.data.toys import Toy
 from training.flow.calibration import METHODS, Calibration, fit_calibration
 from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
 from training.flow.likelihood import Trace, log_prob
-from training.flow.pfode import ProbabilityFlow, sample_latent
+from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS
 from training.measure.two_sample import energy_distance
 from training.model.model import Model
@@ -109,7 +109,7 @@ class Judge:
         start = self._with_noise(flow, points)
         end = flow.simulate(start, self.times, RK4).end
         growth = end.square().mean(0) / start.square().mean(0)
-        first, last = (flow.latent_variance(t) for t in self.times[[0, -1]])
+        first, last = (flow.latent_law(t).variance for t in self.times[[0, -1]])
         ratio = (growth / (last / first))[: self.kept]
         farthest = ratio[(ratio - 1).abs().argmax()]
         return f"{float(ratio.mean()):.3f}, {float(farthest):.3f}"
@@ -212,8 +212,8 @@ def main(
     t_min, t_max = model.about["tmin"], model.about["tmax"]
     times = torch.linspace(t_min, t_max, steps + 1, dtype=torch.float64)
     sets = Data.of(model, data, held_out, fit_points)
-    variance = model.flow.latent_variance(times[-1])
-    latent = sample_latent(samples, variance, seeded_generator("cpu", 0, LATENT_STREAM))
+    law = model.flow.latent_law(times[-1])
+    latent = law.sample(samples, seeded_generator("cpu", 0, LATENT_STREAM))
     judge = Judge(sets, times, model.about["dims_to_keep"], latent)
     print(
         f"{nodes} nodes, {steps} RK4 steps; energy distance of training to held-out data "

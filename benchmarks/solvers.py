@@ -27,7 +27,7 @@ from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.grids import fit_equal_error_grid
-from training.flow.pfode import ProbabilityFlow, sample_latent
+from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS, Solver, get_solver
 from training.model.model import Model
@@ -92,9 +92,9 @@ def rms(difference: Tensor) -> float:
 def results(system: System) -> Iterator[Result]:
     _, toy, flow, end = system
     data = toy.sample(SAMPLES, seeded_generator("cpu", 0, DATA_STREAM))
-    variance = flow.latent_variance(torch.tensor(end, dtype=torch.float64))
-    latent = sample_latent(SAMPLES, variance, seeded_generator("cpu", 0, LATENT_STREAM))
-    pilots = sample_latent(64, variance, seeded_generator("cpu", 0, PILOT_STREAM))
+    law = flow.latent_law(torch.tensor(end, dtype=torch.float64))
+    latent = law.sample(SAMPLES, seeded_generator("cpu", 0, LATENT_STREAM))
+    pilots = law.sample(64, seeded_generator("cpu", 0, PILOT_STREAM))
     fine = flow.schedule.times(REFERENCE_STEPS, end)
     right_latent = flow.melt(data, fine, SOLVERS["exp_rk5"]).end
     right_data = flow.generate(latent, fine, SOLVERS["exp_rk5"]).end

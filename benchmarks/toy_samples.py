@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
-from training.flow.pfode import ProbabilityFlow, sample_latent
+from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS
 from training.measure.two_sample import mean_distance
 from training.model.model import Model
@@ -39,7 +39,7 @@ def generator(seed: int) -> torch.Generator:
 
 
 def generated(flow: ProbabilityFlow, times: Tensor, seed: int) -> Tensor:
-    latent = sample_latent(COUNT, flow.latent_variance(times[-1]), generator(seed))
+    latent = flow.latent_law(times[-1]).sample(COUNT, generator(seed))
     return flow.to_data(flow.generate(latent, times, SOLVERS["rk4"]).end, times[0])
 
 
@@ -76,7 +76,7 @@ def row(network: Path) -> str:
     ]
 
     melt = flow.melt(data[0], times, SOLVERS["rk4"])
-    variances = melt.end.square().mean(dim=0) / flow.latent_variance(times[-1])
+    variances = melt.end.square().mean(dim=0) / flow.latent_law(times[-1]).variance
     back = flow.to_data(flow.generate(melt.end, times, SOLVERS["rk4"]).end, times[0])
     error = back - data[0]
     ratios = ", ".join(f"{value:.3f}" for value in variances.tolist())

@@ -214,7 +214,7 @@ def test_a_linear_flow_gives_the_images_of_the_closed_form(
     # With D = c_skip x, x / (s sqrt(xi + gamma)) stays as it is.
     latent = torch.stack([normal(seed, basis.dim) for seed in range(6)])
     if eps != "auto":
-        compressed = model.flow.latent_variance(last)[KEPT:]
+        compressed = model.flow.latent_law(last).variance[KEPT:]
         latent[:, KEPT:] *= (float(eps) / compressed).sqrt()
     ends = latent * (basis.eigenvalues + schedule.noise_variance(first)).sqrt()
     points = ends @ basis.eigenvectors.T + basis.mean

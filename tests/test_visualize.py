@@ -15,7 +15,7 @@ import visualize
 from training.data.toys import Toy
 from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
-from training.flow.pfode import ProbabilityFlow, sample_latent
+from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import get_solver
 from training.model.model import make_schedule
 from training.simulation.simulator import Simulator
@@ -41,7 +41,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         paths = {kind: Path(f"{stem}_{kind}_results.npz") for kind in ("melt", "roundtrip", "gen")}
         melt = simulator.melt(toy.sample(60, generator), path=paths["melt"])
         simulator.generate(melt.trajectory.end, "roundtrip", paths["roundtrip"])
-        latent = sample_latent(60, flow.latent_variance(times[-1]), generator)
+        latent = flow.latent_law(times[-1]).sample(60, generator)
         simulator.generate(latent, "gen", paths["gen"])
         (folder / f"{name}_{schedule.name}_exact_sim_params.json").write_text("{}")
         return folder
@@ -72,7 +72,7 @@ def image_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = {"dtype": "float32", "image_shape": torch.tensor(shape)}
     end = simulator.melt(images, path=paths["melt"], **file).trajectory.end
     simulator.generate(end, "roundtrip", paths["roundtrip"], **file)
-    latent = sample_latent(40, flow.latent_variance(times[-1]), generator)
+    latent = flow.latent_law(times[-1]).sample(40, generator)
     simulator.generate(latent, "gen", paths["gen"], **file)
     return folder
 

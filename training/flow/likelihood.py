@@ -21,7 +21,7 @@ the same number in image space, since rotations keep densities. Gradients do not
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import log, pi
+from math import log
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
+from training.flow.latent import LatentLaw
 from training.flow.pfode import ProbabilityFlow, Trajectory
 from training.flow.solvers import Solver, Velocity
 
@@ -210,9 +211,8 @@ def gaussian_log_density(flow: ProbabilityFlow) -> LogDensity:
     """That of the zero-mean Gaussian with the exact variances ``xi + gamma(t)``."""
 
     def log_density(x: Tensor, t: Tensor) -> Tensor:
-        std = flow.noisy_std(t)
-        normalizer = std.log().sum() + flow.basis.dim * log(2 * pi) / 2
-        return -(x / std).square().sum(dim=1) / 2 - normalizer
+        variance = flow.basis.eigenvalues + flow.schedule.noise_variance(t)
+        return LatentLaw(variance).log_prob(x)
 
     return log_density
 

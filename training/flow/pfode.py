@@ -31,6 +31,7 @@ from dnnlib.errors import DataError, UsageError
 from training.flow.calls import BlockwiseDenoiser, ConditionedDenoiser
 from training.flow.denoisers import Denoiser
 from training.flow.eigenbasis import EigenBasis
+from training.flow.latent import LatentLaw
 from training.flow.schedules import NoiseSchedule
 from training.flow.solvers import Solver, Velocity
 
@@ -238,12 +239,6 @@ class ProbabilityFlow:
         """Scaled eigenspace states ``[..., N, D]`` at time ``t []`` as points of image space."""
         return self.basis.from_eigen(x / self.schedule.scale(t))
 
-    def latent_variance(self, t: Tensor) -> Tensor:
-        """``s(t)^2 (xi + gamma(t)) [D]``, the variance of each latent dimension."""
-        return self.schedule.latent_variance(t, self.basis.eigenvalues)
-
-
-def sample_latent(count: int, variance: Tensor, generator: torch.Generator) -> Tensor:
-    """Draws ``[count, D]`` from the zero-mean Gaussian with the given variances ``[D]``."""
-    noise = torch.randn(count, len(variance), generator=generator, dtype=torch.float64)
-    return noise.to(variance.device) * variance.sqrt()
+    def latent_law(self, t: Tensor) -> LatentLaw:
+        """The closed-form law of latents at time ``t []``."""
+        return LatentLaw.auto(self.schedule, self.basis.eigenvalues, t)

@@ -73,6 +73,12 @@ class NoiseSchedule(nn.Module, ABC):
         """Variance of the scaled variable, ``s(t)^2 (xi_i + gamma_i(t)) [..., D]``; exact."""
         return self.scale(t)[..., None] ** 2 * (data_variance + self.noise_variance(t))
 
+    def sample_noise(self, count: int, t: Tensor, generator: torch.Generator) -> Tensor:
+        """Draws from ``N(0, diag gamma(t))`` at ``t []``: ``[count, D]``, eigenspace, float64."""
+        std = self.noise_variance(t).sqrt()
+        noise = torch.randn(count, self.dim, generator=generator, dtype=torch.float64)
+        return noise.to(std.device) * std
+
 
 class InflationSchedule(NoiseSchedule):
     """Exponentially growing noise, ``gamma_i(t) = gamma0 exp(growth_rate_i t)``.

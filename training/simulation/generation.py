@@ -28,7 +28,6 @@ from torch_utils.streams import Stream
 from training.data.images.batches import to_pixels
 from training.files.image_folder import ImageFolder, write_image
 from training.flow.calls import BlockwiseDenoiser
-from training.flow.pfode import sample_latent
 from training.simulation.images import ImageFlow, draw_classes
 from training.simulation.latents import latent_law
 
@@ -94,8 +93,8 @@ class SeedSampler:
         self._image_flow, self._class_number = image_flow, class_number
         self._flow = image_flow.on(device, rows)
         end = image_flow.options["end_time"]
-        self._variance = latent_law(self._flow, end, eps, dims_to_keep)
-        if not self._variance.isfinite().all():
+        self._latent = latent_law(self._flow, end, eps, dims_to_keep)
+        if not self._latent.variance.isfinite().all():
             raise UsageError(f"T is {end:g}: the noise or its scale overflows; give a shorter time")
         self._times = image_flow.times(self._flow)
         self.network_calls = 0
@@ -129,12 +128,8 @@ class SeedSampler:
 
     def _latents(self, seeds: list[int]) -> Tensor:
         # One generator for many seeds would give each image numbers that depend on those before.
-        return torch.cat(
-            [
-                sample_latent(1, self._variance, seeded_generator("cpu", seed, Stream.LATENT))
-                for seed in seeds
-            ]
-        )
+        draws = [self._latent.sample(1, seeded_generator("cpu", k, Stream.LATENT)) for k in seeds]
+        return torch.cat(draws)
 
     def _labels(self, seeds: list[int]) -> Tensor:
         classes = self._image_flow.label_dim

@@ -21,7 +21,7 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.flow.grids import EqualErrorGrid, Grid, choose_steps, fit_equal_error_grid
 from training.flow.likelihood import Likelihood, Trace
-from training.flow.pfode import ProbabilityFlow, sample_latent
+from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import NoiseSchedule
 from training.flow.solvers import Solver, get_solver
 from training.model.model import Model
@@ -185,8 +185,8 @@ def settle_times(
     adapts = options["disc"] == "adapted"
     if not (tried or adapts):
         return even(int(steps))
-    variance = flow.latent_variance(torch.tensor(end, dtype=torch.float64, device=flow.device))
-    latents = sample_latent(PILOTS, variance, seeded_generator("cpu", 0, Stream.PILOT))
+    law = flow.latent_law(torch.tensor(end, dtype=torch.float64, device=flow.device))
+    latents = law.sample(PILOTS, seeded_generator("cpu", 0, Stream.PILOT))
     grid = even
     if adapts:
         grid = _adapted_grid(flow, solver, latents, even(1), options["store_grid"], file)

@@ -1,4 +1,4 @@
-"""The Gaussian law of the latents that generation starts from, by the option ``eps``."""
+"""Which law of latents generation starts from, by the option ``eps``."""
 
 import math
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
+from training.flow.latent import LatentLaw
 from training.flow.pfode import ProbabilityFlow
 
 
@@ -28,8 +29,8 @@ def latent_law(
     eps: float | str,
     dims_to_keep: int,
     melted: Tensor | None = None,
-) -> Tensor:
-    """Variances ``[D]`` of the Gaussian that generation starts from.
+) -> LatentLaw:
+    """The law that generation starts from.
 
     Args:
         flow: Knows the closed form.
@@ -42,9 +43,6 @@ def latent_law(
     if eps == "empirical":
         if melted is None:
             raise UsageError("eps=empirical needs a melt to take the variances from")
-        return melted.square().mean(dim=0)
-    t = torch.tensor(end_time, dtype=torch.float64, device=flow.device)
-    variance = flow.latent_variance(t)
-    if isinstance(eps, float):
-        variance[dims_to_keep:] = eps
-    return variance
+        return LatentLaw.empirical(melted)
+    law = flow.latent_law(torch.tensor(end_time, dtype=torch.float64, device=flow.device))
+    return law.with_compressed(eps, dims_to_keep) if isinstance(eps, float) else law

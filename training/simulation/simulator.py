@@ -43,7 +43,7 @@ class Simulation:
             "seconds": self.seconds,
             "end_time": float(end_time),
             "end_variance": self.trajectory.end.square().mean(dim=0).tolist(),
-            "closed_form_variance": flow.latent_variance(end_time).tolist(),
+            "closed_form_variance": flow.latent_law(end_time).variance.tolist(),
             **likelihood,
         }
 

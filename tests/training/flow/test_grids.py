@@ -16,7 +16,7 @@ from training.flow.grids import (
     choose_steps,
     fit_equal_error_grid,
 )
-from training.flow.pfode import ProbabilityFlow, sample_latent
+from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS
 
 ExactFlow = Callable[..., tuple[Toy, ProbabilityFlow]]
@@ -27,8 +27,8 @@ one_step_solvers = pytest.mark.parametrize("name", ["heun", "rk4", "exp_rk5", "g
 
 
 def latents_of(flow: ProbabilityFlow, count: int = 32) -> Tensor:
-    variance = flow.latent_variance(torch.tensor(END, dtype=torch.float64))
-    return sample_latent(count, variance, torch.Generator().manual_seed(0))
+    law = flow.latent_law(torch.tensor(END, dtype=torch.float64))
+    return law.sample(count, torch.Generator().manual_seed(0))
 
 
 def rms(difference: Tensor) -> float:

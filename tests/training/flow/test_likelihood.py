@@ -201,7 +201,7 @@ def test_generated_points_have_the_density_that_melting_them_finds(
 ) -> None:
     _, flow = exact_flow("circles", 1)
     times = flow.schedule.times(30, 4.0)
-    latent = flow.latent_variance(times[-1]).sqrt() * normal(generator, 30, 2)
+    latent = flow.latent_law(times[-1]).std * normal(generator, 30, 2)
     integral = Likelihood(Trace()).along(solver, slice(0, 30), 2)
     generated = flow.generate(latent, times, integral.solver)
     found = integral.log_prob(flow, generated)
@@ -374,8 +374,9 @@ def test_the_gaussian_is_that_of_the_noisy_data(
 ) -> None:
     flow = curved_flow(random_basis(3), SCHEDULES["PRR"])
     x, t = normal(generator, 5, 3), torch.tensor(2.0).double()
-    law = torch.distributions.Normal(torch.zeros(3).double(), flow.noisy_std(t))
-    torch.testing.assert_close(gaussian_log_density(flow)(x, t), law.log_prob(x).sum(1))
+    scale = flow.schedule.scale(t)
+    expected = flow.latent_law(t).log_prob(scale * x) + 3 * scale.log()
+    torch.testing.assert_close(gaussian_log_density(flow)(x, t), expected)
 
 
 @pytest.mark.parametrize(("kind", "probes", "message"), [("some", 1, "choose"), ("auto", 0, "1")])

@@ -14,7 +14,7 @@ from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.isotropic import EDMSchedule, VESchedule, VPSchedule
-from training.flow.pfode import ProbabilityFlow, State, sample_latent
+from training.flow.pfode import ProbabilityFlow, State
 from training.flow.schedules import InflationSchedule, NoiseSchedule
 from training.flow.solvers import SOLVERS
 
@@ -46,7 +46,7 @@ def gaussian_flow(basis: EigenBasis, schedule: NoiseSchedule) -> ProbabilityFlow
 def gaussian_path(flow: ProbabilityFlow, start: Tensor, begin: Tensor, t: Tensor) -> Tensor:
     """Where ``start`` at ``begin`` is at time t: each dimension grows like its standard deviation,
     ``x_i(t) = x_i(0) s(t)/s(0) sqrt((xi_i + gamma_i(t)) / (xi_i + gamma_i(0)))``."""
-    return start * (flow.latent_variance(t) / flow.latent_variance(begin)).sqrt()
+    return start * (flow.latent_law(t).variance / flow.latent_law(begin).variance).sqrt()
 
 
 def noisy_start(
@@ -119,7 +119,7 @@ def test_an_edm_flow_melts_and_comes_back(
     back = flow.generate(melt.end, times, RK4)
     # Measured at 4e-5; a fifth-order error, as that of every roundtrip by rk4.
     assert (back.end - start).abs().max() < 1e-4
-    ratio = melt.end.square().mean(0) / flow.latent_variance(times[-1])
+    ratio = melt.end.square().mean(0) / flow.latent_law(times[-1]).variance
     assert ((ratio - 1).abs() < 4 * (2 / 2000) ** 0.5).all()
 
 
@@ -142,7 +142,7 @@ def test_melted_noisy_data_has_the_law_and_the_variances_of_the_end(
     melted = flow.simulate(noisy_start(toy, flow, count, times[0], generator), times, RK4).end
     square = melted.square()
     error = square.std(0) / count**0.5
-    assert ((square.mean(0) - flow.latent_variance(times[-1])).abs() < 4 * error).all()
+    assert ((square.mean(0) - flow.latent_law(times[-1]).variance).abs() < 4 * error).all()
     drawn = noisy_start(toy, flow, 20_000, times[-1], generator)
     assert law_distance(melted, drawn) < 2.4
     # A standard deviation that is off by a tenth would be seen.
@@ -157,7 +157,7 @@ def test_generated_samples_have_the_law_of_the_noisy_data(
     toy, flow = exact_flow("circles")
     # So late that the Gaussian is the law to 1e-4 of its variance.
     times = flow.schedule.times(40, 17.0)
-    latent = sample_latent(2000, flow.latent_variance(times[-1]), generator)
+    latent = flow.latent_law(times[-1]).sample(2000, generator)
     generated = flow.generate(latent, times, RK4).end
     drawn = noisy_start(toy, flow, 20_000, times[0], generator)
     assert law_distance(generated, drawn) < 2.4
@@ -273,15 +273,6 @@ def test_states_cannot_be_saved_every_zero_steps(random_basis: RandomBasis) -> N
     flow = gaussian_flow(random_basis(3), SCHEDULES["PRP"])
     with pytest.raises(UsageError, match="save_freq"):
         flow.melt(torch.ones(2, 3), flow.schedule.times(10, 5.0), RK4, save_every=0)
-
-
-def test_latents_have_the_variances_asked_for_and_follow_from_the_generator() -> None:
-    variance = torch.tensor([4.0, 1.0, 1e-4], dtype=torch.float64)
-    draws = [sample_latent(50_000, variance, torch.Generator().manual_seed(1)) for _ in range(2)]
-    assert torch.equal(*draws)
-    ratio = draws[0].square().mean(0) / variance
-    assert ((ratio - 1).abs() < 4 * (2 / 50_000) ** 0.5).all()
-    assert (draws[0].mean(0).abs() < 4 * (variance / 50_000).sqrt()).all()
 
 
 def test_states_go_one_by_one_to_who_asks_for_them(

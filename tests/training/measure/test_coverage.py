@@ -149,7 +149,7 @@ def test_the_flow_of_a_gaussian_keeps_what_is_inside(
 
     flow, heun = ProbabilityFlow(denoiser, schedule, basis), get_solver("heun")
     times = schedule.times(20, schedule.default_t_max())
-    std = flow.latent_variance(times[-1]).sqrt()
+    std = flow.latent_law(times[-1]).std
     found = cover(
         spheres_of(3, 60),
         lambda x: flow.to_data(flow.generate(x * std, times, heun).end, times[0]),

@@ -9,6 +9,7 @@ import torch
 from dnnlib.errors import UsageError
 from training.data.toys import Toy
 from training.flow.eigenbasis import EigenBasis
+from training.flow.latent import LatentLaw
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS
@@ -66,26 +67,17 @@ def test_other_eps_are_usage_errors(text: str) -> None:
         parse_eps(text)
 
 
-def test_the_latent_law_is_the_closed_form_unless_told_otherwise(exact_flow: ExactFlow) -> None:
-    _, flow = exact_flow("s_curve", 2)
-    end = torch.tensor(6.0, dtype=torch.float64)
-    torch.testing.assert_close(latent_law(flow, 6.0, "auto", 2), flow.latent_variance(end))
-
-
-def test_a_number_sets_the_compressed_dimensions_alone(exact_flow: ExactFlow) -> None:
+def test_eps_chooses_the_latent_law(exact_flow: ExactFlow, generator: torch.Generator) -> None:
     _, flow = exact_flow("s_curve", 1)
-    auto, fixed = latent_law(flow, 6.0, "auto", 1), latent_law(flow, 6.0, 2.5e-3, 1)
-    assert fixed.tolist() == [float(auto[0]), 2.5e-3, 2.5e-3]
-    assert torch.equal(latent_law(flow, 6.0, 2.5e-3, 3), auto)
-
-
-def test_the_empirical_law_has_the_second_moments_of_a_melt(
-    exact_flow: ExactFlow, generator: torch.Generator
-) -> None:
-    _, flow = exact_flow("circles", 1)
-    melted = 1 + torch.randn(500, 2, generator=generator, dtype=torch.float64)
-    expected = melted.numpy().var(0) + melted.numpy().mean(0) ** 2
-    np.testing.assert_allclose(latent_law(flow, 6.0, "empirical", 1, melted), expected)
+    law = flow.latent_law(torch.tensor(6.0, dtype=torch.float64))
+    melted = torch.randn(500, 3, generator=generator, dtype=torch.float64)
+    expected = {
+        "auto": law,
+        2.5e-3: law.with_compressed(2.5e-3, 1),
+        "empirical": LatentLaw.empirical(melted),
+    }
+    for eps, right in expected.items():
+        assert torch.equal(latent_law(flow, 6.0, eps, 1, melted).variance, right.variance)
 
 
 def test_an_empirical_law_needs_a_melt(exact_flow: ExactFlow) -> None:
@@ -137,5 +129,5 @@ def test_facts_tell_the_cost_and_both_variances(
     assert facts["seconds"] > 0
     measured = (melt.trajectory.end**2).mean(0)
     np.testing.assert_allclose(facts["end_variance"], measured)
-    exact = flow.latent_variance(torch.tensor(4.0, dtype=torch.float64))
-    np.testing.assert_allclose(facts["closed_form_variance"], exact)
+    exact = flow.latent_law(torch.tensor(4.0, dtype=torch.float64))
+    np.testing.assert_allclose(facts["closed_form_variance"], exact.variance)

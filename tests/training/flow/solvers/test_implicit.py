@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dnnlib.errors import DataError
 from training.data.toys import Toy
 from training.flow.denoisers import NetworkDenoiser
-from training.flow.pfode import ProbabilityFlow, sample_latent
+from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS
 from training.flow.solvers.implicit import NODES, STAGES, gauss_legendre
 
@@ -65,7 +65,7 @@ def test_melting_what_was_generated_gives_the_latents_back(
 ) -> None:
     _, flow = exact_flow("circles", kept)
     times = flow.schedule.times(steps, flow.schedule.default_t_max())
-    latents = sample_latent(32, flow.latent_variance(times[-1]), generator)
+    latents = flow.latent_law(times[-1]).sample(32, generator)
     points = flow.to_data(flow.generate(latents, times, GAUSS4).end, times[0])
     back = flow.melt(points, times, GAUSS4).end
     torch.testing.assert_close(back, latents, rtol=0, atol=1e-12)
