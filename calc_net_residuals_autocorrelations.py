@@ -41,18 +41,13 @@ from training.measure.residuals import NOISES, ResidualProbe
 from training.model.model import Model
 from training.settings.integration import call_options, solver_options, time_options
 from training.settings.options import (
-    COUNT,
-    FILE,
-    POSITIVE,
-    SEED,
     calibration_option,
-    choice,
     device_option,
-    group,
     option_group,
     overwrite_option,
-    run_script,
 )
+from training.settings.script import group, run_script
+from training.settings.types import COUNT, FILE, POSITIVE, SEED, choice
 from training.simulation.extraction import (
     describe,
     extractor,

@@ -21,15 +21,9 @@ from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import DEFAULT, SOLVERS, Solver
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
 from training.settings.integration import integration_options
-from training.settings.options import (
-    COUNT,
-    FILE,
-    SEED,
-    command,
-    device_option,
-    overwrite_option,
-    run_script,
-)
+from training.settings.options import device_option, overwrite_option
+from training.settings.script import command, run_script
+from training.settings.types import COUNT, FILE, SEED
 from training.simulation.images import ImageFlow
 from training.simulation.integration import DEFAULT_STEPS
 

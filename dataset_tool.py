@@ -19,7 +19,9 @@ from training.data.images.transforms import TRANSFORMS, Transform
 from training.data.sources.conversion import Conversion
 from training.data.sources.formats import DIGITS, open_source
 from training.data.sources.writer import image_writer, is_zip, require_writable
-from training.settings.options import COUNT, FILE, choice, command, overwrite_option, run_script
+from training.settings.options import overwrite_option
+from training.settings.script import command, run_script
+from training.settings.types import COUNT, FILE, choice
 
 
 def parse_resolution(

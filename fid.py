@@ -27,16 +27,9 @@ from training.data.images.batches import ImageDataset, pixel_batches
 from training.measure.detector import InceptionDetector, find_detector
 from training.measure.frechet import FeatureStatistics, Moments, frechet_distance, require_moments
 from training.measure.kernel_distance import kernel_distance, subset_distances
-from training.settings.options import (
-    COUNT,
-    FILE,
-    SEED,
-    device_option,
-    group,
-    option_group,
-    overwrite_option,
-    run_script,
-)
+from training.settings.options import device_option, option_group, overwrite_option
+from training.settings.script import group, run_script
+from training.settings.types import COUNT, FILE, SEED
 
 Arrays = dict[str, np.ndarray]
 # Of a reference: kind of numbers and number of dimensions.

@@ -21,14 +21,9 @@ from training.flow.calls import BLOCK_ROWS
 from training.flow.denoisers import PRECISIONS
 from training.flow.solvers import DEFAULT, SOLVERS
 from training.settings.integration import integration_options
-from training.settings.options import (
-    COUNT,
-    FILE,
-    command,
-    device_option,
-    overwrite_option,
-    run_script,
-)
+from training.settings.options import device_option, overwrite_option
+from training.settings.script import command, run_script
+from training.settings.types import COUNT, FILE
 from training.simulation.generation import SeedSampler, generate_images, parse_seeds
 from training.simulation.images import ImageFlow
 from training.simulation.integration import DEFAULT_STEPS

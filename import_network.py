@@ -18,7 +18,9 @@ from torch_utils.distributed import rank_from_environment
 from torch_utils.results import provenance, save_json
 from training.model.model import parameter_count
 from training.original.model import import_original
-from training.settings.options import FILE, POSITIVE, command, overwrite_option, run_script
+from training.settings.options import overwrite_option
+from training.settings.script import command, run_script
+from training.settings.types import FILE, POSITIVE
 
 
 @command(help=__doc__)

@@ -24,17 +24,13 @@ from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
 from training.settings.integration import integration_options
 from training.settings.likelihood import likelihood_options
 from training.settings.options import (
-    COUNT,
-    FILE,
-    SEED,
-    choice,
-    command,
     device_option,
     given_options,
     overwrite_option,
     require_options,
-    run_script,
 )
+from training.settings.script import command, run_script
+from training.settings.types import COUNT, FILE, SEED, choice
 from training.simulation.images import (
     ImageFlow,
     dequantized,

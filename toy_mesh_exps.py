@@ -66,19 +66,14 @@ from training.measure.paired_coverage import pair
 from training.model.model import Model
 from training.settings.integration import solver_options, toy_step_options
 from training.settings.options import (
-    COUNT,
-    FILE,
-    POSITIVE,
-    SEED,
     calibration_option,
-    choice,
-    command,
     device_option,
     flow_options,
     overwrite_option,
     require_options,
-    run_script,
 )
+from training.settings.script import command, run_script
+from training.settings.types import COUNT, FILE, POSITIVE, SEED, choice
 from training.simulation.coverage_points import fresh_data, latent_points, unit_maps
 from training.simulation.integration import (
     DEFAULT_STEPS,

@@ -23,19 +23,14 @@ from training.model.model import Model
 from training.settings.integration import solver_options, toy_step_options
 from training.settings.likelihood import likelihood_options
 from training.settings.options import (
-    COUNT,
-    FILE,
-    POSITIVE,
-    SEED,
     calibration_option,
-    choice,
     device_option,
     flow_options,
-    group,
     option_group,
     overwrite_option,
-    run_script,
 )
+from training.settings.script import group, run_script
+from training.settings.types import COUNT, FILE, POSITIVE, SEED, choice
 from training.simulation.integration import (
     DEFAULT_STEPS,
     NetworkFile,

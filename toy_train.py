@@ -35,17 +35,14 @@ from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model, describe_basis
 from training.networks import TOY_NETWORKS
 from training.settings.options import (
-    NOT_NEGATIVE,
-    POSITIVE,
-    choice,
-    command,
     flow_options,
     given_options,
     inflation_arguments,
     require_options,
-    run_script,
 )
+from training.settings.script import command, run_script
 from training.settings.training import checked_options, resumed_options, training_options
+from training.settings.types import NOT_NEGATIVE, POSITIVE, choice
 
 # What a resumed run may change and still be the same run.
 FREE_ON_RESUME = {"batch_gpu", "device_name", "dry_run", "dump", "keep", "resume", "snap", "tick"}

@@ -16,7 +16,9 @@ from dnnlib.files import atomic_path, require_folder, require_new
 from dnnlib.logs import logger
 from training.pictures.album import pictures_of
 from training.pictures.trajectories.animation import require_ffmpeg
-from training.settings.options import FILE, choice, command, overwrite_option, run_script
+from training.settings.options import overwrite_option
+from training.settings.script import command, run_script
+from training.settings.types import FILE, choice
 
 
 @command(help=__doc__)

@@ -1,5 +1,6 @@
 """Runs scripts in this process, as a user would run them."""
 
+import inspect
 import io
 import logging
 import os
@@ -14,7 +15,7 @@ import click
 import pytest
 
 from dnnlib.logs import logger
-from training.settings import options
+from training.settings.script import run_script as run_to_the_end
 
 ALONE = {"RANK": "0", "WORLD_SIZE": "1"}
 
@@ -51,7 +52,7 @@ def run_script(
         ranks: What ``torchrun`` says in the environment; a lone process without.
     """
     command = script.main if isinstance(script, ModuleType) else script
-    name = Path(command.callback.__code__.co_filename).name
+    name = Path(inspect.unwrap(command.callback).__code__.co_filename).name
     out, err = io.StringIO(), io.StringIO()
     try:
         with (
@@ -62,7 +63,7 @@ def run_script(
             redirect_stderr(err),
             pytest.raises(SystemExit) as ended,
         ):
-            options.run_script(command)
+            run_to_the_end(command)
     finally:
         for handler in logger.handlers[:]:
             logger.removeHandler(handler)

@@ -49,7 +49,7 @@ def run(job: dict[str, Any], result: int) -> None:
         os.dup2(descriptor, target)
     sys.argv = [f"{job['script']}.py", *job["arguments"]]
     writes = count_writes(job["kill_at"])
-    from training.settings.options import run_script
+    from training.settings.script import run_script
 
     code: Any = 0
     try:

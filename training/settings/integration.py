@@ -5,37 +5,14 @@ from typing import Any
 
 import click
 
-from training.settings.options import (
-    COUNT,
-    NOT_NEGATIVE,
-    POSITIVE,
-    Decorator,
-    calibration_option,
-    choice,
-    option_group,
-)
+from training.settings.options import Decorator, calibration_option, option_group
+from training.settings.types import COUNT, NOT_NEGATIVE, POSITIVE, STEPS, choice
 
 DISCRETIZATIONS = {
     "ifs": "evenly over [0, T]",
     "vp_ode": "evenly over [eps, T]",
     "adapted": "so that steps make equal errors",
 }
-
-
-class Steps(click.ParamType[int | str]):
-    """A positive number of steps, or ``auto``."""
-
-    name = "integer|auto"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | str:
-        if value == "auto":
-            return "auto"
-        return int(COUNT.convert(value, param, ctx))
-
-
-STEPS = Steps()
 
 
 def solver_options(solvers: Iterable[str], default: str) -> Decorator[Any]:

@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from training.settings.options import COUNT, Decorator, choice, option_group
+from training.settings.options import Decorator, option_group
+from training.settings.types import COUNT, choice
 
 
 def likelihood_options(traces: Iterable[str], largest_exact: int) -> Decorator[Any]:

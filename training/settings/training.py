@@ -7,18 +7,8 @@ from typing import Any
 import click
 
 from dnnlib.errors import DataError, agree
-from training.settings.options import (
-    AMOUNT,
-    COUNT,
-    FILE,
-    POSITIVE,
-    SEED,
-    Decorator,
-    FiniteFloat,
-    choice,
-    device_option,
-    option_group,
-)
+from training.settings.options import Decorator, device_option, option_group
+from training.settings.types import AMOUNT, COUNT, FILE, POSITIVE, SEED, FiniteFloat, choice
 
 
 def training_options(

@@ -14,15 +14,10 @@ import toy_pfODE_int
 import toy_train
 from dnnlib.errors import DataError, InflationError, TrainingError, UsageError, agree
 from dnnlib.files import atomic_path
-from training.settings.options import (
-    POSITIVE,
-    FiniteFloat,
-    command,
-    given_options,
-    group,
-    require_options,
-)
+from training.settings.options import given_options, require_options
+from training.settings.script import command, group
 from training.settings.training import resumed_options
+from training.settings.types import POSITIVE, FiniteFloat
 
 COMMANDS: dict[str, click.Command] = {
     "toy_train": toy_train.main,
