@@ -11,6 +11,7 @@ import click
 from dnnlib.errors import agree
 from dnnlib.logs import logger
 from torch_utils import distributed
+from torch_utils.determinism import set_deterministic
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance
 from torch_utils.seeds import seeded_generator
@@ -21,17 +22,10 @@ from training.flow.calibration import METHODS
 from training.flow.denoisers import NOISE_CONDITIONINGS, SPACES
 from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import G_TYPES
-from training.learning.run_folder import place_to_resume, read_options
-from training.learning.setup import (
-    CalibrationPlan,
-    Choices,
-    Resumed,
-    calibrates,
-    describe_training,
-    run_training,
-    set_deterministic,
-)
-from training.learning.trainer import Trainer, TrainingConfig
+from training.learning.building import Choices, describe_training
+from training.learning.resuming import Resumed, place_to_resume, read_options
+from training.learning.run import run_training
+from training.learning.trainer import Trainer
 from training.model.model import Model, describe_basis
 from training.networks import TOY_NETWORKS
 from training.settings.options import (
@@ -41,7 +35,14 @@ from training.settings.options import (
     require_options,
 )
 from training.settings.script import command, run_script
-from training.settings.training import checked_options, resumed_options, training_options
+from training.settings.training import (
+    calibrates,
+    calibration_plan,
+    checked_options,
+    resumed_options,
+    training_config,
+    training_options,
+)
 from training.settings.types import NOT_NEGATIVE, POSITIVE, choice
 
 # What a resumed run may change and still be the same run.
@@ -100,7 +101,7 @@ def main(**options: Any) -> None:
     basis = EigenBasis.from_moments(*toy.moments())
     model, loss = choices(toy, options).build(basis)
     model.about |= {"data_name": toy.name, "augment_to": options["augment_to"]}
-    config = TrainingConfig.from_options(options, lr_ramp=LR_RAMP, lr_decay=True)
+    config = training_config(options, lr_ramp=LR_RAMP, lr_decay=True)
     logger.info(describe_basis(basis))
     logger.info(describe_training(model, loss, config))
     record = {"options": options, **provenance()}
@@ -112,7 +113,7 @@ def main(**options: Any) -> None:
         model.denoiser.to(device)
         source = ToyBatches(toy, config.batch, config.seed, device)
         place = (options["outdir"], run_name(model, options), options["nosubdir"])
-        calibration = CalibrationPlan.of(
+        calibration = calibration_plan(
             options, CALIBRATION_FIT, lambda: calibration_points(toy, config.seed), config.seed
         )
         resumed = Resumed.find(resume) if resume else None

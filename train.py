@@ -10,6 +10,7 @@ import torch
 from dnnlib.errors import DataError, UsageError, agree
 from dnnlib.logs import logger
 from dnnlib.urls import local_file
+from torch_utils.determinism import set_deterministic
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance
 from training.data.augment import (
@@ -22,18 +23,11 @@ from training.data.images.batches import ImageBatches, ImageDataset
 from training.flow.calibration import METHODS
 from training.flow.denoisers import NOISE_CONDITIONINGS, PRECISIONS, SPACES
 from training.flow.schedules import G_TYPES
+from training.learning.building import Choices, describe_training
 from training.learning.images import calibration_points, fit_basis, open_calibration_data
 from training.learning.loss import T_SAMPLINGS
-from training.learning.run_folder import place_to_resume, read_options
-from training.learning.setup import (
-    CalibrationPlan,
-    Choices,
-    Resumed,
-    calibrates,
-    describe_training,
-    run_training,
-    set_deterministic,
-)
+from training.learning.resuming import Resumed, place_to_resume, read_options
+from training.learning.run import run_training
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model, describe_basis
 from training.networks import IMAGE_NETWORKS
@@ -44,7 +38,14 @@ from training.settings.options import (
     require_options,
 )
 from training.settings.script import command, run_script
-from training.settings.training import checked_options, resumed_options, training_options
+from training.settings.training import (
+    calibrates,
+    calibration_plan,
+    checked_options,
+    resumed_options,
+    training_config,
+    training_options,
+)
 from training.settings.types import COUNT, FILE, NOT_NEGATIVE, POSITIVE, choice
 
 # What a resumed run may change and still be the same run.
@@ -194,7 +195,7 @@ def main(**options: Any) -> None:
             "image_shape": list(dataset.image_shape),
             "label_dim": dataset.label_dim,
         }
-        config = training_config(options)
+        config = image_training_config(options)
         logger.info(f"{len(dataset)} images of {dataset.image_shape} in {dataset.path}")
         logger.info(describe_basis(basis))
         logger.info(describe_training(model, loss, config))
@@ -216,7 +217,7 @@ def main(**options: Any) -> None:
                 source, augmentation, dataset.image_shape, config.batch, config.seed
             )
         place = (options["outdir"], run_name(model, options), options["nosubdir"])
-        calibration = CalibrationPlan.of(
+        calibration = calibration_plan(
             options, CALIBRATION_FIT, lambda: calibration_points(calibration_data), config.seed
         )
         run_training(
@@ -229,13 +230,11 @@ def main(**options: Any) -> None:
         )
 
 
-def training_config(options: dict[str, Any]) -> TrainingConfig:
+def image_training_config(options: dict[str, Any]) -> TrainingConfig:
     ramp = options["lr_ramp"]
     if ramp is None:
         ramp = min(10.0, 0.05 * options["duration"])
-    return TrainingConfig.from_options(
-        options, lr_ramp=round(ramp * 1e6), lr_decay=options["lr_decay"]
-    )
+    return training_config(options, lr_ramp=round(ramp * 1e6), lr_decay=options["lr_decay"])
 
 
 def choices(dataset: ImageDataset, options: dict[str, Any]) -> Choices:

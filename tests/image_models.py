@@ -14,7 +14,7 @@ from torch import nn
 
 from training.data.sources.writer import image_writer
 from training.flow.eigenbasis import EigenBasis
-from training.learning.setup import Choices
+from training.learning.building import Choices
 from training.model.model import Model
 
 SHAPE = (1, 8, 8)

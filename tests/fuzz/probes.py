@@ -23,7 +23,7 @@ from training.data.sources.formats import open_source
 from training.data.sources.plain_pickle import read_plain_pickle
 from training.files.residuals import Extraction, find_first, require_same, saved_shapes
 from training.files.trajectory import SavedEnd
-from training.learning.setup import Resumed
+from training.learning.resuming import Resumed
 from training.measure import detector
 from training.measure.boundaries import enclosed_volume, read_mesh
 from training.measure.correlations import correlate

@@ -21,8 +21,8 @@ from training.data.batches import Batch
 from training.flow.calibration import Calibration
 from training.flow.eigenbasis import EigenBasis
 from training.flow.output_gain import OutputGain
+from training.learning.building import Choices
 from training.learning.run_folder import OPTIONS_NAME
-from training.learning.setup import Choices
 from training.learning.trainer import Trainer, TrainingConfig
 from training.measure.boundaries import unit_sphere
 from training.model.model import Model

@@ -14,9 +14,9 @@ from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
+from training.learning.building import Choices
 from training.learning.loss import DenoisingLoss
 from training.learning.run_folder import RunFolder
-from training.learning.setup import Choices
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model, make_schedule
 

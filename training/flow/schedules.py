@@ -22,6 +22,14 @@ from torch import Tensor, nn
 from dnnlib.errors import UsageError
 
 G_TYPES = ("orig", "constant_inflation_gap")
+INFLATION_DEFAULTS = {
+    "g_type": "orig",
+    "inflation_gap": 1.02,
+    "g_rescaling": 1.0,
+    "rho": 1.0,
+    "gamma0": 5e-4,
+}
+"""Arguments of ``InflationSchedule.to_dimension`` that a user leaves out."""
 
 
 class NoiseSchedule(nn.Module, ABC):

@@ -1,10 +1,5 @@
-"""The folder of a training run: names, network files, training states, options.
+"""The folder of a training run: names, network files, training states, options."""
 
-When a rank dies, ``torchrun --max-restarts`` starts all ranks again with the same command line. The
-restarted run is to go on in its folder, which it knows by torchrun's id of the launch.
-"""
-
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,17 +7,21 @@ from typing import Any
 
 import torch.distributed as dist
 
-from dnnlib.errors import DataError, UsageError
+from dnnlib.errors import UsageError
 from dnnlib.files import require_folder
 from dnnlib.logs import copy_log_to, logger
 from torch_utils import distributed
 from torch_utils.results import load_json, save_json
 from torch_utils.snapshots import write_state
 from torch_utils.stats import keep_lines_until
+from training.learning.restarting import (
+    LAUNCH_KEY,
+    OPTIONS_NAME,
+    folder_before_restart,
+    launch_id,
+    launch_of,
+)
 from training.model.model import Model
-
-OPTIONS_NAME = "training_options.json"
-LAUNCH_KEY = "torchrun_launch"
 
 
 class RunFolder:
@@ -53,7 +52,7 @@ class RunFolder:
         chosen: list[Path | None] = [None]
         if distributed.is_main():
             require_folder(outdir)
-            path = _folder_before_restart(outdir, itself)
+            path = folder_before_restart(outdir, itself)
             if path is not None:
                 keep_lines_until(path / "stats.jsonl", "seen", 0)
             elif itself and (outdir / OPTIONS_NAME).exists():
@@ -85,7 +84,7 @@ class RunFolder:
         if distributed.is_main():
             folder._remove_old_states(folder.state_path(seen), keep)
             keep_lines_until(path / "stats.jsonl", "seen", seen)
-            if _launch_of(path) != launch_id():
+            if launch_of(path) != launch_id():
                 record = load_json(path / OPTIONS_NAME)
                 save_json(path / OPTIONS_NAME, {**record, LAUNCH_KEY: launch_id()})
         distributed.barrier()
@@ -129,66 +128,10 @@ class RunFolder:
                 old.unlink()
 
 
-def read_options(location: Path) -> dict[str, Any]:
-    """The options of the run that a folder, or a state file in it, belongs to."""
-    folder = location if location.is_dir() else location.parent
-    if not location.exists():
-        raise DataError(f"{location} does not exist: give a run's folder or training-state-*.pt")
-    options = load_json(folder / OPTIONS_NAME).get("options")
-    if not isinstance(options, dict):
-        raise DataError(f"{folder / OPTIONS_NAME} has no options of a run")
-    return options
-
-
 def states_in(folder: Path) -> list[Path]:
     """The training states of a run, the one that has seen least first."""
     states = folder.glob("training-state-*.pt")
     return sorted(states, key=lambda path: (len(path.name), path.name))
-
-
-def launch_id() -> str | None:
-    """What all starts of one ``torchrun`` have in common; None without it."""
-    given = os.environ.get("TORCHELASTIC_RUN_ID")
-    # Without a rendezvous, all launches are called so; the launcher is this process's parent.
-    return f"none-{os.getppid()}" if given == "none" else given
-
-
-def place_to_resume(given: Path | None, outdir: Path | None, itself: bool) -> Path | None:
-    """What a run goes on from: a folder or state, or None if it starts anew.
-
-    Args:
-        given: What the user says.
-        outdir: Where the run's folder is made.
-        itself: Whether ``outdir`` itself is the folder.
-
-    Returns:
-        What is given; but the run's folder, if torchrun has restarted it since it wrote a state.
-    """
-    if given is not None:
-        folder = given if given.is_dir() else given.parent
-        return folder if _is_restart() and _launch_of(folder) == launch_id() else given
-    before = _folder_before_restart(outdir, itself) if outdir else None
-    return before if before and states_in(before) else None
-
-
-def _is_restart() -> bool:
-    return launch_id() is not None and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
-
-
-def _folder_before_restart(outdir: Path, itself: bool) -> Path | None:
-    """The folder that this launch made before it was restarted; None if it made none."""
-    if not _is_restart():
-        return None
-    folders = [outdir] if itself else sorted(outdir.glob("*-*/"), reverse=True)
-    return next((path for path in folders if _launch_of(path) == launch_id()), None)
-
-
-def _launch_of(folder: Path) -> str | None:
-    """Who started the run in a folder; None for a run without torchrun, or no run."""
-    try:
-        return load_json(folder / OPTIONS_NAME).get(LAUNCH_KEY)
-    except DataError:
-        return None
 
 
 def _claim(outdir: Path, name: str) -> Path:

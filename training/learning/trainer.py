@@ -7,7 +7,6 @@ number of ranks and microbatches gives one rank's result up to the order of summ
 
 import copy
 import math
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -74,24 +73,6 @@ class TrainingConfig:
             raise UsageError(
                 f"batch is {self.batch}, fewer than the {distributed.world_size()} ranks"
             )
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any], **recipe: Any) -> "TrainingConfig":
-        """From the amounts of the command line: millions, and thousands for the tick."""
-        return cls(
-            total=round(options["duration"] * 1e6),
-            batch=options["batch"],
-            batch_gpu=options["batch_gpu"],
-            lr=options["lr"],
-            ema_halflife=round(options["ema"] * 1e6),
-            loss_scale=options["ls"],
-            tick=options["tick"] * 1000,
-            snapshot_ticks=options["snap"],
-            state_ticks=options["dump"],
-            keep_states=options["keep"],
-            seed=options["seed"],
-            **recipe,
-        )
 
     @property
     def total_steps(self) -> int:

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from training.flow.eigenbasis import EigenBasis
-from training.flow.schedules import InflationSchedule
-from training.learning.setup import INFLATION_DEFAULTS
+from training.flow.schedules import INFLATION_DEFAULTS, InflationSchedule
 from training.original.file import Fields
 
 # Largest errors of what is in float32.

@@ -1,12 +1,15 @@
 """Options of the scripts that train, and how a resumed run merges them with its own."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from dnnlib.errors import DataError, agree
+from dnnlib.errors import DataError, UsageError, agree
+from training.data.batches import Batch
+from training.learning.calibrating import CalibrationPlan
+from training.learning.trainer import TrainingConfig
 from training.settings.options import Decorator, device_option, option_group
 from training.settings.types import AMOUNT, COUNT, FILE, POSITIVE, SEED, FiniteFloat, choice
 
@@ -139,3 +142,48 @@ def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
         except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
             raise DataError(f"the saved options have no usable value of --{name}") from error
     return checked
+
+
+def calibrates(options: Mapping[str, Any]) -> bool:
+    """Whether options ask for a calibration after training: by default where there can be one.
+
+    Raises:
+        UsageError: It was asked for, but is not defined for the isotropic models; or what to fit
+            was said, but there is no fit.
+    """
+    asked, precond = options["calibrate"], options["precond"]
+    if asked and precond != "ifs":
+        raise UsageError(f"--calibrate goes with --precond=ifs only, not {precond}: leave it out")
+    asked = precond == "ifs" if asked is None else asked
+    if options["calibration_fit"] and not asked:
+        raise UsageError("--calibration_fit is given, but there is no calibration: leave it out")
+    return bool(asked)
+
+
+def calibration_plan(
+    options: Mapping[str, Any],
+    default_method: str,
+    points: Callable[[], Batch],
+    seed: int,
+) -> CalibrationPlan | None:
+    """The plan of a training script's options, or None if they ask for no calibration."""
+    method = options["calibration_fit"] or default_method
+    return CalibrationPlan(points, seed, method) if options["calibrate"] else None
+
+
+def training_config(options: Mapping[str, Any], **recipe: Any) -> TrainingConfig:
+    """From the amounts of the command line: millions, and thousands for the tick."""
+    return TrainingConfig(
+        total=round(options["duration"] * 1e6),
+        batch=options["batch"],
+        batch_gpu=options["batch_gpu"],
+        lr=options["lr"],
+        ema_halflife=round(options["ema"] * 1e6),
+        loss_scale=options["ls"],
+        tick=options["tick"] * 1000,
+        snapshot_ticks=options["snap"],
+        state_ticks=options["dump"],
+        keep_states=options["keep"],
+        seed=options["seed"],
+        **recipe,
+    )

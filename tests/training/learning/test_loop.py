@@ -21,8 +21,9 @@ from training.data.batches import Batch, BatchSource, ToyBatches
 from training.data.toys import Toy
 from training.flow.pfode import ProbabilityFlow
 from training.learning.loop import train
+from training.learning.resuming import Resumed
+from training.learning.run import run_training
 from training.learning.run_folder import RunFolder
-from training.learning.setup import Resumed, run_training
 from training.learning.stopping import StoppedBySignal
 from training.learning.trainer import MAX_SKIPPED_IN_A_ROW, Trainer, TrainingConfig
 from training.model.model import Model

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from dnnlib.errors import DataError
+from training.learning.resuming import Resumed
 from training.learning.run_folder import RunFolder, states_in
-from training.learning.setup import Resumed
 
 
 @pytest.fixture

@@ -219,14 +219,14 @@ def _load(
         # Without its own, the loader would draw from the process's generator.
         generator=torch.Generator().manual_seed(0),
     )
-    with _no_error_out_of_the_blue():
+    with _worker_errors_only_when_waiting():
         results = iter(loader)
     try:
         while True:
             try:
                 result = next(results, None)
             except (RuntimeError, OSError, EOFError) as error:
-                if not _tells_of_death(error):
+                if not _means_dead_worker(error):
                     raise
                 raise _WorkerDied(
                     f"a process that reads {dataset.path} died, perhaps for want of memory: "
@@ -242,7 +242,7 @@ def _load(
         del results  # a traceback that is kept would keep the workers alive
 
 
-def _tells_of_death(error: Exception) -> bool:
+def _means_dead_worker(error: Exception) -> bool:
     """Whether an error of a loader means that a worker was killed.
 
     It is found dead, or what it has sent cannot be fetched from it any more.
@@ -255,7 +255,7 @@ def _tells_of_death(error: Exception) -> bool:
 
 
 @contextmanager
-def _no_error_out_of_the_blue() -> Iterator[None]:
+def _worker_errors_only_when_waiting() -> Iterator[None]:
     """Keeps torch, in the block, from raising errors of dead workers in a signal handler.
 
     Such an error could come in the middle of a step of Adam. Whoever waits for data gets it anyway.

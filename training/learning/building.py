@@ -1,0 +1,101 @@
+"""From a user's choices to an untrained model and the loss to train it with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.flow.denoisers import noise_condition
+from training.flow.eigenbasis import EigenBasis
+from training.flow.output_gain import OutputGain
+from training.flow.schedules import INFLATION_DEFAULTS
+from training.learning.loss import DenoisingLoss
+from training.learning.trainer import TrainingConfig
+from training.model.model import Model, Recipe, make_schedule, parameter_count
+from training.networks import TOY_NETWORKS
+
+T_SAMPLING = {"ifs": "uniform", "edm": "normal", "vp": "uniform", "ve": "log_uniform"}
+"""How times are drawn by default; the isotropic models do as Karras et al. 2022 (table 1)."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a user decides about a model; None is a default that depends on the rest.
+
+    Attributes:
+        precond: A name in ``SCHEDULES`` and ``PRECONDITIONINGS``.
+        inflation: Arguments of the inflationary schedule; the others take none.
+        network: A name in ``NETWORKS``.
+        network_arguments: Its constructor's, but for those that follow from the flow.
+        space: Coordinates of the network.
+        noise_cond: How it is told the time.
+        t_min: First time.
+        t_max: Last time.
+        t_sampling: How times are drawn in training.
+        output_gain: Whether a gain of the network's output is trained with it.
+        seed: Of the initial weights.
+    """
+
+    precond: str
+    inflation: Mapping[str, Any]
+    network: str
+    network_arguments: Mapping[str, Any]
+    space: str
+    noise_cond: str
+    t_min: float | None = None
+    t_max: float | None = None
+    t_sampling: str | None = None
+    output_gain: bool = False
+    seed: int = 0
+
+    def build(
+        self, basis: EigenBasis, data_variance: Tensor | None = None
+    ) -> tuple[Model, DenoisingLoss]:
+        """An untrained model, and the loss to train it with.
+
+        Args:
+            basis: Of the data.
+            data_variance: ``[D]`` of what the network is trained on, if it is not just the data.
+        """
+        if self.precond == "ifs":
+            given = {name: value for name, value in self.inflation.items() if value is not None}
+            arguments: dict[str, Any] = {"dims_to_keep": basis.dim, **INFLATION_DEFAULTS, **given}
+        else:
+            arguments = {"t_min": self.t_min}
+        schedule = make_schedule(self.precond, arguments, basis)
+        t_min = schedule.t_min if self.t_min is None else self.t_min
+        t_max = schedule.default_t_max() if self.t_max is None else self.t_max
+        loss = DenoisingLoss(schedule, t_min, t_max, self.t_sampling or T_SAMPLING[self.precond])
+        network_arguments = dict(self.network_arguments)
+        if self.network in TOY_NETWORKS:
+            ends = torch.tensor([t_min, t_max], dtype=torch.float64)
+            noise_range = noise_condition(schedule, ends, self.noise_cond).tolist()
+            network_arguments |= {"dim": basis.dim, "noise_range": noise_range}
+        denoiser_arguments = {
+            "space": self.space,
+            "noise_cond": self.noise_cond,
+            "preconditioning": self.precond,
+        }
+        recipe = Recipe(
+            self.precond, arguments, self.network, network_arguments, denoiser_arguments
+        )
+        output_gain = OutputGain.ones(t_min, t_max, basis.dim) if self.output_gain else None
+        torch.manual_seed(self.seed)
+        model = recipe.build(basis, data_variance, output_gain)
+        model.about = {
+            "data_dim": basis.dim,
+            "dims_to_keep": arguments.get("dims_to_keep", basis.dim),
+            "tmin": t_min,
+            "tmax": t_max,
+        }
+        return model, loss
+
+
+def describe_training(model: Model, loss: DenoisingLoss, config: TrainingConfig) -> str:
+    return (
+        f"Schedule {loss.schedule.name}, t from {loss.t_min:g} to {loss.t_max:.4g}; "
+        f"{model.recipe.network} with {parameter_count(model.denoiser.network):,} parameters in "
+        f"{model.denoiser.space}; {config.total / 1e6:g} M samples in batches of {config.batch}"
+    )

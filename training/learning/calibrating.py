@@ -1,0 +1,78 @@
+"""The calibration of a trained model."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from tqdm import tqdm
+
+from dnnlib.errors import DataError
+from dnnlib.logs import logger
+from torch_utils import distributed
+from training.data.batches import Batch
+from training.flow.calibration import NODES, fit_calibration
+from training.model.model import Model
+
+
+@dataclass(frozen=True)
+class CalibrationPlan:
+    """How a trained model is to be calibrated.
+
+    Attributes:
+        points: Gives this rank's share of the clean points to fit to, with their labels.
+        seed: Of the noise.
+        method: A name in ``METHODS`` of the calibration.
+    """
+
+    points: Callable[[], Batch]
+    seed: int
+    method: str
+
+
+def calibrate(model: Model, plan: CalibrationPlan) -> None:
+    """Fits a model's calibration, and puts it in its place.
+
+    Args:
+        model: Ready for evaluation.
+        plan: How.
+
+    Raises:
+        DataError: The network gives values that are not finite.
+    """
+    start, denoiser, about = time.monotonic(), model.denoiser, model.about
+    device, batch = denoiser.basis.mean.device, plan.points()
+    # What simulations compute in by default, whatever the training did.
+    denoiser.precision = "fp32"
+    points = denoiser.basis.to_eigen(batch.points.to(device))
+    times = torch.linspace(about["tmin"], about["tmax"], NODES, dtype=torch.float64)
+    conditions = batch.conditions(device)
+    nodes = NODES * (1 if plan.method == "gain" else 2)
+    logger.info(f"Calibrating on {len(points)} points a rank; the network is saved already")
+    hidden = None if distributed.is_main() else True
+    with tqdm(total=nodes, desc="calibration", unit="node", disable=hidden) as bar:
+        try:
+            calibration = fit_calibration(
+                denoiser,
+                points,
+                times,
+                plan.seed,
+                plan.method,
+                conditions=conditions,
+                on_node=bar.update,
+            )
+        except ValueError as error:
+            raise DataError(
+                f"the network cannot be calibrated, and is saved without: {error}"
+            ) from error
+    denoiser.calibration = calibration
+    count = int(distributed.sum_over_ranks(torch.tensor([len(points)], device=device)))
+    kept = slice(about["dims_to_keep"])
+    gains = calibration.gains[:, kept]
+    found = f"gains {float(gains.min()):.3f} to {float(gains.max()):.3f}"
+    if plan.method != "gain":
+        found += f", largest slope {float(calibration.slopes[:, kept].abs().max()):.3f}"
+    logger.info(
+        f"Calibrated on {count} points at {NODES} times in {time.monotonic() - start:.1f} s: "
+        f"{found} (kept dimensions)"
+    )

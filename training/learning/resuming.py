@@ -1,0 +1,97 @@
+"""What a run goes on from: a training state, and the options that the run began with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError
+from dnnlib.logs import logger
+from torch_utils import distributed
+from torch_utils.results import load_json
+from torch_utils.snapshots import read_state
+from training.flow.eigenbasis import EigenBasis
+from training.learning.restarting import (
+    OPTIONS_NAME,
+    folder_before_restart,
+    is_restart,
+    launch_id,
+    launch_of,
+)
+from training.learning.run_folder import states_in
+
+
+def place_to_resume(given: Path | None, outdir: Path | None, itself: bool) -> Path | None:
+    """What a run goes on from: a folder or state, or None if it starts anew.
+
+    Args:
+        given: What the user says.
+        outdir: Where the run's folder is made.
+        itself: Whether ``outdir`` itself is the folder.
+
+    Returns:
+        What is given; but the run's folder, if torchrun has restarted it since it wrote a state.
+    """
+    if given is not None:
+        folder = given if given.is_dir() else given.parent
+        return folder if is_restart() and launch_of(folder) == launch_id() else given
+    before = folder_before_restart(outdir, itself) if outdir else None
+    return before if before and states_in(before) else None
+
+
+def read_options(location: Path) -> dict[str, Any]:
+    """The options of the run that a folder, or a state file in it, belongs to."""
+    folder = location if location.is_dir() else location.parent
+    if not location.exists():
+        raise DataError(f"{location} does not exist: give a run's folder or training-state-*.pt")
+    options = load_json(folder / OPTIONS_NAME).get("options")
+    if not isinstance(options, dict):
+        raise DataError(f"{folder / OPTIONS_NAME} has no options of a run")
+    return options
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A training state to go on from."""
+
+    path: Path
+    state: dict[str, Any]
+
+    @classmethod
+    def find(cls, location: Path) -> "Resumed":
+        """The state in a file, or the latest one in a run's folder that can be read.
+
+        Raises:
+            DataError: There is none.
+        """
+        if not location.is_dir():
+            return cls(location, read_state(location))
+        states = states_in(location)
+        if not states:
+            raise DataError(f"{location} has no training-state-*.pt to resume from")
+        for path in reversed(states):
+            try:
+                return cls(path, read_state(path))
+            except DataError as error:
+                last_error = error
+                if distributed.is_main():
+                    logger.warning(f"Warning: {error}; looking for an older state")
+        raise DataError(f"{location} has no state that can be read: {last_error}")
+
+    @property
+    def basis(self) -> EigenBasis:
+        """The basis of the run, which is fitted only once."""
+        try:
+            return EigenBasis(**self.state["basis"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{self.path} has no basis of its data") from error
+
+    @property
+    def data_variance(self) -> Tensor:
+        """What the preconditioning of the run counts on."""
+        try:
+            return torch.as_tensor(self.state["data_variance"])
+        except (KeyError, TypeError) as error:
+            raise DataError(f"{self.path} has no variance of its data") from error
