@@ -21,6 +21,8 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import click
 
+from training.settings.flags import FlagCommand
+
 _DECLARED, _SHARED = "declared", "shared"
 
 
@@ -163,7 +165,7 @@ def _parameter(item: Field[Any], section: str, unset: str) -> click.Parameter:
     return DeclaredOption([item.name, *names], section=section, show_default=True, **attributes)
 
 
-class SectionedCommand(click.Command):
+class SectionedCommand(FlagCommand):
     """A command whose help shows its options under their headings."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -1,6 +1,6 @@
 """How a script is run: its command, and how whatever goes wrong becomes one line and an exit code.
 
-Names of options may be written with ``_`` or ``-`` alike.
+Names of options may be written with ``_`` or ``-`` alike, and flags with a value: ``--cond=True``.
 """
 
 import logging
@@ -20,9 +20,10 @@ import click
 from dnnlib.errors import InflationError
 from dnnlib.logs import setup_logging
 from training.settings.declared import SectionedCommand, SectionedGroup
+from training.settings.flags import spelled_alike
 
 CONTEXT = {
-    "token_normalize_func": lambda token: token.replace("-", "_"),
+    "token_normalize_func": spelled_alike,
     "help_option_names": ["-h", "--help"],
     "show_default": True,
     "max_content_width": 100,

@@ -127,6 +127,36 @@ def test_a_group_alone_tells_its_commands_and_is_a_usage_error(
     assert run_script(toy_pfODE_int, "--help").code == 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "given", "value"),
+    [
+        ([], set(), [False, True]),
+        (["--some-flag"], {"some_flag"}, [True, True]),
+        (["--some-flag=True", "--both=1"], {"some_flag", "both"}, [True, True]),
+        (["--some_flag=no", "--both=False"], {"some_flag", "both"}, [False, False]),
+        (["--no-both"], {"both"}, [False, False]),
+    ],
+)
+def test_flags_take_truth_values(arguments: list[str], given: set[str], value: list[bool]) -> None:
+    seen = []
+
+    @group()
+    def main() -> None:
+        pass
+
+    @main.command()
+    @click.option("--some_flag", is_flag=True)
+    @click.option("--both/--no-both", default=True)
+    @click.option("--text")
+    def script(some_flag: bool, both: bool, text: str | None) -> None:
+        seen.append((given_options(), [some_flag, both]))
+
+    main.main(["script", *arguments], standalone_mode=False)
+    assert seen == [(given, value)]
+    with pytest.raises(click.BadParameter, match="not a valid boolean"):
+        main.main(["script", "--some_flag=maybe"], standalone_mode=False)
+
+
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "NaN", "1e999", "abc", ""])
 @pytest.mark.parametrize("kind", [FiniteFloat(), POSITIVE, FiniteFloat(max=1)])
 def test_only_finite_numbers_are_numbers(kind: FiniteFloat, text: str) -> None:
