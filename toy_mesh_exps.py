@@ -114,6 +114,7 @@ BLOCK_ROWS = 2048
 @flow_options(G_TYPES)
 @toy_step_options(DEFAULT_STEPS)
 @solver_options(SOLVERS, DEFAULT)
+@click.option("--end_vars", type=POSITIVE, default=1.0, help="A0, the std of kept latents.")
 @click.option(
     "--eps",
     default="auto",
@@ -195,11 +196,11 @@ class Subject(NamedTuple):
 
 def find_flow(options: dict[str, Any]) -> Subject:
     if options["network"] is None:
-        toy, basis, schedule = known_toy(options)
+        toy, basis, schedule = known_toy(options, options["end_vars"])
         steps, end = steps_and_end(options["steps"], options["h"], schedule.default_t_max())
     else:
         path = local_file(options["network"])
-        model = Model.load(path, calibrated=options["calibration"])
+        model = Model.load(path, options["end_vars"], options["calibration"])
         toy = network_toy(path, model, options)
         steps, end = trained_steps_and_end(path, model, options)
         basis, schedule = model.flow.basis, model.flow.schedule

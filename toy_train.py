@@ -22,7 +22,7 @@ from training.flow.calibration import METHODS
 from training.flow.denoisers import NOISE_CONDITIONINGS, SPACES
 from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import G_TYPES
-from training.learning.building import Choices, describe_training
+from training.learning.building import TOY_PRECONDITIONINGS, Choices, describe_training
 from training.learning.resuming import Resumed, place_to_resume, read_options
 from training.learning.run import run_training
 from training.learning.trainer import Trainer
@@ -75,9 +75,10 @@ CALIBRATION_POINTS = 10_000
 @click.option("--space", type=choice(SPACES), default="ES", help="Coordinates of the network.")
 @click.option(
     "--precond",
-    type=choice(("ifs", "edm")),
+    type=choice(TOY_PRECONDITIONINGS),
     default="ifs",
-    help="Inflationary flow, or the isotropic model of Karras et al. 2022.",
+    help="Inflationary flow; or the isotropic model of Karras et al. 2022, which takes all "
+    "dimensions of the data to vary alike (edm), or each as it does (edm_es).",
 )
 @click.option(
     "--noise_cond",

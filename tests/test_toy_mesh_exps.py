@@ -87,6 +87,19 @@ def measure(run_script: Run, networks: dict[str, Path], tmp_path: Path) -> Calla
     return start
 
 
+def test_a_wider_latent_space_has_wider_spheres_and_the_same_coverage(
+    measure: Callable[..., Found],
+) -> None:
+    for score in (("exact",), ("net", "PRP")):
+        one, two = measure(*score), measure(*score, "--end_vars=2")
+        np.testing.assert_allclose(
+            two.arrays["boundary_latent"], 2 * one.arrays["boundary_latent"], rtol=1e-9
+        )
+        np.testing.assert_allclose(
+            two.arrays["boundary_data"], one.arrays["boundary_data"], atol=1e-5
+        )
+
+
 @pytest.mark.parametrize("dims_to_keep", [1, 2])
 def test_in_the_exact_flow_of_circles_coverage_stays_within_three_tenths_of_a_point(
     measure: Callable[..., Found], dims_to_keep: int

@@ -280,6 +280,7 @@ def test_nosubdir_takes_the_folder_itself_once(
         (["--noise_cond=ddpm"], {}, "PRP"),
         (["--precond=edm"], {"tmin": 0.002, "tmax": 80.0}, "EDM"),
         (["--precond=edm", "--tmin=0.01", "--tmax=50"], {"tmin": 0.01, "tmax": 50.0}, "EDM"),
+        (["--precond=edm_es"], {"tmin": 0.002, "tmax": 80.0}, "EDM"),
         (["--batch-gpu=70"], {}, "PRP"),
         (["--ema=0"], {}, "PRP"),
         (["--ls=100"], {}, "PRP"),
@@ -301,6 +302,19 @@ def test_every_variant_trains_and_its_network_knows_what_it_is(
     dim = model.about["data_dim"]
     t = torch.tensor(model.about["tmax"], dtype=torch.float64)
     assert model.denoiser(torch.zeros(3, dim, dtype=torch.float64), t).isfinite().all()
+
+
+def test_edm_in_eigenspace_counts_on_the_variance_of_each_dimension(train: Run) -> None:
+    folder = train("--data_name=alt_swirl", "--precond=edm_es")
+    denoiser = Model.load(folder / "network-snapshot-000000.pkl").denoiser
+    c_skip = denoiser.coefficients(torch.tensor(1.0)).c_skip
+    variances = denoiser.basis.eigenvalues
+    torch.testing.assert_close(c_skip, variances / (variances + 1))
+    assert variances[0] > 3 * variances[-1]
+    # As for edm, a quarter of the log of the noise's standard deviation.
+    torch.testing.assert_close(
+        denoiser.noise_condition(torch.tensor(2.0)), torch.tensor(2.0).log() / 4
+    )
 
 
 # In orig, g = 1 for the two kept dimensions and -2/(3 - 2) for the third; rates are rho (1 + g).

@@ -16,8 +16,11 @@ from training.learning.trainer import TrainingConfig
 from training.model.model import Model, Recipe, make_schedule, parameter_count
 from training.networks import TOY_NETWORKS
 
+TOY_PRECONDITIONINGS = ("ifs", "edm", "edm_es")
+EDM_ES = {"schedule": "edm", "preconditioning": "ifs"}
+"""``edm_es``: the schedule of ``edm``, with a preconditioning for each eigen-dimension."""
 T_SAMPLING = {"ifs": "uniform", "edm": "normal", "vp": "uniform", "ve": "log_uniform"}
-"""How times are drawn by default; the isotropic models do as Karras et al. 2022 (table 1)."""
+"""By schedule, how times are drawn; isotropic models do as Karras et al. 2022 (table 1)."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Choices:
     """What a user decides about a model; None is a default that depends on the rest.
 
     Attributes:
-        precond: A name in ``SCHEDULES`` and ``PRECONDITIONINGS``.
+        precond: A name in ``SCHEDULES`` and ``PRECONDITIONINGS``, or ``edm_es``.
         inflation: Arguments of the inflationary schedule; the others take none.
         network: A name in ``NETWORKS``.
         network_arguments: Its constructor's, but for those that follow from the flow.
@@ -64,10 +67,13 @@ class Choices:
             arguments: dict[str, Any] = {"dims_to_keep": basis.dim, **INFLATION_DEFAULTS, **given}
         else:
             arguments = {"t_min": self.t_min}
-        schedule = make_schedule(self.precond, arguments, basis)
+        kinds = {"schedule": self.precond, "preconditioning": self.precond}
+        kinds = EDM_ES if self.precond == "edm_es" else kinds
+        schedule = make_schedule(kinds["schedule"], arguments, basis)
         t_min = schedule.t_min if self.t_min is None else self.t_min
         t_max = schedule.default_t_max() if self.t_max is None else self.t_max
-        loss = DenoisingLoss(schedule, t_min, t_max, self.t_sampling or T_SAMPLING[self.precond])
+        t_sampling = self.t_sampling or T_SAMPLING[kinds["schedule"]]
+        loss = DenoisingLoss(schedule, t_min, t_max, t_sampling)
         network_arguments = dict(self.network_arguments)
         if self.network in TOY_NETWORKS:
             ends = torch.tensor([t_min, t_max], dtype=torch.float64)
@@ -76,10 +82,10 @@ class Choices:
         denoiser_arguments = {
             "space": self.space,
             "noise_cond": self.noise_cond,
-            "preconditioning": self.precond,
+            "preconditioning": kinds["preconditioning"],
         }
         recipe = Recipe(
-            self.precond, arguments, self.network, network_arguments, denoiser_arguments
+            kinds["schedule"], arguments, self.network, network_arguments, denoiser_arguments
         )
         output_gain = OutputGain.ones(t_min, t_max, basis.dim) if self.output_gain else None
         torch.manual_seed(self.seed)

@@ -40,7 +40,7 @@ CHOICES = {
     "g_type": "orig constant_inflation_gap",
     "arch": "mlp ToyConvUNet ToySongUNet",
     "space": "ES IS",
-    "precond": "ifs edm",
+    "precond": "ifs edm edm_es",
     "noise_cond": "log ddpm",
 }
 
