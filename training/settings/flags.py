@@ -9,7 +9,7 @@ def spelled_alike(name: str) -> str:
 
 
 class FlagCommand(click.Command):
-    """A command that takes ``--cond``, ``--cond=True`` and ``--cond=False`` for any of its flags."""
+    """A command any of whose flags may be ``--cond``, ``--cond=True`` or ``--cond=False``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         flags = {

@@ -1,6 +1,6 @@
 """How a script is run: its command, and how whatever goes wrong becomes one line and an exit code.
 
-Names of options may be written with ``_`` or ``-`` alike, and flags with a value: ``--cond=True``.
+Names of options may be written with ``_`` or ``-`` alike, and flags with a value, ``--cond=True``.
 """
 
 import logging
