@@ -21,7 +21,7 @@ from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS
 from training.simulation.simulator import Simulator
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CPU = torch.device("cpu")
 
 

@@ -1,0 +1,124 @@
+"""Runs scripts in a process that is to our code like one on Windows: ``like_windows.py FOLDER``.
+
+Modules, functions and signals that only POSIX has are missing, processes are spawned and not
+forked, a file that is open cannot be renamed or removed, and text has no default encoding. Other
+packages see the system as it is. Prints the names of the files that were made.
+"""
+
+import builtins
+import importlib
+import io
+import multiprocessing
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+MODULES = {
+    *("crypt", "fcntl", "grp", "nis", "posix", "pty", "pwd", "resource", "spwd", "syslog"),
+    *("termios", "tty"),
+}
+MISSING = {
+    *("fork", "forkpty", "getuid", "geteuid", "getgid", "getegid", "getgroups", "getpgid"),
+    *("setsid", "killpg", "nice", "uname", "sysconf", "getloadavg", "sched_getaffinity"),
+    *("chown", "fchmod", "lchown", "mkfifo", "mknod", "statvfs", "pathconf", "openpty"),
+    *("pread", "pwrite", "preadv", "pwritev", "readv", "sendfile", "posix_fallocate"),
+    *("O_DIRECTORY", "O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_SYNC", "WNOHANG", "wait"),
+    *("SIGKILL", "SIGHUP", "SIGCHLD", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGPIPE", "SIGQUIT"),
+    *("SIGSTOP", "SIGTSTP", "SIGCONT", "alarm", "setitimer", "pause", "sigwait", "pthread_kill"),
+}
+SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
+TOY = ("--data_name=circles", "--device_name=cpu")
+RUNS: tuple[tuple[str, ...], ...] = (
+    (
+        *("toy_train", "--outdir=toy", "--nosubdir", "--duration=0.0004", "--batch=100"),
+        *("--no-calibrate", *TOY),
+    ),
+    ("toy_pfODE_int", "exact", "--save_dir=exact", "--total_samples=9", "--steps=2", *TOY),
+    ("visualize", "exact", "--dest=pictures", "--no-animation"),
+    ("dataset_tool", "--source=digits", "--dest=set.zip", "--max-images=16"),
+    (
+        *("train", "--outdir=images", "--data=set.zip", "--device_name=cpu", "--no-calibrate"),
+        *("--cbase=8", "--cres=1", "--batch=16", "--duration=0.000032", "--workers=1"),
+    ),
+)
+
+
+def is_ours(file: str) -> bool:
+    # Without pathlib, which itself asks os for its name.
+    top, _, rest = file.partition(f"{ROOT}/")
+    return not top and bool(rest) and not rest.startswith((".venv", "tests/"))
+
+
+class Poorer(ModuleType):
+    """A module without what Windows lacks, as our code sees it."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in MISSING and is_ours(sys._getframe(1).f_code.co_filename):
+            raise AttributeError(f"Windows has no {name}")
+        if name == "name" and is_ours(sys._getframe(1).f_code.co_filename):
+            return "nt"
+        return super().__getattribute__(name)
+
+
+def take_away_modules(name: str, *others: Any, **options: Any) -> Any:
+    if name in MODULES and is_ours(sys._getframe(1).f_code.co_filename):
+        raise ModuleNotFoundError(f"Windows has no module {name}")
+    return IMPORT(name, *others, **options)
+
+
+def wants_closed(function: Callable[..., Any]) -> Callable[..., Any]:
+    def checked(*paths: Any, **options: Any) -> Any:
+        descriptors = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]
+        used = {os.path.realpath(descriptor) for descriptor in descriptors}
+        for path in paths:
+            if os.path.realpath(path) in used and not os.path.isdir(path):
+                raise PermissionError(f"{path} is open")
+        return function(*paths, **options)
+
+    return checked
+
+
+def complain(
+    message: Warning | str, category: type[Warning], file: str, line: int, *_: Any
+) -> None:
+    if category is EncodingWarning and is_ours(file):
+        raise AssertionError(f"{file}:{line}: {message}")
+
+
+def run(name: str, *arguments: str) -> None:
+    script = importlib.import_module(name)
+    sys.argv[0] = f"{name}.py"
+    script.main.main([*arguments], standalone_mode=False)
+
+
+def main(folder: str) -> None:
+    sys.path.insert(0, str(ROOT))
+    os.chdir(folder)
+    multiprocessing.set_start_method("spawn")
+    warnings.simplefilter("always", EncodingWarning)
+    warnings.showwarning = complain
+    builtins.__import__ = take_away_modules
+    for name in ("replace", "rename", "unlink", "remove"):
+        setattr(os, name, wants_closed(getattr(os, name)))
+    os.__class__ = signal.__class__ = Poorer
+    for name in SCRIPTS:
+        script = importlib.import_module(name)
+        with redirect_stdout(io.StringIO()):
+            for command in ("", *getattr(script.main, "commands", ())):
+                run(name, *command.split(), "--help")
+    for name, *arguments in RUNS:
+        run(name, *arguments)
+    print(*sorted(str(path) for path in Path().rglob("*") if path.is_file()), sep="\n")
+
+
+IMPORT = builtins.__import__
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,19 @@
+"""Scripts run where there is no POSIX: all are imported, and some make files."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_scripts_run_without_what_windows_lacks(tmp_path: Path) -> None:
+    command = [sys.executable, "-X", "warn_default_encoding", "tests/like_windows.py"]
+    done = subprocess.run(
+        [*command, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    names = [line for line in done.stdout.splitlines() if (tmp_path / line).is_file()]
+    assert {Path(name).suffix for name in names} >= {".npz", ".json", ".png", ".zip", ".pkl", ".pt"}
+    assert not [name for name in names if re.search(r'[<>:"|?*]|[. ]$', name)]
