@@ -21,9 +21,9 @@ from training.flow.calls import BLOCK_ROWS
 from training.flow.denoisers import PRECISIONS
 from training.flow.solvers import DEFAULT, SOLVERS
 from training.settings.integration import integration_options
-from training.settings.options import device_option, overwrite_option
+from training.settings.options import device_option, given_options, overwrite_option
 from training.settings.script import command, run_script
-from training.settings.types import COUNT, FILE
+from training.settings.types import COUNT, FILE, choice
 from training.simulation.generation import SeedSampler, generate_images, parse_seeds
 from training.simulation.images import ImageFlow
 from training.simulation.integration import DEFAULT_STEPS
@@ -42,10 +42,16 @@ from training.simulation.latents import parse_eps
 )
 @click.option("--subdirs", is_flag=True, help="Make a folder for each thousand seeds.")
 @click.option(
+    "--gen_source",
+    type=choice(("diag", "empirical")),
+    default="diag",
+    help="Latents: Gaussian, with variances by --eps, or with those in which a melt ended.",
+)
+@click.option("--prev_melt", type=FILE, help="The melt of empirical, a file of pfODE_int.py.")
+@click.option(
     "--eps",
     default="auto",
-    help="Variances of the latents: auto (the closed form), or one number for all compressed "
-    "dimensions.",
+    help="Variances of diag: auto (the closed form), or one number for all compressed dimensions.",
 )
 @click.option(
     "--class",
@@ -58,9 +64,7 @@ from training.simulation.latents import parse_eps
 def main(**options: Any) -> None:
     began = time.perf_counter()
     seeds = parse_seeds(options["seeds"])
-    eps = parse_eps(options["eps"])
-    if eps == "empirical":
-        raise UsageError("--eps is 'empirical', but there is no melt here: give auto or a variance")
+    eps = chosen_eps(options)
     image_flow = ImageFlow.open(options)
     image_flow.check_class(options["class_"])
     with process_group(options["device_name"]) as device:
@@ -73,8 +77,11 @@ def main(**options: Any) -> None:
             eps,
             options["dims_to_keep"],
             options["class_"],
+            options["prev_melt"],
         )
         settings = image_settings(image_flow, device, eps, options)
+        if eps == "empirical":
+            settings["latent_sha256"] = sampler.latent_law.digest()
         shape, subdirs = image_flow.image_shape, options["subdirs"]
         folder = ImageFolder(options["save_dir"], shape, subdirs, settings)
         outdated = folder.outdated(seeds, options["overwrite"])
@@ -99,6 +106,22 @@ def main(**options: Any) -> None:
                 "Wrote {made} new images to {folder}; {remade} were made again, and {skipped} were "
                 "there already".format(**counts, folder=options["save_dir"])
             )
+
+
+def chosen_eps(options: dict[str, Any]) -> float | str:
+    """``empirical`` for latents of a melt, else the option ``eps``."""
+    if options["gen_source"] == "diag":
+        if options["prev_melt"] is not None:
+            raise UsageError("--prev_melt goes with --gen_source=empirical only")
+        eps = parse_eps(options["eps"])
+        if eps == "empirical":
+            raise UsageError("--eps is 'empirical': say --gen_source=empirical --prev_melt=FILE")
+        return eps
+    if options["prev_melt"] is None:
+        raise UsageError("--gen_source=empirical takes the variances of a melt: give --prev_melt")
+    if "eps" in given_options():
+        raise UsageError("--eps goes with --gen_source=diag only")
+    return "empirical"
 
 
 def image_settings(

@@ -22,12 +22,17 @@ from PIL import Image
 
 import dnnlib
 import gen_fid_samples
+import pfODE_int
 from dnnlib.errors import DataError, UsageError
+from torch_utils.results import load_arrays
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
+from training.data.images.batches import to_pixels
 from training.data.images.codec import encode_png
 from training.data.images.dataset import ImageDataset
 from training.files.image_folder import PARAMETERS, ImageFolder
+from training.flow.latent import LatentLaw
+from training.flow.solvers import get_solver
 from training.model.model import Model
 from training.simulation import generation
 from training.simulation.generation import SeedSampler, generate_images, parse_seeds
@@ -225,6 +230,37 @@ def test_a_linear_flow_gives_the_images_of_the_closed_form(
     near_half = np.abs(expected % 1 - 0.5) < 1e-3
     assert near_half.mean() < 0.01
     np.testing.assert_array_equal(found[~near_half], expected.round()[~near_half])
+
+
+def test_latents_can_have_the_variances_of_a_melt(
+    run_script: Run, start: Run, make: Run, networks: dict[str, Path], tmp_path: Path
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8), dtype=np.uint8)
+    (tmp_path / "data").mkdir()
+    for index, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "data" / f"{index}.png")
+    solving = ("--solver=heun", "--n_iters=2")
+    melting = (f"--save_dir={tmp_path}", f"--data_root={tmp_path / 'data'}", "--bs=4")
+    network = f"--network={networks['PRR']}"
+    named = (network, "--data_name=noise", "--sim_type=melt", *melting, *solving)
+    assert run_script(pfODE_int, *named).code == 0
+    (melt,) = tmp_path.glob("*_melt.npz")
+    empirical = ("--seeds=0-1", "--gen_source=empirical", f"--prev_melt={melt}", *solving)
+    made = make(tmp_path / "one", *empirical, network="PRR")
+    # As images of the melt's own law, given by numbers.
+    model = Model.load(networks["PRR"])
+    law = LatentLaw.empirical(torch.from_numpy(load_arrays(melt)["xs_es"][-1]).double())
+    latents = torch.cat([law.sample(1, seeded_generator("cpu", k, Stream.LATENT)) for k in (0, 1)])
+    first, last = (model.about[name] for name in ("tmin", "tmax"))
+    times = torch.linspace(first, last, 3, dtype=torch.float64)
+    end = model.flow.generate(latents, times, get_solver("heun")).end
+    ends = model.flow.to_data(end, times[0])
+    expected = to_pixels(ends).reshape(2, 8, 8).numpy()
+    np.testing.assert_array_equal(np.stack([pixels(data) for data in made.values()]), expected)
+    # Images of two laws do not mix, nor are those of another network's melt made.
+    assert start(tmp_path / "one", "--seeds=5", *solving, network="PRR").code == 2
+    result = start(tmp_path / "two", *empirical, network="PRP")
+    assert (result.code, list((tmp_path / "two").glob("*"))) == (1, [])
 
 
 def test_a_seed_draws_its_class(make: Run, tmp_path: Path) -> None:
@@ -516,7 +552,11 @@ WRONG = [
     (["--seeds=7-3"], 2, "give 3-7"),
     (["--seeds=0-10000000"], 2, "10000001"),
     (["--seeds=x"], 2, "0-49999"),
-    (["--eps=empirical"], 2, "melt"),
+    (["--eps=empirical"], 2, "gen_source=empirical"),
+    (["--gen_source=empirical"], 2, "prev_melt"),
+    (["--gen_source=empirical", "--prev_melt=m.npz", "--eps=1"], 2, "eps"),
+    (["--gen_source=empirical", "--prev_melt=none.npz"], 1, "none.npz"),
+    (["--prev_melt=m.npz"], 2, "gen_source=empirical"),
     (["--eps=-1"], 2, "-1"),
     (["--eps=nan"], 2, "nan"),
     (["--class=0"], 2, "no classes"),

@@ -11,6 +11,7 @@ numbers of the paper's tables.
 """
 
 from dataclasses import dataclass
+from hashlib import sha256
 from math import inf, log, pi
 
 import torch
@@ -105,6 +106,10 @@ class LatentLaw:
         std = self.std
         normalizer = std.log().sum() + self.dim * log(2 * pi) / 2
         return -(x / std).square().sum(dim=-1) / 2 - normalizer
+
+    def digest(self) -> str:
+        """SHA-256 of the variances."""
+        return sha256(self.variance.cpu().numpy().tobytes()).hexdigest()
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{value:.3g}" for value in self.std[:4].tolist())

@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.images.batches import to_pixels
 from training.files.image_folder import ImageFolder, write_image
+from training.files.trajectory import SavedEnd
 from training.flow.calls import BlockwiseDenoiser
 from training.simulation.images import ImageFlow, draw_classes
 from training.simulation.latents import latent_law
@@ -69,14 +71,17 @@ class SeedSampler:
         image_flow: The network, and how to integrate.
         device: Of this rank.
         rows: Images of one network call.
-        eps: ``auto`` or the variance of compressed dimensions, see ``latent_law``.
+        eps: ``auto``, the variance of compressed dimensions, or ``empirical``; see ``latent_law``.
         dims_to_keep: How many dimensions are not compressed.
         class_number: Class of all images; None draws one for each seed.
+        melt: File of the melt that ``empirical`` takes its variances from.
 
     Attributes:
+        latent_law: What the latents are drawn from.
         network_calls: Made so far.
 
     Raises:
+        DataError: The melt was made with another network, or up to another time.
         UsageError: The times do not increase, or the latent law at T is not finite.
     """
 
@@ -88,15 +93,20 @@ class SeedSampler:
         eps: float | str,
         dims_to_keep: int,
         class_number: int | None,
+        melt: Path | None = None,
     ):
         self.rows, self.device = rows, device
         self._image_flow, self._class_number = image_flow, class_number
         self._flow = image_flow.on(device, rows)
         end = image_flow.options["end_time"]
-        self._latent = latent_law(self._flow, end, eps, dims_to_keep)
-        if not self._latent.variance.isfinite().all():
+        if not latent_law(self._flow, end, "auto", dims_to_keep).variance.isfinite().all():
             raise UsageError(f"T is {end:g}: the noise or its scale overflows; give a shorter time")
         self._times = image_flow.times(self._flow)
+        melted = None
+        if melt is not None:
+            saved = SavedEnd.load(melt, self._flow, self._times, image_flow.model.digest())
+            melted = saved.x.to(device)
+        self.latent_law = latent_law(self._flow, end, eps, dims_to_keep, melted)
         self.network_calls = 0
 
     @property
@@ -128,7 +138,9 @@ class SeedSampler:
 
     def _latents(self, seeds: list[int]) -> Tensor:
         # One generator for many seeds would give each image numbers that depend on those before.
-        draws = [self._latent.sample(1, seeded_generator("cpu", k, Stream.LATENT)) for k in seeds]
+        draws = [
+            self.latent_law.sample(1, seeded_generator("cpu", k, Stream.LATENT)) for k in seeds
+        ]
         return torch.cat(draws)
 
     def _labels(self, seeds: list[int]) -> Tensor:
