@@ -6,8 +6,8 @@ it; 28x28 is padded to 32x32), an LMDB of LSUN, or 'digits': the 8x8 digits of s
 """
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import PIL
@@ -19,7 +19,8 @@ from training.data.images.transforms import TRANSFORMS, Transform
 from training.data.sources.conversion import Conversion
 from training.data.sources.formats import DIGITS, open_source
 from training.data.sources.writer import image_writer, is_zip, require_writable
-from training.settings.options import overwrite_option
+from training.settings.common import overwrite
+from training.settings.declared import Declared, option, takes
 from training.settings.script import command, run_script
 from training.settings.types import COUNT, FILE, choice
 
@@ -36,53 +37,65 @@ def parse_resolution(
     return int(width), int(height)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Settings(Declared):
+    """Options of this script."""
+
+    source: str = option(required=True, help="Where the images are.")
+    dest: Path = option(type=FILE, required=True, help="The .zip, or else folder, to make.")
+    first_image: int = option(
+        "--first-image",
+        type=click.IntRange(min=0),
+        default=0,
+        help="Leave out so many images at the start, so that a source can be split.",
+    )
+    max_images: int | None = option(
+        "--max-images", type=COUNT, unset="all", help="Stop after so many images"
+    )
+    transform: str | None = option(
+        type=choice(TRANSFORMS),
+        unset="images have to be square",
+        help="Cut the largest square out of the middle, or the largest rectangle of the "
+        "resolution's aspect, with black above and below",
+    )
+    resolution: tuple[int, int] | None = option(
+        metavar="WxH",
+        callback=parse_resolution,
+        unset="leave the size",
+        help="Size to resample to",
+    )
+    channels: str | None = option(
+        type=choice(("1", "3")),
+        unset="as the first image",
+        help="1 makes all images gray, 3 makes all RGB",
+    )
+    skip_bad: bool = option(
+        "--skip-bad", is_flag=True, help="Leave out images that are broken or do not fit."
+    )
+    overwrite: bool = overwrite()
+
+
 @command(help=__doc__)
-@click.option("--source", required=True, help="Where the images are.")
-@click.option("--dest", type=FILE, required=True, help="The .zip, or else folder, to make.")
-@click.option(
-    "--first-image",
-    type=click.IntRange(min=0),
-    default=0,
-    help="Leave out so many images at the start, so that a source can be split.",
-)
-@click.option("--max-images", type=COUNT, help="Stop after so many images  [default: all]")
-@click.option(
-    "--transform",
-    type=choice(TRANSFORMS),
-    help="Cut the largest square out of the middle, or the largest rectangle of the resolution's "
-    "aspect, with black above and below  [default: images have to be square]",
-)
-@click.option(
-    "--resolution",
-    metavar="WxH",
-    callback=parse_resolution,
-    help="Size to resample to  [default: leave the size]",
-)
-@click.option(
-    "--channels",
-    type=choice(("1", "3")),
-    help="1 makes all images gray, 3 makes all RGB  [default: as the first image]",
-)
-@click.option("--skip-bad", is_flag=True, help="Leave out images that are broken or do not fit.")
-@overwrite_option
-def main(**options: Any) -> None:
+@takes(Settings)
+def main(settings: Settings) -> None:
     if rank_from_environment() != 0:
         return  # one process makes the file
     started = time.monotonic()
-    dest: Path = options["dest"]
-    source_name: str = options["source"]
-    transform = Transform(options["transform"], options["resolution"])
-    channels = int(options["channels"]) if options["channels"] else None
+    dest = settings.dest
     conversion = Conversion(
-        transform, channels, options["max_images"], options["skip_bad"], options["first_image"]
+        Transform(settings.transform, settings.resolution),
+        int(settings.channels) if settings.channels else None,
+        settings.max_images,
+        settings.skip_bad,
+        settings.first_image,
     )
-    source_path = None if source_name == DIGITS else Path(source_name)
-    require_writable(dest, source_path, options["overwrite"])
-    source = open_source(source_name)
+    source_path = None if settings.source == DIGITS else Path(settings.source)
+    require_writable(dest, source_path, settings.overwrite)
+    source = open_source(settings.source)
     with image_writer(dest) as writer:
         (height, width, channels), skipped = conversion.run(source, writer)
     params = {
-        "options": options,
+        "options": settings.recorded(),
         "images": writer.count,
         "skipped": skipped,
         "image_shape": [channels, height, width],

@@ -5,13 +5,12 @@ are comparable only between equally many images, of one size, by one detector.
 """
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -20,58 +19,68 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
-from torch_utils.results import load_arrays, provenance, save_arrays, save_json
+from torch_utils.results import provenance, save_json
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.images.batches import ImageDataset, pixel_batches
+from training.files.fid_reference import FIDReference
 from training.measure.detector import InceptionDetector, find_detector
-from training.measure.frechet import FeatureStatistics, Moments, frechet_distance, require_moments
-from training.measure.kernel_distance import kernel_distance, subset_distances
-from training.settings.options import device_option, option_group, overwrite_option
+from training.measure.frechet import FeatureStatistics, Moments, frechet_distance
+from training.measure.kernel_distance import SUBSET_SIZE, kernel_distance, subset_distances
+from training.settings.common import RunOptions, seed
+from training.settings.declared import Declared, option, options_of, takes
 from training.settings.script import group, run_script
-from training.settings.types import COUNT, FILE, SEED
-
-Arrays = dict[str, np.ndarray]
-# Of a reference: kind of numbers and number of dimensions.
-REFERENCE_ARRAYS = {
-    "mu": ("f", 1),
-    "sigma": ("f", 2),
-    "features": ("f", 2),
-    "count": ("iu", 0),
-    "image_shape": ("iu", 1),
-    "detector": ("U", 0),
-}
+from training.settings.types import COUNT, FILE
 
 AT_LEAST_TWO, NOT_NEGATIVE = click.IntRange(min=2), click.IntRange(min=0)
 
-measuring_options = option_group(
-    click.option(
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuringOptions(Declared):
+    """How features of images are measured."""
+
+    section = "Measuring"
+    num: int | None = option(
         "--num",
         "--num_images",
-        "num",
         type=AT_LEAST_TWO,
+        unset="all",
         help="Use so many random images. Some versions of torchrun stumble over --num, but not "
-        "over --num_images  [default: all]",
-    ),
-    click.option("--seed", type=SEED, default=0, help="Seed of all that is drawn at random."),
-    click.option("--batch", type=COUNT, default=64, help="Images of a rank at a time."),
-    click.option(
-        "--detector",
-        help="Weights of the Inception-v3: a path or an https URL  [default: those of "
-        "torch-fidelity, downloaded once]",
-    ),
-    click.option(
-        "--kid_features",
+        "over --num_images",
+    )
+    seed: int = seed("all that is drawn at random")
+    batch: int = option(type=COUNT, default=64, help="Images of a rank at a time.")
+    detector: str | None = option(
+        unset="those of torch-fidelity, downloaded once",
+        help="Weights of the Inception-v3: a path or an https URL",
+    )
+    kid_features: int = option(
         type=NOT_NEGATIVE,
         default=5000,
         help="Random images whose features the KID is taken of; 0: no KID.",
-    ),
-    click.option(
-        "--workers", type=NOT_NEGATIVE, default=1, help="Processes of a rank that read ahead."
-    ),
-    device_option,
-    overwrite_option,
-)
+    )
+    workers: int = option(type=NOT_NEGATIVE, default=1, help="Processes of a rank that read ahead.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefSettings(Declared):
+    """Options of ``ref``."""
+
+    data: Path = option(type=FILE, required=True, help="Zip or folder of images.")
+    dest: Path = option(type=FILE, required=True, help="The .npz to write.")
+    measuring: MeasuringOptions = options_of(MeasuringOptions)
+    run: RunOptions = options_of(RunOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalcSettings(Declared):
+    """Options of ``calc``."""
+
+    images: Path = option(type=FILE, required=True, help="Zip or folder of images.")
+    reference: Path = option("--ref", type=FILE, required=True, help="An .npz that ref wrote.")
+    dest: Path | None = option(type=FILE, unset="print only", help="A .json for the result")
+    measuring: MeasuringOptions = options_of(MeasuringOptions)
+    run: RunOptions = options_of(RunOptions)
 
 
 @group(help=__doc__)
@@ -80,64 +89,59 @@ def main() -> None:
 
 
 @main.command(short_help="Measure a data set and write a reference.")
-@click.option("--data", type=FILE, required=True, help="Zip or folder of images.")
-@click.option("--dest", type=FILE, required=True, help="The .npz to write.")
-@measuring_options
-def ref(**options: Any) -> None:
+@takes(RefSettings)
+def ref(settings: RefSettings) -> None:
     """Measure a data set and write the reference that other images are compared with."""
     began = time.perf_counter()
-    dest: Path = options["dest"]
+    dest = settings.dest
     parameters = dest.with_suffix(".json")
-    require_dest([dest, parameters], ".npz", options["overwrite"])
-    dataset = ImageDataset(options["data"])
-    items = choose_items(dataset, options["num"], options["seed"])
-    with distributed.process_group(options["device_name"]) as device:
-        detector = InceptionDetector(find_detector(options["detector"]), device)
+    require_dest([dest, parameters], ".npz", settings.run.overwrite)
+    dataset = ImageDataset(settings.data)
+    items = choose_items(dataset, settings.measuring.num, settings.measuring.seed)
+    with distributed.process_group(settings.run.device_name) as device:
+        detector = InceptionDetector(find_detector(settings.measuring.detector), device)
         require_folder(dest.parent)
-        moments, features = measure(dataset, items, detector, options, device)
+        moments, features = measure(dataset, items, detector, settings.measuring, device)
         if not distributed.is_main():
             return
-        arrays = {
-            "mu": moments.mean.cpu().numpy(),
-            "sigma": moments.covariance.cpu().numpy(),
-            "features": features.cpu().numpy(),
-            "count": np.array(moments.count),
-            "image_shape": np.array(dataset.image_shape),
-            "detector": np.array(detector.identity),
-        }
-        save_arrays(dest, arrays)
+        reference = FIDReference(
+            moments.mean.cpu().numpy(),
+            moments.covariance.cpu().numpy(),
+            features.cpu().numpy(),
+            moments.count,
+            dataset.image_shape,
+            detector.identity,
+        )
+        reference.save(dest)
         result = {"count": moments.count, "features": len(features)}
-        save_json(parameters, {**result, **described(options, device, detector, dataset, began)})
+        save_json(parameters, {**result, **described(settings, device, detector, dataset, began)})
         logger.info(f"Wrote {dest} of {moments.count} images")
 
 
 @main.command(short_help="Compare images with a reference.")
-@click.option("--images", type=FILE, required=True, help="Zip or folder of images.")
-@click.option("--ref", "reference", type=FILE, required=True, help="An .npz that ref wrote.")
-@click.option("--dest", type=FILE, help="A .json for the result  [default: print only]")
-@measuring_options
-def calc(**options: Any) -> None:
+@takes(CalcSettings)
+def calc(settings: CalcSettings) -> None:
     """Compare images with a reference: print the FID, and the KID if the reference has features."""
     began = time.perf_counter()
-    dest: Path | None = options["dest"]
+    dest = settings.dest
     if dest is not None:
-        require_dest([dest], ".json", options["overwrite"])
-    path: Path = options["reference"]
-    reference = load_reference(path)
-    dataset = ImageDataset(options["images"])
-    require_shape(reference, path, dataset)
-    items = choose_items(dataset, options["num"], options["seed"])
-    with distributed.process_group(options["device_name"]) as device:
-        detector = InceptionDetector(find_detector(options["detector"]), device)
-        require_detector(reference, path, detector)
+        require_dest([dest], ".json", settings.run.overwrite)
+    path = settings.reference
+    reference = FIDReference.load(path)
+    dataset = ImageDataset(settings.images)
+    reference.require_shape(path, dataset.path, dataset.image_shape)
+    items = choose_items(dataset, settings.measuring.num, settings.measuring.seed)
+    with distributed.process_group(settings.run.device_name) as device:
+        detector = InceptionDetector(find_detector(settings.measuring.detector), device)
+        reference.require_detector(path, detector.identity, detector.dim)
         if dest is not None:
             require_folder(dest.parent)
-        moments, features = measure(dataset, items, detector, options, device)
+        moments, features = measure(dataset, items, detector, settings.measuring, device)
         if not distributed.is_main():
             return
-        result = compare(moments, features, reference, options["seed"])
+        result = compare(moments, features, reference, settings.measuring.seed)
         if dest is not None:
-            save_json(dest, {**result, **described(options, device, detector, dataset, began)})
+            save_json(dest, {**result, **described(settings, device, detector, dataset, began)})
         report(result)
 
 
@@ -168,13 +172,13 @@ def measure(
     dataset: ImageDataset,
     items: Tensor,
     detector: InceptionDetector,
-    options: dict[str, Any],
+    how: MeasuringOptions,
     device: torch.device,
 ) -> tuple[Moments, Tensor]:
     """Moments of the features of all ranks' images, and features kept for the KID, ``[k, d]``."""
     count = len(items)
-    generator = seeded_generator("cpu", options["seed"], Stream.KEPT_FEATURES)
-    chosen = torch.randperm(count, generator=generator)[: options["kid_features"]].sort().values
+    generator = seeded_generator("cpu", how.seed, Stream.KEPT_FEATURES)
+    chosen = torch.randperm(count, generator=generator)[: how.kid_features].sort().values
     row_of_place = torch.full((count,), -1)
     row_of_place[chosen] = torch.arange(len(chosen))
     kept = torch.zeros(len(chosen), detector.dim, device=device)
@@ -183,7 +187,7 @@ def measure(
     place = share.start
     hidden = None if distributed.is_main() else True
     with tqdm(total=share.stop - place, desc="features", unit="image", disable=hidden) as bar:
-        for pixels in pixel_batches(dataset, items, options["batch"], device, options["workers"]):
+        for pixels in pixel_batches(dataset, items, how.batch, device, how.workers):
             features = detector(pixels)
             statistics.add(features)
             rows = row_of_place[place : place + len(features)].to(device)
@@ -199,95 +203,59 @@ def measure(
     return statistics.moments(), distributed.sum_over_ranks(kept)
 
 
-def load_reference(path: Path) -> Arrays:
-    """The arrays of a reference, checked; all but ``mu`` and ``sigma`` may be missing.
+def compare(
+    moments: Moments, features: Tensor, reference: FIDReference, seed: int
+) -> dict[str, Any]:
+    """The distances, and between how many images they are.
 
-    Raises:
-        DataError: The file is missing or broken, or an array is not what it should be.
+    Subsets say how the KID varies, unless each of them is the whole set.
     """
-    arrays = load_arrays(path, ("mu", "sigma"))
-    known = {}
-    for name, (kinds, ndim) in REFERENCE_ARRAYS.items():
-        if name not in arrays:
-            continue
-        array = arrays[name]
-        if array.dtype.kind not in kinds or array.ndim != ndim:
-            kind = f"{array.dtype} {list(array.shape)}"
-            raise DataError(f"{path} is not a reference of fid.py: its '{name}' is {kind}")
-        known[name] = array.astype(np.float64) if kinds == "f" else array
-    require_moments(torch.from_numpy(known["mu"]), torch.from_numpy(known["sigma"]), str(path))
-    features, dim = known.get("features", np.empty((0, 0))), len(known["mu"])
-    if len(features) and not (features.shape[1] == dim and np.isfinite(features).all()):
-        raise DataError(f"{path} has 'features' that are not finite [k, {dim}]: make it again")
-    return known
-
-
-def require_shape(reference: Arrays, path: Path, dataset: ImageDataset) -> None:
-    """Raises DataError if images differ in size or channels from those of a reference."""
-    if "image_shape" not in reference:
-        logger.info(f"{path} does not say of what images it is: taken on trust")
-    elif tuple(reference["image_shape"].tolist()) != dataset.image_shape:
-        shapes = (dataset.image_shape, reference["image_shape"])
-        ours, theirs = ("x".join(str(size) for size in shape) for shape in shapes)
-        raise DataError(
-            f"{dataset.path} has images of {ours} (channels, height, width), but {path} is of "
-            f"{theirs}: compare images of one shape"
-        )
-
-
-def require_detector(reference: Arrays, path: Path, detector: InceptionDetector) -> None:
-    """Raises DataError if a reference was made with another detector."""
-    dim, made_with = len(reference["mu"]), str(reference.get("detector", ""))
-    if dim != detector.dim:
-        raise DataError(f"{path} is of {dim} features, but the detector has {detector.dim}")
-    if not made_with:
-        logger.info(f"{path} does not say which detector made it: taken on trust")
-    elif made_with != detector.identity:
-        raise DataError(
-            f"{path} was made with the detector {made_with[:12]}..., but this is "
-            f"{detector.identity[:12]}... (SHA-256): give the same --detector to both"
-        )
-
-
-def compare(moments: Moments, features: Tensor, reference: Arrays, seed: int) -> dict[str, Any]:
-    """The distances, and between how many images they are."""
-    others = torch.from_numpy(reference.get("features", np.empty((0, 0)))).to(features.device)
+    others = torch.from_numpy(reference.features).to(features.device)
     kid = None
     if min(len(features), len(others)) >= 2:
+        varies = max(len(features), len(others)) > min(SUBSET_SIZE, len(features), len(others))
         generator = seeded_generator("cpu", seed, Stream.KID_SUBSETS)
         kid = {
             "value": kernel_distance(features, others),
             "features": len(features),
             "reference_features": len(others),
-            "over_subsets": asdict(subset_distances(features, others, generator)),
+            "over_subsets": asdict(subset_distances(features, others, generator))
+            if varies
+            else None,
         }
     return {
         "fid": frechet_distance(
             moments.mean.cpu(),
             moments.covariance.cpu(),
-            torch.from_numpy(reference["mu"]),
-            torch.from_numpy(reference["sigma"]),
+            torch.from_numpy(reference.mu),
+            torch.from_numpy(reference.sigma),
         ),
         "kid": kid,
         "count": moments.count,
-        "reference_count": int(reference["count"]) if "count" in reference else None,
+        "reference_count": reference.count,
     }
 
 
 def report(result: dict[str, Any]) -> None:
     against = result["reference_count"] or "an unknown number"
     logger.info(f"FID {result['fid']:.6g} ({result['count']} images against {against})")
-    if result["kid"] is not None:
-        kid, parts = result["kid"], result["kid"]["over_subsets"]
-        logger.info(
-            f"KID x 1000 {1000 * kid['value']:.6g} (features of {kid['features']} images against "
-            f"{kid['reference_features']}); {1000 * parts['mean']:.6g} with standard deviation "
-            f"{1000 * parts['std']:.6g} over {parts['subsets']} random subsets of {parts['size']}"
+    if result["kid"] is None:
+        return
+    kid, parts = result["kid"], result["kid"]["over_subsets"]
+    text = (
+        f"KID x 1000 {1000 * kid['value']:.6g} (features of {kid['features']} images against "
+        f"{kid['reference_features']})"
+    )
+    if parts is not None:
+        text += (
+            f"; {1000 * parts['mean']:.6g} with standard deviation {1000 * parts['std']:.6g} over "
+            f"{parts['subsets']} random subsets of {parts['size']}"
         )
+    logger.info(text)
 
 
 def described(
-    options: dict[str, Any],
+    settings: RefSettings | CalcSettings,
     device: torch.device,
     detector: InceptionDetector,
     dataset: ImageDataset,
@@ -295,7 +263,7 @@ def described(
 ) -> dict[str, Any]:
     """What the parameters of either command have in common."""
     return {
-        "options": {**options, "device_name": str(device)},
+        "options": settings.recorded(device_name=str(device)),
         "detector": detector.identity,
         "image_shape": list(dataset.image_shape),
         "seconds": round(time.perf_counter() - began, 3),

@@ -6,10 +6,8 @@ beside it.
 """
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import click
 
 from dnnlib.errors import UsageError
 from dnnlib.files import require_new
@@ -18,39 +16,45 @@ from torch_utils.distributed import rank_from_environment
 from torch_utils.results import provenance, save_json
 from training.model.model import parameter_count
 from training.original.model import import_original
-from training.settings.options import overwrite_option
+from training.settings.common import overwrite
+from training.settings.declared import Declared, option, takes
 from training.settings.script import command, run_script
 from training.settings.types import FILE, POSITIVE
 
 
+@dataclass(frozen=True, kw_only=True)
+class Settings(Declared):
+    """Options of this script."""
+
+    source: Path = option(type=FILE, required=True, help="Network file of the original code.")
+    dest: Path = option(type=FILE, required=True, help="Network file to write.")
+    data_name: str | None = option(
+        unset="what the file says", help="What the network was trained on: for a toy, its name"
+    )
+    tmax: float | None = option(
+        type=POSITIVE,
+        unset="what the file says, or for images 15.01",
+        help="Last time, at most that of training",
+    )
+    overwrite: bool = overwrite()
+
+
 @command(help=__doc__)
-@click.option("--source", type=FILE, required=True, help="Network file of the original code.")
-@click.option("--dest", type=FILE, required=True, help="Network file to write.")
-@click.option(
-    "--data_name",
-    help="What the network was trained on: for a toy, its name  [default: what the file says]",
-)
-@click.option(
-    "--tmax",
-    type=POSITIVE,
-    help="Last time, at most that of training  [default: what the file says, or for images 15.01]",
-)
-@overwrite_option
-def main(**options: Any) -> None:
+@takes(Settings)
+def main(settings: Settings) -> None:
     if rank_from_environment() != 0:
         return  # one process makes the file
     started = time.monotonic()
-    source: Path = options["source"]
-    dest: Path = options["dest"]
+    source, dest = settings.source, settings.dest
     params_path = dest.with_name(f"{dest.stem}_import_params.json")
     if dest.resolve() == source.resolve():
         raise UsageError(f"--dest is the --source, {source}: give another")
-    require_new([dest, params_path], options["overwrite"], option="--dest")
-    imported = import_original(source, options["data_name"], options["tmax"])
+    require_new([dest, params_path], settings.overwrite, option="--dest")
+    imported = import_original(source, settings.data_name, settings.tmax)
     model = imported.model
     model.save(dest)
     params = {
-        "options": options,
+        "options": settings.recorded(),
         "original": imported.origin,
         "network": model.recipe.network,
         "network_arguments": model.recipe.network_arguments,

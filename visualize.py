@@ -7,39 +7,47 @@ together, and so are the correlations of images at several times.
 """
 
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
-
-import click
 
 from dnnlib.errors import UsageError
 from dnnlib.files import atomic_path, require_folder, require_new
 from dnnlib.logs import logger
 from training.pictures.album import pictures_of
 from training.pictures.trajectories.animation import require_ffmpeg
-from training.settings.options import overwrite_option
+from training.settings.common import overwrite
+from training.settings.declared import Declared, argument, option, takes
 from training.settings.script import command, run_script
 from training.settings.types import FILE, choice
 
 
+@dataclass(frozen=True, kw_only=True)
+class Settings(Declared):
+    """Options of this script."""
+
+    paths: tuple[Path, ...] = argument(metavar="PATH...", type=FILE, nargs=-1, required=True)
+    dest: Path | None = option(
+        "--dest", "--save_dir", type=FILE, unset="the file's", help="Folder of the pictures"
+    )
+    animation: bool = option(
+        "--animation/--no-animation", default=True, help="Animate melts and generations."
+    )
+    format: str = option(type=choice(("gif", "mp4")), default="gif", help="Format of animations.")
+    overwrite: bool = overwrite()
+
+
 @command(help=__doc__)
-@click.argument("paths", metavar="PATH...", type=FILE, nargs=-1, required=True)
-@click.option(
-    "--dest", "--save_dir", "dest", type=FILE, help="Folder of the pictures  [default: the file's]"
-)
-@click.option("--animation/--no-animation", default=True, help="Animate melts and generations.")
-@click.option("--format", type=choice(("gif", "mp4")), default="gif", help="Of animations.")
-@overwrite_option
-def main(
-    paths: tuple[Path, ...], dest: Path | None, animation: bool, format: str, overwrite: bool
-) -> None:
-    if animation and format == "mp4":
+@takes(Settings)
+def main(settings: Settings) -> None:
+    if settings.animation and settings.format == "mp4":
         require_ffmpeg()
-    pictures = pictures_of(paths, dest, format if animation else None)
+    animated = settings.format if settings.animation else None
+    pictures = pictures_of(settings.paths, settings.dest, animated)
     counts = Counter(picture.path.resolve() for picture in pictures)
     doubled = [path for path, count in counts.items() if count > 1]
     if doubled:
         raise UsageError(f"two pictures would be named {doubled[0]}: draw them in separate calls")
-    require_new([picture.path for picture in pictures], overwrite)
+    require_new([picture.path for picture in pictures], settings.overwrite, "--dest")
     for picture in pictures:
         require_folder(picture.path.parent)
         with atomic_path(picture.path) as temporary:

@@ -243,6 +243,12 @@ def test_the_distances_are_those_of_the_features(tool: Tool, data: Path, generat
     assert len(lines) == 2
 
 
+def test_subsets_that_are_the_whole_sets_tell_nothing(tool: Tool, generated: Path) -> None:
+    result = tool.calc(generated, tool.ref(generated))
+    assert result["kid"]["over_subsets"] is None
+    assert result["printed"].splitlines()[1].endswith("(features of 18 images against 18)")
+
+
 def test_images_are_at_no_distance_from_themselves(tool: Tool, data: Path) -> None:
     reference = tool.ref(data)
     trace = np.trace(arrays_of(reference)["sigma"])

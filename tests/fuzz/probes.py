@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import fid
 import toy_train
 from dnnlib.errors import DataError
 from fuzz import samples
@@ -21,6 +20,7 @@ from training.data.images.codec import Decoder, decode_exact
 from training.data.images.dataset import ImageDataset
 from training.data.sources.formats import open_source
 from training.data.sources.plain_pickle import read_plain_pickle
+from training.files.fid_reference import FIDReference
 from training.files.residuals import Extraction, find_first, require_same, saved_shapes
 from training.files.trajectory import SavedEnd
 from training.learning.resuming import Resumed
@@ -119,8 +119,8 @@ def use_image_residuals(path: Path) -> None:
 
 
 def use_reference(path: Path) -> None:
-    known = fid.load_reference(path)
-    assert known["sigma"].shape == 2 * known["mu"].shape
+    known = FIDReference.load(path)
+    assert known.sigma.shape == 2 * known.mu.shape
 
 
 def use_pictures(path: Path) -> None:

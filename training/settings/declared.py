@@ -102,7 +102,8 @@ def option(*names: str, unset: str | None = None, **attributes: Any) -> Any:
         unset: What happens if it is left out, in words; the help shows it as the default.
         attributes: Of ``click.Option``: type, default, required, is_flag, help.
     """
-    attributes.setdefault("default", False if attributes.get("is_flag") else None)
+    if not attributes.get("required"):
+        attributes.setdefault("default", False if attributes.get("is_flag") else None)
     return _declare(_Declaration(DeclaredOption, names, attributes, unset))
 
 

@@ -1,0 +1,118 @@
+"""The reference that ``fid.py ref`` writes: the features of a data set, measured once.
+
+``docs/files.md`` has the arrays. Only ``mu`` and ``sigma`` are needed, so that references of other
+programs can be read; what is missing is taken on trust, and said so.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dnnlib.errors import DataError
+from dnnlib.logs import logger
+from torch_utils.results import load_arrays, save_arrays
+from training.measure.frechet import require_moments
+
+FORMAT = "inflationary-flows fid reference 1"
+_KINDS = {
+    "mu": ("f", 1),
+    "sigma": ("f", 2),
+    "features": ("f", 2),
+    "count": ("iu", 0),
+    "image_shape": ("iu", 1),
+    "detector": ("U", 0),
+}
+"""Of each array: kind of its numbers, and number of axes."""
+
+
+@dataclass(frozen=True, eq=False)
+class FIDReference:
+    """Features of a data set of images.
+
+    Attributes:
+        mu: Their mean ``[d]``.
+        sigma: Their unbiased covariance ``[d, d]``.
+        features: Those of some images ``[k, d]``, for the KID; ``k`` is 0 if there are none.
+        count: Number of images measured; None if it is unknown, as all below.
+        image_shape: ``(C, H, W)``.
+        detector: SHA-256 of the weights file.
+    """
+
+    mu: np.ndarray
+    sigma: np.ndarray
+    features: np.ndarray
+    count: int | None = None
+    image_shape: tuple[int, ...] | None = None
+    detector: str | None = None
+
+    def save(self, path: Path) -> None:
+        """Writes the file, whole or not at all."""
+        known = {name: np.array(value) for name, value in vars(self).items() if value is not None}
+        save_arrays(path, {**known, "format": np.array(FORMAT)})
+
+    @classmethod
+    def load(cls, path: Path) -> "FIDReference":
+        """Reads a reference.
+
+        Raises:
+            DataError: The file is missing or broken, or an array is not what it should be.
+        """
+        arrays = load_arrays(path, ("mu", "sigma"))
+        known = {name: arrays[name] for name in _KINDS.keys() & arrays.keys()}
+        for name, array in known.items():
+            kinds, axes = _KINDS[name]
+            if array.dtype.kind not in kinds or array.ndim != axes:
+                found = f"{array.dtype} {list(array.shape)}"
+                raise DataError(f"{path} is not a reference of fid.py: its '{name}' is {found}")
+        mu, sigma = (known[name].astype(np.float64) for name in ("mu", "sigma"))
+        require_moments(torch.from_numpy(mu), torch.from_numpy(sigma), str(path))
+        features = known.get("features", np.empty((0, len(mu)))).astype(np.float64)
+        if len(features) and not (features.shape[1] == len(mu) and np.isfinite(features).all()):
+            raise DataError(
+                f"{path} has 'features' that are not finite [k, {len(mu)}]: make it again"
+            )
+        return cls(
+            mu,
+            sigma,
+            features,
+            int(known["count"]) if "count" in known else None,
+            tuple(known["image_shape"].tolist()) if "image_shape" in known else None,
+            str(known["detector"]) if "detector" in known else None,
+        )
+
+    def require_shape(self, path: Path, images: Path, shape: tuple[int, ...]) -> None:
+        """Raises DataError if images of another size or number of channels are to be compared.
+
+        Args:
+            path: The file of this reference, for errors.
+            images: The images that are compared with it, for errors.
+            shape: Theirs, ``(C, H, W)``.
+        """
+        if self.image_shape is None:
+            logger.info(f"{path} does not say of what images it is: taken on trust")
+        elif self.image_shape != shape:
+            ours, theirs = ("x".join(map(str, sizes)) for sizes in (shape, self.image_shape))
+            raise DataError(
+                f"{images} has images of {ours} (channels, height, width), but {path} is of "
+                f"{theirs}: compare images of one shape"
+            )
+
+    def require_detector(self, path: Path, identity: str, dim: int) -> None:
+        """Raises DataError if this reference was made with another detector.
+
+        Args:
+            path: The file of this reference, for errors.
+            identity: SHA-256 of the detector's weights file.
+            dim: Number of its features.
+        """
+        if len(self.mu) != dim:
+            raise DataError(f"{path} is of {len(self.mu)} features, but the detector has {dim}")
+        if not self.detector:
+            logger.info(f"{path} does not say which detector made it: taken on trust")
+        elif self.detector != identity:
+            raise DataError(
+                f"{path} was made with the detector {self.detector[:12]}..., but this is "
+                f"{identity[:12]}... (SHA-256): give the same --detector to both"
+            )
