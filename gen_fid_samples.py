@@ -51,7 +51,8 @@ from training.simulation.latents import parse_eps
 @click.option(
     "--eps",
     default="auto",
-    help="Variances of diag: auto (the closed form), or one number for all compressed dimensions.",
+    help="Variances of diag: auto (the closed form), one number for all compressed dimensions, or "
+    "as in the paper, where those of kept ones are 1 (paper:NUMBER, or paper without compression).",
 )
 @click.option(
     "--class",

@@ -118,8 +118,9 @@ BLOCK_ROWS = 2048
 @click.option(
     "--eps",
     default="auto",
-    help="Variances of the latents: auto (the closed form) or one number for all compressed "
-    "dimensions.",
+    help="Variances of the latents: auto (the closed form), one number for all compressed "
+    "dimensions, or as in the paper, where those of kept ones are 1 (paper:NUMBER, or paper "
+    "without compression).",
 )
 @click.option("--test_pts", type=COUNT, default=20000, help="Test points, and fresh samples.")
 @click.option(

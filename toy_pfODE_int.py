@@ -60,7 +60,8 @@ simulation_options = option_group(
         "--eps",
         default="auto",
         help="Variances of generation's latents: auto (the closed form), empirical (those of the "
-        "melt), or one number for all compressed dimensions.",
+        "melt), one number for all compressed dimensions, or as in the paper, where those of kept "
+        "ones are 1 (paper:NUMBER, or paper without compression).",
     ),
     click.option("--save_freq", type=COUNT, default=5, help="Steps between saved states."),
     likelihood_options(TRACES, LARGEST_EXACT),

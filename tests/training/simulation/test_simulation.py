@@ -52,7 +52,7 @@ def test_a_step_size_alone_does_not_lead_beyond_the_networks_end(h: float) -> No
     assert end == pytest.approx(steps * h)
 
 
-@pytest.mark.parametrize("text", ["auto", "empirical"])
+@pytest.mark.parametrize("text", ["auto", "empirical", "paper", "paper:1e-2"])
 def test_named_eps_stay_names(text: str) -> None:
     assert parse_eps(text) == text
 
@@ -61,7 +61,7 @@ def test_a_number_is_an_eps() -> None:
     assert parse_eps("2.5e-3") == 2.5e-3
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "small", ""])
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "small", "", "paper:0", "auto:1"])
 def test_other_eps_are_usage_errors(text: str) -> None:
     with pytest.raises(UsageError, match="auto, empirical, or a positive"):
         parse_eps(text)
@@ -75,9 +75,20 @@ def test_eps_chooses_the_latent_law(exact_flow: ExactFlow, generator: torch.Gene
         "auto": law,
         2.5e-3: law.with_compressed(2.5e-3, 1),
         "empirical": LatentLaw.empirical(melted),
+        "paper:0.01": LatentLaw(torch.tensor([1.0, 0.01, 0.01], dtype=torch.float64)),
     }
     for eps, right in expected.items():
         assert torch.equal(latent_law(flow, 6.0, eps, 1, melted).variance, right.variance)
+
+
+def test_the_papers_law_says_the_variances_of_compressed_dimensions(
+    exact_flow: ExactFlow,
+) -> None:
+    _, flow = exact_flow("circles")
+    assert torch.equal(latent_law(flow, 6.0, "paper", 2).variance, torch.ones(2).double())
+    _, flow = exact_flow("circles", 1)
+    with pytest.raises(UsageError, match="1 dimensions are compressed"):
+        latent_law(flow, 6.0, "paper", 1)
 
 
 def test_an_empirical_law_needs_a_melt(exact_flow: ExactFlow) -> None:
