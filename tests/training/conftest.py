@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dnnlib.logs import logger, setup_logging
 from training.data.batches import ToyBatches
-from training.data.toys import Toy
+from training.data.toys import GaussianMixture, Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
@@ -21,6 +21,14 @@ from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model, make_schedule
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def random_numbers_of_its_own() -> Iterator[None]:
+    """Each test has the same global random numbers, whatever ran before, and leaves none behind."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
 
 
 @pytest.fixture
@@ -42,14 +50,32 @@ def random_basis() -> Callable[[int], EigenBasis]:
     return make
 
 
+class Bumps(Toy):
+    """Three Gaussians in a few dimensions: as far from Gaussian as a toy, and far cheaper."""
+
+    def __init__(self, dim: int):
+        self.name, self.dim = "bumps", dim
+        generator = torch.Generator().manual_seed(dim)
+        means = torch.randn(3, dim, generator=generator, dtype=torch.float64)
+        weights = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+        width, whole = torch.linspace(0.1, 0.3, dim).double(), torch.eye(dim).double()
+        self.mixture = GaussianMixture(weights, means, torch.diag(width**2), whole)
+
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        chosen = self.mixture.weights.multinomial(count, replacement=True, generator=generator)
+        noise = torch.randn(count, self.dim, generator=generator, dtype=torch.float64)
+        return self.mixture.means[chosen] + noise @ self.mixture.covariance.sqrt()
+
+
 @pytest.fixture
 def exact_flow() -> Callable[..., tuple[Toy, ProbabilityFlow]]:
-    """A toy and its exact flow; keyword options go to the schedule."""
+    """A toy, or ``bumps2`` or ``bumps3``, and its exact flow; options go to the schedule."""
 
     def make(
         name: str, dims_to_keep: int | None = None, augment_to: int = 0, **options: float
     ) -> tuple[Toy, ProbabilityFlow]:
-        toy = Toy(name, augment_to)
+        bumps = name.startswith("bumps")
+        toy = Bumps(int(name[-1])) if bumps else Toy(name, augment_to)
         basis = EigenBasis.from_moments(*toy.moments())
         arguments = {"dims_to_keep": dims_to_keep or toy.dim, **options}
         schedule = make_schedule("ifs", arguments, basis)
