@@ -14,6 +14,7 @@ from training.data.toys import GaussianMixture, Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
+from training.flow.schedules import InflationSchedule, NoiseSchedule
 from training.learning.building import Choices
 from training.learning.loss import DenoisingLoss
 from training.learning.run_folder import RunFolder
@@ -21,14 +22,6 @@ from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model, make_schedule
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def random_numbers_of_its_own() -> Iterator[None]:
-    """Each test has the same global random numbers, whatever ran before, and leaves none behind."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 @pytest.fixture
@@ -46,6 +39,28 @@ def random_basis() -> Callable[[int], EigenBasis]:
         square = torch.randn(dim, dim, generator=generator, dtype=torch.float64)
         rotation, _ = torch.linalg.qr(square)
         return EigenBasis(mean, torch.linspace(2.0, 0.1, dim), rotation)
+
+    return make
+
+
+@pytest.fixture
+def curved_flow(
+    random_basis: Callable[[int], EigenBasis],
+) -> Callable[..., ProbabilityFlow]:
+    """``curved_flow(dim, kept, schedule=None)``: a smooth flow of a few operations a call.
+
+    Its denoiser has a full Jacobian that is not symmetric, and depends on the time.
+    """
+
+    def make(dim: int = 2, kept: int = 1, schedule: NoiseSchedule | None = None) -> ProbabilityFlow:
+        generator = torch.Generator().manual_seed(5)
+        mixing = torch.randn(dim, dim, generator=generator, dtype=torch.float64) / dim**0.5
+
+        def denoise(x: Tensor, t: Tensor) -> Tensor:
+            return ((x @ mixing) / (1 + t[..., None])).tanh() + 0.3 * x
+
+        known = schedule or InflationSchedule.to_dimension(kept, dim, top_variance=2.0)
+        return ProbabilityFlow(denoise, known, random_basis(dim))
 
     return make
 

@@ -30,22 +30,21 @@ def roundtrip_error(flow: ProbabilityFlow, data: Tensor, steps: int) -> float:
 
 @pytest.mark.parametrize("kept", [2, 1], ids=["PRP", "PRR"])
 def test_melting_and_generating_undo_each_other_at_any_number_of_steps(
-    kept: int, exact_flow: ExactFlow, generator: torch.Generator
+    kept: int, curved_flow: Callable[..., ProbabilityFlow], generator: torch.Generator
 ) -> None:
-    toy, flow = exact_flow("bumps2", kept)
-    for steps in (6, 10, 50):
-        assert roundtrip_error(flow, toy.sample(32, generator), steps) <= 1e-12
-    for steps in (3, 10):
-        times = flow.schedule.times(steps, flow.schedule.default_t_max())
-        latents = flow.latent_law(times[-1]).sample(32, generator)
-        points = flow.to_data(flow.generate(latents, times, GAUSS4).end, times[0])
-        back = flow.melt(points, times, GAUSS4).end
-        torch.testing.assert_close(back, latents, rtol=0, atol=1e-12)
+    flow = curved_flow(2, kept)
+    data = torch.randn(32, 2, generator=generator, dtype=torch.float64)
+    for steps in (6, 40):
+        assert roundtrip_error(flow, data, steps) <= 1e-12
+    times = flow.schedule.times(6, flow.schedule.default_t_max())
+    latents = flow.latent_law(times[-1]).sample(32, generator)
+    points = flow.to_data(flow.generate(latents, times, GAUSS4).end, times[0])
+    back = flow.melt(points, times, GAUSS4).end
+    torch.testing.assert_close(back, latents, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("kept", [2, 1], ids=["PRP", "PRR"])
 def test_a_network_in_single_precision_is_inverted_to_its_rounding(
-    kept: int, exact_flow: ExactFlow, generator: torch.Generator
+    exact_flow: ExactFlow, generator: torch.Generator
 ) -> None:
     class Network(nn.Module):
         def __init__(self) -> None:
@@ -56,10 +55,10 @@ def test_a_network_in_single_precision_is_inverted_to_its_rounding(
         def forward(self, z: Tensor, c_noise: Tensor) -> Tensor:
             return self.layers(torch.cat([z, c_noise.expand(len(z))[:, None]], dim=1))
 
-    toy, known = exact_flow("bumps2", kept)
+    toy, known = exact_flow("bumps2", 1)
     denoiser = NetworkDenoiser(Network(), known.basis, known.schedule)
     flow = ProbabilityFlow(denoiser, known.schedule, known.basis)
-    for steps in (6, 10, 50):
+    for steps in (6, 30):
         assert roundtrip_error(flow, toy.sample(32, generator), steps) <= 1e-5
 
 
@@ -129,7 +128,7 @@ def test_a_batch_has_the_bits_of_its_members_where_the_velocity_has() -> None:
 
 
 def test_a_slow_contraction_is_followed_to_its_end() -> None:
-    for rate in (1.0, 2.0, 2.2):
+    for rate in (1.0, 2.2):
         x = torch.tensor([[1.0], [-2.0]], dtype=torch.float64)
         end = last(gauss_legendre, lambda x, t, rate=rate: -rate * x, x, ONE_STEP)
         ratio = (1 - rate / 2 + rate**2 / 12) / (1 + rate / 2 + rate**2 / 12)
@@ -141,7 +140,7 @@ def test_many_dimensions_that_swing_while_they_contract_are_no_rounding_errors(
 ) -> None:
     weights, dim, errors = torch.tensor(STAGES, dtype=torch.float64), 32, []
     one = torch.eye(2 * dim, dtype=torch.float64)
-    for size in torch.linspace(2.3, 2.7, 40, dtype=torch.float64):
+    for size in torch.linspace(2.3, 2.7, 30, dtype=torch.float64):
         matrix = torch.randn(dim, dim, generator=generator, dtype=torch.float64)
         matrix *= size / torch.linalg.eigvals(matrix).abs().max()
         x = torch.randn(1, dim, generator=generator, dtype=torch.float64)
@@ -188,6 +187,6 @@ def test_an_iteration_that_leaves_a_solution_has_not_found_it(
     with pytest.raises(DataError, match="has no solution that"):
         last(gauss_legendre, lambda x, t: -8 * x.tanh(), x, ONE_STEP)
     # One of these samples is carried past a solution that repels the iteration.
-    toy, flow = exact_flow("bumps2", 1)
+    toy, flow = exact_flow("circles", 1)
     with pytest.raises(DataError, match="has no solution that"):
         roundtrip_error(flow, toy.sample(300, generator), 1)

@@ -9,11 +9,8 @@ from equations import START, last, orders, riccati, riccati_solution, scipys_end
 from torch import Tensor
 
 from dnnlib.errors import UsageError
-from training.data.toys import Toy
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import DEFAULT, SOLVERS, Solver, get_solver
-
-ExactFlow = Callable[..., tuple[Toy, ProbabilityFlow]]
 
 FIXED = {name: solver for name, solver in SOLVERS.items() if not solver.adaptive}
 
@@ -36,18 +33,19 @@ def test_errors_fall_with_the_order_of_the_method(
 ) -> None:
     for begin, end in ((0.0, 1.0), (1.0, 0.0)):
         errors = []
-        for steps in (128, 256):
+        for steps in (64, 128):
             times = begin + (end - begin) * grid(steps)
             reached = last(solver.method, riccati, riccati_solution(begin), times)
             errors.append(float((reached - riccati_solution(end)).abs().max()))
-        assert orders(errors)[-1] == pytest.approx(solver.order, abs=0.1)
+        assert orders(errors)[-1] == pytest.approx(solver.order, abs=0.2)
 
 
-def test_errors_of_an_exact_flow_fall_with_the_order_of_the_method(
-    exact_flow: ExactFlow, generator: torch.Generator
+def test_errors_of_a_flow_fall_with_the_order_of_the_method(
+    curved_flow: Callable[..., ProbabilityFlow], generator: torch.Generator
 ) -> None:
-    toy, flow = exact_flow("bumps2", 1)
-    data, end = toy.sample(8, generator), flow.schedule.default_t_max()
+    flow = curved_flow()
+    data = torch.randn(8, 2, generator=generator, dtype=torch.float64)
+    end = flow.schedule.default_t_max()
     ends = flow.schedule.times(1, end)
     start = flow.schedule.scale(ends[0]) * flow.basis.to_eigen(data)
     right = scipys_end(flow.velocity, start, ends)
