@@ -9,7 +9,11 @@ DEMO := out/demo
 SEED ?= 0
 TESTS := $(VENV)/bin/pytest --numprocesses=logical --dist=worksteal --randomly-seed=$(SEED)
 
-.PHONY: demo test test-all lint types format clean
+# The lowest versions that pyproject.toml admits, of Python too.
+OLDEST := .venv-oldest
+OLDEST_PYTHON ?= python$(shell sed -n 's/^requires-python = ">=\(.*\)"/\1/p' pyproject.toml)
+
+.PHONY: demo test test-all test-oldest lock lint types format clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -44,5 +48,24 @@ test: lint types
 test-all: lint types
 	$(TESTS) --hypothesis-profile=many
 
+$(OLDEST)/.ready: pyproject.toml
+	$(OLDEST_PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet uv
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python \
+	    --resolution lowest-direct --editable '.[dev]'
+	touch $(OLDEST)/.ready
+
+test-oldest: $(OLDEST)/.ready
+	$(OLDEST)/bin/pytest --numprocesses=logical --dist=worksteal --randomly-seed=$(SEED) \
+	    -m "not slow and not hostile"
+
+# The versions of this environment, for who wants these: pip install -c requirements.lock -e .
+lock: $(READY)
+	$(RUN) -m pip install --quiet uv
+	$(RUN) -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' > $(VENV)/versions.txt
+	$(VENV)/bin/uv pip compile --quiet --universal --extra dev --extra lmdb --no-annotate \
+	    --custom-compile-command 'make lock' --constraint $(VENV)/versions.txt \
+	    --output-file requirements.lock pyproject.toml
+
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(OLDEST) $(DEMO)

@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,7 +113,6 @@ def test_there_are_no_circles() -> None:
 
 
 def test_both_lists_of_dependencies_are_one() -> None:
-    tomllib = pytest.importorskip("tomllib", reason="part of Python since 3.11")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     (pip,) = (entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
@@ -121,7 +121,6 @@ def test_both_lists_of_dependencies_are_one() -> None:
 
 
 def test_what_the_library_imports_is_declared() -> None:
-    tomllib = pytest.importorskip("tomllib", reason="part of Python since 3.11")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     entries = sum((extras[name] for name in extras if name != "dev"), project["dependencies"])
