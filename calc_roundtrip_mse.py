@@ -18,14 +18,13 @@ from torch_utils.results import provenance, save_arrays, save_json
 from training.data.images.batches import ImageDataset, normalize_pixels
 from training.flow.denoisers import PRECISIONS
 from training.flow.pfode import ProbabilityFlow
-from training.flow.solvers import DEFAULT, SOLVERS, Solver
+from training.flow.solvers import DEFAULT, DEFAULT_STEPS, SOLVERS, Solver
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
 from training.settings.integration import integration_options
 from training.settings.options import device_option, overwrite_option
 from training.settings.script import command, run_script
 from training.settings.types import COUNT, FILE, SEED
 from training.simulation.images import ImageFlow
-from training.simulation.integration import DEFAULT_STEPS
 
 ERROR_NAMES = ("mse", "mse_float", "max_abs_error", "exact")
 """Of the columns of ``RoundtripErrors``."""

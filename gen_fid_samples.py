@@ -19,14 +19,13 @@ from torch_utils.results import provenance
 from training.files.image_folder import ABSENT, WHOLE, ImageFolder
 from training.flow.calls import BLOCK_ROWS
 from training.flow.denoisers import PRECISIONS
-from training.flow.solvers import DEFAULT, SOLVERS
+from training.flow.solvers import DEFAULT, DEFAULT_STEPS, SOLVERS
 from training.settings.integration import integration_options
 from training.settings.options import device_option, given_options, overwrite_option
 from training.settings.script import command, run_script
 from training.settings.types import COUNT, FILE, choice
 from training.simulation.generation import SeedSampler, generate_images, parse_seeds
 from training.simulation.images import ImageFlow
-from training.simulation.integration import DEFAULT_STEPS
 from training.simulation.latents import parse_eps
 
 

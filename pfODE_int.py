@@ -19,7 +19,7 @@ from training.files.trajectory import SavedEnd
 from training.flow.denoisers import PRECISIONS
 from training.flow.likelihood import LARGEST_EXACT, TRACES
 from training.flow.pfode import ProbabilityFlow
-from training.flow.solvers import DEFAULT, SOLVERS
+from training.flow.solvers import DEFAULT, DEFAULT_STEPS, SOLVERS
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
 from training.settings.integration import integration_options
 from training.settings.likelihood import likelihood_options
@@ -37,7 +37,7 @@ from training.simulation.images import (
     draw_classes,
     summarize_variances,
 )
-from training.simulation.integration import DEFAULT_STEPS, chosen_likelihood
+from training.simulation.integration import chosen_likelihood
 from training.simulation.latents import latent_law, parse_eps
 from training.simulation.simulator import Simulation, Simulator
 

@@ -49,7 +49,7 @@ from training.files.coverage import (
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import G_TYPES
-from training.flow.solvers import DEFAULT, SOLVERS, Solver
+from training.flow.solvers import DEFAULT, DEFAULT_STEPS, SOLVERS, Solver
 from training.measure.boundaries import Boundary, unit_sphere, write_mesh
 from training.measure.coverage import (
     Spheres,
@@ -76,7 +76,6 @@ from training.settings.script import command, run_script
 from training.settings.types import COUNT, FILE, POSITIVE, SEED, choice
 from training.simulation.coverage_points import fresh_data, latent_points, unit_maps
 from training.simulation.integration import (
-    DEFAULT_STEPS,
     NetworkFile,
     chosen_solver,
     settle_times,

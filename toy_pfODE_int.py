@@ -18,7 +18,7 @@ from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
 from training.flow.likelihood import LARGEST_EXACT, TRACES
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import G_TYPES
-from training.flow.solvers import DEFAULT, SOLVERS
+from training.flow.solvers import DEFAULT, DEFAULT_STEPS, SOLVERS
 from training.model.model import Model
 from training.settings.integration import solver_options, toy_step_options
 from training.settings.likelihood import likelihood_options
@@ -32,7 +32,6 @@ from training.settings.options import (
 from training.settings.script import group, run_script
 from training.settings.types import COUNT, FILE, POSITIVE, SEED, choice
 from training.simulation.integration import (
-    DEFAULT_STEPS,
     NetworkFile,
     chosen_likelihood,
     chosen_solver,

@@ -37,7 +37,7 @@ from training.data.images.batches import ImageDataset, basis_batches
 from training.data.toys import Toy
 from training.flow.calibration import METHODS, Calibration, fit_calibration
 from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
-from training.flow.likelihood import Trace, log_prob
+from training.flow.likelihood import Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS
 from training.measure.two_sample import energy_distance
@@ -125,7 +125,7 @@ class Judge:
         """That of held-out points with the noise of the first time ``[count]``, in nats."""
         points = self.data.held_out[:count]
         noisy = flow.to_data(self._with_noise(flow, points), self.times[0])
-        return log_prob(flow, noisy, self.times, RK4, trace=Trace(probes=PROBES))
+        return flow.log_prob(noisy, self.times, RK4, trace=Trace(probes=PROBES))
 
     def return_error(self, flow: ProbabilityFlow) -> str:
         """Largest error of held-out points brought back, in gray levels."""

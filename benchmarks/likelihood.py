@@ -37,16 +37,13 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.likelihood import (
     Trace,
     bits_per_dim,
-    gaussian_log_density,
-    log_prob,
 )
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import NoiseSchedule
-from training.flow.solvers import DEFAULT, SOLVERS
+from training.flow.solvers import DEFAULT, DEFAULT_STEPS, SOLVERS
 from training.measure.roundtrip import LEVELS_PER_UNIT
 from training.model.model import Model, make_schedule
 from training.simulation.images import dequantized
-from training.simulation.integration import DEFAULT_STEPS
 
 POINTS, LATENTS, FRESH, FEW = 1000, 100_000, 10_000, 48
 KEPT = {"circles": (2, 1), "moons": (2, 1), "s_curve": (3, 2)}
@@ -114,13 +111,13 @@ def exact_row(toy: Toy, kept: int) -> str:
     times = flow.schedule.times(DEFAULT_STEPS, flow.schedule.default_t_max())
     start = noisy_sample(toy, flow, POINTS, times[0])
     points, truth = flow.basis.from_eigen(start), law(start, times[0])
-    error = (log_prob(flow, points, times, solver, law) - truth).abs()
-    gap = log_prob(flow, points, times, solver) - truth
+    error = (flow.log_prob(points, times, solver, law) - truth).abs()
+    gap = flow.log_prob(points, times, solver) - truth
     latents = noisy_sample(toy, flow, LATENTS, times[-1])
-    shortfall = gaussian_log_density(flow)(latents, times[-1]) - law(latents, times[-1])
+    shortfall = flow.gaussian_log_density(latents, times[-1]) - law(latents, times[-1])
     cells, volume = grid(toy, flow.schedule.noise_variance(times[0]))
     integrals = [
-        float(log_prob(flow, cells, times, solver, latent).exp().sum()) * volume
+        float(flow.log_prob(cells, times, solver, latent).exp().sum()) * volume
         for latent in (law, None)
     ]
     return (
@@ -152,7 +149,7 @@ def toy_row(model: Model) -> str:
     times = flow.schedule.times(DEFAULT_STEPS, model.about["tmax"])
     points = toy.sample(FRESH, generator(2))
     truth = law(flow.basis.to_eigen(points), times[0])
-    found = [log_prob(flow, points, times, SOLVERS[DEFAULT], latent) for latent in (None, law)]
+    found = [flow.log_prob(points, times, SOLVERS[DEFAULT], latent) for latent in (None, law)]
     return (
         f"| {toy.name} | {flow.schedule.name} | {truth.mean():.4f} | {found[0].mean():.4f} "
         f"| {mean_and_error(found[0] - truth)} | {mean_and_error(found[1] - truth)} |"
@@ -189,14 +186,14 @@ def image_flow(model: Model) -> ProbabilityFlow:
 def image_bits(model: Model, points: Tensor, steps: int, trace: Trace) -> Tensor:
     flow = image_flow(model)
     times = flow.schedule.times(steps, model.about["tmax"])
-    found = log_prob(flow, points, times, SOLVERS[DEFAULT], trace=trace)
+    found = flow.log_prob(points, times, SOLVERS[DEFAULT], trace=trace)
     return bits_per_dim(found, points.shape[1], LEVELS_PER_UNIT)
 
 
 def image_row(model: Model, points: Tensor, steps: int) -> str:
     began = time.perf_counter()
     flow, first = model.flow, model.flow.schedule.times(1, model.about["tmax"])[0]
-    linear = gaussian_log_density(flow)(flow.basis.to_eigen(points), first)
+    linear = flow.gaussian_log_density(flow.basis.to_eigen(points), first)
     bits = image_bits(model, points, steps, Trace("hutchinson"))
     return (
         f"| {flow.schedule.name} | "

@@ -21,7 +21,7 @@ from training.data.images.batches import normalize_pixels
 from training.data.toys import Toy
 from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
-from training.flow.likelihood import Trace, log_prob
+from training.flow.likelihood import Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS
 from training.model.model import Model, make_schedule
@@ -122,7 +122,7 @@ def test_toys_get_the_density_of_their_points_at_the_first_time(
     for kind in KINDS:
         arrays = found[kind]
         points = arrays["tilde_xs"][0 if kind == "melt" else -1]
-        expected = log_prob(flow, torch.from_numpy(points), times, SOLVER)
+        expected = flow.log_prob(torch.from_numpy(points), times, SOLVER)
         assert arrays["log_prob"].shape == (12,)
         assert arrays["log_prob"].dtype == np.float64
         # Of generated points the way back is another integration, in few steps.
@@ -221,9 +221,9 @@ def test_densities_of_images_are_those_under_their_own_class(
     starts = {"melt": data, "gen": torch.from_numpy(found["gen"]["tilde_xs"][-1]).double()}
     for kind, points in starts.items():
         densities, labels = (torch.from_numpy(found[kind][name]) for name in ("log_prob", "labels"))
-        own = log_prob(flow.given(labels=labels), points, times, SOLVER, trace=trace)
+        own = flow.given(labels=labels).log_prob(points, times, SOLVER, trace=trace)
         wrong = flow.given(labels=labels.roll(1, dims=1))
-        other = log_prob(wrong, points, times, SOLVER, trace=trace)
+        other = wrong.log_prob(points, times, SOLVER, trace=trace)
         assert (densities - own).abs().max() < (1e-4 if kind == "melt" else 1e-2)
         assert (densities - other).abs().mean() > 5e-2
 

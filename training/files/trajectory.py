@@ -17,7 +17,8 @@ from torch_utils import distributed
 from torch_utils.array_stream import ArrayStream, stream_arrays
 from torch_utils.inert_pickle import shown
 from torch_utils.results import open_arrays
-from training.flow.pfode import ProbabilityFlow, State
+from training.flow.pfode import ProbabilityFlow
+from training.flow.trajectory import State
 
 DIGITS = 12
 """Digits of a digest that a message shows."""

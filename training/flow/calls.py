@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from training.flow.solvers import Velocity
+
 Call = Callable[..., Tensor]
 """``D(x [B, D], t [] or [B], **conditions [B, ...]) -> [B, D]``."""
 
@@ -85,4 +87,30 @@ class RecomputedDenoiser:
             return self._denoiser(x, t, **conditions)
         call = partial(self._denoiser, **conditions)
         result: Tensor = checkpoint(call, x, t, use_reentrant=False, preserve_rng_state=False)
+        return result
+
+
+class CountedVelocity:
+    """A velocity whose calls are counted and, on request, repeated for gradients.
+
+    Args:
+        velocity: What is called.
+        repeats: Whether to repeat calls on the way back instead of storing what they computed.
+
+    Attributes:
+        calls: The number of calls so far.
+    """
+
+    def __init__(self, velocity: Velocity, repeats: bool = False):
+        self._velocity, self._repeats = velocity, repeats
+        self.calls = 0
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        self.calls += 1
+        if not self._repeats:
+            return self._velocity(x, t)
+        # A velocity is a function: nothing in it is random that would have to be repeated.
+        result: Tensor = checkpoint(
+            self._velocity, x, t, use_reentrant=False, preserve_rng_state=False
+        )
         return result

@@ -28,6 +28,9 @@ class EigenBasis(nn.Module):
         self.register_buffer("eigenvalues", eigenvalues.double())
         self.register_buffer("eigenvectors", eigenvectors.double())
 
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, participation_ratio={self.participation_ratio:.4g}"
+
     @property
     def dim(self) -> int:
         return len(self.mean)

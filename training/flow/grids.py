@@ -83,7 +83,9 @@ def fit_equal_error_grid(
     errors = _errors_of_steps(flow, latents.double(), even, solver)
     density = errors.cpu() ** (1 / (solver.order + 1))
     if not density.isfinite().all():
-        raise DataError("the errors of the solver are not finite: use a shorter time, or ifs")
+        raise DataError(
+            "the errors of the solver are NaN or infinite: use a shorter time, or --disc=ifs"
+        )
     density = density.clamp(min=LEAST_DENSITY * float(density.max()))
     mass = torch.cat([torch.zeros(1, dtype=torch.float64), density.flip(0).cumsum(0)])
     quantiles = torch.linspace(0, 1, 2 * CELLS + 1, dtype=torch.float64) * mass[-1]

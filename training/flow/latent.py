@@ -17,7 +17,7 @@ from math import inf, log, pi
 import torch
 from torch import Tensor
 
-from dnnlib.errors import UsageError
+from dnnlib.errors import DataError, UsageError
 from training.flow.schedules import NoiseSchedule
 
 
@@ -102,7 +102,13 @@ class LatentLaw:
         return noise.to(self.variance.device) * self.std
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """The log density ``[...]`` of latents ``[..., D]``, in nats."""
+        """The log density ``[...]`` of latents ``[..., D]``, in nats.
+
+        Raises:
+            DataError: They are of another dimension.
+        """
+        if x.ndim == 0 or x.shape[-1] != self.dim:
+            raise DataError(f"latents have shape {list(x.shape)}, but this law has D = {self.dim}")
         std = self.std
         normalizer = std.log().sum() + self.dim * log(2 * pi) / 2
         return -(x / std).square().sum(dim=-1) / 2 - normalizer

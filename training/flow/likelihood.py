@@ -26,11 +26,9 @@ from math import log
 import torch
 from torch import Tensor
 
-from dnnlib.errors import DataError, UsageError
+from dnnlib.errors import UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.flow.latent import LatentLaw
-from training.flow.pfode import ProbabilityFlow, Trajectory
 from training.flow.solvers import Solver, Velocity
 
 TRACES = ("auto", "exact", "hutchinson")
@@ -96,12 +94,12 @@ class DivergenceIntegral:
         solver: To be simulated with: the given one, which now takes the integral along. It is one
             more coordinate, in nats per dimension, that an adaptive solver controls as any other.
         products_per_call: Vector-Jacobian products that a call of the velocity takes, K.
+        value: The integral ``[N]`` in nats, once the simulation has ended.
     """
 
-    _value: Tensor
+    value: Tensor
 
     def __init__(self, solver: Solver, directions: Tensor):
-        self._standardized = solver.standardized
         self._method, self._directions = solver.method, directions
         self.products_per_call = len(directions)
         self.solver = solver.with_method(self._integrate)
@@ -118,79 +116,8 @@ class DivergenceIntegral:
 
         start = torch.cat([w, torch.zeros_like(w[:, :1])], dim=1)
         for state in self._method(widened, start, times):
-            self._value = dim * state[:, dim]
+            self.value = dim * state[:, dim]
             yield state[:, :dim]
-
-    def log_prob(
-        self,
-        flow: ProbabilityFlow,
-        trajectory: Trajectory,
-        latent_log_density: LogDensity | None = None,
-    ) -> Tensor:
-        """``log p_0 [N]`` in nats of the ends at the first time, whichever way they were simulated.
-
-        Args:
-            flow: The flow that was simulated.
-            trajectory: What came of it.
-            latent_log_density: ``p_T``; None for the Gaussian of the closed-form variances.
-
-        Raises:
-            DataError: One of them is not finite.
-        """
-        times, states = trajectory.times, trajectory.states
-        melted = bool(times[-1] > times[0])
-        first, last = (times[0], times[-1]) if melted else (times[-1], times[0])
-        latent = (states[-1] if melted else states[0]) / flow.schedule.scale(last)
-        log_density = latent_log_density or gaussian_log_density(flow)
-        found = (
-            log_density(latent, last)
-            + (self._value if melted else -self._value)
-            + self._log_scale(flow, last)
-            - self._log_scale(flow, first)
-        )
-        if not found.isfinite().all():
-            raise DataError(
-                f"the log density of {int((~found.isfinite()).sum())} point(s) is not a finite "
-                "number: use more steps, or look at the network"
-            )
-        return found
-
-    def _log_scale(self, flow: ProbabilityFlow, t: Tensor) -> Tensor:
-        """``sum_i log a_i(t)``."""
-        if self._standardized:
-            return flow.noisy_std(t).log().sum()
-        return -flow.basis.dim * flow.schedule.scale(t).log()
-
-
-def log_prob(
-    flow: ProbabilityFlow,
-    points: Tensor,
-    times: Tensor,
-    solver: Solver,
-    latent_log_density: LogDensity | None = None,
-    trace: Trace | None = None,
-    first_row: int = 0,
-) -> Tensor:
-    """``log p_0 [N]`` in nats, float64, of points ``[N, D]`` of image space.
-
-    Args:
-        flow: On the device of the points; its denoiser must be differentiable, and in evaluation
-            mode if it is a network.
-        points: Where the density is asked for.
-        times: Increasing; that of the density is the first, that of the latents the last.
-        solver: How to integrate.
-        latent_log_density: ``p_T``; None for the Gaussian of the closed-form variances.
-        trace: How traces are taken.
-        first_row: Number of the first point, where the points are a share of more.
-
-    Raises:
-        DataError: As ``ProbabilityFlow.simulate``, or a density is not finite.
-    """
-    rows = slice(first_row, first_row + len(points))
-    directions = (trace or Trace()).directions(rows, points.shape[1])
-    integral = DivergenceIntegral(solver, directions)
-    trajectory = flow.melt(points, times, integral.solver)
-    return integral.log_prob(flow, trajectory, latent_log_density)
 
 
 def value_and_divergence(
@@ -205,16 +132,6 @@ def value_and_divergence(
             (pulled,) = torch.autograd.grad(value, w, direction, retain_graph=True)
             divergence = divergence + (pulled * direction).sum(dim=1)
     return value.detach(), divergence.detach()
-
-
-def gaussian_log_density(flow: ProbabilityFlow) -> LogDensity:
-    """That of the zero-mean Gaussian with the exact variances ``xi + gamma(t)``."""
-
-    def log_density(x: Tensor, t: Tensor) -> Tensor:
-        variance = flow.basis.eigenvalues + flow.schedule.noise_variance(t)
-        return LatentLaw(variance).log_prob(x)
-
-    return log_density
 
 
 def bits_per_dim(log_prob: Tensor, dim: int, levels_per_unit: float) -> Tensor:

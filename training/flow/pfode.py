@@ -8,121 +8,214 @@ al. 2021, equation 13, for general noise),
 The best linear denoiser is ``c_i x_tilde_i`` with ``c_i = xi_i / (xi_i + gamma_i)``. Under it alone
 ``x_tilde_i`` grows as ``sqrt(xi_i + gamma_i)``; so for the *standardized* variable
 
-    y_i = x_tilde_i / sqrt(xi_i + gamma_i),      dy_i/dt = (r_i/2) (c_i x_tilde_i - D_i)
+    z_i = x_tilde_i / sqrt(xi_i + gamma_i),      dz_i/dt = (r_i/2) (c_i x_tilde_i - D_i)
                                                            / sqrt(xi_i + gamma_i),
 
 the linear part is gone, and what is left to integrate vanishes for Gaussian data. With a network F,
-``D = c_skip x_tilde + c_out F(y)``, it is ``dy_i = -F_i du_i``: a turn by the angles
-``u_i = arctan sqrt(gamma_i / xi_i)``.
+``D = c_skip x_tilde + c_out F(z)``, it is ``dz_i = -F_i dphi_i``: a turn by the angles
+``phi_i = arctan sqrt(gamma_i / xi_i)``.
 
 States are carried in float64; the denoiser decides its own precision.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from dnnlib.errors import DataError, UsageError
-from training.flow.calls import BlockwiseDenoiser, ConditionedDenoiser
+from training.flow.calls import BlockwiseDenoiser, ConditionedDenoiser, CountedVelocity
 from training.flow.denoisers import Denoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.latent import LatentLaw
+from training.flow.likelihood import DivergenceIntegral, LogDensity, Trace
 from training.flow.schedules import NoiseSchedule
-from training.flow.solvers import Solver, Velocity
-
-
-class State(NamedTuple):
-    """A saved point of a simulation: time ``[]``, scaled eigenspace ``x [N, D]`` in float64, and
-    the last step's change of it, ``update [N, D]``, zero at the start (of an adaptive solver, the
-    change since the last saved state)."""
-
-    time: Tensor
-    x: Tensor
-    update: Tensor
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """States along the ODE, in the order in which they were visited.
-
-    Attributes:
-        times: ``[S]``.
-        states: Scaled eigenspace ``x [S, N, D]``, float64.
-        updates: ``[S, N, D]``, the last step's change of the state; zero at the start.
-        calls: Number of denoiser calls made.
-    """
-
-    times: Tensor
-    states: Tensor
-    updates: Tensor
-    calls: int
-
-    @property
-    def end(self) -> Tensor:
-        """The last state ``[N, D]``."""
-        return self.states[-1]
-
-
-class Counted:
-    """A velocity whose calls are counted and, on request, kept for gradients by their inputs only.
-
-    Args:
-        velocity: What is called.
-        checkpoint: Whether to repeat calls on the way back instead of storing what they computed.
-    """
-
-    def __init__(self, velocity: Velocity, checkpoint: bool = False):
-        self._velocity, self._checkpoint = velocity, checkpoint
-        self.calls = 0
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        self.calls += 1
-        if not self._checkpoint:
-            return self._velocity(x, t)
-        # A velocity is a function: nothing in it is random that would have to be repeated.
-        result: Tensor = checkpoint(
-            self._velocity, x, t, use_reentrant=False, preserve_rng_state=False
-        )
-        return result
+from training.flow.solvers import DEFAULT, DEFAULT_STEPS, Solver, Velocity, as_solver
+from training.flow.trajectory import State, Trajectory, follow, saved_steps
 
 
 class ProbabilityFlow:
     """A denoiser, a schedule and a basis, put together as an invertible map.
 
+    Points are ``[N, D]`` in data space, latents ``[N, D]`` in scaled eigenspace. Where no times are
+    given, there are ``DEFAULT_STEPS`` steps up to the end time; where no solver is, the default one
+    takes them. Many points at a time need much memory in large networks: see ``in_blocks``.
+
     Args:
         denoiser: ``D(x_tilde [B, D], t [] or [B]) -> [B, D]`` in eigenspace.
         schedule: Noise and scale.
-        basis: Between image space and eigenspace.
+        basis: Between data space and eigenspace.
+        end_time: T, the time of latents; None for the default of the schedule.
+
+    Example:
+        >>> import torch
+        >>> from training import EigenBasis, InflationSchedule, Toy
+        >>> from training.flow.denoisers import MixtureDenoiser
+        >>> toy = Toy("circles")
+        >>> basis = EigenBasis.from_moments(*toy.moments())
+        >>> schedule = InflationSchedule.to_dimension(2, 2, top_variance=basis.top_variance)
+        >>> exact = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
+        >>> flow = ProbabilityFlow(exact, schedule, basis)
+        >>> flow
+        ProbabilityFlow(PRP, dim=2, end_time=9.798)
+        >>> points = flow.sample(100, torch.Generator().manual_seed(0))
+        >>> latents = flow.encode(points)
+        >>> bool((flow.decode(latents) - points).abs().max() < 1e-3)
+        True
+        >>> flow.log_prob(points).shape
+        torch.Size([100])
     """
 
-    def __init__(self, denoiser: Denoiser, schedule: NoiseSchedule, basis: EigenBasis):
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        schedule: NoiseSchedule,
+        basis: EigenBasis,
+        end_time: float | None = None,
+    ):
         self.denoiser, self.schedule, self.basis = denoiser, schedule, basis
+        self._end_time = end_time
+
+    def __repr__(self) -> str:
+        try:
+            end = f"{self.end_time:.4g}"
+        except UsageError:  # this much noise at the start leaves nothing to inflate
+            end = "unknown"
+        return f"ProbabilityFlow({self.schedule.name}, dim={self.basis.dim}, end_time={end})"
 
     @property
     def device(self) -> torch.device:
         return self.basis.mean.device
 
-    def to(self, device: torch.device) -> "ProbabilityFlow":
+    @property
+    def end_time(self) -> float:
+        """T, the time of latents."""
+        return self.schedule.default_t_max() if self._end_time is None else self._end_time
+
+    @property
+    def latent(self) -> LatentLaw:
+        """The closed-form law of latents at the end time."""
+        t = torch.tensor(self.end_time, dtype=torch.float64, device=self.device)
+        return self.latent_law(t)
+
+    def times(self, steps: int = DEFAULT_STEPS) -> Tensor:
+        """The increasing times ``[steps + 1]`` of so many steps from the first to the end time."""
+        return self.schedule.times(steps, self.end_time).to(self.device)
+
+    def sample(
+        self,
+        count: int,
+        generator: torch.Generator | None = None,
+        times: Tensor | None = None,
+        solver: Solver | str = DEFAULT,
+    ) -> Tensor:
+        """Generated points ``[count, D]``, float64.
+
+        Args:
+            count: The number of points.
+            generator: The source of random numbers, on the CPU; None for torch's own.
+            times: Increasing ``[steps + 1]``.
+            solver: How to integrate, or its name.
+        """
+        times = self.times() if times is None else times
+        return self.decode(self.latent_law(times[-1]).sample(count, generator), times, solver)
+
+    def encode(
+        self, points: Tensor, times: Tensor | None = None, solver: Solver | str = DEFAULT
+    ) -> Tensor:
+        """The latents ``[N, D]``, float64, in which points ``[N, D]`` melt; see ``melt``."""
+        return self.melt(points.to(self.device), times, solver).end
+
+    def decode(
+        self, latents: Tensor, times: Tensor | None = None, solver: Solver | str = DEFAULT
+    ) -> Tensor:
+        """The points ``[N, D]``, float64, that latents ``[N, D]`` become; see ``generate``."""
+        generated = self.generate(latents.to(self.device), times, solver)
+        return self.to_data(generated.end, generated.times[-1])
+
+    def log_prob(
+        self,
+        points: Tensor,
+        times: Tensor | None = None,
+        solver: Solver | str = DEFAULT,
+        latent_log_density: LogDensity | None = None,
+        trace: Trace | None = None,
+        first_row: int = 0,
+    ) -> Tensor:
+        """``log p_0 [N]`` in nats, float64, of points ``[N, D]``: see ``likelihood``.
+
+        Its denoiser must be differentiable, and in evaluation mode if it is a network.
+
+        Args:
+            points: Where the density is asked for.
+            times: Increasing; the density is that of the first, the latents are those of the last.
+            solver: How to integrate, or its name.
+            latent_log_density: ``p_T``; None for the Gaussian of the closed-form variances.
+            trace: How traces of Jacobians are taken; None for ``Trace()``.
+            first_row: The number of the first point, where the points are a share of more.
+
+        Raises:
+            DataError: As ``simulate``, or a density is not finite.
+        """
+        rows = slice(first_row, first_row + len(points))
+        directions = (trace or Trace()).directions(rows, self.basis.dim)
+        integral = DivergenceIntegral(as_solver(solver), directions)
+        trajectory = self.melt(points.to(self.device), times, integral.solver)
+        return self.log_prob_along(trajectory, integral, latent_log_density)
+
+    def log_prob_along(
+        self,
+        trajectory: Trajectory,
+        integral: DivergenceIntegral,
+        latent_log_density: LogDensity | None = None,
+    ) -> Tensor:
+        """``log p_0 [N]`` in nats of the ends at the first time, whichever way they were simulated.
+
+        Args:
+            trajectory: A simulation with the integral's solver.
+            integral: The integral that was taken along.
+            latent_log_density: ``p_T``; None for the Gaussian of the closed-form variances.
+
+        Raises:
+            DataError: One of them is not finite.
+        """
+        times, states = trajectory.times, trajectory.states
+        melted = bool(times[-1] > times[0])
+        first, last = (times[0], times[-1]) if melted else (times[-1], times[0])
+        latents = (states[-1] if melted else states[0]) / self.schedule.scale(last)
+        log_density = latent_log_density or self.gaussian_log_density
+        found = (
+            log_density(latents, last)
+            + (integral.value if melted else -integral.value)
+            + self._log_unit(last, integral.solver)
+            - self._log_unit(first, integral.solver)
+        )
+        if not found.isfinite().all():
+            raise DataError(
+                f"the log density of {int((~found.isfinite()).sum())} point(s) is NaN or infinite: "
+                "use more steps, or check the weights"
+            )
+        return found
+
+    def to(self, device: torch.device | str) -> "ProbabilityFlow":
         """Moves the schedule, the basis, and a denoiser that is a module; returns itself."""
         for part in (self.schedule, self.basis, self.denoiser):
             if isinstance(part, nn.Module):
                 part.to(device)
         return self
 
+    def with_denoiser(self, denoiser: Denoiser) -> "ProbabilityFlow":
+        """The flow with another denoiser in its place."""
+        return ProbabilityFlow(denoiser, self.schedule, self.basis, self._end_time)
+
     def given(self, **conditions: Tensor) -> "ProbabilityFlow":
         """The flow under conditions such as ``labels [N, L]``, one row for each point."""
-        denoiser = ConditionedDenoiser(self.denoiser, conditions)
-        return ProbabilityFlow(denoiser, self.schedule, self.basis)
+        return self.with_denoiser(ConditionedDenoiser(self.denoiser, conditions))
 
     def in_blocks(self, rows: int) -> "ProbabilityFlow":
         """The flow with a denoiser that is called with exactly so many rows at a time."""
-        denoiser = BlockwiseDenoiser(self.denoiser, rows)
-        return ProbabilityFlow(denoiser, self.schedule, self.basis)
+        return self.with_denoiser(BlockwiseDenoiser(self.denoiser, rows))
 
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
         """``dx/dt [N, D]`` of scaled eigenspace states ``x [N, D]`` at times ``[]`` or ``[N]``."""
@@ -131,17 +224,21 @@ class ProbabilityFlow:
         linear = self.schedule.log_scale_rate(t)[..., None] + half_rate
         return linear * x - half_rate * scale * self.denoiser(x / scale, t)
 
-    def standardized_velocity(self, y: Tensor, t: Tensor) -> Tensor:
-        """``dy/dt [N, D]`` of standardized states ``y [N, D]`` at times ``[]`` or ``[N]``."""
+    def standardized_velocity(self, z: Tensor, t: Tensor) -> Tensor:
+        """``dz/dt [N, D]`` of standardized states ``z [N, D]`` at times ``[]`` or ``[N]``."""
         std = self.noisy_std(t)
-        x_tilde = std * y
+        x_tilde = std * z
         linear = self.basis.eigenvalues / std.square() * x_tilde
         half_rate = self.schedule.log_noise_rate(t) / 2
         return half_rate / std * (linear - self.denoiser(x_tilde, t))
 
+    def noisy_variance(self, t: Tensor) -> Tensor:
+        """``xi + gamma(t) [..., D]``, the variances of noisy data at times ``[...]``."""
+        return self.basis.eigenvalues + self.schedule.noise_variance(t)
+
     def noisy_std(self, t: Tensor) -> Tensor:
-        """``sqrt(xi + gamma(t)) [..., D]``, the standard deviations of noisy data at ``[...]``."""
-        return (self.basis.eigenvalues + self.schedule.noise_variance(t)).sqrt()
+        """``sqrt(xi + gamma(t)) [..., D]``, the standard deviations of noisy data."""
+        return self.noisy_variance(t).sqrt()
 
     def latent_std(self, t: Tensor) -> Tensor:
         """``s(t) sqrt(xi + gamma(t)) [..., D]``: the scaled variable over the standardized one."""
@@ -151,7 +248,7 @@ class ProbabilityFlow:
         self,
         x: Tensor,
         times: Tensor,
-        solver: Solver,
+        solver: Solver | str,
         save_every: int | None = None,
         on_step: Callable[[], None] | None = None,
         on_state: Callable[[State], None] | None = None,
@@ -162,7 +259,7 @@ class ProbabilityFlow:
         Args:
             x: Scaled eigenspace states ``[N, D]`` at ``times[0]``.
             times: ``[steps + 1]``, monotone. An adaptive solver takes those of saved states only.
-            solver: How to integrate.
+            solver: How to integrate, or its name.
             save_every: Steps between saved states; the first and last are always saved, and are
                 the only ones if this is None.
             on_step: Called for each step, for a progress bar.
@@ -172,44 +269,23 @@ class ProbabilityFlow:
                 and are repeated on the way back, so that memory is that of one call and the states.
 
         Raises:
-            DataError: The end state is not finite, or an adaptive or implicit solver fails.
+            DataError: The states are of another dimension, the end state is NaN or infinite, or an
+                adaptive or implicit solver fails.
         """
-        steps = len(times) - 1
-        if save_every is not None and save_every < 1:
-            raise UsageError(f"save_freq is {save_every}: it must be at least 1")
+        self._require_rows("states", x)
+        solver, steps = as_solver(solver), len(times) - 1
+        if steps < 1:
+            raise UsageError(f"an integration takes at least two times, but there are {len(times)}")
+        saved = saved_steps(steps, save_every)
+        visited = saved if solver.adaptive else list(range(steps + 1))
         x = (x if differentiable else x.detach()).double()
         times = times.to(x)
-        saved = [*range(save_every or steps, steps, save_every or steps), steps]
-        kept: list[State] = []
-
-        def keep(state: State, last: bool) -> None:
-            if on_state:
-                on_state(state)
-            if not on_state or last or not kept:
-                kept.append(state)
-
-        velocity = Counted(
+        velocity = CountedVelocity(
             self.standardized_velocity if solver.standardized else self.velocity, differentiable
         )
-        visited = [0, *saved] if solver.adaptive else list(range(steps + 1))
-        kept_indices = set(saved)
         with torch.set_grad_enabled(differentiable):
-            keep(State(times[0], x, torch.zeros_like(x)), last=False)
-            walk = self._walk(velocity, x, times[visited], solver)
-            for (done, index), (before, after) in zip(
-                pairwise(visited), pairwise(walk), strict=True
-            ):
-                last = index == steps
-                if last and not after.isfinite().all():
-                    raise DataError(
-                        f"the integration left the finite numbers between t = {float(times[0]):g} "
-                        f"and {float(times[-1]):g}: use more steps, or look at the network"
-                    )
-                if index in kept_indices:
-                    keep(State(times[index], after, after - before), last)
-                if on_step:
-                    for _ in range(done, index):
-                        on_step()
+            walk = zip(visited, self._walk(velocity, x, times[visited], solver), strict=True)
+            kept = follow(walk, times, saved, on_step, on_state)
         columns = zip(*kept, strict=True)
         saved_times, states, updates = (torch.stack(column) for column in columns)
         return Trajectory(saved_times, states, updates, calls=velocity.calls)
@@ -222,23 +298,67 @@ class ProbabilityFlow:
         if not solver.standardized:
             yield from solver.method(velocity, x, times)
             return
-        y = x / self.latent_std(times[0])
-        for t, state in zip(times[1:], solver.method(velocity, y, times), strict=True):
+        z = x / self.latent_std(times[0])
+        for t, state in zip(times[1:], solver.method(velocity, z, times), strict=True):
             yield self.latent_std(t) * state
 
-    def melt(self, data: Tensor, times: Tensor, solver: Solver, **options: Any) -> Trajectory:
-        """Inflates clean points ``[N, D]`` of image space along increasing times."""
-        start = self.schedule.scale(times[0].to(data)) * self.basis.to_eigen(data)
+    def melt(
+        self,
+        points: Tensor,
+        times: Tensor | None = None,
+        solver: Solver | str = DEFAULT,
+        **options: Any,
+    ) -> Trajectory:
+        """Inflates clean points ``[N, D]`` of data space.
+
+        Args:
+            points: On the flow's device.
+            times: Increasing ``[steps + 1]``.
+            solver: How to integrate, or its name.
+            options: What else ``simulate`` takes.
+        """
+        self._require_rows("points", points)
+        times = self.times() if times is None else times
+        start = self.schedule.scale(times[0].to(points)) * self.basis.to_eigen(points)
         return self.simulate(start, times, solver, **options)
 
-    def generate(self, latent: Tensor, times: Tensor, solver: Solver, **options: Any) -> Trajectory:
-        """Carries scaled eigenspace latents ``[N, D]`` back along the same increasing times."""
-        return self.simulate(latent, times.flip(0), solver, **options)
+    def generate(
+        self,
+        latents: Tensor,
+        times: Tensor | None = None,
+        solver: Solver | str = DEFAULT,
+        **options: Any,
+    ) -> Trajectory:
+        """Carries scaled eigenspace latents ``[N, D]`` back along increasing times; as ``melt``."""
+        self._require_rows("latents", latents)
+        times = self.times() if times is None else times
+        return self.simulate(latents, times.flip(0), solver, **options)
 
     def to_data(self, x: Tensor, t: Tensor) -> Tensor:
-        """Scaled eigenspace states ``[..., N, D]`` at time ``t []`` as points of image space."""
+        """Scaled eigenspace states ``[..., N, D]`` at time ``t []`` as points of data space."""
         return self.basis.from_eigen(x / self.schedule.scale(t))
+
+    def gaussian_log_density(self, x_tilde: Tensor, t: Tensor) -> Tensor:
+        """Log density ``[N]`` of ``x_tilde [N, D]`` under the Gaussian of noisy data at t.
+
+        It is that of the latent law at this time, in the unscaled variable.
+        """
+        return LatentLaw(self.noisy_variance(t)).log_prob(x_tilde)
 
     def latent_law(self, t: Tensor) -> LatentLaw:
         """The closed-form law of latents at time ``t []``."""
         return LatentLaw.auto(self.schedule, self.basis.eigenvalues, t)
+
+    def _require_rows(self, name: str, x: Tensor) -> None:
+        """DataError unless ``x`` is ``[N, D]``."""
+        dim = self.basis.dim
+        if x.ndim != 2 or x.shape[1] != dim:
+            raise DataError(
+                f"{name} have shape {list(x.shape)}, but this flow has D = {dim}: give [N, {dim}]"
+            )
+
+    def _log_unit(self, t: Tensor, solver: Solver) -> Tensor:
+        """``sum_i log a_i(t)`` of the variable ``x_tilde_i / a_i`` that a solver integrates."""
+        if solver.standardized:
+            return self.noisy_std(t).log().sum()
+        return -self.basis.dim * self.schedule.scale(t).log()

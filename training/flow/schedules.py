@@ -77,6 +77,9 @@ class NoiseSchedule(nn.Module, ABC):
     def default_t_max(self) -> float:
         """Time by which the data has drowned in the noise."""
 
+    def extra_repr(self) -> str:
+        return f"{self.name}, dim={self.dim}, t_min={self.t_min:g}"
+
     def latent_variance(self, t: Tensor, data_variance: Tensor) -> Tensor:
         """Variance of the scaled variable, ``s(t)^2 (xi_i + gamma_i(t)) [..., D]``; exact."""
         return self.scale(t)[..., None] ** 2 * (data_variance + self.noise_variance(t))
@@ -124,6 +127,9 @@ class InflationSchedule(NoiseSchedule):
             raise UsageError("no dimension inflates: rho (1 + g) must be positive for one at least")
 
     growth_rates: Tensor
+
+    def extra_repr(self) -> str:
+        return f"{self.name}, dim={self.dim}, rho={self.rho:g}, gamma0={self.gamma0:g}"
 
     @classmethod
     def to_dimension(

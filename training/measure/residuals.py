@@ -24,8 +24,9 @@ from dnnlib.errors import DataError
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from training.flow.denoisers import Denoiser
-from training.flow.pfode import ProbabilityFlow, State
+from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
+from training.flow.trajectory import State
 
 NOISES = ("independent", "path")
 NOISE_BLOCK = 512
@@ -95,8 +96,8 @@ class ResidualProbe:
         for name, values in found.items():
             if not values.isfinite().all():
                 raise DataError(
-                    f"{name} are not finite at t = {float(t):g}: look at the network, or use more "
-                    "time points"
+                    f"{name} are NaN or infinite at t = {float(t):g}: check the weights, or use "
+                    "more time points"
                 )
         take(index, found)
 

@@ -95,7 +95,8 @@ class Model:
 
     @property
     def flow(self) -> ProbabilityFlow:
-        return ProbabilityFlow(self.denoiser, self.denoiser.schedule, self.denoiser.basis)
+        schedule, basis = self.denoiser.schedule, self.denoiser.basis
+        return ProbabilityFlow(self.denoiser, schedule, basis, self.about.get("tmax"))
 
     def digest(self) -> str:
         """SHA-256 of all that decides what the flow does: two models differ if their digests do.

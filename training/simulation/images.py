@@ -97,7 +97,7 @@ class ImageFlow:
         Gradients take the memory of one call too.
         """
         denoiser = self.model.denoiser.to(device)
-        flow = ProbabilityFlow(RecomputedDenoiser(denoiser), denoiser.schedule, denoiser.basis)
+        flow = self.model.flow.with_denoiser(RecomputedDenoiser(denoiser))
         return flow.in_blocks(rows or BLOCK_ROWS[device.type])
 
     def times(self, flow: ProbabilityFlow) -> Tensor:

@@ -23,11 +23,10 @@ from training.flow.grids import EqualErrorGrid, Grid, choose_steps, fit_equal_er
 from training.flow.likelihood import Likelihood, Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import NoiseSchedule
-from training.flow.solvers import Solver, get_solver
+from training.flow.solvers import DEFAULT_STEPS, Solver, get_solver
 from training.model.model import Model
 from training.settings.options import given_options
 
-DEFAULT_STEPS = 20
 MAX_STEPS = 10**6
 PILOTS = 64
 STORED = "time_grid"

@@ -13,8 +13,9 @@ from dnnlib.errors import UsageError
 from torch_utils import distributed
 from training.files.trajectory import trajectory_file
 from training.flow.likelihood import Likelihood
-from training.flow.pfode import ProbabilityFlow, State, Trajectory
+from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
+from training.flow.trajectory import State, Trajectory
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ class Simulator:
         )
         densities, products = {}, 0
         if likelihood and integral:
-            log_prob = distributed.gather_rows(integral.log_prob(self._flow, local), count)
+            log_prob = distributed.gather_rows(self._flow.log_prob_along(local, integral), count)
             densities = likelihood.arrays(log_prob, dim)
             products = local.calls * integral.products_per_call
         return Simulation(whole, time.perf_counter() - began, densities, products)

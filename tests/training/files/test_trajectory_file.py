@@ -21,9 +21,10 @@ from training.files.trajectory import (
     trajectory_file,
 )
 from training.flow.eigenbasis import EigenBasis
-from training.flow.pfode import ProbabilityFlow, State
+from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS
+from training.flow.trajectory import State
 from training.simulation.simulator import Simulator
 
 ExactFlow = Callable[..., tuple[Toy, ProbabilityFlow]]

@@ -14,9 +14,10 @@ from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.isotropic import EDMSchedule, VESchedule, VPSchedule
-from training.flow.pfode import ProbabilityFlow, State
+from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule, NoiseSchedule
 from training.flow.solvers import SOLVERS
+from training.flow.trajectory import State
 
 ExactFlow = Callable[..., tuple[Toy, ProbabilityFlow]]
 CurvedFlow = Callable[..., ProbabilityFlow]

@@ -356,5 +356,5 @@ def test_residuals_that_are_not_finite_are_told_with_their_time() -> None:
     flow = gaussian_flow()
     broken = ProbabilityFlow(lambda x, t: x / (t - 1), flow.schedule, flow.basis)
     probe = ResidualProbe(broken, torch.linspace(0, 2, 3, dtype=torch.float64))
-    with pytest.raises(DataError, match="not finite at t = 1"):
+    with pytest.raises(DataError, match="infinite at t = 1"):
         probe.independent(drawn(4, 3, 0), range(4), 0, 0, lambda index, found: None)

@@ -12,8 +12,8 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.latent import LatentLaw
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
-from training.flow.solvers import SOLVERS
-from training.simulation.integration import DEFAULT_STEPS, steps_and_end
+from training.flow.solvers import DEFAULT_STEPS, SOLVERS
+from training.simulation.integration import steps_and_end
 from training.simulation.latents import latent_law, parse_eps
 from training.simulation.simulator import Simulator
 

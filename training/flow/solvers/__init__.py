@@ -19,7 +19,16 @@ from training.flow.solvers.multistep import adams_bashforth
 from training.flow.solvers.runge_kutta import CASH_KARP, EULER, HEUN, RK4, runge_kutta
 from training.flow.solvers.solver import Method, Solver, Velocity
 
-__all__ = ["DEFAULT", "SOLVERS", "Method", "Solver", "Velocity", "get_solver"]
+__all__ = [
+    "DEFAULT",
+    "DEFAULT_STEPS",
+    "SOLVERS",
+    "Method",
+    "Solver",
+    "Velocity",
+    "as_solver",
+    "get_solver",
+]
 
 SOLVERS = {
     solver.name: solver
@@ -35,6 +44,13 @@ SOLVERS = {
 }
 DEFAULT = "exp_rk5"
 """The most accurate for its calls in ``benchmarks/solvers.py``; see docs/solvers.md."""
+DEFAULT_STEPS = 20
+"""Steps of an integration where nothing else was asked for."""
+
+
+def as_solver(solver: Solver | str) -> Solver:
+    """The solver itself, or the one of a name. Raises UsageError for an unknown name."""
+    return get_solver(solver) if isinstance(solver, str) else solver
 
 
 def get_solver(name: str, rtol: float = RTOL, atol: float = ATOL) -> Solver:

@@ -43,8 +43,8 @@ def dormand_prince(rtol: float, atol: float) -> Method:
                 if trials > MAX_TRIALS or bool((~last & (step / span < SMALLEST_STEP)).any()):
                     raise DataError(
                         f"dopri5 does not reach its tolerances (rtol {rtol:g}, atol {atol:g}) near "
-                        f"t = {float(t[(~arrived).nonzero()[0, 0]]):g}: give larger ones, or look "
-                        "at the network"
+                        f"t = {float(t[(~arrived).nonzero()[0, 0]]):g}: give larger ones, or check "
+                        "the weights"
                     )
                 slopes = slopes_of(DORMAND_PRINCE, v, x, t, step, slope)
                 new = x + step[:, None] * weighted_sum(DORMAND_PRINCE.weights, slopes)

@@ -87,7 +87,7 @@ def _solve(
     if not progress.done.all() or progress.failed.any():
         raise DataError(
             f"an implicit step at t = {float(t):g} of size {float(h.abs()):g} has no solution that "
-            "the iteration finds: use more steps, or look at the network"
+            "the iteration finds: use more steps, or check the weights"
         )
     return solved
 

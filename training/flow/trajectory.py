@@ -1,0 +1,115 @@
+"""What an integration leaves behind: the states that it passed, in the order in which it did."""
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError, UsageError
+
+
+class State(NamedTuple):
+    """A saved point of a simulation.
+
+    Attributes:
+        time: ``[]``.
+        x: The scaled variable in eigenspace ``[N, D]``, float64.
+        update: The change of x in the last step ``[N, D]``, zero at the start; of an adaptive
+            solver, the change since the last saved state.
+    """
+
+    time: Tensor
+    x: Tensor
+    update: Tensor
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """States along the ODE, in the order in which they were visited.
+
+    Attributes:
+        times: ``[S]``.
+        states: The scaled variable in eigenspace ``[S, N, D]``, float64.
+        updates: The last step's change of each state ``[S, N, D]``; zero at the start.
+        calls: The number of denoiser calls made.
+    """
+
+    times: Tensor
+    states: Tensor
+    updates: Tensor
+    calls: int
+
+    @property
+    def end(self) -> Tensor:
+        """The last state ``[N, D]``."""
+        return self.states[-1]
+
+    def __repr__(self) -> str:
+        saved, count, dim = self.states.shape
+        first, last = float(self.times[0]), float(self.times[-1])
+        return (
+            f"Trajectory({saved} states of {count} points, dim={dim}, t={first:g} to {last:.4g}, "
+            f"calls={self.calls})"
+        )
+
+
+def saved_steps(steps: int, save_every: int | None) -> list[int]:
+    """The numbers of steps after which states are saved: 0, every so many, and the last.
+
+    Args:
+        steps: The number of steps.
+        save_every: Steps between saved states; None saves the first and the last alone.
+    """
+    if save_every is not None and save_every < 1:
+        raise UsageError(f"save_freq is {save_every}: it must be at least 1")
+    return [*range(0, steps, save_every or steps), steps]
+
+
+def follow(
+    walk: Iterable[tuple[int, Tensor]],
+    times: Tensor,
+    saved: Collection[int],
+    on_step: Callable[[], None] | None,
+    on_state: Callable[[State], None] | None,
+) -> list[State]:
+    """Goes along a walk to its end, and keeps its states.
+
+    Args:
+        walk: The numbers of steps made, and the states ``[N, D]`` after them, the start first.
+        times: ``[steps + 1]``.
+        saved: The numbers of steps after which states are saved.
+        on_step: Called for each step.
+        on_state: Takes each saved state; only the first and the last are kept then.
+
+    Raises:
+        DataError: The last state is NaN or infinite.
+    """
+    kept: list[State] = []
+    before, done = None, 0
+    for index, x in walk:
+        last = index == len(times) - 1
+        if last:
+            _require_finite(x, times)
+        if index in saved:
+            update = torch.zeros_like(x) if before is None else x - before
+            state = State(times[index], x, update)
+            if on_state:
+                on_state(state)
+            if not on_state or last or not kept:
+                kept.append(state)
+        if on_step:
+            for _ in range(done, index):
+                on_step()
+        before, done = x, index
+    return kept
+
+
+def _require_finite(end: Tensor, times: Tensor) -> None:
+    if not end.isfinite().all():
+        raise DataError(
+            f"{int((~end.isfinite()).any(dim=1).sum())} of {len(end)} states became NaN or "
+            f"infinite between t = {float(times[0]):g} and t = {float(times[-1]):g}: use more "
+            "steps, or check the weights"
+        )
