@@ -11,13 +11,9 @@ import pytest
 from dnnlib.logs import logger
 from reliability.jobs import IMAGE_TRAINING, TOY_TRAINING, write_images
 from reliability.whole import differences
-from training.learning.run_folder import (
-    LAUNCH_KEY,
-    OPTIONS_NAME,
-    RunFolder,
-    launch_id,
-    place_to_resume,
-)
+from training.learning.restarting import LAUNCH_KEY, OPTIONS_NAME, launch_id
+from training.learning.resuming import place_to_resume
+from training.learning.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 NEVER = -1
