@@ -12,9 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -62,41 +60,12 @@ def pytest_collection_finish() -> None:
 # Guards: a test leaves the process as it found it.
 
 
-# What changes numbers or speed of all that comes after: how it is read, and how it is set.
-TORCH_SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
-    "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
-    "threads": (torch.get_num_threads, torch.set_num_threads),
-    "gradients": (torch.is_grad_enabled, torch.set_grad_enabled),
-    "deterministic algorithms": (
-        torch.are_deterministic_algorithms_enabled,
-        torch.use_deterministic_algorithms,
-    ),
-    "precision of float32": (
-        torch.get_float32_matmul_precision,
-        torch.set_float32_matmul_precision,
-    ),
-    "TF32 of cuDNN": (
-        lambda: torch.backends.cudnn.allow_tf32,
-        partial(setattr, torch.backends.cudnn, "allow_tf32"),
-    ),
-    "benchmarks of cuDNN": (
-        lambda: torch.backends.cudnn.benchmark,
-        partial(setattr, torch.backends.cudnn, "benchmark"),
-    ),
-}
-
-
 @pytest.fixture(autouse=True)
 def nothing_global_changes() -> Iterator[None]:
     """Fails a test that leaves torch with other global settings. Seeds torch's own generator."""
     torch.manual_seed(0)
-    before = {name: read() for name, (read, _) in TORCH_SETTINGS.items()}
-    yield
-    changed = []
-    for name, (read, write) in TORCH_SETTINGS.items():
-        if read() != before[name]:
-            changed.append(f"{name}: {before[name]} to {read()}")
-            write(before[name])
+    with running.torch_settings_put_back() as changed:
+        yield
     assert not changed, "the test leaves torch changed"
 
 

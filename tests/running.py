@@ -5,19 +5,59 @@ import io
 import logging
 import os
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from unittest import mock
 
 import click
 import pytest
+import torch
 
 from dnnlib.logs import logger
 from training.settings.script import run_script as run_to_the_end
 
 ALONE = {"RANK": "0", "WORLD_SIZE": "1"}
+# What changes numbers or speed of all that comes after: how it is read, and how it is set.
+TORCH_SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "threads": (torch.get_num_threads, torch.set_num_threads),
+    "gradients": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "deterministic algorithms": (
+        torch.are_deterministic_algorithms_enabled,
+        torch.use_deterministic_algorithms,
+    ),
+    "precision of float32": (
+        torch.get_float32_matmul_precision,
+        torch.set_float32_matmul_precision,
+    ),
+    "TF32 of cuDNN": (
+        lambda: torch.backends.cudnn.allow_tf32,
+        partial(setattr, torch.backends.cudnn, "allow_tf32"),
+    ),
+    "benchmarks of cuDNN": (
+        lambda: torch.backends.cudnn.benchmark,
+        partial(setattr, torch.backends.cudnn, "benchmark"),
+    ),
+}
+
+
+@contextmanager
+def torch_settings_put_back() -> Iterator[list[str]]:
+    """Puts the global settings of torch back after a block, and yields what it has changed."""
+    before = {name: read() for name, (read, _) in TORCH_SETTINGS.items()}
+    changed: list[str] = []
+    try:
+        yield changed
+    finally:
+        for name, (read, write) in TORCH_SETTINGS.items():
+            if read() != before[name]:
+                changed.append(f"{name}: {before[name]} to {read()}")
+                write(before[name])
 
 
 @dataclass(frozen=True)
@@ -36,6 +76,15 @@ class Result:
         return lines[0]
 
 
+def refused(result: Result, code: int, *parts: object) -> None:
+    """Asserts that a script wrote nothing and ended with one line, in which these parts are."""
+    assert result.code == code, result
+    assert "Wrote" not in result.out
+    assert ".py: error: " in result.error
+    for part in parts:
+        assert str(part) in result.error
+
+
 def _leave(code: int) -> None:
     """In place of ``os._exit``, with which a rank ends: this process goes on."""
     raise SystemExit(code)
@@ -45,6 +94,8 @@ def run_script(
     script: ModuleType | click.Command, *arguments: object, ranks: dict[str, str] = ALONE
 ) -> Result:
     """Runs a script; an unexpected exception passes through.
+
+    The global settings of torch, which would end with the script's process, are put back.
 
     Args:
         script: Its module, or one of its commands.
@@ -61,6 +112,7 @@ def run_script(
             mock.patch.object(os, "_exit", _leave),
             redirect_stdout(out),
             redirect_stderr(err),
+            torch_settings_put_back(),
             pytest.raises(SystemExit) as ended,
         ):
             run_to_the_end(command)

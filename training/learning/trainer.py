@@ -6,6 +6,7 @@ number of ranks and microbatches gives one rank's result up to the order of summ
 """
 
 import copy
+import inspect
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -90,6 +91,14 @@ class TrainingConfig:
         return float(0.5 ** (self.batch / max(halflife, 1e-8)))
 
 
+# Buffers do not change, and are the same on all ranks. Newer versions of torch call this option
+# forward_sync_buffers, and warn of the older name.
+_parameters = inspect.signature(DistributedDataParallel).parameters
+NO_BUFFERS: dict[str, Any] = {
+    "forward_sync_buffers" if "forward_sync_buffers" in _parameters else "broadcast_buffers": False
+}
+
+
 class Trainer:
     """What changes while a model trains, and how one step changes it."""
 
@@ -105,7 +114,7 @@ class Trainer:
         )
         regression: nn.Module = DenoisingRegression(self.denoiser)
         if distributed.world_size() > 1:
-            regression = DistributedDataParallel(regression, broadcast_buffers=False)
+            regression = DistributedDataParallel(regression, **NO_BUFFERS)
         self.regression = regression
         self.step = self.skipped = self.skipped_in_a_row = 0
 

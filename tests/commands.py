@@ -1,0 +1,320 @@
+"""Every command of every script, with arguments that make it do a little of its work."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import click
+import numpy as np
+from image_models import save_image_model, write_image_set
+from linear_detector import SIZE, LinearDetector
+from original_files import dumps, toy_content
+from running import ALONE, Result, run_script
+
+import calc_net_residuals_autocorrelations
+import calc_roundtrip_mse
+import dataset_tool
+import fid
+import gen_fid_samples
+import import_network
+import pfODE_int
+import toy_mesh_exps
+import toy_pfODE_int
+import toy_train
+import train
+import visualize
+from training.data.sources.writer import image_writer
+
+Arguments = Callable[["Shelf"], list[str]]
+# Odd numbers throughout: two ranks share them unequally.
+IMAGE_FLOW = ("--n_iters=2", "--solver=heun", "--batch-gpu=4", "--device_name=cpu")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of a script.
+
+    Attributes:
+        name: What a user types, without the ``.py``.
+        script: The script.
+        given: Its arguments, without the place of its results.
+        place: The option for that place.
+        file: Name of the result, if the place is a file.
+        needed: Options that it cannot do without, beside those that click knows as required.
+        tolerance: How far two ranks may be from one, relative to the largest number.
+        added_to: End of the names of files that are not in the way of new results.
+    """
+
+    name: str
+    script: ModuleType
+    given: Arguments
+    place: str = "--save_dir"
+    file: str = ""
+    needed: tuple[str, ...] = ()
+    tolerance: float = 1e-5
+    added_to: str = "(none)"
+
+    @property
+    def declared(self) -> click.Command:
+        """What click knows of it."""
+        main = self.script.main
+        words = self.name.split()[1:]
+        command: click.Command = main.commands[words[0]] if words else main
+        return command
+
+    @property
+    def options(self) -> list[click.Option]:
+        return [param for param in self.declared.params if isinstance(param, click.Option)]
+
+    def has(self, option: str) -> bool:
+        return any(option in param.opts for param in self.options)
+
+    def keeps(self, path: Path) -> bool:
+        """Whether a result of before is in the way of a new one."""
+        return path.is_file() and not path.name.endswith(self.added_to)
+
+    def at(self, folder: Path) -> str:
+        """The argument for results in a folder."""
+        return f"{self.place}={folder / self.file if self.file else folder}"
+
+    def run(self, *arguments: object, ranks: dict[str, str] = ALONE) -> Result:
+        """Runs it in this process, with a linear detector in the place of the Inception."""
+        words = self.name.split()[1:]
+        with (
+            mock.patch.object(fid, "InceptionDetector", LinearDetector),
+            mock.patch.object(toy_train, "CALIBRATION_POINTS", 200),
+        ):
+            return run_script(self.script, *words, *arguments, ranks=ranks)
+
+
+def run_named(name: str, *arguments: str) -> Result:
+    """Runs a command on a rank, which has its number from ``torchrun``."""
+    return COMMANDS[name].run(*arguments, ranks={})
+
+
+@dataclass
+class Shelf:
+    """What commands start from. Each thing is made once, and is not to be written to.
+
+    Attributes:
+        folder: An empty one, in which they are made.
+        toy: A network of circles.
+    """
+
+    folder: Path
+    toy: Path
+    _made: dict[str, Any] = field(default_factory=dict)
+
+    def _once(self, name: str, make: Callable[[Path], Any]) -> Path:
+        path = self.folder / name
+        if name not in self._made:
+            self._made[name] = make(path)
+        return path
+
+    @property
+    def images(self) -> Path:
+        """Random images with three classes."""
+        return self._once("blobs.zip", lambda path: write_image_set(path, 21, classes=3))
+
+    @property
+    def network(self) -> Path:
+        """A network of those images, of random weights."""
+        options: dict[str, Any] = {"label_dim": 3, "output": "random", "t_max": 3.0}
+        return self._once("images.pkl", lambda path: save_image_model(path, 10, **options))
+
+    def colors(self, seed: int) -> Path:
+        """Images of the linear detector's size."""
+        shape = (13, SIZE, SIZE, 3)
+        pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+        def write(path: Path) -> None:
+            with image_writer(path) as writer:
+                for image in pixels:
+                    writer.add(image, None)
+
+        return self._once(f"colors{seed}.zip", write)
+
+    @property
+    def original(self) -> Path:
+        """A network file of the paper's original code."""
+        return self._once("original.pkl", lambda path: path.write_bytes(dumps(toy_content())))
+
+    @property
+    def detector(self) -> Path:
+        return self._once("weights.pth", lambda path: path.write_bytes(b"a detector"))
+
+    def done(self, name: str) -> Path:
+        """The folder of a command's results, made by one process."""
+        command = COMMANDS[name]
+
+        def make(folder: Path) -> None:
+            result = command.run(*command.given(self), command.at(folder))
+            assert (result.code, result.err) == (0, ""), result
+            self._made[f"result of {name}"] = result
+
+        return self._once(name.replace(" ", "-"), make)
+
+    def result(self, name: str) -> Result:
+        """What that process printed."""
+        self.done(name)
+        result: Result = self._made[f"result of {name}"]
+        return result
+
+
+def image_flow(shelf: Shelf) -> list[str]:
+    return [f"--network={shelf.network}", *IMAGE_FLOW]
+
+
+def toy_simulation(mode: str) -> Arguments:
+    def given(shelf: Shelf) -> list[str]:
+        which = f"--network={shelf.toy}" if mode == "net" else "--data_name=circles"
+        density = [] if mode == "discrete" else ["--log_prob"]
+        few = ["--total_samples=7", "--steps=3", "--save_freq=2", "--device_name=cpu"]
+        return [which, *few, *density]
+
+    return given
+
+
+def measured(command: str, shelf: Shelf) -> list[str]:
+    few = ("--num_images=11", "--kid_features=5", "--workers=0", "--batch=3")
+    source = [f"--data={shelf.colors(0)}"]
+    if command == "calc":
+        source = [f"--images={shelf.colors(1)}", f"--ref={shelf.done('fid ref') / 'ref.npz'}"]
+    return [*source, f"--detector={shelf.detector}", "--device_name=cpu", *few]
+
+
+RESIDUALS = "calc_net_residuals_autocorrelations"
+ALL = (
+    Command(
+        "toy_train",
+        toy_train,
+        lambda shelf: [
+            *("--nosubdir", "--data_name=circles", "--dims_to_keep=1", "--lr=0.01"),
+            *("--duration=0.002", "--batch=501", "--batch-gpu=150", "--calibration_fit=path"),
+            "--device_name=cpu",
+        ],
+        place="--outdir",
+        needed=("--data_name", "--outdir"),
+    ),
+    Command(
+        "train",
+        train,
+        # No dropout, which each rank draws for itself.
+        lambda shelf: [
+            *("--nosubdir", f"--data={shelf.images}", "--cond", "--cbase=8", "--cres=1"),
+            *("--batch=17", "--batch-gpu=5", "--duration=0.000051", "--workers=0", "--dropout=0"),
+            *("--augment=0.5", "--batch_pca=19", "--output_gain", "--calibration_fit=path"),
+            "--device_name=cpu",
+        ],
+        place="--outdir",
+        needed=("--data", "--outdir"),
+        tolerance=1e-4,
+    ),
+    *(
+        Command(
+            f"toy_pfODE_int {mode}",
+            toy_pfODE_int,
+            toy_simulation(mode),
+            needed=() if mode == "net" else ("--data_name",),
+            tolerance=1e-6,
+        )
+        for mode in ("net", "discrete", "exact")
+    ),
+    Command(
+        "pfODE_int",
+        pfODE_int,
+        lambda shelf: [
+            *image_flow(shelf),
+            *(f"--data_root={shelf.images}", "--bs=5", "--log_prob", "--trace=hutchinson"),
+        ],
+        needed=("--data_root",),
+        added_to=".json",
+    ),
+    Command(
+        "gen_fid_samples",
+        gen_fid_samples,
+        lambda shelf: [*image_flow(shelf), "--seeds=0-6", "--bs=3"],
+        tolerance=0,
+        added_to="",
+    ),
+    Command("fid ref", fid, lambda shelf: measured("ref", shelf), "--dest", "ref.npz"),
+    Command("fid calc", fid, lambda shelf: measured("calc", shelf), "--dest", "result.json"),
+    Command(
+        "calc_roundtrip_mse",
+        calc_roundtrip_mse,
+        # The last batch is one image, of which one rank has nothing to do.
+        lambda shelf: [
+            *image_flow(shelf),
+            *(f"--data_root={shelf.images}", "--total_samples=10", "--bs=3", "--keep_worst=4"),
+        ],
+    ),
+    Command(
+        f"{RESIDUALS} extracttoys",
+        calc_net_residuals_autocorrelations,
+        lambda shelf: [
+            *(f"--network={shelf.toy}", "--n_time_pts=3", "--n_samples=7", "--noise=path"),
+            "--device_name=cpu",
+        ],
+    ),
+    Command(
+        f"{RESIDUALS} extract",
+        calc_net_residuals_autocorrelations,
+        lambda shelf: [
+            *(f"--network={shelf.network}", f"--data_root={shelf.images}", "--n_time_pts=3"),
+            *("--n_samples=10", "--bs=7", "--batch-gpu=4", "--noise=path", "--device_name=cpu"),
+        ],
+    ),
+    Command(
+        f"{RESIDUALS} calctoys",
+        calc_net_residuals_autocorrelations,
+        lambda shelf: [
+            f"--res_root={next(shelf.done(f'{RESIDUALS} extracttoys').glob('*.npz'))}",
+            "--device_name=cpu",
+        ],
+    ),
+    Command(
+        f"{RESIDUALS} calc",
+        calc_net_residuals_autocorrelations,
+        lambda shelf: [f"--res_root={shelf.done(f'{RESIDUALS} extract')}", "--device_name=cpu"],
+    ),
+    Command(
+        "toy_mesh_exps",
+        toy_mesh_exps,
+        lambda shelf: [
+            *(f"--network={shelf.toy}", "--test_pts=31", "--boundary_pts=21", "--steps=3"),
+            *("--r_num=3", "--device_name=cpu"),
+        ],
+        needed=("--network",),
+        tolerance=1e-8,
+    ),
+    Command(
+        "dataset_tool",
+        dataset_tool,
+        lambda shelf: [f"--source={shelf.images}", "--max-images=5"],
+        place="--dest",
+        file="set.zip",
+        tolerance=0,
+        added_to=".json",
+    ),
+    Command(
+        "import_network",
+        import_network,
+        lambda shelf: [f"--source={shelf.original}"],
+        place="--dest",
+        file="network.pkl",
+        tolerance=0,
+    ),
+    Command(
+        "visualize",
+        visualize,
+        lambda shelf: [
+            str(next(shelf.done("toy_pfODE_int exact").glob("*_melt_results.npz"))),
+            "--no-animation",
+        ],
+        tolerance=0,
+    ),
+)
+COMMANDS = {command.name: command for command in ALL}

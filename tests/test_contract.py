@@ -1,0 +1,315 @@
+"""What all commands have in common: their help, what they refuse, and what they leave behind."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from commands import ALL, COMMANDS, Command, Shelf, run_named
+from rank_pool import RankPool
+from running import refused
+
+import dnnlib
+from torch_utils.results import load_arrays
+from torch_utils.snapshots import read_network, read_state
+
+Contents = Callable[[Path], dict[str, bytes]]
+
+ROOT = Path(__file__).parent.parent
+every_command = pytest.mark.parametrize("command", ALL, ids=lambda command: command.name)
+
+
+def some_commands(*options: str) -> pytest.MarkDecorator:
+    """Those commands that have any of some options."""
+    chosen = [command for command in ALL if any(map(command.has, options))]
+    return pytest.mark.parametrize("command", chosen, ids=lambda command: command.name)
+
+
+@pytest.fixture(scope="session")
+def shelf(toy_network: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    toy = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
+    return Shelf(tmp_path_factory.mktemp("shelf"), toy)
+
+
+def given(command: Command, shelf: Shelf, **others: object) -> list[str]:
+    """A command's arguments, of which some are others; those that are None are left out."""
+    changed = {f"--{name}": value for name, value in others.items()}
+    kept = [text for text in command.given(shelf) if text.partition("=")[0] not in changed]
+    return kept + [f"{name}={value}" for name, value in changed.items() if value is not None]
+
+
+def test_the_table_has_every_command() -> None:
+    names = set()
+    for path in ROOT.glob("*.py"):
+        main = next(c.script for c in ALL if c.script.__name__ == path.stem).main
+        names |= {f"{path.stem} {word}".strip() for word in getattr(main, "commands", [""])}
+    assert names == set(COMMANDS)
+
+
+# Help and options.
+
+
+@every_command
+def test_help_tells_every_option_and_its_default(command: Command) -> None:
+    result = command.run("--help")
+    assert (result.code, result.err) == (0, "")
+    assert command.run("-h") == result
+    for option in command.options:
+        assert option.opts[-1] in result.out
+        assert option.help or option.name in ("help",)
+        if isinstance(option.default, int | float | str) and not option.is_flag:
+            assert str(option.default) in " ".join(result.out.split())
+    assert result.out.count("default: ") >= len(command.options) / 3
+
+
+@every_command
+def test_options_are_spelled_with_dashes_or_underscores(command: Command) -> None:
+    for old, new in ("-_", "_-"):
+        arguments = []
+        for option in command.options:
+            for name in (*option.opts, *option.secondary_opts):
+                spelled = name if len(name) == 2 else f"--{name[2:].replace(old, new)}"
+                arguments += [spelled, *([] if option.is_flag or option.count else ["x"])]
+        assert command.run(*arguments, "--help").code == 0
+
+
+@every_command
+def test_options_that_are_not_there_are_named(
+    command: Command, shelf: Shelf, tmp_path: Path
+) -> None:
+    place = command.at(tmp_path / "out")
+    refused(command.run(*command.given(shelf), place, "--lrate=1"), 2, "--lrate")
+    if command.name != "visualize":  # it takes any number of paths
+        refused(command.run(*command.given(shelf), place, "surplus"), 2, "surplus")
+    assert list(tmp_path.iterdir()) == []
+
+
+@every_command
+def test_missing_options_are_named(command: Command, shelf: Shelf, tmp_path: Path) -> None:
+    required = {option.opts[-1] for option in command.options if option.required}
+    for name in required | set(command.needed):
+        arguments = [*command.given(shelf), command.at(tmp_path / "out")]
+        left = [text for text in arguments if text.partition("=")[0] != name]
+        assert len(left) == len(arguments) - 1
+        refused(command.run(*left), 2, f"Missing option '{name}'")
+        assert list(tmp_path.iterdir()) == []
+
+
+@some_commands("--device_name")
+def test_devices_that_are_not_there_are_usage_errors(
+    command: Command, shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device in ("cuda", "cuda:1", "tpu"):
+        arguments = given(command, shelf, device_name=device)
+        refused(command.run(*arguments, command.at(tmp_path / "out")), 2, device, "cpu")
+        assert list(tmp_path.iterdir()) == []
+
+
+# Files that are read.
+
+
+@some_commands("--network")
+def test_networks_that_are_none_are_told(command: Command, shelf: Shelf, tmp_path: Path) -> None:
+    for name, content in (
+        ("none", None),
+        ("empty", b""),
+        ("text", b"x" * 99),
+        ("zero", bytes(999)),
+    ):
+        path = tmp_path / f"{name}.pkl"
+        if content is not None:
+            path.write_bytes(content)
+        arguments = given(command, shelf, network=path)
+        refused(command.run(*arguments, command.at(tmp_path / "out")), 1, path)
+        assert not (tmp_path / "out").exists()
+
+
+SOURCES = ("data", "data_root", "images", "source", "res_root", "ref")
+
+
+@some_commands(*(f"--{name}" for name in SOURCES))
+def test_sources_that_are_none_are_told(command: Command, shelf: Shelf, tmp_path: Path) -> None:
+    (tmp_path / "text.zip").write_text("text")
+    for option in SOURCES:
+        for name in ("none.zip", "text.zip") if command.has(f"--{option}") else ():
+            path = tmp_path / name
+            arguments = given(command, shelf, **{option: path})
+            refused(command.run(*arguments, command.at(tmp_path / "out")), 1, path)
+            assert not list((tmp_path / "out").glob("*"))
+
+
+# Files that are written.
+
+
+@every_command
+def test_a_file_in_the_place_of_a_folder_is_told_and_stays(
+    command: Command, shelf: Shelf, tmp_path: Path
+) -> None:
+    (tmp_path / "x").write_text("precious")
+    for folder in (tmp_path / "x", tmp_path / "x" / "y" / "z"):
+        result = command.run(*command.given(shelf), command.at(folder))
+        refused(result, result.code, tmp_path / "x")
+        assert result.code in (1, 2)
+        assert [path.read_text() for path in tmp_path.iterdir()] == ["precious"]
+
+
+@some_commands("--overwrite")
+def test_results_of_before_are_not_replaced_unless_asked(
+    command: Command, shelf: Shelf, contents: Contents, tmp_path: Path
+) -> None:
+    made = [path for path in shelf.done(command.name).iterdir() if command.keeps(path)]
+    folder = tmp_path / "new"
+    for path in made:
+        folder = tmp_path / path.name
+        folder.mkdir()
+        shutil.copy(path, folder)
+        before = contents(folder)
+        refused(
+            command.run(*command.given(shelf), command.at(folder)),
+            *(2, folder / path.name, "--overwrite"),
+        )
+        assert contents(folder) == before
+    # If it may, it does the same again.
+    result = command.run(*command.given(shelf), command.at(folder), "--overwrite")
+    assert (result.code, result.err) == (0, "")
+    assert_same(outcome(folder), outcome(shelf.done(command.name)), 0)
+
+
+@pytest.mark.parametrize("name", ["toy_train", "train"])
+def test_a_run_is_never_replaced(
+    name: str, shelf: Shelf, contents: Contents, tmp_path: Path
+) -> None:
+    command, before = COMMANDS[name], contents(shelf.done(name))
+    result = command.run(*command.given(shelf), command.at(shelf.done(name)))
+    refused(result, 2, "holds a run already", "--resume")
+    assert contents(shelf.done(name)) == before
+
+
+@every_command
+def test_a_full_disk_leaves_no_file(
+    command: Command,
+    shelf: Shelf,
+    contents: Contents,
+    full_disk: Callable[[int], AbstractContextManager[None]],
+    tmp_path: Path,
+) -> None:
+    arguments, folder = command.given(shelf), tmp_path / "out"
+    largest = max(path.stat().st_size for path in shelf.done(command.name).rglob("*"))
+    with full_disk(largest // 2):
+        result = command.run(*arguments, command.at(folder))
+    assert result.code == 1
+    assert str(folder) in result.error
+    whole = shelf.done(command.name)
+    for name, content in contents(folder).items():
+        assert not name.startswith(".")
+        assert len(content) <= largest // 2
+        assert (whole / name).exists() or "events" in name
+
+
+@every_command
+def test_the_parameters_are_beside_the_results(command: Command, shelf: Shelf) -> None:
+    found = [json.loads(path.read_text()) for path in shelf.done(command.name).glob("*.json")]
+    if command.name in ("visualize",):
+        assert found == []
+        return
+    (told,) = found
+    for one in told.get("runs", [told] if "options" in told else told.values()):
+        names = {option.name.rstrip("_") for option in command.options}
+        assert names <= set(one["options"])
+        assert one["code_version"] == dnnlib.__version__
+        assert one["libraries"]["torch"] == torch.__version__
+        assert one["command"][0] == f"{command.script.__name__}.py"
+        assert one.get("seconds", 1) > 0
+
+
+# Two ranks.
+
+IGNORED = {"seconds", "command", "origin", "finished", "libraries", "options", "Timing"}
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """What a command left, by file and name, without times and places."""
+    found: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.suffix == ".npz":
+            found[name] = load_arrays(path)
+        elif path.suffix == ".pkl":
+            found[name] = {key: part.state for key, part in read_network(path)[0].items()}
+        elif path.suffix == ".pt":
+            found[name] = read_state(path)
+        elif path.suffix in (".json", ".jsonl"):
+            found[name] = [json.loads(text) for text in _documents(path)]
+        elif path.is_file() and "tfevents" not in name and path.suffix != ".txt":
+            found[name] = path.read_bytes()
+        else:
+            found[name.partition("tfevents")[0]] = None
+    return found
+
+
+def _documents(path: Path) -> list[str]:
+    text = path.read_text()
+    return text.splitlines() if path.suffix == ".jsonl" else [text]
+
+
+def assert_same(found: Any, expected: Any, tolerance: float, where: str = "") -> None:
+    """Asserts that outcomes are the same, their numbers up to a relative tolerance."""
+    if isinstance(expected, dict):
+        assert set(found) == set(expected), where
+        for key, value in expected.items():
+            if str(key).split("/")[0] not in IGNORED:
+                assert_same(found[key], value, tolerance, f"{where}/{key}")
+    elif isinstance(expected, list | tuple):
+        assert len(found) == len(expected), where
+        for index, value in enumerate(expected):
+            assert_same(found[index], value, tolerance, f"{where}/{index}")
+    elif isinstance(expected, np.ndarray | torch.Tensor | float):
+        one, other = np.asarray(found), np.asarray(expected)
+        if other.dtype.kind == "f" and other.size:
+            largest = np.abs(other[np.isfinite(other)]).max(initial=0)
+            np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * largest, err_msg=where)
+        else:
+            np.testing.assert_array_equal(one, other, err_msg=where)
+    else:
+        assert found == expected, where
+
+
+@every_command
+def test_two_ranks_give_what_one_gives(
+    command: Command, shelf: Shelf, two_ranks: RankPool, tmp_path: Path
+) -> None:
+    whole, folder = shelf.done(command.name), tmp_path / "out"
+    first, other = two_ranks.call(
+        run_named, command.name, *command.given(shelf), command.at(folder)
+    )
+    assert (first.code, first.err) == (0, "")
+    assert (other.code, other.out, other.err) == (0, "", "")
+    assert len(first.out.splitlines()) == len(shelf.result(command.name).out.splitlines())
+    assert_same(outcome(folder), outcome(whole), command.tolerance)
+
+
+def test_torchrun_tells_an_error_once(tmp_path: Path) -> None:
+    script = ROOT / "toy_pfODE_int.py"
+    wrong = ("exact", "--save_dir=x", "--data_name=circles", "--data_dim=3", "--device_name=cpu")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    done = subprocess.run(
+        [sys.executable, *torchrun, str(script), *wrong],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode != 0
+    (line,) = [line for line in done.stderr.splitlines() if "toy_pfODE_int.py: error:" in line]
+    assert "data_dim is 3" in line
+    assert f'File "{script}"' not in done.stderr
+    assert list(tmp_path.iterdir()) == []
