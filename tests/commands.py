@@ -120,6 +120,11 @@ class Shelf:
         return self._once("blobs.zip", lambda path: write_image_set(path, 21, classes=3))
 
     @property
+    def more_images(self) -> Path:
+        """As many that they have variance in all dimensions."""
+        return self._once("more.zip", lambda path: write_image_set(path, 71, classes=3))
+
+    @property
     def network(self) -> Path:
         """A network of those images, of random weights."""
         options: dict[str, Any] = {"label_dim": 3, "output": "random", "t_max": 3.0}
@@ -204,14 +209,14 @@ ALL = (
         train,
         # No dropout, which each rank draws for itself.
         lambda shelf: [
-            *("--nosubdir", f"--data={shelf.images}", "--cond", "--cbase=8", "--cres=1"),
+            *("--nosubdir", f"--data={shelf.more_images}", "--cond", "--cbase=8", "--cres=1"),
             *("--batch=17", "--batch-gpu=5", "--duration=0.000051", "--workers=0", "--dropout=0"),
-            *("--augment=0.5", "--batch_pca=19", "--output_gain", "--calibration_fit=path"),
-            "--device_name=cpu",
+            *("--augment=0.5", "--batch_pca=69", "--output_gain", "--calibration_fit=path"),
+            *(f"--calibration_data={shelf.images}", "--device_name=cpu"),
         ],
         place="--outdir",
         needed=("--data", "--outdir"),
-        tolerance=1e-4,
+        tolerance=1e-3,
     ),
     *(
         Command(

@@ -232,7 +232,10 @@ def test_the_parameters_are_beside_the_results(command: Command, shelf: Shelf) -
 
 # Two ranks.
 
-IGNORED = {"seconds", "command", "origin", "finished", "libraries", "options", "Timing"}
+IGNORED = {
+    *("seconds", "command", "origin", "finished", "options", "torchrun_launch"),
+    *("Timing", "Resources"),
+}
 
 
 def outcome(folder: Path) -> dict[str, Any]:

@@ -47,8 +47,9 @@ class Reporter:
         if distributed.is_main():
             self._writer = SummaryWriter(str(self._folder.path), purge_step=self._seen_at_tick + 1)
             self._stack.callback(self._writer.close)
+            # Of other ranks' loggers, this would lose the level, and all would tell everything.
+            self._stack.enter_context(logging_redirect_tqdm(loggers=[logger]))
         self._stack.enter_context(self._bar)
-        self._stack.enter_context(logging_redirect_tqdm(loggers=[logger]))
         return self
 
     def __exit__(self, *error: object) -> None:
