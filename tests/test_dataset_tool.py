@@ -399,6 +399,10 @@ BAD_LABELS = {
     "deep": (b"[" * 100_000, "not readable JSON"),
     "list": (b"[]", 'not an object with "labels"'),
     "number": (b'{"labels": 3}', "neither null nor a list"),
+    "too_many": (
+        json.dumps({"labels": [*LABELS["labels"], ["c.png", 1]]}).encode(),
+        "a label for 'c.png', which is not there",
+    ),
     "partial": (json.dumps({"labels": LABELS["labels"][:3]}).encode(), "no label for 'b/x3.png'"),
     "mixed": (b'{"labels": [["a", 1], ["b", [1.0]]]}', "mixes"),
     "lengths": (b'{"labels": [["a", [1, 2]], ["b", [1]]]}', "different lengths"),
@@ -445,6 +449,21 @@ def test_options_that_make_no_sense_are_usage_errors(
     assert result.code == 2
     assert message in result.error
     assert os.listdir(tmp_path) == []
+
+
+def test_a_data_set_is_no_other_archive(tool: Callable[..., Any], tmp_path: Path) -> None:
+    result = tool("digits", tmp_path / "x.tar")
+    assert result.code == 2
+    assert "ends in .zip, or not in .tar" in result.error
+    assert os.listdir(tmp_path) == []
+
+
+def test_more_images_cannot_be_left_out_than_there_are(
+    tool: Callable[..., Any], tmp_path: Path
+) -> None:
+    result = tool("digits", tmp_path / "d.zip", "--first-image=5000")
+    assert result.code == 1
+    assert "the source has 1797 images, but 5000 are to be left out" in result.error
 
 
 def test_what_is_no_data_set_is_never_replaced(

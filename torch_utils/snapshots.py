@@ -221,6 +221,8 @@ def _read(path: Path, expected: str, what: str) -> dict[str, Any]:
             payload = _load(path, file, what)
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist: give the path of a {what}") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     if not isinstance(payload, dict) or payload.get("format") != expected:
         raise DataError(f"{path} is not a {what} of this project")
     version = payload.get("version")

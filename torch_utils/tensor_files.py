@@ -122,9 +122,11 @@ def load_tensors(file: IO[bytes], legacy: bool = False) -> Any:
             content = _checked_zip(archive, file.seek(0, io.SEEK_END))
     else:
         file.seek(0)
-        data = file.read() if legacy else file.read(1)
+        data = file.read() if legacy else file.read(4)
+        if data[:4] in (b"", b"PK\x03\x04"):
+            raise BadZipFile("the start of a zip alone")
         if not legacy:
-            raise PickleError("it is a pickle" if data == b"\x80" else "it is no zip")
+            raise PickleError("it is a pickle" if data[:1] == b"\x80" else "it is no zip")
         _check_legacy(data)
         content = io.BytesIO(data)
     with warnings.catch_warnings():

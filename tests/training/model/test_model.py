@@ -252,11 +252,14 @@ def test_an_inconsistent_file_is_a_data_error_that_names_it(
         Model.load(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a network", b"PK\x03\x04 cut short"])
-def test_a_broken_file_is_a_data_error(content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "empty"), (b"not a network", "no zip"), (b"PK\x03\x04 a network", "cut short")],
+)
+def test_a_broken_file_is_a_data_error(content: bytes, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "network.pkl"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"network\.pkl"):
+    with pytest.raises(DataError, match=rf"network\.pkl.*{reason}"):
         Model.load(path)
 
 

@@ -222,11 +222,17 @@ def labels_of(container: Container, names: list[str]) -> list[Label] | None:
     """The labels of these images in their order; None if ``dataset.json`` says there are none.
 
     Raises:
-        DataError: As ``read_labels``, or an image has no label.
+        DataError: As ``read_labels``, an image has no label, or a label no image.
     """
     labels = read_labels(container)
     if labels is None:
         return None
+    there = set(container.names)
+    for name in labels:
+        if name not in there:
+            raise DataError(
+                f"{container.where(LABEL_FILE)} has a label for {quoted(name)}, which is not there"
+            )
     for name in names:
         if name not in labels:
             raise DataError(f"{container.where(LABEL_FILE)} has no label for {quoted(name)}")

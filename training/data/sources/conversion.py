@@ -2,7 +2,6 @@
 
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 from tqdm import tqdm
@@ -45,12 +44,14 @@ class Conversion:
                 source that is broken as a whole, or no image.
         """
         shape: tuple[int, ...] | None = None
-        skipped = 0
+        skipped = seen = 0
         total = None if source.total is None else max(0, source.total - self.first_image)
         if self.max_images is not None and total is not None:
             total = min(total, self.max_images)
         with closing(source.images), tqdm(total=total, unit="image", disable=None) as bar:
-            for image in islice(source.images, self.first_image, None):
+            for seen, image in enumerate(source.images, 1):
+                if seen <= self.first_image:
+                    continue
                 try:
                     pixels = self._square(image, shape)
                 except DataError as error:
@@ -66,6 +67,10 @@ class Conversion:
                 bar.update()
                 if writer.count == self.max_images:
                     break
+        if 0 < seen <= self.first_image:
+            raise DataError(
+                f"the source has {seen} images, but {self.first_image} are to be left out"
+            )
         if shape is None:
             reason = f": all {skipped} were skipped" if skipped else ""
             raise DataError(f"the source has no images that can be read{reason}")

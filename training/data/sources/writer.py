@@ -22,6 +22,7 @@ from training.data.images.codec import encode_png
 from training.data.images.containers import LABEL_FILE, Label
 
 IMAGES_A_FOLDER = 1000
+OTHER_ARCHIVES = {".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".npz"}
 
 
 class ImageWriter:
@@ -101,6 +102,11 @@ def require_writable(destination: Path, source: Path | None, overwrite: bool) ->
         source: File or folder that it is made from, if there is one.
         overwrite: Whether an existing data set may be replaced.
     """
+    if destination.suffix.lower() in OTHER_ARCHIVES and not destination.is_dir():
+        raise UsageError(
+            f"--dest is {destination}, but a data set is a .zip or a folder: give a name that ends "
+            f"in .zip, or not in {destination.suffix}"
+        )
     if source is not None:
         target, origin = destination.resolve(), source.resolve()
         if target == origin or origin in target.parents or target in origin.parents:
