@@ -4,7 +4,8 @@ Every toy is a curve or a sheet plus Gaussian noise,
 
     u = (c(v) + n - mean) / std,      v ~ Uniform([0, 1]^p),   n ~ N(0, diag(noise^2)),
 
-where ``mean`` and ``std`` are the moments of the distribution itself, never of a batch. Replacing
+where ``mean`` and ``std`` are the moments of the distribution itself, never of a batch; toys whose
+name starts with ``unscaled_`` are as the paper's code has them, without either. Replacing
 the integral over ``v`` by Gauss-Legendre quadrature turns the distribution into a finite Gaussian
 mixture that equals it to about 1e-9 (the nodes lie closer together than one noise standard
 deviation, where the quadrature error of a smooth integrand vanishes exponentially). Moments, exact
@@ -61,6 +62,7 @@ class _Recipe:
     nodes: tuple[int, ...]  # quadrature nodes along each parameter
     noise: tuple[float, ...]  # standard deviation along each dimension
     fixed_std: tuple[float | None, ...] = (None, None, None)  # None: scale to unit variance
+    standardized: bool = True
 
 
 def _circle(radius: float) -> Skeleton:
@@ -135,11 +137,14 @@ _RECIPES = {
     "alt_s_curve": _with_normal_thickness(_S_CURVE),
     "alt_swirl": _with_normal_thickness(_SWIRL),
 }
+UNSCALED = "unscaled_"
+for _name in ("alt_s_curve", "alt_swirl"):
+    _RECIPES[UNSCALED + _name] = replace(_RECIPES[_name], standardized=False)
 TOY_NAMES = tuple(_RECIPES)
 
 
 class Toy:
-    """A standardized toy distribution, sampled without end and known exactly.
+    """A toy distribution, sampled without end and known exactly.
 
     Args:
         name: One of ``TOY_NAMES``.
@@ -208,6 +213,8 @@ class Toy:
     def _raw_moments(self) -> tuple[Tensor, Tensor]:
         weights, points = self._quadrature()
         mean = weights @ points
+        if not self._recipe.standardized:
+            return torch.zeros_like(mean), torch.ones_like(mean)
         noise_variance = torch.tensor(self._recipe.noise, dtype=torch.float64) ** 2
         std = (weights @ (points - mean) ** 2 + noise_variance).sqrt()
         fixed = self._recipe.fixed_std[: self.intrinsic_dim]

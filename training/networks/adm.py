@@ -27,6 +27,7 @@ class ADMUNet(ImageUNet):
         dropout: Fraction of activations dropped in training.
         head_channels: Channels of one attention head.
         float32_frequencies: See ``PositionalFeatures``.
+        rounded_heads: See ``BlockStyle``.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class ADMUNet(ImageUNet):
         dropout: float = 0.1,
         head_channels: int = 64,
         float32_frequencies: bool = False,
+        rounded_heads: bool = False,
     ):
         widths = [factor * model_channels for factor in channel_mult]
         layout = Layout(
@@ -59,6 +61,7 @@ class ADMUNet(ImageUNet):
             residual_scale=1.0,
             projected_resampling=False,
             head_channels=head_channels,
+            rounded_heads=rounded_heads,
             init=fan_in_init,
             last_gain=0.0,
             image_gain=0.0,

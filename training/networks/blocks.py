@@ -55,6 +55,8 @@ class BlockStyle:
         projected_resampling: Whether the skip has weights wherever resolutions change; where the
             number of channels changes it must.
         head_channels: Channels of one attention head; None for a single head.
+        rounded_heads: Whether the number of heads is rounded down where they do not divide the
+            channels, and attention left out below one, or that is refused.
         init: Initializes a layer, given a gain.
         last_gain: Gain of the last layer of a branch.
         image_gain: Gain of the layer that makes the output image.
@@ -69,6 +71,7 @@ class BlockStyle:
     residual_scale: float = sqrt(0.5)
     projected_resampling: bool = True
     head_channels: int | None = None
+    rounded_heads: bool = False
     init: Initializer = xavier_init
     last_gain: float = 1e-5
     image_gain: float = 1e-5
@@ -77,6 +80,22 @@ class BlockStyle:
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
             raise UsageError(f"dropout is {self.dropout}: give a fraction from 0 to below 1")
+
+    def heads(self, channels: int) -> int:
+        """The number of attention heads over so many channels; 0 for no attention.
+
+        Raises:
+            UsageError: They do not divide the channels.
+        """
+        head_channels = self.head_channels or channels
+        if channels % head_channels and not self.rounded_heads:
+            raise UsageError(
+                f"attention heads of {head_channels} channels do not divide {channels} channels"
+            )
+        heads = channels // head_channels
+        if heads and channels % heads:
+            raise UsageError(f"{heads} attention heads do not divide {channels} channels")
+        return heads
 
     def linear(self, inputs: int, outputs: int, bias: bool = True, gain: float = 1.0) -> nn.Linear:
         layer = nn.Linear(inputs, outputs, bias=bias)
@@ -141,12 +160,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int, style: BlockStyle):
         super().__init__()
-        head_channels = style.head_channels or channels
-        if channels % head_channels:
-            raise UsageError(
-                f"attention heads of {head_channels} channels do not divide {channels} channels"
-            )
-        self.heads = channels // head_channels
+        self.heads = style.heads(channels)
         self.norm = style.norm(channels)
         self.qkv = style.conv(channels, 3 * channels, kernel=1, gain=style.qkv_gain)
         self.projection = style.conv(channels, channels, kernel=1, gain=style.last_gain)
@@ -168,7 +182,7 @@ class ResidualBlock(nn.Module):
         out_channels: Channels of the output.
         style: Style of the network's blocks.
         resampling: Whether the resolution is doubled, halved, or kept.
-        attention: Whether attention follows.
+        attention: Whether attention follows, if the channels are enough for a head.
     """
 
     def __init__(
@@ -191,7 +205,8 @@ class ResidualBlock(nn.Module):
         self.conv2 = style.conv(out_channels, out_channels, gain=style.last_gain)
         projected = in_channels != out_channels or (resampling and style.projected_resampling)
         self.skip = style.conv(in_channels, out_channels, kernel=1) if projected else nn.Identity()
-        self.attention = SelfAttention(out_channels, style) if attention else None
+        attends = attention and style.heads(out_channels) > 0
+        self.attention = SelfAttention(out_channels, style) if attends else None
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """``x [B, in_channels, H, W]`` and ``embedding [B, embedding_dim]`` to new features."""

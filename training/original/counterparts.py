@@ -86,7 +86,7 @@ def dhariwal_unet(layers: Layers, image_shape: tuple[int, int, int]) -> Counterp
     arguments = _arguments(layers, image_shape, _ADM_ARGUMENTS)
     depth = len(arguments["channel_mult"])
     names = image_names(image_shape[1], depth, "standard", ("out_norm", "out_conv"))
-    arguments["float32_frequencies"] = True
+    arguments |= {"float32_frequencies": True, "rounded_heads": True}
     stated = {"map_noise": {"endpoint": False, "max_positions": _POSITIONS}}
     return Counterpart("adm", arguments, names, _image_shapes(arguments), stated)
 

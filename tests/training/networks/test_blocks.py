@@ -1,6 +1,7 @@
 """Filters, features, attention and residual blocks against their definitions."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import pi, sqrt
 
 import numpy as np
@@ -208,6 +209,11 @@ def test_attention_does_not_know_where_pixels_are(normal, stirred):
 def test_heads_that_do_not_divide_the_channels_are_refused():
     with pytest.raises(UsageError, match="heads of 4 channels do not divide 6"):
         SelfAttention(6, ADM)
+    rounded = replace(ADM, rounded_heads=True)
+    assert SelfAttention(6, rounded).heads == 1
+    assert ResidualBlock(8, 3, rounded, attention=True).attention is None
+    with pytest.raises(UsageError, match="2 attention heads do not divide 11"):
+        SelfAttention(11, rounded)
 
 
 @STYLES

@@ -44,6 +44,7 @@ CASES = {
     "ddpmpp skips": ("SongUNet", {**SONG, "encoder_type": "skip", "decoder_type": "skip"}),
     "ncsnpp": ("SongUNet", {**SONG, **NCSNPP, "decoder_type": "standard"}),
     "adm": ("DhariwalUNet", ADM),
+    "adm narrow": ("DhariwalUNet", {**ADM, "channel_mult": [1, 3, 5]}),
     "adm classes": ("DhariwalUNet", {**ADM, "label_dim": 3, "augment_dim": 9}),
 }
 
@@ -53,6 +54,7 @@ def our_network(class_name: str, kwargs: dict[str, Any]) -> nn.Module:
     name = "adm" if class_name == "DhariwalUNet" else "ddpmpp"
     left_out = ("channel_mult_noise", "channel_mult_emb", "label_dropout")
     arguments = {OURS.get(k, k): v for k, v in kwargs.items() if k not in left_out}
+    arguments |= {"rounded_heads": True} if name == "adm" else {}
     return randomized(NETWORKS[name](image_shape=SHAPE, **arguments, float32_frequencies=True))
 
 

@@ -36,7 +36,8 @@ CONTRACT = {
     },
 }
 CHOICES = {
-    "data_name": "circles sine1 sine2 moons s_curve swirl alt_s_curve alt_swirl",
+    "data_name": "circles sine1 sine2 moons s_curve swirl alt_s_curve alt_swirl "
+    "unscaled_alt_s_curve unscaled_alt_swirl",
     "g_type": "orig constant_inflation_gap",
     "arch": "mlp ToyConvUNet ToySongUNet",
     "space": "ES IS",
