@@ -20,7 +20,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from training.data.toys import TOY_NAMES, Toy
-from training.networks.original_toy_unet import OriginalToyConvUNet
+from training.networks.original_toy_unet import OriginalToyConvUNet, OriginalToySongUNet
 
 PERSISTENCE = types.ModuleType("torch_utils.persistence")
 
@@ -289,8 +289,44 @@ def toy_points(name: str = "circles", count: int = 2000) -> Tensor:
     return toy.sample(count, torch.Generator().manual_seed(0))
 
 
+def toy_song_network(network: OriginalToySongUNet, **init_kwargs: Any) -> Persistent:
+    """The other toy network, as the original writes it with these arguments."""
+    made = image_network("ToySongUNet", network.unet, **init_kwargs)
+    for name, layer in zip(("fc1", "fc2"), network.lift, strict=True):
+        made.state["_modules"][name] = linear(layer)
+    for name, layer in zip(("fc3", "fc4"), network.lower, strict=True):
+        made.state["_modules"][name] = linear(layer)
+    made.state["_init_kwargs"]["data_dim"] = network.lift[0].in_features
+    return made
+
+
+def small_toy_network(dim: int) -> OriginalToyConvUNet:
+    """With random weights, always the same."""
+    return randomized(OriginalToyConvUNet(dim, (4, 64), (32, 32, 32, 32), 2, 8))
+
+
+def edm(class_name: str, network: Persistent, **attributes: Any) -> Persistent:
+    """The network between the preconditioning of an isotropic model."""
+    ends = {"sigma_min": 0, "sigma_max": float("inf")}
+    made = module(class_name, {"model": network}, _init_args=(), _init_kwargs={}, **ends)
+    made.state |= attributes
+    return made
+
+
+def edm_content(
+    class_name: str, network: Persistent, data: dict[str, Any], **attributes: Any
+) -> dict[str, Any]:
+    """A file of an isotropic model."""
+    loss = Persistent(f"{class_name.removesuffix('PreCond')}Loss", P_mean=-1.2, P_std=1.2)
+    return {"ema": edm(class_name, network, **attributes), "loss_fn": loss, "dataset_kwargs": data}
+
+
 def toy_content(
-    name: str = "circles", space: str = "ES", rho: float = 1.0, points: Tensor | None = None
+    name: str = "circles",
+    space: str = "ES",
+    rho: float = 1.0,
+    points: Tensor | None = None,
+    network: Persistent | None = None,
 ) -> dict[str, Any]:
     """A file of a small toy network with random weights, PR-preserving.
 
@@ -299,16 +335,15 @@ def toy_content(
         space: Coordinates of the network.
         rho: Inflation rate.
         points: ``[N, D]``, from which the file has its PCA; None takes ``toy_points``.
+        network: As the original writes it; None makes a small one.
     """
     points = toy_points(name) if points is None else points
     dim = points.shape[1]
     pca = PCA(n_components=dim).fit(points.numpy())
-    network = randomized(OriginalToyConvUNet(dim, (4, 64), (32, 32, 32, 32), 2, 8))
+    network = network or toy_network(small_toy_network(dim))
     moments = (pca.explained_variance_, torch.from_numpy(pca.components_.T.copy()))
     return {
-        "ema": precond(
-            toy_network(network), "IFsToyPreCond", [0.0] * dim, *moments, space=space, rho=rho
-        ),
+        "ema": precond(network, "IFsToyPreCond", [0.0] * dim, *moments, space=space, rho=rho),
         "loss_fn": Persistent("IFsToyLoss", t_min=1e-7, t_max=7.01, rho=rho),
         "augment_pipe": None,
         "dataset_kwargs": {

@@ -147,7 +147,7 @@ def test_nothing_is_replaced_unasked(
     ("content", "options", "code", "message"),
     [
         ({"ema": None}, (), 1, "holds no network"),
-        ({"ema": Persistent("EDMPrecond")}, (), 1, "holds a 'EDMPrecond'"),
+        ({"ema": Persistent("VPPrecond")}, (), 1, "holds a 'VPPrecond'"),
         (toy_content("spirals"), (), 1, "toy 'spirals'"),
         (toy_content(), ("--data_name=moons",), 2, "data_name is moons"),
         (toy_content(), ("--tmax=8",), 2, "tmax is 8, but"),

@@ -4,7 +4,7 @@ from torch import nn
 
 from training.networks.adm import ADMUNet
 from training.networks.mlp import ToyMLP
-from training.networks.original_toy_unet import OriginalToyConvUNet
+from training.networks.original_toy_unet import OriginalToyConvUNet, OriginalToySongUNet
 from training.networks.toy_unet import ToyConvUNet, ToySongUNet
 from training.networks.unet import DDPMpp, NCSNpp
 
@@ -18,7 +18,10 @@ TOY_NETWORKS: dict[str, type[nn.Module]] = {
 IMAGE_NETWORKS: dict[str, type[nn.Module]] = {"ddpmpp": DDPMpp, "ncsnpp": NCSNpp, "adm": ADMUNet}
 """Networks of flat images ``[B, C H W]``, constructed from ``image_shape``."""
 
-IMPORTED_NETWORKS: dict[str, type[nn.Module]] = {"OriginalToyConvUNet": OriginalToyConvUNet}
+IMPORTED_NETWORKS: dict[str, type[nn.Module]] = {
+    "OriginalToyConvUNet": OriginalToyConvUNet,
+    "OriginalToySongUNet": OriginalToySongUNet,
+}
 """Networks that are not trained here, but imported from other code."""
 
 NETWORKS: dict[str, type[nn.Module]] = {**TOY_NETWORKS, **IMAGE_NETWORKS, **IMPORTED_NETWORKS}

@@ -1,21 +1,26 @@
-"""The U-Net of toys in the paper's original code, for networks that were trained with it.
+"""The U-Nets of toys in the paper's original code, for networks that were trained with it.
 
-A point is lifted to an image of 8 x 8 pixels by layers with ever more units, the image goes through
-a U-Net, and layers with ever fewer units make a point of it again. Two embeddings of the noise
-condition, ``e`` for the layers and ``E`` for the U-Net, are ``silu(A f)`` of random Fourier
-features f. A layer is ``silu(W h + b + A e + a)``, but without the ``silu`` where the image turns
-into a vector; a block of the U-Net, with R a resampling,
+``OriginalToyConvUNet``: a point is lifted to an image of 8 x 8 pixels by layers with ever more
+units, the image goes through a U-Net, and layers with ever fewer units make a point of it again.
+Two embeddings of the noise condition, ``e`` for the layers and ``E`` for the U-Net, are
+``silu(A f)`` of random Fourier features f. A layer is ``silu(W h + b + A e + a)``, but without the
+``silu`` where the image turns into a vector; a block of the U-Net, with R a resampling,
 
     h = silu(norm(conv(R h) + A E + a)).
 
 R averages windows of two by two pixels, or spreads pixels over them; strides make the resolutions
 8, 7, 6, 5, 2, 5, 6, 7, 8. From 5 on, the way up takes in the features of the way down. None of this
 is in the paper: it is what recorded outputs of the original agree with, to the accuracy of float32.
-The network to train is ``ToyConvUNet``.
+
+``OriginalToySongUNet``: two layers make an image of a point, DDPM++ another image of it, and two
+more layers a point of that.
+
+The networks to train are ``ToyConvUNet`` and ``ToySongUNet``.
 """
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +28,7 @@ from torch import Tensor, nn
 
 from dnnlib.errors import UsageError
 from training.networks.embedding import FourierFeatures
+from training.networks.unet import UNet
 
 SIDE = 8
 DOWN_STRIDES, UP_STRIDES = (1, 1, 1, 2), (3, 1, 1, 1)
@@ -126,6 +132,13 @@ class OriginalToyConvUNet(nn.Module):
             for inputs, outputs, groups, stride in up_sizes
         )
 
+    @property
+    def ends(self) -> tuple[nn.Linear, nn.Linear]:
+        """The layers that a point enters and leaves by."""
+        entry = self.lift[0]
+        assert isinstance(entry, NoisyLinear)
+        return entry.linear, self.last
+
     def forward(self, z: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
         """``z [B, D]`` and ``c_noise`` (``[]`` or ``[B]``) to ``[B, D]``; there are no labels."""
         c_noise = c_noise.expand(len(z))
@@ -149,6 +162,40 @@ class OriginalToyConvUNet(nn.Module):
         for block in self.up[1:]:
             x = block(torch.cat([x, features.pop()], dim=1), embedding)
         return x
+
+
+class OriginalToySongUNet(nn.Module):
+    """``F(z, c_noise)`` by a U-Net of the family of DDPM++.
+
+    Args:
+        dim: Number of data dimensions D.
+        image_shape: Of the image that a point becomes, ``(C, H, W)``.
+        sizes: Arguments of ``UNet``.
+    """
+
+    def __init__(self, dim: int, image_shape: Sequence[int] = (1, SIDE, SIDE), **sizes: Any):
+        super().__init__()
+        self.unet = UNet(image_shape, **sizes)
+        pixels = image_shape[0] * image_shape[1] * image_shape[2]
+        middle = pixels // 2
+        self.lift = nn.ModuleList([nn.Linear(dim, middle), nn.Linear(middle, pixels)])
+        self.lower = nn.ModuleList([nn.Linear(pixels, middle), nn.Linear(middle, dim)])
+
+    @property
+    def ends(self) -> tuple[nn.Linear, nn.Linear]:
+        """As those of ``OriginalToyConvUNet``."""
+        entry, exit = self.lift[0], self.lower[1]
+        assert isinstance(entry, nn.Linear)
+        assert isinstance(exit, nn.Linear)
+        return entry, exit
+
+    def forward(self, z: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        """As that of ``OriginalToyConvUNet``."""
+        h = z
+        for layer in self.lift:
+            h = F.silu(layer(h))
+        h = self.unet(h, c_noise)
+        return self.lower[1](F.silu(self.lower[0](h)))
 
 
 def _embedding(width: int) -> nn.Sequential:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 from dnnlib.errors import DataError
@@ -10,7 +11,7 @@ from torch_utils.inert_pickle import shown
 from torch_utils.snapshots import LARGEST_ARGUMENT
 from training.networks.original_toy_unet import DOWN_STRIDES, UP_STRIDES
 from training.original.file import Layers
-from training.original.names import Renaming, image_names, toy_names
+from training.original.names import Renaming, image_names, toy_names, toy_song_names
 
 _POSITIONS = 10000
 LONGEST_ARGUMENT = 32
@@ -31,6 +32,11 @@ _SONG_ARGUMENTS: dict[str, tuple[str, Any]] = {
     "encoder_type": ("encoder_type", "standard"),
     "decoder_type": ("decoder_type", "standard"),
     "resample_filter": ("fir_taps", [1.0, 1.0]),
+}
+_TOY_SONG_ARGUMENTS = {
+    name: argument
+    for name, argument in _SONG_ARGUMENTS.items()
+    if name not in ("label_dim", "augment_dim")
 }
 _ADM_ARGUMENTS: dict[str, tuple[str, Any]] = {
     **_COMMON_ARGUMENTS,
@@ -63,7 +69,11 @@ class Counterpart:
 
 
 def song_unet(layers: Layers, image_shape: tuple[int, int, int]) -> Counterpart:
-    arguments = _arguments(layers, image_shape, _SONG_ARGUMENTS)
+    return _song_unet(layers, _arguments(layers, image_shape, _SONG_ARGUMENTS))
+
+
+def _song_unet(layers: Layers, arguments: dict[str, Any]) -> Counterpart:
+    image_shape = arguments["image_shape"]
     features = arguments["noise_features"]
     kwargs = layers.fields[""].mapping("_init_kwargs")
     if features == "fourier" or "channel_mult_noise" in kwargs.values:
@@ -89,6 +99,29 @@ def dhariwal_unet(layers: Layers, image_shape: tuple[int, int, int]) -> Counterp
     arguments |= {"float32_frequencies": True, "rounded_heads": True}
     stated = {"map_noise": {"endpoint": False, "max_positions": _POSITIONS}}
     return Counterpart("adm", arguments, names, _image_shapes(arguments), stated)
+
+
+def toy_song_unet(layers: Layers, dim: int) -> Counterpart:
+    kwargs = layers.fields[""].mapping("_init_kwargs")
+    channels, side = kwargs.size("in_channels"), kwargs.size("img_resolution")
+    shape = (channels, side, side)
+    arguments = _arguments(layers, shape, _TOY_SONG_ARGUMENTS, {"data_dim": dim})
+    unet = _song_unet(layers, arguments)
+    pixels = channels * side**2
+    middle = pixels // 2
+    shapes = {
+        "fc1.weight": (middle, dim),
+        "fc2.weight": (pixels, middle),
+        "fc3.weight": (middle, pixels),
+        "fc4.weight": (dim, middle),
+    }
+    return Counterpart(
+        "OriginalToySongUNet",
+        {"dim": dim, **arguments},
+        toy_song_names(unet.rename),
+        {**unet.shapes, **shapes},
+        unet.stated,
+    )
 
 
 def toy_unet(layers: Layers, dim: int) -> Counterpart:
@@ -137,13 +170,41 @@ IMAGE_COUNTERPARTS: dict[str, Callable[[Layers, tuple[int, int, int]], Counterpa
     "SongUNet": song_unet,
     "DhariwalUNet": dhariwal_unet,
 }
-TOY_COUNTERPARTS: dict[str, Callable[[Layers, int], Counterpart]] = {"ToyConvUNet": toy_unet}
+TOY_COUNTERPARTS: dict[str, Callable[[Layers, int], Counterpart]] = {
+    "ToyConvUNet": toy_unet,
+    "ToySongUNet": toy_song_unet,
+}
+TOY_ENTRIES = {"ToyConvUNet": "dense11", "ToySongUNet": "fc1"}
+"""The layers that points enter by."""
+
+
+def point_dimension(layers: Layers) -> int:
+    """The number of dimensions of the points that a toy network takes.
+
+    Raises:
+        DataError: The layer that they enter by is not there, or is none.
+    """
+    name = f"{TOY_ENTRIES[layers.class_name]}.weight"
+    weight = layers.weights.get(name)
+    if weight is None or weight.ndim != 2:
+        raise DataError(f"{layers.where} lacks the weight '{name}'")
+    return int(weight.shape[1])
 
 
 def _arguments(
-    layers: Layers, image_shape: tuple[int, int, int], known: Mapping[str, tuple[str, Any]]
+    layers: Layers,
+    image_shape: tuple[int, int, int],
+    known: Mapping[str, tuple[str, Any]],
+    more: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Arguments of our network, from those that the original was constructed with."""
+    """Arguments of our network, from those that the original was constructed with.
+
+    Args:
+        layers: The original's.
+        image_shape: Channels, height and width of its images.
+        known: Arguments that ours has too.
+        more: Other arguments, with the values that they must have.
+    """
     fields = layers.fields[""]
     positional = fields.values.get("_init_args", ())
     if not isinstance(positional, tuple) or positional:
@@ -151,7 +212,7 @@ def _arguments(
     channels, side, _ = image_shape
     kwargs = fields.mapping("_init_kwargs")
     needed = {"img_resolution": side, "in_channels": channels, "out_channels": channels}
-    needed |= {"channel_mult_emb": 4}
+    needed |= {"channel_mult_emb": 4, **more}
     free = ("label_dropout", "channel_mult_noise")
     for name in kwargs.values:
         if name not in (*known, *needed, *free):

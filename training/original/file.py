@@ -25,6 +25,7 @@ import numpy as np
 from dnnlib.errors import DataError
 from torch_utils.inert_arrays import ARRAY_NAMES, SCALAR_NAMES, TENSOR_NAMES
 from torch_utils.inert_pickle import Names, PickleError, PickleReader, Unfinished, expect, shown
+from torch_utils.snapshots import LARGEST_ARGUMENT
 
 ALLOWED = "only tensors, arrays and the networks of the original code can be imported"
 LARGEST_FILE = 2 << 30
@@ -193,6 +194,13 @@ class Fields:
         if not isinstance(value, float | int) or not abs(value) <= sys.float_info.max:
             raise DataError(f"{self.where}: its '{name}' is not a finite number")
         return value
+
+    def size(self, name: str) -> int:
+        """A whole number from 1 to ``LARGEST_ARGUMENT``."""
+        value = self.number(name)
+        if not 1 <= value <= LARGEST_ARGUMENT or value != int(value):
+            raise DataError(f"{self.where} has {value:g} as its '{name}', which is no size")
+        return int(value)
 
     def require(self, name: str, expected: float) -> None:
         """Sees to it that a number or truth value is as expected, up to rounding."""

@@ -1,11 +1,21 @@
-"""Basis and schedule of the paper's original code, as its files state them.
+"""What is around networks of the paper's original code, as its files state it.
+
+An inflationary flow has a basis and a schedule.
 
 ``data_eigs`` are the variances ``xi``, and the columns of ``W`` the axes: in float32 as the network
 uses them, and in float64 as it was constructed from them. Images had no mean subtracted: their
 eigenspace is ``e = W^T u``. Toys went through a PCA of scikit-learn, which subtracts its mean. The
-schedule is given by ``rho``, ``gamma0`` and the exponents ``g`` themselves.
+schedule is given by ``rho``, ``gamma0`` and the exponents ``g`` themselves. The noise condition is
+``(M - 1) t``, M = 1000, of t in single precision.
+
+The isotropic models of Karras et al. 2022 are between the coefficients of our ``edm``: of images
+and toys with one data variance ``sigma_data^2``, no mean and no basis; of toys also in eigenspace,
+with the variances ``data_eigs``.
+
+No variance is raised: ours have a floor by which a loss can divide, but evaluation does not.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,12 +23,94 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
+from torch_utils.inert_pickle import shown
+from training.flow.denoisers import FLOAT32_DDPM, SPACES
 from training.flow.eigenbasis import EigenBasis
+from training.flow.isotropic import EDMSchedule
 from training.flow.schedules import INFLATION_DEFAULTS, InflationSchedule
 from training.original.file import Fields
 
 # Largest errors of what is in float32.
 NOT_ORTHONORMAL, NOT_EQUAL = 1e-3, 1e-5
+SMALLEST_STD = 1e-6
+STEPS = 1000
+"""``M``; the noise condition is then ``999 t``."""
+
+
+@dataclass(frozen=True)
+class OriginalFlow:
+    """What is around a network.
+
+    Attributes:
+        basis: In the original's coordinates.
+        schedule: A name in ``SCHEDULES``.
+        schedule_arguments: Its arguments, but for those that the basis gives.
+        denoiser_arguments: ``space``, ``noise_cond`` and ``preconditioning``.
+        data_variance: ``[D]``, which the preconditioning counts on.
+        t_min: First time.
+        t_max: Last time that such models have where nothing is said of it, or None.
+    """
+
+    basis: EigenBasis
+    schedule: str
+    schedule_arguments: dict[str, Any]
+    denoiser_arguments: dict[str, Any]
+    data_variance: Tensor
+    t_min: float
+    t_max: float | None
+
+    @classmethod
+    def inflationary(
+        cls, fields: Fields, principal_axes: Fields | None, t_max: float | None
+    ) -> "OriginalFlow":
+        """Of IFsPreCond and IFsToyPreCond.
+
+        Args:
+            fields: Attributes of the network between its preconditioning.
+            principal_axes: As ``read_basis`` takes them.
+            t_max: See above.
+
+        Raises:
+            DataError: It is none of ours.
+        """
+        steps, space = fields.number("M"), fields.text("space")
+        if steps != STEPS or space not in SPACES:
+            raise DataError(
+                f"{fields.where} has M = {steps:g} and space = '{shown(space)}': M = {STEPS} and "
+                f"{' or '.join(SPACES)} are known"
+            )
+        basis = read_basis(fields, principal_axes)
+        arguments = read_schedule(fields, basis)
+        kind = {"space": space, "noise_cond": FLOAT32_DDPM, "preconditioning": "ifs"}
+        return cls(basis, "ifs", arguments, kind, basis.eigenvalues, 0.0, t_max)
+
+    @classmethod
+    def isotropic(cls, fields: Fields, basis: EigenBasis, space: str) -> "OriginalFlow":
+        """Of EDMPrecond and EDMToyPreCond, which know no basis: any will do."""
+        std = fields.number("sigma_data")
+        if not SMALLEST_STD <= std <= 1 / SMALLEST_STD:
+            raise DataError(f"{fields.where} has {std:g} as its 'sigma_data', which no data have")
+        return cls._edm(basis, space, "edm", torch.full_like(basis.eigenvalues, std**2))
+
+    @classmethod
+    def isotropic_in_eigenspace(
+        cls, fields: Fields, principal_axes: Fields | None
+    ) -> "OriginalFlow":
+        """Of EDMToyESPreCond, whose axes are those of the PCA in the file."""
+        if principal_axes is None:
+            raise DataError(f"{fields.where} is of a file that lacks the 'pca_trf' of its data")
+        dim = len(fields.numbers("data_eigs", -1))
+        axes = {"W": principal_axes.numbers("components_", dim, dim).T}
+        basis = read_basis(Fields(fields.where, {**fields.values, **axes}), principal_axes)
+        return cls._edm(basis, "ES", "ifs", basis.eigenvalues)
+
+    @classmethod
+    def _edm(
+        cls, basis: EigenBasis, space: str, preconditioning: str, variance: Tensor
+    ) -> "OriginalFlow":
+        kind = {"space": space, "noise_cond": "log", "preconditioning": preconditioning}
+        first, last = EDMSchedule.default_t_min, EDMSchedule.end
+        return cls(basis, "edm", {"t_min": first}, kind, variance, first, last)
 
 
 def read_basis(fields: Fields, principal_axes: Fields | None = None) -> EigenBasis:
@@ -74,8 +166,8 @@ def _axes(fields: Fields, dim: int) -> Tensor:
     return torch.from_numpy(axes)
 
 
-def read_schedule(fields: Fields, basis: EigenBasis) -> tuple[dict[str, Any], InflationSchedule]:
-    """The inflationary schedule, and its arguments but for those that the basis gives.
+def read_schedule(fields: Fields, basis: EigenBasis) -> dict[str, Any]:
+    """The arguments of the inflationary schedule, but for those that the basis gives.
 
     Raises:
         DataError: It is none of ours, or its numbers are missing or out of range.
@@ -96,7 +188,7 @@ def read_schedule(fields: Fields, basis: EigenBasis) -> tuple[dict[str, Any], In
             f"{fields.where}: its 'g' does not keep the first dimensions and compress the others "
             "alike"
         )
-    return arguments, schedule
+    return arguments
 
 
 def _exponent_arguments(exponents: np.ndarray) -> dict[str, Any]:

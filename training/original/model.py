@@ -1,34 +1,42 @@
 """Models of the paper's original code as models of ours.
 
-The original's denoiser is ours (see ``training.flow.denoisers``) with the noise condition
-``(M - 1) t``, M = 1000, of t in single precision. No variance is raised: ours has a floor by which
-a loss can divide, but evaluation does not. The file says in ``loss_fn`` up to which time it was
-trained, and in ``dataset_kwargs`` on what.
+A file says in ``loss_fn`` up to which time its network was trained, and in ``dataset_kwargs`` on
+what.
 """
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from dnnlib.errors import DataError, UsageError, agree
+import torch
+
+from dnnlib.errors import DataError, UsageError
+from dnnlib.logs import logger
 from torch_utils.inert_pickle import shown
-from training.data.toys import TOY_NAMES, Toy
-from training.flow.denoisers import FLOAT32_DDPM, SPACES, NetworkDenoiser
+from training.data.toys import Toy
+from training.flow.denoisers import NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
-from training.model.model import Model, Recipe, check_network
-from training.original.counterparts import IMAGE_COUNTERPARTS, TOY_COUNTERPARTS, Counterpart
+from training.model.model import Model, Recipe, check_network, make_schedule
+from training.original.counterparts import (
+    IMAGE_COUNTERPARTS,
+    TOY_COUNTERPARTS,
+    Counterpart,
+    point_dimension,
+)
 from training.original.file import ALLOWED, Fields, Layers, OriginalFile, read_original
-from training.original.flow import read_basis, read_schedule
+from training.original.flow import OriginalFlow
 from training.original.networks import MODULE_CLASSES, build
+from training.original.toys import ToyData, rotate_network, uncentered_basis
 from training.simulation.images import plain_name
 
-IMAGE_MODEL, TOY_MODEL = "IFsPreCond", "IFsToyPreCond"
+IMAGE_MODELS = ("IFsPreCond", "EDMPrecond")
+TOY_MODELS = ("IFsToyPreCond", "EDMToyPreCond", "EDMToyESPreCond")
 IMAGE_T_MAX = 15.01
 """Last time of the paper's image networks."""
-STEPS = 1000
-"""``M``; the noise condition is then ``999 t``."""
+MOST_PIXELS = 3 * 64 * 64
+"""Numbers of an image of a model without a basis: our network file holds a square matrix of it."""
 LONGEST_NAME = 80
 
 
@@ -45,6 +53,16 @@ class Imported:
     origin: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """A network of ours, what is around it, and what is known about it."""
+
+    network: torch.nn.Module
+    counterpart: Counterpart
+    flow: OriginalFlow
+    about: dict[str, Any]
+
+
 def import_original(
     path: Path, data_name: str | None = None, t_max: float | None = None
 ) -> Imported:
@@ -53,7 +71,7 @@ def import_original(
     Args:
         path: The file.
         data_name: What the network was trained on; None takes what the file says.
-        t_max: Last time; None takes what the file says, or the paper's of image networks.
+        t_max: Last time; None takes what the file says, or the usual one of image networks.
 
     Raises:
         DataError: The file is missing, broken or unsafe, or its network is not one that is known.
@@ -61,40 +79,33 @@ def import_original(
     """
     file = read_original(path)
     record = file.network
-    if record.class_name not in (IMAGE_MODEL, TOY_MODEL):
+    if record.class_name not in (*IMAGE_MODELS, *TOY_MODELS):
         raise DataError(f"{path} holds a '{shown(record.class_name)}' as its 'ema': {ALLOWED}")
     fields = Fields(f"{path}: its {record.class_name}", record.state)
-    steps, space = fields.number("M"), fields.text("space")
-    if steps != STEPS or space not in SPACES:
-        raise DataError(
-            f"{fields.where} has M = {steps:g} and space = '{shown(space)}': M = {STEPS} and "
-            f"{' or '.join(SPACES)} are known"
-        )
-    basis = read_basis(fields, file.principal_axes())
-    arguments, schedule = read_schedule(fields, basis)
-    read_network = _toy if record.class_name == TOY_MODEL else _images
-    layers, counterpart, about = read_network(file, fields, basis, data_name)
-    default_t_max = None if record.class_name == TOY_MODEL else IMAGE_T_MAX
-    about |= {
-        "data_dim": basis.dim,
-        "dims_to_keep": arguments["dims_to_keep"],
-        "tmin": 0.0,
-        "tmax": _last_time(file, t_max, default_t_max),
+    is_toy = record.class_name in TOY_MODELS
+    layers = _layers(file, fields, set(TOY_COUNTERPARTS if is_toy else IMAGE_COUNTERPARTS))
+    parts = (_toy if is_toy else _images)(file, fields, layers, data_name)
+    flow = parts.flow
+    about = parts.about | {
+        "data_dim": flow.basis.dim,
+        "dims_to_keep": flow.schedule_arguments.get("dims_to_keep", flow.basis.dim),
+        "tmin": flow.t_min,
+        "tmax": _last_time(file, t_max, flow.t_max),
     }
-    denoiser_arguments: dict[str, Any] = {
-        "space": space,
-        "noise_cond": FLOAT32_DDPM,
-        "preconditioning": "ifs",
-    }
+    schedule = make_schedule(flow.schedule, flow.schedule_arguments, flow.basis)
     denoiser = NetworkDenoiser(
-        build(layers, counterpart),
-        basis,
+        parts.network,
+        flow.basis,
         schedule,
-        **denoiser_arguments,
-        data_variance=basis.eigenvalues,
+        **flow.denoiser_arguments,
+        data_variance=flow.data_variance,
     )
     recipe = Recipe(
-        "ifs", arguments, counterpart.network, counterpart.arguments, denoiser_arguments
+        flow.schedule,
+        flow.schedule_arguments,
+        parts.counterpart.network,
+        parts.counterpart.arguments,
+        flow.denoiser_arguments,
     )
     try:
         check_network(denoiser, about["tmax"])
@@ -105,44 +116,55 @@ def import_original(
     return Imported(model, origin)
 
 
-def _toy(
-    file: OriginalFile, fields: Fields, basis: EigenBasis, data_name: str | None
-) -> tuple[Layers, Counterpart, dict[str, Any]]:
-    known = file.section("dataset_kwargs")
-    if "dset_name" in known.values:
-        name = known.text("dset_name")
-        agree("data_name", data_name, shown(name), f"{file.path}")
-    elif data_name is None:
-        raise UsageError(f"{file.path} does not say which toy it is of: give --data_name")
+def _toy(file: OriginalFile, fields: Fields, layers: Layers, data_name: str | None) -> _Parts:
+    dim = point_dimension(layers)
+    data = ToyData.of(file, data_name, dim)
+    axes = file.principal_axes()
+    if file.network.class_name == "EDMToyPreCond":
+        toy = Toy(data.names[-1], data.augment_to)
+        flow = OriginalFlow.isotropic(fields, uncentered_basis(toy), "IS")
     else:
-        name = data_name
-    if name not in TOY_NAMES:
-        raise DataError(
-            f"{file.path} is of the toy '{shown(name)}', which is not known: {', '.join(TOY_NAMES)}"
-        )
-    if known.values.get("augment_to") is not None and known.number("augment_to"):
-        raise DataError(
-            f"{file.path} is of a toy embedded in more dimensions, by a matrix that is not in it"
-        )
-    toy = Toy(name)
-    if toy.dim != basis.dim:
-        raise DataError(f"{file.path} has {basis.dim} dimensions, but the toy {name} {toy.dim}")
-    layers = _layers(file, fields, set(TOY_COUNTERPARTS))
-    counterpart = TOY_COUNTERPARTS[layers.class_name](layers, basis.dim)
-    return layers, counterpart, {"data_name": name, "augment_to": 0}
+        if file.network.class_name == "IFsToyPreCond":
+            flow = OriginalFlow.inflationary(fields, axes, t_max=None)
+        else:
+            flow = OriginalFlow.isotropic_in_eigenspace(fields, axes)
+        if flow.basis.dim != dim:
+            raise DataError(f"{fields.where} has {flow.basis.dim} variances for {dim} dimensions")
+        toy, basis = data.matching(flow.basis, with_mean=axes is not None)
+        flow = replace(flow, basis=basis)
+    counterpart = TOY_COUNTERPARTS[layers.class_name](layers, dim)
+    network = build(layers, counterpart)
+    if data.augment_to and flow.denoiser_arguments["space"] == "IS":
+        rotate_network(network, data.rotation(toy))
+    if toy.name != data.names[0]:
+        logger.info(f"The toy {data.names[0]} of the original code is {toy.name} here")
+    return _Parts(
+        network, counterpart, flow, {"data_name": toy.name, "augment_to": data.augment_to}
+    )
 
 
-def _images(
-    file: OriginalFile, fields: Fields, basis: EigenBasis, data_name: str | None
-) -> tuple[Layers, Counterpart, dict[str, Any]]:
+def _images(file: OriginalFile, fields: Fields, layers: Layers, data_name: str | None) -> _Parts:
     side, channels = fields.number("img_resolution"), fields.number("img_channels")
-    if channels not in (1, 3) or channels * side**2 != basis.dim:
-        raise DataError(
-            f"{fields.where} has images of {side:g} x {side:g} pixels in {channels:g} channel(s), "
-            f"but {basis.dim} variances"
-        )
+    dim = channels * side * side
+    if file.network.class_name == "EDMPrecond":
+        if channels not in (1, 3) or side != int(side) or not 0 < dim <= MOST_PIXELS:
+            raise DataError(
+                f"{fields.where} has images of {side:g} x {side:g} pixels in {channels:g} "
+                "channel(s): without a basis, up to 64 x 64 in 1 or 3 can be imported"
+            )
+        axes = torch.eye(int(dim), dtype=torch.float64)
+        basis = EigenBasis(torch.zeros(len(axes)), torch.ones(len(axes)), axes)
+        flow = OriginalFlow.isotropic(fields, basis, "ES")
+        # All that is known of the data.
+        flow = replace(flow, basis=EigenBasis(basis.mean, flow.data_variance, axes))
+    else:
+        flow = OriginalFlow.inflationary(fields, None, IMAGE_T_MAX)
+        if channels not in (1, 3) or dim != flow.basis.dim:
+            raise DataError(
+                f"{fields.where} has images of {side:g} x {side:g} pixels in {channels:g} "
+                f"channel(s), but {flow.basis.dim} variances"
+            )
     image_shape = (int(channels), int(side), int(side))
-    layers = _layers(file, fields, set(IMAGE_COUNTERPARTS))
     counterpart = IMAGE_COUNTERPARTS[layers.class_name](layers, image_shape)
     about: dict[str, Any] = {
         "image_shape": list(image_shape),
@@ -155,7 +177,7 @@ def _images(
         # The path is of another machine, of any system; its stem becomes part of file names.
         stem = re.sub(r"[^\w.+-]+", "_", PureWindowsPath(source).stem)[:LONGEST_NAME].strip("_")
         about["data_name"] = stem if re.search(r"\w", stem) else "images"
-    return layers, counterpart, about
+    return _Parts(build(layers, counterpart), counterpart, flow, about)
 
 
 def _layers(file: OriginalFile, fields: Fields, known: set[str]) -> Layers:

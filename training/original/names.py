@@ -4,7 +4,8 @@ SongUNet (DDPM++ and NCSN++) and DhariwalUNet (ADM) name a layer by its resoluti
 ``dec`` hold ``16x16_block0``, ``16x16_down`` and so on, and a block has ``norm0``, ``conv0``,
 ``affine``, ``norm1``, ``conv1``, ``skip``, ``norm2``, ``qkv`` and ``proj``, in the order in which
 they are used. ToyConvUNet counts its layers from 1: ``dense31`` is what the third does with its
-input, and ``dense32`` what it does with the embedding.
+input, and ``dense32`` what it does with the embedding. ToySongUNet has SongUNet's layers, and
+``fc1`` to ``fc4`` around them.
 
 Names are those of modules or of their tensors, with dots.
 """
@@ -95,6 +96,24 @@ def toy_names(lifting: int) -> Renaming:
             case [("down" | "up") as way, index, part, *rest]:
                 return _join(f"{way}resblock{int(index) + 1}.{_TOY_BLOCK_PARTS[part]}", rest)
         raise KeyError(name)
+
+    return rename
+
+
+def toy_song_names(image: Renaming) -> Renaming:
+    """Names in a toy network around an image network with these names."""
+    layers = {
+        ("lift", "0"): "fc1",
+        ("lift", "1"): "fc2",
+        ("lower", "0"): "fc3",
+        ("lower", "1"): "fc4",
+    }
+
+    def rename(name: str) -> str:
+        part, *rest = name.split(".")
+        if part == "unet":
+            return image(".".join(rest))
+        return _join(layers[part, rest[0]], rest[1:])
 
     return rename
 
