@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -188,6 +189,7 @@ def test_the_attacks_of_these_tests_would_work_elsewhere(tmp_path: Path) -> None
 WATCH = """
 import sys
 from pathlib import Path
+from random import Random
 from dnnlib.errors import DataError
 from torch_utils.snapshots import read_network, read_state
 
@@ -292,7 +294,7 @@ def zip_with(**members: bytes) -> bytes:
         b"\x80",
         b"\x80\x02",
         b"{}",
-        os.urandom(4000),
+        Random(0).randbytes(4000),
         bytes(4000),
         b"<html>not found</html>",
         zip_with(),
