@@ -14,7 +14,6 @@ from dnnlib.files import require_new
 from dnnlib.logs import logger
 from torch_utils.distributed import rank_from_environment
 from torch_utils.results import provenance, save_json
-from training.model.model import parameter_count
 from training.original.model import import_original
 from training.settings.common import overwrite
 from training.settings.declared import Declared, option, takes
@@ -61,7 +60,7 @@ def main(settings: Settings) -> None:
         "schedule": model.recipe.schedule_arguments,
         "denoiser": model.recipe.denoiser_arguments,
         "about": model.about,
-        "parameters": parameter_count(model.denoiser.network),
+        "parameters": model.parameter_count,
         "seconds": round(time.monotonic() - started, 3),
         **provenance(),
     }

@@ -200,7 +200,7 @@ def find_flow(options: dict[str, Any]) -> Subject:
         steps, end = steps_and_end(options["steps"], options["h"], schedule.default_t_max())
     else:
         path = local_file(options["network"])
-        model = Model.load(path, options["end_vars"], options["calibration"])
+        model = Model.load(path, end_std=options["end_vars"], calibrated=options["calibration"])
         toy = network_toy(path, model, options)
         steps, end = trained_steps_and_end(path, model, options)
         basis, schedule = model.flow.basis, model.flow.schedule

@@ -26,7 +26,7 @@ from training.learning.building import TOY_PRECONDITIONINGS, Choices, describe_t
 from training.learning.resuming import Resumed, place_to_resume, read_options
 from training.learning.run import run_training
 from training.learning.trainer import Trainer
-from training.model.model import Model, describe_basis
+from training.model.model import Model
 from training.networks import TOY_NETWORKS
 from training.settings.options import (
     flow_options,
@@ -103,7 +103,7 @@ def main(**options: Any) -> None:
     model, loss = choices(toy, options).build(basis)
     model.about |= {"data_name": toy.name, "augment_to": options["augment_to"]}
     config = training_config(options, lr_ramp=LR_RAMP, lr_decay=True)
-    logger.info(describe_basis(basis))
+    logger.info(basis.describe())
     logger.info(describe_training(model, loss, config))
     record = {"options": options, **provenance()}
     if options["dry_run"]:

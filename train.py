@@ -29,7 +29,7 @@ from training.learning.loss import T_SAMPLINGS
 from training.learning.resuming import Resumed, place_to_resume, read_options
 from training.learning.run import run_training
 from training.learning.trainer import Trainer, TrainingConfig
-from training.model.model import Model, describe_basis
+from training.model.model import Model
 from training.networks import IMAGE_NETWORKS
 from training.settings.options import (
     flow_options,
@@ -197,7 +197,7 @@ def main(**options: Any) -> None:
         }
         config = image_training_config(options)
         logger.info(f"{len(dataset)} images of {dataset.image_shape} in {dataset.path}")
-        logger.info(describe_basis(basis))
+        logger.info(basis.describe())
         logger.info(describe_training(model, loss, config))
         if options["dry_run"]:
             logger.info(json.dumps(record, indent=2, default=str))

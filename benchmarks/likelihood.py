@@ -42,7 +42,8 @@ from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import NoiseSchedule
 from training.flow.solvers import DEFAULT, DEFAULT_STEPS, SOLVERS
 from training.measure.roundtrip import LEVELS_PER_UNIT
-from training.model.model import Model, make_schedule
+from training.model.model import Model
+from training.model.recipe import make_schedule
 from training.simulation.images import dequantized
 
 POINTS, LATENTS, FRESH, FEW = 1000, 100_000, 10_000, 48

@@ -24,7 +24,8 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.likelihood import Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS
-from training.model.model import Model, make_schedule
+from training.model.model import Model
+from training.model.recipe import make_schedule
 from training.simulation.images import dequantized
 
 Run = Callable[..., Any]

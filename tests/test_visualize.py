@@ -17,7 +17,7 @@ from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import get_solver
-from training.model.model import make_schedule
+from training.model.recipe import make_schedule
 from training.simulation.simulator import Simulator
 
 SAVED = 5

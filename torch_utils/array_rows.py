@@ -53,8 +53,8 @@ class ArrayRows:
         size = math.prod(shape) * self._stored.itemsize
         with self._saved.reading(self._name):
             content = self._file.read(size)
-            if len(content) != size:
-                raise EOFError
+        if len(content) != size:
+            raise self._saved.broken(self._name)
         rows: np.ndarray[Any, Any] = np.frombuffer(content, self._stored).reshape(shape)
         if not np.isfinite(rows).all():
             raise DataError(f"{self._path}: '{self._name}' has values that are not finite")

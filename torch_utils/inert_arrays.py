@@ -91,7 +91,15 @@ def _array(raw: Any, dtype: Dtype, shape: tuple[Any, ...], order: Any) -> np.nda
     sizes = _sizes(shape)
     if prod(sizes) * dtype.numpy.itemsize != len(data):
         raise ValueError(f"an array of shape {sizes} with {len(data)} bytes")
-    return np.ndarray(sizes, dtype.numpy, buffer=data, order=order)
+    return _view(sizes, dtype.numpy, buffer=data, order=order)
+
+
+def _view(sizes: list[int], dtype: np.dtype[Any], **layout: Any) -> np.ndarray:
+    """An array over the bytes of another object. Raises ValueError if it does not fit them."""
+    try:
+        return np.ndarray(sizes, dtype, **layout)
+    except (TypeError, ValueError, OverflowError) as error:  # of numpy, which we only call
+        raise ValueError(f"an array of shape {sizes}: {error}") from error
 
 
 def _sizes(values: Any) -> list[int]:
@@ -132,12 +140,14 @@ def _storage(raw: Any) -> np.ndarray:
     rest = reader.rest()
     if int.from_bytes(rest[:8], "little") != count or len(rest) != 8 + count * dtype.itemsize:
         raise ValueError(f"a storage of {count} values with {len(rest)} bytes")
-    return np.ndarray((count,), dtype, buffer=rest, offset=8)
+    return _view([count], dtype, buffer=rest, offset=8)
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *others: Any) -> np.ndarray:
     values, start = expect(storage, np.ndarray), expect(offset, int)
     sizes, strides = _sizes(size), _sizes(stride)
+    if len(sizes) != len(strides):
+        raise ValueError(f"{len(strides)} strides for {len(sizes)} axes")
     last = start + sum((n - 1) * step for n, step in zip(sizes, strides, strict=True))
     count = prod(sizes)
     if values.ndim != 1 or start < 0 or (count and last >= len(values)) or count > len(values):
@@ -145,7 +155,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *others: Any) -> 
     width = values.itemsize
     steps = [step * width for step in strides]
     offset = start * width if count else 0
-    return np.ndarray(sizes, values.dtype, buffer=values, offset=offset, strides=steps)
+    return _view(sizes, values.dtype, buffer=values, offset=offset, strides=steps)
 
 
 def _parameter(tensor: Any, requires_grad: Any, hooks: Any) -> np.ndarray:

@@ -14,11 +14,14 @@ bounded by the size of the pickle: opcodes are counted, keys are strings, and so
 functions are handed, so that a short pickle cannot grow.
 """
 
+import inspect
 import io
 import pickletools
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 Names = Mapping[str, Callable[..., Any] | None]
@@ -49,7 +52,7 @@ class Unfinished(ABC):
 
     @abstractmethod
     def build(self, state: Any) -> Any:
-        """What takes the place of this object. Raises ValueError or TypeError for other states."""
+        """What takes the place of this object. Raises ValueError for other states."""
 
 
 _MARK = object()
@@ -87,7 +90,12 @@ class PickleReader:
         without: Opcodes to refuse beside those that are not known.
         persistent: Gives the object of a persistent id; None refuses such ids.
         most_opcodes: Number of opcodes of all pickles together.
+
+    Attributes:
+        key_types: What the keys of dictionaries may be.
     """
+
+    key_types: tuple[type, ...] = (str, bytes)
 
     def __init__(
         self,
@@ -113,14 +121,13 @@ class PickleReader:
         self._start()
         try:
             while (opcode := self._next_opcode()).name != "STOP":
-                argument = opcode.arg.reader(self._file) if opcode.arg else None
-                self._step(opcode.name, argument)
+                self._step(opcode.name, self._argument(opcode))
             (value,) = self._pop(1)
             if self._stack:
                 raise PickleError("it has values left over")
         except PickleError:
             raise
-        except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        except ValueError as error:
             raise PickleError(f"it is broken or no pickle of data ({shown(error)})") from error
         return value
 
@@ -147,6 +154,12 @@ class PickleReader:
             raise PickleError("it has too many opcodes")
         return opcode
 
+    def _argument(self, opcode: pickletools.OpcodeInfo) -> Any:
+        try:
+            return opcode.arg.reader(self._file) if opcode.arg else None
+        except (ValueError, LookupError, OverflowError, struct.error) as error:  # of pickletools
+            raise PickleError(f"it is broken ({shown(error)})") from error
+
     def _step(self, opcode: str, argument: Any) -> None:
         stack = self._stack
         match opcode:
@@ -165,6 +178,8 @@ class PickleReader:
             case "BINPUT" | "LONG_BINPUT":
                 self._memorize(argument)
             case "BINGET" | "LONG_BINGET":
+                if argument not in self._memo:
+                    raise PickleError("it takes what it has not memorized")
                 stack.append(self._memo[argument])
             case "APPEND" | "APPENDS" | "ADDITEMS" | "SETITEM" | "SETITEMS":
                 self._extend(opcode)
@@ -192,28 +207,40 @@ class PickleReader:
         return items
 
     def _pop_to_mark(self) -> tuple[Any, ...]:
+        if not any(item is _MARK for item in self._stack):
+            raise PickleError("it goes back to a mark that is not there")
         items: list[Any] = []
         while (item := self._stack.pop()) is not _MARK:
             items.append(item)
         return tuple(reversed(items))
 
+    def _top(self) -> Any:
+        if not self._stack:
+            raise PickleError("it takes more values than there are")
+        return self._stack[-1]
+
     def _memorize(self, place: int) -> None:
-        item = self._memo[place] = self._stack[-1]
+        item = self._memo[place] = self._top()
         if isinstance(item, Unfinished):
             self._places.setdefault(id(item), []).append(place)
 
     def _extend(self, opcode: str) -> None:
         counts = {"APPEND": 1, "SETITEM": 2}
         items = self._pop(counts[opcode]) if opcode in counts else self._pop_to_mark()
-        target = self._stack[-1]
-        # Strings only: the hash of a nested tuple can take time exponential in its size.
+        target = self._top()
         if opcode in ("SETITEM", "SETITEMS"):
-            for key, value in zip(items[::2], items[1::2], strict=True):
-                expect(target, dict)[expect(key, str, bytes)] = value
+            self._set_items(expect(target, dict), items)
         elif opcode == "ADDITEMS":
             expect(target, set).update(expect(item, str, bytes) for item in items)
         else:
             expect(target, list).extend(items)
+
+    def _set_items(self, target: dict[Any, Any], items: tuple[Any, ...]) -> None:
+        if len(items) % 2:
+            raise PickleError("it has a key without a value")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            # No tuples: the hash of a nested one can take time exponential in its size.
+            target[expect(key, *self.key_types)] = value
 
     def _name(self, module: Any, name: Any) -> Name:
         text = f"{expect(module, str)}.{expect(name, str)}"
@@ -226,11 +253,13 @@ class PickleReader:
         if function is None:
             raise PickleError(f"it calls {name.text}")
         self._count_long(expect(arguments, tuple))
+        if not _takes(function, len(arguments)):
+            raise PickleError(f"it calls {name.text} with {len(arguments)} values")
         try:
             return function(*arguments)
         except PickleError:
             raise
-        except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        except ValueError as error:
             raise PickleError(f"it calls {name.text} in an unknown way ({shown(error)})") from error
 
     def _build(self, target: Any, state: Any) -> None:
@@ -249,10 +278,20 @@ class PickleReader:
             raise PickleError("it uses the same bytes too often")
 
 
+@lru_cache(maxsize=256)
+def _takes(function: Callable[..., Any], count: int) -> bool:
+    """Whether a function can be called with so many values."""
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except TypeError:  # of bind, which does not call the function
+        return False
+    return True
+
+
 def expect(value: Any, *types: type) -> Any:
-    """The value. Raises TypeError unless it is of one of the types."""
+    """The value. Raises ValueError unless it is of one of the types."""
     if not isinstance(value, types):
-        raise TypeError(f"{type(value).__name__} in the place of {types[0].__name__}")
+        raise ValueError(f"{type(value).__name__} in the place of {types[0].__name__}")
     return value
 
 

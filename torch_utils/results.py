@@ -27,8 +27,9 @@ from dnnlib.files import atomic_path
 from torch_utils.distributed import TF32
 from torch_utils.inert_pickle import shown
 
-# What numpy and zipfile raise on bytes that they did not write.
-BROKEN_FILE_ERRORS = (
+# What numpy and zipfile raise on bytes that they did not write; caught around their calls alone, so
+# that a mistake of ours is not taken for a broken file.
+_FOREIGN_ERRORS = (
     AttributeError,
     EOFError,
     LookupError,
@@ -81,7 +82,7 @@ def open_arrays(path: Path) -> Iterator["SavedArrays"]:
             raise DataError(f"{path} is one array, not an .npz of results")
         try:
             archive = zipfile.ZipFile(file)
-        except BROKEN_FILE_ERRORS as error:
+        except _FOREIGN_ERRORS as error:
             raise unreadable from error
         with archive:
             promised = sum(member.file_size for member in archive.infolist())
@@ -129,17 +130,19 @@ class SavedArrays:
             file = self._archive.open(member)
         with file:
             with self.reading(name):
-                read_header = HEADER_READERS[np.lib.format.read_magic(file)]
-                header = Header(*read_header(file))
-                count = math.prod(header.shape)
-                if header.dtype.kind in "OV" or len(header.shape) > MOST_AXES:
-                    raise ValueError("not plain")
-                if min(header.shape, default=0) < 0:
-                    raise ValueError("a negative size")
-                if file.tell() + count * header.dtype.itemsize != member.file_size:
-                    raise ValueError("another size")
-                if count > member.file_size:
-                    raise ValueError("numbers that have no size")
+                version = np.lib.format.read_magic(file)
+            if version not in HEADER_READERS:
+                raise self.broken(name)
+            with self.reading(name):
+                shape, by_columns, dtype = HEADER_READERS[version](file)
+            header = Header(shape, by_columns, dtype)
+            count = math.prod(header.shape)
+            plain = header.dtype.kind not in "OV" and len(header.shape) <= MOST_AXES
+            sound = min(header.shape, default=0) >= 0 and count <= member.file_size
+            if not (plain and sound) or (
+                file.tell() + count * header.dtype.itemsize != member.file_size
+            ):
+                raise self.broken(name)
             yield header, file
 
     def read(self, name: str) -> np.ndarray:
@@ -150,16 +153,22 @@ class SavedArrays:
 
     @contextmanager
     def reading(self, name: str) -> Iterator[None]:
-        """Turns errors of a block that reads an array into DataError, and warnings into nothing."""
+        """Around a call of numpy or zipfile: what they raise of broken bytes becomes DataError.
+
+        Their warnings become nothing.
+        """
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of files that Python 2 wrote, which are read, too
                 yield
-        except BROKEN_FILE_ERRORS as error:
-            raise DataError(
-                f"{self._path} is broken in the array '{shown(name)}', or it is not plain: make "
-                "it again"
-            ) from error
+        except _FOREIGN_ERRORS as error:
+            raise self.broken(name) from error
+
+    def broken(self, name: str) -> DataError:
+        return DataError(
+            f"{self._path} is broken in the array '{shown(name)}', or it is not plain: make it "
+            "again"
+        )
 
     def numbers(self, name: str) -> np.ndarray:
         """An array of finite numbers, in the byte order of this machine.

@@ -22,8 +22,9 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path
+from torch_utils.arguments import check_arguments
 from torch_utils.inert_pickle import PickleError, shown
-from torch_utils.tensor_files import BROKEN_FILE_ERRORS, ChecksumError, load_tensors
+from torch_utils.tensor_files import BrokenFileError, load_tensors
 
 NETWORK_FORMAT = "inflationary-flows network"
 STATE_FORMAT = "inflationary-flows training state"
@@ -37,6 +38,9 @@ LARGEST_NUMBER = 2**64
 # With so many more than the file brings, it is not told which of a network's tensors are missing.
 MANY_TENSORS = 1000
 LONGEST_REASON = 200
+MISFITS = (ArithmeticError, RuntimeError, ValueError, UsageError)
+"""What constructors and torch raise of sizes and numbers that do not fit together. A TypeError, an
+AttributeError or a LookupError is none of a file's, but a mistake of ours."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,11 @@ def read_network(path: Path) -> tuple[dict[str, Part], dict[str, Any]]:
             tensors and plain values.
     """
     payload = _read(path, NETWORK_FORMAT, "network file")
-    try:
-        parts = {shown(name): _part(entry) for name, entry in payload["parts"].items()}
-        about = dict(payload["about"])
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        reason = shown(repr(error))
-        raise DataError(f"{path} is not a complete network file: {reason} in its parts") from error
+    about = _entry(path, payload, "about", dict)
+    parts = {
+        shown(name): _part(path, shown(name), entry)
+        for name, entry in _entry(path, payload, "parts", dict).items()
+    }
     plain = {"about": about, **{name: part.arguments for name, part in parts.items()}}
     for name, values in plain.items():
         for key, value in _leaves(values):
@@ -87,9 +90,25 @@ def read_network(path: Path) -> tuple[dict[str, Part], dict[str, Any]]:
     return parts, about
 
 
-def _part(entry: Mapping[str, Any]) -> Part:
-    state = {str(name): value for name, value in entry["state"].items()}
-    return Part(shown(entry["class"]), dict(entry["arguments"]), state)
+def _part(path: Path, name: str, entry: object) -> Part:
+    if not isinstance(entry, dict):
+        raise DataError(f"{path} is not a complete network file: its '{name}' is no part")
+    class_name = shown(_entry(path, entry, "class", str, name))
+    arguments = _entry(path, entry, "arguments", dict, name)
+    return Part(class_name, arguments, _entry(path, entry, "state", dict, name))
+
+
+def _entry(path: Path, entries: Mapping[str, Any], key: str, kind: type, part: str = "") -> Any:
+    """An entry of the right type. Names in a dictionary are strings."""
+    what = f"the '{key}' of its '{part}'" if part else f"its '{key}'"
+    value = entries.get(key)
+    if not isinstance(value, kind):
+        problem = f"{what} is missing, or no {kind.__name__}"
+        raise DataError(f"{path} is not a complete network file: {problem}")
+    for name in value if isinstance(value, dict) else ():
+        if not isinstance(name, str):
+            raise DataError(f"{path}: {what} has a name that is no text, {shown(name)}")
+    return value
 
 
 def _problem_with(value: object) -> str | None:
@@ -132,24 +151,25 @@ def build(path: Path, name: str, part: Part, registry: Mapping[str, type[nn.Modu
         )
     if _largest_integer(part.arguments) > LARGEST_ARGUMENT:
         raise DataError(f"{path}: '{name}' has an argument larger than {LARGEST_ARGUMENT}")
+    make = registry[part.class_name]
     try:
+        check_arguments(make, part.arguments)
         with torch.device("meta"), _no_more_parameters(len(part.state) + MANY_TENSORS):
-            module = registry[part.class_name](**part.arguments)
-        expected = {key: value.shape for key, value in module.state_dict().items()}
-        given = {key: value.shape for key, value in part.state.items()}
-        if expected != given:
-            differing = sorted(
-                key for key in expected | given if expected.get(key) != given.get(key)
-            )
-            first = shown(differing[0])
-            raise DataError(f"{path}: the tensors of '{name}' do not fit, first '{first}'")
-        module = registry[part.class_name](**part.arguments)
-        module.load_state_dict(part.state)
-    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, UsageError) as error:
+            expected = make(**part.arguments).state_dict()
+    except MISFITS as error:
         reason = first_line(error)
         raise DataError(
             f"{path}: '{name}' cannot be built as {part.class_name}: {reason}"
         ) from error
+    for key in sorted({*expected, *part.state}):
+        if (
+            key not in expected
+            or key not in part.state
+            or (expected[key].shape != part.state[key].shape)
+        ):
+            raise DataError(f"{path}: the tensors of '{name}' do not fit, first '{shown(key)}'")
+    module = make(**part.arguments)
+    module.load_state_dict(part.state)
     return module
 
 
@@ -246,14 +266,8 @@ def _load(path: Path, file: IO[bytes], what: str) -> Any:
             f"{path} is not a {what} of this project: {error}; objects other than tensors and "
             "plain values are never loaded"
         ) from error
-    except ChecksumError as error:
-        raise DataError(
-            f"{path} is no readable {what}: the checksum of '{error}' is wrong"
-        ) from error
-    except BROKEN_FILE_ERRORS as error:
-        raise DataError(
-            f"{path} is no readable {what}: it is empty, cut short or broken"
-        ) from error
+    except BrokenFileError as error:
+        raise DataError(f"{path} is no readable {what}: {error}") from error
     return payload
 
 

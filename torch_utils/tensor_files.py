@@ -14,8 +14,12 @@ Memory is needed for the tensors and for the file.
 
 import codecs
 import io
+import pickle
+import struct
 import warnings
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import IO, Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo, is_zipfile
 
@@ -47,8 +51,9 @@ STORAGE_BYTES = {
 
 # zipfile imports it for a name that is not in UTF-8: a file should cause no import at all.
 codecs.lookup("cp437")
-# What torch, zipfile and the checks here raise on bytes that torch.save did not write.
-BROKEN_FILE_ERRORS = (
+# What torch and zipfile raise on bytes that torch.save did not write; caught around their calls
+# alone, so that a mistake of ours is not taken for a broken file.
+_FOREIGN_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -56,18 +61,25 @@ BROKEN_FILE_ERRORS = (
     EOFError,
     LookupError,
     MemoryError,
-    OSError,
     RuntimeError,
     TypeError,
     ValueError,
+    pickle.UnpicklingError,
+    struct.error,
+    zlib.error,
 )
+_ZIP_START = b"PK\x03\x04"
 # The file of torch before 1.6: three pickles on the format, the content, the keys of its storages.
 _LEGACY_PICKLES = 5
 _LEGACY_MAGIC, _LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
 
 
-class ChecksumError(ValueError):
-    """A zip with a wrong checksum; the message is the name of its member."""
+class BrokenFileError(ValueError):
+    """A file that is empty, cut short or broken; the message says what, as 'it ...'."""
+
+
+class ChecksumError(BrokenFileError):
+    """A zip with a wrong checksum."""
 
 
 class _Mapping(dict[Any, Any], Unfinished):
@@ -115,45 +127,66 @@ def load_tensors(file: IO[bytes], legacy: bool = False) -> Any:
     Raises:
         PickleError: It holds other objects than tensors, lists, dicts and plain values.
         ChecksumError: It was changed.
-        One of ``BROKEN_FILE_ERRORS``: It is broken, or was not written by ``torch.save``.
+        BrokenFileError: It is empty, cut short or broken, or was not written by ``torch.save``.
+        OSError: It cannot be read.
     """
-    if is_zipfile(file):
-        with ZipFile(file) as archive:
+    with _parsing():
+        zipped = is_zipfile(file)
+    if zipped:
+        with _parsing():
+            archive = ZipFile(file)
+        with archive:
             content = _checked_zip(archive, file.seek(0, io.SEEK_END))
     else:
         file.seek(0)
-        data = file.read() if legacy else file.read(4)
-        if data[:4] in (b"", b"PK\x03\x04"):
-            raise BadZipFile("the start of a zip alone")
+        start = file.read(len(_ZIP_START))
+        if not start:
+            raise BrokenFileError("it is empty")
+        if start == _ZIP_START:
+            raise BrokenFileError("it is cut short: copy it, or download it, again")
         if not legacy:
-            raise PickleError("it is a pickle" if data[:1] == b"\x80" else "it is no zip")
+            raise PickleError("it is a pickle" if start[:1] == b"\x80" else "it is no zip")
+        data = start + file.read()
         _check_legacy(data)
         content = io.BytesIO(data)
-    with warnings.catch_warnings():
+    with _parsing(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of what is checked here
         return torch.load(content, map_location="cpu", weights_only=True)
+
+
+@contextmanager
+def _parsing() -> Iterator[None]:
+    """Around a call of zipfile or torch: what they raise of broken bytes is a BrokenFileError."""
+    try:
+        yield
+    except _FOREIGN_ERRORS as error:
+        raise BrokenFileError("it is broken") from error
 
 
 def _checked_zip(archive: ZipFile, size: int) -> io.BytesIO:
     """The same zip made anew, if it is one of tensors."""
     members = {member.filename: member for member in archive.infolist()}
-    (top,) = {name.partition("/")[0] for name in members}
+    top = next(iter(members), "").partition("/")[0]
+    if f"{top}/data.pkl" not in members or any(name.partition("/")[0] != top for name in members):
+        raise BrokenFileError("it is a zip, but not one of tensors")
     if any(member.compress_type != ZIP_STORED for member in members.values()):
-        raise BadZipFile("compressed members, which torch does not write")
+        raise BrokenFileError("it has compressed members, which torch does not write")
     if sum(member.file_size for member in members.values()) > size:
-        raise BadZipFile("more in it than the file has")
+        raise BrokenFileError("it promises more than the file has")
 
     def storage(description: Any) -> _Storage:
         key, length = _described(description)
-        if members[f"{top}/data/{key}"].file_size != length:
-            raise ValueError(f"a storage of another length than {length} bytes")
+        member = members.get(f"{top}/data/{key}")
+        if member is None or member.file_size != length:
+            raise ValueError(f"no storage of {length} bytes")
         return _Storage()
 
     content = io.BytesIO()
-    with ZipFile(content, "w") as made:
-        for name, member in members.items():
-            made.writestr(name, _read(archive, member))
-    reader = _TensorPickle(archive.read(f"{top}/data.pkl"), storage)
+    parts = {name: _read(archive, member) for name, member in members.items()}
+    with _parsing(), ZipFile(content, "w") as made:
+        for name, part in parts.items():
+            made.writestr(name, part)
+    reader = _TensorPickle(parts[f"{top}/data.pkl"], storage)
     reader.read()
     if reader.rest():
         raise PickleError("it goes on after its pickle")
@@ -164,10 +197,11 @@ def _checked_zip(archive: ZipFile, size: int) -> io.BytesIO:
 def _read(archive: ZipFile, member: ZipInfo) -> bytes:
     try:
         return archive.read(member)
-    except BadZipFile as error:
-        if "CRC" in str(error):
-            raise ChecksumError(shown(member.filename)) from error
-        raise
+    except _FOREIGN_ERRORS as error:
+        if isinstance(error, BadZipFile) and "CRC" in str(error):
+            name = shown(member.filename)
+            raise ChecksumError(f"the checksum of '{name}' is wrong") from error
+        raise BrokenFileError("it is broken") from error
 
 
 def _check_legacy(data: bytes) -> None:
@@ -184,20 +218,23 @@ def _check_legacy(data: bytes) -> None:
     if first != _LEGACY_MAGIC:
         raise PickleError("it is no file of tensors")
     version, machine, _, keys = (reader.read() for _ in range(_LEGACY_PICKLES - 1))
-    if version != _LEGACY_VERSION or expect(machine, dict).get("little_endian") is not True:
-        raise ValueError("a file of another version or machine")
-    if sorted(expect(keys, list)) != sorted(lengths):
-        raise ValueError("keys of other storages")
+    little = isinstance(machine, dict) and machine.get("little_endian") is True
+    if version != _LEGACY_VERSION or not little:
+        raise BrokenFileError("it is of another version or machine")
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise BrokenFileError("it has keys that are no text")
+    if sorted(keys) != sorted(lengths):
+        raise BrokenFileError("it has keys of other storages")
     # The number of values in 8 bytes, and the values.
     if len(reader.rest()) != sum(8 + length for length in lengths.values()):
-        raise ValueError("storages of another length than they say")
+        raise BrokenFileError("it has storages of another length than they say")
 
 
 def _described(description: Any) -> tuple[str, int]:
     """The key of a storage and its length in bytes, by its persistent id."""
     match description:
         case ("storage", Name(text=kind), str(key), str(), int(count), *view):
-            if count >= 0 and view in ([], [None]):
+            if kind in STORAGE_BYTES and count >= 0 and view in ([], [None]):
                 return key, count * STORAGE_BYTES[kind]
     raise ValueError("a storage in an unknown form")
 
@@ -205,14 +242,7 @@ def _described(description: Any) -> tuple[str, int]:
 class _TensorPickle(PickleReader):
     """Reads the pickles of a file. Keys may be numbers, by which optimizers call parameters."""
 
+    key_types = (str, int)
+
     def __init__(self, data: bytes, storage: Callable[[Any], _Storage]):
         super().__init__(data, _NAMES, without=("NEWOBJ",), persistent=storage)
-
-    def _extend(self, opcode: str) -> None:
-        if opcode not in ("SETITEM", "SETITEMS"):
-            super()._extend(opcode)
-            return
-        items = self._pop(2) if opcode == "SETITEM" else self._pop_to_mark()
-        target = expect(self._stack[-1], dict)
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            target[expect(key, str, int)] = value

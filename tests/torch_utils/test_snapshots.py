@@ -390,8 +390,8 @@ def save_part(path: Path, **changes: Any) -> None:
     torch.save(payload(parts={"network": entry}), path)
 
 
-@pytest.mark.parametrize("name", ["os.system", "Linear", "torch.nn.Linear", "", None, 3, [1]])
-def test_only_classes_of_the_registry_are_built(tmp_path: Path, name: Any) -> None:
+@pytest.mark.parametrize("name", ["os.system", "Linear", "torch.nn.Linear", ""])
+def test_only_classes_of_the_registry_are_built(tmp_path: Path, name: str) -> None:
     save_part(tmp_path / "network.pkl", **{"class": name})
     message = refusal(tmp_path / "network.pkl")
     assert f"'{name}'" in message

@@ -19,9 +19,9 @@ from fuzz.pickles import call, mapping, name, number, sequence, text
 from torch import nn
 
 from torch_utils.inert_pickle import PickleError
-from torch_utils.tensor_files import BROKEN_FILE_ERRORS, ChecksumError, load_tensors
+from torch_utils.tensor_files import BrokenFileError, ChecksumError, load_tensors
 
-REFUSED = (PickleError, *BROKEN_FILE_ERRORS)
+REFUSED = (PickleError, BrokenFileError)
 DTYPES = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32),
     *(torch.int16, torch.int8, torch.uint8, torch.bool),

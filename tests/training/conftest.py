@@ -19,7 +19,8 @@ from training.learning.building import Choices
 from training.learning.loss import DenoisingLoss
 from training.learning.run_folder import RunFolder
 from training.learning.trainer import Trainer, TrainingConfig
-from training.model.model import Model, make_schedule
+from training.model.model import Model
+from training.model.recipe import make_schedule
 
 CPU = torch.device("cpu")
 

@@ -81,6 +81,13 @@ class EigenBasis(nn.Module):
         """``(sum xi)^2 / sum xi^2``: how many dimensions the variance is spread over."""
         return float(self.eigenvalues.sum() ** 2 / (self.eigenvalues**2).sum())
 
+    def describe(self, shown: int = 8) -> str:
+        """The head of the spectrum and the participation ratio, for people to read."""
+        head = ", ".join(f"{value:.4g}" for value in self.eigenvalues[:shown].tolist())
+        more = ", ..." if self.dim > shown else ""
+        ratio = self.participation_ratio
+        return f"Variances {head}{more}; participation ratio {ratio:.4g} of {self.dim}"
+
     def floored_variance(self, fraction: float = 1e-6) -> Tensor:
         """``xi`` with its small values raised to a fraction of ``xi*`` (a constant pixel has 0)."""
         return self.eigenvalues.clamp(min=fraction * self.top_variance)

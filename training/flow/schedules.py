@@ -140,7 +140,10 @@ class InflationSchedule(NoiseSchedule):
         g_type: str = "orig",
         inflation_gap: float = 1.02,
         g_rescaling: float = 1.0,
-        **options: float,
+        rho: float = 1.0,
+        gamma0: float = 5e-4,
+        top_variance: float = 1.0,
+        end_std: float = 1.0,
     ) -> "InflationSchedule":
         """The PRP schedule if all dimensions are kept, else PRR to ``dims_to_keep`` of them.
 
@@ -151,8 +154,15 @@ class InflationSchedule(NoiseSchedule):
                 ``constant_inflation_gap`` (``g = 1 - inflation_gap``).
             inflation_gap: ``IG``, used by ``constant_inflation_gap`` only.
             g_rescaling: Factor on every g: 1 as published, towards 0 less compression.
-            options: ``rho``, ``gamma0``, ``top_variance``, ``end_std``.
+            rho: See the class, as for all that follow.
+            gamma0: Noise variance at t = 0.
+            top_variance: The largest data variance.
+            end_std: ``A0``.
+
+        Raises:
+            UsageError: A value is out of range.
         """
+        sizes = {"rho": rho, "gamma0": gamma0, "top_variance": top_variance, "end_std": end_std}
         if not 1 <= dims_to_keep <= data_dim:
             raise UsageError(
                 f"dims_to_keep is {dims_to_keep}, but the data has {data_dim} dimensions: "
@@ -164,14 +174,14 @@ class InflationSchedule(NoiseSchedule):
             if not 0 < value < inf:
                 raise UsageError(f"{label} is {value}: it must be a positive number")
         if dims_to_keep == data_dim:
-            return cls(torch.zeros(data_dim), name="PRP", **options)
+            return cls(torch.zeros(data_dim), name="PRP", **sizes)
         if g_type == "orig":
             compressed = -dims_to_keep / (data_dim - dims_to_keep)
         else:
             compressed = 1 - inflation_gap
         exponents = torch.full((data_dim,), compressed, dtype=torch.float64)
         exponents[:dims_to_keep] = 1
-        return cls(g_rescaling * exponents, name=f"PRRto{dims_to_keep}D", **options)
+        return cls(g_rescaling * exponents, name=f"PRRto{dims_to_keep}D", **sizes)
 
     def noise_variance(self, t: Tensor) -> Tensor:
         return self.gamma0 * (self.growth_rates * t[..., None]).exp()

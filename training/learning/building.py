@@ -13,7 +13,8 @@ from training.flow.output_gain import OutputGain
 from training.flow.schedules import INFLATION_DEFAULTS
 from training.learning.loss import DenoisingLoss
 from training.learning.trainer import TrainingConfig
-from training.model.model import Model, Recipe, make_schedule, parameter_count
+from training.model.model import Model
+from training.model.recipe import Recipe, make_schedule
 from training.networks import TOY_NETWORKS
 
 TOY_PRECONDITIONINGS = ("ifs", "edm", "edm_es")
@@ -89,19 +90,19 @@ class Choices:
         )
         output_gain = OutputGain.ones(t_min, t_max, basis.dim) if self.output_gain else None
         torch.manual_seed(self.seed)
-        model = recipe.build(basis, data_variance, output_gain)
-        model.about = {
+        about = {
             "data_dim": basis.dim,
             "dims_to_keep": arguments.get("dims_to_keep", basis.dim),
             "tmin": t_min,
             "tmax": t_max,
         }
-        return model, loss
+        denoiser = recipe.build(basis, data_variance, output_gain)
+        return Model(denoiser, recipe, about), loss
 
 
 def describe_training(model: Model, loss: DenoisingLoss, config: TrainingConfig) -> str:
     return (
         f"Schedule {loss.schedule.name}, t from {loss.t_min:g} to {loss.t_max:.4g}; "
-        f"{model.recipe.network} with {parameter_count(model.denoiser.network):,} parameters in "
+        f"{model.recipe.network} with {model.parameter_count:,} parameters in "
         f"{model.denoiser.space}; {config.total / 1e6:g} M samples in batches of {config.batch}"
     )

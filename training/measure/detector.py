@@ -22,7 +22,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
 from dnnlib.errors import DataError
 from dnnlib.urls import default_cache_dir, local_file
 from torch_utils.inert_pickle import PickleError, shown
-from torch_utils.tensor_files import BROKEN_FILE_ERRORS, ChecksumError, load_tensors
+from torch_utils.tensor_files import BrokenFileError, load_tensors
 
 DEFAULT_URL: str = URL_INCEPTION_V3
 MAX_BYTES = 256 << 20
@@ -152,12 +152,8 @@ def _tensors(content: bytes, path: Path) -> Any:
             f"the detector {path} is broken, or holds objects other than tensors, which are never "
             f"loaded ({error}): it should be the state dict of the FID Inception-v3"
         ) from error
-    except ChecksumError as error:
-        raise DataError(
-            f"the detector {path} is broken: the checksum of '{error}' is off"
-        ) from error
-    except BROKEN_FILE_ERRORS as error:
-        raise DataError(f"the detector {path} is empty, cut short or broken") from error
+    except BrokenFileError as error:
+        raise DataError(f"the detector {path} cannot be used: {error}") from error
 
 
 def _checked_state(

@@ -18,7 +18,9 @@ from torch_utils.inert_pickle import shown
 from training.data.toys import Toy
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
-from training.model.model import Model, Recipe, check_network, make_schedule
+from training.model.model import Model
+from training.model.network_file import check_network
+from training.model.recipe import Recipe, make_schedule
 from training.original.counterparts import (
     IMAGE_COUNTERPARTS,
     TOY_COUNTERPARTS,

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dnnlib.errors import DataError, UsageError
+from dnnlib.errors import DataError
 from torch_utils.inert_pickle import shown
-from torch_utils.snapshots import first_line
+from torch_utils.snapshots import MISFITS, first_line
 from training.networks import NETWORKS
 from training.networks.blocks import ResidualBlock
 from training.original.counterparts import Counterpart
@@ -40,7 +40,7 @@ def build(layers: Layers, counterpart: Counterpart) -> nn.Module:
         _check_shape(layers.where, layers.weights, name, shape)
     try:
         network = NETWORKS[counterpart.network](**arguments)
-    except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, UsageError) as error:
+    except MISFITS as error:
         reason = shown(first_line(error))
         raise DataError(f"{layers.where} cannot be built here: {reason}") from error
     weights = _without_filters(layers, arguments.get("fir_taps", (1, 1)))

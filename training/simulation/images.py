@@ -63,7 +63,7 @@ class ImageFlow:
             DataError: The file is missing or broken, or its network is not one of images.
         """
         path = local_file(options["network"])
-        model = Model.load(path, options["end_vars"], options["calibration"])
+        model = Model.load(path, end_std=options["end_vars"], calibrated=options["calibration"])
         channels, height, width = _image_shape(path, model)
         label_dim = model.about.get("label_dim", 0)
         if not (type(label_dim) is int and label_dim >= 0):

@@ -11,7 +11,8 @@ from dnnlib.errors import DataError, UsageError, agree
 from training.data.toys import TOY_NAMES, Toy
 from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import INFLATION_DEFAULTS, NoiseSchedule
-from training.model.model import Model, make_schedule
+from training.model.model import Model
+from training.model.recipe import make_schedule
 from training.settings.options import inflation_arguments, require_options
 from training.simulation.integration import steps_and_end
 

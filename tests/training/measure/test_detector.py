@@ -221,7 +221,7 @@ def test_files_that_were_cut_or_changed_are_refused(tmp_path: Path, zipped: bool
     torch.save({**small_state(), BIAS: bias}, path, _use_new_zipfile_serialization=zipped)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) * 2 // 3])
-    assert "broken" in refusal(path)
+    assert ("cut short" if zipped else "broken") in refusal(path)
     if zipped:  # files of the old format have no checksums
         place = content.index(bias.numpy().tobytes()) + 4 * 17
         path.write_bytes(content[:place] + b"\xff" + content[place + 1 :])

@@ -15,7 +15,8 @@ from training.flow.calibration import Calibration
 from training.flow.eigenbasis import EigenBasis
 from training.flow.output_gain import OutputGain
 from training.learning.loss import DenoisingLoss
-from training.model.model import Model, describe_basis, make_schedule, parameter_count
+from training.model.model import Model
+from training.model.recipe import make_schedule
 
 MakeModel = Callable[..., tuple[Model, DenoisingLoss]]
 
@@ -272,7 +273,7 @@ def test_a_recipe_builds_equal_models_from_equal_seeds(model: Model) -> None:
     built = []
     for _ in range(2):
         torch.manual_seed(3)
-        built.append(model.recipe.build(model.denoiser.basis).denoiser.state_dict())
+        built.append(model.recipe.build(model.denoiser.basis).state_dict())
     assert all(torch.equal(built[0][key], built[1][key]) for key in built[0])
 
 
@@ -292,12 +293,12 @@ def test_an_unknown_schedule_is_a_usage_error(random_basis: Callable[[int], Eige
 
 def test_parameters_are_counted(model: Model) -> None:
     # Input 2 (1 + 2 * 4) + 8 features, two hidden layers of 16, output 2.
-    assert parameter_count(model.denoiser.network) == 27 * 16 + 2 * 17 * 16 + 17 * 2
+    assert model.parameter_count == 27 * 16 + 2 * 17 * 16 + 17 * 2
 
 
 def test_a_basis_is_described_by_its_spectrum_and_participation_ratio() -> None:
     basis = EigenBasis(torch.zeros(10), torch.tensor([4.0, 1.0] + [0.0] * 8), torch.eye(10))
-    text = describe_basis(basis)
+    text = basis.describe()
     assert text.startswith("Variances 4, 1, 0")
     assert "participation ratio 1.471 of 10" in text
 

@@ -1,0 +1,74 @@
+"""Arguments that come from a file, checked against what a function says that it takes.
+
+A constructor that is called with whatever a file holds fails with a TypeError or an AttributeError,
+just as one of ours with a mistake in it does. So what a file brings is looked at first, and such an
+error is then always a mistake of ours.
+"""
+
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
+
+from torch_utils.inert_pickle import shown
+
+
+def check_arguments(
+    function: Callable[..., Any], arguments: Mapping[str, Any], beside: Collection[str] = ()
+) -> None:
+    """Whether a function can be called with these arguments.
+
+    Args:
+        function: A function or a class.
+        arguments: The arguments by name.
+        beside: The names of arguments that it gets from elsewhere.
+
+    Raises:
+        ValueError: One is unknown, missing, or of another type than the annotation says.
+    """
+    known = _parameters(function)
+    for name, value in arguments.items():
+        if name not in known or name in beside:
+            raise ValueError(f"it has an argument '{shown(name)}', which is not known")
+        if not _fits(value, known[name].annotation):
+            raise ValueError(f"its argument '{name}' is {shown(repr(value))}")
+    for name, parameter in known.items():
+        needed = parameter.default is parameter.empty
+        if needed and name not in arguments and name not in beside:
+            raise ValueError(f"it lacks the argument '{name}'")
+
+
+def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The named parameters; those of a class that passes others on to its base, with the base's."""
+    if not isinstance(function, type):
+        return dict(inspect.signature(function).parameters)
+    found: dict[str, inspect.Parameter] = {}
+    for base in function.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        _, *own = inspect.signature(vars(base)["__init__"]).parameters.values()
+        found |= {each.name: each for each in own if each.name not in found}
+        if not any(each.kind is each.VAR_KEYWORD for each in own):
+            break
+    variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return {name: each for name, each in found.items() if each.kind not in variadic}
+
+
+def _fits(value: object, annotation: Any) -> bool:
+    """Whether a plain value is of the annotated type; of a type that is not known here, it is."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType):
+        return any(_fits(value, each) for each in inner)
+    if origin is tuple and ... not in inner:
+        if not isinstance(value, list | tuple) or len(value) != len(inner):
+            return False
+        return all(_fits(each, kind) for each, kind in zip(value, inner, strict=True))
+    if origin in (list, tuple, Sequence):
+        return isinstance(value, list | tuple) and all(_fits(each, inner[0]) for each in value)
+    if annotation is float:
+        return isinstance(value, float | int) and not isinstance(value, bool)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if annotation in (None, NoneType):
+        return value is None
+    return not isinstance(annotation, type) or isinstance(value, annotation)

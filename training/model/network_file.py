@@ -1,0 +1,267 @@
+"""The network file of a model: its keys, how it is written, read and checked.
+
+The container is that of ``snapshots``. Its parts are
+
+    schedule   a name in ``SCHEDULES``, with the arguments that the basis does not give
+    basis      EigenBasis: mean [D], eigenvalues [D], eigenvectors [D, D], in float64
+    network    a name in ``NETWORKS``, with its arguments and weights
+    denoiser   NetworkDenoiser, with its arguments, data_variance [D] and, if there are such,
+               output_gain_times [K], output_gains [K, D],
+               calibration_times [K], calibration_gains [K, D], calibration_slopes [K, D]
+
+and it says about itself at least data_dim, dims_to_keep, tmin and tmax.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dnnlib.errors import DataError, UsageError
+from torch_utils.arguments import check_arguments
+from torch_utils.inert_pickle import shown
+from torch_utils.snapshots import (
+    MISFITS,
+    Part,
+    build,
+    first_line,
+    read_network,
+    write_network,
+)
+from training.flow.calibration import Calibration
+from training.flow.denoisers import NetworkDenoiser
+from training.flow.eigenbasis import EigenBasis
+from training.flow.output_gain import OutputGain
+from training.model.recipe import SCHEDULES, Recipe, basis_arguments, make_schedule
+from training.networks import NETWORKS
+
+PARTS = {
+    "schedule": list(SCHEDULES),
+    "basis": ["EigenBasis"],
+    "network": list(NETWORKS),
+    "denoiser": ["NetworkDenoiser"],
+}
+"""The classes that each part may be of."""
+BASIS_KEYS = ("mean", "eigenvalues", "eigenvectors")
+DATA_VARIANCE = "data_variance"
+GAIN_KEYS = ("output_gain_times", "output_gains")
+CALIBRATION_KEYS = ("calibration_times", "calibration_gains", "calibration_slopes")
+
+
+def write_model(
+    path: Path, recipe: Recipe, denoiser: NetworkDenoiser, about: Mapping[str, Any]
+) -> None:
+    """Writes a network file, whole or not at all."""
+    write_network(path, _parts(recipe, denoiser), about)
+
+
+def model_digest(recipe: Recipe, denoiser: NetworkDenoiser) -> str:
+    """SHA-256 of all parts of a network file, but not of what it says about itself."""
+    content = hashlib.sha256()
+    for name, part in sorted(_parts(recipe, denoiser).items()):
+        content.update(repr((name, part.class_name, sorted(part.arguments.items()))).encode())
+        for key, tensor in sorted(part.state.items()):
+            content.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            content.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return content.hexdigest()
+
+
+def _parts(recipe: Recipe, denoiser: NetworkDenoiser) -> dict[str, Part]:
+    state = {DATA_VARIANCE: denoiser.data_variance}
+    if denoiser.output_gain is not None:
+        gain = denoiser.output_gain
+        state |= zip(GAIN_KEYS, (gain.spline.times, gain.gains), strict=True)
+    if denoiser.calibration is not None:
+        fitted = denoiser.calibration
+        values = (fitted.times, fitted.gains, fitted.slopes)
+        state |= zip(CALIBRATION_KEYS, values, strict=True)
+    return {
+        "schedule": Part(recipe.schedule, recipe.schedule_arguments),
+        "basis": Part("EigenBasis", {}, _on_cpu(denoiser.basis.state_dict())),
+        "network": Part(
+            recipe.network, recipe.network_arguments, _on_cpu(denoiser.network.state_dict())
+        ),
+        "denoiser": Part("NetworkDenoiser", recipe.denoiser_arguments, _on_cpu(state)),
+    }
+
+
+def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.cpu() for name, tensor in state.items()}
+
+
+def read_model(path: Path, end_std: float = 1.0) -> tuple[Recipe, NetworkDenoiser, dict[str, Any]]:
+    """What a network file holds, on the CPU; the denoiser is not yet set to evaluation.
+
+    Args:
+        path: The network file.
+        end_std: ``A0`` of the schedule: how a flow is scaled is not the network's business.
+
+    Raises:
+        DataError: The file is missing, broken, foreign, or inconsistent.
+        UsageError: ``end_std`` is given for a schedule without a scale.
+    """
+    parts, about = read_network(path)
+    for name, classes in PARTS.items():
+        if name not in parts:
+            raise DataError(f"{path} lacks its {name}")
+        if parts[name].class_name not in classes:
+            raise DataError(
+                f"{path}: its {name} is a '{parts[name].class_name}', which this version does not "
+                f"know; it knows {', '.join(classes)}"
+            )
+    schedule, network, denoiser = (parts[name] for name in ("schedule", "network", "denoiser"))
+    recipe = Recipe(
+        schedule.class_name,
+        schedule.arguments,
+        network.class_name,
+        network.arguments,
+        denoiser.arguments,
+    )
+    if recipe.schedule != "ifs" and end_std != 1:
+        raise UsageError(
+            f"end_vars is {end_std:g}, but a model of {recipe.schedule} has no such scale"
+        )
+    basis = _read_basis(path, parts["basis"])
+    module = build(path, "network", network, NETWORKS)
+    try:
+        made = _denoiser(recipe, module, basis, denoiser.state, end_std)
+        made.schedule.t_min, last = _times(about, basis.dim)
+        check_network(made, last)
+    except UsageError as error:
+        raise DataError(f"{path}: {error}") from error
+    except MISFITS as error:
+        raise DataError(f"{path} is inconsistent: {first_line(error)}") from error
+    return recipe, made, about
+
+
+def _read_basis(path: Path, part: Part) -> EigenBasis:
+    state = part.state
+    if set(state) != set(BASIS_KEYS):
+        raise DataError(
+            f"{path}: its basis has {shown(sorted(state))}, not {', '.join(BASIS_KEYS)}"
+        )
+    dim = state["mean"].numel()
+    shapes = [tuple(state[key].shape) for key in BASIS_KEYS]
+    if shapes != [(dim,), (dim,), (dim, dim)] or dim == 0:
+        raise DataError(f"{path}: the shapes of its basis, {shapes}, do not belong together")
+    if any(tensor.dtype != torch.float64 for tensor in state.values()):
+        raise DataError(f"{path}: its basis must be in float64")
+    probe = torch.linspace(-1, 1, dim, dtype=torch.float64)
+    turned = state["eigenvectors"] @ (state["eigenvectors"].T @ probe)
+    if not torch.allclose(turned, probe, atol=1e-6):
+        raise DataError(f"{path}: its eigenvectors are not orthonormal")
+    if (state["eigenvalues"] < 0).any() or (state["eigenvalues"].diff() > 0).any():
+        raise DataError(f"{path}: its eigenvalues must be sorted downward and not negative")
+    return EigenBasis(state["mean"], state["eigenvalues"], state["eigenvectors"])
+
+
+def _denoiser(
+    recipe: Recipe,
+    network: nn.Module,
+    basis: EigenBasis,
+    state: Mapping[str, Tensor],
+    end_std: float,
+) -> NetworkDenoiser:
+    """The denoiser of a file. Raises ValueError or UsageError if its parts do not fit together."""
+    unknown = sorted(set(state) - {DATA_VARIANCE, *GAIN_KEYS, *CALIBRATION_KEYS})
+    if unknown:
+        raise ValueError(f"its denoiser has '{shown(unknown[0])}', which is not known")
+    make, given = SCHEDULES[recipe.schedule], basis_arguments(recipe.schedule, basis)
+    check_arguments(make, recipe.schedule_arguments, beside=given)
+    given_parts = ("network", "basis", "schedule", "data_variance", "output_gain")
+    check_arguments(NetworkDenoiser, recipe.denoiser_arguments, beside=given_parts)
+    variance = state.get(DATA_VARIANCE)
+    if variance is not None and not (
+        variance.shape == basis.eigenvalues.shape and (variance >= 0).all()
+    ):
+        raise ValueError("its data_variance does not belong to its basis")
+    denoiser = NetworkDenoiser(
+        network,
+        basis,
+        make_schedule(recipe.schedule, recipe.schedule_arguments, basis, end_std),
+        **recipe.denoiser_arguments,
+        data_variance=variance,
+        output_gain=_output_gain(state, basis.dim),
+    )
+    denoiser.calibration = _calibration(state, basis.dim)
+    if denoiser.calibration and denoiser.preconditioning != "ifs":
+        raise ValueError("it has a calibration, which only models of ifs have")
+    return denoiser
+
+
+def _output_gain(state: Mapping[str, Tensor], dim: int) -> OutputGain | None:
+    if not _complete(state, GAIN_KEYS):
+        return None
+    times, gains = (state[key] for key in GAIN_KEYS)
+    output_gain = OutputGain(times, gains)
+    if gains.shape[1] != dim:
+        raise ValueError(f"output gain of {gains.shape[1]} and basis of {dim} dimensions")
+    return output_gain
+
+
+def _calibration(state: Mapping[str, Tensor], dim: int) -> Calibration | None:
+    times, gains, slopes = CALIBRATION_KEYS
+    if not _complete(state, (times, slopes)):
+        if gains in state:
+            raise ValueError("its calibration has gains, but no times and slopes")
+        return None
+    # Files of earlier versions have slopes alone.
+    ones = torch.ones_like(state[slopes])
+    calibration = Calibration(state[times], state.get(gains, ones), state[slopes])
+    if calibration.slopes.shape[1] != dim:
+        raise ValueError(
+            f"calibration of {calibration.slopes.shape[1]} and basis of {dim} dimensions"
+        )
+    return calibration
+
+
+def _complete(state: Mapping[str, Tensor], keys: tuple[str, ...]) -> bool:
+    """Whether all of the keys are there; ValueError if some are, but not all."""
+    missing = [key for key in keys if key not in state]
+    if missing and len(missing) < len(keys):
+        raise ValueError(f"it lacks {', '.join(missing)}, but has what goes with it")
+    return not missing
+
+
+def _times(about: Mapping[str, Any], dim: int) -> tuple[float, float]:
+    """The first and last time; ValueError unless what scripts rely on makes sense."""
+    if about.get("data_dim") != dim:
+        raise ValueError(f"it says data_dim {about.get('data_dim')}, but its basis has {dim}")
+    if about.get("dims_to_keep") not in range(1, dim + 1):
+        raise ValueError(f"it keeps {about.get('dims_to_keep')} of {dim} dimensions")
+    first, last = about.get("tmin"), about.get("tmax")
+    if not (isinstance(first, float | int) and isinstance(last, float | int)):
+        raise ValueError("it does not say its first and last time")
+    if not 0 <= first < last < math.inf:
+        raise ValueError(f"its times run from {first} to {last}")
+    return float(first), float(last)
+
+
+def check_network(denoiser: NetworkDenoiser, t_max: float) -> None:
+    """Calls a denoiser on one point at both ends.
+
+    That finds a network that does not fit its basis, and weights, rates or times so large that
+    nothing finite comes of them.
+
+    Raises:
+        ValueError: It is such a network, or its schedule has other dimensions than its basis.
+        RuntimeError: It cannot be called.
+    """
+    if denoiser.schedule.dim != denoiser.basis.dim:
+        dims = f"{denoiser.schedule.dim} and basis of {denoiser.basis.dim}"
+        raise ValueError(f"schedule of {dims} dimensions")
+    point = torch.zeros(1, denoiser.basis.dim, dtype=torch.float64)
+    denoiser.eval()
+    for time in (denoiser.schedule.t_min, t_max):
+        t = torch.tensor(time, dtype=torch.float64)
+        with torch.no_grad():
+            out = denoiser.residual(point, t)
+            if out.shape != point.shape:
+                raise ValueError(f"the network gives {tuple(out.shape)} for {tuple(point.shape)}")
+            out = denoiser(point, t)
+        if not (out.isfinite().all() and denoiser.schedule.scale(t).isfinite()):
+            raise ValueError(f"its denoiser or its scale is not finite at t = {time:g}")

@@ -1,0 +1,101 @@
+"""Plain values from which, with the basis of some data, a denoiser is built."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dnnlib.errors import UsageError
+from training.flow.denoisers import NetworkDenoiser
+from training.flow.eigenbasis import EigenBasis
+from training.flow.isotropic import EDMSchedule, VESchedule, VPSchedule
+from training.flow.output_gain import OutputGain
+from training.flow.schedules import InflationSchedule, NoiseSchedule
+from training.networks import NETWORKS
+
+SCHEDULES: dict[str, Callable[..., NoiseSchedule]] = {
+    "ifs": InflationSchedule.to_dimension,
+    "edm": EDMSchedule,
+    "vp": VPSchedule,
+    "ve": VESchedule,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Plain values from which, with a basis, a denoiser is built.
+
+    Attributes:
+        schedule: A name in ``SCHEDULES``.
+        schedule_arguments: Its arguments, but for those that the basis gives.
+        network: A name in ``NETWORKS``.
+        network_arguments: The arguments of its constructor.
+        denoiser_arguments: ``space``, ``noise_cond`` and ``preconditioning``.
+
+    Example:
+        >>> import torch
+        >>> from training import EigenBasis
+        >>> basis = EigenBasis(torch.zeros(2), torch.tensor([1.0, 0.5]), torch.eye(2))
+        >>> network_arguments = {"dim": 2, "noise_range": [-1.0, 0.3], "width": 16}
+        >>> recipe = Recipe("ifs", {"dims_to_keep": 1}, "mlp", network_arguments)
+        >>> recipe.build(basis).schedule
+        InflationSchedule(PRRto1D, dim=2, rho=1, gamma0=0.0005)
+    """
+
+    schedule: str
+    schedule_arguments: dict[str, Any]
+    network: str
+    network_arguments: dict[str, Any]
+    denoiser_arguments: dict[str, Any] = field(default_factory=dict)
+
+    def build(
+        self,
+        basis: EigenBasis,
+        data_variance: Tensor | None = None,
+        output_gain: OutputGain | None = None,
+    ) -> NetworkDenoiser:
+        """A denoiser with a freshly initialized network.
+
+        Args:
+            basis: The basis of the data.
+            data_variance: ``[D]``, the variance of what the network is trained on, where it exceeds
+                that of the basis: augmented data vary along axes in which the data are constant.
+            output_gain: See ``NetworkDenoiser``.
+        """
+        schedule = make_schedule(self.schedule, self.schedule_arguments, basis)
+        network = NETWORKS[self.network](**self.network_arguments)
+        if data_variance is not None:
+            floor = basis.floored_variance()
+            data_variance = torch.maximum(floor, data_variance.to(floor))
+        return NetworkDenoiser(
+            network,
+            basis,
+            schedule,
+            **self.denoiser_arguments,
+            data_variance=data_variance,
+            output_gain=output_gain,
+        )
+
+
+def make_schedule(
+    name: str, arguments: Mapping[str, Any], basis: EigenBasis, end_std: float = 1.0
+) -> NoiseSchedule:
+    """The schedule of a name in ``SCHEDULES`` for data with this basis.
+
+    Raises:
+        UsageError: The name is unknown, or an argument is out of range.
+    """
+    if name not in SCHEDULES:
+        raise UsageError(f"unknown schedule '{name}': choose one of {', '.join(SCHEDULES)}")
+    if name != "ifs" and end_std != 1:
+        raise UsageError(f"end_vars is {end_std:g}, but a model of {name} has no such scale")
+    return SCHEDULES[name](**arguments, **basis_arguments(name, basis, end_std))
+
+
+def basis_arguments(name: str, basis: EigenBasis, end_std: float = 1.0) -> dict[str, Any]:
+    """The arguments of a schedule that no recipe has, since the basis gives them."""
+    if name != "ifs":
+        return {"dim": basis.dim}
+    return {"data_dim": basis.dim, "top_variance": basis.top_variance, "end_std": end_std}
