@@ -52,7 +52,7 @@ def main(settings: Settings) -> None:
         require_folder(picture.path.parent)
         with atomic_path(picture.path) as temporary:
             picture.write(temporary)
-        logger.info(f"Wrote {picture.path}")
+        logger.info(f"Wrote {picture.path}" + (f" ({picture.note})" if picture.note else ""))
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS, Solver, get_solver
 from training.model.model import Model
+from training.pictures.style import look
 from training.pictures.style.colors import FAINT, INK, MUTED, sequential_colors
-from training.pictures.style.look import SMALL_SIZE, TEXT_SIZE, axes_at, headline, new_figure, quiet
 
 SAMPLES = 1000
 REFERENCE_STEPS = 300  # of exp_rk5, 1800 calls
@@ -132,8 +132,8 @@ def results(system: System) -> Iterator[Result]:
 def picture(found: dict[str, list[Result]]) -> Figure:
     """A panel a system: the latent error against calls, a line a solver."""
     panel, left, gap, height = 3.1, 0.75, 0.3, 4.3
-    figure = new_figure(left + len(found) * (panel + gap) + 1.0, height)
-    headline(
+    figure = look.new_figure(left + len(found) * (panel + gap) + 1.0, height)
+    look.headline(
         figure,
         "What a call buys",
         "error of the latent after a melt, root mean square · dashed: times adapted to the error",
@@ -145,12 +145,11 @@ def picture(found: dict[str, list[Result]]) -> Figure:
     every = [result for rows in found.values() for result in rows]
     least = max(min(result.latent_error for result in every) / 2, 1e-12)
     for index, (title, rows) in enumerate(found.items()):
-        axes: Axes = axes_at(figure, left + index * (panel + gap), 0.55, panel, height - 1.6)
-        quiet(axes)
+        axes: Axes = look.axes_at(figure, (left + index * (panel + gap), 0.55, panel, height - 1.6))
         axes.set(xscale="log", yscale="log", xlim=(6, 1300), ylim=(least, 0.3))
         axes.grid(color=FAINT, lw=0.6)
-        axes.set_title(title, size=TEXT_SIZE, color=INK, loc="left")
-        axes.set_xlabel("denoiser calls", size=TEXT_SIZE, color=MUTED)
+        axes.set_title(title, size=look.TEXT_SIZE, color=INK, loc="left")
+        axes.set_xlabel("denoiser calls", size=look.TEXT_SIZE, color=MUTED)
         if index:
             axes.tick_params(labelleft=False)
         for name in names:
@@ -173,7 +172,7 @@ def picture(found: dict[str, list[Result]]) -> Figure:
         loc="center left",
         bbox_to_anchor=(1.02, 0.5),
         frameon=False,
-        fontsize=SMALL_SIZE,
+        fontsize=look.SMALL_SIZE,
         labelcolor=INK,
     )
     return figure

@@ -30,7 +30,7 @@ from training.measure.correlations import correlate
 from training.model.model import Model
 from training.original.model import import_original
 from training.pictures.album import pictures_of
-from training.pictures.saved_training import SavedTraining
+from training.pictures.training import SavedTraining
 from training.simulation.residual_correlations import row_pairs, toy_correlations
 
 CPU = torch.device("cpu")

@@ -23,13 +23,14 @@ class CheckedArrays:
     def __init__(self, saved: SavedArrays, path: Path, **sizes: int):
         self._saved, self._path, self.sizes = saved, path, sizes
 
-    def read(self, name: str, letters: str, least: int = 1) -> np.ndarray:
+    def read(self, name: str, letters: str, least: int = 1, largest: float = LARGEST) -> np.ndarray:
         """An array of finite numbers in float64.
 
         Args:
             name: Of the array.
             letters: One an axis.
             least: Size that no axis is smaller than.
+            largest: Magnitude that no value may pass.
 
         Raises:
             DataError: It is missing, broken, not finite, far too large, or of another shape.
@@ -45,6 +46,6 @@ class CheckedArrays:
             told = f"[{wanted}], each {least} or more" if letters else "one number"
             raise DataError(f"{self._path}: '{name}' is {list(shape)}, but should be {told}")
         values = values.astype(np.float64)
-        if (np.abs(values) > LARGEST).any():
-            raise DataError(f"{self._path}: '{name}' has values beyond {LARGEST:g}: make it again")
+        if (np.abs(values) > largest).any():
+            raise DataError(f"{self._path}: '{name}' has values beyond {largest:g}: make it again")
         return values

@@ -7,7 +7,6 @@ its edges; where ``h`` is the height above the plane, an edge from a to b is met
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,75 +14,50 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from training.measure.boundaries import Boundary
-from training.pictures.style.colors import INK, MUTED, sequential_colors
-from training.pictures.style.look import (
-    HEADLINE_HEIGHT,
-    SMALL_SIZE,
-    TEXT_SIZE,
-    WIDE,
-    axes_at,
-    headline,
-    new_figure,
-    quiet,
-)
+from training.measure.boundaries import Boundary, gaussian_content
+from training.measure.coverage import STAGES
+from training.pictures.coverage.saved import SavedCoverage
+from training.pictures.style import look
+from training.pictures.style.colors import sequential_colors
+from training.pictures.style.words import joined
 
 LEFT, RIGHT, GAP = 0.6, 0.1, 0.5  # inches around and between the panels
-LEGEND_HEIGHT, TITLE_HEIGHT, TICKS_HEIGHT = 0.25, 0.5, 0.5
+SIDE = (look.WIDE - LEFT - RIGHT - GAP * (len(STAGES) - 1)) / len(STAGES)
 POINT_COLOR, POINT_SIZE, MOST_POINTS = "#c9ced8", 1.8, 2500
 MOST_IN_LEGEND = 7
 STRAYS = 2e-3  # share of the points that may lie beyond the limits
+STAGE_TITLES = {"latent": "latent, at the start", "data": "data", "end": "latent, at the end"}
+CUTS = (1, 0)  # normals of planes: across them, sheets are seen in profile
+NEAR = 0.2  # standard deviations from a plane up to which points are drawn with its cut
 
 
-@dataclass(frozen=True)
-class Panel:
-    """Boundaries in the plane.
-
-    Attributes:
-        points: Drawn beneath ``[N, 2]``.
-        outlines: Of R boundaries, the ends of their segments, ``[M, 2, 2]`` each.
-        limits: Of the axes ``[2, 2]``.
-        axis_names: Of both.
-        title: What is seen.
-        note: How to read it.
-    """
-
-    points: np.ndarray
-    outlines: Sequence[np.ndarray]
-    limits: np.ndarray
-    axis_names: Sequence[str]
-    title: str
-    note: str
-
-
-def draw_boundaries(
-    rows: Sequence[Sequence[Panel]],
-    names: Sequence[str],
-    title: str,
-    subtitle: str,
-) -> Figure:
-    """Rows of panels; a boundary has its color in all of them.
+def draw_boundaries(saved: SavedCoverage, name: str, details: str) -> Figure:
+    """A panel for each stage, and in 3-D a row for each cut; a boundary keeps its color.
 
     Args:
-        rows: All of the same number of panels.
-        names: Of the R boundaries, from the innermost on.
-        title: What is seen.
-        subtitle: How to read it.
+        saved: What to draw.
+        name: The data's.
+        details: How the file was made.
     """
-    columns = len(rows[0])
-    side = (WIDE - LEFT - RIGHT - GAP * (columns - 1)) / columns
-    row_height = TITLE_HEIGHT + side + TICKS_HEIGHT
-    height = 0.1 + HEADLINE_HEIGHT + LEGEND_HEIGHT + len(rows) * row_height
-    figure = new_figure(WIDE, height)
-    headline(figure, title, subtitle, LEFT, height - 0.1)
-    colors = sequential_colors(len(names))
-    top = height - 0.1 - HEADLINE_HEIGHT
-    _legend(figure, names, colors, top)
-    for number, row in enumerate(rows):
-        bottom = top - LEGEND_HEIGHT - (number + 1) * row_height + TICKS_HEIGHT
-        for column, panel in enumerate(row):
-            axes = axes_at(figure, LEFT + column * (side + GAP), bottom, side, side)
-            _draw(axes, panel, colors)
+    cuts = (None,) if saved.dim == 2 else CUTS
+    shape = "Circles" if saved.dim == 2 else "Spheres"
+    fate = "refitted at each stage" if saved.refitted else "carried to the data and back"
+    figure, places = look.panel_page(
+        len(cuts),
+        len(STAGES),
+        (SIDE, SIDE),
+        f"{shape} of Mahalanobis radius r, {fate}: {name}",
+        joined(details, "percent: the part of the Gaussian inside (χ²)"),
+        left=LEFT,
+        right=RIGHT,
+        gap=GAP,
+        top=look.TOP + 1.2 * look.LINE_HEIGHT,
+    )
+    for normal, line in zip(cuts, places, strict=True):
+        for stage, place in zip(STAGES, line, strict=True):
+            _panel(look.axes_at(figure, place), saved, stage, normal)
+    bottom = figure.get_size_inches()[1] - look.TOP - look.LINE_HEIGHT
+    _legend(look.axes_at(figure, (LEFT, bottom, SIDE, 0.01)), saved)
     return figure
 
 
@@ -118,48 +92,51 @@ def limits_of(points: np.ndarray, boundaries: Sequence[Boundary]) -> np.ndarray:
     return np.stack([middle - half, middle + half], axis=1)
 
 
-def _draw(axes: Axes, panel: Panel, colors: np.ndarray) -> None:
-    quiet(axes)
-    points = panel.points
-    shown = np.linspace(0, len(points) - 1, min(len(points), MOST_POINTS)).round().astype(int)
-    axes.plot(*points[shown].T, "o", ms=POINT_SIZE, mew=0, color=POINT_COLOR, zorder=1)
-    width = 1.4 if len(colors) <= MOST_IN_LEGEND else 0.8
-    for outline, color in zip(panel.outlines, colors, strict=True):
+def _panel(axes: Axes, saved: SavedCoverage, stage: str, normal: int | None) -> None:
+    """The boundaries of a stage, in 3-D cut by the plane through the middle with that normal."""
+    points, boundaries = saved.points[stage], saved.boundaries[stage]
+    limits = limits_of(points, boundaries)
+    of_data = stage == "data"
+    letter, shown = ("x", "fresh data") if of_data else ("e", "test points")
+    kept = [axis for axis in range(saved.dim) if axis != normal]
+    if normal is None:
+        outlines, words = [edges(boundary) for boundary in boundaries], [f"gray: {shown}"]
+    else:
+        outlines = [cut(boundary, normal) for boundary in boundaries]
+        near = np.abs(points[:, normal]) < NEAR * points[:, normal].std()
+        points, limits = points[near][:, kept], limits[kept]
+        words = [f"cut by ${letter}_{normal + 1} = 0$", f"gray: {shown} near it"]
+    if not of_data:
+        words.append("σ = " + ", ".join(f"{std:.2g}" for std in saved.latent_std))
+    points = points[look.evenly(len(points), MOST_POINTS)]
+    axes.plot(*points.T, "o", ms=POINT_SIZE, mew=0, color=POINT_COLOR, zorder=1)
+    colors = sequential_colors(len(outlines))
+    width = 1.4 if len(outlines) <= MOST_IN_LEGEND else 0.8
+    for outline, color in zip(outlines, colors, strict=True):
         axes.add_collection(
             LineCollection(list(outline), colors=[color], linewidths=width, capstyle="round")
         )
-    axes.set(xlim=panel.limits[0], ylim=panel.limits[1], aspect="equal")
+    axes.set(xlim=limits[0], ylim=limits[1], aspect="equal")
     axes.locator_params(nbins=6)
-    axes.set_xlabel(panel.axis_names[0], size=TEXT_SIZE, color=MUTED, labelpad=2)
-    axes.set_ylabel(panel.axis_names[1], size=TEXT_SIZE, color=MUTED, labelpad=0)
-    axes.set_title(panel.title, loc="left", size=TEXT_SIZE, color=INK, pad=20)
-    axes.annotate(
-        panel.note,
-        (0, 1),
-        xytext=(0, 7),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        size=SMALL_SIZE,
-        color=MUTED,
-    )
+    names = [
+        f"${letter}_{axis + 1}$" if of_data else rf"$e_{axis + 1}\,/\,\sigma_{axis + 1}$"
+        for axis in kept
+    ]
+    look.label(axes, names[0], names[1])
+    look.name_panel(axes, STAGE_TITLES[stage], joined(*words))
 
 
-def _legend(figure: Figure, names: Sequence[str], colors: np.ndarray, top: float) -> None:
-    count = len(names)
-    shown = np.linspace(0, count - 1, min(count, MOST_IN_LEGEND)).round().astype(int)
-    width, height = figure.get_size_inches()
-    figure.legend(
-        [Line2D([], [], color=colors[index], lw=2) for index in shown],
-        [names[index] for index in shown],
-        loc="upper left",
-        bbox_to_anchor=(LEFT / width, top / height),
-        ncols=len(shown),
-        frameon=False,
-        fontsize=SMALL_SIZE,
-        labelcolor=MUTED,
-        borderpad=0,
-        borderaxespad=0,
+def _legend(axes: Axes, saved: SavedCoverage) -> None:
+    """The radii, or some of very many, above axes that are not seen."""
+    axes.set_axis_off()
+    count = len(saved.radii)
+    shown, colors = look.evenly(count, MOST_IN_LEGEND), sequential_colors(count)
+    contents = gaussian_content(saved.radii, saved.dim)
+    look.legend(
+        axes,
+        len(shown),
+        handles=[Line2D([], [], color=colors[index], lw=2) for index in shown],
+        labels=[f"r = {saved.radii[index]:.3g}: {contents[index]:.1%}" for index in shown],
         handlelength=1.2,
-        handletextpad=0.5,
         columnspacing=1.4,
     )

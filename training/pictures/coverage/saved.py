@@ -16,6 +16,7 @@ from training.measure.boundaries import Boundary
 from training.measure.containment import require_closed
 from training.measure.coverage import STAGES
 from training.pictures.checked_arrays import LARGEST, CheckedArrays
+from training.pictures.style.look import evenly
 
 MOST_POINTS = 20_000
 ROUND = 1e-3  # relative error of squared radii
@@ -80,7 +81,7 @@ class SavedCoverage:
         std = _latent_std(path, radii, vertices["latent"])
         units = {"latent": std, "data": np.ones_like(std), "end": std}
         count = arrays.sizes["N"]
-        shown = np.linspace(0, count - 1, min(count, MOST_POINTS)).round().astype(int)
+        shown = evenly(count, MOST_POINTS)
         points = {name: points[name][0, shown] / units[name] for name in STAGES}
         boundaries = {
             name: [Boundary(corners / units[name], faces) for corners, faces in boundaries[name]]

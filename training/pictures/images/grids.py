@@ -8,20 +8,27 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from training.pictures.images.pixels import fitted, tiled
+from training.pictures.images.pixels import (
+    HALF_RANGE,
+    difference_cells,
+    fitted,
+    magnification,
+    tiled,
+)
+from training.pictures.style import look
 from training.pictures.style.colors import INK, MUTED
-from training.pictures.style.look import DPI, HEADLINE_HEIGHT, SMALL_SIZE, TEXT_SIZE
 from training.pictures.style.page import Page
+from training.pictures.style.words import brief, joined, power_of_ten
 
 # All in pixels.
 MARGIN, TOP = 45, 15
-HEADLINE = round(HEADLINE_HEIGHT * DPI)
+HEADLINE = round(look.HEADLINE_HEIGHT * look.DPI)
 GRID_CELL, GRID_GAP, GRID_MOST_WIDTH = 96, 6, 1600
 LEAST_WIDTH = 900  # has room for a headline
 ROW_CELL, COLUMN_GAP, ROW_GAP, BLOCK_GAP = 128, 8, 8, 30
 LINE, NOTE_WIDTH, FOOT = 22, 260, 66
 MOST_COLUMNS = 10
-NOTE: dict[str, Any] = {"size": SMALL_SIZE, "color": MUTED, "linespacing": 1.3}
+NOTE: dict[str, Any] = {"size": look.SMALL_SIZE, "color": MUTED, "linespacing": 1.3}
 
 
 @dataclass(frozen=True)
@@ -63,15 +70,24 @@ def grid_columns(count: int, shape: Sequence[int]) -> int:
     return min(math.ceil(math.sqrt(count)), fitting, MOST_COLUMNS)
 
 
-def draw_grid(cells: np.ndarray, title: str, subtitle: str) -> Figure:
-    """Images ``[N, h, w, 3]`` in rows, enlarged by whole numbers and never reduced."""
-    columns = grid_columns(len(cells), cells.shape[1:3])
-    cells = fitted(cells, max(GRID_CELL, *cells.shape[1:3]))
-    image = tiled(cells, columns, GRID_GAP)
+def draw_grid(cells: np.ndarray, count: int, title: str, details: str = "") -> Figure:
+    """Images in rows, enlarged by whole numbers and never reduced.
+
+    Args:
+        cells: RGB of 8 bits, ``[N, h, w, 3]``; as many as fill a square are shown.
+        count: How many images there are in all.
+        title: What is seen.
+        details: How they were made; may be empty.
+    """
+    height, width = cells.shape[1:3]
+    columns = grid_columns(len(cells), (height, width))
+    cells = cells[: columns**2]
+    part = f"first {len(cells)} of {count} images" if len(cells) < count else f"{count} images"
+    image = tiled(fitted(cells, max(GRID_CELL, height, width)), columns, GRID_GAP)
     page = Page(
         max(image.shape[1] + 2 * MARGIN, LEAST_WIDTH), TOP + HEADLINE + image.shape[0] + MARGIN
     )
-    page.headline(title, subtitle, MARGIN, TOP)
+    page.headline(title, joined(details, part, f"{width} × {height} pixels"), MARGIN, TOP)
     page.image(image, MARGIN, TOP + HEADLINE)
     return page.figure
 
@@ -127,9 +143,20 @@ def draw_rows(
     return page.figure
 
 
+def magnified(difference: np.ndarray, space: int = 0) -> tuple[Column, Scale]:
+    """Differences ``[N, C, H, W]`` in gray levels, magnified as suits them, and their colors."""
+    factor = magnification(float(np.abs(difference).max()))
+    reach = HALF_RANGE / factor
+    values = np.linspace(-reach, reach, 101)[:, None, None, None]
+    channels = difference.shape[1]
+    colors = difference_cells(values.repeat(channels, axis=1), factor)[:, 0, 0]
+    column = Column(difference_cells(difference, factor), "difference", _times(factor), space)
+    return column, Scale(colors, f"up to ±{brief(reach)} gray levels")
+
+
 def _heading(page: Page, column: Column, middle: float, top: int) -> None:
     place: dict[str, Any] = {"ha": "center", "va": "baseline"}
-    page.text(column.title, middle, top, size=TEXT_SIZE, color=INK, **place)
+    page.text(column.title, middle, top, size=look.TEXT_SIZE, color=INK, **place)
     for number, line in enumerate(column.note.splitlines(), start=1):
         page.text(line, middle, top + number * LINE, **place, **NOTE)
 
@@ -140,3 +167,10 @@ def _scale(page: Page, scale: Scale, left: int, top: int, width: int) -> None:
     page.text("−", left, top + 26, ha="left", va="baseline", **NOTE)
     page.text("+", left + width, top + 26, ha="right", va="baseline", **NOTE)
     page.text(scale.range, left + width, top + 48, ha="right", va="baseline", **NOTE)
+
+
+def _times(factor: int) -> str:
+    if factor < 1000:
+        return f"× {factor}"
+    first, power = str(factor)[0], power_of_ten(len(str(factor)) - 1)
+    return f"× {power}" if first == "1" else f"× {first}·{power}"

@@ -1,35 +1,67 @@
-"""The figures of images as the scripts saved them: paths, roundtrips, samples, spectra, errors."""
+"""Pictures of simulated images: their paths through time, roundtrips, samples, animations."""
 
-import re
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from training.pictures.images.grids import Column, Scale, draw_grid, draw_rows, grid_columns
-from training.pictures.images.pixels import (
-    HALF_RANGE,
-    data_cells,
-    difference_cells,
-    magnification,
-    pixel_cells,
-    state_divisors,
+from training.pictures.images.grids import (
+    Column,
+    draw_grid,
+    draw_rows,
+    magnified,
 )
-from training.pictures.images.roundtrips import draw_errors
-from training.pictures.images.saved import SavedRoundtrips
-from training.pictures.style.look import brief, joined, power_of_ten
-from training.pictures.trajectories.animation import GridAnimation, frame_times, moving_columns
-from training.pictures.trajectories.clouds import telling_times
-from training.pictures.trajectories.saved import TITLES, SavedTrajectory, title_of
-from training.pictures.trajectories.spectra import draw_spectrum, share_within
+from training.pictures.images.moving import GridAnimation, moving_columns
+from training.pictures.images.pixels import HALF_RANGE, data_cells, state_divisors
+from training.pictures.style.picture import Picture, figures
+from training.pictures.style.words import joined, stem_of
+from training.pictures.trajectories.album import overviews, pictures_of_latents
+from training.pictures.trajectories.animation import VERBS, animation_of, frame_times
+from training.pictures.trajectories.clouds import TITLES, telling_times
+from training.pictures.trajectories.saved import SavedTrajectory, latent_law, name_and_details
+from training.pictures.trajectories.spectra import draw_spectrum
 
 ROWS, PATH_COLUMNS, WAY_COLUMNS = 8, 9, 3
-MOST_IN_GRID, MOST_WORST, ROWS_OF_BLOCK = 100, 16, 4
 APART = 22  # pixels before the column of differences
 STATES_CAPTION = "Unscaled states. ÷ n: divided by n, since they outgrow the range of pixels."
 DIFFERENCE_CAPTION = "Difference: return less original, before rounding."
-WORST = re.compile(r"(?P<stem>.+?)(_roundtrip_mse)?(_seed\d+)?_worst")
+SAME = 1e-4  # of the largest value: more than float32 takes from a melt's end
+
+
+def pictures_of_images(
+    trajectories: Sequence[SavedTrajectory], folder: Path | None, animation: str | None
+) -> list[Picture]:
+    """All pictures of simulations of images.
+
+    A roundtrip is drawn together with the melt whose end it starts from, if that is among them.
+
+    Args:
+        trajectories: As saved.
+        folder: Where the pictures go; None for beside their files.
+        animation: ``gif``, ``mp4``, or None for no animations.
+    """
+    pictures = []
+    pairs = {melt.path: back for melt, back in _melts_and_roundtrips(trajectories)}
+    paired = {back.path for back in pairs.values()}
+    for item in trajectories:
+        place = folder or item.path.parent
+        stem, own = place / stem_of(item.path), place / item.path.stem.removesuffix("_results")
+        draw = {}
+        if item.path in pairs:
+            draw["roundtrip"] = partial(draw_roundtrip, item, pairs[item.path])
+        elif item.path not in paired:
+            draw[f"{item.kind}_path"] = partial(draw_path, item)
+        if item.kind == "melt":
+            draw["spectrum"] = partial(draw_spectrum, item)
+        if item.kind == "gen":
+            draw["samples"] = partial(draw_samples, item)
+        pictures += figures(stem, draw) + pictures_of_latents(item, own)
+        if animation is not None and item.kind in VERBS:
+            pictures.append(animation_of(item, own, animation, animate_grid))
+    return pictures + overviews(trajectories, folder)
 
 
 def images_of(trajectory: SavedTrajectory) -> np.ndarray:
@@ -52,9 +84,10 @@ def draw_path(trajectory: SavedTrajectory) -> Figure:
     states, times = images_of(trajectory)[:, :ROWS], trajectory.times
     columns = _columns(states, times, state_divisors(states, times))
     telling = _telling(np.stack([column.cells for column in columns]), PATH_COLUMNS)
-    name, details = title_of(trajectory.path)
+    name, details = name_and_details(trajectory)
     title = TITLES[trajectory.kind].format(name)
-    subtitle = joined(details, f"{states.shape[1]} of {trajectory.count} images")
+    shown = f"{states.shape[1]} of {trajectory.count} images"
+    subtitle = joined(details, latent_law(trajectory), shown)
     return draw_rows([columns[number] for number in telling], title, subtitle, STATES_CAPTION)
 
 
@@ -74,7 +107,7 @@ def draw_roundtrip(melt: SavedTrajectory, back: SavedTrajectory) -> Figure:
     first, *ways, last = _telling(np.stack([column.cells for column in there]), WAY_COLUMNS + 2)
     ways_back = [_nearest(back.times, melt.times[number]) for number in reversed(ways)]
     difference = (returning[-1].astype(float) - melting[0]) * HALF_RANGE
-    last_column, scale = _difference(difference, APART)
+    last_column, scale = magnified(difference, APART)
     columns = [
         _headed(there[first], "original"),
         *(_headed(there[number], "melting") for number in ways),
@@ -83,7 +116,7 @@ def draw_roundtrip(melt: SavedTrajectory, back: SavedTrajectory) -> Figure:
         _headed(again[-1], "return"),
         last_column,
     ]
-    name, details = title_of(melt.path)
+    name, details = name_and_details(melt)
     return draw_rows(
         columns,
         title=f"Melting {name}, and back",
@@ -95,86 +128,10 @@ def draw_roundtrip(melt: SavedTrajectory, back: SavedTrajectory) -> Figure:
 
 def draw_samples(trajectory: SavedTrajectory) -> Figure:
     """A grid of the last states of a generation, as 8-bit images."""
-    name, details = title_of(trajectory.path)
+    name, details = name_and_details(trajectory)
     cells = data_cells(images_of(trajectory)[-1])
-    return grid_figure(cells, trajectory.count, f"Samples of {name}", details)
-
-
-def grid_figure(cells: np.ndarray, count: int, title: str, details: str = "") -> Figure:
-    """The first of so many images, as many as fill a square ``[N, h, w, 3]``."""
-    shape = cells.shape[1:3]
-    shown = min(len(cells), grid_columns(len(cells), shape) ** 2)
-    part = f"first {shown} of {count} images" if shown < count else f"{count} images"
-    size = f"{shape[1]} × {shape[0]} pixels"
-    return draw_grid(cells[:shown], title, joined(details, part, size))
-
-
-def draw_spectrum_of(melt: SavedTrajectory) -> Figure:
-    """The variances of all latents of a melt against their closed form."""
-    exact, compressed = melt.closed_form_variance(), melt.compressed()
-    ratios = (melt.last_variance / exact)[~compressed]
-    name, details = title_of(melt.path)
-    kept = "all" if not compressed.any() else f"the {len(ratios)} kept"
-    words = [
-        f"{melt.count} latents at t = {melt.times[-1]:.2f}",
-        f"{share_within(ratios, melt.count):.0%} of {kept} dimensions in the band",
-    ]
-    return draw_spectrum(
-        melt.last_variance,
-        exact,
-        compressed,
-        melt.count,
-        title=f"Spectrum of melted {name}" + (f": {details}" if details else ""),
-        subtitle=joined(*words),
-    )
-
-
-def draw_worst(saved: SavedRoundtrips) -> Figure:
-    """Originals, returns and their differences side by side."""
-    shown = slice(MOST_WORST)
-    difference, scale = _difference((saved.returned - saved.originals)[shown])
-    returned = np.rint(saved.returned[shown]).clip(0, 255).astype(np.uint8)
-    columns = [
-        Column(pixel_cells(saved.originals[shown]), "original"),
-        Column(pixel_cells(returned), "return", "8 bits"),
-        difference,
-    ]
-    notes = [
-        f"image {index}\nlargest error {brief(largest)}\n"
-        f"MSE {brief(mse)}, unrounded {brief(mse_float)}"
-        for index, largest, mse, mse_float in zip(
-            saved.indices[shown].astype(int),
-            saved.max_abs_error,
-            saved.mse,
-            saved.mse_float,
-            strict=False,
-        )
-    ]
-    return draw_rows(
-        columns,
-        title=f"Worst roundtrips of {_name_of_worst(saved.path)}",
-        subtitle=f"{len(notes)} of {len(saved.all_mse)} images · differences before rounding",
-        caption="",
-        notes=notes,
-        blocks=1 if len(notes) <= ROWS_OF_BLOCK else 2,
-        scale=scale,
-    )
-
-
-def draw_roundtrip_errors(saved: SavedRoundtrips) -> Figure:
-    """Histograms of the errors of all images."""
-    words = [
-        f"{len(saved.all_mse)} images",
-        f"MSE {brief(saved.all_mse.mean())} after rounding, "
-        f"{brief(saved.all_mse_float.mean())} before",
-        f"{saved.all_exact.mean():.4%} of the pixels exact after rounding",
-    ]
-    return draw_errors(
-        np.sqrt(saved.all_mse_float),
-        saved.all_max_abs_error,
-        title=f"Roundtrip errors of {_name_of_worst(saved.path)}",
-        subtitle=joined(*words),
-    )
+    words = joined(details, latent_law(trajectory))
+    return draw_grid(cells, trajectory.count, f"Samples of {name}", words)
 
 
 def _cells(states: np.ndarray, divisors: np.ndarray) -> np.ndarray:
@@ -195,17 +152,6 @@ def _headed(column: Column, title: str) -> Column:
     return replace(column, title=title, note=f"{column.title}\n{column.note}")
 
 
-def _difference(difference: np.ndarray, space: int = 0) -> tuple[Column, Scale]:
-    """Differences ``[N, C, H, W]`` in gray levels, magnified as suits them, and their colors."""
-    factor = magnification(float(np.abs(difference).max()))
-    reach = HALF_RANGE / factor
-    values = np.linspace(-reach, reach, 101)[:, None, None, None]
-    channels = difference.shape[1]
-    colors = difference_cells(values.repeat(channels, axis=1), factor)[:, 0, 0]
-    column = Column(difference_cells(difference, factor), "difference", _times(factor), space)
-    return column, Scale(colors, f"up to ±{brief(reach)} gray levels")
-
-
 def _telling(cells: np.ndarray, count: int) -> list[int]:
     """Indices of so many telling times of what is seen, ``[S, N, H, W, 3]``."""
     points = cells.reshape(*cells.shape[:2], -1).astype(np.float32)
@@ -216,15 +162,16 @@ def _nearest(times: np.ndarray, time: float) -> int:
     return int(np.abs(times - time).argmin())
 
 
-def _name_of_worst(path: Path) -> str:
-    """The data's name, and how it was melted, by the name of the file."""
-    match = WORST.fullmatch(path.stem)
-    name, details = title_of(Path(f"{match['stem'] if match else path.stem}.npz"))
-    return f"{name}: {details}" if details else name
-
-
-def _times(factor: int) -> str:
-    if factor < 1000:
-        return f"× {factor}"
-    first, power = str(factor)[0], power_of_ten(len(str(factor)) - 1)
-    return f"× {power}" if first == "1" else f"× {first}·{power}"
+def _melts_and_roundtrips(
+    trajectories: Sequence[SavedTrajectory],
+) -> Iterator[tuple[SavedTrajectory, SavedTrajectory]]:
+    """Melts, each with the roundtrip that starts where it ends."""
+    melts = [item for item in trajectories if item.kind == "melt"]
+    for back in trajectories:
+        for melt in melts if back.kind == "roundtrip" else ():
+            names = [(item.path.parent, stem_of(item.path)) for item in (melt, back)]
+            end, start = images_of(melt)[-1], images_of(back)[0]
+            if names[0] != names[1] or end.shape != start.shape:
+                continue
+            if np.abs(end - start).max() <= SAME * np.abs(end).max():
+                yield melt, back

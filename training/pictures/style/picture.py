@@ -1,6 +1,6 @@
 """A picture that can be made: its name, and how it is drawn into a file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +12,26 @@ class Picture:
     """A picture that can be made.
 
     Attributes:
-        path: What it is to be named.
+        path: The file that it will be.
         write: Draws it into a file.
+        note: What the user should know about it; may be empty.
     """
 
     path: Path
     write: Callable[[Path], None]
+    note: str = ""
 
-    @classmethod
-    def of_figure(cls, path: Path, draw: Callable[[], Figure]) -> "Picture":
-        """A PNG of a figure that is drawn when it is written."""
-        return cls(path, lambda destination: draw().savefig(destination, format="png"))
+
+def figures(stem: Path, draw: Mapping[str, Callable[[], Figure]]) -> list[Picture]:
+    """PNGs of figures that are drawn when they are written.
+
+    Args:
+        stem: Folder and first part of their names.
+        draw: What draws them, by the last part of their names.
+    """
+
+    def picture(name: str, make: Callable[[], Figure]) -> Picture:
+        path = stem.with_name(f"{stem.name}_{name}.png")
+        return Picture(path, lambda destination: make().savefig(destination, format="png"))
+
+    return [picture(name, make) for name, make in draw.items()]

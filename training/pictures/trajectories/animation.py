@@ -1,10 +1,9 @@
 """A trajectory as a moving picture: one frame a saved time."""
 
-import math
 import shutil
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +15,26 @@ from matplotlib.text import Text
 from PIL import Image
 
 from dnnlib.errors import DataError, UsageError
-from training.pictures.images.pixels import fitted, tiled
+from training.pictures.style import look
 from training.pictures.style.colors import FAINT, INK, MUTED
-from training.pictures.style.look import (
-    HEADLINE_HEIGHT,
-    SMALL_SIZE,
-    TEXT_SIZE,
-    axes_at,
-    headline,
-    new_figure,
+from training.pictures.style.picture import Picture
+from training.pictures.trajectories.clouds import Row, cloud_axes, common_box, row_of, scatter
+from training.pictures.trajectories.saved import (
+    CLOSED_FORM,
+    SavedTrajectory,
+    latent_law,
+    name_and_details,
 )
-from training.pictures.trajectories.clouds import Row, cloud_axes, common_box, scatter
 
 SIDE, LEFT, RIGHT, TICKS_HEIGHT, TIME_HEIGHT = 3.7, 0.5, 0.4, 0.45, 0.5  # inches
 DPI = 110
-SIDE_PIXELS = round(SIDE * DPI)
 MOST_FRAMES = 90
 MOVING_SECONDS, FIRST_SECONDS, LAST_SECONDS = 2.8, 0.4, 1.1
 NEARLY_WHITE = 248  # of 255, and above the panes of 3-D axes
 SHORTEST, LONGEST = 0.03, 0.25  # seconds of one frame
-GRID_BELOW, GRID_GAP = 0.1, 2  # inches; pixels
-MOST_COLUMNS, MOST_PIXELS = 8, 1 << 16  # of a moving grid
+FEW_FRAMES = 20
+MOST_POINTS = 1500
+VERBS = {"melt": "Melting", "gen": "Generating"}
 
 
 class Animation(ABC):
@@ -52,11 +50,11 @@ class Animation(ABC):
     def __init__(self, times: np.ndarray, title: str, subtitle: str, below: float):
         self._times = times
         self._bottom = below + TIME_HEIGHT  # inches, of the square
-        height = 0.1 + HEADLINE_HEIGHT + SIDE + self._bottom
-        self.figure = new_figure(LEFT + SIDE + RIGHT, height)
+        height = look.TOP + SIDE + self._bottom
+        self.figure = look.new_figure(LEFT + SIDE + RIGHT, height)
         self.figure.set_dpi(DPI)
         self._canvas: Any = FigureCanvasAgg(self.figure)  # its methods have no types
-        headline(self.figure, title, subtitle, LEFT, height - 0.1)
+        look.headline(self.figure, title, subtitle, LEFT, height - look.MARGIN)
         self._low, self._high = sorted((float(times[0]), float(times[-1])))
         self._mark, self._label = _time_line(self.figure)
 
@@ -85,15 +83,20 @@ class Animation(ABC):
         return np.asarray(self._canvas.buffer_rgba())[..., :3].copy()
 
 
+Animate = Callable[[SavedTrajectory, str, str], Animation]
+
+
 class CloudAnimation(Animation):
     """A point cloud that moves between fixed limits.
 
     Args:
         row: The trajectory, its times those of the frames.
+        title: What is seen.
+        subtitle: How to read it.
     """
 
-    def __init__(self, row: Row):
-        super().__init__(row.times, row.title, row.subtitle, TICKS_HEIGHT)
+    def __init__(self, row: Row, title: str, subtitle: str):
+        super().__init__(row.times, title, subtitle, TICKS_HEIGHT)
         self._row = row
         place = (LEFT, self._bottom, SIDE, SIDE)
         self.axes = cloud_axes(self.figure, place, common_box([row.points]), row.axis_names)
@@ -109,54 +112,34 @@ class CloudAnimation(Animation):
             self.dots.set_offsets(points)
 
 
-class GridAnimation(Animation):
-    """A grid of images that change.
+def animation_of(trajectory: SavedTrajectory, stem: Path, suffix: str, animate: Animate) -> Picture:
+    """The animation of a trajectory.
 
     Args:
-        cells: RGB of 8 bits, ``[S, N, h, w, 3]``; as many as make a square grid are shown.
-        times: ``[S]``.
-        title: What is seen.
-        subtitle: How to read it.
-
-    Attributes:
-        image: The grid as it is now, ``[H, W, 3]``.
+        trajectory: A melt or a generation.
+        stem: Folder and first part of its name.
+        suffix: ``gif`` or ``mp4``.
+        animate: Makes it from the trajectory, a title and a subtitle.
     """
+    name, details = name_and_details(trajectory)
+    law = latent_law(trajectory)
+    words = details if law in ("", CLOSED_FORM) else law
+    title = f"{VERBS[trajectory.kind]} {name}"
 
-    def __init__(self, cells: np.ndarray, times: np.ndarray, title: str, subtitle: str):
-        super().__init__(times, title, subtitle, GRID_BELOW)
-        self._columns = moving_columns(*cells.shape[1:4])
-        self._cells = cells[:, : self._columns**2]
-        self.image = self._tiled(0)
-        bottom = round(self._bottom * DPI) + (SIDE_PIXELS - len(self.image)) // 2
-        left = round(LEFT * DPI)
-        self._shown = self.figure.figimage(self.image, left, bottom, origin="upper")
+    def save(path: Path) -> None:
+        animation = animate(trajectory, title, words)
+        write = write_gif if suffix == "gif" else write_mp4
+        write(path, animation.frames(), animation.seconds())
 
-    def _show(self, number: int) -> None:
-        self.image = self._tiled(number)
-        self._shown.set_data(self.image)
-
-    def _tiled(self, number: int) -> np.ndarray:
-        cells = fitted(self._cells[number], _cell_side(self._columns))
-        return tiled(cells, self._columns, GRID_GAP)
+    frames = len(frame_times(len(trajectory.times)))
+    note = f"{frames} frames: more with --save_freq=1" if frames < FEW_FRAMES else ""
+    return Picture(stem.with_name(f"{stem.name}_animation.{suffix}"), save, note)
 
 
-def moving_columns(count: int, height: int, width: int) -> int:
-    """How many of N images a side of a moving grid has: the most that fill the frame well.
-
-    Noise does not compress, so there are not more pixels than a small file can hold.
-    """
-    side = max(height, width)
-    most = min(MOST_COLUMNS, math.isqrt(count), math.isqrt(MOST_PIXELS // (height * width)))
-
-    def filled(columns: int) -> tuple[int, int]:
-        grid = columns * (_cell_side(columns) // side * side + GRID_GAP)
-        return round(10 * grid / SIDE_PIXELS), columns
-
-    return max(range(1, max(most, 1) + 1), key=filled)
-
-
-def _cell_side(columns: int) -> int:
-    return (SIDE_PIXELS - GRID_GAP * (columns - 1)) // columns
+def animate_cloud(trajectory: SavedTrajectory, title: str, subtitle: str) -> CloudAnimation:
+    """The points of a trajectory, all in motion at once."""
+    row = row_of(trajectory, frame_times(len(trajectory.times)), MOST_POINTS)
+    return CloudAnimation(row, title, subtitle)
 
 
 def frame_times(saved: int) -> np.ndarray:
@@ -211,12 +194,12 @@ def write_mp4(path: Path, frames: Sequence[np.ndarray], seconds: Sequence[float]
 
 
 def _time_line(figure: Figure) -> tuple[Line2D, Text]:
-    axes = axes_at(figure, LEFT + 0.6, 0.12, SIDE - 1.25, 0.3)
+    axes = look.axes_at(figure, (LEFT + 0.6, 0.12, SIDE - 1.25, 0.3))
     axes.set(xlim=(0, 1), ylim=(-1, 1))
     axes.set_axis_off()
     axes.plot([0, 1], [0, 0], color=FAINT, lw=2, solid_capstyle="round", clip_on=False)
     for where, name, side in ((-0.05, "data", "right"), (1.05, "Gaussian", "left")):
-        axes.text(where, 0, name, size=SMALL_SIZE, color=MUTED, ha=side, va="center_baseline")
+        axes.text(where, 0, name, size=look.SMALL_SIZE, color=MUTED, ha=side, va="center_baseline")
     (mark,) = axes.plot([0], [0], "o", color=INK, markersize=5.5, clip_on=False)
-    label = axes.text(0, 0.75, "", size=TEXT_SIZE, color=INK, ha="center", va="bottom")
+    label = axes.text(0, 0.75, "", size=look.TEXT_SIZE, color=INK, ha="center", va="bottom")
     return mark, label

@@ -6,26 +6,29 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
-from training.pictures.style.colors import INK, MUTED
-from training.pictures.style.look import (
-    AZIMUTH,
-    ELEVATION,
-    HEADLINE_HEIGHT,
-    TEXT_SIZE,
-    WIDE,
-    axes_at,
-    headline,
-    new_figure,
-    quiet,
-    quiet_3d,
-)
+from training.pictures.style import look
+from training.pictures.style.colors import INK, MUTED, colors_of_places
+from training.pictures.style.words import joined
+from training.pictures.trajectories.saved import SavedTrajectory, latent_law, name_and_details
 
+PANELS = 6
 LEFT, RIGHT, GAP = 0.5, 0.1, 0.14  # inches around and between the panels
-TIME_HEIGHT, TICKS_HEIGHT, ROW_GAP = 0.24, 0.42, 0.2
-# Share of a cloud's points that may lie beyond the limits, so that strays do not shrink the rest.
-# Those beyond a cube are drawn all the same, and a cube is mostly corners.
-STRAYS = {2: 5e-4, 3: 3e-2}
+TIME_HEIGHT, TICKS_HEIGHT = 0.24, 0.6
+# Share of a cloud's points that may lie beyond the limits of an axis, so that strays do not shrink
+# the rest. A cube takes more room than a square to hold the same points.
+STRAYS = {2: 5e-4, 3: 4e-3}
+TITLES = {
+    "melt": "Melting {} into a Gaussian",
+    "roundtrip": "Melted {} flowing back",
+    "gen": "Generating {} from a Gaussian",
+}
+COLORS = {
+    "melt": "colors: place in the data",
+    "roundtrip": "colors of the melt",
+    "gen": "colors: place in the Gaussian",
+}
 
 
 @dataclass(frozen=True)
@@ -49,24 +52,67 @@ class Row:
     subtitle: str
 
 
+def draw_trajectories(trajectories: Sequence[SavedTrajectory]) -> Figure:
+    """A row for each trajectory, at the times that show most of it."""
+    return draw_clouds(
+        [row_of(item, telling_times(item.points(), PANELS)) for item in trajectories]
+    )
+
+
+def row_of(trajectory: SavedTrajectory, times: np.ndarray, most: int | None = None) -> Row:
+    """A trajectory as a row of a picture.
+
+    Args:
+        trajectory: As saved.
+        times: Indices of the saved times to show.
+        most: How many points to draw at most, evenly spaced ones.
+    """
+    points, kind = trajectory.points(), trajectory.kind
+    points = points[:, look.evenly(points.shape[1], most or points.shape[1])]
+    # A roundtrip ends where its melt began: so they share their colors.
+    places = seen_places(points[-1 if kind == "roundtrip" else 0])
+    places = places - places.mean(axis=0)
+    name, details = name_and_details(trajectory)
+    if trajectory.eigenvectors is None:
+        seen = f"first {trajectory.shown_dims} of {trajectory.dim} eigen-dimensions"
+    else:
+        seen = "scaled variable"
+    return Row(
+        points=points[times],
+        times=trajectory.times[times],
+        colors=colors_of_places(places, float(places.std(axis=0).max())),
+        axis_names=trajectory.axis_names,
+        title=TITLES[kind].format(name),
+        subtitle=joined(details, latent_law(trajectory), seen, COLORS[kind]),
+    )
+
+
 def draw_clouds(rows: Sequence[Row]) -> Figure:
     """Rows of panels under one another, all on the same scale, one panel a time."""
-    count = max(len(row.times) for row in rows)
-    side = (WIDE - LEFT - RIGHT - GAP * (count - 1)) / count
-    row_height = HEADLINE_HEIGHT + TIME_HEIGHT + side + TICKS_HEIGHT
-    height = len(rows) * row_height + (len(rows) - 1) * ROW_GAP + 0.1
-    figure = new_figure(WIDE, height)
+    columns = max(len(row.times) for row in rows)
+    side = (look.WIDE - LEFT - RIGHT - GAP * (columns - 1)) / columns
+    figure, places = look.panel_page(
+        len(rows),
+        columns,
+        (side, side),
+        left=LEFT,
+        right=RIGHT,
+        gap=GAP,
+        top=look.MARGIN,
+        above=look.HEADLINE_HEIGHT + TIME_HEIGHT,
+        below=TICKS_HEIGHT,
+    )
     box = common_box([row.points for row in rows])
-    top = height - 0.1
-    for row in rows:
-        headline(figure, row.title, row.subtitle, LEFT, top)
-        bottom = top - row_height + TICKS_HEIGHT
-        for column, (points, time) in enumerate(zip(row.points, row.times, strict=True)):
-            place = (LEFT + column * (side + GAP), bottom, side, side)
-            axes = cloud_axes(figure, place, box, row.axis_names, named=column == 0)
+    for row, line in zip(rows, places, strict=True):
+        top = line[0, 1] + side + TIME_HEIGHT + look.HEADLINE_HEIGHT
+        look.headline(figure, row.title, row.subtitle, LEFT, top)
+        _count_strays(figure, row.points, box, top)
+        # The first panel names the axes for all.
+        names = [row.axis_names, *[()] * (columns - 1)]
+        for points, time, place, named in zip(row.points, row.times, line, names, strict=False):
+            axes = cloud_axes(figure, place, box, named)
             scatter(axes, points, row.colors)
-            axes.set_title(f"t = {time:.2f}", size=TEXT_SIZE, color=INK, pad=5)
-        top -= row_height + ROW_GAP
+            axes.set_title(f"t = {time:.2f}", size=look.TEXT_SIZE, color=INK, pad=5)
     return figure
 
 
@@ -88,11 +134,16 @@ def common_box(clouds: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack([middle - half, middle + half], axis=1)
 
 
+def inside(points: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Which points ``[..., d]`` lie within limits ``[d, 2]``, bool ``[...]``."""
+    return np.asarray(((points >= box[:, 0]) & (points <= box[:, 1])).all(axis=-1))
+
+
 def seen_places(points: np.ndarray) -> np.ndarray:
     """Where points ``[..., 2 or 3]`` lie on the page ``[..., 2]``, in their own units."""
     if points.shape[-1] == 2:
         return points
-    elevation, azimuth = np.deg2rad([ELEVATION, AZIMUTH])
+    elevation, azimuth = np.deg2rad([look.ELEVATION, look.AZIMUTH])
     right = [-np.sin(azimuth), np.cos(azimuth), 0.0]
     level = -np.sin(elevation)
     up = [level * np.cos(azimuth), level * np.sin(azimuth), np.cos(elevation)]
@@ -121,42 +172,45 @@ def telling_times(points: np.ndarray, count: int) -> np.ndarray:
     return np.array(chosen)
 
 
-def cloud_axes(
-    figure: Figure,
-    place: tuple[float, float, float, float],
-    box: np.ndarray,
-    names: Sequence[str],
-    named: bool = True,
-) -> Any:
+def cloud_axes(figure: Figure, place: ArrayLike, box: np.ndarray, names: Sequence[str]) -> Any:
     """Axes of equal aspect for a cloud.
 
     Args:
         figure: Where to add them.
         place: Left, bottom, width and height in inches.
         box: Limits ``[2 or 3, 2]``.
-        names: Of the dimensions.
-        named: Whether to write the names: the first panel of a row does so for all.
+        names: Of the dimensions; without them, the axes have no numbers either where other axes
+            beside them tell these.
     """
     if len(box) == 3:
-        axes = axes_at(figure, *place, projection="3d")
+        axes = look.axes_at(figure, place, projection="3d")
         axes.set(xlim=box[0], ylim=box[1], zlim=box[2])
-        axes.set_box_aspect((1, 1, 1), zoom=1.25)
-        quiet_3d(axes, names if named else ())
+        axes.set_box_aspect((1, 1, 1), zoom=1.2)
+        look.quiet_3d(axes, names)
         return axes
-    axes = axes_at(figure, *place)
-    quiet(axes)
+    axes = look.axes_at(figure, place)
     axes.set(xlim=box[0], ylim=box[1], aspect="equal")
     axes.locator_params(nbins=5)
-    if named:
-        axes.set_xlabel(names[0], size=TEXT_SIZE, color=MUTED, labelpad=1)
-        axes.set_ylabel(names[1], size=TEXT_SIZE, color=MUTED, labelpad=1)
-    else:
-        axes.tick_params(labelleft=False)
+    axes.tick_params(labelleft=bool(names))
+    if names:
+        look.label(axes, names[0], names[1])
     return axes
 
 
 def scatter(axes: Any, points: np.ndarray, colors: np.ndarray, size: float = 4.0) -> Any:
-    """Draws points ``[N, 2 or 3]`` in their colors ``[N, 3]``."""
-    if points.shape[-1] == 3:  # those in the distance are drawn paler
-        return axes.scatter(*points.T, c=colors, s=size, linewidths=0, clip_on=False)
-    return axes.scatter(*points.T, c=colors, s=size, linewidths=0, alpha=0.85)
+    """Draws points ``[N, 2 or 3]`` in their colors ``[N, 3]``, those within the limits."""
+    if points.shape[-1] == 2:
+        return axes.scatter(*points.T, c=colors, s=size, linewidths=0, alpha=0.85)
+    box = np.array([axes.get_xlim(), axes.get_ylim(), axes.get_zlim()])
+    seen = inside(points, box)
+    # Those in the distance are drawn paler.
+    return axes.scatter(*points[seen].T, c=colors[seen], s=size, linewidths=0, clip_on=False)
+
+
+def _count_strays(figure: Figure, points: np.ndarray, box: np.ndarray, top: float) -> None:
+    beyond = int((~inside(points, box)).any(axis=0).sum())
+    if beyond:
+        text = f"{beyond} of {points.shape[1]} points leave the axes"
+        width, height = figure.get_size_inches()
+        place = 1 - RIGHT / width, top / height
+        figure.text(*place, text, size=look.SMALL_SIZE, color=MUTED, ha="right", va="top")

@@ -1,62 +1,61 @@
-"""Where a melt ends: each eigen-dimension's histogram against the Gaussian of the closed form."""
+"""Where a melt ends, against the Gaussian of the closed form: margins, a joint, and quantiles."""
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 
-from training.pictures.style.colors import BLUE, INK, MUTED, ORANGE
-from training.pictures.style.look import (
-    HEADLINE_HEIGHT,
-    SMALL_SIZE,
-    TEXT_SIZE,
-    axes_at,
-    headline,
-    new_figure,
-    quiet,
-)
+from training.measure.boundaries import gaussian_content
+from training.pictures.style import look
+from training.pictures.style.colors import BLUE, FAINT, INK, MUTED, ORANGE
+from training.pictures.style.words import joined
+from training.pictures.trajectories.saved import SavedTrajectory, name_and_details
 
 MOST_PANELS, COLUMNS = 6, 3
-PANEL_WIDTH, PANEL_HEIGHT = 3.4, 1.75  # inches
-TITLE_HEIGHT, TICKS_HEIGHT, MARGIN, GAP = 0.52, 0.38, 0.3, 0.3
+SIZE, SIDE, LEFT, GAP = (3.4, 1.75), 3.6, 0.3, 0.3  # inches
 RANGE = 4.0  # standard deviations of the Gaussian on either side
 LEAST_BINS, MOST_BINS = 16, 48
 TALLEST = 1.7  # bars are cut at this many times the Gaussian's peak
+RADII = np.array([1.0, 2.0, 3.0])
+MOST_POINTS, MOST_QUANTILES = 3000, 400
 
 
-def draw_latents(
-    latents: np.ndarray, variance: np.ndarray, compressed: np.ndarray, title: str, subtitle: str
-) -> Figure:
-    """One panel for each of the first dimensions.
-
-    Args:
-        latents: Scaled, in eigenspace, ``[N, D]``.
-        variance: Of the closed form, ``[D]``.
-        compressed: Which dimensions inflate less than others, bool ``[D]``.
-        title: What is seen.
-        subtitle: How to read it.
-    """
+def draw_latents(melt: SavedTrajectory) -> Figure:
+    """A histogram for each of the first dimensions."""
+    latents, variance, compressed = melt.last, melt.latent_variance(), melt.compressed()
     count = min(latents.shape[1], MOST_PANELS)
     columns = min(count, COLUMNS)
     rows = math.ceil(count / columns)
-    row_height = TITLE_HEIGHT + PANEL_HEIGHT + TICKS_HEIGHT
-    width = 2 * MARGIN + columns * PANEL_WIDTH + (columns - 1) * GAP
-    height = 0.1 + HEADLINE_HEIGHT + rows * row_height
-    figure = new_figure(width, height)
-    headline(figure, title, subtitle, MARGIN, height - 0.1)
-    for number in range(count):
-        row, column = divmod(number, columns)
-        left = MARGIN + column * (PANEL_WIDTH + GAP)
-        bottom = (rows - 1 - row) * row_height + TICKS_HEIGHT
-        axes = axes_at(figure, left, bottom, PANEL_WIDTH, PANEL_HEIGHT)
+    error = f"curve: closed form · sampling error of a variance: {math.sqrt(2 / melt.count):.1%}"
+    figure, places = look.panel_page(
+        rows, columns, SIZE, *_headline(melt, error), left=LEFT, right=LEFT, gap=GAP, below=0.55
+    )
+    for number, place in enumerate(places.reshape(-1, 4)[:count]):
         values, exact = latents[:, number], float(variance[number])
+        axes = look.axes_at(figure, place)
+        _histogram(axes, values, exact, ORANGE if compressed[number] else BLUE)
         name = f"eigen-dimension {number + 1}"
         if compressed[number]:
             name += f", variance compressed to {_share(exact / variance.max())}"
-        _panel(axes, values, exact, ORANGE if compressed[number] else BLUE)
-        axes.set_title(name, loc="left", size=TEXT_SIZE, color=INK, pad=20)
-        _second_title(axes, _variances(values, exact))
+        measured = float(np.square(values).mean())
+        look.name_panel(
+            axes, name, f"variance {measured:#.3g} = {measured / exact:.3f} × the closed form"
+        )
+        look.label(axes, f"latent $e_{number + 1}$, scaled")
+    return figure
+
+
+def draw_joint(melt: SavedTrajectory) -> Figure:
+    """The first two dimensions together, and the quantiles of the first six."""
+    words = _headline(melt, "in units of the closed form's σ")
+    figure, places = look.panel_page(1, 2, (SIDE, SIDE), *words, gap=0.8)
+    units = melt.last / np.sqrt(melt.latent_variance()[: melt.last.shape[1]])
+    _joint(look.axes_at(figure, places[0, 0]), units[:, :2])
+    axes = look.axes_at(figure, places[0, 1])
+    _quantiles(axes, units, melt.compressed()[: units.shape[1]])
     return figure
 
 
@@ -65,7 +64,13 @@ def gaussian(values: np.ndarray, variance: float) -> np.ndarray:
     return np.exp(-0.5 * values**2 / variance) / math.sqrt(2 * math.pi * variance)
 
 
-def _panel(axes: Axes, values: np.ndarray, variance: float, color: str) -> None:
+def _headline(melt: SavedTrajectory, note: str) -> tuple[str, str]:
+    name, details = name_and_details(melt)
+    title = joined(f"Latents of melted {name}", details, by=": ")
+    return title, joined(f"{melt.count} points at t = {melt.times[-1]:.2f}", note)
+
+
+def _histogram(axes: Axes, values: np.ndarray, variance: float, color: str) -> None:
     reach = RANGE * math.sqrt(variance)
     # Few points in many bins would be nothing but spikes.
     bins = int(np.clip(4 * len(values) ** (1 / 3), LEAST_BINS, MOST_BINS))
@@ -78,7 +83,6 @@ def _panel(axes: Axes, values: np.ndarray, variance: float, color: str) -> None:
     peak = float(gaussian(np.zeros(1), variance)[0])
     top = min(max(1.12 * peak, 1.05 * float(density.max())), TALLEST * peak)
     axes.set(xlim=(-reach, reach), ylim=(0, top), yticks=[])
-    quiet(axes)
     axes.spines["left"].set_visible(False)
     axes.locator_params(axis="x", nbins=7)
     notes = []
@@ -87,33 +91,43 @@ def _panel(axes: Axes, values: np.ndarray, variance: float, color: str) -> None:
     beyond = float((np.abs(values) > reach).mean())
     if beyond > 1e-3:
         notes.append(f"{beyond:.1%} of points\nlie beyond")
-    axes.text(
-        0.99,
-        0.97,
-        "\n".join(notes),
-        transform=axes.transAxes,
-        ha="right",
-        va="top",
-        size=SMALL_SIZE,
-        color=MUTED,
-    )
+    look.note_inside(axes, "\n".join(notes))
 
 
-def _second_title(axes: Axes, text: str) -> None:
-    axes.annotate(
-        text,
-        (0, 1),
-        xytext=(0, 7),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        size=SMALL_SIZE,
-        color=MUTED,
-    )
+def _joint(axes: Axes, units: np.ndarray) -> None:
+    shown = units[look.evenly(len(units), MOST_POINTS)]
+    axes.plot(*shown.T, "o", ms=2, mew=0, color=BLUE, alpha=0.5)
+    for radius in RADII:
+        axes.add_patch(Circle((0, 0), radius, fill=False, ec=INK, lw=1))
+    axes.set(xlim=(-RANGE, RANGE), ylim=(-RANGE, RANGE), aspect="equal")
+    look.label(axes, r"$e_1\,/\,\sigma_1$", r"$e_2\,/\,\sigma_2$")
+    distance = np.linalg.norm(units, axis=1)
+    held = ", ".join(f"{(distance < radius).mean():.1%}" for radius in RADII)
+    exact = ", ".join(f"{part:.1%}" for part in gaussian_content(RADII, 2))
+    look.name_panel(axes, f"1, 2, 3 σ hold {held}", f"closed form: {exact}")
 
 
-def _variances(values: np.ndarray, exact: float) -> str:
-    measured = float(np.square(values).mean())
-    return f"variance {measured:#.3g} = {measured / exact:.3f} × the closed form"
+def _quantiles(axes: Axes, units: np.ndarray, compressed: np.ndarray) -> None:
+    """Quantiles of the dimensions against the normal ones, with ±2 standard errors of these."""
+    count = len(units)
+    ranks = look.evenly(count, MOST_QUANTILES)
+    shares = (ranks + 0.5) / count
+    normal = np.array([NormalDist().inv_cdf(share) for share in shares])
+    error = np.sqrt(shares * (1 - shares) / count) / gaussian(normal, 1.0)
+    axes.fill_between(normal, normal - 2 * error, normal + 2 * error, color=FAINT, lw=0)
+    ends = np.array([-RANGE, RANGE])
+    axes.plot(ends, ends, color=MUTED, lw=0.8)
+    named: set[str] = set()
+    for values, small in zip(units.T, compressed, strict=True):
+        color, name = (ORANGE, "compressed") if small else (BLUE, "kept")
+        there = np.sort(values)[ranks]
+        axes.plot(normal, there, color=color, lw=1.2, label="" if name in named else name)
+        named.add(name)
+    axes.set(xlim=(-RANGE, RANGE), ylim=(-RANGE, RANGE), aspect="equal")
+    look.label(axes, "normal quantile", "quantile of the latent / σ")
+    look.legend(axes, 2, loc="upper left", bbox_to_anchor=(0.02, 0.98))
+    which = "both dimensions" if units.shape[1] == 2 else f"the first {units.shape[1]} dimensions"
+    look.name_panel(axes, f"Quantiles of {which}", "band: ±2 standard errors of a quantile")
 
 
 def _share(ratio: float) -> str:

@@ -1,21 +1,22 @@
 """Reads the results file of a simulation into the arrays that are drawn.
 
-Of a file only the scaled eigenspace state ``xs_es`` and the small arrays are read, and of the state
-only some samples and the first dimensions are kept, so that many files fit in memory. Points of
-image space follow from them: ``x = s·mean + W x_es``, with ``s`` the scale and ``W`` the basis. Of
-images, the unscaled states ``tilde_xs`` of some samples are read too.
+Of the states only the scaled eigenspace ones ``xs_es`` are kept, and of these only some samples and
+the first dimensions, so that many files fit in memory. Points of image space follow from them:
+``x = s·mean + W x_es``, with ``s`` the scale and ``W`` the basis. Of images, the unscaled states
+``tilde_xs`` of some samples are kept too.
 """
 
-import re
 from dataclasses import dataclass
+from math import inf, prod
 from pathlib import Path
 
 import numpy as np
 
 from dnnlib.errors import DataError
 from torch_utils.results import SavedArrays, open_arrays
-from training.pictures.checked_arrays import LARGEST
-from training.pictures.images.saved import checked_shape
+from training.pictures.checked_arrays import LARGEST, CheckedArrays
+from training.pictures.style.look import evenly
+from training.pictures.style.words import brief, parameter, stem_of, title_of
 
 STATES, IMAGES, IMAGE_SHAPE = "xs_es", "tilde_xs", "image_shape"
 SHAPES = {
@@ -25,18 +26,11 @@ SHAPES = {
     "eigenvalues": "D",
     "noise_variance": "SD",
 }
+DENSITIES = ("log_prob", "bits_per_dim")
 MOST_SAMPLES, MOST_DIMS, MOST_IMAGES = 3000, 6, 100
 # Below this fraction of the top eigenvalue a dimension of an embedded toy holds no data.
 EMPTY = 1e-3
-TITLES = {
-    "melt": "Melting {} into a Gaussian",
-    "roundtrip": "Melted {} flowing back",
-    "gen": "Generating {} from a Gaussian",
-}
-KINDS = tuple(TITLES)
-STEM = re.compile(
-    r"(?P<data>.+)_(?P<schedule>PRP|PRRto\d+D|EDM|VP|VE)(_(?P<denoiser>net|discrete|exact))?"
-)
+CLOSED_FORM = "latents: closed form"
 
 
 @dataclass(frozen=True)
@@ -58,6 +52,8 @@ class SavedTrajectory:
         eigenvectors: Columns ``[D, D]``; None where D > 3, since there only eigenspace is drawn.
         images: Unscaled states of the first samples in image space, float32
             ``[S, min(N, 100), C, H, W]``; None where the samples are no images.
+        log_prob: Log density of the data in nats ``[N]``; None where it was not asked for.
+        bits_per_dim: The same of images, in bits per dimension ``[N]``; None of others.
     """
 
     path: Path
@@ -73,6 +69,8 @@ class SavedTrajectory:
     noise_variance: np.ndarray
     eigenvectors: np.ndarray | None
     images: np.ndarray | None
+    log_prob: np.ndarray | None
+    bits_per_dim: np.ndarray | None
 
     @classmethod
     def load(cls, path: Path) -> "SavedTrajectory":
@@ -90,25 +88,30 @@ class SavedTrajectory:
                 )
             if np.abs(states).max() > LARGEST:
                 raise DataError(f"{path}: '{STATES}' has values beyond {LARGEST:g}: make it again")
-            whole, count, dim = states.shape, states.shape[1], states.shape[2]
-            samples = np.linspace(0, count - 1, min(count, MOST_SAMPLES)).round().astype(int)
-            last = states[-1].astype(float)
-            # Not views, which would keep the whole array.
-            states = states[:, samples, :MOST_DIMS].astype(float)
-            shapes = SHAPES if dim > 3 else {**SHAPES, "eigenvectors": "DD"}
-            arrays = {name: saved.numbers(name).astype(float, copy=False) for name in shapes}
-            _check(arrays, shapes, whole, path)
-            images = _images(saved, whole, path) if IMAGE_SHAPE in saved.names else None
+            sizes = dict(zip("SND", states.shape, strict=True))
+            arrays = CheckedArrays(saved, path, **sizes)
+            shapes = SHAPES if sizes["D"] > 3 else {**SHAPES, "eigenvectors": "DD"}
+            found = {name: arrays.read(name, axes, largest=inf) for name, axes in shapes.items()}
+            log_prob, bits = (
+                arrays.read(name, "N", largest=inf) if name in saved.names else None
+                for name in DENSITIES
+            )
+            images = _images(saved, states.shape, path) if IMAGE_SHAPE in saved.names else None
+        _check(found, path)
+        last = states[-1].astype(float)
         return cls(
             path=path,
-            dim=dim,
-            count=count,
-            states=states,
+            dim=sizes["D"],
+            count=sizes["N"],
+            # Not views, which would keep the whole array.
+            states=states[:, evenly(sizes["N"], MOST_SAMPLES), :MOST_DIMS].astype(float),
             last=last[:, :MOST_DIMS].copy(),
             last_variance=np.square(last).mean(axis=0),
-            eigenvectors=arrays.pop("eigenvectors", None),
+            eigenvectors=found.pop("eigenvectors", None),
             images=images,
-            **arrays,
+            log_prob=log_prob,
+            bits_per_dim=bits,
+            **found,
         )
 
     @property
@@ -145,9 +148,10 @@ class SavedTrajectory:
             return self.states @ self.eigenvectors.T + self.scale[:, None, None] * self.mean
         return self.states[..., : self.shown_dims]
 
-    def closed_form_variance(self) -> np.ndarray:
-        """What the law of the flow says of the last state's variance, ``[D]``."""
-        return self.scale[-1] ** 2 * (self.eigenvalues + self.noise_variance[-1])
+    def latent_variance(self) -> np.ndarray:
+        """The closed form of the variances at the latest time, ``[D]``."""
+        end = np.argmax(self.times)
+        return np.asarray(self.scale[end] ** 2 * (self.eigenvalues + self.noise_variance[end]))
 
     def compressed(self) -> np.ndarray:
         """Which dimensions the noise inflates less than others, bool ``[D]``."""
@@ -155,37 +159,53 @@ class SavedTrajectory:
         return last < 0.5 * last.max()
 
 
+def name_and_details(trajectory: SavedTrajectory) -> tuple[str, str]:
+    """The data's name; schedule and denoiser."""
+    return title_of(stem_of(trajectory.path))
+
+
+def latent_law(trajectory: SavedTrajectory) -> str:
+    """What a generation drew its latents from, in words; none for others, or if it is unknown.
+
+    Raises:
+        DataError: The parameters beside the file are broken.
+    """
+    if trajectory.kind != "gen":
+        return ""
+    stem = stem_of(trajectory.path)
+    path = trajectory.path.with_name(f"{stem}_sim_params.json")
+    options = parameter(path, "options")
+    if options is None:  # of images, which may have been simulated one by one
+        path = trajectory.path.with_name(f"{stem}_HD_pfODE_int_sim_params.json")
+        options = parameter(path, "gen", "options")
+    options = options if isinstance(options, dict) else {}
+    if options.get("eps") is None:
+        return ""
+    eps, compressed = str(options["eps"]), trajectory.compressed()
+    paper, number = eps.startswith("paper"), eps.rpartition(":")[2]
+    if "empirical" in (eps, options.get("gen_source")):
+        return "latents: variances of the melt"
+    if eps == "auto" or not (compressed.any() or paper):
+        return CLOSED_FORM
+    if not compressed.any():
+        return "latents: variance A0²"
+    law = ("A0² and " if paper else "") + f"ε = {number:.12}"
+    return f"latents: {law}, closed form {brief(trajectory.latent_variance()[compressed].mean())}"
+
+
 def holds_trajectory(names: list[str]) -> bool:
     """Whether an ``.npz`` with arrays of these names holds the states of a simulation."""
     return {STATES, "times"} <= set(names)
 
 
-def title_of(path: Path) -> tuple[str, str]:
-    """The data's name, and what else a results file's name tells: schedule and denoiser."""
-    stem = stem_of(path)
-    match = STEM.fullmatch(stem)
-    if match is None:
-        return stem.replace("_", " "), ""
-    details = f"{match['schedule']} schedule"
-    if match["denoiser"]:
-        details += {
-            "net": ", trained network",
-            "exact": ", exact denoiser",
-            "discrete": ", discrete denoiser",
-        }[match["denoiser"]]
-    return match["data"].replace("_", " "), details
-
-
-def stem_of(path: Path) -> str:
-    """What a melt, a roundtrip and a generation of one run have in common in their names."""
-    stem = path.stem.removesuffix("_results")
-    for kind in KINDS:
-        stem = stem.removesuffix(f"_{kind}")
-    return stem
-
-
 def _images(saved: SavedArrays, whole: tuple[int, ...], path: Path) -> np.ndarray:
-    shape = checked_shape(saved.numbers(IMAGE_SHAPE), whole[2], path)
+    shape = saved.numbers(IMAGE_SHAPE)
+    fits = shape.shape == (3,) and shape.dtype.kind in "iu" and shape.min() > 0
+    if not fits or shape[0] not in (1, 3) or prod(shape.tolist()) != whole[2]:
+        raise DataError(
+            f"{path}: '{IMAGE_SHAPE}' is {shape.tolist()}, but should be [C, H, W] with C 1 or 3, "
+            f"and {whole[2]} numbers in all"
+        )
     states = saved.numbers(IMAGES)
     if states.shape != whole:
         raise DataError(
@@ -195,17 +215,7 @@ def _images(saved: SavedArrays, whole: tuple[int, ...], path: Path) -> np.ndarra
     return states[:, :MOST_IMAGES].astype(np.float32).reshape(whole[0], -1, *shape)
 
 
-def _check(
-    arrays: dict[str, np.ndarray], shapes: dict[str, str], whole: tuple[int, ...], path: Path
-) -> None:
-    sizes = {"S": whole[0], "D": whole[2]}
-    for name, letters in shapes.items():
-        right = [sizes[letter] for letter in letters]
-        if list(arrays[name].shape) != right:
-            raise DataError(
-                f"{path}: '{name}' is {list(arrays[name].shape)}, but '{STATES}' {list(whole)} "
-                f"asks for {right}"
-            )
+def _check(arrays: dict[str, np.ndarray], path: Path) -> None:
     steps = np.diff(arrays["times"])
     if not ((steps > 0).all() or (steps < 0).all()):
         raise DataError(f"{path}: 'times' neither increase nor decrease throughout")

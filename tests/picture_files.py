@@ -1,0 +1,185 @@
+"""Tiny results files of every kind that is drawn, for tests of the pictures."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from training.files.coverage import result_arrays
+from training.measure.boundaries import unit_sphere
+from training.measure.correlations import Autocorrelations, Correlation
+from training.measure.coverage import Points, Spheres, measure_coverage, refitted, transported
+
+SAVED = 5
+"""Times of a simulation."""
+RADII = np.array([0.5, 1.5, 3.0])
+LATENT_STD = {2: [1.0, 0.02], 3: [1.0, 0.9, 0.02]}
+SIZES = {2: 32, 3: 60}
+"""Vertices of a boundary in so many dimensions."""
+LAGS = np.arange(9) / 2
+TIMES = 0.5 + LAGS
+QUANTITIES, SAMPLES = ("net_outputs", "net_residuals"), 10_000
+TOY_STEM, IMAGE_STEM = "circles_PRP_toy_autocorrelations", "digits_PRRto2D_autocorrelations"
+
+
+def save(path: Path, arrays: dict[str, Any], **changes: Any) -> Path:
+    """Writes an ``.npz``; ``changes`` replace arrays, or drop them where they are None."""
+    arrays = {**arrays, **changes}
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+    return path
+
+
+def simulation(kind: str, dim: int = 2, count: int = 30, kept: int = 1) -> dict[str, np.ndarray]:
+    """Arrays of a simulation: points that grow by a linear flow, in eigenspace and image space.
+
+    The last states of a melt, and the first ones of the others, are those of the closed form.
+    """
+    generator = np.random.default_rng(0)
+    order = slice(None) if kind == "melt" else slice(None, None, -1)
+    times = np.linspace(0, 4, SAVED)
+    rotation = np.linalg.qr(generator.normal(size=(dim, dim)))[0]
+    eigenvalues, mean = np.linspace(1, 0.5, dim), np.linspace(0, 1, dim) if dim < 4 else 0
+    rates = np.where(np.arange(dim) < kept, 2.0, -0.5)
+    noise = 0.01 * np.exp(rates * times[:, None])
+    scale = 1 / np.sqrt(1 + noise[:, 0])
+    start = generator.normal(size=(count, dim)) * np.sqrt(eigenvalues)
+    grown = start * np.sqrt((eigenvalues + noise) / eigenvalues)[:, None]
+    return {
+        "times": times[order],
+        "tilde_xs": (grown @ rotation.T + mean)[order].astype(np.float32),
+        "xs_es": (scale[:, None, None] * grown)[order].astype(np.float32),
+        "mean": np.broadcast_to(mean, dim),
+        "eigenvectors": rotation,
+        "eigenvalues": eigenvalues,
+        "scale": scale[order],
+        "noise_variance": noise[order],
+    }
+
+
+def save_simulation(folder: Path, kind: str, dim: int = 2, **changes: Any) -> Path:
+    """A toy's results file, as ``toy_pfODE_int.py`` names it."""
+    path = folder / f"circles_PRRto1D_exact_{kind}_results.npz"
+    return save(path, simulation(kind, dim), **changes)
+
+
+def save_images(
+    folder: Path,
+    kind: str,
+    shape: tuple[int, int, int] = (1, 4, 4),
+    count: int = 10,
+    **changes: Any,
+) -> Path:
+    """A results file of images, as ``pfODE_int.py`` names it."""
+    dim = math.prod(shape)
+    arrays = {**simulation(kind, dim, count, dim // 2), "image_shape": np.array(shape)}
+    return save(folder / f"digits_PRRto{dim // 2}D_{kind}.npz", arrays, **changes)
+
+
+def save_roundtrips(
+    folder: Path, kept: int = 3, shape: tuple[int, ...] = (1, 4, 4), **changes: Any
+) -> Path:
+    """The worst roundtrips of 50 images."""
+    generator = np.random.default_rng(0)
+    originals = generator.integers(0, 256, (kept, *shape), dtype=np.uint8)
+    arrays = {
+        "originals": originals,
+        "returned": (originals + generator.normal(size=originals.shape)).astype(np.float32),
+        "indices": np.arange(kept) + 7,
+    }
+    for name in ("mse", "mse_float", "max_abs_error", "exact"):
+        column = generator.uniform(0, 1, size=50)
+        arrays |= {name: column[:kept], f"all_{name}": column}
+    return save(folder / "digits_PRP_roundtrip_mse_seed42_worst.npz", arrays, **changes)
+
+
+def bent(points: torch.Tensor) -> torch.Tensor:
+    """A shear that bends the first axis: smooth, and easy to invert."""
+    return torch.cat([points[..., :1], points[..., 1:] + 0.5 * points[..., :1] ** 2], dim=-1)
+
+
+def save_coverage(
+    folder: Path,
+    dim: int = 2,
+    seeds: int = 1,
+    alpha: float | None = None,
+    count: int = 200,
+    **changes: Any,
+) -> Path:
+    """Coverage under a flow that scales the latent and bends it; with an alpha, refitted."""
+    std = torch.tensor(LATENT_STD[dim], dtype=torch.float64)
+    spheres = Spheres(RADII, unit_sphere(dim, SIZES[dim]))
+    generator = torch.Generator().manual_seed(0)
+    test, fresh = torch.randn(2, seeds, count, dim, generator=generator, dtype=torch.float64)
+    units = Points(test, spheres.vertices)
+    points = {"latent": units, "data": units.mapped(bent), "end": units}
+    boundaries = {
+        name: transported(item.boundary, spheres.unit)
+        if alpha is None
+        else refitted(item.boundary, alpha)
+        for name, item in points.items()
+    }
+    found = measure_coverage(points, boundaries, bent(fresh))
+    latent = units.mapped(lambda values: values * std)
+    carried = {"latent": latent, "data": points["data"], "end": latent}
+    arrays = result_arrays(spheres, carried, boundaries, bent(fresh), found)
+    return save(folder / "circles_PRP_coverage.npz", arrays, **changes)
+
+
+def correlations(
+    dim: int, names: tuple[str, ...], constant: tuple[int, ...] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A summary and matrices of quantities: the first falls to 0 by lag 5, the next by 2."""
+    table = Autocorrelations(names, len(TIMES), dim)
+    varies = torch.ones(dim, dtype=torch.bool)
+    varies[list(constant)] = False
+    matrices: dict[str, Any] = {}
+    for number, name in enumerate(names):
+        for index, lag in enumerate(LAGS):
+            spread = torch.linspace(0.8, 1.2, dim, dtype=torch.float64)
+            falling = (1 - spread * lag / (5 - 3 * min(number, 1))).clamp(min=0)
+            matrix = (falling * varies).diag() + 0.1 * torch.ones(dim, dim).tril(-1)
+            table.put(name, index, Correlation(matrix, varies.double(), varies))
+            matrices.setdefault(f"{name}_acs", []).append(matrix.float().numpy())
+    summary, _ = table.summary(torch.from_numpy(TIMES), SAMPLES)
+    return (
+        {name: values.numpy() for name, values in summary.items()},
+        {name: np.stack(values) for name, values in matrices.items()},
+    )
+
+
+def save_summary(folder: Path, dim: int = 2, stem: str = TOY_STEM, **changes: Any) -> Path:
+    """The summary of a toy's correlations."""
+    summary, _ = correlations(dim, QUANTITIES)
+    return save(folder / f"{stem}_summary.npz", summary, **changes)
+
+
+def save_toy_matrices(folder: Path, dim: int = 2, **changes: Any) -> Path:
+    """A toy's matrices of all times, and their summary beside them."""
+    save_summary(folder, dim)
+    _, matrices = correlations(dim, QUANTITIES)
+    return save(folder / f"{TOY_STEM}.npz", {"times": TIMES, **matrices}, **changes)
+
+
+def save_image_matrices(folder: Path, dim: int = 7, **changes: Any) -> Path:
+    """Matrices of images, a file a time, and their summary. Changes are of the last file."""
+    save_summary(folder, dim, IMAGE_STEM)
+    _, matrices = correlations(dim, QUANTITIES)
+    for index, time in enumerate(TIMES):
+        arrays = {name: values[index] for name, values in matrices.items()}
+        path = folder / f"{IMAGE_STEM}_times0_{index}.npz"
+        save(path, {"time": time, **arrays}, **(changes if index == len(TIMES) - 1 else {}))
+    return path
+
+
+def save_stats(folder: Path, reports: int = 5) -> Path:
+    """The record of a training run."""
+    lines = [
+        json.dumps({"seen": 1000 * k, "Loss/loss": 1 / k, "Progress/learning_rate": 1e-3})
+        for k in range(1, reports + 1)
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "stats.jsonl").write_text("\n".join(lines) + "\n")
+    return folder / "stats.jsonl"

@@ -1,0 +1,352 @@
+"""Pictures of simulations: what is drawn is what the file holds, in colors that stay."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from mpl_toolkits.mplot3d.proj3d import proj_transform
+from picture_files import SAVED, save_images, save_simulation
+from PIL import Image
+
+from dnnlib.errors import DataError, UsageError
+from training.pictures.style.colors import BLUE, ORANGE
+from training.pictures.trajectories import animation, clouds
+from training.pictures.trajectories.clouds import row_of
+from training.pictures.trajectories.densities import draw_densities
+from training.pictures.trajectories.latents import draw_joint, draw_latents
+from training.pictures.trajectories.saved import SavedTrajectory, latent_law
+from training.pictures.trajectories.spectra import draw_spectrum, mean_ratio
+
+
+def load(folder: Path, kind: str = "melt", dim: int = 2, **changes: Any) -> SavedTrajectory:
+    return SavedTrajectory.load(save_simulation(folder, kind, dim, **changes))
+
+
+def words(figure: Figure) -> str:
+    """All texts of a figure and its axes."""
+    texts = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
+    titles = [axes.get_title(loc=where) for axes in figure.axes for where in ("left", "center")]
+    return " | ".join([*(text.get_text() for text in texts), *titles])
+
+
+def rendered(figure: Figure) -> Figure:
+    """A figure after it was drawn, coarsely."""
+    figure.set_dpi(20)
+    FigureCanvasAgg(figure).draw()
+    return figure
+
+
+def drawn_colors(axes: Any, points: np.ndarray) -> np.ndarray:
+    """The colors ``[N, 3]`` in which points ``[N, 2 or 3]`` are seen in axes that were drawn."""
+    scatter = axes.collections[0]
+    if points.shape[1] == 2:
+        assert np.allclose(scatter.get_offsets(), points)
+        return np.asarray(scatter.get_facecolor())[:, :3]
+    x, y, depth = proj_transform(*points.T, axes.get_proj())
+    assert np.allclose(scatter.get_offsets(), np.stack([x, y], axis=1))
+    colors = np.empty_like(points)
+    colors[np.argsort(depth)[::-1]] = scatter.get_facecolor()[:, :3]  # the nearest comes last
+    return colors
+
+
+# What is read.
+
+
+def test_points_are_the_image_space_of_the_file(tmp_path: Path) -> None:
+    path = save_simulation(tmp_path, "melt")
+    saved = SavedTrajectory.load(path)
+    with np.load(path) as arrays:
+        expected = arrays["scale"][:, None, None] * arrays["tilde_xs"]
+        last = arrays["xs_es"][-1].astype(float)
+    assert np.allclose(saved.points(), expected, atol=1e-5)
+    assert np.allclose(saved.last_variance, np.square(last).mean(axis=0))
+    assert saved.compressed().tolist() == [False, True]
+    assert saved.latent_variance()[0] == pytest.approx(1)
+
+
+def test_kinds_and_latent_laws_are_told_by_time_name_and_parameters(tmp_path: Path) -> None:
+    melt, roundtrip, gen = (load(tmp_path, kind) for kind in ("melt", "roundtrip", "gen"))
+    assert (melt.kind, roundtrip.kind, gen.kind) == ("melt", "roundtrip", "gen")
+    assert latent_law(gen) == ""
+    exact = f"closed form {gen.latent_variance()[1]:.2g}"
+    for eps, told in (
+        ("auto", "latents: closed form"),
+        ("1e-2", f"latents: ε = 1e-2, {exact}"),
+        ("paper:0.3", f"latents: A0² and ε = 0.3, {exact}"),
+        ("empirical", "latents: variances of the melt"),
+        (None, ""),
+    ):
+        content = json.dumps({"options": {"eps": eps}})
+        (tmp_path / "circles_PRRto1D_exact_sim_params.json").write_text(content)
+        assert latent_law(gen) == told
+        assert latent_law(melt) == ""
+    assert exact not in words(clouds.draw_trajectories([gen]))
+    images = SavedTrajectory.load(save_images(tmp_path, "gen"))
+    content = json.dumps({"gen": {"options": {"eps": "auto", "gen_source": "empirical"}}})
+    (tmp_path / "digits_PRRto8D_HD_pfODE_int_sim_params.json").write_text(content)
+    assert latent_law(images) == "latents: variances of the melt"
+    (tmp_path / "circles_PRRto1D_exact_sim_params.json").write_text("[1]")
+    with pytest.raises(DataError, match="sim_params"):
+        latent_law(gen)
+
+
+def test_embedded_toys_show_the_dimensions_that_hold_data(tmp_path: Path) -> None:
+    for values, shown in (([1, 1, 0, 0, 0], 2), ([2, 1, 1, 0], 3), ([1.0] * 9, 2)):
+        saved = load(tmp_path, dim=len(values), eigenvalues=np.array(values, dtype=float))
+        assert np.array_equal(saved.points(), saved.states[..., :shown])
+        told = f"first {shown} of {len(values)} eigen-dimensions"
+        assert told in row_of(saved, np.arange(SAVED)).subtitle
+
+
+def test_large_files_are_drawn_by_evenly_spaced_samples(tmp_path: Path) -> None:
+    states = np.zeros((SAVED, 7001, 2))
+    states[..., 0] = np.arange(7001)
+    saved = load(tmp_path, xs_es=states, tilde_xs=None)
+    assert (saved.states.shape[1], len(saved.last), saved.count) == (3000, 7001, 7001)
+    assert saved.states[0, [0, -1], 0].tolist() == [0, 7000]
+    assert row_of(saved, np.array([0, 3]), most=100).points.shape == (2, 100, 2)
+
+
+# Clouds.
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_a_point_has_one_color_in_all_panels_and_rows(tmp_path: Path, dim: int) -> None:
+    there = row_of(load(tmp_path, "melt", dim), np.arange(3))
+    back = row_of(load(tmp_path, "roundtrip", dim), np.arange(SAVED))
+    assert np.allclose(there.colors, back.colors)
+    figure = rendered(clouds.draw_clouds([there, back]))
+    box = clouds.common_box([there.points, back.points])
+    panels = [figure.axes[:3], figure.axes[3:]]
+    for row, line in zip((there, back), panels, strict=True):
+        for axes, points, time in zip(line, row.points, row.times, strict=True):
+            seen = clouds.inside(points, box) | (dim == 2)
+            assert np.allclose(drawn_colors(axes, points[seen]), row.colors[seen])
+            assert axes.get_title() == f"t = {time:.2f}"
+    assert "Melting circles into a Gaussian" in words(figure)
+
+
+def test_boxes_are_square_and_hold_all_but_strays() -> None:
+    data = np.random.default_rng(0).uniform(-1, 1, size=(2, 5000, 2))
+    data[0, 0] = 100
+    far = 5 + np.random.default_rng(1).uniform(-1, 1, size=(1, 5000, 2))
+    box = clouds.common_box([data, far])
+    assert np.allclose(np.ptp(box, axis=1), np.ptp(box[0]))
+    assert 6 < np.ptp(box[0]) < 9
+    same = clouds.common_box([np.ones((2, 5, 3))])
+    assert (same[:, 0] < 1).all()
+    assert (same[:, 1] > 1).all()
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_strays_are_counted_and_three_dimensions_have_numbers(dim: int) -> None:
+    points = np.random.default_rng(0).normal(size=(2, 4000, dim))
+    points[1, 7] = 1e3
+    row = clouds.Row(points, np.arange(2.0), np.zeros((4000, 3)), "abc"[:dim], "t", "s")
+    figure = rendered(clouds.draw_clouds([row]))
+    count = int(words(figure).split(" of 4000 points leave")[0].split("| ")[-1])
+    assert 1 <= count <= 40
+    assert "abc"[dim - 1] in words(figure) + figure.axes[0].get_ylabel()
+    numbers = figure.axes[0].zaxis if dim == 3 else figure.axes[0].yaxis
+    assert any(text.get_text() for text in numbers.get_ticklabels())
+
+
+def test_seen_places_are_a_view_of_the_points() -> None:
+    points = np.random.default_rng(0).normal(size=(10, 3))
+    basis = np.linalg.lstsq(points, clouds.seen_places(points), rcond=None)[0]
+    assert np.allclose(basis.T @ basis, np.eye(2))  # two orthonormal directions
+    right, up = clouds.seen_places(np.array([[0.0, 0.0, 1.0]]))[0]
+    assert abs(right) < 1e-12
+    assert up > 0.9
+    assert np.array_equal(clouds.seen_places(points[:, :2]), points[:, :2])
+
+
+@pytest.mark.parametrize("saved", [2, 3, 6, 7, 50])
+def test_panels_fall_where_points_move(saved: int) -> None:
+    path = np.maximum(np.linspace(-2, 1, saved), 0)
+    for points in (np.zeros((saved, 4, 2)), np.repeat(path, 8).reshape(saved, 4, 2)):
+        chosen = clouds.telling_times(points, 6)
+        assert len(chosen) == min(saved, 6)
+        assert (chosen[0], chosen[-1]) == (0, saved - 1)
+        assert (np.diff(chosen) > 0).all()
+    assert (path[chosen] > 0).sum() >= min(saved, 50) // 12
+
+
+# Latents.
+
+
+def test_latents_are_densities_beside_the_closed_form(tmp_path: Path) -> None:
+    melt = load(tmp_path, dim=9)
+    figure = draw_latents(melt)
+    assert len(figure.axes) == 6
+    ratios = melt.last_variance / melt.latent_variance()
+    for number, axes in enumerate(figure.axes):
+        exact = melt.latent_variance()[number]
+        grid, density = axes.lines[0].get_data()
+        assert np.allclose(density, np.exp(-(grid**2) / (2 * exact)) / np.sqrt(2 * np.pi * exact))
+        assert sum(bar.get_height() * bar.get_width() for bar in axes.patches) == pytest.approx(1)
+        assert to_rgb(axes.lines[0].get_color()) == to_rgb(ORANGE if number else BLUE)
+        assert f"= {ratios[number]:.3f} × the closed form" in axes.texts[0].get_text()
+        assert axes.get_xlabel() == f"latent $e_{number + 1}$, scaled"
+        assert ("compressed to" in axes.get_title(loc="left")) == bool(number)
+
+
+def test_latents_far_from_the_closed_form_are_told_of(tmp_path: Path) -> None:
+    states = np.zeros((SAVED, 30, 2))
+    states[-1, :, 1] = 9
+    first, second = draw_latents(load(tmp_path, xs_es=states)).axes
+    assert any("tallest bar cut" in text.get_text() for text in first.texts)
+    assert any("lie beyond" in text.get_text() for text in second.texts)
+
+
+def test_the_joint_and_the_quantiles_are_in_units_of_the_closed_form(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    melt = load(tmp_path)
+    states = generator.normal(size=(SAVED, 4000, 2)) * np.sqrt(melt.latent_variance())
+    melt = load(tmp_path, xs_es=states, tilde_xs=None)
+    joint, quantiles = draw_joint(melt).axes
+    units = states[-1] / np.sqrt(melt.latent_variance())
+    drawn = joint.lines[0].get_xydata()
+    assert len(drawn) == 3000
+    assert np.isclose(drawn[:, None, 0], units[None, :5, 0]).any(axis=0)[0]
+    assert [circle.radius for circle in joint.patches] == [1, 2, 3]
+    inside = (np.linalg.norm(units, axis=1) < 1).mean()
+    assert joint.get_title(loc="left").startswith(f"1, 2, 3 σ hold {inside:.1%}")
+    (band,) = quantiles.collections
+    for line, color in zip(quantiles.lines[1:], (BLUE, ORANGE), strict=True):
+        assert to_rgb(line.get_color()) == to_rgb(color)
+        inside = [band.get_paths()[0].contains_point(point) for point in line.get_xydata()]
+        assert np.mean(inside) > 0.85  # the samples are normal
+        assert np.allclose(line.get_xdata(), -line.get_xdata()[::-1])
+    names = [text.get_text() for text in quantiles.get_legend().get_texts()]
+    assert names == ["kept", "compressed"]
+
+
+# Spectra.
+
+
+@pytest.mark.parametrize(("dim", "scale"), [(40, "linear"), (300, "log")])
+def test_spectra_show_all_variances_and_their_ratios(tmp_path: Path, dim: int, scale: str) -> None:
+    melt = load(tmp_path, dim=dim)
+    states = melt.states[:, :, :1].repeat(dim, axis=2) * np.geomspace(1, 5, dim)
+    states[-1, :, 3] = 0
+    melt = load(tmp_path, dim=dim, xs_es=states)
+    exact, measured = melt.latent_variance(), melt.last_variance
+    below_above = draw_spectrum(melt).axes
+    for axes, values in zip(below_above, (measured, measured / exact), strict=True):
+        low, high = axes.get_ylim()
+        drawn = np.full(dim, np.nan)
+        for line in axes.lines:
+            if line.get_marker() in ("o", "v", "^"):
+                drawn[np.asarray(line.get_xdata(), int) - 1] = line.get_ydata()
+        assert np.allclose(drawn, np.clip(values, low, high))
+        assert axes.get_xscale() == scale
+        assert 3 not in np.flatnonzero(drawn > low)
+    (band,) = below_above[1].patches
+    assert band.get_y() + band.get_height() == pytest.approx(1 + 2 * math.sqrt(2 / 30))
+
+
+def test_the_mean_ratio_has_the_error_of_gaussian_samples() -> None:
+    samples = np.random.default_rng(0).normal(size=(200, 50, 40))
+    means = np.square(samples).mean(axis=(1, 2))
+    error = float(mean_ratio(np.square(samples[0]).mean(axis=0), 50).split("± ")[1].split()[0])
+    assert error == pytest.approx(means.std(), rel=0.15)
+    told = mean_ratio(np.array([0.8, 0.9, 1.1]), 200)
+    assert told == "kept dimensions: mean ratio 0.933 ± 0.054 (standard error), 2 of 3 below 1"
+
+
+# Log densities.
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_log_densities_color_the_points(tmp_path: Path, dim: int) -> None:
+    values = np.linspace(-4, -1, 30)
+    figure = draw_densities(load(tmp_path, "gen", dim, log_prob=values))
+    histogram, points, bar = figure.axes
+    assert sum(patch.get_height() for patch in histogram.patches) == 29  # the lowest is told of
+    assert "mean −2.5 ± 0.1" in words(figure)
+    assert "1 lower than" in words(figure)
+    assert histogram.get_xlabel() == "log density in nats"
+    assert "generated circles" in words(figure)
+    assert points.collections[0].get_clim() == bar.get_ylim()
+    if dim == 2:
+        data = load(tmp_path, "gen").points()[-1]
+        assert np.allclose(points.collections[0].get_offsets(), data)
+
+
+def test_images_have_bits_per_dimension(tmp_path: Path) -> None:
+    densities = {"log_prob": np.zeros(10), "bits_per_dim": np.linspace(1, 2, 10)}
+    saved = SavedTrajectory.load(save_images(tmp_path, "melt", **densities))
+    (axes,) = draw_densities(saved).axes
+    assert axes.get_xlabel() == "bits per dimension"
+    assert axes.get_title(loc="left").startswith("mean 1.5 ±")
+    assert sum(patch.get_height() for patch in axes.patches) == 10
+
+
+# Animations.
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_frames_move_the_points_and_keep_the_colors(tmp_path: Path, dim: int) -> None:
+    saved = load(tmp_path, "gen", dim)
+    moving = animation.animate_cloud(saved, "title", "subtitle")
+    moving.figure.set_dpi(20)
+    limits = moving.axes.get_xlim()
+    frames = moving.frames()
+    assert len(frames) == SAVED
+    assert frames[0].dtype == np.uint8
+    assert not np.array_equal(frames[0], frames[1])
+    assert moving.axes.get_xlim() == limits
+    if dim == 2:
+        row = row_of(saved, np.arange(SAVED))
+        assert np.allclose(drawn_colors(moving.axes, row.points[-1]), row.colors)
+    assert moving.seconds() == [0.4, 0.25, 0.25, 0.25, 1.1]
+
+
+def test_few_frames_come_with_a_word_on_how_to_have_more(tmp_path: Path) -> None:
+    picture = animation.animation_of(load(tmp_path), tmp_path / "a", "gif", animation.animate_cloud)
+    assert picture.path == tmp_path / "a_animation.gif"
+    assert picture.note == "5 frames: more with --save_freq=1"
+    assert len(animation.frame_times(701)) == 90
+
+
+def test_gif_has_a_frame_a_time_in_steady_colors(tmp_path: Path) -> None:
+    frames = [np.full((40, 50, 3), 255, np.uint8) for _ in range(3)]
+    for number, frame in enumerate(frames):
+        frame[10:20, 10 * number : 10 * number + 10] = (200, 40, 90)
+    path = tmp_path / "a.gif"
+    animation.write_gif(path, frames, [0.4, 0.25, 1.1])
+    durations = []
+    with Image.open(path) as image:
+        assert image.info["loop"] == 0
+        for number, frame in enumerate(frames):
+            image.seek(number)
+            durations.append(image.info["duration"])
+            assert np.abs(np.asarray(image.convert("RGB")).astype(int) - frame).max() < 8
+    assert durations == [400, 250, 1100]
+
+
+def test_mp4_needs_ffmpeg_and_gives_it_even_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = [np.full((7, 9, 3), value, np.uint8) for value in (1, 2)]
+    path = tmp_path / "a.mp4"
+    monkeypatch.setattr(animation.shutil, "which", lambda name: None)
+    with pytest.raises(UsageError, match="ffmpeg"):
+        animation.write_mp4(path, frames, [0.1, 1.0])
+    program = tmp_path / "ffmpeg"
+    program.write_text('#!/bin/sh\nfor last; do :; done\necho "$*" >"$last.told"\ncat >"$last"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(animation.shutil, "which", lambda name: str(program))
+    animation.write_mp4(path, frames, [0.1, 1.0])
+    assert "-s 8x6 " in Path(f"{path}.told").read_text()
+    assert path.read_bytes() == bytes([1]) * (8 * 6 * 3 * 3) + bytes([2]) * (8 * 6 * 3 * 30)
+    program.write_text("#!/bin/sh\ncat >/dev/null\necho no such codec >&2\nexit 3\n")
+    with pytest.raises(DataError, match="no such codec"):
+        animation.write_mp4(path, frames, [0.1, 1.0])
