@@ -189,7 +189,6 @@ def test_the_attacks_of_these_tests_would_work_elsewhere(tmp_path: Path) -> None
 WATCH = """
 import sys
 from pathlib import Path
-from random import Random
 from dnnlib.errors import DataError
 from torch_utils.snapshots import read_network, read_state
 
