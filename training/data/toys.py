@@ -29,6 +29,8 @@ Skeleton = Callable[[Tensor], Tensor]
 """Maps parameters ``[n, p]`` in the unit cube to points ``[n, d]``."""
 
 EMBEDDING_SEED = 2407
+LARGEST_MISMATCH = 0.25
+"""Of a toy with data that are its own, in its variances: far more than any sample's."""
 
 
 class GaussianMixture(NamedTuple):
@@ -200,6 +202,22 @@ class Toy:
     def moments(self) -> tuple[Tensor, Tensor]:
         """Exact mean ``[D]`` and covariance ``[D, D]``."""
         return self.mixture.moments()
+
+    def mismatch(self, center: Tensor, second_moments: Tensor) -> float:
+        """How far second moments are from the toy's own, in its variances: 0 if they are equal.
+
+        Args:
+            center: The point that they are about, ``[D]``.
+            second_moments: ``[D, D]``, of the data of a network, say.
+        """
+        mean, covariance = self.moments()
+        axes = self.mixture.embedding
+        offset = mean - center
+        difference = second_moments - covariance - offset.outer(offset)
+        within = axes.T @ difference @ axes
+        std = (axes.T @ (covariance + offset.outer(offset)) @ axes).diagonal().sqrt()
+        elsewhere = (difference.trace() - within.trace()).abs() / std.square().sum()
+        return float(max((within / std.outer(std)).abs().max(), elsewhere))
 
     def _quadrature(self) -> tuple[Tensor, Tensor]:
         """Weights ``[K]`` and raw points ``[K, d]`` of the Gauss-Legendre rule on all pieces."""

@@ -88,6 +88,10 @@ class EigenBasis(nn.Module):
         ratio = self.participation_ratio
         return f"Variances {head}{more}; participation ratio {ratio:.4g} of {self.dim}"
 
+    def covariance(self) -> Tensor:
+        """``W diag(xi) W^T [D, D]``, about the mean."""
+        return (self.eigenvectors * self.eigenvalues) @ self.eigenvectors.T
+
     def floored_variance(self, fraction: float = 1e-6) -> Tensor:
         """``xi`` with its small values raised to a fraction of ``xi*`` (a constant pixel has 0)."""
         return self.eigenvalues.clamp(min=fraction * self.top_variance)

@@ -7,8 +7,10 @@ in where it was left out, so that the saved options are the ones that were used.
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from dnnlib.errors import DataError, UsageError, agree
-from training.data.toys import TOY_NAMES, Toy
+from training.data.toys import LARGEST_MISMATCH, TOY_NAMES, Toy
 from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import INFLATION_DEFAULTS, NoiseSchedule
 from training.model.model import Model
@@ -43,7 +45,17 @@ def network_toy(path: Path, model: Model, options: dict[str, Any]) -> Toy:
         raise DataError(
             f"{path} has {model.denoiser.basis.dim} dimensions, but {name} has {toy.dim}"
         )
+    basis = model.denoiser.basis
+    if toy.mismatch(basis.mean, basis.covariance()) > LARGEST_MISMATCH:
+        raise DataError(
+            f"{path} was trained on data with the variances {_told(basis.eigenvalues)}, but the "
+            f"toy {name} has {_told(EigenBasis.from_moments(*toy.moments()).eigenvalues)}"
+        )
     return toy
+
+
+def _told(variances: Tensor) -> str:
+    return ", ".join(f"{value:.3g}" for value in variances[:3].tolist())
 
 
 def trained_steps_and_end(

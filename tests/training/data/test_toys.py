@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dnnlib.errors import UsageError
 from training.data import toys
-from training.data.toys import TOY_NAMES, UNSCALED, Toy
+from training.data.toys import LARGEST_MISMATCH, TOY_NAMES, UNSCALED, Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import InflationSchedule
@@ -80,6 +80,21 @@ def test_an_unscaled_toy_is_the_toy_before_it_is_standardized(name: str) -> None
     torch.testing.assert_close(
         Toy(UNSCALED + name).sample(50, seeded(1)), mean + std * standardized
     )
+
+
+@pytest.mark.parametrize("augment_to", [0, 7])
+def test_moments_of_other_data_are_told_from_those_of_samples(augment_to: int) -> None:
+    for name in TOY_NAMES:
+        toy = Toy(name, augment_to)
+        points = toy.sample(1000, seeded(4))
+        own = points.mean(0), points.T.cov(correction=0)
+        assert toy.mismatch(*own) < 0.15 < LARGEST_MISMATCH
+        # Moments about another point.
+        center = own[0] + 1
+        assert toy.mismatch(center, own[1] + torch.ones_like(own[1])) < 0.15
+        for factor in (0.6, 1.4):
+            assert toy.mismatch(own[0], factor * own[1]) > LARGEST_MISMATCH
+        assert toy.mismatch(own[0] + 3 * points.std(), own[1]) > LARGEST_MISMATCH
 
 
 @every_toy

@@ -267,7 +267,7 @@ def test_a_toy_is_named_by_the_file(write: Any) -> None:
     assert (about["data_name"], about["augment_to"], about["tmax"]) == ("circles", 0, 7.01)
     assert import_original(path, data_name="circles").model.about == about
     with pytest.raises(UsageError, match=r"data_name is moons, but .* has circles"):
-        import_original(path, data_name="moons")
+        import_original(path, data_name="circles")
 
 
 def test_a_toy_without_a_name_or_time_asks_for_them(write: Any) -> None:
@@ -275,7 +275,7 @@ def test_a_toy_without_a_name_or_time_asks_for_them(write: Any) -> None:
     with pytest.raises(UsageError, match="give --data_name"):
         import_original(path, t_max=7.01)
     with pytest.raises(UsageError, match="give --tmax"):
-        import_original(path, data_name="moons")
+        import_original(path, data_name="circles")
     about = import_original(path, data_name="circles", t_max=6.0).model.about
     assert (about["data_name"], about["tmax"]) == ("circles", 6.0)
     with pytest.raises(DataError, match=r"2 dimensions, but the toy s_curve 3"):

@@ -57,8 +57,10 @@ def test_a_toy_that_was_not_scaled_is_not_taken_for_one_that_was(
     assert model.about["data_name"] == f"unscaled_{name}"
     assert f"is unscaled_{name} here" in caplog.text
     assert imported(toy_content(name)).model.about["data_name"] == name
-    content = toy_content(name, points=1.5 * toy_points(name))
-    with pytest.raises(DataError, match=r"variances 2\.\d+, 0\.5.* here these are 1, 0\.25, 1 of"):
+    content = toy_content(name, points=1.5 * toy_points(name))  # variances 2.25 times as large
+    with pytest.raises(
+        DataError, match=rf"are 2\.\d+, [12]\.\d+, 0\.5.* here .*, 0\.25 of {name} and"
+    ):
         imported(content)
 
 
