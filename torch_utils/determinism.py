@@ -1,18 +1,32 @@
 """The same bytes every time, where PyTorch has algorithms for it."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 
-def set_deterministic(asked: bool) -> None:
-    """Whether this process uses only algorithms that give the same bytes every time.
+@contextmanager
+def algorithms(deterministic: bool, benchmark: bool = False) -> Iterator[None]:
+    """Which algorithms of PyTorch this process uses in the block.
 
-    Call it before CUDA is used. An operation that has no such algorithm raises RuntimeError.
+    Enter it before CUDA is used. A deterministic block raises RuntimeError at an operation that has
+    no such algorithm.
+
+    Args:
+        deterministic: Use only algorithms that give the same bytes every time.
+        benchmark: Let cuDNN look for its fastest ones; not if they have to be deterministic.
     """
-    if asked:
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic, torch.are_deterministic_algorithms_enabled()
+    if deterministic:
         # cuBLAS reads it when it starts: with a workspace of fixed sizes it sums in a fixed order.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = asked
-    torch.use_deterministic_algorithms(asked)
+    try:
+        cudnn.benchmark, cudnn.deterministic = benchmark and not deterministic, deterministic
+        torch.use_deterministic_algorithms(deterministic)
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before[:2]
+        torch.use_deterministic_algorithms(before[2])

@@ -216,8 +216,12 @@ def load_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def provenance() -> dict[str, Any]:
-    """What a result was made with: versions of code and libraries, machine, time, command."""
+def provenance(moment: str = "finished") -> dict[str, Any]:
+    """What a result was made with: versions of code and libraries, machine, time, command.
+
+    Args:
+        moment: What happens now: the name of the time.
+    """
     return {
         "code_version": dnnlib.__version__,
         "code_revision": _git_revision(),
@@ -227,7 +231,7 @@ def provenance() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "tf32": TF32,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        moment: datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

@@ -67,7 +67,7 @@ def use_state(path: Path) -> None:
 
 def use_options(path: Path) -> None:
     # It asks git for the version of this code.
-    with mock.patch.object(toy_train, "provenance", dict):
+    with mock.patch.object(toy_train, "provenance", return_value={}):
         try:
             toy_train.main([f"--resume={path.parent}", "--dry-run"], standalone_mode=False)
         except RuntimeError as error:

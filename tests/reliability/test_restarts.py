@@ -13,7 +13,7 @@ from reliability.jobs import IMAGE_TRAINING, TOY_TRAINING, write_images
 from reliability.whole import differences
 from training.learning.restarting import LAUNCH_KEY, OPTIONS_NAME, launch_id
 from training.learning.resuming import place_to_resume
-from training.learning.run_folder import RunFolder
+from training.learning.run_folder import Place, RunFolder
 
 ROOT = Path(__file__).parents[2]
 NEVER = -1
@@ -82,7 +82,7 @@ def launch(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def make_run(outdir: Path, name: str, states: int = 0) -> Path:
-    folder = RunFolder.create(outdir, name, False, {"options": {}}).path
+    folder = RunFolder.create(Place(outdir, name), {"options": {}}).path
     for number in range(states):
         (folder / f"training-state-{number:06d}.pt").touch()
     return folder
@@ -116,7 +116,7 @@ def test_a_restarted_run_without_a_state_begins_anew_in_its_folder(
     (folder / "stats.jsonl").write_text('{"seen": 1000}\n')
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert place_to_resume(None, tmp_path, False) is None
-    assert RunFolder.create(tmp_path, "run", False, {}).path == folder
+    assert RunFolder.create(Place(tmp_path, "run"), {}).path == folder
     assert seen(folder) == []
 
 

@@ -1,5 +1,6 @@
 """From a user's choices to an untrained model and the loss to train it with."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -7,16 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dnnlib.errors import UsageError
 from training.flow.denoisers import noise_condition
 from training.flow.eigenbasis import EigenBasis
 from training.flow.output_gain import OutputGain
-from training.flow.schedules import INFLATION_DEFAULTS
+from training.flow.schedules import INFLATION_DEFAULTS, NoiseSchedule
 from training.learning.loss import DenoisingLoss
 from training.learning.trainer import TrainingConfig
 from training.model.model import Model
 from training.model.recipe import Recipe, make_schedule
 from training.networks import TOY_NETWORKS
 
+MOST_NOISE = 1e30
+"""Variance of the noise at the last time, at most: single precision ends at 3e38."""
 TOY_PRECONDITIONINGS = ("ifs", "edm", "edm_es")
 EDM_ES = {"schedule": "edm", "preconditioning": "ifs"}
 """``edm_es``: the schedule of ``edm``, with a preconditioning for each eigen-dimension."""
@@ -37,9 +41,10 @@ class Choices:
         noise_cond: How it is told the time.
         t_min: First time.
         t_max: Last time.
+        compressed_time: Factor on the schedule's own last time if dimensions are compressed.
         t_sampling: How times are drawn in training.
         output_gain: Whether a gain of the network's output is trained with it.
-        seed: Of the initial weights.
+        seed: Seed of the initial weights.
     """
 
     precond: str
@@ -50,6 +55,7 @@ class Choices:
     noise_cond: str
     t_min: float | None = None
     t_max: float | None = None
+    compressed_time: float = 1.0
     t_sampling: str | None = None
     output_gain: bool = False
     seed: int = 0
@@ -72,7 +78,11 @@ class Choices:
         kinds = EDM_ES if self.precond == "edm_es" else kinds
         schedule = make_schedule(kinds["schedule"], arguments, basis)
         t_min = schedule.t_min if self.t_min is None else self.t_min
-        t_max = schedule.default_t_max() if self.t_max is None else self.t_max
+        t_max = self.t_max
+        if t_max is None:
+            compresses = arguments.get("dims_to_keep", basis.dim) < basis.dim
+            t_max = schedule.default_t_max() * (self.compressed_time if compresses else 1)
+        _require_finite_noise(schedule, t_max)
         t_sampling = self.t_sampling or T_SAMPLING[kinds["schedule"]]
         loss = DenoisingLoss(schedule, t_min, t_max, t_sampling)
         network_arguments = dict(self.network_arguments)
@@ -98,6 +108,25 @@ class Choices:
         }
         denoiser = recipe.build(basis, data_variance, output_gain)
         return Model(denoiser, recipe, about), loss
+
+
+def _require_finite_noise(schedule: NoiseSchedule, t_max: float) -> None:
+    most = torch.tensor(math.log(MOST_NOISE), dtype=torch.float64)
+    latest = float(schedule.time_of_log_noise(most))
+    if t_max > latest:
+        raise UsageError(
+            f"tmax is {t_max:g}, but the variance of the noise passes {MOST_NOISE:g} at "
+            f"{latest:.4g}: give less"
+        )
+
+
+def resolved_options(model: Model, loss: DenoisingLoss) -> dict[str, Any]:
+    """What defaults of the flow have become, by the names of options."""
+    inflation = dict(model.recipe.schedule_arguments) if model.recipe.schedule == "ifs" else {}
+    if inflation.get("g_type") == "orig":
+        del inflation["inflation_gap"]  # it follows from the dimensions
+    about = {name: model.about[name] for name in ("data_dim", "tmin", "tmax")}
+    return {**inflation, **about}
 
 
 def describe_training(model: Model, loss: DenoisingLoss, config: TrainingConfig) -> str:

@@ -1,12 +1,11 @@
 """What a training on images needs of its data set before it starts, and when it ends."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from dnnlib.errors import DataError, UsageError
+from dnnlib.errors import DataError
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
@@ -24,40 +23,42 @@ CALIBRATION_POINTS = 1000
 
 def fit_basis(
     dataset: ImageDataset,
-    options: dict[str, Any],
+    limit: int,
     augmentation: GeometricAugmentation | None,
+    seed: int,
     device: torch.device,
 ) -> tuple[EigenBasis, Tensor | None]:
-    """The eigenbasis of the images (of a few, if the options are only looked at).
+    """The eigenbasis of the images.
+
+    Args:
+        dataset: The images.
+        limit: How many of them to take at most.
+        augmentation: The augmentation of the training, if there is one.
+        seed: Seed of the augmentation.
+        device: Where to compute.
 
     Returns:
         The basis, and along its axes the variance of augmented images, if any are.
     """
-    limit = options["batch_pca"] or len(dataset)
-    limit = min(limit, DRY_RUN_IMAGES if options["dry_run"] else len(dataset))
+    limit = min(limit, len(dataset))
     logger.info(f"Fitting the eigenbasis of {limit} images")
     basis = EigenBasis.fit(basis_batches(dataset, limit, device=device))
     if augmentation is None:
         return basis.cpu(), None
     total = min(limit, VARIANCE_IMAGES)
     images = basis_batches(dataset, total, device=device)
-    shape, seed = dataset.image_shape, options["seed"]
+    shape = dataset.image_shape
     variance = basis.second_moments(augmented_points(images, augmentation, shape, total, seed))
     return basis.cpu(), variance.cpu()
 
 
-def open_calibration_data(dataset: ImageDataset, options: dict[str, Any]) -> ImageDataset:
-    """What the calibration is fitted to: other images of the kind of the data set, or itself.
+def open_alike(path: Path, dataset: ImageDataset, use_labels: bool) -> ImageDataset:
+    """Other images of the kind of a data set.
 
     Raises:
-        UsageError: Images are given, but no calibration is to be made.
         DataError: They differ in shape or labels.
     """
-    if options["calibration_data"] is None:
-        return dataset
-    if not options["calibrate"]:
-        raise UsageError("--calibration_data is given, but there is no calibration: leave it out")
-    other = ImageDataset(Path(options["calibration_data"]), use_labels=options["cond"])
+    other = ImageDataset(path, use_labels=use_labels)
     for what in ("image_shape", "label_dim"):
         mine, theirs = getattr(dataset, what), getattr(other, what)
         if mine != theirs:

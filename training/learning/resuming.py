@@ -41,15 +41,19 @@ def place_to_resume(given: Path | None, outdir: Path | None, itself: bool) -> Pa
     return before if before and states_in(before) else None
 
 
-def read_options(location: Path) -> dict[str, Any]:
-    """The options of the run that a folder, or a state file in it, belongs to."""
+def read_record(location: Path) -> dict[str, Any]:
+    """What the run wrote about itself that a folder, or a state file in it, belongs to.
+
+    Raises:
+        DataError: There is no such run, or its record has no ``options``.
+    """
     folder = location if location.is_dir() else location.parent
     if not location.exists():
         raise DataError(f"{location} does not exist: give a run's folder or training-state-*.pt")
-    options = load_json(folder / OPTIONS_NAME).get("options")
-    if not isinstance(options, dict):
+    record = load_json(folder / OPTIONS_NAME)
+    if not isinstance(record.get("options"), dict):
         raise DataError(f"{folder / OPTIONS_NAME} has no options of a run")
-    return options
+    return record
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dnnlib.errors import UsageError
 from dnnlib.logs import logger
 from training.data.batches import BatchSource
 from training.learning.calibrating import CalibrationPlan, calibrate
 from training.learning.loop import train
 from training.learning.resuming import Resumed
-from training.learning.run_folder import RunFolder
+from training.learning.run_folder import Place, RunFolder
 from training.learning.trainer import Trainer
 
 
 def run_training(
     trainer: Trainer,
     source: BatchSource,
-    place: tuple[Path, str, bool],
+    place: Place,
     record: Mapping[str, Any],
     resumed: Resumed | None,
     calibration: CalibrationPlan | None = None,
@@ -27,18 +28,41 @@ def run_training(
     Args:
         trainer: At its start; takes up the state here.
         source: Where batches come from.
-        place: ``outdir``, the run's name, and whether outdir itself is to be the folder.
+        place: Where a new run is to be.
         record: What ``training_options.json`` is to say.
         resumed: The state to go on from, or None.
         calibration: How to calibrate the trained model; None for not at all.
     """
     if resumed:
         trainer.restore(resumed.state, str(resumed.path))
-        folder = RunFolder.reopen(resumed.path.parent, trainer.seen, trainer.config.keep_states)
-        logger.info(f"Going on from {resumed.path}")
+        folder = _go_on(trainer, resumed.path, record)
     else:
-        folder = RunFolder.create(*place, record)
+        folder = RunFolder.create(place, record)
         logger.info(f"Training in {folder.path}")
 
     finish = partial(calibrate, plan=calibration) if calibration else None
     train(trainer, source, folder, finish)
+
+
+def _go_on(trainer: Trainer, state: Path, record: Mapping[str, Any]) -> RunFolder:
+    """Opens the folder of a state that a trainer has taken up.
+
+    Raises:
+        UsageError: The training is to be shorter than it has been already.
+    """
+    config = trainer.config
+    if config.total_steps < trainer.step:
+        raise UsageError(
+            f"--duration is {config.total / 1e6:g} million samples, but {state} has seen "
+            f"{trainer.seen / 1e6:g}: give more"
+        )
+    folder = RunFolder.reopen(state.parent, trainer.seen, config.keep_states)
+    before = folder.change_duration(record.get("options", {}).get("duration"))
+    logger.info(f"Going on from {state}")
+    if before is not None:
+        stretched = ", and the learning rate from here on that of the new length"
+        logger.info(
+            f"The training of {before:g} million samples is now one of {config.total / 1e6:g}"
+            + stretched * config.lr_decay
+        )
+    return folder

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,21 @@ from training.learning.restarting import (
 from training.model.model import Model
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a new run is to be.
+
+    Attributes:
+        outdir: Folder of runs.
+        name: Name of the run's folder, but for its number.
+        itself: Whether ``outdir`` itself is to be the folder.
+    """
+
+    outdir: Path
+    name: str
+    itself: bool = False
+
+
 class RunFolder:
     """One run's folder. Only the main rank writes; all ranks may ask for names.
 
@@ -37,9 +53,7 @@ class RunFolder:
             copy_log_to(path / "log.txt")
 
     @classmethod
-    def create(
-        cls, outdir: Path, name: str, itself: bool, record: Mapping[str, Any]
-    ) -> "RunFolder":
+    def create(cls, place: Place, record: Mapping[str, Any]) -> "RunFolder":
         """Makes ``outdir/00000-name`` with the next free number, or takes ``outdir`` itself.
 
         A run that torchrun has restarted takes the folder that it made before.
@@ -47,20 +61,21 @@ class RunFolder:
         Raises:
             UsageError: ``outdir`` itself was asked for, and holds a run already.
         """
+        outdir, name = place.outdir, place.name
         if Path(name).name != name:
             raise UsageError(f"desc makes the folder's name '{name}': leave / out of it")
         chosen: list[Path | None] = [None]
         if distributed.is_main():
             require_folder(outdir)
-            path = folder_before_restart(outdir, itself)
+            path = folder_before_restart(outdir, place.itself)
             if path is not None:
                 keep_lines_until(path / "stats.jsonl", "seen", 0)
-            elif itself and (outdir / OPTIONS_NAME).exists():
+            elif place.itself and (outdir / OPTIONS_NAME).exists():
                 raise UsageError(
                     f"{outdir} holds a run already: --resume it, or give another --outdir"
                 )
             else:
-                path = outdir if itself else _claim(outdir, name)
+                path = outdir if place.itself else _claim(outdir, name)
             save_json(path / OPTIONS_NAME, {**record, LAUNCH_KEY: launch_id()})
             chosen = [path]
         if dist.is_initialized():
@@ -89,6 +104,26 @@ class RunFolder:
                 save_json(path / OPTIONS_NAME, {**record, LAUNCH_KEY: launch_id()})
         distributed.barrier()
         return folder
+
+    def change_duration(self, duration: float | None) -> float | None:
+        """Gives the run another length in its options, so that a later resume keeps to it.
+
+        Args:
+            duration: Million samples; None for no change.
+
+        Returns:
+            The length it had, or None if that is the same.
+        """
+        record = load_json(self.path / OPTIONS_NAME)
+        options = record.get("options", {})
+        before = options.get("duration")
+        if duration is None or before is None or duration == before:
+            return None
+        distributed.barrier()  # until all ranks have read
+        if distributed.is_main():
+            changed = {**record, "options": {**options, "duration": duration}}
+            save_json(self.path / OPTIONS_NAME, changed)
+        return float(before)
 
     def network_path(self, seen: int) -> Path:
         return self.path / f"network-snapshot-{seen // 1000:06d}.pkl"

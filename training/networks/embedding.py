@@ -68,7 +68,9 @@ class FourierFeatures(nn.Module):
 
 def _half(width: int) -> int:
     if width < 2 or width % 2:
-        raise UsageError(f"{width} noise features cannot be half sines, half cosines: take an even")
+        raise UsageError(
+            f"{width} noise features cannot be half sines, half cosines: give an even number"
+        )
     return width // 2
 
 

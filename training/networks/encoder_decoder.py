@@ -18,6 +18,7 @@ from training.networks.blocks import BlockStyle, FIRFilter, ResidualBlock
 ENCODER_TYPES = ("standard", "skip", "residual")
 DECODER_TYPES = ("standard", "skip")
 MIN_SIDE = 8
+MAX_WIDTH = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Layout:
             )
         if not self.widths or self.num_blocks < 1 or min(self.stem_width, *self.widths) < 1:
             raise UsageError("a U-Net needs at least one level, one block and one channel")
+        if max(self.stem_width, *self.widths) > MAX_WIDTH:
+            raise UsageError(f"a level of a U-Net has {MAX_WIDTH} channels at most")
         if self.resolution(self.depth - 1) < 1:
             raise UsageError(
                 f"{self.depth} levels halve images of {width} x {width} pixels too often: "

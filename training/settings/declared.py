@@ -16,7 +16,8 @@ the device) it hands to ``recorded``, which makes the parameters that are writte
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
-from functools import wraps
+from functools import partial, wraps
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import click
@@ -92,6 +93,7 @@ S = TypeVar("S", bound=Declared)
 class _Shared(NamedTuple):
     cls: type[Declared]
     unset: str
+    defaults: Mapping[str, Any]
 
 
 def option(*names: str, unset: str | None = None, **attributes: Any) -> Any:
@@ -119,15 +121,19 @@ def _declare(declaration: _Declaration) -> Any:
     return field(default=declaration.attributes.get("default"), metadata=metadata)
 
 
-def options_of(cls: type[S], unset: str = "{}") -> Any:
+def options_of(
+    cls: type[S], unset: str = "{}", defaults: Mapping[str, Any] = MappingProxyType({})
+) -> Any:
     """A field that holds options of a class that scripts share.
 
     Args:
         cls: The class.
         unset: What happens if one is left out that has no default, where that differs between
             scripts; ``{}`` stands for what the class says itself.
+        defaults: The script's own defaults, by the names of fields; other names are ignored.
     """
-    return field(default_factory=cls, metadata={_SHARED: _Shared(cls, unset)})
+    own = {item.name: defaults[item.name] for item in fields(cls) if item.name in defaults}
+    return field(default_factory=partial(cls, **own), metadata={_SHARED: _Shared(cls, unset, own)})
 
 
 def takes(cls: type[S]) -> Callable[[Callable[[S], None]], Callable[..., None]]:
@@ -146,21 +152,26 @@ def takes(cls: type[S]) -> Callable[[Callable[[S], None]], Callable[..., None]]:
     return decorate
 
 
-def parameters_of(cls: type[Declared], unset: str = "{}") -> Iterator[click.Parameter]:
+def parameters_of(
+    cls: type[Declared], unset: str = "{}", defaults: Mapping[str, Any] = MappingProxyType({})
+) -> Iterator[click.Parameter]:
     """The options and arguments of a settings class, in the order of its fields."""
     for item in fields(cls):
         if _SHARED in item.metadata:
             yield from parameters_of(*item.metadata[_SHARED])
         elif _DECLARED in item.metadata:
-            yield _parameter(item, cls.section, unset)
+            own = {"default": defaults[item.name]} if item.name in defaults else {}
+            yield _parameter(item, cls.section, unset, own)
 
 
-def _parameter(item: Field[Any], section: str, unset: str) -> click.Parameter:
+def _parameter(
+    item: Field[Any], section: str, unset: str, own: Mapping[str, Any]
+) -> click.Parameter:
     declaration: _Declaration = item.metadata[_DECLARED]
-    attributes = dict(declaration.attributes)
+    attributes = {**declaration.attributes, **own}
     if declaration.kind is click.Argument:
         return click.Argument([item.name], **attributes)
-    if declaration.unset is not None:
+    if declaration.unset is not None and "default" not in own:
         attributes["help"] += f"  [default: {unset.format(declaration.unset)}]"
     names = declaration.names or (f"--{item.name}",)
     return DeclaredOption([item.name, *names], section=section, show_default=True, **attributes)

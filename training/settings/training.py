@@ -1,103 +1,260 @@
-"""Options of the scripts that train, and how a resumed run merges them with its own."""
+"""Options of the scripts that train, and how a resumed run takes over its own."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import click
 
 from dnnlib.errors import DataError, UsageError, agree
 from training.data.batches import Batch
+from training.flow.calibration import METHODS
+from training.flow.schedules import G_TYPES
 from training.learning.calibrating import CalibrationPlan
+from training.learning.recipes import TrainingRecipe
+from training.learning.restarting import OPTIONS_NAME
+from training.learning.resuming import place_to_resume, read_record
+from training.learning.run_folder import Place
 from training.learning.trainer import TrainingConfig
-from training.settings.options import Decorator, device_option, option_group
+from training.settings.declared import Declared, option
 from training.settings.types import AMOUNT, COUNT, FILE, POSITIVE, SEED, FiniteFloat, choice
 
 
-def training_options(
-    fits: Iterable[str],
-    calibration_fit: str,
-    duration: float,
-    batch: int,
-    lr: float,
-    ema: float,
-    tick: int,
-    snap: int,
-    dump: int,
-) -> Decorator[Any]:
-    """What every training script asks, with that script's defaults, and the calibrations' names."""
-    return option_group(
-        click.option("--outdir", type=FILE, help="Where to make the run's folder."),
-        click.option(
-            "--duration",
-            type=AMOUNT,
-            default=duration,
-            help="Length of training, million samples.",
-        ),
-        click.option("--batch", type=COUNT, default=batch, help="Batch size over all ranks."),
-        click.option(
-            "--batch-gpu",
-            type=COUNT,
-            help="Largest batch of one rank at a time  [default: no limit]",
-        ),
-        click.option("--lr", type=POSITIVE, default=lr, help="Peak learning rate."),
-        click.option(
-            "--ema",
-            type=FiniteFloat(min=0, max=1e9),
-            default=ema,
-            help="Half-life of averaged weights, million samples.",
-        ),
-        click.option(
-            "--calibrate/--no-calibrate",
-            default=None,
-            help="Correct the trained network by its regression on the data  "
-            "[default: with precond=ifs]",
-        ),
-        click.option(
-            "--calibration_fit",
-            type=choice(fits),
-            help="What it corrects: the scale of the network's output (gain), for samples; or also "
-            "its slope in its input, fitted to noisy data (marginal) or along the flow (path), "
-            f"for latent variances  [default: {calibration_fit}]",
-        ),
-        click.option("--ls", type=POSITIVE, default=1.0, help="Loss scale in the backward pass."),
-        click.option("--seed", type=SEED, default=0, help="Seed of all random numbers."),
-        click.option(
-            "--resume",
-            type=FILE,
-            help="A run's folder or training-state-*.pt: go on in that folder, with its options.",
-        ),
-        click.option("--desc", help="Text to add to the name of the run's folder."),
-        click.option("--nosubdir", is_flag=True, help="Use --outdir itself as the run's folder."),
-        click.option("--tick", type=COUNT, default=tick, help="Thousand samples between reports."),
-        click.option(
-            "--snap",
-            type=COUNT,
-            default=snap,
-            help="Reports between network files; the last is always written.",
-        ),
-        click.option(
-            "--dump",
-            type=COUNT,
-            default=dump,
-            help="Reports between training states; the last is always written.",
-        ),
-        click.option("--keep", type=COUNT, default=2, help="Training states to keep, the newest."),
-        click.option(
-            "--deterministic",
-            is_flag=True,
-            help="Use only algorithms of PyTorch that give the same bytes every time.",
-        ),
-        device_option,
-        click.option("-n", "--dry-run", is_flag=True, help="Print the options and stop."),
+@dataclass(frozen=True, kw_only=True)
+class InflationOptions(Declared):
+    """The data's dimensions and the inflationary schedule."""
+
+    section = "Flow"
+    data_dim: int | None = option(
+        type=COUNT, unset="the data's", help="Dimensions of the data, as a check."
     )
+    dims_to_keep: int | None = option(
+        type=COUNT,
+        unset="all",
+        help="Dimensions that keep inflating: as many as the data has is PR-preserving, fewer is "
+        "PR-reducing.",
+    )
+    rho: float | None = option(type=POSITIVE, unset="1", help="Inflation rate, 1/time.")
+    gamma0: float | None = option(
+        type=POSITIVE, unset="5e-4", help="Noise variance at time 0, in squared data units."
+    )
+    g_type: str | None = option(
+        type=choice(G_TYPES),
+        unset="orig",
+        help="Exponents of the compressed dimensions: all exponents sum to zero (orig), or each is "
+        "less by --inflation_gap than those of the kept ones.",
+    )
+    inflation_gap: float | None = option(
+        type=POSITIVE, unset="1.02", help="Gap of constant_inflation_gap, in units of rho."
+    )
+    g_rescaling: float | None = option(
+        type=POSITIVE, unset="1", help="Factor on every exponent g: less than 1 compresses less."
+    )
+
+    def arguments(self, precond: str, data_dim: int) -> dict[str, Any]:
+        """The arguments of the inflationary schedule that were given.
+
+        Raises:
+            UsageError: One was given for an isotropic model, which has none, or a gap for the
+                ``orig`` type, whose gap follows from the dimensions.
+        """
+        names = ("dims_to_keep", "g_type", "inflation_gap", "g_rescaling", "rho", "gamma0")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if precond != "ifs":
+            for name, value in given.items():
+                known = data_dim if name == "dims_to_keep" else None
+                agree(name, value, known, f"precond={precond}")
+            return {}
+        if "inflation_gap" in given and given.get("g_type") != "constant_inflation_gap":
+            raise UsageError("--inflation_gap goes with --g_type=constant_inflation_gap only")
+        return given
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(Declared):
+    """How long and how to train; what is None is the recipe's."""
+
+    section = "Training"
+    duration: float | None = option(
+        type=AMOUNT,
+        unset="the preset's",
+        help="Length of the training, million samples. With --resume, a new length.",
+    )
+    batch: int | None = option(type=COUNT, unset="the preset's", help="Batch size over all ranks.")
+    batch_gpu: int | None = option(
+        "--batch-gpu", type=COUNT, unset="no limit", help="Largest batch of one rank at a time."
+    )
+    lr: float | None = option(type=POSITIVE, unset="the preset's", help="Peak learning rate.")
+    ema: float | None = option(
+        type=FiniteFloat(min=0, max=1e9),
+        unset="the preset's",
+        help="Half-life of averaged weights, million samples.",
+    )
+    ls: float = option(type=POSITIVE, default=1.0, help="Loss scale in the backward pass.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationOptions(Declared):
+    """Whether and how to correct the trained network by what it does on data."""
+
+    section = "Calibration"
+    calibrate: bool | None = option(
+        "--calibrate/--no-calibrate",
+        unset="with precond=ifs",
+        help="After training, correct the network by its regression on the data.",
+    )
+    calibration_fit: str = option(
+        type=choice(METHODS),
+        default=METHODS[0],
+        help="What is corrected: the scale of the network's output (gain), for samples; or also "
+        "its slope in its input, fitted to noisy data (marginal) or along the flow (path), for "
+        "latent variances.",
+    )
+
+    def wanted(self, precond: str) -> bool:
+        """Whether there is to be a calibration: by default where there can be one.
+
+        Raises:
+            UsageError: It was asked for, but is not defined for the isotropic models; or how to
+                fit was said, but there is no fit.
+        """
+        if self.calibrate and precond != "ifs":
+            raise UsageError(
+                f"--calibrate goes with --precond=ifs only, not {precond}: leave it out"
+            )
+        wanted = precond == "ifs" if self.calibrate is None else self.calibrate
+        if "calibration_fit" in self.given and not wanted:
+            raise UsageError(
+                "--calibration_fit is given, but there is no calibration: leave it out"
+            )
+        return wanted
+
+    def plan(self, precond: str, points: Callable[[], Batch], seed: int) -> CalibrationPlan | None:
+        """The calibration to make; None if there is none."""
+        if not self.wanted(precond):
+            return None
+        return CalibrationPlan(points, seed, self.calibration_fit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(Declared):
+    """Where a run is, what it writes and when, and what it goes on from."""
+
+    section = "Run"
+    outdir: Path | None = option(type=FILE, help="Where to make the run's folder.  [required]")
+    desc: str | None = option(help="Text to add to the name of the run's folder.")
+    nosubdir: bool = option(is_flag=True, help="Use --outdir itself as the run's folder.")
+    resume: Path | None = option(
+        type=FILE,
+        help="A run's folder or training-state-*.pt: go on in that folder, with its options.",
+    )
+    tick: int | None = option(
+        type=COUNT, unset="the preset's", help="Thousand samples between reports."
+    )
+    snap: int | None = option(
+        type=COUNT,
+        unset="the preset's",
+        help="Reports between network files; the last is always written.",
+    )
+    dump: int | None = option(
+        type=COUNT,
+        unset="the preset's",
+        help="Reports between training states; the last is always written.",
+    )
+    keep: int = option(type=COUNT, default=2, help="Training states to keep, the newest.")
+    seed: int = option(type=SEED, default=0, help="Seed of all random numbers.")
+    deterministic: bool = option(
+        is_flag=True, help="Use only algorithms of PyTorch that give the same bytes every time."
+    )
+    device_name: str | None = option(
+        unset="cuda where there is one", help="Device: cpu, cuda or cuda:N."
+    )
+    dry_run: bool = option(
+        "-n", "--dry-run", is_flag=True, help="Print what would be done, and stop."
+    )
+
+    def place(self, *parts: str | None) -> Place:
+        """The run's folder, named by those of the parts that are there."""
+        assert self.outdir is not None
+        name = "-".join(part for part in (*parts, self.desc) if part)
+        return Place(self.outdir, name, self.nosubdir)
+
+
+FREE_ON_RESUME = frozenset(
+    ("batch_gpu", "device_name", "dry_run", "dump", "duration", "keep", "resume", "snap", "tick")
+)
+"""Options that a resumed run may change and still be the same run, or a longer one."""
+
+
+def training_config(
+    recipe: TrainingRecipe, training: TrainingOptions, run: RunOptions
+) -> TrainingConfig:
+    """The recipe in samples, with what is no part of it."""
+    return TrainingConfig(
+        total=round(recipe.duration * 1e6),
+        batch=recipe.batch,
+        batch_gpu=training.batch_gpu,
+        lr=recipe.lr,
+        lr_ramp=round(recipe.lr_ramp * 1e6),
+        lr_decay=recipe.lr_decay,
+        ema_halflife=round(recipe.ema * 1e6),
+        loss_scale=training.ls,
+        tick=recipe.tick * 1000,
+        snapshot_ticks=recipe.snap,
+        state_ticks=recipe.dump,
+        keep_states=run.keep,
+        seed=run.seed,
+    )
+
+
+S = TypeVar("S", bound=Declared)
+
+
+def settled(
+    settings: S,
+    data: str,
+    free: Iterable[str] = (),
+    earlier: Mapping[str, Any] = MappingProxyType({}),
+) -> tuple[S, Path | None]:
+    """The settings of a new run, or of the one that is resumed.
+
+    Args:
+        settings: As typed.
+        data: Name of the option that says what to train on.
+        free: Further options that a resumed run may change.
+        earlier: What is meant by options that a run of an earlier version lacks, or left open.
+
+    Returns:
+        The settings, and the folder or state to go on from, if there is one.
+
+    Raises:
+        click.UsageError: What to train on is missing, or where to write.
+        UsageError: A typed option contradicts the run that is resumed.
+        DataError: That run is of another script, or its options cannot be read.
+    """
+    values = settings.recorded()
+    place = place_to_resume(values["resume"], values["outdir"], values["nosubdir"])
+    if place is not None:
+        saved = _saved_options(place, data)
+        saved |= {k: v for k, v in earlier.items() if saved.get(k) is None}
+        merged = resumed_options(
+            values, settings.given, saved, {*FREE_ON_RESUME, *free}, str(place)
+        )
+        settings = type(settings).of(_as_typed(merged, place), settings.given)
+        values = settings.recorded()
+    for name in ("outdir", data):
+        if values[name] is None:
+            raise click.UsageError(f"Missing option '--{name}'.")
+    return settings, place
 
 
 def resumed_options(
     options: Mapping[str, Any],
-    given: set[str],
+    given: Iterable[str],
     saved: Mapping[str, Any],
-    free: set[str],
+    free: Iterable[str],
     source: str,
 ) -> dict[str, Any]:
     """The options of a resumed run: the saved ones, but for those that are free to change.
@@ -115,75 +272,45 @@ def resumed_options(
     merged = {**options, **saved}
     for name in given:
         if name not in free:
-            # Paths are strings in a file.
-            value = str(options[name]) if isinstance(options[name], Path) else options[name]
-            agree(name, value, saved.get(name), source)
+            agree(name, _plain(options[name]), saved.get(name), source)
         merged[name] = options[name]
     return merged
 
 
-def checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _saved_options(place: Path, data: str) -> dict[str, Any]:
+    record = read_record(place)
+    if data not in record["options"]:
+        command = record.get("command")
+        script = command[0] if isinstance(command, list) and command else "another script"
+        raise DataError(f"{place} is a run of {script}, which has no --{data}: resume it with that")
+    return record["options"]
+
+
+def _as_typed(options: Mapping[str, Any], place: Path) -> dict[str, Any]:
     """Values from a file, as the current command would take them from the command line.
 
     Raises:
-        click.UsageError: A value that an option does not take.
-        DataError: A value that no command line could give, or none where there must be one.
+        DataError: An option does not take its value, or has none where there must be one.
     """
     ctx = click.get_current_context()
-    checked = {}
+    source = (place if place.is_dir() else place.parent) / OPTIONS_NAME
+    typed = {}
     for param in ctx.command.params:
-        name, value = param.name, options.get(param.name or "")
-        if not name:
-            continue
+        name = param.name or ""
+        value = options.get(name)
         if value is None and isinstance(param.get_default(ctx), int | float | str):
-            raise DataError(f"the saved options have no value of --{name}")
+            raise DataError(f"{source} has no value of --{name}")
+        if isinstance(value, list | tuple):
+            value = ",".join(map(str, value))
         try:
-            checked[name] = param.type_cast_value(ctx, value)
-        except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
-            raise DataError(f"the saved options have no usable value of --{name}") from error
-    return checked
-
-
-def calibrates(options: Mapping[str, Any]) -> bool:
-    """Whether options ask for a calibration after training: by default where there can be one.
-
-    Raises:
-        UsageError: It was asked for, but is not defined for the isotropic models; or what to fit
-            was said, but there is no fit.
-    """
-    asked, precond = options["calibrate"], options["precond"]
-    if asked and precond != "ifs":
-        raise UsageError(f"--calibrate goes with --precond=ifs only, not {precond}: leave it out")
-    asked = precond == "ifs" if asked is None else asked
-    if options["calibration_fit"] and not asked:
-        raise UsageError("--calibration_fit is given, but there is no calibration: leave it out")
-    return bool(asked)
-
-
-def calibration_plan(
-    options: Mapping[str, Any],
-    default_method: str,
-    points: Callable[[], Batch],
-    seed: int,
-) -> CalibrationPlan | None:
-    """The plan of a training script's options, or None if they ask for no calibration."""
-    method = options["calibration_fit"] or default_method
-    return CalibrationPlan(points, seed, method) if options["calibrate"] else None
-
-
-def training_config(options: Mapping[str, Any], **recipe: Any) -> TrainingConfig:
-    """From the amounts of the command line: millions, and thousands for the tick."""
-    return TrainingConfig(
-        total=round(options["duration"] * 1e6),
-        batch=options["batch"],
-        batch_gpu=options["batch_gpu"],
-        lr=options["lr"],
-        ema_halflife=round(options["ema"] * 1e6),
-        loss_scale=options["ls"],
-        tick=options["tick"] * 1000,
-        snapshot_ticks=options["snap"],
-        state_ticks=options["dump"],
-        keep_states=options["keep"],
-        seed=options["seed"],
-        **recipe,
-    )
+            typed[name] = param.type_cast_value(ctx, None if value is None else str(value))
+        except click.UsageError as error:
+            raise DataError(f"{source}: {error.format_message()}") from error
+    return typed

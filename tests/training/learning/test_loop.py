@@ -23,7 +23,7 @@ from training.flow.pfode import ProbabilityFlow
 from training.learning.loop import train
 from training.learning.resuming import Resumed
 from training.learning.run import run_training
-from training.learning.run_folder import RunFolder
+from training.learning.run_folder import Place, RunFolder
 from training.learning.stopping import StoppedBySignal
 from training.learning.trainer import MAX_SKIPPED_IN_A_ROW, Trainer, TrainingConfig
 from training.model.model import Model
@@ -83,7 +83,7 @@ def assert_same_state(one: Any, other: Any) -> None:
 
 def go_on(trainer: Trainer, source: BatchSource, location: Path) -> None:
     """Resumes a run from a state file, or from a folder's latest state."""
-    run_training(trainer, source, (location, "", False), {}, Resumed.find(location))
+    run_training(trainer, source, Place(location, ""), {}, Resumed.find(location))
 
 
 def run_steps(trainer: Trainer, source: BatchSource, steps: int) -> None:

@@ -67,7 +67,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
             labels = None if labels is None else labels[chosen]
         self._names, self._labels = names, labels
         if cache:
-            self._cache = self._read_all()
+            self.keep_in_memory()
 
     @property
     def name(self) -> str:
@@ -114,6 +114,11 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         if mirrored.any():
             pixels = torch.where(mirrored, pixels.flip(-1), pixels)
         return pixels, self._label_vectors(files)
+
+    def keep_in_memory(self) -> None:
+        """Reads, and checks, all images; from then on, none is read again."""
+        if self._cache is None:
+            self._cache = self._read_all()
 
     def close(self) -> None:
         """Closes the zip; it is opened again when it is needed."""

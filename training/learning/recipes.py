@@ -1,0 +1,200 @@
+"""How large a network and how long a training: as published, or fitted to the data and the device.
+
+What ``fitted`` chooses is what worked where it was measured, 8 x 8 digits on two cores of a CPU
+(docs/images.md), carried on to other sizes by a few rules:
+
+==============  ==================================================================================
+size            32 channels times (1, 2) at 8 pixels, (1, 2, 2) above; on CUDA, from 32 pixels on,
+                the published 128 channels
+duration        64 passes over the images on a CPU, 400 on CUDA, between 0.1 and 1 million samples
+                on a CPU, 0.5 and 200 on CUDA
+batch           64 up to 1 million samples, 256 up to 10, then 512
+learning rate   2e-3 for networks of up to 32 channels, else 1e-3; it rises over 5 % of the
+                duration and falls along a cosine
+average         half-life of a tenth of the duration, at most half a million samples
+augmentation    of color images only, and only in 100 passes or more: a mirrored digit is no digit
+last time       as for toys, half as long again if dimensions are compressed
+==============  ==================================================================================
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from math import prod
+from typing import Any, TypeVar
+
+import torch
+
+R = TypeVar("R", bound="TrainingRecipe")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecipe:
+    """The amounts of a training, as options have them.
+
+    Attributes:
+        duration: Length of the training, million samples.
+        batch: Batch size over all ranks.
+        lr: Peak learning rate.
+        lr_ramp: Million samples in which it rises.
+        lr_decay: Whether it then falls to zero along a cosine.
+        ema: Half-life of the averaged weights, million samples.
+        tick: Thousand samples between reports.
+        snap: Reports between network files.
+        dump: Reports between training states.
+    """
+
+    duration: float
+    batch: int
+    lr: float
+    lr_ramp: float
+    lr_decay: bool
+    ema: float
+    tick: int
+    snap: int
+    dump: int
+
+    def but(self: R, values: dict[str, Any]) -> R:
+        """This recipe with those of the values by name that are its own and are not None."""
+        names = {field.name for field in fields(self)}
+        return replace(self, **{k: v for k, v in values.items() if k in names and v is not None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRecipe(TrainingRecipe):
+    """A training on images.
+
+    Attributes:
+        cbase: Channels of the network's finest level, but for its factor.
+        cres: Factor of each level's channels.
+        dropout: Fraction of activations dropped.
+        augment: Probability of each augmentation.
+        precision: What the network computes in.
+        cache: Whether to keep the data set in memory.
+        workers: Processes that read data.
+    """
+
+    cbase: int
+    cres: tuple[int, ...]
+    dropout: float
+    augment: float
+    precision: str
+    cache: bool
+    workers: int
+
+
+TOY = TrainingRecipe(
+    duration=6.0,
+    batch=2048,
+    lr=4e-3,
+    lr_ramp=0.2,
+    lr_decay=True,
+    ema=0.5,
+    tick=500,
+    snap=10,
+    dump=10,
+)
+
+PUBLISHED = ImageRecipe(
+    duration=200.0,
+    batch=512,
+    lr=1e-3,
+    lr_ramp=10.0,
+    lr_decay=False,
+    ema=0.5,
+    tick=50,
+    snap=50,
+    dump=500,
+    cbase=128,
+    cres=(2, 2, 2),
+    dropout=0.13,
+    augment=0.12,
+    precision="fp32",
+    cache=False,
+    workers=1,
+)
+"""Of CIFAR-10 (Karras et al. 2022, table 7)."""
+PUBLISHED_T_MAX = 15.01
+PUBLISHED_ADM: dict[str, Any] = {"cbase": 192, "cres": (1, 2, 3, 4), "dropout": 0.1}
+
+SMALL, LARGE = 32, 128
+"""Channels of a small network and of the published one."""
+CACHED_BYTES = 256 << 20
+"""Pixels of a data set that is kept in memory."""
+COMPRESSED_TIME = 1.5
+"""Factor on the last time if dimensions are compressed: kept ones inflate at twice the rate, but
+digits in 10 dimensions needed more than half of the time to become Gaussian."""
+
+
+def published(arch: str, values: dict[str, Any]) -> ImageRecipe:
+    """The published recipe for a network, with the values that a user gave by name."""
+    recipe = PUBLISHED.but(PUBLISHED_ADM if arch == "adm" else {}).but(values)
+    # It was published for 200 million samples: a short training rises in a part of its own.
+    return replace(recipe, lr_ramp=min(10.0, 0.05 * recipe.duration)).but(values)
+
+
+def fitted(
+    arch: str,
+    images: int,
+    image_shape: Sequence[int],
+    device: torch.device,
+    values: dict[str, Any],
+) -> ImageRecipe:
+    """A recipe for so many images on a device; what a user gave decides what follows from it.
+
+    Args:
+        arch: Name of the network.
+        images: Number of images.
+        image_shape: Channels, height and width.
+        device: Device of the training.
+        values: What a user gave, by name; None stands for what was left out.
+    """
+    cuda = device.type == "cuda"
+    channels, side = image_shape[0], image_shape[1]
+    duration = values.get("duration")
+    if duration is None:
+        passes, least, most = (400, 0.5, 200.0) if cuda else (64, 0.1, 1.0)
+        duration = round(min(max(passes * images / 1e6, least), most), 2)
+    large = cuda and side >= 32
+    cbase = values.get("cbase") or (LARGE if large else max(SMALL, 64 if arch == "adm" else 0))
+    cres: tuple[int, ...] = (1, 2) if side <= 8 else (1, 2, 2)
+    if large:
+        cres = (2, 2, 2)
+    if side >= 64:
+        cres = (1, 2, 2, 2)
+    tick = min(50, max(1, round(100 * duration)))
+    cache = values.get("cache")
+    if cache is None:
+        cache = images * prod(image_shape) <= CACHED_BYTES
+    recipe = ImageRecipe(
+        duration=duration,
+        batch=64 if duration <= 1 else 256 if duration <= 10 else 512,
+        lr=2e-3 if cbase <= SMALL else 1e-3,
+        lr_ramp=min(10.0, 0.05 * duration),
+        lr_decay=True,
+        ema=min(0.5, duration / 10),
+        tick=tick,
+        snap=50,
+        dump=max(1, round(1000 * duration / tick / 10)),
+        cbase=cbase,
+        cres=cres,
+        dropout=0.1 if arch == "adm" else PUBLISHED.dropout,
+        augment=PUBLISHED.augment if channels > 1 and duration * 1e6 / images >= 100 else 0.0,
+        precision="bf16" if cuda and torch.cuda.is_bf16_supported() else "fp32",
+        cache=cache,
+        workers=0 if cache else 1,
+    )
+    return recipe.but(values)
+
+
+def describe_recipe(
+    recipe: ImageRecipe, images: int, image_shape: Sequence[int], device: torch.device
+) -> str:
+    """What ``fitted`` chose, and by what, in one line."""
+    shape = " x ".join(map(str, image_shape))
+    augmentation = f"augmentation {recipe.augment:g}" if recipe.augment else "no augmentation"
+    return (
+        f"Fitted to {images} images of {shape} on {device.type}: {recipe.cbase} channels times "
+        f"{','.join(map(str, recipe.cres))}, {recipe.duration:g} M samples "
+        f"({recipe.duration * 1e6 / images:.3g} passes) in batches of {recipe.batch}, "
+        f"{augmentation}; options override it, and --preset=published is the recipe of the paper"
+    )

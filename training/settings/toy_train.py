@@ -1,0 +1,113 @@
+"""Settings of ``toy_train.py``."""
+
+from dataclasses import asdict, dataclass
+
+import click
+
+from dnnlib.errors import agree
+from training.data.toys import TOY_NAMES
+from training.flow.denoisers import NOISE_CONDITIONINGS, SPACES
+from training.learning.building import TOY_PRECONDITIONINGS, Choices
+from training.learning.recipes import TOY
+from training.networks import TOY_NETWORKS
+from training.settings.declared import Declared, option, options_of
+from training.settings.training import (
+    CalibrationOptions,
+    InflationOptions,
+    RunOptions,
+    TrainingOptions,
+)
+from training.settings.types import NOT_NEGATIVE, POSITIVE, choice
+
+DEFAULTS = asdict(TOY)
+CALIBRATION_FIT = "path"
+"""Networks of toys are good, so that slopes cost their samples nothing."""
+EARLIER = {"calibration_fit": CALIBRATION_FIT}
+"""What a run of an earlier version meant by options that it left open."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyOptions(Declared):
+    """What to train on."""
+
+    section = "Data"
+    data_name: str | None = option(type=choice(TOY_NAMES), help="The toy.  [required]")
+    augment_to: int = option(
+        type=click.IntRange(min=0, max=2**31 - 1),
+        default=0,
+        help="Dimensions to embed the toy in; 0 is off.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyFlowOptions(InflationOptions):
+    """The flow's schedule and times."""
+
+    precond: str = option(
+        type=choice(TOY_PRECONDITIONINGS),
+        default="ifs",
+        help="Inflationary flow; or the isotropic model of Karras et al. 2022, which takes all "
+        "dimensions of the data to vary alike (edm), or each as it does (edm_es).",
+    )
+    tmin: float | None = option(type=NOT_NEGATIVE, unset="0; edm: 0.002", help="First time.")
+    tmax: float | None = option(
+        type=POSITIVE,
+        unset="when a tenth of the top dimension's variance is data; edm: 80",
+        help="Last time.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyNetworkOptions(Declared):
+    """The network."""
+
+    section = "Network"
+    arch: str = option(type=choice(TOY_NETWORKS), default="mlp", help="Kind of network.")
+    space: str = option(
+        type=choice(SPACES),
+        default="ES",
+        help="Coordinates of the network: the data's axes (IS) or their principal axes (ES).",
+    )
+    noise_cond: str = option(
+        type=choice(NOISE_CONDITIONINGS),
+        default="log",
+        help="How the network sees the time: as the log of the noise, or as 999 t (ddpm).",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyTrainSettings(Declared):
+    """All settings of the script."""
+
+    toy: ToyOptions = options_of(ToyOptions)
+    flow: ToyFlowOptions = options_of(ToyFlowOptions)
+    network: ToyNetworkOptions = options_of(ToyNetworkOptions)
+    training: TrainingOptions = options_of(TrainingOptions, defaults=DEFAULTS)
+    calibration: CalibrationOptions = options_of(
+        CalibrationOptions, defaults={"calibration_fit": CALIBRATION_FIT}
+    )
+    run: RunOptions = options_of(RunOptions, defaults=DEFAULTS)
+
+    def choices(self, dim: int) -> Choices:
+        """The model to build for a toy of so many dimensions.
+
+        Raises:
+            UsageError: Options contradict the toy or each other.
+        """
+        agree("data_dim", self.flow.data_dim, dim, f"the toy '{self.toy.data_name}'")
+        return Choices(
+            precond=self.flow.precond,
+            inflation=self.flow.arguments(self.flow.precond, dim),
+            network=self.network.arch,
+            network_arguments={},
+            space=self.network.space,
+            noise_cond=self.network.noise_cond,
+            t_min=self.flow.tmin,
+            t_max=self.flow.tmax,
+            seed=self.run.seed,
+        )
+
+    def name_parts(self, schedule: str) -> tuple[str | None, ...]:
+        """What the run's folder is named by."""
+        embedded = f"in{self.toy.augment_to}D" if self.toy.augment_to else None
+        return (self.toy.data_name, schedule, self.network.arch, embedded)

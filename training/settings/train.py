@@ -1,0 +1,271 @@
+"""Settings of ``train.py``."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from dnnlib.errors import UsageError, agree
+from training.data.augment import LABEL_DIM
+from training.data.images.dataset import ImageDataset
+from training.flow.denoisers import NOISE_CONDITIONINGS, PRECISIONS, SPACES
+from training.learning.building import Choices
+from training.learning.loss import T_SAMPLINGS
+from training.learning.recipes import (
+    COMPRESSED_TIME,
+    PUBLISHED_T_MAX,
+    ImageRecipe,
+    fitted,
+    published,
+)
+from training.networks import IMAGE_NETWORKS
+from training.settings.declared import Declared, option, options_of
+from training.settings.training import (
+    CalibrationOptions,
+    InflationOptions,
+    RunOptions,
+    TrainingOptions,
+)
+from training.settings.types import COUNT, FILE, NOT_NEGATIVE, POSITIVE, choice
+
+PRESETS = ("auto", "published")
+FREE_ON_RESUME = ("bench", "cache", "compile", "workers")
+"""Further options that a resumed run may change."""
+EARLIER = {"preset": "published", "output_gain": False, "calibration_fit": "gain"}
+"""What a run of an earlier version meant by options that it left open, or had not yet."""
+
+
+class Multipliers(click.ParamType[tuple[int, ...]]):
+    """Comma-separated positive integers, such as 2,2,2."""
+
+    name = "2,2,2"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            numbers = ()
+        if not numbers or min(numbers) < 1:
+            self.fail(f"'{value}' is not a list of positive integers such as 2,2,2", param, ctx)
+        return numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(Declared):
+    """What to train on."""
+
+    section = "Data"
+    data: Path | None = option(type=FILE, help="Zip or folder made by dataset_tool.py.  [required]")
+    cond: bool = option(is_flag=True, help="Condition on the labels of the data set.")
+    xflip: bool = option(is_flag=True, help="Add the mirror image of each image to the data.")
+    augment: float | None = option(
+        type=click.FloatRange(0, 1),
+        unset="the preset's",
+        help="Probability of each augmentation; 0 is off.",
+    )
+    batch_pca: int | None = option(
+        type=COUNT, unset="all", help="Number of images that the basis is fitted to."
+    )
+    cache: bool | None = option(
+        "--cache/--no-cache", unset="the preset's", help="Keep the data set in memory."
+    )
+    workers: int | None = option(
+        type=click.IntRange(min=0), unset="the preset's", help="Processes that read data."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFlowOptions(InflationOptions):
+    """The flow's schedule and times."""
+
+    precond: str = option(
+        type=choice(("ifs", "edm", "vp", "ve")),
+        default="ifs",
+        help="Inflationary flow, or an isotropic model of Karras et al. 2022, table 1.",
+    )
+    tmin: float | None = option(type=NOT_NEGATIVE, unset="the schedule's", help="First time.")
+    tmax: float | None = option(
+        type=POSITIVE,
+        unset="when a tenth of the top dimension's variance is data, half as long again if "
+        f"dimensions are compressed; preset published: {PUBLISHED_T_MAX}",
+        help="Last time.",
+    )
+    t_sampling: str | None = option(
+        type=choice(T_SAMPLINGS),
+        unset="uniform; edm: normal; ve: log_uniform",
+        help="Law of the times in training.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions(Declared):
+    """The network."""
+
+    section = "Network"
+    arch: str = option(type=choice(IMAGE_NETWORKS), default="ddpmpp", help="Kind of network.")
+    cbase: int | None = option(
+        type=COUNT, unset="the preset's", help="Channels of the finest level, but for its factor."
+    )
+    cres: tuple[int, ...] | None = option(
+        type=Multipliers(), unset="the preset's", help="Factor of each level's channels."
+    )
+    dropout: float | None = option(
+        type=click.FloatRange(0, 1, max_open=True),
+        unset="0.13; adm: 0.1",
+        help="Fraction of activations dropped.",
+    )
+    space: str = option(
+        type=choice(SPACES),
+        default="IS",
+        help="Coordinates of the network: pixels (IS) or principal axes (ES).",
+    )
+    noise_cond: str | None = option(
+        type=choice(NOISE_CONDITIONINGS),
+        unset="log; vp: ddpm",
+        help="How the network sees the time: as the log of the noise, or as 999 t (ddpm).",
+    )
+    output_gain: bool | None = option(
+        "--output_gain/--no-output_gain",
+        unset="with precond=ifs",
+        help="Multiply the network's output by a factor of each dimension and time, which is "
+        "trained with it.",
+    )
+    precision: str | None = option(
+        type=choice(PRECISIONS), unset="the preset's", help="What the network computes in."
+    )
+    compile: bool = option(is_flag=True, help="Compile the network with torch.compile.")
+    bench: bool = option(
+        "--bench/--no-bench", default=True, help="Let cuDNN look for its fastest kernels."
+    )
+    transfer: str | None = option(
+        help="Network file, path or https URL, whose weights to start from."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTrainingOptions(TrainingOptions):
+    """How long and how to train."""
+
+    preset: str = option(
+        type=choice(PRESETS),
+        default="auto",
+        help="What decides the options that are left out: a recipe that fits the images and the "
+        "device (auto), or the one of the paper (published): 55 million parameters, 200 million "
+        "samples.",
+    )
+    lr_ramp: float | None = option(
+        type=NOT_NEGATIVE,
+        unset="5% of the duration, at most 10",
+        help="Million samples in which the learning rate rises.",
+    )
+    lr_decay: bool | None = option(
+        "--lr_decay/--no-lr_decay",
+        unset="the preset's",
+        help="Let the rate fall to 0 along a cosine.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageCalibrationOptions(CalibrationOptions):
+    """Whether, how and on what to calibrate."""
+
+    calibration_data: Path | None = option(
+        type=FILE,
+        unset="--data",
+        help="Images to calibrate on, best such that were held out of training.",
+    )
+
+    def wanted(self, precond: str) -> bool:
+        wanted = super().wanted(precond)
+        if self.calibration_data and not wanted:
+            raise UsageError(
+                "--calibration_data is given, but there is no calibration: leave it out"
+            )
+        return wanted
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(Declared):
+    """All settings of the script."""
+
+    data: DataOptions = options_of(DataOptions)
+    flow: ImageFlowOptions = options_of(ImageFlowOptions)
+    network: NetworkOptions = options_of(NetworkOptions)
+    training: ImageTrainingOptions = options_of(ImageTrainingOptions)
+    calibration: ImageCalibrationOptions = options_of(ImageCalibrationOptions)
+    run: RunOptions = options_of(RunOptions)
+
+    @property
+    def output_gain(self) -> bool:
+        """Whether a gain of the network's output is trained with it."""
+        given = self.network.output_gain
+        return self.flow.precond == "ifs" if given is None else given
+
+    def recipe(self, images: int, image_shape: Sequence[int], device: torch.device) -> ImageRecipe:
+        """The amounts that were given, and the preset's where they were left out."""
+        values = self.recorded()
+        if self.training.preset == "published":
+            return published(self.network.arch, values)
+        return fitted(self.network.arch, images, image_shape, device, values)
+
+    def choices(self, recipe: ImageRecipe, dataset: ImageDataset) -> Choices:
+        """The model to build for a data set.
+
+        Raises:
+            UsageError: Options contradict the data set or each other.
+        """
+        flow, network = self.flow, self.network
+        agree("data_dim", flow.data_dim, dataset.dim, f"the data set {dataset.name}")
+        is_published, inflating = self.training.preset == "published", flow.precond == "ifs"
+        return Choices(
+            precond=flow.precond,
+            inflation=flow.arguments(flow.precond, dataset.dim),
+            network=network.arch,
+            network_arguments={
+                "image_shape": list(dataset.image_shape),
+                "label_dim": dataset.label_dim,
+                "augment_dim": LABEL_DIM if recipe.augment else 0,
+                "model_channels": recipe.cbase,
+                "channel_mult": list(recipe.cres),
+                "dropout": recipe.dropout,
+            },
+            space=network.space,
+            noise_cond=network.noise_cond or ("ddpm" if flow.precond == "vp" else "log"),
+            t_min=flow.tmin,
+            t_max=flow.tmax or (PUBLISHED_T_MAX if is_published and inflating else None),
+            compressed_time=COMPRESSED_TIME,
+            t_sampling=flow.t_sampling,
+            output_gain=self.output_gain,
+            seed=self.run.seed,
+        )
+
+    def resolved(self, recipe: ImageRecipe, **found: Any) -> dict[str, Any]:
+        """Every option with the value that it has come to."""
+        return self.recorded(**asdict(recipe), output_gain=self.output_gain, **found)
+
+    def name_parts(self, data: str, schedule: str, recipe: ImageRecipe) -> tuple[str, ...]:
+        """What the run's folder is named by."""
+        cond = "cond" if self.data.cond else "uncond"
+        return (data, schedule, self.network.arch, cond, f"batch{recipe.batch}", recipe.precision)
+
+    @contextmanager
+    def sizes_named(self) -> Iterator[None]:
+        """Names the options, not the network's arguments, in errors about its sizes."""
+        try:
+            yield
+        except UsageError as error:
+            sizes = {
+                "cbase": self.network.cbase,
+                "cres": ",".join(map(str, self.network.cres or ())),
+            }
+            typed = [f"--{name}={size}" for name, size in sizes.items() if name in self.given]
+            text = str(error).replace("channel_mult", "--cres")
+            raise UsageError(": ".join([*filter(None, [" ".join(typed)]), text])) from error
