@@ -115,7 +115,7 @@ class RankPool:
             for rank in ready:
                 number = self._ranks.index(cast(Connection, rank))
                 try:
-                    raised, answer = self._ranks[number].recv()
+                    raised, answer = pickle.loads(self._ranks[number].recv_bytes())
                 except EOFError:
                     raised, answer = True, "it ended"
                 if raised:
@@ -159,7 +159,8 @@ def _serve(port: int) -> None:
             answer = False, function(*arguments)
         except BaseException:
             answer = True, traceback.format_exc()
-        pool.send(answer)
+        # The connection's own pickles would have tensors in memory that processes share.
+        pool.send_bytes(pickle.dumps(answer))
 
 
 if __name__ == "__main__":

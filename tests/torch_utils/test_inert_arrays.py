@@ -1,7 +1,9 @@
 """Arrays and tensors of pickles: the values that NumPy and torch would give, and no others."""
 
 import pickle
+import re
 from collections import OrderedDict
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -22,23 +24,17 @@ def read(value: Any, protocol: int = 4) -> Any:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(), (0,), (5,), (2, 3, 4)])
-def test_arrays_are_read_as_they_were(shape: tuple[int, ...], dtype: str, protocol: int) -> None:
-    array = np.asarray(7 * np.random.default_rng(0).standard_normal(shape)).astype(dtype)
-    for given in (array, np.asfortranarray(array)):
-        found = read({"x": given, "y": given}, protocol)
-        np.testing.assert_array_equal(found["x"], given, strict=True)
-        assert found["y"] is found["x"]
-
-
-@pytest.mark.parametrize("protocol", [2, 4])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_numbers_of_numpy_are_read_as_they_were(dtype: str, protocol: int) -> None:
-    number = np.asarray([1.5]).astype(dtype)[0]
-    found = read(number, protocol)
-    assert found == number
-    assert type(found) in (bool, int, float)
+def test_arrays_and_numbers_of_numpy_are_read_as_they_were(protocol: int) -> None:
+    for dtype, shape in product(DTYPES, [(), (0,), (5,), (2, 3, 4)]):
+        array = np.asarray(7 * np.random.default_rng(0).standard_normal(shape)).astype(dtype)
+        for given in (array, np.asfortranarray(array)):
+            found = read({"x": given, "y": given}, protocol)
+            np.testing.assert_array_equal(found["x"], given, strict=True)
+            assert found["y"] is found["x"]
+        number = np.asarray([1.5]).astype(dtype)[0]
+        found = read(number, protocol)
+        assert found == number
+        assert type(found) in (bool, int, float)
 
 
 TENSORS = {
@@ -53,24 +49,14 @@ TENSORS = {
 }
 
 
-@pytest.mark.parametrize("name", TENSORS)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_tensors_are_read_as_they_were(name: str, protocol: int) -> None:
-    found = read([TENSORS[name], nn.Parameter(TENSORS[name])], protocol)
-    for array in found:
-        np.testing.assert_array_equal(array, TENSORS[name].numpy(), strict=True)
-
-
-@pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "int16", "int32", "int64"])
-def test_tensors_of_every_type_are_read(dtype: str) -> None:
-    tensor = torch.tensor([0, 1, 100]).to(getattr(torch, dtype))
-    np.testing.assert_array_equal(read(tensor), tensor.numpy(), strict=True)
-
-
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_tensors_of_every_precision_are_read(dtype: str) -> None:
-    tensor = torch.randn(5).to(getattr(torch, dtype))
-    np.testing.assert_array_equal(read(tensor), tensor.numpy(), strict=True)
+def test_tensors_are_read_as_they_were(protocol: int) -> None:
+    kinds = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float64")
+    typed = [torch.tensor([0, 1, 100]).to(getattr(torch, kind)) for kind in kinds]
+    for tensor in (*TENSORS.values(), *typed):
+        given = [tensor, nn.Parameter(tensor, requires_grad=tensor.is_floating_point())]
+        for array in read(given, protocol):
+            np.testing.assert_array_equal(array, tensor.numpy(), strict=True)
 
 
 def test_nothing_is_copied_and_nothing_can_be_changed() -> None:
@@ -81,9 +67,9 @@ def test_nothing_is_copied_and_nothing_can_be_changed() -> None:
         assert array.base is not None
 
 
-@pytest.mark.parametrize(
-    ("value", "what"),
-    [
+@pytest.mark.filterwarnings("ignore")
+def test_other_types_are_refused_by_name() -> None:
+    for value, what in (
         (torch.zeros(2, dtype=torch.bfloat16), "torch.BFloat16Storage"),
         (torch.zeros(2, dtype=torch.complex64), "torch.ComplexFloatStorage"),
         (np.zeros(2, complex), "the dtype c16"),
@@ -96,14 +82,9 @@ def test_nothing_is_copied_and_nothing_can_be_changed() -> None:
         (torch.device("cpu"), "torch.device"),
         (nn.Linear(1, 1), "torch.nn.modules.linear.Linear"),
         (np.random.default_rng(0), "numpy.random"),
-    ],
-    ids=lambda value: type(value).__name__ if not isinstance(value, str) else value,
-)
-@pytest.mark.filterwarnings("ignore")
-def test_other_types_are_refused_by_name(value: Any, what: str) -> None:
-    with pytest.raises(PickleError) as caught:
-        read(value)
-    assert what in str(caught.value)
+    ):
+        with pytest.raises(PickleError, match=re.escape(what)):
+            read(value)
 
 
 class Call:
@@ -175,13 +156,9 @@ FALSE = {
 
 @pytest.mark.parametrize("kind", FALSE)
 def test_what_does_not_fit_together_is_refused(kind: str) -> None:
-    with pytest.raises(PickleError, match=r"^it "):
+    with pytest.raises(PickleError, match=r"^it ") as caught:
         read(FALSE[kind])
-
-
-def test_the_call_in_a_storage_is_named() -> None:
-    with pytest.raises(PickleError, match=r"it refers to os\.system"):
-        read(FALSE["storage that calls"])
+    assert kind != "storage that calls" or "it refers to os.system" in str(caught.value)
 
 
 def test_the_same_bytes_make_no_end_of_storages() -> None:

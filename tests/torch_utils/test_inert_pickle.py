@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from torch_utils.inert_pickle import Name, PickleError, PickleReader, Unfinished, expect, shown
 
@@ -25,22 +27,20 @@ def read(data: bytes, names: Any = (), **options: Any) -> Any:
     return PickleReader(data, dict(names), **options).read()
 
 
-@pytest.mark.parametrize("protocol", [4, 5])
+@pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_values_are_read_as_they_were(protocol: int) -> None:
-    shared = ["x"]
+    shared: list[Any] = ["x"]
     value = {**VALUES, "shared": [shared, shared]}
+    if protocol < 4:
+        del value["sets"]  # which are made by a call there
     if protocol == 5:
         value["bytes"] = bytearray(b"abc")
     found = read(pickle.dumps(value, protocol=protocol))
     assert found == value
     assert found["shared"][0] is found["shared"][1]
-
-
-def test_a_list_may_hold_itself() -> None:
-    value: list[Any] = []
-    value.append(value)
-    found = read(pickle.dumps(value))
-    assert found[0] is found
+    shared.append(shared)  # a list may hold itself
+    found = read(pickle.dumps(shared, protocol=protocol))
+    assert found[1] is found
 
 
 def test_pickles_are_read_one_after_the_other() -> None:
@@ -94,30 +94,26 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("kind", HOSTILE)
-def test_nothing_is_run(tmp_path: Path, kind: str) -> None:
+def test_nothing_is_run_and_what_would_have_been_is_named(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     argument = f"touch {marker}".encode()
-    data = b"\x80\x05" + HOSTILE[kind].replace(
-        b"%s", len(argument).to_bytes(4, "little") + argument
-    )
-    # The table has a name, so that it is not for want of any that others are refused.
-    with pytest.raises(PickleError, match=r"^it "):
-        read(data, {"collections.OrderedDict": dict})
-    assert not marker.exists()
+    for hostile in HOSTILE.values():
+        data = hostile.replace(b"%s", len(argument).to_bytes(4, "little") + argument)
+        # The table has a name, so that it is not for want of any that others are refused.
+        with pytest.raises(PickleError, match=r"^it "):
+            read(b"\x80\x05" + data, {"collections.OrderedDict": dict})
+        assert not marker.exists()
 
-
-def test_what_would_have_been_run_is_named(tmp_path: Path) -> None:
     class Hostile:
         def __reduce__(self) -> Any:
-            return os.system, (f"touch {tmp_path / 'marker'}",)
+            return os.system, (f"touch {marker}",)
 
     data = pickle.dumps([Hostile()])
     with pytest.raises(PickleError, match=r"it refers to posix\.system"):
         read(data)
-    assert not (tmp_path / "marker").exists()
+    assert not marker.exists()
     pickle.loads(data)
-    assert (tmp_path / "marker").exists(), "the pickle was not hostile"
+    assert marker.exists(), "the pickle was not hostile"
 
 
 def test_no_opcode_is_known_beyond_those_of_data() -> None:
@@ -138,34 +134,24 @@ def test_every_cut_is_an_error() -> None:
             read(data[:end])
 
 
-def test_every_changed_byte_is_an_error_or_another_value() -> None:
+@given(place=st.integers(min_value=0), byte=st.binary(min_size=1, max_size=1))
+@settings(max_examples=300)
+def test_a_changed_byte_is_an_error_or_another_value(place: int, byte: bytes) -> None:
     data = pickle.dumps({"a": [1.5, (2, "bc"), {"d": {"e"}}], "f": b"ghi"}, protocol=4)
-    for place in range(len(data)):
-        for byte in range(256):
-            changed = data[:place] + bytes([byte]) + data[place + 1 :]
-            with suppress(PickleError):
-                read(changed)
+    place %= len(data)
+    with suppress(PickleError):
+        read(data[:place] + byte + data[place + 1 :])
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
+def test_broken_pickles_are_errors() -> None:
+    for data in (
         *(b"", b".", b"\x80\x02", b"\x80\x02(.", b"\x80\x02]].", b"\xff."),
         *(b"\x80\x02h\x05.", b"\x80\x02]e.", b"\x80\x02K\x01b.", b"\x80\x02K\x01K\x02R."),
-        *(
-            b"}K\x01K\x01s.",
-            b"})K\x01s.",
-            b"}(X\x01\x00\x00\x00au.",
-            b"\x8f(K\x01\x90.",
-            b"(\x94h\x00.",
-        ),
-        b"\x93.",
-        b"K\x01K\x02\x93.",
-    ],
-)
-def test_broken_pickles_are_errors(data: bytes) -> None:
-    with pytest.raises(PickleError, match=r"^it "):
-        read(data)
+        *(b"}K\x01K\x01s.", b"})K\x01s.", b"}(X\x01\x00\x00\x00au.", b"\x8f(K\x01\x90."),
+        *(b"(\x94h\x00.", b"\x93.", b"K\x01K\x02\x93."),
+    ):
+        with pytest.raises(PickleError, match=r"^it "):
+            read(data)
 
 
 # Work.
@@ -177,7 +163,7 @@ def nested_tuples(depth: int) -> bytes:
 
 
 def test_a_short_pickle_cannot_grow() -> None:
-    start = time.monotonic()
+    start = time.process_time()
     read(nested_tuples(200) + b".")
     # As a key, its hash would take 2^200 steps.
     for data in (
@@ -186,7 +172,7 @@ def test_a_short_pickle_cannot_grow() -> None:
     ):
         with pytest.raises(PickleError, match="tuple in the place of str"):
             read(data)
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 5
 
 
 def test_long_values_are_not_handed_over_again_and_again() -> None:
@@ -199,15 +185,12 @@ def test_long_values_are_not_handed_over_again_and_again() -> None:
         read(data + calls + b".", names)
 
 
-def test_opcodes_are_counted_over_all_pickles() -> None:
+def test_opcodes_are_counted_over_all_pickles_and_can_be_refused() -> None:
     reader = PickleReader(b"]." * 3, {}, most_opcodes=5)
     reader.read()
     reader.read()
     with pytest.raises(PickleError, match="too many opcodes"):
         reader.read()
-
-
-def test_opcodes_can_be_refused() -> None:
     assert read(pickle.dumps(1.5)) == 1.5
     with pytest.raises(PickleError, match="has the opcode BINFLOAT"):
         read(pickle.dumps(1.5), without=("BINFLOAT",))
@@ -217,14 +200,8 @@ def test_persistent_ids_are_resolved_if_they_may_be() -> None:
     assert read(b"\x80\x02X\x01\x00\x00\x00aQ.", persistent=lambda key: [key]) == ["a"]
 
 
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        ("os.system", "os.system"),
-        ("a\nb\x1b[31m", r"a\nb\x1b[31m"),
-        ("\ud800", r"\ud800"),
-        ("x" * 1000, "x" * 80 + "..."),
-    ],
-)
-def test_text_of_a_file_is_shown_in_one_short_line(text: str, line: str) -> None:
-    assert shown(text) == line
+def test_text_of_a_file_is_shown_in_one_short_line() -> None:
+    assert shown("os.system") == "os.system"
+    assert shown("a\nb\x1b[31m") == r"a\nb\x1b[31m"
+    assert shown("\ud800") == r"\ud800"
+    assert shown("x" * 1000) == "x" * 80 + "..."

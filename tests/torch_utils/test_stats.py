@@ -14,54 +14,32 @@ from torch_utils.stats import RunningMeans, append_jsonl, keep_lines_until
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64])
-def test_means_of_several_adds_are_those_of_all_values(dtype: torch.dtype) -> None:
-    generator = torch.Generator().manual_seed(0)
-    parts = [
-        (10 + 3 * torch.randn(shape, generator=generator)).to(dtype)
-        for shape in ((7,), (2, 5), (), (3, 1, 2))
-    ]
-    means = RunningMeans(CPU)
-    for part in parts:
-        means.add("loss", part)
-    whole = np.concatenate([part.double().numpy().ravel() for part in parts])
-    found = means.collect()["loss"]
-    assert found["mean"] == pytest.approx(whole.mean(), rel=1e-12)
-    assert found["std"] == pytest.approx(whole.std(), rel=1e-9)
-    assert found["count"] == len(whole)
-
-
-def test_names_are_kept_apart_and_in_order() -> None:
-    means = RunningMeans(CPU)
-    means.add("b", torch.ones(2))
-    means.add("a", torch.zeros(3))
-    means.add("b", torch.full((2,), 3.0))
-    found = means.collect()
-    assert list(found) == ["b", "a"]
-    assert found["b"] == {"mean": 2.0, "std": 1.0, "count": 4.0}
-    assert found["a"] == {"mean": 0.0, "std": 0.0, "count": 3.0}
-
-
-def test_collecting_starts_anew() -> None:
-    means = RunningMeans(CPU)
+def test_means_of_several_adds_are_those_of_all_values() -> None:
+    means, generator = RunningMeans(CPU), torch.Generator().manual_seed(0)
     assert means.collect() == {}
-    means.add("a", torch.ones(2))
-    means.collect()
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.int64):
+        parts = [
+            (10 + 3 * torch.randn(shape, generator=generator)).to(dtype)
+            for shape in ((7,), (2, 5), (), (3, 1, 2))
+        ]
+        for part in parts:
+            means.add("loss", part)
+            means.add("a", torch.full((2,), 3.0))
+        whole = np.concatenate([part.double().numpy().ravel() for part in parts])
+        found = means.collect()
+        assert list(found) == ["loss", "a"]
+        assert found["loss"]["mean"] == pytest.approx(whole.mean(), rel=1e-12)
+        assert found["loss"]["std"] == pytest.approx(whole.std(), rel=1e-9)
+        assert found["loss"]["count"] == len(whole)
+        assert found["a"] == {"mean": 3.0, "std": 0.0, "count": 8.0}
     assert means.collect() == {}
-    means.add("a", torch.tensor(5.0))
-    assert means.collect()["a"]["mean"] == 5.0
 
 
-def test_equal_values_have_no_deviation_however_large() -> None:
+def test_equal_values_have_no_deviation_however_large_and_no_graph_is_kept() -> None:
     means = RunningMeans(CPU)
     means.add("a", torch.full((1000,), 1e8 + 0.1, dtype=torch.float64))
     assert 0 <= means.collect()["a"]["std"] < 10
-
-
-def test_adding_keeps_no_graph() -> None:
-    means = RunningMeans(CPU)
-    values = torch.ones(3, requires_grad=True)
-    means.add("a", values * 2)
+    means.add("a", torch.ones(3, requires_grad=True) * 2)
     assert means.collect()["a"]["mean"] == 2.0
 
 
@@ -78,32 +56,26 @@ def test_every_record_is_a_line_that_is_there_at_once(tmp_path: Path) -> None:
         assert [json.loads(line) for line in path.read_text().splitlines()] == records[:count]
 
 
-@pytest.mark.parametrize(("last", "kept"), [(0, 0), (1, 1), (25, 2), (30, 3), (99, 4)])
-def test_lines_up_to_the_last_are_kept_unchanged(tmp_path: Path, last: int, kept: int) -> None:
+def test_lines_up_to_the_last_are_kept_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "stats.jsonl"
-    write(path, [{"seen": seen, "loss": 1} for seen in (1, 20, 30, 40)])
-    before = path.read_text().splitlines(keepends=True)
-    keep_lines_until(path, "seen", last)
-    assert path.read_text() == "".join(before[:kept])
-
-
-@pytest.mark.parametrize("end", ['{"seen": 2, "lo', '{"seen": 2, "loss": 1', "\0\0\0", ""])
-def test_a_broken_last_line_is_dropped_and_the_file_can_go_on(tmp_path: Path, end: str) -> None:
-    path = tmp_path / "stats.jsonl"
-    write(path, [{"seen": 1}])
-    with path.open("a") as file:
-        file.write(end)
-    keep_lines_until(path, "seen", 10)
-    append_jsonl(path, {"seen": 3})
-    assert [json.loads(line) for line in path.read_text().splitlines()] == [
-        {"seen": 1},
-        {"seen": 3},
-    ]
-
-
-def test_no_file_is_no_error(tmp_path: Path) -> None:
+    for last, kept in ((0, 0), (1, 1), (25, 2), (30, 3), (99, 4)):
+        path.unlink(missing_ok=True)
+        write(path, [{"seen": seen, "loss": 1} for seen in (1, 20, 30, 40)])
+        before = path.read_text().splitlines(keepends=True)
+        keep_lines_until(path, "seen", last)
+        assert path.read_text() == "".join(before[:kept])
     keep_lines_until(tmp_path / "none.jsonl", "seen", 1)
     assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_a_broken_last_line_is_dropped_and_the_file_can_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "stats.jsonl"
+    for end in ('{"seen": 2, "lo', '{"seen": 2, "loss": 1', "\0\0\0", ""):
+        path.write_text(f'{{"seen": 1}}\n{end}')
+        keep_lines_until(path, "seen", 10)
+        append_jsonl(path, {"seen": 3})
+        found = [json.loads(line) for line in path.read_text().splitlines()]
+        assert found == [{"seen": 1}, {"seen": 3}]
 
 
 def test_a_full_disk_loses_no_statistics(

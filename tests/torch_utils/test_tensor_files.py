@@ -4,7 +4,6 @@ import io
 import os
 import sys
 import tempfile
-import time
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -33,15 +32,15 @@ def load(data: bytes, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_tensors_come_back_as_they_were(dtype: torch.dtype, zipped: bool) -> None:
-    values = (torch.arange(24) % 2).to(dtype).reshape(2, 3, 4)
-    given = {"a": values, "b": values[1, :, ::2], "c": values.permute(2, 0, 1), "d": values[:0]}
-    back = load(saved(given, zipped), legacy=True)
-    for key, value in given.items():
-        assert back[key].dtype == dtype
-        assert torch.equal(back[key], value)
-    assert back["a"].untyped_storage().data_ptr() == back["b"].untyped_storage().data_ptr()
+def test_tensors_come_back_as_they_were(zipped: bool) -> None:
+    for dtype in DTYPES:
+        values = (torch.arange(24) % 2).to(dtype).reshape(2, 3, 4)
+        given = {"a": values, "b": values[1, :, ::2], "c": values.permute(2, 0, 1), "d": values[:0]}
+        back = load(saved(given, zipped), legacy=True)
+        for key, value in given.items():
+            assert back[key].dtype == dtype
+            assert torch.equal(back[key], value)
+        assert back["a"].untyped_storage().data_ptr() == back["b"].untyped_storage().data_ptr()
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -62,27 +61,25 @@ def test_states_of_modules_and_optimizers_come_back(zipped: bool) -> None:
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
-@pytest.mark.parametrize("kind", VALUES)
 def test_what_is_no_data_is_refused(
-    kind: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    pickled = program(VALUES[kind])
     form_of: dict[str, Callable[[bytes], bytes]] = {"zip": torch_file, "legacy": legacy}
-    data = form_of.get(form, bytes)(pickled)
+    passed = set()
     modules = set(sys.modules)
-    began = time.process_time()
-    try:
-        load(data, legacy=form == "legacy")
-    except REFUSED:
-        pass
-    else:  # one value seen often, or values in each other: data, but of no use
-        assert kind in {
-            *("one value seen 2^60 times", "one value seen 2^30 times", "many numbers"),
-            *("2^60 lists", "a list in itself", "a dict in itself", "lists in lists"),
-            *("tuples in tuples", "a storage of a GPU", "a place of 2^32"),
-        }
-    assert time.process_time() - began < 5
+    for kind, value in VALUES.items():
+        try:
+            load(form_of.get(form, bytes)(program(value)), legacy=form == "legacy")
+        except REFUSED:
+            continue
+        passed.add(kind)
+    # One value seen often, or values in each other: data, but of no use.
+    assert passed <= {
+        *("one value seen 2^60 times", "one value seen 2^30 times", "many numbers"),
+        *("2^60 lists", "a list in itself", "a dict in itself", "lists in lists"),
+        *("tuples in tuples", "a storage of a GPU", "a place of 2^32"),
+    }
     assert set(sys.modules) == modules
     assert os.listdir(tmp_path) == []
 
@@ -113,21 +110,28 @@ LIES = {
 }
 
 
-@pytest.mark.parametrize("lie", LIES)
-def test_a_file_that_is_not_as_torch_writes_it_is_refused(lie: str) -> None:
-    with pytest.raises(REFUSED):
-        load(LIES[lie])
-
-
-def test_the_good_file_of_these_tests_is_read() -> None:
+def test_a_file_that_is_not_as_torch_writes_it_is_refused() -> None:
     assert torch.equal(load(torch_file(program(tensor(storage(4), [4], [1])))), torch.zeros(4))
+    for lie in LIES.values():
+        with pytest.raises(REFUSED):
+            load(lie)
 
 
-def test_a_changed_byte_is_told_by_its_member() -> None:
-    data = bytearray(saved({"a": torch.full((4,), 7.0)}))
-    data[data.index(torch.tensor(7.0).numpy().tobytes())] ^= 1
-    with pytest.raises(ChecksumError, match="data/0"):
-        load(bytes(data))
+def test_a_changed_byte_is_named_by_its_member_or_changes_no_value() -> None:
+    data = saved({"a": torch.full((4,), 7.0)})
+    place = data.index(torch.tensor(7.0).numpy().tobytes())
+    errors: dict[int, Exception] = {}
+    for start in (place, *range(0, len(data), 17)):
+        changed = bytearray(data)
+        changed[start] ^= 0x41
+        try:
+            found = load(bytes(changed))
+        except REFUSED as error:
+            errors[start] = error
+            continue
+        assert torch.equal(found["a"], torch.full((4,), 7.0))
+    assert isinstance(errors[place], ChecksumError)
+    assert "data/0" in str(errors[place])
 
 
 def test_torch_is_given_what_was_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,19 +147,12 @@ def test_torch_is_given_what_was_looked_at(monkeypatch: pytest.MonkeyPatch) -> N
     assert given == [program(b"}")]
 
 
-@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"x"])
-def test_the_old_form_is_as_long_as_it_says(change: Callable[[bytes], bytes]) -> None:
+def test_the_old_form_is_as_long_as_it_says_and_takes_no_memory_for_a_promise() -> None:
     data = saved({"a": torch.zeros(3)}, zipped=False)
     assert torch.equal(load(data, legacy=True)["a"], torch.zeros(3))
-    with pytest.raises(REFUSED):
-        load(change(data), legacy=True)
     with pytest.raises(PickleError):
         load(data)
-
-
-def test_the_old_form_takes_no_memory_for_what_it_promises() -> None:
-    data = legacy(program(tensor(storage(1 << 31), [1], [1])), keys=b"]" + text("0") + b"a")
-    with pytest.raises(REFUSED):
-        load(data + (1 << 31).to_bytes(8, "little"), legacy=True)
-    with pytest.raises(REFUSED):
-        load(packed_zeros(1), legacy=True)
+    huge = legacy(program(tensor(storage(1 << 31), [1], [1])), keys=b"]" + text("0") + b"a")
+    for wrong in (data[:-1], data + b"x", huge + (1 << 31).to_bytes(8, "little"), packed_zeros(1)):
+        with pytest.raises(REFUSED):
+            load(wrong, legacy=True)

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from bumps import Bumps
 from torch import Tensor, nn
 
 from dnnlib.logs import logger, setup_logging
 from training.data.batches import ToyBatches
-from training.data.toys import GaussianMixture, Toy
+from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
@@ -64,23 +65,6 @@ def curved_flow(
         return ProbabilityFlow(denoise, known, random_basis(dim))
 
     return make
-
-
-class Bumps(Toy):
-    """Three Gaussians in a few dimensions: as far from Gaussian as a toy, and far cheaper."""
-
-    def __init__(self, dim: int):
-        self.name, self.dim = "bumps", dim
-        generator = torch.Generator().manual_seed(dim)
-        means = torch.randn(3, dim, generator=generator, dtype=torch.float64)
-        weights = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
-        width, whole = torch.linspace(0.1, 0.3, dim).double(), torch.eye(dim).double()
-        self.mixture = GaussianMixture(weights, means, torch.diag(width**2), whole)
-
-    def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        chosen = self.mixture.weights.multinomial(count, replacement=True, generator=generator)
-        noise = torch.randn(count, self.dim, generator=generator, dtype=torch.float64)
-        return self.mixture.means[chosen] + noise @ self.mixture.covariance.sqrt()
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Augmentation: exact flips, warps against closed forms, labels, the law of the draws."""
 
-from itertools import combinations
+from itertools import combinations, product
 from math import inf, log2, nan, pi
 
 import pytest
@@ -44,8 +44,8 @@ def rotation(cosine: float, sine: float) -> Tensor:
     return homogeneous([cosine, -sine, 0], [sine, cosine, 0])
 
 
-def map_told_by(labels: Tensor, height: int, width: int) -> Tensor:
-    """The map of pixel coordinates that nine labels speak of, with a stretch of ``n >= 0``."""
+def map_of(labels: Tensor, height: int, width: int) -> Tensor:
+    """The map of pixel coordinates that nine labels describe, with a stretch of ``n >= 0``."""
     flip_x, flip_y, n, cosine, sine, *rest = labels.double().tolist()
     along_x, along_y, shift_x, shift_y = rest
     stretch = torch.tensor([along_x, along_y]).norm().item()
@@ -55,8 +55,8 @@ def map_told_by(labels: Tensor, height: int, width: int) -> Tensor:
     strain = homogeneous([2 ** (0.2 * stretch), 0, 0], [0, 2 ** (-0.2 * stretch), 0])
     shift = homogeneous([1, 0, shift_x * width / 8], [0, 1, shift_y * height / 8])
     stretching = direction @ strain @ torch.linalg.inv(direction)
-    told: Tensor = shift @ stretching @ rotation(cosine + 1, sine) @ scaling @ flips
-    return told
+    whole: Tensor = shift @ stretching @ rotation(cosine + 1, sine) @ scaling @ flips
+    return whole
 
 
 def waves(places: Tensor, height: int, width: int) -> Tensor:
@@ -66,36 +66,32 @@ def waves(places: Tensor, height: int, width: int) -> Tensor:
     return torch.stack([torch.cos(pi * k * x) * torch.cos(pi * m * y) for k, m in frequencies])
 
 
-@pytest.mark.parametrize("name", WARPS)
-@pytest.mark.parametrize("size", [(32, 32), (24, 40)])
-def test_each_warp_moves_an_image_to_where_its_labels_tell(
-    name: str, size: tuple[int, int]
-) -> None:
-    images = waves(centres(*size), *size)[None]
-    augmented, labels = ALWAYS.apply(images, unchanged(**WARPS[name]))
-    back = torch.linalg.inv(map_told_by(labels[0], *size))
-    expected = waves(centres(*size) @ back[:2, :2].T + back[:2, 2], *size)
-    torch.testing.assert_close(augmented[0], expected, rtol=0, atol=0.015)
-    assert (images[0] - expected).abs().max() > 0.3
+def warped_waves(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Where the labels say that the waves have gone, ``[5, H, W]``."""
+    back = torch.linalg.inv(map_of(labels, *size))
+    return waves(centres(*size) @ back[:2, :2].T + back[:2, 2], *size)
 
 
-def test_all_together_move_an_image_by_the_composition_that_the_labels_tell(
-    generator: torch.Generator,
-) -> None:
-    size = (48, 40)
-    draws = ALWAYS.draw(64, generator)
+def test_warps_move_an_image_to_where_its_labels_say(generator: torch.Generator) -> None:
+    for size in ((32, 32), (24, 40)):
+        images = waves(centres(*size), *size)[None]
+        for parameters in WARPS.values():
+            augmented, labels = ALWAYS.apply(images, unchanged(**parameters))
+            expected = warped_waves(labels[0], size)
+            torch.testing.assert_close(augmented[0], expected, rtol=0, atol=0.015)
+            assert (images[0] - expected).abs().max() > 0.3
+    # All of them together.
+    draws = ALWAYS.draw(32, generator)
     draws = draws._replace(stretch=draws.stretch.abs())
-    images = waves(centres(*size), *size).expand(64, -1, -1, -1)
-    augmented, labels = ALWAYS.apply(images, draws)
+    size = (48, 40)
+    augmented, labels = ALWAYS.apply(waves(centres(*size), *size).expand(32, -1, -1, -1), draws)
     for image, label in zip(augmented, labels, strict=True):
-        back = torch.linalg.inv(map_told_by(label, *size))
-        expected = waves(centres(*size) @ back[:2, :2].T + back[:2, 2], *size)
-        assert (image - expected).square().mean().sqrt() < 0.003
+        assert (image - warped_waves(label, size)).square().mean().sqrt() < 0.003
 
 
-def test_a_blob_is_moved_and_deformed_as_its_labels_tell(generator: torch.Generator) -> None:
+def test_a_blob_is_moved_and_deformed_as_its_labels_say(generator: torch.Generator) -> None:
     size, start, std = (64, 56), torch.tensor([3.0, -2.0], dtype=torch.float64), 2.0
-    draws = ALWAYS.draw(50, generator)
+    draws = ALWAYS.draw(20, generator)
     # Mild ones keep the blob inside and its mirror images away from it.
     draws = draws._replace(
         scaling=draws.scaling.clamp(-0.5, 0.5),
@@ -104,9 +100,9 @@ def test_a_blob_is_moved_and_deformed_as_its_labels_tell(generator: torch.Genera
     )
     places = centres(*size)
     blob = (-(places - start).square().sum(-1) / (2 * std**2)).exp()
-    augmented, labels = ALWAYS.apply(blob.expand(50, 1, -1, -1), draws)
+    augmented, labels = ALWAYS.apply(blob.expand(20, 1, -1, -1), draws)
     for image, label in zip(augmented[:, 0], labels, strict=True):
-        forth = map_told_by(label, *size)
+        forth = map_of(label, *size)
         linear = forth[:2, :2]
         end = linear @ start + forth[:2, 2]
         near = image * ((places - end).norm(dim=-1) < 12)
@@ -118,29 +114,19 @@ def test_a_blob_is_moved_and_deformed_as_its_labels_tell(generator: torch.Genera
         torch.testing.assert_close(covariance, std**2 * linear @ linear.T, rtol=0, atol=0.1)
 
 
-def test_a_stretch_of_negative_n_is_one_across_its_direction() -> None:
+def test_negative_stretches_whole_shifts_and_quarter_turns_are_exact() -> None:
     images = waves(centres(32, 32), 32, 32)[None]
     along, across = (
-        ALWAYS.apply(images, unchanged(stretch=n, stretch_angle=a))[0]
-        for n, a in [(-1.0, 0.4), (1.0, 0.4 + pi / 2)]
+        ALWAYS.apply(images, unchanged(stretch=n, stretch_angle=angle))[0]
+        for n, angle in ((-1.0, 0.4), (1.0, 0.4 + pi / 2))
     )
     torch.testing.assert_close(along, across, rtol=0, atol=1e-5)
-
-
-def test_a_shift_by_whole_pixels_shifts_the_pixels() -> None:
-    images = waves(centres(32, 32), 32, 32)[None]
     shifted, _ = ALWAYS.apply(images, unchanged(shift=[1.25, -0.75]))
-    inside = images[..., 3:, :-5], shifted[..., :-3, 5:]
-    torch.testing.assert_close(*inside, rtol=0, atol=0.003)
-
-
-@pytest.mark.parametrize("quarters", [-1, 1, 2])
-def test_quarter_turns_are_those_of_torch(quarters: int) -> None:
-    images = waves(centres(32, 32), 32, 32)[None]
-    turned, labels = ALWAYS.apply(images, unchanged(rotation=quarters * pi / 2))
-    torch.testing.assert_close(turned, images.rot90(-quarters, (-2, -1)), rtol=0, atol=0.003)
-    expected = {-1: [-1.0, -1.0], 1: [-1.0, 1.0], 2: [-2.0, 0.0]}[quarters]
-    torch.testing.assert_close(labels[0, 3:5].tolist(), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(images[..., 3:, :-5], shifted[..., :-3, 5:], rtol=0, atol=0.003)
+    for quarters, expected in ((-1, [-1.0, -1.0]), (1, [-1.0, 1.0]), (2, [-2.0, 0.0])):
+        turned, labels = ALWAYS.apply(images, unchanged(rotation=quarters * pi / 2))
+        torch.testing.assert_close(turned, images.rot90(-quarters, (-2, -1)), rtol=0, atol=0.003)
+        torch.testing.assert_close(labels[0, 3:5].tolist(), expected, rtol=0, atol=1e-6)
 
 
 def test_shrinking_removes_what_the_image_can_no_longer_hold() -> None:
@@ -156,48 +142,35 @@ def test_shrinking_removes_what_the_image_can_no_longer_hold() -> None:
     assert shrunk[..., 16:48, 16:48].std() < 0.03
 
 
-@pytest.mark.parametrize("size", [(8, 8), (32, 32), (8, 12)])
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_constant_images_stay_constant(
-    channels: int, size: tuple[int, int], dtype: torch.dtype, generator: torch.Generator
-) -> None:
-    levels = torch.linspace(-1, 1, channels, dtype=dtype)[:, None, None]
-    images = levels.expand(50, channels, *size)
-    augmented, labels = ALWAYS(images, generator)
-    assert augmented.shape == images.shape
-    assert labels.shape == (50, LABEL_DIM)
-    assert augmented.dtype == labels.dtype == dtype
-    torch.testing.assert_close(augmented, images, rtol=0, atol=2e-6)
+def test_constant_images_stay_constant(generator: torch.Generator) -> None:
+    for size, channels, dtype in (((8, 8), 1, torch.float64), ((8, 12), 3, torch.float32)):
+        levels = torch.linspace(-1, 1, channels, dtype=dtype)[:, None, None]
+        images = levels.expand(50, channels, *size)
+        augmented, labels = ALWAYS(images, generator)
+        assert labels.shape == (50, LABEL_DIM)
+        assert augmented.dtype == labels.dtype == dtype
+        torch.testing.assert_close(augmented, images, rtol=0, atol=2e-6)
 
 
-def test_without_augmentation_half_of_the_images_are_mirrored_and_the_rest_is_exact(
-    generator: torch.Generator,
-) -> None:
-    images = torch.randn(2000, 3, 8, 8, generator=generator)
-    augmented, labels = NEVER(images, generator)
-    mirrored = labels[:, 0] == 1
-    assert abs(mirrored.double().mean() - 0.5) < 4 * 0.5 / 2000**0.5
-    torch.testing.assert_close(augmented[mirrored], images[mirrored].flip(-1), rtol=0, atol=0)
-    torch.testing.assert_close(augmented[~mirrored], images[~mirrored], rtol=0, atol=0)
-    assert not labels[~mirrored].any()
-    assert not labels[:, 1:].any()
-
-
-def test_images_that_are_only_flipped_are_exact_among_warped_ones(
-    generator: torch.Generator,
-) -> None:
-    images = torch.randn(400, 3, 8, 8, generator=generator)
-    augmented, labels = GeometricAugmentation(0.3)(images, generator)
-    warped = labels[:, 2:].any(dim=1)
-    flips = [(x, y) for x in (0, 1) for y in (0, 1)]
-    for flip in flips:
-        rows = ~warped & (labels[:, :2] == torch.tensor(flip)).all(dim=1)
-        dims = [dim for dim, on in zip((-1, -2), flip, strict=True) if on]
-        assert rows.any()
-        torch.testing.assert_close(augmented[rows], images[rows].flip(dims), rtol=0, atol=0)
-    assert warped.any()
-    assert ((augmented - images)[warped] != 0).flatten(1).any(dim=1).all()
+def test_images_that_are_only_flipped_are_exact(generator: torch.Generator) -> None:
+    images = torch.randn(1000, 3, 8, 8, generator=generator)
+    before = images.clone()
+    for probability in (0.0, 0.3):
+        augmented, labels = GeometricAugmentation(probability)(images, generator)
+        assert torch.equal(images, before)
+        warped = labels[:, 2:].any(dim=1)
+        for flip in product((0, 1), repeat=2):
+            rows = ~warped & (labels[:, :2] == torch.tensor(flip)).all(dim=1)
+            dims = [dim for dim, on in zip((-1, -2), flip, strict=True) if on]
+            assert rows.any() or (flip[1] and not probability)
+            torch.testing.assert_close(augmented[rows], images[rows].flip(dims), rtol=0, atol=0)
+        assert ((augmented - images)[warped] != 0).flatten(1).any(dim=1).all()
+        assert warped.any() == bool(probability)
+    # Without augmentation, half of the images are mirrored.
+    mirrored = NEVER(images, generator)[1][:, 0].double().mean()
+    assert abs(mirrored - 0.5) < 4 * 0.5 / 1000**0.5
+    kept = ALWAYS(images[:3].requires_grad_(), generator)
+    assert not any(found.requires_grad for found in kept)
 
 
 def test_labels_are_in_their_documented_order() -> None:
@@ -293,7 +266,9 @@ def test_ranks_that_take_their_rows_of_the_draws_augment_the_whole_batch(
     assert torch.equal(torch.cat([part for _, part in parts]), labels)
 
 
-def test_the_generator_decides_all(generator: torch.Generator) -> None:
+def test_the_generator_decides_all_and_probabilities_are_checked(
+    generator: torch.Generator,
+) -> None:
     images = torch.randn(20, 1, 8, 8, generator=generator)
     first, again, other = (
         GeometricAugmentation(0.5)(images, torch.Generator().manual_seed(seed))
@@ -302,18 +277,6 @@ def test_the_generator_decides_all(generator: torch.Generator) -> None:
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
     assert not torch.equal(first[1], other[1])
-
-
-def test_images_are_left_alone_and_no_gradient_is_kept(generator: torch.Generator) -> None:
-    images = torch.randn(20, 1, 8, 8, generator=generator).requires_grad_()
-    before = images.detach().clone()
-    augmented, labels = ALWAYS(images, generator)
-    assert torch.equal(images, before)
-    assert not augmented.requires_grad
-    assert not labels.requires_grad
-
-
-@pytest.mark.parametrize("probability", [-0.1, 1.1, nan, inf])
-def test_a_wrong_probability_is_told(probability: float) -> None:
-    with pytest.raises(UsageError, match=f"{probability}.*between 0 and 1"):
-        GeometricAugmentation(probability)
+    for probability in (-0.1, 1.1, nan, inf):
+        with pytest.raises(UsageError, match=f"{probability}.*between 0 and 1"):
+            GeometricAugmentation(probability)

@@ -24,19 +24,6 @@ from training.flow.schedules import InflationSchedule
 ExactFlow = Callable[..., tuple[Toy, ProbabilityFlow]]
 RandomBasis = Callable[[int], EigenBasis]
 
-# Toy, dimensions to keep, dimensions to embed it in.
-CASES = [
-    ("circles", 2, 0),
-    ("circles", 1, 0),
-    ("circles", 2, 5),
-    ("moons", 1, 4),
-    ("sine1", 1, 0),
-    ("s_curve", 2, 0),
-    ("alt_swirl", 2, 0),
-    ("alt_s_curve", 1, 6),
-]
-cases = pytest.mark.parametrize(("name", "kept", "embed"), CASES)
-
 
 def time(value: float) -> Tensor:
     return torch.tensor(value, dtype=torch.float64)
@@ -51,8 +38,7 @@ def noisy_points(
     return clean + flow.schedule.noise_variance(t).sqrt() * noise
 
 
-@pytest.mark.parametrize(("t", "kept"), [(3.0, 2), (6.0, 2), (2.0, 1), (4.0, 1)])
-@pytest.mark.parametrize("name", ["circles", "moons", "sine2"])
+@pytest.mark.parametrize(("name", "t", "kept"), [("circles", 3.0, 2), ("moons", 2.0, 1)])
 def test_the_exact_denoiser_is_the_posterior_mean_of_samples(
     name: str, t: float, kept: int, exact_flow: ExactFlow, generator: torch.Generator
 ) -> None:
@@ -71,45 +57,46 @@ def test_the_exact_denoiser_is_the_posterior_mean_of_samples(
     assert float(deviations.square().mean()) < 2
 
 
-@cases
-def test_the_score_is_the_gradient_of_the_log_density(
+@pytest.mark.parametrize(
+    ("name", "kept", "embed"),
+    [("circles", 2, 0), ("moons", 1, 4), ("bumps3", 2, 0), ("alt_s_curve", 1, 6)],
+)
+def test_the_score_is_the_gradient_of_the_log_density_at_one_time_or_one_for_each(
     name: str, kept: int, embed: int, exact_flow: ExactFlow, generator: torch.Generator
 ) -> None:
     toy, flow = exact_flow(name, kept, embed)
     each = torch.linspace(0.1, flow.schedule.default_t_max(), 16, dtype=torch.float64)
     for t in (time(0.0), time(3.0), each):
         x = noisy_points(toy, flow, 16, t, generator).requires_grad_()
-        (gradient,) = torch.autograd.grad(flow.denoiser.log_density(x, t).sum(), x)
+        density = flow.denoiser.log_density(x, t)
+        (gradient,) = torch.autograd.grad(density.sum(), x)
         # Compared as denoisers: a score divides the rounding of D by gamma.
         by_density = x + flow.schedule.noise_variance(t) * gradient
-        torch.testing.assert_close(flow.denoiser(x, t), by_density, rtol=0, atol=1e-8)
+        denoised = flow.denoiser(x, t)
+        torch.testing.assert_close(denoised, by_density, rtol=0, atol=1e-8)
+        torch.testing.assert_close(flow.denoiser.log_density(x, t.expand(16)), density)
+        torch.testing.assert_close(flow.denoiser(x, t.expand(16)), denoised)
 
 
-@pytest.mark.parametrize("t", [4.0, 7.0, 9.0, 11.0])
-@pytest.mark.parametrize(("name", "embed"), [("s_curve", 0), ("swirl", 0), ("alt_s_curve", 4)])
+@pytest.mark.parametrize(("name", "embed"), [("s_curve", 0), ("alt_s_curve", 4)])
 def test_a_dimension_with_hardly_any_noise_is_hardly_denoised(
-    name: str, embed: int, t: float, exact_flow: ExactFlow, generator: torch.Generator
+    name: str, embed: int, exact_flow: ExactFlow, generator: torch.Generator
 ) -> None:
     toy, flow = exact_flow(name, 2 + embed // 4, embed)
-    gamma = flow.schedule.noise_variance(time(t))
-    x = noisy_points(toy, flow, 50, time(t), generator)
-    change = flow.denoiser(x, time(t)) - x
-    # E[noise | x] of a Gaussian noise of standard deviation sqrt(gamma).
-    assert (change[:, -1].abs() < 5 * gamma[-1].sqrt()).all()
+    for t in (4.0, 7.0, 11.0):
+        gamma = flow.schedule.noise_variance(time(t))
+        x = noisy_points(toy, flow, 50, time(t), generator)
+        change = flow.denoiser(x, time(t)) - x
+        # E[noise | x] of a Gaussian noise of standard deviation sqrt(gamma).
+        assert (change[:, -1].abs() < 5 * gamma[-1].sqrt()).all()
 
 
-@pytest.mark.parametrize("t", [0.0, 3.0])
-@pytest.mark.parametrize(("name", "kept"), [("circles", 2), ("moons", 1), ("sine1", 1)])
-def test_the_density_integrates_to_one(
-    name: str, kept: int, t: float, exact_flow: ExactFlow
-) -> None:
-    _, flow = exact_flow(name, kept)
-    step = 0.04
-    axis = torch.arange(-6, 6, step, dtype=torch.float64)
-    grid = torch.cartesian_prod(axis, axis)
-    mass = flow.denoiser.log_density(grid, time(t)).exp().sum() * step**2
-    # sine1's sharp ends in x are only smoothed by noise of std 0.022 at t = 0.
-    assert float(mass) == pytest.approx(1, abs=1e-3 if name == "sine1" else 1e-9)
+def test_the_density_integrates_to_one(exact_flow: ExactFlow) -> None:
+    _, flow = exact_flow("moons", 1)
+    axis = torch.arange(-6, 6, 0.1, dtype=torch.float64)
+    for t in (0.0, 3.0):
+        density = flow.denoiser.log_density(torch.cartesian_prod(axis, axis), time(t)).exp()
+        assert float(density.sum()) * 0.1**2 == pytest.approx(1, abs=1e-7)
 
 
 def test_an_embedded_density_is_the_toys_own_times_noise_off_its_subspace(
@@ -128,17 +115,6 @@ def test_an_embedded_density_is_the_toys_own_times_noise_off_its_subspace(
     torch.testing.assert_close(embedded.denoiser.log_density(x, t), expected)
 
 
-@cases
-def test_times_of_their_own_and_one_time_for_all_give_the_same(
-    name: str, kept: int, embed: int, exact_flow: ExactFlow, generator: torch.Generator
-) -> None:
-    toy, flow = exact_flow(name, kept, embed)
-    t = time(2.5)
-    x = noisy_points(toy, flow, 8, t, generator)
-    for function in (flow.denoiser, flow.denoiser.log_density):
-        torch.testing.assert_close(function(x, t.expand(8)), function(x, t))
-
-
 def test_little_noise_leaves_a_clean_point_and_much_noise_the_mean(
     exact_flow: ExactFlow, generator: torch.Generator
 ) -> None:
@@ -148,11 +124,10 @@ def test_little_noise_leaves_a_clean_point_and_much_noise_the_mean(
     assert flow.denoiser(x, time(40.0)).abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("dims_to_keep", [3, 1])
 def test_the_discrete_denoiser_is_a_softmax_over_its_points(
-    dims_to_keep: int, random_basis: RandomBasis, generator: torch.Generator
+    random_basis: RandomBasis, generator: torch.Generator
 ) -> None:
-    basis, schedule = random_basis(3), InflationSchedule.to_dimension(dims_to_keep, 3)
+    basis, schedule = random_basis(3), InflationSchedule.to_dimension(1, 3)
     points = torch.randn(300, 3, generator=generator, dtype=torch.float64)
     eigen = basis.to_eigen(points)
     x = eigen[:40] + 0.1 * torch.randn(40, 3, generator=generator, dtype=torch.float64)
@@ -167,34 +142,30 @@ def test_the_discrete_denoiser_is_a_softmax_over_its_points(
 def test_chunks_do_not_change_the_exact_denoiser(
     exact_flow: ExactFlow, generator: torch.Generator
 ) -> None:
-    toy, flow = exact_flow("moons", 1)
+    toy, flow = exact_flow("bumps2", 1)
     each = torch.linspace(0, 5, 33, dtype=torch.float64)
     x = noisy_points(toy, flow, 33, each, generator)
-    for elements in (1, 1000):
-        chunked = MixtureDenoiser(
-            *toy.mixture, basis=flow.basis, schedule=flow.schedule, chunk_elements=elements
-        )
-        torch.testing.assert_close(chunked(x, each), flow.denoiser(x, each), rtol=0, atol=1e-12)
-        torch.testing.assert_close(
-            chunked.log_density(x, each), flow.denoiser.log_density(x, each), rtol=0, atol=1e-12
-        )
+    known = {"basis": flow.basis, "schedule": flow.schedule}
+    for elements in (1, 30):
+        chunked = MixtureDenoiser(*toy.mixture, **known, chunk_elements=elements)
+        for kind in ("forward", "log_density"):
+            found, whole = (getattr(one, kind)(x, each) for one in (chunked, flow.denoiser))
+            torch.testing.assert_close(found, whole, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("kind", ["mixture", "discrete", "network"])
 def test_denoised_points_have_the_precision_of_the_noisy_ones(
-    kind: str, dtype: torch.dtype, exact_flow: ExactFlow, function_network: type
+    exact_flow: ExactFlow, function_network: type
 ) -> None:
-    _, flow = exact_flow("circles")
-    denoiser = {
-        "mixture": lambda: flow.denoiser,
-        "discrete": lambda: DiscreteDenoiser(torch.eye(2), flow.basis, flow.schedule),
-        "network": lambda: NetworkDenoiser(
-            function_network(lambda z, c: z), flow.basis, flow.schedule
-        ),
-    }[kind]()
-    for t in (time(1.0), torch.ones(3, dtype=torch.float64)):
-        assert denoiser(torch.ones(3, 2, dtype=dtype), t).dtype is dtype
+    _, flow = exact_flow("bumps2")
+    network = function_network(lambda z, c: z)
+    for denoiser in (
+        flow.denoiser,
+        DiscreteDenoiser(torch.eye(2), flow.basis, flow.schedule),
+        NetworkDenoiser(network, flow.basis, flow.schedule),
+    ):
+        for dtype in (torch.float32, torch.float64):
+            for t in (time(1.0), torch.ones(3, dtype=torch.float64)):
+                assert denoiser(torch.ones(3, 2, dtype=dtype), t).dtype is dtype
 
 
 def test_a_network_of_zeros_denoises_linearly(
@@ -249,7 +220,6 @@ def test_a_dimension_without_variance_is_denoised_to_its_mean(
 
 
 def test_half_precision_is_the_networks_alone(random_basis: RandomBasis) -> None:
-    torch.manual_seed(0)
     denoiser = NetworkDenoiser(
         nn.ModuleDict({"linear": nn.Linear(3, 3)}), random_basis(3), EDMSchedule(3)
     )
@@ -270,13 +240,6 @@ def test_half_precision_is_the_networks_alone(random_basis: RandomBasis) -> None
     # bfloat16 has eight bits.
     torch.testing.assert_close(results[1], results[0], rtol=0, atol=0.03)
     assert not torch.equal(*results)
-
-
-def test_a_constant_dimension_does_not_divide_by_zero(function_network: type) -> None:
-    basis = EigenBasis(torch.zeros(2), torch.tensor([1.0, 0.0]), torch.eye(2))
-    one = function_network(lambda z, c: torch.ones_like(z))
-    denoiser = NetworkDenoiser(one, basis, InflationSchedule.to_dimension(2, 2))
-    assert denoiser(torch.ones(3, 2, dtype=torch.float64), time(1.0)).isfinite().all()
 
 
 def test_image_space_networks_equal_eigenspace_ones_up_to_rotation(
@@ -308,12 +271,8 @@ def test_the_noise_condition_is_a_quarter_of_the_log_of_the_largest_std() -> Non
         assert single.dtype == torch.float32
 
 
-@pytest.mark.parametrize(
-    "option", [{"space": "XS"}, {"noise_cond": "fourier"}, {"preconditioning": "iddpm"}], ids=str
-)
-def test_unknown_names_are_usage_errors(
-    option: dict[str, str], random_basis: RandomBasis, function_network: type
-) -> None:
-    network = function_network(lambda z, c: z)
-    with pytest.raises(UsageError, match="choose one of"):
-        NetworkDenoiser(network, random_basis(2), InflationSchedule.to_dimension(2, 2), **option)
+def test_unknown_names_are_usage_errors(random_basis: RandomBasis, function_network: type) -> None:
+    network, basis = function_network(lambda z, c: z), random_basis(2)
+    for option in ({"space": "XS"}, {"noise_cond": "fourier"}, {"preconditioning": "iddpm"}):
+        with pytest.raises(UsageError, match="choose one of"):
+            NetworkDenoiser(network, basis, InflationSchedule.to_dimension(2, 2), **option)

@@ -6,12 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.data.toys import Toy
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS, Solver, get_solver
 
-ExactFlow = Callable[..., tuple[Toy, ProbabilityFlow]]
+CurvedFlow = Callable[..., ProbabilityFlow]
 
 CHOSEN = {
     "exp_rk5": SOLVERS["exp_rk5"],
@@ -21,82 +20,51 @@ CHOSEN = {
     "gauss4": SOLVERS["gauss4"],
 }
 every_solver = pytest.mark.parametrize("solver", CHOSEN.values(), ids=CHOSEN)
-every_way = pytest.mark.parametrize("way", ["melt", "generate", "simulate"])
-every_kind = pytest.mark.parametrize("kept", [2, 1], ids=["PRP", "PRR"])
-STEPS = 5
 
 
-class Wide(nn.Module):
-    """A network of random weights, as wide as asked for."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        torch.manual_seed(0)
-        self.layers = nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, 2))
-        self.requires_grad_(False)
-
-    def forward(self, z: Tensor, c_noise: Tensor) -> Tensor:
-        return self.layers(z)
+def given_times(flow: ProbabilityFlow, steps: int = 5) -> Tensor:
+    return flow.schedule.times(steps, 4.0)
 
 
-@pytest.fixture
-def network_flow(exact_flow: ExactFlow) -> Callable[[int], ProbabilityFlow]:
-    """The flow of circles by a network of some width."""
-    _, known = exact_flow("circles")
-
-    def make(width: int) -> ProbabilityFlow:
-        denoiser = NetworkDenoiser(Wide(width), known.basis, known.schedule)
-        return ProbabilityFlow(denoiser, known.schedule, known.basis)
-
-    return make
-
-
-def given_times(flow: ProbabilityFlow, steps: int = STEPS) -> Tensor:
-    return flow.schedule.times(steps, flow.schedule.default_t_max())
-
-
-@every_kind
-@pytest.mark.parametrize("way", ["melt", "generate"])
 @every_solver
 def test_gradients_are_those_of_finite_differences(
-    solver: Solver, way: str, kept: int, exact_flow: ExactFlow, generator: torch.Generator
+    solver: Solver, curved_flow: CurvedFlow, generator: torch.Generator
 ) -> None:
-    _, flow = exact_flow("circles", kept)
+    flow = curved_flow()
     times = given_times(flow)
     x, direction, weights = torch.randn(3, 4, 2, generator=generator, dtype=torch.float64)
-    simulate = getattr(flow, way)
     # Neighbors whose chosen steps differ in number are apart by the tolerance, far more than by
     # their distance: there, differences are those of a method of given steps that is as exact.
-    smooth = (given_times(flow, 200), SOLVERS["exp_rk5"]) if solver.adaptive else (times, solver)
+    smooth = (given_times(flow, 100), SOLVERS["exp_rk5"]) if solver.adaptive else (times, solver)
 
     def loss(end: Tensor) -> Tensor:
         return (weights * end).sum(dim=1)
 
     h = 1e-5
-    ahead, behind = (loss(simulate(x + sign * h * direction, *smooth).end) for sign in (1, -1))
-    expected = (ahead - behind) / (2 * h)
-    leaf = x.clone().requires_grad_()
-    end = simulate(leaf, times, solver, differentiable=True).end
-    (gradient,) = torch.autograd.grad(loss(end).sum(), leaf)
-    found = (gradient * direction).sum(dim=1)
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
-    assert expected.abs().max() > 1e-3
+    for simulate in (flow.melt, flow.generate):
+        ahead, behind = (loss(simulate(x + sign * h * direction, *smooth).end) for sign in (1, -1))
+        expected = (ahead - behind) / (2 * h)
+        leaf = x.clone().requires_grad_()
+        end = simulate(leaf, times, solver, differentiable=True).end
+        (gradient,) = torch.autograd.grad(loss(end).sum(), leaf)
+        found = (gradient * direction).sum(dim=1)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+        assert expected.abs().max() > 1e-3
 
 
 @every_solver
 def test_gradients_are_those_of_plain_autograd(
-    solver: Solver, exact_flow: ExactFlow, generator: torch.Generator
+    solver: Solver, curved_flow: CurvedFlow, generator: torch.Generator
 ) -> None:
-    _, flow = exact_flow("circles", 1)
+    flow = curved_flow()
     times = given_times(flow).flip(0)
     leaf = torch.randn(4, 2, generator=generator, dtype=torch.float64).requires_grad_()
     end = flow.simulate(leaf, times, solver, differentiable=True).end
     (found,) = torch.autograd.grad(end.square().sum(), leaf)
     visited = times[[0, -1]] if solver.adaptive else times
     if solver.standardized:
-        *_, last = solver.method(
-            flow.standardized_velocity, leaf / flow.latent_std(times[0]), visited
-        )
+        start = leaf / flow.latent_std(times[0])
+        *_, last = solver.method(flow.standardized_velocity, start, visited)
         plain = flow.latent_std(times[-1]) * last
     else:
         *_, plain = solver.method(flow.velocity, leaf, visited)
@@ -106,27 +74,26 @@ def test_gradients_are_those_of_plain_autograd(
 
 
 def test_gradients_reach_through_every_saved_state(
-    exact_flow: ExactFlow, generator: torch.Generator
+    curved_flow: CurvedFlow, generator: torch.Generator
 ) -> None:
-    _, flow = exact_flow("circles")
+    flow, solver = curved_flow(), SOLVERS["exp_rk5"]
     leaf = torch.randn(4, 2, generator=generator, dtype=torch.float64).requires_grad_()
     times = given_times(flow)
-    found = flow.simulate(leaf, times, SOLVERS["exp_rk5"], save_every=2, differentiable=True)
+    found = flow.simulate(leaf, times, solver, save_every=2, differentiable=True)
     for index, state in enumerate(found.states):
         (gradient,) = torch.autograd.grad(state.sum(), leaf, retain_graph=True)
-        end = times[: 2 * index + 1]
         if index == 0:
             assert (gradient == 1).all()
             continue
-        alone = flow.simulate(leaf, end, SOLVERS["exp_rk5"], differentiable=True).end
+        alone = flow.simulate(leaf, times[: 2 * index + 1], solver, differentiable=True).end
         (expected,) = torch.autograd.grad(alone.sum(), leaf)
         torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_gradients_of_a_sample_do_not_depend_on_the_batch(
-    exact_flow: ExactFlow, generator: torch.Generator
+    curved_flow: CurvedFlow, generator: torch.Generator
 ) -> None:
-    _, flow = exact_flow("circles", 1)
+    flow = curved_flow()
     x = torch.randn(5, 2, generator=generator, dtype=torch.float64)
     for name in ("exp_rk5", "gauss4"):
         gradients = []
@@ -137,16 +104,25 @@ def test_gradients_of_a_sample_do_not_depend_on_the_batch(
         torch.testing.assert_close(gradients[0][2:3], gradients[1], rtol=1e-10, atol=1e-12)
 
 
-@every_way
-@every_solver
-def test_there_is_no_graph_unless_asked_for(
-    solver: Solver, way: str, exact_flow: ExactFlow, generator: torch.Generator
-) -> None:
-    _, flow = exact_flow("circles")
-    x = torch.randn(4, 2, generator=generator, dtype=torch.float64).requires_grad_()
-    found = getattr(flow, way)(x, given_times(flow, 2), solver, save_every=1)
-    for tensor in (found.times, found.states, found.updates):
-        assert not tensor.requires_grad
+@pytest.fixture
+def network_flow(curved_flow: CurvedFlow) -> Callable[[int], ProbabilityFlow]:
+    """A flow by a network of random weights and some width."""
+
+    class Wide(nn.Module):
+        def __init__(self, width: int):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, 2))
+            self.requires_grad_(False)
+
+        def forward(self, z: Tensor, c_noise: Tensor) -> Tensor:
+            return self.layers(z)
+
+    def make(width: int) -> ProbabilityFlow:
+        known = curved_flow()
+        denoiser = NetworkDenoiser(Wide(width), known.basis, known.schedule)
+        return ProbabilityFlow(denoiser, known.schedule, known.basis)
+
+    return make
 
 
 def saved_bytes(flow: ProbabilityFlow, steps: int) -> int:
@@ -162,10 +138,9 @@ def saved_bytes(flow: ProbabilityFlow, steps: int) -> int:
         return tensor
 
     x = torch.ones(16, 2, dtype=torch.float64, requires_grad=True)
+    times = given_times(flow, steps)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        end = flow.generate(
-            x, given_times(flow, steps), SOLVERS["exp_rk5"], differentiable=True
-        ).end
+        end = flow.generate(x, times, SOLVERS["exp_rk5"], differentiable=True).end
     assert end.requires_grad
     return sum(storages.values())
 
@@ -183,13 +158,17 @@ def test_memory_of_a_step_does_not_grow_with_the_network(
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
-def test_calls_are_as_many_with_gradients_as_without(
+def test_gradients_take_no_more_calls_and_no_graph_is_kept_without_them(
     solver: Solver, network_flow: Callable[[int], ProbabilityFlow]
 ) -> None:
     flow = network_flow(8)
-    x = torch.ones(4, 2, dtype=torch.float64, requires_grad=True)
-    plain = flow.generate(x, given_times(flow), solver)
-    found = flow.generate(x, given_times(flow), solver, differentiable=True)
+    x, times = torch.ones(4, 2, dtype=torch.float64, requires_grad=True), given_times(flow)
+    for simulate in (flow.melt, flow.simulate, flow.generate):
+        plain = simulate(x, times, solver, save_every=1)
+        for tensor in (plain.times, plain.states, plain.updates):
+            assert not tensor.requires_grad
+    plain = flow.generate(x, times, solver)
+    found = flow.generate(x, times, solver, differentiable=True)
     assert found.calls == plain.calls
     assert torch.equal(found.end, plain.end)
     found.end.sum().backward()

@@ -13,7 +13,7 @@ from training.flow.preconditioning import PRECONDITIONINGS, per_dimension
 from training.flow.schedules import InflationSchedule, NoiseSchedule
 from training.learning.loss import DenoisingRegression
 
-COUNT = 100_000
+COUNT = 40_000
 
 
 def expanded_output_variance(xi: Tensor, gamma: Tensor) -> Tensor:
@@ -43,33 +43,29 @@ def test_c_out_stays_positive_in_single_precision_where_the_expanded_form_does_n
 
 def gaussian_regression(
     basis: EigenBasis, schedule: NoiseSchedule, network: nn.Module, t: float
-) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-    """Network outputs and targets on Gaussian data at one time, with the inputs they came from."""
+) -> tuple[Tensor, Tensor]:
+    """Network outputs and targets on Gaussian data at one time."""
     generator = torch.Generator().manual_seed(3)
     normal = torch.randn(2, COUNT, basis.dim, generator=generator, dtype=torch.float64)
     clean, noise = basis.eigenvalues.sqrt() * normal[0], normal[1]
     times = torch.full((COUNT,), t, dtype=torch.float64)
     regression = DenoisingRegression(NetworkDenoiser(network, basis, schedule))
     output, target = regression(clean, times, noise)
-    return output.double(), target.double(), (clean, noise, times)
+    return output.double(), target.double()
 
 
-@pytest.mark.parametrize("t", [0.01, 3.0, 7.0, 15.0])
-@pytest.mark.parametrize("kind", ["PRP", "PRR", "EDM"])
+@pytest.mark.parametrize("kind", ["PRR", "EDM"])
 def test_inputs_and_targets_have_unit_variance_and_are_uncorrelated(
-    kind: str, t: float, random_basis: Callable[[int], EigenBasis], function_network: type
+    kind: str, random_basis: Callable[[int], EigenBasis], function_network: type
 ) -> None:
-    schedule = {
-        "PRP": InflationSchedule.to_dimension(3, 3),
-        "PRR": InflationSchedule.to_dimension(1, 3),
-        "EDM": EDMSchedule(3),
-    }[kind]
+    schedule = {"PRR": InflationSchedule.to_dimension(1, 3), "EDM": EDMSchedule(3)}[kind]
     identity = function_network(lambda z, c: z)
-    z, target, _ = gaussian_regression(random_basis(3), schedule, identity, t)
     error = COUNT**-0.5
-    assert ((z.square().mean(0) - 1).abs() < 4 * 2**0.5 * error).all()
-    assert ((target.square().mean(0) - 1).abs() < 4 * 2**0.5 * error).all()
-    assert ((z * target).mean(0).abs() < 4 * error).all()
+    for t in (0.01, 3.0, 15.0):
+        z, target = gaussian_regression(random_basis(3), schedule, identity, t)
+        assert ((z.square().mean(0) - 1).abs() < 4 * 2**0.5 * error).all()
+        assert ((target.square().mean(0) - 1).abs() < 4 * 2**0.5 * error).all()
+        assert ((z * target).mean(0).abs() < 4 * error).all()
 
 
 @pytest.mark.parametrize("name", PRECONDITIONINGS)

@@ -27,79 +27,54 @@ SCHEDULES = {**INFLATIONS, **ISOTROPIC}
 TIMES = torch.linspace(0.05, 7, 9, dtype=torch.float64)
 
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
-every_isotropic = pytest.mark.parametrize("schedule", ISOTROPIC.values(), ids=ISOTROPIC)
 every_inflation = pytest.mark.parametrize("schedule", INFLATIONS.values(), ids=INFLATIONS)
 
 
 @every_schedule
-def test_the_noise_rate_is_the_derivative_of_the_log_noise(schedule: NoiseSchedule) -> None:
-    derivative = vmap(jacfwd(lambda t: schedule.noise_variance(t).log()))(TIMES)
-    torch.testing.assert_close(schedule.log_noise_rate(TIMES), derivative, rtol=1e-12, atol=0)
-
-
-@every_schedule
-def test_the_scale_rate_is_the_derivative_of_the_log_scale(schedule: NoiseSchedule) -> None:
-    derivative = vmap(jacfwd(lambda t: schedule.scale(t).log()))(TIMES)
-    torch.testing.assert_close(schedule.log_scale_rate(TIMES), derivative, rtol=1e-12, atol=1e-14)
-
-
-@every_schedule
-def test_a_time_follows_from_its_log_noise(schedule: NoiseSchedule) -> None:
+def test_rates_are_derivatives_and_a_time_follows_from_its_noise(schedule: NoiseSchedule) -> None:
+    noise = vmap(jacfwd(lambda t: schedule.noise_variance(t).log()))(TIMES)
+    torch.testing.assert_close(schedule.log_noise_rate(TIMES), noise, rtol=1e-12, atol=0)
+    scale = vmap(jacfwd(lambda t: schedule.scale(t).log()))(TIMES)
+    torch.testing.assert_close(schedule.log_scale_rate(TIMES), scale, rtol=1e-12, atol=1e-14)
     log_noise = schedule.reference_log_noise(TIMES)
     torch.testing.assert_close(schedule.time_of_log_noise(log_noise), TIMES, rtol=1e-12, atol=1e-12)
-
-
-@every_schedule
-def test_the_reference_noise_is_the_largest_of_all_dimensions(schedule: NoiseSchedule) -> None:
     largest = schedule.noise_variance(TIMES).max(dim=-1).values
-    torch.testing.assert_close(schedule.reference_log_noise(TIMES).exp(), largest)
+    torch.testing.assert_close(log_noise.exp(), largest)
 
 
 @every_schedule
-def test_latent_variance_is_that_of_scaled_noisy_gaussian_data(
-    schedule: NoiseSchedule, generator: torch.Generator
-) -> None:
-    count, t = 100_000, torch.tensor(4.0, dtype=torch.float64)
-    data_variance = torch.linspace(2.0, 0.01, schedule.dim, dtype=torch.float64)
-    normal = torch.randn(2, count, schedule.dim, generator=generator, dtype=torch.float64)
-    clean, noise = data_variance.sqrt() * normal[0], schedule.noise_variance(t).sqrt() * normal[1]
-    measured = (schedule.scale(t) * (clean + noise)).square().mean(dim=0)
-    ratio = measured / schedule.latent_variance(t, data_variance)
-    # The relative standard error of a Gaussian variance is sqrt(2 / count).
-    assert ((ratio - 1).abs() < 4 * (2 / count) ** 0.5).all()
+def test_latent_variance_is_that_of_scaled_noisy_data(schedule: NoiseSchedule) -> None:
+    t, xi = torch.tensor(4.0).double(), torch.linspace(2, 0.01, schedule.dim, dtype=torch.float64)
+    expected = schedule.scale(t) ** 2 * (xi + schedule.noise_variance(t))
+    torch.testing.assert_close(schedule.latent_variance(t, xi), expected)
 
 
 @every_inflation
-def test_the_top_dimension_has_standard_deviation_A0_at_all_times(
+def test_the_top_dimension_has_standard_deviation_A0_and_kept_ones_end_there(
     schedule: InflationSchedule,
 ) -> None:
-    data_variance = torch.full((schedule.dim,), schedule.top_variance, dtype=torch.float64)
+    top, end_std = schedule.top_variance, schedule.end_std
+    data_variance = torch.linspace(top, 0.0, schedule.dim, dtype=torch.float64)
     variance = schedule.latent_variance(TIMES, data_variance)[:, 0]
-    torch.testing.assert_close(variance, torch.full_like(TIMES, schedule.end_std**2))
-
-
-@every_inflation
-def test_kept_dimensions_all_end_at_A0(schedule: InflationSchedule) -> None:
-    data_variance = torch.linspace(schedule.top_variance, 0.0, schedule.dim, dtype=torch.float64)
+    torch.testing.assert_close(variance, torch.full_like(TIMES, end_std**2))
     late = torch.tensor(60.0, dtype=torch.float64)
     kept = schedule.growth_rates == schedule.growth_rates.max()
-    end_std = schedule.latent_variance(late, data_variance).sqrt()
-    torch.testing.assert_close(end_std[kept], torch.full_like(end_std[kept], schedule.end_std))
-    assert (end_std[~kept] < 1e-6 * schedule.end_std).all()
+    std = schedule.latent_variance(late, data_variance).sqrt()
+    torch.testing.assert_close(std[kept], torch.full_like(std[kept], end_std))
+    assert (std[~kept] < 1e-6 * end_std).all()
+    # By default a tenth of the top variance is data at the end.
+    t_max = torch.tensor(schedule.default_t_max(), dtype=torch.float64)
+    noise = float(schedule.noise_variance(t_max).max())
+    assert top / (top + noise) == pytest.approx(0.1)
 
 
-def test_noise_starts_at_gamma0() -> None:
+def test_noise_starts_at_gamma0_and_is_a_power_of_t_for_edm_and_ve() -> None:
     variance = INFLATIONS["PRP scaled"].noise_variance(torch.tensor(0.0))
     torch.testing.assert_close(variance, torch.full((3,), 1e-3, dtype=torch.float64))
-
-
-@pytest.mark.parametrize(("kind", "variance"), [(EDMSchedule, 9.0), (VESchedule, 3.0)])
-def test_edm_and_ve_noise_is_a_power_of_t_and_never_scaled(
-    kind: type[NoiseSchedule], variance: float
-) -> None:
     t = torch.tensor(3.0, dtype=torch.float64)
-    assert kind(2).noise_variance(t).tolist() == [variance] * 2
-    assert float(kind(2).scale(t)) == 1
+    for schedule, power in ((EDMSchedule(2), 9.0), (VESchedule(2), 3.0)):
+        assert schedule.noise_variance(t).tolist() == [power] * 2
+        assert float(schedule.scale(t)) == 1
 
 
 def test_vp_keeps_the_variance_of_standardized_data() -> None:
@@ -115,38 +90,23 @@ def test_names_tell_the_kind_of_schedule() -> None:
     assert {schedule.name for schedule in ISOTROPIC.values()} == set(ISOTROPIC)
 
 
-@pytest.mark.parametrize(("kept", "dim"), [(1, 2), (2, 3), (1, 3), (10, 64)])
-def test_orig_exponents_sum_to_zero_and_have_gap_D_over_the_compressed(kept: int, dim: int) -> None:
-    exponents = to_dimension(kept, dim, rho=1.7).growth_rates / 1.7 - 1
-    assert abs(float(exponents.sum())) < 1e-12
-    gap = float(exponents.max() - exponents.min())
-    assert gap == pytest.approx(dim / (dim - kept), rel=1e-12)
+def exponents(*arguments: int, rho: float, **options: object) -> Tensor:
+    return to_dimension(*arguments, rho=rho, **options).growth_rates / rho - 1
 
 
-@pytest.mark.parametrize("gap", [0.5, 1.02, 1.5, 2.5])
-def test_the_constant_inflation_gap_is_the_difference_of_exponents(gap: float) -> None:
-    exponents = to_dimension(2, 5, rho=2.0, inflation_gap=gap, **GAP).growth_rates / 2 - 1
-    assert exponents[:2].tolist() == [1.0, 1.0]
-    assert float(exponents.max() - exponents.min()) == pytest.approx(gap, rel=1e-12)
-
-
-def test_rescaling_multiplies_every_exponent() -> None:
-    plain, rescaled = to_dimension(1, 4), to_dimension(1, 4, g_rescaling=0.3)
-    expected = 0.3 * (plain.growth_rates - 1)
-    torch.testing.assert_close(rescaled.growth_rates - 1, expected, rtol=0, atol=1e-14)
-
-
-def test_exponents_do_not_matter_where_all_dimensions_are_kept() -> None:
+def test_exponents_have_the_gap_and_the_scale_that_were_asked_for() -> None:
+    for kept, dim in ((1, 2), (2, 3), (10, 64)):
+        orig = exponents(kept, dim, rho=1.7)
+        assert abs(float(orig.sum())) < 1e-12
+        assert float(orig.max() - orig.min()) == pytest.approx(dim / (dim - kept), rel=1e-12)
+    for gap in (0.5, 1.02, 2.5):
+        constant = exponents(2, 5, rho=2.0, inflation_gap=gap, **GAP)
+        assert constant[:2].tolist() == [1.0, 1.0]
+        assert float(constant.max() - constant.min()) == pytest.approx(gap, rel=1e-12)
+    rescaled = exponents(1, 4, rho=1.0, g_rescaling=0.3)
+    torch.testing.assert_close(rescaled, 0.3 * exponents(1, 4, rho=1.0), rtol=0, atol=1e-14)
+    # They do not matter where all dimensions are kept.
     assert to_dimension(4, 4, rho=1.5, inflation_gap=3.0, **GAP).growth_rates.tolist() == [1.5] * 4
-
-
-@every_inflation
-def test_by_default_a_tenth_of_the_top_variance_is_data_at_the_end(
-    schedule: InflationSchedule,
-) -> None:
-    t_max = torch.tensor(schedule.default_t_max(), dtype=torch.float64)
-    noise = float(schedule.noise_variance(t_max).max())
-    assert schedule.top_variance / (schedule.top_variance + noise) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(
@@ -163,21 +123,15 @@ def test_isotropic_noise_runs_over_the_tabulated_range(
 
 
 @every_schedule
-def test_the_times_grid_increases_from_the_first_time_to_the_last(
-    schedule: NoiseSchedule,
-) -> None:
+def test_the_times_grid_increases_from_the_first_time_to_the_last(schedule: NoiseSchedule) -> None:
     end = min(7.01, schedule.default_t_max())
     times = schedule.times(37, end)
-    assert times.shape == (38,)
-    assert times.dtype == torch.float64
-    assert (times.diff() > 0).all()
+    assert (times.shape, times.dtype) == ((38,), torch.float64)
+    steps = {"EDM": times ** (1 / 7), "VE": times.log()}.get(schedule.name, times).diff()
+    assert (steps > 0).all()
+    torch.testing.assert_close(steps, steps[:1].expand(37))
     ends = torch.tensor([schedule.t_min, end], dtype=torch.float64)
     torch.testing.assert_close(times[[0, -1]], ends, rtol=1e-13, atol=0)
-
-
-def test_edm_times_are_even_in_their_seventh_roots() -> None:
-    roots = EDMSchedule(2).times(10, 80.0) ** (1 / 7)
-    torch.testing.assert_close(roots.diff(), roots.diff()[:1].expand(10))
 
 
 @every_schedule
@@ -198,47 +152,27 @@ def test_a_vector_of_times_is_treated_one_by_one(schedule: NoiseSchedule) -> Non
         torch.testing.assert_close(table.flatten(0, 1), one_by_one, rtol=1e-14, atol=0)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        *({name: bad} for name in ("rho", "gamma0", "end_std") for bad in (0.0, -1.0, nan, inf)),
-        *({"dims_to_keep": bad} for bad in (0, -1, 4)),
+def test_impossible_schedules_are_usage_errors() -> None:
+    bad = (0.0, -1.0, nan, inf)
+    for arguments in (
+        *({name: value} for name in ("rho", "gamma0", "end_std") for value in bad),
+        *({"dims_to_keep": kept} for kept in (0, -1, 4)),
+        *({"inflation_gap": value, **GAP} for value in bad),
+        *({"g_rescaling": value} for value in bad),
         {"g_type": "constant"},
-        *({"inflation_gap": bad, **GAP} for bad in (0.0, -1.0, nan, inf)),
-        *({"g_rescaling": bad} for bad in (0.0, -1.0, nan, inf)),
-    ],
-    ids=str,
-)
-def test_impossible_inflations_are_usage_errors(arguments: dict) -> None:
-    with pytest.raises(UsageError):
-        to_dimension(**{"dims_to_keep": 2, "data_dim": 3, **arguments})
-
-
-def test_noise_that_never_grows_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="no dimension inflates"):
-        InflationSchedule(torch.tensor([-1.0, -2.0]))
-
-
-def test_ve_times_are_geometric() -> None:
-    ratios = VESchedule(2).times(10, 1e4).log().diff()
-    torch.testing.assert_close(ratios, ratios[:1].expand(10))
-
-
-@every_isotropic
-@pytest.mark.parametrize("bad", [0.0, -1.0, "end", nan])
-def test_isotropic_schedules_need_a_first_time_within_their_range(
-    schedule: NoiseSchedule, bad: float | str
-) -> None:
-    t_min = schedule.default_t_max() if bad == "end" else bad
-    with pytest.raises(UsageError, match="tmin"):
-        type(schedule)(2, t_min=t_min)
-
-
-def test_usage_errors_name_what_would_be_right() -> None:
+    ):
+        with pytest.raises(UsageError):
+            to_dimension(**{"dims_to_keep": 2, "data_dim": 3, **arguments})
     with pytest.raises(UsageError, match="give 1 to 3"):
         to_dimension(4, 3)
     with pytest.raises(UsageError, match="orig, constant_inflation_gap"):
         to_dimension(2, 3, g_type="constant")
+    with pytest.raises(UsageError, match="no dimension inflates"):
+        InflationSchedule(torch.tensor([-1.0, -2.0]))
+    for schedule in ISOTROPIC.values():
+        for t_min in (0.0, -1.0, schedule.default_t_max(), nan):
+            with pytest.raises(UsageError, match="tmin"):
+                type(schedule)(2, t_min=t_min)
 
 
 def test_the_default_end_of_circles_is_known() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from bumps import Bumps
 from torch.func import jvp
 
 from training.data.toys import Toy
@@ -27,9 +28,9 @@ every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCH
 STANDARDIZED = {name: solver for name, solver in SOLVERS.items() if solver.standardized}
 
 
-def circles_flow(schedule: NoiseSchedule) -> ProbabilityFlow:
-    """The exact flow of circles under a schedule."""
-    toy = Toy("circles")
+def exact(schedule: NoiseSchedule) -> ProbabilityFlow:
+    """The exact flow of a mixture under a schedule."""
+    toy = Bumps(2)
     basis = EigenBasis.from_moments(*toy.moments())
     denoiser = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
     return ProbabilityFlow(denoiser, schedule, basis)
@@ -52,7 +53,7 @@ def gaussian_flow(basis: EigenBasis, schedule: NoiseSchedule) -> ProbabilityFlow
 def test_the_standardized_velocity_is_the_change_of_variables_of_the_scaled_one(
     schedule: NoiseSchedule, generator: torch.Generator
 ) -> None:
-    flow = circles_flow(schedule)
+    flow = exact(schedule)
     y = torch.randn(20, 2, generator=generator, dtype=torch.float64)
     for t in schedule.times(5, 4.0):
         # dx/dt = d(std y)/dt = std' y + std y'
@@ -63,49 +64,45 @@ def test_the_standardized_velocity_is_the_change_of_variables_of_the_scaled_one(
 
 
 @every_schedule
-@pytest.mark.parametrize("kind", ["velocity", "standardized_velocity", "noisy_std", "latent_std"])
 def test_rows_may_have_times_of_their_own(
-    kind: str, schedule: NoiseSchedule, generator: torch.Generator
+    schedule: NoiseSchedule, generator: torch.Generator
 ) -> None:
-    flow = circles_flow(schedule)
+    flow = exact(schedule)
     y = torch.randn(6, 2, generator=generator, dtype=torch.float64)
     t = schedule.times(5, 4.0)
-    function = getattr(flow, kind)
-    points = (y,) if "velocity" in kind else ()
-    together = function(*points, t)
-    assert together.shape == (6, 2)
-    for row in range(6):
-        alone = function(*(rows[[row]] for rows in points), t[row])
-        torch.testing.assert_close(together[row], alone.view(2), rtol=1e-13, atol=1e-13)
+    for kind in ("velocity", "standardized_velocity", "noisy_std", "latent_std"):
+        function = getattr(flow, kind)
+        points = (y,) if "velocity" in kind else ()
+        together = function(*points, t)
+        assert together.shape == (6, 2)
+        for row in range(6):
+            alone = function(*(rows[[row]] for rows in points), t[row])
+            torch.testing.assert_close(together[row], alone.view(2), rtol=1e-13, atol=1e-13)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 5])
 @pytest.mark.parametrize("name", STANDARDIZED)
 @every_schedule
 def test_gaussian_data_are_carried_exactly_at_any_number_of_steps(
-    schedule: NoiseSchedule,
-    name: str,
-    steps: int,
-    random_basis: RandomBasis,
-    generator: torch.Generator,
+    schedule: NoiseSchedule, name: str, random_basis: RandomBasis, generator: torch.Generator
 ) -> None:
     flow = gaussian_flow(random_basis(2), schedule)
     data = torch.randn(20, 2, generator=generator, dtype=torch.float64)
-    times = schedule.times(steps, 5.0)
-    melt = flow.melt(data, times, SOLVERS[name], save_every=1)
-    start = melt.states[0] / flow.latent_std(times[0])
-    for t, state in zip(times, melt.states, strict=True):
-        expected = flow.latent_std(t) * start
-        torch.testing.assert_close(state, expected, rtol=1e-12, atol=1e-12)
-    back = flow.generate(melt.end, times, SOLVERS[name]).end
-    torch.testing.assert_close(back, melt.states[0], rtol=1e-12, atol=1e-12)
+    for steps in (1, 4):
+        times = schedule.times(steps, 5.0)
+        melt = flow.melt(data, times, SOLVERS[name], save_every=1)
+        start = melt.states[0] / flow.latent_std(times[0])
+        for t, state in zip(times, melt.states, strict=True):
+            expected = flow.latent_std(t) * start
+            torch.testing.assert_close(state, expected, rtol=1e-12, atol=1e-12)
+        back = flow.generate(melt.end, times, SOLVERS[name]).end
+        torch.testing.assert_close(back, melt.states[0], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("solver", STANDARDIZED.values(), ids=STANDARDIZED)
 def test_a_dimension_whose_noise_does_not_grow_moves_by_the_scale_alone(
     solver: Solver, exact_flow: ExactFlow, generator: torch.Generator
 ) -> None:
-    toy, flow = exact_flow("circles", 1, g_type="orig")
+    toy, flow = exact_flow("bumps2", 1, g_type="orig")
     assert flow.schedule.growth_rates.tolist() == [2, 0]
     times = flow.schedule.times(4, flow.schedule.default_t_max())
     melt = flow.melt(toy.sample(16, generator), times, solver)

@@ -22,61 +22,50 @@ def filled(count: int, dim: int, keep: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-@pytest.mark.parametrize("alpha", [0.15, 0.3, 1.0, 5.0])
-def test_it_holds_the_points_in_simplices_of_smaller_radius(dim: int, alpha: float) -> None:
-    points, tests = normal(1500, dim), normal(2000, dim, seed=1)
+def test_it_holds_the_points_in_simplices_of_smaller_radius(dim: int) -> None:
+    points, tests = normal(800, dim), normal(1000, dim, seed=1)
     delaunay = Delaunay(points)
-    kept = circumradii(points[delaunay.simplices]) < alpha
     simplex = delaunay.find_simplex(tests)
-    expected = (simplex >= 0) & kept[simplex]
-    assert 0 < expected.mean() < 1
-    winding = winding_number(tests, *alpha_shape(points, alpha))
-    assert np.array_equal(winding, expected)
+    for alpha in (0.3, 1.0):
+        kept = circumradii(points[delaunay.simplices]) < alpha
+        expected = (simplex >= 0) & kept[simplex]
+        assert 0 < expected.mean() < 1
+        assert np.array_equal(winding_number(tests, *alpha_shape(points, alpha)), expected)
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_its_volume_is_that_of_the_simplices_and_grows_with_alpha_to_the_hulls(dim: int) -> None:
+def test_its_volume_grows_with_alpha_to_the_hulls(dim: int) -> None:
     points = normal(500, dim)
-    alphas = (0.05, 0.1, 0.2, 0.5, 1.0, 1e12, np.inf)
+    alphas = (0.05, 0.2, 0.5, 1.0, 1e12, np.inf)
     volumes = [enclosed_volume(*alpha_shape(points, alpha)) for alpha in alphas]
     assert np.all(np.diff(volumes) >= -1e-9)
     assert volumes[0] < 0.5 * volumes[-1]
     hull = ConvexHull(points)
-    assert volumes[-1] == pytest.approx(hull.volume, rel=1e-9)
-    assert volumes[-2] == pytest.approx(hull.volume, rel=1e-9)
-    tests = 2 * normal(2000, dim, seed=1)
+    assert volumes[-2:] == pytest.approx([hull.volume] * 2, rel=1e-9)
+    tests = 2 * normal(1000, dim, seed=1)
     in_hull = (tests @ hull.equations[:, :-1].T + hull.equations[:, -1] < 0).all(axis=1)
     for alpha in (1e12, np.inf):
         assert np.array_equal(inside(tests, *alpha_shape(points, alpha)), in_hull)
     assert np.array_equal(alpha_shape(points, np.inf).faces, convex_hull(points).faces)
 
 
-@pytest.mark.parametrize(("dim", "count", "alpha"), [(2, 4000, 0.15), (3, 20_000, 0.25)])
-def test_a_ball_with_a_hole_is_recovered_and_the_hull_fills_it(
+@pytest.mark.parametrize(("dim", "count", "alpha"), [(2, 4000, 0.15), (3, 12_000, 0.3)])
+def test_holes_and_notches_stay_open_which_the_hull_fills(
     dim: int, count: int, alpha: float
 ) -> None:
-    points = filled(count, dim, "shell")
-    tests = np.random.default_rng(2).uniform(-1.2, 1.2, (3000, dim))
-    radius = np.linalg.norm(tests, axis=1)
-    margin = 0.1
-    solid = (radius > 0.5 + margin) & (radius < 1 - margin)
-    hole, beyond = radius < 0.5 - margin, radius > 1
-    shape, hull = (inside(tests, *alpha_shape(points, a)) for a in (alpha, np.inf))
-    assert shape[solid].all()
-    assert not shape[hole].any()
-    assert not shape[beyond].any()
-    assert hull[hole].all()
-
-
-@pytest.mark.parametrize(("dim", "count", "alpha"), [(2, 4000, 0.2), (3, 12_000, 0.3)])
-def test_the_notch_of_a_shape_stays_open(dim: int, count: int, alpha: float) -> None:
-    points = filled(count, dim, "notch")
-    tests = np.random.default_rng(2).uniform(-0.9, 0.9, (3000, dim))
-    shape = inside(tests, *alpha_shape(points, alpha))
-    deep, solid = (tests > 0.2).all(axis=1), (tests < -0.1).any(axis=1)
-    assert not shape[deep].any()
-    assert shape[solid].all()
-    assert inside(tests, *alpha_shape(points, np.inf))[(tests < 0.25).all(axis=1)].all()
+    tests = np.random.default_rng(2).uniform(-1.2, 1.2, (2000, dim))
+    radius, margin = np.linalg.norm(tests, axis=1), 0.12
+    regions = {
+        "shell": ((radius > 0.5 + margin) & (radius < 1 - margin), radius < 0.5 - margin),
+        "notch": ((tests < -0.1).any(axis=1), (tests > 0.2).all(axis=1)),
+    }
+    for keep, (solid, empty) in regions.items():
+        points = filled(count, dim, keep)
+        shape, hull = (inside(tests, *alpha_shape(points, a)) for a in (alpha, np.inf))
+        inner = abs(tests).max(axis=1) < 0.9
+        assert shape[solid & inner].all()
+        assert not shape[empty].any()
+        assert hull[radius < 0.3].all()
 
 
 def test_radii_of_regular_and_random_simplices() -> None:

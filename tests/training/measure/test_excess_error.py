@@ -16,8 +16,8 @@ ExactFlow = Callable[..., tuple[Toy, ProbabilityFlow]]
 
 @pytest.fixture
 def points(exact_flow: ExactFlow, generator: torch.Generator) -> tuple[ProbabilityFlow, Tensor]:
-    """The exact flow of moons, and more clean points of it than one chunk holds."""
-    toy, flow = exact_flow("moons", 1)
+    """An exact flow, and more clean points of it than one chunk holds."""
+    toy, flow = exact_flow("bumps2", 1)
     return flow, flow.basis.to_eigen(toy.sample(9000, generator))
 
 

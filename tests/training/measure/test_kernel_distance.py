@@ -47,24 +47,15 @@ def test_it_is_torch_fidelitys_for_sets_of_one_size() -> None:
     assert found == pytest.approx(mmd2(*kernels), rel=1e-10)
 
 
-@pytest.mark.parametrize("block", [1, 3, 8])
-def test_blocks_change_nothing(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = normal(8, 4), normal(7, 4, seed=1)
+def test_neither_blocks_nor_order_nor_float32_change_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (normal(8, 4), normal(7, 4, seed=1))
     whole = kernel_distance(first, second)
-    monkeypatch.setattr(module, "BLOCK", block)
-    assert kernel_distance(first, second) == pytest.approx(whole, rel=1e-12)
-
-
-def test_float32_features_are_compared_in_float64() -> None:
-    first, second = (100 * normal(50, 4, seed=seed).float() for seed in (0, 1))
-    exact = kernel_distance(first.double(), second.double())
-    assert kernel_distance(first, second) == exact
-
-
-def test_order_does_not_matter() -> None:
-    first, second = normal(8, 4), normal(7, 4, seed=1)
-    found = kernel_distance(first, second)
-    assert kernel_distance(second.flip(0), first) == pytest.approx(found, rel=1e-12)
+    assert kernel_distance(second.flip(0), first) == pytest.approx(whole, rel=1e-12)
+    first, second = first.float(), second.float()
+    assert kernel_distance(first, second) == kernel_distance(first.double(), second.double())
+    for block in (1, 3, 8):
+        monkeypatch.setattr(module, "BLOCK", block)
+        assert kernel_distance(first, second) == pytest.approx(whole, rel=1e-6)
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.7])
@@ -73,7 +64,7 @@ def test_on_average_it_is_the_distance_of_the_distributions(shift: float) -> Non
     # with raw moments m_k: here of N(0, 1) and N(shift, 1).
     second, third = 1 + shift**2, shift**3 + 3 * shift
     expected = 3 * shift**2 + 3 * (second - 1) ** 2 + third**2
-    draws = 2000
+    draws = 1000
     x, y = normal(draws, 6, 1), shift + normal(draws, 5, 1, seed=1)
     found = [kernel_distance(x[draw], y[draw]) for draw in range(draws)]
     error = statistics.stdev(found) / draws**0.5
@@ -84,11 +75,11 @@ def test_on_average_it_is_the_distance_of_the_distributions(shift: float) -> Non
 
 def test_over_subsets_the_mean_is_that_of_all() -> None:
     first, second = normal(60, 4), normal(90, 4, seed=1)
-    found = subset_distances(first, second, seeded(), subsets=400, size=20)
+    found = subset_distances(first, second, seeded(), subsets=200, size=20)
     assert (found.subsets, found.size) == (400, 20)
-    error = found.std / 400**0.5
+    error = found.std / 200**0.5
     assert abs(found.mean - kernel_distance(first, second)) < 4 * error
-    larger = subset_distances(first, second, seeded(), subsets=400, size=50)
+    larger = subset_distances(first, second, seeded(), subsets=200, size=50)
     assert larger.std < found.std / 2
 
 
@@ -124,11 +115,11 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(("bad", "message"), BAD.values(), ids=BAD)
-def test_what_has_no_distance_is_refused(bad: Tensor, message: str) -> None:
+def test_what_has_no_distance_is_refused() -> None:
     good = normal(4, 3)
-    for pair in ((bad, good), (good, bad)):
-        with pytest.raises(DataError, match=message):
-            kernel_distance(*pair)
-        with pytest.raises(DataError, match=message):
-            subset_distances(*pair, generator=seeded())
+    for bad, message in BAD.values():
+        for pair in ((bad, good), (good, bad)):
+            with pytest.raises(DataError, match=message):
+                kernel_distance(*pair)
+            with pytest.raises(DataError, match=message):
+                subset_distances(*pair, generator=seeded())

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from math import nan
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from refusals import refusal
 
-from dnnlib.errors import DataError, UsageError
+from dnnlib.errors import UsageError
 from torch_utils.snapshots import Part, read_network, write_network
 from training.flow.calibration import Calibration
 from training.flow.eigenbasis import EigenBasis
@@ -29,14 +29,14 @@ def model(tiny_model: MakeModel) -> Model:
     return model
 
 
-@pytest.mark.parametrize("space", ["ES", "IS"])
 @pytest.mark.parametrize(
-    ("network", "sizes"), [("mlp", {"width": 16}), ("ToyConvUNet", {"channels": 8})]
+    ("network", "space", "sizes"),
+    [("mlp", "ES", {"width": 16}), ("ToyConvUNet", "IS", {"channels": 8})],
 )
-def test_a_saved_model_denoises_as_before(
+def test_a_saved_model_denoises_as_before_and_is_saved_as_the_same_file(
     network: str,
-    sizes: dict[str, int],
     space: str,
+    sizes: dict[str, int],
     tiny_model: MakeModel,
     tmp_path: Path,
     generator: torch.Generator,
@@ -45,8 +45,9 @@ def test_a_saved_model_denoises_as_before(
     for parameter in model.denoiser.parameters():
         torch.nn.init.normal_(parameter, std=0.1, generator=generator)
     model.about |= {"seen": 5, "list": [1, "a", None], "nested": {"lr": 1e-3}}
-    model.save(tmp_path / "network.pkl")
-    loaded = Model.load(tmp_path / "network.pkl")
+    first, second = tmp_path / "first.pkl", tmp_path / "second.pkl"
+    model.save(first)
+    loaded = Model.load(str(first))
     assert loaded.about == model.about
     assert loaded.recipe == model.recipe
     x = torch.randn(9, 2, generator=generator, dtype=torch.float64)
@@ -55,12 +56,7 @@ def test_a_saved_model_denoises_as_before(
         assert torch.equal(loaded.denoiser(x, t), model.denoiser(x, t))
     assert torch.equal(loaded.denoiser.basis.mean, model.denoiser.basis.mean)
     assert not any(parameter.requires_grad for parameter in loaded.denoiser.parameters())
-
-
-def test_a_loaded_model_is_saved_as_the_same_file(model: Model, tmp_path: Path) -> None:
-    first, second = tmp_path / "first.pkl", tmp_path / "second.pkl"
-    model.save(first)
-    Model.load(first).save(second)
+    loaded.save(second)
     (one, about), (other, about_again) = read_network(first), read_network(second)
     assert about == about_again
     assert one.keys() == other.keys()
@@ -165,6 +161,8 @@ def drop(part: Part, name: str) -> Part:
 
 
 FLOATS = torch.arange(9, dtype=torch.float64)
+# One example of each part and rule: what tensors, calibrations and gains must be in themselves is
+# tested with them.
 DAMAGES: dict[str, tuple[str, Callable[[Part], Part | None]]] = {
     "a missing part": ("denoiser", lambda part: None),
     "a missing basis": ("basis", lambda part: None),
@@ -172,11 +170,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Part], Part | None]]] = {
     "an unknown schedule": ("schedule", change(class_name="cosine")),
     "a network of another width": ("network", change(width=17)),
     "a network of other dimensions": ("network", change(dim=3)),
-    "a network with an unknown argument": ("network", change(heads=8)),
-    "a huge network": ("network", change(width=10**7)),
     "an empty noise range": ("network", change(noise_range=[1.0, 0.0])),
-    "weights that are not finite": ("network", change(**{"output.bias": torch.full((2,), nan)})),
-    "a lost tensor": ("network", lambda part: replace(part, state={})),
     "a basis of other dimensions": ("basis", widen_basis),
     "a basis of no shape": ("basis", change(mean=torch.zeros(2, 2))),
     "a basis without mean": ("basis", lambda part: replace(part, state={})),
@@ -185,53 +179,25 @@ DAMAGES: dict[str, tuple[str, Callable[[Part], Part | None]]] = {
     "eigenvalues of zero": ("basis", change(eigenvalues=torch.zeros(2))),
     "axes that are not orthonormal": ("basis", change(eigenvectors=torch.ones(2, 2))),
     "more dimensions kept than there are": ("schedule", change(dims_to_keep=3)),
-    "a rate of zero": ("schedule", change(rho=0.0)),
     "a rate that is no number": ("schedule", change(rho="fast")),
     "an unknown space": ("denoiser", change(space="XS")),
-    "an unknown noise condition": ("denoiser", change(noise_cond="fourier")),
-    "an unknown preconditioning": ("denoiser", change(preconditioning="iddpm")),
     "a variance of other dimensions": ("denoiser", change(data_variance=torch.ones(3))),
     "a variance of no shape": ("denoiser", change(data_variance=torch.ones(2, 2))),
     "a calibration without times": ("denoiser", lambda part: drop(part, "calibration_times")),
     "a calibration without slopes": ("denoiser", lambda part: drop(part, "calibration_slopes")),
-    "a calibration of no nodes": (
-        "denoiser",
-        change(calibration_times=FLOATS[:0], calibration_slopes=FLOATS[:0].reshape(0, 2)),
-    ),
-    "a calibration of one node": (
-        "denoiser",
-        change(calibration_times=FLOATS[:1], calibration_slopes=FLOATS[:2].reshape(1, 2)),
-    ),
     "a calibration of other dimensions": (
         "denoiser",
         change(calibration_slopes=FLOATS[:4].reshape(4, 1)),
-    ),
-    "a calibration of other times": ("denoiser", change(calibration_times=FLOATS[:3])),
-    "a calibration whose times fall": ("denoiser", change(calibration_times=-FLOATS[:4])),
-    "a calibration in single precision": ("denoiser", change(calibration_times=torch.arange(4.0))),
-    "a calibration that is not finite": (
-        "denoiser",
-        change(calibration_slopes=torch.full((4, 2), nan, dtype=torch.float64)),
     ),
     "a calibration of gains alone": (
         "denoiser",
         lambda part: drop(drop(part, "calibration_times"), "calibration_slopes"),
     ),
     "gains of other dimensions": ("denoiser", change(calibration_gains=FLOATS[:4].reshape(4, 1))),
-    "gains that are not finite": (
-        "denoiser",
-        change(calibration_gains=torch.full((4, 2), nan, dtype=torch.float64)),
-    ),
     "an output gain without times": ("denoiser", lambda part: drop(part, "output_gain_times")),
     "an output gain without gains": ("denoiser", lambda part: drop(part, "output_gains")),
-    "an output gain of other dimensions": (
-        "denoiser",
-        change(output_gains=torch.ones(4, 3)),
-    ),
-    "an output gain of other times": ("denoiser", change(output_gain_times=FLOATS[:3])),
+    "an output gain of other dimensions": ("denoiser", change(output_gains=torch.ones(4, 3))),
     "an output gain whose times fall": ("denoiser", change(output_gain_times=-FLOATS[:4])),
-    "an output gain of integers": ("denoiser", change(output_gains=torch.ones(4, 2).int())),
-    "an output gain that is not finite": ("denoiser", change(output_gains=torch.full((4, 2), nan))),
     "an output gain among the arguments": ("denoiser", change(output_gain=5)),
     "a calibration among the arguments": ("denoiser", change(calibration=5)),
     "a calibration of an isotropic model": ("denoiser", change(preconditioning="edm")),
@@ -239,34 +205,19 @@ DAMAGES: dict[str, tuple[str, Callable[[Part], Part | None]]] = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_an_inconsistent_file_is_a_data_error_that_names_it(
-    damage: str, model: Model, tmp_path: Path
-) -> None:
+def test_an_inconsistent_file_is_a_data_error_that_names_it(model: Model, tmp_path: Path) -> None:
     path = tmp_path / "network.pkl"
     with_output_gain(calibrate(model)).save(path)
     parts, about = read_network(path)
-    name, apply = DAMAGES[damage]
-    damaged = {**parts, name: apply(parts[name])}
-    write_network(path, {key: part for key, part in damaged.items() if part}, about)
-    with pytest.raises(DataError, match=r"network\.pkl"):
-        Model.load(path)
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [(b"", "empty"), (b"not a network", "no zip"), (b"PK\x03\x04 a network", "cut short")],
-)
-def test_a_broken_file_is_a_data_error(content: bytes, reason: str, tmp_path: Path) -> None:
-    path = tmp_path / "network.pkl"
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=rf"network\.pkl.*{reason}"):
-        Model.load(path)
-
-
-def test_a_missing_file_is_a_data_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="does not exist"):
-        Model.load(tmp_path / "network.pkl")
+    for name, apply in DAMAGES.values():
+        damaged = {**parts, name: apply(parts[name])}
+        write_network(path, {key: part for key, part in damaged.items() if part}, about)
+        refusal(Model.load, path)
+    for content, reason in ((b"", "empty"), (b"text", "no zip"), (b"PK\x03\x04 a", "cut short")):
+        path.write_bytes(content)
+        assert reason in refusal(Model.load, path)
+    path.unlink()
+    assert "does not exist" in refusal(Model.load, path)
 
 
 def test_a_recipe_builds_equal_models_from_equal_seeds(model: Model) -> None:
@@ -284,11 +235,8 @@ def test_the_schedule_takes_its_dimension_and_top_variance_from_the_basis(
     schedule = make_schedule("ifs", {"dims_to_keep": 2, "rho": 1.5}, basis, end_std=2.0)
     assert (schedule.dim, schedule.top_variance, schedule.end_std) == (4, basis.top_variance, 2.0)
     assert make_schedule("edm", {"t_min": 0.01}, basis).dim == 4
-
-
-def test_an_unknown_schedule_is_a_usage_error(random_basis: Callable[[int], EigenBasis]) -> None:
     with pytest.raises(UsageError, match="ifs, edm"):
-        make_schedule("cosine", {}, random_basis(2))
+        make_schedule("cosine", {}, basis)
 
 
 def test_parameters_are_counted(model: Model) -> None:
@@ -301,12 +249,6 @@ def test_a_basis_is_described_by_its_spectrum_and_participation_ratio() -> None:
     text = basis.describe()
     assert text.startswith("Variances 4, 1, 0")
     assert "participation ratio 1.471 of 10" in text
-
-
-def test_a_path_may_be_a_string(model: Model, tmp_path: Path) -> None:
-    model.save(tmp_path / "network.pkl")
-    loaded = Model.load(str(tmp_path / "network.pkl"))
-    assert torch.equal(loaded.denoiser.basis.mean, model.denoiser.basis.mean)
 
 
 def test_a_mistake_of_ours_is_not_taken_for_a_broken_file(

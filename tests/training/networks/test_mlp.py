@@ -21,7 +21,6 @@ def thickness_error(
     """Mean squared error against the exact F of the swirl's thickness after 400 steps of Adam."""
 
     def measure(input_features: int) -> float:
-        torch.manual_seed(0)
         toy, flow = exact_flow("swirl")
         schedule, basis, t_max = flow.schedule, flow.basis, flow.schedule.default_t_max()
         ends = torch.tensor([0.0, t_max], dtype=torch.float64)
@@ -41,8 +40,8 @@ def thickness_error(
             loss.per_sample(regression, clean, loss.draw(512, generator)).mean().backward()
             optimizer.step()
             decay.step()
-        t, noise = loss.draw(2000, generator)
-        clean = basis.to_eigen(toy.sample(2000, generator))
+        t, noise = loss.draw(1000, generator)
+        clean = basis.to_eigen(toy.sample(1000, generator))
         x = clean + schedule.noise_variance(t).sqrt() * noise
         with torch.no_grad():
             error = (denoiser(x, t) - flow.denoiser(x, t)) / denoiser.coefficients(t).c_out
@@ -53,11 +52,8 @@ def thickness_error(
 
 # The thickness is uniform, nearly Gaussian: F = 0 has an error of 0.0215. Over four seeds,
 # training leaves 0.0026 to 0.0033 of it with the features and 0.0216 to 0.0217 without.
-def test_the_thickness_of_a_sheet_is_learnt(thickness_error: Callable[[int], float]) -> None:
-    assert thickness_error(4) < 0.005
-
-
-def test_the_thickness_is_not_learnt_without_input_features(
+def test_the_thickness_of_a_sheet_is_learnt_with_input_features_alone(
     thickness_error: Callable[[int], float],
 ) -> None:
+    assert thickness_error(4) < 0.005
     assert thickness_error(0) > 0.018

@@ -5,11 +5,11 @@ import importlib.util
 import io
 import os
 import pickle
-import re
 import struct
 import tarfile
 import tracemalloc
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 from fuzz.hostile_sets import gzip_of_zeros
 from PIL import Image
+from refusals import refusal
 from sklearn.datasets import load_digits
 
 import dataset_tool
-from dnnlib.errors import DataError
+from dnnlib.errors import DataError, UsageError
 from training.data.images.codec import Decoder
 from training.data.sources.formats import open_source
 from training.data.sources.plain_pickle import read_plain_pickle
@@ -98,21 +99,15 @@ def test_cifar_10_comes_batch_by_batch(tmp_path: Path) -> None:
     source = write_cifar(tmp_path, *batches)
     assert_cifar(source, np.concatenate(pixels), [6, 9, 0, 1, 2])
 
-
-def test_a_test_batch_is_what_pickle_reads(tmp_path: Path) -> None:
-    pixels = noise(3, 3072)
-    known = pickle.loads(cifar_batch(pixels, [1, 2, 3]), encoding="bytes")
-    np.testing.assert_array_equal(known[b"data"], pixels)
-    assert known[b"labels"] == [1, 2, 3]
+    known = pickle.loads(batches[0], encoding="bytes")
+    np.testing.assert_array_equal(known[b"data"], pixels[0])
+    assert known[b"labels"] == [6, 9, 0]
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-@pytest.mark.parametrize("order", ["C", "F"])
-def test_cifar_10_saved_again_by_python_3_is_read_too(
-    tmp_path: Path, protocol: int, order: str
-) -> None:
+def test_cifar_10_saved_again_by_python_3_is_read_too(tmp_path: Path, protocol: int) -> None:
     pixels = noise(3, 3072)
-    for keys in ((b"data", b"labels"), ("data", "labels")):
+    for order, keys in product("CF", ((b"data", b"labels"), ("data", "labels"))):
         content = dict(zip(keys, (np.asarray(pixels, order=order), [0, 300 - 291, 4]), strict=True))
         source = write_cifar(tmp_path, pickle.dumps(content, protocol=protocol))
         assert_cifar(source, pixels, [0, 9, 4])
@@ -240,22 +235,10 @@ BAD_SOURCES: dict[str, tuple[Callable[[Path], Path], int, str]] = {
 
 
 @pytest.mark.parametrize("kind", BAD_SOURCES)
-def test_a_bad_source_is_one_line(
-    run_script: Callable[..., Any], tmp_path: Path, kind: str
-) -> None:
+def test_a_bad_source_is_one_line(tmp_path: Path, kind: str) -> None:
     make, code, message = BAD_SOURCES[kind]
-    (tmp_path / "in").mkdir()
-    (tmp_path / "out").mkdir()
-    source = make(tmp_path / "in")
-    for dest in ("d.zip", "d"):
-        dest_option = f"--dest={tmp_path / 'out' / dest}"
-        result = run_script(dataset_tool, f"--source={source}", dest_option)
-        assert result.code == code
-        assert message in result.error
-        assert os.listdir(tmp_path / "out") == []
-
-
-# Pickles.
+    source = make(tmp_path)
+    assert message in refusal(read_all, source, kind=UsageError if code == 2 else DataError)
 
 
 class Hostile:
@@ -268,54 +251,34 @@ class Hostile:
         return os.system, (f"touch {self.marker}",)
 
 
-@pytest.mark.parametrize("protocol", range(6))
-def test_a_hostile_pickle_is_refused_and_not_run(
-    run_script: Callable[..., Any], tmp_path: Path, protocol: int
+def test_a_hostile_pickle_is_not_run_and_nothing_is_made_of_it(
+    run_script: Callable[..., Any], tmp_path: Path
 ) -> None:
     marker = tmp_path / "marker"
-    content = {"labels": [1], "data": Hostile(marker)}
-    source = write_cifar(tmp_path, pickle.dumps(content, protocol=protocol))
-    dest = tmp_path / "d.zip"
-    result = run_script(dataset_tool, f"--source={source}", f"--dest={dest}", "--skip-bad")
-    assert result.code == 1
-    assert "data_batch_1" in result.error
-    assert protocol < 2 or "posix.system" in result.error
+    for protocol in range(6):
+        data = pickle.dumps({"labels": [1], "data": Hostile(marker)}, protocol=protocol)
+        error = refusal(read_plain_pickle, data, "the batch")
+        assert "the batch is refused" in error
+        assert protocol < 2 or "posix.system" in error
+        assert not marker.exists()
+    (tmp_path / "out").mkdir()
+    source = write_cifar(tmp_path, data)
+    for dest in ("d.zip", "d"):
+        place = f"--dest={tmp_path / 'out' / dest}"
+        result = run_script(dataset_tool, f"--source={source}", place, "--skip-bad")
+        assert result.code == 1
+        assert "data_batch_1" in result.error
+        assert os.listdir(tmp_path / "out") == []
     assert not marker.exists()
-    assert not dest.exists()
-    pickle.loads(pickle.dumps(content, protocol=protocol))
+    pickle.loads(data)
     assert marker.exists(), "the pickle was not hostile"
 
 
-PLAIN = {
-    "text": ["", "ä" * 300, b"", b"\xff" * 300],
-    "numbers": [0, -1, 255, 256, 65536, -(2**31), 2**40, True, False, None],
-    "nested": [[], {}, (), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), {"a": [{"b": ()}]}],
-}
-
-
-@pytest.mark.parametrize("protocol", [3, 4, 5])
-def test_plain_values_are_read_as_they_were(protocol: int) -> None:
-    shared = ["x"]
-    value = {**PLAIN, "shared": [shared, shared]}
-    assert read_plain_pickle(pickle.dumps(value, protocol=protocol), "here") == value
-
-
-@pytest.mark.parametrize("shape", [(), (0,), (7,), (2, 3, 4)])
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_arrays_of_bytes_are_read_as_they_were(shape: tuple[int, ...], protocol: int) -> None:
-    array = noise(*shape) if 0 not in shape else np.zeros(shape, np.uint8)
-    read = read_plain_pickle(pickle.dumps({"x": np.asarray(array)}, protocol=protocol), "here")
-    np.testing.assert_array_equal(read["x"], array, strict=True)
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
+def test_anything_else_in_a_pickle_is_refused_by_name() -> None:
+    for data in (
         *(pickle.dumps(value) for value in (1.5, {1}, {1: 2}, complex(1, 2), slice(1), print)),
         *(pickle.dumps(np.zeros(2, dtype)) for dtype in (np.float32, np.int8, np.uint16, object)),
         pickle.dumps(np.uint8(3)),
-        *(b"", b".", b"\x80\x02", b"\x80\x02(.", b"\x80\x02]]."),
-        *(b"\x80\x02h\x05.", b"\x80\x02]e.", b"\x80\x02K\x01b.", b"\x80\x02K\x01K\x02R."),
         b"\x80\x02cnumpy\ndtype\n)R.",
         b"\x80\x02cnumpy\nndarray\nK\x05\x85R.",
         b"\x80\x02cnumpy\nndarray\n}U\x01aK\x01sb.",
@@ -323,12 +286,8 @@ def test_arrays_of_bytes_are_read_as_they_were(shape: tuple[int, ...], protocol:
         b"\x80\x02Pabc\n.",
         GOOD_BATCH.replace(b"M\x00\x0c\x86", b"M\x00\x0d\x86"),
         GOOD_BATCH.replace(b"U\x02u1", b"U\x02i1"),
-    ],
-    ids=lambda data: repr(data[:24]),
-)
-def test_anything_else_in_a_pickle_is_refused_by_name(data: bytes) -> None:
-    with pytest.raises(DataError, match="the batch is refused"):
-        read_plain_pickle(data, "the batch")
+    ):
+        assert "the batch is refused" in refusal(read_plain_pickle, data, "the batch")
 
 
 # Archives that are larger than they look.
@@ -356,25 +315,19 @@ BOMBS = {
 def test_archives_are_not_unpacked_without_end(tmp_path: Path, kind: str) -> None:
     path = BOMBS[kind](tmp_path)
     tracemalloc.start()
-    with pytest.raises(DataError, match=re.escape(str(path))):
-        read_all(path)
+    refusal(read_all, path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 200 << 20
 
 
-@pytest.mark.parametrize("name", [IDX, "a.tar.gz", "a.zip"])
-def test_pipes_are_no_sources(tmp_path: Path, name: str) -> None:
-    os.mkfifo(tmp_path / name)
-    with pytest.raises(DataError, match=name):
-        read_all(tmp_path / name)
-
-
-def test_labels_from_a_pipe_are_refused(tmp_path: Path) -> None:
+def test_pipes_are_no_sources(tmp_path: Path) -> None:
+    for name in (IDX, "a.tar.gz", "a.zip"):
+        os.mkfifo(tmp_path / name)
+        refusal(read_all, tmp_path / name)
     path = write_mnist(tmp_path, IMAGES, None)
     os.mkfifo(tmp_path / "train-labels-idx1-ubyte.gz")
-    with pytest.raises(DataError, match="train-labels"):
-        read_all(path)
+    assert "train-labels" in refusal(lambda: read_all(path))
 
 
 def test_transparent_images_are_laid_on_white_whatever_their_mode(tmp_path: Path) -> None:
