@@ -239,7 +239,7 @@ def _read(path: Path, expected: str, what: str) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             payload = _load(path, file, what)
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except FileNotFoundError as error:
         raise DataError(f"{path} does not exist: give the path of a {what}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
