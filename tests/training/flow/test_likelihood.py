@@ -3,18 +3,17 @@
 import weakref
 from collections.abc import Callable
 from itertools import product
-from math import log, pi
+from math import log
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import jacrev, vmap
 
 from dnnlib.errors import DataError, UsageError
 from training.data.toys import Toy
 from training.flow.calls import BlockwiseDenoiser, RecomputedDenoiser
-from training.flow.denoisers import NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.isotropic import EDMSchedule, VESchedule, VPSchedule
 from training.flow.likelihood import (
@@ -28,7 +27,6 @@ from training.flow.likelihood import (
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule, NoiseSchedule
 from training.flow.solvers import SOLVERS, Solver
-from training.networks.mlp import ToyMLP
 
 ExactFlow = Callable[..., tuple[Toy, ProbabilityFlow]]
 CurvedFlow = Callable[..., ProbabilityFlow]
@@ -127,29 +125,6 @@ def test_every_solver_integrates_it(
     assert (found / right - 1).abs().max() < (0.1 if name == "euler" else 1e-2)
 
 
-def test_a_network_has_the_density_that_the_determinant_of_its_map_says(
-    random_basis: RandomBasis, generator: torch.Generator
-) -> None:
-    basis = random_basis(3)
-    schedule = InflationSchedule.to_dimension(2, 3, top_variance=basis.top_variance)
-    torch.manual_seed(0)
-    network = ToyMLP(3, (-4.0, 1.0), width=16, depth=2).double()
-    nn.init.normal_(network.output.weight, std=0.2)
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)  # what a network computes in
-    try:
-        denoiser = NetworkDenoiser(network, basis, schedule, space="IS").eval()
-        flow = ProbabilityFlow(denoiser.requires_grad_(False), schedule, basis)
-        times, points = schedule.times(20, 4.0), normal(generator, 5, 3)
-        x, log_volume = melted_with_determinant(flow, points, times, DEFAULT)
-        found = flow.log_prob(points, times, DEFAULT)
-    finally:
-        torch.set_default_dtype(default)
-    std = flow.noisy_std(times[-1])
-    gaussian = -(x / std).square().sum(dim=1) / 2 - std.log().sum() - 1.5 * log(2 * pi)
-    torch.testing.assert_close(found, gaussian + log_volume, rtol=0, atol=1e-6)
-
-
 def test_generated_points_have_the_density_that_melting_them_finds(
     curved_flow: CurvedFlow, generator: torch.Generator
 ) -> None:
@@ -225,7 +200,7 @@ def test_estimated_densities_scatter_about_the_exact_ones(
     assert spreads[1] == pytest.approx(spreads[0] / 2, rel=0.2)
 
 
-def test_directions_are_signs_by_seed_and_number_of_the_point_alone() -> None:
+def test_directions_are_signs_by_seed_and_number_or_the_unit_vectors() -> None:
     trace = Trace("hutchinson", probes=2, seed=7)
     directions = trace.directions(slice(0, 1000), 5)
     assert directions.shape == (2, 1000, 5)
@@ -235,15 +210,12 @@ def test_directions_are_signs_by_seed_and_number_of_the_point_alone() -> None:
     for rows in (slice(0, 1), slice(3, 17), slice(999, 1000), slice(4, 4)):
         assert torch.equal(trace.directions(rows, 5), directions[:, rows])
     assert not torch.equal(Trace("hutchinson", 2, 8).directions(slice(0, 1000), 5), directions)
-
-
-def test_exact_directions_are_the_unit_vectors_and_auto_is_exact_in_few_dimensions() -> None:
     for dim in (1, LARGEST_EXACT, LARGEST_EXACT + 1):
-        directions = EXACT.directions(slice(2, 5), dim)
-        assert torch.equal(directions, torch.eye(dim).double()[:, None].expand(dim, 3, dim))
+        exact = EXACT.directions(slice(2, 5), dim)
+        assert torch.equal(exact, torch.eye(dim).double()[:, None].expand(dim, 3, dim))
         auto = Trace(probes=2).directions(slice(2, 5), dim)
         estimated = Trace("hutchinson", 2).directions(slice(2, 5), dim)
-        assert torch.equal(auto, directions if dim <= LARGEST_EXACT else estimated)
+        assert torch.equal(auto, exact if dim <= LARGEST_EXACT else estimated)
 
 
 @pytest.mark.parametrize("name", ["exp_rk5", "dopri5", "gauss4"])
@@ -310,16 +282,7 @@ def test_a_recomputed_denoiser_keeps_nothing_of_its_calls(generator: torch.Gener
     assert len(inside) == 1
 
 
-def test_an_image_of_any_value_at_random_costs_eight_bits_a_number() -> None:
-    # Uniform over 256 levels, which are 256 / 127.5 data units.
-    density = torch.tensor([-12 * log(256 / 127.5)], dtype=torch.float64)
-    torch.testing.assert_close(bits_per_dim(density, 12, 127.5), torch.tensor([8.0]).double())
-    found = Likelihood(Trace(), 127.5).arrays(density, 12)
-    assert set(found) == {"log_prob", "bits_per_dim"}
-    assert set(Likelihood(Trace()).arrays(density, 12)) == {"log_prob"}
-
-
-def test_the_gaussian_is_that_of_the_noisy_data(
+def test_the_gaussian_is_that_of_the_noisy_data_and_levels_cost_eight_bits(
     curved_flow: CurvedFlow, generator: torch.Generator
 ) -> None:
     flow = curved_flow(3)
@@ -327,6 +290,12 @@ def test_the_gaussian_is_that_of_the_noisy_data(
     scale = flow.schedule.scale(t)
     expected = flow.latent_law(t).log_prob(scale * x) + 3 * scale.log()
     torch.testing.assert_close(flow.gaussian_log_density(x, t), expected)
+    # Uniform over 256 levels, which are 256 / 127.5 data units.
+    density = torch.tensor([-12 * log(256 / 127.5)], dtype=torch.float64)
+    torch.testing.assert_close(bits_per_dim(density, 12, 127.5), torch.tensor([8.0]).double())
+    found = Likelihood(Trace(), 127.5).arrays(density, 12)
+    assert set(found) == {"log_prob", "bits_per_dim"}
+    assert set(Likelihood(Trace()).arrays(density, 12)) == {"log_prob"}
 
 
 def test_what_has_no_density_is_refused(curved_flow: CurvedFlow) -> None:

@@ -13,15 +13,14 @@ from training.data.toys import Toy
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.isotropic import EDMSchedule, VESchedule
+from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule, NoiseSchedule
 from training.learning.loss import (
     LOG_STD_MEAN,
     LOG_STD_STD,
     DenoisingLoss,
     DenoisingRegression,
-    Draws,
 )
-from training.model.model import Model
 
 RandomBasis = Callable[[int], EigenBasis]
 PRR = InflationSchedule.to_dimension(1, 3, top_variance=2.0)
@@ -32,36 +31,19 @@ def gaussian_data(basis: EigenBasis, count: int, generator: torch.Generator) -> 
     return basis.eigenvalues.sqrt() * normal
 
 
-@pytest.mark.parametrize("schedule", [PRR, EDMSchedule(3)], ids=["PRR", "EDM"])
-def test_no_network_scores_one_on_gaussian_data(
-    schedule: NoiseSchedule,
-    random_basis: RandomBasis,
+def test_no_network_scores_one_on_any_data(
+    exact_flow: Callable[..., tuple[Toy, ProbabilityFlow]],
     function_network: type,
     generator: torch.Generator,
 ) -> None:
-    count, basis = 50_000, random_basis(3)
+    toy, flow = exact_flow("bumps3", 1)
     zero = function_network(lambda z, c: torch.zeros_like(z))
-    loss = DenoisingLoss(schedule, 0.1, 7.0)
-    regression = DenoisingRegression(NetworkDenoiser(zero, basis, schedule))
-    clean = gaussian_data(basis, count, generator)
-    values = loss.per_sample(regression, clean, loss.draw(count, generator))
-    assert values.shape == (count,)
-    assert abs(float(values.mean()) - 1) < 4 * float(values.std()) / count**0.5
-
-
-@pytest.mark.parametrize("name", ["circles", "swirl", "alt_s_curve"])
-def test_no_network_scores_one_on_any_data(
-    name: str, function_network: type, generator: torch.Generator
-) -> None:
-    count, toy = 50_000, Toy(name)
-    basis = EigenBasis.from_moments(*toy.moments())
-    schedule = InflationSchedule.to_dimension(1, toy.dim)
-    zero = function_network(lambda z, c: torch.zeros_like(z))
-    loss = DenoisingLoss(schedule, 0.0, 5.0)
-    regression = DenoisingRegression(NetworkDenoiser(zero, basis, schedule))
-    clean = basis.to_eigen(toy.sample(count, generator))
-    values = loss.per_sample(regression, clean, loss.draw(count, generator))
-    assert abs(float(values.mean()) - 1) < 4 * float(values.std()) / count**0.5
+    loss = DenoisingLoss(flow.schedule, 0.0, 5.0)
+    regression = DenoisingRegression(NetworkDenoiser(zero, flow.basis, flow.schedule))
+    clean = flow.basis.to_eigen(toy.sample(50_000, generator))
+    values = loss.per_sample(regression, clean, loss.draw(50_000, generator))
+    assert values.shape == (50_000,)
+    assert abs(float(values.mean()) - 1) < 4 * float(values.std()) / 50_000**0.5
 
 
 def test_the_loss_is_that_of_the_denoiser_over_c_out(
@@ -96,40 +78,16 @@ def test_the_loss_is_the_same_number_in_both_spaces(
     torch.testing.assert_close(image, eigen, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("sizes", [[7, 1, 12], [5] * 4], ids=str)
-def test_the_parts_of_a_batch_add_up_to_its_gradient(
-    sizes: list[int],
-    tiny_model: Callable[..., tuple[Model, DenoisingLoss]],
+def test_uniform_times_are_uniform_and_fall_once_into_each_stratum(
     generator: torch.Generator,
 ) -> None:
-    model, loss = tiny_model(width=16, depth=2)
-    nn.init.normal_(model.denoiser.network.output.weight)
-    regression = DenoisingRegression(model.denoiser)
-    clean = Toy("circles").sample(20, generator)
-    draws = loss.draw(20, generator)
-
-    def gradients(parts: list[int]) -> list[Tensor]:
-        model.denoiser.zero_grad()
-        shares = zip(*(tensor.split(parts) for tensor in (clean, *draws)), strict=True)
-        for points, t, noise in shares:
-            loss.per_sample(regression, points, Draws(t, noise)).sum().backward()
-        return [parameter.grad.clone() for parameter in model.denoiser.parameters()]
-
-    for whole, cut in zip(gradients([20]), gradients(sizes), strict=True):
-        torch.testing.assert_close(cut, whole, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("count", [1, 64])
-def test_uniform_times_fall_once_into_each_stratum(count: int, generator: torch.Generator) -> None:
-    draws = DenoisingLoss(PRR, 0.5, 7.0).draw(count, generator)
-    strata = ((draws.t - 0.5) / 6.5 * count).floor()
-    assert strata.sort().values.tolist() == [*range(count)]
-    assert draws.noise.shape == (count, 3)
-
-
-def test_uniform_times_are_uniform_within_their_strata(generator: torch.Generator) -> None:
     loss = DenoisingLoss(PRR, 0.5, 7.0)
-    t = torch.stack([loss.draw(8, generator).t for _ in range(500)])
+    for count in (1, 64):
+        draws = loss.draw(count, generator)
+        strata = ((draws.t - 0.5) / 6.5 * count).floor()
+        assert strata.sort().values.tolist() == [*range(count)]
+        assert draws.noise.shape == (count, 3)
+    t = torch.stack([loss.draw(8, generator).t for _ in range(300)])
     within = ((t - 0.5) / 6.5 * 8).frac().flatten().sort().values
     ranks = torch.arange(1, len(within) + 1) / len(within)
     # Kolmogorov's bound at 0.1 %.
@@ -181,20 +139,14 @@ def test_log_uniform_times_have_an_even_log_std(
     assert (quantiles * 64).floor().sort().values.tolist() == [*range(64)]
 
 
-def test_draws_follow_from_the_generator() -> None:
+def test_draws_follow_from_the_generator_and_impossible_laws_are_refused() -> None:
     loss = DenoisingLoss(PRR, 0.0, 7.0)
     first, again, other = (loss.draw(8, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(first.t, again.t)
     assert torch.equal(first.noise, again.noise)
     assert not torch.equal(first.noise, other.noise)
-
-
-@pytest.mark.parametrize("ends", [(2.0, 2.0), (3.0, 2.0), (0.0, nan)])
-def test_an_empty_range_of_times_is_a_usage_error(ends: tuple[float, float]) -> None:
-    with pytest.raises(UsageError, match="tmin"):
-        DenoisingLoss(PRR, *ends)
-
-
-def test_an_unknown_law_of_times_is_a_usage_error() -> None:
+    for ends in ((2.0, 2.0), (3.0, 2.0), (0.0, nan)):
+        with pytest.raises(UsageError, match="tmin"):
+            DenoisingLoss(PRR, *ends)
     with pytest.raises(UsageError, match="choose one of uniform, normal"):
         DenoisingLoss(PRR, 0.0, 1.0, "cosine")

@@ -44,9 +44,6 @@ def spiral(turns: float, width: float) -> Mesh:
     return polygon(np.concatenate([outer, inner[::-1]]) / angle[-1])
 
 
-L_CORNERS = [[0, 0], [2, 0], [2, 1], [1, 1], [1, 2], [0, 2]]
-
-
 def cube(low: tuple[float, ...] = (0, 0, 0)) -> Mesh:
     """A cube of edge 1. On opposite sides the diagonals agree, so that cubes can be stacked."""
     corners = np.array([[i, j, k] for i in (0, 1) for j in (0, 1) for k in (0, 1)], dtype=float)
@@ -59,35 +56,19 @@ def cube(low: tuple[float, ...] = (0, 0, 0)) -> Mesh:
     return corners + low, np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
 
 
-def extruded_l() -> Mesh:
-    """The L of three squares as a prism, its floor of squares that meet at the L's corners."""
-    floor = np.array([*L_CORNERS, [1, 0], [0, 1]], dtype=float)
-    squares = np.array([[0, 6, 3, 7], [6, 1, 2, 3], [7, 3, 4, 5]])
-    rim = np.array([0, 6, 1, 2, 3, 4, 5, 7])
-    up = len(floor)
-    walls = np.stack([rim, np.roll(rim, -1), np.roll(rim, -1) + up, rim + up], axis=1)
-    quads = np.concatenate([squares[:, ::-1], squares + up, walls])
-    vertices = np.concatenate([np.pad(floor, ((0, 0), (0, 1))), np.pad(floor, ((0, 0), (0, 1)))])
-    vertices[up:, 2] = 1
-    return vertices, np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
+def solid(kind: str, **sizes: float) -> Callable[[], Mesh]:
+    """A mesh that trimesh makes."""
+
+    def make() -> Mesh:
+        mesh = getattr(trimesh.creation, kind)(**sizes)
+        return np.asarray(mesh.vertices), np.asarray(mesh.faces)
+
+    return make
 
 
-def torus(major: float = 1.0, minor: float = 0.4, around: int = 60, across: int = 24) -> Mesh:
-    u, v = np.meshgrid(
-        np.arange(around) * 2 * np.pi / around, np.arange(across) * 2 * np.pi / across
-    )
-    r = major + minor * np.cos(v)
-    vertices = np.stack([r * np.cos(u), r * np.sin(u), minor * np.sin(v)], axis=-1).reshape(-1, 3)
-    index = np.arange(around * across).reshape(across, around)
-    right, up = np.roll(index, -1, axis=1), np.roll(index, -1, axis=0)
-    corner = np.roll(right, -1, axis=0)
-    faces = [np.stack([index, right, corner], -1), np.stack([index, corner, up], -1)]
-    return vertices, np.concatenate(faces).reshape(-1, 3)
-
-
-def ball(subdivisions: int = 3) -> Mesh:
-    mesh = trimesh.creation.icosphere(subdivisions=subdivisions)
-    return np.asarray(mesh.vertices), np.asarray(mesh.faces)
+ball = solid("icosphere", subdivisions=2)
+torus = solid("torus", major_radius=1, minor_radius=0.4, major_sections=40, minor_sections=16)
+tube = solid("annulus", r_min=0.5, r_max=1.2, height=1)
 
 
 def random_points(count: int, dim: int, size: float = 1.5, seed: int = 0) -> np.ndarray:
@@ -126,7 +107,7 @@ def moved(mesh: Mesh, *, reflected: bool = False) -> Mesh:
 POLYGONS = {
     "triangle": polygon([[-1, -1], [1, -0.5], [0, 1]]),
     "square": polygon([[-1, -1], [1, -1], [1, 1], [-1, 1]]),
-    "L": polygon(L_CORNERS),
+    "L": polygon([[0, 0], [2, 0], [2, 1], [1, 1], [1, 2], [0, 2]]),
     "star": star(5),
     "spiral": spiral(3, 2.5),
     "moved spiral": moved(spiral(3, 2.5)),
@@ -141,7 +122,7 @@ MESHES: dict[str, Callable[[], Mesh]] = {
     "cube": cube,
     "ball": ball,
     "torus": torus,
-    "L": extruded_l,
+    "tube": tube,
     "torus inside out": lambda: turned(torus()),
     "two tori": lambda: merged(torus(), (torus()[0] + [0.5, 0, 0], torus()[1])),
     "moved torus": lambda: moved(torus()),
@@ -204,7 +185,7 @@ def test_points_on_shared_edges_of_a_fan_lie_in_exactly_one_triangle() -> None:
 
 
 def test_points_on_shared_faces_of_a_cone_lie_in_exactly_one_tetrahedron() -> None:
-    vertices, faces = ball(2)
+    vertices, faces = ball()
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]]])
     near = [vertices, vertices[edges].mean(axis=1), vertices[faces].mean(axis=1)]
     points = np.concatenate([0 * vertices[:1], *(part * r for part in near for r in (0.3, 0.9))])
@@ -218,7 +199,7 @@ def test_points_on_shared_faces_of_a_cone_lie_in_exactly_one_tetrahedron() -> No
 
 
 def test_rays_through_vertices_and_edges_of_a_ball_are_counted_once() -> None:
-    vertices, faces = ball(3)
+    vertices, faces = ball()
     for axis in range(3):
         points = np.concatenate([vertices, vertices[faces[:, :2]].mean(axis=1)])
         points[:, axis] *= 0.5

@@ -8,9 +8,6 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
-from training.flow.eigenbasis import EigenBasis
-from training.flow.pfode import ProbabilityFlow
-from training.flow.schedules import InflationSchedule
 from training.measure.boundaries import gaussian_content, unit_sphere
 from training.measure.coverage import (
     STAGES,
@@ -19,7 +16,6 @@ from training.measure.coverage import (
     Spheres,
     carry,
     contents_within,
-    mean_and_two_std,
     measure_coverage,
     membership,
     refitted,
@@ -83,74 +79,45 @@ def test_radii_must_increase_from_above_zero_and_have_names() -> None:
         spheres_of(2, 10, np.array([0.5, 1.0, 1.0000001, 2.0]))
 
 
-def test_points_are_mapped_in_one_call_and_stay_in_their_places() -> None:
+def test_carrying_goes_to_the_data_and_brings_all_back_to_their_places() -> None:
     calls: list[int] = []
 
-    def double(x: Tensor) -> Tensor:
+    def counted(x: Tensor) -> Tensor:
         calls.append(len(x))
-        return 2 * x
+        return bent(x)
 
-    points = Points(normal(3, 5, 2), normal(4, 6, 2, seed=1))
-    mapped = points.mapped(double)
+    start = Points(normal(3, 5, 2), normal(4, 6, 2, seed=1))
+    carried = carry(start, counted, unbent)
     assert calls == [3 * 5 + 4 * 6]
-    torch.testing.assert_close(mapped.test, 2 * points.test)
-    torch.testing.assert_close(mapped.boundary, 2 * points.boundary)
-
-
-def test_carrying_goes_to_the_data_and_brings_all_back() -> None:
-    start = Points(normal(1, 4, 2), normal(2, 5, 2))
-    carried = carry(start, bent, unbent)
     assert tuple(carried) == STAGES
-    torch.testing.assert_close(carried["data"].test[0], bent(start.test[0]))
+    torch.testing.assert_close(carried["data"].test[1], bent(start.test[1]))
+    torch.testing.assert_close(carried["data"].boundary[2], bent(start.boundary[2]))
     torch.testing.assert_close(carried["end"].boundary, start.boundary)
     assert (cover(spheres_of(2, 10), bent, unbent).changed[:, 2] == 0).all()
 
 
 @pytest.mark.parametrize("dim", [2, 3])
 def test_membership_at_the_start_is_that_of_the_radius(dim: int) -> None:
-    spheres = spheres_of(dim, 20000 if dim == 3 else 2000)
-    points = normal(2, 500, dim)
+    spheres = spheres_of(dim, 8000 if dim == 3 else 2000)
+    points = normal(2, 300, dim)
     found = membership(points, transported(spheres.vertices, spheres.unit))
-    assert found.shape == (7, 2, 500)
+    assert found.shape == (7, 2, 300)
     expected = points.norm(dim=2) < torch.from_numpy(RADII)[:, None, None]
-    assert (found != expected).double().mean() < 1e-3
+    assert (found != expected).double().mean() < 2e-3
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("dim", [2, 3])
-def test_a_linear_map_changes_nothing_however_few_the_boundary_points(
-    dim: int, mirrored: bool
-) -> None:
-    matrix = normal(dim, dim, seed=7)
-    if (matrix.det() < 0) != mirrored:
-        matrix[0] *= -1
-    spheres = spheres_of(dim, 12)
-    found = cover(spheres, lambda x: x @ matrix.T + 5, lambda x: (x - 5) @ matrix.T.inverse())
-    assert (found.changed == 0).all()
-    assert (found.largest_change == 0).all()
+def test_a_linear_map_changes_nothing_however_few_the_boundary_points(dim: int) -> None:
+    """As is the flow of a Gaussian, and each step of a solver along it."""
+    spheres, matrix = spheres_of(dim, 12), normal(dim, dim, seed=7)
     within = spheres.content_within()
-    error = np.abs(found.test[0, 0] - within) / np.sqrt(within * (1 - within) / 3000)
-    assert (error < 4).all()
-
-
-def test_the_flow_of_a_gaussian_keeps_what_is_inside(
-    random_basis: Callable[[int], EigenBasis],
-) -> None:
-    """Its ODE is linear, and so is each step of a solver, however long."""
-    basis = random_basis(3)
-    schedule = InflationSchedule.to_dimension(2, 3, top_variance=basis.top_variance)
-
-    def denoiser(x: Tensor, t: Tensor) -> Tensor:
-        return basis.eigenvalues / (basis.eigenvalues + schedule.noise_variance(t)) * x
-
-    flow, times = ProbabilityFlow(denoiser, schedule, basis), schedule.times(6, 5.0)
-    std = flow.latent_law(times[-1]).std
-    found = cover(
-        spheres_of(3, 60),
-        lambda x: flow.decode(x * std, times, "heun"),
-        lambda data: flow.encode(data, times, "heun") / std,
-    )
-    assert (found.changed == 0).all()
+    for sign in (1, -1):
+        matrix[0] *= sign
+        found = cover(spheres, lambda x: x @ matrix.T + 5, lambda x: (x - 5) @ matrix.T.inverse())
+        assert (found.changed == 0).all()
+        assert (found.largest_change == 0).all()
+        error = np.abs(found.test[0, 0] - within) / np.sqrt(within * (1 - within) / 3000)
+        assert (error < 4).all()
 
 
 @pytest.mark.parametrize(("dim", "counts"), [(2, (10, 40, 160)), (3, (25, 100, 400))])
@@ -238,45 +205,25 @@ def test_what_alpha_shapes_hold_is_what_is_counted_in_them() -> None:
     assert (np.abs(counted - within) < 4 * np.sqrt(within * (1 - within) / 20000) + 1e-12).all()
 
 
-def test_an_alpha_shape_leaves_a_bay_open_which_the_hull_closes() -> None:
-    spheres = spheres_of(2, 200)
-    boundary = bent(spheres.vertices.flatten(0, 1)).view_as(spheres.vertices)
-    bay = torch.tensor([[0.0, 7.0]], dtype=torch.float64)
-    tight, hull = (refitted(boundary, alpha)[-1] for alpha in (1.0, np.inf))
-    assert not membership(bay, [tight])
-    assert membership(bay, [hull])
-
-
-def test_mean_and_two_std() -> None:
-    values = np.array([[1.0, 5.0], [3.0, 5.0]])
-    mean, two_std = mean_and_two_std(values)
-    assert two_std is not None
-    np.testing.assert_allclose(mean, [2, 5])
-    np.testing.assert_allclose(two_std, [2 * np.sqrt(2), 0])
-    mean, two_std = mean_and_two_std(values[:1])
-    assert two_std is None
-    np.testing.assert_array_equal(mean, values[0])
-
-
 @pytest.mark.parametrize("repetitions", [1, 2])
-def test_summary_and_table_tell_the_same(repetitions: int) -> None:
+def test_summary_and_table_have_the_same_numbers(repetitions: int) -> None:
     spheres = spheres_of(2, 200, np.array([0.5, 1.25]))
     test = np.array([[[0.1, 0.4], [0.11, 0.4], [0.1, 0.37]], [[0.3, 0.4]] * 3])[:repetitions]
     fresh, changed = np.array([[0.2, 0.5], [0.2, 0.7]])[:repetitions], np.zeros_like(test)
     changed[0, 1, 0] = 0.04
     found = Coverage(test, fresh, changed)
-    told = summary(spheres, found, np.array([0.1, 0.5]))
-    assert told["coverage"]["latent"]["by_seed"] == test[:, 0].tolist()
-    assert told["largest_change"] == pytest.approx([0.01, 0.03])
-    assert told["changed_sides"] == [0.04, 0]
-    assert told["exact_within_boundary"] == [0.1, 0.5]
+    facts = summary(spheres, found, np.array([0.1, 0.5]))
+    assert facts["coverage"]["latent"]["by_seed"] == test[:, 0].tolist()
+    assert facts["largest_change"] == pytest.approx([0.01, 0.03])
+    assert facts["changed_sides"] == [0.04, 0]
+    assert facts["exact_within_boundary"] == [0.1, 0.5]
     head, first, second = (line.split() for line in table(spheres, found))
     assert head[::2] == ["radius", "%", "%", "%", "%", "%", "moved"]
     if repetitions == 1:
-        assert told["coverage"]["fresh"]["two_std"] is None
+        assert facts["coverage"]["fresh"]["two_std"] is None
         assert first == ["0.5", "11.75", "10.00", "11.00", "10.00", "20.00", "1.000", "4.000"]
         assert second[2:] == ["40.00", "40.00", "37.00", "50.00", "3.000", "0.000"]
     else:
         assert second[-4:-2] == ["60.00", "±28.28"]
-        assert told["coverage"]["fresh"]["mean"] == pytest.approx([0.2, 0.6])
-        assert told["coverage"]["fresh"]["two_std"] == pytest.approx([0, 0.2 * np.sqrt(2)])
+        assert facts["coverage"]["fresh"]["mean"] == pytest.approx([0.2, 0.6])
+        assert facts["coverage"]["fresh"]["two_std"] == pytest.approx([0, 0.2 * np.sqrt(2)])

@@ -55,13 +55,13 @@ def test_points_that_cancel_in_the_difference_are_in_the_error() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 50])
-def test_equal_boundaries_differ_by_nothing_and_all_is_told(count: int) -> None:
+def test_equal_boundaries_differ_by_nothing(count: int) -> None:
     found = pair(draw(2, count, 2), OURS, OURS)
     assert not found.difference.any()
     assert not found.error.any()
-    told = found.summary()
-    assert told["standard_error"] == [0, 0, 0]
-    assert told["fresh_exact"]["by_seed"] == found.exact.tolist()
+    facts = found.summary()
+    assert facts["standard_error"] == [0, 0, 0]
+    assert facts["fresh_exact"]["by_seed"] == found.exact.tolist()
     assert found.columns() == {"paired": ["+0.000"] * 3, "s.e.": ["0.000"] * 3}
     arrays = found.arrays()
     assert {array.shape for array in arrays.values()} == {(2, 3)}

@@ -16,6 +16,7 @@ from original_files import (
     toy_content,
     toy_points,
 )
+from refusals import refusal
 from sklearn.decomposition import PCA
 from torch import nn
 
@@ -78,47 +79,36 @@ def test_the_schedule_is_read_from_its_exponents(
     assert model.about["dims_to_keep"] == SCHEDULES[name]["dims_to_keep"]
 
 
-@pytest.mark.parametrize(
-    "exponents",
-    [
+def test_other_exponents_are_refused(write: Any, small_network: nn.Module) -> None:
+    content = small_content(small_network)
+    for exponents in (
         [-0.5] * 32 + [1.0] * 32,  # the last are kept
         [1.0] * 10 + [-0.2] * 20 + [-0.3] * 34,
         [1.0] * 64,
         [-0.1] * 10 + [-0.5] * 54,
         [1.0] * 63,
         [float("nan")] * 64,
-    ],
-)
-def test_other_exponents_are_refused(
-    write: Any, small_network: nn.Module, exponents: list[float]
-) -> None:
-    content = small_content(small_network)
-    content["ema"].state["g"] = torch.tensor(exponents)
-    with pytest.raises(DataError, match="'g'"):
-        import_original(write(content))
+    ):
+        content["ema"].state["g"] = torch.tensor(exponents)
+        assert "'g'" in refusal(import_original, write(content))
 
 
 # The basis.
 
 
-def test_axes_in_float32_become_orthonormal(write: Any, small_network: nn.Module) -> None:
+def test_axes_are_those_of_the_constructor_or_in_float32_made_orthonormal(
+    write: Any, small_network: nn.Module
+) -> None:
     content = small_content(small_network)
+    basis = import_original(write(content)).model.denoiser.basis
     precise = torch.from_numpy(content["ema"].state["_init_kwargs"].pop("W"))
+    torch.testing.assert_close(basis.eigenvectors, precise, rtol=0, atol=1e-14)
+    assert basis.eigenvalues.tolist() == content["ema"].state["data_eigs"].tolist()
     basis = import_original(write(content)).model.denoiser.basis
     gram = basis.eigenvectors.T @ basis.eigenvectors
     torch.testing.assert_close(gram, torch.eye(DIM).double(), rtol=0, atol=1e-13)
     torch.testing.assert_close(basis.eigenvectors, precise, rtol=0, atol=1e-6)
     assert not basis.mean.any()
-
-
-def test_axes_are_those_that_the_network_was_constructed_from(
-    write: Any, small_network: nn.Module
-) -> None:
-    content = small_content(small_network)
-    precise = torch.from_numpy(content["ema"].state["_init_kwargs"]["W"])
-    basis = import_original(write(content)).model.denoiser.basis
-    torch.testing.assert_close(basis.eigenvectors, precise, rtol=0, atol=1e-14)
-    assert basis.eigenvalues.tolist() == content["ema"].state["data_eigs"].tolist()
 
 
 def test_the_mean_of_a_toy_is_that_of_its_pca(write: Any) -> None:
@@ -135,35 +125,23 @@ def test_the_mean_of_a_toy_is_that_of_its_pca(write: Any) -> None:
     assert import_original(write(content)).model.denoiser.basis.mean.abs().max() < 1e-12
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_another_pca_than_the_networks_is_refused(write: Any) -> None:
+    for changes, message in (
         ({"mean_": None}, "has NoneType as its 'mean_'"),
-        ({"mean_": np.zeros(3)}, r"'mean_' has the shape \(3,\)"),
+        ({"mean_": np.zeros(3)}, "'mean_' has the shape (3,)"),
         ({"mean_": np.array([0.0, np.nan])}, "not finite"),
         ({"components_": np.eye(2)}, "its 'components_' is not that of the network"),
         ({"explained_variance_": np.ones(2)}, "its 'explained_variance_' is not that"),
         ({"whiten": True}, "has 1 as its 'whiten', not 0"),
-    ],
-)
-def test_another_pca_than_the_networks_is_refused(
-    write: Any, changes: dict[str, Any], message: str
-) -> None:
-    content = toy_content()
-    vars(content["dataset_kwargs"]["pca_trf"]).update(changes)
-    with pytest.raises(DataError, match=message):
-        import_original(write(content))
-
-
-def test_what_stands_in_the_place_of_a_pca_is_refused(write: Any) -> None:
-    content = toy_content()
+    ):
+        content = toy_content()
+        vars(content["dataset_kwargs"]["pca_trf"]).update(changes)
+        assert message in refusal(import_original, write(content))
     for other in (Persistent("PCA2", mean_=np.zeros(2)), {"mean_": np.zeros(2)}, "PCA"):
         content["dataset_kwargs"]["pca_trf"] = other
-        with pytest.raises(DataError, match="'pca_trf'"):
-            import_original(write(content))
+        assert "'pca_trf'" in refusal(import_original, write(content))
     content["ema"] = PCA()
-    with pytest.raises(DataError, match="holds a 'PCA' as its 'ema'"):
-        import_original(write(content))
+    assert "holds a 'PCA' as its 'ema'" in refusal(import_original, write(content))
 
 
 def test_no_variance_is_raised(write: Any, small_network: nn.Module, tmp_path: Path) -> None:
@@ -202,13 +180,12 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_another_model_is_refused(write: Any, small_network: nn.Module, change: str) -> None:
-    content = small_content(small_network)
-    attributes, message = CHANGES[change]
-    content["ema"].state |= attributes
-    with pytest.raises(DataError, match=message):
-        import_original(write(content))
+def test_another_model_is_refused(write: Any, small_network: nn.Module) -> None:
+    for attributes, message in CHANGES.values():
+        content = small_content(small_network)
+        content["ema"].state |= attributes
+        with pytest.raises(DataError, match=message):
+            import_original(write(content))
 
 
 def test_numbers_may_be_those_of_numpy_or_torch(write: Any, small_network: nn.Module) -> None:
@@ -249,16 +226,12 @@ def test_a_file_that_says_nothing_is_taken_for_the_papers(
     assert "data_name" not in about
 
 
-@pytest.mark.parametrize(
-    "place", [r"C:\data\my set.zip", "../../etc/passwd", "\n\x1b", "", "..", 3]
-)
-def test_a_path_of_data_makes_a_plain_name(
-    write: Any, small_network: nn.Module, place: Any
-) -> None:
+def test_a_path_of_data_makes_a_plain_name(write: Any, small_network: nn.Module) -> None:
     content = small_content(small_network)
-    content["dataset_kwargs"]["path"] = place
-    name = import_original(write(content)).model.about.get("data_name", "none")
-    assert name in ("my_set", "passwd", "images", "none")
+    for place in (r"C:\data\my set.zip", "../../etc/passwd", "\n\x1b", "", "..", 3):
+        content["dataset_kwargs"]["path"] = place
+        name = import_original(write(content)).model.about.get("data_name", "none")
+        assert name in ("my_set", "passwd", "images", "none")
 
 
 def test_a_toy_is_named_by_the_file(write: Any) -> None:
@@ -282,33 +255,23 @@ def test_a_toy_without_a_name_or_time_asks_for_them(write: Any) -> None:
         import_original(path, data_name="s_curve", t_max=7.0)
 
 
-@pytest.mark.parametrize(
-    ("section", "changes", "message"),
-    [
+def test_a_file_that_says_nonsense_is_refused(write: Any) -> None:
+    for section, changes, message in (
         ("dataset_kwargs", {"dset_name": "spirals"}, "toy 'spirals', which is not known"),
-        ("dataset_kwargs", {"augment_to": 10}, "has 10 as its 'augment_to', but .* 2 dimensions"),
+        ("dataset_kwargs", {"augment_to": 10}, "has 10 as its 'augment_to', but"),
         ("dataset_kwargs", {"augment_to": torch.ones(2)}, "'augment_to' is not a finite number"),
         ("dataset_kwargs", {"dset_name": 3}, "has int as its 'dset_name'"),
         ("loss_fn", {"t_max": -1.0}, "its 't_max' is -1"),
         ("loss_fn", {"t_max": "late"}, "has str as its 't_max'"),
-    ],
-)
-def test_a_file_that_says_nonsense_is_refused(
-    write: Any, section: str, changes: dict[str, Any], message: str
-) -> None:
+    ):
+        content = toy_content()
+        found = content[section]
+        (found.state if isinstance(found, Persistent) else found).update(changes)
+        assert message in refusal(import_original, write(content))
     content = toy_content()
-    found = content[section]
-    (found.state if isinstance(found, Persistent) else found).update(changes)
-    with pytest.raises(DataError, match=message):
-        import_original(write(content))
-
-
-@pytest.mark.parametrize("kind", ["VEPrecond", "VPPrecond", "a\nb"])
-def test_another_kind_of_model_is_refused_by_name(write: Any, kind: str) -> None:
-    content = toy_content()
-    content["ema"].class_name = kind
-    with pytest.raises(DataError, match=kind.replace("\n", r"\\n")):
-        import_original(write(content))
+    for kind, shown in (("VPPrecond", "VPPrecond"), ("a\nb", r"a\nb")):
+        content["ema"].class_name = kind
+        assert shown in refusal(import_original, write(content))
 
 
 # Files.
@@ -321,62 +284,36 @@ def test_protocols_of_older_pythons_are_read(write: Any) -> None:
     assert read_original(write(content, 5)).network.class_name == "IFsToyPreCond"
 
 
-@pytest.mark.parametrize("content", [{}, [], {"ema": {}}, {"ema": 3}, {"state": Persistent("A")}])
-def test_a_file_without_a_network_is_refused(write: Any, content: Any) -> None:
-    with pytest.raises(DataError, match="holds no network"):
-        read_original(write(content))
-
-
-def test_an_object_of_another_type_is_refused(write: Any) -> None:
-    data = dumps(toy_content()).replace(b"\x8c\x05class\x94", b"\x8c\x05clash\x94", 1)
+def test_what_is_no_file_of_a_network_is_refused(write: Any, tmp_path: Path) -> None:
+    for content in ({}, [], {"ema": {}}, {"ema": 3}, {"state": Persistent("A")}):
+        assert "holds no network" in refusal(read_original, write(content))
     path = write({})
-    path.write_bytes(data)
-    with pytest.raises(DataError, match="not the description of an object"):
-        read_original(path)
+    path.write_bytes(dumps(toy_content()).replace(b"\x8c\x05class\x94", b"\x8c\x05clash\x94", 1))
+    assert "not the description of an object" in refusal(read_original, path)
+    torch.save({}, path)
+    assert "is a zip" in refusal(read_original, path)
+    assert "does not exist" in refusal(read_original, tmp_path / "none.pkl")
+    assert "is a folder" in refusal(read_original, tmp_path)
 
 
-def test_missing_files_folders_and_our_own_are_told(tmp_path: Path) -> None:
-    torch.save({}, tmp_path / "ours.pkl")
-    for path, message in (
-        (tmp_path / "none.pkl", "does not exist"),
-        (tmp_path, "is a folder"),
-        (tmp_path / "ours.pkl", "is a zip"),
-    ):
-        with pytest.raises(DataError, match=message):
-            read_original(path)
-
-
-def test_a_module_stands_in_one_place_only(write: Any) -> None:
+def test_modules_are_no_maze_and_weights_are_not_made_of_few_numbers(write: Any) -> None:
     content = toy_content()
     modules = content["ema"].child("model").state["_modules"]
+    layer = modules["dense12"]
     modules["dense12"] = modules["dense22"]
-    with pytest.raises(DataError, match="one module in two places, as 'dense22' too"):
-        import_original(write(content))
-
-
-def test_modules_within_modules_are_no_maze(write: Any) -> None:
-    content = toy_content()
-    inner = module("Linear")
+    message = refusal(import_original, write(content))
+    assert "one module in two places, as 'dense22' too" in message
+    modules["dense12"] = layer
+    inner = deep = module("Linear")
     for _ in range(60):  # 2^60 ways to the innermost
         inner = module("Linear", {"a": inner, "b": inner})
-    content["ema"].child("model").state["_modules"]["dense11"] = inner
-    with pytest.raises(DataError, match=r"one module in two places|too deep"):
-        import_original(write(content))
-
-
-def test_a_network_is_not_too_deep(write: Any) -> None:
-    content = toy_content()
-    inner = module("Linear")
     for _ in range(DEEPEST_MODULE + 5):
-        inner = module("Linear", {"a": inner})
-    content["ema"].child("model").state["_modules"]["dense11"] = inner
-    with pytest.raises(DataError, match="too deep"):
-        import_original(write(content))
-
-
-def test_one_weight_of_many_numbers_is_not_made_of_few(write: Any) -> None:
-    content = toy_content()
-    layer = content["ema"].child("model", "dense11")
-    layer.state["_parameters"]["weight"] = View(Shared(torch.zeros(1)), 4, 2, stride=(0, 0))
-    with pytest.raises(DataError, match=r"tensor of shape \[4, 2\] of 1 values"):
-        import_original(write(content))
+        deep = module("Linear", {"a": deep})
+    for maze in (inner, deep):
+        layer, modules["dense11"] = modules["dense11"], maze
+        message = refusal(import_original, write(content))
+        assert "one module in two places" in message or "too deep" in message
+        modules["dense11"] = layer
+    few = View(Shared(torch.zeros(1)), 4, 2, stride=(0, 0))
+    layer.state["_parameters"]["weight"] = few
+    assert "tensor of shape [4, 2] of 1 values" in refusal(import_original, write(content))
