@@ -25,34 +25,22 @@ def umask() -> Iterator[Callable[[int], None]]:
     os.umask(before)
 
 
-def test_the_destination_holds_what_the_block_wrote(tmp_path: Path) -> None:
-    with atomic_path(tmp_path / "a.txt") as temporary:
-        temporary.write_text("new")
-        assert not (tmp_path / "a.txt").exists()
-    assert (tmp_path / "a.txt").read_text() == "new"
-    assert os.listdir(tmp_path) == ["a.txt"]
-
-
-def test_an_existing_file_is_replaced_at_the_end_only(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    path.write_text("old")
+@pytest.mark.parametrize("old", [None, "old"])
+def test_the_destination_holds_what_the_block_wrote_when_it_ends(
+    tmp_path: Path, old: str | None
+) -> None:
+    path = tmp_path / "x" / "y" / "a.npz"
+    if old:
+        path.parent.mkdir(parents=True)
+        path.write_text(old)
     with atomic_path(path) as temporary:
         temporary.write_text("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new"
-
-
-def test_missing_folders_are_made(tmp_path: Path) -> None:
-    with atomic_path(tmp_path / "x" / "y" / "a.txt") as temporary:
-        temporary.write_text("new")
-    assert (tmp_path / "x" / "y" / "a.txt").read_text() == "new"
-
-
-def test_the_temporary_lies_beside_the_destination_with_its_suffix(tmp_path: Path) -> None:
-    with atomic_path(tmp_path / "a.npz") as temporary:
-        assert temporary.parent == tmp_path
+        assert temporary.parent == path.parent
         assert temporary.suffix == ".npz"
         assert temporary.name.startswith(".")
+        assert path.read_text() == old if old else not path.exists()
+    assert path.read_text() == "new"
+    assert os.listdir(path.parent) == ["a.npz"]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
@@ -76,29 +64,23 @@ def test_a_block_that_raises_changes_nothing(
     )
 
 
-def test_a_full_disk_changes_nothing(
-    tmp_path: Path, full_disk: Callable[[int], AbstractContextManager[None]]
-) -> None:
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    with pytest.raises(OSError, match="too large"), full_disk(1000), atomic_path(path) as temporary:
-        temporary.write_bytes(bytes(5000))
-    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.txt", "old")]
-
-
-def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+def test_files_and_folders_do_not_take_each_others_place(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     with pytest.raises(IsADirectoryError), atomic_path(tmp_path / "a") as temporary:
         temporary.write_text("new")
     assert os.listdir(tmp_path) == ["a"]
     assert (tmp_path / "a").is_dir()
-
-
-def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("old")
-    with pytest.raises(FileExistsError), atomic_path(tmp_path / "a" / "b.txt"):
+    file = tmp_path / "b"
+    file.write_text("old")
+    with pytest.raises(FileExistsError), atomic_path(file / "c.txt"):
         pass
-    assert (tmp_path / "a").read_text() == "old"
+    for _ in range(2):
+        require_folder(tmp_path / "c" / "d")
+    assert (tmp_path / "c" / "d").is_dir()
+    for below in ("", "b", "b/c"):
+        with pytest.raises(DataError, match=str(file)):
+            require_folder(file / below)
+    assert file.read_text() == "old"
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
@@ -133,28 +115,14 @@ def test_parallel_writers_leave_one_whole_file_and_readers_see_no_half(tmp_path:
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-@pytest.mark.parametrize("kind", ["file", "folder"])
-def test_existing_results_are_refused_by_name_unless_overwrite(tmp_path: Path, kind: str) -> None:
-    old, new = tmp_path / "old.npz", tmp_path / "new.npz"
-    old.mkdir() if kind == "folder" else old.write_text("old")
+def test_existing_results_are_refused_by_name_unless_overwrite(tmp_path: Path) -> None:
+    file, folder, new = (tmp_path / name for name in ("file.npz", "folder.npz", "new.npz"))
+    file.touch(), folder.mkdir()
     require_new([new], overwrite=False)
-    require_new([new, old], overwrite=True)
-    with pytest.raises(UsageError, match=r"old\.npz exists.*--overwrite"):
-        require_new([new, old], overwrite=False)
-
-
-def test_folders_are_made_once_and_may_exist(tmp_path: Path) -> None:
-    for _ in range(2):
-        require_folder(tmp_path / "a" / "b")
-    assert (tmp_path / "a" / "b").is_dir()
-
-
-@pytest.mark.parametrize("below", ["", "b", "b/c"])
-def test_a_file_cannot_be_a_folder_or_hold_one(tmp_path: Path, below: str) -> None:
-    (tmp_path / "a").write_text("old")
-    with pytest.raises(DataError, match=str(tmp_path / "a")):
-        require_folder(tmp_path / "a" / below)
-    assert (tmp_path / "a").read_text() == "old"
+    require_new([new, file, folder], overwrite=True)
+    for old in (file, folder):
+        with pytest.raises(UsageError, match=rf"{old.stem}\.npz exists.*--overwrite"):
+            require_new([new, old], overwrite=False)
 
 
 @pytest.fixture
@@ -230,11 +198,14 @@ def test_the_temporary_of_a_living_writer_is_left_alone(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_a_full_disk_is_told_with_the_name_of_the_file_even_if_torch_hides_it(
+def test_a_full_disk_is_an_error_with_the_name_of_the_file_even_if_torch_hides_it(
     tmp_path: Path, full_disk: Callable[[int], AbstractContextManager[None]]
 ) -> None:
     path = tmp_path / "a.pt"
+    path.write_text("old")
+    with pytest.raises(OSError, match="too large"), full_disk(1000), atomic_path(path) as temporary:
+        temporary.write_bytes(bytes(5000))
     with pytest.raises(OSError, match=r"too large.*a\.pt"), full_disk(1000):  # noqa: SIM117
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             torch.save({"a": torch.zeros(5000)}, file)
-    assert os.listdir(tmp_path) == []
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.pt", "old")]

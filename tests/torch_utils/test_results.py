@@ -7,7 +7,7 @@ import re
 import sys
 import tracemalloc
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -182,22 +182,6 @@ def test_what_is_no_json_object_is_refused(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(1 << 40)  # takes no room on disk
     assert "larger than 8 MiB" in refusal(load_json, path)
-
-
-@pytest.mark.parametrize("save", [save_arrays, save_json])
-def test_a_full_disk_leaves_the_old_file(
-    tmp_path: Path,
-    full_disk: Callable[[int], AbstractContextManager[None]],
-    save: Callable[[Path, Any], None],
-) -> None:
-    small, large = np.zeros(2), np.ones(9000)
-    path, content = tmp_path / "a", np.ndarray.tolist if save is save_json else np.asarray
-    save(path, {"x": content(small)})
-    old = path.read_bytes()
-    with pytest.raises(OSError, match="too large"), full_disk(1000):
-        save(path, {"x": content(large)})
-    assert os.listdir(tmp_path) == ["a"]
-    assert path.read_bytes() == old
 
 
 def test_provenance_tells_what_a_result_was_made_with(monkeypatch: pytest.MonkeyPatch) -> None:

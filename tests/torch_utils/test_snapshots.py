@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -334,18 +333,6 @@ def test_a_write_that_fails_leaves_what_was_there(
             write(path, *content)
         found = {file.name: file.read_bytes() for file in path.parent.iterdir()}
         assert found == ({"network.pkl": old} if old else {})
-
-
-@pytest.mark.parametrize("width", [3, 100_000])
-def test_a_full_disk_is_an_operating_system_error_and_leaves_the_old_file(
-    path: Path, full_disk: Callable[[int], AbstractContextManager[None]], width: int
-) -> None:
-    write_network(path, {"network": linear()}, {})
-    old = path.read_bytes()
-    with pytest.raises((OSError, DataError)), full_disk(500):
-        write_network(path, {"network": linear(width)}, {})
-    assert os.listdir(path.parent) == [path.name]
-    assert path.read_bytes() == old
 
 
 # What is short to write and long to read.

@@ -1,8 +1,6 @@
 """Running means against NumPy; a log of lines that a resumed run continues."""
 
 import json
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -76,14 +74,3 @@ def test_a_broken_last_line_is_dropped_and_the_file_can_go_on(tmp_path: Path) ->
         append_jsonl(path, {"seen": 3})
         found = [json.loads(line) for line in path.read_text().splitlines()]
         assert found == [{"seen": 1}, {"seen": 3}]
-
-
-def test_a_full_disk_loses_no_statistics(
-    tmp_path: Path, full_disk: Callable[[int], AbstractContextManager[None]]
-) -> None:
-    path = tmp_path / "stats.jsonl"
-    write(path, [{"seen": seen} for seen in range(100)])
-    before = path.read_bytes()
-    with pytest.raises(OSError, match="too large"), full_disk(100):
-        keep_lines_until(path, "seen", 90)
-    assert path.read_bytes() == before

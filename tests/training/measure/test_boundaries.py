@@ -2,8 +2,6 @@
 
 import math
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from itertools import product
 from pathlib import Path
 
@@ -220,18 +218,6 @@ def test_a_mesh_comes_back_from_its_file(tmp_path: Path) -> None:
     vertices, faces = read_mesh(path)
     assert np.array_equal(vertices, np.eye(3))
     assert faces.shape == (0, 3)
-
-
-def test_a_full_disk_leaves_the_old_mesh(
-    tmp_path: Path, full_disk: Callable[[int], AbstractContextManager[None]]
-) -> None:
-    path = tmp_path / "mesh.ply"
-    write_mesh(path, *unit_sphere(3, 10))
-    before = path.read_bytes()
-    with pytest.raises(OSError, match="too large"), full_disk(1000):
-        write_mesh(path, *unit_sphere(3, 1000))
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_what_is_no_mesh_is_not_written(tmp_path: Path) -> None:
