@@ -184,7 +184,7 @@ def test_what_is_no_json_object_is_refused(tmp_path: Path) -> None:
     assert "larger than 8 MiB" in refusal(load_json, path)
 
 
-def test_provenance_tells_what_a_result_was_made_with(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_provenance_names_what_a_result_was_made_with(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/somewhere/script.py", "--seed=3", "--x"])
     facts = provenance()
     assert facts["code_version"] == dnnlib.__version__
@@ -199,7 +199,7 @@ def test_provenance_tells_what_a_result_was_made_with(monkeypatch: pytest.Monkey
     assert json.loads(json.dumps(facts)) == facts
 
 
-def test_an_open_file_reads_only_what_is_asked_for(tmp_path: Path) -> None:
+def test_an_open_file_reads_one_array_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     save_arrays(path, {"large": np.zeros(1 << 20), "small": np.arange(3), "names": np.array("x")})
     with open_arrays(path) as saved:

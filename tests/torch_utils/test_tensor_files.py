@@ -147,7 +147,7 @@ def test_torch_is_given_what_was_looked_at(monkeypatch: pytest.MonkeyPatch) -> N
     assert given == [program(b"}")]
 
 
-def test_the_old_form_is_as_long_as_it_says_and_takes_no_memory_for_a_promise() -> None:
+def test_the_old_form_has_one_length_and_takes_no_memory_for_a_promise() -> None:
     data = saved({"a": torch.zeros(3)}, zipped=False)
     assert torch.equal(load(data, legacy=True)["a"], torch.zeros(3))
     with pytest.raises(PickleError):

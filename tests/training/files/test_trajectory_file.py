@@ -136,7 +136,7 @@ def test_an_error_in_the_middle_leaves_what_was_there(
     assert not before or path.read_bytes() == before
 
 
-def test_the_denoiser_is_asked_once_about_a_saved_state(
+def test_the_denoiser_is_called_once_for_a_saved_state(
     flow: ProbabilityFlow, data: Tensor, tmp_path: Path
 ) -> None:
     calls: list[float] = []

@@ -85,7 +85,7 @@ def test_vp_keeps_the_variance_of_standardized_data() -> None:
     assert float(VPSchedule(2).scale(times[-1])) == pytest.approx(exp(-10.05 / 2))
 
 
-def test_names_tell_the_kind_of_schedule() -> None:
+def test_names_are_those_of_the_kinds_of_schedule() -> None:
     assert [to_dimension(3, 3).name, to_dimension(2, 3).name] == ["PRP", "PRRto2D"]
     assert {schedule.name for schedule in ISOTROPIC.values()} == set(ISOTROPIC)
 
@@ -94,7 +94,7 @@ def exponents(*arguments: int, rho: float, **options: object) -> Tensor:
     return to_dimension(*arguments, rho=rho, **options).growth_rates / rho - 1
 
 
-def test_exponents_have_the_gap_and_the_scale_that_were_asked_for() -> None:
+def test_exponents_have_the_gap_and_the_scale_of_the_arguments() -> None:
     for kept, dim in ((1, 2), (2, 3), (10, 64)):
         orig = exponents(kept, dim, rho=1.7)
         assert abs(float(orig.sum())) < 1e-12

@@ -305,7 +305,7 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(
 
     broken = run_folder("broken")
     shutil.copy(whole.state_path(2000), broken.path)
-    shutil.copy(whole.path / "stats.jsonl", broken.path)  # which tells of later times too
+    shutil.copy(whole.path / "stats.jsonl", broken.path)  # which has lines of later times too
     resumed, source = circles_trainer(state_ticks=1, lr_decay=True)
     go_on(resumed, source, broken.path)
 

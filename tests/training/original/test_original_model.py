@@ -198,7 +198,7 @@ def test_numbers_may_be_those_of_numpy_or_torch(write: Any, small_network: nn.Mo
 # Times and names.
 
 
-def test_the_file_says_its_last_time_and_data(write: Any, small_network: nn.Module) -> None:
+def test_time_and_data_are_those_of_the_file(write: Any, small_network: nn.Module) -> None:
     path = write(small_content(small_network))
     about = import_original(path).model.about
     assert about == {
@@ -218,7 +218,7 @@ def test_the_file_says_its_last_time_and_data(write: Any, small_network: nn.Modu
         import_original(path, data_name="my set")
 
 
-def test_a_file_that_says_nothing_is_taken_for_the_papers(
+def test_a_file_without_a_time_is_taken_for_the_papers(
     write: Any, small_network: nn.Module
 ) -> None:
     about = import_original(write({"ema": small_content(small_network)["ema"]})).model.about
@@ -255,7 +255,7 @@ def test_a_toy_without_a_name_or_time_asks_for_them(write: Any) -> None:
         import_original(path, data_name="s_curve", t_max=7.0)
 
 
-def test_a_file_that_says_nonsense_is_refused(write: Any) -> None:
+def test_a_file_with_impossible_facts_is_refused(write: Any) -> None:
     for section, changes, message in (
         ("dataset_kwargs", {"dset_name": "spirals"}, "toy 'spirals', which is not known"),
         ("dataset_kwargs", {"augment_to": 10}, "has 10 as its 'augment_to', but"),

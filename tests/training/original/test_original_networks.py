@@ -190,7 +190,7 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
         else:
             (state[inside] if inside else state)[key] = value
         assert message in refused(path, content), message
-    # The noise features of ADM are told from those of DDPM++.
+    # The noise features of ADM are not taken for those of DDPM++.
     _, content = image_file(path, "adm")
     parts(content, "map_noise")["endpoint"] = True
     assert "'map_noise' has 1 as its 'endpoint', not 0" in refused(path, content)

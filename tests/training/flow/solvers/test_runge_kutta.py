@@ -104,7 +104,7 @@ def test_a_step_is_made_of_its_stages_and_rows_may_have_times_and_steps_of_their
         torch.testing.assert_close(end, made, rtol=0, atol=1e-15)
 
 
-def test_a_velocity_that_is_known_is_not_asked_for_again(generator: torch.Generator) -> None:
+def test_a_velocity_that_is_known_is_not_computed_again(generator: torch.Generator) -> None:
     x = torch.rand(5, 3, generator=generator, dtype=torch.float64)
     t, h = torch.tensor(0.3, dtype=torch.float64), torch.tensor(0.1, dtype=torch.float64)
     called: list[float] = []
