@@ -19,18 +19,19 @@ Contents = Callable[[Path], dict[str, bytes]]
 ROOT = Path(train.__file__).parent
 IMAGES, CLASSES, SIDE = 70, 4, 8
 TINY = (
-    *("--cbase=8", "--cres=1,1", "--batch=16", "--duration=0.000064", "--workers=0"),
-    "--no-calibrate",
+    *("--preset=published", "--cbase=8", "--cres=1,1", "--batch=16", "--duration=0.000064"),
+    *("--workers=0", "--no-calibrate"),
 )
 # Twelve steps with all that draws random numbers or asks for data.
 TWELVE = (
     *("--cbase=8", "--cres=1", "--batch=16", "--duration=0.000192", "--workers=1", "--seed=5"),
     *("--cond", "--xflip", "--augment=0.5", "--dropout=0.3", "--tick=1", "--ema=0.0001"),
+    "--preset=published",
 )
 # Four reports, a state at every second one.
 LONG = (
     *("--cbase=8", "--cres=1", "--batch=50", "--duration=0.004", "--workers=2", "--tick=1"),
-    *("--dump=2", "--cond", "--augment=0.5", "--device_name=cpu"),
+    *("--dump=2", "--cond", "--augment=0.5", "--device_name=cpu", "--preset=published"),
 )
 
 

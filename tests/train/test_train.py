@@ -85,7 +85,7 @@ def test_a_dry_run_tells_the_options_and_writes_nothing(
         result = run_script(train, *place, "--cbase=16", "--cres=1", "--cache", flag)
         assert (result.code, result.err) == (0, "")
         options = json.loads(result.out[result.out.index("\n{") :])["options"]
-        assert (options["cbase"], options["batch"], options["augment"]) == (16, 512, 0.12)
+        assert (options["cbase"], options["batch"], options["augment"]) == (16, 64, 0)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -33,7 +33,7 @@ from training.data.sources.writer import image_writer
         (["--precond=edm", "--dims_to_keep=5"], ["dims_to_keep", "5", "64", "edm"]),
         (["--precond=vp", "--tmin=0"], ["tmin", "0"]),
         (["--precond=vp", "--tmin=0.5", "--tmax=0.5"], ["tmin", "0.5"]),
-        (["--tmin=20"], ["tmin", "20", "10.5"]),
+        (["--tmin=20"], ["tmin", "20", "15.01"]),
         (["--tmax=1e6"], ["tmax", "1e+06", "1e+30"]),
         (["--batch=99999999999"], ["--batch", "GiB"]),
         (["--cbase=20000"], ["--cbase=20000", "GiB"]),

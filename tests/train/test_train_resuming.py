@@ -180,7 +180,7 @@ def test_a_state_without_the_output_gain_of_its_run_is_refused(
         ("dropout", "0.1", "0.3"),
         ("precision", "bf16", "fp32"),
         ("precond", "edm", "ifs"),
-        ("dims_to_keep", "5", "None"),
+        ("dims_to_keep", "5", "64"),
         ("cbase", "16", "8"),
         ("cres", "2,2", "[1]"),
         ("data", "elsewhere.zip", "blobs.zip"),
