@@ -85,9 +85,19 @@ def refused(result: Result, code: int, *parts: object) -> None:
         assert str(part) in result.error
 
 
-def _leave(code: int) -> None:
-    """In place of ``os._exit``, with which a rank ends: this process goes on."""
-    raise SystemExit(code)
+def _stay() -> Callable[[int], None]:
+    """In place of ``os._exit``, with which a rank ends: this process goes on.
+
+    Processes that it forks, such as those that read data, do end with it.
+    """
+    here, leave = os.getpid(), os._exit
+
+    def stay(code: int) -> None:
+        if os.getpid() != here:
+            leave(code)
+        raise SystemExit(code)
+
+    return stay
 
 
 def run_script(
@@ -109,7 +119,7 @@ def run_script(
         with (
             mock.patch.object(sys, "argv", [name, *map(str, arguments)]),
             mock.patch.dict(os.environ, ranks),
-            mock.patch.object(os, "_exit", _leave),
+            mock.patch.object(os, "_exit", _stay()),
             redirect_stdout(out),
             redirect_stderr(err),
             torch_settings_put_back(),
