@@ -39,16 +39,20 @@ def check_arguments(
 
 
 def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The named parameters; those of a class that passes others on to its base, with the base's."""
+    """The named parameters.
+
+    A class that passes others on to its base, or to the class that it names as ``sizes_of``, has
+    theirs too.
+    """
     if not isinstance(function, type):
         return dict(inspect.signature(function).parameters)
     found: dict[str, inspect.Parameter] = {}
-    for base in function.__mro__:
-        if "__init__" not in vars(base):
+    for each in (function, *getattr(function, "sizes_of", function).__mro__):
+        if "__init__" not in vars(each):
             continue
-        _, *own = inspect.signature(vars(base)["__init__"]).parameters.values()
-        found |= {each.name: each for each in own if each.name not in found}
-        if not any(each.kind is each.VAR_KEYWORD for each in own):
+        _, *own = inspect.signature(vars(each)["__init__"]).parameters.values()
+        found |= {parameter.name: parameter for parameter in own if parameter.name not in found}
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own):
             break
     variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     return {name: each for name, each in found.items() if each.kind not in variadic}

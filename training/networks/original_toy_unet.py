@@ -173,6 +173,8 @@ class OriginalToySongUNet(nn.Module):
         sizes: Arguments of ``UNet``.
     """
 
+    sizes_of = UNet
+
     def __init__(self, dim: int, image_shape: Sequence[int] = (1, SIDE, SIDE), **sizes: Any):
         super().__init__()
         self.unet = UNet(image_shape, **sizes)

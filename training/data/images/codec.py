@@ -1,6 +1,8 @@
 """Image files to pixels and back: uint8 arrays ``[H, W, C]``, gray (C = 1) or RGB (C = 3)."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 
 import numpy as np
@@ -50,40 +52,57 @@ class Decoder:
         image = _decode(data, where)
         if image.mode.startswith(("I", "F")) or _png_depth(data) == 16:
             raise DataError(f"{where} has more than 8 bits a channel: convert it to 8 bits first")
-        try:
-            # Conversions warn about odd palettes and metadata, which change no pixel.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return _pixels(self._plain(image, where))
-        except MemoryError:
-            raise
-        except Exception as error:  # metadata is parsed here, and may be broken in any way
-            raise DataError(f"{where} cannot be converted: {first_line(error)}") from error
+        # Without copies that are not needed: a large image takes hundreds of MiB.
+        with _converting(where):
+            ImageOps.exif_transpose(image, in_place=True)
+        return _pixels(self._plain(image, where))
 
     def _plain(self, image: Image.Image, where: str) -> Image.Image:
-        """The image upright, in mode L or RGB."""
-        # Without copies that are not needed: a large image takes hundreds of MiB.
-        ImageOps.exif_transpose(image, in_place=True)
+        """The image in mode L or RGB."""
         if image.mode == "1":
             self._say("black-and-white images become gray", where)
-            image = image.convert("L")
+            image = _converted(image, "L", where)
         if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA"):
             self._say("transparent images are laid on white", where)
             gray = image.mode in ("L", "LA")
-            image = image if image.mode == "RGBA" else image.convert("RGBA")
-            laid = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return laid.convert("L" if gray else "RGB")
+            image = _converted(image, "RGBA", where)
+            with _converting(where):
+                laid = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            return _converted(laid, "L" if gray else "RGB", where)
         if image.mode in ("P", "CMYK"):
             self._say(f"images of mode {image.mode} become RGB", where)
-            return image.convert("RGB")
+            return _converted(image, "RGB", where)
         if image.mode not in ("L", "RGB"):
-            raise ValueError(f"mode {image.mode} is unknown")
+            raise DataError(f"{where} cannot be converted: mode {image.mode} is unknown")
         return image
 
     def _say(self, what: str, where: str) -> None:
         if what not in self._said:
             self._said.add(what)
             logger.info(f"Note: {what} (first: {where})")
+
+
+def _converted(image: Image.Image, mode: str, where: str) -> Image.Image:
+    if image.mode == mode:
+        return image
+    with _converting(where):
+        return image.convert(mode)
+
+
+@contextmanager
+def _converting(where: str) -> Iterator[None]:
+    """Around a call of Pillow: what it raises of broken metadata becomes DataError.
+
+    Conversions warn about odd palettes and metadata, which change no pixel.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except MemoryError:
+        raise
+    except Exception as error:  # metadata is parsed here, and may be broken in any way
+        raise DataError(f"{where} cannot be converted: {first_line(error)}") from error
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
@@ -112,17 +131,18 @@ def _decode(data: bytes, where: str) -> Image.Image:
             # Pillow only warns up to twice its limit.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(BytesIO(data), formats=_FORMATS)
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(
-                    f"it says it has {image.width}x{image.height} pixels, more than {MAX_PIXELS}"
-                )
-            image.load()
+            small = image.width * image.height <= MAX_PIXELS
+            if small:
+                image.load()
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
         raise DataError(f"{where} is not an image of a known format") from error
     except Exception as error:  # decoders raise nearly anything at broken files
         raise DataError(f"{where} is not a readable image: {first_line(error)}") from error
+    if not small:
+        size = f"{image.width}x{image.height}"
+        raise DataError(f"{where} says it has {size} pixels, more than {MAX_PIXELS}")
     return image
 
 
