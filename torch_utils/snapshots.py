@@ -225,6 +225,16 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
+def tensors_of(state: Mapping[str, Any], name: str) -> dict[str, Tensor]:
+    """The tensors by name that a state has in an entry. Raises ValueError if it has none there."""
+    found = state.get(name)
+    if isinstance(found, dict):
+        tensors = {key: value for key, value in found.items() if isinstance(value, Tensor)}
+        if len(tensors) == len(found) and all(isinstance(key, str) for key in tensors):
+            return tensors
+    raise ValueError(f"it has no tensors by name as its '{name}'")
+
+
 def _write(path: Path, payload: dict[str, Any]) -> None:
     # Given a path, torch's own writer reports a full disk as an internal error.
     with atomic_path(path) as temporary, temporary.open("wb") as file:

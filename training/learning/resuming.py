@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.results import load_json
-from torch_utils.snapshots import read_state
+from torch_utils.snapshots import read_state, tensors_of
 from training.flow.eigenbasis import EigenBasis
 from training.learning.restarting import (
     OPTIONS_NAME,
@@ -21,6 +20,7 @@ from training.learning.restarting import (
     launch_of,
 )
 from training.learning.run_folder import states_in
+from training.model.network_file import read_basis
 
 
 def place_to_resume(given: Path | None, outdir: Path | None, itself: bool) -> Path | None:
@@ -88,14 +88,15 @@ class Resumed:
     def basis(self) -> EigenBasis:
         """The basis of the run, which is fitted only once."""
         try:
-            return EigenBasis(**self.state["basis"])
-        except (KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{self.path} has no basis of its data") from error
+            state = tensors_of(self.state, "basis")
+        except ValueError as error:
+            raise DataError(f"{self.path} has no basis of its data: {error}") from error
+        return read_basis(self.path, state)
 
     @property
     def data_variance(self) -> Tensor:
         """What the preconditioning of the run counts on."""
-        try:
-            return torch.as_tensor(self.state["data_variance"])
-        except (KeyError, TypeError) as error:
-            raise DataError(f"{self.path} has no variance of its data") from error
+        variance = self.state.get("data_variance")
+        if not isinstance(variance, Tensor) or variance.shape != self.basis.eigenvalues.shape:
+            raise DataError(f"{self.path} has no variance of its data")
+        return variance

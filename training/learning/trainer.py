@@ -18,8 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dnnlib.errors import DataError, TrainingError, UsageError
 from torch_utils import distributed
+from torch_utils.inert_pickle import shown
 from torch_utils.seeds import hash_seed, seeded_generator
-from torch_utils.snapshots import first_line
+from torch_utils.snapshots import first_line, tensors_of
 from torch_utils.stats import RunningMeans
 from torch_utils.streams import Stream
 from training.data.batches import Batch
@@ -223,20 +224,12 @@ class Trainer:
         try:
             _restore_trained(self.denoiser, state, TRAINED)
             _restore_trained(self.averaged.denoiser, state, AVERAGED)
-            _check_like(state["optimizer"], self.optimizer)
-            self.optimizer.load_state_dict(state["optimizer"])
-            counts = [int(state[name]) for name in ("step", "skipped", "skipped_in_a_row")]
-            if not all(0 <= count < 1 << 53 for count in counts):
-                raise ValueError(f"its counts of steps are {counts}")
-            self.step, self.skipped, self.skipped_in_a_row = counts
-        except (
-            ArithmeticError,
-            KeyError,
-            TypeError,
-            ValueError,
-            AttributeError,
-            RuntimeError,
-        ) as error:
+            saved = _require_like(state.get("optimizer"), self.optimizer)
+            self.optimizer.load_state_dict(saved)
+            self.step = _count_in(state, "step")
+            self.skipped = _count_in(state, "skipped")
+            self.skipped_in_a_row = _count_in(state, "skipped_in_a_row")
+        except (ValueError, RuntimeError) as error:  # RuntimeError of torch, about other shapes
             raise DataError(f"{source} is no state of this model: {first_line(error)}") from error
 
 
@@ -251,17 +244,30 @@ def _restore_trained(
 ) -> None:
     for name, part in zip(names, (denoiser.network, denoiser.output_gain), strict=True):
         if part is not None:
-            part.load_state_dict(state[name])
+            part.load_state_dict(tensors_of(state, name))
 
 
-def _check_like(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """Raises ValueError for an optimizer's state that is not one of this optimizer.
+def _count_in(state: dict[str, Any], name: str) -> int:
+    count = state.get(name)
+    if not isinstance(count, int) or not 0 <= count < 1 << 53:
+        raise ValueError(f"its '{name}' is {shown(count)}")
+    return count
+
+
+def _require_like(saved: object, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state of an optimizer. Raises ValueError if it is not one of this optimizer.
 
     PyTorch takes any up, and fails, or aborts, in the step that follows.
     """
+    groups, found = (
+        (saved.get("param_groups"), saved.get("state")) if isinstance(saved, dict) else (None, None)
+    )
+    if not (isinstance(saved, dict) and isinstance(groups, list) and isinstance(found, dict)):
+        raise ValueError("it has no optimizer")
+    if not all(isinstance(entry, dict) for entry in (*groups, *found.values())):
+        raise ValueError("its optimizer is of another kind")
     own = optimizer.state_dict()["param_groups"]
     kinds = [{name: type(value) for name, value in group.items()} for group in own]
-    groups = saved["param_groups"]
     if [{name: type(value) for name, value in group.items()} for group in groups] != kinds:
         raise ValueError("the settings of its optimizer are of another kind")
     fixed = ("betas", "eps", "weight_decay", "amsgrad", "maximize", "fused", "params")
@@ -269,8 +275,11 @@ def _check_like(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> None
     if any(one[name] != other[name] for one, other in pairs for name in fixed):
         raise ValueError("the settings of its optimizer differ")
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for index, moments in saved["state"].items():
+    for index, moments in found.items():
+        if index not in range(len(parameters)):
+            raise ValueError(f"it has moments of a parameter {shown(index)}")
         shape = parameters[index].shape
         wanted = {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape}
         if {name: getattr(value, "shape", None) for name, value in moments.items()} != wanted:
             raise ValueError(f"the moments of parameter {index} do not fit it")
+    return saved

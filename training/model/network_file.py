@@ -125,7 +125,7 @@ def read_model(path: Path, end_std: float = 1.0) -> tuple[Recipe, NetworkDenoise
         raise UsageError(
             f"end_vars is {end_std:g}, but a model of {recipe.schedule} has no such scale"
         )
-    basis = _read_basis(path, parts["basis"])
+    basis = read_basis(path, parts["basis"].state)
     module = build(path, "network", network, NETWORKS)
     try:
         made = _denoiser(recipe, module, basis, denoiser.state, end_std)
@@ -138,8 +138,8 @@ def read_model(path: Path, end_std: float = 1.0) -> tuple[Recipe, NetworkDenoise
     return recipe, made, about
 
 
-def _read_basis(path: Path, part: Part) -> EigenBasis:
-    state = part.state
+def read_basis(path: Path, state: Mapping[str, Tensor]) -> EigenBasis:
+    """The basis of a file. Raises DataError if its tensors are not those of one."""
     if set(state) != set(BASIS_KEYS):
         raise DataError(
             f"{path}: its basis has {shown(sorted(state))}, not {', '.join(BASIS_KEYS)}"
