@@ -20,6 +20,7 @@ from torch_utils.results import open_arrays
 from training.flow.pfode import ProbabilityFlow
 from training.flow.trajectory import State
 
+FORMAT = "inflationary-flows trajectory 1"
 DIGITS = 12
 """Digits of a digest that a message shows."""
 STATE_KEYS = (
@@ -32,6 +33,8 @@ STATE_KEYS = (
     "dxs",
     "dxs_es",
 )
+SAMPLE_KEYS = ("image_index",)
+"""``[N]``: what a melt says of its samples, and a roundtrip from it too."""
 
 
 class Recorder:
@@ -42,6 +45,7 @@ class Recorder:
         count: N, over all ranks.
         stream: Where states go; None on the other ranks.
         small: The arrays that are written at the end.
+        dtype: Of the states in the file.
     """
 
     def __init__(
@@ -50,14 +54,25 @@ class Recorder:
         count: int,
         stream: ArrayStream | None,
         small: dict[str, np.ndarray],
+        dtype: str,
     ):
         self._flow, self._count, self._stream, self._small = flow, count, stream, small
+        self._dtype, self._largest = dtype, np.finfo(dtype).max
         self._recorded = 0
 
     def __call__(self, state: State) -> None:
-        """The next saved state of this rank's share."""
+        """The next saved state of this rank's share.
+
+        Raises:
+            DataError: The file's numbers cannot hold it.
+        """
         for name, share in describe_state(self._flow, state).items():
             whole = distributed.gather_rows(share, self._count)
+            if (whole.isfinite() & (whole.abs() > self._largest)).any():
+                raise DataError(
+                    f"states at t = {float(state.time):g} are too large for {self._dtype}: use "
+                    "more steps, a smaller --eps or --end_vars, or check the weights"
+                )
             if self._stream:
                 self._stream.put(name, self._recorded, whole.cpu().numpy())
         self._recorded += 1
@@ -102,14 +117,15 @@ def trajectory_file(
         **extra,
     }
     arrays = {name: tensor.cpu().numpy() for name, tensor in small.items()}
+    arrays["format"] = np.array(FORMAT)
     if network_sha256 is not None:
         arrays["network_sha256"] = np.array(network_sha256)
     shapes = dict.fromkeys(STATE_KEYS, (len(times), count, basis.dim))
     if distributed.is_main():
         with stream_arrays(path, shapes, np.dtype(dtype), arrays) as stream:
-            yield Recorder(flow, count, stream, arrays)
+            yield Recorder(flow, count, stream, arrays, dtype)
     else:
-        yield Recorder(flow, count, None, arrays)
+        yield Recorder(flow, count, None, arrays, dtype)
 
 
 @torch.no_grad()
@@ -140,12 +156,14 @@ class SavedEnd:
         x: Scaled eigenspace ``[N, D]``, float64.
         start: What the melt started from, scaled eigenspace ``[N, D]``.
         labels: ``[N, L]``, or None.
+        arrays: What else the file says of the samples, such as ``image_index [N]``.
     """
 
     path: Path
     x: Tensor
     start: Tensor
     labels: Tensor | None
+    arrays: Mapping[str, Tensor]
 
     @classmethod
     def load(
@@ -168,6 +186,7 @@ class SavedEnd:
             states = saved.numbers("xs_es")
             own["noise_variance"] = saved.numbers("noise_variance")
             labels = saved.numbers("labels") if "labels" in saved.names else None
+            about = {name: saved.numbers(name) for name in SAMPLE_KEYS if name in saved.names}
             network = str(saved.read("network_sha256")) if "network_sha256" in saved.names else None
         saved_times = own["times"]
         if states.ndim != 3 or saved_times.shape != states.shape[:1] or len(saved_times) < 2:
@@ -196,11 +215,15 @@ class SavedEnd:
             )
         if labels is not None and (labels.ndim != 2 or len(labels) != states.shape[1]):
             raise DataError(f"{path}: 'labels' is {list(labels.shape)}, not one row a sample")
+        for name, values in about.items():
+            if values.shape != states.shape[1:2]:
+                raise DataError(f"{path}: '{name}' is {list(values.shape)}, not one a sample")
         return cls(
             path,
             torch.from_numpy(states[-1].astype(np.float64)),
             torch.from_numpy(states[0].astype(np.float64)),
             None if labels is None else torch.from_numpy(labels.astype(np.float32)),
+            {name: torch.from_numpy(values) for name, values in about.items()},
         )
 
 

@@ -1,34 +1,46 @@
 """Options of the scripts that write log densities along with their simulations."""
 
-from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
 
-import click
-
-from training.settings.options import Decorator, option_group
+from dnnlib.errors import UsageError
+from training.flow.likelihood import LARGEST_EXACT, TRACES, Likelihood, Trace
+from training.settings.declared import Declared, option
 from training.settings.types import COUNT, choice
 
 
-def likelihood_options(traces: Iterable[str], largest_exact: int) -> Decorator[Any]:
-    """Whether to write log densities, and how the traces in them are taken.
+@dataclass(frozen=True, kw_only=True)
+class LikelihoodOptions(Declared):
+    """Whether to write log densities, and how the traces in them are computed."""
 
-    Args:
-        traces: Their kinds.
-        largest_exact: Dimensions up to which ``auto`` is exact.
-    """
-    return option_group(
-        click.option(
-            "--log_prob/--no-log_prob",
-            default=False,
-            help="Write the log density of the points at the first time, which takes one or more "
-            "backward passes for each network call.",
-        ),
-        click.option(
-            "--trace",
-            type=choice(traces),
-            default="auto",
-            help="Of Jacobians: exact, a random estimate (hutchinson), or exact in up to "
-            f"{largest_exact} dimensions (auto).",
-        ),
-        click.option("--probes", type=COUNT, default=1, help="Random directions of hutchinson."),
+    section = "Log densities"
+    log_prob: bool = option(
+        "--log_prob/--no-log_prob",
+        default=False,
+        help="Write the log density of the points at the first time, which takes one or more "
+        "backward passes for each network call.",
     )
+    trace: str = option(
+        type=choice(TRACES),
+        default="auto",
+        help="How to compute traces of Jacobians: exactly (exact), by random directions "
+        f"(hutchinson), or exactly in up to {LARGEST_EXACT} dimensions only (auto).",
+    )
+    probes: int = option(type=COUNT, default=1, help="Random directions of hutchinson.")
+
+    def __post_init__(self) -> None:
+        for name in ("trace", "probes"):
+            if name in self.given and not self.log_prob:
+                raise UsageError(f"--{name} goes with --log_prob")
+        if "probes" in self.given and self.trace == "exact":
+            raise UsageError("--probes goes with --trace=hutchinson: an exact trace has none")
+
+    def chosen(self, seed: int, levels_per_unit: float | None = None) -> Likelihood | None:
+        """What the simulations are to compute; None for nothing.
+
+        Args:
+            seed: Seed of the random directions.
+            levels_per_unit: Gray levels to a unit of data, for images.
+        """
+        if not self.log_prob:
+            return None
+        return Likelihood(Trace(self.trace, self.probes, seed), levels_per_unit)

@@ -30,8 +30,10 @@ from training.data.images.batches import to_pixels
 from training.files.image_folder import ImageFolder, write_image
 from training.files.trajectory import SavedEnd
 from training.flow.calls import BlockwiseDenoiser
+from training.flow.solvers import Solver
 from training.simulation.images import ImageFlow, draw_classes
-from training.simulation.latents import latent_law
+from training.simulation.latents import LatentChoice
+from training.simulation.times import TimeChoice
 
 MAX_SEED, MAX_IMAGES = 10**9 - 1, 10**7
 WRITERS = 4
@@ -68,13 +70,14 @@ class SeedSampler:
     """Makes the images of seeds.
 
     Args:
-        image_flow: The network, and how to integrate.
-        device: Of this rank.
+        image_flow: The network.
+        solver: How to integrate.
+        times: Along which times.
+        device: Device of this rank.
         rows: Images of one network call.
-        eps: ``auto``, the variance of compressed dimensions, or ``empirical``; see ``latent_law``.
-        dims_to_keep: How many dimensions are not compressed.
+        latent: What the latents are drawn from.
         class_number: Class of all images; None draws one for each seed.
-        melt: File of the melt that ``empirical`` takes its variances from.
+        melt: File of the melt that empirical latents take their variances from.
 
     Attributes:
         latent_law: What the latents are drawn from.
@@ -88,25 +91,26 @@ class SeedSampler:
     def __init__(
         self,
         image_flow: ImageFlow,
+        solver: Solver,
+        times: TimeChoice,
         device: torch.device,
         rows: int,
-        eps: float | str,
-        dims_to_keep: int,
+        latent: LatentChoice,
         class_number: int | None,
         melt: Path | None = None,
     ):
         self.rows, self.device = rows, device
         self._image_flow, self._class_number = image_flow, class_number
-        self._flow = image_flow.on(device, rows)
-        end = image_flow.options["end_time"]
-        if not latent_law(self._flow, end, "auto", dims_to_keep).variance.isfinite().all():
+        self._flow, self._solver = image_flow.on(device, rows), solver
+        kept, end = image_flow.dims_to_keep, times.end
+        if not LatentChoice().law(self._flow, end, kept).variance.isfinite().all():
             raise UsageError(f"T is {end:g}: the noise or its scale overflows; give a shorter time")
-        self._times = image_flow.times(self._flow)
+        self._times = image_flow.times(self._flow, solver, times)
         melted = None
         if melt is not None:
             saved = SavedEnd.load(melt, self._flow, self._times, image_flow.model.digest())
             melted = saved.x.to(device)
-        self.latent_law = latent_law(self._flow, end, eps, dims_to_keep, melted)
+        self.latent_law = latent.law(self._flow, end, kept, melted)
         self.network_calls = 0
 
     @property
@@ -126,7 +130,7 @@ class SeedSampler:
         trajectory = flow.generate(
             self._latents(numbers),
             self._times,
-            self._image_flow.solver,
+            self._solver,
             on_step=on_step,
         )
         self.network_calls += trajectory.calls * math.ceil(len(seeds) / self.rows)

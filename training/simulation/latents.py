@@ -1,80 +1,109 @@
-"""Which law of latents generation starts from, by the option ``eps``."""
+"""Which law generation starts from: the closed form, that of a melt, or one that was asked for."""
 
-import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
+from dnnlib.logs import logger
+from torch_utils import distributed
 from training.flow.latent import LatentLaw
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 
-PAPER = "paper"
+WRONG_BY = 2.0
+"""Factor between variances from which on a law is worth a warning."""
 
 
-def parse_eps(text: str) -> float | str:
-    """``auto``, ``empirical``, ``paper``, a positive number, or ``paper:`` with one after it.
+@dataclass(frozen=True)
+class LatentChoice:
+    """Which law of latents generation is to start from; without any attribute the closed form.
 
-    Raises:
-        UsageError: It is something else.
+    Attributes:
+        eps: Variance of all compressed dimensions; None for the closed form.
+        paper: Whether kept dimensions have the variance ``A0 ** 2``, as in the paper's tables.
+        empirical: Whether the variances are those in which a melt ended.
     """
-    kind, colon, number = text.partition(":")
-    if text in ("auto", "empirical", PAPER):
-        return text
-    named = kind == PAPER and colon
-    try:
-        value = float(number if named else text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise UsageError(
-            f"eps is '{text}': give auto, empirical, or a positive variance, such as 1e-2 or "
-            "paper:1e-2"
+
+    eps: float | None = None
+    paper: bool = False
+    empirical: bool = False
+
+    @property
+    def name(self) -> float | str:
+        """What parameters call it: ``auto``, a variance, ``paper``, ``paper:`` and a variance, or
+        ``empirical``."""
+        if self.empirical:
+            return "empirical"
+        if self.paper:
+            return "paper" if self.eps is None else f"paper:{self.eps:g}"
+        return "auto" if self.eps is None else self.eps
+
+    def settled(self, dims_to_keep: int, dim: int) -> "LatentChoice":
+        """The same, but without a variance of compressed dimensions where there are none."""
+        if self.eps is None or dims_to_keep < dim:
+            return self
+        _warn(f"--eps={self.name} has no effect: none of the {dim} dimensions is compressed")
+        return replace(self, eps=None)
+
+    def law(
+        self,
+        flow: ProbabilityFlow,
+        end_time: float,
+        dims_to_keep: int,
+        melted: Tensor | None = None,
+    ) -> LatentLaw:
+        """The law, with a warning if it is far from the closed form.
+
+        Args:
+            flow: Knows the closed form.
+            end_time: T.
+            dims_to_keep: Number of dimensions that are not compressed.
+            melted: Scaled eigenspace end of a melt ``[N, D]``, for ``empirical``.
+
+        Raises:
+            UsageError: There is no melt for ``empirical``, or ``paper`` lacks a variance that it
+                needs, or is asked of an isotropic model.
+        """
+        if self.empirical:
+            if melted is None:
+                raise UsageError("eps=empirical needs a melt to take the variances from")
+            return LatentLaw.empirical(melted)
+        law = flow.latent_law(torch.tensor(end_time, dtype=torch.float64, device=flow.device))
+        if self.eps is not None and dims_to_keep < law.dim:
+            self._compare(law.variance[dims_to_keep:], self.eps, end_time)
+        if self.paper:
+            return self._paper_law(flow, dims_to_keep)
+        return law if self.eps is None else law.with_compressed(self.eps, dims_to_keep)
+
+    def _compare(self, exact: Tensor, eps: float, end_time: float) -> None:
+        """Warns of a variance that is far from those of the closed form."""
+        low, high = float(exact.min()), float(exact.max())
+        if low / WRONG_BY <= eps <= high * WRONG_BY:
+            return
+        closed = f"{low:.3g} to {high:.3g}" if f"{low:.3g}" != f"{high:.3g}" else f"{low:.3g}"
+        _warn(
+            f"--eps={self.name}, but the variance of compressed dimensions at T = {end_time:.4g} "
+            f"is {closed}: what is generated will not be distributed as the data are; --eps=auto "
+            "takes the right variances"
         )
-    return text if named else value
+
+    def _paper_law(self, flow: ProbabilityFlow, dims_to_keep: int) -> LatentLaw:
+        schedule, dim = flow.schedule, flow.basis.dim
+        if not isinstance(schedule, InflationSchedule):
+            raise UsageError(
+                f"eps is '{self.name}', but {schedule.name} is no inflationary flow: give auto"
+            )
+        if self.eps is None and dims_to_keep < dim:
+            raise UsageError(
+                f"eps is '{self.name}', but {dim - dims_to_keep} dimensions are compressed: give "
+                "their variance, as in paper:1e-2"
+            )
+        law = LatentLaw.paper(dim, dims_to_keep, self.eps or 1, schedule.end_std)
+        return LatentLaw(law.variance.to(flow.device))
 
 
-def latent_law(
-    flow: ProbabilityFlow,
-    end_time: float,
-    eps: float | str,
-    dims_to_keep: int,
-    melted: Tensor | None = None,
-) -> LatentLaw:
-    """The law that generation starts from.
-
-    Args:
-        flow: Knows the closed form.
-        end_time: T.
-        eps: ``auto``: the closed form; a number: that for the compressed dimensions; ``empirical``:
-            the second moments of an earlier melt; ``paper:`` and a number: that for the compressed
-            dimensions, and ``A0 ** 2`` for the kept ones, as in the paper's tables.
-        dims_to_keep: Number of dimensions that are not compressed.
-        melted: Scaled eigenspace end of a melt ``[N, D]``, for ``empirical``.
-
-    Raises:
-        UsageError: There is no melt for ``empirical``, or ``paper`` does not say a variance that it
-            needs, or is asked of an isotropic model.
-    """
-    if isinstance(eps, str) and eps.startswith(PAPER):
-        return _paper_law(flow, eps, dims_to_keep)
-    if eps == "empirical":
-        if melted is None:
-            raise UsageError("eps=empirical needs a melt to take the variances from")
-        return LatentLaw.empirical(melted)
-    law = flow.latent_law(torch.tensor(end_time, dtype=torch.float64, device=flow.device))
-    return law.with_compressed(eps, dims_to_keep) if isinstance(eps, float) else law
-
-
-def _paper_law(flow: ProbabilityFlow, eps: str, dims_to_keep: int) -> LatentLaw:
-    schedule, dim, number = flow.schedule, flow.basis.dim, eps.partition(":")[2]
-    if not isinstance(schedule, InflationSchedule):
-        raise UsageError(f"eps is '{eps}', but {schedule.name} is no inflationary flow: give auto")
-    if not number and dims_to_keep < dim:
-        raise UsageError(
-            f"eps is '{eps}', but {dim - dims_to_keep} dimensions are compressed: give their "
-            "variance, as in paper:1e-2"
-        )
-    law = LatentLaw.paper(dim, dims_to_keep, float(number or 1), schedule.end_std)
-    return LatentLaw(law.variance.to(flow.device))
+def _warn(text: str) -> None:
+    if distributed.is_main():
+        logger.warning(f"Warning: {text}")

@@ -1,6 +1,6 @@
 """Correlations of residuals in files: read row by row, and summed up over the times."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,29 @@ from training.measure.correlation_times import scatter_of
 from training.measure.correlations import Autocorrelations, Correlation, correlate
 
 
-def check_shape(
-    options: dict[str, Any], path: Path, extraction: Extraction, shape: tuple[int, ...]
-) -> tuple[int, ...]:
-    """Fills in what a file knows of T, N, D; raises UsageError for options that contradict it."""
+def known_of(
+    path: Path, extraction: Extraction, shape: tuple[int, ...], said: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a file of residuals knows of T, N, D and the rest, by the names of options.
+
+    Args:
+        path: The file, for errors.
+        extraction: What it says of itself.
+        shape: ``(T, N, D)``.
+        said: What was said of it, by the names of options; None for what was left out.
+
+    Raises:
+        UsageError: What was said contradicts the file.
+        DataError: The file contradicts itself.
+    """
+    if len(extraction.times) != shape[0]:
+        raise DataError(f"{path} has {len(extraction.times)} times, but residuals at {shape[0]}")
     known = {
         "data_name": extraction.data_name,
         "dims_to_keep": extraction.dims_to_keep,
         **dict(zip(("n_time_pts", "n_samples", "data_dim"), shape, strict=True)),
     }
-    if len(extraction.times) != shape[0]:
-        raise DataError(f"{path} has {len(extraction.times)} times, but residuals at {shape[0]}")
-    for name in known.keys() & options.keys():
-        options[name] = agree(name, options[name], known[name], path.name)
-    return shape
+    return {name: agree(name, value, known[name], path.name) for name, value in said.items()}
 
 
 def toy_correlations(

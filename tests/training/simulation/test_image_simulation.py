@@ -1,10 +1,9 @@
 """Image networks made ready to be integrated: what is settled, and what is refused."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import pytest
 import torch
@@ -14,46 +13,15 @@ from dnnlib.errors import DataError, InflationError, UsageError
 from torch_utils.snapshots import read_network, write_network
 from training.data.sources.writer import image_writer
 from training.flow.calls import BLOCK_ROWS
-from training.flow.isotropic import VPSchedule
-from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS
-from training.simulation.images import (
-    ImageFlow,
-    draw_classes,
-    plain_name,
-    summarize_variances,
-)
-from training.simulation.integration import even_grid, first_time
+from training.simulation.image_story import summarize_variances
+from training.simulation.images import ImageFlow, draw_classes, plain_name
+from training.simulation.networks import NetworkChoice
+from training.simulation.times import TimeChoice
 
 CPU = torch.device("cpu")
-LEFT_OUT = {
-    "calibration": True,
-    "data_dim": None,
-    "dims_to_keep": None,
-    "img_size": None,
-    "img_ch": None,
-    "solver": "rk4",
-    "n_iters": 4,
-    "disc": "ifs",
-    "vpode_disc_eps": 1e-2,
-    "end_time": None,
-    "end_vars": 1.0,
-    "precision": "fp32",
-    "batch_gpu": None,
-    "data_name": None,
-    "rtol": 1e-6,
-    "atol": 1e-6,
-    "tol": 1e-2,
-    "store_grid": False,
-}
-Open = Callable[..., tuple[ImageFlow, dict[str, Any]]]
-
-
-@pytest.fixture(autouse=True)
-def nothing_typed() -> Iterator[None]:
-    """A command of which no option was typed: what flows are opened for."""
-    with click.Context(click.Command("simulate")):
-        yield
+RK4 = SOLVERS["rk4"]
+Open = Callable[..., ImageFlow]
 
 
 @pytest.fixture(scope="module")
@@ -73,89 +41,54 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def open_flow(networks: dict[str, Path]) -> Open:
-    """``open_flow(name, **options)``: the flow, and the options as it settled them."""
+    """``open_flow(name, data_name, ...)``: the flow of one of the networks."""
 
-    def start(name: str, **given: Any) -> tuple[ImageFlow, dict[str, Any]]:
-        options = {**LEFT_OUT, "network": str(networks[name]), **given}
-        return ImageFlow.open(options), options
+    def start(name: str, data_name: str | None = None, **choice: Any) -> ImageFlow:
+        return ImageFlow.open(NetworkChoice(str(networks[name]), **choice), data_name)
 
     return start
 
 
-def test_the_network_says_what_the_options_leave_out(
-    open_flow: Open, networks: dict[str, Path]
-) -> None:
-    flow, options = open_flow("PRR")
-    known = {
-        "data_dim": 64,
-        "dims_to_keep": 10,
-        "img_size": 8,
-        "img_ch": 1,
-        "end_time": 6.0,
-        "data_name": "blobs",
-    }
-    assert options == {**LEFT_OUT, "network": str(networks["PRR"]), **known}
-    assert (flow.path, flow.data_name, flow.schedule_name) == (
-        networks["PRR"],
-        "blobs",
-        "PRRto10D",
-    )
+def test_what_the_network_knows(open_flow: Open, networks: dict[str, Path]) -> None:
+    flow = open_flow("PRR")
+    known = {"data_dim": 64, "dims_to_keep": 10, "img_size": 8, "img_ch": 1, "data_name": "blobs"}
+    assert flow.known == known
+    assert (flow.file.path, flow.stem) == (networks["PRR"], "blobs_PRRto10D")
     assert (flow.image_shape, flow.label_dim) == (SHAPE, 3)
-    assert flow.solver is SOLVERS["rk4"]
-    torch.testing.assert_close(
-        flow.times(flow.on(CPU, None)), torch.linspace(0.5, 6, 5, dtype=torch.float64)
-    )
+    times = flow.times(flow.on(CPU, None), RK4, TimeChoice(4, 6.0))
+    torch.testing.assert_close(times, torch.linspace(0.5, 6, 5, dtype=torch.float64))
 
 
-def test_options_that_agree_with_the_network_may_be_given(open_flow: Open) -> None:
-    agreeing = {"data_dim": 192, "dims_to_keep": 192, "img_size": 8, "img_ch": 3, "end_time": 6.0}
-    flow, options = open_flow("RGB", **agreeing, data_name="mine")
-    assert {name: options[name] for name in agreeing} == agreeing
-    assert (flow.data_name, options["data_name"]) == ("mine", "mine")
-    assert flow.image_shape == (3, 8, 8)
+def test_what_agrees_with_the_network_may_be_said(open_flow: Open) -> None:
+    said = {"data_dim": 192, "dims_to_keep": None, "img_size": 8, "img_ch": 3}
+    flow = open_flow("RGB", "mine", said=said)
+    assert (flow.data_name, flow.image_shape) == ("mine", (3, 8, 8))
 
 
 @pytest.mark.parametrize(
     ("network", "name", "value", "known"),
     [
         ("PRP", "data_dim", 65, "64"),
-        ("PRP", "dims_to_keep", 10, "64"),
         ("PRR", "dims_to_keep", 64, "10"),
         ("PRP", "img_size", 16, "8"),
-        ("PRP", "img_ch", 3, "1"),
         ("RGB", "img_ch", 1, "3"),
-        ("PRP", "end_time", 6.01, "6"),
-        ("PRP", "data_name", "a/b", "a/b"),
-        ("PRP", "solver", "rk5", "rk4"),
     ],
 )
-def test_an_option_that_contradicts_is_a_usage_error_with_both_values(
-    open_flow: Open, network: str, name: str, value: Any, known: str
+def test_what_contradicts_the_network_is_a_usage_error_with_both_values(
+    open_flow: Open, network: str, name: str, value: int, known: str
 ) -> None:
-    with pytest.raises(UsageError) as caught:
-        open_flow(network, **{name: value})
-    for part in (name.split("_")[0], str(value), known):
-        assert part in str(caught.value)
+    with pytest.raises(UsageError, match=rf"--{name} is {value}, .* has {known}"):
+        open_flow(network, said={name: value})
 
 
 def test_a_baseline_has_no_scale_to_ask_for(open_flow: Open) -> None:
     with pytest.raises(InflationError, match=r"end_vars is 2, but a model of vp"):
-        open_flow("VP", end_vars=2.0)
-
-
-def test_an_earlier_end_may_be_asked_for_and_the_last_digit_of_it_does_not_matter(
-    open_flow: Open,
-) -> None:
-    flow, _ = open_flow("PRP", end_time=2.5)
-    assert float(flow.times(flow.on(CPU, None))[-1]) == 2.5
-    flow, options = open_flow("PRP", end_time=6 * (1 + 1e-12))
-    assert float(flow.times(flow.on(CPU, None))[-1]) == options["end_time"] == 6.0
+        open_flow("VP", end_std=2.0)
 
 
 def test_the_scale_and_the_precision_are_those_asked_for(open_flow: Open) -> None:
-    flow, _ = open_flow("PRP", end_vars=2.5, precision="bf16")
-    assert flow.model.denoiser.schedule.end_std == 2.5
-    assert flow.model.denoiser.precision == "bf16"
+    denoiser = open_flow("PRP", end_std=2.5, precision="bf16").model.denoiser
+    assert (denoiser.schedule.end_std, denoiser.precision) == (2.5, "bf16")
 
 
 def altered(source: Path, path: Path, about: dict[str, Any]) -> Path:
@@ -172,7 +105,7 @@ def test_a_network_of_something_else_is_a_data_error(
     about = {"image_shape": None, "data_name": "circles"}
     path = altered(networks["PRP"], tmp_path / "n.pkl", about)
     with pytest.raises(DataError, match=r"n\.pkl was not trained on images, but on 'circles'"):
-        ImageFlow.open({**LEFT_OUT, "network": str(path)})
+        ImageFlow.open(NetworkChoice(str(path)))
 
 
 @pytest.mark.parametrize(
@@ -183,7 +116,7 @@ def test_an_image_shape_that_is_not_the_networks_is_a_data_error(
 ) -> None:
     path = altered(networks["PRP"], tmp_path / "n.pkl", {"image_shape": shape})
     with pytest.raises(DataError, match=r"n\.pkl says that its images are .*, but .* 64 numbers"):
-        ImageFlow.open({**LEFT_OUT, "network": str(path)})
+        ImageFlow.open(NetworkChoice(str(path)))
 
 
 @pytest.mark.parametrize("shape", [[4, 4, 4], [1, 4, 16]])
@@ -192,7 +125,7 @@ def test_images_that_no_image_file_holds_are_a_data_error(
 ) -> None:
     path = altered(networks["PRP"], tmp_path / "n.pkl", {"image_shape": shape})
     with pytest.raises(DataError, match="square, and gray or RGB"):
-        ImageFlow.open({**LEFT_OUT, "network": str(path)})
+        ImageFlow.open(NetworkChoice(str(path)))
 
 
 @pytest.mark.parametrize("classes", ["many", -1, 2.0, True])
@@ -201,53 +134,25 @@ def test_a_number_of_classes_that_is_none_is_a_data_error(
 ) -> None:
     path = altered(networks["PRP"], tmp_path / "n.pkl", {"label_dim": classes})
     with pytest.raises(DataError, match="classes"):
-        ImageFlow.open({**LEFT_OUT, "network": str(path)})
+        ImageFlow.open(NetworkChoice(str(path)))
 
 
 def test_a_network_without_a_name_makes_files_called_images(
     networks: dict[str, Path], tmp_path: Path
 ) -> None:
     path = altered(networks["PRP"], tmp_path / "n.pkl", {"data_name": None, "label_dim": None})
-    flow = ImageFlow.open({**LEFT_OUT, "network": str(path)})
+    flow = ImageFlow.open(NetworkChoice(str(path)))
     assert (flow.data_name, flow.label_dim) == ("images", 0)
 
 
 def test_a_missing_network_is_a_data_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.pkl"):
-        ImageFlow.open({**LEFT_OUT, "network": str(tmp_path / "none.pkl")})
-
-
-def test_ifs_times_are_even_from_the_first_to_the_last() -> None:
-    schedule = InflationSchedule.to_dimension(2, 3)
-    grid = even_grid(schedule, {"disc": "ifs", "vpode_disc_eps": 1.0}, 4.0)
-    torch.testing.assert_close(grid(8), torch.arange(0, 4.25, 0.5, dtype=torch.float64))
-
-
-def test_ifs_stands_for_the_own_grids_of_the_baselines() -> None:
-    schedule = VPSchedule(3)
-    grid = even_grid(schedule, {"disc": "ifs", "vpode_disc_eps": 1.0}, 1.0)
-    assert torch.equal(grid(8), schedule.times(8, 1.0))
-
-
-def test_vp_ode_times_are_even_from_eps() -> None:
-    schedule = InflationSchedule.to_dimension(2, 3)
-    grid = even_grid(schedule, {"disc": "vp_ode", "vpode_disc_eps": 1.0}, 4.0)
-    expected = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
-    torch.testing.assert_close(grid(3), expected)
-
-
-@pytest.mark.parametrize("first", [0.05, 4.0, 5.0])
-def test_vp_ode_times_start_within_those_of_the_network(first: float) -> None:
-    schedule = InflationSchedule.to_dimension(2, 3)
-    schedule.t_min = 0.1
-    options = {"disc": "vp_ode", "vpode_disc_eps": first}
-    with pytest.raises(UsageError, match=rf"vpode_disc_eps is {first:g}.* 0\.1, .* T = 4"):
-        first_time(schedule, options, 4.0)
+        ImageFlow.open(NetworkChoice(str(tmp_path / "none.pkl")))
 
 
 @torch.no_grad()
 def test_the_flow_calls_its_network_in_blocks_of_the_rows_asked_for(open_flow: Open) -> None:
-    image_flow, _ = open_flow("PRR")
+    image_flow = open_flow("PRR")
     sizes: list[int] = []
     network = image_flow.model.denoiser.network
     network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
@@ -261,7 +166,7 @@ def test_the_flow_calls_its_network_in_blocks_of_the_rows_asked_for(open_flow: O
 
 
 def test_images_are_drawn_by_seed_without_repetition(open_flow: Open, tmp_path: Path) -> None:
-    image_flow, _ = open_flow("PRP")
+    image_flow = open_flow("PRP")
     pixels = write_image_set(tmp_path / "data.zip", 30)
     places = {image.tobytes(): place for place, image in enumerate(pixels)}
 
@@ -277,7 +182,7 @@ def test_images_are_drawn_by_seed_without_repetition(open_flow: Open, tmp_path: 
 
 
 def test_classes_of_images_come_with_them(open_flow: Open, tmp_path: Path) -> None:
-    image_flow, _ = open_flow("PRR")
+    image_flow = open_flow("PRR")
     pixels = write_image_set(tmp_path / "data.zip", 30, classes=3)
     dataset = image_flow.dataset(tmp_path / "data.zip", 12, 1)
     found, labels = dataset.read(range(12))
@@ -302,34 +207,34 @@ def test_data_that_do_not_fit_are_a_data_error_with_both_values(
 ) -> None:
     write_image_set(tmp_path / "data.zip", **made)
     with pytest.raises(DataError) as caught:
-        open_flow(network)[0].dataset(tmp_path / "data.zip", 6, 0)
+        open_flow(network).dataset(tmp_path / "data.zip", 6, 0)
     for part in (str(tmp_path / "data.zip"), *parts):
         assert part in str(caught.value)
 
 
 def test_a_missing_data_set_is_a_data_error(open_flow: Open, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.zip"):
-        open_flow("PRP")[0].dataset(tmp_path / "none.zip", 6, 0)
+        open_flow("PRP").dataset(tmp_path / "none.zip", 6, 0)
 
 
 def test_labels_of_a_network_without_classes_are_not_read(open_flow: Open, tmp_path: Path) -> None:
     with image_writer(tmp_path / "data.zip") as writer:
         for label in range(4):
             writer.add(np.zeros((8, 8, 1), np.uint8), label)
-    dataset = open_flow("PRP")[0].dataset(tmp_path / "data.zip", 4, 0)
+    dataset = open_flow("PRP").dataset(tmp_path / "data.zip", 4, 0)
     assert dataset.label_dim == 0
 
 
 def test_labels_are_one_hot_or_none(open_flow: Open) -> None:
     classes = torch.tensor([2, 0, 1, 2])
-    labels = open_flow("PRR")[0].labels(classes)
+    labels = open_flow("PRR").labels(classes)
     assert labels is not None
     assert torch.equal(labels, torch.eye(3)[classes])
-    assert open_flow("PRP")[0].labels(classes) is None
+    assert open_flow("PRP").labels(classes) is None
 
 
 def test_a_class_is_one_of_the_networks(open_flow: Open) -> None:
-    with_classes, without = open_flow("PRR")[0], open_flow("PRP")[0]
+    with_classes, without = open_flow("PRR"), open_flow("PRP")
     for number in (None, 0, 2):
         with_classes.check_class(number)
     without.check_class(None)

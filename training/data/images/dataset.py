@@ -34,6 +34,10 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         xflip: Whether to add the mirror image of each, as images n .. 2n - 1.
         cache: Whether to read, and check, all images into memory at once.
 
+    Attributes:
+        image_shape: ``(C, H, W)``.
+        places: Where each image of the subset is in the whole data set, ``[n]``.
+
     Raises:
         DataError: Not a data set, no images, unsafe names, missing or malformed labels; and on
             reading, an image that is broken or has another shape. The message names the file.
@@ -60,9 +64,11 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
             labels, self._classes = self._read_labels(names)
         self._cache: Tensor | None = None
         self.image_shape = self._first_shape(names[0])
+        self.places = torch.arange(len(names))
         if max_size is not None and max_size < len(names):
             generator = seeded_generator("cpu", seed)
             chosen = torch.randperm(len(names), generator=generator)[:max_size].sort().values
+            self.places = chosen
             names = [names[index] for index in chosen.tolist()]
             labels = None if labels is None else labels[chosen]
         self._names, self._labels = names, labels

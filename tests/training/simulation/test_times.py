@@ -1,4 +1,4 @@
-"""Solvers and times by options: what is settled, kept in a network file, and refused."""
+"""Solvers and times: what is settled, kept in a network file, and refused."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +10,15 @@ import torch
 
 import toy_pfODE_int
 import toy_train
-from dnnlib.errors import DataError
+from dnnlib.errors import DataError, UsageError
 from torch_utils.results import load_json
 from training.flow.grids import EqualErrorGrid
+from training.flow.isotropic import VPSchedule
+from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS
 from training.model.model import Model
-from training.simulation.integration import STORED, NetworkFile
+from training.simulation.networks import STORED, NetworkFile
+from training.simulation.times import TimeChoice
 
 Run = Callable[..., Any]
 
@@ -155,3 +158,29 @@ def test_options_that_contradict_each_other_are_usage_errors(
     result = simulate(*arguments, code=2)
     assert word in result.error
     assert not list(tmp_path.glob("out/*"))
+
+
+def test_times_are_even_from_the_first_to_the_last() -> None:
+    schedule = InflationSchedule.to_dimension(2, 3)
+    expected = torch.arange(0, 4.25, 0.5, dtype=torch.float64)
+    torch.testing.assert_close(TimeChoice(8, 4.0).even(schedule)(8), expected)
+    later = TimeChoice(3, 4.0, first=1.0).even(schedule)(3)
+    torch.testing.assert_close(later, torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64))
+
+
+def test_the_baselines_have_their_own_times() -> None:
+    schedule = VPSchedule(3)
+    assert torch.equal(TimeChoice(8, 1.0).even(schedule)(8), schedule.times(8, 1.0))
+
+
+@pytest.mark.parametrize("first", [0.05, 4.0, 5.0])
+def test_a_first_time_is_within_those_of_the_network(first: float) -> None:
+    schedule = InflationSchedule.to_dimension(2, 3)
+    schedule.t_min = 0.1
+    with pytest.raises(UsageError, match=rf"vpode_disc_eps is {first:g}.* 0\.1, .* T = 4"):
+        TimeChoice(3, 4.0, first=first).even(schedule)
+
+
+def test_many_calls_are_told_of(simulate: Run) -> None:
+    result, _, _ = simulate("--steps=200")
+    assert "200 steps of exp_rk5 are 1,200 denoiser calls each way" in result.out

@@ -1,0 +1,41 @@
+"""Settings of ``calc_roundtrip_mse.py``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from training.settings.common import RunOptions, save_dir, seed
+from training.settings.declared import Declared, option, options_of
+from training.settings.integration import ImageTimeOptions, SolverOptions
+from training.settings.networks import ImageNetworkOptions, check_storage, store_grid
+from training.settings.types import COUNT, FILE
+from training.simulation.times import TimeChoice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Declared):
+    """Options of the script."""
+
+    save_dir: Path = save_dir()
+    data_root: Path = option(type=FILE, required=True, help="Data set: a zip or folder.")
+    bs: int = option(type=COUNT, default=1000, help="Images in flight, over all ranks.")
+    total_samples: int = option(type=COUNT, default=10_000, help="Images to measure.")
+    keep_worst: int = option(
+        type=click.IntRange(min=0),
+        default=16,
+        help="Images to keep of those that come back worst.",
+    )
+    seed: int = seed("the choice of images", default=42)
+    network: ImageNetworkOptions = options_of(ImageNetworkOptions)
+    solver: SolverOptions = options_of(SolverOptions)
+    times: ImageTimeOptions = options_of(ImageTimeOptions)
+    store_grid: bool = store_grid()
+    run: RunOptions = options_of(RunOptions)
+
+    def __post_init__(self) -> None:
+        check_storage(self.store_grid, self.times.disc, self.network.network)
+
+    def chosen_times(self, t_max: float, network: str) -> TimeChoice:
+        """The times, of a network that was trained up to ``t_max``."""
+        return self.times.chosen(t_max, network, self.store_grid)

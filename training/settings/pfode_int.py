@@ -1,0 +1,100 @@
+"""Settings of ``pfODE_int.py``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from dnnlib.errors import UsageError
+from training.settings.common import RunOptions, save_dir, seed
+from training.settings.declared import Declared, option, options_of
+from training.settings.integration import ImageTimeOptions, SolverOptions
+from training.settings.latents import eps, latent_choice, recorded_eps
+from training.settings.likelihood import LikelihoodOptions
+from training.settings.networks import ImageNetworkOptions, check_storage, store_grid
+from training.settings.types import COUNT, FILE, choice
+from training.simulation.latents import LatentChoice
+from training.simulation.story import KINDS
+from training.simulation.times import TimeChoice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Declared):
+    """Options of the script."""
+
+    save_dir: Path = save_dir()
+    data_root: Path | None = option(type=FILE, help="Data set to melt: a zip or folder.")
+    bs: int = option(type=COUNT, default=256, help="Images of each simulation.")
+    sim_type: str = option(type=choice((*KINDS, "all")), default="all", help="What to simulate.")
+    prev_melt: Path | None = option(
+        type=FILE, help="A melt to start from, for a lone roundtrip or gen."
+    )
+    start_noise: bool = option(
+        is_flag=True,
+        help="Melt images with the noise of the first time added, for which the latent law is "
+        "exact.",
+    )
+    gen_source: str = option(
+        type=choice(("diag", "empirical")),
+        default="diag",
+        help="Latents of gen: Gaussian, with variances by --eps, or with those of the melt.",
+    )
+    eps: str = eps("Variances of diag")
+    class_: int | None = option(
+        "--class",
+        type=click.IntRange(min=0),
+        unset="random",
+        help="Class to generate, for networks with classes",
+    )
+    save_freq: int = option(type=COUNT, default=5, help="Steps between saved states.")
+    seed: int = seed("the choice of images and of the latents")
+    network: ImageNetworkOptions = options_of(ImageNetworkOptions)
+    solver: SolverOptions = options_of(SolverOptions)
+    times: ImageTimeOptions = options_of(ImageTimeOptions)
+    store_grid: bool = store_grid()
+    likelihood: LikelihoodOptions = options_of(LikelihoodOptions)
+    run: RunOptions = options_of(RunOptions)
+
+    def __post_init__(self) -> None:
+        if self.needs_melt and self.prev_melt is None:
+            raise UsageError(
+                f"--sim_type={self.sim_type} here starts from a melt: give its file with "
+                "--prev_melt"
+            )
+        if self.prev_melt is not None and not self.needs_melt:
+            raise UsageError(
+                "--prev_melt goes with --sim_type=roundtrip, or gen with --gen_source=empirical"
+            )
+        if "data_root" in self.given and "melt" not in self.kinds:
+            raise UsageError("--data_root goes with a melt: leave it out")
+        if "bs" in self.given and self.sim_type == "roundtrip":
+            raise UsageError("--bs goes with melt and gen: a roundtrip has its melt's images")
+        if self.gen_source == "empirical" and "eps" in self.given:
+            raise UsageError("--eps goes with --gen_source=diag only")
+        if self.data_root is None and "melt" in self.kinds:
+            raise click.UsageError("Missing option '--data_root'.")
+        check_storage(self.store_grid, self.times.disc, self.network.network)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return KINDS if self.sim_type == "all" else (self.sim_type,)
+
+    @property
+    def needs_melt(self) -> bool:
+        """Whether an earlier melt is gone on from."""
+        lone_gen = self.sim_type == "gen" and self.gen_source == "empirical"
+        return self.sim_type == "roundtrip" or lone_gen
+
+    def latent(self) -> LatentChoice:
+        """What generation starts from."""
+        if self.gen_source == "empirical":
+            return LatentChoice(empirical=True)
+        return latent_choice(self.eps, "say --gen_source=empirical")
+
+    def recorded_eps(self, used: LatentChoice) -> str:
+        """What is recorded of ``--eps``: the text, or what was used in its place."""
+        return self.eps if used.empirical else recorded_eps(self.eps, used)
+
+    def chosen_times(self, t_max: float, network: str) -> TimeChoice:
+        """The times, of a network that was trained up to ``t_max``."""
+        return self.times.chosen(t_max, network, self.store_grid)

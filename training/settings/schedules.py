@@ -1,0 +1,74 @@
+"""Options of toys and of the inflationary schedule."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from dnnlib.errors import UsageError
+from training.data.toys import TOY_NAMES
+from training.flow.schedules import G_TYPES
+from training.settings.declared import Declared, option
+from training.settings.types import COUNT, POSITIVE, choice
+
+INFLATION = ("dims_to_keep", "rho", "gamma0", "g_type", "inflation_gap", "g_rescaling")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InflationOptions(Declared):
+    """The data's dimensions and the schedule; what is left out is the business of the script."""
+
+    section = "Schedule"
+    data_dim: int | None = option(type=COUNT, unset="the data's", help="Dimensions of the data")
+    dims_to_keep: int | None = option(
+        type=COUNT,
+        unset="all",
+        help="Dimensions that keep inflating; as many as the data has is PR-preserving, fewer is "
+        "PR-reducing",
+    )
+    rho: float | None = option(type=POSITIVE, unset="1", help="Inflation rate, 1/time")
+    gamma0: float | None = option(
+        type=POSITIVE, unset="5e-4", help="Noise variance at time 0, data units"
+    )
+    g_type: str | None = option(
+        type=choice(G_TYPES),
+        unset="orig",
+        help="Growth of the noise in compressed dimensions: such that the rates of all dimensions "
+        "add up to those of PR-preserving (orig), or slower by --inflation_gap",
+    )
+    inflation_gap: float | None = option(
+        type=POSITIVE, unset="1.02", help="Gap of constant_inflation_gap, in units of rho"
+    )
+    g_rescaling: float | None = option(
+        type=POSITIVE, unset="1", help="Factor of the growth exponents g"
+    )
+
+    def said(self) -> dict[str, Any]:
+        """All but the gap's consistency, by name, for a network to agree with."""
+        return {name: getattr(self, name) for name in ("data_dim", *INFLATION)}
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of an inflationary schedule that were given.
+
+        Raises:
+            UsageError: A gap for the ``orig`` type, whose gap follows from the dimensions.
+        """
+        given = {name: getattr(self, name) for name in INFLATION}
+        given = {name: value for name, value in given.items() if value is not None}
+        if "inflation_gap" in given and given.get("g_type") != "constant_inflation_gap":
+            raise UsageError("--inflation_gap goes with --g_type=constant_inflation_gap only")
+        return given
+
+
+def toy_name(required: bool = False, unset: str | None = None) -> Any:
+    """The option ``--data_name`` of a toy."""
+    return option(type=choice(TOY_NAMES), required=required, unset=unset, help="The toy")
+
+
+def augment_to(unset: str = "0, not at all") -> Any:
+    """The option ``--augment_to``."""
+    return option(
+        type=click.IntRange(min=0, max=2**31 - 1),
+        unset=unset,
+        help="Dimensions the toy is embedded in",
+    )

@@ -1,0 +1,75 @@
+"""Options of toys, and the settings of ``toy_pfODE_int.py``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.settings.common import RunOptions, save_dir, seed
+from training.settings.declared import Declared, option, options_of
+from training.settings.integration import SolverOptions, ToyTimeOptions
+from training.settings.latents import eps
+from training.settings.likelihood import LikelihoodOptions
+from training.settings.networks import (
+    KNOWN,
+    calibration,
+    check_storage,
+    end_vars,
+    network,
+    store_grid,
+)
+from training.settings.schedules import InflationOptions, augment_to, toy_name
+from training.settings.types import COUNT
+from training.simulation.networks import NetworkChoice
+from training.simulation.toys import ToyChoice
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Simulating(Declared):
+    """What the simulations of toys have in common."""
+
+    save_dir: Path = save_dir()
+    total_samples: int = option(type=COUNT, default=2000, help="Samples of each simulation.")
+    eps: str = eps("Variances of generation's latents", melt=True)
+    end_vars: float = end_vars()
+    save_freq: int = option(type=COUNT, default=5, help="Steps between saved states.")
+    seed: int = seed("the data and the latents")
+    solver: SolverOptions = options_of(SolverOptions)
+    times: ToyTimeOptions = options_of(ToyTimeOptions)
+    likelihood: LikelihoodOptions = options_of(LikelihoodOptions)
+    run: RunOptions = options_of(RunOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetSettings(_Simulating):
+    """Options of ``net``."""
+
+    network: str = network()
+    data_name: str | None = toy_name(unset=KNOWN)
+    augment_to: int | None = augment_to(unset=KNOWN)
+    calibration: bool = calibration()
+    store_grid: bool = store_grid()
+    flow: InflationOptions = options_of(InflationOptions, unset=KNOWN)
+
+    def __post_init__(self) -> None:
+        check_storage(self.store_grid, self.times.disc, self.network)
+
+    def chosen_network(self) -> NetworkChoice:
+        said = {"data_name": self.data_name, "augment_to": self.augment_to, **self.flow.said()}
+        return NetworkChoice(self.network, said, self.end_vars, self.calibration)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosedFormSettings(_Simulating):
+    """Options of ``discrete`` and ``exact``."""
+
+    data_name: str = toy_name(required=True)
+    augment_to: int | None = augment_to()
+    flow: InflationOptions = options_of(InflationOptions)
+
+    def chosen_toy(self) -> ToyChoice:
+        return ToyChoice(
+            self.data_name,
+            self.augment_to or 0,
+            self.flow.data_dim,
+            self.flow.arguments(),
+            self.end_vars,
+        )

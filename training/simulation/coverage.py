@@ -1,0 +1,133 @@
+"""Coverage of a toy's flow: points and spheres are carried to the data and back, and counted."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
+from training.data.toys import Toy
+from training.flow.latent import LatentLaw
+from training.flow.pfode import ProbabilityFlow
+from training.flow.solvers import Solver
+from training.measure.boundaries import Boundary
+from training.measure.coverage import (
+    Points,
+    Spheres,
+    carry,
+    measure_coverage,
+    refitted,
+    transported,
+)
+from training.measure.coverage_result import CoverageResult, PairedBoundaries
+from training.measure.paired_coverage import pair
+from training.simulation.simulator import Simulator
+
+BLOCK_ROWS = 2048
+"""Points of one denoiser call: then a result is the same for any number of points and ranks."""
+
+
+@dataclass(frozen=True)
+class CoverageExperiment:
+    """What is carried, and along which flow.
+
+    Attributes:
+        toy: The toy.
+        flow: Its flow, on this rank's device.
+        times: Increasing ``[steps + 1]``, on that device.
+        solver: How to take a step.
+        law: Of the latents.
+        spheres: At the start.
+        alpha: Radius of alpha shapes; None for boundaries that are carried along.
+        count: Number of test points, and of fresh samples.
+        seeds: One a repetition.
+    """
+
+    toy: Toy
+    flow: ProbabilityFlow
+    times: Tensor
+    solver: Solver
+    law: LatentLaw
+    spheres: Spheres
+    alpha: float | None
+    count: int
+    seeds: range
+
+    def run(self, exact: ProbabilityFlow | None = None) -> CoverageResult:
+        """Carries and counts.
+
+        Args:
+            exact: The exact flow, to compare with.
+        """
+        start, calls = self._latent_points(), []
+        simulator = self._simulator(self.flow)
+
+        def generate(latents: Tensor) -> Tensor:
+            trajectory = simulator.generate(latents, "gen").trajectory
+            calls.append(trajectory.calls)
+            return self.flow.to_data(trajectory.end, self.times[0])
+
+        def melt(data: Tensor) -> Tensor:
+            trajectory = simulator.melt(data).trajectory
+            calls.append(trajectory.calls)
+            return trajectory.end
+
+        carried = carry(start, generate, melt)
+        fresh, units = self._fresh_data(), self._unit_maps()
+        scaled = {name: points.mapped(units[name]) for name, points in carried.items()}
+        boundaries = {name: self._fit(points.boundary) for name, points in scaled.items()}
+        counted = units["data"](fresh)
+        found = measure_coverage(scaled, boundaries, counted)
+        paired = None
+        if exact is not None:
+            vertices = self._exact_vertices(exact, start.boundary)
+            exact_boundaries = self._fit(units["data"](vertices))
+            against = pair(counted, boundaries["data"], exact_boundaries)
+            paired = PairedBoundaries(against, vertices, exact_boundaries)
+        return CoverageResult(self.spheres, found, carried, boundaries, fresh, sum(calls), paired)
+
+    def _simulator(self, flow: ProbabilityFlow) -> Simulator:
+        steps = len(self.times) - 1
+        return Simulator(flow.in_blocks(BLOCK_ROWS), self.times, self.solver, save_every=steps)
+
+    def _fit(self, vertices: Tensor) -> list[Boundary]:
+        """Boundaries with vertices ``[R, K, D]``."""
+        if self.alpha is None:
+            return transported(vertices, self.spheres.unit)
+        return refitted(vertices, self.alpha)
+
+    def _latent_points(self) -> Points:
+        """Test points of each seed and vertices of the spheres, at the last time."""
+        draws = [
+            self.law.sample(self.count, seeded_generator("cpu", seed, Stream.TEST_POINTS))
+            for seed in self.seeds
+        ]
+        vertices = self.spheres.vertices.to(self.law.variance) * self.law.std
+        return Points(torch.stack(draws), vertices)
+
+    def _fresh_data(self) -> Tensor:
+        """Samples ``[S, N, D]`` of the toy with the noise of the first time, in image space."""
+        draws = []
+        for seed in self.seeds:
+            generator = seeded_generator("cpu", seed, Stream.FRESH_POINTS)
+            clean = self.toy.sample(self.count, generator).to(self.flow.device)
+            noise = self.flow.schedule.sample_noise(self.count, self.times[0], generator)
+            draws.append(clean + self.flow.basis.rotate_back(noise))
+        return torch.stack(draws)
+
+    def _unit_maps(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """For each stage, from its coordinates to its standard deviations in eigenspace."""
+        data_std, latent_std = self.flow.noisy_std(self.times[0]), self.law.std
+        return {
+            "latent": lambda x: x / latent_std,
+            "data": lambda data: self.flow.basis.to_eigen(data) / data_std,
+            "end": lambda x: x / latent_std,
+        }
+
+    def _exact_vertices(self, exact: ProbabilityFlow, latents: Tensor) -> Tensor:
+        """Where the exact flow takes vertices ``[R, K, D]`` from the last time to data space."""
+        simulator = self._simulator(exact)
+        ends = simulator.generate(latents.flatten(0, 1), "exact gen").trajectory.end
+        return exact.to_data(ends, self.times[0]).view_as(latents)
