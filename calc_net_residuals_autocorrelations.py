@@ -6,6 +6,7 @@ extracttoys and extract write the residuals of a network; calctoys and calc corr
 from pathlib import Path
 from time import perf_counter
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -14,8 +15,14 @@ from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
-from torch_utils.results import save_arrays
 from training.data.images.batches import normalize_pixels
+from training.files.correlations import (
+    save_correlations,
+    save_summary,
+    summary_files,
+    time_correlations_file,
+    toy_correlations_file,
+)
 from training.files.residuals import (
     QUANTITIES,
     Extraction,
@@ -45,8 +52,6 @@ from training.simulation.images import ImageFlow
 from training.simulation.residual_correlations import (
     known_of,
     row_pairs,
-    summarize,
-    summary_files,
     toy_correlations,
 )
 from training.simulation.toys import ToyFlow, toy_points
@@ -151,27 +156,28 @@ def calctoys(settings: CalcToysSettings) -> None:
     steps, count, dim = shapes["net_outputs"]
     known = known_of(source, extraction, (steps, count, dim), settings.said())
     about = told_of(extraction, source.with_suffix(".json"))
-    stem = f"{extraction.stem}_toy_autocorrelations"
-    result = settings.save_dir / f"{stem}.npz"
-    require_new([result, *summary_files(result)], settings.run.overwrite)
-    announcement = require_space(settings.save_dir, result_bytes(shapes, steps * dim, dim))
+    folder, stem = settings.save_dir, extraction.stem
+    result = toy_correlations_file(folder, stem)
+    summaries = summary_files(folder, stem, toy=True)
+    require_new([result, *summaries], settings.run.overwrite)
+    announcement = require_space(folder, result_bytes(shapes, steps * dim, dim))
     with process_group(settings.run.device_name) as device:
-        began = start_correlating(announcement, settings.save_dir)
+        began = start_correlating(announcement, folder)
         share = range(steps)[distributed.shard(steps)]
         table = Autocorrelations(shapes, len(share), dim)
-        arrays = {"times": extraction.times}
+        arrays = {}
         for name in shapes:
             matrices = torch.zeros(len(share), dim, dim, device=device)
             for index, found in toy_correlations(source, name, share, device):
                 table.put(name, index - share.start, found)
                 matrices[index - share.start] = found.matrix
-            arrays[f"{name}_acs"] = distributed.gather_rows(matrices, steps).cpu().numpy()
+            arrays[name] = distributed.gather_rows(matrices, steps).cpu().numpy()
         whole = table.gathered(steps, device)
         if distributed.is_main():
-            save_arrays(result, arrays)
+            save_correlations(result, extraction.times, arrays)
             options = settings.recorded(device_name=str(device), **known)
             made = {"extraction": about, "options": options, "seconds": perf_counter() - began}
-            summarize(whole, extraction, count, summary_files(result), made)
+            save_summary(summaries, whole, extraction, count, made)
 
 
 @main.command()
@@ -191,9 +197,9 @@ def calc(settings: CalcSettings) -> None:
     known = known_of(first, extraction, (steps, count, dim), settings.said())
     require_same(root, extraction, shapes)
     about = told_of(extraction, root / f"{extraction.stem}_net_outputs_residuals.json")
-    stem = f"{extraction.stem}_autocorrelations"
-    paths = [folder / f"{stem}_times0_{index}.npz" for index in range(steps)]
-    summaries = summary_files(folder / f"{stem}.npz")
+    stem = extraction.stem
+    paths = [time_correlations_file(folder, stem, index) for index in range(steps)]
+    summaries = summary_files(folder, stem, toy=False)
     require_new([*paths, *summaries], settings.run.overwrite)
     announcement = require_space(folder, steps * result_bytes(shapes, dim, dim))
     with process_group(settings.run.device_name) as device:
@@ -202,19 +208,18 @@ def calc(settings: CalcSettings) -> None:
         table = Autocorrelations(shapes, len(share), dim)
         hidden = None if distributed.is_main() else True
         for index in tqdm(share, desc="correlations", unit="time", disable=hidden):
-            later = time_file(root, extraction.stem, index)
-            arrays = {"time": extraction.times[index]}
+            later, arrays = time_file(root, stem, index), {}
             for name in shapes:
                 pairs = row_pairs(first, later, name, settings.bs, device)
                 found = correlate(pairs, f"{later}: '{name}'")
                 table.put(name, index - share.start, found)
-                arrays[f"{name}_acs"] = found.matrix.float().cpu().numpy()
-            save_arrays(paths[index], arrays)
+                arrays[name] = found.matrix.float().cpu().numpy()
+            save_correlations(paths[index], np.asarray(extraction.times[index]), arrays)
         whole = table.gathered(steps, device)
         if distributed.is_main():
             options = settings.recorded(device_name=str(device), **known)
             made = {"extraction": about, "options": options, "seconds": perf_counter() - began}
-            summarize(whole, extraction, count, summaries, made)
+            save_summary(summaries, whole, extraction, count, made)
 
 
 def start_correlating(announcement: str, folder: Path) -> float:

@@ -7,7 +7,7 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import load_json, provenance, save_json
-from training.files.trajectory import SavedEnd
+from training.files.trajectory import PARAMETERS_FORMAT, SavedEnd
 from training.measure.roundtrip import LEVELS_PER_UNIT
 from training.settings.declared import takes
 from training.settings.pfode_int import Settings
@@ -72,6 +72,7 @@ def main(settings: Settings) -> None:
             if not distributed.is_main():
                 continue
             # Simulations of earlier runs stay in the parameters.
+            recorded["format"] = PARAMETERS_FORMAT
             recorded[chapter.kind] = {"options": options, **chapter.facts, **provenance()}
             save_json(parameters, recorded)
             logger.info(f"Wrote {paths[chapter.kind]}")

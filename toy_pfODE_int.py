@@ -8,6 +8,7 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance, save_json
+from training.files.trajectory import PARAMETERS_FORMAT
 from training.settings.declared import takes
 from training.settings.latents import latent_choice, recorded_eps
 from training.settings.script import group, run_script
@@ -93,7 +94,13 @@ def simulate(
             logger.info(f"Wrote {path}")
         save_json(
             parameters,
-            {"options": options, "end_time": end, "simulations": facts, **provenance()},
+            {
+                "format": PARAMETERS_FORMAT,
+                "options": options,
+                "end_time": end,
+                "simulations": facts,
+                **provenance(),
+            },
         )
         logger.info(f"Wrote {parameters}")
         logger.info(describe(facts))

@@ -24,6 +24,7 @@ from training.data.images.codec import decode_exact, encode_png
 from training.data.images.containers import FolderContainer, image_names
 
 PARAMETERS = "gen_params.json"
+FORMAT = "inflationary-flows generated images 1"
 IMAGES_A_FOLDER = 1000
 ABSENT, BROKEN, WHOLE = 0, 1, 2
 """States of an image in its folder."""
@@ -97,7 +98,8 @@ class ImageFolder:
         for path in outdated:
             path.unlink()
         if self._difference() is not None or not self._parameters_path.exists():
-            save_json(self._parameters_path, {"settings": self._settings, "runs": []})
+            content = {"format": FORMAT, "settings": self._settings, "runs": []}
+            save_json(self._parameters_path, content)
 
     def survey(self, seeds: Tensor, device: torch.device) -> Tensor:
         """``ABSENT``, ``BROKEN`` or ``WHOLE`` for each seed, ``[N]`` uint8, on every rank.

@@ -24,6 +24,7 @@ from torch_utils.inert_pickle import shown
 from torch_utils.results import SavedArrays, load_json, open_arrays
 from training.measure.residuals import Put
 
+FORMAT = "inflationary-flows residuals 1"
 QUANTITIES = ("net_outputs", "net_residuals", "exact_residuals")
 FLOAT32 = np.dtype(np.float32)
 MIB, GIB = 2**20, 2**30
@@ -103,7 +104,7 @@ def toy_writer(
 ) -> Iterator[Put]:
     """Takes residuals of a toy in any order; its file appears when the block ends."""
     shapes = dict.fromkeys(names, (len(extraction.times), count, dim))
-    with stream_arrays(path, shapes, FLOAT32, extraction.arrays()) as stream:
+    with stream_arrays(path, shapes, FLOAT32, _small(extraction)) as stream:
 
         def put(index: int, first: int, rows: Mapping[str, np.ndarray]) -> None:
             for name, values in rows.items():
@@ -121,7 +122,7 @@ def time_writer(
     with ExitStack() as stack:
         streams = []
         for path, time in zip(paths, extraction.times, strict=True):
-            small = {"time": np.asarray(time), **extraction.arrays()}
+            small = {"time": np.asarray(time), **_small(extraction)}
             streams.append(stack.enter_context(stream_arrays(path, shapes, FLOAT32, small)))
 
         def put(index: int, first: int, rows: Mapping[str, np.ndarray]) -> None:
@@ -129,6 +130,10 @@ def time_writer(
                 streams[index].put_rows(name, first, values)
 
         yield put
+
+
+def _small(extraction: Extraction) -> dict[str, np.ndarray]:
+    return {**extraction.arrays(), "format": np.array(FORMAT)}
 
 
 def saved_shapes(path: Path, axes: int) -> dict[str, tuple[int, ...]]:

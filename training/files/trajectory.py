@@ -21,6 +21,8 @@ from training.flow.pfode import ProbabilityFlow
 from training.flow.trajectory import State
 
 FORMAT = "inflationary-flows trajectory 1"
+PARAMETERS_FORMAT = "inflationary-flows simulations 1"
+"""Of the JSON beside them."""
 DIGITS = 12
 """Digits of a digest that a message shows."""
 STATE_KEYS = (

@@ -8,12 +8,9 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError, agree
-from dnnlib.logs import logger
 from torch_utils.array_rows import open_rows
-from torch_utils.results import provenance, save_arrays, save_json
 from training.files.residuals import Extraction
-from training.measure.correlation_times import scatter_of
-from training.measure.correlations import Autocorrelations, Correlation, correlate
+from training.measure.correlations import Correlation, correlate
 
 
 def known_of(
@@ -61,30 +58,3 @@ def row_pairs(
     with open_rows(first, name) as start, open_rows(later, name) as end:
         for pair in zip(start.batches(size), end.batches(size), strict=True):
             yield torch.tensor(pair[0], device=device), torch.tensor(pair[1], device=device)
-
-
-def summary_files(result: Path) -> tuple[Path, Path]:
-    path = result.with_name(f"{result.stem}_summary.npz")
-    return path, path.with_suffix(".json")
-
-
-def summarize(
-    table: Autocorrelations,
-    extraction: Extraction,
-    samples: int,
-    paths: tuple[Path, Path],
-    made: dict[str, Any],
-) -> None:
-    """Writes the summary of all times, and tells the most of it; ``made`` says how it was made."""
-    arrays, facts = table.summary(torch.from_numpy(extraction.times), samples)
-    save_arrays(paths[0], {name: values.numpy() for name, values in arrays.items()})
-    told = {"noise": extraction.noise, "scatter": scatter_of(samples), "quantities": facts}
-    save_json(paths[1], {**told, **made, **provenance()})
-    logger.info(f"Wrote {paths[0].parent}, summary in {paths[0].name}")
-    for name, found in facts.items():
-        lasting, after = found["correlation_time"]["told"], found["mean_at_next_time"]
-        logger.info(
-            f"{name}, noise {extraction.noise}: correlation time {lasting} "
-            f"(mean correlation with time 0 is {after:.3g} at the next time, "
-            f"{found['mean_at_last_time']:.3g} at the last; {told['scatter']:.2g} may be chance)"
-        )

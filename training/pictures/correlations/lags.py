@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from dnnlib.errors import DataError
 from torch_utils.inert_pickle import shown
 from torch_utils.results import SavedArrays, open_arrays
+from training.files.arrays import CheckedArrays
 from training.files.residuals import QUANTITIES
 from training.measure.correlation_times import CorrelationTime, correlation_time, scatter_of
 from training.measure.correlations import varying
-from training.pictures.checked_arrays import CheckedArrays
 from training.pictures.style import look
 from training.pictures.style.colors import BLUE, FAINT, INK, MUTED, ORANGE
 from training.pictures.style.picture import Picture, figures

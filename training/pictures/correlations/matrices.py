@@ -21,9 +21,9 @@ from matplotlib.ticker import MaxNLocator
 from dnnlib.errors import DataError
 from torch_utils.array_rows import open_rows
 from torch_utils.results import open_arrays
+from training.files.arrays import CheckedArrays
 from training.files.residuals import QUANTITIES
 from training.measure.correlation_times import LOWER, UPPER, CorrelationTime
-from training.pictures.checked_arrays import CheckedArrays
 from training.pictures.correlations.lags import (
     NAMES,
     SavedLags,

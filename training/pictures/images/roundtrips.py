@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from dnnlib.errors import DataError
 from torch_utils.results import open_arrays
-from training.pictures.checked_arrays import CheckedArrays
+from training.files.arrays import CheckedArrays
 from training.pictures.images.grids import Column, draw_rows, magnified
 from training.pictures.images.pixels import ROUNDED_AWAY, pixel_cells
 from training.pictures.style import look

@@ -14,7 +14,7 @@ import numpy as np
 
 from dnnlib.errors import DataError
 from torch_utils.results import SavedArrays, open_arrays
-from training.pictures.checked_arrays import LARGEST, CheckedArrays
+from training.files.arrays import LARGEST, CheckedArrays
 from training.pictures.style.look import evenly
 from training.pictures.style.words import brief, parameter, stem_of, title_of
 

@@ -1,0 +1,35 @@
+"""Says what is in files: networks, results, runs of a training, image data sets.
+
+Each PATH is a network file (a path or an https URL), an .npz or .json of results, the folder of a
+training run, or a zip or folder of images.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dnnlib.logs import logger
+from dnnlib.urls import local_file
+from training.files.about import facts_of
+from training.settings.declared import Declared, argument, takes
+from training.settings.script import command, run_script
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Declared):
+    """Options of this script."""
+
+    paths: tuple[str, ...] = argument(metavar="PATH...", nargs=-1, required=True)
+
+
+@command(help=__doc__)
+@takes(Settings)
+def main(settings: Settings) -> None:
+    for text in settings.paths:
+        facts = facts_of(local_file(text) if "://" in text else Path(text))
+        width = max(len(label) for label, _ in facts)
+        lines = [f"  {label:<{width}}  {fact}" for label, fact in facts]
+        logger.info("\n".join([text, *lines]))
+
+
+if __name__ == "__main__":
+    run_script(main)

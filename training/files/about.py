@@ -1,0 +1,153 @@
+"""What is in a file of this project, in words: networks, results, runs and data sets."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from dnnlib.errors import DataError, UsageError
+from torch_utils.results import Header, SavedArrays, load_json, open_arrays
+from training.data.images.dataset import ImageDataset
+from training.files.formats import kind_of_arrays
+from training.model.model import Model, describe_basis, parameter_count
+
+Fact = tuple[str, str]
+"""A label, and what is known."""
+
+SCHEDULE_NAMES = ("rho", "gamma0", "g_type", "inflation_gap", "g_rescaling")
+MOST_KEYS = 40
+
+
+def facts_of(path: Path) -> list[Fact]:
+    """What is known of a file or folder.
+
+    Raises:
+        DataError: It is missing or broken.
+        UsageError: It is nothing of this project's.
+    """
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    if path.is_dir():
+        is_run = (path / "training_options.json").exists()
+        return list((about_run if is_run else about_images)(path))
+    readers: dict[str, Callable[[Path], Iterator[Fact]]] = {
+        ".pkl": about_network,
+        ".npz": about_arrays,
+        ".json": about_json,
+        ".zip": about_images,
+    }
+    if path.suffix not in readers:
+        raise UsageError(
+            f"{path} is no file of this project: give a network (.pkl), results (.npz, .json), a "
+            "run's folder, or images (.zip or a folder)"
+        )
+    return list(readers[path.suffix](path))
+
+
+def about_network(path: Path) -> Iterator[Fact]:
+    model = Model.load(path)
+    denoiser, recipe, about = model.denoiser, model.recipe, model.about
+    yield "network file", _size(path)
+    yield "trained on", f"{about.get('data_name')}, {about.get('seen', 0) / 1e6:g} million samples"
+    if "image_shape" in about:
+        channels, height, width = about["image_shape"]
+        classes = about.get("label_dim", 0)
+        shown = f"{width}x{height} pixels, {channels} channel(s), {classes or 'no'} classes"
+        yield "images", shown
+    elif about.get("augment_to"):
+        yield "embedded in", f"{about['augment_to']} dimensions"
+    known = ", ".join(
+        f"{name} {recipe.schedule_arguments[name]}"
+        for name in SCHEDULE_NAMES
+        if name in recipe.schedule_arguments
+    )
+    kept = f"keeps {about['dims_to_keep']} of {about['data_dim']} dimensions"
+    yield "schedule", f"{denoiser.schedule.name}: {kept}" + (f"; {known}" if known else "")
+    yield "times", f"{about['tmin']:g} to {about['tmax']:g}"
+    yield "data", describe_basis(denoiser.basis)
+    yield (
+        "network",
+        f"{recipe.network} with {parameter_count(denoiser.network):,} parameters, in "
+        f"{denoiser.space}, noise condition {recipe.denoiser_arguments.get('noise_cond')}",
+    )
+    calibration = denoiser.calibration
+    if calibration is None:
+        yield "calibration", "none"
+    else:
+        gains = calibration.gains[:, : about["dims_to_keep"]]
+        slopes = calibration.slopes[:, : about["dims_to_keep"]].abs()
+        yield (
+            "calibration",
+            f"at {len(calibration.times)} times, of kept dimensions: gains "
+            f"{float(gains.min()):.3f} to {float(gains.max()):.3f}, largest slope "
+            f"{float(slopes.max()):.3f}",
+        )
+    if "time_grid" in about:
+        yield "stored times", f"of {about['time_grid']['solver']}"
+    yield "digest", model.digest()
+
+
+def about_arrays(path: Path) -> Iterator[Fact]:
+    with open_arrays(path) as saved:
+        yield "results", f"{kind_of_arrays(saved) or 'of an unknown kind'}, {_size(path)}"
+        if "times" in saved.names:
+            times = saved.numbers("times")
+            if times.ndim == 1 and len(times):
+                yield "times", f"{len(times)}, from {times[0]:g} to {times[-1]:g}"
+        for name in saved.names:
+            with saved.open(name) as (header, _):
+                yield name, _shape(saved, name, header)
+
+
+def about_json(path: Path) -> Iterator[Fact]:
+    content = load_json(path)
+    yield "parameters", f"{content.get('format') or 'of an unknown kind'}, {_size(path)}"
+    for name, value in list(content.items())[:MOST_KEYS]:
+        if isinstance(value, dict | list):
+            yield name, f"{len(value)} entries"
+        else:
+            yield name, str(value)
+
+
+def about_run(path: Path) -> Iterator[Fact]:
+    content = load_json(path / "training_options.json")
+    command = content.get("command")
+    words = command if isinstance(command, list) else []
+    yield "run of", " ".join(map(str, words)) or "an unknown script"
+    yield "code version", str(content.get("code_version"))
+    last = _last_line(path / "stats.jsonl")
+    if last:
+        numbers = {name: value for name, value in last.items() if isinstance(value, int | float)}
+        yield "samples", f"{numbers.get('seen', 0) / 1e6:g} million"
+        if "Loss/loss" in numbers:
+            yield "last loss", f"{numbers['Loss/loss']:.5g}"
+        if "Timing/seconds" in numbers:
+            yield "seconds", f"{numbers['Timing/seconds']:.5g}"
+    for label, pattern in (("networks", "network-snapshot-*.pkl"), ("states", "*-state-*.pt")):
+        found = sorted(path.glob(pattern))
+        yield label, f"{len(found)}" + (f", the last {found[-1].name}" if found else "")
+
+
+def about_images(path: Path) -> Iterator[Fact]:
+    dataset = ImageDataset(path)
+    channels, height, width = dataset.image_shape
+    yield "images", f"{len(dataset)}, of {width}x{height} pixels, {channels} channel(s)"
+
+
+def _last_line(path: Path) -> dict[str, object] | None:
+    """The last object of a ``.jsonl``; None if there is none."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    try:
+        found = json.loads(lines[-1]) if lines else None
+    except ValueError as error:
+        raise DataError(f"{path}: its last line is not readable JSON") from error
+    return found if isinstance(found, dict) else None
+
+
+def _shape(saved: SavedArrays, name: str, header: Header) -> str:
+    if header.shape or header.dtype.kind not in "fiuU":
+        return f"{list(header.shape)} {header.dtype}"
+    return str(saved.read(name))
+
+
+def _size(path: Path) -> str:
+    return f"{path.stat().st_size / 2**20:,.2f} MiB"
