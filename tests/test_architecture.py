@@ -92,6 +92,15 @@ def test_dependencies_point_downward_only() -> None:
     assert not upward
 
 
+def test_only_the_settings_know_the_command_line() -> None:
+    """Libraries take plain values, so that they can be called without a command line."""
+    for name, path in LIBRARY.items():
+        if not within(name, "training.settings"):
+            known = {imported.split(".")[0] for imported in imported_names(path)}
+            assert "click" not in known, name
+            assert not any(within(other, "training.settings") for other in imports(name)), name
+
+
 def test_scripts_are_imported_by_nobody() -> None:
     importers = {
         f"{name} imports {other}" for name in OURS for other in imports(name) if other in SCRIPTS

@@ -14,12 +14,13 @@ from running import refused
 
 import calc_roundtrip_mse
 import dnnlib
-from calc_roundtrip_mse import BIN_EDGES, WorstImages, histogram
 from torch_utils.results import load_arrays
 from training.data.images.batches import normalize_pixels
 from training.data.images.dataset import ImageDataset
+from training.files.roundtrip import BIN_EDGES, histogram
 from training.flow.solvers import DEFAULT, SOLVERS
 from training.model.model import Model
+from training.simulation.roundtrips import WorstImages
 
 Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]

@@ -32,11 +32,14 @@ from training.data.images.codec import encode_png
 from training.data.images.dataset import ImageDataset
 from training.files.image_folder import PARAMETERS, ImageFolder
 from training.flow.latent import LatentLaw
-from training.flow.solvers import get_solver
+from training.flow.solvers import SOLVERS, get_solver
 from training.model.model import Model
 from training.simulation import generation
 from training.simulation.generation import SeedSampler, generate_images, parse_seeds
 from training.simulation.images import ImageFlow
+from training.simulation.latents import LatentChoice
+from training.simulation.networks import NetworkChoice
+from training.simulation.times import TimeChoice
 
 Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]
@@ -170,11 +173,10 @@ def test_not_a_bit_depends_on_the_company(
     monkeypatch.setattr(
         generation, "to_pixels", lambda points: seen.append(points) or to_pixels(points)
     )
-    image_flow = open_flow(networks[network])
-    basis = image_flow.model.denoiser.basis
+    sampler = sampler_of(networks[network], 16)
+    basis = sampler.image_flow.model.denoiser.basis
     # In this layout, a product of up to three rows takes another kernel than one of more.
     basis.eigenvectors = basis.eigenvectors.contiguous()
-    sampler = SeedSampler(image_flow, CPU, 16, "auto", DIM, None)
     seeds = torch.arange(70)
     for part in (seeds, seeds.flip(0), *seeds.split(3), *seeds[:5].split(1)):
         sampler(part)
@@ -184,12 +186,10 @@ def test_not_a_bit_depends_on_the_company(
     assert torch.equal(torch.cat(seen[26:]), whole[:5])
 
 
-def open_flow(network: Path) -> ImageFlow:
-    unset = dict.fromkeys(("data_dim", "dims_to_keep", "img_size", "img_ch", "end_time"))
-    times = {"n_iters": 3, "disc": "ifs", "vpode_disc_eps": 0.01, "store_grid": False}
-    solver = {"solver": "heun", "rtol": 1e-6, "atol": 1e-6}
-    how = {"calibration": True, "end_vars": 1.0, "precision": "fp32"}
-    return ImageFlow.open({"network": str(network), **unset, **times, **solver, **how})
+def sampler_of(network: Path, rows: int) -> SeedSampler:
+    image_flow = ImageFlow.open(NetworkChoice(str(network)))
+    times = TimeChoice(3, image_flow.file.t_max)
+    return SeedSampler(image_flow, SOLVERS["heun"], times, CPU, rows, LatentChoice(), None)
 
 
 def test_images_made_in_parts_are_those_made_at_once(
@@ -631,7 +631,7 @@ def test_only_one_batch_waits_to_be_written(
     monkeypatch.setattr(generation, "WRITERS", 1)
     monkeypatch.setattr(generation, "write_image", write_late)
     monkeypatch.setattr(SeedSampler, "__call__", watch)
-    sampler = SeedSampler(open_flow(networks["random"]), CPU, 4, "auto", DIM, None)
+    sampler = sampler_of(networks["random"], 4)
     folder = ImageFolder(tmp_path, SHAPE, False, {})
     generate_images(sampler, folder, torch.arange(32), 4)
     assert len(images(tmp_path)) == 32

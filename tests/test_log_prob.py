@@ -26,7 +26,7 @@ from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS
 from training.model.model import Model
 from training.model.recipe import make_schedule
-from training.simulation.images import dequantized
+from training.simulation.image_story import dequantized
 
 Run = Callable[..., Any]
 Arrays = dict[str, np.ndarray]

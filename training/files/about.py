@@ -8,7 +8,7 @@ from dnnlib.errors import DataError, UsageError
 from torch_utils.results import Header, SavedArrays, load_json, open_arrays
 from training.data.images.dataset import ImageDataset
 from training.files.formats import kind_of_arrays
-from training.model.model import Model, describe_basis, parameter_count
+from training.model.model import Model
 
 Fact = tuple[str, str]
 """A label, and what is known."""
@@ -63,10 +63,10 @@ def about_network(path: Path) -> Iterator[Fact]:
     kept = f"keeps {about['dims_to_keep']} of {about['data_dim']} dimensions"
     yield "schedule", f"{denoiser.schedule.name}: {kept}" + (f"; {known}" if known else "")
     yield "times", f"{about['tmin']:g} to {about['tmax']:g}"
-    yield "data", describe_basis(denoiser.basis)
+    yield "data", denoiser.basis.describe()
     yield (
         "network",
-        f"{recipe.network} with {parameter_count(denoiser.network):,} parameters, in "
+        f"{recipe.network} with {model.parameter_count:,} parameters, in "
         f"{denoiser.space}, noise condition {recipe.denoiser_arguments.get('noise_cond')}",
     )
     calibration = denoiser.calibration

@@ -80,6 +80,7 @@ class SeedSampler:
         melt: File of the melt that empirical latents take their variances from.
 
     Attributes:
+        image_flow: The network.
         latent_law: What the latents are drawn from.
         network_calls: Made so far.
 
@@ -100,7 +101,7 @@ class SeedSampler:
         melt: Path | None = None,
     ):
         self.rows, self.device = rows, device
-        self._image_flow, self._class_number = image_flow, class_number
+        self.image_flow, self._class_number = image_flow, class_number
         self._flow, self._solver = image_flow.on(device, rows), solver
         kept, end = image_flow.dims_to_keep, times.end
         if not LatentChoice().law(self._flow, end, kept).variance.isfinite().all():
@@ -125,7 +126,7 @@ class SeedSampler:
             DataError: An image is not finite.
         """
         flow, numbers = self._flow, seeds.tolist()
-        if self._image_flow.label_dim:
+        if self.image_flow.label_dim:
             flow = flow.given(labels=self._labels(numbers))
         trajectory = flow.generate(
             self._latents(numbers),
@@ -137,7 +138,7 @@ class SeedSampler:
         # The rotation is a matrix product too, whose sums hang on how many rows it has.
         to_data = BlockwiseDenoiser(self._flow.to_data, self.rows)
         pixels = to_pixels(to_data(trajectory.end, trajectory.times[-1]))
-        images = pixels.view(-1, *self._image_flow.image_shape).permute(0, 2, 3, 1)
+        images = pixels.view(-1, *self.image_flow.image_shape).permute(0, 2, 3, 1)
         return images.contiguous().cpu().numpy()
 
     def _latents(self, seeds: list[int]) -> Tensor:
@@ -148,9 +149,9 @@ class SeedSampler:
         return torch.cat(draws)
 
     def _labels(self, seeds: list[int]) -> Tensor:
-        classes = self._image_flow.label_dim
+        classes = self.image_flow.label_dim
         drawn = [draw_classes(1, classes, seed, self._class_number) for seed in seeds]
-        labels = self._image_flow.labels(torch.cat(drawn))
+        labels = self.image_flow.labels(torch.cat(drawn))
         assert labels is not None
         return labels.to(self.device)
 

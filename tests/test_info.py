@@ -1,0 +1,72 @@
+"""What ``info.py`` says of files: by what they are, in lines of a label and a fact."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from image_models import save_image_model, write_image_set
+
+import info
+import toy_pfODE_int
+from torch_utils.results import open_arrays, save_arrays
+from training.files.formats import NAMED, kind_of_arrays
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def facts(run_script: Run) -> Callable[[Path], dict[str, str]]:
+    def told(path: Path) -> dict[str, str]:
+        result = run_script(info, path)
+        assert (result.code, result.err) == (0, "")
+        first, *lines = result.out.splitlines()
+        assert first == str(path)
+        return dict(line.strip().split("  ", 1) for line in lines)
+
+    return told
+
+
+def test_a_network_and_what_was_simulated_with_it(
+    facts: Callable[[Path], dict[str, str]],
+    run_script: Run,
+    toy_network: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
+    found = {name: fact.strip() for name, fact in facts(network).items()}
+    assert found["trained on"].startswith("circles, 0.0004 million")
+    assert found["schedule"].startswith("PRRto1D: keeps 1 of 2 dimensions; rho 1")
+    assert (found["times"], found["network"].split()[0]) == ("0 to 5", "mlp")
+    few = ("--total_samples=7", "--steps=2")
+    assert run_script(toy_pfODE_int, "net", f"--network={network}", f"--save_dir={tmp_path}", *few)
+    melt = facts(next(tmp_path.glob("*_melt_results.npz")))
+    assert melt["results"].strip().startswith("trajectory, ")
+    assert melt["network_sha256"].strip() == found["digest"]
+    assert melt["xs_es"].strip() == "[2, 7, 2] float64"
+    run = facts(network.parent)
+    assert run["networks"].strip() == f"1, the last {network.name}"
+
+
+def test_networks_and_sets_of_images(
+    facts: Callable[[Path], dict[str, str]], tmp_path: Path
+) -> None:
+    save_image_model(tmp_path / "n.pkl", 10, label_dim=3)
+    assert facts(tmp_path / "n.pkl")["images"].strip() == "8x8 pixels, 1 channel(s), 3 classes"
+    write_image_set(tmp_path / "set.zip", 5)
+    assert facts(tmp_path / "set.zip") == {"images": "5, of 8x8 pixels, 1 channel(s)"}
+
+
+def test_what_is_nothing_of_ours_is_refused(run_script: Run, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    assert "is no file of this project" in run_script(info, tmp_path / "notes.txt").error
+    assert run_script(info, tmp_path / "none.npz").code == 1
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_results_of_earlier_versions_are_known_by_their_arrays(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "old.npz"
+    save_arrays(path, {name: np.zeros(1) for name in NAMED[kind]})
+    with open_arrays(path) as saved:
+        assert kind_of_arrays(saved) == kind
