@@ -93,6 +93,7 @@ def test_the_promised_files_are_written_and_nothing_else(case: Case) -> None:
 def test_arrays_have_the_promised_names_shapes_and_finite_numbers(case: Case) -> None:
     for arrays in case.found.all:
         arrays.pop("network_sha256", None)  # of networks only
+        assert str(arrays.pop("format")) == "inflationary-flows trajectory 1"
         assert set(arrays) == {*CUBES, *OTHERS}
         dim = len(arrays["mean"])
         shapes = dict.fromkeys(CUBES, (4, 7, dim)) | {

@@ -179,9 +179,10 @@ def latent_law(trajectory: SavedTrajectory) -> str:
         path = trajectory.path.with_name(f"{stem}_HD_pfODE_int_sim_params.json")
         options = parameter(path, "gen", "options")
     options = options if isinstance(options, dict) else {}
-    if options.get("eps") is None:
+    chosen = options.get("eps")
+    if chosen is None:
         return ""
-    eps, compressed = str(options["eps"]), trajectory.compressed()
+    eps, compressed = str(chosen), trajectory.compressed()
     paper, number = eps.startswith("paper"), eps.rpartition(":")[2]
     if "empirical" in (eps, options.get("gen_source")):
         return "latents: variances of the melt"
