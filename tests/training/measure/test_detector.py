@@ -251,7 +251,7 @@ def test_without_the_default_an_error_says_how_to_supply_it(unreachable: Path) -
         f"[Errno {errno.ECONNREFUSED}] Connection refused; download it elsewhere and give "
         f"--detector=PATH, or put it at {unreachable}"
     )
-    unreachable.parent.mkdir()
+    unreachable.parent.mkdir(exist_ok=True)
     unreachable.write_bytes(b"the default weights")
     assert find_detector(None) == unreachable
 

@@ -240,7 +240,7 @@ def test_a_toy_is_named_by_the_file(write: Any) -> None:
     assert (about["data_name"], about["augment_to"], about["tmax"]) == ("circles", 0, 7.01)
     assert import_original(path, data_name="circles").model.about == about
     with pytest.raises(UsageError, match=r"data_name is moons, but .* has circles"):
-        import_original(path, data_name="circles")
+        import_original(path, data_name="moons")
 
 
 def test_a_toy_without_a_name_or_time_asks_for_them(write: Any) -> None:
