@@ -12,6 +12,7 @@ from training.files.coverage import result_arrays
 from training.measure.boundaries import unit_sphere
 from training.measure.correlations import Autocorrelations, Correlation
 from training.measure.coverage import Points, Spheres, measure_coverage, refitted, transported
+from training.measure.coverage_result import CoverageResult
 
 SAVED = 5
 """Times of a simulation."""
@@ -124,7 +125,8 @@ def save_coverage(
     found = measure_coverage(points, boundaries, bent(fresh))
     latent = units.mapped(lambda values: values * std)
     carried = {"latent": latent, "data": points["data"], "end": latent}
-    arrays = result_arrays(spheres, carried, boundaries, bent(fresh), found)
+    result = CoverageResult(spheres, found, carried, boundaries, bent(fresh), calls=0)
+    arrays = result_arrays(result)
     return save(folder / "circles_PRP_coverage.npz", arrays, **changes)
 
 

@@ -1,18 +1,20 @@
 """What is drawn of the files that a user names: each goes to the room of its subject."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from dnnlib.errors import DataError
 from torch_utils.results import open_arrays
-from training.pictures.correlations.lags import holds_lags, pictures_of_lags
+from training.pictures.correlations.lags import pictures_of_lags
 from training.pictures.correlations.matrices import (
-    holds_image_matrices,
-    holds_residuals,
-    holds_toy_matrices,
     pictures_of_image_matrices,
     pictures_of_toy_matrices,
+)
+from training.pictures.correlations.saved import (
+    holds_image_matrices,
+    holds_lags,
+    holds_residuals,
+    holds_toy_matrices,
 )
 from training.pictures.coverage.album import pictures_of_coverage
 from training.pictures.coverage.saved import holds_coverage
@@ -24,26 +26,14 @@ from training.pictures.training import STATS, pictures_of_training
 from training.pictures.trajectories.album import pictures_of_toys
 from training.pictures.trajectories.saved import SavedTrajectory, holds_trajectory
 
-
-@dataclass(frozen=True)
-class Subject:
-    """A kind of results file.
-
-    Attributes:
-        holds: Whether an ``.npz`` with arrays of these names is of this kind.
-        draw: The pictures of a file. They go to a folder, or without one beside the file.
-    """
-
-    holds: Callable[[list[str]], bool]
-    draw: Callable[[Path, Path | None], list[Picture]]
-
-
-DRAWN_ALONE = (
-    Subject(holds_roundtrips, pictures_of_roundtrips),
-    Subject(holds_coverage, pictures_of_coverage),
-    Subject(holds_lags, pictures_of_lags),
-    Subject(holds_toy_matrices, pictures_of_toy_matrices),
-)
+# How a kind of results file is known by the names of its arrays, and what draws a file of it, in a
+# folder or beside the file.
+DRAWN_ALONE: dict[Callable[[list[str]], bool], Callable[[Path, Path | None], list[Picture]]] = {
+    holds_roundtrips: pictures_of_roundtrips,
+    holds_coverage: pictures_of_coverage,
+    holds_lags: pictures_of_lags,
+    holds_toy_matrices: pictures_of_toy_matrices,
+}
 
 
 def pictures_of(paths: Iterable[Path], folder: Path | None, animation: str | None) -> list[Picture]:
@@ -65,9 +55,9 @@ def pictures_of(paths: Iterable[Path], folder: Path | None, animation: str | Non
             pictures += pictures_of_image_files(path, folder)
         elif path.suffix != ".npz":
             pictures += pictures_of_training(path, folder)
-        elif subject := _drawn_alone(names := _names(path)):
+        elif draw := _drawn_alone(names := _names(path)):
             _require_finite(path)
-            pictures += subject.draw(path, folder)
+            pictures += draw(path, folder)
         elif holds_image_matrices(names):
             matrices.append(path)
         elif holds_residuals(names):
@@ -129,9 +119,9 @@ def _can_be_drawn(file: Path) -> bool:
     return drawn_together or _drawn_alone(names) is not None
 
 
-def _drawn_alone(names: list[str]) -> Subject | None:
+def _drawn_alone(names: list[str]) -> Callable[[Path, Path | None], list[Picture]] | None:
     """What draws a file with arrays of these names, unless it is drawn together with others."""
-    return next((subject for subject in DRAWN_ALONE if subject.holds(names)), None)
+    return next((draw for holds, draw in DRAWN_ALONE.items() if holds(names)), None)
 
 
 def _require_finite(file: Path) -> None:

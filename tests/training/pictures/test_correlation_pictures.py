@@ -26,9 +26,15 @@ from picture_files import (
 from dnnlib.errors import DataError
 from training.measure.correlation_times import CorrelationTime
 from training.pictures.album import pictures_of
-from training.pictures.correlations import lags, matrices
-from training.pictures.correlations.lags import SavedLags, draw_lags
-from training.pictures.correlations.matrices import SavedMatrices, draw_matrices, telling_lags
+from training.pictures.correlations.lags import draw_lags, quantile_band
+from training.pictures.correlations.matrices import draw_matrices
+from training.pictures.correlations.saved import (
+    SavedLags,
+    SavedMatrices,
+    condensed,
+    name_and_details,
+    telling_lags,
+)
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -78,7 +84,7 @@ def test_dimensions_of_rounding_alone_are_not_drawn(tmp_path: Path) -> None:
     assert np.flatnonzero(hidden.all(axis=0)).tolist() == [7]
     assert not np.isnan(saved.curves["net_outputs"].diagonal).any()
     diagonal = np.array([[0.5, 1.0], [nan, nan]])
-    assert np.allclose(lags.quantile_band(diagonal), [[0.55, 0.0], [0.95, 0.0]])
+    assert np.allclose(quantile_band(diagonal), [[0.55, 0.0], [0.95, 0.0]])
 
 
 def test_correlation_times_are_told_and_marked(tmp_path: Path) -> None:
@@ -132,7 +138,7 @@ def test_telling_lags_without_a_correlation_time_are_even() -> None:
 @given(st.integers(1, 12), st.integers(1, 8))
 def test_condensed_keeps_the_largest_of_a_block(dim: int, block: int) -> None:
     matrix = np.random.default_rng(0).uniform(-1, 1, size=(dim, dim))
-    cells = matrices.condensed(matrix, block)
+    cells = condensed(matrix, block)
     assert cells.shape == (-(-dim // block),) * 2
     for (row, column), value in np.ndenumerate(cells):
         part = matrix[block * row : block * (row + 1), block * column : block * (column + 1)]
@@ -202,9 +208,9 @@ def test_some_of_the_files_of_images(tmp_path: Path) -> None:
 
 def test_names_and_noise_are_told(tmp_path: Path) -> None:
     stem = tmp_path / TOY_STEM
-    assert lags.name_and_details(stem) == ("circles", "PRP schedule")
+    assert name_and_details(stem) == ("circles", "PRP schedule")
     (tmp_path / f"{TOY_STEM}_summary.json").write_text('{"noise": "path"}')
-    assert lags.name_and_details(stem)[1] == "PRP schedule · along the flow's own paths"
+    assert name_and_details(stem)[1] == "PRP schedule · along the flow's own paths"
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.font_manager import FontProperties
 
 from training.pictures.style import look
 from training.pictures.style.colors import colors_of_places, sequential_colors
-from training.pictures.style.words import brief, joined, shortened, stem_of, title_of
+from training.pictures.style.words import brief, joined, stem_of, title_of
 
 LUMA = [0.299, 0.587, 0.114]
 
@@ -55,9 +56,9 @@ def test_words() -> None:
     shown = [brief(value) for value in (0, 0.00123, 0.5, 3.14, 12.7, 104.2, 9.96e-5, 1.7e-12)]
     assert shown == ["0", "0.0012", "0.5", "3.1", "13", "104", "1·10⁻⁴", "1.7·10⁻¹²"]
     assert joined("a", "", "b") == "a · b"
-    assert shortened("short", 5, 10) == "short"
-    assert len(shortened("long " * 50, 5, 10)) <= 60
-    assert shortened("long " * 50, 5, 10).endswith("…")
+    font = FontProperties(size=10)
+    assert look.shortened("short", 5, font) == "short"
+    assert look.shortened("WWWWWWWWWW WWW", 1.4, font) == "WWWWWWWWW…"
 
 
 def test_titles_from_names() -> None:

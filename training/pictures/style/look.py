@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from training.pictures.style.colors import FAINT, INK, MUTED
-from training.pictures.style.words import shortened
 
 DPI = 150
 TITLE_SIZE, TEXT_SIZE, SMALL_SIZE = 13.0, 9.5, 8.0
@@ -51,11 +52,21 @@ def headline(figure: Figure, title: str, subtitle: str, left: float, top: float)
     width, height = figure.get_size_inches()
     # Names of files are in it, which may have dollar signs.
     place: dict[str, Any] = {"x": left / width, "ha": "left", "va": "top", "parse_math": False}
-    room = width - left - MARGIN
-    text = shortened(title, room, TITLE_SIZE)
-    figure.text(y=top / height, s=text, size=TITLE_SIZE, weight="bold", color=INK, **place)
-    text = shortened(subtitle, room, TEXT_SIZE)
-    figure.text(y=(top - 0.27) / height, s=text, size=TEXT_SIZE, color=MUTED, **place)
+    for text, down, color, font in (
+        (title, 0, INK, FontProperties(size=TITLE_SIZE, weight="bold")),
+        (subtitle, 0.27, MUTED, FontProperties(size=TEXT_SIZE)),
+    ):
+        fitting = shortened(text, width - left - MARGIN, font)
+        figure.text(y=(top - down) / height, s=fitting, color=color, font=font, **place)
+
+
+def shortened(text: str, room: float, font: FontProperties) -> str:
+    """A text, or as much of it as fits into so many inches."""
+    short = text
+    while text_to_path.get_text_width_height_descent(short, font, ismath=False)[0] > 72 * room:
+        text = text[:-1]
+        short = f"{text.rstrip()}…"
+    return short
 
 
 def axes_at(figure: Figure, place: ArrayLike, **options: Any) -> Any:

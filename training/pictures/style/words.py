@@ -18,12 +18,6 @@ def joined(*words: str, by: str = " · ") -> str:
     return by.join(word for word in words if word)
 
 
-def shortened(text: str, room: float, size: float) -> str:
-    """A text that fits into so many inches at that size in points, judged by its usual width."""
-    most = int(room * 72 / (0.6 * size))
-    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
-
-
 def brief(value: float) -> str:
     """A number that is not negative with two digits, or all of those before its point."""
     if value == 0 or value >= 1e-3:

@@ -21,7 +21,12 @@ from training.pictures.trajectories.saved import SavedTrajectory, name_and_detai
 HEIGHTS = (2.8, 1.3)  # inches
 MANY = 200  # dimensions from which their axis is logarithmic, so that the first ones can be told
 RATIOS = (0.1, 10.0)  # farthest limits of the lower panel
-RATIO_TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10)
+# By the ratio of the limits that there may be at most.
+RATIO_TICKS = {
+    1.8: (0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.4),
+    4: (0.4, 0.6, 0.8, 1, 1.25, 1.6, 2),
+    math.inf: (0.1, 0.2, 0.5, 1, 2, 5, 10),
+}
 FAR = 100.0  # how far below the closed form the upper panel reaches
 
 
@@ -71,11 +76,12 @@ def _ratios(
     high = min(max(float(ratios.max()) * 1.15, 1.1 + error), RATIOS[1])
     axes.set_ylim(low, high)
     axes.set_yscale("log")
+    ticks = next(ticks for most, ticks in RATIO_TICKS.items() if high / low <= most)
     # A band that reaches zero ends at the axis.
     axes.axhspan(max(1 - error, low), 1 + error, color=FAINT, alpha=0.6, lw=0)
     axes.axhline(1, color=INK, lw=1.2, zorder=3)
     _dots(axes, index, ratios, compressed)
-    axes.yaxis.set_major_locator(FixedLocator(RATIO_TICKS))
+    axes.yaxis.set_major_locator(FixedLocator(ticks))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_locator(NullLocator())
     look.label(axes, y="measured /\nclosed form")
@@ -92,12 +98,13 @@ def _dots(axes: Axes, index: np.ndarray, values: np.ndarray, compressed: np.ndar
     ):
         if not chosen.any():
             continue
-        style: dict[str, Any] = {"color": color, "ls": "none", "markeredgewidth": 0}
-        style["alpha"] = 0.6 if small else 0.9
-        inside = chosen & (values >= low) & (values <= high)
-        size = 2 if small else 4
-        axes.plot(index[inside], values[inside], "o", markersize=size, label=name, **style)
-        for beyond, limit, marker in ((values < low, low, "v"), (values > high, high, "^")):
-            there = index[chosen & beyond]
-            limits = np.full(len(there), limit)
-            axes.plot(there, limits, marker, markersize=size + 1.5, clip_on=False, **style)
+        style: dict[str, Any] = {"color": color, "ls": "none", "markeredgewidth": 0, "label": name}
+        for there, marker, size in (
+            ((values >= low) & (values <= high), "o", 4),
+            (values < low, "v", 5.5),
+            (values > high, "^", 5.5),
+        ):
+            shown = chosen & there
+            style |= {"markersize": size / 2 if small else size, "alpha": 0.6 if small else 0.9}
+            axes.plot(index[shown], values[shown].clip(low, high), marker, clip_on=False, **style)
+            style["label"] = None
