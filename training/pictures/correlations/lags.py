@@ -4,7 +4,6 @@ Between N independent samples a correlation is ``±2 / sqrt(N)`` by chance alone
 """
 
 from functools import partial
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from training.measure.correlation_times import scatter_of
 from training.pictures.correlations.saved import LagCurve, SavedLags, name_and_details
 from training.pictures.style import look
 from training.pictures.style.colors import BLUE, FAINT, INK, MUTED, ORANGE
@@ -55,7 +55,7 @@ def draw_lags(saved: SavedLags, name: str, details: str) -> Figure:
     )
     axes.axhline(0, color=MUTED, lw=0.8)
     if saved.count:
-        chance = 2 / sqrt(saved.count)
+        chance = scatter_of(saved.count)
         axes.axhspan(-chance, chance, color=FAINT, alpha=0.6, lw=0)
         look.note_above(axes, f"gray: ±2/√N by chance, N = {saved.count:,}")
     lowest = [
