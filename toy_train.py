@@ -4,6 +4,7 @@ Data are drawn fresh for every step from the toy's own distribution, on its exac
 """
 
 import json
+from functools import partial
 
 from dnnlib.logs import logger
 from torch_utils.determinism import algorithms
@@ -13,6 +14,7 @@ from training.data.batches import ToyBatches
 from training.data.toys import Toy
 from training.flow.eigenbasis import EigenBasis
 from training.learning.building import describe_training, resolved_options
+from training.learning.calibrating import CalibrationPlan
 from training.learning.limits import require_batch
 from training.learning.recipes import TOY
 from training.learning.resuming import Resumed
@@ -29,12 +31,13 @@ from training.settings.training import settled, training_config
 @takes(ToyTrainSettings)
 def main(settings: ToyTrainSettings) -> None:
     settings, resume = settled(settings, "data_name", earlier=EARLIER)
-    run, precond = settings.run, settings.flow.precond
+    run = settings.run
     assert settings.toy.data_name is not None
     toy = Toy(settings.toy.data_name, settings.toy.augment_to)
-    calibration = settings.calibration.plan(
-        precond, lambda: calibration_points(toy, run.seed), run.seed
-    )
+    how, calibration = settings.calibration, None
+    if how.wanted(settings.flow.precond):
+        points = partial(calibration_points, toy, run.seed)
+        calibration = CalibrationPlan(points, run.seed, how.calibration_fit)
     basis = EigenBasis.from_moments(*toy.moments())
     model, loss = settings.choices(toy.dim).build(basis)
     model.about |= {"data_name": toy.name, "augment_to": settings.toy.augment_to}

@@ -42,6 +42,12 @@ def main(settings: TrainSettings) -> None:
     calibration = calibration_plan(settings, dataset)
     kernels = algorithms(run.deterministic, settings.network.bench)
     with kernels, process_group(run.device_name) as device:
+        resumed = Resumed.find(resume) if resume else None
+        if resumed and resumed.basis.dim != dataset.dim:
+            raise DataError(
+                f"{resumed.path} is of data with {resumed.basis.dim} dimensions, but "
+                f"{dataset.path} has {dataset.dim}: give the data set that the run began with"
+            )
         recipe = settings.recipe(len(dataset), dataset.image_shape, device)
         choices = settings.choices(recipe, dataset)
         if settings.training.preset == "auto":
@@ -51,12 +57,6 @@ def main(settings: TrainSettings) -> None:
             require_network(choices.network, choices.network_arguments, device)
         if recipe.cache and not run.dry_run:
             dataset.keep_in_memory()
-        resumed = Resumed.find(resume) if resume else None
-        if resumed and resumed.basis.dim != dataset.dim:
-            raise DataError(
-                f"{resumed.path} is of data with {resumed.basis.dim} dimensions, but "
-                f"{dataset.path} has {dataset.dim}: give the data set that the run began with"
-            )
         augmentation = GeometricAugmentation(recipe.augment) if recipe.augment else None
         if resumed:
             basis: EigenBasis = resumed.basis
@@ -100,10 +100,14 @@ def main(settings: TrainSettings) -> None:
 
 def calibration_plan(settings: TrainSettings, dataset: ImageDataset) -> CalibrationPlan | None:
     """How to calibrate, on the data set or on the images that were given for it."""
+    if not settings.calibration.wanted(settings.flow.precond):
+        return None
     given = settings.calibration.calibration_data
     images = open_alike(given, dataset, settings.data.cond) if given else dataset
-    return settings.calibration.plan(
-        settings.flow.precond, lambda: calibration_points(images), settings.run.seed
+    return CalibrationPlan(
+        lambda: calibration_points(images),
+        settings.run.seed,
+        settings.calibration.calibration_fit,
     )
 
 

@@ -1,6 +1,6 @@
 """Options of the scripts that train, and how a resumed run takes over its own."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -9,10 +9,8 @@ from typing import Any, TypeVar
 import click
 
 from dnnlib.errors import DataError, UsageError, agree
-from training.data.batches import Batch
 from training.flow.calibration import METHODS
 from training.flow.schedules import G_TYPES
-from training.learning.calibrating import CalibrationPlan
 from training.learning.recipes import TrainingRecipe
 from training.learning.restarting import OPTIONS_NAME
 from training.learning.resuming import place_to_resume, read_record
@@ -130,12 +128,6 @@ class CalibrationOptions(Declared):
                 "--calibration_fit is given, but there is no calibration: leave it out"
             )
         return wanted
-
-    def plan(self, precond: str, points: Callable[[], Batch], seed: int) -> CalibrationPlan | None:
-        """The calibration to make; None if there is none."""
-        if not self.wanted(precond):
-            return None
-        return CalibrationPlan(points, seed, self.calibration_fit)
 
 
 @dataclass(frozen=True, kw_only=True)
