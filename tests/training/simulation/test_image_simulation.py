@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from image_models import SHAPE, save_image_model, write_image_set
+from refusals import refusal
 
 from dnnlib.errors import DataError, InflationError, UsageError
 from torch_utils.snapshots import read_network, write_network
-from training.data.sources.writer import image_writer
 from training.flow.calls import BLOCK_ROWS
 from training.flow.solvers import SOLVERS
 from training.simulation.image_story import summarize_variances
@@ -65,28 +65,21 @@ def test_what_agrees_with_the_network_may_be_said(open_flow: Open) -> None:
     assert (flow.data_name, flow.image_shape) == ("mine", (3, 8, 8))
 
 
-@pytest.mark.parametrize(
-    ("network", "name", "value", "known"),
-    [
+def test_what_contradicts_the_network_is_a_usage_error_with_both_values(open_flow: Open) -> None:
+    for network, name, value, known in (
         ("PRP", "data_dim", 65, "64"),
         ("PRR", "dims_to_keep", 64, "10"),
         ("PRP", "img_size", 16, "8"),
         ("RGB", "img_ch", 1, "3"),
-    ],
-)
-def test_what_contradicts_the_network_is_a_usage_error_with_both_values(
-    open_flow: Open, network: str, name: str, value: int, known: str
-) -> None:
-    with pytest.raises(UsageError, match=rf"--{name} is {value}, .* has {known}"):
-        open_flow(network, said={name: value})
-
-
-def test_a_baseline_has_no_scale_to_ask_for(open_flow: Open) -> None:
+    ):
+        with pytest.raises(UsageError, match=rf"--{name} is {value}, .* has {known}"):
+            open_flow(network, said={name: value})
+    # A baseline has no scale.
     with pytest.raises(InflationError, match=r"end_vars is 2, but a model of vp"):
         open_flow("VP", end_std=2.0)
 
 
-def test_the_scale_and_the_precision_are_those_asked_for(open_flow: Open) -> None:
+def test_the_scale_and_the_precision_are_those_of_the_choice(open_flow: Open) -> None:
     denoiser = open_flow("PRP", end_std=2.5, precision="bf16").model.denoiser
     assert (denoiser.schedule.end_std, denoiser.precision) == (2.5, "bf16")
 
@@ -99,59 +92,29 @@ def altered(source: Path, path: Path, about: dict[str, Any]) -> Path:
     return path
 
 
-def test_a_network_of_something_else_is_a_data_error(
-    networks: dict[str, Path], tmp_path: Path
-) -> None:
-    about = {"image_shape": None, "data_name": "circles"}
-    path = altered(networks["PRP"], tmp_path / "n.pkl", about)
-    with pytest.raises(DataError, match=r"n\.pkl was not trained on images, but on 'circles'"):
-        ImageFlow.open(NetworkChoice(str(path)))
+def test_a_network_of_no_images_is_a_data_error(networks: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "n.pkl"
 
+    def opened(**about: Any) -> ImageFlow:
+        return ImageFlow.open(NetworkChoice(str(altered(networks["PRP"], path, about))))
 
-@pytest.mark.parametrize(
-    "shape", [8, "1x8", [1, 8], [1, 2, 3, 4], [1, 8, 9], [-1, -8, 8], [1.0, 8, 8]]
-)
-def test_an_image_shape_that_is_not_the_networks_is_a_data_error(
-    networks: dict[str, Path], tmp_path: Path, shape: object
-) -> None:
-    path = altered(networks["PRP"], tmp_path / "n.pkl", {"image_shape": shape})
-    with pytest.raises(DataError, match=r"n\.pkl says that its images are .*, but .* 64 numbers"):
-        ImageFlow.open(NetworkChoice(str(path)))
-
-
-@pytest.mark.parametrize("shape", [[4, 4, 4], [1, 4, 16]])
-def test_images_that_no_image_file_holds_are_a_data_error(
-    networks: dict[str, Path], tmp_path: Path, shape: list[int]
-) -> None:
-    path = altered(networks["PRP"], tmp_path / "n.pkl", {"image_shape": shape})
-    with pytest.raises(DataError, match="square, and gray or RGB"):
-        ImageFlow.open(NetworkChoice(str(path)))
-
-
-@pytest.mark.parametrize("classes", ["many", -1, 2.0, True])
-def test_a_number_of_classes_that_is_none_is_a_data_error(
-    networks: dict[str, Path], tmp_path: Path, classes: object
-) -> None:
-    path = altered(networks["PRP"], tmp_path / "n.pkl", {"label_dim": classes})
-    with pytest.raises(DataError, match="classes"):
-        ImageFlow.open(NetworkChoice(str(path)))
-
-
-def test_a_network_without_a_name_makes_files_called_images(
-    networks: dict[str, Path], tmp_path: Path
-) -> None:
-    path = altered(networks["PRP"], tmp_path / "n.pkl", {"data_name": None, "label_dim": None})
-    flow = ImageFlow.open(NetworkChoice(str(path)))
+    wrong = (8, "1x8", [1, 8], [1, 2, 3, 4], [1, 8, 9], [-1, -8, 8], [1.0, 8, 8])
+    for about, message in (
+        ({"image_shape": None, "data_name": "circles"}, "not trained on images, but on 'circles'"),
+        *(({"image_shape": shape}, r"says that its images are .*, but .* 64 n") for shape in wrong),
+        *(({"image_shape": shape}, "square, and gray or RGB") for shape in ([4, 4, 4], [1, 4, 16])),
+        *(({"label_dim": classes}, "classes") for classes in ("many", -1, 2.0, True)),
+    ):
+        with pytest.raises(DataError, match=rf"n\.pkl.*{message}"):
+            opened(**about)
+    flow = opened(data_name=None, label_dim=None)
     assert (flow.data_name, flow.label_dim) == ("images", 0)
-
-
-def test_a_missing_network_is_a_data_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.pkl"):
         ImageFlow.open(NetworkChoice(str(tmp_path / "none.pkl")))
 
 
 @torch.no_grad()
-def test_the_flow_calls_its_network_in_blocks_of_the_rows_asked_for(open_flow: Open) -> None:
+def test_the_flow_calls_its_network_in_blocks(open_flow: Open) -> None:
     image_flow = open_flow("PRR")
     sizes: list[int] = []
     network = image_flow.model.denoiser.network
@@ -181,60 +144,45 @@ def test_images_are_drawn_by_seed_without_repetition(open_flow: Open, tmp_path: 
     assert chosen(30, 1) == list(range(30))
 
 
-def test_classes_of_images_come_with_them(open_flow: Open, tmp_path: Path) -> None:
-    image_flow = open_flow("PRR")
-    pixels = write_image_set(tmp_path / "data.zip", 30, classes=3)
-    dataset = image_flow.dataset(tmp_path / "data.zip", 12, 1)
-    found, labels = dataset.read(range(12))
+def test_classes_of_images_come_with_them_if_the_network_takes_them(
+    open_flow: Open, tmp_path: Path
+) -> None:
+    path = tmp_path / "data.zip"
+    pixels = write_image_set(path, 30, classes=3)
+    found, labels = open_flow("PRR").dataset(path, 12, 1).read(range(12))
     for image, label in zip(found.numpy(), labels, strict=True):
         (place,) = np.flatnonzero((pixels == image).all(axis=(1, 2, 3)))
         assert label.tolist() == [float(place % 3 == index) for index in range(3)]
+    assert open_flow("PRP").dataset(path, 4, 0).label_dim == 0
 
 
-@pytest.mark.parametrize(
-    ("network", "made", "parts"),
-    [
+def test_data_that_do_not_fit_are_a_data_error_with_both_values(
+    open_flow: Open, tmp_path: Path
+) -> None:
+    path = tmp_path / "data.zip"
+    for network, made, parts in (
         ("PRP", {"count": 5}, ["has 5 images", "6 were asked for"]),
         ("RGB", {"count": 6}, ["8x8 pixels in 1 channel", "8x8 pixels in 3 channel"]),
         ("PRP", {"count": 6, "image_shape": (1, 16, 16)}, ["16x16", "8x8"]),
         ("PRR", {"count": 6}, ["no labels"]),
         ("PRR", {"count": 6, "classes": 2}, ["labels of length 2", "takes 3"]),
         ("PRR", {"count": 6, "classes": 5}, ["labels of length 5", "takes 3"]),
-    ],
-)
-def test_data_that_do_not_fit_are_a_data_error_with_both_values(
-    open_flow: Open, tmp_path: Path, network: str, made: dict[str, Any], parts: list[str]
-) -> None:
-    write_image_set(tmp_path / "data.zip", **made)
-    with pytest.raises(DataError) as caught:
-        open_flow(network).dataset(tmp_path / "data.zip", 6, 0)
-    for part in (str(tmp_path / "data.zip"), *parts):
-        assert part in str(caught.value)
+    ):
+        write_image_set(path, **made)
+        message = refusal(open_flow(network).dataset, path, 6, 0)
+        for part in parts:
+            assert part in message
+        path.unlink()
+    refusal(open_flow("PRP").dataset, path, 6, 0)
 
 
-def test_a_missing_data_set_is_a_data_error(open_flow: Open, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none\.zip"):
-        open_flow("PRP").dataset(tmp_path / "none.zip", 6, 0)
-
-
-def test_labels_of_a_network_without_classes_are_not_read(open_flow: Open, tmp_path: Path) -> None:
-    with image_writer(tmp_path / "data.zip") as writer:
-        for label in range(4):
-            writer.add(np.zeros((8, 8, 1), np.uint8), label)
-    dataset = open_flow("PRP").dataset(tmp_path / "data.zip", 4, 0)
-    assert dataset.label_dim == 0
-
-
-def test_labels_are_one_hot_or_none(open_flow: Open) -> None:
+def test_a_class_is_one_of_the_networks_and_a_label_one_hot(open_flow: Open) -> None:
+    with_classes, without = open_flow("PRR"), open_flow("PRP")
     classes = torch.tensor([2, 0, 1, 2])
-    labels = open_flow("PRR").labels(classes)
+    labels = with_classes.labels(classes)
     assert labels is not None
     assert torch.equal(labels, torch.eye(3)[classes])
-    assert open_flow("PRP").labels(classes) is None
-
-
-def test_a_class_is_one_of_the_networks(open_flow: Open) -> None:
-    with_classes, without = open_flow("PRR"), open_flow("PRP")
+    assert without.labels(classes) is None
     for number in (None, 0, 2):
         with_classes.check_class(number)
     without.check_class(None)
@@ -256,17 +204,12 @@ def test_classes_are_drawn_by_seed_and_evenly_or_given() -> None:
     assert torch.equal(draw_classes(5, 0, 0, None), torch.zeros(5, dtype=torch.int64))
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar10-32x32", "a.b+c_d", "größe", "_x", "7"])
-def test_plain_names_stay(name: str) -> None:
-    assert plain_name(name) == name
-
-
-@pytest.mark.parametrize(
-    "name", ["", ".", "..", "-", "a/b", "../a", "a b", "a\\b", "a\n", "~", "*"]
-)
-def test_names_that_are_no_part_of_a_files_are_refused(name: str) -> None:
-    with pytest.raises(UsageError, match="data_name"):
-        plain_name(name)
+def test_names_are_plain_parts_of_the_names_of_files() -> None:
+    for name in ("cifar10", "cifar10-32x32", "a.b+c_d", "größe", "_x", "7"):
+        assert plain_name(name) == name
+    for name in ("", ".", "..", "-", "a/b", "../a", "a b", "a\\b", "a\n", "~", "*"):
+        with pytest.raises(UsageError, match="data_name"):
+            plain_name(name)
 
 
 def test_variances_are_summarized_by_their_ratios() -> None:
