@@ -12,8 +12,8 @@ The best linear denoiser is ``c_i x_tilde_i`` with ``c_i = xi_i / (xi_i + gamma_
                                                            / sqrt(xi_i + gamma_i),
 
 the linear part is gone, and what is left to integrate vanishes for Gaussian data. With a network F,
-``D = c_skip x_tilde + c_out F(z)``, it is ``dz_i = -F_i dphi_i``: a turn by the angles
-``phi_i = arctan sqrt(gamma_i / xi_i)``.
+``D = c_skip x_tilde + c_out F(z)``, it is ``dz_i = -F_i dtheta_i``: a turn by the angles
+``theta_i = arctan sqrt(gamma_i / xi_i)``.
 
 States are carried in float64; the denoiser decides its own precision.
 """

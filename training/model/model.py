@@ -33,7 +33,7 @@ class Model:
         ...     model.save(f"{folder}/network.pkl")
         ...     loaded = Model.load(f"{folder}/network.pkl")
         >>> loaded
-        Model(mlp, parameters=2482, flow=ProbabilityFlow(PRP, dim=2, end_time=7.01))
+        Model(mlp, parameters=1826, flow=ProbabilityFlow(PRP, dim=2, end_time=7.01))
         >>> loaded.flow.sample(5).shape
         torch.Size([5, 2])
     """

@@ -1,0 +1,116 @@
+"""What the documentation shows works: every block of these pages, every example of a docstring.
+
+Blocks of a page run in their order, in one folder that has the network of ``make demo``. Trainings
+and pictures are cut short by further options, since the last of an option counts. What cannot run
+here says so before its block: ``<!-- not run: why -->``.
+"""
+
+import doctest
+import importlib
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from running import Result
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("README.md", "docs/theory.md", "docs/api.md")
+DEMO = "out/demo/PRP/network-snapshot-006000.pkl"
+FEW = {
+    "toy_train": ["--duration=0.0004", "--batch=100", "--no-calibrate"],
+    "toy_pfODE_int": ["--total_samples=50", "--steps=2"],
+    "train": [
+        *("--duration=0.00001", "--batch=8", "--cbase=16", "--cres=1", "--workers=0"),
+        "--no-calibrate",
+    ],
+    "pfODE_int": ["--bs=8", "--n_iters=2"],
+    "visualize": ["--no-animation"],
+}
+"""Options that make a script quick."""
+MANY = re.compile(r"\b[12]000\b")
+"""Numbers of points in Python, in whose place there are a few."""
+LAST_SNAPSHOT = {"network-snapshot-006000": "network-snapshot-000000"}
+"""What a training that is cut short calls its network."""
+BLOCK = re.compile(
+    r"(?P<skipped><!-- not run: .+ -->\n)?```(?P<language>\w*)\n(?P<text>.*?)```", re.S
+)
+EXAMPLES = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for package in ("dnnlib", "torch_utils", "training")
+    for path in (ROOT / package).rglob("*.py")
+    if ">>> " in path.read_text(encoding="utf-8")
+)
+
+
+class Block(NamedTuple):
+    language: str
+    text: str
+
+
+def blocks_of(page: str) -> Iterator[Block]:
+    """The blocks of Python and shell that run."""
+    for found in BLOCK.finditer((ROOT / page).read_text(encoding="utf-8")):
+        if found["language"] in ("python", "bash") and not found["skipped"]:
+            yield Block(found["language"], found["text"])
+
+
+class Shell:
+    """Runs the lines of shell blocks: scripts in this process; bash expands their words."""
+
+    def __init__(self, run_script: Callable[..., Result]):
+        self._run_script, self._assigned = run_script, ""
+
+    def run(self, text: str) -> None:
+        for line in text.replace("\\\n", " ").splitlines():
+            command = re.match(r"(?:torchrun --standalone|python) (\w+)\.py (.*)", line)
+            if command:
+                self._run(command[1], self._expanded(command[2]))
+            elif re.match(r"\w+=", line):
+                self._assigned += line + "\n"
+            else:
+                raise AssertionError(f"a line that is no script's: {line}")
+
+    def _expanded(self, words: str) -> list[str]:
+        script = f"{self._assigned}printf '%s\\0' {words}"
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+        return done.stdout.split("\0")[:-1]
+
+    def _run(self, name: str, words: list[str]) -> None:
+        options = [word for word in words if word.startswith("-")]
+        for full, cut in LAST_SNAPSHOT.items():
+            words = [word.replace(full, cut) for word in words]
+        done = self._run_script(importlib.import_module(name), *words, *FEW.get(name, []))
+        assert done.code == 0, f"{name} {options}: {done.err}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_of_a_page_runs(
+    page: str,
+    run_script: Callable[..., Result],
+    toy_network: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    demo = tmp_path / DEMO
+    demo.parent.mkdir(parents=True)
+    shutil.copyfile(toy_network("--data_name=circles"), demo)
+    monkeypatch.chdir(tmp_path)
+    shell, names = Shell(run_script), {"__name__": "__main__"}
+    blocks = list(blocks_of(page))
+    assert blocks
+    for block in blocks:
+        if block.language == "bash":
+            shell.run(block.text)
+        else:
+            exec(compile(MANY.sub("20", block.text), page, "exec"), names)
+
+
+@pytest.mark.parametrize("module", EXAMPLES)
+def test_the_examples_of_docstrings_give_what_they_show(module: str) -> None:
+    done = doctest.testmod(importlib.import_module(module))
+    assert done.attempted > 0
+    assert done.failed == 0
