@@ -113,6 +113,19 @@ def test_devices_that_are_not_there_are_usage_errors(
         assert list(tmp_path.iterdir()) == []
 
 
+@some_commands("--dry_run", "--dry-run")
+def test_a_dry_run_tells_the_options_and_writes_nothing(
+    command: Command, shelf: Shelf, tmp_path: Path
+) -> None:
+    for flag in ("-n", "--dry-run", "--dry_run"):
+        arguments = given(command, shelf, lr=0.125)
+        result = command.run(*arguments, command.at(tmp_path / "out"), flag)
+        assert (result.code, result.err) == (0, "")
+        options = json.loads(result.out[result.out.index("\n{") :])["options"]
+        assert (options["lr"], options["ls"], options["dry_run"]) == (0.125, 1, True)
+    assert list(tmp_path.iterdir()) == []
+
+
 # Files that are read.
 
 
@@ -212,6 +225,14 @@ def test_a_full_disk_leaves_no_file(
         assert not name.startswith(".")
         assert len(content) <= largest // 2
         assert (whole / name).exists() or "events" in name
+
+
+@every_command
+def test_a_run_in_a_pipe_shows_no_progress(command: Command, shelf: Shelf) -> None:
+    result = shelf.result(command.name)
+    assert (result.code, result.err) == (0, "")
+    assert "Wrote" in result.out or command.name == "fid calc"
+    assert "\r" not in result.out
 
 
 @every_command

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -19,6 +18,8 @@ import pytest
 import torch
 from image_models import SHAPE, save_image_model
 from PIL import Image
+from rank_pool import RankPool
+from running import refused
 
 import dnnlib
 import gen_fid_samples
@@ -211,7 +212,7 @@ def test_a_linear_flow_gives_the_images_of_the_closed_form(
     make: Run, networks: dict[str, Path], tmp_path: Path, network: str, eps: str
 ) -> None:
     made = make(
-        tmp_path, "--seeds=0-5", f"--eps={eps}", "--solver=rk4", "--n_iters=60", network=network
+        tmp_path, "--seeds=0-5", f"--eps={eps}", "--solver=exp_rk5", "--n_iters=2", network=network
     )
     model = Model.load(networks[network])
     basis, schedule = model.denoiser.basis, model.denoiser.schedule
@@ -390,11 +391,7 @@ def test_other_settings_are_refused(
     network = "other" if arguments == ["network"] else "random"
     given = [argument for argument in arguments if argument.startswith("--")]
     result = start(copy, "--seeds=0-30", *given, network=network)
-    assert (result.code, result.out) == (2, "")
-    assert f"{here}" in result.error
-    assert there in result.error
-    assert str(copy / PARAMETERS) in result.error
-    assert "--overwrite" in result.error
+    refused(result, 2, here, there, copy / PARAMETERS, "--overwrite")
     assert contents(copy) == before
 
 
@@ -402,8 +399,7 @@ def test_another_class_is_another_setting(start: Run, make: Run, tmp_path: Path)
     make(tmp_path, "--seeds=0-2", "--class=1", network="classes")
     for number in ([], ["--class=0"]):
         result = start(tmp_path, "--seeds=0-2", *number, network="classes")
-        assert result.code == 2
-        assert "class is" in result.error
+        refused(result, 2, "class is")
     make(tmp_path, "--seeds=0-3", "--class=1", network="classes")
     assert counts(tmp_path) == (1, 0, 3)
 
@@ -441,8 +437,7 @@ def test_overwriting_is_refused_if_images_of_other_settings_would_remain(
 ) -> None:
     before = contents(copy)
     result = start(copy, "--seeds=0-18", "--overwrite", network="other")
-    assert (result.code, result.out) == (2, "")
-    assert str(copy / "000019.png") in result.error
+    refused(result, 2, copy / "000019.png")
     assert contents(copy) == before
 
 
@@ -472,15 +467,13 @@ def test_images_that_nobody_knows_are_not_added_to(
     (copy / PARAMETERS).unlink()
     before = contents(copy)
     result = start(copy, "--seeds=0-30")
-    assert (result.code, result.out) == (2, "")
-    assert PARAMETERS in result.error
+    refused(result, 2, PARAMETERS)
     assert contents(copy) == before
     assert make(copy, "--seeds=0-19", "--overwrite") == images(twenty)
     (copy / "cat.png").write_bytes(b"cat")
     (copy / PARAMETERS).unlink()
     result = start(copy, "--seeds=0-19", "--overwrite")
-    assert result.code == 2
-    assert "cat.png" in result.error
+    refused(result, 2, "cat.png")
     assert (copy / "cat.png").read_bytes() == b"cat"
 
 
@@ -488,8 +481,7 @@ def test_images_that_nobody_knows_are_not_added_to(
 def test_parameters_that_say_nothing_are_told(start: Run, copy: Path, content: str) -> None:
     (copy / PARAMETERS).write_text(content)
     result = start(copy, "--seeds=0-19")
-    assert result.code == 2
-    assert str(copy / PARAMETERS) in result.error
+    refused(result, 2, copy / PARAMETERS)
     assert (copy / PARAMETERS).read_text() == content
 
 
@@ -515,8 +507,7 @@ def test_a_full_disk_ends_with_one_line(
     (tmp_path / "gen" / PARAMETERS).write_text(json.dumps({"settings": settings}))
     with full_disk(size - 1):
         result = start(tmp_path / "gen", *asked, network="colors")
-    assert (result.code, result.out) == (1, "")
-    assert ".png cannot be written" in result.error
+    refused(result, 1, ".png cannot be written")
     assert list(images(tmp_path / "gen")) == []
     assert make(tmp_path / "gen", *asked, network="colors") == images(tmp_path / "whole")
 
@@ -524,8 +515,7 @@ def test_a_full_disk_ends_with_one_line(
 def test_a_folder_in_the_place_of_an_image_is_told(start: Run, copy: Path) -> None:
     (copy / "000030.png").mkdir()
     result = start(copy, "--seeds=0-30")
-    assert (result.code, result.out) == (1, "")
-    assert str(copy / "000030.png") in result.error
+    refused(result, 1, copy / "000030.png")
     assert not list(copy.glob(".*"))
 
 
@@ -557,12 +547,7 @@ WRONG = [
     (["--gen_source=empirical", "--prev_melt=m.npz", "--eps=1"], 2, "eps"),
     (["--gen_source=empirical", "--prev_melt=none.npz"], 1, "none.npz"),
     (["--prev_melt=m.npz"], 2, "gen_source=empirical"),
-    (["--eps=-1"], 2, "-1"),
-    (["--eps=nan"], 2, "nan"),
     (["--class=0"], 2, "no classes"),
-    (["--bs=0"], 2, "bs"),
-    (["--n_iters=0"], 2, "n_iters"),
-    (["--batch-gpu=0"], 2, "batch"),
     (["--dims_to_keep=3"], 2, "64"),
     (["--data_dim=3"], 2, "64"),
     (["--img_size=32"], 2, "8"),
@@ -570,10 +555,6 @@ WRONG = [
     (["--end_time=4"], 2, "3"),
     (["--end_vars=1e200"], 2, "overflows"),
     (["--disc=vp_ode", "--vpode_disc_eps=3"], 2, "vpode_disc_eps"),
-    (["--solver=rk5"], 2, "rk4"),
-    (["--device_name=tpu"], 2, "cpu"),
-    (["--seed=3"], 2, "seed"),
-    (["--network=none.pkl"], 1, "none.pkl"),
     (["--n_iters=10000000000000000"], 1, "memory"),
 ]
 
@@ -583,8 +564,7 @@ def test_bad_input_ends_with_one_line_and_nothing_written(
     start: Run, tmp_path: Path, arguments: list[str], code: int, part: str
 ) -> None:
     result = start(tmp_path / "gen", *arguments)
-    assert (result.code, result.out) == (code, "")
-    assert part in result.error
+    refused(result, code, part)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -592,21 +572,10 @@ def test_a_class_that_is_none_and_a_time_before_the_first_are_told(
     start: Run, tmp_path: Path
 ) -> None:
     result = start(tmp_path / "gen", f"--class={CLASSES}", network="classes")
-    assert (result.code, result.out) == (2, "")
-    assert "0 to 2" in result.error
+    refused(result, 2, "0 to 2")
     result = start(tmp_path / "gen", "--end_time=0.4", network="PRR")
-    assert (result.code, result.out) == (2, "")
-    assert "0.5" in result.error
+    refused(result, 2, "0.5")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("below", ["", "gen"])
-def test_a_file_in_the_place_of_the_folder_is_told(start: Run, tmp_path: Path, below: str) -> None:
-    (tmp_path / "x").write_text("precious")
-    result = start(tmp_path / "x" / below)
-    assert (result.code, result.out) == (1, "")
-    assert str(tmp_path / "x") in result.error
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["precious"]
 
 
 @pytest.mark.usefixtures("nothing_typed")
@@ -638,28 +607,18 @@ def test_only_one_batch_waits_to_be_written(
     assert 4 < most <= 8
 
 
-def environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1"}
-
-
-def test_two_ranks_make_the_images_of_one(
-    networks: dict[str, Path], twenty: Path, copy: Path
+def test_two_ranks_mend_a_folder_as_one_does(
+    two_ranks: RankPool, networks: dict[str, Path], twenty: Path, copy: Path
 ) -> None:
     removed, spoiled = [*range(3, 9), 12, 17], [0, 19]
     for seed in removed:
         (copy / f"{seed:06d}.png").unlink()
     for seed in spoiled:
         (copy / f"{seed:06d}.png").write_bytes(b"spoiled")
-    command = (
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-        *(ROOT / "gen_fid_samples.py", f"--save_dir={copy}", f"--network={networks['random']}"),
-        *(*FAST, "--seeds=0-19", "--bs=4"),
-    )
-    done = subprocess.run(
-        command, env=environment(), capture_output=True, text=True, check=False, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Wrote") == 1
+    place = (f"--save_dir={copy}", f"--network={networks['random']}")
+    result = two_ranks.run(gen_fid_samples, *place, *FAST, "--seeds=0-19", "--bs=4")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.count("Wrote") == 1
     assert images(copy) == images(twenty)
     assert counts(copy) == (len(removed), len(spoiled), 10)
     # Five images for each rank are two blocks of at most four.
@@ -674,7 +633,7 @@ def killed(networks: dict[str, Path], tmp_path: Path) -> Path:
         *(sys.executable, ROOT / "gen_fid_samples.py", f"--save_dir={folder}"),
         *(f"--network={networks['random']}", *FAST, "--seeds=0-59", "--bs=4", "--n_iters=10"),
     )
-    with subprocess.Popen(command, env=environment()) as process:
+    with subprocess.Popen(command) as process:
         deadline = time.monotonic() + 60
         while len(list(folder.glob("0*.png"))) < 5:
             assert process.poll() is None
@@ -684,6 +643,7 @@ def killed(networks: dict[str, Path], tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.hostile
 def test_a_run_goes_on_after_a_kill(make: Run, killed: Path, tmp_path: Path) -> None:
     asked = ("--seeds=0-59", "--n_iters=10")
     unbroken = make(tmp_path / "unbroken", *asked)

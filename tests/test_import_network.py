@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from original_files import Persistent, dumps, toy_content
+from running import refused
 
 import gen_fid_samples
 import import_network
@@ -122,25 +123,15 @@ def test_parameters_are_written_beside_the_network(
     assert {"code_version", "seconds", "parameters", "network_arguments"} <= set(params)
 
 
-def test_nothing_is_replaced_unasked(
+def test_the_source_is_never_replaced(
     run_script: Callable[..., Any], original: Path, tmp_path: Path, contents: Callable[..., Any]
 ) -> None:
-    dest = tmp_path / "network.pkl"
-    options = (f"--source={original}", f"--dest={dest}")
-    assert run_script(import_network, *options).code == 0
     before = contents(tmp_path)
-    result = run_script(import_network, *options)
-    assert result.code == 2
-    assert str(dest) in result.error
-    assert contents(tmp_path) == before
-    assert run_script(import_network, *options, "--overwrite").code == 0
     for name in ("original.pkl", "./original.pkl"):
-        result = run_script(
-            import_network, f"--source={original}", f"--dest={tmp_path}/{name}", "--overwrite"
-        )
-        assert result.code == 2
-        assert "give another" in result.error
-    assert original.read_bytes() == before["original.pkl"]
+        dest = f"--dest={tmp_path}/{name}"
+        result = run_script(import_network, f"--source={original}", dest, "--overwrite")
+        refused(result, 2, "give another")
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize(
@@ -151,7 +142,6 @@ def test_nothing_is_replaced_unasked(
         (toy_content("spirals"), (), 1, "toy 'spirals'"),
         (toy_content(), ("--data_name=moons",), 2, "data_name is moons"),
         (toy_content(), ("--tmax=8",), 2, "tmax is 8, but"),
-        (toy_content(), ("--tmax=-1",), 2, "tmax"),
     ],
 )
 def test_what_cannot_be_imported_is_one_line(
@@ -169,8 +159,7 @@ def test_what_cannot_be_imported_is_one_line(
     result = run_script(
         import_network, f"--source={source}", f"--dest={tmp_path / 'out' / 'n.pkl'}", *options
     )
-    assert result.code == code
-    assert message in result.error
+    refused(result, code, message)
     assert contents(tmp_path) == before
 
 
@@ -216,9 +205,12 @@ def test_a_planted_call_is_refused_by_name_and_not_made(
     source, dest = tmp_path / "original.pkl", tmp_path / "network.pkl"
     source.write_bytes(dumps(content))
     result = run_script(import_network, f"--source={source}", f"--dest={dest}")
-    assert result.code == 1
-    assert "it refers to posix.system" in result.error
-    assert "only tensors, arrays and the networks of the original code" in result.error
+    refused(
+        result,
+        1,
+        "it refers to posix.system",
+        "only tensors, arrays and the networks of the original code",
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["original.pkl"]
 
 
@@ -234,8 +226,7 @@ def test_a_call_planted_in_a_recorded_file_is_refused(
     source = tmp_path / "original.pkl"
     source.write_bytes(data[:2] + call + data[2:])
     result = run_script(import_network, f"--source={source}", f"--dest={tmp_path / 'n.pkl'}")
-    assert result.code == 1
-    assert "it refers to os.system" in result.error
+    refused(result, 1, "it refers to os.system")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["original.pkl"]
 
 
@@ -314,6 +305,7 @@ assert marker.exists(), "the files were not hostile"
 """
 
 
+@pytest.mark.hostile
 def test_nothing_happens_while_a_hostile_file_is_read(tmp_path: Path) -> None:
     marker, folder = tmp_path / "marker", tmp_path / "files"
     folder.mkdir()

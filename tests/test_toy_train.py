@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from running import refused
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import dnnlib
 import toy_pfODE_int
 import toy_train
 from torch_utils.snapshots import read_network, read_state, write_network, write_state
@@ -24,7 +24,8 @@ from training.model.model import Model
 
 Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]
-TINY = ("--duration=0.0008", "--batch=200")
+FEW = ("--duration=0.0008", "--batch=200")
+TINY = (*FEW, "--no-calibrate")
 # Eight reports, a state at every second one.
 LONG = (
     "--data_name=circles",
@@ -48,9 +49,9 @@ def few_calibration_points() -> Iterator[None]:
 def train(run_script: Run, tmp_path: Path) -> Run:
     """Trains for four steps and gives the run's folder."""
 
-    def start(*arguments: str) -> Path:
+    def start(*arguments: str, size: tuple[str, ...] = TINY) -> Path:
         before = set(tmp_path.glob("out/*"))
-        result = run_script(toy_train, f"--outdir={tmp_path / 'out'}", *TINY, *arguments)
+        result = run_script(toy_train, f"--outdir={tmp_path / 'out'}", *size, *arguments)
         assert (result.code, result.err) == (0, ""), result.err
         (folder,) = set(tmp_path.glob("out/*")) - before
         return folder
@@ -102,17 +103,6 @@ def equal(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def test_a_dry_run_tells_the_options_and_writes_nothing(run_script: Run, tmp_path: Path) -> None:
-    for flag in ("-n", "--dry-run", "--dry_run"):
-        result = run_script(
-            toy_train, f"--outdir={tmp_path / 'out'}", "--data_name=moons", "--lr=0.125", flag
-        )
-        assert (result.code, result.err) == (0, "")
-        options = json.loads(result.out[result.out.index("\n{") :])["options"]
-        assert (options["data_name"], options["lr"], options["batch"]) == ("moons", 0.125, 2048)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_run_writes_what_is_promised_and_nothing_else(train: Run) -> None:
     folder = train("--data_name=circles")
     assert folder.name == "00000-circles-PRP-mlp"
@@ -144,7 +134,7 @@ def test_snapshots_come_every_snap_reports(train: Run) -> None:
 
 def test_only_the_last_network_is_calibrated(train: Run) -> None:
     how = ("--duration=0.002", "--tick=1", "--snap=1", "--tmin=0.5", "--calibration_fit=path")
-    folder = train("--data_name=s_curve", *how)
+    folder = train("--data_name=s_curve", *how, size=FEW)
     first, last = (folder / f"network-snapshot-00000{kimg}.pkl" for kimg in (1, 2))
     assert calibration(first) == {}
     assert calibration(last)["calibration_slopes"].shape[1] == 3
@@ -158,7 +148,7 @@ def test_only_the_last_network_is_calibrated(train: Run) -> None:
 
 @pytest.mark.parametrize("arguments", [["--no-calibrate"], ["--precond=edm"]])
 def test_a_run_without_calibration_writes_none(train: Run, arguments: list[str]) -> None:
-    folder = train("--data_name=circles", *arguments)
+    folder = train("--data_name=circles", *arguments, size=FEW)
     assert calibration(folder / "network-snapshot-000000.pkl") == {}
     saved = json.loads((folder / "training_options.json").read_text())
     assert saved["options"]["calibrate"] is False
@@ -167,7 +157,7 @@ def test_a_run_without_calibration_writes_none(train: Run, arguments: list[str])
 def test_a_simulation_uses_a_calibration_unless_told_not_to(
     run_script: Run, train: Run, tmp_path: Path
 ) -> None:
-    network = train("--data_name=s_curve") / "network-snapshot-000000.pkl"
+    network = train("--data_name=s_curve", "--calibrate") / "network-snapshot-000000.pkl"
     plain = Model.load(network, calibrated=False)
     plain.save(tmp_path / "plain.pkl")
     ends = {}
@@ -195,19 +185,6 @@ def test_a_calibration_changes_nothing_else_in_the_file(train: Run) -> None:
         assert equal(with_it[0][name].state, without[0][name].state)
 
 
-def test_the_options_file_has_every_option_and_the_versions(train: Run) -> None:
-    folder = train("--data_name=circles", "--seed=7", "--desc=mine")
-    saved = json.loads((folder / "training_options.json").read_text())
-    names = {param.name for param in toy_train.main.params}
-    assert set(saved["options"]) == names
-    assert saved["options"]["seed"] == 7
-    assert saved["options"]["desc"] == "mine"
-    assert saved["code_version"] == dnnlib.__version__
-    assert saved["libraries"]["torch"] == torch.__version__
-    assert saved["command"][0] == "toy_train.py"
-    assert "--seed=7" in saved["command"]
-
-
 def test_statistics_lines_and_log_tell_of_the_same_reports(unbroken: Path) -> None:
     lines = stats(unbroken)
     assert [line["seen"] for line in lines] == [1000 * kimg for kimg in range(1, 9)]
@@ -230,13 +207,6 @@ def test_tensorboard_has_the_same_numbers(unbroken: Path) -> None:
     )
 
 
-def test_the_progress_is_silent_in_a_pipe(run_script: Run, tmp_path: Path) -> None:
-    result = run_script(toy_train, f"--outdir={tmp_path}", "--data_name=circles", *TINY)
-    assert result.err == ""
-    assert "\r" not in result.out
-    assert "Wrote" in result.out
-
-
 def test_runs_are_numbered_and_described(train: Run, tmp_path: Path) -> None:
     train("--data_name=circles")
     assert train("--data_name=circles").name == "00001-circles-PRP-mlp"
@@ -244,19 +214,6 @@ def test_runs_are_numbered_and_described(train: Run, tmp_path: Path) -> None:
     (tmp_path / "out" / "notes").mkdir()
     folder = train("--data_name=swirl", "--dims_to_keep=2", "--augment_to=5", "--desc=my run")
     assert folder.name == "00042-swirl-PRRto2D-mlp-in5D-my run"
-
-
-def test_nosubdir_takes_the_folder_itself_once(
-    run_script: Run, tmp_path: Path, contents: Contents
-) -> None:
-    arguments = (f"--outdir={tmp_path / 'out'}", "--nosubdir", "--data_name=circles", *TINY)
-    assert run_script(toy_train, *arguments).code == 0
-    assert (tmp_path / "out" / "training_options.json").exists()
-    before = contents(tmp_path)
-    again = run_script(toy_train, *arguments)
-    assert again.code == 2
-    assert "holds a run already" in again.error
-    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize(
@@ -285,7 +242,6 @@ def test_nosubdir_takes_the_folder_itself_once(
         (["--batch-gpu=70"], {}, "PRP"),
         (["--ema=0"], {}, "PRP"),
         (["--ls=100"], {}, "PRP"),
-        (["--device_name=cpu"], {}, "PRP"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -511,8 +467,7 @@ def test_a_state_that_cannot_be_resumed_is_told_in_one_line_and_left_alone(
     SPOILED_STATES[how](state)
     before = contents(broken_off)
     result = run_script(toy_train, f"--resume={state}")
-    assert result.code == 1
-    assert str(state) in result.error
+    refused(result, 1, state)
     assert contents(broken_off) == before
 
 
@@ -536,46 +491,24 @@ def test_a_folder_without_states_cannot_be_resumed(
         state.unlink()
     before = contents(broken_off)
     result = run_script(toy_train, f"--resume={broken_off / place}")
-    assert result.code == 1
-    assert str(broken_off / place) in result.error
-    assert "training-state-*.pt" in result.error
+    refused(result, 1, broken_off / place, "training-state-*.pt")
     assert contents(broken_off) == before
 
 
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--data_name=spirals"], ["spirals", "circles"]),
         (["--data_dim=3"], ["3", "2", "circles"]),
         (["--dims_to_keep=3"], ["dims_to_keep", "3", "2"]),
-        (["--dims_to_keep=0"], ["dims_to_keep", "0"]),
         (["--augment_to=1"], ["augment_to", "1", "2"]),
-        (["--augment_to=-1"], ["augment_to", "-1"]),
         (["--augment_to=4", "--data_dim=2"], ["data_dim", "2", "4"]),
         (["--augment_to=4", "--dims_to_keep=5"], ["dims_to_keep", "5", "4"]),
         (["--tmin=5", "--tmax=5"], ["tmin", "5"]),
         (["--tmin=6", "--tmax=5"], ["tmin", "6", "5"]),
         (["--tmin=100"], ["tmin", "100"]),
-        (["--tmax=0"], ["tmax", "0"]),
         (["--gamma0=10"], ["tmax"]),
-        (["--lr=-1"], ["lr", "-1"]),
-        (["--lr=0"], ["lr", "0"]),
-        (["--lr=nan"], ["lr", "nan"]),
-        (["--tmax=inf"], ["tmax", "inf"]),
-        (["--rho=0"], ["rho", "0"]),
-        (["--rho=fast"], ["rho", "fast"]),
-        (["--gamma0=-1"], ["gamma0", "-1"]),
-        (["--batch=0"], ["batch", "0"]),
-        (["--batch=1.5"], ["batch", "1.5"]),
         (["--batch=10000000000000000"], ["--batch", "GiB"]),
         (["--tmax=1e6"], ["tmax", "1e+06", "1e+30"]),
-        (["--duration=0"], ["duration", "0"]),
-        (["--seed=-1"], ["seed", "-1"]),
-        (["--seed=9223372036854775808"], ["seed", "9223372036854775808"]),
-        (["--tick=0"], ["tick", "0"]),
-        (["--arch=resnet"], ["resnet", "mlp"]),
-        (["--space=XS"], ["XS", "ES"]),
-        (["--g_type=new"], ["new", "orig"]),
         (["--g_type=orig", "--inflation_gap=2"], ["g_type", "inflation_gap"]),
         (["--precond=edm", "--rho=2"], ["rho", "2", "edm"]),
         (["--precond=edm", "--gamma0=0.1"], ["gamma0", "0.1", "edm"]),
@@ -587,10 +520,7 @@ def test_a_folder_without_states_cannot_be_resumed(
         (["--precond=edm", "--tmin=0"], ["tmin", "0"]),
         (["--precond=edm", "--tmin=90"], ["tmin", "90"]),
         (["--precond=edm", "--tmax=0.001"], ["tmin", "0.002", "0.001"]),
-        (["--device_name=tpu"], ["tpu", "cpu"]),
         (["--desc=a/b"], ["a/b"]),
-        (["--lrate=1"], ["lrate"]),
-        (["surplus"], ["surplus"]),
     ],
     ids=lambda value: " ".join(value),
 )
@@ -599,54 +529,8 @@ def test_bad_options_end_with_one_line_and_nothing_written(
 ) -> None:
     outdir = f"--outdir={tmp_path / 'out'}"
     result = run_script(toy_train, outdir, "--data_name=circles", *TINY, *arguments)
-    assert result.code == 2
-    for part in parts:
-        assert part in result.error
+    refused(result, 2, *parts)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-def test_cuda_where_there_is_none_is_a_usage_error(
-    run_script: Run, tmp_path: Path, device: str
-) -> None:
-    result = run_script(
-        toy_train, f"--outdir={tmp_path / 'x'}", "--data_name=moons", f"--device_name={device}"
-    )
-    assert result.code == 2
-    assert device in result.error
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "part"),
-    [([], "--outdir"), (["--outdir=x"], "--data_name"), (["--data_name=moons"], "--outdir")],
-)
-def test_missing_options_are_named(
-    run_script: Run,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: list[str],
-    part: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    result = run_script(toy_train, *arguments)
-    assert result.code == 2
-    assert part in result.error
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("below", ["", "a/b"])
-@pytest.mark.parametrize("flags", [[], ["--nosubdir"]])
-def test_an_outdir_that_is_a_file_is_refused(
-    run_script: Run, tmp_path: Path, below: str, flags: list[str]
-) -> None:
-    (tmp_path / "out").write_text("precious")
-    outdir = f"--outdir={tmp_path / 'out' / below}"
-    result = run_script(toy_train, outdir, "--data_name=circles", *TINY, *flags)
-    assert result.code == 1
-    assert str(tmp_path / "out") in result.error
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["precious"]
 
 
 def test_a_diverging_run_ends_with_one_line_and_advice(run_script: Run, tmp_path: Path) -> None:
@@ -658,6 +542,5 @@ def test_a_diverging_run_ends_with_one_line_and_advice(run_script: Run, tmp_path
         "--batch=100",
         "--lr=1e30",
     )
-    assert result.code == 1
-    assert "--lr" in result.error
+    refused(result, 1, "--lr")
     assert not list(tmp_path.glob("*/network-*"))

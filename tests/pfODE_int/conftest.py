@@ -28,42 +28,63 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def arguments_of(network: Path, images: Path, *more: object) -> list[str]:
+    """Few images and steps, unless arguments say otherwise."""
+    standard: dict[str, object] = {
+        "--network": network,
+        "--data_root": images,
+        "--bs": COUNT,
+        "--n_iters": 2,
+        "--batch-gpu": COUNT,
+    }
+    given = {str(argument).partition("=")[0] for argument in more}
+    if {"--sim_type=roundtrip", "--sim_type=gen"} & set(more):
+        del standard["--data_root"]
+    if "--sim_type=roundtrip" in more:
+        del standard["--bs"]
+    left = [f"{name}={value}" for name, value in standard.items() if name not in given]
+    return [*left, *map(str, more)]
+
+
 @pytest.fixture
 def command(networks: dict[str, Path], images: Path, tmp_path: Path) -> Callable[..., list[str]]:
-    """``command(network, ...)``: few images and steps, unless arguments say otherwise."""
+    """``command(network, ...)``: into ``out``, unless arguments say otherwise."""
+    place = f"--save_dir={tmp_path / 'out'}"
 
     def arguments(network: str, *more: object) -> list[str]:
-        standard = {
-            "--network": networks[network],
-            "--save_dir": tmp_path / "out",
-            "--data_root": images,
-            "--bs": COUNT,
-            "--n_iters": 2,
-            "--batch-gpu": COUNT,
-        }
-        given = {str(argument).partition("=")[0] for argument in more}
-        if {"--sim_type=roundtrip", "--sim_type=gen"} & set(more):
-            del standard["--data_root"]
-        if "--sim_type=roundtrip" in more:
-            del standard["--bs"]
-        left = [f"{name}={value}" for name, value in standard.items() if name not in given]
-        return [*left, *map(str, more)]
+        places = [] if any(str(text).startswith("--save_dir") for text in more) else [place]
+        return arguments_of(networks[network], images, *places, *more)
 
     return arguments
 
 
-@pytest.fixture
-def simulate(run_script: Run, command: Callable[..., list[str]], tmp_path: Path) -> Run:
-    """Runs a command as ``command`` makes it in a folder of its own, and reads what it wrote."""
-    numbers = iter(range(100))
+@pytest.fixture(scope="session")
+def simulate(
+    run_script: Run,
+    networks: dict[str, Path],
+    images: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Run:
+    """Runs a command as ``command`` makes it, and reads what it wrote.
 
-    def start(network: str, *more: object) -> Found:
-        given = [str(argument) for argument in more]
-        if not any(argument.startswith("--save_dir") for argument in given):
-            given.append(f"--save_dir={tmp_path / f'simulated{next(numbers)}'}")
-        result = run_script(pfODE_int, *command(network, *given))
+    Without a ``--save_dir``, what was simulated once is not simulated again, and its folder is not
+    to be written to.
+    """
+    made: dict[tuple[str, ...], Found] = {}
+
+    def run(network: str, *given: str) -> Found:
+        result = run_script(pfODE_int, *arguments_of(networks[network], images, *given))
         assert (result.code, result.err) == (0, ""), result.err
         (folder,) = (Path(text[11:]) for text in given if text.startswith("--save_dir="))
         return Found(folder)
+
+    def start(network: str, *more: object) -> Found:
+        given = tuple(str(argument) for argument in more)
+        if any(argument.startswith("--save_dir") for argument in given):
+            return run(network, *given)
+        if (network, *given) not in made:
+            folder = tmp_path_factory.mktemp("simulated")
+            made[network, *given] = run(network, *given, f"--save_dir={folder}")
+        return made[network, *given]
 
     return start

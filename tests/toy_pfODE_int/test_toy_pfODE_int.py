@@ -9,16 +9,12 @@ import pytest
 import torch
 from toy_simulations import (
     CUBES,
-    FEW,
     OTHERS,
-    ROOT,
     SIMULATIONS,
-    TORCHRUN,
     Contents,
     Run,
     Simulated,
     read,
-    run_command,
 )
 
 import dnnlib
@@ -92,9 +88,10 @@ def test_the_promised_files_are_written_and_nothing_else(case: Case) -> None:
 
 def test_arrays_have_the_promised_names_shapes_and_finite_numbers(case: Case) -> None:
     for arrays in case.found.all:
-        arrays.pop("network_sha256", None)  # of networks only
-        assert str(arrays.pop("format")) == "inflationary-flows trajectory 1"
-        assert set(arrays) == {*CUBES, *OTHERS}
+        digest = {"network_sha256"} & set(arrays)  # of networks only
+        assert bool(digest) == case.stem.endswith("_net")
+        assert str(arrays["format"]) == "inflationary-flows trajectory 1"
+        assert set(arrays) - digest == {*CUBES, *OTHERS, "format"}
         dim = len(arrays["mean"])
         shapes = dict.fromkeys(CUBES, (4, 7, dim)) | {
             "times": (4,),
@@ -104,8 +101,9 @@ def test_arrays_have_the_promised_names_shapes_and_finite_numbers(case: Case) ->
             "eigenvectors": (dim, dim),
             "noise_variance": (4, dim),
         }
-        assert {name: array.shape for name, array in arrays.items()} == shapes
-        for array in arrays.values():
+        for name, shape in shapes.items():
+            array = arrays[name]
+            assert array.shape == shape
             assert array.dtype == np.float64
             assert np.isfinite(array).all()
 
@@ -490,23 +488,3 @@ def test_other_results_and_files_in_the_folder_stay(
         assert before.items() <= after.items()
         assert len(after) == len(before) + 4
         before = after
-
-
-def test_two_ranks_give_what_one_gives(tmp_path: Path) -> None:
-    script = ROOT / "toy_pfODE_int.py"
-    one = run_command(script, "exact", "--save_dir=one", *FEW, cwd=tmp_path)
-    assert (one.returncode, one.stderr) == (0, "")
-    two = run_command(*TORCHRUN, script, "exact", "--save_dir=two", *FEW, cwd=tmp_path)
-    assert two.returncode == 0, two.stderr
-    assert two.stdout.count("Wrote") == 4
-    names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == names
-    first, second = read(tmp_path / "one"), read(tmp_path / "two")
-    for alone, shared in zip(first.all, second.all, strict=True):
-        assert set(alone) == set(shared)
-        for name, array in alone.items():
-            np.testing.assert_allclose(shared[name], array, rtol=0, atol=1e-10)
-    for name in SIMULATIONS:
-        facts = (found.parameters["simulations"][name] for found in (first, second))
-        calls = {fact["denoiser_calls"] for fact in facts}
-        assert calls == {3 * 6}

@@ -1,9 +1,6 @@
 """What a toy simulation writes, read back, and commands in processes of their own."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,14 +41,6 @@ NETWORKS = {
     "embedded": ["--data_name=circles", "--augment_to=4", "--dims_to_keep=2", "--tmax=4"],
     "edm": ["--data_name=circles", "--precond=edm", "--tmax=20"],
 }
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-FEW = (
-    "--data_name=circles",
-    "--dims_to_keep=1",
-    "--steps=3",
-    "--total_samples=7",
-    "--save_freq=2",
-)
 
 
 @dataclass(frozen=True)
@@ -76,15 +65,3 @@ def read(folder: Path) -> Simulated:
         with np.load(folder / f"{stem}_{name}_results.npz", allow_pickle=False) as archive:
             arrays.append(dict(archive))
     return Simulated(*arrays, json.loads(parameters.read_text()))
-
-
-def run_command(*command: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=cwd,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )

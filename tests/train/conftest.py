@@ -27,6 +27,13 @@ def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("data") / "colors.zip", images)
 
 
+@pytest.fixture(scope="session")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As few gray images as a quick calibration wants."""
+    images = 127.5 + 60 * np.random.default_rng(2).normal(size=(12, SIDE, SIDE, 1))
+    return write_images(tmp_path_factory.mktemp("data") / "few.zip", images)
+
+
 @pytest.fixture
 def fit(run_script: Run, blobs: Path, tmp_path: Path) -> Run:
     """Trains for four steps and gives the run's folder."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from image_runs import TINY, Contents, Run, write_images
+from running import refused
 
 import train
 from training.data.sources.writer import image_writer
@@ -16,17 +17,12 @@ from training.data.sources.writer import image_writer
     [
         (["--data_dim=3072"], ["data_dim", "3072", "64", "blobs"]),
         (["--dims_to_keep=65"], ["dims_to_keep", "65", "64"]),
-        (["--dims_to_keep=0"], ["dims_to_keep", "0"]),
         (["--cres=2,x"], ["cres", "2,x", "2,2,2"]),
         (["--cres=2,0"], ["cres", "2,0"]),
         (["--cres="], ["cres"]),
         (["--cres=1,1,1,1,1"], ["--cres=1,1,1,1,1: ", "8"]),
-        (["--cbase=0"], ["cbase", "0"]),
         (["--cbase=7"], ["--cbase=7"]),
-        (["--arch=resnet"], ["resnet", "ddpmpp"]),
         (["--arch=adm"], ["64", "8"]),
-        (["--precision=fp64"], ["fp64", "bf16"]),
-        (["--precond=ddim"], ["ddim", "ifs"]),
         (["--precond=edm", "--rho=2"], ["rho", "2", "edm"]),
         (["--precond=vp", "--gamma0=1"], ["gamma0", "1", "vp"]),
         (["--precond=ve", "--g_type=orig"], ["g_type", "orig", "ve"]),
@@ -39,21 +35,8 @@ from training.data.sources.writer import image_writer
         (["--cbase=20000"], ["--cbase=20000", "GiB"]),
         (["--cbase=100000000"], ["--cbase=100000000", "65536"]),
         (["--g_type=orig", "--inflation_gap=2"], ["g_type", "inflation_gap"]),
-        (["--t_sampling=gamma"], ["gamma", "uniform"]),
-        (["--space=XS"], ["XS", "ES"]),
-        (["--noise_cond=edm"], ["edm", "ddpm"]),
-        (["--dropout=1"], ["dropout", "1"]),
-        (["--augment=1.5"], ["augment", "1.5"]),
-        (["--augment=nan"], ["augment", "nan"]),
-        (["--dropout=nan"], ["dropout", "nan"]),
-        (["--workers=-1"], ["workers", "-1"]),
-        (["--batch_pca=0"], ["batch_pca", "0"]),
-        (["--lr=0"], ["lr", "0"]),
-        (["--lr_ramp=-1"], ["lr_ramp", "-1"]),
-        (["--duration=0"], ["duration", "0"]),
         (["--desc=a/b"], ["a/b"]),
         (["--transfer=http://example.org/network.pkl"], ["http://example.org", "https"]),
-        (["--lrate=1"], ["lrate"]),
     ],
     ids=lambda value: " ".join(value),
 )
@@ -62,16 +45,8 @@ def test_bad_options_end_with_one_line_and_nothing_written(
 ) -> None:
     place = (f"--outdir={tmp_path / 'out'}", f"--data={blobs}")
     result = run_script(train, *place, *TINY, *arguments)
-    assert result.code == 2
-    for part in parts:
-        assert part in result.error
+    refused(result, 2, *parts)
     assert list(tmp_path.iterdir()) == []
-
-
-def plain_file(folder: Path) -> Path:
-    path = folder / "data.zip"
-    path.write_bytes(b"no zip at all")
-    return path
 
 
 def empty_folder(folder: Path) -> Path:
@@ -93,8 +68,6 @@ def mixed(folder: Path) -> Path:
 
 # What makes the data, further options, exit code, words of the message.
 BAD_DATA: dict[str, tuple[Callable[[Path], Path], list[str], int, list[str]]] = {
-    "missing": (lambda folder: folder / "none.zip", [], 1, ["none.zip"]),
-    "no zip": (plain_file, [], 1, ["data.zip"]),
     "no images": (empty_folder, [], 1, ["data", "dataset_tool.py"]),
     "no labels": (gray, ["--cond"], 1, ["data.zip", "labels"]),
     "odd side": (lambda folder: gray(folder, side=12), [], 2, ["12 x 12", "power of two"]),
@@ -125,28 +98,8 @@ def test_bad_data_ends_with_one_line_and_nothing_written(
     before = contents(tmp_path)
     place = (f"--outdir={tmp_path / 'out'}", f"--data={data}")
     result = run_script(train, *place, *TINY, *arguments)
-    assert result.code == code
-    for part in parts:
-        assert part in result.error
+    refused(result, code, *parts)
     assert contents(tmp_path) == before
-
-
-@pytest.mark.parametrize(
-    ("arguments", "part"),
-    [([], "--outdir"), (["--outdir=x"], "--data"), (["--data=x.zip"], "--outdir")],
-)
-def test_missing_options_are_named(
-    run_script: Run,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: list[str],
-    part: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    result = run_script(train, *arguments)
-    assert result.code == 2
-    assert part in result.error
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_diverging_run_ends_with_one_line_and_advice(
@@ -154,29 +107,5 @@ def test_a_diverging_run_ends_with_one_line_and_advice(
 ) -> None:
     place = (f"--outdir={tmp_path / 'out'}", f"--data={blobs}")
     result = run_script(train, *place, *TINY, "--duration=0.0006", "--lr=1e30", "--cres=1")
-    assert result.code == 1
-    assert "--lr" in result.error
+    refused(result, 1, "--lr")
     assert not list(tmp_path.glob("*/*/network-*"))
-
-
-@pytest.mark.parametrize("flags", [[], ["--nosubdir"]])
-def test_an_outdir_that_is_a_file_is_refused(
-    run_script: Run, blobs: Path, tmp_path: Path, flags: list[str]
-) -> None:
-    (tmp_path / "out").write_text("precious")
-    place = (f"--outdir={tmp_path / 'out'}", f"--data={blobs}")
-    result = run_script(train, *place, *TINY, *flags)
-    assert result.code == 1
-    assert str(tmp_path / "out") in result.error
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["precious"]
-
-
-def test_a_run_is_never_overwritten(
-    run_script: Run, twelve: Path, blobs: Path, contents: Contents
-) -> None:
-    before = contents(twelve)
-    place = (f"--outdir={twelve}", "--nosubdir", f"--data={blobs}")
-    result = run_script(train, *place, *TINY)
-    assert result.code == 2
-    assert "holds a run already" in result.error
-    assert contents(twelve) == before

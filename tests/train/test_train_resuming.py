@@ -28,6 +28,7 @@ from image_runs import (
     stats,
     write_images,
 )
+from running import refused
 
 import train
 from torch_utils.snapshots import read_state, write_state
@@ -106,6 +107,7 @@ def wait_for_reports(folder: Path, count: int, process: subprocess.Popen[str]) -
         time.sleep(0.01)
 
 
+@pytest.mark.hostile
 def test_a_killed_run_can_go_on_as_if_nothing_had_happened(
     run_script: Run, blobs: Path, unbroken: Path, tmp_path: Path
 ) -> None:
@@ -125,6 +127,7 @@ def test_a_killed_run_can_go_on_as_if_nothing_had_happened(
     assert reports[0] == reports[1]
 
 
+@pytest.mark.hostile
 def test_a_signal_to_the_whole_group_saves_and_ends_with_one_line(
     run_script: Run, blobs: Path, unbroken: Path, tmp_path: Path
 ) -> None:
@@ -165,8 +168,7 @@ def test_a_state_without_the_output_gain_of_its_run_is_refused(
     write_state(path, state)
     shutil.copy(twelve / "training_options.json", tmp_path)
     result = run_script(train, f"--resume={path}")
-    assert result.code == 1
-    assert lost in result.error
+    refused(result, 1, lost)
 
 
 @pytest.mark.parametrize(
