@@ -81,15 +81,22 @@ class Harness:
         self._process.wait()
         self._stdout.close()
 
-    def run(self, reader: str, mutants: int, seed: int = 0) -> Report:
+    def run(self, reader: str, mutants: int, seed: int = 0, every: int = 1) -> Report:
         """Runs the hostile files of a reader, and so many mutants of its valid ones.
+
+        Args:
+            reader: Name of the reader.
+            mutants: How many.
+            seed: Seed of the mutants.
+            every: Takes every so many of these cases; 1: all.
 
         Raises:
             RuntimeError: It does not read its valid files, or there is an error in this code.
         """
         report, start = Report(reader), time.monotonic()
         folder = self._folder / reader.replace(" ", "-")
-        job = {"reader": reader, "seed": seed, "mutants": mutants, "folder": str(folder)}
+        job = {"reader": reader, "seed": seed, "mutants": mutants, "every": every}
+        job["folder"] = str(folder)
         job["keep"] = str(self._keep) if self._keep else None
         cases = 1
         while report.cases < cases:

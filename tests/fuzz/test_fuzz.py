@@ -8,6 +8,8 @@ from fuzz.harness import Harness
 from fuzz.readers import READERS
 
 SOME, MANY = 60, 2000
+EVERY = 16
+"""One in so many cases is run by ``make test``."""
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +19,14 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
 
 
 @pytest.mark.parametrize("reader", READERS)
+def test_a_sample_of_hostile_files_and_mutants(harness: Harness, reader: str) -> None:
+    report = harness.run(reader, SOME, every=EVERY)
+    assert report.violations == {}
+    assert report.cases >= SOME // EVERY
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize("reader", READERS)
 def test_hostile_files_and_some_mutants(harness: Harness, reader: str) -> None:
     report = harness.run(reader, SOME)
     assert report.violations == {}
@@ -25,6 +35,7 @@ def test_hostile_files_and_some_mutants(harness: Harness, reader: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.hostile
 @pytest.mark.parametrize("reader", READERS)
 def test_many_mutants(harness: Harness, reader: str) -> None:
     report = harness.run(reader, MANY, seed=1)

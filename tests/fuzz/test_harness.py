@@ -22,6 +22,8 @@ from fuzz.mutations import BYTE_MUTATIONS, Mutate, mutate_bytes
 from fuzz.pickles import mutate_pickle
 from fuzz.readers import READERS
 
+pytestmark = pytest.mark.hostile
+
 
 @pytest.fixture(scope="module")
 def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:

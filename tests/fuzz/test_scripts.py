@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from image_models import save_image_model
+from running import refused
 
 import dataset_tool
 import fid
@@ -91,7 +92,12 @@ CASES: tuple[tuple[str, str, Callable[[Path, Path], tuple[Any, ...]]], ...] = (
 
 
 @pytest.mark.parametrize(
-    ("reader", "case", "call"), CASES, ids=[f"{reader}: {case}" for reader, case, _ in CASES]
+    ("reader", "case", "call"),
+    [
+        pytest.param(*case, marks=[pytest.mark.hostile] if index % 4 else [])
+        for index, case in enumerate(CASES)
+    ],
+    ids=[f"{reader}: {case}" for reader, case, _ in CASES],
 )
 def test_a_hostile_file_is_one_line_and_makes_nothing(
     run_script: Callable[..., Any],
@@ -109,9 +115,8 @@ def test_a_hostile_file_is_one_line_and_makes_nothing(
     script, *arguments = call(file, out)
     before = sorted(os.listdir(given))
     result = run_script(script, *arguments)
-    assert result.code in (1, 2)
-    assert result.code == 1 or reader == "training options"
+    refused(result, result.code)
+    assert result.code == (2 if reader == "training options" else 1)
     assert str(given) in result.error or "--" in result.error
-    assert "Traceback" not in result.err
     assert list(out.iterdir()) == list(here.iterdir()) == []
     assert sorted(os.listdir(given)) == before

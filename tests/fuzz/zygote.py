@@ -2,7 +2,7 @@
 
 So the libraries are imported once, and a reader that crashes or hangs takes down its own process.
 Reads jobs from stdin, one JSON object a line: ``reader``, ``seed``, ``first`` (number of a case),
-``mutants`` (how many), ``folder`` and ``keep``. Writes to stdout, in one line each: ``{"cases":
+``mutants`` (how many), ``every`` (every so many cases are run), ``folder`` and ``keep``. Writes to stdout, in one line each: ``{"cases":
 number}`` once the reader has read its valid files; what ``Trial.run`` gives for each case; and
 ``{"ended": status}`` at the end of a job. ``{"failed": why}`` tells of an error in this code, or of
 a reader that does not read its valid files.
@@ -42,10 +42,10 @@ def run(readers: dict[str, Reader], job: dict[str, Any]) -> Iterator[dict[str, A
             raise ValueError(f"no such reader: {job['reader']}")
         reader = readers[job["reader"]]
         trial = Trial(reader, job["seed"], Path(job["folder"]))
-        cases = len(reader.hostile) + job["mutants"]
-        yield {"cases": cases}
+        cases = range(0, len(reader.hostile) + job["mutants"], job["every"])
+        yield {"cases": len(cases)}
         keep = Path(job["keep"]) if job["keep"] else None
-        for index in range(job["first"], cases):
+        for index in cases[job["first"] :]:
             yield trial.run(index, keep)
     except BaseException:
         yield {"failed": traceback.format_exc()}

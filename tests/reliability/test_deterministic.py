@@ -1,12 +1,13 @@
 """The same seed gives the same bytes, on one machine with as many threads."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from running import torch_settings_put_back
 
 import toy_train
 import train
@@ -16,16 +17,13 @@ from training.learning.trainer import Trainer
 Run = Callable[..., Any]
 
 
-@pytest.fixture(autouse=True)
-def reset() -> Iterator[None]:
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.backends.cudnn.deterministic = False
-
-
 @pytest.mark.parametrize(
     ("script", "flags"),
-    [(toy_train, []), (toy_train, ["--deterministic"]), (train, ["--deterministic"])],
+    [
+        (toy_train, []),
+        (toy_train, ["--deterministic"]),
+        pytest.param(train, ["--deterministic"], marks=pytest.mark.hostile),
+    ],
 )
 def test_a_seed_gives_the_same_bytes_twice(
     run_script: Run, tmp_path: Path, script: ModuleType, flags: list[str]
@@ -66,7 +64,8 @@ def test_pytorch_is_told_and_resumed_runs_remember(
     place = (f"--outdir={tmp_path / 'run'}", "--nosubdir")
     assert run_script(toy_train, *place, *TOY_TRAINING, *flags).code == 0
     (tmp_path / "run" / "training-state-000006.pt").unlink()
-    torch.use_deterministic_algorithms(not flags)
-    assert run_script(toy_train, f"--resume={tmp_path / 'run'}").code == 0
+    with torch_settings_put_back():
+        torch.use_deterministic_algorithms(not flags)
+        assert run_script(toy_train, f"--resume={tmp_path / 'run'}").code == 0
     assert set(seen) == {bool(flags)}
     assert len(seen) > 12

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-import toy_pfODE_int
 import toy_train
 from reliability.jobs import TOY_TRAINING
 from reliability.whole import differences
@@ -62,18 +61,6 @@ def test_training_keeps_its_last_good_state_and_goes_on_when_there_is_space(
     assert differences(results(unbroken), results(folder)) == []
 
 
-def test_a_simulation_leaves_nothing(
-    run_script: Run, unbroken: Path, full_disk: FullDisk, tmp_path: Path
-) -> None:
-    network = unbroken / "network-snapshot-000006.pkl"
-    place = tmp_path / "results"
-    with full_disk(5000):
-        result = run_script(toy_pfODE_int, "net", f"--network={network}", f"--save_dir={place}")
-    assert result.code == 1
-    assert result.error
-    assert list(place.rglob("*")) == []
-
-
 TMPFS = ("unshare", "--map-root-user", "--mount", "sh", "-c")
 MOUNT = "mount -t tmpfs -o size={size} none {place} && "
 
@@ -85,6 +72,7 @@ def can_mount(place: Path) -> bool:
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
+@pytest.mark.hostile
 def test_a_disk_that_is_really_full_ends_training_with_one_line(tmp_path: Path) -> None:
     """A state takes 1.4 MB, a network 0.35: there is room for one of each, and no second state."""
     if not can_mount(tmp_path):

@@ -43,6 +43,7 @@ def test_a_few_kills_of_a_data_set(runner: Runner, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.hostile
 @pytest.mark.parametrize("number", range(JOBS))
 def test_many_kills(number: int, runner: Runner, jobs: list[Job], tmp_path: Path) -> None:
     assert len(jobs) == JOBS
@@ -75,6 +76,7 @@ def test_a_broken_file_is_seen(tmp_path: Path, name: str, content: bytes) -> Non
     assert broken_files(tmp_path, names) == []
 
 
+@pytest.mark.hostile
 def test_a_run_that_ends_elsewhere_than_the_unbroken_one_is_seen(
     runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,16 +55,19 @@ def check(script: str, tmp_path: Path, steps: list[int], *options: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.hostile
 def test_a_rank_that_dies_ends_in_the_unbroken_result(tmp_path: Path) -> None:
     check("toy_train", tmp_path, [7], *TOY_TRAINING)
 
 
 @pytest.mark.slow
+@pytest.mark.hostile
 def test_a_rank_that_dies_before_the_first_state_starts_anew_in_its_folder(tmp_path: Path) -> None:
     check("toy_train", tmp_path, [0, 1], *TOY_TRAINING)
 
 
 @pytest.mark.slow
+@pytest.mark.hostile
 def test_training_on_images_survives_a_rank_too(tmp_path: Path) -> None:
     write_images(tmp_path / "set.zip")
     data = f"--data={tmp_path / 'set.zip'}"

@@ -45,7 +45,7 @@ def results(folder: Path) -> dict[str, Path]:
     return {path.name: path for path in folder.glob("[nt]*-*-*.p*")}
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.hostile)])
 def test_a_worker_that_dies_is_started_again_and_nothing_is_lost(
     run_script: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
