@@ -20,6 +20,7 @@ import dataset_tool
 import fid
 import gen_fid_samples
 import import_network
+import info
 import pfODE_int
 import toy_mesh_exps
 import toy_pfODE_int
@@ -41,7 +42,7 @@ class Command:
         name: What a user types, without the ``.py``.
         script: The script.
         given: Its arguments, without the place of its results.
-        place: The option for that place.
+        place: The option for that place; empty if it only prints.
         file: Name of the result, if the place is a file.
         needed: Options that it cannot do without, beside those that click knows as required.
         tolerance: How far two ranks may be from one, relative to the largest number.
@@ -76,9 +77,10 @@ class Command:
         """Whether a result of before is in the way of a new one."""
         return path.is_file() and not path.name.endswith(self.added_to)
 
-    def at(self, folder: Path) -> str:
-        """The argument for results in a folder."""
-        return f"{self.place}={folder / self.file if self.file else folder}"
+    def at(self, folder: Path) -> list[str]:
+        """The argument for results in a folder, if it has results."""
+        path = folder / self.file if self.file else folder
+        return [f"{self.place}={path}"] if self.place else []
 
     def run(self, *arguments: object, ranks: dict[str, str] = ALONE) -> Result:
         """Runs it in this process, with a linear detector in the place of the Inception."""
@@ -156,7 +158,8 @@ class Shelf:
         command = COMMANDS[name]
 
         def make(folder: Path) -> None:
-            result = command.run(*command.given(self), command.at(folder))
+            folder.mkdir()
+            result = command.run(*command.given(self), *command.at(folder))
             assert (result.code, result.err) == (0, ""), result
             self._made[f"result of {name}"] = result
 
@@ -312,6 +315,7 @@ ALL = (
         file="network.pkl",
         tolerance=0,
     ),
+    Command("info", info, lambda shelf: [str(shelf.toy), str(shelf.images)], place=""),
     Command(
         "visualize",
         visualize,

@@ -2,10 +2,10 @@
 
 So the libraries are imported once, and a reader that crashes or hangs takes down its own process.
 Reads jobs from stdin, one JSON object a line: ``reader``, ``seed``, ``first`` (number of a case),
-``mutants`` (how many), ``every`` (every so many cases are run), ``folder`` and ``keep``. Writes to stdout, in one line each: ``{"cases":
-number}`` once the reader has read its valid files; what ``Trial.run`` gives for each case; and
-``{"ended": status}`` at the end of a job. ``{"failed": why}`` tells of an error in this code, or of
-a reader that does not read its valid files.
+``mutants`` (how many), ``every`` (every so many cases are run), ``folder`` and ``keep``. Writes to
+stdout, in one line each: ``{"cases": number}`` once the reader has read its valid files; what
+``Trial.run`` gives for each case; and ``{"ended": status}`` at the end of a job. ``{"failed":
+why}`` tells of an error in this code, or of a reader that does not read its valid files.
 """
 
 import json
