@@ -87,7 +87,7 @@ class Command:
         words = self.name.split()[1:]
         with (
             mock.patch.object(fid, "InceptionDetector", LinearDetector),
-            mock.patch.object(toy_train, "CALIBRATION_POINTS", 200),
+            mock.patch("training.learning.toys.CALIBRATION_POINTS", 200),
         ):
             return run_script(self.script, *words, *arguments, ranks=ranks)
 
