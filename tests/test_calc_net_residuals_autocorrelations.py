@@ -105,7 +105,7 @@ def test_toys_files_have_the_promised_names_and_contents(run: Run) -> None:
     folder = run("toy", "--h=0.5")
     assert sorted(os.listdir(folder)) == [TOY_FILE.replace("npz", "json"), TOY_FILE]
     arrays = load_arrays(folder / TOY_FILE)
-    assert set(arrays) == {*TOY_KEYS, *ABOUT}
+    assert set(arrays) == {*TOY_KEYS, *ABOUT, "format"}
     for name in TOY_KEYS:
         assert arrays[name].shape == (STEPS, COUNT, 2)
         assert arrays[name].dtype == np.float32
@@ -154,6 +154,7 @@ def test_without_exact_there_are_no_exact_residuals(run_script: Run, run: Run) -
     assert "exact_residuals" not in arrays
     results = correlate(run_script, "calctoys", folder / TOY_FILE)
     assert set(load_arrays(results / "circles_PRP_toy_autocorrelations.npz")) == {
+        "format",
         "net_outputs_acs",
         "net_residuals_acs",
         "times",
@@ -195,7 +196,7 @@ def test_images_have_a_file_a_time_with_the_promised_contents(run: Run) -> None:
     expected = [f"{stem}_time{index}.npz" for index in range(STEPS)]
     assert sorted(os.listdir(folder)) == [f"{stem}.json", *expected]
     for index, arrays in enumerate(image_times(folder)):
-        assert set(arrays) == {*IMAGE_KEYS, *ABOUT, "time"}
+        assert set(arrays) == {*IMAGE_KEYS, *ABOUT, "time", "format"}
         assert arrays["time"] == arrays["times"][index]
         for name in IMAGE_KEYS:
             assert (arrays[name].shape, arrays[name].dtype) == ((COUNT, 64), np.float32)

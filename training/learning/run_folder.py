@@ -114,10 +114,12 @@ class RunFolder:
         Returns:
             The length it had, or None if that is the same.
         """
+        if duration is None:
+            return None
         record = load_json(self.path / OPTIONS_NAME)
         options = record.get("options", {})
         before = options.get("duration")
-        if duration is None or before is None or duration == before:
+        if before is None or duration == before:
             return None
         distributed.barrier()  # until all ranks have read
         if distributed.is_main():

@@ -65,6 +65,7 @@ def arrays(
 def test_results_have_the_promised_arrays(arrays: dict[str, np.ndarray]) -> None:
     sizes = {"S": 9, "N": 6, "D": 3}
     shapes = {name: tuple(sizes[axis] for axis in axes) for name, axes in KEYS.items()}
+    assert str(arrays.pop("format")) == "inflationary-flows trajectory 1"
     assert {name: array.shape for name, array in arrays.items()} == shapes
     assert all(array.dtype == np.float64 for array in arrays.values())
 
@@ -106,7 +107,7 @@ def test_a_file_has_what_a_simulation_in_memory_has(
         streamed = getattr(simulator, simulate)(*start, **file).trajectory
         assert torch.equal(streamed.states, kept.states[[0, -1]])
         arrays = load_arrays(path)
-        assert set(arrays) == {*KEYS, "labels"}
+        assert set(arrays) == {*KEYS, "labels", "format"}
         np.testing.assert_array_equal(arrays["times"], kept.times)
         np.testing.assert_array_equal(arrays["labels"], labels, strict=True)
         for index, state in enumerate(zip(kept.times, kept.states, kept.updates, strict=True)):

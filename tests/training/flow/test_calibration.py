@@ -1,16 +1,16 @@
 """Second-moment calibration: what it finds, what it mends, what it does not depend on."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
-from bumps import Bumps
-from rank_pool import RankPool
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from dnnlib.errors import UsageError
 from torch_utils import distributed
-from torch_utils.distributed import process_group
+from training.data.toys import Toy
 from training.flow.calibration import METHODS, PRIOR_STD, Calibration, fit_calibration
 from training.flow.denoisers import MixtureDenoiser, NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
@@ -20,18 +20,17 @@ from training.flow.solvers import SOLVERS
 
 BIAS = 0.15
 END = 5.0
-DOUBLE = torch.float64
 
 
 def biased(
     slope: float = BIAS, curve: float = 0.0, variance: Tensor | None = None, scale: float = 1.0
 ) -> NetworkDenoiser:
-    """The exact denoiser of a mixture in 3-D, two dimensions kept, its F spoiled.
+    """The exact denoiser of the S curve (3-D, two dimensions kept), its F spoiled.
 
     F is what the exact denoiser asks of the network, plus ``slope z`` and ``curve z^3``, the sum
     times ``scale``; its coefficients count on the data's own variance, or on another one.
     """
-    toy = Bumps(3)
+    toy = Toy("s_curve")
     basis = EigenBasis.from_moments(*toy.moments())
     schedule = InflationSchedule.to_dimension(2, 3, top_variance=basis.top_variance)
     exact = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
@@ -49,7 +48,8 @@ def biased(
 
 
 def toy_points(denoiser: NetworkDenoiser, count: int = 500, seed: int = 0) -> Tensor:
-    return denoiser.basis.to_eigen(Bumps(3).sample(count, torch.Generator().manual_seed(seed)))
+    points = Toy("s_curve").sample(count, torch.Generator().manual_seed(seed))
+    return denoiser.basis.to_eigen(points)
 
 
 def nodes(count: int) -> Tensor:
@@ -66,7 +66,10 @@ def melted_ratio(denoiser: NetworkDenoiser, points: Tensor, steps: int = 32) -> 
     )
     end = flow.simulate(start, times, SOLVERS["rk4"]).end
     growth = end.square().mean(0) / start.square().mean(0)
-    return growth / (flow.latent_law(times[-1]).variance / flow.latent_law(times[0]).variance)
+    return growth / (flow.latent_variance(times[-1]) / flow.latent_variance(times[0]))
+
+
+DOUBLE = torch.float64
 
 
 @pytest.fixture
@@ -96,8 +99,9 @@ def test_a_calibration_scales_the_output_and_subtracts_a_part_of_the_input(
 TIMES, VALUES = torch.arange(3, dtype=DOUBLE), torch.zeros(3, 2, dtype=DOUBLE)
 
 
-def test_what_is_no_calibration_is_refused() -> None:
-    for given in (
+@pytest.mark.parametrize(
+    ("times", "gains", "slopes"),
+    [
         (TIMES[:1], VALUES[:1], VALUES[:1]),
         (TIMES, VALUES[:2], VALUES[:2]),
         (TIMES, VALUES, VALUES[:2]),
@@ -107,9 +111,14 @@ def test_what_is_no_calibration_is_refused() -> None:
         (TIMES, VALUES, VALUES.float()),
         (TIMES, VALUES.log(), VALUES),
         (TIMES, VALUES, VALUES / 0),
-    ):
-        with pytest.raises(ValueError, match=r"calibration|nodes"):
-            Calibration(*given)
+    ],
+)
+def test_what_is_no_calibration_is_refused(times: Tensor, gains: Tensor, slopes: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"calibration|nodes"):
+        Calibration(times, gains, slopes)
+
+
+def test_an_unknown_method_is_a_usage_error() -> None:
     denoiser = biased()
     with pytest.raises(UsageError, match="gain, marginal, path"):
         fit_calibration(denoiser, toy_points(denoiser, 9), nodes(3), 0, method="melt")
@@ -119,18 +128,15 @@ SLOPE_METHODS = ("marginal", "path")
 
 
 @pytest.mark.parametrize("method", SLOPE_METHODS)
-def test_the_slope_that_a_perfect_network_was_spoiled_with_is_found(method: str) -> None:
-    other = 2 * biased().basis.eigenvalues + 0.1
-    # The last has coefficients for another variance than the data's, which is no bias.
-    for bias, variance in ((0.0, None), (BIAS, None), (BIAS, other)):
-        denoiser = biased(bias, variance=variance)
-        found = fit_calibration(denoiser, toy_points(denoiser, 5000), nodes(5), 0, method)
-        # The gain applies to the bias too. The rest of F is below one in size and uncorrelated
-        # with z: 4 standard errors of the mean.
-        expected = bias * found.gains
-        atol = 0.06 if variance is None else 0.1
-        if variance is None or method == "path":
-            torch.testing.assert_close(found.slopes, expected, rtol=0, atol=atol)
+@pytest.mark.parametrize("bias", [0.0, BIAS])
+def test_the_slope_that_a_perfect_network_was_spoiled_with_is_found(
+    method: str, bias: float
+) -> None:
+    denoiser = biased(bias)
+    found = fit_calibration(denoiser, toy_points(denoiser, 5000), nodes(5), 0, method)
+    # The gain applies to the bias too. The rest of F is below one in size and uncorrelated with z:
+    # 3.5 standard errors of the mean.
+    torch.testing.assert_close(found.slopes, bias * found.gains, rtol=0, atol=0.05)
 
 
 def output_power(denoiser: NetworkDenoiser, points: Tensor, times: Tensor) -> Tensor:
@@ -144,7 +150,7 @@ def output_power(denoiser: NetworkDenoiser, points: Tensor, times: Tensor) -> Te
     return torch.stack(powers)
 
 
-@pytest.mark.parametrize("scale", [0.6, 1.5])
+@pytest.mark.parametrize("scale", [0.6, 1.0, 1.5])
 def test_the_gain_that_a_perfect_network_lost_is_found(scale: float) -> None:
     denoiser = biased(scale=scale)
     points, times = toy_points(denoiser, 5000), nodes(9)
@@ -207,7 +213,7 @@ def test_a_perfect_network_gets_no_slope(method: str) -> None:
         found = fit_calibration(denoiser, toy_points(denoiser, count, seed), nodes(9), seed, method)
         squares.append(found.slopes.square().mean())
     # Of the mean of F z; z has power 1.
-    assert torch.stack(squares).mean() < 0.2 * (power / count).mean()
+    assert torch.stack(squares).mean() < 0.1 * (power / count).mean()
 
 
 def test_a_fit_of_the_gain_alone_has_no_slopes() -> None:
@@ -219,17 +225,37 @@ def test_a_fit_of_the_gain_alone_has_no_slopes() -> None:
     assert torch.equal(found.gains, other.gains)
 
 
-def test_melted_variances_have_their_closed_form_after_a_path_fit() -> None:
-    denoiser = biased(BIAS, curve=0.03, variance=2 * biased().basis.eigenvalues + 0.1)
+def test_a_variance_that_is_not_the_datas_is_no_bias() -> None:
+    basis = biased().basis
+    denoiser = biased(BIAS, variance=2 * basis.eigenvalues + 0.1)
+    found = fit_calibration(denoiser, toy_points(denoiser, 5000), nodes(5), 0, "path")
+    torch.testing.assert_close(found.slopes, torch.full_like(found.slopes, BIAS), rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("curve", "other_variance"),
+    [(0.0, False), (0.03, False), (0.03, True)],
+    ids=["linear", "cubic", "cubic, another variance"],
+)
+def test_melted_variances_have_their_closed_form_after_a_path_fit(
+    curve: float, other_variance: bool
+) -> None:
+    variance = 2 * biased().basis.eigenvalues + 0.1 if other_variance else None
+    denoiser = biased(BIAS, curve, variance)
     points = toy_points(denoiser)
-    assert (melted_ratio(denoiser, points) - 1).abs().max() > 0.2
+    before = melted_ratio(denoiser, points)
+    assert (before - 1).abs().max() > 0.2
     denoiser.calibration = fit_calibration(denoiser, points, nodes(17), 0, "path")
-    assert (melted_ratio(denoiser, points) - 1).abs().max() < 0.02
+    assert (melted_ratio(denoiser, points) - 1).abs().max() < 0.01
+
+
+def test_held_out_points_melt_as_they_should_too() -> None:
     denoiser = biased(BIAS, curve=0.03)
-    points = toy_points(denoiser, 2000)
-    denoiser.calibration = fit_calibration(denoiser, points, nodes(17), 0, "path")
-    held_out = melted_ratio(denoiser, toy_points(denoiser, 2000, seed=1))
-    torch.testing.assert_close(held_out, torch.ones_like(held_out), rtol=0, atol=0.05)
+    denoiser.calibration = fit_calibration(
+        denoiser, toy_points(denoiser, 2000), nodes(17), 0, "path"
+    )
+    ratio = melted_ratio(denoiser, toy_points(denoiser, 2000, seed=1))
+    torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0, atol=0.05)
 
 
 def test_a_calibrated_denoiser_is_the_network_corrected(ramp: Calibration) -> None:
@@ -263,6 +289,20 @@ def test_a_calibration_moves_with_its_denoiser(ramp: Calibration) -> None:
     denoiser.calibration = ramp
     denoiser.to("meta")
     assert {x.device.type for x in (ramp.times, ramp.gains, ramp.slopes)} == {"meta"}
+
+
+def test_a_calibrated_flow_goes_back_where_it_came_from() -> None:
+    denoiser = biased(curve=0.03)
+    denoiser.calibration = fit_calibration(denoiser, toy_points(denoiser), nodes(17), 0, "path")
+    flow = ProbabilityFlow(denoiser, denoiser.schedule, denoiser.basis)
+    start = toy_points(denoiser, 100, seed=2) * flow.schedule.scale(torch.tensor(0.0).double())
+    errors = []
+    for steps in (10, 20):
+        melt = flow.simulate(start, nodes(steps + 1), SOLVERS["rk4"]).end
+        back = flow.generate(melt, nodes(steps + 1), SOLVERS["rk4"]).end
+        errors.append(float((back - start).square().mean().sqrt()))
+    assert errors[1] < 1e-4
+    assert errors[1] < errors[0] / 4
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -308,23 +348,24 @@ def values(calibration: Calibration) -> Tensor:
     return torch.stack([calibration.gains, calibration.slopes])
 
 
-def fit_share() -> dict[str, Tensor]:
+def fit_share(method: str) -> Tensor:
     denoiser = biased(curve=0.03)
     points = toy_points(denoiser, 501)
     mine = points[distributed.shard(len(points))]
-    return {
-        method: values(fit_calibration(denoiser, mine, nodes(4), 3, method, block=100))
-        for method in METHODS
-    }
+    return values(fit_calibration(denoiser, mine, nodes(4), 3, method, block=100))
 
 
-def fit_share_of_a_rank() -> dict[str, Tensor]:
-    with process_group("cpu"):
-        return fit_share()
+def rank_main(rank: int, folder: Path) -> None:
+    """One of two ranks: joins the other, fits, writes what it got."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
+    torch.save({method: fit_share(method) for method in METHODS}, folder / f"rank{rank}.pt")
+    dist.destroy_process_group()
 
 
-def test_two_ranks_fit_what_one_fits(two_ranks: RankPool) -> None:
-    alone = fit_share()
-    for fitted in two_ranks.call(fit_share_of_a_rank):
+def test_two_ranks_fit_what_one_fits(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(rank_main, (tmp_path,), nprocs=2)
+    for rank in range(2):
+        fitted = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
         for method in METHODS:
-            torch.testing.assert_close(fitted[method], alone[method], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(fitted[method], fit_share(method), rtol=1e-4, atol=1e-5)
