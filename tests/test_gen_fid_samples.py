@@ -367,7 +367,6 @@ def test_recompressed_images_are_whole(make: Run, copy: Path) -> None:
 
 
 DIFFERENCES = [
-    (["--eps=0.25"], "eps is 0.25", "auto"),
     (["--no-calibration"], "calibration is False", "True"),
     (["--solver=rk4"], "solver is rk4", "heun"),
     (["--n_iters=3"], "n_iters is 3", "2"),

@@ -351,7 +351,7 @@ def test_bad_options_end_with_one_line_and_nothing_written(
 def test_a_mesh_of_as_many_points_as_may_be_can_be_read_again(tmp_path: Path) -> None:
     size = os.stat(write_sphere(tmp_path / "a.ply", 1000)).st_size
     per_point = (size - os.stat(write_sphere(tmp_path / "b.ply", 500)).st_size) / 500
-    most, together = MOST_BOUNDARY_POINTS, "r_num * boundary_pts"
+    most, together = MOST_BOUNDARY_POINTS, ("r_num", "boundary_pts")
     assert most * per_point < MAX_MESH_BYTES
     # An alpha shape has the vertices of all smaller ones in its file, 12 bytes each.
     whole = most * (per_point - 12) + 12 * LIMITS[together]

@@ -43,6 +43,7 @@ class Found:
         (parameters,) = folder.glob("*_HD_pfODE_int_sim_params.json")
         self.stem = parameters.name.removesuffix("_HD_pfODE_int_sim_params.json")
         self.parameters = json.loads(parameters.read_text())
+        assert self.parameters.pop("format") == "inflationary-flows simulations 1"
         self.arrays = {
             kind: load_arrays(self.path(kind)) for kind in KINDS if self.path(kind).exists()
         }

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from running import refused
 from toy_simulations import (
     CUBES,
     OTHERS,
@@ -343,20 +344,12 @@ def test_the_last_time_is_steps_times_h_and_the_networks_if_left_out(
     assert found.parameters["end_time"] == pytest.approx(end)
 
 
-@pytest.mark.parametrize("h", [0.4, 0.3, 2.5])
-def test_a_step_size_alone_never_leads_beyond_the_networks_last_time(
-    run_script: Run, networks: dict[str, Path], tmp_path: Path, h: float
+def test_a_step_size_that_does_not_divide_the_last_time_is_refused(
+    run_script: Run, networks: dict[str, Path], tmp_path: Path
 ) -> None:
-    result = run_script(
-        toy_pfODE_int,
-        "net",
-        f"--network={networks['PRP']}",
-        f"--save_dir={tmp_path}",
-        "--total_samples=3",
-        f"--h={h}",
-    )
-    assert (result.code, result.err) == (0, "")
-    assert 7.01 - h < read(tmp_path).parameters["end_time"] <= 7.01
+    place = (f"--network={networks['PRP']}", f"--save_dir={tmp_path}", "--total_samples=3")
+    refused(run_script(toy_pfODE_int, "net", *place, "--h=0.4"), 2, "--h=0.4", "7.01", "--steps=17")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("solver", "calls"), [("euler", 1), ("heun", 2), ("rk4", 4)])

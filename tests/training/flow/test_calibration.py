@@ -66,7 +66,7 @@ def melted_ratio(denoiser: NetworkDenoiser, points: Tensor, steps: int = 32) -> 
     )
     end = flow.simulate(start, times, SOLVERS["rk4"]).end
     growth = end.square().mean(0) / start.square().mean(0)
-    return growth / (flow.latent_variance(times[-1]) / flow.latent_variance(times[0]))
+    return growth / (flow.latent_law(times[-1]).variance / flow.latent_law(times[0]).variance)
 
 
 DOUBLE = torch.float64
