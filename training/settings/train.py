@@ -30,32 +30,13 @@ from training.settings.training import (
     RunOptions,
     TrainingOptions,
 )
-from training.settings.types import COUNT, FILE, NOT_NEGATIVE, POSITIVE, choice
+from training.settings.types import COUNT, FILE, NOT_NEGATIVE, POSITIVE, Multipliers, choice
 
 PRESETS = ("auto", "published")
 FREE_ON_RESUME = ("bench", "cache", "compile", "workers")
 """Further options that a resumed run may change."""
 EARLIER = {"preset": "published", "output_gain": False, "calibration_fit": "gain"}
 """What a run of an earlier version meant by options that it left open, or had not yet."""
-
-
-class Multipliers(click.ParamType[tuple[int, ...]]):
-    """Comma-separated positive integers, such as 2,2,2."""
-
-    name = "2,2,2"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            numbers = tuple(int(part) for part in str(value).split(","))
-        except ValueError:
-            numbers = ()
-        if not numbers or min(numbers) < 1:
-            self.fail(f"'{value}' is not a list of positive integers such as 2,2,2", param, ctx)
-        return numbers
 
 
 @dataclass(frozen=True, kw_only=True)

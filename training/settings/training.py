@@ -17,7 +17,16 @@ from training.learning.resuming import place_to_resume, read_record
 from training.learning.run_folder import Place
 from training.learning.trainer import TrainingConfig
 from training.settings.declared import Declared, option
-from training.settings.types import AMOUNT, COUNT, FILE, POSITIVE, SEED, FiniteFloat, choice
+from training.settings.types import (
+    AMOUNT,
+    COUNT,
+    FILE,
+    POSITIVE,
+    SEED,
+    FiniteFloat,
+    Multipliers,
+    choice,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,8 +308,10 @@ def _as_typed(options: Mapping[str, Any], place: Path) -> dict[str, Any]:
         value = options.get(name)
         if value is None and isinstance(param.get_default(ctx), int | float | str):
             raise DataError(f"{source} has no value of --{name}")
-        if isinstance(value, list | tuple):
+        if isinstance(value, list | tuple) and isinstance(param.type, Multipliers):
             value = ",".join(map(str, value))
+        if not isinstance(value, str | int | float | Path | None):
+            raise DataError(f"{source}: --{name} is no single value, as it is on the command line")
         try:
             typed[name] = param.type_cast_value(ctx, None if value is None else str(value))
         except click.UsageError as error:

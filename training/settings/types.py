@@ -47,3 +47,22 @@ STEPS = Steps()
 
 def choice(names: Iterable[str]) -> click.Choice[str]:
     return click.Choice(list(names))
+
+
+class Multipliers(click.ParamType[tuple[int, ...]]):
+    """Comma-separated positive integers, such as 2,2,2."""
+
+    name = "2,2,2"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            numbers = ()
+        if not numbers or min(numbers) < 1:
+            self.fail(f"'{value}' is not a list of positive integers such as 2,2,2", param, ctx)
+        return numbers
