@@ -81,9 +81,9 @@ def require_new(paths: list[Path], overwrite: bool, option: str = "--save_dir") 
     """Raises UsageError if a result exists already and may not be replaced.
 
     Args:
-        paths: Of the results.
+        paths: The paths of the results.
         overwrite: Whether they may be replaced.
-        option: What to change to get others.
+        option: The option that changes them.
     """
     existing = [path for path in paths if path.exists()]
     if existing and not overwrite:

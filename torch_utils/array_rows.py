@@ -14,7 +14,7 @@ from torch_utils.results import Header, SavedArrays, open_arrays
 
 @contextmanager
 def open_rows(path: Path, name: str) -> Iterator["ArrayRows"]:
-    """An array of an ``.npz``, of which no more than its header has been read.
+    """An array of an ``.npz``; only its header has been read.
 
     Raises:
         DataError: The file is missing or broken, or the array is missing, not one of numbers, or
@@ -28,8 +28,8 @@ class ArrayRows:
     """An open array of at least one axis, read once from its first row to its last.
 
     Attributes:
-        shape: Of the whole array.
-        dtype: Of its numbers, in this machine's byte order.
+        shape: The shape of the whole array.
+        dtype: The type of its numbers, in this machine's byte order.
     """
 
     def __init__(self, path: Path, name: str, saved: SavedArrays, header: Header, file: IO[bytes]):

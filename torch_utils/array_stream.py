@@ -26,8 +26,8 @@ class ArrayStream:
 
     Args:
         path: The file.
-        shapes: Of each array by name.
-        dtype: Of all.
+        shapes: The shape of each array by name.
+        dtype: The type of all of their numbers.
     """
 
     def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any]):
@@ -89,8 +89,8 @@ def stream_arrays(
 
     Args:
         path: The file.
-        shapes: Of the large arrays.
-        dtype: Of the large arrays.
+        shapes: The shapes of the large arrays by name.
+        dtype: The type of their numbers.
         small: Arrays that are there already.
     """
     with atomic_path(path) as temporary:

@@ -2,7 +2,7 @@
 
 A pickle makes an array by calling a handful of functions of NumPy or torch. Functions of the same
 arguments are here; they look at a dtype, a shape and some bytes, and give a read-only array that
-shares those bytes. A tensor is an array too: what is asked of it is its values.
+shares those bytes. A tensor is an array too: only its values are needed.
 
 torch pickles the storage of a tensor as the bytes of a file of its own, in the format of
 ``torch.save`` before version 1.6. It begins with five pickles: a magic number, a version, facts

@@ -92,7 +92,7 @@ class _Mapping(dict[Any, Any], Unfinished):
 
 
 class _Storage:
-    """What stands in for a storage: nothing is asked of it."""
+    """What stands in for a storage: it needs no content."""
 
 
 def _no_items() -> _Mapping:

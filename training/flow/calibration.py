@@ -3,27 +3,27 @@
 A network F is trained on the sum of the squared errors of all dimensions, and one scale of its
 output serves them all. Where some can be predicted and others cannot, as kept and compressed ones
 at middle times, it ends between: too small in the first, too large in the second, right in the
-mean. What corrects it is, in each dimension, a linear regression of the target of F on F itself and
-on its input ``z = c_in x``,
+mean. What corrects it is, in each dimension, a linear regression of the target y of F on F itself
+and on its input ``z = c_in x_tilde``,
 
-    target_i ~ alpha_i(t) F_i - beta_i(t) z_i.
+    y_i ~ alpha_i(t) F_i - beta_i(t) z_i.
 
 The *gain* alpha is fitted to clean data plus noise, the law p_t that F was trained on. Write F' and
-e for what z does not explain, linearly, of F and of the target minus F. Then alpha = 1 + b with
-``b = E[F'e] / E[F'^2]``, estimated from n clean points j, each with a few noises, with the variance
+y' for what z does not explain, linearly, of F and of y - F. Then alpha = 1 + b with
+``b = E[F'y'] / E[F'^2]``. From n clean points j, each with a few noises, b has the variance
 
-    V = sum_j (mean of F'e over the noises of j)^2 / (n E[F'^2])^2.
+    V = sum_j (mean of F'y' over the noises of j)^2 / (n E[F'^2])^2.
 
 It is large where F hardly varies, and where a few points decide, as for pixels that are seldom
 anything but black. A normal prior of mean 1 and std s, ``PRIOR_STD``, makes of the estimate
 ``1 + b / (1 + V / s^2)``; where F' is that of a single point, this is within s/2 of 1.
 
-The *slope* beta decides the variances of a melt. Along the probability-flow ODE an unscaled state
-obeys ``dx_i/dt = (r_i/2) (x_i - D_i)`` with ``r_i = d log gamma_i / dt``, hence
+The *slope* beta decides the variances of a melt. Along the probability-flow ODE the unscaled state,
+written x here, obeys ``dx_i/dt = (r_i/2) (x_i - D_i)`` with ``r_i = d log gamma_i / dt``, hence
 
     d E[x_i^2] / dt = r_i E[x_i (x_i - D_i)].
 
-Let ``c_i = xi_i / (xi_i + gamma_i)`` be the best linear denoiser. If ``E[(D_i - c_i x_i) x_i] = 0``
+Let ``f_i = xi_i / (xi_i + gamma_i)`` be the best linear denoiser. If ``E[(D_i - f_i x_i) x_i] = 0``
 at all times, the right side is ``r_i gamma_i E[x_i^2] / (xi_i + gamma_i)``, so that ``E[x_i^2]``
 stays in proportion to ``xi_i + gamma_i(t)``, the closed form. The optimal denoiser has this
 property (regression leaves a rest that is uncorrelated with its input); a trained network has it
@@ -49,10 +49,10 @@ four. A gain scales what the network knows, so that its scatter does little; it 
 Means over which points? ``marginal`` takes those of p_t. ``path`` takes the states at which the
 calibrated flow itself has arrived, starting from p at the first time: errors of the law that the
 flow makes earlier count, and the variances of a melt come out right by construction. It goes from
-node to node by Heun's method for ``y_i = x_i / sqrt(xi_i + gamma_i)``, in which the linear part of
-the ODE is gone:
+node to node by Heun's method for ``x_hat_i = x_i / sqrt(xi_i + gamma_i)``, in which the linear part
+of the ODE is gone:
 
-    dy_i/dt = (r_i/2) (c_i x_i - D_i) / sqrt(xi_i + gamma_i),
+    dx_hat_i/dt = (r_i/2) (f_i x_i - D_i) / sqrt(xi_i + gamma_i),
 
 with beta fitted anew to the states of each of the two stages. ``gain`` fits no slope.
 """
@@ -158,10 +158,11 @@ def fit_calibration(
     """Fits gains and slopes at the given times, to the points of all ranks together.
 
     Args:
-        denoiser: With the coefficients of ``ifs``; its own calibration is not looked at.
+        denoiser: The denoiser to calibrate, with the coefficients of ``ifs``; its own calibration
+            is not used.
         points: Clean ``[n, D]`` in eigenspace: this rank's share, as ``distributed.shard`` cuts it.
         times: Increasing ``[K]``; the path starts at the first.
-        seed: Of the noise.
+        seed: Seed of the noise.
         method: A name in ``METHODS``: which slopes to fit with the gains, or none.
         block: Points of one network call.
         conditions: Such as ``labels [n, L]``.
@@ -273,19 +274,19 @@ class _Fit:
         return noise[distributed.shard(self._total)].to(self._clean.device)
 
     def _noisy(self, t: Tensor, noise: Tensor) -> Tensor:
-        """States ``y [n, D]`` under the law of the data with noise."""
+        """States ``x_hat [n, D]`` under the law of the data with noise."""
         gamma = self._denoiser.schedule.noise_variance(t)
         return (self._clean + gamma.sqrt() * noise) / self._spread(t)
 
     def _spread(self, t: Tensor) -> Tensor:
-        """``sqrt(xi + gamma) [D]``: what the states are at t, if all is well."""
+        """``sqrt(xi + gamma) [D]``: the standard deviations of the unscaled states at t."""
         basis, schedule = self._denoiser.basis, self._denoiser.schedule
         return (basis.eigenvalues + schedule.noise_variance(t)).sqrt()
 
     def _evaluate(self, states: Tensor, t: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
-        """``beta [D]`` of states ``y [n, D]``, and with it their ``dy/dt [n, D]``.
+        """``beta [D]`` of states ``x_hat [n, D]``, and with it their ``dx_hat/dt [n, D]``.
 
-        ``D - c x`` is ``c_out (alpha F - (beta + tau) z)``, and ``beta + tau`` the slope of
+        ``D - f x`` is ``c_out (alpha F - (beta + tau) z)``, and ``beta + tau`` the slope of
         ``alpha F`` on z.
         """
         data, counted_on = self._denoiser.basis.eigenvalues, self._denoiser.data_variance

@@ -43,8 +43,8 @@ class BlockwiseDenoiser:
     and memory does not grow with the batch.
 
     Args:
-        denoiser: What is called.
-        rows: Of one call.
+        denoiser: The denoiser to call.
+        rows: The number of rows of one call.
     """
 
     def __init__(self, denoiser: Call, rows: int):
@@ -76,7 +76,7 @@ class RecomputedDenoiser:
     Blocks of rows that are made of it need the memory of one call, with gradients as without.
 
     Args:
-        denoiser: What is called; without randomness, and so in evaluation mode.
+        denoiser: The denoiser to call; without randomness, and so in evaluation mode.
     """
 
     def __init__(self, denoiser: Call):
@@ -94,7 +94,7 @@ class CountedVelocity:
     """A velocity whose calls are counted and, on request, repeated for gradients.
 
     Args:
-        velocity: What is called.
+        velocity: The velocity to call.
         repeats: Whether to repeat calls on the way back instead of storing what they computed.
 
     Attributes:

@@ -55,7 +55,7 @@ class NetworkDenoiser(nn.Module):
     Attributes:
         precision: A name in ``PRECISIONS``: what the network computes in. All around it, the
             coefficients and the loss, stays in single precision or better.
-        calibration: What ``forward`` makes of the network's output, or None.
+        calibration: The correction of the network's output in ``forward``, or None.
     """
 
     data_variance: Tensor
@@ -89,7 +89,7 @@ class NetworkDenoiser(nn.Module):
         Args:
             x: Noisy points in eigenspace.
             t: Times, ``[]`` or ``[B]``.
-            conditions: What else the network takes, such as ``labels [B, L]``.
+            conditions: Further inputs of the network, such as ``labels [B, L]``.
         """
         c = self.coefficients(t)
         z = c.c_in * x

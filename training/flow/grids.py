@@ -63,10 +63,10 @@ def fit_equal_error_grid(
     """The grid on which a solver makes equal errors.
 
     Args:
-        flow: On its device.
+        flow: The flow, on its device.
         latents: Scaled eigenspace ``[n, D]`` at the last time.
-        times: Increasing; the first and the last count.
-        solver: Of fixed steps.
+        times: Increasing times, of which the first and the last count.
+        solver: A solver with fixed steps.
 
     Raises:
         DataError: The errors are not finite.
@@ -118,10 +118,10 @@ def choose_steps(
     """The least number of steps for an accuracy, of generation and of the melt back.
 
     Args:
-        flow: On its device.
+        flow: The flow, on its device.
         latents: Scaled eigenspace ``[n, D]`` at the last time of the grid.
-        grid: Times by number of steps.
-        solver: Of fixed steps.
+        grid: The times of so many steps.
+        solver: A solver with fixed steps.
         tolerance: Root mean square error at the end, in the scaled variable.
 
     Raises:

@@ -47,7 +47,7 @@ class Trace:
         kind: ``exact``: D vector-Jacobian products a call; ``hutchinson``: as many as there are
             probes, with an error; ``auto``: exact in up to ``LARGEST_EXACT`` dimensions.
         probes: Random directions of each point.
-        seed: Of the directions, which are a function of it and of the number of the point.
+        seed: Seed of the directions, which are a function of it and of the number of the point.
 
     Raises:
         UsageError: An unknown kind, or no probes.
@@ -72,7 +72,7 @@ class Trace:
         count = rows.stop - rows.start
         if self.is_exact(dim):
             return torch.eye(dim, dtype=torch.float64)[:, None].expand(-1, count, -1)
-        # Integers come one after the other, so that those of a point do not hang on their number.
+        # Integers are drawn one after the other: those of a point do not depend on how many follow.
         bits = torch.randint(
             2,
             (rows.stop, self.probes, dim),
@@ -87,12 +87,13 @@ class DivergenceIntegral:
     """The integral of the divergence along the trajectories of one simulation.
 
     Args:
-        solver: Of the simulation.
-        directions: ``[K, N, D]``, of its points.
+        solver: The solver of the simulation.
+        directions: The directions of its points, ``[K, N, D]``.
 
     Attributes:
-        solver: To be simulated with: the given one, which now takes the integral along. It is one
-            more coordinate, in nats per dimension, that an adaptive solver controls as any other.
+        solver: The given solver, which now takes the integral along: simulate with this one. The
+            integral is one more coordinate, in nats per dimension, that an adaptive solver controls
+            as any other.
         products_per_call: Vector-Jacobian products that a call of the velocity takes, K.
         value: The integral ``[N]`` in nats, once the simulation has ended.
     """
@@ -142,18 +143,18 @@ def bits_per_dim(log_prob: Tensor, dim: int, levels_per_unit: float) -> Tensor:
     Args:
         log_prob: ``[N]``, nats, over data in their own unit.
         dim: D.
-        levels_per_unit: How many levels that unit has.
+        levels_per_unit: The number of levels in that unit.
     """
     return (log(levels_per_unit) - log_prob / dim) / log(2)
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """What a simulation is to tell of densities.
+    """The densities to compute along a simulation.
 
     Attributes:
-        trace: How traces are taken.
-        levels_per_unit: Of images: how many gray levels the unit of the data has.
+        trace: The way to take traces.
+        levels_per_unit: The number of gray levels in the unit of images; None for other data.
     """
 
     trace: Trace

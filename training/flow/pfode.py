@@ -5,14 +5,14 @@ al. 2021, equation 13, for general noise),
 
     dx_i/dt = (d log s/dt + r_i/2) x_i - (r_i/2) s D_i(x/s, t),     r_i = d log gamma_i / dt.
 
-The best linear denoiser is ``c_i x_tilde_i`` with ``c_i = xi_i / (xi_i + gamma_i)``. Under it alone
+The best linear denoiser is ``f_i x_tilde_i`` with ``f_i = xi_i / (xi_i + gamma_i)``. Under it alone
 ``x_tilde_i`` grows as ``sqrt(xi_i + gamma_i)``; so for the *standardized* variable
 
-    z_i = x_tilde_i / sqrt(xi_i + gamma_i),      dz_i/dt = (r_i/2) (c_i x_tilde_i - D_i)
-                                                           / sqrt(xi_i + gamma_i),
+    x_hat_i = x_tilde_i / sqrt(xi_i + gamma_i),
+    dx_hat_i/dt = (r_i/2) (f_i x_tilde_i - D_i) / sqrt(xi_i + gamma_i),
 
 the linear part is gone, and what is left to integrate vanishes for Gaussian data. With a network F,
-``D = c_skip x_tilde + c_out F(z)``, it is ``dz_i = -F_i dtheta_i``: a turn by the angles
+``D = c_skip x_tilde + c_out F(x_hat)``, it is ``dx_hat_i = -F_i dtheta_i``: a turn by the angles
 ``theta_i = arctan sqrt(gamma_i / xi_i)``.
 
 States are carried in float64; the denoiser decides its own precision.
@@ -116,7 +116,7 @@ class ProbabilityFlow:
             count: The number of points.
             generator: The source of random numbers, on the CPU; None for torch's own.
             times: Increasing ``[steps + 1]``.
-            solver: How to integrate, or its name.
+            solver: The solver, or its name.
         """
         times = self.times() if times is None else times
         return self.decode(self.latent_law(times[-1]).sample(count, generator), times, solver)
@@ -148,11 +148,11 @@ class ProbabilityFlow:
         Its denoiser must be differentiable, and in evaluation mode if it is a network.
 
         Args:
-            points: Where the density is asked for.
+            points: The points to evaluate the density at.
             times: Increasing; the density is that of the first, the latents are those of the last.
-            solver: How to integrate, or its name.
+            solver: The solver, or its name.
             latent_log_density: ``p_T``; None for the Gaussian of the closed-form variances.
-            trace: How traces of Jacobians are taken; None for ``Trace()``.
+            trace: The way to take traces of Jacobians; None for ``Trace()``.
             first_row: The number of the first point, where the points are a share of more.
 
         Raises:
@@ -224,10 +224,10 @@ class ProbabilityFlow:
         linear = self.schedule.log_scale_rate(t)[..., None] + half_rate
         return linear * x - half_rate * scale * self.denoiser(x / scale, t)
 
-    def standardized_velocity(self, z: Tensor, t: Tensor) -> Tensor:
-        """``dz/dt [N, D]`` of standardized states ``z [N, D]`` at times ``[]`` or ``[N]``."""
+    def standardized_velocity(self, x_hat: Tensor, t: Tensor) -> Tensor:
+        """``dx_hat/dt [N, D]`` of standardized states ``[N, D]`` at times ``[]`` or ``[N]``."""
         std = self.noisy_std(t)
-        x_tilde = std * z
+        x_tilde = std * x_hat
         linear = self.basis.eigenvalues / std.square() * x_tilde
         half_rate = self.schedule.log_noise_rate(t) / 2
         return half_rate / std * (linear - self.denoiser(x_tilde, t))
@@ -259,7 +259,7 @@ class ProbabilityFlow:
         Args:
             x: Scaled eigenspace states ``[N, D]`` at ``times[0]``.
             times: ``[steps + 1]``, monotone. An adaptive solver takes those of saved states only.
-            solver: How to integrate, or its name.
+            solver: The solver, or its name.
             save_every: Steps between saved states; the first and last are always saved, and are
                 the only ones if this is None.
             on_step: Called for each step, for a progress bar.
@@ -298,8 +298,8 @@ class ProbabilityFlow:
         if not solver.standardized:
             yield from solver.method(velocity, x, times)
             return
-        z = x / self.latent_std(times[0])
-        for t, state in zip(times[1:], solver.method(velocity, z, times), strict=True):
+        x_hat = x / self.latent_std(times[0])
+        for t, state in zip(times[1:], solver.method(velocity, x_hat, times), strict=True):
             yield self.latent_std(t) * state
 
     def melt(
@@ -314,8 +314,8 @@ class ProbabilityFlow:
         Args:
             points: On the flow's device.
             times: Increasing ``[steps + 1]``.
-            solver: How to integrate, or its name.
-            options: What else ``simulate`` takes.
+            solver: The solver, or its name.
+            options: Further arguments of ``simulate``.
         """
         self._require_rows("points", points)
         times = self.times() if times is None else times

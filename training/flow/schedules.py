@@ -150,8 +150,8 @@ class InflationSchedule(NoiseSchedule):
         Args:
             dims_to_keep: d, the number of top-variance dimensions that keep inflating.
             data_dim: D.
-            g_type: How the others fare: ``orig`` (``g = -d/(D-d)``, so that the g sum to 0) or
-                ``constant_inflation_gap`` (``g = 1 - inflation_gap``).
+            g_type: The exponents of the others: ``orig``, ``g = -d/(D-d)``, so that the g sum to 0,
+                or ``constant_inflation_gap``, ``g = 1 - inflation_gap``.
             inflation_gap: ``IG``, used by ``constant_inflation_gap`` only.
             g_rescaling: Factor on every g: 1 as published, towards 0 less compression.
             rho: See the class, as for all that follow.

@@ -18,7 +18,7 @@ class Model:
 
     Attributes:
         denoiser: Between the preconditioning coefficients of its schedule.
-        recipe: What it was built from.
+        recipe: The values that it was built from.
         about: Plain values: data set, times, amount of training.
 
     Example:

@@ -2,7 +2,7 @@
 
 Those of the scaled variable are as published. The others integrate the *standardized* variable
 
-    y_i = x_tilde_i / sqrt(xi_i + gamma_i(t)),
+    x_hat_i = x_tilde_i / sqrt(xi_i + gamma_i(t)),
 
 in which the linear part of the probability flow is gone (see ``pfode``): they are *exponential*
 integrators of the integrating-factor kind (Lawson 1967, *Generalized Runge-Kutta processes for

@@ -18,14 +18,14 @@ class Solver:
     """A method of integration.
 
     Attributes:
-        name: In the registry.
+        name: The name in the registry.
         order: The global error falls as this power of the step.
-        method: How it walks.
+        method: The function that walks.
         calls_per_step: Calls of the velocity, one more where a multistep method starts; None where
             they depend on the problem.
-        standardized: It integrates the standardized variable, not the scaled one.
-        multistep: A step depends on those before.
-        adaptive: It chooses its own steps. The times it is given are those of its output.
+        standardized: Whether it integrates the standardized variable, not the scaled one.
+        multistep: Whether a step depends on those before.
+        adaptive: Whether it chooses its own steps. The times it is given are those of its output.
     """
 
     name: str
