@@ -14,6 +14,9 @@ from training.data.batches import Batch
 from training.flow.calibration import NODES, fit_calibration
 from training.model.model import Model
 
+USUAL_GAINS = (0.5, 2.5)
+"""Of kept dimensions. A gain far from 1 mends a network that has hardly learned."""
+
 
 @dataclass(frozen=True)
 class CalibrationPlan:
@@ -76,3 +79,8 @@ def calibrate(model: Model, plan: CalibrationPlan) -> None:
         f"Calibrated on {count} points at {NODES} times in {time.monotonic() - start:.1f} s: "
         f"{found} (kept dimensions)"
     )
+    if float(gains.min()) < USUAL_GAINS[0] or float(gains.max()) > USUAL_GAINS[1]:
+        logger.warning(
+            f"Warning: a trained network has gains from {USUAL_GAINS[0]:g} to {USUAL_GAINS[1]:g}: "
+            "train longer, or look at samples with --no-calibration too"
+        )

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import datetime, timedelta
 
 import psutil
 import torch
@@ -14,6 +15,52 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.stats import RunningMeans, append_jsonl
 from training.learning.run_folder import RunFolder
+
+FORECAST_AFTER = 60.0
+"""Seconds of training after which its end is foretold."""
+LONG = 7 * 86_400.0
+"""Seconds from which a training comes with advice on how to make it shorter."""
+UNITS = (("years", 365.25 * 86_400), ("days", 86_400), ("h", 3600), ("min", 60))
+
+
+class Forecast:
+    """When a training will end, told once.
+
+    Args:
+        seen: Samples trained on before.
+        total: Samples at the end.
+    """
+
+    def __init__(self, seen: int, total: int):
+        self._total = total
+        self._start = self._begin = time.monotonic()
+        self._seen_at_begin = self._seen = seen
+        self._steps, self._told = 0, False
+
+    def line(self, samples: int) -> str | None:
+        """What to say after a step on so many samples; None for nothing."""
+        now = time.monotonic()
+        self._steps, self._seen = self._steps + 1, self._seen + samples
+        if now - self._start < FORECAST_AFTER or self._told or self._seen >= self._total:
+            if self._steps == 1:  # which is slower than those that follow
+                self._begin, self._seen_at_begin = now, self._seen
+            return None
+        self._told = True
+        pace = (now - self._begin) / (self._seen - self._seen_at_begin)
+        left = pace * (self._total - self._seen)
+        line = f"{1000 * pace:.3g} s a thousand samples: about {spoken(left)} to go"
+        if left < LONG:
+            end = datetime.now() + timedelta(seconds=left)
+            return f"{line}, until {end:%Y-%m-%d %H:%M}"
+        return f"{line}; a shorter --duration or a smaller network would end sooner"
+
+
+def spoken(seconds: float) -> str:
+    """A length of time in the largest unit of which it has two, such as ``40 min``."""
+    for name, length in UNITS:
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.0f} {name}"
+    return f"{seconds:.0f} s"
 
 
 class Reporter:
@@ -37,6 +84,7 @@ class Reporter:
             disable=None if distributed.is_main() else True,
         )
         self._writer: SummaryWriter | None = None
+        self._forecast = Forecast(seen, total)
         self._seen_at_tick = seen
         self._start = self._tick_start = time.monotonic()
         self._waited = 0.0
@@ -63,8 +111,11 @@ class Reporter:
         self._waited += time.monotonic() - start
 
     def advance(self, samples: int) -> None:
-        """Moves the progress bar."""
+        """Moves the progress bar, and once says when the training will end."""
         self._bar.update(samples)
+        line = self._forecast.line(samples)
+        if line:
+            logger.info(line)
 
     def tick(self, seen: int, learning_rate: float, skipped: int) -> None:
         """Writes what happened since the last tick. All ranks must call it together."""

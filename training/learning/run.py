@@ -38,7 +38,8 @@ def run_training(
         folder = _go_on(trainer, resumed.path, record)
     else:
         folder = RunFolder.create(place, record)
-        logger.info(f"Training in {folder.path}")
+        steps = trainer.config.total_steps
+        logger.info(f"Training in {folder.path}: {steps:,} steps")
 
     finish = partial(calibrate, plan=calibration) if calibration else None
     train(trainer, source, folder, finish)
