@@ -79,7 +79,8 @@ def calibrate(model: Model, plan: CalibrationPlan) -> None:
         f"Calibrated on {count} points at {NODES} times in {time.monotonic() - start:.1f} s: "
         f"{found} (kept dimensions)"
     )
-    if float(gains.min()) < USUAL_GAINS[0] or float(gains.max()) > USUAL_GAINS[1]:
+    unusual = float(gains.min()) < USUAL_GAINS[0] or float(gains.max()) > USUAL_GAINS[1]
+    if unusual and distributed.is_main():
         logger.warning(
             f"Warning: a trained network has gains from {USUAL_GAINS[0]:g} to {USUAL_GAINS[1]:g}: "
             "train longer, or look at samples with --no-calibration too"
