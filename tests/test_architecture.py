@@ -95,6 +95,7 @@ def test_dependencies_point_downward_only() -> None:
 def test_only_the_settings_know_the_command_line() -> None:
     """Libraries take plain values, so that they can be called without a command line."""
     for name, path in LIBRARY.items():
+        assert "options[" not in path.read_text(encoding="utf-8"), name
         if not within(name, "training.settings"):
             known = {imported.split(".")[0] for imported in imported_names(path)}
             assert "click" not in known, name

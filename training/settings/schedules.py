@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from dnnlib.errors import UsageError
+from dnnlib.errors import UsageError, agree
 from training.data.toys import TOY_NAMES
 from training.flow.schedules import G_TYPES
 from training.settings.declared import Declared, option
@@ -16,45 +16,57 @@ INFLATION = ("dims_to_keep", "rho", "gamma0", "g_type", "inflation_gap", "g_resc
 
 @dataclass(frozen=True, kw_only=True)
 class InflationOptions(Declared):
-    """The data's dimensions and the schedule; what is left out is the business of the script."""
+    """The data's dimensions and the inflationary schedule."""
 
-    section = "Schedule"
-    data_dim: int | None = option(type=COUNT, unset="the data's", help="Dimensions of the data")
+    section = "Flow"
+    data_dim: int | None = option(
+        type=COUNT, unset="the data's", help="Dimensions of the data, as a check."
+    )
     dims_to_keep: int | None = option(
         type=COUNT,
         unset="all",
-        help="Dimensions that keep inflating; as many as the data has is PR-preserving, fewer is "
-        "PR-reducing",
+        help="Dimensions that keep inflating: as many as the data has is PR-preserving, fewer is "
+        "PR-reducing.",
     )
-    rho: float | None = option(type=POSITIVE, unset="1", help="Inflation rate, 1/time")
+    rho: float | None = option(type=POSITIVE, unset="1", help="Inflation rate, 1/time.")
     gamma0: float | None = option(
-        type=POSITIVE, unset="5e-4", help="Noise variance at time 0, data units"
+        type=POSITIVE, unset="5e-4", help="Noise variance at time 0, in squared data units."
     )
     g_type: str | None = option(
         type=choice(G_TYPES),
         unset="orig",
-        help="Growth of the noise in compressed dimensions: such that the rates of all dimensions "
-        "add up to those of PR-preserving (orig), or slower by --inflation_gap",
+        help="Exponents of the compressed dimensions: all exponents sum to zero (orig), or each is "
+        "less by --inflation_gap than those of the kept ones.",
     )
     inflation_gap: float | None = option(
-        type=POSITIVE, unset="1.02", help="Gap of constant_inflation_gap, in units of rho"
+        type=POSITIVE, unset="1.02", help="Gap of constant_inflation_gap, in units of rho."
     )
     g_rescaling: float | None = option(
-        type=POSITIVE, unset="1", help="Factor of the growth exponents g"
+        type=POSITIVE, unset="1", help="Factor on every exponent g: less than 1 compresses less."
     )
 
     def said(self) -> dict[str, Any]:
-        """All but the gap's consistency, by name, for a network to agree with."""
+        """All of them by name, for a network to agree with."""
         return {name: getattr(self, name) for name in ("data_dim", *INFLATION)}
 
-    def arguments(self) -> dict[str, Any]:
-        """The arguments of an inflationary schedule that were given.
+    def arguments(self, precond: str = "ifs", data_dim: int = 0) -> dict[str, Any]:
+        """The arguments of the inflationary schedule that were given.
+
+        Args:
+            precond: Kind of the model.
+            data_dim: Dimensions of the data, which an isotropic model keeps.
 
         Raises:
-            UsageError: A gap for the ``orig`` type, whose gap follows from the dimensions.
+            UsageError: One was given for an isotropic model, which has none, or a gap for the
+                ``orig`` type, whose gap follows from the dimensions.
         """
         given = {name: getattr(self, name) for name in INFLATION}
         given = {name: value for name, value in given.items() if value is not None}
+        if precond != "ifs":
+            for name, value in given.items():
+                known = data_dim if name == "dims_to_keep" else None
+                agree(name, value, known, f"precond={precond}")
+            return {}
         if "inflation_gap" in given and given.get("g_type") != "constant_inflation_gap":
             raise UsageError("--inflation_gap goes with --g_type=constant_inflation_gap only")
         return given

@@ -11,9 +11,9 @@ from training.learning.building import TOY_PRECONDITIONINGS, Choices
 from training.learning.recipes import TOY
 from training.networks import TOY_NETWORKS
 from training.settings.declared import Declared, option, options_of
+from training.settings.schedules import InflationOptions
 from training.settings.training import (
     CalibrationOptions,
-    InflationOptions,
     RunOptions,
     TrainingOptions,
 )

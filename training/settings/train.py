@@ -24,9 +24,9 @@ from training.learning.recipes import (
 )
 from training.networks import IMAGE_NETWORKS
 from training.settings.declared import Declared, option, options_of
+from training.settings.schedules import InflationOptions
 from training.settings.training import (
     CalibrationOptions,
-    InflationOptions,
     RunOptions,
     TrainingOptions,
 )

@@ -10,7 +10,6 @@ import click
 
 from dnnlib.errors import DataError, UsageError, agree
 from training.flow.calibration import METHODS
-from training.flow.schedules import G_TYPES
 from training.learning.recipes import TrainingRecipe
 from training.learning.restarting import OPTIONS_NAME
 from training.learning.resuming import place_to_resume, read_record
@@ -27,56 +26,6 @@ from training.settings.types import (
     Multipliers,
     choice,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class InflationOptions(Declared):
-    """The data's dimensions and the inflationary schedule."""
-
-    section = "Flow"
-    data_dim: int | None = option(
-        type=COUNT, unset="the data's", help="Dimensions of the data, as a check."
-    )
-    dims_to_keep: int | None = option(
-        type=COUNT,
-        unset="all",
-        help="Dimensions that keep inflating: as many as the data has is PR-preserving, fewer is "
-        "PR-reducing.",
-    )
-    rho: float | None = option(type=POSITIVE, unset="1", help="Inflation rate, 1/time.")
-    gamma0: float | None = option(
-        type=POSITIVE, unset="5e-4", help="Noise variance at time 0, in squared data units."
-    )
-    g_type: str | None = option(
-        type=choice(G_TYPES),
-        unset="orig",
-        help="Exponents of the compressed dimensions: all exponents sum to zero (orig), or each is "
-        "less by --inflation_gap than those of the kept ones.",
-    )
-    inflation_gap: float | None = option(
-        type=POSITIVE, unset="1.02", help="Gap of constant_inflation_gap, in units of rho."
-    )
-    g_rescaling: float | None = option(
-        type=POSITIVE, unset="1", help="Factor on every exponent g: less than 1 compresses less."
-    )
-
-    def arguments(self, precond: str, data_dim: int) -> dict[str, Any]:
-        """The arguments of the inflationary schedule that were given.
-
-        Raises:
-            UsageError: One was given for an isotropic model, which has none, or a gap for the
-                ``orig`` type, whose gap follows from the dimensions.
-        """
-        names = ("dims_to_keep", "g_type", "inflation_gap", "g_rescaling", "rho", "gamma0")
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        if precond != "ifs":
-            for name, value in given.items():
-                known = data_dim if name == "dims_to_keep" else None
-                agree(name, value, known, f"precond={precond}")
-            return {}
-        if "inflation_gap" in given and given.get("g_type") != "constant_inflation_gap":
-            raise UsageError("--inflation_gap goes with --g_type=constant_inflation_gap only")
-        return given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +201,7 @@ def settled(
 
 
 def resumed_options(
-    options: Mapping[str, Any],
+    typed: Mapping[str, Any],
     given: Iterable[str],
     saved: Mapping[str, Any],
     free: Iterable[str],
@@ -261,7 +210,7 @@ def resumed_options(
     """The options of a resumed run: the saved ones, but for those that are free to change.
 
     Args:
-        options: As parsed, with defaults.
+        typed: The options of the command line, with defaults.
         given: Names of those that were typed.
         saved: The run's own.
         free: Names that may differ from the run's; the parsed value counts if it was typed.
@@ -270,11 +219,11 @@ def resumed_options(
     Raises:
         UsageError: A typed option contradicts the run's.
     """
-    merged = {**options, **saved}
+    merged = {**typed, **saved}
     for name in given:
         if name not in free:
-            agree(name, _plain(options[name]), saved.get(name), source)
-        merged[name] = options[name]
+            agree(name, _plain(typed[name]), saved.get(name), source)
+        merged[name] = typed[name]
     return merged
 
 

@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,18 @@ import toy_pfODE_int
 import toy_train
 from dnnlib.errors import DataError, InflationError, TrainingError, UsageError, agree
 from dnnlib.files import atomic_path
-from training.settings.options import given_options, require_options
+from training.settings.declared import Declared, option, takes
 from training.settings.script import command, group
 from training.settings.training import resumed_options
 from training.settings.types import POSITIVE, FiniteFloat
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags(Declared):
+    some_flag: bool = option(is_flag=True)
+    both: bool = option("--both/--no-both", default=True)
+    text: str | None = option()
+
 
 COMMANDS: dict[str, click.Command] = {
     "toy_train": toy_train.main,
@@ -85,21 +94,19 @@ def test_a_group_alone_names_its_commands_and_is_a_usage_error(
     ],
 )
 def test_flags_take_truth_values(arguments: list[str], given: set[str], value: list[bool]) -> None:
-    seen = []
+    seen: list[Flags] = []
 
     @group()
     def main() -> None:
         pass
 
     @main.command()
-    @click.option("--some_flag", is_flag=True)
-    @click.option("--both/--no-both", default=True)
-    @click.option("--text")
-    def script(some_flag: bool, both: bool, text: str | None) -> None:
-        seen.append((given_options(), [some_flag, both]))
+    @takes(Flags)
+    def script(settings: Flags) -> None:
+        seen.append(settings)
 
     main.main(["script", *arguments], standalone_mode=False)
-    assert seen == [(given, value)]
+    assert seen == [Flags(given=frozenset(given), some_flag=value[0], both=value[1])]
     with pytest.raises(click.BadParameter, match="not a valid boolean"):
         main.main(["script", "--some_flag=maybe"], standalone_mode=False)
 
@@ -127,12 +134,6 @@ def test_agreeing_values_give_the_known_one_and_others_are_a_contradiction() -> 
             assert part in error
 
 
-def test_the_first_missing_option_is_named() -> None:
-    require_options({"a": 0, "b": ""}, "a", "b")
-    with pytest.raises(click.UsageError, match="--b"):
-        require_options({"a": 1, "b": None, "c": None}, "a", "b", "c")
-
-
 def resume(given: set[str], **parsed: Any) -> dict[str, Any]:
     saved = {"lr": 0.1, "outdir": "out", "tick": 5, "seed": None}
     return resumed_options(parsed, given, saved, {"tick", "resume"}, "the run")
@@ -156,20 +157,6 @@ def test_a_resumed_run_has_its_own_options_which_others_must_not_contradict() ->
             resume({name}, **{name: value})
         for part in (f"--{name}", str(value), saved, "the run"):
             assert part in str(caught.value)
-
-
-def test_only_typed_options_count_as_given(run_script: Callable[..., Any]) -> None:
-    seen = set()
-
-    @command()
-    @click.option("--some_one", default=1)
-    @click.option("--other", default=2)
-    @click.option("--third")
-    def main(**options: Any) -> None:
-        seen.update(given_options())
-
-    assert run_script(main, "--some-one=1", "--third=x").code == 0
-    assert seen == {"some_one", "third"}
 
 
 def ending(outcome: Any) -> click.Command:
