@@ -448,9 +448,9 @@ def test_what_is_no_data_set_is_never_replaced(
         ("digits", home, "no data set"),
         ("digits", tmp_path / "a.zip", "is a folder"),
         ("digits", tmp_path / "file", "is a file"),
-        (home / "images", home, "in each other's way"),
-        (home / "images", home / "images" / "new", "in each other's way"),
-        (home / "images", home / "images", "in each other's way"),
+        (home / "images", home, "give a --dest elsewhere"),
+        (home / "images", home / "images" / "new", "give a --dest elsewhere"),
+        (home / "images", home / "images", "give a --dest elsewhere"),
     ):
         result = tool(source, dest, "--overwrite")
         refused(result, 2, message)

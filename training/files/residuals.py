@@ -37,8 +37,8 @@ class Extraction:
     """What residuals were made of. Files of one extraction agree in all of it.
 
     Attributes:
-        data_name: How the files are called.
-        schedule: Name of the schedule, too.
+        data_name: Name of the data in the names of the files.
+        schedule: Name of the schedule, there too.
         noise: ``independent`` or ``path``.
         dims_to_keep: Of the schedule.
         times: ``[T]``.

@@ -171,6 +171,8 @@ def _parameter(
     attributes = {**declaration.attributes, **own}
     if declaration.kind is click.Argument:
         return click.Argument([item.name], **attributes)
+    if not attributes.get("help", ".").endswith((".", "]")):
+        attributes["help"] += "."
     if declaration.unset is not None and "default" not in own:
         attributes["help"] += f"  [default: {unset.format(declaration.unset)}]"
     names = declaration.names or (f"--{item.name}",)
@@ -182,7 +184,8 @@ class SectionedCommand(FlagCommand):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
-        for param in self.get_params(ctx):
+        # Those without which nothing works come first.
+        for param in sorted(self.get_params(ctx), key=lambda param: not param.required):
             record = param.get_help_record(ctx)
             if record is not None:
                 section = getattr(param, "section", Declared.section)

@@ -110,7 +110,10 @@ def require_writable(destination: Path, source: Path | None, overwrite: bool) ->
     if source is not None:
         target, origin = destination.resolve(), source.resolve()
         if target == origin or origin in target.parents or target in origin.parents:
-            raise UsageError(f"{destination} and the source {source} are in each other's way")
+            raise UsageError(
+                f"--dest is {destination}, but the source {source} is the same, in it, or around "
+                "it: give a --dest elsewhere"
+            )
     if not destination.exists():
         return
     if not overwrite:
