@@ -11,7 +11,7 @@ NAMED = {
     "trajectory": {"times", "xs_es", "tilde_xs"},
     "worst roundtrips": {"originals", "returned"},
     "coverage": {"radii", "coverage", "coverage_fresh"},
-    "residual summary": {"lags", "n_samples"},
+    "residual summary": {"times", "lags"},
     "correlations": {"net_outputs_acs"},
     "residuals": {"net_outputs", "net_residuals"},
     "fid reference": {"mu", "sigma"},

@@ -5,35 +5,30 @@ from pathlib import Path
 
 from dnnlib.errors import DataError
 from torch_utils.results import open_arrays
+from training.files.formats import kind_of_arrays
 from training.pictures.correlations.lags import pictures_of_lags
 from training.pictures.correlations.matrices import (
     pictures_of_image_matrices,
     pictures_of_toy_matrices,
 )
-from training.pictures.correlations.saved import (
-    holds_image_matrices,
-    holds_lags,
-    holds_residuals,
-    holds_toy_matrices,
-)
 from training.pictures.coverage.album import pictures_of_coverage
-from training.pictures.coverage.saved import holds_coverage
 from training.pictures.images.folders import holds_images, pictures_of_image_files
-from training.pictures.images.roundtrips import holds_roundtrips, pictures_of_roundtrips
+from training.pictures.images.roundtrips import pictures_of_roundtrips
 from training.pictures.images.simulations import pictures_of_images
 from training.pictures.style.picture import Picture
 from training.pictures.training import STATS, pictures_of_training
 from training.pictures.trajectories.album import pictures_of_toys
-from training.pictures.trajectories.saved import SavedTrajectory, holds_trajectory
+from training.pictures.trajectories.saved import SavedTrajectory
 
-# How a kind of results file is known by the names of its arrays, and what draws a file of it, in a
-# folder or beside the file.
-DRAWN_ALONE: dict[Callable[[list[str]], bool], Callable[[Path, Path | None], list[Picture]]] = {
-    holds_roundtrips: pictures_of_roundtrips,
-    holds_coverage: pictures_of_coverage,
-    holds_lags: pictures_of_lags,
-    holds_toy_matrices: pictures_of_toy_matrices,
+TRAJECTORY, IMAGE_MATRICES = "trajectory", "correlations of one time"
+DRAWN_ALONE: dict[str, Callable[[Path, Path | None], list[Picture]]] = {
+    "worst roundtrips": pictures_of_roundtrips,
+    "coverage": pictures_of_coverage,
+    "residual summary": pictures_of_lags,
+    "correlations": pictures_of_toy_matrices,
 }
+"""What draws a file of a kind, in a folder or beside it."""
+DRAWN = {TRAJECTORY, IMAGE_MATRICES, *DRAWN_ALONE}
 
 
 def pictures_of(paths: Iterable[Path], folder: Path | None, animation: str | None) -> list[Picture]:
@@ -55,19 +50,21 @@ def pictures_of(paths: Iterable[Path], folder: Path | None, animation: str | Non
             pictures += pictures_of_image_files(path, folder)
         elif path.suffix != ".npz":
             pictures += pictures_of_training(path, folder)
-        elif draw := _drawn_alone(names := _names(path)):
-            _require_finite(path)
-            pictures += draw(path, folder)
-        elif holds_image_matrices(names):
+        elif (kind := _kind(path)) == IMAGE_MATRICES:  # only those that are shown are read
             matrices.append(path)
-        elif holds_residuals(names):
+        elif kind == TRAJECTORY:
+            _require_finite(path)
+            trajectories.append(SavedTrajectory.load(path))
+        elif kind in DRAWN_ALONE:
+            _require_finite(path)
+            pictures += DRAWN_ALONE[kind](path, folder)
+        elif kind == "residuals":
             raise DataError(
                 f"{path} holds residuals, which are not drawn: give the correlations that "
                 "calc_net_residuals_autocorrelations.py makes of them"
             )
         else:
-            _require_finite(path)
-            trajectories.append(SavedTrajectory.load(path))
+            raise DataError(f"{path} holds {kind or 'nothing that is known'}, which is not drawn")
     images = [item for item in trajectories if item.has_images]
     toys = [item for item in trajectories if not item.has_images]
     return [
@@ -114,14 +111,14 @@ def _can_be_drawn(file: Path) -> bool:
         return False
     if file.suffix == ".jsonl":
         return file.name == STATS
-    names = _names(file)
-    drawn_together = holds_trajectory(names) or holds_image_matrices(names)
-    return drawn_together or _drawn_alone(names) is not None
+    return _kind(file) in DRAWN
 
 
-def _drawn_alone(names: list[str]) -> Callable[[Path, Path | None], list[Picture]] | None:
-    """What draws a file with arrays of these names, unless it is drawn together with others."""
-    return next((draw for holds, draw in DRAWN_ALONE.items() if holds(names)), None)
+def _kind(file: Path) -> str | None:
+    """The kind of a results file; None if it is unknown."""
+    with open_arrays(file) as saved:
+        kind = kind_of_arrays(saved)
+        return IMAGE_MATRICES if kind == "correlations" and "time" in saved.names else kind
 
 
 def _require_finite(file: Path) -> None:
@@ -132,8 +129,3 @@ def _require_finite(file: Path) -> None:
                 is_float = header.dtype.kind == "f"
             if is_float:
                 saved.numbers(name)
-
-
-def _names(file: Path) -> list[str]:
-    with open_arrays(file) as saved:
-        return saved.names

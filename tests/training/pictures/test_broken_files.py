@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from picture_files import (
     SAVED,
+    TIMES,
     save_coverage,
     save_image_matrices,
     save_images,
@@ -115,6 +116,16 @@ def test_a_simulation_that_went_wrong_anywhere_is_not_drawn(tmp_path: Path, name
         (save_summary, {"times": np.arange(9)[::-1]}, "'times' should increase"),
         (save_summary, {"net_residuals_mean": np.full(9, 2.0)}, "from -1 to 1"),
         (save_summary, {"n_samples": np.array(1)}, "'n_samples' is 1, not"),
+        (save_toy_matrices, {"times": TIMES[::-1]}, "'times' should increase"),
+        (save_toy_matrices, {"times": TIMES + 1}, "not made together with its summary"),
+        (save_toy_matrices, {"net_outputs_acs": np.zeros((9, 2, 3))}, r"is \[2, 3\] at a time"),
+        (save_toy_matrices, {"net_residuals_acs": np.zeros((9, 3, 3))}, r"is \[3, 3\] at a time"),
+        (save_toy_matrices, {"net_residuals_acs": np.zeros((8, 2, 2))}, r"be \[9, D, D\]"),
+        (save_toy_matrices, {"net_residuals_acs": np.full((9, 2, 2), 1.1)}, "from -1 to 1"),
+        (save_image_matrices, {"time": np.array(0.5)}, "times that do not increase"),
+        (save_image_matrices, {"time": np.array(99.0)}, "other times than their summary"),
+        (save_image_matrices, {"net_outputs_acs": np.zeros((6, 6))}, r"is \[6, 6\] at a time"),
+        (save_image_matrices, {"net_residuals_acs": None}, "not of the same quantities"),
     ],
 )
 def test_impossible_values(
@@ -122,18 +133,18 @@ def test_impossible_values(
 ) -> None:
     path = save(tmp_path, **changes)
     with pytest.raises(DataError, match=message) as raised:
-        pictures_of([path], None, None)
-    assert path.name in str(raised.value)
+        pictures_of([tmp_path if save is save_image_matrices else path], None, None)
+    assert str(tmp_path) in str(raised.value)
 
 
-def test_kinds_are_known_by_their_arrays(tmp_path: Path) -> None:
+def test_kinds_are_known_by_their_arrays_or_their_format(tmp_path: Path) -> None:
     for number, save in enumerate(KINDS):
         folder = tmp_path / str(number)
         folder.mkdir()
-        path = save(folder)
-        renamed = path.rename(folder / "renamed.npz")
-        assert renamed in drawable_files([folder])
+        renamed = save(folder).rename(folder / "renamed.npz")
         assert drawable_files([folder, renamed]).count(renamed) == 1
-    np.savez(tmp_path / "other.npz", mu=np.zeros(3))
+    path = save_melt(tmp_path, format=np.array("inflationary-flows fid reference 1"))
+    with pytest.raises(DataError, match="holds fid reference, which is not drawn"):
+        pictures_of([path], None, None)
     with pytest.raises(DataError, match="holds neither"):
         drawable_files([tmp_path])

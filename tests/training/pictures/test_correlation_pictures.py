@@ -23,9 +23,7 @@ from picture_files import (
     save_toy_matrices,
 )
 
-from dnnlib.errors import DataError
 from training.measure.correlation_times import CorrelationTime
-from training.pictures.album import pictures_of
 from training.pictures.correlations.lags import draw_lags, quantile_band
 from training.pictures.correlations.matrices import draw_matrices
 from training.pictures.correlations.saved import (
@@ -211,38 +209,3 @@ def test_names_and_noise_are_told(tmp_path: Path) -> None:
     assert name_and_details(stem) == ("circles", "PRP schedule")
     (tmp_path / f"{TOY_STEM}_summary.json").write_text('{"noise": "path"}')
     assert name_and_details(stem)[1] == "PRP schedule · along the flow's own paths"
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"times": TIMES[::-1]}, "'times' should increase"),
-        ({"times": TIMES + 1}, "not made together with its summary"),
-        ({"net_outputs_acs": np.zeros((9, 2, 3))}, r"'net_outputs_acs' is \[2, 3\] at a time"),
-        ({"net_residuals_acs": np.zeros((9, 3, 3))}, r"'net_residuals_acs' is \[3, 3\]"),
-        ({"net_residuals_acs": np.zeros((8, 2, 2))}, r"should be \[9, D, D\]"),
-        ({"net_residuals_acs": np.full((9, 2, 2), 1.1)}, "from -1 to 1"),
-    ],
-)
-def test_wrong_matrices_of_toys(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    path = save_toy_matrices(tmp_path, **changes)
-    with pytest.raises(DataError, match=message) as raised:
-        pictures_of([path], None, None)
-    assert path.name in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"time": np.array(0.5)}, "times that do not increase"),
-        ({"time": np.array(99.0)}, "other times than their summary"),
-        ({"net_outputs_acs": np.zeros((6, 6))}, r"is \[6, 6\] at a time"),
-        ({"net_outputs_acs": None}, "not of the same quantities"),
-    ],
-)
-def test_matrices_of_images_that_do_not_belong_together(
-    tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
-    save_image_matrices(tmp_path, **changes)
-    with pytest.raises(DataError, match=message):
-        pictures_of([tmp_path], None, None)

@@ -220,29 +220,9 @@ def name_and_details(stem: Path) -> tuple[str, str]:
     return name, joined(details, words_for(noise, NOISES))
 
 
-def holds_lags(names: list[str]) -> bool:
-    """Whether an ``.npz`` with arrays of these names is a summary of autocorrelations."""
-    return any(f"{name}_mean" in names for name in QUANTITIES)
-
-
 def summary_of(stem: Path) -> Path:
     """Where the summary is of correlations in files of a stem."""
     return stem.with_name(f"{stem.name}_summary.npz")
-
-
-def holds_toy_matrices(names: list[str]) -> bool:
-    """Whether an ``.npz`` with arrays of these names holds correlations of all times."""
-    return bool(_quantities(names)) and not holds_image_matrices(names)
-
-
-def holds_image_matrices(names: list[str]) -> bool:
-    """Whether an ``.npz`` with arrays of these names holds correlations of one time."""
-    return "time" in names and bool(_quantities(names))
-
-
-def holds_residuals(names: list[str]) -> bool:
-    """Whether an ``.npz`` with arrays of these names holds what matrices are made of."""
-    return any(name in names for name in QUANTITIES)
 
 
 def stem_and_index(path: Path) -> tuple[Path, int]:

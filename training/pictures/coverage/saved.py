@@ -94,11 +94,6 @@ class SavedCoverage:
         return cls(path, radii, coverage, fresh, count, std, boundaries, points, refitted)
 
 
-def holds_coverage(names: list[str]) -> bool:
-    """Whether an ``.npz`` with arrays of these names holds what was inside which boundary."""
-    return {"radii", "coverage", "coverage_fresh"} <= set(names)
-
-
 def _boundaries(saved: SavedArrays, path: Path, stage: str, vertices: np.ndarray) -> list[Boundary]:
     """The boundaries of a stage with vertices ``[R, K, D]``.
 

@@ -102,11 +102,6 @@ class SavedRoundtrips:
         return joined(*title_of(match["stem"] if match else self.path.stem), by=": ")
 
 
-def holds_roundtrips(names: list[str]) -> bool:
-    """Whether an ``.npz`` with arrays of these names holds images that came back."""
-    return {"originals", "returned"} <= set(names)
-
-
 def pictures_of_roundtrips(path: Path, folder: Path | None) -> list[Picture]:
     """The pictures of a file of worst roundtrips. Raises DataError if it is broken."""
     saved = SavedRoundtrips.load(path)

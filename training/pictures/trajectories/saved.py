@@ -194,11 +194,6 @@ def latent_law(trajectory: SavedTrajectory) -> str:
     return f"latents: {law}, closed form {brief(trajectory.latent_variance()[compressed].mean())}"
 
 
-def holds_trajectory(names: list[str]) -> bool:
-    """Whether an ``.npz`` with arrays of these names holds the states of a simulation."""
-    return {STATES, "times"} <= set(names)
-
-
 def _images(saved: SavedArrays, whole: tuple[int, ...], path: Path) -> np.ndarray:
     shape = saved.numbers(IMAGE_SHAPE)
     fits = shape.shape == (3,) and shape.dtype.kind in "iu" and shape.min() > 0
