@@ -1,6 +1,11 @@
 """Stopping a run by signal, at a step's end and on all ranks at once."""
 
+import _thread
+import os
 import signal
+import socket
+import threading
+import time
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -9,8 +14,14 @@ import torch
 import torch.distributed as dist
 
 from dnnlib.errors import InflationError
+from dnnlib.logs import logger
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ONE_WISH = 2.0
+"""Seconds within which signals are one wish: a terminal's Ctrl-C reaches each rank itself and again
+through torchrun."""
+GRACE = 5.0
+"""Seconds that a process has to leave by itself, once it is to stop at once."""
 
 
 class StoppedBySignal(InflationError):
@@ -22,19 +33,25 @@ class StoppedBySignal(InflationError):
 
 
 class StopRequest:
-    """Remembers SIGINT and SIGTERM while its block runs; a third one acts at once.
+    """Remembers SIGINT and SIGTERM while its block runs; a second wish acts at once.
 
-    Two may be one wish: a terminal's Ctrl-C reaches each rank itself and again through torchrun.
+    Python runs a signal's handler between two lines of Python only, and a backward pass of minutes
+    is one line. So a thread listens too: it says at once that the signal has come, and ends a
+    process that does not leave in time.
     """
-
-    PATIENCE = 2
 
     def __init__(self) -> None:
         self._number = 0
-        self._count = 0
+        self._at_once = False
+        self._left = threading.Event()
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
+        self._ear, self._mouth = socket.socketpair()
+        self._mouth.setblocking(False)
+        self._previous_fd = signal.set_wakeup_fd(self._mouth.fileno(), warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
         self._previous = {number: signal.signal(number, self._remember) for number in SIGNALS}
         return self
 
@@ -44,8 +61,13 @@ class StopRequest:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._left.set()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._previous_fd)
+        self._mouth.close()
+        self._thread.join()
+        self._ear.close()
 
     def agreed(self, device: torch.device) -> int | None:
         """The signal that any rank has received so far, the same on all ranks; None if none has."""
@@ -57,7 +79,26 @@ class StopRequest:
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self._number = number
-        self._count += 1
-        if self._count > self.PATIENCE:
+        if self._at_once:
             signal.signal(number, self._previous[number])
             signal.raise_signal(number)
+
+    def _listen(self) -> None:
+        """Reads the numbers of signals, which arrive even while Python is not running."""
+        since: float | None = None
+        while received := self._ear.recv(1):
+            number, now = received[0], time.monotonic()
+            if number not in SIGNALS:
+                continue
+            name = signal.Signals(number).name
+            if since is None:
+                since = now
+                again = "press Ctrl-C" if number == signal.SIGINT else "send it"
+                logger.info(f"{name}: stopping after this step; {again} again to stop at once")
+            elif now - since >= ONE_WISH:
+                logger.info(f"{name} again: stopping at once")
+                self._at_once = True
+                _thread.interrupt_main(signal.Signals(number))
+                if not self._left.wait(GRACE):
+                    os._exit(128 + number)
+                return

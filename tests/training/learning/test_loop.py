@@ -381,24 +381,6 @@ def test_a_calibration_that_fails_costs_nothing_of_the_training(
     assert len(finished) == 1
 
 
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """SIGINT as Python has it in the foreground: shells have jobs in the background ignore it."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, previous)
-
-
-@pytest.mark.usefixtures("interruptible")
-def test_a_third_signal_acts_at_once(circles_trainer: MakeTrainer, run_folder: MakeFolder) -> None:
-    trainer, source = circles_trainer()
-    for step in (2, 2, 2):
-        source = Signalling(source, step, signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        train(trainer, source, run_folder("run"))
-    assert trainer.step == 2
-
-
 def test_a_run_that_is_complete_does_nothing_when_resumed(
     circles_trainer: MakeTrainer, run_folder: MakeFolder, tmp_path: Path
 ) -> None:
