@@ -17,6 +17,7 @@ from training.data.images.batches import ImageBatches, ImageDataset
 from training.flow.eigenbasis import EigenBasis
 from training.learning.building import describe_training, resolved_options
 from training.learning.calibrating import CalibrationPlan
+from training.learning.held_out import HeldOut
 from training.learning.images import DRY_RUN_IMAGES, calibration_points, fit_basis, open_alike
 from training.learning.limits import require_batch, require_network
 from training.learning.recipes import ImageRecipe, describe_recipe
@@ -39,6 +40,9 @@ def main(settings: TrainSettings) -> None:
     dataset = ImageDataset(
         settings.data.data, use_labels=settings.data.cond, xflip=settings.data.xflip
     )
+    held_out = None
+    if settings.data.held_out:
+        dataset, held_out = dataset.split(settings.data.held_out, run.seed)
     calibration = calibration_plan(settings, dataset)
     kernels = algorithms(run.deterministic, settings.network.bench)
     with kernels, process_group(run.device_name) as device:
@@ -95,7 +99,8 @@ def main(settings: TrainSettings) -> None:
             model.denoiser.network.compile()
         source = batch_source(dataset, recipe, augmentation, run.seed, device)
         place = run.place(*settings.name_parts(dataset.name, loss.schedule.name, recipe))
-        run_training(trainer, source, place, record, resumed, calibration)
+        watched = HeldOut.of_images(held_out, loss, run.seed) if held_out else None
+        run_training(trainer, source, place, record, resumed, calibration, watched)
 
 
 def calibration_plan(settings: TrainSettings, dataset: ImageDataset) -> CalibrationPlan | None:

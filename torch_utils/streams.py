@@ -26,6 +26,10 @@ class Stream(IntEnum):
     """Random directions of a trace."""
     DEQUANTIZATION = 7
     """Noise that makes pixel values continuous."""
+    HELD_OUT = 8
+    """Times and noise on points that are held out of a training."""
+    SPLIT = 9
+    """Which images are held out of a training."""
 
     LATENT = 1
     """Latents to generate from."""

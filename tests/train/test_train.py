@@ -246,3 +246,21 @@ def test_white_noise_is_denoised_as_it_should_be(
         assert float(wanted) == pytest.approx(expected, rel=0.05, abs=1e-3)
         error = ((denoiser(x, t) - best) / c.c_out).square().mean()
         assert error < (0.002 if precond == "edm" else 0.05)
+
+
+def test_images_can_be_held_out_whose_loss_is_told(fit: Run, blobs: Path) -> None:
+    arguments = ("--held_out=0.2", "--tick=1", "--duration=0.002", "--lr=1e-4")
+    folder = fit(*arguments)
+    rest, held_out = ImageDataset(blobs).split(0.2, seed=0)
+    assert (len(rest), len(held_out)) == (56, 14)
+    basis = load(folder).denoiser.basis
+    assert equal(
+        dict(basis.state_dict()), dict(EigenBasis.fit(basis_batches(rest, 56)).state_dict())
+    )
+    losses = [line["Loss/held_out"] for line in stats(folder)]
+    assert len(losses) == 2
+    assert all(0.1 < loss < 10 for loss in losses)
+    assert losses[0] != losses[1]
+    # Looking on changes nothing.
+    model, other = load(folder), load(fit(*arguments, "--tick=2"))
+    assert equal(dict(model.denoiser.state_dict()), dict(other.denoiser.state_dict()))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from training.data.batches import BatchSource
+from training.learning.held_out import HeldOut
 from training.learning.report import Reporter
 from training.learning.run_folder import RunFolder
 from training.learning.stopping import StoppedBySignal, StopRequest
@@ -15,6 +16,7 @@ def train(
     source: BatchSource,
     folder: RunFolder,
     finish: Callable[[Model], None] | None = None,
+    held_out: HeldOut | None = None,
 ) -> None:
     """Trains to the end of the configuration, or to a signal, and saves where it stops.
 
@@ -25,6 +27,7 @@ def train(
         finish: Called with the averaged model when the training is done and saved; the network is
             then saved once more. What goes wrong in it, Ctrl-C included, costs nothing of the
             training, and a run that is resumed at its end calls it again.
+        held_out: Points whose loss is reported beside that of the training.
 
     Raises:
         TrainingError: After a run of steps with non-finite losses or gradients.
@@ -43,7 +46,9 @@ def train(
                     reporter.advance(config.batch)
                     signal = stop.agreed(trainer.device)
                     done = trainer.step >= config.total_steps
-                    _report_and_save(trainer, folder, reporter, signal is not None or done)
+                    _report_and_save(
+                        trainer, folder, reporter, held_out, signal is not None or done
+                    )
                     if signal is not None and not done:
                         raise StoppedBySignal(signal, folder.state_path(trainer.seen))
             if finish:
@@ -53,13 +58,16 @@ def train(
         del batches  # a traceback that is kept would keep the processes that read alive
 
 
-def _report_and_save(trainer: Trainer, folder: RunFolder, reporter: Reporter, ends: bool) -> None:
+def _report_and_save(
+    trainer: Trainer, folder: RunFolder, reporter: Reporter, held_out: HeldOut | None, ends: bool
+) -> None:
     """What is due after a step: a report at each tick, files at some of them and at the end."""
     config = trainer.config
     tick = trainer.seen // config.tick
     if not ends and tick == (trainer.seen - config.batch) // config.tick:
         return
-    reporter.tick(trainer.seen, config.learning_rate(trainer.seen), trainer.skipped)
+    loss = held_out.mean_loss(trainer.averaged) if held_out else None
+    reporter.tick(trainer.seen, config.learning_rate(trainer.seen), trainer.skipped, loss)
     if ends or _due(tick, config.snapshot_ticks):
         folder.save_network(trainer.averaged, trainer.seen)
     if ends or _due(tick, config.state_ticks):

@@ -117,8 +117,17 @@ class Reporter:
         if line:
             logger.info(line)
 
-    def tick(self, seen: int, learning_rate: float, skipped: int) -> None:
-        """Writes what happened since the last tick. All ranks must call it together."""
+    def tick(
+        self, seen: int, learning_rate: float, skipped: int, held_out: float | None = None
+    ) -> None:
+        """Writes what happened since the last tick. All ranks must call it together.
+
+        Args:
+            seen: Samples trained on so far.
+            learning_rate: The rate of the next step.
+            skipped: Steps without a finite gradient so far.
+            held_out: Loss on what is held out of the training, if anything is.
+        """
         now = time.monotonic()
         # Not every system keeps a peak for psutil to tell, so it is that of all ticks.
         self._peak_memory = max(self._peak_memory, self._process.memory_info().rss)
@@ -132,6 +141,8 @@ class Reporter:
             "Timing/waiting_for_data": self._waited / max(seconds, 1e-9),
             "Resources/peak_memory_gib": self._peak_memory / 2**30,
         }
+        if held_out is not None:
+            stats["Loss/held_out"] = held_out
         if self._device.type == "cuda":
             stats["Resources/peak_gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         self._tick_start, self._seen_at_tick, self._waited = now, seen, 0.0
@@ -143,7 +154,8 @@ class Reporter:
         append_jsonl(self._folder.path / "stats.jsonl", {"seen": seen, **stats})
         logger.info(
             f"kimg {seen / 1000:<9.1f} loss {stats.get('Loss/loss', float('nan')):<8.5f} "
-            f"lr {learning_rate:<9.2e} sec {stats['Timing/seconds']:<8.1f} "
+            + (f"held out {held_out:<8.5f} " if held_out is not None else "")
+            + f"lr {learning_rate:<9.2e} sec {stats['Timing/seconds']:<8.1f} "
             f"sec/kimg {stats['Timing/seconds_per_kimg']:<9.4f} "
             f"mem {stats['Resources/peak_memory_gib']:.2f} GiB"
             + (f"  skipped {skipped}" if skipped else "")

@@ -9,6 +9,7 @@ from dnnlib.errors import UsageError
 from dnnlib.logs import logger
 from training.data.batches import BatchSource
 from training.learning.calibrating import CalibrationPlan, calibrate
+from training.learning.held_out import HeldOut
 from training.learning.loop import train
 from training.learning.resuming import Resumed
 from training.learning.run_folder import Place, RunFolder
@@ -22,6 +23,7 @@ def run_training(
     record: Mapping[str, Any],
     resumed: Resumed | None,
     calibration: CalibrationPlan | None = None,
+    held_out: HeldOut | None = None,
 ) -> None:
     """Trains in a new folder, or goes on in the folder of a state.
 
@@ -32,6 +34,7 @@ def run_training(
         record: What ``training_options.json`` is to say.
         resumed: The state to go on from, or None.
         calibration: How to calibrate the trained model; None for not at all.
+        held_out: Points whose loss is reported beside that of the training.
     """
     if resumed:
         trainer.restore(resumed.state, str(resumed.path))
@@ -42,7 +45,7 @@ def run_training(
         logger.info(f"Training in {folder.path}: {steps:,} steps")
 
     finish = partial(calibrate, plan=calibration) if calibration else None
-    train(trainer, source, folder, finish)
+    train(trainer, source, folder, finish, held_out)
 
 
 def _go_on(trainer: Trainer, state: Path, record: Mapping[str, Any]) -> RunFolder:

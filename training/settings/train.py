@@ -30,7 +30,15 @@ from training.settings.training import (
     RunOptions,
     TrainingOptions,
 )
-from training.settings.types import COUNT, FILE, NOT_NEGATIVE, POSITIVE, Multipliers, choice
+from training.settings.types import (
+    COUNT,
+    FILE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    FiniteFloat,
+    Multipliers,
+    choice,
+)
 
 PRESETS = ("auto", "published")
 FREE_ON_RESUME = ("bench", "cache", "compile", "workers")
@@ -48,9 +56,14 @@ class DataOptions(Declared):
     cond: bool = option(is_flag=True, help="Condition on the labels of the data set.")
     xflip: bool = option(is_flag=True, help="Add the mirror image of each image to the data.")
     augment: float | None = option(
-        type=click.FloatRange(0, 1),
+        type=FiniteFloat(min=0, max=1),
         unset="the preset's",
         help="Probability of each augmentation; 0 is off.",
+    )
+    held_out: float | None = option(
+        type=FiniteFloat(min=0, max=1, min_open=True, max_open=True),
+        unset="none",
+        help="Fraction of the images that is not trained on, whose loss every report tells.",
     )
     batch_pca: int | None = option(
         type=COUNT, unset="all", help="Number of images that the basis is fitted to."
@@ -99,7 +112,7 @@ class NetworkOptions(Declared):
         type=Multipliers(), unset="the preset's", help="Factor of each level's channels."
     )
     dropout: float | None = option(
-        type=click.FloatRange(0, 1, max_open=True),
+        type=FiniteFloat(min=0, max=1, max_open=True),
         unset="0.13; adm: 0.1",
         help="Fraction of activations dropped.",
     )

@@ -1,5 +1,6 @@
 """Image data sets: square images of one shape in a zip or folder, with labels or without."""
 
+import copy
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from dnnlib.errors import DataError
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
 from training.data.images.codec import decode_exact
 from training.data.images.containers import Container, image_names, labels_of, open_container
 
@@ -125,6 +127,28 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         """Reads, and checks, all images; from then on, none is read again."""
         if self._cache is None:
             self._cache = self._read_all()
+
+    def split(self, fraction: float, seed: int) -> tuple["ImageDataset", "ImageDataset"]:
+        """The data set without a fraction of its images, chosen at random, and these alone.
+
+        Raises:
+            DataError: Too few images are left for a training.
+        """
+        images = len(self._names)
+        count = max(1, round(fraction * images))
+        if images - count < 2:
+            raise DataError(f"{self.path} has {images} images: {count} of them cannot be held out")
+        order = torch.randperm(images, generator=seeded_generator("cpu", seed, Stream.SPLIT))
+        return self._part(order[count:].sort().values), self._part(order[:count].sort().values)
+
+    def _part(self, files: Tensor) -> "ImageDataset":
+        part = copy.copy(self)
+        part._container = None  # it opens its own
+        part._names = [self._names[file] for file in files.tolist()]
+        part.places = self.places[files]
+        part._labels = None if self._labels is None else self._labels[files]
+        part._cache = None if self._cache is None else self._cache[files]
+        return part
 
     def close(self) -> None:
         """Closes the zip; it is opened again when it is needed."""
