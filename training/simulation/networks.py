@@ -88,11 +88,15 @@ class NetworkFile:
         stored = self.model.about.get(STORED)
         if stored is None:
             return None
-        try:
-            name, found = stored["solver"], torch.tensor(stored["times"], dtype=torch.float64)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise DataError(f"{self.path} holds a broken '{STORED}': {error}") from error
-        if found.ndim != 1 or len(found) < 2 or not (found.diff() > 0).all():
+        match stored:
+            case {"solver": str(name), "times": [_, _, *_] as values}:
+                plain = all(isinstance(value, float | int) for value in values)
+            case _:
+                plain = False
+        if not plain:
+            raise DataError(f"{self.path} holds a broken '{STORED}': no solver and times")
+        found = torch.tensor([float(value) for value in values], dtype=torch.float64)
+        if not (found.diff() > 0).all():
             raise DataError(f"{self.path} holds a broken '{STORED}': its times do not increase")
         fits = torch.allclose(found[[0, -1]], times[[0, -1]].to(found), rtol=1e-9)
         return EqualErrorGrid(found) if name == solver.name and fits else None
