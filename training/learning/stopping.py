@@ -22,6 +22,8 @@ ONE_WISH = 2.0
 through torchrun."""
 GRACE = 5.0
 """Seconds that a process has to leave by itself, once it is to stop at once."""
+NO_SIGNAL = b"\0"
+"""Ends the listening."""
 
 
 class StoppedBySignal(InflationError):
@@ -65,8 +67,10 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._previous_fd)
-        self._mouth.close()
+        # Closing this end alone would not end the thread: forked workers hold copies of it.
+        self._mouth.send(NO_SIGNAL)
         self._thread.join()
+        self._mouth.close()
         self._ear.close()
 
     def agreed(self, device: torch.device) -> int | None:
@@ -86,7 +90,7 @@ class StopRequest:
     def _listen(self) -> None:
         """Reads the numbers of signals, which arrive even while Python is not running."""
         since: float | None = None
-        while received := self._ear.recv(1):
+        while (received := self._ear.recv(1)) != NO_SIGNAL:
             number, now = received[0], time.monotonic()
             if number not in SIGNALS:
                 continue

@@ -66,3 +66,9 @@ def test_two_signals_are_one_wish_or_act_at_once(
         signal.signal(signal.SIGINT, before)
     assert acted == (wish == 0)
     assert len(told) == 1 + acted
+
+
+def test_the_block_ends_though_a_worker_holds_copies_of_its_sockets() -> None:
+    with StopRequest() as stop:
+        copy = os.dup(stop._mouth.fileno())  # as a forked process has it
+    os.close(copy)
