@@ -28,6 +28,8 @@ from running import Result  # noqa: E402
 
 import toy_train  # noqa: E402
 
+pytest_plugins = ["image_runs"]
+
 torch.set_num_threads(1)
 settings.register_profile("few", max_examples=25, derandomize=True, deadline=None)
 settings.register_profile("many", max_examples=500, deadline=None)

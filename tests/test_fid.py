@@ -141,11 +141,10 @@ def test_a_reference_holds_the_moments_and_what_they_are_of(tool: Tool, data: Pa
     assert {"seconds", "torch_fidelity", "code_version", "libraries"} <= parameters.keys()
 
 
-@pytest.mark.parametrize("options", [["--batch=1"], ["--batch=5"], ["--workers=2", "--batch=4"]])
-def test_batches_and_workers_change_nothing(tool: Tool, data: Path, options: list[str]) -> None:
+def test_batches_and_workers_change_nothing(tool: Tool, data: Path) -> None:
     limited = "--kid_features=9"
     one = arrays_of(tool.ref(data, limited))
-    two = arrays_of(tool.ref(data, limited, *options, name="two.npz"))
+    two = arrays_of(tool.ref(data, limited, "--workers=2", "--batch=4", name="two.npz"))
     assert one.keys() == two.keys()
     for name in one:
         if one[name].dtype.kind == "f":

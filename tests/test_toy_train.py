@@ -279,8 +279,6 @@ def test_edm_in_eigenspace_counts_on_the_variance_of_each_dimension(train: Run) 
     ("arguments", "rates"),
     [
         (["--rho=2"], [4, 4, -2]),
-        (["--rho=2", "--g_type=orig"], [4, 4, -2]),
-        (["--g_type=constant_inflation_gap"], [2, 2, 0.98]),
         (["--g_type=constant_inflation_gap", "--inflation_gap=0.5"], [2, 2, 1.5]),
         (["--g_rescaling=0.5"], [1.5, 1.5, 0]),
     ],
@@ -293,15 +291,6 @@ def test_the_schedule_is_the_one_asked_for(
     schedule = Model.load(folder / "network-snapshot-000000.pkl").denoiser.schedule
     assert schedule.log_noise_rate(torch.tensor(0.0)).tolist() == pytest.approx(rates)
     assert schedule.noise_variance(torch.tensor(0.0)).tolist() == pytest.approx([0.001] * 3)
-
-
-def test_a_seed_repeats_a_run_and_another_does_not(train: Run) -> None:
-    one, same, other = (
-        weights(train("--data_name=circles", f"--seed={seed}") / "network-snapshot-000000.pkl")
-        for seed in (1, 1, 2)
-    )
-    assert equal(one, same)
-    assert not equal(one, other)
 
 
 @pytest.mark.parametrize("location", ["folder", "state"])

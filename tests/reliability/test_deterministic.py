@@ -25,7 +25,7 @@ Run = Callable[..., Any]
         pytest.param(train, ["--deterministic"], marks=pytest.mark.hostile),
     ],
 )
-def test_a_seed_gives_the_same_bytes_twice(
+def test_a_seed_gives_the_same_bytes_twice_and_another_does_not(
     run_script: Run, tmp_path: Path, script: ModuleType, flags: list[str]
 ) -> None:
     options = TOY_TRAINING
@@ -38,15 +38,15 @@ def test_a_seed_gives_the_same_bytes_twice(
             "--no-calibrate",
         )
     files = []
-    for name in ("one", "two"):
+    for name, seed in (("one", 3), ("two", 3), ("other", 4)):
         folder = tmp_path / name
-        place = (f"--outdir={folder}", "--nosubdir")
+        place = (f"--outdir={folder}", "--nosubdir", f"--seed={seed}")
         result = run_script(script, *place, *options, *flags)
         assert (result.code, result.err) == (0, "")
         kinds = ("network-*.pkl", "training-state-*.pt")
         files.append({path.name: path.read_bytes() for kind in kinds for path in folder.glob(kind)})
     assert len(files[0]) >= 3
-    assert files[0] == files[1]
+    assert files[0] == files[1] != files[2]
 
 
 @pytest.mark.parametrize("flags", [[], ["--deterministic"]])

@@ -178,12 +178,6 @@ def test_how_data_is_read_does_not_change_the_network(fit: Run) -> None:
         assert equal(weights(fit(*arguments)), weights(first)), arguments
 
 
-def test_a_seed_repeats_a_run_and_another_does_not(fit: Run) -> None:
-    one, same, other = (weights(fit(f"--seed={seed}")) for seed in (1, 1, 2))
-    assert equal(one, same)
-    assert not equal(one, other)
-
-
 def test_microbatches_give_the_network_of_whole_batches(fit: Run) -> None:
     whole, parts = fit("--dropout=0"), fit("--dropout=0", "--batch-gpu=5")
     untrained = fit("--dropout=0", "--lr=1e-30")

@@ -1,0 +1,519 @@
+"""Image integration from the command line: what it writes, that it is right, what it refuses."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from image_models import SHAPE, save_image_model, write_image_set
+from running import refused
+
+import pfODE_int
+from torch_utils.results import load_arrays
+from torch_utils.snapshots import read_network, write_network
+from training.data.images.batches import normalize_pixels
+from training.data.images.dataset import ImageDataset
+from training.files.trajectory import KEYS
+from training.flow.solvers import DEFAULT, SOLVERS
+from training.model.model import Model
+
+Run = Callable[..., Any]
+Contents = Callable[[Path], dict[str, bytes]]
+Arrays = dict[str, np.ndarray]
+
+KINDS = ("melt", "roundtrip", "gen")
+COUNT, DIM, KEPT, CLASSES, END = 5, 64, 10, 3, 3.0
+ONE_BIT = float(np.finfo(np.float32).eps)
+"""What single precision may change of a number; twice the rounding error of one."""
+
+GAP = {"g_type": "constant_inflation_gap", "inflation_gap": 1.3}
+NETWORKS: dict[str, dict[str, Any]] = {
+    "PRP": {},
+    "PRR": {"dims_to_keep": KEPT},
+    "gap": {"dims_to_keep": KEPT, "rho": 1.2, "gamma0": 1e-3, **GAP},
+    "classes": {"dims_to_keep": KEPT, "label_dim": CLASSES, "output": "random"},
+    "late": {"t_min": 0.5, "space": "ES"},
+    "VP": {"precond": "vp", "t_max": 1.0},
+}
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Network files; the output of all is zero but for the one with classes."""
+    folder = tmp_path_factory.mktemp("networks")
+    paths = {name: folder / f"{name}.pkl" for name in NETWORKS}
+    for name, options in NETWORKS.items():
+        save_image_model(paths[name], **{"t_max": END, **options})
+    return paths
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random images with classes."""
+    path = tmp_path_factory.mktemp("data") / "blobs.zip"
+    write_image_set(path, 30, classes=CLASSES)
+    return path
+
+
+class Found:
+    """What one command wrote: arrays by simulation, and its parameters."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        (parameters,) = folder.glob("*_HD_pfODE_int_sim_params.json")
+        self.stem = parameters.name.removesuffix("_HD_pfODE_int_sim_params.json")
+        self.parameters = json.loads(parameters.read_text())
+        assert self.parameters.pop("format") == "inflationary-flows simulations 1"
+        self.arrays = {
+            kind: load_arrays(self.path(kind)) for kind in KINDS if self.path(kind).exists()
+        }
+
+    def path(self, kind: str) -> Path:
+        return self.folder / f"{self.stem}_{kind}.npz"
+
+    def __getitem__(self, kind: str) -> Arrays:
+        return self.arrays[kind]
+
+
+def close_to(found: Arrays, expected: Arrays) -> None:
+    """Asserts that results are the same, but for the precision that they are saved in."""
+    assert set(found) == set(expected)
+    for name, array in expected.items():
+        if array.dtype.kind == "U":
+            assert found[name] == array
+            continue
+        tolerance = 3e-6 * max(1, np.abs(array).max())
+        np.testing.assert_allclose(found[name], array, rtol=0, atol=tolerance, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def command(networks: dict[str, Path], images: Path) -> Callable[..., list[str]]:
+    """``command(network, ...)``: few images and steps, unless arguments say otherwise."""
+
+    def arguments(network: str, *more: object) -> list[str]:
+        standard: dict[str, object] = {
+            "--network": networks[network],
+            "--data_root": images,
+            "--bs": COUNT,
+            "--n_iters": 2,
+            "--batch-gpu": COUNT,
+        }
+        given = {str(argument).partition("=")[0] for argument in more}
+        if {"--sim_type=roundtrip", "--sim_type=gen"} & set(more):
+            del standard["--data_root"]
+        if "--sim_type=roundtrip" in more:
+            del standard["--bs"]
+        left = [f"{name}={value}" for name, value in standard.items() if name not in given]
+        return [*left, *map(str, more)]
+
+    return arguments
+
+
+@pytest.fixture(scope="module")
+def simulate(
+    run_script: Run, command: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Found]:
+    """``simulate(network, ...)``, read back.
+
+    Without a ``--save_dir``, what was simulated once is not simulated again, and its folder is not
+    to be written to.
+    """
+    made: dict[tuple[str, ...], Found] = {}
+
+    def run(network: str, *given: str) -> Found:
+        result = run_script(pfODE_int, *command(network, *given))
+        assert (result.code, result.err) == (0, ""), result.err
+        (folder,) = (Path(text[11:]) for text in given if text.startswith("--save_dir="))
+        return Found(folder)
+
+    def start(network: str, *more: object) -> Found:
+        given = (network, *map(str, more))
+        if any(argument.startswith("--save_dir") for argument in given):
+            return run(*given)
+        if given not in made:
+            folder = tmp_path_factory.mktemp("simulated") / "new" / "folder"
+            made[given] = run(*given, f"--save_dir={folder}")
+        return made[given]
+
+    return start
+
+
+# Exponential solvers are exact here, so that single precision is all that limits the files.
+CASES = {
+    "blobs_PRP": ("PRP", "--data_name=blobs"),
+    "other_PRRto10D": ("PRR", "--disc=vp_ode", "--vpode_disc_eps=0.3", "--data_name=other"),
+    "blobs_PRRto10D": ("gap", "--end_time=2.5", "--end_vars=2", "--start_noise"),
+}
+
+
+@pytest.fixture(params=list(CASES))
+def case(request: pytest.FixtureRequest, simulate: Callable[..., Found]) -> Found:
+    """All simulations of closed-form Gaussian data; states at steps 0, 3, 6 and 8."""
+    found = simulate(*CASES[request.param], "--n_iters=8", "--save_freq=3", "--seed=3")
+    assert found.stem == request.param
+    return found
+
+
+def latent_std(arrays: Arrays) -> np.ndarray:
+    """``s(t) sqrt(xi_i + gamma_i(t)) [S, D]``."""
+    variance = arrays["eigenvalues"] + arrays["noise_variance"]
+    return arrays["scale"][:, None] * np.sqrt(variance)
+
+
+def test_the_promised_files_have_the_promised_arrays(case: Found) -> None:
+    names = {f"{case.stem}_{kind}.npz" for kind in KINDS}
+    assert set(os.listdir(case.folder)) == {*names, f"{case.stem}_HD_pfODE_int_sim_params.json"}
+    sizes = {"S": 4, "N": COUNT, "D": DIM}
+    for arrays in case.arrays.values():
+        assert set(arrays) == {*KEYS, "format", "image_shape", "network_sha256"}
+        assert len(str(arrays["network_sha256"])) == 64
+        assert tuple(arrays["image_shape"]) == SHAPE
+        for name, axes in KEYS.items():
+            assert arrays[name].shape == tuple(sizes[axis] for axis in axes)
+            assert arrays[name].dtype == ("float32" if axes == "SND" else "float64")
+            assert np.isfinite(arrays[name]).all()
+
+
+def test_states_denoiser_and_scores_are_those_of_the_closed_form(case: Found) -> None:
+    """``x_i(t) = x_i(t_0) s(t)/s(t_0) sqrt((xi_i + gamma_i(t)) / (xi_i + gamma_i(t_0)))``."""
+    for arrays in case.arrays.values():
+        growth = latent_std(arrays) / latent_std(arrays)[0]
+        assert np.abs(np.log(growth[-1])).max() > 0.1
+        expected = growth[:, None] * arrays["xs_es"][0].astype(np.float64)
+        np.testing.assert_allclose(arrays["xs_es"], expected, rtol=2 * ONE_BIT, atol=0)
+        noisy = (arrays["eigenvalues"] + arrays["noise_variance"])[:, None]
+        tilde = arrays["tilde_xs_es"].astype(np.float64)
+        denoised, scores = arrays["eigenvalues"] / noisy * tilde, -tilde / noisy
+        np.testing.assert_allclose(arrays["net_outs"], denoised, rtol=2 * ONE_BIT)
+        np.testing.assert_allclose(arrays["unscaled_scores"], scores, rtol=2 * ONE_BIT)
+
+
+def test_the_schedule_and_the_times_are_those_asked_for(case: Found) -> None:
+    rate, gamma0, end_std = 1.0, 5e-4, 1.0
+    growth = np.full(DIM, 1.0)
+    if case.stem != "blobs_PRP":
+        growth[:KEPT], growth[KEPT:] = 2, 1 - KEPT / (DIM - KEPT)
+    if case.stem == "blobs_PRRto10D":
+        rate, gamma0, end_std = 1.2, 1e-3, 2.0
+        growth[KEPT:] = 2 - GAP["inflation_gap"]
+    first = {"other_PRRto10D": 0.3}.get(case.stem, 0.0)
+    last = {"blobs_PRRto10D": 2.5}.get(case.stem, END)
+    times = np.linspace(first, last, 9)
+    for kind, arrays in case.arrays.items():
+        saved = times[[0, 3, 6, 8] if kind == "melt" else [8, 5, 2, 0]]
+        np.testing.assert_allclose(arrays["times"], saved, atol=1e-12)
+        gamma = gamma0 * np.exp(rate * growth * arrays["times"][:, None])
+        np.testing.assert_allclose(arrays["noise_variance"], gamma, rtol=1e-12)
+        scale = end_std / np.sqrt(arrays["eigenvalues"][0] + gamma[:, 0])
+        np.testing.assert_allclose(arrays["scale"], scale, rtol=1e-12)
+
+
+def test_the_melt_starts_at_the_images_that_the_seed_chooses(case: Found, images: Path) -> None:
+    pixels, _ = ImageDataset(images, max_size=COUNT, seed=3).read(range(COUNT))
+    clean = normalize_pixels(pixels).flatten(1).double().numpy()
+    start = case["melt"]["tilde_xs"][0]
+    if case.stem == "blobs_PRRto10D":  # with --start_noise
+        gamma = case["melt"]["noise_variance"][0]
+        noise = (start - clean) @ case["melt"]["eigenvectors"] / np.sqrt(gamma)
+        # Four standard deviations of the mean and the variance of normal numbers.
+        assert abs(noise.mean()) < 4 / noise.size**0.5
+        assert abs(noise.var() - 1) < 4 * (2 / noise.size) ** 0.5
+    else:
+        np.testing.assert_allclose(start, clean, atol=2e-7)
+
+
+def test_the_roundtrip_starts_where_the_melt_ended_and_comes_home(case: Found) -> None:
+    np.testing.assert_array_equal(case["roundtrip"]["xs_es"][0], case["melt"]["xs_es"][-1])
+    home, start = case["roundtrip"]["tilde_xs"][-1], case["melt"]["tilde_xs"][0]
+    np.testing.assert_allclose(home, start, atol=1e-6)
+    facts = case.parameters["roundtrip"]
+    assert (facts["mse"], facts["exact_pixels"]) == (0, 1)
+    # In gray levels: 1e-6 of data is 1.3e-4 of them.
+    assert 0 < facts["max_abs_error"] < 1.3e-4
+    assert 0 < facts["mse_float"] < facts["max_abs_error"] ** 2
+
+
+def standard(found: Found) -> np.ndarray:
+    """The normal numbers that the latents of a generation are made of."""
+    return found["gen"]["xs_es"][0] / latent_std(found["gen"])[0]
+
+
+def test_latents_have_the_closed_form_and_follow_from_the_seed(case: Found, simulate: Run) -> None:
+    numbers = standard(case)
+    assert abs(numbers.mean()) < 4 / numbers.size**0.5
+    assert abs(numbers.var() - 1) < 4 * (2 / numbers.size) ** 0.5
+    other = simulate("PRP", "--sim_type=gen", "--seed=3", "--n_iters=1")
+    np.testing.assert_allclose(standard(other), numbers, rtol=1e-6)
+    assert not np.isclose(standard(simulate("PRP", "--sim_type=gen", "--n_iters=1")), numbers).any()
+
+
+def test_parameters_tell_all_about_each_simulation(case: Found, images: Path) -> None:
+    assert list(case.parameters) == list(KINDS)
+    known = {"n_iters": 8, "save_freq": 3, "seed": 3, "bs": COUNT, "sim_type": "all"}
+    known |= {"data_dim": DIM, "img_size": 8, "img_ch": 1, "data_root": str(images)}
+    known |= {"data_name": case.stem.split("_")[0], "end_time": case["melt"]["times"][-1]}
+    for kind, facts in case.parameters.items():
+        assert {name: facts["options"][name] for name in known} == known
+        assert facts["options"]["device_name"].startswith(("cpu", "cuda"))
+        assert facts["denoiser_calls"] == 8 * 6
+        assert facts["seconds"] > 0
+        assert facts["end_time"] == case[kind]["times"][-1]
+        np.testing.assert_allclose(facts["closed_form_variance"], latent_std(case[kind])[-1] ** 2)
+        measured = (case[kind]["xs_es"][-1].astype(np.float64) ** 2).mean(axis=0)
+        np.testing.assert_allclose(facts["end_variance"], measured, rtol=1e-6)
+    ratios = np.square(case["melt"]["xs_es"][-1] / latent_std(case["melt"])[-1]).mean(axis=0)
+    ratios = ratios[: case.parameters["melt"]["options"]["dims_to_keep"]]
+    told = case.parameters["melt"]["kept_variance_ratio"]
+    assert told["mean"] == pytest.approx(ratios.mean(), rel=1e-5)
+    assert told["worst"] == pytest.approx(ratios[np.abs(ratios - 1).argmax()], rel=1e-5)
+
+
+def test_times_start_where_training_did_and_states_are_saved_every_so_often(simulate: Run) -> None:
+    for save_freq, saved in ((1, [0, 1, 2, 3, 4]), (3, [0, 3, 4]), (99, [0, 4])):
+        found = simulate("late", "--n_iters=4", "--solver=euler", f"--save_freq={save_freq}")
+        times = np.linspace(0.5, END, 5)[saved]
+        np.testing.assert_allclose(found["melt"]["times"], times)
+        for kind in ("roundtrip", "gen"):
+            np.testing.assert_allclose(found[kind]["times"], 0.5 + END - times)
+
+
+def test_a_baseline_is_integrated_too(simulate: Run) -> None:
+    found = simulate("VP", "--n_iters=20", "--data-name=x")
+    assert found.stem == "x_VP"
+    # No noise is predicted: what is left of the velocity is the scale's.
+    for arrays in found.arrays.values():
+        growth = arrays["scale"] / arrays["scale"][0]
+        expected = growth[:, None, None] * arrays["xs_es"][0]
+        np.testing.assert_allclose(arrays["xs_es"], expected, rtol=1e-3)
+
+
+def test_eps_is_the_variance_of_the_compressed_latents(simulate: Run) -> None:
+    auto, empirical = simulate("PRR"), simulate("PRR", "--gen_source=empirical")
+    number = simulate("PRR", "--sim_type=gen", "--eps=0.04")["gen"]["xs_es"][0]
+    np.testing.assert_array_equal(number[:, :KEPT], auto["gen"]["xs_es"][0][:, :KEPT])
+    np.testing.assert_allclose(number[:, KEPT:], 0.2 * standard(auto)[:, KEPT:], rtol=1e-6)
+    melted = (empirical["melt"]["xs_es"][-1].astype(np.float64) ** 2).mean(axis=0)
+    expected = standard(auto) * np.sqrt(melted)
+    np.testing.assert_allclose(empirical["gen"]["xs_es"][0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("network", ["PRR", "classes"])
+def test_runs_from_an_earlier_melt_give_what_one_run_gives(
+    simulate: Run, tmp_path: Path, network: str
+) -> None:
+    together = simulate(network, "--gen_source=empirical")
+    folder = f"--save_dir={tmp_path / 'apart'}"
+    melt = simulate(network, folder, "--sim_type=melt")
+    assert list(melt.parameters) == ["melt"]
+    source = f"--prev_melt={melt.path('melt')}"
+    roundtrip = simulate(network, folder, "--sim_type=roundtrip", source)
+    assert list(roundtrip.parameters) == ["melt", "roundtrip"]
+    apart = simulate(network, folder, "--sim_type=gen", "--gen_source=empirical", source)
+    for kind in KINDS:
+        close_to(apart[kind], together[kind])
+    # The entries of earlier runs stay as they were.
+    assert list(apart.parameters) == list(KINDS)
+    assert apart.parameters["melt"] == melt.parameters["melt"]
+    assert apart.parameters["roundtrip"] == roundtrip.parameters["roundtrip"]
+    assert apart.parameters["gen"]["options"]["prev_melt"] == str(melt.path("melt"))
+    for name in ("mse", "mse_float", "max_abs_error", "exact_pixels"):
+        told = (found.parameters["roundtrip"][name] for found in (apart, together))
+        # In gray levels: starting from single precision costs 1e-5 of them.
+        np.testing.assert_allclose(*told, rtol=1e-3, atol=1e-4)
+
+
+def test_a_roundtrip_may_take_other_steps_than_its_melt(simulate: Run) -> None:
+    melt = simulate("PRP", "--sim_type=melt", "--n_iters=3", "--solver=heun")
+    source = f"--prev_melt={melt.path('melt')}"
+    found = simulate("PRP", "--sim_type=roundtrip", source)
+    np.testing.assert_array_equal(found["roundtrip"]["xs_es"][0], melt["melt"]["xs_es"][-1])
+
+
+def conditioned(
+    network: Path, arrays: Arrays, labels: torch.Tensor, n_iters: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The last state from the first one of a file, by the library, and without the labels."""
+    model = Model.load(network)
+    start = torch.from_numpy(arrays["xs_es"][0]).double()
+    first, last = arrays["times"][[0, -1]]
+    times = torch.linspace(first, last, n_iters + 1, dtype=torch.float64)
+    flows = model.flow.given(labels=labels), model.flow
+    with_labels, without = (flow.simulate(start, times, SOLVERS[DEFAULT]).end for flow in flows)
+    return with_labels.numpy(), without.numpy()
+
+
+def test_images_are_melted_and_brought_back_under_their_own_class(
+    simulate: Run, networks: dict[str, Path], images: Path
+) -> None:
+    found = simulate("classes", "--seed=5")
+    dataset = ImageDataset(images, use_labels=True, max_size=COUNT, seed=5)
+    _, labels = dataset.read(range(COUNT))
+    assert len(set(labels.argmax(dim=1).tolist())) > 1
+    for kind in ("melt", "roundtrip"):
+        np.testing.assert_array_equal(found[kind]["labels"], labels, strict=True)
+        end = found[kind]["xs_es"][-1]
+        expected, without = conditioned(networks["classes"], found[kind], labels, 2)
+        np.testing.assert_allclose(end, expected, atol=2e-6)
+        assert np.abs(end - without).max() > 1e-3
+
+
+@pytest.mark.parametrize("class_", [None, 2])
+def test_images_are_generated_of_the_class_asked_for_or_of_random_ones(
+    simulate: Run, networks: dict[str, Path], class_: int | None
+) -> None:
+    more = [] if class_ is None else [f"--class={class_}"]
+    found = simulate("classes", "--sim_type=gen", *more)
+    labels = found["gen"]["labels"]
+    drawn = set(labels.argmax(axis=1).tolist())
+    assert len(drawn) > 1 if class_ is None else drawn == {class_}
+    expected, without = conditioned(networks["classes"], found["gen"], torch.from_numpy(labels), 2)
+    np.testing.assert_allclose(found["gen"]["xs_es"][-1], expected, atol=2e-6)
+    assert np.abs(found["gen"]["xs_es"][-1] - without).max() > 1e-3
+    assert found.parameters["gen"]["options"]["class"] == class_
+
+
+def test_the_size_of_network_calls_changes_nothing(simulate: Run) -> None:
+    one, other = simulate("classes"), simulate("classes", "--batch-gpu=2")
+    for kind in KINDS:
+        close_to(other[kind], one[kind])
+
+
+def test_half_precision_is_of_the_network_only(simulate: Run) -> None:
+    full, half = simulate("classes"), simulate("classes", "--precision=bf16")
+    difference = np.abs(half["melt"]["net_outs"] - full["melt"]["net_outs"]).max()
+    assert 0 < difference < 0.05
+    assert half["melt"]["xs_es"].dtype == np.float32
+
+
+def test_other_simulations_may_be_added_to_a_folder(
+    run_script: Run, command: Callable[..., list[str]], contents: Contents, tmp_path: Path
+) -> None:
+    before: dict[str, bytes] = {}
+    place = (f"--save_dir={tmp_path / 'out'}", "--n_iters=1", "--solver=euler")
+    for arguments in (("PRP",), ("PRR",), ("PRP", "--data_name=other")):
+        assert run_script(pfODE_int, *command(*arguments, *place)).code == 0
+        after = contents(tmp_path / "out")
+        assert before.items() <= after.items()
+        assert len(after) == len(before) + 4
+        before = after
+
+
+# What is refused.
+
+
+@pytest.fixture
+def refuse(
+    run_script: Run, command: Callable[..., list[str]], contents: Contents, tmp_path: Path
+) -> Callable[..., None]:
+    """``refuse(network, arguments, code, *parts)``; no file is left."""
+    place = f"--save_dir={tmp_path / 'out'}"
+
+    def check(network: str, arguments: list[str], code: int, *parts: object) -> None:
+        refused(run_script(pfODE_int, *command(network, place, *arguments)), code, *parts)
+        # At most the empty folder of the results is there.
+        assert contents(tmp_path / "out") == {}
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("network", "arguments", "parts"),
+    [
+        ("PRP", ["--sim_type=roundtrip"], ["--sim_type=roundtrip", "--prev_melt"]),
+        ("PRP", ["--sim_type=gen", "--gen_source=empirical"], ["--sim_type=gen", "--prev_melt"]),
+        ("PRP", ["--prev_melt=x.npz"], ["--prev_melt", "roundtrip", "empirical"]),
+        ("PRP", ["--sim_type=roundtrip", "--prev_melt=x.npz", "--bs=3"], ["--bs", "melt"]),
+        ("PRP", ["--prev_melt=x.npz", "--sim_type=melt"], ["--prev_melt"]),
+        ("PRP", ["--prev_melt=x.npz", "--sim_type=gen"], ["--prev_melt"]),
+        ("PRP", ["--eps=empirical"], ["--eps", "--gen_source=empirical"]),
+        ("PRP", ["--eps=auto", "--gen_source=empirical"], ["--eps", "diag"]),
+        ("PRP", ["--eps=garbage"], ["eps", "garbage", "auto"]),
+        ("PRP", ["--class=0"], ["class is 0", "PRP.pkl has no classes"]),
+        ("classes", ["--class=3"], ["class is 3", "classes 0 to 2"]),
+        ("PRP", ["--end_time=3.01"], ["3.01", "T = 3"]),
+        ("PRP", ["--disc=vp_ode", "--vpode_disc_eps=3"], ["vpode_disc_eps is 3", "T = 3"]),
+        ("late", ["--disc=vp_ode", "--vpode_disc_eps=0.4"], ["vpode_disc_eps is 0.4", "0.5"]),
+        ("late", ["--end_time=0.4"], ["0.4", "0.5"]),
+        ("PRR", ["--dims_to_keep=64"], ["dims_to_keep is 64", "10", "PRR.pkl"]),
+        ("PRP", ["--img_size=32"], ["img_size is 32", "8"]),
+        ("PRP", ["--data_name=a/b"], ["data_name", "a/b"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_options_that_do_not_go_together_are_usage_errors(
+    refuse: Run, network: str, arguments: list[str], parts: list[str]
+) -> None:
+    refuse(network, arguments, 2, *parts)
+
+
+def test_data_that_do_not_fit_are_told(refuse: Run, tmp_path: Path) -> None:
+    path = tmp_path / "data.zip"
+    data = [f"--data_root={path}"]
+    for network, made, parts in (
+        ("PRP", {"count": 4}, ["has 4 images", "5 were"]),
+        ("PRP", {"count": 6, "image_shape": (3, 8, 8)}, ["3 channel", "1 channel"]),
+        ("classes", {"count": 6}, ["labels"]),
+        ("classes", {"count": 6, "classes": 4}, ["length 4", "takes 3"]),
+    ):
+        write_image_set(path, **made)
+        refuse(network, data, 1, *parts)
+    write_image_set(path, COUNT)
+    content = path.read_bytes()
+    place = content.index(b"IDAT", content.index(b"img00000003"))
+    path.write_bytes(content[:place] + b"I?AT" + content[place + 4 :])
+    refuse("PRP", data, 1, "data.zip", "img00000003")
+
+
+@pytest.mark.parametrize("kind", [["roundtrip"], ["gen", "--gen_source=empirical"]], ids=" ".join)
+def test_what_is_no_melt_of_this_flow_is_told(
+    refuse: Run, simulate: Run, tmp_path: Path, kind: list[str]
+) -> None:
+    for made, used, arguments, parts in (
+        ("PRP", "PRR", [], ["melt.npz", "scales"]),
+        ("PRP", "PRP", ["--end_time=2"], ["times are 0, 3", "0, 2"]),
+        ("PRR", "classes", [], ["another network"]),
+    ):
+        melt = simulate(made, "--sim_type=melt").path("melt")
+        more = [f"--sim_type={kind[0]}", *kind[1:], f"--prev_melt={melt}", *arguments]
+        refuse(used, more, 1, *parts)
+    (tmp_path / "text.npz").write_text("no archive")
+    for path, part in (
+        (tmp_path / "none.npz", "does not exist"),
+        (tmp_path / "text.npz", "not a readable .npz"),
+        (simulate("PRP").path("roundtrip"), "no melt"),
+    ):
+        more = [f"--sim_type={kind[0]}", *kind[1:], f"--prev_melt={path}"]
+        refuse("PRP", more, 1, path, part)
+
+
+def test_a_network_of_toys_is_told(refuse: Run, networks: dict[str, Path], tmp_path: Path) -> None:
+    parts, about = read_network(networks["PRP"])
+    del about["image_shape"]
+    write_network(tmp_path / "toy.pkl", parts, {**about, "data_name": "circles"})
+    message = "toy.pkl was not trained on images, but on 'circles'"
+    refuse("PRP", [f"--network={tmp_path / 'toy.pkl'}"], 1, message)
+
+
+def test_parameters_that_cannot_be_read_are_not_written_over(
+    run_script: Run, command: Callable[..., list[str]], contents: Contents, tmp_path: Path
+) -> None:
+    (tmp_path / "blobs_PRP_HD_pfODE_int_sim_params.json").write_text("{")
+    before = contents(tmp_path)
+    result = run_script(pfODE_int, *command("PRP", f"--save_dir={tmp_path}", "--overwrite"))
+    refused(result, 1, "sim_params.json is not readable JSON")
+    assert contents(tmp_path) == before
+
+
+def test_a_simulation_that_becomes_infinite_leaves_no_file(
+    refuse: Run, networks: dict[str, Path], tmp_path: Path
+) -> None:
+    parts, about = read_network(networks["PRP"])
+    for name, tensor in parts["network"].state.items():
+        if "to_image" in name:
+            tensor.fill_(1e38)
+    write_network(tmp_path / "wild.pkl", parts, about)
+    refuse("PRP", [f"--network={tmp_path / 'wild.pkl'}"], 1, "not finite at t = 0")

@@ -1,0 +1,418 @@
+"""Toy integration from the command line: what it writes, that it is right, and what it refuses."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from running import refused
+
+import toy_pfODE_int
+from torch_utils.results import load_arrays
+from torch_utils.snapshots import read_network, write_network
+from training.files.trajectory import KEYS
+
+Run = Callable[..., Any]
+Contents = Callable[[Path], dict[str, bytes]]
+Arrays = dict[str, np.ndarray]
+
+SIMULATIONS = ("melt", "roundtrip", "gen")
+GAP = ("--g_type=constant_inflation_gap", "--inflation_gap=0.8")
+NETWORKS = {
+    "PRP": ("--data_name=circles", "--tmax=7.01"),
+    "PRR": ("--data_name=swirl", "--dims_to_keep=2", "--tmax=6", "--rho=0.9", "--space=IS"),
+    "gap": ("--data_name=moons", "--dims_to_keep=1", *GAP, "--gamma0=0.001"),
+    "embedded": ("--data_name=circles", "--augment_to=4", "--dims_to_keep=2", "--tmax=4"),
+    "edm": ("--data_name=circles", "--precond=edm", "--tmax=20"),
+}
+
+
+@pytest.fixture(scope="session")
+def networks(toy_network: Callable[..., Path]) -> dict[str, Path]:
+    return {name: toy_network(*options) for name, options in NETWORKS.items()}
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """The results of one command."""
+
+    folder: Path
+    stem: str
+    melt: Arrays
+    roundtrip: Arrays
+    gen: Arrays
+    parameters: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Simulated":
+        (parameters,) = folder.glob("*_sim_params.json")
+        stem = parameters.name.removesuffix("_sim_params.json")
+        arrays = [load_arrays(folder / f"{stem}_{name}_results.npz") for name in SIMULATIONS]
+        return cls(folder, stem, *arrays, json.loads(parameters.read_text()))
+
+    @property
+    def all(self) -> list[Arrays]:
+        return [self.melt, self.roundtrip, self.gen]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        options: dict[str, Any] = self.parameters["options"]
+        return options
+
+
+@pytest.fixture(scope="session")
+def simulate(
+    run_script: Run, networks: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Simulated]:
+    """``simulate("exact", ...)`` or ``simulate("net", network_name, ...)``, read back.
+
+    What was simulated once is not simulated again, and its folder is not to be written to.
+    """
+    made: dict[tuple[str, ...], Simulated] = {}
+
+    def run(mode: str, *arguments: str) -> Simulated:
+        if mode == "net":
+            arguments = (f"--network={networks[arguments[0]]}", *arguments[1:])
+        given = {argument.partition("=")[0] for argument in arguments}
+        standard = {"--total_samples": "7", "--save_freq": "2"}
+        standard |= {} if mode == "net" else {"--data_name": "circles"}
+        standard |= {} if "--h" in given else {"--steps": "5"}
+        left = [f"{name}={value}" for name, value in standard.items() if name not in given]
+        folder = tmp_path_factory.mktemp("simulated") / "new" / "folder"
+        result = run_script(toy_pfODE_int, mode, f"--save_dir={folder}", *left, *arguments)
+        assert (result.code, result.err) == (0, ""), result.err
+        return Simulated.read(folder)
+
+    def start(mode: str, *arguments: str) -> Simulated:
+        if (mode, *arguments) not in made:
+            made[mode, *arguments] = run(mode, *arguments)
+        return made[mode, *arguments]
+
+    return start
+
+
+CASES = {
+    "circles_PRP_exact": ("exact",),
+    "s_curve_PRRto2D_exact": ("exact", "--data_name=s_curve", "--dims_to_keep=2"),
+    "moons_PRRto1D_exact": (
+        *("exact", "--data_name=moons", "--dims_to_keep=1", *GAP, "--rho=1.5"),
+        "--gamma0=0.002",
+    ),
+    "circles_PRRto2D_exact": ("exact", "--augment_to=3", "--dims_to_keep=2", "--end_vars=2.5"),
+    "alt_swirl_PRRto1D_discrete": ("discrete", "--data_name=alt_swirl", "--dims_to_keep=1"),
+    "circles_PRP_net": ("net", "PRP"),
+    "swirl_PRRto2D_net": ("net", "PRR"),
+    "moons_PRRto1D_net": ("net", "gap"),
+    "circles_PRRto2D_net": ("net", "embedded"),
+    "circles_EDM_net": ("net", "edm"),
+}
+
+
+@pytest.fixture(params=list(CASES))
+def case(request: pytest.FixtureRequest, simulate: Callable[..., Simulated]) -> Simulated:
+    """Seven samples, five steps, every second saved: states at steps 0, 2, 4 and 5."""
+    found = simulate(*CASES[request.param])
+    assert found.stem == request.param
+    return found
+
+
+def test_the_promised_files_have_the_promised_arrays(case: Simulated) -> None:
+    files = {f"{case.stem}_{name}_results.npz" for name in SIMULATIONS}
+    names = {path.name for path in case.folder.iterdir()}
+    assert names == {*files, f"{case.stem}_sim_params.json"}
+    sizes = {"S": 4, "N": 7, "D": case.options["data_dim"]}
+    digest = {"network_sha256"} if case.stem.endswith("_net") else set()
+    for arrays in case.all:
+        assert set(arrays) == {*KEYS, "format", *digest}
+        for name, axes in KEYS.items():
+            assert arrays[name].shape == tuple(sizes[axis] for axis in axes)
+            assert np.isfinite(arrays[name]).all()
+
+
+def test_a_roundtrip_runs_back_from_where_the_melt_ended(case: Simulated) -> None:
+    end = case.parameters["end_time"]
+    assert (np.diff(case.melt["times"]) > 0).all()
+    if "EDM" not in case.stem:
+        saved = end / 5 * np.array([0, 2, 4, 5])
+        np.testing.assert_allclose(case.melt["times"], saved, atol=1e-12)
+        np.testing.assert_allclose(case.gen["times"], end - saved, atol=1e-12)
+    np.testing.assert_array_equal(case.roundtrip["times"], case.gen["times"])
+    assert case.gen["times"][0] == case.melt["times"][-1] == pytest.approx(end)
+    assert case.gen["times"][-1] == case.melt["times"][0]
+    np.testing.assert_array_equal(case.roundtrip["xs_es"][0], case.melt["xs_es"][-1])
+
+
+def test_parameters_tell_the_values_that_were_used_and_the_cost(case: Simulated) -> None:
+    options, arrays = case.options, case.melt
+    assert options["data_name"] == case.stem.rsplit("_", 2)[0]
+    assert options["data_dim"] == len(arrays["mean"])
+    assert options["augment_to"] in (0, options["data_dim"])
+    assert (options["steps"], options["total_samples"]) == (5, 7)
+    assert options["h"] == pytest.approx(case.parameters["end_time"] / 5)
+    assert options["device_name"] == ("cuda" if torch.cuda.is_available() else "cpu")
+    for name in SIMULATIONS:
+        assert case.parameters["simulations"][name]["denoiser_calls"] == 5 * 6
+        assert case.parameters["simulations"][name]["seconds"] > 0
+    if "EDM" not in case.stem:
+        # The noise and the scale of the paper, with these values.
+        kept, dim = options["dims_to_keep"], options["data_dim"]
+        growth = np.full(dim, 1.0 if kept < dim else 0.0)
+        gap = options["inflation_gap"]
+        if kept < dim:
+            growth[kept:] = -kept / (dim - kept) if options["g_type"] == "orig" else 1 - gap
+        rates = options["rho"] * (1 + growth)
+        gamma = options["gamma0"] * np.exp(rates * arrays["times"][:, None])
+        np.testing.assert_allclose(arrays["noise_variance"], gamma, rtol=1e-9)
+        top = arrays["eigenvalues"][0] + gamma[:, 0]
+        np.testing.assert_allclose(arrays["scale"], options["end_vars"] / np.sqrt(top), rtol=1e-9)
+
+
+def test_discrete_points_are_those_that_melt(simulate: Callable[..., Simulated]) -> None:
+    found = simulate("discrete", "--data_name=moons", "--total_samples=30")
+    points = found.melt["tilde_xs_es"][0]
+    for arrays in found.all:
+        for x, gamma, denoised in zip(
+            arrays["tilde_xs_es"], arrays["noise_variance"], arrays["net_outs"], strict=True
+        ):
+            logits = -0.5 * ((x[:, None] - points) ** 2 / gamma).sum(axis=2)
+            weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+            softmax = weights / weights.sum(axis=1, keepdims=True)
+            np.testing.assert_allclose(denoised, softmax @ points, atol=1e-8)
+
+
+def test_an_exact_roundtrip_ends_where_the_melt_began(simulate: Callable[..., Simulated]) -> None:
+    few = ("--steps=40", "--total_samples=20", "--save_freq=40")
+    found = simulate("exact", "--data_name=s_curve", "--dims_to_keep=2", *few)
+    errors = found.roundtrip["tilde_xs_es"][-1] - found.melt["tilde_xs_es"][0]
+    facts = found.parameters["simulations"]["roundtrip"]
+    assert facts["rms_error"] == pytest.approx(np.sqrt((errors**2).mean()))
+    assert facts["max_abs_error"] == pytest.approx(np.abs(errors).max())
+    assert facts["rms_error"] < 1e-3
+
+
+def test_states_are_saved_at_the_start_every_save_freq_steps_and_the_end(
+    simulate: Callable[..., Simulated],
+) -> None:
+    for save_freq, saved in (("1", [0, 1, 2, 3, 4]), ("3", [0, 3, 4]), ("99", [0, 4])):
+        found = simulate("exact", "--steps=4", "--h=0.5", f"--save_freq={save_freq}")
+        np.testing.assert_allclose(found.melt["times"], 0.5 * np.array(saved))
+        np.testing.assert_allclose(found.gen["times"], 0.5 * (4 - np.array(saved)))
+
+
+def test_the_last_time_is_steps_times_h_and_the_networks_if_left_out(
+    simulate: Callable[..., Simulated],
+) -> None:
+    for arguments, steps, end in (
+        (["--steps=4"], 4, 7.01),
+        (["--steps=4", "--h=0.5"], 4, 2.0),
+        (["--h=0.701"], 10, 7.01),
+        (["--steps=701", "--h=1e-2", "--solver=euler"], 701, 7.01),
+    ):
+        found = simulate("net", "PRP", "--total_samples=3", "--save_freq=999", *arguments)
+        assert found.melt["times"][-1] == pytest.approx(end, rel=1e-12)
+        assert found.options["steps"] == steps
+        assert found.options["h"] == pytest.approx(end / steps)
+        assert found.parameters["end_time"] == pytest.approx(end)
+
+
+def latents(found: Simulated) -> np.ndarray:
+    return found.gen["xs_es"][0]
+
+
+def test_eps_is_the_variance_of_the_compressed_latents(simulate: Callable[..., Simulated]) -> None:
+    auto, number, empirical = (
+        simulate("net", "PRR", f"--eps={eps}") for eps in ("auto", "0.04", "empirical")
+    )
+    facts = auto.parameters["simulations"]["melt"]
+    normal = latents(auto) / np.sqrt(facts["closed_form_variance"])
+    np.testing.assert_array_equal(latents(number)[:, :2], latents(auto)[:, :2])
+    np.testing.assert_allclose(latents(number)[:, 2], 0.2 * normal[:, 2])
+    melted = (empirical.melt["xs_es"][-1] ** 2).mean(axis=0)
+    np.testing.assert_allclose(latents(empirical), normal * np.sqrt(melted), rtol=1e-9)
+
+
+@pytest.mark.parametrize("mode", [("exact",), ("discrete",), ("net", "PRR")])
+def test_another_seed_gives_other_points_and_latents(
+    simulate: Callable[..., Simulated], mode: tuple[str, ...]
+) -> None:
+    one, other = (simulate(*mode, "--seed=0"), simulate(*mode, "--seed=1"))
+    for first, second in zip(one.all, other.all, strict=True):
+        assert not np.isclose(first["xs"][0], second["xs"][0]).any()
+
+
+def test_data_and_latents_are_drawn_apart(simulate: Callable[..., Simulated]) -> None:
+    found = simulate("exact", "--total_samples=500", "--steps=2")
+    correlation = np.corrcoef(found.melt["xs_es"][0], latents(found), rowvar=False)
+    assert np.abs(correlation[:2, 2:]).max() < 0.2
+
+
+def test_the_network_says_what_the_options_leave_out(simulate: Callable[..., Simulated]) -> None:
+    schedule = ("--dims_to_keep=1", *GAP, "--gamma0=0.001", "--rho=1", "--augment_to=0")
+    spoken = simulate("net", "gap", "--data_name=moons", "--data_dim=2", *schedule)
+    for told, expected in zip(spoken.all, simulate("net", "gap").all, strict=True):
+        for name, array in expected.items():
+            np.testing.assert_array_equal(told[name], array)
+
+
+def test_other_results_and_files_in_the_folder_stay(
+    run_script: Run, tmp_path: Path, contents: Contents
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    few = (f"--save_dir={tmp_path}", "--total_samples=4", "--steps=2")
+    before = contents(tmp_path)
+    for arguments in (
+        ("exact", "--data_name=circles"),
+        ("discrete", "--data_name=circles"),
+        ("exact", "--data_name=moons"),
+        ("exact", "--data_name=circles", "--dims_to_keep=1"),
+    ):
+        assert run_script(toy_pfODE_int, *arguments, *few).code == 0
+        after = contents(tmp_path)
+        assert before.items() <= after.items()
+        assert len(after) == len(before) + 4
+        before = after
+
+
+# What is refused.
+
+
+@pytest.fixture
+def refuse(run_script: Run, networks: dict[str, Path], tmp_path: Path) -> Callable[..., None]:
+    """``refuse(arguments, code, *parts)``; a network is given by its name or path."""
+
+    def check(arguments: tuple[str, ...], code: int, *parts: object) -> None:
+        mode, *more = arguments
+        if mode in ("exact", "discrete"):
+            source = ["--data_name=circles", "--total_samples=3", "--steps=2"]
+        else:
+            source, mode = [f"--network={networks.get(mode, mode)}"], "net"
+        place = f"--save_dir={tmp_path / 'x'}"
+        refused(run_script(toy_pfODE_int, mode, place, *source, *more), code, *parts)
+        assert not (tmp_path / "x").exists()
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("network", "option", "value", "known"),
+    [
+        ("PRP", "--data_name", "moons", "circles"),
+        ("PRP", "--data_dim", "3", "2"),
+        ("PRP", "--dims_to_keep", "1", "2"),
+        ("PRP", "--augment_to", "5", "0"),
+        ("embedded", "--augment_to", "0", "4"),
+        ("embedded", "--data_dim", "2", "4"),
+        ("PRR", "--rho", "1.0", "0.9"),
+        ("PRR", "--gamma0", "0.1", "0.0005"),
+        ("PRR", "--g_type", "constant_inflation_gap", "orig"),
+        ("gap", "--inflation_gap", "1.02", "0.8"),
+        ("edm", "--rho", "1.0", "None"),
+        ("edm", "--dims_to_keep", "1", "2"),
+    ],
+)
+def test_an_option_that_contradicts_the_network_is_an_error_with_both_values(
+    refuse: Run, networks: dict[str, Path], network: str, option: str, value: str, known: str
+) -> None:
+    parts = (option, value, known, networks[network].name)
+    refuse((network, f"{option}={value}"), 2, *parts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (("PRP", "--steps=8", "--h=1"), ["8", "7.01"]),
+        (("PRP", "--steps=702", "--h=1e-2"), ["7.02", "7.01"]),
+        (("PRP", "--h=9"), ["9", "7.01"]),
+        (("PRP", "--h=0.4"), ["--h=0.4", "7.01", "--steps=17"]),
+        (("edm", "--steps=3", "--h=10"), ["30", "20"]),
+        (("edm", "--steps=1", "--h=0.001"), ["0.001", "0.002"]),
+        (("exact", "--data_dim=3"), ["3", "2"]),
+        (("discrete", "--dims_to_keep=3"), ["3", "2"]),
+        (("exact", "--augment_to=1"), ["1", "2"]),
+        (("discrete", "--augment_to=5", "--data_dim=2"), ["5", "2"]),
+        (("exact", "--gamma0=10"), ["gamma0", "10"]),
+        (("exact", "--g_type=orig", "--inflation_gap=2"), ["g_type", "inflation_gap"]),
+        (("exact", "--steps=10000000000000000"), []),
+        (("exact", "--steps=2", "--h=1e5"), []),
+        (("exact", "--end_vars=1e200"), []),
+        *(
+            (("exact", f"--eps={eps}"), ["eps", eps, "auto", "empirical"])
+            for eps in ("garbage", "nan", "inf", "0", "-1", "=xx", "", "Auto")
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_options_that_do_not_go_together_are_usage_errors(
+    refuse: Run, arguments: tuple[str, ...], parts: list[str]
+) -> None:
+    refuse(arguments, 2, *parts)
+
+
+def test_more_samples_than_memory_holds_end_with_one_line(run_script: Run, tmp_path: Path) -> None:
+    many = ("--data_name=circles", "--total_samples=10000000000000000")
+    refused(run_script(toy_pfODE_int, "exact", f"--save_dir={tmp_path / 'x'}", *many), 1)
+    assert not list(tmp_path.glob("x/*"))
+
+
+@pytest.mark.parametrize(
+    ("location", "code", "part"),
+    [
+        ("", 1, "folder"),
+        ("http://example.com/network.pkl", 2, "https"),
+        ("https://user@example.com/n.pkl", 2, "https"),
+        ("https://localhost:1/network.pkl", 1, "localhost"),
+    ],
+)
+def test_a_network_that_is_not_there_is_told_in_one_line(
+    refuse: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    location: str,
+    code: int,
+    part: str,
+) -> None:
+    monkeypatch.setenv("INFLATIONARY_FLOWS_CACHE", str(tmp_path / "cache"))
+    refuse((location,), code, part)
+
+
+def test_a_training_state_is_no_network(
+    refuse: Run, networks: dict[str, Path], tmp_path: Path
+) -> None:
+    (state,) = networks["PRP"].parent.glob("training-state-*")
+    shutil.copy(state, tmp_path / "network.pkl")
+    refuse((str(tmp_path / "network.pkl"),), 1, "not a network file")
+
+
+MOMENTS = {
+    "mean": torch.ones(2, dtype=torch.float64),
+    "eigenvalues": torch.tensor([52.0, 42.0], dtype=torch.float64),
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"data_name": name} for name in (None, "spirals", ["circles"], "swirl", "moons")),
+        *({"tmax": end} for end in (None, "late", float("nan"), -1.0)),
+        *({name: value} for name, value in MOMENTS.items()),
+        {"augment_to": "four"},
+    ],
+    ids=lambda changes: repr(changes)[:40],
+)
+def test_a_network_of_no_toy_is_told_in_one_line_by_name(
+    refuse: Run, networks: dict[str, Path], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    parts, about = read_network(networks["PRP"])
+    for name, value in changes.items():
+        if name in MOMENTS:
+            parts["basis"].state[name] = value
+        else:
+            about[name] = value
+    about = {name: value for name, value in about.items() if value is not None}
+    write_network(tmp_path / "network.pkl", parts, about)
+    refuse((str(tmp_path / "network.pkl"),), 1, "network.pkl")
