@@ -18,17 +18,14 @@ import pytest
 import torch
 from hypothesis import settings
 
-ROOT = Path(__file__).parent.parent
-# The scripts are no part of the installed packages.
-sys.path.insert(0, str(ROOT))
-
-import running  # noqa: E402
-from rank_pool import RankPool  # noqa: E402
-from running import Result  # noqa: E402
+pytest.register_assert_rewrite("tests.support")
 
 import toy_train  # noqa: E402
+from tests.support import running  # noqa: E402
+from tests.support.rank_pool import RankPool  # noqa: E402
+from tests.support.running import Result  # noqa: E402
 
-pytest_plugins = ["image_runs"]
+pytest_plugins = ["tests.support.image_runs"]
 
 torch.set_num_threads(1)
 settings.register_profile("few", max_examples=25, derandomize=True, deadline=None)
@@ -40,15 +37,20 @@ settings.load_profile("few")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sorts tests for parallel workers, each of which gets neighbors.
 
-    Those of two ranks come first, so that one worker starts the ranks. Those of a folder stay
-    together, whatever their order: they share fixtures.
+    Those of two ranks come first, so that one worker starts the ranks. Those of a folder, or of a
+    script by their name, stay together, whatever their order: they share fixtures.
     """
-    first: dict[Path, int] = {}
+
+    def room(item: pytest.Item) -> tuple[Path, str]:
+        folder, name = item.path.parent, item.path.stem.split("_")[1]
+        return folder, name if folder == Path(__file__).parent else ""
+
+    first: dict[tuple[Path, str], int] = {}
     for index, item in enumerate(items):
-        first.setdefault(item.path.parent, index)
+        first.setdefault(room(item), index)
 
     def place(item: pytest.Item) -> tuple[bool, int]:
-        return "two_ranks" not in getattr(item, "fixturenames", ()), first[item.path.parent]
+        return "two_ranks" not in getattr(item, "fixturenames", ()), first[room(item)]
 
     items.sort(key=place)
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from image_models import save_image_model, write_image_set
-from rank_pool import RankPool
-from running import refused
 
 import calc_net_residuals_autocorrelations as script
+from tests.support.image_models import save_image_model, write_image_set
+from tests.support.rank_pool import RankPool
+from tests.support.running import refused
 from torch_utils.results import load_arrays, save_arrays
 from torch_utils.streams import Stream
 from training.data.images.batches import normalize_pixels

@@ -13,11 +13,11 @@ import click
 import numpy as np
 import pytest
 import torch
-from commands import ALL, COMMANDS, Command, Shelf, run_named
-from rank_pool import RankPool
-from running import refused
 
 import dnnlib
+from tests.support.commands import ALL, COMMANDS, Command, Shelf, run_named
+from tests.support.rank_pool import RankPool
+from tests.support.running import refused
 from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, read_state
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from running import refused
 
 import dataset_tool
+from tests.support.running import refused
 
 Files = dict[str, bytes]
 

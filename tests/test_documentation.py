@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from running import Result
+
+from tests.support.running import Result
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/theory.md", "docs/api.md")

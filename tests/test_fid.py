@@ -8,7 +8,7 @@ import errno
 import hashlib
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from linear_detector import SIZE, LinearDetector, features_of
 from PIL import Image
 from scipy import linalg
 
 import fid
+from tests.support.linear_detector import SIZE, LinearDetector, features_of
 from torch_utils import distributed
 from training.data.images.batches import ImageDataset, pixel_batches
 from training.data.sources.writer import image_writer
@@ -281,7 +281,7 @@ def test_without_features_there_is_no_kid(
 
 
 @pytest.fixture
-def refused(tool: Tool, contents: Contents, tmp_path: Path) -> Iterator[Run]:
+def refused(tool: Tool, contents: Contents, tmp_path: Path) -> Run:
     """``refused(code, command, *arguments)``: the one line; nothing was written."""
 
     def check(code: int, command: str, *arguments: str) -> str:

@@ -12,15 +12,15 @@ import click
 import numpy as np
 import pytest
 import torch
-from image_models import SHAPE, save_image_model
 from PIL import Image
-from rank_pool import RankPool
-from running import refused
 
 import dnnlib
 import gen_fid_samples
 import pfODE_int
 from dnnlib.errors import DataError, UsageError
+from tests.support.image_models import SHAPE, save_image_model
+from tests.support.rank_pool import RankPool
+from tests.support.running import refused
 from torch_utils.results import load_arrays
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream

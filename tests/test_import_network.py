@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from original_files import Persistent, dumps, toy_content
-from running import refused
 
 import gen_fid_samples
 import import_network
 import toy_pfODE_int
+from tests.support.original_files import Persistent, dumps, toy_content
+from tests.support.running import refused
 from training.model.model import Model
 
 ROOT = Path(__file__).parent.parent

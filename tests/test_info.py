@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from image_models import save_image_model, write_image_set
 
 import info
 import toy_pfODE_int
+from tests.support.image_models import save_image_model, write_image_set
 from torch_utils.results import open_arrays, save_arrays
 from training.files.formats import NAMED, kind_of_arrays
 

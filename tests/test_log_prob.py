@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from image_models import save_image_model, write_image_set
-from running import refused
 
 import pfODE_int
 import toy_pfODE_int
+from tests.support.image_models import save_image_model, write_image_set
+from tests.support.running import refused
 from torch_utils.results import load_arrays
 from training.data.images.batches import normalize_pixels
 from training.data.toys import Toy

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_scripts_run_without_what_windows_lacks(tmp_path: Path) -> None:
-    command = [sys.executable, "-X", "warn_default_encoding", "tests/like_windows.py"]
+    command = [sys.executable, "-X", "warn_default_encoding", "tests/support/like_windows.py"]
     done = subprocess.run(
         [*command, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
     )

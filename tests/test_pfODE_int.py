@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from image_models import SHAPE, save_image_model, write_image_set
-from running import refused
 
 import pfODE_int
+from tests.support.image_models import SHAPE, save_image_model, write_image_set
+from tests.support.running import refused
+from tests.support.trajectories import KEYS
 from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, write_network
 from training.data.images.batches import normalize_pixels
 from training.data.images.dataset import ImageDataset
-from training.files.trajectory import KEYS
 from training.flow.solvers import DEFAULT, SOLVERS
 from training.model.model import Model
 
@@ -174,7 +174,7 @@ def test_the_promised_files_have_the_promised_arrays(case: Found) -> None:
         assert tuple(arrays["image_shape"]) == SHAPE
         for name, axes in KEYS.items():
             assert arrays[name].shape == tuple(sizes[axis] for axis in axes)
-            assert arrays[name].dtype == ("float32" if axes == "SND" else "float64")
+            assert arrays[name].dtype == ("float32" if axes == ("S", "N", "D") else "float64")
             assert np.isfinite(arrays[name]).all()
 
 
@@ -321,9 +321,9 @@ def test_runs_from_an_earlier_melt_give_what_one_run_gives(
     assert apart.parameters["roundtrip"] == roundtrip.parameters["roundtrip"]
     assert apart.parameters["gen"]["options"]["prev_melt"] == str(melt.path("melt"))
     for name in ("mse", "mse_float", "max_abs_error", "exact_pixels"):
-        told = (found.parameters["roundtrip"][name] for found in (apart, together))
+        one, other = (found.parameters["roundtrip"][name] for found in (apart, together))
         # In gray levels: starting from single precision costs 1e-5 of them.
-        np.testing.assert_allclose(*told, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
 def test_a_roundtrip_may_take_other_steps_than_its_melt(simulate: Run) -> None:

@@ -4,8 +4,8 @@ import os
 
 import pytest
 import torch
-from rank_pool import RankPool, RanksFailedError
 
+from tests.support.rank_pool import RankPool, RanksFailedError
 from torch_utils import distributed
 from torch_utils.distributed import process_group, sum_over_ranks
 

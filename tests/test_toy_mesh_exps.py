@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from running import refused
 
 import toy_mesh_exps
+from tests.support.running import refused
 from torch_utils.results import load_arrays
 from training.data.toys import Toy
 from training.measure.boundaries import (

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from running import refused
 
 import toy_pfODE_int
+from tests.support.running import refused
+from tests.support.trajectories import KEYS
 from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, write_network
-from training.files.trajectory import KEYS
 
 Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]
@@ -52,8 +52,10 @@ class Simulated:
     def read(cls, folder: Path) -> "Simulated":
         (parameters,) = folder.glob("*_sim_params.json")
         stem = parameters.name.removesuffix("_sim_params.json")
-        arrays = [load_arrays(folder / f"{stem}_{name}_results.npz") for name in SIMULATIONS]
-        return cls(folder, stem, *arrays, json.loads(parameters.read_text()))
+        melt, roundtrip, gen = (
+            load_arrays(folder / f"{stem}_{name}_results.npz") for name in SIMULATIONS
+        )
+        return cls(folder, stem, melt, roundtrip, gen, json.loads(parameters.read_text()))
 
     @property
     def all(self) -> list[Arrays]:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from running import refused
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import toy_pfODE_int
 import toy_train
+from tests.support.running import refused
 from torch_utils.snapshots import read_network, read_state, write_network, write_state
 from training.data.batches import ToyBatches
 from training.data.toys import TOY_NAMES

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from image_runs import (
+
+import train
+from tests.support.image_runs import (
     CLASSES,
     SIDE,
     TINY,
@@ -20,9 +22,7 @@ from image_runs import (
     weights,
     write_images,
 )
-from running import refused
-
-import train
+from tests.support.running import refused
 from training.data.images.batches import basis_batches
 from training.data.images.dataset import ImageDataset
 from training.flow.eigenbasis import EigenBasis

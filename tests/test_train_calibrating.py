@@ -5,7 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from image_runs import (
+
+import pfODE_int
+import train
+from tests.support.image_runs import (
     IMAGES,
     SIDE,
     TINY,
@@ -16,10 +19,7 @@ from image_runs import (
     vector,
     weights,
 )
-from running import refused
-
-import pfODE_int
-import train
+from tests.support.running import refused
 from training.model.model import Model
 
 

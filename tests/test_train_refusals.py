@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_runs import TINY, Contents, Run, write_images
-from running import refused
 
 import train
+from tests.support.image_runs import TINY, Contents, Run, write_images
+from tests.support.running import refused
 from training.data.sources.writer import image_writer
 
 

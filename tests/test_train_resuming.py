@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from image_runs import (
+
+import train
+from tests.support.image_runs import (
     LONG,
     ROOT,
     SIDE,
@@ -28,9 +30,7 @@ from image_runs import (
     stats,
     write_images,
 )
-from running import refused
-
-import train
+from tests.support.running import refused
 from torch_utils.snapshots import read_state, write_state
 from training.data.images.batches import ImageBatches
 from training.flow.eigenbasis import EigenBasis

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import picture_files as files
 import pytest
 import torch
 from PIL import Image
 
 import visualize
+from tests.support import picture_files as files
 from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis

@@ -18,10 +18,10 @@ from dnnlib.files import atomic_path, require_folder, require_new
 
 
 @pytest.fixture
-def umask() -> Iterator[Callable[[int], None]]:
+def umask() -> Iterator[Callable[[int], object]]:
     before = os.umask(0)
     os.umask(before)
-    yield lambda mask: os.umask(mask) and None
+    yield os.umask
     os.umask(before)
 
 

@@ -10,11 +10,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from fuzz.harness import Harness
-from fuzz.readers import READERS
+from tests.fuzz.harness import Harness
+from tests.fuzz.readers import READERS
 
 COLUMNS = "{:<20} {:>6} {:>8} {:>8} {:>10} {:>7}  {:<28} {:>6}  {:<28} {:>6}"
 

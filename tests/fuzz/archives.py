@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatch
 from random import Random
 
-from fuzz.mutations import INTEGERS, LARGE_INTEGERS, Mutate, choose, mutate_bytes
+from tests.fuzz.mutations import INTEGERS, LARGE_INTEGERS, Mutate, choose, mutate_bytes
 
 Entries = list[tuple[str, bytes]]
 NAMES = ("", "../../evil", "/evil", "C:\\evil", "a\x00b", "\n", "x" * 300, "__MACOSX/a.png", ".")

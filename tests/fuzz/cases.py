@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from unittest import mock
 
-from fuzz.mutations import Mutate
+from tests.fuzz.mutations import Mutate
 
 MADE = time.struct_time((2026, 1, 1, 0, 0, 0, 3, 1, 0))
 Write = Callable[[Path], Path]

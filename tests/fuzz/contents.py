@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fuzz.mutations import INTEGERS, LARGE_INTEGERS, mutate_bytes
+from tests.fuzz.mutations import INTEGERS, LARGE_INTEGERS, mutate_bytes
 
 VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2, 0.5, -0.0, 1e308, -1e308, 5e-324, float("nan"), float("inf")),
@@ -46,8 +46,8 @@ DTYPES = (
     "|O",
     "|V8",
     "<M8[s]",
+    *("<U999999999", "|S0", "|V0", "<f16", "<m8", "", "x", "<i3"),
 )
-DTYPES += ("<U999999999", "|S0", "|V0", "<f16", "<m8", "", "x", "<i3")
 
 
 def mutate_npy(data: bytes, other: bytes, random: Random) -> bytes:

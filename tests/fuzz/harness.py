@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from fuzz.trial import keep_case
+from tests.fuzz.trial import keep_case
 
 FOLDER = Path(__file__).parent
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
-from fuzz.cases import Write
+from tests.fuzz.cases import Write
 
 COMMAND = "touch RAN"
 MIB = 1 << 20

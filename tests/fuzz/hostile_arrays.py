@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from fuzz.cases import Write
-from fuzz.contents import npy
-from fuzz.hostile import COMMAND, MIB, UP, anything, named, strange_zips, zip_bomb, zip_of
+from tests.fuzz.cases import Write
+from tests.fuzz.contents import npy
+from tests.fuzz.hostile import COMMAND, MIB, UP, anything, named, strange_zips, zip_bomb, zip_of
 
 Contents = dict[str, bytes | Callable[[], bytes]]
 

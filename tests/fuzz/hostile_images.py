@@ -11,10 +11,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from fuzz import image_samples
-from fuzz.cases import Write
-from fuzz.contents import png
-from fuzz.hostile import MIB, anything, named, packed_zeros, strange_zips, zip_bomb, zip_of
+from tests.fuzz import image_samples
+from tests.fuzz.cases import Write
+from tests.fuzz.contents import png
+from tests.fuzz.hostile import MIB, anything, named, packed_zeros, strange_zips, zip_bomb, zip_of
 
 Contents = dict[str, bytes | Callable[[], bytes]]
 

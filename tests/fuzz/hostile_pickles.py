@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from fuzz import hostile, samples
-from fuzz.cases import Write
-from fuzz.hostile import COMMAND, named, zip_of
-from fuzz.pickles import (
+from tests.fuzz import hostile, samples
+from tests.fuzz.cases import Write
+from tests.fuzz.hostile import COMMAND, named, zip_of
+from tests.fuzz.pickles import (
     START,
     STOP,
     call,

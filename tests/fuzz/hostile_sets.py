@@ -7,11 +7,11 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-from fuzz import image_samples
-from fuzz.cases import Write
-from fuzz.hostile import MIB, UP, anything, named, packed_zeros
-from fuzz.hostile_pickles import VALUES, program
-from fuzz.pickles import mapping
+from tests.fuzz import image_samples
+from tests.fuzz.cases import Write
+from tests.fuzz.hostile import MIB, UP, anything, named, packed_zeros
+from tests.fuzz.hostile_pickles import VALUES, program
+from tests.fuzz.pickles import mapping
 
 Contents = dict[str, bytes | Callable[[], bytes]]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fuzz.cases import Write
+from tests.fuzz.cases import Write
 from training.data.sources.writer import image_writer
 
 

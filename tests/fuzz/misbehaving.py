@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from dnnlib.errors import DataError  # noqa: E402
-from fuzz import trial, zygote  # noqa: E402
-from fuzz.cases import Reader  # noqa: E402
+from dnnlib.errors import DataError
+from tests.fuzz import trial, zygote
+from tests.fuzz.cases import Reader
 
 VALID, MUTANT = b"valid", b"mutant"
 

@@ -6,12 +6,14 @@ import struct
 from itertools import pairwise
 from random import Random
 
-from fuzz.mutations import INTEGERS, LARGE_INTEGERS, mutate_bytes
+from tests.fuzz.mutations import INTEGERS, LARGE_INTEGERS, mutate_bytes
 
 START, STOP = b"\x80\x02", b"."
 FLOATS = (0.0, -0.0, 1.0, float("nan"), float("inf"), -1e308, 1e308, 5e-324, 1e-3, 1000.5)
-TEXTS = ("", "class", "arguments", "state", "mlp", "ddpmpp", "data", "../../evil", "\x00", "a\nb")
-TEXTS += ("x" * 3000, "\u202e\x1b[2J", "cuda:0", "meta", "__class__", "hex", "storage", "0", "17")
+TEXTS = (
+    *("", "class", "arguments", "state", "mlp", "ddpmpp", "data", "../../evil", "\x00", "a\nb"),
+    *("x" * 3000, "\u202e\x1b[2J", "cuda:0", "meta", "__class__", "hex", "storage", "0", "17"),
+)
 GLOBALS = (
     *("posix system", "builtins eval", "builtins exec", "builtins getattr", "builtins __import__"),
     *("subprocess Popen", "os execv", "socket create_connection", "builtins open", "io open"),

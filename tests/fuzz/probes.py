@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import toy_train
 from dnnlib.errors import DataError
-from fuzz import samples
+from tests.fuzz import samples
 from torch_utils.array_rows import open_rows
 from torch_utils.results import load_arrays, open_arrays
 from torch_utils.snapshots import read_state
@@ -197,8 +197,8 @@ class TinyInception(nn.Module):
             self.conv = nn.Conv2d(3, 2, 3)
             self.norm = nn.BatchNorm2d(2)
 
-    def load_state_dict(self, state: Any, *_: Any, **__: Any) -> None:
-        super().load_state_dict(state, assign=True)
+    def load_state_dict(self, state_dict: Any, *_: Any, **__: Any) -> None:
+        super().load_state_dict(state_dict, assign=True)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor]:
         return (self.norm(self.conv(pixels / 255)).mean(dim=(2, 3)),)

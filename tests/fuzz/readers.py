@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
-from fuzz import hostile_arrays, image_samples, probes, samples
-from fuzz.archives import in_gzip, in_tar, in_zip
-from fuzz.cases import Reader
-from fuzz.contents import (
+from tests.fuzz import hostile_arrays, image_samples, probes, samples
+from tests.fuzz.archives import in_gzip, in_tar, in_zip
+from tests.fuzz.cases import Reader
+from tests.fuzz.contents import (
     mutate_floats,
     mutate_json,
     mutate_lines,
@@ -15,14 +15,14 @@ from fuzz.contents import (
     mutate_png,
     mutate_text,
 )
-from fuzz.hostile import anything
-from fuzz.hostile_arrays import meshes, npz, texts
-from fuzz.hostile_images import image_folders, image_zips, images
-from fuzz.hostile_pickles import bare, networks, states, torch_files
-from fuzz.hostile_sets import idx_files, stores, tars
-from fuzz.mutations import mutate_bytes
-from fuzz.pickles import mutate_pickle
-from fuzz.result_samples import (
+from tests.fuzz.hostile import anything
+from tests.fuzz.hostile_arrays import meshes, npz, texts
+from tests.fuzz.hostile_images import image_folders, image_zips, images
+from tests.fuzz.hostile_pickles import bare, networks, states, torch_files
+from tests.fuzz.hostile_sets import idx_files, stores, tars
+from tests.fuzz.mutations import mutate_bytes
+from tests.fuzz.pickles import mutate_pickle
+from tests.fuzz.result_samples import (
     coverage,
     lags,
     matrices,

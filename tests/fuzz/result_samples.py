@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from original_files import dumps, image_content, randomized, toy_content
 
-from fuzz.cases import Write
-from fuzz.samples import TIMES, without_addresses
+from tests.fuzz.cases import Write
+from tests.fuzz.samples import TIMES, without_addresses
+from tests.support.original_files import dumps, image_content, randomized, toy_content
 from torch_utils.results import save_arrays
 from training.measure.boundaries import unit_sphere
 from training.networks import NETWORKS

@@ -13,7 +13,7 @@ import torch
 import trimesh
 
 import toy_train
-from fuzz.cases import Write
+from tests.fuzz.cases import Write
 from torch_utils.results import save_arrays, save_json
 from torch_utils.snapshots import write_state
 from torch_utils.stats import RunningMeans

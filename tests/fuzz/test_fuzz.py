@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from fuzz.harness import Harness
-from fuzz.readers import READERS
+from tests.fuzz.harness import Harness
+from tests.fuzz.readers import READERS
 
 SOME, MANY = 60, 2000
 EVERY = 16

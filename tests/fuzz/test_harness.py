@@ -13,14 +13,14 @@ from random import Random
 import numpy as np
 import pytest
 
-from fuzz import image_samples, misbehaving, samples
-from fuzz.archives import in_gzip, in_tar, in_zip
-from fuzz.cases import Cases
-from fuzz.contents import mutate_json, mutate_lines, mutate_npy, mutate_png, mutate_text
-from fuzz.harness import FOLDER, Harness
-from fuzz.mutations import BYTE_MUTATIONS, Mutate, mutate_bytes
-from fuzz.pickles import mutate_pickle
-from fuzz.readers import READERS
+from tests.fuzz import image_samples, misbehaving, samples
+from tests.fuzz.archives import in_gzip, in_tar, in_zip
+from tests.fuzz.cases import Cases
+from tests.fuzz.contents import mutate_json, mutate_lines, mutate_npy, mutate_png, mutate_text
+from tests.fuzz.harness import FOLDER, Harness
+from tests.fuzz.mutations import BYTE_MUTATIONS, Mutate, mutate_bytes
+from tests.fuzz.pickles import mutate_pickle
+from tests.fuzz.readers import READERS
 
 pytestmark = pytest.mark.hostile
 

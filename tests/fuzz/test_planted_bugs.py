@@ -13,8 +13,8 @@ from types import CodeType, FrameType
 
 import pytest
 
-from fuzz.cases import Reader, Sample
-from fuzz.readers import READERS
+from tests.fuzz.cases import Reader, Sample
+from tests.fuzz.readers import READERS
 
 ROOT = Path(__file__).parent.parent.parent
 PACKAGES = tuple(str(ROOT / package) + "/" for package in ("dnnlib", "torch_utils", "training"))

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from image_models import save_image_model
-from running import refused
 
 import dataset_tool
 import fid
@@ -22,7 +20,9 @@ import toy_pfODE_int
 import toy_train
 import train
 import visualize
-from fuzz.readers import READERS
+from tests.fuzz.readers import READERS
+from tests.support.image_models import save_image_model
+from tests.support.running import refused
 
 TOY = ("--data_name=circles", "--data_dim=2", "--dims_to_keep=2")
 

@@ -15,14 +15,15 @@ import sys
 import time
 import traceback
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from dnnlib.errors import InflationError
-from fuzz.cases import Cases, Reader
-from fuzz.watch import Watch
+from tests.fuzz.cases import Cases, Reader
+from tests.fuzz.watch import Watch
 
 MOST_SECONDS = 5.0
 """Of the processor."""
@@ -77,6 +78,7 @@ class Trial:
         for name in FORMAT_CODECS:
             codecs.lookup(name)
         Image.init()
+        allowed: tuple[type[Exception], ...] = (InflationError, *self._reader.also_allowed)
         for sample in self._cases.samples:
             for content in (None, b"broken"):
                 self._case.mkdir()
@@ -86,10 +88,8 @@ class Trial:
                 else:
                     for name in sample.files:
                         (self._case / name).write_bytes(content)
-                    try:
+                    with suppress(*allowed):
                         self._reader.probe(opened)
-                    except (InflationError, *self._reader.also_allowed):
-                        pass
                 shutil.rmtree(self._case)
 
     def run(self, index: int, keep: Path | None) -> dict[str, Any]:
@@ -166,7 +166,7 @@ class Trial:
 
     def _files(self) -> dict[str, tuple[int, ...]]:
         """Facts of all files of the case and around it, which change if anything does."""
-        found = {}
+        found: dict[str, tuple[int, ...]] = {}
         for top in (self._case, self._outside):
             for folder, folders, files in os.walk(top):
                 for name in ("", *folders, *files):

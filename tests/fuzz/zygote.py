@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from fuzz.cases import Reader  # noqa: E402
-from fuzz.trial import Trial  # noqa: E402
+from tests.fuzz.cases import Reader
+from tests.fuzz.trial import Trial
 
 
 def main(readers: dict[str, Reader]) -> None:
@@ -52,6 +52,6 @@ def run(readers: dict[str, Reader], job: dict[str, Any]) -> Iterator[dict[str, A
 
 
 if __name__ == "__main__":
-    from fuzz.readers import READERS
+    from tests.fuzz.readers import READERS
 
     main(READERS)

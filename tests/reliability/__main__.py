@@ -10,10 +10,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from reliability.kills import Runner, kill_often  # noqa: E402
-from reliability.suite import make_jobs  # noqa: E402
+from tests.reliability.kills import Runner, kill_often
+from tests.reliability.suite import make_jobs
 
 COLUMNS = "{:<36} {:>6} {:>9} {:>8} {:>10} {:>6} {:>7}"
 

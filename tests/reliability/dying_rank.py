@@ -24,5 +24,5 @@ def step_or_die(self: Trainer, *arguments: Any) -> None:
     train_step(self, *arguments)
 
 
-Trainer.train_step = step_or_die  # type: ignore[method-assign]
+Trainer.train_step = step_or_die
 run_script(import_module(script).main)

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from reliability.jobs import Job
-from reliability.whole import broken_files, differences
+from tests.reliability.jobs import Job
+from tests.reliability.whole import broken_files, differences
 
 FOLDER = Path(__file__).parent
 LONGEST = 300

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from reliability.jobs import (
+from tests.reliability.jobs import (
     IMAGE_TRAINING,
     TOY_TRAINING,
     Job,
@@ -12,7 +12,7 @@ from reliability.jobs import (
     training,
     write_images,
 )
-from reliability.kills import Runner
+from tests.reliability.kills import Runner
 
 
 def make_jobs(runner: Runner, folder: Path) -> list[Job]:

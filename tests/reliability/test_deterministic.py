@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from running import torch_settings_put_back
 
 import toy_train
 import train
-from reliability.jobs import IMAGE_TRAINING, TOY_TRAINING, write_images
+from tests.reliability.jobs import IMAGE_TRAINING, TOY_TRAINING, write_images
+from tests.support.running import torch_settings_put_back
 from training.learning.trainer import Trainer
 
 Run = Callable[..., Any]
@@ -28,7 +28,7 @@ Run = Callable[..., Any]
 def test_a_seed_gives_the_same_bytes_twice_and_another_does_not(
     run_script: Run, tmp_path: Path, script: ModuleType, flags: list[str]
 ) -> None:
-    options = TOY_TRAINING
+    options: tuple[str, ...] = TOY_TRAINING
     if script is train:
         write_images(tmp_path / "set.zip")
         options = (

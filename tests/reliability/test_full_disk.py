@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import toy_train
-from reliability.jobs import TOY_TRAINING
-from reliability.whole import differences
+from tests.reliability.jobs import TOY_TRAINING
+from tests.reliability.whole import differences
 from torch_utils.snapshots import read_state
 
 Run = Callable[..., Any]
@@ -89,9 +89,9 @@ def test_a_disk_that_is_really_full_ends_training_with_one_line(tmp_path: Path) 
     )
     (line,) = done.stderr.splitlines()
     assert "training-state-000002.pt: No space left on device" in line
-    told, names = done.stdout.split("exit ")
+    told, rest = done.stdout.split("exit ")
     assert "training-state-000001.pt" in told
-    code, *names = names.split()
+    code, *names = rest.split()
     assert code == "1"
     assert [name for name in names if name.startswith(".")] == []
     assert read_state(kept)["seen"] == 1000

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from reliability.jobs import TOY_TRAINING, Job, data_set, training, write_images
-from reliability.kills import Runner, Table, kill_often
-from reliability.suite import make_jobs
-from reliability.whole import broken_files
+from tests.reliability.jobs import TOY_TRAINING, Job, data_set, training, write_images
+from tests.reliability.kills import Runner, Table, kill_often
+from tests.reliability.suite import make_jobs
+from tests.reliability.whole import broken_files
 
 JOBS = 7
 KILLS = 20
@@ -82,7 +82,7 @@ def test_a_run_that_ends_elsewhere_than_the_unbroken_one_is_seen(
 ) -> None:
     job = training("toy_train", *TOY_TRAINING)
     other = training("toy_train", *TOY_TRAINING, "--seed=1")
-    monkeypatch.setattr("reliability.kills.moments", lambda *_: [{"kill_at": 3}])
+    monkeypatch.setattr("tests.reliability.kills.moments", lambda *_: [{"kill_at": 3}])
     changing = replace(job, command_after=other.command)
     table = kill_often(runner, changing, tmp_path / "a", 1)
     assert table.kills == 1

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from dnnlib.logs import logger
-from reliability.jobs import IMAGE_TRAINING, TOY_TRAINING, write_images
-from reliability.whole import differences
+from tests.reliability.jobs import IMAGE_TRAINING, TOY_TRAINING, write_images
+from tests.reliability.whole import differences
 from training.learning.restarting import LAUNCH_KEY, OPTIONS_NAME, launch_id
 from training.learning.resuming import place_to_resume
 from training.learning.run_folder import Place, RunFolder

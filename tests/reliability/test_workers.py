@@ -12,8 +12,8 @@ import torch
 from torch.utils.data import dataloader
 
 import train
-from reliability.jobs import IMAGE_TRAINING, write_images
-from reliability.whole import differences
+from tests.reliability.jobs import IMAGE_TRAINING, write_images
+from tests.reliability.whole import differences
 from training.data.images.batches import ImageBatches
 from training.data.images.dataset import ImageDataset
 from training.learning.trainer import Trainer

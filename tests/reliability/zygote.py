@@ -77,7 +77,7 @@ def count_writes(kill_at: int | None) -> list[str]:
 
     sync = os.fsync
 
-    def counted_sync(descriptor: int) -> None:
+    def counted_sync(descriptor: Any) -> None:
         count("fsync")
         sync(descriptor)
 

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fuzz.contents import npy
-from fuzz.hostile import zip_bomb, zip_of
-from fuzz.hostile_arrays import ARRAYS as HOSTILE_ARRAYS
-from refusals import refusal
 
 import dnnlib
 from dnnlib.errors import DataError
+from tests.fuzz.contents import npy
+from tests.fuzz.hostile import zip_bomb, zip_of
+from tests.fuzz.hostile_arrays import ARRAYS as HOSTILE_ARRAYS
+from tests.support.refusals import refusal
 from torch_utils.array_rows import open_rows
 from torch_utils.results import (
     load_arrays,

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 import torch
-from refusals import refusal
 from torch import nn
 
 from dnnlib.errors import DataError
+from tests.support.refusals import refusal
 from torch_utils import snapshots
 from torch_utils.snapshots import Part, build, read_network, read_state, write_network, write_state
 

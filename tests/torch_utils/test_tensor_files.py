@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from fuzz.hostile import packed_zeros, zip_of
-from fuzz.hostile_pickles import VALUES, legacy, program, saved, storage, tensor, torch_file
-from fuzz.pickles import call, mapping, name, number, sequence, text
 from torch import nn
 
+from tests.fuzz.hostile import packed_zeros, zip_of
+from tests.fuzz.hostile_pickles import VALUES, legacy, program, saved, storage, tensor, torch_file
+from tests.fuzz.pickles import call, mapping, name, number, sequence, text
 from torch_utils.inert_pickle import PickleError
 from torch_utils.tensor_files import BrokenFileError, ChecksumError, load_tensors
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from bumps import Bumps
 from torch import Tensor, nn
 
 from dnnlib.logs import logger, setup_logging
+from tests.support.bumps import Bumps
 from training.data.batches import ToyBatches
 from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from refusals import refusal
 from torch import Tensor
 
 from dnnlib.errors import DataError
+from tests.support.refusals import refusal
+from tests.support.trajectories import KEYS
 from torch_utils.results import load_arrays, save_arrays
 from training.files.trajectory import (
-    STATE_KEYS,
     SavedEnd,
     describe_state,
     trajectory_file,
@@ -27,15 +27,6 @@ from training.flow.trajectory import State
 from training.simulation.simulator import Simulator
 
 RK4 = SOLVERS["rk4"]
-KEYS = {
-    "times": ("S",),
-    **dict.fromkeys(STATE_KEYS, ("S", "N", "D")),
-    "mean": ("D",),
-    "eigenvectors": ("D", "D"),
-    "eigenvalues": ("D",),
-    "scale": ("S",),
-    "noise_variance": ("S", "D"),
-}
 
 
 def saved_melt(

@@ -4,9 +4,9 @@ from math import ceil
 
 import pytest
 import torch
-from bumps import Bumps
 from torch import Tensor, nn
 
+from tests.support.bumps import Bumps
 from training.flow.calls import BLOCK_ROWS, BlockwiseDenoiser, ConditionedDenoiser
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis

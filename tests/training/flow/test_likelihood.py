@@ -4,6 +4,7 @@ import weakref
 from collections.abc import Callable
 from itertools import product
 from math import log
+from typing import Any
 
 import pytest
 import torch
@@ -66,7 +67,7 @@ def melted_with_determinant(
     ids=str,
 )
 def test_the_density_of_an_exact_flow_is_that_of_the_mixture(
-    name: str, kept: int, options: dict, exact_flow: ExactFlow, generator: torch.Generator
+    name: str, kept: int, options: dict[str, Any], exact_flow: ExactFlow, generator: torch.Generator
 ) -> None:
     toy, flow = exact_flow(name, kept, **options)
     points = toy.sample(60, generator)

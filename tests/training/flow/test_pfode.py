@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable
 from math import nan
+from typing import Any
 
 import pytest
 import torch
@@ -95,7 +96,7 @@ def test_generating_from_a_melt_gives_the_data_back_at_fourth_order_or_better(
 def test_melted_noisy_data_has_the_law_and_the_variances_of_the_end(
     name: str,
     kept: int,
-    options: dict,
+    options: dict[str, Any],
     exact_flow: ExactFlow,
     law_distance: Callable[[Tensor, Tensor], float],
     generator: torch.Generator,
@@ -193,9 +194,10 @@ def test_states_are_given_as_they_are_made_and_not_kept(curved_flow: CurvedFlow)
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
-def test_calls_and_steps_are_counted_as_they_happen(solver, curved_flow: CurvedFlow) -> None:
+def test_calls_and_steps_are_counted_as_they_happen(solver: Any, curved_flow: CurvedFlow) -> None:
     plain = curved_flow(3)
-    calls, steps = [], []
+    calls: list[Any] = []
+    steps: list[Any] = []
 
     def counted(x: Tensor, t: Tensor) -> Tensor:
         calls.append(t)
@@ -269,7 +271,8 @@ def test_a_flow_in_blocks_is_the_same_flow(
 
     def counted(x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         sizes.append(len(x))
-        return labelled_flow.denoiser(x, t, labels=labels)
+        denoised: Tensor = labelled_flow.denoiser(x, t, labels=labels)  # type: ignore[call-arg]
+        return denoised
 
     flow = ProbabilityFlow(counted, labelled_flow.schedule, labelled_flow.basis)
     data, labels = normal(generator, 7, 3), normal(generator, 7, 1)

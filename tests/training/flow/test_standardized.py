@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from bumps import Bumps
 from torch.func import jvp
 
+from tests.support.bumps import Bumps
 from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis

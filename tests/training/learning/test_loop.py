@@ -374,7 +374,7 @@ def test_a_calibration_that_fails_costs_nothing_of_the_training(
     with pytest.raises(type(trouble)):
         train(trainer, source, folder, fail)
     assert Model.load(folder.network_path(4000)).about["seen"] == 4000
-    finished = []
+    finished: list[Model] = []
     resumed, source = circles_trainer()
     resumed.restore(read_state(folder.state_path(4000)), "state.pt")
     train(resumed, source, folder, finished.append)

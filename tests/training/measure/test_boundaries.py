@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from refusals import refusal
 from scipy import integrate, stats
 from scipy.spatial.distance import pdist
 
 from dnnlib.errors import DataError, UsageError
+from tests.support.refusals import refusal
 from training.measure.boundaries import (
     Boundary,
     convex_hull,

@@ -89,7 +89,8 @@ def test_dimensions_that_do_not_vary_get_zeros_and_are_marked() -> None:
 
 
 def test_what_cannot_be_correlated_is_refused() -> None:
-    for given in ([], batches(*related(1), size=1)):
+    nothing: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for given in (nothing, batches(*related(1), size=1)):
         with pytest.raises(DataError, match=r"r: [01] samples"):
             correlate(given, "r")
     for which, size in product((0, 1), (1e39, 1e160, 1e238, 1e300)):

@@ -12,8 +12,6 @@ from unittest import mock
 
 import pytest
 import torch
-from fuzz.hostile_pickles import VALUES, legacy, program, torch_file
-from refusals import refusal
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import (
     URL_INCEPTION_V3,
@@ -21,6 +19,8 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
 )
 
 from dnnlib.errors import DataError, UsageError
+from tests.fuzz.hostile_pickles import VALUES, legacy, program, torch_file
+from tests.support.refusals import refusal
 from training.measure import detector as module
 from training.measure.detector import InceptionDetector, expected_shapes, find_detector
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from rank_pool import RankPool
 from scipy import linalg
 from torch import Tensor
 
 from dnnlib.errors import DataError
+from tests.support.rank_pool import RankPool
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from training.measure.frechet import FeatureStatistics, Moments, frechet_distance
@@ -185,7 +185,7 @@ def test_points_without_variance_are_as_far_as_their_means() -> None:
 
 def test_moments_rounded_to_float32_give_its_digits() -> None:
     (mean1, cov1), (mean2, cov2) = gaussian(200, 0, 50), gaussian(200, 10, 50)
-    rounded = [value.float() for value in (mean1, cov1)]
+    rounded = mean1.float(), cov1.float()
     assert torch.linalg.eigvalsh(rounded[1].double())[0] < -1e-9  # of noise, as in a file
     exact = frechet_distance(mean1, cov1, mean2, cov2)
     assert frechet_distance(*rounded, mean2, cov2) == pytest.approx(exact, rel=1e-3)

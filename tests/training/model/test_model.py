@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from refusals import refusal
 
 from dnnlib.errors import UsageError
+from tests.support.refusals import refusal
 from torch_utils.snapshots import Part, read_network, write_network
 from training.flow.calibration import Calibration
 from training.flow.eigenbasis import EigenBasis

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from math import pi, sqrt
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,14 +55,16 @@ def stirred() -> Callable[[nn.Module], nn.Module]:
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for parameter in module.parameters():
-                parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
         return module
 
     return stir
 
 
 @pytest.mark.parametrize("taps", FILTERS)
-def test_resampling_keeps_constants_and_one_way_is_the_transpose_of_the_other(taps, normal):
+def test_resampling_keeps_constants_and_one_way_is_the_transpose_of_the_other(
+    taps: Any, normal: Any
+) -> None:
     fir, ones = FIRFilter(taps), torch.ones(1, 2, 16, 16)
     torch.testing.assert_close(fir.kernel.sum(), torch.tensor(1.0))
     margin = len(taps)
@@ -76,7 +79,7 @@ def test_resampling_keeps_constants_and_one_way_is_the_transpose_of_the_other(ta
     torch.testing.assert_close(4 * down, up)
 
 
-def test_box_filter_equals_the_general_path(normal):
+def test_box_filter_equals_the_general_path(normal: Any) -> None:
     box, general, x = FIRFilter((1, 1)), FIRFilter((2, 2)), normal(2, 3, 8, 8)
     assert box.is_box
     assert not general.is_box
@@ -86,7 +89,9 @@ def test_box_filter_equals_the_general_path(normal):
 
 
 @pytest.mark.parametrize("taps", FILTERS)
-def test_strided_convolution_of_the_blurred_is_the_convolution_downsampled(taps, normal):
+def test_strided_convolution_of_the_blurred_is_the_convolution_downsampled(
+    taps: Any, normal: Any
+) -> None:
     layer = InputResidual(3, 5, BlockStyle(embedding_dim=4, fir_taps=taps))
     features, image = normal(2, 5, 4, 4), normal(2, 3, 8, 8)
     full = F.conv2d(image, layer.conv.weight, padding=1 + layer.fir.reach)
@@ -97,7 +102,7 @@ def test_strided_convolution_of_the_blurred_is_the_convolution_downsampled(taps,
     torch.testing.assert_close(x, (features + small) * sqrt(0.5))
 
 
-def test_positional_features_are_waves_of_geometric_frequencies():
+def test_positional_features_are_waves_of_geometric_frequencies() -> None:
     c_noise = torch.tensor([0.0, 0.3, 700.0])
     frequencies = 10 ** torch.linspace(0, -4, 8, dtype=torch.float64)
     phase = c_noise[:, None].double() * frequencies
@@ -106,14 +111,14 @@ def test_positional_features_are_waves_of_geometric_frequencies():
     torch.testing.assert_close(features[:, 8:], phase.cos(), atol=1e-4, rtol=0)
 
 
-def test_positional_features_of_adm_have_cosines_first_and_stop_before_the_last_frequency():
+def test_positional_features_of_adm_have_cosines_first_and_stop_before_the_last_frequency() -> None:
     features = PositionalFeatures(8, last=False, cosines_first=True)
     torch.testing.assert_close(features.frequencies, torch.tensor([1.0, 1e-1, 1e-2, 1e-3]))
     torch.testing.assert_close(features(torch.zeros(1)), torch.tensor([[1.0] * 4 + [0.0] * 4]))
     assert not features.state_dict()
 
 
-def test_fourier_features_have_random_frequencies_that_are_kept_in_the_state():
+def test_fourier_features_have_random_frequencies_that_are_kept_in_the_state() -> None:
     features = FourierFeatures(4096)
     assert float(features.frequencies.std()) == pytest.approx(16, rel=0.05)
     assert set(features.state_dict()) == {"frequencies"}
@@ -131,7 +136,7 @@ def test_frequencies_can_be_rounded_at_each_step() -> None:
     assert not torch.equal(given, PositionalFeatures(64).frequencies)
 
 
-def test_impossible_sizes_are_refused():
+def test_impossible_sizes_are_refused() -> None:
     for taps in ((), (1,), (1, 2, 1), (1, -1)):
         with pytest.raises(UsageError, match="even number of taps"):
             FIRFilter(taps)
@@ -151,7 +156,7 @@ def test_impossible_sizes_are_refused():
 
 
 @pytest.mark.parametrize("late_labels", [False, True])
-def test_labels_of_the_embedding(late_labels, normal, stirred):
+def test_labels_of_the_embedding(late_labels: bool, normal: Any, stirred: Any) -> None:
     embedding = stirred(
         ConditionEmbedding(PositionalFeatures(8), 8, ADM, 4, 9, late_labels=late_labels)
     )
@@ -167,7 +172,7 @@ def test_labels_of_the_embedding(late_labels, normal, stirred):
         embedding(c_noise, labels, torch.zeros(2, 9))
 
 
-def test_one_hot_labels_are_scaled_to_unit_mean_square(normal):
+def test_one_hot_labels_are_scaled_to_unit_mean_square(normal: Any) -> None:
     embedding = ConditionEmbedding(PositionalFeatures(8), 8, DDPMPP, label_dim=4)
     seen = []
     embedding.label.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -176,7 +181,9 @@ def test_one_hot_labels_are_scaled_to_unit_mean_square(normal):
 
 
 @pytest.mark.parametrize("head_channels", [None, 4])
-def test_attention_equals_a_softmax_written_out(head_channels, normal, stirred):
+def test_attention_equals_a_softmax_written_out(
+    head_channels: Any, normal: Any, stirred: Any
+) -> None:
     channels, side = 8, 3
     style = BlockStyle(embedding_dim=4, head_channels=head_channels)
     attention = stirred(SelfAttention(channels, style))
@@ -193,7 +200,7 @@ def test_attention_equals_a_softmax_written_out(head_channels, normal, stirred):
     torch.testing.assert_close(attention(x), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_attention_does_not_know_where_pixels_are(normal, stirred):
+def test_attention_does_not_know_where_pixels_are(normal: Any, stirred: Any) -> None:
     attention = stirred(SelfAttention(8, ADM))
     x, order = normal(2, 8, 4, 4), torch.randperm(16)
     shuffled = x.flatten(2)[..., order].reshape(x.shape)
@@ -202,7 +209,7 @@ def test_attention_does_not_know_where_pixels_are(normal, stirred):
 
 
 @STYLES
-def test_block_starts_as_its_skip(style, normal):
+def test_block_starts_as_its_skip(style: Any, normal: Any) -> None:
     for resampling, channels in product((None, "up", "down"), (8, 12)):
         block = ResidualBlock(8, channels, style, resampling, attention=True)
         x = normal(2, 8, 8, 8)
@@ -217,7 +224,7 @@ def test_block_starts_as_its_skip(style, normal):
 
 
 @STYLES
-def test_block_follows_its_definition(style, normal, stirred):
+def test_block_follows_its_definition(style: Any, normal: Any, stirred: Any) -> None:
     block = stirred(ResidualBlock(8, 12, style))
     x, embedding = normal(2, 8, 4, 4), normal(2, 12)
     h = block.conv1(F.silu(block.norm1(x)))
@@ -230,7 +237,7 @@ def test_block_follows_its_definition(style, normal, stirred):
     torch.testing.assert_close(block(x, embedding), expected)
 
 
-def test_dropout_acts_in_training_only(normal, stirred):
+def test_dropout_acts_in_training_only(normal: Any, stirred: Any) -> None:
     block = stirred(ResidualBlock(8, 8, BlockStyle(embedding_dim=12, dropout=0.5)))
     x, embedding = normal(1, 8, 4, 4), normal(1, 12)
     assert not torch.equal(block(x, embedding), block(x, embedding))
@@ -238,12 +245,12 @@ def test_dropout_acts_in_training_only(normal, stirred):
     assert torch.equal(block(x, embedding), block(x, embedding))
 
 
-def test_groups_of_the_normalization():
+def test_groups_of_the_normalization() -> None:
     groups = {2: 1, 8: 2, 96: 24, 128: 32, 512: 32, 180: 30}
     assert {channels: DDPMPP.norm(channels).num_groups for channels in groups} == groups
 
 
-def test_initial_weights():
+def test_initial_weights() -> None:
     conv = nn.Conv2d(40, 80, 3)
     xavier_init(conv, 0.5)
     assert float(conv.weight.detach().std()) == pytest.approx(0.5 * sqrt(2 / (9 * 120)), rel=0.02)

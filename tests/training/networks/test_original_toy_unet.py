@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from original_files import randomized
 from torch import Tensor
 
 from dnnlib.errors import UsageError
+from tests.support.original_files import randomized
 from training.networks.original_toy_unet import OriginalToyConvUNet
 
 CHANNELS = (32, 64, 32, 96)

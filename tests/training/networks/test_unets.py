@@ -43,7 +43,7 @@ def network(name: str, side: int = 8, channels: int = 1, **options: Any) -> nn.M
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in net.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return net
 
 

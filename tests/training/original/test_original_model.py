@@ -6,7 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from original_files import (
+from sklearn.decomposition import PCA
+from torch import nn
+
+from dnnlib.errors import DataError, UsageError
+from tests.support.original_files import (
     Persistent,
     Shared,
     View,
@@ -16,11 +20,7 @@ from original_files import (
     toy_content,
     toy_points,
 )
-from refusals import refusal
-from sklearn.decomposition import PCA
-from torch import nn
-
-from dnnlib.errors import DataError, UsageError
+from tests.support.refusals import refusal
 from training.flow.schedules import InflationSchedule
 from training.model.model import Model
 from training.networks import NETWORKS
@@ -285,7 +285,8 @@ def test_protocols_of_older_pythons_are_read(write: Any) -> None:
 
 
 def test_what_is_no_file_of_a_network_is_refused(write: Any, tmp_path: Path) -> None:
-    for content in ({}, [], {"ema": {}}, {"ema": 3}, {"state": Persistent("A")}):
+    contents: tuple[Any, ...] = ({}, [], {"ema": {}}, {"ema": 3}, {"state": Persistent("A")})
+    for content in contents:
         assert "holds no network" in refusal(read_original, write(content))
     path = write({})
     path.write_bytes(dumps(toy_content()).replace(b"\x8c\x05class\x94", b"\x8c\x05clash\x94", 1))

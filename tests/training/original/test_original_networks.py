@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from original_files import (
+from torch import Tensor, nn
+
+from tests.support.original_files import (
     Persistent,
     Shared,
     View,
@@ -15,9 +17,7 @@ from original_files import (
     randomized,
     toy_content,
 )
-from refusals import refusal
-from torch import Tensor, nn
-
+from tests.support.refusals import refusal
 from training.networks import NETWORKS
 from training.original.model import import_original
 

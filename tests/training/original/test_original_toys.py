@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from original_files import (
+from torch import Tensor, nn
+
+from dnnlib.errors import DataError
+from tests.support.original_files import (
     dumps,
     edm_content,
     image_network,
@@ -18,9 +21,6 @@ from original_files import (
     toy_points,
     toy_song_network,
 )
-from torch import Tensor, nn
-
-from dnnlib.errors import DataError
 from training.data.toys import Toy
 from training.model.model import Model
 from training.networks import NETWORKS

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from picture_files import (
+
+from dnnlib.errors import DataError
+from tests.support.picture_files import (
     SAVED,
     TIMES,
     save_coverage,
@@ -18,8 +20,6 @@ from picture_files import (
     save_summary,
     save_toy_matrices,
 )
-
-from dnnlib.errors import DataError
 from training.measure.boundaries import unit_sphere
 from training.pictures.album import drawable_files, pictures_of
 

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.collections import PolyCollection
-from picture_files import (
+
+from dnnlib.errors import DataError
+from tests.support.picture_files import (
     IMAGE_STEM,
     LAGS,
     QUANTITIES,
@@ -22,7 +24,6 @@ from picture_files import (
     save_summary,
     save_toy_matrices,
 )
-
 from training.measure.correlation_times import CorrelationTime
 from training.pictures.correlations.lags import draw_lags, quantile_band
 from training.pictures.correlations.matrices import draw_matrices

@@ -8,9 +8,9 @@ import torch
 import trimesh
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
-from picture_files import LATENT_STD, RADII, SIZES, bent, save, save_coverage
 from scipy.stats import chi2
 
+from tests.support.picture_files import LATENT_STD, RADII, SIZES, bent, save, save_coverage
 from training.measure.boundaries import Boundary, gaussian_content_within, unit_sphere
 from training.pictures.album import pictures_of
 from training.pictures.coverage.boundaries import cut, draw_boundaries, limits_of

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from picture_files import SAVED, save_images, save_roundtrips
 from PIL import Image
 
+from tests.support.picture_files import SAVED, save_images, save_roundtrips
 from training.pictures.album import pictures_of
 from training.pictures.images import grids, pixels, roundtrips, simulations
 from training.pictures.images.folders import first_images, holds_images

@@ -11,10 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from mpl_toolkits.mplot3d.proj3d import proj_transform
-from picture_files import SAVED, save_images, save_simulation
 from PIL import Image
 
 from dnnlib.errors import DataError, UsageError
+from tests.support.picture_files import SAVED, save_images, save_simulation
 from training.pictures.style.colors import BLUE, ORANGE
 from training.pictures.trajectories import animation, clouds
 from training.pictures.trajectories.clouds import row_of

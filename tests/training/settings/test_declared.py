@@ -49,7 +49,7 @@ def test_settings_hold_what_was_typed_and_the_defaults(run_script: Callable[...,
     assert (settings.shared.count, settings.shared.rate) == (3, 2.0)
     assert settings.given == settings.shared.given == {"name", "batch", "rate", "paired", "paths"}
     with pytest.raises(FrozenInstanceError):
-        settings.name = "y"  # type: ignore[misc]
+        settings.name = "y"
 
 
 def test_defaults_in_python_are_those_of_the_command_line(run_script: Callable[..., Any]) -> None:

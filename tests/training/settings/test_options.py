@@ -10,12 +10,12 @@ from typing import Any
 
 import click
 import pytest
-from refusals import refusal
 
 import toy_pfODE_int
 import toy_train
 from dnnlib.errors import DataError, InflationError, TrainingError, UsageError, agree
 from dnnlib.files import atomic_path
+from tests.support.refusals import refusal
 from training.settings.declared import Declared, option, takes
 from training.settings.script import command, group
 from training.settings.training import resumed_options

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from image_models import SHAPE, save_image_model, write_image_set
-from refusals import refusal
 
 from dnnlib.errors import DataError, InflationError, UsageError
+from tests.support.image_models import SHAPE, save_image_model, write_image_set
+from tests.support.refusals import refusal
 from torch_utils.snapshots import read_network, write_network
 from training.flow.calls import BLOCK_ROWS
 from training.flow.solvers import SOLVERS

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from refusals import refusal
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dnnlib.errors import DataError
+from tests.support.refusals import refusal
 from torch_utils import distributed
 from training.data.batches import Batch
 from training.data.images.batches import (
@@ -51,7 +51,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         if not found.exists():
             with image_writer(found) as writer:
                 for pixels, label in zip(PIXELS, LABELS[labels], strict=True):
-                    writer.add(pixels, label)  # type: ignore[arg-type]
+                    writer.add(pixels, label)
         return found
 
     return path

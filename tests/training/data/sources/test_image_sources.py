@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fuzz.hostile_sets import gzip_of_zeros
 from PIL import Image
-from refusals import refusal
 from sklearn.datasets import load_digits
 
 import dataset_tool
 from dnnlib.errors import DataError, UsageError
+from tests.fuzz.hostile_sets import gzip_of_zeros
+from tests.support.refusals import refusal
 from training.data.images.codec import Decoder
 from training.data.sources.formats import open_source
 from training.data.sources.plain_pickle import read_plain_pickle

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import pytest
 import torch
 import torchdiffeq
-from equations import START, last, riccati, riccati_solution, scipys_end
 from torch import Tensor
 
 from dnnlib.errors import DataError
+from tests.support.equations import START, last, riccati, riccati_solution, scipys_end
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import adaptive
 from training.flow.solvers.adaptive import dormand_prince

@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from equations import START, last, riccati
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError
+from tests.support.equations import START, last, riccati
 from training.data.toys import Toy
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.pfode import ProbabilityFlow

@@ -1,9 +1,9 @@
 """The two-step Adams-Bashforth method: what it is exact for, and its published formula."""
 
 import torch
-from equations import START, riccati
 from torch import Tensor
 
+from tests.support.equations import START, riccati
 from training.flow.solvers.multistep import adams_bashforth
 
 UNEVEN = torch.tensor([0.0, 0.1, 0.5, 0.6, 0.7, 1.5], dtype=torch.float64)

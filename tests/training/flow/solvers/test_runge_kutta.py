@@ -4,8 +4,8 @@ from fractions import Fraction
 
 import pytest
 import torch
-from equations import riccati
 
+from tests.support.equations import riccati
 from training.flow.solvers.runge_kutta import (
     CASH_KARP,
     DORMAND_PRINCE,

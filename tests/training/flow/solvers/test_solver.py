@@ -5,10 +5,10 @@ from math import inf, nan
 
 import pytest
 import torch
-from equations import START, last, orders, riccati, riccati_solution, scipys_end
 from torch import Tensor
 
 from dnnlib.errors import UsageError
+from tests.support.equations import START, last, orders, riccati, riccati_solution, scipys_end
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import DEFAULT, SOLVERS, Solver, get_solver
 

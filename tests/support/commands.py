@@ -9,10 +9,6 @@ from unittest import mock
 
 import click
 import numpy as np
-from image_models import save_image_model, write_image_set
-from linear_detector import SIZE, LinearDetector
-from original_files import dumps, toy_content
-from running import ALONE, Result, run_script
 
 import calc_net_residuals_autocorrelations
 import calc_roundtrip_mse
@@ -27,6 +23,10 @@ import toy_pfODE_int
 import toy_train
 import train
 import visualize
+from tests.support.image_models import save_image_model, write_image_set
+from tests.support.linear_detector import SIZE, LinearDetector
+from tests.support.original_files import dumps, toy_content
+from tests.support.running import ALONE, Result, run_script
 from training.data.sources.writer import image_writer
 
 Arguments = Callable[["Shelf"], list[str]]

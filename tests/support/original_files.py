@@ -30,7 +30,7 @@ def _reconstruct_persistent_obj(meta: dict[str, Any]) -> None:
 
 
 _reconstruct_persistent_obj.__module__ = PERSISTENCE.__name__
-PERSISTENCE._reconstruct_persistent_obj = _reconstruct_persistent_obj  # type: ignore[attr-defined]
+PERSISTENCE._reconstruct_persistent_obj = _reconstruct_persistent_obj
 
 
 class Persistent:
@@ -97,7 +97,7 @@ class View:
         self.stride = stride or torch.empty(size, device="meta").stride()
 
     def __reduce__(self) -> Any:
-        arguments = (self.shared, 0, self.size, self.stride, False, OrderedDict())
+        arguments: tuple[Any, ...] = (self.shared, 0, self.size, self.stride, False, OrderedDict())
         return torch._utils._rebuild_tensor_v2, arguments
 
 
@@ -302,7 +302,9 @@ def toy_song_network(network: OriginalToySongUNet, **init_kwargs: Any) -> Persis
 
 def small_toy_network(dim: int) -> OriginalToyConvUNet:
     """With random weights, always the same."""
-    return randomized(OriginalToyConvUNet(dim, (4, 64), (32, 32, 32, 32), 2, 8))
+    network = OriginalToyConvUNet(dim, (4, 64), (32, 32, 32, 32), 2, 8)
+    randomized(network)
+    return network
 
 
 def edm(class_name: str, network: Persistent, **attributes: Any) -> Persistent:

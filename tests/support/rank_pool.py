@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 if TYPE_CHECKING:
-    from running import Result
+    from tests.support.running import Result
 
 RANKS = 2
 LONGEST = 120
@@ -135,7 +135,7 @@ def _free_port() -> int:
 
 
 def _run_script(name: str, *arguments: str) -> "Result":
-    from running import run_script
+    from tests.support.running import run_script
 
     return run_script(import_module(name), *arguments, ranks={})
 

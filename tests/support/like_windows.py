@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 MODULES = {
     *("crypt", "fcntl", "grp", "nis", "posix", "pty", "pwd", "resource", "spwd", "syslog"),
     *("termios", "tty"),
@@ -103,7 +103,7 @@ def main(folder: str) -> None:
     os.chdir(folder)
     multiprocessing.set_start_method("spawn")
     warnings.simplefilter("always", EncodingWarning)
-    warnings.showwarning = complain
+    vars(warnings)["showwarning"] = complain
     builtins.__import__ = take_away_modules
     for name in ("replace", "rename", "unlink", "remove"):
         setattr(os, name, wants_closed(getattr(os, name)))

@@ -1,1 +1,0 @@
-"""Kills scripts at random moments, and looks at what they leave."""
