@@ -1,16 +1,15 @@
 """Ranks share rows exactly and put them together again; devices are named or refused."""
 
-import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dnnlib.errors import DataError, UsageError
+from tests.support.rank_pool import RankPool
 from torch_utils import distributed
 from torch_utils.distributed import (
     barrier,
@@ -22,21 +21,20 @@ from torch_utils.distributed import (
     sum_over_ranks,
     world_from_environment,
 )
+from torch_utils.stats import RunningMeans
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3, 7, 8, 64])
-@pytest.mark.parametrize("count", [0, 1, 2, 7, 8, 100, 1001])
-def test_shares_are_a_partition_in_order(
-    monkeypatch: pytest.MonkeyPatch, count: int, ranks: int
-) -> None:
-    monkeypatch.setattr(distributed, "world_size", lambda: ranks)
+@given(count=st.integers(0, 2000), ranks=st.integers(1, 64))
+def test_shares_are_a_partition_in_order(count: int, ranks: int) -> None:
     shares = []
     for index in range(ranks):
-        monkeypatch.setattr(distributed, "rank", lambda index=index: index)
-        shares.append(list(range(count))[shard(count)])
-    assert sum(shares, []) == list(range(count))  # noqa: RUF017
-    sizes = {len(share) for share in shares}
-    assert max(sizes) - min(sizes) <= 1
+        with (
+            mock.patch.object(distributed, "world_size", return_value=ranks),
+            mock.patch.object(distributed, "rank", return_value=index),
+        ):
+            shares.append(range(count)[shard(count)])
+    assert [item for share in shares for item in share] == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_a_lone_process_is_rank_0_of_1(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,54 +111,29 @@ def test_other_errors_pass_and_the_group_is_left() -> None:
     assert not torch.distributed.is_initialized()
 
 
-RANK_SCRIPT = """
-import json, sys, torch
-from torch_utils import distributed
-from torch_utils.distributed import barrier, gather_rows, process_group, shard, sum_over_ranks
-from torch_utils.stats import RunningMeans
-
-with process_group("cpu") as device:
-    assert torch.distributed.get_backend() == "gloo"
-    found = {"rank": distributed.rank(), "world": distributed.world_size(),
-             "main": distributed.is_main(), "gathered": []}
-    for count in (1, 2, 5, 8):
-        rows = torch.arange(float(count * 3)).reshape(count, 3)
-        same = torch.equal(gather_rows(rows[shard(count)], count), rows)
-        deep = torch.arange(float(4 * count * 2)).reshape(4, count, 2)
-        same_deep = torch.equal(gather_rows(deep[:, shard(count)], count, dim=1), deep)
-        found["gathered"].append([count, same, same_deep])
-    found["sum"] = sum_over_ranks(torch.tensor([1.0, distributed.rank()])).tolist()
-    means = RunningMeans(device)
-    whole = torch.arange(7.0)
-    means.add("a", whole[shard(7)])
-    found["means"] = means.collect()["a"]
-    barrier()
-found["left"] = not torch.distributed.is_initialized()
-print(json.dumps(found))
-"""
+def gathered() -> dict[str, Any]:
+    """What one of two ranks finds."""
+    with process_group("cpu") as device:
+        found: dict[str, Any] = {
+            "backend": torch.distributed.get_backend(),
+            "place": (distributed.rank(), distributed.world_size(), is_main()),
+            "sum": sum_over_ranks(torch.tensor([1.0, distributed.rank()])).tolist(),
+        }
+        for count in (1, 2, 5, 8):
+            rows = torch.arange(float(count * 3)).reshape(count, 3)
+            deep = torch.arange(float(4 * count * 2)).reshape(4, count, 2)
+            assert torch.equal(gather_rows(rows[shard(count)], count), rows)
+            assert torch.equal(gather_rows(deep[:, shard(count)], count, dim=1), deep)
+        means = RunningMeans(device)
+        means.add("a", torch.arange(7.0)[shard(7)])
+        found["means"] = means.collect()["a"]
+        barrier()
+    return {**found, "left": not torch.distributed.is_initialized()}
 
 
-def test_two_ranks_gather_sum_and_average_alike(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK_SCRIPT],
-            env=os.environ | group | {"RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [process.communicate(timeout=60) for process in ranks]
-    assert [process.returncode for process in ranks] == [0, 0], outputs
-    for rank, (out, _) in enumerate(outputs):
-        found = json.loads(out.splitlines()[-1])
-        assert (found["rank"], found["world"], found["main"]) == (rank, 2, rank == 0)
-        assert found["gathered"] == [[count, True, True] for count in (1, 2, 5, 8)]
+def test_two_ranks_gather_sum_and_average_alike(two_ranks: RankPool) -> None:
+    for rank, found in enumerate(two_ranks.call(gathered)):
+        assert (found["backend"], found["place"]) == ("gloo", (rank, 2, rank == 0))
         assert found["sum"] == [2.0, 1.0]
         assert found["means"] == {"mean": 3.0, "std": 2.0, "count": 7.0}
         assert found["left"]

@@ -1,14 +1,13 @@
 """Second-moment calibration: what it finds, what it mends, what it does not depend on."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from dnnlib.errors import UsageError
+from tests.support.rank_pool import RankPool
 from torch_utils import distributed
 from training.data.toys import Toy
 from training.flow.calibration import METHODS, PRIOR_STD, Calibration, fit_calibration
@@ -355,17 +354,12 @@ def fit_share(method: str) -> Tensor:
     return values(fit_calibration(denoiser, mine, nodes(4), 3, method, block=100))
 
 
-def rank_main(rank: int, folder: Path) -> None:
-    """One of two ranks: joins the other, fits, writes what it got."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
-    torch.save({method: fit_share(method) for method in METHODS}, folder / f"rank{rank}.pt")
-    dist.destroy_process_group()
+def fit_shares() -> dict[str, Tensor]:
+    with distributed.process_group("cpu"):
+        return {method: fit_share(method) for method in METHODS}
 
 
-def test_two_ranks_fit_what_one_fits(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(rank_main, (tmp_path,), nprocs=2)
-    for rank in range(2):
-        fitted = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
+def test_two_ranks_fit_what_one_fits(two_ranks: RankPool) -> None:
+    for fitted in two_ranks.call(fit_shares):
         for method in METHODS:
             torch.testing.assert_close(fitted[method], fit_share(method), rtol=1e-4, atol=1e-5)
