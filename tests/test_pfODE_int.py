@@ -168,8 +168,9 @@ def test_the_promised_files_have_the_promised_arrays(case: Found) -> None:
     names = {f"{case.stem}_{kind}.npz" for kind in KINDS}
     assert set(os.listdir(case.folder)) == {*names, f"{case.stem}_HD_pfODE_int_sim_params.json"}
     sizes = {"S": 4, "N": COUNT, "D": DIM}
-    for arrays in case.arrays.values():
-        assert set(arrays) == {*KEYS, "format", "image_shape", "network_sha256"}
+    for kind, arrays in case.arrays.items():
+        which = {"image_index"} if kind != "gen" else set()
+        assert set(arrays) == {*KEYS, "format", "image_shape", "network_sha256", *which}
         assert len(str(arrays["network_sha256"])) == 64
         assert tuple(arrays["image_shape"]) == SHAPE
         for name, axes in KEYS.items():
@@ -282,13 +283,13 @@ def test_times_start_where_training_did_and_states_are_saved_every_so_often(simu
 
 
 def test_a_baseline_is_integrated_too(simulate: Run) -> None:
-    found = simulate("VP", "--n_iters=20", "--data-name=x")
+    found = simulate("VP", "--n_iters=40", "--data-name=x", "--sim_type=melt")
     assert found.stem == "x_VP"
-    # No noise is predicted: what is left of the velocity is the scale's.
-    for arrays in found.arrays.values():
-        growth = arrays["scale"] / arrays["scale"][0]
-        expected = growth[:, None, None] * arrays["xs_es"][0]
-        np.testing.assert_allclose(arrays["xs_es"], expected, rtol=1e-3)
+    # No noise is predicted: what is left of the velocity is the scale's. It is 7e-5 off.
+    arrays = found["melt"]
+    growth = arrays["scale"] / arrays["scale"][0]
+    expected = growth[:, None, None] * arrays["xs_es"][0]
+    np.testing.assert_allclose(arrays["xs_es"], expected, rtol=1e-4)
 
 
 def test_eps_is_the_variance_of_the_compressed_latents(simulate: Run) -> None:

@@ -1,0 +1,1 @@
+"""Tests of the scripts and libraries; what they share is in ``support``."""
