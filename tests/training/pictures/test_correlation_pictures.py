@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.collections import PolyCollection
 
-from dnnlib.errors import DataError
 from tests.support.picture_files import (
     IMAGE_STEM,
     LAGS,
