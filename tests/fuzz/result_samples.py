@@ -37,7 +37,8 @@ def coverage() -> dict[str, Any]:
 
 def lags() -> dict[str, Any]:
     mean = np.array([1.0, 0.5, 0.1])
-    summary: dict[str, Any] = {"times": TIMES.numpy(), "n_samples": 100}
+    times = TIMES.numpy()
+    summary: dict[str, Any] = {"times": times, "lags": times - times[0], "n_samples": 100}
     for name in QUANTITIES:
         summary[f"{name}_mean"] = mean
         summary[f"{name}_diagonal"] = summary[f"{name}_std"] = np.stack([mean, mean], axis=1)
