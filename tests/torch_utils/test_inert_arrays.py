@@ -14,7 +14,18 @@ from torch import nn
 from torch_utils.inert_arrays import ARRAY_NAMES, SCALAR_NAMES, TENSOR_NAMES
 from torch_utils.inert_pickle import PickleError, PickleReader
 
-NAMES = {**ARRAY_NAMES, **SCALAR_NAMES, **TENSOR_NAMES, "collections.OrderedDict": dict}
+
+def new_dictionary() -> dict[object, object]:
+    """In place of ``dict``, which has no signature to look at."""
+    return {}
+
+
+NAMES = {
+    **ARRAY_NAMES,
+    **SCALAR_NAMES,
+    **TENSOR_NAMES,
+    "collections.OrderedDict": new_dictionary,
+}
 DTYPES = ("bool", "i1", "u1", "i2", "i4", "i8", "u8", "f2", "f4", "f8", ">f4", ">i2")
 PROTOCOLS = (2, 3, 4, 5)
 
