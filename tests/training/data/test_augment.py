@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
+from tests.support.draws import double, seeded
 from training.data.augment import LABEL_DIM, AugmentDraws, GeometricAugmentation
 
 ALWAYS, NEVER = GeometricAugmentation(1), GeometricAugmentation(0)
@@ -37,7 +38,7 @@ def centres(height: int, width: int) -> Tensor:
 
 
 def homogeneous(*rows: list[float]) -> Tensor:
-    return torch.tensor([*rows, [0.0, 0.0, 1.0]], dtype=torch.float64)
+    return double([*rows, [0.0, 0.0, 1.0]])
 
 
 def rotation(cosine: float, sine: float) -> Tensor:
@@ -72,7 +73,7 @@ def warped_waves(labels: Tensor, size: tuple[int, int]) -> Tensor:
     return waves(centres(*size) @ back[:2, :2].T + back[:2, 2], *size)
 
 
-def test_warps_move_an_image_to_where_its_labels_say(generator: torch.Generator) -> None:
+def test_warps_move_an_image_to_where_its_labels_say() -> None:
     for size in ((32, 32), (24, 40)):
         images = waves(centres(*size), *size)[None]
         for parameters in WARPS.values():
@@ -81,7 +82,7 @@ def test_warps_move_an_image_to_where_its_labels_say(generator: torch.Generator)
             torch.testing.assert_close(augmented[0], expected, rtol=0, atol=0.015)
             assert (images[0] - expected).abs().max() > 0.3
     # All of them together.
-    draws = ALWAYS.draw(32, generator)
+    draws = ALWAYS.draw(32, seeded())
     draws = draws._replace(stretch=draws.stretch.abs())
     size = (48, 40)
     augmented, labels = ALWAYS.apply(waves(centres(*size), *size).expand(32, -1, -1, -1), draws)
@@ -89,9 +90,9 @@ def test_warps_move_an_image_to_where_its_labels_say(generator: torch.Generator)
         assert (image - warped_waves(label, size)).square().mean().sqrt() < 0.003
 
 
-def test_a_blob_is_moved_and_deformed_as_its_labels_say(generator: torch.Generator) -> None:
-    size, start, std = (64, 56), torch.tensor([3.0, -2.0], dtype=torch.float64), 2.0
-    draws = ALWAYS.draw(20, generator)
+def test_a_blob_is_moved_and_deformed_as_its_labels_say() -> None:
+    size, start, std = (64, 56), double([3.0, -2.0]), 2.0
+    draws = ALWAYS.draw(20, seeded())
     # Mild ones keep the blob inside and its mirror images away from it.
     draws = draws._replace(
         scaling=draws.scaling.clamp(-0.5, 0.5),
@@ -193,7 +194,7 @@ COUNT, PROBABILITY, SIGMAS = 100_000, 0.12, 4.5
 
 @pytest.fixture(scope="module")
 def many() -> AugmentDraws:
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     return GeometricAugmentation(PROBABILITY).draw(COUNT, generator)
 
 
@@ -245,17 +246,14 @@ def test_parameters_are_uncorrelated(many: AugmentDraws) -> None:
 
 
 def test_the_probability_turns_on_and_changes_no_parameter() -> None:
-    some, all_on = (
-        GeometricAugmentation(p).draw(500, torch.Generator().manual_seed(3)) for p in (0.4, 1)
-    )
+    some, all_on = (GeometricAugmentation(p).draw(500, seeded(3)) for p in (0.4, 1))
     for few, full in zip(some[2:], all_on[2:], strict=True):
         assert torch.equal(few, torch.where(few != 0, full, 0.0))
     assert torch.equal(some.flip_x, all_on.flip_x)
 
 
-def test_ranks_that_take_their_rows_of_the_draws_augment_the_whole_batch(
-    generator: torch.Generator,
-) -> None:
+def test_ranks_that_take_their_rows_of_the_draws_augment_the_whole_batch() -> None:
+    generator = seeded()
     augmentation = GeometricAugmentation(0.5)
     images = torch.randn(61, 3, 16, 16, generator=generator)
     draws = augmentation.draw(61, generator)
@@ -266,14 +264,9 @@ def test_ranks_that_take_their_rows_of_the_draws_augment_the_whole_batch(
     assert torch.equal(torch.cat([part for _, part in parts]), labels)
 
 
-def test_the_generator_decides_all_and_probabilities_are_checked(
-    generator: torch.Generator,
-) -> None:
-    images = torch.randn(20, 1, 8, 8, generator=generator)
-    first, again, other = (
-        GeometricAugmentation(0.5)(images, torch.Generator().manual_seed(seed))
-        for seed in (1, 1, 2)
-    )
+def test_the_generator_decides_all_and_probabilities_are_checked() -> None:
+    images = torch.randn(20, 1, 8, 8, generator=seeded())
+    first, again, other = (GeometricAugmentation(0.5)(images, seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
     assert not torch.equal(first[1], other[1])

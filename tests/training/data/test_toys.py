@@ -11,20 +11,17 @@ from sklearn.datasets import make_circles, make_moons, make_s_curve, make_swiss_
 from torch import Tensor
 
 from dnnlib.errors import UsageError
+from tests.support.draws import normal, seeded
+from tests.support.flows import law_distance
 from training.data import toys
 from training.data.toys import LARGEST_MISMATCH, TOY_NAMES, UNSCALED, Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import InflationSchedule
 
-LawDistance = Callable[[Tensor, Tensor], float]
 COUNT, LIKELY = 5000, 2000
 
 every_toy = pytest.mark.parametrize("name", TOY_NAMES)
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def circles(noise: float = 0.08) -> np.ndarray:
@@ -135,7 +132,7 @@ def surprise(toy: Toy, points: Tensor) -> float:
 
 
 @pytest.mark.parametrize("name", DEFINITIONS)
-def test_samples_have_the_law_of_the_definition(name: str, law_distance: LawDistance) -> None:
+def test_samples_have_the_law_of_the_definition(name: str) -> None:
     toy = Toy(name)
     expected = standardized(toy, DEFINITIONS[name]())
     assert law_distance(toy.sample(COUNT, seeded(3)), expected) < 2.4
@@ -145,22 +142,22 @@ def test_samples_have_the_law_of_the_definition(name: str, law_distance: LawDist
 
 
 @pytest.mark.parametrize("name", ["s_curve", "swirl"])
-def test_alternatives_differ_in_their_thickness_alone(name: str, law_distance: LawDistance) -> None:
+def test_alternatives_differ_in_their_thickness_alone(name: str) -> None:
     plain, other = Toy(name).sample(COUNT, seeded(4)), Toy(f"alt_{name}").sample(COUNT, seeded(5))
-    normal = 0.5 * torch.randn(COUNT, 1, generator=seeded(6), dtype=torch.float64)
+    gaussian = 0.5 * normal(COUNT, 1, seed=6)
     assert law_distance(other[:, [0, 2]], plain[:, [0, 2]]) < 2.4
-    assert law_distance(other[:, 1:2], normal) < 2.4
+    assert law_distance(other[:, 1:2], gaussian) < 2.4
     # Independence: the joint law is that of the parts, one of them shuffled.
     shuffled = torch.stack([other[:, 0], other[:, 1].roll(1), other[:, 2]], dim=1)
     assert law_distance(Toy(f"alt_{name}").sample(COUNT, seeded(7)), shuffled) < 2.4
 
 
 @every_toy
-def test_the_mixture_has_the_law_of_the_samples(name: str, law_distance: LawDistance) -> None:
+def test_the_mixture_has_the_law_of_the_samples(name: str) -> None:
     toy = Toy(name)
     mixture, generator = toy.mixture, seeded(8)
     chosen = mixture.weights.multinomial(COUNT, replacement=True, generator=generator)
-    noise = torch.randn(COUNT, toy.dim, generator=generator, dtype=torch.float64)
+    noise = normal(COUNT, toy.dim, generator=generator)
     points = mixture.means[chosen] + noise @ mixture.covariance.sqrt()
     assert mixture.weights.sum() == pytest.approx(1, abs=1e-12)
     assert law_distance(points, toy.sample(COUNT, seeded(9))) < 2.4

@@ -11,15 +11,12 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError
+from tests.support.draws import normal
+from tests.support.flows import random_basis
 from tests.support.refusals import refusal
 from tests.support.trajectories import KEYS
 from torch_utils.results import load_arrays, save_arrays
-from training.files.trajectory import (
-    SavedEnd,
-    describe_state,
-    trajectory_file,
-)
-from training.flow.eigenbasis import EigenBasis
+from training.files.trajectory import SavedEnd, describe_state, trajectory_file
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS
@@ -38,18 +35,16 @@ def saved_melt(
 
 
 @pytest.fixture
-def flow(random_basis: Callable[[int], EigenBasis]) -> ProbabilityFlow:
+def flow() -> ProbabilityFlow:
     """A nonlinear flow with a mean, a rotation and unequal noise."""
     schedule = InflationSchedule.to_dimension(1, 3, top_variance=2.0, end_std=0.7)
     return ProbabilityFlow(lambda x, t: x.tanh(), schedule, random_basis(3))
 
 
 @pytest.fixture
-def arrays(
-    flow: ProbabilityFlow, generator: torch.Generator, tmp_path: Path
-) -> dict[str, np.ndarray]:
+def arrays(flow: ProbabilityFlow, tmp_path: Path) -> dict[str, np.ndarray]:
     """Results of a melt that was saved at every step."""
-    data = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    data = normal(6, 3)
     return saved_melt(flow, data, flow.schedule.times(8, 4.0), tmp_path / "melt.npz")
 
 
@@ -81,8 +76,8 @@ def test_results_explain_themselves(arrays: dict[str, np.ndarray], flow: Probabi
 
 
 @pytest.fixture
-def data(generator: torch.Generator) -> Tensor:
-    return torch.randn(6, 3, generator=generator, dtype=torch.float64)
+def data() -> Tensor:
+    return normal(6, 3)
 
 
 @pytest.mark.parametrize(("save_every", "dtype"), [(1, "float64"), (3, "float32"), (8, "float64")])
@@ -244,25 +239,3 @@ def test_a_melt_of_another_network_is_refused(
         assert len(SavedEnd.load(path, flow, TIMES, known).x) == len(data)
     with pytest.raises(DataError, match=r"another network.*aaaa.*bbbb"):
         SavedEnd.load(path, flow, TIMES, "b" * 64)
-
-
-def test_a_file_is_refused_by_flows_and_times_that_it_was_not_made_with(
-    melted: Path, flow: ProbabilityFlow, random_basis: Callable[[int], EigenBasis], data: Tensor
-) -> None:
-    def other(basis: EigenBasis, kept: int = 1, **options: float) -> ProbabilityFlow:
-        options = {"top_variance": 2.0, "end_std": 0.7, **options}
-        schedule = InflationSchedule.to_dimension(kept, basis.dim, **options)
-        return ProbabilityFlow(flow.denoiser, schedule, basis)
-
-    basis = flow.basis
-    wider = EigenBasis(basis.mean, 1.5 * basis.eigenvalues, basis.eigenvectors)
-    assert "eigenvalues" in refused(melted, other(wider))
-    assert "scales" in refused(melted, other(basis, end_std=1.4))
-    assert "noise variances" in refused(melted, other(basis, kept=2))
-    # With another rate the scale at the end is another, too.
-    assert "scales" in refused(melted, other(basis, rho=1.5))
-    assert "3 dimensions, but the network 4" in refused(melted, other(random_basis(4)))
-    assert "0, 4, but here they are 0, 3.5" in refused(melted, flow, TIMES[:-1])
-    roundtrip = melted.with_name("roundtrip.npz")
-    Simulator(flow, TIMES, RK4, save_every=2).generate(data, "roundtrip", roundtrip)
-    assert "no melt" in refused(roundtrip, flow)

@@ -6,13 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.support.bumps import Bumps
+from tests.support.draws import double, normal, seeded
 from training.flow.calls import BLOCK_ROWS, BlockwiseDenoiser, ConditionedDenoiser
-from training.flow.denoisers import MixtureDenoiser
-from training.flow.eigenbasis import EigenBasis
-from training.flow.schedules import InflationSchedule
 
-T = torch.tensor(2.0, dtype=torch.float64)
+T = double(2.0)
 Call = tuple[Tensor, Tensor, dict[str, Tensor]]
 
 
@@ -28,8 +25,8 @@ class Spy:
 
 
 @pytest.fixture
-def points(generator: torch.Generator) -> Tensor:
-    return torch.randn(11, 3, generator=generator, dtype=torch.float64)
+def points() -> Tensor:
+    return normal(11, 3)
 
 
 @pytest.mark.parametrize("rows", [1, 4, 11, 100])
@@ -66,9 +63,9 @@ def test_no_points_make_no_call() -> None:
 
 
 @torch.no_grad()
-def test_a_row_has_the_same_bits_whatever_comes_with_it(generator: torch.Generator) -> None:
+def test_a_row_has_the_same_bits_whatever_comes_with_it() -> None:
     network = nn.Sequential(nn.Linear(192, 300), nn.SiLU(), nn.Linear(300, 192))
-    points = torch.randn(40, 192, generator=generator)
+    points = torch.randn(40, 192, generator=seeded())
     blocks = BlockwiseDenoiser(lambda x, t: network(x), 8)
     whole = blocks(points, T)
     for size in (1, 5, 8, 13):
@@ -89,16 +86,3 @@ def test_conditions_are_the_same_at_every_call_also_in_blocks(points: Tensor) ->
 def test_every_type_of_device_has_a_size_of_block() -> None:
     assert set(BLOCK_ROWS) == {"cpu", "cuda"}
     assert min(BLOCK_ROWS.values()) >= 1
-
-
-@torch.no_grad()
-def test_blocks_of_an_exact_denoiser_at_times_of_their_own(points: Tensor) -> None:
-    toy = Bumps(2)
-    basis = EigenBasis.from_moments(*toy.moments())
-    schedule = InflationSchedule.to_dimension(1, 2)
-    exact = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
-    t = torch.linspace(0, 4, 11, dtype=torch.float64)
-    found = BlockwiseDenoiser(exact, 4)(points[:, :2], t)
-    for row in range(11):
-        alone = exact(points[[row], :2], t[row])
-        torch.testing.assert_close(found[[row]], alone, rtol=1e-12, atol=1e-12)

@@ -1,6 +1,5 @@
 """Denoisers: exact ones against brute force and their own densities, networks in both spaces."""
 
-from collections.abc import Callable
 from math import pi
 
 import pytest
@@ -8,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from dnnlib.errors import UsageError
+from tests.support.draws import double, normal, seeded
+from tests.support.flows import FunctionNetwork, exact_flow, random_basis, rotated
 from training.data.toys import Toy
 from training.flow.denoisers import (
     DiscreteDenoiser,
@@ -15,18 +16,14 @@ from training.flow.denoisers import (
     NetworkDenoiser,
     noise_condition,
 )
-from training.flow.eigenbasis import EigenBasis
 from training.flow.isotropic import EDMSchedule
 from training.flow.pfode import ProbabilityFlow
 from training.flow.preconditioning import PRECONDITIONINGS
 from training.flow.schedules import InflationSchedule
 
-ExactFlow = Callable[..., tuple[Toy, ProbabilityFlow]]
-RandomBasis = Callable[[int], EigenBasis]
-
 
 def time(value: float) -> Tensor:
-    return torch.tensor(value, dtype=torch.float64)
+    return double(value)
 
 
 def noisy_points(
@@ -34,13 +31,13 @@ def noisy_points(
 ) -> Tensor:
     """Eigenspace samples of ``p_t``, unscaled."""
     clean = flow.basis.to_eigen(toy.sample(count, generator))
-    noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
+    noise = normal(*clean.shape, generator=generator)
     return clean + flow.schedule.noise_variance(t).sqrt() * noise
 
 
 @pytest.mark.parametrize(("name", "t", "kept"), [("circles", 3.0, 2), ("moons", 2.0, 1)])
 def test_the_exact_denoiser_is_the_posterior_mean_of_samples(
-    name: str, t: float, kept: int, exact_flow: ExactFlow, generator: torch.Generator
+    name: str, t: float, kept: int, generator: torch.Generator
 ) -> None:
     toy, flow = exact_flow(name, kept)
     x = noisy_points(toy, flow, 8, time(t), generator)
@@ -62,7 +59,7 @@ def test_the_exact_denoiser_is_the_posterior_mean_of_samples(
     [("circles", 2, 0), ("moons", 1, 4), ("bumps3", 2, 0), ("alt_s_curve", 1, 6)],
 )
 def test_the_score_is_the_gradient_of_the_log_density_at_one_time_or_one_for_each(
-    name: str, kept: int, embed: int, exact_flow: ExactFlow, generator: torch.Generator
+    name: str, kept: int, embed: int, generator: torch.Generator
 ) -> None:
     toy, flow = exact_flow(name, kept, embed)
     each = torch.linspace(0.1, flow.schedule.default_t_max(), 16, dtype=torch.float64)
@@ -79,9 +76,8 @@ def test_the_score_is_the_gradient_of_the_log_density_at_one_time_or_one_for_eac
 
 
 @pytest.mark.parametrize(("name", "embed"), [("s_curve", 0), ("alt_s_curve", 4)])
-def test_a_dimension_with_hardly_any_noise_is_hardly_denoised(
-    name: str, embed: int, exact_flow: ExactFlow, generator: torch.Generator
-) -> None:
+def test_a_dimension_with_hardly_any_noise_is_hardly_denoised(name: str, embed: int) -> None:
+    generator = seeded()
     toy, flow = exact_flow(name, 2 + embed // 4, embed)
     for t in (4.0, 7.0, 11.0):
         gamma = flow.schedule.noise_variance(time(t))
@@ -91,7 +87,7 @@ def test_a_dimension_with_hardly_any_noise_is_hardly_denoised(
         assert (change[:, -1].abs() < 5 * gamma[-1].sqrt()).all()
 
 
-def test_the_density_integrates_to_one(exact_flow: ExactFlow) -> None:
+def test_the_density_integrates_to_one() -> None:
     _, flow = exact_flow("moons", 1)
     axis = torch.arange(-6, 6, 0.1, dtype=torch.float64)
     for t in (0.0, 3.0):
@@ -99,14 +95,13 @@ def test_the_density_integrates_to_one(exact_flow: ExactFlow) -> None:
         assert float(density.sum()) * 0.1**2 == pytest.approx(1, abs=1e-7)
 
 
-def test_an_embedded_density_is_the_toys_own_times_noise_off_its_subspace(
-    exact_flow: ExactFlow, generator: torch.Generator
-) -> None:
+def test_an_embedded_density_is_the_toys_own_times_noise_off_its_subspace() -> None:
+    generator = seeded()
     (toy, flow), (_, embedded) = exact_flow("moons"), exact_flow("moons", augment_to=4)
     t = time(2.0)
     gamma = float(flow.schedule.noise_variance(t)[0])
     intrinsic = toy.sample(20, generator)
-    off = torch.randn(20, 4, generator=generator, dtype=torch.float64)
+    off = normal(20, 4, generator=generator)
     embedding = Toy("moons", 4).mixture.embedding
     off = off - off @ embedding @ embedding.T
     x = embedded.basis.to_eigen(intrinsic @ embedding.T + off)
@@ -115,22 +110,18 @@ def test_an_embedded_density_is_the_toys_own_times_noise_off_its_subspace(
     torch.testing.assert_close(embedded.denoiser.log_density(x, t), expected)
 
 
-def test_little_noise_leaves_a_clean_point_and_much_noise_the_mean(
-    exact_flow: ExactFlow, generator: torch.Generator
-) -> None:
+def test_little_noise_leaves_a_clean_point_and_much_noise_the_mean() -> None:
     toy, flow = exact_flow("s_curve", gamma0=1e-8)
-    x = flow.basis.to_eigen(toy.sample(50, generator))
+    x = flow.basis.to_eigen(toy.sample(50, seeded()))
     assert (flow.denoiser(x, time(0.0)) - x).abs().max() < 1e-5
     assert flow.denoiser(x, time(40.0)).abs().max() < 1e-6
 
 
-def test_the_discrete_denoiser_is_a_softmax_over_its_points(
-    random_basis: RandomBasis, generator: torch.Generator
-) -> None:
+def test_the_discrete_denoiser_is_a_softmax_over_its_points(generator: torch.Generator) -> None:
     basis, schedule = random_basis(3), InflationSchedule.to_dimension(1, 3)
-    points = torch.randn(300, 3, generator=generator, dtype=torch.float64)
+    points = normal(300, 3, generator=generator)
     eigen = basis.to_eigen(points)
-    x = eigen[:40] + 0.1 * torch.randn(40, 3, generator=generator, dtype=torch.float64)
+    x = eigen[:40] + 0.1 * normal(40, 3, generator=generator)
     denoiser = DiscreteDenoiser(points, basis, schedule)
     for t in (time(0.0), time(3.0), torch.linspace(0, 7, 40, dtype=torch.float64)):
         gamma = schedule.noise_variance(t).expand(40, 3)
@@ -139,12 +130,10 @@ def test_the_discrete_denoiser_is_a_softmax_over_its_points(
         torch.testing.assert_close(denoiser(x, t), expected, rtol=1e-9, atol=1e-9)
 
 
-def test_chunks_do_not_change_the_exact_denoiser(
-    exact_flow: ExactFlow, generator: torch.Generator
-) -> None:
+def test_chunks_do_not_change_the_exact_denoiser() -> None:
     toy, flow = exact_flow("bumps2", 1)
     each = torch.linspace(0, 5, 33, dtype=torch.float64)
-    x = noisy_points(toy, flow, 33, each, generator)
+    x = noisy_points(toy, flow, 33, each, seeded())
     known = {"basis": flow.basis, "schedule": flow.schedule}
     for elements in (1, 30):
         chunked = MixtureDenoiser(*toy.mixture, **known, chunk_elements=elements)
@@ -153,11 +142,9 @@ def test_chunks_do_not_change_the_exact_denoiser(
             torch.testing.assert_close(found, whole, rtol=0, atol=1e-12)
 
 
-def test_denoised_points_have_the_precision_of_the_noisy_ones(
-    exact_flow: ExactFlow, function_network: type
-) -> None:
+def test_denoised_points_have_the_precision_of_the_noisy_ones() -> None:
     _, flow = exact_flow("bumps2")
-    network = function_network(lambda z, c: z)
+    network = FunctionNetwork(lambda z, c: z)
     for denoiser in (
         flow.denoiser,
         DiscreteDenoiser(torch.eye(2), flow.basis, flow.schedule),
@@ -168,12 +155,10 @@ def test_denoised_points_have_the_precision_of_the_noisy_ones(
                 assert denoiser(torch.ones(3, 2, dtype=dtype), t).dtype is dtype
 
 
-def test_a_network_of_zeros_denoises_linearly(
-    random_basis: RandomBasis, function_network: type, generator: torch.Generator
-) -> None:
+def test_a_network_of_zeros_denoises_linearly() -> None:
     basis, schedule = random_basis(4), InflationSchedule.to_dimension(2, 4)
-    zero = function_network(lambda z, c: torch.zeros_like(z))
-    x = torch.randn(9, 4, generator=generator, dtype=torch.float64)
+    zero = FunctionNetwork(lambda z, c: torch.zeros_like(z))
+    x = normal(9, 4)
     for t in (time(3.0), torch.linspace(0, 7, 9, dtype=torch.float64)):
         gamma = schedule.noise_variance(t)
         expected = basis.eigenvalues / (basis.eigenvalues + gamma) * x
@@ -182,13 +167,11 @@ def test_a_network_of_zeros_denoises_linearly(
 
 
 @pytest.mark.parametrize("name", PRECONDITIONINGS)
-def test_a_network_stands_between_the_coefficients(
-    name: str, random_basis: RandomBasis, function_network: type, generator: torch.Generator
-) -> None:
+def test_a_network_stands_between_the_coefficients(name: str) -> None:
     basis, schedule = random_basis(3), EDMSchedule(3)
-    network = function_network(lambda z, c: z.sin() + c[:, None])
+    network = FunctionNetwork(lambda z, c: z.sin() + c[:, None])
     t = torch.linspace(0.1, 9, 8, dtype=torch.float64)
-    x = torch.randn(8, 3, generator=generator, dtype=torch.float64)
+    x = normal(8, 3)
     c = PRECONDITIONINGS[name](basis.eigenvalues, schedule.noise_variance(t))
     expected = c.c_skip * x + c.c_out * ((c.c_in * x).sin() + t.log()[:, None] / 4)
     denoiser = NetworkDenoiser(network, basis, schedule, preconditioning=name)
@@ -196,21 +179,9 @@ def test_a_network_stands_between_the_coefficients(
     torch.testing.assert_close(denoiser(x, t), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_conditions_reach_the_network_by_name(random_basis: RandomBasis) -> None:
-    class Labelled(nn.Module):
-        def forward(self, z: Tensor, c_noise: Tensor, labels: Tensor) -> Tensor:
-            return labels
-
-    denoiser = NetworkDenoiser(Labelled(), random_basis(2), InflationSchedule.to_dimension(2, 2))
-    labels = torch.tensor([[1.0, 2.0]])
-    assert torch.equal(denoiser.residual(torch.zeros(1, 2), time(1.0), labels=labels), labels)
-
-
-def test_a_dimension_without_variance_is_denoised_to_its_mean(
-    random_basis: RandomBasis, function_network: type
-) -> None:
+def test_a_dimension_without_variance_is_denoised_to_its_mean() -> None:
     basis, schedule = random_basis(2), InflationSchedule.to_dimension(2, 2)
-    network = function_network(lambda z, c: z)
+    network = FunctionNetwork(lambda z, c: z)
     given = torch.tensor([0.5, 0.0])
     denoiser = NetworkDenoiser(network, basis, schedule, data_variance=given)
     assert denoiser.data_variance.tolist() == [0.5, 0.0]
@@ -219,7 +190,7 @@ def test_a_dimension_without_variance_is_denoised_to_its_mean(
     assert denoised[1] == 0
 
 
-def test_half_precision_is_the_networks_alone(random_basis: RandomBasis) -> None:
+def test_half_precision_is_the_networks_alone() -> None:
     denoiser = NetworkDenoiser(
         nn.ModuleDict({"linear": nn.Linear(3, 3)}), random_basis(3), EDMSchedule(3)
     )
@@ -231,7 +202,7 @@ def test_half_precision_is_the_networks_alone(random_basis: RandomBasis) -> None
         return out
 
     denoiser.network.forward = forward
-    x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = normal(50, 3)
     results = []
     for denoiser.precision in ("fp32", "bf16"):
         results.append(denoiser(x, time(1.0)))
@@ -242,16 +213,11 @@ def test_half_precision_is_the_networks_alone(random_basis: RandomBasis) -> None
     assert not torch.equal(*results)
 
 
-def test_image_space_networks_equal_eigenspace_ones_up_to_rotation(
-    random_basis: RandomBasis,
-    rotated: Callable[[nn.Module, EigenBasis], nn.Module],
-    function_network: type,
-    generator: torch.Generator,
-) -> None:
+def test_image_space_networks_equal_eigenspace_ones_up_to_rotation() -> None:
     basis, schedule = random_basis(4), InflationSchedule.to_dimension(2, 4)
     scales = torch.arange(1.0, 5.0)
-    network = function_network(lambda z, c: (scales * z).sin() + c)
-    x = torch.randn(20, 4, generator=generator, dtype=torch.float64)
+    network = FunctionNetwork(lambda z, c: (scales * z).sin() + c)
+    x = normal(20, 4)
     eigen = NetworkDenoiser(network, basis, schedule, space="ES")
     image = NetworkDenoiser(rotated(network, basis), basis, schedule, space="IS")
     # Two rotations in single precision.
@@ -271,8 +237,8 @@ def test_the_noise_condition_is_a_quarter_of_the_log_of_the_largest_std() -> Non
         assert single.dtype == torch.float32
 
 
-def test_unknown_names_are_usage_errors(random_basis: RandomBasis, function_network: type) -> None:
-    network, basis = function_network(lambda z, c: z), random_basis(2)
+def test_unknown_names_are_usage_errors() -> None:
+    network, basis = FunctionNetwork(lambda z, c: z), random_basis(2)
     for option in ({"space": "XS"}, {"noise_cond": "fourier"}, {"preconditioning": "iddpm"}):
         with pytest.raises(UsageError, match="choose one of"):
             NetworkDenoiser(network, basis, InflationSchedule.to_dimension(2, 2), **option)

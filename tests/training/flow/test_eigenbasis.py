@@ -1,6 +1,5 @@
 """Eigenbases: streamed fits against NumPy and scikit-learn, closed forms, bad data."""
 
-from collections.abc import Callable
 from math import inf, nan
 
 import numpy as np
@@ -10,6 +9,8 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from dnnlib.errors import DataError
+from tests.support.draws import normal, seeded
+from tests.support.flows import random_basis
 from training.flow.eigenbasis import EigenBasis
 
 # Far from zero: naive sums of squares would lose 12 of their 16 digits.
@@ -20,10 +21,10 @@ UNEVEN = [1, 7, 500, 2, 990]
 @pytest.fixture(scope="module")
 def points() -> Tensor:
     """1500 correlated points of six dimensions, far from the origin."""
-    generator = torch.Generator().manual_seed(5)
-    mixing = torch.randn(6, 6, generator=generator, dtype=torch.float64)
-    normal = torch.randn(1500, 6, generator=generator, dtype=torch.float64)
-    return OFFSET + normal @ mixing
+    generator = seeded(5)
+    mixing = normal(6, 6, generator=generator)
+    points = normal(1500, 6, generator=generator)
+    return OFFSET + points @ mixing
 
 
 def test_a_streamed_fit_has_the_axes_of_the_covariance_however_the_data_is_cut(
@@ -60,20 +61,16 @@ def test_participation_ratios_of_known_spectra(variances: list[float], ratio: fl
     assert basis.participation_ratio == pytest.approx(ratio, rel=1e-12)
 
 
-def test_coordinates_come_back_and_differences_rotate_without_the_mean(
-    random_basis: Callable[[int], EigenBasis], generator: torch.Generator
-) -> None:
+def test_coordinates_come_back_and_differences_rotate_without_the_mean() -> None:
     basis = random_basis(5)
-    one, other = data = torch.randn(2, 7, 5, generator=generator, dtype=torch.float64)
+    one, other = data = normal(2, 7, 5)
     torch.testing.assert_close(basis.from_eigen(basis.to_eigen(data)), data, rtol=0, atol=1e-12)
     difference = basis.to_eigen(one) - basis.to_eigen(other)
     torch.testing.assert_close(basis.rotate(one - other), difference)
     torch.testing.assert_close(basis.rotate_back(difference), one - other, rtol=0, atol=1e-12)
 
 
-def test_second_moments_are_mean_squares_along_the_axes(
-    random_basis: Callable[[int], EigenBasis], points: Tensor
-) -> None:
+def test_second_moments_are_mean_squares_along_the_axes(points: Tensor) -> None:
     basis = random_basis(6)
     others = points - OFFSET
     expected = basis.to_eigen(others).square().mean(dim=0)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
+from tests.support.draws import double, seeded
 from training.flow.eigenbasis import EigenBasis
 from training.flow.isotropic import EDMSchedule
 from training.flow.pfode import ProbabilityFlow
@@ -24,8 +25,8 @@ def flow() -> ProbabilityFlow:
 
 def test_encoding_and_decoding_are_a_melt_and_a_generation(flow: ProbabilityFlow) -> None:
     times = flow.schedule.times(DEFAULT_STEPS, flow.schedule.default_t_max())
-    points = flow.sample(8, torch.Generator().manual_seed(0))
-    latents = flow.latent_law(times[-1]).sample(8, torch.Generator().manual_seed(0))
+    points = flow.sample(8, seeded())
+    latents = flow.latent_law(times[-1]).sample(8, seeded())
     generated = flow.generate(latents, times, SOLVERS["exp_rk5"])
     assert torch.equal(points, flow.to_data(generated.end, times[0]))
     assert torch.equal(points, flow.decode(latents))
@@ -42,7 +43,7 @@ def test_a_flow_knows_its_end_time_whatever_becomes_of_it(flow: ProbabilityFlow)
         assert derived.end_time == 3.0
         assert float(derived.times(7)[-1]) == 3.0
         assert len(derived.times(7)) == 8
-    expected = flow.latent_law(torch.tensor(3.0, dtype=torch.float64)).variance
+    expected = flow.latent_law(double(3.0)).variance
     assert torch.equal(early.latent.variance, expected)
     assert float(early.melt(torch.zeros(2, 2)).times[-1]) == 3.0
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.support.draws import normal
+from tests.support.flows import curved_flow
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS, Solver, get_solver
-
-CurvedFlow = Callable[..., ProbabilityFlow]
 
 CHOSEN = {
     "exp_rk5": SOLVERS["exp_rk5"],
@@ -27,12 +27,10 @@ def given_times(flow: ProbabilityFlow, steps: int = 5) -> Tensor:
 
 
 @every_solver
-def test_gradients_are_those_of_finite_differences(
-    solver: Solver, curved_flow: CurvedFlow, generator: torch.Generator
-) -> None:
+def test_gradients_are_those_of_finite_differences(solver: Solver) -> None:
     flow = curved_flow()
     times = given_times(flow)
-    x, direction, weights = torch.randn(3, 4, 2, generator=generator, dtype=torch.float64)
+    x, direction, weights = normal(3, 4, 2)
     # Neighbors whose chosen steps differ in number are apart by the tolerance, far more than by
     # their distance: there, differences are those of a method of given steps that is as exact.
     smooth = (given_times(flow, 100), SOLVERS["exp_rk5"]) if solver.adaptive else (times, solver)
@@ -53,12 +51,10 @@ def test_gradients_are_those_of_finite_differences(
 
 
 @every_solver
-def test_gradients_are_those_of_plain_autograd(
-    solver: Solver, curved_flow: CurvedFlow, generator: torch.Generator
-) -> None:
+def test_gradients_are_those_of_plain_autograd(solver: Solver) -> None:
     flow = curved_flow()
     times = given_times(flow).flip(0)
-    leaf = torch.randn(4, 2, generator=generator, dtype=torch.float64).requires_grad_()
+    leaf = normal(4, 2).requires_grad_()
     end = flow.simulate(leaf, times, solver, differentiable=True).end
     (found,) = torch.autograd.grad(end.square().sum(), leaf)
     visited = times[[0, -1]] if solver.adaptive else times
@@ -73,11 +69,9 @@ def test_gradients_are_those_of_plain_autograd(
     torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
 
 
-def test_gradients_reach_through_every_saved_state(
-    curved_flow: CurvedFlow, generator: torch.Generator
-) -> None:
+def test_gradients_reach_through_every_saved_state() -> None:
     flow, solver = curved_flow(), SOLVERS["exp_rk5"]
-    leaf = torch.randn(4, 2, generator=generator, dtype=torch.float64).requires_grad_()
+    leaf = normal(4, 2).requires_grad_()
     times = given_times(flow)
     found = flow.simulate(leaf, times, solver, save_every=2, differentiable=True)
     for index, state in enumerate(found.states):
@@ -90,11 +84,9 @@ def test_gradients_reach_through_every_saved_state(
         torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_gradients_of_a_sample_do_not_depend_on_the_batch(
-    curved_flow: CurvedFlow, generator: torch.Generator
-) -> None:
+def test_gradients_of_a_sample_do_not_depend_on_the_batch() -> None:
     flow = curved_flow()
-    x = torch.randn(5, 2, generator=generator, dtype=torch.float64)
+    x = normal(5, 2)
     for name in ("exp_rk5", "gauss4"):
         gradients = []
         for rows in (slice(0, 5), slice(2, 3)):
@@ -105,7 +97,7 @@ def test_gradients_of_a_sample_do_not_depend_on_the_batch(
 
 
 @pytest.fixture
-def network_flow(curved_flow: CurvedFlow) -> Callable[[int], ProbabilityFlow]:
+def network_flow() -> Callable[[int], ProbabilityFlow]:
     """A flow by a network of random weights and some width."""
 
     class Wide(nn.Module):

@@ -1,6 +1,5 @@
 """Grids of equal errors, and the choice of a number of steps."""
 
-from collections.abc import Callable
 from functools import partial
 from math import log2
 
@@ -9,6 +8,8 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
+from tests.support.draws import double, seeded
+from tests.support.flows import curved_flow
 from training.flow.grids import (
     FEWEST_STEPS,
     LEAST_DENSITY,
@@ -19,13 +20,12 @@ from training.flow.grids import (
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS
 
-CurvedFlow = Callable[..., ProbabilityFlow]
 END = 6.0
 
 
 def latents_of(flow: ProbabilityFlow, count: int = 32, seed: int = 0) -> Tensor:
-    law = flow.latent_law(torch.tensor(END, dtype=torch.float64))
-    return law.sample(count, torch.Generator().manual_seed(seed))
+    law = flow.latent_law(double(END))
+    return law.sample(count, seeded(seed))
 
 
 def rms(difference: Tensor) -> float:
@@ -33,16 +33,14 @@ def rms(difference: Tensor) -> float:
 
 
 def test_times_of_any_number_of_steps_are_quantiles_of_the_grid() -> None:
-    grid = EqualErrorGrid(torch.tensor([0.0, 1.0, 4.0], dtype=torch.float64))
+    grid = EqualErrorGrid(double([0.0, 1.0, 4.0]))
     assert grid(1).tolist() == [0, 4]
     assert grid(2).tolist() == [0, 1, 4]
     assert grid(4).tolist() == [0, 0.5, 1, 2.5, 4]
 
 
 @pytest.mark.parametrize("name", ["rk4", "exp_rk5", "gauss4"])
-def test_adapted_times_make_nearly_equal_errors_that_add_up_to_less(
-    curved_flow: CurvedFlow, name: str
-) -> None:
+def test_adapted_times_make_nearly_equal_errors_that_add_up_to_less(name: str) -> None:
     flow, solver = curved_flow(), SOLVERS[name]
     latents, best = latents_of(flow), SOLVERS["exp_rk5"]
     grid = fit_equal_error_grid(flow, latents, flow.schedule.times(1, END), solver)
@@ -76,7 +74,7 @@ def test_adapted_times_make_nearly_equal_errors_that_add_up_to_less(
     assert adapted < plain or not solver.standardized
 
 
-def test_solvers_without_equal_steps_have_no_grid(curved_flow: CurvedFlow) -> None:
+def test_solvers_without_equal_steps_have_no_grid() -> None:
     flow = curved_flow()
     times = flow.schedule.times(1, END)
     for name in ("dopri5", "exp_ab2"):
@@ -85,9 +83,7 @@ def test_solvers_without_equal_steps_have_no_grid(curved_flow: CurvedFlow) -> No
 
 
 @pytest.mark.parametrize("name", ["rk4", "exp_ab2", "exp_rk5", "gauss4"])
-def test_the_chosen_number_of_steps_reaches_the_tolerance(
-    curved_flow: CurvedFlow, name: str
-) -> None:
+def test_the_chosen_number_of_steps_reaches_the_tolerance(name: str) -> None:
     flow, solver = curved_flow(), SOLVERS[name]
     latents = latents_of(flow)
 
@@ -106,9 +102,7 @@ def test_the_chosen_number_of_steps_reaches_the_tolerance(
     assert counts[0] < counts[-1]
 
 
-def test_a_tolerance_out_of_reach_is_a_usage_error(
-    curved_flow: CurvedFlow, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tolerance_out_of_reach_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     flow = curved_flow()
     monkeypatch.setattr("training.flow.grids.MOST_STEPS", 16)
     even = partial(flow.schedule.times, t_max=END)

@@ -1,48 +1,44 @@
 """The law of latents: what it draws, its density, and the three ways to make one."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch.distributions import Independent, Normal
 
 from dnnlib.errors import UsageError
-from training.data.toys import Toy
+from tests.support.draws import double, normal, seeded
+from tests.support.flows import exact_flow
 from training.flow.latent import LatentLaw
-from training.flow.pfode import ProbabilityFlow
 
-VARIANCE = torch.tensor([4.0, 1.0, 1e-4], dtype=torch.float64)
+VARIANCE = double([4.0, 1.0, 1e-4])
 
 
 def test_draws_have_the_variances_and_follow_from_the_generator() -> None:
     law = LatentLaw(VARIANCE)
-    draws = [law.sample(50_000, torch.Generator().manual_seed(1)) for _ in range(2)]
+    draws = [law.sample(50_000, seeded(1)) for _ in range(2)]
     assert torch.equal(*draws)
     ratio = draws[0].square().mean(0) / VARIANCE
     assert ((ratio - 1).abs() < 4 * (2 / 50_000) ** 0.5).all()
     assert (draws[0].mean(0).abs() < 4 * law.std / 50_000**0.5).all()
 
 
-def test_the_density_is_that_of_independent_normals(generator: torch.Generator) -> None:
+def test_the_density_is_that_of_independent_normals() -> None:
     law = LatentLaw(VARIANCE)
-    latents = law.sample(12, generator).view(3, 4, 3)
+    latents = law.sample(12, seeded()).view(3, 4, 3)
     expected = Independent(Normal(torch.zeros(3).double(), law.std), 1).log_prob(latents)
     torch.testing.assert_close(law.log_prob(latents), expected)
 
 
-def test_the_closed_form_is_that_of_the_schedule(
-    exact_flow: Callable[..., tuple[Toy, ProbabilityFlow]],
-) -> None:
+def test_the_closed_form_is_that_of_the_schedule() -> None:
     _, flow = exact_flow("s_curve", 2)
-    t = torch.tensor(6.0, dtype=torch.float64)
+    t = double(6.0)
     expected = flow.schedule.scale(t) ** 2 * (
         flow.basis.eigenvalues + flow.schedule.noise_variance(t)
     )
     assert torch.equal(flow.latent_law(t).variance, expected)
 
 
-def test_an_empirical_law_has_the_second_moments_of_a_melt(generator: torch.Generator) -> None:
-    melted = 1 + torch.randn(500, 2, generator=generator, dtype=torch.float64)
+def test_an_empirical_law_has_the_second_moments_of_a_melt() -> None:
+    melted = 1 + normal(500, 2)
     expected = melted.var(0, correction=0) + melted.mean(0) ** 2
     torch.testing.assert_close(LatentLaw.empirical(melted).variance, expected)
 

@@ -1,7 +1,6 @@
 """Log densities: against mixtures, Gaussians, determinants; traces; what is left undisturbed."""
 
 import weakref
-from collections.abc import Callable
 from itertools import product
 from math import log
 from typing import Any
@@ -13,10 +12,9 @@ from torch import Tensor
 from torch.func import jacrev, vmap
 
 from dnnlib.errors import DataError, UsageError
-from training.data.toys import Toy
+from tests.support.draws import double, normal, seeded
+from tests.support.flows import GAP, SCHEDULES, curved_flow, exact_flow, gaussian_flow, random_basis
 from training.flow.calls import BlockwiseDenoiser, RecomputedDenoiser
-from training.flow.eigenbasis import EigenBasis
-from training.flow.isotropic import EDMSchedule, VESchedule, VPSchedule
 from training.flow.likelihood import (
     LARGEST_EXACT,
     DivergenceIntegral,
@@ -26,29 +24,12 @@ from training.flow.likelihood import (
     value_and_divergence,
 )
 from training.flow.pfode import ProbabilityFlow
-from training.flow.schedules import InflationSchedule, NoiseSchedule
+from training.flow.schedules import NoiseSchedule
 from training.flow.solvers import SOLVERS, Solver
-
-ExactFlow = Callable[..., tuple[Toy, ProbabilityFlow]]
-CurvedFlow = Callable[..., ProbabilityFlow]
-RandomBasis = Callable[[int], EigenBasis]
 
 RK4, DEFAULT = SOLVERS["rk4"], SOLVERS["exp_rk5"]
 EXACT = Trace("exact")
-GAP = {"g_type": "constant_inflation_gap"}
-SCHEDULES = {
-    "PRP": InflationSchedule.to_dimension(3, 3, top_variance=2.0),
-    "PRR": InflationSchedule.to_dimension(1, 3, top_variance=2.0),
-    "constant gap": InflationSchedule.to_dimension(2, 3, top_variance=2.0, end_std=0.5, **GAP),
-    "EDM": EDMSchedule(3, t_min=0.1),
-    "VP": VPSchedule(3, t_min=0.1),
-    "VE": VESchedule(3, t_min=0.01),
-}
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
-
-
-def normal(generator: torch.Generator, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def melted_with_determinant(
@@ -67,10 +48,10 @@ def melted_with_determinant(
     ids=str,
 )
 def test_the_density_of_an_exact_flow_is_that_of_the_mixture(
-    name: str, kept: int, options: dict[str, Any], exact_flow: ExactFlow, generator: torch.Generator
+    name: str, kept: int, options: dict[str, Any]
 ) -> None:
     toy, flow = exact_flow(name, kept, **options)
-    points = toy.sample(60, generator)
+    points = toy.sample(60, seeded())
     times = flow.schedule.times(20, flow.schedule.default_t_max())
     found = flow.log_prob(points, times, DEFAULT, flow.denoiser.log_density)
     truth = flow.denoiser.log_density(flow.basis.to_eigen(points), times[0])
@@ -80,17 +61,11 @@ def test_the_density_of_an_exact_flow_is_that_of_the_mixture(
 
 
 @every_schedule
-def test_gaussian_data_have_a_gaussian_density(
-    schedule: NoiseSchedule, random_basis: RandomBasis, generator: torch.Generator
-) -> None:
+def test_gaussian_data_have_a_gaussian_density(schedule: NoiseSchedule) -> None:
     basis = random_basis(3)
-
-    def denoise(x: Tensor, t: Tensor) -> Tensor:
-        return basis.eigenvalues / (basis.eigenvalues + schedule.noise_variance(t)) * x
-
-    points = 2 * normal(generator, 10, 3)
+    points = 2 * normal(10, 3)
     times = schedule.times(1, min(6.0, schedule.default_t_max()))
-    found = ProbabilityFlow(denoise, schedule, basis).log_prob(points, times, DEFAULT)
+    found = gaussian_flow(basis, schedule).log_prob(points, times, DEFAULT)
     spread = basis.eigenvalues + schedule.noise_variance(times[0])
     covariance = basis.eigenvectors * spread @ basis.eigenvectors.T
     law = torch.distributions.MultivariateNormal(basis.mean, covariance)
@@ -98,10 +73,8 @@ def test_gaussian_data_have_a_gaussian_density(
 
 
 @every_schedule
-def test_a_density_changes_by_the_determinant_of_the_map(
-    schedule: NoiseSchedule, curved_flow: CurvedFlow, generator: torch.Generator
-) -> None:
-    flow, points = curved_flow(3, schedule=schedule), normal(generator, 4, 3)
+def test_a_density_changes_by_the_determinant_of_the_map(schedule: NoiseSchedule) -> None:
+    flow, points = curved_flow(3, schedule=schedule), normal(4, 3)
     times = schedule.times(20, min(3.0, schedule.default_t_max()))
 
     def logistic(x: Tensor, t: Tensor) -> Tensor:
@@ -116,22 +89,18 @@ def test_a_density_changes_by_the_determinant_of_the_map(
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-def test_every_solver_integrates_it(
-    name: str, curved_flow: CurvedFlow, generator: torch.Generator
-) -> None:
-    flow, points = curved_flow(2), normal(generator, 8, 2)
+def test_every_solver_integrates_it(name: str) -> None:
+    flow, points = curved_flow(2), normal(8, 2)
     right = flow.log_prob(points, flow.schedule.times(40, 4.0), DEFAULT)
     times = flow.schedule.times({"euler": 100, "dopri5": 1}.get(name, 40), 4.0)
     found = flow.log_prob(points, times, SOLVERS[name])
     assert (found / right - 1).abs().max() < (0.1 if name == "euler" else 1e-2)
 
 
-def test_generated_points_have_the_density_that_melting_them_finds(
-    curved_flow: CurvedFlow, generator: torch.Generator
-) -> None:
+def test_generated_points_have_the_density_that_melting_them_finds() -> None:
     flow = curved_flow(2)
     times = flow.schedule.times(30, 4.0)
-    latent = flow.latent_law(times[-1]).std * normal(generator, 12, 2)
+    latent = flow.latent_law(times[-1]).std * normal(12, 2)
     for solver in (RK4, DEFAULT, SOLVERS["dopri5"]):
         integral = Likelihood(Trace()).along(solver, slice(0, 12), 2)
         generated = flow.generate(latent, times, integral.solver)
@@ -140,10 +109,8 @@ def test_generated_points_have_the_density_that_melting_them_finds(
         torch.testing.assert_close(found, flow.log_prob(points, times, solver), rtol=0, atol=1e-3)
 
 
-def test_states_are_what_they_are_without_densities(
-    curved_flow: CurvedFlow, generator: torch.Generator
-) -> None:
-    flow, points = curved_flow(2), normal(generator, 15, 2)
+def test_states_are_what_they_are_without_densities() -> None:
+    flow, points = curved_flow(2), normal(15, 2)
     times = flow.schedule.times(8, 4.0)
     for name in ("heun", "exp_ab2", "exp_rk5"):
         integral = DivergenceIntegral(SOLVERS[name], EXACT.directions(slice(0, 15), 2))
@@ -154,10 +121,8 @@ def test_states_are_what_they_are_without_densities(
 
 
 @pytest.mark.parametrize("name", ["velocity", "standardized_velocity"])
-def test_the_divergence_is_the_trace_of_the_jacobian(
-    name: str, curved_flow: CurvedFlow, generator: torch.Generator
-) -> None:
-    v, w = getattr(curved_flow(3), name), normal(generator, 7, 3)
+def test_the_divergence_is_the_trace_of_the_jacobian(name: str) -> None:
+    v, w = getattr(curved_flow(3), name), normal(7, 3)
     for t in (torch.tensor(1.5).double(), torch.linspace(0.5, 3, 7, dtype=torch.float64)):
         value, divergence = value_and_divergence(v, w, t, EXACT.directions(slice(0, 7), 3))
         assert torch.equal(value, v(w, t))
@@ -169,12 +134,10 @@ def test_the_divergence_is_the_trace_of_the_jacobian(
         assert divergence.abs().max() < 1e-7
 
 
-def test_the_mean_over_all_signs_is_the_trace(
-    curved_flow: CurvedFlow, generator: torch.Generator
-) -> None:
+def test_the_mean_over_all_signs_is_the_trace() -> None:
     flow = curved_flow(3)
-    w, t = normal(generator, 5, 3), torch.tensor(1.0).double()
-    signs = torch.tensor(list(product((-1.0, 1.0), repeat=3)), dtype=torch.float64)
+    w, t = normal(5, 3), torch.tensor(1.0).double()
+    signs = double(list(product((-1.0, 1.0), repeat=3)))
     directions = (signs / len(signs) ** 0.5)[:, None].expand(-1, 5, -1)
     _, mean = value_and_divergence(flow.velocity, w, t, directions)
     jacobians = vmap(jacrev(lambda one: flow.velocity(one[None], t)[0]))(w)
@@ -184,11 +147,9 @@ def test_the_mean_over_all_signs_is_the_trace(
     assert ((one - mean).abs() > 1e-3).all()
 
 
-def test_estimated_densities_scatter_about_the_exact_ones(
-    curved_flow: CurvedFlow, generator: torch.Generator
-) -> None:
+def test_estimated_densities_scatter_about_the_exact_ones() -> None:
     flow, count = curved_flow(4, 2), 400
-    points = normal(generator, 1, 4).expand(count, -1)
+    points = normal(1, 4).expand(count, -1)
     times = flow.schedule.times(10, 4.0)
     exact = flow.log_prob(points[:1], times, DEFAULT, trace=EXACT)
     spreads = []
@@ -220,11 +181,9 @@ def test_directions_are_signs_by_seed_and_number_or_the_unit_vectors() -> None:
 
 
 @pytest.mark.parametrize("name", ["exp_rk5", "dopri5", "gauss4"])
-def test_the_density_of_a_point_does_not_depend_on_the_others(
-    name: str, curved_flow: CurvedFlow, generator: torch.Generator
-) -> None:
+def test_the_density_of_a_point_does_not_depend_on_the_others(name: str) -> None:
     flow = curved_flow(3)
-    points, times, solver = normal(generator, 9, 3), SCHEDULES["PRR"].times(6, 3.0), SOLVERS[name]
+    points, times, solver = normal(9, 3), SCHEDULES["PRR"].times(6, 3.0), SOLVERS[name]
     trace = Trace("hutchinson", seed=1)
     whole = flow.log_prob(points, times, solver, trace=trace)
     parts = [
@@ -234,16 +193,14 @@ def test_the_density_of_a_point_does_not_depend_on_the_others(
     torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=1e-12)
 
 
-def test_blocks_and_conditions_give_each_point_its_own_density(
-    random_basis: RandomBasis, generator: torch.Generator
-) -> None:
+def test_blocks_and_conditions_give_each_point_its_own_density(generator: torch.Generator) -> None:
     basis, schedule = random_basis(3), SCHEDULES["PRP"]
-    mixing = normal(generator, 3, 3)
+    mixing = normal(3, 3, generator=generator)
 
     def denoise(x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         return (x @ mixing * labels).tanh() / (1 + t[..., None])
 
-    points, labels = normal(generator, 7, 3), normal(generator, 7, 1)
+    points, labels = normal(7, 3, generator=generator), normal(7, 1, generator=generator)
     times = schedule.times(8, 3.0)
     flow = ProbabilityFlow(denoise, schedule, basis)
     blocks = ProbabilityFlow(RecomputedDenoiser(denoise), schedule, basis).in_blocks(3)
@@ -263,7 +220,7 @@ def test_a_recomputed_denoiser_keeps_nothing_of_its_calls(generator: torch.Gener
         inside.append(weakref.ref(middle))
         return middle.exp() * labels
 
-    x, labels = normal(generator, 6, 2), normal(generator, 6, 1)
+    x, labels = normal(6, 2, generator=generator), normal(6, 1, generator=generator)
     t = torch.tensor(1.3).double()
     expected = denoise(x, t, labels)
     slope = t * (t * x).cos() * expected
@@ -283,23 +240,21 @@ def test_a_recomputed_denoiser_keeps_nothing_of_its_calls(generator: torch.Gener
     assert len(inside) == 1
 
 
-def test_the_gaussian_is_that_of_the_noisy_data_and_levels_cost_eight_bits(
-    curved_flow: CurvedFlow, generator: torch.Generator
-) -> None:
+def test_the_gaussian_is_that_of_the_noisy_data_and_levels_cost_eight_bits() -> None:
     flow = curved_flow(3)
-    x, t = normal(generator, 5, 3), torch.tensor(2.0).double()
+    x, t = normal(5, 3), torch.tensor(2.0).double()
     scale = flow.schedule.scale(t)
     expected = flow.latent_law(t).log_prob(scale * x) + 3 * scale.log()
     torch.testing.assert_close(flow.gaussian_log_density(x, t), expected)
     # Uniform over 256 levels, which are 256 / 127.5 data units.
-    density = torch.tensor([-12 * log(256 / 127.5)], dtype=torch.float64)
+    density = double([-12 * log(256 / 127.5)])
     torch.testing.assert_close(bits_per_dim(density, 12, 127.5), torch.tensor([8.0]).double())
     found = Likelihood(Trace(), 127.5).arrays(density, 12)
     assert set(found) == {"log_prob", "bits_per_dim"}
     assert set(Likelihood(Trace()).arrays(density, 12)) == {"log_prob"}
 
 
-def test_what_has_no_density_is_refused(curved_flow: CurvedFlow) -> None:
+def test_what_has_no_density_is_refused() -> None:
     for kind, probes, message in (("some", 1, "choose"), ("auto", 0, "1")):
         with pytest.raises(UsageError, match=message):
             Trace(kind, probes)

@@ -1,28 +1,24 @@
 """The trained gain of a network's output."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from torch import nn
 
+from tests.support.draws import double, normal, seeded
+from tests.support.flows import FunctionNetwork, random_basis
 from training.flow.denoisers import NetworkDenoiser
-from training.flow.eigenbasis import EigenBasis
 from training.flow.output_gain import OutputGain
 from training.flow.schedules import InflationSchedule
 
 DOUBLE = torch.float64
-TIMES = torch.tensor([0.0, 1.0, 4.0], dtype=DOUBLE)
+TIMES = double([0.0, 1.0, 4.0])
 
 
-def test_it_multiplies_the_output_in_eigenspace_and_begins_as_one(
-    function_network: Callable[..., nn.Module], random_basis: Callable[[int], EigenBasis]
-) -> None:
+def test_it_multiplies_the_output_in_eigenspace_and_begins_as_one() -> None:
     basis = random_basis(3)
     schedule = InflationSchedule.to_dimension(3, 3, top_variance=basis.top_variance)
     gain = OutputGain(TIMES, torch.tensor([[1.0, 2.0, 0.0], [3.0, 2.0, -1.0], [5.0, 2.0, 2.0]]))
-    network, gains = function_network(lambda z, c: z), gain.gains.double()
-    z = torch.randn(3, 3, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    network, gains = FunctionNetwork(lambda z, c: z), gain.gains.double()
+    z = normal(3, 3)
     for space in ("IS", "ES"):
         denoiser = NetworkDenoiser(network, basis, schedule, space=space, output_gain=gain)
         found = denoiser.residual(z, TIMES), denoiser.residual(z, TIMES[1])
@@ -37,7 +33,7 @@ def test_training_finds_what_a_network_without_scale_lacks() -> None:
     """A network that is right but for a factor of each dimension, which the gain makes up for."""
     gain = OutputGain(TIMES, torch.ones(3, 2))
     wanted = torch.tensor([[0.5, 2.0], [1.0, 3.0], [0.2, 1.0]])
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded()
     optimizer = torch.optim.Adam(gain.parameters(), lr=0.05)
     for _ in range(400):
         t = 4 * torch.rand(64, generator=generator, dtype=DOUBLE)

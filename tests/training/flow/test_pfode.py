@@ -1,7 +1,6 @@
 """The probability flow: against closed forms, as an invertible map, and what it keeps of a run."""
 
 import weakref
-from collections.abc import Callable
 from math import nan
 from typing import Any
 
@@ -11,33 +10,25 @@ from torch import Tensor
 from torch.func import jacfwd
 
 from dnnlib.errors import DataError, UsageError
+from tests.support.draws import double, normal, seeded
+from tests.support.flows import (
+    GAP,
+    SCHEDULES,
+    curved_flow,
+    exact_flow,
+    gaussian_flow,
+    law_distance,
+    random_basis,
+)
 from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
-from training.flow.eigenbasis import EigenBasis
-from training.flow.isotropic import EDMSchedule, VESchedule, VPSchedule
+from training.flow.isotropic import EDMSchedule
 from training.flow.pfode import ProbabilityFlow
-from training.flow.schedules import InflationSchedule, NoiseSchedule
+from training.flow.schedules import NoiseSchedule
 from training.flow.solvers import SOLVERS
 from training.flow.trajectory import State
 
-ExactFlow = Callable[..., tuple[Toy, ProbabilityFlow]]
-CurvedFlow = Callable[..., ProbabilityFlow]
-RandomBasis = Callable[[int], EigenBasis]
-
 RK4 = SOLVERS["rk4"]
-GAP = {"g_type": "constant_inflation_gap"}
-SCHEDULES = {
-    "PRP": InflationSchedule.to_dimension(3, 3, top_variance=2.0),
-    "PRR": InflationSchedule.to_dimension(1, 3, top_variance=2.0),
-    "constant gap": InflationSchedule.to_dimension(2, 3, top_variance=2.0, end_std=0.5, **GAP),
-    "EDM": EDMSchedule(3, t_min=0.1),
-    "VP": VPSchedule(3, t_min=0.01),
-    "VE": VESchedule(3, t_min=0.01),
-}
-
-
-def normal(generator: torch.Generator, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def noisy_start(
@@ -45,23 +36,18 @@ def noisy_start(
 ) -> Tensor:
     """Scaled eigenspace samples of the law at time t."""
     clean = flow.basis.to_eigen(toy.sample(count, generator))
-    noise = normal(generator, *clean.shape)
+    noise = normal(*clean.shape, generator=generator)
     return flow.schedule.scale(t) * (clean + flow.schedule.noise_variance(t).sqrt() * noise)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 def test_the_velocity_is_the_time_derivative_of_the_exact_path_of_gaussian_data(
-    schedule: NoiseSchedule, random_basis: RandomBasis, generator: torch.Generator
+    schedule: NoiseSchedule,
 ) -> None:
     """Each dimension grows like its standard deviation,
     ``x_i(t) = x_i(0) s(t)/s(0) sqrt((xi_i + gamma_i(t)) / (xi_i + gamma_i(0)))``."""
-    basis = random_basis(3)
-
-    def denoise(x: Tensor, t: Tensor) -> Tensor:
-        return basis.eigenvalues / (basis.eigenvalues + schedule.noise_variance(t)) * x
-
-    flow, start = ProbabilityFlow(denoise, schedule, basis), normal(generator, 5, 3)
-    begin = torch.tensor(schedule.t_min, dtype=torch.float64)
+    flow, start = gaussian_flow(random_basis(3), schedule), normal(5, 3)
+    begin = double(schedule.t_min)
 
     def path(t: Tensor) -> Tensor:
         return start * (flow.latent_law(t).variance / flow.latent_law(begin).variance).sqrt()
@@ -73,11 +59,9 @@ def test_the_velocity_is_the_time_derivative_of_the_exact_path_of_gaussian_data(
     torch.testing.assert_close(flow.to_data(melt.states[0], melt.times[0]), start)
 
 
-def test_generating_from_a_melt_gives_the_data_back_at_fourth_order_or_better(
-    exact_flow: ExactFlow, generator: torch.Generator
-) -> None:
+def test_generating_from_a_melt_gives_the_data_back_at_fourth_order_or_better() -> None:
     toy, flow = exact_flow("bumps3", 2, **GAP)
-    data, end = toy.sample(32, generator), flow.schedule.default_t_max()
+    data, end = toy.sample(32, seeded()), flow.schedule.default_t_max()
     errors = []
     for steps in (30, 60):
         times = flow.schedule.times(steps, end)
@@ -94,12 +78,7 @@ def test_generating_from_a_melt_gives_the_data_back_at_fourth_order_or_better(
     ids=str,
 )
 def test_melted_noisy_data_has_the_law_and_the_variances_of_the_end(
-    name: str,
-    kept: int,
-    options: dict[str, Any],
-    exact_flow: ExactFlow,
-    law_distance: Callable[[Tensor, Tensor], float],
-    generator: torch.Generator,
+    name: str, kept: int, options: dict[str, Any], generator: torch.Generator
 ) -> None:
     count = 3000
     toy, flow = exact_flow(name, kept, **{k: v for k, v in options.items() if k != "edm"})
@@ -118,11 +97,7 @@ def test_melted_noisy_data_has_the_law_and_the_variances_of_the_end(
     assert law_distance(1.1 * melted, drawn) > 2.4
 
 
-def test_generated_samples_have_the_law_of_the_noisy_data(
-    exact_flow: ExactFlow,
-    law_distance: Callable[[Tensor, Tensor], float],
-    generator: torch.Generator,
-) -> None:
+def test_generated_samples_have_the_law_of_the_noisy_data(generator: torch.Generator) -> None:
     toy, flow = exact_flow("circles")
     # So late that the Gaussian is the law to 1e-4 of its variance.
     times = flow.schedule.times(40, 17.0)
@@ -133,10 +108,8 @@ def test_generated_samples_have_the_law_of_the_noisy_data(
     assert law_distance(latent * flow.schedule.scale(times[0]), drawn) > 2.4
 
 
-def test_states_are_kept_at_the_start_every_so_often_and_at_the_end(
-    curved_flow: CurvedFlow, generator: torch.Generator
-) -> None:
-    flow, data = curved_flow(3), normal(generator, 4, 3)
+def test_states_are_kept_at_the_start_every_so_often_and_at_the_end() -> None:
+    flow, data = curved_flow(3), normal(4, 3)
     times = flow.schedule.times(10, 5.0)
     every = flow.melt(data, times, RK4, save_every=1)
     assert (every.updates[0] == 0).all()
@@ -155,10 +128,8 @@ def test_states_are_kept_at_the_start_every_so_often_and_at_the_end(
         flow.melt(data, times, RK4, save_every=0)
 
 
-def test_states_go_one_by_one_to_who_asks_for_them_and_only_the_ends_are_kept(
-    curved_flow: CurvedFlow, generator: torch.Generator
-) -> None:
-    flow, data = curved_flow(3), normal(generator, 4, 3)
+def test_states_go_one_by_one_to_who_asks_for_them_and_only_the_ends_are_kept() -> None:
+    flow, data = curved_flow(3), normal(4, 3)
     times = flow.schedule.times(10, 5.0)
     for options in ({}, {"save_every": 1}, {"save_every": 4}, {"save_every": 99}):
         for simulate in (flow.melt, flow.generate):
@@ -172,7 +143,7 @@ def test_states_go_one_by_one_to_who_asks_for_them_and_only_the_ends_are_kept(
                 assert torch.equal(getattr(streamed, name), rows[[0, -1]])
 
 
-def test_states_are_given_as_they_are_made_and_not_kept(curved_flow: CurvedFlow) -> None:
+def test_states_are_given_as_they_are_made_and_not_kept() -> None:
     flow = curved_flow(3)
     events: list[object] = []
     given: list[weakref.ref[Tensor]] = []
@@ -194,7 +165,7 @@ def test_states_are_given_as_they_are_made_and_not_kept(curved_flow: CurvedFlow)
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
-def test_calls_and_steps_are_counted_as_they_happen(solver: Any, curved_flow: CurvedFlow) -> None:
+def test_calls_and_steps_are_counted_as_they_happen(solver: Any) -> None:
     plain = curved_flow(3)
     calls: list[Any] = []
     steps: list[Any] = []
@@ -214,7 +185,7 @@ def test_calls_and_steps_are_counted_as_they_happen(solver: Any, curved_flow: Cu
         assert steps[-1] == len(calls)
 
 
-def test_single_precision_data_is_carried_in_double(curved_flow: CurvedFlow) -> None:
+def test_single_precision_data_is_carried_in_double() -> None:
     flow = curved_flow(3)
     times = flow.schedule.times(10, 5.0)
     single, double = (
@@ -226,7 +197,7 @@ def test_single_precision_data_is_carried_in_double(curved_flow: CurvedFlow) -> 
 
 @pytest.mark.parametrize(("bad_at", "good"), [(0.0, 1), (4.9, 10)])
 def test_an_end_that_is_not_finite_is_a_data_error_and_not_given_away(
-    bad_at: float, good: int, random_basis: RandomBasis
+    bad_at: float, good: int
 ) -> None:
     def denoise(x: Tensor, t: Tensor) -> Tensor:
         return torch.full_like(x, nan) if t >= bad_at else x
@@ -241,7 +212,7 @@ def test_an_end_that_is_not_finite_is_a_data_error_and_not_given_away(
 
 
 @pytest.fixture
-def labelled_flow(random_basis: RandomBasis) -> ProbabilityFlow:
+def labelled_flow() -> ProbabilityFlow:
     """A flow that depends on labels of one number, zero if there are none."""
 
     def denoise(x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -250,11 +221,9 @@ def labelled_flow(random_basis: RandomBasis) -> ProbabilityFlow:
     return ProbabilityFlow(denoise, SCHEDULES["PRR"], random_basis(3))
 
 
-def test_a_flow_under_conditions_gives_each_point_its_own(
-    labelled_flow: ProbabilityFlow, generator: torch.Generator
-) -> None:
-    data, times = normal(generator, 4, 3), labelled_flow.schedule.times(10, 5.0)
-    labels = torch.tensor([[0.0], [1.0], [-2.0], [1.0]], dtype=torch.float64)
+def test_a_flow_under_conditions_gives_each_point_its_own(labelled_flow: ProbabilityFlow) -> None:
+    data, times = normal(4, 3), labelled_flow.schedule.times(10, 5.0)
+    labels = double([[0.0], [1.0], [-2.0], [1.0]])
     together = labelled_flow.given(labels=labels).melt(data, times, RK4).end
     for index in range(4):
         alone = labelled_flow.given(labels=labels[[index]]).melt(data[[index]], times, RK4).end
@@ -264,9 +233,8 @@ def test_a_flow_under_conditions_gives_each_point_its_own(
     assert ((together - free)[1:].abs() > 1e-3).any(dim=1).all()
 
 
-def test_a_flow_in_blocks_is_the_same_flow(
-    labelled_flow: ProbabilityFlow, generator: torch.Generator
-) -> None:
+def test_a_flow_in_blocks_is_the_same_flow(labelled_flow: ProbabilityFlow) -> None:
+    generator = seeded()
     sizes: list[int] = []
 
     def counted(x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
@@ -275,7 +243,7 @@ def test_a_flow_in_blocks_is_the_same_flow(
         return denoised
 
     flow = ProbabilityFlow(counted, labelled_flow.schedule, labelled_flow.basis)
-    data, labels = normal(generator, 7, 3), normal(generator, 7, 1)
+    data, labels = normal(7, 3, generator=generator), normal(7, 1, generator=generator)
     times, blocks = flow.schedule.times(5, 5.0), flow.in_blocks(3)
     assert (blocks.schedule, blocks.basis) == (flow.schedule, flow.basis)
     found = blocks.given(labels=labels).melt(data, times, RK4, save_every=1)

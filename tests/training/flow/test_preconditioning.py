@@ -1,11 +1,11 @@
 """Preconditionings: the closed form of c_out, and targets that are worth regressing on."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.support.draws import double, normal, seeded
+from tests.support.flows import FunctionNetwork, random_basis
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.isotropic import EDMSchedule
@@ -45,9 +45,9 @@ def gaussian_regression(
     basis: EigenBasis, schedule: NoiseSchedule, network: nn.Module, t: float
 ) -> tuple[Tensor, Tensor]:
     """Network outputs and targets on Gaussian data at one time."""
-    generator = torch.Generator().manual_seed(3)
-    normal = torch.randn(2, COUNT, basis.dim, generator=generator, dtype=torch.float64)
-    clean, noise = basis.eigenvalues.sqrt() * normal[0], normal[1]
+    generator = seeded(3)
+    drawn = normal(2, COUNT, basis.dim, generator=generator)
+    clean, noise = basis.eigenvalues.sqrt() * drawn[0], drawn[1]
     times = torch.full((COUNT,), t, dtype=torch.float64)
     regression = DenoisingRegression(NetworkDenoiser(network, basis, schedule))
     output, target = regression(clean, times, noise)
@@ -55,11 +55,9 @@ def gaussian_regression(
 
 
 @pytest.mark.parametrize("kind", ["PRR", "EDM"])
-def test_inputs_and_targets_have_unit_variance_and_are_uncorrelated(
-    kind: str, random_basis: Callable[[int], EigenBasis], function_network: type
-) -> None:
+def test_inputs_and_targets_have_unit_variance_and_are_uncorrelated(kind: str) -> None:
     schedule = {"PRR": InflationSchedule.to_dimension(1, 3), "EDM": EDMSchedule(3)}[kind]
-    identity = function_network(lambda z, c: z)
+    identity = FunctionNetwork(lambda z, c: z)
     error = COUNT**-0.5
     for t in (0.01, 3.0, 15.0):
         z, target = gaussian_regression(random_basis(3), schedule, identity, t)
@@ -69,12 +67,10 @@ def test_inputs_and_targets_have_unit_variance_and_are_uncorrelated(
 
 
 @pytest.mark.parametrize("name", PRECONDITIONINGS)
-def test_the_target_is_what_the_network_must_give_to_denoise_perfectly(
-    name: str, generator: torch.Generator
-) -> None:
-    xi = torch.tensor([4.0, 1.0, 0.01], dtype=torch.float64)
+def test_the_target_is_what_the_network_must_give_to_denoise_perfectly(name: str) -> None:
+    xi = double([4.0, 1.0, 0.01])
     gamma = torch.logspace(-3, 3, 50, dtype=torch.float64)[:, None].expand(50, 3)
-    clean, noise = torch.randn(2, 50, 3, generator=generator, dtype=torch.float64)
+    clean, noise = normal(2, 50, 3)
     c = PRECONDITIONINGS[name](xi, gamma)
     expected = (clean - c.c_skip * (clean + gamma.sqrt() * noise)) / c.c_out
     target = c.clean_weight * clean + c.noise_weight * noise
@@ -83,11 +79,9 @@ def test_the_target_is_what_the_network_must_give_to_denoise_perfectly(
 
 
 @pytest.mark.parametrize("name", PRECONDITIONINGS)
-def test_the_regression_hands_over_the_target_and_the_scaled_input(
-    name: str, random_basis: Callable[[int], EigenBasis], function_network: type
-) -> None:
+def test_the_regression_hands_over_the_target_and_the_scaled_input(name: str) -> None:
     basis, schedule = random_basis(3), InflationSchedule.to_dimension(2, 3)
-    identity = function_network(lambda z, c: z)
+    identity = FunctionNetwork(lambda z, c: z)
     denoiser = NetworkDenoiser(identity, basis, schedule, preconditioning=name)
     clean, noise = torch.ones(2, 4, 3, dtype=torch.float64)
     t = torch.linspace(0, 7, 4, dtype=torch.float64)
@@ -101,7 +95,7 @@ def test_the_regression_hands_over_the_target_and_the_scaled_input(
 
 
 def test_edm_is_the_inflationary_preconditioning_of_the_mean_variance() -> None:
-    xi = torch.tensor([3.0, 1.0], dtype=torch.float64)
+    xi = double([3.0, 1.0])
     gamma = torch.logspace(-2, 2, 5, dtype=torch.float64)[:, None].expand(5, 2)
     mean = torch.full((2,), 2.0, dtype=torch.float64)
     for one, other in zip(

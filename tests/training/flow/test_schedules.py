@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.func import jacfwd, vmap
 
 from dnnlib.errors import UsageError
+from tests.support.draws import double
 from training.flow.isotropic import EDMSchedule, VESchedule, VPSchedule
 from training.flow.schedules import InflationSchedule, NoiseSchedule
 
@@ -57,13 +58,13 @@ def test_the_top_dimension_has_standard_deviation_A0_and_kept_ones_end_there(
     data_variance = torch.linspace(top, 0.0, schedule.dim, dtype=torch.float64)
     variance = schedule.latent_variance(TIMES, data_variance)[:, 0]
     torch.testing.assert_close(variance, torch.full_like(TIMES, end_std**2))
-    late = torch.tensor(60.0, dtype=torch.float64)
+    late = double(60.0)
     kept = schedule.growth_rates == schedule.growth_rates.max()
     std = schedule.latent_variance(late, data_variance).sqrt()
     torch.testing.assert_close(std[kept], torch.full_like(std[kept], end_std))
     assert (std[~kept] < 1e-6 * end_std).all()
     # By default a tenth of the top variance is data at the end.
-    t_max = torch.tensor(schedule.default_t_max(), dtype=torch.float64)
+    t_max = double(schedule.default_t_max())
     noise = float(schedule.noise_variance(t_max).max())
     assert top / (top + noise) == pytest.approx(0.1)
 
@@ -71,7 +72,7 @@ def test_the_top_dimension_has_standard_deviation_A0_and_kept_ones_end_there(
 def test_noise_starts_at_gamma0_and_is_a_power_of_t_for_edm_and_ve() -> None:
     variance = INFLATIONS["PRP scaled"].noise_variance(torch.tensor(0.0))
     torch.testing.assert_close(variance, torch.full((3,), 1e-3, dtype=torch.float64))
-    t = torch.tensor(3.0, dtype=torch.float64)
+    t = double(3.0)
     for schedule, power in ((EDMSchedule(2), 9.0), (VESchedule(2), 3.0)):
         assert schedule.noise_variance(t).tolist() == [power] * 2
         assert float(schedule.scale(t)) == 1
@@ -117,7 +118,7 @@ def test_exponents_have_the_gap_and_the_scale_of_the_arguments() -> None:
 def test_isotropic_noise_runs_over_the_tabulated_range(
     schedule: NoiseSchedule, low: float, high: float
 ) -> None:
-    ends = torch.tensor([schedule.t_min, schedule.default_t_max()], dtype=torch.float64)
+    ends = double([schedule.t_min, schedule.default_t_max()])
     std = schedule.noise_variance(ends).sqrt()[:, 0].tolist()
     assert std == pytest.approx([low, high], rel=0.01)
 
@@ -130,7 +131,7 @@ def test_the_times_grid_increases_from_the_first_time_to_the_last(schedule: Nois
     steps = {"EDM": times ** (1 / 7), "VE": times.log()}.get(schedule.name, times).diff()
     assert (steps > 0).all()
     torch.testing.assert_close(steps, steps[:1].expand(37))
-    ends = torch.tensor([schedule.t_min, end], dtype=torch.float64)
+    ends = double([schedule.t_min, end])
     torch.testing.assert_close(times[[0, -1]], ends, rtol=1e-13, atol=0)
 
 

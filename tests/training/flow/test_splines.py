@@ -4,6 +4,7 @@ import pytest
 import torch
 from scipy.interpolate import CubicSpline
 
+from tests.support.draws import double, normal
 from training.flow.splines import NaturalSpline
 
 DOUBLE = torch.float64
@@ -12,7 +13,7 @@ DOUBLE = torch.float64
 def test_they_are_natural_cubic_splines(generator: torch.Generator) -> None:
     for nodes in (2, 3, 4, 17):
         times = torch.rand(nodes, generator=generator, dtype=DOUBLE).cumsum(0)
-        values = torch.randn(nodes, 3, generator=generator, dtype=DOUBLE)
+        values = normal(nodes, 3, generator=generator)
         t = torch.linspace(float(times[0]), float(times[-1]), 101, dtype=DOUBLE)
         expected = CubicSpline(times, values, bc_type="natural")(t)
         found = NaturalSpline(times).weights(t) @ values
@@ -20,8 +21,8 @@ def test_they_are_natural_cubic_splines(generator: torch.Generator) -> None:
 
 
 def test_they_are_constant_outside_of_their_nodes_and_weights_sum_to_one() -> None:
-    spline = NaturalSpline(torch.tensor([1.0, 2.0, 4.0], dtype=DOUBLE))
-    t = torch.tensor([[0.0, 1.0, 1.7], [3.2, 4.0, 9.0]], dtype=DOUBLE)
+    spline = NaturalSpline(double([1.0, 2.0, 4.0]))
+    t = double([[0.0, 1.0, 1.7], [3.2, 4.0, 9.0]])
     weights = spline.weights(t)
     torch.testing.assert_close(weights, spline.weights(t.clamp(1, 4)))
     torch.testing.assert_close(weights.sum(-1), torch.ones_like(t))
@@ -31,7 +32,7 @@ def test_they_are_constant_outside_of_their_nodes_and_weights_sum_to_one() -> No
 
 
 def test_gradients_reach_the_values(generator: torch.Generator) -> None:
-    spline = NaturalSpline(torch.tensor([0.0, 1.0, 3.0, 4.0], dtype=DOUBLE))
+    spline = NaturalSpline(double([0.0, 1.0, 3.0, 4.0]))
     t = 4 * torch.rand(20, generator=generator, dtype=DOUBLE)
     values = torch.randn(4, 2, generator=generator, dtype=DOUBLE, requires_grad=True)
     (spline.weights(t) @ values).sum().backward()
@@ -42,6 +43,6 @@ def test_gradients_reach_the_values(generator: torch.Generator) -> None:
 def test_times_that_are_no_nodes_are_refused() -> None:
     for times in ([0.0], [[0.0, 1.0], [2.0, 3.0]], [0.0, 1, 1], [0, torch.nan], [0, torch.inf]):
         with pytest.raises(ValueError, match="nodes"):
-            NaturalSpline(torch.tensor(times, dtype=DOUBLE))
+            NaturalSpline(double(times))
     with pytest.raises(ValueError, match="nodes"):
         NaturalSpline(torch.arange(3).float())

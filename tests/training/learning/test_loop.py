@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError, TrainingError
+from tests.support.draws import seeded
+from tests.support.flows import exact_flow
+from tests.support.trainers import circles_trainer
 from torch_utils.snapshots import read_state
 from torch_utils.stats import RunningMeans
-from training.data.batches import Batch, BatchSource, ToyBatches
-from training.data.toys import Toy
-from training.flow.pfode import ProbabilityFlow
+from training.data.batches import Batch, BatchSource
 from training.learning.loop import train
 from training.learning.resuming import Resumed
 from training.learning.run import run_training
@@ -28,7 +29,6 @@ from training.learning.stopping import StoppedBySignal
 from training.learning.trainer import MAX_SKIPPED_IN_A_ROW, Trainer, TrainingConfig
 from training.model.model import Model
 
-MakeTrainer = Callable[..., tuple[Trainer, ToyBatches]]
 MakeFolder = Callable[[str], RunFolder]
 CPU = torch.device("cpu")
 
@@ -127,9 +127,7 @@ def test_averaged_weights_forget_half_in_a_halflife_or_a_fraction_of_a_short_pas
     assert TrainingConfig(total=1001, batch=100).total_steps == 11
 
 
-def test_the_optimizer_and_the_average_follow_the_configuration(
-    circles_trainer: MakeTrainer,
-) -> None:
+def test_the_optimizer_and_the_average_follow_the_configuration() -> None:
     trainer, source = circles_trainer(lr_decay=True, ema_halflife=300, ema_ramp=0.2)
     average = weights(trainer.denoiser)
     for step in range(5):
@@ -142,13 +140,13 @@ def test_the_optimizer_and_the_average_follow_the_configuration(
     assert trainer.seen == 2500
 
 
-def test_microbatches_add_up_to_the_gradient_of_the_batch(circles_trainer: MakeTrainer) -> None:
+def test_microbatches_add_up_to_the_gradient_of_the_batch() -> None:
     gradients, losses = [], []
     for size in (None, 1, 7, 32, 100):
         trainer, source = circles_trainer(batch=32, batch_gpu=size, loss_scale=1.0)
         output = trainer.denoiser.network.output.weight
-        nn.init.normal_(output, generator=torch.Generator().manual_seed(0))
-        draws = trainer.loss.draw(32, torch.Generator().manual_seed(1))
+        nn.init.normal_(output, generator=seeded())
+        draws = trainer.loss.draw(32, seeded(1))
         means = RunningMeans(CPU)
         trainer.accumulate(next(source.batches(0)), draws, means)
         gradients.append(torch.cat([p.grad.flatten() for p in trainer.denoiser.parameters()]))
@@ -158,7 +156,7 @@ def test_microbatches_add_up_to_the_gradient_of_the_batch(circles_trainer: MakeT
         assert losses[-1]["mean"] == pytest.approx(losses[0]["mean"], rel=1e-6)
 
 
-def test_the_loss_scale_does_not_reach_the_weights(circles_trainer: MakeTrainer) -> None:
+def test_the_loss_scale_does_not_reach_the_weights() -> None:
     results = []
     for scale in (1.0, 1024.0):
         trainer, source = circles_trainer(loss_scale=scale)
@@ -167,7 +165,7 @@ def test_the_loss_scale_does_not_reach_the_weights(circles_trainer: MakeTrainer)
     assert torch.equal(*results)  # a power of two changes no digit
 
 
-def test_training_depends_on_its_seed_alone(circles_trainer: MakeTrainer) -> None:
+def test_training_depends_on_its_seed_alone() -> None:
     results = []
     for global_seed, seed in ((1, 0), (2, 0), (1, 3)):
         trainer, source = circles_trainer(seed=seed)
@@ -179,9 +177,7 @@ def test_training_depends_on_its_seed_alone(circles_trainer: MakeTrainer) -> Non
 
 
 @pytest.mark.parametrize("batch_gpu", [None, 100], ids=["whole", "in microbatches"])
-def test_a_step_without_a_finite_gradient_is_skipped_and_counted(
-    batch_gpu: int | None, circles_trainer: MakeTrainer
-) -> None:
+def test_a_step_without_a_finite_gradient_is_skipped_and_counted(batch_gpu: int | None) -> None:
     trainer, source = circles_trainer(batch_gpu=batch_gpu)
     run_steps(trainer, source, 2)
     before = {name: trainer.state()[name] for name in ("network", "averaged", "optimizer")}
@@ -201,7 +197,7 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_counted(
 
 
 def test_an_infinite_loss_is_skipped_though_its_gradient_is_finite(
-    circles_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     trainer, source = circles_trainer()
     run_steps(trainer, source, 1)
@@ -215,9 +211,7 @@ def test_an_infinite_loss_is_skipped_though_its_gradient_is_finite(
     assert torch.equal(weights(trainer.denoiser), before)
 
 
-def test_a_run_of_skipped_steps_is_an_error_and_a_good_one_ends_it(
-    circles_trainer: MakeTrainer,
-) -> None:
+def test_a_run_of_skipped_steps_is_an_error_and_a_good_one_ends_it() -> None:
     trainer, source = circles_trainer(batch=20)
     bad = set(range(100)) - {MAX_SKIPPED_IN_A_ROW - 1}
     run_steps(trainer, Spoilt(source, bad), 2 * MAX_SKIPPED_IN_A_ROW - 1)
@@ -227,12 +221,8 @@ def test_a_run_of_skipped_steps_is_an_error_and_a_good_one_ends_it(
     assert trainer.step == 2 * MAX_SKIPPED_IN_A_ROW
 
 
-def test_training_on_circles_approaches_the_exact_denoiser(
-    circles_trainer: MakeTrainer,
-    run_folder: MakeFolder,
-    exact_flow: Callable[..., tuple[Toy, ProbabilityFlow]],
-    generator: torch.Generator,
-) -> None:
+def test_training_on_circles_approaches_the_exact_denoiser(run_folder: MakeFolder) -> None:
+    generator = seeded()
     trainer, source = circles_trainer(
         width=64, depth=3, total=150_000, tick=50_000, lr=8e-3, lr_decay=True
     )
@@ -250,9 +240,7 @@ def test_training_on_circles_approaches_the_exact_denoiser(
     assert float(error / untrained) < 0.8
 
 
-def test_a_run_writes_its_reports_and_files_by_thousands_of_samples(
-    circles_trainer: MakeTrainer, run_folder: MakeFolder
-) -> None:
+def test_a_run_writes_its_reports_and_files_by_thousands_of_samples(run_folder: MakeFolder) -> None:
     trainer, source = circles_trainer(snapshot_ticks=2, state_ticks=None)
     folder = run_folder("run")
     train(trainer, source, folder)
@@ -275,18 +263,14 @@ def test_a_run_writes_its_reports_and_files_by_thousands_of_samples(
     assert "network-snapshot-000004.pkl" in log
 
 
-def test_reports_come_with_the_first_batch_beyond_each_tick(
-    circles_trainer: MakeTrainer, run_folder: MakeFolder
-) -> None:
+def test_reports_come_with_the_first_batch_beyond_each_tick(run_folder: MakeFolder) -> None:
     trainer, source = circles_trainer(batch=700)
     folder = run_folder("run")
     train(trainer, source, folder)
     assert [line["seen"] for line in statistics(folder)] == [1400, 2100, 3500, 4200]
 
 
-def test_the_network_file_holds_the_averaged_weights(
-    circles_trainer: MakeTrainer, run_folder: MakeFolder
-) -> None:
+def test_the_network_file_holds_the_averaged_weights(run_folder: MakeFolder) -> None:
     trainer, source = circles_trainer()
     folder = run_folder("run")
     train(trainer, source, folder)
@@ -296,9 +280,7 @@ def test_the_network_file_holds_the_averaged_weights(
     assert model.about["seen"] == 4000
 
 
-def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(
-    circles_trainer: MakeTrainer, run_folder: MakeFolder
-) -> None:
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(run_folder: MakeFolder) -> None:
     unbroken, source = circles_trainer(state_ticks=1, keep_states=9, lr_decay=True)
     whole = run_folder("whole")
     train(unbroken, source, whole)
@@ -315,9 +297,7 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(
     assert_same_state(*(model.denoiser.state_dict() for model in networks))
 
 
-def test_skipped_steps_survive_a_resume_and_are_reported(
-    circles_trainer: MakeTrainer, run_folder: MakeFolder
-) -> None:
+def test_skipped_steps_survive_a_resume_and_are_reported(run_folder: MakeFolder) -> None:
     trainer, source = circles_trainer(state_ticks=1)
     folder = run_folder("run")
     train(trainer, Spoilt(source, {1, 4, 5}), folder)
@@ -331,7 +311,7 @@ def test_skipped_steps_survive_a_resume_and_are_reported(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_the_run_which_can_go_on_as_if_nothing_had_happened(
-    number: int, circles_trainer: MakeTrainer, run_folder: MakeFolder
+    number: int, run_folder: MakeFolder
 ) -> None:
     unbroken, source = circles_trainer()
     train(unbroken, source, run_folder("whole"))
@@ -352,9 +332,7 @@ def test_a_signal_saves_the_run_which_can_go_on_as_if_nothing_had_happened(
     assert_same_state(resumed.state(), unbroken.state())
 
 
-def test_a_signal_during_the_last_step_does_not_stop_a_finished_run(
-    circles_trainer: MakeTrainer, run_folder: MakeFolder
-) -> None:
+def test_a_signal_during_the_last_step_does_not_stop_a_finished_run(run_folder: MakeFolder) -> None:
     trainer, source = circles_trainer()
     folder = run_folder("run")
     train(trainer, Signalling(source, 7, signal.SIGTERM), folder)
@@ -364,7 +342,7 @@ def test_a_signal_during_the_last_step_does_not_stop_a_finished_run(
 
 @pytest.mark.parametrize("trouble", [DataError("no fit"), KeyboardInterrupt()])
 def test_a_calibration_that_fails_costs_nothing_of_the_training(
-    circles_trainer: MakeTrainer, run_folder: MakeFolder, trouble: BaseException
+    run_folder: MakeFolder, trouble: BaseException
 ) -> None:
     def fail(model: Model) -> None:
         raise trouble
@@ -382,7 +360,7 @@ def test_a_calibration_that_fails_costs_nothing_of_the_training(
 
 
 def test_a_run_that_is_complete_does_nothing_when_resumed(
-    circles_trainer: MakeTrainer, run_folder: MakeFolder, tmp_path: Path
+    run_folder: MakeFolder, tmp_path: Path
 ) -> None:
     trainer, source = circles_trainer()
     folder = run_folder("run")
@@ -394,9 +372,7 @@ def test_a_run_that_is_complete_does_nothing_when_resumed(
     assert statistics(folder) == before
 
 
-def test_an_incomplete_state_or_one_of_another_model_is_a_data_error(
-    circles_trainer: MakeTrainer,
-) -> None:
+def test_an_incomplete_state_or_one_of_another_model_is_a_data_error() -> None:
     trainer, other = circles_trainer()[0], circles_trainer(width=32)[0]
     for lost in ("network", "averaged", "optimizer", "step", "skipped"):
         state = {name: value for name, value in trainer.state().items() if name != lost}
@@ -407,7 +383,7 @@ def test_an_incomplete_state_or_one_of_another_model_is_a_data_error(
 
 
 def test_a_clock_that_jumps_changes_no_report(
-    circles_trainer: MakeTrainer, run_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+    run_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jumps = count(0, -86_400)
     monkeypatch.setattr("time.time", lambda: 1.8e9 + next(jumps))

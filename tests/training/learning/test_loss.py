@@ -1,43 +1,32 @@
 """The denoising loss: its value for no network, its invariances, and the law of its times."""
 
-from collections.abc import Callable
 from math import nan
 from statistics import NormalDist
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dnnlib.errors import UsageError
-from training.data.toys import Toy
+from tests.support.draws import double, normal, seeded
+from tests.support.flows import FunctionNetwork, exact_flow, random_basis, rotated
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.isotropic import EDMSchedule, VESchedule
-from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule, NoiseSchedule
-from training.learning.loss import (
-    LOG_STD_MEAN,
-    LOG_STD_STD,
-    DenoisingLoss,
-    DenoisingRegression,
-)
+from training.learning.loss import LOG_STD_MEAN, LOG_STD_STD, DenoisingLoss, DenoisingRegression
 
-RandomBasis = Callable[[int], EigenBasis]
 PRR = InflationSchedule.to_dimension(1, 3, top_variance=2.0)
 
 
 def gaussian_data(basis: EigenBasis, count: int, generator: torch.Generator) -> Tensor:
-    normal = torch.randn(count, basis.dim, generator=generator, dtype=torch.float64)
-    return basis.eigenvalues.sqrt() * normal
+    drawn = normal(count, basis.dim, generator=generator)
+    return basis.eigenvalues.sqrt() * drawn
 
 
-def test_no_network_scores_one_on_any_data(
-    exact_flow: Callable[..., tuple[Toy, ProbabilityFlow]],
-    function_network: type,
-    generator: torch.Generator,
-) -> None:
+def test_no_network_scores_one_on_any_data(generator: torch.Generator) -> None:
     toy, flow = exact_flow("bumps3", 1)
-    zero = function_network(lambda z, c: torch.zeros_like(z))
+    zero = FunctionNetwork(lambda z, c: torch.zeros_like(z))
     loss = DenoisingLoss(flow.schedule, 0.0, 5.0)
     regression = DenoisingRegression(NetworkDenoiser(zero, flow.basis, flow.schedule))
     clean = flow.basis.to_eigen(toy.sample(50_000, generator))
@@ -46,11 +35,9 @@ def test_no_network_scores_one_on_any_data(
     assert abs(float(values.mean()) - 1) < 4 * float(values.std()) / 50_000**0.5
 
 
-def test_the_loss_is_that_of_the_denoiser_over_c_out(
-    random_basis: RandomBasis, function_network: type, generator: torch.Generator
-) -> None:
+def test_the_loss_is_that_of_the_denoiser_over_c_out(generator: torch.Generator) -> None:
     count, basis = 64, random_basis(3)
-    denoiser = NetworkDenoiser(function_network(lambda z, c: z.sin()), basis, PRR)
+    denoiser = NetworkDenoiser(FunctionNetwork(lambda z, c: z.sin()), basis, PRR)
     loss = DenoisingLoss(PRR, 0.5, 7.0)
     clean, draws = gaussian_data(basis, count, generator), loss.draw(count, generator)
     noisy = clean + PRR.noise_variance(draws.t).sqrt() * draws.noise
@@ -59,14 +46,9 @@ def test_the_loss_is_that_of_the_denoiser_over_c_out(
     torch.testing.assert_close(values.double(), error.square().mean(1), rtol=1e-4, atol=1e-5)
 
 
-def test_the_loss_is_the_same_number_in_both_spaces(
-    random_basis: RandomBasis,
-    rotated: Callable[[nn.Module, EigenBasis], nn.Module],
-    function_network: type,
-    generator: torch.Generator,
-) -> None:
+def test_the_loss_is_the_same_number_in_both_spaces(generator: torch.Generator) -> None:
     basis, loss = random_basis(3), DenoisingLoss(PRR, 0.0, 7.0)
-    network = function_network(lambda z, c: (3 * z).sin() + c[:, None])
+    network = FunctionNetwork(lambda z, c: (3 * z).sin() + c[:, None])
     clean, draws = gaussian_data(basis, 200, generator), loss.draw(200, generator)
     eigen, image = (
         loss.per_sample(DenoisingRegression(denoiser), clean, draws)
@@ -78,9 +60,8 @@ def test_the_loss_is_the_same_number_in_both_spaces(
     torch.testing.assert_close(image, eigen, rtol=1e-4, atol=1e-5)
 
 
-def test_uniform_times_are_uniform_and_fall_once_into_each_stratum(
-    generator: torch.Generator,
-) -> None:
+def test_uniform_times_are_uniform_and_fall_once_into_each_stratum() -> None:
+    generator = seeded()
     loss = DenoisingLoss(PRR, 0.5, 7.0)
     for count in (1, 64):
         draws = loss.draw(count, generator)
@@ -94,10 +75,8 @@ def test_uniform_times_are_uniform_and_fall_once_into_each_stratum(
     assert float((within - ranks).abs().max()) < 1.95 / len(within) ** 0.5
 
 
-def test_the_noise_is_standard_normal_and_independent_of_the_times(
-    generator: torch.Generator,
-) -> None:
-    t, noise = DenoisingLoss(PRR, 0.5, 7.0).draw(40_000, generator)
+def test_the_noise_is_standard_normal_and_independent_of_the_times() -> None:
+    t, noise = DenoisingLoss(PRR, 0.5, 7.0).draw(40_000, seeded())
     error = len(t) ** -0.5
     assert (noise.mean(0).abs() < 4 * error).all()
     assert ((noise.square().mean(0) - 1).abs() < 4 * 2**0.5 * error).all()
@@ -110,14 +89,14 @@ def test_the_noise_is_standard_normal_and_independent_of_the_times(
     ids=["EDM", "EDM, a short range", "PRR"],
 )
 def test_normal_times_have_a_truncated_normal_log_std(
-    schedule: NoiseSchedule, t_min: float, t_max: float, generator: torch.Generator
+    schedule: NoiseSchedule, t_min: float, t_max: float
 ) -> None:
     count = 256
-    t = DenoisingLoss(schedule, t_min, t_max, "normal").draw(count, generator).t
+    t = DenoisingLoss(schedule, t_min, t_max, "normal").draw(count, seeded()).t
     law = NormalDist(LOG_STD_MEAN, LOG_STD_STD)
 
     def probability(times: list[float]) -> list[float]:
-        log_std = schedule.reference_log_noise(torch.tensor(times, dtype=torch.float64)) / 2
+        log_std = schedule.reference_log_noise(double(times)) / 2
         return [law.cdf(value) for value in log_std.tolist()]
 
     low, high = probability([t_min, t_max])
@@ -131,17 +110,17 @@ def test_normal_times_have_a_truncated_normal_log_std(
 
 @pytest.mark.parametrize(("schedule", "ends"), [(VESchedule(2), (0.01, 100.0)), (PRR, (0.5, 5.0))])
 def test_log_uniform_times_have_an_even_log_std(
-    schedule: NoiseSchedule, ends: tuple[float, float], generator: torch.Generator
+    schedule: NoiseSchedule, ends: tuple[float, float]
 ) -> None:
-    t = DenoisingLoss(schedule, *ends, "log_uniform").draw(64, generator).t
-    low, high = schedule.reference_log_noise(torch.tensor(ends, dtype=torch.float64))
+    t = DenoisingLoss(schedule, *ends, "log_uniform").draw(64, seeded()).t
+    low, high = schedule.reference_log_noise(double(ends))
     quantiles = (schedule.reference_log_noise(t) - low) / (high - low)
     assert (quantiles * 64).floor().sort().values.tolist() == [*range(64)]
 
 
 def test_draws_follow_from_the_generator_and_impossible_laws_are_refused() -> None:
     loss = DenoisingLoss(PRR, 0.0, 7.0)
-    first, again, other = (loss.draw(8, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    first, again, other = (loss.draw(8, seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(first.t, again.t)
     assert torch.equal(first.noise, again.noise)
     assert not torch.equal(first.noise, other.noise)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from tests.support.draws import seeded
 from tests.support.rank_pool import RankPool
 from torch_utils import distributed
 from training.data.batches import ToyBatches
@@ -19,7 +20,7 @@ CPU = torch.device("cpu")
 def work() -> dict[str, Tensor]:
     """Everything whose result should not depend on the number of ranks; odd sizes throughout."""
     toy = Toy("s_curve")
-    points = 1000 + toy.sample(501, torch.Generator().manual_seed(0))
+    points = 1000 + toy.sample(501, seeded())
     mine = points[distributed.shard(len(points))]
     basis = EigenBasis.fit(mine.split(100))
     schedule = InflationSchedule.to_dimension(2, 3, top_variance=basis.top_variance)

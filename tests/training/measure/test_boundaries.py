@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import trimesh
 from scipy import integrate, stats
 from scipy.spatial.distance import pdist
 
 from dnnlib.errors import DataError, UsageError
+from tests.support.draws import seeded
 from tests.support.refusals import refusal
 from training.measure.boundaries import (
     Boundary,
@@ -27,10 +27,6 @@ from training.measure.boundaries import (
 from training.measure.containment import inside, winding_number
 
 BALL = {2: math.pi, 3: 4 / 3 * math.pi}
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def box(low: list[float], high: list[float]) -> Boundary:
@@ -53,7 +49,7 @@ def turned(boundary: Boundary) -> Boundary:
 
 @pytest.mark.parametrize("dim", [2, 3])
 def test_vertices_lie_on_the_unit_sphere_and_faces_close_it(dim: int) -> None:
-    for count, draw in product((4, 5, 200), (None, generator(0))):
+    for count, draw in product((4, 5, 200), (None, seeded())):
         vertices, faces = unit_sphere(dim, count, draw)
         assert vertices.shape == (count, dim)
         assert np.linalg.norm(vertices, axis=1) == pytest.approx(1, abs=1e-14)
@@ -79,7 +75,7 @@ def test_even_points_are_evenly_spread() -> None:
 
 @pytest.mark.parametrize("dim", [2, 3])
 def test_random_points_repeat_with_their_seed_and_are_uniform(dim: int) -> None:
-    first, again, other = (unit_sphere(dim, 2000, generator(seed)) for seed in (1, 1, 2))
+    first, again, other = (unit_sphere(dim, 2000, seeded(seed)) for seed in (1, 1, 2))
     assert np.array_equal(first.vertices, again.vertices)
     assert not np.array_equal(first.vertices, other.vertices)
     # In 3-D each coordinate is uniform on [-1, 1]; in 2-D its angle is.
@@ -90,7 +86,7 @@ def test_random_points_repeat_with_their_seed_and_are_uniform(dim: int) -> None:
 
 
 def test_volumes_are_those_of_balls_polygons_and_boxes() -> None:
-    for dim, draw in product((2, 3), (None, generator(0))):
+    for dim, draw in product((2, 3), (None, seeded())):
         sphere = unit_sphere(dim, 60, draw, equal_volume=True)
         assert enclosed_volume(*sphere) == pytest.approx(BALL[dim], rel=1e-12)
         radii = np.linalg.norm(sphere.vertices, axis=1)

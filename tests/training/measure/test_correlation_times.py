@@ -5,15 +5,10 @@ from itertools import product
 
 import pytest
 import torch
-from torch import Tensor
 
+from tests.support.draws import normal
 from training.measure.correlation_times import CorrelationTime, correlation_time, scatter_of
 from training.measure.correlations import Autocorrelations, correlate
-
-
-def drawn(count: int, dim: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, dim, generator=generator, dtype=torch.float64)
 
 
 def test_the_correlation_time_of_a_straight_line_is_half_of_where_it_ends() -> None:
@@ -66,10 +61,10 @@ def test_of_dimensions_that_do_not_vary_or_few_samples_nothing_lasts() -> None:
 def fresh(spacing: float, count: int, seed: int, dim: int = 2) -> CorrelationTime:
     """Of samples that know nothing of any other time, from 0 to 7."""
     lags = torch.arange(0, 7, spacing, dtype=torch.float64)
-    first = drawn(count, dim, 1000 * seed)
+    first = normal(count, dim, seed=1000 * seed)
     mean = torch.ones(len(lags), dtype=torch.float64)
     for index in range(1, len(lags)):
-        pair = first, drawn(count, dim, 1000 * seed + index)
+        pair = first, normal(count, dim, seed=1000 * seed + index)
         mean[index] = correlate([pair], "r").diagonal.mean()
     return correlation_time(lags, mean, scatter_of(count))
 
@@ -113,7 +108,7 @@ def test_two_times_bound_it() -> None:
 
 def test_chance_scatters_as_it_is_said_to() -> None:
     count, repeats = 50, 4000
-    first, later = drawn(count, repeats, 1), drawn(count, repeats, 2)
+    first, later = normal(count, repeats, seed=1), normal(count, repeats, seed=2)
     for shape in (torch.clone, torch.exp, lambda x: x**3):  # normal, skewed, and with heavy tails
         found = correlate([(shape(first), shape(later))], "r").diagonal
         assert float(found.std()) == pytest.approx(scatter_of(count) / 2, rel=0.05)

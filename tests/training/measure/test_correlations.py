@@ -13,28 +13,19 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError
+from tests.support.draws import double, normal
+from tests.support.flows import gaussian_flow
 from torch_utils.results import save_arrays
 from training.flow.denoisers import Denoiser, MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import get_solver
-from training.measure.correlations import (
-    Autocorrelations,
-    correlate,
-    mean_autocorrelation,
-    varying,
-)
+from training.measure.correlations import Autocorrelations, correlate, mean_autocorrelation, varying
 from training.measure.residuals import NOISE_BLOCK, Found, ResidualProbe, noise_rows
 from training.simulation.residual_correlations import row_pairs
 
 ROOT = Path(__file__).parents[3]
-
-
-def drawn(count: int, dim: int, seed: int) -> Tensor:
-    return torch.randn(
-        count, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-    )
 
 
 def batches(*arrays: Tensor, size: int) -> Iterator[tuple[Tensor, ...]]:
@@ -43,8 +34,8 @@ def batches(*arrays: Tensor, size: int) -> Iterator[tuple[Tensor, ...]]:
 
 def related(count: int = 301) -> tuple[Tensor, Tensor]:
     """Two times of five dimensions that mix, far from the origin and of very different sizes."""
-    first = drawn(count, 5, 1)
-    later = first @ drawn(5, 5, 2) + 0.5 * drawn(count, 5, 3)
+    first = normal(count, 5, seed=1)
+    later = first @ normal(5, 5, seed=2) + 0.5 * normal(count, 5, seed=3)
     sizes = torch.logspace(-6, 4, 5, dtype=torch.float64)
     return sizes * (first + 30), sizes.flip(0) * (later - 70)
 
@@ -94,7 +85,7 @@ def test_what_cannot_be_correlated_is_refused() -> None:
         with pytest.raises(DataError, match=r"r: [01] samples"):
             correlate(given, "r")
     for which, size in product((0, 1), (1e39, 1e160, 1e238, 1e300)):
-        rows = [drawn(20, 3, 1), drawn(20, 3, 2)]
+        rows = [normal(20, 3, seed=1), normal(20, 3, seed=2)]
         rows[which][:, 1] *= size
         with pytest.raises(DataError, match=r"r varies by more than 3\.4e"):
             correlate(batches(*rows, size=7), "r")
@@ -104,17 +95,17 @@ def test_what_cannot_be_correlated_is_refused() -> None:
 
 def test_a_process_that_forgets_exponentially_has_its_known_correlations_and_times() -> None:
     """AR(1) in t: dimension i forgets at its own rate, and no dimension knows of another."""
-    count, rates = 20_000, torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    count, rates = 20_000, double([0.5, 1.0, 2.0])
     times = torch.arange(0, 8, 0.25, dtype=torch.float64)
     decay = (-0.25 * rates).exp()
-    start = state = drawn(count, 3, 0)
+    start = state = normal(count, 3)
     table = Autocorrelations(["r"], len(times), 3)
     for index in range(len(times)):
         found = correlate(batches(start, state, size=999), "r")
         off = found.matrix - torch.diag(found.diagonal)
         assert off.abs().max() < 5 / count**0.5
         table.put("r", index, found)
-        state = decay * state + (1 - decay**2).sqrt() * drawn(count, 3, index + 1)
+        state = decay * state + (1 - decay**2).sqrt() * normal(count, 3, seed=index + 1)
     arrays, facts = table.gathered(len(times), torch.device("cpu")).summary(times, count)
     exact = (-rates * times[:, None]).exp()
     np.testing.assert_allclose(arrays["r_diagonal"], exact, atol=5 / count**0.5)
@@ -141,7 +132,7 @@ def test_rounding_does_not_count_as_variation() -> None:
     }
     expected = {}
     for number, (name, size) in enumerate(sizes.items()):
-        start, noise = drawn(count, 8, number), drawn(count, 8, 9)
+        start, noise = normal(count, 8, seed=number), normal(count, 8, seed=9)
         signs = torch.tensor([1.0] * 5 + [-1.0] * 3)
         for index in range(3):
             later = start * signs**index + 0.5 * index * noise
@@ -185,11 +176,13 @@ def test_a_dimension_that_fades_into_rounding_makes_no_steps() -> None:
     """Its deviation falls from far above the threshold to about it, now over and now under."""
     count, times = 300, torch.arange(6.0)
     table = Autocorrelations(["r"], 6, 3)
-    start = drawn(count, 3, 0)
+    start = normal(count, 3)
     kept = torch.tensor([1.0, 0.9, 0.8, 0.7, 0.6, 0.5])
     for index, fading in enumerate([1e-2, 1e-4, 2e-6, 0.5e-6, 1.5e-6, 0.2e-6]):
-        later = kept[index] * start + 0.1 * index * drawn(count, 3, index + 1)
-        later[:, 2] = fading * drawn(count, 1, 9 + index)[:, 0] if index else fading * start[:, 2]
+        later = kept[index] * start + 0.1 * index * normal(count, 3, seed=index + 1)
+        later[:, 2] = (
+            fading * normal(count, 1, seed=9 + index)[:, 0] if index else fading * start[:, 2]
+        )
         first = torch.cat([start[:, :2], 1e-2 * start[:, 2:]], dim=1)
         table.put("r", index, correlate([(first, later)], "r"))
     arrays, facts = table.summary(times, count)
@@ -248,18 +241,13 @@ def test_a_row_of_noise_depends_on_its_number_alone() -> None:
     assert not (noise_rows(range(9), 2, 5, 7) == whole[:9]).any()
 
 
-XI = torch.tensor([2.0, 0.3, 0.01], dtype=torch.float64)
+XI = double([2.0, 0.3, 0.01])
 
 
-def gaussian_flow(error: float = 0.0) -> ProbabilityFlow:
-    """Of Gaussian data, whose denoiser is linear; an error scales it."""
+def inexact_flow(error: float = 0.0) -> ProbabilityFlow:
     basis = EigenBasis(torch.zeros(3), XI, torch.eye(3, dtype=torch.float64))
     schedule = InflationSchedule.to_dimension(2, 3, top_variance=2.0, gamma0=0.1)
-
-    def denoiser(x: Tensor, t: Tensor) -> Tensor:
-        return (1 + error) * XI / (XI + schedule.noise_variance(t)) * x
-
-    return ProbabilityFlow(denoiser, schedule, basis)
+    return gaussian_flow(basis, schedule, error)
 
 
 class Record:
@@ -278,9 +266,9 @@ class Record:
 
 def test_independent_residuals_of_the_exact_denoiser_correlate_as_known() -> None:
     """The correlation is ``sqrt(gamma_0 gamma_t / ((xi + gamma_0) (xi + gamma_t)))``."""
-    flow, count = gaussian_flow(), 20_000
+    flow, count = inexact_flow(), 20_000
     times = torch.linspace(0, 4, 5, dtype=torch.float64)
-    clean = XI.sqrt() * drawn(count, 3, 1)
+    clean = XI.sqrt() * normal(count, 3, seed=1)
     record = Record()
     ResidualProbe(flow, times).independent(clean, range(count), 1, 2, record)
     residuals = record["net_residuals"]
@@ -299,9 +287,9 @@ def test_independent_residuals_of_the_exact_denoiser_correlate_as_known() -> Non
 
 def test_path_residuals_sum_up_to_how_far_the_path_leads() -> None:
     """``y = x_tilde - e`` is ``-int (r/2) sqrt(gamma_T/gamma_s) residual ds`` if it starts at 0."""
-    flow, solver = gaussian_flow(0.1), get_solver("rk4")
+    flow, solver = inexact_flow(0.1), get_solver("rk4")
     times = torch.linspace(0, 3, 301, dtype=torch.float64)
-    clean = XI.sqrt() * drawn(11, 3, 1)
+    clean = XI.sqrt() * normal(11, 3, seed=1)
     record = Record()
     ResidualProbe(flow, times).path(clean, solver, record)
     residuals = record["net_residuals"]
@@ -315,12 +303,12 @@ def test_path_residuals_sum_up_to_how_far_the_path_leads() -> None:
 
 
 def test_the_exact_part_of_a_residual_is_the_error_of_the_denoiser() -> None:
-    flow, wrong = gaussian_flow(), gaussian_flow(0.1)
+    flow, wrong = inexact_flow(), inexact_flow(0.1)
     exact: Denoiser = MixtureDenoiser(
         torch.ones(1), torch.zeros(1, 3), torch.diag(XI), torch.eye(3), flow.basis, flow.schedule
     )
     times = torch.linspace(0, 3, 4, dtype=torch.float64)
-    clean = XI.sqrt() * drawn(9, 3, 1)
+    clean = XI.sqrt() * normal(9, 3, seed=1)
     for probe, error in ((flow, 0.0), (wrong, 0.1)):
         for noise in ("independent", "path"):
             record = Record()
@@ -334,8 +322,8 @@ def test_the_exact_part_of_a_residual_is_the_error_of_the_denoiser() -> None:
 
 
 def test_residuals_that_are_not_finite_are_an_error_that_names_their_time() -> None:
-    flow = gaussian_flow()
+    flow = inexact_flow()
     broken = ProbabilityFlow(lambda x, t: x / (t - 1), flow.schedule, flow.basis)
     probe = ResidualProbe(broken, torch.linspace(0, 2, 3, dtype=torch.float64))
     with pytest.raises(DataError, match="infinite at t = 1"):
-        probe.independent(drawn(4, 3, 0), range(4), 0, 0, lambda index, found: None)
+        probe.independent(normal(4, 3), range(4), 0, 0, lambda index, found: None)

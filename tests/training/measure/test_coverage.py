@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
+from tests.support.draws import double, normal
 from training.measure.boundaries import gaussian_content, unit_sphere
 from training.measure.coverage import (
     STAGES,
@@ -27,11 +28,6 @@ from training.measure.coverage import (
 
 Map = Callable[[Tensor], Tensor]
 RADII = np.linspace(0.5, 3.5, 7)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def spheres_of(dim: int, count: int, radii: np.ndarray = RADII) -> Spheres:
@@ -133,7 +129,7 @@ def test_a_bent_boundary_converges_with_the_number_of_its_points(
 def test_changes_that_cancel_in_a_count_are_seen_as_changes_of_sides() -> None:
     # The test points alone are turned by a right angle about a point of the sphere.
     spheres = spheres_of(2, 400, np.array([1.0]))
-    test = torch.tensor([[[0.2, 0.0], [1.8, 0.0], [0.3, 0.0], [1.7, 0.0]]], dtype=torch.float64)
+    test = double([[[0.2, 0.0], [1.8, 0.0], [0.3, 0.0], [1.7, 0.0]]])
     swapped = torch.stack([2 - test[..., 0], test[..., 1]], dim=-1)
     points = {
         "latent": Points(test, spheres.vertices),

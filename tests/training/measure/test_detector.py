@@ -20,6 +20,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
 
 from dnnlib.errors import DataError, UsageError
 from tests.fuzz.hostile_pickles import VALUES, legacy, program, torch_file
+from tests.support.draws import seeded
 from tests.support.refusals import refusal
 from training.measure import detector as module
 from training.measure.detector import InceptionDetector, expected_shapes, find_detector
@@ -29,7 +30,7 @@ State = dict[str, Any]
 
 def random_state() -> State:
     """Weights of unit gain, as a stand-in for the trained ones, which need a download."""
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded()
 
     def weight(name: str, shape: tuple[int, ...]) -> Tensor:
         if len(shape) > 1:
@@ -63,11 +64,8 @@ def detector(weights: Path) -> InceptionDetector:
 
 
 def noise(count: int, channels: int = 3, size: int = 8, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     return torch.randint(256, (count, channels, size, size), generator=generator).to(torch.uint8)
-
-
-# Features.
 
 
 def test_features_are_those_of_torch_fidelity(weights: Path, detector: InceptionDetector) -> None:
@@ -94,9 +92,6 @@ def test_a_feature_depends_on_its_own_image_and_leaves_the_process_alone(
     torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
     assert torch.equal(torch.get_rng_state(), before)
     assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark) == settings
-
-
-# Files of weights.
 
 
 def test_its_identity_is_the_digest_of_its_file(weights: Path, detector: InceptionDetector) -> None:
@@ -217,9 +212,6 @@ def test_files_that_are_broken_or_no_weights_are_refused(
     with path.open("wb") as file:
         file.truncate(1 << 40)  # takes no room on disk
     assert refused(path).endswith("is larger than 3 MiB: it is another")
-
-
-# The default.
 
 
 @pytest.fixture

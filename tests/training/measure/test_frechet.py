@@ -7,17 +7,13 @@ from scipy import linalg
 from torch import Tensor
 
 from dnnlib.errors import DataError
+from tests.support.draws import normal
 from tests.support.rank_pool import RankPool
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from training.measure.frechet import FeatureStatistics, Moments, frechet_distance
 
 Gaussian = tuple[Tensor, Tensor]
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
 def gaussian(dim: int, seed: int, rank: int | None = None) -> Gaussian:
@@ -39,9 +35,6 @@ def singular_values(first: Tensor, second: Tensor) -> float:
         (points - points.mean(dim=0)) / (len(points) - 1) ** 0.5 for points in (first, second)
     )
     return float(torch.linalg.svdvals(first @ second.T).sum())
-
-
-# Moments.
 
 
 def test_streamed_moments_are_those_of_numpy() -> None:
@@ -110,9 +103,6 @@ def test_ranks_together_have_the_moments_of_one(two_ranks: RankPool) -> None:
         np.testing.assert_allclose(found.covariance, np.cov(points.T), rtol=1e-12)
         assert torch.equal(found.mean, second[name].mean)
         assert torch.equal(found.covariance, second[name].covariance)
-
-
-# Distances.
 
 
 def test_it_is_the_formula_with_scipys_root_and_torch_fidelitys() -> None:

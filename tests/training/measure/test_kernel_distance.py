@@ -8,17 +8,9 @@ from torch import Tensor
 from torch_fidelity.metric_kid import kernel_poly, mmd2
 
 from dnnlib.errors import DataError
+from tests.support.draws import normal, seeded
 from training.measure import kernel_distance as module
 from training.measure.kernel_distance import kernel_distance, subset_distances
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def test_it_is_the_sum_over_pairs_that_defines_it() -> None:

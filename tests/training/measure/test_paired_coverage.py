@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.draws import double, normal
 from training.measure.boundaries import unit_sphere
 from training.measure.coverage import Points, Spheres, measure_coverage, transported
 from training.measure.paired_coverage import pair
@@ -12,14 +13,9 @@ SPHERES = Spheres(np.array([0.5, 1.0, 2.0]), unit_sphere(2, 200))
 OURS, THEIRS = (transported(r * SPHERES.vertices, SPHERES.unit) for r in (1.05, 1.0))
 
 
-def draw(*shape: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_it_is_the_difference_of_the_counts_with_the_error_of_a_paired_sample(seeds: int) -> None:
-    fresh = draw(seeds, 2000, 2)
+    fresh = normal(seeds, 2000, 2)
     found = pair(fresh, OURS, THEIRS)
     radius, radii = fresh.norm(dim=2)[None].numpy(), SPHERES.radii[:, None, None]
     inner, outer = radius < radii, radius < 1.05 * radii
@@ -35,19 +31,19 @@ def test_it_is_the_difference_of_the_counts_with_the_error_of_a_paired_sample(se
 
 
 def test_the_error_is_the_spread_of_the_difference_over_draws() -> None:
-    found = pair(draw(400, 500, 2), OURS, THEIRS)
+    found = pair(normal(400, 500, 2), OURS, THEIRS)
     spread = found.difference.std(axis=0, ddof=1)
     np.testing.assert_allclose(np.sqrt(np.square(found.error).mean(axis=0)), spread, rtol=0.15)
     np.testing.assert_allclose(found.whole_error, spread / 20, rtol=0.15)
 
 
 def test_points_that_cancel_in_the_difference_are_in_the_error() -> None:
-    fresh = torch.tensor([[[0.9, 0.0], [1.1, 0.0], [0.0, 0.0], [9.0, 0.0]]], dtype=torch.float64)
-    shift = torch.tensor([0.5, 0.0], dtype=torch.float64)
+    fresh = double([[[0.9, 0.0], [1.1, 0.0], [0.0, 0.0], [9.0, 0.0]]])
+    shift = double([0.5, 0.0])
     spheres = Spheres(np.array([1.0]), unit_sphere(2, 400))
     ours = transported(spheres.vertices + shift, spheres.unit)
     theirs = transported(spheres.vertices, spheres.unit)
-    swap = torch.tensor([[[-0.9, 0.0], [1.1, 0.0], [0.0, 0.0], [9.0, 0.0]]], dtype=torch.float64)
+    swap = double([[[-0.9, 0.0], [1.1, 0.0], [0.0, 0.0], [9.0, 0.0]]])
     found = pair(swap, ours, theirs)
     assert found.difference == 0
     assert found.error == pytest.approx(np.sqrt((2 / 4) / 3))
@@ -56,7 +52,7 @@ def test_points_that_cancel_in_the_difference_are_in_the_error() -> None:
 
 @pytest.mark.parametrize("count", [1, 50])
 def test_equal_boundaries_differ_by_nothing(count: int) -> None:
-    found = pair(draw(2, count, 2), OURS, OURS)
+    found = pair(normal(2, count, 2), OURS, OURS)
     assert not found.difference.any()
     assert not found.error.any()
     facts = found.summary()
@@ -68,7 +64,7 @@ def test_equal_boundaries_differ_by_nothing(count: int) -> None:
 
 
 def test_the_difference_is_that_of_two_runs() -> None:
-    fresh = draw(2, 300, 2)
+    fresh = normal(2, 300, 2)
     runs = []
     for boundaries in (OURS, THEIRS):
         points = {name: points_of(fresh) for name in ("latent", "data", "end")}

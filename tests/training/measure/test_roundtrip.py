@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.draws import normal, seeded
 from training.data.images.batches import normalize_pixels, to_pixels
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
 
@@ -15,8 +16,8 @@ def data_of(levels: object) -> Tensor:
 
 
 @pytest.fixture
-def originals(generator: torch.Generator) -> Tensor:
-    return torch.randint(256, (9, 20), generator=generator).to(torch.uint8)
+def originals() -> Tensor:
+    return torch.randint(256, (9, 20), generator=seeded()).to(torch.uint8)
 
 
 def test_what_comes_back_exactly_has_no_error(originals: Tensor) -> None:
@@ -52,8 +53,8 @@ def test_differences_do_not_wrap() -> None:
         assert summary["exact_pixels"] == 0
 
 
-def test_rounding_is_that_of_saved_images(originals: Tensor, generator: torch.Generator) -> None:
-    noise = 1.2 * torch.randn(9, 20, generator=generator, dtype=torch.float64)
+def test_rounding_is_that_of_saved_images(originals: Tensor) -> None:
+    noise = 1.2 * normal(9, 20)
     returned = data_of(originals.double() + noise)
     errors = RoundtripErrors.of(originals, returned)
     difference = to_pixels(returned).numpy().astype(np.int64) - originals.numpy()
@@ -71,10 +72,8 @@ def test_originals_may_have_fractions_of_a_gray_level() -> None:
     assert float(errors.mse) == 0.5
 
 
-def test_columns_are_the_attributes_of_each_image_and_become_them_again(
-    originals: Tensor, generator: torch.Generator
-) -> None:
-    returned = data_of(originals.double() + torch.randn(9, 20, generator=generator))
+def test_columns_are_the_attributes_of_each_image_and_become_them_again(originals: Tensor) -> None:
+    returned = data_of(originals.double() + torch.randn(9, 20, generator=seeded()))
     errors = RoundtripErrors.of(originals, returned)
     columns = errors.columns()
     assert (columns.shape, columns.dtype) == ((9, 4), torch.float64)

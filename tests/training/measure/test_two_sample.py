@@ -3,31 +3,26 @@
 import pytest
 import torch
 from scipy import stats
-from torch import Tensor
 
+from tests.support.draws import normal
 from training.measure.two_sample import CHUNK, energy_distance, mean_distance
 
 
-def normal(count: int, dim: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, dim, generator=generator, dtype=torch.float64)
-
-
 def test_in_one_dimension_it_is_the_square_of_scipys() -> None:
-    first, second = normal(300, 1, 0), 0.5 + 2 * normal(200, 1, 1)
+    first, second = normal(300, 1), 0.5 + 2 * normal(200, 1, seed=1)
     expected = stats.energy_distance(first[:, 0].numpy(), second[:, 0].numpy()) ** 2
     assert energy_distance(first, second) == pytest.approx(expected, rel=1e-9)
 
 
 def test_equal_sets_have_no_distance_and_order_does_not_matter() -> None:
-    first, second = normal(100, 3, 0), normal(80, 3, 1)
+    first, second = normal(100, 3), normal(80, 3, seed=1)
     assert energy_distance(first, first.flip(0)) == pytest.approx(0, abs=1e-12)
     assert energy_distance(first, second) == pytest.approx(energy_distance(second, first))
 
 
 def test_rotations_and_shifts_of_both_do_not_matter_and_scales_do() -> None:
-    first, second = normal(100, 3, 0), normal(80, 3, 1) + 0.2
-    rotation, _ = torch.linalg.qr(normal(3, 3, 2))
+    first, second = normal(100, 3), normal(80, 3, seed=1) + 0.2
+    rotation, _ = torch.linalg.qr(normal(3, 3, seed=2))
     moved = energy_distance(first @ rotation + 5, second @ rotation + 5)
     assert moved == pytest.approx(energy_distance(first, second), rel=1e-9)
     scaled = energy_distance(3 * first, 3 * second)
@@ -35,14 +30,14 @@ def test_rotations_and_shifts_of_both_do_not_matter_and_scales_do() -> None:
 
 
 def test_samples_of_one_law_are_as_close_as_their_sizes_allow() -> None:
-    first, second = normal(1000, 2, 0), normal(500, 2, 1)
+    first, second = normal(1000, 2), normal(500, 2, seed=1)
     expected = mean_distance(first, first) * (1 / 1000 + 1 / 500)
     assert expected / 4 < energy_distance(first, second) < 4 * expected
     assert energy_distance(first, second + 0.3) > 10 * expected
 
 
 def test_chunks_do_not_change_the_mean_distance() -> None:
-    first, second = normal(CHUNK + 5, 2, 0), normal(7, 2, 1)
+    first, second = normal(CHUNK + 5, 2), normal(7, 2, seed=1)
     whole = (first[:, None] - second).norm(dim=-1).mean()
     assert mean_distance(first, second) == pytest.approx(float(whole), rel=1e-12)
     assert mean_distance(second, first) == pytest.approx(float(whole), rel=1e-12)

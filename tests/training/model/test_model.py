@@ -9,20 +9,20 @@ import pytest
 import torch
 
 from dnnlib.errors import UsageError
+from tests.support.draws import double, normal
+from tests.support.flows import random_basis
 from tests.support.refusals import refusal
+from tests.support.trainers import tiny_model
 from torch_utils.snapshots import Part, read_network, write_network
 from training.flow.calibration import Calibration
 from training.flow.eigenbasis import EigenBasis
 from training.flow.output_gain import OutputGain
-from training.learning.loss import DenoisingLoss
 from training.model.model import Model
 from training.model.recipe import make_schedule
 
-MakeModel = Callable[..., tuple[Model, DenoisingLoss]]
-
 
 @pytest.fixture
-def model(tiny_model: MakeModel) -> Model:
+def model() -> Model:
     """A model whose network is not zero."""
     model, _ = tiny_model(width=16, depth=2)
     torch.nn.init.normal_(model.denoiser.network.output.weight)
@@ -34,12 +34,7 @@ def model(tiny_model: MakeModel) -> Model:
     [("mlp", "ES", {"width": 16}), ("ToyConvUNet", "IS", {"channels": 8})],
 )
 def test_a_saved_model_denoises_as_before_and_is_saved_as_the_same_file(
-    network: str,
-    space: str,
-    sizes: dict[str, int],
-    tiny_model: MakeModel,
-    tmp_path: Path,
-    generator: torch.Generator,
+    network: str, space: str, sizes: dict[str, int], tmp_path: Path, generator: torch.Generator
 ) -> None:
     model, _ = tiny_model(network, space, dims_to_keep=1, **sizes)
     for parameter in model.denoiser.parameters():
@@ -50,9 +45,9 @@ def test_a_saved_model_denoises_as_before_and_is_saved_as_the_same_file(
     loaded = Model.load(str(first))
     assert loaded.about == model.about
     assert loaded.recipe == model.recipe
-    x = torch.randn(9, 2, generator=generator, dtype=torch.float64)
+    x = normal(9, 2, generator=generator)
     model.denoiser.eval()
-    for t in (torch.tensor(2.0, dtype=torch.float64), torch.linspace(0, 7, 9)):
+    for t in (double(2.0), torch.linspace(0, 7, 9)):
         assert torch.equal(loaded.denoiser(x, t), model.denoiser(x, t))
     assert torch.equal(loaded.denoiser.basis.mean, model.denoiser.basis.mean)
     assert not any(parameter.requires_grad for parameter in loaded.denoiser.parameters())
@@ -67,7 +62,7 @@ def test_a_saved_model_denoises_as_before_and_is_saved_as_the_same_file(
 
 def test_the_scale_is_chosen_when_a_model_is_opened(model: Model, tmp_path: Path) -> None:
     model.save(tmp_path / "network.pkl")
-    t = torch.tensor(3.0, dtype=torch.float64)
+    t = double(3.0)
     plain, wide = (Model.load(tmp_path / "network.pkl", end_std=a0).flow for a0 in (1.0, 3.0))
     torch.testing.assert_close(wide.schedule.scale(t), 3 * plain.schedule.scale(t))
     x = torch.ones(4, 2, dtype=torch.float64)
@@ -96,7 +91,7 @@ def with_output_gain(model: Model) -> Model:
 
 def test_a_calibration_is_saved_and_can_be_left_out(model: Model, tmp_path: Path) -> None:
     path = tmp_path / "network.pkl"
-    x, t = torch.ones(3, 2, dtype=torch.float64), torch.tensor(3.0, dtype=torch.float64)
+    x, t = torch.ones(3, 2, dtype=torch.float64), double(3.0)
     plain = model.denoiser.eval()(x, t)
     calibrated = calibrate(model).denoiser(x, t)
     model.save(path)
@@ -228,9 +223,7 @@ def test_a_recipe_builds_equal_models_from_equal_seeds(model: Model) -> None:
     assert all(torch.equal(built[0][key], built[1][key]) for key in built[0])
 
 
-def test_the_schedule_takes_its_dimension_and_top_variance_from_the_basis(
-    random_basis: Callable[[int], EigenBasis],
-) -> None:
+def test_the_schedule_takes_its_dimension_and_top_variance_from_the_basis() -> None:
     basis = random_basis(4)
     schedule = make_schedule("ifs", {"dims_to_keep": 2, "rho": 1.5}, basis, end_std=2.0)
     assert (schedule.dim, schedule.top_variance, schedule.end_std) == (4, basis.top_variance, 2.0)

@@ -237,14 +237,6 @@ def test_block_follows_its_definition(style: Any, normal: Any, stirred: Any) -> 
     torch.testing.assert_close(block(x, embedding), expected)
 
 
-def test_dropout_acts_in_training_only(normal: Any, stirred: Any) -> None:
-    block = stirred(ResidualBlock(8, 8, BlockStyle(embedding_dim=12, dropout=0.5)))
-    x, embedding = normal(1, 8, 4, 4), normal(1, 12)
-    assert not torch.equal(block(x, embedding), block(x, embedding))
-    block.eval()
-    assert torch.equal(block(x, embedding), block(x, embedding))
-
-
 def test_groups_of_the_normalization() -> None:
     groups = {2: 1, 8: 2, 96: 24, 128: 32, 512: 32, 180: 30}
     assert {channels: DDPMPP.norm(channels).num_groups for channels in groups} == groups

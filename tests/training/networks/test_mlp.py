@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from training.data.toys import Toy
+from tests.support.draws import double, seeded
+from tests.support.flows import exact_flow
 from training.flow.denoisers import NetworkDenoiser, noise_condition
-from training.flow.pfode import ProbabilityFlow
 from training.learning.loss import DenoisingLoss, DenoisingRegression
 from training.networks.mlp import ToyMLP
 
@@ -15,15 +15,13 @@ THICKNESS = 1  # of the swirl in eigenspace: variances are 1.09, 1 and 0.91
 
 
 @pytest.fixture
-def thickness_error(
-    exact_flow: Callable[..., tuple[Toy, ProbabilityFlow]],
-) -> Callable[[int], float]:
+def thickness_error() -> Callable[[int], float]:
     """Mean squared error against the exact F of the swirl's thickness after 400 steps of Adam."""
 
     def measure(input_features: int) -> float:
         toy, flow = exact_flow("swirl")
         schedule, basis, t_max = flow.schedule, flow.basis, flow.schedule.default_t_max()
-        ends = torch.tensor([0.0, t_max], dtype=torch.float64)
+        ends = double([0.0, t_max])
         low, high = noise_condition(schedule, ends, "log").tolist()
         network = ToyMLP(3, (low, high), depth=4, input_features=input_features)
         denoiser, loss = (
@@ -33,7 +31,7 @@ def thickness_error(
         regression = DenoisingRegression(denoiser)
         optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
         decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
-        generator = torch.Generator().manual_seed(0)
+        generator = seeded()
         for _ in range(400):
             clean = basis.to_eigen(toy.sample(256, generator))
             optimizer.zero_grad()

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dnnlib.errors import UsageError
+from tests.support.draws import seeded
 from tests.support.original_files import randomized
 from training.networks.original_toy_unet import OriginalToyConvUNet
 
@@ -77,7 +78,7 @@ def written_out(weights: dict[str, Tensor], z: Tensor, c_noise: Tensor) -> Tenso
 @pytest.mark.parametrize("dim", [2, 3])
 def test_it_is_what_it_says(dim: int) -> None:
     network = randomized(OriginalToyConvUNet(dim, channels=CHANNELS, block_embedding_dim=16))
-    z = torch.randn(5, dim, generator=torch.Generator().manual_seed(1))
+    z = torch.randn(5, dim, generator=seeded(1))
     c_noise = torch.linspace(0, 30, 5)
     with torch.no_grad():
         known = written_out(dict(network.state_dict()), z, c_noise)

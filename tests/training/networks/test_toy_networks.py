@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from dnnlib.errors import UsageError
+from tests.support.draws import seeded
 from training.networks import NETWORKS, TOY_NETWORKS
 from training.networks.features import NoiseFeatures
 
@@ -18,7 +19,7 @@ def network(name: str, dim: int = 3) -> nn.Module:
 
 
 def inputs(count: int, dim: int = 3) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     z = torch.randn(count, dim, generator=generator)
     low, high = NOISE_RANGE
     return z, low + (high - low) * torch.rand(count, generator=generator)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dnnlib.errors import UsageError
+from tests.support.draws import seeded
 from torch_utils.snapshots import Part, build, read_network, write_network
 from training.networks import IMAGE_NETWORKS, NETWORKS
 from training.networks.encoder_decoder import DECODER_TYPES, ENCODER_TYPES
@@ -40,7 +41,7 @@ def network(name: str, side: int = 8, channels: int = 1, **options: Any) -> nn.M
     """A small network that has left its start, hence is sensitive to all its inputs."""
     arguments = {"image_shape": [channels, side, side], **SMALL[name], **options}
     net = IMAGE_NETWORKS[name](**arguments).eval()
-    generator = torch.Generator().manual_seed(2)
+    generator = seeded(2)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
@@ -48,7 +49,7 @@ def network(name: str, side: int = 8, channels: int = 1, **options: Any) -> nn.M
 
 
 def inputs(count: int, side: int = 8, channels: int = 1) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     z = torch.randn(count, channels * side * side, generator=generator)
     return z, torch.rand(count, generator=generator)
 

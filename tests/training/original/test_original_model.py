@@ -10,6 +10,7 @@ from sklearn.decomposition import PCA
 from torch import nn
 
 from dnnlib.errors import DataError, UsageError
+from tests.support.draws import normal
 from tests.support.original_files import (
     Persistent,
     Shared,
@@ -51,8 +52,6 @@ def small_content(network: nn.Module, exponents: Any = (0.0,) * DIM) -> dict[str
     return image_content("SongUNet", network, exponents, **SMALL)
 
 
-# Schedules.
-
 SCHEDULES: dict[str, dict[str, Any]] = {
     "PRP": {"dims_to_keep": DIM},
     "PRRto10D": {"dims_to_keep": 10, "g_type": "orig"},
@@ -91,9 +90,6 @@ def test_other_exponents_are_refused(write: Any, small_network: nn.Module) -> No
     ):
         content["ema"].state["g"] = torch.tensor(exponents)
         assert "'g'" in refusal(import_original, write(content))
-
-
-# The basis.
 
 
 def test_axes_are_those_of_the_constructor_or_in_float32_made_orthonormal(
@@ -151,7 +147,7 @@ def test_no_variance_is_raised(write: Any, small_network: nn.Module, tmp_path: P
     import_original(write(content)).model.save(tmp_path / "network.pkl")
     denoiser = Model.load(tmp_path / "network.pkl").denoiser
     assert denoiser.data_variance.tolist() == variances.tolist()
-    x = torch.randn(3, DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = normal(3, DIM)
     assert not denoiser(x, torch.tensor(1.0))[:, -2:].any()
 
 
@@ -193,9 +189,6 @@ def test_numbers_may_be_those_of_numpy_or_torch(write: Any, small_network: nn.Mo
     content["ema"].state |= {"rho": torch.tensor(2.0), "gamma0": np.float64(1e-3), "M": 1000.0}
     schedule = import_original(write(content)).model.denoiser.schedule
     assert (schedule.rho, schedule.gamma0) == (2.0, 1e-3)
-
-
-# Times and names.
 
 
 def test_time_and_data_are_those_of_the_file(write: Any, small_network: nn.Module) -> None:
@@ -272,9 +265,6 @@ def test_a_file_with_impossible_facts_is_refused(write: Any) -> None:
     for kind, shown in (("VPPrecond", "VPPrecond"), ("a\nb", r"a\nb")):
         content["ema"].class_name = kind
         assert shown in refusal(import_original, write(content))
-
-
-# Files.
 
 
 def test_protocols_of_older_pythons_are_read(write: Any) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.support.draws import seeded
 from tests.support.original_files import (
     Persistent,
     Shared,
@@ -72,7 +73,7 @@ def refused(path: Path, content: dict[str, Any]) -> str:
 
 @pytest.fixture(scope="module")
 def points() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     return torch.randn(4, 64, generator=generator), torch.tensor([0.01, 0.5, 3.0, 12.0])
 
 
@@ -122,7 +123,7 @@ def test_a_toy_network_gives_what_it_gave(tmp_path: Path) -> None:
     model = import_original(tmp_path / "original.pkl").model
     # The network that the content was made of.
     known = randomized(NETWORKS["OriginalToyConvUNet"](**model.recipe.network_arguments))
-    z, t = torch.randn(5, 2, generator=torch.Generator().manual_seed(1)), torch.linspace(0, 7, 5)
+    z, t = torch.randn(5, 2, generator=seeded(1)), torch.linspace(0, 7, 5)
     with torch.no_grad():
         out = known(z, 999 * t)
         torch.testing.assert_close(model.denoiser.network(z, 999 * t), out)

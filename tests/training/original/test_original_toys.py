@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError
+from tests.support.draws import seeded
 from tests.support.original_files import (
     dumps,
     edm_content,
@@ -85,7 +86,7 @@ def test_a_network_of_an_embedded_toy_denoises_our_embedding_of_it(
     pca, basis = content["dataset_kwargs"]["pca_trf"], model.denoiser.basis
     # The same points have the same coordinates along its axes and along ours.
     toy = Toy(name, N)
-    ours, theirs = (t.sample(20, torch.Generator().manual_seed(1)) for t in (toy, Toy(name)))
+    ours, theirs = (t.sample(20, seeded(1)) for t in (toy, Toy(name)))
     x = basis.to_eigen(ours)
     np.testing.assert_allclose(x, pca.transform(embedded(theirs).numpy()), atol=1e-9)
     # In these the denoiser is the original's.
@@ -112,7 +113,7 @@ def song(dim: int, **kwargs: Any) -> tuple[OriginalToySongUNet, Any]:
 def test_a_song_network_of_a_toy_gives_what_it_gave(imported: Any, tmp_path: Path) -> None:
     network, written = song(3)
     model = imported(toy_content("s_curve", network=written)).model
-    z, t = torch.randn(5, 3, generator=torch.Generator().manual_seed(1)), torch.linspace(0, 7, 5)
+    z, t = torch.randn(5, 3, generator=seeded(1)), torch.linspace(0, 7, 5)
     with torch.no_grad():
         known = network(z, 999 * t)
         torch.testing.assert_close(model.denoiser.network(z, 999 * t), known)
@@ -144,9 +145,6 @@ def test_another_song_network_is_refused(
         imported(content)
 
 
-# Isotropic models.
-
-
 @pytest.mark.parametrize(
     ("name", "ours"), [("circles", "circles"), ("alt_swirl", "unscaled_alt_swirl")]
 )
@@ -158,7 +156,7 @@ def test_an_isotropic_toy_denoises_points_as_they_are(imported: Any, name: str, 
     model = imported(content).model
     assert (model.about["data_name"], model.denoiser.schedule.name) == (ours, "EDM")
     assert (model.about["tmin"], model.about["tmax"]) == (0.002, 80.0)
-    u = toy.sample(10, torch.Generator().manual_seed(1))
+    u = toy.sample(10, seeded(1))
     sigma = torch.logspace(-2, 1, 10)
     with torch.no_grad():
         out = network((u / (1 + sigma**2).sqrt()[:, None]).float(), sigma.log() / 4)
@@ -197,7 +195,7 @@ def test_an_isotropic_model_of_images_needs_no_basis(imported: Any) -> None:
     content = edm_content("EDMPrecond", written, {"path": "/data/set.zip"}, **shape)
     model = imported(content).model
     assert model.about["image_shape"] == [1, 8, 8]
-    u = torch.randn(4, 64, generator=torch.Generator().manual_seed(1))
+    u = torch.randn(4, 64, generator=seeded(1))
     sigma = torch.tensor([0.01, 0.5, 3.0, 40.0])[:, None]
     total = sigma**2 + 0.25
     with torch.no_grad():

@@ -110,11 +110,7 @@ def test_correlation_times_are_told_and_marked(tmp_path: Path) -> None:
     assert [mark.get_ydata()[0] for mark in marks] == [0, 0, 0]
 
 
-@given(
-    st.floats(0, 100),
-    st.integers(2, 700),
-    st.sampled_from([None, "upper", "lower"]),
-)
+@given(st.floats(0, 100), st.integers(2, 700), st.sampled_from([None, "upper", "lower"]))
 def test_telling_lags(lasting: float, count: int, bound: str | None) -> None:
     every = np.linspace(0, 4, count)
     chosen = telling_lags(every, CorrelationTime(lasting, bound, nan, nan))

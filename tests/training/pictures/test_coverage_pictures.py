@@ -10,6 +10,7 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from scipy.stats import chi2
 
+from tests.support.draws import seeded
 from tests.support.picture_files import LATENT_STD, RADII, SIZES, bent, save, save_coverage
 from training.measure.boundaries import Boundary, gaussian_content_within, unit_sphere
 from training.pictures.album import pictures_of
@@ -92,7 +93,7 @@ def test_fractions_are_beside_chi_square_and_its_binomial_band(
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_cuts_are_those_of_an_independent_library(axis: int) -> None:
-    rough = unit_sphere(3, 300, torch.Generator().manual_seed(1))
+    rough = unit_sphere(3, 300, seeded(1))
     moved = Boundary(bent(torch.from_numpy(rough.vertices)).numpy(), rough.faces)
     mesh = trimesh.Trimesh(*moved, process=False)
     segments = trimesh.intersections.mesh_plane(mesh, np.eye(3)[axis], np.zeros(3))

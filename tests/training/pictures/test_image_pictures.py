@@ -51,9 +51,6 @@ def drawn(*paths: Path) -> list[str]:
     return [picture.path.name for picture in pictures_of(paths, None, None)]
 
 
-# Pixels.
-
-
 def test_pixels_survive_the_way_through_data() -> None:
     for channels in (1, 3):
         shown = some_pixels(2, channels, 8, 16)
@@ -128,9 +125,6 @@ def test_tiles_lie_in_rows_on_white(count: int, columns: int, gap: int) -> None:
     assert (image == 255).all()
 
 
-# Grids.
-
-
 @given(st.integers(1, 100), st.sampled_from([4, 8, 28, 32, 64, 256, 1024, 3000]))
 def test_grids_are_as_if_square_and_fit_their_page(count: int, side: int) -> None:
     columns = grids.grid_columns(count, (side, side))
@@ -180,9 +174,6 @@ def test_frames_of_a_grid_hold_its_images() -> None:
     for frame, images in zip(moving.frames(), cells, strict=True):
         there = shown_by(moving.figure, frame, moving.figure.images[0])
         assert np.array_equal(there, tiled(fitted(images[:9], 134), 3, 2))
-
-
-# Simulations.
 
 
 @pytest.mark.parametrize("error", [0.0, 3e-6, 0.02])
@@ -249,9 +240,6 @@ def test_a_roundtrip_from_elsewhere_is_no_pair_of_the_melt(tmp_path: Path) -> No
     assert alone <= set(drawn(melt, save_images(tmp_path / "there", "roundtrip")))
 
 
-# Roundtrip errors.
-
-
 @pytest.mark.parametrize(("kept", "shape"), [(3, (1, 4, 4)), (20, (3, 5, 5))])
 def test_worst_roundtrips_are_side_by_side(
     tmp_path: Path, kept: int, shape: tuple[int, ...]
@@ -295,9 +283,6 @@ def test_errors_are_counted_and_tell_where_rounding_restores(
     assert sum(bar.get_height() for bar in second.patches) == 50
     marks = [line.get_xdata()[0] for line in second.lines]
     assert marks == [0.5] * marked
-
-
-# Folders.
 
 
 def test_folders_of_images_are_known_by_their_names(tmp_path: Path) -> None:

@@ -55,9 +55,6 @@ def drawn_colors(axes: Any, points: np.ndarray) -> np.ndarray:
     return colors
 
 
-# What is read.
-
-
 def test_points_are_the_image_space_of_the_file(tmp_path: Path) -> None:
     path = save_simulation(tmp_path, "melt")
     saved = SavedTrajectory.load(path)
@@ -111,9 +108,6 @@ def test_large_files_are_drawn_by_evenly_spaced_samples(tmp_path: Path) -> None:
     assert (saved.states.shape[1], len(saved.last), saved.count) == (3000, 7001, 7001)
     assert saved.states[0, [0, -1], 0].tolist() == [0, 7000]
     assert row_of(saved, np.array([0, 3]), most=100).points.shape == (2, 100, 2)
-
-
-# Clouds.
 
 
 @pytest.mark.parametrize("dim", [2, 3])
@@ -178,9 +172,6 @@ def test_panels_fall_where_points_move(saved: int) -> None:
     assert (path[chosen] > 0).sum() >= min(saved, 50) // 12
 
 
-# Latents.
-
-
 def test_latents_are_densities_beside_the_closed_form(tmp_path: Path) -> None:
     melt = load(tmp_path, dim=9)
     figure = draw_latents(melt)
@@ -228,9 +219,6 @@ def test_the_joint_and_the_quantiles_are_in_units_of_the_closed_form(tmp_path: P
     assert names == ["kept", "compressed"]
 
 
-# Spectra.
-
-
 @pytest.mark.parametrize(("dim", "scale"), [(40, "linear"), (300, "log")])
 def test_spectra_show_all_variances_and_their_ratios(tmp_path: Path, dim: int, scale: str) -> None:
     melt = load(tmp_path, dim=dim)
@@ -261,9 +249,6 @@ def test_the_mean_ratio_has_the_error_of_gaussian_samples() -> None:
     assert told == "kept dimensions: mean ratio 0.933 ± 0.054 (standard error), 2 of 3 below 1"
 
 
-# Log densities.
-
-
 @pytest.mark.parametrize("dim", [2, 3])
 def test_log_densities_color_the_points(tmp_path: Path, dim: int) -> None:
     values = np.linspace(-4, -1, 30)
@@ -287,9 +272,6 @@ def test_images_have_bits_per_dimension(tmp_path: Path) -> None:
     assert axes.get_xlabel() == "bits per dimension"
     assert axes.get_title(loc="left").startswith("mean 1.5 ±")
     assert sum(patch.get_height() for patch in axes.patches) == 10
-
-
-# Animations.
 
 
 @pytest.mark.parametrize("dim", [2, 3])

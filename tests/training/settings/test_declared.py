@@ -57,11 +57,6 @@ def test_defaults_in_python_are_those_of_the_command_line(run_script: Callable[.
     assert typed.recorded() == Whole(name="x", paths=()).recorded()
 
 
-def test_a_required_option_is_required(run_script: Callable[..., Any]) -> None:
-    result = run_script(command()(takes(Whole)(lambda settings: None)), "a")
-    assert (result.code, result.error.split(": ", 2)[2]) == (2, "Missing option '--name'.")
-
-
 def test_what_is_recorded_is_flat_and_named_as_typed() -> None:
     settings = Whole(name="x", paths=(), class_=2)
     assert settings.recorded(rate=7.0) == {

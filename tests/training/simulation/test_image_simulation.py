@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dnnlib.errors import DataError, InflationError, UsageError
+from tests.support.draws import double
 from tests.support.image_models import SHAPE, save_image_model, write_image_set
 from tests.support.refusals import refusal
 from torch_utils.snapshots import read_network, write_network
@@ -119,7 +120,7 @@ def test_the_flow_calls_its_network_in_blocks(open_flow: Open) -> None:
     sizes: list[int] = []
     network = image_flow.model.denoiser.network
     network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
-    x, t = torch.zeros(20, 64, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)
+    x, t = torch.zeros(20, 64, dtype=torch.float64), double(1.0)
     for rows, calls in ((7, [7, 7, 7]), (None, [BLOCK_ROWS["cpu"]] * 2)):
         sizes.clear()
         flow = image_flow.on(CPU, rows)
@@ -213,8 +214,8 @@ def test_names_are_plain_parts_of_the_names_of_files() -> None:
 
 
 def test_variances_are_summarized_by_their_ratios() -> None:
-    exact = torch.tensor([2.0, 4.0, 1.0, 1.0], dtype=torch.float64)
-    measured = torch.tensor([2.2, 3.0, 1.0, 9.0], dtype=torch.float64)
+    exact = double([2.0, 4.0, 1.0, 1.0])
+    measured = double([2.2, 3.0, 1.0, 9.0])
     found = summarize_variances(measured, exact, 3)
     assert found == pytest.approx({"mean": (1.1 + 0.75 + 1) / 3, "worst": 0.75})
     assert summarize_variances(measured, exact, 4)["worst"] == 9.0

@@ -1,30 +1,28 @@
 """Which law of latents is drawn from, and what is said of one that is wrong."""
 
 import logging
-from collections.abc import Callable
 
 import pytest
 import torch
 
 from dnnlib.errors import UsageError
-from training.data.toys import Toy
+from tests.support.draws import double, normal
+from tests.support.flows import exact_flow
 from training.flow.latent import LatentLaw
-from training.flow.pfode import ProbabilityFlow
 from training.simulation.latents import LatentChoice
 
 F64 = torch.float64
-ExactFlow = Callable[..., tuple[Toy, ProbabilityFlow]]
 
 
-def test_the_choice_decides_the_law(exact_flow: ExactFlow, generator: torch.Generator) -> None:
+def test_the_choice_decides_the_law() -> None:
     _, flow = exact_flow("s_curve", 1)
-    law = flow.latent_law(torch.tensor(6.0, dtype=torch.float64))
-    melted = torch.randn(500, 3, generator=generator, dtype=torch.float64)
+    law = flow.latent_law(double(6.0))
+    melted = normal(500, 3)
     expected = {
         LatentChoice(): law,
         LatentChoice(2.5e-3): law.with_compressed(2.5e-3, 1),
         LatentChoice(empirical=True): LatentLaw.empirical(melted),
-        LatentChoice(0.01, paper=True): LatentLaw(torch.tensor([1.0, 0.01, 0.01], dtype=F64)),
+        LatentChoice(0.01, paper=True): LatentLaw(double([1.0, 0.01, 0.01])),
     }
     for choice, right in expected.items():
         assert torch.equal(choice.law(flow, 6.0, 1, melted).variance, right.variance)
@@ -32,9 +30,7 @@ def test_the_choice_decides_the_law(exact_flow: ExactFlow, generator: torch.Gene
     assert [choice.name for choice in expected] == names
 
 
-def test_the_papers_law_says_the_variances_of_compressed_dimensions(
-    exact_flow: ExactFlow,
-) -> None:
+def test_the_papers_law_says_the_variances_of_compressed_dimensions() -> None:
     paper = LatentChoice(paper=True)
     _, flow = exact_flow("circles")
     assert torch.equal(paper.law(flow, 6.0, 2).variance, torch.ones(2).double())
@@ -43,16 +39,16 @@ def test_the_papers_law_says_the_variances_of_compressed_dimensions(
         paper.law(flow, 6.0, 1)
 
 
-def test_an_empirical_law_needs_a_melt(exact_flow: ExactFlow) -> None:
+def test_an_empirical_law_needs_a_melt() -> None:
     with pytest.raises(UsageError, match="melt"):
         LatentChoice(empirical=True).law(exact_flow("circles")[1], 6.0, 2)
 
 
 def test_a_variance_that_is_far_from_the_closed_form_is_told_beside_it(
-    exact_flow: ExactFlow, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     _, flow = exact_flow("circles", 1)
-    exact = float(flow.latent_law(torch.tensor(6.0, dtype=torch.float64)).variance[1])
+    exact = float(flow.latent_law(double(6.0)).variance[1])
     with caplog.at_level(logging.WARNING):
         LatentChoice(exact * 1.5).law(flow, 6.0, 1)
         assert not caplog.messages

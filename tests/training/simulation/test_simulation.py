@@ -1,33 +1,28 @@
 """What simulations share: grids of times, latent laws, and consistent results."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
 
-from training.data.toys import Toy
-from training.flow.eigenbasis import EigenBasis
+from tests.support.draws import double, normal
+from tests.support.flows import random_basis
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS
 from training.simulation.simulator import Simulator
 
-ExactFlow = Callable[..., tuple[Toy, ProbabilityFlow]]
 RK4 = SOLVERS["rk4"]
 
 
 @pytest.fixture
-def flow(random_basis: Callable[[int], EigenBasis]) -> ProbabilityFlow:
+def flow() -> ProbabilityFlow:
     """A nonlinear flow with a mean, a rotation and unequal noise."""
     schedule = InflationSchedule.to_dimension(1, 3, top_variance=2.0, end_std=0.7)
     return ProbabilityFlow(lambda x, t: x.tanh(), schedule, random_basis(3))
 
 
-def test_a_simulator_melts_and_generates_as_its_flow_does(
-    flow: ProbabilityFlow, generator: torch.Generator
-) -> None:
-    data = torch.randn(7, 3, generator=generator, dtype=torch.float64)
+def test_a_simulator_melts_and_generates_as_its_flow_does(flow: ProbabilityFlow) -> None:
+    data = normal(7, 3)
     times = flow.schedule.times(10, 4.0)
     simulator = Simulator(flow, times, RK4, save_every=5)
     melt = simulator.melt(data)
@@ -38,22 +33,8 @@ def test_a_simulator_melts_and_generates_as_its_flow_does(
     assert torch.equal(back.trajectory.times, times[[10, 5, 0]])
 
 
-def test_shares_of_the_samples_put_together_are_the_simulation_of_all(
-    flow: ProbabilityFlow, generator: torch.Generator
-) -> None:
-    data = torch.randn(7, 3, generator=generator, dtype=torch.float64)
-    simulator = Simulator(flow, flow.schedule.times(10, 4.0), RK4, save_every=5)
-    whole = simulator.melt(data).trajectory
-    shares = [simulator.melt(share).trajectory for share in data.split([3, 4])]
-    for name in ("states", "updates"):
-        together = torch.cat([getattr(share, name) for share in shares], dim=1)
-        torch.testing.assert_close(together, getattr(whole, name), rtol=0, atol=1e-13)
-
-
-def test_facts_tell_the_cost_and_both_variances(
-    flow: ProbabilityFlow, generator: torch.Generator
-) -> None:
-    data = torch.randn(7, 3, generator=generator, dtype=torch.float64)
+def test_facts_tell_the_cost_and_both_variances(flow: ProbabilityFlow) -> None:
+    data = normal(7, 3)
     melt = Simulator(flow, flow.schedule.times(10, 4.0), RK4, save_every=5).melt(data)
     facts = melt.facts(flow)
     assert facts["denoiser_calls"] == 40
@@ -61,5 +42,5 @@ def test_facts_tell_the_cost_and_both_variances(
     assert facts["seconds"] > 0
     measured = (melt.trajectory.end**2).mean(0)
     np.testing.assert_allclose(facts["end_variance"], measured)
-    exact = flow.latent_law(torch.tensor(4.0, dtype=torch.float64))
+    exact = flow.latent_law(double(4.0))
     np.testing.assert_allclose(facts["closed_form_variance"], exact.variance)

@@ -11,6 +11,7 @@ import torch
 import toy_pfODE_int
 import toy_train
 from dnnlib.errors import DataError, UsageError
+from tests.support.draws import double
 from torch_utils.results import load_json
 from training.flow.grids import EqualErrorGrid
 from training.flow.isotropic import VPSchedule
@@ -105,17 +106,17 @@ def test_adapted_times_are_uneven_and_can_be_kept_in_the_network_file(
 def test_storing_a_grid_changes_nothing_else_in_the_file(network: Path) -> None:
     before = Model.load(network)
     file = NetworkFile(network, before)
-    file.store_grid(EqualErrorGrid(torch.tensor([0.0, 5.0], dtype=torch.float64)), SOLVERS["rk4"])
+    file.store_grid(EqualErrorGrid(double([0.0, 5.0])), SOLVERS["rk4"])
     after = Model.load(network)
     assert {k: v for k, v in after.about.items() if k != STORED} == before.about
     assert after.recipe == before.recipe
     x = torch.randn(5, 2, dtype=torch.float64)
-    t = torch.tensor(1.0, dtype=torch.float64)
+    t = double(1.0)
     assert torch.equal(after.denoiser(x, t), before.denoiser(x, t))
 
 
 def test_a_broken_grid_in_a_network_file_is_a_data_error(network: Path) -> None:
-    model, times = Model.load(network), torch.tensor([0.0, 5.0], dtype=torch.float64)
+    model, times = Model.load(network), double([0.0, 5.0])
     grids = ("soon", [0.0, 3.0, 2.0, 5.0], [[0.0, 5.0]], [0.0, float("nan"), 5.0])
     for stored in (3, {"solver": "rk4"}, *({"solver": "rk4", "times": grid} for grid in grids)):
         model.about[STORED] = stored
@@ -144,7 +145,7 @@ def test_times_are_even_from_the_first_to_the_last() -> None:
     expected = torch.arange(0, 4.25, 0.5, dtype=torch.float64)
     torch.testing.assert_close(TimeChoice(8, 4.0).even(schedule)(8), expected)
     later = TimeChoice(3, 4.0, first=1.0).even(schedule)(3)
-    torch.testing.assert_close(later, torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64))
+    torch.testing.assert_close(later, double([1.0, 2.0, 3.0, 4.0]))
 
     # The baselines have their own.
     baseline = VPSchedule(3)

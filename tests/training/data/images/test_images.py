@@ -84,9 +84,6 @@ def channels_first(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.moveaxis(pixels, -1, 1).copy())
 
 
-# Pixels and numbers.
-
-
 def test_pixels_become_numbers_from_minus_one_to_one_and_come_back() -> None:
     pixels = torch.arange(256, dtype=torch.uint8)
     points = normalize_pixels(pixels)
@@ -102,9 +99,6 @@ def test_numbers_are_rounded_to_the_nearest_pixel_and_clamped() -> None:
     for value in (float("nan"), float("inf")):
         with pytest.raises(DataError, match="not finite"):
             to_pixels(torch.tensor([0.0, value]))
-
-
-# Data sets.
 
 
 @pytest.mark.parametrize("cache", [False, True])
@@ -179,8 +173,6 @@ def test_gray_images_have_one_channel_and_jpegs_are_images_too(tmp_path: Path) -
     assert dataset.image_shape == (1, 8, 8)
     assert dataset[0][0].tolist() == [[[99] * 8] * 8]
 
-
-# What is refused, by name.
 
 GOOD = png(PIXELS[0])
 BAD_FIRST = {
@@ -279,9 +271,6 @@ def test_wrong_labels_are_refused_when_they_are_used(tmp_path: Path) -> None:
         assert message in refusal(lambda path: ImageDataset(path, use_labels=True), path)
 
 
-# Streams.
-
-
 def stream(dataset: ImageDataset, steps: int, first: int = 0, **options: Any) -> list[Batch]:
     arguments = {"batch": 7, "seed": 3, "device": CPU, "workers": 0, **options}
     return list(islice(ImageBatches(dataset, **arguments).batches(first), steps))
@@ -355,17 +344,12 @@ def test_ranks_share_each_batch_and_the_images_of_a_basis(
         list(basis_batches(dataset, 1))
 
 
-def test_streams_leave_the_random_numbers_of_the_process_alone(
-    stored: Callable[..., Path],
-) -> None:
+def test_streams_leave_the_random_numbers_of_the_process_alone(stored: Callable[..., Path]) -> None:
     before = torch.get_rng_state()
     dataset = ImageDataset(stored(), max_size=9)
     stream(dataset, 3, workers=1)
     list(basis_batches(dataset, 5))
     assert torch.equal(torch.get_rng_state(), before)
-
-
-# Points for an eigenbasis.
 
 
 @pytest.mark.parametrize(("batch", "workers"), [(5, 0), (1000, 1)])

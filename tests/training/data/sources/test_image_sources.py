@@ -290,9 +290,6 @@ def test_anything_else_in_a_pickle_is_refused_by_name() -> None:
         assert "the batch is refused" in refusal(read_plain_pickle, data, "the batch")
 
 
-# Archives that are larger than they look.
-
-
 def gzip_bomb(mib: int, start: bytes) -> Callable[[Path], Path]:
     return written("a.tar.gz", gzip_of_zeros(mib, start))
 

@@ -8,8 +8,9 @@ import torchdiffeq
 from torch import Tensor
 
 from dnnlib.errors import DataError
+from tests.support.draws import double, normal
 from tests.support.equations import START, last, riccati, riccati_solution, scipys_end
-from training.flow.pfode import ProbabilityFlow
+from tests.support.flows import curved_flow
 from training.flow.solvers import adaptive
 from training.flow.solvers.adaptive import dormand_prince
 
@@ -19,7 +20,7 @@ either_way = pytest.mark.parametrize(
 
 
 def times_of(*values: float) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
+    return double(values)
 
 
 class Counted:
@@ -77,13 +78,11 @@ def test_a_sample_has_the_same_bits_alone_and_with_stiffer_ones() -> None:
 
 
 @pytest.mark.parametrize("backwards", [False, True], ids=["melt", "generate"])
-def test_it_agrees_with_independent_implementations(
-    backwards: bool, curved_flow: Callable[..., ProbabilityFlow], generator: torch.Generator
-) -> None:
+def test_it_agrees_with_independent_implementations(backwards: bool) -> None:
     flow = curved_flow()
     times = flow.schedule.times(4, flow.schedule.default_t_max())
     times = times.flip(0) if backwards else times
-    y = torch.randn(4, 2, generator=generator, dtype=torch.float64)
+    y = normal(4, 2)
     found = list(dormand_prince(1e-9, 1e-9)(flow.standardized_velocity, y, times))
     right = scipys_end(flow.standardized_velocity, y, times[[0, -1]])
     torch.testing.assert_close(found[-1], right, rtol=0, atol=1e-7)

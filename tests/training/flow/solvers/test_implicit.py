@@ -8,17 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError
+from tests.support.draws import double, normal, seeded
 from tests.support.equations import START, last, riccati
-from training.data.toys import Toy
+from tests.support.flows import curved_flow, exact_flow
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS
 from training.flow.solvers.implicit import NODES, STAGES, gauss_legendre
 
-ExactFlow = Callable[..., tuple[Toy, ProbabilityFlow]]
-
 GAUSS4 = SOLVERS["gauss4"]
-ONE_STEP = torch.tensor([0.0, 1.0], dtype=torch.float64)
+ONE_STEP = double([0.0, 1.0])
 
 
 def roundtrip_error(flow: ProbabilityFlow, data: Tensor, steps: int) -> float:
@@ -29,11 +28,10 @@ def roundtrip_error(flow: ProbabilityFlow, data: Tensor, steps: int) -> float:
 
 
 @pytest.mark.parametrize("kept", [2, 1], ids=["PRP", "PRR"])
-def test_melting_and_generating_undo_each_other_at_any_number_of_steps(
-    kept: int, curved_flow: Callable[..., ProbabilityFlow], generator: torch.Generator
-) -> None:
+def test_melting_and_generating_undo_each_other_at_any_number_of_steps(kept: int) -> None:
+    generator = seeded()
     flow = curved_flow(2, kept)
-    data = torch.randn(32, 2, generator=generator, dtype=torch.float64)
+    data = normal(32, 2, generator=generator)
     for steps in (6, 40):
         assert roundtrip_error(flow, data, steps) <= 1e-12
     times = flow.schedule.times(6, flow.schedule.default_t_max())
@@ -43,9 +41,9 @@ def test_melting_and_generating_undo_each_other_at_any_number_of_steps(
     torch.testing.assert_close(back, latents, rtol=0, atol=1e-12)
 
 
-def test_a_network_in_single_precision_is_inverted_to_its_rounding(
-    exact_flow: ExactFlow, generator: torch.Generator
-) -> None:
+def test_a_network_in_single_precision_is_inverted_to_its_rounding() -> None:
+    generator = seeded()
+
     class Network(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -63,7 +61,7 @@ def test_a_network_in_single_precision_is_inverted_to_its_rounding(
 
 
 def test_slopes_that_are_linear_in_time_are_known_from_the_last_step() -> None:
-    times = torch.tensor([0.0, 1.0, 1.5, 3.5, 2.0], dtype=torch.float64)
+    times = double([0.0, 1.0, 1.5, 3.5, 2.0])
     called = [0]
 
     def line(x: Tensor, t: Tensor) -> Tensor:
@@ -78,7 +76,7 @@ def test_slopes_that_are_linear_in_time_are_known_from_the_last_step() -> None:
 
 
 def test_the_equations_of_the_stages_are_solved() -> None:
-    times = torch.tensor([0.0, 0.4, 0.5, 1.0], dtype=torch.float64)
+    times = double([0.0, 0.4, 0.5, 1.0])
     asked: list[tuple[Tensor, Tensor]] = []
 
     def noted(x: Tensor, t: Tensor) -> Tensor:
@@ -101,13 +99,13 @@ def test_the_equations_of_the_stages_are_solved() -> None:
         before = after
 
 
-def test_rotations_keep_lengths_and_uneven_steps_are_undone(generator: torch.Generator) -> None:
+def test_rotations_keep_lengths_and_uneven_steps_are_undone() -> None:
     def rotation(x: Tensor, t: Tensor) -> Tensor:
         speed = 1 + x.square().sum(dim=1, keepdim=True)
         return speed * torch.stack([-x[:, 1], x[:, 0]], dim=1)
 
-    x = torch.rand(20, 2, generator=generator, dtype=torch.float64)
-    times = torch.tensor([0.0, 0.2, 0.24, 0.44], dtype=torch.float64)
+    x = torch.rand(20, 2, generator=seeded(), dtype=torch.float64)
+    times = double([0.0, 0.2, 0.24, 0.44])
     states = list(gauss_legendre(rotation, x, times))
     for state in states:
         torch.testing.assert_close(state.norm(dim=1), x.norm(dim=1), rtol=1e-13, atol=0)
@@ -117,7 +115,7 @@ def test_rotations_keep_lengths_and_uneven_steps_are_undone(generator: torch.Gen
 
 def test_a_batch_has_the_bits_of_its_members_where_the_velocity_has() -> None:
     """Members need different numbers of iterations; none goes on for another's sake."""
-    stiffness = torch.tensor([[0.01], [1.0], [3.0]], dtype=torch.float64)
+    stiffness = double([[0.01], [1.0], [3.0]])
     x = torch.ones(3, 2, dtype=torch.float64)
     times = torch.linspace(0, 1, 4, dtype=torch.float64)
     together = last(gauss_legendre, lambda x, t: -stiffness * x**3, x, times)
@@ -129,21 +127,20 @@ def test_a_batch_has_the_bits_of_its_members_where_the_velocity_has() -> None:
 
 def test_a_slow_contraction_is_followed_to_its_end() -> None:
     for rate in (1.0, 2.2):
-        x = torch.tensor([[1.0], [-2.0]], dtype=torch.float64)
+        x = double([[1.0], [-2.0]])
         end = last(gauss_legendre, lambda x, t, rate=rate: -rate * x, x, ONE_STEP)
         ratio = (1 - rate / 2 + rate**2 / 12) / (1 + rate / 2 + rate**2 / 12)
         torch.testing.assert_close(end, ratio * x, rtol=1e-12, atol=0)
 
 
-def test_many_dimensions_that_swing_while_they_contract_are_no_rounding_errors(
-    generator: torch.Generator,
-) -> None:
-    weights, dim, errors = torch.tensor(STAGES, dtype=torch.float64), 32, []
+def test_many_dimensions_that_swing_while_they_contract_are_no_rounding_errors() -> None:
+    generator = seeded()
+    weights, dim, errors = double(STAGES), 32, []
     one = torch.eye(2 * dim, dtype=torch.float64)
     for size in torch.linspace(2.3, 2.7, 30, dtype=torch.float64):
-        matrix = torch.randn(dim, dim, generator=generator, dtype=torch.float64)
+        matrix = normal(dim, dim, generator=generator)
         matrix *= size / torch.linalg.eigvals(matrix).abs().max()
-        x = torch.randn(1, dim, generator=generator, dtype=torch.float64)
+        x = normal(1, dim, generator=generator)
         # How an iteration changes an error: by at most so much, in the long run.
         first = torch.kron(weights.diagonal().diag() + weights.triu(1), matrix)
         contraction = torch.linalg.solve(one - torch.kron(weights.tril(-1), matrix), first)
@@ -167,26 +164,24 @@ VELOCITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "bounded": lambda x, t: -100 * (10 * x).sin(),
     "not a number": lambda x, t: torch.where(t > 0.3, torch.nan, x),
     "infinite": lambda x, t: x / torch.zeros_like(x),
-    "one stiff sample": lambda x, t: -torch.tensor([[1.0], [1000.0]], dtype=torch.float64) * x,
+    "one stiff sample": lambda x, t: -double([[1.0], [1000.0]]) * x,
 }
 
 
 @pytest.mark.parametrize("kind", VELOCITIES)
 def test_a_velocity_that_is_too_stiff_is_a_data_error(kind: str) -> None:
-    x = torch.tensor([[1.0, 0.3], [0.4, -2.0]], dtype=torch.float64)
-    times = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    x = double([[1.0, 0.3], [0.4, -2.0]])
+    times = double([0.0, 0.5, 1.0])
     with pytest.raises(DataError, match=r"t = 0 of size 0\.5 has no solution.*use more steps"):
         last(gauss_legendre, VELOCITIES[kind], x, times)
 
 
-def test_an_iteration_that_leaves_a_solution_has_not_found_it(
-    exact_flow: ExactFlow, generator: torch.Generator
-) -> None:
+def test_an_iteration_that_leaves_a_solution_has_not_found_it() -> None:
     # Its first changes are as small as rounding errors may be, and grow from there.
-    x = torch.tensor([[1e-5, -1e-5]], dtype=torch.float64)
+    x = double([[1e-5, -1e-5]])
     with pytest.raises(DataError, match="has no solution that"):
         last(gauss_legendre, lambda x, t: -8 * x.tanh(), x, ONE_STEP)
     # One of these samples is carried past a solution that repels the iteration.
     toy, flow = exact_flow("circles", 1)
     with pytest.raises(DataError, match="has no solution that"):
-        roundtrip_error(flow, toy.sample(300, generator), 1)
+        roundtrip_error(flow, toy.sample(300, seeded()), 1)

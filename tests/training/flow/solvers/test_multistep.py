@@ -3,14 +3,15 @@
 import torch
 from torch import Tensor
 
+from tests.support.draws import double
 from tests.support.equations import START, riccati
 from training.flow.solvers.multistep import adams_bashforth
 
-UNEVEN = torch.tensor([0.0, 0.1, 0.5, 0.6, 0.7, 1.5], dtype=torch.float64)
+UNEVEN = double([0.0, 0.1, 0.5, 0.6, 0.7, 1.5])
 
 
 def test_a_velocity_linear_in_time_is_integrated_exactly() -> None:
-    slope = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64)
+    slope = double([[1.0, -2.0, 0.5]])
 
     def solution(t: Tensor) -> Tensor:
         return START + slope * (3 * t + t**2)

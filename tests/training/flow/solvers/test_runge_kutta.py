@@ -5,6 +5,7 @@ from fractions import Fraction
 import pytest
 import torch
 
+from tests.support.draws import double, seeded
 from tests.support.equations import riccati
 from training.flow.solvers.runge_kutta import (
     CASH_KARP,
@@ -27,7 +28,7 @@ def matrix(tableau: Tableau) -> torch.Tensor:
     """``a [stages, stages]``."""
     size = len(tableau.nodes)
     rows = [[*row, *[0.0] * (size - len(row))] for row in tableau.stages]
-    return torch.tensor(rows, dtype=torch.float64)
+    return double(rows)
 
 
 def conditions(a: torch.Tensor, c: torch.Tensor) -> list[tuple[int, torch.Tensor, Fraction]]:
@@ -68,9 +69,9 @@ def order_of(b: torch.Tensor, a: torch.Tensor, c: torch.Tensor) -> int:
 @every_tableau
 def test_a_tableau_meets_the_conditions_of_its_order_and_no_more(name: str) -> None:
     tableau = TABLEAUS[name]
-    a, c = matrix(tableau), torch.tensor(tableau.nodes, dtype=torch.float64)
+    a, c = matrix(tableau), double(tableau.nodes)
     torch.testing.assert_close(a.sum(dim=1), c, rtol=0, atol=1e-14)
-    b = torch.tensor(tableau.weights, dtype=torch.float64)
+    b = double(tableau.weights)
     assert order_of(b, a, c) == ORDERS[name]
 
 
@@ -78,10 +79,10 @@ def test_the_embedded_method_has_order_four() -> None:
     # Its seventh stage is the velocity at the end of the step.
     a = torch.zeros(7, 7, dtype=torch.float64)
     a[:6, :6] = matrix(DORMAND_PRINCE)
-    b = torch.tensor([*DORMAND_PRINCE.weights, 0], dtype=torch.float64)
+    b = double([*DORMAND_PRINCE.weights, 0])
     a[6] = b
-    c = torch.tensor([*DORMAND_PRINCE.nodes, 1], dtype=torch.float64)
-    error = torch.tensor(DORMAND_PRINCE.error, dtype=torch.float64)
+    c = double([*DORMAND_PRINCE.nodes, 1])
+    error = double(DORMAND_PRINCE.error)
     assert order_of(b, a, c) == 5
     assert order_of(b - error, a, c) == 4
 
@@ -104,9 +105,9 @@ def test_a_step_is_made_of_its_stages_and_rows_may_have_times_and_steps_of_their
         torch.testing.assert_close(end, made, rtol=0, atol=1e-15)
 
 
-def test_a_velocity_that_is_known_is_not_computed_again(generator: torch.Generator) -> None:
-    x = torch.rand(5, 3, generator=generator, dtype=torch.float64)
-    t, h = torch.tensor(0.3, dtype=torch.float64), torch.tensor(0.1, dtype=torch.float64)
+def test_a_velocity_that_is_known_is_not_computed_again() -> None:
+    x = torch.rand(5, 3, generator=seeded(), dtype=torch.float64)
+    t, h = double(0.3), double(0.1)
     called: list[float] = []
 
     def counted(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
+from tests.support.draws import double, normal
 from tests.support.equations import START, last, orders, riccati, riccati_solution, scipys_end
-from training.flow.pfode import ProbabilityFlow
+from tests.support.flows import curved_flow
 from training.flow.solvers import DEFAULT, SOLVERS, Solver, get_solver
 
 FIXED = {name: solver for name, solver in SOLVERS.items() if not solver.adaptive}
@@ -40,11 +41,9 @@ def test_errors_fall_with_the_order_of_the_method(
         assert orders(errors)[-1] == pytest.approx(solver.order, abs=0.2)
 
 
-def test_errors_of_a_flow_fall_with_the_order_of_the_method(
-    curved_flow: Callable[..., ProbabilityFlow], generator: torch.Generator
-) -> None:
+def test_errors_of_a_flow_fall_with_the_order_of_the_method() -> None:
     flow = curved_flow()
-    data = torch.randn(8, 2, generator=generator, dtype=torch.float64)
+    data = normal(8, 2)
     end = flow.schedule.default_t_max()
     ends = flow.schedule.times(1, end)
     start = flow.schedule.scale(ends[0]) * flow.basis.to_eigen(data)
@@ -65,7 +64,7 @@ def test_a_step_calls_the_velocity_as_often_as_it_says_and_within_its_times(name
         called.append(float(t))
         return riccati(x, t)
 
-    times = torch.tensor([0.5, 0.7, 0.8, 1.0], dtype=torch.float64)
+    times = double([0.5, 0.7, 0.8, 1.0])
     assert solver.calls_per_step is not None
     for index, _ in enumerate(solver.method(counted, START, times)):
         assert len(called) == solver.calls_per_step + (solver.multistep and index == 0)
@@ -102,7 +101,7 @@ def test_solvers_are_found_by_their_names() -> None:
 
 
 def test_tolerances_given_are_those_used_and_must_be_positive_numbers() -> None:
-    times = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    times = double([0.0, 1.0])
     errors = []
     for rtol, atol in ((1e-3, 1e-3), (1e-9, 1e-3), (1e-3, 1e-9), (1e-9, 1e-9)):
         end = last(get_solver("dopri5", rtol, atol).method, riccati, START, times)
