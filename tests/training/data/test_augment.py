@@ -204,14 +204,13 @@ def on_or_off(draws: AugmentDraws) -> dict[str, Tensor]:
     return {**flags, "shift": flags["shift"].any(dim=1)}
 
 
-def test_transformations_are_on_as_often_as_they_should_be(many: AugmentDraws) -> None:
+def test_transformations_are_on_as_often_as_they_should_be_and_independent(
+    many: AugmentDraws,
+) -> None:
     for name, flags in on_or_off(many).items():
         frequency = {"flip_x": 0.5, "flip_y": PROBABILITY / 2}.get(name, PROBABILITY)
         error = (frequency * (1 - frequency) / COUNT) ** 0.5
         assert abs(flags.double().mean().item() - frequency) < SIGMAS * error, name
-
-
-def test_transformations_are_independent(many: AugmentDraws) -> None:
     flags = on_or_off(many)
     assert torch.equal(flags.pop("stretch_angle"), flags["stretch"])
     for one, other in combinations(flags, 2):
@@ -219,7 +218,7 @@ def test_transformations_are_independent(many: AugmentDraws) -> None:
         assert abs(torch.corrcoef(pair)[0, 1].item()) < SIGMAS / COUNT**0.5, (one, other)
 
 
-def test_parameters_have_the_moments_of_their_laws(many: AugmentDraws) -> None:
+def test_parameters_have_the_moments_of_their_laws_and_are_uncorrelated(many: AugmentDraws) -> None:
     normal, angle = (1.0, 3.0), (pi**2 / 3, pi**4 / 5)
     laws = {
         "scaling": (many.scaling, normal),
@@ -235,9 +234,6 @@ def test_parameters_have_the_moments_of_their_laws(many: AugmentDraws) -> None:
         assert abs(drawn.mean().item()) < SIGMAS * errors[0], name
         assert abs(drawn.square().mean().item() - second) < SIGMAS * errors[1], name
     assert max(many.rotation.abs().max(), many.stretch_angle.abs().max()) <= pi + 1e-6
-
-
-def test_parameters_are_uncorrelated(many: AugmentDraws) -> None:
     parameters = torch.stack([*many[:-1], *many.shift.unbind(-1)]).double()
     correlations = torch.corrcoef(parameters) - torch.eye(len(parameters))
     # The most that it can be for two that are on together, as are the two shifts.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from math import pi
 
 import numpy as np
@@ -14,6 +15,7 @@ from dnnlib.errors import UsageError
 from tests.support.draws import normal, seeded
 from tests.support.flows import law_distance
 from training.data import toys
+from training.data.batches import ToyBatches
 from training.data.toys import LARGEST_MISMATCH, TOY_NAMES, UNSCALED, Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
@@ -216,3 +218,19 @@ def test_toys_that_do_not_exist_or_do_not_fit_are_usage_errors() -> None:
     for name, augment_to in (("circles", 1), ("swirl", 2), ("moons", -1)):
         with pytest.raises(UsageError, match="at least"):
             Toy(name, augment_to)
+
+
+def test_batches_follow_from_seed_and_step() -> None:
+    def stream(seed: int, first_step: int, count: int) -> list[Tensor]:
+        batches = ToyBatches(Toy("circles"), 6, seed, torch.device("cpu")).batches(first_step)
+        found = list(islice(batches, count))
+        assert all(batch.labels is None for batch in found)
+        return [batch.points for batch in found]
+
+    whole = stream(0, 0, 6)
+    assert whole[0].shape == (6, 2)
+    for step in (1, 3):
+        for one, other in zip(whole[step:], stream(0, step, 6 - step), strict=True):
+            assert torch.equal(one, other)
+    assert not torch.equal(whole[0], whole[1])
+    assert not torch.equal(whole[0], stream(1, 0, 1)[0])

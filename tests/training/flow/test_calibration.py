@@ -95,29 +95,16 @@ def test_a_calibration_scales_the_output_and_subtracts_a_part_of_the_input(
     torch.testing.assert_close(corrected, torch.stack([at_start, at_end]))
 
 
-TIMES, VALUES = torch.arange(3, dtype=DOUBLE), torch.zeros(3, 2, dtype=DOUBLE)
-
-
-@pytest.mark.parametrize(
-    ("times", "gains", "slopes"),
-    [
-        (TIMES[:1], VALUES[:1], VALUES[:1]),
-        (TIMES, VALUES[:2], VALUES[:2]),
-        (TIMES, VALUES, VALUES[:2]),
-        (TIMES, VALUES[:, :1], VALUES),
-        (TIMES, VALUES[:, 0], VALUES[:, 0]),
-        (TIMES, VALUES.float(), VALUES),
-        (TIMES, VALUES, VALUES.float()),
-        (TIMES, VALUES.log(), VALUES),
-        (TIMES, VALUES, VALUES / 0),
-    ],
-)
-def test_what_is_no_calibration_is_refused(times: Tensor, gains: Tensor, slopes: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"calibration|nodes"):
-        Calibration(times, gains, slopes)
-
-
-def test_an_unknown_method_is_a_usage_error() -> None:
+def test_what_is_no_calibration_or_no_method_is_refused() -> None:
+    times, values = torch.arange(3, dtype=DOUBLE), torch.zeros(3, 2, dtype=DOUBLE)
+    for wrong in (
+        (times[:1], values[:1], values[:1]),
+        *((times, gains, values) for gains in (values[:, :1], values.float(), values.log())),
+        *((times, values, slopes) for slopes in (values[:2], values.float(), values / 0)),
+        *((times, both, both) for both in (values[:2], values[:, 0])),
+    ):
+        with pytest.raises(ValueError, match=r"calibration|nodes"):
+            Calibration(*wrong)
     denoiser = biased()
     with pytest.raises(UsageError, match="gain, marginal, path"):
         fit_calibration(denoiser, toy_points(denoiser, 9), nodes(3), 0, method="melt")

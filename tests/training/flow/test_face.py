@@ -65,7 +65,9 @@ def test_a_solver_can_be_named(flow: ProbabilityFlow) -> None:
 
 
 @pytest.mark.parametrize("shape", [(100, 3), (2,), (4, 5, 2)])
-def test_a_wrong_shape_is_named(flow: ProbabilityFlow, shape: tuple[int, ...]) -> None:
+def test_a_wrong_shape_is_named_and_a_single_time_refused(
+    flow: ProbabilityFlow, shape: tuple[int, ...]
+) -> None:
     x = torch.zeros(shape)
     for what, way in (
         ("points", flow.encode),
@@ -81,9 +83,6 @@ def test_a_wrong_shape_is_named(flow: ProbabilityFlow, shape: tuple[int, ...]) -
         assert str(caught.value) == message
     with pytest.raises(DataError, match=r"have shape \[4, 3\], but this law has D = 2"):
         flow.latent.log_prob(torch.zeros(4, 3))
-
-
-def test_times_that_are_none_are_refused(flow: ProbabilityFlow) -> None:
     with pytest.raises(UsageError, match="at least two times"):
         flow.encode(torch.zeros(1, 2), torch.zeros(1))
 

@@ -74,12 +74,19 @@ def test_adapted_times_make_nearly_equal_errors_that_add_up_to_less(name: str) -
     assert adapted < plain or not solver.standardized
 
 
-def test_solvers_without_equal_steps_have_no_grid() -> None:
+def test_what_has_no_grid_or_number_of_steps_is_a_usage_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     flow = curved_flow()
     times = flow.schedule.times(1, END)
     for name in ("dopri5", "exp_ab2"):
         with pytest.raises(UsageError, match=name):
             fit_equal_error_grid(flow, latents_of(flow), times, SOLVERS[name])
+    monkeypatch.setattr("training.flow.grids.MOST_STEPS", 16)
+    even = partial(flow.schedule.times, t_max=END)
+    for name, tolerance, message in (("euler", 1e-14, r"1e-14.*at best"), ("dopri5", 1e-3, "rtol")):
+        with pytest.raises(UsageError, match=message):
+            choose_steps(flow, latents_of(flow), even, SOLVERS[name], tolerance)
 
 
 @pytest.mark.parametrize("name", ["rk4", "exp_ab2", "exp_rk5", "gauss4"])
@@ -100,12 +107,3 @@ def test_the_chosen_number_of_steps_reaches_the_tolerance(name: str) -> None:
         assert chosen.error <= tolerance * 1.0001
     assert counts == sorted(counts)
     assert counts[0] < counts[-1]
-
-
-def test_a_tolerance_out_of_reach_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    flow = curved_flow()
-    monkeypatch.setattr("training.flow.grids.MOST_STEPS", 16)
-    even = partial(flow.schedule.times, t_max=END)
-    for name, tolerance, message in (("euler", 1e-14, r"1e-14.*at best"), ("dopri5", 1e-3, "rtol")):
-        with pytest.raises(UsageError, match=message):
-            choose_steps(flow, latents_of(flow), even, SOLVERS[name], tolerance)

@@ -12,32 +12,25 @@ from training.flow.latent import LatentLaw
 VARIANCE = double([4.0, 1.0, 1e-4])
 
 
-def test_draws_have_the_variances_and_follow_from_the_generator() -> None:
+def test_draws_and_densities_are_those_of_independent_normals() -> None:
     law = LatentLaw(VARIANCE)
     draws = [law.sample(50_000, seeded(1)) for _ in range(2)]
     assert torch.equal(*draws)
     ratio = draws[0].square().mean(0) / VARIANCE
     assert ((ratio - 1).abs() < 4 * (2 / 50_000) ** 0.5).all()
     assert (draws[0].mean(0).abs() < 4 * law.std / 50_000**0.5).all()
-
-
-def test_the_density_is_that_of_independent_normals() -> None:
-    law = LatentLaw(VARIANCE)
     latents = law.sample(12, seeded()).view(3, 4, 3)
     expected = Independent(Normal(torch.zeros(3).double(), law.std), 1).log_prob(latents)
     torch.testing.assert_close(law.log_prob(latents), expected)
 
 
-def test_the_closed_form_is_that_of_the_schedule() -> None:
+def test_a_law_is_that_of_the_schedule_or_has_the_second_moments_of_a_melt() -> None:
     _, flow = exact_flow("s_curve", 2)
     t = double(6.0)
     expected = flow.schedule.scale(t) ** 2 * (
         flow.basis.eigenvalues + flow.schedule.noise_variance(t)
     )
     assert torch.equal(flow.latent_law(t).variance, expected)
-
-
-def test_an_empirical_law_has_the_second_moments_of_a_melt() -> None:
     melted = 1 + normal(500, 2)
     expected = melted.var(0, correction=0) + melted.mean(0) ** 2
     torch.testing.assert_close(LatentLaw.empirical(melted).variance, expected)

@@ -32,7 +32,9 @@ every_inflation = pytest.mark.parametrize("schedule", INFLATIONS.values(), ids=I
 
 
 @every_schedule
-def test_rates_are_derivatives_and_a_time_follows_from_its_noise(schedule: NoiseSchedule) -> None:
+def test_rates_are_derivatives_and_times_and_latent_variances_follow_from_the_noise(
+    schedule: NoiseSchedule,
+) -> None:
     noise = vmap(jacfwd(lambda t: schedule.noise_variance(t).log()))(TIMES)
     torch.testing.assert_close(schedule.log_noise_rate(TIMES), noise, rtol=1e-12, atol=0)
     scale = vmap(jacfwd(lambda t: schedule.scale(t).log()))(TIMES)
@@ -41,10 +43,6 @@ def test_rates_are_derivatives_and_a_time_follows_from_its_noise(schedule: Noise
     torch.testing.assert_close(schedule.time_of_log_noise(log_noise), TIMES, rtol=1e-12, atol=1e-12)
     largest = schedule.noise_variance(TIMES).max(dim=-1).values
     torch.testing.assert_close(log_noise.exp(), largest)
-
-
-@every_schedule
-def test_latent_variance_is_that_of_scaled_noisy_data(schedule: NoiseSchedule) -> None:
     t, xi = torch.tensor(4.0).double(), torch.linspace(2, 0.01, schedule.dim, dtype=torch.float64)
     expected = schedule.scale(t) ** 2 * (xi + schedule.noise_variance(t))
     torch.testing.assert_close(schedule.latent_variance(t, xi), expected)
@@ -69,26 +67,22 @@ def test_the_top_dimension_has_standard_deviation_A0_and_kept_ones_end_there(
     assert top / (top + noise) == pytest.approx(0.1)
 
 
-def test_noise_starts_at_gamma0_and_is_a_power_of_t_for_edm_and_ve() -> None:
+def test_schedules_have_the_names_and_the_noise_of_their_papers() -> None:
     variance = INFLATIONS["PRP scaled"].noise_variance(torch.tensor(0.0))
     torch.testing.assert_close(variance, torch.full((3,), 1e-3, dtype=torch.float64))
     t = double(3.0)
     for schedule, power in ((EDMSchedule(2), 9.0), (VESchedule(2), 3.0)):
         assert schedule.noise_variance(t).tolist() == [power] * 2
         assert float(schedule.scale(t)) == 1
-
-
-def test_vp_keeps_the_variance_of_standardized_data() -> None:
     times = torch.linspace(0.001, 1, 9, dtype=torch.float64)
     ones = torch.ones(2, dtype=torch.float64)
     torch.testing.assert_close(VPSchedule(2).latent_variance(times, ones), ones.expand(9, 2))
     # Song et al. 2021: the integral of beta from 0.1 to 20 is 10.05.
     assert float(VPSchedule(2).scale(times[-1])) == pytest.approx(exp(-10.05 / 2))
-
-
-def test_names_are_those_of_the_kinds_of_schedule() -> None:
     assert [to_dimension(3, 3).name, to_dimension(2, 3).name] == ["PRP", "PRRto2D"]
     assert {schedule.name for schedule in ISOTROPIC.values()} == set(ISOTROPIC)
+    # log(9 / 5e-4): the noise then has nine times the variance of the data.
+    assert to_dimension(2, 2).default_t_max() == pytest.approx(log(18_000))
 
 
 def exponents(*arguments: int, rho: float, **options: object) -> Tensor:
@@ -174,8 +168,3 @@ def test_impossible_schedules_are_usage_errors() -> None:
         for t_min in (0.0, -1.0, schedule.default_t_max(), nan):
             with pytest.raises(UsageError, match="tmin"):
                 type(schedule)(2, t_min=t_min)
-
-
-def test_the_default_end_of_circles_is_known() -> None:
-    # log(9 / 5e-4): the noise then has nine times the variance of the data.
-    assert to_dimension(2, 2).default_t_max() == pytest.approx(log(18_000))

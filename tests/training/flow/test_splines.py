@@ -31,15 +31,6 @@ def test_they_are_constant_outside_of_their_nodes_and_weights_sum_to_one() -> No
     torch.testing.assert_close(spline.weights(t.float()), weights, rtol=1e-6, atol=1e-6)
 
 
-def test_gradients_reach_the_values(generator: torch.Generator) -> None:
-    spline = NaturalSpline(double([0.0, 1.0, 3.0, 4.0]))
-    t = 4 * torch.rand(20, generator=generator, dtype=DOUBLE)
-    values = torch.randn(4, 2, generator=generator, dtype=DOUBLE, requires_grad=True)
-    (spline.weights(t) @ values).sum().backward()
-    expected = spline.weights(t).sum(0)[:, None].expand(4, 2)
-    torch.testing.assert_close(values.grad, expected)
-
-
 def test_times_that_are_no_nodes_are_refused() -> None:
     for times in ([0.0], [[0.0, 1.0], [2.0, 3.0]], [0.0, 1, 1], [0, torch.nan], [0, torch.inf]):
         with pytest.raises(ValueError, match="nodes"):

@@ -240,7 +240,9 @@ def test_training_on_circles_approaches_the_exact_denoiser(run_folder: MakeFolde
     assert float(error / untrained) < 0.8
 
 
-def test_a_run_writes_its_reports_and_files_by_thousands_of_samples(run_folder: MakeFolder) -> None:
+def test_a_run_writes_reports_files_and_averaged_weights_by_thousands_of_samples(
+    run_folder: MakeFolder,
+) -> None:
     trainer, source = circles_trainer(snapshot_ticks=2, state_ticks=None)
     folder = run_folder("run")
     train(trainer, source, folder)
@@ -261,6 +263,10 @@ def test_a_run_writes_its_reports_and_files_by_thousands_of_samples(run_folder: 
     log = (folder.path / "log.txt").read_text()
     assert log.count(" loss ") == 4
     assert "network-snapshot-000004.pkl" in log
+    model = Model.load(folder.network_path(4000))
+    assert torch.equal(weights(model.denoiser), weights(trainer.averaged.denoiser))
+    assert not torch.equal(weights(model.denoiser), weights(trainer.denoiser))
+    assert model.about["seen"] == 4000
 
 
 def test_reports_come_with_the_first_batch_beyond_each_tick(run_folder: MakeFolder) -> None:
@@ -268,16 +274,6 @@ def test_reports_come_with_the_first_batch_beyond_each_tick(run_folder: MakeFold
     folder = run_folder("run")
     train(trainer, source, folder)
     assert [line["seen"] for line in statistics(folder)] == [1400, 2100, 3500, 4200]
-
-
-def test_the_network_file_holds_the_averaged_weights(run_folder: MakeFolder) -> None:
-    trainer, source = circles_trainer()
-    folder = run_folder("run")
-    train(trainer, source, folder)
-    model = Model.load(folder.network_path(4000))
-    assert torch.equal(weights(model.denoiser), weights(trainer.averaged.denoiser))
-    assert not torch.equal(weights(model.denoiser), weights(trainer.denoiser))
-    assert model.about["seen"] == 4000
 
 
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(run_folder: MakeFolder) -> None:

@@ -15,21 +15,25 @@ def folder(run_folder: Callable[[str], RunFolder]) -> RunFolder:
     return run_folder("run")
 
 
+def save(folder: RunFolder, *numbers: int, keep: int = 9) -> None:
+    for number in numbers:
+        folder.save_state({"step": number}, 1000 * number, keep)
+
+
 def numbers(folder: RunFolder) -> list[int]:
     return [int(path.stem.rpartition("-")[2]) for path in states_in(folder.path)]
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(1, [5]), (9, [1, 2, 3, 4, 5])])
 def test_the_newest_states_stay(folder: RunFolder, keep: int, kept: list[int]) -> None:
-    for number in range(1, 6):
-        folder.save_state({"step": number}, 1000 * number, keep)
+    save(folder, *range(1, 6), keep=keep)
     assert numbers(folder) == kept
 
 
 def test_older_states_go_after_the_newer_one_is_written_and_not_if_it_cannot_be(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder.save_state({"step": 1}, 1000, 1)
+    save(folder, 1, keep=1)
 
     def fail(path: Path, state: object) -> None:
         assert numbers(folder) == [1]
@@ -37,15 +41,18 @@ def test_older_states_go_after_the_newer_one_is_written_and_not_if_it_cannot_be(
 
     monkeypatch.setattr("training.learning.run_folder.write_state", fail)
     with pytest.raises(OSError, match="no space"):
-        folder.save_state({"step": 2}, 2000, 1)
+        save(folder, 2, keep=1)
     assert numbers(folder) == [1]
 
 
-def test_a_run_resumed_from_an_older_state_keeps_what_it_writes(folder: RunFolder) -> None:
-    for number in (1, 2, 5, 6):
-        folder.save_state({"step": number}, 1000 * number, 9)
-    folder.save_state({"step": 3}, 3000, 2)
+def test_states_are_in_the_order_of_their_numbers_and_a_resumed_run_keeps_its_own(
+    folder: RunFolder,
+) -> None:
+    save(folder, 1, 2, 5, 6)
+    save(folder, 3, keep=2)
     assert numbers(folder) == [2, 3, 5, 6]
+    save(folder, 999_999, 1_000_000)
+    assert numbers(folder) == [2, 3, 5, 6, 999_999, 1_000_000]
 
 
 @pytest.mark.parametrize(
@@ -54,21 +61,13 @@ def test_a_run_resumed_from_an_older_state_keeps_what_it_writes(folder: RunFolde
 def test_a_run_killed_before_it_removed_old_states_removes_them_when_it_goes_on(
     folder: RunFolder, seen: int, kept: list[int]
 ) -> None:
-    for number in (1, 2, 5, 6):
-        folder.save_state({"step": number}, 1000 * number, 9)
+    save(folder, 1, 2, 5, 6)
     RunFolder.reopen(folder.path, seen, keep=2)
     assert numbers(folder) == kept
 
 
-def test_states_are_in_the_order_of_their_numbers(folder: RunFolder) -> None:
-    for number in (999_999, 1_000_000, 2):
-        folder.save_state({"step": number}, 1000 * number, 9)
-    assert numbers(folder) == [2, 999_999, 1_000_000]
-
-
 def test_a_torn_newest_state_is_skipped_with_a_warning(folder: RunFolder) -> None:
-    for number in (1, 2, 3):
-        folder.save_state({"step": number}, 1000 * number, 9)
+    save(folder, 1, 2, 3)
     for number, length in ((2, 0), (3, 300)):
         path = folder.state_path(1000 * number)
         path.write_bytes(path.read_bytes()[:length])

@@ -68,7 +68,7 @@ def test_holes_and_notches_stay_open_which_the_hull_fills(
         assert hull[radius < 0.3].all()
 
 
-def test_radii_of_regular_and_random_simplices() -> None:
+def test_radii_of_regular_random_and_flat_simplices() -> None:
     triangle = np.array([[[0, 0], [1, 0], [0.5, 3**0.5 / 2]]])
     assert circumradii(triangle) == pytest.approx(3**-0.5)
     tetrahedron = np.array([[[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]])
@@ -81,6 +81,11 @@ def test_radii_of_regular_and_random_simplices() -> None:
         edges = corners[:, 1:] - corners[:, :1]
         center = np.linalg.solve(2 * edges, (edges**2).sum(axis=2)[:, :, None])[:, :, 0]
         assert circumradii(corners) == pytest.approx(np.linalg.norm(center, axis=1), rel=1e-6)
+    line = np.array([[0.1, 0.1], [0.2, 0.2], [0.7, 0.7]])
+    square = np.array([[0.1, 0.1, 0.3], [0.2, 0.1, 0.3], [0.1, 0.2, 0.3], [0.2, 0.2, 0.3]])
+    turn, _ = np.linalg.qr(normal(3, 3))
+    assert np.isinf(circumradii([line, np.zeros((3, 2))])).all()
+    assert np.isinf(circumradii([square, square @ turn])).all()
 
 
 def test_points_on_a_sphere_have_a_shape_if_alpha_exceeds_its_radius() -> None:
@@ -90,14 +95,6 @@ def test_points_on_a_sphere_have_a_shape_if_alpha_exceeds_its_radius() -> None:
     assert enclosed_volume(*wide) == pytest.approx(enclosed_volume(*sphere), rel=1e-9)
     assert np.array_equal(winding_number(tests, *wide), winding_number(tests, *sphere))
     assert not inside(tests, *alpha_shape(sphere.vertices, 0.999)).any()
-
-
-def test_flat_simplices_have_no_sphere() -> None:
-    line = np.array([[0.1, 0.1], [0.2, 0.2], [0.7, 0.7]])
-    square = np.array([[0.1, 0.1, 0.3], [0.2, 0.1, 0.3], [0.1, 0.2, 0.3], [0.2, 0.2, 0.3]])
-    turn, _ = np.linalg.qr(normal(3, 3))
-    assert np.isinf(circumradii([line, np.zeros((3, 2))])).all()
-    assert np.isinf(circumradii([square, square @ turn])).all()
 
 
 @pytest.mark.parametrize("dim", [2, 3])

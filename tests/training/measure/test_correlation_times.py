@@ -11,7 +11,7 @@ from training.measure.correlation_times import CorrelationTime, correlation_time
 from training.measure.correlations import Autocorrelations, correlate
 
 
-def test_the_correlation_time_of_a_straight_line_is_half_of_where_it_ends() -> None:
+def test_of_a_line_it_is_half_of_where_it_ends_or_comes_down_to_the_scatter() -> None:
     lags = torch.linspace(0, 5, 11, dtype=torch.float64)
     found = correlation_time(lags, 1 - lags / 3.2)
     assert found.gone == pytest.approx(3.2)
@@ -19,10 +19,6 @@ def test_the_correlation_time_of_a_straight_line_is_half_of_where_it_ends() -> N
     assert found.bound is None
     assert found.e_folding == pytest.approx(3.2 * (1 - 1 / math.e))
     assert str(found) == "1.6"
-
-
-def test_a_line_ends_where_it_comes_down_to_the_scatter() -> None:
-    lags = torch.linspace(0, 5, 11, dtype=torch.float64)
     found = correlation_time(lags, 1 - lags / 4, scatter=0.25)
     assert found.gone == pytest.approx(3)
     assert found.integral == pytest.approx(3 * 0.625)

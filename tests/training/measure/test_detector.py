@@ -68,7 +68,9 @@ def noise(count: int, channels: int = 3, size: int = 8, seed: int = 0) -> Tensor
     return torch.randint(256, (count, channels, size, size), generator=generator).to(torch.uint8)
 
 
-def test_features_are_those_of_torch_fidelity(weights: Path, detector: InceptionDetector) -> None:
+def test_features_are_those_of_torch_fidelity_and_its_identity_the_digest_of_its_file(
+    weights: Path, detector: InceptionDetector
+) -> None:
     assert module.DEFAULT_URL == URL_INCEPTION_V3
     assert URL_INCEPTION_V3.startswith("https://")
     # Its constructor may open this file, since it is ours.
@@ -78,6 +80,7 @@ def test_features_are_those_of_torch_fidelity(weights: Path, detector: Inception
     assert (features.shape, features.dtype) == ((3, detector.dim), torch.float32)
     torch.testing.assert_close(features, theirs(pixels)[0], rtol=1e-5, atol=1e-6)
     assert features.std(dim=0).mean() > 1e-3  # and tell images apart
+    assert detector.identity == hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
 def test_a_feature_depends_on_its_own_image_and_leaves_the_process_alone(
@@ -92,10 +95,6 @@ def test_a_feature_depends_on_its_own_image_and_leaves_the_process_alone(
     torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
     assert torch.equal(torch.get_rng_state(), before)
     assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark) == settings
-
-
-def test_its_identity_is_the_digest_of_its_file(weights: Path, detector: InceptionDetector) -> None:
-    assert detector.identity == hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
 def with_counts(state: State) -> State:

@@ -65,7 +65,7 @@ def test_on_average_it_is_the_distance_of_the_distributions(shift: float) -> Non
     assert 4 * error < 24 * (1 / 6 + 1 / 5)
 
 
-def test_over_subsets_the_mean_is_that_of_all() -> None:
+def test_subsets_have_the_mean_of_all_draw_no_point_twice_and_follow_the_seed() -> None:
     first, second = normal(60, 4), normal(90, 4, seed=1)
     found = subset_distances(first, second, seeded(), subsets=200, size=20)
     assert (found.subsets, found.size) == (200, 20)
@@ -73,9 +73,6 @@ def test_over_subsets_the_mean_is_that_of_all() -> None:
     assert abs(found.mean - kernel_distance(first, second)) < 4 * error
     larger = subset_distances(first, second, seeded(), subsets=200, size=50)
     assert larger.std < found.std / 2
-
-
-def test_subsets_draw_no_point_twice_and_follow_the_seed() -> None:
     first, second = normal(30, 4), normal(30, 4, seed=1)
     whole = subset_distances(first, second, seeded(), subsets=5, size=1000)
     assert whole.size == 30

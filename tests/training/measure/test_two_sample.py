@@ -14,13 +14,10 @@ def test_in_one_dimension_it_is_the_square_of_scipys() -> None:
     assert energy_distance(first, second) == pytest.approx(expected, rel=1e-9)
 
 
-def test_equal_sets_have_no_distance_and_order_does_not_matter() -> None:
+def test_order_rotations_and_shifts_of_both_do_not_matter_and_scales_do() -> None:
     first, second = normal(100, 3), normal(80, 3, seed=1)
     assert energy_distance(first, first.flip(0)) == pytest.approx(0, abs=1e-12)
     assert energy_distance(first, second) == pytest.approx(energy_distance(second, first))
-
-
-def test_rotations_and_shifts_of_both_do_not_matter_and_scales_do() -> None:
     first, second = normal(100, 3), normal(80, 3, seed=1) + 0.2
     rotation, _ = torch.linalg.qr(normal(3, 3, seed=2))
     moved = energy_distance(first @ rotation + 5, second @ rotation + 5)

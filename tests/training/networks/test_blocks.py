@@ -1,6 +1,5 @@
 """Filters, features, attention and residual blocks against their definitions."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from math import pi, sqrt
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from dnnlib.errors import UsageError
 from training.networks.blocks import (
@@ -40,31 +39,16 @@ ADM = BlockStyle(
 STYLES = pytest.mark.parametrize("style", [DDPMPP, ADM], ids=["ddpmpp", "adm"])
 
 
-@pytest.fixture
-def normal() -> Callable[..., Tensor]:
-    """Standard normal numbers, the same in each run."""
-    generator = torch.Generator().manual_seed(0)
-    return lambda *shape: torch.randn(*shape, generator=generator)
-
-
-@pytest.fixture
-def stirred() -> Callable[[nn.Module], nn.Module]:
+def stirred(module: nn.Module) -> nn.Module:
     """The module with all its parameters moved away from where they start."""
-
-    def stir(module: nn.Module) -> nn.Module:
-        generator = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for parameter in module.parameters():
-                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-        return module
-
-    return stir
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape))
+    return module
 
 
 @pytest.mark.parametrize("taps", FILTERS)
-def test_resampling_keeps_constants_and_one_way_is_the_transpose_of_the_other(
-    taps: Any, normal: Any
-) -> None:
+def test_resampling_keeps_constants_and_one_way_is_the_transpose_of_the_other(taps: Any) -> None:
     fir, ones = FIRFilter(taps), torch.ones(1, 2, 16, 16)
     torch.testing.assert_close(fir.kernel.sum(), torch.tensor(1.0))
     margin = len(taps)
@@ -74,13 +58,13 @@ def test_resampling_keeps_constants_and_one_way_is_the_transpose_of_the_other(
     torch.testing.assert_close(inner, torch.ones_like(inner))
     torch.testing.assert_close(fir.down(up)[..., 4:-4, 4:-4], ones[..., 4:-4, 4:-4])
     torch.testing.assert_close(middle, torch.ones_like(middle))
-    fine, coarse = normal(2, 3, 16, 16), normal(2, 3, 8, 8)
+    fine, coarse = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 8, 8)
     down, up = (fir.down(fine) * coarse).sum(), (fine * fir.up(coarse)).sum()
     torch.testing.assert_close(4 * down, up)
 
 
-def test_box_filter_equals_the_general_path(normal: Any) -> None:
-    box, general, x = FIRFilter((1, 1)), FIRFilter((2, 2)), normal(2, 3, 8, 8)
+def test_box_filter_equals_the_general_path() -> None:
+    box, general, x = FIRFilter((1, 1)), FIRFilter((2, 2)), torch.randn(2, 3, 8, 8)
     assert box.is_box
     assert not general.is_box
     torch.testing.assert_close(box.down(x), general.down(x))
@@ -89,11 +73,9 @@ def test_box_filter_equals_the_general_path(normal: Any) -> None:
 
 
 @pytest.mark.parametrize("taps", FILTERS)
-def test_strided_convolution_of_the_blurred_is_the_convolution_downsampled(
-    taps: Any, normal: Any
-) -> None:
+def test_strided_convolution_of_the_blurred_is_the_convolution_downsampled(taps: Any) -> None:
     layer = InputResidual(3, 5, BlockStyle(embedding_dim=4, fir_taps=taps))
-    features, image = normal(2, 5, 4, 4), normal(2, 3, 8, 8)
+    features, image = torch.randn(2, 5, 4, 4), torch.randn(2, 3, 8, 8)
     full = F.conv2d(image, layer.conv.weight, padding=1 + layer.fir.reach)
     kernel = layer.fir.kernel.expand(5, -1, -1, -1)
     small = F.conv2d(full, kernel, layer.conv.bias, stride=2, groups=5)
@@ -102,20 +84,24 @@ def test_strided_convolution_of_the_blurred_is_the_convolution_downsampled(
     torch.testing.assert_close(x, (features + small) * sqrt(0.5))
 
 
-def test_positional_features_are_waves_of_geometric_frequencies() -> None:
+def test_positional_features_are_waves_of_geometric_frequencies_in_either_order_and_rounding() -> (
+    None
+):
     c_noise = torch.tensor([0.0, 0.3, 700.0])
     frequencies = 10 ** torch.linspace(0, -4, 8, dtype=torch.float64)
     phase = c_noise[:, None].double() * frequencies
     features = PositionalFeatures(16)(c_noise).double()
     torch.testing.assert_close(features[:, :8], phase.sin(), atol=1e-4, rtol=0)
     torch.testing.assert_close(features[:, 8:], phase.cos(), atol=1e-4, rtol=0)
-
-
-def test_positional_features_of_adm_have_cosines_first_and_stop_before_the_last_frequency() -> None:
     features = PositionalFeatures(8, last=False, cosines_first=True)
     torch.testing.assert_close(features.frequencies, torch.tensor([1.0, 1e-1, 1e-2, 1e-3]))
     torch.testing.assert_close(features(torch.zeros(1)), torch.tensor([[1.0] * 4 + [0.0] * 4]))
     assert not features.state_dict()
+    exponents = np.arange(32, dtype=np.float32) / np.float32(31)
+    known = torch.from_numpy(np.float32(1e-4) ** exponents)
+    given = PositionalFeatures(64, float32=True).frequencies
+    torch.testing.assert_close(given, known, rtol=1.2e-7, atol=0)
+    assert not torch.equal(given, PositionalFeatures(64).frequencies)
 
 
 def test_fourier_features_have_random_frequencies_that_are_kept_in_the_state() -> None:
@@ -126,14 +112,6 @@ def test_fourier_features_have_random_frequencies_that_are_kept_in_the_state() -
     waves = features(torch.tensor([0.1]))
     torch.testing.assert_close(waves[:, :2048], (0.2 * pi * features.frequencies[None]).sin())
     torch.testing.assert_close(waves[:, :2048] ** 2 + waves[:, 2048:] ** 2, torch.ones(1, 2048))
-
-
-def test_frequencies_can_be_rounded_at_each_step() -> None:
-    exponents = np.arange(32, dtype=np.float32) / np.float32(31)
-    known = torch.from_numpy(np.float32(1e-4) ** exponents)
-    given = PositionalFeatures(64, float32=True).frequencies
-    torch.testing.assert_close(given, known, rtol=1.2e-7, atol=0)
-    assert not torch.equal(given, PositionalFeatures(64).frequencies)
 
 
 def test_impossible_sizes_are_refused() -> None:
@@ -156,11 +134,11 @@ def test_impossible_sizes_are_refused() -> None:
 
 
 @pytest.mark.parametrize("late_labels", [False, True])
-def test_labels_of_the_embedding(late_labels: bool, normal: Any, stirred: Any) -> None:
+def test_labels_of_the_embedding(late_labels: bool) -> None:
     embedding = stirred(
         ConditionEmbedding(PositionalFeatures(8), 8, ADM, 4, 9, late_labels=late_labels)
     )
-    c_noise, labels, augment = normal(3), torch.eye(4)[:3], normal(3, 9)
+    c_noise, labels, augment = torch.randn(3), torch.eye(4)[:3], torch.randn(3, 9)
     plain = embedding(c_noise)
     assert plain.shape == (3, 12)
     torch.testing.assert_close(plain, embedding(c_noise, torch.zeros(3, 4), torch.zeros(3, 9)))
@@ -172,22 +150,20 @@ def test_labels_of_the_embedding(late_labels: bool, normal: Any, stirred: Any) -
         embedding(c_noise, labels, torch.zeros(2, 9))
 
 
-def test_one_hot_labels_are_scaled_to_unit_mean_square(normal: Any) -> None:
+def test_one_hot_labels_are_scaled_to_unit_mean_square() -> None:
     embedding = ConditionEmbedding(PositionalFeatures(8), 8, DDPMPP, label_dim=4)
     seen = []
     embedding.label.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    embedding(normal(4), torch.eye(4))
+    embedding(torch.randn(4), torch.eye(4))
     torch.testing.assert_close(seen[0], 2 * torch.eye(4))
 
 
 @pytest.mark.parametrize("head_channels", [None, 4])
-def test_attention_equals_a_softmax_written_out(
-    head_channels: Any, normal: Any, stirred: Any
-) -> None:
+def test_attention_equals_a_softmax_written_out(head_channels: Any) -> None:
     channels, side = 8, 3
     style = BlockStyle(embedding_dim=4, head_channels=head_channels)
     attention = stirred(SelfAttention(channels, style))
-    x = normal(2, channels, side, side)
+    x = torch.randn(2, channels, side, side)
     width = head_channels or channels
     qkv = attention.qkv(attention.norm(x)).reshape(2, channels // width, width, 3, side * side)
     expected = torch.empty(2, channels, side * side)
@@ -200,33 +176,33 @@ def test_attention_equals_a_softmax_written_out(
     torch.testing.assert_close(attention(x), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_attention_does_not_know_where_pixels_are(normal: Any, stirred: Any) -> None:
+def test_attention_does_not_know_where_pixels_are() -> None:
     attention = stirred(SelfAttention(8, ADM))
-    x, order = normal(2, 8, 4, 4), torch.randperm(16)
+    x, order = torch.randn(2, 8, 4, 4), torch.randperm(16)
     shuffled = x.flatten(2)[..., order].reshape(x.shape)
     expected = attention(x).flatten(2)[..., order]
     torch.testing.assert_close(attention(shuffled).flatten(2), expected, atol=1e-5, rtol=1e-4)
 
 
 @STYLES
-def test_block_starts_as_its_skip(style: Any, normal: Any) -> None:
+def test_block_starts_as_its_skip(style: Any) -> None:
     for resampling, channels in product((None, "up", "down"), (8, 12)):
         block = ResidualBlock(8, channels, style, resampling, attention=True)
-        x = normal(2, 8, 8, 8)
+        x = torch.randn(2, 8, 8, 8)
         resampled = getattr(block.fir, resampling)(x) if resampling else x
         skip, side = block.skip(resampled), {"up": 16, "down": 4}.get(resampling, 8)
         assert skip.shape == (2, channels, side, side)
         scale = style.residual_scale**2  # one for the convolutions, one for the attention
-        start = block(x, normal(2, 12))
+        start = block(x, torch.randn(2, 12))
         torch.testing.assert_close(start, scale * skip, atol=1e-4, rtol=1e-4)
         projected = channels != 8 or (resampling and style is DDPMPP)
         assert isinstance(block.skip, nn.Conv2d) == bool(projected)
 
 
 @STYLES
-def test_block_follows_its_definition(style: Any, normal: Any, stirred: Any) -> None:
+def test_block_follows_its_definition(style: Any) -> None:
     block = stirred(ResidualBlock(8, 12, style))
-    x, embedding = normal(2, 8, 4, 4), normal(2, 12)
+    x, embedding = torch.randn(2, 8, 4, 4), torch.randn(2, 12)
     h = block.conv1(F.silu(block.norm1(x)))
     affine = block.modulation(embedding)[:, :, None, None]
     if style is ADM:

@@ -191,7 +191,9 @@ def test_numbers_may_be_those_of_numpy_or_torch(write: Any, small_network: nn.Mo
     assert (schedule.rho, schedule.gamma0) == (2.0, 1e-3)
 
 
-def test_time_and_data_are_those_of_the_file(write: Any, small_network: nn.Module) -> None:
+def test_time_and_data_are_those_of_the_file_and_a_missing_time_the_papers(
+    write: Any, small_network: nn.Module
+) -> None:
     path = write(small_content(small_network))
     about = import_original(path).model.about
     assert about == {
@@ -209,11 +211,6 @@ def test_time_and_data_are_those_of_the_file(write: Any, small_network: nn.Modul
         import_original(path, t_max=13.0)
     with pytest.raises(UsageError, match="data_name"):
         import_original(path, data_name="my set")
-
-
-def test_a_file_without_a_time_is_taken_for_the_papers(
-    write: Any, small_network: nn.Module
-) -> None:
     about = import_original(write({"ema": small_content(small_network)["ema"]})).model.about
     assert about["tmax"] == 15.01
     assert "data_name" not in about

@@ -50,7 +50,9 @@ def open_flow(networks: dict[str, Path]) -> Open:
     return start
 
 
-def test_what_the_network_knows(open_flow: Open, networks: dict[str, Path]) -> None:
+def test_what_the_network_knows_and_what_may_be_said_and_chosen(
+    open_flow: Open, networks: dict[str, Path]
+) -> None:
     flow = open_flow("PRR")
     known = {"data_dim": 64, "dims_to_keep": 10, "img_size": 8, "img_ch": 1, "data_name": "blobs"}
     assert flow.known == known
@@ -58,12 +60,11 @@ def test_what_the_network_knows(open_flow: Open, networks: dict[str, Path]) -> N
     assert (flow.image_shape, flow.label_dim) == (SHAPE, 3)
     times = flow.times(flow.on(CPU, None), RK4, TimeChoice(4, 6.0))
     torch.testing.assert_close(times, torch.linspace(0.5, 6, 5, dtype=torch.float64))
-
-
-def test_what_agrees_with_the_network_may_be_said(open_flow: Open) -> None:
     said = {"data_dim": 192, "dims_to_keep": None, "img_size": 8, "img_ch": 3}
     flow = open_flow("RGB", "mine", said=said)
     assert (flow.data_name, flow.image_shape) == ("mine", (3, 8, 8))
+    denoiser = open_flow("PRP", end_std=2.5, precision="bf16").model.denoiser
+    assert (denoiser.schedule.end_std, denoiser.precision) == (2.5, "bf16")
 
 
 def test_what_contradicts_the_network_is_a_usage_error_with_both_values(open_flow: Open) -> None:
@@ -78,11 +79,6 @@ def test_what_contradicts_the_network_is_a_usage_error_with_both_values(open_flo
     # A baseline has no scale.
     with pytest.raises(InflationError, match=r"end_vars is 2, but a model of vp"):
         open_flow("VP", end_std=2.0)
-
-
-def test_the_scale_and_the_precision_are_those_of_the_choice(open_flow: Open) -> None:
-    denoiser = open_flow("PRP", end_std=2.5, precision="bf16").model.denoiser
-    assert (denoiser.schedule.end_std, denoiser.precision) == (2.5, "bf16")
 
 
 def altered(source: Path, path: Path, about: dict[str, Any]) -> Path:

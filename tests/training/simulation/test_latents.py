@@ -30,16 +30,15 @@ def test_the_choice_decides_the_law() -> None:
     assert [choice.name for choice in expected] == names
 
 
-def test_the_papers_law_says_the_variances_of_compressed_dimensions() -> None:
+def test_the_papers_law_needs_variances_of_compressed_dimensions_and_an_empirical_one_a_melt() -> (
+    None
+):
     paper = LatentChoice(paper=True)
     _, flow = exact_flow("circles")
     assert torch.equal(paper.law(flow, 6.0, 2).variance, torch.ones(2).double())
     _, flow = exact_flow("circles", 1)
     with pytest.raises(UsageError, match="1 dimensions are compressed"):
         paper.law(flow, 6.0, 1)
-
-
-def test_an_empirical_law_needs_a_melt() -> None:
     with pytest.raises(UsageError, match="melt"):
         LatentChoice(empirical=True).law(exact_flow("circles")[1], 6.0, 2)
 

@@ -84,16 +84,13 @@ def channels_first(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.moveaxis(pixels, -1, 1).copy())
 
 
-def test_pixels_become_numbers_from_minus_one_to_one_and_come_back() -> None:
+def test_pixels_become_numbers_from_minus_one_to_one_and_come_back_rounded_and_clamped() -> None:
     pixels = torch.arange(256, dtype=torch.uint8)
     points = normalize_pixels(pixels)
     assert (points.dtype, float(points[0]), float(points[255])) == (torch.float32, -1, 1)
     torch.testing.assert_close(points.double(), pixels.double() / 127.5 - 1, atol=1e-7, rtol=0)
     assert torch.equal(to_pixels(points), pixels)
     assert torch.equal(to_pixels(points.double()), pixels)
-
-
-def test_numbers_are_rounded_to_the_nearest_pixel_and_clamped() -> None:
     points = (torch.tensor([-300, -0.4, 0.4, 0.6, 254.4, 254.6, 1e9]) / 127.5) - 1
     assert to_pixels(points).tolist() == [0, 0, 0, 1, 254, 255, 255]
     for value in (float("nan"), float("inf")):

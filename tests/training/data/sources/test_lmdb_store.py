@@ -9,6 +9,7 @@ from random import Random
 import pytest
 
 from dnnlib.errors import DataError
+from tests.support.refusals import refusal
 from training.data.sources.lmdb_store import DATA_FILE, count_entries, read_entries
 
 lmdb = pytest.importorskip("lmdb", reason="stores are read by the package of LMDB")
@@ -35,13 +36,8 @@ def random_batch(count: int, random: Random) -> dict[bytes, bytes]:
     }
 
 
-def refusal(folder: Path) -> str:
-    with pytest.raises(DataError) as caught:
-        list(read_entries(folder))
-    message = str(caught.value)
-    assert message.startswith(f"{folder} ")
-    assert len(message.splitlines()) == 1
-    return message
+def refused(folder: Path) -> str:
+    return refusal(lambda path: list(read_entries(path)), folder)
 
 
 @pytest.fixture
@@ -74,7 +70,7 @@ def test_a_store_that_was_cut_short_is_refused(store: Path, kept: float) -> None
     whole = (store / DATA_FILE).read_bytes()
     length = int(kept * len(whole)) if isinstance(kept, float) else kept
     (store / DATA_FILE).write_bytes(whole[:length])
-    refusal(store)
+    refused(store)
 
 
 def test_changed_bytes_are_refused_or_read(store: Path) -> None:
@@ -93,13 +89,13 @@ def test_changed_bytes_are_refused_or_read(store: Path) -> None:
 
 
 def test_a_missing_store_and_a_pipe_are_refused(tmp_path: Path) -> None:
-    refusal(tmp_path)
+    refused(tmp_path)
     os.mkfifo(tmp_path / DATA_FILE)
-    refusal(tmp_path)
+    refused(tmp_path)
 
 
 def test_without_the_package_an_error_says_what_to_install(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "lmdb", None)
-    assert "pip install lmdb" in refusal(store)
+    assert "pip install lmdb" in refused(store)

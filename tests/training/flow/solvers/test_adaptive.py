@@ -39,11 +39,17 @@ def rotation(x: Tensor, t: Tensor) -> Tensor:
 
 
 @either_way
-def test_the_error_falls_with_the_tolerance(begin: float, end: float) -> None:
+def test_the_error_falls_with_the_tolerance_and_states_between_are_right(
+    begin: float, end: float
+) -> None:
     for tolerance in (1e-3, 1e-7, 1e-11):
         method = dormand_prince(tolerance, tolerance)
         reached = last(method, riccati, riccati_solution(begin), times_of(begin, end))
         assert float((reached - riccati_solution(end)).abs().max()) < 10 * tolerance
+    times = torch.linspace(begin, end, 6, dtype=torch.float64)
+    states = list(dormand_prince(1e-8, 1e-8)(riccati, riccati_solution(begin), times))
+    for t, state in zip(times[1:], states, strict=True):
+        torch.testing.assert_close(state, riccati_solution(float(t)), rtol=1e-7, atol=1e-7)
 
 
 def test_calls_grow_with_the_fifth_root_of_the_tolerance() -> None:
@@ -53,14 +59,6 @@ def test_calls_grow_with_the_fifth_root_of_the_tolerance() -> None:
         last(dormand_prince(tolerance, tolerance), counted, START[:, :2], times_of(0, 10))
         counts.append(counted.calls)
     assert counts[1] / counts[0] == pytest.approx(10, rel=0.3)
-
-
-@either_way
-def test_states_between_are_right_and_do_not_depend_on_the_end(begin: float, end: float) -> None:
-    times = torch.linspace(begin, end, 6, dtype=torch.float64)
-    states = list(dormand_prince(1e-8, 1e-8)(riccati, riccati_solution(begin), times))
-    for t, state in zip(times[1:], states, strict=True):
-        torch.testing.assert_close(state, riccati_solution(float(t)), rtol=1e-7, atol=1e-7)
 
 
 def test_a_sample_has_the_same_bits_alone_and_with_stiffer_ones() -> None:

@@ -12,6 +12,7 @@ from tests.support.draws import double, normal
 from tests.support.equations import START, last, orders, riccati, riccati_solution, scipys_end
 from tests.support.flows import curved_flow
 from training.flow.solvers import DEFAULT, SOLVERS, Solver, get_solver
+from training.flow.solvers.multistep import adams_bashforth
 
 FIXED = {name: solver for name, solver in SOLVERS.items() if not solver.adaptive}
 
@@ -112,3 +113,25 @@ def test_tolerances_given_are_those_used_and_must_be_positive_numbers() -> None:
         for value in (0.0, -1e-3, inf, nan):
             with pytest.raises(UsageError, match=rf"{name} is {value:g}"):
                 get_solver("dopri5", **{name: value})
+
+
+def test_two_step_adams_bashforth_integrates_a_velocity_linear_in_time_exactly() -> None:
+    slope = double([[1.0, -2.0, 0.5]])
+
+    def solution(t: Tensor) -> Tensor:
+        return START + slope * (3 * t + t**2)
+
+    uneven = double([0.0, 0.1, 0.5, 0.6, 0.7, 1.5])
+    for times in (uneven, uneven.flip(0)):
+        states = adams_bashforth(lambda x, t: slope * (3 + 2 * t), solution(times[0]), times)
+        for t, state in zip(times[1:], states, strict=True):
+            torch.testing.assert_close(state, solution(t), rtol=0, atol=1e-14)
+
+
+def test_its_second_step_is_the_published_formula() -> None:
+    h = 0.1
+    times = h * torch.arange(3, dtype=torch.float64)
+    first, second = adams_bashforth(riccati, START, times)
+    slopes = riccati(START, times[0]), riccati(first, times[1])
+    expected = first + h * (1.5 * slopes[1] - 0.5 * slopes[0])
+    torch.testing.assert_close(second, expected, rtol=0, atol=1e-15)
