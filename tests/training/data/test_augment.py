@@ -5,6 +5,7 @@ from math import inf, log2, nan, pi
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dnnlib.errors import UsageError
@@ -24,10 +25,8 @@ def unchanged(**parameters: object) -> AugmentDraws:
     """Draws of one image that change nothing, but for the parameters given."""
     zeros, off = torch.zeros(1), torch.zeros(1, dtype=torch.bool)
     none = AugmentDraws(off, off, zeros, zeros, zeros, zeros, torch.zeros(1, 2))
-    given = {
-        name: torch.as_tensor(value).expand(getattr(none, name).shape)
-        for name, value in parameters.items()
-    }
+    shapes = {name: value.shape for name, value in none._asdict().items()}
+    given = {k: torch.as_tensor(v).expand(shapes[k]) for k, v in parameters.items()}
     return none._replace(**given)
 
 
@@ -136,9 +135,7 @@ def test_shrinking_removes_what_the_image_can_no_longer_hold() -> None:
     stripes = torch.cos(2 * pi * 0.45 * places[..., 0])[None, None]
     shrunk, _ = ALWAYS.apply(stripes, unchanged(scaling=-log2(shrink) / 0.2))
     grid = (places * shrink / 32)[None]
-    aliased = torch.nn.functional.grid_sample(
-        stripes, grid, padding_mode="reflection", align_corners=False
-    )
+    aliased = F.grid_sample(stripes, grid, padding_mode="reflection", align_corners=False)
     assert aliased[..., 16:48, 16:48].std() > 0.3
     assert shrunk[..., 16:48, 16:48].std() < 0.03
 
@@ -204,7 +201,7 @@ def on_or_off(draws: AugmentDraws) -> dict[str, Tensor]:
     return {**flags, "shift": flags["shift"].any(dim=1)}
 
 
-def test_transformations_are_on_as_often_as_they_should_be_and_independent(
+def test_transformations_are_independent_and_as_frequent_as_they_should_be(
     many: AugmentDraws,
 ) -> None:
     for name, flags in on_or_off(many).items():

@@ -30,22 +30,17 @@ def circles(noise: float = 0.08) -> np.ndarray:
     return make_circles(2 * COUNT, factor=0.5, noise=noise, random_state=0)[0]
 
 
-def sine1() -> np.ndarray:
+def sine(low: float, height: float, noise: float) -> np.ndarray:
     random = np.random.default_rng(0)
-    x = random.uniform(0, 1, 2 * COUNT)
-    return np.stack([x, np.sin(4 * pi * x) + 0.8 * random.normal(size=2 * COUNT)], axis=1)
-
-
-def sine2() -> np.ndarray:
-    random = np.random.default_rng(0)
-    x = random.uniform(-1, 1, 2 * COUNT)
-    return np.stack([x, np.sin(4 * pi * x) / 4 + 0.15 * random.normal(size=2 * COUNT)], axis=1)
+    x = random.uniform(low, 1, 2 * COUNT)
+    y = height * np.sin(4 * pi * x) + noise * random.normal(size=2 * COUNT)
+    return np.stack([x, y], axis=1)
 
 
 DEFINITIONS: dict[str, Callable[[], np.ndarray]] = {
     "circles": circles,
-    "sine1": sine1,
-    "sine2": sine2,
+    "sine1": lambda: sine(0, 1, 0.8),
+    "sine2": lambda: sine(-1, 0.25, 0.15),
     "moons": lambda: make_moons(2 * COUNT, noise=0.08, random_state=0)[0],
     "s_curve": lambda: make_s_curve(2 * COUNT, noise=0.2, random_state=0)[0],
     "swirl": lambda: make_swiss_roll(2 * COUNT, noise=1.25, random_state=0)[0],
@@ -87,9 +82,8 @@ def test_an_unscaled_toy_is_the_toy_before_it_is_standardized(name: str) -> None
     assert (mean[1], covariance[1, 1]) == (0, pytest.approx(0.25))
     standardized = Toy(name).sample(50, seeded(1))
     std = covariance.diagonal().sqrt() / torch.tensor([1, 0.5, 1])
-    torch.testing.assert_close(
-        Toy(UNSCALED + name).sample(50, seeded(1)), mean + std * standardized
-    )
+    unscaled = Toy(UNSCALED + name).sample(50, seeded(1))
+    torch.testing.assert_close(unscaled, mean + std * standardized)
 
 
 @pytest.mark.parametrize("augment_to", [0, 7])
@@ -181,10 +175,9 @@ def test_twice_the_quadrature_nodes_change_nothing(
     assert len(fine.mixture.weights) > len(toy.mixture.weights)
     one, other = (MixtureDenoiser(*t.mixture, basis=basis, schedule=schedule) for t in (toy, fine))
     start = torch.tensor(0.0)
-    torch.testing.assert_close(one(x, start), other(x, start), rtol=0, atol=1e-7)
-    torch.testing.assert_close(
-        one.log_density(x, start), other.log_density(x, start), rtol=0, atol=1e-7
-    )
+    for kind in ("forward", "log_density"):
+        found, finer = (getattr(denoiser, kind)(x, start) for denoiser in (one, other))
+        torch.testing.assert_close(found, finer, rtol=0, atol=1e-7)
 
 
 def test_an_embedded_toy_is_the_toy_in_a_fixed_subspace() -> None:

@@ -24,28 +24,18 @@ from training.flow.trajectory import State
 from training.simulation.simulator import Simulator
 
 RK4 = SOLVERS["rk4"]
-
-
-def saved_melt(
-    flow: ProbabilityFlow, data: Tensor, times: Tensor, path: Path
-) -> dict[str, np.ndarray]:
-    """A melt saved at every step, as its file has it."""
-    Simulator(flow, times, RK4, save_every=1).melt(data, path=path)
-    return load_arrays(path)
+SCHEDULE = InflationSchedule.to_dimension(1, 3, top_variance=2.0, end_std=0.7)
+# Nonlinear, with a mean, a rotation and unequal noise.
+FLOW = ProbabilityFlow(lambda x, t: x.tanh(), SCHEDULE, random_basis(3))
+DATA, TIMES = normal(6, 3), torch.linspace(0, 4, 9, dtype=torch.float64)
 
 
 @pytest.fixture
-def flow() -> ProbabilityFlow:
-    """A nonlinear flow with a mean, a rotation and unequal noise."""
-    schedule = InflationSchedule.to_dimension(1, 3, top_variance=2.0, end_std=0.7)
-    return ProbabilityFlow(lambda x, t: x.tanh(), schedule, random_basis(3))
-
-
-@pytest.fixture
-def arrays(flow: ProbabilityFlow, tmp_path: Path) -> dict[str, np.ndarray]:
+def arrays(tmp_path: Path) -> dict[str, np.ndarray]:
     """Results of a melt that was saved at every step."""
-    data = normal(6, 3)
-    return saved_melt(flow, data, flow.schedule.times(8, 4.0), tmp_path / "melt.npz")
+    path = tmp_path / "melt.npz"
+    Simulator(FLOW, TIMES, RK4, save_every=1).melt(DATA, path=path)
+    return load_arrays(path)
 
 
 def test_results_have_the_promised_arrays(arrays: dict[str, np.ndarray]) -> None:
@@ -56,7 +46,7 @@ def test_results_have_the_promised_arrays(arrays: dict[str, np.ndarray]) -> None
     assert all(array.dtype == np.float64 for array in arrays.values())
 
 
-def test_results_explain_themselves(arrays: dict[str, np.ndarray], flow: ProbabilityFlow) -> None:
+def test_results_explain_themselves(arrays: dict[str, np.ndarray]) -> None:
     scale = arrays["scale"][:, None, None]
     rotation, mean = arrays["eigenvectors"], arrays["mean"]
     assert_equal = np.testing.assert_allclose
@@ -70,23 +60,18 @@ def test_results_explain_themselves(arrays: dict[str, np.ndarray], flow: Probabi
     assert_equal(arrays["dxs_es"][1:], np.diff(arrays["xs_es"], axis=0), atol=1e-14)
     assert (arrays["dxs_es"][0] == 0).all()
     times = torch.from_numpy(arrays["times"])
-    assert_equal(arrays["scale"], flow.schedule.scale(times))
-    assert_equal(arrays["noise_variance"], flow.schedule.noise_variance(times))
-    assert_equal(arrays["eigenvalues"], flow.basis.eigenvalues)
-
-
-@pytest.fixture
-def data() -> Tensor:
-    return normal(6, 3)
+    assert_equal(arrays["scale"], FLOW.schedule.scale(times))
+    assert_equal(arrays["noise_variance"], FLOW.schedule.noise_variance(times))
+    assert_equal(arrays["eigenvalues"], FLOW.basis.eigenvalues)
 
 
 @pytest.mark.parametrize(("save_every", "dtype"), [(1, "float64"), (3, "float32"), (8, "float64")])
 def test_a_file_has_what_a_simulation_in_memory_has(
-    flow: ProbabilityFlow, data: Tensor, tmp_path: Path, save_every: int, dtype: str
+    tmp_path: Path, save_every: int, dtype: str
 ) -> None:
-    simulator = Simulator(flow, flow.schedule.times(8, 4.0), RK4, save_every)
+    simulator = Simulator(FLOW, TIMES, RK4, save_every)
     labels = torch.arange(12.0).view(6, 2)
-    for simulate, start in (("melt", (data,)), ("generate", (data, "gen"))):
+    for simulate, start in (("melt", (DATA,)), ("generate", (DATA, "gen"))):
         kept = getattr(simulator, simulate)(*start).trajectory
         path = tmp_path / f"{simulate}.npz"
         file = {"path": path, "dtype": dtype, "labels": labels}
@@ -97,15 +82,13 @@ def test_a_file_has_what_a_simulation_in_memory_has(
         np.testing.assert_array_equal(arrays["times"], kept.times)
         np.testing.assert_array_equal(arrays["labels"], labels, strict=True)
         for index, state in enumerate(zip(kept.times, kept.states, kept.updates, strict=True)):
-            for name, rows in describe_state(flow, State(*state)).items():
+            for name, rows in describe_state(FLOW, State(*state)).items():
                 expected = rows.numpy().astype(dtype)
                 np.testing.assert_array_equal(arrays[name][index], expected, strict=True)
 
 
 @pytest.mark.parametrize("before", [None, b"old"])
-def test_an_error_in_the_middle_leaves_what_was_there(
-    flow: ProbabilityFlow, data: Tensor, tmp_path: Path, before: bytes | None
-) -> None:
+def test_an_error_in_the_middle_leaves_what_was_there(tmp_path: Path, before: bytes | None) -> None:
     path = tmp_path / "melt.npz"
     if before:
         path.write_bytes(before)
@@ -116,47 +99,40 @@ def test_an_error_in_the_middle_leaves_what_was_there(
             return torch.full_like(x, float("nan"))
         return x
 
-    broken = ProbabilityFlow(denoise, flow.schedule, flow.basis)
+    broken = ProbabilityFlow(denoise, FLOW.schedule, FLOW.basis)
     with pytest.raises(DataError, match="finite"):
-        Simulator(broken, flow.schedule.times(8, 4.0), RK4, 1).melt(data, path=path)
+        Simulator(broken, TIMES, RK4, 1).melt(DATA, path=path)
     assert os.listdir(tmp_path) == ["melt.npz"] * bool(before)
     assert not before or path.read_bytes() == before
 
 
-def test_the_denoiser_is_called_once_for_a_saved_state(
-    flow: ProbabilityFlow, data: Tensor, tmp_path: Path
-) -> None:
+def test_the_denoiser_is_called_once_for_a_saved_state(tmp_path: Path) -> None:
     calls: list[float] = []
 
     def counted(x: Tensor, t: Tensor) -> Tensor:
         calls.append(float(t))
         return x.tanh()
 
-    counting = ProbabilityFlow(counted, flow.schedule, flow.basis)
-    times = flow.schedule.times(4, 4.0)
-    with trajectory_file(tmp_path / "melt.npz", counting, times[[0, 4]], len(data)) as record:
+    counting = ProbabilityFlow(counted, FLOW.schedule, FLOW.basis)
+    times = FLOW.schedule.times(4, 4.0)
+    with trajectory_file(tmp_path / "melt.npz", counting, times[[0, 4]], len(DATA)) as record:
         for index in (0, 4):
-            record(State(times[index], data, torch.zeros_like(data)))
+            record(State(times[index], DATA, torch.zeros_like(DATA)))
     assert calls == [0.0, 4.0]
 
 
-TIMES = torch.linspace(0, 4, 9, dtype=torch.float64)
-
-
 @pytest.fixture
-def melted(flow: ProbabilityFlow, data: Tensor, tmp_path: Path) -> Path:
+def melted(tmp_path: Path) -> Path:
     """The file of a melt with labels, saved at every second step."""
     path = tmp_path / "melt.npz"
-    simulator = Simulator(flow, TIMES, RK4, save_every=2)
-    simulator.melt(data, path=path, labels=torch.eye(6)[:, :2])
+    simulator = Simulator(FLOW, TIMES, RK4, save_every=2)
+    simulator.melt(DATA, path=path, labels=torch.eye(6)[:, :2])
     return path
 
 
-def test_a_saved_melt_gives_its_end_its_start_and_its_labels(
-    melted: Path, flow: ProbabilityFlow, data: Tensor
-) -> None:
-    saved = SavedEnd.load(melted, flow, TIMES)
-    kept = flow.melt(data, TIMES, RK4)
+def test_a_saved_melt_gives_its_end_its_start_and_its_labels(melted: Path) -> None:
+    saved = SavedEnd.load(melted, FLOW, TIMES)
+    kept = FLOW.melt(DATA, TIMES, RK4)
     assert saved.path == melted
     assert torch.equal(saved.x, kept.end)
     assert torch.equal(saved.start, kept.states[0])
@@ -164,21 +140,19 @@ def test_a_saved_melt_gives_its_end_its_start_and_its_labels(
     assert torch.equal(saved.labels, torch.eye(6)[:, :2])
 
 
-def test_a_saved_melt_in_single_precision_is_carried_in_double(
-    flow: ProbabilityFlow, data: Tensor, tmp_path: Path
-) -> None:
+def test_a_saved_melt_in_single_precision_is_carried_in_double(tmp_path: Path) -> None:
     path = tmp_path / "melt.npz"
-    Simulator(flow, TIMES, RK4, save_every=8).melt(data, path=path, dtype="float32")
+    Simulator(FLOW, TIMES, RK4, save_every=8).melt(DATA, path=path, dtype="float32")
     # Steps between the first and the last time are free.
-    saved = SavedEnd.load(path, flow, torch.linspace(0, 4, 4, dtype=torch.float64))
+    saved = SavedEnd.load(path, FLOW, torch.linspace(0, 4, 4, dtype=torch.float64))
     assert saved.labels is None
-    kept = flow.melt(data, TIMES, RK4).states
+    kept = FLOW.melt(DATA, TIMES, RK4).states
     for rows, expected in zip((saved.start, saved.x), kept, strict=True):
         assert torch.equal(rows, expected.float().double())
 
 
-def refused(path: Path, flow: ProbabilityFlow, times: Tensor = TIMES) -> str:
-    return refusal(SavedEnd.load, path, flow, times)
+def refused(path: Path) -> str:
+    return refusal(SavedEnd.load, path, FLOW, TIMES)
 
 
 NAN = float("nan")
@@ -211,31 +185,27 @@ CHANGES: dict[str, tuple[str, Callable[[np.ndarray], Any], list[str]]] = {
 }
 
 
-def test_a_file_that_is_no_melt_of_this_flow_is_refused(
-    melted: Path, flow: ProbabilityFlow
-) -> None:
+def test_a_file_that_is_no_melt_of_this_flow_is_refused(melted: Path) -> None:
     arrays = load_arrays(melted)
     for change, (name, function, parts) in CHANGES.items():
         save_arrays(melted, arrays | {name: function(arrays[name])})
-        message = refused(melted, flow)
+        message = refused(melted)
         for part in parts:
             assert part in message, change
     for name in ("times", "scale", "eigenvalues", "xs_es", "noise_variance"):
         save_arrays(melted, {key: array for key, array in arrays.items() if key != name})
-        assert f"'{name}'" in refused(melted, flow)
+        assert f"'{name}'" in refused(melted)
     one = {name: arrays[name][:1] for name in ("times", "xs_es", "scale", "noise_variance")}
     save_arrays(melted, arrays | one)
-    assert "[1, 6, 3]" in refused(melted, flow)
+    assert "[1, 6, 3]" in refused(melted)
     melted.write_bytes(b"garbage")
-    refused(melted, flow)
+    refused(melted)
 
 
-def test_a_melt_of_another_network_is_refused(
-    flow: ProbabilityFlow, data: Tensor, tmp_path: Path
-) -> None:
+def test_a_melt_of_another_network_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "melt.npz"
-    Simulator(flow, TIMES, RK4, save_every=8).melt(data, path=path, network_sha256="a" * 64)
+    Simulator(FLOW, TIMES, RK4, save_every=8).melt(DATA, path=path, network_sha256="a" * 64)
     for known in (None, "a" * 64):
-        assert len(SavedEnd.load(path, flow, TIMES, known).x) == len(data)
+        assert len(SavedEnd.load(path, FLOW, TIMES, known).x) == len(DATA)
     with pytest.raises(DataError, match=r"another network.*aaaa.*bbbb"):
-        SavedEnd.load(path, flow, TIMES, "b" * 64)
+        SavedEnd.load(path, FLOW, TIMES, "b" * 64)

@@ -60,9 +60,8 @@ def melted_ratio(denoiser: NetworkDenoiser, points: Tensor, steps: int = 32) -> 
     flow = ProbabilityFlow(denoiser, denoiser.schedule, denoiser.basis)
     times = nodes(steps + 1)
     noise = torch.randn(points.shape, generator=seeded(9)).double()
-    start = flow.schedule.scale(times[0]) * (
-        points + flow.schedule.noise_variance(times[0]).sqrt() * noise
-    )
+    noisy = points + flow.schedule.noise_variance(times[0]).sqrt() * noise
+    start = flow.schedule.scale(times[0]) * noisy
     end = flow.simulate(start, times, SOLVERS["rk4"]).end
     growth = end.square().mean(0) / start.square().mean(0)
     return growth / (flow.latent_law(times[-1]).variance / flow.latent_law(times[0]).variance)
@@ -80,7 +79,7 @@ def ramp() -> Calibration:
     return Calibration(times, gains.contiguous(), slopes)
 
 
-def test_a_calibration_scales_the_output_and_subtracts_a_part_of_the_input(
+def test_it_scales_the_output_and_subtracts_a_part_of_the_input(
     ramp: Calibration,
 ) -> None:
     out, z = torch.ones(2, 3, dtype=DOUBLE), torch.full((2, 3), 3.0, dtype=DOUBLE)
@@ -226,9 +225,8 @@ def test_melted_variances_have_their_closed_form_after_a_path_fit(
 
 def test_held_out_points_melt_as_they_should_too() -> None:
     denoiser = biased(BIAS, curve=0.03)
-    denoiser.calibration = fit_calibration(
-        denoiser, toy_points(denoiser, 2000), nodes(17), 0, "path"
-    )
+    points = toy_points(denoiser, 2000)
+    denoiser.calibration = fit_calibration(denoiser, points, nodes(17), 0, "path")
     ratio = melted_ratio(denoiser, toy_points(denoiser, 2000, seed=1))
     torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=0, atol=0.05)
 

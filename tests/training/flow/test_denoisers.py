@@ -191,9 +191,8 @@ def test_a_dimension_without_variance_is_denoised_to_its_mean() -> None:
 
 
 def test_half_precision_is_the_networks_alone() -> None:
-    denoiser = NetworkDenoiser(
-        nn.ModuleDict({"linear": nn.Linear(3, 3)}), random_basis(3), EDMSchedule(3)
-    )
+    network = nn.ModuleDict({"linear": nn.Linear(3, 3)})
+    denoiser = NetworkDenoiser(network, random_basis(3), EDMSchedule(3))
     seen: list[torch.dtype] = []
 
     def forward(z: Tensor, c_noise: Tensor) -> Tensor:

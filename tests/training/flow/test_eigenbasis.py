@@ -27,7 +27,7 @@ def points() -> Tensor:
     return OFFSET + points @ mixing
 
 
-def test_a_streamed_fit_has_the_axes_of_the_covariance_however_the_data_is_cut(
+def test_a_fit_has_the_axes_of_the_covariance_however_the_data_is_cut(
     points: Tensor,
 ) -> None:
     basis = EigenBasis.fit([points])

@@ -95,7 +95,5 @@ def test_what_is_printed_tells_schedule_dimensions_and_end_time(flow: Probabilit
     melt = flow.melt(torch.zeros(5, 2), flow.times(2), "euler")
     assert repr(melt) == "Trajectory(2 states of 5 points, dim=2, t=0 to 4.899, calls=2)"
     drowned = InflationSchedule.to_dimension(2, 2, gamma0=1000.0)
-    assert (
-        repr(ProbabilityFlow(flow.denoiser, drowned, flow.basis))
-        == "ProbabilityFlow(PRP, dim=2, end_time=unknown)"
-    )
+    endless = ProbabilityFlow(flow.denoiser, drowned, flow.basis)
+    assert repr(endless) == "ProbabilityFlow(PRP, dim=2, end_time=unknown)"

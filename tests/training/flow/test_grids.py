@@ -74,7 +74,7 @@ def test_adapted_times_make_nearly_equal_errors_that_add_up_to_less(name: str) -
     assert adapted < plain or not solver.standardized
 
 
-def test_what_has_no_grid_or_number_of_steps_is_a_usage_error(
+def test_what_has_no_grid_or_number_of_steps_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     flow = curved_flow()

@@ -27,10 +27,8 @@ def test_draws_and_densities_are_those_of_independent_normals() -> None:
 def test_a_law_is_that_of_the_schedule_or_has_the_second_moments_of_a_melt() -> None:
     _, flow = exact_flow("s_curve", 2)
     t = double(6.0)
-    expected = flow.schedule.scale(t) ** 2 * (
-        flow.basis.eigenvalues + flow.schedule.noise_variance(t)
-    )
-    assert torch.equal(flow.latent_law(t).variance, expected)
+    variance = flow.basis.eigenvalues + flow.schedule.noise_variance(t)
+    assert torch.equal(flow.latent_law(t).variance, flow.schedule.scale(t) ** 2 * variance)
     melted = 1 + normal(500, 2)
     expected = melted.var(0, correction=0) + melted.mean(0) ** 2
     torch.testing.assert_close(LatentLaw.empirical(melted).variance, expected)

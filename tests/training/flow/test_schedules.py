@@ -32,7 +32,7 @@ every_inflation = pytest.mark.parametrize("schedule", INFLATIONS.values(), ids=I
 
 
 @every_schedule
-def test_rates_are_derivatives_and_times_and_latent_variances_follow_from_the_noise(
+def test_rates_are_derivatives_and_times_follow_from_the_noise(
     schedule: NoiseSchedule,
 ) -> None:
     noise = vmap(jacfwd(lambda t: schedule.noise_variance(t).log()))(TIMES)
@@ -49,7 +49,7 @@ def test_rates_are_derivatives_and_times_and_latent_variances_follow_from_the_no
 
 
 @every_inflation
-def test_the_top_dimension_has_standard_deviation_A0_and_kept_ones_end_there(
+def test_the_top_dimension_has_deviation_A0_and_kept_ones_end_there(
     schedule: InflationSchedule,
 ) -> None:
     top, end_std = schedule.top_variance, schedule.end_std

@@ -28,7 +28,7 @@ STANDARDIZED = {name: solver for name, solver in SOLVERS.items() if solver.stand
 
 
 @every_schedule
-def test_the_standardized_velocity_is_the_change_of_variables_of_the_scaled_one(
+def test_the_standardized_velocity_is_a_change_of_variables(
     schedule: NoiseSchedule,
 ) -> None:
     flow = exact(schedule)
@@ -58,9 +58,7 @@ def test_rows_may_have_times_of_their_own(schedule: NoiseSchedule) -> None:
 
 @pytest.mark.parametrize("name", STANDARDIZED)
 @every_schedule
-def test_gaussian_data_are_carried_exactly_at_any_number_of_steps(
-    schedule: NoiseSchedule, name: str
-) -> None:
+def test_gaussian_data_are_carried_exactly_in_any_steps(schedule: NoiseSchedule, name: str) -> None:
     flow = gaussian_flow(random_basis(3), schedule)
     data = normal(20, 3)
     for steps in (1, 4):

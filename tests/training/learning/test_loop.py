@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from itertools import count
+from operator import eq
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,8 @@ def assert_same_state(one: Any, other: Any) -> None:
     first, second = tensors(one), tensors(other)
     assert first.keys() == second.keys()
     for key, value in first.items():
-        same = (
-            torch.equal(value, second[key]) if isinstance(value, Tensor) else value == second[key]
-        )
-        assert same, key
+        same = torch.equal if isinstance(value, Tensor) else eq
+        assert same(value, second[key]), key
 
 
 def go_on(trainer: Trainer, source: BatchSource, location: Path) -> None:
@@ -98,11 +97,9 @@ def weights(module: nn.Module) -> Tensor:
 
 def statistics(folder: RunFolder) -> list[dict[str, float]]:
     """The lines of ``stats.jsonl``, but for what depends on the machine."""
-    lines = (folder.path / "stats.jsonl").read_text().splitlines()
-    return [
-        {k: v for k, v in json.loads(line).items() if not k.startswith(("Timing", "Resources"))}
-        for line in lines
-    ]
+    lines = map(json.loads, (folder.path / "stats.jsonl").read_text().splitlines())
+    machine = ("Timing", "Resources")
+    return [{k: v for k, v in line.items() if not k.startswith(machine)} for line in lines]
 
 
 def test_the_learning_rate_ramps_up_and_stays_or_decays_along_a_cosine() -> None:
@@ -196,7 +193,7 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_counted(batch_gpu: int 
     assert not torch.equal(weights(trainer.denoiser), before["/network/output.weight"].flatten())
 
 
-def test_an_infinite_loss_is_skipped_though_its_gradient_is_finite(
+def test_an_infinite_loss_of_finite_gradient_is_skipped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     trainer, source = circles_trainer()
@@ -223,9 +220,8 @@ def test_a_run_of_skipped_steps_is_an_error_and_a_good_one_ends_it() -> None:
 
 def test_training_on_circles_approaches_the_exact_denoiser(run_folder: MakeFolder) -> None:
     generator = seeded()
-    trainer, source = circles_trainer(
-        width=64, depth=3, total=150_000, tick=50_000, lr=8e-3, lr_decay=True
-    )
+    sizes = {"width": 64, "depth": 3, "total": 150_000, "tick": 50_000}
+    trainer, source = circles_trainer(**sizes, lr=8e-3, lr_decay=True)
     folder = run_folder("run")
     train(trainer, source, folder)
     denoiser = Model.load(folder.network_path(150_000)).denoiser
@@ -240,7 +236,7 @@ def test_training_on_circles_approaches_the_exact_denoiser(run_folder: MakeFolde
     assert float(error / untrained) < 0.8
 
 
-def test_a_run_writes_reports_files_and_averaged_weights_by_thousands_of_samples(
+def test_a_run_writes_reports_files_and_averaged_weights(
     run_folder: MakeFolder,
 ) -> None:
     trainer, source = circles_trainer(snapshot_ticks=2, state_ticks=None)
@@ -306,9 +302,7 @@ def test_skipped_steps_survive_a_resume_and_are_reported(run_folder: MakeFolder)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_the_run_which_can_go_on_as_if_nothing_had_happened(
-    number: int, run_folder: MakeFolder
-) -> None:
+def test_a_signal_saves_the_run_which_can_go_on(number: int, run_folder: MakeFolder) -> None:
     unbroken, source = circles_trainer()
     train(unbroken, source, run_folder("whole"))
 
@@ -337,7 +331,7 @@ def test_a_signal_during_the_last_step_does_not_stop_a_finished_run(run_folder: 
 
 
 @pytest.mark.parametrize("trouble", [DataError("no fit"), KeyboardInterrupt()])
-def test_a_calibration_that_fails_costs_nothing_of_the_training(
+def test_a_failing_calibration_costs_no_training(
     run_folder: MakeFolder, trouble: BaseException
 ) -> None:
     def fail(model: Model) -> None:
@@ -378,7 +372,7 @@ def test_an_incomplete_state_or_one_of_another_model_is_a_data_error() -> None:
         trainer.restore(other.state(), "state.pt")
 
 
-def test_a_clock_that_jumps_changes_no_report(
+def test_a_jumping_clock_changes_no_report(
     run_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jumps = count(0, -86_400)

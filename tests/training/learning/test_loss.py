@@ -88,7 +88,7 @@ def test_the_noise_is_standard_normal_and_independent_of_the_times() -> None:
     [(EDMSchedule(2), 0.002, 80.0), (EDMSchedule(2), 0.5, 1.0), (PRR, 0.0, 5.0)],
     ids=["EDM", "EDM, a short range", "PRR"],
 )
-def test_normal_times_have_a_truncated_normal_log_std(
+def test_normal_times_have_a_normal_log(
     schedule: NoiseSchedule, t_min: float, t_max: float
 ) -> None:
     count = 256
@@ -109,7 +109,7 @@ def test_normal_times_have_a_truncated_normal_log_std(
 
 
 @pytest.mark.parametrize(("schedule", "ends"), [(VESchedule(2), (0.01, 100.0)), (PRR, (0.5, 5.0))])
-def test_log_uniform_times_have_an_even_log_std(
+def test_log_uniform_times_have_an_even_log(
     schedule: NoiseSchedule, ends: tuple[float, float]
 ) -> None:
     t = DenoisingLoss(schedule, *ends, "log_uniform").draw(64, seeded()).t

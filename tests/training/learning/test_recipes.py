@@ -17,10 +17,8 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 @pytest.mark.parametrize(("arch", "network"), [("ddpmpp", UNet), ("adm", ADMUNet)])
 def test_the_published_network_is_the_networks_own_default(arch: str, network: type) -> None:
     recipe, defaults = published(arch, {}), signature(network).parameters
-    sizes = ("model_channels", "channel_mult", "dropout")
-    assert (recipe.cbase, recipe.cres, recipe.dropout) == tuple(
-        defaults[name].default for name in sizes
-    )
+    sizes = [defaults[name].default for name in ("model_channels", "channel_mult", "dropout")]
+    assert [recipe.cbase, recipe.cres, recipe.dropout] == sizes
     assert (recipe.duration, recipe.batch, recipe.lr, recipe.lr_ramp) == (200, 512, 1e-3, 10)
 
 

@@ -45,7 +45,7 @@ def test_older_states_go_after_the_newer_one_is_written_and_not_if_it_cannot_be(
     assert numbers(folder) == [1]
 
 
-def test_states_are_in_the_order_of_their_numbers_and_a_resumed_run_keeps_its_own(
+def test_states_are_in_order_and_a_resumed_run_keeps_its_own(
     folder: RunFolder,
 ) -> None:
     save(folder, 1, 2, 5, 6)

@@ -106,16 +106,14 @@ def test_what_inscribed_spheres_lack_falls_with_the_number_of_points(dim: int) -
     lacking = [1 - enclosed_volume(*unit_sphere(dim, count)) / BALL[dim] for count in (200, 800)]
     # Faces of size h lie h^2 below the sphere, and there are h^(1 - D) of them.
     assert lacking[0] / lacking[1] == pytest.approx(4 ** (2 / (dim - 1)), rel=0.05)
-    contents = []
-    for equal_volume in (False, True):
-        sphere = unit_sphere(dim, 200, equal_volume=equal_volume)
-        contents.append(
-            [
-                gaussian_content_within(*sphere.scaled(r)) - gaussian_content(r, dim)
-                for r in (0.5, 1, 1.5, 2, 3.5)
-            ]
+    radii = np.array([0.5, 1, 1.5, 2, 3.5])
+    inscribed, equal = (
+        np.abs(
+            [gaussian_content_within(*sphere.scaled(r)) for r in radii]
+            - gaussian_content(radii, dim)
         )
-    inscribed, equal = np.abs(contents)
+        for sphere in (unit_sphere(dim, 200), unit_sphere(dim, 200, equal_volume=True))
+    )
     assert inscribed.max() < {2: 6.1e-5, 3: 0.0095}[dim]
     assert equal.max() < {2: 1.5e-9, 3: 2e-5}[dim]
 

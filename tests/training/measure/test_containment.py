@@ -192,9 +192,8 @@ def test_points_on_shared_faces_of_a_cone_lie_in_exactly_one_tetrahedron() -> No
     total = np.zeros(len(points), dtype=int)
     for face in faces:
         cone = np.concatenate([np.zeros((1, 3)), vertices[face]])
-        total += winding_number(
-            points, cone, np.array([[1, 2, 3], [0, 2, 1], [0, 3, 2], [0, 1, 3]])
-        )
+        sides = np.array([[1, 2, 3], [0, 2, 1], [0, 3, 2], [0, 1, 3]])
+        total += winding_number(points, cone, sides)
     assert np.array_equal(total, np.ones(len(points)))
 
 
@@ -229,7 +228,7 @@ def test_a_ray_that_rounding_puts_beside_an_edge_is_not_lost() -> None:
         assert winding_number(below, roof, faces).tolist() == [1, 1]
 
 
-def test_faces_of_no_area_and_parts_of_the_work_do_not_matter(
+def test_faces_of_no_area_and_parts_do_not_matter(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     vertices, faces = star(6)

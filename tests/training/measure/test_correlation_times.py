@@ -66,9 +66,7 @@ def fresh(spacing: float, count: int, seed: int, dim: int = 2) -> CorrelationTim
 
 
 @pytest.mark.parametrize(("count", "spacing"), [(100, 0.05), (1000, 0.2)])
-def test_what_is_gone_at_the_next_time_lasts_less_than_the_spacing(
-    count: int, spacing: float
-) -> None:
+def test_what_is_gone_at_once_lasts_less_than_the_spacing(count: int, spacing: float) -> None:
     for seed in range(5):
         found = fresh(spacing, count, seed)
         assert (found.integral, found.bound) == (pytest.approx(spacing), "upper")

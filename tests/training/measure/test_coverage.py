@@ -40,9 +40,7 @@ def cover(
     """Coverage of one repetition with carried boundaries, and of fresh data or generated points."""
     start = Points(normal(1, count, spheres.dim), spheres.vertices)
     carried = carry(start, generate, melt)
-    boundaries = {
-        name: transported(points.boundary, spheres.unit) for name, points in carried.items()
-    }
+    boundaries = {k: transported(points.boundary, spheres.unit) for k, points in carried.items()}
     return measure_coverage(carried, boundaries, carried["data"].test if fresh is None else fresh)
 
 

@@ -18,7 +18,7 @@ def points() -> tuple[ProbabilityFlow, Tensor]:
     return flow, flow.basis.to_eigen(toy.sample(9000, seeded()))
 
 
-def test_a_network_that_is_right_has_no_excess_error(
+def test_a_right_network_has_no_excess_error(
     points: tuple[ProbabilityFlow, Tensor],
 ) -> None:
     flow, clean = points
@@ -36,9 +36,8 @@ def test_a_network_that_is_right_has_no_excess_error(
 def test_errors_come_one_a_sample_in_order(points: tuple[ProbabilityFlow, Tensor]) -> None:
     flow, clean = points
     x, t = noisy_points(clean, flow.schedule, 4.0, seeded())
-    one = NetworkDenoiser(
-        FunctionNetwork(lambda z, c: torch.ones_like(z)), flow.basis, flow.schedule
-    )
+    ones = FunctionNetwork(lambda z, c: torch.ones_like(z))
+    one = NetworkDenoiser(ones, flow.basis, flow.schedule)
     whole = excess_error(one, flow.denoiser, x, t)
     assert whole.shape == (9000, 2)
     last = excess_error(one, flow.denoiser, x[-10:], t[-10:])

@@ -102,9 +102,7 @@ def test_a_calibration_is_saved_and_can_be_left_out(model: Model, tmp_path: Path
     assert torch.equal(Model.load(tmp_path / "again.pkl").denoiser(x, t), calibrated)
 
 
-def test_slopes_without_gains_are_a_calibration_with_gains_of_one(
-    model: Model, tmp_path: Path
-) -> None:
+def test_slopes_without_gains_have_gains_of_one(model: Model, tmp_path: Path) -> None:
     path = tmp_path / "network.pkl"
     calibrate(model).save(path)
     parts, about = read_network(path)
@@ -151,8 +149,8 @@ def widen_basis(part: Part) -> Part:
     return replace(part, state=EigenBasis(torch.zeros(3), torch.ones(3), torch.eye(3)).state_dict())
 
 
-def drop(part: Part, name: str) -> Part:
-    return replace(part, state={key: part.state[key] for key in part.state if key != name})
+def drop(part: Part, *names: str) -> Part:
+    return replace(part, state={key: part.state[key] for key in part.state if key not in names})
 
 
 FLOATS = torch.arange(9, dtype=torch.float64)
@@ -180,14 +178,8 @@ DAMAGES: dict[str, tuple[str, Callable[[Part], Part | None]]] = {
     "a variance of no shape": ("denoiser", change(data_variance=torch.ones(2, 2))),
     "a calibration without times": ("denoiser", lambda part: drop(part, "calibration_times")),
     "a calibration without slopes": ("denoiser", lambda part: drop(part, "calibration_slopes")),
-    "a calibration of other dimensions": (
-        "denoiser",
-        change(calibration_slopes=FLOATS[:4].reshape(4, 1)),
-    ),
-    "a calibration of gains alone": (
-        "denoiser",
-        lambda part: drop(drop(part, "calibration_times"), "calibration_slopes"),
-    ),
+    "slopes of other dimensions": ("denoiser", change(calibration_slopes=FLOATS[:4].reshape(4, 1))),
+    "gains alone": ("denoiser", lambda part: drop(part, "calibration_times", "calibration_slopes")),
     "gains of other dimensions": ("denoiser", change(calibration_gains=FLOATS[:4].reshape(4, 1))),
     "an output gain without times": ("denoiser", lambda part: drop(part, "output_gain_times")),
     "an output gain without gains": ("denoiser", lambda part: drop(part, "output_gains")),

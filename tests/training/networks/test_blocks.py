@@ -25,17 +25,8 @@ from training.networks.encoder_decoder import InputResidual
 
 FILTERS = [(1, 1), (1, 3, 3, 1), (1, 2, 5, 5, 2, 1)]
 DDPMPP = BlockStyle(embedding_dim=12, dropout=0.0)
-ADM = BlockStyle(
-    embedding_dim=12,
-    dropout=0.0,
-    scaled_by_embedding=True,
-    residual_scale=1.0,
-    projected_resampling=False,
-    head_channels=4,
-    init=fan_in_init,
-    last_gain=0.0,
-    qkv_gain=1.0,
-)
+OTHER = {"scaled_by_embedding": True, "residual_scale": 1.0, "projected_resampling": False}
+ADM = replace(DDPMPP, head_channels=4, init=fan_in_init, last_gain=0.0, qkv_gain=1.0, **OTHER)
 STYLES = pytest.mark.parametrize("style", [DDPMPP, ADM], ids=["ddpmpp", "adm"])
 
 
@@ -84,9 +75,7 @@ def test_strided_convolution_of_the_blurred_is_the_convolution_downsampled(taps:
     torch.testing.assert_close(x, (features + small) * sqrt(0.5))
 
 
-def test_positional_features_are_waves_of_geometric_frequencies_in_either_order_and_rounding() -> (
-    None
-):
+def test_positional_features_are_waves_of_geometric_frequencies() -> None:
     c_noise = torch.tensor([0.0, 0.3, 700.0])
     frequencies = 10 ** torch.linspace(0, -4, 8, dtype=torch.float64)
     phase = c_noise[:, None].double() * frequencies
@@ -135,9 +124,8 @@ def test_impossible_sizes_are_refused() -> None:
 
 @pytest.mark.parametrize("late_labels", [False, True])
 def test_labels_of_the_embedding(late_labels: bool) -> None:
-    embedding = stirred(
-        ConditionEmbedding(PositionalFeatures(8), 8, ADM, 4, 9, late_labels=late_labels)
-    )
+    features = PositionalFeatures(8)
+    embedding = stirred(ConditionEmbedding(features, 8, ADM, 4, 9, late_labels=late_labels))
     c_noise, labels, augment = torch.randn(3), torch.eye(4)[:3], torch.randn(3, 9)
     plain = embedding(c_noise)
     assert plain.shape == (3, 12)

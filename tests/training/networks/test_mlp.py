@@ -24,10 +24,8 @@ def thickness_error() -> Callable[[int], float]:
         ends = double([0.0, t_max])
         low, high = noise_condition(schedule, ends, "log").tolist()
         network = ToyMLP(3, (low, high), depth=4, input_features=input_features)
-        denoiser, loss = (
-            NetworkDenoiser(network, basis, schedule),
-            DenoisingLoss(schedule, 0, t_max),
-        )
+        denoiser = NetworkDenoiser(network, basis, schedule)
+        loss = DenoisingLoss(schedule, 0, t_max)
         regression = DenoisingRegression(denoiser)
         optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
         decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
@@ -50,7 +48,7 @@ def thickness_error() -> Callable[[int], float]:
 
 # The thickness is uniform, nearly Gaussian: F = 0 has an error of 0.0215. Training leaves 0.0085
 # of it with the features, and 0.0216 without.
-def test_the_thickness_of_a_sheet_is_learnt_with_input_features_alone(
+def test_thickness_is_learnt_with_input_features(
     thickness_error: Callable[[int], float],
 ) -> None:
     assert thickness_error(4) < 0.012

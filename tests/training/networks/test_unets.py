@@ -1,5 +1,7 @@
 """Image networks: their sizes, conditions, precisions and errors."""
 
+import subprocess
+import sys
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,22 +17,12 @@ from training.networks import IMAGE_NETWORKS, NETWORKS
 from training.networks.encoder_decoder import DECODER_TYPES, ENCODER_TYPES
 
 # Small, yet with several levels and attention in encoder and decoder.
+SIZES = {"model_channels": 8, "num_blocks": 1, "attention_resolutions": [4]}
 SMALL: dict[str, dict[str, Any]] = {
-    "ddpmpp": {
-        "model_channels": 8,
-        "channel_mult": [1, 2],
-        "num_blocks": 1,
-        "attention_resolutions": [4],
-    },
-    "adm": {
-        "model_channels": 8,
-        "channel_mult": [1, 2, 2],
-        "num_blocks": 1,
-        "attention_resolutions": [4],
-        "head_channels": 8,
-    },
+    "ddpmpp": {**SIZES, "channel_mult": [1, 2]},
+    "ncsnpp": {**SIZES, "channel_mult": [1, 2]},
+    "adm": {**SIZES, "channel_mult": [1, 2, 2], "head_channels": 8},
 }
-SMALL["ncsnpp"] = SMALL["ddpmpp"]
 PARAMETERS = {"ddpmpp": 55_733_891, "ncsnpp": 56_397_827, "adm": 279_625_923}
 """At 32 x 32 x 3, with augmentation labels."""
 
@@ -108,10 +100,11 @@ def test_labels_reach_the_output_and_missing_ones_are_zeros(name: str) -> None:
     weightless.load_state_dict(without.state_dict(), strict=False)
     given = weightless(z, c_noise, torch.eye(3)[:2])
     torch.testing.assert_close(without(z, c_noise), given)
-    for labels in ((torch.zeros(2, 10),), (None, torch.zeros(2, 9))):
-        with pytest.raises(
-            UsageError, match=f"{'augmentation' if labels[0] is None else 'class'} "
-        ):
+    for kind, *labels in (
+        ("class ", torch.zeros(2, 10)),
+        ("augmentation ", None, torch.zeros(2, 9)),
+    ):
+        with pytest.raises(UsageError, match=kind):
             without(z, c_noise, *labels)
 
 
@@ -215,3 +208,20 @@ def test_impossible_sizes_and_inputs_are_refused(name: str) -> None:
     for shape in ((2, 63), (2, 1, 8, 8), (64,)):
         with pytest.raises(UsageError, match="no batch of flat 1 x 8 x 8 images"):
             network(name)(torch.zeros(shape), torch.tensor(0.0))
+
+
+WITHOUT_COMPILER = """
+import sys, torch
+from training.networks import IMAGE_NETWORKS, TOY_NETWORKS
+with torch.device('meta'):
+    for network in TOY_NETWORKS.values():
+        network(dim=2, noise_range=(-1.0, 1.0))
+    for network in IMAGE_NETWORKS.values():
+        network(image_shape=[1, 16, 16], model_channels=64)
+assert 'torch._dynamo' not in sys.modules
+"""
+
+
+def test_laying_networks_out_without_memory_imports_no_compiler() -> None:
+    # In a process of its own, since others may have imported it.
+    subprocess.run([sys.executable, "-c", WITHOUT_COMPILER], check=True)

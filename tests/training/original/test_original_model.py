@@ -1,5 +1,6 @@
 """Basis, schedule, times and names of models of the original code."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,14 @@ def write(tmp_path: Path) -> Any:
     return write
 
 
-@pytest.fixture(scope="module")
+@cache
 def small_network() -> nn.Module:
     ours = {"model_channels": 4, "channel_mult": [1], "num_blocks": 1, "attention_resolutions": []}
     return NETWORKS["ddpmpp"](image_shape=(1, 8, 8), dropout=0.1, **ours)
 
 
-def small_content(network: nn.Module, exponents: Any = (0.0,) * DIM) -> dict[str, Any]:
-    return image_content("SongUNet", network, exponents, **SMALL)
+def small_content(exponents: Any = (0.0,) * DIM) -> dict[str, Any]:
+    return image_content("SongUNet", small_network(), exponents, **SMALL)
 
 
 SCHEDULES: dict[str, dict[str, Any]] = {
@@ -63,12 +64,10 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_the_schedule_is_read_from_its_exponents(
-    write: Any, small_network: nn.Module, name: str
-) -> None:
+def test_the_schedule_is_read_from_its_exponents(write: Any, name: str) -> None:
     arguments = {"rho": 2.0, **SCHEDULES[name]}
     known = InflationSchedule.to_dimension(data_dim=DIM, **arguments)
-    content = small_content(small_network, (known.growth_rates / 2 - 1).tolist())
+    content = small_content((known.growth_rates / 2 - 1).tolist())
     content["ema"].state["rho"] = 2
     model = import_original(write(content)).model
     schedule = model.denoiser.schedule
@@ -78,8 +77,8 @@ def test_the_schedule_is_read_from_its_exponents(
     assert model.about["dims_to_keep"] == SCHEDULES[name]["dims_to_keep"]
 
 
-def test_other_exponents_are_refused(write: Any, small_network: nn.Module) -> None:
-    content = small_content(small_network)
+def test_other_exponents_are_refused(write: Any) -> None:
+    content = small_content()
     for exponents in (
         [-0.5] * 32 + [1.0] * 32,  # the last are kept
         [1.0] * 10 + [-0.2] * 20 + [-0.3] * 34,
@@ -92,10 +91,8 @@ def test_other_exponents_are_refused(write: Any, small_network: nn.Module) -> No
         assert "'g'" in refusal(import_original, write(content))
 
 
-def test_axes_are_those_of_the_constructor_or_in_float32_made_orthonormal(
-    write: Any, small_network: nn.Module
-) -> None:
-    content = small_content(small_network)
+def test_axes_are_those_of_the_constructor_or_in_float32_made_orthonormal(write: Any) -> None:
+    content = small_content()
     basis = import_original(write(content)).model.denoiser.basis
     precise = torch.from_numpy(content["ema"].state["_init_kwargs"].pop("W"))
     torch.testing.assert_close(basis.eigenvectors, precise, rtol=0, atol=1e-14)
@@ -140,8 +137,8 @@ def test_another_pca_than_the_networks_is_refused(write: Any) -> None:
     assert "holds a 'PCA' as its 'ema'" in refusal(import_original, write(content))
 
 
-def test_no_variance_is_raised(write: Any, small_network: nn.Module, tmp_path: Path) -> None:
-    content = small_content(small_network)
+def test_no_variance_is_raised(write: Any, tmp_path: Path) -> None:
+    content = small_content()
     variances = content["ema"].state["data_eigs"] = np.geomspace(220, 3e-5, DIM)
     variances[-2:] = 0
     import_original(write(content)).model.save(tmp_path / "network.pkl")
@@ -176,25 +173,23 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-def test_another_model_is_refused(write: Any, small_network: nn.Module) -> None:
+def test_another_model_is_refused(write: Any) -> None:
     for attributes, message in CHANGES.values():
-        content = small_content(small_network)
+        content = small_content()
         content["ema"].state |= attributes
         with pytest.raises(DataError, match=message):
             import_original(write(content))
 
 
-def test_numbers_may_be_those_of_numpy_or_torch(write: Any, small_network: nn.Module) -> None:
-    content = small_content(small_network)
+def test_numbers_may_be_those_of_numpy_or_torch(write: Any) -> None:
+    content = small_content()
     content["ema"].state |= {"rho": torch.tensor(2.0), "gamma0": np.float64(1e-3), "M": 1000.0}
     schedule = import_original(write(content)).model.denoiser.schedule
     assert (schedule.rho, schedule.gamma0) == (2.0, 1e-3)
 
 
-def test_time_and_data_are_those_of_the_file_and_a_missing_time_the_papers(
-    write: Any, small_network: nn.Module
-) -> None:
-    path = write(small_content(small_network))
+def test_time_and_data_are_those_of_the_file_and_a_missing_time_the_papers(write: Any) -> None:
+    path = write(small_content())
     about = import_original(path).model.about
     assert about == {
         "data_name": "my_set",
@@ -211,13 +206,13 @@ def test_time_and_data_are_those_of_the_file_and_a_missing_time_the_papers(
         import_original(path, t_max=13.0)
     with pytest.raises(UsageError, match="data_name"):
         import_original(path, data_name="my set")
-    about = import_original(write({"ema": small_content(small_network)["ema"]})).model.about
+    about = import_original(write({"ema": small_content()["ema"]})).model.about
     assert about["tmax"] == 15.01
     assert "data_name" not in about
 
 
-def test_a_path_of_data_makes_a_plain_name(write: Any, small_network: nn.Module) -> None:
-    content = small_content(small_network)
+def test_a_path_of_data_makes_a_plain_name(write: Any) -> None:
+    content = small_content()
     for place in (r"C:\data\my set.zip", "../../etc/passwd", "\n\x1b", "", "..", 3):
         content["dataset_kwargs"]["path"] = place
         name = import_original(write(content)).model.about.get("data_name", "none")

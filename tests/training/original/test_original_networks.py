@@ -29,11 +29,8 @@ SONG = {**SMALL, "attn_resolutions": [4], "label_dim": 0}
 ADM = {**SMALL, "model_channels": 32, "channel_mult": [2, 4], "attn_resolutions": [8, 4]}
 FOURIER = {"embedding_type": "fourier", "channel_mult_noise": 2}
 NCSNPP = {**FOURIER, "encoder_type": "residual", "resample_filter": [1, 3, 3, 1]}
-OURS = {
-    "attn_resolutions": "attention_resolutions",
-    "embedding_type": "noise_features",
-    "resample_filter": "fir_taps",
-}
+OURS = {"embedding_type": "noise_features", "resample_filter": "fir_taps"}
+OURS |= {"attn_resolutions": "attention_resolutions"}
 # The original's class and its arguments, and the name of ours.
 CASES = {
     "ddpmpp": ("SongUNet", {**SONG, "embedding_type": "positional", "channel_mult_noise": 1}),

@@ -59,9 +59,8 @@ def test_a_toy_that_was_not_scaled_is_not_taken_for_one_that_was(
     assert f"is unscaled_{name} here" in caplog.text
     assert imported(toy_content(name)).model.about["data_name"] == name
     content = toy_content(name, points=1.5 * toy_points(name))  # variances 2.25 times as large
-    with pytest.raises(
-        DataError, match=rf"are 2\.\d+, [12]\.\d+, 0\.5.* here .*, 0\.25 of {name} and"
-    ):
+    told = rf"are 2\.\d+, [12]\.\d+, 0\.5.* here .*, 0\.25 of {name} and"
+    with pytest.raises(DataError, match=told):
         imported(content)
 
 
@@ -170,9 +169,8 @@ def test_an_isotropic_toy_in_eigenspace_counts_on_each_variance(imported: Any) -
     known = toy_content("alt_s_curve")
     pca, network = known["dataset_kwargs"]["pca_trf"], small_toy_network(3)
     xi = torch.from_numpy(pca.explained_variance_).float()
-    content = edm_content(
-        "EDMToyESPreCond", toy_network(network), known["dataset_kwargs"], data_eigs=xi
-    )
+    data = known["dataset_kwargs"]
+    content = edm_content("EDMToyESPreCond", toy_network(network), data, data_eigs=xi)
     model = imported(content).model
     points = toy_points("alt_s_curve")[:10]
     x = torch.from_numpy(pca.transform(points.numpy()))

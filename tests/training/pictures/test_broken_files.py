@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,34 +24,14 @@ from tests.support.picture_files import (
 from training.measure.boundaries import unit_sphere
 from training.pictures.album import drawable_files, pictures_of
 
-
-def save_melt(folder: Path, **changes: Any) -> Path:
-    return save_simulation(folder, "melt", **changes)
-
-
-def save_image_melt(folder: Path, **changes: Any) -> Path:
-    return save_images(folder, "melt", **changes)
-
-
-NOT_DRAWN = {
-    "tilde_xs",  # of points
-    "eigenvectors",  # of images
-    "exact",
-    "test_data",
-    "lags",
-    "n_samples",
-    "net_outputs_constant",
-    "net_residuals_constant",
-}
-KINDS: list[Callable[..., Path]] = [
-    save_melt,
-    save_image_melt,
-    save_roundtrips,
-    save_coverage,
-    save_summary,
-    save_toy_matrices,
-    save_image_matrices,
-]
+save_melt = partial(save_simulation, kind="melt")
+save_image_melt = partial(save_images, kind="melt")
+OF_POINTS, OF_IMAGES, OF_TABLES = {"tilde_xs"}, {"eigenvectors"}, {"exact", "test_data"}
+OF_CORRELATIONS = {"lags", "n_samples", "net_outputs_constant", "net_residuals_constant"}
+NOT_DRAWN = OF_POINTS | OF_IMAGES | OF_TABLES | OF_CORRELATIONS
+CORRELATIONS = (save_summary, save_toy_matrices, save_image_matrices)
+KINDS = (save_melt, save_image_melt, save_roundtrips, save_coverage, *CORRELATIONS)
+ERRORS = ("mse", "mse_float", "max_abs_error", "exact")
 
 
 @pytest.mark.parametrize("save", KINDS)
@@ -89,29 +70,17 @@ def test_a_simulation_that_went_wrong_anywhere_is_not_drawn(tmp_path: Path, name
         (save_image_melt, {"image_shape": np.array([4, 2, 2])}, "C 1 or 3"),
         (save_image_melt, {"image_shape": np.array([-1, -4, 4])}, "'image_shape'"),
         (save_image_melt, {"tilde_xs": np.zeros((SAVED, 10, 15))}, "alike"),
-        (
-            save_roundtrips,
-            {"originals": np.zeros((3, 2, 4, 4), np.uint8)},
-            "should be .3, 2, 4, 4.",
-        ),
+        (save_roundtrips, {"originals": np.zeros((3, 2, 4, 4), np.uint8)}, "be .3, 2, 4, 4."),
         (save_roundtrips, {"originals": np.zeros((3, 1, 4, 4))}, "holds float64, not uint8"),
         (save_roundtrips, {"max_abs_error": -np.ones(3)}, "negative"),
-        (
-            save_roundtrips,
-            {f"all_{name}": np.ones(2) for name in ("mse", "mse_float", "max_abs_error", "exact")},
-            "errors of 2 images .* 3 images",
-        ),
+        (save_roundtrips, {f"all_{name}": np.ones(2) for name in ERRORS}, "of 2 images .* 3 imag"),
         (save_coverage, {"radii": np.array([1.0, 0.5, 2.0])}, "positive and increase"),
         (save_coverage, {"radii": np.array([1.5, 2.5, 4.0])}, "not ellipsoids"),
         (save_coverage, {"boundary_latent": np.zeros((3, 32, 2))}, "not ellipsoids"),
         (save_coverage, {"coverage": np.full((1, 3, 3), 2.0)}, "should hold fractions"),
         (save_coverage, {"boundary_data": np.full((3, 32, 2), 1e300)}, "values beyond"),
         (save_coverage, {"fresh_data": np.zeros((1, 200, 4))}, "4-D"),
-        (
-            save_coverage,
-            {"faces": unit_sphere(2, 32).faces[1:]},
-            "'faces' do not fit: .*not closed",
-        ),
+        (save_coverage, {"faces": unit_sphere(2, 32).faces[1:]}, "s' do not fit: .*not closed"),
         (save_coverage, {"faces": np.full((32, 2), 32)}, "do not fit: .*not among the 32"),
         (save_summary, {"times": np.arange(9)[::-1]}, "'times' should increase"),
         (save_summary, {"net_residuals_mean": np.full(9, 2.0)}, "from -1 to 1"),

@@ -25,9 +25,7 @@ def texts(figure: Figure) -> str:
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_latent_points_are_read_in_units_of_their_standard_deviations(
-    tmp_path: Path, dim: int
-) -> None:
+def test_latent_points_are_read_in_units_of_their_deviations(tmp_path: Path, dim: int) -> None:
     path = save_coverage(tmp_path, dim)
     saved = SavedCoverage.load(path)
     assert (saved.dim, saved.count, saved.refitted) == (dim, 200, False)
@@ -55,9 +53,7 @@ def test_refitted_boundaries_have_the_vertices_of_smaller_ones(tmp_path: Path, d
 
 
 @pytest.mark.parametrize(("dim", "seeds"), [(2, 1), (3, 4)])
-def test_fractions_are_beside_chi_square_and_its_binomial_band(
-    tmp_path: Path, dim: int, seeds: int
-) -> None:
+def test_fractions_are_beside_their_band(tmp_path: Path, dim: int, seeds: int) -> None:
     saved = SavedCoverage.load(save_coverage(tmp_path, dim, seeds))
     above, below = draw_radius(saved, "toy", "").axes
     radius, curve = above.lines[0].get_data()
@@ -112,9 +108,7 @@ def test_a_plane_through_vertices_cuts_all_the_same() -> None:
 
 
 @pytest.mark.parametrize(("dim", "panels"), [(2, 3), (3, 6)])
-def test_boundaries_keep_their_colors_and_lie_in_their_panels(
-    tmp_path: Path, dim: int, panels: int
-) -> None:
+def test_boundaries_keep_their_colors_and_panels(tmp_path: Path, dim: int, panels: int) -> None:
     saved = SavedCoverage.load(save_coverage(tmp_path, dim))
     *shown, key = draw_boundaries(saved, "toy", "details").axes
     assert len(shown) == panels

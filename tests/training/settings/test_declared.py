@@ -1,11 +1,10 @@
 """Settings that are declared once: as fields, as options, in the help and in the parameters."""
 
-from collections.abc import Callable
 from dataclasses import FrozenInstanceError, dataclass
-from typing import Any
 
 import pytest
 
+from tests.support.running import run_script
 from training.settings.declared import Declared, argument, option, options_of, takes
 from training.settings.script import command
 from training.settings.types import COUNT
@@ -29,7 +28,7 @@ class Whole(Declared):
     shared: Shared = options_of(Shared, unset="{}, or the file's")
 
 
-def parsed(run_script: Callable[..., Any], *arguments: str) -> Whole:
+def parsed(*arguments: str) -> Whole:
     seen: list[Whole] = []
 
     @command()
@@ -42,8 +41,8 @@ def parsed(run_script: Callable[..., Any], *arguments: str) -> Whole:
     return seen[0]
 
 
-def test_settings_hold_what_was_typed_and_the_defaults(run_script: Callable[..., Any]) -> None:
-    settings = parsed(run_script, "a", "--name=x", "--batch_gpu=4", "--rate=2", "--no-paired", "b")
+def test_settings_hold_what_was_typed_and_the_defaults() -> None:
+    settings = parsed("a", "--name=x", "--batch_gpu=4", "--rate=2", "--no-paired", "b")
     assert settings.paths == ("a", "b")
     assert (settings.name, settings.batch, settings.fast, settings.paired) == ("x", 4, False, False)
     assert (settings.shared.count, settings.shared.rate) == (3, 2.0)
@@ -52,8 +51,8 @@ def test_settings_hold_what_was_typed_and_the_defaults(run_script: Callable[...,
         settings.name = "y"
 
 
-def test_defaults_in_python_are_those_of_the_command_line(run_script: Callable[..., Any]) -> None:
-    typed = parsed(run_script, "--name=x")
+def test_defaults_in_python_are_those_of_the_command_line() -> None:
+    typed = parsed("--name=x")
     assert typed.recorded() == Whole(name="x", paths=()).recorded()
 
 
@@ -67,9 +66,7 @@ def test_what_is_recorded_is_flat_and_named_as_typed() -> None:
         settings.recorded(speed=1)
 
 
-def test_the_help_has_sections_defaults_and_what_is_required(
-    run_script: Callable[..., Any],
-) -> None:
+def test_the_help_has_sections_defaults_and_what_is_required() -> None:
     @command()
     @takes(Whole)
     def main(settings: Whole) -> None:

@@ -3,7 +3,6 @@
 import errno
 import os
 import signal
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import toy_train
 from dnnlib.errors import DataError, InflationError, TrainingError, UsageError, agree
 from dnnlib.files import atomic_path
 from tests.support.refusals import refusal
+from tests.support.running import run_script
 from training.settings.declared import Declared, option, takes
 from training.settings.script import command, group
 from training.settings.training import resumed_options
@@ -72,9 +72,7 @@ def test_every_promised_option_is_there_with_its_choices() -> None:
                 assert parsed.params[param.name] == choice
 
 
-def test_a_group_alone_names_its_commands_and_is_a_usage_error(
-    run_script: Callable[..., Any],
-) -> None:
+def test_a_group_alone_names_its_commands_and_is_a_usage_error() -> None:
     result = run_script(toy_pfODE_int)
     assert result.code == 2
     for name in ("net", "discrete", "exact"):
@@ -174,7 +172,7 @@ class OwnCode(InflationError):
     exit_code = 77
 
 
-def test_an_expected_error_is_one_line_and_a_code(run_script: Callable[..., Any]) -> None:
+def test_an_expected_error_is_one_line_and_a_code() -> None:
     for outcome, code, message in (
         (UsageError("no such toy"), 2, "no such toy"),
         (DataError("broken file"), 1, "broken file"),
@@ -208,16 +206,12 @@ def test_an_expected_error_is_one_line_and_a_code(run_script: Callable[..., Any]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyError, AssertionError])
-def test_unexpected_exceptions_keep_their_traceback(
-    run_script: Callable[..., Any], error: type[Exception]
-) -> None:
+def test_unexpected_exceptions_keep_their_traceback(error: type[Exception]) -> None:
     with pytest.raises(error, match="a bug"):
         run_script(ending(error("a bug")))
 
 
-def test_sigterm_leaves_nothing_half_done_and_is_one_line(
-    run_script: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_sigterm_leaves_nothing_half_done_and_is_one_line(tmp_path: Path) -> None:
     @click.command()
     def script() -> None:
         with atomic_path(tmp_path / "a.npz") as temporary:
@@ -234,7 +228,7 @@ def test_sigterm_leaves_nothing_half_done_and_is_one_line(
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_who_handles_sigterm_keeps_it(run_script: Callable[..., Any]) -> None:
+def test_who_handles_sigterm_keeps_it() -> None:
     came: list[int] = []
 
     @click.command()
@@ -249,7 +243,7 @@ def test_who_handles_sigterm_keeps_it(run_script: Callable[..., Any]) -> None:
     assert (result.code, came) == (0, [signal.SIGTERM])
 
 
-def test_commands_of_a_group_take_either_spelling(run_script: Callable[..., Any]) -> None:
+def test_commands_of_a_group_take_either_spelling() -> None:
     @group()
     def main() -> None:
         pass

@@ -30,9 +30,7 @@ def test_the_choice_decides_the_law() -> None:
     assert [choice.name for choice in expected] == names
 
 
-def test_the_papers_law_needs_variances_of_compressed_dimensions_and_an_empirical_one_a_melt() -> (
-    None
-):
+def test_the_papers_law_needs_compressed_variances_and_an_empirical_one_a_melt() -> None:
     paper = LatentChoice(paper=True)
     _, flow = exact_flow("circles")
     assert torch.equal(paper.law(flow, 6.0, 2).variance, torch.ones(2).double())
@@ -43,7 +41,7 @@ def test_the_papers_law_needs_variances_of_compressed_dimensions_and_an_empirica
         LatentChoice(empirical=True).law(exact_flow("circles")[1], 6.0, 2)
 
 
-def test_a_variance_that_is_far_from_the_closed_form_is_told_beside_it(
+def test_a_variance_far_from_the_closed_form_is_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     _, flow = exact_flow("circles", 1)
@@ -56,7 +54,7 @@ def test_a_variance_that_is_far_from_the_closed_form_is_told_beside_it(
     assert f"at T = 6 is {exact:.3g}:" in message
 
 
-def test_without_compressed_dimensions_their_variance_is_ignored_and_said_to_be(
+def test_without_compressed_dimensions_eps_is_ignored(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     assert LatentChoice(0.1).settled(1, 2) == LatentChoice(0.1)

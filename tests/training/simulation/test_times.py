@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import toy_pfODE_int
-import toy_train
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double
+from tests.support.running import run_script
 from torch_utils.results import load_json
 from training.flow.grids import EqualErrorGrid
 from training.flow.isotropic import VPSchedule
@@ -24,31 +24,22 @@ from training.simulation.times import TimeChoice
 Run = Callable[..., Any]
 
 
-@pytest.fixture(scope="session")
-def trained(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network of circles after a few steps. Not to be written to."""
-    folder = tmp_path_factory.mktemp("trained")
-    place = (f"--outdir={folder}", "--nosubdir", "--data_name=circles", "--tmax=5")
-    assert run_script(toy_train, *place, "--duration=0.02", "--no-calibrate").code == 0
-    return max(folder.glob("network-snapshot-*.pkl"))
-
-
 @pytest.fixture
-def network(trained: Path, tmp_path: Path) -> Path:
+def network(toy_network: Callable[..., Path], tmp_path: Path) -> Path:
+    """A network of circles after a few steps."""
     path = tmp_path / "network.pkl"
-    path.write_bytes(trained.read_bytes())
+    path.write_bytes(toy_network("--data_name=circles", "--tmax=5", "--no-calibrate").read_bytes())
     return path
 
 
 @pytest.fixture
-def simulate(run_script: Run, network: Path, tmp_path: Path) -> Run:
+def simulate(network: Path, tmp_path: Path) -> Run:
     """Simulates, and gives the result, the parameters and the times saved."""
 
     def start(*arguments: str, code: int = 0) -> Any:
         place = (f"--save_dir={tmp_path / 'out'}", f"--network={network}", "--total_samples=20")
-        result = run_script(
-            toy_pfODE_int, "net", *place, "--save_freq=1", "--overwrite", *arguments
-        )
+        place = (*place, "--save_freq=1", "--overwrite")
+        result = run_script(toy_pfODE_int, "net", *place, *arguments)
         assert result.code == code, result.err
         if code:
             return result
@@ -71,7 +62,9 @@ def test_every_solver_runs_from_a_script_and_counts_its_calls(simulate: Run) -> 
         assert parameters["simulations"]["roundtrip"]["max_abs_error"] < bound
 
 
-def test_a_smaller_tolerance_takes_more_steps_and_says_so(simulate: Run) -> None:
+def test_a_smaller_tolerance_takes_more_steps_and_many_are_announced(
+    simulate: Run,
+) -> None:
     counts = []
     for tolerance in (1e-2, 1e-7):
         result, parameters, times = simulate("--steps=auto", f"--tol={tolerance:g}")
@@ -79,11 +72,11 @@ def test_a_smaller_tolerance_takes_more_steps_and_says_so(simulate: Run) -> None
         assert counts[-1] == len(times) - 1
         assert f"{counts[-1]} steps of exp_rk5" in result.out + result.err
     assert counts[0] < counts[1]
+    result, _, _ = simulate("--steps=200")
+    assert "200 steps of exp_rk5 are 1,200 denoiser calls each way" in result.out
 
 
-def test_adapted_times_are_uneven_and_can_be_kept_in_the_network_file(
-    simulate: Run, network: Path
-) -> None:
+def test_adapted_times_are_uneven_and_can_be_kept(simulate: Run, network: Path) -> None:
     before = network.read_bytes()
     _, _, even = simulate("--steps=9")
     _, _, adapted = simulate("--steps=9", "--disc=adapted")
@@ -154,8 +147,3 @@ def test_times_are_even_from_the_first_to_the_last() -> None:
     for first in (0.05, 4.0, 5.0):
         with pytest.raises(UsageError, match=rf"vpode_disc_eps is {first:g}.* 0\.1, .* T = 4"):
             TimeChoice(3, 4.0, first=first).even(schedule)
-
-
-def test_many_calls_are_announced(simulate: Run) -> None:
-    result, _, _ = simulate("--steps=200")
-    assert "200 steps of exp_rk5 are 1,200 denoiser calls each way" in result.out

@@ -34,6 +34,7 @@ from training.data.sources.writer import image_writer
 from training.flow.eigenbasis import EigenBasis
 
 CPU = torch.device("cpu")
+Stored, AsRank = Callable[..., Path], Callable[[int, int], None]
 COUNT = 23
 PIXELS = np.random.default_rng(0).integers(0, 256, (COUNT, 4, 4, 3), dtype=np.uint8)
 CLASSES = [index % 5 for index in range(COUNT)]
@@ -42,7 +43,7 @@ LABELS = {"classes": CLASSES, "vectors": VECTORS, "none": [None] * COUNT}
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Stored:
     """``stored("zip" or "folder", "classes", "vectors" or "none")``: the path of a data set."""
     folder = tmp_path_factory.mktemp("sets")
 
@@ -58,7 +59,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def as_rank(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+def as_rank(monkeypatch: pytest.MonkeyPatch) -> AsRank:
     def pretend(rank: int, ranks: int) -> None:
         monkeypatch.setattr(distributed, "rank", lambda: rank)
         monkeypatch.setattr(distributed, "world_size", lambda: ranks)
@@ -99,7 +100,7 @@ def test_pixels_become_numbers_from_minus_one_to_one_and_come_back_rounded_and_c
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_a_data_set_is_its_images_and_labels(stored: Callable[..., Path], cache: bool) -> None:
+def test_a_data_set_is_its_images_and_labels(stored: Stored, cache: bool) -> None:
     for kind in ("zip", "folder"):
         dataset = ImageDataset(stored(kind), use_labels=True, cache=cache)
         assert (len(dataset), dataset.image_shape, dataset.dim) == (COUNT, (3, 4, 4), 48)
@@ -123,7 +124,7 @@ def test_a_data_set_is_its_images_and_labels(stored: Callable[..., Path], cache:
     assert torch.equal(labels[:COUNT], labels[COUNT:])
 
 
-def test_labels_are_not_needed_unless_asked_for(stored: Callable[..., Path]) -> None:
+def test_labels_are_not_needed_unless_asked_for(stored: Stored) -> None:
     for labels in LABELS:
         dataset = ImageDataset(stored(labels=labels))
         assert (dataset.label_dim, dataset.has_labels) == (0, False)
@@ -133,7 +134,7 @@ def test_labels_are_not_needed_unless_asked_for(stored: Callable[..., Path]) -> 
 
 
 @pytest.mark.parametrize("xflip", [False, True])
-def test_a_subset_depends_on_its_seed_alone(stored: Callable[..., Path], xflip: bool) -> None:
+def test_a_subset_depends_on_its_seed_alone(stored: Stored, xflip: bool) -> None:
     def subset(seed: int, **options: Any) -> tuple[Tensor, Tensor]:
         dataset = ImageDataset(stored(), True, max_size=9, seed=seed, xflip=xflip, **options)
         assert len(dataset) == 9 * (1 + xflip)
@@ -151,7 +152,7 @@ def test_a_subset_depends_on_its_seed_alone(stored: Callable[..., Path], xflip: 
     assert len(ImageDataset(stored(), max_size=1000)) == COUNT
 
 
-def test_a_data_set_travels_by_pickle_and_to_forked_workers(stored: Callable[..., Path]) -> None:
+def test_a_data_set_travels_by_pickle_and_to_forked_workers(stored: Stored) -> None:
     dataset = ImageDataset(stored(), use_labels=True)
     before = dataset.read([5, 3])
     copy = pickle.loads(pickle.dumps(dataset))
@@ -288,15 +289,15 @@ def assert_equal_streams(first: list[Batch], second: list[Batch]) -> None:
         assert one.labels is None or torch.equal(one.labels, other.labels)
 
 
-def test_batches_are_flat_normalized_points_with_their_labels(stored: Callable[..., Path]) -> None:
+def test_batches_are_flat_normalized_points_with_their_labels(stored: Stored) -> None:
     (batch,) = stream(ImageDataset(stored(), use_labels=True), 1)
     assert (batch.points.shape, batch.points.dtype) == ((7, 48), torch.float32)
     assert torch.equal(batch.labels, torch.eye(5)[[CLASSES[index] for index in shown([batch])]])
     assert stream(ImageDataset(stored()), 1)[0].labels is None
 
 
-def test_every_image_is_shown_once_an_epoch_in_an_order_of_the_seed_alone(
-    stored: Callable[..., Path],
+def test_every_image_is_shown_once_an_epoch_in_an_order_of_the_seed(
+    stored: Stored,
 ) -> None:
     dataset = ImageDataset(stored())
     order = shown(stream(dataset, -(-3 * COUNT // 7)))
@@ -310,9 +311,7 @@ def test_every_image_is_shown_once_an_epoch_in_an_order_of_the_seed_alone(
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_workers_caches_and_later_starts_change_nothing(
-    stored: Callable[..., Path], workers: int
-) -> None:
+def test_workers_caches_and_later_starts_change_nothing(stored: Stored, workers: int) -> None:
     whole = stream(ImageDataset(stored(), use_labels=True, xflip=True), 9)
     for cache, first in ((False, 0), (True, 0), (False, 3), (False, 8)):
         dataset = ImageDataset(stored("folder"), use_labels=True, xflip=True, cache=cache)
@@ -322,7 +321,7 @@ def test_workers_caches_and_later_starts_change_nothing(
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_share_each_batch_and_the_images_of_a_basis(
-    stored: Callable[..., Path], as_rank: Callable[[int, int], None], ranks: int
+    stored: Stored, as_rank: AsRank, ranks: int
 ) -> None:
     dataset = ImageDataset(stored(), use_labels=True)
     whole, points = stream(dataset, 5), torch.cat(list(basis_batches(dataset, 10)))
@@ -341,7 +340,7 @@ def test_ranks_share_each_batch_and_the_images_of_a_basis(
         list(basis_batches(dataset, 1))
 
 
-def test_streams_leave_the_random_numbers_of_the_process_alone(stored: Callable[..., Path]) -> None:
+def test_streams_leave_the_random_numbers_of_the_process_alone(stored: Stored) -> None:
     before = torch.get_rng_state()
     dataset = ImageDataset(stored(), max_size=9)
     stream(dataset, 3, workers=1)
@@ -350,9 +349,7 @@ def test_streams_leave_the_random_numbers_of_the_process_alone(stored: Callable[
 
 
 @pytest.mark.parametrize(("batch", "workers"), [(5, 0), (1000, 1)])
-def test_an_eigenbasis_is_that_of_all_images(
-    stored: Callable[..., Path], batch: int, workers: int
-) -> None:
+def test_an_eigenbasis_is_that_of_all_images(stored: Stored, batch: int, workers: int) -> None:
     points = list(basis_batches(ImageDataset(stored()), batch=batch, workers=workers))
     assert max(len(part) for part in points) == min(batch, COUNT)
     assert all(part.dtype == torch.float32 for part in points)
@@ -363,7 +360,7 @@ def test_an_eigenbasis_is_that_of_all_images(
     np.testing.assert_allclose(basis.eigenvalues, spectrum, atol=1e-6)
 
 
-def test_a_limit_takes_a_fixed_random_part(stored: Callable[..., Path]) -> None:
+def test_a_limit_takes_a_fixed_random_part(stored: Stored) -> None:
     dataset = ImageDataset(stored())
     parts = [torch.cat(list(basis_batches(dataset, limit))) for limit in (6, 6, 500)]
     assert torch.equal(parts[0], parts[1])

@@ -58,12 +58,10 @@ def conditions(a: torch.Tensor, c: torch.Tensor) -> list[tuple[int, torch.Tensor
 
 def order_of(b: torch.Tensor, a: torch.Tensor, c: torch.Tensor) -> int:
     """The largest order, up to 5, of which all conditions hold."""
-    failing = [
-        order
-        for order, vector, right in conditions(a, c)
-        if abs(float(b @ vector) - float(right)) > 1e-14
+    errors = [
+        (order, float(b @ vector) - float(right)) for order, vector, right in conditions(a, c)
     ]
-    return min(failing, default=6) - 1
+    return min((order for order, error in errors if abs(error) > 1e-14), default=6) - 1
 
 
 @every_tableau
