@@ -87,6 +87,18 @@ def exact_flow(
     return toy, ProbabilityFlow(denoiser, schedule, basis)
 
 
+class Counted:
+    """A function of points and times that notes the times at which it is called."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]):
+        self.function = function
+        self.times: list[float] = []
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        self.times.append(float(t.max()))
+        return self.function(x, t)
+
+
 class FunctionNetwork(nn.Module):
     """A network without parameters: a function of its input and noise condition."""
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dnnlib.errors import DataError
 from tests.support.draws import normal
-from tests.support.flows import random_basis
+from tests.support.flows import Counted, random_basis
 from tests.support.refusals import refusal
 from tests.support.trajectories import KEYS
 from torch_utils.results import load_arrays, save_arrays
@@ -38,15 +38,14 @@ def arrays(tmp_path: Path) -> dict[str, np.ndarray]:
     return load_arrays(path)
 
 
-def test_results_have_the_promised_arrays(arrays: dict[str, np.ndarray]) -> None:
+def test_results_have_the_promised_arrays_and_explain_themselves(
+    arrays: dict[str, np.ndarray],
+) -> None:
     sizes = {"S": 9, "N": 6, "D": 3}
     shapes = {name: tuple(sizes[axis] for axis in axes) for name, axes in KEYS.items()}
     assert str(arrays.pop("format")) == "inflationary-flows trajectory 1"
     assert {name: array.shape for name, array in arrays.items()} == shapes
     assert all(array.dtype == np.float64 for array in arrays.values())
-
-
-def test_results_explain_themselves(arrays: dict[str, np.ndarray]) -> None:
     scale = arrays["scale"][:, None, None]
     rotation, mean = arrays["eigenvectors"], arrays["mean"]
     assert_equal = np.testing.assert_allclose
@@ -107,18 +106,13 @@ def test_an_error_in_the_middle_leaves_what_was_there(tmp_path: Path, before: by
 
 
 def test_the_denoiser_is_called_once_for_a_saved_state(tmp_path: Path) -> None:
-    calls: list[float] = []
-
-    def counted(x: Tensor, t: Tensor) -> Tensor:
-        calls.append(float(t))
-        return x.tanh()
-
+    counted = Counted(FLOW.denoiser)
     counting = ProbabilityFlow(counted, FLOW.schedule, FLOW.basis)
     times = FLOW.schedule.times(4, 4.0)
     with trajectory_file(tmp_path / "melt.npz", counting, times[[0, 4]], len(DATA)) as record:
         for index in (0, 4):
             record(State(times[index], DATA, torch.zeros_like(DATA)))
-    assert calls == [0.0, 4.0]
+    assert counted.times == [0.0, 4.0]
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from tests.support.draws import double, normal, seeded
 from tests.support.flows import (
     GAP,
     SCHEDULES,
+    Counted,
     curved_flow,
     exact_flow,
     gaussian_flow,
@@ -167,22 +168,18 @@ def test_states_are_given_as_they_are_made_and_not_kept() -> None:
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 def test_calls_and_steps_are_counted_as_they_happen(solver: Any) -> None:
     plain = curved_flow(3)
-    calls: list[Any] = []
-    steps: list[Any] = []
-
-    def counted(x: Tensor, t: Tensor) -> Tensor:
-        calls.append(t)
-        return plain.denoiser(x, t)
-
+    counted, steps = Counted(plain.denoiser), []
     flow = ProbabilityFlow(counted, plain.schedule, plain.basis)
     times = flow.schedule.times(7, 5.0)
-    melt = flow.melt(torch.ones(4, 3), times, solver, on_step=lambda: steps.append(len(calls)))
-    assert melt.calls == len(calls)
+    melt = flow.melt(
+        torch.ones(4, 3), times, solver, on_step=lambda: steps.append(len(counted.times))
+    )
+    assert melt.calls == len(counted.times)
     assert len(steps) == 7
     if solver.calls_per_step:
         first = solver.calls_per_step + solver.multistep
         assert steps == [first + solver.calls_per_step * index for index in range(7)]
-        assert steps[-1] == len(calls)
+        assert steps[-1] == melt.calls
 
 
 def test_single_precision_data_is_carried_in_double() -> None:

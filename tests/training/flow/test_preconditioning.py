@@ -22,15 +22,12 @@ def expanded_output_variance(xi: Tensor, gamma: Tensor) -> Tensor:
     return c_skip**2 * xi + c_skip**2 * gamma + xi - 2 * c_skip * xi
 
 
-def test_c_out_is_the_standard_deviation_of_what_c_skip_leaves() -> None:
+def test_c_out_is_the_deviation_of_what_c_skip_leaves_and_positive_in_single_precision() -> None:
     xi = torch.logspace(-4, 2, 7, dtype=torch.float64)
     gamma = xi * torch.logspace(-4, 8, 49, dtype=torch.float64)[:, None]
     c_out = per_dimension(xi, gamma).c_out
     # The expanded form loses four digits where gamma is 1e-4 of xi.
     torch.testing.assert_close(c_out**2, expanded_output_variance(xi, gamma), rtol=1e-11, atol=0)
-
-
-def test_c_out_stays_positive_in_single_precision_where_the_expanded_form_does_not() -> None:
     xi = torch.logspace(-6, 2, 33)
     gamma = torch.logspace(-12, 12, 97)[:, None]
     c_out = per_dimension(xi, gamma).c_out
@@ -94,18 +91,14 @@ def test_the_regression_hands_over_the_target_and_the_scaled_input(name: str) ->
     torch.testing.assert_close(target.double(), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_edm_is_the_inflationary_preconditioning_of_the_mean_variance() -> None:
+def test_edm_is_that_of_the_mean_variance_and_vp_and_ve_predict_the_noise() -> None:
     xi = double([3.0, 1.0])
     gamma = torch.logspace(-2, 2, 5, dtype=torch.float64)[:, None].expand(5, 2)
     mean = torch.full((2,), 2.0, dtype=torch.float64)
     found, expected = PRECONDITIONINGS["edm"](xi, gamma), per_dimension(mean, gamma)
     torch.testing.assert_close(tuple(found), tuple(expected))
-
-
-@pytest.mark.parametrize(("name", "sign"), [("vp", 1), ("ve", -1)])
-def test_vp_and_ve_networks_predict_the_noise(name: str, sign: int) -> None:
-    xi, gamma = torch.ones(2), torch.tensor([[0.5, 2.0]])
-    c = PRECONDITIONINGS[name](xi, gamma)
-    assert (c.clean_weight == 0).all()
-    assert (c.noise_weight == sign).all()
-    assert (c.c_skip == 1).all()
+    for name, sign in (("vp", 1), ("ve", -1)):
+        c = PRECONDITIONINGS[name](xi, gamma)
+        assert (c.clean_weight == 0).all()
+        assert (c.noise_weight == sign).all()
+        assert (c.c_skip == 1).all()

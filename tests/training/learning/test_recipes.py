@@ -22,16 +22,13 @@ def test_the_published_network_is_the_networks_own_default(arch: str, network: t
     assert (recipe.duration, recipe.batch, recipe.lr, recipe.lr_ramp) == (200, 512, 1e-3, 10)
 
 
-def test_digits_get_the_recipe_that_was_measured() -> None:
+def test_digits_get_what_was_measured_and_cifar_on_cuda_a_tenth_of_what_was_published() -> None:
     recipe = fitted("ddpmpp", 1500, (1, 8, 8), CPU, {})
     assert recipe == ImageRecipe(
         **{"cbase": 32, "cres": (1, 2), "augment": 0, "batch": 64, "duration": 0.1, "lr": 2e-3},
         **{"lr_decay": True, "ema": 0.01, "tick": 10, "cache": True, "workers": 0},
         **{"dropout": 0.13, "lr_ramp": 0.05 * 0.1, "snap": 50, "dump": 1, "precision": "fp32"},
     )
-
-
-def test_cifar_on_cuda_gets_the_published_network_and_a_tenth_of_its_duration() -> None:
     recipe = fitted("ddpmpp", 50_000, (3, 32, 32), CUDA, {})
     size = (recipe.cbase, recipe.cres, recipe.batch, recipe.augment)
     assert size == (128, (2, 2, 2), 512, 0.12)

@@ -88,13 +88,16 @@ def test_radii_of_regular_random_and_flat_simplices() -> None:
     assert np.isinf(circumradii([square, square @ turn])).all()
 
 
-def test_points_on_a_sphere_have_a_shape_if_alpha_exceeds_its_radius() -> None:
+def test_there_is_a_shape_if_alpha_exceeds_the_radius_of_the_sphere() -> None:
     sphere = unit_sphere(3, 300)
     tests = np.random.default_rng(0).uniform(-1.1, 1.1, (3000, 3))
     wide = alpha_shape(sphere.vertices, 1.001)
     assert enclosed_volume(*wide) == pytest.approx(enclosed_volume(*sphere), rel=1e-9)
     assert np.array_equal(winding_number(tests, *wide), winding_number(tests, *sphere))
     assert not inside(tests, *alpha_shape(sphere.vertices, 0.999)).any()
+    shape = alpha_shape(normal(100, 3), 1e-6)
+    assert shape.faces.shape == (0, 3)
+    assert not inside(normal(10, 3), *shape).any()
 
 
 @pytest.mark.parametrize("dim", [2, 3])
@@ -116,12 +119,6 @@ def test_the_order_of_points_does_not_matter_and_alpha_is_a_length(dim: int) -> 
     assert np.array_equal(inside(tests, *alpha_shape(points[::-1], 0.4)), expected)
     moved = alpha_shape(3 * points @ turn + 5, 1.2)
     assert np.array_equal(inside(3 * tests @ turn + 5, *moved), expected)
-
-
-def test_an_alpha_below_all_radii_holds_nothing() -> None:
-    shape = alpha_shape(normal(100, 3), 1e-6)
-    assert shape.faces.shape == (0, 3)
-    assert not inside(normal(10, 3), *shape).any()
 
 
 @pytest.mark.parametrize("alpha", [0.5, np.inf])

@@ -174,7 +174,7 @@ def test_every_point_lies_in_exactly_one_of_the_cells_that_tile_space(turn: bool
         assert np.array_equal(whole == 1, half_open)
 
 
-def test_points_on_shared_edges_of_a_fan_lie_in_exactly_one_triangle() -> None:
+def test_points_on_shared_edges_of_a_fan_and_faces_of_a_cone_lie_in_exactly_one_part() -> None:
     corners = star(9)[0]
     rim = [corners, np.roll(corners, -1, axis=0)]
     # Points on the spokes, as well as floating-point numbers allow, and one on the hub.
@@ -182,9 +182,6 @@ def test_points_on_shared_edges_of_a_fan_lie_in_exactly_one_triangle() -> None:
     triangles = [polygon([[0, 0], first, second]) for first, second in zip(*rim, strict=True)]
     total = sum(winding_number(points, *triangle) for triangle in triangles)
     assert np.array_equal(total, np.ones(len(points)))
-
-
-def test_points_on_shared_faces_of_a_cone_lie_in_exactly_one_tetrahedron() -> None:
     vertices, faces = ball()
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]]])
     near = [vertices, vertices[edges].mean(axis=1), vertices[faces].mean(axis=1)]

@@ -24,15 +24,12 @@ def test_of_a_line_it_is_half_of_where_it_ends_or_comes_down_to_the_scatter() ->
     assert found.integral == pytest.approx(3 * 0.625)
 
 
-def test_what_comes_after_the_first_zero_does_not_count() -> None:
+def test_all_counts_up_to_the_first_zero_if_there_is_one() -> None:
     lags = torch.arange(6.0)
     rises_again = torch.tensor([1.0, 0.5, -0.5, 0.9, 0.9, 0.9])
     found = correlation_time(lags, rises_again)
     assert found.gone == pytest.approx(1.5)
     assert found.integral == pytest.approx(0.75 + 0.125)
-
-
-def test_a_correlation_that_stays_has_no_crossings_and_its_whole_integral() -> None:
     lags = torch.tensor([0.0, 1, 3])
     found = correlation_time(lags, torch.tensor([1.0, 0.8, 0.6]))
     assert found.integral == pytest.approx(0.9 + 1.4)
@@ -83,16 +80,13 @@ def test_a_small_rest_over_a_few_lags_is_no_time_either() -> None:
     assert 0.15 < found.gone < 0.2
 
 
-def test_an_exponential_lasts_as_long_on_any_grid() -> None:
+def test_an_exponential_lasts_as_long_on_any_grid_and_two_times_bound_it() -> None:
     for spacing, count in product((0.01, 0.1, 0.5), (1000, 100_000)):
         lags = torch.arange(0, 20, spacing, dtype=torch.float64)
         found = correlation_time(lags, (-lags).exp(), scatter_of(count))
         # What is cut off at the end, and the trapezoids.
         assert found.integral == pytest.approx(1, abs=scatter_of(count) + spacing**2 / 10)
         assert found.bound is None
-
-
-def test_two_times_bound_it() -> None:
     for last, bound in ((0.5, "lower"), (0.3, "upper")):
         found = correlation_time(torch.tensor([0.0, 2]), torch.tensor([1.0, last]), 0.01)
         assert found.bound == bound

@@ -150,7 +150,7 @@ def test_rounding_does_not_count_as_variation() -> None:
     assert facts["net_residuals"]["most_constant_dims"] == 3
 
 
-def test_what_varies_does_so_at_that_time_and_at_the_first() -> None:
+def test_what_varies_does_so_at_a_time_and_the_first_and_means_are_over_it() -> None:
     stds = torch.ones(2, 3, 4)
     stds[0, 0, 1] = stds[0, 1, 2] = 1e-7
     stds[1, 2] = torch.tensor([1e3, 1.0, 1e-2, 0.0])
@@ -159,9 +159,6 @@ def test_what_varies_does_so_at_that_time_and_at_the_first() -> None:
     assert varies[0].int().tolist() == [[1, 0, 1, 1], [1, 0, 0, 1], [1, 0, 1, 0]]
     assert varies[1].int().tolist() == [[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0]]
     assert not varying(torch.zeros(2, 3, 4)).any()
-
-
-def test_means_are_over_the_dimensions_that_vary_at_all_times() -> None:
     diagonals = torch.tensor([[1.0, 1.0, 0, 1.0], [0.5, 0.2, 0, 0.1], [0.4, 0, 0, 0.2]])
     varies = torch.tensor([[True, True, False, True]] * 2 + [[True, False, False, True]])
     assert mean_autocorrelation(diagonals, varies).tolist() == pytest.approx([1, 0.3, 0.3])

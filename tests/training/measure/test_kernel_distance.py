@@ -13,7 +13,7 @@ from training.measure import kernel_distance as module
 from training.measure.kernel_distance import kernel_distance, subset_distances
 
 
-def test_it_is_the_sum_over_pairs_that_defines_it() -> None:
+def test_it_is_the_sum_over_pairs_that_defines_it_and_torch_fidelitys() -> None:
     first, second = normal(7, 3), 0.5 + normal(5, 3, seed=1)
 
     def k(x: Tensor, y: Tensor) -> float:
@@ -26,9 +26,6 @@ def test_it_is_the_sum_over_pairs_that_defines_it() -> None:
     expected = within(first) + within(second)
     expected -= 2 * statistics.fmean(k(x, y) for x in first for y in second)
     assert kernel_distance(first, second) == pytest.approx(expected, rel=1e-10)
-
-
-def test_it_is_torch_fidelitys_for_sets_of_one_size() -> None:
     first, second = (normal(40, 16, seed=seed).numpy() for seed in (0, 1))
     options = {"kid_kernel_poly_degree": 3, "kid_kernel_poly_coef0": 1}
     kernels = [

@@ -28,7 +28,7 @@ def test_what_comes_back_exactly_has_no_error(originals: Tensor) -> None:
     assert summary == {"mse": 0.0, "exact_pixels": 1.0}
 
 
-def test_an_example_by_hand() -> None:
+def test_examples_by_hand_also_of_fractions_of_a_gray_level() -> None:
     originals = torch.tensor([[0, 255, 100, 7], [1, 2, 3, 4]], dtype=torch.uint8)
     # Differences -2, +3, +0.4, -0.6, of which two round to nothing more than black and white.
     errors = RoundtripErrors.of(originals, data_of([[-2, 258, 100.4, 6.4], [1, 2, 3, 4.75]]))
@@ -41,6 +41,11 @@ def test_an_example_by_hand() -> None:
     assert summary["mse_float"] == pytest.approx(14.0825 / 8)
     assert summary["max_abs_error"] == pytest.approx(3.0)
     assert summary["exact_pixels"] == 0.75
+    errors = RoundtripErrors.of(torch.tensor([[10.3, 20.6]]), data_of([[10.4, 20.2]]))
+    assert float(errors.largest) == pytest.approx(0.4, rel=1e-5)
+    assert float(errors.mse_float) == pytest.approx((0.1**2 + 0.4**2) / 2, rel=1e-5)
+    assert float(errors.exact) == 0.5  # 10 stays 10, but 21 becomes 20
+    assert float(errors.mse) == 0.5
 
 
 def test_differences_do_not_wrap() -> None:
@@ -62,14 +67,6 @@ def test_rounding_is_that_of_saved_images(originals: Tensor) -> None:
     np.testing.assert_allclose(errors.exact, (difference == 0).mean(axis=1))
     np.testing.assert_allclose(errors.mse_float, (noise**2).mean(dim=1), rtol=1e-9)
     np.testing.assert_allclose(errors.largest, noise.abs().amax(dim=1), rtol=1e-9)
-
-
-def test_originals_may_have_fractions_of_a_gray_level() -> None:
-    errors = RoundtripErrors.of(torch.tensor([[10.3, 20.6]]), data_of([[10.4, 20.2]]))
-    assert float(errors.largest) == pytest.approx(0.4, rel=1e-5)
-    assert float(errors.mse_float) == pytest.approx((0.1**2 + 0.4**2) / 2, rel=1e-5)
-    assert float(errors.exact) == 0.5  # 10 stays 10, but 21 becomes 20
-    assert float(errors.mse) == 0.5
 
 
 def test_columns_are_the_attributes_of_each_image_and_become_them_again(originals: Tensor) -> None:

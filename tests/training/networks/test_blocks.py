@@ -122,22 +122,6 @@ def test_impossible_sizes_are_refused() -> None:
             BlockStyle(embedding_dim=4, dropout=dropout)
 
 
-@pytest.mark.parametrize("late_labels", [False, True])
-def test_labels_of_the_embedding(late_labels: bool) -> None:
-    features = PositionalFeatures(8)
-    embedding = stirred(ConditionEmbedding(features, 8, ADM, 4, 9, late_labels=late_labels))
-    c_noise, labels, augment = torch.randn(3), torch.eye(4)[:3], torch.randn(3, 9)
-    plain = embedding(c_noise)
-    assert plain.shape == (3, 12)
-    torch.testing.assert_close(plain, embedding(c_noise, torch.zeros(3, 4), torch.zeros(3, 9)))
-    assert not torch.allclose(plain, embedding(c_noise, labels), atol=1e-3)
-    assert not torch.allclose(plain, embedding(c_noise, None, augment), atol=1e-3)
-    with pytest.raises(UsageError, match="class labels of shape"):
-        embedding(c_noise, torch.zeros(3, 5))
-    with pytest.raises(UsageError, match="augmentation labels of shape"):
-        embedding(c_noise, labels, torch.zeros(2, 9))
-
-
 def test_one_hot_labels_are_scaled_to_unit_mean_square() -> None:
     embedding = ConditionEmbedding(PositionalFeatures(8), 8, DDPMPP, label_dim=4)
     seen = []
@@ -162,14 +146,6 @@ def test_attention_equals_a_softmax_written_out(head_channels: Any) -> None:
             expected[image, head * width : (head + 1) * width] = value @ weights.T
     expected = attention.projection(expected.reshape(x.shape))
     torch.testing.assert_close(attention(x), expected, atol=1e-5, rtol=1e-4)
-
-
-def test_attention_does_not_know_where_pixels_are() -> None:
-    attention = stirred(SelfAttention(8, ADM))
-    x, order = torch.randn(2, 8, 4, 4), torch.randperm(16)
-    shuffled = x.flatten(2)[..., order].reshape(x.shape)
-    expected = attention(x).flatten(2)[..., order]
-    torch.testing.assert_close(attention(shuffled).flatten(2), expected, atol=1e-5, rtol=1e-4)
 
 
 @STYLES

@@ -219,16 +219,13 @@ def test_a_path_of_data_makes_a_plain_name(write: Any) -> None:
         assert name in ("my_set", "passwd", "images", "none")
 
 
-def test_a_toy_is_named_by_the_file(write: Any) -> None:
+def test_a_toy_is_named_by_the_file_or_asks_for_its_name_and_time(write: Any) -> None:
     path = write(toy_content())
     about = import_original(path).model.about
     assert (about["data_name"], about["augment_to"], about["tmax"]) == ("circles", 0, 7.01)
     assert import_original(path, data_name="circles").model.about == about
     with pytest.raises(UsageError, match=r"data_name is moons, but .* has circles"):
         import_original(path, data_name="moons")
-
-
-def test_a_toy_without_a_name_or_time_asks_for_them(write: Any) -> None:
     path = write({"ema": toy_content()["ema"]})
     with pytest.raises(UsageError, match="give --data_name"):
         import_original(path, t_max=7.01)

@@ -52,16 +52,13 @@ def test_panels_fill_the_page_without_overlap() -> None:
     assert [text.get_text() for text in figure.texts] == ["title", "subtitle"]
 
 
-def test_words() -> None:
+def test_words_and_titles() -> None:
     shown = [brief(value) for value in (0, 0.00123, 0.5, 3.14, 12.7, 104.2, 9.96e-5, 1.7e-12)]
     assert shown == ["0", "0.0012", "0.5", "3.1", "13", "104", "1·10⁻⁴", "1.7·10⁻¹²"]
     assert joined("a", "", "b") == "a · b"
     font = FontProperties(size=10)
     assert look.shortened("short", 5, font) == "short"
     assert look.shortened("WWWWWWWWWW WWW", 1.4, font) == "WWWWWWWWW…"
-
-
-def test_titles_from_names() -> None:
     for name, *expected in (
         ("s_curve_PRRto2D_exact_melt_results", "s curve", "PRRto2D schedule, exact denoiser"),
         ("circles_PRP_net_gen_results", "circles", "PRP schedule, trained network"),

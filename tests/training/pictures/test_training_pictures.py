@@ -51,9 +51,8 @@ def test_a_record_may_have_gaps_and_an_unfinished_line(tmp_path: Path) -> None:
     assert np.allclose(training.learning_rate, 1e-3)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+def test_wrong_records(tmp_path: Path) -> None:
+    for text, message in (
         ("", "nothing to draw"),
         ("no json\n" + report(1), "line 1"),
         ("{}\n", "'seen'"),
@@ -61,9 +60,7 @@ def test_a_record_may_have_gaps_and_an_unfinished_line(tmp_path: Path) -> None:
         (report(1, **{"Loss/loss": "low"}), "'low'"),
         (report(1, **{"Loss/loss": "drop"}), "nothing to draw"),
         (report(2) + report(1), "backwards"),
-    ],
-)
-def test_wrong_records(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "stats.jsonl").write_text(text)
-    with pytest.raises(DataError, match=message):
-        SavedTraining.load(tmp_path / "stats.jsonl")
+    ):
+        (tmp_path / "stats.jsonl").write_text(text)
+        with pytest.raises(DataError, match=message):
+            SavedTraining.load(tmp_path / "stats.jsonl")

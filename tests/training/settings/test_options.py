@@ -81,17 +81,7 @@ def test_a_group_alone_names_its_commands_and_is_a_usage_error() -> None:
     assert run_script(toy_pfODE_int, "--help").code == 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "given", "value"),
-    [
-        ([], set(), [False, True]),
-        (["--some-flag"], {"some_flag"}, [True, True]),
-        (["--some-flag=True", "--both=1"], {"some_flag", "both"}, [True, True]),
-        (["--some_flag=no", "--both=False"], {"some_flag", "both"}, [False, False]),
-        (["--no-both"], {"both"}, [False, False]),
-    ],
-)
-def test_flags_take_truth_values(arguments: list[str], given: set[str], value: list[bool]) -> None:
+def test_flags_take_truth_values() -> None:
     seen: list[Flags] = []
 
     @group()
@@ -103,8 +93,15 @@ def test_flags_take_truth_values(arguments: list[str], given: set[str], value: l
     def script(settings: Flags) -> None:
         seen.append(settings)
 
-    main.main(["script", *arguments], standalone_mode=False)
-    assert seen == [Flags(given=frozenset(given), some_flag=value[0], both=value[1])]
+    for arguments, given, flag, both in (
+        ([], set(), False, True),
+        (["--some-flag"], {"some_flag"}, True, True),
+        (["--some-flag=True", "--both=1"], {"some_flag", "both"}, True, True),
+        (["--some_flag=no", "--both=False"], {"some_flag", "both"}, False, False),
+        (["--no-both"], {"both"}, False, False),
+    ):
+        main.main(["script", *arguments], standalone_mode=False)
+        assert seen.pop() == Flags(given=frozenset(given), some_flag=flag, both=both)
     with pytest.raises(click.BadParameter, match="not a valid boolean"):
         main.main(["script", "--some_flag=maybe"], standalone_mode=False)
 

@@ -34,7 +34,8 @@ from training.data.sources.writer import image_writer
 from training.flow.eigenbasis import EigenBasis
 
 CPU = torch.device("cpu")
-Stored, AsRank = Callable[..., Path], Callable[[int, int], None]
+Stored = Callable[..., Path]
+AsRank = Callable[[int, int], None]
 COUNT = 23
 PIXELS = np.random.default_rng(0).integers(0, 256, (COUNT, 4, 4, 3), dtype=np.uint8)
 CLASSES = [index % 5 for index in range(COUNT)]

@@ -1,7 +1,6 @@
 """Foreign formats, read through dataset_tool.py or directly; and pickles that are not run."""
 
 import gzip
-import importlib.util
 import io
 import os
 import pickle
@@ -141,28 +140,6 @@ def test_digits_need_no_download() -> None:
     levels = np.stack(images)[..., 0] * (16 / 255)
     assert np.abs(levels - known.images).max() < 0.5 * 16 / 255 + 1e-9
     assert np.stack(images).max() == 255
-
-
-class TestLmdb:
-    if importlib.util.find_spec("lmdb"):
-
-        def test_images_come_in_the_order_of_their_keys(self, tmp_path: Path) -> None:
-            import lmdb
-
-            pixels = [noise(6, 6, 3, seed=seed) for seed in range(3)]
-            with lmdb.open(str(tmp_path)) as store, store.begin(write=True) as writing:
-                for key in (2, 0, 1):
-                    file = io.BytesIO()
-                    Image.fromarray(pixels[key]).save(file, "webp", lossless=True)
-                    writing.put(str(key).encode(), file.getvalue())
-            images, labels = read_all(tmp_path)
-            np.testing.assert_array_equal(np.stack(images), np.stack(pixels))
-            assert labels == [None] * 3
-
-        def test_a_broken_store_is_an_error(self, tmp_path: Path) -> None:
-            (tmp_path / "data.mdb").write_bytes(b"not a store" * 1000)
-            with pytest.raises(DataError, match="not a readable LMDB"):
-                open_source(str(tmp_path))
 
 
 # Bad sources: one line that says what is wrong, the exit code, and nothing at the destination.

@@ -1,15 +1,19 @@
 """Stores that LMDB wrote are read as they were; others are an error, and never a crash."""
 
+import io
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from dnnlib.errors import DataError
 from tests.support.refusals import refusal
+from training.data.sources.formats import open_source
 from training.data.sources.lmdb_store import DATA_FILE, count_entries, read_entries
 
 lmdb = pytest.importorskip("lmdb", reason="stores are read by the package of LMDB")
@@ -57,6 +61,18 @@ def test_entries_come_as_they_were_written(tmp_path: Path, count: int) -> None:
     assert list(read_entries(tmp_path)) == expected
     assert count_entries(tmp_path) == len(expected)
     assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_images_come_in_the_order_of_their_keys(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 6, 6, 3), dtype=np.uint8)
+    files = [io.BytesIO() for _ in range(3)]
+    for image, file in zip(pixels, files, strict=True):
+        Image.fromarray(image).save(file, "webp", lossless=True)
+    write_store(tmp_path, [{b"%d" % key: files[key].getvalue() for key in (2, 0, 1)}], [])
+    images, _ = open_source(str(tmp_path))
+    for found, expected in zip(images, pixels, strict=True):
+        np.testing.assert_array_equal(found.read(), expected)
+        assert found.label is None
 
 
 def test_a_reader_may_stop_before_the_end(store: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from tests.support.draws import double, seeded
 from tests.support.equations import riccati
+from tests.support.flows import Counted
 from training.flow.solvers.runge_kutta import (
     CASH_KARP,
     DORMAND_PRINCE,
@@ -106,16 +107,11 @@ def test_a_step_is_made_of_its_stages_and_rows_may_have_times_and_steps_of_their
 def test_a_velocity_that_is_known_is_not_computed_again() -> None:
     x = torch.rand(5, 3, generator=seeded(), dtype=torch.float64)
     t, h = double(0.3), double(0.1)
-    called: list[float] = []
-
-    def counted(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        called.append(float(t))
-        return riccati(x, t)
-
+    counted = Counted(riccati)
     plain = slopes_of(RK4, counted, x, t, h)
-    assert len(called) == 4
+    assert len(counted.times) == 4
     known = slopes_of(RK4, counted, x, t, h, plain[0])
-    assert len(called) == 7
+    assert len(counted.times) == 7
     assert all(torch.equal(one, other) for one, other in zip(plain, known, strict=True))
 
 

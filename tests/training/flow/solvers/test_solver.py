@@ -10,7 +10,7 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from tests.support.draws import double, normal
 from tests.support.equations import START, last, orders, riccati, riccati_solution, scipys_end
-from tests.support.flows import curved_flow
+from tests.support.flows import Counted, curved_flow
 from training.flow.solvers import DEFAULT, SOLVERS, Solver, get_solver
 from training.flow.solvers.multistep import adams_bashforth
 
@@ -59,19 +59,14 @@ def test_errors_of_a_flow_fall_with_the_order_of_the_method() -> None:
 
 @pytest.mark.parametrize("name", [name for name in FIXED if name != "gauss4"])
 def test_a_step_calls_the_velocity_as_often_as_it_says_and_within_its_times(name: str) -> None:
-    solver, called = SOLVERS[name], []
-
-    def counted(x: Tensor, t: Tensor) -> Tensor:
-        called.append(float(t))
-        return riccati(x, t)
-
+    solver, counted = SOLVERS[name], Counted(riccati)
     times = double([0.5, 0.7, 0.8, 1.0])
     assert solver.calls_per_step is not None
     for index, _ in enumerate(solver.method(counted, START, times)):
-        assert len(called) == solver.calls_per_step + (solver.multistep and index == 0)
-        assert min(called) >= times[index]
-        assert max(called) <= times[index + 1] + 1e-12
-        called.clear()
+        assert len(counted.times) == solver.calls_per_step + (solver.multistep and index == 0)
+        assert min(counted.times) >= times[index]
+        assert max(counted.times) <= times[index + 1] + 1e-12
+        counted.times.clear()
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
