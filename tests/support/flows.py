@@ -87,6 +87,15 @@ def exact_flow(
     return toy, ProbabilityFlow(denoiser, schedule, basis)
 
 
+def noisy_points(
+    toy: Toy, flow: ProbabilityFlow, count: int, t: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Eigenspace samples of ``p_t``, unscaled."""
+    clean = flow.basis.to_eigen(toy.sample(count, generator))
+    noise = normal(*clean.shape, generator=generator)
+    return clean + flow.schedule.noise_variance(t).sqrt() * noise
+
+
 class Counted:
     """A function of points and times that notes the times at which it is called."""
 
@@ -100,14 +109,14 @@ class Counted:
 
 
 class FunctionNetwork(nn.Module):
-    """A network without parameters: a function of its input and noise condition."""
+    """A network without parameters: a function of its input, noise condition, and labels if any."""
 
-    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]):
+    def __init__(self, function: Callable[..., Tensor]):
         super().__init__()
         self.function = function
 
-    def forward(self, z: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        return self.function(z, c_noise)
+    def forward(self, z: Tensor, c_noise: Tensor, **labels: Tensor) -> Tensor:
+        return self.function(z, c_noise, **labels)
 
 
 def rotated(network: nn.Module, basis: EigenBasis) -> nn.Module:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dnnlib.errors import UsageError
 from tests.support.draws import double, normal, seeded
@@ -34,15 +34,15 @@ def biased(
     schedule = InflationSchedule.to_dimension(2, 3, top_variance=basis.top_variance)
     exact = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
 
-    class Spoiled(nn.Module):
-        def forward(self, z: Tensor, c_noise: Tensor) -> Tensor:
-            t = schedule.time_of_log_noise(8 * c_noise.double())
-            c = denoiser.coefficients(t)
-            x = z.double() / c.c_in
-            ideal = (exact(x, t) - c.c_skip * x) / c.c_out
-            return scale * (ideal + slope * z + curve * z**3)
+    def spoiled(z: Tensor, c_noise: Tensor) -> Tensor:
+        t = schedule.time_of_log_noise(8 * c_noise.double())
+        c = denoiser.coefficients(t)
+        x = z.double() / c.c_in
+        ideal = (exact(x, t) - c.c_skip * x) / c.c_out
+        return scale * (ideal + slope * z + curve * z**3)
 
-    denoiser = NetworkDenoiser(Spoiled(), basis, schedule, data_variance=variance)
+    network = FunctionNetwork(spoiled)
+    denoiser = NetworkDenoiser(network, basis, schedule, data_variance=variance)
     return denoiser
 
 
@@ -273,14 +273,10 @@ def test_neither_the_block_size_nor_its_last_block_matters(method: str) -> None:
 def test_conditions_go_to_the_network_row_by_row() -> None:
     """A network whose output is its label times z has the weighted mean label for its slope, times
     what gain it is given."""
-
-    class Labelled(nn.Module):
-        def forward(self, z: Tensor, c_noise: Tensor, labels: Tensor) -> Tensor:
-            return labels * z
-
     basis = random_basis(2)
     schedule = InflationSchedule.to_dimension(2, 2, top_variance=basis.top_variance)
-    denoiser = NetworkDenoiser(Labelled(), basis, schedule)
+    network = FunctionNetwork(lambda z, c, labels: labels * z)
+    denoiser = NetworkDenoiser(network, basis, schedule)
     points = normal(700, 2)
     labels = (torch.arange(700) % 2).float()[:, None]
 

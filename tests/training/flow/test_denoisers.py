@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dnnlib.errors import UsageError
 from tests.support.draws import double, normal, seeded
-from tests.support.flows import FunctionNetwork, exact_flow, random_basis, rotated
+from tests.support.flows import FunctionNetwork, exact_flow, noisy_points, random_basis, rotated
 from training.data.toys import Toy
 from training.flow.denoisers import (
     DiscreteDenoiser,
@@ -17,22 +17,12 @@ from training.flow.denoisers import (
     noise_condition,
 )
 from training.flow.isotropic import EDMSchedule
-from training.flow.pfode import ProbabilityFlow
 from training.flow.preconditioning import PRECONDITIONINGS
 from training.flow.schedules import InflationSchedule
 
 
 def time(value: float) -> Tensor:
     return double(value)
-
-
-def noisy_points(
-    toy: Toy, flow: ProbabilityFlow, count: int, t: Tensor, generator: torch.Generator
-) -> Tensor:
-    """Eigenspace samples of ``p_t``, unscaled."""
-    clean = flow.basis.to_eigen(toy.sample(count, generator))
-    noise = normal(*clean.shape, generator=generator)
-    return clean + flow.schedule.noise_variance(t).sqrt() * noise
 
 
 @pytest.mark.parametrize(("name", "t", "kept"), [("circles", 3.0, 2), ("moons", 2.0, 1)])

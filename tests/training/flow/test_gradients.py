@@ -1,13 +1,11 @@
 """Gradients through simulations: right by finite differences, and of little memory."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from tests.support.draws import normal
-from tests.support.flows import curved_flow
+from tests.support.flows import FunctionNetwork, curved_flow
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS, Solver, get_solver
@@ -96,25 +94,13 @@ def test_gradients_of_a_sample_do_not_depend_on_the_batch() -> None:
         torch.testing.assert_close(gradients[0][2:3], gradients[1], rtol=1e-10, atol=1e-12)
 
 
-@pytest.fixture
-def network_flow() -> Callable[[int], ProbabilityFlow]:
+def network_flow(width: int) -> ProbabilityFlow:
     """A flow by a network of random weights and some width."""
-
-    class Wide(nn.Module):
-        def __init__(self, width: int):
-            super().__init__()
-            self.layers = nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, 2))
-            self.requires_grad_(False)
-
-        def forward(self, z: Tensor, c_noise: Tensor) -> Tensor:
-            return self.layers(z)
-
-    def make(width: int) -> ProbabilityFlow:
-        known = curved_flow()
-        denoiser = NetworkDenoiser(Wide(width), known.basis, known.schedule)
-        return ProbabilityFlow(denoiser, known.schedule, known.basis)
-
-    return make
+    layers = nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, 2))
+    network, known = FunctionNetwork(lambda z, c: layers(z)), curved_flow()
+    layers.requires_grad_(False)
+    denoiser = NetworkDenoiser(network, known.basis, known.schedule)
+    return ProbabilityFlow(denoiser, known.schedule, known.basis)
 
 
 def saved_bytes(flow: ProbabilityFlow, steps: int) -> int:
@@ -137,9 +123,7 @@ def saved_bytes(flow: ProbabilityFlow, steps: int) -> int:
     return sum(storages.values())
 
 
-def test_memory_of_a_step_does_not_grow_with_the_network(
-    network_flow: Callable[[int], ProbabilityFlow],
-) -> None:
+def test_memory_of_a_step_does_not_grow_with_the_network() -> None:
     step = {}
     for width in (8, 1024):
         flow = network_flow(width)
@@ -150,9 +134,7 @@ def test_memory_of_a_step_does_not_grow_with_the_network(
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
-def test_gradients_take_no_more_calls_and_no_graph_is_kept_without_them(
-    solver: Solver, network_flow: Callable[[int], ProbabilityFlow]
-) -> None:
+def test_gradients_take_no_more_calls_and_no_graph_is_kept_without_them(solver: Solver) -> None:
     flow = network_flow(8)
     x, times = torch.ones(4, 2, dtype=torch.float64, requires_grad=True), given_times(flow)
     for simulate in (flow.melt, flow.simulate, flow.generate):

@@ -10,18 +10,8 @@ from torch import Tensor
 from torch.func import jacfwd
 
 from dnnlib.errors import DataError, UsageError
+from tests.support import flows
 from tests.support.draws import double, normal, seeded
-from tests.support.flows import (
-    GAP,
-    SCHEDULES,
-    Counted,
-    curved_flow,
-    exact_flow,
-    gaussian_flow,
-    law_distance,
-    random_basis,
-)
-from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.isotropic import EDMSchedule
 from training.flow.pfode import ProbabilityFlow
@@ -32,22 +22,13 @@ from training.flow.trajectory import State
 RK4 = SOLVERS["rk4"]
 
 
-def noisy_start(
-    toy: Toy, flow: ProbabilityFlow, count: int, t: Tensor, generator: torch.Generator
-) -> Tensor:
-    """Scaled eigenspace samples of the law at time t."""
-    clean = flow.basis.to_eigen(toy.sample(count, generator))
-    noise = normal(*clean.shape, generator=generator)
-    return flow.schedule.scale(t) * (clean + flow.schedule.noise_variance(t).sqrt() * noise)
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+@pytest.mark.parametrize("schedule", flows.SCHEDULES.values(), ids=flows.SCHEDULES)
 def test_the_velocity_is_the_derivative_of_the_path_of_gaussian_data(
     schedule: NoiseSchedule,
 ) -> None:
     """Each dimension grows like its standard deviation,
     ``x_i(t) = x_i(0) s(t)/s(0) sqrt((xi_i + gamma_i(t)) / (xi_i + gamma_i(0)))``."""
-    flow, start = gaussian_flow(random_basis(3), schedule), normal(5, 3)
+    flow, start = flows.gaussian_flow(flows.random_basis(3), schedule), normal(5, 3)
     begin = double(schedule.t_min)
 
     def path(t: Tensor) -> Tensor:
@@ -61,7 +42,7 @@ def test_the_velocity_is_the_derivative_of_the_path_of_gaussian_data(
 
 
 def test_generating_from_a_melt_gives_the_data_back_at_fourth_order_or_better() -> None:
-    toy, flow = exact_flow("bumps3", 2, **GAP)
+    toy, flow = flows.exact_flow("bumps3", 2, **flows.GAP)
     data, end = toy.sample(32, seeded()), flow.schedule.default_t_max()
     errors = []
     for steps in (30, 60):
@@ -75,42 +56,50 @@ def test_generating_from_a_melt_gives_the_data_back_at_fourth_order_or_better() 
 
 @pytest.mark.parametrize(
     ("name", "kept", "options"),
-    [("circles", 2, {}), ("bumps2", 1, {}), ("bumps3", 2, GAP), ("bumps2", 2, {"edm": True})],
+    [("circles", 2, {}), ("bumps2", 1, {}), ("bumps3", 2, flows.GAP), ("bumps2", 2, {"edm": True})],
     ids=str,
 )
 def test_melted_noisy_data_has_the_law_and_the_variances_of_the_end(
     name: str, kept: int, options: dict[str, Any], generator: torch.Generator
 ) -> None:
     count = 3000
-    toy, flow = exact_flow(name, kept, **{k: v for k, v in options.items() if k != "edm"})
+    toy, flow = flows.exact_flow(name, kept, **{k: v for k, v in options.items() if k != "edm"})
     if "edm" in options:
         schedule = EDMSchedule(2)
         denoiser = MixtureDenoiser(*toy.mixture, basis=flow.basis, schedule=schedule)
         flow = ProbabilityFlow(denoiser, schedule, flow.basis)
     times = flow.schedule.times(25, flow.schedule.default_t_max())
-    melted = flow.simulate(noisy_start(toy, flow, count, times[0], generator), times, RK4).end
+    melted = flow.simulate(
+        flow.schedule.scale(times[0]) * flows.noisy_points(toy, flow, count, times[0], generator),
+        times,
+        RK4,
+    ).end
     square = melted.square()
     error = square.std(0) / count**0.5
     assert ((square.mean(0) - flow.latent_law(times[-1]).variance).abs() < 4 * error).all()
-    drawn = noisy_start(toy, flow, 10_000, times[-1], generator)
-    assert law_distance(melted, drawn) < 2.4
+    drawn = flow.schedule.scale(times[-1]) * flows.noisy_points(
+        toy, flow, 10_000, times[-1], generator
+    )
+    assert flows.law_distance(melted, drawn) < 2.4
     # A standard deviation that is off by a tenth would be seen.
-    assert law_distance(1.1 * melted, drawn) > 2.4
+    assert flows.law_distance(1.1 * melted, drawn) > 2.4
 
 
 def test_generated_samples_have_the_law_of_the_noisy_data(generator: torch.Generator) -> None:
-    toy, flow = exact_flow("circles")
+    toy, flow = flows.exact_flow("circles")
     # So late that the Gaussian is the law to 1e-4 of its variance.
     times = flow.schedule.times(40, 17.0)
     latent = flow.latent_law(times[-1]).sample(2000, generator)
     generated = flow.generate(latent, times, RK4).end
-    drawn = noisy_start(toy, flow, 10_000, times[0], generator)
-    assert law_distance(generated, drawn) < 2.4
-    assert law_distance(latent * flow.schedule.scale(times[0]), drawn) > 2.4
+    drawn = flow.schedule.scale(times[0]) * flows.noisy_points(
+        toy, flow, 10_000, times[0], generator
+    )
+    assert flows.law_distance(generated, drawn) < 2.4
+    assert flows.law_distance(latent * flow.schedule.scale(times[0]), drawn) > 2.4
 
 
 def test_states_are_kept_at_the_start_every_so_often_and_at_the_end() -> None:
-    flow, data = curved_flow(3), normal(4, 3)
+    flow, data = flows.curved_flow(3), normal(4, 3)
     times = flow.schedule.times(10, 5.0)
     every = flow.melt(data, times, RK4, save_every=1)
     assert (every.updates[0] == 0).all()
@@ -130,7 +119,7 @@ def test_states_are_kept_at_the_start_every_so_often_and_at_the_end() -> None:
 
 
 def test_states_go_one_by_one_to_who_asks_for_them_and_only_the_ends_are_kept() -> None:
-    flow, data = curved_flow(3), normal(4, 3)
+    flow, data = flows.curved_flow(3), normal(4, 3)
     times = flow.schedule.times(10, 5.0)
     for options in ({}, {"save_every": 1}, {"save_every": 4}, {"save_every": 99}):
         for simulate in (flow.melt, flow.generate):
@@ -145,7 +134,7 @@ def test_states_go_one_by_one_to_who_asks_for_them_and_only_the_ends_are_kept() 
 
 
 def test_states_are_given_as_they_are_made_and_not_kept() -> None:
-    flow = curved_flow(3)
+    flow = flows.curved_flow(3)
     events: list[object] = []
     given: list[weakref.ref[Tensor]] = []
     alive: list[int] = []
@@ -167,8 +156,8 @@ def test_states_are_given_as_they_are_made_and_not_kept() -> None:
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 def test_calls_and_steps_are_counted_as_they_happen(solver: Any) -> None:
-    plain = curved_flow(3)
-    counted, steps = Counted(plain.denoiser), []
+    plain = flows.curved_flow(3)
+    counted, steps = flows.Counted(plain.denoiser), []
     flow = ProbabilityFlow(counted, plain.schedule, plain.basis)
     times = flow.schedule.times(7, 5.0)
     melt = flow.melt(
@@ -183,7 +172,7 @@ def test_calls_and_steps_are_counted_as_they_happen(solver: Any) -> None:
 
 
 def test_single_precision_data_is_carried_in_double() -> None:
-    flow = curved_flow(3)
+    flow = flows.curved_flow(3)
     times = flow.schedule.times(10, 5.0)
     ones = torch.ones(4, 3)
     single, twice = (flow.melt(x, times, RK4) for x in (ones, ones.double()))
@@ -196,7 +185,7 @@ def test_an_end_that_is_not_finite_is_an_error_and_not_given_away(bad_at: float,
     def denoise(x: Tensor, t: Tensor) -> Tensor:
         return torch.full_like(x, nan) if t >= bad_at else x
 
-    flow = ProbabilityFlow(denoise, SCHEDULES["PRP"], random_basis(3))
+    flow = ProbabilityFlow(denoise, flows.SCHEDULES["PRP"], flows.random_basis(3))
     given: list[State] = []
     times = flow.schedule.times(10, 5.0)
     with pytest.raises(DataError, match="finite"):
@@ -212,7 +201,7 @@ def labelled_flow() -> ProbabilityFlow:
     def denoise(x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         return (x + (0 if labels is None else labels)).tanh()
 
-    return ProbabilityFlow(denoise, SCHEDULES["PRR"], random_basis(3))
+    return ProbabilityFlow(denoise, flows.SCHEDULES["PRR"], flows.random_basis(3))
 
 
 def test_a_flow_under_conditions_gives_each_point_its_own(labelled_flow: ProbabilityFlow) -> None:

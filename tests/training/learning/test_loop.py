@@ -5,7 +5,8 @@ import math
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import count
 from operator import eq
 from pathlib import Path
@@ -34,31 +35,22 @@ MakeFolder = Callable[[str], RunFolder]
 CPU = torch.device("cpu")
 
 
-class Spoilt:
-    """A source whose batches are not finite at some steps."""
+@dataclass
+class Troubled:
+    """A source whose batches are not finite at some steps, and bring a signal at others."""
 
-    def __init__(self, source: BatchSource, steps: set[int]):
-        self.source, self.steps = source, steps
+    source: BatchSource
+    spoilt: Container[int] = ()
+    signals: Mapping[int, int] = field(default_factory=dict)
 
     def batches(self, first_step: int) -> Iterator[Batch]:
         for step, batch in zip(count(first_step), self.source.batches(first_step)):
             points = batch.points.clone()
-            if step in self.steps:
+            if step in self.spoilt:
                 points[0, 0] = math.nan
+            if step in self.signals:
+                os.kill(os.getpid(), self.signals[step])
             yield Batch(points)
-
-
-class Signalling:
-    """A source that sends this process a signal while it prepares the batch of one step."""
-
-    def __init__(self, source: BatchSource, at_step: int, number: int):
-        self.source, self.at_step, self.number = source, at_step, number
-
-    def batches(self, first_step: int) -> Iterator[Batch]:
-        for step, batch in zip(count(first_step), self.source.batches(first_step)):
-            if step == self.at_step:
-                os.kill(os.getpid(), self.number)
-            yield batch
 
 
 def tensors(state: Any, prefix: str = "") -> dict[str, Any]:
@@ -183,7 +175,7 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_counted(batch_gpu: int 
         for key, value in tensors(before).items()
         if isinstance(value, Tensor)
     }
-    run_steps(trainer, Spoilt(source, {2}), 1)
+    run_steps(trainer, Troubled(source, {2}), 1)
     after = tensors({name: trainer.state()[name] for name in ("network", "averaged", "optimizer")})
     assert all(torch.equal(after[key], value) for key, value in before.items())
     assert (trainer.step, trainer.skipped) == (3, 1)
@@ -211,10 +203,10 @@ def test_an_infinite_loss_of_finite_gradient_is_skipped(
 def test_a_run_of_skipped_steps_is_an_error_and_a_good_one_ends_it() -> None:
     trainer, source = circles_trainer(batch=20)
     bad = set(range(100)) - {MAX_SKIPPED_IN_A_ROW - 1}
-    run_steps(trainer, Spoilt(source, bad), 2 * MAX_SKIPPED_IN_A_ROW - 1)
+    run_steps(trainer, Troubled(source, bad), 2 * MAX_SKIPPED_IN_A_ROW - 1)
     assert trainer.skipped == 2 * MAX_SKIPPED_IN_A_ROW - 2
     with pytest.raises(TrainingError, match="not finite in 20 steps in a row"):
-        run_steps(trainer, Spoilt(source, bad), 100)
+        run_steps(trainer, Troubled(source, bad), 100)
     assert trainer.step == 2 * MAX_SKIPPED_IN_A_ROW
 
 
@@ -292,7 +284,7 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(run_folder: MakeFolder
 def test_skipped_steps_survive_a_resume_and_are_reported(run_folder: MakeFolder) -> None:
     trainer, source = circles_trainer(state_ticks=1)
     folder = run_folder("run")
-    train(trainer, Spoilt(source, {1, 4, 5}), folder)
+    train(trainer, Troubled(source, {1, 4, 5}), folder)
     assert [line["Progress/skipped_steps"] for line in statistics(folder)] == [1, 1, 3, 3]
     for line in (folder.path / "stats.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=pytest.fail)  # which other values than numbers would be
@@ -310,7 +302,7 @@ def test_a_signal_saves_the_run_which_can_go_on(number: int, run_folder: MakeFol
     stopped, source = circles_trainer(snapshot_ticks=None, state_ticks=None)
     folder = run_folder("stopped")
     with pytest.raises(StoppedBySignal) as caught:
-        train(stopped, Signalling(source, 3, number), folder)
+        train(stopped, Troubled(source, signals={3: number}), folder)
     assert caught.value.exit_code == 128 + number
     assert str(folder.state_path(2000)) in str(caught.value)
     assert folder.state_path(2000).exists()
@@ -325,7 +317,7 @@ def test_a_signal_saves_the_run_which_can_go_on(number: int, run_folder: MakeFol
 def test_a_signal_during_the_last_step_does_not_stop_a_finished_run(run_folder: MakeFolder) -> None:
     trainer, source = circles_trainer()
     folder = run_folder("run")
-    train(trainer, Signalling(source, 7, signal.SIGTERM), folder)
+    train(trainer, Troubled(source, signals={7: signal.SIGTERM}), folder)
     assert trainer.seen == 4000
     assert folder.network_path(4000).exists()
 

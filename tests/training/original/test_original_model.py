@@ -11,17 +11,8 @@ from sklearn.decomposition import PCA
 from torch import nn
 
 from dnnlib.errors import DataError, UsageError
+from tests.support import original_files as files
 from tests.support.draws import normal
-from tests.support.original_files import (
-    Persistent,
-    Shared,
-    View,
-    dumps,
-    image_content,
-    module,
-    toy_content,
-    toy_points,
-)
 from tests.support.refusals import refusal
 from training.flow.schedules import InflationSchedule
 from training.model.model import Model
@@ -37,7 +28,7 @@ SMALL = {"model_channels": 4, "channel_mult": [1], "num_blocks": 1, "attn_resolu
 def write(tmp_path: Path) -> Any:
     def write(content: Any, protocol: int = 4) -> Path:
         path = tmp_path / "original.pkl"
-        path.write_bytes(dumps(content, protocol))
+        path.write_bytes(files.dumps(content, protocol))
         return path
 
     return write
@@ -50,7 +41,7 @@ def small_network() -> nn.Module:
 
 
 def small_content(exponents: Any = (0.0,) * DIM) -> dict[str, Any]:
-    return image_content("SongUNet", small_network(), exponents, **SMALL)
+    return files.image_content("SongUNet", small_network(), exponents, **SMALL)
 
 
 SCHEDULES: dict[str, dict[str, Any]] = {
@@ -105,8 +96,8 @@ def test_axes_are_those_of_the_constructor_or_in_float32_made_orthonormal(write:
 
 
 def test_the_mean_of_a_toy_is_that_of_its_pca(write: Any) -> None:
-    points = toy_points("moons") + torch.tensor([0.02, -0.01])
-    content = toy_content("moons", points=points)
+    points = files.toy_points("moons") + torch.tensor([0.02, -0.01])
+    content = files.toy_content("moons", points=points)
     basis = import_original(write(content)).model.denoiser.basis
     assert basis.mean.tolist() == content["dataset_kwargs"]["pca_trf"].mean_.tolist()
     torch.testing.assert_close(basis.mean, points.mean(dim=0))
@@ -127,10 +118,10 @@ def test_another_pca_than_the_networks_is_refused(write: Any) -> None:
         ({"explained_variance_": np.ones(2)}, "its 'explained_variance_' is not that"),
         ({"whiten": True}, "has 1 as its 'whiten', not 0"),
     ):
-        content = toy_content()
+        content = files.toy_content()
         vars(content["dataset_kwargs"]["pca_trf"]).update(changes)
         assert message in refusal(import_original, write(content))
-    for other in (Persistent("PCA2", mean_=np.zeros(2)), {"mean_": np.zeros(2)}, "PCA"):
+    for other in (files.Persistent("PCA2", mean_=np.zeros(2)), {"mean_": np.zeros(2)}, "PCA"):
         content["dataset_kwargs"]["pca_trf"] = other
         assert "'pca_trf'" in refusal(import_original, write(content))
     content["ema"] = PCA()
@@ -220,13 +211,13 @@ def test_a_path_of_data_makes_a_plain_name(write: Any) -> None:
 
 
 def test_a_toy_is_named_by_the_file_or_asks_for_its_name_and_time(write: Any) -> None:
-    path = write(toy_content())
+    path = write(files.toy_content())
     about = import_original(path).model.about
     assert (about["data_name"], about["augment_to"], about["tmax"]) == ("circles", 0, 7.01)
     assert import_original(path, data_name="circles").model.about == about
     with pytest.raises(UsageError, match=r"data_name is moons, but .* has circles"):
         import_original(path, data_name="moons")
-    path = write({"ema": toy_content()["ema"]})
+    path = write({"ema": files.toy_content()["ema"]})
     with pytest.raises(UsageError, match="give --data_name"):
         import_original(path, t_max=7.01)
     with pytest.raises(UsageError, match="give --tmax"):
@@ -246,29 +237,31 @@ def test_a_file_with_impossible_facts_is_refused(write: Any) -> None:
         ("loss_fn", {"t_max": -1.0}, "its 't_max' is -1"),
         ("loss_fn", {"t_max": "late"}, "has str as its 't_max'"),
     ):
-        content = toy_content()
+        content = files.toy_content()
         found = content[section]
-        (found.state if isinstance(found, Persistent) else found).update(changes)
+        (found.state if isinstance(found, files.Persistent) else found).update(changes)
         assert message in refusal(import_original, write(content))
-    content = toy_content()
+    content = files.toy_content()
     for kind, shown in (("VPPrecond", "VPPrecond"), ("a\nb", r"a\nb")):
         content["ema"].class_name = kind
         assert shown in refusal(import_original, write(content))
 
 
 def test_protocols_of_older_pythons_are_read(write: Any) -> None:
-    content = toy_content()
+    content = files.toy_content()
     for layer in content["ema"].child("model").state["_modules"].values():
         del layer.state["_non_persistent_buffers_set"]
     assert read_original(write(content, 5)).network.class_name == "IFsToyPreCond"
 
 
 def test_what_is_no_file_of_a_network_is_refused(write: Any, tmp_path: Path) -> None:
-    contents: tuple[Any, ...] = ({}, [], {"ema": {}}, {"ema": 3}, {"state": Persistent("A")})
+    contents: tuple[Any, ...] = ({}, [], {"ema": {}}, {"ema": 3}, {"state": files.Persistent("A")})
     for content in contents:
         assert "holds no network" in refusal(read_original, write(content))
     path = write({})
-    path.write_bytes(dumps(toy_content()).replace(b"\x8c\x05class\x94", b"\x8c\x05clash\x94", 1))
+    path.write_bytes(
+        files.dumps(files.toy_content()).replace(b"\x8c\x05class\x94", b"\x8c\x05clash\x94", 1)
+    )
     assert "not the description of an object" in refusal(read_original, path)
     torch.save({}, path)
     assert "is a zip" in refusal(read_original, path)
@@ -277,23 +270,23 @@ def test_what_is_no_file_of_a_network_is_refused(write: Any, tmp_path: Path) -> 
 
 
 def test_modules_are_no_maze_and_weights_are_not_made_of_few_numbers(write: Any) -> None:
-    content = toy_content()
+    content = files.toy_content()
     modules = content["ema"].child("model").state["_modules"]
     layer = modules["dense12"]
     modules["dense12"] = modules["dense22"]
     message = refusal(import_original, write(content))
     assert "one module in two places, as 'dense22' too" in message
     modules["dense12"] = layer
-    inner = deep = module("Linear")
+    inner = deep = files.module("Linear")
     for _ in range(60):  # 2^60 ways to the innermost
-        inner = module("Linear", {"a": inner, "b": inner})
+        inner = files.module("Linear", {"a": inner, "b": inner})
     for _ in range(DEEPEST_MODULE + 5):
-        deep = module("Linear", {"a": deep})
+        deep = files.module("Linear", {"a": deep})
     for maze in (inner, deep):
         layer, modules["dense11"] = modules["dense11"], maze
         message = refusal(import_original, write(content))
         assert "one module in two places" in message or "too deep" in message
         modules["dense11"] = layer
-    few = View(Shared(torch.zeros(1)), 4, 2, stride=(0, 0))
+    few = files.View(files.Shared(torch.zeros(1)), 4, 2, stride=(0, 0))
     layer.state["_parameters"]["weight"] = few
     assert "tensor of shape [4, 2] of 1 values" in refusal(import_original, write(content))

@@ -10,18 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError
+from tests.support import original_files as files
 from tests.support.draws import seeded
-from tests.support.original_files import (
-    dumps,
-    edm_content,
-    image_network,
-    randomized,
-    small_toy_network,
-    toy_content,
-    toy_network,
-    toy_points,
-    toy_song_network,
-)
 from training.data.toys import Toy
 from training.model.model import Model
 from training.networks import NETWORKS
@@ -37,7 +27,7 @@ N = 5
 def imported(tmp_path: Path) -> Any:
     def imported(content: Any, **options: Any) -> Imported:
         path = tmp_path / "original.pkl"
-        path.write_bytes(dumps(content))
+        path.write_bytes(files.dumps(content))
         return import_original(path, **options)
 
     return imported
@@ -52,13 +42,15 @@ def embedded(points: Tensor) -> Tensor:
 def test_a_toy_that_was_not_scaled_is_not_taken_for_one_that_was(
     imported: Any, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    content = toy_content(name, points=toy_points(f"unscaled_{name}"))
+    content = files.toy_content(name, points=files.toy_points(f"unscaled_{name}"))
     with caplog.at_level(logging.INFO):
         model = imported(content, data_name=name).model
     assert model.about["data_name"] == f"unscaled_{name}"
     assert f"is unscaled_{name} here" in caplog.text
-    assert imported(toy_content(name)).model.about["data_name"] == name
-    content = toy_content(name, points=1.5 * toy_points(name))  # variances 2.25 times as large
+    assert imported(files.toy_content(name)).model.about["data_name"] == name
+    content = files.toy_content(
+        name, points=1.5 * files.toy_points(name)
+    )  # variances 2.25 times as large
     told = rf"are 2\.\d+, [12]\.\d+, 0\.5.* here .*, 0\.25 of {name} and"
     with pytest.raises(DataError, match=told):
         imported(content)
@@ -78,7 +70,7 @@ def test_the_original_makes_columns_orthonormal_one_after_the_other() -> None:
 def test_a_network_of_an_embedded_toy_denoises_our_embedding_of_it(
     imported: Any, name: str, space: str
 ) -> None:
-    content = toy_content(name, space, points=embedded(toy_points(name)))
+    content = files.toy_content(name, space, points=embedded(files.toy_points(name)))
     content["dataset_kwargs"]["augment_to"] = N
     model = imported(content).model
     assert (model.about["augment_to"], model.about["data_dim"]) == (N, N)
@@ -90,7 +82,7 @@ def test_a_network_of_an_embedded_toy_denoises_our_embedding_of_it(
     np.testing.assert_allclose(x, pca.transform(embedded(theirs).numpy()), atol=1e-9)
     # In these the denoiser is the original's.
     t = torch.linspace(0.5, 7, 20)
-    network, axes = small_toy_network(N), torch.from_numpy(pca.components_.T)
+    network, axes = files.small_toy_network(N), torch.from_numpy(pca.components_.T)
     xi = torch.from_numpy(pca.explained_variance_).clamp(min=0)
     gamma = 5e-4 * t.double().exp()[:, None]
     z = x / (xi + gamma).sqrt()
@@ -104,14 +96,14 @@ def test_a_network_of_an_embedded_toy_denoises_our_embedding_of_it(
 def song(dim: int, **kwargs: Any) -> tuple[OriginalToySongUNet, Any]:
     """A network with random weights, and as it is written."""
     ours = {"attention_resolutions": [4], "float32_frequencies": True}
-    network = randomized(NETWORKS["OriginalToySongUNet"](dim, **SIZES, **ours))
+    network = files.randomized(NETWORKS["OriginalToySongUNet"](dim, **SIZES, **ours))
     assert isinstance(network, OriginalToySongUNet)
-    return network, toy_song_network(network, **SIZES, attn_resolutions=[4], **kwargs)
+    return network, files.toy_song_network(network, **SIZES, attn_resolutions=[4], **kwargs)
 
 
 def test_a_song_network_of_a_toy_gives_what_it_gave(imported: Any, tmp_path: Path) -> None:
     network, written = song(3)
-    model = imported(toy_content("s_curve", network=written)).model
+    model = imported(files.toy_content("s_curve", network=written)).model
     z, t = torch.randn(5, 3, generator=seeded(1)), torch.linspace(0, 7, 5)
     with torch.no_grad():
         known = network(z, 999 * t)
@@ -133,7 +125,7 @@ def test_another_song_network_is_refused(imported: Any) -> None:
         ({"data_dim": 2}, "has 2 as its 'data_dim', not 3"),
         ({"label_dim": 3}, "has 'label_dim', which is not known"),
     ):
-        content = toy_content("s_curve", network=song(3)[1])
+        content = files.toy_content("s_curve", network=song(3)[1])
         content["ema"].child("model").state["_init_kwargs"] |= kwargs
         with pytest.raises(DataError, match=message):
             imported(content)
@@ -144,9 +136,9 @@ def test_another_song_network_is_refused(imported: Any) -> None:
 )
 def test_an_isotropic_toy_denoises_points_as_they_are(imported: Any, name: str, ours: str) -> None:
     toy = Toy(ours)
-    network = small_toy_network(toy.dim)
+    network = files.small_toy_network(toy.dim)
     data = {"dset_name": name, "augment_to": 0}
-    content = edm_content("EDMToyPreCond", toy_network(network), data, sigma_data=1.0)
+    content = files.edm_content("EDMToyPreCond", files.toy_network(network), data, sigma_data=1.0)
     model = imported(content).model
     assert (model.about["data_name"], model.denoiser.schedule.name) == (ours, "EDM")
     assert (model.about["tmin"], model.about["tmax"]) == (0.002, 80.0)
@@ -161,13 +153,13 @@ def test_an_isotropic_toy_denoises_points_as_they_are(imported: Any, name: str, 
 
 
 def test_an_isotropic_toy_in_eigenspace_counts_on_each_variance(imported: Any) -> None:
-    known = toy_content("alt_s_curve")
-    pca, network = known["dataset_kwargs"]["pca_trf"], small_toy_network(3)
+    known = files.toy_content("alt_s_curve")
+    pca, network = known["dataset_kwargs"]["pca_trf"], files.small_toy_network(3)
     xi = torch.from_numpy(pca.explained_variance_).float()
     data = known["dataset_kwargs"]
-    content = edm_content("EDMToyESPreCond", toy_network(network), data, data_eigs=xi)
+    content = files.edm_content("EDMToyESPreCond", files.toy_network(network), data, data_eigs=xi)
     model = imported(content).model
-    points = toy_points("alt_s_curve")[:10]
+    points = files.toy_points("alt_s_curve")[:10]
     x = torch.from_numpy(pca.transform(points.numpy()))
     torch.testing.assert_close(model.denoiser.basis.to_eigen(points), x)
     sigma = torch.logspace(-2, 1, 10)[:, None]
@@ -182,10 +174,10 @@ def test_an_isotropic_toy_in_eigenspace_counts_on_each_variance(imported: Any) -
 
 def test_an_isotropic_model_of_images_needs_no_basis(imported: Any) -> None:
     sizes = {**SIZES, "attention_resolutions": [4], "float32_frequencies": True}
-    network = randomized(NETWORKS["ddpmpp"](image_shape=(1, 8, 8), **sizes))
-    written = image_network("SongUNet", network, **SIZES, attn_resolutions=[4])
+    network = files.randomized(NETWORKS["ddpmpp"](image_shape=(1, 8, 8), **sizes))
+    written = files.image_network("SongUNet", network, **SIZES, attn_resolutions=[4])
     shape = {"img_resolution": 8, "img_channels": 1, "sigma_data": 0.5}
-    content = edm_content("EDMPrecond", written, {"path": "/data/set.zip"}, **shape)
+    content = files.edm_content("EDMPrecond", written, {"path": "/data/set.zip"}, **shape)
     model = imported(content).model
     assert model.about["image_shape"] == [1, 8, 8]
     u = torch.randn(4, 64, generator=seeded(1))
@@ -197,4 +189,4 @@ def test_an_isotropic_model_of_images_needs_no_basis(imported: Any) -> None:
     torch.testing.assert_close(model.denoiser(u, sigma[:, 0].double()), known, rtol=1e-4, atol=1e-5)
     for change in ({"img_resolution": 1e200}, {"img_channels": 2}, {"sigma_data": 0.0}):
         with pytest.raises(DataError, match=r"original\.pkl: its EDMPrecond"):
-            imported(edm_content("EDMPrecond", written, {}, **(shape | change)))
+            imported(files.edm_content("EDMPrecond", written, {}, **(shape | change)))

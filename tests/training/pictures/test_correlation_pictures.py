@@ -10,19 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.collections import PolyCollection
 
-from tests.support.picture_files import (
-    IMAGE_STEM,
-    LAGS,
-    QUANTITIES,
-    SAMPLES,
-    TIMES,
-    TOY_STEM,
-    correlations,
-    save,
-    save_image_matrices,
-    save_summary,
-    save_toy_matrices,
-)
+from tests.support import picture_files as files
 from training.measure.correlation_times import CorrelationTime
 from training.pictures.correlations.lags import draw_lags, quantile_band
 from training.pictures.correlations.matrices import draw_matrices
@@ -43,41 +31,43 @@ def image_files(folder: Path) -> list[Path]:
 def test_lines_are_means_and_their_spread(tmp_path: Path, dim: int) -> None:
     """Of few dimensions each is drawn, of many a band of those that vary."""
     constant = (1, 5) if dim == 12 else ()
-    summary, _ = correlations(dim, QUANTITIES, constant)
-    saved = SavedLags.load(save(tmp_path / "a_summary.npz", summary))
+    summary, _ = files.correlations(dim, files.QUANTITIES, constant)
+    saved = SavedLags.load(files.save(tmp_path / "a_summary.npz", summary))
     axes = draw_lags(saved, "name", "details").axes[0]
-    lines = [line.get_data() for line in axes.lines if len(line.get_xdata()) == len(TIMES)]
-    expected = [summary[f"{name}_mean"] for name in QUANTITIES]
+    lines = [line.get_data() for line in axes.lines if len(line.get_xdata()) == len(files.TIMES)]
+    expected = [summary[f"{name}_mean"] for name in files.QUANTITIES]
     if dim < 12:
-        expected += [column for name in QUANTITIES for column in summary[f"{name}_diagonal"].T]
+        expected += [
+            column for name in files.QUANTITIES for column in summary[f"{name}_diagonal"].T
+        ]
     assert len(lines) == len(expected)
     for values in expected:
         assert any(np.allclose(drawn, values) for _, drawn in lines)
-    assert all(np.allclose(drawn, LAGS) for drawn, _ in lines)
+    assert all(np.allclose(drawn, files.LAGS) for drawn, _ in lines)
     bands = [item for item in axes.collections if isinstance(item, PolyCollection)]
     assert len(bands) == (2 if dim == 12 else 0)
-    for band, name in zip(bands, QUANTITIES, strict=False):
+    for band, name in zip(bands, files.QUANTITIES, strict=False):
         varying = np.delete(summary[f"{name}_diagonal"], constant, axis=1)
         edge = band.get_paths()[0].vertices
-        for lag, ends in zip(LAGS, np.quantile(varying, [0.1, 0.9], axis=1).T, strict=True):
+        for lag, ends in zip(files.LAGS, np.quantile(varying, [0.1, 0.9], axis=1).T, strict=True):
             there = edge[np.isclose(edge[:, 0], lag), 1]
             assert [there.min(), there.max()] == pytest.approx(ends, abs=1e-6)
 
 
 def test_chance_is_a_band_of_two_over_the_root_of_the_samples(tmp_path: Path) -> None:
-    axes = draw_lags(SavedLags.load(save_summary(tmp_path)), "name", "").axes[0]
+    axes = draw_lags(SavedLags.load(files.save_summary(tmp_path)), "name", "").axes[0]
     (band,) = axes.patches
-    assert band.get_y() == pytest.approx(-2 / sqrt(SAMPLES), rel=1e-3)
-    assert band.get_height() == pytest.approx(4 / sqrt(SAMPLES), rel=1e-3)
+    assert band.get_y() == pytest.approx(-2 / sqrt(files.SAMPLES), rel=1e-3)
+    assert band.get_height() == pytest.approx(4 / sqrt(files.SAMPLES), rel=1e-3)
     assert "N = 10,000" in axes.texts[0].get_text()
-    older = SavedLags.load(save_summary(tmp_path, n_samples=None))
+    older = SavedLags.load(files.save_summary(tmp_path, n_samples=None))
     assert not draw_lags(older, "name", "").axes[0].patches
 
 
 def test_dimensions_of_rounding_alone_are_not_drawn(tmp_path: Path) -> None:
-    summary, _ = correlations(12, QUANTITIES)
+    summary, _ = files.correlations(12, files.QUANTITIES)
     summary["net_residuals_std"][3:, 7] = 1e-7
-    saved = SavedLags.load(save(tmp_path / "a_summary.npz", summary))
+    saved = SavedLags.load(files.save(tmp_path / "a_summary.npz", summary))
     hidden = np.isnan(saved.curves["net_residuals"].diagonal)
     assert np.flatnonzero(hidden.all(axis=0)).tolist() == [7]
     assert not np.isnan(saved.curves["net_outputs"].diagonal).any()
@@ -88,16 +78,16 @@ def test_dimensions_of_rounding_alone_are_not_drawn(tmp_path: Path) -> None:
 def test_correlation_times_are_told_and_marked(tmp_path: Path) -> None:
     """A line from 1 to 0 at lag 2, whose integral is 1; others stay, or are gone at once."""
     curves = {
-        "net_outputs": np.full(len(LAGS), 0.75),
-        "net_residuals": np.clip(1 - LAGS / 2, 0, 1),
+        "net_outputs": np.full(len(files.LAGS), 0.75),
+        "net_residuals": np.clip(1 - files.LAGS / 2, 0, 1),
         "exact_residuals": np.array([1.0, 0.05, 0.02, *[0.05] * 6]),
     }
-    summary: dict[str, Any] = {"times": TIMES, "n_samples": 10**6}
+    summary: dict[str, Any] = {"times": files.TIMES, "n_samples": 10**6}
     for name, values in curves.items():
         columns = values[:, None].repeat(2, axis=1)
         summary |= {f"{name}_mean": values, f"{name}_diagonal": columns}
         summary[f"{name}_std"] = np.ones_like(columns)
-    saved = SavedLags.load(save(tmp_path / "a_summary.npz", summary))
+    saved = SavedLags.load(files.save(tmp_path / "a_summary.npz", summary))
     assert saved.lasting.integral == pytest.approx(1, abs=1e-5)
     axes = draw_lags(saved, "name", "").axes[0]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == [
@@ -141,7 +131,7 @@ def test_condensed_keeps_the_largest_of_a_block(dim: int, block: int) -> None:
 
 def test_a_diagonal_survives_in_a_large_matrix(tmp_path: Path) -> None:
     matrix = 0.6 * np.eye(600, dtype=np.float32)
-    path = save(tmp_path / "x_times0_4.npz", {"time": 1.0, "net_residuals_acs": matrix})
+    path = files.save(tmp_path / "x_times0_4.npz", {"time": 1.0, "net_residuals_acs": matrix})
     saved = SavedMatrices.of_images([path])
     (cells,) = saved.matrices["net_residuals"]
     assert (saved.dim, saved.block, saved.notes) == (600, 3, [""])
@@ -150,15 +140,15 @@ def test_a_diagonal_survives_in_a_large_matrix(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dim", [2, 5])
 def test_heat_maps_are_the_matrices_of_their_times(tmp_path: Path, dim: int) -> None:
-    path = save_toy_matrices(tmp_path, dim)
+    path = files.save_toy_matrices(tmp_path, dim)
     saved = SavedMatrices.of_toy(path)
     assert saved.notes == ["first time", "≈ the correlation time", "halfway", "last time"]
     *panels, bar = draw_matrices(saved, "name", "").axes
     assert len(panels) == 8
     assert bar.get_ylabel() == "correlation"
-    indices = [int(np.flatnonzero(time == TIMES)[0]) for time in saved.times]
+    indices = [int(np.flatnonzero(time == files.TIMES)[0]) for time in saved.times]
     with np.load(path) as file:
-        expected = [file[f"{name}_acs"][index] for name in QUANTITIES for index in indices]
+        expected = [file[f"{name}_acs"][index] for name in files.QUANTITIES for index in indices]
     for axes, matrix in zip(panels, expected, strict=True):
         (image,) = axes.images
         assert np.array_equal(np.asarray(image.get_array()), matrix)
@@ -175,33 +165,33 @@ def test_heat_maps_are_the_matrices_of_their_times(tmp_path: Path, dim: int) -> 
 
 @pytest.mark.parametrize("summarized", [True, False])
 def test_only_the_shown_files_of_images_are_read(tmp_path: Path, summarized: bool) -> None:
-    save_image_matrices(tmp_path)
+    files.save_image_matrices(tmp_path)
     if not summarized:
-        (tmp_path / f"{IMAGE_STEM}_summary.npz").unlink()
+        (tmp_path / f"{files.IMAGE_STEM}_summary.npz").unlink()
     saved = SavedMatrices.of_images(image_files(tmp_path))
-    indices = [int(np.flatnonzero(time == TIMES)[0]) for time in saved.times]
-    assert (indices[0], indices[-1]) == (0, len(TIMES) - 1)
+    indices = [int(np.flatnonzero(time == files.TIMES)[0]) for time in saved.times]
+    assert (indices[0], indices[-1]) == (0, len(files.TIMES) - 1)
     assert all(saved.notes) == summarized
-    _, expected = correlations(7, QUANTITIES)
-    for name in QUANTITIES:
+    _, expected = files.correlations(7, files.QUANTITIES)
+    for name in files.QUANTITIES:
         assert np.array_equal(saved.matrices[name], expected[f"{name}_acs"][indices])
-    for index in set(range(len(TIMES))) - set(indices):
-        (tmp_path / f"{IMAGE_STEM}_times0_{index}.npz").write_bytes(b"not opened")
+    for index in set(range(len(files.TIMES))) - set(indices):
+        (tmp_path / f"{files.IMAGE_STEM}_times0_{index}.npz").write_bytes(b"not opened")
     again = SavedMatrices.of_images(image_files(tmp_path))
     assert np.array_equal(again.times, saved.times)
 
 
 def test_some_of_the_files_of_images(tmp_path: Path) -> None:
     """Then the summary tells nothing of what is first, halfway and last of them."""
-    save_image_matrices(tmp_path)
-    paths = [tmp_path / f"{IMAGE_STEM}_times0_{index}.npz" for index in (7, 2, 3)]
+    files.save_image_matrices(tmp_path)
+    paths = [tmp_path / f"{files.IMAGE_STEM}_times0_{index}.npz" for index in (7, 2, 3)]
     saved = SavedMatrices.of_images(paths)
-    assert saved.times.tolist() == TIMES[[2, 3, 7]].tolist()
+    assert saved.times.tolist() == files.TIMES[[2, 3, 7]].tolist()
     assert saved.notes == ["", "", ""]
 
 
 def test_names_and_noise_are_told(tmp_path: Path) -> None:
-    stem = tmp_path / TOY_STEM
+    stem = tmp_path / files.TOY_STEM
     assert name_and_details(stem) == ("circles", "PRP schedule")
-    (tmp_path / f"{TOY_STEM}_summary.json").write_text('{"noise": "path"}')
+    (tmp_path / f"{files.TOY_STEM}_summary.json").write_text('{"noise": "path"}')
     assert name_and_details(stem)[1] == "PRP schedule · along the flow's own paths"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dnnlib.errors import DataError
 from tests.support.draws import double, normal, seeded
 from tests.support.equations import START, last, riccati
-from tests.support.flows import curved_flow, exact_flow
+from tests.support.flows import FunctionNetwork, curved_flow, exact_flow
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS
@@ -44,17 +44,11 @@ def test_melting_and_generating_undo_each_other_at_any_number_of_steps(kept: int
 def test_a_network_in_single_precision_is_inverted_to_its_rounding() -> None:
     generator = seeded()
 
-    class Network(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            layers = (nn.Linear(3, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 2))
-            self.layers = nn.Sequential(*layers)
-
-        def forward(self, z: Tensor, c_noise: Tensor) -> Tensor:
-            return self.layers(torch.cat([z, c_noise.expand(len(z))[:, None]], dim=1))
-
+    layers = [nn.Linear(3, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 2)]
+    whole = nn.Sequential(*layers)
+    network = FunctionNetwork(lambda z, c: whole(torch.cat([z, c.expand(len(z))[:, None]], dim=1)))
     toy, known = exact_flow("bumps2", 1)
-    denoiser = NetworkDenoiser(Network(), known.basis, known.schedule)
+    denoiser = NetworkDenoiser(network, known.basis, known.schedule)
     flow = ProbabilityFlow(denoiser, known.schedule, known.basis)
     for steps in (6, 30):
         assert roundtrip_error(flow, toy.sample(32, generator), steps) <= 1e-5
