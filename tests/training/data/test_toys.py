@@ -199,8 +199,7 @@ def test_samples_follow_from_the_generator() -> None:
     for name in TOY_NAMES:
         toy = Toy(name)
         first, again, other = (toy.sample(20, seeded(seed)) for seed in (1, 1, 2))
-        assert first.dtype == torch.float64
-        assert first.shape == (20, toy.dim)
+        assert (first.dtype, first.shape) == (torch.float64, (20, toy.dim))
         assert torch.equal(first, again)
         assert not torch.equal(first, other)
 

@@ -165,8 +165,7 @@ def test_estimated_densities_scatter_about_the_exact_ones() -> None:
 def test_directions_are_signs_by_seed_and_number_or_the_unit_vectors() -> None:
     trace = Trace("hutchinson", probes=2, seed=7)
     directions = trace.directions(slice(0, 1000), 5)
-    assert directions.shape == (2, 1000, 5)
-    assert directions.dtype == torch.float64
+    assert (directions.shape, directions.dtype) == ((2, 1000, 5), torch.float64)
     torch.testing.assert_close(directions.abs(), torch.full_like(directions, 0.5**0.5))
     assert (directions.mean(dim=1).abs() * (2 * 1000) ** 0.5 < 4).all()
     for rows in (slice(0, 1), slice(3, 17), slice(999, 1000), slice(4, 4)):

@@ -14,26 +14,21 @@ from training.measure.correlations import Autocorrelations, correlate
 def test_of_a_line_it_is_half_of_where_it_ends_or_comes_down_to_the_scatter() -> None:
     lags = torch.linspace(0, 5, 11, dtype=torch.float64)
     found = correlation_time(lags, 1 - lags / 3.2)
-    assert found.gone == pytest.approx(3.2)
-    assert found.integral == pytest.approx(1.6)
+    assert (found.gone, found.integral) == pytest.approx((3.2, 1.6))
     assert found.bound is None
-    assert found.e_folding == pytest.approx(3.2 * (1 - 1 / math.e))
-    assert str(found) == "1.6"
+    assert (found.e_folding, str(found)) == (pytest.approx(3.2 * (1 - 1 / math.e)), "1.6")
     found = correlation_time(lags, 1 - lags / 4, scatter=0.25)
-    assert found.gone == pytest.approx(3)
-    assert found.integral == pytest.approx(3 * 0.625)
+    assert (found.gone, found.integral) == pytest.approx((3, 3 * 0.625))
 
 
 def test_all_counts_up_to_the_first_zero_if_there_is_one() -> None:
     lags = torch.arange(6.0)
     rises_again = torch.tensor([1.0, 0.5, -0.5, 0.9, 0.9, 0.9])
     found = correlation_time(lags, rises_again)
-    assert found.gone == pytest.approx(1.5)
-    assert found.integral == pytest.approx(0.75 + 0.125)
+    assert (found.gone, found.integral) == pytest.approx((1.5, 0.75 + 0.125))
     lags = torch.tensor([0.0, 1, 3])
     found = correlation_time(lags, torch.tensor([1.0, 0.8, 0.6]))
-    assert found.integral == pytest.approx(0.9 + 1.4)
-    assert found.bound == "lower"
+    assert (found.integral, found.bound) == (pytest.approx(0.9 + 1.4), "lower")
     assert math.isnan(found.gone)
     assert math.isnan(found.e_folding)
     assert str(found) == "at least 2.3"
@@ -67,8 +62,7 @@ def test_what_is_gone_at_once_lasts_less_than_the_spacing(count: int, spacing: f
     for seed in range(5):
         found = fresh(spacing, count, seed)
         assert (found.integral, found.bound) == (pytest.approx(spacing), "upper")
-        assert found.e_folding == pytest.approx(spacing)
-        assert str(found) == f"< {spacing}"
+        assert (found.e_folding, str(found)) == (pytest.approx(spacing), f"< {spacing}")
 
 
 def test_a_small_rest_over_a_few_lags_is_no_time_either() -> None:

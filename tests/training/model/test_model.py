@@ -43,8 +43,7 @@ def test_a_saved_model_denoises_as_before_and_is_saved_as_the_same_file(
     first, second = tmp_path / "first.pkl", tmp_path / "second.pkl"
     model.save(first)
     loaded = Model.load(str(first))
-    assert loaded.about == model.about
-    assert loaded.recipe == model.recipe
+    assert (loaded.about, loaded.recipe) == (model.about, model.recipe)
     x = normal(9, 2, generator=generator)
     model.denoiser.eval()
     for t in (double(2.0), torch.linspace(0, 7, 9)):
@@ -200,11 +199,6 @@ def test_an_inconsistent_file_is_a_data_error_that_names_it(model: Model, tmp_pa
         damaged = {**parts, name: apply(parts[name])}
         write_network(path, {key: part for key, part in damaged.items() if part}, about)
         refusal(Model.load, path)
-    for content, reason in ((b"", "empty"), (b"text", "no zip"), (b"PK\x03\x04 a", "cut short")):
-        path.write_bytes(content)
-        assert reason in refusal(Model.load, path)
-    path.unlink()
-    assert "does not exist" in refusal(Model.load, path)
 
 
 def test_a_recipe_builds_equal_models_from_equal_seeds(model: Model) -> None:

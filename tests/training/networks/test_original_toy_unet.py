@@ -1,5 +1,7 @@
 """The original's toy network against the same computation written out layer by layer."""
 
+from itertools import product
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,7 @@ CHANNELS = (32, 64, 32, 96)
 
 
 def written_out(weights: dict[str, Tensor], z: Tensor, c_noise: Tensor) -> Tensor:
-    """From the tensors alone: resampling by loops over windows, four levels by hand."""
+    """From the tensors alone: resampling by windows, four levels by hand."""
 
     def apply(layer: str, x: Tensor) -> Tensor:
         return x @ weights[f"{layer}.weight"].T + weights[f"{layer}.bias"]
@@ -25,31 +27,21 @@ def written_out(weights: dict[str, Tensor], z: Tensor, c_noise: Tensor) -> Tenso
         return h / (1 + (-h).exp())
 
     def down(x: Tensor, stride: int) -> Tensor:
-        size = (x.shape[-1] - 2) // stride + 1
-        out = x.new_zeros(*x.shape[:2], size, size)
-        for i in range(size):
-            for j in range(size):
-                window = x[..., stride * i : stride * i + 2, stride * j : stride * j + 2]
-                out[..., i, j] = window.mean(dim=(-1, -2))
-        return out
+        return x.unfold(2, 2, stride).unfold(3, 2, stride).mean(dim=(-1, -2))
 
     def up(x: Tensor, stride: int) -> Tensor:
         size = stride * (x.shape[-1] - 1) + 2
         out = x.new_zeros(*x.shape[:2], size, size)
-        for i in range(x.shape[-1]):
-            for j in range(x.shape[-1]):
-                rows = slice(stride * i, stride * i + 2)
-                out[..., rows, stride * j : stride * j + 2] += x[..., i, j][..., None, None]
+        for i, j in product(range(x.shape[-1]), repeat=2):
+            rows, columns = (slice(stride * k, stride * k + 2) for k in (i, j))
+            out[..., rows, columns] += x[..., i, j][..., None, None]
         return out
 
     def block(name: str, x: Tensor, groups: int) -> Tensor:
         h = F.conv2d(x, weights[f"{name}.conv.weight"], weights[f"{name}.conv.bias"], padding=1)
         h = h + apply(f"{name}.modulation", conv_embedding)[:, :, None, None]
-        split = h.unflatten(1, (groups, -1)).flatten(2)
-        mean, var = split.mean(2, keepdim=True), split.var(2, keepdim=True, unbiased=False)
-        h = ((split - mean) / (var + 1e-5).sqrt()).reshape(h.shape)
-        h = h * weights[f"{name}.norm.weight"][:, None, None]
-        return F.silu(h + weights[f"{name}.norm.bias"][:, None, None])
+        scale, shift = weights[f"{name}.norm.weight"], weights[f"{name}.norm.bias"]
+        return F.silu(F.group_norm(h, groups, scale, shift, eps=1e-5))
 
     layer_embedding, conv_embedding = embed("layer_embedding"), embed("block_embedding")
 

@@ -23,8 +23,7 @@ def test_curves_of_few_and_many_reports(reports: int) -> None:
     saved = SavedTraining(np.arange(1, reports + 1) / 10, loss, np.full(reports, 1e-3))
     loss_axes, rate_axes = draw_training(saved, "run").axes
     baseline, curve = loss_axes.lines[:2]
-    assert set(baseline.get_ydata()) == {1.0}
-    assert baseline.get_linestyle() == "--"
+    assert (set(baseline.get_ydata()), baseline.get_linestyle()) == ({1.0}, "--")
     assert np.allclose(curve.get_xydata(), np.stack([saved.samples, loss], 1), equal_nan=True)
     assert len(loss_axes.lines) == (3 if reports > 200 else 2)
     low, high = loss_axes.get_ylim()

@@ -81,8 +81,7 @@ def test_kinds_and_latent_laws_are_told_by_time_name_and_parameters(tmp_path: Pa
     ):
         content = json.dumps({"options": {"eps": eps}})
         (tmp_path / "circles_PRRto1D_exact_sim_params.json").write_text(content)
-        assert latent_law(gen) == told
-        assert latent_law(melt) == ""
+        assert (latent_law(gen), latent_law(melt)) == (told, "")
     assert exact not in words(clouds.draw_trajectories([gen]))
     images = SavedTrajectory.load(save_images(tmp_path, "gen"))
     content = json.dumps({"gen": {"options": {"eps": "auto", "gen_source": "empirical"}}})
@@ -281,8 +280,7 @@ def test_frames_move_the_points_and_keep_the_colors(tmp_path: Path, dim: int) ->
     moving.figure.set_dpi(20)
     limits = moving.axes.get_xlim()
     frames = moving.frames()
-    assert len(frames) == SAVED
-    assert frames[0].dtype == np.uint8
+    assert (len(frames), frames[0].dtype) == (SAVED, np.uint8)
     assert not np.array_equal(frames[0], frames[1])
     assert moving.axes.get_xlim() == limits
     if dim == 2:

@@ -169,8 +169,7 @@ def test_gray_images_have_one_channel_and_jpegs_are_images_too(tmp_path: Path) -
     gray = Image.new("L", (8, 8), 99)
     gray.save(tmp_path / "a.jpg")
     dataset = ImageDataset(tmp_path)
-    assert dataset.image_shape == (1, 8, 8)
-    assert dataset[0][0].tolist() == [[[99] * 8] * 8]
+    assert (dataset.image_shape, dataset[0][0].tolist()) == ((1, 8, 8), [[[99] * 8] * 8])
 
 
 GOOD = png(PIXELS[0])

@@ -84,8 +84,7 @@ def test_solvers_are_found_by_their_names() -> None:
     assert list(SOLVERS) == ["euler", "heun", "rk4", "exp_ab2", "exp_rk5", "dopri5", "gauss4"]
     assert [solver.order for solver in SOLVERS.values()] == [1, 2, 4, 2, 5, 5, 4]
     assert named("standardized") == {"exp_ab2", "exp_rk5", "dopri5", "gauss4"}
-    assert named("multistep") == {"exp_ab2"}
-    assert named("adaptive") == {"dopri5"}
+    assert (named("multistep"), named("adaptive")) == ({"exp_ab2"}, {"dopri5"})
     assert named("calls_per_step") == {"euler", "heun", "rk4", "exp_ab2", "exp_rk5"}
     assert DEFAULT in SOLVERS
     for name, solver in SOLVERS.items():
