@@ -1,7 +1,5 @@
 """What tests of solvers share: a nonlinear equation with its solution, and how errors fall."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from scipy.integrate import solve_ivp
@@ -26,12 +24,6 @@ def last(method: Method, v: Velocity, x: Tensor, times: Tensor) -> Tensor:
     """The state at the last time."""
     *_, end = method(v, x, times)
     return end
-
-
-def orders(errors: Sequence[float]) -> list[float]:
-    """Measured orders from errors at step sizes each half of the one before."""
-    ratios = torch.tensor(errors[:-1]) / torch.tensor(errors[1:])
-    return ratios.log2().tolist()
 
 
 def scipys_end(v: Velocity, x: Tensor, times: Tensor) -> Tensor:

@@ -108,6 +108,14 @@ class Counted:
         return self.function(x, t)
 
 
+def bumps_under(schedule: NoiseSchedule) -> tuple[Toy, ProbabilityFlow]:
+    """Bumps, and their exact flow under a schedule."""
+    toy = Bumps(schedule.dim)
+    basis = EigenBasis.from_moments(*toy.moments())
+    denoiser = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
+    return toy, ProbabilityFlow(denoiser, schedule, basis)
+
+
 class FunctionNetwork(nn.Module):
     """A network without parameters: a function of its input, noise condition, and labels if any."""
 

@@ -1,6 +1,5 @@
 """Results files: all of the promised arrays, consistent, written while the simulation runs."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from dnnlib.errors import DataError
 from tests.support.draws import normal
@@ -84,25 +82,6 @@ def test_a_file_has_what_a_simulation_in_memory_has(
             for name, rows in describe_state(FLOW, State(*state)).items():
                 expected = rows.numpy().astype(dtype)
                 np.testing.assert_array_equal(arrays[name][index], expected, strict=True)
-
-
-@pytest.mark.parametrize("before", [None, b"old"])
-def test_an_error_in_the_middle_leaves_what_was_there(tmp_path: Path, before: bytes | None) -> None:
-    path = tmp_path / "melt.npz"
-    if before:
-        path.write_bytes(before)
-
-    def denoise(x: Tensor, t: Tensor) -> Tensor:
-        if t > 2:
-            assert len(os.listdir(tmp_path)) > bool(before)  # it is being written
-            return torch.full_like(x, float("nan"))
-        return x
-
-    broken = ProbabilityFlow(denoise, FLOW.schedule, FLOW.basis)
-    with pytest.raises(DataError, match="finite"):
-        Simulator(broken, TIMES, RK4, 1).melt(DATA, path=path)
-    assert os.listdir(tmp_path) == ["melt.npz"] * bool(before)
-    assert not before or path.read_bytes() == before
 
 
 def test_the_denoiser_is_called_once_for_a_saved_state(tmp_path: Path) -> None:

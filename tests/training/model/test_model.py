@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dnnlib.errors import UsageError
-from tests.support.draws import double, normal
+from tests.support.draws import double, normal, seeded
 from tests.support.flows import random_basis
 from tests.support.refusals import refusal
 from tests.support.trainers import tiny_model
@@ -29,34 +29,29 @@ def model() -> Model:
     return model
 
 
-@pytest.mark.parametrize(
-    ("network", "space", "sizes"),
-    [("mlp", "ES", {"width": 16}), ("ToyConvUNet", "IS", {"channels": 8})],
-)
-def test_a_saved_model_denoises_as_before_and_is_saved_as_the_same_file(
-    network: str, space: str, sizes: dict[str, int], tmp_path: Path, generator: torch.Generator
-) -> None:
-    model, _ = tiny_model(network, space, dims_to_keep=1, **sizes)
-    for parameter in model.denoiser.parameters():
-        torch.nn.init.normal_(parameter, std=0.1, generator=generator)
-    model.about |= {"seen": 5, "list": [1, "a", None], "nested": {"lr": 1e-3}}
-    first, second = tmp_path / "first.pkl", tmp_path / "second.pkl"
-    model.save(first)
-    loaded = Model.load(str(first))
-    assert (loaded.about, loaded.recipe) == (model.about, model.recipe)
-    x = normal(9, 2, generator=generator)
-    model.denoiser.eval()
-    for t in (double(2.0), torch.linspace(0, 7, 9)):
-        assert torch.equal(loaded.denoiser(x, t), model.denoiser(x, t))
-    assert torch.equal(loaded.denoiser.basis.mean, model.denoiser.basis.mean)
-    assert not any(parameter.requires_grad for parameter in loaded.denoiser.parameters())
-    loaded.save(second)
-    (one, about), (other, about_again) = read_network(first), read_network(second)
-    assert about == about_again
-    assert one.keys() == other.keys()
-    for name, part in one.items():
-        assert part.arguments == other[name].arguments
-        assert all(torch.equal(part.state[key], other[name].state[key]) for key in part.state)
+def test_a_saved_model_denoises_as_before_and_is_saved_as_the_same_file(tmp_path: Path) -> None:
+    first, second, generator = tmp_path / "first.pkl", tmp_path / "second.pkl", seeded()
+    for network, space, size in (("mlp", "ES", "width"), ("ToyConvUNet", "IS", "channels")):
+        model, _ = tiny_model(network, space, dims_to_keep=1, **{size: 16})
+        for parameter in model.denoiser.parameters():
+            torch.nn.init.normal_(parameter, std=0.1, generator=generator)
+        model.about |= {"seen": 5, "list": [1, "a", None], "nested": {"lr": 1e-3}}
+        model.save(first)
+        loaded = Model.load(str(first))
+        assert (loaded.about, loaded.recipe) == (model.about, model.recipe)
+        x = normal(9, 2, generator=generator)
+        model.denoiser.eval()
+        for t in (double(2.0), torch.linspace(0, 7, 9)):
+            assert torch.equal(loaded.denoiser(x, t), model.denoiser(x, t))
+        assert torch.equal(loaded.denoiser.basis.mean, model.denoiser.basis.mean)
+        assert not any(parameter.requires_grad for parameter in loaded.denoiser.parameters())
+        loaded.save(second)
+        (one, about), (other, about_again) = read_network(first), read_network(second)
+        assert about == about_again
+        assert one.keys() == other.keys()
+        for name, part in one.items():
+            assert part.arguments == other[name].arguments
+            assert all(torch.equal(part.state[key], other[name].state[key]) for key in part.state)
 
 
 def test_the_scale_is_chosen_when_a_model_is_opened(model: Model, tmp_path: Path) -> None:

@@ -50,18 +50,6 @@ def simulate(network: Path, tmp_path: Path) -> Run:
     return start
 
 
-def test_every_solver_runs_from_a_script_and_counts_its_calls(simulate: Run) -> None:
-    for name, solver in SOLVERS.items():
-        _, parameters, times = simulate(f"--solver={name}", "--steps=8")
-        calls = parameters["simulations"]["melt"]["denoiser_calls"]
-        if solver.calls_per_step:
-            assert calls == 8 * solver.calls_per_step + solver.multistep
-        assert calls >= 8
-        assert len(times) == 9
-        bound = 1e-5 if name == "gauss4" else 10  # gauss4 is reversible
-        assert parameters["simulations"]["roundtrip"]["max_abs_error"] < bound
-
-
 def test_a_smaller_tolerance_takes_more_steps_and_many_are_announced(
     simulate: Run,
 ) -> None:
