@@ -79,9 +79,7 @@ def ramp() -> Calibration:
     return Calibration(times, gains.contiguous(), slopes)
 
 
-def test_it_scales_the_output_and_subtracts_a_part_of_the_input(
-    ramp: Calibration,
-) -> None:
+def test_it_scales_the_output_and_subtracts_a_part_of_the_input(ramp: Calibration) -> None:
     out, z = torch.ones(2, 3, dtype=DOUBLE), torch.full((2, 3), 3.0, dtype=DOUBLE)
     at_end = double([0.5 - 9, 0.5 - 3, 0.5])
     at_start = torch.full((3,), 2.0, dtype=DOUBLE)

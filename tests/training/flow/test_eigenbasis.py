@@ -27,9 +27,7 @@ def points() -> Tensor:
     return OFFSET + points @ mixing
 
 
-def test_a_fit_has_the_axes_of_the_covariance_however_the_data_is_cut(
-    points: Tensor,
-) -> None:
+def test_a_fit_has_the_axes_of_the_covariance_however_the_data_is_cut(points: Tensor) -> None:
     basis = EigenBasis.fit([points])
     eigenvalues, eigenvectors = np.linalg.eigh(np.cov(points.numpy().T, bias=True))
     np.testing.assert_allclose(basis.eigenvalues, eigenvalues[::-1], rtol=1e-9)

@@ -10,13 +10,8 @@ from training.flow.denoisers import NetworkDenoiser
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS, Solver, get_solver
 
-CHOSEN = {
-    "exp_rk5": SOLVERS["exp_rk5"],
-    "rk4": SOLVERS["rk4"],
-    "exp_ab2": SOLVERS["exp_ab2"],
-    "dopri5": get_solver("dopri5", 1e-9, 1e-9),
-    "gauss4": SOLVERS["gauss4"],
-}
+CHOSEN = {name: SOLVERS[name] for name in ("exp_rk5", "rk4", "exp_ab2", "gauss4")}
+CHOSEN["dopri5"] = get_solver("dopri5", 1e-9, 1e-9)
 every_solver = pytest.mark.parametrize("solver", CHOSEN.values(), ids=CHOSEN)
 
 

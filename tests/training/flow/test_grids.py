@@ -73,9 +73,7 @@ def test_adapted_times_make_nearly_equal_errors_that_add_up_to_less(name: str) -
     assert adapted < plain or not solver.standardized
 
 
-def test_what_has_no_grid_or_number_of_steps_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_has_no_grid_or_number_of_steps_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     flow = curved_flow()
     times = flow.schedule.times(1, END)
     for name in ("dopri5", "exp_ab2"):

@@ -1,6 +1,5 @@
 """Schedules: rates against autograd, closed forms, laws of the exponents, bad arguments."""
 
-from collections.abc import Callable
 from math import exp, inf, log, nan
 
 import pytest
@@ -32,9 +31,7 @@ every_inflation = pytest.mark.parametrize("schedule", INFLATIONS.values(), ids=I
 
 
 @every_schedule
-def test_rates_are_derivatives_and_times_follow_from_the_noise(
-    schedule: NoiseSchedule,
-) -> None:
+def test_rates_are_derivatives_and_times_follow_from_the_noise(schedule: NoiseSchedule) -> None:
     noise = vmap(jacfwd(lambda t: schedule.noise_variance(t).log()))(TIMES)
     torch.testing.assert_close(schedule.log_noise_rate(TIMES), noise, rtol=1e-12, atol=0)
     scale = vmap(jacfwd(lambda t: schedule.scale(t).log()))(TIMES)
@@ -127,14 +124,9 @@ def test_the_times_grid_increases_from_the_first_time_to_the_last(schedule: Nois
 @every_schedule
 def test_a_vector_of_times_is_treated_one_by_one(schedule: NoiseSchedule) -> None:
     variance = torch.linspace(1.0, 0.1, schedule.dim, dtype=torch.float64)
-    functions: list[Callable[[Tensor], Tensor]] = [
-        schedule.noise_variance,
-        schedule.log_noise_rate,
-        schedule.reference_log_noise,
-        schedule.scale,
-        schedule.log_scale_rate,
-        lambda t: schedule.latent_variance(t, variance),
-    ]
+    names = ("noise_variance", "log_noise_rate", "reference_log_noise", "scale", "log_scale_rate")
+    functions = [getattr(schedule, name) for name in names]
+    functions.append(lambda t: schedule.latent_variance(t, variance))
     for function in functions:
         one_by_one = torch.stack([function(t) for t in TIMES])
         torch.testing.assert_close(function(TIMES), one_by_one, rtol=1e-14, atol=0)

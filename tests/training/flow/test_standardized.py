@@ -6,13 +6,7 @@ import torch
 from torch.func import jvp
 
 from tests.support.draws import normal, seeded
-from tests.support.flows import (
-    SCHEDULES,
-    bumps_under,
-    exact_flow,
-    gaussian_flow,
-    random_basis,
-)
+from tests.support.flows import SCHEDULES, bumps_under, exact_flow, gaussian_flow, random_basis
 from training.flow.schedules import NoiseSchedule
 from training.flow.solvers import SOLVERS, Solver
 
@@ -23,9 +17,7 @@ STANDARDIZED = {name: solver for name, solver in SOLVERS.items() if solver.stand
 
 
 @every_schedule
-def test_the_standardized_velocity_is_a_change_of_variables(
-    schedule: NoiseSchedule,
-) -> None:
+def test_the_standardized_velocity_is_a_change_of_variables(schedule: NoiseSchedule) -> None:
     _, flow = bumps_under(schedule)
     y = normal(20, 3)
     for t in schedule.times(5, 4.0):

@@ -169,15 +169,14 @@ def test_training_depends_on_its_seed_alone() -> None:
 def test_a_step_without_a_finite_gradient_is_skipped_and_counted(batch_gpu: int | None) -> None:
     trainer, source = circles_trainer(batch_gpu=batch_gpu)
     run_steps(trainer, source, 2)
-    before = {name: trainer.state()[name] for name in ("network", "averaged", "optimizer")}
-    before = {
-        key: torch.as_tensor(value).clone()
-        for key, value in tensors(before).items()
-        if isinstance(value, Tensor)
-    }
+
+    def learnt() -> dict[str, Tensor]:
+        parts = {name: trainer.state()[name] for name in ("network", "averaged", "optimizer")}
+        return {k: x.clone() for k, x in tensors(parts).items() if isinstance(x, Tensor)}
+
+    before = learnt()
     run_steps(trainer, Troubled(source, {2}), 1)
-    after = tensors({name: trainer.state()[name] for name in ("network", "averaged", "optimizer")})
-    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert_same_state(learnt(), before)
     assert (trainer.step, trainer.skipped) == (3, 1)
     run_steps(trainer, source, 1)
     assert trainer.skipped == 1
@@ -185,9 +184,7 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_counted(batch_gpu: int 
     assert not torch.equal(weights(trainer.denoiser), before["/network/output.weight"].flatten())
 
 
-def test_an_infinite_loss_of_finite_gradient_is_skipped(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_infinite_loss_of_finite_gradient_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, source = circles_trainer()
     run_steps(trainer, source, 1)
     before = weights(trainer.denoiser)
@@ -228,20 +225,13 @@ def test_training_on_circles_approaches_the_exact_denoiser(run_folder: MakeFolde
     assert float(error / untrained) < 0.8
 
 
-def test_a_run_writes_reports_files_and_averaged_weights(
-    run_folder: MakeFolder,
-) -> None:
+def test_a_run_writes_reports_files_and_averaged_weights(run_folder: MakeFolder) -> None:
     trainer, source = circles_trainer(snapshot_ticks=2, state_ticks=None)
     folder = run_folder("run")
     train(trainer, source, folder)
     names = {path.name for path in folder.path.iterdir() if "tfevents" not in path.name}
-    assert names == {
-        "log.txt",
-        "stats.jsonl",
-        "network-snapshot-000002.pkl",
-        "network-snapshot-000004.pkl",
-        "training-state-000004.pt",
-    }
+    networks = {f"network-snapshot-00000{number}.pkl" for number in (2, 4)}
+    assert names == {"log.txt", "stats.jsonl", "training-state-000004.pt", *networks}
     assert any("tfevents" in path.name for path in folder.path.iterdir())
     lines = statistics(folder)
     assert [line["seen"] for line in lines] == [1000, 2000, 3000, 4000]

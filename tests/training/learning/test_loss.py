@@ -50,13 +50,9 @@ def test_the_loss_is_the_same_number_in_both_spaces(generator: torch.Generator) 
     basis, loss = random_basis(3), DenoisingLoss(PRR, 0.0, 7.0)
     network = FunctionNetwork(lambda z, c: (3 * z).sin() + c[:, None])
     clean, draws = gaussian_data(basis, 200, generator), loss.draw(200, generator)
-    eigen, image = (
-        loss.per_sample(DenoisingRegression(denoiser), clean, draws)
-        for denoiser in (
-            NetworkDenoiser(network, basis, PRR, space="ES"),
-            NetworkDenoiser(rotated(network, basis), basis, PRR, space="IS"),
-        )
-    )
+    networks = {"ES": network, "IS": rotated(network, basis)}
+    denoisers = [NetworkDenoiser(net, basis, PRR, space=space) for space, net in networks.items()]
+    eigen, image = (loss.per_sample(DenoisingRegression(d), clean, draws) for d in denoisers)
     torch.testing.assert_close(image, eigen, rtol=1e-4, atol=1e-5)
 
 

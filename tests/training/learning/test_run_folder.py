@@ -45,9 +45,7 @@ def test_older_states_go_after_the_newer_one_is_written_and_not_if_it_cannot_be(
     assert numbers(folder) == [1]
 
 
-def test_states_are_in_order_and_a_resumed_run_keeps_its_own(
-    folder: RunFolder,
-) -> None:
+def test_states_are_in_order_and_a_resumed_run_keeps_its_own(folder: RunFolder) -> None:
     save(folder, 1, 2, 5, 6)
     save(folder, 3, keep=2)
     assert numbers(folder) == [2, 3, 5, 6]

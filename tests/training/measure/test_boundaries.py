@@ -107,13 +107,9 @@ def test_what_inscribed_spheres_lack_falls_with_the_number_of_points(dim: int) -
     # Faces of size h lie h^2 below the sphere, and there are h^(1 - D) of them.
     assert lacking[0] / lacking[1] == pytest.approx(4 ** (2 / (dim - 1)), rel=0.05)
     radii = np.array([0.5, 1, 1.5, 2, 3.5])
-    inscribed, equal = (
-        np.abs(
-            [gaussian_content_within(*sphere.scaled(r)) for r in radii]
-            - gaussian_content(radii, dim)
-        )
-        for sphere in (unit_sphere(dim, 200), unit_sphere(dim, 200, equal_volume=True))
-    )
+    spheres = [unit_sphere(dim, 200, equal_volume=equal) for equal in (False, True)]
+    contents = [[gaussian_content_within(*one.scaled(r)) for r in radii] for one in spheres]
+    inscribed, equal = np.abs(contents - gaussian_content(radii, dim))
     assert inscribed.max() < {2: 6.1e-5, 3: 0.0095}[dim]
     assert equal.max() < {2: 1.5e-9, 3: 2e-5}[dim]
 

@@ -225,9 +225,7 @@ def test_a_ray_that_rounding_puts_beside_an_edge_is_not_lost() -> None:
         assert winding_number(below, roof, faces).tolist() == [1, 1]
 
 
-def test_faces_of_no_area_and_parts_do_not_matter(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_faces_of_no_area_and_parts_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     vertices, faces = star(6)
     twice, points = np.repeat(vertices, 2, axis=0), random_points(1000, 2)
     assert np.array_equal(winding_number(points, *polygon(twice)), inside(points, vertices, faces))

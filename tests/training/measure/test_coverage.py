@@ -129,11 +129,8 @@ def test_changes_that_cancel_in_a_count_are_seen_as_changes_of_sides() -> None:
     spheres = spheres_of(2, 400, np.array([1.0]))
     test = double([[[0.2, 0.0], [1.8, 0.0], [0.3, 0.0], [1.7, 0.0]]])
     swapped = torch.stack([2 - test[..., 0], test[..., 1]], dim=-1)
-    points = {
-        "latent": Points(test, spheres.vertices),
-        "data": Points(swapped, spheres.vertices),
-        "end": Points(test, spheres.vertices),
-    }
+    sides = dict(zip(STAGES, (test, swapped, test), strict=True))
+    points = {stage: Points(side, spheres.vertices) for stage, side in sides.items()}
     boundaries = dict.fromkeys(STAGES, transported(spheres.vertices, spheres.unit))
     found = measure_coverage(points, boundaries, test)
     np.testing.assert_array_equal(found.test[0, :, 0], 0.5)

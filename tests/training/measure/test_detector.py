@@ -80,9 +80,7 @@ def test_features_are_torch_fidelitys(weights: Path, detector: InceptionDetector
     assert detector.identity == hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
-def test_a_feature_depends_on_its_image_alone(
-    detector: InceptionDetector,
-) -> None:
+def test_a_feature_depends_on_its_image_alone(detector: InceptionDetector) -> None:
     before = torch.get_rng_state()
     settings = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
     gray = noise(3, channels=1)
@@ -95,12 +93,8 @@ def test_a_feature_depends_on_its_image_alone(
 
 
 def with_counts(state: State) -> State:
-    counts = {
-        name.replace("running_var", "num_batches_tracked"): torch.tensor(7)
-        for name in state
-        if name.endswith("running_var")
-    }
-    return {**state, **counts}
+    layers = [name.removesuffix("running_var") for name in state if name.endswith("running_var")]
+    return {**state, **{f"{layer}num_batches_tracked": torch.tensor(7) for layer in layers}}
 
 
 @pytest.mark.parametrize("zipped", [True, False])

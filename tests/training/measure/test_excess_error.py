@@ -18,9 +18,7 @@ def points() -> tuple[ProbabilityFlow, Tensor]:
     return flow, flow.basis.to_eigen(toy.sample(9000, seeded()))
 
 
-def test_a_right_network_has_no_excess_error(
-    points: tuple[ProbabilityFlow, Tensor],
-) -> None:
+def test_a_right_network_has_no_excess_error(points: tuple[ProbabilityFlow, Tensor]) -> None:
     flow, clean = points
     x, t = noisy_points(clean[:100], flow.schedule, 4.0, seeded())
     zero = FunctionNetwork(lambda z, c: torch.zeros_like(z))

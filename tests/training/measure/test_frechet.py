@@ -129,9 +129,7 @@ def test_of_commuting_covariances_it_is_that_of_the_standard_deviations() -> Non
 
 
 @pytest.mark.parametrize("ranks", [(20, 20), (5, 20), (5, 7)])
-def test_order_shifts_and_rotations_do_not_matter_and_scales_do(
-    ranks: tuple[int, int],
-) -> None:
+def test_order_shifts_and_rotations_do_not_matter_and_scales_do(ranks: tuple[int, int]) -> None:
     (mean1, cov1), (mean2, cov2) = gaussian(20, 0, ranks[0]), gaussian(20, 10, ranks[1])
     found = frechet_distance(mean1, cov1, mean2, cov2)
     assert frechet_distance(mean2, cov2, mean1, cov1) == pytest.approx(found, rel=1e-12)

@@ -20,12 +20,19 @@ def originals() -> Tensor:
     return torch.randint(256, (9, 20), generator=seeded()).to(torch.uint8)
 
 
-def test_what_comes_back_exactly_has_no_error(originals: Tensor) -> None:
+def test_what_comes_back_exactly_has_no_error_and_differences_do_not_wrap(
+    originals: Tensor,
+) -> None:
     summary = RoundtripErrors.of(originals, normalize_pixels(originals)).summary()
     # Data in single precision are off by 1e-5 gray levels.
     assert summary.pop("max_abs_error") < 2e-5
     assert summary.pop("mse_float") < 1e-10
     assert summary == {"mse": 0.0, "exact_pixels": 1.0}
+    black, white = torch.zeros(1, 5, dtype=torch.uint8), torch.full((1, 5), 255, dtype=torch.uint8)
+    for original, returned in ((black, white), (white, black)):
+        summary = RoundtripErrors.of(original, normalize_pixels(returned)).summary()
+        assert (summary["mse"], summary["mse_float"]) == (255**2, pytest.approx(255**2))
+        assert (summary["max_abs_error"], summary["exact_pixels"]) == (pytest.approx(255), 0)
 
 
 def test_examples_by_hand_also_of_fractions_of_a_gray_level() -> None:
@@ -44,14 +51,6 @@ def test_examples_by_hand_also_of_fractions_of_a_gray_level() -> None:
     assert float(errors.mse_float) == pytest.approx((0.1**2 + 0.4**2) / 2, rel=1e-5)
     assert float(errors.exact) == 0.5  # 10 stays 10, but 21 becomes 20
     assert float(errors.mse) == 0.5
-
-
-def test_differences_do_not_wrap() -> None:
-    black, white = torch.zeros(1, 5, dtype=torch.uint8), torch.full((1, 5), 255, dtype=torch.uint8)
-    for original, returned in ((black, white), (white, black)):
-        summary = RoundtripErrors.of(original, normalize_pixels(returned)).summary()
-        assert (summary["mse"], summary["mse_float"]) == (255**2, pytest.approx(255**2))
-        assert (summary["max_abs_error"], summary["exact_pixels"]) == (pytest.approx(255), 0)
 
 
 def test_rounding_is_that_of_saved_images(originals: Tensor) -> None:

@@ -33,14 +33,11 @@ def test_samples_of_one_law_are_as_close_as_their_sizes_allow() -> None:
     assert energy_distance(first, second + 0.3) > 10 * expected
 
 
-def test_chunks_do_not_change_the_mean_distance() -> None:
+def test_mean_distances_do_not_know_of_chunks_and_close_points_keep_their_digits() -> None:
     first, second = normal(CHUNK + 5, 2), normal(7, 2, seed=1)
     whole = (first[:, None] - second).norm(dim=-1).mean()
     assert mean_distance(first, second) == pytest.approx(float(whole), rel=1e-12)
     assert mean_distance(second, first) == pytest.approx(float(whole), rel=1e-12)
-
-
-def test_close_points_far_from_the_origin_keep_their_digits() -> None:
     first = torch.full((2, 2), 1e6, dtype=torch.float64)
     # Differences are exact; the sum 1e6 + 1e-6 itself is rounded to 1e-10.
     assert mean_distance(first, first + 1e-6) == pytest.approx(1e-6 * 2**0.5, rel=1e-3)

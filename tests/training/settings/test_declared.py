@@ -41,7 +41,7 @@ def parsed(*arguments: str) -> Whole:
     return seen[0]
 
 
-def test_settings_hold_what_was_typed_and_the_defaults() -> None:
+def test_settings_hold_what_was_typed_and_the_defaults_which_are_those_in_python() -> None:
     settings = parsed("a", "--name=x", "--batch_gpu=4", "--rate=2", "--no-paired", "b")
     assert settings.paths == ("a", "b")
     assert (settings.name, settings.batch, settings.fast, settings.paired) == ("x", 4, False, False)
@@ -49,9 +49,6 @@ def test_settings_hold_what_was_typed_and_the_defaults() -> None:
     assert settings.given == settings.shared.given == {"name", "batch", "rate", "paired", "paths"}
     with pytest.raises(FrozenInstanceError):
         settings.name = "y"
-
-
-def test_defaults_in_python_are_those_of_the_command_line() -> None:
     typed = parsed("--name=x")
     assert typed.recorded() == Whole(name="x", paths=()).recorded()
 

@@ -33,17 +33,17 @@ COMMANDS: dict[str, click.Command] = {
     "toy_train": toy_train.main,
     **{f"toy_pfODE_int {name}": sub for name, sub in toy_pfODE_int.main.commands.items()},
 }
+SIMULATE = (
+    "save_dir data_name data_dim dims_to_keep total_samples steps h solver end_vars eps save_freq "
+    "augment_to rho gamma0 g_type inflation_gap device_name seed"
+)
 CONTRACT = {
     "toy_train": "outdir data_name data_dim dims_to_keep tmax tmin rho gamma0 g_type inflation_gap "
     "g_rescaling augment_to arch space precond noise_cond duration batch batch-gpu lr ema ls seed "
     "resume desc nosubdir tick snap dump dry-run device_name",
-    **{
-        f"toy_pfODE_int {name}": "save_dir data_name data_dim dims_to_keep total_samples steps h "
-        "solver end_vars eps save_freq augment_to rho gamma0 g_type inflation_gap device_name seed"
-        + " network"
-        * (name == "net")
-        for name in ("net", "discrete", "exact")
-    },
+    "toy_pfODE_int net": f"{SIMULATE} network",
+    "toy_pfODE_int discrete": SIMULATE,
+    "toy_pfODE_int exact": SIMULATE,
 }
 CHOICES = {
     "data_name": "circles sine1 sine2 moons s_curve swirl alt_s_curve alt_swirl "

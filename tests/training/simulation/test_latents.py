@@ -41,9 +41,7 @@ def test_the_papers_law_needs_compressed_variances_and_an_empirical_one_a_melt()
         LatentChoice(empirical=True).law(exact_flow("circles")[1], 6.0, 2)
 
 
-def test_a_variance_far_from_the_closed_form_is_told(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_variance_far_from_the_closed_form_is_told(caplog: pytest.LogCaptureFixture) -> None:
     _, flow = exact_flow("circles", 1)
     exact = float(flow.latent_law(double(6.0)).variance[1])
     with caplog.at_level(logging.WARNING):
@@ -54,9 +52,7 @@ def test_a_variance_far_from_the_closed_form_is_told(
     assert f"at T = 6 is {exact:.3g}:" in message
 
 
-def test_without_compressed_dimensions_eps_is_ignored(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_without_compressed_dimensions_eps_is_ignored(caplog: pytest.LogCaptureFixture) -> None:
     assert LatentChoice(0.1).settled(1, 2) == LatentChoice(0.1)
     with caplog.at_level(logging.WARNING):
         assert LatentChoice(0.1).settled(2, 2) == LatentChoice()

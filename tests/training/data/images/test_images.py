@@ -296,9 +296,7 @@ def test_batches_are_flat_normalized_points_with_their_labels(stored: Stored) ->
     assert stream(ImageDataset(stored()), 1)[0].labels is None
 
 
-def test_every_image_is_shown_once_an_epoch_in_an_order_of_the_seed(
-    stored: Stored,
-) -> None:
+def test_every_image_is_shown_once_an_epoch_in_an_order_of_the_seed(stored: Stored) -> None:
     dataset = ImageDataset(stored())
     order = shown(stream(dataset, -(-3 * COUNT // 7)))
     epochs = [order[COUNT * epoch : COUNT * (epoch + 1)] for epoch in range(3)]

@@ -210,20 +210,10 @@ def test_a_bad_source_is_one_line(tmp_path: Path, kind: str) -> None:
     assert message in refusal(read_all, source, kind=UsageError if code == 2 else DataError)
 
 
-class Hostile:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, marker: Path):
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch {self.marker}",)
-
-
-def test_a_hostile_pickle_is_not_run_and_nothing_is_made_of_it(tmp_path: Path) -> None:
-    marker = tmp_path / "marker"
-    data = pickle.dumps({"labels": [1], "data": Hostile(marker)})
-    assert "the batch is refused" in (error := refusal(read_plain_pickle, data, "the batch"))
+def test_nothing_is_made_of_a_hostile_pickle(tmp_path: Path) -> None:
+    data = pickle.dumps({"labels": [1], "data": os.system})
+    error = refusal(read_plain_pickle, data, "the batch")
+    assert "the batch is refused" in error
     assert "posix.system" in error
     (tmp_path / "out").mkdir()
     (tmp_path / "empty").mkdir()
@@ -234,9 +224,6 @@ def test_a_hostile_pickle_is_not_run_and_nothing_is_made_of_it(tmp_path: Path) -
         assert result.code == 1
         assert message in result.error
         assert os.listdir(tmp_path / "out") == []
-    assert not marker.exists()
-    pickle.loads(data)
-    assert marker.exists(), "the pickle was not hostile"
 
 
 def test_anything_else_in_a_pickle_is_refused_by_name() -> None:

@@ -75,18 +75,12 @@ def test_it_agrees_with_independent_implementations(backwards: bool) -> None:
     times = flow.schedule.times(4, flow.schedule.default_t_max())
     times = times.flip(0) if backwards else times
     y = normal(4, 2)
-    found = list(dormand_prince(1e-9, 1e-9)(flow.standardized_velocity, y, times))
-    right = scipys_end(flow.standardized_velocity, y, times[[0, -1]])
+    v, dopri5 = flow.standardized_velocity, {"method": "dopri5", "rtol": 1e-9, "atol": 1e-9}
+    found = list(dormand_prince(1e-9, 1e-9)(v, y, times))
+    right = scipys_end(v, y, times[[0, -1]])
     torch.testing.assert_close(found[-1], right, rtol=0, atol=1e-7)
     for row in range(2):
-        theirs = torchdiffeq.odeint(
-            lambda t, x: flow.standardized_velocity(x, t),
-            y[[row]],
-            times,
-            method="dopri5",
-            rtol=1e-9,
-            atol=1e-9,
-        )
+        theirs = torchdiffeq.odeint(lambda t, x: v(x, t), y[[row]], times, **dopri5)
         ours = torch.stack([y, *found])[:, [row]]
         torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-7)
 
