@@ -19,6 +19,7 @@ WARPS: dict[str, dict[str, object]] = {
     "stretch": {"stretch": 1.0, "stretch_angle": 0.7},
     "shift": {"shift": [0.3, -1.2]},
 }
+COUNT, PROBABILITY, SIGMAS = 100_000, 0.12, 4.5
 
 
 def unchanged(**parameters: object) -> AugmentDraws:
@@ -154,9 +155,6 @@ def test_labels_are_in_their_documented_order() -> None:
     assert not unchanged().labels().any()
 
 
-COUNT, PROBABILITY, SIGMAS = 100_000, 0.12, 4.5
-
-
 @pytest.fixture(scope="module")
 def many() -> AugmentDraws:
     generator = seeded(1)
@@ -169,9 +167,7 @@ def on_or_off(draws: AugmentDraws) -> dict[str, Tensor]:
     return {**flags, "shift": flags["shift"].any(dim=1)}
 
 
-def test_transformations_are_independent_and_as_frequent_as_they_should_be(
-    many: AugmentDraws,
-) -> None:
+def test_transformations_are_independent_and_as_frequent_as_said(many: AugmentDraws) -> None:
     for name, flags in on_or_off(many).items():
         frequency = {"flip_x": 0.5, "flip_y": PROBABILITY / 2}.get(name, PROBABILITY)
         error = (frequency * (1 - frequency) / COUNT) ** 0.5

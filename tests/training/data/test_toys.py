@@ -160,9 +160,7 @@ def test_the_mixture_has_the_law_of_the_samples(name: str) -> None:
 
 
 @every_toy
-def test_twice_the_quadrature_nodes_change_nothing(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_twice_the_nodes_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     toy = Toy(name)
     basis = EigenBasis.from_moments(*toy.moments())
     schedule = InflationSchedule.to_dimension(toy.dim, toy.dim)

@@ -36,9 +36,7 @@ def arrays(tmp_path: Path) -> dict[str, np.ndarray]:
     return load_arrays(path)
 
 
-def test_results_have_the_promised_arrays_and_explain_themselves(
-    arrays: dict[str, np.ndarray],
-) -> None:
+def test_results_have_their_arrays_and_explain_themselves(arrays: dict[str, np.ndarray]) -> None:
     sizes = {"S": 9, "N": 6, "D": 3}
     shapes = {name: tuple(sizes[axis] for axis in axes) for name, axes in KEYS.items()}
     assert str(arrays.pop("format")) == "inflationary-flows trajectory 1"
@@ -63,9 +61,7 @@ def test_results_have_the_promised_arrays_and_explain_themselves(
 
 
 @pytest.mark.parametrize(("save_every", "dtype"), [(1, "float64"), (3, "float32"), (8, "float64")])
-def test_a_file_has_what_a_simulation_in_memory_has(
-    tmp_path: Path, save_every: int, dtype: str
-) -> None:
+def test_a_file_has_what_memory_has(tmp_path: Path, save_every: int, dtype: str) -> None:
     simulator = Simulator(FLOW, TIMES, RK4, save_every)
     labels = torch.arange(12.0).view(6, 2)
     for simulate, start in (("melt", (DATA,)), ("generate", (DATA, "gen"))):

@@ -19,6 +19,8 @@ from training.flow.solvers import SOLVERS
 
 BIAS = 0.15
 END = 5.0
+SLOPE_METHODS = ("marginal", "path")
+DOUBLE = torch.float64
 
 
 def biased(
@@ -67,9 +69,6 @@ def melted_ratio(denoiser: NetworkDenoiser, points: Tensor, steps: int = 32) -> 
     return growth / (flow.latent_law(times[-1]).variance / flow.latent_law(times[0]).variance)
 
 
-DOUBLE = torch.float64
-
-
 @pytest.fixture
 def ramp() -> Calibration:
     """Of three dimensions: from t = 1 to 4 gains fall from 2 to 0.5, and slopes rise from 0."""
@@ -107,14 +106,9 @@ def test_what_is_no_calibration_or_no_method_is_refused() -> None:
         fit_calibration(denoiser, toy_points(denoiser, 9), nodes(3), 0, method="melt")
 
 
-SLOPE_METHODS = ("marginal", "path")
-
-
 @pytest.mark.parametrize("method", SLOPE_METHODS)
 @pytest.mark.parametrize("bias", [0.0, BIAS])
-def test_the_slope_that_a_perfect_network_was_spoiled_with_is_found(
-    method: str, bias: float
-) -> None:
+def test_the_slope_that_spoiled_a_network_is_found(method: str, bias: float) -> None:
     denoiser = biased(bias)
     found = fit_calibration(denoiser, toy_points(denoiser, 5000), nodes(5), 0, method)
     # The gain applies to the bias too. The rest of F is below one in size and uncorrelated with z:

@@ -58,9 +58,7 @@ def test_participation_ratios_of_known_spectra() -> None:
         assert basis.participation_ratio == pytest.approx(ratio, rel=1e-12)
 
 
-def test_coordinates_come_back_and_second_moments_are_mean_squares_along_the_axes(
-    points: Tensor,
-) -> None:
+def test_coordinates_come_back_and_second_moments_are_mean_squares(points: Tensor) -> None:
     basis = random_basis(5)
     one, other = data = normal(2, 7, 5)
     torch.testing.assert_close(basis.from_eigen(basis.to_eigen(data)), data, rtol=0, atol=1e-12)

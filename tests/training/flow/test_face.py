@@ -64,9 +64,7 @@ def test_a_solver_can_be_named(flow: ProbabilityFlow) -> None:
 
 
 @pytest.mark.parametrize("shape", [(100, 3), (2,), (4, 5, 2)])
-def test_a_wrong_shape_is_named_and_a_single_time_refused(
-    flow: ProbabilityFlow, shape: tuple[int, ...]
-) -> None:
+def test_wrong_shapes_and_times_are_named(flow: ProbabilityFlow, shape: tuple[int, ...]) -> None:
     x = torch.zeros(shape)
     for what, way in (
         ("points", flow.encode),

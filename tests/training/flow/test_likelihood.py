@@ -47,9 +47,7 @@ def melted_with_determinant(
     [("circles", 1, {}), ("bumps2", 2, {}), ("bumps3", 2, GAP), ("circles", 2, {"augment_to": 4})],
     ids=str,
 )
-def test_the_density_of_an_exact_flow_is_that_of_the_mixture(
-    name: str, kept: int, options: dict[str, Any]
-) -> None:
+def test_the_density_is_that_of_the_mixture(name: str, kept: int, options: dict[str, Any]) -> None:
     toy, flow = exact_flow(name, kept, **options)
     points = toy.sample(60, seeded())
     times = flow.schedule.times(20, flow.schedule.default_t_max())

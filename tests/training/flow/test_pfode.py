@@ -22,9 +22,7 @@ RK4 = SOLVERS["rk4"]
 
 
 @pytest.mark.parametrize("schedule", flows.SCHEDULES.values(), ids=flows.SCHEDULES)
-def test_the_velocity_is_the_derivative_of_the_path_of_gaussian_data(
-    schedule: NoiseSchedule,
-) -> None:
+def test_the_velocity_is_the_derivative_of_gaussian_paths(schedule: NoiseSchedule) -> None:
     """Each dimension grows like its standard deviation,
     ``x_i(t) = x_i(0) s(t)/s(0) sqrt((xi_i + gamma_i(t)) / (xi_i + gamma_i(0)))``."""
     flow, start = flows.gaussian_flow(flows.random_basis(3), schedule), normal(5, 3)
@@ -150,11 +148,9 @@ def test_states_are_given_as_they_are_made_and_not_kept() -> None:
 def test_calls_and_steps_are_counted_as_they_happen(solver: Any) -> None:
     plain = flows.curved_flow(3)
     counted, steps = flows.Counted(plain.denoiser), []
-    flow = ProbabilityFlow(counted, plain.schedule, plain.basis)
+    flow, ones = ProbabilityFlow(counted, plain.schedule, plain.basis), torch.ones(4, 3)
     times = flow.schedule.times(7, 5.0)
-    melt = flow.melt(
-        torch.ones(4, 3), times, solver, on_step=lambda: steps.append(len(counted.times))
-    )
+    melt = flow.melt(ones, times, solver, on_step=lambda: steps.append(len(counted.times)))
     assert melt.calls == len(counted.times)
     assert len(steps) == 7
     if solver.calls_per_step:

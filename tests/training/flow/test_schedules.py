@@ -46,9 +46,7 @@ def test_rates_are_derivatives_and_times_follow_from_the_noise(schedule: NoiseSc
 
 
 @every_inflation
-def test_the_top_dimension_has_deviation_A0_and_kept_ones_end_there(
-    schedule: InflationSchedule,
-) -> None:
+def test_the_top_dimension_has_deviation_A0_as_kept_ones_end(schedule: InflationSchedule) -> None:
     top, end_std = schedule.top_variance, schedule.end_std
     data_variance = torch.linspace(top, 0.0, schedule.dim, dtype=torch.float64)
     variance = schedule.latent_variance(TIMES, data_variance)[:, 0]

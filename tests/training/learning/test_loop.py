@@ -331,9 +331,7 @@ def test_a_failing_calibration_costs_no_training(
     assert len(finished) == 1
 
 
-def test_a_run_that_is_complete_does_nothing_when_resumed(
-    run_folder: MakeFolder, tmp_path: Path
-) -> None:
+def test_a_run_that_is_complete_does_nothing_when_resumed(run_folder: MakeFolder) -> None:
     trainer, source = circles_trainer()
     folder = run_folder("run")
     train(trainer, source, folder)

@@ -36,9 +36,7 @@ def test_the_end_is_foretold_once_after_a_minute_or_the_first_step(
     assert re.search(words, str(lines[index]))
 
 
-def test_a_training_of_less_than_a_minute_foretells_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_training_under_a_minute_foretells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     forecast = Forecast(seen=500, total=1000)
     clock.now += 100

@@ -26,6 +26,7 @@ from training.measure.residuals import NOISE_BLOCK, Found, ResidualProbe, noise_
 from training.simulation.residual_correlations import row_pairs
 
 ROOT = Path(__file__).parents[3]
+XI = double([2.0, 0.3, 0.01])
 
 
 def batches(*arrays: Tensor, size: int) -> Iterator[tuple[Tensor, ...]]:
@@ -232,9 +233,6 @@ def test_a_row_of_noise_depends_on_its_number_alone() -> None:
     assert float(whole.std()) == pytest.approx(1, abs=0.1)
     assert len(whole.unique()) == whole.numel()
     assert not (noise_rows(range(9), 2, 5, 7) == whole[:9]).any()
-
-
-XI = double([2.0, 0.3, 0.01])
 
 
 def inexact_flow(error: float = 0.0) -> ProbabilityFlow:

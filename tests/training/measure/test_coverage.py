@@ -115,9 +115,7 @@ def test_a_linear_map_changes_nothing_however_few_the_boundary_points(dim: int) 
 
 
 @pytest.mark.parametrize(("dim", "counts"), [(2, (10, 40, 160)), (3, (25, 100, 400))])
-def test_a_bent_boundary_converges_with_the_number_of_its_points(
-    dim: int, counts: tuple[int, ...]
-) -> None:
+def test_a_bent_boundary_converges_with_its_points(dim: int, counts: tuple[int, ...]) -> None:
     """Its error falls as the square of the distance between neighbours: 16 or 4 times a step."""
     moved = [cover(spheres_of(dim, count), bent, unbent).changed[0, 1].max() for count in counts]
     assert moved[0] > 0.02

@@ -147,9 +147,7 @@ def test_other_contents_are_refused(tmp_path: Path) -> None:
     assert "never loaded" in refused(path)
 
 
-def test_files_that_are_broken_or_no_weights_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_no_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "w.pth"
     torch.save([print], path)
     assert "never loaded" in refused(path)

@@ -14,6 +14,7 @@ from torch_utils.distributed import process_group
 from training.measure.frechet import FeatureStatistics, Moments, frechet_distance
 
 Gaussian = tuple[Tensor, Tensor]
+SHARES = {"uneven": ([30, 11], 0.0), "far": ([20, 21], 1e3), "one has none": ([41, 0], 0.0)}
 
 
 def gaussian(dim: int, seed: int, rank: int | None = None) -> Gaussian:
@@ -73,9 +74,6 @@ def test_points_without_a_covariance_are_an_error() -> None:
         points[3, 1] = value
         with pytest.raises(DataError, match="not finite"):
             moments_of([points])
-
-
-SHARES = {"uneven": ([30, 11], 0.0), "far": ([20, 21], 1e3), "one has none": ([41, 0], 0.0)}
 
 
 def of_a_rank(name: str, rank: int) -> list[Tensor]:
@@ -175,20 +173,17 @@ def test_moments_rounded_to_float32_give_its_digits() -> None:
     assert frechet_distance(*rounded, *rounded) < 1e-6 * float(cov1.trace())
 
 
-BAD = {
-    "a mean of nan": (lambda mean, cov: (mean * float("nan"), cov), "not finite"),
-    "an infinite covariance": (lambda mean, cov: (mean, cov * float("inf")), "not finite"),
-    "no symmetry": (lambda mean, cov: (mean, cov + torch.ones(4, 4).triu(1)), "not symmetric"),
-    "negative": (lambda mean, cov: (mean, cov - 2 * torch.eye(4) * cov.trace()), "negative eig"),
-    "a mean of two axes": (lambda mean, cov: (mean[None], cov), r"shape \[1, 4\]"),
-    "no square": (lambda mean, cov: (mean, cov[:3]), r"shape \[3, 4\]"),
-    "nothing": (lambda mean, cov: (mean[:0], cov[:0, :0]), r"shape \[0\]"),
-}
-
-
 def test_what_is_no_gaussian_is_refused() -> None:
     good = gaussian(4, 0)
-    for spoil, message in BAD.values():
+    for spoil, message in (
+        (lambda mean, cov: (mean * float("nan"), cov), "not finite"),
+        (lambda mean, cov: (mean, cov * float("inf")), "not finite"),
+        (lambda mean, cov: (mean, cov + torch.ones(4, 4).triu(1)), "not symmetric"),
+        (lambda mean, cov: (mean, cov - 2 * torch.eye(4) * cov.trace()), "negative eig"),
+        (lambda mean, cov: (mean[None], cov), r"shape \[1, 4\]"),
+        (lambda mean, cov: (mean, cov[:3]), r"shape \[3, 4\]"),
+        (lambda mean, cov: (mean[:0], cov[:0, :0]), r"shape \[0\]"),
+    ):
         with pytest.raises(DataError, match=f"the first Gaussian.*{message}"):
             frechet_distance(*spoil(*good), *good)
         with pytest.raises(DataError, match=f"the second Gaussian.*{message}"):

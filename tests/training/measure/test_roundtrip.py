@@ -20,9 +20,7 @@ def originals() -> Tensor:
     return torch.randint(256, (9, 20), generator=seeded()).to(torch.uint8)
 
 
-def test_what_comes_back_exactly_has_no_error_and_differences_do_not_wrap(
-    originals: Tensor,
-) -> None:
+def test_exact_returns_have_no_error_and_differences_do_not_wrap(originals: Tensor) -> None:
     summary = RoundtripErrors.of(originals, normalize_pixels(originals)).summary()
     # Data in single precision are off by 1e-5 gray levels.
     assert summary.pop("max_abs_error") < 2e-5

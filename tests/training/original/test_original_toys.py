@@ -48,9 +48,7 @@ def test_a_toy_that_was_not_scaled_is_not_taken_for_one_that_was(
     assert model.about["data_name"] == f"unscaled_{name}"
     assert f"is unscaled_{name} here" in caplog.text
     assert imported(files.toy_content(name)).model.about["data_name"] == name
-    content = files.toy_content(
-        name, points=1.5 * files.toy_points(name)
-    )  # variances 2.25 times as large
+    content = files.toy_content(name, points=1.5 * files.toy_points(name))
     told = rf"are 2\.\d+, [12]\.\d+, 0\.5.* here .*, 0\.25 of {name} and"
     with pytest.raises(DataError, match=told):
         imported(content)

@@ -239,9 +239,7 @@ def test_a_roundtrip_from_elsewhere_is_no_pair_of_the_melt(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("kept", "shape"), [(3, (1, 4, 4)), (20, (3, 5, 5))])
-def test_worst_roundtrips_are_side_by_side(
-    tmp_path: Path, kept: int, shape: tuple[int, ...]
-) -> None:
+def test_worst_roundtrips_are_compared(tmp_path: Path, kept: int, shape: tuple[int, ...]) -> None:
     saved = roundtrips.SavedRoundtrips.load(save_roundtrips(tmp_path, kept, shape))
     figure = roundtrips.draw_worst(saved)
     blocks, shown = (1, 3) if kept == 3 else (2, 16)

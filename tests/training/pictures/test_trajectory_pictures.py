@@ -312,9 +312,7 @@ def test_gif_has_a_frame_a_time_in_steady_colors(tmp_path: Path) -> None:
     assert durations == [400, 250, 1100]
 
 
-def test_mp4_needs_ffmpeg_and_gives_it_even_frames(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mp4_needs_ffmpeg_and_even_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = [np.full((7, 9, 3), value, np.uint8) for value in (1, 2)]
     path = tmp_path / "a.mp4"
     monkeypatch.setattr(animation.shutil, "which", lambda name: None)

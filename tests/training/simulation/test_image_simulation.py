@@ -141,9 +141,7 @@ def test_images_are_drawn_by_seed_without_repetition(open_flow: Open, tmp_path: 
     assert chosen(30, 1) == list(range(30))
 
 
-def test_classes_of_images_come_with_them_if_the_network_takes_them(
-    open_flow: Open, tmp_path: Path
-) -> None:
+def test_classes_come_with_images_if_a_network_takes_them(open_flow: Open, tmp_path: Path) -> None:
     path = tmp_path / "data.zip"
     pixels = write_image_set(path, 30, classes=3)
     found, labels = open_flow("PRR").dataset(path, 12, 1).read(range(12))
@@ -153,9 +151,7 @@ def test_classes_of_images_come_with_them_if_the_network_takes_them(
     assert open_flow("PRP").dataset(path, 4, 0).label_dim == 0
 
 
-def test_data_that_do_not_fit_are_a_data_error_with_both_values(
-    open_flow: Open, tmp_path: Path
-) -> None:
+def test_data_that_do_not_fit_are_an_error_of_both_values(open_flow: Open, tmp_path: Path) -> None:
     path = tmp_path / "data.zip"
     for network, made, parts in (
         ("PRP", {"count": 5}, ["has 5 images", "6 were asked for"]),

@@ -41,6 +41,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (COUNT, 4, 4, 3), dtype=np.ui
 CLASSES = [index % 5 for index in range(COUNT)]
 VECTORS = [[index / 2, -1.0, 3.0] for index in range(COUNT)]
 LABELS = {"classes": CLASSES, "vectors": VECTORS, "none": [None] * COUNT}
+DEEP = [b"[" * depth + b"]" * depth for depth in (900, 991, 100_000)]
 
 
 @pytest.fixture(scope="module")
@@ -249,9 +250,6 @@ def test_what_is_no_data_set_is_an_error(tmp_path: Path) -> None:
     assert "not an image" in refusal(ImageDataset, tmp_path / "names")
 
 
-DEEP = [b"[" * depth + b"]" * depth for depth in (900, 991, 100_000)]
-
-
 def test_wrong_labels_are_refused_when_they_are_used(tmp_path: Path) -> None:
     for content, message in (
         (None, "no dataset.json"),
@@ -318,9 +316,7 @@ def test_workers_caches_and_later_starts_change_nothing(stored: Stored, workers:
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_share_each_batch_and_the_images_of_a_basis(
-    stored: Stored, as_rank: AsRank, ranks: int
-) -> None:
+def test_ranks_share_batches_and_the_basis(stored: Stored, as_rank: AsRank, ranks: int) -> None:
     dataset = ImageDataset(stored(), use_labels=True)
     whole, points = stream(dataset, 5), torch.cat(list(basis_batches(dataset, 10)))
     shares, parts = [], []

@@ -107,8 +107,6 @@ def test_changed_bytes_are_refused_or_read(store: Path) -> None:
             continue
 
 
-def test_without_the_package_an_error_says_what_to_install(
-    store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_package_an_error_says_so(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lmdb", None)
     assert "pip install lmdb" in refused(store)

@@ -26,9 +26,7 @@ def rotation(x: Tensor, t: Tensor) -> Tensor:
 
 
 @either_way
-def test_the_error_falls_with_the_tolerance_and_states_between_are_right(
-    begin: float, end: float
-) -> None:
+def test_errors_fall_with_the_tolerance_also_in_between(begin: float, end: float) -> None:
     for tolerance in (1e-3, 1e-7, 1e-11):
         method = dormand_prince(tolerance, tolerance)
         reached = last(method, riccati, riccati_solution(begin), times_of(begin, end))
@@ -95,9 +93,7 @@ VELOCITIES: dict[str, tuple[float, Callable[[Tensor, Tensor], Tensor]]] = {
 
 
 @pytest.mark.parametrize("kind", VELOCITIES)
-def test_a_tolerance_out_of_reach_is_a_data_error(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tolerance_out_of_reach_is_an_error(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adaptive, "MAX_TRIALS", 500)
     tolerance, velocity = VELOCITIES[kind]
     method, x = dormand_prince(tolerance, tolerance), times_of(2.0, 0.1)[:, None]

@@ -59,9 +59,7 @@ def conditions(a: torch.Tensor, c: torch.Tensor) -> list[tuple[int, torch.Tensor
 
 def order_of(b: torch.Tensor, a: torch.Tensor, c: torch.Tensor) -> int:
     """The largest order, up to 5, of which all conditions hold."""
-    errors = [
-        (order, float(b @ vector) - float(right)) for order, vector, right in conditions(a, c)
-    ]
+    errors = [(order, float(b @ left) - float(right)) for order, left, right in conditions(a, c)]
     return min((order for order, error in errors if abs(error) > 1e-14), default=6) - 1
 
 

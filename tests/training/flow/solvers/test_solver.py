@@ -30,9 +30,7 @@ def uneven(steps: int) -> Tensor:
 
 @pytest.mark.parametrize("solver", FIXED.values(), ids=FIXED)
 @pytest.mark.parametrize("grid", [even, uneven])
-def test_errors_fall_with_the_order_of_the_method(
-    grid: Callable[[int], Tensor], solver: Solver
-) -> None:
+def test_errors_fall_with_the_order(grid: Callable[[int], Tensor], solver: Solver) -> None:
     for begin, end in ((0.0, 1.0), (1.0, 0.0)):
         errors = []
         for steps in (64, 128):
