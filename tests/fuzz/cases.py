@@ -15,6 +15,16 @@ Write = Callable[[Path], Path]
 """Writes files to an empty folder; gives the path to open."""
 
 
+def written(name: str, save: Callable[[Path], object]) -> Write:
+    """Has a file of this name saved, and opened."""
+
+    def write(folder: Path) -> Path:
+        save(folder / name)
+        return folder / name
+
+    return write
+
+
 @dataclass(frozen=True)
 class Reader:
     """A way in which files are opened.
@@ -93,15 +103,15 @@ class Cases:
         self.samples = [Sample.of(write, folder / "sample") for write in reader.valid]
 
     def name(self, index: int) -> str:
-        hostile = list(self.reader.hostile)
-        return hostile[index] if index < len(hostile) else f"mutant {index - len(hostile)}"
+        names = list(self.reader.hostile)
+        return names[index] if index < len(names) else f"mutant {index - len(names)}"
 
     def write(self, index: int, folder: Path) -> Path:
         """Writes the files of a case to an empty folder; gives the path to open."""
-        hostile = list(self.reader.hostile.values())
-        if index < len(hostile):
-            return hostile[index](folder)
-        return self._mutant(index - len(hostile)).write(folder)
+        mutant = index - len(self.reader.hostile)
+        if mutant < 0:
+            return self.reader.hostile[self.name(index)](folder)
+        return self._mutant(mutant).write(folder)
 
     def _mutant(self, index: int) -> Sample:
         random = Random(f"{self.reader.name} {self._seed} {index}")

@@ -14,50 +14,48 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
-from tests.fuzz.cases import Write
+from tests.fuzz.cases import Write, written
 
+Contents = dict[str, bytes | Callable[[], bytes]]
+"""Contents of files by what is wrong with them; large ones are made when they are needed."""
 COMMAND = "touch RAN"
 MIB = 1 << 20
 UP = "../" * 30
 
 
-def named(name: str, contents: Mapping[str, bytes | Callable[[], bytes]]) -> dict[str, Write]:
+def made(content: bytes | Callable[[], bytes]) -> bytes:
+    return content if isinstance(content, bytes) else content()
+
+
+def named(name: str, contents: Contents) -> dict[str, Write]:
     """Files of one name with these contents."""
 
     def writer(content: bytes | Callable[[], bytes]) -> Write:
-        def write(folder: Path) -> Path:
-            (folder / name).write_bytes(content if isinstance(content, bytes) else content())
-            return folder / name
-
-        return write
+        return written(name, lambda path: path.write_bytes(made(content)))
 
     return {case: writer(content) for case, content in contents.items()}
+
+
+def inside(file_with: Callable[[bytes], bytes], contents: Contents) -> Contents:
+    """Files that have these contents in them."""
+
+    def later(content: bytes | Callable[[], bytes]) -> Callable[[], bytes]:
+        return lambda: file_with(made(content))
+
+    return {case: later(content) for case, content in contents.items()}
 
 
 def anything(name: str) -> dict[str, Write]:
     """What can be in the place of any file."""
 
-    def pipe(folder: Path) -> Path:
-        os.mkfifo(folder / name)
-        return folder / name
-
-    def folder_of_that_name(folder: Path) -> Path:
-        (folder / name).mkdir()
-        return folder / name
-
     def link_to(target: str) -> Write:
-        def link(folder: Path) -> Path:
-            (folder / name).symlink_to(target)
-            return folder / name
+        return written(name, lambda path: path.symlink_to(target))
 
-        return link
-
-    def huge(folder: Path) -> Path:
-        with (folder / name).open("wb") as file:
+    def huge(path: Path) -> None:
+        with path.open("wb") as file:
             file.truncate(3 << 30)  # takes no room on disk
-        return folder / name
 
-    contents: dict[str, bytes | Callable[[], bytes]] = {
+    contents: Contents = {
         "empty": b"",
         "a zero": b"\0",
         "text": b"<html>404</html>\n" * 100,
@@ -69,13 +67,13 @@ def anything(name: str) -> dict[str, Write]:
     }
     return {
         **named(name, contents),
-        "pipe": pipe,
-        "folder": folder_of_that_name,
+        "pipe": written(name, os.mkfifo),
+        "folder": written(name, Path.mkdir),
         "link to nothing": link_to("nothing"),
         "link to itself": link_to(name),
         "link to zeros": link_to("/dev/zero"),
         "link to the system": link_to(f"{UP}etc/passwd"),
-        "three gigabytes": huge,
+        "three gigabytes": written(name, huge),
     }
 
 
@@ -134,11 +132,11 @@ def encrypted(data: bytes) -> bytes:
     return bytes(changed)
 
 
-def strange_zips(name: str, content: bytes) -> dict[str, bytes | Callable[[], bytes]]:
-    """Zips that are wrong as zips, with a good member of this name."""
+def strange_zips(name: str, content: bytes) -> Contents:
+    """Zips that are wrong as zips, with a good member of this name, by their names."""
     good = zip_of({name: content})
     link, crc = stat.S_IFLNK | 0o777, zlib.crc32(bytes(MIB))
-    return {
+    zips: Contents = {
         "no members": zip_of({}),
         "member outside": zip_of({name: content, f"{UP}tmp/RAN": b"x", "/tmp/RAN": b"x"}),
         "member of another drive": zip_of({name: content, "C:\\RAN": b"x"}),
@@ -157,3 +155,4 @@ def strange_zips(name: str, content: bytes) -> dict[str, bytes | Callable[[], by
         "gigabytes in a megabyte": lambda: zip_bomb(name, 1200),
         "the good one and a bomb": lambda: good + zip_bomb(name, 300),
     }
+    return {f"zip: {case}": content for case, content in zips.items()}

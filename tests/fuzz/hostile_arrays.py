@@ -3,16 +3,15 @@
 import io
 import json
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from tests.fuzz import hostile
 from tests.fuzz.cases import Write
 from tests.fuzz.contents import npy
-from tests.fuzz.hostile import COMMAND, MIB, UP, anything, named, strange_zips, zip_bomb, zip_of
-
-Contents = dict[str, bytes | Callable[[], bytes]]
+from tests.fuzz.hostile import COMMAND, MIB, UP, Contents, inside, named, zip_of
 
 
 class Runs:
@@ -28,10 +27,14 @@ def header(descr: str = "'<f8'", shape: str = "(3,)", order: str = "False") -> s
     return f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}, }}"
 
 
-def object_array() -> bytes:
+def saved(array: np.ndarray) -> bytes:
     file = io.BytesIO()
-    np.save(file, np.array([Runs()], dtype=object), allow_pickle=True)
+    np.save(file, array)
     return file.getvalue()
+
+
+def object_array() -> bytes:
+    return saved(np.array([Runs()], dtype=object))
 
 
 ARRAYS: Contents = {
@@ -83,20 +86,15 @@ def npz(file_name: str, arrays: Mapping[str, Any], victim: str) -> dict[str, Wri
         arrays: That a good file has.
         victim: The array that is bad.
     """
-    good = {f"{name}.npy": _saved(value) for name, value in arrays.items()}
+    good = {f"{name}.npy": saved(np.asarray(value)) for name, value in arrays.items()}
     member = f"{victim}.npy"
-
-    def file_with(content: bytes | Callable[[], bytes]) -> Callable[[], bytes]:
-        return lambda: zip_of(
-            {**good, member: content if isinstance(content, bytes) else content()}
-        )
 
     bomb = npy(header(shape=f"({150 * MIB},)"), b"")
     packed = {kind: zip_of(good, kind) for kind in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)}
     files: Contents = {
-        **{name: file_with(content) for name, content in ARRAYS.items()},
-        **{f"zip: {name}": made for name, made in strange_zips(member, good[member]).items()},
-        "a gigabyte of zeros": lambda: zip_bomb(member, 1200, bomb),
+        **inside(lambda content: zip_of({**good, member: content}), ARRAYS),
+        **hostile.strange_zips(member, good[member]),
+        "a gigabyte of zeros": lambda: hostile.zip_bomb(member, 1200, bomb),
         "packed by bzip2": packed[zipfile.ZIP_BZIP2],
         "packed by LZMA": packed[zipfile.ZIP_LZMA],
         "packed by LZMA, broken": packed[zipfile.ZIP_LZMA].replace(
@@ -108,13 +106,7 @@ def npz(file_name: str, arrays: Mapping[str, Any], victim: str) -> dict[str, Wri
         "one array of objects": object_array,
         "a bare pickle": b"\x80\x02cposix\nsystem\nX\x09\x00\x00\x00touch RAN\x85R.",
     }
-    return {**anything(file_name), **named(file_name, files)}
-
-
-def _saved(value: Any) -> bytes:
-    file = io.BytesIO()
-    np.save(file, np.asarray(value), allow_pickle=False)
-    return file.getvalue()
+    return {**hostile.anything(file_name), **named(file_name, files)}
 
 
 def _twice(members: Mapping[str, bytes], name: str) -> bytes:
@@ -156,7 +148,7 @@ TEXTS: Contents = {
 
 
 def texts(file_name: str) -> dict[str, Write]:
-    return {**anything(file_name), **named(file_name, TEXTS)}
+    return {**hostile.anything(file_name), **named(file_name, TEXTS)}
 
 
 def training_options(file_name: str) -> dict[str, Write]:
@@ -188,20 +180,10 @@ def training_options(file_name: str) -> dict[str, Write]:
 
 def statistics(file_name: str) -> dict[str, Write]:
     line = b'{"seen": %d, "Loss/loss": 0.5, "Progress/learning_rate": 0.001}\n'
-    files: Contents = {
-        f"line: {name}": (
-            lambda text=text: (
-                line % 1 + (text if isinstance(text, bytes) else text()) + b"\n" + line % 2
-            )
-        )
-        for name, text in TEXTS.items()
-        if name != "more lists"
-    }
-    whole = {name: write for name, write in texts(file_name).items() if name != "more lists"}
-    return {**whole, **named(file_name, files)}
-
-
-TRIANGLE = b"3 0 1 2\n"
+    few = {name: content for name, content in TEXTS.items() if name != "more lists"}
+    lines = inside(lambda text: line % 1 + text + b"\n" + line % 2, few)
+    lines = {f"line: {name}": content for name, content in lines.items()}
+    return {**hostile.anything(file_name), **named(file_name, {**few, **lines})}
 
 
 def _ply(lines: str, body: bytes = b"", form: str = "binary_little_endian 1.0") -> bytes:
@@ -210,6 +192,7 @@ def _ply(lines: str, body: bytes = b"", form: str = "binary_little_endian 1.0") 
 
 _XYZ = "property float x\nproperty float y\nproperty float z\n"
 _FACES = "property list uchar int vertex_indices\n"
+_TRIANGLE = f"element vertex 3\n{_XYZ}element face 1\n{_FACES}"
 MESHES: Contents = {
     "2^60 vertices": _ply(f"element vertex {2**60}\n{_XYZ}", bytes(120)),
     "2^60 vertices in text": _ply(f"element vertex {2**60}\n{_XYZ}", b"0 0 0\n", "ascii 1.0"),
@@ -219,20 +202,9 @@ MESHES: Contents = {
         f"element vertex 3\n{_XYZ}element face 1\nproperty list uint int vertex_indices\n",
         bytes(36) + b"\xff" * 40,
     ),
-    "corners that are not there": _ply(
-        f"element vertex 3\n{_XYZ}element face 1\n{_FACES}",
-        bytes(36) + b"\x03" + b"\xff\xff\xff\x7f" * 3,
-    ),
-    "an open mesh": _ply(
-        f"element vertex 3\n{_XYZ}element face 1\n{_FACES}",
-        b"0 0 0\n1 0 0\n0 1 0\n" + TRIANGLE,
-        "ascii 1.0",
-    ),
-    "no numbers": _ply(
-        f"element vertex 3\n{_XYZ}element face 1\n{_FACES}",
-        b"nan 0 0\ninf x 0\n0 1e999 0\n" + TRIANGLE,
-        "ascii 1.0",
-    ),
+    "corners that are not there": _ply(_TRIANGLE, bytes(36) + b"\x03" + b"\xff\xff\xff\x7f" * 3),
+    "an open mesh": _ply(_TRIANGLE, b"0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n", "ascii 1.0"),
+    "no numbers": _ply(_TRIANGLE, b"nan 0 0\ninf x 0\n0 1e999 0\n3 0 1 2\n", "ascii 1.0"),
     "a texture elsewhere": _ply(
         f"comment TextureFile {UP}etc/passwd\nelement vertex 3\n{_XYZ}", bytes(36)
     ),
@@ -252,4 +224,4 @@ MESHES: Contents = {
 
 
 def meshes(file_name: str) -> dict[str, Write]:
-    return {**anything(file_name), **named(file_name, MESHES)}
+    return {**hostile.anything(file_name), **named(file_name, MESHES)}

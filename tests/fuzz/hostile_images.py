@@ -6,23 +6,19 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
 
-from tests.fuzz import image_samples
-from tests.fuzz.cases import Write
+from tests.fuzz import hostile, image_samples
+from tests.fuzz.cases import Write, written
 from tests.fuzz.contents import png
-from tests.fuzz.hostile import MIB, anything, named, packed_zeros, strange_zips, zip_bomb, zip_of
-
-Contents = dict[str, bytes | Callable[[], bytes]]
+from tests.fuzz.hostile import MIB, Contents, inside, named, packed_zeros, zip_of
 
 
-def head(
-    width: int, height: int, depth: int = 8, color: int = 2, *rest: int
-) -> tuple[bytes, bytes]:
-    return b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, *(rest or (0, 0, 0)))
+def head(width: int, height: int, depth: int = 8, color: int = 2) -> tuple[bytes, bytes]:
+    return b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
 
 
 def png_of(width: int, height: int, *chunks: tuple[bytes, bytes], color: int = 2) -> bytes:
@@ -42,7 +38,18 @@ def good_png(mode: str = "RGB") -> bytes:
     return file.getvalue()
 
 
+def _bmp(width: int, height: int, depth: int, *rest: int) -> bytes:
+    return b"BM" + struct.pack("<IIIIiiHHIIiiII", 100, 0, 54, 40, width, height, 1, depth, *rest)
+
+
 _ROWS = zlib.compress(bytes(8 * 25))
+
+
+def _with(kind: bytes, content: bytes) -> bytes:
+    """A small PNG with this chunk before its pixels."""
+    return png_of(8, 8, (kind, content), (b"IDAT", _ROWS))
+
+
 PNGS: Contents = {
     "2^31 pixels a side": png_of(2**31 - 1, 2**31 - 1, (b"IDAT", _ROWS)),
     "60,000 pixels a side": png_of(60_000, 60_000, (b"IDAT", _ROWS)),
@@ -52,61 +59,49 @@ PNGS: Contents = {
     ),
     "no pixels": png_of(0, 8, (b"IDAT", _ROWS)),
     "pixels for more": lambda: png_of(8, 8, (b"IDAT", zeros(100 * MIB))),
-    "a long text": lambda: png_of(8, 8, (b"zTXt", b"a\0\0" + zeros(100 * MIB)), (b"IDAT", _ROWS)),
-    "a long translation": lambda: png_of(
-        8, 8, (b"iTXt", b"a\0\1\0\0\0" + zeros(100 * MIB)), (b"IDAT", _ROWS)
-    ),
-    "a long profile": lambda: png_of(
-        8, 8, (b"iCCP", b"a\0\0" + zeros(100 * MIB)), (b"IDAT", _ROWS)
-    ),
+    "a long text": lambda: _with(b"zTXt", b"a\0\0" + zeros(100 * MIB)),
+    "a long translation": lambda: _with(b"iTXt", b"a\0\1\0\0\0" + zeros(100 * MIB)),
+    "a long profile": lambda: _with(b"iCCP", b"a\0\0" + zeros(100 * MIB)),
     "texts that are long together": lambda: png_of(
         8, 8, *[(b"zTXt", b"a%d\0\0" % n + zeros(MIB)) for n in range(100)], (b"IDAT", _ROWS)
     ),
     "many pieces": png_of(8, 8, *[(b"IDAT", _ROWS[n : n + 1]) for n in range(len(_ROWS))] * 500),
-    "an odd EXIF": png_of(8, 8, (b"eXIf", b"MM\0*\0\0\0\x08" + b"\xff" * 200), (b"IDAT", _ROWS)),
-    "an EXIF in a circle": png_of(
-        8,
-        8,
-        (b"eXIf", b"MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\x08"),
-        (b"IDAT", _ROWS),
+    "an odd EXIF": _with(b"eXIf", b"MM\0*\0\0\0\x08" + b"\xff" * 200),
+    "an EXIF in a circle": _with(
+        b"eXIf", b"MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\x08"
     ),
     "16 bits": png([head(8, 8, 16), (b"IDAT", zlib.compress(bytes(8 * 49))), (b"IEND", b"")]),
     "an odd depth": png([head(8, 8, 3), (b"IDAT", _ROWS), (b"IEND", b"")]),
     "an unknown filter": png_of(8, 8, (b"IDAT", zlib.compress(b"\x09" * 200))),
     "a palette that is missing": png([head(8, 8, 8, 3), (b"IDAT", zlib.compress(bytes(72)))]),
-    "an animation of 2^31 frames": png_of(
-        8, 8, (b"acTL", struct.pack(">II", 2**31 - 1, 0)), (b"IDAT", _ROWS)
-    ),
+    "an animation of 2^31 frames": _with(b"acTL", struct.pack(">II", 2**31 - 1, 0)),
     "no end": png([head(8, 8), (b"IDAT", _ROWS)]),
     "a length of 2^31": good_png()[:33] + b"\xff\xff\xff\xff" + good_png()[37:],
     "text in the place of a kind": png([head(8, 8), (b"\x1b[2J", b""), (b"IDAT", _ROWS)]),
     "a file of PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(RAN) (w) file\n",
     "a TIFF": b"II*\0\x08\0\0\0" + b"\xff" * 100,
     "an icon in an icon": b"\0\0\1\0\1\0" + bytes(8) + struct.pack("<II", 100, 22) + good_png(),
-    "a GIF of 65,535 pixels a side": b"GIF89a\xff\xff\xff\xff\x80\0\0"
-    + bytes(6)
-    + b",\0\0\0\0\xff\xff\xff\xff\0\2\1\0\0;",
+    "a GIF of 65,535 pixels a side": (
+        b"GIF89a\xff\xff\xff\xff\x80\0\0" + bytes(6) + b",\0\0\0\0\xff\xff\xff\xff\0\2\1\0\0;"
+    ),
     "a GIF without end": b"GIF89a\x08\0\x08\0\x80\0\0" + bytes(6) + b"!\xfe\xff" + b"x" * 255,
-    "a BMP of 2^31 pixels a side": b"BM"
-    + struct.pack("<IIIIiiHHIIiiII", 100, 0, 54, 40, 2**31 - 1, -(2**31), 1, 24, 0, 0, 0, 0, 0, 0),
-    "a BMP with a palette of 2^32": b"BM"
-    + struct.pack("<IIIIiiHHIIiiII", 100, 0, 54, 40, 8, 8, 1, 8, 1, 0, 0, 0, 2**32 - 1, 0),
-    "a JPEG of 65,500 pixels a side": b"\xff\xd8\xff\xc0\0\x11\x08\xff\xdc\xff\xdc"
-    + b"\3\1\x22\0\2\x11\1\3\x11\1"
-    + b"\xff\xda\0\x0c\3\1\0\2\x11\3\x11\0\x3f\0"
-    + bytes(100),
-    "a WEBP of 16,383 pixels a side": b"RIFF\x30\0\0\0WEBPVP8L\x10\0\0\0\x2f\xff\xff\xff\x0f"
-    + bytes(40),
+    "a BMP of 2^31 pixels a side": _bmp(2**31 - 1, -(2**31), 24, 0, 0, 0, 0, 0, 0),
+    "a BMP with a palette of 2^32": _bmp(8, 8, 8, 1, 0, 0, 0, 2**32 - 1, 0),
+    "a JPEG of 65,500 pixels a side": (
+        b"\xff\xd8\xff\xc0\0\x11\x08\xff\xdc\xff\xdc\3\1\x22\0\2\x11\1\3\x11\1"
+        + b"\xff\xda\0\x0c\3\1\0\2\x11\3\x11\0\x3f\0"
+        + bytes(100)
+    ),
+    "a WEBP of 16,383 pixels a side": (
+        b"RIFF\x30\0\0\0WEBPVP8L\x10\0\0\0\x2f\xff\xff\xff\x0f" + bytes(40)
+    ),
     "a WEBP that is short": b"RIFF\xff\xff\xff\xffWEBPVP8X\x0a\0\0\0" + b"\xff" * 10,
 }
 
 
 def images(file_name: str) -> dict[str, Write]:
     """Contents of one image file."""
-    return {
-        **named(file_name, PNGS),
-        **named(file_name, {"empty": b"", "text": b"hello", "zeros": bytes(MIB)}),
-    }
+    return named(file_name, {**PNGS, "empty": b"", "text": b"hello", "zeros": bytes(MIB)})
 
 
 LABELS: Contents = {
@@ -132,77 +127,58 @@ LABELS: Contents = {
 """What ``dataset.json`` says."""
 
 
-def _deflated(members: Mapping[str, bytes]) -> bytes:
-    return zip_of(members, zipfile.ZIP_DEFLATED)
-
-
 def image_zips(file_name: str) -> dict[str, Write]:
     """Zips of images."""
     good = good_png()
     labels = json.dumps({"labels": [["i.png", 1]]}).encode()
 
-    def with_image(content: bytes | Callable[[], bytes]) -> Callable[[], bytes]:
-        return lambda: zip_of(
-            {"i.png": content if isinstance(content, bytes) else content(), "dataset.json": labels}
-        )
+    def with_image(content: bytes) -> bytes:
+        return zip_of({"i.png": content, "dataset.json": labels})
 
-    def with_labels(content: bytes | Callable[[], bytes]) -> Callable[[], bytes]:
-        return lambda: _deflated(
-            {"i.png": good, "dataset.json": content if isinstance(content, bytes) else content()}
-        )
+    def with_labels(content: bytes) -> bytes:
+        return zip_of({"i.png": good, "dataset.json": content}, zipfile.ZIP_DEFLATED)
 
+    pngs: Contents = {
+        f"image: {name}": png for name, png in PNGS.items() if not name.startswith("8192")
+    }
     files: Contents = {
-        **{
-            f"image: {name}": with_image(content)
-            for name, content in PNGS.items()
-            if not name.startswith("8192")
-        },
-        **{f"labels: {name}": with_labels(content) for name, content in LABELS.items()},
-        **{f"zip: {name}": made for name, made in strange_zips("i.png", good).items()},
-        "a bomb of 255 MiB": lambda: zip_bomb("i.png", 255),
-        "a bomb that is a PNG": lambda: zip_bomb("i.png", 255, good[:33]),
-        "labels that are a bomb": lambda: zip_bomb("dataset.json", 255),
+        **inside(with_image, pngs),
+        **inside(with_labels, {f"labels: {name}": content for name, content in LABELS.items()}),
+        **hostile.strange_zips("i.png", good),
+        "a bomb of 255 MiB": lambda: hostile.zip_bomb("i.png", 255),
+        "a bomb that is a PNG": lambda: hostile.zip_bomb("i.png", 255, good[:33]),
+        "labels that are a bomb": lambda: hostile.zip_bomb("dataset.json", 255),
         "no labels": zip_of({"i.png": good}),
         "many images": lambda: zip_of({f"{n}.png": good for n in range(3000)}),
     }
-    return {**anything(file_name), **named(file_name, files)}
+    return {**hostile.anything(file_name), **named(file_name, files)}
 
 
 def image_folders() -> dict[str, Write]:
     """Folders of images."""
 
     def folder_with(make: Callable[[Path], object]) -> Write:
-        def write(folder: Path) -> Path:
-            place = folder / "set"
+        def make_in(place: Path) -> None:
             place.mkdir()
             (place / "a.png").write_bytes(good_png())
             make(place)
-            return place
 
-        return write
+        return written("set", make_in)
 
-    return {
-        "folder: a pipe": folder_with(lambda place: os.mkfifo(place / "b.png")),
-        "folder: labels from a pipe": folder_with(lambda place: os.mkfifo(place / "dataset.json")),
-        "folder: labels from zeros": folder_with(
-            lambda place: (place / "dataset.json").symlink_to("/dev/zero")
-        ),
-        "folder: zeros": folder_with(lambda place: (place / "b.png").symlink_to("/dev/zero")),
-        "folder: the system": folder_with(
-            lambda place: (place / "b.png").symlink_to("/etc/passwd")
-        ),
-        "folder: a link to itself": folder_with(
-            lambda place: (place / "b.png").symlink_to("b.png")
-        ),
-        "folder: a link up": folder_with(lambda place: (place / "b").symlink_to("..")),
-        "folder: a folder": folder_with(lambda place: (place / "b.png").mkdir()),
-        "folder: a strange name": folder_with(
-            lambda place: (place / "\x1b[2J\n.png").write_bytes(b"x")
-        ),
-        "folder: no letters": folder_with(
-            lambda place: Path(os.fsdecode(bytes(os.fspath(place), "utf8") + b"/\xff.png")).touch()
-        ),
-        "folder: deep": folder_with(
-            lambda place: (place / "/".join("b" * 100)).mkdir(parents=True)
-        ),
+    def link(name: str, target: str) -> Callable[[Path], object]:
+        return lambda place: (place / name).symlink_to(target)
+
+    contents: dict[str, Callable[[Path], object]] = {
+        "a pipe": lambda place: os.mkfifo(place / "b.png"),
+        "labels from a pipe": lambda place: os.mkfifo(place / "dataset.json"),
+        "labels from zeros": link("dataset.json", "/dev/zero"),
+        "zeros": link("b.png", "/dev/zero"),
+        "the system": link("b.png", "/etc/passwd"),
+        "a link to itself": link("b.png", "b.png"),
+        "a link up": link("b", ".."),
+        "a folder": lambda place: (place / "b.png").mkdir(),
+        "a strange name": lambda place: (place / "\x1b[2J\n.png").write_bytes(b"x"),
+        "no letters": lambda place: (place / os.fsdecode(b"\xff.png")).touch(),
+        "deep": lambda place: (place / "/".join("b" * 100)).mkdir(parents=True),
     }
+    return {f"folder: {name}": folder_with(make) for name, make in contents.items()}

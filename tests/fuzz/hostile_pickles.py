@@ -144,7 +144,7 @@ def legacy(pickled: bytes, keys: bytes = b"]") -> bytes:
 
 def torch_files(file_name: str) -> dict[str, Write]:
     """Hostile files where one of torch is opened."""
-    files: dict[str, bytes | Callable[[], bytes]] = {}
+    files: hostile.Contents = {}
     for key, value in VALUES.items():
         files[key] = torch_file(program(value))
         files[f"{key}, deep in it"] = torch_file(program(b"}" + text("parts") + value + b"s"))
@@ -158,7 +158,7 @@ def torch_files(file_name: str) -> dict[str, Write]:
         "two folders": zip_of({"a/data.pkl": pickled, "b/data.pkl": program(VALUES["a codec"])}),
         "a tar": _tar(pickled),
         "a packed storage": lambda: hostile.zip_bomb("a/data/0", 1200),
-        **{f"zip: {k}": v for k, v in hostile.strange_zips("a/data.pkl", pickled).items()},
+        **hostile.strange_zips("a/data.pkl", pickled),
     }
     return {**hostile.anything(file_name), **named(file_name, files)}
 
