@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatch
 from random import Random
 
-from tests.fuzz.mutations import INTEGERS, LARGE_INTEGERS, Mutate, choose, mutate_bytes
+from tests.fuzz.mutations import INTEGERS, LARGE_INTEGERS, Mutate, mutate_bytes, one_of
 
 Entries = list[tuple[str, bytes]]
 NAMES = ("", "../../evil", "/evil", "C:\\evil", "a\x00b", "\n", "x" * 300, "__MACOSX/a.png", ".")
@@ -34,10 +34,7 @@ def in_zip(members: Mapping[str, Mutate]) -> Mutate:
         entries[index] = (name, how(content, random.choice(twins or [content]), random))
         return _zip(entries, random)
 
-    return lambda data, other, random: choose(
-        random,
-        [(1, mutate_bytes), (3, mutate_member), (0.5, shuffle_zip), (0.5, lie_in_zip)],
-    )(data, other, random)
+    return one_of((1, mutate_bytes), (3, mutate_member), (0.5, shuffle_zip), (0.5, lie_in_zip))
 
 
 def shuffle_zip(data: bytes, other: bytes, random: Random) -> bytes:
@@ -83,9 +80,7 @@ def in_gzip(inner: Mutate) -> Mutate:
         packed = gzip.compress(content, compresslevel=1, mtime=0)
         return packed if random.random() < 0.9 else packed + random.choice((packed, b"x", b"\0"))
 
-    return lambda data, other, random: choose(random, [(1, mutate_bytes), (4, mutate_content)])(
-        data, other, random
-    )
+    return one_of((1, mutate_bytes), (4, mutate_content))
 
 
 def in_tar(inner: Mutate) -> Mutate:
@@ -138,10 +133,7 @@ def _other_header(header: bytes, random: Random) -> bytes:
     fields = {
         0: (b"../../evil", b"/evil", b"\xff" * 100, b"data_batch_" + b"9" * 80, b""),
         124: (
-            b"77777777777\0",
-            b"-0000000001\0",
-            b"\x80" + b"\x7f" * 11,
-            b"\xff" * 12,
+            *(b"77777777777\0", b"-0000000001\0", b"\x80" + b"\x7f" * 11, b"\xff" * 12),
             b"00000000x\0",
         ),
         156: (*(bytes([kind]) for kind in b"0123456LKSxgXZ"), b"\0", b"\xff"),

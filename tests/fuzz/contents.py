@@ -19,35 +19,14 @@ VALUES: tuple[Any, ...] = (
     *("\ud800", "\u202e\x1b[2J", "a\nb", "x" * 5000, [], {}, [[]], {"": None}, [None], [0] * 1000),
 )
 TEXTS = (
-    "1e999",
-    "-1e999",
-    "NaN",
-    "-Infinity",
-    "0x10",
-    "1_0",
-    "٣",
-    "1" * 5000,
-    "null",
-    "[",
-    "}",
+    *("1e999", "-1e999", "NaN", "-Infinity", "0x10", "1_0", "٣", "1" * 5000, "null", "[", "}"),
     '"',
 )
 DTYPES = (
-    "<f8",
-    ">f8",
-    "<f4",
-    "<f2",
-    "<i8",
-    "<u1",
-    "|b1",
-    "<c16",
-    "<U4",
-    "|S3",
-    "|O",
-    "|V8",
-    "<M8[s]",
+    *("<f8", ">f8", "<f4", "<f2", "<i8", "<u1", "|b1", "<c16", "<U4", "|S3", "|O", "|V8", "<M8[s]"),
     *("<U999999999", "|S0", "|V0", "<f16", "<m8", "", "x", "<i3"),
 )
+EXTRA_CHUNKS = (b"tRNS", b"PLTE", b"eXIf", b"iCCP", b"zTXt", b"gAMA", b"acTL")
 
 
 def mutate_npy(data: bytes, other: bytes, random: Random) -> bytes:
@@ -65,9 +44,8 @@ def mutate_npy(data: bytes, other: bytes, random: Random) -> bytes:
         case 2:
             fortran = True
         case 3:
-            array = np.resize(
-                array, [max(0, size + random.choice((-1, 0, 0, 1))) for size in shape]
-            )
+            sizes = [max(0, size + random.choice((-1, 0, 0, 1))) for size in shape]
+            array = np.resize(array, sizes)
             shape, content = array.shape, array.tobytes()
         case 4:
             content = content[: random.randint(0, len(content))] + random.choice((b"", b"x" * 9))
@@ -128,9 +106,7 @@ def mutate_json(data: bytes, other: bytes, random: Random) -> bytes:
                 del parent[key]
             case 1:
                 source, name = random.choice(places)
-                parent[key] = json.loads(
-                    json.dumps(source.get(name) if type(source) is dict else 0)
-                )
+                parent[key] = deepcopy(source.get(name) if type(source) is dict else 0)
             case _:
                 parent[key] = deepcopy(random.choice(VALUES))
         if not _places(tree):
@@ -193,9 +169,7 @@ def mutate_png(data: bytes, other: bytes, random: Random) -> bytes:
                     pixels = mutate_bytes(zlib.decompress(content), b"", random)
                     chunks[index] = (kind, zlib.compress(pixels))
             case 3:
-                extra = random.choice(
-                    (b"tRNS", b"PLTE", b"eXIf", b"iCCP", b"zTXt", b"gAMA", b"acTL")
-                )
+                extra = random.choice(EXTRA_CHUNKS)
                 chunks.insert(index, (extra, random.randbytes(random.choice((0, 2, 6, 30, 768)))))
             case _:
                 chunks[index] = (kind, mutate_bytes(content, content, random))
@@ -205,11 +179,8 @@ def mutate_png(data: bytes, other: bytes, random: Random) -> bytes:
 def png(chunks: list[tuple[bytes, bytes]]) -> bytes:
     """A PNG of these chunks, each a kind and its content."""
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(content))
-        + kind
-        + content
-        + struct.pack(">I", zlib.crc32(kind + content))
-        for kind, content in chunks
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
     )
 
 

@@ -100,7 +100,8 @@ class Harness:
         job["keep"] = str(self._keep) if self._keep else None
         cases = 1
         while report.cases < cases:
-            for result in self._results({**job, "first": report.cases}):
+            # To the end, so that the next reader's results are not mixed up with these.
+            for result in list(self._results({**job, "first": report.cases})):
                 if "failed" in result:
                     raise RuntimeError(f"{reader}: {result['failed']}")
                 cases = result.get("cases", cases)

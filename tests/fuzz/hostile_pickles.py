@@ -2,7 +2,6 @@
 
 import io
 import struct
-import tarfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from tests.fuzz import hostile, samples
 from tests.fuzz.cases import Write
 from tests.fuzz.hostile import COMMAND, named, zip_of
+from tests.fuzz.image_samples import tar
 from tests.fuzz.pickles import (
     START,
     STOP,
@@ -156,22 +156,12 @@ def torch_files(file_name: str) -> dict[str, Write]:
         "two pickles": torch_file(pickled + program(VALUES["os.system"])),
         "no pickle": zip_of({"a/data/0": bytes(16)}),
         "two folders": zip_of({"a/data.pkl": pickled, "b/data.pkl": program(VALUES["a codec"])}),
-        "a tar": _tar(pickled),
+        # The form before torch 1.0.
+        "a tar": tar(dict.fromkeys(("storages", "tensors", "pickle", "../../RAN"), pickled)),
         "a packed storage": lambda: hostile.zip_bomb("a/data/0", 1200),
         **hostile.strange_zips("a/data.pkl", pickled),
     }
     return {**hostile.anything(file_name), **named(file_name, files)}
-
-
-def _tar(pickled: bytes) -> bytes:
-    """The form before torch 1.0."""
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        for member in ("storages", "tensors", "pickle", "../../RAN"):
-            info = tarfile.TarInfo(member)
-            info.size = len(pickled)
-            archive.addfile(info, io.BytesIO(pickled))
-    return file.getvalue()
 
 
 def networks(file_name: str) -> dict[str, Write]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tests.fuzz.cases import Write
+from tests.fuzz.cases import Write, written
 from training.data.sources.writer import image_writer
 
 
@@ -23,32 +23,24 @@ def pixels(count: int, channels: int = 1, size: int = 8) -> np.ndarray:
 def image_set(name: str, channels: int, vectors: bool = False) -> Write:
     """A zip or folder of four images with labels."""
 
-    def write(folder: Path) -> Path:
-        with image_writer(folder / name) as writer:
+    def save(path: Path) -> None:
+        with image_writer(path) as writer:
             for index, image in enumerate(pixels(4, channels)):
                 writer.add(image, [0.5, float(index)] if vectors else index % 3)
-        return folder / name
 
-    return write
+    return written(name, save)
 
 
 def image_file(name: str, mode: str = "RGB", **options: Any) -> Write:
     """An image in a format that its name tells."""
-
-    def write(folder: Path) -> Path:
-        image = Image.fromarray(pixels(1, 3)[0]).convert(mode)
-        image.save(folder / name, **options)
-        return folder / name
-
-    return write
+    image = Image.fromarray(pixels(1, 3)[0]).convert(mode)
+    return written(name, lambda path: image.save(path, **options))
 
 
 def mnist(side: int) -> Write:
     def write(folder: Path) -> Path:
-        for name, values in (
-            ("images-idx3", pixels(4, 1, side)[..., 0]),
-            ("labels-idx1", np.arange(4)),
-        ):
+        images = pixels(4, 1, side)[..., 0]
+        for name, values in (("images-idx3", images), ("labels-idx1", np.arange(4))):
             header = bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
             content = gzip.compress(header + values.astype(np.uint8).tobytes(), mtime=0)
             (folder / f"train-{name}-ubyte.gz").write_bytes(content)
@@ -64,30 +56,23 @@ def cifar_batch(protocol: int, keys: tuple[Any, Any] = (b"data", b"labels")) -> 
 
 
 def cifar(protocol: int) -> Write:
-    def write(folder: Path) -> Path:
-        members = {f"cifar-10-batches-py/data_batch_{n}": cifar_batch(protocol) for n in (1, 2)}
-        return tar(folder, {**members, "cifar-10-batches-py/readme.html": b"<p>"})
-
-    return write
+    members = {f"cifar-10-batches-py/data_batch_{n}": cifar_batch(protocol) for n in (1, 2)}
+    content = gzip.compress(tar({**members, "cifar-10-batches-py/readme.html": b"<p>"}), 1, mtime=0)
+    return written("cifar-10-python.tar.gz", lambda path: path.write_bytes(content))
 
 
-def tar(folder: Path, members: dict[str, bytes]) -> Path:
+def tar(members: dict[str, bytes]) -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         for name, content in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
-    (folder / "cifar-10-python.tar.gz").write_bytes(gzip.compress(file.getvalue(), 1, mtime=0))
-    return folder / "cifar-10-python.tar.gz"
+    return file.getvalue()
 
 
 def pickle_of_a_batch(protocol: int) -> Write:
-    def write(folder: Path) -> Path:
-        (folder / "batch.pickle").write_bytes(cifar_batch(protocol))
-        return folder / "batch.pickle"
-
-    return write
+    return written("batch.pickle", lambda path: path.write_bytes(cifar_batch(protocol)))
 
 
 def lsun(count: int) -> Write:

@@ -2,12 +2,14 @@
 
 import faulthandler
 import os
+import pickle
 import socket
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -29,126 +31,62 @@ def mutate(data: bytes, other: bytes, random: Random) -> bytes:
     return MUTANT
 
 
-def refuses_with(message: str) -> Callable[[Path], None]:
-    def refuse(path: Path) -> None:
-        raise DataError(message.format(path=path))
-
-    return refuse
+def refuse(path: Path, message: str) -> None:
+    raise DataError(message.format(path=path))
 
 
-def fails(path: Path) -> None:
+def fail(path: Path) -> None:
     raise KeyError("a")
-
-
-def leaves(path: Path) -> None:
-    sys.exit(0)
 
 
 def is_insane(path: Path) -> None:
     assert path.name == "b.txt"
 
 
-def waits(path: Path) -> None:
-    time.sleep(1000)
-
-
-def works_hard(path: Path) -> None:
+def work_hard(path: Path) -> None:
     started = time.process_time()
     while time.process_time() < started + 0.6:
         pass
 
 
-def takes_memory(path: Path) -> None:
-    bytearray(200 << 20)
-
-
-def asks_for_all_memory(path: Path) -> None:
-    bytearray(1 << 50)
-
-
-def crashes(path: Path) -> None:
-    faulthandler._sigsegv()
-
-
-def warns(path: Path) -> None:
-    warnings.warn("something is odd", RuntimeWarning, stacklevel=2)
-
-
-def prints(path: Path) -> None:
-    os.write(2, b"odd")
-
-
-def writes_beside(path: Path) -> None:
-    path.with_name("b.txt").write_text("x")
-
-
-def writes_elsewhere(path: Path) -> None:
-    Path("RAN").write_text("x")
-
-
-def changes(path: Path) -> None:
-    path.write_text("x")
-
-
-def removes(path: Path) -> None:
-    path.unlink()
-
-
-def touches(path: Path) -> None:
-    os.utime(path, (0, 0))
-
-
-def runs(path: Path) -> None:
-    subprocess.run(["true"], check=True)
-
-
-def runs_in_a_shell(path: Path) -> None:
-    os.system("true")
-
-
-def imports(path: Path) -> None:
+def import_one(path: Path) -> None:
     sys.modules.pop("colorsys", None)
     import colorsys  # noqa: F401
 
 
-def evaluates(path: Path) -> None:
-    eval("1 + 1")
-
-
-def executes(path: Path) -> None:
-    exec(compile("a = 1", "<unknown>", "exec"))
-
-
-def connects(path: Path) -> None:
-    socket.socket().close()
-
-
-def unpickles(path: Path) -> None:
-    import pickle
-
-    pickle.loads(b"cbuiltins\nlen\n.")
-
-
-def accepts(path: Path) -> None:
-    path.read_bytes()
-
-
-WAYS: dict[str, Callable[[Path], object]] = {
-    function.__name__.replace("_", " "): function
-    for function in (
-        *(fails, leaves, is_insane, waits, works_hard, takes_memory, asks_for_all_memory, crashes),
-        *(warns, prints, writes_beside, writes_elsewhere, changes, removes, touches, runs),
-        *(runs_in_a_shell, imports, evaluates, executes, connects, unpickles, accepts),
-    )
+TOLD = "not one printable line"
+WAYS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "fails": (fail, "KeyError: 'a'"),
+    "leaves": (lambda path: sys.exit(0), "SystemExit"),
+    "is insane": (is_insane, "AssertionError"),
+    "waits": (lambda path: time.sleep(1000), "Timeout"),
+    "works hard": (work_hard, " s"),
+    "takes memory": (lambda path: bytearray(200 << 20), " MiB"),
+    "asks for all memory": (lambda path: bytearray(1 << 50), "MemoryError"),
+    "crashes": (lambda path: faulthandler._sigsegv(), "Segmentation fault"),
+    "warns": (lambda path: warnings.warn("odd", stacklevel=2), "warning: odd"),
+    "prints": (lambda path: os.write(2, b"odd"), "output"),
+    "writes beside": (lambda path: path.with_name("b.txt").write_text("x"), "event: open"),
+    "writes elsewhere": (lambda path: Path("RAN").write_text("x"), "outside/RAN"),
+    "changes": (lambda path: path.write_text("x"), "changed: "),
+    "removes": (lambda path: path.unlink(), "event: os.remove"),
+    "touches": (lambda path: os.utime(path, (0, 0)), "event: os.utime"),
+    "runs": (lambda path: subprocess.run(["true"], check=True), "event: subprocess.Popen"),
+    "runs in a shell": (lambda path: os.system("true"), "event: os.system"),
+    "imports": (import_one, "event: import"),
+    "evaluates": (lambda path: eval("1 + 1"), "event: exec"),
+    "executes": (lambda path: exec(compile("a = 1", "<unknown>", "exec")), "event: exec"),
+    "connects": (lambda path: socket.socket().close(), "event: socket"),
+    "unpickles": (lambda path: pickle.loads(b"cbuiltins\nlen\n."), "event: pickle.find_class"),
+    "refuses in two lines": (partial(refuse, message="{path} is\nbroken"), TOLD),
+    "refuses with a control code": (partial(refuse, message="{path} is \x1b[2Jbroken"), TOLD),
+    "refuses without a name": (partial(refuse, message="it is broken"), "does not name the file"),
+    "refuses at length": (partial(refuse, message="{path} is " + 999 * "x"), "a message of"),
+    "refuses without a word": (partial(refuse, message=""), TOLD),
+    "accepts": (lambda path: path.read_bytes(), ""),
+    "refuses": (partial(refuse, message="{path} is broken"), ""),
 }
-WAYS |= {
-    "refuses": refuses_with("{path} is broken"),
-    "refuses in two lines": refuses_with("{path} is\nbroken"),
-    "refuses with a control code": refuses_with("{path} is \x1b[2Jbroken"),
-    "refuses without a name": refuses_with("it is broken"),
-    "refuses at length": refuses_with("{path} is " + "very " * 300 + "broken"),
-    "refuses without a word": refuses_with(""),
-}
+"""What a reader does with a mutant, and what is said of it; nothing where it may."""
 
 
 def reader(name: str, misbehave: Callable[[Path], object]) -> Reader:
@@ -161,4 +99,4 @@ def reader(name: str, misbehave: Callable[[Path], object]) -> Reader:
 
 if __name__ == "__main__":
     trial.MOST_SECONDS, trial.HANGS_AFTER, trial.MOST_MIB = 0.5, 1, 100
-    zygote.main({name: reader(name, way) for name, way in WAYS.items()})
+    zygote.main({name: reader(name, way) for name, (way, _) in WAYS.items()})

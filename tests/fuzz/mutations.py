@@ -5,7 +5,7 @@ makes it repeatable, and gives new bytes.
 """
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from random import Random
 
 Mutate = Callable[[bytes, bytes, Random], bytes]
@@ -21,15 +21,8 @@ LARGE_INTEGERS = (
 BYTES = (b"\x00", b"\xff", b"\x7f", b"\x80", b"\n", b"\r\n", b" ", b'"', b"\\", b"/", b"'", b"{")
 GARBAGE = (
     *(b"\x00" * 64, b"\xff" * 64, b"../../etc/passwd", b"%s%n%x", b"PK\x03\x04", b"PK\x05\x06"),
-    *(
-        b"\x1f\x8b\x08\x00",
-        b"\x89PNG\r\n\x1a\n",
-        b"\x80\x04.",
-        b"cposix\nsystem\n",
-        b"NaN",
-        b"1e999",
-    ),
-    *("\u202e\u0007".encode(), b"\x1b[2J\x1b]0;x\x07", b"\xed\xa0\x80", b"\r\n\r\n"),
+    *(b"\x1f\x8b\x08\x00", b"\x89PNG\r\n\x1a\n", b"\x80\x04.", b"cposix\nsystem\n", b"NaN"),
+    *(b"1e999", "\u202e\u0007".encode(), b"\x1b[2J\x1b]0;x\x07", b"\xed\xa0\x80", b"\r\n\r\n"),
 )
 
 
@@ -131,9 +124,10 @@ def place(data: bytes, random: Random) -> int:
     return random.randrange(len(data))
 
 
-def choose(random: Random, choices: Sequence[tuple[float, Mutate]]) -> Mutate:
+def one_of(*choices: tuple[float, Mutate]) -> Mutate:
     """One of several ways to mutate, each as often as its weight says."""
-    return random.choices([way for _, way in choices], [weight for weight, _ in choices])[0]
+    weights, ways = zip(*choices, strict=True)
+    return lambda data, other, random: random.choices(ways, weights)[0](data, other, random)
 
 
 BYTE_MUTATIONS: tuple[Mutate, ...] = (

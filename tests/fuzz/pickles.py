@@ -19,12 +19,8 @@ GLOBALS = (
     *("subprocess Popen", "os execv", "socket create_connection", "builtins open", "io open"),
     *("builtins bytearray", "_codecs encode", "collections OrderedDict", "collections Counter"),
     *("torch Size", "torch Tensor", "torch device", "torch FloatStorage", "torch LongStorage"),
-    *(
-        "torch HalfStorage",
-        "torch BoolStorage",
-        "torch FloatTensor",
-        "torch.storage UntypedStorage",
-    ),
+    *("torch HalfStorage", "torch BoolStorage", "torch FloatTensor"),
+    "torch.storage UntypedStorage",
     *("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter", "torch float32"),
     *("torch._utils _rebuild_sparse_tensor", "torch._utils _rebuild_nested_tensor", "torch meta"),
     *("torch._utils _rebuild_meta_tensor_no_storage", "torch._tensor _rebuild_from_type_v2"),
@@ -122,10 +118,8 @@ def _other(piece: bytes, random: Random) -> bytes:
     """An opcode of like kind."""
     match piece[:1]:
         case b"K" | b"M" | b"J" | b"\x8a" | b"G" | b"N" | b"\x88" | b"\x89":
-            values = (*INTEGERS, *LARGE_INTEGERS, *FLOATS)
-            return random.choice(
-                (number(random.choice(values)), b"N", b"\x88", b"\x89", b")", b"]", b"}")
-            )
+            value = number(random.choice((*INTEGERS, *LARGE_INTEGERS, *FLOATS)))
+            return random.choice((value, b"N", b"\x88", b"\x89", b")", b"]", b"}"))
         case b"X" | b"U" | b"T" | b"\x8c" | b"C" | b"B":
             return random.choice((text(random.choice(TEXTS)), number(random.choice(INTEGERS))))
         case b"c":

@@ -1,12 +1,14 @@
 """Every way in which this project opens files, by name."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
 from tests.fuzz import hostile_arrays, image_samples, probes, samples
 from tests.fuzz.archives import in_gzip, in_tar, in_zip
-from tests.fuzz.cases import Reader
+from tests.fuzz.cases import Reader, Write, written
 from tests.fuzz.contents import (
     mutate_floats,
     mutate_json,
@@ -22,14 +24,7 @@ from tests.fuzz.hostile_pickles import bare, networks, states, torch_files
 from tests.fuzz.hostile_sets import idx_files, stores, tars
 from tests.fuzz.mutations import mutate_bytes
 from tests.fuzz.pickles import mutate_pickle
-from tests.fuzz.result_samples import (
-    coverage,
-    lags,
-    matrices,
-    matrices_of_images,
-    original,
-    roundtrips,
-)
+from tests.support import picture_files
 from torch_utils.results import load_json
 from training.data.sources import lmdb_process
 
@@ -37,26 +32,35 @@ TORCH_FILE = in_zip({"*/data.pkl": mutate_pickle, "*/data/*": mutate_floats})
 NPZ = {".npz": in_zip({"*": mutate_npy})}
 IMAGES = {".zip": in_zip({"*.json": mutate_json, "*": mutate_png})}
 IMAGES |= {".png": mutate_png, ".json": mutate_json}
-SOME_ARRAYS = (
-    samples.arrays("a.npz", samples.some_arrays),
-    samples.compressed("a.npz", samples.some_arrays),
-)
 IMAGE_FILES = (
-    image_samples.image_file("i.png"),
-    image_samples.image_file("i.png", "L"),
-    image_samples.image_file("i.jpg"),
-    image_samples.image_file("i.bmp"),
+    *(image_samples.image_file("i.png"), image_samples.image_file("i.png", "L")),
+    *(image_samples.image_file(f"i.{kind}") for kind in ("jpg", "bmp")),
     image_samples.image_file("i.webp", lossless=True),
 )
+OTHER_IMAGE_FILES = (
+    *(image_samples.image_file("i.png", "P"), image_samples.image_file("i.png", "RGBA")),
+    *(image_samples.image_file("i.gif", "P"), image_samples.image_file("i.jpg", "CMYK")),
+)
+STATISTICS = written("stats.jsonl", samples.statistics)
+
+
+def arrays(
+    name: str,
+    probe: Callable[[Path], object],
+    file: str,
+    make: Callable[[], dict[str, Any]],
+    victim: str,
+    *others: Write,
+) -> Reader:
+    """A reader of an ``.npz`` with these arrays, of which ``victim`` is bad in hostile files."""
+    hostile = npz(file, make(), victim)
+    return Reader(name, (samples.arrays(file, make), *others), probe, NPZ, hostile, parses=True)
+
 
 ALL = (
     Reader(
         "network",
-        (
-            samples.network(),
-            samples.network(kept=1, calibrated=True),
-            samples.network(precond="edm"),
-        ),
+        (samples.network(), samples.network(1, "ifs", True), samples.network(2, "edm")),
         probes.use_network,
         {".pkl": TORCH_FILE},
         {**torch_files("network.pkl"), **networks("network.pkl")},
@@ -70,7 +74,7 @@ ALL = (
     ),
     Reader(
         "original network",
-        (original("toy", 4), original("images", 4), original("images", 5)),
+        (samples.original("toy", 4), samples.original("images", 4), samples.original("images", 5)),
         probes.use_original,
         {".pkl": mutate_pickle},
         {**anything("original.pkl"), **bare("original.pkl")},
@@ -82,40 +86,16 @@ ALL = (
         {".pth": TORCH_FILE, ".old": mutate_pickle},
         torch_files("weights.pth"),
     ),
-    Reader(
-        "arrays",
-        SOME_ARRAYS,
-        probes.use_arrays,
-        NPZ,
-        npz("a.npz", samples.some_arrays(), "rows"),
-        parses=True,
+    *(
+        arrays(name, probe, "a.npz", samples.some_arrays, "rows", samples.compressed_arrays)
+        for name, probe in (("arrays", probes.use_arrays), ("rows", probes.use_rows))
     ),
-    Reader(
-        "rows",
-        SOME_ARRAYS,
-        probes.use_rows,
-        NPZ,
-        npz("a.npz", samples.some_arrays(), "rows"),
-        parses=True,
+    arrays(
+        *("melt", probes.use_melt, "m.npz", samples.melt, "xs_es"),
+        samples.arrays("m.npz", lambda: samples.melt(labels=True)),
     ),
-    Reader(
-        "melt",
-        (
-            samples.arrays("m.npz", samples.melt),
-            samples.arrays("m.npz", lambda: samples.melt(labels=True)),
-        ),
-        probes.use_melt,
-        NPZ,
-        npz("m.npz", samples.melt(), "xs_es"),
-        parses=True,
-    ),
-    Reader(
-        "toy residuals",
-        (samples.arrays("r.npz", samples.toy_residuals),),
-        probes.use_toy_residuals,
-        NPZ,
-        npz("r.npz", samples.toy_residuals(), "net_outputs"),
-        parses=True,
+    arrays(
+        "toy residuals", probes.use_toy_residuals, "r.npz", samples.toy_residuals, "net_outputs"
     ),
     Reader(
         "image residuals",
@@ -124,42 +104,32 @@ ALL = (
         NPZ,
         parses=True,
     ),
-    Reader(
-        "reference",
-        (samples.arrays("ref.npz", samples.reference),),
-        probes.use_reference,
-        NPZ,
-        npz("ref.npz", samples.reference(), "sigma"),
-        parses=True,
-    ),
-    Reader(
-        "pictures",
-        (
-            samples.arrays("circles_PRP_net_melt_results.npz", samples.melt),
-            samples.arrays("circles_PRP_coverage.npz", coverage),
-            samples.arrays("circles_PRP_toy_autocorrelations_summary.npz", lags),
-            samples.arrays("circles_PRP_toy_autocorrelations.npz", matrices),
-            samples.arrays("digits_PRP_worst.npz", roundtrips),
-            matrices_of_images,
-        ),
-        probes.use_pictures,
-        NPZ,
-        npz("circles_PRP_net_melt_results.npz", samples.melt(), "xs_es"),
-        parses=True,
+    arrays("reference", probes.use_reference, "ref.npz", samples.reference, "sigma"),
+    arrays(
+        *("pictures", probes.use_pictures, "circles_PRP_net_melt_results.npz", samples.melt),
+        "xs_es",
+        lambda folder: picture_files.save_coverage(folder, count=12),
+        *(picture_files.save_summary, picture_files.save_toy_matrices),
+        picture_files.save_roundtrips,
+        lambda folder: picture_files.save_image_matrices(folder, dim=2).parent,
     ),
     Reader(
         "statistics",
-        (samples.statistics,),
+        (STATISTICS,),
         probes.use_statistics,
         {".jsonl": mutate_lines},
         hostile_arrays.statistics("stats.jsonl"),
     ),
     Reader(
-        "parameters", (samples.parameters,), load_json, {".json": mutate_json}, texts("params.json")
+        "parameters",
+        (written("circles_PRP_sim_params.json", samples.parameters),),
+        load_json,
+        {".json": mutate_json},
+        texts("params.json"),
     ),
     Reader(
         "training options",
-        (samples.training_options,),
+        (written("training_options.json", samples.training_options),),
         probes.use_options,
         {".json": mutate_json},
         hostile_arrays.training_options("training_options.json"),
@@ -168,7 +138,7 @@ ALL = (
     ),
     Reader(
         "statistics of a resumed run",
-        (samples.statistics,),
+        (STATISTICS,),
         probes.use_resumed_statistics,
         {".jsonl": mutate_lines},
         hostile_arrays.statistics("stats.jsonl"),
@@ -201,13 +171,7 @@ ALL = (
     ),
     Reader(
         "image to convert",
-        (
-            *IMAGE_FILES,
-            image_samples.image_file("i.png", "P"),
-            image_samples.image_file("i.png", "RGBA"),
-            image_samples.image_file("i.gif", "P"),
-            image_samples.image_file("i.jpg", "CMYK"),
-        ),
+        IMAGE_FILES + OTHER_IMAGE_FILES,
         probes.use_image_to_convert,
         {".png": mutate_png, "": mutate_bytes},
         images("i.png"),
@@ -243,7 +207,7 @@ ALL = (
     ),
     Reader(
         "mesh",
-        (samples.mesh(binary=True), samples.mesh(binary=False)),
+        (samples.mesh("binary"), samples.mesh("ascii")),
         probes.use_mesh,
         {".ply": mutate_text},
         meshes("boundary.ply"),

@@ -1,7 +1,6 @@
 """Valid files, as small as they come: from these, mutants are made."""
 
 import io
-import json
 import math
 import re
 from collections.abc import Callable
@@ -13,19 +12,20 @@ import torch
 import trimesh
 
 import toy_train
-from tests.fuzz.cases import Write
+from tests.fuzz.cases import Write, written
+from tests.support.original_files import dumps, image_content, randomized, toy_content
 from torch_utils.results import save_arrays, save_json
 from torch_utils.snapshots import write_state
-from torch_utils.stats import RunningMeans
+from torch_utils.stats import RunningMeans, append_jsonl
 from training.data.batches import Batch
 from training.flow.calibration import Calibration
 from training.flow.eigenbasis import EigenBasis
 from training.flow.output_gain import OutputGain
 from training.learning.building import Choices
-from training.learning.run_folder import OPTIONS_NAME
 from training.learning.trainer import Trainer, TrainingConfig
 from training.measure.boundaries import unit_sphere
 from training.model.model import Model
+from training.networks import NETWORKS
 
 TINY_NETWORK = {"width": 4, "depth": 1, "time_features": 2, "input_features": 1}
 POINTS = torch.tensor([[0.3, -0.1], [1.0, 0.5], [-0.4, 0.2], [0.1, 0.9]], dtype=torch.float64)
@@ -40,15 +40,7 @@ def toy_model(kept: int = 2, precond: str = "ifs", calibrated: bool = False) -> 
         torch.tensor([[0.6, -0.8], [0.8, 0.6]], dtype=torch.float64),
     )
     inflation = {"dims_to_keep": kept} if precond == "ifs" else {}
-    choices = Choices(
-        precond=precond,
-        inflation=inflation,
-        network="mlp",
-        network_arguments=TINY_NETWORK,
-        space="ES",
-        noise_cond="log",
-        t_max=4.0,
-    )
+    choices = Choices(precond, inflation, "mlp", TINY_NETWORK, "ES", "log", t_max=4.0)
     model, loss = choices.build(basis)
     model.about |= {"data_name": "circles", "augment_to": 0, "seen": 1000}
     torch.nn.init.normal_(model.denoiser.network.output.weight, std=0.1)
@@ -59,13 +51,8 @@ def toy_model(kept: int = 2, precond: str = "ifs", calibrated: bool = False) -> 
     return model, loss
 
 
-def network(**options: Any) -> Write:
-    def write(folder: Path) -> Path:
-        model, _ = toy_model(**options)
-        model.save(folder / "network-snapshot-000001.pkl")
-        return folder / "network-snapshot-000001.pkl"
-
-    return write
+def network(*options: Any) -> Write:
+    return written("network-snapshot-000001.pkl", lambda path: toy_model(*options)[0].save(path))
 
 
 def toy_trainer(kept: int = 2) -> Trainer:
@@ -77,32 +64,15 @@ def toy_trainer(kept: int = 2) -> Trainer:
 
 
 def state(kept: int) -> Write:
-    def write(folder: Path) -> Path:
-        path = folder / "training-state-000000.pt"
+    def save(path: Path) -> None:
         write_state(path, {**toy_trainer(kept).state(), "seen": 4})
-        return path
 
-    return write
+    return written("training-state-000000.pt", save)
 
 
 def arrays(name: str, made: Callable[[], dict[str, Any]]) -> Write:
     """An ``.npz`` of this name."""
-
-    def write(folder: Path) -> Path:
-        save_arrays(folder / name, {key: np.asarray(value) for key, value in made().items()})
-        return folder / name
-
-    return write
-
-
-def compressed(name: str, made: Callable[[], dict[str, Any]]) -> Write:
-    """The same as other programs write it."""
-
-    def write(folder: Path) -> Path:
-        np.savez_compressed(folder / name, **made())
-        return folder / name
-
-    return write
+    return written(name, lambda path: save_arrays(path, made()))
 
 
 def some_arrays() -> dict[str, Any]:
@@ -113,6 +83,12 @@ def some_arrays() -> dict[str, Any]:
         "count": np.array(3),
         "pixels": np.arange(12, dtype=np.uint8).reshape(1, 3, 4),
     }
+
+
+def compressed_arrays(folder: Path) -> Path:
+    """The same as other programs write it."""
+    np.savez_compressed(folder / "a.npz", **some_arrays())
+    return folder / "a.npz"
 
 
 def melt(kept: int = 2, labels: bool = False) -> dict[str, Any]:
@@ -136,13 +112,8 @@ def melt(kept: int = 2, labels: bool = False) -> dict[str, Any]:
 
 
 def extraction(times: np.ndarray) -> dict[str, Any]:
-    words = {
-        "data_name": "circles",
-        "schedule": "PRP",
-        "noise": "path",
-        "origin": "0123456789abcdef",
-    }
-    return {**words, "dims_to_keep": 2, "times": times}
+    words = {"data_name": "circles", "schedule": "PRP", "noise": "path"}
+    return {**words, "origin": "0123456789abcdef", "dims_to_keep": 2, "times": times}
 
 
 def toy_residuals() -> dict[str, Any]:
@@ -157,7 +128,7 @@ def image_residuals(folder: Path) -> Path:
         values = generator.normal(size=(2, 5, 4)).astype(np.float32)
         made = {"net_outputs": values[0], "net_residuals": values[1], "time": time}
         path = folder / f"circles_PRP_net_outputs_residuals_time{index}.npz"
-        save_arrays(path, {k: np.asarray(v) for k, v in {**made, **extraction(times)}.items()})
+        save_arrays(path, {**made, **extraction(times)})
     return folder
 
 
@@ -168,32 +139,22 @@ def reference() -> dict[str, Any]:
     return {"mu": features.mean(axis=0), "sigma": covariance, "features": features, **known}
 
 
-def parameters(folder: Path) -> Path:
-    content = {
-        "options": {"seed": 0, "eps": 1e-3, "names": ["a", "b"]},
-        "seconds": 1.5,
-        "none": None,
-    }
-    save_json(folder / "circles_PRP_sim_params.json", {**content, "deep": [[{"a": [True]}]]})
-    return folder / "circles_PRP_sim_params.json"
+def parameters(path: Path) -> None:
+    options = {"seed": 0, "eps": 1e-3, "names": ["a", "b"]}
+    content = {"options": options, "seconds": 1.5, "none": None, "deep": [[{"a": [True]}]]}
+    save_json(path, content)
 
 
-def statistics(folder: Path) -> Path:
+def statistics(path: Path) -> None:
     names = ("Loss/loss", "Progress/learning_rate", "Gradient/norm")
-    lines = [json.dumps({"seen": 1000 * n, **dict.fromkeys(names, 0.5 / n)}) for n in range(1, 6)]
-    (folder / "stats.jsonl").write_text("\n".join(lines) + "\n")
-    return folder / "stats.jsonl"
+    for n in range(1, 6):
+        append_jsonl(path, {"seen": 1000 * n, **dict.fromkeys(names, 0.5 / n)})
 
 
-def mesh(binary: bool) -> Write:
-    def write(folder: Path) -> Path:
-        sphere = unit_sphere(3, 12)
-        made = trimesh.Trimesh(*sphere, process=False)
-        content = made.export(file_type="ply", encoding="binary" if binary else "ascii")
-        (folder / "boundary.ply").write_bytes(content)
-        return folder / "boundary.ply"
-
-    return write
+def mesh(encoding: str) -> Write:
+    made = trimesh.Trimesh(*unit_sphere(3, 12), process=False)
+    content = made.export(file_type="ply", encoding=encoding)
+    return written("boundary.ply", lambda path: path.write_bytes(content))
 
 
 def detector(zipped: bool) -> Write:
@@ -201,7 +162,7 @@ def detector(zipped: bool) -> Write:
     shapes = {"conv.weight": (2, 3, 3, 3), "conv.bias": (2,)}
     shapes |= {f"norm.{name}": (2,) for name in ("weight", "bias", "running_mean", "running_var")}
 
-    def write(folder: Path) -> Path:
+    def save(path: Path) -> None:
         # In one storage: the old form has storages in the order of their addresses.
         sizes = [math.prod(shape) for shape in shapes.values()]
         parts = torch.linspace(0.1, 1, sum(sizes)).split(sizes)
@@ -211,11 +172,9 @@ def detector(zipped: bool) -> Write:
         }
         file = io.BytesIO()
         torch.save(made, file, _use_new_zipfile_serialization=zipped)
-        path = folder / ("weights.pth" if zipped else "weights.old")
         path.write_bytes(file.getvalue() if zipped else without_addresses(file.getvalue()))
-        return path
 
-    return write
+    return written("weights.pth" if zipped else "weights.old", save)
 
 
 def without_addresses(data: bytes) -> bytes:
@@ -229,9 +188,25 @@ def without_addresses(data: bytes) -> bytes:
     return re.sub(rb"(?<=X.\0\0\0)\d{9,20}", number, data, flags=re.DOTALL)
 
 
-def training_options(folder: Path) -> Path:
+def training_options(path: Path) -> None:
     """What ``toy_train.py`` writes at the start of a run."""
     context = toy_train.main.make_context("toy_train.py", ["--outdir=out", "--data_name=circles"])
     options = {name: value for name, value in context.params.items() if name != "resume"}
-    save_json(folder / OPTIONS_NAME, {"options": options, "code_version": "1.0"})
-    return folder / OPTIONS_NAME
+    save_json(path, {"options": options, "code_version": "1.0"})
+
+
+def original(kind: str, protocol: int) -> Write:
+    """A file of the original code: a toy's network or one of images."""
+
+    def save(path: Path) -> None:
+        torch.manual_seed(0)
+        if kind == "toy":
+            content = toy_content()
+        else:
+            sizes = {"model_channels": 4, "channel_mult": [1], "num_blocks": 1}
+            others = {"image_shape": (1, 8, 8), "dropout": 0.1, "attention_resolutions": []}
+            network = randomized(NETWORKS["ddpmpp"](**sizes, **others))
+            content = image_content("SongUNet", network, [0.0] * 64, **sizes, attn_resolutions=[])
+        path.write_bytes(without_addresses(dumps(content, protocol)))
+
+    return written("network-snapshot-000000.pkl", save)

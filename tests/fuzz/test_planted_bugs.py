@@ -18,8 +18,8 @@ from tests.fuzz.readers import READERS
 
 ROOT = Path(__file__).parent.parent.parent
 PACKAGES = tuple(str(ROOT / package) + "/" for package in ("dnnlib", "torch_utils", "training"))
-SOME = 10
-"""Functions of each reader in the quick suite; the others in the slow one."""
+SOME, ALL = 10, 10_000
+"""Functions of each reader in the quick suite and in the slow one."""
 
 
 class Mistake(AttributeError, TypeError):
@@ -57,23 +57,24 @@ def functions_of(reader: Reader, path: Path) -> list[CodeType]:
     return list(found)
 
 
-def plant_in_each(reader: Reader, folder: Path, some: int | None) -> None:
-    sample = Sample.of(reader.valid[0], folder / "sample")
-    (folder / "case").mkdir()
-    path = sample.write(folder / "case")
+@pytest.mark.parametrize("count", [SOME, pytest.param(ALL, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", READERS)
+def test_a_mistake_comes_out_as_it_is(name: str, count: int, tmp_path: Path) -> None:
+    reader = READERS[name]
+    sample = Sample.of(reader.valid[0], tmp_path / "sample")
+    (tmp_path / "case").mkdir()
+    path = sample.write(tmp_path / "case")
     reader.probe(path)  # what libraries import of themselves when needed, they have now
     functions = functions_of(reader, path)
     assert functions
-    if some is not None:
-        functions = Random(reader.name).sample(functions, min(some, len(functions)))
-    for function in functions:
+    for function in Random(name).sample(functions, min(count, len(functions))):
 
         def watch(code: CodeType, function: CodeType = function) -> None:
             if code is function:
                 raise Mistake
 
         hidden: Exception | None = None
-        sample.write(folder / "case")
+        sample.write(tmp_path / "case")
         try:
             with on_call(watch):
                 reader.probe(path)
@@ -82,14 +83,3 @@ def plant_in_each(reader: Reader, folder: Path, some: int | None) -> None:
         except Exception as error:
             hidden = error
         raise AssertionError(f"a mistake in {function} is hidden") from hidden
-
-
-@pytest.mark.parametrize("name", READERS)
-def test_a_mistake_comes_out_as_it_is(name: str, tmp_path: Path) -> None:
-    plant_in_each(READERS[name], tmp_path, SOME)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", READERS)
-def test_each_mistake_comes_out_as_it_is(name: str, tmp_path: Path) -> None:
-    plant_in_each(READERS[name], tmp_path, None)
