@@ -19,49 +19,27 @@ COLUMNS = "{:<20} {:>6} {:>8} {:>8} {:>10} {:>7}  {:<28} {:>6}  {:<28} {:>6}"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    form = argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("--cases", type=int, default=2000, help="mutants of each reader")
     parser.add_argument("--reader", choices=list(READERS), action="append", help="default: all")
     parser.add_argument("--seed", type=int, default=0, help="of the mutants")
     parser.add_argument("--keep", type=Path, help="where the files of violations are copied")
     options = parser.parse_args()
-    print(
-        COLUMNS.format(
-            *("reader", "cases", "refused", "accepted", "violations"),
-            "CPU s",
-            "slowest",
-            "MiB",
-            "largest",
-            "wall s",
-        )
-    )
-    reports = []
+    names = ("reader", "cases", "refused", "accepted", "violations")
+    print(COLUMNS.format(*names, "CPU s", "slowest", "MiB", "largest", "wall s"))
+    violations = 0
     with tempfile.TemporaryDirectory() as folder, Harness(Path(folder), options.keep) as harness:
         for reader in options.reader or READERS:
             report = harness.run(reader, options.cases, options.seed)
-            reports.append(report)
-            print(
-                COLUMNS.format(
-                    *(
-                        reader,
-                        report.cases,
-                        report.refused,
-                        report.accepted,
-                        len(report.violations),
-                    ),
-                    f"{report.slowest[0]:.2f}",
-                    report.slowest[1],
-                    f"{report.largest[0]:.0f}",
-                    report.largest[1],
-                    f"{report.seconds:.0f}",
-                ),
-                flush=True,
-            )
-            for case, why in report.violations.items():
-                print(f"    {case}: {why}")
-    return int(any(report.violations for report in reports))
+            violations += len(report.violations)
+            numbers = (report.cases, report.refused, report.accepted, len(report.violations))
+            (seconds, slowest), (mib, largest) = report.slowest, report.largest
+            extremes = (f"{seconds:.2f}", slowest, f"{mib:.0f}", largest)
+            row = COLUMNS.format(reader, *numbers, *extremes, f"{report.seconds:.0f}")
+            told = [f"    {case}: {why}" for case, why in report.violations.items()]
+            print(row, *told, sep="\n", flush=True)
+    return int(violations > 0)
 
 
 if __name__ == "__main__":

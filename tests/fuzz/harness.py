@@ -1,16 +1,13 @@
 """Runs readers on their cases in other processes, and counts what comes of it."""
 
-import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tests.fuzz.trial import keep_case
+from tests.support.scripts import Script
 
 FOLDER = Path(__file__).parent
 
@@ -53,7 +50,7 @@ class Report:
         self.largest = max(self.largest, (result["mib"], case))
 
 
-class Harness:
+class Harness(Script):
     """The process that forks one for each reader; to be used in a ``with`` block.
 
     Args:
@@ -63,23 +60,8 @@ class Harness:
     """
 
     def __init__(self, folder: Path, keep: Path | None = None, zygote: Path = FOLDER / "zygote.py"):
+        super().__init__(zygote)
         self._folder, self._keep = folder.resolve(), keep
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, str(zygote)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-
-    def __enter__(self) -> "Harness":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stdin.close()
-        self._process.wait()
-        self._stdout.close()
 
     def run(self, reader: str, mutants: int, seed: int = 0, every: int = 1) -> Report:
         """Runs the hostile files of a reader, and so many mutants of its valid ones.
@@ -96,8 +78,7 @@ class Harness:
         report, start = Report(reader), time.monotonic()
         folder = self._folder / reader.replace(" ", "-")
         job = {"reader": reader, "seed": seed, "mutants": mutants, "every": every}
-        job["folder"] = str(folder)
-        job["keep"] = str(self._keep) if self._keep else None
+        job |= {"folder": str(folder), "keep": self._keep and str(self._keep)}
         cases = 1
         while report.cases < cases:
             # To the end, so that the next reader's results are not mixed up with these.
@@ -114,14 +95,11 @@ class Harness:
 
     def _results(self, job: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """What is said of the cases of a job, in the end that it has ended."""
-        self._stdin.write(json.dumps(job) + "\n")
-        self._stdin.flush()
-        for line in self._stdout:
-            result = json.loads(line)
+        self.say(job)
+        result: dict[str, Any] = {}
+        while "ended" not in result:
+            result = self.hear()
             yield result
-            if "ended" in result:
-                return
-        raise RuntimeError("the process that forks others has ended")
 
     def _add_end(self, report: Report, folder: Path, status: int) -> None:
         """Counts a case in with which its process ended."""
@@ -131,13 +109,3 @@ class Harness:
         report.violations[name] = f"the process ended with status {status}: {where}"
         if self._keep:
             keep_case(folder / "case", self._keep / f"{report.reader}-{name}")
-
-    @property
-    def _stdin(self) -> IO[str]:
-        assert self._process.stdin is not None
-        return self._process.stdin
-
-    @property
-    def _stdout(self) -> IO[str]:
-        assert self._process.stdout is not None
-        return self._process.stdout

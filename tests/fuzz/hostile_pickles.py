@@ -30,10 +30,8 @@ _NO_HOOKS = call("collections OrderedDict")
 
 def storage(count: int, kind: str = "FloatStorage", key: str = "0", place: str = "cpu") -> bytes:
     """A storage of so many values, by its persistent id."""
-    return (
-        sequence(text("storage"), name(f"torch {kind}"), text(key), text(place), number(count))
-        + b"Q"
-    )
+    values = (text("storage"), name(f"torch {kind}"), text(key), text(place), number(count))
+    return sequence(*values) + b"Q"
 
 
 def tensor(stored: bytes, size: list[int], stride: list[int], offset: int = 0) -> bytes:
@@ -115,17 +113,14 @@ def program(value: bytes) -> bytes:
     return START + value + STOP
 
 
-def bare(
-    file_name: str, around: Callable[[bytes], bytes] = lambda value: value
-) -> dict[str, Write]:
-    """Files that are pickles of these values, or of what is put around them."""
-    return named(file_name, {key: program(around(value)) for key, value in VALUES.items()})
+def bare(file_name: str) -> dict[str, Write]:
+    """Files that are pickles of these values."""
+    return named(file_name, {key: program(value) for key, value in VALUES.items()})
 
 
-def torch_file(pickled: bytes, **records: bytes) -> bytes:
+def torch_file(pickled: bytes) -> bytes:
     """What ``torch.save`` writes of a pickle, with a storage of 16 bytes."""
-    contents = {"data.pkl": pickled, "data/0": bytes(16), **records}
-    return zip_of({f"a/{key}": content for key, content in {**contents, "version": b"3\n"}.items()})
+    return zip_of({"a/data.pkl": pickled, "a/data/0": bytes(16), "a/version": b"3\n"})
 
 
 def saved(content: Any, zipped: bool = True) -> bytes:
@@ -184,50 +179,49 @@ def networks(file_name: str) -> dict[str, Write]:
         whole = {"format": NETWORK_FORMAT, "version": VERSION, "parts": entries}
         return saved({**whole, "about": {**model.about, **about}})
 
-    def with_arguments(**changes: Any) -> bytes:
-        return network(network=("mlp", {**model.recipe.network_arguments, **changes}, weights))
+    def layers(**changes: Any) -> Callable[[], bytes]:
+        return with_network("mlp", {**model.recipe.network_arguments, **changes}, weights)
+
+    def with_network(*part: Any) -> Callable[[], bytes]:
+        return lambda: network(network=part)
+
+    def about(**changes: Any) -> Callable[[], bytes]:
+        return lambda: network(changes)
 
     shared = torch.zeros(512, 512)
-    layers = {f"hidden.{n}.weight": shared for n in range(1500)}
+    same = {f"hidden.{n}.weight": shared for n in range(1500)}
     spread = torch.zeros(1, dtype=torch.float64).expand(30_000, 30_000)
     line = torch.zeros(1, dtype=torch.float64).expand(30_000)
     unet = {"image_shape": [3, 65536, 65536], "model_channels": 65536}
     dense = {"image_shape": [1, 8, 8], "channel_mult": [1] * 5000, "num_blocks": 5000}
     image = {"image_shape": [1, 1 << 15, 1 << 15], "attention_resolutions": [1 << 15]}
-    changed = {
-        key: {**basis, key: value} for key, value in {"mean": line, "eigenvectors": spread}.items()
-    }
-    files: dict[str, Callable[[], bytes]] = {
-        "many layers": lambda: with_arguments(depth=65_536),
-        "wide layers": lambda: with_arguments(width=65_536),
-        "layers beyond number": lambda: with_arguments(depth=2**62),
-        "negative layers": lambda: with_arguments(depth=-1),
-        "many features": lambda: with_arguments(input_features=65_536, time_features=65_536),
-        "arguments that are lists": lambda: with_arguments(noise_range=[[0.0] * 300] * 300),
-        "a large image": lambda: network(network=("ddpmpp", unet, {})),
-        "many levels": lambda: network(network=("ncsnpp", dense, {})),
-        "attention everywhere": lambda: network(network=("adm", image, {})),
-        "shared layers": lambda: network(network=("mlp", {"depth": 1500, "width": 512}, layers)),
-        "a basis of one number": lambda: network(basis=("EigenBasis", {}, changed["eigenvectors"])),
-        "a mean of one number": lambda: network(basis=("EigenBasis", {}, changed["mean"])),
-        "a class with a path": lambda: network(network=("os.system\n\x1b[2J", {}, weights)),
-        "a class of another part": lambda: network(network=("EigenBasis", basis, {})),
+    schedule = {**model.recipe.schedule_arguments, "rho": 1e300}
+    beyond = {key: torch.full_like(value, 3e38) for key, value in weights.items()}
+    files: hostile.Contents = {
+        "many layers": layers(depth=65_536),
+        "wide layers": layers(width=65_536),
+        "layers beyond number": layers(depth=2**62),
+        "negative layers": layers(depth=-1),
+        "many features": layers(input_features=65_536, time_features=65_536),
+        "arguments that are lists": layers(noise_range=[[0.0] * 300] * 300),
+        "a large image": with_network("ddpmpp", unet, {}),
+        "many levels": with_network("ncsnpp", dense, {}),
+        "attention everywhere": with_network("adm", image, {}),
+        "shared layers": with_network("mlp", {"depth": 1500, "width": 512}, same),
+        "a basis of one number": lambda: network(
+            basis=("EigenBasis", {}, {**basis, "eigenvectors": spread})
+        ),
+        "a mean of one number": lambda: network(basis=("EigenBasis", {}, {**basis, "mean": line})),
+        "a class with a path": with_network("os.system\n\x1b[2J", {}, weights),
+        "a class of another part": with_network("EigenBasis", basis, {}),
         "a long name": lambda: network(**{"x" * 100_000: ("mlp", {}, {"\n" * 1000: 1})}),
-        "a time beyond all": lambda: network({"tmax": 1e308}),
-        "a time that is none": lambda: network({"tmin": float("nan")}),
-        "a time that is a tensor": lambda: network({"tmax": torch.zeros(1).expand(1 << 30)}),
-        "dimensions that are a tensor": lambda: network({"data_dim": spread}),
-        "a number of 600 digits": lambda: network({"tmax": 10**600}),
-        "a rate beyond all": lambda: network(
-            schedule=("ifs", {**model.recipe.schedule_arguments, "rho": 1e300}, {})
-        ),
-        "weights beyond all": lambda: network(
-            network=(
-                "mlp",
-                model.recipe.network_arguments,
-                {key: torch.full_like(value, 3e38) for key, value in weights.items()},
-            )
-        ),
+        "a time beyond all": about(tmax=1e308),
+        "a time that is none": about(tmin=float("nan")),
+        "a time that is a tensor": about(tmax=torch.zeros(1).expand(1 << 30)),
+        "dimensions that are a tensor": about(data_dim=spread),
+        "a number of 600 digits": about(tmax=10**600),
+        "a rate beyond all": lambda: network(schedule=("ifs", schedule, {})),
+        "weights beyond all": with_network("mlp", model.recipe.network_arguments, beyond),
         "a state": lambda: saved({"format": STATE_FORMAT, "version": VERSION}),
         "a version beyond all": lambda: saved({"format": NETWORK_FORMAT, "version": 10**600}),
     }
@@ -241,39 +235,40 @@ def states(file_name: str) -> dict[str, Write]:
         whole = {"format": STATE_FORMAT, "version": VERSION, **samples.toy_trainer().state()}
         return saved({**whole, **changes})
 
-    def with_optimizer(**changes: Any) -> bytes:
+    def of(**changes: Any) -> Callable[[], bytes]:
+        return lambda: state(**changes)
+
+    def with_optimizer(**changes: Any) -> Callable[[], bytes]:
         optimizer = samples.toy_trainer().optimizer.state_dict()
         for group in optimizer["param_groups"]:
             group.update(changes)
-        return state(optimizer=optimizer)
+        return of(optimizer=optimizer)
 
-    def with_moments(value: Any) -> bytes:
+    def with_moments(value: Any) -> Callable[[], bytes]:
         optimizer = samples.toy_trainer().optimizer.state_dict()
         for moments in optimizer["state"].values():
             moments["exp_avg"] = value
-        return state(optimizer=optimizer)
+        return of(optimizer=optimizer)
 
     spread = torch.zeros(1).expand(1 << 15, 1 << 15)
-    files: dict[str, Callable[[], bytes]] = {
-        "no step": lambda: state(step=None),
-        "a step beyond all": lambda: state(step=10**30),
-        "a step before all": lambda: state(step=-5),
-        "a step that is not finite": lambda: state(step=float("inf")),
-        "betas that are text": lambda: with_optimizer(betas="xy"),
-        "a rate that is a list": lambda: with_optimizer(lr=[1]),
-        "another form of Adam": lambda: with_optimizer(amsgrad=True, fused=None, foreach=True),
-        "moments of another shape": lambda: with_moments(torch.zeros(7)),
-        "moments that are text": lambda: with_moments("x" * 100),
-        "moments that are not finite": lambda: with_moments(torch.tensor(float("nan"))),
-        "moments that are one number": lambda: with_moments(spread),
-        "no optimizer": lambda: state(optimizer={}),
-        "a basis of one number": lambda: state(
+    files: hostile.Contents = {
+        "no step": of(step=None),
+        "a step beyond all": of(step=10**30),
+        "a step before all": of(step=-5),
+        "a step that is not finite": of(step=float("inf")),
+        "betas that are text": with_optimizer(betas="xy"),
+        "a rate that is a list": with_optimizer(lr=[1]),
+        "another form of Adam": with_optimizer(amsgrad=True, fused=None, foreach=True),
+        "moments of another shape": with_moments(torch.zeros(7)),
+        "moments that are text": with_moments("x" * 100),
+        "moments that are not finite": with_moments(torch.tensor(float("nan"))),
+        "moments that are one number": with_moments(spread),
+        "no optimizer": of(optimizer={}),
+        "a basis of one number": of(
             basis={"mean": spread, "eigenvalues": spread, "eigenvectors": spread}
         ),
-        "a basis that is a list": lambda: state(basis=[1, 2]),
-        "variances that are not finite": lambda: state(
-            data_variance=torch.full((2,), float("nan"))
-        ),
-        "no networks": lambda: state(network=None, averaged=3),
+        "a basis that is a list": of(basis=[1, 2]),
+        "variances that are not finite": of(data_variance=torch.full((2,), float("nan"))),
+        "no networks": of(network=None, averaged=3),
     }
     return named(file_name, files)

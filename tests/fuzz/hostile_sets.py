@@ -5,15 +5,14 @@ import os
 import struct
 import tarfile
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 from tests.fuzz import image_samples
 from tests.fuzz.cases import Write
-from tests.fuzz.hostile import MIB, UP, anything, named, packed_zeros
+from tests.fuzz.hostile import MIB, UP, Contents, anything, named, packed_zeros
 from tests.fuzz.hostile_pickles import VALUES, program
 from tests.fuzz.pickles import mapping
-
-Contents = dict[str, bytes | Callable[[], bytes]]
 
 
 def gzip_of_zeros(mib: int, start: bytes = b"") -> bytes:
@@ -28,6 +27,7 @@ def idx_head(*sizes: int, kind: int = 8) -> bytes:
 def idx_files() -> dict[str, Write]:
     images, labels = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
     top = 2**32 - 1
+    good = gzip.compress(idx_head(1, 8, 8) + bytes(64))
     files: Contents = {
         "2^32 images": gzip.compress(idx_head(top, 8, 8) + bytes(64)),
         "2^32 pixels a side": gzip.compress(idx_head(1, top, top) + bytes(64)),
@@ -37,9 +37,9 @@ def idx_files() -> dict[str, Write]:
         "more than it says": lambda: gzip_of_zeros(1024, idx_head(1, 8, 8)),
         "floats": gzip.compress(idx_head(1, 8, 8, kind=13) + bytes(256)),
         "255 dimensions": gzip.compress(bytes([0, 0, 8, 255]) + bytes(1020)),
-        "no end": gzip.compress(idx_head(1, 8, 8) + bytes(64))[:-8],
-        "wrong checksum": gzip.compress(idx_head(1, 8, 8) + bytes(64))[:-8] + bytes(8),
-        "gzip in gzip": gzip.compress(gzip.compress(idx_head(1, 8, 8) + bytes(64))),
+        "no end": good[:-8],
+        "wrong checksum": good[:-8] + bytes(8),
+        "gzip in gzip": gzip.compress(good),
         "a long name": b"\x1f\x8b\x08\x08" + bytes(6) + b"x" * MIB,
     }
 
@@ -61,96 +61,81 @@ def idx_files() -> dict[str, Write]:
         "labels: a pipe": labels_are(os.mkfifo),
         "labels: zeros": labels_are(lambda path: path.symlink_to("/dev/zero")),
         "labels: the system": labels_are(lambda path: path.symlink_to("/etc/passwd")),
-        "labels: a folder": labels_are(lambda path: path.mkdir()),
+        "labels: a folder": labels_are(Path.mkdir),
     }
 
 
 BATCH = "cifar-10-batches-py/data_batch_1"
 
 
-def _member(name: str, size: int, kind: bytes = tarfile.REGTYPE, link: str = "") -> bytes:
+def _header(name: str, size: int, kind: bytes = tarfile.REGTYPE, link: str = "") -> bytes:
     info = tarfile.TarInfo(name)
     info.size, info.type, info.linkname = size, kind, link
     return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
 
 
-def _packed(content: bytes) -> bytes:
-    return gzip.compress(content, 1, mtime=0)
+def _member(
+    name: str, content: bytes, kind: bytes = tarfile.REGTYPE, size: int | None = None
+) -> bytes:
+    """A member that may say that it has another size."""
+    header = _header(name, len(content) if size is None else size, kind)
+    return header + content + bytes(-len(content) % 512)
 
 
 def _sparse() -> bytes:
     """A member of 2^60 bytes, of which none are there."""
-    header = bytearray(_member(BATCH, 0, tarfile.GNUTYPE_SPARSE))
+    header = bytearray(_header(BATCH, 0, tarfile.GNUTYPE_SPARSE))
     header[483:495] = b"\x80" + (2**60).to_bytes(11, "big")
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
-    return bytes(header) + bytes(1024)
+    return bytes(header)
+
+
+def _tar(*members: bytes) -> bytes:
+    return gzip.compress(b"".join(members) + bytes(1024), 1, mtime=0)
+
+
+def _endless(start: bytes, mib: int) -> Callable[[], bytes]:
+    """A start of a tar, then so many MiB of zeros."""
+    return lambda: gzip.compress(start, 1, mtime=0) + gzip_of_zeros(mib)
 
 
 def tars(file_name: str) -> dict[str, Write]:
     """Archives in the place of CIFAR-10."""
     batch = image_samples.cifar_batch(2)
-    padding = bytes(-len(batch) % 512)
-    end = bytes(1024)
+    text = b"\x80\x02}U\x04dataT" + struct.pack("<i", 62 * MIB)
+    programs = {name: program(mapping(data=value, labels=b"]")) for name, value in VALUES.items()}
     files: Contents = {
-        "no members": _packed(end),
-        "a link in the place of a batch": _packed(
-            _member(BATCH, 0, tarfile.SYMTYPE, f"{UP}etc/passwd") + end
+        "no members": _tar(),
+        "a link in the place of a batch": _tar(
+            _header(BATCH, 0, tarfile.SYMTYPE, f"{UP}etc/passwd")
         ),
-        "a hard link": _packed(_member(BATCH, 0, tarfile.LNKTYPE, "/etc/passwd") + end),
-        "a device": _packed(_member(BATCH, 0, tarfile.CHRTYPE) + end),
-        "a pipe in it": _packed(_member(BATCH, 0, tarfile.FIFOTYPE) + end),
-        "a member outside": _packed(
-            _member(f"{UP}tmp/RAN", 1)
-            + b"x"
-            + bytes(511)
-            + _member(f"/{BATCH}", len(batch))
-            + batch
-            + padding
-            + end
+        "a hard link": _tar(_header(BATCH, 0, tarfile.LNKTYPE, "/etc/passwd")),
+        "a device": _tar(_header(BATCH, 0, tarfile.CHRTYPE)),
+        "a pipe in it": _tar(_header(BATCH, 0, tarfile.FIFOTYPE)),
+        "a member outside": _tar(_member(f"{UP}tmp/RAN", b"x"), _member(f"/{BATCH}", batch)),
+        "a batch of 2^60 bytes": _tar(_header(BATCH, 2**60), batch),
+        "a batch of nothing": _tar(_header(BATCH, 0)),
+        "holes of 2^60 bytes": _tar(_sparse()),
+        "a name of two gigabytes": _endless(_header("x", 2 << 30, tarfile.GNUTYPE_LONGNAME), 256),
+        "facts of two gigabytes": _endless(_header("x", 2 << 30, tarfile.XHDTYPE), 256),
+        "facts that are odd": _tar(
+            _member("x", b"99999999999999999 path=a\n", tarfile.XHDTYPE, size=30)
         ),
-        "a batch of 2^60 bytes": _packed(_member(BATCH, 2**60) + batch + end),
-        "a batch of nothing": _packed(_member(BATCH, 0) + end),
-        "holes of 2^60 bytes": _packed(_sparse()),
-        "a name of two gigabytes": lambda: (
-            _packed(_member("x", 2 << 30, tarfile.GNUTYPE_LONGNAME)) + gzip_of_zeros(256)
+        "a size that is negative": _tar(
+            _member("x", b"16 size=-2000000\n", tarfile.XHDTYPE, size=24), _header(BATCH, 0)
         ),
-        "facts of two gigabytes": lambda: (
-            _packed(_member("x", 2 << 30, tarfile.XHDTYPE)) + gzip_of_zeros(256)
-        ),
-        "facts that are odd": _packed(
-            _member("x", 30, tarfile.XHDTYPE)
-            + b"99999999999999999 path=a\n".ljust(512, b"\0")
-            + end
-        ),
-        "a size that is negative": _packed(
-            _member("x", 24, tarfile.XHDTYPE)
-            + b"16 size=-2000000\n".ljust(512, b"\0")
-            + _member(BATCH, 0)
-            + end
-        ),
-        "a member of 2^40 bytes first": lambda: gzip_of_zeros(256, _member("x", 1 << 40)),
-        "three gigabytes first": lambda: gzip_of_zeros(3 << 10, _member("x", 3 << 30)),
-        "a batch of 63 MiB": lambda: gzip_of_zeros(64, _member(BATCH, 63 * MIB)),
-        "a string of 63 MiB": lambda: (
-            _packed(_member(BATCH, 63 * MIB) + b"\x80\x02}U\x04dataT" + struct.pack("<i", 62 * MIB))
-            + gzip_of_zeros(64)
-        ),
-        "a number of 80 digits": _packed(
-            _member(f"data_batch_{'9' * 80}", len(batch)) + batch + padding + end
-        ),
-        "a strange name": _packed(
-            _member("\x1b[2J/data_batch_1", len(batch)) + batch[:-9] + bytes(9) + padding + end
-        ),
-        "a loop of links": _packed(_member(BATCH, 0, tarfile.LNKTYPE, BATCH) + end),
+        "a member of 2^40 bytes first": lambda: gzip_of_zeros(256, _header("x", 1 << 40)),
+        "three gigabytes first": lambda: gzip_of_zeros(3 << 10, _header("x", 3 << 30)),
+        "a batch of 63 MiB": lambda: gzip_of_zeros(64, _header(BATCH, 63 * MIB)),
+        "a string of 63 MiB": _endless(_header(BATCH, 63 * MIB) + text, 64),
+        "a number of 80 digits": _tar(_member(f"data_batch_{'9' * 80}", batch)),
+        "a strange name": _tar(_member("\x1b[2J/data_batch_1", batch[:-9] + bytes(9))),
+        "a loop of links": _tar(_header(BATCH, 0, tarfile.LNKTYPE, BATCH)),
         **{
-            f"pickle: {name}": _packed(
-                _member(BATCH, len(made)) + made + bytes(-len(made) % 512) + end
-            )
-            for name, made in (
-                (n, program(mapping(data=v, labels=b"]"))) for n, v in VALUES.items()
-            )
-            if len(made) < 1000
+            f"pickle: {name}": _tar(_member(BATCH, content))
+            for name, content in programs.items()
+            if len(content) < 1000
         },
     }
     return {**anything(file_name), **named(file_name, files)}
@@ -175,21 +160,13 @@ def stores() -> dict[str, Write]:
         return write
 
     def as_data(write: Write) -> Write:
-        def write_in(folder: Path) -> Path:
-            write(folder)
-            return folder
+        return lambda folder: write(folder).parent
 
-        return write_in
-
+    places = product(fields.items(), values)
+    cases = {f"{key} {value}": (offset, value) for (key, offset), value in places}
+    others = anything("data.mdb")
+    del others["link to nothing"], others["link to itself"]
     return {
-        **{
-            f"{key} {value}": changed(offset, value)
-            for key, offset in fields.items()
-            for value in values
-        },
-        **{
-            key: as_data(write)
-            for key, write in anything("data.mdb").items()
-            if key not in ("link to nothing", "link to itself")
-        },
+        **{name: changed(*case) for name, case in cases.items()},
+        **{name: as_data(write) for name, write in others.items()},
     }

@@ -19,32 +19,24 @@ COLUMNS = "{:<36} {:>6} {:>9} {:>8} {:>10} {:>6} {:>7}"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    form = argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("--kills", type=int, default=175, help="over all scripts")
     parser.add_argument("--job", help="only jobs whose names begin so")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     options = parser.parse_args()
     print(COLUMNS.format("script", "kills", "too late", "resumed", "violations", "left", "wall s"))
-    tables = []
+    kills = violations = 0
     with tempfile.TemporaryDirectory() as name, Runner(Path(name)) as runner:
         jobs = make_jobs(runner, Path(name))
         chosen = [job for job in jobs if job.name.startswith(options.job or "")]
         each = -(-options.kills // len(chosen))
         for number, job in enumerate(chosen):
             table = kill_often(runner, job, Path(name) / f"job{number}", each, options.seed)
-            tables.append(table)
+            kills, violations = kills + table.kills, violations + len(table.violations)
             numbers = (table.kills, table.too_late, table.resumed, len(table.violations))
-            print(
-                COLUMNS.format(job.name, *numbers, table.left, f"{table.seconds:.0f}"), flush=True
-            )
-            for violation in table.violations:
-                print(f"    {violation}")
-    kills, violations = (
-        sum(table.kills for table in tables),
-        sum(len(table.violations) for table in tables),
-    )
+            row = COLUMNS.format(job.name, *numbers, table.left, f"{table.seconds:.0f}")
+            print(row, *(f"    {what}" for what in table.violations), sep="\n", flush=True)
     print(f"{kills} kills, {violations} violations")
     return int(violations > 0)
 

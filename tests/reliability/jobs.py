@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.reliability.whole import results
 from training.data.sources.writer import image_writer
 
 IMAGES, CLASSES, SIDE = 40, 4, 8
@@ -63,9 +64,7 @@ def training(script: str, *options: str) -> Job:
 
     def result(place: Path) -> dict[str, Path]:
         # A run that was killed before its first state is begun anew in another folder.
-        folder = max(place.iterdir())
-        kinds = ("network-snapshot-*.pkl", "training-state-*.pt")
-        return {path.name: path for kind in kinds for path in folder.glob(kind)}
+        return results(max(place.iterdir()))
 
     return Job(script, script, rf"\d{{5}}-[^/]*/{RUN}", command, command_after, result)
 
@@ -108,9 +107,8 @@ def data_set(source: Path, name: str, replacing: bool) -> Job:
         return [*command(place), *(["--overwrite"] if there else [])]
 
     def result(place: Path) -> dict[str, Path]:
-        made = place / name
-        paths = [made] if made.is_file() else [path for path in made.rglob("*") if path.is_file()]
-        return {path.relative_to(place).as_posix(): path for path in paths}
+        paths = (place / name, *place.glob(f"{name}/**/*"))
+        return {path.relative_to(place).as_posix(): path for path in paths if path.is_file()}
 
     def prepare(place: Path) -> None:
         place.mkdir()

@@ -4,25 +4,24 @@ After a kill, every file with a final name must be whole; what is not is hidden,
 with a dot. Then the script is run again as its user would, and must give the unbroken run's bytes.
 """
 
-import json
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tests.reliability.jobs import Job
 from tests.reliability.whole import broken_files, differences
+from tests.support.scripts import Script
 
 FOLDER = Path(__file__).parent
+NEVER = -1
 LONGEST = 300
 """Seconds that a script may take; one that hangs is a violation."""
 
@@ -58,58 +57,31 @@ class Table:
     seconds: float = 0.0
 
 
-class Runner:
-    """Runs scripts in processes forked from one that has imported them; a context manager.
+class Runner(Script):
+    """Runs scripts in processes forked from one that has imported them.
 
     Args:
         folder: For files, which need not stay.
     """
 
     def __init__(self, folder: Path):
+        super().__init__(FOLDER / "zygote.py")
         self._output = folder / "output.txt"
-        self._process = subprocess.Popen(
-            [sys.executable, str(FOLDER / "zygote.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-
-    def __enter__(self) -> "Runner":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._pipe(self._process.stdin).close()
-        self._process.wait()
-        self._pipe(self._process.stdout).close()
 
     def run(
-        self,
-        script: str,
-        arguments: list[str],
-        kill_after: float = LONGEST,
-        kill_at: int | None = None,
+        self, script: str, command: list[str], kill_after: float = LONGEST, kill_at: int = NEVER
     ) -> End:
         """Runs a script, and kills it after some seconds or before its write of that number."""
-        job = {"script": script, "arguments": arguments, "kill_at": kill_at}
-        stdin, stdout = self._pipe(self._process.stdin), self._pipe(self._process.stdout)
-        stdin.write(json.dumps({**job, "output": str(self._output)}) + "\n")
-        stdin.flush()
-        pid = json.loads(stdout.readline())["pid"]
-        began = time.monotonic()
-        timer = threading.Timer(kill_after, _kill, [pid])
+        job = {"script": script, "arguments": command, "kill_at": kill_at}
+        self.say({**job, "output": str(self._output)})
+        timer, began = threading.Timer(kill_after, _kill, [self.hear()["pid"]]), time.monotonic()
         timer.start()
-        end = json.loads(stdout.readline())
+        end = self.hear()
         timer.cancel()
         timer.join()
         code = os.waitstatus_to_exitcode(end["status"])
         text = self._output.read_text() if self._output.exists() else ""
         return End(code, end["writes"], time.monotonic() - began, text)
-
-    @staticmethod
-    def _pipe(pipe: IO[str] | None) -> IO[str]:
-        assert pipe is not None
-        return pipe
 
 
 def _kill(pid: int) -> None:

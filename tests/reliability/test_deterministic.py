@@ -11,6 +11,7 @@ import torch
 import toy_train
 import train
 from tests.reliability.jobs import IMAGE_TRAINING, TOY_TRAINING, write_images
+from tests.reliability.whole import results
 from tests.support.running import torch_settings_put_back
 from training.learning.trainer import Trainer
 
@@ -31,20 +32,15 @@ def test_a_seed_gives_the_same_bytes_twice_and_another_does_not(
     options: tuple[str, ...] = TOY_TRAINING
     if script is train:
         write_images(tmp_path / "set.zip")
-        options = (
-            f"--data={tmp_path / 'set.zip'}",
-            "--augment=0.5",
-            *IMAGE_TRAINING,
-            "--no-calibrate",
-        )
+        data = f"--data={tmp_path / 'set.zip'}"
+        options = (data, *IMAGE_TRAINING, "--augment=0.5", "--no-calibrate")
     files = []
     for name, seed in (("one", 3), ("two", 3), ("other", 4)):
         folder = tmp_path / name
         place = (f"--outdir={folder}", "--nosubdir", f"--seed={seed}")
         result = run_script(script, *place, *options, *flags)
         assert (result.code, result.err) == (0, "")
-        kinds = ("network-*.pkl", "training-state-*.pt")
-        files.append({path.name: path.read_bytes() for kind in kinds for path in folder.glob(kind)})
+        files.append({name: path.read_bytes() for name, path in results(folder).items()})
     assert len(files[0]) >= 3
     assert files[0] == files[1] != files[2]
 

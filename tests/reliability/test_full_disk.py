@@ -12,7 +12,7 @@ import pytest
 
 import toy_train
 from tests.reliability.jobs import TOY_TRAINING
-from tests.reliability.whole import differences
+from tests.reliability.whole import differences, results
 from torch_utils.snapshots import read_state
 
 Run = Callable[..., Any]
@@ -26,10 +26,6 @@ def unbroken(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = (f"--outdir={folder}", "--nosubdir", "--keep=9", *TOY_TRAINING)
     assert run_script(toy_train, *options).code == 0
     return folder
-
-
-def results(folder: Path) -> dict[str, Path]:
-    return {path.name: path for path in folder.glob("[nt]*-*-*.p*")}
 
 
 def hidden(folder: Path) -> list[Path]:

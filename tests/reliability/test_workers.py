@@ -13,7 +13,7 @@ from torch.utils.data import dataloader
 
 import train
 from tests.reliability.jobs import IMAGE_TRAINING, write_images
-from tests.reliability.whole import differences
+from tests.reliability.whole import differences, results
 from training.data.images.batches import ImageBatches
 from training.data.images.dataset import ImageDataset
 from training.learning.trainer import Trainer
@@ -39,10 +39,6 @@ def start(run_script: Run, images: Path, outdir: Path, *options: str) -> Any:
     place = (f"--outdir={outdir}", "--nosubdir", f"--data={images}")
     short = (f"--duration={50 * STEPS / 1e6}", "--no-calibrate")
     return run_script(train, *place, *IMAGE_TRAINING, *short, *options)
-
-
-def results(folder: Path) -> dict[str, Path]:
-    return {path.name: path for path in folder.glob("[nt]*-*-*.p*")}
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.hostile)])

@@ -72,6 +72,11 @@ def broken_files(folder: Path, names: str) -> list[str]:
     return broken
 
 
+def results(folder: Path) -> dict[str, Path]:
+    """The networks and states of a run."""
+    return {path.name: path for path in folder.glob("[nt]*-*-*.p*")}
+
+
 def differences(expected: dict[str, Path], found: dict[str, Path]) -> list[str]:
     """What tells two results apart, each files by name."""
     if expected.keys() != found.keys():

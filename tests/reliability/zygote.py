@@ -1,7 +1,7 @@
 """Runs scripts in processes of their own, all forked from this one, so that imports cost once.
 
 Reads jobs from stdin, one JSON object a line: ``script``, ``arguments``, ``output`` (a file for
-what it prints) and ``kill_at`` (the write before which it is killed; null for none). Writes to
+what it prints) and ``kill_at`` (the write before which it is killed; -1 for none). Writes to
 stdout, in one line each: ``{"pid": number}``, whose process group is the script's, and at its end
 ``{"status": number, "writes": number}``, as ``os.waitpid`` gives it; writes are of a run to its
 end, else null.
@@ -62,7 +62,7 @@ def run(job: dict[str, Any], result: int) -> None:
     os._exit(code if isinstance(code, int) else 1)
 
 
-def count_writes(kill_at: int | None) -> list[str]:
+def count_writes(kill_at: int) -> list[str]:
     """A list that grows with each write of this process, which ends before the one given."""
     writes: list[str] = []
 
