@@ -31,7 +31,7 @@ def test_the_destination_holds_what_the_block_wrote_when_it_ends(
 ) -> None:
     path = tmp_path / "x" / "y" / "a.npz"
     if old:
-        path.parent.mkdir(parents=True)
+        require_folder(path.parent)
         path.write_text(old)
     with atomic_path(path) as temporary:
         temporary.write_text("new")
@@ -51,17 +51,11 @@ def test_a_block_that_raises_changes_nothing(
     path = tmp_path / "a.txt"
     if old is not None:
         path.write_text(old)
-
-    def fail_half_way() -> None:
-        with atomic_path(path) as temporary:
-            temporary.write_text("half")
-            raise error
-
-    with pytest.raises(error):
-        fail_half_way()
-    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == (
-        [("a.txt", "old")] if old else []
-    )
+    with pytest.raises(error), atomic_path(path) as temporary:  # noqa: PT012
+        temporary.write_text("half")
+        raise error
+    found = [(file.name, file.read_text()) for file in tmp_path.iterdir()]
+    assert found == ([("a.txt", "old")] if old else [])
 
 
 def test_files_and_folders_do_not_take_each_others_place(tmp_path: Path) -> None:

@@ -26,23 +26,21 @@ def speak() -> None:
     logger.warning("a doubt")
 
 
-def test_rank_0_prints_facts_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
-    setup_logging(0)
+@pytest.mark.parametrize(
+    ("ranks", "printed"),
+    [
+        ([0], ("a fact\na doubt\n", "")),
+        ([3], ("", "a doubt\n")),
+        ([1, 0], ("a fact\na doubt\n", "")),  # the second setup does not double the lines
+    ],
+)
+def test_rank_0_prints_facts_on_stdout_and_others_only_warn_on_stderr(
+    capsys: pytest.CaptureFixture[str], ranks: list[int], printed: tuple[str, str]
+) -> None:
+    for rank in ranks:
+        setup_logging(rank)
     speak()
-    assert capsys.readouterr() == ("a fact\na doubt\n", "")
-
-
-def test_other_ranks_only_warn_and_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    setup_logging(3)
-    speak()
-    assert capsys.readouterr() == ("", "a doubt\n")
-
-
-def test_a_second_setup_does_not_double_the_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    setup_logging(1)
-    setup_logging(0)
-    speak()
-    assert capsys.readouterr() == ("a fact\na doubt\n", "")
+    assert capsys.readouterr() == printed
 
 
 def test_the_root_logger_does_not_repeat_the_lines(

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -107,10 +107,9 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "not yet there" / "cache"
 
 
-@pytest.fixture
-def names(cache: Path) -> Callable[[], list[str]]:
+def names(cache: Path) -> list[str]:
     """The files that lie in the cache, locks aside."""
-    return lambda: [path.name for path in cache.glob("*") if path.suffix != ".lock"]
+    return [path.name for path in cache.glob("*") if path.suffix != ".lock"]
 
 
 def refusal(location: str, cache: Path | None = None, **options: int) -> str:
@@ -133,24 +132,17 @@ def test_a_path_is_returned_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "is a folder" in refusal(str(tmp_path))
 
 
+NO_PLACES = (
+    *("", "/net.pkl", "user:password@host/net.pkl", "host/a b", "host/ä", "host/a\nb"),
+    *("host/n#sha256=" + "0" * 63, "host/n#sha256=" + "g" * 64, "host/n#md5=" + "0" * 32),
+)
+
+
 @pytest.mark.parametrize(
     ("location", "reason"),
     [
         *((f"{scheme}://localhost/net.pkl", scheme) for scheme in ("http", "file", "HTTP", "s3")),
-        *(
-            (f"https://{rest}", "https://host/path")
-            for rest in (
-                "",
-                "/net.pkl",
-                "user:password@host/net.pkl",
-                "host/a b",
-                "host/ä",
-                "host/a\nb",
-                "host/n#sha256=" + "0" * 63,
-                "host/n#sha256=" + "g" * 64,
-                "host/n#md5=" + "0" * 32,
-            )
-        ),
+        *((f"https://{rest}", "https://host/path") for rest in NO_PLACES),
     ],
 )
 def test_only_well_formed_https_urls_are_accepted(location: str, reason: str, cache: Path) -> None:
@@ -160,14 +152,12 @@ def test_only_well_formed_https_urls_are_accepted(location: str, reason: str, ca
 
 
 @pytest.mark.parametrize("page", ["/file.pkl", f"/file.pkl#sha256={DIGEST.upper()}", "/unsized"])
-def test_a_download_happens_once(
-    origin: str, cache: Path, names: Callable[[], list[str]], page: str
-) -> None:
+def test_a_download_happens_once(origin: str, cache: Path, page: str) -> None:
     path = local_file(origin + page, cache)
     assert path.read_bytes() == BODY
     assert local_file(origin + page, cache) == path
     assert sum(HITS.values()) == 1
-    assert names() == [path.name]
+    assert names(cache) == [path.name]
     assert re.fullmatch(r"[0-9a-f]{64}-[\w.-]{0,80}", path.name)
 
 
@@ -195,18 +185,13 @@ def test_a_corrupt_cached_file_is_downloaded_again(origin: str, cache: Path) -> 
     ],
 )
 def test_a_failed_download_says_why_in_one_line_and_leaves_nothing(
-    origin: str,
-    cache: Path,
-    names: Callable[[], list[str]],
-    monkeypatch: pytest.MonkeyPatch,
-    page: str,
-    reason: str,
+    origin: str, cache: Path, monkeypatch: pytest.MonkeyPatch, page: str, reason: str
 ) -> None:
     monkeypatch.setattr(urls, "_TIMEOUT", 0.3)
     message = refusal(origin + page, cache)
     assert origin + page.partition("#")[0] in message
     assert re.search(reason, message)
-    assert names() == []
+    assert names(cache) == []
 
 
 def test_a_redirect_to_https_is_followed_and_its_own_body_not_read(
@@ -217,12 +202,10 @@ def test_a_redirect_to_https_is_followed_and_its_own_body_not_read(
 
 
 @pytest.mark.parametrize("page", ["/file", "/unsized"])
-def test_the_size_is_limited(
-    origin: str, cache: Path, names: Callable[[], list[str]], page: str
-) -> None:
+def test_the_size_is_limited(origin: str, cache: Path, page: str) -> None:
     limit = len(BODY)
     assert "larger than" in refusal(origin + page, cache, max_bytes=limit - 1)
-    assert names() == []
+    assert names(cache) == []
     assert local_file(origin + page, cache, max_bytes=limit).read_bytes() == BODY
 
 
@@ -261,16 +244,9 @@ print(json.dumps([len(local_file(url, Path(sys.argv[1])).read_bytes()) for url i
 
 def test_processes_share_one_download_and_show_no_bar_in_a_pipe(origin: str, cache: Path) -> None:
     locations = [f"{origin}/file", f"{origin}/file#sha256={DIGEST}"]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, str(cache), *locations],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(3)
-    ]
+    command = [sys.executable, "-c", PROCESS, str(cache), *locations]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    processes = [subprocess.Popen(command, text=True, **pipes) for _ in range(3)]
     for process in processes:
         out, err = process.communicate("\n", timeout=60)
         assert json.loads(out) == [len(BODY)] * 2

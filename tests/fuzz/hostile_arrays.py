@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import zipfile
 from collections.abc import Mapping
 from typing import Any
@@ -12,15 +13,7 @@ from tests.fuzz import hostile
 from tests.fuzz.cases import Write
 from tests.fuzz.contents import npy
 from tests.fuzz.hostile import COMMAND, MIB, UP, Contents, inside, named, zip_of
-
-
-class Runs:
-    """Runs a command when it is unpickled."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        import os
-
-        return os.system, (COMMAND,)
+from tests.fuzz.pickles import Call
 
 
 def header(descr: str = "'<f8'", shape: str = "(3,)", order: str = "False") -> str:
@@ -34,7 +27,7 @@ def saved(array: np.ndarray) -> bytes:
 
 
 def object_array() -> bytes:
-    return saved(np.array([Runs()], dtype=object))
+    return saved(np.array([Call(os.system, COMMAND)], dtype=object))
 
 
 ARRAYS: Contents = {

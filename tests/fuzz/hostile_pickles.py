@@ -34,9 +34,11 @@ def storage(count: int, kind: str = "FloatStorage", key: str = "0", place: str =
     return sequence(*values) + b"Q"
 
 
-def tensor(stored: bytes, size: list[int], stride: list[int], offset: int = 0) -> bytes:
+def tensor(
+    stored: bytes, size: list[int], stride: list[int], offset: int = 0, hooks: bytes = _NO_HOOKS
+) -> bytes:
     numbers = (sequence(*map(number, values)) for values in (size, stride))
-    arguments = (stored, number(offset), *numbers, b"\x89", _NO_HOOKS)
+    arguments = (stored, number(offset), *numbers, b"\x89", hooks)
     return call("torch._utils _rebuild_tensor_v2", *arguments)
 
 

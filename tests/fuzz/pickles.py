@@ -3,8 +3,10 @@
 import pickle
 import pickletools
 import struct
+from collections.abc import Callable
 from itertools import pairwise
 from random import Random
+from typing import Any
 
 from tests.fuzz.mutations import INTEGERS, LARGE_INTEGERS, mutate_bytes
 
@@ -29,6 +31,16 @@ GLOBALS = (
     *("numpy.core.multiarray _reconstruct", "numpy.core.multiarray scalar", "builtins complex"),
     *("torch_utils.persistence _reconstruct_persistent_obj", "torch.hub load", "pickle loads"),
 )
+
+
+class Call:
+    """Pickled as a call of a function; with a state, as an object that is given it."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any, state: Any = None):
+        self.reduced = (function, arguments) if state is None else (function, arguments, state)
+
+    def __reduce__(self) -> Any:
+        return self.reduced
 
 
 def text(value: str) -> bytes:

@@ -1,9 +1,6 @@
 """Arrays written row by row: what NumPy would write, whole or not at all, and no scratch data."""
 
 import os
-import signal
-import subprocess
-import sys
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -15,8 +12,6 @@ import pytest
 
 from torch_utils.array_stream import stream_arrays
 from torch_utils.results import load_arrays
-
-ROOT = Path(__file__).parents[2]
 
 CUBES = {
     "xs": np.random.default_rng(1).normal(size=(5, 3, 2)),
@@ -116,27 +111,3 @@ def test_no_more_is_on_the_disk_on_the_way_than_in_the_end(tmp_path: Path) -> No
             file.put("xs", index, np.arange(1000.0))
             most = max(most, sum(found.stat().st_size for found in tmp_path.rglob("*")))
     assert most <= path.stat().st_size < 50 * 1000 * 8 + 1000
-
-
-KILLED = """
-import os, signal, sys
-import numpy as np
-from pathlib import Path
-from torch_utils.array_stream import stream_arrays
-
-with stream_arrays(Path(sys.argv[1]), {"xs": (5, 2), "ys": (5, 2)}, np.dtype("f4"), {}) as file:
-    file.put("xs", 3, np.ones(2))
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_what_a_killed_writer_leaves_is_gone_with_the_next(tmp_path: Path) -> None:
-    path = tmp_path / "a.npz"
-    for _ in range(2):
-        command = [sys.executable, "-c", KILLED, str(path)]
-        killed = subprocess.run(command, cwd=ROOT, check=False)
-        assert killed.returncode == -signal.SIGKILL
-        (left,) = os.listdir(tmp_path)
-        assert left.startswith(".a-partial-")
-    stream(path)
-    assert os.listdir(tmp_path) == ["a.npz"]

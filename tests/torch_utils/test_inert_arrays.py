@@ -11,21 +11,13 @@ import pytest
 import torch
 from torch import nn
 
+from tests.fuzz.pickles import Call
 from torch_utils.inert_arrays import ARRAY_NAMES, SCALAR_NAMES, TENSOR_NAMES
 from torch_utils.inert_pickle import PickleError, PickleReader
 
-
-def new_dictionary() -> dict[object, object]:
-    """In place of ``dict``, which has no signature to look at."""
-    return {}
-
-
-NAMES = {
-    **ARRAY_NAMES,
-    **SCALAR_NAMES,
-    **TENSOR_NAMES,
-    "collections.OrderedDict": new_dictionary,
-}
+NAMES = {**ARRAY_NAMES, **SCALAR_NAMES, **TENSOR_NAMES}
+# Not dict itself, which does not tell how many arguments it takes.
+NAMES["collections.OrderedDict"] = lambda: {}
 DTYPES = ("bool", "i1", "u1", "i2", "i4", "i8", "u8", "f2", "f4", "f8", ">f4", ">i2")
 PROTOCOLS = (2, 3, 4, 5)
 
@@ -98,16 +90,6 @@ def test_other_types_are_refused_by_name() -> None:
             read(value)
 
 
-class Call:
-    """Pickled as a call of a function."""
-
-    def __init__(self, function: Any, *arguments: Any, state: Any = None):
-        self.reduced = (function, arguments) if state is None else (function, arguments, state)
-
-    def __reduce__(self) -> Any:
-        return self.reduced
-
-
 STORAGE = torch.arange(4.0)._typed_storage()
 RAW = STORAGE.__reduce__()[1][0]
 rebuild = torch._utils._rebuild_tensor_v2
@@ -118,6 +100,11 @@ scalar = np.float64(1).__reduce__()[0]
 
 def tensor(offset: Any, size: Any, stride: Any, storage: Any = STORAGE) -> Call:
     return Call(rebuild, storage, offset, size, stride, False, OrderedDict())
+
+
+def changed(old: bytes, new: bytes) -> Call:
+    assert old in RAW
+    return Call(load, RAW.replace(old, new))
 
 
 def array(*state: Any) -> Call:
@@ -141,14 +128,12 @@ FALSE = {
     "parameter of a list": Call(torch._utils._rebuild_parameter, [1.0], False, OrderedDict()),
     "storage cut short": Call(load, RAW[:-1]),
     "storage with more": Call(load, RAW + b"1"),
-    "storage without magic": Call(load, RAW.replace(b"\x8a\nl\xfc", b"\x8a\nl\xfd")),
-    "storage of big-endian numbers": Call(
-        load, RAW.replace(b"endianq\x02\x88", b"endianq\x02\x89")
-    ),
-    "storage of another length": Call(load, RAW.replace(b"K\x04N", b"K\x03N")),
-    "storage of a negative length": Call(load, RAW.replace(b"K\x04N", b"J\xff\xff\xff\xffN")),
-    "storage that is a view": Call(load, RAW.replace(b"K\x04N", b"K\x04)")),
-    "storage that calls": Call(load, RAW.replace(b"torch\nFloatStorage", b"os\nsystem")),
+    "storage without magic": changed(b"\x8a\nl\xfc", b"\x8a\nl\xfd"),
+    "storage of big-endian numbers": changed(b"endianq\x02\x88", b"endianq\x02\x89"),
+    "storage of another length": changed(b"K\x04N", b"K\x03N"),
+    "storage of a negative length": changed(b"K\x04N", b"J\xff\xff\xff\xffN"),
+    "storage that is a view": changed(b"K\x04N", b"K\x04)"),
+    "storage that calls": changed(b"torch\nFloatStorage", b"os\nsystem"),
     "storage in a zip": Call(load, b"PK\x03\x04" + RAW),
     "storage of text": Call(load, "text"),
     "array of too few bytes": array(1, (2,), F8, False, b"\0" * 15),

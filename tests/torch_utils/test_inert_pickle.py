@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fuzz.pickles import Call
 from torch_utils.inert_pickle import Name, PickleError, PickleReader, Unfinished, expect, shown
 
 VALUES: dict[str, Any] = {
@@ -103,12 +104,7 @@ def test_nothing_is_run_and_what_would_have_been_is_named(tmp_path: Path) -> Non
         with pytest.raises(PickleError, match=r"^it "):
             read(b"\x80\x05" + data, {"collections.OrderedDict": dict})
         assert not marker.exists()
-
-    class Hostile:
-        def __reduce__(self) -> Any:
-            return os.system, (f"touch {marker}",)
-
-    data = pickle.dumps([Hostile()])
+    data = pickle.dumps([Call(os.system, f"touch {marker}")])
     with pytest.raises(PickleError, match=r"it refers to posix\.system"):
         read(data)
     assert not marker.exists()

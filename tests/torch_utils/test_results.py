@@ -9,7 +9,6 @@ import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +17,10 @@ import torch
 import dnnlib
 from dnnlib.errors import DataError
 from tests.fuzz.contents import npy
-from tests.fuzz.hostile import zip_bomb, zip_of
+from tests.fuzz.hostile import made, zip_bomb, zip_of
 from tests.fuzz.hostile_arrays import ARRAYS as HOSTILE_ARRAYS
+from tests.fuzz.hostile_arrays import saved
+from tests.fuzz.pickles import Call
 from tests.support.refusals import refusal
 from torch_utils.array_rows import open_rows
 from torch_utils.results import (
@@ -55,8 +56,8 @@ def test_arrays_come_back_as_they_were_from_us_and_from_numpy(tmp_path: Path) ->
     np.savez_compressed(path, a=np.zeros(10**6))
     assert not load_arrays(path)["a"].any()
     np.savez(path, a=np.arange(6, dtype=">f8"))
-    with open_arrays(path) as saved:
-        assert torch.equal(torch.from_numpy(saved.numbers("a")), torch.arange(6.0).double())
+    with open_arrays(path) as opened:
+        assert torch.equal(torch.from_numpy(opened.numbers("a")), torch.arange(6.0).double())
 
 
 def test_arrays_that_python_2_wrote_are_read_without_a_warning(tmp_path: Path) -> None:
@@ -75,14 +76,10 @@ def test_object_arrays_are_not_written_or_read_and_their_code_does_not_run(tmp_p
         save_arrays(path, {"x": np.array([{}, None], dtype=object)})
     assert os.listdir(tmp_path) == ["a.npz"]
     assert path.read_bytes() == old
-
-    class Bomb:
-        def __reduce__(self) -> Any:
-            return os.mkdir, (str(tmp_path / "marker"),)
-
-    np.savez(path, x=np.array([Bomb()], dtype=object))
+    bomb = Call(os.mkdir, str(tmp_path / "marker"))
+    np.savez(path, x=np.array([bomb], dtype=object))
     refusal(load_arrays, path)
-    path.write_bytes(pickle.dumps(Bomb()))
+    path.write_bytes(pickle.dumps(bomb))
     refusal(load_arrays, path)
     assert not (tmp_path / "marker").exists()
 
@@ -117,12 +114,10 @@ def test_what_is_no_file_of_this_kind_is_refused(
     path = tmp_path / "a.npz"
     np.savez(path, a=ARRAYS["xs"])
     whole = path.read_bytes()
-    for content in (b"", b"PK", b"garbage", b"\x93NUMPY", bytes(1000), whole[:-9], b"[1]", b"{"):
+    contents = (b"", b"PK", b"garbage", b"\x93NUMPY", bytes(1000), whole[:-9], b"[1]", b"{")
+    for content in (*contents, saved(np.arange(3))):
         path.write_bytes(content)
         refusal(read, path)
-    with path.open("wb") as file:
-        np.save(file, np.arange(3))
-    refusal(read, path)
 
 
 @pytest.mark.parametrize("read", [load_arrays, rows_of])
@@ -134,7 +129,7 @@ def test_arrays_that_are_not_as_they_say_are_refused(
     plain = {"a header of old", "dates", "letters beyond all", "not finite", "columns"}
     plain |= {"no numbers, 2^62 times", "axes that are true"}
     for kind, content in HOSTILE_ARRAYS.items():
-        path.write_bytes(zip_of({"a.npy": content if isinstance(content, bytes) else content()}))
+        path.write_bytes(zip_of({"a.npy": made(content)}))
         if kind not in plain:
             assert "broken in the array 'a'" in refusal(read, path), kind
             continue
@@ -202,15 +197,15 @@ def test_provenance_names_what_a_result_was_made_with(monkeypatch: pytest.Monkey
 def test_an_open_file_reads_one_array_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     save_arrays(path, {"large": np.zeros(1 << 20), "small": np.arange(3), "names": np.array("x")})
-    with open_arrays(path) as saved:
-        assert saved.names == ["large", "small", "names"]
+    with open_arrays(path) as opened:
+        assert opened.names == ["large", "small", "names"]
         tracemalloc.start()
-        np.testing.assert_array_equal(saved.read("small"), np.arange(3))
+        np.testing.assert_array_equal(opened.read("small"), np.arange(3))
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert most < 1 << 20
-        np.testing.assert_array_equal(saved.read("large"), np.zeros(1 << 20))
-        np.testing.assert_array_equal(saved.read("small"), np.arange(3))
+        np.testing.assert_array_equal(opened.read("large"), np.zeros(1 << 20))
+        np.testing.assert_array_equal(opened.read("small"), np.arange(3))
 
 
 def test_one_broken_array_does_not_keep_the_others_from_being_read(tmp_path: Path) -> None:
@@ -219,26 +214,21 @@ def test_one_broken_array_does_not_keep_the_others_from_being_read(tmp_path: Pat
     content = path.read_bytes()
     place = content.index(np.float64(49).tobytes(), content.index(b"second"))
     path.write_bytes(content[:place] + b"?" + content[place + 1 :])
-    with open_arrays(path) as saved:
-        np.testing.assert_array_equal(saved.read("first"), np.arange(100.0))
-        assert "'second'" in refusal(lambda path: saved.read("second"), path)
+    with open_arrays(path) as opened:
+        np.testing.assert_array_equal(opened.read("first"), np.arange(100.0))
+        assert "'second'" in refusal(lambda path: opened.read("second"), path)
 
 
 def test_numbers_are_finite_numbers(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     good = {"f": np.ones(2), "i": np.arange(3), "u": np.zeros(2, np.uint8), "none": np.zeros(0)}
-    bad = {
-        "text": np.array(["a"]),
-        "flags": np.array([True]),
-        "complex": np.ones(2, complex),
-        "nan": np.array([1, np.nan]),
-        "inf": np.array([1, -np.inf], np.float32),
-    }
+    bad = {"text": np.array(["a"]), "flags": np.array([True]), "complex": np.ones(2, complex)}
+    bad |= {"nan": np.array([1, np.nan]), "inf": np.array([1, -np.inf], np.float32)}
     save_arrays(path, {**good, **bad})
-    with open_arrays(path) as saved:
+    with open_arrays(path) as opened:
         for name, array in good.items():
-            np.testing.assert_array_equal(saved.numbers(name), array, strict=True)
+            np.testing.assert_array_equal(opened.numbers(name), array, strict=True)
         for name in bad:
-            message = refusal(lambda path, name: saved.numbers(name), path, name)
+            message = refusal(lambda path, name: opened.numbers(name), path, name)
             assert f"'{name}'" in message
-        assert "it has f, i, u" in refusal(lambda path: saved.numbers("x"), path)
+        assert "it has f, i, u" in refusal(lambda path: opened.numbers("x"), path)

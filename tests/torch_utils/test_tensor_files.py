@@ -84,24 +84,18 @@ def test_what_is_no_data_is_refused(
     assert os.listdir(tmp_path) == []
 
 
+HOOKS = call("collections OrderedDict", b"]" + sequence(text("a"), number(1)) + b"a")
+FALSE_VALUES = {
+    "a longer storage": tensor(storage(5), [5], [1]),
+    "a shorter storage": tensor(storage(3), [3], [1]),
+    "a storage of another kind": tensor(storage(4, "LongStorage"), [4], [1]),
+    "a storage that is not there": tensor(storage(4, key="1"), [4], [1]),
+    "attributes": call("collections OrderedDict") + mapping(items=number(1)) + b"b",
+    "hooks": tensor(storage(4), [4], [1], hooks=HOOKS),
+    "another function": name("torch.nn.parameter Parameter"),
+}
 LIES = {
-    "a longer storage": torch_file(program(tensor(storage(5), [5], [1]))),
-    "a shorter storage": torch_file(program(tensor(storage(3), [3], [1]))),
-    "a storage of another kind": torch_file(program(tensor(storage(4, "LongStorage"), [4], [1]))),
-    "a storage that is not there": torch_file(program(tensor(storage(4, key="1"), [4], [1]))),
-    "attributes": torch_file(
-        program(call("collections OrderedDict") + mapping(items=number(1)) + b"b")
-    ),
-    "hooks": torch_file(
-        program(
-            call(
-                "torch._utils _rebuild_tensor_v2",
-                *(storage(4), number(0), sequence(number(4)), sequence(number(1)), b"\x89"),
-                call("collections OrderedDict", b"]" + sequence(text("a"), number(1)) + b"a"),
-            )
-        )
-    ),
-    "another function": torch_file(program(name("torch.nn.parameter Parameter"))),
+    **{kind: torch_file(program(value)) for kind, value in FALSE_VALUES.items()},
     "two pickles": torch_file(program(b"}") + program(b"}")),
     "packed members": zip_of({"a/data.pkl": program(b"}")}, zipfile.ZIP_DEFLATED),
     "two folders": zip_of({"a/data.pkl": program(b"}"), "b/data.pkl": program(b"}")}),
