@@ -90,13 +90,7 @@ class Sample:
 
 
 class Cases:
-    """Cases of a reader by number.
-
-    Args:
-        reader: The reader.
-        seed: Of the mutants.
-        folder: Where samples are made.
-    """
+    """Cases of a reader by number: its hostile files, then its mutants."""
 
     def __init__(self, reader: Reader, seed: int, folder: Path):
         self.reader, self._seed = reader, seed

@@ -64,13 +64,7 @@ class Harness(Script):
         self._folder, self._keep = folder.resolve(), keep
 
     def run(self, reader: str, mutants: int, seed: int = 0, every: int = 1) -> Report:
-        """Runs the hostile files of a reader, and so many mutants of its valid ones.
-
-        Args:
-            reader: Name of the reader.
-            mutants: How many.
-            seed: Seed of the mutants.
-            every: Takes every so many of these cases; 1: all.
+        """Runs the hostile files of a reader and so many mutants, or one in ``every`` of them.
 
         Raises:
             RuntimeError: It does not read its valid files, or there is an error in this code.

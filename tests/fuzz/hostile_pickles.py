@@ -7,22 +7,11 @@ from typing import Any
 
 import torch
 
-from tests.fuzz import hostile, samples
+from tests.fuzz import hostile, pickles, samples
 from tests.fuzz.cases import Write
 from tests.fuzz.hostile import COMMAND, named, zip_of
 from tests.fuzz.image_samples import tar
-from tests.fuzz.pickles import (
-    START,
-    STOP,
-    call,
-    doubled,
-    doubled_lists,
-    name,
-    nested,
-    number,
-    sequence,
-    text,
-)
+from tests.fuzz.pickles import START, STOP, call, doubled, name, number, sequence, text
 from torch_utils.snapshots import NETWORK_FORMAT, STATE_FORMAT, VERSION
 
 _NO_HOOKS = call("collections OrderedDict")
@@ -93,10 +82,10 @@ VALUES: dict[str, bytes] = {
     "a key of 2^60 tuples": b"}" + doubled(60) + b"Ns",
     "a set of 2^60 tuples": b"\x8f(" + doubled(60) + b"\x90",
     "an ordered key": call("collections OrderedDict", b"](" + sequence(doubled(60), b"N") + b"e"),
-    "2^60 lists": doubled_lists(60),
+    "2^60 lists": pickles.doubled_lists(60),
     "a list in itself": b"]q\x01h\x01a",
     "a dict in itself": b"}q\x01" + text("a") + b"h\x01s",
-    "lists in lists": nested(20_000),
+    "lists in lists": pickles.nested(20_000),
     "tuples in tuples": b")" + b"\x85" * 20_000,
     "many marks": b"(" * 300_000,
     "many numbers": b"](" + b"K\x01" * 100_000 + b"e",

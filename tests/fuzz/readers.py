@@ -6,22 +6,16 @@ from typing import Any
 
 import click
 
-from tests.fuzz import hostile_arrays, image_samples, probes, samples
+from tests.fuzz import contents, hostile_arrays, image_samples, probes, samples
 from tests.fuzz.archives import in_gzip, in_tar, in_zip
 from tests.fuzz.cases import Reader, Write, written
-from tests.fuzz.contents import (
-    mutate_floats,
-    mutate_json,
-    mutate_lines,
-    mutate_npy,
-    mutate_png,
-    mutate_text,
-)
+from tests.fuzz.contents import mutate_floats, mutate_json, mutate_lines, mutate_npy, mutate_png
 from tests.fuzz.hostile import anything
 from tests.fuzz.hostile_arrays import meshes, npz, texts
 from tests.fuzz.hostile_images import image_folders, image_zips, images
 from tests.fuzz.hostile_pickles import bare, networks, states, torch_files
 from tests.fuzz.hostile_sets import idx_files, stores, tars
+from tests.fuzz.image_samples import image_file
 from tests.fuzz.mutations import mutate_bytes
 from tests.fuzz.pickles import mutate_pickle
 from tests.support import picture_files
@@ -33,13 +27,12 @@ NPZ = {".npz": in_zip({"*": mutate_npy})}
 IMAGES = {".zip": in_zip({"*.json": mutate_json, "*": mutate_png})}
 IMAGES |= {".png": mutate_png, ".json": mutate_json}
 IMAGE_FILES = (
-    *(image_samples.image_file("i.png"), image_samples.image_file("i.png", "L")),
-    *(image_samples.image_file(f"i.{kind}") for kind in ("jpg", "bmp")),
-    image_samples.image_file("i.webp", lossless=True),
+    *(image_file("i.png"), image_file("i.png", "L"), image_file("i.jpg"), image_file("i.bmp")),
+    image_file("i.webp", lossless=True),
 )
 OTHER_IMAGE_FILES = (
-    *(image_samples.image_file("i.png", "P"), image_samples.image_file("i.png", "RGBA")),
-    *(image_samples.image_file("i.gif", "P"), image_samples.image_file("i.jpg", "CMYK")),
+    *(image_file("i.png", "P"), image_file("i.png", "RGBA"), image_file("i.gif", "P")),
+    image_file("i.jpg", "CMYK"),
 )
 STATISTICS = written("stats.jsonl", samples.statistics)
 
@@ -98,11 +91,7 @@ ALL = (
         "toy residuals", probes.use_toy_residuals, "r.npz", samples.toy_residuals, "net_outputs"
     ),
     Reader(
-        "image residuals",
-        (samples.image_residuals,),
-        probes.use_image_residuals,
-        NPZ,
-        parses=True,
+        "image residuals", (samples.image_residuals,), probes.use_image_residuals, NPZ, parses=True
     ),
     arrays("reference", probes.use_reference, "ref.npz", samples.reference, "sigma"),
     arrays(
@@ -209,7 +198,7 @@ ALL = (
         "mesh",
         (samples.mesh("binary"), samples.mesh("ascii")),
         probes.use_mesh,
-        {".ply": mutate_text},
+        {".ply": contents.mutate_text},
         meshes("boundary.ply"),
         parses=True,
     ),

@@ -97,23 +97,13 @@ def moments(kills: int, writes: int, seed: int) -> Iterator[dict[str, Any]]:
     ``kill_after`` is a part of the time that a run takes, ``kill_at`` the number of a write.
     """
     generator = random.Random(seed)
-    halves = kills // 2, kills - kills // 2
-    for index in range(max(halves)):
-        if index < halves[0]:
-            yield {"kill_after": (index + generator.random()) / halves[0]}
-        if index < halves[1]:
-            yield {"kill_at": int(writes * (index + generator.random()) / halves[1])}
+    for index in range(kills):
+        part = (index // 2 + generator.random()) / -(-kills // 2)
+        yield {"kill_after": part} if index % 2 else {"kill_at": int(writes * part)}
 
 
 def kill_often(runner: Runner, job: Job, folder: Path, kills: int, seed: int = 0) -> Table:
-    """Kills a job so many times at random moments.
-
-    Args:
-        runner: Runs scripts.
-        job: What is run.
-        folder: Where; it is made.
-        kills: How many times.
-        seed: Of the moments.
+    """Kills a job so many times at random moments, in a folder that is made.
 
     Raises:
         RuntimeError: The job fails if it is left alone.

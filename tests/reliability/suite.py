@@ -2,30 +2,16 @@
 
 from pathlib import Path
 
-from tests.reliability.jobs import (
-    IMAGE_TRAINING,
-    TOY_TRAINING,
-    Job,
-    data_set,
-    sampling,
-    simulation,
-    training,
-    write_images,
-)
+from tests.reliability import jobs
 from tests.reliability.kills import Runner
 
 
-def make_jobs(runner: Runner, folder: Path) -> list[Job]:
-    """The scripts to kill. Trains the networks that some of them need.
-
-    Args:
-        runner: Runs scripts.
-        folder: An empty one, for what they read.
-    """
+def make_jobs(runner: Runner, folder: Path) -> list[jobs.Job]:
+    """The scripts to kill. Trains the networks that some of them need."""
     images = folder / "set.zip"
-    write_images(images)
-    toy = training("toy_train", *TOY_TRAINING)
-    image = training("train", f"--data={images}", *IMAGE_TRAINING)
+    jobs.write_images(images)
+    toy = jobs.training("toy_train", *jobs.TOY_TRAINING)
+    image = jobs.training("train", f"--data={images}", *jobs.IMAGE_TRAINING)
     networks = {}
     for job in (toy, image):
         place = folder / f"for-{job.script}"
@@ -36,9 +22,9 @@ def make_jobs(runner: Runner, folder: Path) -> list[Job]:
     return [
         toy,
         image,
-        simulation(networks["toy_train"]),
-        sampling(networks["train"]),
-        data_set(images, "set.zip", replacing=False),
-        data_set(images, "set.zip", replacing=True),
-        data_set(images, "set", replacing=True),
+        jobs.simulation(networks["toy_train"]),
+        jobs.sampling(networks["train"]),
+        jobs.data_set(images, "set.zip", replacing=False),
+        jobs.data_set(images, "set.zip", replacing=True),
+        jobs.data_set(images, "set", replacing=True),
     ]

@@ -52,12 +52,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 
 def broken_files(folder: Path, names: str) -> list[str]:
-    """Files that are not whole, or whose names are not hidden though they are no results'.
-
-    Args:
-        folder: Is searched, but for what is hidden.
-        names: A pattern of the names of results, relative to the folder.
-    """
+    """Files that are not whole, or do not fit the pattern of results' names; not hidden ones."""
     broken = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()

@@ -42,23 +42,15 @@ def test_fitting_arguments_pass(kind: type, arguments: dict[str, Any]) -> None:
         check_arguments(kind, missing)
 
 
-@pytest.mark.parametrize(
-    ("kind", "wrong"),
-    [
-        (Base, {"size": 3.0}),
-        (Base, {"size": True}),
-        (Base, {"size": None}),
-        (Base, {"scale": "1"}),
-        (Base, {"shape": 3}),
-        (Base, {"shape": [1, "2"]}),
-        (Base, {"odd": 1}),
-        (Passes, {"ends": [0.0]}),
-        (Passes, {"ends": [0.0, "1"]}),
-        (Passes, {"others": 1}),
-        (Holds, {"flag": 1}),
-        (Holds, {"scale": []}),
-    ],
-)
+WRONG: list[tuple[type, list[dict[str, Any]]]] = [
+    (Base, [{"size": 3.0}, {"size": True}, {"size": None}, {"scale": "1"}, {"shape": 3}]),
+    (Base, [{"shape": [1, "2"]}, {"odd": 1}]),
+    (Passes, [{"ends": [0.0]}, {"ends": [0.0, "1"]}, {"others": 1}]),
+    (Holds, [{"flag": 1}, {"scale": []}]),
+]
+
+
+@pytest.mark.parametrize(("kind", "wrong"), [(kind, one) for kind, all_ in WRONG for one in all_])
 def test_others_are_named(kind: type, wrong: dict[str, Any]) -> None:
     right = {"size": 1} | ({"name": "a"} if kind is Passes else {})
     right |= {"flag": False} if kind is Holds else {}

@@ -22,15 +22,9 @@ from tests.fuzz.hostile_arrays import ARRAYS as HOSTILE_ARRAYS
 from tests.fuzz.hostile_arrays import saved
 from tests.fuzz.pickles import Call
 from tests.support.refusals import refusal
+from torch_utils import results
 from torch_utils.array_rows import open_rows
-from torch_utils.results import (
-    load_arrays,
-    load_json,
-    open_arrays,
-    provenance,
-    save_arrays,
-    save_json,
-)
+from torch_utils.results import load_arrays, load_json, open_arrays, save_arrays, save_json
 
 ARRAYS = {
     "times": np.linspace(0, 1, 4),
@@ -181,7 +175,7 @@ def test_what_is_no_json_object_is_refused(tmp_path: Path) -> None:
 
 def test_provenance_names_what_a_result_was_made_with(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/somewhere/script.py", "--seed=3", "--x"])
-    facts = provenance()
+    facts = results.provenance()
     assert facts["code_version"] == dnnlib.__version__
     assert facts["libraries"]["torch"] == torch.__version__
     assert facts["libraries"]["numpy"] == np.__version__
