@@ -5,7 +5,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -15,14 +15,6 @@ import torch
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path, require_folder, require_new
-
-
-@pytest.fixture
-def umask() -> Iterator[Callable[[int], object]]:
-    before = os.umask(0)
-    os.umask(before)
-    yield os.umask
-    os.umask(before)
 
 
 @pytest.mark.parametrize("old", [None, "old"])
@@ -79,13 +71,16 @@ def test_files_and_folders_do_not_take_each_others_place(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
 def test_permissions_are_those_of_an_ordinary_new_file(
-    tmp_path: Path, umask: Callable[[int], None], mask: int, mode: int
+    tmp_path: Path, mask: int, mode: int
 ) -> None:
-    umask(mask)
-    with atomic_path(tmp_path / "a.txt") as temporary:
-        temporary.write_text("new")
+    before = os.umask(mask)
+    try:
+        with atomic_path(tmp_path / "a.txt") as temporary:
+            temporary.write_text("new")
+    finally:
+        after = os.umask(before)
     assert (tmp_path / "a.txt").stat().st_mode & 0o777 == mode
-    assert os.umask(mask) == mask, "the process's own mask was changed"
+    assert after == mask, "the process's own mask was changed"
 
 
 def test_parallel_writers_leave_one_whole_file_and_readers_see_no_half(tmp_path: Path) -> None:
@@ -119,17 +114,11 @@ def test_existing_results_are_refused_by_name_unless_overwrite(tmp_path: Path) -
             require_new([new, old], overwrite=False)
 
 
-@pytest.fixture
-def limit_files() -> Iterator[Callable[[int], None]]:
-    """``limit_files(n)``: no more can be open at once, unless the process asks for more."""
+def test_no_file_is_open_between_writes(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    yield lambda count: resource.setrlimit(resource.RLIMIT_NOFILE, (count, before[1]))
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
-def test_no_file_is_open_between_writes(tmp_path: Path, limit_files: Callable[[int], None]) -> None:
-    limit_files(80)
     with ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (80, before[1]))
         for index in range(100):
             stack.enter_context(atomic_path(tmp_path / f"{index}.txt")).write_text("new")
     assert len(os.listdir(tmp_path)) == 100

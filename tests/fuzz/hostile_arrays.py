@@ -30,6 +30,7 @@ def object_array() -> bytes:
     return saved(np.array([Call(os.system, COMMAND)], dtype=object))
 
 
+FIELDS = str([(f"f{n}", "<f8") for n in range(400)])
 ARRAYS: Contents = {
     "objects": object_array,
     "objects by their header": npy(header("'|O'", "(1,)"), b"cposix\nsystem\n(S'touch RAN'\ntR."),
@@ -39,9 +40,7 @@ ARRAYS: Contents = {
     "a header of brackets": npy("(" * 9000, b""),
     "a header of signs": npy(header(shape=f"({'-' * 9000}1,)"), b""),
     "a header of lists": npy(header(f"{'[' * 90}{']' * 90}"), b""),
-    "a header of many fields": npy(
-        header(str([(f"f{n}", "<f8") for n in range(400)])), bytes(9600)
-    ),
+    "a header of many fields": npy(header(FIELDS), bytes(9600)),
     "a header that is long": npy(header() + " " * 60_000, bytes(24)),
     "a header of old": npy(header(shape="(3L,)"), bytes(24)),
     "a header of old that is broken": npy(header(shape="(3L,"), bytes(24)),
@@ -72,27 +71,18 @@ ARRAYS: Contents = {
 
 
 def npz(file_name: str, arrays: Mapping[str, Any], victim: str) -> dict[str, Write]:
-    """Hostile files where an ``.npz`` with these arrays is read.
-
-    Args:
-        file_name: Of the files.
-        arrays: That a good file has.
-        victim: The array that is bad.
-    """
+    """Hostile files where an ``.npz`` with these arrays is read; ``victim`` is the bad one."""
     good = {f"{name}.npy": saved(np.asarray(value)) for name, value in arrays.items()}
     member = f"{victim}.npy"
-
     bomb = npy(header(shape=f"({150 * MIB},)"), b"")
-    packed = {kind: zip_of(good, kind) for kind in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)}
+    lzma = zip_of(good, zipfile.ZIP_LZMA)
     files: Contents = {
         **inside(lambda content: zip_of({**good, member: content}), ARRAYS),
         **hostile.strange_zips(member, good[member]),
         "a gigabyte of zeros": lambda: hostile.zip_bomb(member, 1200, bomb),
-        "packed by bzip2": packed[zipfile.ZIP_BZIP2],
-        "packed by LZMA": packed[zipfile.ZIP_LZMA],
-        "packed by LZMA, broken": packed[zipfile.ZIP_LZMA].replace(
-            b"\x5d\x00\x00", b"\xff\xff\xff"
-        ),
+        "packed by bzip2": zip_of(good, zipfile.ZIP_BZIP2),
+        "packed by LZMA": lzma,
+        "packed by LZMA, broken": lzma.replace(b"\x5d\x00\x00", b"\xff\xff\xff"),
         "twice": lambda: _twice(good, member),
         "outside": zip_of({f"{UP}RAN.npy": good[member], **good}),
         "one array": good[member],

@@ -14,6 +14,7 @@ from tests.fuzz.image_samples import tar
 from tests.fuzz.pickles import START, STOP, call, doubled, name, number, sequence, text
 from torch_utils.snapshots import NETWORK_FORMAT, STATE_FORMAT, VERSION
 
+BASIS = ("mean", "eigenvalues", "eigenvectors")
 _NO_HOOKS = call("collections OrderedDict")
 
 
@@ -162,22 +163,25 @@ def networks(file_name: str) -> dict[str, Write]:
         "denoiser": ("NetworkDenoiser", model.recipe.denoiser_arguments, {}),
     }
 
-    def network(about: Mapping[str, Any] = {}, **changes: tuple[str, Any, Any]) -> bytes:
+    def network(about: Mapping[str, Any] = {}, **changes: Any) -> Callable[[], bytes]:
         entries = {
             key: {"class": kind, "arguments": arguments, "state": state}
             for key, (kind, arguments, state) in {**parts, **changes}.items()
         }
         whole = {"format": NETWORK_FORMAT, "version": VERSION, "parts": entries}
-        return saved({**whole, "about": {**model.about, **about}})
+        return lambda: saved({**whole, "about": {**model.about, **about}})
+
+    def with_network(*part: Any) -> Callable[[], bytes]:
+        return network(network=part)
 
     def layers(**changes: Any) -> Callable[[], bytes]:
         return with_network("mlp", {**model.recipe.network_arguments, **changes}, weights)
 
-    def with_network(*part: Any) -> Callable[[], bytes]:
-        return lambda: network(network=part)
+    def with_basis(**changes: Any) -> Callable[[], bytes]:
+        return network(basis=("EigenBasis", {}, {**basis, **changes}))
 
     def about(**changes: Any) -> Callable[[], bytes]:
-        return lambda: network(changes)
+        return network(changes)
 
     shared = torch.zeros(512, 512)
     same = {f"hidden.{n}.weight": shared for n in range(1500)}
@@ -199,19 +203,17 @@ def networks(file_name: str) -> dict[str, Write]:
         "many levels": with_network("ncsnpp", dense, {}),
         "attention everywhere": with_network("adm", image, {}),
         "shared layers": with_network("mlp", {"depth": 1500, "width": 512}, same),
-        "a basis of one number": lambda: network(
-            basis=("EigenBasis", {}, {**basis, "eigenvectors": spread})
-        ),
-        "a mean of one number": lambda: network(basis=("EigenBasis", {}, {**basis, "mean": line})),
+        "a basis of one number": with_basis(eigenvectors=spread),
+        "a mean of one number": with_basis(mean=line),
         "a class with a path": with_network("os.system\n\x1b[2J", {}, weights),
         "a class of another part": with_network("EigenBasis", basis, {}),
-        "a long name": lambda: network(**{"x" * 100_000: ("mlp", {}, {"\n" * 1000: 1})}),
+        "a long name": network(**{"x" * 100_000: ("mlp", {}, {"\n" * 1000: 1})}),
         "a time beyond all": about(tmax=1e308),
         "a time that is none": about(tmin=float("nan")),
         "a time that is a tensor": about(tmax=torch.zeros(1).expand(1 << 30)),
         "dimensions that are a tensor": about(data_dim=spread),
         "a number of 600 digits": about(tmax=10**600),
-        "a rate beyond all": lambda: network(schedule=("ifs", schedule, {})),
+        "a rate beyond all": network(schedule=("ifs", schedule, {})),
         "weights beyond all": with_network("mlp", model.recipe.network_arguments, beyond),
         "a state": lambda: saved({"format": STATE_FORMAT, "version": VERSION}),
         "a version beyond all": lambda: saved({"format": NETWORK_FORMAT, "version": 10**600}),
@@ -221,13 +223,10 @@ def networks(file_name: str) -> dict[str, Write]:
 
 def states(file_name: str) -> dict[str, Write]:
     """Training states that are well-formed, but for one thing."""
-
-    def state(**changes: Any) -> bytes:
-        whole = {"format": STATE_FORMAT, "version": VERSION, **samples.toy_trainer().state()}
-        return saved({**whole, **changes})
+    whole = {"format": STATE_FORMAT, "version": VERSION, **samples.toy_trainer().state()}
 
     def of(**changes: Any) -> Callable[[], bytes]:
-        return lambda: state(**changes)
+        return lambda: saved({**whole, **changes})
 
     def with_optimizer(**changes: Any) -> Callable[[], bytes]:
         optimizer = samples.toy_trainer().optimizer.state_dict()
@@ -255,9 +254,7 @@ def states(file_name: str) -> dict[str, Write]:
         "moments that are not finite": with_moments(torch.tensor(float("nan"))),
         "moments that are one number": with_moments(spread),
         "no optimizer": of(optimizer={}),
-        "a basis of one number": of(
-            basis={"mean": spread, "eigenvalues": spread, "eigenvectors": spread}
-        ),
+        "a basis of one number": of(basis=dict.fromkeys(BASIS, spread)),
         "a basis that is a list": of(basis=[1, 2]),
         "variances that are not finite": of(data_variance=torch.full((2,), float("nan"))),
         "no networks": of(network=None, averaged=3),

@@ -34,7 +34,6 @@ OTHER_IMAGE_FILES = (
     *(image_file("i.png", "P"), image_file("i.png", "RGBA"), image_file("i.gif", "P")),
     image_file("i.jpg", "CMYK"),
 )
-STATISTICS = written("stats.jsonl", samples.statistics)
 
 
 def arrays(
@@ -104,7 +103,7 @@ ALL = (
     ),
     Reader(
         "statistics",
-        (STATISTICS,),
+        (picture_files.save_stats,),
         probes.use_statistics,
         {".jsonl": mutate_lines},
         hostile_arrays.statistics("stats.jsonl"),
@@ -127,7 +126,7 @@ ALL = (
     ),
     Reader(
         "statistics of a resumed run",
-        (STATISTICS,),
+        (picture_files.save_stats,),
         probes.use_resumed_statistics,
         {".jsonl": mutate_lines},
         hostile_arrays.statistics("stats.jsonl"),

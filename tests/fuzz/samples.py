@@ -16,7 +16,7 @@ from tests.fuzz.cases import Write, written
 from tests.support.original_files import dumps, image_content, randomized, toy_content
 from torch_utils.results import save_arrays, save_json
 from torch_utils.snapshots import write_state
-from torch_utils.stats import RunningMeans, append_jsonl
+from torch_utils.stats import RunningMeans
 from training.data.batches import Batch
 from training.flow.calibration import Calibration
 from training.flow.eigenbasis import EigenBasis
@@ -143,12 +143,6 @@ def parameters(path: Path) -> None:
     options = {"seed": 0, "eps": 1e-3, "names": ["a", "b"]}
     content = {"options": options, "seconds": 1.5, "none": None, "deep": [[{"a": [True]}]]}
     save_json(path, content)
-
-
-def statistics(path: Path) -> None:
-    names = ("Loss/loss", "Progress/learning_rate", "Gradient/norm")
-    for n in range(1, 6):
-        append_jsonl(path, {"seen": 1000 * n, **dict.fromkeys(names, 0.5 / n)})
 
 
 def mesh(encoding: str) -> Write:

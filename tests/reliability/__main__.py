@@ -12,8 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.reliability.kills import Runner, kill_often
-from tests.reliability.suite import make_jobs
+from tests.reliability.kills import Runner, kill_often, make_jobs
 
 COLUMNS = "{:<36} {:>6} {:>9} {:>8} {:>10} {:>6} {:>7}"
 

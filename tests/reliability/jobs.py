@@ -69,6 +69,10 @@ def training(script: str, *options: str) -> Job:
     return Job(script, script, rf"\d{{5}}-[^/]*/{RUN}", command, command_after, result)
 
 
+def found(pattern: str) -> Callable[[Path], dict[str, Path]]:
+    return lambda place: {path.name: path for path in place.glob(pattern)}
+
+
 def simulation(network: Path) -> Job:
     def command(place: Path) -> list[str]:
         return ["net", f"--network={network}", f"--save_dir={place}", *TOY_SIMULATION]
@@ -77,10 +81,8 @@ def simulation(network: Path) -> Job:
         written = [path for path in place.glob("*") if not path.name.startswith(".")]
         return [*command(place), *(["--overwrite"] if written else [])]
 
-    def result(place: Path) -> dict[str, Path]:
-        return {path.name: path for path in place.glob("*_results.npz")}
-
     names = r"circles_PRP_net_((melt|roundtrip|gen)_results\.npz|sim_params\.json)"
+    result = found("*_results.npz")
     return Job("toy_pfODE_int", "toy_pfODE_int", names, command, command_after, result)
 
 
@@ -88,10 +90,7 @@ def sampling(network: Path) -> Job:
     def command(place: Path) -> list[str]:
         return [f"--network={network}", f"--save_dir={place}", *SAMPLING]
 
-    def result(place: Path) -> dict[str, Path]:
-        return {path.name: path for path in place.glob("[!.]*.png")}
-
-    names = r"(\d{6}\.png|[a-z_]*\.json)"
+    names, result = r"(\d{6}\.png|[a-z_]*\.json)", found("[!.]*.png")
     return Job("gen_fid_samples", "gen_fid_samples", names, command, command, result)
 
 

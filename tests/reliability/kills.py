@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.reliability import jobs
 from tests.reliability.jobs import Job
 from tests.reliability.whole import broken_files, differences
 from tests.support.scripts import Script
@@ -143,3 +144,27 @@ def kill_often(runner: Runner, job: Job, folder: Path, kills: int, seed: int = 0
         table.violations += [f"{moment}: {what}" for what in wrong]
     table.seconds = time.monotonic() - began
     return table
+
+
+def make_jobs(runner: Runner, folder: Path) -> list[Job]:
+    """The scripts to kill. Trains the networks that some of them need."""
+    images = folder / "set.zip"
+    jobs.write_images(images)
+    toy = jobs.training("toy_train", *jobs.TOY_TRAINING)
+    image = jobs.training("train", f"--data={images}", *jobs.IMAGE_TRAINING)
+    networks = {}
+    for job in (toy, image):
+        place = folder / f"for-{job.script}"
+        end = runner.run(job.script, job.command(place))
+        if end.code:
+            raise RuntimeError(f"{job.name} ended with {end.code}: {end.output}")
+        networks[job.script] = max(place.glob("*/network-snapshot-*.pkl"))
+    return [
+        toy,
+        image,
+        jobs.simulation(networks["toy_train"]),
+        jobs.sampling(networks["train"]),
+        jobs.data_set(images, "set.zip", replacing=False),
+        jobs.data_set(images, "set.zip", replacing=True),
+        jobs.data_set(images, "set", replacing=True),
+    ]

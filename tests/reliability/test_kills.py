@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.reliability.jobs import TOY_TRAINING, Job, data_set, training, write_images
-from tests.reliability.kills import Runner, Table, kill_often
-from tests.reliability.suite import make_jobs
+from tests.reliability.kills import Runner, Table, kill_often, make_jobs
 from tests.reliability.whole import broken_files
 
 JOBS = 7

@@ -156,11 +156,10 @@ def test_an_incomplete_file_is_refused(refused: Callable[..., str]) -> None:
     entry = {"class": "linear", "arguments": {}, "state": {}}
     for part in (None, {"class": "linear"}, entry | {"arguments": [1]}, entry | {"state": 3}):
         refused(payload(parts={"network": part}))
-    for name, values in {"format": (None, torch.zeros(2)), "parts": (None, [1])}.items():
-        for value in values:
+    for name in ("format", "parts", "about"):
+        for value in (None, [1]):
             refused(payload(**{name: value}))
-    for about in (None, [1]):
-        refused(payload(about=about))
+    refused(payload(format=torch.zeros(2)))
 
 
 def test_only_classes_of_the_registry_are_built_and_with_their_arguments(
@@ -182,14 +181,9 @@ def test_only_classes_of_the_registry_are_built_and_with_their_arguments(
 
 
 def test_tensors_that_do_not_fit_are_refused_by_name(refused: Callable[..., str]) -> None:
-    for name, value in (
-        ("weight", torch.zeros(2, 4)),
-        ("weight", torch.zeros(6)),
-        ("bias", torch.zeros(())),
-        ("odd", torch.zeros(1)),
-        (3, torch.zeros(1)),
-    ):
-        assert str(name) in refused(of_part(state=linear().state | {name: value}))
+    shapes = (("weight", (2, 4)), ("weight", (6,)), ("bias", ()), ("odd", (1,)), (3, (1,)))
+    for name, shape in shapes:
+        assert str(name) in refused(of_part(state=linear().state | {name: torch.zeros(shape)}))
     for missing in ("weight", "bias"):
         state = {name: value for name, value in linear().state.items() if name != missing}
         assert missing in refused(of_part(state=state))
