@@ -1,7 +1,6 @@
 """Runs readers on their cases in other processes, and counts what comes of it."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,8 +74,7 @@ class Harness(Script):
         job |= {"folder": str(folder), "keep": self._keep and str(self._keep)}
         cases = 1
         while report.cases < cases:
-            # To the end, so that the next reader's results are not mixed up with these.
-            for result in list(self._results({**job, "first": report.cases})):
+            for result in self._results({**job, "first": report.cases}):
                 if "failed" in result:
                     raise RuntimeError(f"{reader}: {result['failed']}")
                 cases = result.get("cases", cases)
@@ -87,13 +85,13 @@ class Harness(Script):
         report.seconds = time.monotonic() - start
         return report
 
-    def _results(self, job: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """What is said of the cases of a job, in the end that it has ended."""
+    def _results(self, job: dict[str, Any]) -> list[dict[str, Any]]:
+        """All that is said of the cases of a job; in the end, that it has ended."""
         self.say(job)
-        result: dict[str, Any] = {}
-        while "ended" not in result:
-            result = self.hear()
-            yield result
+        results = [self.hear()]
+        while "ended" not in results[-1]:
+            results.append(self.hear())
+        return results
 
     def _add_end(self, report: Report, folder: Path, status: int) -> None:
         """Counts a case in with which its process ended."""

@@ -134,7 +134,7 @@ def texts(file_name: str) -> dict[str, Write]:
     return {**hostile.anything(file_name), **named(file_name, TEXTS)}
 
 
-def training_options(file_name: str) -> dict[str, Write]:
+def training_options() -> dict[str, Write]:
     """Options of a run that make no sense."""
 
     def options(**changes: Any) -> bytes:
@@ -158,15 +158,15 @@ def training_options(file_name: str) -> dict[str, Write]:
         "a folder with a zero": options(outdir="a\0b"),
         "half a letter": options(desc="\ud800"),
     }
-    return {**texts(file_name), **named(file_name, files)}
+    return {**texts("training_options.json"), **named("training_options.json", files)}
 
 
-def statistics(file_name: str) -> dict[str, Write]:
+def statistics() -> dict[str, Write]:
     line = b'{"seen": %d, "Loss/loss": 0.5, "Progress/learning_rate": 0.001}\n'
     few = {name: content for name, content in TEXTS.items() if name != "more lists"}
     lines = inside(lambda text: line % 1 + text + b"\n" + line % 2, few)
     lines = {f"line: {name}": content for name, content in lines.items()}
-    return {**hostile.anything(file_name), **named(file_name, {**few, **lines})}
+    return {**hostile.anything("stats.jsonl"), **named("stats.jsonl", {**few, **lines})}
 
 
 def _ply(lines: str, body: bytes = b"", form: str = "binary_little_endian 1.0") -> bytes:
@@ -206,5 +206,5 @@ MESHES: Contents = {
 }
 
 
-def meshes(file_name: str) -> dict[str, Write]:
-    return {**hostile.anything(file_name), **named(file_name, MESHES)}
+def meshes() -> dict[str, Write]:
+    return {**hostile.anything("boundary.ply"), **named("boundary.ply", MESHES)}

@@ -1,6 +1,5 @@
 """Images and data sets made by hand to do harm."""
 
-import io
 import json
 import os
 import struct
@@ -8,8 +7,6 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-
-from PIL import Image
 
 from tests.fuzz import hostile, image_samples
 from tests.fuzz.cases import Write, written
@@ -32,16 +29,11 @@ def zeros(count: int) -> bytes:
     return b"\x78\xda" + packed_zeros(mib) + struct.pack(">I", checksum)
 
 
-def good_png(mode: str = "RGB") -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(image_samples.pixels(1, 3)[0]).convert(mode).save(file, "png")
-    return file.getvalue()
-
-
 def _bmp(width: int, height: int, depth: int, *rest: int) -> bytes:
     return b"BM" + struct.pack("<IIIIiiHHIIiiII", 100, 0, 54, 40, width, height, 1, depth, *rest)
 
 
+GOOD = image_samples.png(8)
 _ROWS = zlib.compress(bytes(8 * 25))
 
 
@@ -76,11 +68,11 @@ PNGS: Contents = {
     "a palette that is missing": png([head(8, 8, 8, 3), (b"IDAT", zlib.compress(bytes(72)))]),
     "an animation of 2^31 frames": _with(b"acTL", struct.pack(">II", 2**31 - 1, 0)),
     "no end": png([head(8, 8), (b"IDAT", _ROWS)]),
-    "a length of 2^31": good_png()[:33] + b"\xff\xff\xff\xff" + good_png()[37:],
+    "a length of 2^31": GOOD[:33] + b"\xff\xff\xff\xff" + GOOD[37:],
     "text in the place of a kind": png([head(8, 8), (b"\x1b[2J", b""), (b"IDAT", _ROWS)]),
     "a file of PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(RAN) (w) file\n",
     "a TIFF": b"II*\0\x08\0\0\0" + b"\xff" * 100,
-    "an icon in an icon": b"\0\0\1\0\1\0" + bytes(8) + struct.pack("<II", 100, 22) + good_png(),
+    "an icon in an icon": b"\0\0\1\0\1\0" + bytes(8) + struct.pack("<II", 100, 22) + GOOD,
     "a GIF of 65,535 pixels a side": (
         b"GIF89a\xff\xff\xff\xff\x80\0\0" + bytes(6) + b",\0\0\0\0\xff\xff\xff\xff\0\2\1\0\0;"
     ),
@@ -99,9 +91,9 @@ PNGS: Contents = {
 }
 
 
-def images(file_name: str) -> dict[str, Write]:
+def images() -> dict[str, Write]:
     """Contents of one image file."""
-    return named(file_name, {**PNGS, "empty": b"", "text": b"hello", "zeros": bytes(MIB)})
+    return named("i.png", {**PNGS, "empty": b"", "text": b"hello", "zeros": bytes(MIB)})
 
 
 LABELS: Contents = {
@@ -127,16 +119,15 @@ LABELS: Contents = {
 """What ``dataset.json`` says."""
 
 
-def image_zips(file_name: str) -> dict[str, Write]:
-    """Zips of images."""
-    good = good_png()
+def image_sets() -> dict[str, Write]:
+    """Zips and folders of images."""
     labels = json.dumps({"labels": [["i.png", 1]]}).encode()
 
     def with_image(content: bytes) -> bytes:
         return zip_of({"i.png": content, "dataset.json": labels})
 
     def with_labels(content: bytes) -> bytes:
-        return zip_of({"i.png": good, "dataset.json": content}, zipfile.ZIP_DEFLATED)
+        return zip_of({"i.png": GOOD, "dataset.json": content}, zipfile.ZIP_DEFLATED)
 
     pngs: Contents = {
         f"image: {name}": png for name, png in PNGS.items() if not name.startswith("8192")
@@ -144,23 +135,21 @@ def image_zips(file_name: str) -> dict[str, Write]:
     files: Contents = {
         **inside(with_image, pngs),
         **inside(with_labels, {f"labels: {name}": content for name, content in LABELS.items()}),
-        **hostile.strange_zips("i.png", good),
+        **hostile.strange_zips("i.png", GOOD),
         "a bomb of 255 MiB": lambda: hostile.zip_bomb("i.png", 255),
-        "a bomb that is a PNG": lambda: hostile.zip_bomb("i.png", 255, good[:33]),
+        "a bomb that is a PNG": lambda: hostile.zip_bomb("i.png", 255, GOOD[:33]),
         "labels that are a bomb": lambda: hostile.zip_bomb("dataset.json", 255),
-        "no labels": zip_of({"i.png": good}),
-        "many images": lambda: zip_of({f"{n}.png": good for n in range(3000)}),
+        "no labels": zip_of({"i.png": GOOD}),
+        "many images": lambda: zip_of({f"{n}.png": GOOD for n in range(3000)}),
     }
-    return {**hostile.anything(file_name), **named(file_name, files)}
+    return {**hostile.anything("set.zip"), **named("set.zip", files), **_folders()}
 
 
-def image_folders() -> dict[str, Write]:
-    """Folders of images."""
-
+def _folders() -> dict[str, Write]:
     def folder_with(make: Callable[[Path], object]) -> Write:
         def make_in(place: Path) -> None:
             place.mkdir()
-            (place / "a.png").write_bytes(good_png())
+            (place / "a.png").write_bytes(GOOD)
             make(place)
 
         return written("set", make_in)

@@ -100,7 +100,7 @@ def _endless(start: bytes, mib: int) -> Callable[[], bytes]:
     return lambda: gzip.compress(start, 1, mtime=0) + gzip_of_zeros(mib)
 
 
-def tars(file_name: str) -> dict[str, Write]:
+def tars() -> dict[str, Write]:
     """Archives in the place of CIFAR-10."""
     batch = image_samples.cifar_batch(2)
     text = b"\x80\x02}U\x04dataT" + struct.pack("<i", 62 * MIB)
@@ -138,7 +138,7 @@ def tars(file_name: str) -> dict[str, Write]:
             if len(content) < 1000
         },
     }
-    return {**anything(file_name), **named(file_name, files)}
+    return {**anything("cifar-10-python.tar.gz"), **named("cifar-10-python.tar.gz", files)}
 
 
 def stores() -> dict[str, Write]:

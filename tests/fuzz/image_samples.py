@@ -20,6 +20,12 @@ def pixels(count: int, channels: int = 1, size: int = 8) -> np.ndarray:
     return generator.integers(0, 256, (count, size, size, channels), dtype=np.uint8)
 
 
+def png(size: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels(1, 3, size)[0]).save(file, "png")
+    return file.getvalue()
+
+
 def image_set(name: str, channels: int, vectors: bool = False) -> Write:
     """A zip or folder of four images with labels."""
 
@@ -86,9 +92,7 @@ def lsun(count: int) -> Write:
             store.begin(write=True) as to,
         ):
             for index in range(count):
-                file = io.BytesIO()
-                Image.fromarray(pixels(1, 3, 8 if index % 2 else 48)[0]).save(file, "png")
-                to.put(f"key{index:04d}".encode(), file.getvalue())
+                to.put(f"key{index:04d}".encode(), png(8 if index % 2 else 48))
         return folder
 
     return write

@@ -6,16 +6,16 @@ from typing import Any
 
 import click
 
-from tests.fuzz import contents, hostile_arrays, image_samples, probes, samples
+from tests.fuzz import contents, probes, samples
 from tests.fuzz.archives import in_gzip, in_tar, in_zip
 from tests.fuzz.cases import Reader, Write, written
 from tests.fuzz.contents import mutate_floats, mutate_json, mutate_lines, mutate_npy, mutate_png
 from tests.fuzz.hostile import anything
-from tests.fuzz.hostile_arrays import meshes, npz, texts
-from tests.fuzz.hostile_images import image_folders, image_zips, images
+from tests.fuzz.hostile_arrays import meshes, npz, statistics, texts, training_options
+from tests.fuzz.hostile_images import image_sets, images
 from tests.fuzz.hostile_pickles import bare, networks, states, torch_files
 from tests.fuzz.hostile_sets import idx_files, stores, tars
-from tests.fuzz.image_samples import image_file
+from tests.fuzz.image_samples import cifar, image_file, image_set, lsun, mnist, pickle_of_a_batch
 from tests.fuzz.mutations import mutate_bytes
 from tests.fuzz.pickles import mutate_pickle
 from tests.support import picture_files
@@ -26,6 +26,9 @@ TORCH_FILE = in_zip({"*/data.pkl": mutate_pickle, "*/data/*": mutate_floats})
 NPZ = {".npz": in_zip({"*": mutate_npy})}
 IMAGES = {".zip": in_zip({"*.json": mutate_json, "*": mutate_png})}
 IMAGES |= {".png": mutate_png, ".json": mutate_json}
+IMAGE = {".png": mutate_png, "": mutate_bytes}
+CIFAR = {".gz": in_gzip(in_tar(mutate_pickle))}
+LINES = {".jsonl": mutate_lines}
 IMAGE_FILES = (
     *(image_file("i.png"), image_file("i.png", "L"), image_file("i.jpg"), image_file("i.bmp")),
     image_file("i.webp", lossless=True),
@@ -101,13 +104,7 @@ ALL = (
         picture_files.save_roundtrips,
         lambda folder: picture_files.save_image_matrices(folder, dim=2).parent,
     ),
-    Reader(
-        "statistics",
-        (picture_files.save_stats,),
-        probes.use_statistics,
-        {".jsonl": mutate_lines},
-        hostile_arrays.statistics("stats.jsonl"),
-    ),
+    Reader("statistics", (picture_files.save_stats,), probes.use_statistics, LINES, statistics()),
     Reader(
         "parameters",
         (written("circles_PRP_sim_params.json", samples.parameters),),
@@ -120,7 +117,7 @@ ALL = (
         (written("training_options.json", samples.training_options),),
         probes.use_options,
         {".json": mutate_json},
-        hostile_arrays.training_options("training_options.json"),
+        training_options(),
         names_file=False,
         also_allowed=(click.ClickException,),
     ),
@@ -128,66 +125,46 @@ ALL = (
         "statistics of a resumed run",
         (picture_files.save_stats,),
         probes.use_resumed_statistics,
-        {".jsonl": mutate_lines},
-        hostile_arrays.statistics("stats.jsonl"),
+        LINES,
+        statistics(),
         writes=True,
     ),
     Reader(
         "image data set",
-        (
-            image_samples.image_set("set.zip", 1),
-            image_samples.image_set("set.zip", 3, vectors=True),
-            image_samples.image_set("set", 1),
-        ),
+        (image_set("set.zip", 1), image_set("set.zip", 3, vectors=True), image_set("set", 1)),
         probes.use_images,
         IMAGES,
-        {**image_zips("set.zip"), **image_folders()},
+        image_sets(),
     ),
     Reader(
         "images to convert",
-        (image_samples.image_set("set.zip", 3), image_samples.image_set("set", 1)),
+        (image_set("set.zip", 3), image_set("set", 1)),
         probes.use_source,
         IMAGES,
-        {**image_zips("set.zip"), **image_folders()},
+        image_sets(),
     ),
-    Reader(
-        "image of a set",
-        IMAGE_FILES,
-        probes.use_image_of_a_set,
-        {".png": mutate_png, "": mutate_bytes},
-        images("i.png"),
-    ),
+    Reader("image of a set", IMAGE_FILES, probes.use_image_of_a_set, IMAGE, images()),
     Reader(
         "image to convert",
         IMAGE_FILES + OTHER_IMAGE_FILES,
         probes.use_image_to_convert,
-        {".png": mutate_png, "": mutate_bytes},
-        images("i.png"),
+        IMAGE,
+        images(),
     ),
     Reader(
-        "idx",
-        (image_samples.mnist(28), image_samples.mnist(5)),
-        probes.use_source,
-        {".gz": in_gzip(mutate_bytes)},
-        idx_files(),
+        "idx", (mnist(28), mnist(5)), probes.use_source, {".gz": in_gzip(mutate_bytes)}, idx_files()
     ),
-    Reader(
-        "cifar",
-        (image_samples.cifar(2), image_samples.cifar(4)),
-        probes.use_source,
-        {".gz": in_gzip(in_tar(mutate_pickle))},
-        tars("cifar-10-python.tar.gz"),
-    ),
+    Reader("cifar", (cifar(2), cifar(4)), probes.use_source, CIFAR, tars()),
     Reader(
         "pickle of a batch",
-        tuple(map(image_samples.pickle_of_a_batch, (2, 3, 4, 5))),
+        tuple(map(pickle_of_a_batch, (2, 3, 4, 5))),
         probes.use_pickle,
         {".pickle": mutate_pickle},
         bare("batch.pickle"),
     ),
     Reader(
         "lmdb",
-        (image_samples.lsun(3), image_samples.lsun(60)),
+        (lsun(3), lsun(60)),
         probes.use_source,
         {".mdb": mutate_bytes},
         stores(),
@@ -198,7 +175,7 @@ ALL = (
         (samples.mesh("binary"), samples.mesh("ascii")),
         probes.use_mesh,
         {".ply": contents.mutate_text},
-        meshes("boundary.ply"),
+        meshes(),
         parses=True,
     ),
 )

@@ -26,19 +26,20 @@ def jobs(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> list[Job]:
     return make_jobs(runner, tmp_path_factory.mktemp("jobs"))
 
 
-def no_violations(table: Table, kills: int) -> None:
+def kill(runner: Runner, job: Job, folder: Path, kills: int) -> Table:
+    table = kill_often(runner, job, folder / "a", kills)
     assert not table.violations
     assert table.kills + table.too_late == kills
+    return table
 
 
 def test_a_few_kills_of_training(runner: Runner, tmp_path: Path) -> None:
-    no_violations(kill_often(runner, training("toy_train", *TOY_TRAINING), tmp_path / "a", 2), 2)
+    kill(runner, training("toy_train", *TOY_TRAINING), tmp_path, 2)
 
 
 def test_a_few_kills_of_a_data_set(runner: Runner, tmp_path: Path) -> None:
     write_images(tmp_path / "images.zip")
-    job = data_set(tmp_path / "images.zip", "set.zip", replacing=False)
-    no_violations(kill_often(runner, job, tmp_path / "a", 4), 4)
+    kill(runner, data_set(tmp_path / "images.zip", "set.zip", replacing=False), tmp_path, 4)
 
 
 @pytest.mark.slow
@@ -46,8 +47,7 @@ def test_a_few_kills_of_a_data_set(runner: Runner, tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", range(JOBS))
 def test_many_kills(number: int, runner: Runner, jobs: list[Job], tmp_path: Path) -> None:
     assert len(jobs) == JOBS
-    table = kill_often(runner, jobs[number], tmp_path / "a", KILLS)
-    no_violations(table, KILLS)
+    table = kill(runner, jobs[number], tmp_path, KILLS)
     assert table.kills >= 0.75 * KILLS, "most came too late"
 
 

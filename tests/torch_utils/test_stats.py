@@ -41,11 +41,6 @@ def test_equal_values_have_no_deviation_however_large_and_no_graph_is_kept() -> 
     assert means.collect()["a"]["mean"] == 2.0
 
 
-def write(path: Path, records: list[dict[str, int]]) -> None:
-    for record in records:
-        append_jsonl(path, record)
-
-
 def test_every_record_is_a_line_that_is_there_at_once(tmp_path: Path) -> None:
     path = tmp_path / "stats.jsonl"
     records = [{"seen": 1, "größer": 2}, {"seen": 2}]
@@ -58,7 +53,8 @@ def test_lines_up_to_the_last_are_kept_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "stats.jsonl"
     for last, kept in ((0, 0), (1, 1), (25, 2), (30, 3), (99, 4)):
         path.unlink(missing_ok=True)
-        write(path, [{"seen": seen, "loss": 1} for seen in (1, 20, 30, 40)])
+        for seen in (1, 20, 30, 40):
+            append_jsonl(path, {"seen": seen, "loss": 1})
         before = path.read_text().splitlines(keepends=True)
         keep_lines_until(path, "seen", last)
         assert path.read_text() == "".join(before[:kept])
