@@ -13,6 +13,8 @@ from tests.fuzz.mutations import Mutate
 MADE = time.struct_time((2026, 1, 1, 0, 0, 0, 3, 1, 0))
 Write = Callable[[Path], Path]
 """Writes files to an empty folder; gives the path to open."""
+Probe = Callable[[Path], object]
+"""Opens a path and uses what it gets. Raises AssertionError if that makes no sense."""
 
 
 def written(name: str, save: Callable[[Path], object]) -> Write:
@@ -32,7 +34,7 @@ class Reader:
     Attributes:
         name: Of the reader.
         valid: Write files that it reads, two or more kinds of them.
-        probe: Opens a path and uses what it gets. Raises AssertionError if that makes no sense.
+        probe: How they are opened and used.
         mutate: By the last part of a file's name, such as ``.zip``; '' for all others. Files that
             no part fits are left as they are.
         hostile: Write files that were made by hand.
@@ -45,7 +47,7 @@ class Reader:
 
     name: str
     valid: tuple[Write, ...]
-    probe: Callable[[Path], object]
+    probe: Probe
     mutate: Mapping[str, Mutate]
     hostile: Mapping[str, Write] = field(default_factory=dict)
     parses: bool = False

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -17,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from dnnlib.errors import DataError
 from tests.fuzz import trial, zygote
-from tests.fuzz.cases import Reader
+from tests.fuzz.cases import Probe, Reader
 
 VALID, MUTANT = b"valid", b"mutant"
 
@@ -55,7 +54,7 @@ def import_one(path: Path) -> None:
 
 
 TOLD = "not one printable line"
-WAYS: dict[str, tuple[Callable[[Path], object], str]] = {
+WAYS: dict[str, tuple[Probe, str]] = {
     "fails": (fail, "KeyError: 'a'"),
     "leaves": (lambda path: sys.exit(0), "SystemExit"),
     "is insane": (is_insane, "AssertionError"),
@@ -89,7 +88,7 @@ WAYS: dict[str, tuple[Callable[[Path], object], str]] = {
 """What a reader does with a mutant, and what is said of it; nothing where it may."""
 
 
-def reader(name: str, misbehave: Callable[[Path], object]) -> Reader:
+def reader(name: str, misbehave: Probe) -> Reader:
     def probe(path: Path) -> None:
         if path.read_bytes() == MUTANT:
             misbehave(path)

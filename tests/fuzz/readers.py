@@ -1,14 +1,12 @@
 """Every way in which this project opens files, by name."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
 from tests.fuzz import contents, probes, samples
 from tests.fuzz.archives import in_gzip, in_tar, in_zip
-from tests.fuzz.cases import Reader, Write, written
+from tests.fuzz.cases import Probe, Reader, Write, written
 from tests.fuzz.contents import mutate_floats, mutate_json, mutate_lines, mutate_npy, mutate_png
 from tests.fuzz.hostile import anything
 from tests.fuzz.hostile_arrays import meshes, npz, statistics, texts, training_options
@@ -40,12 +38,7 @@ OTHER_IMAGE_FILES = (
 
 
 def arrays(
-    name: str,
-    probe: Callable[[Path], object],
-    file: str,
-    make: Callable[[], dict[str, Any]],
-    victim: str,
-    *others: Write,
+    name: str, probe: Probe, file: str, make: samples.Make, victim: str, *others: Write
 ) -> Reader:
     """A reader of an ``.npz`` with these arrays, of which ``victim`` is bad in hostile files."""
     hostile = npz(file, make(), victim)

@@ -27,6 +27,7 @@ from training.measure.boundaries import unit_sphere
 from training.model.model import Model
 from training.networks import NETWORKS
 
+Make = Callable[[], dict[str, Any]]
 TINY_NETWORK = {"width": 4, "depth": 1, "time_features": 2, "input_features": 1}
 POINTS = torch.tensor([[0.3, -0.1], [1.0, 0.5], [-0.4, 0.2], [0.1, 0.9]], dtype=torch.float64)
 TIMES = torch.linspace(0, 4, 3, dtype=torch.float64)
@@ -70,7 +71,7 @@ def state(kept: int) -> Write:
     return written("training-state-000000.pt", save)
 
 
-def arrays(name: str, made: Callable[[], dict[str, Any]]) -> Write:
+def arrays(name: str, made: Make) -> Write:
     """An ``.npz`` of this name."""
     return written(name, lambda path: save_arrays(path, made()))
 

@@ -64,7 +64,7 @@ def test_single_precision_is_no_tf32_in_a_script_and_as_before_after_it() -> Non
     assert settings() == before
 
 
-def test_the_default_device_is_cuda_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_device_is_cuda_where_there_is_one() -> None:
     with process_group(None) as device:
         assert device.type == ("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -72,8 +72,11 @@ def test_the_default_device_is_cuda_where_there_is_one(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("name", "devices", "reason"),
     [
-        *((name, 0, f"{name}.*cpu") for name in ("tpu", "", "CPU", "mps", "meta", "gpu:0")),
-        *((name, 0, f"{name}.*cpu") for name in ("cuda:x", "cuda:-1")),
+        *(
+            (name, 0, f"{name}.*cpu")
+            for name in ("tpu", "", "CPU", "mps", "meta", "gpu:0", "cuda:x")
+        ),
+        ("cuda:-1", 0, "cuda:-1.*cpu"),
         *((name, 0, f"{name}.*no CUDA.*cpu") for name in ("cuda", "cuda:0", "cuda:3")),
         ("cuda:5", 2, "5.*there are 2"),
     ],
