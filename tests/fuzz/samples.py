@@ -99,17 +99,15 @@ def melt(kept: int = 2, labels: bool = False) -> dict[str, Any]:
     spread = (flow.basis.eigenvalues + noise).sqrt() * scale[:, None]
     states = spread[:, None] * POINTS
     extra = {"labels": np.eye(4, 3, dtype=np.float32)} if labels else {}
-    return {
-        "times": TIMES.numpy(),
-        "xs_es": states.numpy(),
-        "tilde_xs": (states / scale[:, None, None]).numpy(),
-        "scale": scale.numpy(),
-        "mean": flow.basis.mean.numpy(),
-        "eigenvectors": flow.basis.eigenvectors.numpy(),
-        "eigenvalues": flow.basis.eigenvalues.numpy(),
-        "noise_variance": noise.numpy(),
-        **extra,
+    tensors = {
+        "times": TIMES,
+        "xs_es": states,
+        "tilde_xs": states / scale[:, None, None],
+        "scale": scale,
+        **{name: getattr(flow.basis, name) for name in ("mean", "eigenvectors", "eigenvalues")},
+        "noise_variance": noise,
     }
+    return {**{name: values.numpy() for name, values in tensors.items()}, **extra}
 
 
 def extraction(times: np.ndarray) -> dict[str, Any]:
@@ -161,10 +159,7 @@ def detector(zipped: bool) -> Write:
         # In one storage: the old form has storages in the order of their addresses.
         sizes = [math.prod(shape) for shape in shapes.values()]
         parts = torch.linspace(0.1, 1, sum(sizes)).split(sizes)
-        made = {
-            name: part.view(shape)
-            for (name, shape), part in zip(shapes.items(), parts, strict=True)
-        }
+        made = {name: part.view(shapes[name]) for name, part in zip(shapes, parts, strict=True)}
         file = io.BytesIO()
         torch.save(made, file, _use_new_zipfile_serialization=zipped)
         path.write_bytes(file.getvalue() if zipped else without_addresses(file.getvalue()))

@@ -69,14 +69,13 @@ def test_the_default_device_is_cuda_where_there_is_one() -> None:
         assert device.type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
+UNKNOWN = ("tpu", "", "cuda:x", "cuda:-1", "CPU", "mps", "meta", "gpu:0")
+
+
 @pytest.mark.parametrize(
     ("name", "devices", "reason"),
     [
-        *(
-            (name, 0, f"{name}.*cpu")
-            for name in ("tpu", "", "CPU", "mps", "meta", "gpu:0", "cuda:x")
-        ),
-        ("cuda:-1", 0, "cuda:-1.*cpu"),
+        *((name, 0, f"{name}.*cpu") for name in UNKNOWN),
         *((name, 0, f"{name}.*no CUDA.*cpu") for name in ("cuda", "cuda:0", "cuda:3")),
         ("cuda:5", 2, "5.*there are 2"),
     ],
