@@ -330,7 +330,7 @@ def test_no_more_than_a_batch_is_read_at_a_time(
 def test_parameters_tell_how_the_result_was_made(measure: Run, images: Path) -> None:
     result = measure("PRP").result
     known = {"total_samples": COUNT, "bs": 1000, "keep_worst": 16, "seed": 42, "n_iters": 4}
-    known |= {"dims_to_keep": 64, "end_time": END, "data_name": "blobs", "data_root": str(images)}
+    known |= dict[str, Any](dims_to_keep=64, end_time=END, data_name="blobs", data_root=str(images))
     assert {name: result["options"][name] for name in known} == known
     assert result["options"]["device_name"].startswith(("cpu", "cuda"))
     assert (result["images"], result["image_shape"]) == (COUNT, [1, 8, 8])

@@ -163,7 +163,9 @@ def test_not_a_bit_depends_on_the_company(
     seen: list[torch.Tensor] = []
     to_pixels = generation.to_pixels
     monkeypatch.setattr(
-        generation, "to_pixels", lambda points: seen.append(points) or to_pixels(points)
+        generation,
+        "to_pixels",
+        lambda points: seen.append(points) or to_pixels(points),  # type: ignore[func-returns-value]
     )
     sampler = sampler_of(networks[network], 16)
     basis = sampler.image_flow.model.denoiser.basis

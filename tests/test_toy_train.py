@@ -424,7 +424,7 @@ def change_options(options: Path, **changes: Any) -> None:
 
 SPOILED_STATES: dict[str, Callable[[Path], Any]] = {
     "missing": Path.unlink,
-    "a folder without a run": lambda state: (state.unlink(), state.mkdir()),
+    "a folder without a run": lambda state: (state.unlink(), state.mkdir()),  # type: ignore[func-returns-value]
     "garbage": lambda state: state.write_bytes(b"garbage"),
     "empty": lambda state: state.write_bytes(b""),
     "cut short": lambda state: state.write_bytes(state.read_bytes()[:5000]),

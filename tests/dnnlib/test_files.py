@@ -106,7 +106,8 @@ def test_parallel_writers_leave_one_whole_file_and_readers_see_no_half(tmp_path:
 
 def test_existing_results_are_refused_by_name_unless_overwrite(tmp_path: Path) -> None:
     file, folder, new = (tmp_path / name for name in ("file.npz", "folder.npz", "new.npz"))
-    file.touch(), folder.mkdir()
+    file.touch()
+    folder.mkdir()
     require_new([new], overwrite=False)
     require_new([new, file, folder], overwrite=True)
     for old in (file, folder):

@@ -87,7 +87,6 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(pem)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.handle_error = lambda *_: None
     # The handshake happens in the request's own thread, so that a failed one stops no other.
     server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
@@ -95,6 +94,7 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REQUESTS_CA_BUNDLE", str(pem))
         patch.setenv("no_proxy", "*")
+        patch.setattr(server, "handle_error", lambda *_: None)
         yield f"https://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
     server.server_close()

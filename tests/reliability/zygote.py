@@ -77,9 +77,9 @@ def count_writes(kill_at: int) -> list[str]:
 
     sync = os.fsync
 
-    def counted_sync(descriptor: Any) -> None:
+    def counted_sync(fd: Any) -> None:
         count("fsync")
-        sync(descriptor)
+        sync(fd)
 
     os.fsync = counted_sync
     sys.addaudithook(hear)

@@ -49,8 +49,8 @@ def test_streamed_arrays_are_those_that_numpy_would_write(tmp_path: Path) -> Non
         back = load_arrays(tmp_path / "a.npz")
         for name, array in CUBES.items():
             np.testing.assert_array_equal(back[name], array.astype(dtype), strict=True)
-        for name, array in SMALL.items():
-            np.testing.assert_array_equal(back[name], array, strict=True)
+        for name, small in SMALL.items():
+            np.testing.assert_array_equal(back[name], small, strict=True)
 
 
 def test_rows_may_lie_anyhow_in_memory_and_come_again(tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ def test_numbers_are_finite_numbers(tmp_path: Path) -> None:
     good = {"f": np.ones(2), "i": np.arange(3), "u": np.zeros(2, np.uint8), "none": np.zeros(0)}
     bad = {"text": np.array(["a"]), "flags": np.array([True]), "complex": np.ones(2, complex)}
     bad |= {"nan": np.array([1, np.nan]), "inf": np.array([1, -np.inf], np.float32)}
-    save_arrays(path, {**good, **bad})
+    save_arrays(path, good | bad)
     with open_arrays(path) as opened:
         for name, array in good.items():
             np.testing.assert_array_equal(opened.numbers(name), array, strict=True)

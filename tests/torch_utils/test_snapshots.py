@@ -190,16 +190,16 @@ def test_tensors_that_do_not_fit_are_refused_by_name(refused: Callable[..., str]
     for value in (1.0, None, "text", [torch.zeros(2)], {"a": torch.zeros(2)}):
         assert "network.bias" in refused(of_state(bias=value))
     weight = torch.zeros(2, 3)
-    for value in (weight.to("meta"), weight.to_sparse(), weight.cfloat()):
-        assert "never loaded" in refused(of_state(weight=value))
+    for odd in (weight.to("meta"), weight.to_sparse(), weight.cfloat()):
+        assert "never loaded" in refused(of_state(weight=odd))
     for number in (NAN, INF, -INF):
         for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
-            value = torch.where(torch.arange(6).view(2, 3) == 4, number, 0.0).to(dtype)
-            message = refused(of_state(weight=value))
+            odd = torch.where(torch.arange(6).view(2, 3) == 4, number, 0.0).to(dtype)
+            message = refused(of_state(weight=odd))
             assert "network.weight" in message
             assert "not finite" in message
-    state = {"optimizer": {"state": {0: {"exp_avg": torch.tensor([1.0, NAN])}}}}
-    whole = {"format": snapshots.STATE_FORMAT, "version": 1, **state}
+    optimizer = {"state": {0: {"exp_avg": torch.tensor([1.0, NAN])}}}
+    whole = {"format": snapshots.STATE_FORMAT, "version": 1, "optimizer": optimizer}
     message = refused(whole, read_state)
     assert "'optimizer.state.0.exp_avg' has values that are not finite" in message
 

@@ -142,7 +142,7 @@ def test_impossible_schedules_are_usage_errors() -> None:
         {"g_type": "constant"},
     ):
         with pytest.raises(UsageError):
-            to_dimension(**{"dims_to_keep": 2, "data_dim": 3, **arguments})
+            to_dimension(**({"dims_to_keep": 2, "data_dim": 3} | arguments))
     with pytest.raises(UsageError, match="give 1 to 3"):
         to_dimension(4, 3)
     with pytest.raises(UsageError, match="orig, constant_inflation_gap"):

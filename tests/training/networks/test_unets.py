@@ -205,7 +205,7 @@ def test_impossible_sizes_and_inputs_are_refused(name: str) -> None:
     ):
         with pytest.raises(UsageError, match=message):
             network(name, **options)
-    for shape in ((2, 63), (2, 1, 8, 8), (64,)):
+    for shape in ((2, 63), (2, 1, 8, 8), (64,)):  # type: ignore[assignment]
         with pytest.raises(UsageError, match="no batch of flat 1 x 8 x 8 images"):
             network(name)(torch.zeros(shape), torch.tensor(0.0))
 

@@ -197,7 +197,7 @@ def test_an_expected_error_is_one_line_and_a_code() -> None:
         result = run_script(ending(None), argument)
         assert (result.code, result.out) == (2, "")
         assert part in result.error
-    for outcome in (None, 0, "text"):
+    for outcome in (None, 0, "text"):  # type: ignore[assignment]
         result = run_script(ending(outcome))
         assert (result.code, result.out, result.err) == (0, "", "")
 

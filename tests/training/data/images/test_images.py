@@ -120,7 +120,7 @@ def test_a_data_set_is_its_images_and_labels(stored: Stored, cache: bool) -> Non
     # Mirrored copies follow the originals.
     dataset = ImageDataset(stored(), use_labels=True, xflip=True, cache=cache)
     assert len(dataset) == 2 * COUNT
-    pixels, labels = dataset.read(range(2 * COUNT))
+    pixels, labels = dataset.read(range(2 * COUNT))  # type: ignore[assignment]
     mirrored = np.concatenate([PIXELS, PIXELS[:, :, ::-1]])
     assert torch.equal(pixels, channels_first(mirrored))
     assert torch.equal(labels[:COUNT], labels[COUNT:])
