@@ -103,13 +103,12 @@ def _endless(start: bytes, mib: int) -> Callable[[], bytes]:
 def tars() -> dict[str, Write]:
     """Archives in the place of CIFAR-10."""
     batch = image_samples.cifar_batch(2)
+    passwords = f"{UP}etc/passwd"
     text = b"\x80\x02}U\x04dataT" + struct.pack("<i", 62 * MIB)
     programs = {name: program(mapping(data=value, labels=b"]")) for name, value in VALUES.items()}
     files: Contents = {
         "no members": _tar(),
-        "a link in the place of a batch": _tar(
-            _header(BATCH, 0, tarfile.SYMTYPE, f"{UP}etc/passwd")
-        ),
+        "a link in the place of a batch": _tar(_header(BATCH, 0, tarfile.SYMTYPE, passwords)),
         "a hard link": _tar(_header(BATCH, 0, tarfile.LNKTYPE, "/etc/passwd")),
         "a device": _tar(_header(BATCH, 0, tarfile.CHRTYPE)),
         "a pipe in it": _tar(_header(BATCH, 0, tarfile.FIFOTYPE)),

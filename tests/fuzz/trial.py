@@ -35,10 +35,8 @@ LONGEST_MESSAGE = 1000
 SPARE_BYTES = 4 << 30
 """Address space beyond what is in use: so much memory can be asked for, not only promised."""
 # Python imports a codec when it is first used; the formats of zip and JSON can ask for these.
-FORMAT_CODECS = (
-    "cp437",
-    *(f"utf_{width}{end}" for width in (16, 32) for end in ("", "_be", "_le")),
-)
+UTF = (f"utf_{width}{end}" for width in (16, 32) for end in ("", "_be", "_le"))
+FORMAT_CODECS = ("cp437", *UTF)
 # What Python does not show by default.
 SILENT_WARNINGS = (DeprecationWarning, PendingDeprecationWarning, ResourceWarning)
 

@@ -159,12 +159,6 @@ def make_jobs(runner: Runner, folder: Path) -> list[Job]:
         if end.code:
             raise RuntimeError(f"{job.name} ended with {end.code}: {end.output}")
         networks[job.script] = max(place.glob("*/network-snapshot-*.pkl"))
-    return [
-        toy,
-        image,
-        jobs.simulation(networks["toy_train"]),
-        jobs.sampling(networks["train"]),
-        jobs.data_set(images, "set.zip", replacing=False),
-        jobs.data_set(images, "set.zip", replacing=True),
-        jobs.data_set(images, "set", replacing=True),
-    ]
+    sets = ((images, "set.zip", False), (images, "set.zip", True), (images, "set", True))
+    later = (jobs.simulation(networks["toy_train"]), jobs.sampling(networks["train"]))
+    return [toy, image, *later, *(jobs.data_set(*options) for options in sets)]
