@@ -168,10 +168,10 @@ def on_or_off(draws: AugmentDraws) -> dict[str, Tensor]:
 
 
 def test_transformations_are_independent_and_as_frequent_as_said(many: AugmentDraws) -> None:
-    for name, flags in on_or_off(many).items():
+    for name, hits in on_or_off(many).items():
         frequency = {"flip_x": 0.5, "flip_y": PROBABILITY / 2}.get(name, PROBABILITY)
         error = (frequency * (1 - frequency) / COUNT) ** 0.5
-        assert abs(flags.double().mean().item() - frequency) < SIGMAS * error, name
+        assert abs(hits.double().mean().item() - frequency) < SIGMAS * error, name
     flags = on_or_off(many)
     assert torch.equal(flags.pop("stretch_angle"), flags["stretch"])
     for one, other in combinations(flags, 2):

@@ -26,11 +26,11 @@ def test_it_is_the_sum_over_pairs_that_defines_it_and_torch_fidelitys() -> None:
     expected = within(first) + within(second)
     expected -= 2 * statistics.fmean(k(x, y) for x in first for y in second)
     assert kernel_distance(first, second) == pytest.approx(expected, rel=1e-10)
-    first, second = (normal(40, 16, seed=seed).numpy() for seed in (0, 1))
+    one, other = (normal(40, 16, seed=seed).numpy() for seed in (0, 1))
     options = {"kid_kernel_poly_degree": 3, "kid_kernel_poly_coef0": 1}
-    pairs = ((first, first), (first, second), (second, second))
+    pairs = ((one, one), (one, other), (other, other))
     kernels = [kernel_poly(x, y, kid_kernel_poly_gamma=None, **options) for x, y in pairs]
-    found = kernel_distance(torch.from_numpy(first), torch.from_numpy(second))
+    found = kernel_distance(torch.from_numpy(one), torch.from_numpy(other))
     assert found == pytest.approx(mmd2(*kernels), rel=1e-10)
 
 

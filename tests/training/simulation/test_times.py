@@ -37,9 +37,9 @@ def simulate(network: Path, tmp_path: Path) -> Run:
     """Simulates, and gives the result, the parameters and the times saved."""
 
     def start(*arguments: str, code: int = 0) -> Any:
-        place = (f"--save_dir={tmp_path / 'out'}", f"--network={network}", "--total_samples=20")
-        place = (*place, "--save_freq=1", "--overwrite")
-        result = run_script(toy_pfODE_int, "net", *place, *arguments)
+        place = (f"--save_dir={tmp_path / 'out'}", f"--network={network}", "--overwrite")
+        few = ("--total_samples=20", "--save_freq=1")
+        result = run_script(toy_pfODE_int, "net", *place, *few, *arguments)
         assert result.code == code, result.err
         if code:
             return result
