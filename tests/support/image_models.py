@@ -103,6 +103,16 @@ def save_image_model(path: Path, *arguments: Any, **options: Any) -> Model:
     return model
 
 
+def save_image_models(
+    folder: Path, kinds: dict[str, dict[str, Any]], **common: Any
+) -> dict[str, Path]:
+    """Network files by name, of the options of each kind beside those that they have in common."""
+    paths = {name: folder / f"{name}.pkl" for name in kinds}
+    for name, options in kinds.items():
+        save_image_model(paths[name], **{**common, **options})
+    return paths
+
+
 def write_image_set(
     path: Path,
     count: int,
@@ -121,3 +131,10 @@ def write_image_set(
         for index, image in enumerate(pixels):
             writer.add(image, index % classes if classes else None)
     return pixels.transpose(0, 3, 1, 2)
+
+
+def spoil_image(path: Path, index: int) -> None:
+    """Makes one image of such a data set one that cannot be read."""
+    content = path.read_bytes()
+    place = content.index(b"IDAT", content.index(b"img%08d" % index))
+    path.write_bytes(content[:place] + b"I?AT" + content[place + 4 :])

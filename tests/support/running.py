@@ -5,7 +5,7 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
@@ -133,3 +133,12 @@ def run_script(
         logger.propagate = True
         logger.setLevel(logging.NOTSET)
     return Result(int(ended.value.code or 0), out.getvalue(), err.getvalue())
+
+
+def unless_given(standard: dict[str, object], given: Iterable[object]) -> list[str]:
+    """The options of a script that are not given, by their names, and then those that are."""
+    names = {str(argument).partition("=")[0] for argument in given}
+    return [
+        *(f"{name}={value}" for name, value in standard.items() if name not in names),
+        *map(str, given),
+    ]
