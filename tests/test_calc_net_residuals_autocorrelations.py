@@ -23,7 +23,6 @@ from training.data.images.batches import normalize_pixels
 from training.data.images.dataset import ImageDataset
 from training.data.toys import Toy
 from training.files import residuals as residual_files
-from training.flow.calibration import Calibration
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.solvers import DEFAULT, SOLVERS
 from training.measure.residuals import noise_rows
@@ -553,20 +552,3 @@ def test_dimensions_without_variance_are_counted(run_script: Run, run: Run) -> N
     facts = json.loads((folder / f"{stem}_summary.json").read_text())["quantities"]
     assert facts["net_residuals"]["most_constant_dims"] == 1
     assert facts["net_outputs"]["most_constant_dims"] == 0
-
-
-def test_the_calibration_of_a_network_is_used_unless_told_otherwise(
-    run: Run, places: dict[str, Path], tmp_path: Path
-) -> None:
-    model = Model.load(places["images"])
-    times = torch.linspace(0, 3, 5, dtype=torch.float64)
-    slopes = torch.full((5, 64), 0.1, dtype=torch.float64)
-    model.denoiser.calibration = Calibration(times, torch.ones_like(slopes), slopes)
-    path = tmp_path / "calibrated.pkl"
-    model.save(path)
-    plain, without, used = (
-        image_times(run("images", *arguments))[1]["net_outputs"]
-        for arguments in ((), (f"--network={path}", "--no-calibration"), (f"--network={path}",))
-    )
-    np.testing.assert_array_equal(plain, without)
-    assert np.abs(used - plain).max() > 0.01

@@ -20,6 +20,8 @@ from tests.support.rank_pool import RankPool
 from tests.support.running import refused
 from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, read_state
+from training.flow.calibration import Calibration
+from training.model.model import Model
 
 Contents = Callable[[Path], dict[str, bytes]]
 
@@ -135,12 +137,7 @@ def test_a_dry_run_tells_the_options_and_writes_nothing(
 
 @some_commands("--network")
 def test_networks_that_are_none_are_told(command: Command, shelf: Shelf, tmp_path: Path) -> None:
-    for name, content in (
-        ("none", None),
-        ("empty", b""),
-        ("text", b"x" * 99),
-        ("zero", bytes(999)),
-    ):
+    for name, content in {"none": None, "empty": b"", "text": b"x" * 99, "zero": b"\0"}.items():
         path = tmp_path / f"{name}.pkl"
         if content is not None:
             path.write_bytes(content)
@@ -242,18 +239,16 @@ def test_a_run_in_a_pipe_shows_no_progress(command: Command, shelf: Shelf) -> No
 @every_writer
 def test_the_parameters_are_beside_the_results(command: Command, shelf: Shelf) -> None:
     found = [json.loads(path.read_text()) for path in shelf.done(command.name).glob("*.json")]
-    if command.name in ("visualize",):
-        assert found == []
-        return
-    (told,) = found
-    several = {name: value for name, value in told.items() if isinstance(value, dict)}
-    for one in told.get("runs", [told] if "options" in told else several.values()):
-        names = {option.name.rstrip("_") for option in command.options}
-        assert names <= set(one["options"])
-        assert one["code_version"] == dnnlib.__version__
-        assert one["libraries"]["torch"] == torch.__version__
-        assert one["command"][0] == f"{command.script.__name__}.py"
-        assert one.get("seconds", 1) > 0
+    assert len(found) == (command.name != "visualize")
+    for told in found:
+        several = {name: value for name, value in told.items() if isinstance(value, dict)}
+        for one in told.get("runs", [told] if "options" in told else several.values()):
+            names = {option.name.rstrip("_") for option in command.options}
+            assert names <= set(one["options"])
+            assert one["code_version"] == dnnlib.__version__
+            assert one["libraries"]["torch"] == torch.__version__
+            assert one["command"][0] == f"{command.script.__name__}.py"
+            assert one.get("seconds", 1) > 0
 
 
 # Two ranks.
@@ -276,17 +271,14 @@ def outcome(folder: Path) -> dict[str, Any]:
         elif path.suffix == ".pt":
             found[name] = read_state(path)
         elif path.suffix in (".json", ".jsonl"):
-            found[name] = [json.loads(text) for text in _documents(path)]
+            text = path.read_text()
+            parts = text.splitlines() if path.suffix == ".jsonl" else [text]
+            found[name] = [json.loads(part) for part in parts]
         elif path.is_file() and "tfevents" not in name and path.suffix != ".txt":
             found[name] = path.read_bytes()
         else:
             found[name.partition("tfevents")[0]] = None
     return found
-
-
-def _documents(path: Path) -> list[str]:
-    text = path.read_text()
-    return text.splitlines() if path.suffix == ".jsonl" else [text]
 
 
 def assert_same(found: Any, expected: Any, tolerance: float, where: str = "") -> None:
@@ -343,3 +335,33 @@ def test_torchrun_tells_an_error_once(tmp_path: Path) -> None:
     assert "data_dim is 3" in line
     assert f'File "{script}"' not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@some_commands("--calibration")
+def test_the_calibration_of_a_network_is_used_unless_told_otherwise(
+    command: Command, shelf: Shelf, tmp_path: Path
+) -> None:
+    network = next(text for text in command.given(shelf) if text.startswith("--network="))
+    model = Model.load(network.partition("=")[2], calibrated=False)
+    model.save(tmp_path / "plain.pkl")
+    times = torch.linspace(0, model.about["tmax"], 5, dtype=torch.float64)
+    slopes = torch.full((5, model.about["data_dim"]), 0.1, dtype=torch.float64)
+    model.denoiser.calibration = Calibration(times, torch.ones_like(slopes), slopes)
+    model.save(tmp_path / "calibrated.pkl")
+
+    def numbers(network: str, *more: str) -> dict[str, Any]:
+        """What depends on the network alone: arrays of numbers, and images."""
+        folder = tmp_path / "-".join(["of", network, *more])
+        arguments = given(command, shelf, network=tmp_path / f"{network}.pkl")
+        assert command.run(*arguments, *more, *command.at(folder)).code == 0
+        found: dict[str, Any] = {path.name: path.read_bytes() for path in folder.glob("*.png")}
+        for path in folder.glob("*.npz"):
+            arrays = load_arrays(path)
+            found[path.name] = {name: x for name, x in arrays.items() if x.dtype.kind == "f"}
+        assert found
+        return found
+
+    absent = numbers("plain")
+    assert_same(numbers("calibrated", "--no-calibration"), absent, 0)
+    with pytest.raises(AssertionError):
+        assert_same(numbers("calibrated"), absent, 1e-6)

@@ -18,24 +18,17 @@ from training.data.sources.writer import image_writer
         (["--data_dim=3072"], ["data_dim", "3072", "64", "blobs"]),
         (["--dims_to_keep=65"], ["dims_to_keep", "65", "64"]),
         (["--cres=2,x"], ["cres", "2,x", "2,2,2"]),
-        (["--cres=2,0"], ["cres", "2,0"]),
         (["--cres="], ["cres"]),
         (["--cres=1,1,1,1,1"], ["--cres=1,1,1,1,1: ", "8"]),
         (["--cbase=7"], ["--cbase=7"]),
         (["--arch=adm"], ["64", "8"]),
         (["--precond=edm", "--rho=2"], ["rho", "2", "edm"]),
-        (["--precond=vp", "--gamma0=1"], ["gamma0", "1", "vp"]),
-        (["--precond=ve", "--g_type=orig"], ["g_type", "orig", "ve"]),
         (["--precond=edm", "--dims_to_keep=5"], ["dims_to_keep", "5", "64", "edm"]),
         (["--precond=vp", "--tmin=0"], ["tmin", "0"]),
-        (["--precond=vp", "--tmin=0.5", "--tmax=0.5"], ["tmin", "0.5"]),
         (["--tmin=20"], ["tmin", "20", "15.01"]),
-        (["--tmax=1e6"], ["tmax", "1e+06", "1e+30"]),
         (["--batch=99999999999"], ["--batch", "GiB"]),
         (["--cbase=20000"], ["--cbase=20000", "GiB"]),
         (["--cbase=100000000"], ["--cbase=100000000", "65536"]),
-        (["--g_type=orig", "--inflation_gap=2"], ["g_type", "inflation_gap"]),
-        (["--desc=a/b"], ["a/b"]),
         (["--transfer=http://example.org/network.pkl"], ["http://example.org", "https"]),
     ],
     ids=lambda value: " ".join(value),
@@ -59,6 +52,10 @@ def gray(folder: Path, count: int = 20, side: int = 8) -> Path:
     return write_images(folder / "data.zip", images)
 
 
+def constant(folder: Path) -> Path:
+    return write_images(folder / "data.zip", np.full((9, 8, 8, 1), 3))
+
+
 def mixed(folder: Path) -> Path:
     with image_writer(folder / "data.zip") as writer:
         for side in (8, 8, 16):
@@ -72,18 +69,8 @@ BAD_DATA: dict[str, tuple[Callable[[Path], Path], list[str], int, list[str]]] = 
     "no labels": (gray, ["--cond"], 1, ["data.zip", "labels"]),
     "odd side": (lambda folder: gray(folder, side=12), [], 2, ["12 x 12", "power of two"]),
     "one image": (lambda folder: gray(folder, count=1), ["--augment=0"], 1, ["one point"]),
-    "constant": (
-        lambda folder: write_images(folder / "data.zip", np.full((9, 8, 8, 1), 3)),
-        [],
-        1,
-        ["does not vary"],
-    ),
-    "images that differ in shape": (
-        mixed,
-        [],
-        1,
-        ["data.zip", "16x16", "8x8"],
-    ),
+    "constant": (constant, [], 1, ["does not vary"]),
+    "images that differ in shape": (mixed, [], 1, ["data.zip", "16x16", "8x8"]),
     "transfer of a missing file": (gray, ["--transfer=none.pkl"], 1, ["none.pkl"]),
     "transfer of no network": (gray, [f"--transfer={__file__}"], 1, [Path(__file__).name]),
 }

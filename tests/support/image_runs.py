@@ -1,4 +1,4 @@
-"""Tiny trainings on images, and how two of them are compared; runs are not to be written to."""
+"""Tiny trainings, on images and not, and how two of them are compared."""
 
 import json
 from collections.abc import Callable
@@ -56,16 +56,6 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return read_network(network_file(folder))[0]["network"].state
 
 
-def vector(state: dict[str, torch.Tensor]) -> torch.Tensor:
-    return torch.cat([state[name].double().flatten() for name in sorted(state)])
-
-
-def distance(one: Path, other: Path) -> float:
-    """Between the weights of two runs, relative to their norm."""
-    first, second = vector(weights(one)), vector(weights(other))
-    return float((first - second).norm() / second.norm())
-
-
 def stats(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
 
@@ -87,6 +77,19 @@ def same_end(one: Path, other: Path) -> bool:
     states = [read_state(max(folder.glob("training-state-*.pt"))) for folder in (one, other)]
     networks = [read_network(network_file(folder)) for folder in (one, other)]
     return equal(*states) and equal(*networks)
+
+
+def assert_written(folder: Path) -> None:
+    """Asserts that a short run left the files that are promised, and nothing else."""
+    events = list(folder.glob("events.out.tfevents.*"))
+    assert len(events) == 1
+    assert {path.name for path in folder.iterdir()} - {events[0].name} == {
+        "log.txt",
+        "network-snapshot-000000.pkl",
+        "stats.jsonl",
+        "training-state-000000.pt",
+        "training_options.json",
+    }
 
 
 @pytest.fixture(scope="session")
