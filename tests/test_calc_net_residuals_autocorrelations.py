@@ -3,10 +3,9 @@
 import json
 import os
 import shutil
-import signal
-from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import pytest
 import torch
 
 import calc_net_residuals_autocorrelations as script
-from tests.support.image_models import save_image_model, write_image_set
+from tests.support.image_models import save_image_models, write_image_set
 from tests.support.rank_pool import RankPool
 from tests.support.running import refused
 from torch_utils.results import load_arrays, save_arrays
@@ -56,13 +55,11 @@ def places(
 ) -> dict[str, Path]:
     """Network files of a toy and of images, and the images."""
     folder = tmp_path_factory.mktemp("networks")
-    toy = toy_network("--data_name=circles", "--tmax=7.01")
-    save_image_model(folder / "images.pkl", t_max=3.0)
-    save_image_model(folder / "classes.pkl", 10, t_max=3.0, label_dim=3, output="random")
     write_image_set(folder / "blobs.zip", 30, classes=3)
-    return {"toy": toy, "data": folder / "blobs.zip"} | {
-        name: folder / f"{name}.pkl" for name in ("images", "classes")
-    }
+    classes = {"dims_to_keep": 10, "label_dim": 3, "output": "random"}
+    networks = save_image_models(folder, {"images": {}, "classes": classes}, t_max=3.0)
+    toy = toy_network("--data_name=circles", "--tmax=7.01")
+    return {**networks, "toy": toy, "data": folder / "blobs.zip"}
 
 
 @pytest.fixture
@@ -100,24 +97,23 @@ def numpy_correlations(first: np.ndarray, later: np.ndarray) -> np.ndarray:
     return np.corrcoef(*pair, rowvar=False)[:dim, dim:]
 
 
-def test_toys_files_have_the_promised_names_and_contents(run: Run) -> None:
-    folder = run("toy", "--h=0.5")
+@pytest.mark.parametrize(
+    ("given", "times"),
+    [(["--h=0.5"], [0, 0.5, 1, 1.5]), ([], torch.linspace(0, 7.01, STEPS, dtype=torch.float64))],
+)
+def test_toys_files_have_the_promised_names_and_contents(
+    run: Run, given: list[str], times: Any
+) -> None:
+    folder = run("toy", *given)
     assert sorted(os.listdir(folder)) == [TOY_FILE.replace("npz", "json"), TOY_FILE]
     arrays = load_arrays(folder / TOY_FILE)
     assert set(arrays) == {*TOY_KEYS, *ABOUT, "format"}
     for name in TOY_KEYS:
-        assert arrays[name].shape == (STEPS, COUNT, 2)
-        assert arrays[name].dtype == np.float32
-    np.testing.assert_array_equal(arrays["times"], [0, 0.5, 1, 1.5])
+        assert (arrays[name].shape, arrays[name].dtype) == ((STEPS, COUNT, 2), np.float32)
+    np.testing.assert_array_equal(arrays["times"], times)
     parameters = json.loads((folder / TOY_FILE.replace("npz", "json")).read_text())
-    assert set(parameters["options"]) >= {param.name for param in script.extracttoys.params}
     assert parameters["denoiser_calls"] == STEPS
     assert parameters["options"]["dims_to_keep"] == 2
-
-
-def test_without_h_times_run_evenly_up_to_tmax(run: Run) -> None:
-    times = load_arrays(run("toy") / TOY_FILE)["times"]
-    np.testing.assert_allclose(times, np.linspace(0, 7.01, STEPS))
 
 
 @pytest.mark.parametrize("noise", ["independent", "path"])
@@ -149,15 +145,10 @@ def test_toy_residuals_are_those_of_the_same_points_at_every_time(
 
 def test_without_exact_there_are_no_exact_residuals(run_script: Run, run: Run) -> None:
     folder = run("toy", "--no-exact")
-    arrays = load_arrays(folder / TOY_FILE)
-    assert "exact_residuals" not in arrays
+    assert "exact_residuals" not in load_arrays(folder / TOY_FILE)
     results = correlate(run_script, "calctoys", folder / TOY_FILE)
-    assert set(load_arrays(results / "circles_PRP_toy_autocorrelations.npz")) == {
-        "format",
-        "net_outputs_acs",
-        "net_residuals_acs",
-        "times",
-    }
+    names = {"format", "net_outputs_acs", "net_residuals_acs", "times"}
+    assert set(load_arrays(results / "circles_PRP_toy_autocorrelations.npz")) == names
 
 
 def test_toy_correlations_are_those_of_numpy(run_script: Run, run: Run) -> None:
@@ -166,17 +157,13 @@ def test_toy_correlations_are_those_of_numpy(run_script: Run, run: Run) -> None:
     same = ("--data_name=circles", f"--n_time_pts={STEPS}", f"--n_samples={COUNT}", "--data_dim=2")
     folder = correlate(run_script, "calctoys", source, *same, "--dims_to_keep=2")
     stem = "circles_PRP_toy_autocorrelations"
-    assert sorted(os.listdir(folder)) == [
-        f"{stem}.npz",
-        f"{stem}_summary.json",
-        f"{stem}_summary.npz",
-    ]
-    found = load_arrays(folder / f"{stem}.npz")
-    summary = load_arrays(folder / f"{stem}_summary.npz")
-    facts = json.loads((folder / f"{stem}_summary.json").read_text())["quantities"]
+    names = [f"{stem}{end}" for end in (".npz", "_summary.json", "_summary.npz")]
+    assert sorted(os.listdir(folder)) == names
+    found, summary = load_arrays(folder / names[0]), load_arrays(folder / names[2])
+    facts = json.loads((folder / names[1]).read_text())["quantities"]
     for name in TOY_KEYS:
-        assert found[f"{name}_acs"].dtype == np.float32
         expected = [numpy_correlations(arrays[name][0], later) for later in arrays[name]]
+        assert found[f"{name}_acs"].dtype == np.float32
         np.testing.assert_allclose(found[f"{name}_acs"], expected, atol=1e-6)
         diagonals = np.diagonal(expected, axis1=1, axis2=2)
         np.testing.assert_allclose(summary[f"{name}_diagonal"], diagonals, atol=1e-6)
@@ -225,9 +212,8 @@ def test_residuals_of_images_are_those_of_a_known_linear_denoiser(
 def test_path_residuals_of_images_are_along_their_melts_under_their_classes(
     run: Run, places: dict[str, Path]
 ) -> None:
-    pixels, labels = ImageDataset(places["data"], use_labels=True, max_size=COUNT, seed=0).read(
-        range(COUNT)
-    )
+    dataset = ImageDataset(places["data"], use_labels=True, max_size=COUNT, seed=0)
+    pixels, labels = dataset.read(range(COUNT))
     flow = Model.load(places["classes"]).flow.given(labels=labels)
     found = image_times(run("classes", "--noise=path", "--solver=heun"), "blobs_PRRto10D")
     times = torch.from_numpy(found[0]["times"])
@@ -246,9 +232,7 @@ def test_image_correlations_are_those_of_numpy_for_any_batches(
     folder = correlate(run_script, "calc", source, f"--bs={size}", "--dims_to_keep=64")
     stem = "blobs_PRP_autocorrelations"
     paths = [f"{stem}_times0_{index}.npz" for index in range(STEPS)]
-    assert sorted(os.listdir(folder)) == sorted(
-        [*paths, f"{stem}_summary.npz", f"{stem}_summary.json"]
-    )
+    assert set(os.listdir(folder)) == {*paths, f"{stem}_summary.npz", f"{stem}_summary.json"}
     summary = load_arrays(folder / f"{stem}_summary.npz")
     extracted = image_times(source)
     for index, path in enumerate(paths):
@@ -262,20 +246,6 @@ def test_image_correlations_are_those_of_numpy_for_any_batches(
             np.testing.assert_allclose(diagonal, expected.diagonal(), atol=1e-6)
 
 
-@pytest.mark.parametrize("noise", ["independent", "path"])
-@pytest.mark.parametrize("network", ["toy", "images"])
-def test_the_size_of_batches_changes_nothing(run: Run, network: str, noise: str) -> None:
-    folders = [run(network, f"--noise={noise}", f"--bs={size}") for size in (3, 50)]
-    names = sorted(path.name for path in folders[0].glob("*.npz"))
-    for name in names:
-        one, other = (load_arrays(folder / name) for folder in folders)
-        for key, array in one.items():
-            if array.dtype.kind == "f":
-                np.testing.assert_allclose(other[key], array, rtol=0, atol=1e-6)
-            else:
-                assert other[key] == array
-
-
 def test_a_rank_may_have_no_samples(
     two_ranks: RankPool, places: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -285,30 +255,11 @@ def test_a_rank_may_have_no_samples(
     assert load_arrays(tmp_path / "x" / TOY_FILE)["net_outputs"].shape == (2, 1, 2)
 
 
-def test_sigterm_leaves_no_scratch_data(
-    run_script: Run, places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    denoise = MixtureDenoiser.forward
-
-    def stop(self: MixtureDenoiser, *arguments: Any, **more: Any) -> torch.Tensor:
-        assert list(tmp_path.iterdir())
-        signal.raise_signal(signal.SIGTERM)
-        return denoise(self, *arguments, **more)
-
-    monkeypatch.setattr(MixtureDenoiser, "forward", stop)
-    result = run_script(script, *TOY, f"--network={places['toy']}", f"--save_dir={tmp_path}")
-    refused(result, 128 + signal.SIGTERM, "stopped by SIGTERM")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_the_disk_is_looked_at_before_anything_is_written(
     run_script: Run, places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = namedtuple("usage", "total used free")
-    free = 2**30
-    monkeypatch.setattr(
-        residual_files.shutil, "disk_usage", lambda path: usage(2 * free, free, free)
-    )
+    usage = SimpleNamespace(free=2**30)
+    monkeypatch.setattr(residual_files.shutil, "disk_usage", lambda path: usage)
     few = (f"--network={places['toy']}", f"--save_dir={tmp_path / 'x'}", "--n_time_pts=1000")
     result = run_script(script, "extracttoys", *few, "--n_samples=100000")
     # Three arrays of 1000 x 100000 x 2 numbers of four bytes.
@@ -330,98 +281,89 @@ def test_memory_of_extraction_holds_batches_only(run: Run, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("arguments", "parts"),
+    ("command", "arguments", "code", "parts"),
     [
-        (["--data_name=moons"], ["moons", "circles"]),
-        (["--data_dim=3"], ["3", "2"]),
-        (["--dims_to_keep=1"], ["1", "2"]),
-        (["--n_time_pts=703", "--h=0.01"], ["7.02", "7.01"]),
+        ("extracttoys", ["--data_name=moons"], 2, ["moons", "circles"]),
+        ("extracttoys", ["--data_dim=3"], 2, ["3", "2"]),
+        ("extracttoys", ["--dims_to_keep=1"], 2, ["1", "2"]),
+        ("extracttoys", ["--n_time_pts=703", "--h=0.01"], 2, ["7.02", "7.01"]),
+        ("extract", ["--n_samples=31"], 1, ["30", "31"]),
+        ("extract", ["--dims_to_keep=10"], 2, ["10", "64"]),
+        ("extract", ["--end_time=4"], 2, ["4", "3"]),
+        ("extract", ["--data_name=a/b"], 2, ["a/b"]),
+        ("extract", ["--disc=vp_ode", "--vpode_disc_eps=3"], 2, ["vpode_disc_eps", "3"]),
     ],
-    ids=lambda value: " ".join(value),
+    ids=str,
 )
-def test_bad_options_of_toys_end_with_one_line_and_nothing_written(
-    run_script: Run, places: dict[str, Path], tmp_path: Path, arguments: list[str], parts: list[str]
-) -> None:
-    where = (f"--network={places['toy']}", f"--save_dir={tmp_path / 'x'}", "--n_samples=3")
-    result = run_script(script, "extracttoys", *where, *arguments)
-    refused(result, 2, *parts)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "parts"),
-    [
-        (["--n_samples=31"], 1, ["30", "31"]),
-        (["--dims_to_keep=10"], 2, ["10", "64"]),
-        (["--end_time=4"], 2, ["4", "3"]),
-        (["--data_name=a/b"], 2, ["a/b"]),
-        (["--disc=vp_ode", "--vpode_disc_eps=3"], 2, ["vpode_disc_eps", "3"]),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
-)
-def test_bad_options_of_images_end_with_one_line_and_nothing_written(
+def test_bad_options_end_with_one_line_and_nothing_written(
     run_script: Run,
     places: dict[str, Path],
     tmp_path: Path,
+    command: str,
     arguments: list[str],
     code: int,
     parts: list[str],
 ) -> None:
-    where = (f"--network={places['images']}", f"--data_root={places['data']}", "--n_samples=3")
-    result = run_script(script, "extract", *where, f"--save_dir={tmp_path / 'x'}", *arguments)
-    refused(result, code, *parts)
+    where = [f"--network={places['toy']}"]
+    if command == "extract":
+        where = [f"--network={places['images']}", f"--data_root={places['data']}"]
+    few = (f"--save_dir={tmp_path / 'x'}", "--n_samples=3")
+    refused(run_script(script, command, *where, *few, *arguments), code, *parts)
     assert list(tmp_path.iterdir()) == []
 
 
-def refusal(run_script: Run, command: str, source: Path, *arguments: str, code: int) -> str:
-    folder = source.parent / "refused"
-    place = (f"--save_dir={folder}", f"--res_root={source}")
-    result = run_script(script, command, *place, *arguments)
-    refused(result, code)
-    assert not folder.exists()
-    return result.error
+def results_of(network: str, folder: Path) -> tuple[str, Path]:
+    """The command that correlates what was extracted, and what it is given."""
+    return ("calctoys", folder / TOY_FILE) if network == "toy" else ("calc", folder)
+
+
+@pytest.fixture
+def refusal(run_script: Run) -> Callable[..., str]:
+    """``refusal(command, source, *arguments, code=, begun=)``: the line; nothing was written.
+
+    If it had begun, the folder of its results may be there.
+    """
+
+    def check(command: str, source: Path, *arguments: str, code: int, begun: bool = False) -> str:
+        folder = source.parent / "refused"
+        place = (f"--save_dir={folder}", f"--res_root={source}")
+        result = run_script(script, command, *place, *arguments)
+        refused(result, code)
+        assert list(folder.iterdir()) == [] if begun else not folder.exists()
+        return result.error
+
+    return check
 
 
 @pytest.mark.parametrize(
-    ("option", "known"),
+    ("network", "option", "known"),
     [
-        ("--data_name=moons", "circles"),
-        ("--data_dim=3", "2"),
-        ("--dims_to_keep=1", "2"),
-        ("--n_time_pts=5", str(STEPS)),
-        ("--n_samples=11", str(COUNT)),
+        ("toy", "--data_name=moons", "circles"),
+        ("toy", "--data_dim=3", "2"),
+        ("toy", "--dims_to_keep=1", "2"),
+        ("toy", "--n_time_pts=5", str(STEPS)),
+        ("toy", "--n_samples=11", str(COUNT)),
+        ("images", "--data_name=moons", "blobs"),
+        ("images", "--dims_to_keep=10", "64"),
+        ("images", "--n_time_pts=5", str(STEPS)),
+        ("images", "--n_samples=11", str(COUNT)),
     ],
 )
-def test_options_that_contradict_a_toys_file_are_refused_with_both_values(
-    run_script: Run, run: Run, option: str, known: str
+def test_options_that_contradict_the_files_are_refused_with_both_values(
+    refusal: Run, run: Run, network: str, option: str, known: str
 ) -> None:
-    line = refusal(run_script, "calctoys", run("toy") / TOY_FILE, option, code=2)
+    command, source = results_of(network, run(network))
+    line = refusal(command, source, option, code=2)
     assert option.split("=")[1] in line
     assert known in line
 
 
-@pytest.mark.parametrize(
-    ("option", "known"),
-    [
-        ("--data_name=moons", "blobs"),
-        ("--dims_to_keep=10", "64"),
-        ("--n_time_pts=5", str(STEPS)),
-        ("--n_samples=11", str(COUNT)),
-    ],
-)
-def test_options_that_contradict_the_files_of_images_are_refused_with_both_values(
-    run_script: Run, run: Run, option: str, known: str
+def test_of_two_extractions_in_a_folder_one_is_chosen_by_name(
+    run_script: Run, refusal: Run, run: Run
 ) -> None:
-    line = refusal(run_script, "calc", run("images"), option, code=2)
-    assert option.split("=")[1] in line
-    assert known in line
-
-
-def test_of_two_extractions_in_a_folder_one_is_chosen_by_name(run_script: Run, run: Run) -> None:
     folder, other = run("images"), run("classes", "--data_name=other")
-    for path in other.iterdir():
-        shutil.copy(path, folder)
-    line = refusal(run_script, "calc", folder, code=2)
+    shutil.copytree(other, folder, dirs_exist_ok=True)
+    line = refusal("calc", folder, code=2)
     assert "--data_name=other" in line
     assert "--data_name=blobs" in line
     results = correlate(run_script, "calc", folder, "--data_name=other")
@@ -429,22 +371,19 @@ def test_of_two_extractions_in_a_folder_one_is_chosen_by_name(run_script: Run, r
 
 
 def test_files_of_another_extraction_among_those_of_images_are_refused(
-    run_script: Run, run: Run
+    refusal: Run, run: Run
 ) -> None:
     folder, other = run("images"), run("images", "--seed=1")
-    name = "blobs_PRP_net_outputs_residuals_time2.npz"
-    original = (folder / name).read_bytes()
-    shutil.copy(other / name, folder)
-    assert name in refusal(run_script, "calc", folder, code=1)
-    (folder / name).unlink()
-    assert name in refusal(run_script, "calc", folder, code=1)
-    (folder / name).write_bytes(original[:-3000])
-    assert name in refusal(run_script, "calc", folder, code=1)
-    shutil.copy(folder / name.replace("time2", "time1"), folder / name)
-    assert name in refusal(run_script, "calc", folder, code=1)
+    path = folder / "blobs_PRP_net_outputs_residuals_time2.npz"
+    before = path.with_name(path.name.replace("time2", "time1")).read_bytes()
+    for content in ((other / path.name).read_bytes(), path.read_bytes()[:-3000], before):
+        path.write_bytes(content)
+        assert path.name in refusal("calc", folder, code=1)
+    path.unlink()
+    assert path.name in refusal("calc", folder, code=1)
 
 
-def test_broken_files_of_toys_are_told_in_one_line(run_script: Run, run: Run) -> None:
+def test_broken_files_of_toys_are_told_in_one_line(refusal: Run, run: Run) -> None:
     path = run("toy") / TOY_FILE
     arrays = load_arrays(path)
     changes: list[tuple[Arrays, str]] = [
@@ -460,81 +399,67 @@ def test_broken_files_of_toys_are_told_in_one_line(run_script: Run, run: Run) ->
     ]
     for change, part in changes:
         save_arrays(path, arrays | change)
-        assert part in refusal(run_script, "calctoys", path, code=1)
+        assert part in refusal("calctoys", path, code=1)
     del arrays["net_residuals"]
     save_arrays(path, arrays)
-    assert "net_residuals" in refusal(run_script, "calctoys", path, code=1)
-    path.write_bytes(b"garbage")
-    assert TOY_FILE in refusal(run_script, "calctoys", path, code=1)
+    assert "net_residuals" in refusal("calctoys", path, code=1)
     path.unlink()
-    assert TOY_FILE in refusal(run_script, "calctoys", path, code=1)
+    assert TOY_FILE in refusal("calctoys", path, code=1)
 
 
-def test_values_that_are_not_finite_are_told_and_no_result_is_written(
-    run_script: Run, run: Run, tmp_path: Path
+@pytest.mark.parametrize(
+    ("network", "factor", "part"),
+    [("toy", np.nan, "not finite"), ("toy", 1e238, "too large"), ("images", 1e238, "too large")],
+)
+def test_values_that_are_not_finite_or_too_large_are_told_with_their_place(
+    refusal: Run, run: Run, network: str, factor: float, part: str
 ) -> None:
-    path = run("toy") / TOY_FILE
+    folder = run(network)
+    path = min(folder.glob("*.npz"))
     arrays = load_arrays(path)
-    arrays["net_residuals"][2, 3, 1] = np.nan
-    save_arrays(path, arrays)
-    result = run_script(script, "calctoys", f"--save_dir={tmp_path / 'x'}", f"--res_root={path}")
-    assert result.code == 1
-    assert "not finite" in result.error
-    assert list((tmp_path / "x").iterdir()) == []
+    outputs = arrays["net_outputs"].astype("f8")
+    outputs.flat[7] *= factor
+    save_arrays(path, arrays | {"net_outputs": outputs})
+    line = refusal(*results_of(network, folder), code=1, begun=True)
+    assert f"{path}: 'net_outputs'" in line
+    assert part in line
 
 
-def test_values_too_large_are_told_with_their_place_and_no_result_is_written(
-    run_script: Run, run: Run, tmp_path: Path
-) -> None:
-    toy, images = run("toy") / TOY_FILE, run("images")
-    files = toy, images / "blobs_PRP_net_outputs_residuals_time0.npz"
-    for path, command, source in zip(files, ("calctoys", "calc"), (toy, images), strict=True):
-        arrays = load_arrays(path)
-        save_arrays(path, arrays | {"net_outputs": arrays["net_outputs"].astype("f8") * 1e238})
-        folder = tmp_path / command
-        result = run_script(script, command, f"--save_dir={folder}", f"--res_root={source}")
-        assert result.code == 1
-        assert f"{path}: 'net_outputs'" in result.error
-        assert "too large" in result.error
-        assert list(folder.iterdir()) == []
-
-
-@pytest.mark.parametrize("network", ["toy", "images"])
-def test_a_summary_tells_what_it_was_made_of_and_how_long_it_took(
-    run_script: Run, run: Run, places: dict[str, Path], network: str
+@pytest.mark.parametrize(
+    ("network", "data"),
+    [
+        ("toy", {"data_name": "circles", "dims_to_keep": 2}),
+        ("images", {"data_name": "blobs", "dims_to_keep": 64}),
+    ],
+)
+def test_a_summary_tells_what_it_was_made_of(
+    run_script: Run,
+    refusal: Run,
+    run: Run,
+    places: dict[str, Path],
+    network: str,
+    data: dict[str, Any],
 ) -> None:
     folder = run(network, "--seed=7", "--noise=path", "--solver=heun")
-    command, source = ("calctoys", folder / TOY_FILE) if network == "toy" else ("calc", folder)
+    command, source = results_of(network, folder)
     (parameters,) = folder.glob("*.json")
     (file, *_) = folder.glob("*.npz")
     origin = str(load_arrays(file)["origin"])
 
-    def summary() -> dict[str, Any]:
+    def extraction() -> dict[str, Any]:
         (path,) = correlate(run_script, command, source, "--overwrite").glob("*_summary.json")
-        return json.loads(path.read_text())
+        return json.loads(path.read_text())["extraction"]
 
-    made = summary()
-    assert 0 < made["seconds"] < 100
-    assert made["options"]["device_name"] in ("cpu", "cuda")
-    assert made["extraction"] == {
-        "data_name": "circles" if network == "toy" else "blobs",
-        "schedule": "PRP",
-        "noise": "path",
-        "dims_to_keep": 2 if network == "toy" else 64,
-        "origin": origin,
-        "network": str(places[network]),
-        "calibration": True,
-        "n_samples": COUNT,
-        "seed": 7,
-    }
+    of = {"network": str(places[network]), "calibration": True, "n_samples": COUNT, "seed": 7}
+    assert extraction() == {"schedule": "PRP", "noise": "path", "origin": origin, **data, **of}
     # Options that are not of these residuals tell nothing of them.
     others = json.loads(parameters.read_text()) | {"origin": "0123456789abcdef"}
     for content in (json.dumps(others), None):
         parameters.unlink() if content is None else parameters.write_text(content)
-        about = summary()["extraction"]
+        about = extraction()
         assert (about["origin"], about["seed"], about["network"]) == (origin, None, None)
     parameters.write_text("broken")
-    assert parameters.name in refusal(run_script, command, source, code=1)
+    assert parameters.name in refusal(command, source, code=1)
 
 
 def test_dimensions_without_variance_are_counted(run_script: Run, run: Run) -> None:
@@ -542,13 +467,9 @@ def test_dimensions_without_variance_are_counted(run_script: Run, run: Run) -> N
     arrays = load_arrays(path)
     arrays["net_residuals"][1, :, 0] = 0.25
     save_arrays(path, arrays)
-    folder = correlate(run_script, "calctoys", path)
-    stem = "circles_PRP_toy_autocorrelations"
-    found = load_arrays(folder / f"{stem}.npz")["net_residuals_acs"]
-    assert not found[1, :, 0].any()
-    summary = load_arrays(folder / f"{stem}_summary.npz")
+    stem = correlate(run_script, "calctoys", path) / "circles_PRP_toy_autocorrelations_summary"
+    summary = load_arrays(stem.with_suffix(".npz"))
     assert summary["net_residuals_constant"].tolist() == [0, 1, 0, 0]
-    assert summary["net_residuals_mean"][1] == found[1, 1, 1]
-    facts = json.loads((folder / f"{stem}_summary.json").read_text())["quantities"]
+    facts = json.loads(stem.with_suffix(".json").read_text())["quantities"]
     assert facts["net_residuals"]["most_constant_dims"] == 1
     assert facts["net_outputs"]["most_constant_dims"] == 0

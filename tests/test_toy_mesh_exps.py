@@ -4,15 +4,17 @@ import errno
 import json
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 
 import toy_mesh_exps
-from tests.support.running import refused
+from tests.support.running import refused, unless_given
 from torch_utils.results import load_arrays
 from training.data.toys import Toy
 from training.measure.boundaries import (
@@ -31,7 +33,6 @@ from training.settings.toy_mesh_exps import BOUNDARY_POINTS, LIMITS, MOST_BOUNDA
 Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]
 
-ROOT = Path(toy_mesh_exps.__file__).parent
 STAGES = ("latent", "data", "end")
 NETWORKS = {
     "PRP": ["--data_name=circles"],
@@ -72,49 +73,37 @@ def measure(
 
     What was measured once is not measured again, and its folder is not to be written to.
     """
-    made: dict[tuple[str, ...], Found] = {}
 
+    @cache
     def start(score: str, *arguments: str) -> Found:
-        key = (score, *arguments)
-        if key not in made:
-            made[key] = run(score, *arguments)
-        return made[key]
-
-    def run(score: str, *arguments: str) -> Found:
+        standard = {"--test_pts": 300, "--steps": 6, "--boundary_pts": 50, "--r_num": 3}
         if score == "net":
             arguments = (f"--network={networks[arguments[0]]}", *arguments[1:])
-        elif not any("--data_name" in argument for argument in arguments):
-            arguments = ("--data_name=circles", *arguments)
-        given = {argument.partition("=")[0] for argument in arguments}
-        few = {"--test_pts": 300, "--steps": 6, "--boundary_pts": 50, "--r_num": 3}
-        left = [f"{name}={value}" for name, value in few.items() if name not in given]
-        if score == "net" and not any("paired" in argument for argument in arguments):
-            left.append("--no-paired")
+            standard["--paired"] = "--paired" in arguments
+            arguments = tuple(text for text in arguments if text != "--paired")
+        else:
+            standard["--data_name"] = "circles"
         folder = tmp_path_factory.mktemp("measured")
-        arguments = (f"--save_dir={folder}", f"--score={score}", *left, *arguments)
-        result = run_script(toy_mesh_exps, *arguments)
+        given = unless_given(standard, (f"--save_dir={folder}", f"--score={score}", *arguments))
+        result = run_script(toy_mesh_exps, *given)
         assert (result.code, result.err) == (0, ""), result.err
         return Found(folder, result.out)
 
     return start
 
 
+@pytest.mark.parametrize("score", [("exact",), ("net", "PRP")])
 def test_a_wider_latent_space_has_wider_spheres_and_the_same_coverage(
-    measure: Callable[..., Found],
+    measure: Run, score: tuple[str, ...]
 ) -> None:
-    for score in (("exact",), ("net", "PRP")):
-        one, two = measure(*score), measure(*score, "--end_vars=2")
-        np.testing.assert_allclose(
-            two.arrays["boundary_latent"], 2 * one.arrays["boundary_latent"], rtol=1e-9
-        )
-        np.testing.assert_allclose(
-            two.arrays["boundary_data"], one.arrays["boundary_data"], atol=1e-5
-        )
+    one, two = measure(*score).arrays, measure(*score, "--end_vars=2").arrays
+    np.testing.assert_allclose(two["boundary_latent"], 2 * one["boundary_latent"], rtol=1e-9)
+    np.testing.assert_allclose(two["boundary_data"], one["boundary_data"], atol=1e-5)
 
 
 @pytest.mark.parametrize("dims_to_keep", [1, 2])
 def test_in_the_exact_flow_of_circles_coverage_stays_within_three_tenths_of_a_point(
-    measure: Callable[..., Found], dims_to_keep: int
+    measure: Run, dims_to_keep: int
 ) -> None:
     defaults = ("--boundary_pts=200", "--r_num=7", "--steps=16", "--test_pts=2000")
     found = measure("exact", f"--dims_to_keep={dims_to_keep}", *defaults)
@@ -133,25 +122,12 @@ def test_in_the_exact_flow_of_circles_coverage_stays_within_three_tenths_of_a_po
 
 
 @pytest.mark.parametrize(("network", "eps"), [("PRP", "auto"), ("PRR", "0.01")])
-def test_coverage_stays_whatever_the_network(
-    measure: Callable[..., Found], network: str, eps: str
-) -> None:
+def test_coverage_stays_whatever_the_network(measure: Run, network: str, eps: str) -> None:
     """An untrained one hardly bends the boundaries, but its law is far from that of the data."""
     found = measure("net", network, f"--eps={eps}", "--steps=10", "--boundary_pts=400")
     assert found.largest_change <= 0.01
     fresh = np.abs(found.column("fresh")[0] - found.result["exact"]).max()
     assert fresh > 10 * found.largest_change
-
-
-def test_few_steps_of_euler_show_as_an_error_of_the_way_back(
-    measure: Callable[..., Found],
-) -> None:
-    moved = []
-    for steps in (6, 100):
-        found = measure("exact", "--solver=euler", f"--steps={steps}", "--boundary_pts=200")
-        arrays = found.arrays
-        moved.append(np.abs(arrays["test_end"] - arrays["test_latent"]).max())
-    assert moved[1] < 0.2 * moved[0]
 
 
 @pytest.mark.parametrize("boundary", ["transport", "alpha"])
@@ -160,9 +136,7 @@ def test_few_steps_of_euler_show_as_an_error_of_the_way_back(
     [["net", "PRP"], ["net", "PRR"], ["exact", "--data_name=alt_s_curve", "--num_seeds=2"]],
     ids=" ".join,
 )
-def test_the_files_hold_what_was_counted(
-    measure: Callable[..., Found], arguments: list[str], boundary: str
-) -> None:
+def test_the_files_hold_what_was_counted(measure: Run, arguments: list[str], boundary: str) -> None:
     found = measure(*arguments, f"--boundary={boundary}", "--seed=3")
     arrays, seeds = found.arrays, 1 + ("--num_seeds=2" in arguments)
     names = [f"{found.stem}_coverage.json", f"{found.stem}_coverage.npz"]
@@ -194,43 +168,33 @@ def test_the_files_hold_what_was_counted(
                 assert enclosed_volume(*mesh) > 0
 
 
-@pytest.mark.parametrize("alpha", [None, "0.3"])
+@pytest.mark.parametrize("given", [[], ["--alpha=0.3"]], ids=str)
 def test_the_exact_part_within_an_alpha_shape_is_that_of_the_shape(
-    measure: Callable[..., Found], alpha: str | None
+    measure: Run, given: list[str]
 ) -> None:
-    given = [] if alpha is None else [f"--alpha={alpha}"]
-    found = measure("exact", "--boundary=alpha", "--boundary_pts=200", "--test_pts=4000", *given)
-    std = np.sqrt(found.result["latent_variance"])
-    vertices = found.arrays["boundary_latent"] / std
-    for index in range(3):
-        faces = found.arrays[f"faces_latent_{index}"]
+    found = measure("exact", "--boundary=alpha", "--boundary_pts=200", *given)
+    vertices = found.arrays["boundary_latent"] / np.sqrt(found.result["latent_variance"])
+    for index, told in enumerate(found.result["exact_within_boundary"]):
         shape = vertices[: index + 1].reshape(-1, found.dim)
-        within = gaussian_content_within(shape, faces)
-        assert found.result["exact_within_boundary"][index] == pytest.approx(within, abs=1e-12)
-        error = abs(found.column("latent")[0, index] - within)
-        assert error <= 4 * np.sqrt(within * (1 - within) / 4000)
-    warnings = [line for line in found.told.splitlines() if line.startswith("Warning: ")]
-    assert len(warnings) == (alpha is not None)
-    if alpha is not None:
-        assert found.result["exact_within_boundary"][0] == 0
-        assert "alpha = 0.3 does not fill" in warnings[0]
+        within = gaussian_content_within(shape, found.arrays[f"faces_latent_{index}"])
+        assert told == pytest.approx(within, abs=1e-12)
+    assert ("Warning: alpha = 0.3 does not fill" in found.told) == bool(given)
+    assert (found.result["exact_within_boundary"][0] == 0) == bool(given)
 
 
-def test_the_latents_have_the_law_of_eps_and_boundaries_its_radii(
-    measure: Callable[..., Found],
-) -> None:
-    for eps in ("auto", "0.04"):
-        found = measure("exact", "--dims_to_keep=1", f"--eps={eps}", "--test_pts=4000")
-        variance = np.array(found.result["latent_variance"])
-        assert (variance[1] == 0.04) == (eps == "0.04")
-        assert variance[0] == pytest.approx(1, abs=1e-6)
-        np.testing.assert_allclose(found.arrays["test_latent"][0].var(axis=0), variance, rtol=0.1)
-        radii = np.sqrt((found.arrays["boundary_latent"] ** 2 / variance).sum(axis=2))
-        expected = np.broadcast_to(found.arrays["radii"][:, None], radii.shape)
-        np.testing.assert_allclose(radii, expected)
+@pytest.mark.parametrize("eps", ["auto", "0.04"])
+def test_the_latents_have_the_law_of_eps_and_boundaries_its_radii(measure: Run, eps: str) -> None:
+    found = measure("exact", "--dims_to_keep=1", f"--eps={eps}", "--test_pts=4000")
+    variance = np.array(found.result["latent_variance"])
+    assert (variance[1] == 0.04) == (eps == "0.04")
+    assert variance[0] == pytest.approx(1, abs=1e-6)
+    np.testing.assert_allclose(found.arrays["test_latent"][0].var(axis=0), variance, rtol=0.1)
+    radii = np.sqrt((found.arrays["boundary_latent"] ** 2 / variance).sum(axis=2))
+    expected = np.broadcast_to(found.arrays["radii"][:, None], radii.shape)
+    np.testing.assert_allclose(radii, expected)
 
 
-def test_fresh_data_is_the_toy_with_the_first_noise(measure: Callable[..., Found]) -> None:
+def test_fresh_data_is_the_toy_with_the_first_noise(measure: Run) -> None:
     found = measure("exact", "--data_name=s_curve", "--test_pts=5000", "--gamma0=0.05", "--steps=1")
     fresh = found.arrays["fresh_data"][0]
     mean, covariance = (moment.numpy() for moment in Toy("s_curve").moments())
@@ -238,32 +202,25 @@ def test_fresh_data_is_the_toy_with_the_first_noise(measure: Callable[..., Found
     np.testing.assert_allclose(np.cov(fresh.T), covariance + 0.05 * np.eye(3), atol=0.06)
 
 
-def test_repetitions_are_the_seeds_that_follow(measure: Callable[..., Found]) -> None:
+def test_repetitions_are_the_seeds_that_follow(measure: Run) -> None:
     both = measure("exact", "--num_seeds=2", "--seed=5")
-    for index, seed in enumerate((5, 6)):
-        alone = measure("exact", f"--seed={seed}")
-        for name in (*STAGES, "fresh"):
-            np.testing.assert_array_equal(both.column(name)[index], alone.column(name)[0])
-            assert alone.result["coverage"][name]["two_std"] is None
-    assert not np.array_equal(*both.column("latent"))
+    alone = [measure("exact", f"--seed={seed}") for seed in (5, 6)]
     for name in (*STAGES, "fresh"):
-        values, told = both.column(name), both.result["coverage"][name]
-        np.testing.assert_allclose(told["mean"], values.mean(axis=0))
-        np.testing.assert_allclose(told["two_std"], 2 * values.std(axis=0, ddof=1))
+        expected = np.concatenate([one.column(name) for one in alone])
+        np.testing.assert_array_equal(both.column(name), expected)
+    assert not np.array_equal(*both.column("latent"))
     assert "±" in both.told
 
 
-def test_the_table_is_shown_and_the_parameters_are_saved(measure: Callable[..., Found]) -> None:
+def test_the_table_is_shown_and_the_parameters_are_saved(measure: Run) -> None:
     found = measure("net", "PRP")
-    lines = found.told.splitlines()
-    assert lines[0].split()[0] == "radius"
-    shown = [float(cell) for cell in lines[1].split()]
+    head, first, *_ = (line.split() for line in found.told.splitlines())
     mean = [100 * found.result["coverage"][name]["mean"][0] for name in (*STAGES, "fresh")]
-    assert shown[:2] == [0.5, 11.75]
-    assert shown[2:6] == pytest.approx(mean, abs=0.006)
+    assert (head[0], first[:2]) == ("radius", ["0.5", "11.75"])
+    assert [float(cell) for cell in first[2:6]] == pytest.approx(mean, abs=0.006)
     options = found.result["options"]
-    assert options["data_name"] == "circles"
-    assert (options["data_dim"], options["dims_to_keep"], options["steps"]) == (2, 2, 6)
+    known = {"data_name": "circles", "data_dim": 2, "dims_to_keep": 2, "steps": 6}
+    assert {name: options[name] for name in known} == known
     assert options["h"] == pytest.approx(found.result["end_time"] / 6)
     assert found.result["denoiser_calls"] == 2 * 6 * 6
 
@@ -278,9 +235,8 @@ def test_defaults_are_those_of_the_contract() -> None:
 
 def test_the_help_says_what_the_columns_are_and_what_is_written(run_script: Run) -> None:
     told = " ".join(run_script(toy_mesh_exps, "--help").out.split())
-    columns = [head.removesuffix(" %") for head in TABLE_HEAD[1:]]
     meanings = told.partition("Columns")[2].partition("Files:")[0]
-    places = [meanings.index(f" {column} ") for column in columns]
+    places = [meanings.index(f" {head.removesuffix(' %')} ") for head in TABLE_HEAD[1:]]
     assert places == sorted(places)
     for name in ("exact", "latent", "largest_change", "changed_sides"):
         assert f'("{name}")' in meanings
@@ -289,7 +245,7 @@ def test_the_help_says_what_the_columns_are_and_what_is_written(run_script: Run)
 
 
 def test_the_exact_score_goes_with_the_networks_schedule(
-    measure: Callable[..., Found], networks: dict[str, Path]
+    measure: Run, networks: dict[str, Path]
 ) -> None:
     with_network = measure("exact", f"--network={networks['PRR']}", "--data_name=s_curve")
     alike = ("--data_name=s_curve", "--dims_to_keep=2", "--rho=0.9", "--steps=6")
@@ -344,38 +300,33 @@ def test_bad_options_end_with_one_line_and_nothing_written(
 
 
 def test_a_mesh_of_as_many_points_as_may_be_can_be_read_again(tmp_path: Path) -> None:
-    size = os.stat(write_sphere(tmp_path / "a.ply", 1000)).st_size
-    per_point = (size - os.stat(write_sphere(tmp_path / "b.ply", 500)).st_size) / 500
-    most, together = MOST_BOUNDARY_POINTS, ("r_num", "boundary_pts")
+    path, sizes = tmp_path / "sphere.ply", []
+    for count in (500, 1000):
+        write_mesh(path, *unit_sphere(3, count))
+        sizes.append(path.stat().st_size)
+    per_point, most = (sizes[1] - sizes[0]) / 500, MOST_BOUNDARY_POINTS
     assert most * per_point < MAX_MESH_BYTES
     # An alpha shape has the vertices of all smaller ones in its file, 12 bytes each.
-    whole = most * (per_point - 12) + 12 * LIMITS[together]
-    assert whole < MAX_MESH_BYTES
-
-
-def write_sphere(path: Path, count: int) -> Path:
-    write_mesh(path, *unit_sphere(3, count))
-    return path
+    assert most * (per_point - 12) + 12 * LIMITS["r_num", "boundary_pts"] < MAX_MESH_BYTES
 
 
 @pytest.mark.parametrize(("network", "boundary"), [("PRP", "transport"), ("PRR", "alpha")])
 def test_the_paired_difference_is_that_of_two_runs(
-    measure: Callable[..., Found], networks: dict[str, Path], network: str, boundary: str
+    measure: Run, networks: dict[str, Path], network: str, boundary: str
 ) -> None:
     alike = (f"--boundary={boundary}", "--num_seeds=2", "--seed=4")
     found = measure("net", network, "--paired", *alike)
-    data_name = NETWORKS[network][0]
-    exact = measure("exact", f"--network={networks[network]}", data_name, *alike)
+    exact = measure("exact", f"--network={networks[network]}", NETWORKS[network][0], *alike)
     arrays, paired = found.arrays, found.result["paired"]
     np.testing.assert_array_equal(arrays["fresh_data"], exact.arrays["fresh_data"])
-    boundary_points = arrays["boundary_data_exact"]
-    np.testing.assert_allclose(boundary_points, exact.arrays["boundary_data"], atol=1e-9)
+    theirs = exact.arrays["boundary_data"]
+    np.testing.assert_allclose(arrays["boundary_data_exact"], theirs, atol=1e-9)
     np.testing.assert_array_equal(arrays["coverage_fresh_exact"], exact.column("fresh"))
+    assert paired["fresh_exact"]["by_seed"] == exact.column("fresh").tolist()
     difference = found.column("fresh") - exact.column("fresh")
     np.testing.assert_allclose(arrays["paired_difference"], difference, atol=1e-12)
-    assert np.abs(difference).max() > 0.01
     np.testing.assert_allclose(paired["difference"]["mean"], difference.mean(axis=0), atol=1e-12)
-    assert paired["fresh_exact"]["by_seed"] == exact.column("fresh").tolist()
+    assert np.abs(difference).max() > 0.01
     errors = arrays["paired_standard_error"]
     np.testing.assert_allclose(paired["standard_error"], np.hypot(*errors) / 2)
     assert 0 < errors.max() < 0.03
@@ -383,76 +334,77 @@ def test_the_paired_difference_is_that_of_two_runs(
     assert len(faces) == 3 * (boundary == "alpha")
     head, first, *_ = (line.split() for line in found.told.splitlines())
     assert head[-2:] == ["paired", "s.e."]
-    assert float(first[-2]) == pytest.approx(100 * difference.mean(axis=0)[0], abs=6e-4)
-    assert float(first[-1]) == pytest.approx(100 * paired["standard_error"][0], abs=6e-4)
+    told = [100 * difference.mean(axis=0)[0], 100 * paired["standard_error"][0]]
+    assert [float(cell) for cell in first[-2:]] == pytest.approx(told, abs=6e-4)
 
 
+@pytest.mark.parametrize(
+    ("network", "given", "expected"),
+    [
+        ("PRP", [], True),
+        ("PRP", ["--no-paired"], False),
+        ("PRR", [], False),
+        (None, ["--score=exact", "--data_name=circles"], False),
+    ],
+)
 def test_networks_are_paired_with_the_exact_flow_where_it_costs_little(
-    run_script: Run, networks: dict[str, Path], tmp_path: Path
+    run_script: Run,
+    networks: dict[str, Path],
+    tmp_path: Path,
+    network: str | None,
+    given: list[str],
+    expected: bool,
 ) -> None:
     few = ("--test_pts=100", "--steps=2", "--boundary_pts=20", "--r_num=2")
-    for number, (given, expected) in enumerate(
-        (
-            ([f"--network={networks['PRP']}"], True),
-            ([f"--network={networks['PRP']}", "--no-paired"], False),
-            ([f"--network={networks['PRR']}"], False),
-            (["--score=exact", "--data_name=circles"], False),
-        )
-    ):
-        place = tmp_path / str(number)
-        result = run_script(toy_mesh_exps, *given, *few, f"--save_dir={place}")
-        assert (result.code, result.err) == (0, "")
-        found = Found(place, result.out)
-        assert found.result["options"]["paired"] is expected
-        assert (found.result["paired"] is not None) == expected
-        assert ("paired_difference" in found.arrays) == expected
-        assert ("s.e." in found.told) == expected
+    source = [] if network is None else [f"--network={networks[network]}"]
+    result = run_script(toy_mesh_exps, *source, *given, *few, f"--save_dir={tmp_path}")
+    assert (result.code, result.err) == (0, "")
+    found = Found(tmp_path, result.out)
+    assert found.result["options"]["paired"] is expected
+    assert (found.result["paired"] is not None) == expected
+    assert ("paired_difference" in found.arrays) == expected
+    assert ("s.e." in found.told) == expected
 
 
-def test_overwriting_leaves_no_meshes_of_former_radii(run_script: Run, tmp_path: Path) -> None:
-    folder = tmp_path / "results"
-    few = ("--test_pts=20", "--steps=2", "--boundary_pts=12", "--overwrite")
-    arguments = ("--score=exact", "--data_name=s_curve", f"--save_dir={folder}", *few)
-    assert run_script(toy_mesh_exps, *arguments, "--r_min=1e-5", "--r_num=4").code == 0
-    assert (folder / "s_curve_PRP_r1e-05_end.ply").exists()
+@pytest.fixture
+def remeasure(run_script: Run, tmp_path: Path) -> Callable[..., int]:
+    """``remeasure(*arguments)``: the exit code of a run over the results of before."""
+    few = ("--test_pts=20", "--steps=2", "--boundary_pts=12", "--overwrite", "--solver=euler")
+    alike = ("--score=exact", "--data_name=s_curve", f"--save_dir={tmp_path}", *few)
+    return lambda *arguments: run_script(toy_mesh_exps, *alike, *arguments).code
+
+
+def test_overwriting_leaves_no_meshes_of_former_radii(remeasure: Run, tmp_path: Path) -> None:
+    assert remeasure("--r_min=1e-5", "--r_num=4") == 0
+    assert (tmp_path / "s_curve_PRP_r1e-05_end.ply").exists()
     others = [
         *("alt_s_curve_PRP_r1_data.ply", "s_curve_PRPr1_data.ply", "s_curve_PRP_r1_data.ply.txt"),
         *("s_curve_PRP_r1_data2.ply", "s_curve_PRP_r_data.ply", "s_curve_PRP_rest_end.ply"),
         *("s_curve_PRP_r1_middle.ply", "s_curve_PRRto2D_r1_data.ply", "my s_curve_PRP_r1_end.ply"),
     ]
     for name in others:
-        (folder / name).write_text("mine")
-    (folder / "s_curve_PRP_r7_data.ply").mkdir()
-    assert run_script(toy_mesh_exps, *arguments, "--r_min=1", "--r_num=2").code == 0
+        (tmp_path / name).write_text("mine")
+    (tmp_path / "s_curve_PRP_r7_data.ply").mkdir()
+    assert remeasure("--r_min=1", "--r_num=2") == 0
     meshes = {f"s_curve_PRP_r{r}_{stage}.ply" for r in ("1", "3.5") for stage in STAGES}
-    assert {path.name for path in folder.glob("*.ply*")} == {
-        *others,
-        *meshes,
-        "s_curve_PRP_r7_data.ply",
-    }
-    assert all((folder / name).read_text() == "mine" for name in others)
+    expected = {*others, *meshes, "s_curve_PRP_r7_data.ply"}
+    assert {path.name for path in tmp_path.glob("*.ply*")} == expected
+    assert all((tmp_path / name).read_text() == "mine" for name in others)
 
 
 def test_meshes_of_former_radii_stay_until_there_are_new_results(
-    run_script: Run, tmp_path: Path, contents: Contents
+    remeasure: Run, tmp_path: Path, contents: Contents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "results"
-    few = ("--test_pts=20", "--boundary_pts=12", "--overwrite", "--solver=euler")
-    arguments = ("--score=exact", "--data_name=s_curve", f"--save_dir={folder}", *few)
-    assert run_script(toy_mesh_exps, *arguments, "--steps=2", "--r_num=4").code == 0
-    before = contents(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.files.coverage.save_arrays", full_disk)
-        assert run_script(toy_mesh_exps, *arguments, "--steps=2", "--r_num=2").code == 1
-    assert contents(folder) == before
-
-
-def full_disk(*_: Any) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert remeasure("--r_num=4") == 0
+    before = contents(tmp_path)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr("training.files.coverage.save_arrays", Mock(side_effect=full))
+    assert remeasure("--r_num=2") == 1
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_cuda_device_gives_what_the_cpu_gives(measure: Callable[..., Found]) -> None:
+def test_a_cuda_device_gives_what_the_cpu_gives(measure: Run) -> None:
     on_cpu, on_gpu = (measure("exact", f"--device_name={name}") for name in ("cpu", "cuda"))
     for name, array in on_cpu.arrays.items():
         np.testing.assert_allclose(on_gpu.arrays[name], array, atol=1e-6)
