@@ -1,9 +1,8 @@
 """Toy integration from the command line: what it writes, that it is right, and what it refuses."""
 
 import json
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 import torch
 
 import toy_pfODE_int
-from tests.support.running import refused
+from tests.support.running import refused, unless_given
 from tests.support.trajectories import KEYS
 from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, write_network
@@ -37,34 +36,18 @@ def networks(toy_network: Callable[..., Path]) -> dict[str, Path]:
     return {name: toy_network(*options) for name, options in NETWORKS.items()}
 
 
-@dataclass(frozen=True)
 class Simulated:
     """The results of one command."""
 
-    folder: Path
-    stem: str
-    melt: Arrays
-    roundtrip: Arrays
-    gen: Arrays
-    parameters: dict[str, Any]
-
-    @classmethod
-    def read(cls, folder: Path) -> "Simulated":
+    def __init__(self, folder: Path):
+        self.folder = folder
         (parameters,) = folder.glob("*_sim_params.json")
-        stem = parameters.name.removesuffix("_sim_params.json")
-        melt, roundtrip, gen = (
-            load_arrays(folder / f"{stem}_{name}_results.npz") for name in SIMULATIONS
-        )
-        return cls(folder, stem, melt, roundtrip, gen, json.loads(parameters.read_text()))
-
-    @property
-    def all(self) -> list[Arrays]:
-        return [self.melt, self.roundtrip, self.gen]
-
-    @property
-    def options(self) -> dict[str, Any]:
-        options: dict[str, Any] = self.parameters["options"]
-        return options
+        self.stem = parameters.name.removesuffix("_sim_params.json")
+        self.parameters: dict[str, Any] = json.loads(parameters.read_text())
+        self.options: dict[str, Any] = self.parameters["options"]
+        self.all = [load_arrays(folder / f"{self.stem}_{kind}_results.npz") for kind in SIMULATIONS]
+        self.melt, self.roundtrip, self.gen = self.all
+        self.latents = self.gen["xs_es"][0]
 
 
 @pytest.fixture(scope="session")
@@ -75,25 +58,21 @@ def simulate(
 
     What was simulated once is not simulated again, and its folder is not to be written to.
     """
-    made: dict[tuple[str, ...], Simulated] = {}
 
-    def run(mode: str, *arguments: str) -> Simulated:
+    @cache
+    def start(mode: str, *arguments: str) -> Simulated:
+        standard: dict[str, object] = {"--total_samples": 7, "--save_freq": 2}
         if mode == "net":
             arguments = (f"--network={networks[arguments[0]]}", *arguments[1:])
-        given = {argument.partition("=")[0] for argument in arguments}
-        standard = {"--total_samples": "7", "--save_freq": "2"}
-        standard |= {} if mode == "net" else {"--data_name": "circles"}
-        standard |= {} if "--h" in given else {"--steps": "5"}
-        left = [f"{name}={value}" for name, value in standard.items() if name not in given]
+        else:
+            standard["--data_name"] = "circles"
+        if not any(text.startswith("--h=") for text in arguments):
+            standard["--steps"] = 5
         folder = tmp_path_factory.mktemp("simulated") / "new" / "folder"
-        result = run_script(toy_pfODE_int, mode, f"--save_dir={folder}", *left, *arguments)
+        given = unless_given(standard, arguments)
+        result = run_script(toy_pfODE_int, mode, f"--save_dir={folder}", *given)
         assert (result.code, result.err) == (0, ""), result.err
-        return Simulated.read(folder)
-
-    def start(mode: str, *arguments: str) -> Simulated:
-        if (mode, *arguments) not in made:
-            made[mode, *arguments] = run(mode, *arguments)
-        return made[mode, *arguments]
+        return Simulated(folder)
 
     return start
 
@@ -116,7 +95,7 @@ CASES = {
 
 
 @pytest.fixture(params=list(CASES))
-def case(request: pytest.FixtureRequest, simulate: Callable[..., Simulated]) -> Simulated:
+def case(request: pytest.FixtureRequest, simulate: Run) -> Simulated:
     """Seven samples, five steps, every second saved: states at steps 0, 2, 4 and 5."""
     found = simulate(*CASES[request.param])
     assert found.stem == request.param
@@ -151,9 +130,10 @@ def test_a_roundtrip_runs_back_from_where_the_melt_ended(case: Simulated) -> Non
 
 def test_parameters_tell_the_values_that_were_used_and_the_cost(case: Simulated) -> None:
     options, arrays = case.options, case.melt
+    kept, dim = options["dims_to_keep"], options["data_dim"]
     assert options["data_name"] == case.stem.rsplit("_", 2)[0]
-    assert options["data_dim"] == len(arrays["mean"])
-    assert options["augment_to"] in (0, options["data_dim"])
+    assert dim == len(arrays["mean"])
+    assert options["augment_to"] in (0, dim)
     assert (options["steps"], options["total_samples"]) == (5, 7)
     assert options["h"] == pytest.approx(case.parameters["end_time"] / 5)
     assert options["device_name"] == ("cuda" if torch.cuda.is_available() else "cpu")
@@ -162,11 +142,10 @@ def test_parameters_tell_the_values_that_were_used_and_the_cost(case: Simulated)
         assert case.parameters["simulations"][name]["seconds"] > 0
     if "EDM" not in case.stem:
         # The noise and the scale of the paper, with these values.
-        kept, dim = options["dims_to_keep"], options["data_dim"]
-        growth = np.full(dim, 1.0 if kept < dim else 0.0)
-        gap = options["inflation_gap"]
-        if kept < dim:
-            growth[kept:] = -kept / (dim - kept) if options["g_type"] == "orig" else 1 - gap
+        compressing = -kept / max(dim - kept, 1)
+        if options["g_type"] != "orig":
+            compressing = 1 - options["inflation_gap"]
+        growth = np.where(np.arange(dim) < kept, float(kept < dim), compressing)
         rates = options["rho"] * (1 + growth)
         gamma = options["gamma0"] * np.exp(rates * arrays["times"][:, None])
         np.testing.assert_allclose(arrays["noise_variance"], gamma, rtol=1e-9)
@@ -174,20 +153,7 @@ def test_parameters_tell_the_values_that_were_used_and_the_cost(case: Simulated)
         np.testing.assert_allclose(arrays["scale"], options["end_vars"] / np.sqrt(top), rtol=1e-9)
 
 
-def test_discrete_points_are_those_that_melt(simulate: Callable[..., Simulated]) -> None:
-    found = simulate("discrete", "--data_name=moons", "--total_samples=30")
-    points = found.melt["tilde_xs_es"][0]
-    for arrays in found.all:
-        for x, gamma, denoised in zip(
-            arrays["tilde_xs_es"], arrays["noise_variance"], arrays["net_outs"], strict=True
-        ):
-            logits = -0.5 * ((x[:, None] - points) ** 2 / gamma).sum(axis=2)
-            weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-            softmax = weights / weights.sum(axis=1, keepdims=True)
-            np.testing.assert_allclose(denoised, softmax @ points, atol=1e-8)
-
-
-def test_an_exact_roundtrip_ends_where_the_melt_began(simulate: Callable[..., Simulated]) -> None:
+def test_an_exact_roundtrip_ends_where_the_melt_began(simulate: Run) -> None:
     few = ("--steps=40", "--total_samples=20", "--save_freq=40")
     found = simulate("exact", "--data_name=s_curve", "--dims_to_keep=2", *few)
     errors = found.roundtrip["tilde_xs_es"][-1] - found.melt["tilde_xs_es"][0]
@@ -197,63 +163,46 @@ def test_an_exact_roundtrip_ends_where_the_melt_began(simulate: Callable[..., Si
     assert facts["rms_error"] < 1e-3
 
 
-def test_states_are_saved_at_the_start_every_save_freq_steps_and_the_end(
-    simulate: Callable[..., Simulated],
-) -> None:
-    for save_freq, saved in (("1", [0, 1, 2, 3, 4]), ("3", [0, 3, 4]), ("99", [0, 4])):
-        found = simulate("exact", "--steps=4", "--h=0.5", f"--save_freq={save_freq}")
-        np.testing.assert_allclose(found.melt["times"], 0.5 * np.array(saved))
-        np.testing.assert_allclose(found.gen["times"], 0.5 * (4 - np.array(saved)))
-
-
+@pytest.mark.parametrize(
+    ("arguments", "steps", "end"),
+    [(["--steps=4"], 4, 7.01), (["--steps=4", "--h=0.5"], 4, 2.0), (["--h=0.701"], 10, 7.01)],
+)
 def test_the_last_time_is_steps_times_h_and_the_networks_if_left_out(
-    simulate: Callable[..., Simulated],
+    simulate: Run, arguments: list[str], steps: int, end: float
 ) -> None:
-    for arguments, steps, end in (
-        (["--steps=4"], 4, 7.01),
-        (["--steps=4", "--h=0.5"], 4, 2.0),
-        (["--h=0.701"], 10, 7.01),
-        (["--steps=701", "--h=1e-2", "--solver=euler"], 701, 7.01),
-    ):
-        found = simulate("net", "PRP", "--total_samples=3", "--save_freq=999", *arguments)
-        assert found.melt["times"][-1] == pytest.approx(end, rel=1e-12)
-        assert found.options["steps"] == steps
-        assert found.options["h"] == pytest.approx(end / steps)
-        assert found.parameters["end_time"] == pytest.approx(end)
+    found = simulate("net", "PRP", *arguments)
+    assert found.melt["times"][-1] == pytest.approx(end, rel=1e-12)
+    assert found.options["steps"] == steps
+    assert found.options["h"] == pytest.approx(end / steps)
+    assert found.parameters["end_time"] == pytest.approx(end)
 
 
-def latents(found: Simulated) -> np.ndarray:
-    return found.gen["xs_es"][0]
-
-
-def test_eps_is_the_variance_of_the_compressed_latents(simulate: Callable[..., Simulated]) -> None:
+def test_eps_is_the_variance_of_the_compressed_latents(simulate: Run) -> None:
     auto, number, empirical = (
         simulate("net", "PRR", f"--eps={eps}") for eps in ("auto", "0.04", "empirical")
     )
     facts = auto.parameters["simulations"]["melt"]
-    normal = latents(auto) / np.sqrt(facts["closed_form_variance"])
-    np.testing.assert_array_equal(latents(number)[:, :2], latents(auto)[:, :2])
-    np.testing.assert_allclose(latents(number)[:, 2], 0.2 * normal[:, 2])
+    normal = auto.latents / np.sqrt(facts["closed_form_variance"])
+    np.testing.assert_array_equal(number.latents[:, :2], auto.latents[:, :2])
+    np.testing.assert_allclose(number.latents[:, 2], 0.2 * normal[:, 2])
     melted = (empirical.melt["xs_es"][-1] ** 2).mean(axis=0)
-    np.testing.assert_allclose(latents(empirical), normal * np.sqrt(melted), rtol=1e-9)
+    np.testing.assert_allclose(empirical.latents, normal * np.sqrt(melted), rtol=1e-9)
 
 
 @pytest.mark.parametrize("mode", [("exact",), ("discrete",), ("net", "PRR")])
-def test_another_seed_gives_other_points_and_latents(
-    simulate: Callable[..., Simulated], mode: tuple[str, ...]
-) -> None:
+def test_another_seed_gives_other_points_and_latents(simulate: Run, mode: tuple[str, ...]) -> None:
     one, other = (simulate(*mode, "--seed=0"), simulate(*mode, "--seed=1"))
     for first, second in zip(one.all, other.all, strict=True):
         assert not np.isclose(first["xs"][0], second["xs"][0]).any()
 
 
-def test_data_and_latents_are_drawn_apart(simulate: Callable[..., Simulated]) -> None:
+def test_data_and_latents_are_drawn_apart(simulate: Run) -> None:
     found = simulate("exact", "--total_samples=500", "--steps=2")
-    correlation = np.corrcoef(found.melt["xs_es"][0], latents(found), rowvar=False)
+    correlation = np.corrcoef(found.melt["xs_es"][0], found.latents, rowvar=False)
     assert np.abs(correlation[:2, 2:]).max() < 0.2
 
 
-def test_the_network_says_what_the_options_leave_out(simulate: Callable[..., Simulated]) -> None:
+def test_the_network_says_what_the_options_leave_out(simulate: Run) -> None:
     schedule = ("--dims_to_keep=1", *GAP, "--gamma0=0.001", "--rho=1", "--augment_to=0")
     spoken = simulate("net", "gap", "--data_name=moons", "--data_dim=2", *schedule)
     for told, expected in zip(spoken.all, simulate("net", "gap").all, strict=True):
@@ -339,10 +288,8 @@ def test_an_option_that_contradicts_the_network_is_an_error_with_both_values(
         (("discrete", "--augment_to=5", "--data_dim=2"), ["5", "2"]),
         (("exact", "--gamma0=10"), ["gamma0", "10"]),
         (("exact", "--g_type=orig", "--inflation_gap=2"), ["g_type", "inflation_gap"]),
-        *(
-            (("exact", f"--eps={eps}"), ["eps", eps, "auto", "empirical"])
-            for eps in ("garbage", "nan", "inf", "0", "-1", "=xx", "", "Auto")
-        ),
+        (("exact", "--eps=garbage"), ["eps", "garbage", "auto", "empirical"]),
+        (("http://example.com/network.pkl",), ["https"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -352,56 +299,24 @@ def test_options_that_do_not_go_together_are_usage_errors(
     refuse(arguments, 2, *parts)
 
 
-def test_what_no_machine_can_compute_ends_with_one_line(run_script: Run, tmp_path: Path) -> None:
-    for number, arguments in enumerate(
-        (
-            ["--total_samples=10000000000000000"],
-            ["--steps=10000000000000000"],
-            ["--h=1e-300"],
-            ["--steps=2", "--h=1e5"],
-            ["--end_vars=1e200"],
-        )
-    ):
-        place = (f"--save_dir={tmp_path / str(number)}", "--data_name=circles")
-        result = run_script(toy_pfODE_int, "exact", *place, "--total_samples=3", *arguments)
-        assert result.code in (1, 2)
-        assert result.error
-    assert not list(tmp_path.rglob(".*"))
-
-
 @pytest.mark.parametrize(
-    ("location", "code", "part"),
+    "arguments",
     [
-        ("", 1, "folder"),
-        ("http://example.com/network.pkl", 2, "https"),
-        ("https://user@example.com/n.pkl", 2, "https"),
-        ("https://localhost:1/network.pkl", 1, "localhost"),
+        ["--total_samples=10000000000000000"],
+        ["--steps=10000000000000000"],
+        ["--h=1e-300"],
+        ["--steps=2", "--h=1e5"],
+        ["--end_vars=1e200"],
     ],
 )
-def test_a_network_that_is_not_there_is_told_in_one_line(
-    refuse: Run,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    location: str,
-    code: int,
-    part: str,
+def test_what_no_machine_can_compute_ends_with_one_line(
+    run_script: Run, tmp_path: Path, arguments: list[str]
 ) -> None:
-    monkeypatch.setenv("INFLATIONARY_FLOWS_CACHE", str(tmp_path / "cache"))
-    refuse((location,), code, part)
-
-
-def test_a_training_state_is_no_network(
-    refuse: Run, networks: dict[str, Path], tmp_path: Path
-) -> None:
-    (state,) = networks["PRP"].parent.glob("training-state-*")
-    shutil.copy(state, tmp_path / "network.pkl")
-    refuse((str(tmp_path / "network.pkl"),), 1, "not a network file")
-
-
-MOMENTS = {
-    "mean": torch.ones(2, dtype=torch.float64),
-    "eigenvalues": torch.tensor([52.0, 42.0], dtype=torch.float64),
-}
+    few = (f"--save_dir={tmp_path / 'x'}", "--data_name=circles", "--total_samples=3")
+    result = run_script(toy_pfODE_int, "exact", *few, *arguments)
+    assert result.code in (1, 2)
+    assert result.error
+    assert not list(tmp_path.rglob(".*"))
 
 
 @pytest.mark.parametrize(
@@ -409,7 +324,8 @@ MOMENTS = {
     [
         *({"data_name": name} for name in (None, "spirals", ["circles"], "swirl", "moons")),
         *({"tmax": end} for end in (None, "late", float("nan"), -1.0)),
-        *({name: value} for name, value in MOMENTS.items()),
+        {"mean": torch.ones(2, dtype=torch.float64)},
+        {"eigenvalues": torch.tensor([52.0, 42.0], dtype=torch.float64)},
         {"augment_to": "four"},
     ],
     ids=lambda changes: repr(changes)[:40],
@@ -418,11 +334,9 @@ def test_a_network_of_no_toy_is_told_in_one_line_by_name(
     refuse: Run, networks: dict[str, Path], tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     parts, about = read_network(networks["PRP"])
-    for name, value in changes.items():
-        if name in MOMENTS:
-            parts["basis"].state[name] = value
-        else:
-            about[name] = value
-    about = {name: value for name, value in about.items() if value is not None}
-    write_network(tmp_path / "network.pkl", parts, about)
+    state = parts["basis"].state
+    state |= {name: value for name, value in changes.items() if name in state}
+    about |= {name: value for name, value in changes.items() if name not in state}
+    known = {name: value for name, value in about.items() if value is not None}
+    write_network(tmp_path / "network.pkl", parts, known)
     refuse((str(tmp_path / "network.pkl"),), 1, "network.pkl")
