@@ -18,10 +18,11 @@ from PIL import Image
 from scipy import linalg
 
 import fid
+from tests.support.image_runs import write_images
 from tests.support.linear_detector import SIZE, LinearDetector, features_of
+from tests.support.running import unless_given
 from torch_utils import distributed
 from training.data.images.batches import ImageDataset, pixel_batches
-from training.data.sources.writer import image_writer
 from training.measure.detector import InceptionDetector, expected_shapes
 from training.measure.kernel_distance import kernel_distance
 
@@ -35,13 +36,6 @@ def noise(count: int = COUNT, channels: int = 3, seed: int = 0, size: int = SIZE
     """Images ``[n, H, W, C]`` uint8."""
     shape = (count, size, size, channels)
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def write_images(path: Path, pixels: np.ndarray) -> Path:
-    with image_writer(path) as writer:
-        for image in pixels:
-            writer.add(image, None)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -63,18 +57,6 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # With a linear map as the detector.
-
-
-@pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    path = tmp_path / "weights.pth"
-    path.write_bytes(b"a detector")
-    return path
-
-
-@pytest.fixture
-def linear(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fid, "InceptionDetector", LinearDetector)
 
 
 @dataclass(frozen=True)
@@ -99,17 +81,15 @@ class Tool:
         return {**json.loads(dest.read_text()), "printed": result.out}
 
     def __call__(self, command: str, *more: str) -> Any:
-        workers = () if any(a.startswith("--workers") for a in more) else ("--workers=0",)
-        detector = () if any(a.startswith("--detector") for a in more) else (self._detector,)
-        return self.run(fid, command, "--device_name=cpu", *workers, *detector, *more)
-
-    @property
-    def _detector(self) -> str:
-        return f"--detector={self.weights}"
+        standard = {"--device_name": "cpu", "--workers": 0, "--detector": self.weights}
+        return self.run(fid, command, *unless_given(standard, more))
 
 
 @pytest.fixture
-def tool(run_script: Run, tmp_path: Path, weights: Path, linear: None) -> Tool:
+def tool(run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tool:
+    monkeypatch.setattr(fid, "InceptionDetector", LinearDetector)
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"a detector")
     return Tool(run_script, tmp_path / "results", weights)
 
 
@@ -126,17 +106,16 @@ def test_a_reference_holds_the_moments_and_what_they_are_of(tool: Tool, data: Pa
     np.testing.assert_allclose(arrays["sigma"], np.cov(features.T), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(arrays["features"], features, rtol=1e-5, atol=1e-6)
     assert arrays["features"].dtype == np.float32
-    assert int(arrays["count"]) == COUNT
-    assert arrays["image_shape"].tolist() == [3, SIZE, SIZE]
     identity = hashlib.sha256(tool.weights.read_bytes()).hexdigest()
-    assert str(arrays["detector"]) == identity
+    told = json.loads(path.with_suffix(".json").read_text())
+    for found in (arrays, told):
+        assert (int(found["count"]), str(found["detector"])) == (COUNT, identity)
+        assert list(found["image_shape"]) == [3, SIZE, SIZE]
     assert {entry.name for entry in path.parent.iterdir()} == {"ref.npz", "ref.json"}
-    parameters = json.loads(path.with_suffix(".json").read_text())
-    assert (parameters["count"], parameters["features"]) == (COUNT, COUNT)
-    assert (parameters["image_shape"], parameters["detector"]) == ([3, SIZE, SIZE], identity)
-    assert parameters["options"]["data"] == str(data)
-    assert parameters["options"]["device_name"] == "cpu"
-    assert {"seconds", "torch_fidelity", "code_version", "libraries"} <= parameters.keys()
+    assert told["features"] == COUNT
+    assert told["options"]["data"] == str(data)
+    assert told["options"]["device_name"] == "cpu"
+    assert {"seconds", "torch_fidelity"} <= told.keys()
 
 
 def test_batches_and_workers_change_nothing(tool: Tool, data: Path) -> None:
@@ -259,9 +238,8 @@ def test_a_reference_of_others_needs_only_its_moments(
 def test_without_features_there_is_no_kid(
     tool: Tool, data: Path, generated: Path, where: str
 ) -> None:
-    none = ("--kid_features=0",)
-    reference = tool.ref(data, *(none if where == "ref" else ()))
-    result = tool.calc(generated, reference, *(none if where == "calc" else ()))
+    of = {where: ["--kid_features=0"]}
+    result = tool.calc(generated, tool.ref(data, *of.get("ref", [])), *of.get("calc", []))
     assert result["kid"] is None
     assert "KID" not in result["printed"]
 
@@ -448,8 +426,7 @@ def random_inception(path: Path) -> Path:
             gain = (2 / torch.Size(shape[1:]).numel()) ** 0.5
             state[name] = gain * torch.randn(shape, generator=generator)
         else:
-            ones = name.endswith((".bn.weight", ".running_var"))
-            state[name] = torch.ones(shape) if ones else torch.zeros(shape)
+            state[name] = torch.full(shape, float(name.endswith((".bn.weight", ".running_var"))))
     torch.save(state, path)
     return path
 

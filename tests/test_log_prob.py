@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import cache
 from math import log
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 import pfODE_int
 import toy_pfODE_int
-from tests.support.image_models import save_image_model, write_image_set
+from tests.support.image_models import save_image_models, write_image_set
 from tests.support.running import refused
 from torch_utils.results import load_arrays
 from training.data.images.batches import normalize_pixels
@@ -57,11 +58,12 @@ def networks(
     toy_network: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
     """A toy's that has hardly been trained, and images', of which one's output is zero."""
-    folder = tmp_path_factory.mktemp("networks")
-    paths = {name: folder / f"{name}.pkl" for name in ("zero", "classes")}
-    save_image_model(paths["zero"], dims_to_keep=10, t_max=3.0)
-    save_image_model(paths["classes"], label_dim=CLASSES, output="random", t_max=3.0, space="ES")
-    return {**paths, "toy": toy_network("--data_name=circles", "--tmax=5")}
+    kinds = {
+        "zero": {"dims_to_keep": 10},
+        "classes": {"label_dim": CLASSES, "output": "random", "space": "ES"},
+    }
+    images = save_image_models(tmp_path_factory.mktemp("networks"), kinds, t_max=3.0)
+    return {**images, "toy": toy_network("--data_name=circles", "--tmax=5")}
 
 
 @pytest.fixture(scope="session")
@@ -73,23 +75,19 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
 @pytest.fixture(scope="module")
 def simulate(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Found]:
     """``simulate(script, ...)``, read back; the same is simulated once."""
-    made: dict[tuple[Any, ...], Found] = {}
 
+    @cache
     def start(*given: Any) -> Found:
-        if given not in made:
-            folder = tmp_path_factory.mktemp("simulated")
-            result = run_script(*given, f"--save_dir={folder}")
-            assert (result.code, result.err) == (0, ""), result.err
-            made[given] = Found(folder)
-        return made[given]
+        folder = tmp_path_factory.mktemp("simulated")
+        result = run_script(*given, f"--save_dir={folder}")
+        assert (result.code, result.err) == (0, ""), result.err
+        return Found(folder)
 
     return start
 
 
 @pytest.fixture(scope="module")
-def arguments(
-    networks: dict[str, Path], images: tuple[Path, np.ndarray]
-) -> Callable[..., list[str]]:
+def arguments(networks: dict[str, Path], images: tuple[Path, np.ndarray]) -> Run:
     """``arguments(script, network)``: few samples and steps; toys are exact."""
 
     def choose(script: Any, network: str) -> list[str]:
@@ -125,39 +123,35 @@ def test_toys_get_the_density_of_their_points_at_the_first_time(
         flow.denoiser = DiscreteDenoiser(points, flow.basis, flow.schedule)
     times = flow.schedule.times(8, end)
     for kind in KINDS:
-        arrays = found[kind]
-        points = arrays["tilde_xs"][0 if kind == "melt" else -1]
-        expected = flow.log_prob(torch.from_numpy(points), times, SOLVER)
-        assert arrays["log_prob"].shape == (12,)
-        assert arrays["log_prob"].dtype == np.float64
+        points = torch.from_numpy(found[kind]["tilde_xs"][0 if kind == "melt" else -1])
+        expected, densities = flow.log_prob(points, times, SOLVER), found[kind]["log_prob"]
+        assert (densities.shape, densities.dtype) == ((12,), np.float64)
         # Of generated points the way back is another integration, in few steps.
         tolerance = 1e-6 if kind == "melt" else 2e-2
-        np.testing.assert_allclose(arrays["log_prob"], expected, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(densities, expected, rtol=0, atol=tolerance)
 
 
-def assert_facts_fit(facts: dict[str, Any], arrays: Arrays, names: tuple[str, ...]) -> None:
+def assert_facts_fit(facts: dict[str, Any], arrays: Arrays, *names: str) -> None:
     for name in names:
         values = arrays[name]
-        assert facts[name]["mean"] == pytest.approx(values.mean())
         error = values.std(ddof=1) / len(values) ** 0.5
-        assert facts[name]["standard_error"] == pytest.approx(error)
+        assert facts[name] == pytest.approx({"mean": values.mean(), "standard_error": error})
 
 
 def test_parameters_tell_the_mean_its_error_and_the_cost(simulate: Run) -> None:
-    found = simulate(toy_pfODE_int, "exact", *TOY, "--log_prob")
+    found, calls = simulate(toy_pfODE_int, "exact", *TOY, "--log_prob"), 8 * SOLVER.calls_per_step
     for kind in KINDS:
         facts = found.facts[kind]
-        assert_facts_fit(facts["likelihood"], found[kind], ("log_prob",))
-        calls = 8 * SOLVER.calls_per_step
+        assert_facts_fit(facts["likelihood"], found[kind], "log_prob")
         assert facts["denoiser_calls"] == facts["likelihood"]["denoiser_calls"] == calls
         assert facts["likelihood"]["jacobian_products"] == 2 * calls
-    one = simulate(toy_pfODE_int, "exact", *TOY[:1], *TOY[2:], "--total_samples=1", "--log_prob")
+    one = simulate(toy_pfODE_int, "exact", *TOY, "--total_samples=1", "--log_prob")
     assert one.facts["gen"]["likelihood"]["log_prob"]["standard_error"] is None
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda one: one.__name__)
 def test_nothing_else_is_written_and_nothing_without_the_option(
-    script: Any, simulate: Run, arguments: Callable[..., list[str]]
+    script: Any, simulate: Run, arguments: Run
 ) -> None:
     along = simulate(script, *arguments(script, "classes"), "--log_prob")
     alone = simulate(script, *arguments(script, "classes"))
@@ -179,46 +173,40 @@ def gaussian(network: Path, points: np.ndarray) -> np.ndarray:
 
 
 def test_images_get_the_density_of_their_dequantized_copies(
-    simulate: Run,
-    arguments: Callable[..., list[str]],
-    networks: dict[str, Path],
-    images: tuple[Path, np.ndarray],
+    simulate: Run, arguments: Run, networks: dict[str, Path], images: tuple[Path, np.ndarray]
 ) -> None:
     more = ("--log_prob", "--seed=3", "--start_noise")  # which is not theirs
     found = simulate(pfODE_int, *arguments(pfODE_int, "zero"), *more)
     data = normalize_pixels(torch.from_numpy(images[1])).flatten(1)
-    expected = gaussian(networks["zero"], dequantized(data, seed=3).numpy())
-    np.testing.assert_allclose(found["melt"]["log_prob"], expected, rtol=0, atol=1e-6)
-    for kind in ("roundtrip", "gen"):
-        # Saved in single precision.
-        expected = gaussian(networks["zero"], found[kind]["tilde_xs"][-1])
-        np.testing.assert_allclose(found[kind]["log_prob"], expected, rtol=0, atol=1e-2)
     for kind in KINDS:
-        arrays = found[kind]
+        arrays, facts = found[kind], found.facts[kind]["likelihood"]
+        points = arrays["tilde_xs"][-1]
+        points = dequantized(data, seed=3).numpy() if kind == "melt" else points
+        # Others are saved in single precision.
+        tolerance = 1e-6 if kind == "melt" else 1e-2
+        expected = gaussian(networks["zero"], points)
+        np.testing.assert_allclose(arrays["log_prob"], expected, rtol=0, atol=tolerance)
         levels = -(arrays["log_prob"] / DIM - log(LEVELS)) / log(2)
         np.testing.assert_allclose(arrays["bits_per_dim"], levels, rtol=1e-12)
-        facts = found.facts[kind]["likelihood"]
-        assert_facts_fit(facts, arrays, ("log_prob", "bits_per_dim"))
+        assert_facts_fit(facts, arrays, "log_prob", "bits_per_dim")
         assert facts["jacobian_products"] == facts["denoiser_calls"] == 3 * SOLVER.calls_per_step
 
 
 def test_densities_of_images_are_those_under_their_own_class(
-    simulate: Run,
-    arguments: Callable[..., list[str]],
-    networks: dict[str, Path],
-    images: tuple[Path, np.ndarray],
+    simulate: Run, arguments: Run, networks: dict[str, Path], images: tuple[Path, np.ndarray]
 ) -> None:
     found = simulate(pfODE_int, *arguments(pfODE_int, "classes"), "--log_prob")
     flow = Model.load(networks["classes"]).flow
     times, trace = flow.schedule.times(3, 3.0), Trace("hutchinson")
     data = dequantized(normalize_pixels(torch.from_numpy(images[1])).flatten(1), seed=0)
-    starts = {"melt": data, "gen": torch.from_numpy(found["gen"]["tilde_xs"][-1]).double()}
-    for kind, points in starts.items():
+    generated = torch.from_numpy(found["gen"]["tilde_xs"][-1]).double()
+    for kind, points, tolerance in (("melt", data, 1e-4), ("gen", generated, 1e-2)):
         densities, labels = (torch.from_numpy(found[kind][name]) for name in ("log_prob", "labels"))
-        own = flow.given(labels=labels).log_prob(points, times, SOLVER, trace=trace)
-        wrong = flow.given(labels=labels.roll(1, dims=1))
-        other = wrong.log_prob(points, times, SOLVER, trace=trace)
-        assert (densities - own).abs().max() < (1e-4 if kind == "melt" else 1e-2)
+        own, other = (
+            flow.given(labels=given).log_prob(points, times, SOLVER, trace=trace)
+            for given in (labels, labels.roll(1, dims=1))
+        )
+        assert (densities - own).abs().max() < tolerance
         assert (densities - other).abs().mean() > 5e-2
 
 
@@ -238,7 +226,7 @@ def test_noise_of_dequantization_fills_the_bin_of_each_level() -> None:
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda one: one.__name__)
 def test_options_that_say_nothing_are_usage_errors(
-    script: Any, run_script: Run, arguments: Callable[..., list[str]], tmp_path: Path
+    script: Any, run_script: Run, arguments: Run, tmp_path: Path
 ) -> None:
     for more, message in (
         (["--trace=exact"], "--trace goes with --log_prob"),
