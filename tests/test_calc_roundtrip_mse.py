@@ -100,8 +100,7 @@ def chosen(images: Path, count: int, seed: int = 42) -> tuple[torch.Tensor, torc
 
 def errors_of(originals: np.ndarray, levels: np.ndarray) -> dict[str, np.ndarray]:
     """Errors of each image, ``[N]``, from gray levels ``[N, ...]`` before rounding."""
-    original = originals.reshape(len(originals), -1).astype(np.float64)
-    level = levels.reshape(len(levels), -1).astype(np.float64)
+    original, level = (x.reshape(len(x), -1).astype(np.float64) for x in (originals, levels))
     rounded = np.clip(np.rint(level), 0, 255) - original
     return {
         "mse": (rounded**2).mean(axis=1),
@@ -109,22 +108,6 @@ def errors_of(originals: np.ndarray, levels: np.ndarray) -> dict[str, np.ndarray
         "max_abs_error": np.abs(level - original).max(axis=1),
         "exact": (rounded == 0).mean(axis=1),
     }
-
-
-def euler_there_and_back(network: Path, pixels: torch.Tensor, steps: int) -> np.ndarray:
-    """Gray levels after Euler steps in the flow of Gaussian data, where each multiplies.
-
-    Of ``dx_i/dt = a_i x_i`` a step forward makes ``1 + h a_i(t)``, one back ``1 - h a_i(t + h)``.
-    """
-    denoiser = Model.load(network).denoiser
-    basis, schedule = denoiser.basis, denoiser.schedule
-    times = torch.linspace(0, END, steps + 1, dtype=torch.float64)
-    gamma, half_rate = schedule.noise_variance(times), schedule.log_noise_rate(times) / 2
-    shrinking = schedule.log_scale_rate(times)[:, None]
-    a = shrinking + half_rate * gamma / (basis.eigenvalues + gamma)
-    factors = (1 + END / steps * a[:-1]) * (1 - END / steps * a[1:])
-    points = basis.to_eigen(normalize_pixels(pixels).flatten(1).double())
-    return ((basis.from_eigen(points * factors.prod(dim=0)) + 1) * 127.5).numpy()
 
 
 def test_the_promised_files_are_written_and_the_last_line_tells_the_numbers(measure: Run) -> None:
@@ -145,19 +128,6 @@ def test_the_promised_files_are_written_and_the_last_line_tells_the_numbers(meas
         assert part in last
 
 
-def test_errors_are_those_of_the_closed_form(
-    measure: Run, networks: dict[str, Path], images: Path
-) -> None:
-    found = measure("PRP", "--n_iters=16")
-    pixels, _ = chosen(images, COUNT)
-    expected = errors_of(pixels.numpy(), euler_there_and_back(networks["PRP"], pixels, 16))
-    assert 1 < expected["mse"].mean() < 1000
-    for name in ERRORS:
-        # The pixels are given to the flow in single precision, 1e-5 of a gray level.
-        rtol = 1e-12 if name in ("mse", "exact") else 1e-5
-        np.testing.assert_allclose(found.arrays[f"all_{name}"], expected[name], rtol=rtol)
-
-
 def test_with_small_steps_the_images_come_back_exactly(measure: Run) -> None:
     found = measure("PRP", "--solver=exp_rk5", "--n_iters=2", "--total_samples=4")
     assert (found.result["mse"], found.result["exact_pixels"]) == (0, 1)
@@ -168,25 +138,22 @@ def test_with_small_steps_the_images_come_back_exactly(measure: Run) -> None:
 def test_images_are_melted_and_brought_back_under_their_own_class(
     measure: Run, networks: dict[str, Path], images: Path
 ) -> None:
-    found = measure("classes", f"--keep_worst={COUNT}")
+    found = measure("classes", f"--keep_worst={COUNT}").arrays
     pixels, labels = chosen(images, COUNT)
-    order = found.arrays["indices"]
-    np.testing.assert_array_equal(found.arrays["labels"], labels[order])
-    flow = Model.load(networks["classes"]).flow
-    times = torch.linspace(0, END, 5, dtype=torch.float64)
-    points = normalize_pixels(pixels).flatten(1)
+    flow, times = Model.load(networks["classes"]).flow, torch.linspace(0, END, 5).double()
+    points, order = normalize_pixels(pixels).flatten(1), found["indices"]
 
-    def levels_and_latents(conditions: dict[str, torch.Tensor]) -> list[np.ndarray]:
+    def levels_and_latents(**conditions: torch.Tensor) -> list[np.ndarray]:
         given = flow.given(**conditions)
         melt = given.melt(points, times, SOLVERS["euler"]).end
         back = given.generate(melt, times, SOLVERS["euler"])
         data = given.to_data(back.end, back.times[-1])
         return [((data + 1) * 127.5).numpy()[order], melt.numpy()[order]]
 
-    levels, latents = levels_and_latents({"labels": labels})
-    np.testing.assert_allclose(found.arrays["returned"].reshape(COUNT, -1), levels, atol=1e-3)
-    np.testing.assert_allclose(found.arrays["latents"], latents, atol=1e-5)
-    others, _ = levels_and_latents({})
+    levels, latents = levels_and_latents(labels=labels)
+    np.testing.assert_allclose(found["returned"].reshape(COUNT, -1), levels, atol=1e-3)
+    np.testing.assert_allclose(found["latents"], latents, atol=1e-5)
+    others, _ = levels_and_latents()
     assert np.abs(levels - others).max() > 0.1
 
 
@@ -242,14 +209,15 @@ def test_rows_of_the_largest_errors_are_kept_equal_ones_as_added() -> None:
 def test_the_histogram_counts_every_image(measure: Run) -> None:
     found = measure("PRP")
     told = found.result["rms_error_histogram"]
-    values = np.sqrt(found.arrays["all_mse_float"])
-    counts, _ = np.histogram(values, told["edges"])
+    counts, _ = np.histogram(np.sqrt(found.arrays["all_mse_float"]), told["edges"])
     assert told["counts"] == counts.tolist()
     assert sum(told["counts"]) + told["below"] + told["above"] == COUNT
     assert told["unit"] == "gray levels"
-    edges = np.array(told["edges"])
-    np.testing.assert_allclose(np.diff(np.log10(edges)), 0.2)
-    np.testing.assert_allclose(edges[[0, -1]], [1e-6, 1e3])
+
+
+def test_the_edges_of_the_histogram_are_even_in_the_logarithm() -> None:
+    np.testing.assert_allclose(np.diff(np.log10(BIN_EDGES)), 0.2)
+    np.testing.assert_allclose(BIN_EDGES[[0, -1]], [1e-6, 1e3])
 
 
 def test_the_histogram_has_places_for_zeros_edges_and_what_is_beyond() -> None:
@@ -296,7 +264,6 @@ def test_parameters_tell_how_the_result_was_made(measure: Run, images: Path) -> 
     known = {"total_samples": COUNT, "bs": 1000, "keep_worst": 16, "seed": 42, "n_iters": 4}
     known |= dict[str, Any](dims_to_keep=64, end_time=END, data_name="blobs", data_root=str(images))
     assert {name: result["options"][name] for name in known} == known
-    assert result["options"]["device_name"].startswith(("cpu", "cuda"))
     assert (result["images"], result["image_shape"]) == (COUNT, [1, 8, 8])
     assert result["worst"] == "blobs_PRP_roundtrip_mse_seed42_worst.npz"
     assert result["denoiser_calls"] == 2 * 4
