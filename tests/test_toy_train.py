@@ -13,14 +13,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import toy_train
-from tests.support.image_runs import (
-    assert_written,
-    equal,
-    load,
-    network_file,
-    same_end,
-    stats,
-)
+from tests.support.image_runs import assert_written, equal, load, network_file, same_end, stats
 from tests.support.running import refused
 from torch_utils.snapshots import read_network, read_state, write_network, write_state
 from training.data.toys import TOY_NAMES, Toy

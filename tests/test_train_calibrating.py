@@ -6,16 +6,7 @@ import pytest
 import torch
 
 import train
-from tests.support.image_runs import (
-    IMAGES,
-    SIDE,
-    TINY,
-    Run,
-    equal,
-    load,
-    same_end,
-    weights,
-)
+from tests.support.image_runs import IMAGES, SIDE, TINY, Run, equal, load, same_end, weights
 from tests.support.running import refused
 
 

@@ -114,11 +114,7 @@ def save_image_models(
 
 
 def write_image_set(
-    path: Path,
-    count: int,
-    image_shape: Sequence[int] = SHAPE,
-    classes: int = 0,
-    seed: int = 0,
+    path: Path, count: int, image_shape: Sequence[int] = SHAPE, classes: int = 0, seed: int = 0
 ) -> np.ndarray:
     """Writes a data set of random images, and gives them as ``[count, C, H, W]`` uint8.
 
