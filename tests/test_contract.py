@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import pytest
 import torch
@@ -84,17 +83,6 @@ def test_options_are_spelled_with_dashes_or_underscores(command: Command) -> Non
                 spelled = name if len(name) == 2 else f"--{name[2:].replace(old, new)}"
                 arguments += [spelled, *([] if option.is_flag or option.count else ["x"])]
         assert command.run(*arguments, "--help").code == 0
-
-
-@every_command
-def test_options_that_are_not_there_are_named(
-    command: Command, shelf: Shelf, tmp_path: Path
-) -> None:
-    place = command.at(tmp_path / "out")
-    refused(command.run(*command.given(shelf), *place, "--lrate=1"), 2, "--lrate")
-    if all(isinstance(param, click.Option) for param in command.declared.params):
-        refused(command.run(*command.given(shelf), *place, "surplus"), 2, "surplus")
-    assert list(tmp_path.iterdir()) == []
 
 
 @every_command

@@ -403,19 +403,3 @@ def test_what_is_no_data_set_is_never_replaced(
         result = tool(source, dest, "--overwrite")
         refused(result, 2, message)
         assert contents(tmp_path) == before
-
-
-def test_a_full_disk_leaves_nothing_of_a_folder(tool: Run, tmp_path: Path, full_disk: Run) -> None:
-    with full_disk(60):
-        result = tool("digits", tmp_path / "d")
-    refused(result, 1)
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_folder_of_before_is_replaced_only_when_asked(tool: Run, tmp_path: Path) -> None:
-    assert tool("digits", tmp_path / "d", "--max-images=2").code == 0
-    refused(tool("digits", tmp_path / "d", "--max-images=3"), 2, "--overwrite")
-    assert len(read_output(tmp_path / "d")[0]) == 2
-    assert tool("digits", tmp_path / "d", "--max-images=3", "--overwrite").code == 0
-    assert len(read_output(tmp_path / "d")[0]) == 3
-    assert sorted(os.listdir(tmp_path)) == ["d", "d_params.json"]

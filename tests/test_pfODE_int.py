@@ -27,8 +27,6 @@ Arrays = dict[str, np.ndarray]
 
 KINDS = ("melt", "roundtrip", "gen")
 COUNT, DIM, KEPT, CLASSES, END = 5, 64, 10, 3, 3.0
-ONE_BIT = float(np.finfo(np.float32).eps)
-"""What single precision may change of a number; twice the rounding error of one."""
 
 GAP = {"g_type": "constant_inflation_gap", "inflation_gap": 1.3}
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -157,20 +155,6 @@ def test_the_promised_files_have_the_promised_arrays(case: Found) -> None:
             assert arrays[name].shape == tuple(sizes[axis] for axis in axes)
             assert arrays[name].dtype == ("float32" if axes == ("S", "N", "D") else "float64")
             assert np.isfinite(arrays[name]).all()
-
-
-def test_states_denoiser_and_scores_are_those_of_the_closed_form(case: Found) -> None:
-    """``x_i(t) = x_i(t_0) s(t)/s(t_0) sqrt((xi_i + gamma_i(t)) / (xi_i + gamma_i(t_0)))``."""
-    for arrays in case.arrays.values():
-        growth = latent_std(arrays) / latent_std(arrays)[0]
-        assert np.abs(np.log(growth[-1])).max() > 0.1
-        expected = growth[:, None] * arrays["xs_es"][0].astype(np.float64)
-        np.testing.assert_allclose(arrays["xs_es"], expected, rtol=2 * ONE_BIT, atol=0)
-        noisy = (arrays["eigenvalues"] + arrays["noise_variance"])[:, None]
-        tilde = arrays["tilde_xs_es"].astype(np.float64)
-        denoised, scores = arrays["eigenvalues"] / noisy * tilde, -tilde / noisy
-        np.testing.assert_allclose(arrays["net_outs"], denoised, rtol=2 * ONE_BIT)
-        np.testing.assert_allclose(arrays["unscaled_scores"], scores, rtol=2 * ONE_BIT)
 
 
 def test_the_schedule_and_the_times_are_those_asked_for(case: Found) -> None:
@@ -342,19 +326,6 @@ def test_half_precision_is_of_the_network_only(simulate: Run) -> None:
     difference = np.abs(half["melt"]["net_outs"] - full["melt"]["net_outs"]).max()
     assert 0 < difference < 0.05
     assert half["melt"]["xs_es"].dtype == np.float32
-
-
-def test_other_simulations_may_be_added_to_a_folder(
-    run_script: Run, command: Run, contents: Contents, tmp_path: Path
-) -> None:
-    before: dict[str, bytes] = {}
-    place = (f"--save_dir={tmp_path / 'out'}", "--n_iters=1", "--solver=euler")
-    for arguments in (("PRP",), ("PRR",), ("PRP", "--data_name=other")):
-        assert run_script(pfODE_int, *command(*arguments, *place)).code == 0
-        after = contents(tmp_path / "out")
-        assert before.items() <= after.items()
-        assert len(after) == len(before) + 4
-        before = after
 
 
 # What is refused.
