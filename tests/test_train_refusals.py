@@ -11,35 +11,32 @@ from tests.support.image_runs import TINY, Contents, Run, write_images
 from tests.support.running import refused
 from training.data.sources.writer import image_writer
 
+BAD_OPTIONS = [
+    (["--data_dim=3072"], ["data_dim", "3072", "64", "blobs"]),
+    (["--dims_to_keep=65"], ["dims_to_keep", "65", "64"]),
+    (["--cres=2,x"], ["cres", "2,x", "2,2,2"]),
+    (["--cres="], ["cres"]),
+    (["--cres=1,1,1,1,1"], ["--cres=1,1,1,1,1: ", "8"]),
+    (["--cbase=7"], ["--cbase=7"]),
+    (["--arch=adm"], ["64", "8"]),
+    (["--precond=edm", "--rho=2"], ["rho", "2", "edm"]),
+    (["--precond=edm", "--dims_to_keep=5"], ["dims_to_keep", "5", "64", "edm"]),
+    (["--precond=vp", "--tmin=0"], ["tmin", "0"]),
+    (["--tmin=20"], ["tmin", "20", "15.01"]),
+    (["--batch=99999999999"], ["--batch", "GiB"]),
+    (["--cbase=20000"], ["--cbase=20000", "GiB"]),
+    (["--cbase=100000000"], ["--cbase=100000000", "65536"]),
+    (["--transfer=http://example.org/network.pkl"], ["http://example.org", "https"]),
+]
 
-@pytest.mark.parametrize(
-    ("arguments", "parts"),
-    [
-        (["--data_dim=3072"], ["data_dim", "3072", "64", "blobs"]),
-        (["--dims_to_keep=65"], ["dims_to_keep", "65", "64"]),
-        (["--cres=2,x"], ["cres", "2,x", "2,2,2"]),
-        (["--cres="], ["cres"]),
-        (["--cres=1,1,1,1,1"], ["--cres=1,1,1,1,1: ", "8"]),
-        (["--cbase=7"], ["--cbase=7"]),
-        (["--arch=adm"], ["64", "8"]),
-        (["--precond=edm", "--rho=2"], ["rho", "2", "edm"]),
-        (["--precond=edm", "--dims_to_keep=5"], ["dims_to_keep", "5", "64", "edm"]),
-        (["--precond=vp", "--tmin=0"], ["tmin", "0"]),
-        (["--tmin=20"], ["tmin", "20", "15.01"]),
-        (["--batch=99999999999"], ["--batch", "GiB"]),
-        (["--cbase=20000"], ["--cbase=20000", "GiB"]),
-        (["--cbase=100000000"], ["--cbase=100000000", "65536"]),
-        (["--transfer=http://example.org/network.pkl"], ["http://example.org", "https"]),
-    ],
-    ids=lambda value: " ".join(value),
-)
+
 def test_bad_options_end_with_one_line_and_nothing_written(
-    run_script: Run, blobs: Path, tmp_path: Path, arguments: list[str], parts: list[str]
+    run_script: Run, blobs: Path, tmp_path: Path
 ) -> None:
-    place = (f"--outdir={tmp_path / 'out'}", f"--data={blobs}")
-    result = run_script(train, *place, *TINY, *arguments)
-    refused(result, 2, *parts)
-    assert list(tmp_path.iterdir()) == []
+    place = (f"--outdir={tmp_path / 'out'}", f"--data={blobs}", *TINY)
+    for arguments, parts in BAD_OPTIONS:
+        refused(run_script(train, *place, *arguments), 2, *parts)
+        assert list(tmp_path.iterdir()) == []
 
 
 def empty_folder(folder: Path) -> Path:
