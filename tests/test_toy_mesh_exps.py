@@ -337,6 +337,7 @@ def test_networks_are_paired_with_the_exact_flow_where_it_costs_little(
     ):
         place = tmp_path / str(number)
         result = run_script(toy_mesh_exps, *given, *few, f"--save_dir={place}")
+        assert (result.code, result.err) == (0, "")
         found = Found(place, result.out)
         assert found.result["options"]["paired"] is expected
         assert (found.result["paired"] is not None) == expected
