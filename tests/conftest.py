@@ -25,7 +25,7 @@ from tests.support import running  # noqa: E402
 from tests.support.rank_pool import RankPool  # noqa: E402
 from tests.support.running import Result  # noqa: E402
 
-pytest_plugins = ["tests.support.image_runs"]
+pytest_plugins = ["tests.support.image_runs", "tests.support.image_models"]
 
 torch.set_num_threads(1)
 settings.register_profile("few", max_examples=25, derandomize=True, deadline=None)

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 import calc_net_residuals_autocorrelations as script
-from tests.support.image_models import save_image_models, write_image_set
 from tests.support.rank_pool import RankPool
 from tests.support.running import refused
 from torch_utils.results import load_arrays, save_arrays
@@ -51,15 +50,11 @@ def test_the_help_names_the_files_that_are_written(run_script: Run, name: str) -
 
 @pytest.fixture(scope="module")
 def places(
-    toy_network: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+    toy_network: Callable[..., Path], networks: dict[str, Path], images: Path
 ) -> dict[str, Path]:
     """Network files of a toy and of images, and the images."""
-    folder = tmp_path_factory.mktemp("networks")
-    write_image_set(folder / "blobs.zip", 30, classes=3)
-    classes = {"dims_to_keep": 10, "label_dim": 3, "output": "random"}
-    networks = save_image_models(folder, {"images": {}, "classes": classes}, t_max=3.0)
     toy = toy_network("--data_name=circles", "--tmax=7.01")
-    return {**networks, "toy": toy, "data": folder / "blobs.zip"}
+    return {"toy": toy, "data": images, "images": networks["PRP"], "classes": networks["classes"]}
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import calc_roundtrip_mse
-from tests.support.image_models import save_image_models, spoil_image, write_image_set
+from tests.support.image_models import CLASSES, END, spoil_image, write_image_set
 from tests.support.running import refused, unless_given
 from torch_utils.results import load_arrays
 from training.data.images.batches import normalize_pixels
@@ -26,25 +26,9 @@ Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]
 Arrays = dict[str, np.ndarray]
 
-AVAILABLE, COUNT, CLASSES, END = 30, 10, 3, 3.0
+COUNT = 10
 NUMBERS = ("mse", "mse_float", "max_abs_error", "exact_pixels")
 ERRORS = ("mse", "mse_float", "max_abs_error", "exact")
-
-
-@pytest.fixture(scope="module")
-def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Network files: one with an output of zero, and one with classes and a random output."""
-    classes = {"dims_to_keep": 10, "label_dim": CLASSES, "output": "random"}
-    kinds: dict[str, dict[str, Any]] = {"PRP": {}, "classes": classes}
-    return save_image_models(tmp_path_factory.mktemp("networks"), kinds, t_max=END)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random images with classes."""
-    path = tmp_path_factory.mktemp("data") / "blobs.zip"
-    write_image_set(path, AVAILABLE, classes=CLASSES)
-    return path
 
 
 class Found:

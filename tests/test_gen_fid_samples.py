@@ -17,7 +17,7 @@ from PIL import Image
 import gen_fid_samples
 import pfODE_int
 from dnnlib.errors import DataError, UsageError
-from tests.support.image_models import SHAPE, save_image_models, write_image_set
+from tests.support.image_models import CLASSES, END, SHAPE, write_image_set
 from tests.support.rank_pool import RankPool
 from tests.support.running import refused, unless_given
 from torch_utils.results import load_arrays
@@ -39,22 +39,9 @@ from training.simulation.times import TimeChoice
 Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]
 
-DIM, KEPT, CLASSES, END = 64, 10, 3, 3.0
+DIM, KEPT = 64, 10
 CPU = torch.device("cpu")
-NETWORKS: dict[str, dict[str, Any]] = {
-    "random": {"output": "random"},
-    "other": {"output": "random", "rho": 1.1},
-    "classes": {"output": "random", "dims_to_keep": KEPT, "label_dim": CLASSES},
-    "PRP": {},
-    "PRR": {"dims_to_keep": KEPT, "t_min": 0.5},
-    "colors": {"image_shape": (3, 8, 8)},
-}
 FAST = {"--solver": "heun", "--n_iters": 2, "--batch-gpu": 4, "--device_name": "cpu"}
-
-
-@pytest.fixture(scope="session")
-def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return save_image_models(tmp_path_factory.mktemp("networks"), NETWORKS, t_max=END)
 
 
 @pytest.fixture(scope="session")
@@ -184,7 +171,8 @@ def test_images_made_in_parts_are_those_made_at_once(
 
 
 @pytest.mark.parametrize(
-    ("network", "eps"), [("PRP", "auto"), ("PRR", "auto"), ("PRR", "0.3"), ("colors", "auto")]
+    ("network", "eps"),
+    [("PRP", "auto"), ("late PRR", "auto"), ("late PRR", "0.3"), ("colors", "auto")],
 )
 def test_a_linear_flow_gives_the_images_of_the_closed_form(
     make: Run, networks: dict[str, Path], tmp_path: Path, network: str, eps: str
@@ -214,13 +202,13 @@ def test_latents_can_have_the_variances_of_a_melt(
     write_image_set(tmp_path / "noise.zip", 4)
     solving = ("--solver=heun", "--n_iters=2")
     melting = (f"--save_dir={tmp_path}", f"--data_root={tmp_path / 'noise.zip'}", "--bs=4")
-    network = f"--network={networks['PRR']}"
+    network = f"--network={networks['late PRR']}"
     assert run_script(pfODE_int, network, "--sim_type=melt", *melting, *solving).code == 0
     (melt,) = tmp_path.glob("*_melt.npz")
     empirical = ("--seeds=0-1", "--gen_source=empirical", f"--prev_melt={melt}")
-    made = make(tmp_path / "one", *empirical, network="PRR")
+    made = make(tmp_path / "one", *empirical, network="late PRR")
     # As images of the melt's own law, given by numbers.
-    model = Model.load(networks["PRR"])
+    model = Model.load(networks["late PRR"])
     law = LatentLaw.empirical(torch.from_numpy(load_arrays(melt)["xs_es"][-1]).double())
     latents = torch.cat([law.sample(1, seeded_generator("cpu", k, Stream.LATENT)) for k in (0, 1)])
     first, last = (model.about[name] for name in ("tmin", "tmax"))
@@ -229,7 +217,7 @@ def test_latents_can_have_the_variances_of_a_melt(
     expected = to_pixels(model.flow.to_data(end, times[0])).reshape(2, 8, 8).numpy()
     np.testing.assert_array_equal(np.stack([pixels(data) for data in made.values()]), expected)
     # Images of two laws do not mix, nor are those of another network's melt made.
-    assert start(tmp_path / "one", "--seeds=5", network="PRR").code == 2
+    assert start(tmp_path / "one", "--seeds=5", network="late PRR").code == 2
     result = start(tmp_path / "two", *empirical, network="PRP")
     assert (result.code, list((tmp_path / "two").glob("*"))) == (1, [])
 
@@ -329,7 +317,7 @@ DIFFERENCES = [
 def test_other_settings_are_refused(start: Run, copy: Path, contents: Contents) -> None:
     before = contents(copy)
     for option, here, there in DIFFERENCES:
-        other = {"network": option} if option in NETWORKS else {}
+        other = {"network": option} if option == "other" else {}
         result = start(copy, "--seeds=0-30", *([] if other else [option]), **other)
         refused(result, 2, here, there, copy / PARAMETERS, "--overwrite")
         assert contents(copy) == before

@@ -13,7 +13,7 @@ import torch
 
 import pfODE_int
 import toy_pfODE_int
-from tests.support.image_models import save_image_models, write_image_set
+from tests.support.image_models import CLASSES, write_image_set
 from tests.support.running import refused
 from torch_utils.results import load_arrays
 from training.data.images.batches import normalize_pixels
@@ -32,7 +32,7 @@ Arrays = dict[str, np.ndarray]
 
 KINDS = ("melt", "roundtrip", "gen")
 TOY = ("--data_name=circles", "--total_samples=12", "--steps=8", "--save_freq=3")
-COUNT, DIM, CLASSES = 5, 64, 3
+COUNT, DIM = 5, 64
 LEVELS = 127.5
 SCRIPTS = [toy_pfODE_int, pfODE_int]
 SOLVER = SOLVERS["exp_rk5"]
@@ -51,19 +51,6 @@ class Found:
 
     def __getitem__(self, kind: str) -> Arrays:
         return self.arrays[kind]
-
-
-@pytest.fixture(scope="session")
-def networks(
-    toy_network: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Path]:
-    """A toy's that has hardly been trained, and images', of which one's output is zero."""
-    kinds = {
-        "zero": {"dims_to_keep": 10},
-        "classes": {"label_dim": CLASSES, "output": "random", "space": "ES"},
-    }
-    images = save_image_models(tmp_path_factory.mktemp("networks"), kinds, t_max=3.0)
-    return {**images, "toy": toy_network("--data_name=circles", "--tmax=5")}
 
 
 @pytest.fixture(scope="session")
@@ -113,11 +100,12 @@ def toy_flow(mode: str, network: Path) -> tuple[ProbabilityFlow, float]:
 
 @pytest.mark.parametrize("mode", ["exact", "discrete", "net"])
 def test_toys_get_the_density_of_their_points_at_the_first_time(
-    mode: str, simulate: Run, networks: dict[str, Path]
+    mode: str, simulate: Run, toy_network: Callable[..., Path]
 ) -> None:
-    which = f"--network={networks['toy']}" if mode == "net" else "--dims_to_keep=1"
+    network = toy_network("--data_name=circles", "--tmax=5")
+    which = f"--network={network}" if mode == "net" else "--dims_to_keep=1"
     found = simulate(toy_pfODE_int, mode, *TOY, which, "--log_prob")
-    flow, end = toy_flow(mode, networks["toy"])
+    flow, end = toy_flow(mode, network)
     if mode == "discrete":
         points = torch.from_numpy(found["melt"]["tilde_xs"][0])
         flow.denoiser = DiscreteDenoiser(points, flow.basis, flow.schedule)
@@ -153,8 +141,8 @@ def test_parameters_tell_the_mean_its_error_and_the_cost(simulate: Run) -> None:
 def test_nothing_else_is_written_and_nothing_without_the_option(
     script: Any, simulate: Run, arguments: Run
 ) -> None:
-    along = simulate(script, *arguments(script, "classes"), "--log_prob")
-    alone = simulate(script, *arguments(script, "classes"))
+    along = simulate(script, *arguments(script, "classes in ES"), "--log_prob")
+    alone = simulate(script, *arguments(script, "classes in ES"))
     densities = {"log_prob"} if script is toy_pfODE_int else {"log_prob", "bits_per_dim"}
     for kind in KINDS:
         assert set(along[kind]) - set(alone[kind]) == densities
@@ -176,7 +164,7 @@ def test_images_get_the_density_of_their_dequantized_copies(
     simulate: Run, arguments: Run, networks: dict[str, Path], images: tuple[Path, np.ndarray]
 ) -> None:
     more = ("--log_prob", "--seed=3", "--start_noise")  # which is not theirs
-    found = simulate(pfODE_int, *arguments(pfODE_int, "zero"), *more)
+    found = simulate(pfODE_int, *arguments(pfODE_int, "PRR"), *more)
     data = normalize_pixels(torch.from_numpy(images[1])).flatten(1)
     for kind in KINDS:
         arrays, facts = found[kind], found.facts[kind]["likelihood"]
@@ -184,7 +172,7 @@ def test_images_get_the_density_of_their_dequantized_copies(
         points = dequantized(data, seed=3).numpy() if kind == "melt" else points
         # Others are saved in single precision.
         tolerance = 1e-6 if kind == "melt" else 1e-2
-        expected = gaussian(networks["zero"], points)
+        expected = gaussian(networks["PRR"], points)
         np.testing.assert_allclose(arrays["log_prob"], expected, rtol=0, atol=tolerance)
         levels = -(arrays["log_prob"] / DIM - log(LEVELS)) / log(2)
         np.testing.assert_allclose(arrays["bits_per_dim"], levels, rtol=1e-12)
@@ -195,8 +183,8 @@ def test_images_get_the_density_of_their_dequantized_copies(
 def test_densities_of_images_are_those_under_their_own_class(
     simulate: Run, arguments: Run, networks: dict[str, Path], images: tuple[Path, np.ndarray]
 ) -> None:
-    found = simulate(pfODE_int, *arguments(pfODE_int, "classes"), "--log_prob")
-    flow = Model.load(networks["classes"]).flow
+    found = simulate(pfODE_int, *arguments(pfODE_int, "classes in ES"), "--log_prob")
+    flow = Model.load(networks["classes in ES"]).flow
     times, trace = flow.schedule.times(3, 3.0), Trace("hutchinson")
     data = dequantized(normalize_pixels(torch.from_numpy(images[1])).flatten(1), seed=0)
     generated = torch.from_numpy(found["gen"]["tilde_xs"][-1]).double()
@@ -234,5 +222,5 @@ def test_options_that_say_nothing_are_usage_errors(
         (["--log_prob", "--trace=exact", "--probes=2"], "an exact trace has none"),
     ):
         place = f"--save_dir={tmp_path / 'out'}"
-        refused(run_script(script, *arguments(script, "zero"), *more, place), 2, message)
+        refused(run_script(script, *arguments(script, "PRR"), *more, place), 2, message)
         assert list(tmp_path.iterdir()) == []

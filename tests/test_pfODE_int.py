@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import pfODE_int
-from tests.support.image_models import SHAPE, save_image_models, spoil_image, write_image_set
+from tests.support.image_models import END, GAP, SHAPE, spoil_image, write_image_set
 from tests.support.running import refused, unless_given
 from tests.support.trajectories import KEYS
 from torch_utils.results import load_arrays
@@ -26,31 +26,7 @@ Contents = Callable[[Path], dict[str, bytes]]
 Arrays = dict[str, np.ndarray]
 
 KINDS = ("melt", "roundtrip", "gen")
-COUNT, DIM, KEPT, CLASSES, END = 5, 64, 10, 3, 3.0
-
-GAP = {"g_type": "constant_inflation_gap", "inflation_gap": 1.3}
-NETWORKS: dict[str, dict[str, Any]] = {
-    "PRP": {},
-    "PRR": {"dims_to_keep": KEPT},
-    "gap": {"dims_to_keep": KEPT, "rho": 1.2, "gamma0": 1e-3, **GAP},
-    "classes": {"dims_to_keep": KEPT, "label_dim": CLASSES, "output": "random"},
-    "late": {"t_min": 0.5, "space": "ES"},
-    "VP": {"precond": "vp", "t_max": 1.0},
-}
-
-
-@pytest.fixture(scope="module")
-def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Network files; the output of all is zero but for the one with classes."""
-    return save_image_models(tmp_path_factory.mktemp("networks"), NETWORKS, t_max=END)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random images with classes."""
-    path = tmp_path_factory.mktemp("data") / "blobs.zip"
-    write_image_set(path, 30, classes=CLASSES)
-    return path
+COUNT, DIM, KEPT = 5, 64, 10
 
 
 class Found:

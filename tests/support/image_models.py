@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -103,16 +104,6 @@ def save_image_model(path: Path, *arguments: Any, **options: Any) -> Model:
     return model
 
 
-def save_image_models(
-    folder: Path, kinds: dict[str, dict[str, Any]], **common: Any
-) -> dict[str, Path]:
-    """Network files by name, of the options of each kind beside those that they have in common."""
-    paths = {name: folder / f"{name}.pkl" for name in kinds}
-    for name, options in kinds.items():
-        save_image_model(paths[name], **{**common, **options})
-    return paths
-
-
 def write_image_set(
     path: Path, count: int, image_shape: Sequence[int] = SHAPE, classes: int = 0, seed: int = 0
 ) -> np.ndarray:
@@ -134,3 +125,39 @@ def spoil_image(path: Path, index: int) -> None:
     content = path.read_bytes()
     place = content.index(b"IDAT", content.index(b"img%08d" % index))
     path.write_bytes(content[:place] + b"I?AT" + content[place + 4 :])
+
+
+CLASSES, END = 3, 3.0
+GAP = {"g_type": "constant_inflation_gap", "inflation_gap": 1.3}
+RANDOM = {"output": "random", "label_dim": CLASSES}
+KINDS: dict[str, dict[str, Any]] = {
+    "PRP": {},
+    "PRR": {"dims_to_keep": 10},
+    "gap": {"dims_to_keep": 10, "rho": 1.2, "gamma0": 1e-3, **GAP},
+    "late": {"t_min": 0.5, "space": "ES"},
+    "late PRR": {"dims_to_keep": 10, "t_min": 0.5},
+    "VP": {"precond": "vp", "t_max": 1.0},
+    "colors": {"image_shape": (3, 8, 8)},
+    "random": {"output": "random"},
+    "other": {"output": "random", "rho": 1.1},
+    "classes": {"dims_to_keep": 10, **RANDOM},
+    "classes in ES": {"space": "ES", **RANDOM},
+}
+
+
+@pytest.fixture(scope="session")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Files of image networks that know times up to 3; the output of most is zero."""
+    folder = tmp_path_factory.mktemp("networks")
+    paths = {name: folder / f"{name}.pkl" for name in KINDS}
+    for name, options in KINDS.items():
+        save_image_model(paths[name], **{"t_max": END, **options})
+    return paths
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty random images with classes."""
+    path = tmp_path_factory.mktemp("data") / "blobs.zip"
+    write_image_set(path, 30, classes=CLASSES)
+    return path
