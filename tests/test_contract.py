@@ -75,17 +75,6 @@ def test_help_tells_every_option_and_its_default(command: Command) -> None:
 
 
 @every_command
-def test_options_are_spelled_with_dashes_or_underscores(command: Command) -> None:
-    for old, new in ("-_", "_-"):
-        arguments = []
-        for option in command.options:
-            for name in (*option.opts, *option.secondary_opts):
-                spelled = name if len(name) == 2 else f"--{name[2:].replace(old, new)}"
-                arguments += [spelled, *([] if option.is_flag or option.count else ["x"])]
-        assert command.run(*arguments, "--help").code == 0
-
-
-@every_command
 def test_missing_options_are_named(command: Command, shelf: Shelf, tmp_path: Path) -> None:
     required = {option.opts[-1] for option in command.options if option.required}
     for name in required | set(command.needed):

@@ -291,12 +291,6 @@ def test_images_are_generated_of_the_class_asked_for(simulate: Run) -> None:
     assert found.parameters["gen"]["options"]["class"] == 2
 
 
-def test_the_size_of_network_calls_changes_nothing(simulate: Run) -> None:
-    one, other = simulate("classes"), simulate("classes", "--batch-gpu=2")
-    for kind in KINDS:
-        close_to(other[kind], one[kind])
-
-
 def test_half_precision_is_of_the_network_only(simulate: Run) -> None:
     full, half = simulate("classes"), simulate("classes", "--precision=bf16")
     difference = np.abs(half["melt"]["net_outs"] - full["melt"]["net_outs"]).max()

@@ -109,16 +109,6 @@ def test_a_run_without_calibration_writes_none(train: Run, argument: str) -> Non
     assert saved["options"]["calibrate"] is False
 
 
-def test_a_calibration_changes_nothing_else_in_the_file(train: Run) -> None:
-    with_it, without = (
-        read_network(network_file(train("--data_name=circles", flag)))
-        for flag in ("--calibrate", "--no-calibrate")
-    )
-    assert with_it[1] == without[1]
-    for name in ("basis", "network"):
-        assert equal(with_it[0][name].state, without[0][name].state)
-
-
 def test_tensorboard_has_the_numbers_of_the_reports(unbroken: Path) -> None:
     events, lines = EventAccumulator(str(unbroken)).Reload(), stats(unbroken)
     assert [line["seen"] for line in lines] == [1000 * kimg for kimg in range(1, 9)]
