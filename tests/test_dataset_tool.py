@@ -162,6 +162,14 @@ def test_the_parameters_are_beside_the_data_set(
     assert (params["image_shape"], params["skipped"]) == ([1, 8, 8], 0)
 
 
+def test_other_ranks_leave_the_work_to_the_first(
+    tool: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset_tool, "rank_from_environment", lambda: 1)
+    assert tool("digits", tmp_path / "a.zip").code == 0
+    assert not (tmp_path / "a.zip").exists()
+
+
 # Transforms, against crops made by hand.
 
 
@@ -394,3 +402,10 @@ def test_what_is_no_data_set_is_never_replaced(
         result = tool(source, dest, "--overwrite")
         refused(result, 2, message)
         assert contents(tmp_path) == before
+
+
+def test_a_folder_of_before_is_replaced_if_asked(tool: Run, tmp_path: Path) -> None:
+    for count in (2, 3):
+        result = tool("digits", tmp_path / "d", f"--max-images={count}", "--overwrite")
+        assert (result.code, len(read_output(tmp_path / "d")[0])) == (0, count)
+    assert sorted(os.listdir(tmp_path)) == ["d", "d_params.json"]

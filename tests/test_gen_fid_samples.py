@@ -438,6 +438,7 @@ WRONG = [
     ("random", ["--seeds=7-3"], 2, "give 3-7"),
     ("random", ["--seeds=0-10000000"], 2, "10000001"),
     ("random", ["--gen_source=empirical"], 2, "prev_melt"),
+    ("random", ["--gen_source=empirical", "--prev_melt=m.npz", "--eps=1"], 2, "eps"),
     ("random", ["--gen_source=empirical", "--prev_melt=none.npz"], 1, "none.npz"),
     ("random", ["--prev_melt=m.npz"], 2, "gen_source=empirical"),
     ("random", ["--end_vars=1e200"], 2, "overflows"),

@@ -16,6 +16,7 @@ from tests.support.image_models import END, GAP, SHAPE, spoil_image, write_image
 from tests.support.running import refused, unless_given
 from tests.support.trajectories import KEYS
 from torch_utils.results import load_arrays
+from torch_utils.snapshots import read_network, write_network
 from training.data.images.batches import normalize_pixels
 from training.data.images.dataset import ImageDataset
 from training.flow.solvers import DEFAULT, SOLVERS
@@ -368,3 +369,14 @@ def test_parameters_that_cannot_be_read_are_not_written_over(
     result = run_script(pfODE_int, *command("PRP", f"--save_dir={tmp_path}", "--overwrite"))
     refused(result, 1, "sim_params.json is not readable JSON")
     assert contents(tmp_path) == before
+
+
+def test_a_network_that_becomes_infinite_leaves_no_file(
+    refuse: Run, networks: dict[str, Path], tmp_path: Path
+) -> None:
+    parts, about = read_network(networks["PRP"])
+    for name, tensor in parts["network"].state.items():
+        if "to_image" in name:
+            tensor.fill_(1e38)
+    write_network(tmp_path / "wild.pkl", parts, about)
+    refuse("PRP", [f"--network={tmp_path / 'wild.pkl'}"], 1, "not finite at t = 0")
