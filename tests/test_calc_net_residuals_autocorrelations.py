@@ -412,33 +412,28 @@ def test_values_that_are_not_finite_or_too_large_are_told_with_their_place(
     assert part in line
 
 
-@pytest.mark.parametrize(
-    ("network", "data"),
-    [
-        ("toy", {"data_name": "circles", "dims_to_keep": 2}),
-        ("images", {"data_name": "blobs", "dims_to_keep": 64}),
-    ],
-)
+OF: dict[str, dict[str, Any]] = {
+    "toy": {"data_name": "circles", "dims_to_keep": 2},
+    "images": {"data_name": "blobs", "dims_to_keep": 64},
+}
+
+
+@pytest.mark.parametrize("network", OF)
 def test_a_summary_tells_what_it_was_made_of(
-    run_script: Run,
-    refusal: Run,
-    run: Run,
-    places: dict[str, Path],
-    network: str,
-    data: dict[str, Any],
+    run_script: Run, refusal: Run, run: Run, places: dict[str, Path], network: str
 ) -> None:
     folder = run(network, "--seed=7", "--noise=path", "--solver=heun")
     command, source = results_of(network, folder)
     (parameters,) = folder.glob("*.json")
-    (file, *_) = folder.glob("*.npz")
-    origin = str(load_arrays(file)["origin"])
+    origin = str(load_arrays(next(folder.glob("*.npz")))["origin"])
 
     def extraction() -> dict[str, Any]:
         (path,) = correlate(run_script, command, source, "--overwrite").glob("*_summary.json")
         return json.loads(path.read_text())["extraction"]
 
-    of = {"network": str(places[network]), "calibration": True, "n_samples": COUNT, "seed": 7}
-    assert extraction() == {"schedule": "PRP", "noise": "path", "origin": origin, **data, **of}
+    of = {"network": str(places[network]), "calibration": True}
+    of |= {"schedule": "PRP", "noise": "path", "origin": origin, "n_samples": COUNT, "seed": 7}
+    assert extraction() == {**OF[network], **of}
     # Options that are not of these residuals tell nothing of them.
     others = json.loads(parameters.read_text()) | {"origin": "0123456789abcdef"}
     for content in (json.dumps(others), None):
