@@ -76,7 +76,12 @@ def measure(
 
     @cache
     def start(score: str, *arguments: str) -> Found:
-        standard = {"--test_pts": 300, "--steps": 6, "--boundary_pts": 50, "--r_num": 3}
+        standard: dict[str, Any] = {
+            "--test_pts": 300,
+            "--steps": 6,
+            "--boundary_pts": 50,
+            "--r_num": 3,
+        }
         if score == "net":
             arguments = (f"--network={networks[arguments[0]]}", *arguments[1:])
             standard["--paired"] = "--paired" in arguments

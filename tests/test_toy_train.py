@@ -265,7 +265,7 @@ def change_state(state: Path, **changes: Any) -> None:
 
 SPOILED_STATES: dict[str, Callable[[Path], Any]] = {
     "missing": Path.unlink,
-    "a folder without a run": lambda state: (state.unlink(), state.mkdir()),
+    "a folder without a run": lambda state: [step(state) for step in (Path.unlink, Path.mkdir)],
     "a network": lambda state: write_network(state, {}, {}),
     "lacks everything": lambda state: write_state(state, {}),
     "lacks a part": lambda state: change_state(state, averaged=None),

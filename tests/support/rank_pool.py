@@ -107,11 +107,13 @@ class RankPool:
 
     def _answers(self) -> list[Any]:
         answers: dict[int, Any] = {}
+        failures: list[str] = []
         while len(answers) < RANKS:
             waiting = [rank for number, rank in enumerate(self._ranks) if number not in answers]
-            ready = wait(waiting, LONGEST)
+            # One that fails takes the other down, whose complaint may come first.
+            ready = wait(waiting, LAST_WORDS if failures else LONGEST)
             if not ready:
-                self._fail("the ranks took too long")
+                self._fail("\n".join(failures) or "the ranks took too long")
             for rank in ready:
                 number = self._ranks.index(cast(Connection, rank))
                 try:
@@ -119,8 +121,10 @@ class RankPool:
                 except EOFError:
                     raised, answer = True, "it ended"
                 if raised:
-                    self._fail(f"rank {number}: {answer}")
+                    failures.append(f"rank {number}: {answer}")
                 answers[number] = answer
+        if failures:
+            self._fail("\n".join(failures))
         return [answers[number] for number in range(RANKS)]
 
     def _fail(self, why: str) -> NoReturn:
