@@ -24,6 +24,8 @@ from training.settings.declared import Declared, option, takes
 from training.settings.script import command, run_script
 from training.settings.types import COUNT, FILE, choice
 
+FORMAT = "inflationary-flows image data set 1"
+
 
 def parse_resolution(
     ctx: click.Context, param: click.Parameter, value: str | None
@@ -95,6 +97,7 @@ def main(settings: Settings) -> None:
     with image_writer(dest) as writer:
         (height, width, channels), skipped = conversion.run(source, writer)
     params = {
+        "format": FORMAT,
         "options": settings.recorded(),
         "images": writer.count,
         "skipped": skipped,

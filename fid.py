@@ -23,7 +23,7 @@ from torch_utils.results import provenance, save_json
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.images.batches import ImageDataset, pixel_batches
-from training.files.fid_reference import FIDReference
+from training.files.fid_reference import DISTANCES_FORMAT, FORMAT, FIDReference
 from training.measure.detector import InceptionDetector, find_detector
 from training.measure.frechet import FeatureStatistics, Moments, frechet_distance
 from training.measure.kernel_distance import SUBSET_SIZE, kernel_distance, subset_distances
@@ -114,7 +114,10 @@ def ref(settings: RefSettings) -> None:
         )
         reference.save(dest)
         result = {"count": moments.count, "features": len(features)}
-        save_json(parameters, {**result, **described(settings, device, detector, dataset, began)})
+        save_json(
+            parameters,
+            {"format": FORMAT, **result, **described(settings, device, detector, dataset, began)},
+        )
         logger.info(f"Wrote {dest} of {moments.count} images")
 
 
@@ -141,7 +144,14 @@ def calc(settings: CalcSettings) -> None:
             return
         result = compare(moments, features, reference, settings.measuring.seed)
         if dest is not None:
-            save_json(dest, {**result, **described(settings, device, detector, dataset, began)})
+            save_json(
+                dest,
+                {
+                    "format": DISTANCES_FORMAT,
+                    **result,
+                    **described(settings, device, detector, dataset, began),
+                },
+            )
         report(result)
 
 

@@ -20,6 +20,8 @@ from training.settings.declared import Declared, option, takes
 from training.settings.script import command, run_script
 from training.settings.types import FILE, POSITIVE
 
+FORMAT = "inflationary-flows imported network 1"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Declared):
@@ -53,6 +55,7 @@ def main(settings: Settings) -> None:
     model = imported.model
     model.save(dest)
     params = {
+        "format": FORMAT,
         "options": settings.recorded(),
         "original": imported.origin,
         "network": model.recipe.network,

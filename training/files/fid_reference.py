@@ -16,6 +16,7 @@ from torch_utils.results import load_arrays, save_arrays
 from training.measure.frechet import require_moments
 
 FORMAT = "inflationary-flows fid reference 1"
+DISTANCES_FORMAT = "inflationary-flows image distances 1"
 _KINDS = {
     "mu": ("f", 1),
     "sigma": ("f", 2),

@@ -24,6 +24,8 @@ from training.learning.restarting import (
 )
 from training.model.model import Model
 
+FORMAT = "inflationary-flows training run 1"
+
 
 @dataclass(frozen=True)
 class Place:
@@ -76,7 +78,7 @@ class RunFolder:
                 )
             else:
                 path = outdir if place.itself else _claim(outdir, name)
-            save_json(path / OPTIONS_NAME, {**record, LAUNCH_KEY: launch_id()})
+            save_json(path / OPTIONS_NAME, {"format": FORMAT, **record, LAUNCH_KEY: launch_id()})
             chosen = [path]
         if dist.is_initialized():
             dist.broadcast_object_list(chosen, src=0)

@@ -15,7 +15,7 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.results import provenance, save_json
 from torch_utils.streams import Stream
-from training.files.residuals import Extraction, digest
+from training.files.residuals import FORMAT, Extraction, digest
 from training.flow.solvers import Solver
 from training.measure.residuals import Extractor, Put, ResidualProbe, Source
 from training.model.model import Model
@@ -111,7 +111,7 @@ def run_extraction(
     if distributed.is_main():
         seconds = time.perf_counter() - began
         facts = {"origin": origin, "denoiser_calls": calls, "seconds": seconds}
-        save_json(parameters, {"options": options, **facts, **provenance()})
+        save_json(parameters, {"format": FORMAT, "options": options, **facts, **provenance()})
         logger.info(
             f"Wrote residuals of {job.count} samples at {len(job.probe.times)} times to "
             f"{parameters.parent} in {seconds:.1f} s"
