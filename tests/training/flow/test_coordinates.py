@@ -1,0 +1,143 @@
+"""Coordinates: invertible, with the log determinant of autograd, and fitted as they say."""
+
+from math import inf
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+from sklearn.preprocessing import PowerTransformer
+from torch import Tensor
+
+from dnnlib.errors import DataError
+from training.flow.coordinates.coordinates import Coordinates
+from training.flow.coordinates.fit import (
+    MARGINALS,
+    WHITENINGS,
+    Columns,
+    basis_in,
+    fit_coordinates,
+)
+
+NAMES = ["gamma", "uniform", "rate", "sum"]
+
+
+def table(count: int = 2000, seed: int = 0) -> Tensor:
+    """A skewed column, one between 0 and 1, a positive one, and almost the sum of the others."""
+    draw = np.random.default_rng(seed)
+    columns = [draw.gamma(2, 3, count), draw.uniform(size=count), draw.lognormal(size=count)]
+    return torch.from_numpy(np.stack([*columns, sum(columns) + draw.normal(0, 0.1, count)], 1))
+
+
+def bounded_columns() -> Columns:
+    plain = Columns.plain(NAMES)
+    low, high = plain.low.clone(), plain.high.clone()
+    low[1], high[1], low[2] = 0, 1, 0
+    return Columns(NAMES, plain.steps, plain.offsets, low, high)
+
+
+@pytest.fixture(params=[(a, b, c) for a in MARGINALS for b in WHITENINGS for c in (False, True)])
+def fitted(request: pytest.FixtureRequest) -> Coordinates:
+    marginals, whiten, bounded = request.param
+    columns = bounded_columns() if bounded else Columns.plain(NAMES)
+    return fit_coordinates(table(), columns, marginals, whiten)
+
+
+def test_points_come_back_and_the_log_determinant_is_that_of_autograd(
+    fitted: Coordinates,
+) -> None:
+    fitted.check()
+    points = table(50, seed=1)
+    u, log_det = fitted(points)
+    torch.testing.assert_close(fitted.to_data(u), points, rtol=1e-9, atol=1e-9)
+    rows = [
+        torch.autograd.functional.jacobian(fitted.to_flow, point[None])[0, :, 0]
+        for point in points[:8]
+    ]
+    expected = torch.stack(rows).slogdet().logabsdet
+    torch.testing.assert_close(log_det[:8], expected, rtol=1e-7, atol=1e-7)
+
+
+def test_the_way_back_is_defined_far_out_and_inverts(fitted: Coordinates) -> None:
+    u = 6 * torch.randn(500, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    points = fitted.to_data(u)
+    assert points.isfinite().all()
+    inside = fitted.to_flow(points.clamp(max=1e12)) if "bounded" not in fitted.names else u
+    torch.testing.assert_close(inside, u, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_of_the_fit_have_mean_zero_and_variance_one(fitted: Coordinates) -> None:
+    u = fitted.to_flow(table())
+    torch.testing.assert_close(u.mean(dim=0), torch.zeros(4).double(), rtol=0, atol=1e-9)
+    covariance, unit = u.T.cov(correction=0), torch.eye(4).double()
+    if fitted.names[-1] == "standardize":
+        covariance = covariance.diag().diag()
+        assert basis_in(fitted, table()).participation_ratio < 3.5
+    else:
+        assert torch.equal(basis_in(fitted, table()).eigenvectors, unit)
+    torch.testing.assert_close(covariance, unit, rtol=0, atol=1e-9)
+
+
+def test_scores_make_columns_normal_and_powers_are_those_of_scikit_learn() -> None:
+    points = table(6000)
+    distance = {}
+    for marginals in ("none", "quantile"):
+        u = fit_coordinates(points, Columns.plain(NAMES), marginals, "none").to_flow(points)
+        levels = norm.cdf(u[:, 0].sort().values.numpy())
+        distance[marginals] = np.abs(levels - (np.arange(6000) + 0.5) / 6000).max()
+    assert distance["quantile"] < 0.01 < 0.05 < distance["none"]
+    fitted = fit_coordinates(points[:, [0]], Columns.plain(["gamma"]), "yeo-johnson", "none")
+    power = fitted.maps[0]
+    scaled = (points[:, [0]] - power.location) / power.scale
+    expected = PowerTransformer(standardize=False).fit(scaled.numpy())
+    assert float(power.exponent) == pytest.approx(expected.lambdas_[0], abs=1e-3)
+    torch.testing.assert_close(
+        power(points[:, [0]])[0],
+        torch.from_numpy(expected.transform(scaled.numpy())),
+        rtol=1e-3,
+        atol=1e-3,
+    )
+
+
+def test_whitening_back_keeps_what_is_thin() -> None:
+    points = table()
+    points[:, 3] = points[:, :3].sum(dim=1) + 1e-4 * torch.randn(
+        2000, generator=torch.Generator().manual_seed(0)
+    )
+    fitted = fit_coordinates(points, Columns.plain(NAMES), "none", "zca")
+    back = fitted.to_data(fitted.to_flow(points))
+    thickness = (back[:, 3] - back[:, :3].sum(dim=1)).std()
+    assert float(thickness) == pytest.approx(1e-4, rel=0.05)
+
+
+def test_discrete_columns_are_dithered_within_their_step_and_rounded_back() -> None:
+    points = torch.stack([torch.arange(7.0) * 0.5 + 0.25, torch.arange(7.0) * 0.3], 1).double()
+    columns = Columns.plain(["half", "real"])
+    steps, offsets = torch.tensor([0.5, 0.0]), torch.tensor([0.25, 0.0])
+    columns = Columns(columns.names, steps, offsets, columns.low, columns.high)
+    fitted = fit_coordinates(points, columns, "none", "none")
+    dithered = fitted.dithered(points, torch.Generator().manual_seed(0))
+    assert torch.equal(dithered[:, 1], points[:, 1])
+    assert 0 < float((dithered - points)[:, 0].abs().max()) <= 0.25
+    torch.testing.assert_close(fitted.rounded(dithered), points, rtol=0, atol=1e-12)
+
+
+def test_what_has_no_coordinates_is_said_with_the_name_of_its_column() -> None:
+    points, columns = table(), bounded_columns()
+    points[7, 1] = 1.5
+    with pytest.raises(DataError, match=r"column 'uniform' has 1\.5 in row 7"):
+        fit_coordinates(points, columns)
+    points = table()
+    points[:, 2] = 3
+    for marginals, whiten in (("quantile", "zca"), ("none", "none")):
+        with pytest.raises(DataError, match="column 'rate' is constant"):
+            fit_coordinates(points, Columns.plain(NAMES), marginals, whiten)
+    points = table()
+    points[:, 3] = points[:, 0] - points[:, 2]
+    with pytest.raises(DataError, match=r"depend on each other.*'sum'"):
+        fit_coordinates(points, Columns.plain(NAMES))
+    fitted = fit_coordinates(table(), bounded_columns())
+    outside = table(3)
+    outside[1, 1] = -inf
+    with pytest.raises(DataError, match=r"1 point.*first in column 1"):
+        fitted.to_flow(outside)

@@ -1,0 +1,122 @@
+"""From the columns of a table, in their own units, to what a flow sees, and back.
+
+A flow works best where columns are nearly normal and of one scale. So points x pass through a chain
+of invertible maps (``maps``) to u, where the flow lives, and
+
+    log p_x(x) = log p_u(u(x)) + log |det du/dx|.
+
+Columns of whole steps (counts, readings with two decimals) have no density. They are *dithered*: a
+value stands for the interval of one step around it, and is drawn from it uniformly. What the flow
+generates is rounded to steps where that is asked for.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dnnlib.errors import DataError
+from training.flow.coordinates.maps import MAPS, PointMap
+
+
+class Coordinates(nn.Module):
+    """A chain of invertible maps from data space ``[..., D]`` to flow space ``[..., D]``, float64.
+
+    Args:
+        dim: D.
+        maps: Names in ``MAPS``, in the order in which they are applied.
+        knots: Number of knots of their splines.
+
+    Attributes:
+        steps: ``[D]``: the step of each discrete column, 0 for continuous ones.
+        offsets: ``[D]``: a value of each discrete column, from which its steps count.
+
+    Example:
+        >>> import torch
+        >>> coordinates = Coordinates(2, ["yeo-johnson", "zca"])
+        >>> points = torch.randn(5, 2, dtype=torch.float64)
+        >>> there = coordinates.to_flow(points)
+        >>> bool((coordinates.to_data(there) - points).abs().max() < 1e-12)
+        True
+    """
+
+    steps: Tensor
+    offsets: Tensor
+
+    def __init__(self, dim: int, maps: Sequence[str], knots: int = 0):
+        super().__init__()
+        self.dim, self.names, self.knots = dim, list(maps), knots
+        for name in self.names:
+            if name not in MAPS:
+                raise ValueError(f"unknown map '{name}': known are {', '.join(MAPS)}")
+        self.maps = nn.ModuleList(MAPS[name](dim, knots) for name in self.names)
+        self.register_buffer("steps", torch.zeros(dim, dtype=torch.float64))
+        self.register_buffer("offsets", torch.zeros(dim, dtype=torch.float64))
+
+    @property
+    def arguments(self) -> dict[str, object]:
+        """What constructs it anew, but for its buffers."""
+        return {"dim": self.dim, "maps": self.names, "knots": self.knots}
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, maps={self.names}"
+
+    def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Points of flow space ``[..., D]``, and ``log |det du/dx| [...]``, of points ``[..., D]``.
+
+        Raises:
+            DataError: One is not finite, or outside of the bounds of its column.
+        """
+        u = points.double()
+        total = torch.zeros_like(u[..., 0])
+        for map_ in self.maps:
+            u, log_det = map_(u)
+            total = total + log_det
+        if not (u.isfinite().all() and total.isfinite().all()):
+            bad = ~u.isfinite().reshape(-1, self.dim)
+            column = int(bad.any(dim=0).int().argmax())
+            raise DataError(
+                f"{int(bad.any(dim=1).sum())} point(s) have no place in the flow, first in column "
+                f"{column}: they are NaN or infinite, or outside of the column's bounds"
+            )
+        return u, total
+
+    def to_flow(self, points: Tensor) -> Tensor:
+        """From data space to flow space."""
+        return self(points)[0]
+
+    def log_det(self, points: Tensor) -> Tensor:
+        """``log |det du/dx| [...]`` at points ``[..., D]`` of data space."""
+        return self(points)[1]
+
+    def to_data(self, points: Tensor) -> Tensor:
+        """From flow space ``[..., D]`` to data space."""
+        x = points.double()
+        for map_ in reversed(list(self.maps)):
+            assert isinstance(map_, PointMap)
+            x = map_.inverse(x)
+        return x
+
+    def dithered(self, points: Tensor, generator: torch.Generator) -> Tensor:
+        """Points ``[N, D]`` of data space with discrete columns spread evenly over their steps.
+
+        Args:
+            points: The points.
+            generator: The source of random numbers, on the CPU.
+        """
+        noise = torch.rand(points.shape, generator=generator, dtype=torch.float64) - 0.5
+        return points + self.steps * noise.to(points.device)
+
+    def rounded(self, points: Tensor) -> Tensor:
+        """Points ``[..., D]`` of data space with discrete columns at the nearest of their steps."""
+        step = torch.where(self.steps > 0, self.steps, 1.0)
+        nearest = self.offsets + step * ((points - self.offsets) / step).round()
+        return torch.where(self.steps > 0, nearest, points)
+
+    def check(self) -> None:
+        """Raises ValueError if what it holds does not make an invertible map."""
+        if (self.steps < 0).any():
+            raise ValueError("a step is negative")
+        for map_ in self.maps:
+            assert isinstance(map_, PointMap)
+            map_.check()

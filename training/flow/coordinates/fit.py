@@ -1,0 +1,200 @@
+"""Coordinates that suit the columns of a table, fitted to its rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from scipy.stats import yeojohnson_llf
+from torch import Tensor
+
+from dnnlib.errors import DataError
+from training.flow.coordinates.coordinates import Coordinates
+from training.flow.coordinates.maps import (
+    Bounded,
+    NormalScores,
+    PointMap,
+    Standardize,
+    WhitenPCA,
+    YeoJohnson,
+)
+from training.flow.eigenbasis import EigenBasis
+
+MARGINALS = ("none", "yeo-johnson", "quantile")
+WHITENINGS = ("none", "pca", "zca")
+CHAINS: dict[str, list[str]] = {
+    "none": [],
+    "yeo-johnson": ["yeo-johnson"],
+    "quantile": ["yeo-johnson", "normal scores"],
+}
+"""By what is done to the marginals, names of maps."""
+MOST_ROWS = 20_000
+"""Rows that an exponent is fitted to: its error is then a hundredth."""
+ROWS_PER_KNOT = 60
+FEWEST_KNOTS, MOST_KNOTS = 4, 64
+LEAST_GAP = 1e-4
+"""Between knots, in units of a column's spread: equal values would have an infinite slope."""
+LEAST_VARIANCE = 1e-13
+"""Of a principal axis, as a fraction of the largest: rounding has more."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What is known of columns beside their values.
+
+    Attributes:
+        names: ``[D]``.
+        steps: Steps of the discrete ones ``[D]``, 0 for continuous ones.
+        offsets: A value of each ``[D]``, from which its steps count.
+        low: Lower bounds ``[D]``, ``-inf`` where there is none.
+        high: Upper bounds ``[D]``, ``inf`` where there is none.
+    """
+
+    names: Sequence[str]
+    steps: Tensor
+    offsets: Tensor
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def plain(cls, names: Sequence[str]) -> "Columns":
+        """Continuous columns without bounds."""
+        zeros = torch.zeros(len(names), dtype=torch.float64)
+        return cls(names, zeros, zeros, zeros - torch.inf, zeros + torch.inf)
+
+
+def fit_coordinates(
+    points: Tensor, columns: Columns, marginals: str = "none", whiten: str = "zca"
+) -> Coordinates:
+    """Coordinates in which points have mean 0 and variance 1.
+
+    Args:
+        points: ``[N, D]`` of data space, discrete columns dithered: of the training alone.
+        columns: What is known of the columns.
+        marginals: What is done to each column: nothing; ``yeo-johnson``, a power; ``quantile``, a
+            power and a spline through its normal scores.
+        whiten: Whether columns are only standardized (``none``), whitened along the principal axes
+            (``pca``), or also turned back to the columns (``zca``).
+
+    Raises:
+        DataError: A value is outside of its bounds, a column is constant, or some depend on others.
+    """
+    count, dim = points.shape
+    bounded = bool(columns.low.isfinite().any() or columns.high.isfinite().any())
+    last = "standardize" if whiten == "none" else whiten
+    knots = min(max(count // ROWS_PER_KNOT, FEWEST_KNOTS), MOST_KNOTS)
+    names = [*["bounded"] * bounded, *CHAINS[marginals], last]
+    coordinates = Coordinates(dim, names, knots)
+    coordinates.steps.copy_(columns.steps)
+    coordinates.offsets.copy_(columns.offsets)
+    x = points.double()
+    for map_ in coordinates.maps:
+        assert isinstance(map_, PointMap)
+        _fit(map_, x, columns)
+        x, _ = map_(x)
+    return coordinates
+
+
+def _fit(map_: PointMap, x: Tensor, columns: Columns) -> None:
+    if isinstance(map_, Bounded):
+        _require_within(x, columns)
+        map_.set_bounds(columns.low, columns.high)
+    elif isinstance(map_, YeoJohnson):
+        _fit_powers(map_, x, columns)
+    elif isinstance(map_, NormalScores):
+        _fit_scores(map_, x)
+    elif isinstance(map_, WhitenPCA):
+        _fit_axes(map_, x, columns)
+    elif isinstance(map_, Standardize):
+        std = x.std(dim=0, correction=0)
+        _require_spread(std, columns)
+        map_.hold(mean=x.mean(dim=0), std=std)
+
+
+def basis_in(coordinates: Coordinates, points: Tensor) -> EigenBasis:
+    """The basis of a flow in these coordinates.
+
+    After whitening all variances are 1 and axes arbitrary, so they are those of the coordinates.
+
+    Args:
+        coordinates: The coordinates, fitted.
+        points: ``[N, D]`` of data space that they were fitted to.
+    """
+    if coordinates.names[-1] == "standardize":
+        return EigenBasis.fit([coordinates.to_flow(points)])
+    unit = torch.ones(coordinates.dim, dtype=torch.float64)
+    return EigenBasis(torch.zeros_like(unit), unit, torch.diag(unit))
+
+
+def _require_spread(spread: Tensor, columns: Columns) -> None:
+    if not (spread > 0).all():
+        column = int((spread <= 0).int().argmax())
+        raise DataError(f"column '{columns.names[column]}' is constant: leave it out")
+
+
+def _require_within(x: Tensor, columns: Columns) -> None:
+    outside = (x <= columns.low) | (x >= columns.high)
+    if outside.any():
+        row, column = outside.nonzero()[0].tolist()
+        raise DataError(
+            f"column '{columns.names[column]}' has {float(x[row, column]):g} in row {row}, not "
+            f"between its bounds {float(columns.low[column]):g} and "
+            f"{float(columns.high[column]):g}"
+        )
+
+
+def _fit_powers(map_: YeoJohnson, x: Tensor, columns: Columns) -> None:
+    """Exponents of largest likelihood, columns being measured from their median in their spread."""
+    few = x[:: -(-len(x) // MOST_ROWS)]
+    low, middle, high = few.quantile(x.new_tensor([0.16, 0.5, 0.84]), dim=0)
+    spread = torch.where(high > low, (high - low) / 2, few.std(dim=0))
+    _require_spread(spread, columns)
+    scaled = ((few - middle) / spread).numpy()
+    map_.hold(location=middle, scale=spread, exponent=torch.tensor(_exponents(scaled)))
+
+
+def _exponents(scaled: np.ndarray) -> list[float]:
+    def best(column: np.ndarray) -> float:
+        found = minimize_scalar(
+            lambda power: -yeojohnson_llf(power, column), bounds=(0, 2), method="bounded"
+        )
+        return float(found.x)
+
+    return [best(column) for column in scaled.T]
+
+
+def _fit_scores(map_: NormalScores, x: Tensor) -> None:
+    """Knots at quantiles; slopes there are harmonic means of those on both sides.
+
+    (Fritsch and Butland 1984.)
+    """
+    levels = (torch.arange(map_.knots, dtype=torch.float64) + 0.5) / map_.knots
+    ordered = x.sort(dim=0).values
+    # Linear between order statistics; torch.quantile takes no large inputs.
+    place = levels * (len(x) - 1)
+    below = place.floor().long()
+    above = (below + 1).clamp(max=len(x) - 1)
+    part = (place - below)[:, None]
+    places = ordered[below] * (1 - part) + ordered[above] * part
+    gap = LEAST_GAP * x.std(dim=0)
+    steps = torch.arange(map_.knots, dtype=torch.float64)[:, None] * gap
+    # Each at least a gap beyond all before it.
+    places = (places - steps).cummax(dim=0).values + steps
+    scores = torch.special.ndtri(levels)[:, None].expand_as(places).contiguous()
+    widths, rises = places.diff(dim=0), scores.diff(dim=0)
+    means = rises / widths
+    before, after = 2 * widths[1:] + widths[:-1], widths[1:] + 2 * widths[:-1]
+    inner = (before + after) / (before / means[:-1] + after / means[1:])
+    slopes = torch.cat([means[:1], inner, means[-1:]])
+    map_.hold(places=places, scores=scores, slopes=slopes)
+
+
+def _fit_axes(map_: WhitenPCA, x: Tensor, columns: Columns) -> None:
+    basis = EigenBasis.fit([x])
+    if basis.eigenvalues[-1] < LEAST_VARIANCE * basis.top_variance:
+        share = basis.eigenvectors[:, -1].abs()
+        most = share.topk(min(3, len(share))).indices.tolist()
+        named = ", ".join(f"'{columns.names[index]}'" for index in most)
+        raise DataError(f"columns depend on each other, most of all {named}: leave one of them out")
+    map_.hold(mean=basis.mean, axes=basis.eigenvectors, std=basis.eigenvalues.sqrt())

@@ -1,0 +1,339 @@
+"""Invertible maps of the columns of a table, each with the log of its Jacobian determinant.
+
+All take points ``[..., D]`` in float64 to points of that shape, are one to one from all (or, where
+columns are bounded, from between their bounds) to all of ``R^D``, and are smooth enough for
+gradients to pass. A map is constructed empty, as the identity where there is one; what it holds are
+buffers, which a fit or a file fills.
+"""
+
+from abc import ABC, abstractmethod
+from math import log, pi
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class PointMap(nn.Module, ABC):
+    """An invertible map of points ``[..., D]``.
+
+    Args:
+        dim: D.
+        knots: Number of knots of a spline, for maps that have one.
+    """
+
+    def __init__(self, dim: int, knots: int):
+        super().__init__()
+        self.dim, self.knots = dim, knots
+
+    def hold(self, **buffers: Tensor) -> None:
+        """Registers float64 buffers by name, or gives those that are there other values."""
+        for name, values in buffers.items():
+            if name not in self._buffers:
+                self.register_buffer(name, values.double())
+            else:
+                setattr(self, name, values.to(getattr(self, name)))
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The images ``[..., D]`` of points, and ``log |det dy/dx| [...]``."""
+
+    @abstractmethod
+    def inverse(self, y: Tensor) -> Tensor:
+        """The points ``[..., D]`` of images."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raises ValueError if what it holds does not make an invertible map."""
+
+
+class Bounded(PointMap):
+    """Columns with known bounds, mapped to the line.
+
+    Between two bounds ``y = Phi^-1((x - low) / (high - low))``, so that a uniform column becomes
+    normal; with one bound, ``y = log(x - low)`` or ``-log(high - x)``; without, ``y = x``.
+
+    Attributes:
+        low: Lower bounds ``[D]``; any finite number where there is none.
+        high: Upper bounds ``[D]``, likewise.
+        has_low: ``[D]``: 1 where there is a lower bound, else 0.
+        has_high: ``[D]``, likewise.
+    """
+
+    low: Tensor
+    high: Tensor
+    has_low: Tensor
+    has_high: Tensor
+
+    def __init__(self, dim: int, knots: int = 0):
+        super().__init__(dim, knots)
+        zeros = torch.zeros(dim)
+        self.hold(low=zeros, high=zeros, has_low=zeros, has_high=zeros)
+
+    def set_bounds(self, low: Tensor, high: Tensor) -> None:
+        """Takes bounds ``[D]``, infinite where there is none."""
+        self.hold(has_low=low.isfinite(), has_high=high.isfinite())
+        self.hold(low=low.nan_to_num(neginf=0.0), high=high.nan_to_num(posinf=0.0))
+
+    @property
+    def _kinds(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Which columns ``[D]`` have both bounds, a lower one alone, an upper one alone."""
+        low, high = self.has_low > 0, self.has_high > 0
+        return low & high, low & ~high, high & ~low
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        both, lower, upper = self._kinds
+        width = torch.where(both, self.high - self.low, 1.0)
+        # Places that are not chosen get harmless values, so that no gradient of theirs is NaN.
+        fraction = torch.where(both, (x - self.low) / width, 0.5)
+        normal = torch.special.ndtri(fraction)
+        above = torch.where(lower, x - self.low, 1.0)
+        below = torch.where(upper, self.high - x, 1.0)
+        y = torch.where(both, normal, torch.where(lower, above.log(), x))
+        y = torch.where(upper, -below.log(), y)
+        density = -normal.square() / 2 - log(2 * pi) / 2
+        slope = torch.where(both, -density - width.log(), -above.log() - below.log())
+        return y, slope.sum(dim=-1)
+
+    def inverse(self, y: Tensor) -> Tensor:
+        both, lower, upper = self._kinds
+        between = self.low + (self.high - self.low) * torch.special.ndtr(y)
+        above = self.low + torch.where(lower, y, 0.0).exp()
+        below = self.high - (-torch.where(upper, y, 0.0)).exp()
+        x = torch.where(both, between, torch.where(lower, above, y))
+        return torch.where(upper, below, x)
+
+    def check(self) -> None:
+        both, _, _ = self._kinds
+        if (both & (self.high <= self.low)).any():
+            raise ValueError("a column's lower bound is not below its upper one")
+
+
+class YeoJohnson(PointMap):
+    """A power of each column, after its location and scale (Yeo and Johnson 2000).
+
+    With ``s = (x - location) / scale`` and an exponent k between 0 and 2,
+
+        y = ((1 + s)^k - 1) / k,   s >= 0;      y = -((1 - s)^(2 - k) - 1) / (2 - k),   s < 0,
+
+    and logarithms at the ends. Outside of [0, 2] the map would be bounded on one side, and there
+    would be points without an inverse.
+
+    Attributes:
+        location: ``[D]``.
+        scale: ``[D]``, positive.
+        exponent: ``[D]``, in [0, 2]; 1 changes nothing.
+    """
+
+    location: Tensor
+    scale: Tensor
+    exponent: Tensor
+
+    def __init__(self, dim: int, knots: int = 0):
+        super().__init__(dim, knots)
+        ones = torch.ones(dim)
+        self.hold(location=torch.zeros(dim), scale=ones, exponent=ones)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        s = (x - self.location) / self.scale
+        exponent = torch.where(s >= 0, self.exponent, 2 - self.exponent)
+        length = s.abs().log1p()
+        flat = exponent == 0
+        power = torch.expm1(exponent * length) / torch.where(flat, 1.0, exponent)
+        y = s.sign() * torch.where(flat, length, power)
+        return y, ((exponent - 1) * length - self.scale.log()).sum(dim=-1)
+
+    def inverse(self, y: Tensor) -> Tensor:
+        exponent = torch.where(y >= 0, self.exponent, 2 - self.exponent)
+        flat = exponent == 0
+        length = (exponent * y.abs()).log1p() / torch.where(flat, 1.0, exponent)
+        s = y.sign() * torch.expm1(torch.where(flat, y.abs(), length))
+        return self.location + self.scale * s
+
+    def check(self) -> None:
+        if (self.scale <= 0).any() or (self.exponent < 0).any() or (self.exponent > 2).any():
+            raise ValueError("a column's scale is not positive, or its exponent not within [0, 2]")
+
+
+class _Piece(NamedTuple):
+    """The piece of a spline that each of some values lies in, all ``[..., D]``.
+
+    Attributes:
+        before: Number of the knot before the value, -1 if there is none.
+        x: Where the piece starts.
+        y: Its value there.
+        width: Its length.
+        rise: What it rises by.
+        low: The slope at its start.
+        high: The slope at its end.
+    """
+
+    before: Tensor
+    x: Tensor
+    y: Tensor
+    width: Tensor
+    rise: Tensor
+    low: Tensor
+    high: Tensor
+
+
+class NormalScores(PointMap):
+    """A monotone spline through the normal scores of each column's quantiles.
+
+    Between knots it is the monotone rational quadratic of Gregory and Delbourgo (1982), whose
+    inverse is a root of a quadratic equation (as in Durkan et al. 2019, *Neural spline flows*,
+    section 3.1); beyond the last knots it is linear. One continuous derivative.
+
+    Attributes:
+        places: Knots ``[K, D]`` in the columns, increasing.
+        scores: Their images ``[K, D]``, increasing.
+        slopes: Derivatives ``[K, D]`` there, positive.
+    """
+
+    places: Tensor
+    scores: Tensor
+    slopes: Tensor
+
+    def __init__(self, dim: int, knots: int):
+        super().__init__(dim, knots)
+        if knots < 2:
+            raise ValueError(f"a spline has at least 2 knots, not {knots}")
+        line = torch.linspace(-1, 1, knots, dtype=torch.float64)[:, None].expand(-1, dim).clone()
+        self.hold(places=line, scores=line, slopes=torch.ones_like(line))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        p = self._piece(x, self.places)
+        a = ((x - p.x) / p.width).clamp(0, 1)
+        b = a * (1 - a)
+        mean = p.rise / p.width
+        weight = mean + (p.low + p.high - 2 * mean) * b
+        inside = p.y + p.rise * (mean * a.square() + p.low * b) / weight
+        ends = p.high * a.square() + 2 * mean * b + p.low * (1 - a).square()
+        slope = mean.square() * ends / weight.square()
+        y = self._or_lines(p.before, x, inside, self.places, self.scores, self.slopes)
+        # Where a piece is left, a is 0 or 1, and the slope is that of its end: the line's.
+        return y, slope.log().sum(dim=-1)
+
+    def inverse(self, y: Tensor) -> Tensor:
+        p = self._piece(y, self.scores)
+        up = (y - p.y).clamp(min=0).minimum(p.rise)
+        mean = p.rise / p.width
+        bend = up * (p.low + p.high - 2 * mean)
+        a, b = p.rise * (mean - p.low) + bend, p.rise * p.low - bend
+        root = (b.square() + 4 * a * mean * up).clamp(min=0).sqrt()
+        inside = p.x + p.width * 2 * mean * up / (b + root)
+        return self._or_lines(p.before, y, inside, self.scores, self.places, 1 / self.slopes)
+
+    def _or_lines(
+        self, before: Tensor, at: Tensor, inside: Tensor, start: Tensor, end: Tensor, slopes: Tensor
+    ) -> Tensor:
+        """The values inside, but lines beyond the last knots."""
+        low = end[0] + slopes[0] * (at - start[0])
+        high = end[-1] + slopes[-1] * (at - start[-1])
+        return torch.where(before < 0, low, torch.where(before > self.knots - 2, high, inside))
+
+    def _piece(self, values: Tensor, knots: Tensor) -> _Piece:
+        """The pieces in which values ``[..., D]`` lie between knots ``[K, D]``."""
+        flat = values.detach().reshape(-1, self.dim).T.contiguous()
+        after = torch.searchsorted(knots.T.contiguous(), flat, right=True).T
+        rows = (after - 1).clamp(0, self.knots - 2)
+
+        def at(table: Tensor, offset: int = 0) -> Tensor:
+            return table.gather(0, rows + offset).reshape(values.shape)
+
+        x, y = at(self.places), at(self.scores)
+        return _Piece(
+            before=(after - 1).reshape(values.shape),
+            x=x,
+            y=y,
+            width=at(self.places, 1) - x,
+            rise=at(self.scores, 1) - y,
+            low=at(self.slopes),
+            high=at(self.slopes, 1),
+        )
+
+    def check(self) -> None:
+        if (self.places.diff(dim=0) <= 0).any() or (self.scores.diff(dim=0) <= 0).any():
+            raise ValueError("the knots of a spline do not increase")
+        if (self.slopes <= 0).any():
+            raise ValueError("a slope of a spline is not positive")
+
+
+class Standardize(PointMap):
+    """``y = (x - mean) / std``.
+
+    Attributes:
+        mean: ``[D]``.
+        std: ``[D]``, positive.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, dim: int, knots: int = 0):
+        super().__init__(dim, knots)
+        self.hold(mean=torch.zeros(dim), std=torch.ones(dim))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return (x - self.mean) / self.std, -self.std.log().sum().expand(x.shape[:-1])
+
+    def inverse(self, y: Tensor) -> Tensor:
+        return y * self.std + self.mean
+
+    def check(self) -> None:
+        if (self.std <= 0).any():
+            raise ValueError("a standard deviation is not positive")
+
+
+class WhitenPCA(Standardize):
+    """``y = (x - mean) V diag(1/std)``: principal components, each of variance 1.
+
+    Attributes:
+        axes: ``V [D, D]``, the principal axes as orthonormal columns.
+        std: ``[D]``, positive, along these.
+    """
+
+    axes: Tensor
+
+    def __init__(self, dim: int, knots: int = 0):
+        super().__init__(dim, knots)
+        self.hold(axes=torch.eye(dim))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        along = (x - self.mean) @ self.axes
+        return along / self.std, -self.std.log().sum().expand(x.shape[:-1])
+
+    def inverse(self, y: Tensor) -> Tensor:
+        return (y * self.std) @ self.axes.T + self.mean
+
+    def check(self) -> None:
+        super().check()
+        unit = torch.eye(self.dim, dtype=torch.float64, device=self.axes.device)
+        if not torch.allclose(self.axes.T @ self.axes, unit, atol=1e-9):
+            raise ValueError("the axes are not orthonormal")
+
+
+class WhitenZCA(WhitenPCA):
+    """``y = (x - mean) V diag(1/std) V^T``: whitened, and turned back to the columns.
+
+    Of all linear maps that whiten it moves points least, so that the edges that densities have
+    along columns stay along coordinates.
+    """
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y, log_det = super().forward(x)
+        return y @ self.axes.T, log_det
+
+    def inverse(self, y: Tensor) -> Tensor:
+        return super().inverse(y @ self.axes)
+
+
+MAPS: dict[str, type[PointMap]] = {
+    "bounded": Bounded,
+    "yeo-johnson": YeoJohnson,
+    "normal scores": NormalScores,
+    "standardize": Standardize,
+    "pca": WhitenPCA,
+    "zca": WhitenZCA,
+}
+"""By the names that network files have."""
