@@ -71,14 +71,8 @@ class Coordinates(nn.Module):
         total = torch.zeros_like(u[..., 0])
         for map_ in self.maps:
             u, log_det = map_(u)
+            _require_finite(u)
             total = total + log_det
-        if not (u.isfinite().all() and total.isfinite().all()):
-            bad = ~u.isfinite().reshape(-1, self.dim)
-            column = int(bad.any(dim=0).int().argmax())
-            raise DataError(
-                f"{int(bad.any(dim=1).sum())} point(s) have no place in the flow, first in column "
-                f"{column}: they are NaN or infinite, or outside of the column's bounds"
-            )
         return u, total
 
     def to_flow(self, points: Tensor) -> Tensor:
@@ -120,3 +114,13 @@ class Coordinates(nn.Module):
         for map_ in self.maps:
             assert isinstance(map_, PointMap)
             map_.check()
+
+
+def _require_finite(u: Tensor) -> None:
+    bad = ~u.isfinite().reshape(-1, u.shape[-1])
+    if bad.any():
+        raise DataError(
+            f"{int(bad.any(dim=1).sum())} point(s) have no place in the flow, first in column "
+            f"{int(bad.any(dim=0).int().argmax())}: they are NaN or infinite, or outside of the "
+            "column's bounds"
+        )
