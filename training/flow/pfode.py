@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from dnnlib.errors import DataError, UsageError
 from training.flow.calls import BlockwiseDenoiser, ConditionedDenoiser, CountedVelocity
+from training.flow.coordinates.coordinates import Coordinates
 from training.flow.denoisers import Denoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.latent import LatentLaw
@@ -38,15 +39,18 @@ from training.flow.trajectory import State, Trajectory, follow, saved_steps
 class ProbabilityFlow:
     """A denoiser, a schedule and a basis, put together as an invertible map.
 
-    Points are ``[N, D]`` in data space, latents ``[N, D]`` in scaled eigenspace. Where no times are
-    given, there are ``DEFAULT_STEPS`` steps up to the end time; where no solver is, the default one
-    takes them. Many points at a time need much memory in large networks: see ``in_blocks``.
+    Points are ``[N, D]`` in data space, latents ``[N, D]`` in scaled eigenspace. Coordinates, if a
+    flow has them, lie between data space and its own; densities are those of data space. Where no
+    times are given, there are ``DEFAULT_STEPS`` steps up to the end time; where no solver is, the
+    default one takes them. Many points at a time need much memory in large networks: see
+    ``in_blocks``.
 
     Args:
         denoiser: ``D(x_tilde [B, D], t [] or [B]) -> [B, D]`` in eigenspace.
         schedule: Noise and scale.
         basis: Between data space and eigenspace.
         end_time: T, the time of latents; None for the default of the schedule.
+        coordinates: Between data space and the space of the basis; None if these are the same.
 
     Example:
         >>> import torch
@@ -73,9 +77,10 @@ class ProbabilityFlow:
         schedule: NoiseSchedule,
         basis: EigenBasis,
         end_time: float | None = None,
+        coordinates: Coordinates | None = None,
     ):
         self.denoiser, self.schedule, self.basis = denoiser, schedule, basis
-        self._end_time = end_time
+        self._end_time, self.coordinates = end_time, coordinates
 
     def __repr__(self) -> str:
         try:
@@ -191,6 +196,9 @@ class ProbabilityFlow:
             + self._log_unit(last, integral.solver)
             - self._log_unit(first, integral.solver)
         )
+        if self.coordinates is not None:
+            points = self.to_data(states[0] if melted else states[-1], first)
+            found = found + self.coordinates.log_det(points)
         if not found.isfinite().all():
             raise DataError(
                 f"the log density of {int((~found.isfinite()).sum())} point(s) is NaN or infinite: "
@@ -200,14 +208,16 @@ class ProbabilityFlow:
 
     def to(self, device: torch.device | str) -> "ProbabilityFlow":
         """Moves the schedule, the basis, and a denoiser that is a module; returns itself."""
-        for part in (self.schedule, self.basis, self.denoiser):
+        for part in (self.schedule, self.basis, self.denoiser, self.coordinates):
             if isinstance(part, nn.Module):
                 part.to(device)
         return self
 
     def with_denoiser(self, denoiser: Denoiser) -> "ProbabilityFlow":
         """The flow with another denoiser in its place."""
-        return ProbabilityFlow(denoiser, self.schedule, self.basis, self._end_time)
+        return ProbabilityFlow(
+            denoiser, self.schedule, self.basis, self._end_time, self.coordinates
+        )
 
     def given(self, **conditions: Tensor) -> "ProbabilityFlow":
         """The flow under conditions such as ``labels [N, L]``, one row for each point."""
@@ -319,7 +329,7 @@ class ProbabilityFlow:
         """
         self._require_rows("points", points)
         times = self.times() if times is None else times
-        start = self.schedule.scale(times[0].to(points)) * self.basis.to_eigen(points)
+        start = self.schedule.scale(times[0].to(points)) * self.to_eigen(points)
         return self.simulate(start, times, solver, **options)
 
     def generate(
@@ -336,7 +346,14 @@ class ProbabilityFlow:
 
     def to_data(self, x: Tensor, t: Tensor) -> Tensor:
         """Scaled eigenspace states ``[..., N, D]`` at time ``t []`` as points of data space."""
-        return self.basis.from_eigen(x / self.schedule.scale(t))
+        points = self.basis.from_eigen(x / self.schedule.scale(t))
+        return points if self.coordinates is None else self.coordinates.to_data(points)
+
+    def to_eigen(self, points: Tensor) -> Tensor:
+        """Points ``[..., N, D]`` of data space in eigenspace, unscaled."""
+        if self.coordinates is not None:
+            points = self.coordinates.to_flow(points)
+        return self.basis.to_eigen(points)
 
     def gaussian_log_density(self, x_tilde: Tensor, t: Tensor) -> Tensor:
         """Log density ``[N]`` of ``x_tilde [N, D]`` under the Gaussian of noisy data at t.

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from training.flow.coordinates.coordinates import Coordinates
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.pfode import ProbabilityFlow
 from training.model.network_file import model_digest, read_model, write_model
@@ -20,6 +21,7 @@ class Model:
         denoiser: Between the preconditioning coefficients of its schedule.
         recipe: The values that it was built from.
         about: Plain values: data set, times, amount of training.
+        coordinates: Between data space and the flow's, for tables; None where these are the same.
 
     Example:
         >>> import tempfile, torch
@@ -41,6 +43,7 @@ class Model:
     denoiser: NetworkDenoiser
     recipe: Recipe
     about: dict[str, Any] = field(default_factory=dict)
+    coordinates: Coordinates | None = None
 
     def __repr__(self) -> str:
         return (
@@ -51,7 +54,8 @@ class Model:
     def flow(self) -> ProbabilityFlow:
         """The flow of the denoiser, up to the time that it was trained for."""
         schedule, basis = self.denoiser.schedule, self.denoiser.basis
-        return ProbabilityFlow(self.denoiser, schedule, basis, self.about.get("tmax"))
+        end = self.about.get("tmax")
+        return ProbabilityFlow(self.denoiser, schedule, basis, end, self.coordinates)
 
     @property
     def parameter_count(self) -> int:
@@ -64,11 +68,11 @@ class Model:
         What the network file says about itself does not count, and neither does the scale, which
         is chosen when a file is opened.
         """
-        return model_digest(self.recipe, self.denoiser)
+        return model_digest(self.recipe, self.denoiser, self.coordinates)
 
     def save(self, path: str | Path) -> None:
         """Writes the network file, whole or not at all."""
-        write_model(Path(path), self.recipe, self.denoiser, self.about)
+        write_model(Path(path), self.recipe, self.denoiser, self.about, self.coordinates)
 
     @classmethod
     def load(
@@ -91,7 +95,9 @@ class Model:
             DataError: The file is missing, broken, foreign, or inconsistent.
             UsageError: ``end_std`` is given for a schedule without a scale.
         """
-        recipe, denoiser, about = read_model(Path(path), end_std)
+        recipe, denoiser, about, coordinates = read_model(Path(path), end_std)
         if not calibrated:
             denoiser.calibration = None
-        return cls(denoiser.eval().requires_grad_(False).to(device or "cpu"), recipe, about)
+        device = device or "cpu"
+        denoiser = denoiser.eval().requires_grad_(False).to(device)
+        return cls(denoiser, recipe, about, coordinates.to(device) if coordinates else None)

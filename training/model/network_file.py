@@ -8,6 +8,7 @@ The container is that of ``snapshots``. Its parts are
     denoiser   NetworkDenoiser, with its arguments, data_variance [D] and, if there are such,
                output_gain_times [K], output_gains [K, D],
                calibration_times [K], calibration_gains [K, D], calibration_slopes [K, D]
+    coordinates  of tables: Coordinates, with its arguments and buffers
 
 and it says about itself at least data_dim, dims_to_keep, tmin and tmax.
 """
@@ -33,6 +34,7 @@ from torch_utils.snapshots import (
     write_network,
 )
 from training.flow.calibration import Calibration
+from training.flow.coordinates.coordinates import Coordinates
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.output_gain import OutputGain
@@ -46,6 +48,8 @@ PARTS = {
     "denoiser": ["NetworkDenoiser"],
 }
 """The classes that each part may be of."""
+COORDINATES = "coordinates"
+"""The part that only networks of tables have."""
 BASIS_KEYS = ("mean", "eigenvalues", "eigenvectors")
 DATA_VARIANCE = "data_variance"
 GAIN_KEYS = ("output_gain_times", "output_gains")
@@ -53,16 +57,22 @@ CALIBRATION_KEYS = ("calibration_times", "calibration_gains", "calibration_slope
 
 
 def write_model(
-    path: Path, recipe: Recipe, denoiser: NetworkDenoiser, about: Mapping[str, Any]
+    path: Path,
+    recipe: Recipe,
+    denoiser: NetworkDenoiser,
+    about: Mapping[str, Any],
+    coordinates: Coordinates | None = None,
 ) -> None:
     """Writes a network file, whole or not at all."""
-    write_network(path, _parts(recipe, denoiser), about)
+    write_network(path, _parts(recipe, denoiser, coordinates), about)
 
 
-def model_digest(recipe: Recipe, denoiser: NetworkDenoiser) -> str:
+def model_digest(
+    recipe: Recipe, denoiser: NetworkDenoiser, coordinates: Coordinates | None = None
+) -> str:
     """SHA-256 of all parts of a network file, but not of what it says about itself."""
     content = hashlib.sha256()
-    for name, part in sorted(_parts(recipe, denoiser).items()):
+    for name, part in sorted(_parts(recipe, denoiser, coordinates).items()):
         content.update(repr((name, part.class_name, sorted(part.arguments.items()))).encode())
         for key, tensor in sorted(part.state.items()):
             content.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -70,7 +80,9 @@ def model_digest(recipe: Recipe, denoiser: NetworkDenoiser) -> str:
     return content.hexdigest()
 
 
-def _parts(recipe: Recipe, denoiser: NetworkDenoiser) -> dict[str, Part]:
+def _parts(
+    recipe: Recipe, denoiser: NetworkDenoiser, coordinates: Coordinates | None
+) -> dict[str, Part]:
     state = {DATA_VARIANCE: denoiser.data_variance}
     if denoiser.output_gain is not None:
         gain = denoiser.output_gain
@@ -79,7 +91,7 @@ def _parts(recipe: Recipe, denoiser: NetworkDenoiser) -> dict[str, Part]:
         fitted = denoiser.calibration
         values = (fitted.times, fitted.gains, fitted.slopes)
         state |= zip(CALIBRATION_KEYS, values, strict=True)
-    return {
+    parts = {
         "schedule": Part(recipe.schedule, recipe.schedule_arguments),
         "basis": Part("EigenBasis", {}, _on_cpu(denoiser.basis.state_dict())),
         "network": Part(
@@ -87,13 +99,19 @@ def _parts(recipe: Recipe, denoiser: NetworkDenoiser) -> dict[str, Part]:
         ),
         "denoiser": Part("NetworkDenoiser", recipe.denoiser_arguments, _on_cpu(state)),
     }
+    if coordinates is not None:
+        state = _on_cpu(coordinates.state_dict())
+        parts[COORDINATES] = Part("Coordinates", coordinates.arguments, state)
+    return parts
 
 
 def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.cpu() for name, tensor in state.items()}
 
 
-def read_model(path: Path, end_std: float = 1.0) -> tuple[Recipe, NetworkDenoiser, dict[str, Any]]:
+def read_model(
+    path: Path, end_std: float = 1.0
+) -> tuple[Recipe, NetworkDenoiser, dict[str, Any], Coordinates | None]:
     """What a network file holds, on the CPU; the denoiser is not yet set to evaluation.
 
     Args:
@@ -127,6 +145,7 @@ def read_model(path: Path, end_std: float = 1.0) -> tuple[Recipe, NetworkDenoise
         )
     basis = read_basis(path, parts["basis"].state)
     module = build(path, "network", network, NETWORKS)
+    coordinates = _coordinates(path, parts.get(COORDINATES), basis.dim)
     try:
         made = _denoiser(recipe, module, basis, denoiser.state, end_std)
         made.schedule.t_min, last = _times(about, basis.dim)
@@ -135,7 +154,22 @@ def read_model(path: Path, end_std: float = 1.0) -> tuple[Recipe, NetworkDenoise
         raise DataError(f"{path}: {error}") from error
     except MISFITS as error:
         raise DataError(f"{path} is inconsistent: {first_line(error)}") from error
-    return recipe, made, about
+    return recipe, made, about, coordinates
+
+
+def _coordinates(path: Path, part: Part | None, dim: int) -> Coordinates | None:
+    """The coordinates of a file of a table. Raises DataError if they are broken."""
+    if part is None:
+        return None
+    coordinates = build(path, COORDINATES, part, {"Coordinates": Coordinates})
+    assert isinstance(coordinates, Coordinates)
+    if coordinates.dim != dim:
+        raise DataError(f"{path} has coordinates of {coordinates.dim} columns, its basis {dim}")
+    try:
+        coordinates.check()
+    except ValueError as error:
+        raise DataError(f"{path} has broken coordinates: {error}") from error
+    return coordinates
 
 
 def read_basis(path: Path, state: Mapping[str, Tensor]) -> EigenBasis:
