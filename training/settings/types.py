@@ -66,3 +66,44 @@ class Multipliers(click.ParamType[tuple[int, ...]]):
         if not numbers or min(numbers) < 1:
             self.fail(f"'{value}' is not a list of positive integers such as 2,2,2", param, ctx)
         return numbers
+
+
+class Names(click.ParamType[tuple[str, ...]]):
+    """Comma-separated names, such as age,weight."""
+
+    name = "a,b,c"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        names = value if isinstance(value, tuple) else tuple(str(value).split(","))
+        names = tuple(name.strip() for name in names)
+        if not all(names):
+            self.fail(f"'{value}' is not a list of names such as a,b,c", param, ctx)
+        return names
+
+
+class Ranges(click.ParamType[tuple[tuple[str, float, float], ...]]):
+    """Comma-separated ranges ``name:low:high``, either end of which may be left empty."""
+
+    name = "a:0:1,b:0:"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[tuple[str, float, float], ...]:
+        if isinstance(value, tuple):
+            return value
+        found = []
+        for part in str(value).split(","):
+            name, *ends = part.rsplit(":", 2)
+            try:
+                low, high = (
+                    float(end) if end.strip() else sign * math.inf
+                    for end, sign in zip(ends, (-1, 1), strict=True)
+                )
+            except ValueError:
+                self.fail(f"'{part}' is not a range such as a:0:1 or a:0:", param, ctx)
+            if not (name.strip() and low < high):
+                self.fail(f"'{part}' is no range of a column: low must be below high", param, ctx)
+            found.append((name.strip(), low, high))
+        return tuple(found)

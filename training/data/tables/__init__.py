@@ -1,0 +1,1 @@
+"""Tables of numbers: rows are points, columns their dimensions."""

@@ -1,0 +1,166 @@
+"""The data set of a table: its keys, how it is written, read and checked.
+
+    points            [N, D], float64
+    names             [D], of the columns
+    steps, offsets    [D]: the step of a discrete column and a value of it; 0 for continuous ones
+    bounds            [D, 2], NaN where there is none
+    held_out          [N], bool: rows that are not to be trained on
+    dropped_names     [K], columns of the source that have no density, with
+    dropped_offsets   [K] and
+    dropped_slopes    [K, D], by which they follow from the points
+    column_order      [D + K], all names as the source has them
+    conditions, condition_names   [N, C] and [C], if points are to be conditioned on something
+
+Only points are needed: files of others that have them, and perhaps names, are read too.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError
+from torch_utils.results import SavedArrays, open_arrays, save_arrays
+from training.data.tables.foreign import require_names
+from training.data.tables.table import Dropped, Table
+from training.flow.coordinates.fit import Columns
+
+FORMAT = "inflationary-flows table 1"
+
+
+def save_table(path: Path, table: Table) -> None:
+    """Writes a data set, whole or not at all."""
+    columns, dropped = table.columns, table.dropped
+    bounds = torch.stack([columns.low, columns.high], dim=1)
+    arrays: dict[str, Any] = {
+        "format": FORMAT,
+        "points": table.points,
+        "names": list(columns.names),
+        "steps": columns.steps,
+        "offsets": columns.offsets,
+        "bounds": torch.where(bounds.isfinite(), bounds, torch.nan),
+        "held_out": table.held_out,
+        "dropped_names": np.array(dropped.names, dtype="U"),
+        "dropped_offsets": dropped.offsets,
+        "dropped_slopes": dropped.slopes,
+        "column_order": list(dropped.order),
+    }
+    if table.conditions is not None:
+        arrays |= {"conditions": table.conditions, "condition_names": list(table.condition_names)}
+    save_arrays(path, {name: np.asarray(values) for name, values in arrays.items()})
+
+
+def load_table(path: Path) -> Table:
+    """The data set of a file.
+
+    Raises:
+        DataError: It is missing, broken, or no table.
+    """
+    with open_arrays(path) as saved:
+        points = _numbers(path, saved, "points", (None, None))
+        count, dim = points.shape
+        if count < 2 or dim < 1:
+            raise DataError(f"{path} has {count} rows of {dim} columns: there is nothing to learn")
+        names = _texts(path, saved, "names", [f"x{index}" for index in range(1, dim + 1)])
+        if len(names) != dim:
+            raise DataError(f"{path} has {dim} columns, but {len(names)} names")
+        require_names(names, path)
+        zeros = torch.zeros(dim, dtype=torch.float64)
+        steps = _numbers(path, saved, "steps", (dim,), zeros)
+        offsets = _numbers(path, saved, "offsets", (dim,), zeros)
+        if (steps < 0).any():
+            raise DataError(f"{path}: 'steps' has negative ones")
+        low, high = _bounds(path, saved, dim)
+        gone = _texts(path, saved, "dropped_names", [])
+        order = _texts(path, saved, "column_order", [*names, *gone])
+        if sorted(order) != sorted([*names, *gone]):
+            raise DataError(f"{path}: 'column_order' does not have the names of its columns")
+        empty = torch.zeros(len(gone), dtype=torch.float64)
+        dropped = Dropped(
+            gone,
+            _numbers(path, saved, "dropped_offsets", (len(gone),), empty),
+            _numbers(path, saved, "dropped_slopes", (len(gone), dim), empty[:, None] * zeros),
+            order,
+        )
+        conditions, condition_names = None, []
+        if "conditions" in saved.names:
+            conditions = _numbers(path, saved, "conditions", (count, None))
+            numbered = [f"y{index}" for index in range(1, conditions.shape[1] + 1)]
+            condition_names = _texts(path, saved, "condition_names", numbered)
+        return Table(
+            points,
+            Columns(names, steps, offsets, low, high),
+            _held_out(path, saved, count),
+            dropped,
+            conditions,
+            condition_names,
+        )
+
+
+def holds_table(path: Path) -> bool:
+    """Whether a file may be a table: an ``.npz`` with points."""
+    if path.suffix != ".npz" or not path.is_file():
+        return False
+    with open_arrays(path) as saved:
+        return "points" in saved.names
+
+
+def _numbers(
+    path: Path,
+    saved: SavedArrays,
+    name: str,
+    shape: tuple[int | None, ...],
+    default: Tensor | None = None,
+) -> Tensor:
+    if name not in saved.names and default is not None:
+        return default
+    array = saved.numbers(name)
+    fits = array.ndim == len(shape) and all(
+        wanted in (None, found) for wanted, found in zip(shape, array.shape, strict=True)
+    )
+    if not fits:
+        wanted_shape = ", ".join("any" if size is None else str(size) for size in shape)
+        raise DataError(f"{path}: '{name}' is {list(array.shape)}, not [{wanted_shape}]")
+    return torch.from_numpy(array.astype(np.float64, copy=False))
+
+
+def _texts(path: Path, saved: SavedArrays, name: str, default: list[str]) -> list[str]:
+    if name not in saved.names:
+        return default
+    array = saved.read(name)
+    if array.ndim != 1 or (array.dtype.kind != "U" and array.size):
+        raise DataError(
+            f"{path}: '{name}' is {list(array.shape)} {array.dtype}, not a list of text"
+        )
+    return [str(entry) for entry in array]
+
+
+def _bounds(path: Path, saved: SavedArrays, dim: int) -> tuple[Tensor, Tensor]:
+    if "bounds" not in saved.names:
+        none = torch.full((dim,), torch.inf, dtype=torch.float64)
+        return -none, none
+    array = saved.read("bounds")
+    if array.shape != (dim, 2) or array.dtype.kind != "f":
+        raise DataError(f"{path}: 'bounds' is {list(array.shape)}, not [{dim}, 2]")
+    bounds = torch.from_numpy(array.astype(np.float64))
+    low, high = bounds.T
+    low = torch.where(low.isfinite(), low, -torch.inf)
+    high = torch.where(high.isfinite(), high, torch.inf)
+    if (low >= high).any():
+        raise DataError(f"{path}: 'bounds' has a lower one that is not below the upper one")
+    return low, high
+
+
+def _held_out(path: Path, saved: SavedArrays, count: int) -> Tensor:
+    if "held_out" not in saved.names:
+        return torch.zeros(count, dtype=torch.bool)
+    array = saved.read("held_out")
+    if array.shape != (count,) or array.dtype != bool:
+        raise DataError(
+            f"{path}: 'held_out' is {list(array.shape)} {array.dtype}, not [{count}] bool"
+        )
+    if array.all():
+        raise DataError(f"{path}: all rows are held out: there is nothing to train on")
+    return torch.from_numpy(array.copy())
