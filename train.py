@@ -1,6 +1,8 @@
-"""Trains a denoiser on images."""
+"""Trains a denoiser on images, or on the rows of a table."""
 
 import json
+from dataclasses import asdict
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,20 +16,33 @@ from torch_utils.results import provenance
 from training.data.augment import AugmentedBatches, GeometricAugmentation
 from training.data.batches import BatchSource
 from training.data.images.batches import ImageBatches, ImageDataset
+from training.files.table import holds_table, load_table
 from training.flow.eigenbasis import EigenBasis
 from training.learning.building import describe_training, resolved_options
 from training.learning.calibrating import CalibrationPlan
 from training.learning.held_out import HeldOut
 from training.learning.images import DRY_RUN_IMAGES, calibration_points, fit_basis, open_alike
 from training.learning.limits import require_batch, require_network
-from training.learning.recipes import ImageRecipe, describe_recipe
+from training.learning.recipes import (
+    ImageRecipe,
+    describe_recipe,
+    describe_table_recipe,
+    fitted_to_table,
+)
 from training.learning.resuming import Resumed
 from training.learning.run import run_training
+from training.learning.selection import Watch
+from training.learning.tables import (
+    Preparation,
+    about_table,
+    choose_space,
+    kept_dimensions,
+)
 from training.learning.trainer import Trainer
 from training.model.model import Model
 from training.settings.declared import takes
 from training.settings.script import command, run_script
-from training.settings.train import EARLIER, FREE_ON_RESUME, TrainSettings
+from training.settings.train import EARLIER, FREE_ON_RESUME, TABLE_NETWORK, TrainSettings
 from training.settings.training import settled, training_config
 
 
@@ -35,11 +50,58 @@ from training.settings.training import settled, training_config
 @takes(TrainSettings)
 def main(settings: TrainSettings) -> None:
     settings, resume = settled(settings, "data", FREE_ON_RESUME, EARLIER)
+    data = settings.data.data
+    assert data is not None
+    table = holds_table(data)
+    settings.require_kind(table)
+    if table:
+        train_on_table(settings, data, resume)
+    else:
+        train_on_images(settings, data, resume)
+
+
+def train_on_table(settings: TrainSettings, data: Path, resume: Path | None) -> None:
+    """Trains on the rows of a table that are not held out."""
+    run, table = settings.run, load_table(data)
+    rows = len(table.train_rows)
+    with algorithms(run.deterministic), process_group(run.device_name) as device:
+        resumed = Resumed.find(resume) if resume else None
+        recipe = fitted_to_table(rows, table.dim, settings.recorded())
+        logger.info(describe_table_recipe(recipe, rows, table.dim))
+        require_batch(recipe.batch, table.dim, device)
+        kept = kept_dimensions(settings.flow.dims_to_keep, table)
+        choices = settings.table_choices(recipe, table.dim, kept)
+        config = training_config(recipe, settings.training, run)
+        preparation = Preparation(table, choices, config, device)
+        space = choose_space(preparation, settings.table.marginals, settings.table.whiten)
+        coordinates = preparation.coordinates(space)
+        if resumed:
+            resumed.take_coordinates(coordinates)
+        model, loss = preparation.build(coordinates)
+        model.about |= about_table(table, data.stem)
+        logger.info(model.denoiser.basis.describe())
+        logger.info(describe_training(model, loss, config))
+        found = {**asdict(recipe), **asdict(space), **resolved_options(model, loss)}
+        options = settings.recorded(**found, calibrate=False)
+        record = {"options": options, **provenance("started")}
+        if run.dry_run:
+            logger.info(json.dumps(record, indent=2, default=str))
+            return
+        held_out = preparation.held_out(coordinates, loss)
+        run_training(
+            Trainer(model, loss, config),
+            preparation.source(coordinates),
+            run.place(data.stem, loss.schedule.name, TABLE_NETWORK),
+            record,
+            resumed,
+            watch=Watch(held_out, True, recipe.patience) if held_out else None,
+        )
+
+
+def train_on_images(settings: TrainSettings, data: Path, resume: Path | None) -> None:
+    """Trains on images."""
     run = settings.run
-    assert settings.data.data is not None
-    dataset = ImageDataset(
-        settings.data.data, use_labels=settings.data.cond, xflip=settings.data.xflip
-    )
+    dataset = ImageDataset(data, use_labels=settings.data.cond, xflip=settings.data.xflip)
     held_out = None
     if settings.data.held_out:
         dataset, held_out = dataset.split(settings.data.held_out, run.seed)
@@ -99,8 +161,8 @@ def main(settings: TrainSettings) -> None:
             model.denoiser.network.compile()
         source = batch_source(dataset, recipe, augmentation, run.seed, device)
         place = run.place(*settings.name_parts(dataset.name, loss.schedule.name, recipe))
-        watched = HeldOut.of_images(held_out, loss, run.seed) if held_out else None
-        run_training(trainer, source, place, record, resumed, calibration, watched)
+        watch = Watch(HeldOut.of_images(held_out, loss, run.seed)) if held_out else None
+        run_training(trainer, source, place, record, resumed, calibration, watch)
 
 
 def calibration_plan(settings: TrainSettings, dataset: ImageDataset) -> CalibrationPlan | None:

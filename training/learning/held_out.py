@@ -2,24 +2,54 @@
 
 So what it moves by from one report to the next is the network's doing alone. Where it rises while
 the training's own loss falls, the network memorizes.
+
+For tables it is also told in nats. With F = 0 the flow is that of a Gaussian, whose likelihood is
+known; what the network adds to the mean log density of noisy points is
+
+    1/2 int sum_i r_i f_i (y_i^2 - (F_i - y_i)^2) dt,    r_i = d log gamma_i / dt,
+
+y being the target of F and ``f_i = xi_i / (xi_i + gamma_i)`` (Song et al. 2021, *Maximum likelihood
+training of score-based diffusion models*, theorem 3, less the same for the best linear denoiser).
 """
 
 from dataclasses import dataclass
+from math import log, pi
 
 import torch
+from torch import Tensor
 
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.batches import Batch
 from training.data.images.batches import ImageDataset, normalize_pixels
-from training.learning.loss import DenoisingLoss, DenoisingRegression, Draws
+from training.learning.loss import DenoisingLoss, DenoisingRegression
 from training.model.model import Model
 
-MOST = 1000
-"""Points whose loss is taken: its standard error is then some 2 %."""
-BLOCK = 250
-"""Points of one network call."""
+MOST_IMAGES = 1000
+"""Images whose loss is taken: its standard error is then some 2 %."""
+TABLE_DRAWS = 4096
+"""Rows whose loss is taken, or draws of noise on fewer rows."""
+IMAGE_BLOCK = 250
+"""Images of one network call."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a model does on what it was not trained on.
+
+    Attributes:
+        loss: The mean loss.
+        nats: The mean log density of rows in their own units, an estimate; None for images.
+    """
+
+    loss: float
+    nats: float | None = None
+
+    def better_than(self, other: "Score") -> bool:
+        if self.nats is None or other.nats is None:
+            return self.loss < other.loss
+        return self.nats > other.nats
 
 
 @dataclass(frozen=True)
@@ -27,44 +57,85 @@ class HeldOut:
     """Points that are not trained on.
 
     Attributes:
-        batch: This rank's share of them, in image space.
+        batch: This rank's share of them, in the space of the basis.
         total: Their number over all ranks.
         loss: The loss of the training.
         seed: Seed of the times and the noise.
+        block: Points of one network call.
+        log_det: Log determinants ``[n]`` of the coordinates at this rank's points; None for images.
     """
 
     batch: Batch
     total: int
     loss: DenoisingLoss
     seed: int
+    block: int
+    log_det: Tensor | None = None
 
     @classmethod
     def of_images(cls, dataset: ImageDataset, loss: DenoisingLoss, seed: int) -> "HeldOut":
         """The first images of a data set, as they are, with their labels."""
-        total = min(len(dataset), MOST)
+        total = min(len(dataset), MOST_IMAGES)
         pixels, labels = dataset.read(range(total)[distributed.shard(total)])
         points = normalize_pixels(pixels).flatten(1)
-        return cls(Batch(points, labels if dataset.has_labels else None), total, loss, seed)
+        batch = Batch(points, labels if dataset.has_labels else None)
+        return cls(batch, total, loss, seed, IMAGE_BLOCK)
+
+    @classmethod
+    def of_rows(cls, points: Tensor, log_det: Tensor, loss: DenoisingLoss, seed: int) -> "HeldOut":
+        """Rows of a table, each as often as it takes to make many draws of noise.
+
+        Args:
+            points: In the space of the basis, ``[N, D]``.
+            log_det: Log determinants ``[N]`` of the coordinates there.
+            loss: The loss of the training.
+            seed: Seed of the times and the noise.
+        """
+        rows = torch.arange(TABLE_DRAWS) % len(points)
+        mine = rows[distributed.shard(TABLE_DRAWS)]
+        batch = Batch(points[mine])
+        return cls(batch, TABLE_DRAWS, loss, seed, TABLE_DRAWS, log_det[mine])
 
     @torch.no_grad()
-    def mean_loss(self, model: Model) -> float:
-        """The mean loss of a model over all ranks' points. All ranks must call it together."""
+    def score(self, model: Model) -> Score:
+        """That of a model. All ranks must call it together."""
         denoiser = model.denoiser
         device = denoiser.basis.mean.device
         generator = seeded_generator(device, self.seed, Stream.HELD_OUT)
         draws = self.loss.draw(self.total, generator)
+        # Times are stratified in their order; rows that repeat are not to have near ones.
+        order = torch.randperm(self.total, generator=generator, device=device)
         mine = distributed.shard(self.total)
-        t, noise = draws.t[mine], draws.noise[mine]
+        t, noise = draws.t[order][mine], draws.noise[mine]
         clean = denoiser.basis.to_eigen(self.batch.points.to(device))
         conditions = self.batch.conditions(device)
         regression = DenoisingRegression(denoiser)
-        total = torch.zeros((), device=device)
-        for start in range(0, len(clean), BLOCK):
-            part = slice(start, start + BLOCK)
-            total += self.loss.per_sample(
-                regression,
-                clean[part],
-                Draws(t[part], noise[part]),
-                {name: values[part] for name, values in conditions.items()},
-            ).sum()
-        return float(distributed.sum_over_ranks(total)) / self.total
+        sums = torch.zeros(2, device=device, dtype=torch.float64)
+        for start in range(0, len(clean), self.block):
+            part = slice(start, start + self.block)
+            given = {name: values[part] for name, values in conditions.items()}
+            residual, target = regression(clean[part], t[part], noise[part], **given)
+            error = (residual - target).square()
+            sums[0] += error.mean(dim=1).sum()
+            if self.log_det is not None:
+                sums[1] += self._gain(model, t[part], target.square() - error).sum()
+        if self.log_det is not None:
+            sums[1] += (self._gaussian(model, clean) + self.log_det.to(device)).sum()
+        loss, nats = (distributed.sum_over_ranks(sums) / self.total).tolist()
+        return Score(loss, None if self.log_det is None else nats)
+
+    def _gain(self, model: Model, t: Tensor, less: Tensor) -> Tensor:
+        """What F adds in nats ``[n]``, where at times t it makes errors less by ``[n, D]``."""
+        denoiser, schedule = model.denoiser, model.denoiser.schedule
+        xi = denoiser.basis.eigenvalues
+        linear = xi / (xi + schedule.noise_variance(t))
+        length = self.loss.t_max - self.loss.t_min
+        return length / 2 * (schedule.log_noise_rate(t) * linear * less).sum(dim=1)
+
+    def _gaussian(self, model: Model, clean: Tensor) -> Tensor:
+        """Mean log density ``[n]`` of noisy points under the Gaussian of their variances."""
+        first = torch.tensor(self.loss.t_min, dtype=torch.float64, device=clean.device)
+        gamma = model.denoiser.schedule.noise_variance(first)
+        variance = model.denoiser.basis.eigenvalues + gamma
+        squares = (clean.square() + gamma) / variance
+        return -(variance.log() + log(2 * pi) + squares).sum(dim=1) / 2

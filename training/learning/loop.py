@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 
+from dnnlib.logs import logger
 from training.data.batches import BatchSource
-from training.learning.held_out import HeldOut
+from training.learning.held_out import Score
 from training.learning.report import Reporter
 from training.learning.run_folder import RunFolder
+from training.learning.selection import Watch
 from training.learning.stopping import StoppedBySignal, StopRequest
 from training.learning.trainer import Trainer
 from training.model.model import Model
@@ -16,7 +18,7 @@ def train(
     source: BatchSource,
     folder: RunFolder,
     finish: Callable[[Model], None] | None = None,
-    held_out: HeldOut | None = None,
+    watch: Watch | None = None,
 ) -> None:
     """Trains to the end of the configuration, or to a signal, and saves where it stops.
 
@@ -27,7 +29,8 @@ def train(
         finish: Called with the averaged model when the training is done and saved; the network is
             then saved once more. What goes wrong in it, Ctrl-C included, costs nothing of the
             training, and a run that is resumed at its end calls it again.
-        held_out: Points whose loss is reported beside that of the training.
+        watch: Looks at what is held out of the training: reports it, may end the training early,
+            and may choose the weights that it ends with.
 
     Raises:
         TrainingError: After a run of steps with non-finite losses or gradients.
@@ -39,39 +42,54 @@ def train(
     try:
         with reporter:
             with StopRequest() as stop:
-                while trainer.step < config.total_steps:
+                while trainer.step < config.total_steps and not (watch and watch.exhausted):
                     with reporter.waiting_for_data():
                         batch = next(batches)
                     trainer.train_step(batch, reporter.means)
                     reporter.advance(config.batch)
                     signal = stop.agreed(trainer.device)
                     done = trainer.step >= config.total_steps
-                    _report_and_save(
-                        trainer, folder, reporter, held_out, signal is not None or done
-                    )
+                    ends = signal is not None or done
+                    _report_and_save(trainer, folder, reporter, watch, ends)
                     if signal is not None and not done:
                         raise StoppedBySignal(signal, folder.state_path(trainer.seen))
+            best = watch.put_best(trainer.averaged) if watch else None
+            if watch and best:
+                logger.info(_choice(watch, best, trainer))
             if finish:
                 finish(trainer.averaged)
+            if finish or best:
                 folder.save_network(trainer.averaged, trainer.seen)
     finally:
         del batches  # a traceback that is kept would keep the processes that read alive
 
 
 def _report_and_save(
-    trainer: Trainer, folder: RunFolder, reporter: Reporter, held_out: HeldOut | None, ends: bool
+    trainer: Trainer, folder: RunFolder, reporter: Reporter, watch: Watch | None, ends: bool
 ) -> None:
     """What is due after a step: a report at each tick, files at some of them and at the end."""
     config = trainer.config
     tick = trainer.seen // config.tick
     if not ends and tick == (trainer.seen - config.batch) // config.tick:
         return
-    loss = held_out.mean_loss(trainer.averaged) if held_out else None
-    reporter.tick(trainer.seen, config.learning_rate(trainer.seen), trainer.skipped, loss)
+    score = watch.look(trainer.averaged, trainer.seen) if watch else None
+    reporter.tick(trainer.seen, config.learning_rate(trainer.seen), trainer.skipped, score)
+    ends = ends or (watch is not None and watch.exhausted)
     if ends or _due(tick, config.snapshot_ticks):
         folder.save_network(trainer.averaged, trainer.seen)
     if ends or _due(tick, config.state_ticks):
-        folder.save_state(trainer.state(), trainer.seen, config.keep_states)
+        state = {**trainer.state(), **(watch.state() if watch else {})}
+        folder.save_state(state, trainer.seen, config.keep_states)
+
+
+def _choice(watch: Watch, best: Score, trainer: Trainer) -> str:
+    early = trainer.step < trainer.config.total_steps
+    nats = "" if best.nats is None else f", {best.nats:.3f} nats"
+    return (
+        (f"No better score in {watch.patience} reports: stopping; the" if early else "The")
+        + f" network has the weights of {(watch.seen or 0) / 1000:g} thousand samples, which did "
+        f"best on what was held out: loss {best.loss:.5f}{nats}"
+    )
 
 
 def _due(tick: int, every: int | None) -> bool:

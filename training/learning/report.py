@@ -14,6 +14,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.stats import RunningMeans, append_jsonl
+from training.learning.held_out import Score
 from training.learning.run_folder import RunFolder
 
 FORECAST_AFTER = 60.0
@@ -53,6 +54,13 @@ class Forecast:
             end = datetime.now() + timedelta(seconds=left)
             return f"{line}, until {end:%Y-%m-%d %H:%M}"
         return f"{line}; a shorter --duration or a smaller network would end sooner"
+
+
+def _told(score: Score | None) -> str:
+    if score is None:
+        return ""
+    nats = "" if score.nats is None else f"({score.nats:.3f} nats) "
+    return f"held out {score.loss:<8.5f} {nats}"
 
 
 def spoken(seconds: float) -> str:
@@ -118,7 +126,7 @@ class Reporter:
             logger.info(line)
 
     def tick(
-        self, seen: int, learning_rate: float, skipped: int, held_out: float | None = None
+        self, seen: int, learning_rate: float, skipped: int, held_out: Score | None = None
     ) -> None:
         """Writes what happened since the last tick. All ranks must call it together.
 
@@ -126,7 +134,7 @@ class Reporter:
             seen: Samples trained on so far.
             learning_rate: The rate of the next step.
             skipped: Steps without a finite gradient so far.
-            held_out: Loss on what is held out of the training, if anything is.
+            held_out: Score on what is held out of the training, if anything is.
         """
         now = time.monotonic()
         # Not every system keeps a peak for psutil to tell, so it is that of all ticks.
@@ -142,7 +150,9 @@ class Reporter:
             "Resources/peak_memory_gib": self._peak_memory / 2**30,
         }
         if held_out is not None:
-            stats["Loss/held_out"] = held_out
+            stats["Loss/held_out"] = held_out.loss
+            if held_out.nats is not None:
+                stats["Likelihood/held_out_nats"] = held_out.nats
         if self._device.type == "cuda":
             stats["Resources/peak_gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         self._tick_start, self._seen_at_tick, self._waited = now, seen, 0.0
@@ -154,7 +164,7 @@ class Reporter:
         append_jsonl(self._folder.path / "stats.jsonl", {"seen": seen, **stats})
         logger.info(
             f"kimg {seen / 1000:<9.1f} loss {stats.get('Loss/loss', float('nan')):<8.5f} "
-            + (f"held out {held_out:<8.5f} " if held_out is not None else "")
+            + _told(held_out)
             + f"lr {learning_rate:<9.2e} sec {stats['Timing/seconds']:<8.1f} "
             f"sec/kimg {stats['Timing/seconds_per_kimg']:<9.4f} "
             f"mem {stats['Resources/peak_memory_gib']:.2f} GiB"

@@ -10,7 +10,8 @@ from dnnlib.errors import DataError
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.results import load_json
-from torch_utils.snapshots import read_state, tensors_of
+from torch_utils.snapshots import first_line, read_state, tensors_of
+from training.flow.coordinates.coordinates import Coordinates
 from training.flow.eigenbasis import EigenBasis
 from training.learning.restarting import (
     OPTIONS_NAME,
@@ -20,6 +21,7 @@ from training.learning.restarting import (
     launch_of,
 )
 from training.learning.run_folder import states_in
+from training.learning.trainer import COORDINATES
 from training.model.network_file import read_basis
 
 
@@ -92,6 +94,20 @@ class Resumed:
         except ValueError as error:
             raise DataError(f"{self.path} has no basis of its data: {error}") from error
         return read_basis(self.path, state)
+
+    def take_coordinates(self, coordinates: Coordinates) -> None:
+        """Gives coordinates what those of the run had.
+
+        Raises:
+            DataError: The run has others.
+        """
+        try:
+            coordinates.load_state_dict(tensors_of(self.state, COORDINATES))
+            coordinates.check()
+        except (ValueError, RuntimeError) as error:  # RuntimeError of torch, about other names
+            raise DataError(
+                f"{self.path} has no such coordinates of its table: {first_line(error)}"
+            ) from error
 
     @property
     def data_variance(self) -> Tensor:

@@ -9,10 +9,10 @@ from dnnlib.errors import UsageError
 from dnnlib.logs import logger
 from training.data.batches import BatchSource
 from training.learning.calibrating import CalibrationPlan, calibrate
-from training.learning.held_out import HeldOut
 from training.learning.loop import train
 from training.learning.resuming import Resumed
 from training.learning.run_folder import Place, RunFolder
+from training.learning.selection import Watch
 from training.learning.trainer import Trainer
 
 
@@ -23,7 +23,7 @@ def run_training(
     record: Mapping[str, Any],
     resumed: Resumed | None,
     calibration: CalibrationPlan | None = None,
-    held_out: HeldOut | None = None,
+    watch: Watch | None = None,
 ) -> None:
     """Trains in a new folder, or goes on in the folder of a state.
 
@@ -34,10 +34,12 @@ def run_training(
         record: What ``training_options.json`` is to say.
         resumed: The state to go on from, or None.
         calibration: How to calibrate the trained model; None for not at all.
-        held_out: Points whose loss is reported beside that of the training.
+        watch: Looks at what is held out of the training.
     """
     if resumed:
         trainer.restore(resumed.state, str(resumed.path))
+        if watch:
+            watch.restore(resumed.state, trainer.averaged, str(resumed.path))
         folder = _go_on(trainer, resumed.path, record)
     else:
         folder = RunFolder.create(place, record)
@@ -45,7 +47,7 @@ def run_training(
         logger.info(f"Training in {folder.path}: {steps:,} steps")
 
     finish = partial(calibrate, plan=calibration) if calibration else None
-    train(trainer, source, folder, finish, held_out)
+    train(trainer, source, folder, finish, watch)
 
 
 def _go_on(trainer: Trainer, state: Path, record: Mapping[str, Any]) -> RunFolder:

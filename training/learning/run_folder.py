@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,9 +138,8 @@ class RunFolder:
     def save_network(self, model: Model, seen: int) -> None:
         """Writes the network file of a model after ``seen`` samples."""
         if distributed.is_main():
-            Model(model.denoiser, model.recipe, {**model.about, "seen": seen}).save(
-                self.network_path(seen)
-            )
+            told = {**model.about, "seen": seen}
+            replace(model, about=told).save(self.network_path(seen))
             logger.info(f"Wrote {self.network_path(seen)}")
 
     def save_state(self, state: Mapping[str, Any], seen: int, keep: int) -> None:

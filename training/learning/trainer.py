@@ -9,7 +9,7 @@ import copy
 import inspect
 import math
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -32,6 +32,8 @@ MAX_SKIPPED_IN_A_ROW = 20
 # Names in a state of a denoiser's network and its output gain: those in training, those averaged.
 TRAINED = ("network", "output_gain")
 AVERAGED = ("averaged", "averaged_output_gain")
+COORDINATES = "coordinates"
+"""Of a table, in a state: a run that goes on takes them from there, and fits none anew."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class TrainingConfig:
         lr_decay: Whether the rate then falls to zero along a cosine, or stays.
         ema_halflife: Half-life of the averaged weights.
         ema_ramp: Largest half-life as a fraction of the samples seen so far.
+        weight_decay: Of the weights, per step and unit of the learning rate (Loshchilov and Hutter
+            2019).
         loss_scale: Factor on the loss in the backward pass, divided out of the gradients.
         tick: Samples between reports.
         snapshot_ticks: Ticks between network files; None for the end only.
@@ -63,6 +67,7 @@ class TrainingConfig:
     lr_decay: bool = False
     ema_halflife: int = 500_000
     ema_ramp: float = 0.05
+    weight_decay: float = 0.0
     loss_scale: float = 1.0
     tick: int = 50_000
     snapshot_ticks: int | None = 50
@@ -107,12 +112,16 @@ class Trainer:
         self.loss, self.config = loss, config
         self.denoiser = model.denoiser.train().requires_grad_(True)
         self.device = next(self.denoiser.parameters()).device
-        self.averaged = Model(
-            copy.deepcopy(self.denoiser).eval().requires_grad_(False), model.recipe, model.about
-        )
-        self.optimizer = torch.optim.Adam(
-            self.denoiser.parameters(), lr=config.lr, betas=(0.9, 0.999), fused=True
-        )
+        averaged = copy.deepcopy(self.denoiser).eval().requires_grad_(False)
+        self.averaged = replace(model, denoiser=averaged)
+        adam: dict[str, Any] = {"lr": config.lr, "betas": (0.9, 0.999), "fused": True}
+        parameters = self.denoiser.parameters()
+        self.optimizer: torch.optim.Optimizer
+        if config.weight_decay:
+            adam["weight_decay"] = config.weight_decay
+            self.optimizer = torch.optim.AdamW(parameters, **adam)
+        else:
+            self.optimizer = torch.optim.Adam(parameters, **adam)
         regression: nn.Module = DenoisingRegression(self.denoiser)
         if distributed.world_size() > 1:
             regression = DistributedDataParallel(regression, **NO_BUFFERS)
@@ -204,6 +213,7 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs, as tensors and plain values."""
+        coordinates = self.averaged.coordinates
         return {
             "step": self.step,
             "skipped": self.skipped,
@@ -213,6 +223,7 @@ class Trainer:
             **_trained(self.denoiser, TRAINED),
             **_trained(self.averaged.denoiser, AVERAGED),
             "optimizer": self.optimizer.state_dict(),
+            **({COORDINATES: coordinates.state_dict()} if coordinates else {}),
         }
 
     def restore(self, state: dict[str, Any], source: str) -> None:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dnnlib.errors import UsageError
 from training.networks.features import NoiseFeatures
 
 BOUND = 4.0
@@ -27,6 +28,7 @@ class ToyMLP(nn.Module):
         depth: Number of hidden layers.
         time_features: Number of cosines of the noise condition.
         input_features: Number of frequencies k per data dimension.
+        dropout: Fraction of the hidden activations dropped in training.
     """
 
     frequencies: Tensor
@@ -39,13 +41,17 @@ class ToyMLP(nn.Module):
         depth: int = 5,
         time_features: int = 8,
         input_features: int = 4,
+        dropout: float = 0.0,
     ):
         super().__init__()
+        if not 0 <= dropout < 1:
+            raise UsageError(f"dropout is {dropout:g}: it must be at least 0 and less than 1")
         self.noise = NoiseFeatures(noise_range, time_features)
         frequencies = [pi / (BOUND + 1) * index for index in range(1, input_features + 1)]
         self.register_buffer("frequencies", torch.tensor(frequencies), persistent=False)
         self.input = nn.Linear(dim * (1 + 2 * input_features) + time_features, width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(width, dim)
         # F = 0 makes D the best linear denoiser: training starts from there.
         nn.init.zeros_(self.output.weight)
@@ -58,5 +64,5 @@ class ToyMLP(nn.Module):
         waves = (bounded[..., None] * self.frequencies).flatten(1)
         h = self.input(torch.cat([z, waves.sin(), waves.cos(), noise], dim=1))
         for layer in self.hidden:
-            h = h + F.silu(layer(h))
+            h = h + self.dropout(F.silu(layer(h)))
         return self.output(h)

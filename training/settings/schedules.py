@@ -22,7 +22,7 @@ class InflationOptions(Declared):
     data_dim: int | None = option(
         type=COUNT, unset="the data's", help="Dimensions of the data, as a check."
     )
-    dims_to_keep: int | None = option(
+    dims_to_keep: int | str | None = option(
         type=COUNT,
         unset="all",
         help="Dimensions that keep inflating: as many as the data has is PR-preserving, fewer is "

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,15 @@ from training.learning.recipes import (
     COMPRESSED_TIME,
     PUBLISHED_T_MAX,
     ImageRecipe,
+    TableRecipe,
     fitted,
     published,
 )
+from training.learning.tables import AUTO
 from training.networks import IMAGE_NETWORKS
 from training.settings.declared import Declared, option, options_of
 from training.settings.schedules import InflationOptions
+from training.settings.tables import TableOptions
 from training.settings.training import (
     CalibrationOptions,
     RunOptions,
@@ -35,12 +38,19 @@ from training.settings.types import (
     FILE,
     NOT_NEGATIVE,
     POSITIVE,
+    STEPS,
     FiniteFloat,
     Multipliers,
     choice,
 )
 
 PRESETS = ("auto", "published")
+TABLE_NETWORK = "mlp"
+IMAGES_ONLY = {
+    *("augment", "batch_pca", "bench", "cache", "calibration_data", "cbase", "compile", "cond"),
+    *("cres", "held_out", "precision", "preset", "transfer", "workers", "xflip"),
+}
+"""Options that a table has no use for."""
 FREE_ON_RESUME = ("bench", "cache", "compile", "workers")
 """Further options that a resumed run may change."""
 EARLIER = {"preset": "published", "output_gain": False, "calibration_fit": "gain"}
@@ -52,7 +62,10 @@ class DataOptions(Declared):
     """What to train on."""
 
     section = "Data"
-    data: Path | None = option(type=FILE, help="Zip or folder made by dataset_tool.py.  [required]")
+    data: Path | None = option(
+        type=FILE,
+        help="Zip or folder of images, or .npz of a table, made by dataset_tool.py.  [required]",
+    )
     cond: bool = option(is_flag=True, help="Condition on the labels of the data set.")
     xflip: bool = option(is_flag=True, help="Add the mirror image of each image to the data.")
     augment: float | None = option(
@@ -86,6 +99,12 @@ class ImageFlowOptions(InflationOptions):
         help="Inflationary flow, or an isotropic model of Karras et al. 2022, table 1.",
     )
     tmin: float | None = option(type=NOT_NEGATIVE, unset="the schedule's", help="First time.")
+    dims_to_keep: int | str | None = option(
+        type=STEPS,
+        unset="all",
+        help="Dimensions that keep inflating: as many as the data has is PR-preserving, fewer is "
+        "PR-reducing; auto, for tables, is the participation ratio.",
+    )
     tmax: float | None = option(
         type=POSITIVE,
         unset="when a tenth of the top dimension's variance is data, half as long again if "
@@ -104,7 +123,11 @@ class NetworkOptions(Declared):
     """The network."""
 
     section = "Network"
-    arch: str = option(type=choice(IMAGE_NETWORKS), default="ddpmpp", help="Kind of network.")
+    arch: str | None = option(
+        type=choice((*IMAGE_NETWORKS, TABLE_NETWORK)),
+        unset=f"ddpmpp; tables: {TABLE_NETWORK}",
+        help="Kind of network.",
+    )
     cbase: int | None = option(
         type=COUNT, unset="the preset's", help="Channels of the finest level, but for its factor."
     )
@@ -113,7 +136,7 @@ class NetworkOptions(Declared):
     )
     dropout: float | None = option(
         type=FiniteFloat(min=0, max=1, max_open=True),
-        unset="0.13; adm: 0.1",
+        unset="0.13; adm: 0.1; tables: 0, few rows: 0.1",
         help="Fraction of activations dropped.",
     )
     space: str = option(
@@ -128,7 +151,7 @@ class NetworkOptions(Declared):
     )
     output_gain: bool | None = option(
         "--output_gain/--no-output_gain",
-        unset="with precond=ifs",
+        unset="of images, with precond=ifs",
         help="Multiply the network's output by a factor of each dimension and time, which is "
         "trained with it.",
     )
@@ -193,13 +216,70 @@ class TrainSettings(Declared):
     data: DataOptions = options_of(DataOptions)
     flow: ImageFlowOptions = options_of(ImageFlowOptions)
     network: NetworkOptions = options_of(NetworkOptions)
+    table: TableOptions = options_of(TableOptions)
     training: ImageTrainingOptions = options_of(ImageTrainingOptions)
     calibration: ImageCalibrationOptions = options_of(ImageCalibrationOptions)
     run: RunOptions = options_of(RunOptions)
 
     @property
+    def arch(self) -> str:
+        """The network of images."""
+        return self.network.arch or "ddpmpp"
+
+    def require_kind(self, table: bool) -> None:
+        """Raises UsageError if an option was given that is for the other kind of data."""
+        foreign = IMAGES_ONLY if table else {item.name for item in fields(TableOptions)}
+        for name in sorted(self.given & foreign):
+            raise UsageError(
+                f"--{name} is for {'images' if table else 'tables'}, but {self.data.data} is "
+                f"{'a table' if table else 'no table'}: leave it out"
+            )
+        network = self.network.arch
+        if network is not None and (network == TABLE_NETWORK) != table:
+            known = [TABLE_NETWORK] if table else list(IMAGE_NETWORKS)
+            raise UsageError(
+                f"--arch={network} does not go with {self.data.data}: give {', '.join(known)}"
+            )
+        if not table and self.flow.dims_to_keep == AUTO:
+            raise UsageError("--dims_to_keep=auto is for tables: give a number")
+
+    def table_choices(self, recipe: TableRecipe, dim: int, dims_to_keep: int) -> Choices:
+        """The model to build for a table.
+
+        Args:
+            recipe: Of the training.
+            dim: Number of columns.
+            dims_to_keep: What ``auto`` has come to.
+
+        Raises:
+            UsageError: Options contradict the table or each other.
+        """
+        flow, network = self.flow, self.network
+        agree("data_dim", flow.data_dim, dim, f"the table {self.data.data}")
+        inflation = flow.arguments(flow.precond, dim)
+        if flow.precond == "ifs":
+            inflation |= {"dims_to_keep": dims_to_keep, "gamma0": recipe.gamma0}
+        return Choices(
+            precond=flow.precond,
+            inflation=inflation,
+            network=TABLE_NETWORK,
+            network_arguments={
+                "width": recipe.width,
+                "depth": recipe.depth,
+                "dropout": recipe.dropout,
+            },
+            space=network.space,
+            noise_cond=network.noise_cond or ("ddpm" if flow.precond == "vp" else "log"),
+            t_min=flow.tmin,
+            t_max=flow.tmax,
+            t_sampling=flow.t_sampling,
+            output_gain=bool(network.output_gain),
+            seed=self.run.seed,
+        )
+
+    @property
     def output_gain(self) -> bool:
-        """Whether a gain of the network's output is trained with it."""
+        """Whether a gain of the network's output is trained with it, of images."""
         given = self.network.output_gain
         return self.flow.precond == "ifs" if given is None else given
 
@@ -207,8 +287,8 @@ class TrainSettings(Declared):
         """The amounts that were given, and the preset's where they were left out."""
         values = self.recorded()
         if self.training.preset == "published":
-            return published(self.network.arch, values)
-        return fitted(self.network.arch, images, image_shape, device, values)
+            return published(self.arch, values)
+        return fitted(self.arch, images, image_shape, device, values)
 
     def choices(self, recipe: ImageRecipe, dataset: ImageDataset) -> Choices:
         """The model to build for a data set.
@@ -222,7 +302,7 @@ class TrainSettings(Declared):
         return Choices(
             precond=flow.precond,
             inflation=flow.arguments(flow.precond, dataset.dim),
-            network=network.arch,
+            network=self.arch,
             network_arguments={
                 "image_shape": list(dataset.image_shape),
                 "label_dim": dataset.label_dim,
@@ -248,7 +328,7 @@ class TrainSettings(Declared):
     def name_parts(self, data: str, schedule: str, recipe: ImageRecipe) -> tuple[str, ...]:
         """What the run's folder is named by."""
         cond = "cond" if self.data.cond else "uncond"
-        return (data, schedule, self.network.arch, cond, f"batch{recipe.batch}", recipe.precision)
+        return (data, schedule, self.arch, cond, f"batch{recipe.batch}", recipe.precision)
 
     @contextmanager
     def sizes_named(self) -> Iterator[None]:

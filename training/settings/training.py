@@ -10,7 +10,7 @@ import click
 
 from dnnlib.errors import DataError, UsageError, agree
 from training.flow.calibration import METHODS
-from training.learning.recipes import TrainingRecipe
+from training.learning.recipes import TableRecipe, TrainingRecipe
 from training.learning.restarting import OPTIONS_NAME
 from training.learning.resuming import place_to_resume, read_record
 from training.learning.run_folder import Place
@@ -150,6 +150,7 @@ def training_config(
         lr_ramp=round(recipe.lr_ramp * 1e6),
         lr_decay=recipe.lr_decay,
         ema_halflife=round(recipe.ema * 1e6),
+        weight_decay=recipe.weight_decay if isinstance(recipe, TableRecipe) else 0.0,
         loss_scale=training.ls,
         tick=recipe.tick * 1000,
         snapshot_ticks=recipe.snap,

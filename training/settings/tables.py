@@ -1,0 +1,38 @@
+"""Options of a training on a table."""
+
+from dataclasses import dataclass
+
+from training.flow.coordinates.fit import MARGINALS, WHITENINGS
+from training.learning.tables import AUTO
+from training.settings.declared import Declared, option
+from training.settings.types import COUNT, NOT_NEGATIVE, choice
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions(Declared):
+    """How the columns of a table are seen, and the network of a table."""
+
+    section = "Tables"
+    marginals: str = option(
+        type=choice((AUTO, *MARGINALS)),
+        default=AUTO,
+        help="What each column is put through: nothing, a power, or a power and a spline of its "
+        "quantiles; auto tries them on held-out rows.",
+    )
+    whiten: str = option(
+        type=choice((AUTO, *WHITENINGS)),
+        default=AUTO,
+        help="Standardize columns alone (none), or whiten along principal axes (pca), or turn back "
+        "to the columns after that (zca); auto tries pca and zca, and takes none where dimensions "
+        "are compressed.",
+    )
+    width: int | None = option(type=COUNT, unset="64, many columns: 128", help="Units of a layer")
+    depth: int | None = option(type=COUNT, unset="4", help="Hidden layers")
+    weight_decay: float | None = option(
+        type=NOT_NEGATIVE, unset="0, few rows: 0.1", help="Decay of the weights"
+    )
+    patience: int | None = option(
+        type=COUNT,
+        unset="15",
+        help="Reports without a better score on held-out rows that end the training",
+    )
