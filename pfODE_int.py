@@ -1,12 +1,15 @@
-"""Integrates the probability-flow ODE of images: melt, roundtrip from a melt's end, and gen."""
+"""Integrates the probability-flow ODE of images or tables: melt, roundtrip of it, and gen."""
 
 from typing import Any
+
+import torch
 
 from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import load_json, provenance, save_json
+from training.files.rows import save_csv
 from training.files.trajectory import PARAMETERS_FORMAT, SavedEnd
 from training.measure.roundtrip import LEVELS_PER_UNIT
 from training.settings.declared import takes
@@ -14,56 +17,59 @@ from training.settings.pfode_int import Settings
 from training.settings.script import command, run_script
 from training.simulation.image_story import ImageStory
 from training.simulation.images import ImageFlow
+from training.simulation.networks import NetworkFile
 from training.simulation.story import Chapter
+from training.simulation.tables import TableFlow, TableStory
 
 
 @command(help=__doc__)
 @takes(Settings)
 def main(settings: Settings) -> None:
-    network, folder = settings.network, settings.save_dir
-    image_flow = ImageFlow.open(network.chosen(), network.data_name)
-    image_flow.check_class(settings.class_)
-    model, kept = image_flow.model, image_flow.dims_to_keep
+    network, folder, choice = settings.network, settings.save_dir, settings.network.chosen()
+    file = NetworkFile.open(choice)
+    subject: ImageFlow | TableFlow
+    if file.model.coordinates is None:
+        subject = ImageFlow.of(file, choice.said, network.data_name)
+        subject.check_class(settings.class_)
+    else:
+        subject = TableFlow.of(file, choice.said, network.data_name)
+    settings.require_kind(isinstance(subject, TableFlow))
+    model, kept = subject.model, subject.dims_to_keep
     latent = settings.latent().settled(kept, model.denoiser.basis.dim)
-    choice = settings.chosen_times(image_flow.file.t_max, image_flow.file.name)
+    times_choice = settings.chosen_times(file.t_max, file.name)
     solver = settings.solver.chosen()
-    choice.even(model.denoiser.schedule)
-    paths = {kind: folder / f"{image_flow.stem}_{kind}.npz" for kind in settings.kinds}
-    parameters = folder / f"{image_flow.stem}_HD_pfODE_int_sim_params.json"
+    times_choice.even(model.denoiser.schedule)
+    paths = {kind: folder / f"{subject.stem}_{kind}.npz" for kind in settings.kinds}
+    parameters = folder / f"{subject.stem}_HD_pfODE_int_sim_params.json"
+    csv = [settings.csv] if settings.csv else []
     with process_group(settings.run.device_name) as device:
-        require_new(list(paths.values()), settings.run.overwrite)
+        require_new([*paths.values(), *csv], settings.run.overwrite)
         require_folder(folder)
         recorded = load_json(parameters) if parameters.exists() else {}
         distributed.barrier()  # no rank writes before all have looked
-        data = None
-        if settings.data_root is not None:
-            data = image_flow.dataset(settings.data_root, settings.bs, settings.seed)
-        flow = image_flow.on(device, network.batch_gpu)
-        times = image_flow.times(flow, solver, choice)
-        story = ImageStory(
-            flow=flow,
-            times=times,
-            solver=solver,
-            dims_to_keep=kept,
-            latent=latent,
-            count=settings.bs,
-            seed=settings.seed,
-            paths=paths,
-            save_every=settings.save_freq,
-            likelihood=settings.likelihood.chosen(settings.seed, LEVELS_PER_UNIT),
-            network_sha256=model.digest(),
-            image_flow=image_flow,
-            data=data,
-            start_noise=settings.start_noise,
-            class_number=settings.class_,
-        )
+        told = subject_story(settings, subject)
+        flow = subject.on(device, network.batch_gpu)
+        times = subject.times(flow, solver, times_choice)
+        told |= {
+            "flow": flow,
+            "times": times,
+            "solver": solver,
+            "dims_to_keep": kept,
+            "latent": latent,
+            "seed": settings.seed,
+            "paths": paths,
+            "save_every": settings.save_freq,
+            "network_sha256": model.digest(),
+        }
+        story = (ImageStory if isinstance(subject, ImageFlow) else TableStory)(**told)
         melted = None
         if settings.prev_melt is not None:
             melted = SavedEnd.load(settings.prev_melt, flow, times, story.network_sha256)
-            story.check_labels(melted)
+            if isinstance(story, ImageStory):
+                story.check_labels(melted)
         options = settings.recorded(
-            **image_flow.known,
-            end_time=choice.end,
+            **subject.known,
+            end_time=times_choice.end,
             n_iters=len(times) - 1,
             eps=settings.recorded_eps(latent),
             device_name=str(device),
@@ -77,6 +83,44 @@ def main(settings: Settings) -> None:
             save_json(parameters, recorded)
             logger.info(f"Wrote {paths[chapter.kind]}")
             report(chapter, kept)
+            if isinstance(subject, TableFlow) and settings.csv and chapter.kind != "roundtrip":
+                write_rows(settings, subject, chapter)
+
+
+def subject_story(settings: Settings, subject: ImageFlow | TableFlow) -> dict[str, Any]:
+    """What is to be simulated: arguments of its story."""
+    if isinstance(subject, ImageFlow):
+        data = None
+        if settings.data_root is not None:
+            data = subject.dataset(settings.data_root, settings.count, settings.seed)
+        return {
+            "image_flow": subject,
+            "data": data,
+            "count": settings.count,
+            "start_noise": settings.start_noise,
+            "class_number": settings.class_,
+            "likelihood": settings.likelihood.chosen(settings.seed, LEVELS_PER_UNIT),
+        }
+    rows = None
+    if settings.data_root is not None:
+        rows = subject.rows(settings.data_root, settings.bs, settings.seed)
+    count = len(rows[0]) if rows and settings.bs is None else settings.count
+    return {
+        "table_flow": subject,
+        "rows": rows,
+        "count": count,
+        "likelihood": settings.likelihood.chosen(settings.seed),
+    }
+
+
+def write_rows(settings: Settings, subject: TableFlow, chapter: Chapter) -> None:
+    """Writes the rows of a simulation as a table, with their log densities if these are known."""
+    assert settings.csv is not None
+    flow, simulation = subject.model.flow, chapter.simulation
+    names, values = subject.as_source(simulation.points(flow).cpu(), settings.round)
+    columns = [values, *(found[:, None].cpu() for found in simulation.densities.values())]
+    save_csv(settings.csv, [*names, *simulation.densities], torch.cat(columns, dim=1))
+    logger.info(f"Wrote {settings.csv}")
 
 
 def report(chapter: Chapter, kept: int) -> None:
@@ -89,9 +133,19 @@ def report(chapter: Chapter, kept: int) -> None:
             f"{ratios['mean']:.3f}, farthest from 1 {ratios['worst']:.3f}"
         )
         if "likelihood" in facts:
-            bits = facts["likelihood"]["bits_per_dim"]["mean"]
-            logger.info(f"Bits per dimension of the dequantized images: {bits:.3f}")
-    if chapter.kind == "roundtrip":
+            found = facts["likelihood"]
+            if "bits_per_dim" in found:
+                bits = found["bits_per_dim"]["mean"]
+                logger.info(f"Bits per dimension of the dequantized images: {bits:.3f}")
+            else:
+                mean, error = found["log_prob"]["mean"], found["log_prob"]["standard_error"]
+                logger.info(f"Mean log density of the rows: {mean:.3f} +- {error or 0:.3f} nats")
+    if chapter.kind == "roundtrip" and "rms_error" in facts:
+        logger.info(
+            f"Roundtrip: root mean square error {facts['rms_error']:.2g}, largest "
+            f"{facts['max_abs_error']:.2g}, in standard deviations"
+        )
+    elif chapter.kind == "roundtrip":
         logger.info(
             f"Roundtrip: {facts['exact_pixels']:.4%} of the pixels exact, largest error "
             f"{facts['max_abs_error']:.2g} gray levels"

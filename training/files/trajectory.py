@@ -3,7 +3,7 @@
 ``S`` saved times, ``N`` samples, ``D`` dimensions; ``docs/files.md`` tells of every key.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ STATE_KEYS = (
     "dxs",
     "dxs_es",
 )
-SAMPLE_KEYS = ("image_index",)
+SAMPLE_KEYS = ("image_index", "row_index")
 """``[N]``: what a melt says of its samples, and a roundtrip from it too."""
 
 
@@ -92,6 +92,7 @@ def trajectory_file(
     count: int,
     dtype: str = "float64",
     network_sha256: str | None = None,
+    names: Sequence[str] | None = None,
     **extra: Tensor,
 ) -> Iterator[Recorder]:
     """A results file. Yields what takes the saved states of this rank's share, in their order.
@@ -105,6 +106,7 @@ def trajectory_file(
         count: N, over all ranks.
         dtype: Of what is saved of the states; they are computed in float64.
         network_sha256: Digest of the network, by which a roundtrip knows its melt.
+        names: Names of the columns of a table.
         extra: Further arrays, such as ``labels``.
     """
     basis = flow.basis
@@ -122,6 +124,8 @@ def trajectory_file(
     arrays["format"] = np.array(FORMAT)
     if network_sha256 is not None:
         arrays["network_sha256"] = np.array(network_sha256)
+    if names is not None:
+        arrays["names"] = np.array(names)
     shapes = dict.fromkeys(STATE_KEYS, (len(times), count, basis.dim))
     if distributed.is_main():
         with stream_arrays(path, shapes, np.dtype(dtype), arrays) as stream:

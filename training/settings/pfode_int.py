@@ -15,7 +15,10 @@ from training.settings.networks import ImageNetworkOptions, check_storage, store
 from training.settings.types import COUNT, FILE, choice
 from training.simulation.latents import LatentChoice
 from training.simulation.story import KINDS
+from training.simulation.tables import MOST_ROWS
 from training.simulation.times import TimeChoice
+
+SAMPLES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +26,24 @@ class Settings(Declared):
     """Options of the script."""
 
     save_dir: Path = save_dir()
-    data_root: Path | None = option(type=FILE, help="Data set to melt: a zip or folder.")
-    bs: int = option(type=COUNT, default=256, help="Images of each simulation.")
+    data_root: Path | None = option(
+        type=FILE, help="Data set to melt: a zip or folder of images, the .npz of a table."
+    )
+    bs: int | None = option(
+        type=COUNT,
+        unset=f"{SAMPLES}; rows to melt: all that are held out, or {MOST_ROWS:,}",
+        help="Images, or rows, of each simulation.",
+    )
+    csv: Path | None = option(
+        type=FILE,
+        unset="none",
+        help="File of the generated rows of a table; of a lone melt, its rows with their densities",
+    )
+    round: bool = option(
+        "--round/--no-round",
+        default=True,
+        help="Put discrete columns in --csv at the nearest of their steps.",
+    )
     sim_type: str = option(type=choice((*KINDS, "all")), default="all", help="What to simulate.")
     prev_melt: Path | None = option(
         type=FILE, help="A melt to start from, for a lone roundtrip or gen."
@@ -73,7 +92,24 @@ class Settings(Declared):
             raise UsageError("--eps goes with --gen_source=diag only")
         if self.data_root is None and "melt" in self.kinds:
             raise click.UsageError("Missing option '--data_root'.")
+        if self.csv is not None and self.sim_type not in ("gen", "melt"):
+            raise UsageError("--csv goes with --sim_type=gen or melt: give one of these")
         check_storage(self.store_grid, self.times.disc, self.network.network)
+
+    @property
+    def count(self) -> int:
+        """Samples of a simulation."""
+        return self.bs or SAMPLES
+
+    def require_kind(self, table: bool) -> None:
+        """Raises UsageError if an option was given that is for the other kind of network."""
+        foreign = ("class_", "start_noise", "img_size", "img_ch") if table else ("csv", "round")
+        for name in foreign:
+            if name in self.given:
+                raise UsageError(
+                    f"--{name.rstrip('_')} is for {'images' if table else 'tables'}, but "
+                    f"{self.network.network} is a network of {'a table' if table else 'images'}"
+                )
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from training.files.trajectory import SavedEnd
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
 from training.simulation.images import ImageFlow, draw_classes
 from training.simulation.simulator import Simulation, Simulator
-from training.simulation.story import Samples, Story
+from training.simulation.story import Samples, Story, summarize_variances
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +99,3 @@ def dequantized(data: Tensor, seed: int) -> Tensor:
     generator = seeded_generator("cpu", seed, Stream.DEQUANTIZATION)
     noise = torch.rand(data.shape, generator=generator, dtype=torch.float64) - 0.5
     return data.double() + noise.to(data.device) / LEVELS_PER_UNIT
-
-
-def summarize_variances(measured: Tensor, exact: Tensor, dims_to_keep: int) -> dict[str, float]:
-    """Variances ``[D]`` of kept dimensions over their closed form: mean, and farthest from 1."""
-    ratios = (measured / exact)[:dims_to_keep]
-    farthest = ratios[(ratios - 1).abs().argmax()]
-    return {"mean": float(ratios.mean()), "worst": float(farthest)}

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,13 @@ class ImageFlow:
             UsageError: What was said contradicts the file; the message states both values.
             DataError: The file is missing or broken, or its network is not one of images.
         """
-        file = NetworkFile.open(choice)
+        return cls.of(NetworkFile.open(choice), choice.said, data_name)
+
+    @classmethod
+    def of(
+        cls, file: NetworkFile, said: Mapping[str, Any], data_name: str | None = None
+    ) -> "ImageFlow":
+        """The flow of a network file that is open; raises as ``open`` does."""
         about = file.model.about
         shape = _image_shape(file.path, file.model)
         label_dim = about.get("label_dim", 0)
@@ -62,7 +69,7 @@ class ImageFlow:
             shape,
             label_dim,
         )
-        file.agreed(choice.said, found.known)
+        file.agreed(said, found.known)
         return found
 
     @property

@@ -34,6 +34,13 @@ class Simulation:
     densities: Mapping[str, Tensor] = field(default_factory=dict)
     jacobian_products: int = 0
 
+    def points(self, flow: ProbabilityFlow) -> Tensor:
+        """The points ``[N, D]`` of data space at the first time: where a melt starts, or where a
+        generation ends."""
+        times, states = self.trajectory.times, self.trajectory.states
+        first = 0 if times[0] < times[-1] else -1
+        return flow.to_data(states[first], times[first])
+
     def facts(self, flow: ProbabilityFlow) -> dict[str, Any]:
         """Cost, second moments of the last state per eigen-dimension beside the closed form, and
         the likelihood if it was asked for."""
@@ -124,6 +131,8 @@ class Simulator:
         with trajectory_file(path, self._flow, saved_times, len(start), **file) as record:
             simulation = self._simulate(simulate, start, title, record)
             record.add(simulation.densities)
+            if self._flow.coordinates is not None:
+                record.add({"points": simulation.points(self._flow)})
         return simulation
 
     def _simulate(

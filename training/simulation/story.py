@@ -115,6 +115,10 @@ class Story(ABC):
         """What every file has beside the states."""
         return {}
 
+    def names(self) -> Sequence[str] | None:
+        """Names of the columns of a table; None for other data."""
+        return None
+
     def tell(self, kinds: Sequence[str], melted: SavedEnd | None = None) -> Iterator[Chapter]:
         """Runs the simulations of these kinds, one after the other, each into its file.
 
@@ -178,7 +182,15 @@ class Story(ABC):
         return {
             "dtype": self.dtype,
             "network_sha256": self.network_sha256,
+            "names": self.names(),
             **self.arrays(),
             **told,
             **arrays,
         }
+
+
+def summarize_variances(measured: Tensor, exact: Tensor, dims_to_keep: int) -> dict[str, float]:
+    """Variances ``[D]`` of kept dimensions over their closed form: mean, and farthest from 1."""
+    ratios = (measured / exact)[:dims_to_keep]
+    farthest = ratios[(ratios - 1).abs().argmax()]
+    return {"mean": float(ratios.mean()), "worst": float(farthest)}

@@ -1,0 +1,222 @@
+"""A network of a table, made ready to be integrated, and the simulations of its rows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError
+from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
+from training.data.tables.table import Dropped, Table, restored
+from training.files.table import load_table
+from training.flow.coordinates.coordinates import Coordinates
+from training.flow.pfode import ProbabilityFlow
+from training.flow.solvers import Solver
+from training.model.model import Model
+from training.simulation.images import plain_name
+from training.simulation.networks import NetworkFile
+from training.simulation.simulator import Simulation
+from training.simulation.story import Samples, Story, summarize_variances
+from training.simulation.times import TimeChoice
+
+MOST_ROWS = 10_000
+"""Rows that are melted, unless a number is given."""
+
+
+@dataclass(frozen=True)
+class TableFlow:
+    """A network of a table, which is to be integrated.
+
+    Attributes:
+        file: The network and its file.
+        data_name: How results are named.
+        columns: Names of the columns that it knows.
+        dropped: Columns of the source that follow from these.
+    """
+
+    file: NetworkFile
+    data_name: str
+    columns: Sequence[str]
+    dropped: Dropped
+
+    @classmethod
+    def of(
+        cls, file: NetworkFile, said: Mapping[str, Any], data_name: str | None = None
+    ) -> "TableFlow":
+        """The flow of a network file.
+
+        Args:
+            file: Its network has coordinates.
+            said: What was said of it: ``data_dim`` and ``dims_to_keep``.
+            data_name: How results are to be named; None for the network's data set.
+
+        Raises:
+            UsageError: What was said contradicts the file.
+            DataError: What the file says of its columns makes no sense.
+        """
+        about, dim = file.model.about, file.model.denoiser.basis.dim
+        columns = about.get("columns")
+        if not (isinstance(columns, list) and _are_texts(columns) and len(columns) == dim):
+            raise DataError(f"{file.path} does not name its {dim} columns")
+        name = plain_name(data_name or str(about.get("data_name", "table")))
+        found = cls(file, name, columns, _dropped(file.path, about.get("dropped"), columns))
+        file.agreed(said, found.known)
+        return found
+
+    @property
+    def model(self) -> Model:
+        return self.file.model
+
+    @property
+    def coordinates(self) -> Coordinates:
+        assert self.model.coordinates is not None
+        return self.model.coordinates
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """What the file knows, by the names of options."""
+        return {
+            "data_dim": len(self.columns),
+            "dims_to_keep": self.dims_to_keep,
+            "data_name": self.data_name,
+        }
+
+    @property
+    def dims_to_keep(self) -> int:
+        return int(self.model.about["dims_to_keep"])
+
+    @property
+    def stem(self) -> str:
+        """How results are named."""
+        return f"{self.data_name}_{self.model.denoiser.schedule.name}"
+
+    def on(self, device: torch.device, rows: int | None) -> ProbabilityFlow:
+        """The flow on a device; its network is called with so many rows at a time, or with all."""
+        flow = self.model.flow.to(device)
+        return flow.in_blocks(rows) if rows else flow
+
+    def times(self, flow: ProbabilityFlow, solver: Solver, choice: TimeChoice) -> Tensor:
+        """Times of a simulation, increasing ``[steps + 1]``."""
+        return choice.settle(flow, solver, self.file)
+
+    def rows(self, path: Path, count: int | None, seed: int) -> tuple[Tensor, Tensor]:
+        """Rows of a data set, and their numbers: held-out ones, if there are some.
+
+        Args:
+            path: The data set.
+            count: How many to draw at random; None for all, up to ``MOST_ROWS``.
+            seed: Seed of the draw.
+
+        Returns:
+            Points ``[n, D]``, columns in the order of the network, and numbers ``[n]``.
+
+        Raises:
+            DataError: The file is broken, or has other columns, or too few rows.
+        """
+        table = load_table(path)
+        points = self._columns_of(path, table)
+        places = torch.arange(len(table))
+        if table.held_out.any():
+            places = places[table.held_out]
+        if count is not None and count > len(places):
+            kind = "held-out rows" if table.held_out.any() else "rows"
+            raise DataError(f"{path} has {len(places)} {kind}, but {count} were asked for")
+        count = min(len(places), MOST_ROWS) if count is None else count
+        chosen = torch.randperm(len(places), generator=seeded_generator("cpu", seed, Stream.DATA))
+        places = places[chosen[:count].sort().values]
+        return points[places], places
+
+    def _columns_of(self, path: Path, table: Table) -> Tensor:
+        names = list(table.columns.names)
+        missing = [name for name in self.columns if name not in names]
+        if missing:
+            raise DataError(
+                f"{path} has no column '{missing[0]}', which the network "
+                f"{self.file.path.name} was trained on"
+            )
+        return table.points[:, [names.index(name) for name in self.columns]]
+
+    def as_source(self, points: Tensor, rounded: bool = True) -> tuple[list[str], Tensor]:
+        """Points ``[n, D]`` as the source had its rows: all columns by name, and ``[n, D + K]``.
+
+        Args:
+            points: The points.
+            rounded: Whether discrete columns are put at the nearest of their steps.
+        """
+        points = self.coordinates.rounded(points) if rounded else points
+        return list(self.dropped.order), restored(points, self.columns, self.dropped)
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+
+
+def _dropped(path: Path, told: object, columns: Sequence[str]) -> Dropped:
+    """The dropped columns of which a network file tells."""
+    match told:
+        case None:
+            return Dropped.none(columns)
+        case {
+            "names": list(names),
+            "offsets": list(offsets),
+            "slopes": list(slopes),
+            "order": list(order),
+        }:
+            pass
+        case _:
+            raise DataError(f"{path} does not say how its dropped columns follow from others")
+    sound = _are_texts(names) and _are_texts(order) and sorted(order) == sorted([*columns, *names])
+    numbers = [*offsets, *(slope for row in slopes if isinstance(row, list) for slope in row)]
+    sound = sound and all(isinstance(number, float | int) for number in numbers)
+    shapes = [len(offsets), len(slopes), *(len(row) for row in slopes if isinstance(row, list))]
+    if not sound or shapes != [len(names), len(names), *[len(columns)] * len(names)]:
+        raise DataError(f"{path} does not say how its dropped columns follow from others")
+    table = torch.tensor(slopes, dtype=torch.float64).reshape(len(names), len(columns))
+    return Dropped(names, torch.tensor(offsets, dtype=torch.float64), table, order)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableStory(Story):
+    """Simulations of the rows of a table.
+
+    Attributes:
+        table_flow: The network.
+        rows: The points to melt ``[N, D]`` and their numbers ``[N]``; None where none are.
+    """
+
+    table_flow: TableFlow
+    rows: tuple[Tensor, Tensor] | None
+
+    def samples(self) -> Samples:
+        """The rows, discrete columns dithered."""
+        assert self.rows is not None
+        points, places = self.rows
+        generator = seeded_generator("cpu", self.seed, Stream.DEQUANTIZATION)
+        coordinates = self.table_flow.coordinates
+        dithered = coordinates.dithered(points.to(coordinates.steps.device), generator).cpu()
+        return Samples(dithered, arrays={"row_index": places})
+
+    def names(self) -> Sequence[str]:
+        return self.table_flow.columns
+
+    def melt_facts(self, melt: Simulation) -> dict[str, Any]:
+        """Variances over their closed form."""
+        exact = self.flow.latent_law(melt.trajectory.times[-1]).variance
+        measured = melt.trajectory.end.square().mean(dim=0)
+        return {"kept_variance_ratio": summarize_variances(measured, exact, self.dims_to_keep)}
+
+    def roundtrip_facts(self, back: Simulation, start: Tensor) -> dict[str, Any]:
+        """Errors in the flow's coordinates, of unit variance, and the largest in each column."""
+        first = back.trajectory.times[-1]
+        error = (back.trajectory.end - start) / self.flow.schedule.scale(first)
+        before = self.flow.to_data(start, first)
+        largest = (self.flow.to_data(back.trajectory.end, first) - before).abs().amax(dim=0)
+        return {
+            "rms_error": float(error.square().mean().sqrt()),
+            "max_abs_error": float(error.abs().max()),
+            "largest_error": dict(zip(self.names(), largest.tolist(), strict=True)),
+        }
