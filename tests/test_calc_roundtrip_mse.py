@@ -20,6 +20,7 @@ from training.data.images.dataset import ImageDataset
 from training.files.roundtrip import BIN_EDGES, histogram
 from training.flow.solvers import DEFAULT, SOLVERS
 from training.model.model import Model
+from training.settings.calc_roundtrip_mse import PUBLISHED_SAMPLES
 from training.simulation.roundtrips import WorstImages
 
 Run = Callable[..., Any]
@@ -246,7 +247,8 @@ def test_parameters_tell_how_the_result_was_made(measure: Run, images: Path) -> 
 
 def test_samples_are_those_of_the_paper_by_default() -> None:
     defaults = {param.name: param.default for param in calc_roundtrip_mse.main.params}
-    assert (defaults["bs"], defaults["total_samples"], defaults["seed"]) == (1000, 10000, 42)
+    assert (defaults["bs"], PUBLISHED_SAMPLES, defaults["seed"]) == (1000, 10000, 42)
+    assert defaults["total_samples"] is None
     assert (defaults["solver"], str(defaults["n_iters"])) == (DEFAULT, "20")
 
 

@@ -8,6 +8,7 @@ from dnnlib.errors import DataError, UsageError
 from torch_utils.results import Header, SavedArrays, load_json, open_arrays
 from training.data.images.dataset import ImageDataset
 from training.files.formats import kind_of_arrays
+from training.files.table import holds_table, load_table
 from training.model.model import Model
 
 Fact = tuple[str, str]
@@ -31,7 +32,7 @@ def facts_of(path: Path) -> list[Fact]:
         return list((about_run if is_run else about_images)(path))
     readers: dict[str, Callable[[Path], Iterator[Fact]]] = {
         ".pkl": about_network,
-        ".npz": about_arrays,
+        ".npz": about_table if holds_table(path) else about_arrays,
         ".json": about_json,
         ".zip": about_images,
     }
@@ -55,6 +56,11 @@ def about_network(path: Path) -> Iterator[Fact]:
         yield "images", shown
     elif about.get("augment_to"):
         yield "embedded in", f"{about['augment_to']} dimensions"
+    elif model.coordinates is not None:
+        columns = about.get("columns", [])
+        told = ", ".join(columns[:MOST_KEYS]) + (", ..." if len(columns) > MOST_KEYS else "")
+        yield "columns", f"{len(columns)}: {told}"
+        yield "coordinates", ", then ".join(model.coordinates.names)
     known = ", ".join(
         f"{name} {recipe.schedule_arguments[name]}"
         for name in SCHEDULE_NAMES
@@ -84,6 +90,21 @@ def about_network(path: Path) -> Iterator[Fact]:
     if "time_grid" in about:
         yield "stored times", f"of {about['time_grid']['solver']}"
     yield "digest", model.digest()
+
+
+def about_table(path: Path) -> Iterator[Fact]:
+    table = load_table(path)
+    held_out = int(table.held_out.sum())
+    yield "table", f"{len(table)} rows, {held_out} of them held out, {_size(path)}"
+    names = list(table.columns.names)
+    told = ", ".join(names[:MOST_KEYS]) + (", ..." if len(names) > MOST_KEYS else "")
+    yield "columns", f"{table.dim}: {told}"
+    discrete = int((table.columns.steps > 0).sum())
+    yield "discrete columns", str(discrete)
+    if table.dropped.names:
+        yield "left out", ", ".join(table.dropped.names)
+    if table.condition_names:
+        yield "conditions", ", ".join(table.condition_names)
 
 
 def about_arrays(path: Path) -> Iterator[Fact]:

@@ -12,6 +12,7 @@ from torch_utils.results import save_arrays, save_json
 from training.measure.roundtrip import RoundtripErrors
 
 FORMAT = "inflationary-flows roundtrip errors 1"
+ROWS_FORMAT = "inflationary-flows roundtrip errors of rows 1"
 WORST_FORMAT = "inflationary-flows worst roundtrips 1"
 ERROR_NAMES = ("mse", "mse_float", "max_abs_error", "exact")
 """Of the columns of ``RoundtripErrors``."""

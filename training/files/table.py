@@ -24,8 +24,7 @@ from torch import Tensor
 from dnnlib.errors import DataError
 from torch_utils.results import SavedArrays, open_arrays, save_arrays
 from training.data.tables.foreign import require_names
-from training.data.tables.table import Dropped, Table
-from training.flow.coordinates.fit import Columns
+from training.data.tables.table import Columns, Dropped, Table
 
 FORMAT = "inflationary-flows table 1"
 

@@ -11,6 +11,7 @@ from itertools import product
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dnnlib.logs import logger
 from torch_utils.seeds import seeded_generator
@@ -19,8 +20,8 @@ from torch_utils.streams import Stream
 from training.data.tables.batches import TableBatches
 from training.data.tables.table import Table
 from training.flow.coordinates.coordinates import Coordinates
-from training.flow.coordinates.fit import MARGINALS, basis_in, fit_coordinates
 from training.learning.building import Choices
+from training.learning.coordinates import MARGINALS, basis_in, fit_coordinates
 from training.learning.held_out import HeldOut
 from training.learning.loss import DenoisingLoss
 from training.learning.trainer import Trainer, TrainingConfig
@@ -89,7 +90,12 @@ class Preparation:
     def source(self, coordinates: Coordinates) -> TableBatches:
         """Batches of the rows that are trained on."""
         rows, config = self.table.train_rows, self.config
-        return TableBatches(rows, coordinates, config.batch, config.seed, self.device)
+        dithers = bool((coordinates.steps > 0).any())
+
+        def in_flow(points: Tensor, generator: torch.Generator) -> Tensor:
+            return coordinates.to_flow(coordinates.dithered(points, generator)).to(self.device)
+
+        return TableBatches(rows, in_flow, dithers, config.batch, config.seed)
 
     def pilot(self, space: Space) -> float:
         """Held-out nats after a few steps in a space."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from dnnlib.errors import UsageError
 from training.settings.common import RunOptions, save_dir, seed
 from training.settings.declared import Declared, option, options_of
 from training.settings.integration import ImageTimeOptions, SolverOptions
@@ -12,15 +13,25 @@ from training.settings.networks import ImageNetworkOptions, check_storage, store
 from training.settings.types import COUNT, FILE
 from training.simulation.times import TimeChoice
 
+PUBLISHED_SAMPLES = 10_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Declared):
     """Options of the script."""
 
     save_dir: Path = save_dir()
-    data_root: Path = option(type=FILE, required=True, help="Data set: a zip or folder.")
-    bs: int = option(type=COUNT, default=1000, help="Images in flight, over all ranks.")
-    total_samples: int = option(type=COUNT, default=10_000, help="Images to measure.")
+    data_root: Path = option(
+        type=FILE,
+        required=True,
+        help="Data set: a zip or folder of images, the .npz of a table.",
+    )
+    bs: int = option(type=COUNT, default=1000, help="Images or rows in flight, over all ranks.")
+    total_samples: int | None = option(
+        type=COUNT,
+        unset=f"{PUBLISHED_SAMPLES}; of a table all rows that are held out",
+        help="Images or rows to measure.",
+    )
     keep_worst: int = option(
         type=click.IntRange(min=0),
         default=16,
@@ -35,6 +46,14 @@ class Settings(Declared):
 
     def __post_init__(self) -> None:
         check_storage(self.store_grid, self.times.disc, self.network.network)
+
+    def require_table(self) -> None:
+        """Raises UsageError if an option was given that only images have."""
+        for name in ("keep_worst", "img_size", "img_ch"):
+            if name in self.given:
+                raise UsageError(
+                    f"--{name} is for images, but {self.network.network} is a network of a table"
+                )
 
     def chosen_times(self, t_max: float, network: str) -> TimeChoice:
         """The times, of a network that was trained up to ``t_max``."""

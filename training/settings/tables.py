@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from training.flow.coordinates.fit import MARGINALS, WHITENINGS
+from training.learning.coordinates import MARGINALS, WHITENINGS
 from training.learning.tables import AUTO
 from training.settings.declared import Declared, option
 from training.settings.types import COUNT, NOT_NEGATIVE, choice

@@ -1,7 +1,8 @@
-"""Round trips of many images: melted, brought back, and compared, a batch at a time."""
+"""Round trips of many images or rows: melted, brought back, and compared, a batch at a time."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,8 +86,9 @@ def measure_roundtrips(
             bar.set_postfix_str(f"images {items.start} to {items.stop - 1} of {count}")
             pixels, labels = dataset.read(items)
             conditions = {"labels": labels} if with_labels else {}
+            points = normalize_pixels(pixels).flatten(1)
             latents, returned, calls = _there_and_back(
-                flow, times, solver, pixels, conditions, bar.update
+                flow, times, solver, points, conditions, bar.update
             )
             most_calls = max(most_calls, calls)
             errors = RoundtripErrors.of(pixels.flatten(1), returned)
@@ -103,23 +105,71 @@ def measure_roundtrips(
     return Roundtrips(RoundtripErrors.from_columns(torch.cat(columns)), worst.rows, most_calls)
 
 
+@dataclass(frozen=True)
+class RowReturns:
+    """Round trips of N rows of a table, on the CPU of every rank.
+
+    Attributes:
+        errors: ``[N, D]`` in the coordinates of the flow, where columns have unit variance.
+        column_errors: ``[N, D]`` in the units of the columns.
+        calls: Denoiser calls of a row.
+    """
+
+    errors: Tensor
+    column_errors: Tensor
+    calls: int
+
+    def summary(self, names: Sequence[str]) -> dict[str, Any]:
+        """Root mean squares and the largest errors, of all and of each column by name."""
+        columns = zip(
+            names,
+            self.column_errors.square().mean(dim=0).sqrt().tolist(),
+            self.column_errors.abs().amax(dim=0).tolist(),
+            strict=True,
+        )
+        return {
+            "rms_error": float(self.errors.square().mean().sqrt()),
+            "max_abs_error": float(self.errors.abs().max()),
+            "columns": {name: {"rms": rms, "max_abs": most} for name, rms, most in columns},
+        }
+
+
+def measure_row_returns(
+    flow: ProbabilityFlow, times: Tensor, solver: Solver, points: Tensor, batch: int
+) -> RowReturns:
+    """Measures how well rows ``[N, D]`` of a table survive; arguments as above."""
+    parts, calls = [], 0
+    starts = range(0, len(points), batch)
+    hidden = None if distributed.is_main() else True
+    total = 2 * (len(times) - 1) * len(starts)
+    with tqdm(total=total, desc="roundtrip", unit="step", disable=hidden) as bar:
+        for start in starts:
+            data = points[start : start + batch]
+            _, returned, taken = _there_and_back(flow, times, solver, data, {}, bar.update)
+            error = flow.to_eigen(returned.to(flow.device)) - flow.to_eigen(data.to(flow.device))
+            parts.append(torch.stack([error.cpu(), returned - data]))
+            calls = max(calls, taken)
+    errors, column_errors = torch.cat(parts, dim=1)
+    return RowReturns(errors, column_errors, calls)
+
+
 def _there_and_back(
     flow: ProbabilityFlow,
     times: Tensor,
     solver: Solver,
-    pixels: Tensor,
+    points: Tensor,
     conditions: Mapping[str, Tensor],
     on_step: Callable[[], object],
 ) -> tuple[Tensor, Tensor, int]:
-    """Of images ``[n, C, H, W]``, latents and returned data ``[n, D]``, in float64 on the CPU, and
-    the denoiser calls of an image."""
-    share = distributed.shard(len(pixels))
-    data = normalize_pixels(pixels[share].to(flow.device)).flatten(1).double()
+    """Of points ``[n, D]``, latents and returned points ``[n, D]``, in float64 on the CPU, and the
+    denoiser calls of a point."""
+    share = distributed.shard(len(points))
+    data = points[share].to(flow.device).double()
     if conditions:
         mine = {name: rows[share].to(flow.device) for name, rows in conditions.items()}
         flow = flow.given(**mine)
     melt = flow.melt(data, times, solver, on_step=on_step)
     back = flow.generate(melt.end, times, solver, on_step=on_step)
     returned = flow.to_data(back.end, back.times[-1])
-    both = distributed.gather_rows(torch.stack([melt.end, returned]), len(pixels), dim=1).cpu()
+    both = distributed.gather_rows(torch.stack([melt.end, returned]), len(points), dim=1).cpu()
     return both[0], both[1], melt.calls + back.calls

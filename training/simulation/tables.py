@@ -130,6 +130,12 @@ class TableFlow:
         places = places[chosen[:count].sort().values]
         return points[places], places
 
+    def dithered(self, points: Tensor, seed: int) -> Tensor:
+        """Rows ``[n, D]`` with discrete columns spread evenly over their steps, on the CPU."""
+        generator = seeded_generator("cpu", seed, Stream.DEQUANTIZATION)
+        steps = self.coordinates.steps
+        return self.coordinates.dithered(points.to(steps.device), generator).cpu()
+
     def _columns_of(self, path: Path, table: Table) -> Tensor:
         names = list(table.columns.names)
         missing = [name for name in self.columns if name not in names]
@@ -195,9 +201,7 @@ class TableStory(Story):
         """The rows, discrete columns dithered."""
         assert self.rows is not None
         points, places = self.rows
-        generator = seeded_generator("cpu", self.seed, Stream.DEQUANTIZATION)
-        coordinates = self.table_flow.coordinates
-        dithered = coordinates.dithered(points.to(coordinates.steps.device), generator).cpu()
+        dithered = self.table_flow.dithered(points, self.seed)
         return Samples(dithered, arrays={"row_index": places})
 
     def names(self) -> Sequence[str]:

@@ -15,8 +15,7 @@ from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.tables.foreign import BLOCK_ROWS, ForeignTable
-from training.data.tables.table import Dropped, Table
-from training.flow.coordinates.fit import Columns
+from training.data.tables.table import Columns, Dropped, Table
 
 MISSING = ("refuse", "drop", "mean")
 LARGEST = 1e100

@@ -6,7 +6,30 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from training.flow.coordinates.fit import Columns
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """What is known of columns beside their values.
+
+    Attributes:
+        names: ``[D]``.
+        steps: Steps of the discrete ones ``[D]``, 0 for continuous ones.
+        offsets: A value of each ``[D]``, from which its steps count.
+        low: Lower bounds ``[D]``, ``-inf`` where there is none.
+        high: Upper bounds ``[D]``, ``inf`` where there is none.
+    """
+
+    names: Sequence[str]
+    steps: Tensor
+    offsets: Tensor
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def plain(cls, names: Sequence[str]) -> "Columns":
+        """Continuous columns without bounds."""
+        zeros = torch.zeros(len(names), dtype=torch.float64)
+        return cls(names, zeros, zeros, zeros - torch.inf, zeros + torch.inf)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,11 +10,11 @@ from sklearn.preprocessing import PowerTransformer
 from torch import Tensor
 
 from dnnlib.errors import DataError
+from training.data.tables.table import Columns
 from training.flow.coordinates.coordinates import Coordinates
-from training.flow.coordinates.fit import (
+from training.learning.coordinates import (
     MARGINALS,
     WHITENINGS,
-    Columns,
     basis_in,
     fit_coordinates,
 )

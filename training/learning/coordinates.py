@@ -1,8 +1,5 @@
 """Coordinates that suit the columns of a table, fitted to its rows."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
@@ -10,6 +7,7 @@ from scipy.stats import yeojohnson_llf
 from torch import Tensor
 
 from dnnlib.errors import DataError
+from training.data.tables.table import Columns
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.coordinates.maps import (
     Bounded,
@@ -37,31 +35,6 @@ LEAST_GAP = 1e-4
 """Between knots, in units of a column's spread: equal values would have an infinite slope."""
 LEAST_VARIANCE = 1e-13
 """Of a principal axis, as a fraction of the largest: rounding has more."""
-
-
-@dataclass(frozen=True)
-class Columns:
-    """What is known of columns beside their values.
-
-    Attributes:
-        names: ``[D]``.
-        steps: Steps of the discrete ones ``[D]``, 0 for continuous ones.
-        offsets: A value of each ``[D]``, from which its steps count.
-        low: Lower bounds ``[D]``, ``-inf`` where there is none.
-        high: Upper bounds ``[D]``, ``inf`` where there is none.
-    """
-
-    names: Sequence[str]
-    steps: Tensor
-    offsets: Tensor
-    low: Tensor
-    high: Tensor
-
-    @classmethod
-    def plain(cls, names: Sequence[str]) -> "Columns":
-        """Continuous columns without bounds."""
-        zeros = torch.zeros(len(names), dtype=torch.float64)
-        return cls(names, zeros, zeros, zeros - torch.inf, zeros + torch.inf)
 
 
 def fit_coordinates(
