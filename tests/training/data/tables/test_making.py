@@ -1,0 +1,166 @@
+"""Cleaning a table: what has no density is found, said, and restored on the way out."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dnnlib.errors import DataError, UsageError
+from training.data.tables.foreign import ForeignTable
+from training.data.tables.making import Choices, make_table
+from training.data.tables.table import Table, restored
+from training.files.table import load_table, save_table
+
+COUNT = 500
+
+
+def source(**columns: Any) -> ForeignTable:
+    values = np.stack([np.asarray(values, dtype=float) for values in columns.values()], axis=1)
+    halves = (values[: len(values) // 2], values[len(values) // 2 :])
+    return ForeignTable("rows.csv", list(columns), lambda: iter([half.copy() for half in halves]))
+
+
+def numbers(seed: int = 0, count: int = COUNT) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=count)
+
+
+def mixed() -> ForeignTable:
+    """Two columns with a density, two discrete ones, a constant one, and a sum."""
+    a, b = numbers(0), numbers(1)
+    count, price = np.floor(3 * np.abs(numbers(2))), np.round(1 + numbers(3) ** 2, 2)
+    return source(
+        a=a, fixed=np.full(COUNT, 7.0), count=count, total=a - 2 * b + 1, b=b, price=price
+    )
+
+
+def test_what_has_no_density_is_left_out_and_can_be_restored() -> None:
+    table, lines = make_table(mixed(), Choices())
+    told = "\n".join(lines)
+    # b stands after the sum, which is thereby the one that stays
+    assert list(table.columns.names) == ["a", "count", "total", "price"]
+    assert "constant column(s): fixed" in told
+    assert "follow exactly from those before them: b" in told
+    assert table.columns.steps.tolist() == [0, 1, 0, 0.01]
+    assert "participation ratio" in told
+    names, rows = list(mixed().names), np.concatenate(list(mixed().blocks()))
+    back = restored(table.points, table.columns.names, table.dropped)
+    assert list(table.dropped.order) == names
+    np.testing.assert_allclose(back.numpy(), rows, atol=1e-12)
+
+
+def test_a_column_that_is_nearly_a_sum_stays() -> None:
+    a, b = numbers(0), numbers(1)
+    table, _ = make_table(source(a=a, b=b, c=a + b + 1e-4 * numbers(2)), Choices())
+    assert table.dim == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "step"),
+    [
+        (np.arange(COUNT) % 7 * 5.0 + 2, 5),
+        (np.round(numbers(), 1), 0.1),
+        (np.arange(COUNT) % 9 * 1e-6, 1e-6),
+        (numbers(), 0),
+        (np.where(numbers() > 0, 0, numbers(1)), 0),
+    ],
+    ids=["fives", "tenths", "millionths", "continuous", "atom"],
+)
+def test_steps_are_found_where_there_are_some(values: np.ndarray, step: float) -> None:
+    table, lines = make_table(source(other=numbers(5), column=values), Choices())
+    assert float(table.columns.steps[1]) == pytest.approx(step, rel=1e-9)
+    assert any("no density" in line for line in lines) == bool(step == 0 and (values == 0).any())
+    plain, _ = make_table(source(other=numbers(5), column=values), Choices(dequantize=False))
+    assert not plain.columns.steps.any()
+
+
+def test_missing_values_are_refused_or_dropped_or_filled_in() -> None:
+    column = numbers()
+    column[[3, 300]] = np.nan
+    rows = source(a=numbers(1), b=column)
+    with pytest.raises(DataError, match=r"column 'b', row 4: the value is missing.*--missing=drop"):
+        make_table(rows, Choices())
+    dropped, lines = make_table(rows, Choices(missing="drop"))
+    assert len(dropped) == COUNT - 2
+    assert "Left out 2 row(s) with 2 missing value(s)" in lines
+    filled, _ = make_table(rows, Choices(missing="mean"))
+    assert float(filled.points[3, 1]) == pytest.approx(np.nanmean(column))
+
+
+def test_values_that_cannot_be_squared_and_tables_without_content_are_refused() -> None:
+    for value in (np.inf, -np.inf, 1e300):
+        column = numbers()
+        column[400] = value
+        with pytest.raises(DataError, match=r"column 'a', row 401: .* squared"):
+            make_table(source(a=column, b=numbers()), Choices(missing="mean"))
+    with pytest.raises(DataError, match="has 9 rows: at least 10"):
+        make_table(source(a=numbers(count=9)), Choices())
+    with pytest.raises(DataError, match="no column varies"):
+        make_table(source(a=np.ones(COUNT)), Choices())
+    with pytest.raises(DataError, match="column 'a' has no values at all"):
+        make_table(source(a=np.full(COUNT, np.nan), b=numbers()), Choices(missing="mean"))
+    with pytest.raises(UsageError, match="no column 'z'"):
+        make_table(source(a=numbers()), Choices(conditions=["z"]))
+
+
+def test_rows_are_counted_held_out_and_conditioned_on_as_asked() -> None:
+    a = numbers()
+    a[10] = a[11]
+    b = np.where(a == a[10], 1.0, numbers(1))
+    choices = Choices(conditions=["y"], max_rows=300, held_out=0.25, bounds={"b": (-9, 9)})
+    table, lines = make_table(source(a=a, y=numbers(2), b=b), choices)
+    assert (len(table), int(table.held_out.sum()), table.dim) == (300, 75, 2)
+    assert "1 row(s) repeat another" in lines
+    assert table.conditions is not None
+    np.testing.assert_array_equal(table.conditions[:, 0], numbers(2)[:300])
+    assert table.columns.low.tolist() == [-np.inf, -9]
+    again, _ = make_table(source(a=a, y=numbers(2), b=b), choices)
+    assert torch.equal(again.held_out, table.held_out)
+
+
+def same(one: Table, other: Table) -> bool:
+    assert one.columns.names == other.columns.names
+    assert (one.dropped.names, one.dropped.order) == (other.dropped.names, other.dropped.order)
+    tensors = [
+        (table.points, table.held_out, table.columns.low, table.columns.high, table.columns.steps)
+        for table in (one, other)
+    ]
+    slopes = torch.equal(one.dropped.slopes, other.dropped.slopes)
+    return slopes and all(torch.equal(a, b) for a, b in zip(*tensors, strict=True))
+
+
+def test_a_data_set_is_read_as_it_was_written_and_points_alone_are_one(tmp_path: Path) -> None:
+    choices = Choices(conditions=["price"], bounds={"a": (-np.inf, 50.0)})
+    table, _ = make_table(mixed(), choices)
+    save_table(tmp_path / "table.npz", table)
+    found = load_table(tmp_path / "table.npz")
+    assert same(found, table)
+    assert found.conditions is not None
+    assert table.conditions is not None
+    assert torch.equal(found.conditions, table.conditions)
+    np.savez(tmp_path / "plain.npz", points=np.eye(3, dtype=np.float32))
+    plain = load_table(tmp_path / "plain.npz")
+    assert (list(plain.columns.names), len(plain.train_rows)) == (["x1", "x2", "x3"], 3)
+
+
+def test_a_broken_data_set_is_refused_in_one_line(tmp_path: Path) -> None:
+    table, _ = make_table(mixed(), Choices())
+    save_table(tmp_path / "table.npz", table)
+    with np.load(tmp_path / "table.npz") as saved:
+        sound = dict(saved)
+    for changes, match in (
+        ({"points": sound["points"] * np.nan}, "not finite"),
+        ({"points": sound["points"][0]}, r"'points' is \[4\]"),
+        ({"names": np.array(["a"])}, "4 columns, but 1 names"),
+        ({"names": np.array(["a", "=b", "c", "d"])}, "formula"),
+        ({"steps": -sound["steps"]}, "negative"),
+        ({"bounds": np.ones((4, 2))}, "not below"),
+        ({"held_out": np.ones(COUNT, dtype=bool)}, "nothing to train on"),
+        ({"held_out": np.ones(COUNT)}, "'held_out'"),
+        ({"column_order": np.array(["a"])}, "column_order"),
+        ({"dropped_slopes": np.ones((1, 1))}, "dropped_slopes"),
+    ):
+        np.savez(tmp_path / "broken.npz", **{**sound, **changes})
+        with pytest.raises(DataError, match=match):
+            load_table(tmp_path / "broken.npz")

@@ -1,0 +1,205 @@
+"""Training on a table: what is held out is scored in nats, and the best weights are kept."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError
+from torch_utils.stats import RunningMeans
+from training.data.tables.foreign import ForeignTable
+from training.data.tables.making import Choices as TableChoices
+from training.data.tables.making import make_table
+from training.data.tables.table import Table
+from training.data.toys import Toy
+from training.flow.denoisers import MixtureDenoiser
+from training.flow.eigenbasis import EigenBasis
+from training.flow.latent import LatentLaw
+from training.learning import held_out
+from training.learning.building import Choices
+from training.learning.held_out import HeldOut, Score
+from training.learning.loop import train
+from training.learning.run_folder import Place, RunFolder
+from training.learning.selection import Watch
+from training.learning.tables import Preparation, Space, choose_space, kept_dimensions
+from training.learning.trainer import Trainer, TrainingConfig
+
+CPU = torch.device("cpu")
+SPACE = Space("yeo-johnson", "zca")
+
+
+def table(count: int = 3000) -> Table:
+    """A skewed column, a column in steps, and a third that follows the square of the first."""
+    draw = np.random.default_rng(0)
+    a, b = draw.gamma(2, 1, count), draw.integers(0, 6, count) * 0.5
+    values = np.stack([a, b, a**2 + 0.3 * draw.normal(size=count)], axis=1)
+    made, _ = make_table(
+        ForeignTable("x.csv", list("abc"), lambda: iter([values])), TableChoices(held_out=0.2)
+    )
+    return made
+
+
+def preparation(total: int = 30_000, dims_to_keep: int = 3, rows: int = 3000) -> Preparation:
+    choices = Choices(
+        precond="ifs",
+        inflation={"dims_to_keep": dims_to_keep, "gamma0": 1e-2},
+        network="mlp",
+        network_arguments={"width": 32, "depth": 2},
+        space="IS",
+        noise_cond="log",
+    )
+    config = TrainingConfig(
+        total=total, batch=100, lr=3e-3, lr_ramp=1000, lr_decay=True, tick=5000, state_ticks=1
+    )
+    return Preparation(table(rows), choices, config, CPU)
+
+
+def trained(prepared: Preparation) -> tuple[Trainer, Watch]:
+    coordinates = prepared.coordinates(SPACE)
+    model, loss = prepared.build(coordinates)
+    trainer, means = Trainer(model, loss, prepared.config), RunningMeans(CPU)
+    batches = prepared.source(coordinates).batches(0)
+    for _ in range(prepared.config.total_steps):
+        trainer.train_step(next(batches), means)
+    rows = prepared.held_out(coordinates, loss)
+    assert rows is not None
+    return trainer, Watch(rows, keeps_best=True)
+
+
+@pytest.mark.parametrize("dims_to_keep", [2, 1])
+def test_held_out_nats_of_the_exact_denoiser_are_the_mean_log_density(
+    dims_to_keep: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of points with the noise of the first time; circles are a mixture whose density is known."""
+    monkeypatch.setattr(held_out, "TABLE_DRAWS", 100_000)
+    toy = Toy("circles")
+    basis = EigenBasis.from_moments(*toy.moments())
+    model, loss = preparation(dims_to_keep=dims_to_keep).choices.build(basis)
+    denoiser = model.denoiser
+    exact = MixtureDenoiser(*toy.mixture, basis=basis, schedule=denoiser.schedule)
+
+    def residual(z: Tensor, t: Tensor) -> Tensor:
+        c = denoiser.coefficients(t)
+        x = z / c.c_in
+        return (exact(x, t) - c.c_skip * x) / c.c_out
+
+    # float32 of z would cost digits where the noise is least
+    monkeypatch.setattr(torch, "get_default_dtype", lambda: torch.float64)
+    monkeypatch.setattr(denoiser, "residual", residual)
+    points = toy.sample(100_000, torch.Generator().manual_seed(0))
+    shift = torch.full((100_000,), 0.7, dtype=torch.float64)
+    nats = HeldOut.of_rows(points, shift, loss, seed=0).score(model).nats
+    clean, generator = basis.to_eigen(points), torch.Generator().manual_seed(1)
+    first, last = torch.tensor([loss.t_min, loss.t_max], dtype=torch.float64)
+    start, end = (
+        clean + denoiser.schedule.sample_noise(100_000, t, generator) for t in (first, last)
+    )
+    # What latents are is not quite a Gaussian, least of all where dimensions are compressed.
+    gaussian = LatentLaw(basis.eigenvalues + denoiser.schedule.noise_variance(last))
+    missed = (exact.log_density(end, last) - gaussian.log_prob(end)).mean()
+    expected = exact.log_density(start, first).mean() - missed + 0.7
+    assert (float(missed) > 0.05) == (dims_to_keep == 1)
+    assert nats == pytest.approx(float(expected), abs=0.02)
+
+
+def test_held_out_nats_are_a_bound_that_training_raises() -> None:
+    prepared = preparation()
+    trainer, watch = trained(prepared)
+    model, coordinates = trainer.averaged, trainer.averaged.coordinates
+    assert coordinates is not None
+    untrained, _ = prepared.build(coordinates)
+    start, end = (watch.held_out.score(one).nats for one in (untrained, model))
+    generator = torch.Generator().manual_seed(1)
+    u, log_det = coordinates(coordinates.dithered(prepared.table.held_out_rows, generator))
+    noisy = u + 0.1 * torch.randn(u.shape, generator=generator, dtype=torch.float64)
+    density = replace(model, coordinates=None).flow.log_prob(noisy) + log_det
+    assert start is not None
+    assert end is not None
+    assert start + 0.3 < end < float(density.mean())
+
+
+def test_the_density_of_a_flow_in_coordinates_integrates_to_one() -> None:
+    """Over a box that holds all of it, by importance sampling from its own samples' spread."""
+    trainer, _ = trained(preparation(total=10_000))
+    flow, generator = trainer.averaged.flow, torch.Generator().manual_seed(0)
+    samples = flow.sample(2000, generator)
+    center, spread = samples.median(dim=0).values, 1.5 * samples.std(dim=0)
+    draws = torch.distributions.StudentT(3.0, center, spread)
+    torch.manual_seed(0)
+    points = draws.sample((4000,))
+    weights = (flow.log_prob(points) - draws.log_prob(points).sum(dim=1)).exp()
+    error = float(weights.std() / len(weights) ** 0.5)
+    assert abs(float(weights.mean()) - 1) < 4 * error + 0.02
+    assert error < 0.1
+
+
+def test_the_coordinates_that_do_best_on_held_out_rows_are_chosen() -> None:
+    prepared = preparation(total=20_000)
+    chosen = choose_space(prepared, "auto", "zca")
+    nats = {m: prepared.pilot(Space(m, "zca")) for m in ("none", "yeo-johnson", "quantile")}
+    assert chosen == Space(max(nats, key=lambda name: nats[name]), "zca")
+    assert nats["quantile"] > nats["none"]
+    assert choose_space(preparation(dims_to_keep=2), "none", "auto") == Space("none", "none")
+    assert choose_space(prepared, "none", "pca") == Space("none", "pca")
+
+
+def test_auto_keeps_as_many_dimensions_as_participate() -> None:
+    made = table()
+    assert [kept_dimensions(wanted, made) for wanted in (None, 2, "auto")] == [3, 2, 2]
+
+
+class Scores:
+    """Stands for what is held out: gives the scores of a list, one after the other."""
+
+    def __init__(self, scores: list[float]):
+        self._scores = iter(scores)
+
+    def score(self, model: object) -> Score:
+        return Score(next(self._scores))
+
+
+def weights_of(trainer: Trainer) -> Tensor:
+    return torch.cat([p.flatten() for p in trainer.averaged.denoiser.parameters()])
+
+
+def test_the_training_ends_with_its_best_weights_when_patience_does(tmp_path: Path) -> None:
+    prepared = preparation()
+    coordinates = prepared.coordinates(SPACE)
+
+    def run(name: str, scores: list[float], patience: int | None) -> Trainer:
+        trainer = Trainer(*prepared.build(coordinates), prepared.config)
+        watch = Watch(Scores(scores), keeps_best=True, patience=patience)
+        folder = RunFolder.create(Place(tmp_path, name), {})
+        train(trainer, prepared.source(coordinates), folder, watch=watch)
+        return trainer
+
+    patient = run("patient", [3, 1, 2, 4, 5, 6], None)
+    assert patient.seen == 30_000
+    hasty = run("hasty", [3, 1, 2, 4], 2)
+    assert hasty.seen == 20_000
+    assert torch.equal(weights_of(hasty), weights_of(patient))  # those of the second look
+    last = run("last", [6, 5, 4, 3, 2, 1], None)
+    assert not torch.equal(weights_of(last), weights_of(patient))
+
+
+def test_a_watch_is_resumed_with_its_best_weights_and_its_patience() -> None:
+    prepared = preparation()
+    model, _ = prepared.build(prepared.coordinates(SPACE))
+    watch = Watch(Scores([2.0, 1.0, 3.0]), keeps_best=True, patience=2)
+    for seen in (1000, 2000):
+        watch.look(model, seen)
+    best = {name: value.clone() for name, value in model.denoiser.state_dict().items()}
+    other = Watch(Scores([3.0]), keeps_best=True, patience=1)
+    other.restore(watch.state(), model, "state.pt")
+    with torch.no_grad():
+        model.denoiser.network.output.bias.add_(1)
+    other.look(model, 3000)
+    assert other.exhausted
+    assert other.put_best(model) == Score(1.0)
+    assert all(torch.equal(v, best[k]) for k, v in model.denoiser.state_dict().items())
+    for broken in ({"best": {"seen": 1}}, {"best": {**watch.state()["best"], "weights": {"a": 1}}}):
+        with pytest.raises(DataError, match=r"state\.pt has a broken 'best'"):
+            other.restore(broken, model, "state.pt")
