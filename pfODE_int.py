@@ -44,10 +44,10 @@ def main(settings: Settings) -> None:
     csv = [settings.csv] if settings.csv else []
     with process_group(settings.run.device_name) as device:
         require_new([*paths.values(), *csv], settings.run.overwrite)
+        told = subject_story(settings, subject)
         require_folder(folder)
         recorded = load_json(parameters) if parameters.exists() else {}
         distributed.barrier()  # no rank writes before all have looked
-        told = subject_story(settings, subject)
         flow = subject.on(device, network.batch_gpu)
         times = subject.times(flow, solver, times_choice)
         told |= {

@@ -1,0 +1,199 @@
+"""A table from CSV to a flow, its samples and densities, by the scripts that people call."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import calc_roundtrip_mse
+import dataset_tool
+import pfODE_int
+import train
+from tests.support.rank_pool import RankPool
+from tests.support.running import Result, refused
+from torch_utils import distributed
+from torch_utils.results import load_arrays
+from torch_utils.snapshots import read_network, read_state
+from training.data.tables.batches import TableBatches
+
+Run = Callable[..., Result]
+NAMES = ["size", "room count", "fixed", "price", "double"]
+SMALL = ("--width=16", "--depth=1", "--batch=50", "--duration=0.004", "--tick=1", "--dump=1")
+PLAIN = ("--marginals=yeo-johnson", "--whiten=zca", "--keep=9")
+
+
+def write_rows(path: Path, count: int = 300) -> Path:
+    draw = np.random.default_rng(0)
+    size, rooms = draw.gamma(3, 20, count), draw.integers(1, 7, count)
+    price = np.round(2 * size + 10 * rooms + draw.normal(0, 5, count), 1)
+    rows = np.stack([size, rooms, np.full(count, 4), price, 2 * size + 1], axis=1)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([NAMES, *rows.tolist()])
+    return path
+
+
+def good(result: Result) -> Result:
+    assert (result.code, result.err) == (0, ""), result.err
+    return result
+
+
+@pytest.fixture(scope="module")
+def data(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("table")
+    source = write_rows(folder / "houses.csv")
+    path = folder / "houses.npz"
+    good(run_script(dataset_tool, f"--source={source}", f"--dest={path}", "--held-out=0.2"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(run_script: Run, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished training."""
+    folder = tmp_path_factory.mktemp("run")
+    place = (f"--outdir={folder}", "--nosubdir", f"--data={data}")
+    good(run_script(train, *place, *SMALL, *PLAIN))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def network(run: Path) -> Path:
+    return run / "network-snapshot-000004.pkl"
+
+
+def read_rows(path: Path) -> tuple[list[str], np.ndarray]:
+    with path.open(newline="") as file:
+        names, *rows = csv.reader(file)
+    return names, np.array(rows, dtype=float)
+
+
+def test_samples_come_as_rows_of_the_source(run_script: Run, network: Path, tmp_path: Path) -> None:
+    out = tmp_path / "samples.csv"
+    options = ("--sim_type=gen", "--bs=40", f"--csv={out}", f"--save_dir={tmp_path}")
+    told = good(run_script(pfODE_int, f"--network={network}", *options)).out
+    assert f"Wrote {out}" in told
+    names, rows = read_rows(out)
+    assert names == NAMES
+    assert rows.shape == (40, 5)
+    assert (rows[:, 1] == rows[:, 1].round()).all()
+    np.testing.assert_allclose(rows[:, 3], rows[:, 3].round(1), atol=1e-9)
+    assert (rows[:, 2] == 4).all()
+    np.testing.assert_allclose(rows[:, 4], 2 * rows[:, 0] + 1, rtol=1e-9)
+    arrays = load_arrays(tmp_path / "houses_PRP_gen.npz")
+    assert arrays["names"].tolist() == ["size", "room count", "price"]
+    np.testing.assert_allclose(arrays["points"][:, 0], rows[:, 0], rtol=1e-9)
+    unrounded = (*options[:2], f"--csv={out}", f"--save_dir={tmp_path}", "--no-round")
+    good(run_script(pfODE_int, f"--network={network}", *unrounded, "--overwrite"))
+    _, free = read_rows(out)
+    assert (np.abs(free - rows)[:, 1] <= 0.5).all()
+    assert (free[:, 1] != rows[:, 1]).any()
+
+
+def test_held_out_rows_melt_return_and_have_densities(
+    run_script: Run, network: Path, data: Path, tmp_path: Path
+) -> None:
+    where = (f"--network={network}", f"--data_root={data}", f"--save_dir={tmp_path}")
+    good(run_script(pfODE_int, *where, "--log_prob", "--n_iters=10"))
+    melt = load_arrays(tmp_path / "houses_PRP_melt.npz")
+    held_out = np.flatnonzero(load_arrays(data)["held_out"])
+    np.testing.assert_array_equal(melt["row_index"], held_out)
+    original = load_arrays(data)["points"][held_out]
+    assert (np.abs(melt["points"] - original) <= [1e-9, 0.5, 0.05 + 1e-9]).all()
+    parameters = json.loads((tmp_path / "houses_PRP_HD_pfODE_int_sim_params.json").read_text())
+    assert parameters["roundtrip"]["rms_error"] < 1e-3
+    assert set(parameters["roundtrip"]["largest_error"]) == {"size", "room count", "price"}
+    mean = parameters["melt"]["likelihood"]["log_prob"]["mean"]
+    assert mean == pytest.approx(melt["log_prob"].mean())
+    rows = tmp_path / "rows.csv"
+    alone = ("--sim_type=melt", "--log_prob", f"--csv={rows}", "--overwrite", "--n_iters=10")
+    good(run_script(pfODE_int, *where, *alone))
+    names, found = read_rows(rows)
+    assert names == [*NAMES, "log_prob"]
+    np.testing.assert_allclose(found[:, -1], melt["log_prob"], rtol=1e-9)
+    told = good(run_script(calc_roundtrip_mse, *where, "--n_iters=4", "--seed=3")).out
+    result = json.loads((tmp_path / "houses_PRP_roundtrip_mse_seed3.json").read_text())
+    assert result["format"] == "inflationary-flows roundtrip errors of rows 1"
+    assert (result["rows"], set(result["columns"])) == (60, {"size", "room count", "price"})
+    assert 0 < result["rms_error"] < 0.1
+    assert "Roundtrip of 60 rows" in told
+
+
+def test_a_resumed_training_equals_an_unbroken_one(
+    run_script: Run, run: Path, data: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    for name in ("training-state-000003.pt", "training-state-000004.pt"):
+        (copy / name).unlink()
+    (copy / "network-snapshot-000004.pkl").unlink()
+    good(run_script(train, f"--resume={copy}"))
+    for name in ("training-state-000004.pt",):
+        one, other = read_state(run / name), read_state(copy / name)
+        assert str(one) == str(other)
+    one, other = (
+        read_network(f / "network-snapshot-000004.pkl")[0]["network"].state for f in (run, copy)
+    )
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    told = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    assert all("Likelihood/held_out_nats" in line for line in told)
+
+
+def whole_batches() -> list[torch.Tensor]:
+    rows = torch.arange(14.0, dtype=torch.float64).reshape(7, 2)
+
+    def in_flow(points: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return points + torch.rand(points.shape, generator=generator, dtype=torch.float64)
+
+    steps = []
+    for first in (0, 2):
+        stream = TableBatches(rows, in_flow, True, 5, seed=1).batches(first)
+        steps += [distributed.gather_rows(next(stream).points, 5) for _ in range(3)]
+    return steps
+
+
+def joined_batches() -> list[torch.Tensor]:
+    with distributed.process_group("cpu"):
+        return whole_batches()
+
+
+def test_each_row_comes_once_an_epoch_from_any_step_on_and_on_any_number_of_ranks(
+    two_ranks: RankPool,
+) -> None:
+    steps = whole_batches()
+    numbers = torch.cat(steps[:3]).floor()[:, 0] // 2
+    for epoch in (numbers[:7], numbers[7:14]):
+        assert sorted(epoch.tolist()) == list(range(7))
+    assert not torch.equal(numbers[:7], numbers[7:14])
+    assert torch.equal(steps[2], steps[3])
+    for rank in two_ranks.call(joined_batches):
+        assert all(torch.equal(one, other) for one, other in zip(rank, steps, strict=True))
+
+
+def test_options_of_images_and_tables_are_kept_apart(
+    run_script: Run, data: Path, network: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    training = (train, f"--data={data}", f"--outdir={out}")
+    simulation = (pfODE_int, f"--network={network}", f"--save_dir={out}", "--sim_type=gen")
+    making = (dataset_tool, f"--source={data.with_suffix('.csv')}", f"--dest={out}.npz")
+    cases: list[tuple[tuple[Any, ...], list[Any]]] = [
+        ((*training, "--xflip"), ["--xflip is for images", data]),
+        ((*training, "--arch=adm"), ["--arch=adm does not go with", "mlp"]),
+        ((*training, "--data_dim=4"), ["data_dim is 4", "3"]),
+        ((*simulation, "--class=1"), ["--class is for images", network]),
+        ((*making, "--resolution=8x8"), ["--resolution is for images"]),
+        ((dataset_tool, "--source=digits", f"--dest={out}", "--bounds=a:0:1"), ["for tables"]),
+        ((*making[:2], f"--dest={out}.zip"), ["ends in .npz"]),
+        ((*making, "--columns=size,age"), ["no column 'age'"]),
+        ((*making, "--bounds=size:3:1"), ["low must be below high"]),
+    ]
+    for command, parts in cases:
+        refused(run_script(*command), 2, *parts)
+    where = f"--data_root={data}"
+    refused(run_script(pfODE_int, *simulation[1:3], where, "--bs=61"), 1, "60 held-out rows", "61")
+    assert list(tmp_path.iterdir()) == []
