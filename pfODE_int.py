@@ -83,7 +83,7 @@ def main(settings: Settings) -> None:
             save_json(parameters, recorded)
             logger.info(f"Wrote {paths[chapter.kind]}")
             report(chapter, kept)
-            if isinstance(subject, TableFlow) and settings.csv and chapter.kind != "roundtrip":
+            if isinstance(subject, TableFlow) and chapter.kind == settings.csv_kind:
                 write_rows(settings, subject, chapter)
 
 

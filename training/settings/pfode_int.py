@@ -37,7 +37,8 @@ class Settings(Declared):
     csv: Path | None = option(
         type=FILE,
         unset="none",
-        help="File of the generated rows of a table; of a lone melt, its rows with their densities",
+        help="File of the generated rows of a table, or of the rows of a lone melt, with their log "
+        "densities if these are computed",
     )
     round: bool = option(
         "--round/--no-round",
@@ -92,8 +93,8 @@ class Settings(Declared):
             raise UsageError("--eps goes with --gen_source=diag only")
         if self.data_root is None and "melt" in self.kinds:
             raise click.UsageError("Missing option '--data_root'.")
-        if self.csv is not None and self.sim_type not in ("gen", "melt"):
-            raise UsageError("--csv goes with --sim_type=gen or melt: give one of these")
+        if self.csv is not None and self.sim_type == "roundtrip":
+            raise UsageError("--csv goes with gen or a melt, not with a lone roundtrip")
         check_storage(self.store_grid, self.times.disc, self.network.network)
 
     @property
@@ -114,6 +115,11 @@ class Settings(Declared):
     @property
     def kinds(self) -> tuple[str, ...]:
         return KINDS if self.sim_type == "all" else (self.sim_type,)
+
+    @property
+    def csv_kind(self) -> str | None:
+        """Which simulation's rows go to ``--csv``; None for none."""
+        return None if self.csv is None else "gen" if "gen" in self.kinds else "melt"
 
     @property
     def needs_melt(self) -> bool:
