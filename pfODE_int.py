@@ -1,5 +1,6 @@
 """Integrates the probability-flow ODE of images or tables: melt, roundtrip of it, and gen."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -82,7 +83,7 @@ def main(settings: Settings) -> None:
             recorded[chapter.kind] = {"options": options, **chapter.facts, **provenance()}
             save_json(parameters, recorded)
             logger.info(f"Wrote {paths[chapter.kind]}")
-            report(chapter, kept)
+            report(chapter, kept, isinstance(subject, TableFlow))
             if isinstance(subject, TableFlow) and chapter.kind == settings.csv_kind:
                 write_rows(settings, subject, chapter)
 
@@ -123,32 +124,46 @@ def write_rows(settings: Settings, subject: TableFlow, chapter: Chapter) -> None
     logger.info(f"Wrote {settings.csv}")
 
 
-def report(chapter: Chapter, kept: int) -> None:
+def report(chapter: Chapter, kept: int, table: bool) -> None:
     """Tells the most important numbers."""
-    facts: dict[str, Any] = dict(chapter.facts)
     if chapter.kind == "melt":
-        ratios = facts["kept_variance_ratio"]
+        ratios = chapter.facts["kept_variance_ratio"]
         logger.info(
             f"Variances of {kept} kept dimensions over their closed form: mean "
             f"{ratios['mean']:.3f}, farthest from 1 {ratios['worst']:.3f}"
         )
-        if "likelihood" in facts:
-            found = facts["likelihood"]
-            if "bits_per_dim" in found:
-                bits = found["bits_per_dim"]["mean"]
-                logger.info(f"Bits per dimension of the dequantized images: {bits:.3f}")
-            else:
-                mean, error = found["log_prob"]["mean"], found["log_prob"]["standard_error"]
-                logger.info(f"Mean log density of the rows: {mean:.3f} +- {error or 0:.3f} nats")
-    if chapter.kind == "roundtrip" and "rms_error" in facts:
+    (report_rows if table else report_images)(chapter.kind, chapter.facts)
+
+
+def report_images(kind: str, facts: Mapping[str, Any]) -> None:
+    if kind == "melt" and "likelihood" in facts:
+        bits = facts["likelihood"]["bits_per_dim"]["mean"]
+        logger.info(f"Bits per dimension of the dequantized images: {bits:.3f}")
+    if kind == "roundtrip":
+        logger.info(
+            f"Roundtrip: {facts['exact_pixels']:.4%} of the pixels exact, largest error "
+            f"{facts['max_abs_error']:.2g} gray levels"
+        )
+
+
+def report_rows(kind: str, facts: Mapping[str, Any]) -> None:
+    if kind == "melt":
+        p_value = facts["latent_coverage"]["ks_p_value"]
+        logger.info(f"Radii of the rows' latents against chi-squared: p = {p_value:.3g}")
+    if kind == "melt" and "likelihood" in facts:
+        found = facts["likelihood"]["log_prob"]
+        error = found["standard_error"] or 0.0
+        logger.info(f"Mean log density of the rows: {found['mean']:.3f} +- {error:.3f} nats")
+    if kind == "roundtrip":
         logger.info(
             f"Roundtrip: root mean square error {facts['rms_error']:.2g}, largest "
             f"{facts['max_abs_error']:.2g}, in standard deviations"
         )
-    elif chapter.kind == "roundtrip":
+    if "density_ranks" in facts:
+        ranks = facts["density_ranks"]
         logger.info(
-            f"Roundtrip: {facts['exact_pixels']:.4%} of the pixels exact, largest error "
-            f"{facts['max_abs_error']:.2g} gray levels"
+            f"Ranks of the rows' log densities among those of samples: p = "
+            f"{ranks['ks_p_value']:.3g} that they are even, mean {ranks['mean_rank']:.3f}"
         )
 
 

@@ -103,6 +103,10 @@ class Story(ABC):
         """What else the parameters say of a melt."""
         return {}
 
+    def gen_facts(self, gen: Simulation, melt: Simulation | None) -> dict[str, Any]:
+        """What else the parameters say of a generation, beside a melt if there was one."""
+        return {}
+
     def densities(self, samples: Samples) -> Simulation | None:
         """Log densities of a melt by an integration of their own; None if the melt's do."""
         return None
@@ -130,6 +134,7 @@ class Story(ABC):
             (None, None, None) if melted is None else (melted.start, melted.x, melted.labels)
         )
         arrays = {} if melted is None else melted.arrays
+        melt: Simulation | None = None
         if "melt" in kinds:
             samples = self.samples()
             own = self.densities(samples)
@@ -151,7 +156,7 @@ class Story(ABC):
             law = self.latent.law(self.flow, float(self.times[-1]), self.dims_to_keep, end)
             latents = law.sample(self.count, seeded_generator("cpu", self.seed, Stream.LATENT))
             gen = self._generate("gen", latents, self.drawn_labels(), {})
-            yield Chapter("gen", gen, gen.facts(self.flow))
+            yield Chapter("gen", gen, {**gen.facts(self.flow), **self.gen_facts(gen, melt)})
 
     def _melt(self, samples: Samples, own: Simulation | None) -> Simulation:
         simulator = self._simulator(samples.labels, None if own else self.likelihood)

@@ -16,6 +16,7 @@ from training.files.table import load_table
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
+from training.measure.held_out_ranks import density_ranks, latent_coverage
 from training.model.model import Model
 from training.simulation.images import plain_name
 from training.simulation.networks import NetworkFile
@@ -208,10 +209,21 @@ class TableStory(Story):
         return self.table_flow.columns
 
     def melt_facts(self, melt: Simulation) -> dict[str, Any]:
-        """Variances over their closed form."""
+        """Variances over their closed form, and coverage."""
         exact = self.flow.latent_law(melt.trajectory.times[-1]).variance
-        measured = melt.trajectory.end.square().mean(dim=0)
-        return {"kept_variance_ratio": summarize_variances(measured, exact, self.dims_to_keep)}
+        end = melt.trajectory.end
+        measured = end.square().mean(dim=0)
+        return {
+            "kept_variance_ratio": summarize_variances(measured, exact, self.dims_to_keep),
+            "latent_coverage": latent_coverage(end, exact),
+        }
+
+    def gen_facts(self, gen: Simulation, melt: Simulation | None) -> dict[str, Any]:
+        """How log densities of the melted rows rank among those of the generated ones."""
+        if melt is None or not gen.densities:
+            return {}
+        found, own = melt.densities["log_prob"], gen.densities["log_prob"]
+        return {"density_ranks": density_ranks(found, own)}
 
     def roundtrip_facts(self, back: Simulation, start: Tensor) -> dict[str, Any]:
         """Errors in the flow's coordinates, of unit variance, and the largest in each column."""
