@@ -1,6 +1,7 @@
 """Types of options: what click takes as a value."""
 
 import math
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,20 @@ AMOUNT = FiniteFloat(min=0, min_open=True, max=1e9)
 """Millions of samples."""
 COUNT = click.IntRange(min=1)
 SEED = click.IntRange(min=0, max=2**63 - 1)
-FILE = click.Path(path_type=Path)
+
+
+class FilePath(click.Path):
+    """A path that a file system can have: the options of a run that is resumed may hold any text."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        if "\0" in str(value):
+            self.fail("a path cannot have a zero byte", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FILE = FilePath(path_type=Path)
 
 
 class Steps(click.ParamType[int | str]):
