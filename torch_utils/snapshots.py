@@ -193,7 +193,12 @@ def _no_more_parameters(count: int) -> Iterator[None]:
 
 def first_line(error: Exception) -> str:
     """An error in one line, which may quote a file: printable, and not too long."""
-    line = next(iter(str(error).splitlines()), type(error).__name__)
+    return in_one_line(str(error)) or type(error).__name__
+
+
+def in_one_line(text: str) -> str:
+    """The first line of a text that may quote a file: printable, and not too long."""
+    line = next(iter(text.splitlines()), "")
     return (line if line.isprintable() else ascii(line)[1:-1])[:LONGEST_REASON]
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from dnnlib.errors import DataError, UsageError, agree
+from torch_utils.snapshots import in_one_line
 from training.flow.calibration import METHODS
 from training.learning.recipes import TableRecipe, TrainingRecipe
 from training.learning.restarting import OPTIONS_NAME
@@ -265,5 +266,5 @@ def _as_typed(options: Mapping[str, Any], place: Path) -> dict[str, Any]:
         try:
             typed[name] = param.type_cast_value(ctx, None if value is None else str(value))
         except click.UsageError as error:
-            raise DataError(f"{source}: {error.format_message()}") from error
+            raise DataError(f"{source}: {in_one_line(error.format_message())}") from error
     return typed

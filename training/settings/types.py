@@ -30,7 +30,7 @@ SEED = click.IntRange(min=0, max=2**63 - 1)
 
 
 class FilePath(click.Path):
-    """A path that a file system can have: the options of a run that is resumed may hold any text."""
+    """A path that a file system can have: options of a run that is resumed may hold any text."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
