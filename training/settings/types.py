@@ -35,8 +35,12 @@ class FilePath(click.Path):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> str | bytes | os.PathLike[str]:
-        if "\0" in str(value):
-            self.fail("a path cannot have a zero byte", param, ctx)
+        try:
+            name = os.fsencode(value)
+        except UnicodeEncodeError:
+            self.fail("it has characters that no path has", param, ctx)
+        if b"\0" in name:
+            self.fail("it has a zero byte, which no path has", param, ctx)
         return super().convert(value, param, ctx)
 
 
