@@ -130,18 +130,8 @@ class SavedArrays:
             file = self._archive.open(member)
         with file:
             with self.reading(name):
-                version = np.lib.format.read_magic(file)
-            if version not in HEADER_READERS:
-                raise self.broken(name)
-            with self.reading(name):
-                shape, by_columns, dtype = HEADER_READERS[version](file)
-            header = Header(shape, by_columns, dtype)
-            count = math.prod(header.shape)
-            plain = header.dtype.kind not in "OV" and len(header.shape) <= MOST_AXES
-            sound = min(header.shape, default=0) >= 0 and count <= member.file_size
-            if not (plain and sound) or (
-                file.tell() + count * header.dtype.itemsize != member.file_size
-            ):
+                header = _read_header(file, member.file_size)
+            if header is None:
                 raise self.broken(name)
             yield header, file
 
@@ -181,6 +171,43 @@ class SavedArrays:
         if not np.isfinite(array).all():
             raise DataError(f"{self._path}: '{name}' has values that are not finite")
         return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _read_header(file: IO[bytes], size: int) -> Header | None:
+    """What an array of so many bytes says of itself; None if that is not plain, or not true."""
+    version = np.lib.format.read_magic(file)
+    if version not in HEADER_READERS:
+        return None
+    header = Header(*HEADER_READERS[version](file))
+    count = math.prod(header.shape)
+    plain = header.dtype.kind not in "OV" and len(header.shape) <= MOST_AXES
+    sound = min(header.shape, default=0) >= 0 and count <= size
+    whole = plain and sound and file.tell() + count * header.dtype.itemsize == size
+    return header if whole else None
+
+
+@contextmanager
+def open_array(path: Path) -> Iterator[tuple[Header, IO[bytes]]]:
+    """The header of an ``.npy``, and its file after it.
+
+    Raises:
+        DataError: It is missing, broken, of objects, or has not as many bytes as it says.
+    """
+    broken = DataError(f"{path} is no readable .npy of plain numbers")
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise broken from error
+    with file:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                header = _read_header(file, path.stat().st_size)
+        except _FOREIGN_ERRORS as error:
+            raise broken from error
+        if header is None:
+            raise broken
+        yield header, file
 
 
 def load_arrays(path: Path, required: Iterable[str] = ()) -> dict[str, np.ndarray]:

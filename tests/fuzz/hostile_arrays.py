@@ -169,6 +169,38 @@ def statistics() -> dict[str, Write]:
     return {**hostile.anything("stats.jsonl"), **named("stats.jsonl", {**few, **lines})}
 
 
+def rows() -> dict[str, Write]:
+    """Tables as text that make no sense, or do harm where they are opened next."""
+    body = b"1,2\n" * 12
+    files: Contents = {
+        "a formula": b"a,=cmd|' /C touch RAN'!A0\n" + body,
+        "two columns of a name": b"a,a\n" + body,
+        "a column without name": b"a,\n" + body,
+        "a bell": b"a,\x07\n" + body,
+        "half a letter": b"a,\xed\xa0\x80\n" + body,
+        "latin letters": b"a,gr\xf6\xdfe\n" + body,
+        "16 bits a letter": "a,b\n1,2\n".encode("utf-16"),
+        "zeros": b"a,b\n" + bytes(5000),
+        "a zero in a cell": b"a,b\n1,\0\n" + body,
+        "words": b"a,b\n" + body + b"one,two\n",
+        "code": b"a,b\n" + body + b"__import__('os').system('touch RAN'),1\n",
+        "infinite": b"a,b\n" + body + b"inf,-Infinity\n",
+        "beyond squares": b"a,b\n" + body + b"1e300,1\n",
+        "beyond numbers": b"a,b\n" + body + b"1e999,1\n",
+        "all missing": b"a,b\n" + b",NA\n" * 12,
+        "a row too short": b"a,b\n" + body + b"1\n",
+        "a row too long": b"a,b\n" + body + b"1,2,3\n",
+        "an open quote": b"a,b\n" + body + b'"1,2\n' * 2000,
+        "a cell of a megabyte": b"a,b\n1," + b"9" * MIB + b"\n",
+        "a line without end": lambda: b"a," * (12 * MIB),
+        "columns without end": lambda: b",".join(b"%d" % n for n in range(10**6)),
+        "only a header": b"a,b\n",
+        "only ends of lines": b"\n" * 5000,
+        "no variation": b"a,b\n" + body,
+    }
+    return {**hostile.anything("rows.csv"), **named("rows.csv", files)}
+
+
 def _ply(lines: str, body: bytes = b"", form: str = "binary_little_endian 1.0") -> bytes:
     return f"ply\nformat {form}\n{lines}end_header\n".encode() + body
 

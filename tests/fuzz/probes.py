@@ -20,8 +20,12 @@ from training.data.images.codec import Decoder, decode_exact
 from training.data.images.dataset import ImageDataset
 from training.data.sources.formats import open_source
 from training.data.sources.plain_pickle import read_plain_pickle
+from training.data.tables.foreign import open_table
+from training.data.tables.making import Choices, make_table
+from training.data.tables.table import restored
 from training.files.fid_reference import FIDReference
 from training.files.residuals import Extraction, find_first, require_same, saved_shapes
+from training.files.table import load_table
 from training.files.trajectory import SavedEnd
 from training.learning.resuming import Resumed
 from training.measure import detector
@@ -54,6 +58,7 @@ def check_model(model: Model) -> None:
         assert out.shape == (2, dim)
         assert out.isfinite().all()
         assert model.flow.schedule.scale(t).isfinite()
+    assert model.flow.to_data(torch.zeros(1, dim, dtype=torch.float64), t).shape == (1, dim)
 
 
 def use_state(path: Path) -> None:
@@ -97,6 +102,19 @@ def use_melt(path: Path) -> None:
     for points in (saved.x, saved.start):
         assert points.isfinite().all()
         assert points.shape == (len(saved.x), 2)
+
+
+def use_table(path: Path) -> None:
+    table = load_table(path)
+    assert table.points.isfinite().all()
+    assert len(table.train_rows) > 0
+    names, dropped = table.columns.names, table.dropped
+    assert restored(table.points, names, dropped).shape == (len(table), len(dropped.order))
+
+
+def use_rows_to_convert(path: Path) -> None:
+    table, _ = make_table(open_table(str(path), None), Choices(missing="drop"))
+    assert table.points.isfinite().all()
 
 
 def use_toy_residuals(path: Path) -> None:

@@ -8,8 +8,16 @@ from tests.fuzz import contents, probes, samples
 from tests.fuzz.archives import in_gzip, in_tar, in_zip
 from tests.fuzz.cases import Probe, Reader, Write, written
 from tests.fuzz.contents import mutate_floats, mutate_json, mutate_lines, mutate_npy, mutate_png
-from tests.fuzz.hostile import anything
-from tests.fuzz.hostile_arrays import meshes, npz, statistics, texts, training_options
+from tests.fuzz.hostile import anything, named
+from tests.fuzz.hostile_arrays import (
+    ARRAYS,
+    meshes,
+    npz,
+    rows,
+    statistics,
+    texts,
+    training_options,
+)
 from tests.fuzz.hostile_images import image_sets, images
 from tests.fuzz.hostile_pickles import bare, networks, states, torch_files
 from tests.fuzz.hostile_sets import idx_files, stores, tars
@@ -48,7 +56,10 @@ def arrays(
 ALL = (
     Reader(
         "network",
-        (samples.network(), samples.network(1, "ifs", True), samples.network(2, "edm")),
+        (
+            *(samples.network(), samples.network(1, "ifs", True), samples.network(2, "edm")),
+            written("network-snapshot-000001.pkl", samples.save_network_of_table),
+        ),
         probes.use_network,
         {".pkl": TORCH_FILE},
         {**torch_files("network.pkl"), **networks("network.pkl")},
@@ -87,6 +98,29 @@ ALL = (
     ),
     Reader(
         "image residuals", (samples.image_residuals,), probes.use_image_residuals, NPZ, parses=True
+    ),
+    arrays(
+        *("table", probes.use_table, "table.npz", samples.table, "points"),
+        samples.arrays("table.npz", lambda: {"points": samples.table()["points"]}),
+    ),
+    Reader(
+        "rows to convert",
+        (
+            written("rows.csv", samples.save_rows),
+            written("rows.csv", samples.save_rows_with_holes),
+        ),
+        probes.use_rows_to_convert,
+        {".csv": contents.mutate_text},
+        rows(),
+        parses=True,
+    ),
+    Reader(
+        "array to convert",
+        (written("rows.npy", samples.save_lone_array),),
+        probes.use_rows_to_convert,
+        {".npy": mutate_npy},
+        {**anything("rows.npy"), **named("rows.npy", ARRAYS)},
+        parses=True,
     ),
     arrays("reference", probes.use_reference, "ref.npz", samples.reference, "sigma"),
     arrays(

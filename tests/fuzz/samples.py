@@ -4,6 +4,7 @@ import io
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch_utils.snapshots import write_state
 from torch_utils.stats import RunningMeans
 from training.data.batches import Batch
 from training.flow.calibration import Calibration
+from training.flow.coordinates.coordinates import Coordinates
 from training.flow.eigenbasis import EigenBasis
 from training.flow.output_gain import OutputGain
 from training.learning.building import Choices
@@ -108,6 +110,48 @@ def melt(kept: int = 2, labels: bool = False) -> dict[str, Any]:
         "noise_variance": noise,
     }
     return {**{name: values.numpy() for name, values in tensors.items()}, **extra}
+
+
+def table() -> dict[str, Any]:
+    """A table with all that one can have."""
+    points = np.random.default_rng(0).normal(size=(12, 2))
+    return {
+        "format": np.array("inflationary-flows table 1"),
+        "points": points,
+        "names": np.array(["a", "b c"]),
+        "steps": np.array([0.0, 0.5]),
+        "offsets": np.zeros(2),
+        "bounds": np.array([[-9.0, np.nan], [np.nan, np.nan]]),
+        "held_out": np.arange(12) % 3 == 0,
+        "dropped_names": np.array(["c"]),
+        "dropped_offsets": np.ones(1),
+        "dropped_slopes": np.ones((1, 2)),
+        "column_order": np.array(["a", "c", "b c"]),
+        "conditions": points[:, :1],
+        "condition_names": np.array(["y"]),
+    }
+
+
+def save_rows(path: Path, holes: str = "") -> None:
+    values = np.random.default_rng(0).normal(size=(12, 2)).round(3)
+    text = "a,b c\n" + "".join(f"{x},{y}\n" for x, y in values.tolist())
+    path.write_text(text + holes)
+
+
+def save_rows_with_holes(path: Path) -> None:
+    save_rows(path, ',\n"1","2"\n\nNA,3\n')
+
+
+def save_lone_array(path: Path) -> None:
+    np.save(path, np.random.default_rng(0).normal(size=(12, 2)))
+
+
+def save_network_of_table(path: Path) -> None:
+    """A network with coordinates of all kinds."""
+    model, _ = toy_model(2)
+    maps = ["bounded", "yeo-johnson", "normal scores", "zca"]
+    about = {**model.about, "columns": ["a", "b"]}
+    replace(model, about=about, coordinates=Coordinates(2, maps, 4)).save(path)
 
 
 def extraction(times: np.ndarray) -> dict[str, Any]:

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, TextIO
 
 import numpy as np
 
 from dnnlib.errors import DataError, UsageError
 from torch_utils.inert_pickle import shown
-from torch_utils.results import open_arrays
+from torch_utils.results import Header, open_array, open_arrays
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.toys import TOY_NAMES, Toy
@@ -166,17 +166,31 @@ def _shipped(name: str) -> ForeignTable:
 
 
 def _array(path: Path) -> ForeignTable:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
-        raise DataError(f"{path} is no readable .npy of plain numbers") from error
-    _require_table(path, array.shape, array.dtype)
+    with open_array(path) as (header, _):
+        _require_table(path, header)
 
     def blocks() -> Iterator[np.ndarray]:
-        for start in range(0, len(array), BLOCK_ROWS):
-            yield np.array(array[start : start + BLOCK_ROWS], dtype=np.float64)
+        with open_array(path) as (header, file):
+            yield from _rows(path, header, file)
 
-    return ForeignTable(str(path), _numbered(array.shape[1]), blocks)
+    return ForeignTable(str(path), _numbered(header.shape[1]), blocks)
+
+
+def _rows(path: Path, header: Header, file: IO[bytes]) -> Iterator[np.ndarray]:
+    """The rows of an array that is stored after its header, in blocks."""
+    count, columns = header.shape
+    if header.by_columns:
+        content = file.read()
+        if len(content) != count * columns * header.dtype.itemsize:
+            raise DataError(f"{path} is broken: make it again")
+        yield np.frombuffer(content, header.dtype).reshape(columns, count).T.astype(np.float64)
+        return
+    for start in range(0, count, BLOCK_ROWS):
+        shape = (min(BLOCK_ROWS, count - start), columns)
+        content = file.read(math.prod(shape) * header.dtype.itemsize)
+        if len(content) != math.prod(shape) * header.dtype.itemsize:
+            raise DataError(f"{path} is broken: make it again")
+        yield np.frombuffer(content, header.dtype).reshape(shape).astype(np.float64)
 
 
 def _numbered(count: int) -> list[str]:
@@ -195,7 +209,7 @@ def _archive(path: Path) -> ForeignTable:
                 f"{path} has no array 'points', and more than one: save the table as 'points'"
             )
         with saved.open(name) as (header, _):
-            _require_table(path, header.shape, header.dtype)
+            _require_table(path, header)
             columns = header.shape[1]
         names = _numbered(columns)
         if "names" in saved.names:
@@ -204,24 +218,17 @@ def _archive(path: Path) -> ForeignTable:
                 raise DataError(f"{path} has {columns} columns, but {len(names)} names")
 
     def blocks() -> Iterator[np.ndarray]:
-        with open_arrays(path) as saved, saved.open(name) as (header, file):
-            if header.by_columns:
-                yield saved.read(name).astype(np.float64, copy=False)
-                return
-            for start in range(0, header.shape[0], BLOCK_ROWS):
-                shape = (min(BLOCK_ROWS, header.shape[0] - start), columns)
-                with saved.reading(name):
-                    content = file.read(math.prod(shape) * header.dtype.itemsize)
-                yield np.frombuffer(content, header.dtype).reshape(shape).astype(np.float64)
+        with open_arrays(path) as saved, saved.open(name) as (header, file), saved.reading(name):
+            yield from _rows(path, header, file)
 
     return ForeignTable(str(path), names, blocks)
 
 
-def _require_table(path: Path, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
-    if len(shape) != 2 or dtype.kind not in "fiub":
+def _require_table(path: Path, header: Header) -> None:
+    if len(header.shape) != 2 or header.dtype.kind not in "fiub":
         raise DataError(
-            f"{path} is an array of shape {list(shape)} and type {dtype}: give rows and columns of "
-            "numbers"
+            f"{path} is an array of shape {list(header.shape)} and type {header.dtype}: give rows "
+            "and columns of numbers"
         )
 
 

@@ -77,7 +77,7 @@ def make_table(source: ForeignTable, choices: Choices) -> tuple[Table, list[str]
     conditions = torch.from_numpy(values[:, given]) if given else None
     if given:
         values, names = values[:, rest], [names[index] for index in rest]
-    kept, dropped = _independent(values, names, lines)
+    kept, dropped = _independent(values, names, source.name, lines)
     if len(kept) < len(names):
         values, names = np.ascontiguousarray(values[:, kept]), [names[index] for index in kept]
     steps, offsets = _grids(values, names, choices.dequantize, lines)
@@ -176,7 +176,7 @@ def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _independent(
-    values: np.ndarray, names: list[str], lines: list[str]
+    values: np.ndarray, names: list[str], source: str, lines: list[str]
 ) -> tuple[list[int], Dropped]:
     """Which columns stay, and how the others follow from them.
 
@@ -185,14 +185,15 @@ def _independent(
     """
     mean, std, correlation = _moments(values)
     low, high = values.min(axis=0), values.max(axis=0)
-    varies = high - low > EXACT * np.maximum(np.abs(low), np.abs(high))
+    varies = (std > 0) & (high - low > EXACT * np.maximum(np.abs(low), np.abs(high)))
     if not varies.any():
-        raise DataError("no column varies: there is nothing to learn")
+        raise DataError(f"{source} has no column that varies: there is nothing to learn")
     kept: list[int] = []
     slopes: dict[int, np.ndarray] = {}
     for index in map(int, np.flatnonzero(varies)):
         given = correlation[np.ix_(kept, kept)]
-        weights = np.linalg.solve(given, correlation[kept, index]) if kept else np.zeros(0)
+        # Outliers can make columns that differ look alike: then this has no single solution.
+        weights = np.linalg.lstsq(given, correlation[kept, index], rcond=None)[0]
         left = correlation[index, index] - correlation[kept, index] @ weights
         weights = weights * std[index] / std[kept]
         if left < DEPENDENT and _follows(values, index, kept, weights, mean, std):

@@ -96,7 +96,7 @@ def test_values_that_cannot_be_squared_and_tables_without_content_are_refused() 
             make_table(source(a=column, b=numbers()), Choices(missing="mean"))
     with pytest.raises(DataError, match="has 9 rows: at least 10"):
         make_table(source(a=numbers(count=9)), Choices())
-    with pytest.raises(DataError, match="no column varies"):
+    with pytest.raises(DataError, match="no column that varies"):
         make_table(source(a=np.ones(COUNT)), Choices())
     with pytest.raises(DataError, match="column 'a' has no values at all"):
         make_table(source(a=np.full(COUNT, np.nan), b=numbers()), Choices(missing="mean"))
