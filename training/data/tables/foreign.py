@@ -125,8 +125,7 @@ def require_names(names: Sequence[str], source: object) -> None:
     """Raises DataError unless the names of columns are few, plain, and different."""
     if not names:
         raise DataError(f"{source} has no columns")
-    if len(names) > MOST_COLUMNS:
-        raise DataError(f"{source} has {len(names)} columns: at most {MOST_COLUMNS} are taken")
+    _require_few(len(names), source)
     seen: set[str] = set()
     for number, name in enumerate(names, start=1):
         if len(name) > LONGEST_NAME or not name.isprintable() or not name.strip():
@@ -142,6 +141,11 @@ def require_names(names: Sequence[str], source: object) -> None:
         if name in seen:
             raise DataError(f"{source} has two columns '{name}': rename one")
         seen.add(name)
+
+
+def _require_few(columns: int, source: object) -> None:
+    if columns > MOST_COLUMNS:
+        raise DataError(f"{source} has {columns} columns: at most {MOST_COLUMNS} are taken")
 
 
 def _toy(source: str, seed: int) -> ForeignTable:
@@ -230,6 +234,7 @@ def _require_table(path: Path, header: Header) -> None:
             f"{path} is an array of shape {list(header.shape)} and type {header.dtype}: give rows "
             "and columns of numbers"
         )
+    _require_few(header.shape[1], path)
 
 
 def _parquet(path: Path, wanted: Sequence[str] | None) -> ForeignTable:
