@@ -1,6 +1,6 @@
 """What is drawn of the files that a user names: each goes to the room of its subject."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from dnnlib.errors import DataError
@@ -16,6 +16,8 @@ from training.pictures.images.folders import holds_images, pictures_of_image_fil
 from training.pictures.images.roundtrips import pictures_of_roundtrips
 from training.pictures.images.simulations import pictures_of_images
 from training.pictures.style.picture import Picture
+from training.pictures.tables.album import pictures_of_tables
+from training.pictures.tables.saved import MAY_BE_WILD, SavedTable, is_table
 from training.pictures.training import STATS, pictures_of_training
 from training.pictures.trajectories.album import pictures_of_toys
 from training.pictures.trajectories.saved import SavedTrajectory
@@ -45,6 +47,7 @@ def pictures_of(paths: Iterable[Path], folder: Path | None, animation: str | Non
     pictures: list[Picture] = []
     matrices: list[Path] = []
     trajectories: list[SavedTrajectory] = []
+    tables: list[SavedTable] = []
     for path in drawable_files(paths):
         if path.is_dir() or path.suffix == ".zip":
             pictures += pictures_of_image_files(path, folder)
@@ -52,6 +55,9 @@ def pictures_of(paths: Iterable[Path], folder: Path | None, animation: str | Non
             pictures += pictures_of_training(path, folder)
         elif (kind := _kind(path)) == IMAGE_MATRICES:  # only those that are shown are read
             matrices.append(path)
+        elif kind == TRAJECTORY and is_table(path):
+            _require_finite(path, but=MAY_BE_WILD)
+            tables.append(SavedTable.load(path))
         elif kind == TRAJECTORY:
             _require_finite(path)
             trajectories.append(SavedTrajectory.load(path))
@@ -72,6 +78,7 @@ def pictures_of(paths: Iterable[Path], folder: Path | None, animation: str | Non
         *pictures_of_image_matrices(matrices, folder),
         *pictures_of_toys(toys, folder, animation),
         *pictures_of_images(images, folder, animation),
+        *pictures_of_tables(tables, folder),
     ]
 
 
@@ -121,10 +128,12 @@ def _kind(file: Path) -> str | None:
         return IMAGE_MATRICES if kind == "correlations" and "time" in saved.names else kind
 
 
-def _require_finite(file: Path) -> None:
-    """Raises DataError for what went wrong anywhere, also in arrays that are not drawn."""
+def _require_finite(file: Path, but: Collection[str] = ()) -> None:
+    """Raises DataError for what went wrong anywhere but in some arrays, also if it is not drawn."""
     with open_arrays(file) as saved:
         for name in saved.names:
+            if name in but:
+                continue
             with saved.open(name) as (header, _):
                 is_float = header.dtype.kind == "f"
             if is_float:

@@ -73,15 +73,21 @@ class SavedTrajectory:
     bits_per_dim: np.ndarray | None
 
     @classmethod
-    def load(cls, path: Path) -> "SavedTrajectory":
+    def load(cls, path: Path, of_table: bool = False) -> "SavedTrajectory":
         """Reads and checks a results file.
+
+        Args:
+            path: The file.
+            of_table: Whether samples are rows of a table, of which D may be 1. Their densities are
+                left to others.
 
         Raises:
             DataError: Missing or broken file, missing array, wrong shape, or impossible value.
         """
         with open_arrays(path) as saved:
             states = saved.numbers(STATES)
-            if states.ndim != 3 or min(states.shape) < 2:
+            fewest = 1 if of_table else 2
+            if states.ndim != 3 or min(states.shape) < fewest or min(states.shape[:2]) < 2:
                 raise DataError(
                     f"{path}: '{STATES}' is {list(states.shape)}, but should be "
                     "[times, samples, dimensions], each two or more"
@@ -91,10 +97,10 @@ class SavedTrajectory:
             sizes = dict(zip("SND", states.shape, strict=True))
             arrays = CheckedArrays(saved, path, **sizes)
             shapes = SHAPES if sizes["D"] > 3 else {**SHAPES, "eigenvectors": "DD"}
+            known = () if of_table else saved.names
             found = {name: arrays.read(name, axes, largest=inf) for name, axes in shapes.items()}
             log_prob, bits = (
-                arrays.read(name, "N", largest=inf) if name in saved.names else None
-                for name in DENSITIES
+                arrays.read(name, "N", largest=inf) if name in known else None for name in DENSITIES
             )
             images = _images(saved, states.shape, path) if IMAGE_SHAPE in saved.names else None
         _check(found, path)

@@ -1,0 +1,48 @@
+"""Which pictures are drawn of tables: columns, pairs, latents, densities, errors of roundtrips."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from training.pictures.style.picture import Picture, figures
+from training.pictures.tables.densities import FEW, draw_densities
+from training.pictures.tables.marginals import draw_marginals
+from training.pictures.tables.pairs import draw_pairs
+from training.pictures.tables.roundtrips import draw_roundtrip
+from training.pictures.tables.saved import SavedTable, TableRun, runs_of
+from training.pictures.trajectories.latents import draw_joint, draw_latents
+from training.pictures.trajectories.spectra import draw_spectrum
+
+
+def pictures_of_tables(tables: Iterable[SavedTable], folder: Path | None) -> list[Picture]:
+    """All pictures of simulations of tables.
+
+    A melt and a generation of one run are compared; a roundtrip is drawn with its melt.
+
+    Args:
+        tables: As saved.
+        folder: Where the pictures go; None for beside their files.
+    """
+    return [picture for run in runs_of(tables) for picture in _pictures_of(run, folder)]
+
+
+def _pictures_of(run: TableRun, folder: Path | None) -> list[Picture]:
+    shown = run.shown
+    draw: dict[str, Callable[[], Figure]] = {"marginals": partial(draw_marginals, shown)}
+    several = len(shown[0].names) > 1
+    if several:
+        draw["pairs"] = partial(draw_pairs, shown)
+    known = [table for table in shown if len(table.densities) >= FEW]
+    if known:
+        draw["log_prob"] = partial(draw_densities, known)
+    if run.melt and run.back and run.melt.points.shape == run.back.points.shape:
+        draw["roundtrip"] = partial(draw_roundtrip, run.melt, run.back)
+    if run.melt:
+        latents = run.melt.trajectory
+        draw["melt_latents"] = partial(draw_latents, latents)
+        if several:
+            draw["melt_joint"] = partial(draw_joint, latents)
+            draw["spectrum"] = partial(draw_spectrum, latents)
+    return figures((folder or shown[0].path.parent) / run.stem, draw)

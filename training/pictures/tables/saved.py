@@ -1,0 +1,159 @@
+"""Reads the results file of a simulation of a table: rows in the units of their columns."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dnnlib.errors import DataError
+from torch_utils.results import SavedArrays, open_arrays
+from training.pictures.style.words import stem_of
+from training.pictures.trajectories.saved import SavedTrajectory
+
+POINTS, NAMES, DENSITIES, ROW_INDEX = "points", "names", "log_prob", "row_index"
+MAY_BE_WILD = (POINTS, DENSITIES)
+"""Arrays in which single rows may be infinite or NaN: these are counted, and the rest is drawn."""
+LARGEST = 1e150
+"""Of what can be drawn: squares and ranges of values must be finite."""
+LABELS = {"melt": "data", "roundtrip": "returned rows", "gen": "samples"}
+
+
+@dataclass(frozen=True)
+class SavedTable:
+    """A saved simulation of N rows of D columns.
+
+    Attributes:
+        trajectory: Its states in the coordinates of the flow.
+        names: Of the columns.
+        points: Rows where a melt started or others ended, in the units of the columns ``[N, D]``;
+            those that cannot be drawn are NaN.
+        log_prob: Log densities in nats ``[N]``, NaN likewise; None where they were not asked for.
+        row_index: Numbers of the rows in their data set ``[N]``; None of generated ones.
+    """
+
+    trajectory: SavedTrajectory
+    names: Sequence[str]
+    points: np.ndarray
+    log_prob: np.ndarray | None
+    row_index: np.ndarray | None
+
+    @classmethod
+    def load(cls, path: Path) -> "SavedTable":
+        """Reads and checks a results file.
+
+        Raises:
+            DataError: Missing or broken file, missing array, wrong shape, impossible value, or no
+                two rows that can be drawn.
+        """
+        trajectory = SavedTrajectory.load(path, of_table=True)
+        count, dim = trajectory.count, trajectory.dim
+        with open_arrays(path) as saved:
+            points = _numbers(saved, path, POINTS, (count, dim))
+            names = saved.read(NAMES)
+            if names.shape != (dim,) or names.dtype.kind != "U":
+                raise DataError(
+                    f"{path}: '{NAMES}' is {list(names.shape)} {names.dtype}, not the names of "
+                    f"{dim} columns"
+                )
+            log_prob = row_index = None
+            if DENSITIES in saved.names:
+                log_prob = _numbers(saved, path, DENSITIES, (count,))
+            if ROW_INDEX in saved.names:
+                row_index = _numbers(saved, path, ROW_INDEX, (count,))
+        points[np.isnan(points).any(axis=1)] = np.nan
+        found = cls(
+            trajectory, [printable(str(name)) for name in names], points, log_prob, row_index
+        )
+        if len(found.rows) < 2:
+            raise DataError(f"{path}: '{POINTS}' has no two rows of finite numbers")
+        return found
+
+    @property
+    def path(self) -> Path:
+        return self.trajectory.path
+
+    @property
+    def kind(self) -> str:
+        """``melt``, ``roundtrip`` or ``gen``."""
+        return self.trajectory.kind
+
+    @property
+    def label(self) -> str:
+        """What its rows are."""
+        return LABELS[self.kind]
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The rows that can be drawn ``[n, D]``."""
+        return np.asarray(self.points[~np.isnan(self.points).any(axis=1)])
+
+    @property
+    def densities(self) -> np.ndarray:
+        """The log densities that can be drawn ``[n]``; none where none are known."""
+        known = np.zeros(0) if self.log_prob is None else self.log_prob
+        return known[~np.isnan(known)]
+
+
+@dataclass(frozen=True)
+class TableRun:
+    """What was simulated of one table with one network: any of the three, at least one.
+
+    Attributes:
+        melt: Of rows of data.
+        back: The roundtrip of the melt.
+        gen: Generated rows.
+    """
+
+    melt: SavedTable | None = None
+    back: SavedTable | None = None
+    gen: SavedTable | None = None
+
+    @property
+    def shown(self) -> list[SavedTable]:
+        """Rows of data and samples, or the returned rows where there is nothing else."""
+        told = [table for table in (self.melt, self.gen) if table]
+        return told or [table for table in (self.back,) if table]
+
+    @property
+    def stem(self) -> str:
+        """What the names of its files have in common."""
+        return stem_of(self.shown[0].path)
+
+
+def runs_of(tables: Iterable[SavedTable]) -> list[TableRun]:
+    """Simulations sorted into runs: those in one folder, by one name, of the same columns."""
+    found: dict[tuple[object, ...], dict[str, SavedTable]] = {}
+    for table in tables:
+        run = (table.path.parent, stem_of(table.path), *table.names)
+        while table.kind in found.get(run, {}):  # two of one name: each has pictures of its own
+            run = (*run, "again")
+        found.setdefault(run, {})[table.kind] = table
+    return [
+        TableRun(kinds.get("melt"), kinds.get("roundtrip"), kinds.get("gen"))
+        for kinds in found.values()
+    ]
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file of a trajectory is that of a table."""
+    with open_arrays(path) as saved:
+        return {POINTS, NAMES} <= set(saved.names)
+
+
+def printable(name: str) -> str:
+    """A name without what moves the cursor, and none of it taken for mathematics."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in name)
+    return " ".join(plain.split()) or "(no name)"
+
+
+def _numbers(saved: SavedArrays, path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """An array ``shape``, NaN where it cannot be drawn."""
+    values = saved.read(name)
+    if values.shape != shape or values.dtype.kind not in "fiu":
+        raise DataError(
+            f"{path}: '{name}' is {list(values.shape)} {values.dtype}, but should be numbers "
+            f"{list(shape)}"
+        )
+    values = values.astype(np.float64)
+    return np.where(np.abs(values) < LARGEST, values, np.nan)
