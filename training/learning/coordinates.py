@@ -57,7 +57,10 @@ def fit_coordinates(
     bounded = bool(columns.low.isfinite().any() or columns.high.isfinite().any())
     last = "standardize" if whiten == "none" else whiten
     knots = min(max(count // ROWS_PER_KNOT, FEWEST_KNOTS), MOST_KNOTS)
-    names = [*["bounded"] * bounded, *CHAINS[marginals], last]
+    # Axes of columns in far apart units would be those of the largest alone, and the rest rounding.
+    scaled = marginals != "none" or whiten == "none"
+    chain = CHAINS[marginals] if scaled else ["standardize"]
+    names = [*["bounded"] * bounded, *chain, last]
     coordinates = Coordinates(dim, names, knots)
     coordinates.steps.copy_(columns.steps)
     coordinates.offsets.copy_(columns.offsets)
