@@ -30,7 +30,8 @@ class PointMap(nn.Module, ABC):
         """Registers float64 buffers by name, or gives those that are there other values."""
         for name, values in buffers.items():
             if name not in self._buffers:
-                self.register_buffer(name, values.double())
+                # Each its own: buffers of one memory would all be read as the last of them.
+                self.register_buffer(name, values.to(torch.float64, copy=True))
             else:
                 setattr(self, name, values.to(getattr(self, name)))
 
