@@ -1,4 +1,4 @@
-"""The course of a training run: its loss, and below it the learning rate."""
+"""The course of a training run: its loss, what it does on held-out data, and the learning rate."""
 
 import json
 import math
@@ -13,14 +13,23 @@ from matplotlib.figure import Figure
 
 from dnnlib.errors import DataError
 from training.pictures.style import look
-from training.pictures.style.colors import BLUE, MUTED, ORANGE
+from training.pictures.style.colors import BLUE, FAINT, INK, MUTED, ORANGE
 from training.pictures.style.picture import Picture, figures
+from training.pictures.style.words import joined
 
 STATS = "stats.jsonl"
 LARGEST_FILE = 1 << 28
 """Bytes; a line has some 500."""
-HEIGHTS = (2.6, 0.7)  # inches
+LOSS_HEIGHT, NATS_HEIGHT, RATE_HEIGHT = 2.6, 1.4, 0.7  # inches
 FEW = 60  # reports up to which each is marked
+COLUMNS = (
+    "seen",
+    "Loss/loss",
+    "Progress/learning_rate",
+    "Loss/held_out",
+    "Likelihood/held_out_nats",
+)
+FAR = 8.0  # distances of the median from the best, below which nats are cut off
 MANY = 200  # reports from which a running median is drawn over them
 # The loss of a network that says nothing, F = 0, since F's target has unit variance. What it leaves
 # is the best linear denoiser.
@@ -35,11 +44,23 @@ class SavedTraining:
         samples: Trained on so far, millions, increasing, ``[K]``.
         loss: Mean since the report before, ``[K]``; NaN where no step was counted.
         learning_rate: ``[K]``.
+        held_out: Loss of the averaged weights on what is not trained on, ``[K]``, NaN where it was
+            not taken; None if it never was.
+        nats: Mean log density of held-out rows of a table, likewise.
     """
 
     samples: np.ndarray
     loss: np.ndarray
     learning_rate: np.ndarray
+    held_out: np.ndarray | None = None
+    nats: np.ndarray | None = None
+
+    @property
+    def best(self) -> int | None:
+        """The report that did best on what is held out; None if that is not known."""
+        if self.nats is not None:
+            return int(np.nanargmax(self.nats))
+        return None if self.held_out is None else int(np.nanargmin(self.held_out))
 
     @classmethod
     def load(cls, path: Path) -> "SavedTraining":
@@ -63,12 +84,13 @@ class SavedTraining:
                     break
                 record = None
             rows.append(_report(record, f"line {number} of {path}"))
-        table = np.array(rows, dtype=float).reshape(-1, 3)
+        table = np.array(rows, dtype=float).reshape(-1, len(COLUMNS))
         if not np.isfinite(table[:, 1]).any():
             raise DataError(f"{path} has no report with a loss yet: nothing to draw")
         if (np.diff(table[:, 0]) <= 0).any():
             raise DataError(f"{path} counts samples backwards: it is not the record of one run")
-        return cls(table[:, 0] / 1e6, table[:, 1], table[:, 2])
+        held_out, nats = (column if np.isfinite(column).any() else None for column in table.T[3:])
+        return cls(table[:, 0] / 1e6, table[:, 1], table[:, 2], held_out, nats)
 
 
 def pictures_of_training(path: Path, folder: Path | None) -> list[Picture]:
@@ -78,7 +100,7 @@ def pictures_of_training(path: Path, folder: Path | None) -> list[Picture]:
 
 
 def draw_training(saved: SavedTraining, run: str) -> Figure:
-    """Loss and learning rate against samples.
+    """Losses, nats of what is held out, if there are any, and learning rate against samples.
 
     Args:
         saved: What to draw.
@@ -86,22 +108,29 @@ def draw_training(saved: SavedTraining, run: str) -> Figure:
     """
     samples, rate = saved.samples, saved.learning_rate
     last = saved.loss[np.isfinite(saved.loss)][-1]
-    figure, (loss_axes, rate_axes) = look.stacked(
+    tells, best = [f"{samples[-1]:.3g} million samples, last loss {last:.4f}"], saved.best
+    if best is not None:
+        tells.append(f"best on held-out data after {samples[best]:.3g} million")
+    heights = [LOSS_HEIGHT, *[NATS_HEIGHT] * (saved.nats is not None), RATE_HEIGHT]
+    figure, (loss_axes, *nats_axes, rate_axes) = look.stacked(
         f"Training of {run}",
-        f"{samples[-1]:.3g} million samples, last loss {last:.4f}",
-        HEIGHTS,
+        joined(*tells),
+        heights,
         "million samples",
-        legend_lines=0,
+        legend_lines=int(best is not None),
     )
-    _loss(loss_axes, samples, saved.loss)
-    rate_axes.fill_between(samples, rate, color=ORANGE, alpha=0.18, lw=0)
-    rate_axes.plot(samples, rate, color=ORANGE, lw=1.4, **_marks(samples))
+    _loss(loss_axes, saved)
+    for axes in nats_axes:
+        _nats(axes, saved)
+    color = ORANGE if best is None else MUTED  # orange is what is held out
+    rate_axes.fill_between(samples, rate, color=color, alpha=0.18, lw=0)
+    rate_axes.plot(samples, rate, color=color, lw=1.4, **_marks(samples))
     highest = float(np.nanmax(rate, initial=0.0)) or 1.0
     rate_axes.set(ylim=(0, 1.15 * highest))
     rate_axes.set_yticks([0, highest], ["0", f"{highest:.2g}"])
     look.label(rate_axes, y="learning\nrate")
     look.label(loss_axes, y="loss")
-    for axes in (loss_axes, rate_axes):
+    for axes in (loss_axes, *nats_axes, rate_axes):
         axes.set_xlim(0, 1.008 * samples[-1])
     return figure
 
@@ -117,7 +146,8 @@ def running_median(values: np.ndarray, reach: int) -> np.ndarray:
     return np.where(np.isfinite(values), middle, np.nan)
 
 
-def _loss(axes: Axes, samples: np.ndarray, loss: np.ndarray) -> None:
+def _loss(axes: Axes, saved: SavedTraining) -> None:
+    samples, loss = saved.samples, saved.loss
     axes.axhline(BASELINE, color=MUTED, lw=1, ls=look.DASHED)
     many = len(samples) > MANY
     axes.plot(
@@ -126,12 +156,19 @@ def _loss(axes: Axes, samples: np.ndarray, loss: np.ndarray) -> None:
         color=BLUE,
         lw=0.6 if many else 1.6,
         alpha=0.35 if many else 1,
+        label=None if many else "training",
         **_marks(samples),
     )
     if many:
-        axes.plot(samples, running_median(loss, len(loss) // 60), color=BLUE, lw=1.8)
+        smooth = running_median(loss, len(loss) // 60)
+        axes.plot(samples, smooth, color=BLUE, lw=1.8, label="training")
     # The first reports of a run may be far above the rest, which would then be one flat line.
-    low, high = np.nanquantile(loss, [0.002, 0.99])
+    ends = [np.nanquantile(loss, [0.002, 0.99])]
+    if saved.held_out is not None:
+        _held_out(axes, saved, saved.held_out)
+        ends.append(np.nanquantile(saved.held_out, [0, 0.99]))
+        look.legend(axes, 3)
+    low, high = np.min(ends), np.max(ends)
     low, high = min(low, BASELINE), max(high, BASELINE)
     room = 0.08 * max(high - low, 0.01)
     axes.set_ylim(low - room, high + 1.6 * room)
@@ -145,18 +182,57 @@ def _loss(axes: Axes, samples: np.ndarray, loss: np.ndarray) -> None:
     )
 
 
+def _nats(axes: Axes, saved: SavedTraining) -> None:
+    """Mean log densities, the first ones cut off where they are far below the rest."""
+    nats, best = saved.nats, saved.best
+    assert nats is not None
+    assert best is not None
+    _held_out(axes, saved, nats)
+    highest = float(nats[best])
+    lowest = max(float(np.nanmin(nats)), highest - FAR * (highest - float(np.nanmedian(nats))))
+    room = 0.1 * max(highest - lowest, 0.01)
+    axes.set_ylim(lowest - room, highest + 2 * room)
+    look.label(axes, y="held-out\nnats")
+    told = f"best {highest:.4g} nats: mean log density of held-out rows"
+    look.note_above(axes, told.replace("-", "−", 1) if highest < 0 else told)
+
+
+def _held_out(axes: Axes, saved: SavedTraining, values: np.ndarray) -> None:
+    """A curve of values ``[K]``, with a ring around that of the best report."""
+    there = np.isfinite(values)
+    samples, best = saved.samples, saved.best
+    axes.plot(
+        samples[there],
+        values[there],
+        color=ORANGE,
+        lw=1.4,
+        label="held out, averaged weights",
+        **_marks(samples),
+    )
+    if best is not None:
+        axes.axvline(samples[best], color=FAINT, lw=1, zorder=0)
+        ring: dict[str, Any] = {
+            "ms": 9,
+            "mfc": "none",
+            "mec": INK,
+            "mew": 1.4,
+            "ls": "none",
+            "clip_on": False,
+        }
+        axes.plot(samples[best], values[best], "o", label="best on held-out data", **ring)
+
+
 def _marks(samples: np.ndarray) -> dict[str, Any]:
     return {"marker": "o", "markersize": 3.5} if len(samples) <= FEW else {}
 
 
-def _report(record: Any, where: str) -> tuple[float, float, float]:
-    names = ("seen", "Loss/loss", "Progress/learning_rate")
+def _report(record: Any, where: str) -> list[float]:
     if not isinstance(record, dict) or "seen" not in record:
         raise DataError(f"{where} is not a report of training: it should be JSON with 'seen'")
-    values = [record.get(name, math.nan) for name in names]
-    for name, value in zip(names, values, strict=True):
+    values = [record.get(name, math.nan) for name in COLUMNS]
+    for name, value in zip(COLUMNS, values, strict=True):
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise DataError(f"{where} has {value!r:.40} for {name}: it should be a number")
         if abs(value) > 1e300 or (name in record and math.isnan(value)):
             raise DataError(f"{where} has {value!s:.40} for {name}: training went wrong there")
-    return values[0], values[1], values[2]
+    return values

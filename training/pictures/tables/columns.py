@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from training.pictures.style import look
 from training.pictures.style.colors import BLUE, INK, MUTED, ORANGE
@@ -20,6 +22,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 STRIP = 0.11  # of the tallest bar: how far below the bars one line of quantiles lies
 FILL = 0.35  # opacity of the data's bars
 MEDIAN: dict[str, Any] = {"marker": "o", "ms": 3.6, "mfc": "white", "mew": 1}
+INDENT = 0.05  # inches that legends put before their first mark
 STRAYS = 0.015  # share beyond the axes from which a panel tells it
 
 
@@ -56,18 +59,28 @@ def draw_column(
     floor = -STRIP * (len(values) + 0.7) if strips else 0
     axes.set(xlim=(low, high), ylim=(floor, 1.06), yticks=[])
     axes.spines["left"].set_visible(False)
-    axes.locator_params(axis="x", nbins=4)
+    few_numbers(axes.xaxis)
     axes.xaxis.get_offset_text().set(size=look.SMALL_SIZE - 1, color=MUTED)
     look.note_inside(axes, "\n".join(notes))
 
 
 def legend_below_headline(
-    figure: Figure, left: float, labels: Sequence[str], strips: bool = True
+    figure: Figure, left: float, labels: Sequence[str], strips: bool = True, note: str = ""
 ) -> None:
-    """What bars, outlines and lines of quantiles are, so many inches from the left."""
-    top = figure.get_size_inches()[1] - look.TOP
-    axes = look.axes_at(figure, (left, top - look.LINE_HEIGHT, 1, 0.01))
+    """What bars, outlines and lines of quantiles are, and a note at the other end of the line.
+
+    Args:
+        figure: Where to write.
+        left: Inches from either edge.
+        labels: What the sets are.
+        strips: Whether there are quantiles.
+        note: Some words.
+    """
+    width, height = figure.get_size_inches()
+    bottom = height - look.TOP - look.LINE_HEIGHT
+    axes = look.axes_at(figure, (left, bottom, width - 2 * left, 0.01))
     axes.set_axis_off()
+    look.write(axes, note, (1, 1), (0, 6), ha="right")
     handles: list[Patch | Line2D] = []
     for label in labels:
         color = color_of(label)
@@ -78,7 +91,14 @@ def legend_below_headline(
     if strips:
         words = f"{', '.join(f'{100 * share:g}' for share in QUANTILES)} % quantiles"
         handles.append(Line2D([], [], color=INK, lw=1, label=words, **MEDIAN))
-    look.legend(axes, len(handles), handles=handles)
+    # Flush with what is above and below, whatever the width.
+    anchor = (-INDENT / (width - 2 * left), 1.0)
+    look.legend(axes, len(handles), handles=handles, bbox_to_anchor=anchor)
+
+
+def few_numbers(axis: Axis) -> None:
+    """Round numbers at an axis, none so near to an end that it would touch those of a neighbor."""
+    axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], prune="both"))
 
 
 def is_outlined(label: str) -> bool:

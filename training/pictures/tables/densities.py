@@ -33,7 +33,10 @@ LEAST_WIDTH = 8.0
 LEAST_BINS, MOST_BINS = 10, 40
 FAR = 5e-3
 """Share of the lowest densities of each set that the histogram may leave out."""
+REACH = 4.0
+"""Distances of the quartiles below the lower one from which it may leave out more."""
 FEW = 2
+"""Densities of which something can be told."""
 
 
 def draw_densities(tables: Sequence[SavedTable]) -> Figure:
@@ -51,14 +54,14 @@ def draw_densities(tables: Sequence[SavedTable]) -> Figure:
         1 + compared,
         (SIZE, SIZE),
         f"Log density of {name}" + ("" if compared else f": {tables[0].label}"),
-        joined(details, told, latent_law(tables[-1].trajectory), _least(tables[0])),
+        joined(details, told, latent_law(tables[-1].trajectory)),
         left=LEFT,
         gap=GAP,
         top=look.TOP + look.LINE_HEIGHT,
         least_width=LEAST_WIDTH,
     )
     labels = [table.label for table in tables]
-    legend_below_headline(figure, LEFT, labels, strips=False)
+    legend_below_headline(figure, LEFT, labels, strips=False, note=_least(tables[0]))
     _histogram(look.axes_at(figure, places[0, 0]), labels, values)
     if compared:
         _ranks(look.axes_at(figure, places[0, 1]), values[0], values[1])
@@ -71,7 +74,9 @@ def uniformity(data: np.ndarray, samples: np.ndarray) -> float:
 
 
 def _histogram(axes: Axes, labels: Sequence[str], values: Sequence[np.ndarray]) -> None:
+    first, third = np.quantile(np.concatenate(values), [0.25, 0.75])
     low = min(float(np.quantile(each, FAR)) for each in values)
+    low = max(low, float(first - REACH * (third - first)))
     high = max(float(each.max()) for each in values)
     room = 0.04 * (high - low) or max(0.05 * abs(high), 0.5)
     low, high = low - room, high + room
@@ -104,6 +109,7 @@ def _ranks(axes: Axes, data: np.ndarray, samples: np.ndarray) -> None:
         np.concatenate([[0], np.searchsorted(np.sort(each), ends, side="right") / len(each)])
         for each in (samples, data)
     ]
+    p = uniformity(data, samples)
     band = chance(len(data), len(samples))
     diagonal = np.array([0, 1])
     axes.fill_between(diagonal, diagonal - band, diagonal + band, color=FAINT, alpha=0.6, lw=0)
@@ -113,7 +119,7 @@ def _ranks(axes: Axes, data: np.ndarray, samples: np.ndarray) -> None:
     look.label(axes, "part of the samples with a lower density", "part of the data")
     look.name_panel(
         axes,
-        f"ranks of data among samples: KS p = {uniformity(data, samples):.2g}",
+        f"ranks of data among samples: KS p {'< 0.0001' if p < 1e-4 else f'= {p:.2g}'}",
         "band: left by uniform ranks in 5 % of cases",
     )
 

@@ -14,7 +14,7 @@ from training.pictures.tables.saved import SavedTable
 from training.pictures.trajectories.saved import latent_law, name_and_details
 
 MOST, ACROSS = 20, 5
-LEFT, GAP, WIDEST, HEIGHT = 0.3, 0.32, 3.4, 1.15  # inches
+LEFT, GAP, WIDEST, HEIGHT = 0.3, 0.32, 5.1, 1.15  # inches
 LEAST_WIDTH = 8.0
 
 
@@ -37,7 +37,7 @@ def draw_marginals(tables: Sequence[SavedTable]) -> Figure:
         math.ceil(len(shown) / columns),
         columns,
         (width, HEIGHT),
-        *_headline(tables, None if far is None else far[order]),
+        *_headline(tables),
         left=LEFT,
         right=LEFT,
         gap=GAP,
@@ -51,30 +51,28 @@ def draw_marginals(tables: Sequence[SavedTable]) -> Figure:
         draw_column(axes, labels, [each[:, column] for each in rows])
         note = "" if far is None else f"KS distance {far[column]:.3f}"
         look.name_panel(axes, fitting(names[column], width), note)
-    legend_below_headline(figure, LEFT, labels)
+    note = "" if far is None else _comparison(rows, far[order])
+    legend_below_headline(figure, LEFT, labels, note=note)
     return figure
 
 
-def _headline(tables: Sequence[SavedTable], ordered: np.ndarray | None) -> tuple[str, str]:
-    """Title and subtitle.
-
-    Args:
-        tables: What is drawn.
-        ordered: Distances of all columns, falling; None where nothing is compared.
-    """
+def _headline(tables: Sequence[SavedTable]) -> tuple[str, str]:
     name, details = name_and_details(tables[0].trajectory)
     dim, law = len(tables[0].names), latent_law(tables[-1].trajectory)
-    if ordered is None:
+    subtitle = joined(details, counted(tables, [len(table.rows) for table in tables]), law)
+    if len(tables) == 1:
         which = f"{MOST} of {dim} columns" if dim > MOST else "Columns"
-        title = f"{which} of {name}: {tables[0].label}"
-        return title, joined(details, counted(tables, [len(table.rows) for table in tables]), law)
+        return f"{which} of {name}: {tables[0].label}", subtitle
     which = f"The {MOST} worst-fitted of {dim} columns" if dim > MOST else "Columns"
-    bound = chance(len(tables[0].rows), len(tables[1].rows), dim)
-    words = [
-        "worst first" if 1 < dim <= MOST else "",
-        f"others at most {ordered[MOST]:.2g}" if dim > MOST else "",
-        f"by chance {'all KS distances are' if dim > 1 else 'it is'} below {bound:.2g} (95 %)",
-    ]
-    return f"{which} of {name}: data and samples", joined(
-        details, counted(tables, [len(table.rows) for table in tables]), law, *words
+    return f"{which} of {name}: data and samples", subtitle
+
+
+def _comparison(rows: Sequence[np.ndarray], ordered: np.ndarray) -> str:
+    """How to read distances of all columns ``[D]``, falling."""
+    dim = len(ordered)
+    bound = chance(len(rows[0]), len(rows[1]), dim)
+    return joined(
+        "worst first" if dim > 1 else "",
+        f"columns not shown: KS at most {ordered[MOST]:.2g}" if dim > MOST else "",
+        f"by chance {'all are' if dim > 1 else 'it is'} below {bound:.2g} (95 %)",
     )

@@ -13,6 +13,7 @@ from training.pictures.tables.columns import (
     color_of,
     counted,
     draw_column,
+    few_numbers,
     fitting,
     legend_below_headline,
 )
@@ -21,8 +22,8 @@ from training.pictures.tables.saved import SavedTable
 from training.pictures.trajectories.saved import latent_law, name_and_details
 
 MOST = 5
-SIDE, LEFT, RIGHT, GAP, BOTTOM = 1.85, 0.85, 0.2, 0.3, 0.55  # inches
-LEAST_WIDTH = 7.0
+LARGEST, LEFT, RIGHT, GAP, BOTTOM = 2.9, 0.85, 0.2, 0.3, 0.55  # inches
+LEAST_WIDTH = 7.5
 MOST_POINTS = 2000
 """Of each set."""
 
@@ -37,13 +38,14 @@ def draw_pairs(tables: Sequence[SavedTable]) -> Figure:
     correlations = [rank_correlations(each) for each in rows]
     chosen = telling_columns(correlations, MOST)
     size = len(chosen)
-    step = SIDE + GAP
+    side = min((look.WIDE - LEFT - RIGHT - GAP * (size - 1)) / size, LARGEST)
+    step = side + GAP
     height = look.TOP + 2 * look.LINE_HEIGHT + size * step + BOTTOM - GAP
     figure = look.new_figure(max(LEFT + size * step - GAP + RIGHT, LEAST_WIDTH), height)
     look.headline(figure, *_headline(tables, size), RIGHT, height - look.MARGIN)
     legend_below_headline(figure, RIGHT, [table.label for table in tables], strips=False)
     for row, across in np.ndindex(size, size):
-        place = (LEFT + across * step, BOTTOM + (size - 1 - row) * step, SIDE, SIDE)
+        place = (LEFT + across * step, BOTTOM + (size - 1 - row) * step, side, side)
         axes = look.axes_at(figure, place)
         here, beside = int(chosen[across]), int(chosen[row])
         if row == across:
@@ -66,10 +68,11 @@ def draw_pairs(tables: Sequence[SavedTable]) -> Figure:
             )
             axes.set_xlim(limits(*(each[:, here] for each in rows)))
             axes.set_ylim(limits(*(each[:, beside] for each in rows)))
-            axes.locator_params(nbins=4)
-            correlation = f"{correlations[which][here, beside]:.2f}".replace("-", "−")
-            look.note_above(axes, f"ρ {correlation}")
-        _outer_labels(axes, row, across, [tables[0].names[column] for column in chosen])
+            few_numbers(axes.xaxis)
+            few_numbers(axes.yaxis)
+            correlation = round(correlations[which][here, beside], 2) + 0.0
+            look.note_above(axes, f"ρ {correlation:.2f}".replace("-", "−"))
+        _outer_labels(axes, row, across, side, [tables[0].names[column] for column in chosen])
     return figure
 
 
@@ -110,7 +113,7 @@ def _headline(tables: Sequence[SavedTable], size: int) -> tuple[str, str]:
     )
 
 
-def _outer_labels(axes: Axes, row: int, across: int, names: Sequence[str]) -> None:
+def _outer_labels(axes: Axes, row: int, across: int, side: float, names: Sequence[str]) -> None:
     """Numbers and names at the left and at the bottom of the matrix only."""
     last = len(names) - 1
     axes.tick_params(labelbottom=row == last, labelleft=across == 0 and row != across)
@@ -119,7 +122,7 @@ def _outer_labels(axes: Axes, row: int, across: int, names: Sequence[str]) -> No
     axes.xaxis.get_offset_text().set_visible(row == last)
     axes.yaxis.get_offset_text().set_visible(across == 0 and row != across)
     if row == last:
-        look.label(axes, x=fitting(names[across], SIDE))
+        look.label(axes, x=fitting(names[across], side))
     if across == 0:
-        look.label(axes, y=fitting(names[row], SIDE))
-        axes.yaxis.set_label_coords(-0.62 / SIDE, 0.5)
+        look.label(axes, y=fitting(names[row], side))
+        axes.yaxis.set_label_coords(-0.62 / side, 0.5)

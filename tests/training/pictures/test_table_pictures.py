@@ -1,0 +1,246 @@
+"""Pictures of tables: rows in their own units, columns by how they fit, and whatever is odd."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from scipy.stats import kstwobign, spearmanr
+
+from dnnlib.errors import DataError
+from tests.support.picture_files import save, simulation
+from training.pictures.album import pictures_of
+from training.pictures.style import look
+from training.pictures.tables.densities import draw_densities, uniformity
+from training.pictures.tables.fit import chance, distances, limits, rank_correlations
+from training.pictures.tables.marginals import draw_marginals
+from training.pictures.tables.pairs import draw_pairs, telling_columns
+from training.pictures.tables.roundtrips import column_errors, draw_roundtrip
+from training.pictures.tables.saved import SavedTable
+
+
+def save_table(folder: Path, kind: str, dim: int = 4, count: int = 60, **changes: Any) -> Path:
+    """A table's results file, as ``pfODE_int.py`` names it; column d is of magnitude 10^d."""
+    generator = np.random.default_rng(int(kind == "gen"))
+    arrays: dict[str, Any] = simulation(kind, dim, count, kept=dim)
+    if dim == 1:
+        arrays["eigenvectors"] = np.ones((1, 1))
+    arrays |= {
+        "names": np.array([f"column_{index}" for index in range(dim)]),
+        "points": generator.normal(size=(count, dim)) * 10.0 ** (np.arange(dim) % 9) + 3,
+        "log_prob": generator.normal(size=count) - 5,
+    }
+    if kind != "gen":
+        arrays["row_index"] = np.arange(count) + 100
+    return save(folder / f"wine_PRP_{kind}.npz", arrays, **changes)
+
+
+def load(folder: Path, kind: str = "melt", **changes: Any) -> SavedTable:
+    return SavedTable.load(save_table(folder, kind, **changes))
+
+
+def words(figure: Figure) -> str:
+    """All texts of a figure that is drawn, coarsely."""
+    figure.set_dpi(20)
+    FigureCanvasAgg(figure).draw()
+    texts = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
+    told = [text.get_text() for text in texts]
+    for axes in figure.axes:
+        told += [axes.get_title(loc="left"), axes.get_xlabel(), axes.get_ylabel()]
+    return " | ".join(told)
+
+
+def panel_names(figure: Figure) -> list[str]:
+    names = [axes.get_title(loc="left") for axes in figure.axes]
+    return [name for name in names if name]
+
+
+# Figures.
+
+
+def test_distances_are_told_with_what_chance_makes_of_them() -> None:
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(400, 3))
+    far = distances(rows, rows * [1, 1e9, -1] + [0, 0, 100])
+    assert far[0] == 0
+    assert far[2] == 1
+    assert chance(300, 200) == pytest.approx(kstwobign.isf(0.05) / np.sqrt(120), rel=1e-3)
+    pairs = generator.normal(size=(2, 200, 80, 5))
+    passed = [distances(*pair).max() > chance(80, 80, 5) for pair in zip(*pairs, strict=True)]
+    assert 0.005 < np.mean(passed) < 0.08
+
+
+def test_rank_correlations_are_those_of_scipy_and_0_of_constant_columns() -> None:
+    rows = np.random.default_rng(0).normal(size=(50, 4)).round(1)
+    rows[:, 1] += rows[:, 0]
+    assert np.allclose(rank_correlations(rows), spearmanr(rows).statistic)
+    rows[:, 2] = 7
+    assert np.allclose(rank_correlations(rows)[2], 0)
+
+
+def test_pairs_are_of_the_columns_whose_correlations_differ() -> None:
+    data, samples = np.eye(7), np.eye(7)
+    samples[2, 5] = samples[5, 2] = 0.9
+    samples[5, 6] = samples[6, 5] = -0.4
+    assert telling_columns([data, samples], 3).tolist() == [2, 5, 6]
+    assert telling_columns([data, data], 3).size == 3
+    assert telling_columns([samples[:2, :2]], 5).tolist() == [0, 1]
+
+
+def test_limits_hold_all_of_few_rows_and_no_wild_samples() -> None:
+    few = np.random.default_rng(0).normal(size=20)
+    low, high = limits(few)
+    assert low < few.min() < few.max() < high
+    low, high = limits(few, 1e12 * few)
+    assert high - low < 4 * np.ptp(few)
+    for value in (0.0, -3.0, 1e12, 1e-200):
+        low, high = limits(np.full(5, value), np.full(3, value))
+        assert low < value < high
+
+
+def test_ranks_of_one_law_are_uniform() -> None:
+    generator = np.random.default_rng(0)
+    values = [uniformity(*generator.normal(size=(2, 40))) for _ in range(300)]
+    assert 0.01 < np.mean(np.array(values) < 0.05) < 0.08
+    assert uniformity(np.zeros(40) - 9, generator.normal(size=40)) < 1e-6
+
+
+# Pictures.
+
+
+def test_the_worst_columns_come_first_by_name_and_distance(tmp_path: Path) -> None:
+    melt = load(tmp_path, dim=61, count=20)
+    points = melt.points.copy()
+    points[:, 40] += 1e9
+    gen = load(tmp_path, "gen", dim=61, count=20, points=points)
+    figure = draw_marginals([melt, gen])
+    told = words(figure)
+    assert panel_names(figure)[0] == "column_40"
+    assert len(panel_names(figure)) == 20
+    assert "KS distance 1.000" in told
+    assert "20 worst-fitted of 61" in told
+    assert "not shown: KS at most 0 " in told
+    for axes in figure.axes[1:20]:
+        low, high = axes.get_xlim()
+        column = melt.points[:, int(axes.get_title(loc="left").removeprefix("column_"))]
+        assert low < column.min() < column.max() < high
+
+
+def test_one_set_alone_keeps_the_order_of_the_table(tmp_path: Path) -> None:
+    for kind, label in (("melt", "data"), ("gen", "samples"), ("roundtrip", "returned rows")):
+        figure = draw_marginals([load(tmp_path, kind)])
+        assert panel_names(figure) == [f"column_{index}" for index in range(4)]
+        assert label in words(figure)
+
+
+def test_data_are_below_the_diagonal_and_samples_above_it(tmp_path: Path) -> None:
+    tables = [load(tmp_path), load(tmp_path, "gen")]
+    figure = draw_pairs(tables)
+    panels = np.array(figure.axes[1:]).reshape(4, 4)  # after the legend
+    for row, across in ((2, 1), (1, 2)):
+        shown = panels[row, across].lines[0].get_xydata()
+        assert np.allclose(shown, tables[int(across > row)].points[:, [across, row]])
+    assert panels[2, 1].get_xlim() == panels[0, 1].get_xlim() == panels[1, 1].get_xlim()
+    assert panels[2, 1].get_ylim() == panels[1, 2].get_xlim()
+
+
+def test_densities_tell_p_and_the_least_likely_row(tmp_path: Path) -> None:
+    melt, gen = load(tmp_path), load(tmp_path, "gen")
+    told = words(draw_densities([melt, gen]))
+    p = uniformity(melt.densities, gen.densities)
+    assert f"KS p = {p:.2g}" in told
+    assert f"row {100 + melt.densities.argmin()} of the data" in told
+    alone = words(draw_densities([gen]))
+    assert "least likely" not in alone
+    assert "KS" not in alone
+
+
+def test_errors_of_roundtrips_are_in_standard_deviations(tmp_path: Path) -> None:
+    melt = load(tmp_path)
+    std = melt.points.std(axis=0)
+    back = load(tmp_path, "roundtrip", points=melt.points + 1e-3 * std * [1, 2, 0, 4])
+    root, largest = column_errors(melt, back)
+    assert np.allclose(root, [1e-3, 2e-3, 0, 4e-3], atol=1e-9)
+    assert np.allclose(root, largest, atol=1e-9)
+    (axes,) = draw_roundtrip(melt, back).axes
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    assert names == ["column_3", "column_1", "column_0", "column_2"]
+
+
+def test_a_folder_of_a_run_is_drawn_and_other_units_are_not(tmp_path: Path) -> None:
+    for kind in ("melt", "roundtrip", "gen"):
+        save_table(tmp_path, kind)
+    kinds = "log_prob marginals melt_joint melt_latents pairs roundtrip spectrum"
+    expected = {f"wine_PRP_{kind}.png" for kind in kinds.split()}
+    pictures = pictures_of([tmp_path], tmp_path / "there", "gif")
+    assert {picture.path.name for picture in pictures} == expected
+    assert {picture.path.parent for picture in pictures} == {tmp_path / "there"}
+    save_table(tmp_path, "gen", names=np.array(["other", "columns", "than", "those"]))
+    names = [picture.path.name for picture in pictures_of([tmp_path], None, None)]
+    assert names.count("wine_PRP_marginals.png") == 2
+
+
+# What is odd.
+
+
+def strange(points: np.ndarray) -> np.ndarray:
+    """A constant column, one of two values, and rows that are NaN, infinite or far too large."""
+    points = points.copy()
+    points[:, 0], points[:, 1] = 5, points[:, 1] > 0
+    points[:3, 2] = np.nan, -np.inf, 1e300
+    return points
+
+
+NAMES = ["$x^", "a\nb\t\\", "", "ï" * 200]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dim", [1, 2, 4])
+def test_odd_rows_names_and_densities_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dim: int
+) -> None:
+    monkeypatch.setattr(look, "DPI", 30)
+    for kind in ("melt", "roundtrip", "gen"):
+        made = load(tmp_path, kind, count=20)
+        wild = np.where(np.arange(20) == 4, -np.inf, made.log_prob)
+        points = strange(made.points)[:, -dim:]
+        changes = {"points": points, "names": np.array(NAMES[-dim:]), "log_prob": wild}
+        save_table(tmp_path, kind, dim, 20, **changes)
+    for picture in pictures_of([tmp_path], None, None):
+        picture.write(picture.path)
+        assert picture.path.stat().st_size > 1000
+    table = SavedTable.load(tmp_path / "wine_PRP_melt.npz")
+    assert len(table.rows) == (17 if dim > 1 else 20)
+    assert len(table.densities) == 19
+    if dim == 4:
+        assert "17 rows of data (3 not finite, left out)" in words(draw_marginals([table]))
+
+
+def test_constant_densities_and_few_rows(tmp_path: Path) -> None:
+    two = [load(tmp_path, kind, count=2, log_prob=np.zeros(2)) for kind in ("melt", "gen")]
+    for figure in (draw_densities(two), draw_marginals(two), draw_pairs(two)):
+        words(figure)
+    none = save_table(tmp_path, "melt", log_prob=np.full(60, np.nan))
+    assert not [p for p in pictures_of([none], None, None) if "log_prob" in p.path.name]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"points": np.zeros((60, 3))}, r"'points' is \[60, 3\] float64.*\[60, 4\]"),
+        ({"points": np.full((60, 4), "x")}, "'points' .* should be numbers"),
+        ({"points": np.full((60, 4), np.nan)}, "no two rows"),
+        ({"names": np.array(["a", "b"])}, "not the names of 4 columns"),
+        ({"names": np.arange(4)}, "not the names of 4 columns"),
+        ({"log_prob": np.zeros(3)}, r"'log_prob' is \[3\]"),
+        ({"row_index": np.zeros(3)}, r"'row_index' is \[3\]"),
+        ({"xs_es": np.full((5, 60, 4), np.nan)}, "not finite"),
+    ],
+)
+def test_files_that_cannot_be(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    path = save_table(tmp_path, "melt", **changes)
+    with pytest.raises(DataError, match=message) as raised:
+        pictures_of([path], None, None)
+    assert str(path) in str(raised.value)
