@@ -1,5 +1,7 @@
 """Pictures of tables: rows in their own units, columns by how they fit, and whatever is odd."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from training.pictures.tables.marginals import draw_marginals
 from training.pictures.tables.pairs import draw_pairs, telling_columns
 from training.pictures.tables.roundtrips import column_errors, draw_roundtrip
 from training.pictures.tables.saved import SavedTable
+from training.pictures.training import SavedTraining, draw_training
 
 
 def save_table(folder: Path, kind: str, dim: int = 4, count: int = 60, **changes: Any) -> Path:
@@ -180,6 +183,33 @@ def test_a_folder_of_a_run_is_drawn_and_other_units_are_not(tmp_path: Path) -> N
     save_table(tmp_path, "gen", names=np.array(["other", "columns", "than", "those"]))
     names = [picture.path.name for picture in pictures_of([tmp_path], None, None)]
     assert names.count("wine_PRP_marginals.png") == 2
+
+
+def test_the_best_report_on_held_out_rows_is_marked(tmp_path: Path) -> None:
+    nats = [-9.0, -3.0, -2.0, -2.5]
+    lines = [
+        {
+            "seen": 1e6 * (k + 1),
+            "Loss/loss": 0.9 - 0.1 * k,
+            "Progress/learning_rate": 1e-3,
+            "Loss/held_out": 0.95 + 0.01 * k,
+            "Likelihood/held_out_nats": nats[k],
+        }
+        for k in range(4)
+    ]
+    path = tmp_path / "stats.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    saved = SavedTraining.load(path)
+    figure = draw_training(saved, "run")
+    loss_axes, nats_axes, _ = figure.axes
+    assert saved.best == 2  # by nats, not by loss
+    assert loss_axes.lines[-1].get_xydata().tolist() == [[3, 0.97]]
+    assert nats_axes.lines[-1].get_xydata().tolist() == [[3, -2.0]]
+    assert np.allclose(nats_axes.lines[0].get_ydata(), nats)
+    assert "best −2 nats" in words(figure)
+    images = replace(saved, nats=None)  # which have a held-out loss alone
+    assert images.best == 0
+    assert len(draw_training(images, "run").axes) == 2
 
 
 # What is odd.

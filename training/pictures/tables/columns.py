@@ -39,7 +39,7 @@ def draw_column(
     """
     low, high = limits(*values)
     fewest = min(len(each) for each in values)
-    bins = int(np.clip(2.5 * fewest ** (1 / 3), LEAST_BINS, MOST_BINS))
+    bins = 1 + 2 * int(np.clip(1.25 * fewest ** (1 / 3), LEAST_BINS // 2, MOST_BINS // 2))
     edges = np.linspace(low, high, bins + 1)
     # By all rows, not only those in range, so that the sets compare.
     shares = [np.histogram(each, edges)[0] / len(each) for each in values]

@@ -16,6 +16,7 @@ from training.pictures.trajectories.saved import SavedTrajectory, name_and_detai
 
 MOST_PANELS, COLUMNS = 6, 3
 SIZE, SIDE, LEFT, GAP = (3.4, 1.75), 3.6, 0.3, 0.3  # inches
+LEAST_WIDTH = 6.5  # of a page of one dimension
 RANGE = 4.0  # standard deviations of the Gaussian on either side
 LEAST_BINS, MOST_BINS = 16, 48
 TALLEST = 1.7  # bars are cut at this many times the Gaussian's peak
@@ -31,7 +32,15 @@ def draw_latents(melt: SavedTrajectory) -> Figure:
     rows = math.ceil(count / columns)
     error = f"curve: closed form · sampling error of a variance: {math.sqrt(2 / melt.count):.1%}"
     figure, places = look.panel_page(
-        rows, columns, SIZE, *_headline(melt, error), left=LEFT, right=LEFT, gap=GAP, below=0.55
+        rows,
+        columns,
+        SIZE,
+        *_headline(melt, error),
+        left=LEFT,
+        right=LEFT,
+        gap=GAP,
+        below=0.55,
+        least_width=LEAST_WIDTH,
     )
     for number, place in enumerate(places.reshape(-1, 4)[:count]):
         values, exact = latents[:, number], float(variance[number])
