@@ -136,6 +136,9 @@ def test_one_set_alone_keeps_the_order_of_the_table(tmp_path: Path) -> None:
         figure = draw_marginals([load(tmp_path, kind)])
         assert panel_names(figure) == [f"column_{index}" for index in range(4)]
         assert label in words(figure)
+    (first, *_) = pictures_of([tmp_path / "wine_PRP_gen.npz"], None, None)
+    assert first.path.name == "wine_PRP_marginals.png"
+    assert first.note.startswith("samples alone")
 
 
 def test_data_are_below_the_diagonal_and_samples_above_it(tmp_path: Path) -> None:

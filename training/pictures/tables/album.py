@@ -1,6 +1,7 @@
 """Which pictures are drawn of tables: columns, pairs, latents, densities, errors of roundtrips."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,12 @@ from training.pictures.tables.roundtrips import draw_roundtrip
 from training.pictures.tables.saved import SavedTable, TableRun, runs_of
 from training.pictures.trajectories.latents import draw_joint, draw_latents
 from training.pictures.trajectories.spectra import draw_spectrum
+
+ALONE = {
+    "melt": "data alone: with a generation of the same run beside it, they are compared",
+    "gen": "samples alone: with a melt of the same run beside them, they are compared",
+}
+"""What to know of a run with one of them."""
 
 
 def pictures_of_tables(tables: Iterable[SavedTable], folder: Path | None) -> list[Picture]:
@@ -45,4 +52,5 @@ def _pictures_of(run: TableRun, folder: Path | None) -> list[Picture]:
         if several:
             draw["melt_joint"] = partial(draw_joint, latents)
             draw["spectrum"] = partial(draw_spectrum, latents)
-    return figures((folder or shown[0].path.parent) / run.stem, draw)
+    first, *others = figures((folder or shown[0].path.parent) / run.stem, draw)
+    return [replace(first, note=ALONE.get(shown[0].kind, "") if len(shown) == 1 else ""), *others]

@@ -8,7 +8,7 @@ from training.pictures.style import look
 from training.pictures.style.colors import BLUE, FAINT, ORANGE
 from training.pictures.style.words import joined
 from training.pictures.tables.columns import fitting
-from training.pictures.tables.saved import SavedTable
+from training.pictures.tables.saved import LARGEST, SavedTable
 from training.pictures.trajectories.saved import name_and_details
 
 MOST = 20
@@ -61,6 +61,14 @@ def column_errors(melt: SavedTable, back: SavedTable) -> tuple[np.ndarray, np.nd
     """
     error = np.abs(back.points - melt.points)
     error = error[~np.isnan(error).any(axis=1)]
-    std = melt.rows.std(axis=0)
-    error = error / np.where(std > 0, std, 1)
-    return np.sqrt(np.square(error).mean(axis=0)), error.max(axis=0)
+    std = _root_mean_square(melt.rows - melt.rows.mean(axis=0))
+    with np.errstate(over="ignore"):
+        error = np.minimum(error / np.where(std > 0, std, 1), LARGEST)
+    return _root_mean_square(error), error.max(axis=0)
+
+
+def _root_mean_square(values: np.ndarray) -> np.ndarray:
+    """That of columns ``[n, D]``, whose squares may be too small or too large for a float."""
+    largest = np.abs(values).max(axis=0)
+    parts = values / np.where(largest > 0, largest, 1)
+    return np.asarray(largest * np.sqrt(np.square(parts).mean(axis=0)))
