@@ -38,6 +38,7 @@ def draw_pairs(tables: Sequence[SavedTable]) -> Figure:
     correlations = [rank_correlations(each) for each in rows]
     chosen = telling_columns(correlations, MOST)
     size = len(chosen)
+    ends = {int(column): limits(*(each[:, column] for each in rows)) for column in chosen}
     side = min((look.WIDE - LEFT - RIGHT - GAP * (size - 1)) / size, LARGEST)
     step = side + GAP
     height = look.TOP + 2 * look.LINE_HEIGHT + size * step + BOTTOM - GAP
@@ -54,22 +55,8 @@ def draw_pairs(tables: Sequence[SavedTable]) -> Figure:
         else:
             # One set alone fills both halves.
             which = int(across > row) if len(tables) == 2 else 0
-            points = rows[which][look.evenly(len(rows[which]), MOST_POINTS)]
-            size_of_dots = np.interp(np.log10(len(points)), [1.5, 3.3], [4.0, 2.0])
-            color = color_of(tables[which].label)
-            axes.plot(
-                points[:, here],
-                points[:, beside],
-                "o",
-                ms=size_of_dots,
-                mew=0,
-                color=color,
-                alpha=0.5,
-            )
-            axes.set_xlim(limits(*(each[:, here] for each in rows)))
-            axes.set_ylim(limits(*(each[:, beside] for each in rows)))
-            few_numbers(axes.xaxis)
-            few_numbers(axes.yaxis)
+            _scatter(axes, rows[which][:, [here, beside]], color_of(tables[which].label))
+            axes.set(xlim=ends[here], ylim=ends[beside])
             correlation = round(correlations[which][here, beside], 2) + 0.0
             look.note_above(axes, f"ρ {correlation:.2f}".replace("-", "−"))
         _outer_labels(axes, row, across, side, [tables[0].names[column] for column in chosen])
@@ -93,6 +80,15 @@ def telling_columns(correlations: Sequence[np.ndarray], most: int) -> np.ndarray
         gain[chosen] = -1
         chosen.append(gain.argmax())
     return np.sort(chosen)
+
+
+def _scatter(axes: Axes, points: np.ndarray, color: str) -> None:
+    """Points ``[n, 2]``, or evenly spaced ones of many: the fewer, the larger."""
+    shown = points[look.evenly(len(points), MOST_POINTS)]
+    size = float(np.interp(np.log10(len(shown)), [1.5, 3.3], [4.0, 2.0]))
+    axes.plot(*shown.T, "o", ms=size, mew=0, color=color, alpha=0.5)
+    few_numbers(axes.xaxis)
+    few_numbers(axes.yaxis)
 
 
 def _headline(tables: Sequence[SavedTable], size: int) -> tuple[str, str]:
