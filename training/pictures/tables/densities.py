@@ -29,7 +29,7 @@ from training.pictures.tables.saved import SavedTable
 from training.pictures.trajectories.saved import latent_law, name_and_details
 
 SIZE, GAP, LEFT = 3.3, 0.95, 0.6  # inches
-LEAST_WIDTH = 8.0
+LEAST_WIDTH = {True: 8.0, False: 6.0}  # with ranks, and without
 LEAST_BINS, MOST_BINS = 10, 40
 FAR = 5e-3
 """Share of the lowest densities of each set that the histogram may leave out."""
@@ -58,7 +58,7 @@ def draw_densities(tables: Sequence[SavedTable]) -> Figure:
         left=LEFT,
         gap=GAP,
         top=look.TOP + look.LINE_HEIGHT,
-        least_width=LEAST_WIDTH,
+        least_width=LEAST_WIDTH[compared],
     )
     labels = [table.label for table in tables]
     legend_below_headline(figure, LEFT, labels, strips=False, note=_least(tables[0]))

@@ -96,10 +96,16 @@ def _headline(tables: Sequence[SavedTable], size: int) -> tuple[str, str]:
     dim = len(tables[0].names)
     law = latent_law(tables[-1].trajectory)
     if len(tables) == 2:
-        title, which = f"Pairs of columns of {name}: data and samples", "correlations differ"
+        title, which = (
+            f"Pairs of columns of {name}: data and samples",
+            "whose correlations differ most",
+        )
     else:
-        title, which = f"Pairs of columns of {name}: {tables[0].label}", "correlations are strong"
-    chosen = f"{size} of {dim} columns, whose {which} most" if size < dim else ""
+        title, which = (
+            f"Pairs of columns of {name}: {tables[0].label}",
+            "with the strongest correlations",
+        )
+    chosen = f"{size} of {dim} columns, {which}" if size < dim else ""
     return title, joined(
         details,
         counted(tables, [len(table.rows) for table in tables]),
