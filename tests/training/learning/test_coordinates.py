@@ -58,6 +58,24 @@ def test_points_come_back_and_the_log_determinant_is_that_of_autograd(
     torch.testing.assert_close(log_det[:8], expected, rtol=1e-7, atol=1e-7)
 
 
+def test_coordinates_are_read_as_they_were_fitted(fitted: Coordinates) -> None:
+    read = Coordinates(fitted.dim, fitted.names, fitted.knots)
+    read.load_state_dict(fitted.state_dict())
+    points = table(50, seed=3)
+    for found, expected in zip(read(points), fitted(points), strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("whiten", WHITENINGS)
+def test_units_far_apart_are_no_dependence(whiten: str) -> None:
+    units = torch.tensor([1e-6, 1.0, 1e6, 1.0])
+    one, other = (
+        fit_coordinates(table() * factor, Columns.plain(NAMES), "none", whiten)
+        for factor in (units, torch.ones(4))
+    )
+    torch.testing.assert_close(one.to_flow(table() * units), other.to_flow(table()))
+
+
 def test_the_way_back_is_defined_far_out_and_inverts(fitted: Coordinates) -> None:
     u = 6 * torch.randn(500, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     points = fitted.to_data(u)
