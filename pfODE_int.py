@@ -22,6 +22,9 @@ from training.simulation.networks import NetworkFile
 from training.simulation.story import Chapter
 from training.simulation.tables import TableFlow, TableStory
 
+FEWEST_SAMPLES = 1000
+"""Of a table, beside fewer rows that are melted: pictures and ranks want many."""
+
 
 @command(help=__doc__)
 @takes(Settings)
@@ -105,7 +108,7 @@ def subject_story(settings: Settings, subject: ImageFlow | TableFlow) -> dict[st
     rows = None
     if settings.data_root is not None:
         rows = subject.rows(settings.data_root, settings.bs, settings.seed)
-    count = len(rows[0]) if rows and settings.bs is None else settings.count
+    count = max(len(rows[0]), FEWEST_SAMPLES) if rows and settings.bs is None else settings.count
     return {
         "table_flow": subject,
         "rows": rows,

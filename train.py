@@ -82,7 +82,7 @@ def train_on_table(settings: TrainSettings, data: Path, resume: Path | None) -> 
         logger.info(model.denoiser.basis.describe())
         logger.info(describe_training(model, loss, config))
         found = {**asdict(recipe), **asdict(space), **resolved_options(model, loss)}
-        options = settings.recorded(**found, calibrate=False)
+        options = settings.recorded(**found, arch=TABLE_NETWORK, calibrate=False)
         record = {"options": options, **provenance("started")}
         if run.dry_run:
             logger.info(json.dumps(record, indent=2, default=str))

@@ -17,6 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 from dnnlib.files import atomic_path
+from torch_utils.results import write_members
 
 _CHUNK = 1 << 16
 
@@ -70,9 +71,7 @@ class ArrayStream:
             file.seek(0, io.SEEK_END)
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
                 archive.filelist.extend(self._members)
-                for name, array in small.items():
-                    with archive.open(f"{name}.npy", "w", force_zip64=True) as one:
-                        np.lib.format.write_array(one, array, allow_pickle=False)
+                write_members(archive, small)
 
 
 @contextmanager

@@ -58,7 +58,17 @@ MOST_AXES, MOST_TOLD = 8, 20
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes an ``.npz``, whole or not at all."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+        # savez of NumPy before 2.1 takes allow_pickle for the name of an array, and on a full disk
+        # leaves an archive that fails once more when it is collected.
+        with zipfile.ZipFile(file, "w") as archive:
+            write_members(archive, arrays)
+
+
+def write_members(archive: zipfile.ZipFile, arrays: Mapping[str, np.ndarray]) -> None:
+    """Adds arrays to an archive that is to be an ``.npz``."""
+    for name, array in arrays.items():
+        with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+            np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 @contextmanager

@@ -177,7 +177,7 @@ def test_provenance_names_what_a_result_was_made_with(monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "argv", ["/somewhere/script.py", "--seed=3", "--x"])
     facts = results.provenance()
     assert facts["code_version"] == dnnlib.__version__
-    assert facts["libraries"]["torch"] == torch.__version__
+    assert facts["libraries"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert facts["libraries"]["numpy"] == np.__version__
     assert re.fullmatch(r"\d+\.\d+.*", facts["libraries"]["click"])
     assert facts["python"] == ".".join(map(str, sys.version_info[:3]))

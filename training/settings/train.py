@@ -323,7 +323,9 @@ class TrainSettings(Declared):
 
     def resolved(self, recipe: ImageRecipe, **found: Any) -> dict[str, Any]:
         """Every option with the value that it has come to."""
-        return self.recorded(**asdict(recipe), output_gain=self.output_gain, **found)
+        return self.recorded(
+            **asdict(recipe), arch=self.arch, output_gain=self.output_gain, **found
+        )
 
     def name_parts(self, data: str, schedule: str, recipe: ImageRecipe) -> tuple[str, ...]:
         """What the run's folder is named by."""
