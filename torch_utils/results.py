@@ -57,11 +57,10 @@ MOST_AXES, MOST_TOLD = 8, 20
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes an ``.npz``, whole or not at all."""
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        # savez of NumPy before 2.1 takes allow_pickle for the name of an array, and on a full disk
-        # leaves an archive that fails once more when it is collected.
-        with zipfile.ZipFile(file, "w") as archive:
-            write_members(archive, arrays)
+    # Not by savez: before NumPy 2.1 that takes allow_pickle for the name of an array, and on a full
+    # disk it leaves an archive that fails once more when it is collected.
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        write_members(archive, arrays)
 
 
 def write_members(archive: zipfile.ZipFile, arrays: Mapping[str, np.ndarray]) -> None:

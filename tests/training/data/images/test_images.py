@@ -178,10 +178,7 @@ BAD_FIRST = {
     "broken": (GOOD[:-40], "not a readable image"),
     "text": (b"?", "not an image"),
     "oblong": (png(np.zeros((4, 6, 3), np.uint8)), "6x4, not square"),
-    "sixteen": (
-        png(Image.fromarray(np.full((4, 4), 9, np.uint16))),
-        "mode I",
-    ),  # or I;16, by the version of Pillow
+    "sixteen": (png(Image.fromarray(np.full((4, 4), 9, np.uint16))), "mode I"),
     "palette": (png(Image.new("P", (4, 4))), "mode P"),
     "alpha": (png(Image.new("RGBA", (4, 4))), "mode RGBA"),
     "bits": (png(Image.new("1", (4, 4))), "mode 1"),
