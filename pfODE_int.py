@@ -73,6 +73,7 @@ def main(settings: Settings) -> None:
                 story.check_labels(melted)
         options = settings.recorded(
             **subject.known,
+            bs=story.count,
             end_time=times_choice.end,
             n_iters=len(times) - 1,
             eps=settings.recorded_eps(latent),

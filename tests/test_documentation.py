@@ -115,3 +115,12 @@ def test_the_examples_of_docstrings_give_what_they_show(module: str) -> None:
     done = doctest.testmod(importlib.import_module(module))
     assert done.attempted > 0
     assert done.failed == 0
+
+
+def test_files_that_pages_name_are_there() -> None:
+    for page in (*ROOT.glob("docs/**/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
+        named = re.findall(
+            r"`((?:tests|training|benchmarks|torch_utils)/[\w/]+\.py)`", page.read_text()
+        )
+        missing = [name for name in named if not (ROOT / name).exists()]
+        assert not missing, page
