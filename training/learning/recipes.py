@@ -17,7 +17,8 @@ last time       as for toys, half as long again if dimensions are compressed
 ==============  ==================================================================================
 
 What ``fitted_to_table`` chooses worked on tables of 178 to 53,940 rows and 5 to 61 columns: many
-small steps of a small network, and for few rows what keeps it from learning them by heart.
+small steps of a small network, and for few rows what keeps it from learning them by heart. In 30
+seconds on a CPU, layers of 128 units gained 0.1 nats over 64 on magic (19,020 x 10).
 """
 
 from collections.abc import Sequence
@@ -228,7 +229,7 @@ def describe_recipe(
 FEW_ROWS, MANY_ROWS = 2000, 5000
 """Below the first a table is memorized unless something is done; from the second on it is not."""
 WIDE = 24
-"""Columns from which the network is twice as wide."""
+"""Columns from which few rows too have the wide network, and the learning rate is lower."""
 
 
 def fitted_to_table(rows: int, dim: int, values: dict[str, Any]) -> TableRecipe:
@@ -253,7 +254,7 @@ def fitted_to_table(rows: int, dim: int, values: dict[str, Any]) -> TableRecipe:
         tick=tick,
         snap=50,
         dump=5,
-        width=64 if dim < WIDE else 128,
+        width=64 if few and dim < WIDE else 128,
         depth=4,
         dropout=0.1 if few else 0.0,
         weight_decay=0.1 if few else 0.0,

@@ -26,7 +26,9 @@ class TableOptions(Declared):
         "to the columns after that (zca); auto tries pca and zca, and takes none where dimensions "
         "are compressed.",
     )
-    width: int | None = option(type=COUNT, unset="64, many columns: 128", help="Units of a layer")
+    width: int | None = option(
+        type=COUNT, unset="128, few rows of few columns: 64", help="Units of a layer"
+    )
     depth: int | None = option(type=COUNT, unset="4", help="Hidden layers")
     weight_decay: float | None = option(
         type=NOT_NEGATIVE, unset="0, few rows: 0.1", help="Decay of the weights"
