@@ -25,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from torch_utils.seeds import seeded_generator
 from torch_utils.stats import RunningMeans
 from torch_utils.streams import Stream
-from training.data.tables.table import Dropped, Table
+from training.data.tables.table import Columns, Dropped, Table
 from training.flow.coordinates.coordinates import Coordinates
-from training.flow.coordinates.fit import Columns, fit_coordinates
 from training.flow.pfode import ProbabilityFlow
+from training.learning.coordinates import fit_coordinates
 from training.learning.recipes import fitted_to_table
 from training.learning.selection import Watch
 from training.learning.tables import AUTO, Preparation, Space, choose_space

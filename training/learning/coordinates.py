@@ -145,10 +145,14 @@ def _fit_scores(map_: NormalScores, x: Tensor) -> None:
 
     (Fritsch and Butland 1984.)
     """
-    levels = (torch.arange(map_.knots, dtype=torch.float64) + 0.5) / map_.knots
+    inner = (torch.arange(map_.knots - 2, dtype=torch.float64) + 0.5) / (map_.knots - 2)
+    # The outermost knots are the extreme rows: lines that began further in would throw rare values
+    # of columns that hardly vary far out.
+    end = torch.tensor([0.5 / len(x)], dtype=torch.float64)
+    levels = torch.cat([end, inner, 1 - end])
     ordered = x.sort(dim=0).values
     # Linear between order statistics; torch.quantile takes no large inputs.
-    place = levels * (len(x) - 1)
+    place = (levels * len(x) - 0.5).clamp(0, len(x) - 1)
     below = place.floor().long()
     above = (below + 1).clamp(max=len(x) - 1)
     part = (place - below)[:, None]
@@ -161,8 +165,8 @@ def _fit_scores(map_: NormalScores, x: Tensor) -> None:
     widths, rises = places.diff(dim=0), scores.diff(dim=0)
     means = rises / widths
     before, after = 2 * widths[1:] + widths[:-1], widths[1:] + 2 * widths[:-1]
-    inner = (before + after) / (before / means[:-1] + after / means[1:])
-    slopes = torch.cat([means[:1], inner, means[-1:]])
+    middle = (before + after) / (before / means[:-1] + after / means[1:])
+    slopes = torch.cat([means[:1], middle, means[-1:]])
     map_.hold(places=places, scores=scores, slopes=slopes)
 
 

@@ -1,7 +1,7 @@
 """Training on a table: what is held out is scored in nats, and the best weights are kept."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from training.learning import held_out
 from training.learning.building import Choices
 from training.learning.held_out import HeldOut, Score
 from training.learning.loop import train
-from training.learning.run_folder import Place, RunFolder
+from training.learning.run_folder import RunFolder
 from training.learning.selection import Watch
 from training.learning.tables import Preparation, Space, choose_space, kept_dimensions
 from training.learning.trainer import Trainer, TrainingConfig
@@ -165,15 +165,16 @@ def weights_of(trainer: Trainer) -> Tensor:
     return torch.cat([p.flatten() for p in trainer.averaged.denoiser.parameters()])
 
 
-def test_the_training_ends_with_its_best_weights_when_patience_does(tmp_path: Path) -> None:
+def test_the_training_ends_with_its_best_weights_when_patience_does(
+    run_folder: Callable[[str], RunFolder],
+) -> None:
     prepared = preparation()
     coordinates = prepared.coordinates(SPACE)
 
     def run(name: str, scores: list[float], patience: int | None) -> Trainer:
         trainer = Trainer(*prepared.build(coordinates), prepared.config)
         watch = Watch(Scores(scores), keeps_best=True, patience=patience)
-        folder = RunFolder.create(Place(tmp_path, name), {})
-        train(trainer, prepared.source(coordinates), folder, watch=watch)
+        train(trainer, prepared.source(coordinates), run_folder(name), watch=watch)
         return trainer
 
     patient = run("patient", [3, 1, 2, 4, 5, 6], None)
