@@ -64,6 +64,9 @@ def train_on_table(settings: TrainSettings, data: Path, resume: Path | None) -> 
     """Trains on the rows of a table that are not held out."""
     run, table = settings.run, load_table(data)
     rows = len(table.train_rows)
+    if table.conditions is not None:
+        told = ", ".join(table.condition_names)
+        logger.warning(f"Warning: the flow is not conditioned on {told}, which is left out")
     with algorithms(run.deterministic), process_group(run.device_name) as device:
         resumed = Resumed.find(resume) if resume else None
         recipe = fitted_to_table(rows, table.dim, settings.recorded())

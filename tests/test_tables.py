@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from torch_utils import distributed
 from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, read_state
 from training.data.tables.batches import TableBatches
+from training.data.tables.table import Table
+from training.files.table import load_table
 
 Run = Callable[..., Result]
 NAMES = ["size", "room count", "fixed", "price", "double"]
@@ -123,6 +126,10 @@ def test_held_out_rows_melt_return_and_have_densities(
     assert "Roundtrip of 60 rows" in told
 
 
+def shifted(table: Table) -> Table:
+    return replace(table, points=table.points + 1)
+
+
 def test_a_resumed_training_equals_an_unbroken_one(
     run_script: Run, run: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -139,6 +146,10 @@ def test_a_resumed_training_equals_an_unbroken_one(
         read_network(f / "network-snapshot-000004.pkl")[0]["network"].state for f in (run, copy)
     )
     assert all(torch.equal(one[key], other[key]) for key in one)
+    refused(run_script(train, f"--resume={copy}", "--xflip"), 2, "--xflip")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "load_table", lambda path: shifted(load_table(path)))
+        refused(run_script(train, f"--resume={copy}"), 1, "of another table")
     told = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
     assert all("Likelihood/held_out_nats" in line for line in told)
 

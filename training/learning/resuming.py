@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError
@@ -98,9 +99,13 @@ class Resumed:
     def take_coordinates(self, coordinates: Coordinates) -> None:
         """Gives coordinates what those of the run had.
 
+        Args:
+            coordinates: As they are fitted to the table that the run is said to be of.
+
         Raises:
-            DataError: The run has others.
+            DataError: The run has others, or they are of another table.
         """
+        fitted = {name: value.clone() for name, value in coordinates.state_dict().items()}
         try:
             coordinates.load_state_dict(tensors_of(self.state, COORDINATES))
             coordinates.check()
@@ -108,6 +113,17 @@ class Resumed:
             raise DataError(
                 f"{self.path} has no such coordinates of its table: {first_line(error)}"
             ) from error
+        own = coordinates.state_dict()
+        # Axes of equal variances may differ between machines; means and spreads do not.
+        if any(
+            not torch.allclose(own[name], value, rtol=1e-5)
+            for name, value in fitted.items()
+            if not name.endswith("axes")
+        ):
+            raise DataError(
+                f"{self.path} is of another table than this one: give the table that the run "
+                "began with"
+            )
 
     @property
     def data_variance(self) -> Tensor:

@@ -47,7 +47,8 @@ from training.settings.types import (
 PRESETS = ("auto", "published")
 TABLE_NETWORK = "mlp"
 IMAGES_ONLY = {
-    *("augment", "batch_pca", "bench", "cache", "calibration_data", "cbase", "compile", "cond"),
+    *("augment", "batch_pca", "bench", "cache", "calibrate", "calibration_data"),
+    *("calibration_fit", "cbase", "compile", "cond"),
     *("cres", "held_out", "precision", "preset", "transfer", "workers", "xflip"),
 }
 """Options that a table has no use for."""
