@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dnnlib.errors import DataError, TrainingError, UsageError
 from torch_utils import distributed
 from torch_utils.inert_pickle import shown
-from torch_utils.seeds import hash_seed, seeded_generator
+from torch_utils.seeds import hash_seed, seed_layers, seeded_generator
 from torch_utils.snapshots import first_line, tensors_of
 from torch_utils.stats import RunningMeans
 from torch_utils.streams import Stream
@@ -114,8 +114,11 @@ class Trainer:
         self.device = next(self.denoiser.parameters()).device
         averaged = copy.deepcopy(self.denoiser).eval().requires_grad_(False)
         self.averaged = replace(model, denoiser=averaged)
+        # To collect them from a network takes as long as to compute with a small one.
+        self._weights: list[Tensor] = list(self.denoiser.parameters())
+        self._averages: list[Tensor] = list(averaged.parameters())
         adam: dict[str, Any] = {"lr": config.lr, "betas": (0.9, 0.999), "fused": True}
-        parameters = self.denoiser.parameters()
+        parameters = self._weights
         self.optimizer: torch.optim.Optimizer
         if config.weight_decay:
             adam["weight_decay"] = config.weight_decay
@@ -136,7 +139,8 @@ class Trainer:
     def train_step(self, batch: Batch, means: RunningMeans) -> None:
         """One step of Adam on one batch, or none if the loss or its gradient is not finite."""
         config = self.config
-        torch.manual_seed(hash_seed(config.seed, Stream.NETWORK, self.step, distributed.rank()))
+        seed = hash_seed(config.seed, Stream.NETWORK, self.step, distributed.rank())
+        seed_layers(self.device, seed)
         generator = seeded_generator(self.device, config.seed, Stream.LOSS, self.step)
         draws = self.loss.draw(config.batch, generator)
         mine = distributed.shard(config.batch)
@@ -199,7 +203,7 @@ class Trainer:
 
     def gradient_norm(self) -> float:
         """Norm of the whole gradient, after dividing the loss scale out of it."""
-        gradients = [p.grad for p in self.denoiser.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self._weights if p.grad is not None]
         if self.config.loss_scale != 1:
             torch._foreach_div_(gradients, self.config.loss_scale)
         return float(torch.nn.utils.get_total_norm(gradients))
@@ -207,9 +211,7 @@ class Trainer:
     @torch.no_grad()
     def update_average(self) -> None:
         decay = self.config.ema_decay(self.seen)
-        averaged: list[Tensor] = list(self.averaged.denoiser.parameters())
-        current: list[Tensor] = list(self.denoiser.parameters())
-        torch._foreach_lerp_(averaged, current, 1 - decay)
+        torch._foreach_lerp_(self._averages, self._weights, 1 - decay)
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs, as tensors and plain values."""
