@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import dataset_tool
 import info
 import toy_pfODE_int
+import train
 from tests.support.image_models import save_image_model, write_image_set
+from tests.support.running import refused
 from torch_utils.results import open_arrays, save_arrays
 from training.files.formats import NAMED, kind_of_arrays
 
@@ -70,3 +73,32 @@ def test_results_of_earlier_versions_are_known_by_their_arrays(kind: str, tmp_pa
     save_arrays(path, {name: np.zeros(1) for name in NAMED[kind]})
     with open_arrays(path) as saved:
         assert kind_of_arrays(saved) == kind
+
+
+def test_tables_and_their_networks(
+    facts: Callable[[Path], dict[str, str]], run_script: Run, tmp_path: Path
+) -> None:
+    table, run = tmp_path / "wine.npz", tmp_path / "run"
+    columns = ("--columns=alcohol,ash,magnesium", "--conditions=hue")
+    assert run_script(dataset_tool, "--source=wine", f"--dest={table}", *columns).code == 0
+    found = {name: fact.strip() for name, fact in facts(table).items()}
+    assert found["table"].startswith("178 rows, 18 of them held out")
+    assert found["columns"] == "3: alcohol, ash, magnesium"
+    assert (found["discrete columns"], found["conditions"]) == ("3", "hue")
+    few = ("--duration=0.001", "--width=8", "--depth=1", "--marginals=quantile", "--whiten=pca")
+    place = (f"--outdir={run}", "--nosubdir", f"--data={table}")
+    told = run_script(train, *place, *few)
+    assert told.code == 0
+    assert "not conditioned on hue" in told.out
+    network = facts(next(run.glob("network-*.pkl")))
+    assert network["columns"].strip() == "3: alcohol, ash, magnesium"
+    assert network["coordinates"].strip() == "yeo-johnson, then normal scores, then pca"
+
+
+def test_what_is_no_file_of_ours_is_told(run_script: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").touch()
+    for name, part in (("a.txt", "no file of this project"), ("b.npz", "does not exist")):
+        refused(run_script(info, tmp_path / name), 2 if name == "a.txt" else 1, part)
+    (tmp_path / "training_options.json").write_text("{}")
+    (tmp_path / "stats.jsonl").write_text("{")
+    refused(run_script(info, tmp_path), 1, "stats.jsonl", "last line")

@@ -20,7 +20,7 @@ from tests.support.rank_pool import RankPool
 from tests.support.running import Result, refused
 from torch_utils import distributed
 from torch_utils.results import load_arrays
-from torch_utils.snapshots import read_network, read_state
+from torch_utils.snapshots import read_network, read_state, write_network
 from training.data.tables.batches import TableBatches
 from training.data.tables.table import Table
 from training.files.table import load_table
@@ -124,6 +124,43 @@ def test_held_out_rows_melt_return_and_have_densities(
     assert (result["rows"], set(result["columns"])) == (60, {"size", "room count", "price"})
     assert 0 < result["rms_error"] < 0.1
     assert "Roundtrip of 60 rows" in told
+
+
+def test_a_network_that_does_not_fit_its_table_is_told(
+    run_script: Run, network: Path, data: Path, tmp_path: Path
+) -> None:
+    """Columns in another order are found by name; others, and broken files, are refused."""
+    rows = write_rows(tmp_path / "rows.csv")
+    turned, fewer = tmp_path / "turned.npz", tmp_path / "fewer.npz"
+    making = (dataset_tool, f"--source={rows}", "--held-out=0.2")
+    good(run_script(*making, f"--dest={turned}", "--columns=price,room count,size"))
+    good(run_script(*making, f"--dest={fewer}", "--columns=size,price"))
+    few = ("--sim_type=melt", "--n_iters=2", f"--network={network}")
+    for path, place in ((data, "one"), (turned, "other")):
+        where = (f"--data_root={path}", f"--save_dir={tmp_path / place}")
+        good(run_script(pfODE_int, *few, *where))
+    one, other = (load_arrays(tmp_path / name / "houses_PRP_melt.npz") for name in ("one", "other"))
+    np.testing.assert_array_equal(one["xs_es"], other["xs_es"])
+    where = (f"--data_root={fewer}", f"--save_dir={tmp_path / 'out'}")
+    refused(run_script(pfODE_int, *few, *where), 1, fewer, "no column 'room count'")
+    parts, about = read_network(network)
+    broken = tmp_path / "broken.pkl"
+    broken_one = (f"--network={broken}", f"--save_dir={tmp_path / 'out'}", "--sim_type=gen")
+    for change, told in (
+        ({"columns": ["size"]}, "does not name its 3 columns"),
+        ({"dropped": 3}, "dropped columns"),
+        ({"dropped": {**about["dropped"], "slopes": [[1.0]]}}, "dropped columns"),
+    ):
+        write_network(broken, parts, {**about, **change})
+        refused(run_script(pfODE_int, *broken_one), 1, broken, told)
+    coordinates = parts["coordinates"]
+    for state, told in (
+        ({**coordinates.state, "steps": -torch.ones(3).double()}, "broken coordinates"),
+        ({"steps": torch.ones(3).double()}, "do not fit"),
+    ):
+        part = replace(coordinates, state=state)
+        write_network(broken, {**parts, "coordinates": part}, about)
+        refused(run_script(pfODE_int, *broken_one), 1, broken, told)
 
 
 def shifted(table: Table) -> Table:

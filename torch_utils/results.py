@@ -138,11 +138,7 @@ class SavedArrays:
         with self.reading(name):
             file = self._archive.open(member)
         with file:
-            with self.reading(name):
-                header = _read_header(file, member.file_size)
-            if header is None:
-                raise self.broken(name)
-            yield header, file
+            yield _read_header(file, member.file_size, self.broken(name)), file
 
     def read(self, name: str) -> np.ndarray:
         """An array. Raises DataError as ``open`` does."""
@@ -156,12 +152,8 @@ class SavedArrays:
 
         Their warnings become nothing.
         """
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of files that Python 2 wrote, which are read, too
-                yield
-        except _FOREIGN_ERRORS as error:
-            raise self.broken(name) from error
+        with _reading(self.broken(name)):
+            yield
 
     def broken(self, name: str) -> DataError:
         return DataError(
@@ -182,17 +174,31 @@ class SavedArrays:
         return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _read_header(file: IO[bytes], size: int) -> Header | None:
-    """What an array of so many bytes says of itself; None if that is not plain, or not true."""
-    version = np.lib.format.read_magic(file)
+@contextmanager
+def _reading(broken: DataError) -> Iterator[None]:
+    """Around a call of numpy or zipfile: what they raise of broken bytes becomes this error."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of files that Python 2 wrote, which are read, too
+            yield
+    except _FOREIGN_ERRORS as error:
+        raise broken from error
+
+
+def _read_header(file: IO[bytes], size: int, broken: DataError) -> Header:
+    """What an array of so many bytes says of itself; raises ``broken`` unless that is true."""
+    with _reading(broken):
+        version = np.lib.format.read_magic(file)
     if version not in HEADER_READERS:
-        return None
-    header = Header(*HEADER_READERS[version](file))
+        raise broken
+    with _reading(broken):
+        header = Header(*HEADER_READERS[version](file))
     count = math.prod(header.shape)
     plain = header.dtype.kind not in "OV" and len(header.shape) <= MOST_AXES
     sound = min(header.shape, default=0) >= 0 and count <= size
-    whole = plain and sound and file.tell() + count * header.dtype.itemsize == size
-    return header if whole else None
+    if not (plain and sound) or file.tell() + count * header.dtype.itemsize != size:
+        raise broken
+    return header
 
 
 @contextmanager
@@ -208,15 +214,7 @@ def open_array(path: Path) -> Iterator[tuple[Header, IO[bytes]]]:
     except OSError as error:
         raise broken from error
     with file:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                header = _read_header(file, path.stat().st_size)
-        except _FOREIGN_ERRORS as error:
-            raise broken from error
-        if header is None:
-            raise broken
-        yield header, file
+        yield _read_header(file, path.stat().st_size, broken), file
 
 
 def load_arrays(path: Path, required: Iterable[str] = ()) -> dict[str, np.ndarray]:

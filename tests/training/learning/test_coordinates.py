@@ -159,3 +159,38 @@ def test_what_has_no_coordinates_is_said_with_the_name_of_its_column() -> None:
     outside[1, 1] = -inf
     with pytest.raises(DataError, match=r"1 point.*first in column 1"):
         fitted.to_flow(outside)
+
+
+BROKEN: list[tuple[str, str, float, str]] = [
+    ("bounded", "has_low", 1.0, "not below"),
+    ("yeo-johnson", "exponent", 2.5, "exponent"),
+    ("normal scores", "places", 0.0, "do not increase"),
+    ("normal scores", "slopes", -1.0, "not positive"),
+    ("standardize", "std", 0.0, "not positive"),
+    ("zca", "axes", 1.0, "not orthonormal"),
+]
+
+
+@pytest.mark.parametrize(("name", "buffer", "value", "match"), BROKEN)
+def test_coordinates_that_cannot_be_inverted_are_refused(
+    name: str, buffer: str, value: float, match: str
+) -> None:
+    coordinates = Coordinates(3, [name], 4)
+    coordinates.check()
+    getattr(coordinates.maps[0], buffer).fill_(value)
+    if name == "bounded":
+        coordinates.maps[0].has_high.fill_(1)
+    with pytest.raises(ValueError, match=match):
+        coordinates.check()
+
+
+def test_coordinates_are_made_of_maps_that_there_are() -> None:
+    with pytest.raises(ValueError, match="unknown map 'fold'"):
+        Coordinates(2, ["fold"])
+    with pytest.raises(ValueError, match="at least 2 knots"):
+        Coordinates(2, ["normal scores"], 1)
+    coordinates = Coordinates(2, ["zca"])
+    coordinates.steps.fill_(-1)
+    with pytest.raises(ValueError, match="a step is negative"):
+        coordinates.check()
+    assert "maps=['zca']" in repr(coordinates)
