@@ -29,9 +29,9 @@ demo: $(READY)
 	        --network=$$(ls $(DEMO)/$$schedule/network-snapshot-*.pkl | tail -n 1) && \
 	    $(RUN) visualize.py $(DEMO)/$$schedule --dest=$(DEMO)/$$schedule/pictures || exit 1; \
 	done
-	$(RUN) dataset_tool.py --source=breast_cancer --dest=$(DEMO)/table/data.npz
-	$(RUN) train.py --outdir=$(DEMO)/table --nosubdir --data=$(DEMO)/table/data.npz
-	$(RUN) pfODE_int.py --save_dir=$(DEMO)/table --data_root=$(DEMO)/table/data.npz --log_prob \
+	$(RUN) dataset_tool.py --source=breast_cancer --dest=$(DEMO)/table/breast_cancer.npz
+	$(RUN) train.py --outdir=$(DEMO)/table --nosubdir --data=$(DEMO)/table/breast_cancer.npz
+	$(RUN) pfODE_int.py --save_dir=$(DEMO)/table --data_root=$(DEMO)/table/breast_cancer.npz --log_prob \
 	    --network=$$(ls $(DEMO)/table/network-snapshot-*.pkl | tail -n 1) \
 	    --csv=$(DEMO)/table/samples.csv
 	$(RUN) visualize.py $(DEMO)/table --dest=$(DEMO)/table/pictures

@@ -190,6 +190,8 @@ def read_basis(path: Path, state: Mapping[str, Tensor]) -> EigenBasis:
         raise DataError(f"{path}: its eigenvectors are not orthonormal")
     if (state["eigenvalues"] < 0).any() or (state["eigenvalues"].diff() > 0).any():
         raise DataError(f"{path}: its eigenvalues must be sorted downward and not negative")
+    if state["eigenvalues"][0] == 0:
+        raise DataError(f"{path}: its eigenvalues are all 0: it is of data that do not vary")
     return EigenBasis(state["mean"], state["eigenvalues"], state["eigenvectors"])
 
 

@@ -15,6 +15,7 @@ from tests.support.refusals import refusal
 from tests.support.trainers import tiny_model
 from torch_utils.snapshots import Part, read_network, write_network
 from training.flow.calibration import Calibration
+from training.flow.coordinates.coordinates import Coordinates
 from training.flow.eigenbasis import EigenBasis
 from training.flow.output_gain import OutputGain
 from training.model.model import Model
@@ -147,6 +148,10 @@ def drop(part: Part, *names: str) -> Part:
     return replace(part, state={key: part.state[key] for key in part.state if key not in names})
 
 
+def doubles(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
 FLOATS = torch.arange(9, dtype=torch.float64)
 # One example of each part and rule: what tensors, calibrations and gains must be in themselves is
 # tested with them.
@@ -161,10 +166,11 @@ DAMAGES: dict[str, tuple[str, Callable[[Part], Part | None]]] = {
     "a basis of other dimensions": ("basis", widen_basis),
     "a basis of no shape": ("basis", change(mean=torch.zeros(2, 2))),
     "a basis without mean": ("basis", lambda part: replace(part, state={})),
-    "rising eigenvalues": ("basis", change(eigenvalues=torch.tensor([0.5, 1.0]))),
-    "negative eigenvalues": ("basis", change(eigenvalues=torch.tensor([1.0, -0.5]))),
-    "eigenvalues of zero": ("basis", change(eigenvalues=torch.zeros(2))),
-    "axes that are not orthonormal": ("basis", change(eigenvectors=torch.ones(2, 2))),
+    "rising eigenvalues": ("basis", change(eigenvalues=doubles(0.5, 1.0))),
+    "negative eigenvalues": ("basis", change(eigenvalues=doubles(1.0, -0.5))),
+    "eigenvalues of zero": ("basis", change(eigenvalues=doubles(0.0, 0.0))),
+    "axes that are not orthonormal": ("basis", change(eigenvectors=torch.ones(2, 2).double())),
+    "a basis in single precision": ("basis", change(eigenvalues=torch.tensor([1.0, 0.5]))),
     "more dimensions kept than there are": ("schedule", change(dims_to_keep=3)),
     "a rate that is no number": ("schedule", change(rho="fast")),
     "an unknown space": ("denoiser", change(space="XS")),
@@ -182,18 +188,49 @@ DAMAGES: dict[str, tuple[str, Callable[[Part], Part | None]]] = {
     "an output gain among the arguments": ("denoiser", change(output_gain=5)),
     "a calibration among the arguments": ("denoiser", change(calibration=5)),
     "a calibration of an isotropic model": ("denoiser", change(preconditioning="edm")),
+    "an unknown tensor of the denoiser": ("denoiser", change(bias=torch.ones(2))),
     "an unknown denoiser option": ("denoiser", change(network=None)),
 }
+
+
+TOLD = {
+    "rising eigenvalues": "sorted downward",
+    "negative eigenvalues": "not negative",
+    "eigenvalues of zero": "do not vary",
+    "axes that are not orthonormal": "not orthonormal",
+    "a basis in single precision": "must be in float64",
+    "an unknown tensor of the denoiser": "'bias', which is not known",
+}
+"""What is said of some, which other rules would refuse too."""
 
 
 def test_an_inconsistent_file_is_a_data_error_that_names_it(model: Model, tmp_path: Path) -> None:
     path = tmp_path / "network.pkl"
     with_output_gain(calibrate(model)).save(path)
     parts, about = read_network(path)
-    for name, apply in DAMAGES.values():
+    told = {}
+    for damage, (name, apply) in DAMAGES.items():
         damaged = {**parts, name: apply(parts[name])}
         write_network(path, {key: part for key, part in damaged.items() if part}, about)
-        refusal(Model.load, path)
+        told[damage] = refusal(Model.load, path)
+    for damage, part in TOLD.items():
+        assert part in told[damage], damage
+
+
+def test_a_file_that_does_not_say_what_it_is_of_is_a_data_error(
+    model: Model, tmp_path: Path
+) -> None:
+    path = tmp_path / "network.pkl"
+    for changes, part in (
+        ({"data_dim": 3}, "says data_dim 3, but its basis has 2"),
+        ({"dims_to_keep": 5}, "keeps 5 of 2"),
+        ({"tmin": None}, "does not say its first and last time"),
+        ({"tmin": 5.0, "tmax": 4.0}, "its times run from 5.0 to 4.0"),
+    ):
+        replace(model, about={**model.about, **changes}).save(path)
+        assert part in refusal(Model.load, path)
+    replace(model, coordinates=Coordinates(3, ["zca"])).save(path)
+    assert "coordinates of 3 columns, its basis 2" in refusal(Model.load, path)
 
 
 def test_a_recipe_builds_equal_models_from_equal_seeds(model: Model) -> None:

@@ -1,6 +1,7 @@
 """Options by either spelling, scripts that end with one line and the right code."""
 
 import errno
+import math
 import os
 import signal
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from tests.support.running import run_script
 from training.settings.declared import Declared, option, takes
 from training.settings.script import command, group
 from training.settings.training import resumed_options
-from training.settings.types import POSITIVE, FiniteFloat
+from training.settings.types import FILE, POSITIVE, FiniteFloat, Names, Ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,3 +252,28 @@ def test_commands_of_a_group_take_either_spelling() -> None:
 
     for spelling in ("do_it", "do-it"):
         assert run_script(main, spelling).out == "done\n"
+
+
+def test_lists_of_names_and_ranges_are_taken_or_told() -> None:
+    assert Names().convert("a, b c", None, None) == ("a", "b c")
+    assert Names().convert(("a",), None, None) == ("a",)
+    assert Ranges().convert("a:0:1,b:c:2:,d::-1", None, None) == (
+        ("a", 0.0, 1.0),
+        ("b:c", 2.0, math.inf),
+        ("d", -math.inf, -1.0),
+    )
+    assert Ranges().convert((("a", 0.0, 1.0),), None, None) == (("a", 0.0, 1.0),)
+    for kind, text in (
+        (Names(), "a,,b"),
+        (Ranges(), "a"),
+        (Ranges(), "a:x:1"),
+        (Ranges(), "a:2:1"),
+    ):
+        with pytest.raises(click.BadParameter, match=text):
+            kind.convert(text, None, None)
+
+
+def test_paths_that_no_system_has_are_told() -> None:
+    for path, part in (("a\0b", "zero byte"), ("\ud800", "characters that no path has")):
+        with pytest.raises(click.BadParameter, match=part):
+            FILE.convert(path, None, None)

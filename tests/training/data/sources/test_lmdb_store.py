@@ -13,6 +13,7 @@ from PIL import Image
 
 from dnnlib.errors import DataError
 from tests.support.refusals import refusal
+from training.data.sources import lmdb_process, lmdb_store
 from training.data.sources.formats import open_source
 from training.data.sources.lmdb_store import DATA_FILE, count_entries, read_entries
 
@@ -110,3 +111,31 @@ def test_changed_bytes_are_refused_or_read(store: Path) -> None:
 def test_without_the_package_an_error_says_so(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lmdb", None)
     assert "pip install lmdb" in refused(store)
+
+
+class Sent:
+    """Stands for the output of a process: its bytes can be read again."""
+
+    def __init__(self) -> None:
+        self.buffer = io.BytesIO()
+
+
+@pytest.mark.parametrize("most", [LENGTHS[-1], 10], ids=["all", "too long"])
+def test_the_process_sends_what_the_reader_reads(
+    store: Path, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its function is called here, where it can be watched; else it runs where nobody sees it."""
+    expected, sent = list(read_entries(store)), Sent()
+    monkeypatch.setattr(sys, "stdout", sent)
+    for name in ("dump_traceback_later", "cancel_dump_traceback_later"):
+        monkeypatch.setattr(lmdb_process.faulthandler, name, lambda *args, **kwargs: None)
+    lmdb_process.main(str(store), most)
+    sent.buffer.seek(0)
+    found = lmdb_store._Store(store, sent.buffer)
+    assert found.count == len(expected)
+    if most == LENGTHS[-1]:
+        assert [found.next_entry() for _ in expected] == expected
+        assert found.next_entry() is None
+    else:
+        with pytest.raises(DataError, match="more than any image"):
+            [found.next_entry() for _ in expected]
