@@ -188,7 +188,10 @@ DAMAGES: dict[str, tuple[str, Callable[[Part], Part | None]]] = {
     "an output gain among the arguments": ("denoiser", change(output_gain=5)),
     "a calibration among the arguments": ("denoiser", change(calibration=5)),
     "a calibration of an isotropic model": ("denoiser", change(preconditioning="edm")),
-    "an unknown tensor of the denoiser": ("denoiser", change(bias=torch.ones(2))),
+    "an unknown tensor of the denoiser": (
+        "denoiser",
+        lambda part: replace(part, state={**part.state, "bias": FLOATS}),
+    ),
     "an unknown denoiser option": ("denoiser", change(network=None)),
 }
 
