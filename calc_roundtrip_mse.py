@@ -40,13 +40,13 @@ def main(settings: Settings) -> None:
     if file.model.coordinates is None:
         subject = ImageFlow.of(file, choice.said, settings.network.data_name)
     else:
+        settings.require_table()
         subject = TableFlow.of(file, choice.said, settings.network.data_name)
     times_choice = settings.chosen_times(file.t_max, file.name)
     times_choice.even(subject.model.denoiser.schedule)
     solver = settings.solver.chosen()
     paths: Sequence[Path] = roundtrip_paths(settings.save_dir, subject.stem, settings.seed)
     if isinstance(subject, TableFlow):
-        settings.require_table()
         paths = paths[:1]
     require_new(list(paths), settings.run.overwrite)
     data = subject_data(settings, subject)

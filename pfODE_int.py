@@ -32,12 +32,12 @@ def main(settings: Settings) -> None:
     network, folder, choice = settings.network, settings.save_dir, settings.network.chosen()
     file = NetworkFile.open(choice)
     subject: ImageFlow | TableFlow
+    settings.require_kind(file.model.coordinates is not None)
     if file.model.coordinates is None:
         subject = ImageFlow.of(file, choice.said, network.data_name)
         subject.check_class(settings.class_)
     else:
         subject = TableFlow.of(file, choice.said, network.data_name)
-    settings.require_kind(isinstance(subject, TableFlow))
     model, kept = subject.model, subject.dims_to_keep
     latent = settings.latent().settled(kept, model.denoiser.basis.dim)
     times_choice = settings.chosen_times(file.t_max, file.name)

@@ -229,11 +229,18 @@ def test_options_of_images_and_tables_are_kept_apart(
     training = (train, f"--data={data}", f"--outdir={out}")
     simulation = (pfODE_int, f"--network={network}", f"--save_dir={out}", "--sim_type=gen")
     making = (dataset_tool, f"--source={data.with_suffix('.csv')}", f"--dest={out}.npz")
+    returns = (calc_roundtrip_mse, *simulation[1:3], f"--data_root={data}")
     cases: list[tuple[tuple[Any, ...], list[Any]]] = [
         ((*training, "--xflip"), ["--xflip is for images", data]),
         ((*training, "--arch=adm"), ["--arch=adm does not go with", "mlp"]),
         ((*training, "--data_dim=4"), ["data_dim is 4", "3"]),
         ((*simulation, "--class=1"), ["--class is for images", network]),
+        ((*simulation, f"--data_root={data}"), ["--data_root goes with a melt"]),
+        ((*simulation[:3], "--sim_type=roundtrip", "--prev_melt=m.npz", "--csv=x"), ["--csv goes"]),
+        (
+            (calc_roundtrip_mse, *simulation[1:3], f"--data_root={data}", "--img_size=3"),
+            ["for images"],
+        ),
         ((*making, "--resolution=8x8"), ["--resolution is for images"]),
         ((dataset_tool, "--source=digits", f"--dest={out}", "--bounds=a:0:1"), ["for tables"]),
         ((*making[:2], f"--dest={out}.zip"), ["ends in .npz"]),

@@ -48,6 +48,8 @@ def test_a_table_is_the_same_in_every_format_and_its_columns_are_chosen_by_name(
     np.testing.assert_array_equal(rows_of(path, ["d", "a"]), ROWS[:, [2, 0]])
     with pytest.raises(UsageError, match="no column 'e': it has a, b c, d"):
         open_table(str(path), ["e"])
+    with pytest.raises(UsageError, match="column 'a' is wanted twice"):
+        open_table(str(path), ["a", "a"])
 
 
 def test_tables_without_names_get_numbered_ones(tmp_path: Path) -> None:
@@ -72,6 +74,15 @@ def test_empty_cells_and_their_like_are_missing(tmp_path: Path) -> None:
     path.write_text("a,b\n1,\n,NA\n3, 4 \n?,nan\n\n")
     expected = [[1, np.nan], [np.nan, np.nan], [3, 4], [np.nan, np.nan]]
     np.testing.assert_array_equal(rows_of(path), expected)
+
+
+def test_columns_of_parquet_that_are_no_numbers_are_told(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "words.parquet"
+    parquet.write_table(arrow.table({"a": [1, 2], "b": ["one", "two"], "c": [None, 4]}), path)
+    with pytest.raises(DataError, match="column 'b' holds string, no numbers"):
+        open_table(str(path), None)
+    np.testing.assert_array_equal(rows_of(path, ["c", "a"]), [[np.nan, 1], [4, 2]])
 
 
 HOSTILE: dict[str, tuple[str | bytes, str]] = {
@@ -119,6 +130,18 @@ def test_arrays_that_are_no_tables_are_refused(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "bomb.npz", points=np.zeros((1 << 25, 2)))
     with pytest.raises(DataError, match="promises"):
         rows_of(tmp_path / "bomb.npz")
+    np.savez(tmp_path / "two.npz", one=ROWS, other=ROWS)
+    np.savez(tmp_path / "names.npz", points=ROWS, names=["a"])
+    np.save(tmp_path / "none.npy", np.zeros((20, 0)))
+    (tmp_path / "folder.csv").mkdir()
+    for name, match in (
+        ("two.npz", "no array 'points', and more than one"),
+        ("names.npz", "3 columns, but 1 names"),
+        ("none.npy", "no columns"),
+        ("folder.csv", "is no file"),
+    ):
+        with pytest.raises(DataError, match=match):
+            rows_of(tmp_path / name)
     (tmp_path / "text.parquet").write_text("a,b\n1,2\n")
     with pytest.raises(InflationError, match=r"no readable Parquet|needs pyarrow"):
         rows_of(tmp_path / "text.parquet")

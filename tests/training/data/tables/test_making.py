@@ -50,6 +50,13 @@ def test_what_has_no_density_is_left_out_and_can_be_restored() -> None:
     np.testing.assert_allclose(back.numpy(), rows, atol=1e-12)
 
 
+def test_many_columns_are_summed_up() -> None:
+    columns = {f"c{index}": numbers(index) for index in range(40)}
+    _, lines = make_table(source(**columns), Choices())
+    assert sum(line.startswith("  c") for line in lines) == 30
+    assert "  ... and 10 more" in lines
+
+
 def test_a_column_that_is_nearly_a_sum_stays() -> None:
     a, b = numbers(0), numbers(1)
     table, _ = make_table(source(a=a, b=b, c=a + b + 1e-4 * numbers(2)), Choices())
@@ -156,6 +163,9 @@ def test_a_broken_data_set_is_refused_in_one_line(tmp_path: Path) -> None:
         ({"names": np.array(["a", "=b", "c", "d"])}, "formula"),
         ({"steps": -sound["steps"]}, "negative"),
         ({"bounds": np.ones((4, 2))}, "not below"),
+        ({"bounds": np.ones(4)}, "'bounds' is"),
+        ({"points": sound["points"][:1]}, "nothing to learn"),
+        ({"names": np.arange(4)}, "not a list of text"),
         ({"held_out": np.ones(COUNT, dtype=bool)}, "nothing to train on"),
         ({"held_out": np.ones(COUNT)}, "'held_out'"),
         ({"column_order": np.array(["a"])}, "column_order"),
