@@ -1,6 +1,7 @@
 """What ``info.py`` says of files: by what they are, in lines of a label and a fact."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.support.image_models import save_image_model, write_image_set
 from tests.support.running import refused
 from torch_utils.results import open_arrays, save_arrays
 from training.files.formats import NAMED, kind_of_arrays
+from training.model.model import Model
 
 Run = Callable[..., Any]
 
@@ -95,10 +97,28 @@ def test_tables_and_their_networks(
     assert network["coordinates"].strip() == "yeo-johnson, then normal scores, then pca"
 
 
-def test_what_is_no_file_of_ours_is_told(run_script: Run, tmp_path: Path) -> None:
-    (tmp_path / "a.txt").touch()
-    for name, part in (("a.txt", "no file of this project"), ("b.npz", "does not exist")):
-        refused(run_script(info, tmp_path / name), 2 if name == "a.txt" else 1, part)
-    (tmp_path / "training_options.json").write_text("{}")
-    (tmp_path / "stats.jsonl").write_text("{")
-    refused(run_script(info, tmp_path), 1, "stats.jsonl", "last line")
+def test_a_run_with_its_reports_and_its_options(
+    facts: Callable[[Path], dict[str, str]],
+    run_script: Run,
+    toy_network: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    network = toy_network("--data_name=circles", "--augment_to=3", "--tmax=5")
+    assert facts(network)["embedded in"].strip() == "3 dimensions"
+    grid = {"time_grid": {"solver": "heun", "times": [0.0, 1.0, 5.0]}}
+    model = Model.load(network)
+    replace(model, about={**model.about, **grid}).save(tmp_path / "grid.pkl")
+    assert facts(tmp_path / "grid.pkl")["stored times"].strip() == "of heun"
+    run = facts(network.parent)
+    assert run["samples"].strip() == "0.0004 million"
+    assert float(run["last loss"]) > 0
+    assert float(run["seconds"]) > 0
+    options = facts(network.parent / "training_options.json")
+    assert options["parameters"].strip().startswith("inflationary-flows training run 1")
+    assert options["options"].strip().endswith("entries")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "training_options.json").write_text("{}")
+    assert facts(copy)["run of"].strip() == "an unknown script"
+    (copy / "stats.jsonl").write_text("{")
+    refused(run_script(info, copy), 1, "stats.jsonl", "last line")

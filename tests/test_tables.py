@@ -14,6 +14,7 @@ import torch
 
 import calc_roundtrip_mse
 import dataset_tool
+import info
 import pfODE_int
 import train
 from tests.support.rank_pool import RankPool
@@ -67,6 +68,12 @@ def run(run_script: Run, data: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="module")
 def network(run: Path) -> Path:
     return run / "network-snapshot-000004.pkl"
+
+
+def test_what_a_table_leaves_out_is_told(run_script: Run, data: Path) -> None:
+    told = good(run_script(info, data)).out
+    assert "left out" in told
+    assert "fixed, double" in told
 
 
 def read_rows(path: Path) -> tuple[list[str], np.ndarray]:
