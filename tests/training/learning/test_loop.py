@@ -352,6 +352,24 @@ def test_an_incomplete_state_or_one_of_another_model_is_a_data_error() -> None:
         trainer.restore(other.state(), "state.pt")
 
 
+def test_the_state_of_another_optimizer_is_a_data_error() -> None:
+    trainer, source = circles_trainer()
+    run_steps(trainer, source, 1)
+    sound = trainer.state()["optimizer"]
+    (group,) = sound["param_groups"]
+    for changes, part in (
+        ({"state": [1]}, "it has no optimizer"),
+        ({"state": {0: 1}}, "of another kind"),
+        ({"param_groups": [{**group, "lr": "fast"}]}, "settings of its optimizer are of another"),
+        ({"param_groups": [{**group, "eps": 1.0}]}, "settings of its optimizer differ"),
+        ({"state": {99: {}}}, "moments of a parameter 99"),
+        ({"state": {0: {}}}, "moments of parameter 0 do not fit"),
+    ):
+        state = {**trainer.state(), "optimizer": {**sound, **changes}}
+        with pytest.raises(DataError, match=part):
+            trainer.restore(state, "state.pt")
+
+
 def test_a_jumping_clock_changes_no_report(
     run_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -201,6 +201,13 @@ def test_a_watch_is_resumed_with_its_best_weights_and_its_patience() -> None:
     assert other.exhausted
     assert other.put_best(model) == Score(1.0)
     assert all(torch.equal(v, best[k]) for k, v in model.denoiser.state_dict().items())
+    looked_at_alone = Watch(Scores([1.0]))
+    assert looked_at_alone.state() == {}
+    looked_at_alone.look(model, 1000)
+    assert looked_at_alone.put_best(model) is None
+    wide = {**watch.state()["best"], "weights": {"a": torch.ones(1)}}
+    with pytest.raises(DataError, match="best weights of another model"):
+        other.restore({"best": wide}, model, "state.pt")
     for broken in ({"best": {"seen": 1}}, {"best": {**watch.state()["best"], "weights": {"a": 1}}}):
         with pytest.raises(DataError, match=r"state\.pt has a broken 'best'"):
             other.restore(broken, model, "state.pt")
