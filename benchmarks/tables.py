@@ -16,8 +16,8 @@ return      root mean square error of rows that went to their latents and back
 KS p        of a Kolmogorov-Smirnov test that log densities of test rows and samples are alike
 seconds     of the CPU: to fit (without what chose the coordinates), densities, samples
 
-In ``sum``, the third column is the sum of the others but for 1e-4 of their spread: the thickness of
-samples over that of test rows is told.
+In ``sum``, the third column is the sum of the others but for 1e-4 of their spread. For it, the
+table also shows the thickness of samples over that of test rows.
 """
 
 import os

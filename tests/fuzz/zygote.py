@@ -5,7 +5,7 @@ Reads jobs from stdin, one JSON object a line: ``reader``, ``seed``, ``first`` (
 ``mutants`` (how many), ``every`` (every so many cases are run), ``folder`` and ``keep``. Writes to
 stdout, in one line each: ``{"cases": number}`` once the reader has read its valid files; what
 ``Trial.run`` gives for each case; and ``{"ended": status}`` at the end of a job. ``{"failed":
-why}`` tells of an error in this code, or of a reader that does not read its valid files.
+why}`` reports an error in this code, or a reader that does not read its valid files.
 """
 
 import json

@@ -175,7 +175,7 @@ class SavedMatrices:
         lags = np.array([stem_and_index(path)[1] for path in paths], dtype=np.float64)
         summary = _summary(stem_and_index(paths[0])[0])
         if summary is not None and not np.array_equal(lags, np.arange(len(summary.times))):
-            summary = None  # it tells of other times as well
+            summary = None  # it covers other times as well
         if summary is not None:
             lags = summary.lags
         chosen = telling_lags(lags, summary.lasting if summary else None)

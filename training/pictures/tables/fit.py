@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import ks_2samp, rankdata
 
 LEVEL = 0.05
-"""Probability with which chance alone passes the bounds that are told."""
+"""Probability that chance alone exceeds the bounds shown in the pictures."""
 OUTER = 0.01
 """Share of the rows that axes leave out, if they are far away."""
 
