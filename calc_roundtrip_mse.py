@@ -27,6 +27,7 @@ from training.simulation.roundtrips import (
     measure_roundtrips,
     measure_row_returns,
 )
+from training.simulation.subjects import Subject, subject_of
 from training.simulation.tables import TableFlow
 
 
@@ -36,12 +37,9 @@ def main(settings: Settings) -> None:
     began = time.perf_counter()
     choice = settings.network.chosen()
     file = NetworkFile.open(choice)
-    subject: ImageFlow | TableFlow
-    if file.model.coordinates is None:
-        subject = ImageFlow.of(file, choice.said, settings.network.data_name)
-    else:
+    if file.is_table:
         settings.require_table()
-        subject = TableFlow.of(file, choice.said, settings.network.data_name)
+    subject = subject_of(file, choice, settings.network.data_name)
     times_choice = settings.chosen_times(file.t_max, file.name)
     times_choice.even(subject.model.denoiser.schedule)
     solver = settings.solver.chosen()
@@ -54,7 +52,6 @@ def main(settings: Settings) -> None:
         require_folder(settings.save_dir)
         flow = subject.on(device, settings.network.batch_gpu)
         times = subject.times(flow, solver, times_choice)
-        about: dict[str, Any] = {}
         found: Roundtrips | RowReturns
         if isinstance(data, ImageDataset):
             classes = data.has_labels
@@ -72,7 +69,7 @@ def main(settings: Settings) -> None:
             n_iters=len(times) - 1,
             device_name=str(device),
         )
-        about |= {
+        about = {
             "denoiser_calls": found.calls,
             "seconds": time.perf_counter() - began,
             "options": options,
@@ -81,7 +78,7 @@ def main(settings: Settings) -> None:
         save(paths, subject, found, about)
 
 
-def subject_data(settings: Settings, subject: ImageFlow | TableFlow) -> ImageDataset | Tensor:
+def subject_data(settings: Settings, subject: Subject) -> ImageDataset | Tensor:
     """The images to melt, or the rows ``[N, D]``, discrete columns dithered."""
     if isinstance(subject, ImageFlow):
         count = settings.total_samples or PUBLISHED_SAMPLES
@@ -92,7 +89,7 @@ def subject_data(settings: Settings, subject: ImageFlow | TableFlow) -> ImageDat
 
 def save(
     paths: Sequence[Path],
-    subject: ImageFlow | TableFlow,
+    subject: Subject,
     found: Roundtrips | RowReturns,
     about: dict[str, Any],
 ) -> None:

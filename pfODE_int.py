@@ -20,6 +20,7 @@ from training.simulation.image_story import ImageStory
 from training.simulation.images import ImageFlow
 from training.simulation.networks import NetworkFile
 from training.simulation.story import Chapter
+from training.simulation.subjects import Subject, subject_of
 from training.simulation.tables import TableFlow, TableStory
 
 FEWEST_SAMPLES = 1000
@@ -31,13 +32,10 @@ FEWEST_SAMPLES = 1000
 def main(settings: Settings) -> None:
     network, folder, choice = settings.network, settings.save_dir, settings.network.chosen()
     file = NetworkFile.open(choice)
-    subject: ImageFlow | TableFlow
-    settings.require_kind(file.model.coordinates is not None)
-    if file.model.coordinates is None:
-        subject = ImageFlow.of(file, choice.said, network.data_name)
+    settings.require_kind(file.is_table)
+    subject = subject_of(file, choice, network.data_name)
+    if isinstance(subject, ImageFlow):
         subject.check_class(settings.class_)
-    else:
-        subject = TableFlow.of(file, choice.said, network.data_name)
     model, kept = subject.model, subject.dims_to_keep
     latent = settings.latent().settled(kept, model.denoiser.basis.dim)
     times_choice = settings.chosen_times(file.t_max, file.name)
@@ -92,7 +90,7 @@ def main(settings: Settings) -> None:
                 write_rows(settings, subject, chapter)
 
 
-def subject_story(settings: Settings, subject: ImageFlow | TableFlow) -> dict[str, Any]:
+def subject_story(settings: Settings, subject: Subject) -> dict[str, Any]:
     """What is to be simulated: arguments of its story."""
     if isinstance(subject, ImageFlow):
         data = None

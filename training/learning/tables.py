@@ -19,7 +19,7 @@ from torch_utils.stats import RunningMeans
 from torch_utils.streams import Stream
 from training.data.tables.batches import TableBatches
 from training.data.tables.table import Table
-from training.flow.coordinates.coordinates import Coordinates
+from training.flow.coordinates.coordinates import Coordinates, dither
 from training.learning.building import Choices
 from training.learning.coordinates import MARGINALS, basis_in, fit_coordinates
 from training.learning.held_out import HeldOut
@@ -67,8 +67,7 @@ class Preparation:
         """Fitted to the rows that are trained on."""
         generator = seeded_generator("cpu", self.config.seed, Stream.DEQUANTIZATION)
         columns = self.table.columns
-        noise = torch.rand(self.table.train_rows.shape, generator=generator, dtype=torch.float64)
-        rows = self.table.train_rows + columns.steps * (noise - 0.5)
+        rows = dither(self.table.train_rows, columns.steps, generator)
         return fit_coordinates(rows, columns, space.marginals, space.whiten)
 
     def build(self, coordinates: Coordinates) -> tuple[Model, DenoisingLoss]:

@@ -1,4 +1,4 @@
-"""Simulations of images: where they start, and what is told of them."""
+"""Simulations of images: where they start, and which facts their parameters hold."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from training.files.trajectory import SavedEnd
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
 from training.simulation.images import ImageFlow, draw_classes
 from training.simulation.simulator import Simulation, Simulator
-from training.simulation.story import Samples, Story, summarize_variances
+from training.simulation.story import Samples, Story
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +69,7 @@ class ImageStory(Story):
 
     def melt_facts(self, melt: Simulation) -> dict[str, Any]:
         """Variances over their closed form."""
-        exact = self.flow.latent_law(melt.trajectory.times[-1]).variance
-        measured = melt.trajectory.end.square().mean(dim=0)
-        return {"kept_variance_ratio": summarize_variances(measured, exact, self.dims_to_keep)}
+        return {"kept_variance_ratio": self.kept_variances(melt)}
 
     def roundtrip_facts(self, back: Simulation, start: Tensor) -> dict[str, Any]:
         """Errors against the images that were melted, noise included if there was some."""

@@ -18,23 +18,19 @@ from training.flow.calls import BLOCK_ROWS, RecomputedDenoiser
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
 from training.model.model import Model
-from training.simulation.networks import NetworkChoice, NetworkFile
+from training.simulation.networks import NetworkChoice, NetworkFile, TrainedFlow
 from training.simulation.times import PILOTS, TimeChoice
 
 
 @dataclass(frozen=True)
-class ImageFlow:
+class ImageFlow(TrainedFlow):
     """A network of images, which is to be integrated.
 
     Attributes:
-        file: The network and its file.
-        data_name: How results are named.
         image_shape: ``(C, H, W)``.
         label_dim: Number of classes; 0 for a network without.
     """
 
-    file: NetworkFile
-    data_name: str
     image_shape: tuple[int, int, int]
     label_dim: int
 
@@ -73,10 +69,6 @@ class ImageFlow:
         return found
 
     @property
-    def model(self) -> Model:
-        return self.file.model
-
-    @property
     def known(self) -> dict[str, Any]:
         """What the file knows, by the names of options."""
         channels, height, _ = self.image_shape
@@ -87,15 +79,6 @@ class ImageFlow:
             "img_ch": channels,
             "data_name": self.data_name,
         }
-
-    @property
-    def dims_to_keep(self) -> int:
-        return int(self.model.about["dims_to_keep"])
-
-    @property
-    def stem(self) -> str:
-        """How results are named."""
-        return f"{self.data_name}_{self.model.denoiser.schedule.name}"
 
     def on(self, device: torch.device, rows: int | None) -> ProbabilityFlow:
         """The flow on a device, its network called with so many rows at a time.

@@ -66,6 +66,11 @@ class NetworkFile:
         return f"the network {self.path.name}"
 
     @property
+    def is_table(self) -> bool:
+        """Whether it is a network of a table: these alone have coordinates."""
+        return self.model.coordinates is not None
+
+    @property
     def t_max(self) -> float:
         """The last time of the training."""
         return float(self.model.about["tmax"])
@@ -110,3 +115,29 @@ class NetworkFile:
             dataclasses.replace(model, about={**model.about, **about}).save(self.path)
             logger.info(f"Stored the grid of times in {self.path}")
         distributed.barrier()
+
+
+@dataclass(frozen=True)
+class TrainedFlow:
+    """A network that is to be integrated, and how its results are named.
+
+    Attributes:
+        file: The network and its file.
+        data_name: Name of the data.
+    """
+
+    file: NetworkFile
+    data_name: str
+
+    @property
+    def model(self) -> Model:
+        return self.file.model
+
+    @property
+    def dims_to_keep(self) -> int:
+        return int(self.model.about["dims_to_keep"])
+
+    @property
+    def stem(self) -> str:
+        """How results are named."""
+        return f"{self.data_name}_{self.model.denoiser.schedule.name}"

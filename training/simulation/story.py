@@ -1,7 +1,7 @@
 """What is simulated of a flow: data is melted, brought back, and generated from fresh latents.
 
-The three simulations are the same for toys and images. What differs is where samples come from, and
-what is told of them: the hooks of ``Story``.
+The three simulations are the same for toys, images and tables. What differs is where samples come
+from, and which facts the parameters hold: the hooks of ``Story``.
 """
 
 from abc import ABC, abstractmethod
@@ -102,6 +102,12 @@ class Story(ABC):
     def melt_facts(self, melt: Simulation) -> dict[str, Any]:
         """What else the parameters say of a melt."""
         return {}
+
+    def kept_variances(self, melt: Simulation) -> dict[str, float]:
+        """Variances of kept dimensions at a melt's end over their closed form."""
+        exact = self.flow.latent_law(melt.trajectory.times[-1]).variance
+        measured = melt.trajectory.end.square().mean(dim=0)
+        return summarize_variances(measured, exact, self.dims_to_keep)
 
     def gen_facts(self, gen: Simulation, melt: Simulation | None) -> dict[str, Any]:
         """What else the parameters say of a generation, beside a melt if there was one."""

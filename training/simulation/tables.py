@@ -17,11 +17,10 @@ from training.flow.coordinates.coordinates import Coordinates
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
 from training.measure.held_out_ranks import density_ranks, latent_coverage
-from training.model.model import Model
 from training.simulation.images import plain_name
-from training.simulation.networks import NetworkFile
+from training.simulation.networks import NetworkFile, TrainedFlow
 from training.simulation.simulator import Simulation
-from training.simulation.story import Samples, Story, summarize_variances
+from training.simulation.story import Samples, Story
 from training.simulation.times import TimeChoice
 
 MOST_ROWS = 10_000
@@ -29,18 +28,14 @@ MOST_ROWS = 10_000
 
 
 @dataclass(frozen=True)
-class TableFlow:
+class TableFlow(TrainedFlow):
     """A network of a table, which is to be integrated.
 
     Attributes:
-        file: The network and its file.
-        data_name: How results are named.
         columns: Names of the columns that it knows.
         dropped: Columns of the source that follow from these.
     """
 
-    file: NetworkFile
-    data_name: str
     columns: Sequence[str]
     dropped: Dropped
 
@@ -69,10 +64,6 @@ class TableFlow:
         return found
 
     @property
-    def model(self) -> Model:
-        return self.file.model
-
-    @property
     def coordinates(self) -> Coordinates:
         assert self.model.coordinates is not None
         return self.model.coordinates
@@ -85,15 +76,6 @@ class TableFlow:
             "dims_to_keep": self.dims_to_keep,
             "data_name": self.data_name,
         }
-
-    @property
-    def dims_to_keep(self) -> int:
-        return int(self.model.about["dims_to_keep"])
-
-    @property
-    def stem(self) -> str:
-        """How results are named."""
-        return f"{self.data_name}_{self.model.denoiser.schedule.name}"
 
     def on(self, device: torch.device, rows: int | None) -> ProbabilityFlow:
         """The flow on a device; its network is called with so many rows at a time, or with all."""
@@ -211,11 +193,9 @@ class TableStory(Story):
     def melt_facts(self, melt: Simulation) -> dict[str, Any]:
         """Variances over their closed form, and coverage."""
         exact = self.flow.latent_law(melt.trajectory.times[-1]).variance
-        end = melt.trajectory.end
-        measured = end.square().mean(dim=0)
         return {
-            "kept_variance_ratio": summarize_variances(measured, exact, self.dims_to_keep),
-            "latent_coverage": latent_coverage(end, exact),
+            "kept_variance_ratio": self.kept_variances(melt),
+            "latent_coverage": latent_coverage(melt.trajectory.end, exact),
         }
 
     def gen_facts(self, gen: Simulation, melt: Simulation | None) -> dict[str, Any]:

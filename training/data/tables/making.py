@@ -81,7 +81,7 @@ def make_table(source: ForeignTable, choices: Choices) -> tuple[Table, list[str]
     if len(kept) < len(names):
         values, names = np.ascontiguousarray(values[:, kept]), [names[index] for index in kept]
     steps, offsets = _grids(values, names, choices.dequantize, lines)
-    columns = _bounded(Columns(names, steps, offsets, *_no_bounds(len(names))), choices.bounds)
+    columns = _bounded(replace(Columns.plain(names), steps=steps, offsets=offsets), choices.bounds)
     again = len(values) - len(np.unique(_row_hashes(values)))
     if again:
         lines.append(f"{again} row(s) repeat another")
@@ -274,11 +274,6 @@ def _step(values: np.ndarray) -> float | None:
             common = int(np.gcd.reduce(np.diff(counts).astype(np.int64)))
             return common * unit
     return None
-
-
-def _no_bounds(dim: int) -> tuple[torch.Tensor, torch.Tensor]:
-    infinite = torch.full((dim,), torch.inf, dtype=torch.float64)
-    return -infinite, infinite
 
 
 def _bounded(columns: Columns, bounds: Mapping[str, tuple[float, float]]) -> Columns:

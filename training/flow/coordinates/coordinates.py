@@ -98,8 +98,7 @@ class Coordinates(nn.Module):
             points: The points.
             generator: The source of random numbers, on the CPU.
         """
-        noise = torch.rand(points.shape, generator=generator, dtype=torch.float64) - 0.5
-        return points + self.steps * noise.to(points.device)
+        return dither(points, self.steps, generator)
 
     def rounded(self, points: Tensor) -> Tensor:
         """Points ``[..., D]`` of data space with discrete columns at the nearest of their steps."""
@@ -114,6 +113,12 @@ class Coordinates(nn.Module):
         for map_ in self.maps:
             assert isinstance(map_, PointMap)
             map_.check()
+
+
+def dither(points: Tensor, steps: Tensor, generator: torch.Generator) -> Tensor:
+    """Points ``[N, D]`` spread evenly over steps ``[D]``: by ``Coordinates``, or to fit some."""
+    noise = torch.rand(points.shape, generator=generator, dtype=torch.float64) - 0.5
+    return points + steps * noise.to(points.device)
 
 
 def _require_finite(u: Tensor) -> None:

@@ -1,0 +1,23 @@
+"""What a network is of, images or a table, decided once for all scripts that take both."""
+
+from training.simulation.images import ImageFlow
+from training.simulation.networks import NetworkChoice, NetworkFile
+from training.simulation.tables import TableFlow
+
+Subject = ImageFlow | TableFlow
+
+
+def subject_of(file: NetworkFile, choice: NetworkChoice, data_name: str | None) -> Subject:
+    """The flow of an open network file.
+
+    Args:
+        file: The network and its file.
+        choice: What was said of it.
+        data_name: How results are to be named; None for the network's data set.
+
+    Raises:
+        UsageError: What was said contradicts the file.
+        DataError: The file is not of images or a table, or is broken.
+    """
+    kind = TableFlow if file.is_table else ImageFlow
+    return kind.of(file, choice.said, data_name)
