@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import load_json, provenance, save_json
+from training.data.images.dataset import ImageDataset
 from training.files.rows import save_csv
 from training.files.trajectory import PARAMETERS_FORMAT, SavedEnd
 from training.measure.roundtrip import LEVELS_PER_UNIT
@@ -46,24 +48,26 @@ def main(settings: Settings) -> None:
     csv = [settings.csv] if settings.csv else []
     with process_group(settings.run.device_name) as device:
         require_new([*paths.values(), *csv], settings.run.overwrite)
-        told = subject_story(settings, subject)
+        data = data_of(settings, subject)
         require_folder(folder)
         recorded = load_json(parameters) if parameters.exists() else {}
         distributed.barrier()  # no rank writes before all have looked
         flow = subject.on(device, network.batch_gpu)
         times = subject.times(flow, solver, times_choice)
-        told |= {
-            "flow": flow,
-            "times": times,
-            "solver": solver,
-            "dims_to_keep": kept,
-            "latent": latent,
-            "seed": settings.seed,
-            "paths": paths,
-            "save_every": settings.save_freq,
-            "network_sha256": model.digest(),
-        }
-        story = (ImageStory if isinstance(subject, ImageFlow) else TableStory)(**told)
+        story = story_of(
+            settings,
+            subject,
+            data,
+            flow=flow,
+            times=times,
+            solver=solver,
+            dims_to_keep=kept,
+            latent=latent,
+            seed=settings.seed,
+            paths=paths,
+            save_every=settings.save_freq,
+            network_sha256=model.digest(),
+        )
         melted = None
         if settings.prev_melt is not None:
             melted = SavedEnd.load(settings.prev_melt, flow, times, story.network_sha256)
@@ -78,42 +82,59 @@ def main(settings: Settings) -> None:
             device_name=str(device),
         )
         for chapter in story.tell(settings.kinds, melted):
-            if not distributed.is_main():
-                continue
-            # Simulations of earlier runs stay in the parameters.
-            recorded["format"] = PARAMETERS_FORMAT
-            recorded[chapter.kind] = {"options": options, **chapter.facts, **provenance()}
-            save_json(parameters, recorded)
-            logger.info(f"Wrote {paths[chapter.kind]}")
-            report(chapter, kept, isinstance(subject, TableFlow))
-            if isinstance(subject, TableFlow) and chapter.kind == settings.csv_kind:
-                write_rows(settings, subject, chapter)
+            if distributed.is_main():
+                # Simulations of earlier runs stay in the parameters.
+                recorded["format"] = PARAMETERS_FORMAT
+                recorded[chapter.kind] = {"options": options, **chapter.facts, **provenance()}
+                save_json(parameters, recorded)
+                logger.info(f"Wrote {paths[chapter.kind]}")
+                report(chapter, kept, file.is_table)
+                if isinstance(subject, TableFlow) and chapter.kind == settings.csv_kind:
+                    write_rows(settings, subject, chapter)
 
 
-def subject_story(settings: Settings, subject: Subject) -> dict[str, Any]:
-    """What is to be simulated: arguments of its story."""
+Data = ImageDataset | tuple[Tensor, Tensor] | None
+
+
+def data_of(settings: Settings, subject: Subject) -> Data:
+    """The images to melt, or the rows ``[N, D]`` and their numbers ``[N]``; None if none are."""
+    if settings.data_root is None:
+        return None
     if isinstance(subject, ImageFlow):
-        data = None
-        if settings.data_root is not None:
-            data = subject.dataset(settings.data_root, settings.count, settings.seed)
-        return {
-            "image_flow": subject,
-            "data": data,
-            "count": settings.count,
-            "start_noise": settings.start_noise,
-            "class_number": settings.class_,
-            "likelihood": settings.likelihood.chosen(settings.seed, LEVELS_PER_UNIT),
-        }
-    rows = None
-    if settings.data_root is not None:
-        rows = subject.rows(settings.data_root, settings.bs, settings.seed)
+        return subject.dataset(settings.data_root, settings.count, settings.seed)
+    return subject.rows(settings.data_root, settings.bs, settings.seed)
+
+
+def story_of(
+    settings: Settings, subject: Subject, data: Data, **common: Any
+) -> ImageStory | TableStory:
+    """What is to be simulated.
+
+    Args:
+        settings: Of the script.
+        subject: The network.
+        data: What is melted.
+        common: What all stories take.
+    """
+    if isinstance(subject, ImageFlow):
+        return ImageStory(
+            image_flow=subject,
+            data=data if isinstance(data, ImageDataset) else None,
+            count=settings.count,
+            start_noise=settings.start_noise,
+            class_number=settings.class_,
+            likelihood=settings.likelihood.chosen(settings.seed, LEVELS_PER_UNIT),
+            **common,
+        )
+    rows = data if isinstance(data, tuple) else None
     count = max(len(rows[0]), FEWEST_SAMPLES) if rows and settings.bs is None else settings.count
-    return {
-        "table_flow": subject,
-        "rows": rows,
-        "count": count,
-        "likelihood": settings.likelihood.chosen(settings.seed),
-    }
+    return TableStory(
+        table_flow=subject,
+        rows=rows,
+        count=count,
+        likelihood=settings.likelihood.chosen(settings.seed),
+        **common,
+    )
 
 
 def write_rows(settings: Settings, subject: TableFlow, chapter: Chapter) -> None:

@@ -127,13 +127,7 @@ def train_on_images(settings: TrainSettings, data: Path, resume: Path | None) ->
         if recipe.cache and not run.dry_run:
             dataset.keep_in_memory()
         augmentation = GeometricAugmentation(recipe.augment) if recipe.augment else None
-        if resumed:
-            basis: EigenBasis = resumed.basis
-            variance: Tensor | None = resumed.data_variance
-        else:
-            limit = settings.data.batch_pca or len(dataset)
-            limit = min(limit, DRY_RUN_IMAGES) if run.dry_run else limit
-            basis, variance = fit_basis(dataset, limit, augmentation, run.seed, device)
+        basis, variance = basis_of(settings, dataset, resumed, augmentation, device)
         model, loss = choices.build(basis, variance)
         model.about |= {
             "data_name": dataset.name,
@@ -166,6 +160,21 @@ def train_on_images(settings: TrainSettings, data: Path, resume: Path | None) ->
         place = run.place(*settings.name_parts(dataset.name, loss.schedule.name, recipe))
         watch = Watch(HeldOut.of_images(held_out, loss, run.seed)) if held_out else None
         run_training(trainer, source, place, record, resumed, calibration, watch)
+
+
+def basis_of(
+    settings: TrainSettings,
+    dataset: ImageDataset,
+    resumed: Resumed | None,
+    augmentation: GeometricAugmentation | None,
+    device: torch.device,
+) -> tuple[EigenBasis, Tensor | None]:
+    """The basis of the images and the variance of augmented ones, or those of a resumed run."""
+    if resumed:
+        return resumed.basis, resumed.data_variance
+    limit = settings.data.batch_pca or len(dataset)
+    limit = min(limit, DRY_RUN_IMAGES) if settings.run.dry_run else limit
+    return fit_basis(dataset, limit, augmentation, settings.run.seed, device)
 
 
 def calibration_plan(settings: TrainSettings, dataset: ImageDataset) -> CalibrationPlan | None:

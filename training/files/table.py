@@ -138,8 +138,8 @@ def _texts(path: Path, saved: SavedArrays, name: str, default: list[str]) -> lis
 
 def _bounds(path: Path, saved: SavedArrays, dim: int) -> tuple[Tensor, Tensor]:
     if "bounds" not in saved.names:
-        none = torch.full((dim,), torch.inf, dtype=torch.float64)
-        return -none, none
+        plain = Columns.plain([""] * dim)
+        return plain.low, plain.high
     array = saved.read("bounds")
     if array.shape != (dim, 2) or array.dtype.kind != "f":
         raise DataError(f"{path}: 'bounds' is {list(array.shape)}, not [{dim}, 2]")
