@@ -24,7 +24,13 @@ from training.learning.held_out import HeldOut, Score
 from training.learning.loop import train
 from training.learning.run_folder import RunFolder
 from training.learning.selection import Watch
-from training.learning.tables import Preparation, Space, choose_space, kept_dimensions
+from training.learning.tables import (
+    PILOT_STEPS,
+    Preparation,
+    Space,
+    choose_space,
+    kept_dimensions,
+)
 from training.learning.trainer import Trainer, TrainingConfig
 
 CPU = torch.device("cpu")
@@ -139,7 +145,8 @@ def test_the_density_of_a_flow_in_coordinates_integrates_to_one() -> None:
 def test_the_coordinates_that_do_best_on_held_out_rows_are_chosen() -> None:
     prepared = preparation(total=20_000)
     chosen = choose_space(prepared, "auto", "zca")
-    nats = {m: prepared.pilot(Space(m, "zca")) for m in ("none", "yeo-johnson", "quantile")}
+    names = ("none", "yeo-johnson", "quantile")
+    nats = {name: prepared.pilot(Space(name, "zca"), PILOT_STEPS) for name in names}
     assert chosen == Space(max(nats, key=lambda name: nats[name]), "zca")
     assert nats["quantile"] > nats["none"]
     assert choose_space(preparation(dims_to_keep=2), "none", "auto") == Space("none", "none")
