@@ -30,8 +30,8 @@ def main(settings: Settings) -> None:
     latent = settings.latent()
     image_flow = ImageFlow.open(settings.network.chosen(), settings.network.data_name)
     image_flow.check_class(settings.class_)
-    latent = latent.settled(image_flow.dims_to_keep, image_flow.model.denoiser.basis.dim)
     choice = settings.chosen_times(image_flow.file.t_max, image_flow.file.name)
+    latent = latent.settled(image_flow.model.flow, choice.end, image_flow.dims_to_keep)
     choice.even(image_flow.model.denoiser.schedule)
     overwrite = settings.run.overwrite
     with process_group(settings.run.device_name) as device:

@@ -39,8 +39,8 @@ def main(settings: Settings) -> None:
     if isinstance(subject, ImageFlow):
         subject.check_class(settings.class_)
     model, kept = subject.model, subject.dims_to_keep
-    latent = settings.latent().settled(kept, model.denoiser.basis.dim)
     times_choice = settings.chosen_times(file.t_max, file.name)
+    latent = settings.latent().settled(model.flow, times_choice.end, kept)
     solver = settings.solver.chosen()
     times_choice.even(model.denoiser.schedule)
     paths = {kind: folder / f"{subject.stem}_{kind}.npz" for kind in settings.kinds}
@@ -52,7 +52,7 @@ def main(settings: Settings) -> None:
         require_folder(folder)
         recorded = load_json(parameters) if parameters.exists() else {}
         distributed.barrier()  # no rank writes before all have looked
-        flow = subject.on(device, network.batch_gpu)
+        flow = latent.on(subject.on(device, network.batch_gpu))
         times = subject.times(flow, solver, times_choice)
         story = story_of(
             settings,

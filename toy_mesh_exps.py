@@ -45,12 +45,13 @@ from training.simulation.coverage import BLOCK_ROWS, CoverageExperiment
 def main(settings: Settings) -> None:
     subject, counted = settings.subject(), settings.points
     toy, kept, trained = subject.toy, subject.dims_to_keep, settings.score == "net"
-    latent = settings.latent().settled(kept, toy.dim)
     choice = settings.chosen_times(subject)
+    latent = settings.latent().settled(subject.flow, choice.end, kept)
     spheres = counted.spheres(toy.dim)
     paired, alpha = counted.pairs(toy.dim, trained), counted.chosen_alpha(spheres)
     exact = subject.exact_counterpart()
     flow, file = (subject.flow, subject.file) if trained else (exact, None)
+    flow = latent.on(flow)
     solver = settings.solver.chosen()
     files = CoverageFiles(settings.save_dir, subject.stem, spheres)
     with process_group(settings.run.device_name) as device:

@@ -58,7 +58,8 @@ def simulate(
     paths = {kind: folder / f"{stem}_{kind}_results.npz" for kind in KINDS}
     parameters = folder / f"{stem}_sim_params.json"
     kept, flow, file = subject.dims_to_keep, subject.flow, subject.file
-    latent = latent_choice(settings.eps).settled(kept, subject.toy.dim)
+    latent = latent_choice(settings.eps).settled(flow, choice.end, kept)
+    flow = latent.on(flow)
     solver = settings.solver.chosen()
     with process_group(settings.run.device_name) as device:
         require_new([*paths.values(), parameters], settings.run.overwrite)

@@ -26,7 +26,7 @@ from torch_utils.streams import Stream
 from training.data.images.batches import to_pixels
 from training.data.images.codec import encode_png
 from training.files.image_folder import PARAMETERS, ImageFolder
-from training.flow.latent import LatentLaw
+from training.flow.latent.laws import GaussianLaw
 from training.flow.solvers import SOLVERS
 from training.model.model import Model
 from training.simulation import generation
@@ -209,7 +209,7 @@ def test_latents_can_have_the_variances_of_a_melt(
     made = make(tmp_path / "one", *empirical, network="late PRR")
     # As images of the melt's own law, given by numbers.
     model = Model.load(networks["late PRR"])
-    law = LatentLaw.empirical(torch.from_numpy(load_arrays(melt)["xs_es"][-1]).double())
+    law = GaussianLaw.empirical(torch.from_numpy(load_arrays(melt)["xs_es"][-1]).double())
     latents = torch.cat([law.sample(1, seeded_generator("cpu", k, Stream.LATENT)) for k in (0, 1)])
     first, last = (model.about[name] for name in ("tmin", "tmax"))
     times = torch.linspace(first, last, 3, dtype=torch.float64)

@@ -10,17 +10,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from training.data.toys import Toy
     from training.flow.eigenbasis import EigenBasis
-    from training.flow.latent import LatentLaw
+    from training.flow.latent.laws import GaussianLaw, LatentLaw
     from training.flow.pfode import ProbabilityFlow
     from training.flow.schedules import InflationSchedule
     from training.model.model import Model
 
-__all__ = ["EigenBasis", "InflationSchedule", "LatentLaw", "Model", "ProbabilityFlow", "Toy"]
+__all__ = [
+    "EigenBasis",
+    "GaussianLaw",
+    "InflationSchedule",
+    "LatentLaw",
+    "Model",
+    "ProbabilityFlow",
+    "Toy",
+]
 
 _HOMES = {
     "EigenBasis": "training.flow.eigenbasis",
+    "GaussianLaw": "training.flow.latent.laws",
     "InflationSchedule": "training.flow.schedules",
-    "LatentLaw": "training.flow.latent",
+    "LatentLaw": "training.flow.latent.laws",
     "Model": "training.model.model",
     "ProbabilityFlow": "training.flow.pfode",
     "Toy": "training.data.toys",

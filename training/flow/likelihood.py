@@ -13,7 +13,8 @@ so that, with what the change of variables from x_tilde to w adds in closed form
 The integral is taken along with the states, by the same solver. The trace is ``sum_k d_k . J d_k``,
 exactly with the unit vectors as directions ``d_k``, or as a mean over random signs (Hutchinson
 1990): unbiased, without noise from the diagonal of J, and smooth in time since a point keeps its
-directions all the way. ``p_T`` is the Gaussian of variances ``xi + gamma(T)`` unless it is given.
+directions all the way. ``p_T`` is the law of latents (``latent.laws``): learned, or the Gaussian of
+variances ``xi + gamma(T)``.
 
 ``p_0`` is the density of data with the noise ``N(0, diag gamma)`` of the first time added, which is
 the same number in image space, since rotations keep densities. Gradients do not flow through it.

@@ -19,6 +19,7 @@ States are carried in float64; the denoiser decides its own precision.
 """
 
 from collections.abc import Callable, Iterator
+from math import isclose
 from typing import Any
 
 import torch
@@ -29,7 +30,8 @@ from training.flow.calls import BlockwiseDenoiser, ConditionedDenoiser, CountedV
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.denoisers import Denoiser
 from training.flow.eigenbasis import EigenBasis
-from training.flow.latent import LatentLaw
+from training.flow.latent.conditional import ConditionalMixture
+from training.flow.latent.laws import GaussianLaw, LatentLaw, LearnedLaw
 from training.flow.likelihood import DivergenceIntegral, LogDensity, Trace
 from training.flow.schedules import NoiseSchedule
 from training.flow.solvers import DEFAULT, DEFAULT_STEPS, Solver, Velocity, as_solver
@@ -51,6 +53,8 @@ class ProbabilityFlow:
         basis: Between data space and eigenspace.
         end_time: T, the time of latents; None for the default of the schedule.
         coordinates: Between data space and the space of the basis; None if these are the same.
+        learned: The law of standardized compressed latents at the end time, given the kept ones;
+            None for the Gaussian of the closed form.
 
     Example:
         >>> import torch
@@ -78,9 +82,10 @@ class ProbabilityFlow:
         basis: EigenBasis,
         end_time: float | None = None,
         coordinates: Coordinates | None = None,
+        learned: ConditionalMixture | None = None,
     ):
         self.denoiser, self.schedule, self.basis = denoiser, schedule, basis
-        self._end_time, self.coordinates = end_time, coordinates
+        self._end_time, self.coordinates, self.learned = end_time, coordinates, learned
 
     def __repr__(self) -> str:
         try:
@@ -100,7 +105,7 @@ class ProbabilityFlow:
 
     @property
     def latent(self) -> LatentLaw:
-        """The closed-form law of latents at the end time."""
+        """The law of latents at the end time."""
         t = torch.tensor(self.end_time, dtype=torch.float64, device=self.device)
         return self.latent_law(t)
 
@@ -156,7 +161,7 @@ class ProbabilityFlow:
             points: The points to evaluate the density at.
             times: Increasing; the density is that of the first, the latents are those of the last.
             solver: The solver, or its name.
-            latent_log_density: ``p_T``; None for the Gaussian of the closed-form variances.
+            latent_log_density: ``p_T``; None for the law of latents at the last time.
             trace: The way to take traces of Jacobians; None for ``Trace()``.
             first_row: The number of the first point, where the points are a share of more.
 
@@ -180,7 +185,7 @@ class ProbabilityFlow:
         Args:
             trajectory: A simulation with the integral's solver.
             integral: The integral that was taken along.
-            latent_log_density: ``p_T``; None for the Gaussian of the closed-form variances.
+            latent_log_density: ``p_T``; None for the law of latents at the last time.
 
         Raises:
             DataError: One of them is not finite.
@@ -189,7 +194,7 @@ class ProbabilityFlow:
         melted = bool(times[-1] > times[0])
         first, last = (times[0], times[-1]) if melted else (times[-1], times[0])
         latents = (states[-1] if melted else states[0]) / self.schedule.scale(last)
-        log_density = latent_log_density or self.gaussian_log_density
+        log_density = latent_log_density or self.log_density_of_latents
         found = (
             log_density(latents, last)
             + (integral.value if melted else -integral.value)
@@ -207,16 +212,24 @@ class ProbabilityFlow:
         return found
 
     def to(self, device: torch.device | str) -> "ProbabilityFlow":
-        """Moves the schedule, the basis, and a denoiser that is a module; returns itself."""
-        for part in (self.schedule, self.basis, self.denoiser, self.coordinates):
+        """Moves the schedule, the basis, and all other parts that are modules; returns itself."""
+        parts = (self.schedule, self.basis, self.denoiser, self.coordinates, self.learned)
+        for part in parts:
             if isinstance(part, nn.Module):
                 part.to(device)
         return self
 
     def with_denoiser(self, denoiser: Denoiser) -> "ProbabilityFlow":
         """The flow with another denoiser in its place."""
+        return self._changed(denoiser, self.learned)
+
+    def with_law(self, learned: ConditionalMixture | None) -> "ProbabilityFlow":
+        """The flow with another learned law of compressed latents; None for the closed form."""
+        return self._changed(self.denoiser, learned)
+
+    def _changed(self, denoiser: Denoiser, learned: ConditionalMixture | None) -> "ProbabilityFlow":
         return ProbabilityFlow(
-            denoiser, self.schedule, self.basis, self._end_time, self.coordinates
+            denoiser, self.schedule, self.basis, self._end_time, self.coordinates, learned
         )
 
     def given(self, **conditions: Tensor) -> "ProbabilityFlow":
@@ -360,11 +373,29 @@ class ProbabilityFlow:
 
         It is that of the latent law at this time, in the unscaled variable.
         """
-        return LatentLaw(self.noisy_variance(t)).log_prob(x_tilde)
+        return GaussianLaw(self.noisy_variance(t)).log_prob(x_tilde)
+
+    def log_density_of_latents(self, x_tilde: Tensor, t: Tensor) -> Tensor:
+        """Log density ``[N]`` of ``x_tilde [N, D]`` under the law of latents at t."""
+        if self._has_law_at(t):
+            scale = self.schedule.scale(t)
+            return self.latent_law(t).log_prob(scale * x_tilde) + self.basis.dim * scale.log()
+        return self.gaussian_log_density(x_tilde, t)
 
     def latent_law(self, t: Tensor) -> LatentLaw:
+        """The law of latents at time ``t []``: at the end time the learned one, if there is one."""
+        gaussian = self.gaussian_law(t)
+        if self.learned is None or not self._has_law_at(t):
+            return gaussian
+        return LearnedLaw(gaussian.variance, self.learned)
+
+    def _has_law_at(self, t: Tensor) -> bool:
+        """Whether a law was learned for the time ``t []``."""
+        return self.learned is not None and isclose(float(t), self.end_time, rel_tol=1e-9)
+
+    def gaussian_law(self, t: Tensor) -> GaussianLaw:
         """The closed-form law of latents at time ``t []``."""
-        return LatentLaw.auto(self.schedule, self.basis.eigenvalues, t)
+        return GaussianLaw.auto(self.schedule, self.basis.eigenvalues, t)
 
     def _require_rows(self, name: str, x: Tensor) -> None:
         """DataError unless ``x`` is ``[N, D]``."""

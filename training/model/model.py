@@ -8,6 +8,7 @@ import torch
 
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.denoisers import NetworkDenoiser
+from training.flow.latent.conditional import ConditionalMixture
 from training.flow.pfode import ProbabilityFlow
 from training.model.network_file import model_digest, read_model, write_model
 from training.model.recipe import Recipe
@@ -22,6 +23,7 @@ class Model:
         recipe: The values that it was built from.
         about: Plain values: data set, times, amount of training.
         coordinates: Between data space and the flow's, for tables; None where these are the same.
+        learned: The law of compressed latents at the last time; None for the closed form.
 
     Example:
         >>> import tempfile, torch
@@ -44,6 +46,7 @@ class Model:
     recipe: Recipe
     about: dict[str, Any] = field(default_factory=dict)
     coordinates: Coordinates | None = None
+    learned: ConditionalMixture | None = None
 
     def __repr__(self) -> str:
         return (
@@ -55,7 +58,7 @@ class Model:
         """The flow of the denoiser, up to the time that it was trained for."""
         schedule, basis = self.denoiser.schedule, self.denoiser.basis
         end = self.about.get("tmax")
-        return ProbabilityFlow(self.denoiser, schedule, basis, end, self.coordinates)
+        return ProbabilityFlow(self.denoiser, schedule, basis, end, self.coordinates, self.learned)
 
     @property
     def parameter_count(self) -> int:
@@ -68,11 +71,13 @@ class Model:
         What the network file says about itself does not count, and neither does the scale, which
         is chosen when a file is opened.
         """
-        return model_digest(self.recipe, self.denoiser, self.coordinates)
+        return model_digest(self.recipe, self.denoiser, self.coordinates, self.learned)
 
     def save(self, path: str | Path) -> None:
         """Writes the network file, whole or not at all."""
-        write_model(Path(path), self.recipe, self.denoiser, self.about, self.coordinates)
+        write_model(
+            Path(path), self.recipe, self.denoiser, self.about, self.coordinates, self.learned
+        )
 
     @classmethod
     def load(
@@ -95,9 +100,11 @@ class Model:
             DataError: The file is missing, broken, foreign, or inconsistent.
             UsageError: ``end_std`` is given for a schedule without a scale.
         """
-        recipe, denoiser, about, coordinates = read_model(Path(path), end_std)
+        recipe, denoiser, about, coordinates, learned = read_model(Path(path), end_std)
         if not calibrated:
             denoiser.calibration = None
         device = device or "cpu"
         denoiser = denoiser.eval().requires_grad_(False).to(device)
-        return cls(denoiser, recipe, about, coordinates.to(device) if coordinates else None)
+        moved = coordinates.to(device) if coordinates else None
+        law = learned.eval().requires_grad_(False).to(device) if learned else None
+        return cls(denoiser, recipe, about, moved, law)

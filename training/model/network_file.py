@@ -9,6 +9,8 @@ The container is that of ``snapshots``. Its parts are
                output_gain_times [K], output_gains [K, D],
                calibration_times [K], calibration_gains [K, D], calibration_slopes [K, D]
     coordinates  of tables: Coordinates, with its arguments and buffers
+    latent_law   of flows that compress, if it was learned: ConditionalMixture, with its arguments,
+                 weights and buffers, in float64
 
 and it says about itself at least data_dim, dims_to_keep, tmin and tmax.
 """
@@ -37,6 +39,7 @@ from training.flow.calibration import Calibration
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
+from training.flow.latent.conditional import ConditionalMixture
 from training.flow.output_gain import OutputGain
 from training.model.recipe import SCHEDULES, Recipe, basis_arguments, make_schedule
 from training.networks import NETWORKS
@@ -50,6 +53,8 @@ PARTS = {
 """The classes that each part may be of."""
 COORDINATES = "coordinates"
 """The part that only networks of tables have."""
+LATENT_LAW = "latent_law"
+"""The part of a law of compressed latents."""
 BASIS_KEYS = ("mean", "eigenvalues", "eigenvectors")
 DATA_VARIANCE = "data_variance"
 GAIN_KEYS = ("output_gain_times", "output_gains")
@@ -62,17 +67,21 @@ def write_model(
     denoiser: NetworkDenoiser,
     about: Mapping[str, Any],
     coordinates: Coordinates | None = None,
+    learned: ConditionalMixture | None = None,
 ) -> None:
     """Writes a network file, whole or not at all."""
-    write_network(path, _parts(recipe, denoiser, coordinates), about)
+    write_network(path, _parts(recipe, denoiser, coordinates, learned), about)
 
 
 def model_digest(
-    recipe: Recipe, denoiser: NetworkDenoiser, coordinates: Coordinates | None = None
+    recipe: Recipe,
+    denoiser: NetworkDenoiser,
+    coordinates: Coordinates | None = None,
+    learned: ConditionalMixture | None = None,
 ) -> str:
     """SHA-256 of all parts of a network file, but not of what it says about itself."""
     content = hashlib.sha256()
-    for name, part in sorted(_parts(recipe, denoiser, coordinates).items()):
+    for name, part in sorted(_parts(recipe, denoiser, coordinates, learned).items()):
         content.update(repr((name, part.class_name, sorted(part.arguments.items()))).encode())
         for key, tensor in sorted(part.state.items()):
             content.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -81,7 +90,10 @@ def model_digest(
 
 
 def _parts(
-    recipe: Recipe, denoiser: NetworkDenoiser, coordinates: Coordinates | None
+    recipe: Recipe,
+    denoiser: NetworkDenoiser,
+    coordinates: Coordinates | None,
+    learned: ConditionalMixture | None,
 ) -> dict[str, Part]:
     state = {DATA_VARIANCE: denoiser.data_variance}
     if denoiser.output_gain is not None:
@@ -102,6 +114,9 @@ def _parts(
     if coordinates is not None:
         state = _on_cpu(coordinates.state_dict())
         parts[COORDINATES] = Part("Coordinates", coordinates.arguments, state)
+    if learned is not None:
+        law = _on_cpu(learned.state_dict())
+        parts[LATENT_LAW] = Part("ConditionalMixture", learned.arguments, law)
     return parts
 
 
@@ -111,7 +126,7 @@ def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def read_model(
     path: Path, end_std: float = 1.0
-) -> tuple[Recipe, NetworkDenoiser, dict[str, Any], Coordinates | None]:
+) -> tuple[Recipe, NetworkDenoiser, dict[str, Any], Coordinates | None, ConditionalMixture | None]:
     """What a network file holds, on the CPU; the denoiser is not yet set to evaluation.
 
     Args:
@@ -150,11 +165,12 @@ def read_model(
         made = _denoiser(recipe, module, basis, denoiser.state, end_std)
         made.schedule.t_min, last = _times(about, basis.dim)
         check_network(made, last)
+        learned = _latent_law(path, parts.get(LATENT_LAW), basis.dim, about["dims_to_keep"])
     except UsageError as error:
         raise DataError(f"{path}: {error}") from error
     except MISFITS as error:
         raise DataError(f"{path} is inconsistent: {first_line(error)}") from error
-    return recipe, made, about, coordinates
+    return recipe, made, about, coordinates, learned
 
 
 def _coordinates(path: Path, part: Part | None, dim: int) -> Coordinates | None:
@@ -170,6 +186,23 @@ def _coordinates(path: Path, part: Part | None, dim: int) -> Coordinates | None:
     except ValueError as error:
         raise DataError(f"{path} has broken coordinates: {error}") from error
     return coordinates
+
+
+def _latent_law(path: Path, part: Part | None, dim: int, kept: int) -> ConditionalMixture | None:
+    """The learned law of a file. Raises DataError or ValueError if it is broken."""
+    if part is None:
+        return None
+    if any(tensor.dtype != torch.float64 for tensor in part.state.values()):
+        raise ValueError("its law of latents is not in float64")
+    law = build(path, LATENT_LAW, part, {"ConditionalMixture": ConditionalMixture})
+    assert isinstance(law, ConditionalMixture)
+    if (law.kept, law.kept + law.compressed) != (kept, dim):
+        raise ValueError(
+            f"its law of latents is of {law.kept} kept and {law.compressed} compressed dimensions, "
+            f"but it keeps {kept} of {dim}"
+        )
+    law.check()
+    return law
 
 
 def read_basis(path: Path, state: Mapping[str, Tensor]) -> EigenBasis:

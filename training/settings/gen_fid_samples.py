@@ -32,12 +32,12 @@ class Settings(Declared):
     gen_source: str = option(
         type=choice(("diag", "empirical")),
         default="diag",
-        help="Latents: Gaussian, with variances by --eps, or with those in which a melt ended.",
+        help="Latents: of the law by --eps, or Gaussian with the variances in which a melt ended.",
     )
     prev_melt: Path | None = option(
         type=FILE, help="The melt of empirical, a file of pfODE_int.py."
     )
-    eps: str = eps("Variances of diag")
+    eps: str | None = eps("Law of the latents of diag")
     class_: int | None = option(
         "--class",
         type=click.IntRange(min=0),

@@ -5,12 +5,12 @@ from typing import Any
 
 from dnnlib.errors import UsageError
 from training.settings.declared import option
-from training.simulation.latents import LatentChoice
+from training.simulation.latents import LEARNED, LatentChoice
 
 PAPER = "paper"
 
 
-def eps(of: str = "Variances of the latents", melt: bool = False) -> Any:
+def eps(of: str = "Law of the latents", melt: bool = False) -> Any:
     """The option.
 
     Args:
@@ -19,18 +19,19 @@ def eps(of: str = "Variances of the latents", melt: bool = False) -> Any:
     """
     empirical = "empirical (those of the melt), " * melt
     return option(
-        default="auto",
-        help=f"{of}: auto (the closed form), {empirical}one number for all compressed dimensions, "
-        "or as in the paper, where those of kept ones are 1 (paper:NUMBER, or paper without "
-        "compression).",
+        unset="learned, if the network has such a law; otherwise auto",
+        help=f"{of}: learned (that of the network file), or a Gaussian of these variances: auto "
+        f"(the closed form), {empirical}one number for all compressed dimensions, or as in the "
+        "paper, where those of kept ones are 1 (paper:NUMBER, or paper without compression)",
     )
 
 
-def latent_choice(text: str, otherwise: str | None = None) -> LatentChoice:
+def latent_choice(text: str | None, otherwise: str | None = None) -> LatentChoice:
     """What the option says.
 
     Args:
-        text: ``auto``, ``empirical``, ``paper``, a positive number, or ``paper:`` and a number.
+        text: ``learned``, ``auto``, ``empirical``, ``paper``, a positive number, or ``paper:`` and
+            a number; None for the learned law where there is one.
         otherwise: What to do instead of saying ``empirical``; None where it may be said.
 
     Raises:
@@ -38,6 +39,8 @@ def latent_choice(text: str, otherwise: str | None = None) -> LatentChoice:
     """
     if text == "empirical" and otherwise is not None:
         raise UsageError(f"--eps is 'empirical', but there is no melt here: {otherwise}")
+    if text is None or text == LEARNED:
+        return LatentChoice(learned=None if text is None else True)
     if text in ("auto", "empirical", PAPER):
         return LatentChoice(paper=text == PAPER, empirical=text == "empirical")
     kind, colon, number = text.partition(":")
@@ -48,12 +51,12 @@ def latent_choice(text: str, otherwise: str | None = None) -> LatentChoice:
         value = math.nan
     if not 0 < value < math.inf:
         raise UsageError(
-            f"--eps is '{text}': give auto, empirical, or a positive variance, such as 1e-2 or "
-            "paper:1e-2"
+            f"--eps is '{text}': give learned, auto, empirical, or a positive variance, such as "
+            "1e-2 or paper:1e-2"
         )
     return LatentChoice(eps=value, paper=paper)
 
 
-def recorded_eps(text: str, used: LatentChoice) -> str:
+def recorded_eps(text: str | None, used: LatentChoice) -> str:
     """What is recorded of the option: the text, or what was used in its place."""
-    return text if latent_choice(text) == used else str(used.name)
+    return text if text is not None and latent_choice(text) == used else str(used.name)

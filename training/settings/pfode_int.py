@@ -57,9 +57,9 @@ class Settings(Declared):
     gen_source: str = option(
         type=choice(("diag", "empirical")),
         default="diag",
-        help="Latents of gen: Gaussian, with variances by --eps, or with those of the melt.",
+        help="Latents of gen: of the law by --eps, or Gaussian with the variances of the melt.",
     )
-    eps: str = eps("Variances of diag")
+    eps: str | None = eps("Law of the latents of diag")
     class_: int | None = option(
         "--class",
         type=click.IntRange(min=0),
@@ -135,7 +135,7 @@ class Settings(Declared):
 
     def recorded_eps(self, used: LatentChoice) -> str:
         """What is recorded of ``--eps``: the text, or what was used in its place."""
-        return self.eps if used.empirical else recorded_eps(self.eps, used)
+        return str(used.name) if used.empirical else recorded_eps(self.eps, used)
 
     def chosen_times(self, t_max: float, network: str) -> TimeChoice:
         """The times, of a network that was trained up to ``t_max``."""

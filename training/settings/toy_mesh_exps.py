@@ -147,7 +147,7 @@ class Settings(Declared):
     )
     calibration: bool = calibration()
     end_vars: float = end_vars()
-    eps: str = eps()
+    eps: str | None = eps()
     points: SphereOptions = options_of(SphereOptions)
     flow: InflationOptions = options_of(InflationOptions, unset="the network's; without one {}")
     solver: SolverOptions = options_of(SolverOptions)
@@ -165,7 +165,7 @@ class Settings(Declared):
 
     def latent(self) -> LatentChoice:
         """What generation starts from."""
-        return latent_choice(self.eps, "give auto or a variance")
+        return latent_choice(self.eps, "give learned, auto or a variance")
 
     def chosen_times(self, subject: ToyFlow) -> TimeChoice:
         """The times, up to which a network has to be trained if there is one."""

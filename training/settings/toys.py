@@ -28,7 +28,7 @@ class _Simulating(Declared):
 
     save_dir: Path = save_dir()
     total_samples: int = option(type=COUNT, default=2000, help="Samples of each simulation.")
-    eps: str = eps("Variances of generation's latents", melt=True)
+    eps: str | None = eps("Law of generation's latents", melt=True)
     end_vars: float = end_vars()
     save_freq: int = option(type=COUNT, default=5, help="Steps between saved states.")
     seed: int = seed("the data and the latents")

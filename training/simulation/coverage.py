@@ -9,7 +9,7 @@ from torch import Tensor
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.toys import Toy
-from training.flow.latent import LatentLaw
+from training.flow.latent.laws import GaussianLaw, LatentLaw, LearnedLaw
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
 from training.measure.boundaries import Boundary
@@ -38,7 +38,7 @@ class CoverageExperiment:
         flow: Its flow, on this rank's device.
         times: Increasing ``[steps + 1]``, on that device.
         solver: How to take a step.
-        law: Of the latents.
+        law: Of the latents; where it is learned, spheres are those of whitened latents.
         spheres: At the start.
         alpha: Radius of alpha shapes; None for boundaries that are carried along.
         count: Number of test points, and of fresh samples.
@@ -65,14 +65,14 @@ class CoverageExperiment:
         simulator = self._simulator(self.flow)
 
         def generate(latents: Tensor) -> Tensor:
-            trajectory = simulator.generate(latents, "gen").trajectory
+            trajectory = simulator.generate(self._to_latents(latents), "gen").trajectory
             calls.append(trajectory.calls)
             return self.flow.to_data(trajectory.end, self.times[0])
 
         def melt(data: Tensor) -> Tensor:
             trajectory = simulator.melt(data).trajectory
             calls.append(trajectory.calls)
-            return trajectory.end
+            return self._from_latents(trajectory.end)
 
         carried = carry(start, generate, melt)
         fresh, units = self._fresh_data(), self._unit_maps()
@@ -98,14 +98,28 @@ class CoverageExperiment:
             return transported(vertices, self.spheres.unit)
         return refitted(vertices, self.alpha)
 
+    @property
+    def _gaussian(self) -> GaussianLaw:
+        """The Gaussian whose spheres are carried: the law itself, or what it whitens latents to."""
+        if isinstance(self.law, GaussianLaw):
+            return self.law
+        return GaussianLaw(torch.ones_like(self.law.variance))
+
+    def _to_latents(self, x: Tensor) -> Tensor:
+        """From where that Gaussian lives to latents ``[M, D]``."""
+        return self.law.unwhiten(x) if isinstance(self.law, LearnedLaw) else x
+
+    def _from_latents(self, x: Tensor) -> Tensor:
+        return self.law.whiten(x) if isinstance(self.law, LearnedLaw) else x
+
     def _latent_points(self) -> Points:
         """Test points of each seed and vertices of the spheres, at the last time."""
+        law = self._gaussian
         draws = [
-            self.law.sample(self.count, seeded_generator("cpu", seed, Stream.TEST_POINTS))
+            law.sample(self.count, seeded_generator("cpu", seed, Stream.TEST_POINTS))
             for seed in self.seeds
         ]
-        vertices = self.spheres.vertices.to(self.law.variance) * self.law.std
-        return Points(torch.stack(draws), vertices)
+        return Points(torch.stack(draws), self.spheres.vertices.to(law.variance) * law.std)
 
     def _fresh_data(self) -> Tensor:
         """Samples ``[S, N, D]`` of the toy with the noise of the first time, in image space."""
@@ -119,7 +133,7 @@ class CoverageExperiment:
 
     def _unit_maps(self) -> dict[str, Callable[[Tensor], Tensor]]:
         """For each stage, from its coordinates to its standard deviations in eigenspace."""
-        data_std, latent_std = self.flow.noisy_std(self.times[0]), self.law.std
+        data_std, latent_std = self.flow.noisy_std(self.times[0]), self._gaussian.std
         return {
             "latent": lambda x: x / latent_std,
             "data": lambda data: self.flow.basis.to_eigen(data) / data_std,
@@ -129,5 +143,6 @@ class CoverageExperiment:
     def _exact_vertices(self, exact: ProbabilityFlow, latents: Tensor) -> Tensor:
         """Where the exact flow takes vertices ``[R, K, D]`` from the last time to data space."""
         simulator = self._simulator(exact)
-        ends = simulator.generate(latents.flatten(0, 1), "exact gen").trajectory.end
+        start = self._to_latents(latents.flatten(0, 1))
+        ends = simulator.generate(start, "exact gen").trajectory.end
         return exact.to_data(ends, self.times[0]).view_as(latents)

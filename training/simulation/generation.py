@@ -1,8 +1,8 @@
 """Images by seed: each is a function of its seed, the network and how the ODE is solved.
 
-The latent of seed k is ``sqrt(v_i) z_i`` in eigenspace, ``v`` the variances of the latent law at
-time T, and z standard normal from a generator that is seeded by k alone; so is the one that draws
-its class. The flow carries it back to data ``u``, and the pixels are ``(u + 1) 127.5``, rounded.
+The latent of seed k is what the latent law at time T makes of ``z`` (``LatentLaw.unwhiten``), which
+is standard normal from a generator that is seeded by k alone; so is the one that draws its class.
+The flow carries it back to data ``u``, and the pixels are ``(u + 1) 127.5``, rounded.
 
 Neither the batch nor the ranks count: whatever sums over dimensions is done in blocks of one shape
 (see ``flow.calls``), and all else is elementwise. What does count, beside the settings, are the
@@ -102,7 +102,7 @@ class SeedSampler:
     ):
         self.rows, self.device = rows, device
         self.image_flow, self._class_number = image_flow, class_number
-        self._flow, self._solver = image_flow.on(device, rows), solver
+        self._flow, self._solver = latent.on(image_flow.on(device, rows)), solver
         kept, end = image_flow.dims_to_keep, times.end
         if not LatentChoice().law(self._flow, end, kept).variance.isfinite().all():
             raise UsageError(f"T is {end:g}: the noise or its scale overflows; give a shorter time")
@@ -143,10 +143,12 @@ class SeedSampler:
 
     def _latents(self, seeds: list[int]) -> Tensor:
         # One generator for many seeds would give each image numbers that depend on those before.
+        dim, kind = self.latent_law.dim, torch.float64
         draws = [
-            self.latent_law.sample(1, seeded_generator("cpu", k, Stream.LATENT)) for k in seeds
+            torch.randn(1, dim, generator=seeded_generator("cpu", k, Stream.LATENT), dtype=kind)
+            for k in seeds
         ]
-        return torch.cat(draws)
+        return self.latent_law.unwhiten(torch.cat(draws).to(self.device))
 
     def _labels(self, seeds: list[int]) -> Tensor:
         classes = self.image_flow.label_dim

@@ -1,6 +1,7 @@
-"""Which law generation starts from: the closed form, that of a melt, or one that was asked for."""
+"""Which law generation starts from: the learned, the closed form, that of a melt, or another."""
 
 from dataclasses import dataclass, replace
+from math import isclose
 
 import torch
 from torch import Tensor
@@ -8,10 +9,11 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from dnnlib.logs import logger
 from torch_utils import distributed
-from training.flow.latent import LatentLaw
+from training.flow.latent.laws import GaussianLaw, LatentLaw
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 
+LEARNED = "learned"
 WRONG_BY = 2.0
 """Factor between variances from which on a law is worth a warning."""
 
@@ -24,24 +26,52 @@ class LatentChoice:
         eps: Variance of all compressed dimensions; None for the closed form.
         paper: Whether kept dimensions have the variance ``A0 ** 2``, as in the paper's tables.
         empirical: Whether the variances are those in which a melt ended.
+        learned: Whether the law is the learned one of the network file; None where that is so if
+            the file has one.
     """
 
     eps: float | None = None
     paper: bool = False
     empirical: bool = False
+    learned: bool | None = False
 
     @property
     def name(self) -> float | str:
-        """What parameters call it: ``auto``, a variance, ``paper``, ``paper:`` and a variance, or
-        ``empirical``."""
+        """What parameters call it: ``learned``, ``auto``, a variance, ``paper``, ``paper:`` and a
+        variance, or ``empirical``."""
+        if self.learned:
+            return LEARNED
         if self.empirical:
             return "empirical"
         if self.paper:
             return "paper" if self.eps is None else f"paper:{self.eps:g}"
         return "auto" if self.eps is None else self.eps
 
-    def settled(self, dims_to_keep: int, dim: int) -> "LatentChoice":
-        """The same, but without a variance of compressed dimensions where there are none."""
+    def settled(self, flow: ProbabilityFlow, end_time: float, dims_to_keep: int) -> "LatentChoice":
+        """What is left of the choice for a flow.
+
+        Whether the law is the learned one is decided, and a variance of compressed dimensions is
+        left out where there are none.
+
+        Args:
+            flow: Knows whether there is a learned law.
+            end_time: T.
+            dims_to_keep: Number of dimensions that are not compressed.
+
+        Raises:
+            UsageError: The learned law was asked for, but there is none, or it is of another time.
+        """
+        dim, elsewhere = flow.basis.dim, None
+        if flow.learned is None:
+            elsewhere = "the network has no learned law of latents"
+        elif not isclose(end_time, flow.end_time, rel_tol=1e-9):
+            elsewhere = f"the learned law is that of T = {flow.end_time:.4g}, not {end_time:.4g}"
+        if self.learned and elsewhere:
+            raise UsageError(f"--eps is 'learned', but {elsewhere}: give auto")
+        if self.learned is None:
+            if flow.learned is not None and elsewhere:
+                _warn(f"{elsewhere}: latents are drawn from the closed form")
+            return replace(self, learned=elsewhere is None)
         if self.eps is None or dims_to_keep < dim:
             return self
         _warn(f"--eps={self.name} has no effect: none of the {dim} dimensions is compressed")
@@ -69,13 +99,21 @@ class LatentChoice:
         if self.empirical:
             if melted is None:
                 raise UsageError("eps=empirical needs a melt to take the variances from")
-            return LatentLaw.empirical(melted)
-        law = flow.latent_law(torch.tensor(end_time, dtype=torch.float64, device=flow.device))
+            return GaussianLaw.empirical(melted)
+        end = torch.tensor(end_time, dtype=torch.float64, device=flow.device)
+        if self.learned:
+            return flow.latent_law(end)
+        law = flow.gaussian_law(end)
         if self.eps is not None and dims_to_keep < law.dim:
             self._compare(law.variance[dims_to_keep:], self.eps, end_time)
         if self.paper:
             return self._paper_law(flow, dims_to_keep)
         return law if self.eps is None else law.with_compressed(self.eps, dims_to_keep)
+
+    def on(self, flow: ProbabilityFlow) -> ProbabilityFlow:
+        """The flow with the learned law of latents where that is the choice, and without it where
+        it is not."""
+        return flow if self.learned else flow.with_law(None)
 
     def _compare(self, exact: Tensor, eps: float, end_time: float) -> None:
         """Warns of a variance that is far from those of the closed form."""
@@ -89,7 +127,7 @@ class LatentChoice:
             "takes the right variances"
         )
 
-    def _paper_law(self, flow: ProbabilityFlow, dims_to_keep: int) -> LatentLaw:
+    def _paper_law(self, flow: ProbabilityFlow, dims_to_keep: int) -> GaussianLaw:
         schedule, dim = flow.schedule, flow.basis.dim
         if not isinstance(schedule, InflationSchedule):
             raise UsageError(
@@ -100,8 +138,8 @@ class LatentChoice:
                 f"eps is '{self.name}', but {dim - dims_to_keep} dimensions are compressed: give "
                 "their variance, as in paper:1e-2"
             )
-        law = LatentLaw.paper(dim, dims_to_keep, self.eps or 1, schedule.end_std)
-        return LatentLaw(law.variance.to(flow.device))
+        law = GaussianLaw.paper(dim, dims_to_keep, self.eps or 1, schedule.end_std)
+        return GaussianLaw(law.variance.to(flow.device))
 
 
 def _warn(text: str) -> None:

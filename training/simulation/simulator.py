@@ -51,7 +51,7 @@ class Simulation:
             "seconds": self.seconds,
             "end_time": float(end_time),
             "end_variance": self.trajectory.end.square().mean(dim=0).tolist(),
-            "closed_form_variance": flow.latent_law(end_time).variance.tolist(),
+            "closed_form_variance": flow.gaussian_law(end_time).variance.tolist(),
             **likelihood,
         }
 

@@ -192,7 +192,7 @@ class TableStory(Story):
 
     def melt_facts(self, melt: Simulation) -> dict[str, Any]:
         """Variances over their closed form, and coverage."""
-        exact = self.flow.latent_law(melt.trajectory.times[-1]).variance
+        exact = self.flow.gaussian_law(melt.trajectory.times[-1]).variance
         return {
             "kept_variance_ratio": self.kept_variances(melt),
             "latent_coverage": latent_coverage(melt.trajectory.end, exact),

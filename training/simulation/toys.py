@@ -131,10 +131,10 @@ class ToyFlow:
         return cls(toy, flow, schedule.default_t_max(), known)
 
     def exact_counterpart(self) -> ProbabilityFlow:
-        """The flow of the toy's own denoiser, with the schedule and basis of this one."""
-        schedule, basis = self.flow.schedule, self.flow.basis
-        denoiser = MixtureDenoiser(*self.toy.mixture, basis=basis, schedule=schedule)
-        return ProbabilityFlow(denoiser, schedule, basis)
+        """The flow of the toy's own denoiser, with all else from this one."""
+        flow = self.flow
+        exact = MixtureDenoiser(*self.toy.mixture, basis=flow.basis, schedule=flow.schedule)
+        return flow.with_denoiser(exact)
 
 
 def _shown(variances: Tensor) -> str:

@@ -7,13 +7,13 @@ from torch.distributions import Independent, Normal
 from dnnlib.errors import UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import exact_flow
-from training.flow.latent import LatentLaw
+from training.flow.latent.laws import GaussianLaw
 
 VARIANCE = double([4.0, 1.0, 1e-4])
 
 
 def test_draws_and_densities_are_those_of_independent_normals() -> None:
-    law = LatentLaw(VARIANCE)
+    law = GaussianLaw(VARIANCE)
     draws = [law.sample(50_000, seeded(1)) for _ in range(2)]
     assert torch.equal(*draws)
     ratio = draws[0].square().mean(0) / VARIANCE
@@ -31,14 +31,14 @@ def test_a_law_is_that_of_the_schedule_or_has_the_second_moments_of_a_melt() -> 
     assert torch.equal(flow.latent_law(t).variance, flow.schedule.scale(t) ** 2 * variance)
     melted = 1 + normal(500, 2)
     expected = melted.var(0, correction=0) + melted.mean(0) ** 2
-    torch.testing.assert_close(LatentLaw.empirical(melted).variance, expected)
+    torch.testing.assert_close(GaussianLaw.empirical(melted).variance, expected)
 
 
 def test_a_number_sets_the_compressed_dimensions_alone() -> None:
-    law = LatentLaw(VARIANCE)
+    law = GaussianLaw(VARIANCE)
     assert law.with_compressed(0.5, 1).variance.tolist() == [4.0, 0.5, 0.5]
     assert torch.equal(law.with_compressed(0.5, 3).variance, VARIANCE)
-    assert LatentLaw.paper(3, 2, 0.5, end_std=2.0).variance.tolist() == [4.0, 4.0, 0.5]
+    assert GaussianLaw.paper(3, 2, 0.5, end_std=2.0).variance.tolist() == [4.0, 4.0, 0.5]
     assert law.variance is VARIANCE
     with pytest.raises(UsageError, match="eps is nan: it must be a positive"):
         law.with_compressed(float("nan"), 1)

@@ -17,7 +17,7 @@ from training.data.tables.table import Table
 from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
-from training.flow.latent import LatentLaw
+from training.flow.latent.laws import GaussianLaw
 from training.learning import held_out
 from training.learning.building import Choices
 from training.learning.held_out import HeldOut, Score
@@ -104,7 +104,7 @@ def test_held_out_nats_of_the_exact_denoiser_are_the_mean_log_density(
         clean + denoiser.schedule.sample_noise(100_000, t, generator) for t in (first, last)
     )
     # What latents are is not quite a Gaussian, least of all where dimensions are compressed.
-    gaussian = LatentLaw(basis.eigenvalues + denoiser.schedule.noise_variance(last))
+    gaussian = GaussianLaw(basis.eigenvalues + denoiser.schedule.noise_variance(last))
     missed = (exact.log_density(end, last) - gaussian.log_prob(end)).mean()
     expected = exact.log_density(start, first).mean() - missed + 0.7
     assert (float(missed) > 0.05) == (dims_to_keep == 1)

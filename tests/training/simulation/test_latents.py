@@ -8,7 +8,8 @@ import torch
 from dnnlib.errors import UsageError
 from tests.support.draws import double, normal
 from tests.support.flows import exact_flow
-from training.flow.latent import LatentLaw
+from training.flow.latent.conditional import ConditionalMixture
+from training.flow.latent.laws import GaussianLaw, LearnedLaw
 from training.simulation.latents import LatentChoice
 
 F64 = torch.float64
@@ -21,8 +22,8 @@ def test_the_choice_decides_the_law() -> None:
     expected = {
         LatentChoice(): law,
         LatentChoice(2.5e-3): law.with_compressed(2.5e-3, 1),
-        LatentChoice(empirical=True): LatentLaw.empirical(melted),
-        LatentChoice(0.01, paper=True): LatentLaw(double([1.0, 0.01, 0.01])),
+        LatentChoice(empirical=True): GaussianLaw.empirical(melted),
+        LatentChoice(0.01, paper=True): GaussianLaw(double([1.0, 0.01, 0.01])),
     }
     for choice, right in expected.items():
         assert torch.equal(choice.law(flow, 6.0, 1, melted).variance, right.variance)
@@ -53,8 +54,29 @@ def test_a_variance_far_from_the_closed_form_is_told(caplog: pytest.LogCaptureFi
 
 
 def test_without_compressed_dimensions_eps_is_ignored(caplog: pytest.LogCaptureFixture) -> None:
-    assert LatentChoice(0.1).settled(1, 2) == LatentChoice(0.1)
+    _, reducing = exact_flow("circles", 1)
+    _, preserving = exact_flow("circles")
+    assert LatentChoice(0.1).settled(reducing, 6.0, 1) == LatentChoice(0.1)
     with caplog.at_level(logging.WARNING):
-        assert LatentChoice(0.1).settled(2, 2) == LatentChoice()
-        assert LatentChoice(0.1, paper=True).settled(2, 2) == LatentChoice(paper=True)
+        assert LatentChoice(0.1).settled(preserving, 6.0, 2) == LatentChoice()
+        paper = LatentChoice(0.1, paper=True).settled(preserving, 6.0, 2)
+    assert paper == LatentChoice(paper=True)
     assert all("none of the 2 dimensions is compressed" in text for text in caplog.messages)
+
+
+def test_the_learned_law_is_the_default_where_it_belongs(caplog: pytest.LogCaptureFixture) -> None:
+    _, flow = exact_flow("circles", 1)
+    end, undecided = flow.end_time, LatentChoice(learned=None)
+    learned = flow.with_law(ConditionalMixture(1, 1))
+    assert undecided.settled(flow, end, 1) == LatentChoice()
+    assert undecided.settled(learned, end, 1) == LatentChoice(learned=True)
+    with caplog.at_level(logging.WARNING):
+        assert undecided.settled(learned, 6.0, 1) == LatentChoice()
+    assert "that of T =" in caplog.text
+    for other, time in ((flow, end), (learned, 6.0)):
+        with pytest.raises(UsageError, match="give auto"):
+            LatentChoice(learned=True).settled(other, time, 1)
+    law = LatentChoice(learned=True).law(learned, end, 1)
+    assert isinstance(law, LearnedLaw)
+    assert LatentChoice().on(learned).learned is None
+    assert isinstance(LatentChoice().law(learned, end, 1), GaussianLaw)

@@ -192,6 +192,8 @@ def latent_law(trajectory: SavedTrajectory) -> str:
     paper, number = eps.startswith("paper"), eps.rpartition(":")[2]
     if "empirical" in (eps, options.get("gen_source")):
         return "latents: variances of the melt"
+    if eps == "learned":
+        return "latents: learned law"
     if eps == "auto" or not (compressed.any() or paper):
         return CLOSED_FORM
     if not compressed.any():

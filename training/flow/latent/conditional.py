@@ -1,0 +1,188 @@
+"""A learned law of compressed latents, given the kept ones.
+
+Latents u are *standardized* here: divided by the standard deviations of their closed form. The kept
+ones are standard normal; to the compressed ones the factorization
+
+    p(u) = prod_i phi(u_i) prod_j p_j(v_j | u_kept, v_1 ... v_{j-1}),     v = A (u_compressed - a),
+
+gives a mixture of normal distributions each, whose parameters a network makes of what it is
+conditioned on. In many dimensions the mixtures are conditioned on kept latents alone (*unchained*),
+and A turns to the principal axes of the compressed ones.
+
+Taking every ``v_j`` to its normal score (``normal_mixtures``) *whitens* latents: a triangular map
+with a positive diagonal, hence unique, smooth and invertible. Masks between layers let a parameter
+see only what it may (Germain et al. 2015, *MADE*).
+"""
+
+import warnings
+from math import pi
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.flow.latent.normal_mixtures import NormalMixture
+
+BOUND = 4.0
+"""Where inputs saturate, as in the networks of toys."""
+LEAST_STD = 2e-3
+"""Of a component, in standard deviations of the closed form."""
+MOST = 64
+"""Components and waves."""
+FIRST_STD = 0.7
+"""Of the components of a network that is not trained."""
+
+
+class ConditionalMixture(nn.Module):
+    """The law of C standardized compressed latents, given K kept ones.
+
+    Untrained it is a standard normal distribution.
+
+    Args:
+        kept: K, which may be 0.
+        compressed: C.
+        components: The number of components of each mixture.
+        width: The number of units of a hidden layer.
+        depth: The number of hidden layers after the first.
+        waves: The number of frequencies of sines and cosines of each input.
+        chained: Whether a compressed latent also depends on those before it.
+
+    Attributes:
+        offset: ``a [C]``, float64.
+        axes: ``A [C, C]``, float64.
+    """
+
+    offset: Tensor
+    axes: Tensor
+    frequencies: Tensor
+    into: Tensor
+    within: Tensor
+    out: Tensor
+
+    def __init__(
+        self,
+        kept: int,
+        compressed: int,
+        components: int = 8,
+        width: int = 64,
+        depth: int = 2,
+        waves: int = 4,
+        chained: bool = True,
+    ):
+        super().__init__()
+        if not (min(kept, depth) >= 0 and min(compressed, width) >= 1):
+            raise ValueError("a law of latents has sizes that are not positive")
+        if not (1 <= components <= MOST and 0 <= waves <= MOST):
+            raise ValueError(f"a law of latents has more than {MOST} components or waves")
+        self.arguments = {
+            "kept": kept,
+            "compressed": compressed,
+            "components": components,
+            "width": width,
+            "depth": depth,
+            "waves": waves,
+            "chained": chained,
+        }
+        self.kept, self.compressed, self.components = kept, compressed, components
+        self.chained = chained
+        self.register_buffer("offset", torch.zeros(compressed, dtype=torch.float64))
+        self.register_buffer("axes", torch.eye(compressed, dtype=torch.float64))
+        frequencies = [pi / (BOUND + 1) * index for index in range(1, waves + 1)]
+        self.register_buffer("frequencies", torch.tensor(frequencies), persistent=False)
+        seen = kept + (compressed - 1 if chained else 0)
+        self.input = _linear(seen * (1 + 2 * waves), width)
+        self.hidden = nn.ModuleList(_linear(width, width) for _ in range(depth))
+        self.output = _linear(width, compressed * components * 3)
+        self._mask(waves, width)
+        self._start_at_normal()
+
+    def _mask(self, waves: int, width: int) -> None:
+        """Input j is known from mixture j on; a unit passes on what it sees to later ones."""
+        units = torch.arange(width) % (self.compressed if self.chained else 1)
+        known = torch.arange(1, self.compressed) if self.chained else units[:0]
+        inputs = torch.cat([torch.zeros(self.kept, dtype=torch.long), known])
+        inputs = inputs.repeat_interleave(1 + 2 * waves)
+        outputs = torch.arange(self.compressed).repeat_interleave(3 * self.components)
+        for name, before, after in (
+            ("into", inputs, units),
+            ("within", units, units),
+            ("out", units, outputs),
+        ):
+            self.register_buffer(name, after[:, None] >= before, persistent=False)
+
+    @torch.no_grad()
+    def _start_at_normal(self) -> None:
+        """Nodes and weights of Gauss and Hermite make many moments those of a standard normal."""
+        nodes, weights = np.polynomial.hermite_e.hermegauss(self.components)
+        mean = torch.from_numpy(nodes) * (1 - FIRST_STD**2) ** 0.5
+        logits = torch.from_numpy(np.log(weights / weights.sum()))
+        std = torch.full_like(mean, FIRST_STD if self.components > 1 else 1.0)
+        raw = torch.stack([logits, mean, (std - LEAST_STD).expm1().log()])
+        self.output.weight.zero_()
+        self.output.bias.copy_(raw.flatten().repeat(self.compressed))
+
+    def mixtures(self, kept: Tensor, v: Tensor) -> NormalMixture:
+        """The mixtures ``[N, C, components]`` for kept latents ``[N, K]`` and ``v [N, C]``."""
+        known = torch.cat([kept, v[:, : self.compressed - 1]], dim=1) if self.chained else kept
+        x = known.to(self.input.weight)
+        bounded = BOUND * torch.tanh(x / BOUND)
+        waves = bounded[..., None] * self.frequencies.to(x)
+        seen = torch.cat([x[..., None], waves.sin(), waves.cos()], dim=-1).flatten(1)
+        h = F.linear(seen, self.input.weight * self.into, self.input.bias)
+        for layer in self.hidden:
+            assert isinstance(layer, nn.Linear)
+            h = h + F.silu(F.linear(h, layer.weight * self.within, layer.bias))
+        raw = F.linear(h, self.output.weight * self.out, self.output.bias)
+        logits, mean, spread = raw.view(len(x), self.compressed, 3, self.components).unbind(dim=2)
+        return NormalMixture(
+            logits.log_softmax(dim=-1), mean, (LEAST_STD + F.softplus(spread)).log()
+        )
+
+    def log_prob(self, kept: Tensor, compressed: Tensor) -> Tensor:
+        """The log density ``[N]``, nats, of compressed latents ``[N, C]`` given kept ``[N, K]``."""
+        v = self.turned(compressed)
+        return self.mixtures(kept, v).log_density(v).sum(dim=1) + self._log_det()
+
+    def whiten(self, kept: Tensor, compressed: Tensor) -> Tensor:
+        """The normal scores ``[N, C]`` of compressed latents ``[N, C]`` given kept ``[N, K]``."""
+        v = self.turned(compressed)
+        return self.mixtures(kept, v).normal_score(v)
+
+    def unwhiten(self, kept: Tensor, scores: Tensor) -> Tensor:
+        """The compressed latents ``[N, C]`` of normal scores ``[N, C]``: inverse of ``whiten``."""
+        if not self.chained or self.compressed == 1:
+            v = self.mixtures(kept, torch.zeros_like(scores)).quantile(scores)
+        else:
+            v = self._in_turn(kept, scores)
+        return torch.linalg.solve(self.axes, v.T).T + self.offset
+
+    def _in_turn(self, kept: Tensor, scores: Tensor) -> Tensor:
+        found: list[Tensor] = []
+        for index in range(self.compressed):
+            missing = scores.new_zeros(len(scores), self.compressed - index)
+            all_ = self.mixtures(kept, torch.cat([*found, missing], dim=1))
+            own = NormalMixture(*(part[:, index : index + 1] for part in all_))
+            found.append(own.quantile(scores[:, index : index + 1]))
+        return torch.cat(found, dim=1)
+
+    def turned(self, compressed: Tensor) -> Tensor:
+        """``v [N, C]`` of compressed latents."""
+        return (compressed - self.offset.to(compressed)) @ self.axes.to(compressed).T
+
+    def _log_det(self) -> Tensor:
+        return torch.linalg.slogdet(self.axes).logabsdet
+
+    def check(self) -> None:
+        """Raises ValueError if what it holds does not make a law."""
+        if not all(tensor.isfinite().all() for tensor in self.state_dict().values()):
+            raise ValueError("a number in it is not finite")
+        if not float(torch.linalg.cond(self.axes)) < 1e8:
+            raise ValueError("its axes cannot be inverted")
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    """In float64; there may be no inputs."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+        return nn.Linear(inputs, outputs, dtype=torch.float64)

@@ -1,0 +1,163 @@
+"""How the law of compressed latents is learned, from data that were melted.
+
+Candidates differ in what a mixture may depend on; the one with the highest log density on latents
+that were not trained on wins. All start as the closed-form Gaussian, which is a candidate itself.
+"""
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from math import cos, pi
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
+from training.flow.latent.conditional import ConditionalMixture
+from training.flow.latent.normal_mixtures import LOG_ROOT
+
+LOOKS, PATIENCE = 40, 10
+"""How often held-out latents are looked at, and looks without a better score that end a fit."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A form of the law, and how to fit it.
+
+    Attributes:
+        name: What reports call it.
+        sizes: Arguments of the mixture, but for the dimensions.
+        steps: Of training, at most.
+        batch: Latents of a step.
+        rate: The first learning rate; it falls to zero along a cosine.
+        decay: Weight decay.
+        principal: Whether compressed latents are turned to their principal axes.
+    """
+
+    name: str
+    sizes: dict[str, Any] = field(default_factory=dict)
+    steps: int = 3000
+    batch: int = 512
+    rate: float = 5e-3
+    decay: float = 0.0
+    principal: bool = False
+
+
+CHAINED = Candidate("chained mixtures")
+FREE = Candidate("mixtures", {"chained": False, "components": 5, "waves": 0}, 2000, 128, 2e-3, 0.1)
+TURNED = Candidate("mixtures along axes", FREE.sizes, 2000, 128, 2e-3, 0.1, principal=True)
+MOST_CHAINED = 8
+"""Compressed dimensions that are chained at most: draws of each wait for those before it."""
+
+
+def candidates_for(compressed: int) -> Sequence[Candidate]:
+    return (CHAINED,) if compressed <= MOST_CHAINED else (FREE, TURNED)
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Standardized latents to fit to, and others to judge by: each ``[N, D]``, float64."""
+
+    train: Tensor
+    held_out: Tensor
+
+    @classmethod
+    def split(cls, latents: Tensor, seed: int, share: float = 0.2) -> "Latents":
+        """A random share of them is held out."""
+        generator = seeded_generator("cpu", seed, Stream.SPLIT)
+        order = torch.randperm(len(latents), generator=generator)
+        count = max(1, round(share * len(latents)))
+        return cls(latents[order[count:]], latents[order[:count]])
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A law that was fitted.
+
+    Attributes:
+        mixture: The law of the compressed dimensions.
+        name: Which candidate it is.
+        nats: Log density of held-out latents, less that of the Gaussian, in the mean.
+        error: Its standard error.
+    """
+
+    mixture: ConditionalMixture
+    name: str
+    nats: float
+    error: float
+
+
+def fit(
+    latents: Latents,
+    kept: int,
+    candidate: Candidate,
+    seed: int,
+    on_look: Callable[[], object] | None = None,
+) -> Fitted:
+    """Fits one candidate.
+
+    Args:
+        latents: Standardized ones.
+        kept: How many dimensions are kept, and the law is conditioned on.
+        candidate: Which.
+        seed: Of the first weights and of the batches.
+        on_look: Called as often as ``LOOKS``.
+    """
+    torch.manual_seed(seed)
+    count, dim = latents.train.shape
+    mixture = ConditionalMixture(kept, dim - kept, **candidate.sizes)
+    if candidate.principal:
+        _turn(mixture, latents.train[:, kept:])
+    train, held_out = (_parts(rows, kept) for rows in (latents.train, latents.held_out))
+    optimizer = torch.optim.AdamW(
+        mixture.parameters(), lr=candidate.rate, weight_decay=candidate.decay
+    )
+    batch, every = min(candidate.batch, count), max(1, candidate.steps // LOOKS)
+    generator = seeded_generator("cpu", seed, Stream.DATA)
+    best, waited, weights = _score(mixture, *held_out), 0, deepcopy(mixture.state_dict())
+    for step in range(candidate.steps):
+        optimizer.param_groups[0]["lr"] = (
+            candidate.rate * (1 + cos(pi * step / candidate.steps)) / 2
+        )
+        rows = torch.randint(count, (batch,), generator=generator)
+        loss = -mixture.log_prob(train[0][rows], train[1][rows]).mean()
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(mixture.parameters(), 5.0)
+        optimizer.step()
+        if (step + 1) % every:
+            continue
+        if on_look:
+            on_look()
+        score = _score(mixture, *held_out)
+        waited = 0 if score > best else waited + 1
+        if score > best:
+            best, weights = score, deepcopy(mixture.state_dict())
+        if waited == PATIENCE:
+            break
+    mixture.load_state_dict(weights)
+    mixture = mixture.double().eval().requires_grad_(False)
+    kept_rows, compressed = latents.held_out[:, :kept], latents.held_out[:, kept:]
+    normal = -(compressed.square() / 2 + LOG_ROOT).sum(dim=1)
+    gain = mixture.log_prob(kept_rows, compressed) - normal
+    return Fitted(mixture, candidate.name, float(gain.mean()), float(gain.std() / len(gain) ** 0.5))
+
+
+def _parts(rows: Tensor, kept: int) -> tuple[Tensor, Tensor]:
+    return rows[:, :kept].float(), rows[:, kept:].float()
+
+
+@torch.no_grad()
+def _score(mixture: ConditionalMixture, kept: Tensor, compressed: Tensor) -> float:
+    return float(mixture.log_prob(kept, compressed).mean())
+
+
+def _turn(mixture: ConditionalMixture, compressed: Tensor) -> None:
+    """Puts the principal axes of compressed latents ``[N, C]``, scaled to variance 1, in place."""
+    centered = compressed - compressed.mean(dim=0)
+    variance, axes = torch.linalg.eigh(centered.T @ centered / len(centered))
+    least = 1e-3 * variance.max()
+    mixture.offset.copy_(compressed.mean(dim=0))
+    mixture.axes.copy_((axes * variance.clamp_min(least).rsqrt()).T)
