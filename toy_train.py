@@ -16,10 +16,11 @@ from training.flow.eigenbasis import EigenBasis
 from training.learning.building import describe_training, resolved_options
 from training.learning.calibrating import CalibrationPlan
 from training.learning.limits import require_batch
+from training.learning.melting import NETWORK_ROWS, LawPlan, points_to_melt
 from training.learning.recipes import TOY
 from training.learning.resuming import Resumed
 from training.learning.run import run_training
-from training.learning.toys import calibration_points
+from training.learning.toys import calibration_points, melted_points
 from training.learning.trainer import Trainer
 from training.settings.declared import takes
 from training.settings.script import command, run_script
@@ -42,6 +43,10 @@ def main(settings: ToyTrainSettings) -> None:
     model, loss = settings.choices(toy.dim).build(basis)
     model.about |= {"data_name": toy.name, "augment_to": settings.toy.augment_to}
     config = training_config(TOY.but(settings.recorded()), settings.training, run)
+    melted, count = partial(melted_points, toy, run.seed), points_to_melt(config.total)
+    law = settings.law.law_plan(
+        settings.flow.precond, LawPlan(melted, None, count, run.seed, NETWORK_ROWS)
+    )
     logger.info(basis.describe())
     logger.info(describe_training(model, loss, config))
     options = settings.recorded(calibrate=calibration is not None, **resolved_options(model, loss))
@@ -59,6 +64,7 @@ def main(settings: ToyTrainSettings) -> None:
             record,
             Resumed.find(resume) if resume else None,
             calibration,
+            law,
         )
 
 

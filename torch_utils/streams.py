@@ -30,6 +30,10 @@ class Stream(IntEnum):
     """Times and noise on points that are held out of a training."""
     SPLIT = 9
     """Which images are held out of a training."""
+    MELTED_POINTS = 10
+    """Points that are melted to learn the law of latents from."""
+    MELTED_NOISE = 11
+    """Noise of the first time on these."""
 
     LATENT = 1
     """Latents to generate from."""

@@ -1,12 +1,12 @@
-"""How the law of compressed latents is learned, from data that were melted.
+"""Fits of the law of latents, of which there are several candidates.
 
 Candidates differ in what a mixture may depend on; the one with the highest log density on latents
 that were not trained on wins. All start as the closed-form Gaussian, which is a candidate itself.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from math import cos, pi
 from typing import Any
 
@@ -20,6 +20,9 @@ from training.flow.latent.normal_mixtures import LOG_ROOT
 
 LOOKS, PATIENCE = 40, 10
 """How often held-out latents are looked at, and looks without a better score that end a fit."""
+STEPS_PER_ROW, FEWEST_STEPS = 200, 200
+"""A fit to few latents takes fewer steps: so many passes."""
+LONGEST_GRADIENT = 5.0
 
 
 @dataclass(frozen=True)
@@ -37,17 +40,17 @@ class Candidate:
     """
 
     name: str
-    sizes: dict[str, Any] = field(default_factory=dict)
-    steps: int = 3000
-    batch: int = 512
-    rate: float = 5e-3
+    sizes: Mapping[str, Any]
+    steps: int
+    batch: int
+    rate: float
     decay: float = 0.0
     principal: bool = False
 
 
-CHAINED = Candidate("chained mixtures")
+CHAINED = Candidate("chained mixtures", {"components": 12}, steps=4000, batch=512, rate=2e-3)
 FREE = Candidate("mixtures", {"chained": False, "components": 5, "waves": 0}, 2000, 128, 2e-3, 0.1)
-TURNED = Candidate("mixtures along axes", FREE.sizes, 2000, 128, 2e-3, 0.1, principal=True)
+TURNED = replace(FREE, name="mixtures along principal axes", principal=True)
 MOST_CHAINED = 8
 """Compressed dimensions that are chained at most: draws of each wait for those before it."""
 
@@ -107,25 +110,24 @@ def fit(
     """
     torch.manual_seed(seed)
     count, dim = latents.train.shape
-    mixture = ConditionalMixture(kept, dim - kept, **candidate.sizes)
+    mixture = ConditionalMixture(kept, dim - kept, **candidate.sizes).float()
     if candidate.principal:
         _turn(mixture, latents.train[:, kept:])
     train, held_out = (_parts(rows, kept) for rows in (latents.train, latents.held_out))
     optimizer = torch.optim.AdamW(
         mixture.parameters(), lr=candidate.rate, weight_decay=candidate.decay
     )
-    batch, every = min(candidate.batch, count), max(1, candidate.steps // LOOKS)
+    steps = min(candidate.steps, max(FEWEST_STEPS, STEPS_PER_ROW * count // candidate.batch))
+    batch, every = min(candidate.batch, count), max(1, steps // LOOKS)
     generator = seeded_generator("cpu", seed, Stream.DATA)
     best, waited, weights = _score(mixture, *held_out), 0, deepcopy(mixture.state_dict())
-    for step in range(candidate.steps):
-        optimizer.param_groups[0]["lr"] = (
-            candidate.rate * (1 + cos(pi * step / candidate.steps)) / 2
-        )
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = candidate.rate * (1 + cos(pi * step / steps)) / 2
         rows = torch.randint(count, (batch,), generator=generator)
         loss = -mixture.log_prob(train[0][rows], train[1][rows]).mean()
         optimizer.zero_grad()
         torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(mixture.parameters(), 5.0)
+        torch.nn.utils.clip_grad_norm_(mixture.parameters(), LONGEST_GRADIENT)
         optimizer.step()
         if (step + 1) % every:
             continue

@@ -1,7 +1,6 @@
 """A run: in a folder of its own, or going on in that of a state."""
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,12 @@ from dnnlib.logs import logger
 from training.data.batches import BatchSource
 from training.learning.calibrating import CalibrationPlan, calibrate
 from training.learning.loop import train
+from training.learning.melting import LawPlan, learn_latent_law
 from training.learning.resuming import Resumed
 from training.learning.run_folder import Place, RunFolder
 from training.learning.selection import Watch
 from training.learning.trainer import Trainer
+from training.model.model import Model
 
 
 def run_training(
@@ -23,6 +24,7 @@ def run_training(
     record: Mapping[str, Any],
     resumed: Resumed | None,
     calibration: CalibrationPlan | None = None,
+    law: LawPlan | None = None,
     watch: Watch | None = None,
 ) -> None:
     """Trains in a new folder, or goes on in the folder of a state.
@@ -34,6 +36,7 @@ def run_training(
         record: What ``training_options.json`` is to say.
         resumed: The state to go on from, or None.
         calibration: How to calibrate the trained model; None for not at all.
+        law: How to learn the law of its latents then; None for not at all.
         watch: Looks at what is held out of the training.
     """
     if resumed:
@@ -46,8 +49,13 @@ def run_training(
         steps = trainer.config.total_steps
         logger.info(f"Training in {folder.path}: {steps:,} steps")
 
-    finish = partial(calibrate, plan=calibration) if calibration else None
-    train(trainer, source, folder, finish, watch)
+    def finish(model: Model) -> None:
+        if calibration:
+            calibrate(model, calibration)
+        if law:
+            learn_latent_law(model, law)
+
+    train(trainer, source, folder, finish if calibration or law else None, watch)
 
 
 def _go_on(trainer: Trainer, state: Path, record: Mapping[str, Any]) -> RunFolder:

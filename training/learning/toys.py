@@ -16,3 +16,8 @@ def calibration_points(toy: Toy, seed: int) -> Batch:
     generator = seeded_generator("cpu", seed, Stream.CALIBRATION_POINTS, 0)
     points = toy.sample(CALIBRATION_POINTS, generator)
     return Batch(points[distributed.shard(CALIBRATION_POINTS)])
+
+
+def melted_points(toy: Toy, seed: int, count: int) -> Batch:
+    """Fresh draws to melt, the same on all ranks."""
+    return Batch(toy.sample(count, seeded_generator("cpu", seed, Stream.MELTED_POINTS)))

@@ -14,6 +14,7 @@ from training.settings.declared import Declared, option, options_of
 from training.settings.schedules import InflationOptions
 from training.settings.training import (
     CalibrationOptions,
+    LatentLawOptions,
     RunOptions,
     TrainingOptions,
 )
@@ -22,7 +23,7 @@ from training.settings.types import NOT_NEGATIVE, POSITIVE, choice
 DEFAULTS = asdict(TOY)
 CALIBRATION_FIT = "path"
 """Networks of toys are good, so that slopes cost their samples nothing."""
-EARLIER = {"calibration_fit": CALIBRATION_FIT}
+EARLIER = {"calibration_fit": CALIBRATION_FIT, "latent_law": "gaussian"}
 """What a run of an earlier version meant by options that it left open."""
 
 
@@ -86,6 +87,7 @@ class ToyTrainSettings(Declared):
     calibration: CalibrationOptions = options_of(
         CalibrationOptions, defaults={"calibration_fit": CALIBRATION_FIT}
     )
+    law: LatentLawOptions = options_of(LatentLawOptions)
     run: RunOptions = options_of(RunOptions, defaults=DEFAULTS)
 
     def choices(self, dim: int) -> Choices:

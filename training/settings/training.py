@@ -1,7 +1,7 @@
 """Options of the scripts that train, and how a resumed run takes over its own."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -11,6 +11,7 @@ import click
 from dnnlib.errors import DataError, UsageError, agree
 from torch_utils.snapshots import in_one_line
 from training.flow.calibration import METHODS
+from training.learning.melting import LawPlan
 from training.learning.recipes import TableRecipe, TrainingRecipe
 from training.learning.restarting import OPTIONS_NAME
 from training.learning.resuming import place_to_resume, read_record
@@ -50,6 +51,35 @@ class TrainingOptions(Declared):
         help="Half-life of averaged weights, million samples.",
     )
     ls: float = option(type=POSITIVE, default=1.0, help="Loss scale in the backward pass.")
+
+
+LATENT_LAWS = ("learned", "gaussian")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentLawOptions(Declared):
+    """Whether to learn what compressed latents are distributed as."""
+
+    section = "Calibration"
+    latent_law: str | None = option(
+        type=choice(LATENT_LAWS),
+        unset="learned, if dimensions are compressed",
+        help="Law of the latents that samples start from: learned from data that the trained "
+        "network melts, or the Gaussian of the closed form. Kept latents are compared with it "
+        "in any case.",
+    )
+
+    def law_plan(self, precond: str, plan: LawPlan) -> LawPlan | None:
+        """What is left of a plan to learn the law of latents; None where there is no law to learn.
+
+        Raises:
+            UsageError: It was asked for of an isotropic model.
+        """
+        if precond == "ifs":
+            return replace(plan, learned=self.latent_law != "gaussian")
+        if self.latent_law == "learned":
+            raise UsageError(f"--latent_law=learned is for precond=ifs, not {precond}")
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,190 @@
+"""The law of latents, learned from data that a trained model melts.
+
+Points that were trained on get the noise of the first time, as the law at time 0 has it, and melt
+to the last time. There, kept dimensions should be standard normal by construction, and are
+compared with it; compressed ones are not, whatever the network, and get a law of their own
+(``flow.latent``), which the network file keeps.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from math import log
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dnnlib.logs import logger
+from torch_utils import distributed
+from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
+from training.data.batches import Batch
+from training.flow.pfode import ProbabilityFlow
+from training.learning.latent_law import (
+    LOOKS,
+    Fitted,
+    Latents,
+    candidates_for,
+    fit,
+)
+from training.model.model import Model
+
+MELT_STEPS, MELT_SOLVER = 24, "exp_ab2"
+"""Their error is far below what a mixture can resolve."""
+CHECK_STEPS = 1000
+NETWORK_ROWS = 2048
+"""Points of one call of a network of toys or tables."""
+FEWEST, MOST = 1000, 100_000
+SEEN_PER_POINT = 50
+"""Samples of the training for each point that is melted: it is to cost a tenth of that."""
+TOLERATED = 0.01
+"""Nats by which kept latents may differ from a standard normal law without a warning."""
+
+
+@dataclass(frozen=True)
+class LawPlan:
+    """How the law of latents is to be learned.
+
+    Attributes:
+        points: Gives so many points, the same on all ranks, with their labels: in the space of the
+            basis, and fewer where there are no more.
+        held_out: The same, of what was not trained on; None to judge by a share of the others.
+        count: How many to melt.
+        seed: Of the noise and of the fit.
+        rows: Points of one network call.
+        learned: Whether there is to be a law of compressed latents beside the Gaussian.
+    """
+
+    points: Callable[[int], Batch]
+    held_out: Callable[[int], Batch] | None
+    count: int
+    seed: int
+    rows: int
+    learned: bool = True
+
+
+def points_to_melt(samples: float) -> int:
+    """Number of points for a training on so many samples."""
+    return int(min(max(samples / SEEN_PER_POINT, FEWEST), MOST))
+
+
+def learn_latent_law(model: Model, plan: LawPlan) -> None:
+    """Learns the law of a model's compressed latents, puts it in its place, and reports.
+
+    Args:
+        model: Ready for evaluation, calibrated if it is to be.
+        plan: How.
+    """
+    start = time.monotonic()
+    kept, flow = int(model.about["dims_to_keep"]), model.flow.in_blocks(plan.rows)
+    model.denoiser.precision = "fp32"
+    hidden = None if distributed.is_main() else True
+    candidates = list(candidates_for(flow.basis.dim - kept)) if _compresses(model, plan) else []
+    total = MELT_STEPS + LOOKS * (len(candidates) + 1)
+    with tqdm(total=total, desc="law of latents", unit="part", disable=hidden) as bar:
+
+        def advance(parts: float) -> None:
+            bar.update(parts)
+
+        latents = _latents(flow, plan, advance)
+        if distributed.is_main():
+            _report_kept(model, check_kept(latents, kept, plan.seed, bar.update))
+            fits = [fit(latents, kept, each, plan.seed, bar.update) for each in candidates]
+    if distributed.is_main() and candidates:
+        best = max(fits, key=lambda fitted: fitted.nats)
+        model.learned = best.mixture.to(flow.device) if best.nats > best.error else None
+        law = best.name if model.learned else "the Gaussian is as good, and stays"
+        logger.info(
+            f"Law of {flow.basis.dim - kept} compressed latents, of {len(latents.train)} that were "
+            f"melted, in {time.monotonic() - start:.1f} s: {law}, {best.nats:+.4f} +- "
+            f"{best.error:.4f} nats on others"
+        )
+    distributed.barrier()
+
+
+def _compresses(model: Model, plan: LawPlan) -> bool:
+    return plan.learned and int(model.about["dims_to_keep"]) < model.denoiser.basis.dim
+
+
+def _latents(flow: ProbabilityFlow, plan: LawPlan, on_part: Callable[[float], None]) -> Latents:
+    sources = [plan.points(plan.count)]
+    if plan.held_out:
+        sources.append(plan.held_out(max(1, plan.count // 4)))
+    share = 1 / len(sources)
+    melted = [
+        standardized_latents(flow, batch, plan.seed, index, partial(on_part, share))
+        for index, batch in enumerate(sources)
+    ]
+    return Latents(*melted) if plan.held_out else Latents.split(melted[0], plan.seed)
+
+
+@torch.no_grad()
+def standardized_latents(
+    flow: ProbabilityFlow,
+    batch: Batch,
+    seed: int,
+    index: int = 0,
+    on_step: Callable[[], None] | None = None,
+) -> Tensor:
+    """Latents ``[N, D]`` of noisy points, over the standard deviations of their closed form.
+
+    Args:
+        flow: The flow.
+        batch: Points of the space of the basis, with their labels, the same on all ranks.
+        seed: Of the noise.
+        index: Which noise of this seed.
+        on_step: Called after each step of the melt.
+    """
+    count, times = len(batch.points), flow.times(MELT_STEPS)
+    mine = distributed.shard(count)
+    generator = seeded_generator("cpu", seed, Stream.MELTED_NOISE, index)
+    noise = flow.schedule.sample_noise(count, times[0], generator)[mine].to(flow.device)
+    labels = None if batch.labels is None else batch.labels[mine]
+    conditions = Batch(batch.points[mine], labels).conditions(flow.device)
+    points = flow.basis.to_eigen(batch.points[mine].to(flow.device).double()) + noise
+    flow = flow.given(**conditions) if conditions else flow
+    start = flow.schedule.scale(times[0]) * points
+    end = flow.simulate(start, times, MELT_SOLVER, on_step=on_step).end
+    return distributed.gather_rows(end / flow.latent_std(times[-1]), count).cpu()
+
+
+def check_kept(
+    latents: Latents, kept: int, seed: int, on_look: Callable[[], object] | None = None
+) -> Fitted:
+    """How far kept latents are from a standard normal law: what a free one gains over it, in nats
+    on others."""
+    rows = Latents(latents.train[:, :kept], latents.held_out[:, :kept])
+    return fit(rows, 0, replace(candidates_for(kept)[-1], steps=CHECK_STEPS), seed, on_look)
+
+
+def _report_kept(model: Model, found: Fitted) -> None:
+    kept = int(model.about["dims_to_keep"])
+    lost = max(found.nats, 0.0)
+    logger.info(f"Kept latents are {lost:.4f} +- {found.error:.4f} nats from {kept} normal ones")
+    if lost - 2 * found.error < TOLERATED:
+        return
+    logger.warning(
+        f"Warning: kept latents are {lost:.3f} nats from the standard normal law that samples "
+        f"start from; T = {enough_time(model, lost):.4g} in place of {model.about['tmax']:.4g} "
+        "would do, or a longer training if the network is to blame"
+    )
+
+
+def enough_time(model: Model, lost: float) -> float:
+    """The last time at which kept latents would be within ``TOLERATED`` of a normal law.
+
+    Divergence falls at least as the cube of the part of the variance that is data (theory,
+    section 8).
+
+    Args:
+        model: Knows its schedule and its last time.
+        lost: Nats at that time.
+    """
+    schedule, xi = model.denoiser.schedule, model.denoiser.basis.eigenvalues[0]
+    end = torch.tensor(model.about["tmax"], dtype=torch.float64, device=xi.device)
+    gamma = schedule.noise_variance(end)[0]
+    wanted = xi / (xi + gamma) * (TOLERATED / lost) ** (1 / 3)
+    needed = log(float(xi * (1 - wanted) / wanted))
+    return float(schedule.time_of_log_noise(torch.tensor(needed, dtype=torch.float64)))
