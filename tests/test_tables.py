@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import calc_net_residuals_autocorrelations as calc_residuals
 import calc_roundtrip_mse
 import dataset_tool
 import info
@@ -26,6 +27,7 @@ from torch_utils.snapshots import read_network, read_state, write_network
 from training.data.tables.batches import TableBatches
 from training.data.tables.table import Table
 from training.files.table import load_table
+from training.model.model import Model
 
 Run = Callable[..., Result]
 NAMES = ["size", "room count", "fixed", "price", "double"]
@@ -132,6 +134,26 @@ def test_held_out_rows_melt_return_and_have_densities(
     assert (result["rows"], set(result["columns"])) == (60, {"size", "room count", "price"})
     assert 0 < result["rms_error"] < 0.1
     assert "Roundtrip of 60 rows" in told
+
+
+def test_residuals_of_held_out_rows_are_correlated(
+    run_script: Run, network: Path, data: Path, tmp_path: Path
+) -> None:
+    out, correlated = tmp_path / "residuals", tmp_path / "correlations"
+    place = ("extract", f"--network={network}", f"--data_root={data}", f"--save_dir={out}")
+    good(run_script(calc_residuals, *place, "--n_time_pts=3", "--noise=path"))
+    arrays = load_arrays(out / "houses_PRP_net_outputs_residuals_time2.npz")
+    clean = (arrays["net_outputs"] - arrays["net_residuals"]).astype(np.float64)
+    flow, first = Model.load(network).flow, torch.tensor(0.0)
+    points = flow.to_data(flow.schedule.scale(first) * torch.from_numpy(clean), first).numpy()
+    held_out = load_arrays(data)["points"][np.flatnonzero(load_arrays(data)["held_out"])]
+    assert (np.abs(points - held_out) < [1e-3, 0.501, 0.051]).all()
+    root = (f"--res_root={out}", f"--save_dir={correlated}")
+    good(run_script(calc_residuals, "calc", *root))
+    summary = load_arrays(correlated / "houses_PRP_autocorrelations_summary.npz")
+    assert len(summary["times"]) == 3
+    many = (*place, "--n_samples=61", "--overwrite")
+    refused(run_script(calc_residuals, *many), 1, "60 held-out rows", "61")
 
 
 def test_a_network_that_does_not_fit_its_table_is_told(
