@@ -17,6 +17,7 @@ import calc_roundtrip_mse
 import dataset_tool
 import info
 import pfODE_int
+import toy_mesh_exps
 import train
 from tests.support.image_runs import equal
 from tests.support.rank_pool import RankPool
@@ -28,6 +29,7 @@ from training.data.tables.batches import TableBatches
 from training.data.tables.table import Table
 from training.files.table import load_table
 from training.model.model import Model
+from training.settings.toy_mesh_exps import BOUNDARY_POINTS
 
 Run = Callable[..., Result]
 NAMES = ["size", "room count", "fixed", "price", "double"]
@@ -134,6 +136,36 @@ def test_held_out_rows_melt_return_and_have_densities(
     assert (result["rows"], set(result["columns"])) == (60, {"size", "room count", "price"})
     assert 0 < result["rms_error"] < 0.1
     assert "Roundtrip of 60 rows" in told
+
+
+def test_held_out_rows_are_counted_in_spheres_that_are_carried_to_them(
+    run_script: Run, network: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = (toy_mesh_exps, f"--network={network}", f"--save_dir={tmp_path / 'out'}")
+    few = ("--test_pts=50", "--r_num=3", "--r_max=2", "--boundary_pts=1500")
+    told = good(run_script(*place, f"--data_root={data}", *few)).out
+    assert f"fresh: 60 rows of {data}" in told
+    arrays = load_arrays(tmp_path / "out" / "houses_PRP_coverage.npz")
+    held_out = load_arrays(data)["points"][np.flatnonzero(load_arrays(data)["held_out"])]
+    noise = 6 * 0.1 * held_out.std(axis=0) + [0, 0.5, 0.05]
+    assert (np.abs(arrays["fresh_data"][0] - held_out) < noise).all()
+    # In a flow, to be inside of what a sphere is carried to is to come from its inside.
+    flow = Model.load(network).flow
+    latents = flow.encode(torch.from_numpy(arrays["fresh_data"][0]))
+    radii = (latents / flow.latent.std).square().sum(dim=1).sqrt().numpy()
+    expected = (radii[:, None] < arrays["radii"]).mean(axis=0)
+    assert 0 < expected[0] < expected[2] < 1
+    np.testing.assert_allclose(arrays["coverage_fresh"][0], expected, atol=2.5 / 60)
+    with_data = (*place, f"--data_root={data}")
+    refused(run_script(*place), 2, "Missing option '--data_root'")
+    for name in ("--num_seeds=2", "--paired", "--score=exact"):
+        refused(run_script(*with_data, name), 2, name.partition("=")[0], "for toys", network.name)
+    refused(run_script(*with_data, "--data_name=moons"), 2, "moons", "houses")
+    refused(run_script(*with_data, "--rho=3"), 2, "--rho is 3")
+    toy = (toy_mesh_exps, "--score=exact", "--data_name=moons", *with_data[2:])
+    refused(run_script(*toy), 2, "--data_root goes with networks of tables")
+    monkeypatch.delitem(BOUNDARY_POINTS, 3)
+    refused(run_script(*with_data), 2, "3 columns", "pfODE_int.py --sim_type=melt")
 
 
 def test_residuals_of_held_out_rows_are_correlated(
