@@ -225,6 +225,28 @@ def test_a_network_that_does_not_fit_its_table_is_told(
         refused(run_script(pfODE_int, *broken_one), 1, broken, told)
 
 
+def test_a_table_is_calibrated_on_its_held_out_rows_if_asked_to(
+    run_script: Run, run: Path, data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    training = (train, f"--data={data}", "--nosubdir", *SMALL, *PLAIN)
+    how = ("--calibrate", "--calibration_fit=path")
+    good(run_script(*training, f"--outdir={folder}", *how))
+    plain, calibrated = (
+        Model.load(place / "network-snapshot-000004.pkl").denoiser for place in (run, folder)
+    )
+    assert plain.calibration is None
+    assert calibrated.calibration is not None
+    assert calibrated.calibration.slopes.any()
+    assert equal(plain.network.state_dict(), calibrated.network.state_dict())
+    assert "The calibration is fitted to 60 held-out rows" in (folder / "log.txt").read_text()
+    told = [json.loads((place / "training_options.json").read_text()) for place in (run, folder)]
+    assert [one["options"]["calibrate"] for one in told] == [False, True]
+    out = f"--outdir={tmp_path / 'out'}"
+    refused(run_script(*training, out, how[1]), 2, "--calibration_fit", "or give --calibrate")
+    refused(run_script(*training, out, "--calibration_data=x"), 2, "--calibration_data is for")
+
+
 def shifted(table: Table) -> Table:
     return replace(table, points=table.points + 1)
 
