@@ -37,9 +37,10 @@ from training.files.residuals import (
     toy_writer,
 )
 from training.measure.correlations import Autocorrelations, correlate
-from training.measure.residuals import ResidualProbe
+from training.measure.residuals import ResidualProbe, Source
 from training.settings.declared import takes
 from training.settings.residuals import (
+    IMAGES,
     TOY_BLOCK,
     CalcSettings,
     CalcToysSettings,
@@ -48,12 +49,14 @@ from training.settings.residuals import (
 )
 from training.settings.script import group, run_script
 from training.simulation.extraction import result_bytes, run_extraction
-from training.simulation.images import ImageFlow
+from training.simulation.networks import NetworkFile
 from training.simulation.residual_correlations import (
     known_of,
     row_pairs,
     toy_correlations,
 )
+from training.simulation.subjects import Subject, subject_of
+from training.simulation.tables import TableFlow
 from training.simulation.toys import ToyFlow, toy_points
 
 
@@ -102,43 +105,62 @@ def extracttoys(settings: ExtractToysSettings) -> None:
 @main.command()
 @takes(ExtractSettings)
 def extract(settings: ExtractSettings) -> None:
-    """Write outputs and residuals of a network of images, one file a time.
+    """Write outputs and residuals of a network of images or of a table, one file a time.
 
     \b
     Files: {data}_{schedule}_net_outputs_residuals_time{t}.npz of each time
            {data}_{schedule}_net_outputs_residuals.json
     """
-    image_flow = ImageFlow.open(settings.chosen_network(), settings.data_name)
-    model, folder, count = image_flow.model, settings.save_dir, settings.n_samples
-    time_choice = settings.chosen_times(image_flow.file.t_max, image_flow.file.name)
+    network = settings.chosen_network()
+    file = NetworkFile.open(network)
+    subject, block = subject_of(file, network, settings.data_name), settings.calls.batch_gpu
+    model, folder = subject.model, settings.save_dir
+    time_choice = settings.chosen_times(file.t_max, file.name)
     times = time_choice.even(model.denoiser.schedule)(settings.n_time_pts - 1)
     names, dim = QUANTITIES[:2], model.denoiser.basis.dim
+    count, read = samples_of(settings, subject)
+    if isinstance(subject, TableFlow):
+        block = block or TOY_BLOCK
     choice = settings.noise.chosen(count, settings.bs)
-    extraction = choice.describe(model, image_flow.data_name, times, settings.matters())
+    matters = {**settings.matters(), "n_samples": count}
+    extraction = choice.describe(model, subject.data_name, times, matters)
     paths = [time_file(folder, extraction.stem, index) for index in range(len(times))]
     parameters = folder / f"{extraction.stem}_net_outputs_residuals.json"
-    dataset = image_flow.dataset(settings.data_root, count, settings.noise.seed)
     require_new([*paths, parameters], settings.run.overwrite)
     announcement = require_space(folder, len(times) * result_bytes(names, count, dim))
-
-    def read(rows: range) -> tuple[Tensor, dict[str, Tensor]]:
-        if not rows:
-            return torch.empty(0, dim), {}
-        pixels, labels = dataset.read(rows)
-        conditions = {"labels": labels} if image_flow.label_dim else {}
-        return normalize_pixels(pixels).flatten(1), conditions
-
     with process_group(settings.run.device_name) as device:
-        probe = ResidualProbe(image_flow.on(device, settings.calls.batch_gpu), times.to(device))
-        known = {name: image_flow.known[name] for name in ("data_name", "data_dim", "dims_to_keep")}
+        probe = ResidualProbe(subject.on(device, block), times.to(device))
+        known = {name: subject.known[name] for name in ("data_name", "data_dim", "dims_to_keep")}
         run_extraction(
             choice.extractor(probe, read),
             time_writer(paths, names, count, dim, extraction),
             parameters,
             extraction.origin,
-            settings.recorded(device_name=str(device), end_time=time_choice.end, **known),
+            settings.recorded(
+                device_name=str(device), end_time=time_choice.end, n_samples=count, **known
+            ),
             announcement,
         )
+
+
+def samples_of(settings: ExtractSettings, subject: Subject) -> tuple[int, Source]:
+    """How many images or rows there are, and what reads them by number."""
+    seed = settings.noise.seed
+    if isinstance(subject, TableFlow):
+        rows, _ = subject.rows(settings.data_root, settings.n_samples, seed)
+        points = subject.dithered(rows, seed)
+        return len(points), lambda rows: (points[rows.start : rows.stop], {})
+    count = settings.n_samples or IMAGES
+    dataset = subject.dataset(settings.data_root, count, seed)
+
+    def read(rows: range) -> tuple[Tensor, dict[str, Tensor]]:
+        if not rows:
+            return torch.empty(0, dataset.dim), {}
+        pixels, labels = dataset.read(rows)
+        conditions = {"labels": labels} if subject.label_dim else {}
+        return normalize_pixels(pixels).flatten(1), conditions
+
+    return count, read
 
 
 @main.command()
@@ -183,7 +205,7 @@ def calctoys(settings: CalcToysSettings) -> None:
 @main.command()
 @takes(CalcSettings)
 def calc(settings: CalcSettings) -> None:
-    """Correlate the residuals of a network of images with those of the first time.
+    """Correlate the residuals of a network of images or a table with those of the first time.
 
     \b
     Files: {data}_{schedule}_autocorrelations_times0_{t}.npz of each time

@@ -1,8 +1,9 @@
-"""Coverage under the flow of a toy: what stays in spheres that are carried to the data and back.
+"""Coverage under the flow of a toy, or of a table of 2 or 3 columns: what stays in spheres that are
+carried to the data and back.
 
 Test points of the latent Gaussian and points on spheres of given Mahalanobis radii are generated to
 data and inflated back; at each stage the test points inside each boundary are counted, and in data
-space fresh samples of the toy too.
+space fresh samples of the toy, or held-out rows of the table, too.
 
 \b
 Columns, by radius, and their names in the files where these differ:
@@ -10,17 +11,17 @@ chi2    part of the Gaussian in the sphere ("exact")
 start   test points inside at the start, in latent space ("latent")
 data    the same after generation; as at the start, however wrong the score is
 end     the same after inflation of what was generated
-fresh   new samples of the toy, in data space: off chi2 by errors of the score,
-        and where data are no Gaussian at T or in compressed dimensions
+fresh   new samples of the toy, or held-out rows, in data space: off chi2 by errors of
+        the score, and where data are no Gaussian at T or in compressed dimensions
 change  largest difference of data or end from start ("largest_change")
 moved   most test points on another side than at the start ("changed_sides")
 paired  with --paired: fresh, minus the same samples in the spheres that the exact
         denoiser carries ("paired"); s.e. is its standard error, far below a count's
 
 \b
-Files: {toy}_{schedule}_coverage.json    numbers and options
-       {toy}_{schedule}_coverage.npz     points, boundaries and numbers
-       {toy}_{schedule}_r{radius}_{latent|data|end}.ply    each mesh, in 3-D
+Files: {data}_{schedule}_coverage.json    numbers and options
+       {data}_{schedule}_coverage.npz     points, boundaries and numbers
+       {data}_{schedule}_r{radius}_{latent|data|end}.ply    each mesh, in 3-D
 """
 
 import time
@@ -44,26 +45,38 @@ from training.simulation.coverage import BLOCK_ROWS, CoverageExperiment
 @takes(Settings)
 def main(settings: Settings) -> None:
     subject, counted = settings.subject(), settings.points
-    toy, kept, trained = subject.toy, subject.dims_to_keep, settings.score == "net"
+    dim, kept, exact = subject.dim, subject.dims_to_keep, subject.exact
     choice = settings.chosen_times(subject)
     latent = settings.latent().settled(subject.flow, choice.end, kept)
-    spheres = counted.spheres(toy.dim)
-    paired, alpha = counted.pairs(toy.dim, trained), counted.chosen_alpha(spheres)
-    exact = subject.exact_counterpart()
-    flow, file = (subject.flow, subject.file) if trained else (exact, None)
+    spheres = counted.spheres(dim)
+    flow, file = subject.flow, subject.file
+    if settings.score == "exact":
+        assert exact is not None
+        flow, file = exact, None
+    paired = counted.pairs(dim, exact is not None and flow is not exact)
+    alpha = counted.chosen_alpha(spheres)
     flow = latent.on(flow)
     solver = settings.solver.chosen()
     files = CoverageFiles(settings.save_dir, subject.stem, spheres)
     with process_group(settings.run.device_name) as device:
         began = time.perf_counter()
         require_new(files.all, settings.run.overwrite)
-        exact.to(device)
+        if exact is not None:
+            exact.to(device)
         times = choice.settle(flow.to(device).in_blocks(BLOCK_ROWS), solver, file).to(device)
         law = latent.law(flow, choice.end, kept)
         require_folder(settings.save_dir)
         distributed.barrier()  # no rank writes before all have looked
         experiment = CoverageExperiment(
-            toy, flow, times, solver, law, spheres, alpha, counted.test_pts, counted.seeds
+            flow,
+            times,
+            solver,
+            law,
+            spheres,
+            alpha,
+            counted.test_pts,
+            counted.seeds,
+            subject.fresh,
         )
         result = experiment.run(exact if paired else None)
         if not distributed.is_main():
@@ -72,7 +85,7 @@ def main(settings: Settings) -> None:
         options = settings.recorded(
             steps=steps,
             h=choice.end / steps,
-            boundary_pts=counted.points_on(toy.dim),
+            boundary_pts=counted.points_on(dim),
             paired=paired,
             alpha=alpha,
             eps=recorded_eps(settings.eps, latent),
@@ -90,6 +103,12 @@ def main(settings: Settings) -> None:
         if settings.run.overwrite:
             files.remove_others()
         report(result, alpha)
+        if settings.data_root is not None:
+            rows = result.fresh.shape[1]
+            logger.info(
+                f"fresh: {rows} rows of {settings.data_root}; the standard error of a percentage "
+                f"is at most {50 / rows**0.5:.2f}"
+            )
         logger.info(f"Wrote {files.numbers} and the points beside it after {seconds:.1f} s")
 
 

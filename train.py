@@ -62,7 +62,9 @@ def main(settings: TrainSettings) -> None:
 
 def train_on_table(settings: TrainSettings, data: Path, resume: Path | None) -> None:
     """Trains on the rows of a table that are not held out."""
-    run, table = settings.run, load_table(data)
+    run, how = settings.run, settings.calibration
+    calibrate = how.wanted(settings.flow.precond, by_default=False)
+    table = load_table(data)
     rows = len(table.train_rows)
     if table.conditions is not None:
         told = ", ".join(table.condition_names)
@@ -85,18 +87,20 @@ def train_on_table(settings: TrainSettings, data: Path, resume: Path | None) -> 
         logger.info(model.denoiser.basis.describe())
         logger.info(describe_training(model, loss, config))
         found = {**asdict(recipe), **asdict(space), **resolved_options(model, loss)}
-        options = settings.recorded(**found, arch=TABLE_NETWORK, calibrate=False)
+        options = settings.recorded(**found, arch=TABLE_NETWORK, calibrate=calibrate)
         record = {"options": options, **provenance("started")}
         if run.dry_run:
             logger.info(json.dumps(record, indent=2, default=str))
             return
         held_out = preparation.held_out(coordinates, loss)
+        fit = preparation.calibration(coordinates, how.calibration_fit) if calibrate else None
         run_training(
             Trainer(model, loss, config),
             preparation.source(coordinates),
             run.place(data.stem, loss.schedule.name, TABLE_NETWORK),
             record,
             resumed,
+            fit,
             watch=Watch(held_out, True, recipe.patience) if held_out else None,
         )
 

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+import calc_net_residuals_autocorrelations as calc_residuals
 import calc_roundtrip_mse
 import dataset_tool
 import info
 import pfODE_int
+import toy_mesh_exps
 import train
 from tests.support.image_runs import equal
 from tests.support.rank_pool import RankPool
@@ -26,6 +28,8 @@ from torch_utils.snapshots import read_network, read_state, write_network
 from training.data.tables.batches import TableBatches
 from training.data.tables.table import Table
 from training.files.table import load_table
+from training.model.model import Model
+from training.settings.toy_mesh_exps import BOUNDARY_POINTS
 
 Run = Callable[..., Result]
 NAMES = ["size", "room count", "fixed", "price", "double"]
@@ -134,6 +138,56 @@ def test_held_out_rows_melt_return_and_have_densities(
     assert "Roundtrip of 60 rows" in told
 
 
+def test_held_out_rows_are_counted_in_spheres_that_are_carried_to_them(
+    run_script: Run, network: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = (toy_mesh_exps, f"--network={network}", f"--save_dir={tmp_path / 'out'}")
+    few = ("--test_pts=50", "--r_num=3", "--r_max=2", "--boundary_pts=1500")
+    told = good(run_script(*place, f"--data_root={data}", *few)).out
+    assert f"fresh: 60 rows of {data}" in told
+    arrays = load_arrays(tmp_path / "out" / "houses_PRP_coverage.npz")
+    held_out = load_arrays(data)["points"][np.flatnonzero(load_arrays(data)["held_out"])]
+    noise = 6 * 0.1 * held_out.std(axis=0) + [0, 0.5, 0.05]
+    assert (np.abs(arrays["fresh_data"][0] - held_out) < noise).all()
+    # In a flow, to be inside of what a sphere is carried to is to come from its inside.
+    flow = Model.load(network).flow
+    latents = flow.encode(torch.from_numpy(arrays["fresh_data"][0]))
+    radii = (latents / flow.latent.std).square().sum(dim=1).sqrt().numpy()
+    expected = (radii[:, None] < arrays["radii"]).mean(axis=0)
+    assert 0 < expected[0] < expected[2] < 1
+    np.testing.assert_allclose(arrays["coverage_fresh"][0], expected, atol=2.5 / 60)
+    with_data = (*place, f"--data_root={data}")
+    refused(run_script(*place), 2, "Missing option '--data_root'")
+    for name in ("--num_seeds=2", "--paired", "--score=exact"):
+        refused(run_script(*with_data, name), 2, name.partition("=")[0], "for toys", network.name)
+    refused(run_script(*with_data, "--data_name=moons"), 2, "moons", "houses")
+    refused(run_script(*with_data, "--rho=3"), 2, "--rho is 3")
+    toy = (toy_mesh_exps, "--score=exact", "--data_name=moons", *with_data[2:])
+    refused(run_script(*toy), 2, "--data_root goes with networks of tables")
+    monkeypatch.delitem(BOUNDARY_POINTS, 3)
+    refused(run_script(*with_data), 2, "3 columns", "pfODE_int.py --sim_type=melt")
+
+
+def test_residuals_of_held_out_rows_are_correlated(
+    run_script: Run, network: Path, data: Path, tmp_path: Path
+) -> None:
+    out, correlated = tmp_path / "residuals", tmp_path / "correlations"
+    place = ("extract", f"--network={network}", f"--data_root={data}", f"--save_dir={out}")
+    good(run_script(calc_residuals, *place, "--n_time_pts=3", "--noise=path"))
+    arrays = load_arrays(out / "houses_PRP_net_outputs_residuals_time2.npz")
+    clean = (arrays["net_outputs"] - arrays["net_residuals"]).astype(np.float64)
+    flow, first = Model.load(network).flow, torch.tensor(0.0)
+    points = flow.to_data(flow.schedule.scale(first) * torch.from_numpy(clean), first).numpy()
+    held_out = load_arrays(data)["points"][np.flatnonzero(load_arrays(data)["held_out"])]
+    assert (np.abs(points - held_out) < [1e-3, 0.501, 0.051]).all()
+    root = (f"--res_root={out}", f"--save_dir={correlated}")
+    good(run_script(calc_residuals, "calc", *root))
+    summary = load_arrays(correlated / "houses_PRP_autocorrelations_summary.npz")
+    assert len(summary["times"]) == 3
+    many = (*place, "--n_samples=61", "--overwrite")
+    refused(run_script(calc_residuals, *many), 1, "60 held-out rows", "61")
+
+
 def test_a_network_that_does_not_fit_its_table_is_told(
     run_script: Run, network: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -169,6 +223,28 @@ def test_a_network_that_does_not_fit_its_table_is_told(
         part = replace(coordinates, state=state)
         write_network(broken, {**parts, "coordinates": part}, about)
         refused(run_script(pfODE_int, *broken_one), 1, broken, told)
+
+
+def test_a_table_is_calibrated_on_its_held_out_rows_if_asked_to(
+    run_script: Run, run: Path, data: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    training = (train, f"--data={data}", "--nosubdir", *SMALL, *PLAIN)
+    how = ("--calibrate", "--calibration_fit=path")
+    good(run_script(*training, f"--outdir={folder}", *how))
+    plain, calibrated = (
+        Model.load(place / "network-snapshot-000004.pkl").denoiser for place in (run, folder)
+    )
+    assert plain.calibration is None
+    assert calibrated.calibration is not None
+    assert calibrated.calibration.slopes.any()
+    assert equal(plain.network.state_dict(), calibrated.network.state_dict())
+    assert "The calibration is fitted to 60 held-out rows" in (folder / "log.txt").read_text()
+    told = [json.loads((place / "training_options.json").read_text()) for place in (run, folder)]
+    assert [one["options"]["calibrate"] for one in told] == [False, True]
+    out = f"--outdir={tmp_path / 'out'}"
+    refused(run_script(*training, out, how[1]), 2, "--calibration_fit", "or give --calibrate")
+    refused(run_script(*training, out, "--calibration_data=x"), 2, "--calibration_data is for")
 
 
 def shifted(table: Table) -> Table:

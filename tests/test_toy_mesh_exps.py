@@ -237,7 +237,7 @@ def test_the_help_says_what_the_columns_are_and_what_is_written(run_script: Run)
     for name in ("exact", "latent", "largest_change", "changed_sides"):
         assert f'("{name}")' in meanings
     for name in ("coverage.json", "coverage.npz", "r{radius}_{latent|data|end}.ply"):
-        assert f"{{toy}}_{{schedule}}_{name}" in told
+        assert f"{{data}}_{{schedule}}_{name}" in told
 
 
 def test_the_exact_score_goes_with_the_networks_schedule(

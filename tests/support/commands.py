@@ -47,6 +47,7 @@ class Command:
         needed: Options that it cannot do without, beside those that click knows as required.
         tolerance: How far two ranks may be from one, relative to the largest number.
         added_to: End of the names of files that are not in the way of new results.
+        foreign: Options that are for other data than its arguments are.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Command:
     needed: tuple[str, ...] = ()
     tolerance: float = 1e-5
     added_to: str = "(none)"
+    foreign: tuple[str, ...] = ()
 
     @property
     def declared(self) -> click.Command:
@@ -297,6 +299,7 @@ ALL = (
         ],
         needed=("--network",),
         tolerance=1e-8,
+        foreign=("--data_root",),
     ),
     Command(
         "dataset_tool",

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from dnnlib.errors import DataError
@@ -33,6 +34,12 @@ class CalibrationPlan:
     method: str
 
 
+def node_times(model: Model) -> Tensor:
+    """The times ``[NODES]`` of a fit: those of the training."""
+    about = model.about
+    return torch.linspace(about["tmin"], about["tmax"], NODES, dtype=torch.float64)
+
+
 def calibrate(model: Model, plan: CalibrationPlan) -> None:
     """Fits a model's calibration, and puts it in its place.
 
@@ -48,7 +55,6 @@ def calibrate(model: Model, plan: CalibrationPlan) -> None:
     # What simulations compute in by default, whatever the training did.
     denoiser.precision = "fp32"
     points = denoiser.basis.to_eigen(batch.points.to(device))
-    times = torch.linspace(about["tmin"], about["tmax"], NODES, dtype=torch.float64)
     conditions = batch.conditions(device)
     nodes = NODES * (1 if plan.method == "gain" else 2)
     logger.info(f"Calibrating on {len(points)} points a rank; the network is saved already")
@@ -58,7 +64,7 @@ def calibrate(model: Model, plan: CalibrationPlan) -> None:
             calibration = fit_calibration(
                 denoiser,
                 points,
-                times,
+                node_times(model),
                 plan.seed,
                 plan.method,
                 conditions=conditions,

@@ -56,9 +56,9 @@ def train(
             best = watch.put_best(trainer.averaged) if watch else None
             if watch and best:
                 logger.info(_choice(watch, best, trainer))
+                folder.save_network(trainer.averaged, trainer.seen)
             if finish:
                 finish(trainer.averaged)
-            if finish or best:
                 folder.save_network(trainer.averaged, trainer.seen)
     finally:
         del batches  # a traceback that is kept would keep the processes that read alive

@@ -14,13 +14,16 @@ import torch
 from torch import Tensor
 
 from dnnlib.logs import logger
+from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.stats import RunningMeans
 from torch_utils.streams import Stream
+from training.data.batches import Batch
 from training.data.tables.batches import TableBatches
 from training.data.tables.table import Table
 from training.flow.coordinates.coordinates import Coordinates, dither
 from training.learning.building import Choices
+from training.learning.calibrating import CalibrationPlan
 from training.learning.coordinates import MARGINALS, basis_in, fit_coordinates
 from training.learning.held_out import HeldOut
 from training.learning.loss import DenoisingLoss
@@ -32,6 +35,9 @@ PILOT_STEPS, LONGER_STEPS, FINALISTS = 400, 1600, 3
 """Of a first training in each space, and of a second in the best of them: first steps favor spaces
 that are easy to learn, such as powers of diamonds' columns, over those that end better."""
 AUTO = "auto"
+MOST_CALIBRATED = 10_000
+"""Rows that a calibration is fitted to: the error of a slope is about one over their square root.
+"""
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,26 @@ class Preparation:
             return coordinates.to_flow(coordinates.dithered(points, generator)).to(self.device)
 
         return TableBatches(rows, in_flow, dithers, config.batch, config.seed)
+
+    def calibration(self, coordinates: Coordinates, method: str) -> CalibrationPlan:
+        """How to calibrate the trained model: on rows that are held out, if there are some.
+
+        Args:
+            coordinates: Of the model.
+            method: A name in ``METHODS`` of the calibration.
+        """
+        seed, rows, kind = self.config.seed, self.table.held_out_rows, "held-out rows"
+        if not len(rows):
+            rows, kind = self.table.train_rows, "rows that were trained on, as none are held out"
+
+        def points() -> Batch:
+            generator = seeded_generator("cpu", seed, Stream.CALIBRATION_POINTS)
+            chosen = torch.randperm(len(rows), generator=generator)[:MOST_CALIBRATED]
+            logger.info(f"The calibration is fitted to {len(chosen)} {kind}")
+            clean = coordinates.to_flow(coordinates.dithered(rows[chosen], generator))
+            return Batch(clean[distributed.shard(len(chosen))])
+
+        return CalibrationPlan(points, seed, method)
 
     def pilot(self, space: Space, steps: int) -> float:
         """Held-out nats after so many steps in a space, or all if they are fewer."""

@@ -210,7 +210,7 @@ class Coverage:
 def measure_coverage(
     points: Mapping[str, Points], boundaries: Mapping[str, list[Boundary]], fresh: Tensor
 ) -> Coverage:
-    """Counts test points at each of ``STAGES``, and fresh data ``[S, N, D]`` in data space.
+    """Counts test points at each of ``STAGES``, and fresh data ``[S, M, D]`` in data space.
 
     Args:
         points: Points by stage.

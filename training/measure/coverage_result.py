@@ -35,7 +35,7 @@ class CoverageResult:
         found: The fractions.
         carried: The points at each stage, in its coordinates.
         boundaries: R of them at each stage, in its standard deviations.
-        fresh: Fresh samples ``[S, N, D]`` in image space.
+        fresh: Fresh points ``[S, M, D]`` in data space.
         calls: Denoiser calls of the carried points.
         paired: The same with the exact flow; None if it was not asked for.
     """
@@ -54,5 +54,6 @@ class CoverageResult:
         return {
             **summary(self.spheres, self.found, within),
             "paired": self.paired.found.summary() if self.paired else None,
+            "fresh_pts": self.fresh.shape[1],
             "denoiser_calls": self.calls,
         }

@@ -39,7 +39,7 @@ Take = Callable[[int, Found], None]
 Put = Callable[[int, int, Mapping[str, np.ndarray]], None]
 """``put(index of the time, first row, rows [n, D] by name)``."""
 Source = Callable[[range], tuple[Tensor, dict[str, Tensor]]]
-"""Points ``[n, D]`` of image space, and the network's conditions, of samples by number."""
+"""Points ``[n, D]`` of data space, and the network's conditions, of samples by number."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class Extractor:
         """Returns the calls that the solver made."""
         flow = self.probe.flow
         points, conditions = self.source(rows)
-        clean = flow.basis.to_eigen(points.to(flow.device).double())
+        clean = flow.to_eigen(points.to(flow.device).double())
         probe = self.probe
         if conditions:
             here = {name: values.to(flow.device) for name, values in conditions.items()}

@@ -25,7 +25,9 @@ from training.simulation.times import TimeChoice
 
 TIMES = click.IntRange(min=2, max=MAX_STEPS)
 TOY_BLOCK = 512
-"""Points of one toy network call: then a result is the same for any batch and number of ranks."""
+"""Points of one call of the network of a toy or a table: then a result is the same for any batch
+and number of ranks."""
+IMAGES = 50_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,15 +106,23 @@ class ExtractToysSettings(_Extracting):
 class ExtractSettings(_Extracting):
     """Options of ``extract``."""
 
-    data_root: Path = option(type=FILE, required=True, help="Data set: a zip or folder.")
+    data_root: Path = option(
+        type=FILE,
+        required=True,
+        help="Data set: a zip or folder of images, the .npz of a table.",
+    )
     data_name: str | None = option(
         unset="the network's data set", help="Name of the data in the names of results"
     )
-    data_dim: int | None = option(type=COUNT, unset=KNOWN, help="Numbers of an image")
+    data_dim: int | None = option(type=COUNT, unset=KNOWN, help="Numbers of an image, or columns")
     dims_to_keep: int | None = option(type=COUNT, unset=KNOWN, help="Dimensions kept")
     n_time_pts: int = option(type=TIMES, default=256, help="Number of times.")
-    n_samples: int = option(type=COUNT, default=50_000, help="Images, the same at every time.")
-    bs: int = option(type=COUNT, default=1000, help="Images at a time, over all ranks.")
+    n_samples: int | None = option(
+        type=COUNT,
+        unset=f"{IMAGES}; of a table all rows that are held out",
+        help="Images or rows, the same at every time.",
+    )
+    bs: int = option(type=COUNT, default=1000, help="Images or rows at a time, over all ranks.")
     times: EvenTimeOptions = options_of(EvenTimeOptions)
     calls: CallOptions = options_of(CallOptions)
 

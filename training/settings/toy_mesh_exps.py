@@ -1,8 +1,10 @@
 """Settings of ``toy_mesh_exps.py``."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -22,15 +24,19 @@ from training.settings.networks import (
     store_grid,
 )
 from training.settings.schedules import InflationOptions, toy_name
-from training.settings.types import COUNT, POSITIVE, choice
+from training.settings.types import COUNT, FILE, POSITIVE, choice
+from training.simulation.coverage import CoverageSubject
 from training.simulation.latents import LatentChoice
-from training.simulation.networks import NetworkChoice
+from training.simulation.networks import NetworkChoice, NetworkFile
+from training.simulation.tables import TableFlow
 from training.simulation.times import TimeChoice
 from training.simulation.toys import ToyChoice, ToyFlow
 
 BOUNDARY_POINTS = {2: 200, 3: 2000}
 """By dimension, so many that the polygon or mesh follows where the flow folds."""
 MOST_BOUNDARY_POINTS, MOST_RADII = 10**5, 10**3
+TOYS_ONLY = ("num_seeds", "paired", "score")
+"""Options that a network of a table has no use for."""
 LIMITS = {
     ("r_num", "boundary_pts"): 10**6,
     ("num_seeds", "test_pts"): 10**7,
@@ -45,7 +51,7 @@ class SphereOptions(Declared):
     """The spheres, and what is counted in them."""
 
     section = "Spheres and points"
-    test_pts: int = option(type=COUNT, default=20000, help="Test points, and fresh samples.")
+    test_pts: int = option(type=COUNT, default=20000, help="Test points, and samples of a toy.")
     boundary_pts: int | None = option(
         type=click.IntRange(1, MOST_BOUNDARY_POINTS),
         unset=f"{BOUNDARY_POINTS[2]} in 2-D, {BOUNDARY_POINTS[3]} in 3-D",
@@ -122,15 +128,19 @@ class SphereOptions(Declared):
             return None
         return self.alpha or spheres.default_alpha()
 
-    def pairs(self, dim: int, trained: bool) -> bool:
+    def pairs(self, dim: int, possible: bool) -> bool:
         """Whether to compare with the exact flow, in so many dimensions.
 
+        Args:
+            dim: D.
+            possible: Whether there is one, and the flow is another.
+
         Raises:
-            UsageError: It was asked for, but the flow is the exact one.
+            UsageError: It was asked for, but is not possible.
         """
-        if self.paired and not trained:
+        if self.paired and not possible:
             raise UsageError("--paired compares a network with --score=exact, which this is")
-        return trained and dim == 2 if self.paired is None else self.paired
+        return possible and dim == 2 if self.paired is None else self.paired
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +150,12 @@ class Settings(Declared):
     save_dir: Path = save_dir()
     network: str | None = network(required=False)
     data_name: str | None = toy_name(unset="the network's")
+    data_root: Path | None = option(
+        type=FILE,
+        unset="none",
+        help="Data set of a table, in 2-D or 3-D: its held-out rows are the fresh points of a "
+        "network of it.",
+    )
     score: str = option(
         type=choice(["net", "exact"]),
         default="net",
@@ -167,22 +183,52 @@ class Settings(Declared):
         """What generation starts from."""
         return latent_choice(self.eps, "give learned, auto or a variance")
 
-    def chosen_times(self, subject: ToyFlow) -> TimeChoice:
+    def chosen_times(self, subject: CoverageSubject) -> TimeChoice:
         """The times, up to which a network has to be trained if there is one."""
         network = subject.file.name if subject.file else None
         return self.times.chosen(subject.t_max, network, self.store_grid)
 
-    def subject(self) -> ToyFlow:
-        """The toy, and the flow of the network, or of the toy alone where none is given."""
+    def subject(self) -> CoverageSubject:
+        """The flow of the network, or of the toy alone where none is given, and its data.
+
+        Raises:
+            UsageError: Options contradict the network, or are not for its kind of data.
+            DataError: A file is missing or broken, or they do not belong together.
+        """
+        count = self.points.test_pts
         if self.network is None:
             assert self.data_name is not None
-            return ToyFlow.exact(
-                ToyChoice(
-                    self.data_name,
-                    data_dim=self.flow.data_dim,
-                    inflation=self.flow.arguments(),
-                    end_std=self.end_vars,
-                )
+            self._require_no_table("the toy alone")
+            toy = ToyChoice(
+                self.data_name,
+                data_dim=self.flow.data_dim,
+                inflation=self.flow.arguments(),
+                end_std=self.end_vars,
             )
+            return CoverageSubject.of_toy(ToyFlow.exact(toy), count)
         said = {"data_name": self.data_name, **self.flow.said()}
-        return ToyFlow.trained(NetworkChoice(self.network, said, self.end_vars, self.calibration))
+        network = NetworkChoice(self.network, said, self.end_vars, self.calibration)
+        file = NetworkFile.open(network)
+        if file.is_table:
+            return self._table(file, said)
+        self._require_no_table(file.name)
+        return CoverageSubject.of_toy(ToyFlow.of(file, said), count)
+
+    def _require_no_table(self, what: str) -> None:
+        if self.data_root is not None:
+            raise UsageError(f"--data_root goes with networks of tables, not with {what}")
+
+    def _table(self, file: NetworkFile, said: Mapping[str, Any]) -> CoverageSubject:
+        for name in TOYS_ONLY:
+            if name in self.given:
+                raise UsageError(f"--{name} is for toys, but {file.name} is one of a table")
+        file.agreed(said, file.known)
+        if file.model.denoiser.basis.dim not in BOUNDARY_POINTS:
+            raise UsageError(
+                f"{file.name} is of {file.model.denoiser.basis.dim} columns, but spheres are "
+                "followed in 2-D and 3-D only: pfODE_int.py --sim_type=melt counts the latents of "
+                "held-out rows within spheres"
+            )
+        if self.data_root is None:
+            raise click.UsageError("Missing option '--data_root'.")
+        return CoverageSubject.of_table(TableFlow.of(file, {}), self.data_root, self.points.seed)

@@ -47,8 +47,7 @@ from training.settings.types import (
 PRESETS = ("auto", "published")
 TABLE_NETWORK = "mlp"
 IMAGES_ONLY = {
-    *("augment", "batch_pca", "bench", "cache", "calibrate", "calibration_data"),
-    *("calibration_fit", "cbase", "compile", "cond"),
+    *("augment", "batch_pca", "bench", "cache", "calibration_data", "cbase", "compile", "cond"),
     *("cres", "held_out", "precision", "preset", "transfer", "workers", "xflip"),
 }
 """Options that a table has no use for."""
@@ -195,14 +194,20 @@ class ImageTrainingOptions(TrainingOptions):
 class ImageCalibrationOptions(CalibrationOptions):
     """Whether, how and on what to calibrate."""
 
+    calibrate: bool | None = option(
+        "--calibrate/--no-calibrate",
+        unset="of images, with precond=ifs",
+        help="After training, correct the network by its regression on the data; of a table, on "
+        "its held-out rows.",
+    )
     calibration_data: Path | None = option(
         type=FILE,
         unset="--data",
         help="Images to calibrate on, best such that were held out of training.",
     )
 
-    def wanted(self, precond: str) -> bool:
-        wanted = super().wanted(precond)
+    def wanted(self, precond: str, by_default: bool = True) -> bool:
+        wanted = super().wanted(precond, by_default)
         if self.calibration_data and not wanted:
             raise UsageError(
                 "--calibration_data is given, but there is no calibration: leave it out"

@@ -100,8 +100,12 @@ class CalibrationOptions(Declared):
         "latent variances.",
     )
 
-    def wanted(self, precond: str) -> bool:
-        """Whether there is to be a calibration: by default where there can be one.
+    def wanted(self, precond: str, by_default: bool = True) -> bool:
+        """Whether there is to be a calibration.
+
+        Args:
+            precond: Kind of the model.
+            by_default: Whether there is one, where there can be one, unless something is said.
 
         Raises:
             UsageError: It was asked for, but is not defined for the isotropic models; or how to
@@ -111,11 +115,11 @@ class CalibrationOptions(Declared):
             raise UsageError(
                 f"--calibrate goes with --precond=ifs only, not {precond}: leave it out"
             )
-        wanted = precond == "ifs" if self.calibrate is None else self.calibrate
+        possible = precond == "ifs"
+        wanted = possible and by_default if self.calibrate is None else self.calibrate
         if "calibration_fit" in self.given and not wanted:
-            raise UsageError(
-                "--calibration_fit is given, but there is no calibration: leave it out"
-            )
+            right = "leave it out" + ", or give --calibrate" * (possible and not by_default)
+            raise UsageError(f"--calibration_fit is given, but there is no calibration: {right}")
         return wanted
 
 

@@ -1,14 +1,18 @@
-"""Coverage of a toy's flow: points and spheres are carried to the data and back, and counted."""
+"""Coverage of a flow: points and spheres are carried to the data and back, and counted.
 
-from collections.abc import Callable
+The data are a toy, of which fresh samples can be drawn, or the held-out rows of a table.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.data.toys import Toy
 from training.flow.latent.laws import GaussianLaw, LatentLaw, LearnedLaw
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
@@ -23,10 +27,83 @@ from training.measure.coverage import (
 )
 from training.measure.coverage_result import CoverageResult, PairedBoundaries
 from training.measure.paired_coverage import pair
+from training.simulation.networks import NetworkFile
 from training.simulation.simulator import Simulator
+from training.simulation.tables import TableFlow
+from training.simulation.toys import SCHEDULE, ToyFlow
 
 BLOCK_ROWS = 2048
 """Points of one denoiser call: then a result is the same for any number of points and ranks."""
+
+
+@dataclass(frozen=True)
+class CoverageSubject:
+    """A flow, and the data that it is compared with.
+
+    Attributes:
+        flow: The flow, on the CPU.
+        t_max: The last time of the training, or that which the schedule proposes.
+        stem: How results are named.
+        dims_to_keep: Number of dimensions that are not compressed.
+        known: The data and the schedule, by the names of options.
+        file: Where the network is from; None for a flow without one.
+        exact: The flow of the data's own denoiser, with the same schedule and basis; None where it
+            is not known.
+        fresh: Draws points ``[M, D]`` of the data by a generator on the CPU.
+    """
+
+    flow: ProbabilityFlow
+    t_max: float
+    stem: str
+    dims_to_keep: int
+    known: Mapping[str, Any]
+    file: NetworkFile | None
+    exact: ProbabilityFlow | None
+    fresh: Callable[[torch.Generator], Tensor]
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.flow.basis.dim
+
+    @classmethod
+    def of_toy(cls, subject: ToyFlow, count: int) -> "CoverageSubject":
+        """A toy, with so many fresh samples."""
+        return cls(
+            subject.flow,
+            subject.t_max,
+            subject.stem,
+            subject.dims_to_keep,
+            subject.known,
+            subject.file,
+            subject.exact_counterpart(),
+            lambda generator: subject.toy.sample(count, generator),
+        )
+
+    @classmethod
+    def of_table(cls, subject: TableFlow, data: Path, seed: int) -> "CoverageSubject":
+        """A table, with the rows of a data set, of which held-out ones if there are some.
+
+        Args:
+            subject: The network.
+            data: The data set.
+            seed: Chooses rows where there are more than ``MOST_ROWS``.
+
+        Raises:
+            DataError: The file is broken, or has other columns.
+        """
+        rows, _ = subject.rows(data, None, seed)
+        schedule = {name: subject.file.known.get(name) for name in SCHEDULE}
+        return cls(
+            subject.model.flow,
+            subject.file.t_max,
+            subject.stem,
+            subject.dims_to_keep,
+            {**schedule, **subject.known},
+            subject.file,
+            None,
+            lambda generator: subject.spread(rows, generator),
+        )
 
 
 @dataclass(frozen=True)
@@ -34,18 +111,17 @@ class CoverageExperiment:
     """What is carried, and along which flow.
 
     Attributes:
-        toy: The toy.
-        flow: Its flow, on this rank's device.
+        flow: The flow, on this rank's device.
         times: Increasing ``[steps + 1]``, on that device.
         solver: How to take a step.
         law: Of the latents; where it is learned, spheres are those of whitened latents.
         spheres: At the start.
         alpha: Radius of alpha shapes; None for boundaries that are carried along.
-        count: Number of test points, and of fresh samples.
+        count: Number of test points.
         seeds: One a repetition.
+        fresh: As ``CoverageSubject`` has it.
     """
 
-    toy: Toy
     flow: ProbabilityFlow
     times: Tensor
     solver: Solver
@@ -54,6 +130,7 @@ class CoverageExperiment:
     alpha: float | None
     count: int
     seeds: range
+    fresh: Callable[[torch.Generator], Tensor]
 
     def run(self, exact: ProbabilityFlow | None = None) -> CoverageResult:
         """Carries and counts.
@@ -122,13 +199,14 @@ class CoverageExperiment:
         return Points(torch.stack(draws), self.spheres.vertices.to(law.variance) * law.std)
 
     def _fresh_data(self) -> Tensor:
-        """Samples ``[S, N, D]`` of the toy with the noise of the first time, in image space."""
+        """Fresh points ``[S, M, D]`` of data space with the noise of the first time."""
+        flow, first = self.flow, self.times[0]
         draws = []
         for seed in self.seeds:
             generator = seeded_generator("cpu", seed, Stream.FRESH_POINTS)
-            clean = self.toy.sample(self.count, generator).to(self.flow.device)
-            noise = self.flow.schedule.sample_noise(self.count, self.times[0], generator)
-            draws.append(clean + self.flow.basis.rotate_back(noise))
+            clean = flow.to_eigen(self.fresh(generator).to(flow.device))
+            noisy = clean + flow.schedule.sample_noise(len(clean), first, generator)
+            draws.append(flow.to_data(flow.schedule.scale(first) * noisy, first))
         return torch.stack(draws)
 
     def _unit_maps(self) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -136,7 +214,7 @@ class CoverageExperiment:
         data_std, latent_std = self.flow.noisy_std(self.times[0]), self._gaussian.std
         return {
             "latent": lambda x: x / latent_std,
-            "data": lambda data: self.flow.basis.to_eigen(data) / data_std,
+            "data": lambda data: self.flow.to_eigen(data) / data_std,
             "end": lambda x: x / latent_std,
         }
 

@@ -75,6 +75,11 @@ class NetworkFile:
         """The last time of the training."""
         return float(self.model.about["tmax"])
 
+    @property
+    def known(self) -> dict[str, Any]:
+        """The schedule and what else the file says, by the names of options."""
+        return {**self.model.recipe.schedule_arguments, **self.model.about}
+
     def agreed(self, said: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
         """What is known, by the names of what was said.
 

@@ -115,7 +115,10 @@ class TableFlow(TrainedFlow):
 
     def dithered(self, points: Tensor, seed: int) -> Tensor:
         """Rows ``[n, D]`` with discrete columns spread evenly over their steps, on the CPU."""
-        generator = seeded_generator("cpu", seed, Stream.DEQUANTIZATION)
+        return self.spread(points, seeded_generator("cpu", seed, Stream.DEQUANTIZATION))
+
+    def spread(self, points: Tensor, generator: torch.Generator) -> Tensor:
+        """The same by a generator on the CPU."""
         steps = self.coordinates.steps
         return self.coordinates.dithered(points.to(steps.device), generator).cpu()
 

@@ -71,17 +71,20 @@ class ToyFlow:
 
     @classmethod
     def trained(cls, choice: NetworkChoice) -> "ToyFlow":
-        """The flow of a network that was trained on a toy.
+        """Opens a network that was trained on a toy.
 
         Raises:
             UsageError: What was said of it contradicts the network.
             DataError: The file is missing or broken, or was not trained on a toy.
         """
-        file = NetworkFile.open(choice)
+        return cls.of(NetworkFile.open(choice), choice.said)
+
+    @classmethod
+    def of(cls, file: NetworkFile, said: Mapping[str, Any]) -> "ToyFlow":
+        """The flow of a network file that is open; raises as ``trained`` does."""
         path, model = file.path, file.model
         names = ("data_name", "augment_to", "data_dim", *SCHEDULE)
-        said = {name: choice.said.get(name) for name in names}
-        known = file.agreed(said, {**model.recipe.schedule_arguments, **model.about})
+        known = file.agreed({name: said.get(name) for name in names}, file.known)
         name, augment_to = known["data_name"], known["augment_to"]
         if name not in TOY_NAMES or not isinstance(augment_to, int):
             raise DataError(f"{path} was not trained on a toy, but on '{name}'")

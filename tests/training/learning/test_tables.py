@@ -1,5 +1,6 @@
 """Training on a table: what is held out is scored in nats, and the best weights are kept."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.latent.laws import GaussianLaw
 from training.learning import held_out
 from training.learning.building import Choices
+from training.learning.calibrating import calibrate
 from training.learning.held_out import HeldOut, Score
 from training.learning.loop import train
 from training.learning.run_folder import RunFolder
@@ -32,6 +34,7 @@ from training.learning.tables import (
     kept_dimensions,
 )
 from training.learning.trainer import Trainer, TrainingConfig
+from training.model.model import Model
 
 CPU = torch.device("cpu")
 SPACE = Space("yeo-johnson", "zca")
@@ -191,6 +194,42 @@ def test_the_training_ends_with_its_best_weights_when_patience_does(
     assert torch.equal(weights_of(hasty), weights_of(patient))  # those of the second look
     last = run("last", [6, 5, 4, 3, 2, 1], None)
     assert not torch.equal(weights_of(last), weights_of(patient))
+
+
+class Failure(Exception):
+    pass
+
+
+def test_the_best_weights_are_calibrated_and_saved_whatever_becomes_of_that(
+    run_folder: Callable[[str], RunFolder],
+) -> None:
+    prepared = preparation(10_000)
+    coordinates = prepared.coordinates(Space("yeo-johnson", "none"))
+    trainer = Trainer(*prepared.build(coordinates), prepared.config)
+    watch, folder = Watch(Scores([1, 2]), keeps_best=True), run_folder("run")
+    plan = prepared.calibration(coordinates, "path")
+    found: list[Model] = []
+
+    def finish(model: Model) -> None:
+        found.append(copy.deepcopy(model))
+        calibrate(model, plan)
+        raise Failure
+
+    with pytest.raises(Failure):
+        train(trainer, prepared.source(coordinates), folder, finish, watch)
+    (best,), saved = found, Model.load(folder.network_path(trainer.seen))
+    assert saved.digest() == best.digest()
+    weights = watch.state()["best"]["weights"]
+    assert all(torch.equal(best.denoiser.state_dict()[k], v) for k, v in weights.items())
+    calibration = trainer.averaged.denoiser.calibration
+    assert calibration is not None
+    assert calibration.slopes.any()
+    held_out, points = coordinates.to_flow(prepared.table.held_out_rows), plan.points().points
+    assert (len(points), len(held_out)) == (600, 600)
+    for column in (0, 2):  # the other one is spread over its steps
+        assert torch.equal(points[:, column].sort().values, held_out[:, column].sort().values)
+    alone = replace(prepared, table=replace(prepared.table, held_out=torch.zeros(3000).bool()))
+    assert len(alone.calibration(coordinates, "gain").points().points) == 3000
 
 
 def test_a_watch_is_resumed_with_its_best_weights_and_its_patience() -> None:

@@ -37,7 +37,10 @@ def draw_radius(saved: SavedCoverage, name: str, details: str) -> Figure:
         details: How the file was made.
     """
     radii, seeds = saved.radii, len(saved.fresh)
+    fewest = min(saved.count, saved.fresh_count)
     points = f"{saved.count:,} points" + (f", {seeds} seeds" if seeds > 1 else "")
+    if saved.fresh_count != saved.count:
+        points += f", {saved.fresh_count:,} of fresh data"
     figure, (axes, below) = look.stacked(
         f"Coverage of {name}",
         joined(details, points, "boundaries refitted" if saved.refitted else ""),
@@ -47,7 +50,7 @@ def draw_radius(saved: SavedCoverage, name: str, details: str) -> Figure:
     step = float(np.diff(radii).min()) if len(radii) > 1 else 0.5
     grid = np.linspace(0, radii[-1] + step / 2, 401)
     exact, expected = gaussian_content(grid, saved.dim), gaussian_content(radii, saved.dim)
-    two_std = 2 * np.sqrt(exact * (1 - exact) / saved.count)
+    two_std = 2 * np.sqrt(exact * (1 - exact) / fewest)
 
     axes.fill_between(grid, exact - two_std, exact + two_std, color=FAINT, lw=0)
     axes.plot(grid, exact, color=INK, lw=1.2, label=f"χ², {saved.dim} dimensions")
@@ -72,7 +75,7 @@ def draw_radius(saved: SavedCoverage, name: str, details: str) -> Figure:
     bars_are = [f"bars: ±2 standard deviations of {seeds} seeds"] if seeds > 1 else []
     look.note_above(
         below,
-        "band: ±2 standard deviations of a count",
+        f"band: ±2 standard deviations of a count of {fewest:,}",
         *bars_are,
         "dashed: what the drawn boundary holds",
     )

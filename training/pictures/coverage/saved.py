@@ -24,7 +24,7 @@ ROUND = 1e-3  # relative error of squared radii
 
 @dataclass(frozen=True)
 class SavedCoverage:
-    """Coverage by R boundaries in D dimensions, measured on N points with S seeds.
+    """Coverage by R boundaries in D dimensions, measured on N test and M fresh points with S seeds.
 
     Attributes:
         path: Its file.
@@ -32,6 +32,7 @@ class SavedCoverage:
         coverage: Fractions of the test points inside, by stage ``[S, 3, R]``.
         fresh: Fractions of fresh data inside the boundaries in data space ``[S, R]``.
         count: N.
+        fresh_count: M, which is N but for tables.
         latent_std: Standard deviations of the latent ``[D]``.
         boundaries: R of them by stage; those at ``latent`` and ``end`` in units of ``latent_std``.
         points: Of the first seed, by stage and in the same units ``[min(N, 20000), D]``: test
@@ -44,6 +45,7 @@ class SavedCoverage:
     coverage: np.ndarray
     fresh: np.ndarray
     count: int
+    fresh_count: int
     latent_std: np.ndarray
     boundaries: dict[str, list[Boundary]]
     points: dict[str, np.ndarray]
@@ -62,7 +64,7 @@ class SavedCoverage:
         """
         with open_arrays(path) as saved:
             arrays = CheckedArrays(saved, path, G=len(STAGES))
-            radii, fresh_data = arrays.read("radii", "R"), arrays.read("fresh_data", "SND")
+            radii, fresh_data = arrays.read("radii", "R"), arrays.read("fresh_data", "SMD")
             if arrays.sizes["D"] not in (2, 3):
                 raise DataError(
                     f"{path} has points in {arrays.sizes['D']}-D, but boundaries are drawn in 2-D "
@@ -80,9 +82,9 @@ class SavedCoverage:
         _check(path, radii, {"coverage": coverage, "coverage_fresh": fresh})
         std = _latent_std(path, radii, vertices["latent"])
         units = {"latent": std, "data": np.ones_like(std), "end": std}
-        count = arrays.sizes["N"]
-        shown = evenly(count, MOST_POINTS)
-        points = {name: points[name][0, shown] / units[name] for name in STAGES}
+        count, fresh_count = arrays.sizes["N"], arrays.sizes["M"]
+        shown = {name: evenly(len(points[name][0]), MOST_POINTS) for name in STAGES}
+        points = {name: points[name][0, shown[name]] / units[name] for name in STAGES}
         boundaries = {
             name: [Boundary(corners / units[name], faces) for corners, faces in boundaries[name]]
             for name in STAGES
@@ -91,7 +93,9 @@ class SavedCoverage:
             drawn = [points[name], *(boundary.vertices for boundary in boundaries[name])]
             if max(np.abs(values).max() for values in drawn) > LARGEST:
                 raise DataError(f"{path}: points at stage '{name}' are too far away to be drawn")
-        return cls(path, radii, coverage, fresh, count, std, boundaries, points, refitted)
+        return cls(
+            path, radii, coverage, fresh, count, fresh_count, std, boundaries, points, refitted
+        )
 
 
 def _boundaries(saved: SavedArrays, path: Path, stage: str, vertices: np.ndarray) -> list[Boundary]:
