@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,12 +18,20 @@ from training.data.augment import AugmentedBatches, GeometricAugmentation
 from training.data.batches import BatchSource
 from training.data.images.batches import ImageBatches, ImageDataset
 from training.files.table import holds_table, load_table
+from training.flow.calls import BLOCK_ROWS
 from training.flow.eigenbasis import EigenBasis
 from training.learning.building import describe_training, resolved_options
 from training.learning.calibrating import CalibrationPlan
 from training.learning.held_out import HeldOut
-from training.learning.images import DRY_RUN_IMAGES, calibration_points, fit_basis, open_alike
+from training.learning.images import (
+    DRY_RUN_IMAGES,
+    calibration_points,
+    fit_basis,
+    melted_images,
+    open_alike,
+)
 from training.learning.limits import require_batch, require_network
+from training.learning.melting import LawPlan, points_to_melt
 from training.learning.recipes import (
     ImageRecipe,
     describe_recipe,
@@ -101,6 +110,7 @@ def train_on_table(settings: TrainSettings, data: Path, resume: Path | None) -> 
             record,
             resumed,
             fit,
+            settings.law.law_plan(settings.flow.precond, preparation.law(coordinates)),
             watch=Watch(held_out, True, recipe.patience) if held_out else None,
         )
 
@@ -163,7 +173,8 @@ def train_on_images(settings: TrainSettings, data: Path, resume: Path | None) ->
         source = batch_source(dataset, recipe, augmentation, run.seed, device)
         place = run.place(*settings.name_parts(dataset.name, loss.schedule.name, recipe))
         watch = Watch(HeldOut.of_images(held_out, loss, run.seed)) if held_out else None
-        run_training(trainer, source, place, record, resumed, calibration, watch)
+        law = law_plan(settings, dataset, held_out, config.total, device)
+        run_training(trainer, source, place, record, resumed, calibration, law, watch)
 
 
 def basis_of(
@@ -179,6 +190,24 @@ def basis_of(
     limit = settings.data.batch_pca or len(dataset)
     limit = min(limit, DRY_RUN_IMAGES) if settings.run.dry_run else limit
     return fit_basis(dataset, limit, augmentation, settings.run.seed, device)
+
+
+def law_plan(
+    settings: TrainSettings,
+    dataset: ImageDataset,
+    held_out: ImageDataset | None,
+    samples: float,
+    device: torch.device,
+) -> LawPlan | None:
+    """How to learn the law of latents of images, for a training on so many samples."""
+    plan = LawPlan(
+        partial(melted_images, dataset),
+        partial(melted_images, held_out) if held_out else None,
+        points_to_melt(samples),
+        settings.run.seed,
+        BLOCK_ROWS[device.type],
+    )
+    return settings.law.law_plan(settings.flow.precond, plan)
 
 
 def calibration_plan(settings: TrainSettings, dataset: ImageDataset) -> CalibrationPlan | None:

@@ -86,7 +86,7 @@ def judged(model: Model, rows: Tensor, own: Tensor) -> Judgment:
     flow = model.flow
     latents, law = flow.encode(rows), flow.latent
     squared = (latents.square() / law.variance).mean()
-    p_value = latent_coverage(latents, law.variance)["ks_p_value"]
+    p_value = latent_coverage(law.whiten(latents))["ks_p_value"]
     nats, own_nats = (float(flow.log_prob(part).mean()) for part in (rows, own))
     return Judgment(nats, own_nats, float(squared), p_value)
 

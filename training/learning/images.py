@@ -19,6 +19,7 @@ VARIANCE_IMAGES = 10_000
 # Each costs 33 network calls, together about as much as training on 11,000; the error of a slope
 # is about one over their square root.
 CALIBRATION_POINTS = 1000
+MOST_MELTED = 10_000
 
 
 def fit_basis(
@@ -71,8 +72,21 @@ def open_alike(path: Path, dataset: ImageDataset, use_labels: bool) -> ImageData
 
 def calibration_points(dataset: ImageDataset) -> Batch:
     """This rank's share of some images, always the same, as they are, with their labels."""
-    generator = seeded_generator("cpu", 0)
-    chosen = torch.randperm(len(dataset), generator=generator)[:CALIBRATION_POINTS]
-    pixels, labels = dataset.read(chosen[distributed.shard(len(chosen))].tolist())
+    chosen = _some(dataset, CALIBRATION_POINTS)
+    return _read(dataset, chosen[distributed.shard(len(chosen))])
+
+
+def melted_images(dataset: ImageDataset, count: int) -> Batch:
+    """So many images to melt, or all if they are fewer, the same on all ranks."""
+    return _read(dataset, _some(dataset, min(count, MOST_MELTED)))
+
+
+def _some(dataset: ImageDataset, count: int) -> Tensor:
+    """The numbers of so many images, always the same."""
+    return torch.randperm(len(dataset), generator=seeded_generator("cpu", 0))[:count]
+
+
+def _read(dataset: ImageDataset, chosen: Tensor) -> Batch:
+    pixels, labels = dataset.read(chosen.tolist())
     points = normalize_pixels(pixels).flatten(1)
     return Batch(points, labels if dataset.has_labels else None)

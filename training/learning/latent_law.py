@@ -20,7 +20,7 @@ from training.flow.latent.normal_mixtures import LOG_ROOT
 
 LOOKS, PATIENCE = 40, 10
 """How often held-out latents are looked at, and looks without a better score that end a fit."""
-STEPS_PER_ROW, FEWEST_STEPS = 200, 200
+STEPS_PER_ROW, FEWEST_STEPS = 200, 100
 """A fit to few latents takes fewer steps: so many passes."""
 LONGEST_GRADIENT = 5.0
 

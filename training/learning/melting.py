@@ -36,7 +36,7 @@ MELT_STEPS, MELT_SOLVER = 24, "exp_ab2"
 CHECK_STEPS = 1000
 NETWORK_ROWS = 2048
 """Points of one call of a network of toys or tables."""
-FEWEST, MOST = 1000, 100_000
+FEWEST, MOST, MOST_CHECKED = 500, 100_000, 10_000
 SEEN_PER_POINT = 50
 """Samples of the training for each point that is melted: it is to cost a tenth of that."""
 TOLERATED = 0.01
@@ -81,14 +81,16 @@ def learn_latent_law(model: Model, plan: LawPlan) -> None:
     kept, flow = int(model.about["dims_to_keep"]), model.flow.in_blocks(plan.rows)
     model.denoiser.precision = "fp32"
     hidden = None if distributed.is_main() else True
-    candidates = list(candidates_for(flow.basis.dim - kept)) if _compresses(model, plan) else []
+    compressed = flow.basis.dim - kept
+    candidates = candidates_for(compressed) if compressed and plan.learned else ()
     total = MELT_STEPS + LOOKS * (len(candidates) + 1)
     with tqdm(total=total, desc="law of latents", unit="part", disable=hidden) as bar:
 
         def advance(parts: float) -> None:
             bar.update(parts)
 
-        latents = _latents(flow, plan, advance)
+        count = plan.count if candidates else min(plan.count, MOST_CHECKED)
+        latents = melted_latents(flow, plan, count, advance)
         if distributed.is_main():
             _report_kept(model, check_kept(latents, kept, plan.seed, bar.update))
             fits = [fit(latents, kept, each, plan.seed, bar.update) for each in candidates]
@@ -97,21 +99,27 @@ def learn_latent_law(model: Model, plan: LawPlan) -> None:
         model.learned = best.mixture.to(flow.device) if best.nats > best.error else None
         law = best.name if model.learned else "the Gaussian is as good, and stays"
         logger.info(
-            f"Law of {flow.basis.dim - kept} compressed latents, of {len(latents.train)} that were "
+            f"Law of {compressed} compressed latents, of {len(latents.train)} that were "
             f"melted, in {time.monotonic() - start:.1f} s: {law}, {best.nats:+.4f} +- "
             f"{best.error:.4f} nats on others"
         )
     distributed.barrier()
 
 
-def _compresses(model: Model, plan: LawPlan) -> bool:
-    return plan.learned and int(model.about["dims_to_keep"]) < model.denoiser.basis.dim
+def melted_latents(
+    flow: ProbabilityFlow, plan: LawPlan, count: int, on_part: Callable[[float], None]
+) -> Latents:
+    """Latents of so many points, and others to judge by; all ranks get all.
 
-
-def _latents(flow: ProbabilityFlow, plan: LawPlan, on_part: Callable[[float], None]) -> Latents:
-    sources = [plan.points(plan.count)]
+    Args:
+        flow: The flow.
+        plan: Has the points.
+        count: How many to melt.
+        on_part: Called with the part of the melts that a step was.
+    """
+    sources = [plan.points(count)]
     if plan.held_out:
-        sources.append(plan.held_out(max(1, plan.count // 4)))
+        sources.append(plan.held_out(max(1, count // 4)))
     share = 1 / len(sources)
     melted = [
         standardized_latents(flow, batch, plan.seed, index, partial(on_part, share))

@@ -7,6 +7,7 @@ own, and scored on rows that are held out.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -27,6 +28,7 @@ from training.learning.calibrating import CalibrationPlan
 from training.learning.coordinates import MARGINALS, basis_in, fit_coordinates
 from training.learning.held_out import HeldOut
 from training.learning.loss import DenoisingLoss
+from training.learning.melting import NETWORK_ROWS, LawPlan, points_to_melt
 from training.learning.recipes import FEW_ROWS
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
@@ -124,6 +126,31 @@ class Preparation:
             return Batch(clean[distributed.shard(len(chosen))])
 
         return CalibrationPlan(points, seed, method)
+
+    def law(self, coordinates: Coordinates) -> LawPlan:
+        """How to learn the law of the trained model's latents.
+
+        Args:
+            coordinates: Of the model.
+        """
+        seed, table = self.config.seed, self.table
+
+        def points(rows: Tensor, index: int, count: int) -> Batch:
+            generator = seeded_generator("cpu", seed, Stream.MELTED_POINTS, index)
+            order = torch.randperm(len(rows), generator=generator)
+            if not index:  # rows to judge by are each taken once, so that their number is true
+                order = order.repeat(-(-count // len(rows)))
+            chosen = rows[order[:count]]
+            return Batch(coordinates.to_flow(coordinates.dithered(chosen, generator)))
+
+        held_out = partial(points, table.held_out_rows, 1) if len(table.held_out_rows) else None
+        return LawPlan(
+            partial(points, table.train_rows, 0),
+            held_out,
+            points_to_melt(self.config.total),
+            seed,
+            NETWORK_ROWS,
+        )
 
     def pilot(self, space: Space, steps: int) -> float:
         """Held-out nats after so many steps in a space, or all if they are fewer."""

@@ -14,19 +14,18 @@ RADII = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5)
 """Mahalanobis radii of the paper's coverage experiment."""
 
 
-def latent_coverage(latents: Tensor, variance: Tensor) -> dict[str, Any]:
+def latent_coverage(whitened: Tensor) -> dict[str, Any]:
     """How many latents of held-out rows lie within radii, beside what a Gaussian says.
 
     Args:
-        latents: ``[N, D]``, the ends of a melt.
-        variance: ``[D]``, of their law.
+        whitened: ``[N, D]``, the ends of a melt, which their law whitens to standard normal ones.
 
     Returns:
         The radii, the ``coverage`` found and ``expected``, and the Kolmogorov-Smirnov statistic and
         p-value of squared radii against chi-squared with D degrees of freedom.
     """
-    squared = (latents.square() / variance).sum(dim=1).cpu()
-    law = chi2(latents.shape[1])
+    squared = whitened.square().sum(dim=1).cpu()
+    law = chi2(whitened.shape[1])
     test = kstest(squared.numpy(), law.cdf)
     limits = torch.tensor(RADII, dtype=torch.float64).square()
     found = (squared[:, None] <= limits).double().mean(dim=0)

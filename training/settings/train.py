@@ -30,6 +30,7 @@ from training.settings.schedules import InflationOptions
 from training.settings.tables import TableOptions
 from training.settings.training import (
     CalibrationOptions,
+    LatentLawOptions,
     RunOptions,
     TrainingOptions,
 )
@@ -53,7 +54,12 @@ IMAGES_ONLY = {
 """Options that a table has no use for."""
 FREE_ON_RESUME = ("bench", "cache", "compile", "workers")
 """Further options that a resumed run may change."""
-EARLIER = {"preset": "published", "output_gain": False, "calibration_fit": "gain"}
+EARLIER = {
+    "preset": "published",
+    "output_gain": False,
+    "calibration_fit": "gain",
+    "latent_law": "gaussian",
+}
 """What a run of an earlier version meant by options that it left open, or had not yet."""
 
 
@@ -225,6 +231,7 @@ class TrainSettings(Declared):
     table: TableOptions = options_of(TableOptions)
     training: ImageTrainingOptions = options_of(ImageTrainingOptions)
     calibration: ImageCalibrationOptions = options_of(ImageCalibrationOptions)
+    law: LatentLawOptions = options_of(LatentLawOptions)
     run: RunOptions = options_of(RunOptions)
 
     @property

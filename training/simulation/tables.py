@@ -195,10 +195,10 @@ class TableStory(Story):
 
     def melt_facts(self, melt: Simulation) -> dict[str, Any]:
         """Variances over their closed form, and coverage."""
-        exact = self.flow.gaussian_law(melt.trajectory.times[-1]).variance
+        law = self.flow.latent_law(melt.trajectory.times[-1])
         return {
             "kept_variance_ratio": self.kept_variances(melt),
-            "latent_coverage": latent_coverage(melt.trajectory.end, exact),
+            "latent_coverage": latent_coverage(law.whiten(melt.trajectory.end)),
         }
 
     def gen_facts(self, gen: Simulation, melt: Simulation | None) -> dict[str, Any]:

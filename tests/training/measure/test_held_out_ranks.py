@@ -15,7 +15,7 @@ def latents(scale: float = 1.0) -> torch.Tensor:
 
 
 def test_coverage_is_that_of_chi_squared_if_latents_are_gaussian() -> None:
-    right, wide = (latent_coverage(latents(scale), VARIANCE) for scale in (1.0, 1.1))
+    right, wide = (latent_coverage(latents(scale) / VARIANCE.sqrt()) for scale in (1.0, 1.1))
     np.testing.assert_allclose(right["coverage"], right["expected"], atol=0.03)
     # Of a Gaussian in 3 dimensions, within 1 and 2 standard deviations.
     assert right["expected"][1] == pytest.approx(0.1987, abs=1e-4)
