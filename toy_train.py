@@ -16,8 +16,9 @@ from training.flow.eigenbasis import EigenBasis
 from training.learning.building import describe_training, resolved_options
 from training.learning.calibrating import CalibrationPlan
 from training.learning.limits import require_batch
-from training.learning.melting import NETWORK_ROWS, LawPlan, points_to_melt
+from training.learning.melting import MOST, NETWORK_ROWS, LawPlan, points_to_melt
 from training.learning.recipes import TOY
+from training.learning.refitting import law_file, refit_latent_law
 from training.learning.resuming import Resumed
 from training.learning.run import run_training
 from training.learning.toys import calibration_points, melted_points
@@ -26,11 +27,16 @@ from training.settings.declared import takes
 from training.settings.script import command, run_script
 from training.settings.toy_train import EARLIER, ToyTrainSettings
 from training.settings.training import settled, training_config
+from training.simulation.networks import NetworkChoice
+from training.simulation.toys import ToyFlow
 
 
 @command(help=__doc__)
 @takes(ToyTrainSettings)
 def main(settings: ToyTrainSettings) -> None:
+    if settings.law.refit_latent_law:
+        refit(settings)
+        return
     settings, resume = settled(settings, "data_name", earlier=EARLIER)
     run = settings.run
     assert settings.toy.data_name is not None
@@ -66,6 +72,19 @@ def main(settings: ToyTrainSettings) -> None:
             calibration,
             law,
         )
+
+
+def refit(settings: ToyTrainSettings) -> None:
+    """Learns the law of latents of a network that was trained before."""
+    assert settings.law.network is not None
+    said = {"data_name": settings.toy.data_name}
+    subject = ToyFlow.trained(NetworkChoice(settings.law.network, said))
+    assert subject.file is not None
+    path = law_file(subject.file.path, settings.run.outdir)
+    seed = settings.run.seed
+    plan = LawPlan(partial(melted_points, subject.toy, seed), None, MOST, seed, NETWORK_ROWS)
+    with process_group(settings.run.device_name) as device:
+        refit_latent_law(subject.file.model, plan, path, device)
 
 
 if __name__ == "__main__":

@@ -31,13 +31,14 @@ from training.learning.images import (
     open_alike,
 )
 from training.learning.limits import require_batch, require_network
-from training.learning.melting import LawPlan, points_to_melt
+from training.learning.melting import MOST, LawPlan, points_to_melt
 from training.learning.recipes import (
     ImageRecipe,
     describe_recipe,
     describe_table_recipe,
     fitted_to_table,
 )
+from training.learning.refitting import law_file, refit_latent_law
 from training.learning.resuming import Resumed
 from training.learning.run import run_training
 from training.learning.selection import Watch
@@ -46,6 +47,7 @@ from training.learning.tables import (
     about_table,
     choose_space,
     kept_dimensions,
+    rows_to_melt,
 )
 from training.learning.trainer import Trainer
 from training.model.model import Model
@@ -53,11 +55,17 @@ from training.settings.declared import takes
 from training.settings.script import command, run_script
 from training.settings.train import EARLIER, FREE_ON_RESUME, TABLE_NETWORK, TrainSettings
 from training.settings.training import settled, training_config
+from training.simulation.networks import NetworkChoice, NetworkFile
+from training.simulation.subjects import subject_of
+from training.simulation.tables import TableFlow
 
 
 @command(help=__doc__)
 @takes(TrainSettings)
 def main(settings: TrainSettings) -> None:
+    if settings.law.refit_latent_law:
+        refit(settings)
+        return
     settings, resume = settled(settings, "data", FREE_ON_RESUME, EARLIER)
     data = settings.data.data
     assert data is not None
@@ -175,6 +183,27 @@ def train_on_images(settings: TrainSettings, data: Path, resume: Path | None) ->
         watch = Watch(HeldOut.of_images(held_out, loss, run.seed)) if held_out else None
         law = law_plan(settings, dataset, held_out, config.total, device)
         run_training(trainer, source, place, record, resumed, calibration, law, watch)
+
+
+def refit(settings: TrainSettings) -> None:
+    """Learns the law of latents of a network that was trained before."""
+    data, seed = settings.data.data, settings.run.seed
+    assert settings.law.network is not None
+    if data is None:
+        raise UsageError("--refit_latent_law melts data: give --data")
+    choice = NetworkChoice(settings.law.network)
+    file = NetworkFile.open(choice)
+    path = law_file(file.path, settings.run.outdir)
+    subject = subject_of(file, choice, None)
+    with process_group(settings.run.device_name) as device:
+        if isinstance(subject, TableFlow):
+            train, held_out = subject.halves(data)
+            plan = rows_to_melt(train, held_out, subject.coordinates, seed, MOST)
+        else:
+            dataset = subject.dataset(data, None, seed)
+            rows = BLOCK_ROWS[device.type]
+            plan = LawPlan(partial(melted_images, dataset), None, MOST, seed, rows)
+        refit_latent_law(file.model, plan, path, device)
 
 
 def basis_of(

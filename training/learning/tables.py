@@ -133,24 +133,9 @@ class Preparation:
         Args:
             coordinates: Of the model.
         """
-        seed, table = self.config.seed, self.table
-
-        def points(rows: Tensor, index: int, count: int) -> Batch:
-            generator = seeded_generator("cpu", seed, Stream.MELTED_POINTS, index)
-            order = torch.randperm(len(rows), generator=generator)
-            if not index:  # rows to judge by are each taken once, so that their number is true
-                order = order.repeat(-(-count // len(rows)))
-            chosen = rows[order[:count]]
-            return Batch(coordinates.to_flow(coordinates.dithered(chosen, generator)))
-
-        held_out = partial(points, table.held_out_rows, 1) if len(table.held_out_rows) else None
-        return LawPlan(
-            partial(points, table.train_rows, 0),
-            held_out,
-            points_to_melt(self.config.total),
-            seed,
-            NETWORK_ROWS,
-        )
+        table, config = self.table, self.config
+        count = points_to_melt(config.total)
+        return rows_to_melt(table.train_rows, table.held_out_rows, coordinates, config.seed, count)
 
     def pilot(self, space: Space, steps: int) -> float:
         """Held-out nats after so many steps in a space, or all if they are fewer."""
@@ -166,6 +151,31 @@ class Preparation:
         nats = held_out.score(trainer.averaged).nats
         assert nats is not None
         return nats
+
+
+def rows_to_melt(
+    train: Tensor, held_out: Tensor, coordinates: Coordinates, seed: int, count: int
+) -> LawPlan:
+    """How to learn the law of latents from rows of a table.
+
+    Args:
+        train: Rows ``[N, D]`` that were trained on.
+        held_out: Others ``[M, D]``, perhaps none.
+        coordinates: Of the model.
+        seed: Of all that is drawn.
+        count: How many rows to melt; the same ones come again with other noise.
+    """
+
+    def points(rows: Tensor, index: int, wanted: int) -> Batch:
+        generator = seeded_generator("cpu", seed, Stream.MELTED_POINTS, index)
+        order = torch.randperm(len(rows), generator=generator)
+        if not index:  # rows to judge by are each taken once, so that their number is true
+            order = order.repeat(-(-wanted // len(rows)))
+        chosen = rows[order[:wanted]].to(coordinates.steps.device)
+        return Batch(coordinates.to_flow(coordinates.dithered(chosen, generator)).cpu())
+
+    judged = partial(points, held_out, 1) if len(held_out) else None
+    return LawPlan(partial(points, train, 0), judged, count, seed, NETWORK_ROWS)
 
 
 def choose_space(preparation: Preparation, marginals: str, whiten: str) -> Space:

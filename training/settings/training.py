@@ -69,6 +69,21 @@ class LatentLawOptions(Declared):
         "in any case.",
     )
 
+    network: str | None = option(
+        help="With --refit_latent_law: the network file, path or https URL.",
+    )
+    refit_latent_law: bool = option(
+        is_flag=True,
+        help="Do not train, but learn the law of the latents of --network, which is written with "
+        "it as NAME-law.pkl into --outdir, or beside it.",
+    )
+
+    def __post_init__(self) -> None:
+        if (self.network is not None) != self.refit_latent_law:
+            raise UsageError("--network and --refit_latent_law go together")
+        if self.refit_latent_law and self.latent_law == "gaussian":
+            raise UsageError("--refit_latent_law learns a law: leave --latent_law=gaussian out")
+
     def law_plan(self, precond: str, plan: LawPlan) -> LawPlan | None:
         """What is left of a plan to learn the law of latents; None where there is no law to learn.
 

@@ -95,7 +95,7 @@ class ImageFlow(TrainedFlow):
         flow = flow if labels is None else flow.given(labels=labels.to(flow.device))
         return choice.settle(flow, solver, self.file)
 
-    def dataset(self, path: Path, count: int, seed: int) -> ImageDataset:
+    def dataset(self, path: Path, count: int | None, seed: int) -> ImageDataset:
         """So many images of a data set, drawn at random, with labels if the network has them.
 
         Raises:
@@ -107,7 +107,7 @@ class ImageFlow(TrainedFlow):
                 f"{path} has images of {_shape(dataset.image_shape)}, but the network "
                 f"{self.file.path.name} was trained on {_shape(self.image_shape)}"
             )
-        if len(dataset) < count:
+        if count is not None and len(dataset) < count:
             raise DataError(f"{path} has {len(dataset)} images, but {count} were asked for")
         if dataset.label_dim != self.label_dim:
             raise DataError(

@@ -113,6 +113,16 @@ class TableFlow(TrainedFlow):
         places = places[chosen[:count].sort().values]
         return points[places], places
 
+    def halves(self, path: Path) -> tuple[Tensor, Tensor]:
+        """Rows of a data set that are trained on, and those held out: ``[N, D]`` and ``[M, D]``.
+
+        Raises:
+            DataError: The file is broken, or has other columns.
+        """
+        table = load_table(path)
+        points = self._columns_of(path, table)
+        return points[~table.held_out], points[table.held_out]
+
     def dithered(self, points: Tensor, seed: int) -> Tensor:
         """Rows ``[n, D]`` with discrete columns spread evenly over their steps, on the CPU."""
         return self.spread(points, seeded_generator("cpu", seed, Stream.DEQUANTIZATION))
