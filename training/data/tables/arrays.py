@@ -1,7 +1,6 @@
 """Tables as arrays: npy, npz, Parquet, and what is drawn or ships with scikit-learn."""
 
 import importlib
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
@@ -71,18 +70,22 @@ def open_archive(path: Path) -> ForeignTable:
 def _rows(path: Path, header: Header, file: IO[bytes]) -> Iterator[np.ndarray]:
     """The rows of an array that is stored after its header, in blocks."""
     count, columns = header.shape
-    if header.by_columns:
-        content = file.read()
-        if len(content) != count * columns * header.dtype.itemsize:
+
+    def numbers(length: int) -> np.ndarray:
+        content = file.read(length * header.dtype.itemsize)
+        if len(content) != length * header.dtype.itemsize:
             raise DataError(f"{path} is broken: make it again")
-        yield np.frombuffer(content, header.dtype).reshape(columns, count).T.astype(np.float64)
+        return np.frombuffer(content, header.dtype)
+
+    if header.by_columns:
+        values = np.empty((count, columns))
+        for column in values.T:
+            column[:] = numbers(count)
+        yield values
         return
     for start in range(0, count, BLOCK_ROWS):
-        shape = (min(BLOCK_ROWS, count - start), columns)
-        content = file.read(math.prod(shape) * header.dtype.itemsize)
-        if len(content) != math.prod(shape) * header.dtype.itemsize:
-            raise DataError(f"{path} is broken: make it again")
-        yield np.frombuffer(content, header.dtype).reshape(shape).astype(np.float64)
+        rows = min(BLOCK_ROWS, count - start)
+        yield numbers(rows * columns).reshape(rows, columns).astype(np.float64)
 
 
 def _require_table(path: Path, header: Header) -> None:
