@@ -24,7 +24,7 @@ from training.data.images.transforms import Transform
 from training.data.sources.conversion import Conversion
 from training.data.sources.formats import DIGITS, open_source
 from training.data.sources.writer import image_writer, is_zip, require_writable
-from training.data.tables.foreign import open_table
+from training.data.tables.formats import open_table
 from training.data.tables.making import make_table
 from training.files.table import FORMAT as TABLE_FORMAT
 from training.files.table import save_table

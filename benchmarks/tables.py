@@ -46,7 +46,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.table_methods import METHODS, Rows, chosen_space, split
 from torch_utils.results import load_json, provenance, save_json
-from training.data.tables.foreign import ForeignTable, open_table
+from training.data.tables.foreign import ForeignTable
+from training.data.tables.formats import open_table
 from training.data.tables.making import Choices, make_table
 from training.data.tables.table import Table
 from training.learning.tables import Space

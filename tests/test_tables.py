@@ -272,6 +272,41 @@ def test_a_resumed_training_equals_an_unbroken_one(
     assert all("Likelihood/held_out_nats" in line for line in told)
 
 
+# Batches that two ranks cannot halve, and no dropout, which each rank draws for itself.
+RANKED = (
+    *("--width=16", "--depth=1", "--batch=51", "--duration=0.002", "--tick=1", "--lr=0.001"),
+    *("--dropout=0", "--whiten=zca"),
+)
+
+
+def ended(folder: Path) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """The tensors of a run's network, and its held-out scores in nats."""
+    parts, _ = read_network(max(folder.glob("network-snapshot-*.pkl")))
+    tensors = {f"{part}/{name}": v for part in parts for name, v in parts[part].state.items()}
+    lines = (folder / "stats.jsonl").read_text().splitlines()
+    return tensors, [json.loads(line)["Likelihood/held_out_nats"] for line in lines]
+
+
+def test_two_ranks_choose_and_train_what_one_does_and_a_seed_gives_the_same_bytes(
+    run_script: Run, two_ranks: RankPool, data: Path, tmp_path: Path
+) -> None:
+    choices, files = [], []
+    for name, run in (("one", run_script), ("again", run_script), ("both", two_ranks.run)):
+        place = (f"--outdir={tmp_path / name}", "--nosubdir", f"--data={data}")
+        told = good(run(train, *place, *RANKED)).out.splitlines()
+        choices.append([line for line in told if "nats on held-out" in line or "Chosen" in line])
+        files.append(max((tmp_path / name).glob("*.pkl")).read_bytes())
+    assert len(choices[0]) == 4
+    assert choices[0] == choices[1] == choices[2]
+    assert files[0] == files[1]
+    (tensors, nats), (found, scores) = ended(tmp_path / "one"), ended(tmp_path / "both")
+    assert len(nats) == 2
+    np.testing.assert_allclose(scores, nats, rtol=1e-6)
+    assert found.keys() == tensors.keys()
+    for name, values in tensors.items():
+        torch.testing.assert_close(found[name], values, rtol=1e-5, atol=1e-6)
+
+
 def whole_batches() -> list[torch.Tensor]:
     rows = torch.arange(14.0, dtype=torch.float64).reshape(7, 2)
 

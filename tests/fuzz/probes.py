@@ -20,7 +20,7 @@ from training.data.images.codec import Decoder, decode_exact
 from training.data.images.dataset import ImageDataset
 from training.data.sources.formats import open_source
 from training.data.sources.plain_pickle import read_plain_pickle
-from training.data.tables.foreign import open_table
+from training.data.tables.formats import open_table
 from training.data.tables.making import Choices, make_table
 from training.data.tables.table import restored
 from training.files.fid_reference import FIDReference

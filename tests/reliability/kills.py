@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,10 @@ def make_jobs(runner: Runner, folder: Path) -> list[Job]:
     jobs.write_images(images)
     toy = jobs.training("toy_train", *jobs.TOY_TRAINING)
     image = jobs.training("train", f"--data={images}", *jobs.IMAGE_TRAINING)
+    rows = jobs.write_table(folder / "rows.npz")
+    table = replace(
+        jobs.training("train", f"--data={rows}", *jobs.TABLE_TRAINING), name="train, of a table"
+    )
     networks = {}
     for job in (toy, image):
         place = folder / f"for-{job.script}"
@@ -161,4 +165,4 @@ def make_jobs(runner: Runner, folder: Path) -> list[Job]:
         networks[job.script] = max(place.glob("*/network-snapshot-*.pkl"))
     sets = ((images, "set.zip", False), (images, "set.zip", True), (images, "set", True))
     later = (jobs.simulation(networks["toy_train"]), jobs.sampling(networks["train"]))
-    return [toy, image, *later, *(jobs.data_set(*options) for options in sets)]
+    return [toy, image, table, *later, *(jobs.data_set(*options) for options in sets)]

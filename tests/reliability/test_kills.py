@@ -1,16 +1,27 @@
 """Scripts killed at random moments leave no file half there, and go on as if nothing happened."""
 
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.reliability.jobs import TOY_TRAINING, Job, data_set, training, write_images
+from tests.reliability.jobs import (
+    TABLE_TRAINING,
+    TOY_TRAINING,
+    Job,
+    data_set,
+    training,
+    write_images,
+    write_table,
+)
 from tests.reliability.kills import Runner, Table, kill_often, make_jobs
-from tests.reliability.whole import broken_files
+from tests.reliability.whole import broken_files, differences
+from tests.support.image_runs import stats
+from torch_utils.snapshots import read_state
 
-JOBS = 7
+JOBS = 8
 KILLS = 20
 """Of each job, over a hundred in all."""
 
@@ -35,6 +46,33 @@ def kill(runner: Runner, job: Job, folder: Path, kills: int) -> Table:
 
 def test_a_few_kills_of_training(runner: Runner, tmp_path: Path) -> None:
     kill(runner, training("toy_train", *TOY_TRAINING), tmp_path, 2)
+
+
+def test_a_training_of_a_table_keeps_its_best_weights_and_its_patience_through_a_kill(
+    runner: Runner, tmp_path: Path
+) -> None:
+    data = write_table(tmp_path / "rows.npz")
+    job = training("train", f"--data={data}", *TABLE_TRAINING)
+    unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
+    end = runner.run("train", job.command(unbroken))
+    assert end.writes is not None
+    at = round(0.75 * end.writes)
+    assert runner.run("train", job.command(killed), kill_at=at).code == -signal.SIGKILL
+    state = read_state(max(killed.glob("*/training-state-*.pt")))
+    assert 0 < state["best"]["waited"] < 3, "the best weights are to be older than the state"
+    assert runner.run("train", job.command_after(killed)).code == 0
+    assert differences(job.result(unbroken), job.result(killed)) == []
+    assert reports(killed) == reports(unbroken)
+
+
+def reports(place: Path) -> list[dict[str, float]]:
+    """What the only run of a folder reported, without times and memory."""
+    (folder,) = place.iterdir()
+    kinds = ("Timing", "Resources")
+    return [
+        {name: value for name, value in line.items() if name.split("/")[0] not in kinds}
+        for line in stats(folder)
+    ]
 
 
 def test_a_few_kills_of_a_data_set(runner: Runner, tmp_path: Path) -> None:

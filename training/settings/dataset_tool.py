@@ -7,7 +7,7 @@ import click
 
 from dnnlib.errors import UsageError
 from training.data.images.transforms import TRANSFORMS
-from training.data.tables.foreign import is_table
+from training.data.tables.formats import is_table
 from training.data.tables.making import MISSING, Choices
 from training.settings.common import overwrite
 from training.settings.declared import Declared, option, options_of

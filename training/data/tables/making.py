@@ -15,6 +15,7 @@ from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.tables.foreign import BLOCK_ROWS, ForeignTable
+from training.data.tables.in_place import joined, narrowed
 from training.data.tables.table import Columns, Dropped, Table
 
 MISSING = ("refuse", "drop", "mean")
@@ -76,13 +77,13 @@ def make_table(source: ForeignTable, choices: Choices) -> tuple[Table, list[str]
     rest = [index for index in range(len(names)) if index not in given]
     conditions = torch.from_numpy(values[:, given]) if given else None
     if given:
-        values, names = values[:, rest], [names[index] for index in rest]
+        values, names = narrowed(values, rest), [names[index] for index in rest]
     kept, dropped = _independent(values, names, source.name, lines)
     if len(kept) < len(names):
-        values, names = np.ascontiguousarray(values[:, kept]), [names[index] for index in kept]
+        values, names = narrowed(values, kept), [names[index] for index in kept]
     steps, offsets = _grids(values, names, choices.dequantize, lines)
     columns = _bounded(replace(Columns.plain(names), steps=steps, offsets=offsets), choices.bounds)
-    again = len(values) - len(np.unique(_row_hashes(values)))
+    again = _repeated(values)
     if again:
         lines.append(f"{again} row(s) repeat another")
     table = Table(
@@ -98,27 +99,24 @@ def make_table(source: ForeignTable, choices: Choices) -> tuple[Table, list[str]
 
 def _collected(source: ForeignTable, choices: Choices, lines: list[str]) -> np.ndarray:
     """All rows, with a number in every place. Memory holds them once, and a block besides."""
-    blocks: list[np.ndarray] = []
     read = kept = holes = 0
-    for block in source.blocks():
-        block = block if choices.max_rows is None else block[: choices.max_rows - read]
-        _require_finite(block, source, choices.missing, read)
-        read += len(block)
-        missing = np.isnan(block)
-        holes += int(missing.sum())
-        if choices.missing == "drop":
-            block = block[~missing.any(axis=1)]
-        blocks.append(block)
-        kept += len(block)
-        if read == choices.max_rows:
-            break
-    values = np.empty((kept, len(source.names)))
-    blocks.reverse()
-    start = 0
-    while blocks:
-        block = blocks.pop()
-        values[start : start + len(block)] = block
-        start += len(block)
+
+    def sound() -> Iterator[np.ndarray]:
+        nonlocal read, kept, holes
+        for block in source.blocks():
+            block = block if choices.max_rows is None else block[: choices.max_rows - read]
+            _require_finite(block, source, choices.missing, read)
+            read += len(block)
+            missing = np.isnan(block)
+            holes += int(missing.sum())
+            if choices.missing == "drop":
+                block = block[~missing.any(axis=1)]
+            kept += len(block)
+            yield block
+            if read == choices.max_rows:
+                break
+
+    values = joined(sound(), len(source.names))
     if holes and choices.missing == "drop":
         lines.append(f"Left out {read - kept} row(s) with {holes} missing value(s)")
     elif holes:
@@ -241,14 +239,19 @@ def _grids(
     steps, offsets = np.zeros(len(names)), np.zeros(len(names))
     atoms = []
     for index, column in enumerate(values.T if wanted else ()):
-        found, counts = np.unique(column, return_counts=True)
+        ordered = np.sort(column)
+        first = np.concatenate([[True], ordered[1:] != ordered[:-1]])
+        found = ordered[first]
+        del ordered  # which is as long as the table
         if len(found) == len(column):
             continue  # no value twice: there is a density, or as good as one
         step = _step(found)
         if step:
             steps[index], offsets[index] = step, found[0]
-        elif counts.max() > OFTEN * len(column):
-            share = counts.max() / len(column)
+            continue
+        counts = np.diff(np.flatnonzero(first), append=len(column))
+        share = counts.max() / len(column)
+        if share > OFTEN:
             atoms.append(f"{names[index]} ({share:.0%} are {found[counts.argmax()]:g})")
     discrete = [f"{names[index]} ({steps[index]:g})" for index in np.flatnonzero(steps)]
     if discrete:
@@ -267,10 +270,14 @@ def _step(values: np.ndarray) -> float | None:
     largest = np.abs(values).max()
     for digits in range(MOST_DIGITS + 1):
         unit = 10.0**-digits
-        counts = np.round(values / unit)
         if largest / unit > 1 / EXACT:
             return None
-        if np.abs(values - counts * unit).max() <= EXACT * largest:
+        left = values / unit
+        counts = np.round(left)
+        left -= counts
+        largest_left = max(left.max(), -left.min()) * unit
+        del left
+        if largest_left <= EXACT * largest:
             common = int(np.gcd.reduce(np.diff(counts).astype(np.int64)))
             return common * unit
     return None
@@ -287,14 +294,16 @@ def _bounded(columns: Columns, bounds: Mapping[str, tuple[float, float]]) -> Col
     return replace(columns, low=low, high=high)
 
 
-def _row_hashes(values: np.ndarray) -> np.ndarray:
-    """A number of 64 bits for each row, equal for equal rows and hardly ever for others."""
-    total = np.zeros(len(values), dtype=np.uint64)
-    for column in values.T:
-        bits = (column + 0.0).view(np.uint64)  # -0 as 0
-        total = (total ^ bits) * np.uint64(0x9E3779B97F4A7C15)
-        total ^= total >> np.uint64(32)
-    return total
+def _repeated(values: np.ndarray) -> int:
+    """How many rows repeat one before them, by numbers of 64 bits that hardly ever clash."""
+    totals = np.zeros(len(values), dtype=np.uint64)
+    for total, block in zip(_blocks(totals), _blocks(values), strict=True):
+        for column in block.T:
+            total ^= (column + 0.0).view(np.uint64)  # -0 as 0
+            total *= np.uint64(0x9E3779B97F4A7C15)
+            total ^= total >> np.uint64(32)
+    totals.sort()
+    return int((totals[1:] == totals[:-1]).sum())
 
 
 def _held_out(count: int, choices: Choices) -> torch.Tensor:
