@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.table_methods import Rows, prepare, split
 from benchmarks.tables import SUM_ROWS, TABLES
 from torch_utils.stats import RunningMeans
-from training.data.tables.foreign import open_table
+from training.data.tables.formats import open_table
 from training.data.tables.making import Choices, make_table
 from training.data.tables.table import Table
 from training.flow.calibration import METHODS, fit_calibration

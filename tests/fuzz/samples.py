@@ -22,6 +22,7 @@ from training.data.batches import Batch
 from training.flow.calibration import Calibration
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.eigenbasis import EigenBasis
+from training.flow.latent.conditional import ConditionalMixture
 from training.flow.output_gain import OutputGain
 from training.learning.building import Choices
 from training.learning.trainer import Trainer, TrainingConfig
@@ -147,11 +148,12 @@ def save_lone_array(path: Path) -> None:
 
 
 def save_network_of_table(path: Path) -> None:
-    """A network with coordinates of all kinds."""
-    model, _ = toy_model(2)
+    """A network with coordinates of all kinds, and a law of its latents."""
+    model, _ = toy_model(1)
     maps = ["bounded", "yeo-johnson", "normal scores", "zca"]
     about = {**model.about, "columns": ["a", "b"]}
-    replace(model, about=about, coordinates=Coordinates(2, maps, 4)).save(path)
+    law = ConditionalMixture(1, 1, components=2, width=4)
+    replace(model, about=about, coordinates=Coordinates(2, maps, 4), learned=law).save(path)
 
 
 def extraction(times: np.ndarray) -> dict[str, Any]:

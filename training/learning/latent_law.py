@@ -23,6 +23,8 @@ LOOKS, PATIENCE = 40, 10
 STEPS_PER_ROW, FEWEST_STEPS = 200, 100
 """A fit to few latents takes fewer steps: so many passes."""
 LONGEST_GRADIENT = 5.0
+LEAST_GAIN = 1e-3
+"""Nats on held-out latents for which a learned law is worth its complexity."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,11 @@ class Fitted:
     name: str
     nats: float
     error: float
+
+    @property
+    def is_better(self) -> bool:
+        """Whether it is better than the Gaussian, and not by chance."""
+        return self.nats > max(LEAST_GAIN, 2 * self.error)
 
 
 def fit(

@@ -96,7 +96,7 @@ def learn_latent_law(model: Model, plan: LawPlan) -> None:
             fits = [fit(latents, kept, each, plan.seed, bar.update) for each in candidates]
     if distributed.is_main() and candidates:
         best = max(fits, key=lambda fitted: fitted.nats)
-        model.learned = best.mixture.to(flow.device) if best.nats > best.error else None
+        model.learned = best.mixture.to(flow.device) if best.is_better else None
         law = best.name if model.learned else "the Gaussian is as good, and stays"
         logger.info(
             f"Law of {compressed} compressed latents, of {len(latents.train)} that were "

@@ -17,6 +17,7 @@ from torch_utils.snapshots import Part, read_network, write_network
 from training.flow.calibration import Calibration
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.eigenbasis import EigenBasis
+from training.flow.latent.conditional import ConditionalMixture
 from training.flow.output_gain import OutputGain
 from training.model.model import Model
 from training.model.recipe import make_schedule
@@ -234,6 +235,30 @@ def test_a_file_that_does_not_say_what_it_is_of_is_a_data_error(
         assert part in refusal(Model.load, path)
     replace(model, coordinates=Coordinates(3, ["zca"])).save(path)
     assert "coordinates of 3 columns, its basis 2" in refusal(Model.load, path)
+
+
+def test_a_law_of_latents_is_saved_and_refused_where_it_does_not_belong(tmp_path: Path) -> None:
+    path = tmp_path / "network.pkl"
+    model, _ = tiny_model("mlp", "ES", dims_to_keep=1, width=16)
+    law = ConditionalMixture(1, 1, components=3, width=4)
+    replace(model, learned=law).save(path)
+    loaded = Model.load(path)
+    assert loaded.learned is not None
+    assert loaded.flow.latent.digest() == replace(model, learned=law).flow.latent.digest()
+    assert loaded.digest() not in (model.digest(), replace(loaded, learned=None).digest())
+    parts, about = read_network(path)
+    flat = law.state_dict() | {"axes": torch.zeros(1, 1, dtype=torch.float64)}
+    single = {name: tensor.float() for name, tensor in law.state_dict().items()}
+    wide = ConditionalMixture(2, 1)
+    for part, told in (
+        (Part("ConditionalMixture", law.arguments, flat), "cannot be inverted"),
+        (Part("ConditionalMixture", law.arguments, single), "not in float64"),
+        (Part("ConditionalMixture", wide.arguments, wide.state_dict()), "it keeps 1 of 2"),
+        (Part("ConditionalMixture", {**law.arguments, "components": 100}, flat), "than 64"),
+        (Part("Pickle", {}, {}), "does not know"),
+    ):
+        write_network(path, {**parts, "latent_law": part}, about)
+        assert told in refusal(Model.load, path)
 
 
 def test_a_recipe_builds_equal_models_from_equal_seeds(model: Model) -> None:

@@ -30,7 +30,7 @@ LEAST_STD = 2e-3
 """Of a component, in standard deviations of the closed form."""
 MOST = 64
 """Components and waves."""
-FIRST_STD = 0.7
+FIRST_STD = 0.8
 """Of the components of a network that is not trained."""
 
 
