@@ -119,6 +119,8 @@ def test_networks_that_are_none_are_told(command: Command, shelf: Shelf, tmp_pat
         if content is not None:
             path.write_bytes(content)
         arguments = given(command, shelf, network=path)
+        if command.has("--refit_latent_law"):
+            arguments = [*arguments, "--refit_latent_law"]
         refused(command.run(*arguments, *command.at(tmp_path / "out")), 1, path)
         assert not (tmp_path / "out").exists()
 

@@ -243,7 +243,8 @@ def test_the_help_says_what_the_columns_are_and_what_is_written(run_script: Run)
 def test_the_exact_score_goes_with_the_networks_schedule(
     measure: Run, networks: dict[str, Path]
 ) -> None:
-    with_network = measure("exact", f"--network={networks['PRR']}", "--data_name=s_curve")
+    network = (f"--network={networks['PRR']}", "--eps=auto")
+    with_network = measure("exact", *network, "--data_name=s_curve")
     alike = ("--data_name=s_curve", "--dims_to_keep=2", "--rho=0.9", "--steps=6")
     alone = measure("exact", *alike, f"--h={4 / 6}")
     assert with_network.result["end_time"] == alone.result["end_time"] == 4

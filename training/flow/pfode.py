@@ -19,6 +19,7 @@ States are carried in float64; the denoiser decides its own precision.
 """
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from math import isclose
 from typing import Any
 
@@ -42,10 +43,9 @@ class ProbabilityFlow:
     """A denoiser, a schedule and a basis, put together as an invertible map.
 
     Points are ``[N, D]`` in data space, latents ``[N, D]`` in scaled eigenspace. Coordinates, if a
-    flow has them, lie between data space and its own; densities are those of data space. Where no
-    times are given, there are ``DEFAULT_STEPS`` steps up to the end time; where no solver is, the
-    default one takes them. Many points at a time need much memory in large networks: see
-    ``in_blocks``.
+    flow has them, lie between data space and its own; densities are those of data space. Without
+    times there are ``DEFAULT_STEPS`` steps up to the end time. Many points at a time need much
+    memory in large networks: see ``in_blocks``.
 
     Args:
         denoiser: ``D(x_tilde [B, D], t [] or [B]) -> [B, D]`` in eigenspace.
@@ -193,14 +193,14 @@ class ProbabilityFlow:
         times, states = trajectory.times, trajectory.states
         melted = bool(times[-1] > times[0])
         first, last = (times[0], times[-1]) if melted else (times[-1], times[0])
-        latents = (states[-1] if melted else states[0]) / self.schedule.scale(last)
-        log_density = latent_log_density or self.log_density_of_latents
-        found = (
-            log_density(latents, last)
-            + (integral.value if melted else -integral.value)
-            + self._log_unit(last, integral.solver)
-            - self._log_unit(first, integral.solver)
-        )
+        latents, scale = states[-1] if melted else states[0], self.schedule.scale(last)
+        if latent_log_density:
+            found = latent_log_density(latents / scale, last)
+        else:
+            found = self.latent_law(last).log_prob(latents) + self.basis.dim * scale.log()
+        found = found + (integral.value if melted else -integral.value)
+        found = found + self._log_unit(last, integral.solver)
+        found = found - self._log_unit(first, integral.solver)
         if self.coordinates is not None:
             points = self.to_data(states[0] if melted else states[-1], first)
             found = found + self.coordinates.log_det(points)
@@ -213,24 +213,22 @@ class ProbabilityFlow:
 
     def to(self, device: torch.device | str) -> "ProbabilityFlow":
         """Moves the schedule, the basis, and all other parts that are modules; returns itself."""
-        parts = (self.schedule, self.basis, self.denoiser, self.coordinates, self.learned)
-        for part in parts:
+        for part in (self.schedule, self.basis, self.denoiser, self.coordinates, self.learned):
             if isinstance(part, nn.Module):
                 part.to(device)
         return self
 
     def with_denoiser(self, denoiser: Denoiser) -> "ProbabilityFlow":
         """The flow with another denoiser in its place."""
-        return self._changed(denoiser, self.learned)
+        flow = copy(self)
+        flow.denoiser = denoiser
+        return flow
 
     def with_law(self, learned: ConditionalMixture | None) -> "ProbabilityFlow":
         """The flow with another learned law of compressed latents; None for the closed form."""
-        return self._changed(self.denoiser, learned)
-
-    def _changed(self, denoiser: Denoiser, learned: ConditionalMixture | None) -> "ProbabilityFlow":
-        return ProbabilityFlow(
-            denoiser, self.schedule, self.basis, self._end_time, self.coordinates, learned
-        )
+        flow = copy(self)
+        flow.learned = learned
+        return flow
 
     def given(self, **conditions: Tensor) -> "ProbabilityFlow":
         """The flow under conditions such as ``labels [N, L]``, one row for each point."""
@@ -375,23 +373,12 @@ class ProbabilityFlow:
         """
         return GaussianLaw(self.noisy_variance(t)).log_prob(x_tilde)
 
-    def log_density_of_latents(self, x_tilde: Tensor, t: Tensor) -> Tensor:
-        """Log density ``[N]`` of ``x_tilde [N, D]`` under the law of latents at t."""
-        if self._has_law_at(t):
-            scale = self.schedule.scale(t)
-            return self.latent_law(t).log_prob(scale * x_tilde) + self.basis.dim * scale.log()
-        return self.gaussian_log_density(x_tilde, t)
-
     def latent_law(self, t: Tensor) -> LatentLaw:
         """The law of latents at time ``t []``: at the end time the learned one, if there is one."""
-        gaussian = self.gaussian_law(t)
-        if self.learned is None or not self._has_law_at(t):
-            return gaussian
-        return LearnedLaw(gaussian.variance, self.learned)
-
-    def _has_law_at(self, t: Tensor) -> bool:
-        """Whether a law was learned for the time ``t []``."""
-        return self.learned is not None and isclose(float(t), self.end_time, rel_tol=1e-9)
+        law = self.gaussian_law(t)
+        if self.learned is None or not isclose(float(t), self.end_time, rel_tol=1e-9):
+            return law
+        return LearnedLaw(law.variance, self.learned)
 
     def gaussian_law(self, t: Tensor) -> GaussianLaw:
         """The closed-form law of latents at time ``t []``."""

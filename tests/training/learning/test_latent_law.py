@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.draws import normal, seeded
+from tests.support.draws import double, normal, seeded
 from tests.support.trainers import tiny_model
 from training.data.batches import Batch
 from training.flow.latent.normal_mixtures import LOG_ROOT
@@ -105,7 +105,7 @@ def test_kept_latents_that_are_not_normal_are_told_with_a_time_that_would_do(mod
     time = enough_time(model, lost.nats)
     schedule, xi = model.denoiser.schedule, model.denoiser.basis.eigenvalues[0]
     now, then = (
-        xi / (xi + schedule.noise_variance(torch.tensor(t).double())[0])
+        xi / (xi + schedule.noise_variance(double(t))[0])
         for t in (float(model.about["tmax"]), time)
     )
     assert float(lost.nats * (then / now) ** 3) == pytest.approx(0.01)
