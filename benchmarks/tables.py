@@ -54,6 +54,8 @@ from training.learning.tables import Space
 from training.measure.two_sample import energy_distance
 
 MOST_COMPARED, MOST_RETURNED, FOLDS = 3000, 1000, 5
+FAR = 1e4
+"""Figures beyond it are shown by their power of ten: samples of some methods explode."""
 SUM_ROWS, THICKNESS = 10_000, 1e-4
 INSTALL = {
     "zuko": "pip install zuko",
@@ -226,6 +228,8 @@ def cell(values: Sequence[float | None], digits: str) -> str:
     known = [nan if value is None else value for value in values]
     if all(value is None for value in values):
         return ""
+    if max(map(abs, known)) > FAR:
+        digits = ".0e"
     error = f" ± {stdev(known) / len(known) ** 0.5:{digits}}" if len(known) > 1 else ""
     return f"{mean(known):{digits}}{error}"
 
