@@ -69,7 +69,8 @@ def about_network(path: Path) -> Iterator[Fact]:
     kept = f"keeps {about['dims_to_keep']} of {about['data_dim']} dimensions"
     yield "schedule", f"{denoiser.schedule.name}: {kept}" + (f"; {known}" if known else "")
     if model.learned is not None:
-        chained = ", each given those before" * model.learned.chained
+        several = model.learned.compressed > 1
+        chained = ", each given those before" * (model.learned.chained and several)
         mixtures = f"mixtures of {model.learned.components} normal laws"
         yield "compressed latents", f"{mixtures} given the kept ones{chained}"
     yield "times", f"{about['tmin']:g} to {about['tmax']:g}"

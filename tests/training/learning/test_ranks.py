@@ -6,12 +6,13 @@ from torch import Tensor
 from tests.support.draws import seeded
 from tests.support.rank_pool import RankPool
 from torch_utils import distributed
-from training.data.batches import ToyBatches
+from training.data.batches import Batch, ToyBatches
 from training.data.toys import Toy
 from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS
+from training.learning.melting import standardized_latents
 from training.simulation.simulator import Simulator
 
 CPU = torch.device("cpu")
@@ -34,6 +35,7 @@ def work() -> dict[str, Tensor]:
         "states": melt.states,
         "updates": melt.updates,
         "batch": distributed.gather_rows(batch, 9),
+        "latents": standardized_latents(flow, Batch(points[:33]), seed=0),
     }
 
 
