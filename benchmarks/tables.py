@@ -208,17 +208,24 @@ Results = dict[str, list[dict[str, Any]]]
 
 
 def results_of(
-    name: str, methods: Sequence[str], seeds: Iterable[int], seconds: float, dest: Path
+    name: str,
+    methods: Sequence[str],
+    seeds: Iterable[int],
+    seconds: float,
+    dest: Path,
+    marginals: str | None,
 ) -> tuple[Results, list[dict[str, Any]]]:
     """By method, its figures for each seed; and the coordinates of each seed."""
     found: Results = {method: [] for method in methods}
     spaces = []
     for seed in seeds:
         space = kept(dest / name / f"space-{seed}.json", choose, name, seed)
+        space["marginals"] = marginals or space["marginals"]
         spaces.append(space)
         chosen = Space(space["marginals"], space["whiten"])
         for method in methods:
-            path = dest / name / f"{method}-{seconds:g}s-{seed}.json"
+            variant = f"{method}-{marginals}" if marginals else method
+            path = dest / name / f"{variant}-{seconds:g}s-{seed}.json"
             found[method].append(kept(path, judge, name, method, seed, seconds, chosen))
     return found, spaces
 
@@ -287,9 +294,15 @@ def names_in(known: Iterable[str]) -> Callable[[Any, Any, str], list[str]]:
 @click.option("--methods", callback=names_in(METHODS), default=",".join(METHODS), show_default=True)
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Each table's own.")
+@click.option("--marginals", help="In place of the chosen ones; the whitening stays.")
 @click.option("--dest", type=click.Path(path_type=Path), default="out/benchmarks/tables")
 def main(
-    tables: list[str], methods: list[str], seeds: int, seconds: float | None, dest: Path
+    tables: list[str],
+    methods: list[str],
+    seeds: int,
+    seconds: float | None,
+    marginals: str | None,
+    dest: Path,
 ) -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     if any(method.startswith(("nsf", "maf")) for method in methods):
@@ -298,7 +311,8 @@ def main(
         TABLES[name][0]()  # says at once what is not installed
     for name in tables:
         fit_seconds = seconds or TABLES[name][1]
-        for line in lines_of(name, *results_of(name, methods, range(seeds), fit_seconds, dest)):
+        found = results_of(name, methods, range(seeds), fit_seconds, dest, marginals)
+        for line in lines_of(name, *found):
             print(line, flush=True)
 
 

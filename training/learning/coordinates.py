@@ -6,7 +6,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import yeojohnson_llf
 from torch import Tensor
 
-from dnnlib.errors import DataError
+from dnnlib.errors import DataError, UsageError
 from training.data.tables.table import Columns
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.coordinates.maps import (
@@ -20,11 +20,15 @@ from training.flow.coordinates.maps import (
 from training.flow.eigenbasis import EigenBasis
 
 MARGINALS = ("none", "yeo-johnson", "quantile")
+AXES_TOO = "quantile-axes"
+"""``quantile``, and a spline along the whitened axes too, which draws in rows that are far from all
+others there: a step of iterative Gaussianization (Chen and Gopinath 2000)."""
 WHITENINGS = ("none", "pca", "zca")
 CHAINS: dict[str, list[str]] = {
     "none": [],
     "yeo-johnson": ["yeo-johnson"],
     "quantile": ["yeo-johnson", "normal scores"],
+    AXES_TOO: ["yeo-johnson", "normal scores"],
 }
 """By what is done to the marginals, names of maps."""
 MOST_ROWS = 20_000
@@ -46,13 +50,17 @@ def fit_coordinates(
         points: ``[N, D]`` of data space, discrete columns dithered: of the training alone.
         columns: What is known of the columns.
         marginals: What is done to each column: nothing; ``yeo-johnson``, a power; ``quantile``, a
-            power and a spline through its normal scores.
+            power and a spline through its normal scores; ``quantile-axes``, also a spline along
+            the whitened axes, which are then whitened again.
         whiten: Whether columns are only standardized (``none``), whitened along the principal axes
             (``pca``), or also turned back to the columns (``zca``).
 
     Raises:
+        UsageError: A second spline was asked for without whitening.
         DataError: A value is outside of its bounds, a column is constant, or some depend on others.
     """
+    if marginals == AXES_TOO and whiten == "none":
+        raise UsageError(f"marginals={AXES_TOO} needs whitened axes: give whiten=pca or zca")
     count, dim = points.shape
     bounded = bool(columns.low.isfinite().any() or columns.high.isfinite().any())
     last = "standardize" if whiten == "none" else whiten
@@ -61,6 +69,8 @@ def fit_coordinates(
     scaled = marginals != "none" or whiten == "none"
     chain = CHAINS[marginals] if scaled else ["standardize"]
     names = [*["bounded"] * bounded, *chain, last]
+    if marginals == AXES_TOO:
+        names += ["normal scores", last]
     coordinates = Coordinates(dim, names, knots)
     coordinates.steps.copy_(columns.steps)
     coordinates.offsets.copy_(columns.offsets)

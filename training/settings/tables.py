@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from training.learning.coordinates import MARGINALS, WHITENINGS
+from training.learning.coordinates import AXES_TOO, MARGINALS, WHITENINGS
 from training.learning.tables import AUTO
 from training.settings.declared import Declared, option
 from training.settings.types import COUNT, NOT_NEGATIVE, choice
@@ -14,10 +14,11 @@ class TableOptions(Declared):
 
     section = "Tables"
     marginals: str = option(
-        type=choice((AUTO, *MARGINALS)),
+        type=choice((AUTO, *MARGINALS, AXES_TOO)),
         default=AUTO,
         help="What each column is put through: nothing, a power, or a power and a spline of its "
-        "quantiles; auto tries them on held-out rows.",
+        "quantiles; auto tries these on held-out rows. quantile-axes adds a spline along the "
+        "whitened axes, for tables with rows far from all others.",
     )
     whiten: str = option(
         type=choice((AUTO, *WHITENINGS)),

@@ -1,5 +1,6 @@
 """Coordinates: invertible, with the log determinant of autograd, and fitted as they say."""
 
+from itertools import product
 from math import inf
 
 import numpy as np
@@ -9,10 +10,11 @@ from scipy.stats import norm
 from sklearn.preprocessing import PowerTransformer
 from torch import Tensor
 
-from dnnlib.errors import DataError
+from dnnlib.errors import DataError, UsageError
 from training.data.tables.table import Columns
 from training.flow.coordinates.coordinates import Coordinates
 from training.learning.coordinates import (
+    AXES_TOO,
     MARGINALS,
     WHITENINGS,
     basis_in,
@@ -36,7 +38,10 @@ def bounded_columns() -> Columns:
     return Columns(NAMES, plain.steps, plain.offsets, low, high)
 
 
-@pytest.fixture(params=[(a, b, c) for a in MARGINALS for b in WHITENINGS for c in (False, True)])
+SPACES = [*product(MARGINALS, WHITENINGS), (AXES_TOO, "pca"), (AXES_TOO, "zca")]
+
+
+@pytest.fixture(params=[(*space, bounded) for space in SPACES for bounded in (False, True)])
 def fitted(request: pytest.FixtureRequest) -> Coordinates:
     marginals, whiten, bounded = request.param
     columns = bounded_columns() if bounded else Columns.plain(NAMES)
@@ -94,6 +99,17 @@ def test_rows_of_the_fit_have_mean_zero_and_variance_one(fitted: Coordinates) ->
     else:
         assert torch.equal(basis_in(fitted, table()).eigenvectors, unit)
     torch.testing.assert_close(covariance, unit, rtol=0, atol=1e-9)
+
+
+def test_splines_along_axes_draw_in_a_row_that_is_far_from_all_others() -> None:
+    points = table()
+    points[0, 3] += 20  # not far in its column, but off the plane of the others
+    columns = Columns.plain(NAMES)
+    plain, axes = (fit_coordinates(points, columns, m, "pca") for m in ("quantile", AXES_TOO))
+    far, near = (float(each.to_flow(points[:1]).norm()) for each in (plain, axes))
+    assert near < 6 < far
+    with pytest.raises(UsageError, match="whiten=pca or zca"):
+        fit_coordinates(points, columns, AXES_TOO, "none")
 
 
 def test_scores_make_columns_normal_and_powers_are_those_of_scikit_learn() -> None:
