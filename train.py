@@ -99,6 +99,7 @@ def train_on_table(settings: TrainSettings, data: Path, resume: Path | None) -> 
         coordinates = preparation.coordinates(space)
         if resumed:
             resumed.take_coordinates(coordinates)
+        preparation.warn_of_far_rows(coordinates, space)
         model, loss = preparation.build(coordinates)
         model.about |= about_table(table, data.stem)
         logger.info(model.denoiser.basis.describe())

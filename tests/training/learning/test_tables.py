@@ -156,6 +156,19 @@ def test_the_coordinates_that_do_best_on_held_out_rows_are_chosen() -> None:
     assert choose_space(prepared, "none", "pca") == Space("none", "pca")
 
 
+def test_rows_far_from_all_others_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    prepared, space = preparation(), Space("quantile", "pca")
+    prepared.warn_of_far_rows(prepared.coordinates(space), space)
+    assert not caplog.messages
+    rows = prepared.table.points.clone()
+    rows[:, 2] = rows[:, 0] + 0.02 * rows[:, 1]
+    rows[int((~prepared.table.held_out).int().argmax()), 2] += 3  # no odd value in its column
+    odd = replace(prepared, table=replace(prepared.table, points=rows))
+    odd.warn_of_far_rows(odd.coordinates(space), space)
+    assert "1 rows are up to" in caplog.text
+    assert "--marginals=quantile-axes" in caplog.text
+
+
 def test_auto_keeps_as_many_dimensions_as_participate() -> None:
     made = table()
     assert [kept_dimensions(wanted, made) for wanted in (None, 2, "auto")] == [3, 2, 2]
