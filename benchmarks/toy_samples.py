@@ -39,7 +39,7 @@ def generator(seed: int) -> torch.Generator:
 
 
 def generated(flow: ProbabilityFlow, times: Tensor, seed: int) -> Tensor:
-    latent = flow.latent_law(times[-1]).sample(COUNT, generator(seed))
+    latent = flow.gaussian_law(times[-1]).sample(COUNT, generator(seed))
     return flow.to_data(flow.generate(latent, times, SOLVERS["rk4"]).end, times[0])
 
 
@@ -76,7 +76,7 @@ def row(network: Path) -> str:
     ]
 
     melt = flow.melt(data[0], times, SOLVERS["rk4"])
-    variances = melt.end.square().mean(dim=0) / flow.latent_law(times[-1]).variance
+    variances = melt.end.square().mean(dim=0) / flow.gaussian_law(times[-1]).variance
     back = flow.to_data(flow.generate(melt.end, times, SOLVERS["rk4"]).end, times[0])
     error = back - data[0]
     ratios = ", ".join(f"{value:.3f}" for value in variances.tolist())
