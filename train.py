@@ -22,6 +22,7 @@ from training.flow.calls import BLOCK_ROWS
 from training.flow.eigenbasis import EigenBasis
 from training.learning.building import describe_training, resolved_options
 from training.learning.calibrating import CalibrationPlan
+from training.learning.coordinates import AXES_TOO
 from training.learning.held_out import HeldOut
 from training.learning.images import (
     DRY_RUN_IMAGES,
@@ -99,7 +100,9 @@ def train_on_table(settings: TrainSettings, data: Path, resume: Path | None) -> 
         coordinates = preparation.coordinates(space)
         if resumed:
             resumed.take_coordinates(coordinates)
-        preparation.warn_of_far_rows(coordinates, space)
+        far = preparation.told_of_far_rows(coordinates, space)
+        if far:
+            logger.warning(f"Warning: {far}, or try --marginals={AXES_TOO}")
         model, loss = preparation.build(coordinates)
         model.about |= about_table(table, data.stem)
         logger.info(model.denoiser.basis.describe())

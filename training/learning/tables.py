@@ -33,7 +33,7 @@ from training.learning.recipes import FEW_ROWS
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
 
-FAR = 10.0
+FAR = 20.0
 """Standard deviations along a whitened axis at which a row is far from all others."""
 PILOT_STEPS, LONGER_STEPS, FINALISTS = 400, 1600, 3
 """Of a first training in each space, and of a second in the best of them: first steps favor spaces
@@ -83,19 +83,17 @@ class Preparation:
         rows = dither(self.table.train_rows, columns.steps, generator)
         return fit_coordinates(rows, columns, space.marginals, space.whiten)
 
-    def warn_of_far_rows(self, coordinates: Coordinates, space: Space) -> None:
-        """Tells of rows that a flow in these coordinates gives next to no density, and what helps.
+    def told_of_far_rows(self, coordinates: Coordinates, space: Space) -> str | None:
+        """What to say of rows that a flow in these coordinates gives next to no density.
 
         On diamonds, a few such rows among 8,000 cost the mean log density up to 3 nats.
         """
+        if space.whiten == "none":
+            return None
         farthest = coordinates.to_flow(self.table.train_rows).abs().amax(dim=1)
         far = int((farthest > FAR).sum())
-        if far and space.marginals != AXES_TOO and space.whiten != "none":
-            logger.warning(
-                f"Warning: {far} rows are up to {float(farthest.max()):.0f} standard deviations "
-                "from the others along a whitened axis, such as errors of measurement are: look "
-                f"at them, or try --marginals={AXES_TOO}"
-            )
+        where = f"up to {float(farthest.max()):.0f} standard deviations from the others"
+        return f"{far} row(s) are {where} along a whitened axis: look at them" if far else None
 
     def build(self, coordinates: Coordinates) -> tuple[Model, DenoisingLoss]:
         """An untrained model in these coordinates, on the device, and its loss."""
@@ -199,7 +197,8 @@ def choose_space(preparation: Preparation, marginals: str, whiten: str) -> Space
 
     Args:
         preparation: The table and the training.
-        marginals: A name in ``MARGINALS``, or ``auto``.
+        marginals: A name in ``MARGINALS``, ``quantile-axes``, or ``auto``, which takes that in
+            place of ``quantile`` where rows are far from all others.
         whiten: A name in ``WHITENINGS``, or ``auto``: ``none`` for flows that compress, which need
             to know which directions matter.
     """
@@ -218,8 +217,14 @@ def choose_space(preparation: Preparation, marginals: str, whiten: str) -> Space
     # Of few rows, a longer training that nobody watches learns them by heart.
     if len(preparation.table.train_rows) >= FEW_ROWS and len(spaces) > FINALISTS:
         best = _tried(preparation, best[:FINALISTS], LONGER_STEPS)
-    logger.info(f"Chosen: {best[0]}")
-    return best[0]
+    chosen = best[0]
+    if marginals == AUTO and chosen.marginals == "quantile":
+        told = preparation.told_of_far_rows(preparation.coordinates(chosen), chosen)
+        if told:
+            logger.info(f"  {told}; splines along the axes draw them in")
+            chosen = replace(chosen, marginals=AXES_TOO)
+    logger.info(f"Chosen: {chosen}")
+    return chosen
 
 
 def _tried(preparation: Preparation, spaces: Sequence[Space], steps: int) -> list[Space]:

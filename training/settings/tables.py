@@ -18,7 +18,7 @@ class TableOptions(Declared):
         default=AUTO,
         help="What each column is put through: nothing, a power, or a power and a spline of its "
         "quantiles; auto tries these on held-out rows. quantile-axes adds a spline along the "
-        "whitened axes, for tables with rows far from all others.",
+        "whitened axes, which auto does where rows are far from all others.",
     )
     whiten: str = option(
         type=choice((AUTO, *WHITENINGS)),

@@ -156,17 +156,23 @@ def test_the_coordinates_that_do_best_on_held_out_rows_are_chosen() -> None:
     assert choose_space(prepared, "none", "pca") == Space("none", "pca")
 
 
-def test_rows_far_from_all_others_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_rows_far_from_all_others_are_told_of_and_drawn_in() -> None:
     prepared, space = preparation(), Space("quantile", "pca")
-    prepared.warn_of_far_rows(prepared.coordinates(space), space)
-    assert not caplog.messages
+    assert prepared.told_of_far_rows(prepared.coordinates(space), space) is None
     rows = prepared.table.points.clone()
     rows[:, 2] = rows[:, 0] + 0.02 * rows[:, 1]
     rows[int((~prepared.table.held_out).int().argmax()), 2] += 3  # no odd value in its column
     odd = replace(prepared, table=replace(prepared.table, points=rows))
-    odd.warn_of_far_rows(odd.coordinates(space), space)
-    assert "1 rows are up to" in caplog.text
-    assert "--marginals=quantile-axes" in caplog.text
+    told = odd.told_of_far_rows(odd.coordinates(space), space)
+    assert told
+    assert told.startswith("1 row(s) are up to")
+    axes = replace(space, marginals="quantile-axes")
+    assert odd.told_of_far_rows(odd.coordinates(axes), axes) is None
+    nats = {"none": -3.0, "yeo-johnson": -2.0, "quantile": -1.0}
+    for case, expected in ((prepared, "quantile"), (odd, "quantile-axes")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Preparation, "pilot", lambda _, space, steps: nats[space.marginals])
+            assert choose_space(case, "auto", "pca") == Space(expected, "pca")
 
 
 def test_auto_keeps_as_many_dimensions_as_participate() -> None:
