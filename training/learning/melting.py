@@ -36,7 +36,7 @@ MELT_STEPS, MELT_SOLVER = 24, "exp_ab2"
 CHECK_STEPS = 1000
 NETWORK_ROWS = 2048
 """Points of one call of a network of toys or tables."""
-FEWEST, MOST, MOST_CHECKED = 500, 100_000, 10_000
+FEWEST, MOST, MOST_CHECKED = 300, 100_000, 10_000
 SEEN_PER_POINT = 50
 """Samples of the training for each point that is melted: it is to cost a tenth of that."""
 TOLERATED = 0.01
@@ -78,18 +78,20 @@ def learn_latent_law(model: Model, plan: LawPlan) -> None:
         plan: How.
     """
     start = time.monotonic()
-    kept, flow = int(model.about["dims_to_keep"]), model.flow.in_blocks(plan.rows)
-    model.denoiser.precision = "fp32"
-    hidden = None if distributed.is_main() else True
-    compressed = flow.basis.dim - kept
+    kept = int(model.about["dims_to_keep"])
+    compressed = model.denoiser.basis.dim - kept
     candidates = candidates_for(compressed) if compressed and plan.learned else ()
+    count = plan.count if candidates else min(plan.count, MOST_CHECKED)
+    model.denoiser.precision = "fp32"
+    # A call is filled up to its number of rows, which would be dear for few points.
+    flow = model.flow.in_blocks(min(plan.rows, count))
+    hidden = None if distributed.is_main() else True
     total = MELT_STEPS + LOOKS * (len(candidates) + 1)
     with tqdm(total=total, desc="law of latents", unit="part", disable=hidden) as bar:
 
         def advance(parts: float) -> None:
             bar.update(parts)
 
-        count = plan.count if candidates else min(plan.count, MOST_CHECKED)
         latents = melted_latents(flow, plan, count, advance)
         if distributed.is_main():
             _report_kept(model, check_kept(latents, kept, plan.seed, bar.update))
