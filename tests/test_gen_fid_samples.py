@@ -5,6 +5,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from PIL import Image
 import gen_fid_samples
 import pfODE_int
 from dnnlib.errors import DataError, UsageError
+from tests.support.draws import seeded
 from tests.support.image_models import CLASSES, END, SHAPE, write_image_set
 from tests.support.rank_pool import RankPool
 from tests.support.running import refused, unless_given
@@ -26,6 +28,7 @@ from torch_utils.streams import Stream
 from training.data.images.batches import to_pixels
 from training.data.images.codec import encode_png
 from training.files.image_folder import PARAMETERS, ImageFolder
+from training.flow.latent.conditional import ConditionalMixture
 from training.flow.latent.laws import GaussianLaw
 from training.flow.solvers import SOLVERS
 from training.model.model import Model
@@ -41,6 +44,7 @@ Contents = Callable[[Path], dict[str, bytes]]
 
 DIM, KEPT = 64, 10
 CPU = torch.device("cpu")
+CLOSED_FORM = LatentChoice()
 FAST = {"--solver": "heun", "--n_iters": 2, "--batch-gpu": 4, "--device_name": "cpu"}
 
 
@@ -152,10 +156,10 @@ def test_not_a_bit_depends_on_the_company(
     assert torch.equal(torch.cat(seen[26:]), whole[:5])
 
 
-def sampler_of(network: Path, rows: int) -> SeedSampler:
+def sampler_of(network: Path, rows: int, latent: LatentChoice = CLOSED_FORM) -> SeedSampler:
     image_flow = ImageFlow.open(NetworkChoice(str(network)))
     times = TimeChoice(3, image_flow.file.t_max)
-    return SeedSampler(image_flow, SOLVERS["heun"], times, CPU, rows, LatentChoice(), None)
+    return SeedSampler(image_flow, SOLVERS["heun"], times, CPU, rows, latent, None)
 
 
 def test_images_made_in_parts_are_those_made_at_once(
@@ -451,6 +455,21 @@ def test_bad_input_ends_with_one_line_and_nothing_written(start: Run, tmp_path: 
     for network, arguments, code, part in WRONG:
         refused(start(tmp_path / "gen", *arguments, network=network), code, part)
         assert list(tmp_path.iterdir()) == []
+
+
+def test_latents_of_a_learned_law_do_not_depend_on_the_batch(
+    networks: dict[str, Path], tmp_path: Path
+) -> None:
+    model = Model.load(networks["PRR"])
+    law = ConditionalMixture(KEPT, DIM - KEPT, width=96, chained=False).requires_grad_(False)
+    torch.nn.init.normal_(law.output.weight, std=0.1, generator=seeded(0))
+    path = tmp_path / "network.pkl"
+    replace(model, learned=law).save(path)
+    sampler = sampler_of(path, 4, LatentChoice(learned=True))
+    together = sampler._latents(list(range(9)))
+    alone = torch.cat([sampler._latents([seed]) for seed in range(9)])
+    assert torch.equal(together, alone)
+    assert not torch.allclose(together, sampler_of(path, 4)._latents(list(range(9))))
 
 
 @pytest.mark.usefixtures("nothing_typed")

@@ -148,7 +148,9 @@ class SeedSampler:
             torch.randn(1, dim, generator=seeded_generator("cpu", k, Stream.LATENT), dtype=kind)
             for k in seeds
         ]
-        return self.latent_law.unwhiten(torch.cat(draws).to(self.device))
+        # A learned law has a network too, whose sums hang on how many rows it has.
+        unwhiten = BlockwiseDenoiser(lambda w, _: self.latent_law.unwhiten(w), self.rows)
+        return unwhiten(torch.cat(draws).to(self.device), self._times[-1])
 
     def _labels(self, seeds: list[int]) -> Tensor:
         classes = self.image_flow.label_dim
