@@ -44,8 +44,6 @@ def refit_latent_law(model: Model, plan: LawPlan, path: Path, device: torch.devi
             f"the network compresses none of its {model.denoiser.basis.dim} dimensions, so its "
             "latents are normal as they are: there is no law to learn"
         )
-    if model.recipe.schedule != "ifs":
-        raise UsageError(f"the network is of {model.recipe.schedule}, which compresses nothing")
     model.denoiser.to(device)
     learn_latent_law(model, plan)
     if distributed.is_main():
