@@ -25,6 +25,7 @@ Files: {data}_{schedule}_coverage.json    numbers and options
 """
 
 import time
+from pathlib import Path
 
 from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
@@ -102,17 +103,11 @@ def main(settings: Settings) -> None:
         files.save(result, about)
         if settings.run.overwrite:
             files.remove_others()
-        report(result, alpha)
-        if settings.data_root is not None:
-            rows = result.fresh.shape[1]
-            logger.info(
-                f"fresh: {rows} rows of {settings.data_root}; the standard error of a percentage "
-                f"is at most {50 / rows**0.5:.2f}"
-            )
+        report(result, alpha, settings.data_root)
         logger.info(f"Wrote {files.numbers} and the points beside it after {seconds:.1f} s")
 
 
-def report(result: CoverageResult, alpha: float | None) -> None:
+def report(result: CoverageResult, alpha: float | None, data: Path | None) -> None:
     """Tells the table, and whether alpha shapes are too small."""
     more = result.paired.found.columns() if result.paired else None
     logger.info("\n".join(table(result.spheres, result.found, more)))
@@ -120,6 +115,12 @@ def report(result: CoverageResult, alpha: float | None) -> None:
     warning = alpha and unfilled(result.spheres, within, alpha)
     if warning:
         logger.warning(f"Warning: {warning}")
+    if data is not None:
+        rows = result.fresh.shape[1]
+        logger.info(
+            f"fresh: {rows} rows of {data}; the standard error of a percentage is at most "
+            f"{50 / rows**0.5:.2f}"
+        )
 
 
 if __name__ == "__main__":
