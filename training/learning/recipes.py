@@ -17,10 +17,8 @@ last time       as for toys, half as long again if dimensions are compressed
 ==============  ==================================================================================
 
 What ``fitted_to_table`` chooses worked on tables of 178 to 53,920 rows and 5 to 61 columns: many
-small steps of a small network, and for few rows what keeps it from learning them by heart. In 30
-seconds on a CPU, layers of 128 units gained 0.1 nats over 64 on magic (19,020 x 10), and batches of
-512 another 0.1 over 256; on digits (1,797 x 61), more weight decay and more noise at time 0 gained
-2 nats.
+small steps of a small network, larger batches for many rows, and for few rows what keeps it from
+learning them by heart. docs/tables.md has what that comes to.
 """
 
 from collections.abc import Sequence
