@@ -1,0 +1,1 @@
+"""Measures of posteriors, numbers in and numbers out: convergence, weights, calibration."""

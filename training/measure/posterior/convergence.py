@@ -1,0 +1,191 @@
+"""Did chains converge, and how exact are their means?
+
+For N draws in M chains of n draws each, in which every chain was split into two halves:
+
+    R-hat   = sqrt((B / W + n - 1) / n)         B, W: variances between and within chains
+    rho_t   = 1 - (W - mean over chains of the autocovariance at lag t) / ((n - 1) W / n + B / n)
+    P_k     = rho_{2k} + rho_{2k+1}
+    tau     = -1 + 2 sum_{k < K} min_{j <= k} P_j + rho_{2K}        K: the first with P_K <= 0
+    ESS     = N / tau
+
+(Vehtari, Gelman, Simpson, Carpenter and Buerkner 2021, "Rank-normalization, folding, and
+localization"; the sum over lags is that of Geyer 1992, an initial monotone sequence.)
+The last lag is ``rho_{2K}`` where it is positive, and ``tau`` is at least ``1 / log10 N``.
+
+*Rank-normalized* values are ``Phi^-1((r - 3/8) / (N + 1/4))`` with r the average rank in all
+chains. R-hat is the larger one of these values' and of theirs after folding about the median. The
+*bulk* effective size is that of the normalized values, the *tail* one the smaller of those of
+``x <= q`` for the 5 % and 95 % quantiles. Monte Carlo errors take effective sizes of ``x`` and of
+``(x - mean)^2``.
+
+What the chains were made of is nobody's business here: draws come in, and numbers go out.
+"""
+
+from dataclasses import dataclass, fields
+from math import log10
+
+import torch
+from scipy.fft import next_fast_len
+from torch import Tensor
+
+from dnnlib.errors import DataError
+
+FEWEST_DRAWS = 4
+"""Of a chain: half of it must have a variance."""
+BLOCK_NUMBERS = 2**22
+"""How many numbers are measured at once: the transforms take several times their memory."""
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """Of each variable, in float64.
+
+    Attributes:
+        r_hat: ``[...]``, 1 if all chains have seen the same; NaN for constant draws, and infinite
+            if each chain is stuck at a place of its own.
+        ess_bulk: ``[...]``, in draws, for the mean; all of them for constant draws.
+        ess_tail: ``[...]``, in draws, for the 5 % and 95 % quantiles.
+        mcse_mean: ``[...]``, the standard error of the mean of all draws, in units of the draws.
+        mcse_std: ``[...]``, that of their standard deviation; NaN for constant draws.
+    """
+
+    r_hat: Tensor
+    ess_bulk: Tensor
+    ess_tail: Tensor
+    mcse_mean: Tensor
+    mcse_std: Tensor
+
+
+def convergence(draws: Tensor) -> Convergence:
+    """Measures chains of equal lengths.
+
+    All measures of a variable are NaN if one of its draws is not finite, and those of all variables
+    if a chain has fewer than 4 draws. The middle one of an odd number of draws is in no half. One
+    chain is measured by its halves, which cannot tell of a mode that it never saw.
+
+    Args:
+        draws: ``[C, S, ...]``, chains, draws, and variables of any shape.
+
+    Raises:
+        DataError: There is no chain, or these are no chains of draws.
+
+    Example:
+        >>> import torch
+        >>> draws = torch.randn(4, 1000, 3, generator=torch.Generator().manual_seed(0))
+        >>> bool((convergence(draws).r_hat < 1.01).all())
+        True
+    """
+    if draws.ndim < 2 or draws.shape[0] == 0:
+        raise DataError(f"draws have shape {list(draws.shape)}: it must be [chains, draws, ...]")
+    chains, length, *shape = draws.shape
+    rows = draws.reshape(chains, length, -1) if draws.numel() else draws.new_empty(chains, length, 0)
+    if length < FEWEST_DRAWS:
+        unknown = torch.full(tuple(shape), torch.nan, dtype=torch.float64, device=draws.device)
+        return Convergence(*(unknown.clone() for _ in fields(Convergence)))
+    blocks = rows.split(max(1, BLOCK_NUMBERS // (chains * length)), dim=2)
+    parts = [_measures(block.permute(2, 0, 1).double().contiguous()) for block in blocks]
+    return Convergence(*(part.view(shape) for part in torch.cat(parts, dim=1)))
+
+
+def _measures(draws: Tensor) -> Tensor:
+    """The five measures ``[5, V]`` of draws ``[V, C, S]``."""
+    finite = draws.isfinite().all(dim=2).all(dim=1)
+    draws = torch.where(finite[:, None, None], draws, 0.0)
+    halves = _halves(draws)
+    normalized = _normalized(halves)
+    folded = _normalized((halves - _median(halves)[:, None, None]).abs())
+    squares = (draws - _mean(draws)[:, None, None]).square()
+    variance = _mean(squares)
+    error_of_variance = (_mean(squares.square()) - variance.square()) / _ess(_halves(squares))
+    found = [
+        # Folded draws may be constant where draws are not: then only the others tell.
+        torch.fmax(_r_hat(normalized), _r_hat(folded)),
+        _ess(normalized),
+        _ess_tail(draws),
+        draws.flatten(1).std(dim=1) / _ess(halves).sqrt(),
+        (error_of_variance / variance).sqrt() / 2,
+    ]
+    return torch.where(finite, torch.stack(found), torch.nan)
+
+
+def _mean(draws: Tensor) -> Tensor:
+    """``[V]`` of ``[V, C, S]``."""
+    return draws.mean(dim=(1, 2))
+
+
+def _halves(draws: Tensor) -> Tensor:
+    """Each chain as two: ``[V, 2C, S // 2]``."""
+    half = draws.shape[2] // 2
+    return torch.cat([draws[..., :half], draws[..., -half:]], dim=1)
+
+
+def _median(draws: Tensor) -> Tensor:
+    """``[V]``, between the two in the middle of an even number of draws, unlike torch's own."""
+    ordered = draws.flatten(1).sort(dim=1).values
+    count = ordered.shape[1]
+    return (ordered[:, (count - 1) // 2] + ordered[:, count // 2]) / 2
+
+
+def _normalized(draws: Tensor) -> Tensor:
+    """Normal scores of ranks; equal draws have their average rank."""
+    rows = draws.flatten(1)
+    ordered = rows.sort(dim=1).values
+    below = torch.searchsorted(ordered, rows)
+    not_above = torch.searchsorted(ordered, rows, right=True)
+    rank = (below + not_above + 1).double() / 2
+    return torch.special.ndtri((rank - 3 / 8) / (rows.shape[1] + 1 / 4)).view(draws.shape)
+
+
+def _r_hat(chains: Tensor) -> Tensor:
+    """``[V]`` of ``[V, M, n]``."""
+    length = chains.shape[2]
+    between = length * chains.mean(dim=2).var(dim=1)
+    within = chains.var(dim=2).mean(dim=1)
+    return ((between / within + length - 1) / length).sqrt()
+
+
+def _ess(chains: Tensor) -> Tensor:
+    """The effective number ``[V]`` of draws ``[V, M, n]``; all of them if they are constant."""
+    _, count, length = chains.shape
+    covariance = _autocovariance(chains).mean(dim=1)
+    within = covariance[:, :1] * length / (length - 1)
+    total = covariance[:, :1] + chains.mean(dim=2).var(dim=1)[:, None]
+    rho = 1 - (within - covariance) / total
+    rho[:, 0] = 1
+    draws = count * length
+    tau = _summed_lags(rho).clamp(min=1 / log10(draws))
+    constant = chains.amax(dim=(1, 2)) == chains.amin(dim=(1, 2))
+    return torch.where(constant, draws, draws / tau)
+
+
+def _summed_lags(rho: Tensor) -> Tensor:
+    """``tau [V]`` of autocorrelations ``[V, n]``, by Geyer's initial monotone sequence."""
+    pairs = max(1, (rho.shape[1] - 1) // 2)
+    even = rho[:, 0 : 2 * pairs : 2]
+    sums = even + rho[:, 1 : 2 * pairs : 2]
+    first = (sums > 0).cumprod(dim=1).sum(dim=1, keepdim=True).clamp(max=pairs - 1)
+    before = torch.arange(pairs, device=rho.device) < first
+    monotone = torch.where(before, sums.cummin(dim=1).values, 0.0).sum(dim=1)
+    last = even.gather(1, first)
+    last = torch.where(sums.gather(1, first) > 0, last, last.clamp(min=0))
+    return 2 * monotone - 1 + last[:, 0]
+
+
+def _autocovariance(chains: Tensor) -> Tensor:
+    """At all lags, divided by n, ``[V, M, n]``."""
+    length = chains.shape[2]
+    centered = chains - chains.mean(dim=2, keepdim=True)
+    padded = next_fast_len(2 * length, real=True)
+    spectrum = torch.fft.rfft(centered, n=padded)
+    power = spectrum.real.square() + spectrum.imag.square()
+    return torch.fft.irfft(power, n=padded)[..., :length] / length
+
+
+def _ess_tail(draws: Tensor) -> Tensor:
+    """The smaller effective number ``[V]`` of ``x <= q``, for the 5 % and the 95 % quantile."""
+    ordered = draws.flatten(1).sort(dim=1).values
+    last = ordered.shape[1] - 1
+    # Draws are below an interpolated quantile where they are not above the draw below it.
+    below = [ordered[:, last * percent // 100, None, None] for percent in (5, 95)]
+    low, high = (_ess(_halves((draws <= value).double())) for value in below)
+    return torch.minimum(low, high)

@@ -1,0 +1,129 @@
+"""Do regions of a posterior hold as many truths as they say?
+
+Each truth has a *coverage value* c in [0, 1]: the content of the smallest region of a family that
+holds it. The truth is in the region of content l where ``c <= l``. If the posterior is right, c is
+uniform on [0, 1], and so the fraction of runs with ``c <= l`` is l (expected coverage; Hermans et
+al. 2022). With a fractional rank u (``ranks``), which makes these exact for any number of draws,
+
+    central intervals          c = |2 u - 1|            of one dimension
+    highest-density regions    c = 1 - u(log density)   of all dimensions
+    distance to a point        c = u(distance)          ``tarp``
+
+Coverage values themselves are tested for uniformity. A test between two *curves*, as some packages
+have, takes levels for runs, and is no test of coverage.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import binom
+from torch import Tensor
+
+from dnnlib.errors import UsageError
+from training.measure.posterior.ranks import distribution_function, fractional_ranks
+
+LEVELS = tuple(percent / 100 for percent in (*range(5, 100, 5), 99))
+
+
+def central_values(ranks: Tensor) -> Tensor:
+    """Contents ``[...]`` of the smallest central intervals with the truth, of fractional ranks."""
+    return (2 * ranks - 1).abs()
+
+
+def highest_density_values(
+    draws: Tensor, truth: Tensor, generator: torch.Generator, kept: Tensor | None = None
+) -> Tensor:
+    """Contents ``[R]`` of the smallest highest-density regions with the truth.
+
+    Args:
+        draws: Log densities of draws under their posterior, ``[R, S]``; up to a constant for each
+            run.
+        truth: Those of truths, ``[R]``, with the same constants.
+        generator: On the CPU.
+        kept: As in ``fractional_ranks``.
+
+    Raises:
+        DataError: As in ``fractional_ranks``.
+    """
+    return 1 - fractional_ranks(draws, truth, generator, kept)
+
+
+@dataclass(frozen=True)
+class CoverageCurve:
+    """How many truths regions hold, for each of V variables; fractions of 1, float64.
+
+    Attributes:
+        levels: ``[L]``, what regions say.
+        found: ``[L, V]``, what they hold.
+        lower: ``[L]``, the binomial band of each level by itself, for the runs there are.
+        upper: ``[L]``.
+        pooled: ``[L]``, the mean of ``found`` over variables.
+        pooled_error: ``[L]``, its standard error. Runs are independent, variables of a run need
+            not be.
+    """
+
+    levels: Tensor
+    found: Tensor
+    lower: Tensor
+    upper: Tensor
+    pooled: Tensor
+    pooled_error: Tensor
+
+    @property
+    def deviation(self) -> Tensor:
+        """The largest of each variable over levels, ``[V]``, in percentage points; has a sign.
+
+        Negative where regions hold too few: the posterior is overconfident.
+        """
+        return _largest(self.found - self.levels[:, None])
+
+    @property
+    def pooled_deviation(self) -> float:
+        """The largest of the mean over variables, in percentage points; has a sign."""
+        return float(_largest((self.pooled - self.levels)[:, None]))
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers as plain lists."""
+        names = ("levels", "found", "lower", "upper", "pooled", "pooled_error", "deviation")
+        lists = {name: getattr(self, name).tolist() for name in names}
+        return {**lists, "pooled_deviation": self.pooled_deviation}
+
+
+def coverage_curve(
+    values: Tensor, levels: Sequence[float] = LEVELS, confidence: float = 0.95
+) -> CoverageCurve:
+    """What regions hold, of coverage values ``[R, V]``.
+
+    Args:
+        values: Of R runs.
+        levels: Contents of regions, between 0 and 1.
+        confidence: What the binomial bands hold, each for itself.
+
+    Raises:
+        UsageError: A level is not between 0 and 1.
+    """
+    if not all(0 < level < 1 for level in levels):
+        raise UsageError(f"levels of coverage are {list(levels)}: they must be between 0 and 1")
+    runs = len(values)
+    contents = torch.tensor(levels, dtype=torch.float64)
+    values = values.cpu()
+    # One level at a time: of all at once there would be L copies of the values.
+    shares = torch.stack([(values <= level).double().mean(dim=1) for level in levels])
+    law = binom(runs, np.asarray(levels))
+    ends = (law.ppf((1 - confidence) / 2) / runs, law.ppf((1 + confidence) / 2) / runs)
+    return CoverageCurve(
+        contents,
+        distribution_function(values, contents),
+        *(torch.from_numpy(end) for end in ends),
+        shares.mean(dim=1),
+        shares.std(dim=1) / runs**0.5,
+    )
+
+
+def _largest(deviation: Tensor) -> Tensor:
+    """Of ``[L, V]`` the one of the largest size, ``[V]``, times 100."""
+    place = deviation.abs().argmax(dim=0, keepdim=True)
+    return 100 * deviation.gather(0, place)[0]

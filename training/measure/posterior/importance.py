@@ -1,0 +1,168 @@
+"""Importance weights, smoothed by a Pareto distribution, and whether they can be trusted.
+
+The T largest of P weights are replaced by quantiles of a generalized Pareto distribution fitted to
+their excess over the next one, ``T = ceil(min(P / 5, 3 sqrt(P / r)))`` with r the relative
+efficiency of the draws, and all are cut at the largest raw weight (Vehtari, Simpson, Gelman, Yao
+and Gabry 2024, "Pareto smoothed importance sampling", section 2). Excesses y have the distribution
+function ``1 - (1 + k y / sigma)^(-1 / k)``. With ``theta = -k / sigma`` the fit is
+
+    k(theta) = mean log(1 - theta y),      l(theta) = n (log(-theta / k(theta)) - k(theta) - 1)
+    theta_i  = 1 / y_max + (1 - sqrt(m / (i - 1/2))) / (3 y_{1/4}),  i = 1 .. m = 30 + floor(sqrt n)
+
+the mean of ``theta_i`` under weights ``exp l(theta_i)`` (Zhang and Stephens 2009), and k is drawn
+towards 1/2 as by ten more observations (Vehtari et al., appendix C).
+
+Weights of k above ``k_threshold`` have means that P draws cannot give; at k >= 1 there is none.
+"""
+
+from dataclasses import dataclass
+from math import ceil, log, log10, sqrt
+
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError, UsageError
+
+SHORTEST_TAIL = 5
+LOG_TINY = log(torch.finfo(torch.float64).tiny)
+NEGLIGIBLE = 10 * torch.finfo(torch.float64).eps
+PRIOR_K, PRIOR_COUNT = 0.5, 10
+BLOCK_NUMBERS = 2**23
+"""How many numbers a fit holds at once."""
+
+
+@dataclass(frozen=True)
+class SmoothedWeights:
+    """Weights of P draws in M problems, in float64.
+
+    Attributes:
+        log_weights: ``[M, P]``, their exponentials sum to 1; all ``-inf`` if all were.
+        k: ``[M]``, the Pareto shape. Infinite if fewer than 5 weights stand out, so that nothing
+            is known, and ``-inf`` if none does because the largest are equal.
+        effective_size: ``[M]``, in draws, of the smoothed weights.
+    """
+
+    log_weights: Tensor
+    k: Tensor
+    effective_size: Tensor
+
+
+def smoothed_weights(log_weights: Tensor, efficiency: float = 1.0) -> SmoothedWeights:
+    """Smooths and normalizes weights; each problem by itself.
+
+    Args:
+        log_weights: ``[M, P]``, each row up to a constant; ``-inf`` for draws without weight.
+        efficiency: The relative efficiency of the draws: effective ones over all, 1 for independent
+            ones.
+
+    Raises:
+        DataError: They have another shape, or are NaN or infinitely large.
+        UsageError: The efficiency is not positive.
+
+    Example:
+        >>> import torch
+        >>> x = torch.randn(1, 4000, generator=torch.Generator().manual_seed(0))
+        >>> bool(smoothed_weights(-0.1 * x.square()).k < 0.5)
+        True
+    """
+    if log_weights.ndim != 2 or log_weights.shape[1] == 0:
+        raise DataError(f"log weights have shape {list(log_weights.shape)}: it must be [M, P]")
+    if not (log_weights < torch.inf).all():
+        raise DataError("log weights are NaN or infinitely large: they must be less than infinity")
+    if not efficiency > 0:
+        raise UsageError(f"the relative efficiency is {efficiency:g}: it must be positive")
+    count = log_weights.shape[1]
+    tail = min(ceil(min(count / 5, 3 * sqrt(count / efficiency))), count - 1)
+    one_fit = max(count, tail * (30 + int(sqrt(tail))))
+    blocks = log_weights.double().split(max(1, BLOCK_NUMBERS // one_fit))
+    parts = [_smoothed(block, tail) for block in blocks]
+    smoothed, k = (torch.cat(column) for column in zip(*parts, strict=True))
+    return SmoothedWeights(smoothed, k, effective_size(smoothed))
+
+
+def effective_size(log_weights: Tensor) -> Tensor:
+    """``(sum w)^2 / sum w^2`` ``[...]`` of log weights ``[..., P]``, each up to a constant.
+
+    Between 1 and P; 0 where no weight is positive.
+    """
+    size = torch.exp(2 * log_weights.logsumexp(dim=-1) - (2 * log_weights).logsumexp(dim=-1))
+    return torch.where(log_weights.amax(dim=-1) > -torch.inf, size, 0.0)
+
+
+def k_threshold(count: int) -> float:
+    """The largest k at which means of that many draws can be trusted (Vehtari et al. 2024).
+
+    Raises:
+        UsageError: There are fewer than two draws.
+    """
+    if count < 2:
+        raise UsageError(f"{count} draws have no threshold of k: it needs at least two")
+    return min(1 - 1 / log10(count), 0.7)
+
+
+def _smoothed(log_weights: Tensor, tail: int) -> tuple[Tensor, Tensor]:
+    """Normalized log weights ``[M, P]`` and shapes ``[M]``, with tails of that many at most."""
+    largest = log_weights.amax(dim=1, keepdim=True)
+    some = largest > -torch.inf
+    relative = torch.where(some, log_weights - largest, -torch.inf)
+    if tail < SHORTEST_TAIL:
+        k = relative.new_full((len(relative),), torch.inf)
+    else:
+        ordered, places = relative.sort(dim=1)
+        fitted, k = _smoothed_tail(ordered[:, -tail - 1 :])
+        relative = relative.scatter(1, places[:, -tail:], fitted)
+    normalizer = torch.where(some, relative.logsumexp(dim=1, keepdim=True), 0.0)
+    return relative - normalizer, k
+
+
+def _smoothed_tail(ordered: Tensor) -> tuple[Tensor, Tensor]:
+    """The T largest log weights smoothed ``[M, T]``, and k ``[M]``.
+
+    Args:
+        ordered: ``[M, T + 1]``, rising to 0; the first is where the tail begins.
+    """
+    raw = ordered[:, 1:]
+    begin = ordered[:, :1].clamp(min=LOG_TINY).exp()
+    excess = (raw.exp() - begin).clamp(min=0)
+    inside = excess > 0
+    length = inside.sum(dim=1, keepdim=True)
+    # Excesses rise: those in the tail are the last ones.
+    place = torch.arange(raw.shape[1], device=raw.device) - (raw.shape[1] - length)
+    k, sigma = _pareto_fit(excess, inside, length)
+    probability = ((place + 0.5) / length).clamp(min=0)
+    exponent = -torch.log1p(-probability)
+    steep = torch.where(k.abs() < torch.finfo(k.dtype).eps, 1.0, k)
+    quantile = torch.where(steep == k, torch.expm1(k * exponent) / steep, exponent) * sigma
+    fits = (length >= SHORTEST_TAIL) & k.isfinite() & (sigma > 0)
+    smoothed = (quantile + begin).log().clamp(max=0)
+    unknown = torch.where(length > 0, torch.inf, -torch.inf)
+    # Without any weight there is no tail either, but nothing is known.
+    unknown = torch.where(raw[:, -1:] > -torch.inf, unknown, torch.inf)
+    return torch.where(fits & inside, smoothed, raw), torch.where(fits, k, unknown)[:, 0]
+
+
+def _pareto_fit(excess: Tensor, inside: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    """``k`` and ``sigma``, ``[M, 1]`` each, of excesses ``[M, T]`` that rise, n ``[M, 1]`` last.
+
+    What comes of fewer than 5 means nothing.
+    """
+    count = length.double()
+    grid = 30 + count.sqrt().floor()
+    index = torch.arange(1, int(grid.max()) + 1, dtype=torch.float64, device=excess.device)
+    quarter = (count / 4 + 0.5).floor().long() - 1 + excess.shape[1] - length
+    quartile = excess.gather(1, quarter.clamp(0, excess.shape[1] - 1))
+    theta = 1 / excess[:, -1:] + (1 - (grid / (index - 0.5)).sqrt()) / (3 * quartile)
+    shape = _mean_log(theta, excess, inside)
+    fit = count * ((-theta / shape).log() - shape - 1)
+    weight = torch.where(index <= grid, fit, -torch.inf).softmax(dim=1)
+    weight = torch.where(weight >= NEGLIGIBLE, weight, 0.0)
+    theta = torch.where(weight > 0, theta, 0.0)
+    mean = (theta * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True)
+    raw = _mean_log(mean, excess, inside)
+    return (count * raw + PRIOR_COUNT * PRIOR_K) / (count + PRIOR_COUNT), -raw / mean
+
+
+def _mean_log(theta: Tensor, excess: Tensor, inside: Tensor) -> Tensor:
+    """``k(theta) [M, m]`` of ``theta [M, m]``: excesses of 0 add nothing."""
+    summed = torch.log1p(-theta[:, :, None] * excess[:, None, :]).sum(dim=2)
+    return summed / inside.sum(dim=1, keepdim=True)
