@@ -57,3 +57,16 @@ class Stream(IntEnum):
     """Which features a reference keeps for KID."""
     KID_SUBSETS = 2
     """Subsets of KID."""
+
+    OBSERVATION_NOISE = 0
+    """Noise on simulated observations."""
+    PRIOR_DRAWS = 1
+    """Draws of the prior that stand for all observations."""
+    CHAINS = 2
+    """Proposals and acceptances of chains and particles."""
+    RESAMPLING = 3
+    """Which weighted draws are taken."""
+    STARTS = 4
+    """Where chains start."""
+    TRUTHS = 5
+    """What is to be found again in a check."""

@@ -1,0 +1,1 @@
+"""Posteriors of points of which something was observed; the flow is their prior."""

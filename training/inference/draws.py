@@ -1,0 +1,84 @@
+"""Draws from posteriors."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Draws:
+    """S draws of C chains for each of M observations.
+
+    Attributes:
+        w: Standard normal variables ``[M, C, S, dim]``.
+        points: Points of data space ``[M, C, S, D]``.
+        log_likelihood: ``[M, C, S]``, in nats.
+        stats: What the sampler says of each observation, ``[M]`` by name: ``acceptance``,
+            ``step_size``, ``effective_size`` and ``pareto_k`` of weights.
+        sampler: The name of the sampler of each observation.
+        calls: Network calls of each observation ``[M]``, float64, on the CPU as the statistics are.
+    """
+
+    w: Tensor
+    points: Tensor
+    log_likelihood: Tensor
+    sampler: Sequence[str]
+    calls: Tensor
+    stats: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """M."""
+        return len(self.w)
+
+    def of(self, places: Tensor) -> "Draws":
+        """Those of the observations at these places ``[m]``."""
+        pick = places.to(self.w.device)
+        return Draws(
+            self.w[pick],
+            self.points[pick],
+            self.log_likelihood[pick],
+            [self.sampler[place] for place in places.tolist()],
+            self.calls[places.cpu()],
+            {name: values[places.cpu()] for name, values in self.stats.items()},
+        )
+
+    def chosen(self, picks: Tensor) -> "Draws":
+        """Draws ``[M, C, S']`` taken again from each chain by their numbers."""
+        rows = picks[..., None]
+        return Draws(
+            self.w.gather(2, rows.expand(*picks.shape, self.w.shape[3])),
+            self.points.gather(2, rows.expand(*picks.shape, self.points.shape[3])),
+            self.log_likelihood.gather(2, picks),
+            self.sampler,
+            self.calls,
+            self.stats,
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence["Draws"], order: Tensor | None = None) -> "Draws":
+        """The draws of several groups of observations.
+
+        They are put in the order ``[M]`` of all observations if it is given.
+
+        What only some samplers say is NaN for the others.
+        """
+        names = sorted({name for part in parts for name in part.stats})
+        stats = {
+            name: torch.cat(
+                [part.stats.get(name, torch.full_like(part.calls, torch.nan)) for part in parts]
+            )
+            for name in names
+        }
+        sampler = [name for part in parts for name in part.sampler]
+        whole = cls(
+            torch.cat([part.w for part in parts]),
+            torch.cat([part.points for part in parts]),
+            torch.cat([part.log_likelihood for part in parts]),
+            sampler,
+            torch.cat([part.calls for part in parts]),
+            stats,
+        )
+        return whole if order is None else whole.of(order.argsort().cpu())

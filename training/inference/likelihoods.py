@@ -1,0 +1,152 @@
+"""Likelihoods of observations y, given points x of data space, in the data's own units.
+
+The observations here are linear in the point, with Gaussian noise,
+
+    y = A x + n,      n ~ N(0, Sigma),
+
+where A is the identity, a choice of coordinates, or any matrix. Other likelihoods are functions of
+the user's (``user_likelihood``).
+"""
+
+from abc import ABC, abstractmethod
+from math import log, pi
+
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError, UsageError
+
+
+class Likelihood(ABC):
+    """``p(y | x)``."""
+
+    @abstractmethod
+    def log_prob(self, points: Tensor, observed: Tensor) -> Tensor:
+        """Log likelihood ``[N]``, in nats, of points ``[N, D]`` and an observation of each
+        ``[N, K]``.
+
+        Raises:
+            DataError: It is NaN or plus infinity somewhere.
+        """
+
+    @abstractmethod
+    def simulate(self, points: Tensor, generator: torch.Generator) -> Tensor:
+        """Observations ``[N, K]`` of points ``[N, D]``, on the CPU.
+
+        Raises:
+            UsageError: This likelihood cannot be drawn from.
+        """
+
+    @abstractmethod
+    def to(self, device: torch.device) -> "Likelihood":
+        """Itself, on another device."""
+
+    def curvature_root(self, dim: int) -> Tensor | None:
+        """``Sigma^(-1/2) A [K, D]`` of a Gaussian likelihood; None for others."""
+        return None
+
+
+class Gaussian(Likelihood):
+    """A linear map of the point, and Gaussian noise.
+
+    Args:
+        noise: Standard deviation ``[]``, one for each number observed ``[K]``, or the covariance
+            ``[K, K]``.
+        coordinates: Which coordinates are seen ``[K]``; None for all.
+        operator: ``A [K, D]``; None for the identity. Only one of the two may be given.
+
+    Raises:
+        UsageError: The noise is not positive, or of another size than what is seen.
+
+    Example:
+        >>> import torch
+        >>> seen = Gaussian(torch.tensor(0.1), coordinates=torch.tensor([0]))
+        >>> points = torch.tensor([[1.0, 5.0], [2.0, 6.0]], dtype=torch.float64)
+        >>> seen.observe(points).flatten().tolist()
+        [1.0, 2.0]
+    """
+
+    def __init__(
+        self,
+        noise: Tensor,
+        coordinates: Tensor | None = None,
+        operator: Tensor | None = None,
+    ):
+        if coordinates is not None and operator is not None:
+            raise UsageError("an observation is of some coordinates, or by an operator, not both")
+        self.coordinates = coordinates
+        self.operator = None if operator is None else operator.double()
+        self.root = _root(noise.double())
+        size = None if coordinates is None else len(coordinates)
+        size = size if operator is None else len(operator)
+        if size is not None and self.root.ndim and len(self.root) != size:
+            raise UsageError(f"the noise has {len(self.root)} entries for {size} observed numbers")
+
+    def to(self, device: torch.device) -> "Gaussian":
+        self.root = self.root.to(device)
+        self.operator = None if self.operator is None else self.operator.to(device)
+        self.coordinates = None if self.coordinates is None else self.coordinates.to(device)
+        return self
+
+    def observe(self, points: Tensor) -> Tensor:
+        """``A x [N, K]`` of points ``[N, D]``, without noise."""
+        if self.operator is not None:
+            return points @ self.operator.T
+        return points if self.coordinates is None else points[:, self.coordinates]
+
+    def log_prob(self, points: Tensor, observed: Tensor) -> Tensor:
+        seen = self.observe(points)
+        scaled = self._whitened(observed - seen)
+        size = seen.shape[1]
+        normalizer = size * log(2 * pi) / 2 + self._log_det(size)
+        return checked(-scaled.square().sum(dim=1) / 2 - normalizer, "the Gaussian likelihood")
+
+    def simulate(self, points: Tensor, generator: torch.Generator) -> Tensor:
+        seen = self.observe(points).cpu()
+        noise = torch.randn(seen.shape, generator=generator, dtype=torch.float64)
+        root = self.root.cpu()
+        return seen + (noise @ root.T if root.ndim == 2 else noise * root)
+
+    def curvature_root(self, dim: int) -> Tensor:
+        columns = self.observe(torch.eye(dim, dtype=torch.float64, device=self.root.device))
+        return self._whitened(columns).T
+
+    def _whitened(self, residuals: Tensor) -> Tensor:
+        """``Sigma^(-1/2) r`` of residuals ``[N, K]``."""
+        if self.root.ndim < 2:
+            return residuals / self.root
+        return torch.linalg.solve_triangular(self.root, residuals.T, upper=False).T
+
+    def _log_det(self, size: int) -> Tensor:
+        """Half the log determinant of the covariance of so many numbers."""
+        if self.root.ndim == 2:
+            return self.root.diagonal().log().sum()
+        return self.root.log().expand(size).sum()
+
+
+def _root(noise: Tensor) -> Tensor:
+    """Standard deviations as they are, or the Cholesky factor of a covariance."""
+    if noise.ndim < 2:
+        if not ((noise > 0) & noise.isfinite()).all():
+            raise UsageError("the noise must be positive: an exact observation has no density")
+        return noise
+    symmetric = noise.ndim == 2 and noise.shape[0] == noise.shape[1]
+    if not symmetric or not torch.allclose(noise, noise.T):
+        raise UsageError(
+            f"the covariance of the noise has shape {list(noise.shape)}, or is not symmetric"
+        )
+    root, failed = torch.linalg.cholesky_ex(noise)
+    if failed:
+        raise UsageError("the covariance of the noise is not positive definite")
+    return root
+
+
+def checked(found: Tensor, name: str) -> Tensor:
+    """Log likelihoods, unless some are NaN or plus infinity."""
+    wrong = found.isnan() | (found == torch.inf)
+    if wrong.any():
+        raise DataError(
+            f"{name} is NaN or infinite at {int(wrong.sum())} of {len(found)} points: it must be a "
+            "finite log density, or -inf"
+        )
+    return found

@@ -1,0 +1,64 @@
+"""Random numbers of chains, as functions of the seed, the observation and the step.
+
+So an observation's draws do not depend on which others are sampled beside it, nor on which rank.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
+
+CHUNK = 16
+"""Steps whose numbers are drawn at once: seeding a generator costs as much as many numbers."""
+NORMAL, UNIFORM = 0, 1
+
+
+class Noise:
+    """Standard normal and uniform numbers.
+
+    Args:
+        seed: The seed.
+        observations: The number of each of the M observations.
+        chains: The number of chains or particles of one, C.
+        device: Where they go; they are drawn on the CPU, so that all devices have the same.
+    """
+
+    def __init__(self, seed: int, observations: Sequence[int], chains: int, device: torch.device):
+        self._seed, self._observations, self._chains = seed, list(observations), chains
+        self._device = device
+        self._chunks: dict[tuple[int, int], tuple[int, Tensor]] = {}
+
+    def normal(self, step: int, size: int) -> Tensor:
+        """``[M, C, size]``, float64."""
+        return self._numbers(NORMAL, step, size)
+
+    def uniform(self, step: int, size: int) -> Tensor:
+        """``[M, C, size]`` in [0, 1), float64."""
+        return self._numbers(UNIFORM, step, size)
+
+    def generator(self, index: int) -> torch.Generator:
+        """Another source, of the observation at this place."""
+        return seeded_generator("cpu", self._seed, Stream.RESAMPLING, self._observations[index])
+
+    def _numbers(self, kind: int, step: int, size: int) -> Tensor:
+        chunk, place = divmod(step, CHUNK)
+        known, numbers = self._chunks.get((kind, size), (-1, torch.empty(0)))
+        if known != chunk:
+            draw = torch.randn if kind == NORMAL else torch.rand
+            shape, keys = (
+                (CHUNK, self._chains, size),
+                (self._seed, Stream.CHAINS, chunk, kind, size),
+            )
+            sources = [seeded_generator("cpu", *keys, index) for index in self._observations]
+            drawn = [draw(shape, generator=source, dtype=torch.float64) for source in sources]
+            numbers = torch.stack(drawn, dim=1)
+            self._chunks[kind, size] = chunk, numbers
+        return numbers[place].to(self._device)
+
+    def shared_integer(self, step: int, most: int) -> int:
+        """A number from 1 to ``most``, the same for all observations."""
+        generator = seeded_generator("cpu", self._seed, Stream.CHAINS, step)
+        return int(torch.randint(1, most + 1, (), generator=generator))

@@ -1,0 +1,106 @@
+"""The prior: points as a function of standard normal variables w.
+
+The flow takes latents to points one to one, and the law of latents (``flow.latent``) takes standard
+normal variables to latents, so that ``x = generate(unwhiten(w))`` with ``w ~ N(0, I)``. Such points
+have the noise of the first time, of variance gamma0: they are *blurred*. The clean point e behind x
+has, to second order in that noise (Tweedie; Efron 2011, equations 1.5 and 2.7), the law
+
+    e | x ~ N(D(x, 0), gamma0 dD/dx),
+
+so that ``D`` more standard normal variables draw it: the prior is then *deblurred*.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dnnlib.errors import UsageError
+from training.flow.pfode import ProbabilityFlow
+from training.flow.solvers import Solver
+
+MOST_DEBLURRED = 16
+"""Dimensions of which Jacobians are taken whole."""
+
+
+class Generated(NamedTuple):
+    """Points ``[N, D]`` of data space, and how many network calls each took."""
+
+    points: Tensor
+    calls: int
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Points of data space from standard normal variables.
+
+    Attributes:
+        flow: The flow; its network is not called in blocks, since callers make the blocks.
+        times: Of the integration, increasing ``[steps + 1]``.
+        solver: Of the integration.
+        deblurred: Whether to draw clean points.
+    """
+
+    flow: ProbabilityFlow
+    times: Tensor
+    solver: Solver
+    deblurred: bool = False
+
+    def __post_init__(self) -> None:
+        if self.deblurred and self.flow.basis.dim > MOST_DEBLURRED:
+            raise UsageError(
+                f"--deblur takes the Jacobian of the denoiser, in at most {MOST_DEBLURRED} "
+                f"dimensions, but there are {self.flow.basis.dim}"
+            )
+
+    @property
+    def dim(self) -> int:
+        """The number of variables w of a point."""
+        return self.flow.basis.dim * (1 + self.deblurred)
+
+    def points(
+        self, w: Tensor, conditions: dict[str, Tensor] | None = None, differentiable: bool = False
+    ) -> Generated:
+        """Points of variables ``[N, dim]``, float64.
+
+        Args:
+            w: Standard normal ones.
+            conditions: What the network is given with each point, such as ``labels [N, L]``.
+            differentiable: Whether gradients are to flow back to w.
+
+        Raises:
+            DataError: A point is not finite.
+        """
+        flow = self.flow.given(**conditions) if conditions else self.flow
+        dim = flow.basis.dim
+        latents = flow.latent_law(self.times[-1]).unwhiten(w[:, :dim])
+        trajectory = flow.generate(latents, self.times, self.solver, differentiable=differentiable)
+        end, calls = trajectory.end, trajectory.calls
+        if self.deblurred:
+            end, calls = self._clean(flow, end, w[:, dim:]), calls + dim
+        return Generated(flow.to_data(end, self.times[0]), calls)
+
+    def whitened(self, points: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
+        """The standard normal variables ``[N, D]`` of blurred points ``[N, D]``."""
+        flow = self.flow.given(**conditions) if conditions else self.flow
+        return flow.latent_law(self.times[-1]).whiten(flow.encode(points, self.times, self.solver))
+
+    def _clean(self, flow: ProbabilityFlow, x: Tensor, w: Tensor) -> Tensor:
+        """Clean scaled states drawn for states x ``[N, D]`` at the first time."""
+        t = self.times[0]
+        scale = flow.schedule.scale(t)
+        with torch.enable_grad():
+            x_tilde = (x / scale).detach().requires_grad_()
+            denoised = flow.denoiser(x_tilde, t)
+            rows = [
+                torch.autograd.grad(denoised[:, index].sum(), x_tilde, retain_graph=True)[0]
+                for index in range(flow.basis.dim)
+            ]
+        jacobian = torch.stack(rows, dim=1)
+        gamma = flow.schedule.noise_variance(t)
+        covariance = jacobian * gamma
+        variance, axes = torch.linalg.eigh((covariance + covariance.mT) / 2)
+        # A trained denoiser's Jacobian can have slightly negative eigenvalues; a covariance cannot.
+        root = axes * variance.clamp_min(0).sqrt()[:, None, :]
+        return scale * (denoised.detach() + (root @ w[:, :, None])[:, :, 0])

@@ -1,0 +1,1 @@
+"""Samplers of the posterior of standard normal variables, many observations at once."""

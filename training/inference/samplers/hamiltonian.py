@@ -1,0 +1,117 @@
+"""Hamiltonian Monte Carlo through the flow (Neal 2011, section 5.3), with a dense metric.
+
+For the potential ``U(w) = |w|^2 / 2 - log L(w)`` and a mass matrix ``M = R R^T`` of each
+observation, in the variables ``q = R^-1 p ~ N(0, I)`` of the momentum p,
+
+    q <- q - (e/2) R^-1 dU/dw,    w <- w + e R^-T q,    q <- q - (e/2) R^-1 dU/dw,
+
+is repeated a random number of times. In the warm-up, e is adapted by dual averaging and the mass
+matrix is learned: for Gaussian likelihoods it is ``I + J^T A^T Sigma^-1 A J``, the Hessian of U
+without second derivatives, averaged over the chains; for others the inverse covariance of draws.
+"""
+
+import torch
+from torch import Tensor
+
+from training.inference.adaptation import Covariance, DualAveraging
+from training.inference.noise import Noise
+from training.inference.samplers.chains import Chains, Kernel
+from training.inference.target import Target
+
+WANTED = 0.8
+"""Acceptance to adapt to (Betancourt, Byrne and Girolami 2014)."""
+FIRST = 0.2
+MOST_LEAPS = 12
+"""Leapfrog steps at most; their number is drawn evenly from 1 on, so that none is in resonance."""
+METRIC_AT = (0.1, 0.3, 0.6)
+"""Parts of the warm-up after which the metric is learned."""
+MOST_SEEN = 512
+"""Observed numbers up to which curvature is taken: each costs a gradient."""
+
+
+class Hamiltonian(Kernel):
+    """Chains that follow gradients.
+
+    Args:
+        target: The posterior; its likelihood is differentiable.
+    """
+
+    name = "hmc"
+
+    def __init__(self, target: Target, most_leaps: int = MOST_LEAPS):
+        super().__init__(target)
+        self._most_leaps = most_leaps
+        identity = torch.eye(target.dim, dtype=torch.float64, device=target.device)
+        self._root = identity.expand(target.count, -1, -1)
+        first = torch.full((target.count,), FIRST, dtype=torch.float64, device=target.device)
+        self._steps, self._size = DualAveraging(first, WANTED), first
+        self._covariance = Covariance(target.count, target.dim, target.device)
+
+    def start(self, w: Tensor, chains: int) -> Chains:
+        which = torch.arange(len(w), device=w.device) // chains
+        evaluated, gradient = self.target.slope(w, which)
+        return Chains(w, evaluated, chains, gradient)
+
+    def step(self, state: Chains, noise: Noise, index: int) -> Tensor:
+        q = noise.normal(index, self.target.dim)
+        draws = noise.uniform(index, 1).flatten()
+        leaps = noise.shared_integer(index, self._most_leaps)
+        size = self._size[:, None, None]
+        before = self._energy(state, q)
+        moved = state
+        for _ in range(leaps):
+            q = q + size / 2 * self._kick(moved)
+            w = state.by_observation(moved.w) + size * self._glide(q)
+            flat = w.flatten(0, 1)
+            evaluated, gradient = self.target.slope(flat, state.which)
+            moved = Chains(flat, evaluated, state.chains, gradient)
+            q = q + size / 2 * self._kick(moved)
+        gain = (before - self._energy(moved, q)).nan_to_num(nan=-torch.inf)
+        state.take(draws.log() < gain, moved)
+        return state.by_observation(gain.exp().clamp_max(1)).mean(dim=1)
+
+    def adapt(self, state: Chains, acceptance: Tensor, index: int, warmup: int) -> None:
+        self._steps.update(acceptance)
+        self._covariance.add(state.by_observation(state.w))
+        if index + 1 in [round(part * warmup) for part in METRIC_AT]:
+            self._learn_metric(state)
+            first = torch.full_like(self._size, 1 / self.target.dim**0.25)
+            self._steps.restart(first)
+        self._size = self._steps.step
+
+    def settle(self) -> None:
+        self._size = self._steps.settled
+
+    def stats(self) -> dict[str, Tensor]:
+        return {"step_size": self._size.cpu()}
+
+    def _learn_metric(self, state: Chains) -> None:
+        identity = torch.eye(self.target.dim, dtype=torch.float64, device=self.target.device)
+        root = self.target.likelihood.curvature_root(self.target.prior.flow.basis.dim)
+        curved = root is not None and len(root) <= MOST_SEEN
+        curvature = self.target.curvature(state.w, state.which) if curved else None
+        if curvature is not None:
+            mass = identity + state.by_observation(curvature).mean(dim=1)
+            self._root = torch.linalg.cholesky(mass)
+        else:
+            # M = C^-1 with C = L L^T is R R^T with R = L^-T.
+            factor = torch.linalg.cholesky(self._covariance.shrunk())
+            inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
+            # The Cholesky factor of M itself is lower, as the rest expects.
+            self._root = torch.linalg.cholesky(inverse.mT @ inverse)
+            self._covariance = Covariance(self.target.count, self.target.dim, self.target.device)
+
+    def _kick(self, state: Chains) -> Tensor:
+        """``-R^-1 dU/dw [M, C, dim]``."""
+        assert state.gradient is not None
+        force = state.by_observation(state.gradient - state.w)
+        return torch.linalg.solve_triangular(self._root, force.mT, upper=False).mT
+
+    def _glide(self, q: Tensor) -> Tensor:
+        """``R^-T q [M, C, dim]``."""
+        return torch.linalg.solve_triangular(self._root.mT, q.mT, upper=True).mT
+
+    def _energy(self, state: Chains, q: Tensor) -> Tensor:
+        """``U + |q|^2 / 2 [M C]``."""
+        potential = state.w.square().sum(dim=1) / 2 - state.evaluated.log_likelihood
+        return potential + q.square().sum(dim=2).flatten() / 2

@@ -1,0 +1,130 @@
+"""A pool of prior draws, made once and weighted for each observation by its likelihood.
+
+Importance sampling from the prior: by far the cheapest in few dimensions, since all observations
+share the network calls, and useless in many. Weights are smoothed, and the shape k of their tail
+says whether they can be trusted (Vehtari, Simpson, Gelman, Yao and Gabry 2024): above 0.7 they
+cannot.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.quasirandom import SobolEngine
+
+from torch_utils import distributed
+from torch_utils.seeds import hash_seed, seeded_generator
+from torch_utils.streams import Stream
+from training.inference.draws import Draws
+from training.inference.target import Target
+from training.inference.weights import systematic
+from training.measure.posterior.importance import smoothed_weights
+
+BLOCK, TINY = 2**22, 2.0**-40
+"""Likelihoods that are held at once, and how near to 0 and 1 uniform numbers come."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Draws of the prior, for each of G groups of observations that share their labels.
+
+    Attributes:
+        w: Standard normal variables ``[P, dim]``, the same for all groups.
+        points: Points of data space ``[G, P, D]``.
+        group: The group of each observation, ``[M]``.
+    """
+
+    w: Tensor
+    points: Tensor
+    group: Tensor
+
+    @classmethod
+    def draw(cls, target: Target, size: int, seed: int) -> "Pool":
+        """So many draws; each rank makes its share of them.
+
+        Args:
+            target: Has the prior, and labels if the network takes any.
+            size: P.
+            seed: Of the draws.
+        """
+        w = even_normal(size, target.dim, hash_seed(seed, Stream.PRIOR_DRAWS)).to(target.device)
+        if target.labels is None:
+            kinds, group = torch.zeros(1, device=w.device), torch.zeros(target.count)
+            first = torch.zeros(1, dtype=torch.int64)
+        else:
+            kinds, group = torch.unique(target.labels, dim=0, return_inverse=True)
+            first = torch.stack([(group == kind).nonzero()[0, 0] for kind in range(len(kinds))])
+        mine = distributed.shard(size)
+        points = []
+        for observation in first.tolist():
+            which = torch.full((len(w[mine]),), observation, device=w.device)
+            points.append(distributed.gather_rows(target.points(w[mine], which), size))
+        return cls(w, torch.stack(points), group.to(torch.int64).to(w.device))
+
+    def log_weights(self, target: Target, rows: slice) -> Tensor:
+        """Log likelihoods ``[m, P]`` of some observations at all of the pool."""
+        size = len(self.w)
+        found = []
+        for index in range(*rows.indices(target.count)):
+            observed = target.observed[index].expand(size, -1)
+            found.append(target.likelihood.log_prob(self.points[self.group[index]], observed))
+        return torch.stack(found)
+
+    def sample(self, target: Target, seeds: Tensor, chains: int, draws: int) -> Draws:
+        """Draws by weight, shuffled into chains.
+
+        Args:
+            target: The posteriors; observations as those that the pool was made for.
+            seeds: A number for each observation ``[M]``, from which its draws follow.
+            chains: C.
+            draws: Of each chain, S.
+        """
+        parts = []
+        step = max(1, BLOCK // len(self.w))
+        for start in range(0, target.count, step):
+            rows = slice(start, min(start + step, target.count))
+            parts.append(self._sample(target, rows, seeds[rows], chains, draws))
+        return Draws.joined(parts)
+
+    def _sample(self, target: Target, rows: slice, seeds: Tensor, chains: int, draws: int) -> Draws:
+        found = self.log_weights(target, rows)
+        weights = smoothed_weights(found)
+        total = chains * draws
+        picks = torch.stack(
+            [
+                self._picks(row, int(seed), total)
+                for row, seed in zip(weights.log_weights.cpu(), seeds.tolist(), strict=True)
+            ]
+        ).to(found.device)
+        count = len(found)
+        where = (count, chains, draws)
+        group = self.group[rows][:, None]
+        return Draws(
+            self.w[picks].view(*where, -1),
+            self.points[group, picks].view(*where, -1),
+            found.gather(1, picks).view(where),
+            ["pool"] * count,
+            torch.full((count,), target.calls / target.count, dtype=torch.float64),
+            {"effective_size": weights.effective_size.cpu(), "pareto_k": weights.k.cpu()},
+        )
+
+    @staticmethod
+    def _picks(log_weights: Tensor, seed: int, total: int) -> Tensor:
+        generator = seeded_generator("cpu", seed, Stream.RESAMPLING)
+        uniform = torch.rand(1, generator=generator, dtype=torch.float64)
+        picks = systematic(log_weights[None], uniform, total)[0]
+        return picks[torch.randperm(total, generator=generator)]
+
+
+def even_normal(count: int, dim: int, seed: int) -> Tensor:
+    """Standard normal numbers ``[count, dim]`` that fill the space evenly, float64.
+
+    A scrambled Sobol sequence (Owen 1998): each is standard normal, and means over them have
+    smaller errors than over independent ones, as they are in too many dimensions for a sequence.
+    """
+    if dim > SobolEngine.MAXDIM:
+        generator = seeded_generator("cpu", seed)
+        return torch.randn(count, dim, generator=generator, dtype=torch.float64)
+    engine = SobolEngine(dim, scramble=True, seed=seed)  # type: ignore[no-untyped-call]
+    uniform = engine.draw(count, dtype=torch.float64)
+    return torch.special.ndtri(uniform.clamp(TINY, 1 - TINY))

@@ -1,0 +1,126 @@
+"""Tempered sequential Monte Carlo (Del Moral, Doucet and Jasra 2006; Neal 2001).
+
+Particles start as draws of the prior. The likelihood's exponent rises from 0 to 1, each time by as
+much as leaves the weights worth half of the particles (Jasra, Stephens, Doucet and Tsagaris 2011);
+particles are then taken by weight, and moved by steps of Crank-Nicolson at that exponent. Each
+observation has exponents of its own.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from training.inference.draws import Draws
+from training.inference.noise import Noise
+from training.inference.samplers.crank_nicolson import FIRST, LEAST, WANTED
+from training.inference.target import Target
+from training.inference.weights import largest_exponent, systematic
+
+WORTH = 0.5
+"""Part of the particles that weights are to be worth."""
+MOVES = 8
+"""Steps at each exponent."""
+LAST_MOVES = 24
+"""Steps at the last one, after which particles that were copies of one another are not."""
+ARRIVED = 1e-9
+"""How near to 1 an exponent is 1."""
+
+
+def temper(
+    target: Target,
+    noise: Noise,
+    chains: int,
+    particles: int,
+    on_step: Callable[[], object] | None = None,
+) -> Draws:
+    """Populations of particles of each observation's posterior, ``[M, C, P]`` of equal weights.
+
+    Populations know nothing of each other, so that they can be compared as chains are.
+
+    Args:
+        target: The posteriors.
+        noise: Random numbers, of C P chains.
+        chains: The number of populations of each observation, C.
+        particles: P of each.
+        on_step: Called after each exponent.
+    """
+    swarm, stages, step = _Swarm(target, noise, chains, particles), 0, 1
+    while (swarm.exponent < 1).any():
+        going = swarm.raise_exponents(noise.uniform(step, 1))
+        last = swarm.exponent >= 1
+        for move in range(LAST_MOVES):
+            step += 1
+            moving = going & (last | (move < MOVES))
+            if moving.any():
+                swarm.move(moving, step)
+        step, stages = step + 1, stages + 1
+        if on_step:
+            on_step()
+    return swarm.draws(stages)
+
+
+class _Swarm:
+    """All particles ``[M C P]``, and the exponents of their G = M C populations."""
+
+    def __init__(self, target: Target, noise: Noise, chains: int, particles: int):
+        self._target, self._noise = target, noise
+        self._shape = (target.count, chains, particles)
+        groups = target.count * chains
+        rows = torch.arange(groups * particles, device=target.device)
+        self._which, self._group = rows // (chains * particles), rows // particles
+        self._w = noise.normal(0, target.dim).flatten(0, 1)
+        self._points, self._found = target.evaluate(self._w, self._which)
+        self.exponent = torch.zeros(groups, dtype=torch.float64, device=target.device)
+        self._size = torch.full_like(self.exponent, FIRST)
+
+    def raise_exponents(self, uniform: Tensor) -> Tensor:
+        """Raises the exponents, and takes particles by their weights; says where ``[G]``."""
+        particles = self._shape[2]
+        going = self.exponent < 1
+        found = self._found.view(-1, particles)
+        rise = largest_exponent(found, 1 - self.exponent, WORTH * particles)
+        start = uniform.view(-1, particles)[:, 0]
+        picks = systematic(rise[:, None] * found, start, particles)
+        # Populations that have arrived stay as they are.
+        own = torch.arange(particles, device=picks.device)
+        picks = torch.where(going[:, None], picks, own)
+        first = particles * torch.arange(len(picks), device=picks.device)[:, None]
+        rows = (first + picks).flatten()
+        self._w, self._points, self._found = self._w[rows], self._points[rows], self._found[rows]
+        reached = self.exponent + torch.where(going, rise, 0)
+        self.exponent = torch.where(reached > 1 - ARRIVED, 1, reached)
+        return going
+
+    def move(self, moving: Tensor, step: int) -> None:
+        """A step of Crank-Nicolson of the populations that are ``moving [G]``."""
+        rows = moving[self._group].nonzero()[:, 0]
+        group, which = self._group[rows], self._which[rows]
+        size = self._size[group][:, None]
+        xi = self._noise.normal(step, self._target.dim).flatten(0, 1)[rows]
+        proposed = (1 - size.square()).sqrt() * self._w[rows] + size * xi
+        other = self._target.evaluate(proposed, which)
+        gain = self.exponent[group] * (other.log_likelihood - self._found[rows])
+        fits = self._noise.uniform(step, 1).flatten()[rows].log() < gain
+        taken = rows[fits]
+        self._w[taken], self._points[taken] = proposed[fits], other.points[fits]
+        self._found[taken] = other.log_likelihood[fits]
+        accepted = torch.zeros_like(self._found)
+        accepted[rows] = gain.exp().clamp_max(1).nan_to_num()
+        change = accepted.view(-1, self._shape[2]).mean(dim=1) - WANTED
+        change = torch.where(moving, change, 0)
+        self._size = (self._size.log() + change).exp().clamp(LEAST, 1)
+
+    def draws(self, stages: int) -> Draws:
+        count = self._shape[0]
+        return Draws(
+            self._w.view(*self._shape, -1),
+            self._points.view(*self._shape, -1),
+            self._found.view(self._shape),
+            ["smc"] * count,
+            torch.full((count,), self._target.calls / count, dtype=torch.float64),
+            {
+                "step_size": self._size.view(count, -1).mean(dim=1).cpu(),
+                "stages": torch.full((count,), float(stages), dtype=torch.float64),
+            },
+        )

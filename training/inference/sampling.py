@@ -1,0 +1,217 @@
+"""Draws from the posteriors of many observations, by the sampler that was chosen or that fits.
+
+Chains and particles run on a coarse flow, of few steps. Their draws then go through the fine one,
+and are taken again by the weights ``p(y | x_fine) / p(y | x_coarse)``, within their chains.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dnnlib.errors import UsageError
+from torch_utils.seeds import hash_seed, seeded_generator
+from torch_utils.streams import Stream
+from training.inference.draws import Draws
+from training.inference.noise import Noise
+from training.inference.prior import Prior
+from training.inference.samplers.chains import Kernel, run_chains
+from training.inference.samplers.crank_nicolson import CrankNicolson
+from training.inference.samplers.elliptical import Elliptical
+from training.inference.samplers.hamiltonian import Hamiltonian
+from training.inference.samplers.pool import Pool
+from training.inference.samplers.tempering import temper
+from training.inference.target import Target
+from training.inference.weights import systematic, tempered
+from training.measure.posterior.importance import k_threshold, smoothed_weights
+
+KERNELS: dict[str, type[Kernel]] = {
+    kernel.name: kernel for kernel in (Elliptical, CrankNicolson, Hamiltonian)
+}
+SAMPLERS = ("auto", "pool", *KERNELS, "smc")
+WARMUP = {"elliptical": 200, "pcn": 1000, "hmc": 300}
+"""Steps before the first draw: hmc learns its metric in them, pcn walks slowly."""
+MOST_TEMPERED = 8
+"""Variables up to which ``auto`` goes on to particles where the pool is too small: they find all
+modes, which chains do not."""
+ENOUGH = 400
+"""Draws that a pool must be worth for ``auto`` to be content with it."""
+STARTS, STARTS_WORTH = 1024, 4
+"""Prior draws that chains start from, and how many the weights are to be worth for each chain."""
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """How to sample.
+
+    Attributes:
+        sampler: One of ``SAMPLERS``.
+        chains: C of each observation.
+        draws: S of each chain.
+        warmup: Steps before them; None for the sampler's own number.
+        thin: Steps for each draw.
+        pool: Draws of the prior, for ``auto`` and ``pool``.
+        seed: Of all random numbers.
+    """
+
+    sampler: str = "auto"
+    chains: int = 4
+    draws: int = 1000
+    warmup: int | None = None
+    thin: int = 1
+    pool: int = 2**17
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise UsageError(f"sampler is '{self.sampler}': give one of {', '.join(SAMPLERS)}")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Posteriors to draw from.
+
+    Attributes:
+        target: Their target, whose prior is the fine flow.
+        coarse: The prior that chains and particles run on.
+        numbers: The number of each observation, by which it is seeded.
+        differentiable: Whether the likelihood is.
+    """
+
+    target: Target
+    coarse: Prior
+    numbers: list[int]
+    differentiable: bool = True
+
+    def of(self, places: Tensor) -> "Problem":
+        """The observations at these places ``[m]`` alone."""
+        numbers = [self.numbers[place] for place in places.tolist()]
+        return replace(self, target=self.target.of(places), numbers=numbers)
+
+    def seeds(self, seed: int) -> Tensor:
+        """A number for each observation, ``[M]``."""
+        return torch.tensor([hash_seed(seed, number) for number in self.numbers])
+
+
+def sample_posteriors(
+    problem: Problem,
+    plan: SamplingPlan,
+    pool: Pool | None = None,
+    on_part: Callable[[float], object] | None = None,
+) -> Draws:
+    """Draws ``[M, C, S]`` from each posterior.
+
+    Args:
+        problem: The posteriors.
+        plan: How to sample.
+        pool: Prior draws for these observations; None to draw them where they are needed.
+        on_part: Called with the part of the work that was done since the last call.
+    """
+    if plan.sampler in ("auto", "pool"):
+        pool = pool or Pool.draw(problem.target, plan.pool, plan.seed)
+        seeds = problem.seeds(plan.seed)
+        found = pool.sample(problem.target, seeds, plan.chains, plan.draws)
+        if plan.sampler == "pool":
+            return found
+        return _automatic(problem, plan, found, on_part)
+    coarse = problem.target.with_prior(problem.coarse)
+    if plan.sampler == "smc":
+        noise = Noise(plan.seed, problem.numbers, plan.chains * plan.draws, coarse.device)
+        found = temper(coarse, noise, plan.chains, plan.draws)
+    else:
+        found = _chains(problem, plan, coarse, on_part)
+    return corrected(found, problem, plan.seed)
+
+
+def _automatic(
+    problem: Problem,
+    plan: SamplingPlan,
+    found: Draws,
+    on_part: Callable[[float], object] | None,
+) -> Draws:
+    """The pool's draws where they are enough, and those of what fits where they are not."""
+    trusted = found.stats["pareto_k"] <= k_threshold(plan.pool)
+    good = (found.stats["effective_size"] >= ENOUGH) & trusted
+    if good.all():
+        return found
+    if problem.target.dim <= MOST_TEMPERED:
+        sampler = "smc"
+    else:
+        sampler = "hmc" if problem.differentiable else "elliptical"
+    kept, rest = good.nonzero()[:, 0], (~good).nonzero()[:, 0]
+    others = sample_posteriors(problem.of(rest), replace(plan, sampler=sampler), None, on_part)
+    return Draws.joined([found.of(kept), others], torch.cat([kept, rest]))
+
+
+def _chains(
+    problem: Problem,
+    plan: SamplingPlan,
+    coarse: Target,
+    on_part: Callable[[float], object] | None,
+) -> Draws:
+    if plan.sampler == "hmc" and not problem.differentiable:
+        raise UsageError("hmc follows gradients, which this likelihood does not have: give another")
+    kernel = KERNELS[plan.sampler](coarse)
+    warmup = WARMUP[plan.sampler] if plan.warmup is None else plan.warmup
+    noise = Noise(plan.seed, problem.numbers, plan.chains, coarse.device)
+    steps = warmup + plan.draws * plan.thin
+    return run_chains(
+        kernel,
+        starts(coarse, problem.seeds(plan.seed), plan.chains, plan.seed),
+        noise,
+        plan.chains,
+        warmup,
+        plan.draws,
+        plan.thin,
+        (lambda: on_part(1 / steps)) if on_part else None,
+    )
+
+
+def starts(target: Target, seeds: Tensor, chains: int, seed: int) -> Tensor:
+    """Variables ``[M, C, dim]`` to start chains from: prior draws, taken by tempered weights.
+
+    Args:
+        target: The posteriors.
+        seeds: A number for each observation ``[M]``.
+        chains: C.
+        seed: Of the prior draws.
+    """
+    pool = Pool.draw(target, STARTS, seed)
+    found = pool.log_weights(target, slice(None))
+    weights = tempered(found, min(STARTS_WORTH * chains, STARTS // 2))
+    picks = []
+    for row, own in zip(weights.cpu(), seeds.tolist(), strict=True):
+        generator = seeded_generator("cpu", own, Stream.STARTS)
+        picks.append(torch.multinomial(row.softmax(0), chains, generator=generator))
+    return pool.w[torch.stack(picks).to(pool.w.device)]
+
+
+def corrected(draws: Draws, problem: Problem, seed: int) -> Draws:
+    """Draws of the coarse posterior, taken again within their chains so that they are of the fine
+    one, at its points; ``fine_k`` says how far the two are apart."""
+    target = problem.target
+    count, chains, size = draws.log_likelihood.shape
+    which = torch.arange(count, device=target.device).repeat_interleave(chains * size)
+    fine = target.evaluate(draws.w.flatten(0, 2), which)
+    found = fine.log_likelihood.view(count, chains, size)
+    weights = smoothed_weights((found - draws.log_likelihood).flatten(1))
+    start = torch.stack(
+        [
+            torch.rand(
+                chains,
+                generator=seeded_generator("cpu", int(own), Stream.RESAMPLING),
+                dtype=torch.float64,
+            )
+            for own in problem.seeds(seed)
+        ]
+    ).to(target.device)
+    picks = systematic(weights.log_weights.view(count * chains, size), start.flatten(), size)
+    moved = replace(
+        draws,
+        points=fine.points.view(count, chains, size, -1),
+        log_likelihood=found,
+        calls=draws.calls + target.calls / count,
+        stats={**draws.stats, "fine_k": weights.k.cpu()},
+    )
+    return moved.chosen(picks.view(count, chains, size))

@@ -1,0 +1,156 @@
+"""The posterior of the standard normal variables w, given observations:
+
+    p(w | y) ~ N(w; 0, I) p(y | x(w)),        x(w) of the prior.
+
+It is evaluated for many observations at once, in blocks of one size: so memory does not grow with
+their number, and results do not depend on it. Variables are rows ``[N, dim]``, and ``which [N]``
+says which observation each belongs to.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.inference.likelihoods import Likelihood
+from training.inference.prior import Prior
+
+GRADIENT_CALLS = 4
+"""Calls that a gradient counts as: forward, forward again, and twice as much backward."""
+
+
+class Evaluated(NamedTuple):
+    """Points ``[N, D]`` of variables, and their log likelihoods ``[N]``."""
+
+    points: Tensor
+    log_likelihood: Tensor
+
+
+class Slope(NamedTuple):
+    """The same, and the gradient ``[N, dim]`` of the log likelihoods."""
+
+    evaluated: Evaluated
+    gradient: Tensor
+
+
+@dataclass
+class Target:
+    """Log likelihoods of variables, and their gradients, for M observations.
+
+    Attributes:
+        prior: Points of variables.
+        likelihood: Of observations, given points.
+        observed: What was observed, ``[M, K]``.
+        rows: Points of one block.
+        labels: What the network is given with each observation, ``[M, L]``; None for nothing.
+        calls: Network calls so far, summed over points; a gradient counts as ``GRADIENT_CALLS``.
+    """
+
+    prior: Prior
+    likelihood: Likelihood
+    observed: Tensor
+    rows: int
+    labels: Tensor | None = None
+    calls: int = field(default=0)
+
+    @property
+    def dim(self) -> int:
+        """The number of variables of a point."""
+        return self.prior.dim
+
+    @property
+    def count(self) -> int:
+        """M."""
+        return len(self.observed)
+
+    @property
+    def device(self) -> torch.device:
+        return self.observed.device
+
+    def with_prior(self, prior: Prior) -> "Target":
+        """The same observations under another prior, no calls counted yet."""
+        return Target(prior, self.likelihood, self.observed, self.rows, self.labels)
+
+    def of(self, places: Tensor) -> "Target":
+        """The observations at these places ``[m]`` alone, no calls counted yet."""
+        labels = None if self.labels is None else self.labels[places]
+        return Target(self.prior, self.likelihood, self.observed[places], self.rows, labels)
+
+    @torch.no_grad()
+    def evaluate(self, w: Tensor, which: Tensor) -> Evaluated:
+        """Points and log likelihoods.
+
+        Raises:
+            DataError: One is not finite.
+        """
+
+        def block(w: Tensor, which: Tensor) -> tuple[Tensor, ...]:
+            points = self._points(w, which)
+            return points, self.likelihood.log_prob(points, self.observed[which])
+
+        return Evaluated(*self._in_blocks(block, 1, w, which))
+
+    @torch.no_grad()
+    def points(self, w: Tensor, which: Tensor) -> Tensor:
+        """Points ``[N, D]`` alone."""
+        return self._in_blocks(lambda *rows: (self._points(*rows),), 1, w, which)[0]
+
+    def slope(self, w: Tensor, which: Tensor) -> Slope:
+        """Points, log likelihoods, and their gradients."""
+
+        def block(w: Tensor, which: Tensor) -> tuple[Tensor, ...]:
+            leaf = w.detach().requires_grad_()
+            points = self._points(leaf, which, differentiable=True)
+            found = self.likelihood.log_prob(points, self.observed[which])
+            (gradient,) = torch.autograd.grad(found.sum(), leaf)
+            return points.detach(), found.detach(), gradient
+
+        with torch.enable_grad():
+            points, found, gradient = self._in_blocks(block, GRADIENT_CALLS, w, which)
+        return Slope(Evaluated(points, found), gradient)
+
+    def curvature(self, w: Tensor, which: Tensor) -> Tensor | None:
+        """``J^T A^T Sigma^-1 A J [N, dim, dim]`` of a Gaussian likelihood, its Gauss-Newton Hessian
+        and Fisher information, with ``J = dx/dw``; None for other likelihoods."""
+        root = self.likelihood.curvature_root(self.prior.flow.basis.dim)
+        if root is None:
+            return None
+        # One row of the Jacobian is one gradient: K rows of a point are K points.
+        count, size = len(w), len(root)
+        pairs = torch.arange(count * size, device=w.device)
+
+        def block(pair: Tensor, which: Tensor) -> tuple[Tensor, ...]:
+            leaf = w[pair // size].detach().requires_grad_()
+            points = self._points(leaf, which, differentiable=True)
+            (gradient,) = torch.autograd.grad((points * root[pair % size]).sum(), leaf)
+            return (gradient,)
+
+        with torch.enable_grad():
+            spread = which.repeat_interleave(size)
+            (rows,) = self._in_blocks(block, GRADIENT_CALLS, pairs, spread)
+        jacobian = rows.view(count, size, self.dim)
+        return jacobian.mT @ jacobian
+
+    def _points(self, w: Tensor, which: Tensor, differentiable: bool = False) -> Tensor:
+        conditions = {} if self.labels is None else {"labels": self.labels[which]}
+        points, self._calls = self.prior.points(w, conditions, differentiable)
+        return points
+
+    def _in_blocks(
+        self,
+        function: Callable[[Tensor, Tensor], tuple[Tensor, ...]],
+        cost: int,
+        rows: Tensor,
+        which: Tensor,
+    ) -> list[Tensor]:
+        """What a function makes of rows, called with exactly ``self.rows`` of them at a time; what
+        fills up the last block are its first row again."""
+        count = len(rows)
+        missing = -count % self.rows
+        order = F.pad(torch.arange(count, device=rows.device), (0, missing))
+        found = [function(rows[block], which[block]) for block in torch.split(order, self.rows)]
+        self.calls += count * cost * self._calls
+        return [torch.cat(parts)[:count] for parts in zip(*found, strict=True)]
