@@ -25,6 +25,7 @@ from dataclasses import dataclass, fields
 from math import log10
 
 import torch
+import torch.nn.functional as F
 from scipy.fft import next_fast_len
 from torch import Tensor
 
@@ -61,7 +62,8 @@ def convergence(draws: Tensor) -> Convergence:
 
     All measures of a variable are NaN if one of its draws is not finite, and those of all variables
     if a chain has fewer than 4 draws. The middle one of an odd number of draws is in no half. One
-    chain is measured by its halves, which cannot tell of a mode that it never saw.
+    chain is measured by its halves, which cannot tell of a mode that it never saw. Variables are
+    measured each by itself, to rounding.
 
     Args:
         draws: ``[C, S, ...]``, chains, draws, and variables of any shape.
@@ -78,11 +80,11 @@ def convergence(draws: Tensor) -> Convergence:
     if draws.ndim < 2 or draws.shape[0] == 0:
         raise DataError(f"draws have shape {list(draws.shape)}: it must be [chains, draws, ...]")
     chains, length, *shape = draws.shape
-    rows = draws.reshape(chains, length, -1) if draws.numel() else draws.new_empty(chains, length, 0)
-    if length < FEWEST_DRAWS:
+    if length < FEWEST_DRAWS or 0 in shape:
         unknown = torch.full(tuple(shape), torch.nan, dtype=torch.float64, device=draws.device)
         return Convergence(*(unknown.clone() for _ in fields(Convergence)))
-    blocks = rows.split(max(1, BLOCK_NUMBERS // (chains * length)), dim=2)
+    rows = draws.reshape(chains, length, -1)
+    blocks = torch.split(rows, max(1, BLOCK_NUMBERS // (chains * length)), dim=2)
     parts = [_measures(block.permute(2, 0, 1).double().contiguous()) for block in blocks]
     return Convergence(*(part.view(shape) for part in torch.cat(parts, dim=1)))
 
@@ -92,17 +94,17 @@ def _measures(draws: Tensor) -> Tensor:
     finite = draws.isfinite().all(dim=2).all(dim=1)
     draws = torch.where(finite[:, None, None], draws, 0.0)
     halves = _halves(draws)
-    normalized = _normalized(halves)
-    folded = _normalized((halves - _median(halves)[:, None, None]).abs())
+    normalized, median = _normalized(halves)
+    folded, _ = _normalized((halves - median[:, None, None]).abs())
     squares = (draws - _mean(draws)[:, None, None]).square()
-    variance = _mean(squares)
+    variance, count = _mean(squares), draws.shape[1] * draws.shape[2]
     error_of_variance = (_mean(squares.square()) - variance.square()) / _ess(_halves(squares))
     found = [
         # Folded draws may be constant where draws are not: then only the others tell.
         torch.fmax(_r_hat(normalized), _r_hat(folded)),
         _ess(normalized),
         _ess_tail(draws),
-        draws.flatten(1).std(dim=1) / _ess(halves).sqrt(),
+        (variance * count / (count - 1) / _ess(halves)).sqrt(),
         (error_of_variance / variance).sqrt() / 2,
     ]
     return torch.where(finite, torch.stack(found), torch.nan)
@@ -119,21 +121,24 @@ def _halves(draws: Tensor) -> Tensor:
     return torch.cat([draws[..., :half], draws[..., -half:]], dim=1)
 
 
-def _median(draws: Tensor) -> Tensor:
-    """``[V]``, between the two in the middle of an even number of draws, unlike torch's own."""
-    ordered = draws.flatten(1).sort(dim=1).values
+def _normalized(draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Normal scores of ranks ``[V, M, n]``, and medians ``[V]``.
+
+    Equal draws have their average rank. The median of an even number of draws is between the two
+    in the middle.
+    """
+    ordered, places = draws.flatten(1).sort(dim=1)
     count = ordered.shape[1]
-    return (ordered[:, (count - 1) // 2] + ordered[:, count // 2]) / 2
-
-
-def _normalized(draws: Tensor) -> Tensor:
-    """Normal scores of ranks; equal draws have their average rank."""
-    rows = draws.flatten(1)
-    ordered = rows.sort(dim=1).values
-    below = torch.searchsorted(ordered, rows)
-    not_above = torch.searchsorted(ordered, rows, right=True)
-    rank = (below + not_above + 1).double() / 2
-    return torch.special.ndtri((rank - 3 / 8) / (rows.shape[1] + 1 / 4)).view(draws.shape)
+    index = torch.arange(count, device=draws.device)
+    changes = ordered[:, 1:] != ordered[:, :-1]
+    # The first and the last place of those that are equal.
+    first = F.pad(index[1:] * changes, (1, 0)).cummax(dim=1).values
+    last = torch.where(F.pad(changes, (0, 1), value=True), index, count)
+    last = last.flip(1).cummin(dim=1).values.flip(1)
+    rank = 1 + (first + last).double() / 2
+    scores = torch.special.ndtri((rank - 3 / 8) / (count + 1 / 4))
+    median = (ordered[:, (count - 1) // 2] + ordered[:, count // 2]) / 2
+    return torch.empty_like(scores).scatter_(1, places, scores).view(draws.shape), median
 
 
 def _r_hat(chains: Tensor) -> Tensor:
@@ -183,9 +188,9 @@ def _autocovariance(chains: Tensor) -> Tensor:
 
 def _ess_tail(draws: Tensor) -> Tensor:
     """The smaller effective number ``[V]`` of ``x <= q``, for the 5 % and the 95 % quantile."""
-    ordered = draws.flatten(1).sort(dim=1).values
-    last = ordered.shape[1] - 1
+    rows = draws.flatten(1)
+    last = rows.shape[1] - 1
     # Draws are below an interpolated quantile where they are not above the draw below it.
-    below = [ordered[:, last * percent // 100, None, None] for percent in (5, 95)]
-    low, high = (_ess(_halves((draws <= value).double())) for value in below)
+    below = [rows.kthvalue(1 + last * percent // 100, dim=1).values for percent in (5, 95)]
+    low, high = (_ess(_halves((draws <= value[:, None, None]).double())) for value in below)
     return torch.minimum(low, high)

@@ -113,13 +113,13 @@ def coverage_curve(
     # One level at a time: of all at once there would be L copies of the values.
     shares = torch.stack([(values <= level).double().mean(dim=1) for level in levels])
     law = binom(runs, np.asarray(levels))
-    ends = (law.ppf((1 - confidence) / 2) / runs, law.ppf((1 + confidence) / 2) / runs)
     return CoverageCurve(
-        contents,
-        distribution_function(values, contents),
-        *(torch.from_numpy(end) for end in ends),
-        shares.mean(dim=1),
-        shares.std(dim=1) / runs**0.5,
+        levels=contents,
+        found=distribution_function(values, contents),
+        lower=torch.from_numpy(law.ppf((1 - confidence) / 2) / runs),
+        upper=torch.from_numpy(law.ppf((1 + confidence) / 2) / runs),
+        pooled=shares.mean(dim=1),
+        pooled_error=shares.std(dim=1) / runs**0.5,
     )
 
 

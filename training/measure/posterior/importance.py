@@ -16,7 +16,7 @@ Weights of k above ``k_threshold`` have means that P draws cannot give; at k >= 
 """
 
 from dataclasses import dataclass
-from math import ceil, log, log10, sqrt
+from math import ceil, isqrt, log, log10, sqrt
 
 import torch
 from torch import Tensor
@@ -73,8 +73,8 @@ def smoothed_weights(log_weights: Tensor, efficiency: float = 1.0) -> SmoothedWe
         raise UsageError(f"the relative efficiency is {efficiency:g}: it must be positive")
     count = log_weights.shape[1]
     tail = min(ceil(min(count / 5, 3 * sqrt(count / efficiency))), count - 1)
-    one_fit = max(count, tail * (30 + int(sqrt(tail))))
-    blocks = log_weights.double().split(max(1, BLOCK_NUMBERS // one_fit))
+    one_fit = max(count, tail * (30 + isqrt(tail)))
+    blocks = torch.split(log_weights.double(), max(1, BLOCK_NUMBERS // one_fit))
     parts = [_smoothed(block, tail) for block in blocks]
     smoothed, k = (torch.cat(column) for column in zip(*parts, strict=True))
     return SmoothedWeights(smoothed, k, effective_size(smoothed))
@@ -129,7 +129,7 @@ def _smoothed_tail(ordered: Tensor) -> tuple[Tensor, Tensor]:
     # Excesses rise: those in the tail are the last ones.
     place = torch.arange(raw.shape[1], device=raw.device) - (raw.shape[1] - length)
     k, sigma = _pareto_fit(excess, inside, length)
-    probability = ((place + 0.5) / length).clamp(min=0)
+    probability = ((place.double() + 0.5) / length).clamp(min=0)
     exponent = -torch.log1p(-probability)
     steep = torch.where(k.abs() < torch.finfo(k.dtype).eps, 1.0, k)
     quantile = torch.where(steep == k, torch.expm1(k * exponent) / steep, exponent) * sigma
@@ -148,7 +148,8 @@ def _pareto_fit(excess: Tensor, inside: Tensor, length: Tensor) -> tuple[Tensor,
     """
     count = length.double()
     grid = 30 + count.sqrt().floor()
-    index = torch.arange(1, int(grid.max()) + 1, dtype=torch.float64, device=excess.device)
+    # The same for all rows, so that each is fitted as if it were alone.
+    index = torch.arange(1, 31 + isqrt(excess.shape[1]), dtype=count.dtype, device=count.device)
     quarter = (count / 4 + 0.5).floor().long() - 1 + excess.shape[1] - length
     quartile = excess.gather(1, quarter.clamp(0, excess.shape[1] - 1))
     theta = 1 / excess[:, -1:] + (1 - (grid / (index - 0.5)).sqrt()) / (3 * quartile)

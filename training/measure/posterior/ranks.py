@@ -192,5 +192,5 @@ def simultaneous_band(runs: int, points: int = 100, level: float = 0.95) -> Band
     law = binom(runs, place)
     tails = np.minimum(law.cdf(at_most), law.sf(at_most - 1))
     pointwise = np.quantile(2 * tails.min(axis=1), 1 - level)
-    ends = (law.ppf(pointwise / 2) / runs, law.ppf(1 - pointwise / 2) / runs)
-    return Band(torch.from_numpy(place), *(torch.from_numpy(end) for end in ends))
+    lower, upper = law.ppf(pointwise / 2) / runs, law.ppf(1 - pointwise / 2) / runs
+    return Band(torch.from_numpy(place), torch.from_numpy(lower), torch.from_numpy(upper))

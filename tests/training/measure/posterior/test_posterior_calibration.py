@@ -1,0 +1,140 @@
+"""Calibration of many posteriors: right ones pass, and each wrong one fails where it should."""
+
+import json
+
+import pytest
+import torch
+
+from dnnlib.errors import DataError
+from tests.support.draws import double, normal, seeded
+from training.measure.posterior.calibration import (
+    Calibration,
+    RunValues,
+    calibrate,
+    run_values,
+)
+from training.measure.posterior.verdicts import holm, verdict
+
+
+def gaussian_values(
+    noise: float, claimed: float, dims: int, width: float = 1.0, runs: int = 300
+) -> RunValues:
+    """Runs of ``y = x + noise`` with a standard normal prior, and exact posteriors.
+
+    Args:
+        noise: The standard deviation of data.
+        claimed: The one that posteriors assume.
+        dims: Of x.
+        width: Of posteriors, relative to the one that follows.
+        runs: Their number.
+    """
+    truth = normal(runs, dims, seed=1)
+    data = truth + noise * normal(runs, dims, seed=2)
+    mean, std = data / (1 + claimed**2), claimed / (1 + claimed**2) ** 0.5
+    draws = mean[:, None] + width * std * normal(runs, 200, dims, seed=3)
+
+    def log_likelihood(x: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
+        return -((data - x) / claimed).square().sum(dim=-1) / 2
+
+    def log_density(x: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+        return -((x - mean) / std).square().sum(dim=-1) / 2
+
+    likelihood = (log_likelihood(draws, data[:, None]), log_likelihood(truth, data))
+    density = (log_density(draws, mean[:, None]), log_density(truth, mean))
+    others = {"log-likelihood": likelihood}
+    return run_values(draws, truth, seeded(4), others=others, log_density=density)
+
+
+def smallest(found: Calibration, words: str) -> float:
+    return min(p for name, p in found.adjusted.items() if words in name)
+
+
+def test_exact_posteriors_pass() -> None:
+    found = calibrate(gaussian_values(0.5, 0.5, dims=3, runs=1000))
+    assert found.passed
+    assert found.verdict.startswith("No miscalibration seen in 14 tests of 1000 runs")
+    assert float(found.crps.mean()) == pytest.approx(0.2**0.5 / torch.pi**0.5, rel=0.04)
+    assert abs(found.intervals.pooled_deviation) < 3
+
+
+def test_narrow_posteriors_fail_in_coverage_and_in_tarp() -> None:
+    found = calibrate(gaussian_values(0.5, 0.5, dims=3, width=0.8, runs=1000))
+    assert not found.passed
+    for words in ("central intervals of x1", "TARP", "highest-density regions"):
+        assert smallest(found, words) < 1e-3
+    assert found.intervals.pooled_deviation < -6
+    assert found.verdict.startswith("Not calibrated: ")
+
+
+def test_only_the_rank_of_the_log_likelihood_finds_a_misstated_noise() -> None:
+    found = calibrate(gaussian_values(2.0, 0.8 * 2.0, dims=20))
+    assert smallest(found, " of x") > 0.01 > 1e-10 > smallest(found, "ranks of log-likelihood")
+    assert "ranks of log-likelihood" in found.verdict
+
+
+def test_portions_of_runs_are_joined() -> None:
+    draws, truth = normal(6, 50, 2), normal(6, 2, seed=1)
+    generators = [seeded(run) for run in range(6)]
+    references = normal(6, 2, seed=2)
+
+    def values(run: int) -> RunValues:
+        one = slice(run, run + 1)
+        return run_values(
+            draws[one],
+            truth[one],
+            generators[run],
+            names=("a", "b"),
+            others={"radius": (draws[one].norm(dim=2), truth[one].norm(dim=1))},
+            references=references[one],
+            scale=double([1, 2]),
+            effective=double([10.0]),
+        )
+
+    joined = RunValues.joined([values(run) for run in range(6)])
+    assert joined.names == ("a", "b", "radius")
+    assert (joined.ranks.shape, joined.scores.shape) == ((6, 3), (6, 2))
+    assert joined.regions["TARP"].shape == (6,)
+    # Ten of 50 draws are kept: the 5th, 10th and so on.
+    below = (draws[:, 4::5] < truth[:, None]).sum(dim=1)
+    assert torch.equal((11 * joined.ranks[:, :2]).floor().long(), below)
+    with pytest.raises(DataError, match="same quantities"):
+        RunValues.joined([joined, gaussian_values(1, 1, dims=1, runs=2)])
+
+
+def test_a_calibration_is_plain_numbers_in_json() -> None:
+    found = calibrate(gaussian_values(0.5, 0.5, dims=2, runs=40))
+    summary = found.summary()
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert summary["quantities"] == ["x1", "x2", "log-likelihood"]
+    assert set(summary["regions"]) == {"TARP", "highest-density regions"}
+    assert len(summary["central_intervals"]["found"][0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("draws", "names", "error"),
+    [((30, 5), None, "must be"), ((30, 5, 2), ("x",), "names"), ((30, 5, 2), ("x", "x"), "names")],
+)
+def test_bad_runs_are_refused(
+    draws: tuple[int, ...], names: tuple[str, ...] | None, error: str
+) -> None:
+    with pytest.raises(DataError, match=error):
+        run_values(normal(*draws), normal(30, *draws[2:]), seeded(), names=names)
+
+
+def test_holm_multiplies_by_the_hypotheses_that_are_left() -> None:
+    found = holm({"a": 0.03, "b": 0.01, "c": 0.04, "d": 0.9})
+    assert found == pytest.approx({"a": 0.09, "b": 0.04, "c": 0.09, "d": 0.9})
+    assert list(found) == ["a", "b", "c", "d"]
+    with pytest.raises(DataError, match="nan"):
+        holm({"a": float("nan")})
+
+
+def test_a_verdict_names_what_fails_the_clearest_first() -> None:
+    adjusted = {"a": 0.5, "b": 1e-3, "c": 1e-9, "d": 1e-4, "e": 5e-3}
+    assert verdict(adjusted, 0.01, 100) == (
+        "Not calibrated: c (p = 1e-09), d (p = 0.0001), b (p = 0.001) and 1 more failed, "
+        "of 5 tests of 100 runs at level 0.01, their number accounted for."
+    )
+    assert verdict({"a": 0.01}, 0.01, 100).startswith("No miscalibration seen in one test")
+    with pytest.raises(DataError, match="nothing was tested"):
+        verdict({}, 0.01, 100)

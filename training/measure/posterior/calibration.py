@@ -1,0 +1,215 @@
+"""Simulation-based calibration of many posteriors: what is kept of each run, and what all say.
+
+A run is a truth, and draws from the posterior that data made of this truth led to. ``run_values``
+turns runs into a few numbers each, in any portions; ``calibrate`` tests the numbers of all.
+
+Tested are, for each dimension and for each other quantity that is given (*always* the
+log-likelihood: ranks of dimensions alone can miss a wrong one), the uniformity of ranks by
+Kolmogorov-Smirnov, of their histogram by chi-squared and of the contents of central intervals by
+Kolmogorov-Smirnov, and the contents of highest-density regions and of TARP's balls. Holm's
+correction accounts for the number of all these tests.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError
+from training.measure.posterior.coverage import (
+    CoverageCurve,
+    central_values,
+    coverage_curve,
+    highest_density_values,
+)
+from training.measure.posterior.crps import crps
+from training.measure.posterior.ranks import (
+    Uniformity,
+    fractional_ranks,
+    kept_by_thinning,
+    ks_p_values,
+    uniformity,
+)
+from training.measure.posterior.tarp import reference_points, tarp_values
+from training.measure.posterior.verdicts import holm, verdict
+
+BALLS, DENSEST = "TARP", "highest-density regions"
+
+Scalar = tuple[Tensor, Tensor]
+"""A number of each draw, ``[R, S]``, and of each truth, ``[R]``."""
+
+
+@dataclass(frozen=True)
+class RunValues:
+    """What calibration keeps of R runs; float64.
+
+    Attributes:
+        names: Q of them, those of V dimensions first.
+        ranks: ``[R, Q]``, fractional ones.
+        regions: Coverage values ``[R]`` by the family of regions.
+        scores: ``[R, V]``, CRPS.
+    """
+
+    names: tuple[str, ...]
+    ranks: Tensor
+    regions: Mapping[str, Tensor]
+    scores: Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence["RunValues"]) -> "RunValues":
+        """The values of all runs of several portions.
+
+        Raises:
+            DataError: There is none, or they are of other quantities.
+        """
+        if not parts or any(
+            part.names != parts[0].names or part.regions.keys() != parts[0].regions.keys()
+            for part in parts
+        ):
+            raise DataError("portions of runs must be there, and of the same quantities")
+        regions = {name: torch.cat([p.regions[name] for p in parts]) for name in parts[0].regions}
+        ranks = torch.cat([part.ranks for part in parts])
+        return cls(parts[0].names, ranks, regions, torch.cat([part.scores for part in parts]))
+
+
+def run_values(
+    draws: Tensor,
+    truth: Tensor,
+    generator: torch.Generator,
+    *,
+    names: Sequence[str] | None = None,
+    others: Mapping[str, Scalar] | None = None,
+    log_density: Scalar | None = None,
+    references: Tensor | None = None,
+    scale: Tensor | None = None,
+    effective: Tensor | None = None,
+) -> RunValues:
+    """What calibration keeps of these runs.
+
+    Args:
+        draws: ``[R, S, V]``.
+        truth: ``[R, V]``.
+        generator: On the CPU. For results that do not depend on portions, give each run its own,
+            and its reference point.
+        names: Of the V dimensions; x1, x2, ... by default.
+        others: Other quantities to rank, by name, such as the log-likelihood and the radius.
+        log_density: Log densities under the posterior, for highest-density regions.
+        references: TARP's points ``[R, V]``; those of ``reference_points`` by default.
+        scale: Units of TARP's distances ``[V]``; standard deviations of all draws by default.
+        effective: Effective numbers of draws ``[R]``, to which runs are thinned for all but CRPS.
+
+    Raises:
+        DataError: Of other shapes, or NaN.
+    """
+    if draws.ndim != 3 or truth.shape != (len(draws), draws.shape[2]):
+        raise DataError(
+            f"draws have shape {list(draws.shape)} and truths {list(truth.shape)}: they must be "
+            "[R, S, V] and [R, V]"
+        )
+    names = tuple(names or (f"x{index + 1}" for index in range(truth.shape[1])))
+    others = others or {}
+    if len(names) != truth.shape[1] or len({*names, *others}) != len(names) + len(others):
+        raise DataError(f"{truth.shape[1]} dimensions need as many names, all different")
+    kept = None if effective is None else kept_by_thinning(effective, draws.shape[1])
+    # One quantity after the other, without a copy of all draws.
+    ranks = [fractional_ranks(draws, truth, generator, kept)]
+    for of_draws, of_truth in others.values():
+        ranks.append(fractional_ranks(of_draws, of_truth, generator, kept)[:, None])
+    if references is None:
+        references = reference_points(draws, generator)
+    if scale is None:
+        spread = draws.flatten(0, 1).double().std(dim=0, correction=0)
+        scale = torch.where(spread > 0, spread, 1.0)
+    regions = {BALLS: tarp_values(draws, truth, references, generator, kept, scale)}
+    if log_density is not None:
+        regions[DENSEST] = highest_density_values(*log_density, generator, kept)
+    return RunValues((*names, *others), torch.cat(ranks, dim=1), regions, crps(draws, truth))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Whether posteriors are calibrated, as far as R runs can tell.
+
+    Attributes:
+        names: Of the Q quantities; the first V are dimensions.
+        runs: R.
+        ranks: Tests of the ranks of quantities.
+        intervals: The coverage of central intervals of the V dimensions, and of all together.
+        regions: The coverage of other regions, one variable each, by their family.
+        crps: ``[V]``, means over runs.
+        p_values: By what was tested, their number not accounted for.
+        adjusted: The same, accounted for.
+        level: Adjusted p-values below it fail.
+    """
+
+    names: tuple[str, ...]
+    runs: int
+    ranks: Uniformity
+    intervals: CoverageCurve
+    regions: Mapping[str, CoverageCurve]
+    crps: Tensor
+    p_values: Mapping[str, float]
+    adjusted: Mapping[str, float]
+    level: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether no test fails."""
+        return min(self.adjusted.values()) >= self.level
+
+    @property
+    def verdict(self) -> str:
+        """What fails, in one sentence."""
+        return verdict(self.adjusted, self.level, self.runs)
+
+    def summary(self) -> dict[str, Any]:
+        """Plain numbers and lists, as a JSON file takes them."""
+        return {
+            "verdict": self.verdict,
+            "passed": self.passed,
+            "level": self.level,
+            "runs": self.runs,
+            "quantities": list(self.names),
+            "mean_rank": self.ranks.mean.tolist(),
+            "p_values": dict(self.p_values),
+            "adjusted_p_values": dict(self.adjusted),
+            "central_intervals": self.intervals.summary(),
+            "regions": {name: curve.summary() for name, curve in self.regions.items()},
+            "crps": self.crps.tolist(),
+        }
+
+
+def calibrate(values: RunValues, level: float = 0.01) -> Calibration:
+    """Tests the values of all runs.
+
+    Raises:
+        DataError: There are fewer than 20 runs.
+    """
+    ranks = uniformity(values.ranks)
+    central = central_values(values.ranks)
+    tests = {
+        "ranks": ranks.ks_p.tolist(),
+        "rank histogram": ranks.chi_squared_p.tolist(),
+        "central intervals": ks_p_values(central).tolist(),
+    }
+    p_values = {
+        f"{test} of {name}": p
+        for test, found in tests.items()
+        for name, p in zip(values.names, found, strict=True)
+    }
+    for name, contents in values.regions.items():
+        p_values[name] = float(ks_p_values(contents[:, None]))
+    dims = values.scores.shape[1]
+    return Calibration(
+        values.names,
+        len(values.ranks),
+        ranks,
+        coverage_curve(central[:, :dims]),
+        {name: coverage_curve(found[:, None]) for name, found in values.regions.items()},
+        values.scores.mean(dim=0).cpu(),
+        p_values,
+        holm(p_values),
+        level,
+    )
