@@ -25,7 +25,6 @@ from dnnlib.errors import DataError, UsageError
 
 SHORTEST_TAIL = 5
 LOG_TINY = log(torch.finfo(torch.float64).tiny)
-NEGLIGIBLE = 10 * torch.finfo(torch.float64).eps
 PRIOR_K, PRIOR_COUNT = 0.5, 10
 BLOCK_NUMBERS = 2**23
 """How many numbers a fit holds at once."""
@@ -131,9 +130,8 @@ def _smoothed_tail(ordered: Tensor) -> tuple[Tensor, Tensor]:
     k, sigma = _pareto_fit(excess, inside, length)
     probability = ((place.double() + 0.5) / length).clamp(min=0)
     exponent = -torch.log1p(-probability)
-    steep = torch.where(k.abs() < torch.finfo(k.dtype).eps, 1.0, k)
-    quantile = torch.where(steep == k, torch.expm1(k * exponent) / steep, exponent) * sigma
-    fits = (length >= SHORTEST_TAIL) & k.isfinite() & (sigma > 0)
+    quantile = torch.expm1(k * exponent) / k * sigma
+    fits = (length >= SHORTEST_TAIL) & sigma.isfinite()
     smoothed = (quantile + begin).log().clamp(max=0)
     unknown = torch.where(length > 0, torch.inf, -torch.inf)
     # Without any weight there is no tail either, but nothing is known.
@@ -156,9 +154,7 @@ def _pareto_fit(excess: Tensor, inside: Tensor, length: Tensor) -> tuple[Tensor,
     shape = _mean_log(theta, excess, inside)
     fit = count * ((-theta / shape).log() - shape - 1)
     weight = torch.where(index <= grid, fit, -torch.inf).softmax(dim=1)
-    weight = torch.where(weight >= NEGLIGIBLE, weight, 0.0)
-    theta = torch.where(weight > 0, theta, 0.0)
-    mean = (theta * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True)
+    mean = (theta * weight).sum(dim=1, keepdim=True)
     raw = _mean_log(mean, excess, inside)
     return (count * raw + PRIOR_COUNT * PRIOR_K) / (count + PRIOR_COUNT), -raw / mean
 

@@ -54,11 +54,13 @@ def test_smoothing_makes_weighted_means_less_noisy() -> None:
 def test_weights_without_a_tail_say_so() -> None:
     equal = torch.zeros(1, 100, dtype=torch.float64)
     few, none, one = (torch.full((1, 100), -torch.inf, dtype=torch.float64) for _ in range(3))
+    # Many that are hardly above the smallest numbers there are, and one beside which they vanish.
+    steep = torch.cat([torch.linspace(-708.3, -707.9, 99).double(), double([0.0])])[None]
     few[0, :3] = double([1.0, 2.0, 3.0])
     one[0, 5] = -1e5
-    found = smoothed_weights(torch.cat([equal, few, none, one]))
-    assert found.k.tolist() == [-torch.inf, torch.inf, torch.inf, torch.inf]
-    assert found.effective_size.tolist() == pytest.approx([100, 1.959, 0, 1], abs=1e-3)
+    found = smoothed_weights(torch.cat([equal, few, none, one, steep]))
+    assert found.k.tolist() == [-torch.inf, *[torch.inf] * 4]
+    assert found.effective_size.tolist() == pytest.approx([100, 1.959, 0, 1, 1], abs=1e-3)
     assert (found.log_weights[2] == -torch.inf).all()
 
 

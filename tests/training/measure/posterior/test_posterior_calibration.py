@@ -57,6 +57,14 @@ def test_exact_posteriors_pass() -> None:
     assert abs(found.intervals.pooled_deviation) < 3
 
 
+def test_a_dimension_that_never_changes_is_no_failure() -> None:
+    draws, truth = normal(200, 50, 2), normal(200, 2, seed=1)
+    draws[..., 1] = truth[:, 1] = 7
+    found = calibrate(run_values(draws, truth, seeded()))
+    assert found.passed
+    assert float(found.crps[1]) == pytest.approx(0, abs=1e-12)
+
+
 def test_narrow_posteriors_fail_in_coverage_and_in_tarp() -> None:
     found = calibrate(gaussian_values(0.5, 0.5, dims=3, width=0.8, runs=1000))
     assert not found.passed
@@ -97,6 +105,10 @@ def test_portions_of_runs_are_joined() -> None:
     # Ten of 50 draws are kept: the 5th, 10th and so on.
     below = (draws[:, 4::5] < truth[:, None]).sum(dim=1)
     assert torch.equal((11 * joined.ranks[:, :2]).floor().long(), below)
+    closer = ((draws[:, 4::5] - references[:, None]) / double([1, 2])).norm(dim=2)
+    reach = ((truth - references) / double([1, 2])).norm(dim=1)
+    closer = (closer < reach[:, None]).sum(dim=1)
+    assert torch.equal((11 * joined.regions["TARP"]).floor().long(), closer)
     with pytest.raises(DataError, match="same quantities"):
         RunValues.joined([joined, gaussian_values(1, 1, dims=1, runs=2)])
 

@@ -89,7 +89,8 @@ def test_bad_numbers_are_refused() -> None:
         kept_by_thinning(double([torch.nan]), 5)
     with pytest.raises(DataError, match="19 runs are too few"):
         uniformity(torch.rand(19, 2))
-    with pytest.raises(DataError, match=r"outside of \[0, 1\]"):
-        uniformity(truth)
+    for values in (-torch.rand(30, 1), 1.1 + torch.rand(30, 1)):
+        with pytest.raises(DataError, match=r"outside of \[0, 1\]"):
+            uniformity(values)
     with pytest.raises(UsageError, match="level 1"):
         simultaneous_band(100, level=1)
