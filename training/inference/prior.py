@@ -40,12 +40,16 @@ class Prior:
         times: Of the integration, increasing ``[steps + 1]``.
         solver: Of the integration.
         deblurred: Whether to draw clean points.
+        unit: One of the user's units in those of the flow; images have gray levels.
+        origin: The flow's 0 in the user's units.
     """
 
     flow: ProbabilityFlow
     times: Tensor
     solver: Solver
     deblurred: bool = False
+    unit: float = 1.0
+    origin: float = 0.0
 
     def __post_init__(self) -> None:
         if self.deblurred and self.flow.basis.dim > MOST_DEBLURRED:
@@ -79,11 +83,13 @@ class Prior:
         end, calls = trajectory.end, trajectory.calls
         if self.deblurred:
             end, calls = self._clean(flow, end, w[:, dim:]), calls + dim
-        return Generated(flow.to_data(end, self.times[0]), calls)
+        points = flow.to_data(end, self.times[0])
+        return Generated(self.origin + points / self.unit, calls)
 
     def whitened(self, points: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
         """The standard normal variables ``[N, D]`` of blurred points ``[N, D]``."""
         flow = self.flow.given(**conditions) if conditions else self.flow
+        points = (points - self.origin) * self.unit
         return flow.latent_law(self.times[-1]).whiten(flow.encode(points, self.times, self.solver))
 
     def _clean(self, flow: ProbabilityFlow, x: Tensor, w: Tensor) -> Tensor:

@@ -107,9 +107,10 @@ def _smoothed(log_weights: Tensor, tail: int) -> tuple[Tensor, Tensor]:
     if tail < SHORTEST_TAIL:
         k = relative.new_full((len(relative),), torch.inf)
     else:
-        ordered, places = relative.sort(dim=1)
-        fitted, k = _smoothed_tail(ordered[:, -tail - 1 :])
-        relative = relative.scatter(1, places[:, -tail:], fitted)
+        # Only the tail has to be in order, and it is short.
+        falling, places = relative.topk(min(tail + 1, relative.shape[1]), dim=1)
+        fitted, k = _smoothed_tail(falling.flip(1))
+        relative = relative.scatter(1, places.flip(1)[:, -tail:], fitted)
     normalizer = torch.where(some, relative.logsumexp(dim=1, keepdim=True), 0.0)
     return relative - normalizer, k
 
