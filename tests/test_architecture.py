@@ -75,6 +75,7 @@ BELOW = {
     "training.networks": GROUND,
     "training.flow": GROUND,
     "training.measure": (*GROUND, "training.flow"),
+    "training.inference": (*GROUND, "training.flow", "training.measure"),
     "training.model": (*GROUND, "training.flow", "training.networks"),
     "training": GROUND,
 }

@@ -1,7 +1,7 @@
 """Draws from posteriors."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -44,6 +44,11 @@ class Draws:
             self.calls[places.cpu()],
             {name: values[places.cpu()] for name, values in self.stats.items()},
         )
+
+    def without_draws(self) -> "Draws":
+        """What the sampler says of each observation alone."""
+        found = self.log_likelihood[:, :, :0]
+        return replace(self, w=self.w[:, :, :0], points=self.points[:, :, :0], log_likelihood=found)
 
     def chosen(self, picks: Tensor) -> "Draws":
         """Draws ``[M, C, S']`` taken again from each chain by their numbers."""

@@ -136,13 +136,16 @@ def options_of(
     return field(default_factory=partial(cls, **own), metadata={_SHARED: _Shared(cls, unset, own)})
 
 
-def takes(cls: type[S]) -> Callable[[Callable[[S], None]], Callable[..., None]]:
-    """Gives a command the options of a settings class, and its function one object of it."""
+def takes(cls: type[S]) -> Callable[[Callable[[S], int | None]], Callable[..., int | None]]:
+    """Gives a command the options of a settings class, and its function one object of it.
 
-    def decorate(function: Callable[[S], None]) -> Callable[..., None]:
+    What the function returns is the exit code of the script.
+    """
+
+    def decorate(function: Callable[[S], int | None]) -> Callable[..., int | None]:
         @wraps(function)
-        def run(**values: Any) -> None:
-            function(cls.of(values, _typed()))
+        def run(**values: Any) -> int | None:
+            return function(cls.of(values, _typed()))
 
         for parameter in reversed(list(parameters_of(cls))):
             # As click's own decorators do it.

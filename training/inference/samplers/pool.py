@@ -6,7 +6,7 @@ says whether they can be trusted (Vehtari, Simpson, Gelman, Yao and Gabry 2024):
 cannot.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,20 +32,23 @@ class Pool:
         w: Standard normal variables ``[P, dim]``, the same for all groups.
         points: Points of data space ``[G, P, D]``.
         group: The group of each observation, ``[M]``.
+        calls: Network calls that the pool took, shared out over its observations.
     """
 
     w: Tensor
     points: Tensor
     group: Tensor
+    calls: float
 
     @classmethod
-    def draw(cls, target: Target, size: int, seed: int) -> "Pool":
-        """So many draws; each rank makes its share of them.
+    def draw(cls, target: Target, size: int, seed: int, shared: bool = False) -> "Pool":
+        """So many draws.
 
         Args:
             target: Has the prior, and labels if the network takes any.
             size: P.
             seed: Of the draws.
+            shared: Whether all ranks draw this pool at once, so that each makes a share of it.
         """
         w = even_normal(size, target.dim, hash_seed(seed, Stream.PRIOR_DRAWS)).to(target.device)
         if target.labels is None:
@@ -54,12 +57,19 @@ class Pool:
         else:
             kinds, group = torch.unique(target.labels, dim=0, return_inverse=True)
             first = torch.stack([(group == kind).nonzero()[0, 0] for kind in range(len(kinds))])
-        mine = distributed.shard(size)
+        mine = w[distributed.shard(size)] if shared else w
         points = []
         for observation in first.tolist():
-            which = torch.full((len(w[mine]),), observation, device=w.device)
-            points.append(distributed.gather_rows(target.points(w[mine], which), size))
-        return cls(w, torch.stack(points), group.to(torch.int64).to(w.device))
+            which = torch.full((len(mine),), observation, device=w.device)
+            found = target.points(mine, which)
+            points.append(distributed.gather_rows(found, size) if shared else found)
+        ranks = distributed.world_size() if shared else 1
+        calls = target.calls * ranks / target.count
+        return cls(w, torch.stack(points), group.to(torch.int64).to(w.device), calls)
+
+    def of(self, places: Tensor) -> "Pool":
+        """The same draws for the observations at these places ``[m]``."""
+        return replace(self, group=self.group[places.to(self.group.device)])
 
     def log_weights(self, target: Target, rows: slice) -> Tensor:
         """Log likelihoods ``[m, P]`` of some observations at all of the pool."""
@@ -104,7 +114,7 @@ class Pool:
             self.points[group, picks].view(*where, -1),
             found.gather(1, picks).view(where),
             ["pool"] * count,
-            torch.full((count,), target.calls / target.count, dtype=torch.float64),
+            torch.full((count,), self.calls, dtype=torch.float64),
             {"effective_size": weights.effective_size.cpu(), "pareto_k": weights.k.cpu()},
         )
 

@@ -1,0 +1,284 @@
+"""Posteriors of what was not seen, given what was, and the check that they are calibrated.
+
+sample draws from the posterior of each observation; check finds truths again.
+"""
+
+import json
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dnnlib.errors import UsageError
+from dnnlib.files import require_folder, require_new
+from dnnlib.logs import logger
+from torch_utils import distributed
+from torch_utils.distributed import process_group
+from torch_utils.results import provenance, save_json
+from training.files.observations import read_observations
+from training.files.posterior import (
+    CHECK_FORMAT,
+    FORMAT,
+    overview,
+    save_netcdf,
+    save_values,
+)
+from training.inference.draws import Draws
+from training.inference.likelihoods import Likelihood
+from training.inference.prior import Prior
+from training.inference.sampling import Problem
+from training.inference.summary import RULE, Summary
+from training.inference.target import Target
+from training.inference.user_likelihood import UserLikelihood
+from training.measure.posterior.calibration import Calibration, calibrate
+from training.settings.declared import takes
+from training.settings.latents import recorded_eps
+from training.settings.posterior import (
+    CheckSettings,
+    CommonSettings,
+    SampleSettings,
+    observed_numbers,
+)
+from training.settings.script import group, run_script
+from training.simulation.latents import LatentChoice
+from training.simulation.posterior_subjects import PosteriorSubject
+from training.simulation.posteriors import Check, Groups, sample_groups, sampled
+
+NOT_CONVERGED = 3
+"""Exit code of ``--strict``."""
+
+
+@group(help=__doc__)
+def main() -> None:
+    pass
+
+
+@main.command()
+@takes(SampleSettings)
+def sample(settings: SampleSettings) -> int:
+    """Draw from the posterior of each observation.
+
+    \b
+    Files: {data}_{schedule}_posterior.nc      draws, for ArviZ
+           {data}_{schedule}_posterior.json    summaries, options, whether they converged
+    """
+    began = perf_counter()
+    subject, latent = opened(settings)
+    likelihood = settings.likelihood.chosen(subject)
+    observed, labels = observations(settings, subject, likelihood)
+    stem = settings.save_dir / f"{subject.stem}_posterior"
+    draws_file, numbers_file = stem.with_suffix(".nc"), stem.with_suffix(".json")
+    with process_group(settings.run.device_name) as device:
+        require_new([draws_file, numbers_file], settings.run.overwrite)
+        require_folder(settings.save_dir)
+        distributed.barrier()  # no rank writes before all have looked
+        subject = replace(subject, flow=latent.on(subject.flow).to(device))
+        fine, coarse = settings.prior.priors(subject)
+        rows = settings.prior.batch_gpu or subject.rows
+        target = Target(
+            fine,
+            likelihood.to(device),
+            observed.to(device),
+            rows,
+            None if labels is None else labels.to(device),
+        )
+        problem = Problem(target, coarse, list(range(len(observed))), not fine.deblurred)
+        plan = settings.sampler.plan(subject)
+        options = settings.recorded(eps=recorded_eps(settings.prior.eps, latent), pool=plan.pool)
+        groups = Groups(
+            stem.with_suffix(".part"),
+            fingerprint(options, subject, observed, labels, settings.likelihood.likelihood),
+            len(observed),
+        )
+        sample_groups(problem, plan, groups)
+        if not distributed.is_main():
+            groups.remove()
+            return 0
+        parts = list(summaries(groups))
+        summary = Summary.joined([part for _, part in parts])
+        about = {
+            "options": {**options, "device_name": str(device)},
+            "network_sha256": subject.digest,
+            "points": "clean" if fine.deblurred else "with the noise of the first time",
+        }
+        save_netcdf(
+            draws_file,
+            ((draws, latents_of(draws, fine)) for draws, _ in sampled(groups)),
+            (plan.chains, plan.draws, len(observed), subject.dim),
+            list(subject.names),
+            None if isinstance(likelihood, UserLikelihood) else observed,
+            about,
+        )
+        found = overview(Draws.joined([draws for draws, _ in parts]), summary, subject.names)
+        seconds = perf_counter() - began
+        content = {
+            "format": FORMAT,
+            **about,
+            "rule": RULE,
+            "seconds": seconds,
+            **found,
+            **provenance(),
+        }
+        save_json(numbers_file, content)
+        groups.remove()
+        report(found, len(observed))
+        logger.info(f"Wrote {draws_file} and {numbers_file.name} after {seconds:.1f} s")
+        missed = int((~summary.converged).sum())
+        return NOT_CONVERGED if missed and settings.strict else 0
+
+
+@main.command()
+@takes(CheckSettings)
+def check(settings: CheckSettings) -> None:
+    """Find truths again: whether sampler (--truth=flow) or model (--truth=data) are calibrated.
+
+    \b
+    Files: {data}_{schedule}_posterior_check.json    p-values, coverage, verdict
+           {data}_{schedule}_posterior_check.npz     ranks and scores of each run
+    """
+    began = perf_counter()
+    subject, latent = opened(settings)
+    likelihood = settings.likelihood.chosen(subject)
+    if subject.label_dim:
+        raise UsageError("check is for networks without classes")
+    plan = settings.sampler.plan(subject)
+    data = None
+    if settings.truth == "data":
+        data = subject.truths(settings.data_root, settings.runs, plan.seed)
+    stem = settings.save_dir / f"{subject.stem}_posterior_check"
+    values_file, numbers_file = stem.with_suffix(".npz"), stem.with_suffix(".json")
+    with process_group(settings.run.device_name) as device:
+        require_new([values_file, numbers_file], settings.run.overwrite)
+        require_folder(settings.save_dir)
+        distributed.barrier()
+        subject = replace(subject, flow=latent.on(subject.flow).to(device))
+        fine, coarse = settings.prior.priors(subject)
+        rows = settings.prior.batch_gpu or subject.rows
+        likelihood = likelihood.to(device)
+        # A likelihood that cannot be drawn from is refused here, before anything is sampled.
+        dummy = torch.zeros(1, subject.dim, dtype=torch.float64, device=device)
+        seen = likelihood.simulate(dummy, torch.Generator()).to(device)
+
+        def problem(observed: Tensor, numbers: list[int]) -> Problem:
+            target = Target(fine, likelihood, observed, rows)
+            return Problem(target, coarse, numbers, not fine.deblurred)
+
+        names = list(subject.names)
+        checked = Check(Target(fine, likelihood, seen, rows), problem, plan, names, data)
+        options = settings.recorded(eps=recorded_eps(settings.prior.eps, latent), pool=plan.pool)
+        groups = Groups(
+            stem.with_suffix(".part"),
+            fingerprint(options, subject, data, None, settings.likelihood.likelihood),
+            settings.runs,
+        )
+        values = checked.run(groups)
+        if distributed.is_main():
+            found = calibrate(values, settings.level)
+            save_values(values_file, values, groups.fingerprint)
+            seconds = perf_counter() - began
+            content = {
+                "format": CHECK_FORMAT,
+                "question": "model" if settings.truth == "data" else "sampler",
+                **found.summary(),
+                "options": {**options, "device_name": str(device)},
+                "network_sha256": subject.digest,
+                "seconds": seconds,
+                **provenance(),
+            }
+            save_json(numbers_file, content)
+        groups.remove()
+        if distributed.is_main():
+            report_check(found)
+            logger.info(f"Wrote {numbers_file} and {values_file.name} after {seconds:.1f} s")
+
+
+def opened(settings: CommonSettings) -> tuple[PosteriorSubject, LatentChoice]:
+    """The prior's network or toy, and its law of latents."""
+    subject = settings.prior.subject(settings.inflation)
+    latent = settings.prior.latent().settled(subject.flow, subject.t_max, subject.dims_to_keep)
+    if latent.eps is not None or latent.paper:
+        raise UsageError(f"--eps is '{settings.prior.eps}': a prior has the law learned or auto")
+    return subject, latent
+
+
+def observations(
+    settings: SampleSettings, subject: PosteriorSubject, likelihood: Likelihood
+) -> tuple[Tensor, Tensor | None]:
+    """What was observed ``[M, K]``, and the labels of networks with classes."""
+    classes = None
+    if settings.condition is not None:
+        classes = read_observations(settings.condition).long().flatten()
+    if settings.observation is None:
+        observed = torch.zeros(1, 0, dtype=torch.float64)
+    else:
+        found = read_observations(settings.observation, subject.image_shape)
+        observed = observed_numbers(found, likelihood, subject.dim, settings.observation)
+    if classes is not None and len(classes) != len(observed):
+        raise UsageError(
+            f"{settings.condition} has {len(classes)} classes for {len(observed)} observations"
+        )
+    return observed, subject.labels(classes)
+
+
+def latents_of(draws: Draws, prior: Prior) -> Tensor:
+    """Latents ``[m, C, S, D]`` of draws."""
+    flow = prior.flow
+    w = draws.w[..., : flow.basis.dim].to(flow.device)
+    law = flow.latent_law(prior.times[-1])
+    return law.unwhiten(w.flatten(0, 2)).view(w.shape).cpu()
+
+
+def summaries(groups: Groups) -> Any:
+    """What is known of each group without its draws."""
+    for draws, summary in sampled(groups):
+        yield draws.without_draws(), summary
+
+
+def fingerprint(
+    options: dict[str, Any],
+    subject: PosteriorSubject,
+    observed: Tensor | None,
+    labels: Tensor | None,
+    likelihood: str,
+) -> str:
+    """Says which run it is: all that its draws depend on."""
+    apart = ("save_dir", "overwrite", "strict", "device_name", "network", "level")
+    told = {name: value for name, value in options.items() if name not in apart}
+    content = sha256(json.dumps(told, sort_keys=True, default=str).encode())
+    content.update(str(subject.digest).encode())
+    for part in (observed, labels):
+        if part is not None:
+            content.update(part.cpu().numpy().tobytes())
+    file = Path(likelihood.rpartition(":")[0])
+    if file.is_file():
+        content.update(file.read_bytes())
+    return content.hexdigest()
+
+
+def report(found: dict[str, Any], count: int) -> None:
+    """Tells the most important numbers."""
+    samplers = ", ".join(f"{number} by {name}" for name, number in found["samplers"].items())
+    logger.info(f"{count} posterior(s): {samplers}; {found['network_calls']:.3g} network calls")
+    r_hat = found["r_hat"]
+    mixed = f"largest R-hat {r_hat['largest']:.3f}, " if r_hat else ""
+    logger.info(f"{mixed}fewest effective draws {found['ess_bulk']['smallest']:.0f}")
+    if found["converged"] < count:
+        logger.warning(
+            f"Warning: {count - found['converged']} of {count} have not converged: give more "
+            "--draws or --warmup, or another --sampler"
+        )
+
+
+def report_check(found: Calibration) -> None:
+    """Tells the verdict."""
+    logger.info(found.verdict)
+    off = found.summary()["central_intervals"]
+    logger.info(f"Coverage of central intervals: {json.dumps(off)[:200]}")
+
+
+if __name__ == "__main__":
+    run_script(main)

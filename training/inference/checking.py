@@ -1,0 +1,159 @@
+"""Simulation-based calibration: truths that are to be found again (Talts et al. 2018).
+
+A truth is drawn, an observation is simulated of it, and its posterior sampled. If prior, likelihood
+and sampler are right, the truth is one more draw of that posterior: ranks are uniform, and regions
+contain what they say.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from torch_utils.seeds import hash_seed, seeded_generator
+from torch_utils.streams import Stream
+from training.inference.draws import Draws
+from training.inference.likelihoods import Likelihood
+from training.inference.samplers.pool import Pool
+from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
+from training.inference.target import Target
+from training.measure.posterior.calibration import RunValues, run_values
+from training.measure.posterior.convergence import convergence
+
+LIKELIHOOD, RADIUS = "log likelihood", "radius"
+
+
+@dataclass(frozen=True)
+class Truths:
+    """What is to be found again.
+
+    Attributes:
+        points: ``[R, D]``, in the data's units.
+        w: Their standard normal variables ``[R, dim]``; None where they are not known.
+    """
+
+    points: Tensor
+    w: Tensor | None
+
+
+def truths_of_prior(target: Target, numbers: Sequence[int], seed: int) -> Truths:
+    """A draw of the prior for each run.
+
+    Args:
+        target: Has the prior; its observations do not matter.
+        numbers: Of the runs.
+        seed: Of the draws.
+    """
+    rows = [
+        torch.randn(
+            target.dim,
+            generator=seeded_generator("cpu", seed, Stream.TRUTHS, number),
+            dtype=torch.float64,
+        )
+        for number in numbers
+    ]
+    w = torch.stack(rows).to(target.device)
+    which = torch.zeros(len(w), dtype=torch.int64, device=w.device)
+    return Truths(target.points(w, which), w)
+
+
+def truths_of_data(target: Target, points: Tensor, numbers: Sequence[int], seed: int) -> Truths:
+    """Points ``[R, D]`` that were not trained on; their variables are those of the points with the
+    noise of the first time, as the prior has it, unless it is deblurred."""
+    prior = target.prior
+    if prior.deblurred:
+        return Truths(points, None)
+    start = prior.times[0]
+    noise = torch.cat(
+        [
+            prior.flow.schedule.sample_noise(
+                1, start.cpu(), seeded_generator("cpu", seed, Stream.MELT_NOISE, number)
+            )
+            for number in numbers
+        ]
+    ).to(points)
+    flow = prior.flow
+    clean = (points - prior.origin) * prior.unit
+    states = flow.schedule.scale(start) * (flow.to_eigen(clean) + noise)
+    melted = flow.simulate(states, prior.times, prior.solver).end
+    return Truths(points, flow.latent_law(prior.times[-1]).whiten(melted))
+
+
+def simulated(likelihood: Likelihood, points: Tensor, numbers: Sequence[int], seed: int) -> Tensor:
+    """An observation ``[R, K]`` of each point ``[R, D]``."""
+    rows = [
+        likelihood.simulate(
+            points[index : index + 1],
+            seeded_generator("cpu", seed, Stream.OBSERVATION_NOISE, number),
+        )
+        for index, number in enumerate(numbers)
+    ]
+    return torch.cat(rows).to(points.device)
+
+
+def check_runs(
+    problem: Problem,
+    plan: SamplingPlan,
+    truths: Truths,
+    names: Sequence[str],
+    pool: Pool | None = None,
+) -> tuple[RunValues, Draws]:
+    """Samples the posterior of each run, and keeps what calibration needs of it.
+
+    Args:
+        problem: The observations that were simulated of the truths.
+        plan: How to sample.
+        truths: What is to be found again.
+        names: Of the coordinates.
+        pool: Prior draws, if all runs share them.
+    """
+    draws = sample_posteriors(problem, plan, pool)
+    target, basis = problem.target, problem.target.prior.flow.basis
+    count, dim = truths.points.shape
+    points = draws.points.reshape(count, -1, dim)
+    found = draws.log_likelihood.reshape(count, -1)
+    of_truth = target.likelihood.log_prob(truths.points, target.observed)
+    scale = basis.covariance().diagonal().sqrt() / target.prior.unit
+    density = None
+    if truths.w is not None:
+        w = draws.w.reshape(count, found.shape[1], -1)
+        density = (
+            found - w.square().sum(dim=2) / 2,
+            of_truth - truths.w.square().sum(dim=1) / 2,
+        )
+    values = run_values(
+        points,
+        truths.points,
+        seeded_generator("cpu", hash_seed(plan.seed, problem.numbers[0])),
+        names=names,
+        others={
+            LIKELIHOOD: (found, of_truth),
+            RADIUS: (_radius(points, problem, scale), _radius(truths.points, problem, scale)),
+        },
+        log_density=density,
+        scale=scale,
+        effective=effective(draws),
+    )
+    return values, draws
+
+
+def effective(draws: Draws) -> Tensor:
+    """How many independent draws each posterior's are worth, ``[M]``: least over coordinates."""
+    worth = []
+    for index in range(draws.count):
+        if draws.sampler[index] == "pool":
+            size = draws.log_likelihood[index].numel()
+            worth.append(draws.stats["effective_size"][index].clamp(max=size))
+        else:
+            found = convergence(draws.points[index].cpu()).ess_bulk
+            worth.append(found.min())
+    return torch.stack(worth).double()
+
+
+def _radius(points: Tensor, problem: Problem, scale: Tensor) -> Tensor:
+    """Distance ``[...]`` of points ``[..., D]`` from the mean, in standard deviations."""
+    prior = problem.target.prior
+    mean = prior.origin + prior.flow.basis.mean / prior.unit
+    spread = torch.where(scale > 0, scale, 1.0)
+    return ((points - mean) / spread).norm(dim=-1)

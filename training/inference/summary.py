@@ -1,0 +1,84 @@
+"""What draws from posteriors say: means, intervals, and whether the sampler has converged."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from training.inference.draws import Draws
+from training.measure.posterior.convergence import convergence
+from training.measure.posterior.importance import k_threshold
+
+LEVELS = (0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975)
+"""Of the quantiles: ends of the central 50, 80, 90 and 95 % intervals, and the median."""
+LARGEST_R_HAT, FEWEST_EFFECTIVE = 1.05, 100
+RULE = (
+    f"chains: R-hat at most {LARGEST_R_HAT} and bulk effective draws at least {FEWEST_EFFECTIVE} "
+    f"in all coordinates; pool: Pareto k below its threshold and weights worth at least "
+    f"{FEWEST_EFFECTIVE} draws"
+)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Of M posteriors in D coordinates, float64, on the CPU.
+
+    Attributes:
+        mean: ``[M, D]``.
+        std: ``[M, D]``.
+        quantiles: ``[M, D, len(LEVELS)]``.
+        r_hat: ``[M, D]``; NaN of pools, whose draws are independent.
+        ess_bulk: Effective draws for the mean, ``[M, D]``; of pools the worth of their weights.
+        ess_tail: Effective draws for the 5 and 95 % quantiles, ``[M, D]``.
+        mcse_mean: Monte Carlo standard error of the mean, ``[M, D]``.
+        mcse_std: That of the standard deviation, ``[M, D]``.
+        converged: ``[M]``, by ``RULE``.
+    """
+
+    mean: Tensor
+    std: Tensor
+    quantiles: Tensor
+    r_hat: Tensor
+    ess_bulk: Tensor
+    ess_tail: Tensor
+    mcse_mean: Tensor
+    mcse_std: Tensor
+    converged: Tensor
+
+    @classmethod
+    def of(cls, draws: Draws, pool: int) -> "Summary":
+        """The summary of draws.
+
+        Args:
+            draws: Of M posteriors.
+            pool: Prior draws of a pool.
+        """
+        rows = [_of_one(draws, index, pool) for index in range(draws.count)]
+        return cls(*(torch.stack(column) for column in zip(*rows, strict=True)))
+
+    @classmethod
+    def joined(cls, parts: list["Summary"]) -> "Summary":
+        """The summaries of several groups of posteriors."""
+        names = cls.__dataclass_fields__
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+
+
+def _of_one(draws: Draws, index: int, pool: int) -> tuple[Tensor, ...]:
+    points = draws.points[index].cpu()
+    flat = points.flatten(0, 1)
+    std = flat.std(dim=0)
+    levels = torch.tensor(LEVELS, dtype=flat.dtype)
+    common = (flat.mean(dim=0), std, flat.quantile(levels, dim=0).T)
+    if draws.sampler[index] == "pool":
+        worth = draws.stats["effective_size"][index].expand_as(std)
+        error = std / worth.clamp_max(len(flat)).sqrt()
+        trusted = draws.stats["pareto_k"][index] <= k_threshold(pool)
+        converged = trusted & (worth[0] >= FEWEST_EFFECTIVE)
+        nan = torch.full_like(std, torch.nan)
+        return (*common, nan, worth, worth, error, error / 2**0.5, converged)
+    found = convergence(points)
+    # A coordinate that does not vary has no R-hat, and nothing in it that could differ.
+    mixed = (found.r_hat <= LARGEST_R_HAT) | (std == 0)
+    converged = (mixed & (found.ess_bulk >= FEWEST_EFFECTIVE)).all()
+    errors = (found.mcse_mean, found.mcse_std)
+    return (*common, found.r_hat, found.ess_bulk, found.ess_tail, *errors, converged)

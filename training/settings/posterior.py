@@ -1,0 +1,267 @@
+"""Settings of ``posterior.py``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import torch
+from torch import Tensor
+
+from dnnlib.errors import UsageError
+from training.data.toys import TOY_NAMES
+from training.files.observations import HALVES, read_array, read_mask, read_noise
+from training.flow.solvers import get_solver
+from training.inference.likelihoods import Gaussian, Likelihood
+from training.inference.prior import Prior
+from training.inference.sampling import SAMPLERS, WARMUP, SamplingPlan
+from training.inference.user_likelihood import UserLikelihood
+from training.settings.common import RunOptions, save_dir, seed
+from training.settings.declared import Declared, option, options_of
+from training.settings.latents import eps, latent_choice
+from training.settings.networks import calibration
+from training.settings.schedules import InflationOptions
+from training.settings.types import COUNT, FILE, choice
+from training.simulation.latents import LatentChoice
+from training.simulation.networks import NetworkChoice, NetworkFile
+from training.simulation.posterior_subjects import IMAGE_POOL, TOY_POOL, PosteriorSubject
+from training.simulation.toys import ToyChoice
+
+LIKELIHOODS = ("gaussian", "mask", "linear")
+SOLVER = "exp_ab2"
+"""One call a step: draws are many, and their errors need only be small beside their spread."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorOptions(Declared):
+    """The prior."""
+
+    section = "Prior"
+    network: str | None = option(unset="none", help="Network file: a path or an https URL")
+    data_name: str | None = option(
+        type=choice(TOY_NAMES), unset="none", help="A toy with its own denoiser, without a network"
+    )
+    calibration: bool = calibration()
+    eps: str | None = eps()
+    deblur: bool = option(
+        is_flag=True,
+        help="Posterior of the clean points, not of those with the noise of the first time; up to "
+        "16 dimensions, by all samplers but hmc.",
+    )
+    n_iters: int = option(type=COUNT, default=24, help=f"Steps of {SOLVER} for the final draws.")
+    chain_n_iters: int = option(type=COUNT, default=10, help="Steps inside chains.")
+    batch_gpu: int | None = option(
+        "--batch-gpu", type=COUNT, unset="256; of images 16", help="Points of one network call"
+    )
+
+    def __post_init__(self) -> None:
+        if (self.network is None) == (self.data_name is None):
+            raise UsageError("give either --network, or --data_name for a toy's own denoiser")
+
+    def subject(self, inflation: InflationOptions) -> PosteriorSubject:
+        """Raises DataError if the network file is missing or broken."""
+        if self.network is None:
+            assert self.data_name is not None
+            return PosteriorSubject.exact(
+                ToyChoice(self.data_name, inflation=inflation.arguments())
+            )
+        said = {name for name in inflation.given if getattr(inflation, name, None) is not None}
+        if said:
+            raise UsageError(f"--{min(said)} is for --data_name: a network knows its schedule")
+        choice = NetworkChoice(self.network, calibrated=self.calibration)
+        return PosteriorSubject.of_network(NetworkFile.open(choice))
+
+    def latent(self) -> LatentChoice:
+        """The law of latents."""
+        return latent_choice(self.eps, "give learned, auto or a variance")
+
+    def priors(self, subject: PosteriorSubject) -> tuple[Prior, Prior]:
+        """The fine prior, and the coarse one of chains."""
+        solver, flow = get_solver(SOLVER, 1e-6, 1e-6), subject.flow
+        fine, coarse = (
+            subject.prior(flow.times(steps), solver, self.deblur)
+            for steps in (self.n_iters, self.chain_n_iters)
+        )
+        return fine, coarse
+
+
+@dataclass(frozen=True, kw_only=True)
+class LikelihoodOptions(Declared):
+    """What was observed."""
+
+    section = "Likelihood"
+    likelihood: str = option(
+        default="gaussian",
+        help="gaussian (the whole point is observed), mask (some coordinates, by --mask), linear "
+        "(a linear map, by --operator), each with Gaussian noise; or FILE.py:function, log "
+        "likelihoods [N] of points [N, D].",
+    )
+    noise_std: str | None = option(
+        unset="none",
+        help="Standard deviation of the noise in the data's units (gray levels of images): one "
+        "number, one for each observed number with commas, or a .npy of them or of a covariance",
+    )
+    mask: str | None = option(
+        unset="none",
+        help="What is observed: coordinates by name or number from 0 on, with commas; "
+        f"{', '.join(HALVES)} of images; or a .npy of booleans, true where observed",
+    )
+    operator: Path | None = option(
+        type=FILE, unset="none", help="The matrix A [K, D] of linear, a .npy"
+    )
+
+    def __post_init__(self) -> None:
+        wanted = {"mask": "mask", "operator": "linear"}
+        for name, kind in wanted.items():
+            if (getattr(self, name) is not None) != (self.likelihood == kind):
+                raise UsageError(f"--{name} goes with --likelihood={kind}, and is needed there")
+        known = self.likelihood in LIKELIHOODS
+        if not known and ":" not in self.likelihood:
+            raise UsageError(
+                f"--likelihood is '{self.likelihood}': give {', '.join(LIKELIHOODS)}, or "
+                "FILE.py:function"
+            )
+        if known != (self.noise_std is not None):
+            raise UsageError(f"--noise_std goes with {', '.join(LIKELIHOODS)}, and is needed there")
+
+    def chosen(self, subject: PosteriorSubject) -> Likelihood:
+        """The likelihood.
+
+        Raises:
+            UsageError: Options contradict each other or the network.
+            DataError: A file is broken.
+        """
+        if self.noise_std is None:
+            return UserLikelihood.load(self.likelihood)
+        noise = read_noise(self.noise_std)
+        if self.mask is not None:
+            return Gaussian(noise, read_mask(self.mask, subject.names, subject.image_shape))
+        if self.operator is None:
+            return Gaussian(noise)
+        matrix = read_array(self.operator, "an operator", (2,))
+        if matrix.shape[1] != subject.dim:
+            raise UsageError(
+                f"{self.operator} has {matrix.shape[1]} columns, but points have {subject.dim} "
+                "coordinates"
+            )
+        return Gaussian(noise, operator=matrix)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerOptions(Declared):
+    """How to sample."""
+
+    section = "Sampler"
+    sampler: str = option(
+        type=choice(SAMPLERS),
+        default="auto",
+        help="auto takes a pool of prior draws where that is enough, and goes on to smc in few "
+        "dimensions, to hmc in many, or to elliptical without gradients.",
+    )
+    chains: int = option(type=COUNT, default=4, help="Chains of each observation.")
+    draws: int = option(type=COUNT, default=1000, help="Draws of each chain.")
+    warmup: int | None = option(
+        type=click.IntRange(min=0),
+        unset=", ".join(f"{steps} of {name}" for name, steps in WARMUP.items()),
+        help="Steps of a chain before its first draw",
+    )
+    thin: int = option(type=COUNT, default=1, help="Steps of a chain for each draw.")
+    pool: int | None = option(
+        type=click.IntRange(min=100),
+        unset=f"{TOY_POOL}; {IMAGE_POOL} of images",
+        help="Prior draws in the pool",
+    )
+    seed: int = seed("all draws")
+
+    def plan(self, subject: PosteriorSubject) -> SamplingPlan:
+        return SamplingPlan(
+            self.sampler,
+            self.chains,
+            self.draws,
+            self.warmup,
+            self.thin,
+            self.pool or subject.pool,
+            self.seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonSettings(Declared):
+    """Options of both commands."""
+
+    save_dir: Path = save_dir()
+    prior: PriorOptions = options_of(PriorOptions)
+    inflation: InflationOptions = options_of(InflationOptions, unset="{}; only with --data_name")
+    likelihood: LikelihoodOptions = options_of(LikelihoodOptions)
+    sampler: SamplerOptions = options_of(SamplerOptions)
+    run: RunOptions = options_of(RunOptions)
+
+    def __post_init__(self) -> None:
+        if self.prior.deblur and self.sampler.sampler == "hmc":
+            raise UsageError("--deblur has no gradients: take another --sampler than hmc")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSettings(CommonSettings):
+    """Options of ``sample``."""
+
+    observation: Path | None = option(
+        type=FILE,
+        unset="none",
+        help="Observations, one in each row of a table (CSV, TSV, npy, npz, Parquet), or images in "
+        "a zip or folder; a likelihood of your own needs none",
+    )
+    condition: Path | None = option(
+        type=FILE, unset="none", help="The class of each observation, one in each row of a table"
+    )
+    strict: bool = option(is_flag=True, help="Exit with code 3 if a posterior has not converged.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        own = self.likelihood.likelihood not in LIKELIHOODS
+        if own != (self.observation is None):
+            raise UsageError(
+                "--observation goes with gaussian, mask and linear, and is needed there"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckSettings(CommonSettings):
+    """Options of ``check``."""
+
+    truth: str = option(
+        type=choice(["flow", "data"]),
+        default="flow",
+        help="Where truths come from: flow asks whether the sampler is right, data whether the "
+        "model is.",
+    )
+    data_root: Path | None = option(
+        type=FILE, unset="none", help="Data set that the network was not trained on, for data"
+    )
+    runs: int = option(type=click.IntRange(min=20), default=1000, help="Truths to find again.")
+    level: float = option(
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        default=0.01,
+        help="p-value, the number of comparisons accounted for, below which a check fails.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.data_root is not None and self.truth != "data":
+            raise UsageError("--data_root goes with --truth=data")
+
+
+def observed_numbers(observed: Tensor, likelihood: Likelihood, dim: int, source: Path) -> Tensor:
+    """What a likelihood takes of observations ``[M, K]``: of whole points only what is seen.
+
+    Raises:
+        UsageError: There are as many numbers neither as are seen nor as a point has.
+    """
+    assert isinstance(likelihood, Gaussian)
+    seen = likelihood.observe(torch.zeros(1, dim, dtype=torch.float64)).shape[1]
+    if observed.shape[1] == dim and likelihood.coordinates is not None:
+        return observed[:, likelihood.coordinates]
+    if observed.shape[1] != seen:
+        raise UsageError(
+            f"{source} has {observed.shape[1]} numbers in each observation, but {seen} are observed"
+        )
+    return observed

@@ -1,0 +1,175 @@
+"""What a posterior is of: a network of a toy, a table or images, or a toy with its own denoiser."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dnnlib.errors import UsageError
+from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
+from training.data.toys import TOY_NAMES, Toy
+from training.flow.pfode import ProbabilityFlow
+from training.inference.prior import Prior
+from training.measure.roundtrip import LEVELS_PER_UNIT
+from training.simulation.images import ImageFlow
+from training.simulation.networks import NetworkFile
+from training.simulation.tables import TableFlow
+from training.simulation.toys import ToyChoice, ToyFlow
+
+ROWS = {"mlp": 256, "images": 16}
+"""Points of a block: with blocks of one size, results do not depend on what is sampled beside."""
+TOY_POOL, IMAGE_POOL = 2**17, 2**12
+
+
+@dataclass(frozen=True)
+class PosteriorSubject:
+    """A prior, and what its points are.
+
+    Attributes:
+        flow: The flow, on the CPU.
+        stem: How results are named.
+        names: Of the D coordinates.
+        known: What is recorded of the subject.
+        t_max: The last time of the training.
+        dims_to_keep: Dimensions that are not compressed.
+        digest: Of the network; None for a toy's own denoiser.
+        file: The network; None for a toy's own denoiser.
+        image_shape: ``(C, H, W)`` of images; None for other data.
+        label_dim: The number of classes; 0 for none.
+        toy: The toy, if it is one.
+        table: The table's flow, if it is one.
+        images: The flow of images, if it is one.
+    """
+
+    flow: ProbabilityFlow
+    stem: str
+    names: Sequence[str]
+    known: dict[str, Any]
+    t_max: float
+    dims_to_keep: int
+    digest: str | None = None
+    file: NetworkFile | None = None
+    image_shape: tuple[int, int, int] | None = None
+    label_dim: int = 0
+    toy: Toy | None = None
+    table: TableFlow | None = None
+    images: ImageFlow | None = None
+
+    @classmethod
+    def of_network(cls, file: NetworkFile) -> "PosteriorSubject":
+        """Raises DataError if the file is broken."""
+        model = file.model
+        common: dict[str, Any] = {
+            "flow": model.flow,
+            "t_max": file.t_max,
+            "digest": model.digest(),
+            "file": file,
+        }
+        if file.is_table:
+            table = TableFlow.of(file, {})
+            return cls(
+                stem=table.stem,
+                names=list(table.columns),
+                known=table.known,
+                dims_to_keep=table.dims_to_keep,
+                table=table,
+                **common,
+            )
+        if model.about.get("data_name") in TOY_NAMES:
+            toy = ToyFlow.of(file, {})
+            return cls._of_toy(toy, common)
+        images = ImageFlow.of(file, {})
+        return cls(
+            stem=images.stem,
+            names=[f"pixel{index}" for index in range(model.denoiser.basis.dim)],
+            known=images.known,
+            dims_to_keep=images.dims_to_keep,
+            image_shape=images.image_shape,
+            label_dim=images.label_dim,
+            images=images,
+            **common,
+        )
+
+    @classmethod
+    def exact(cls, choice: ToyChoice) -> "PosteriorSubject":
+        """A toy with its own denoiser."""
+        toy = ToyFlow.exact(choice)
+        return cls._of_toy(toy, {"flow": toy.flow, "t_max": toy.t_max})
+
+    @classmethod
+    def _of_toy(cls, toy: ToyFlow, common: dict[str, Any]) -> "PosteriorSubject":
+        return cls(
+            stem=toy.stem,
+            names=[f"x{index + 1}" for index in range(toy.toy.dim)],
+            known=dict(toy.known),
+            dims_to_keep=toy.dims_to_keep,
+            toy=toy.toy,
+            **common,
+        )
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.flow.basis.dim
+
+    @property
+    def rows(self) -> int:
+        """Points of a block, unless a number is given."""
+        return ROWS["mlp" if self.images is None else "images"]
+
+    @property
+    def pool(self) -> int:
+        """Draws of a pool, unless a number is given."""
+        return TOY_POOL if self.images is None else IMAGE_POOL
+
+    @property
+    def units(self) -> dict[str, float]:
+        """Of the data, as a prior takes them."""
+        if self.images is None:
+            return {}
+        return {"unit": 1 / LEVELS_PER_UNIT, "origin": LEVELS_PER_UNIT}
+
+    def labels(self, classes: Tensor | None) -> Tensor | None:
+        """Labels ``[M, L]`` of classes ``[M]``, for networks that have them.
+
+        Raises:
+            UsageError: A class is missing, or is not one of the network's.
+        """
+        if not self.label_dim:
+            if classes is not None:
+                raise UsageError("--condition is for networks with classes, which this has not")
+            return None
+        if classes is None:
+            raise UsageError(f"this network has {self.label_dim} classes: say which by --condition")
+        if not ((classes >= 0) & (classes < self.label_dim)).all():
+            raise UsageError(f"--condition has classes beyond 0 to {self.label_dim - 1}")
+        return torch.nn.functional.one_hot(classes, self.label_dim).float()
+
+    def truths(self, data_root: Path | None, count: int, seed: int) -> Tensor:
+        """Points ``[count, D]`` that the prior was not trained on, in the data's own units.
+
+        Raises:
+            UsageError: A data set is missing, or is given for a toy.
+            DataError: It is broken, or has too few rows.
+        """
+        if self.toy is not None:
+            if data_root is not None:
+                raise UsageError("--data_root is for tables and images: a toy has its own points")
+            return self.toy.sample(count, seeded_generator("cpu", seed, Stream.TRUTHS))
+        if data_root is None:
+            raise UsageError("--truth=data needs points that were not trained on: give --data_root")
+        if self.table is not None:
+            points, _ = self.table.rows(data_root, count, seed)
+            return self.table.dithered(points, seed)
+        assert self.images is not None
+        dataset = self.images.dataset(data_root, count, seed)
+        pixels, _ = dataset.read(range(len(dataset)))
+        return pixels.flatten(1).double()
+
+    def prior(self, times: Tensor, solver: Any, deblurred: bool = False) -> Prior:
+        """The prior on the flow's device."""
+        return Prior(self.flow, times, solver, deblurred, **self.units)

@@ -1,0 +1,186 @@
+"""Posteriors of many observations, or of many runs of a check, group by group.
+
+Ranks share the groups. Each finished group is kept in a folder beside the results until all are
+done, so that a run that was killed goes on where it was; what a group gives depends on its own
+numbers and the seed alone.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dnnlib.files import require_folder
+from dnnlib.logs import logger
+from torch_utils import distributed
+from training.files.posterior import (
+    load_part,
+    load_values,
+    save_part,
+    save_values,
+)
+from training.inference.checking import (
+    check_runs,
+    simulated,
+    truths_of_data,
+    truths_of_prior,
+)
+from training.inference.draws import Draws
+from training.inference.samplers.pool import Pool
+from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
+from training.inference.summary import Summary
+from training.inference.target import Target
+from training.measure.posterior.calibration import RunValues
+
+GROUP = 64
+"""Observations that are sampled side by side: enough to fill the calls of small networks."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Where the groups of a run are kept.
+
+    Attributes:
+        folder: Of the unfinished run.
+        fingerprint: Says which run it is, so that the parts of another are not taken for its own.
+        count: Observations, or runs.
+    """
+
+    folder: Path
+    fingerprint: str
+    count: int
+
+    @property
+    def places(self) -> list[Tensor]:
+        """The observations of each group."""
+        return list(torch.arange(self.count).split(GROUP))  # type: ignore[no-untyped-call]
+
+    def path(self, index: int) -> Path:
+        """The file of one group."""
+        return self.folder / f"group-{index:05d}.npz"
+
+    def run(self, work: Callable[[int, Tensor, Path, "Progress"], bool]) -> None:
+        """Does what is left to do, on all ranks.
+
+        Args:
+            work: Makes the file of a group, of this number and these places; says whether it was
+                there already.
+        """
+        require_folder(self.folder)
+        groups = list(enumerate(self.places))
+        mine = groups[distributed.rank() :: distributed.world_size()]
+        hidden = None if distributed.is_main() else True
+        found = 0
+        with tqdm(total=len(mine), desc="posteriors", unit="group", disable=hidden) as bar:
+            for index, places in mine:
+                found += work(index, places, self.path(index), Progress(bar))
+        distributed.barrier()
+        if found and distributed.is_main():
+            logger.info(f"{found} group(s) of {GROUP} were there from a run that was cut short")
+
+    def remove(self) -> None:
+        """Removes the folder, once the results are written."""
+        distributed.barrier()
+        if distributed.is_main():
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Progress:
+    """Moves a bar on by parts of a group, and to its end.
+
+    Args:
+        bar: Of all groups.
+    """
+
+    def __init__(self, bar: Any):
+        self._bar, self._part = bar, 0.0
+
+    def __call__(self, part: float) -> None:
+        part = min(part, 1 - self._part)
+        self._part += part
+        self._bar.update(part)
+
+    def finish(self) -> None:
+        self(1 - self._part)
+
+
+def sample_groups(problem: Problem, plan: SamplingPlan, groups: Groups) -> None:
+    """Samples all posteriors into the files of their groups."""
+    pool = shared_pool(problem.target, plan)
+
+    def work(index: int, places: Tensor, path: Path, progress: Progress) -> bool:
+        there = load_part(path, groups.fingerprint) is not None
+        if not there:
+            of_group = pool.of(places) if pool else None
+            draws = sample_posteriors(problem.of(places), plan, of_group, progress)
+            save_part(path, draws, Summary.of(draws, plan.pool), groups.fingerprint)
+        progress.finish()
+        return there
+
+    groups.run(work)
+
+
+def sampled(groups: Groups) -> Iterator[tuple[Draws, Summary]]:
+    """The draws and summary of each group, in order."""
+    for index in range(len(groups.places)):
+        part = load_part(groups.path(index), groups.fingerprint)
+        assert part is not None
+        yield part
+
+
+def shared_pool(target: Target, plan: SamplingPlan) -> Pool | None:
+    """The pool of all observations, made by all ranks together; None for a sampler without."""
+    if plan.sampler not in ("auto", "pool"):
+        return None
+    return Pool.draw(target, plan.pool, plan.seed, shared=True)
+
+
+@dataclass(frozen=True)
+class Check:
+    """Runs of a calibration check.
+
+    Attributes:
+        target: The posterior; its observations are replaced.
+        problem: Makes the problem of observations ``[r, K]`` with these numbers.
+        plan: How to sample.
+        names: Of the coordinates.
+        data: Truths ``[R, D]`` that the prior was not trained on; None for draws of the prior.
+    """
+
+    target: Target
+    problem: Callable[[Tensor, list[int]], Problem]
+    plan: SamplingPlan
+    names: list[str]
+    data: Tensor | None
+
+    def run(self, groups: Groups) -> RunValues:
+        """The values of all runs."""
+        pool = shared_pool(self.target, self.plan)
+
+        def work(index: int, places: Tensor, path: Path, progress: Progress) -> bool:
+            there = load_values(path, groups.fingerprint) is not None
+            if not there:
+                save_values(path, self._values(places, pool), groups.fingerprint)
+            progress.finish()
+            return there
+
+        groups.run(work)
+        parts = [load_values(groups.path(k), groups.fingerprint) for k in range(len(groups.places))]
+        return RunValues.joined([part for part in parts if part is not None])
+
+    def _values(self, places: Tensor, pool: Pool | None) -> RunValues:
+        numbers, seed = places.tolist(), self.plan.seed
+        if self.data is None:
+            truths = truths_of_prior(self.target, numbers, seed)
+        else:
+            rows = self.data[places].to(self.target.device)
+            truths = truths_of_data(self.target, rows, numbers, seed)
+        observed = simulated(self.target.likelihood, truths.points, numbers, seed)
+        problem = self.problem(observed, numbers)
+        of_group = pool.of(torch.zeros(len(places), dtype=torch.int64)) if pool else None
+        return check_runs(problem, self.plan, truths, self.names, of_group)[0]
