@@ -18,6 +18,9 @@ from torch import Tensor
 from training.inference.likelihoods import Likelihood
 from training.inference.prior import Prior
 
+FARTHEST = 10.0
+"""Standard deviations beyond which a variable has no likelihood. The prior puts 1e-23 there, and
+steps of chains that went astray, where the flow may overflow, are refused by it."""
 GRADIENT_CALLS = 4
 """Calls that a gradient counts as: forward, forward again, and twice as much backward."""
 
@@ -88,8 +91,10 @@ class Target:
         """
 
         def block(w: Tensor, which: Tensor) -> tuple[Tensor, ...]:
-            points = self._points(w, which)
-            return points, self.likelihood.log_prob(points, self.observed[which])
+            near, astray = _near(w)
+            points = self._points(near, which)
+            found = self.likelihood.log_prob(points, self.observed[which])
+            return points, found.masked_fill(astray, -torch.inf)
 
         return Evaluated(*self._in_blocks(block, 1, w, which))
 
@@ -102,11 +107,12 @@ class Target:
         """Points, log likelihoods, and their gradients."""
 
         def block(w: Tensor, which: Tensor) -> tuple[Tensor, ...]:
-            leaf = w.detach().requires_grad_()
+            near, astray = _near(w.detach())
+            leaf = near.requires_grad_()
             points = self._points(leaf, which, differentiable=True)
             found = self.likelihood.log_prob(points, self.observed[which])
             (gradient,) = torch.autograd.grad(found.sum(), leaf)
-            return points.detach(), found.detach(), gradient
+            return points.detach(), found.detach().masked_fill(astray, -torch.inf), gradient
 
         with torch.enable_grad():
             points, found, gradient = self._in_blocks(block, GRADIENT_CALLS, w, which)
@@ -154,3 +160,9 @@ class Target:
         found = [function(rows[block], which[block]) for block in torch.split(order, self.rows)]
         self.calls += count * cost * self._calls
         return [torch.cat(parts)[:count] for parts in zip(*found, strict=True)]
+
+
+def _near(w: Tensor) -> tuple[Tensor, Tensor]:
+    """Variables ``[N, dim]``, rows that went astray replaced by 0, and which these are ``[N]``."""
+    astray = ~(w.abs().amax(dim=1) <= FARTHEST)  # NaN too
+    return w.masked_fill(astray[:, None], 0.0), astray

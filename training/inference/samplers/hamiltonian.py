@@ -50,7 +50,10 @@ class Hamiltonian(Kernel):
     def start(self, w: Tensor, chains: int) -> Chains:
         which = torch.arange(len(w), device=w.device) // chains
         evaluated, gradient = self.target.slope(w, which)
-        return Chains(w, evaluated, chains, gradient)
+        state = Chains(w, evaluated, chains, gradient)
+        if self._is_curved:
+            self._learn_metric(state)
+        return state
 
     def step(self, state: Chains, noise: Noise, index: int) -> Tensor:
         q = noise.normal(index, self.target.dim)
@@ -85,11 +88,17 @@ class Hamiltonian(Kernel):
     def stats(self) -> dict[str, Tensor]:
         return {"step_size": self._size.cpu()}
 
+    @property
+    def _is_curved(self) -> bool:
+        """Whether the metric is that of curvature."""
+        root = self.target.likelihood.curvature_root(self.target.prior.flow.basis.dim)
+        return root is not None and len(root) <= MOST_SEEN
+
     def _learn_metric(self, state: Chains) -> None:
         identity = torch.eye(self.target.dim, dtype=torch.float64, device=self.target.device)
-        root = self.target.likelihood.curvature_root(self.target.prior.flow.basis.dim)
-        curved = root is not None and len(root) <= MOST_SEEN
-        curvature = self.target.curvature(state.w, state.which) if curved else None
+        curvature = None
+        if self._is_curved:
+            curvature = self.target.curvature(state.w, state.which)
         if curvature is not None:
             mass = identity + state.by_observation(curvature).mean(dim=1)
             self._root = torch.linalg.cholesky(mass)
