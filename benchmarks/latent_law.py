@@ -48,9 +48,10 @@ COVERED = 50_000
 RADII = torch.arange(0.5, 3.6, 0.5, dtype=torch.float64)
 
 
-def exact_flow(toy: Toy) -> ProbabilityFlow:
-    basis = EigenBasis.from_moments(*toy.moments())
-    schedule = InflationSchedule.to_dimension(toy.dim - 1, toy.dim, top_variance=basis.top_variance)
+def exact_flow(toy: Toy, dims_to_keep: int | None = None) -> ProbabilityFlow:
+    """The toy's own denoiser; without a number all dimensions but one are kept."""
+    basis, kept = EigenBasis.from_moments(*toy.moments()), dims_to_keep or toy.dim - 1
+    schedule = InflationSchedule.to_dimension(kept, toy.dim, top_variance=basis.top_variance)
     return ProbabilityFlow(MixtureDenoiser(*toy.mixture, basis, schedule), schedule, basis)
 
 

@@ -58,7 +58,7 @@ class Groups:
     @property
     def places(self) -> list[Tensor]:
         """The observations of each group."""
-        return list(torch.arange(self.count).split(GROUP))  # type: ignore[no-untyped-call]
+        return list(torch.split(torch.arange(self.count), GROUP))
 
     def path(self, index: int) -> Path:
         """The file of one group."""
