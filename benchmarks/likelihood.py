@@ -179,8 +179,7 @@ def images(networks: tuple[Path, ...], data: Path, steps: int, compares: bool) -
 
 
 def image_flow(model: Model) -> ProbabilityFlow:
-    denoiser = model.denoiser
-    flow = ProbabilityFlow(RecomputedDenoiser(denoiser), denoiser.schedule, denoiser.basis)
+    flow = model.flow.with_denoiser(RecomputedDenoiser(model.denoiser))
     return flow.in_blocks(BLOCK_ROWS["cpu"])
 
 
