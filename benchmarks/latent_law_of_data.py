@@ -65,7 +65,7 @@ DIGITS = {"PRR": ("--tmax=8", "--dims_to_keep=10"), "PRP": ("--tmax=10.8",)}
 KEPT = {"magic": 5, "phoneme": 2, "breast_cancer": 15}
 """By table, dimensions that are kept."""
 TEST_SHARE, HELD_OUT_SHARE = 0.2, 0.1
-MOST = 3000
+MOST, MOST_IMAGES = 3000, 1000
 """Points of an energy distance."""
 STEPS, SOLVER = 24, "exp_ab2"
 """Of melts and samples."""
@@ -133,27 +133,31 @@ def noisy(flow: ProbabilityFlow, points: Tensor, key: int) -> Tensor:
     return flow.to_data(flow.schedule.scale(first) * start, first)
 
 
-def judge(flow: ProbabilityFlow, points: Points, standardize: bool, seed: int) -> dict[str, Any]:
+def judge(flow: ProbabilityFlow, points: Points, seed: int) -> dict[str, Any]:
     """Nats and energy distances of the three laws.
 
     Args:
         flow: With its learned law, if it has one.
-        points: Clean ones.
-        standardize: Whether distances are in standard deviations of the columns.
+        points: Clean ones. Distances of rows are in standard deviations of the columns.
         seed: Of the samples.
     """
     train, test = noisy(flow, points.train, 0), noisy(flow, points.test, 1)
-    std = train.std(dim=0) if standardize else torch.ones(train.shape[1]).double()
+    is_table = flow.coordinates is not None
+    std = train.std(dim=0) if is_table else torch.ones(train.shape[1]).double()
     melts = [flow.encode(part, flow.times(STEPS), SOLVER) for part in (train, test)]
     closed = flow.with_law(None).latent
     laws: dict[str, LatentLaw] = dict(
         zip(LAWS, (closed, GaussianLaw.empirical(melts[0]), flow.latent), strict=True)
     )
-    count = min(len(train), MOST)
+    count = min(len(train), MOST if is_table else MOST_IMAGES)
     w = torch.randn(count, train.shape[1], generator=seeded_generator("cpu", SAMPLES, seed))
-    own = energy_distance(train[:count] / std, test / std)
+    parts = [part for part in torch.split(train, count) if len(part) == count]
+    own = mean(energy_distance(part / std, test / std) for part in parts)
     found: dict[str, Any] = {"is_learned": flow.learned is not None, "own_energy": own}
     for name, law in laws.items():
+        if name == "learned" and flow.learned is None:
+            found[name] = found[LAWS[0]]
+            continue
         gain = law.log_prob(melts[1]) - closed.log_prob(melts[1])
         samples = flow.decode(law.unwhiten(w.double()), flow.times(STEPS), SOLVER)
         found[name] = {
@@ -197,7 +201,7 @@ def of_digits(folder: Path, kind: str, seed: int) -> dict[str, Any]:
     found = {"bits": bits(model, points.test, kept)}
     if kind == "PRR":
         flow = model.flow.in_blocks(BLOCK_ROWS["cpu"])
-        found |= judge(flow, points, standardize=False, seed=seed)
+        found |= judge(flow, points, seed)
     return found
 
 
@@ -205,7 +209,7 @@ def of_table(folder: Path, name: str, seed: int) -> dict[str, Any]:
     path = folder / f"{name}.npz"
     points = table_rows(name, path)
     options = (f"--data={path}", f"--dims_to_keep={KEPT[name]}", f"--seed={seed}")
-    return judge(trained(folder / f"PRR-{seed}", *options).flow, points, True, seed)
+    return judge(trained(folder / f"PRR-{seed}", *options).flow, points, seed)
 
 
 def kept_results(path: Path, make: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
