@@ -212,7 +212,9 @@ def of_table(folder: Path, name: str, seed: int) -> dict[str, Any]:
     return judge(trained(folder / f"PRR-{seed}", *options).flow, points, seed)
 
 
-def kept_results(path: Path, make: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+def kept_results(
+    path: Path, make: Callable[..., dict[str, Any]], *arguments: Any
+) -> dict[str, Any]:
     """The results of a file; if it is not there, they are made first."""
     if not path.exists():
         start = time.monotonic()

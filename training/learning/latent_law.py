@@ -54,12 +54,15 @@ class Candidate:
 CHAINED = Candidate("chained mixtures", {"components": 12}, 4000, 512, 2e-3, decay=0.3)
 FREE = Candidate("mixtures", {"chained": False, "components": 5, "waves": 0}, 2000, 128, 2e-3, 0.1)
 TURNED = replace(FREE, name="mixtures along principal axes", principal=True)
+GENTLE = replace(FREE, name="mixtures in small steps", rate=1e-4)
+"""For latents that are few, or nearly normal: large steps leave what there is to gain behind before
+held-out latents are looked at for the first time."""
 MOST_CHAINED = 8
 """Compressed dimensions that are chained at most: draws of each wait for those before it."""
 
 
 def candidates_for(compressed: int) -> Sequence[Candidate]:
-    return (CHAINED,) if compressed <= MOST_CHAINED else (FREE, TURNED)
+    return (CHAINED,) if compressed <= MOST_CHAINED else (FREE, GENTLE, TURNED)
 
 
 @dataclass(frozen=True)

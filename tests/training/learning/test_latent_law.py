@@ -11,7 +11,7 @@ from tests.support.draws import double, normal, seeded
 from tests.support.trainers import tiny_model
 from training.data.batches import Batch
 from training.flow.latent.normal_mixtures import LOG_ROOT
-from training.learning.latent_law import CHAINED, TURNED, Latents, candidates_for, fit
+from training.learning.latent_law import CHAINED, FREE, GENTLE, TURNED, Latents, candidates_for, fit
 from training.learning.melting import (
     LawPlan,
     check_kept,
@@ -53,7 +53,7 @@ def test_it_finds_a_law_that_depends_on_the_kept_latents() -> None:
 
 
 def test_many_dimensions_are_turned_to_their_axes_and_not_chained() -> None:
-    assert [each.sizes.get("chained", True) for each in candidates_for(9)] == [False, False]
+    assert [each.sizes.get("chained", True) for each in candidates_for(9)] == 3 * [False]
     assert candidates_for(8) == (CHAINED,)
     mix = 2 * torch.tensor([[1.0, 0.5], [0.5, 1.0]]).double()
     rows = normal(2000, 2) @ mix
@@ -63,6 +63,15 @@ def test_many_dimensions_are_turned_to_their_axes_and_not_chained() -> None:
     expected = torch.distributions.MultivariateNormal(torch.zeros(2).double(), mix @ mix.T)
     found = fitted.mixture.log_prob(rows[:, :0], rows)
     assert abs(float((expected.log_prob(rows) - found).mean())) < 0.05
+
+
+def test_small_steps_find_what_large_ones_pass_over() -> None:
+    width = torch.where(torch.arange(30) % 2 == 0, 1.25, 1.0)
+    latents = Latents.split(normal(1000, 40) * torch.cat([torch.ones(10), width]), seed=0)
+    candidates = (replace(candidate, steps=400) for candidate in (FREE, GENTLE))
+    large, small = (fit(latents, 10, candidate, seed=0) for candidate in candidates)
+    assert small.is_better
+    assert small.nats > large.nats + 2 * small.error
 
 
 @pytest.fixture
