@@ -9,8 +9,8 @@ Networks are made by ``train.py``, those of digits by the recipe of docs/results
 by its defaults; a seed is that of the training. None sees what is judged by: 297 digits, or a fifth
 of the rows. What is in the folder is not made again, so that a run that was killed goes on.
 
-Three laws of latents are compared: the Gaussian of the closed form, the Gaussian of the mean squares
-of melted training data (empirical), and the learned one of the network file.
+Three laws of latents are compared: the Gaussian of the closed form, the Gaussian of the mean
+squares of melted training data (empirical), and the learned one of the network file.
 
 nats      mean log density of the latents of held-out points, less that under the Gaussian: over the
           seeds with its standard error, and that of the seed with the least, with its standard
@@ -212,9 +212,7 @@ def of_table(folder: Path, name: str, seed: int) -> dict[str, Any]:
     return judge(trained(folder / f"PRR-{seed}", *options).flow, points, seed)
 
 
-def kept_results(
-    path: Path, make: Callable[..., dict[str, Any]], *arguments: Any
-) -> dict[str, Any]:
+def results_in(path: Path, make: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
     """The results of a file; if it is not there, they are made first."""
     if not path.exists():
         start = time.monotonic()
@@ -262,7 +260,7 @@ def main(data: str, seeds: int, prp_seeds: int, folder: Path) -> None:
         place.mkdir(parents=True, exist_ok=True)
         make, given = (of_digits, "PRR") if name == "digits" else (of_table, name)
         results = [
-            kept_results(place / f"PRR-{seed}.json", make, place, given, seed)
+            results_in(place / f"PRR-{seed}.json", make, place, given, seed)
             for seed in range(seeds)
         ]
         learned = sum(result["is_learned"] for result in results)
@@ -270,7 +268,7 @@ def main(data: str, seeds: int, prp_seeds: int, folder: Path) -> None:
         lines += [law_row(title, law, results) for law in LAWS]
         if name == "digits":
             others = [
-                kept_results(place / f"PRP-{seed}.json", of_digits, place, "PRP", seed)
+                results_in(place / f"PRP-{seed}.json", of_digits, place, "PRP", seed)
                 for seed in range(prp_seeds)
             ]
             rows = [result["bits"]["Gaussian"] for result in others]
