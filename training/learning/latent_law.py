@@ -26,6 +26,9 @@ STEPS_PER_ROW, FEWEST_STEPS = 200, 100
 LONGEST_GRADIENT = 5.0
 LEAST_GAIN = 1e-3
 """Nats on held-out latents for which a learned law is worth its complexity."""
+LEAST_ERRORS = 3
+"""Their standard errors in a gain that is no chance: it is the best of several candidates and of
+many looks, and of a few dozen latents two would mislead."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class Fitted:
     @property
     def is_better(self) -> bool:
         """Whether it is better than the Gaussian, and not by chance."""
-        return self.nats > max(LEAST_GAIN, 2 * self.error)
+        return self.nats > max(LEAST_GAIN, LEAST_ERRORS * self.error)
 
 
 def fit(
