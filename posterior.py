@@ -1,6 +1,7 @@
 """Posteriors of what was not seen, given what was, and the check that they are calibrated.
 
-sample draws from the posterior of each observation; check finds truths again.
+sample draws from the posterior of each observation; check finds truths again; mixture infers the
+weights of a mixture over latents.
 """
 
 import json
@@ -19,6 +20,8 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance, save_json
+from training.files.mixture import FORMAT as MIXTURE_FORMAT
+from training.files.mixture import save_mixture
 from training.files.observations import read_observations
 from training.files.posterior import (
     CHECK_FORMAT,
@@ -37,6 +40,7 @@ from training.inference.user_likelihood import UserLikelihood
 from training.measure.posterior.calibration import Calibration, calibrate
 from training.settings.declared import takes
 from training.settings.latents import recorded_eps
+from training.settings.mixture import MixtureSettings
 from training.settings.posterior import (
     CheckSettings,
     CommonSettings,
@@ -45,11 +49,14 @@ from training.settings.posterior import (
 )
 from training.settings.script import group, run_script
 from training.simulation.latents import LatentChoice
+from training.simulation.mixtures import recover
 from training.simulation.posterior_subjects import PosteriorSubject
 from training.simulation.posteriors import Check, Groups, sample_groups, sampled
 
 NOT_CONVERGED = 3
 """Exit code of ``--strict``."""
+FEWEST_RUNS, FEWEST_WORTH = 20, 30
+"""Runs that a verdict takes, and draws that a point's evidence should rest on."""
 
 
 @group(help=__doc__)
@@ -196,7 +203,67 @@ def check(settings: CheckSettings) -> None:
             logger.info(f"Wrote {numbers_file} and {values_file.name} after {seconds:.1f} s")
 
 
-def opened(settings: CommonSettings) -> tuple[PosteriorSubject, LatentChoice]:
+@main.command()
+@takes(MixtureSettings)
+def mixture(settings: MixtureSettings) -> None:
+    """Infer the weights of a Gaussian mixture over latents from noisy data.
+
+    \b
+    Files: {data}_{schedule}_mixture.json    posteriors of the weights, calibration, verdict
+           {data}_{schedule}_mixture.npz     draws, true weights, what was observed
+    """
+    began = perf_counter()
+    subject, latent = opened(settings)
+    likelihood, plan = settings.likelihood.chosen(subject), settings.plan(subject)
+    observed = settings.mixture.observation
+    given = None
+    if observed is not None:
+        found = read_observations(observed, subject.image_shape)
+        given = observed_numbers(found, likelihood, subject.dim, observed)
+    stem = settings.save_dir / f"{subject.stem}_mixture"
+    draws_file, numbers_file = stem.with_suffix(".npz"), stem.with_suffix(".json")
+    with process_group(settings.run.device_name) as device:
+        require_new([draws_file, numbers_file], settings.run.overwrite)
+        require_folder(settings.save_dir)
+        distributed.barrier()
+        subject = replace(subject, flow=latent.on(subject.flow).to(device))
+        fine, _ = settings.prior.priors(subject)
+        rows = settings.prior.batch_gpu or subject.rows
+        result = recover(fine, likelihood.to(device), rows, plan, given)
+        if not distributed.is_main():
+            return
+        numbers = result.summary()
+        calibrated = None
+        if result.truth is not None and plan.weights is None and plan.runs >= FEWEST_RUNS:
+            values = result.values(plan.concentration, plan.seed)
+            calibrated = calibrate(values, settings.mixture.level)
+        mean, std = plan.components.mean, plan.components.std
+        save_mixture(
+            draws_file, result.draws, result.truth, result.observed, result.log_evidence, (mean, std)
+        )
+        options = settings.recorded(
+            eps=recorded_eps(settings.prior.eps, latent), device_name=str(device)
+        )
+        seconds = perf_counter() - began
+        content = {
+            "format": MIXTURE_FORMAT,
+            "components": {"mean": mean.tolist(), "std": std.tolist()},
+            "points": "clean" if fine.deblurred else "with the noise of the first time",
+            "calibration": None if calibrated is None else calibrated.summary(),
+            **numbers,
+            "options": options,
+            "network_sha256": subject.digest,
+            "seconds": seconds,
+            **provenance(),
+        }
+        save_json(numbers_file, content)
+        report_mixture(numbers)
+        if calibrated is not None:
+            report_check(calibrated)
+        logger.info(f"Wrote {numbers_file} and {draws_file.name} after {seconds:.1f} s")
+
+
+def opened(settings: CommonSettings | MixtureSettings) -> tuple[PosteriorSubject, LatentChoice]:
     """The prior's network or toy, and its law of latents."""
     subject = settings.prior.subject(settings.inflation)
     latent = settings.prior.latent().settled(subject.flow, subject.t_max, subject.dims_to_keep)
@@ -271,6 +338,31 @@ def report(found: dict[str, Any], count: int) -> None:
             f"Warning: {count - found['converged']} of {count} have not converged: give more "
             "--draws or --warmup, or another --sampler"
         )
+
+
+def report_mixture(found: dict[str, Any]) -> None:
+    """Tells how exact the weights are, and those of the first run."""
+    off, pool = found["largest_difference"], found["pool"]
+    size = pool["effective_size"]
+    error = pool["largest_error_of_a_mean"]
+    logger.info(
+        f"Largest R-hat {found['r_hat']['largest']:.3f}, fewest effective draws "
+        f"{found['ess_bulk']['smallest']:.0f}; off {found['compared_with']} by at most "
+        f"{off['mean']:.4f} in means and {off['std']:.4f} in standard deviations"
+    )
+    told = "" if error is None else f": means to {error:.4f}"
+    logger.info(
+        f"Each point's evidence rests on {size['smallest']:.0f} draws of a component or more, "
+        f"{size['median']:.0f} in the median{told}"
+    )
+    if size["smallest"] < FEWEST_WORTH:
+        logger.warning("Warning: some evidence rests on few draws: give a larger --pool")
+    first = found["posteriors"][0]
+    pairs = zip(first["mean"], first["std"], strict=True)
+    shown = ", ".join(f"{mean:.3f} ± {std:.3f}" for mean, std in pairs)
+    truth = first.get("truth")
+    true = f"; true {', '.join(f'{weight:.3f}' for weight in truth)}" if truth else ""
+    logger.info(f"Weights of the first run: {shown}{true}")
 
 
 def report_check(found: Calibration) -> None:

@@ -1,0 +1,271 @@
+"""Recovery of a mixture's weights: data sets are simulated, and the weights found again.
+
+Ranks share the draws of components and the data sets. What comes out depends on the seed alone.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torch_utils import distributed
+from torch_utils.seeds import hash_seed, seeded_generator
+from torch_utils.streams import Stream
+from training.inference.likelihoods import Likelihood
+from training.inference.mixture_moments import can_integrate, moments, quadrature
+from training.inference.mixtures import (
+    Components,
+    Evidence,
+    dirichlet,
+    log_likelihood,
+    sample_weights,
+)
+from training.inference.prior import Prior
+from training.inference.samplers.pool import even_normal
+from training.inference.target import Target
+from training.measure.posterior.calibration import RunValues, run_values
+from training.measure.posterior.convergence import convergence
+
+
+@dataclass(frozen=True)
+class MixturePlan:
+    """What to simulate, and how to infer.
+
+    Attributes:
+        components: The mixture's.
+        concentration: Of the weights' Dirichlet prior.
+        weights: True ones ``[K]``; None to draw them from the prior in each run.
+        points: N, observed in each run.
+        runs: R.
+        chains: C.
+        draws: S of each chain.
+        warmup: Steps before them.
+        pool: Latents drawn of each component, P.
+        seed: Of all random numbers.
+    """
+
+    components: Components
+    concentration: float
+    weights: Tensor | None
+    points: int
+    runs: int
+    chains: int
+    draws: int
+    warmup: int
+    pool: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What was found of R data sets, on the CPU.
+
+    Attributes:
+        observed: ``[R, N, ...]``.
+        truth: True weights ``[R, K]``; None of data that were not simulated.
+        log_evidence: ``[R, N, K]``.
+        effective_size: ``[R, N]``, draws that the evidence of a point rests on.
+        draws: Of the weights, ``[R, C, S, K]``.
+        mean: ``[R, K]``, of the posterior without chains.
+        std: ``[R, K]``.
+        error: ``[R]``, standard errors of ``mean``; 0 of quadrature.
+        halves: ``[R]``, half of what posterior means by the two halves of the pool differ by, the
+            largest of a run: as far as the pool may be off. NaN without quadrature.
+    """
+
+    observed: Tensor
+    truth: Tensor | None
+    log_evidence: Tensor
+    effective_size: Tensor
+    draws: Tensor
+    mean: Tensor
+    std: Tensor
+    error: Tensor
+    halves: Tensor
+
+    @property
+    def method(self) -> str:
+        """How moments without chains were taken."""
+        return "quadrature" if can_integrate(*self.log_evidence.shape[1:]) else "importance"
+
+    def values(self, concentration: float, seed: int) -> RunValues:
+        """What calibration keeps of the runs."""
+        assert self.truth is not None
+        draws = self.draws.flatten(1, 2)
+        both = torch.cat([draws, self.truth[:, None]], dim=1)
+        found = torch.stack([log_likelihood(*pair) for pair in zip(both, self.log_evidence)])
+        tiny = torch.finfo(torch.float64).tiny
+        density = found + (concentration - 1) * both.clamp_min(tiny).log().sum(dim=2)
+        worth = convergence(self.draws.permute(1, 2, 0, 3)).ess_bulk.amin(dim=1)
+        return run_values(
+            draws,
+            self.truth,
+            seeded_generator("cpu", hash_seed(seed, Stream.RESAMPLING)),
+            names=[f"weight{k + 1}" for k in range(self.truth.shape[1])],
+            others={"log likelihood": (found[:, :-1], found[:, -1])},
+            log_density=(density[:, :-1], density[:, -1]),
+            effective=worth,
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """Numbers of each run, and the most important ones of all."""
+        mean, std = self.draws.mean(dim=(1, 2)), self.draws.flatten(1, 2).std(dim=1)
+        found = convergence(self.draws.permute(1, 2, 0, 3))
+        by_run: dict[str, Tensor] = {
+            "mean": mean,
+            "std": std,
+            f"{self.method}_mean": self.mean,
+            f"{self.method}_std": self.std,
+            "r_hat": found.r_hat,
+            "ess_bulk": found.ess_bulk,
+        }
+        if self.truth is not None:
+            by_run = {"truth": self.truth, **by_run}
+        halves = float(self.halves.max())
+        return {
+            "r_hat": {"largest": float(found.r_hat.max())},
+            "ess_bulk": {"smallest": float(found.ess_bulk.min())},
+            "compared_with": self.method,
+            "largest_difference": {
+                "mean": float((mean - self.mean).abs().max()),
+                "std": float((std - self.std).abs().max()),
+            },
+            "standard_error_of_importance": float(self.error.max()),
+            "pool": {
+                "largest_error_of_a_mean": None if halves != halves else halves,
+                "effective_size": {
+                    "smallest": float(self.effective_size.min()),
+                    "median": float(self.effective_size.median()),
+                },
+            },
+            "posteriors": [
+                {name: numbers[run].tolist() for name, numbers in by_run.items()}
+                for run in range(len(mean))
+            ],
+        }
+
+
+def recover(
+    prior: Prior, likelihood: Likelihood, rows: int, plan: MixturePlan, observed: Tensor | None
+) -> Recovered:
+    """Infers the weights of R data sets.
+
+    Args:
+        prior: The flow.
+        likelihood: Of observations.
+        rows: Points of one block.
+        plan: What to simulate, and how to infer.
+        observed: One data set ``[N, ...]`` that is there; None to simulate R.
+    """
+    device = prior.flow.device
+    carry = _Carry(prior, likelihood, rows, plan.components)
+    pool = carry.pool(plan.pool, hash_seed(plan.seed, Stream.PRIOR_DRAWS))
+    runs = plan.runs if observed is None else 1
+    share = distributed.shard(runs)
+    numbers = list(range(runs))[share]
+    if observed is None:
+        truth, sets = carry.simulated(plan, numbers)
+    else:
+        truth, sets = None, [observed.to(device)] * len(numbers)
+    found = [Evidence.of(pool, likelihood, one) for one in sets]
+    count, dim = plan.components.mean.shape[0], pool.shape[2]
+    seen = likelihood_size(likelihood, dim, device)
+    points = plan.points if observed is None else len(observed)
+    # A rank without a data set has tensors of the same shapes.
+    log_evidence = stacked([one.log.cpu() for one in found], (points, count))
+    halves = stacked([one.halves.cpu() for one in found], (2, points, count))
+    sizes = (plan.chains, plan.draws, plan.warmup, plan.seed)
+    draws = sample_weights(log_evidence, plan.concentration, *sizes, numbers)
+    exact = [
+        moments(one, plan.concentration, of_run.flatten(0, 1), hash_seed(plan.seed, number))
+        for one, of_run, number in zip(log_evidence, draws, numbers, strict=True)
+    ]
+
+    def whole(local: Tensor) -> Tensor:
+        return distributed.gather_rows(local.to(device), runs).cpu()
+
+    return Recovered(
+        whole(stacked(sets, (points, seen))),
+        None if truth is None else whole(truth),
+        whole(log_evidence),
+        whole(stacked([one.effective_size for one in found], (points,))),
+        whole(draws),
+        whole(stacked([one.mean for one in exact], (count,))),
+        whole(stacked([one.std for one in exact], (count,))),
+        whole(torch.tensor([one.error for one in exact], dtype=torch.float64)),
+        whole(stacked([pool_error(pair, plan.concentration) for pair in halves], ())),
+    )
+
+
+def stacked(parts: list[Tensor], shape: tuple[int, ...]) -> Tensor:
+    """Tensors of one shape in one, also if there are none."""
+    return torch.stack(parts) if parts else torch.zeros(0, *shape, dtype=torch.float64)
+
+
+def likelihood_size(likelihood: Likelihood, dim: int, device: torch.device) -> int:
+    """How many numbers are observed of a point."""
+    dummy = torch.zeros(1, dim, dtype=torch.float64, device=device)
+    return likelihood.simulate(dummy, torch.Generator()).shape[1]
+
+
+def pool_error(halves: Tensor, concentration: float) -> Tensor:
+    """Half of what posterior means by both halves of a pool ``[2, N, K]`` differ by, at most."""
+    if not can_integrate(*halves.shape[1:]):
+        return torch.tensor(torch.nan, dtype=torch.float64)
+    first, second = (quadrature(half, concentration).mean for half in halves)
+    return (first - second).abs().max() / 2
+
+
+@dataclass(frozen=True)
+class _Carry:
+    """Takes latents of components to data space."""
+
+    prior: Prior
+    likelihood: Likelihood
+    rows: int
+    components: Components
+
+    def points(self, normal: Tensor, which: Tensor) -> Tensor:
+        """Points ``[N, D]`` of standard normal variables ``[N, dim]`` and components ``[N]``."""
+        device = self.prior.flow.device
+        w = self.components.carried(normal, which).to(device)
+        zeros = torch.zeros(len(w), dtype=torch.int64, device=device)
+        # The target wants observations, of which its points know nothing.
+        target = Target(self.prior, self.likelihood, w.new_zeros(1, 0), self.rows)
+        return target.points(w, zeros)
+
+    def pool(self, size: int, seed: int) -> Tensor:
+        """Draws of each component in data space ``[K, P, D]``, made by all ranks together."""
+        normal = even_normal(size, self.prior.dim, seed)
+        count = self.components.count
+        which = torch.arange(count).repeat_interleave(size)
+        share = distributed.shard(count * size)
+        mine = self.points(normal.repeat(count, 1)[share], which[share])
+        return distributed.gather_rows(mine, count * size).view(count, size, -1)
+
+    def simulated(self, plan: MixturePlan, numbers: list[int]) -> tuple[Tensor, list[Tensor]]:
+        """True weights ``[r, K]`` of these runs, and their observations ``[N, ...]``."""
+        count = self.components.count
+        shapes = torch.full((count,), plan.concentration, dtype=torch.float64)
+        weights, normals, components = [], [], []
+        for number in numbers:
+            generator = seeded_generator("cpu", plan.seed, Stream.TRUTHS, number)
+            uniform = torch.rand(count, generator=generator, dtype=torch.float64)
+            weight = dirichlet(shapes, uniform) if plan.weights is None else plan.weights
+            level = torch.rand(plan.points, 1, generator=generator, dtype=torch.float64)
+            summed = weight.cumsum(dim=0)
+            components.append((summed <= level * summed[-1]).sum(dim=1))
+            size = (plan.points, self.prior.dim)
+            normals.append(torch.randn(size, generator=generator, dtype=torch.float64))
+            weights.append(weight)
+        if not numbers:
+            return torch.zeros(0, count, dtype=torch.float64), []
+        points = self.points(torch.cat(normals), torch.cat(components)).split(plan.points)
+        observed = [
+            self.likelihood.simulate(
+                one, seeded_generator("cpu", plan.seed, Stream.OBSERVATION_NOISE, number)
+            ).to(one.device)
+            for one, number in zip(points, numbers, strict=True)
+        ]
+        return torch.stack(weights), observed
