@@ -55,8 +55,10 @@ from training.simulation.posteriors import Check, Groups, sample_groups, sampled
 
 NOT_CONVERGED = 3
 """Exit code of ``--strict``."""
-FEWEST_RUNS, FEWEST_WORTH = 20, 30
-"""Runs that a verdict takes, and draws that a point's evidence should rest on."""
+FEWEST_RUNS = 20
+"""Runs that a verdict of ``mixture`` takes."""
+FEWEST_WORTH, LARGEST_ERROR = 30, 0.005
+"""Draws that a point's evidence should rest on, and how far they may put weights off."""
 
 
 @group(help=__doc__)
@@ -239,7 +241,12 @@ def mixture(settings: MixtureSettings) -> None:
             calibrated = calibrate(values, settings.mixture.level)
         mean, std = plan.components.mean, plan.components.std
         save_mixture(
-            draws_file, result.draws, result.truth, result.observed, result.log_evidence, (mean, std)
+            draws_file,
+            result.draws,
+            result.truth,
+            result.observed,
+            result.log_evidence,
+            (mean, std),
         )
         options = settings.recorded(
             eps=recorded_eps(settings.prior.eps, latent), device_name=str(device)
@@ -259,7 +266,7 @@ def mixture(settings: MixtureSettings) -> None:
         save_json(numbers_file, content)
         report_mixture(numbers)
         if calibrated is not None:
-            report_check(calibrated)
+            logger.info(calibrated.verdict)
         logger.info(f"Wrote {numbers_file} and {draws_file.name} after {seconds:.1f} s")
 
 
@@ -350,13 +357,13 @@ def report_mixture(found: dict[str, Any]) -> None:
         f"{found['ess_bulk']['smallest']:.0f}; off {found['compared_with']} by at most "
         f"{off['mean']:.4f} in means and {off['std']:.4f} in standard deviations"
     )
-    told = "" if error is None else f": means to {error:.4f}"
+    told = "" if error is None else f": weights are off by some {error:.4f}"
     logger.info(
         f"Each point's evidence rests on {size['smallest']:.0f} draws of a component or more, "
         f"{size['median']:.0f} in the median{told}"
     )
-    if size["smallest"] < FEWEST_WORTH:
-        logger.warning("Warning: some evidence rests on few draws: give a larger --pool")
+    if size["smallest"] < FEWEST_WORTH if error is None else error > LARGEST_ERROR:
+        logger.warning("Warning: the evidence rests on too few draws: give a larger --pool")
     first = found["posteriors"][0]
     pairs = zip(first["mean"], first["std"], strict=True)
     shown = ", ".join(f"{mean:.3f} ± {std:.3f}" for mean, std in pairs)

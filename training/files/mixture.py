@@ -1,10 +1,10 @@
 """Draws of a mixture's weights in files: an ``.npz`` with
 
-    weights ``[R, C, S, K]``      draws of R runs in C chains
-    truth ``[R, K]``              true weights; absent of data that were not simulated
-    observed ``[R, N, ...]``      what was observed
-    log_evidence ``[R, N, K]``    of each component for each point, in nats
-    mean, std                     the components in whitened latents, ``[K, D]`` and ``[K]``
+weights ``[R, C, S, K]``      draws of R runs in C chains
+truth ``[R, K]``              true weights; absent of data that were not simulated
+observed ``[R, N, ...]``      what was observed
+log_evidence ``[R, N, K]``    of each component for each point, in nats
+mean, std                     the components in whitened latents, ``[K, D]`` and ``[K]``
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""Moments of the posterior of a mixture's weights, without chains: what the chains are held against.
+"""Moments of the posterior of a mixture's weights without chains: what chains are held against.
 
-Broken like a stick, ``pi_1 = v_1``, ``pi_2 = (1 - v_1) v_2``, ..., the Dirichlet prior makes the v_j
-independent, ``v_j ~ Beta(alpha, (K - j) alpha)``, and the likelihood ``prod_n sum_k pi_k L_nk`` is a
+Broken like a stick, ``pi_1 = v_1``, ``pi_2 = (1 - v_1) v_2``, ..., the Dirichlet prior makes the
+``v_j ~ Beta(alpha, (K - j) alpha)`` independent, and the likelihood ``prod_n sum_k pi_k L_nk`` is a
 polynomial of degree N in each of them. A Gauss-Jacobi rule of ``N // 2 + 2`` nodes for each
 integrates it, times ``pi_k pi_l``, exactly: the moments are right to rounding. Where K and N make
 that too many nodes, moments are weighted means over draws of a Dirichlet law near the posterior.
@@ -64,7 +64,8 @@ def quadrature(log_evidence: Tensor, concentration: float) -> Moments:
     """Exact moments, given the evidence ``[N, K]``."""
     points, components = log_evidence.shape
     rest = torch.ones(1, dtype=torch.float64)
-    log_weight, parts = torch.zeros(1, dtype=torch.float64), []
+    log_weight = torch.zeros(1, dtype=torch.float64)
+    parts: list[Tensor] = []
     for after in range(components - 1, 0, -1):
         v, weight = _rule(points // 2 + 2, concentration, after * concentration)
         parts = [part.repeat_interleave(len(v)) for part in parts]

@@ -3,7 +3,7 @@
 The paper's experiment (Yang, Simmons et al. 2024). Whitened latents come from K components, the
 flow carries them to data, and what is observed is noisy:
 
-    pi ~ Dirichlet(alpha, ..., alpha),    k_n ~ pi,    w_n ~ N(m_k, s_k^2 I),    y_n ~ p(y | x(w_n)).
+    pi ~ Dirichlet(alpha, ..., alpha),  k_n ~ pi,  w_n ~ N(m_k, s_k^2 I),  y_n ~ p(y | x(w_n)).
 
 Means, standard deviations and noise are known; the weights pi are not. Given the flow, all that
 the data say of them is the *evidence* of each component for each point,
@@ -18,7 +18,7 @@ are then sampled by Gibbs' method: ``k_n | pi`` has probabilities ``~ pi_k L_nk`
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import pi
+from math import log, pi
 
 import torch
 from scipy.special import gammaincinv
@@ -124,15 +124,15 @@ class Evidence:
             parts.append(halves)
             worth.append(effective_size(found[halves.logsumexp(dim=0).argmax()]))
         sums = torch.stack(parts, dim=1)
-        log = sums.logsumexp(dim=0) - torch.tensor(float(size)).log()
-        lost = ~(log.amax(dim=1) > -torch.inf)
+        whole = sums.logsumexp(dim=0) - log(size)
+        lost = ~(whole.amax(dim=1) > -torch.inf)
         if lost.any():
             raise DataError(
                 f"observation {int(lost.nonzero()[0, 0]) + 1} has likelihood 0 at all draws of the "
                 "components: it is not of this mixture, or the noise is too small"
             )
         sizes = torch.tensor([size // 2 + size % 2, size // 2], dtype=torch.float64).to(sums)
-        return cls(log, sums - sizes.log()[:, None, None], torch.stack(worth))
+        return cls(whole, sums - sizes.log()[:, None, None], torch.stack(worth))
 
 
 def dirichlet(shapes: Tensor, uniform: Tensor) -> Tensor:
@@ -210,7 +210,7 @@ def log_likelihood(weights: Tensor, log_evidence: Tensor) -> Tensor:
     """``sum_n log sum_k pi_k L_nk [S]`` of weights ``[S, K]``, up to a constant of the data."""
     relative = relative_evidence(log_evidence)
     block = max(1, BLOCK_NUMBERS // len(relative))
-    return torch.cat([(part @ relative.T).log().sum(dim=1) for part in weights.split(block)])
+    return torch.cat([(part @ relative.T).log().sum(dim=1) for part in torch.split(weights, block)])
 
 
 def relative_evidence(log_evidence: Tensor) -> Tensor:

@@ -94,7 +94,9 @@ class Recovered:
         assert self.truth is not None
         draws = self.draws.flatten(1, 2)
         both = torch.cat([draws, self.truth[:, None]], dim=1)
-        found = torch.stack([log_likelihood(*pair) for pair in zip(both, self.log_evidence)])
+        found = torch.stack(
+            [log_likelihood(*pair) for pair in zip(both, self.log_evidence, strict=True)]
+        )
         tiny = torch.finfo(torch.float64).tiny
         density = found + (concentration - 1) * both.clamp_min(tiny).log().sum(dim=2)
         worth = convergence(self.draws.permute(1, 2, 0, 3)).ess_bulk.amin(dim=1)
@@ -261,7 +263,7 @@ class _Carry:
             weights.append(weight)
         if not numbers:
             return torch.zeros(0, count, dtype=torch.float64), []
-        points = self.points(torch.cat(normals), torch.cat(components)).split(plan.points)
+        points = torch.split(self.points(torch.cat(normals), torch.cat(components)), plan.points)
         observed = [
             self.likelihood.simulate(
                 one, seeded_generator("cpu", plan.seed, Stream.OBSERVATION_NOISE, number)
