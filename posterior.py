@@ -57,8 +57,8 @@ NOT_CONVERGED = 3
 """Exit code of ``--strict``."""
 FEWEST_RUNS = 20
 """Runs that a verdict of ``mixture`` takes."""
-FEWEST_WORTH, LARGEST_ERROR = 30, 0.005
-"""Draws that a point's evidence should rest on, and how far they may put weights off."""
+LARGEST_ERROR = 0.005
+"""How far the draws of components may put weights off."""
 
 
 @group(help=__doc__)
@@ -357,12 +357,11 @@ def report_mixture(found: dict[str, Any]) -> None:
         f"{found['ess_bulk']['smallest']:.0f}; off {found['compared_with']} by at most "
         f"{off['mean']:.4f} in means and {off['std']:.4f} in standard deviations"
     )
-    told = "" if error is None else f": weights are off by some {error:.4f}"
     logger.info(
         f"Each point's evidence rests on {size['smallest']:.0f} draws of a component or more, "
-        f"{size['median']:.0f} in the median{told}"
+        f"{size['median']:.0f} in the median: weights are off by some {error:.4f}"
     )
-    if size["smallest"] < FEWEST_WORTH if error is None else error > LARGEST_ERROR:
+    if error > LARGEST_ERROR:
         logger.warning("Warning: the evidence rests on too few draws: give a larger --pool")
     first = found["posteriors"][0]
     pairs = zip(first["mean"], first["std"], strict=True)

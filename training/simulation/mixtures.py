@@ -71,7 +71,7 @@ class Recovered:
         std: ``[R, K]``.
         error: ``[R]``, standard errors of ``mean``; 0 of quadrature.
         halves: ``[R]``, half of what posterior means by the two halves of the pool differ by, the
-            largest of a run: as far as the pool may be off. NaN without quadrature.
+            largest of a run: as far as the pool may be off.
     """
 
     observed: Tensor
@@ -124,7 +124,6 @@ class Recovered:
         }
         if self.truth is not None:
             by_run = {"truth": self.truth, **by_run}
-        halves = float(self.halves.max())
         return {
             "r_hat": {"largest": float(found.r_hat.max())},
             "ess_bulk": {"smallest": float(found.ess_bulk.min())},
@@ -135,7 +134,7 @@ class Recovered:
             },
             "standard_error_of_importance": float(self.error.max()),
             "pool": {
-                "largest_error_of_a_mean": None if halves != halves else halves,
+                "largest_error_of_a_mean": float(self.halves.max()),
                 "effective_size": {
                     "smallest": float(self.effective_size.min()),
                     "median": float(self.effective_size.median()),
@@ -184,6 +183,11 @@ def recover(
         for one, of_run, number in zip(log_evidence, draws, numbers, strict=True)
     ]
 
+    errors = [
+        pool_error(pair, one, of_run.flatten(0, 1), plan.concentration)
+        for pair, one, of_run in zip(halves, log_evidence, draws, strict=True)
+    ]
+
     def whole(local: Tensor) -> Tensor:
         return distributed.gather_rows(local.to(device), runs).cpu()
 
@@ -196,7 +200,7 @@ def recover(
         whole(stacked([one.mean for one in exact], (count,))),
         whole(stacked([one.std for one in exact], (count,))),
         whole(torch.tensor([one.error for one in exact], dtype=torch.float64)),
-        whole(stacked([pool_error(pair, plan.concentration) for pair in halves], ())),
+        whole(stacked(errors, ())),
     )
 
 
@@ -211,11 +215,25 @@ def likelihood_size(likelihood: Likelihood, dim: int, device: torch.device) -> i
     return likelihood.simulate(dummy, torch.Generator()).shape[1]
 
 
-def pool_error(halves: Tensor, concentration: float) -> Tensor:
-    """Half of what posterior means by both halves of a pool ``[2, N, K]`` differ by, at most."""
-    if not can_integrate(*halves.shape[1:]):
-        return torch.tensor(torch.nan, dtype=torch.float64)
-    first, second = (quadrature(half, concentration).mean for half in halves)
+def pool_error(halves: Tensor, log_evidence: Tensor, draws: Tensor, concentration: float) -> Tensor:
+    """Half of what posterior means by both halves of a pool differ by, at most.
+
+    Without quadrature, draws of the posterior are weighted by what a half makes more likely.
+
+    Args:
+        halves: Evidence by each half, ``[2, N, K]``.
+        log_evidence: By the whole pool, ``[N, K]``.
+        draws: ``[S, K]``, of the posterior by the whole pool.
+        concentration: Of the prior.
+    """
+
+    def mean(half: Tensor) -> Tensor:
+        if can_integrate(*half.shape):
+            return quadrature(half, concentration).mean
+        ratio = log_likelihood(draws, half) - log_likelihood(draws, log_evidence)
+        return ratio.softmax(dim=0) @ draws
+
+    first, second = (mean(half) for half in halves)
     return (first - second).abs().max() / 2
 
 
