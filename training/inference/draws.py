@@ -18,7 +18,8 @@ class Draws:
         stats: What the sampler says of each observation, ``[M]`` by name: ``acceptance``,
             ``step_size``, ``effective_size`` and ``pareto_k`` of weights.
         sampler: The name of the sampler of each observation.
-        calls: Network calls of each observation ``[M]``, float64, on the CPU as the statistics are.
+        calls: Network calls of each observation ``[M]``, float64, on the CPU as the statistics are;
+            those of a group that is sampled side by side are shared out evenly.
     """
 
     w: Tensor

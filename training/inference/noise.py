@@ -39,10 +39,6 @@ class Noise:
         """``[M, C, size]`` in [0, 1), float64."""
         return self._numbers(UNIFORM, step, size)
 
-    def generator(self, index: int) -> torch.Generator:
-        """Another source, of the observation at this place."""
-        return seeded_generator("cpu", self._seed, Stream.RESAMPLING, self._observations[index])
-
     def _numbers(self, kind: int, step: int, size: int) -> Tensor:
         chunk, place = divmod(step, CHUNK)
         known, numbers = self._chunks.get((kind, size), (-1, torch.empty(0)))

@@ -23,7 +23,7 @@ from training.inference.samplers.hamiltonian import Hamiltonian
 from training.inference.samplers.pool import Pool
 from training.inference.samplers.tempering import temper
 from training.inference.target import Target
-from training.inference.weights import systematic, tempered
+from training.inference.weights import require_some, systematic, tempered
 from training.measure.posterior.importance import k_threshold, smoothed_weights
 
 KERNELS: dict[str, type[Kernel]] = {
@@ -118,7 +118,7 @@ def sample_posteriors(
     coarse = problem.target.with_prior(problem.coarse)
     if plan.sampler == "smc":
         noise = Noise(plan.seed, problem.numbers, plan.chains * plan.draws, coarse.device)
-        found = temper(coarse, noise, plan.chains, plan.draws)
+        found = temper(coarse, noise, plan.chains, plan.draws, on_part)
     else:
         found = _chains(problem, plan, coarse, on_part)
     return corrected(found, problem, plan.seed)
@@ -141,6 +141,10 @@ def _automatic(
         sampler = "hmc" if problem.differentiable else "elliptical"
     kept, rest = good.nonzero()[:, 0], (~good).nonzero()[:, 0]
     others = sample_posteriors(problem.of(rest), replace(plan, sampler=sampler), None, on_part)
+    tried = found.of(rest)
+    others = replace(
+        others, calls=tried.calls + others.calls, stats={**tried.stats, **others.stats}
+    )
     return Draws.joined([found.of(kept), others], torch.cat([kept, rest]))
 
 
@@ -176,14 +180,20 @@ def starts(target: Target, seeds: Tensor, chains: int, seed: int) -> Tensor:
         seeds: A number for each observation ``[M]``.
         chains: C.
         seed: Of the prior draws.
+
+    Raises:
+        DataError: The likelihood is 0 at all of them.
     """
     pool = Pool.draw(target, STARTS, seed)
     found = pool.log_weights(target, slice(None))
+    require_some(found)
     weights = tempered(found, min(STARTS_WORTH * chains, STARTS // 2))
     picks = []
     for row, own in zip(weights.cpu(), seeds.tolist(), strict=True):
         generator = seeded_generator("cpu", own, Stream.STARTS)
-        picks.append(torch.multinomial(row.softmax(0), chains, generator=generator))
+        shares = row.softmax(0)
+        again = int((shares > 0).sum()) < chains
+        picks.append(torch.multinomial(shares, chains, replacement=again, generator=generator))
     return pool.w[torch.stack(picks).to(pool.w.device)]
 
 

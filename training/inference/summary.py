@@ -14,8 +14,8 @@ LEVELS = (0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975)
 LARGEST_R_HAT, FEWEST_EFFECTIVE = 1.05, 100
 RULE = (
     f"chains: R-hat at most {LARGEST_R_HAT} and bulk effective draws at least {FEWEST_EFFECTIVE} "
-    f"in all coordinates; pool: Pareto k below its threshold and weights worth at least "
-    f"{FEWEST_EFFECTIVE} draws"
+    "in all coordinates, and Pareto k of the weights of the fine flow below its threshold; "
+    f"pool: Pareto k below its threshold and weights worth at least {FEWEST_EFFECTIVE} draws"
 )
 
 
@@ -68,7 +68,7 @@ def _of_one(draws: Draws, index: int, pool: int) -> tuple[Tensor, ...]:
     flat = points.flatten(0, 1)
     std = flat.std(dim=0)
     levels = torch.tensor(LEVELS, dtype=flat.dtype)
-    common = (flat.mean(dim=0), std, flat.quantile(levels, dim=0).T)
+    common = (flat.mean(dim=0), std, _quantiles(flat, levels))
     if draws.sampler[index] == "pool":
         worth = draws.stats["effective_size"][index].expand_as(std)
         error = std / worth.clamp_max(len(flat)).sqrt()
@@ -77,8 +77,22 @@ def _of_one(draws: Draws, index: int, pool: int) -> tuple[Tensor, ...]:
         nan = torch.full_like(std, torch.nan)
         return (*common, nan, worth, worth, error, error / 2**0.5, converged)
     found = convergence(points)
-    # A coordinate that does not vary has no R-hat, and nothing in it that could differ.
-    mixed = (found.r_hat <= LARGEST_R_HAT) | (std == 0)
+    # A coordinate that does not vary has no R-hat, and nothing in it that could differ; but chains
+    # that never moved have not converged.
+    moved = (draws.w[index].std(dim=1) > 0).any(dim=1).all().cpu()
+    mixed = (found.r_hat <= LARGEST_R_HAT) | ((std == 0) & moved)
     converged = (mixed & (found.ess_bulk >= FEWEST_EFFECTIVE)).all()
+    if "fine_k" in draws.stats:
+        converged &= draws.stats["fine_k"][index] <= k_threshold(max(len(flat), 2))
     errors = (found.mcse_mean, found.mcse_std)
     return (*common, found.r_hat, found.ess_bulk, found.ess_tail, *errors, converged)
+
+
+def _quantiles(points: Tensor, levels: Tensor) -> Tensor:
+    """``[D, L]`` of points ``[N, D]``, between the two nearest; torch's takes 16 million numbers at
+    most."""
+    ordered = points.sort(dim=0).values
+    place = levels * (len(points) - 1)
+    below = place.floor().long()
+    above = (below + 1).clamp_max(len(points) - 1)
+    return ordered[below].lerp(ordered[above], (place - below)[:, None]).T

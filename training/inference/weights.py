@@ -3,9 +3,21 @@
 import torch
 from torch import Tensor
 
+from dnnlib.errors import DataError
 from training.measure.posterior.importance import effective_size
 
 BISECTIONS = 40
+SMALLEST = 60.0
+"""How far below its bound an exponent may be, in nats: for observations that are very far off."""
+
+
+def require_some(log_likelihood: Tensor) -> None:
+    """Raises DataError if no draw of one of the problems ``[M, P]`` has any likelihood."""
+    if (log_likelihood.amax(dim=1) == -torch.inf).any():
+        raise DataError(
+            f"the likelihood is 0 at all of {log_likelihood.shape[1]} draws of the prior: there is "
+            "no posterior to draw from"
+        )
 
 
 def systematic(log_weights: Tensor, uniform: Tensor, count: int) -> Tensor:
@@ -31,18 +43,19 @@ def tempered(log_weights: Tensor, worth: int) -> Tensor:
     return largest_exponent(log_weights, most, worth)[:, None] * log_weights
 
 
-def largest_exponent(log_weights: Tensor, most: Tensor, worth: float) -> Tensor:
+def largest_exponent(log_weights: Tensor, most: Tensor, worth: float | Tensor) -> Tensor:
     """The largest exponent ``[M]``, at most ``most``, at which weights are worth so many draws.
 
     Args:
-        log_weights: ``[M, P]``.
+        log_weights: ``[M, P]``; ``-inf`` for draws without weight.
         most: ``[M]``.
-        worth: Effective size to keep.
+        worth: Effective size to keep, of all or of each ``[M]``.
     """
-    low, high = torch.zeros_like(most), most.clone()
+    # The exponent's logarithm is bisected: it is small where observations are far off.
+    low, high = torch.full_like(most, -SMALLEST), torch.zeros_like(most)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        fits = effective_size(middle[:, None] * log_weights) >= worth
+        fits = effective_size((most * middle.exp())[:, None] * log_weights) >= worth
         low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
     whole = effective_size(most[:, None] * log_weights) >= worth
-    return torch.where(whole, most, high)
+    return torch.where(whole, most, most * low.exp())

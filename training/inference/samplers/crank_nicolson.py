@@ -38,6 +38,7 @@ class CrankNicolson(Kernel):
         w = (1 - size.square()).sqrt() * state.w + size * xi
         proposed = Chains(w, self.target.evaluate(w, state.which), state.chains)
         gain = proposed.evaluated.log_likelihood - state.evaluated.log_likelihood
+        gain = gain.nan_to_num(nan=-torch.inf)  # from nowhere to nowhere
         state.take(uniform.log() < gain, proposed)
         return state.by_observation(gain.exp().clamp_max(1)).mean(dim=1)
 

@@ -15,7 +15,7 @@ from training.inference.draws import Draws
 from training.inference.noise import Noise
 from training.inference.samplers.crank_nicolson import FIRST, LEAST, WANTED
 from training.inference.target import Target
-from training.inference.weights import largest_exponent, systematic
+from training.inference.weights import largest_exponent, require_some, systematic
 
 WORTH = 0.5
 """Part of the particles that weights are to be worth."""
@@ -32,7 +32,7 @@ def temper(
     noise: Noise,
     chains: int,
     particles: int,
-    on_step: Callable[[], object] | None = None,
+    on_part: Callable[[float], object] | None = None,
 ) -> Draws:
     """Populations of particles of each observation's posterior, ``[M, C, P]`` of equal weights.
 
@@ -43,10 +43,14 @@ def temper(
         noise: Random numbers, of C P chains.
         chains: The number of populations of each observation, C.
         particles: P of each.
-        on_step: Called after each exponent.
+        on_part: Called with what exponents rose by, their mean.
+
+    Raises:
+        DataError: The likelihood is 0 at all particles of a population.
     """
-    swarm, stages, step = _Swarm(target, noise, chains, particles), 0, 1
+    swarm, step = _Swarm(target, noise, chains, particles), 1
     while (swarm.exponent < 1).any():
+        before = float(swarm.exponent.mean())
         going = swarm.raise_exponents(noise.uniform(step, 1))
         last = swarm.exponent >= 1
         for move in range(LAST_MOVES):
@@ -54,10 +58,10 @@ def temper(
             moving = going & (last | (move < MOVES))
             if moving.any():
                 swarm.move(moving, step)
-        step, stages = step + 1, stages + 1
-        if on_step:
-            on_step()
-    return swarm.draws(stages)
+        step += 1
+        if on_part:
+            on_part(float(swarm.exponent.mean()) - before)
+    return swarm.draws()
 
 
 class _Swarm:
@@ -73,13 +77,17 @@ class _Swarm:
         self._points, self._found = target.evaluate(self._w, self._which)
         self.exponent = torch.zeros(groups, dtype=torch.float64, device=target.device)
         self._size = torch.full_like(self.exponent, FIRST)
+        self._stages = torch.zeros_like(self.exponent)
+        require_some(self._found.view(groups, particles))
 
     def raise_exponents(self, uniform: Tensor) -> Tensor:
         """Raises the exponents, and takes particles by their weights; says where ``[G]``."""
         particles = self._shape[2]
         going = self.exponent < 1
         found = self._found.view(-1, particles)
-        rise = largest_exponent(found, 1 - self.exponent, WORTH * particles)
+        # Particles without likelihood go at the first exponent, however many they are.
+        worth = WORTH * found.isfinite().sum(dim=1)
+        rise = largest_exponent(found, 1 - self.exponent, worth)
         start = uniform.view(-1, particles)[:, 0]
         picks = systematic(rise[:, None] * found, start, particles)
         # Populations that have arrived stay as they are.
@@ -90,6 +98,7 @@ class _Swarm:
         self._w, self._points, self._found = self._w[rows], self._points[rows], self._found[rows]
         reached = self.exponent + torch.where(going, rise, 0)
         self.exponent = torch.where(reached > 1 - ARRIVED, 1, reached)
+        self._stages += going
         return going
 
     def move(self, moving: Tensor, step: int) -> None:
@@ -111,7 +120,7 @@ class _Swarm:
         change = torch.where(moving, change, 0)
         self._size = (self._size.log() + change).exp().clamp(LEAST, 1)
 
-    def draws(self, stages: int) -> Draws:
+    def draws(self) -> Draws:
         count = self._shape[0]
         return Draws(
             self._w.view(*self._shape, -1),
@@ -121,6 +130,6 @@ class _Swarm:
             torch.full((count,), self._target.calls / count, dtype=torch.float64),
             {
                 "step_size": self._size.view(count, -1).mean(dim=1).cpu(),
-                "stages": torch.full((count,), float(stages), dtype=torch.float64),
+                "stages": self._stages.view(count, -1).mean(dim=1).cpu(),
             },
         )
