@@ -73,7 +73,7 @@ def truths_of_data(target: Target, points: Tensor, numbers: Sequence[int], seed:
             for number in numbers
         ]
     ).to(points)
-    flow = prior.flow
+    flow = prior.flow.in_blocks(target.rows)
     clean = (points - prior.origin) * prior.unit
     states = flow.schedule.scale(start) * (flow.to_eigen(clean) + noise)
     melted = flow.simulate(states, prior.times, prior.solver).end
@@ -109,12 +109,13 @@ def check_runs(
         pool: Prior draws, if all runs share them.
     """
     draws = sample_posteriors(problem, plan, pool)
-    target, basis = problem.target, problem.target.prior.flow.basis
+    target = problem.target
+    mean, covariance = target.prior.moments()
     count, dim = truths.points.shape
     points = draws.points.reshape(count, -1, dim)
     found = draws.log_likelihood.reshape(count, -1)
     of_truth = target.likelihood.log_prob(truths.points, target.observed)
-    scale = basis.covariance().diagonal().sqrt() / target.prior.unit
+    scale = covariance.diagonal().sqrt()
     density = None
     if truths.w is not None:
         w = draws.w.reshape(count, found.shape[1], -1)
@@ -129,7 +130,7 @@ def check_runs(
         names=names,
         others={
             LIKELIHOOD: (found, of_truth),
-            RADIUS: (_radius(points, problem, scale), _radius(truths.points, problem, scale)),
+            RADIUS: (_radius(points, mean, scale), _radius(truths.points, mean, scale)),
         },
         log_density=density,
         scale=scale,
@@ -151,9 +152,7 @@ def effective(draws: Draws) -> Tensor:
     return torch.stack(worth).double()
 
 
-def _radius(points: Tensor, problem: Problem, scale: Tensor) -> Tensor:
+def _radius(points: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     """Distance ``[...]`` of points ``[..., D]`` from the mean, in standard deviations."""
-    prior = problem.target.prior
-    mean = prior.origin + prior.flow.basis.mean / prior.unit
     spread = torch.where(scale > 0, scale, 1.0)
     return ((points - mean) / spread).norm(dim=-1)

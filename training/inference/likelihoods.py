@@ -41,6 +41,10 @@ class Likelihood(ABC):
     def to(self, device: torch.device) -> "Likelihood":
         """Itself, on another device."""
 
+    def is_differentiable(self, points: Tensor) -> bool:
+        """Whether gradients flow back to points such as these ``[N, D]``."""
+        return True
+
     def curvature_root(self, dim: int) -> Tensor | None:
         """``Sigma^(-1/2) A [K, D]`` of a Gaussian likelihood; None for others."""
         return None
@@ -54,6 +58,7 @@ class Gaussian(Likelihood):
             ``[K, K]``.
         coordinates: Which coordinates are seen ``[K]``; None for all.
         operator: ``A [K, D]``; None for the identity. Only one of the two may be given.
+        dim: D, to hold the noise of whole points against; None where it is not known.
 
     Raises:
         UsageError: The noise is not positive, or of another size than what is seen.
@@ -71,13 +76,14 @@ class Gaussian(Likelihood):
         noise: Tensor,
         coordinates: Tensor | None = None,
         operator: Tensor | None = None,
+        dim: int | None = None,
     ):
         if coordinates is not None and operator is not None:
             raise UsageError("an observation is of some coordinates, or by an operator, not both")
         self.coordinates = coordinates
         self.operator = None if operator is None else operator.double()
         self.root = _root(noise.double())
-        size = None if coordinates is None else len(coordinates)
+        size = dim if coordinates is None else len(coordinates)
         size = size if operator is None else len(operator)
         if size is not None and self.root.ndim and len(self.root) != size:
             raise UsageError(f"the noise has {len(self.root)} entries for {size} observed numbers")
@@ -106,6 +112,19 @@ class Gaussian(Likelihood):
         noise = torch.randn(seen.shape, generator=generator, dtype=torch.float64)
         root = self.root.cpu()
         return seen + (noise @ root.T if root.ndim == 2 else noise * root)
+
+    def deviations(self, mean: Tensor, covariance: Tensor, observed: Tensor) -> Tensor:
+        """How far observations ``[M, K]`` are from what was to be expected, in standard deviations
+        of it.
+
+        Args:
+            mean: Of points ``[D]``.
+            covariance: Of points ``[D, D]``.
+            observed: The observations.
+        """
+        variance = self.observe(self.observe(covariance).T).diagonal()
+        root = self.root if self.root.ndim < 2 else self.root.norm(dim=1)
+        return (observed - self.observe(mean[None])).abs() / (variance + root.square()).sqrt()
 
     def curvature_root(self, dim: int) -> Tensor:
         columns = self.observe(torch.eye(dim, dtype=torch.float64, device=self.root.device))

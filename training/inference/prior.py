@@ -22,6 +22,7 @@ from training.flow.solvers import Solver
 
 MOST_DEBLURRED = 16
 """Dimensions of which Jacobians are taken whole."""
+MOMENT_DRAWS = 2**12
 
 
 class Generated(NamedTuple):
@@ -91,6 +92,21 @@ class Prior:
         flow = self.flow.given(**conditions) if conditions else self.flow
         points = (points - self.origin) * self.unit
         return flow.latent_law(self.times[-1]).whiten(flow.encode(points, self.times, self.solver))
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean ``[D]`` and covariance ``[D, D]`` of the data, in the user's units.
+
+        Those of the basis; where coordinates lie between, of a Gaussian with these moments.
+        """
+        basis, coordinates = self.flow.basis, self.flow.coordinates
+        mean, covariance = basis.mean.double(), basis.covariance().double()
+        if coordinates is not None:
+            generator = torch.Generator().manual_seed(0)
+            noise = torch.randn(MOMENT_DRAWS, basis.dim, generator=generator, dtype=torch.float64)
+            states = noise.to(basis.mean.device) * basis.eigenvalues.sqrt()
+            points = coordinates.to_data(basis.from_eigen(states))
+            mean, covariance = points.mean(dim=0), points.T.cov().reshape(basis.dim, -1)
+        return self.origin + mean / self.unit, covariance / self.unit**2
 
     def _clean(self, flow: ProbabilityFlow, x: Tensor, w: Tensor) -> Tensor:
         """Clean scaled states drawn for states x ``[N, D]`` at the first time."""

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dnnlib.errors import UsageError
 from training.inference.likelihoods import Likelihood
 from training.inference.prior import Prior
 
@@ -99,18 +100,38 @@ class Target:
         return Evaluated(*self._in_blocks(block, 1, w, which))
 
     @torch.no_grad()
-    def points(self, w: Tensor, which: Tensor) -> Tensor:
-        """Points ``[N, D]`` alone."""
-        return self._in_blocks(lambda *rows: (self._points(*rows),), 1, w, which)[0]
+    def points(
+        self, w: Tensor, which: Tensor, on_part: Callable[[float], object] | None = None
+    ) -> Tensor:
+        """Points ``[N, D]`` alone; tells after each block which part of all it was."""
+
+        def block(w: Tensor, which: Tensor) -> tuple[Tensor, ...]:
+            points = self._points(w, which)
+            if on_part:
+                on_part(min(1.0, self.rows / count))
+            return (points,)
+
+        count = len(w)
+        return self._in_blocks(block, 1, w, which)[0]
 
     def slope(self, w: Tensor, which: Tensor) -> Slope:
-        """Points, log likelihoods, and their gradients."""
+        """Points, log likelihoods, and their gradients.
+
+        Raises:
+            DataError: One is not finite.
+            UsageError: The likelihood has no gradients.
+        """
 
         def block(w: Tensor, which: Tensor) -> tuple[Tensor, ...]:
             near, astray = _near(w.detach())
             leaf = near.requires_grad_()
             points = self._points(leaf, which, differentiable=True)
             found = self.likelihood.log_prob(points, self.observed[which])
+            if not found.requires_grad:
+                raise UsageError(
+                    "the likelihood has no gradients, which hmc follows: write it in torch, or "
+                    "take another sampler"
+                )
             (gradient,) = torch.autograd.grad(found.sum(), leaf)
             return points.detach(), found.detach().masked_fill(astray, -torch.inf), gradient
 

@@ -40,7 +40,7 @@ class UserLikelihood(Likelihood):
             DataError: The file raised when it was run; its own traceback went to stderr.
         """
         file, _, name = text.rpartition(":")
-        path = Path(file)
+        path = Path(file).absolute()
         if not name.isidentifier() or path.suffix != ".py" or not path.is_file():
             raise UsageError(
                 f"--likelihood is '{text}': give FILE.py:function, of a file that exists"
@@ -52,10 +52,10 @@ class UserLikelihood(Likelihood):
         try:
             spec.loader.exec_module(module)
         except Exception as error:
-            raise _told(error, path, f"{path}") from None
+            raise _told(error, path, file) from None
         function = getattr(module, name, None)
         if not callable(function):
-            raise UsageError(f"{path} has no function '{name}'")
+            raise UsageError(f"{file} has no function '{name}'")
         return cls(path, name, function)
 
     def to(self, device: torch.device) -> "UserLikelihood":
@@ -74,6 +74,11 @@ class UserLikelihood(Likelihood):
                 f"tensor [{len(points)}]"
             )
         return checked(found.double(), where)
+
+    def is_differentiable(self, points: Tensor) -> bool:
+        with torch.enable_grad():
+            found = self.log_prob(points.detach().clone().requires_grad_(), points[:, :0])
+        return found.requires_grad
 
     def simulate(self, points: Tensor, generator: torch.Generator) -> Tensor:
         raise UsageError(

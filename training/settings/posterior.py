@@ -136,7 +136,7 @@ class LikelihoodOptions(Declared):
         if self.mask is not None:
             return Gaussian(noise, read_mask(self.mask, subject.names, subject.image_shape))
         if self.operator is None:
-            return Gaussian(noise)
+            return Gaussian(noise, dim=subject.dim)
         matrix = read_array(self.operator, "an operator", (2,))
         if matrix.shape[1] != subject.dim:
             raise UsageError(

@@ -6,6 +6,7 @@ says whether they can be trusted (Vehtari, Simpson, Gelman, Yao and Gabry 2024):
 cannot.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,7 +18,7 @@ from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
 from training.inference.draws import Draws
 from training.inference.target import Target
-from training.inference.weights import systematic
+from training.inference.weights import require_some, systematic
 from training.measure.posterior.importance import smoothed_weights
 
 BLOCK, TINY = 2**22, 2.0**-40
@@ -41,7 +42,14 @@ class Pool:
     calls: float
 
     @classmethod
-    def draw(cls, target: Target, size: int, seed: int, shared: bool = False) -> "Pool":
+    def draw(
+        cls,
+        target: Target,
+        size: int,
+        seed: int,
+        shared: bool = False,
+        on_part: Callable[[float], object] | None = None,
+    ) -> "Pool":
         """So many draws.
 
         Args:
@@ -49,6 +57,7 @@ class Pool:
             size: P.
             seed: Of the draws.
             shared: Whether all ranks draw this pool at once, so that each makes a share of it.
+            on_part: Called with the part of the work that was done since the last call.
         """
         w = even_normal(size, target.dim, hash_seed(seed, Stream.PRIOR_DRAWS)).to(target.device)
         if target.labels is None:
@@ -58,10 +67,11 @@ class Pool:
             kinds, group = torch.unique(target.labels, dim=0, return_inverse=True)
             first = torch.stack([(group == kind).nonzero()[0, 0] for kind in range(len(kinds))])
         mine = w[distributed.shard(size)] if shared else w
+        told = (lambda part: on_part(part / len(first))) if on_part else None
         points = []
         for observation in first.tolist():
             which = torch.full((len(mine),), observation, device=w.device)
-            found = target.points(mine, which)
+            found = target.points(mine, which, told)
             points.append(distributed.gather_rows(found, size) if shared else found)
         ranks = distributed.world_size() if shared else 1
         calls = target.calls * ranks / target.count
@@ -88,6 +98,9 @@ class Pool:
             seeds: A number for each observation ``[M]``, from which its draws follow.
             chains: C.
             draws: Of each chain, S.
+
+        Raises:
+            DataError: The likelihood is 0 at all of the pool.
         """
         parts = []
         step = max(1, BLOCK // len(self.w))
@@ -98,6 +111,7 @@ class Pool:
 
     def _sample(self, target: Target, rows: slice, seeds: Tensor, chains: int, draws: int) -> Draws:
         found = self.log_weights(target, rows)
+        require_some(found)
         weights = smoothed_weights(found)
         total = chains * draws
         picks = torch.stack(
