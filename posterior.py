@@ -31,7 +31,7 @@ from training.files.posterior import (
     save_values,
 )
 from training.inference.draws import Draws
-from training.inference.likelihoods import Likelihood
+from training.inference.likelihoods import Gaussian, Likelihood
 from training.inference.prior import Prior
 from training.inference.sampling import Problem
 from training.inference.summary import RULE, Summary
@@ -44,6 +44,7 @@ from training.settings.mixture import MixtureSettings
 from training.settings.posterior import (
     CheckSettings,
     CommonSettings,
+    LikelihoodOptions,
     SampleSettings,
     observed_numbers,
 )
@@ -51,7 +52,7 @@ from training.settings.script import group, run_script
 from training.simulation.latents import LatentChoice
 from training.simulation.mixtures import recover
 from training.simulation.posterior_subjects import PosteriorSubject
-from training.simulation.posteriors import Check, Groups, sample_groups, sampled
+from training.simulation.posteriors import Check, Groups, group_size, sample_groups, sampled
 
 NOT_CONVERGED = 3
 """Exit code of ``--strict``."""
@@ -59,6 +60,9 @@ FEWEST_RUNS = 20
 """Runs that a verdict of ``mixture`` takes."""
 LARGEST_ERROR = 0.005
 """How far the draws of components may put weights off."""
+FAR = 6.0
+"""Standard deviations beyond which a warning tells of an observation."""
+SHOWN = (0.5, 0.8, 0.9, 0.95)
 
 
 @group(help=__doc__)
@@ -95,13 +99,19 @@ def sample(settings: SampleSettings) -> int:
             rows,
             None if labels is None else labels.to(device),
         )
-        problem = Problem(target, coarse, list(range(len(observed))), not fine.deblurred)
+        mean, covariance = fine.moments()
+        # What a user's likelihood raises is shown here, before anything is sampled.
+        smooth = target.likelihood.is_differentiable(mean[None]) and not fine.deblurred
+        if isinstance(target.likelihood, Gaussian):
+            warn_of_far(target.likelihood.deviations(mean, covariance, target.observed))
+        problem = Problem(target, coarse, list(range(len(observed))), smooth)
         plan = settings.sampler.plan(subject)
         options = settings.recorded(eps=recorded_eps(settings.prior.eps, latent), pool=plan.pool)
         groups = Groups(
             stem.with_suffix(".part"),
-            fingerprint(options, subject, observed, labels, settings.likelihood.likelihood),
+            fingerprint(options, subject, observed, labels, settings.likelihood),
             len(observed),
+            group_size(target, plan),
         )
         sample_groups(problem, plan, groups)
         if not distributed.is_main():
@@ -134,7 +144,7 @@ def sample(settings: SampleSettings) -> int:
         }
         save_json(numbers_file, content)
         groups.remove()
-        report(found, len(observed))
+        report(found, summary)
         logger.info(f"Wrote {draws_file} and {numbers_file.name} after {seconds:.1f} s")
         missed = int((~summary.converged).sum())
         return NOT_CONVERGED if missed and settings.strict else 0
@@ -181,8 +191,9 @@ def check(settings: CheckSettings) -> None:
         options = settings.recorded(eps=recorded_eps(settings.prior.eps, latent), pool=plan.pool)
         groups = Groups(
             stem.with_suffix(".part"),
-            fingerprint(options, subject, data, None, settings.likelihood.likelihood),
+            fingerprint(options, subject, data, None, settings.likelihood),
             settings.runs,
+            group_size(checked.target, plan),
         )
         values = checked.run(groups)
         if distributed.is_main():
@@ -317,7 +328,7 @@ def fingerprint(
     subject: PosteriorSubject,
     observed: Tensor | None,
     labels: Tensor | None,
-    likelihood: str,
+    likelihood: LikelihoodOptions,
 ) -> str:
     """Says which run it is: all that its draws depend on."""
     apart = ("save_dir", "overwrite", "strict", "device_name", "network", "level")
@@ -327,19 +338,37 @@ def fingerprint(
     for part in (observed, labels):
         if part is not None:
             content.update(part.cpu().numpy().tobytes())
-    file = Path(likelihood.rpartition(":")[0])
-    if file.is_file():
-        content.update(file.read_bytes())
+    program = likelihood.likelihood.rpartition(":")[0]
+    for file in (program, likelihood.noise_std, likelihood.mask, likelihood.operator):
+        if file and Path(file).is_file():
+            content.update(Path(file).read_bytes())
     return content.hexdigest()
 
 
-def report(found: dict[str, Any], count: int) -> None:
+def warn_of_far(deviations: Tensor) -> None:
+    """Warns of the observed number that is farthest from what the prior expects.
+
+    Args:
+        deviations: Of observed numbers ``[M, K]``, in standard deviations.
+    """
+    farthest = int(deviations.argmax())
+    observation, number = divmod(farthest, deviations.shape[1])
+    if deviations.flatten()[farthest] > FAR:
+        logger.warning(
+            f"Warning: number {number + 1} of observation {observation + 1} is "
+            f"{deviations.flatten()[farthest]:.3g} standard deviations from what the prior expects "
+            "of it: is it in the data's units?"
+        )
+
+
+def report(found: dict[str, Any], summary: Summary) -> None:
     """Tells the most important numbers."""
+    count = found["observations"]
     samplers = ", ".join(f"{number} by {name}" for name, number in found["samplers"].items())
     logger.info(f"{count} posterior(s): {samplers}; {found['network_calls']:.3g} network calls")
-    r_hat = found["r_hat"]
-    mixed = f"largest R-hat {r_hat['largest']:.3f}, " if r_hat else ""
-    logger.info(f"{mixed}fewest effective draws {found['ess_bulk']['smallest']:.0f}")
+    known = summary.r_hat[~summary.r_hat.isnan()]
+    mixed = f"largest R-hat {float(known.max()):.3f}, " if len(known) else ""
+    logger.info(f"{mixed}fewest effective draws {float(summary.ess_bulk.min()):.0f}")
     if found["converged"] < count:
         logger.warning(
             f"Warning: {count - found['converged']} of {count} have not converged: give more "
@@ -372,10 +401,18 @@ def report_mixture(found: dict[str, Any]) -> None:
 
 
 def report_check(found: Calibration) -> None:
-    """Tells the verdict."""
+    """Tells the verdict, and what regions hold."""
     logger.info(found.verdict)
-    off = found.summary()["central_intervals"]
-    logger.info(f"Coverage of central intervals: {json.dumps(off)[:200]}")
+    for name, curve in {"central intervals": found.intervals, **found.regions}.items():
+        places = [int((curve.levels - level).abs().argmin()) for level in SHOWN]
+        held = "/".join(f"{100 * float(curve.pooled[place]):.1f}" for place in places)
+        said = "/".join(f"{100 * level:.0f}" for level in SHOWN)
+        worst = curve.deviation.abs().argmax()
+        where = f" ({found.names[int(worst)]})" if len(curve.deviation) > 1 else ""
+        logger.info(
+            f"{name[0].upper()}{name[1:]} with {said} % hold {held} % of truths; "
+            f"largest deviation {float(curve.deviation[worst]):+.1f} points{where}"
+        )
 
 
 if __name__ == "__main__":

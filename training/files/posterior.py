@@ -8,6 +8,7 @@ observation, coordinate]``, ``sample_stats`` with ``log_likelihood [chain, draw,
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -160,9 +161,12 @@ def overview(draws: Draws, summary: Summary, names: Sequence[str]) -> dict[str, 
         "converged": int(summary.converged.sum()),
         "r_hat": None
         if not len(known)
-        else {"largest": float(known.max()), "quantile_90": float(known.quantile(0.9))},
-        "ess_bulk": {"smallest": float(bulk.min()), "median": float(bulk.median())},
-        "ess_tail": {"smallest": float(summary.ess_tail.min())},
+        else {
+            "largest": _number(known.max()),
+            "quantile_90": _number(known.sort().values[ceil(0.9 * len(known)) - 1]),
+        },
+        "ess_bulk": {"smallest": _number(bulk.min()), "median": _number(bulk.median())},
+        "ess_tail": {"smallest": _number(summary.ess_tail.min())},
     }
     if summary.mean.numel() <= MOST_LISTED:
         found["posteriors"] = [_listed(draws, summary, index) for index in range(draws.count)]
@@ -171,22 +175,26 @@ def overview(draws: Draws, summary: Summary, names: Sequence[str]) -> dict[str, 
 
 def _listed(draws: Draws, summary: Summary, index: int) -> dict[str, Any]:
     def plain(values: Tensor) -> Any:
-        # JSON has neither NaN nor infinities.
-        return [value if np.isfinite(value) else None for value in values[index].tolist()]
+        return [_number(value) for value in values[index]]
 
     names = ("mean", "std", "r_hat", "ess_bulk", "ess_tail", "mcse_mean", "mcse_std")
     quantiles = {
         f"{level:g}": summary.quantiles[index, :, place].tolist()
         for place, level in enumerate(LEVELS)
     }
-    stats = {name: float(values[index]) for name, values in draws.stats.items()}
+    stats = {name: _number(values[index]) for name, values in draws.stats.items()}
     return {
         "sampler": draws.sampler[index],
         "converged": bool(summary.converged[index]),
         **{name: plain(getattr(summary, name)) for name in names},
         "quantiles": quantiles,
-        "statistics": {k: v if np.isfinite(v) else None for k, v in stats.items()},
+        "statistics": stats,
     }
+
+
+def _number(value: Tensor) -> float | None:
+    """None for NaN and infinities, which JSON does not have."""
+    return float(value) if value.isfinite() else None
 
 
 def save_values(path: Path, values: RunValues, fingerprint: str) -> None:

@@ -39,6 +39,15 @@ from training.measure.posterior.calibration import RunValues
 
 GROUP = 64
 """Observations that are sampled side by side: enough to fill the calls of small networks."""
+GROUP_NUMBERS = 2**26
+"""Numbers up to which the draws of a group take memory, several times over: 512 MiB."""
+
+
+def group_size(target: Target, plan: SamplingPlan) -> int:
+    """How many observations to sample side by side."""
+    dim = target.dim
+    numbers = max(plan.draws * (dim + target.prior.flow.basis.dim), dim**2) * plan.chains
+    return max(1, min(GROUP, GROUP_NUMBERS // numbers))
 
 
 @dataclass(frozen=True)
@@ -49,16 +58,18 @@ class Groups:
         folder: Of the unfinished run.
         fingerprint: Says which run it is, so that the parts of another are not taken for its own.
         count: Observations, or runs.
+        size: Of a group.
     """
 
     folder: Path
     fingerprint: str
     count: int
+    size: int = GROUP
 
     @property
     def places(self) -> list[Tensor]:
         """The observations of each group."""
-        return list(torch.split(torch.arange(self.count), GROUP))
+        return list(torch.split(torch.arange(self.count), self.size))
 
     def path(self, index: int) -> Path:
         """The file of one group."""
@@ -81,7 +92,7 @@ class Groups:
                 found += work(index, places, self.path(index), Progress(bar))
         distributed.barrier()
         if found and distributed.is_main():
-            logger.info(f"{found} group(s) of {GROUP} were there from a run that was cut short")
+            logger.info(f"{found} group(s) of {self.size} were there from a run that was cut short")
 
     def remove(self) -> None:
         """Removes the folder, once the results are written."""
@@ -137,7 +148,11 @@ def shared_pool(target: Target, plan: SamplingPlan) -> Pool | None:
     """The pool of all observations, made by all ranks together; None for a sampler without."""
     if plan.sampler not in ("auto", "pool"):
         return None
-    return Pool.draw(target, plan.pool, plan.seed, shared=True)
+    hidden = None if distributed.is_main() else True
+    with tqdm(total=plan.pool, desc="prior draws", unit="draw", disable=hidden) as bar:
+        return Pool.draw(
+            target, plan.pool, plan.seed, True, lambda part: bar.update(part * plan.pool)
+        )
 
 
 @dataclass(frozen=True)
