@@ -1,0 +1,172 @@
+"""Which sampler ``auto`` takes, when posteriors have converged, and an independent library."""
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.support.draws import double, normal
+from tests.support.posteriors import (
+    Parabola,
+    by_quadrature,
+    drawn,
+    gaussian_prior,
+    posterior,
+    problem,
+)
+from training.inference.draws import Draws
+from training.inference.likelihoods import Gaussian
+from training.inference.sampling import Problem
+from training.inference.summary import LEVELS, Summary
+from training.measure.posterior.convergence import convergence
+
+FEW = {"draws": 20, "warmup": 10, "chains": 2}
+
+
+def masked(dim: int, noise: float, observed: Tensor, deblurred: bool = False) -> Problem:
+    likelihood = Gaussian(double(noise), torch.tensor([0]))
+    return problem(gaussian_prior(dim, deblurred), likelihood, observed)
+
+
+def test_auto_takes_the_pool_where_that_is_enough_and_particles_elsewhere() -> None:
+    observed = double([[0.3], [5.5], [-0.4]])  # the second is far out
+    which = masked(2, 0.2, observed)
+    draws = drawn(which, "auto", **FEW)
+    assert draws.sampler == ["pool", "smc", "pool"]
+    pool = drawn(which, "pool", **FEW)
+    for index in (0, 2):
+        assert torch.equal(draws.points[index], pool.points[index])
+    smc = drawn(which, "smc", **FEW)
+    assert torch.equal(draws.points[1], smc.points[1])
+    # What was tried first is told, and costs.
+    assert draws.stats["effective_size"][1] == pool.stats["effective_size"][1] < 400
+    assert draws.calls[1] > pool.calls[1]
+    assert draws.stats["stages"].isnan().tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("dim", "deblurred", "sampler"),
+    [(8, False, "smc"), (9, False, "hmc"), (5, True, "elliptical")],
+)
+def test_auto_goes_by_dimensions_and_gradients(dim: int, deblurred: bool, sampler: str) -> None:
+    which = masked(dim, 1e-3, double([[4.0]]), deblurred)
+    assert drawn(which, "auto", **FEW).sampler == [sampler]
+
+
+# Summaries.
+
+
+def made(w: Tensor, sampler: str = "hmc", **stats: float) -> Draws:
+    """Draws ``[1, C, S, D]`` that are their own points."""
+    known = {name: double([value]) for name, value in stats.items()}
+    return Draws(w[None], w[None], w[None, ..., 0], [sampler], torch.zeros(1), known)
+
+
+def test_summaries_are_those_of_the_draws() -> None:
+    w = normal(4, 500, 2)
+    summary, flat = Summary.of(made(w, fine_k=0.1), 100), w.flatten(0, 1)
+    torch.testing.assert_close(summary.mean[0], flat.mean(dim=0))
+    torch.testing.assert_close(summary.std[0], flat.std(dim=0))
+    torch.testing.assert_close(summary.quantiles[0], flat.quantile(double(LEVELS), dim=0).T)
+    torch.testing.assert_close(summary.r_hat[0], convergence(w).r_hat)
+    assert summary.converged.tolist() == [True]
+
+
+def stuck(w: Tensor) -> Tensor:
+    return w[:1, :1].expand_as(w).clone()
+
+
+def one_stuck(w: Tensor) -> Tensor:
+    w[0] = w[0, 0]
+    return w
+
+
+def one_constant(w: Tensor) -> Tensor:
+    w[..., 1] = 3.0
+    return w
+
+
+@pytest.mark.parametrize(
+    ("change", "draws", "k", "converged"),
+    [
+        (lambda w: w, 500, 0.1, True),
+        (one_constant, 500, 0.1, True),  # no chain differs in it
+        (stuck, 500, 0.1, False),  # R-hat is NaN
+        (one_stuck, 500, 0.1, False),
+        (lambda w: w[:, :1].expand_as(w), 500, 0.1, False),  # each at its own place
+        (lambda w: w + torch.arange(4)[:, None, None], 500, 0.1, False),
+        (lambda w: w, 20, 0.1, False),  # too few
+        (lambda w: w, 2, 0.1, False),
+        (lambda w: w, 500, 0.9, False),  # the fine flow is another
+        (lambda w: w, 500, torch.inf, False),
+    ],
+)
+def test_chains_that_have_converged(change: Any, draws: int, k: float, converged: bool) -> None:
+    w = change(normal(4, draws, 2))
+    assert Summary.of(made(w, fine_k=k), 100).converged.tolist() == [converged]
+
+
+@pytest.mark.parametrize(
+    ("k", "worth", "converged"),
+    [(0.3, 150, True), (0.3, 50, False), (0.9, 150, False), (torch.inf, 150, False)],
+)
+def test_pools_that_have_converged(k: float, worth: float, converged: bool) -> None:
+    draws = made(normal(4, 50, 2), "pool", pareto_k=k, effective_size=worth)
+    summary = Summary.of(draws, 4096)
+    assert summary.converged.tolist() == [converged]
+    assert summary.r_hat.isnan().all()
+    assert (summary.ess_bulk == worth).all()
+
+
+# An independent library.
+
+
+@pytest.fixture(scope="module")
+def blackjax() -> ModuleType:
+    found: ModuleType = pytest.importorskip("blackjax")
+    return found
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "banana"])
+def test_draws_are_distributed_as_those_of_blackjax(kind: str, blackjax: ModuleType) -> None:
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    prior = gaussian_prior()
+    observed = double([[0.5]])
+    gaussian = Gaussian(double(0.4), operator=double([[1.0, 0.7]]))
+    likelihood = gaussian if kind == "gaussian" else Parabola(noise=0.4)
+    points = prior.points(torch.cat([torch.zeros(1, 2), torch.eye(2)]).double()).points
+    mean, columns = points[0], points[1:] - points[0]
+
+    def log_density(w: Any) -> Any:
+        x = mean.numpy() + w @ columns.numpy()
+        seen = x[0] + 0.7 * x[1] if kind == "gaussian" else x[1] + x[0] ** 2
+        return -(w @ w) / 2 - ((0.5 - seen) / 0.4) ** 2 / 2
+
+    kernel = blackjax.nuts(log_density, 0.3, jnp.ones(2))
+
+    def step(state: Any, key: Any) -> Any:
+        state, _ = kernel.step(key, state)
+        return state, state.position
+
+    def chain(key: Any) -> Any:
+        start = kernel.init(jax.random.normal(key, (2,)))
+        return jax.lax.scan(step, start, jax.random.split(key, 1200))[1][200:]
+
+    theirs = jax.vmap(chain)(jax.random.split(jax.random.key(0), 4))
+    theirs = mean + torch.from_numpy(np.array(theirs)).double() @ columns
+    ours = drawn(problem(prior, likelihood, observed), "hmc", draws=150).points[0]
+    one, other = convergence(ours), convergence(theirs)
+    for moment, error in (("mean", "mcse_mean"), ("std", "mcse_std")):
+        gap = [getattr(x.flatten(0, 1), moment)(dim=0) for x in (ours, theirs)]
+        allowed = 4.5 * (getattr(one, error).square() + getattr(other, error).square()).sqrt()
+        assert ((gap[0] - gap[1]).abs() < allowed).all()
+    if kind == "gaussian":
+        exact = posterior(prior, gaussian, observed)[0][0]
+    else:
+        exact = by_quadrature(prior, likelihood, observed)[0][0]
+    assert ((theirs.mean(dim=(0, 1)) - exact).abs() < 4.5 * other.mcse_mean).all()
