@@ -164,6 +164,9 @@ def check(settings: CheckSettings) -> None:
     likelihood = settings.likelihood.chosen(subject)
     if subject.label_dim:
         raise UsageError("check is for networks without classes")
+    # A likelihood that cannot be drawn from is refused here, before anything is sampled.
+    nothing = torch.zeros(1, subject.dim, dtype=torch.float64)
+    seen = likelihood.simulate(nothing, torch.Generator())
     plan = settings.sampler.plan(subject)
     data = None
     if settings.truth == "data":
@@ -178,16 +181,13 @@ def check(settings: CheckSettings) -> None:
         fine, coarse = settings.prior.priors(subject)
         rows = settings.prior.batch_gpu or subject.rows
         likelihood = likelihood.to(device)
-        # A likelihood that cannot be drawn from is refused here, before anything is sampled.
-        dummy = torch.zeros(1, subject.dim, dtype=torch.float64, device=device)
-        seen = likelihood.simulate(dummy, torch.Generator()).to(device)
 
         def problem(observed: Tensor, numbers: list[int]) -> Problem:
             target = Target(fine, likelihood, observed, rows)
             return Problem(target, coarse, numbers, not fine.deblurred)
 
         names = list(subject.names)
-        checked = Check(Target(fine, likelihood, seen, rows), problem, plan, names, data)
+        checked = Check(Target(fine, likelihood, seen.to(device), rows), problem, plan, names, data)
         options = settings.recorded(eps=recorded_eps(settings.prior.eps, latent), pool=plan.pool)
         groups = Groups(
             stem.with_suffix(".part"),
@@ -296,7 +296,13 @@ def observations(
     """What was observed ``[M, K]``, and the labels of networks with classes."""
     classes = None
     if settings.condition is not None:
-        classes = read_observations(settings.condition).long().flatten()
+        numbers = read_observations(settings.condition)
+        if numbers.shape[1] != 1 or not (numbers == numbers.round()).all():
+            raise UsageError(
+                f"{settings.condition} must have one column, of whole numbers: classes"
+            )
+        classes = numbers.long().flatten()
+    labels = subject.labels(classes)
     if settings.observation is None:
         observed = torch.zeros(1, 0, dtype=torch.float64)
     else:
@@ -306,7 +312,7 @@ def observations(
         raise UsageError(
             f"{settings.condition} has {len(classes)} classes for {len(observed)} observations"
         )
-    return observed, subject.labels(classes)
+    return observed, labels
 
 
 def latents_of(draws: Draws, prior: Prior) -> Tensor:

@@ -73,8 +73,7 @@ class Pool:
             which = torch.full((len(mine),), observation, device=w.device)
             found = target.points(mine, which, told)
             points.append(distributed.gather_rows(found, size) if shared else found)
-        ranks = distributed.world_size() if shared else 1
-        calls = target.calls * ranks / target.count
+        calls = target.calls * size / len(mine) / target.count
         return cls(w, torch.stack(points), group.to(torch.int64).to(w.device), calls)
 
     def of(self, places: Tensor) -> "Pool":
