@@ -18,6 +18,7 @@ import gen_fid_samples
 import import_network
 import info
 import pfODE_int
+import posterior
 import toy_mesh_exps
 import toy_pfODE_int
 import toy_train
@@ -134,6 +135,12 @@ class Shelf:
         options: dict[str, Any] = {"label_dim": 3, "output": "random", "t_max": 3.0}
         return self._once("images.pkl", lambda path: save_image_model(path, 10, **options))
 
+    @property
+    def observations(self) -> Path:
+        """Noisy points of the toy: two groups of them, for two ranks."""
+        rows = "".join(f"{0.02 * row - 0.6},0.4\n" for row in range(67))
+        return self._once("seen.csv", lambda path: path.write_text(f"x1,x2\n{rows}"))
+
     def colors(self, seed: int) -> Path:
         """Images of the linear detector's size."""
         shape = (13, SIZE, SIZE, 3)
@@ -196,6 +203,10 @@ def measured(command: str, shelf: Shelf) -> list[str]:
     return [*source, f"--detector={shelf.detector}", "--device_name=cpu", *few]
 
 
+POSTERIOR = (
+    *("--noise_std=0.3", "--chains=2", "--draws=7", "--warmup=2", "--pool=301", "--n_iters=3"),
+    *("--chain_n_iters=2", "--device_name=cpu"),
+)
 RESIDUALS = "calc_net_residuals_autocorrelations"
 ALL = (
     Command(
@@ -299,6 +310,21 @@ ALL = (
         ],
         needed=("--network",),
         tolerance=1e-8,
+        foreign=("--data_root",),
+    ),
+    Command(
+        "posterior sample",
+        posterior,
+        lambda shelf: [
+            *(f"--network={shelf.toy}", f"--observation={shelf.observations}", *POSTERIOR),
+        ],
+        tolerance=0,
+    ),
+    Command(
+        "posterior check",
+        posterior,
+        lambda shelf: [f"--network={shelf.toy}", "--runs=67", "--sampler=pool", *POSTERIOR],
+        tolerance=0,
         foreign=("--data_root",),
     ),
     Command(

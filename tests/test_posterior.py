@@ -1,0 +1,512 @@
+"""``posterior.py``: what it writes, that it goes on where it was, and what it refuses."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import h5netcdf
+import numpy as np
+import pytest
+
+import posterior
+from tests.support.image_models import save_image_model, write_image_set
+from tests.support.rank_pool import RankPool
+from tests.support.running import refused, unless_given
+from torch_utils.results import load_arrays
+from training.files import posterior as files
+from training.inference.samplers.elliptical import Elliptical
+
+Run = Callable[..., Any]
+OBSERVATIONS = "x1,x2\n0.5,0.5\n1,-0.2\n-1.2,0.3\n0.1,1.1\n0.4,-0.9\n"
+FEW: dict[str, object] = {
+    "--noise_std": 0.3,
+    "--sampler": "elliptical",
+    "--chains": 2,
+    "--draws": 12,
+    "--warmup": 3,
+    "--pool": 300,
+    "--n_iters": 3,
+    "--chain_n_iters": 2,
+    "--batch-gpu": 16,
+}
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shelf")
+    (folder / "seen.csv").write_text(OBSERVATIONS)
+    write_image_set(folder / "blobs.zip", 3, classes=3)
+    save_image_model(folder / "images.pkl", output="random", t_max=3.0)
+    save_image_model(folder / "classes.pkl", label_dim=3, output="random", t_max=3.0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sample(run_script: Run, toy_network: Callable[..., Path], shelf: Path) -> Run:
+    """``sample(folder, option, ...)``: few draws of a toy network's posteriors."""
+    network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
+
+    def start(folder: Path, *given: str) -> Any:
+        own: dict[str, object] = {"--network": network, "--observation": shelf / "seen.csv"}
+        options = unless_given(own | FEW, given)
+        kept = [option for option in options if not option.endswith("=none")]
+        return run_script(posterior, "sample", f"--save_dir={folder}", *kept)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def check(run_script: Run, toy_network: Callable[..., Path]) -> Run:
+    network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
+
+    def start(folder: Path, *given: str) -> Any:
+        own: dict[str, object] = {"--network": network, "--runs": 20, "--sampler": "pool"}
+        options = unless_given(FEW | own, given)
+        kept = [option for option in options if not option.endswith("=none")]
+        return run_script(posterior, "check", f"--save_dir={folder}", *kept)
+
+    return start
+
+
+def drawn(folder: Path) -> dict[str, np.ndarray]:
+    """All numbers of a folder's netCDF, by group and name."""
+    (path,) = folder.glob("*_posterior.nc")
+    with h5netcdf.File(path) as file:
+        return {
+            f"{group}/{name}": np.asarray(variable[...])
+            for group in file.groups
+            for name, variable in file[group].variables.items()
+        }
+
+
+def told(folder: Path) -> dict[str, Any]:
+    (path,) = folder.glob("*.json")
+    # JSON has neither NaN nor infinities.
+    found: dict[str, Any] = json.loads(path.read_text(), parse_constant=pytest.fail)
+    return found
+
+
+def assert_same_draws(found: Path, expected: Path) -> None:
+    one, other = drawn(found), drawn(expected)
+    assert one.keys() == other.keys()
+    for name, values in other.items():
+        np.testing.assert_array_equal(one[name], values, err_msg=name)
+
+
+# What is written.
+
+
+@pytest.fixture(scope="module")
+def done(sample: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("done")
+    result = sample(folder, "--draws=60")
+    assert (result.code, result.err) == (0, "")
+    assert "5 of 5 have not converged" in result.out
+    return folder
+
+
+@pytest.fixture(scope="session")
+def arviz() -> ModuleType:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found: ModuleType = pytest.importorskip("arviz", minversion="0.23")
+    return found
+
+
+def test_arviz_opens_the_draws_and_measures_what_we_do(done: Path, arviz: ModuleType) -> None:
+    (path,) = done.glob("*.nc")
+    data, found = arviz.from_netcdf(path), told(done)
+    x = data.posterior["x"]
+    assert x.dims == ("chain", "draw", "observation", "coordinate")
+    assert x.shape == data.posterior["z"].shape == (2, 60, 5, 2)
+    assert x.coords["coordinate"].values.tolist() == ["x1", "x2"]
+    assert data.sample_stats["log_likelihood"].shape == (2, 60, 5)
+    np.testing.assert_array_equal(data.observed_data["y"][1], [1, -0.2])
+    assert {"network_calls", "acceptance", "fine_k"} <= set(data.constant_data.data_vars)
+    for name, theirs in {
+        "r_hat": arviz.rhat(data.posterior)["x"],
+        "ess_bulk": arviz.ess(data.posterior, method="bulk")["x"],
+        "ess_tail": arviz.ess(data.posterior, method="tail")["x"],
+        "mcse_mean": arviz.mcse(data.posterior)["x"],
+        "mean": x.mean(("chain", "draw")),
+        "std": x.std(("chain", "draw"), ddof=1),
+    }.items():
+        ours = [one[name] for one in found["posteriors"]]
+        np.testing.assert_allclose(ours, theirs.values, rtol=1e-6, err_msg=name)
+    seen, residuals = np.array([0.5, 0.5]), x[:, :, 0].values
+    density = -((residuals - seen) ** 2).sum(-1) / 0.18 - np.log(2 * np.pi * 0.09)
+    np.testing.assert_allclose(data.sample_stats["log_likelihood"][:, :, 0], density)
+
+
+def test_the_numbers_say_what_was_done(done: Path) -> None:
+    found = told(done)
+    assert found["samplers"] == {"elliptical": 5}
+    assert (found["observations"], found["coordinates"]) == (5, ["x1", "x2"])
+    assert found["points"] == "with the noise of the first time"
+    assert 0 == found["converged"] < found["network_calls"]
+    assert found["r_hat"]["largest"] >= found["r_hat"]["quantile_90"]
+    assert "R-hat" in found["rule"]
+    first = found["posteriors"][0]
+    assert list(first["quantiles"]) == [
+        "0.025",
+        "0.05",
+        "0.1",
+        "0.25",
+        "0.5",
+        "0.75",
+        "0.9",
+        "0.95",
+        "0.975",
+    ]
+    assert found["options"]["noise_std"] == "0.3"
+    assert sorted(path.suffix for path in done.iterdir()) == [".json", ".nc"]
+
+
+def test_strict_exits_with_three_where_some_have_not_converged(sample: Run, tmp_path: Path) -> None:
+    result = sample(tmp_path / "few", "--strict")
+    assert (result.code, result.err) == (3, "")
+    assert "have not converged" in result.out
+    assert len(drawn(tmp_path / "few")["posterior/x"])
+    few = ("--draws=2", "--chains=1")  # without any R-hat
+    assert sample(tmp_path / "two", "--strict", *few).code == 3
+    assert told(tmp_path / "two")["r_hat"] is None
+    enough = ("--sampler=pool", "--pool=4000", "--noise_std=1.5")
+    assert sample(tmp_path / "enough", "--strict", *enough).code == 0
+    assert told(tmp_path / "enough")["converged"] == 5
+
+
+# The same, however it is run.
+
+
+@pytest.mark.parametrize("sampler", ["auto", "elliptical"])
+def test_two_ranks_give_the_draws_of_one(
+    sampler: str,
+    shelf: Path,
+    toy_network: Callable[..., Path],
+    sample: Run,
+    two_ranks: RankPool,
+    tmp_path: Path,
+) -> None:
+    many = tmp_path / "many.csv"
+    many.write_text("x1,x2\n" + "".join(f"{0.02 * row - 0.6},0.4\n" for row in range(70)))
+    given = (f"--sampler={sampler}", f"--observation={many}", "--draws=6", "--warmup=2")
+    assert sample(tmp_path / "one", *given).code == 0
+    network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
+    options = unless_given(FEW | {"--network": network}, given)
+    result = two_ranks.run(posterior, "sample", f"--save_dir={tmp_path / 'two'}", *options)
+    assert (result.code, result.err) == (0, "")
+    assert_same_draws(tmp_path / "two", tmp_path / "one")
+
+
+class Cut(BaseException):
+    """In place of a kill."""
+
+
+def cut_short(run: Run, folder: Path, *given: str, whole: int = 2) -> None:
+    """A run that ends after some groups of two."""
+    name = "save_part" if "sample" in run.__qualname__ else "save_values"
+    kept: Any = getattr(files, name)
+    places: list[Path] = []
+
+    def save(path: Path, *arguments: Any) -> None:
+        if len(places) == whole:
+            raise Cut
+        places.append(path)
+        kept(path, *arguments)
+
+    with (
+        mock.patch("training.simulation.posteriors.GROUP", 2),
+        mock.patch(f"training.simulation.posteriors.{name}", save),
+        pytest.raises(Cut),
+    ):
+        run(folder, *given)
+    assert len(list(folder.glob("*.part/*.npz"))) == whole
+    assert not list(folder.glob("*posterior*.json"))
+
+
+def test_a_run_that_was_cut_short_goes_on_to_the_same_draws(sample: Run, tmp_path: Path) -> None:
+    with mock.patch("training.simulation.posteriors.GROUP", 2):
+        assert sample(tmp_path / "whole").code == 0
+        cut_short(sample, tmp_path / "cut")
+        result = sample(tmp_path / "cut")
+    assert result.code == 0
+    assert "2 group(s) of 2 were there" in result.out
+    assert_same_draws(tmp_path / "cut", tmp_path / "whole")
+    assert sorted(path.suffix for path in (tmp_path / "cut").iterdir()) == [".json", ".nc"]
+    # Groups are for memory alone.
+    assert sample(tmp_path / "one").code == 0
+    for name in ("x", "z"):
+        one, other = (drawn(tmp_path / f)[f"posterior/{name}"] for f in ("one", "whole"))
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_run_does_not_go_on_with_the_parts_of_another(sample: Run, tmp_path: Path) -> None:
+    noise = tmp_path / "noise.npy"
+    np.save(noise, np.array([0.3, 0.4]))
+    given = (f"--noise_std={noise}",)
+    cut_short(sample, tmp_path / "cut", *given)
+    shutil.copytree(tmp_path / "cut", tmp_path / "seed")
+    np.save(noise, np.array([0.3, 0.6]))
+    for folder, others in (("cut", ()), ("seed", ("--seed=1",))):
+        assert sample(tmp_path / f"whole {folder}", *given, *others).code == 0
+        with mock.patch("training.simulation.posteriors.GROUP", 2):
+            result = sample(tmp_path / folder, *given, *others)
+        assert result.code == 0
+        assert "were there" not in result.out
+        one, other = (drawn(tmp_path / f)["posterior/x"] for f in (folder, f"whole {folder}"))
+        np.testing.assert_array_equal(one, other)
+
+
+# Likelihoods.
+
+
+def test_what_is_observed_comes_in_several_forms(sample: Run, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([[0.0, 1.0]]))
+    np.save(tmp_path / "mask.npy", np.array([False, True]))
+    (tmp_path / "one.csv").write_text("y\n0.5\n-0.2\n0.3\n1.1\n-0.9\n")
+    ways = {
+        "name": ("--likelihood=mask", "--mask=x2"),
+        "number": ("--likelihood=mask", "--mask=1"),
+        "file": ("--likelihood=mask", f"--mask={tmp_path / 'mask.npy'}"),
+        "one": ("--likelihood=mask", "--mask=x2", f"--observation={tmp_path / 'one.csv'}"),
+        "map": (
+            "--likelihood=linear",
+            f"--operator={tmp_path / 'a.npy'}",
+            f"--observation={tmp_path / 'one.csv'}",
+        ),
+    }
+    for name, given in ways.items():
+        assert sample(tmp_path / name, *given).code == 0
+        found, expected = (drawn(tmp_path / f) for f in (name, "name"))
+        np.testing.assert_allclose(found["posterior/x"], expected["posterior/x"], atol=1e-9)
+        np.testing.assert_array_equal(found["observed_data/y"], expected["observed_data/y"])
+
+
+def test_a_likelihood_of_the_users_own(sample: Run, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    density = "-((x - torch.tensor([0.5, 0.5])) / 0.3).square().sum(dim=1) / 2"
+    mine.write_text(f"import torch\ndef f(x):\n    return {density}\n")
+    own = (f"--likelihood={mine}:f", "--noise_std=none", "--observation=none")
+    assert sample(tmp_path / "own", *own).code == 0
+    assert sample(tmp_path / "gaussian").code == 0
+    own_draws, known = drawn(tmp_path / "own"), drawn(tmp_path / "gaussian")["posterior/x"]
+    np.testing.assert_allclose(own_draws["posterior/x"][:, :, 0], known[:, :, 0], atol=1e-9)
+    assert not any(name.startswith("observed_data") for name in own_draws)
+    mine.write_text(f"import torch\ndef f(x):\n    return ({density}).detach()\n")
+    refused(sample(tmp_path / "hmc", *own, "--sampler=hmc"), 2, "gradients")
+
+
+def test_images_are_observed_in_gray_levels(run_script: Run, shelf: Path, tmp_path: Path) -> None:
+    few = (
+        "--noise_std=20",
+        "--draws=3",
+        "--warmup=2",
+        "--chains=2",
+        "--n_iters=2",
+        "--chain_n_iters=2",
+    )
+    source = f"--observation={shelf / 'blobs.zip'}"
+    for sampler in ("hmc", "pool"):
+        folder = tmp_path / sampler
+        result = run_script(
+            *(posterior, "sample", f"--network={shelf / 'images.pkl'}", source, *few),
+            *("--likelihood=mask", "--mask=upper-half", f"--sampler={sampler}", "--pool=100"),
+            f"--save_dir={folder}",
+        )
+        assert (result.code, result.err) == (0, "")
+        found = drawn(folder)
+        assert found["posterior/x"].shape == (2, 3, 3, 64)
+        assert found["observed_data/y"].shape == (3, 32)
+        assert 0 <= found["observed_data/y"].min() < found["observed_data/y"].max() <= 255
+    (tmp_path / "classes.csv").write_text("class\n0\n2\n1\n")
+    network = (f"--network={shelf / 'classes.pkl'}", source, *few, "--sampler=pool", "--pool=100")
+    condition = f"--condition={tmp_path / 'classes.csv'}"
+    run = (posterior, "sample", *network, f"--save_dir={tmp_path / 'of classes'}")
+    assert run_script(*run, condition).code == 0
+    refused(run_script(*run, "--overwrite"), 2, "3 classes", "--condition")
+    for content, part in (
+        ("class\n0\n2\n", "2 classes for 3"),
+        ("class\n0\n2\n3\n", "beyond 0 to 2"),
+        ("class\n0\n2\n0.5\n", "whole numbers"),
+    ):
+        (tmp_path / "classes.csv").write_text(content)
+        refused(run_script(*run, condition, "--overwrite"), 2, part)
+
+
+# What is refused, or warned of.
+
+
+def test_observations_far_from_the_prior_are_told(sample: Run, tmp_path: Path) -> None:
+    (tmp_path / "far.csv").write_text("x1,x2\n0,0.5\n0,100\n")
+    result = sample(tmp_path / "far", f"--observation={tmp_path / 'far.csv'}", "--strict")
+    assert "number 2 of observation 2 is " in result.out
+    assert " standard deviations from what the prior expects" in result.out
+    assert result.code == 3
+    assert told(tmp_path / "far")["posteriors"][1]["converged"] is False
+
+
+def test_chains_that_do_not_move_are_not_converged(sample: Run, tmp_path: Path) -> None:
+    def stay(self: Elliptical, state: Any, noise: Any, index: int) -> Any:
+        return 0 * state.by_observation(state.evaluated.log_likelihood).mean(dim=1)
+
+    with mock.patch.object(Elliptical, "step", stay):
+        assert sample(tmp_path, "--strict", "--draws=200").code == 3
+    assert told(tmp_path)["converged"] == 0
+
+
+WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
+    "three columns": (("--observation={}/three.csv",), 2, "3 numbers in each observation, but 2"),
+    "NaN": (("--observation={}/nan.csv",), 1, "nan.csv"),
+    "no rows": (("--observation={}/empty.csv",), 1, "empty.csv"),
+    "no file": (("--observation={}/none.csv",), 1, "none.csv"),
+    "zero noise": (("--noise_std=0",), 2, "must be positive"),
+    "negative noise": (("--noise_std=-1",), 2, "must be positive"),
+    "no noise": (("--noise_std=none",), 2, "--noise_std"),
+    "noise in words": (("--noise_std=much",), 2, "much"),
+    "noise of three": (("--noise_std=1,2,3",), 2, "3 entries for 2"),
+    "covariance of three": (("--noise_std={}/three.npy",), 2, "3 entries for 2"),
+    "no covariance": (("--noise_std={}/wrong.npy",), 2, "not positive definite"),
+    "no noise file": (("--noise_std={}/none.npy",), 1, "none.npy"),
+    "mask of none": (("--likelihood=mask", "--mask={}/no.npy"), 2, "nothing"),
+    "mask of all": (("--likelihood=mask", "--mask=x1,x2"), 2, "everything"),
+    "mask of numbers": (("--likelihood=mask", "--mask={}/wide.npy"), 1, "a mask"),
+    "mask of another size": (("--likelihood=mask", "--mask={}/long.npy"), 2, "4 booleans"),
+    "unknown name": (("--likelihood=mask", "--mask=x9"), 2, "x9"),
+    "half of a point": (("--likelihood=mask", "--mask=upper-half"), 2, "upper-half"),
+    "mask alone": (("--mask=x1",), 2, "--likelihood=mask"),
+    "no mask": (("--likelihood=mask",), 2, "--mask"),
+    "wide operator": (("--likelihood=linear", "--operator={}/wide.npy"), 2, "3 columns"),
+    "unknown likelihood": (("--likelihood=poisson",), 2, "poisson"),
+    "no likelihood file": (
+        ("--likelihood={}/none.py:f", *("--noise_std=none", "--observation=none")),
+        2,
+        "none.py",
+    ),
+    "no function": (
+        ("--likelihood={}/mine.py:g", *("--noise_std=none", "--observation=none")),
+        2,
+        "no function 'g'",
+    ),
+    "NaN likelihood": (
+        ("--likelihood={}/mine.py:nan", *("--noise_std=none", "--observation=none")),
+        1,
+        "is NaN",
+    ),
+    "likelihood of points": (
+        ("--likelihood={}/mine.py:same", *("--noise_std=none", "--observation=none")),
+        1,
+        "must return a tensor",
+    ),
+    "nowhere": (
+        ("--likelihood={}/mine.py:nowhere", *("--noise_std=none", "--observation=none")),
+        1,
+        "the likelihood is 0",
+    ),
+    "own and observation": (("--likelihood={}/mine.py:f", "--noise_std=none"), 2, "--observation"),
+    "classes": (("--condition={}/one.csv",), 2, "--condition"),
+    "no network": (("--network=none",), 2, "--data_name"),
+    "schedule": (("--rho=2",), 2, "--rho"),
+    "variance": (("--eps=0.1",), 2, "--eps"),
+    "deblurred hmc": (("--deblur", "--sampler=hmc"), 2, "--deblur"),
+}
+
+
+@pytest.fixture(scope="module")
+def wrong(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wrong")
+    for name, text in {
+        "three": "a,b,c\n1,2,3\n",
+        "nan": "x1,x2\n1,nan\n",
+        "empty": "x1,x2\n",
+        "one": "class\n1\n",
+    }.items():
+        (folder / f"{name}.csv").write_text(text)
+    for name, array in {
+        "three": np.eye(3),
+        "wrong": np.array([[1.0, 2.0], [2.0, 1.0]]),
+        "no": np.zeros(2, dtype=bool),
+        "long": np.arange(4) > 1,
+        "wide": np.ones((1, 3)),
+    }.items():
+        np.save(folder / f"{name}.npy", array)
+    (folder / "mine.py").write_text(
+        "def f(x): return x[:, 0]\ndef nan(x): return x[:, 0] * float('nan')\n"
+        "def same(x): return x\ndef nowhere(x): return x[:, 0].abs() * -float('inf')\n"
+        "def bad(x): raise ValueError('mine')\n"
+    )
+    return folder
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_input_is_one_line(name: str, sample: Run, wrong: Path, tmp_path: Path) -> None:
+    given, code, part = WRONG[name]
+    result = sample(tmp_path / "out", *(option.format(wrong) for option in given))
+    refused(result, code, part)
+    assert not list((tmp_path / "out").glob("*.*[!part]"))
+
+
+def test_a_likelihood_that_raises_shows_its_own_traceback(
+    sample: Run, wrong: Path, tmp_path: Path
+) -> None:
+    own = ("--noise_std=none", "--observation=none")
+    result = sample(tmp_path / "out", f"--likelihood={wrong / 'mine.py'}:bad", *own)
+    assert result.code == 1
+    *shown, line = result.err.splitlines()
+    assert "mine.py:bad raised ValueError: mine" in line
+    assert shown[0].startswith("Traceback")
+    assert 'mine.py", line 5, in bad' in shown[1]
+    assert "training/" not in result.err
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+# Checks.
+
+
+@pytest.mark.parametrize("truth", ["flow", "data"])
+def test_a_check_tells_ranks_coverage_and_a_verdict(truth: str, check: Run, tmp_path: Path) -> None:
+    result = check(tmp_path, f"--truth={truth}", "--runs=30")
+    assert (result.code, result.err) == (0, "")
+    assert "Central intervals with 50/80/90/95 % hold" in result.out
+    found = told(tmp_path)
+    assert found["question"] == {"flow": "sampler", "data": "model"}[truth]
+    assert found["verdict"] in result.out
+    names = ["x1", "x2", "log likelihood", "radius"]
+    assert all(f"ranks of {name}" in found["p_values"] for name in names)
+    assert {"central_intervals", "regions", "adjusted_p_values", "crps"} <= set(found)
+    arrays = load_arrays(next(tmp_path.glob("*.npz")))
+    assert arrays["names"].tolist() == names
+    assert arrays["ranks"].shape == (30, 4)
+    assert arrays["crps"].shape == (30, 2)
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".npz"]
+
+
+def test_a_check_that_was_cut_short_goes_on(check: Run, tmp_path: Path) -> None:
+    with mock.patch("training.simulation.posteriors.GROUP", 2):
+        assert check(tmp_path / "whole").code == 0
+    cut_short(check, tmp_path / "cut", whole=3)
+    with mock.patch("training.simulation.posteriors.GROUP", 2):
+        result = check(tmp_path / "cut")
+    assert "3 group(s) of 2 were there" in result.out
+    one, other = (load_arrays(next((tmp_path / f).glob("*.npz"))) for f in ("cut", "whole"))
+    for name, values in other.items():
+        np.testing.assert_array_equal(one[name], values, err_msg=name)
+
+
+def test_checks_that_cannot_be_are_told(
+    check: Run, run_script: Run, shelf: Path, wrong: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    own = (f"--likelihood={wrong / 'mine.py'}:f", "--noise_std=none")
+    refused(check(out, *own), 2, "draws no observations")
+    refused(check(out, f"--data_root={shelf / 'blobs.zip'}"), 2, "--truth=data")
+    toy = ("--truth=data", f"--data_root={shelf / 'blobs.zip'}")
+    refused(check(out, *toy), 2, "a toy has its own points")
+    refused(check(out, f"--network={shelf / 'images.pkl'}", "--truth=data"), 2, "--data_root")
+    refused(check(out, f"--network={shelf / 'classes.pkl'}"), 2, "classes")
+    assert not out.exists()
