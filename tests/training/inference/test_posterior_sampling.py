@@ -3,6 +3,7 @@
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -131,10 +132,8 @@ def blackjax() -> ModuleType:
 
 @pytest.mark.parametrize("kind", ["gaussian", "banana"])
 def test_draws_are_distributed_as_those_of_blackjax(kind: str, blackjax: ModuleType) -> None:
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-
+    jax = pytest.importorskip("jax")
+    jnp = jax.numpy
     prior = gaussian_prior()
     observed = double([[0.5]])
     gaussian = Gaussian(double(0.4), operator=double([[1.0, 0.7]]))
