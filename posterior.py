@@ -23,19 +23,14 @@ from torch_utils.results import provenance, save_json
 from training.files.mixture import FORMAT as MIXTURE_FORMAT
 from training.files.mixture import save_mixture
 from training.files.observations import read_observations
-from training.files.posterior import (
-    CHECK_FORMAT,
-    FORMAT,
-    overview,
-    save_netcdf,
-    save_values,
-)
+from training.files.posterior import CHECK_FORMAT, overview, save_values
+from training.files.posterior_draws import FORMAT, save_netcdf
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian, Likelihood
 from training.inference.prior import Prior
 from training.inference.sampling import Problem
 from training.inference.summary import RULE, Summary
-from training.inference.target import Target
+from training.inference.target import Target, prior_draws
 from training.inference.user_likelihood import UserLikelihood
 from training.measure.posterior.calibration import Calibration, calibrate
 from training.settings.declared import takes
@@ -63,6 +58,8 @@ LARGEST_ERROR = 0.005
 FAR = 6.0
 """Standard deviations beyond which a warning tells of an observation."""
 SHOWN = (0.5, 0.8, 0.9, 0.95)
+PRIOR_DRAWS = 2000
+"""In the file of draws, to compare posteriors with; none of images, where they would take long."""
 
 
 @group(help=__doc__)
@@ -123,7 +120,11 @@ def sample(settings: SampleSettings) -> int:
             "options": {**options, "device_name": str(device)},
             "network_sha256": subject.digest,
             "points": "clean" if fine.deblurred else "with the noise of the first time",
+            "samplers": [name for draws, _ in parts for name in draws.sampler],
+            "toy": subject.toy.name if subject.toy else None,
+            "image_shape": subject.image_shape,
         }
+        prior = None if subject.images else prior_draws(target, PRIOR_DRAWS, plan.seed)
         save_netcdf(
             draws_file,
             ((draws, latents_of(draws, fine)) for draws, _ in sampled(groups)),
@@ -131,6 +132,8 @@ def sample(settings: SampleSettings) -> int:
             list(subject.names),
             None if isinstance(likelihood, UserLikelihood) else observed,
             about,
+            likelihood,
+            prior,
         )
         found = overview(Draws.joined([draws for draws, _ in parts]), summary, subject.names)
         seconds = perf_counter() - began

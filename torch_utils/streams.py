@@ -70,3 +70,5 @@ class Stream(IntEnum):
     """Where chains start."""
     TRUTHS = 5
     """What is to be found again in a check."""
+    SHOWN_PRIOR = 6
+    """Draws of the prior to compare posteriors with."""

@@ -1,31 +1,24 @@
-"""Posteriors in files: draws as netCDF for ArviZ, numbers as JSON, and parts of an unfinished run.
+"""Posteriors in files: numbers as JSON, runs of checks, and parts of an unfinished run.
 
-The netCDF has ArviZ's groups: ``posterior`` with the points ``x`` and latents ``z`` ``[chain, draw,
-observation, coordinate]``, ``sample_stats`` with ``log_likelihood [chain, draw, observation]``,
-``observed_data`` with ``y [observation, number]``, and ``constant_data`` with what samplers say.
+Draws have a module of their own (``posterior_draws``).
 """
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from math import ceil
 from pathlib import Path
 from typing import Any
 
-import h5netcdf
-import h5py
 import numpy as np
 import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError
-from dnnlib.files import atomic_path
 from torch_utils.results import load_arrays, save_arrays
 from training.inference.draws import Draws
 from training.inference.summary import LEVELS, Summary
 from training.measure.posterior.calibration import RunValues
 
-FORMAT = "inflationary-flows posterior 1"
 CHECK_FORMAT = "inflationary-flows posterior check 1"
 MOST_LISTED = 2000
 """Numbers of a kind up to which the JSON lists them for each observation."""
@@ -71,75 +64,6 @@ def load_part(path: Path, fingerprint: str) -> tuple[Draws, Summary] | None:
         if name.startswith("stat_")
     }
     return Draws(w, points, found, sampler, calls, stats), summary
-
-
-def save_netcdf(
-    path: Path,
-    parts: Iterator[tuple[Draws, Tensor]],
-    shape: tuple[int, int, int, int],
-    names: Sequence[str],
-    observed: Tensor | None,
-    attributes: dict[str, Any],
-) -> None:
-    """Writes draws group by group, so that memory holds one, whole or not at all.
-
-    Args:
-        path: The file.
-        parts: Draws of each group of observations in order, and their latents ``[m, C, S, D]``.
-        shape: Chains, draws, observations and coordinates.
-        names: Of the coordinates.
-        observed: ``[M, K]``; None where the likelihood keeps its own.
-        attributes: Plain values about the run.
-    """
-    sizes = dict(zip(("chain", "draw", "observation", "coordinate"), shape, strict=True))
-    with atomic_path(path) as temporary, h5netcdf.File(temporary, "w") as file:
-        file.attrs["format"] = FORMAT
-        file.attrs["about"] = json.dumps(attributes, default=str)
-        posterior = _group(file, "posterior", sizes, names)
-        stats = _group(file, "sample_stats", {k: sizes[k] for k in list(sizes)[:3]}, None)
-        constant = _group(file, "constant_data", {"observation": sizes["observation"]}, None)
-        points = posterior.create_variable("x", tuple(sizes), "f8")
-        latents = posterior.create_variable("z", tuple(sizes), "f8")
-        found = stats.create_variable("log_likelihood", tuple(sizes)[:3], "f8")
-        calls = constant.create_variable("network_calls", ("observation",), "f8")
-        first = 0
-        for draws, z in parts:
-            rows = slice(first, first + draws.count)
-            points[:, :, rows] = _chains_first(draws.points)
-            latents[:, :, rows] = _chains_first(z)
-            found[:, :, rows] = _chains_first(draws.log_likelihood)
-            calls[rows] = draws.calls.numpy()
-            for name, values in draws.stats.items():
-                if name not in constant.variables:
-                    variable = constant.create_variable(name, ("observation",), "f8")
-                    variable[:] = np.full(sizes["observation"], np.nan)
-                constant.variables[name][rows] = values.cpu().numpy()
-            first += draws.count
-        if observed is not None:
-            seen = {"observation": observed.shape[0], "number": observed.shape[1]}
-            group = _group(file, "observed_data", seen, None)
-            group.create_variable("y", tuple(seen), "f8")[:] = observed.cpu().numpy()
-
-
-def _group(
-    file: h5netcdf.File, name: str, sizes: dict[str, int], names: Sequence[str] | None
-) -> h5netcdf.Group:
-    """A group with its dimensions, each numbered, or named where it is the last of points."""
-    group = file.create_group(name)
-    group.dimensions = sizes
-    for dimension, size in sizes.items():
-        if dimension == "coordinate" and names is not None:
-            variable = group.create_variable(dimension, (dimension,), h5py.string_dtype())
-            variable[:] = np.array(list(names), dtype=object)
-        else:
-            variable = group.create_variable(dimension, (dimension,), "i8")
-            variable[:] = np.arange(size)
-    return group
-
-
-def _chains_first(values: Tensor) -> np.ndarray:
-    """``[m, C, S, ...]`` as ``[C, S, m, ...]``."""
-    return values.cpu().movedim(0, 2).numpy()
 
 
 def overview(draws: Draws, summary: Summary, names: Sequence[str]) -> dict[str, Any]:
@@ -200,6 +124,7 @@ def _number(value: Tensor) -> float | None:
 def save_values(path: Path, values: RunValues, fingerprint: str) -> None:
     """Writes what a check keeps of its runs."""
     arrays = {
+        "format": np.array(CHECK_FORMAT),
         "names": np.array(values.names),
         "ranks": values.ranks.cpu().numpy(),
         "crps": values.scores.cpu().numpy(),

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dnnlib.errors import UsageError
+from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
 from training.inference.likelihoods import Likelihood
 from training.inference.prior import Prior
 
@@ -181,6 +183,14 @@ class Target:
         found = [function(rows[block], which[block]) for block in torch.split(order, self.rows)]
         self.calls += count * cost * self._calls
         return [torch.cat(parts)[:count] for parts in zip(*found, strict=True)]
+
+
+def prior_draws(target: Target, count: int, seed: int) -> Tensor:
+    """So many points of the prior ``[count, D]``, given what goes with the first observation."""
+    generator = seeded_generator("cpu", seed, Stream.SHOWN_PRIOR)
+    w = torch.randn(count, target.dim, generator=generator, dtype=torch.float64)
+    which = torch.zeros(count, dtype=torch.int64, device=target.device)
+    return target.points(w.to(target.device), which)
 
 
 def _near(w: Tensor) -> tuple[Tensor, Tensor]:

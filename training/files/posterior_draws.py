@@ -1,0 +1,277 @@
+"""Draws from posteriors as netCDF, for ArviZ.
+
+It has ArviZ's groups: ``posterior`` with the points ``x`` and latents ``z`` ``[chain, draw,
+observation, coordinate]``, ``sample_stats`` with ``log_likelihood [chain, draw, observation]``,
+``observed_data`` with ``y [observation, number]``, ``prior`` with draws ``x [chain, draw,
+coordinate]``, and ``constant_data`` with what samplers say and with the likelihood, where it is
+linear with Gaussian noise: ``noise_std [number]`` or ``noise_covariance [number, other_number]``,
+and ``seen [number]``, the coordinates that are observed, or ``operator [number, coordinate]``.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5netcdf
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError, UsageError
+from dnnlib.files import atomic_path
+from training.files.netcdf import SavedNumbers, open_netcdf
+from training.inference.draws import Draws
+from training.inference.likelihoods import Gaussian, Likelihood
+
+FORMAT = "inflationary-flows posterior 1"
+MOST_READ = 2**24
+"""Numbers that are read of draws; of more, evenly spaced draws are read."""
+
+
+def save_netcdf(
+    path: Path,
+    parts: Iterator[tuple[Draws, Tensor]],
+    shape: tuple[int, int, int, int],
+    names: Sequence[str],
+    observed: Tensor | None,
+    attributes: dict[str, Any],
+    likelihood: Likelihood | None = None,
+    prior: Tensor | None = None,
+) -> None:
+    """Writes draws group by group, so that memory holds one, whole or not at all.
+
+    Args:
+        path: The file.
+        parts: Draws of each group of observations in order, and their latents ``[m, C, S, D]``.
+        shape: Chains, draws, observations and coordinates.
+        names: Of the coordinates.
+        observed: ``[M, K]``; None where the likelihood keeps its own.
+        attributes: Plain values about the run.
+        likelihood: Of the observations.
+        prior: Draws of it, ``[N, D]``; None for none.
+    """
+    sizes = dict(zip(("chain", "draw", "observation", "coordinate"), shape, strict=True))
+    with atomic_path(path) as temporary, h5netcdf.File(temporary, "w") as file:
+        file.attrs["format"] = FORMAT
+        file.attrs["about"] = json.dumps(attributes, default=str)
+        posterior = _group(file, "posterior", sizes, names)
+        stats = _group(file, "sample_stats", {k: sizes[k] for k in list(sizes)[:3]}, None)
+        constant = _group(file, "constant_data", {"observation": sizes["observation"]}, None)
+        points = posterior.create_variable("x", tuple(sizes), "f8")
+        latents = posterior.create_variable("z", tuple(sizes), "f8")
+        found = stats.create_variable("log_likelihood", tuple(sizes)[:3], "f8")
+        calls = constant.create_variable("network_calls", ("observation",), "f8")
+        first = 0
+        for draws, z in parts:
+            rows = slice(first, first + draws.count)
+            points[:, :, rows] = _chains_first(draws.points)
+            latents[:, :, rows] = _chains_first(z)
+            found[:, :, rows] = _chains_first(draws.log_likelihood)
+            calls[rows] = draws.calls.numpy()
+            for name, values in draws.stats.items():
+                if name not in constant.variables:
+                    variable = constant.create_variable(name, ("observation",), "f8")
+                    variable[:] = np.full(sizes["observation"], np.nan)
+                constant.variables[name][rows] = values.cpu().numpy()
+            first += draws.count
+        if observed is not None:
+            seen = {"observation": observed.shape[0], "number": observed.shape[1]}
+            group = _group(file, "observed_data", seen, None)
+            group.create_variable("y", tuple(seen), "f8")[:] = observed.cpu().numpy()
+            if isinstance(likelihood, Gaussian):
+                _save_likelihood(constant, likelihood, observed.shape[1], shape[3])
+        if prior is not None:
+            of_prior = {"chain": 1, "draw": len(prior), "coordinate": shape[3]}
+            group = _group(file, "prior", of_prior, names)
+            group.create_variable("x", tuple(of_prior), "f8")[:] = prior[None].cpu().numpy()
+
+
+def _save_likelihood(group: h5netcdf.Group, likelihood: Gaussian, count: int, dim: int) -> None:
+    """Adds the noise and what is observed of points of D coordinates, as so many numbers."""
+    group.dimensions["number"] = count
+    root = likelihood.root.cpu()
+    if root.ndim == 2:
+        group.dimensions["other_number"] = count
+        noise = group.create_variable("noise_covariance", ("number", "other_number"), "f8")
+        noise[:] = (root @ root.T).numpy()
+    else:
+        group.create_variable("noise_std", ("number",), "f8")[:] = root.expand(count).numpy()
+    if likelihood.coordinates is not None:
+        seen = group.create_variable("seen", ("number",), "i8")
+        seen[:] = likelihood.coordinates.cpu().numpy()
+    elif likelihood.operator is not None:
+        group.dimensions["coordinate"] = dim
+        matrix = group.create_variable("operator", ("number", "coordinate"), "f8")
+        matrix[:] = likelihood.operator.cpu().numpy()
+
+
+@dataclass(frozen=True)
+class SavedPosteriors:
+    """The first m of M posteriors of a file.
+
+    Attributes:
+        path: The file.
+        names: Of the D coordinates.
+        points: Draws ``[C, S, m, D]``.
+        log_likelihood: ``[C, S, m]``, in nats.
+        every: Number of draws in the file for each of these.
+        count: M.
+        sampler: The name of each one's sampler.
+        observed: ``[m, K]``; None where the likelihood keeps its own.
+        likelihood: Where it is linear with Gaussian noise.
+        prior: Draws of it ``[N, D]``; None where there are none.
+        toy: The name of the toy; None of other data.
+        image_shape: ``(C, H, W)`` of images; None of other data.
+    """
+
+    path: Path
+    names: list[str]
+    points: np.ndarray
+    log_likelihood: np.ndarray
+    every: int
+    count: int
+    sampler: list[str]
+    observed: np.ndarray | None
+    likelihood: Gaussian | None
+    prior: np.ndarray | None
+    toy: str | None
+    image_shape: tuple[int, int, int] | None
+
+
+def is_posterior(path: Path) -> bool:
+    """Whether a netCDF file has draws of posteriors. Raises DataError if it is broken."""
+    with open_netcdf(path) as saved:
+        return saved.attribute("format") == FORMAT
+
+
+def load_netcdf(path: Path, most: int) -> SavedPosteriors:
+    """What ``save_netcdf`` wrote of the first observations.
+
+    Args:
+        path: The file.
+        most: Number of observations.
+
+    Raises:
+        DataError: The file is broken, or another.
+    """
+    with open_netcdf(path) as saved:
+        if saved.attribute("format") != FORMAT:
+            raise DataError(f"{path} is netCDF, but not of posterior.py")
+        about = _about(saved)
+        shape = saved.shape("posterior/x")
+        if len(shape) != 4 or min(shape) < 1 or shape[0] * shape[1] < 2:
+            raise DataError(
+                f"{path}: 'posterior/x' is {list(shape)}, not draws [chain, draw, observation, "
+                "coordinate]"
+            )
+        chains, draws, count, dim = shape
+        shown = min(most, count)
+        every = max(1, -(-chains * draws * shown * dim // MOST_READ))
+        part = (slice(None), slice(None, None, every), slice(shown))
+        found = "sample_stats/log_likelihood"
+        _require_shape(saved, found, shape[:3])
+        observed = None
+        if saved.has("observed_data/y"):
+            numbers = saved.shape("observed_data/y")[-1:]
+            _require_shape(saved, "observed_data/y", (count, *numbers))
+            observed = saved.numbers("observed_data/y", slice(shown))
+        prior = None
+        if saved.has("prior/x"):
+            _require_shape(saved, "prior/x", (1, *saved.shape("prior/x")[1:2], dim))
+            prior = saved.numbers("prior/x")[0]
+        names = saved.texts("posterior/coordinate")
+        sampler, toy, image_shape = (about.get(key) for key in ("samplers", "toy", "image_shape"))
+        if len(names) != dim or not isinstance(sampler, list) or not _texts(sampler, count):
+            raise DataError(f"{path}: names of coordinates or of samplers are not those of {shape}")
+        if image_shape is not None and not _is_image(image_shape, dim):
+            raise DataError(f"{path}: images of {image_shape} have not {dim} pixels")
+        return SavedPosteriors(
+            path,
+            names,
+            saved.numbers("posterior/x", *part).astype(np.float64),
+            saved.numbers(found, *part).astype(np.float64),
+            every,
+            count,
+            sampler[:shown],
+            observed,
+            None if observed is None else _load_likelihood(saved, observed.shape[1], dim),
+            prior,
+            toy if isinstance(toy, str) else None,
+            None if image_shape is None else tuple(image_shape),
+        )
+
+
+def _about(saved: SavedNumbers) -> dict[str, Any]:
+    try:
+        about = json.loads(saved.attribute("about") or "")
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{saved.path}: 'about' is not readable JSON") from error
+    if not isinstance(about, dict):
+        raise DataError(f"{saved.path}: 'about' has no names and values")
+    return about
+
+
+def _require_shape(saved: SavedNumbers, place: str, shape: tuple[int, ...]) -> None:
+    found = saved.shape(place)
+    if found != shape:
+        raise DataError(f"{saved.path}: '{place}' is {list(found)}, and should be {list(shape)}")
+
+
+def _texts(values: list[Any], count: int) -> bool:
+    return len(values) == count and all(isinstance(value, str) for value in values)
+
+
+def _is_image(shape: Any, dim: int) -> bool:
+    """Whether this is ``(C, H, W)`` of so many numbers."""
+    whole = isinstance(shape, list) and len(shape) == 3 and all(type(n) is int for n in shape)
+    return whole and shape[0] in (1, 3) and min(shape) > 0 and np.prod(shape) == dim
+
+
+def _load_likelihood(saved: SavedNumbers, count: int, dim: int) -> Gaussian | None:
+    """What ``_save_likelihood`` wrote; None where it wrote none."""
+    place, square = "constant_data/noise_std", "constant_data/noise_covariance"
+    if not saved.has(place):
+        if not saved.has(square):
+            return None
+        place = square
+    _require_shape(saved, place, (count, count) if place == square else (count,))
+    noise = torch.from_numpy(saved.numbers(place).astype(np.float64))
+    seen = operator = None
+    if saved.has("constant_data/seen"):
+        _require_shape(saved, "constant_data/seen", (count,))
+        seen = torch.from_numpy(saved.numbers("constant_data/seen").astype(np.int64))
+    elif saved.has("constant_data/operator"):
+        _require_shape(saved, "constant_data/operator", (count, dim))
+        matrix = saved.numbers("constant_data/operator").astype(np.float64)
+        operator = torch.from_numpy(matrix)
+    places = torch.arange(count) if seen is None else seen
+    if operator is None and (count == 0 or places.min() < 0 or places.max() >= dim):
+        raise DataError(f"{saved.path}: observations are not of {dim} coordinates")
+    try:
+        return Gaussian(noise, seen, operator)
+    except UsageError as error:
+        raise DataError(f"{saved.path}: {error}") from error
+
+
+def _group(
+    file: h5netcdf.File, name: str, sizes: dict[str, int], names: Sequence[str] | None
+) -> h5netcdf.Group:
+    """A group with its dimensions, each numbered, or named where it is the last of points."""
+    group = file.create_group(name)
+    group.dimensions = sizes
+    for dimension, size in sizes.items():
+        if dimension == "coordinate" and names is not None:
+            variable = group.create_variable(dimension, (dimension,), h5py.string_dtype())
+            variable[:] = np.array(list(names), dtype=object)
+        else:
+            variable = group.create_variable(dimension, (dimension,), "i8")
+            variable[:] = np.arange(size)
+    return group
+
+
+def _chains_first(values: Tensor) -> np.ndarray:
+    """``[m, C, S, ...]`` as ``[C, S, m, ...]``."""
+    return values.cpu().movedim(0, 2).numpy()
