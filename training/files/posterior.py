@@ -147,12 +147,32 @@ def load_values(path: Path, fingerprint: str | None = None) -> RunValues | None:
     arrays = load_arrays(path, wanted)
     if fingerprint is not None and str(arrays["fingerprint"]) != fingerprint:
         return None
-    regions = dict(
-        zip(arrays["region_names"].tolist(), torch.from_numpy(arrays["regions"]), strict=True)
+    names, families = (_texts(path, name, arrays[name]) for name in ("names", "region_names"))
+    ranks, regions, scores = (
+        _numbers(path, name, arrays[name]) for name in ("ranks", "regions", "crps")
     )
-    return RunValues(
-        tuple(arrays["names"].tolist()),
-        torch.from_numpy(arrays["ranks"]),
-        regions,
-        torch.from_numpy(arrays["crps"]),
+    runs, dims = len(ranks), scores.shape[1]
+    shapes = (ranks.shape, regions.shape, len(scores)) == (
+        *((runs, len(names)), (len(families), runs)),
+        runs,
     )
+    if not (shapes and 1 <= dims <= len(names) and runs):
+        raise DataError(f"{path}: ranks, regions and crps are not of the same runs and quantities")
+    for name, values in (("ranks", ranks), ("regions", regions)):
+        if not ((values >= 0) & (values <= 1)).all():
+            raise DataError(f"{path}: '{name}' should be from 0 to 1")
+    return RunValues(names, ranks, dict(zip(families, regions, strict=True)), scores)
+
+
+def _texts(path: Path, name: str, values: np.ndarray) -> tuple[str, ...]:
+    """Texts, all different."""
+    if values.dtype.kind != "U" or values.ndim != 1 or len(np.unique(values)) != len(values):
+        raise DataError(f"{path}: '{name}' is not a list of names, all different")
+    return tuple(values.tolist())
+
+
+def _numbers(path: Path, name: str, values: np.ndarray) -> Tensor:
+    """Finite numbers of two axes."""
+    if values.dtype.kind != "f" or values.ndim != 2 or not np.isfinite(values).all():
+        raise DataError(f"{path}: '{name}' is not a matrix of finite numbers")
+    return torch.from_numpy(values.astype(np.float64))

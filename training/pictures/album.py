@@ -6,6 +6,7 @@ from pathlib import Path
 from dnnlib.errors import DataError
 from torch_utils.results import open_arrays
 from training.files.formats import kind_of_arrays
+from training.files.posterior_draws import is_posterior
 from training.pictures.correlations.lags import pictures_of_lags
 from training.pictures.correlations.matrices import (
     pictures_of_image_matrices,
@@ -15,6 +16,7 @@ from training.pictures.coverage.album import pictures_of_coverage
 from training.pictures.images.folders import holds_images, pictures_of_image_files
 from training.pictures.images.roundtrips import pictures_of_roundtrips
 from training.pictures.images.simulations import pictures_of_images
+from training.pictures.posteriors.album import pictures_of_check, pictures_of_posteriors
 from training.pictures.style.picture import Picture
 from training.pictures.tables.album import pictures_of_tables
 from training.pictures.tables.saved import MAY_BE_WILD, SavedTable, is_table
@@ -28,6 +30,7 @@ DRAWN_ALONE: dict[str, Callable[[Path, Path | None], list[Picture]]] = {
     "coverage": pictures_of_coverage,
     "residual summary": pictures_of_lags,
     "correlations": pictures_of_toy_matrices,
+    "posterior check": pictures_of_check,
 }
 """What draws a file of a kind, in a folder or beside it."""
 DRAWN = {TRAJECTORY, IMAGE_MATRICES, *DRAWN_ALONE}
@@ -51,6 +54,8 @@ def pictures_of(paths: Iterable[Path], folder: Path | None, animation: str | Non
     for path in drawable_files(paths):
         if path.is_dir() or path.suffix == ".zip":
             pictures += pictures_of_image_files(path, folder)
+        elif path.suffix == ".nc":
+            pictures += pictures_of_posteriors(path, folder)
         elif path.suffix != ".npz":
             pictures += pictures_of_training(path, folder)
         elif (kind := _kind(path)) == IMAGE_MATRICES:  # only those that are shown are read
@@ -95,18 +100,19 @@ def drawable_files(paths: Iterable[Path]) -> list[Path]:
                 files = [path]
             if not files:
                 raise DataError(
-                    f"{path} holds neither results (.npz) that can be drawn, nor {STATS}, nor "
+                    f"{path} holds neither results (.npz, .nc) that can be drawn, nor {STATS}, nor "
                     "images"
                 )
         elif not path.exists():
             raise DataError(
-                f"{path} does not exist: give results (.npz), {STATS}, a zip of images, or a folder"
+                f"{path} does not exist: give results (.npz, .nc), {STATS}, a zip of images, or a "
+                "folder"
             )
-        elif path.suffix in (".npz", ".jsonl", ".zip"):
+        elif path.suffix in (".npz", ".nc", ".jsonl", ".zip"):
             files = [path]
         else:
             raise DataError(
-                f"{path} cannot be drawn: give results (.npz), {STATS}, a zip of images, or a "
+                f"{path} cannot be drawn: give results (.npz, .nc), {STATS}, a zip of images, or a "
                 "folder with such files or with images"
             )
         found |= {file.resolve(): file for file in files if file.resolve() not in found}
@@ -114,8 +120,10 @@ def drawable_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def _can_be_drawn(file: Path) -> bool:
-    if file.name.startswith(".") or file.suffix not in (".npz", ".jsonl"):
+    if file.name.startswith(".") or file.suffix not in (".npz", ".nc", ".jsonl"):
         return False
+    if file.suffix == ".nc":
+        return is_posterior(file)
     if file.suffix == ".jsonl":
         return file.name == STATS
     return _kind(file) in DRAWN

@@ -1,0 +1,1 @@
+"""Pictures of posteriors: of points, columns and images, of chains, and of checks."""

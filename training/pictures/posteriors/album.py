@@ -1,0 +1,42 @@
+"""Which pictures are drawn of posteriors and of their checks: by what their points are."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from training.files.posterior_draws import load_netcdf
+from training.pictures.posteriors.chains import draw_chains, has_chains
+from training.pictures.posteriors.checks import SavedCheck, draw_coverage, draw_ranks
+from training.pictures.posteriors.exact import toy_of
+from training.pictures.posteriors.images import draw_images
+from training.pictures.posteriors.tables import draw_marginals, draw_pairs
+from training.pictures.posteriors.toys import draw_toy
+from training.pictures.posteriors.words import MOST_SHOWN
+from training.pictures.style.picture import Picture, figures
+
+
+def pictures_of_posteriors(path: Path, folder: Path | None) -> list[Picture]:
+    """The pictures of a file of draws. Raises DataError if it is broken."""
+    saved = load_netcdf(path, MOST_SHOWN)
+    toy = toy_of(saved.toy, len(saved.names))
+    draw: dict[str, Callable[[], Figure]] = {}
+    if toy is not None:
+        draw["points"] = partial(draw_toy, saved, toy)
+    elif saved.image_shape is not None:
+        draw["images"] = partial(draw_images, saved)
+    else:
+        draw["marginals"] = partial(draw_marginals, saved)
+        if len(saved.names) > 1:
+            draw["pairs"] = partial(draw_pairs, saved)
+    if has_chains(saved):
+        draw["chains"] = partial(draw_chains, saved)
+    return figures((folder or path.parent) / path.stem, draw)
+
+
+def pictures_of_check(path: Path, folder: Path | None) -> list[Picture]:
+    """The pictures of a file of runs. Raises DataError if it is broken."""
+    saved = SavedCheck.load(path)
+    draw = {"ranks": partial(draw_ranks, saved), "coverage": partial(draw_coverage, saved)}
+    return figures((folder or path.parent) / path.stem, draw)

@@ -1,0 +1,100 @@
+"""Chains of the first observation: their draws in order, and the ranks of these among all chains.
+
+Chains that have mixed share all ranks evenly (Vehtari et al. 2021): a chain with too many low ranks
+was elsewhere than the others, and one with too many in the middle did not reach the tails.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from scipy.stats import binom, rankdata
+
+from training.files.posterior_draws import SavedPosteriors
+from training.measure.posterior.convergence import FEWEST_DRAWS, convergence
+from training.pictures.posteriors.words import legend_line, line, name_and_details
+from training.pictures.style import look
+from training.pictures.style.colors import FAINT, sequential_colors
+from training.pictures.style.words import joined
+from training.pictures.tables.columns import fitting
+from training.pictures.tables.saved import printable
+
+MOST = 4
+BINS = 20
+WIDTH, HEIGHT, LEFT, GAP = 4.6, 1.25, 0.75, 0.75  # inches
+MOST_CHAINS = 8
+"""Whose colors can be told apart."""
+
+
+def has_chains(saved: SavedPosteriors) -> bool:
+    """Whether the first observation's draws are of chains long enough to draw."""
+    chains, draws = saved.points.shape[:2]
+    return saved.sampler[0] != "pool" and chains > 1 and draws >= FEWEST_DRAWS
+
+
+def draw_chains(saved: SavedPosteriors) -> Figure:
+    """A row for each of the coordinates that mixed worst, and for the log likelihood."""
+    points = saved.points[:, :, 0]
+    found = convergence(torch.from_numpy(points))
+    r_hat = found.r_hat.nan_to_num(0).numpy()
+    order = np.sort(np.argsort(-r_hat, kind="stable")[:MOST])
+    rows = [(printable(saved.names[place]), points[:, :, place]) for place in order]
+    notes = [(float(found.r_hat[place]), float(found.ess_bulk[place])) for place in order]
+    rows.append(("log likelihood", saved.log_likelihood[:, :, 0]))
+    of_likelihood = convergence(torch.from_numpy(saved.log_likelihood[:, :, :1]))
+    notes.append((float(of_likelihood.r_hat), float(of_likelihood.ess_bulk)))
+    name, details = name_and_details(saved)
+    dim = points.shape[2]
+    chosen = f"{MOST} of {dim} coordinates, of the largest R-hat" if dim > MOST else ""
+    figure, places = look.panel_page(
+        len(rows),
+        2,
+        (WIDTH, HEIGHT),
+        f"Chains of the posterior of {name}",
+        joined(details, f"observation 1 of {saved.count:,}", chosen),
+        left=LEFT,
+        gap=GAP,
+        top=look.TOP + look.LINE_HEIGHT,
+        above=0.32,
+        below=0.34,
+    )
+    chains = min(points.shape[0], MOST_CHAINS)
+    colors = list(sequential_colors(chains))
+    handles = [line(f"chain {k + 1}", color) for k, color in enumerate(colors)]
+    few = f"first {chains} of {points.shape[0]} chains" if chains < points.shape[0] else ""
+    note = "gray: ranks of independent draws (95 %)"
+    legend_line(figure, LEFT, handles, joined(few, note), right=look.MARGIN * 2)
+    for row, ((label, values), (mixed, worth)) in enumerate(zip(rows, notes, strict=True)):
+        trace, ranks = (look.axes_at(figure, place) for place in places[row])
+        for chain, color in zip(values, colors, strict=False):
+            trace.plot(chain, color=color, lw=0.5, alpha=0.8)
+        trace.set_xlim(0, max(values.shape[1] - 1, 1))
+        look.label(trace, y=fitting(label, HEIGHT))
+        trace.yaxis.set_label_coords(-0.55 / WIDTH, 0.5)
+        look.note_above(trace, f"R-hat {mixed:.3f}", f"worth {worth:,.0f} draws")
+        _ranks(ranks, values, colors)
+        if row == len(rows) - 1:
+            look.label(trace, x="draw")
+            look.label(ranks, x="rank among the draws of all chains")
+    return figure
+
+
+def rank_counts(values: np.ndarray, bins: int) -> np.ndarray:
+    """How many draws of each chain ``[C, S]`` have ranks in bins of equal width, ``[C, bins]``."""
+    ranks = rankdata(values, method="ordinal").reshape(values.shape)
+    edges = np.linspace(0, values.size, bins + 1)
+    return np.stack([np.histogram(chain - 0.5, edges)[0] for chain in ranks])
+
+
+def _ranks(axes: Any, values: np.ndarray, colors: list[np.ndarray]) -> None:
+    draws = values.shape[1]
+    bins = min(BINS, max(draws // 5, 2))
+    edges = np.linspace(0, values.size, bins + 1)
+    low, high = binom(draws, 1 / bins).ppf([0.025, 0.975])
+    axes.axhspan(low, high, color=FAINT, alpha=0.6, lw=0)
+    counts = rank_counts(values, bins)
+    for chain, color in zip(counts, colors, strict=False):
+        axes.stairs(chain, edges, color=color, lw=1.1, baseline=None)
+    axes.set(xlim=(0, values.size), ylim=(0, 1.1 * max(counts.max(), high)))
+    look.label(axes, y="draws")

@@ -1,0 +1,199 @@
+"""Checks of calibration: ranks of truths, and what regions hold, with what chance alone makes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from dnnlib.errors import DataError
+from training.files.posterior import load_values
+from training.measure.posterior.calibration import Calibration, RunValues, calibrate
+from training.measure.posterior.coverage import central_values
+from training.measure.posterior.ranks import (
+    FEWEST_IN_BIN,
+    distribution_function,
+    simultaneous_band,
+)
+from training.pictures.posteriors.words import legend_line, line
+from training.pictures.style import look
+from training.pictures.style.colors import BLUE, FAINT, MUTED, ORANGE
+from training.pictures.style.words import joined, parameter, title_of, words_for
+from training.pictures.tables.columns import fitting
+from training.pictures.tables.saved import printable
+
+MOST, ACROSS = 12, 4
+RANK_SIZE, COVERAGE_SIZE = (2.25, 1.45), (3.1, 2.6)  # inches
+LEFT, GAP = 0.75, 0.45
+LEAST_WIDTH = 9.0
+MOST_LINES = 20
+"""Dimensions up to which the coverage of each is drawn."""
+BAND = "gray: where one line of a right posterior stays with 95 %"
+QUESTIONS = {"sampler": "is the sampler right?", "model": "is the model right?"}
+
+
+@dataclass(frozen=True)
+class SavedCheck:
+    """Runs of a check.
+
+    Attributes:
+        values: Of all runs.
+        found: What they say.
+        name: The data's.
+        details: How the check was made.
+    """
+
+    values: RunValues
+    found: Calibration
+    name: str
+    details: str
+
+    @classmethod
+    def load(cls, path: Path) -> "SavedCheck":
+        """Raises DataError if the file is broken, or has too few runs."""
+        values = load_values(path)
+        if values is None or len(values.ranks) < 2 * FEWEST_IN_BIN:
+            raise DataError(f"{path} has too few runs to test: {2 * FEWEST_IN_BIN} at least")
+        numbers = path.with_suffix(".json")
+        level = parameter(numbers, "level")
+        known = isinstance(level, float) and 0 < level < 1
+        name, schedule = title_of(path.stem.removesuffix("_posterior_check"))
+        asked = words_for(parameter(numbers, "question"), QUESTIONS)
+        details = joined(schedule, asked, f"{len(values.ranks):,} runs")
+        return cls(values, calibrate(values, level) if known else calibrate(values), name, details)
+
+
+def draw_ranks(saved: SavedCheck) -> Figure:
+    """A panel for each of at most twelve quantities: how far the distribution of its ranks is from
+    uniform."""
+    names, ranks = saved.values.names, saved.values.ranks
+    p = saved.found.ranks.ks_p.numpy()
+    chosen = np.sort(np.argsort(p, kind="stable")[:MOST])
+    across = min(len(chosen), ACROSS)
+    few = f"{MOST} of {len(names)} quantities, those of the smallest p" * (len(names) > MOST)
+    figure, places = _page(saved, len(chosen), across, RANK_SIZE, few)
+    curves = [Curve.of(ranks[:, [column]]) for column in chosen]
+    reach = max(curve.reach for curve in curves)
+    for number, (column, curve) in enumerate(zip(chosen, curves, strict=True)):
+        axes = look.axes_at(figure, places[number // across, number % across])
+        curve.draw(axes, reach)
+        adjusted = saved.found.adjusted[f"ranks of {names[column]}"]
+        name = fitting(printable(names[column]), RANK_SIZE[0])
+        look.name_panel(axes, name, f"p = {p[column]:.2g}, among all tests {adjusted:.2g}")
+        _label_outer(axes, number, len(chosen), across, "rank, %", "excess below, points")
+    return figure
+
+
+def draw_coverage(saved: SavedCheck) -> Figure:
+    """A panel for each family of regions: what they hold, less what they say."""
+    dims = saved.values.scores.shape[1]
+    families = {"central intervals": central_values(saved.values.ranks[:, :dims])}
+    families |= {name: held[:, None] for name, held in saved.values.regions.items()}
+    of = f"central intervals of {dims} dimensions: " * (dims > 1)
+    thin = "each thin, mean thick" if dims <= MOST_LINES else "their mean"
+    figure, places = _page(saved, len(families), len(families), COVERAGE_SIZE, of + thin * bool(of))
+    curves = {name: Curve.of(held) for name, held in families.items()}
+    reach = max(curve.reach for curve in curves.values())
+    for number, (name, curve) in enumerate(curves.items()):
+        axes = look.axes_at(figure, places[0, number])
+        curve.draw(axes, reach)
+        look.name_panel(axes, name)
+        look.write(axes, "hold more", (0, 1), (4, -3), va="top")
+        look.write(axes, "hold less: overconfident", (0, 0), (4, 3), va="bottom")
+        _label_outer(
+            axes, number, len(curves), len(curves), "content said, %", "held − said, points"
+        )
+    return figure
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How far distribution functions of V variables are from those of uniform ones.
+
+    Attributes:
+        points: ``[K]``, of [0, 1].
+        found: ``[K, V]``, differences in percentage points.
+        lower: ``[K]``, where one variable stays with 95 %.
+        upper: ``[K]``.
+        holds: Whether each stays there, ``[V]``.
+    """
+
+    points: np.ndarray
+    found: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    holds: np.ndarray
+
+    @classmethod
+    def of(cls, values: Tensor) -> "Curve":
+        """Of values ``[R, V]``."""
+        band = simultaneous_band(len(values))
+        points = band.points.numpy()
+        found = distribution_function(values, band.points).numpy() - points[:, None]
+        lower, upper = (100 * (end.numpy() - points) for end in (band.lower, band.upper))
+        return cls(points, 100 * found, lower, upper, band.holds(values).numpy())
+
+    @property
+    def reach(self) -> float:
+        """The largest difference, or that of the band."""
+        return max(
+            float(np.abs(self.shown).max()), float(self.upper.max()), -float(self.lower.min())
+        )
+
+    @property
+    def shown(self) -> np.ndarray:
+        """Lines to draw ``[K, V or 1]``."""
+        return self.found if self.found.shape[1] <= MOST_LINES else self.mean[:, None]
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Over variables, ``[K]``."""
+        mean: np.ndarray = self.found.mean(axis=1)
+        return mean
+
+    def draw(self, axes: Axes, reach: float) -> None:
+        """Draws all, with an axis up to plus and minus ``reach``."""
+        x = 100 * self.points
+        axes.fill_between(x, self.lower, self.upper, color=FAINT, alpha=0.6, lw=0)
+        axes.axhline(0, color=MUTED, lw=0.8)
+        several = self.found.shape[1] > 1
+        if several:
+            for line_, holds in zip(self.shown.T, self.holds, strict=False):
+                axes.plot(x, line_, color=color_of(holds), lw=0.7, alpha=0.6)
+        axes.plot(x, self.mean, color=color_of(several or bool(self.holds[0])), lw=1.8)
+        axes.set(xlim=(0, 100), ylim=(-1.06 * reach, 1.06 * reach), xticks=[0, 25, 50, 75, 100])
+
+
+def color_of(holds: bool) -> str:
+    """Of a line that stays within its band, or of one that does not."""
+    return BLUE if holds else ORANGE
+
+
+def _page(
+    saved: SavedCheck, count: int, across: int, size: tuple[float, float], note: str
+) -> tuple[Figure, np.ndarray]:
+    figure, places = look.panel_page(
+        -(-count // across),
+        across,
+        size,
+        f"{saved.name[:1].upper()}{saved.name[1:]}: {saved.found.verdict}",
+        joined(saved.details, note),
+        left=LEFT,
+        gap=GAP,
+        top=look.TOP + 1.3 * look.LINE_HEIGHT,
+        above=0.46,
+        below=0.46,
+        least_width=LEAST_WIDTH,
+    )
+    handles = [line("within the band", BLUE), line("beyond it", ORANGE)]
+    legend_line(figure, LEFT, handles, BAND, right=2 * look.MARGIN)
+    return figure, places
+
+
+def _label_outer(axes: Axes, number: int, count: int, across: int, x: str, y: str) -> None:
+    """Names and numbers at the left, and below what has no panel under it."""
+    first, last = number % across == 0, number + across >= count
+    axes.tick_params(labelleft=first, labelbottom=last)
+    look.label(axes, x=x * last, y=y * first)

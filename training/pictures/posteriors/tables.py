@@ -1,0 +1,191 @@
+"""Posteriors of the columns of a table: each by itself, and pairs of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from training.files.posterior_draws import SavedPosteriors
+from training.pictures.posteriors.toys import mark_observed
+from training.pictures.posteriors.words import (
+    dots,
+    legend_line,
+    line,
+    name_and_details,
+    observation_colors,
+    part_of,
+)
+from training.pictures.style import look
+from training.pictures.style.colors import BLUE, MUTED
+from training.pictures.style.words import joined
+from training.pictures.tables.columns import few_numbers, fitting
+from training.pictures.tables.fit import limits, rank_correlations
+from training.pictures.tables.saved import printable
+
+MOST_COLUMNS, ACROSS, MOST_OBSERVATIONS = 20, 5, 3
+MOST_PAIRED, MOST_POINTS = 5, 1500
+LEFT, GAP, WIDEST, HEIGHT = 0.3, 0.32, 3.6, 1.15  # of marginals, inches
+SIDE, PAIRS_LEFT, PAIRS_GAP = 1.95, 0.85, 0.25  # of pairs
+LEAST_WIDTH = 8.5
+BINS = 30
+FILL = 0.3
+
+
+def telling_columns(saved: SavedPosteriors, most: int) -> np.ndarray:
+    """At most so many columns, in their order: those of which the first observation tells most.
+
+    Columns that are not observed themselves come first. They are measured by how much narrower the
+    posterior is than the prior, or all posteriors together where there is none.
+    """
+    prior = saved.points.reshape(-1, len(saved.names)) if saved.prior is None else saved.prior
+    spread = prior.std(axis=0)
+    ratio = saved.points[:, :, 0].std(axis=(0, 1)) / np.where(spread > 0, spread, 1)
+    ratio = np.where(spread > 0, ratio, 1) + 2.0 * seen_columns(saved)
+    return np.sort(np.argsort(ratio, kind="stable")[:most])
+
+
+def seen_columns(saved: SavedPosteriors) -> np.ndarray:
+    """Which columns are observed themselves, bool ``[D]``."""
+    seen = np.zeros(len(saved.names), dtype=bool)
+    if saved.likelihood is not None and saved.likelihood.operator is None:
+        places = saved.likelihood.coordinates
+        seen[slice(None) if places is None else places.numpy()] = True
+    return seen
+
+
+def draw_marginals(saved: SavedPosteriors) -> Figure:
+    """A panel for each of at most 20 columns, with the posteriors of the first observations."""
+    shown = min(saved.points.shape[2], MOST_OBSERVATIONS)
+    chosen = telling_columns(saved, MOST_COLUMNS)
+    across = min(len(chosen), ACROSS)
+    width = min((look.WIDE - 2 * LEFT - GAP * (across - 1)) / across, WIDEST)
+    name, details = name_and_details(saved)
+    figure, places = look.panel_page(
+        -(-len(chosen) // across),
+        across,
+        (width, HEIGHT),
+        f"Posterior of columns of {name}",
+        joined(details, _which(saved, len(chosen))),
+        left=LEFT,
+        right=LEFT,
+        gap=GAP,
+        top=look.TOP + 1.3 * look.LINE_HEIGHT,
+        above=0.34,
+        below=0.4,
+        least_width=LEAST_WIDTH,
+    )
+    colors = observation_colors(shown)
+    handles = [line(f"posterior {index + 1}", color) for index, color in enumerate(colors)]
+    if seen_columns(saved)[chosen].any():
+        handles.append(line("what was observed", MUTED, ls=look.DASHED, lw=1.1))
+    if saved.prior is not None:
+        handles.insert(0, line("prior", MUTED, lw=6, alpha=FILL))
+    legend_line(figure, LEFT, handles, part_of(saved, shown))
+    for column, place in zip(chosen, places.reshape(-1, 4), strict=False):
+        axes = look.axes_at(figure, place)
+        values = [saved.points[:, :, index, column].ravel() for index in range(shown)]
+        _histograms(axes, None if saved.prior is None else saved.prior[:, column], values, colors)
+        for value, color in zip(_observed_at(saved, column)[:shown], colors, strict=False):
+            axes.axvline(value, color=color, lw=1.1, ls=look.DASHED)
+        look.name_panel(axes, fitting(printable(saved.names[column]), width))
+    return figure
+
+
+def draw_pairs(saved: SavedPosteriors) -> Figure:
+    """Two to five columns of the first observation against each other."""
+    chosen = telling_columns(saved, MOST_PAIRED)
+    size, step = len(chosen), SIDE + PAIRS_GAP
+    name, details = name_and_details(saved)
+    width = max(PAIRS_LEFT + size * step, LEAST_WIDTH)
+    bottom = 0.6
+    figure = look.new_figure(width, look.TOP + 1.6 * look.LINE_HEIGHT + size * step + bottom)
+    height = figure.get_size_inches()[1]
+    of = f"observation 1 of {saved.count:,}" if saved.count > 1 else ""
+    subtitle = joined(details, of, _which(saved, size), "ρ: rank correlation")
+    title = f"Pairs of columns of the posterior of {name}"
+    look.headline(figure, title, subtitle, look.MARGIN * 3, height - look.MARGIN)
+    handles = [dots("posterior", BLUE)]
+    if saved.prior is not None:
+        handles.insert(0, dots("prior", MUTED, 0.5))
+    handles.append(line("what was observed", ls="none", marker="P", ms=7, mec="white"))
+    legend_line(
+        figure, look.MARGIN * 3, handles if seen_columns(saved)[chosen].any() else handles[:-1]
+    )
+    draws = saved.points[:, :, 0].reshape(-1, len(saved.names))
+    correlations = rank_correlations(draws[:, chosen])
+    ends = [limits(*_sets(saved.prior, draws, column)) for column in chosen]
+    for row, across in zip(*np.tril_indices(size), strict=True):
+        place = (PAIRS_LEFT + across * step, bottom + (size - 1 - row) * step, SIDE, SIDE)
+        axes = look.axes_at(figure, place)
+        if row == across:
+            prior = None if saved.prior is None else saved.prior[:, chosen[row]]
+            _histograms(axes, prior, [draws[:, chosen[row]]], [BLUE])
+        else:
+            plane = (int(chosen[across]), int(chosen[row]))
+            _scatter(axes, saved, draws, plane)
+            axes.set(xlim=ends[across], ylim=ends[row])
+            few_numbers(axes.xaxis)
+            few_numbers(axes.yaxis)
+            rho = f"ρ {correlations[row, across] + 0.0:.2f}".replace("-", "−")
+            look.note_above(axes, rho)
+        axes.tick_params(labelbottom=row == size - 1, labelleft=across == 0 and row > 0)
+        names = [fitting(printable(saved.names[chosen[each]]), SIDE) for each in (across, row)]
+        if row == size - 1:
+            look.label(axes, x=names[0])
+        if across == 0:
+            look.label(axes, y=names[1])
+            axes.yaxis.set_label_coords(-0.6 / SIDE, 0.5)
+    return figure
+
+
+def _scatter(axes: Axes, saved: SavedPosteriors, draws: np.ndarray, plane: tuple[int, int]) -> None:
+    style: dict[str, Any] = {"ls": "none", "marker": "o", "mew": 0, "ms": 2.2}
+    for values, color, alpha in ((saved.prior, MUTED, 0.25), (draws, BLUE, 0.45)):
+        if values is not None:
+            points = values[look.evenly(len(values), MOST_POINTS)][:, list(plane)]
+            axes.plot(*points.T, color=color, alpha=alpha, **style)
+    if saved.likelihood is not None and saved.likelihood.operator is None:
+        assert saved.observed is not None
+        mark_observed(axes, saved.likelihood, saved.observed[0], plane, len(saved.names))
+
+
+def _histograms(
+    axes: Axes, prior: np.ndarray | None, values: Sequence[np.ndarray], colors: Sequence[Any]
+) -> None:
+    """The prior filled, and outlines of posteriors over it; each as high as the panel."""
+    low, high = limits(*([] if prior is None else [prior]), *values)
+    edges = np.linspace(low, high, BINS + 1)
+    if prior is not None:
+        share = np.histogram(prior, edges)[0] / len(prior)
+        axes.stairs(share / max(share.max(), 1e-9), edges, color=MUTED, alpha=FILL, fill=True, lw=0)
+    for each, color in zip(values, colors, strict=True):
+        fine = np.linspace(*limits(each), BINS + 1)
+        share = np.histogram(each, fine)[0] / len(each)
+        axes.stairs(share / max(share.max(), 1e-9), fine, color=color, lw=1.3)
+    axes.set(xlim=(low, high), ylim=(0, 1.06), yticks=[])
+    axes.spines["left"].set_visible(False)
+    few_numbers(axes.xaxis)
+    axes.xaxis.get_offset_text().set(size=look.SMALL_SIZE - 1, color=MUTED)
+
+
+def _sets(prior: np.ndarray | None, draws: np.ndarray, column: int) -> list[np.ndarray]:
+    return [each[:, column] for each in (prior, draws) if each is not None]
+
+
+def _observed_at(saved: SavedPosteriors, column: int) -> np.ndarray:
+    """What was observed of a column itself, of each observation; nothing where it was not."""
+    if not seen_columns(saved)[column] or saved.observed is None or saved.likelihood is None:
+        return np.empty(0)
+    places = saved.likelihood.coordinates
+    found = column if places is None else int((places == column).nonzero()[0, 0])
+    return saved.observed[:, found]
+
+
+def _which(saved: SavedPosteriors, size: int) -> str:
+    dim = len(saved.names)
+    if size == dim:
+        return ""
+    unseen = "of those not observed, " if not seen_columns(saved).all() else ""
+    return f"{size} of {dim} columns: {unseen}those that were learned most of"

@@ -1,0 +1,161 @@
+"""Posteriors of toys: draws over those of the prior, what was observed, and the exact posterior."""
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from training.data.toys import Toy
+from training.files.posterior_draws import SavedPosteriors
+from training.inference.likelihoods import Gaussian
+from training.pictures.posteriors.exact import GRID, ExactPosterior, content_levels
+from training.pictures.posteriors.words import (
+    dots,
+    legend_line,
+    line,
+    name_and_details,
+    part_of,
+    value_words,
+)
+from training.pictures.style import look
+from training.pictures.style.colors import BLUE, INK, MUTED, ORANGE
+from training.pictures.style.words import joined
+from training.pictures.trajectories.clouds import cloud_axes, common_box, inside
+
+CONTENTS = (0.5, 0.9)
+"""Of the regions that contours of the exact posterior bound."""
+MOST_POINTS = 1500
+ACROSS, SIDE, LEFT = 3, 3.1, 0.6  # of the panels of 2-D toys, inches
+ROW_SIDE, ROW_GAP = 2.25, 0.5  # of those of 3-D toys
+ZOOM = 2.6
+"""How far an axis reaches, in ranges of the draws, if the prior reaches farther."""
+PRIOR_ALPHA = {2: 0.3, 3: 0.12}
+
+
+def draw_toy(saved: SavedPosteriors, toy: Toy) -> Figure:
+    """A panel for each observation; of 3-D toys a row, with the three planes beside the cloud.
+
+    Args:
+        saved: Draws of a toy in two or three dimensions.
+        toy: It.
+    """
+    shown = saved.points.shape[2]
+    name, details = name_and_details(saved)
+    flat = toy.dim == 2
+    across = min(shown, ACROSS) if flat else 4
+    figure, places = look.panel_page(
+        -(-shown // across) if flat else shown,
+        across,
+        (SIDE, SIDE) if flat else (ROW_SIDE, ROW_SIDE),
+        f"Posterior of {name}",
+        joined(details, part_of(saved, shown)),
+        left=LEFT,
+        gap=0.45 if flat else ROW_GAP,
+        top=look.TOP + look.LINE_HEIGHT,
+        above=0.5,
+        least_width=8.0,
+    )
+    legend_line(figure, LEFT, _handles(saved), right=look.MARGIN)
+    for index in range(shown):
+        draws = saved.points[:, :, index].reshape(-1, toy.dim)
+        draws = draws[look.evenly(len(draws), MOST_POINTS)]
+        exact = observed = None
+        if saved.observed is not None:
+            observed = saved.observed[index]
+            if saved.likelihood is not None:
+                exact = ExactPosterior.of(toy, saved.likelihood, observed)
+        words = "" if observed is None else value_words(observed)
+        if flat:
+            panels = [(places[index // across, index % across], (0, 1))]
+        else:
+            box = common_box([draws] if saved.prior is None else [saved.prior, draws])
+            axes = cloud_axes(figure, places[index, 0], box, saved.names)
+            _cloud(axes, saved.prior, draws, box)
+            look.name_panel(axes, f"Observation {index + 1}", words)
+            panels = list(zip(places[index, 1:], combinations(range(3), 2), strict=True))
+        for place, plane in panels:
+            pair = list(plane)
+            prior = None if saved.prior is None else saved.prior[:, pair]
+            box = zoomed_box(prior, draws[:, pair])
+            axes = cloud_axes(figure, place, box, [saved.names[number] for number in pair])
+            _points(axes, prior, draws[:, pair])
+            if observed is not None and saved.likelihood is not None:
+                mark_observed(axes, saved.likelihood, observed, plane, toy.dim)
+            if exact is not None:
+                _contours(axes, exact, box, plane)
+            if flat:
+                look.name_panel(axes, f"Observation {index + 1}", words)
+    return figure
+
+
+def zoomed_box(prior: np.ndarray | None, draws: np.ndarray) -> np.ndarray:
+    """Limits ``[2, 2]`` of a square with all draws, and with those of the prior unless they are far
+    wider."""
+    own = common_box([draws])
+    wide = own if prior is None else common_box([prior, draws])
+    half = min(ZOOM * float(np.ptp(own[0])), float(np.ptp(wide[0]))) / 2
+    middle = own.mean(axis=1)
+    if half * 2 >= np.ptp(wide[0]):
+        middle = wide.mean(axis=1)
+    return np.stack([middle - half, middle + half], axis=1)
+
+
+def mark_observed(
+    axes: Any, likelihood: Gaussian, observed: np.ndarray, plane: tuple[int, int], dim: int
+) -> bool:
+    """Marks the point or the line of one observation ``[K]`` in a plane, as far as it has one.
+
+    Returns:
+        Whether anything was marked.
+    """
+    rows = likelihood.observe(torch.eye(dim, dtype=torch.float64)).T.numpy()
+    others = np.delete(rows, list(plane), axis=1)
+    here = rows[:, list(plane)]
+    # Numbers that say something of this plane, and of nothing else.
+    own = (np.abs(others).sum(axis=1) == 0) & (np.abs(here).sum(axis=1) > 0)
+    here, values = here[own], observed[own]
+    if len(here) == 2 and np.linalg.matrix_rank(here) == 2:
+        axes.plot(*np.linalg.solve(here, values), "P", color=INK, ms=7, mec="white", zorder=5)
+    elif len(here) == 1:
+        normal = here[0]
+        foot = normal * values[0] / (normal @ normal)
+        axes.axline(foot, foot + (-normal[1], normal[0]), color=INK, lw=1.2, ls=look.DASHED)
+    return bool(len(here))
+
+
+def _points(axes: Any, prior: np.ndarray | None, draws: np.ndarray) -> None:
+    style: dict[str, Any] = {"ls": "none", "marker": "o", "mew": 0}
+    if prior is not None:
+        axes.plot(*prior.T, ms=2, color=MUTED, alpha=PRIOR_ALPHA[2], **style)
+    axes.plot(*draws.T, ms=2, color=BLUE, alpha=0.5, **style)
+
+
+def _cloud(axes: Any, prior: np.ndarray | None, draws: np.ndarray, box: np.ndarray) -> None:
+    style: dict[str, Any] = {"linewidths": 0, "s": 3}
+    if prior is not None:
+        seen = prior[inside(prior, box)]
+        axes.scatter(*seen.T, c=MUTED, alpha=PRIOR_ALPHA[3], depthshade=False, **style)
+    axes.scatter(*draws[inside(draws, box)].T, c=BLUE, **style)
+
+
+def _contours(axes: Any, exact: ExactPosterior, box: np.ndarray, plane: tuple[int, int]) -> None:
+    x, y = (np.linspace(low, high, GRID) for low, high in box)
+    density = exact.density(x, y, plane)
+    levels = content_levels(density, CONTENTS)
+    if levels[0] < levels[-1]:
+        axes.contour(x, y, density, levels, colors=ORANGE, linewidths=1.1, zorder=4)
+
+
+def _handles(saved: SavedPosteriors) -> Sequence[Any]:
+    found = [dots("posterior draws", BLUE)]
+    if saved.prior is not None:
+        found.insert(0, dots("prior draws", MUTED, 0.5))
+    if saved.likelihood is not None:
+        marked = "what was observed"
+        found.append(line(marked, ls="none", marker="P", ms=7, mec="white"))
+        contents = " and ".join(f"{100 * content:g}" for content in CONTENTS)
+        found.append(line(f"exact posterior of the toy: regions of {contents} %", ORANGE))
+    return found

@@ -1,0 +1,77 @@
+"""Words and legends that all pictures of posteriors share."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from training.files.posterior_draws import SavedPosteriors
+from training.pictures.style import look
+from training.pictures.style.colors import INK, MUTED, sequential_colors
+from training.pictures.style.words import joined, title_of
+
+MOST_SHOWN = 6
+"""Observations."""
+INDENT = 0.05  # inches that legends put before their first mark
+NUMBERS_TOLD = 3
+
+
+def name_and_details(saved: SavedPosteriors) -> tuple[str, str]:
+    """The data's name, and how the draws were made."""
+    name, schedule = title_of(saved.path.stem.removesuffix("_posterior"))
+    samplers = ", ".join(sorted(set(saved.sampler)))
+    chains, draws = saved.points.shape[:2]
+    drawn = f"{chains * draws:,} draws each" + (f", every {saved.every}th" * (saved.every > 1))
+    return name, joined(schedule, f"by {samplers}", drawn)
+
+
+def part_of(saved: SavedPosteriors, shown: int) -> str:
+    """Which observations are shown, if not all."""
+    if shown == saved.count:
+        return ""
+    return f"first of {saved.count:,}" if shown == 1 else f"first {shown} of {saved.count:,}"
+
+
+def value_words(values: np.ndarray) -> str:
+    """What was observed ``[K]``, or as much of it as is readable."""
+    told = ", ".join(f"{value:.3g}".replace("-", "−") for value in values[:NUMBERS_TOLD])
+    more = ", …" if len(values) > NUMBERS_TOLD else ""
+    return f"y = ({told}{more})" if len(values) > 1 else f"y = {told}"
+
+
+def observation_colors(count: int) -> list[Any]:
+    """A color for each observation."""
+    return list(sequential_colors(max(count, 2))[:count])
+
+
+def legend_line(
+    figure: Figure, left: float, handles: Sequence[Any], note: str = "", right: float | None = None
+) -> None:
+    """A legend below the headline, and a note at the other end of the line.
+
+    Args:
+        figure: Where to write.
+        left: Inches from the left edge.
+        handles: What is explained.
+        note: Some words.
+        right: Inches from the right edge; as from the left by default.
+    """
+    width, height = figure.get_size_inches()
+    bottom, room = height - look.TOP - look.LINE_HEIGHT, width - left - (right or left)
+    axes = look.axes_at(figure, (left, bottom, room, 0.01))
+    axes.set_axis_off()
+    look.write(axes, note, (1, 1), (0, 6), ha="right")
+    anchor = (-INDENT / room, 1.0)
+    look.legend(axes, len(handles), handles=handles, bbox_to_anchor=anchor)
+
+
+def dots(label: str, color: Any = MUTED, alpha: float = 1.0) -> Line2D:
+    """A mark of points in a legend."""
+    return Line2D([], [], ls="none", marker="o", ms=4, mew=0, color=color, alpha=alpha, label=label)
+
+
+def line(label: str, color: Any = INK, **style: Any) -> Line2D:
+    """A mark of a line in a legend."""
+    return Line2D([], [], color=color, label=label, **{"lw": 1.4, **style})
