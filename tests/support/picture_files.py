@@ -8,11 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from training.data.toys import TOY_NAMES
 from training.files.coverage import result_arrays
+from training.files.posterior import save_values
+from training.files.posterior_draws import save_netcdf
+from training.inference.draws import Draws
+from training.inference.likelihoods import Gaussian
 from training.measure.boundaries import unit_sphere
 from training.measure.correlations import Autocorrelations, Correlation
 from training.measure.coverage import Points, Spheres, measure_coverage, refitted, transported
 from training.measure.coverage_result import CoverageResult
+from training.measure.posterior.calibration import BALLS, DENSEST, RunValues
 
 SAVED = 5
 """Times of a simulation."""
@@ -173,6 +179,54 @@ def save_image_matrices(folder: Path, dim: int = 7, **changes: Any) -> Path:
         arrays = {name: values[index] for name, values in matrices.items()}
         path = folder / f"{IMAGE_STEM}_times0_{index}.npz"
         save(path, {"time": time, **arrays}, **(changes if index == len(TIMES) - 1 else {}))
+    return path
+
+
+def save_posterior(
+    folder: Path,
+    name: str = "circles",
+    dim: int = 2,
+    *,
+    count: int = 3,
+    draws: int = 40,
+    sampler: str = "hmc",
+    likelihood: Gaussian | None = None,
+    image_shape: tuple[int, int, int] | None = None,
+    prior: bool = True,
+) -> Path:
+    """Draws of posteriors as ``posterior.py sample`` writes them, with normal ones as prior."""
+    generator = torch.Generator().manual_seed(0)
+    chains, middle, width = 2, 0.0 if image_shape is None else 127.5, 1.0
+    width = width if image_shape is None else 40.0
+    likelihood = likelihood or Gaussian(torch.tensor(0.3))
+    points = middle + width * torch.randn(count, chains, draws, dim, generator=generator).double()
+    observed = likelihood.simulate(points[:, 0, 0], generator)
+    found = likelihood.log_prob(points.flatten(0, 2), observed.repeat_interleave(2 * draws, 0))
+    made = Draws(points, points, found.view(points.shape[:3]), [sampler] * count, torch.ones(count))
+    toy = name if name in TOY_NAMES else None
+    about = {"samplers": made.sampler, "toy": toy, "image_shape": image_shape}
+    path = folder / f"{name}_PRP_posterior.nc"
+    shape = (chains, draws, count, dim)
+    rows = torch.randn(100, dim, generator=generator) if prior else None
+    names = [f"x{index + 1}" for index in range(dim)]
+    save_netcdf(path, iter([(made, points)]), shape, names, observed, about, likelihood, rows)
+    return path
+
+
+def save_check(
+    folder: Path, dims: int = 2, runs: int = 60, shift: float = 0.0, **changes: Any
+) -> Path:
+    """The runs of a check; ``shift`` adds to the ranks of the first dimension."""
+    generator = torch.Generator().manual_seed(0)
+    ranks = torch.rand(runs, dims + 2, generator=generator).double()
+    ranks[:, 0] = (ranks[:, 0] + shift).clamp(0, 1)
+    names = (*(f"x{index + 1}" for index in range(dims)), "log likelihood", "radius")
+    regions = dict(zip((BALLS, DENSEST), torch.rand(2, runs, generator=generator), strict=True))
+    path = folder / "circles_PRP_posterior_check.npz"
+    save_values(path, RunValues(names, ranks, regions, torch.ones(runs, dims)), "")
+    if changes:
+        with np.load(path) as file:
+            save(path, dict(file), **changes)
     return path
 
 

@@ -56,8 +56,8 @@ def draw_chains(saved: SavedPosteriors) -> Figure:
         left=LEFT,
         gap=GAP,
         top=look.TOP + look.LINE_HEIGHT,
-        above=0.32,
-        below=0.34,
+        above=0.26,
+        below=0.42,
     )
     chains = min(points.shape[0], MOST_CHAINS)
     colors = list(sequential_colors(chains))

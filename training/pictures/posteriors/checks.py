@@ -1,7 +1,9 @@
 """Checks of calibration: ranks of truths, and what regions hold, with what chance alone makes."""
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,15 +21,17 @@ from training.measure.posterior.ranks import (
 )
 from training.pictures.posteriors.words import legend_line, line
 from training.pictures.style import look
-from training.pictures.style.colors import BLUE, FAINT, MUTED, ORANGE
+from training.pictures.style.colors import BLUE, FAINT, INK, MUTED, ORANGE
 from training.pictures.style.words import joined, parameter, title_of, words_for
 from training.pictures.tables.columns import fitting
 from training.pictures.tables.saved import printable
 
 MOST, ACROSS = 12, 4
-RANK_SIZE, COVERAGE_SIZE = (2.25, 1.45), (3.1, 2.6)  # inches
+RANK_SIZE, COVERAGE_SIZE = (2.25, 1.45), (3.1, 2.4)  # inches
 LEFT, GAP = 0.75, 0.45
-LEAST_WIDTH = 9.0
+LEAST_WIDTH = look.WIDE
+LINE_LETTERS = 150
+"""Of a line of the verdict."""
 MOST_LINES = 20
 """Dimensions up to which the coverage of each is drawn."""
 BAND = "gray: where one line of a right posterior stays with 95 %"
@@ -81,7 +85,7 @@ def draw_ranks(saved: SavedCheck) -> Figure:
         curve.draw(axes, reach)
         adjusted = saved.found.adjusted[f"ranks of {names[column]}"]
         name = fitting(printable(names[column]), RANK_SIZE[0])
-        look.name_panel(axes, name, f"p = {p[column]:.2g}, among all tests {adjusted:.2g}")
+        look.name_panel(axes, name, f"p = {p[column]:.2g}, adjusted {adjusted:.2g}")
         _label_outer(axes, number, len(chosen), across, "rank, %", "excess below, points")
     return figure
 
@@ -174,21 +178,29 @@ def color_of(holds: bool) -> str:
 def _page(
     saved: SavedCheck, count: int, across: int, size: tuple[float, float], note: str
 ) -> tuple[Figure, np.ndarray]:
+    lines = textwrap.wrap(saved.found.verdict, LINE_LETTERS)
+    found = "no miscalibration seen" if saved.found.passed else "not calibrated"
+    verdict_height = look.LINE_HEIGHT * len(lines)
     figure, places = look.panel_page(
         -(-count // across),
         across,
         size,
-        f"{saved.name[:1].upper()}{saved.name[1:]}: {saved.found.verdict}",
+        f"Posterior of {saved.name}: {found}",
         joined(saved.details, note),
         left=LEFT,
         gap=GAP,
-        top=look.TOP + 1.3 * look.LINE_HEIGHT,
+        top=look.TOP + verdict_height + 1.3 * look.LINE_HEIGHT,
         above=0.46,
         below=0.46,
         least_width=LEAST_WIDTH,
     )
+    width, height = figure.get_size_inches()
+    style: dict[str, Any] = {"size": look.SMALL_SIZE, "color": INK, "parse_math": False}
+    for number, each in enumerate(lines):
+        top = 1 - (look.TOP + look.LINE_HEIGHT * (number - 0.3)) / height
+        figure.text(LEFT / width, top, each, va="top", **style)
     handles = [line("within the band", BLUE), line("beyond it", ORANGE)]
-    legend_line(figure, LEFT, handles, BAND, right=2 * look.MARGIN)
+    legend_line(figure, LEFT, handles, BAND, right=2 * look.MARGIN, below=verdict_height)
     return figure, places
 
 

@@ -73,6 +73,6 @@ def observed_cells(saved: SavedPosteriors) -> np.ndarray | None:
     pixels, known = np.zeros((len(observed), dim)), np.zeros(dim, dtype=bool)
     pixels[:, where], known[where] = observed, True
     cells = gray_levels(pixels.reshape(-1, *shape))
-    seen = known.reshape(shape).all(axis=0)
+    seen: np.ndarray = known.reshape(shape).min(axis=0)
     tint = np.rint(255 * np.array(to_rgb(FAINT)) * (0.8, 0.9, 1.0)).astype(np.uint8)
     return np.where(seen[:, :, None], cells, tint)

@@ -30,6 +30,7 @@ LEFT, GAP, WIDEST, HEIGHT = 0.3, 0.32, 3.6, 1.15  # of marginals, inches
 SIDE, PAIRS_LEFT, PAIRS_GAP = 1.95, 0.85, 0.25  # of pairs
 LEAST_WIDTH = 8.5
 BINS = 30
+LEAST_BINS = 8
 FILL = 0.3
 
 
@@ -100,7 +101,7 @@ def draw_pairs(saved: SavedPosteriors) -> Figure:
     name, details = name_and_details(saved)
     width = max(PAIRS_LEFT + size * step, LEAST_WIDTH)
     bottom = 0.6
-    figure = look.new_figure(width, look.TOP + 1.6 * look.LINE_HEIGHT + size * step + bottom)
+    figure = look.new_figure(width, look.TOP + look.LINE_HEIGHT + size * step + bottom)
     height = figure.get_size_inches()[1]
     of = f"observation 1 of {saved.count:,}" if saved.count > 1 else ""
     subtitle = joined(details, of, _which(saved, size), "ρ: rank correlation")
@@ -161,7 +162,8 @@ def _histograms(
         share = np.histogram(prior, edges)[0] / len(prior)
         axes.stairs(share / max(share.max(), 1e-9), edges, color=MUTED, alpha=FILL, fill=True, lw=0)
     for each, color in zip(values, colors, strict=True):
-        fine = np.linspace(*limits(each), BINS + 1)
+        bins = int(np.clip(2 * len(each) ** (1 / 3), LEAST_BINS, BINS))
+        fine = np.linspace(*limits(each), bins + 1)
         share = np.histogram(each, fine)[0] / len(each)
         axes.stairs(share / max(share.max(), 1e-9), fine, color=color, lw=1.3)
     axes.set(xlim=(low, high), ylim=(0, 1.06), yticks=[])

@@ -29,9 +29,9 @@ CONTENTS = (0.5, 0.9)
 """Of the regions that contours of the exact posterior bound."""
 MOST_POINTS = 1500
 ACROSS, SIDE, LEFT = 3, 3.1, 0.6  # of the panels of 2-D toys, inches
-ROW_SIDE, ROW_GAP = 2.25, 0.5  # of those of 3-D toys
-ZOOM = 2.6
-"""How far an axis reaches, in ranges of the draws, if the prior reaches farther."""
+ROW_SIDE, ROW_GAP, SHIFT = 2.25, 0.5, 0.25  # of those of 3-D toys, whose cloud has more room
+ZOOM, FAR = 2.6, 0.6
+"""How far axes reach, in ranges of the draws, where that is less than this share of the prior's."""
 PRIOR_ALPHA = {2: 0.3, 3: 0.12}
 
 
@@ -45,7 +45,7 @@ def draw_toy(saved: SavedPosteriors, toy: Toy) -> Figure:
     shown = saved.points.shape[2]
     name, details = name_and_details(saved)
     flat = toy.dim == 2
-    across = min(shown, ACROSS) if flat else 4
+    across = 4 if not flat else 2 if shown in (2, 4) else min(shown, ACROSS)
     figure, places = look.panel_page(
         -(-shown // across) if flat else shown,
         across,
@@ -53,6 +53,7 @@ def draw_toy(saved: SavedPosteriors, toy: Toy) -> Figure:
         f"Posterior of {name}",
         joined(details, part_of(saved, shown)),
         left=LEFT,
+        right=0.2 if flat else 0.2 + SHIFT,
         gap=0.45 if flat else ROW_GAP,
         top=look.TOP + look.LINE_HEIGHT,
         above=0.5,
@@ -62,33 +63,42 @@ def draw_toy(saved: SavedPosteriors, toy: Toy) -> Figure:
     for index in range(shown):
         draws = saved.points[:, :, index].reshape(-1, toy.dim)
         draws = draws[look.evenly(len(draws), MOST_POINTS)]
-        exact = observed = None
-        if saved.observed is not None:
-            observed = saved.observed[index]
-            if saved.likelihood is not None:
-                exact = ExactPosterior.of(toy, saved.likelihood, observed)
-        words = "" if observed is None else value_words(observed)
+        observed = None if saved.observed is None else saved.observed[index]
         if flat:
-            panels = [(places[index // across, index % across], (0, 1))]
+            place = places[index // across, index % across]
+            box = zoomed_box(saved.prior, draws)
+            named = _plane(figure, place, box, saved, toy, index, (0, 1), draws)
         else:
             box = common_box([draws] if saved.prior is None else [saved.prior, draws])
-            axes = cloud_axes(figure, places[index, 0], box, saved.names)
-            _cloud(axes, saved.prior, draws, box)
-            look.name_panel(axes, f"Observation {index + 1}", words)
-            panels = list(zip(places[index, 1:], combinations(range(3), 2), strict=True))
-        for place, plane in panels:
-            pair = list(plane)
-            prior = None if saved.prior is None else saved.prior[:, pair]
-            box = zoomed_box(prior, draws[:, pair])
-            axes = cloud_axes(figure, place, box, [saved.names[number] for number in pair])
-            _points(axes, prior, draws[:, pair])
-            if observed is not None and saved.likelihood is not None:
-                mark_observed(axes, saved.likelihood, observed, plane, toy.dim)
-            if exact is not None:
-                _contours(axes, exact, box, plane)
-            if flat:
-                look.name_panel(axes, f"Observation {index + 1}", words)
+            named = cloud_axes(figure, places[index, 0], box, saved.names)
+            _cloud(named, saved.prior, draws, box)
+            for place, plane in zip(places[index, 1:], combinations(range(3), 2), strict=True):
+                moved = place + np.array([SHIFT, 0, 0, 0])
+                _plane(figure, moved, box[list(plane)], saved, toy, index, plane, draws)
+        words = "" if observed is None else value_words(observed)
+        look.name_panel(named, f"Observation {index + 1}", words)
     return figure
+
+
+def _plane(
+    figure: Figure,
+    place: np.ndarray,
+    box: np.ndarray,
+    saved: SavedPosteriors,
+    toy: Toy,
+    index: int,
+    plane: tuple[int, int],
+    draws: np.ndarray,
+) -> Any:
+    """A panel of two coordinates of one observation."""
+    pair = list(plane)
+    axes = cloud_axes(figure, place, box, [saved.names[number] for number in pair])
+    _points(axes, None if saved.prior is None else saved.prior[:, pair], draws[:, pair])
+    if saved.observed is not None and saved.likelihood is not None:
+        observed = saved.observed[index]
+        mark_observed(axes, saved.likelihood, observed, plane, toy.dim)
+        _contours(axes, ExactPosterior.of(toy, saved.likelihood, observed), box, plane)
+    return axes
 
 
 def zoomed_box(prior: np.ndarray | None, draws: np.ndarray) -> np.ndarray:
@@ -96,10 +106,10 @@ def zoomed_box(prior: np.ndarray | None, draws: np.ndarray) -> np.ndarray:
     wider."""
     own = common_box([draws])
     wide = own if prior is None else common_box([prior, draws])
-    half = min(ZOOM * float(np.ptp(own[0])), float(np.ptp(wide[0]))) / 2
+    half = ZOOM * float(np.ptp(own[0])) / 2
+    if 2 * half > FAR * float(np.ptp(wide[0])):
+        return wide
     middle = own.mean(axis=1)
-    if half * 2 >= np.ptp(wide[0]):
-        middle = wide.mean(axis=1)
     return np.stack([middle - half, middle + half], axis=1)
 
 
@@ -122,7 +132,9 @@ def mark_observed(
     elif len(here) == 1:
         normal = here[0]
         foot = normal * values[0] / (normal @ normal)
-        axes.axline(foot, foot + (-normal[1], normal[0]), color=INK, lw=1.2, ls=look.DASHED)
+        axes.axline(
+            foot, foot + np.array([-normal[1], normal[0]]), color=INK, lw=1.2, ls=look.DASHED
+        )
     return bool(len(here))
 
 
@@ -153,9 +165,11 @@ def _handles(saved: SavedPosteriors) -> Sequence[Any]:
     found = [dots("posterior draws", BLUE)]
     if saved.prior is not None:
         found.insert(0, dots("prior draws", MUTED, 0.5))
-    if saved.likelihood is not None:
-        marked = "what was observed"
-        found.append(line(marked, ls="none", marker="P", ms=7, mec="white"))
+    if saved.likelihood is not None and saved.observed is not None:
+        if len(saved.names) == saved.observed.shape[1]:
+            found.append(line("observed", ls="none", marker="P", ms=7, mec="white"))
+        else:
+            found.append(line("observed", lw=1.2, ls=look.DASHED))
         contents = " and ".join(f"{100 * content:g}" for content in CONTENTS)
         found.append(line(f"exact posterior of the toy: regions of {contents} %", ORANGE))
     return found

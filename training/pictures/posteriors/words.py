@@ -47,7 +47,12 @@ def observation_colors(count: int) -> list[Any]:
 
 
 def legend_line(
-    figure: Figure, left: float, handles: Sequence[Any], note: str = "", right: float | None = None
+    figure: Figure,
+    left: float,
+    handles: Sequence[Any],
+    note: str = "",
+    right: float | None = None,
+    below: float = 0.0,
 ) -> None:
     """A legend below the headline, and a note at the other end of the line.
 
@@ -57,9 +62,10 @@ def legend_line(
         handles: What is explained.
         note: Some words.
         right: Inches from the right edge; as from the left by default.
+        below: Inches between the headline and the legend.
     """
     width, height = figure.get_size_inches()
-    bottom, room = height - look.TOP - look.LINE_HEIGHT, width - left - (right or left)
+    bottom, room = height - look.TOP - look.LINE_HEIGHT - below, width - left - (right or left)
     axes = look.axes_at(figure, (left, bottom, room, 0.01))
     axes.set_axis_off()
     look.write(axes, note, (1, 1), (0, 6), ha="right")
