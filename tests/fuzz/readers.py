@@ -128,8 +128,18 @@ ALL = (
         "xs_es",
         lambda folder: picture_files.save_coverage(folder, count=12),
         *(picture_files.save_summary, picture_files.save_toy_matrices),
-        picture_files.save_roundtrips,
+        *(picture_files.save_roundtrips, picture_files.save_check),
         lambda folder: picture_files.save_image_matrices(folder, dim=2).parent,
+    ),
+    Reader(
+        "posteriors",
+        (
+            lambda folder: picture_files.save_posterior(folder, draws=5),
+            lambda folder: picture_files.save_posterior(folder, "wine", 3, draws=5, prior=False),
+        ),
+        probes.use_pictures,
+        {".nc": mutate_bytes},
+        anything("circles_PRP_posterior.nc"),
     ),
     Reader("statistics", (picture_files.save_stats,), probes.use_statistics, LINES, statistics()),
     Reader(

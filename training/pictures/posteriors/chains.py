@@ -13,12 +13,10 @@ from scipy.stats import binom, rankdata
 
 from training.files.posterior_draws import SavedPosteriors
 from training.measure.posterior.convergence import FEWEST_DRAWS, convergence
-from training.pictures.posteriors.words import legend_line, line, name_and_details
+from training.pictures.posteriors.words import axis_name, legend_line, line, name_and_details
 from training.pictures.style import look
 from training.pictures.style.colors import FAINT, sequential_colors
 from training.pictures.style.words import joined
-from training.pictures.tables.columns import fitting
-from training.pictures.tables.saved import printable
 
 MOST = 4
 BINS = 20
@@ -39,7 +37,7 @@ def draw_chains(saved: SavedPosteriors) -> Figure:
     found = convergence(torch.from_numpy(points))
     r_hat = found.r_hat.nan_to_num(0).numpy()
     order = np.sort(np.argsort(-r_hat, kind="stable")[:MOST])
-    rows = [(printable(saved.names[place]), points[:, :, place]) for place in order]
+    rows = [(saved.names[place], points[:, :, place]) for place in order]
     notes = [(float(found.r_hat[place]), float(found.ess_bulk[place])) for place in order]
     rows.append(("log likelihood", saved.log_likelihood[:, :, 0]))
     of_likelihood = convergence(torch.from_numpy(saved.log_likelihood[:, :, :1]))
@@ -70,7 +68,7 @@ def draw_chains(saved: SavedPosteriors) -> Figure:
         for chain, color in zip(values, colors, strict=False):
             trace.plot(chain, color=color, lw=0.5, alpha=0.8)
         trace.set_xlim(0, max(values.shape[1] - 1, 1))
-        look.label(trace, y=fitting(label, HEIGHT))
+        look.label(trace, y=axis_name(label, HEIGHT))
         trace.yaxis.set_label_coords(-0.55 / WIDTH, 0.5)
         look.note_above(trace, f"R-hat {mixed:.3f}", f"worth {worth:,.0f} draws")
         _ranks(ranks, values, colors)

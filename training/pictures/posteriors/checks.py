@@ -19,12 +19,10 @@ from training.measure.posterior.ranks import (
     distribution_function,
     simultaneous_band,
 )
-from training.pictures.posteriors.words import legend_line, line
+from training.pictures.posteriors.words import axis_name, legend_line, line
 from training.pictures.style import look
 from training.pictures.style.colors import BLUE, FAINT, INK, MUTED, ORANGE
 from training.pictures.style.words import joined, parameter, title_of, words_for
-from training.pictures.tables.columns import fitting
-from training.pictures.tables.saved import printable
 
 MOST, ACROSS = 12, 4
 RANK_SIZE, COVERAGE_SIZE = (2.25, 1.45), (3.1, 2.4)  # inches
@@ -32,6 +30,8 @@ LEFT, GAP = 0.75, 0.45
 LEAST_WIDTH = look.WIDE
 LINE_LETTERS = 150
 """Of a line of the verdict."""
+ROOM = 1.15
+"""For words above and below the curves of coverage."""
 MOST_LINES = 20
 """Dimensions up to which the coverage of each is drawn."""
 BAND = "gray: where one line of a right posterior stays with 95 %"
@@ -84,7 +84,7 @@ def draw_ranks(saved: SavedCheck) -> Figure:
         axes = look.axes_at(figure, places[number // across, number % across])
         curve.draw(axes, reach)
         adjusted = saved.found.adjusted[f"ranks of {names[column]}"]
-        name = fitting(printable(names[column]), RANK_SIZE[0])
+        name = axis_name(names[column], RANK_SIZE[0])
         look.name_panel(axes, name, f"p = {p[column]:.2g}, adjusted {adjusted:.2g}")
         _label_outer(axes, number, len(chosen), across, "rank, %", "excess below, points")
     return figure
@@ -99,7 +99,7 @@ def draw_coverage(saved: SavedCheck) -> Figure:
     thin = "each thin, mean thick" if dims <= MOST_LINES else "their mean"
     figure, places = _page(saved, len(families), len(families), COVERAGE_SIZE, of + thin * bool(of))
     curves = {name: Curve.of(held) for name, held in families.items()}
-    reach = max(curve.reach for curve in curves.values())
+    reach = ROOM * max(curve.reach for curve in curves.values())
     for number, (name, curve) in enumerate(curves.items()):
         axes = look.axes_at(figure, places[0, number])
         curve.draw(axes, reach)

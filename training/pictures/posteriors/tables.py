@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from training.files.posterior_draws import SavedPosteriors
 from training.pictures.posteriors.toys import mark_observed
 from training.pictures.posteriors.words import (
+    axis_name,
     dots,
     legend_line,
     line,
@@ -20,9 +21,8 @@ from training.pictures.posteriors.words import (
 from training.pictures.style import look
 from training.pictures.style.colors import BLUE, MUTED
 from training.pictures.style.words import joined
-from training.pictures.tables.columns import few_numbers, fitting
+from training.pictures.tables.columns import few_numbers
 from training.pictures.tables.fit import limits, rank_correlations
-from training.pictures.tables.saved import printable
 
 MOST_COLUMNS, ACROSS, MOST_OBSERVATIONS = 20, 5, 3
 MOST_PAIRED, MOST_POINTS = 5, 1500
@@ -80,7 +80,7 @@ def draw_marginals(saved: SavedPosteriors) -> Figure:
     colors = observation_colors(shown)
     handles = [line(f"posterior {index + 1}", color) for index, color in enumerate(colors)]
     if seen_columns(saved)[chosen].any():
-        handles.append(line("what was observed", MUTED, ls=look.DASHED, lw=1.1))
+        handles.append(line("observed", MUTED, ls=(0, (3, 2)), lw=1.1))
     if saved.prior is not None:
         handles.insert(0, line("prior", MUTED, lw=6, alpha=FILL))
     legend_line(figure, LEFT, handles, part_of(saved, shown))
@@ -90,7 +90,7 @@ def draw_marginals(saved: SavedPosteriors) -> Figure:
         _histograms(axes, None if saved.prior is None else saved.prior[:, column], values, colors)
         for value, color in zip(_observed_at(saved, column)[:shown], colors, strict=False):
             axes.axvline(value, color=color, lw=1.1, ls=look.DASHED)
-        look.name_panel(axes, fitting(printable(saved.names[column]), width))
+        look.name_panel(axes, axis_name(saved.names[column], width))
     return figure
 
 
@@ -110,7 +110,7 @@ def draw_pairs(saved: SavedPosteriors) -> Figure:
     handles = [dots("posterior", BLUE)]
     if saved.prior is not None:
         handles.insert(0, dots("prior", MUTED, 0.5))
-    handles.append(line("what was observed", ls="none", marker="P", ms=7, mec="white"))
+    handles.append(line("observed", ls="none", marker="P", ms=7, mec="white"))
     legend_line(
         figure, look.MARGIN * 3, handles if seen_columns(saved)[chosen].any() else handles[:-1]
     )
@@ -132,7 +132,7 @@ def draw_pairs(saved: SavedPosteriors) -> Figure:
             rho = f"ρ {correlations[row, across] + 0.0:.2f}".replace("-", "−")
             look.note_above(axes, rho)
         axes.tick_params(labelbottom=row == size - 1, labelleft=across == 0 and row > 0)
-        names = [fitting(printable(saved.names[chosen[each]]), SIDE) for each in (across, row)]
+        names = [axis_name(saved.names[chosen[each]], SIDE) for each in (across, row)]
         if row == size - 1:
             look.label(axes, x=names[0])
         if across == 0:

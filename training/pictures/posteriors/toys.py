@@ -13,6 +13,7 @@ from training.files.posterior_draws import SavedPosteriors
 from training.inference.likelihoods import Gaussian
 from training.pictures.posteriors.exact import GRID, ExactPosterior, content_levels
 from training.pictures.posteriors.words import (
+    axis_name,
     dots,
     legend_line,
     line,
@@ -59,7 +60,7 @@ def draw_toy(saved: SavedPosteriors, toy: Toy) -> Figure:
         above=0.5,
         least_width=8.0,
     )
-    legend_line(figure, LEFT, _handles(saved), right=look.MARGIN)
+    legend_line(figure, LEFT, _handles(saved, toy.dim), right=look.MARGIN)
     for index in range(shown):
         draws = saved.points[:, :, index].reshape(-1, toy.dim)
         draws = draws[look.evenly(len(draws), MOST_POINTS)]
@@ -70,7 +71,7 @@ def draw_toy(saved: SavedPosteriors, toy: Toy) -> Figure:
             named = _plane(figure, place, box, saved, toy, index, (0, 1), draws)
         else:
             box = common_box([draws] if saved.prior is None else [saved.prior, draws])
-            named = cloud_axes(figure, places[index, 0], box, saved.names)
+            named = cloud_axes(figure, places[index, 0], box, list(map(axis_name, saved.names)))
             _cloud(named, saved.prior, draws, box)
             for place, plane in zip(places[index, 1:], combinations(range(3), 2), strict=True):
                 moved = place + np.array([SHIFT, 0, 0, 0])
@@ -92,7 +93,7 @@ def _plane(
 ) -> Any:
     """A panel of two coordinates of one observation."""
     pair = list(plane)
-    axes = cloud_axes(figure, place, box, [saved.names[number] for number in pair])
+    axes = cloud_axes(figure, place, box, [axis_name(saved.names[number]) for number in pair])
     _points(axes, None if saved.prior is None else saved.prior[:, pair], draws[:, pair])
     if saved.observed is not None and saved.likelihood is not None:
         observed = saved.observed[index]
@@ -115,27 +116,28 @@ def zoomed_box(prior: np.ndarray | None, draws: np.ndarray) -> np.ndarray:
 
 def mark_observed(
     axes: Any, likelihood: Gaussian, observed: np.ndarray, plane: tuple[int, int], dim: int
-) -> bool:
-    """Marks the point or the line of one observation ``[K]`` in a plane, as far as it has one.
-
-    Returns:
-        Whether anything was marked.
-    """
-    rows = likelihood.observe(torch.eye(dim, dtype=torch.float64)).T.numpy()
-    others = np.delete(rows, list(plane), axis=1)
-    here = rows[:, list(plane)]
-    # Numbers that say something of this plane, and of nothing else.
-    own = (np.abs(others).sum(axis=1) == 0) & (np.abs(here).sum(axis=1) > 0)
-    here, values = here[own], observed[own]
+) -> None:
+    """Marks the point or the line of one observation ``[K]`` in a plane, as far as it has one."""
+    here, own = _seen_in(likelihood, plane, dim)
+    values = observed[own]
     if len(here) == 2 and np.linalg.matrix_rank(here) == 2:
         axes.plot(*np.linalg.solve(here, values), "P", color=INK, ms=7, mec="white", zorder=5)
     elif len(here) == 1:
         normal = here[0]
         foot = normal * values[0] / (normal @ normal)
-        axes.axline(
-            foot, foot + np.array([-normal[1], normal[0]]), color=INK, lw=1.2, ls=look.DASHED
-        )
-    return bool(len(here))
+        along = foot + np.array([-normal[1], normal[0]])
+        axes.axline(foot, along, color=INK, lw=1.2, ls=look.DASHED)
+
+
+def _seen_in(
+    likelihood: Gaussian, plane: tuple[int, int], dim: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows ``[k, 2]`` of what is observed of a plane alone, and which these are ``[K]``."""
+    rows = likelihood.observe(torch.eye(dim, dtype=torch.float64)).T.numpy()
+    others = np.abs(np.delete(rows, list(plane), axis=1)).sum(axis=1)
+    here = rows[:, list(plane)]
+    own = (others == 0) & (np.abs(here).sum(axis=1) > 0)
+    return here[own], own
 
 
 def _points(axes: Any, prior: np.ndarray | None, draws: np.ndarray) -> None:
@@ -161,15 +163,17 @@ def _contours(axes: Any, exact: ExactPosterior, box: np.ndarray, plane: tuple[in
         axes.contour(x, y, density, levels, colors=ORANGE, linewidths=1.1, zorder=4)
 
 
-def _handles(saved: SavedPosteriors) -> Sequence[Any]:
+def _handles(saved: SavedPosteriors, dim: int) -> Sequence[Any]:
     found = [dots("posterior draws", BLUE)]
     if saved.prior is not None:
         found.insert(0, dots("prior draws", MUTED, 0.5))
-    if saved.likelihood is not None and saved.observed is not None:
-        if len(saved.names) == saved.observed.shape[1]:
+    if saved.likelihood is not None:
+        planes = combinations(range(dim), 2)
+        seen = [len(_seen_in(saved.likelihood, plane, dim)[0]) for plane in planes]
+        if 2 in seen:
             found.append(line("observed", ls="none", marker="P", ms=7, mec="white"))
-        else:
-            found.append(line("observed", lw=1.2, ls=look.DASHED))
+        elif 1 in seen:
+            found.append(line("observed", lw=1.2, ls=(0, (3, 2))))
         contents = " and ".join(f"{100 * content:g}" for content in CONTENTS)
         found.append(line(f"exact posterior of the toy: regions of {contents} %", ORANGE))
     return found

@@ -11,6 +11,8 @@ from training.files.posterior_draws import SavedPosteriors
 from training.pictures.style import look
 from training.pictures.style.colors import INK, MUTED, sequential_colors
 from training.pictures.style.words import joined, title_of
+from training.pictures.tables.columns import fitting
+from training.pictures.tables.saved import printable
 
 MOST_SHOWN = 6
 """Observations."""
@@ -39,6 +41,11 @@ def value_words(values: np.ndarray) -> str:
     told = ", ".join(f"{value:.3g}".replace("-", "−") for value in values[:NUMBERS_TOLD])
     more = ", …" if len(values) > NUMBERS_TOLD else ""
     return f"y = ({told}{more})" if len(values) > 1 else f"y = {told}"
+
+
+def axis_name(name: str, room: float = 2.0) -> str:
+    """The name of a coordinate, or as much of it as fits into so many inches."""
+    return fitting(printable(name), room)
 
 
 def observation_colors(count: int) -> list[Any]:

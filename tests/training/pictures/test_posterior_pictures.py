@@ -1,0 +1,352 @@
+"""Pictures of posteriors and checks, the exact posteriors of toys, and files that are broken."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from scipy.stats import multivariate_normal
+
+from dnnlib.errors import DataError
+from tests.support.picture_files import save_check, save_posterior
+from tests.training.pictures.test_table_pictures import words
+from training.data.toys import Toy
+from training.files.posterior_draws import load_netcdf
+from training.inference.likelihoods import Gaussian
+from training.pictures.album import pictures_of
+from training.pictures.posteriors.chains import draw_chains, rank_counts
+from training.pictures.posteriors.checks import SavedCheck, draw_coverage, draw_ranks
+from training.pictures.posteriors.exact import ExactPosterior, content_levels
+from training.pictures.posteriors.images import draw_images, observed_cells
+from training.pictures.posteriors.tables import draw_marginals, draw_pairs, telling_columns
+from training.pictures.posteriors.toys import draw_toy, zoomed_box
+from training.pictures.style import look
+
+NOISE = torch.tensor(0.3, dtype=torch.float64)
+GAUSSIANS = {
+    "point": Gaussian(NOISE),
+    "coordinate": Gaussian(NOISE, torch.tensor([1])),
+    "linear": Gaussian(NOISE, operator=torch.tensor([[1.0, 2.0]])),
+    "covariance": Gaussian(torch.tensor([[0.1, 0.05], [0.05, 0.2]], dtype=torch.float64)),
+}
+
+
+def names(folder: Path) -> set[str]:
+    return {picture.path.name for picture in pictures_of([folder], None, None)}
+
+
+# Exact posteriors.
+
+
+@pytest.mark.parametrize("kind", GAUSSIANS)
+def test_the_exact_posterior_is_prior_times_likelihood(kind: str) -> None:
+    toy, likelihood = Toy("moons"), GAUSSIANS[kind]
+    observed = likelihood.observe(torch.tensor([[0.4, -0.6]], dtype=torch.float64))[0]
+    x, y = np.linspace(-2.4, 2.4, 161), np.linspace(-2.6, 2.6, 141)
+    grid = torch.from_numpy(np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2))
+    weights, means, covariance, _ = toy.mixture
+    cell = torch.tensor([x[1] - x[0], y[1] - y[0]]) / 2  # which is added to the spread
+    law = torch.distributions.MultivariateNormal(means[:, None], covariance)
+    prior = (weights.log()[:, None] + law.log_prob(grid)).logsumexp(dim=0)
+    log_likelihood = likelihood.log_prob(grid, observed.expand(len(grid), -1))
+    expected = (prior + log_likelihood).softmax(dim=0).view(141, 161).numpy()
+    found = ExactPosterior.of(toy, likelihood, observed.numpy()).density(x, y, (0, 1))
+    assert found.sum() * 4 * float(cell.prod()) == pytest.approx(1, abs=0.01)
+    # Of total variation.
+    assert np.abs(found / found.sum() - expected).sum() / 2 < 0.02
+
+
+def test_contours_hold_what_they_say() -> None:
+    side = np.linspace(-6, 6, 241)
+    density = multivariate_normal(np.zeros(2)).pdf(np.stack(np.meshgrid(side, side), axis=-1))
+    outer, inner = content_levels(density, (0.5, 0.9))
+    assert inner == pytest.approx(0.5 / (2 * np.pi), rel=0.02)
+    assert outer == pytest.approx(0.1 / (2 * np.pi), rel=0.02)
+
+
+# Files.
+
+
+@pytest.mark.parametrize("kind", GAUSSIANS)
+def test_what_is_saved_of_posteriors_is_read_again(tmp_path: Path, kind: str) -> None:
+    likelihood = GAUSSIANS[kind]
+    saved = load_netcdf(save_posterior(tmp_path, likelihood=likelihood), 2)
+    assert saved.points.shape == (2, 40, 2, 2)
+    assert (saved.count, saved.every, saved.toy, saved.names) == (3, 1, "circles", ["x1", "x2"])
+    assert saved.likelihood is not None
+    assert saved.observed is not None
+    points = torch.from_numpy(saved.points[:, :, 1].reshape(-1, 2))
+    observed = torch.from_numpy(saved.observed[1]).expand(len(points), -1)
+    expected = torch.from_numpy(saved.log_likelihood[:, :, 1].ravel())
+    assert torch.allclose(saved.likelihood.log_prob(points, observed), expected)
+    assert torch.allclose(likelihood.log_prob(points, observed), expected)
+
+
+def test_only_some_draws_are_read_of_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save_posterior(tmp_path)
+    whole = load_netcdf(path, 2)
+    monkeypatch.setattr("training.files.posterior_draws.MOST_READ", 100)
+    few = load_netcdf(path, 2)
+    assert few.every == 4
+    assert np.array_equal(few.points, whole.points[:, ::4])
+    assert np.array_equal(few.log_likelihood, whole.log_likelihood[:, ::4])
+
+
+def replaced(place: str, **options: Any) -> Callable[[Path], None]:
+    """Makes a variable of a file anew."""
+
+    def change(path: Path) -> None:
+        with h5py.File(path, "a") as file:
+            del file[place]
+            if options:
+                file.create_dataset(place, **options)
+
+    return change
+
+
+def linked(place: str, link: Any) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        with h5py.File(path, "a") as file:
+            del file[place]
+            file[place] = link
+
+    return change
+
+
+def about(text: str) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        with h5py.File(path, "a") as file:
+            file.attrs["about"] = text
+
+    return change
+
+
+def other_format(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        file.attrs["format"] = "another 1"
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+X, SHAPE = "posterior/x", (2, 40, 3, 2)
+SAMPLERS = '"samplers": ["hmc", "hmc", "hmc"]'
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (other_format, "not of posterior.py"),
+        (cut_short, "not a readable netCDF-4"),
+        (replaced(X), "no variable 'posterior/x'"),
+        (replaced(X, data=np.full(SHAPE, np.nan)), "not finite"),
+        (replaced(X, data=np.zeros((2, 40, 3))), r"not draws \[chain"),
+        (replaced(X, data=np.zeros(SHAPE, "S3")), "broken in 'posterior/x'"),
+        # Nothing of these numbers is in the file.
+        (replaced(X, shape=(1 << 30, 1 << 20, 3, 2), dtype="f8"), "broken in 'posterior/x'"),
+        (replaced(X, shape=(4000,) * 4, dtype="f8", compression=9), "broken in 'posterior/x'"),
+        (replaced(X, shape=SHAPE, dtype="f8", external="/etc/hostname"), "broken in 'posterior/x'"),
+        (linked(X, h5py.ExternalLink("other.nc", X)), "broken in 'posterior/x'"),
+        (linked(X, h5py.SoftLink("/posterior/x")), "broken in 'posterior/x'"),
+        (replaced("posterior/coordinate", data=np.arange(2)), "broken in 'posterior/coordinate'"),
+        (replaced("sample_stats/log_likelihood", data=np.zeros(3)), "should be"),
+        (replaced("observed_data/y", data=np.zeros((2, 2))), "should be"),
+        (replaced("prior/x", data=np.zeros((1, 9, 5))), "should be"),
+        (replaced("constant_data/noise_std", data=np.zeros(2)), "noise must be positive"),
+        (replaced("constant_data/noise_std", data=np.ones(3)), "should be"),
+        (about("{"), "not readable JSON"),
+        (about("[1]"), "no names and values"),
+        (about("{}"), "samplers"),
+        (about('{"samplers": ["hmc", "hmc", 3]}'), "samplers"),
+        (about(f'{{{SAMPLERS}, "image_shape": [1, 3, 3]}}'), "have not 2 pixels"),
+        (about(f'{{{SAMPLERS}, "image_shape": [1, -1, -2]}}'), "have not 2 pixels"),
+    ],
+)
+def test_draws_that_cannot_be(tmp_path: Path, change: Callable[[Path], None], message: str) -> None:
+    path = save_posterior(tmp_path)
+    change(path)
+    with pytest.raises(DataError, match=message) as raised:
+        pictures_of([path], None, None)
+    assert str(path) in str(raised.value)
+
+
+def test_observed_coordinates_are_among_the_points(tmp_path: Path) -> None:
+    path = save_posterior(tmp_path, likelihood=GAUSSIANS["coordinate"])
+    for place in (-1, 2):
+        replaced("constant_data/seen", data=np.array([place]))(path)
+        with pytest.raises(DataError, match="not of 2 coordinates"):
+            load_netcdf(path, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ranks": None}, "no array 'ranks'"),
+        ({"ranks": np.full((60, 4), 1.5)}, "from 0 to 1"),
+        ({"ranks": np.full((60, 4), np.nan)}, "finite"),
+        ({"ranks": np.full((59, 4), 0.5)}, "the same runs"),
+        ({"regions": np.full((3, 60), 0.5)}, "the same runs"),
+        ({"crps": np.ones((60, 5))}, "the same runs"),
+        ({"crps": np.ones((60, 0))}, "the same runs"),
+        ({"names": np.array(["a", "a", "b", "c"])}, "all different"),
+        ({"names": np.arange(4)}, "all different"),
+    ],
+)
+def test_checks_that_cannot_be(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    path = save_check(tmp_path, **changes)
+    with pytest.raises(DataError, match=message) as raised:
+        pictures_of([path], None, None)
+    assert str(path) in str(raised.value)
+    with pytest.raises(DataError, match="too few runs"):
+        pictures_of([save_check(tmp_path, runs=19)], None, None)
+
+
+# Pictures.
+
+
+def test_what_is_drawn_follows_from_the_data(tmp_path: Path) -> None:
+    kinds: dict[str, dict[str, Any]] = {
+        "points chains": {},
+        "points": {"sampler": "pool"},
+        "marginals pairs chains": {"name": "wine", "dim": 4},
+        "marginals chains": {"name": "wine", "dim": 1},
+        "images chains": {"name": "digits", "dim": 48, "image_shape": (3, 4, 4), "prior": False},
+    }
+    for number, (kind, options) in enumerate(kinds.items()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        stem = save_posterior(folder, **options).stem
+        assert names(folder) == {f"{stem}_{name}.png" for name in kind.split()}
+    shutil.copy(tmp_path / "0" / "circles_PRP_posterior.nc", tmp_path / "foreign.nc")
+    other_format(tmp_path / "foreign.nc")
+    save_check(tmp_path)
+    check = "circles_PRP_posterior_check"
+    assert names(tmp_path) == {f"{check}_ranks.png", f"{check}_coverage.png"}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", GAUSSIANS)
+def test_toys_show_prior_draws_contours_and_what_was_observed(tmp_path: Path, kind: str) -> None:
+    saved = load_netcdf(save_posterior(tmp_path, likelihood=GAUSSIANS[kind]), 6)
+    figure = draw_toy(saved, Toy("circles"))
+    told = words(figure)
+    assert "Posterior of circles" in told
+    assert "80 draws each" in told
+    panels = figure.axes[1:]  # after the legend
+    assert [axes.get_title(loc="left") for axes in panels] == [
+        f"Observation {k}" for k in (1, 2, 3)
+    ]
+    for index, axes in enumerate(panels):
+        prior, draws, mark = axes.lines
+        assert saved.prior is not None
+        assert saved.observed is not None
+        assert np.array_equal(prior.get_xydata(), saved.prior)
+        assert np.array_equal(draws.get_xydata(), saved.points[:, :, index].reshape(-1, 2))
+        assert axes.collections  # contours
+        assert axes.get_aspect() == 1
+        if kind in ("point", "covariance"):
+            assert np.allclose(mark.get_xydata()[0], saved.observed[index])
+        elif kind == "coordinate":
+            assert mark.get_xy1()[1] == pytest.approx(saved.observed[index, 0])
+
+
+def test_axes_are_those_of_the_prior_unless_it_is_far_wider() -> None:
+    prior = np.random.default_rng(0).normal(size=(500, 2))
+    wide = zoomed_box(prior, 0.5 * prior[:100])
+    assert np.array_equal(wide, zoomed_box(prior, prior))
+    near = zoomed_box(prior, 0.01 * prior[:100] + [1, -1])
+    assert np.allclose(near.mean(axis=1), [1, -1], atol=0.02)
+    assert np.ptp(near[0]) == pytest.approx(np.ptp(near[1]))
+    assert np.ptp(near[0]) < 0.1 * np.ptp(wide[0])
+
+
+def test_solid_toys_have_a_row_for_each_observation(tmp_path: Path) -> None:
+    path = save_posterior(tmp_path, "s_curve", 3, count=8, draws=5, sampler="pool")
+    figure = draw_toy(load_netcdf(path, 6), Toy("s_curve"))
+    assert len(figure.axes) == 1 + 6 * 4
+    assert "first 6 of 8" in words(figure)
+
+
+@pytest.mark.filterwarnings("error")
+def test_columns_that_were_not_observed_come_first(tmp_path: Path) -> None:
+    seen = Gaussian(NOISE, torch.arange(20))
+    saved = load_netcdf(save_posterior(tmp_path, "wine", 23, likelihood=seen), 6)
+    assert telling_columns(saved, 3).tolist() == [20, 21, 22]
+    marginals = draw_marginals(saved)
+    titles = [axes.get_title(loc="left") for axes in marginals.axes]
+    assert [title for title in titles if title][-3:] == ["x21", "x22", "x23"]
+    assert "20 of 23 columns: of those not observed" in words(marginals)
+    pairs = draw_pairs(saved)
+    assert len(pairs.axes) == 1 + 15
+    assert "observation 1 of 3" in words(pairs)
+    assert saved.observed is not None
+    marks = [axes.lines[-1].get_xdata()[0] for axes in marginals.axes[1:2]]
+    first = int(next(title for title in titles if title)[1:]) - 1
+    assert np.isclose(saved.observed[:, first], marks[0]).any()
+
+
+def test_hidden_pixels_are_tinted(tmp_path: Path) -> None:
+    seen = Gaussian(torch.tensor(0.01, dtype=torch.float64), torch.arange(8))
+    options: dict[str, Any] = {"likelihood": seen, "image_shape": (1, 4, 4), "prior": False}
+    saved = load_netcdf(save_posterior(tmp_path, "digits", 16, **options), 6)
+    cells = observed_cells(saved)
+    assert cells is not None
+    assert saved.observed is not None
+    shown = np.clip(np.rint(saved.observed[0]), 0, 255)
+    assert np.array_equal(cells[0, :2, :, 0].ravel(), shown)
+    tints = cells[0, 2:].reshape(-1, 3)
+    assert (tints == tints[0]).all()
+    assert len(set(tints[0].tolist())) == 3  # no gray
+    figure = draw_images(saved)
+    told = words(figure)
+    assert all(f"draw {number}" in told for number in range(1, 7))
+    assert "Tinted: pixels not observed" in told
+    assert len(figure.images) == 9 + 1  # and the scale of the standard deviation
+    plain = load_netcdf(save_posterior(tmp_path, "digits", 16, image_shape=(1, 4, 4)), 6)
+    assert "Tinted" not in words(draw_images(plain))
+
+
+def test_ranks_of_chains_tell_them_apart(tmp_path: Path) -> None:
+    chains = np.arange(40.0).reshape(2, 20)  # one below the other
+    assert rank_counts(chains, 4).tolist() == [[10, 10, 0, 0], [0, 0, 10, 10]]
+    figure = draw_chains(load_netcdf(save_posterior(tmp_path, "wine", 7), 6))
+    told = words(figure)
+    assert "4 of 7 coordinates, of the largest R-hat" in told
+    assert "log likelihood" in told
+    assert told.count("R-hat") == 1 + 5
+    assert len(figure.axes) == 1 + 2 * 5
+
+
+def test_checks_say_their_verdict_and_color_what_leaves_its_band(tmp_path: Path) -> None:
+    good = SavedCheck.load(save_check(tmp_path))
+    bad = SavedCheck.load(save_check(tmp_path, shift=0.4))
+    for saved, found in ((good, "no miscalibration seen"), (bad, "not calibrated")):
+        for figure in (draw_ranks(saved), draw_coverage(saved)):
+            told = words(figure).replace(" | ", " ")
+            assert f"Posterior of circles: {found}" in told
+            assert saved.found.verdict.split(",")[0] in told
+    colors = [axes.lines[-1].get_color() for axes in draw_ranks(bad).axes[1:]]
+    assert colors[0] != colors[1] == colors[2] == colors[3]
+    titles = [axes.get_title(loc="left") for axes in draw_coverage(bad).axes[1:]]
+    assert titles == ["central intervals", "TARP", "highest-density regions"]
+    (tmp_path / "circles_PRP_posterior_check.json").write_text('{"level": 0.999}')
+    assert "at level 0.999" in SavedCheck.load(save_check(tmp_path)).found.verdict
+
+
+@pytest.mark.filterwarnings("error")
+def test_odd_draws_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Constant ones, one observation, two draws, names that look like mathematics."""
+    monkeypatch.setattr(look, "DPI", 30)
+    for name, dim in (("circles", 2), ("s_curve", 3), ("wine", 3), ("wine", 1)):
+        path = save_posterior(tmp_path, name, dim, count=1, draws=4)
+        odd = np.array(["$x^$", "a\nb", ""][:dim], dtype=object)
+        replaced("posterior/coordinate", data=odd, dtype=h5py.string_dtype())(path)
+        replaced(X, data=np.zeros((2, 4, 1, dim)))(path)
+        for picture in pictures_of([path], None, None):
+            picture.write(picture.path)
+            assert picture.path.stat().st_size > 1000
