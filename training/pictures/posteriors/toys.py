@@ -55,7 +55,7 @@ def draw_toy(saved: SavedPosteriors, toy: Toy) -> Figure:
         joined(details, part_of(saved, shown)),
         left=LEFT,
         right=0.2 if flat else 0.2 + SHIFT,
-        gap=0.45 if flat else ROW_GAP,
+        gap=0.65 if flat else ROW_GAP,
         top=look.TOP + look.LINE_HEIGHT,
         above=0.5,
         least_width=8.0,
