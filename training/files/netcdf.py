@@ -1,8 +1,9 @@
 """Numbers of netCDF files, read without trust.
 
 A netCDF-4 file is HDF5, which can point to other files, unpack to any size, and hold any type. What
-is read here lies in the file itself, as plain numbers or texts, in one uncompressed piece: so a
-file cannot be larger in memory than it is on the disk.
+is read here lies in the file itself, as plain numbers in one uncompressed piece: so a file cannot
+be larger in memory than it is on the disk. Attributes and texts of HDF5 are not read at all: where
+some are broken, the library takes for ever.
 """
 
 import math
@@ -28,7 +29,6 @@ _FOREIGN_ERRORS = (
     ValueError,
 )
 MOST_AXES = 8
-MOST_TEXTS = 1 << 20
 
 
 @contextmanager
@@ -63,17 +63,6 @@ class SavedNumbers:
         self.path, self._file = path, file
         self._bytes = path.stat().st_size
 
-    def attribute(self, name: str) -> str | None:
-        """A text of the file as a whole; None where there is none."""
-        with self._reading(name):
-            if name not in self._file.attrs:
-                return None
-            kind = h5py.check_string_dtype(self._file.attrs.get_id(name).dtype)
-            value = self._file.attrs[name] if kind else None
-        if not isinstance(value, str):
-            raise self._broken(name)
-        return value
-
     def has(self, place: str) -> bool:
         """Whether there is a variable at a place, such as ``posterior/x``."""
         group: Any = self._file
@@ -89,7 +78,7 @@ class SavedNumbers:
 
     def shape(self, place: str) -> tuple[int, ...]:
         """Of a variable. Raises DataError if it is missing, or not plain."""
-        return self._plain(place, "fiu").shape
+        return self._plain(place).shape
 
     def numbers(self, place: str, *slices: slice) -> np.ndarray:
         """Finite numbers of a variable, or of a part of it.
@@ -97,23 +86,22 @@ class SavedNumbers:
         Raises:
             DataError: It is missing, broken, of anything else, or not finite.
         """
-        variable = self._plain(place, "fiu")
+        variable = self._plain(place)
         with self._reading(place):
             found: np.ndarray = variable[slices or ...]
         if not np.isfinite(found).all():
             raise DataError(f"{self.path}: '{place}' has values that are not finite")
         return found.astype(found.dtype.newbyteorder("="), copy=False)
 
-    def texts(self, place: str) -> list[str]:
-        """The texts of a variable of one axis. Raises DataError as ``numbers`` does."""
-        variable = self._plain(place, "O")
-        with self._reading(place):
-            kind = h5py.check_string_dtype(variable.dtype)
-            if kind is None or variable.ndim != 1 or variable.size > MOST_TEXTS:
-                raise self._broken(place)
-            return [str(text) for text in variable.asstr()[...]]
+    def text(self, place: str) -> str:
+        """A text that a variable holds as bytes of UTF-8. Raises DataError as ``numbers`` does."""
+        letters = self.numbers(place)
+        try:
+            return letters.astype(np.uint8).tobytes().decode()
+        except UnicodeDecodeError as error:
+            raise self._broken(place) from error
 
-    def _plain(self, place: str, kinds: str) -> h5py.Dataset:
+    def _plain(self, place: str) -> h5py.Dataset:
         """A variable in one piece of the file, all of which is there."""
         if not self.has(place):
             raise DataError(f"{self.path} has no variable '{place}'")
@@ -126,7 +114,7 @@ class SavedNumbers:
             plain = (
                 shape is not None
                 and len(shape) <= MOST_AXES
-                and dtype.kind in kinds
+                and dtype.kind in "fiu"
                 and layout.get_layout() == h5py.h5d.CONTIGUOUS
                 and layout.get_external_count() == 0
                 and layout.get_nfilters() == 0

@@ -5,14 +5,15 @@ observation, coordinate]``, ``sample_stats`` with ``log_likelihood [chain, draw,
 ``observed_data`` with ``y [observation, number]``, ``prior`` with draws ``x [chain, draw,
 coordinate]``, and ``constant_data`` with what samplers say and with the likelihood, where it is
 linear with Gaussian noise: ``noise_std [number]`` or ``noise_covariance [number, other_number]``,
-and ``seen [number]``, the coordinates that are observed, or ``operator [number, coordinate]``.
+and ``seen [number]``, the coordinates that are observed, or ``operator [number, coordinate]``. What
+readers here need of texts is also there as numbers, in ``description [letter]``, JSON in UTF-8.
 """
 
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import h5netcdf
 import h5py
@@ -27,6 +28,9 @@ from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian, Likelihood
 
 FORMAT = "inflationary-flows posterior 1"
+DESCRIPTION = "constant_data/description"
+DESCRIBED = ("samplers", "toy", "image_shape")
+"""What it takes from what is known about the run."""
 MOST_READ = 2**24
 """Numbers that are read of draws; of more, evenly spaced draws are read."""
 
@@ -60,6 +64,8 @@ def save_netcdf(
         posterior = _group(file, "posterior", sizes, names)
         stats = _group(file, "sample_stats", {k: sizes[k] for k in list(sizes)[:3]}, None)
         constant = _group(file, "constant_data", {"observation": sizes["observation"]}, None)
+        described = {name: attributes.get(name) for name in DESCRIBED}
+        _save_text(constant, {"format": FORMAT, "coordinates": list(names), **described})
         points = posterior.create_variable("x", tuple(sizes), "f8")
         latents = posterior.create_variable("z", tuple(sizes), "f8")
         found = stats.create_variable("log_likelihood", tuple(sizes)[:3], "f8")
@@ -87,6 +93,13 @@ def save_netcdf(
             of_prior = {"chain": 1, "draw": len(prior), "coordinate": shape[3]}
             group = _group(file, "prior", of_prior, names)
             group.create_variable("x", tuple(of_prior), "f8")[:] = prior[None].cpu().numpy()
+
+
+def _save_text(group: h5netcdf.Group, content: dict[str, Any]) -> None:
+    """Adds the description."""
+    letters = np.frombuffer(json.dumps(content).encode(), dtype=np.uint8)
+    group.dimensions["letter"] = len(letters)
+    group.create_variable(DESCRIPTION.rpartition("/")[2], ("letter",), "u1")[:] = letters
 
 
 def _save_likelihood(group: h5netcdf.Group, likelihood: Gaussian, count: int, dim: int) -> None:
@@ -144,7 +157,7 @@ class SavedPosteriors:
 def is_posterior(path: Path) -> bool:
     """Whether a netCDF file has draws of posteriors. Raises DataError if it is broken."""
     with open_netcdf(path) as saved:
-        return saved.attribute("format") == FORMAT
+        return _description(saved) is not None
 
 
 def load_netcdf(path: Path, most: int) -> SavedPosteriors:
@@ -158,9 +171,9 @@ def load_netcdf(path: Path, most: int) -> SavedPosteriors:
         DataError: The file is broken, or another.
     """
     with open_netcdf(path) as saved:
-        if saved.attribute("format") != FORMAT:
+        about = _description(saved)
+        if about is None:
             raise DataError(f"{path} is netCDF, but not of posterior.py")
-        about = _about(saved)
         shape = saved.shape("posterior/x")
         if len(shape) != 4 or min(shape) < 1 or shape[0] * shape[1] < 2:
             raise DataError(
@@ -182,9 +195,9 @@ def load_netcdf(path: Path, most: int) -> SavedPosteriors:
         if saved.has("prior/x"):
             _require_shape(saved, "prior/x", (1, *saved.shape("prior/x")[1:2], dim))
             prior = saved.numbers("prior/x")[0]
-        names = saved.texts("posterior/coordinate")
-        sampler, toy, image_shape = (about.get(key) for key in ("samplers", "toy", "image_shape"))
-        if len(names) != dim or not isinstance(sampler, list) or not _texts(sampler, count):
+        sampler, toy, image_shape = (about.get(key) for key in DESCRIBED)
+        names = about.get("coordinates")
+        if not (_are_texts(names, dim) and _are_texts(sampler, count)):
             raise DataError(f"{path}: names of coordinates or of samplers are not those of {shape}")
         if image_shape is not None and not _is_image(image_shape, dim):
             raise DataError(f"{path}: images of {image_shape} have not {dim} pixels")
@@ -204,14 +217,15 @@ def load_netcdf(path: Path, most: int) -> SavedPosteriors:
         )
 
 
-def _about(saved: SavedNumbers) -> dict[str, Any]:
+def _description(saved: SavedNumbers) -> dict[str, Any] | None:
+    """What ``_save_text`` wrote; None where it wrote none, or another format."""
+    if not saved.has(DESCRIPTION):
+        return None
     try:
-        about = json.loads(saved.attribute("about") or "")
+        content = json.loads(saved.text(DESCRIPTION))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{saved.path}: 'about' is not readable JSON") from error
-    if not isinstance(about, dict):
-        raise DataError(f"{saved.path}: 'about' has no names and values")
-    return about
+        raise DataError(f"{saved.path}: '{DESCRIPTION}' is not readable JSON") from error
+    return content if isinstance(content, dict) and content.get("format") == FORMAT else None
 
 
 def _require_shape(saved: SavedNumbers, place: str, shape: tuple[int, ...]) -> None:
@@ -220,8 +234,10 @@ def _require_shape(saved: SavedNumbers, place: str, shape: tuple[int, ...]) -> N
         raise DataError(f"{saved.path}: '{place}' is {list(found)}, and should be {list(shape)}")
 
 
-def _texts(values: list[Any], count: int) -> bool:
-    return len(values) == count and all(isinstance(value, str) for value in values)
+def _are_texts(values: Any, count: int) -> TypeGuard[list[str]]:
+    """Whether this is a list of so many texts."""
+    is_list = isinstance(values, list) and len(values) == count
+    return is_list and all(isinstance(value, str) for value in values)
 
 
 def _is_image(shape: Any, dim: int) -> bool:

@@ -1,5 +1,6 @@
 """Pictures of posteriors and checks, the exact posteriors of toys, and files that are broken."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from dnnlib.errors import DataError
 from tests.support.picture_files import save_check, save_posterior
 from tests.training.pictures.test_table_pictures import words
 from training.data.toys import Toy
-from training.files.posterior_draws import load_netcdf
+from training.files.posterior_draws import DESCRIPTION, load_netcdf
 from training.inference.likelihoods import Gaussian
 from training.pictures.album import pictures_of
 from training.pictures.posteriors.chains import draw_chains, rank_counts
@@ -117,17 +118,23 @@ def linked(place: str, link: Any) -> Callable[[Path], None]:
     return change
 
 
-def about(text: str) -> Callable[[Path], None]:
+def described(**changes: Any) -> Callable[[Path], None]:
+    """Changes what a file says of itself."""
+
     def change(path: Path) -> None:
-        with h5py.File(path, "a") as file:
-            file.attrs["about"] = text
+        with h5py.File(path, "r") as file:
+            content = json.loads(file[DESCRIPTION][...].tobytes())
+        written_as(json.dumps({**content, **changes}).encode())(path)
 
     return change
 
 
+def written_as(text: bytes) -> Callable[[Path], None]:
+    return replaced(DESCRIPTION, data=np.frombuffer(text, np.uint8))
+
+
 def other_format(path: Path) -> None:
-    with h5py.File(path, "a") as file:
-        file.attrs["format"] = "another 1"
+    described(format="another 1")(path)
 
 
 def cut_short(path: Path) -> None:
@@ -135,7 +142,6 @@ def cut_short(path: Path) -> None:
 
 
 X, SHAPE = "posterior/x", (2, 40, 3, 2)
-SAMPLERS = '"samplers": ["hmc", "hmc", "hmc"]'
 
 
 @pytest.mark.parametrize(
@@ -153,18 +159,22 @@ SAMPLERS = '"samplers": ["hmc", "hmc", "hmc"]'
         (replaced(X, shape=SHAPE, dtype="f8", external="/etc/hostname"), "broken in 'posterior/x'"),
         (linked(X, h5py.ExternalLink("other.nc", X)), "broken in 'posterior/x'"),
         (linked(X, h5py.SoftLink("/posterior/x")), "broken in 'posterior/x'"),
-        (replaced("posterior/coordinate", data=np.arange(2)), "broken in 'posterior/coordinate'"),
         (replaced("sample_stats/log_likelihood", data=np.zeros(3)), "should be"),
         (replaced("observed_data/y", data=np.zeros((2, 2))), "should be"),
         (replaced("prior/x", data=np.zeros((1, 9, 5))), "should be"),
         (replaced("constant_data/noise_std", data=np.zeros(2)), "noise must be positive"),
         (replaced("constant_data/noise_std", data=np.ones(3)), "should be"),
-        (about("{"), "not readable JSON"),
-        (about("[1]"), "no names and values"),
-        (about("{}"), "samplers"),
-        (about('{"samplers": ["hmc", "hmc", 3]}'), "samplers"),
-        (about(f'{{{SAMPLERS}, "image_shape": [1, 3, 3]}}'), "have not 2 pixels"),
-        (about(f'{{{SAMPLERS}, "image_shape": [1, -1, -2]}}'), "have not 2 pixels"),
+        (replaced(DESCRIPTION), "not of posterior.py"),
+        (replaced(DESCRIPTION, data=np.zeros(3, "S2")), "broken in"),
+        (written_as(b"{"), "not readable JSON"),
+        (written_as(b"\xff"), "broken in"),
+        (written_as(b"[1]"), "not of posterior.py"),
+        (described(coordinates=["x1"]), "names of coordinates"),
+        (described(coordinates="x1"), "names of coordinates"),
+        (described(samplers=None), "samplers"),
+        (described(samplers=["hmc", "hmc", 3]), "samplers"),
+        (described(image_shape=[1, 3, 3]), "have not 2 pixels"),
+        (described(image_shape=[1, -1, -2]), "have not 2 pixels"),
     ],
 )
 def test_draws_that_cannot_be(tmp_path: Path, change: Callable[[Path], None], message: str) -> None:
@@ -344,8 +354,7 @@ def test_odd_draws_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(look, "DPI", 30)
     for name, dim in (("circles", 2), ("s_curve", 3), ("wine", 3), ("wine", 1)):
         path = save_posterior(tmp_path, name, dim, count=1, draws=4)
-        odd = np.array(["$x^$", "a\nb", ""][:dim], dtype=object)
-        replaced("posterior/coordinate", data=odd, dtype=h5py.string_dtype())(path)
+        described(coordinates=["$x^$", "a\nb", ""][:dim])(path)
         replaced(X, data=np.zeros((2, 4, 1, dim)))(path)
         for picture in pictures_of([path], None, None):
             picture.write(picture.path)
