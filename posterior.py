@@ -32,7 +32,7 @@ from training.inference.sampling import Problem
 from training.inference.summary import RULE, Summary
 from training.inference.target import Target, prior_draws
 from training.inference.user_likelihood import UserLikelihood
-from training.measure.posterior.calibration import Calibration, calibrate
+from training.measure.posterior.calibration import calibrate
 from training.settings.declared import takes
 from training.settings.latents import recorded_eps
 from training.settings.mixture import MixtureSettings
@@ -46,6 +46,12 @@ from training.settings.posterior import (
 from training.settings.script import group, run_script
 from training.simulation.latents import LatentChoice
 from training.simulation.mixtures import recover
+from training.simulation.posterior_reports import (
+    report_check,
+    report_draws,
+    report_mixture,
+    warn_of_far,
+)
 from training.simulation.posterior_subjects import PosteriorSubject
 from training.simulation.posteriors import Check, Groups, group_size, sample_groups, sampled
 
@@ -53,11 +59,6 @@ NOT_CONVERGED = 3
 """Exit code of ``--strict``."""
 FEWEST_RUNS = 20
 """Runs that a verdict of ``mixture`` takes."""
-LARGEST_ERROR = 0.005
-"""How far the draws of components may put weights off."""
-FAR = 6.0
-"""Standard deviations beyond which a warning tells of an observation."""
-SHOWN = (0.5, 0.8, 0.9, 0.95)
 PRIOR_DRAWS = 2000
 """In the file of draws, to compare posteriors with; none of images, where they would take long."""
 
@@ -147,7 +148,7 @@ def sample(settings: SampleSettings) -> int:
         }
         save_json(numbers_file, content)
         groups.remove()
-        report(found, summary)
+        report_draws(found, summary)
         logger.info(f"Wrote {draws_file} and {numbers_file.name} after {seconds:.1f} s")
         missed = int((~summary.converged).sum())
         return NOT_CONVERGED if missed and settings.strict else 0
@@ -352,76 +353,6 @@ def fingerprint(
         if file and Path(file).is_file():
             content.update(Path(file).read_bytes())
     return content.hexdigest()
-
-
-def warn_of_far(deviations: Tensor) -> None:
-    """Warns of the observed number that is farthest from what the prior expects.
-
-    Args:
-        deviations: Of observed numbers ``[M, K]``, in standard deviations.
-    """
-    farthest = int(deviations.argmax())
-    observation, number = divmod(farthest, deviations.shape[1])
-    if deviations.flatten()[farthest] > FAR:
-        logger.warning(
-            f"Warning: number {number + 1} of observation {observation + 1} is "
-            f"{deviations.flatten()[farthest]:.3g} standard deviations from what the prior expects "
-            "of it: is it in the data's units?"
-        )
-
-
-def report(found: dict[str, Any], summary: Summary) -> None:
-    """Tells the most important numbers."""
-    count = found["observations"]
-    samplers = ", ".join(f"{number} by {name}" for name, number in found["samplers"].items())
-    logger.info(f"{count} posterior(s): {samplers}; {found['network_calls']:.3g} network calls")
-    known = summary.r_hat[~summary.r_hat.isnan()]
-    mixed = f"largest R-hat {float(known.max()):.3f}, " if len(known) else ""
-    logger.info(f"{mixed}fewest effective draws {float(summary.ess_bulk.min()):.0f}")
-    if found["converged"] < count:
-        logger.warning(
-            f"Warning: {count - found['converged']} of {count} have not converged: give more "
-            "--draws or --warmup, or another --sampler"
-        )
-
-
-def report_mixture(found: dict[str, Any]) -> None:
-    """Tells how exact the weights are, and those of the first run."""
-    off, pool = found["largest_difference"], found["pool"]
-    size = pool["effective_size"]
-    error = pool["largest_error_of_a_mean"]
-    logger.info(
-        f"Largest R-hat {found['r_hat']['largest']:.3f}, fewest effective draws "
-        f"{found['ess_bulk']['smallest']:.0f}; off {found['compared_with']} by at most "
-        f"{off['mean']:.4f} in means and {off['std']:.4f} in standard deviations"
-    )
-    logger.info(
-        f"Each point's evidence rests on {size['smallest']:.0f} draws of a component or more, "
-        f"{size['median']:.0f} in the median: weights are off by some {error:.4f}"
-    )
-    if error > LARGEST_ERROR:
-        logger.warning("Warning: the evidence rests on too few draws: give a larger --pool")
-    first = found["posteriors"][0]
-    pairs = zip(first["mean"], first["std"], strict=True)
-    shown = ", ".join(f"{mean:.3f} ± {std:.3f}" for mean, std in pairs)
-    truth = first.get("truth")
-    true = f"; true {', '.join(f'{weight:.3f}' for weight in truth)}" if truth else ""
-    logger.info(f"Weights of the first run: {shown}{true}")
-
-
-def report_check(found: Calibration) -> None:
-    """Tells the verdict, and what regions hold."""
-    logger.info(found.verdict)
-    for name, curve in {"central intervals": found.intervals, **found.regions}.items():
-        places = [int((curve.levels - level).abs().argmin()) for level in SHOWN]
-        held = "/".join(f"{100 * float(curve.pooled[place]):.1f}" for place in places)
-        said = "/".join(f"{100 * level:.0f}" for level in SHOWN)
-        worst = curve.deviation.abs().argmax()
-        where = f" ({found.names[int(worst)]})" if len(curve.deviation) > 1 else ""
-        logger.info(
-            f"{name[0].upper()}{name[1:]} with {said} % hold {held} % of truths; "
-            f"largest deviation {float(curve.deviation[worst]):+.1f} points{where}"
-        )
 
 
 if __name__ == "__main__":

@@ -209,12 +209,23 @@ def open_array(path: Path) -> Iterator[tuple[Header, IO[bytes]]]:
         DataError: It is missing, broken, of objects, or has not as many bytes as it says.
     """
     broken = DataError(f"{path} is no readable .npy of plain numbers")
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise broken
     try:
         file = path.open("rb")
     except OSError as error:
         raise broken from error
     with file:
         yield _read_header(file, path.stat().st_size, broken), file
+
+
+def load_array(path: Path) -> np.ndarray:
+    """The array of an ``.npy``. Raises DataError as ``open_array`` does."""
+    with open_array(path):
+        broken = DataError(f"{path} is no readable .npy of plain numbers")
+    with path.open("rb") as file, _reading(broken):
+        array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
+    return array
 
 
 def load_arrays(path: Path, required: Iterable[str] = ()) -> dict[str, np.ndarray]:

@@ -24,6 +24,9 @@ from training.data.tables.formats import open_table
 from training.data.tables.making import Choices, make_table
 from training.data.tables.table import restored
 from training.files.fid_reference import FIDReference
+from training.files.observations import read_array
+from training.files.posterior import load_values
+from training.files.posterior_parts import load_part
 from training.files.residuals import Extraction, find_first, require_same, saved_shapes
 from training.files.table import load_table
 from training.files.trajectory import SavedEnd
@@ -95,6 +98,25 @@ def use_rows(path: Path) -> None:
         read = list(rows.batches(3))
     assert sum(map(len, read)) == rows.shape[0]
     assert all(np.isfinite(batch).all() and batch.shape[1:] == rows.shape[1:] for batch in read)
+
+
+def use_array_of_a_posterior(path: Path) -> None:
+    assert read_array(path, "the noise", (1, 2)).isfinite().all()
+
+
+def use_part_of_a_posterior(path: Path) -> None:
+    found = load_part(path, "this run")
+    if found is not None:
+        draws, summary = found
+        assert draws.points.shape[:3] == draws.log_likelihood.shape
+        assert len(summary.mean) == draws.count == len(draws.sampler)
+
+
+def use_part_of_a_check(path: Path) -> None:
+    found = load_values(path, "this run")
+    if found is not None:
+        assert found.ranks.shape[1] == len(found.names)
+        assert all(len(contents) == len(found.ranks) for contents in found.regions.values())
 
 
 def use_melt(path: Path) -> None:

@@ -122,6 +122,22 @@ ALL = (
         {**anything("rows.npy"), **named("rows.npy", ARRAYS)},
         parses=True,
     ),
+    Reader(
+        "array of a posterior",
+        (written("noise.npy", samples.save_lone_array),),
+        probes.use_array_of_a_posterior,
+        {".npy": mutate_npy},
+        {**anything("noise.npy"), **named("noise.npy", ARRAYS)},
+        parses=True,
+    ),
+    arrays(
+        *("part of a posterior", probes.use_part_of_a_posterior, "group-00000.npz"),
+        *(samples.part_of_a_posterior, "points"),
+    ),
+    arrays(
+        *("part of a check", probes.use_part_of_a_check, "group-00000.npz"),
+        *(samples.part_of_a_check, "ranks"),
+    ),
     arrays("reference", probes.use_reference, "ref.npz", samples.reference, "sigma"),
     arrays(
         *("pictures", probes.use_pictures, "circles_PRP_net_melt_results.npz", samples.melt),

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,18 +16,23 @@ import trimesh
 import toy_train
 from tests.fuzz.cases import Write, written
 from tests.support.original_files import dumps, image_content, randomized, toy_content
-from torch_utils.results import save_arrays, save_json
+from torch_utils.results import load_arrays, save_arrays, save_json
 from torch_utils.snapshots import write_state
 from torch_utils.stats import RunningMeans
 from training.data.batches import Batch
+from training.files.posterior import save_values
+from training.files.posterior_parts import save_part
 from training.flow.calibration import Calibration
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.eigenbasis import EigenBasis
 from training.flow.latent.conditional import ConditionalMixture
 from training.flow.output_gain import OutputGain
+from training.inference.draws import Draws
+from training.inference.summary import Summary
 from training.learning.building import Choices
 from training.learning.trainer import Trainer, TrainingConfig
 from training.measure.boundaries import unit_sphere
+from training.measure.posterior.calibration import RunValues
 from training.model.model import Model
 from training.networks import NETWORKS
 
@@ -93,6 +99,26 @@ def compressed_arrays(folder: Path) -> Path:
     """The same as other programs write it."""
     np.savez_compressed(folder / "a.npz", **some_arrays())
     return folder / "a.npz"
+
+
+def _saved(save: Callable[[Path], None]) -> dict[str, Any]:
+    """The arrays that a writer writes."""
+    with TemporaryDirectory() as folder:
+        save(Path(folder) / "a.npz")
+        return load_arrays(Path(folder) / "a.npz")
+
+
+def part_of_a_posterior() -> dict[str, Any]:
+    w = torch.linspace(-1, 1, 48).double().view(2, 2, 6, 2)
+    stats = {"fine_k": torch.zeros(2).double()}
+    draws = Draws(w, w, w[..., 0], ["hmc", "hmc"], torch.ones(2).double(), stats)
+    return _saved(lambda path: save_part(path, draws, Summary.of(draws, 100), "this run"))
+
+
+def part_of_a_check() -> dict[str, Any]:
+    ranks = torch.linspace(0, 1, 12).double().view(4, 3)
+    values = RunValues(("x1", "x2", "radius"), ranks, {"TARP": ranks[:, 0]}, ranks[:, :2])
+    return _saved(lambda path: save_values(path, values, "this run"))
 
 
 def melt(kept: int = 2, labels: bool = False) -> dict[str, Any]:

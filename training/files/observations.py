@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
-from torch_utils.results import open_array
+from torch_utils.results import load_array
 from training.data.images.dataset import ImageDataset
 from training.data.tables.formats import SUFFIXES, open_table
 
@@ -56,18 +56,15 @@ def read_array(path: Path, what: str, dims: Sequence[int], kinds: str = "fiu") -
     Raises:
         DataError: It is broken, or of other numbers.
     """
-    with open_array(path) as (header, file):
-        if header.dtype.kind not in kinds or len(header.shape) not in dims:
-            raise DataError(
-                f"{path} holds {header.dtype} of shape {list(header.shape)}: {what} has "
-                f"{' or '.join(map(str, dims))} dimensions"
-            )
-        count = int(np.prod(header.shape))
-        flat = np.frombuffer(file.read(count * header.dtype.itemsize), dtype=header.dtype)
-    array = flat.reshape(header.shape, order="F" if header.by_columns else "C")
-    if header.dtype.kind == "f" and not np.isfinite(array).all():
+    array = load_array(path)
+    if array.dtype.kind not in kinds or array.ndim not in dims:
+        raise DataError(
+            f"{path} holds {array.dtype} of shape {list(array.shape)}: {what} has "
+            f"{' or '.join(map(str, dims))} dimensions"
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(f"{path} has values that are not finite: {what} has none")
-    wide = np.bool_ if header.dtype.kind == "b" else np.float64
+    wide = np.bool_ if array.dtype.kind == "b" else np.float64
     return torch.from_numpy(np.ascontiguousarray(array.astype(wide)))
 
 

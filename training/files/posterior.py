@@ -1,10 +1,9 @@
-"""Posteriors in files: numbers as JSON, runs of checks, and parts of an unfinished run.
+"""Posteriors in files: numbers as JSON, and the runs of checks.
 
-Draws have a module of their own (``posterior_draws``).
+Draws are in ``posterior_draws``, those of an unfinished run in ``posterior_parts``.
 """
 
 from collections.abc import Sequence
-from dataclasses import fields
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -22,48 +21,6 @@ from training.measure.posterior.calibration import RunValues
 CHECK_FORMAT = "inflationary-flows posterior check 1"
 MOST_LISTED = 2000
 """Numbers of a kind up to which the JSON lists them for each observation."""
-
-
-def save_part(path: Path, draws: Draws, summary: Summary, fingerprint: str) -> None:
-    """Writes the draws of one group of observations."""
-    arrays = {
-        "w": draws.w,
-        "points": draws.points,
-        "log_likelihood": draws.log_likelihood,
-        "calls": draws.calls,
-        **{f"stat_{name}": values for name, values in draws.stats.items()},
-        **{f"summary_{item.name}": getattr(summary, item.name) for item in fields(Summary)},
-    }
-    numbers = {name: values.cpu().numpy() for name, values in arrays.items()}
-    texts = {"sampler": np.array(draws.sampler), "fingerprint": np.array(fingerprint)}
-    save_arrays(path, numbers | texts)
-
-
-def load_part(path: Path, fingerprint: str) -> tuple[Draws, Summary] | None:
-    """What ``save_part`` wrote, if it is of the same run; None if there is nothing, or another's.
-
-    Raises:
-        DataError: The file is broken.
-    """
-    if not path.exists():
-        return None
-    arrays = load_arrays(path, ["fingerprint", "sampler"])
-    if str(arrays.pop("fingerprint")) != fingerprint:
-        return None
-    sampler = [str(name) for name in arrays.pop("sampler")]
-    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    try:
-        own = ("w", "points", "log_likelihood", "calls")
-        w, points, found, calls = (tensors[name] for name in own)
-        summary = Summary(*(tensors[f"summary_{item.name}"] for item in fields(Summary)))
-    except KeyError as error:
-        raise DataError(f"{path} lacks {error}: remove it, and run again") from error
-    stats = {
-        name.removeprefix("stat_"): values
-        for name, values in tensors.items()
-        if name.startswith("stat_")
-    }
-    return Draws(w, points, found, sampler, calls, stats), summary
 
 
 def overview(draws: Draws, summary: Summary, names: Sequence[str]) -> dict[str, Any]:

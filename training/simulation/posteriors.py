@@ -18,12 +18,8 @@ from tqdm import tqdm
 from dnnlib.files import require_folder
 from dnnlib.logs import logger
 from torch_utils import distributed
-from training.files.posterior import (
-    load_part,
-    load_values,
-    save_part,
-    save_values,
-)
+from training.files.posterior import load_values, save_values
+from training.files.posterior_parts import load_part, save_part
 from training.inference.checking import (
     check_runs,
     simulated,
