@@ -29,13 +29,18 @@ demo: $(READY)
 	        --network=$$(ls $(DEMO)/$$schedule/network-snapshot-*.pkl | tail -n 1) && \
 	    $(RUN) visualize.py $(DEMO)/$$schedule --dest=$(DEMO)/$$schedule/pictures || exit 1; \
 	done
+	printf 'x1\n0.9\n-0.3\n' > $(DEMO)/seen.csv
+	$(RUN) posterior.py sample --network=$$(ls $(DEMO)/PRR/network-snapshot-*.pkl | tail -n 1) \
+	    --observation=$(DEMO)/seen.csv --likelihood=mask --mask=x1 --noise_std=0.1 \
+	    --save_dir=$(DEMO)/posterior
+	$(RUN) visualize.py $(DEMO)/posterior --dest=$(DEMO)/posterior/pictures
 	$(RUN) dataset_tool.py --source=breast_cancer --dest=$(DEMO)/table/breast_cancer.npz
 	$(RUN) train.py --outdir=$(DEMO)/table --nosubdir --data=$(DEMO)/table/breast_cancer.npz
 	$(RUN) pfODE_int.py --save_dir=$(DEMO)/table --data_root=$(DEMO)/table/breast_cancer.npz --log_prob \
 	    --network=$$(ls $(DEMO)/table/network-snapshot-*.pkl | tail -n 1) \
 	    --csv=$(DEMO)/table/samples.csv
 	$(RUN) visualize.py $(DEMO)/table --dest=$(DEMO)/table/pictures
-	@echo "Pictures are in $(DEMO)/PRP/pictures, $(DEMO)/PRR/pictures and $(DEMO)/table/pictures"
+	@echo "Pictures are in the folders pictures of $(DEMO)/PRP, PRR, posterior and table"
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
