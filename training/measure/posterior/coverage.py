@@ -112,12 +112,14 @@ def coverage_curve(
     values = values.cpu()
     # One level at a time: of all at once there would be L copies of the values.
     shares = torch.stack([(values <= level).double().mean(dim=1) for level in levels])
-    law = binom(runs, np.asarray(levels))
+    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
+    # Laws with fixed parameters, binom(...), would compile code of their own each time.
+    lower, upper = (binom.ppf(end, runs, np.asarray(levels)) / runs for end in ends)
     return CoverageCurve(
         levels=contents,
         found=distribution_function(values, contents),
-        lower=torch.from_numpy(law.ppf((1 - confidence) / 2) / runs),
-        upper=torch.from_numpy(law.ppf((1 + confidence) / 2) / runs),
+        lower=torch.from_numpy(lower),
+        upper=torch.from_numpy(upper),
         pooled=shares.mean(dim=1),
         pooled_error=shares.std(dim=1) / runs**0.5,
     )

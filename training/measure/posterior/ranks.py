@@ -119,7 +119,7 @@ def uniformity(values: Tensor) -> Uniformity:
     bins = min(MOST_BINS, runs // FEWEST_IN_BIN)
     counts = counts_in_bins(values, bins)
     statistic = (counts - runs / bins).square().sum(dim=0) / (runs / bins)
-    p = torch.from_numpy(np.asarray(chi2(bins - 1).sf(statistic.cpu().numpy())))
+    p = torch.from_numpy(np.asarray(chi2.sf(statistic.cpu().numpy(), bins - 1)))
     return Uniformity(ks_p_values(values), p, values.mean(dim=0).cpu(), bins)
 
 
@@ -136,7 +136,7 @@ def ks_p_values(values: Tensor) -> Tensor:
     ordered = values.double().sort(dim=0).values
     step = torch.arange(1, runs + 1, dtype=torch.float64, device=values.device)[:, None] / runs
     distance = torch.maximum(step - ordered, ordered - step + 1 / runs).amax(dim=0)
-    return torch.from_numpy(np.asarray(kstwo(runs).sf(distance.cpu().numpy())))
+    return torch.from_numpy(np.asarray(kstwo.sf(distance.cpu().numpy(), runs)))
 
 
 @dataclass(frozen=True)
