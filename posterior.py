@@ -289,8 +289,6 @@ def opened(settings: CommonSettings | MixtureSettings) -> tuple[PosteriorSubject
     """The prior's network or toy, and its law of latents."""
     subject = settings.prior.subject(settings.inflation)
     latent = settings.prior.latent().settled(subject.flow, subject.t_max, subject.dims_to_keep)
-    if latent.eps is not None or latent.paper:
-        raise UsageError(f"--eps is '{settings.prior.eps}': a prior has the law learned or auto")
     return subject, latent
 
 

@@ -17,7 +17,7 @@ from training.inference.sampling import SAMPLERS, WARMUP, SamplingPlan
 from training.inference.user_likelihood import UserLikelihood
 from training.settings.common import RunOptions, save_dir, seed
 from training.settings.declared import Declared, option, options_of
-from training.settings.latents import eps, latent_choice
+from training.settings.latents import latent_choice
 from training.settings.networks import calibration
 from training.settings.schedules import InflationOptions
 from training.settings.types import COUNT, FILE, choice
@@ -41,13 +41,17 @@ class PriorOptions(Declared):
         type=choice(TOY_NAMES), unset="none", help="A toy with its own denoiser, without a network"
     )
     calibration: bool = calibration()
-    eps: str | None = eps()
+    eps: str | None = option(
+        type=choice(["learned", "auto"]),
+        unset="learned, if the network has such a law; otherwise auto",
+        help="Law of the latents: that of the network file, or the Gaussian of the closed form.",
+    )
     deblur: bool = option(
         is_flag=True,
         help="Posterior of the clean points, not of those with the noise of the first time; up to "
         "16 dimensions, by all samplers but hmc.",
     )
-    n_iters: int = option(type=COUNT, default=24, help=f"Steps of {SOLVER} for the final draws.")
+    n_iters: int = option(type=COUNT, default=24, help=f"Steps of {SOLVER}, of final draws.")
     chain_n_iters: int = option(type=COUNT, default=10, help="Steps inside chains.")
     batch_gpu: int | None = option(
         "--batch-gpu", type=COUNT, unset="256; of images 16", help="Points of one network call"
@@ -72,7 +76,7 @@ class PriorOptions(Declared):
 
     def latent(self) -> LatentChoice:
         """The law of latents."""
-        return latent_choice(self.eps, "give learned, auto or a variance")
+        return latent_choice(self.eps)
 
     def priors(self, subject: PosteriorSubject) -> tuple[Prior, Prior]:
         """The fine prior, and the coarse one of chains."""

@@ -49,10 +49,12 @@ def verdict(adjusted: Mapping[str, float], level: float, runs: int) -> str:
     names = sorted(adjusted, key=adjusted.__getitem__)
     failures = [name for name in names if adjusted[name] < level]
     if not failures:
-        smallest = f"{names[0]}, p = {adjusted[names[0]]:.2g}"
+        least = adjusted[names[0]]
+        # Where all are 1, none is the smallest.
+        smallest = f" (smallest: {names[0]}, p = {least:.2g})" if least < 1 else ""
         return (
             f"No miscalibration seen in {many} of {runs} runs at level {level:g}, their number "
-            f"accounted for (smallest: {smallest})."
+            f"accounted for{smallest}."
         )
     shown = [f"{name} (p = {adjusted[name]:.2g})" for name in failures[:NAMED_FAILURES]]
     more = len(failures) - len(shown)
