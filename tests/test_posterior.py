@@ -17,8 +17,8 @@ from tests.support.image_models import save_image_model, write_image_set
 from tests.support.rank_pool import RankPool
 from tests.support.running import refused, unless_given
 from torch_utils.results import load_arrays
-from training.files import posterior as files
 from training.inference.samplers.elliptical import Elliptical
+from training.simulation import posteriors
 
 Run = Callable[..., Any]
 OBSERVATIONS = "x1,x2\n0.5,0.5\n1,-0.2\n-1.2,0.3\n0.1,1.1\n0.4,-0.9\n"
@@ -196,6 +196,7 @@ def test_two_ranks_give_the_draws_of_one(
     many = tmp_path / "many.csv"
     many.write_text("x1,x2\n" + "".join(f"{0.02 * row - 0.6},0.4\n" for row in range(70)))
     given = (f"--sampler={sampler}", f"--observation={many}", "--draws=6", "--warmup=2")
+    given = (*given, "--batch-gpu=128")
     assert sample(tmp_path / "one", *given).code == 0
     network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
     options = unless_given(FEW | {"--network": network}, given)
@@ -211,7 +212,7 @@ class Cut(BaseException):
 def cut_short(run: Run, folder: Path, *given: str, whole: int = 2) -> None:
     """A run that ends after some groups of two."""
     name = "save_part" if "sample" in run.__qualname__ else "save_values"
-    kept: Any = getattr(files, name)
+    kept: Any = getattr(posteriors, name)
     places: list[Path] = []
 
     def save(path: Path, *arguments: Any) -> None:

@@ -328,6 +328,16 @@ ALL = (
         foreign=("--data_root",),
     ),
     Command(
+        "posterior mixture",
+        posterior,
+        lambda shelf: [
+            *(f"--network={shelf.toy}", "--noise_std=0.3", "--points=7", "--runs=5", "--pool=130"),
+            *("--chains=2", "--draws=9", "--warmup=3", "--n_iters=3", "--device_name=cpu"),
+        ],
+        tolerance=0,
+        foreign=("--observation",),
+    ),
+    Command(
         "dataset_tool",
         dataset_tool,
         lambda shelf: [f"--source={shelf.images}", "--max-images=5"],
