@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -118,7 +119,9 @@ def toy_network(
             outdir = tmp_path_factory.mktemp("toy_network")
             place = (f"--outdir={outdir}", "--nosubdir")
             few = ("--duration=0.0004", "--batch=100", "--lr=0.1")
-            assert run_script(toy_train, *place, *few, *given).code == 0
+            # It is not to be calibrated well: most of its time would go into that.
+            with mock.patch("training.learning.toys.CALIBRATION_POINTS", 200):
+                assert run_script(toy_train, *place, *few, *given).code == 0
             (made[given],) = outdir.glob("network-*.pkl")
         return made[given]
 
