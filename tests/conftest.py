@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import ModuleType
 from unittest import mock
 
 import pytest
@@ -158,3 +159,12 @@ def full_disk() -> Callable[[int], AbstractContextManager[None]]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
     return limit
+
+
+@pytest.fixture(scope="session")
+def arviz() -> ModuleType:
+    """ArviZ, which warns of its future when it is imported; tests without it are skipped."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found: ModuleType = pytest.importorskip("arviz", minversion="0.23")
+    return found

@@ -109,16 +109,6 @@ def done(sample: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def arviz() -> ModuleType:
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found: ModuleType = pytest.importorskip("arviz", minversion="0.23")
-    return found
-
-
 def test_arviz_opens_the_draws_and_measures_what_we_do(done: Path, arviz: ModuleType) -> None:
     (path,) = done.glob("*.nc")
     data, found = arviz.from_netcdf(path), told(done)

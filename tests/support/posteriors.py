@@ -60,12 +60,16 @@ class Parabola(Likelihood):
     def __init__(self, bend: float = 1.0, slope: float = 1.0, noise: float = 0.3):
         self._bend, self._slope, self._noise = bend, slope, noise
 
+    def _seen(self, points: Tensor) -> Tensor:
+        return self._slope * points[:, 1] + self._bend * points[:, 0].square()
+
     def log_prob(self, points: Tensor, observed: Tensor) -> Tensor:
-        seen = self._slope * points[:, 1] + self._bend * points[:, 0].square()
-        return checked(-((observed[:, 0] - seen) / self._noise).square() / 2, "the parabola")
+        scaled = (observed[:, 0] - self._seen(points)) / self._noise
+        return checked(-scaled.square() / 2, "the parabola")
 
     def simulate(self, points: Tensor, generator: torch.Generator) -> Tensor:
-        raise NotImplementedError
+        noise = torch.randn(len(points), generator=generator, dtype=torch.float64)
+        return (self._seen(points) + self._noise * noise)[:, None]
 
     def to(self, device: torch.device) -> "Parabola":
         return self

@@ -25,7 +25,7 @@ EMPTY = torch.zeros(1, 2).double()
 
 
 def values(prior: Prior, told: float, numbers: list[int]) -> RunValues:
-    """Runs with a noise of 0.5, of which the posterior is told something else."""
+    """Runs with a noise of 0.5, where the posterior assumes another."""
     target = Target(prior, Gaussian(double(0.5)), EMPTY, ROWS)
     truths = truths_of_prior(target, numbers, PLAN.seed)
     observed = simulated(target.likelihood, truths.points, numbers, PLAN.seed)

@@ -41,7 +41,7 @@ def test_auto_takes_the_pool_where_that_is_enough_and_particles_elsewhere() -> N
         assert torch.equal(draws.points[index], pool.points[index])
     smc = drawn(which, "smc", **FEW)
     assert torch.equal(draws.points[1], smc.points[1])
-    # What was tried first is told, and costs.
+    # The statistics and the calls of the pool that was tried first stay.
     assert draws.stats["effective_size"][1] == pool.stats["effective_size"][1] < 400
     assert draws.calls[1] > pool.calls[1]
     assert draws.stats["stages"].isnan().tolist() == [True, False, True]
