@@ -28,7 +28,7 @@ from training.files.posterior_draws import FORMAT, save_netcdf
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian, Likelihood
 from training.inference.prior import Prior
-from training.inference.sampling import Problem
+from training.inference.sampling import Problem, SamplingPlan
 from training.inference.summary import RULE, Summary
 from training.inference.target import Target, prior_draws
 from training.inference.user_likelihood import UserLikelihood
@@ -38,7 +38,7 @@ from training.settings.latents import recorded_eps
 from training.settings.mixture import MixtureSettings
 from training.settings.posterior import (
     CheckSettings,
-    CommonSettings,
+    InferenceSettings,
     LikelihoodOptions,
     SampleSettings,
     observed_numbers,
@@ -84,12 +84,9 @@ def sample(settings: SampleSettings) -> int:
     stem = settings.save_dir / f"{subject.stem}_posterior"
     draws_file, numbers_file = stem.with_suffix(".nc"), stem.with_suffix(".json")
     with process_group(settings.run.device_name) as device:
-        require_new([draws_file, numbers_file], settings.run.overwrite)
-        require_folder(settings.save_dir)
-        distributed.barrier()  # no rank writes before all have looked
-        subject = replace(subject, flow=latent.on(subject.flow).to(device))
+        subject = ready(settings, subject, latent, device, [draws_file, numbers_file])
         fine, coarse = settings.prior.priors(subject)
-        rows = settings.prior.batch_gpu or subject.rows
+        rows = settings.prior.rows(subject)
         target = Target(
             fine,
             likelihood.to(device),
@@ -115,28 +112,19 @@ def sample(settings: SampleSettings) -> int:
         if not distributed.is_main():
             groups.remove()
             return 0
-        parts = list(summaries(groups))
+        parts = [(draws.without_draws(), summary) for draws, summary in sampled(groups)]
         summary = Summary.joined([part for _, part in parts])
+        said = Draws.joined([draws for draws, _ in parts])
         about = {
             "options": {**options, "device_name": str(device)},
             "network_sha256": subject.digest,
             "points": "clean" if fine.deblurred else "with the noise of the first time",
-            "samplers": [name for draws, _ in parts for name in draws.sampler],
+            "samplers": list(said.sampler),
             "toy": subject.toy.name if subject.toy else None,
             "image_shape": subject.image_shape,
         }
-        prior = None if subject.images else prior_draws(target, PRIOR_DRAWS, plan.seed)
-        save_netcdf(
-            draws_file,
-            ((draws, latents_of(draws, fine)) for draws, _ in sampled(groups)),
-            (plan.chains, plan.draws, len(observed), subject.dim),
-            list(subject.names),
-            None if isinstance(likelihood, UserLikelihood) else observed,
-            about,
-            likelihood,
-            prior,
-        )
-        found = overview(Draws.joined([draws for draws, _ in parts]), summary, subject.names)
+        write_draws(draws_file, subject, problem, plan, groups, about)
+        found = overview(said, summary, subject.names)
         seconds = perf_counter() - began
         content = {
             "format": FORMAT,
@@ -178,12 +166,9 @@ def check(settings: CheckSettings) -> None:
     stem = settings.save_dir / f"{subject.stem}_posterior_check"
     values_file, numbers_file = stem.with_suffix(".npz"), stem.with_suffix(".json")
     with process_group(settings.run.device_name) as device:
-        require_new([values_file, numbers_file], settings.run.overwrite)
-        require_folder(settings.save_dir)
-        distributed.barrier()
-        subject = replace(subject, flow=latent.on(subject.flow).to(device))
+        subject = ready(settings, subject, latent, device, [values_file, numbers_file])
         fine, coarse = settings.prior.priors(subject)
-        rows = settings.prior.batch_gpu or subject.rows
+        rows = settings.prior.rows(subject)
         likelihood = likelihood.to(device)
 
         def problem(observed: Tensor, numbers: list[int]) -> Problem:
@@ -240,12 +225,9 @@ def mixture(settings: MixtureSettings) -> None:
     stem = settings.save_dir / f"{subject.stem}_mixture"
     draws_file, numbers_file = stem.with_suffix(".npz"), stem.with_suffix(".json")
     with process_group(settings.run.device_name) as device:
-        require_new([draws_file, numbers_file], settings.run.overwrite)
-        require_folder(settings.save_dir)
-        distributed.barrier()
-        subject = replace(subject, flow=latent.on(subject.flow).to(device))
+        subject = ready(settings, subject, latent, device, [draws_file, numbers_file])
         fine, _ = settings.prior.priors(subject)
-        rows = settings.prior.batch_gpu or subject.rows
+        rows = settings.prior.rows(subject)
         result = recover(fine, likelihood.to(device), rows, plan, given)
         if not distributed.is_main():
             return
@@ -285,11 +267,25 @@ def mixture(settings: MixtureSettings) -> None:
         logger.info(f"Wrote {numbers_file} and {draws_file.name} after {seconds:.1f} s")
 
 
-def opened(settings: CommonSettings | MixtureSettings) -> tuple[PosteriorSubject, LatentChoice]:
+def opened(settings: InferenceSettings) -> tuple[PosteriorSubject, LatentChoice]:
     """The prior's network or toy, and its law of latents."""
     subject = settings.prior.subject(settings.inflation)
     latent = settings.prior.latent().settled(subject.flow, subject.t_max, subject.dims_to_keep)
     return subject, latent
+
+
+def ready(
+    settings: InferenceSettings,
+    subject: PosteriorSubject,
+    latent: LatentChoice,
+    device: torch.device,
+    files: list[Path],
+) -> PosteriorSubject:
+    """The subject with its flow and law on the device, when all ranks know that they may write."""
+    require_new(files, settings.run.overwrite)
+    require_folder(settings.save_dir)
+    distributed.barrier()  # no rank writes before all have looked
+    return replace(subject, flow=latent.on(subject.flow).to(device))
 
 
 def observations(
@@ -325,10 +321,27 @@ def latents_of(draws: Draws, prior: Prior) -> Tensor:
     return law.unwhiten(w.flatten(0, 2)).view(w.shape).cpu()
 
 
-def summaries(groups: Groups) -> Any:
-    """What is known of each group without its draws."""
-    for draws, summary in sampled(groups):
-        yield draws.without_draws(), summary
+def write_draws(
+    path: Path,
+    subject: PosteriorSubject,
+    problem: Problem,
+    plan: SamplingPlan,
+    groups: Groups,
+    about: dict[str, Any],
+) -> None:
+    """Writes the draws of all groups, for ArviZ, and draws of the prior to compare them with."""
+    target = problem.target
+    own = isinstance(target.likelihood, UserLikelihood)
+    save_netcdf(
+        path,
+        ((draws, latents_of(draws, target.prior)) for draws, _ in sampled(groups)),
+        (plan.chains, plan.draws, target.count, subject.dim),
+        list(subject.names),
+        None if own else target.observed,
+        about,
+        target.likelihood,
+        None if subject.images else prior_draws(target, PRIOR_DRAWS, plan.seed),
+    )
 
 
 def fingerprint(

@@ -10,10 +10,9 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from training.files.observations import read_observations
 from training.inference.mixtures import Components
-from training.settings.common import RunOptions, save_dir, seed
+from training.settings.common import seed
 from training.settings.declared import Declared, option, options_of
-from training.settings.posterior import LIKELIHOODS, LikelihoodOptions, PriorOptions
-from training.settings.schedules import InflationOptions
+from training.settings.posterior import LIKELIHOODS, InferenceSettings
 from training.settings.types import COUNT, FILE, POSITIVE
 from training.simulation.mixtures import MixturePlan
 from training.simulation.posterior_subjects import PosteriorSubject
@@ -125,15 +124,10 @@ class MixtureOptions(Declared):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixtureSettings(Declared):
+class MixtureSettings(InferenceSettings):
     """Options of ``mixture``."""
 
-    save_dir: Path = save_dir()
-    prior: PriorOptions = options_of(PriorOptions)
-    inflation: InflationOptions = options_of(InflationOptions, unset="{}; only with --data_name")
-    likelihood: LikelihoodOptions = options_of(LikelihoodOptions)
     mixture: MixtureOptions = options_of(MixtureOptions)
-    run: RunOptions = options_of(RunOptions)
 
     def __post_init__(self) -> None:
         if "chain_n_iters" in self.given:

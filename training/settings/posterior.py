@@ -74,6 +74,10 @@ class PriorOptions(Declared):
         choice = NetworkChoice(self.network, calibrated=self.calibration)
         return PosteriorSubject.of_network(NetworkFile.open(choice))
 
+    def rows(self, subject: PosteriorSubject) -> int:
+        """Points of one network call."""
+        return self.batch_gpu or subject.rows
+
     def latent(self) -> LatentChoice:
         """The law of latents."""
         return latent_choice(self.eps)
@@ -189,15 +193,21 @@ class SamplerOptions(Declared):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CommonSettings(Declared):
-    """Options of both commands."""
+class InferenceSettings(Declared):
+    """Options of all commands: where results go, the prior and the likelihood."""
 
     save_dir: Path = save_dir()
     prior: PriorOptions = options_of(PriorOptions)
     inflation: InflationOptions = options_of(InflationOptions, unset="{}; only with --data_name")
     likelihood: LikelihoodOptions = options_of(LikelihoodOptions)
-    sampler: SamplerOptions = options_of(SamplerOptions)
     run: RunOptions = options_of(RunOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonSettings(InferenceSettings):
+    """Options of the commands that sample posteriors of points."""
+
+    sampler: SamplerOptions = options_of(SamplerOptions)
 
     def __post_init__(self) -> None:
         if self.prior.deblur and self.sampler.sampler == "hmc":

@@ -1,4 +1,4 @@
-"""What ``posterior.py`` tells of its results."""
+"""The lines that ``posterior.py`` prints about its results."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from training.inference.summary import Summary
 from training.measure.posterior.calibration import Calibration
 
 FAR = 6.0
-"""Standard deviations beyond which a warning tells of an observation."""
+"""Standard deviations from the prior beyond which an observation gets a warning."""
 LARGEST_ERROR = 0.005
 """How far the draws of components may put weights off."""
 SHOWN = (0.5, 0.8, 0.9, 0.95)
