@@ -17,6 +17,7 @@ from torch_utils.results import provenance
 from training.data.augment import AugmentedBatches, GeometricAugmentation
 from training.data.batches import BatchSource
 from training.data.images.batches import ImageBatches, ImageDataset
+from training.data.tables.table import Rows
 from training.files.table import holds_table, load_table
 from training.flow.calls import BLOCK_ROWS
 from training.flow.eigenbasis import EigenBasis
@@ -82,21 +83,23 @@ def train_on_table(settings: TrainSettings, data: Path, resume: Path | None) -> 
     """Trains on the rows of a table that are not held out."""
     run, how = settings.run, settings.calibration
     calibrate = how.wanted(settings.flow.precond, by_default=False)
-    table = load_table(data)
-    rows = len(table.train_rows)
-    if table.conditions is not None:
-        told = ", ".join(table.condition_names)
-        logger.warning(f"Warning: the flow is not conditioned on {told}, which is left out")
+    whole = load_table(data)
+    table = settings.of_table(whole)
+    rows, conditions = len(table.train_rows), table.condition_dim
+    if whole.condition_dim and not conditions:
+        told = ", ".join(whole.condition_names)
+        logger.warning(f"Warning: {told} left out: --cond conditions the flow on such columns")
     with algorithms(run.deterministic), process_group(run.device_name) as device:
         resumed = Resumed.find(resume) if resume else None
-        recipe = fitted_to_table(rows, table.dim, settings.recorded())
-        logger.info(describe_table_recipe(recipe, rows, table.dim))
+        recipe = fitted_to_table(rows, table.dim, settings.recorded(), conditions)
+        logger.info(describe_table_recipe(recipe, rows, table.dim, conditions))
         require_batch(recipe.batch, table.dim, device)
         kept = kept_dimensions(settings.flow.dims_to_keep, table)
-        choices = settings.table_choices(recipe, table.dim, kept)
+        choices = settings.table_choices(recipe, table, kept)
         config = training_config(recipe, settings.training, run)
         preparation = Preparation(table, choices, config, device)
-        space = choose_space(preparation, settings.table.marginals, settings.table.whiten)
+        ways = settings.table
+        space = choose_space(preparation, ways.marginals, ways.whiten, ways.linear_start)
         coordinates = preparation.coordinates(space)
         if resumed:
             resumed.take_coordinates(coordinates)
@@ -118,7 +121,7 @@ def train_on_table(settings: TrainSettings, data: Path, resume: Path | None) -> 
         run_training(
             Trainer(model, loss, config),
             preparation.source(coordinates),
-            run.place(data.stem, loss.schedule.name, TABLE_NETWORK),
+            run.place(data.stem, loss.schedule.name, TABLE_NETWORK, "cond" if conditions else None),
             record,
             resumed,
             fit,
@@ -201,7 +204,7 @@ def refit(settings: TrainSettings) -> None:
     subject = subject_of(file, choice, None)
     with process_group(settings.run.device_name) as device:
         if isinstance(subject, TableFlow):
-            train, held_out = subject.halves(data)
+            train, held_out = map(Rows, subject.halves(data))
             plan = rows_to_melt(train, held_out, subject.coordinates, seed, MOST)
         else:
             dataset = subject.dataset(data, None, seed)

@@ -34,6 +34,7 @@ from training.data.toys import Toy
 from training.flow.calls import BLOCK_ROWS, RecomputedDenoiser
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
+from training.flow.latent.laws import GaussianLaw
 from training.flow.likelihood import (
     Trace,
     bits_per_dim,
@@ -115,7 +116,8 @@ def exact_row(toy: Toy, kept: int) -> str:
     error = (flow.log_prob(points, times, solver, law) - truth).abs()
     gap = flow.log_prob(points, times, solver) - truth
     latents = noisy_sample(toy, flow, LATENTS, times[-1])
-    shortfall = flow.gaussian_log_density(latents, times[-1]) - law(latents, times[-1])
+    gaussian = GaussianLaw(flow.noisy_variance(times[-1]))
+    shortfall = gaussian.log_prob(latents) - law(latents, times[-1])
     cells, volume = grid(toy, flow.schedule.noise_variance(times[0]))
     integrals = [
         float(flow.log_prob(cells, times, solver, latent).exp().sum()) * volume
@@ -193,7 +195,7 @@ def image_bits(model: Model, points: Tensor, steps: int, trace: Trace) -> Tensor
 def image_row(model: Model, points: Tensor, steps: int) -> str:
     began = time.perf_counter()
     flow, first = model.flow, model.flow.schedule.times(1, model.about["tmax"])[0]
-    linear = flow.gaussian_log_density(flow.basis.to_eigen(points), first)
+    linear = GaussianLaw(flow.noisy_variance(first)).log_prob(flow.basis.to_eigen(points))
     bits = image_bits(model, points, steps, Trace("hutchinson"))
     return (
         f"| {flow.schedule.name} | "

@@ -107,7 +107,7 @@ def prepare(rows: Rows, seed: int) -> tuple[Preparation, TrainSettings]:
     table = Table(points, Columns.plain(names), held_out, Dropped.none(names))
     settings = TrainSettings()
     recipe = fitted_to_table(len(rows.train), rows.dim, {})
-    choices = settings.table_choices(recipe, rows.dim, rows.dim)
+    choices = settings.table_choices(recipe, table, rows.dim)
     config = training_config(recipe, settings.training, settings.run)
     choices, config = replace(choices, seed=seed), replace(config, seed=seed)
     return Preparation(table, choices, config, CPU), settings

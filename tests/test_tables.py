@@ -25,8 +25,9 @@ from tests.support.running import Result, refused
 from torch_utils import distributed
 from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, read_state, write_network
+from training.data.batches import Batch
 from training.data.tables.batches import TableBatches
-from training.data.tables.table import Table
+from training.data.tables.table import Rows, Table
 from training.files.table import load_table
 from training.model.model import Model
 from training.settings.toy_mesh_exps import BOUNDARY_POINTS
@@ -310,13 +311,18 @@ def test_two_ranks_choose_and_train_what_one_does_and_a_seed_gives_the_same_byte
 def whole_batches() -> list[torch.Tensor]:
     rows = torch.arange(14.0, dtype=torch.float64).reshape(7, 2)
 
-    def in_flow(points: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        return points + torch.rand(points.shape, generator=generator, dtype=torch.float64)
+    def in_flow(rows: Rows, generator: torch.Generator) -> Batch:
+        points = rows.points
+        noise = torch.rand(points.shape, generator=generator, dtype=torch.float64)
+        return Batch(points + noise, rows.conditions)
 
     steps = []
     for first in (0, 2):
-        stream = TableBatches(rows, in_flow, True, 5, seed=1).batches(first)
-        steps += [distributed.gather_rows(next(stream).points, 5) for _ in range(3)]
+        stream = TableBatches(Rows(rows, rows), in_flow, True, 5, seed=1).batches(first)
+        batches = [next(stream) for _ in range(3)]
+        # What a row is given with goes where the row goes.
+        assert all(torch.equal(one.points.floor(), one.labels) for one in batches)
+        steps += [distributed.gather_rows(one.points, 5) for one in batches]
     return steps
 
 

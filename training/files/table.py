@@ -14,6 +14,7 @@
 Only points are needed: files of others that have them, and perhaps names, are read too.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +84,7 @@ def load_table(path: Path) -> Table:
             _numbers(path, saved, "dropped_slopes", (len(gone), dim), empty[:, None] * zeros),
             order,
         )
-        conditions, condition_names = None, []
-        if "conditions" in saved.names:
-            conditions = _numbers(path, saved, "conditions", (count, None))
-            numbered = [f"y{index}" for index in range(1, conditions.shape[1] + 1)]
-            condition_names = _texts(path, saved, "condition_names", numbered)
+        conditions, condition_names = _conditions(path, saved, count)
         return Table(
             points,
             Columns(names, steps, offsets, low, high),
@@ -96,6 +93,19 @@ def load_table(path: Path) -> Table:
             conditions,
             condition_names,
         )
+
+
+def _conditions(path: Path, saved: SavedArrays, count: int) -> tuple[Tensor | None, Sequence[str]]:
+    """Conditions ``[N, C]`` and their names, if there are some."""
+    if "conditions" not in saved.names:
+        return None, []
+    conditions = _numbers(path, saved, "conditions", (count, None))
+    number = conditions.shape[1]
+    names = _texts(path, saved, "condition_names", [f"y{k}" for k in range(1, number + 1)])
+    if len(names) != number:
+        raise DataError(f"{path} has {number} conditions, but {len(names)} names of conditions")
+    require_names(names, path)
+    return conditions, names
 
 
 def holds_table(path: Path) -> bool:

@@ -26,14 +26,15 @@ class ConditionedDenoiser:
 
     Args:
         denoiser: Takes them by name.
-        conditions: Such as ``labels [B, L]``, one row for each point.
+        conditions: Such as ``labels [B, L]``, one row for each point, or one for all.
     """
 
     def __init__(self, denoiser: Call, conditions: Mapping[str, Tensor]):
         self._denoiser, self._conditions = denoiser, conditions
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        return self._denoiser(x, t, **self._conditions)
+        rows = {k: v.expand(len(x), *v.shape[1:]) for k, v in self._conditions.items()}
+        return self._denoiser(x, t, **rows)
 
 
 class BlockwiseDenoiser:

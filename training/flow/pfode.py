@@ -231,8 +231,15 @@ class ProbabilityFlow:
         return flow
 
     def given(self, **conditions: Tensor) -> "ProbabilityFlow":
-        """The flow under conditions such as ``labels [N, L]``, one row for each point."""
-        return self.with_denoiser(ConditionedDenoiser(self.denoiser, conditions))
+        """The flow under conditions such as ``labels [N, L]``, in their own units: one row for each
+        point, or one for all."""
+        flow = copy(self)
+        if self.coordinates is not None:
+            flow.coordinates = self.coordinates.given(conditions.get("labels"))
+            labels = flow.coordinates.labels
+            conditions |= {} if labels is None else {"labels": labels}
+        flow.denoiser = ConditionedDenoiser(self.denoiser, conditions)
+        return flow
 
     def in_blocks(self, rows: int) -> "ProbabilityFlow":
         """The flow with a denoiser that is called with exactly so many rows at a time."""
@@ -365,13 +372,6 @@ class ProbabilityFlow:
         if self.coordinates is not None:
             points = self.coordinates.to_flow(points)
         return self.basis.to_eigen(points)
-
-    def gaussian_log_density(self, x_tilde: Tensor, t: Tensor) -> Tensor:
-        """Log density ``[N]`` of ``x_tilde [N, D]`` under the Gaussian of noisy data at t.
-
-        It is that of the latent law at this time, in the unscaled variable.
-        """
-        return GaussianLaw(self.noisy_variance(t)).log_prob(x_tilde)
 
     def latent_law(self, t: Tensor) -> LatentLaw:
         """The law of latents at time ``t []``: at the end time the learned one, if there is one."""

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from training.data.tables.table import Columns
-from training.flow.coordinates.coordinates import Coordinates
+from training.flow.coordinates.conditions import LinearPrediction
+from training.flow.coordinates.coordinates import PREDICTION, Coordinates
 from training.flow.coordinates.maps import (
     Bounded,
     NormalScores,
@@ -42,7 +43,12 @@ LEAST_VARIANCE = 1e-13
 
 
 def fit_coordinates(
-    points: Tensor, columns: Columns, marginals: str = "none", whiten: str = "zca"
+    points: Tensor,
+    columns: Columns,
+    marginals: str = "none",
+    whiten: str = "zca",
+    conditions: Tensor | None = None,
+    linear_start: bool = False,
 ) -> Coordinates:
     """Coordinates in which points have mean 0 and variance 1.
 
@@ -54,6 +60,9 @@ def fit_coordinates(
             the whitened axes, which are then whitened again.
         whiten: Whether columns are only standardized (``none``), whitened along the principal axes
             (``pca``), or also turned back to the columns (``zca``).
+        conditions: What points are given with, ``[N, C]``; None for nothing.
+        linear_start: Whether the best linear prediction from these is taken off before points are
+            whitened.
 
     Raises:
         UsageError: A second spline was asked for without whitening.
@@ -68,17 +77,25 @@ def fit_coordinates(
     # Axes of columns in far apart units would be those of the largest alone, and the rest rounding.
     scaled = marginals != "none" or whiten == "none"
     chain = CHAINS[marginals] if scaled else ["standardize"]
-    names = [*["bounded"] * bounded, *chain, last]
+    names = [*["bounded"] * bounded, *chain, *[PREDICTION] * linear_start, last]
     if marginals == AXES_TOO:
         names += ["normal scores", last]
-    coordinates = Coordinates(dim, names, knots)
+    coordinates = Coordinates(dim, names, knots, 0 if conditions is None else conditions.shape[1])
     coordinates.steps.copy_(columns.steps)
     coordinates.offsets.copy_(columns.offsets)
     x = points.double()
+    if coordinates.scale is not None and conditions is not None:
+        coordinates.scale.fit(conditions)
+    c = coordinates.given(conditions).labels
     for map_ in coordinates.maps:
-        assert isinstance(map_, PointMap)
-        _fit(map_, x, columns)
-        x, _ = map_(x)
+        if isinstance(map_, LinearPrediction):
+            assert c is not None
+            map_.fit(c, x)
+            x, _ = map_(x, c)
+        else:
+            assert isinstance(map_, PointMap)
+            _fit(map_, x, columns)
+            x, _ = map_(x)
     return coordinates
 
 
@@ -104,7 +121,7 @@ def basis_in(coordinates: Coordinates, points: Tensor) -> EigenBasis:
     After whitening all variances are 1 and axes arbitrary, so they are those of the coordinates.
 
     Args:
-        coordinates: The coordinates, fitted.
+        coordinates: The coordinates, fitted, and given the conditions of the points.
         points: ``[N, D]`` of data space that they were fitted to.
     """
     if coordinates.names[-1] == "standardize":

@@ -82,7 +82,14 @@ class HeldOut:
         return cls(batch, total, loss, seed, IMAGE_BLOCK)
 
     @classmethod
-    def of_rows(cls, points: Tensor, log_det: Tensor, loss: DenoisingLoss, seed: int) -> "HeldOut":
+    def of_rows(
+        cls,
+        points: Tensor,
+        log_det: Tensor,
+        loss: DenoisingLoss,
+        seed: int,
+        labels: Tensor | None = None,
+    ) -> "HeldOut":
         """Rows of a table, each as often as it takes to make many draws of noise.
 
         Args:
@@ -90,10 +97,11 @@ class HeldOut:
             log_det: Log determinants ``[N]`` of the coordinates there.
             loss: The loss of the training.
             seed: Seed of the times and the noise.
+            labels: What the network is told of them, ``[N, L]``; None for nothing.
         """
         rows = torch.arange(TABLE_DRAWS) % len(points)
         mine = rows[distributed.shard(TABLE_DRAWS)]
-        batch = Batch(points[mine])
+        batch = Batch(points[mine], None if labels is None else labels[mine])
         return cls(batch, TABLE_DRAWS, loss, seed, TABLE_DRAWS, log_det[mine])
 
     @torch.no_grad()

@@ -70,7 +70,7 @@ class DenoisingLoss:
         draws: Draws,
         conditions: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> Tensor:
-        """The loss ``[B]`` of each sample.
+        """The loss ``[B]`` of each sample: of an ensemble, the mean of its members' losses.
 
         Args:
             denoiser: A ``DenoisingRegression``, perhaps wrapped for data parallelism.
@@ -79,7 +79,8 @@ class DenoisingLoss:
             conditions: What else the network takes, such as ``labels [B, L]``.
         """
         residual, target = denoiser(clean, draws.t, draws.noise, **conditions)
-        return (residual - target).square().mean(dim=1)
+        errors = (residual - target).square().mean(dim=-1)
+        return errors.mean(dim=0) if errors.ndim == 2 else errors
 
     def _time_at(self, quantiles: Tensor) -> Tensor:
         if self.t_sampling == "uniform":
@@ -107,7 +108,10 @@ class DenoisingRegression(nn.Module):
     def forward(
         self, clean: Tensor, t: Tensor, noise: Tensor, **conditions: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """F and its target, both ``[B, D]``, of clean points ``[B, D]`` and unit noise."""
+        """F and its target, both ``[B, D]``, of clean points ``[B, D]`` and unit noise.
+
+        F is ``[K, B, D]`` of an ensemble of K networks in training.
+        """
         c = self.denoiser.coefficients(t)
         noisy = clean + self.denoiser.schedule.noise_variance(t).sqrt() * noise
         target = c.clean_weight * clean + c.noise_weight * noise

@@ -21,6 +21,7 @@ from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.batches import Batch
+from training.flow.calls import ConditionedDenoiser
 from training.flow.pfode import ProbabilityFlow
 from training.learning.latent_law import (
     LOOKS,
@@ -154,7 +155,8 @@ def standardized_latents(
     labels = None if batch.labels is None else batch.labels[mine]
     conditions = Batch(batch.points[mine], labels).conditions(flow.device)
     points = flow.basis.to_eigen(batch.points[mine].to(flow.device).double()) + noise
-    flow = flow.given(**conditions) if conditions else flow
+    # The labels of batches are as the network takes them, as their points are.
+    flow = flow.with_denoiser(ConditionedDenoiser(flow.denoiser, conditions))
     start = flow.schedule.scale(times[0]) * points
     end = flow.simulate(start, times, MELT_SOLVER, on_step=on_step).end
     return distributed.gather_rows(end / flow.latent_std(times[-1]), count).cpu()

@@ -232,14 +232,19 @@ WIDE = 24
 """Columns from which few rows too have the wide network, and the learning rate is lower."""
 
 
-def fitted_to_table(rows: int, dim: int, values: dict[str, Any]) -> TableRecipe:
+def fitted_to_table(
+    rows: int, dim: int, values: dict[str, Any], conditions: int = 0
+) -> TableRecipe:
     """A recipe for a table; what a user gave decides what follows from it.
 
     Args:
         rows: Number of rows that are trained on.
         dim: Number of columns.
         values: What a user gave, by name; None stands for what was left out.
+        conditions: Number of conditions that points are given with.
     """
+    if conditions:
+        return _fitted_to_simulations(rows, values)
     few, many = rows < FEW_ROWS, rows >= MANY_ROWS
     batch = values.get("batch") or (128 if few else 512 if many else 256)
     duration = values.get("duration") or (4000 if few else 8000 if many else 10_000) * batch / 1e6
@@ -264,16 +269,42 @@ def fitted_to_table(rows: int, dim: int, values: dict[str, Any]) -> TableRecipe:
     return recipe.but(values)
 
 
-def describe_table_recipe(recipe: TableRecipe, rows: int, dim: int) -> str:
+def _fitted_to_simulations(rows: int, values: dict[str, Any]) -> TableRecipe:
+    """A recipe for points that are given with conditions."""
+    few = rows < FEW_ROWS
+    batch = values.get("batch") or (128 if few else 256)
+    duration = values.get("duration") or (4000 if few else 10_000) * batch / 1e6
+    recipe = TableRecipe(
+        duration=duration,
+        batch=batch,
+        lr=3e-3,
+        lr_ramp=0.02 * duration,
+        lr_decay=True,
+        ema=duration,
+        tick=max(1, round(1000 * duration / 50)),
+        snap=50,
+        dump=5,
+        width=64,
+        depth=4,
+        dropout=0.0,
+        weight_decay=0.0,
+        gamma0=1e-4,
+        patience=15,
+    )
+    return recipe.but(values)
+
+
+def describe_table_recipe(recipe: TableRecipe, rows: int, dim: int, conditions: int = 0) -> str:
     """What ``fitted_to_table`` chose, and by what, in one line."""
     careful = (
         f", dropout {recipe.dropout:g}, weight decay {recipe.weight_decay:g}"
         if recipe.dropout or recipe.weight_decay
         else ""
     )
+    given = f" given {conditions} conditions" if conditions else ""
     return (
-        f"Fitted to {rows} rows of {dim} columns: {recipe.depth} layers of {recipe.width} units"
-        f"{careful}; {recipe.duration:g} M samples ({recipe.duration * 1e6 / rows:.3g} passes) in "
+        f"Fitted to {rows} rows of {dim} columns{given}: {recipe.depth} layers of {recipe.width} "
+        f"units{careful}; {recipe.duration:g} M samples ({recipe.duration * 1e6 / rows:.3g} passes) in "
         f"batches of {recipe.batch}, learning rate {recipe.lr:g}, gamma0 {recipe.gamma0:g}, "
         f"patience {recipe.patience} reports; options override it"
     )

@@ -12,7 +12,6 @@ from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dnnlib.logs import logger
 from torch_utils import distributed
@@ -21,7 +20,7 @@ from torch_utils.stats import RunningMeans
 from torch_utils.streams import Stream
 from training.data.batches import Batch
 from training.data.tables.batches import TableBatches
-from training.data.tables.table import Table
+from training.data.tables.table import Rows, Table
 from training.flow.coordinates.coordinates import Coordinates, dither
 from training.learning.building import Choices
 from training.learning.calibrating import CalibrationPlan
@@ -39,6 +38,7 @@ PILOT_STEPS, LONGER_STEPS, FINALISTS = 400, 1600, 3
 """Of a first training in each space, and of a second in the best of them: first steps favor spaces
 that are easy to learn, such as powers of diamonds' columns, over those that end better."""
 AUTO = "auto"
+LINEAR_STARTS = (AUTO, "on", "off")
 MOST_CALIBRATED = 10_000
 """Rows that a calibration is fitted to: the error of a slope is about one over their square root.
 """
@@ -51,13 +51,21 @@ class Space:
     Attributes:
         marginals: What columns are put through, a name in ``MARGINALS``.
         whiten: How they are whitened, a name in ``WHITENINGS``.
+        linear_start: Whether the best linear prediction from conditions is taken off before that, a
+            name in ``LINEAR_STARTS``.
     """
 
     marginals: str
     whiten: str
+    linear_start: str = "off"
 
     def __str__(self) -> str:
-        return f"marginals {self.marginals}, whitening {self.whiten}"
+        start = ", linear start" if self.starts_linear else ""
+        return f"marginals {self.marginals}, whitening {self.whiten}{start}"
+
+    @property
+    def starts_linear(self) -> bool:
+        return self.linear_start == "on"
 
 
 @dataclass(frozen=True)
@@ -80,8 +88,12 @@ class Preparation:
         """Fitted to the rows that are trained on."""
         generator = seeded_generator("cpu", self.config.seed, Stream.DEQUANTIZATION)
         columns = self.table.columns
-        rows = dither(self.table.train_rows, columns.steps, generator)
-        return fit_coordinates(rows, columns, space.marginals, space.whiten)
+        rows = self.table.train_rows
+        points = dither(rows.points, columns.steps, generator)
+        linear = space.starts_linear
+        return fit_coordinates(
+            points, columns, space.marginals, space.whiten, rows.conditions, linear
+        )
 
     def told_of_far_rows(self, coordinates: Coordinates, space: Space) -> str | None:
         """What to say of rows that a flow in these coordinates gives next to no density.
@@ -90,14 +102,16 @@ class Preparation:
         """
         if space.whiten == "none":
             return None
-        farthest = coordinates.to_flow(self.table.train_rows).abs().amax(dim=1)
+        rows = self.table.train_rows
+        farthest = coordinates.given(rows.conditions).to_flow(rows.points).abs().amax(dim=1)
         far = int((farthest > FAR).sum())
         where = f"up to {float(farthest.max()):.0f} standard deviations from the others"
         return f"{far} row(s) are {where} along a whitened axis: look at them" if far else None
 
     def build(self, coordinates: Coordinates) -> tuple[Model, DenoisingLoss]:
         """An untrained model in these coordinates, on the device, and its loss."""
-        basis = basis_in(coordinates, self.table.train_rows)
+        rows = self.table.train_rows
+        basis = basis_in(coordinates.given(rows.conditions), rows.points)
         model, loss = self.choices.build(basis)
         model.denoiser.to(self.device)
         return replace(model, coordinates=coordinates), loss
@@ -108,16 +122,19 @@ class Preparation:
         if not len(rows):
             return None
         generator = seeded_generator("cpu", self.config.seed, Stream.HELD_OUT)
-        points, log_det = coordinates(coordinates.dithered(rows, generator))
-        return HeldOut.of_rows(points, log_det, loss, self.config.seed)
+        given = coordinates.given(rows.conditions)
+        points, log_det = given(given.dithered(rows.points, generator))
+        return HeldOut.of_rows(points, log_det, loss, self.config.seed, given.labels)
 
     def source(self, coordinates: Coordinates) -> TableBatches:
         """Batches of the rows that are trained on."""
         rows, config = self.table.train_rows, self.config
         dithers = bool((coordinates.steps > 0).any())
 
-        def in_flow(points: Tensor, generator: torch.Generator) -> Tensor:
-            return coordinates.to_flow(coordinates.dithered(points, generator)).to(self.device)
+        def in_flow(rows: Rows, generator: torch.Generator) -> Batch:
+            points, labels, _ = placed(coordinates, rows, generator)
+            labels = None if labels is None else labels.float().to(self.device)
+            return Batch(points.to(self.device), labels)
 
         return TableBatches(rows, in_flow, dithers, config.batch, config.seed)
 
@@ -136,8 +153,8 @@ class Preparation:
             generator = seeded_generator("cpu", seed, Stream.CALIBRATION_POINTS)
             chosen = torch.randperm(len(rows), generator=generator)[:MOST_CALIBRATED]
             logger.info(f"The calibration is fitted to {len(chosen)} {kind}")
-            clean = coordinates.to_flow(coordinates.dithered(rows[chosen], generator))
-            return Batch(clean[distributed.shard(len(chosen))])
+            mine = chosen[distributed.shard(len(chosen))]
+            return placed(coordinates, rows.at(mine), generator)
 
         return CalibrationPlan(points, seed, method)
 
@@ -167,32 +184,43 @@ class Preparation:
         return nats
 
 
+def placed(coordinates: Coordinates, rows: Rows, generator: torch.Generator) -> Batch:
+    """Rows in flow space, discrete columns dithered, and what a network is told of their
+    conditions."""
+    given = coordinates.given(rows.conditions)
+    return Batch(given.to_flow(given.dithered(rows.points, generator)), given.labels)
+
+
 def rows_to_melt(
-    train: Tensor, held_out: Tensor, coordinates: Coordinates, seed: int, count: int
+    train: Rows, held_out: Rows, coordinates: Coordinates, seed: int, count: int
 ) -> LawPlan:
     """How to learn the law of latents from rows of a table.
 
     Args:
-        train: Rows ``[N, D]`` that were trained on.
-        held_out: Others ``[M, D]``, perhaps none.
+        train: Rows that were trained on.
+        held_out: Others, perhaps none.
         coordinates: Of the model.
         seed: Of all that is drawn.
         count: How many rows to melt; the same ones come again with other noise.
     """
 
-    def points(rows: Tensor, index: int, wanted: int) -> Batch:
+    def points(rows: Rows, index: int, wanted: int) -> Batch:
         generator = seeded_generator("cpu", seed, Stream.MELTED_POINTS, index)
         order = torch.randperm(len(rows), generator=generator)
         if not index:  # rows to judge by are each taken once, so that their number is true
             order = order.repeat(-(-wanted // len(rows)))
-        chosen = rows[order[:wanted]].to(coordinates.steps.device)
-        return Batch(coordinates.to_flow(coordinates.dithered(chosen, generator)).cpu())
+        chosen, device = rows.at(order[:wanted]), coordinates.steps.device
+        chosen = Rows(chosen.points.to(device), chosen.conditions)
+        points, labels, _ = placed(coordinates, chosen, generator)
+        return Batch(points.cpu(), labels)
 
     judged = partial(points, held_out, 1) if len(held_out) else None
     return LawPlan(partial(points, train, 0), judged, count, seed, NETWORK_ROWS)
 
 
-def choose_space(preparation: Preparation, marginals: str, whiten: str) -> Space:
+def choose_space(
+    preparation: Preparation, marginals: str, whiten: str, linear_start: str = "off"
+) -> Space:
     """The way to see a table: the one that is given, or the best of those that are left open.
 
     Args:
@@ -201,16 +229,24 @@ def choose_space(preparation: Preparation, marginals: str, whiten: str) -> Space
             place of ``quantile`` where rows are far from all others.
         whiten: A name in ``WHITENINGS``, or ``auto``: ``none`` for flows that compress, which need
             to know which directions matter.
+        linear_start: A name in ``LINEAR_STARTS``; of ``auto`` both are tried. Of a table without
+            conditions it is ``off``.
     """
     compresses = preparation.choices.inflation.get("dims_to_keep", preparation.table.dim)
     all_kept = compresses >= preparation.table.dim
     whitenings: Sequence[str] = [whiten] if whiten != AUTO else ["zca", "pca"]
     if whiten == AUTO and not all_kept:
         whitenings = ["none"]
-    spaces = [
-        Space(*pair)
-        for pair in product([marginals] if marginals != AUTO else MARGINALS, whitenings)
-    ]
+    candidates: Sequence[str] = [marginals] if marginals != AUTO else MARGINALS
+    starts = [linear_start] if linear_start != AUTO else ["on", "off"]
+    if preparation.table.conditions is None:
+        starts = ["off"]
+    elif all_kept:
+        # The law of points given conditions is not that of their columns, which a spline of these
+        # would bend; what is left of them once they are predicted is whitened in any case.
+        candidates = ["none"] if marginals == AUTO else candidates
+        whitenings = ["zca"] if whiten == AUTO else whitenings
+    spaces = [Space(*each) for each in product(candidates, whitenings, starts)]
     if len(spaces) == 1 or not len(preparation.table.held_out_rows):
         return spaces[0]
     best = _tried(preparation, spaces, PILOT_STEPS)
@@ -247,8 +283,8 @@ def kept_dimensions(wanted: int | str | None, table: Table) -> int:
     """
     if wanted != AUTO:
         return table.dim if wanted is None else int(wanted)
-    columns, rows = table.columns, table.train_rows
-    basis = basis_in(fit_coordinates(rows, columns, "none", "none"), rows)
+    points = table.train_rows.points
+    basis = basis_in(fit_coordinates(points, table.columns, "none", "none"), points)
     return max(1, round(basis.participation_ratio))
 
 
@@ -258,6 +294,7 @@ def about_table(table: Table, name: str) -> dict[str, Any]:
     return {
         "data_name": name,
         "columns": list(table.columns.names),
+        "condition_names": list(table.condition_names),
         "dropped": {
             "names": list(dropped.names),
             "offsets": dropped.offsets.tolist(),

@@ -160,7 +160,8 @@ def read_model(
         )
     basis = read_basis(path, parts["basis"].state)
     module = build(path, "network", network, NETWORKS)
-    coordinates = _coordinates(path, parts.get(COORDINATES), basis.dim)
+    label_dim = getattr(module, "label_dim", 0)
+    coordinates = _coordinates(path, parts.get(COORDINATES), basis.dim, label_dim)
     try:
         made = _denoiser(recipe, module, basis, denoiser.state, end_std)
         made.schedule.t_min, last = _times(about, basis.dim)
@@ -173,7 +174,7 @@ def read_model(
     return recipe, made, about, coordinates, learned
 
 
-def _coordinates(path: Path, part: Part | None, dim: int) -> Coordinates | None:
+def _coordinates(path: Path, part: Part | None, dim: int, label_dim: int) -> Coordinates | None:
     """The coordinates of a file of a table. Raises DataError if they are broken."""
     if part is None:
         return None
@@ -185,6 +186,11 @@ def _coordinates(path: Path, part: Part | None, dim: int) -> Coordinates | None:
         coordinates.check()
     except ValueError as error:
         raise DataError(f"{path} has broken coordinates: {error}") from error
+    if coordinates.condition_dim != label_dim:
+        raise DataError(
+            f"{path} has coordinates of {coordinates.condition_dim} conditions, its network takes "
+            f"{label_dim}"
+        )
     return coordinates
 
 
@@ -324,13 +330,15 @@ def check_network(denoiser: NetworkDenoiser, t_max: float) -> None:
         dims = f"{denoiser.schedule.dim} and basis of {denoiser.basis.dim}"
         raise ValueError(f"schedule of {dims} dimensions")
     point = torch.zeros(1, denoiser.basis.dim, dtype=torch.float64)
+    label_dim = getattr(denoiser.network, "label_dim", 0)
+    given = {"labels": point.new_zeros(1, label_dim)} if label_dim else {}
     denoiser.eval()
     for time in (denoiser.schedule.t_min, t_max):
         t = torch.tensor(time, dtype=torch.float64)
         with torch.no_grad():
-            out = denoiser.residual(point, t)
+            out = denoiser.residual(point, t, **given)
             if out.shape != point.shape:
                 raise ValueError(f"the network gives {tuple(out.shape)} for {tuple(point.shape)}")
-            out = denoiser(point, t)
+            out = denoiser(point, t, **given)
         if not (out.isfinite().all() and denoiser.schedule.scale(t).isfinite()):
             raise ValueError(f"its denoiser or its scale is not finite at t = {time:g}")

@@ -1,5 +1,6 @@
-"""The default network for toys: a residual multilayer perceptron."""
+"""The default network for toys and tables: a residual multilayer perceptron, or several."""
 
+from functools import partial
 from math import pi
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from dnnlib.errors import UsageError
 from training.networks.features import NoiseFeatures
+from training.networks.members import MemberLinear
 
 BOUND = 4.0
 
@@ -19,7 +21,10 @@ class ToyMLP(nn.Module):
     2.5 standard deviations, z being bounded by 4 so that far points do not alias. Without them
     training can stick for good: a dimension that is nearly Gaussian (the thickness of a sheet, say)
     starts with so weak a signal that its input weights shrink before its output weights have grown,
-    and then neither has a gradient.
+    and then neither has a gradient. Conditions are seen in the same way.
+
+    An ensemble is several such networks from different initial weights, side by side. In training
+    each gives an output of its own, to be compared with the target; in evaluation F is their mean.
 
     Args:
         dim: Number of data dimensions D.
@@ -29,6 +34,8 @@ class ToyMLP(nn.Module):
         time_features: Number of cosines of the noise condition.
         input_features: Number of frequencies k per data dimension.
         dropout: Fraction of the hidden activations dropped in training.
+        label_dim: Number of conditions L, which are to be standardized; 0 for none.
+        members: Number of networks K.
     """
 
     frequencies: Tensor
@@ -42,27 +49,52 @@ class ToyMLP(nn.Module):
         time_features: int = 8,
         input_features: int = 4,
         dropout: float = 0.0,
+        label_dim: int = 0,
+        members: int = 1,
     ):
         super().__init__()
         if not 0 <= dropout < 1:
             raise UsageError(f"dropout is {dropout:g}: it must be at least 0 and less than 1")
+        if members < 1:
+            raise UsageError(f"an ensemble of {members} networks: it must have at least 1")
+        self.label_dim, self.members = label_dim, members
         self.noise = NoiseFeatures(noise_range, time_features)
         frequencies = [pi / (BOUND + 1) * index for index in range(1, input_features + 1)]
         self.register_buffer("frequencies", torch.tensor(frequencies), persistent=False)
-        self.input = nn.Linear(dim * (1 + 2 * input_features) + time_features, width)
-        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        linear = nn.Linear if members == 1 else partial(MemberLinear, members)
+        features = (dim + label_dim) * (1 + 2 * input_features) + time_features
+        self.input = linear(features, width)
+        self.hidden = nn.ModuleList(linear(width, width) for _ in range(depth))
         self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(width, dim)
+        self.output = linear(width, dim)
         # F = 0 makes D the best linear denoiser: training starts from there.
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
     def forward(self, z: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """``z [B, D]`` and ``c_noise`` (``[]`` or ``[B]``) to ``[B, D]``; there are no labels."""
-        noise = self.noise(c_noise).expand(len(z), -1)
-        bounded = BOUND * torch.tanh(z / BOUND)
-        waves = (bounded[..., None] * self.frequencies).flatten(1)
-        h = self.input(torch.cat([z, waves.sin(), waves.cos(), noise], dim=1))
+        """F ``[B, D]``, or in training of an ensemble that of each member, ``[K, B, D]``.
+
+        Args:
+            z: ``[B, D]``.
+            c_noise: ``[]`` or ``[B]``.
+            labels: Conditions ``[B, L]``; of a network without, they are not looked at.
+
+        Raises:
+            UsageError: Conditions are missing.
+        """
+        features = [*self._seen(z), self.noise(c_noise).expand(len(z), -1)]
+        if self.label_dim:
+            if labels is None:
+                raise UsageError(f"this network takes {self.label_dim} conditions with each point")
+            features += self._seen(labels.to(z.dtype))
+        h = self.input(torch.cat(features, dim=1))
         for layer in self.hidden:
             h = h + self.dropout(F.silu(layer(h)))
-        return self.output(h)
+        out: Tensor = self.output(h)
+        return out.mean(dim=0) if self.members > 1 and not self.training else out
+
+    def _seen(self, rows: Tensor) -> list[Tensor]:
+        """Rows ``[B, N]`` and their waves."""
+        bounded = BOUND * torch.tanh(rows / BOUND)
+        waves = (bounded[..., None] * self.frequencies).flatten(1)
+        return [rows, waves.sin(), waves.cos()]

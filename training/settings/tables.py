@@ -2,10 +2,15 @@
 
 from dataclasses import dataclass
 
+import click
+
 from training.learning.coordinates import AXES_TOO, MARGINALS, WHITENINGS
-from training.learning.tables import AUTO
+from training.learning.tables import AUTO, LINEAR_STARTS
 from training.settings.declared import Declared, option
 from training.settings.types import COUNT, NOT_NEGATIVE, choice
+
+MOST_MEMBERS = 64
+"""Networks of an ensemble."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +31,19 @@ class TableOptions(Declared):
         help="Standardize columns alone (none), or whiten along principal axes (pca), or turn back "
         "to the columns after that (zca); auto tries pca and zca, and takes none where dimensions "
         "are compressed.",
+    )
+    linear_start: str = option(
+        type=choice(LINEAR_STARTS),
+        default=AUTO,
+        help="With --cond: take the best linear prediction of the columns from the conditions off "
+        "before whitening, so that the flow starts from the linear-Gaussian posterior; auto tries "
+        "both on held-out rows.",
+    )
+    ensemble: int = option(
+        type=click.IntRange(1, MOST_MEMBERS),
+        default=1,
+        help="Networks that are trained side by side from different initial weights; the flow "
+        "takes the mean of what they say.",
     )
     width: int | None = option(
         type=COUNT, unset="128, few rows of few columns: 64", help="Units of a layer"

@@ -12,6 +12,7 @@ import torch
 from dnnlib.errors import UsageError, agree
 from training.data.augment import LABEL_DIM
 from training.data.images.dataset import ImageDataset
+from training.data.tables.table import Table
 from training.flow.denoisers import NOISE_CONDITIONINGS, PRECISIONS, SPACES
 from training.learning.building import Choices
 from training.learning.loss import T_SAMPLINGS
@@ -48,7 +49,7 @@ from training.settings.types import (
 PRESETS = ("auto", "published")
 TABLE_NETWORK = "mlp"
 IMAGES_ONLY = {
-    *("augment", "batch_pca", "bench", "cache", "calibration_data", "cbase", "compile", "cond"),
+    *("augment", "batch_pca", "bench", "cache", "calibration_data", "cbase", "compile"),
     *("cres", "held_out", "precision", "preset", "transfer", "workers", "xflip"),
 }
 """Options that a table has no use for."""
@@ -59,6 +60,8 @@ EARLIER = {
     "output_gain": False,
     "calibration_fit": "gain",
     "latent_law": "gaussian",
+    "linear_start": "off",
+    "ensemble": 1,
 }
 """What a run of an earlier version meant by options that it left open, or had not yet."""
 
@@ -72,7 +75,10 @@ class DataOptions(Declared):
         type=FILE,
         help="Zip or folder of images, or .npz of a table, made by dataset_tool.py.  [required]",
     )
-    cond: bool = option(is_flag=True, help="Condition on the labels of the data set.")
+    cond: bool = option(
+        is_flag=True,
+        help="Condition on the labels of the images, or on the conditions of the table.",
+    )
     xflip: bool = option(is_flag=True, help="Add the mirror image of each image to the data.")
     augment: float | None = option(
         type=FiniteFloat(min=0, max=1),
@@ -256,19 +262,39 @@ class TrainSettings(Declared):
         if not table and self.flow.dims_to_keep == AUTO:
             raise UsageError("--dims_to_keep=auto is for tables: give a number")
 
-    def table_choices(self, recipe: TableRecipe, dim: int, dims_to_keep: int) -> Choices:
+    def of_table(self, table: Table) -> Table:
+        """The table, with conditions if they are wanted.
+
+        Raises:
+            UsageError: They are wanted, but there are none; or an option is for them alone.
+        """
+        if not self.data.cond:
+            if "linear_start" in self.given:
+                raise UsageError("--linear_start is for --cond: leave it out")
+            return table.without_conditions()
+        if table.conditions is None:
+            raise UsageError(
+                f"--cond is given, but {self.data.data} has no conditions: make it with "
+                "dataset_tool.py --conditions=NAMES"
+            )
+        return table
+
+    def table_choices(self, recipe: TableRecipe, table: Table, dims_to_keep: int) -> Choices:
         """The model to build for a table.
 
         Args:
             recipe: Of the training.
-            dim: Number of columns.
+            table: The table, with the conditions that are wanted.
             dims_to_keep: What ``auto`` has come to.
 
         Raises:
             UsageError: Options contradict the table or each other.
         """
-        flow, network = self.flow, self.network
+        flow, network, dim = self.flow, self.network, table.dim
         agree("data_dim", flow.data_dim, dim, f"the table {self.data.data}")
+        # What is left out is not written either: networks without these are what they were.
+        more = {"label_dim": table.condition_dim, "members": self.table.ensemble}
+        more = {k: v for k, v in more.items() if v > (k == "members")}
         inflation = flow.arguments(flow.precond, dim)
         if flow.precond == "ifs":
             inflation |= {"dims_to_keep": dims_to_keep, "gamma0": recipe.gamma0}
@@ -280,6 +306,7 @@ class TrainSettings(Declared):
                 "width": recipe.width,
                 "depth": recipe.depth,
                 "dropout": recipe.dropout,
+                **more,
             },
             space=network.space,
             noise_cond=network.noise_cond or ("ddpm" if flow.precond == "vp" else "log"),

@@ -122,7 +122,7 @@ def test_held_out_nats_are_a_bound_that_training_raises() -> None:
     untrained, _ = prepared.build(coordinates)
     start, end = (watch.held_out.score(one).nats for one in (untrained, model))
     generator = torch.Generator().manual_seed(1)
-    u, log_det = coordinates(coordinates.dithered(prepared.table.held_out_rows, generator))
+    u, log_det = coordinates(coordinates.dithered(prepared.table.held_out_rows.points, generator))
     noisy = u + 0.1 * torch.randn(u.shape, generator=generator, dtype=torch.float64)
     density = replace(model, coordinates=None).flow.log_prob(noisy) + log_det
     assert start is not None
@@ -243,7 +243,8 @@ def test_the_best_weights_are_calibrated_and_saved_whatever_becomes_of_that(
     calibration = trainer.averaged.denoiser.calibration
     assert calibration is not None
     assert calibration.slopes.any()
-    held_out, points = coordinates.to_flow(prepared.table.held_out_rows), plan.points().points
+    held_out = coordinates.to_flow(prepared.table.held_out_rows.points)
+    points = plan.points().points
     assert (len(points), len(held_out)) == (600, 600)
     for column in (0, 2):  # the other one is spread over its steps
         assert torch.equal(points[:, column].sort().values, held_out[:, column].sort().values)

@@ -1,7 +1,7 @@
 """A table that a flow is trained on: its rows, and what is known of its columns."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -55,6 +55,27 @@ class Dropped:
 
 
 @dataclass(frozen=True, eq=False)
+class Rows:
+    """Some rows of a table.
+
+    Attributes:
+        points: ``[n, D]``.
+        conditions: What these are given with, ``[n, C]``; None for nothing.
+    """
+
+    points: Tensor
+    conditions: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def at(self, places: Tensor) -> "Rows":
+        """The rows at these places, which may be booleans."""
+        found = None if self.conditions is None else self.conditions[places]
+        return Rows(self.points[places], found)
+
+
+@dataclass(frozen=True, eq=False)
 class Table:
     """Rows of numbers, and what is known of their columns.
 
@@ -83,14 +104,28 @@ class Table:
         return self.points.shape[1]
 
     @property
-    def train_rows(self) -> Tensor:
-        """The points that are trained on."""
-        return self.points[~self.held_out]
+    def rows(self) -> Rows:
+        """All of them."""
+        return Rows(self.points, self.conditions)
 
     @property
-    def held_out_rows(self) -> Tensor:
-        """The points that are not."""
-        return self.points[self.held_out]
+    def train_rows(self) -> Rows:
+        """Those that are trained on."""
+        return self.rows.at(~self.held_out)
+
+    @property
+    def held_out_rows(self) -> Rows:
+        """Those that are not."""
+        return self.rows.at(self.held_out)
+
+    @property
+    def condition_dim(self) -> int:
+        """C."""
+        return len(self.condition_names)
+
+    def without_conditions(self) -> "Table":
+        """The points alone."""
+        return replace(self, conditions=None, condition_names=[])
 
 
 def restored(points: Tensor, names: Sequence[str], dropped: Dropped) -> Tensor:

@@ -8,15 +8,22 @@ of invertible maps (``maps``) to u, where the flow lives, and
 Columns of whole steps (counts, readings with two decimals) have no density. They are *dithered*: a
 value stands for the interval of one step around it, and is drawn from it uniformly. What the flow
 generates is rounded to steps where that is asked for.
+
+Where points are given with conditions, the maps are those of given conditions (``conditions``).
 """
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from torch import Tensor, nn
 
-from dnnlib.errors import DataError
+from dnnlib.errors import DataError, UsageError
+from training.flow.coordinates.conditions import ConditionScale, LinearPrediction
 from training.flow.coordinates.maps import MAPS, PointMap
+
+PREDICTION = "prediction"
+"""The name of a ``LinearPrediction`` in network files."""
 
 
 class Coordinates(nn.Module):
@@ -24,10 +31,12 @@ class Coordinates(nn.Module):
 
     Args:
         dim: D.
-        maps: Names in ``MAPS``, in the order in which they are applied.
+        maps: Names in ``MAPS``, or ``prediction``, in the order in which they are applied.
         knots: Number of knots of their splines.
+        conditions: The number C of conditions that points are given with.
 
     Attributes:
+        scale: Of conditions; None where there are none.
         steps: ``[D]``: the step of each discrete column, 0 for continuous ones.
         offsets: ``[D]``: a value of each discrete column, from which its steps count.
 
@@ -43,34 +52,80 @@ class Coordinates(nn.Module):
     steps: Tensor
     offsets: Tensor
 
-    def __init__(self, dim: int, maps: Sequence[str], knots: int = 0):
+    def __init__(self, dim: int, maps: Sequence[str], knots: int = 0, conditions: int = 0):
         super().__init__()
         self.dim, self.names, self.knots = dim, list(maps), knots
+        self.condition_dim = conditions
+        known = (*MAPS, PREDICTION)
         for name in self.names:
-            if name not in MAPS:
-                raise ValueError(f"unknown map '{name}': known are {', '.join(MAPS)}")
-        self.maps = nn.ModuleList(MAPS[name](dim, knots) for name in self.names)
+            if name not in known:
+                raise ValueError(f"unknown map '{name}': known are {', '.join(known)}")
+        self.scale = ConditionScale(conditions) if conditions else None
+        self._given: Tensor | None = None
+        self.maps = nn.ModuleList(
+            LinearPrediction(dim, conditions) if name == PREDICTION else MAPS[name](dim, knots)
+            for name in self.names
+        )
         self.register_buffer("steps", torch.zeros(dim, dtype=torch.float64))
         self.register_buffer("offsets", torch.zeros(dim, dtype=torch.float64))
 
     @property
     def arguments(self) -> dict[str, object]:
         """What constructs it anew, but for its buffers."""
-        return {"dim": self.dim, "maps": self.names, "knots": self.knots}
+        made = {"dim": self.dim, "maps": self.names, "knots": self.knots}
+        # Digests of networks that were written before there were conditions stay what they were.
+        return made | ({"conditions": self.condition_dim} if self.condition_dim else {})
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, maps={self.names}"
+
+    def given(self, conditions: Tensor | None) -> "Coordinates":
+        """These coordinates, which hold the same buffers, of points that are given with conditions.
+
+        Args:
+            conditions: ``[..., C]`` in their own units, a row for each point, or one for all; None
+                leaves things as they are.
+
+        Raises:
+            UsageError: There are no conditions to be given.
+        """
+        if conditions is None:
+            return self
+        if self.scale is None:
+            raise UsageError("this flow has no conditions, but some were given: leave them out")
+        view = copy(self)
+        view._given = conditions
+        return view
+
+    @property
+    def labels(self) -> Tensor | None:
+        """What a network is told of the given conditions: standardized ones; None for none.
+
+        Raises:
+            UsageError: None were given, but there are some.
+            DataError: They are not finite, or of another number.
+        """
+        if self.scale is None:
+            return None
+        if self._given is None:
+            raise UsageError(
+                f"this flow is conditional: say what its {self.condition_dim} conditions are, in "
+                "Python by flow.given(labels=conditions)"
+            )
+        found: Tensor = self.scale(self._given)
+        return found
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Points of flow space ``[..., D]``, and ``log |det du/dx| [...]``, of points ``[..., D]``.
 
         Raises:
             DataError: One is not finite, or outside of the bounds of its column.
+            UsageError: The points are given with conditions, but none were said.
         """
-        u = points.double()
+        u, c = points.double(), self.labels
         total = torch.zeros_like(u[..., 0])
         for map_ in self.maps:
-            u, log_det = map_(u)
+            u, log_det = map_(u, c) if isinstance(map_, LinearPrediction) else map_(u)
             _require_finite(u)
             total = total + log_det
         return u, total
@@ -85,10 +140,14 @@ class Coordinates(nn.Module):
 
     def to_data(self, points: Tensor) -> Tensor:
         """From flow space ``[..., D]`` to data space."""
-        x = points.double()
+        x, c = points.double(), self.labels
         for map_ in reversed(list(self.maps)):
-            assert isinstance(map_, PointMap)
-            x = map_.inverse(x)
+            if isinstance(map_, LinearPrediction):
+                assert c is not None
+                x = map_.inverse(x, c)
+            else:
+                assert isinstance(map_, PointMap)
+                x = map_.inverse(x)
         return x
 
     def dithered(self, points: Tensor, generator: torch.Generator) -> Tensor:
@@ -110,9 +169,9 @@ class Coordinates(nn.Module):
         """Raises ValueError if what it holds does not make an invertible map."""
         if (self.steps < 0).any():
             raise ValueError("a step is negative")
-        for map_ in self.maps:
-            assert isinstance(map_, PointMap)
-            map_.check()
+        for part in (*self.maps, *([self.scale] if self.scale else [])):
+            assert isinstance(part, PointMap | LinearPrediction | ConditionScale)
+            part.check()
 
 
 def dither(points: Tensor, steps: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,122 @@
+"""What coordinates make of conditions: of what the points of a conditional flow are given with.
+
+Conditions y ``[..., C]`` are standardized to c, which is what a network sees. The best linear
+prediction ``c B`` of the points can be taken off them: what is left of points that are jointly
+Gaussian with their conditions is independent of these, and a flow of it without a network is
+already their exact conditional law.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from dnnlib.errors import DataError
+
+
+class ConditionScale(nn.Module):
+    """``c = (y - mean) gain``.
+
+    Args:
+        count: C.
+
+    Attributes:
+        mean: ``[C]``, float64.
+        gain: ``[C]``: one over the standard deviation; 0 for conditions that do not vary, of which
+            nothing is known but their value.
+    """
+
+    mean: Tensor
+    gain: Tensor
+
+    def __init__(self, count: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(count, dtype=torch.float64))
+        self.register_buffer("gain", torch.ones(count, dtype=torch.float64))
+
+    def fit(self, conditions: Tensor) -> None:
+        """Takes mean and spread of conditions ``[N, C]``."""
+        low, high = conditions.min(dim=0).values, conditions.max(dim=0).values
+        # The spread of equal values need not be 0: their mean is rounded.
+        std = torch.where(high > low, conditions.std(dim=0, correction=0), 0.0)
+        self.mean.copy_(conditions.mean(dim=0))
+        self.gain.copy_(torch.where(std > 0, 1 / std, 0.0))
+
+    def forward(self, conditions: Tensor) -> Tensor:
+        """Standardized conditions ``[..., C]``, float64.
+
+        Raises:
+            DataError: They are not finite, or of another number.
+        """
+        count = len(self.mean)
+        if conditions.ndim == 0 or conditions.shape[-1] != count:
+            raise DataError(
+                f"conditions have shape {list(conditions.shape)}, but this flow has C = {count}: "
+                f"give [N, {count}]"
+            )
+        if not conditions.isfinite().all():
+            raise DataError("a condition is NaN or infinite")
+        return (conditions.to(self.mean) - self.mean) * self.gain
+
+    def check(self) -> None:
+        """Raises ValueError if a gain is negative."""
+        if (self.gain < 0).any():
+            raise ValueError("a gain of a condition is negative")
+
+
+class LinearPrediction(nn.Module):
+    """``y = x - c B``, whose Jacobian determinant is 1.
+
+    Args:
+        dim: D.
+        conditions: C.
+
+    Attributes:
+        slopes: ``B [C, D]``, float64.
+    """
+
+    slopes: Tensor
+
+    def __init__(self, dim: int, conditions: int):
+        super().__init__()
+        if conditions < 1:
+            raise ValueError("a prediction needs conditions")
+        self.register_buffer("slopes", torch.zeros(conditions, dim, dtype=torch.float64))
+
+    def fit(self, c: Tensor, x: Tensor) -> None:
+        """Takes the best slopes from ``c [N, C]`` to ``x [N, D]``."""
+        self.slopes.copy_(ridge(c, x))
+
+    def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """What is left of points ``[..., D]`` given ``[..., C]``, and log determinants of 0."""
+        return x - c @ self.slopes, torch.zeros_like(x[..., 0])
+
+    def inverse(self, y: Tensor, c: Tensor) -> Tensor:
+        """The points ``[..., D]``."""
+        return y + c @ self.slopes
+
+    def check(self) -> None:
+        """Nothing that it can hold makes it no map."""
+
+
+def ridge(c: Tensor, x: Tensor) -> Tensor:
+    """Slopes ``B [C, D]`` of the prediction of ``x [N, D]`` from centered ``c [N, C]``.
+
+    Each column has the penalty ``lambda |B|^2`` of least generalized cross-validation (Golub, Heath
+    and Wahba 1979), so that many conditions that say nothing do no harm:
+
+        GCV(lambda) = N |x - c B|^2 / (N - df)^2,   df = 1 + sum_k s_k^2 / (s_k^2 + lambda),
+
+    with the singular values ``s_k`` of c.
+    """
+    count = len(c)
+    squares, axes = torch.linalg.eigh(c.T @ c)
+    squares = squares.clamp_min(0)
+    x = x - x.mean(dim=0)
+    products = axes.T @ (c.T @ x)
+    penalties = count * torch.logspace(-9, 1, 41, dtype=c.dtype, device=c.device)
+    shrunk = squares / (squares + penalties[:, None])
+    # Along an axis of no length there is nothing to predict from.
+    explained = torch.where(squares[:, None] > 0, products.square() / squares[:, None], 0.0)
+    rest = x.square().sum(dim=0) - (2 * shrunk - shrunk.square()) @ explained
+    freedom = (count - 1 - shrunk.sum(dim=1)).clamp_min(1e-9)
+    best = penalties[(rest / freedom[:, None].square()).argmin(dim=0)]
+    return axes @ (products / (squares[:, None] + best))
