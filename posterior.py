@@ -5,6 +5,7 @@ weights of a mixture over latents.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -28,7 +29,7 @@ from training.files.posterior_draws import FORMAT, save_netcdf
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian, Likelihood
 from training.inference.prior import Prior
-from training.inference.sampling import Problem, SamplingPlan
+from training.inference.sampling import Problem
 from training.inference.summary import RULE, Summary
 from training.inference.target import Target, prior_draws
 from training.inference.user_likelihood import UserLikelihood
@@ -39,7 +40,6 @@ from training.settings.mixture import MixtureSettings
 from training.settings.posterior import (
     CheckSettings,
     InferenceSettings,
-    LikelihoodOptions,
     SampleSettings,
     observed_numbers,
 )
@@ -53,7 +53,14 @@ from training.simulation.posterior_reports import (
     warn_of_far,
 )
 from training.simulation.posterior_subjects import PosteriorSubject
-from training.simulation.posteriors import Check, Groups, group_size, sample_groups, sampled
+from training.simulation.posteriors import (
+    Check,
+    Groups,
+    group_size,
+    sample_groups,
+    sample_learned,
+    sampled,
+)
 
 NOT_CONVERGED = 3
 """Exit code of ``--strict``."""
@@ -79,36 +86,38 @@ def sample(settings: SampleSettings) -> int:
     """
     began = perf_counter()
     subject, latent = opened(settings)
-    likelihood = settings.likelihood.chosen(subject)
+    likelihood = None if settings.learned else settings.likelihood.chosen(subject)
     observed, labels = observations(settings, subject, likelihood)
     stem = settings.save_dir / f"{subject.stem}_posterior"
     draws_file, numbers_file = stem.with_suffix(".nc"), stem.with_suffix(".json")
     with process_group(settings.run.device_name) as device:
         subject = ready(settings, subject, latent, device, [draws_file, numbers_file])
         fine, coarse = settings.prior.priors(subject)
-        rows = settings.prior.rows(subject)
-        target = Target(
-            fine,
-            likelihood.to(device),
-            observed.to(device),
-            rows,
-            None if labels is None else labels.to(device),
-        )
-        mean, covariance = fine.moments()
-        # What a user's likelihood raises is shown here, before anything is sampled.
-        smooth = target.likelihood.is_differentiable(mean[None]) and not fine.deblurred
-        if isinstance(target.likelihood, Gaussian):
-            warn_of_far(target.likelihood.deviations(mean, covariance, target.observed))
-        problem = Problem(target, coarse, list(range(len(observed))), smooth)
+        observed = observed.to(device)
+        labels = None if labels is None else labels.to(device)
         plan = settings.sampler.plan(subject)
         options = settings.recorded(eps=recorded_eps(settings.prior.eps, latent), pool=plan.pool)
+        files = [*settings.likelihood.files, (settings.correct or "").rpartition(":")[0]]
         groups = Groups(
             stem.with_suffix(".part"),
-            fingerprint(options, subject, observed, labels, settings.likelihood),
+            fingerprint(options, subject, observed, labels, files),
             len(observed),
-            group_size(target, plan),
+            group_size(fine, plan),
         )
-        sample_groups(problem, plan, groups)
+        shown = None
+        if likelihood is None:
+            assert labels is not None
+            if subject.table is not None:
+                seen = subject.table.coordinates.given(labels).labels
+                assert seen is not None
+                warn_of_far(seen.abs())
+            sample_learned(settings.amortized(subject, fine, labels), groups)
+        else:
+            rows = settings.prior.rows(subject)
+            target = Target(fine, likelihood.to(device), observed, rows, labels)
+            sample_groups(problem_of(target, coarse), plan, groups)
+            if distributed.is_main() and not subject.images:
+                shown = prior_draws(target, PRIOR_DRAWS, plan.seed)
         if not distributed.is_main():
             groups.remove()
             return 0
@@ -122,8 +131,18 @@ def sample(settings: SampleSettings) -> int:
             "samplers": list(said.sampler),
             "toy": subject.toy.name if subject.toy else None,
             "image_shape": subject.image_shape,
+            "conditions": list(subject.condition_names),
         }
-        write_draws(draws_file, subject, problem, plan, groups, about)
+        save_netcdf(
+            draws_file,
+            ((draws, latents_of(draws, fine)) for draws, _ in sampled(groups)),
+            (plan.chains, plan.draws, len(observed), subject.dim),
+            list(subject.names),
+            None if isinstance(likelihood, UserLikelihood) else observed,
+            about,
+            likelihood,
+            shown,
+        )
         found = overview(said, summary, subject.names)
         seconds = perf_counter() - began
         content = {
@@ -155,7 +174,7 @@ def check(settings: CheckSettings) -> None:
     subject, latent = opened(settings)
     likelihood = settings.likelihood.chosen(subject)
     if subject.label_dim:
-        raise UsageError("check is for networks without classes")
+        raise UsageError("check is for networks without classes or conditions")
     # A likelihood that cannot be drawn from is refused here, before anything is sampled.
     nothing = torch.zeros(1, subject.dim, dtype=torch.float64)
     seen = likelihood.simulate(nothing, torch.Generator())
@@ -180,9 +199,9 @@ def check(settings: CheckSettings) -> None:
         options = settings.recorded(eps=recorded_eps(settings.prior.eps, latent), pool=plan.pool)
         groups = Groups(
             stem.with_suffix(".part"),
-            fingerprint(options, subject, data, None, settings.likelihood),
+            fingerprint(options, subject, data, None, settings.likelihood.files),
             settings.runs,
-            group_size(checked.target, plan),
+            group_size(fine, plan),
         )
         values = checked.run(groups)
         if distributed.is_main():
@@ -289,28 +308,34 @@ def ready(
 
 
 def observations(
-    settings: SampleSettings, subject: PosteriorSubject, likelihood: Likelihood
+    settings: SampleSettings, subject: PosteriorSubject, likelihood: Likelihood | None
 ) -> tuple[Tensor, Tensor | None]:
-    """What was observed ``[M, K]``, and the labels of networks with classes."""
-    classes = None
-    if settings.condition is not None:
-        numbers = read_observations(settings.condition)
-        if numbers.shape[1] != 1 or not (numbers == numbers.round()).all():
-            raise UsageError(
-                f"{settings.condition} must have one column, of whole numbers: classes"
-            )
-        classes = numbers.long().flatten()
-    labels = subject.labels(classes)
+    """What was observed ``[M, K]``, and what a conditional network is given with each."""
+    labels = subject.labels(settings.condition)
+    if likelihood is None:
+        assert labels is not None
+        return labels.double(), labels
     if settings.observation is None:
         observed = torch.zeros(1, 0, dtype=torch.float64)
     else:
         found = read_observations(settings.observation, subject.image_shape)
         observed = observed_numbers(found, likelihood, subject.dim, settings.observation)
-    if classes is not None and len(classes) != len(observed):
+    if labels is not None and len(labels) != len(observed):
         raise UsageError(
-            f"{settings.condition} has {len(classes)} classes for {len(observed)} observations"
+            f"{settings.condition} has {len(labels)} rows for {len(observed)} observations"
         )
     return observed, labels
+
+
+def problem_of(target: Target, coarse: Prior) -> Problem:
+    """What is to be sampled; warns of observations that are far from what the prior expects."""
+    fine, likelihood = target.prior, target.likelihood
+    mean, covariance = fine.moments(target.labels)
+    # What a user's likelihood raises is shown here, before anything is sampled.
+    smooth = likelihood.is_differentiable(mean[None]) and not fine.deblurred
+    if isinstance(likelihood, Gaussian):
+        warn_of_far(likelihood.deviations(mean, covariance, target.observed))
+    return Problem(target, coarse, list(range(target.count)), smooth)
 
 
 def latents_of(draws: Draws, prior: Prior) -> Tensor:
@@ -321,37 +346,14 @@ def latents_of(draws: Draws, prior: Prior) -> Tensor:
     return law.unwhiten(w.flatten(0, 2)).view(w.shape).cpu()
 
 
-def write_draws(
-    path: Path,
-    subject: PosteriorSubject,
-    problem: Problem,
-    plan: SamplingPlan,
-    groups: Groups,
-    about: dict[str, Any],
-) -> None:
-    """Writes the draws of all groups, for ArviZ, and draws of the prior to compare them with."""
-    target = problem.target
-    own = isinstance(target.likelihood, UserLikelihood)
-    save_netcdf(
-        path,
-        ((draws, latents_of(draws, target.prior)) for draws, _ in sampled(groups)),
-        (plan.chains, plan.draws, target.count, subject.dim),
-        list(subject.names),
-        None if own else target.observed,
-        about,
-        target.likelihood,
-        None if subject.images else prior_draws(target, PRIOR_DRAWS, plan.seed),
-    )
-
-
 def fingerprint(
     options: dict[str, Any],
     subject: PosteriorSubject,
     observed: Tensor | None,
     labels: Tensor | None,
-    likelihood: LikelihoodOptions,
+    files: Sequence[str | Path | None],
 ) -> str:
-    """Says which run it is: all that its draws depend on."""
+    """Says which run it is: all that its draws depend on, what is in the files among it."""
     apart = ("save_dir", "overwrite", "strict", "device_name", "network", "level")
     told = {name: value for name, value in options.items() if name not in apart}
     content = sha256(json.dumps(told, sort_keys=True, default=str).encode())
@@ -359,8 +361,7 @@ def fingerprint(
     for part in (observed, labels):
         if part is not None:
             content.update(part.cpu().numpy().tobytes())
-    program = likelihood.likelihood.rpartition(":")[0]
-    for file in (program, likelihood.noise_std, likelihood.mask, likelihood.operator):
+    for file in files:
         if file and Path(file).is_file():
             content.update(Path(file).read_bytes())
     return content.hexdigest()

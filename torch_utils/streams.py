@@ -72,3 +72,5 @@ class Stream(IntEnum):
     """What is to be found again in a check."""
     SHOWN_PRIOR = 6
     """Draws of the prior to compare posteriors with."""
+    POSTERIOR_DRAWS = 7
+    """Draws of a flow that is given an observation."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from torch_utils.results import load_array
 from training.data.images.dataset import ImageDataset
+from training.data.tables.foreign import numbered
 from training.data.tables.formats import SUFFIXES, open_table
 
 HALVES = ("upper-half", "lower-half", "left-half", "right-half")
@@ -42,6 +43,33 @@ def read_observations(path: Path, image_shape: Sequence[int] | None = None) -> T
         row, column = np.argwhere(~np.isfinite(rows))[0]
         raise DataError(f"{path}: row {row + 1}, column {column + 1} is missing or not finite")
     return torch.from_numpy(rows)
+
+
+def read_conditions(path: Path, names: Sequence[str]) -> Tensor:
+    """What a conditional flow is given, ``[M, C]``, float64: columns of a table, found by name.
+
+    Args:
+        path: A table; an npy, or an npz without names, has these columns alone, in their order.
+        names: Of the conditions.
+
+    Raises:
+        DataError: It is missing or broken, lacks a column, or holds values that are not finite.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise DataError(f"{path} is no table of conditions: give one of {', '.join(SUFFIXES)}")
+    own = list(open_table(str(path), None).names)
+    nameless = path.suffix.lower() in (".npy", ".npz") and own == numbered(len(own))
+    if nameless and len(own) != len(names):
+        raise DataError(
+            f"{path} has {len(own)} columns, but the flow's conditions are {len(names)}"
+        )
+    missing = [] if nameless else [name for name in names if name not in own]
+    if missing:
+        raise DataError(
+            f"{path} has no column '{missing[0]}': the flow's conditions are {', '.join(names)}"
+        )
+    found = read_observations(path)
+    return found if nameless else found[:, [own.index(name) for name in names]]
 
 
 def read_array(path: Path, what: str, dims: Sequence[int], kinds: str = "fiu") -> Tensor:

@@ -2,6 +2,7 @@
 
 It has ArviZ's groups: ``posterior`` with the points ``x`` and latents ``z`` ``[chain, draw,
 observation, coordinate]``, ``sample_stats`` with ``log_likelihood [chain, draw, observation]``,
+or of a flow that has learned the posterior itself ``lp``, the log of its density,
 ``observed_data`` with ``y [observation, number]``, ``prior`` with draws ``x [chain, draw,
 coordinate]``, and ``constant_data`` with what samplers say and with the likelihood, where it is
 linear with Gaussian noise: ``noise_std [number]`` or ``noise_covariance [number, other_number]``,
@@ -24,6 +25,7 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path
 from training.files.netcdf import SavedNumbers, open_netcdf
+from training.inference.amortized import SAMPLER
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian, Likelihood
 
@@ -68,14 +70,16 @@ def save_netcdf(
         _save_text(constant, {"format": FORMAT, "coordinates": list(names), **described})
         points = posterior.create_variable("x", tuple(sizes), "f8")
         latents = posterior.create_variable("z", tuple(sizes), "f8")
-        found = stats.create_variable("log_likelihood", tuple(sizes)[:3], "f8")
         calls = constant.create_variable("network_calls", ("observation",), "f8")
         first = 0
         for draws, z in parts:
             rows = slice(first, first + draws.count)
             points[:, :, rows] = _chains_first(draws.points)
             latents[:, :, rows] = _chains_first(z)
-            found[:, :, rows] = _chains_first(draws.log_likelihood)
+            for name, each in _densities(draws).items():
+                if name not in stats.variables:
+                    stats.create_variable(name, tuple(sizes)[:3], "f8")
+                stats.variables[name][:, :, rows] = _chains_first(each)
             calls[rows] = draws.calls.numpy()
             for name, values in draws.stats.items():
                 if name not in constant.variables:
@@ -93,6 +97,14 @@ def save_netcdf(
             of_prior = {"chain": 1, "draw": len(prior), "coordinate": shape[3]}
             group = _group(file, "prior", of_prior, names)
             group.create_variable("x", tuple(of_prior), "f8")[:] = prior[None].cpu().numpy()
+
+
+def _densities(draws: Draws) -> dict[str, Tensor]:
+    """What is known of densities at draws, ``[m, C, S]`` by name."""
+    if draws.log_density is not None:
+        return {"lp": draws.log_density}
+    known = SAMPLER not in draws.sampler
+    return {"log_likelihood": draws.log_likelihood} if known else {}
 
 
 def _save_text(group: h5netcdf.Group, content: dict[str, Any]) -> None:
@@ -129,7 +141,7 @@ class SavedPosteriors:
         path: The file.
         names: Of the D coordinates.
         points: Draws ``[C, S, m, D]``.
-        log_likelihood: ``[C, S, m]``, in nats.
+        log_likelihood: ``[C, S, m]``, in nats; None of a flow that has learned the posterior.
         every: Number of draws in the file for each of these.
         count: M.
         sampler: The name of each one's sampler.
@@ -143,7 +155,7 @@ class SavedPosteriors:
     path: Path
     names: list[str]
     points: np.ndarray
-    log_likelihood: np.ndarray
+    log_likelihood: np.ndarray | None
     every: int
     count: int
     sampler: list[str]
@@ -185,7 +197,9 @@ def load_netcdf(path: Path, most: int) -> SavedPosteriors:
         every = max(1, -(-chains * draws * shown * dim // MOST_READ))
         part = (slice(None), slice(None, None, every), slice(shown))
         found = "sample_stats/log_likelihood"
-        _require_shape(saved, found, shape[:3])
+        known = saved.has(found)
+        if known:
+            _require_shape(saved, found, shape[:3])
         observed = None
         if saved.has("observed_data/y"):
             numbers = saved.shape("observed_data/y")[-1:]
@@ -205,7 +219,7 @@ def load_netcdf(path: Path, most: int) -> SavedPosteriors:
             path,
             names,
             saved.numbers("posterior/x", *part).astype(np.float64),
-            saved.numbers(found, *part).astype(np.float64),
+            saved.numbers(found, *part).astype(np.float64) if known else None,
             every,
             count,
             sampler[:shown],

@@ -17,13 +17,17 @@ from training.inference.summary import LEVELS, Summary
 
 STAT, SUMMARY = "stat_", "summary_"
 """How names of arrays begin that a sampler's statistics have, and a summary's."""
+DENSITY = "log_density"
+"""The array of densities, where the posterior's own are known."""
 OWN = ("w", "points", "log_likelihood", "calls")
 
 
 def save_part(path: Path, draws: Draws, summary: Summary, fingerprint: str) -> None:
     """Writes the draws of one group of observations."""
+    density = {} if draws.log_density is None else {DENSITY: draws.log_density}
     arrays = {
         **{name: getattr(draws, name) for name in OWN},
+        **density,
         **{f"{STAT}{name}": values for name, values in draws.stats.items()},
         **{f"{SUMMARY}{item.name}": getattr(summary, item.name) for item in fields(Summary)},
     }
@@ -55,7 +59,7 @@ def load_part(path: Path, fingerprint: str) -> tuple[Draws, Summary] | None:
     }
     sampler = [str(name) for name in texts["sampler"]]
     summary = Summary(*(tensors[name] for name in summaries))
-    return Draws(w, points, found, sampler, calls, stats), summary
+    return Draws(w, points, found, sampler, calls, stats, tensors.get(DENSITY)), summary
 
 
 def _check(path: Path, arrays: Mapping[str, np.ndarray], sampler: np.ndarray) -> None:
@@ -66,6 +70,7 @@ def _check(path: Path, arrays: Mapping[str, np.ndarray], sampler: np.ndarray) ->
     count, dim = points.shape[0], points.shape[3]
     shapes = {"w": (*points.shape[:3], arrays["w"].shape[3]), "points": points.shape}
     shapes |= {"log_likelihood": points.shape[:3], "calls": (count,)}
+    shapes |= {DENSITY: points.shape[:3]}
     shapes |= {f"{SUMMARY}quantiles": (count, dim, len(LEVELS)), f"{SUMMARY}converged": (count,)}
     for name, values in arrays.items():
         wanted = shapes.get(name, (count, dim) if name.startswith(SUMMARY) else (count,))

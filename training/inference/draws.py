@@ -14,10 +14,11 @@ class Draws:
     Attributes:
         w: Standard normal variables ``[M, C, S, dim]``.
         points: Points of data space ``[M, C, S, D]``.
-        log_likelihood: ``[M, C, S]``, in nats.
+        log_likelihood: ``[M, C, S]``, in nats; NaN of a flow that has learned the posterior itself.
         stats: What the sampler says of each observation, ``[M]`` by name: ``acceptance``,
             ``step_size``, ``effective_size`` and ``pareto_k`` of weights.
         sampler: The name of the sampler of each observation.
+        log_density: Of the posterior, ``[M, C, S]`` in nats, where the flow has learned it.
         calls: Network calls of each observation ``[M]``, float64, on the CPU as the statistics are;
             those of a group that is sampled side by side are shared out evenly.
     """
@@ -28,6 +29,7 @@ class Draws:
     sampler: Sequence[str]
     calls: Tensor
     stats: Mapping[str, Tensor] = field(default_factory=dict)
+    log_density: Tensor | None = None
 
     @property
     def count(self) -> int:
@@ -44,12 +46,19 @@ class Draws:
             [self.sampler[place] for place in places.tolist()],
             self.calls[places.cpu()],
             {name: values[places.cpu()] for name, values in self.stats.items()},
+            None if self.log_density is None else self.log_density[pick],
         )
 
     def without_draws(self) -> "Draws":
         """What the sampler says of each observation alone."""
-        found = self.log_likelihood[:, :, :0]
-        return replace(self, w=self.w[:, :, :0], points=self.points[:, :, :0], log_likelihood=found)
+        found, density = self.log_likelihood[:, :, :0], self.log_density
+        return replace(
+            self,
+            w=self.w[:, :, :0],
+            points=self.points[:, :, :0],
+            log_likelihood=found,
+            log_density=None if density is None else density[:, :, :0],
+        )
 
     def chosen(self, picks: Tensor) -> "Draws":
         """Draws ``[M, C, S']`` taken again from each chain by their numbers."""
@@ -61,6 +70,7 @@ class Draws:
             self.sampler,
             self.calls,
             self.stats,
+            None if self.log_density is None else self.log_density.gather(2, picks),
         )
 
     @classmethod
@@ -79,6 +89,7 @@ class Draws:
             for name in names
         }
         sampler = [name for part in parts for name in part.sampler]
+        density = [part.log_density for part in parts if part.log_density is not None]
         whole = cls(
             torch.cat([part.w for part in parts]),
             torch.cat([part.points for part in parts]),
@@ -86,5 +97,6 @@ class Draws:
             sampler,
             torch.cat([part.calls for part in parts]),
             stats,
+            torch.cat(density) if len(density) == len(parts) else None,
         )
         return whole if order is None else whole.of(order.argsort().cpu())

@@ -11,12 +11,14 @@ so that ``D`` more standard normal variables draw it: the prior is then *deblurr
 """
 
 from dataclasses import dataclass
+from math import log
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
+from training.flow.likelihood import DivergenceIntegral, Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
 
@@ -87,16 +89,47 @@ class Prior:
         points = flow.to_data(end, self.times[0])
         return Generated(self.origin + points / self.unit, calls)
 
+    def points_and_density(
+        self, w: Tensor, conditions: dict[str, Tensor], trace: Trace
+    ) -> tuple[Generated, Tensor]:
+        """Points of variables ``[N, D]``, and their log densities ``[N]`` in the user's units.
+
+        Both come of one integration.
+
+        Args:
+            w: Standard normal ones.
+            conditions: As ``points`` takes them.
+            trace: How traces of Jacobians are taken.
+
+        Raises:
+            DataError: A point or its density is not finite.
+            UsageError: The prior is deblurred, and has no density.
+        """
+        if self.deblurred:
+            raise UsageError("deblurred points have no log density: leave --deblur or that out")
+        flow = self.flow.given(**conditions) if conditions else self.flow
+        directions = trace.directions(slice(0, len(w)), flow.basis.dim)
+        integral = DivergenceIntegral(self.solver, directions)
+        latents = flow.latent_law(self.times[-1]).unwhiten(w)
+        trajectory = flow.generate(latents, self.times, integral.solver)
+        found = flow.log_prob_along(trajectory, integral) + flow.basis.dim * log(self.unit)
+        points = flow.to_data(trajectory.end, self.times[0])
+        return Generated(self.origin + points / self.unit, trajectory.calls), found
+
     def whitened(self, points: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
         """The standard normal variables ``[N, D]`` of blurred points ``[N, D]``."""
         flow = self.flow.given(**conditions) if conditions else self.flow
         points = (points - self.origin) * self.unit
         return flow.latent_law(self.times[-1]).whiten(flow.encode(points, self.times, self.solver))
 
-    def moments(self) -> tuple[Tensor, Tensor]:
+    def moments(self, conditions: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean ``[D]`` and covariance ``[D, D]`` of the data, in the user's units.
 
         Those of the basis; where coordinates lie between, of a Gaussian with these moments.
+
+        Args:
+            conditions: What points are given with, where coordinates have conditions: rows
+                ``[M, C]`` that are equally likely.
         """
         basis, coordinates = self.flow.basis, self.flow.coordinates
         mean, covariance = basis.mean.double(), basis.covariance().double()
@@ -104,6 +137,9 @@ class Prior:
             generator = torch.Generator().manual_seed(0)
             noise = torch.randn(MOMENT_DRAWS, basis.dim, generator=generator, dtype=torch.float64)
             states = noise.to(basis.mean.device) * basis.eigenvalues.sqrt()
+            if coordinates.condition_dim and conditions is not None:
+                rows = torch.arange(MOMENT_DRAWS, device=conditions.device) % len(conditions)
+                coordinates = coordinates.given(conditions[rows])
             points = coordinates.to_data(basis.from_eigen(states))
             mean, covariance = points.mean(dim=0), points.T.cov().reshape(basis.dim, -1)
         return self.origin + mean / self.unit, covariance / self.unit**2

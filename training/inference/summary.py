@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from training.inference.amortized import SAMPLER
 from training.inference.draws import Draws
 from training.measure.posterior.convergence import convergence
 from training.measure.posterior.importance import k_threshold
@@ -15,7 +16,8 @@ LARGEST_R_HAT, FEWEST_EFFECTIVE = 1.05, 100
 RULE = (
     f"chains: R-hat at most {LARGEST_R_HAT} and bulk effective draws at least {FEWEST_EFFECTIVE} "
     "in all coordinates, and Pareto k of the weights of the fine flow below its threshold; "
-    f"pool: Pareto k below its threshold and weights worth at least {FEWEST_EFFECTIVE} draws"
+    f"pool: Pareto k below its threshold and weights worth at least {FEWEST_EFFECTIVE} draws; "
+    "flow: its draws are independent, and if they are corrected, as for a pool"
 )
 
 
@@ -27,8 +29,9 @@ class Summary:
         mean: ``[M, D]``.
         std: ``[M, D]``.
         quantiles: ``[M, D, len(LEVELS)]``.
-        r_hat: ``[M, D]``; NaN of pools, whose draws are independent.
-        ess_bulk: Effective draws for the mean, ``[M, D]``; of pools the worth of their weights.
+        r_hat: ``[M, D]``; NaN of pools and of flows, whose draws are independent.
+        ess_bulk: Effective draws for the mean, ``[M, D]``; of pools the worth of their weights, of
+            flows all draws.
         ess_tail: Effective draws for the 5 and 95 % quantiles, ``[M, D]``.
         mcse_mean: Monte Carlo standard error of the mean, ``[M, D]``.
         mcse_std: That of the standard deviation, ``[M, D]``.
@@ -69,12 +72,17 @@ def _of_one(draws: Draws, index: int, pool: int) -> tuple[Tensor, ...]:
     std = flat.std(dim=0)
     levels = torch.tensor(LEVELS, dtype=flat.dtype)
     common = (flat.mean(dim=0), std, _quantiles(flat, levels))
-    if draws.sampler[index] == "pool":
+    nan = torch.full_like(std, torch.nan)
+    if draws.sampler[index] == SAMPLER and "pareto_k" not in draws.stats:
+        worth = torch.full_like(std, len(flat))
+        error = std / worth.sqrt()
+        independent = torch.tensor(True)
+        return (*common, nan, worth, worth, error, error / 2**0.5, independent)
+    if draws.sampler[index] in ("pool", SAMPLER):
         worth = draws.stats["effective_size"][index].expand_as(std)
         error = std / worth.clamp_max(len(flat)).sqrt()
         trusted = draws.stats["pareto_k"][index] <= k_threshold(pool)
         converged = trusted & (worth[0] >= FEWEST_EFFECTIVE)
-        nan = torch.full_like(std, torch.nan)
         return (*common, nan, worth, worth, error, error / 2**0.5, converged)
     found = convergence(points)
     # A coordinate that does not vary has no R-hat, and nothing in it that could differ; but chains

@@ -1,14 +1,16 @@
-"""Likelihoods that the user writes: ``FILE.py:function`` of points in data units.
+"""Densities that the user writes: ``FILE.py:function`` of points in data units.
 
-The function takes points ``[N, D]``, a float64 tensor, and returns log likelihoods ``[N]`` of what
-was observed. Samplers that follow gradients need it to be differentiable by torch. The file is the
-user's own program and is run as such; network and results files never are.
+A likelihood takes points ``[N, D]``, a float64 tensor, and returns log likelihoods ``[N]`` of what
+was observed. Samplers that follow gradients need it to be differentiable by torch. A posterior also
+takes what was observed, ``[N, C]``, and returns logs up to a constant. The file is the user's own
+program and is run as such; network and results files never are.
 """
 
 import importlib.util
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -19,21 +21,27 @@ from dnnlib.errors import DataError, UsageError
 from training.inference.likelihoods import Likelihood, checked
 
 
-class UserLikelihood(Likelihood):
-    """A function of a file.
+@dataclass(frozen=True)
+class UserFunction:
+    """A function of a file, which gives a number for each point.
 
-    Args:
+    Attributes:
         path: The file.
         name: The function's name in it.
-        function: Log likelihoods ``[N]`` of points ``[N, D]``.
+        function: Numbers ``[N]`` of points ``[N, D]``, and of what else it takes.
     """
 
-    def __init__(self, path: Path, name: str, function: Callable[[Tensor], Tensor]):
-        self._path, self._name, self._function = path, name, function
+    path: Path
+    name: str
+    function: Callable[..., Tensor]
 
     @classmethod
-    def load(cls, text: str) -> "UserLikelihood":
+    def load(cls, text: str, option: str) -> "UserFunction":
         """The function that ``FILE.py:function`` names.
+
+        Args:
+            text: What was typed.
+            option: The option that it was typed for.
 
         Raises:
             UsageError: There is no such file, or nothing of that name to call in it.
@@ -43,7 +51,7 @@ class UserLikelihood(Likelihood):
         path = Path(file).absolute()
         if not name.isidentifier() or path.suffix != ".py" or not path.is_file():
             raise UsageError(
-                f"--likelihood is '{text}': give FILE.py:function, of a file that exists"
+                f"--{option} is '{text}': give FILE.py:function, of a file that exists"
             )
         spec = importlib.util.spec_from_file_location(path.stem, path)
         assert spec is not None
@@ -58,22 +66,48 @@ class UserLikelihood(Likelihood):
             raise UsageError(f"{file} has no function '{name}'")
         return cls(path, name, function)
 
+    def __str__(self) -> str:
+        return f"{self.path}:{self.name}"
+
+    def __call__(self, points: Tensor, *others: Tensor) -> Tensor:
+        """Logs ``[N]`` of points ``[N, D]``, in float64.
+
+        Raises:
+            DataError: The function raised, or returned something else.
+        """
+        try:
+            found = self.function(points, *others)
+        except Exception as error:
+            raise _told(error, self.path, str(self)) from None
+        if not isinstance(found, Tensor) or found.shape != points.shape[:1]:
+            shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise DataError(
+                f"{self} returned {shape} for points {list(points.shape)}: it must return a "
+                f"tensor [{len(points)}]"
+            )
+        return checked(found.double(), str(self))
+
+
+class UserLikelihood(Likelihood):
+    """A function of a file.
+
+    Args:
+        function: Log likelihoods ``[N]`` of points ``[N, D]``.
+    """
+
+    def __init__(self, function: UserFunction):
+        self._function = function
+
+    @classmethod
+    def load(cls, text: str) -> "UserLikelihood":
+        """The likelihood that ``FILE.py:function`` names; raises as ``UserFunction.load`` does."""
+        return cls(UserFunction.load(text, "likelihood"))
+
     def to(self, device: torch.device) -> "UserLikelihood":
         return self
 
     def log_prob(self, points: Tensor, observed: Tensor) -> Tensor:
-        where = f"{self._path}:{self._name}"
-        try:
-            found = self._function(points)
-        except Exception as error:
-            raise _told(error, self._path, where) from None
-        if not isinstance(found, Tensor) or found.shape != points.shape[:1]:
-            shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise DataError(
-                f"{where} returned {shape} for points {list(points.shape)}: it must return a "
-                f"tensor [{len(points)}]"
-            )
-        return checked(found.double(), where)
+        return self._function(points)
 
     def is_differentiable(self, points: Tensor) -> bool:
         with torch.enable_grad():
@@ -82,7 +116,7 @@ class UserLikelihood(Likelihood):
 
     def simulate(self, points: Tensor, generator: torch.Generator) -> Tensor:
         raise UsageError(
-            f"{self._path}:{self._name} gives likelihoods, but draws no observations: a check "
+            f"{self._function} gives likelihoods, but draws no observations: a check "
             "needs one of gaussian, mask or linear"
         )
 

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError
+from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
 from training.measure.posterior.importance import effective_size
 
 BISECTIONS = 40
@@ -34,6 +36,15 @@ def systematic(log_weights: Tensor, uniform: Tensor, count: int) -> Tensor:
     steps = torch.arange(count, dtype=total.dtype, device=total.device)
     levels = (steps + uniform[:, None]) / count * total[:, -1:]
     return torch.searchsorted(total, levels, right=True).clamp_max(log_weights.shape[1] - 1)
+
+
+def shuffled_picks(log_weights: Tensor, seed: int, count: int) -> Tensor:
+    """Numbers ``[count]`` of draws by their log weights ``[P]``, in an order of chance, so that
+    chains can be cut of them. All on the CPU."""
+    generator = seeded_generator("cpu", seed, Stream.RESAMPLING)
+    uniform = torch.rand(1, generator=generator, dtype=torch.float64)
+    picks = systematic(log_weights[None], uniform, count)[0]
+    return picks[torch.randperm(count, generator=generator)]
 
 
 def tempered(log_weights: Tensor, worth: int) -> Tensor:

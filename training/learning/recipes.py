@@ -302,9 +302,10 @@ def describe_table_recipe(recipe: TableRecipe, rows: int, dim: int, conditions: 
         else ""
     )
     given = f" given {conditions} conditions" if conditions else ""
+    passes = recipe.duration * 1e6 / rows
     return (
         f"Fitted to {rows} rows of {dim} columns{given}: {recipe.depth} layers of {recipe.width} "
-        f"units{careful}; {recipe.duration:g} M samples ({recipe.duration * 1e6 / rows:.3g} passes) in "
-        f"batches of {recipe.batch}, learning rate {recipe.lr:g}, gamma0 {recipe.gamma0:g}, "
-        f"patience {recipe.patience} reports; options override it"
+        f"units{careful}; {recipe.duration:g} M samples ({passes:.3g} passes) in batches of "
+        f"{recipe.batch}, learning rate {recipe.lr:g}, gamma0 {recipe.gamma0:g}, patience "
+        f"{recipe.patience} reports; options override it"
     )

@@ -130,6 +130,7 @@ class MixtureSettings(InferenceSettings):
     mixture: MixtureOptions = options_of(MixtureOptions)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if "chain_n_iters" in self.given:
             raise UsageError("--chain_n_iters is for sample and check: no flow is in these chains")
         if self.likelihood.likelihood not in LIKELIHOODS:
@@ -138,7 +139,7 @@ class MixtureSettings(InferenceSettings):
     def plan(self, subject: PosteriorSubject) -> MixturePlan:
         """Raises as ``MixtureOptions.mixture`` does, and for networks with classes."""
         if subject.label_dim:
-            raise UsageError("mixture is for networks without classes")
+            raise UsageError("mixture is for networks without classes or conditions")
         return self.mixture.plan(self.mixture.mixture(subject.dim))
 
 

@@ -10,11 +10,13 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from training.data.toys import TOY_NAMES
 from training.files.observations import HALVES, read_array, read_mask, read_noise
+from training.flow.likelihood import Trace
 from training.flow.solvers import get_solver
+from training.inference.amortized import Amortized
 from training.inference.likelihoods import Gaussian, Likelihood
 from training.inference.prior import Prior
 from training.inference.sampling import SAMPLERS, WARMUP, SamplingPlan
-from training.inference.user_likelihood import UserLikelihood
+from training.inference.user_likelihood import UserFunction, UserLikelihood
 from training.settings.common import RunOptions, save_dir, seed
 from training.settings.declared import Declared, option, options_of
 from training.settings.latents import latent_choice
@@ -27,6 +29,8 @@ from training.simulation.posterior_subjects import IMAGE_POOL, TOY_POOL, Posteri
 from training.simulation.toys import ToyChoice
 
 LIKELIHOODS = ("gaussian", "mask", "linear")
+AMORTIZED_ROWS = 2048
+"""Points of one call where nothing but draws is wanted: enough for nearly its full speed."""
 SOLVER = "exp_ab2"
 """One call a step: draws are many, and their errors need only be small beside their spread."""
 
@@ -117,7 +121,19 @@ class LikelihoodOptions(Declared):
         type=FILE, unset="none", help="The matrix A [K, D] of linear, a .npy"
     )
 
-    def __post_init__(self) -> None:
+    @property
+    def said(self) -> frozenset[str]:
+        """Which of these options were typed."""
+        return self.given & {"likelihood", "noise_std", "mask", "operator"}
+
+    @property
+    def files(self) -> list[str | Path | None]:
+        """What may be files among the options' values, on which draws depend."""
+        program = self.likelihood.rpartition(":")[0]
+        return [program, self.noise_std, self.mask, self.operator]
+
+    def require(self) -> None:
+        """Raises UsageError unless the options make a likelihood."""
         wanted = {"mask": "mask", "operator": "linear"}
         for name, kind in wanted.items():
             if (getattr(self, name) is not None) != (self.likelihood == kind):
@@ -202,6 +218,15 @@ class InferenceSettings(Declared):
     likelihood: LikelihoodOptions = options_of(LikelihoodOptions)
     run: RunOptions = options_of(RunOptions)
 
+    @property
+    def learned(self) -> bool:
+        """Whether the flow has learned the posterior itself, so that there is no likelihood."""
+        return False
+
+    def __post_init__(self) -> None:
+        if not self.learned:
+            self.likelihood.require()
+
 
 @dataclass(frozen=True, kw_only=True)
 class CommonSettings(InferenceSettings):
@@ -210,6 +235,7 @@ class CommonSettings(InferenceSettings):
     sampler: SamplerOptions = options_of(SamplerOptions)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.prior.deblur and self.sampler.sampler == "hmc":
             raise UsageError("--deblur has no gradients: take another --sampler than hmc")
 
@@ -225,17 +251,71 @@ class SampleSettings(CommonSettings):
         "a zip or folder; a likelihood of your own needs none",
     )
     condition: Path | None = option(
-        type=FILE, unset="none", help="The class of each observation, one in each row of a table"
+        type=FILE,
+        unset="none",
+        help="What a conditional network is given, one observation in each row of a table: its "
+        "conditions by name, or its class. Alone, without --observation, it is all that was "
+        "observed, and the flow's own draws are the posterior's",
+    )
+    log_prob: bool = option(
+        "--log_prob/--no-log_prob",
+        default=True,
+        help="With --condition alone: the log density of each draw too, by the exact trace in up "
+        "to 16 dimensions; not of images, and not with --deblur.",
+    )
+    correct: str | None = option(
+        unset="none",
+        help="With --condition alone: weight draws by the posterior itself, FILE.py:function, log "
+        "densities up to a constant [N] of points [N, D] given conditions [N, C]",
     )
     strict: bool = option(is_flag=True, help="Exit with code 3 if a posterior has not converged.")
 
+    @property
+    def learned(self) -> bool:
+        alone = self.condition is not None and self.observation is None
+        return alone and not self.likelihood.said
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.learned:
+            self._require_alone()
+            return
+        for name in sorted(self.given & {"log_prob", "correct"}):
+            raise UsageError(f"--{name} goes with --condition alone: leave it out")
         own = self.likelihood.likelihood not in LIKELIHOODS
         if own != (self.observation is None):
             raise UsageError(
                 "--observation goes with gaussian, mask and linear, and is needed there"
             )
+
+    def _require_alone(self) -> None:
+        """Raises UsageError if an option was typed that is for a likelihood, or contradicts."""
+        for name in sorted(self.given & {"sampler", "warmup", "thin", "pool", "chain_n_iters"}):
+            raise UsageError(f"--{name} is for a likelihood, and there is none: leave it out")
+        if self.correct and (self.prior.deblur or not self.log_prob):
+            other = "--deblur" if self.prior.deblur else "--no-log_prob"
+            raise UsageError(f"--correct needs log densities: leave {other} out")
+
+    def amortized(self, subject: PosteriorSubject, prior: Prior, conditions: Tensor) -> Amortized:
+        """How to draw from posteriors that the flow has learned.
+
+        Raises:
+            UsageError: Log densities are needed, but there are none.
+            DataError: The file of a correction is broken.
+        """
+        wanted = self.log_prob and not self.prior.deblur and not subject.images
+        if self.correct and not wanted:
+            raise UsageError("--correct needs log densities, which images do not get here")
+        return Amortized(
+            prior,
+            conditions,
+            self.prior.batch_gpu or (subject.rows if subject.images else AMORTIZED_ROWS),
+            self.sampler.chains,
+            self.sampler.draws,
+            self.sampler.seed,
+            Trace("exact" if self.correct else "auto") if wanted else None,
+            UserFunction.load(self.correct, "correct") if self.correct else None,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

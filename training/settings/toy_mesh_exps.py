@@ -231,4 +231,6 @@ class Settings(Declared):
             )
         if self.data_root is None:
             raise click.UsageError("Missing option '--data_root'.")
-        return CoverageSubject.of_table(TableFlow.of(file, {}), self.data_root, self.points.seed)
+        return CoverageSubject.of_table(
+            TableFlow.of(file, {}).require_unconditional(), self.data_root, self.points.seed
+        )

@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from dnnlib.logs import logger
+from training.inference.amortized import SAMPLER
 from training.inference.summary import Summary
 from training.measure.posterior.calibration import Calibration
 
@@ -40,10 +41,11 @@ def report_draws(found: dict[str, Any], summary: Summary) -> None:
     mixed = f"largest R-hat {float(known.max()):.3f}, " if len(known) else ""
     logger.info(f"{mixed}fewest effective draws {float(summary.ess_bulk.min()):.0f}")
     if found["converged"] < count:
-        logger.warning(
-            f"Warning: {count - found['converged']} of {count} have not converged: give more "
-            "--draws or --warmup, or another --sampler"
-        )
+        right = "give more --draws or --warmup, or another --sampler"
+        if SAMPLER in found["samplers"]:
+            right = "the flow is too far from the posterior that corrects it; train it longer"
+        missed = count - found["converged"]
+        logger.warning(f"Warning: {missed} of {count} have not converged: {right}")
 
 
 def report_mixture(found: dict[str, Any]) -> None:

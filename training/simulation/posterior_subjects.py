@@ -12,6 +12,7 @@ from dnnlib.errors import UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.toys import TOY_NAMES, Toy
+from training.files.observations import read_conditions, read_observations
 from training.flow.pfode import ProbabilityFlow
 from training.inference.prior import Prior
 from training.measure.roundtrip import LEVELS_PER_UNIT
@@ -39,7 +40,7 @@ class PosteriorSubject:
         digest: Of the network; None for a toy's own denoiser.
         file: The network; None for a toy's own denoiser.
         image_shape: ``(C, H, W)`` of images; None for other data.
-        label_dim: The number of classes; 0 for none.
+        label_dim: The number of classes, or of conditions of a table; 0 for none.
         toy: The toy, if it is one.
         table: The table's flow, if it is one.
         images: The flow of images, if it is one.
@@ -74,6 +75,7 @@ class PosteriorSubject:
             return cls(
                 stem=table.stem,
                 names=list(table.columns),
+                label_dim=len(table.conditions),
                 known=table.known,
                 dims_to_keep=table.dims_to_keep,
                 table=table,
@@ -133,18 +135,38 @@ class PosteriorSubject:
             return {}
         return {"unit": 1 / LEVELS_PER_UNIT, "origin": LEVELS_PER_UNIT}
 
-    def labels(self, classes: Tensor | None) -> Tensor | None:
-        """Labels ``[M, L]`` of classes ``[M]``, for networks that have them.
+    @property
+    def condition_names(self) -> Sequence[str]:
+        """What the points of a table are given with."""
+        return [] if self.table is None else self.table.conditions
+
+    def labels(self, given: Path | None) -> Tensor | None:
+        """What the network is given with each observation, ``[M, L]``; None for nothing.
+
+        Args:
+            given: A table of conditions, or of the class of each observation.
 
         Raises:
-            UsageError: A class is missing, or is not one of the network's.
+            UsageError: It is missing, or goes with no network like this, or has other classes.
+            DataError: The table is broken, or has other columns.
         """
         if not self.label_dim:
-            if classes is not None:
-                raise UsageError("--condition is for networks with classes, which this has not")
+            if given is not None:
+                raise UsageError(
+                    "--condition is for networks with classes or conditions, which this has not"
+                )
             return None
-        if classes is None:
+        if self.condition_names:
+            if given is None:
+                told = ", ".join(self.condition_names)
+                raise UsageError(f"this network is conditional on {told}: say what by --condition")
+            return read_conditions(given, self.condition_names)
+        if given is None:
             raise UsageError(f"this network has {self.label_dim} classes: say which by --condition")
+        numbers = read_observations(given)
+        if numbers.shape[1] != 1 or not (numbers == numbers.round()).all():
+            raise UsageError(f"{given} must have one column, of whole numbers: classes")
+        classes = numbers.long().flatten()
         if not ((classes >= 0) & (classes < self.label_dim)).all():
             raise UsageError(f"--condition has classes beyond 0 to {self.label_dim - 1}")
         return torch.nn.functional.one_hot(classes, self.label_dim).float()

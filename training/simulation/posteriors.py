@@ -20,6 +20,7 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from training.files.posterior import load_values, save_values
 from training.files.posterior_parts import load_part, save_part
+from training.inference.amortized import Amortized
 from training.inference.checking import (
     check_runs,
     simulated,
@@ -27,6 +28,7 @@ from training.inference.checking import (
     truths_of_prior,
 )
 from training.inference.draws import Draws
+from training.inference.prior import Prior
 from training.inference.samplers.pool import Pool
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.summary import Summary
@@ -39,10 +41,10 @@ GROUP_NUMBERS = 2**26
 """Numbers up to which the draws of a group take memory, several times over: 512 MiB."""
 
 
-def group_size(target: Target, plan: SamplingPlan) -> int:
+def group_size(prior: Prior, plan: SamplingPlan) -> int:
     """How many observations to sample side by side."""
-    dim = target.dim
-    numbers = max(plan.draws * (dim + target.prior.flow.basis.dim), dim**2) * plan.chains
+    dim = prior.dim
+    numbers = max(plan.draws * (dim + prior.flow.basis.dim), dim**2) * plan.chains
     return max(1, min(GROUP, GROUP_NUMBERS // numbers))
 
 
@@ -120,12 +122,32 @@ def sample_groups(problem: Problem, plan: SamplingPlan, groups: Groups) -> None:
     """Samples all posteriors into the files of their groups."""
     pool = shared_pool(problem.target, plan)
 
+    def draw(places: Tensor, progress: Progress) -> Draws:
+        of_group = pool.of(places) if pool else None
+        return sample_posteriors(problem.of(places), plan, of_group, progress)
+
+    _into_parts(groups, draw, plan.pool)
+
+
+def sample_learned(amortized: Amortized, groups: Groups) -> None:
+    """Samples the posteriors that a conditional flow has learned, likewise."""
+    _into_parts(groups, amortized.sample, amortized.chains * amortized.draws)
+
+
+def _into_parts(groups: Groups, draw: Callable[[Tensor, Progress], Draws], weighted: int) -> None:
+    """Draws for the observations of each group, which are kept in its file.
+
+    Args:
+        groups: Where they are kept.
+        draw: Draws for observations at some places.
+        weighted: The number of draws of which weights choose, where some do.
+    """
+
     def work(index: int, places: Tensor, path: Path, progress: Progress) -> bool:
         there = load_part(path, groups.fingerprint) is not None
         if not there:
-            of_group = pool.of(places) if pool else None
-            draws = sample_posteriors(problem.of(places), plan, of_group, progress)
-            save_part(path, draws, Summary.of(draws, plan.pool), groups.fingerprint)
+            draws = draw(places, progress)
+            save_part(path, draws, Summary.of(draws, weighted), groups.fingerprint)
         progress.finish()
         return there
 

@@ -16,8 +16,9 @@ def subject_of(file: NetworkFile, choice: NetworkChoice, data_name: str | None) 
         data_name: How results are to be named; None for the network's data set.
 
     Raises:
-        UsageError: What was said contradicts the file.
+        UsageError: What was said contradicts the file, or its rows are given with conditions.
         DataError: The file is not of images or a table, or is broken.
     """
-    kind = TableFlow if file.is_table else ImageFlow
-    return kind.of(file, choice.said, data_name)
+    if file.is_table:
+        return TableFlow.of(file, choice.said, data_name).require_unconditional()
+    return ImageFlow.of(file, choice.said, data_name)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dnnlib.errors import DataError
+from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.tables.table import Dropped, Table, restored
@@ -34,10 +34,12 @@ class TableFlow(TrainedFlow):
     Attributes:
         columns: Names of the columns that it knows.
         dropped: Columns of the source that follow from these.
+        conditions: Names of what points are given with.
     """
 
     columns: Sequence[str]
     dropped: Dropped
+    conditions: Sequence[str] = ()
 
     @classmethod
     def of(
@@ -58,8 +60,13 @@ class TableFlow(TrainedFlow):
         columns = about.get("columns")
         if not (isinstance(columns, list) and _are_texts(columns) and len(columns) == dim):
             raise DataError(f"{file.path} does not name its {dim} columns")
+        conditions = about.get("condition_names", [])
+        count = file.model.coordinates.condition_dim if file.model.coordinates else 0
+        if not (_are_texts(conditions) and len(conditions) == count):
+            raise DataError(f"{file.path} does not name its {count} conditions")
         name = plain_name(data_name or str(about.get("data_name", "table")))
-        found = cls(file, name, columns, _dropped(file.path, about.get("dropped"), columns))
+        dropped = _dropped(file.path, about.get("dropped"), columns)
+        found = cls(file, name, columns, dropped, conditions)
         file.agreed(said, found.known)
         return found
 
@@ -76,6 +83,15 @@ class TableFlow(TrainedFlow):
             "dims_to_keep": self.dims_to_keep,
             "data_name": self.data_name,
         }
+
+    def require_unconditional(self) -> "TableFlow":
+        """Itself. Raises UsageError if its points are given with conditions."""
+        if self.conditions:
+            raise UsageError(
+                f"{self.file.name} is conditional on {', '.join(self.conditions)}: draw from it by "
+                "posterior.py sample --condition=FILE"
+            )
+        return self
 
     def on(self, device: torch.device, rows: int | None) -> ProbabilityFlow:
         """The flow on a device; its network is called with so many rows at a time, or with all."""

@@ -18,7 +18,7 @@ from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
 from training.inference.draws import Draws
 from training.inference.target import Target
-from training.inference.weights import require_some, systematic
+from training.inference.weights import require_some, shuffled_picks
 from training.measure.posterior.importance import smoothed_weights
 
 BLOCK, TINY = 2**22, 2.0**-40
@@ -115,7 +115,7 @@ class Pool:
         total = chains * draws
         picks = torch.stack(
             [
-                self._picks(row, int(seed), total)
+                shuffled_picks(row, int(seed), total)
                 for row, seed in zip(weights.log_weights.cpu(), seeds.tolist(), strict=True)
             ]
         ).to(found.device)
@@ -130,13 +130,6 @@ class Pool:
             torch.full((count,), self.calls, dtype=torch.float64),
             {"effective_size": weights.effective_size.cpu(), "pareto_k": weights.k.cpu()},
         )
-
-    @staticmethod
-    def _picks(log_weights: Tensor, seed: int, total: int) -> Tensor:
-        generator = seeded_generator("cpu", seed, Stream.RESAMPLING)
-        uniform = torch.rand(1, generator=generator, dtype=torch.float64)
-        picks = systematic(log_weights[None], uniform, total)[0]
-        return picks[torch.randperm(total, generator=generator)]
 
 
 def even_normal(count: int, dim: int, seed: int) -> Tensor:

@@ -28,11 +28,17 @@ MOST_CHAINS = 8
 def has_chains(saved: SavedPosteriors) -> bool:
     """Whether the first observation's draws are of chains long enough to draw."""
     chains, draws = saved.points.shape[:2]
-    return saved.sampler[0] != "pool" and chains > 1 and draws >= FEWEST_DRAWS
+    return (
+        saved.log_likelihood is not None
+        and saved.sampler[0] != "pool"
+        and chains > 1
+        and draws >= FEWEST_DRAWS
+    )
 
 
 def draw_chains(saved: SavedPosteriors) -> Figure:
     """A row for each of the coordinates that mixed worst, and for the log likelihood."""
+    assert saved.log_likelihood is not None
     points = saved.points[:, :, 0]
     found = convergence(torch.from_numpy(points))
     r_hat = found.r_hat.nan_to_num(0).numpy()
