@@ -321,8 +321,9 @@ def observations(
         found = read_observations(settings.observation, subject.image_shape)
         observed = observed_numbers(found, likelihood, subject.dim, settings.observation)
     if labels is not None and len(labels) != len(observed):
+        kind = "rows of conditions" if subject.condition_names else "classes"
         raise UsageError(
-            f"{settings.condition} has {len(labels)} rows for {len(observed)} observations"
+            f"{settings.condition} has {len(labels)} {kind} for {len(observed)} observations"
         )
     return observed, labels
 

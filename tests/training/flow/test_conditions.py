@@ -1,0 +1,105 @@
+"""Coordinates of points that are given with conditions: what is predicted is taken off."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError, UsageError
+from tests.support.draws import double, normal
+from training.data.tables.table import Columns
+from training.flow.coordinates.conditions import ridge
+from training.flow.coordinates.coordinates import Coordinates
+from training.learning.coordinates import fit_coordinates
+
+SLOPES = double([[1.0, -2.0], [0.5, 0.0], [0.0, 3.0]])
+
+
+def rows(count: int = 4000) -> tuple[Tensor, Tensor]:
+    """Points ``[N, 2]`` that follow from three conditions in units far apart, and others."""
+    y = normal(count, 3, seed=1)
+    return y @ SLOPES + 0.1 * normal(count, 2, seed=2), y * double([1e-3, 1.0, 1e5]) + 7e5
+
+
+@pytest.fixture
+def fitted() -> Coordinates:
+    points, conditions = rows()
+    return fit_coordinates(points, Columns.plain("ab"), "none", "zca", conditions, True)
+
+
+def test_what_is_left_of_points_is_white_and_tells_nothing_of_their_conditions(
+    fitted: Coordinates,
+) -> None:
+    points, conditions = rows()
+    given = fitted.given(conditions)
+    left, labels = given.to_flow(points), given.labels
+    assert labels is not None
+    torch.testing.assert_close(labels.T.cov(correction=0).diagonal(), torch.ones(3).double())
+    both = torch.cat([left, labels], dim=1).T.cov(correction=0)
+    torch.testing.assert_close(both[:2, :2], torch.eye(2).double())
+    # Correlations of independent rows would be 0.016.
+    assert both[:2, 2:].abs().max() < 1e-3
+
+
+def test_points_come_back_and_the_log_determinant_is_that_of_autograd(fitted: Coordinates) -> None:
+    points, conditions = rows(20)
+    given = fitted.given(conditions)
+    left, log_det = given(points)
+    torch.testing.assert_close(given.to_data(left), points)
+    one = fitted.given(conditions[3])  # one row of conditions is that of all points
+    torch.testing.assert_close(one.to_flow(points)[3], left[3])
+    jacobian = torch.autograd.functional.jacobian(one.to_flow, points[3])
+    torch.testing.assert_close(log_det[3], jacobian.slogdet().logabsdet)
+    assert not torch.allclose(one.to_flow(points)[4], left[4])
+
+
+def test_coordinates_are_read_as_they_were_fitted(fitted: Coordinates) -> None:
+    read = Coordinates(**fitted.arguments)
+    read.load_state_dict(fitted.state_dict())
+    points, conditions = rows(20)
+    assert torch.equal(
+        read.given(conditions).to_flow(points), fitted.given(conditions).to_flow(points)
+    )
+    assert "conditions" not in Coordinates(2, ["zca"]).arguments
+
+
+def test_a_condition_that_does_not_vary_tells_nothing() -> None:
+    points, conditions = rows()
+    conditions[:, 1] = 0.1  # whose mean is rounded
+    made = fit_coordinates(points, Columns.plain("ab"), "none", "zca", conditions, True)
+    other = conditions[:5].clone()
+    other[:, 1] = 3
+    given, changed = (made.given(each).to_flow(points[:5]) for each in (conditions[:5], other))
+    assert torch.equal(given, changed)
+
+
+def test_what_is_missing_or_does_not_fit_is_told(fitted: Coordinates) -> None:
+    points, conditions = rows(5)
+    with pytest.raises(UsageError, match="conditional"):
+        fitted.to_flow(points)
+    with pytest.raises(DataError, match="C = 3"):
+        fitted.given(conditions[:, :2]).to_flow(points)
+    with pytest.raises(DataError, match="NaN"):
+        fitted.given(conditions * torch.nan).to_data(points)
+    with pytest.raises(UsageError, match="no conditions"):
+        Coordinates(2, ["zca"]).given(conditions)
+    with pytest.raises(ValueError, match="needs conditions"):
+        Coordinates(2, ["prediction", "zca"])
+    assert fitted.scale is not None
+    fitted.scale.gain[0] = -1
+    with pytest.raises(ValueError, match="gain"):
+        fitted.check()
+
+
+def test_ridge_is_least_squares_of_many_rows_and_shrinks_what_says_nothing() -> None:
+    c = normal(5000, 3, seed=3)
+    c = c - c.mean(dim=0)
+    x = c @ SLOPES + normal(5000, 2, seed=4)
+    exact = torch.linalg.lstsq(c, x - x.mean(dim=0)).solution
+    torch.testing.assert_close(ridge(c, x), exact, rtol=0, atol=2e-3)
+    twice = torch.cat([c, c], dim=1)  # which has no single solution without a penalty
+    torch.testing.assert_close(twice @ ridge(twice, x), c @ ridge(c, x), rtol=0, atol=5e-3)
+    # Of 60 rows, 50 conditions of noise.
+    c, x = normal(60, 50, seed=5), normal(60, 2, seed=6)
+    plain = torch.linalg.lstsq(c, x).solution
+    assert ridge(c, x).square().sum() < 0.05 * plain.square().sum()
+    assert torch.equal(ridge(torch.zeros(9, 1).double(), x[:9]), torch.zeros(1, 2).double())

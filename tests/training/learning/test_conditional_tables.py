@@ -1,0 +1,205 @@
+"""Conditional flows of tables: where they start from, their densities, ensembles, and files."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import MultivariateNormal
+
+from dnnlib.errors import DataError, UsageError
+from tests.support.draws import double, normal, seeded
+from torch_utils.snapshots import Part, read_network, write_network
+from torch_utils.stats import RunningMeans
+from training.data.tables.table import Columns, Dropped, Table
+from training.learning.building import Choices
+from training.learning.loss import DenoisingRegression
+from training.learning.tables import Preparation, Space, about_table, choose_space
+from training.learning.trainer import Trainer, TrainingConfig
+from training.model.model import Model
+from training.networks.mlp import ToyMLP
+
+CPU = torch.device("cpu")
+LINEAR = Space("none", "zca", "on")
+SEEN = double([[1.0, 0.5], [0.0, 2.0], [-1.0, 0.3]])
+GAMMA0 = 1e-4
+
+
+def gaussian(count: int) -> Table:
+    """Three standard normal columns, given two linear maps of them with noise of variance 0.5."""
+    points = normal(count, 3, seed=1)
+    conditions = points @ SEEN + 0.5**0.5 * normal(count, 2, seed=2)
+    held_out = torch.arange(count) % 5 == 0
+    columns = Columns.plain("abc")
+    return Table(points, columns, held_out, Dropped.none("abc"), conditions, ["y1", "y2"])
+
+
+def bent(count: int) -> Table:
+    """A column between bounds that follows from the size of its condition."""
+    y = normal(count, 1, seed=3)
+    points = torch.special.ndtr(y.abs() - 1 + 0.3 * normal(count, 1, seed=4))
+    columns = replace(Columns.plain("a"), low=torch.zeros(1).double(), high=torch.ones(1).double())
+    held_out = torch.arange(count) % 5 == 0
+    return Table(points, columns, held_out, Dropped.none("a"), y, ["y"])
+
+
+def preparation(table: Table, steps: int = 100, members: int = 1) -> Preparation:
+    more = {"members": members} if members > 1 else {}
+    network = {"width": 32, "depth": 2, "label_dim": table.condition_dim, **more}
+    choices = Choices(
+        precond="ifs",
+        inflation={"dims_to_keep": table.dim, "gamma0": GAMMA0},
+        network="mlp",
+        network_arguments=network,
+        space="IS",
+        noise_cond="log",
+    )
+    config = TrainingConfig(total=100 * steps, batch=100, lr=5e-3, lr_ramp=1000, lr_decay=True)
+    return Preparation(table, choices, config, CPU)
+
+
+def trained(prepared: Preparation) -> Model:
+    coordinates = prepared.coordinates(LINEAR)
+    trainer = Trainer(*prepared.build(coordinates), prepared.config)
+    batches, means = prepared.source(coordinates).batches(0), RunningMeans(CPU)
+    for _ in range(prepared.config.total_steps):
+        trainer.train_step(next(batches), means)
+    return trainer.averaged
+
+
+def exact_posterior(y: Tensor) -> MultivariateNormal:
+    """Of a point of ``gaussian``, given its conditions ``[..., 2]``."""
+    precision = torch.eye(3).double() + 2 * SEEN @ SEEN.T
+    covariance = torch.linalg.inv(precision)
+    return MultivariateNormal(2 * y @ SEEN.T @ covariance, covariance)
+
+
+def test_an_untrained_flow_is_the_linear_gaussian_posterior() -> None:
+    """To sampling error: 40,000 rows determine means and covariances to about 1 %."""
+    prepared = preparation(gaussian(50_000))
+    coordinates = prepared.coordinates(LINEAR)
+    model, loss = prepared.build(coordinates)
+    y = double([[0.3, -1.0]])
+    exact = exact_posterior(y[0])
+    drawn = model.flow.given(labels=y).sample(20_000, seeded())
+    std = exact.variance.sqrt()
+    assert ((drawn.mean(dim=0) - exact.mean).abs() < 0.04 * std).all()
+    scale = std[:, None] * std
+    assert ((drawn.T.cov() - exact.covariance_matrix).abs() < 0.05 * scale).all()
+    found = model.flow.given(labels=y).log_prob(drawn[:200])
+    torch.testing.assert_close(found, exact.log_prob(drawn[:200]), rtol=0, atol=0.15)
+    assert float((found - exact.log_prob(drawn[:200])).mean().abs()) < 0.02
+    held_out = prepared.held_out(coordinates, loss)
+    assert held_out is not None
+    rows = prepared.table.held_out_rows
+    assert rows.conditions is not None
+    expected = exact_posterior(rows.conditions).log_prob(rows.points).mean()
+    assert held_out.score(model).nats == pytest.approx(float(expected), abs=0.1)
+
+
+def test_both_starts_are_tried_where_nothing_is_said() -> None:
+    prepared = preparation(gaussian(1000))
+    assert choose_space(prepared, "auto", "auto", "auto") == LINEAR
+    assert choose_space(prepared, "none", "pca", "off") == Space("none", "pca", "off")
+    plain = replace(prepared, table=prepared.table.without_conditions())
+    assert choose_space(plain, "none", "zca", "auto") == Space("none", "zca", "off")
+
+
+def test_densities_given_conditions_integrate_to_one_and_follow_them() -> None:
+    prepared = preparation(bent(4000), steps=400)
+    model = trained(prepared)
+    grid = (torch.arange(4000).double() + 0.5)[:, None] / 4000
+    means = []
+    for value in (0.0, 1.3):
+        given = model.flow.given(labels=double([[value]]))
+        density = given.log_prob(grid).exp()
+        assert float(density.mean()) == pytest.approx(1, abs=2e-3)
+        means.append(float((density * grid[:, 0]).mean()))
+        drawn = given.sample(2000, seeded())
+        assert float(drawn.min()) > 0
+        assert float(drawn.max()) < 1
+        assert float(drawn.mean()) == pytest.approx(means[-1], abs=0.02)
+    assert means[0] == pytest.approx(0.17, abs=0.06)
+    assert means[1] == pytest.approx(0.61, abs=0.06)
+
+
+def test_equal_members_are_one_network_and_each_learns_for_itself() -> None:
+    one = ToyMLP(2, (-1.0, 1.0), width=8, depth=2, label_dim=3)
+    torch.nn.init.normal_(one.output.weight)
+    three = ToyMLP(2, (-1.0, 1.0), width=8, depth=2, label_dim=3, members=3)
+    same = {name: v.expand(3, *v.shape) for name, v in one.state_dict().items()}
+    three.load_state_dict(same)
+    z, t, labels = normal(6, 2).float(), torch.linspace(-1, 1, 6), normal(6, 3, seed=9)
+    expected = one(z, t, labels)
+    torch.testing.assert_close(three.eval()(z, t, labels), expected)
+    torch.testing.assert_close(three.train()(z, t, labels), expected.expand(3, -1, -1))
+    with pytest.raises(UsageError, match="3 conditions"):
+        one(z, t)
+    with pytest.raises(UsageError, match="at least 1"):
+        ToyMLP(2, (-1.0, 1.0), members=0)
+
+
+def test_the_loss_of_an_ensemble_is_the_mean_of_its_members_losses() -> None:
+    prepared = preparation(gaussian(500), members=2)
+    model, loss = prepared.build(prepared.coordinates(LINEAR))
+    network = model.denoiser.network
+    assert isinstance(network, ToyMLP)
+    torch.nn.init.normal_(network.output.weight)
+    batch = next(prepared.source(prepared.coordinates(LINEAR)).batches(0))
+    draws = loss.draw(100, seeded())
+
+    def losses(denoiser: torch.nn.Module) -> Tensor:
+        return loss.per_sample(denoiser, batch.points, draws, batch.conditions(CPU))
+
+    together = losses(DenoisingRegression(model.denoiser.train()))
+    apart = []
+    for member in range(2):
+        alone = copy.deepcopy(model.denoiser).eval()
+        for weights in alone.network.parameters():
+            weights.data = weights[[member, member]].detach()
+        apart.append(losses(DenoisingRegression(alone)))
+    torch.testing.assert_close(together, (apart[0] + apart[1]) / 2)
+    assert not torch.allclose(apart[0], apart[1])
+
+
+def saved(path: Path) -> Model:
+    prepared = preparation(gaussian(500), steps=5, members=2)
+    model = trained(prepared)
+    model.about |= about_table(prepared.table, "gaussian")
+    model.save(path)
+    return model
+
+
+def test_a_conditional_ensemble_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "network.pkl"
+    model, read = saved(path), Model.load(path)
+    assert read.digest() == model.digest()
+    points, y = normal(5, 3), normal(5, 2, seed=7)
+    found, expected = (m.flow.given(labels=y).log_prob(points) for m in (read, model))
+    assert torch.equal(found, expected)
+    assert read.about["condition_names"] == ["y1", "y2"]
+
+
+def test_a_file_whose_conditions_do_not_fit_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "network.pkl"
+    saved(path)
+    parts, about = read_network(path)
+    good = parts["coordinates"]
+    names = {name: value for name, value in good.state.items() if not name.startswith("scale")}
+    plain = {name: value for name, value in names.items() if "slopes" not in name}
+    for state, arguments, told in (
+        ({**good.state, "scale.gain": -torch.ones(2).double()}, {}, "gain"),
+        (names, {"conditions": 0}, "needs conditions"),
+        (good.state, {"conditions": 3}, "do not fit"),
+        (
+            {name.replace("maps.2", "maps.1"): value for name, value in plain.items()},
+            {"conditions": 0, "maps": ["standardize", "zca"]},
+            "0 conditions, its network takes 2",
+        ),
+    ):
+        arguments = {**good.arguments, **arguments}
+        write_network(path, {**parts, "coordinates": Part("Coordinates", arguments, state)}, about)
+        with pytest.raises(DataError, match=told):
+            Model.load(path)
