@@ -1,0 +1,233 @@
+"""From simulations to posteriors without a likelihood, by the scripts that people call."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import h5netcdf
+import numpy as np
+import pytest
+
+import dataset_tool
+import pfODE_int
+import posterior
+import train
+import visualize
+from tests.support.image_runs import equal
+from tests.support.rank_pool import RankPool
+from tests.support.running import Result, refused
+from torch_utils.results import load_arrays
+from torch_utils.snapshots import read_network, read_state, write_network
+
+Run = Callable[..., Result]
+SMALL = ("--width=16", "--depth=1", "--batch=50", "--duration=0.004", "--tick=1", "--dump=1")
+FEW = ("--chains=2", "--draws=30", "--n_iters=3", "--batch-gpu=64")
+NAMES = ["a", "b", "y 1", "y2"]
+
+
+def good(result: Result) -> Result:
+    assert (result.code, result.err) == (0, ""), result.err
+    return result
+
+
+def write_csv(path: Path, names: list[str], rows: np.ndarray) -> Path:
+    quoted = "\n".join(",".join(f"{value:.17g}" for value in row) for row in rows)
+    path.write_text(",".join(names) + "\n" + quoted + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def shelf(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of simulations, a training on it, and observations."""
+    folder = tmp_path_factory.mktemp("shelf")
+    draw = np.random.default_rng(0)
+    theta = draw.uniform(-1, 1, (300, 2))
+    y = theta @ [[1, 0], [1, 3]] + 0.1 * draw.normal(size=(300, 2))
+    source = write_csv(folder / "runs.csv", NAMES, np.hstack([theta, y]))
+    made = ("--conditions=y 1,y2", "--bounds=a:-1:1", "--held-out=0.2", f"--source={source}")
+    good(run_script(dataset_tool, *made, f"--dest={folder / 'runs.npz'}"))
+    place = (f"--outdir={folder / 'run'}", "--nosubdir", f"--data={folder / 'runs.npz'}")
+    good(run_script(train, *place, *SMALL, "--cond", "--ensemble=2", "--keep=9"))
+    shutil.copy(folder / "run" / "network-snapshot-000004.pkl", folder / "network.pkl")
+    write_csv(folder / "seen.csv", NAMES[2:], y[:3])
+    np.save(folder / "seen.npy", y[:3])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sample(run_script: Run, shelf: Path) -> Run:
+    def start(folder: Path, *options: str, run: Run = run_script) -> Result:
+        place = (f"--network={shelf / 'network.pkl'}", f"--save_dir={folder}")
+        seen = (
+            ()
+            if any("--condition" in o for o in options)
+            else (f"--condition={shelf / 'seen.csv'}",)
+        )
+        kept = [option for option in options if not option.endswith("=none")]
+        return run(posterior, "sample", *place, *FEW, *seen, *kept)
+
+    return start
+
+
+def drawn(folder: Path) -> dict[str, np.ndarray]:
+    with h5netcdf.File(folder / "runs_PRP_posterior.nc") as file:
+        return {
+            f"{group}/{name}": np.asarray(variable[...])
+            for group in file.groups
+            for name, variable in file[group].variables.items()
+        }
+
+
+def told(folder: Path) -> dict[str, Any]:
+    text = (folder / "runs_PRP_posterior.json").read_text()
+    found: dict[str, Any] = json.loads(text, parse_constant=pytest.fail)
+    return found
+
+
+@pytest.fixture(scope="module")
+def done(sample: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("done")
+    told = good(sample(folder)).out
+    assert "3 posterior(s): 3 by flow" in told
+    return folder
+
+
+def test_draws_densities_and_intervals_are_written(
+    done: Path, shelf: Path, run_script: Run, arviz: ModuleType
+) -> None:
+    data, found = arviz.from_netcdf(done / "runs_PRP_posterior.nc"), told(done)
+    x = data.posterior["x"]
+    assert x.shape == (2, 30, 3, 2)
+    assert x.coords["coordinate"].values.tolist() == ["a", "b"]
+    assert np.abs(x[..., 0]).max() < 1
+    assert data.sample_stats["lp"].shape == (2, 30, 3)
+    np.testing.assert_array_equal(data.observed_data["y"], np.load(shelf / "seen.npy"))
+    assert (found["samplers"], found["converged"], found["r_hat"]) == ({"flow": 3}, 3, None)
+    assert found["conditions"] == ["y 1", "y2"]
+    assert found["network_calls"] == 3 * 60 * 4  # the first step takes two
+    first = found["posteriors"][0]
+    np.testing.assert_allclose(first["mean"], x[:, :, 0].mean(("chain", "draw")), rtol=1e-9)
+    assert first["quantiles"]["0.05"] < first["quantiles"]["0.95"]
+    assert first["ess_bulk"] == [60, 60]
+    pictures = good(run_script(visualize, done, f"--save_dir={done / 'pictures'}")).out
+    assert "marginals" in pictures
+    assert "chains" not in pictures
+
+
+def test_conditions_are_found_by_name_or_by_their_order(
+    sample: Run, done: Path, shelf: Path, tmp_path: Path
+) -> None:
+    seen = np.load(shelf / "seen.npy")
+    turned = write_csv(
+        tmp_path / "turned.csv",
+        ["y2", "other", "y 1"],
+        np.stack([seen[:, 1], seen[:, 0], seen[:, 0]], 1),
+    )
+    for name, path in (("named", turned), ("array", shelf / "seen.npy")):
+        good(sample(tmp_path / name, f"--condition={path}"))
+        np.testing.assert_array_equal(
+            drawn(tmp_path / name)["posterior/x"], drawn(done)["posterior/x"]
+        )
+
+
+def test_two_ranks_draw_what_one_does_and_densities_can_be_left_out(
+    sample: Run, done: Path, two_ranks: RankPool, tmp_path: Path
+) -> None:
+    good(sample(tmp_path, "--no-log_prob", run=two_ranks.run))
+    found, expected = drawn(tmp_path), drawn(done)
+    np.testing.assert_allclose(found["posterior/x"], expected["posterior/x"], rtol=1e-9)
+    assert expected.keys() - found.keys() == {"sample_stats/lp"}
+
+
+def test_draws_are_corrected_by_a_posterior_of_the_users(sample: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def posterior(theta, y):\n"
+        "    assert theta.shape == (60, 2) and y.shape == (60, 2)\n"
+        "    return -((theta - y[:, :1]) ** 2).sum(dim=1)\n"
+    )
+    option = f"--correct={tmp_path / 'mine.py'}"
+    result = sample(tmp_path / "out", f"{option}:posterior")
+    assert result.code == 0
+    first = told(tmp_path / "out")["posteriors"][0]
+    assert 1 < first["statistics"]["effective_size"] < 60
+    assert first["ess_bulk"][0] == pytest.approx(first["statistics"]["effective_size"])
+    refused(sample(tmp_path / "no", f"{option}:other"), 2, "no function 'other'")
+    refused(sample(tmp_path / "no", "--correct=none.py:f"), 2, "--correct", "FILE.py:function")
+    for other in ("--no-log_prob", "--deblur"):
+        refused(sample(tmp_path / "no", f"{option}:posterior", other), 2, "--correct", other)
+
+
+def test_with_a_likelihood_the_flow_is_the_prior_given_the_conditions(
+    sample: Run, shelf: Path, tmp_path: Path
+) -> None:
+    write_csv(tmp_path / "points.csv", ["a"], np.array([[0.1], [0.2], [-0.3]]))
+    more = ("--likelihood=mask", "--mask=a", "--noise_std=0.3", "--sampler=pool", "--pool=200")
+    result = sample(tmp_path, f"--observation={tmp_path / 'points.csv'}", *more)
+    assert result.code == 0, result.err
+    assert drawn(tmp_path)["sample_stats/log_likelihood"].shape == (2, 30, 3)
+    two = write_csv(tmp_path / "two.csv", ["a"], np.zeros((2, 1)))
+    refused(
+        sample(tmp_path / "no", f"--observation={two}", *more), 2, "3 rows of conditions", "2 obs"
+    )
+
+
+def test_what_does_not_go_together_is_refused(
+    sample: Run, run_script: Run, shelf: Path, tmp_path: Path
+) -> None:
+    seen, out = np.load(shelf / "seen.npy"), tmp_path / "out"
+    other = write_csv(tmp_path / "other.csv", ["y 1", "y3"], seen)
+    holes = tmp_path / "holes.csv"
+    holes.write_text("y 1,y2\n1,\n")
+    np.save(tmp_path / "wide.npy", np.zeros((2, 3)))
+    for path, said in (
+        (other, "no column 'y2'"),
+        (holes, "row 1, column 2"),
+        (tmp_path / "wide.npy", "3 columns"),
+        (tmp_path / "none.csv", "does not exist"),
+        (shelf / "network.pkl", "no table"),
+    ):
+        refused(sample(out, f"--condition={path}"), 1, path.name, said)
+    refused(sample(out, "--condition=none"), 2, "--noise_std")
+    refused(sample(out, "--condition=none", "--noise_std=1", "--observation=x.csv"), 2, "y 1, y2")
+    refused(sample(out, "--sampler=hmc"), 2, "--sampler is for a likelihood")
+    check = ("check", f"--network={shelf / 'network.pkl'}", f"--save_dir={out}", "--noise_std=1")
+    refused(run_script(posterior, *check), 2, "without classes or conditions")
+    melt = (f"--network={shelf / 'network.pkl'}", f"--save_dir={out}", "--sim_type=gen")
+    refused(run_script(pfODE_int, *melt), 2, "conditional on y 1, y2", "posterior.py sample")
+    parts, about = read_network(shelf / "network.pkl")
+    write_network(tmp_path / "broken.pkl", parts, {**about, "condition_names": ["y 1"]})
+    broken = sample(out, f"--network={tmp_path / 'broken.pkl'}")
+    refused(broken, 1, "broken.pkl", "does not name its 2 conditions")
+
+
+def test_trainings_without_conditions_say_so(run_script: Run, shelf: Path, tmp_path: Path) -> None:
+    data, place = shelf / "runs.npz", (f"--outdir={tmp_path / 'run'}", "-n")
+    result = run_script(train, f"--data={data}", *place, *SMALL)
+    assert result.code == 0
+    assert "y 1, y2 left out: --cond" in result.out
+    refused(run_script(train, f"--data={data}", *place, "--linear_start=on"), 2, "--cond")
+    arrays = load_arrays(data)
+    plain = tmp_path / "plain.npz"
+    np.savez(plain, points=arrays["points"])
+    refused(run_script(train, f"--data={plain}", *place, "--cond"), 2, "no conditions")
+    np.savez(plain, points=arrays["points"], conditions=arrays["conditions"], condition_names=["y"])
+    refused(run_script(train, f"--data={plain}", *place, "--cond"), 1, "2 conditions, but 1 names")
+    network = ("sample", f"--network={plain}", f"--condition={plain}", f"--save_dir={tmp_path}")
+    assert run_script(posterior, *network).code == 1
+
+
+def test_a_resumed_conditional_training_equals_an_unbroken_one(
+    run_script: Run, shelf: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(shelf / "run", copy)
+    for name in ("training-state-000003.pt", "training-state-000004.pt"):
+        (copy / name).unlink()
+    (copy / "network-snapshot-000004.pkl").unlink()
+    good(run_script(train, f"--resume={copy}"))
+    folders = (shelf / "run", copy)
+    assert equal(*(read_state(folder / "training-state-000004.pt") for folder in folders))
+    assert equal(*(read_network(f / "network-snapshot-000004.pkl")[0] for f in folders))

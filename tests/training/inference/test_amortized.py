@@ -1,0 +1,106 @@
+"""Posteriors that a conditional flow has learned: draws, densities, and their correction."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError, UsageError
+from tests.support.draws import double, normal
+from training.data.tables.table import Columns, Dropped, Table
+from training.flow.likelihood import Trace
+from training.flow.solvers import get_solver
+from training.inference.amortized import Amortized
+from training.inference.prior import Prior
+from training.inference.summary import Summary
+from training.learning.building import Choices
+from training.learning.tables import Preparation, Space
+from training.learning.trainer import TrainingConfig
+
+Y = double([[0.5], [-1.0], [2.0]])
+STD = 0.6
+
+
+@pytest.fixture(scope="module")
+def prior() -> Prior:
+    """Two columns given the first of them with noise: ``N(0.64 y, 0.36)`` and ``N(0, 1)``."""
+    points = normal(20_000, 2, seed=1)
+    y = points[:, :1] + 0.75 * normal(20_000, 1, seed=2)
+    nothing = torch.zeros(20_000, dtype=torch.bool)
+    table = Table(points, Columns.plain("ab"), nothing, Dropped.none("ab"), y, ["y"])
+    choices = Choices("ifs", {"gamma0": 1e-4}, "mlp", {"width": 8, "label_dim": 1}, "IS", "log")
+    prepared = Preparation(table, choices, TrainingConfig(100, 100), torch.device("cpu"))
+    model, _ = prepared.build(prepared.coordinates(Space("none", "zca", "on")))
+    model.denoiser.eval().requires_grad_(False)
+    return Prior(model.flow, model.flow.times(4), get_solver("exp_ab2", 1e-6, 1e-6))
+
+
+@pytest.fixture(scope="module")
+def amortized(prior: Prior) -> Amortized:
+    return Amortized(prior, Y, rows=64, chains=2, draws=500, seed=0, trace=Trace())
+
+
+ALL = torch.arange(3)
+
+
+def test_draws_have_the_moments_and_the_density_of_the_posterior(
+    prior: Prior, amortized: Amortized
+) -> None:
+    drawn = amortized.sample(ALL)
+    assert drawn.log_density is not None
+    points = drawn.points.flatten(1, 2)
+    assert ((points[..., 0].mean(dim=1) - 0.64 * Y[:, 0]).abs() < 4 * STD / 1000**0.5).all()
+    assert ((points.std(dim=1) / double([STD, 1.0]) - 1).abs() < 0.1).all()
+    for index, y in enumerate(Y):
+        expected = prior.flow.given(labels=y[None]).log_prob(points[index, :50])
+        torch.testing.assert_close(drawn.log_density[index].flatten()[:50], expected)
+    found = Summary.of(drawn, 1000)
+    assert found.converged.all()
+    assert (found.ess_bulk == 1000).all()
+    assert found.r_hat.isnan().all()
+
+
+def test_draws_are_functions_of_seed_and_number_alone(amortized: Amortized) -> None:
+    together, alone = amortized.sample(ALL), amortized.sample(ALL[1:2])
+    assert torch.equal(together.points[1:2], alone.points)
+    assert torch.equal(together.of(ALL[1:2]).calls, alone.calls)
+    other = replace(amortized, seed=1).sample(ALL[1:2])
+    assert not torch.equal(other.points, alone.points)
+    plain = replace(amortized, trace=None).sample(ALL)
+    assert plain.log_density is None
+    torch.testing.assert_close(plain.points, together.points)
+
+
+def shifted(points: Tensor, y: Tensor) -> Tensor:
+    """Another posterior, up to a constant, of which the first column is 0.3 to the right."""
+    mean = torch.cat([0.64 * y + 0.3, 0 * y], dim=1)
+    return 7 - ((points - mean) / double([STD, 1.0])).square().sum(dim=1) / 2
+
+
+def test_a_correction_takes_draws_again_by_the_posterior_itself(amortized: Amortized) -> None:
+    drawn = replace(amortized, log_posterior=shifted).sample(ALL)
+    worth = drawn.stats["effective_size"]
+    # exp(-0.3^2 / 0.6^2) of 1,000, but for the draws' own scatter
+    assert ((worth / 1000 - 0.78).abs() < 0.1).all()
+    points = drawn.points.flatten(1, 2)
+    error = (points[..., 0].mean(dim=1) - 0.64 * Y[:, 0] - 0.3).abs()
+    assert (error < 4 * STD / worth.sqrt()).all()
+    assert drawn.log_density is not None
+    assert drawn.log_density.shape == (3, 2, 500)
+    found = Summary.of(drawn, 1000)
+    torch.testing.assert_close(found.ess_bulk[:, 0], worth)
+    alone = replace(amortized, log_posterior=shifted).sample(ALL[2:])
+    assert torch.equal(alone.points[0], drawn.points[2])
+
+
+def test_what_cannot_be_corrected_is_told(prior: Prior, amortized: Amortized) -> None:
+    def nowhere(points: Tensor, y: Tensor) -> Tensor:
+        return torch.full_like(points[:, 0], -torch.inf)
+
+    with pytest.raises(DataError, match="0 at all of 1000 draws"):
+        replace(amortized, log_posterior=nowhere).sample(ALL)
+    blurred: Callable[..., object] = replace(prior, deblurred=True).points_and_density
+    with pytest.raises(UsageError, match="deblur"):
+        blurred(torch.zeros(1, 4).double(), {"labels": Y[:1]}, Trace())
