@@ -18,7 +18,8 @@ last time       as for toys, half as long again if dimensions are compressed
 
 What ``fitted_to_table`` chooses worked on tables of 178 to 53,920 rows and 5 to 61 columns: many
 small steps of a small network, larger batches for many rows, and for few rows what keeps it from
-learning them by heart. docs/tables.md has what that comes to.
+learning them by heart. docs/tables.md has what that comes to. Where points are given with
+conditions, few rows have an ensemble of small networks instead.
 """
 
 from collections.abc import Sequence
@@ -132,6 +133,7 @@ class TableRecipe(TrainingRecipe):
         weight_decay: See ``TrainingConfig``.
         gamma0: Noise variance at time 0, in squared units of standardized columns.
         patience: Reports without a better held-out score that end the training.
+        ensemble: Networks that are trained side by side.
     """
 
     width: int
@@ -140,6 +142,7 @@ class TableRecipe(TrainingRecipe):
     weight_decay: float
     gamma0: float
     patience: int
+    ensemble: int = 1
 
 
 SMALL, LARGE = 32, 128
@@ -272,8 +275,8 @@ def fitted_to_table(
 def _fitted_to_simulations(rows: int, values: dict[str, Any]) -> TableRecipe:
     """A recipe for points that are given with conditions."""
     few = rows < FEW_ROWS
-    batch = values.get("batch") or (128 if few else 256)
-    duration = values.get("duration") or (4000 if few else 10_000) * batch / 1e6
+    batch = values.get("batch") or 256
+    duration = values.get("duration") or (3000 if few else 10_000) * batch / 1e6
     recipe = TableRecipe(
         duration=duration,
         batch=batch,
@@ -290,6 +293,7 @@ def _fitted_to_simulations(rows: int, values: dict[str, Any]) -> TableRecipe:
         weight_decay=0.0,
         gamma0=1e-4,
         patience=15,
+        ensemble=3 if few else 1,
     )
     return recipe.but(values)
 
@@ -303,9 +307,10 @@ def describe_table_recipe(recipe: TableRecipe, rows: int, dim: int, conditions: 
     )
     given = f" given {conditions} conditions" if conditions else ""
     passes = recipe.duration * 1e6 / rows
+    networks = f"{recipe.ensemble} networks of " if recipe.ensemble > 1 else ""
     return (
-        f"Fitted to {rows} rows of {dim} columns{given}: {recipe.depth} layers of {recipe.width} "
-        f"units{careful}; {recipe.duration:g} M samples ({passes:.3g} passes) in batches of "
-        f"{recipe.batch}, learning rate {recipe.lr:g}, gamma0 {recipe.gamma0:g}, patience "
-        f"{recipe.patience} reports; options override it"
+        f"Fitted to {rows} rows of {dim} columns{given}: {networks}{recipe.depth} layers of "
+        f"{recipe.width} units{careful}; {recipe.duration:g} M samples ({passes:.3g} passes) in "
+        f"batches of {recipe.batch}, learning rate {recipe.lr:g}, gamma0 {recipe.gamma0:g}, "
+        f"patience {recipe.patience} reports; options override it"
     )

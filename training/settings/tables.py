@@ -39,14 +39,16 @@ class TableOptions(Declared):
         "before whitening, so that the flow starts from the linear-Gaussian posterior; auto tries "
         "both on held-out rows.",
     )
-    ensemble: int = option(
+    ensemble: int | None = option(
         type=click.IntRange(1, MOST_MEMBERS),
-        default=1,
+        unset="1; with --cond, of few rows: 3",
         help="Networks that are trained side by side from different initial weights; the flow "
         "takes the mean of what they say.",
     )
     width: int | None = option(
-        type=COUNT, unset="128, few rows of few columns: 64", help="Units of a layer"
+        type=COUNT,
+        unset="128, few rows of few columns, or with --cond: 64",
+        help="Units of a layer",
     )
     depth: int | None = option(type=COUNT, unset="4", help="Hidden layers")
     weight_decay: float | None = option(

@@ -293,7 +293,7 @@ class TrainSettings(Declared):
         flow, network, dim = self.flow, self.network, table.dim
         agree("data_dim", flow.data_dim, dim, f"the table {self.data.data}")
         # What is left out is not written either: networks without these are what they were.
-        more = {"label_dim": table.condition_dim, "members": self.table.ensemble}
+        more = {"label_dim": table.condition_dim, "members": recipe.ensemble}
         more = {k: v for k, v in more.items() if v > (k == "members")}
         inflation = flow.arguments(flow.precond, dim)
         if flow.precond == "ifs":
