@@ -96,7 +96,7 @@ def done(sample: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_draws_densities_and_intervals_are_written(
-    done: Path, shelf: Path, run_script: Run, arviz: ModuleType
+    done: Path, shelf: Path, arviz: ModuleType
 ) -> None:
     data, found = arviz.from_netcdf(done / "runs_PRP_posterior.nc"), told(done)
     x = data.posterior["x"]
@@ -112,9 +112,15 @@ def test_draws_densities_and_intervals_are_written(
     np.testing.assert_allclose(first["mean"], x[:, :, 0].mean(("chain", "draw")), rtol=1e-9)
     assert first["quantiles"]["0.05"] < first["quantiles"]["0.95"]
     assert first["ess_bulk"] == [60, 60]
-    pictures = good(run_script(visualize, done, f"--save_dir={done / 'pictures'}")).out
-    assert "marginals" in pictures
-    assert "chains" not in pictures
+
+
+def test_independent_draws_are_drawn_without_chains(
+    done: Path, run_script: Run, tmp_path: Path
+) -> None:
+    shutil.copy(done / "runs_PRP_posterior.nc", tmp_path)
+    told = good(run_script(visualize, tmp_path)).out
+    assert "posterior_marginals.png" in told
+    assert "chains" not in told
 
 
 def test_conditions_are_found_by_name_or_by_their_order(
