@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import h5netcdf
@@ -95,21 +94,20 @@ def done(sample: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_draws_densities_and_intervals_are_written(
-    done: Path, shelf: Path, arviz: ModuleType
-) -> None:
-    data, found = arviz.from_netcdf(done / "runs_PRP_posterior.nc"), told(done)
-    x = data.posterior["x"]
+def test_draws_densities_and_intervals_are_written(done: Path, shelf: Path) -> None:
+    arrays, found = drawn(done), told(done)
+    x = arrays["posterior/x"]
     assert x.shape == (2, 30, 3, 2)
-    assert x.coords["coordinate"].values.tolist() == ["a", "b"]
+    assert [name.decode() for name in arrays["posterior/coordinate"]] == ["a", "b"]
     assert np.abs(x[..., 0]).max() < 1
-    assert data.sample_stats["lp"].shape == (2, 30, 3)
-    np.testing.assert_array_equal(data.observed_data["y"], np.load(shelf / "seen.npy"))
+    assert arrays["sample_stats/lp"].shape == (2, 30, 3)
+    assert "sample_stats/log_likelihood" not in arrays
+    np.testing.assert_array_equal(arrays["observed_data/y"], np.load(shelf / "seen.npy"))
     assert (found["samplers"], found["converged"], found["r_hat"]) == ({"flow": 3}, 3, None)
     assert found["conditions"] == ["y 1", "y2"]
     assert found["network_calls"] == 3 * 60 * 4  # the first step takes two
     first = found["posteriors"][0]
-    np.testing.assert_allclose(first["mean"], x[:, :, 0].mean(("chain", "draw")), rtol=1e-9)
+    np.testing.assert_allclose(first["mean"], x[:, :, 0].mean(axis=(0, 1)), rtol=1e-9)
     assert first["quantiles"]["0.05"] < first["quantiles"]["0.95"]
     assert first["ess_bulk"] == [60, 60]
 
@@ -137,6 +135,13 @@ def test_conditions_are_found_by_name_or_by_their_order(
         np.testing.assert_array_equal(
             drawn(tmp_path / name)["posterior/x"], drawn(done)["posterior/x"]
         )
+
+
+def test_an_observation_far_from_all_simulations_is_told_of(sample: Run, tmp_path: Path) -> None:
+    far = write_csv(tmp_path / "far.csv", NAMES[2:], np.array([[0, 0], [0, 99]]))
+    result = sample(tmp_path / "out", f"--condition={far}")
+    assert result.code == 0
+    assert "number 2 of observation 2 is" in result.out
 
 
 def test_two_ranks_draw_what_one_does_and_densities_can_be_left_out(
@@ -181,7 +186,11 @@ def test_with_a_likelihood_the_flow_is_the_prior_given_the_conditions(
 
 
 def test_what_does_not_go_together_is_refused(
-    sample: Run, run_script: Run, shelf: Path, tmp_path: Path
+    sample: Run,
+    run_script: Run,
+    toy_network: Callable[..., Path],
+    shelf: Path,
+    tmp_path: Path,
 ) -> None:
     seen, out = np.load(shelf / "seen.npy"), tmp_path / "out"
     other = write_csv(tmp_path / "other.csv", ["y 1", "y3"], seen)
@@ -197,6 +206,8 @@ def test_what_does_not_go_together_is_refused(
     ):
         refused(sample(out, f"--condition={path}"), 1, path.name, said)
     refused(sample(out, "--condition=none"), 2, "--noise_std")
+    toy = f"--network={toy_network('--data_name=circles')}"
+    refused(sample(out, toy), 2, "--condition is for networks with classes or conditions")
     refused(sample(out, "--condition=none", "--noise_std=1", "--observation=x.csv"), 2, "y 1, y2")
     refused(sample(out, "--sampler=hmc"), 2, "--sampler is for a likelihood")
     check = ("check", f"--network={shelf / 'network.pkl'}", f"--save_dir={out}", "--noise_std=1")

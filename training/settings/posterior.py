@@ -58,7 +58,10 @@ class PriorOptions(Declared):
     n_iters: int = option(type=COUNT, default=24, help=f"Steps of {SOLVER}, of final draws.")
     chain_n_iters: int = option(type=COUNT, default=10, help="Steps inside chains.")
     batch_gpu: int | None = option(
-        "--batch-gpu", type=COUNT, unset="256; of images 16", help="Points of one network call"
+        "--batch-gpu",
+        type=COUNT,
+        unset=f"256; of images 16; with --condition alone {AMORTIZED_ROWS}",
+        help="Points of one network call",
     )
 
     def __post_init__(self) -> None:

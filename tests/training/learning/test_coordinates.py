@@ -210,3 +210,12 @@ def test_coordinates_are_made_of_maps_that_there_are() -> None:
     with pytest.raises(ValueError, match="a step is negative"):
         coordinates.check()
     assert "maps=['zca']" in repr(coordinates)
+
+
+def test_no_point_of_the_flow_is_on_a_bound() -> None:
+    fitted = fit_coordinates(table(), bounded_columns(), "none", "zca")
+    far = fitted.to_data(torch.tensor([[-60.0], [60.0]]).double().expand(2, 4))
+    low, high = far[:, 1]
+    assert 0 < low < 1e-9
+    assert 1 - 1e-9 < high < 1
+    assert fitted(far)[1].isfinite().all()

@@ -48,6 +48,10 @@ class PointMap(nn.Module, ABC):
         """Raises ValueError if what it holds does not make an invertible map."""
 
 
+ROUNDING = 4 * torch.finfo(torch.float64).eps
+"""Of a bounded column, relative to its bounds."""
+
+
 class Bounded(PointMap):
     """Columns with known bounds, mapped to the line.
 
@@ -99,6 +103,9 @@ class Bounded(PointMap):
     def inverse(self, y: Tensor) -> Tensor:
         both, lower, upper = self._kinds
         between = self.low + (self.high - self.low) * torch.special.ndtr(y)
+        # Rounding would put what is very far out on the bound itself, which has no image.
+        margin = ROUNDING * torch.maximum(self.low.abs(), self.high.abs())
+        between = torch.minimum(torch.maximum(between, self.low + margin), self.high - margin)
         above = self.low + torch.where(lower, y, 0.0).exp()
         below = self.high - (-torch.where(upper, y, 0.0)).exp()
         x = torch.where(both, between, torch.where(lower, above, y))
