@@ -99,7 +99,9 @@ def train_on_table(settings: TrainSettings, data: Path, resume: Path | None) -> 
         config = training_config(recipe, settings.training, run)
         preparation = Preparation(table, choices, config, device)
         ways = settings.table
-        space = choose_space(preparation, ways.marginals, ways.whiten, ways.linear_start)
+        space = choose_space(
+            preparation, ways.marginals, ways.whiten, ways.linear_start, ways.bounded
+        )
         coordinates = preparation.coordinates(space)
         if resumed:
             resumed.take_coordinates(coordinates)

@@ -49,6 +49,9 @@ def overview(draws: Draws, summary: Summary, names: Sequence[str]) -> dict[str, 
         "ess_bulk": {"smallest": _number(bulk.min()), "median": _number(bulk.median())},
         "ess_tail": {"smallest": _number(summary.ess_tail.min())},
     }
+    if "leaked" in draws.stats:
+        leaked = draws.stats["leaked"]
+        found["leaked"] = {"mean": _number(leaked.mean()), "largest": _number(leaked.max())}
     if summary.mean.numel() <= MOST_LISTED:
         found["posteriors"] = [_listed(draws, summary, index) for index in range(draws.count)]
     return found

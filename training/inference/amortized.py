@@ -4,10 +4,14 @@ No likelihood is needed and no chain is run. Draws for all observations are poin
 these, in one integration, each with its log density q(theta | y). Where the log of the posterior is
 known up to a constant, weights ``p(y | theta) p(theta) / q(theta | y)`` correct what the flow has
 learned wrongly: draws are taken again by them.
+
+Where columns have bounds but are not mapped to the line, what the flow puts beyond these is
+rejected and drawn anew, and q is divided by the share that is not.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import ceil, log
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +20,7 @@ from torch import Tensor
 from dnnlib.errors import DataError
 from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
+from training.flow.coordinates.coordinates import Coordinates
 from training.flow.likelihood import Trace
 from training.inference.draws import Draws
 from training.inference.prior import Prior
@@ -25,6 +30,9 @@ from training.measure.posterior.importance import smoothed_weights
 LogPosterior = Callable[[Tensor, Tensor], Tensor]
 """Logs ``[N]`` of densities up to a constant, of points ``[N, D]`` given conditions ``[N, C]``."""
 SAMPLER = "flow"
+MORE, MOST_TURNS, MOST_TIMES = 1.1, 20, 4
+"""Draws beyond those that should do, where some are rejected; how often, and at most how many times
+as many as are wanted in one turn."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +68,42 @@ class Amortized:
             on_part: Called with the part of the work that was done since the last call.
 
         Raises:
-            DataError: A point or its density is not finite.
+            DataError: A point or its density is not finite, or nearly all are beyond bounds.
         """
-        size, device = self.chains * self.draws, self.conditions.device
-        w = torch.cat([self._noise(place, size) for place in places.tolist()]).to(device)
-        which = places.to(device).repeat_interleave(size)
-        count = len(w)
+        size, numbers = self.chains * self.draws, places.tolist()
+        found = self._proposed(
+            torch.cat([self._noise(place, size, 0) for place in numbers]),
+            places.repeat_interleave(size),
+            on_part,
+        )
+        parts = found.split(size)
+        coordinates, stats = self.prior.flow.coordinates, {}
+        proposed = torch.full((len(numbers),), float(size), dtype=torch.float64)
+        if coordinates is not None and coordinates.rejects:
+            within = [self._within(*pair, coordinates) for pair in zip(parts, numbers, strict=True)]
+            parts = [part for part, _, _ in within]
+            proposed = proposed.new_tensor([count for _, count, _ in within])
+            stats = {"leaked": proposed.new_tensor([leaked for _, _, leaked in within])}
+        shape = (len(numbers), self.chains, self.draws)
+        density = [part.density for part in parts if part.density is not None]
+        w = torch.cat([part.w for part in parts])
+        drawn = Draws(
+            w.view(*shape, -1),
+            torch.cat([part.points for part in parts]).view(*shape, -1),
+            w.new_full(shape, torch.nan),
+            [SAMPLER] * len(numbers),
+            found.calls * proposed,
+            stats,
+            torch.cat(density).view(shape) if density else None,
+        )
+        return self._corrected(drawn, places) if self.log_posterior else drawn
+
+    def _proposed(
+        self, w: Tensor, which: Tensor, on_part: Callable[[float], object] | None = None
+    ) -> "_Proposed":
+        """Points of variables ``[N, dim]``, each given the conditions of an observation ``[N]``."""
+        count, device = len(w), self.conditions.device
+        w, which = w.to(device), which.to(device)
         order = F.pad(torch.arange(count, device=device), (0, -count % self.rows))
         points, density, calls = [], [], 0
         for block in torch.split(order, self.rows):
@@ -79,20 +117,37 @@ class Amortized:
             calls = generated.calls
             if on_part:
                 on_part(min(1.0, self.rows / count))
-        shape = (len(places), self.chains, self.draws)
-        log_density = torch.cat(density)[:count].view(shape) if density else None
-        drawn = Draws(
-            w.view(*shape, -1),
-            torch.cat(points)[:count].view(*shape, -1),
-            w.new_full(shape, torch.nan),
-            [SAMPLER] * len(places),
-            torch.full((len(places),), float(calls * size), dtype=torch.float64),
-            log_density=log_density,
-        )
-        return self._corrected(drawn, places) if self.log_posterior else drawn
+        of_points = torch.cat(density)[:count] if density else None
+        return _Proposed(w, torch.cat(points)[:count], of_points, calls)
 
-    def _noise(self, place: int, size: int) -> Tensor:
-        generator = seeded_generator("cpu", hash_seed(self.seed, place), Stream.POSTERIOR_DRAWS)
+    def _within(
+        self, part: "_Proposed", place: int, coordinates: Coordinates
+    ) -> tuple["_Proposed", int, float]:
+        """As many draws for an observation that are between the bounds; how many it took, and which
+        share of these was not, by which the others have the more density."""
+        size = proposed = len(part.w)
+        kept = part.at(coordinates.inside(part.points))
+        for turn in range(1, MOST_TURNS):
+            if len(kept.w) >= size:
+                break
+            share = max(len(kept.w), 1) / proposed
+            more = ceil((size - len(kept.w)) / share * MORE)
+            which = torch.full((min(more, MOST_TIMES * size),), place)
+            again = self._proposed(self._noise(place, len(which), turn), which)
+            proposed += len(which)
+            kept = kept.and_more(again.at(coordinates.inside(again.points)))
+        if len(kept.w) < size:
+            raise DataError(
+                f"of {proposed} draws for observation {place + 1}, {proposed - len(kept.w)} are "
+                "beyond the bounds of the columns: train with --bounded=map"
+            )
+        share = len(kept.w) / proposed
+        density = None if kept.density is None else kept.density[:size] - log(share)
+        return replace(kept.at(slice(size)), density=density), proposed, 1 - share
+
+    def _noise(self, place: int, size: int, turn: int) -> Tensor:
+        key = hash_seed(self.seed, place)
+        generator = seeded_generator("cpu", key, Stream.POSTERIOR_DRAWS, turn)
         return torch.randn(size, self.prior.dim, generator=generator, dtype=torch.float64)
 
     def _corrected(self, drawn: Draws, places: Tensor) -> Draws:
@@ -124,5 +179,35 @@ class Amortized:
             w=drawn.w.flatten(1, 2)[rows, picks].view(*shape, -1),
             points=points[rows, picks].view(*shape, -1),
             log_density=density[rows, picks].view(shape),
-            stats={"effective_size": smoothed.effective_size.cpu(), "pareto_k": smoothed.k.cpu()},
+            stats={
+                **drawn.stats,
+                "effective_size": smoothed.effective_size.cpu(),
+                "pareto_k": smoothed.k.cpu(),
+            },
         )
+
+
+@dataclass(frozen=True)
+class _Proposed:
+    """Variables ``[N, dim]``, their points ``[N, D]``, perhaps log densities ``[N]`` of these, and
+    the network calls that each took."""
+
+    w: Tensor
+    points: Tensor
+    density: Tensor | None
+    calls: int
+
+    def at(self, places: Tensor | slice) -> "_Proposed":
+        density = None if self.density is None else self.density[places]
+        return _Proposed(self.w[places], self.points[places], density, self.calls)
+
+    def and_more(self, other: "_Proposed") -> "_Proposed":
+        density = None
+        if self.density is not None and other.density is not None:
+            density = torch.cat([self.density, other.density])
+        w, points = torch.cat([self.w, other.w]), torch.cat([self.points, other.points])
+        return _Proposed(w, points, density, self.calls)
+
+    def split(self, size: int) -> list["_Proposed"]:
+        starts = range(0, len(self.w), size)
+        return [self.at(slice(start, start + size)) for start in starts]

@@ -49,6 +49,7 @@ def fit_coordinates(
     whiten: str = "zca",
     conditions: Tensor | None = None,
     linear_start: bool = False,
+    map_bounds: bool = True,
 ) -> Coordinates:
     """Coordinates in which points have mean 0 and variance 1.
 
@@ -63,6 +64,7 @@ def fit_coordinates(
         conditions: What points are given with, ``[N, C]``; None for nothing.
         linear_start: Whether the best linear prediction from these is taken off before points are
             whitened.
+        map_bounds: Whether columns with bounds are mapped to the line, or left as they are.
 
     Raises:
         UsageError: A second spline was asked for without whitening.
@@ -77,7 +79,8 @@ def fit_coordinates(
     # Axes of columns in far apart units would be those of the largest alone, and the rest rounding.
     scaled = marginals != "none" or whiten == "none"
     chain = CHAINS[marginals] if scaled else ["standardize"]
-    names = [*["bounded"] * bounded, *chain, *[PREDICTION] * linear_start, last]
+    limits = "bounded" if map_bounds else "limits"
+    names = [*[limits] * bounded, *chain, *[PREDICTION] * linear_start, last]
     if marginals == AXES_TOO:
         names += ["normal scores", last]
     coordinates = Coordinates(dim, names, knots, 0 if conditions is None else conditions.shape[1])

@@ -39,6 +39,7 @@ PILOT_STEPS, LONGER_STEPS, FINALISTS = 400, 1600, 3
 that are easy to learn, such as powers of diamonds' columns, over those that end better."""
 AUTO = "auto"
 LINEAR_STARTS = (AUTO, "on", "off")
+BOUNDED = (AUTO, "map", "reject")
 MOST_CALIBRATED = 10_000
 """Rows that a calibration is fitted to: the error of a slope is about one over their square root.
 """
@@ -53,15 +54,19 @@ class Space:
         whiten: How they are whitened, a name in ``WHITENINGS``.
         linear_start: Whether the best linear prediction from conditions is taken off before that, a
             name in ``LINEAR_STARTS``.
+        bounded: Whether columns with bounds are mapped to the line, or left alone, what is beyond
+            being rejected when posteriors are drawn: a name in ``BOUNDED``.
     """
 
     marginals: str
     whiten: str
     linear_start: str = "off"
+    bounded: str = "map"
 
     def __str__(self) -> str:
         start = ", linear start" if self.starts_linear else ""
-        return f"marginals {self.marginals}, whitening {self.whiten}{start}"
+        left = ", bounds left alone" if self.bounded == "reject" else ""
+        return f"marginals {self.marginals}, whitening {self.whiten}{start}{left}"
 
     @property
     def starts_linear(self) -> bool:
@@ -90,9 +95,14 @@ class Preparation:
         columns = self.table.columns
         rows = self.table.train_rows
         points = dither(rows.points, columns.steps, generator)
-        linear = space.starts_linear
         return fit_coordinates(
-            points, columns, space.marginals, space.whiten, rows.conditions, linear
+            points,
+            columns,
+            space.marginals,
+            space.whiten,
+            rows.conditions,
+            space.starts_linear,
+            space.bounded == "map",
         )
 
     def told_of_far_rows(self, coordinates: Coordinates, space: Space) -> str | None:
@@ -168,10 +178,16 @@ class Preparation:
         count = points_to_melt(config.total)
         return rows_to_melt(table.train_rows, table.held_out_rows, coordinates, config.seed, count)
 
+    def of_one_network(self) -> "Preparation":
+        """The same without an ensemble, whose members learn alike."""
+        arguments = dict(self.choices.network_arguments)
+        arguments.pop("members", None)
+        return replace(self, choices=replace(self.choices, network_arguments=arguments))
+
     def pilot(self, space: Space, steps: int) -> float:
         """Held-out nats after so many steps in a space, or all if they are fewer."""
         coordinates = self.coordinates(space)
-        model, loss = self.build(coordinates)
+        model, loss = self.of_one_network().build(coordinates)
         held_out = self.held_out(coordinates, loss)
         assert held_out is not None
         steps = min(steps, self.config.total_steps)
@@ -219,7 +235,11 @@ def rows_to_melt(
 
 
 def choose_space(
-    preparation: Preparation, marginals: str, whiten: str, linear_start: str = "off"
+    preparation: Preparation,
+    marginals: str,
+    whiten: str,
+    linear_start: str = "off",
+    bounded: str = "map",
 ) -> Space:
     """The way to see a table: the one that is given, or the best of those that are left open.
 
@@ -231,6 +251,8 @@ def choose_space(
             to know which directions matter.
         linear_start: A name in ``LINEAR_STARTS``; of ``auto`` both are tried. Of a table without
             conditions it is ``off``.
+        bounded: A name in ``BOUNDED``; of ``auto`` both are tried. Of a table without conditions it
+            is ``map``.
     """
     compresses = preparation.choices.inflation.get("dims_to_keep", preparation.table.dim)
     all_kept = compresses >= preparation.table.dim
@@ -239,14 +261,17 @@ def choose_space(
         whitenings = ["none"]
     candidates: Sequence[str] = [marginals] if marginals != AUTO else MARGINALS
     starts = [linear_start] if linear_start != AUTO else ["on", "off"]
+    columns = preparation.table.columns
+    limited = bool((columns.low.isfinite() | columns.high.isfinite()).any())
+    bounds = [bounded] if bounded != AUTO else ["map", "reject"] if limited else ["map"]
     if preparation.table.conditions is None:
-        starts = ["off"]
+        starts, bounds = ["off"], ["map"]
     elif all_kept:
         # The law of points given conditions is not that of their columns, which a spline of these
         # would bend; what is left of them once they are predicted is whitened in any case.
         candidates = ["none"] if marginals == AUTO else candidates
         whitenings = ["zca"] if whiten == AUTO else whitenings
-    spaces = [Space(*each) for each in product(candidates, whitenings, starts)]
+    spaces = [Space(*each) for each in product(candidates, whitenings, starts, bounds)]
     if len(spaces) == 1 or not len(preparation.table.held_out_rows):
         return spaces[0]
     best = _tried(preparation, spaces, PILOT_STEPS)

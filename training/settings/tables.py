@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import click
 
 from training.learning.coordinates import AXES_TOO, MARGINALS, WHITENINGS
-from training.learning.tables import AUTO, LINEAR_STARTS
+from training.learning.tables import AUTO, BOUNDED, LINEAR_STARTS
 from training.settings.declared import Declared, option
 from training.settings.types import COUNT, NOT_NEGATIVE, choice
 
@@ -38,6 +38,13 @@ class TableOptions(Declared):
         help="With --cond: take the best linear prediction of the columns from the conditions off "
         "before whitening, so that the flow starts from the linear-Gaussian posterior; auto tries "
         "both on held-out rows.",
+    )
+    bounded: str = option(
+        type=choice(BOUNDED),
+        default=AUTO,
+        help="With --cond: map columns with bounds to the line (map), or leave them alone, and "
+        "reject what is beyond when posteriors are drawn (reject); auto tries both on held-out "
+        "rows. Other tables are always mapped.",
     )
     ensemble: int | None = option(
         type=click.IntRange(1, MOST_MEMBERS),

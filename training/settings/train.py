@@ -61,6 +61,7 @@ EARLIER = {
     "calibration_fit": "gain",
     "latent_law": "gaussian",
     "linear_start": "off",
+    "bounded": "map",
     "ensemble": 1,
 }
 """What a run of an earlier version meant by options that it left open, or had not yet."""
@@ -269,8 +270,8 @@ class TrainSettings(Declared):
             UsageError: They are wanted, but there are none; or an option is for them alone.
         """
         if not self.data.cond:
-            if "linear_start" in self.given:
-                raise UsageError("--linear_start is for --cond: leave it out")
+            for name in sorted(self.given & {"bounded", "linear_start"}):
+                raise UsageError(f"--{name} is for --cond: leave it out")
             return table.without_conditions()
         if table.conditions is None:
             raise UsageError(

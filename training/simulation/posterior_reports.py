@@ -40,6 +40,12 @@ def report_draws(found: dict[str, Any], summary: Summary) -> None:
     known = summary.r_hat[~summary.r_hat.isnan()]
     mixed = f"largest R-hat {float(known.max()):.3f}, " if len(known) else ""
     logger.info(f"{mixed}fewest effective draws {float(summary.ess_bulk.min()):.0f}")
+    leaked = found.get("leaked")
+    if leaked is not None:
+        logger.info(
+            f"Beyond bounds, and drawn anew: {leaked['mean']:.2%} of draws, of one observation "
+            f"{leaked['largest']:.2%}"
+        )
     if found["converged"] < count:
         right = "give more --draws or --warmup, or another --sampler"
         if SAMPLER in found["samplers"]:

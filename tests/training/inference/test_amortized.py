@@ -1,6 +1,7 @@
 """Posteriors that a conditional flow has learned: draws, densities, and their correction."""
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,8 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal
 from training.data.tables.table import Columns, Dropped, Table
+from training.flow.coordinates.coordinates import Coordinates
+from training.flow.coordinates.maps import Limits
 from training.flow.likelihood import Trace
 from training.flow.solvers import get_solver
 from training.inference.amortized import Amortized
@@ -93,6 +96,45 @@ def test_a_correction_takes_draws_again_by_the_posterior_itself(amortized: Amort
     torch.testing.assert_close(found.ess_bulk[:, 0], worth)
     alone = replace(amortized, log_posterior=shifted).sample(ALL[2:])
     assert torch.equal(alone.points[0], drawn.points[2])
+
+
+def limited(prior: Prior, low: float) -> Prior:
+    """The same points, but the second column is not to be below a bound."""
+    coordinates = prior.flow.coordinates
+    assert coordinates is not None
+    made = Coordinates(2, ["limits", *coordinates.names], coordinates.knots, 1)
+    state = coordinates.state_dict().items()
+    moved = {
+        f"maps.{int(name[5]) + 1}{name[6:]}" if name.startswith("maps") else name: values
+        for name, values in state
+    }
+    limits = made.maps[0]
+    assert isinstance(limits, Limits)
+    limits.set_bounds(double([-torch.inf, low]), double([torch.inf, torch.inf]))
+    made.load_state_dict(moved | {f"maps.0.{k}": v for k, v in limits.state_dict().items()})
+    flow = copy(prior.flow)
+    flow.coordinates = made
+    return replace(prior, flow=flow)
+
+
+def test_what_is_beyond_bounds_is_rejected_and_counted(prior: Prior, amortized: Amortized) -> None:
+    """Of ``N(0, 1)``, 0.159 are below -1."""
+    whole = replace(amortized, prior=limited(prior, -1.0), draws=1000)
+    drawn, free = whole.sample(ALL), replace(amortized, draws=1000).sample(ALL)
+    assert drawn.log_density is not None
+    assert free.log_density is not None
+    assert drawn.points[..., 1].min() > -1
+    leaked = drawn.stats["leaked"]
+    assert ((leaked - 0.159).abs() < 0.03).all()
+    kept = free.points[..., 1] > -1
+    count = int(kept[0].sum())
+    assert torch.equal(drawn.points[0].flatten(0, 1)[:count], free.points[0][kept[0]])
+    expected = free.log_density[0][kept[0]] - torch.log1p(-leaked[0])
+    torch.testing.assert_close(drawn.log_density[0].flatten()[:count], expected)
+    assert (drawn.calls > free.calls).all()
+    assert torch.equal(whole.sample(ALL[1:2]).points[0], drawn.points[1])
+    with pytest.raises(DataError, match="beyond the bounds"):
+        replace(amortized, prior=limited(prior, 9.0)).sample(ALL)
 
 
 def test_what_cannot_be_corrected_is_told(prior: Prior, amortized: Amortized) -> None:

@@ -103,6 +103,11 @@ def test_both_starts_are_tried_where_nothing_is_said() -> None:
     prepared = preparation(gaussian(1000))
     assert choose_space(prepared, "auto", "auto", "auto") == LINEAR
     assert choose_space(prepared, "none", "pca", "off") == Space("none", "pca", "off")
+    limited = preparation(bent(1000), steps=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Preparation, "pilot", lambda _, space, steps: space.bounded == "reject")
+        assert choose_space(limited, "none", "zca", "on", "auto").bounded == "reject"
+    assert choose_space(limited, "none", "zca", "on", "map").bounded == "map"
     plain = replace(prepared, table=prepared.table.without_conditions())
     assert choose_space(plain, "none", "zca", "auto") == Space("none", "zca", "off")
 

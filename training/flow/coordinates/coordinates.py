@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dnnlib.errors import DataError, UsageError
 from training.flow.coordinates.conditions import ConditionScale, LinearPrediction
-from training.flow.coordinates.maps import MAPS, PointMap
+from training.flow.coordinates.maps import MAPS, Limits, PointMap
 
 PREDICTION = "prediction"
 """The name of a ``LinearPrediction`` in network files."""
@@ -149,6 +149,19 @@ class Coordinates(nn.Module):
                 assert isinstance(map_, PointMap)
                 x = map_.inverse(x)
         return x
+
+    @property
+    def rejects(self) -> bool:
+        """Whether there are points of the flow that are not to be."""
+        return any(isinstance(map_, Limits) for map_ in self.maps)
+
+    def inside(self, points: Tensor) -> Tensor:
+        """Whether points ``[..., D]`` of data space are to be, ``[...]``."""
+        found = torch.ones_like(points[..., 0], dtype=torch.bool)
+        for map_ in self.maps:
+            if isinstance(map_, Limits):
+                found = found & map_.inside(points)
+        return found
 
     def dithered(self, points: Tensor, generator: torch.Generator) -> Tensor:
         """Points ``[N, D]`` of data space with discrete columns spread evenly over their steps.

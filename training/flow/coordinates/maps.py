@@ -117,6 +117,25 @@ class Bounded(PointMap):
             raise ValueError("a column's lower bound is not below its upper one")
 
 
+class Limits(Bounded):
+    """Columns with known bounds that are left as they are.
+
+    What a flow has beyond them is not to be: whoever draws from it rejects that.
+    """
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, torch.zeros_like(x[..., 0])
+
+    def inverse(self, y: Tensor) -> Tensor:
+        return y
+
+    def inside(self, x: Tensor) -> Tensor:
+        """Whether points ``[..., D]`` are between the bounds, ``[...]``."""
+        above = (x > self.low) | (self.has_low == 0)
+        below = (x < self.high) | (self.has_high == 0)
+        return (above & below).all(dim=-1)
+
+
 class YeoJohnson(PointMap):
     """A power of each column, after its location and scale (Yeo and Johnson 2000).
 
@@ -338,6 +357,7 @@ class WhitenZCA(WhitenPCA):
 
 MAPS: dict[str, type[PointMap]] = {
     "bounded": Bounded,
+    "limits": Limits,
     "yeo-johnson": YeoJohnson,
     "normal scores": NormalScores,
     "standardize": Standardize,
