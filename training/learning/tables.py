@@ -276,7 +276,9 @@ def choose_space(
         return spaces[0]
     best = _tried(preparation, spaces, PILOT_STEPS)
     # Of few rows, a longer training that nobody watches learns them by heart.
-    if len(preparation.table.train_rows) >= FEW_ROWS and len(spaces) > FINALISTS:
+    many = len(preparation.table.train_rows) >= FEW_ROWS
+    # Starts and bounds differ by more, and the trainings of simulations are short.
+    if many and len(spaces) > FINALISTS and preparation.table.conditions is None:
         best = _tried(preparation, best[:FINALISTS], LONGER_STEPS)
     chosen = best[0]
     if marginals == AUTO and chosen.marginals == "quantile":
