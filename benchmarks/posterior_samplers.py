@@ -24,10 +24,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.latent_law import trained
-from benchmarks.posteriors import DURATION, exact_posterior, likelihoods
+from benchmarks.posteriors import DURATION, likelihoods
 from torch_utils.seeds import seeded_generator
 from training.data.toys import Toy
 from training.flow.solvers import get_solver
+from training.inference.exact import ExactPosterior
 from training.inference.prior import Prior
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.summary import Summary
@@ -54,7 +55,7 @@ def main(toys: str, observations: int, folder: Path) -> None:
         for observed in OBSERVED:
             likelihood = likelihoods(toy.dim)[observed]
             seen = likelihood.simulate(truth, seeded_generator("cpu", 1))
-            mean, std = exact_posterior(toy, likelihood, seen)
+            exact = ExactPosterior.of(*toy.mixture[:3], likelihood, seen)
             for sampler in SAMPLERS:
                 target = Target(fine, likelihood, seen, 64)
                 problem = Problem(target, coarse, list(range(observations)))
@@ -64,7 +65,8 @@ def main(toys: str, observations: int, folder: Path) -> None:
                 summary = Summary.of(draws, PLAN.pool)
                 worth = (1000 * summary.ess_bulk.amin(dim=1) / draws.calls).median()
                 r_hat = summary.r_hat.amax(dim=1).quantile(0.9)
-                off = ((draws.points.flatten(1, 2).mean(dim=1) - mean) / std).abs().median()
+                gap = draws.points.flatten(1, 2).mean(dim=1) - exact.mean
+                off = (gap / exact.std).abs().median()
                 mixed = f"{float(r_hat):.3f}" if sampler != "pool" else ""
                 print(
                     f"| {name} | {observed} | {sampler} | {float(worth):.2f} | {mixed} | "

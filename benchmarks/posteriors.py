@@ -25,7 +25,6 @@ from pathlib import Path
 
 import click
 import torch
-from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -36,6 +35,7 @@ from training.data.toys import Toy
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import get_solver
 from training.inference.checking import check_runs, simulated, truths_of_data
+from training.inference.exact import ExactPosterior
 from training.inference.likelihoods import Gaussian
 from training.inference.prior import Prior
 from training.inference.samplers.pool import Pool
@@ -60,24 +60,6 @@ def likelihoods(dim: int) -> dict[str, Gaussian]:
         "one coordinate, 0.1": Gaussian(torch.tensor(0.1), torch.tensor([0])),
         "linear, 0.3": Gaussian(torch.tensor(0.3), operator=direction),
     }
-
-
-def exact_posterior(toy: Toy, likelihood: Gaussian, observed: Tensor) -> tuple[Tensor, Tensor]:
-    """Means and standard deviations ``[M, D]`` of the toy's own posterior."""
-    weights, means, covariance, _ = toy.mixture
-    dim = len(covariance)
-    seen = likelihood.observe(torch.eye(dim, dtype=torch.float64)).T
-    noise = likelihood.root.square() * torch.eye(len(seen), dtype=torch.float64)
-    predicted = seen @ covariance @ seen.T + noise
-    gain = covariance @ seen.T @ torch.linalg.inv(predicted)
-    apart = observed[:, None] - means @ seen.T
-    distance = (apart @ torch.linalg.inv(predicted) * apart).sum(dim=2)
-    responsibility = (weights.log() - distance / 2).softmax(dim=1)
-    centers = means + apart @ gain.T
-    mean = (responsibility[:, :, None] * centers).sum(dim=1)
-    spread = (responsibility[:, :, None] * (centers - mean[:, None]).square()).sum(dim=1)
-    within = (covariance - gain @ seen @ covariance).diagonal()
-    return mean, (spread + within).sqrt()
 
 
 def flows_of(toy: Toy, folder: Path, exact: bool) -> dict[str, ProbabilityFlow]:
@@ -112,8 +94,9 @@ def measured(toy: Toy, flow: ProbabilityFlow, runs: int, deblurred: bool) -> dic
             problem = Problem(target, prior, numbers)
             found, draws = check_runs(problem, plan, truths, names, pool.of(places))
             points = draws.points.flatten(1, 2)
-            mean, std = exact_posterior(toy, likelihood, observed)
-            errors.append(((points.mean(dim=1) - mean) / std, points.std(dim=1) / std - 1))
+            exact = ExactPosterior.of(*toy.mixture[:3], likelihood, observed)
+            off = (points.mean(dim=1) - exact.mean) / exact.std
+            errors.append((off, points.std(dim=1) / exact.std - 1))
             values.append(found)
             worth.append(draws.stats["effective_size"])
         result = calibrate(RunValues.joined(values))
