@@ -14,13 +14,15 @@ worst p       smallest p-value of ranks, central intervals, highest-density regi
               number of them accounted for (Holm)
 coverage      largest deviation of central intervals of all coordinates, at 50, 80, 90 and 95 %, in
               points; 1,000 runs know it to about 1.5
-worth         median of what the pool's weights are worth, in draws; refined: observations that were
-              passed on to tempered particles
+worth         median of what weights are worth in draws, in the end
+refined       percent of observations for which the pool was worth too little and was refined; smc:
+              those that tempered particles sampled, where there are any
 seconds       of the CPU
 """
 
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -46,7 +48,8 @@ from training.measure.posterior.coverage import coverage_curve
 from training.simulation.posteriors import GROUP
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
-POOLS = {2: 2**17, 3: 2**19}
+POOLS = {2: 2**17, 3: 2**18}
+CHAINS, DRAWS = 4, 2000
 ROWS = 4096
 DURATION = 6.0
 
@@ -78,14 +81,14 @@ def measured(toy: Toy, flow: ProbabilityFlow, runs: int, deblurred: bool) -> dic
     prior = Prior(flow, flow.times(24), get_solver("exp_ab2", 1e-6, 1e-6), deblurred)
     truth = toy.sample(runs, seeded_generator("cpu", 0, Stream.TRUTHS))
     names = [f"x{index + 1}" for index in range(toy.dim)]
-    plan = SamplingPlan("pool", chains=4, draws=1000, pool=POOLS[toy.dim])
+    plan = SamplingPlan("auto", chains=CHAINS, draws=DRAWS, pool=POOLS[toy.dim])
     begin = time.process_time()
     any_target = Target(prior, Gaussian(torch.tensor(1.0)), truth, ROWS)
     pool = Pool.draw(any_target, plan.pool, plan.seed)
     shared, rows = time.process_time() - begin, {}
     for name, likelihood in likelihoods(toy.dim).items():
         begin = time.process_time()
-        errors, values, worth = [], [], []
+        errors, values, worth, samplers = [], [], [], Counter[str]()
         for places in torch.split(torch.arange(runs), GROUP):
             numbers = places.tolist()
             truths = truths_of_data(any_target, truth[places], numbers, plan.seed)
@@ -99,6 +102,7 @@ def measured(toy: Toy, flow: ProbabilityFlow, runs: int, deblurred: bool) -> dic
             errors.append((off, points.std(dim=1) / exact.std - 1))
             values.append(found)
             worth.append(draws.stats["effective_size"])
+            samplers.update(draws.sampler)
         result = calibrate(RunValues.joined(values))
         off = torch.cat([error[0] for error in errors]).abs().median()
         wide = torch.cat([error[1] for error in errors]).abs().median()
@@ -107,10 +111,13 @@ def measured(toy: Toy, flow: ProbabilityFlow, runs: int, deblurred: bool) -> dic
             2 * (RunValues.joined(values).ranks[:, : toy.dim] - 0.5).abs(), LEVELS
         )
         deviation = float(central.deviation.abs().max())
+        refined = f"{100 * samplers['refined'] / runs:.0f}"
+        refined += f", smc {100 * samplers['smc'] / runs:.1f}" if samplers["smc"] else ""
+        seconds = time.process_time() - begin + shared
         rows[name] = (
             f"{off:.4f} | {100 * wide:.2f} ({100 * spread:+.2f}) | "
             f"{min(result.adjusted.values()):.2g} | {deviation:.1f} | "
-            f"{float(torch.cat(worth).median()):.0f} | {time.process_time() - begin + shared:.0f}"
+            f"{float(torch.cat(worth).median()):.0f} | {refined} | {seconds:.0f}"
         )
     return rows
 
@@ -124,9 +131,10 @@ def measured(toy: Toy, flow: ProbabilityFlow, runs: int, deblurred: bool) -> dic
 def main(toys: str, runs: int, exact: bool, deblur: bool, folder: Path) -> None:
     torch.set_num_threads(1)
     print(
-        "| toy | flow | observed | mean | std, % (median) | worst p | coverage | worth | seconds |"
+        "| toy | flow | observed | mean | std, % (median) | worst p | coverage | worth "
+        "| refined, % | seconds |"
     )
-    print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for name in toys.split(","):
         toy = Toy(name)
         for schedule, flow in flows_of(toy, folder, exact).items():

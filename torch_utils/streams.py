@@ -72,3 +72,5 @@ class Stream(IntEnum):
     """What is to be found again in a check."""
     SHOWN_PRIOR = 6
     """Draws of the prior to compare posteriors with."""
+    REFINING = 7
+    """Draws near a posterior."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.inference.draws import Draws
+from training.inference.draws import POOLED, Draws
 from training.measure.posterior.convergence import convergence
 from training.measure.posterior.importance import k_threshold
 
@@ -15,7 +15,7 @@ LARGEST_R_HAT, FEWEST_EFFECTIVE = 1.05, 100
 RULE = (
     f"chains: R-hat at most {LARGEST_R_HAT} and bulk effective draws at least {FEWEST_EFFECTIVE} "
     "in all coordinates, and Pareto k of the weights of the fine flow below its threshold; "
-    f"pool: Pareto k below its threshold and weights worth at least {FEWEST_EFFECTIVE} draws"
+    f"pools: Pareto k below its threshold and weights worth at least {FEWEST_EFFECTIVE} draws"
 )
 
 
@@ -69,7 +69,7 @@ def _of_one(draws: Draws, index: int, pool: int) -> tuple[Tensor, ...]:
     std = flat.std(dim=0)
     levels = torch.tensor(LEVELS, dtype=flat.dtype)
     common = (flat.mean(dim=0), std, _quantiles(flat, levels))
-    if draws.sampler[index] == "pool":
+    if draws.sampler[index] in POOLED:
         worth = draws.stats["effective_size"][index].expand_as(std)
         error = std / worth.clamp_max(len(flat)).sqrt()
         trusted = draws.stats["pareto_k"][index] <= k_threshold(pool)

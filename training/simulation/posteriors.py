@@ -26,7 +26,7 @@ from training.inference.checking import (
     truths_of_data,
     truths_of_prior,
 )
-from training.inference.draws import Draws
+from training.inference.draws import POOLED, Draws
 from training.inference.samplers.pool import Pool
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.summary import Summary
@@ -142,7 +142,7 @@ def sampled(groups: Groups) -> Iterator[tuple[Draws, Summary]]:
 
 def shared_pool(target: Target, plan: SamplingPlan) -> Pool | None:
     """The pool of all observations, made by all ranks together; None for a sampler without."""
-    if plan.sampler not in ("auto", "pool"):
+    if plan.sampler not in ("auto", *POOLED):
         return None
     hidden = None if distributed.is_main() else True
     with tqdm(total=plan.pool, desc="prior draws", unit="draw", disable=hidden) as bar:

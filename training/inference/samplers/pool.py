@@ -67,13 +67,14 @@ class Pool:
             kinds, group = torch.unique(target.labels, dim=0, return_inverse=True)
             first = torch.stack([(group == kind).nonzero()[0, 0] for kind in range(len(kinds))])
         mine = w[distributed.shard(size)] if shared else w
+        before = target.calls
         told = (lambda part: on_part(part / len(first))) if on_part else None
         points = []
         for observation in first.tolist():
             which = torch.full((len(mine),), observation, device=w.device)
             found = target.points(mine, which, told)
             points.append(distributed.gather_rows(found, size) if shared else found)
-        calls = target.calls * size / len(mine) / target.count
+        calls = (target.calls - before) * size / len(mine) / target.count
         return cls(w, torch.stack(points), group.to(torch.int64).to(w.device), calls)
 
     def of(self, places: Tensor) -> "Pool":
@@ -112,13 +113,7 @@ class Pool:
         found = self.log_weights(target, rows)
         require_some(found)
         weights = smoothed_weights(found)
-        total = chains * draws
-        picks = torch.stack(
-            [
-                self._picks(row, int(seed), total)
-                for row, seed in zip(weights.log_weights.cpu(), seeds.tolist(), strict=True)
-            ]
-        ).to(found.device)
+        picks = weighted_picks(weights.log_weights, seeds, chains * draws)
         count = len(found)
         where = (count, chains, draws)
         group = self.group[rows][:, None]
@@ -131,12 +126,22 @@ class Pool:
             {"effective_size": weights.effective_size.cpu(), "pareto_k": weights.k.cpu()},
         )
 
-    @staticmethod
-    def _picks(log_weights: Tensor, seed: int, total: int) -> Tensor:
-        generator = seeded_generator("cpu", seed, Stream.RESAMPLING)
+
+def weighted_picks(log_weights: Tensor, seeds: Tensor, total: int) -> Tensor:
+    """Numbers ``[M, total]`` of draws, taken by weight ``[M, P]`` and shuffled.
+
+    Args:
+        log_weights: In any normalization.
+        seeds: A number for each observation ``[M]``, from which its picks follow.
+        total: How many to take.
+    """
+    picks = []
+    for row, own in zip(log_weights.cpu(), seeds.tolist(), strict=True):
+        generator = seeded_generator("cpu", own, Stream.RESAMPLING)
         uniform = torch.rand(1, generator=generator, dtype=torch.float64)
-        picks = systematic(log_weights[None], uniform, total)[0]
-        return picks[torch.randperm(total, generator=generator)]
+        taken = systematic(row[None], uniform, total)[0]
+        picks.append(taken[torch.randperm(total, generator=generator)])
+    return torch.stack(picks).to(log_weights.device)
 
 
 def even_normal(count: int, dim: int, seed: int) -> Tensor:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from scipy.stats import binom, rankdata
 
 from training.files.posterior_draws import SavedPosteriors
+from training.inference.draws import POOLED
 from training.measure.posterior.convergence import FEWEST_DRAWS, convergence
 from training.pictures.posteriors.words import axis_name, legend_line, line, name_and_details
 from training.pictures.style import look
@@ -28,7 +29,7 @@ MOST_CHAINS = 8
 def has_chains(saved: SavedPosteriors) -> bool:
     """Whether the first observation's draws are of chains long enough to draw."""
     chains, draws = saved.points.shape[:2]
-    return saved.sampler[0] != "pool" and chains > 1 and draws >= FEWEST_DRAWS
+    return saved.sampler[0] not in POOLED and chains > 1 and draws >= FEWEST_DRAWS
 
 
 def draw_chains(saved: SavedPosteriors) -> Figure:
