@@ -59,6 +59,8 @@ NOT_CONVERGED = 3
 """Exit code of ``--strict``."""
 FEWEST_RUNS = 20
 """Runs that a verdict of ``mixture`` takes."""
+LATENTS = 2**16
+"""Draws whose latents are made at once."""
 PRIOR_DRAWS = 2000
 """In the file of draws, to compare posteriors with; none of images, where they would take long."""
 
@@ -81,32 +83,20 @@ def sample(settings: SampleSettings) -> int:
     subject, latent = opened(settings)
     likelihood = settings.likelihood.chosen(subject)
     observed, labels = observations(settings, subject, likelihood)
-    stem = settings.save_dir / f"{subject.stem}_posterior"
-    draws_file, numbers_file = stem.with_suffix(".nc"), stem.with_suffix(".json")
+    draws_file, numbers_file = files_of(settings, subject, "posterior", ".nc")
     with process_group(settings.run.device_name) as device:
         subject = ready(settings, subject, latent, device, [draws_file, numbers_file])
-        fine, coarse = settings.prior.priors(subject)
-        rows = settings.prior.rows(subject)
-        target = Target(
-            fine,
-            likelihood.to(device),
-            observed.to(device),
-            rows,
-            None if labels is None else labels.to(device),
-        )
-        mean, covariance = fine.moments()
-        # What a user's likelihood raises is shown here, before anything is sampled.
-        smooth = target.likelihood.is_differentiable(mean[None]) and not fine.deblurred
-        if isinstance(target.likelihood, Gaussian):
-            warn_of_far(target.likelihood.deviations(mean, covariance, target.observed))
-        problem = Problem(target, coarse, list(range(len(observed))), smooth)
+        problem = problem_of(settings, subject, likelihood, observed, labels, device)
+        if isinstance(likelihood, Gaussian):
+            moments = problem.target.prior.moments()
+            warn_of_far(likelihood.deviations(*moments, problem.target.observed))
         plan = settings.sampler.plan(subject)
         options = settings.recorded(eps=recorded_eps(settings.prior.eps, latent), pool=plan.pool)
         groups = Groups(
-            stem.with_suffix(".part"),
+            numbers_file.with_suffix(".part"),
             fingerprint(options, subject, observed, labels, settings.likelihood),
             len(observed),
-            group_size(target, plan),
+            group_size(problem.target, plan),
         )
         sample_groups(problem, plan, groups)
         if not distributed.is_main():
@@ -118,26 +108,17 @@ def sample(settings: SampleSettings) -> int:
         about = {
             "options": {**options, "device_name": str(device)},
             "network_sha256": subject.digest,
-            "points": "clean" if fine.deblurred else "with the noise of the first time",
+            "points": "clean" if settings.prior.deblur else "with the noise of the first time",
             "samplers": list(said.sampler),
             "toy": subject.toy.name if subject.toy else None,
             "image_shape": subject.image_shape,
         }
         write_draws(draws_file, subject, problem, plan, groups, about)
         found = overview(said, summary, subject.names)
-        seconds = perf_counter() - began
-        content = {
-            "format": FORMAT,
-            **about,
-            "rule": RULE,
-            "seconds": seconds,
-            **found,
-            **provenance(),
-        }
-        save_json(numbers_file, content)
+        write_numbers(numbers_file, FORMAT, began, {**about, "rule": RULE, **found})
         groups.remove()
         report_draws(found, summary)
-        logger.info(f"Wrote {draws_file} and {numbers_file.name} after {seconds:.1f} s")
+        report_files(numbers_file, draws_file, began)
         missed = int((~summary.converged).sum())
         return NOT_CONVERGED if missed and settings.strict else 0
 
@@ -163,46 +144,33 @@ def check(settings: CheckSettings) -> None:
     data = None
     if settings.truth == "data":
         data = subject.truths(settings.data_root, settings.runs, plan.seed)
-    stem = settings.save_dir / f"{subject.stem}_posterior_check"
-    values_file, numbers_file = stem.with_suffix(".npz"), stem.with_suffix(".json")
+    values_file, numbers_file = files_of(settings, subject, "posterior_check", ".npz")
     with process_group(settings.run.device_name) as device:
         subject = ready(settings, subject, latent, device, [values_file, numbers_file])
-        fine, coarse = settings.prior.priors(subject)
-        rows = settings.prior.rows(subject)
-        likelihood = likelihood.to(device)
-
-        def problem(observed: Tensor, numbers: list[int]) -> Problem:
-            target = Target(fine, likelihood, observed, rows)
-            return Problem(target, coarse, numbers, not fine.deblurred)
-
-        names = list(subject.names)
-        checked = Check(Target(fine, likelihood, seen.to(device), rows), problem, plan, names, data)
+        any_problem = problem_of(settings, subject, likelihood, seen, None, device)
+        checked = Check(any_problem, plan, list(subject.names), data)
         options = settings.recorded(eps=recorded_eps(settings.prior.eps, latent), pool=plan.pool)
         groups = Groups(
-            stem.with_suffix(".part"),
+            numbers_file.with_suffix(".part"),
             fingerprint(options, subject, data, None, settings.likelihood),
             settings.runs,
-            group_size(checked.target, plan),
+            group_size(any_problem.target, plan),
         )
         values = checked.run(groups)
         if distributed.is_main():
             found = calibrate(values, settings.level)
             save_values(values_file, values, groups.fingerprint)
-            seconds = perf_counter() - began
             content = {
-                "format": CHECK_FORMAT,
                 "question": "model" if settings.truth == "data" else "sampler",
                 **found.summary(),
                 "options": {**options, "device_name": str(device)},
                 "network_sha256": subject.digest,
-                "seconds": seconds,
-                **provenance(),
             }
-            save_json(numbers_file, content)
+            write_numbers(numbers_file, CHECK_FORMAT, began, content)
         groups.remove()
         if distributed.is_main():
             report_check(found)
-            logger.info(f"Wrote {numbers_file} and {values_file.name} after {seconds:.1f} s")
+            report_files(numbers_file, values_file, began)
 
 
 @main.command()
@@ -222,8 +190,7 @@ def mixture(settings: MixtureSettings) -> None:
     if observed is not None:
         found = read_observations(observed, subject.image_shape)
         given = observed_numbers(found, likelihood, subject.dim, observed)
-    stem = settings.save_dir / f"{subject.stem}_mixture"
-    draws_file, numbers_file = stem.with_suffix(".npz"), stem.with_suffix(".json")
+    draws_file, numbers_file = files_of(settings, subject, "mixture", ".npz")
     with process_group(settings.run.device_name) as device:
         subject = ready(settings, subject, latent, device, [draws_file, numbers_file])
         fine, _ = settings.prior.priors(subject)
@@ -248,23 +215,19 @@ def mixture(settings: MixtureSettings) -> None:
         options = settings.recorded(
             eps=recorded_eps(settings.prior.eps, latent), device_name=str(device)
         )
-        seconds = perf_counter() - began
         content = {
-            "format": MIXTURE_FORMAT,
             "components": {"mean": mean.tolist(), "std": std.tolist()},
             "points": "clean" if fine.deblurred else "with the noise of the first time",
             "calibration": None if calibrated is None else calibrated.summary(),
             **numbers,
             "options": options,
             "network_sha256": subject.digest,
-            "seconds": seconds,
-            **provenance(),
         }
-        save_json(numbers_file, content)
+        write_numbers(numbers_file, MIXTURE_FORMAT, began, content)
         report_mixture(numbers)
         if calibrated is not None:
             logger.info(calibrated.verdict)
-        logger.info(f"Wrote {numbers_file} and {draws_file.name} after {seconds:.1f} s")
+        report_files(numbers_file, draws_file, began)
 
 
 def opened(settings: InferenceSettings) -> tuple[PosteriorSubject, LatentChoice]:
@@ -286,6 +249,37 @@ def ready(
     require_folder(settings.save_dir)
     distributed.barrier()  # no rank writes before all have looked
     return replace(subject, flow=latent.on(subject.flow).to(device))
+
+
+def files_of(
+    settings: InferenceSettings, subject: PosteriorSubject, name: str, suffix: str
+) -> tuple[Path, Path]:
+    """The file of arrays, with this suffix, and that of numbers."""
+    stem = f"{subject.stem}_{name}"
+    return settings.save_dir / f"{stem}{suffix}", settings.save_dir / f"{stem}.json"
+
+
+def problem_of(
+    settings: InferenceSettings,
+    subject: PosteriorSubject,
+    likelihood: Likelihood,
+    observed: Tensor,
+    labels: Tensor | None,
+    device: torch.device,
+) -> Problem:
+    """The posteriors, on the device."""
+    fine, coarse = settings.prior.priors(subject)
+    target = Target(
+        fine,
+        likelihood.to(device),
+        observed.to(device),
+        settings.prior.rows(subject),
+        None if labels is None else labels.to(device),
+    )
+    # What a user's likelihood raises is shown here, before anything is sampled.
+    mean, _ = fine.moments()
+    smooth = target.likelihood.is_differentiable(mean[None]) and not fine.deblurred
+    return Problem(target, coarse, list(range(len(observed))), smooth)
 
 
 def observations(
@@ -316,9 +310,10 @@ def observations(
 def latents_of(draws: Draws, prior: Prior) -> Tensor:
     """Latents ``[m, C, S, D]`` of draws."""
     flow = prior.flow
-    w = draws.w[..., : flow.basis.dim].to(flow.device)
+    w = draws.w[..., : flow.basis.dim]
     law = flow.latent_law(prior.times[-1])
-    return law.unwhiten(w.flatten(0, 2)).view(w.shape).cpu()
+    blocks = torch.split(w.flatten(0, 2), LATENTS)
+    return torch.cat([law.unwhiten(block.to(flow.device)).cpu() for block in blocks]).view(w.shape)
 
 
 def write_draws(
@@ -342,6 +337,18 @@ def write_draws(
         target.likelihood,
         None if subject.images else prior_draws(target, PRIOR_DRAWS, plan.seed),
     )
+
+
+def write_numbers(path: Path, form: str, began: float, content: dict[str, Any]) -> None:
+    """Writes the JSON file of a command that began at that time."""
+    seconds = perf_counter() - began
+    save_json(path, {"format": form, **content, "seconds": seconds, **provenance()})
+
+
+def report_files(numbers: Path, arrays: Path, began: float) -> None:
+    """Tells where the results of a command are, and how long it took."""
+    seconds = perf_counter() - began
+    logger.info(f"Wrote {numbers} and {arrays.name} after {seconds:.1f} s")
 
 
 def fingerprint(

@@ -7,7 +7,7 @@ numbers and the seed alone.
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -156,22 +156,20 @@ class Check:
     """Runs of a calibration check.
 
     Attributes:
-        target: The posterior; its observations are replaced.
-        problem: Makes the problem of observations ``[r, K]`` with these numbers.
+        problem: The posterior; its observations are replaced.
         plan: How to sample.
         names: Of the coordinates.
         data: Truths ``[R, D]`` that the prior was not trained on; None for draws of the prior.
     """
 
-    target: Target
-    problem: Callable[[Tensor, list[int]], Problem]
+    problem: Problem
     plan: SamplingPlan
     names: list[str]
     data: Tensor | None
 
     def run(self, groups: Groups) -> RunValues:
         """The values of all runs."""
-        pool = shared_pool(self.target, self.plan)
+        pool = shared_pool(self.problem.target, self.plan)
 
         def work(index: int, places: Tensor, path: Path, progress: Progress) -> bool:
             there = load_values(path, groups.fingerprint) is not None
@@ -185,13 +183,14 @@ class Check:
         return RunValues.joined([part for part in parts if part is not None])
 
     def _values(self, places: Tensor, pool: Pool | None) -> RunValues:
-        numbers, seed = places.tolist(), self.plan.seed
+        numbers, seed, target = places.tolist(), self.plan.seed, self.problem.target
         if self.data is None:
-            truths = truths_of_prior(self.target, numbers, seed)
+            truths = truths_of_prior(target, numbers, seed)
         else:
-            rows = self.data[places].to(self.target.device)
-            truths = truths_of_data(self.target, rows, numbers, seed)
-        observed = simulated(self.target.likelihood, truths.points, numbers, seed)
-        problem = self.problem(observed, numbers)
+            rows = self.data[places].to(target.device)
+            truths = truths_of_data(target, rows, numbers, seed)
+        observed = simulated(target.likelihood, truths.points, numbers, seed)
+        own = Target(target.prior, target.likelihood, observed, target.rows)
+        problem = replace(self.problem, target=own, numbers=numbers)
         of_group = pool.of(torch.zeros(len(places), dtype=torch.int64)) if pool else None
         return check_runs(problem, self.plan, truths, self.names, of_group)[0]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
@@ -21,8 +22,10 @@ from training.inference.target import Target
 from training.inference.weights import require_some, systematic
 from training.measure.posterior.importance import smoothed_weights
 
-BLOCK, TINY = 2**22, 2.0**-40
-"""Likelihoods that are held at once, and how near to 0 and 1 uniform numbers come."""
+BLOCK, CALL = 2**22, 2**17
+"""Likelihoods that are held at once, and coordinates of points that go into one call of them."""
+TINY = 2.0**-40
+"""How near to 0 and 1 uniform numbers come."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +85,23 @@ class Pool:
         return replace(self, group=self.group[places.to(self.group.device)])
 
     def log_weights(self, target: Target, rows: slice) -> Tensor:
-        """Log likelihoods ``[m, P]`` of some observations at all of the pool."""
-        size = len(self.w)
+        """Log likelihoods ``[m, P]`` of some observations at all of the pool.
+
+        Several observations go into a call, always as many: what fills up the last one are its
+        first observation again, so that none depends on how many there are.
+        """
+        size, dim = self.points.shape[1:]
+        step = max(1, CALL // (size * dim))
+        places = torch.arange(*rows.indices(target.count), device=self.group.device)
+        order = F.pad(torch.arange(len(places), device=places.device), (0, -len(places) % step))
         found = []
-        for index in range(*rows.indices(target.count)):
-            observed = target.observed[index].expand(size, -1)
-            found.append(target.likelihood.log_prob(self.points[self.group[index]], observed))
-        return torch.stack(found)
+        for block in torch.split(places[order], step):
+            # One group alone is not copied.
+            points = self.points[self.group[block]] if len(self.points) > 1 else self.points
+            points = points.expand(step, -1, -1).reshape(-1, dim)
+            observed = target.observed[block][:, None].expand(-1, size, -1).flatten(0, 1)
+            found.append(target.likelihood.log_prob(points, observed).view(step, size))
+        return torch.cat(found)[: len(places)]
 
     def sample(self, target: Target, seeds: Tensor, chains: int, draws: int) -> Draws:
         """Draws by weight, shuffled into chains.
