@@ -28,6 +28,7 @@ from benchmarks.posteriors import DURATION, likelihoods
 from torch_utils.seeds import seeded_generator
 from training.data.toys import Toy
 from training.flow.solvers import get_solver
+from training.inference.draws import POOLED
 from training.inference.exact import ExactPosterior
 from training.inference.prior import Prior
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
@@ -36,14 +37,15 @@ from training.inference.target import Target
 
 OBSERVED = ("point, 0.1", "one coordinate, 0.1")
 PLAN = SamplingPlan(chains=4, draws=250, pool=2**16)
-SAMPLERS = ("pool", "smc", "elliptical", "pcn", "hmc")
+SAMPLERS = ("pool", "refined", "smc", "elliptical", "pcn", "hmc")
 
 
 @click.command(help=__doc__)
 @click.option("--toys", default="circles,s_curve", show_default=True)
+@click.option("--samplers", default=",".join(SAMPLERS), show_default=True)
 @click.option("--observations", type=int, default=16, show_default=True)
 @click.option("--folder", type=click.Path(path_type=Path), default="out/benchmarks/latent_law")
-def main(toys: str, observations: int, folder: Path) -> None:
+def main(toys: str, samplers: str, observations: int, folder: Path) -> None:
     torch.set_num_threads(1)
     print("| toy | observed | sampler | worth | R-hat | mean | seconds |")
     print("| --- | --- | --- | ---: | ---: | ---: | ---: |")
@@ -56,7 +58,7 @@ def main(toys: str, observations: int, folder: Path) -> None:
             likelihood = likelihoods(toy.dim)[observed]
             seen = likelihood.simulate(truth, seeded_generator("cpu", 1))
             exact = ExactPosterior.of(*toy.mixture[:3], likelihood, seen)
-            for sampler in SAMPLERS:
+            for sampler in samplers.split(","):
                 target = Target(fine, likelihood, seen, 64)
                 problem = Problem(target, coarse, list(range(observations)))
                 begin = time.process_time()
@@ -67,7 +69,7 @@ def main(toys: str, observations: int, folder: Path) -> None:
                 r_hat = summary.r_hat.amax(dim=1).quantile(0.9)
                 gap = draws.points.flatten(1, 2).mean(dim=1) - exact.mean
                 off = (gap / exact.std).abs().median()
-                mixed = f"{float(r_hat):.3f}" if sampler != "pool" else ""
+                mixed = f"{float(r_hat):.3f}" if sampler not in POOLED else ""
                 print(
                     f"| {name} | {observed} | {sampler} | {float(worth):.2f} | {mixed} | "
                     f"{float(off):.3f} | {seconds:.0f} |",
