@@ -188,7 +188,7 @@ def test_two_ranks_give_the_draws_of_one(
     many.write_text("x1,x2\n" + "".join(f"{0.02 * row - 0.6},0.4\n" for row in range(70)))
     given = (
         *(f"--sampler={sampler}", f"--observation={many}", "--draws=6", "--warmup=2"),
-        "--batch-gpu=1024",
+        *("--batch-gpu=1024", "--noise_std=1"),
     )
     assert sample(tmp_path / "one", *given).code == 0
     network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")

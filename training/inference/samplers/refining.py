@@ -8,9 +8,11 @@ the P draws of the prior p among them (the balance heuristic; Veach and Guibas 1
     v(w) = p(w) L(w) / (P p(w) + n_1 q_1(w) + ... + n_T q_T(w)).
 
 So no weight is above ``L / P``, wherever the fits are wrong: the prior is the defensive component
-(Hesterberg 1995; Owen and Zhou 2000). Laws ``q_t`` are taken to be 0 where the likelihood is less
-than that of the pool's H likeliest draws: such draws of ``q_t`` have no weight, those of the pool
-have ``L / P``, and the densities of ``q_t`` are needed at H draws of the pool in place of P.
+(Owen and Zhou 2000). That fits depend on draws which are weighted with theirs makes no difference
+in the limit of many (Cornuet, Marin, Mira and Robert 2012). Laws ``q_t`` are taken to be 0 where
+the likelihood is less than that of the pool's H likeliest draws: such draws of ``q_t`` have no
+weight, those of the pool have ``L / P``, and the densities of ``q_t`` are needed at H draws of the
+pool in place of P.
 """
 
 from collections.abc import Sequence
