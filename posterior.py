@@ -87,16 +87,17 @@ def sample(settings: SampleSettings) -> int:
     with process_group(settings.run.device_name) as device:
         subject = ready(settings, subject, latent, device, [draws_file, numbers_file])
         problem = problem_of(settings, subject, likelihood, observed, labels, device)
-        if isinstance(likelihood, Gaussian):
-            moments = problem.target.prior.moments()
-            warn_of_far(likelihood.deviations(*moments, problem.target.observed))
+        target = problem.target
+        if isinstance(target.likelihood, Gaussian):
+            moments = target.prior.moments()
+            warn_of_far(target.likelihood.deviations(*moments, target.observed))
         plan = settings.sampler.plan(subject)
         options = settings.recorded(eps=recorded_eps(settings.prior.eps, latent), pool=plan.pool)
         groups = Groups(
             numbers_file.with_suffix(".part"),
             fingerprint(options, subject, observed, labels, settings.likelihood),
             len(observed),
-            group_size(problem.target, plan),
+            group_size(target, plan),
         )
         sample_groups(problem, plan, groups)
         if not distributed.is_main():

@@ -34,7 +34,7 @@ from training.measure.posterior.importance import effective_size, smoothed_weigh
 DRAWN = (512, 1024)
 """Points of each round, n_t."""
 AGAIN, FEWEST = (512, 512, 512, 512, 512, 1024), 1000
-"""The rounds of observations whose draws are worth fewer than that after the first ones."""
+"""The rounds of those observations whose draws would be worth fewer than this after DRAWN."""
 HEAVIEST = 2**13
 """H."""
 FITTED = 1024
