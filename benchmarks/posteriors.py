@@ -76,12 +76,13 @@ def flows_of(toy: Toy, folder: Path, exact: bool) -> dict[str, ProbabilityFlow]:
     return {"PRP": exact_flow(toy, toy.dim), "PRR": reduced}
 
 
-def measured(toy: Toy, flow: ProbabilityFlow, runs: int, deblurred: bool) -> dict[str, str]:
+def measured(
+    toy: Toy, flow: ProbabilityFlow, plan: SamplingPlan, runs: int, deblurred: bool
+) -> dict[str, str]:
     """A row of the table for each likelihood."""
     prior = Prior(flow, flow.times(24), get_solver("exp_ab2", 1e-6, 1e-6), deblurred)
     truth = toy.sample(runs, seeded_generator("cpu", 0, Stream.TRUTHS))
     names = [f"x{index + 1}" for index in range(toy.dim)]
-    plan = SamplingPlan("auto", chains=CHAINS, draws=DRAWS, pool=POOLS[toy.dim])
     begin = time.process_time()
     any_target = Target(prior, Gaussian(torch.tensor(1.0)), truth, ROWS)
     pool = Pool.draw(any_target, plan.pool, plan.seed)
@@ -125,10 +126,14 @@ def measured(toy: Toy, flow: ProbabilityFlow, runs: int, deblurred: bool) -> dic
 @click.command(help=__doc__)
 @click.option("--toys", default="circles,moons,s_curve", show_default=True)
 @click.option("--runs", type=int, default=1000, show_default=True)
+@click.option("--sampler", type=click.Choice(["auto", "pool"]), default="auto", show_default=True)
+@click.option("--draws", type=int, default=DRAWS, show_default=True, help="Of each of 4 chains.")
 @click.option("--exact/--trained", default=False, help="The exact denoiser, not networks.")
 @click.option("--deblur", is_flag=True, help="Posteriors of clean points.")
 @click.option("--folder", type=click.Path(path_type=Path), default="out/benchmarks/latent_law")
-def main(toys: str, runs: int, exact: bool, deblur: bool, folder: Path) -> None:
+def main(
+    toys: str, runs: int, sampler: str, draws: int, exact: bool, deblur: bool, folder: Path
+) -> None:
     torch.set_num_threads(1)
     print(
         "| toy | flow | observed | mean | std, % (median) | worst p | coverage | worth "
@@ -137,8 +142,9 @@ def main(toys: str, runs: int, exact: bool, deblur: bool, folder: Path) -> None:
     print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for name in toys.split(","):
         toy = Toy(name)
+        plan = SamplingPlan(sampler, CHAINS, draws, pool=POOLS[toy.dim])
         for schedule, flow in flows_of(toy, folder, exact).items():
-            for observed, row in measured(toy, flow, runs, deblur).items():
+            for observed, row in measured(toy, flow, plan, runs, deblur).items():
                 print(f"| {name} | {schedule} | {observed} | {row} |", flush=True)
 
 
