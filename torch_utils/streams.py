@@ -74,3 +74,5 @@ class Stream(IntEnum):
     """Draws of the prior to compare posteriors with."""
     REFINING = 7
     """Draws near a posterior."""
+    LOOKAHEAD = 8
+    """Draws of the prior that say how far its denoiser is off."""

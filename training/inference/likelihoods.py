@@ -136,6 +136,10 @@ class Gaussian(Likelihood):
         columns = self.observe(torch.eye(dim, dtype=torch.float64, device=self.root.device))
         return self._whitened(columns).T
 
+    def covariance_root(self, size: int) -> Tensor:
+        """A root ``[K, K]`` of the noise's covariance of so many numbers."""
+        return self.root if self.root.ndim == 2 else self.root.expand(size).diag()
+
     def _whitened(self, residuals: Tensor) -> Tensor:
         """``Sigma^(-1/2) r`` of residuals ``[N, K]``."""
         if self.root.ndim < 2:

@@ -17,6 +17,7 @@ from dnnlib.errors import UsageError
 from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
 from training.inference.draws import POOLED, Draws
+from training.inference.lookahead import looks_ahead
 from training.inference.noise import Noise
 from training.inference.prior import Prior
 from training.inference.samplers.chains import Kernel, run_chains
@@ -26,6 +27,7 @@ from training.inference.samplers.hamiltonian import Hamiltonian
 from training.inference.samplers.pool import Pool
 from training.inference.samplers.refining import refine
 from training.inference.samplers.tempering import temper
+from training.inference.samplers.twisted import twist
 from training.inference.target import Target
 from training.inference.weights import require_some, systematic, tempered
 from training.measure.posterior.importance import k_threshold, smoothed_weights
@@ -33,12 +35,12 @@ from training.measure.posterior.importance import k_threshold, smoothed_weights
 KERNELS: dict[str, type[Kernel]] = {
     kernel.name: kernel for kernel in (Elliptical, CrankNicolson, Hamiltonian)
 }
-SAMPLERS = ("auto", "pool", "refined", *KERNELS, "smc")
+SAMPLERS = ("auto", "pool", "refined", *KERNELS, "smc", "twisted")
 WARMUP = {"elliptical": 200, "pcn": 1000, "hmc": 300}
 """Steps before the first draw: hmc learns its metric in them, pcn walks slowly."""
 MOST_REFINED = 8
-"""Variables up to which ``auto`` refines a pool, and goes on to particles where that is not enough:
-they find all modes, which chains do not."""
+"""Variables up to which ``auto`` refines a pool, and goes on to tempered particles where that is not
+enough: they find all modes, which chains do not."""
 CONTENT, ENOUGH = 4000, 400
 """Draws that weights are to be worth: with fewer than CONTENT, which leave standard deviations off
 by some 0.67 / sqrt(2 * 4000) = 0.75 %, ``auto`` refines a pool; in the end it takes ENOUGH."""
@@ -57,6 +59,7 @@ class SamplingPlan:
         warmup: Steps before them; None for the sampler's own number.
         thin: Steps for each draw.
         pool: Draws of the prior, for ``auto``, ``pool`` and ``refined``.
+        particles: Of each of the populations of ``twisted``; None for its own number.
         seed: Of all random numbers.
     """
 
@@ -67,6 +70,7 @@ class SamplingPlan:
     thin: int = 1
     pool: int = 2**17
     seed: int = 0
+    particles: int | None = None
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -121,6 +125,9 @@ def sample_posteriors(
             return _pooled(problem, plan, pool)
         found = _refined(problem, plan, pool)
         return replace(found, calls=found.calls + pool.calls)
+    if plan.sampler == "twisted":
+        size = (plan.chains, plan.draws, plan.particles)
+        return twist(problem.target, plan.seed, problem.numbers, *size, on_part)
     coarse = problem.target.with_prior(problem.coarse)
     if plan.sampler == "smc":
         noise = Noise(plan.seed, problem.numbers, plan.chains * plan.draws, coarse.device)
@@ -144,10 +151,18 @@ def _automatic(
         found = found.replaced(poor, _refined(problem.of(poor), plan, pool.of(poor)))
     poor = _poor(found, plan, ENOUGH)
     if len(poor):
-        sampler = "smc" if few else "hmc" if problem.differentiable else "elliptical"
-        last = replace(plan, sampler=sampler)
+        last = replace(plan, sampler=_in_the_end(problem))
         found = found.replaced(poor, sample_posteriors(problem.of(poor), last, None, on_part))
     return found
+
+
+def _in_the_end(problem: Problem) -> str:
+    """The sampler that ``auto`` takes where no pool is enough."""
+    if problem.target.dim <= MOST_REFINED:
+        return "smc"
+    if looks_ahead(problem.target):
+        return "twisted"
+    return "hmc" if problem.differentiable else "elliptical"
 
 
 def _pooled(problem: Problem, plan: SamplingPlan, pool: Pool) -> Draws:

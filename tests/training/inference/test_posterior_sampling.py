@@ -56,11 +56,16 @@ def test_auto_refines_a_pool_that_is_not_enough_and_goes_on_to_particles(
 
 @pytest.mark.parametrize(
     ("dim", "deblurred", "sampler"),
-    [(8, False, "refined"), (9, False, "hmc"), (5, True, "elliptical")],
+    [(8, False, "refined"), (9, False, "twisted"), (5, True, "elliptical")],
 )
 def test_auto_goes_by_dimensions_and_gradients(dim: int, deblurred: bool, sampler: str) -> None:
     which = masked(dim, 1e-3, double([[4.0]]), deblurred)
-    assert drawn(which, "auto", **FEW).sampler == [sampler]
+    assert drawn(which, "auto", **FEW, particles=20).sampler == [sampler]
+
+
+def test_auto_follows_gradients_of_likelihoods_of_ones_own() -> None:
+    which = problem(gaussian_prior(9), Parabola(noise=1e-3), double([[4.0]]))
+    assert drawn(which, "auto", **FEW).sampler == ["hmc"]
 
 
 # Summaries.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError
-from training.flow.coordinates.maps import MAPS, PointMap
+from training.flow.coordinates.maps import LINEAR, MAPS, PointMap
 
 
 class Coordinates(nn.Module):
@@ -85,11 +85,21 @@ class Coordinates(nn.Module):
 
     def to_data(self, points: Tensor) -> Tensor:
         """From flow space ``[..., D]`` to data space."""
-        x = points.double()
-        for map_ in reversed(list(self.maps)):
-            assert isinstance(map_, PointMap)
-            x = map_.inverse(x)
-        return x
+        return self._back(points, slice(None))
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is one linear map, and a shift."""
+        return self._curved == 0
+
+    def to_columns(self, points: Tensor) -> Tensor:
+        """From flow space ``[..., D]`` back to columns that are only curved, each by itself: they
+        are linear in points of flow space."""
+        return self._back(points, slice(self._curved, None))
+
+    def bent(self, columns: Tensor) -> Tensor:
+        """Those columns ``[..., D]`` in data space: each a function of itself alone."""
+        return self._back(columns, slice(0, self._curved))
 
     def dithered(self, points: Tensor, generator: torch.Generator) -> Tensor:
         """Points ``[N, D]`` of data space with discrete columns spread evenly over their steps.
@@ -113,6 +123,19 @@ class Coordinates(nn.Module):
         for map_ in self.maps:
             assert isinstance(map_, PointMap)
             map_.check()
+
+    @property
+    def _curved(self) -> int:
+        """How many maps come before those that are linear to the end."""
+        return max((at + 1 for at, name in enumerate(self.names) if name not in LINEAR), default=0)
+
+    def _back(self, points: Tensor, part: slice) -> Tensor:
+        """Points ``[..., D]`` back through some of the maps."""
+        x = points.double()
+        for map_ in reversed(list(self.maps)[part]):
+            assert isinstance(map_, PointMap)
+            x = map_.inverse(x)
+        return x
 
 
 def dither(points: Tensor, steps: Tensor, generator: torch.Generator) -> Tensor:
