@@ -28,6 +28,7 @@ from training.inference.checking import (
 )
 from training.inference.draws import POOLED, Draws
 from training.inference.samplers.pool import Pool
+from training.inference.samplers.twisted import FEWEST
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.summary import Summary
 from training.inference.target import Target
@@ -42,7 +43,8 @@ GROUP_NUMBERS = 2**26
 def group_size(target: Target, plan: SamplingPlan) -> int:
     """How many observations to sample side by side."""
     dim = target.dim
-    numbers = max(plan.draws * (dim + target.prior.flow.basis.dim), dim**2) * plan.chains
+    draws = max(plan.draws, plan.particles or FEWEST)
+    numbers = max(draws * (dim + target.prior.flow.basis.dim), dim**2) * plan.chains
     return max(1, min(GROUP, GROUP_NUMBERS // numbers))
 
 

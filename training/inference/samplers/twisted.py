@@ -13,10 +13,10 @@ with ``G = V A^T (A V A^T + R)^-1`` and ``S = (I - G A) V (I - G A)^T + G R G^T`
     move by   q(x_k | x_{k+1}) = N(x_{k+1} + a (m + G (y - A m) - x_{k+1}), b + a S a),
     weigh     p(x_k | x_{k+1}) psi_k(x_k) / (q(x_k | x_{k+1}) psi_{k+1}(x_{k+1})),
 
-with p the same without y, and ``psi_k = N(y; A m(x_k), A V_k A^T + R)``; psi_0 is the likelihood
-itself. Weights are exact whatever psi is: with many particles, draws are those of the posterior
-under the prior that p makes of all steps. That is the diffusion, not the flow; both have the same
-law if the denoiser is exact and steps are many.
+with p the same without y, and ``psi_k = N(y; A m(x_k), A V_k A^T + R)``, times the factor for
+curved columns; psi_0 is the likelihood itself. Weights are exact whatever psi is: with many
+particles, draws are those of the posterior under the prior that p makes of all steps. That is the
+diffusion, not the flow; both have the same law if the denoiser is exact and steps are many.
 """
 
 from collections.abc import Callable
@@ -30,6 +30,8 @@ from training.inference.lookahead import (
     added_noise,
     error_covariance,
     expected_end,
+    log_normal,
+    log_standard,
     prior_ends,
 )
 from training.inference.noise import Noise
@@ -125,7 +127,7 @@ class _Cloud:
         of_both = torch.linalg.cholesky(torch.diag_embed(b) + a[:, None] * spread * a)
         normal = self._noise.normal(step, self._target.dim)
         move = a * shift + normal @ of_both.mT
-        gained = _log_normal(move, of_prior) - _log_normal_of(normal, of_both)
+        gained = log_normal(move, of_prior) - log_standard(normal, of_both)
         self._x = self._x + a * before + move
         old = self._psi
         if step:
@@ -163,10 +165,8 @@ class _Cloud:
     def _look(self, step: int) -> None:
         """Expected ends, and psi."""
         flat = expected_end(self._target, self._x.flatten(0, 1), self._times[step], self._which)
-        self._m, sight = flat.view_as(self._x), self._sight
-        seen = sight.operator @ self._errors @ sight.operator.T + sight.covariance
-        apart = sight.observed[:, None] - self._m @ sight.operator.T
-        self._psi = _log_normal(apart, torch.linalg.cholesky(seen))
+        self._m = flat.view_as(self._x)
+        self._psi = self._sight.log_prob(self._m, self._errors)
 
     def _arrive(self) -> None:
         """Points, and their likelihood."""
@@ -199,15 +199,3 @@ class _Cloud:
 def _taken(values: Tensor, rows: Tensor) -> Tensor:
     """``[M, N, D]`` at rows ``[M, S]``."""
     return values.gather(1, rows[..., None].expand(-1, -1, values.shape[2]))
-
-
-def _log_normal(apart: Tensor, root: Tensor) -> Tensor:
-    """``[M, N]``: densities, but for a constant, of ``apart [M, N, D]`` with Cholesky factors
-    ``[D, D]`` or ``[M, D, D]`` of covariances."""
-    return _log_normal_of(torch.linalg.solve_triangular(root, apart.mT, upper=False).mT, root)
-
-
-def _log_normal_of(standard: Tensor, root: Tensor) -> Tensor:
-    """The same of what is standard normal ``[M, N, D]``."""
-    volume = root.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
-    return -standard.square().sum(dim=2) / 2 - volume[..., None]
