@@ -228,9 +228,8 @@ def _of_columns(target: Target, likelihood: Gaussian) -> Sight:
         return -((seen.view_as(grid) - target.observed) / noise).square() / 2
 
     def line(count: int) -> Tensor:
-        ends = FARTHEST * torch.tensor([-1.0, 1.0])
-        place = torch.linspace(*ends.tolist(), count, dtype=torch.float64, device=target.device)
-        return place[:, None, None]
+        place = torch.linspace(-FARTHEST, FARTHEST, count, dtype=torch.float64)
+        return place.to(target.device)[:, None, None]
 
     place = line(GRID)
     mean, std = center.expand(count, -1), scale.expand(count, -1)

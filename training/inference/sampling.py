@@ -39,8 +39,8 @@ SAMPLERS = ("auto", "pool", "refined", *KERNELS, "smc", "twisted")
 WARMUP = {"elliptical": 200, "pcn": 1000, "hmc": 300}
 """Steps before the first draw: hmc learns its metric in them, pcn walks slowly."""
 MOST_REFINED = 8
-"""Variables up to which ``auto`` refines a pool, and goes on to tempered particles where that is not
-enough: they find all modes, which chains do not."""
+"""Variables up to which ``auto`` refines a pool, and goes on to tempered particles where that is
+not enough: they find all modes, which chains do not."""
 CONTENT, ENOUGH = 4000, 400
 """Draws that weights are to be worth: with fewer than CONTENT, which leave standard deviations off
 by some 0.67 / sqrt(2 * 4000) = 0.75 %, ``auto`` refines a pool; in the end it takes ENOUGH."""

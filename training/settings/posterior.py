@@ -164,9 +164,8 @@ class SamplerOptions(Declared):
         type=choice(SAMPLERS),
         default="auto",
         help="auto takes a pool of prior draws where that is enough; in few dimensions it refines "
-        "the pool where it is not, and goes on to smc; in many it goes on to twisted if the noise is "
-        "Gaussian, else to hmc, or to elliptical "
-        "without gradients.",
+        "the pool where it is not, and goes on to smc; in many it goes on to twisted if the noise "
+        "is Gaussian, else to hmc, or to elliptical without gradients.",
     )
     chains: int = option(type=COUNT, default=4, help="Chains of each observation.")
     draws: int = option(type=COUNT, default=1000, help="Draws of each chain.")
