@@ -8,15 +8,6 @@ With ``x_t = x_0 + n``, where n has the noise that was added after the first tim
 How far m is off differs from place to place. Its average over the prior, ``V(t) = E[(x_0 - m)
 (x_0 - m)^T]``, is measured on draws of the prior. So y, which is ``A x_0`` with noise R, is about
 ``N(y; A m, A V A^T + R)``, given x_t.
-
-Columns of tables are curved functions ``h_j`` of what is linear in the state. There the likelihood
-of each number seen, times the prior's Gaussian of its column, has its mean and variance taken, and
-the Gaussian that is left when the prior's is divided out stands for it (as one step of expectation
-propagation; Minka 2001). What it leaves out of each column by itself is put back by the factor
-
-    int L_j(u) N(u; A_j m, v_j) du / int N(y_j; u, R_j) N(u; A_j m, v_j) du,    v = diag(A V A^T),
-
-of the likelihood L_j of the column, which is read from a table.
 """
 
 from dataclasses import dataclass
@@ -27,6 +18,7 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
+from training.inference.curved_columns import CurvedColumns
 from training.inference.likelihoods import Gaussian
 from training.inference.target import Target
 
@@ -34,14 +26,6 @@ PRIOR_DRAWS = 2**11
 """Draws of the prior that V is measured on."""
 MOST_DIMENSIONS = 1024
 """Of points, up to which matrices of this size are decomposed at each step."""
-TABLE, TINY, LARGEST = 601, 1e-300, 20.0
-"""Points of the table of factors, the smallest likelihood in it, and the largest of their
-logarithms."""
-GRID, FARTHEST, ZOOMS = 201, 6.0, 4
-"""Points of a line that a mean is taken on, its half-length in standard deviations, and how often
-it is taken again, on a line about as long as the result."""
-LEAST = 1e-3
-"""Of the prior's precision, that a number seen adds at least."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +42,7 @@ class Sight:
     operator: Tensor
     observed: Tensor
     covariance: Tensor
-    columns: "Columns | None" = None
+    columns: CurvedColumns | None = None
 
     def log_prob(self, ends: Tensor, error: Tensor) -> Tensor:
         """Log densities ``[M, N]``, but for a constant, of the observations at expected ends.
@@ -84,7 +68,9 @@ class Sight:
         likelihood = require_lookahead(target)
         coordinates = target.prior.flow.coordinates
         if coordinates is not None and not coordinates.is_linear:
-            return _of_columns(target, likelihood)
+            columns = CurvedColumns.of(target, likelihood)
+            noise = torch.diag_embed(columns.variance)
+            return cls(columns.operator, columns.observed, noise, columns)
         dim, device = target.prior.flow.basis.dim, target.device
         which = torch.arange(target.count, device=device)
         zero = torch.zeros(target.count, dim, dtype=torch.float64, device=device)
@@ -95,41 +81,6 @@ class Sight:
         root = likelihood.covariance_root(operator.shape[1])
         covariance = (root @ root.T).expand(target.count, -1, -1)
         return cls(operator.T, target.observed - offset, covariance)
-
-
-@dataclass(frozen=True)
-class Columns:
-    """What Gaussians leave out of likelihoods of columns.
-
-    Attributes:
-        grid: Values of each column, less its center ``[K, G]``.
-        log_likelihood: There ``[M, K, G]``.
-        observed: Of the Gaussians ``[M, K]``.
-        variance: Of the Gaussians ``[M, K]``.
-    """
-
-    grid: Tensor
-    log_likelihood: Tensor
-    observed: Tensor
-    variance: Tensor
-
-    def log_factor(self, seen: Tensor, spread: Tensor) -> Tensor:
-        """``[M, N]`` of expected values ``[M, N, K]`` with variances ``[K]``."""
-        grid, step = self.grid, self.grid[:, 1] - self.grid[:, 0]
-        # Where the spread is less than a step of the grid, sums over it are no integrals.
-        width = spread.maximum(step.square())[:, None, None]
-        kernel = torch.softmax(-(grid[:, :, None] - grid[:, None]).square() / (2 * width), dim=2)
-        highest = self.log_likelihood.amax(dim=2, keepdim=True)
-        likelihood = (self.log_likelihood - highest).exp()
-        mixed = torch.einsum("kgh,mkh->mkg", kernel, likelihood).clamp_min(TINY).log() + highest
-        variance = (self.variance + width[:, 0, 0])[..., None]
-        apart = self.observed[..., None] - grid
-        stands = -apart.square() / (2 * variance) - variance.log() / 2
-        table = (mixed - stands).clamp(-LARGEST, LARGEST)
-        place = ((seen.mT - grid[:, :1]) / step[:, None]).clamp(0, grid.shape[1] - 1.001)
-        below = place.long()
-        low, high = table.gather(2, below), table.gather(2, below + 1)
-        return low.lerp(high, place - below).sum(dim=1)
 
 
 def require_lookahead(target: Target) -> Gaussian:
@@ -203,54 +154,6 @@ def prior_ends(target: Target, seed: int) -> tuple[Tensor, torch.Generator]:
 def _added(target: Target, t: Tensor) -> Tensor:
     schedule = target.prior.flow.schedule
     return (schedule.noise_variance(t) - schedule.noise_variance(target.prior.times[0])).double()
-
-
-def _of_columns(target: Target, likelihood: Gaussian) -> Sight:
-    """Where columns are curved: each number seen is of one column, ``y_j = h_j(u_j)``."""
-    prior, count = target.prior, target.count
-    flow, unit = prior.flow, torch.eye(prior.dim, dtype=torch.float64, device=target.device)
-    coordinates = flow.coordinates
-    assert coordinates is not None
-    offset = coordinates.to_columns(flow.basis.from_eigen(0 * unit[:1]))
-    operator = (coordinates.to_columns(flow.basis.from_eigen(unit)) - offset).T
-    variance = flow.basis.eigenvalues.double() + flow.schedule.noise_variance(prior.times[0])
-    spread = (operator.square() @ variance.double()).sqrt()
-
-    pick = likelihood.observe(torch.arange(prior.dim, device=target.device)[None])[0]
-    center, scale = offset[0, pick], spread[pick]
-    noise = likelihood.covariance_root(len(pick)).norm(dim=1)
-
-    def log_likelihood(grid: Tensor) -> Tensor:
-        """``[G, M, K]`` of values ``[G, M, K]`` of the columns seen."""
-        columns = offset.expand(grid[..., 0].numel(), -1).clone()
-        columns[:, pick] = grid.flatten(0, 1)
-        seen = likelihood.observe(prior.origin + coordinates.bent(columns) / prior.unit)
-        return -((seen.view_as(grid) - target.observed) / noise).square() / 2
-
-    def line(count: int) -> Tensor:
-        place = torch.linspace(-FARTHEST, FARTHEST, count, dtype=torch.float64)
-        return place.to(target.device)[:, None, None]
-
-    place = line(GRID)
-    mean, std = center.expand(count, -1), scale.expand(count, -1)
-    for _ in range(ZOOMS):
-        grid = mean + place * std  # [G, M, K]
-        weight = log_likelihood(grid) - ((grid - center) / scale).square() / 2
-        weight = weight.softmax(dim=0)
-        mean = (weight * grid).sum(dim=0)
-        # Not below half a step of the grid, lest the next one miss what lies between two points.
-        step = std * (2 * FARTHEST / (GRID - 1))
-        std = (weight * (grid - mean).square()).sum(dim=0).sqrt().maximum(step / 2)
-    prior_precision = scale**-2
-    precision = std**-2 - prior_precision
-    known = precision > LEAST * prior_precision
-    precision = torch.where(known, precision, LEAST * prior_precision)
-    place_of_it = (mean / std.square() - center * prior_precision) / precision
-    observed = torch.where(known, place_of_it, mean) - center
-    table = (line(TABLE) * scale).expand(-1, count, -1)
-    likelihoods = log_likelihood(center + table).permute(1, 2, 0)
-    left_out = Columns(table[:, 0].T, likelihoods, observed, 1 / precision)
-    return Sight(operator[pick], observed, torch.diag_embed(1 / precision), left_out)
 
 
 def log_normal(apart: Tensor, root: Tensor) -> Tensor:
