@@ -5,11 +5,13 @@ do intervals hold what they say?
         [--priors=plain,blurred] [--digits=297] [--particles=2048] [--folder=out/digits]
 
 Priors are networks of scikit-learn's first 1,500 digits as a table, by train.py with the options
-below, made in the folder if they are not there; truths are the last 297. Seen are the upper half,
-a random half, or all pixels, with noise of 0.3 steps of gray. Levels are spread over their steps,
-as in the training. Each row of the table says
+below, made in the folder if they are not there; truths are the last 297, or drawn from the flow
+itself. Seen are the upper half, a random half, or all pixels, with noise of 0.3 steps of gray.
+Levels are spread over their steps, as in the training. Each row of the table says
 
 R-hat     median and 90th percentile of the pixels of all digits
+worth     effective draws for 1,000 network calls, in the median over pixels and digits; a gradient
+          counts as four calls for each of its steps
 coverage  of central intervals of hidden pixels (of all, if all are seen) at 50, 80, 90 and 95 %;
           also with draws moved away from their mean by a factor, which is the one that gave 90 % on
           the other half of the digits
@@ -125,13 +127,18 @@ class Question:
     observed: Tensor
 
     @classmethod
-    def of(cls, model: Model, count: int, what: str) -> "Question":
+    def of(cls, model: Model, count: int, what: str, truths: str) -> "Question":
+        """The question of the last digits, or of draws of the prior."""
         pixels = torch.tensor([int(name[1:]) - 1 for name in model.about["columns"]])
-        levels = torch.from_numpy(load_digits().data[TRAINED:])
         generator = seeded_generator("cpu", 0)
-        chosen = levels[torch.randperm(len(levels), generator=generator)[:count]][:, pixels]
-        spread = torch.rand(chosen.shape, generator=generator, dtype=torch.float64) - 0.5
-        truth = chosen + spread
+        if truths == "flow":
+            truth = model.flow.sample(count, generator)
+        else:
+            levels = torch.from_numpy(load_digits().data[TRAINED:])
+            chosen = levels[torch.randperm(len(levels), generator=generator)[:count]][:, pixels]
+            truth = (
+                chosen + torch.rand(chosen.shape, generator=generator, dtype=torch.float64) - 0.5
+            )
         noise = torch.randn(truth.shape, generator=generator, dtype=torch.float64)
         seen = (pixels < HALF).expand(truth.shape)
         if what == "random":
@@ -192,9 +199,30 @@ def spread_by_other_half(points: Tensor, question: Question) -> tuple[Tensor, li
     return result, chosen
 
 
+def measured(found: Draws, question: Question) -> str:
+    """A row of the table, without its ends."""
+    mixing = [convergence(one.double()) for one in found.points]
+    r_hat = torch.stack([one.r_hat for one in mixing])
+    worth = torch.stack([one.ess_bulk for one in mixing]) / found.calls[:, None]
+    points, asked = found.points.flatten(1, 2).double(), question.asked
+    spread, factors = spread_by_other_half(points, question)
+    ends = points.quantile(torch.tensor([0.05, 0.95]).double(), dim=1)
+    cells = (
+        f"{float(r_hat.nanmedian()):.3f}, {float(r_hat.nanquantile(0.9)):.3f}",
+        f"{1000 * float(worth.nanmedian()):.2f}",
+        held(levels_of(points, question), asked),
+        f"{factors[0]:.2f}, {factors[1]:.2f}",
+        held(spread, asked),
+        f"{float((ends[1] - ends[0])[asked].mean()):.2f}",
+        f"{float(crps(points, question.truth)[asked].mean()):.2f}",
+    )
+    return " | ".join(cells)
+
+
 @click.command(help=__doc__)
 @click.option("--seen", default="upper", show_default=True)
 @click.option("--priors", default="plain", show_default=True)
+@click.option("--truths", type=click.Choice(["data", "flow"]), default="data", show_default=True)
 @click.option("--digits", type=int, default=297, show_default=True)
 @click.option("--sampler", type=click.Choice(SAMPLERS), default="twisted", show_default=True)
 @click.option("--chains", type=int, default=4, show_default=True)
@@ -205,6 +233,7 @@ def spread_by_other_half(points: Tensor, question: Question) -> tuple[Tensor, li
 def main(
     seen: str,
     priors: str,
+    truths: str,
     digits: int,
     sampler: str,
     chains: int,
@@ -214,28 +243,19 @@ def main(
     folder: Path,
 ) -> None:
     plan = SamplingPlan(sampler, chains, draws, warmup, particles=particles)
-    print("| prior | seen | R-hat | coverage | spread | coverage | width | CRPS | seconds |")
-    print("| --- | --- | --- | --- | --- | --- | ---: | ---: | ---: |")
+    print(
+        "| prior | seen | R-hat | worth | coverage | spread | coverage | width | CRPS | seconds |"
+    )
+    print("| --- | --- | --- | ---: | --- | --- | --- | ---: | ---: | ---: |")
     for name in priors.split(","):
         model = prior_network(folder, name)
         for what in seen.split(","):
-            question = Question.of(model, digits, what)
+            question = Question.of(model, digits, what, truths)
             begin = time.process_time()
             found = sampled(model, question, plan)
             seconds = time.process_time() - begin
-            r_hat = torch.stack([convergence(one.double()).r_hat for one in found.points])
-            points = found.points.flatten(1, 2).double()
-            asked = question.asked
-            spread, factors = spread_by_other_half(points, question)
-            ends = points.quantile(torch.tensor([0.05, 0.95]).double(), dim=1)
-            print(
-                f"| {name} | {what} | {float(r_hat.nanmedian()):.3f}, "
-                f"{float(r_hat.nanquantile(0.9)):.3f} | {held(levels_of(points, question), asked)} "
-                f"| {factors[0]:.2f}, {factors[1]:.2f} | {held(spread, asked)} | "
-                f"{float((ends[1] - ends[0])[asked].mean()):.2f} | "
-                f"{float(crps(points, question.truth)[asked].mean()):.2f} | {seconds:.0f} |",
-                flush=True,
-            )
+            row = measured(found, question)
+            print(f"| {name} | {what} | {row} | {seconds:.0f} |", flush=True)
 
 
 if __name__ == "__main__":
