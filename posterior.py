@@ -66,6 +66,8 @@ NOT_CONVERGED = 3
 """Exit code of ``--strict``."""
 FEWEST_RUNS = 20
 """Runs that a verdict of ``mixture`` takes."""
+LATENTS = 2**16
+"""Draws whose latents are made at once."""
 PRIOR_DRAWS = 2000
 """In the file of draws, to compare posteriors with; none of images, where they would take long."""
 
@@ -88,34 +90,29 @@ def sample(settings: SampleSettings) -> int:
     subject, latent = opened(settings)
     likelihood = None if settings.learned else settings.likelihood.chosen(subject)
     observed, labels = observations(settings, subject, likelihood)
-    stem = settings.save_dir / f"{subject.stem}_posterior"
-    draws_file, numbers_file = stem.with_suffix(".nc"), stem.with_suffix(".json")
+    draws_file, numbers_file = files_of(settings, subject, "posterior", ".nc")
     with process_group(settings.run.device_name) as device:
         subject = ready(settings, subject, latent, device, [draws_file, numbers_file])
-        fine, coarse = settings.prior.priors(subject)
-        observed = observed.to(device)
-        labels = None if labels is None else labels.to(device)
+        fine, _ = settings.prior.priors(subject)
         plan = settings.sampler.plan(subject)
         options = settings.recorded(eps=recorded_eps(settings.prior.eps, latent), pool=plan.pool)
         files = [*settings.likelihood.files, (settings.correct or "").rpartition(":")[0]]
         groups = Groups(
-            stem.with_suffix(".part"),
+            numbers_file.with_suffix(".part"),
             fingerprint(options, subject, observed, labels, files),
             len(observed),
             group_size(fine, plan),
         )
         shown = None
         if likelihood is None:
-            assert labels is not None
-            if subject.table is not None:
-                seen = subject.table.coordinates.given(labels).labels
-                assert seen is not None
-                warn_of_far(seen.abs())
-            sample_learned(settings.amortized(subject, fine, labels), groups)
+            sample_given(settings, subject, labels, fine, groups)
         else:
-            rows = settings.prior.rows(subject)
-            target = Target(fine, likelihood.to(device), observed, rows, labels)
-            sample_groups(problem_of(target, coarse), plan, groups)
+            problem = problem_of(settings, subject, likelihood, observed, labels, device)
+            target = problem.target
+            if isinstance(target.likelihood, Gaussian):
+                moments = fine.moments(target.labels)
+                warn_of_far(target.likelihood.deviations(*moments, target.observed))
+            sample_groups(problem, plan, groups)
             if distributed.is_main() and not subject.images:
                 shown = prior_draws(target, PRIOR_DRAWS, plan.seed)
         if not distributed.is_main():
@@ -127,7 +124,7 @@ def sample(settings: SampleSettings) -> int:
         about = {
             "options": {**options, "device_name": str(device)},
             "network_sha256": subject.digest,
-            "points": "clean" if fine.deblurred else "with the noise of the first time",
+            "points": "clean" if settings.prior.deblur else "with the noise of the first time",
             "samplers": list(said.sampler),
             "toy": subject.toy.name if subject.toy else None,
             "image_shape": subject.image_shape,
@@ -144,19 +141,10 @@ def sample(settings: SampleSettings) -> int:
             shown,
         )
         found = overview(said, summary, subject.names)
-        seconds = perf_counter() - began
-        content = {
-            "format": FORMAT,
-            **about,
-            "rule": RULE,
-            "seconds": seconds,
-            **found,
-            **provenance(),
-        }
-        save_json(numbers_file, content)
+        write_numbers(numbers_file, FORMAT, began, {**about, "rule": RULE, **found})
         groups.remove()
         report_draws(found, summary)
-        logger.info(f"Wrote {draws_file} and {numbers_file.name} after {seconds:.1f} s")
+        report_files(numbers_file, draws_file, began)
         missed = int((~summary.converged).sum())
         return NOT_CONVERGED if missed and settings.strict else 0
 
@@ -182,46 +170,33 @@ def check(settings: CheckSettings) -> None:
     data = None
     if settings.truth == "data":
         data = subject.truths(settings.data_root, settings.runs, plan.seed)
-    stem = settings.save_dir / f"{subject.stem}_posterior_check"
-    values_file, numbers_file = stem.with_suffix(".npz"), stem.with_suffix(".json")
+    values_file, numbers_file = files_of(settings, subject, "posterior_check", ".npz")
     with process_group(settings.run.device_name) as device:
         subject = ready(settings, subject, latent, device, [values_file, numbers_file])
-        fine, coarse = settings.prior.priors(subject)
-        rows = settings.prior.rows(subject)
-        likelihood = likelihood.to(device)
-
-        def problem(observed: Tensor, numbers: list[int]) -> Problem:
-            target = Target(fine, likelihood, observed, rows)
-            return Problem(target, coarse, numbers, not fine.deblurred)
-
-        names = list(subject.names)
-        checked = Check(Target(fine, likelihood, seen.to(device), rows), problem, plan, names, data)
+        any_problem = problem_of(settings, subject, likelihood, seen, None, device)
+        checked = Check(any_problem, plan, list(subject.names), data)
         options = settings.recorded(eps=recorded_eps(settings.prior.eps, latent), pool=plan.pool)
         groups = Groups(
-            stem.with_suffix(".part"),
+            numbers_file.with_suffix(".part"),
             fingerprint(options, subject, data, None, settings.likelihood.files),
             settings.runs,
-            group_size(fine, plan),
+            group_size(any_problem.target.prior, plan),
         )
         values = checked.run(groups)
         if distributed.is_main():
             found = calibrate(values, settings.level)
             save_values(values_file, values, groups.fingerprint)
-            seconds = perf_counter() - began
             content = {
-                "format": CHECK_FORMAT,
                 "question": "model" if settings.truth == "data" else "sampler",
                 **found.summary(),
                 "options": {**options, "device_name": str(device)},
                 "network_sha256": subject.digest,
-                "seconds": seconds,
-                **provenance(),
             }
-            save_json(numbers_file, content)
+            write_numbers(numbers_file, CHECK_FORMAT, began, content)
         groups.remove()
         if distributed.is_main():
             report_check(found)
-            logger.info(f"Wrote {numbers_file} and {values_file.name} after {seconds:.1f} s")
+            report_files(numbers_file, values_file, began)
 
 
 @main.command()
@@ -241,8 +216,7 @@ def mixture(settings: MixtureSettings) -> None:
     if observed is not None:
         found = read_observations(observed, subject.image_shape)
         given = observed_numbers(found, likelihood, subject.dim, observed)
-    stem = settings.save_dir / f"{subject.stem}_mixture"
-    draws_file, numbers_file = stem.with_suffix(".npz"), stem.with_suffix(".json")
+    draws_file, numbers_file = files_of(settings, subject, "mixture", ".npz")
     with process_group(settings.run.device_name) as device:
         subject = ready(settings, subject, latent, device, [draws_file, numbers_file])
         fine, _ = settings.prior.priors(subject)
@@ -267,23 +241,19 @@ def mixture(settings: MixtureSettings) -> None:
         options = settings.recorded(
             eps=recorded_eps(settings.prior.eps, latent), device_name=str(device)
         )
-        seconds = perf_counter() - began
         content = {
-            "format": MIXTURE_FORMAT,
             "components": {"mean": mean.tolist(), "std": std.tolist()},
             "points": "clean" if fine.deblurred else "with the noise of the first time",
             "calibration": None if calibrated is None else calibrated.summary(),
             **numbers,
             "options": options,
             "network_sha256": subject.digest,
-            "seconds": seconds,
-            **provenance(),
         }
-        save_json(numbers_file, content)
+        write_numbers(numbers_file, MIXTURE_FORMAT, began, content)
         report_mixture(numbers)
         if calibrated is not None:
             logger.info(calibrated.verdict)
-        logger.info(f"Wrote {numbers_file} and {draws_file.name} after {seconds:.1f} s")
+        report_files(numbers_file, draws_file, began)
 
 
 def opened(settings: InferenceSettings) -> tuple[PosteriorSubject, LatentChoice]:
@@ -307,6 +277,54 @@ def ready(
     return replace(subject, flow=latent.on(subject.flow).to(device))
 
 
+def files_of(
+    settings: InferenceSettings, subject: PosteriorSubject, name: str, suffix: str
+) -> tuple[Path, Path]:
+    """The file of arrays, with this suffix, and that of numbers."""
+    stem = f"{subject.stem}_{name}"
+    return settings.save_dir / f"{stem}{suffix}", settings.save_dir / f"{stem}.json"
+
+
+def problem_of(
+    settings: InferenceSettings,
+    subject: PosteriorSubject,
+    likelihood: Likelihood,
+    observed: Tensor,
+    labels: Tensor | None,
+    device: torch.device,
+) -> Problem:
+    """The posteriors, on the device."""
+    fine, coarse = settings.prior.priors(subject)
+    target = Target(
+        fine,
+        likelihood.to(device),
+        observed.to(device),
+        settings.prior.rows(subject),
+        None if labels is None else labels.to(device),
+    )
+    # What a user's likelihood raises is shown here, before anything is sampled.
+    mean, _ = fine.moments(target.labels)
+    smooth = target.likelihood.is_differentiable(mean[None]) and not fine.deblurred
+    return Problem(target, coarse, list(range(len(observed))), smooth)
+
+
+def sample_given(
+    settings: SampleSettings,
+    subject: PosteriorSubject,
+    labels: Tensor | None,
+    prior: Prior,
+    groups: Groups,
+) -> None:
+    """Draws of a flow that is given what was observed."""
+    assert labels is not None
+    labels = labels.to(prior.flow.device)
+    if subject.table is not None:
+        seen = subject.table.coordinates.given(labels).labels
+        assert seen is not None
+        warn_of_far(seen.abs())
+    sample_learned(settings.amortized(subject, prior, labels), groups)
+
+
 def observations(
     settings: SampleSettings, subject: PosteriorSubject, likelihood: Likelihood | None
 ) -> tuple[Tensor, Tensor | None]:
@@ -328,23 +346,25 @@ def observations(
     return observed, labels
 
 
-def problem_of(target: Target, coarse: Prior) -> Problem:
-    """What is to be sampled; warns of observations that are far from what the prior expects."""
-    fine, likelihood = target.prior, target.likelihood
-    mean, covariance = fine.moments(target.labels)
-    # What a user's likelihood raises is shown here, before anything is sampled.
-    smooth = likelihood.is_differentiable(mean[None]) and not fine.deblurred
-    if isinstance(likelihood, Gaussian):
-        warn_of_far(likelihood.deviations(mean, covariance, target.observed))
-    return Problem(target, coarse, list(range(target.count)), smooth)
-
-
 def latents_of(draws: Draws, prior: Prior) -> Tensor:
     """Latents ``[m, C, S, D]`` of draws."""
     flow = prior.flow
-    w = draws.w[..., : flow.basis.dim].to(flow.device)
+    w = draws.w[..., : flow.basis.dim]
     law = flow.latent_law(prior.times[-1])
-    return law.unwhiten(w.flatten(0, 2)).view(w.shape).cpu()
+    blocks = torch.split(w.flatten(0, 2), LATENTS)
+    return torch.cat([law.unwhiten(block.to(flow.device)).cpu() for block in blocks]).view(w.shape)
+
+
+def write_numbers(path: Path, form: str, began: float, content: dict[str, Any]) -> None:
+    """Writes the JSON file of a command that began at that time."""
+    seconds = perf_counter() - began
+    save_json(path, {"format": form, **content, "seconds": seconds, **provenance()})
+
+
+def report_files(numbers: Path, arrays: Path, began: float) -> None:
+    """Tells where the results of a command are, and how long it took."""
+    seconds = perf_counter() - began
+    logger.info(f"Wrote {numbers} and {arrays.name} after {seconds:.1f} s")
 
 
 def fingerprint(

@@ -24,10 +24,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.latent_law import trained
-from benchmarks.posteriors import DURATION, exact_posterior, likelihoods
+from benchmarks.posteriors import DURATION, likelihoods
 from torch_utils.seeds import seeded_generator
 from training.data.toys import Toy
 from training.flow.solvers import get_solver
+from training.inference.draws import POOLED
+from training.inference.exact import ExactPosterior
 from training.inference.prior import Prior
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.summary import Summary
@@ -35,14 +37,15 @@ from training.inference.target import Target
 
 OBSERVED = ("point, 0.1", "one coordinate, 0.1")
 PLAN = SamplingPlan(chains=4, draws=250, pool=2**16)
-SAMPLERS = ("pool", "smc", "elliptical", "pcn", "hmc")
+SAMPLERS = ("pool", "refined", "smc", "elliptical", "pcn", "hmc")
 
 
 @click.command(help=__doc__)
 @click.option("--toys", default="circles,s_curve", show_default=True)
+@click.option("--samplers", default=",".join(SAMPLERS), show_default=True)
 @click.option("--observations", type=int, default=16, show_default=True)
 @click.option("--folder", type=click.Path(path_type=Path), default="out/benchmarks/latent_law")
-def main(toys: str, observations: int, folder: Path) -> None:
+def main(toys: str, samplers: str, observations: int, folder: Path) -> None:
     torch.set_num_threads(1)
     print("| toy | observed | sampler | worth | R-hat | mean | seconds |")
     print("| --- | --- | --- | ---: | ---: | ---: | ---: |")
@@ -54,8 +57,8 @@ def main(toys: str, observations: int, folder: Path) -> None:
         for observed in OBSERVED:
             likelihood = likelihoods(toy.dim)[observed]
             seen = likelihood.simulate(truth, seeded_generator("cpu", 1))
-            mean, std = exact_posterior(toy, likelihood, seen)
-            for sampler in SAMPLERS:
+            exact = ExactPosterior.of(*toy.mixture[:3], likelihood, seen)
+            for sampler in samplers.split(","):
                 target = Target(fine, likelihood, seen, 64)
                 problem = Problem(target, coarse, list(range(observations)))
                 begin = time.process_time()
@@ -64,8 +67,9 @@ def main(toys: str, observations: int, folder: Path) -> None:
                 summary = Summary.of(draws, PLAN.pool)
                 worth = (1000 * summary.ess_bulk.amin(dim=1) / draws.calls).median()
                 r_hat = summary.r_hat.amax(dim=1).quantile(0.9)
-                off = ((draws.points.flatten(1, 2).mean(dim=1) - mean) / std).abs().median()
-                mixed = f"{float(r_hat):.3f}" if sampler != "pool" else ""
+                gap = draws.points.flatten(1, 2).mean(dim=1) - exact.mean
+                off = (gap / exact.std).abs().median()
+                mixed = f"{float(r_hat):.3f}" if sampler not in POOLED else ""
                 print(
                     f"| {name} | {observed} | {sampler} | {float(worth):.2f} | {mixed} | "
                     f"{float(off):.3f} | {seconds:.0f} |",

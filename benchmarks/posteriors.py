@@ -14,18 +14,19 @@ worst p       smallest p-value of ranks, central intervals, highest-density regi
               number of them accounted for (Holm)
 coverage      largest deviation of central intervals of all coordinates, at 50, 80, 90 and 95 %, in
               points; 1,000 runs know it to about 1.5
-worth         median of what the pool's weights are worth, in draws; refined: observations that were
-              passed on to tempered particles
+worth         median of what weights are worth in draws, in the end
+refined       percent of observations for which the pool was worth too little and was refined; smc:
+              those that tempered particles sampled, where there are any
 seconds       of the CPU
 """
 
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import click
 import torch
-from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -36,6 +37,7 @@ from training.data.toys import Toy
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import get_solver
 from training.inference.checking import check_runs, simulated, truths_of_data
+from training.inference.exact import ExactPosterior
 from training.inference.likelihoods import Gaussian
 from training.inference.prior import Prior
 from training.inference.samplers.pool import Pool
@@ -46,7 +48,8 @@ from training.measure.posterior.coverage import coverage_curve
 from training.simulation.posteriors import GROUP
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
-POOLS = {2: 2**17, 3: 2**19}
+POOLS = {2: 2**17, 3: 2**18}
+CHAINS, DRAWS = 4, 2000
 ROWS = 4096
 DURATION = 6.0
 
@@ -62,24 +65,6 @@ def likelihoods(dim: int) -> dict[str, Gaussian]:
     }
 
 
-def exact_posterior(toy: Toy, likelihood: Gaussian, observed: Tensor) -> tuple[Tensor, Tensor]:
-    """Means and standard deviations ``[M, D]`` of the toy's own posterior."""
-    weights, means, covariance, _ = toy.mixture
-    dim = len(covariance)
-    seen = likelihood.observe(torch.eye(dim, dtype=torch.float64)).T
-    noise = likelihood.root.square() * torch.eye(len(seen), dtype=torch.float64)
-    predicted = seen @ covariance @ seen.T + noise
-    gain = covariance @ seen.T @ torch.linalg.inv(predicted)
-    apart = observed[:, None] - means @ seen.T
-    distance = (apart @ torch.linalg.inv(predicted) * apart).sum(dim=2)
-    responsibility = (weights.log() - distance / 2).softmax(dim=1)
-    centers = means + apart @ gain.T
-    mean = (responsibility[:, :, None] * centers).sum(dim=1)
-    spread = (responsibility[:, :, None] * (centers - mean[:, None]).square()).sum(dim=1)
-    within = (covariance - gain @ seen @ covariance).diagonal()
-    return mean, (spread + within).sqrt()
-
-
 def flows_of(toy: Toy, folder: Path, exact: bool) -> dict[str, ProbabilityFlow]:
     """The priors, by schedule."""
     if not exact:
@@ -91,19 +76,20 @@ def flows_of(toy: Toy, folder: Path, exact: bool) -> dict[str, ProbabilityFlow]:
     return {"PRP": exact_flow(toy, toy.dim), "PRR": reduced}
 
 
-def measured(toy: Toy, flow: ProbabilityFlow, runs: int, deblurred: bool) -> dict[str, str]:
+def measured(
+    toy: Toy, flow: ProbabilityFlow, plan: SamplingPlan, runs: int, deblurred: bool
+) -> dict[str, str]:
     """A row of the table for each likelihood."""
     prior = Prior(flow, flow.times(24), get_solver("exp_ab2", 1e-6, 1e-6), deblurred)
     truth = toy.sample(runs, seeded_generator("cpu", 0, Stream.TRUTHS))
     names = [f"x{index + 1}" for index in range(toy.dim)]
-    plan = SamplingPlan("pool", chains=4, draws=1000, pool=POOLS[toy.dim])
     begin = time.process_time()
     any_target = Target(prior, Gaussian(torch.tensor(1.0)), truth, ROWS)
     pool = Pool.draw(any_target, plan.pool, plan.seed)
     shared, rows = time.process_time() - begin, {}
     for name, likelihood in likelihoods(toy.dim).items():
         begin = time.process_time()
-        errors, values, worth = [], [], []
+        errors, values, worth, samplers = [], [], [], Counter[str]()
         for places in torch.split(torch.arange(runs), GROUP):
             numbers = places.tolist()
             truths = truths_of_data(any_target, truth[places], numbers, plan.seed)
@@ -112,10 +98,12 @@ def measured(toy: Toy, flow: ProbabilityFlow, runs: int, deblurred: bool) -> dic
             problem = Problem(target, prior, numbers)
             found, draws = check_runs(problem, plan, truths, names, pool.of(places))
             points = draws.points.flatten(1, 2)
-            mean, std = exact_posterior(toy, likelihood, observed)
-            errors.append(((points.mean(dim=1) - mean) / std, points.std(dim=1) / std - 1))
+            exact = ExactPosterior.of(*toy.mixture[:3], likelihood, observed)
+            off = (points.mean(dim=1) - exact.mean) / exact.std
+            errors.append((off, points.std(dim=1) / exact.std - 1))
             values.append(found)
             worth.append(draws.stats["effective_size"])
+            samplers.update(draws.sampler)
         result = calibrate(RunValues.joined(values))
         off = torch.cat([error[0] for error in errors]).abs().median()
         wide = torch.cat([error[1] for error in errors]).abs().median()
@@ -124,10 +112,13 @@ def measured(toy: Toy, flow: ProbabilityFlow, runs: int, deblurred: bool) -> dic
             2 * (RunValues.joined(values).ranks[:, : toy.dim] - 0.5).abs(), LEVELS
         )
         deviation = float(central.deviation.abs().max())
+        refined = f"{100 * samplers['refined'] / runs:.0f}"
+        refined += f", smc {100 * samplers['smc'] / runs:.1f}" if samplers["smc"] else ""
+        seconds = time.process_time() - begin + shared
         rows[name] = (
             f"{off:.4f} | {100 * wide:.2f} ({100 * spread:+.2f}) | "
             f"{min(result.adjusted.values()):.2g} | {deviation:.1f} | "
-            f"{float(torch.cat(worth).median()):.0f} | {time.process_time() - begin + shared:.0f}"
+            f"{float(torch.cat(worth).median()):.0f} | {refined} | {seconds:.0f}"
         )
     return rows
 
@@ -135,19 +126,25 @@ def measured(toy: Toy, flow: ProbabilityFlow, runs: int, deblurred: bool) -> dic
 @click.command(help=__doc__)
 @click.option("--toys", default="circles,moons,s_curve", show_default=True)
 @click.option("--runs", type=int, default=1000, show_default=True)
+@click.option("--sampler", type=click.Choice(["auto", "pool"]), default="auto", show_default=True)
+@click.option("--draws", type=int, default=DRAWS, show_default=True, help="Of each of 4 chains.")
 @click.option("--exact/--trained", default=False, help="The exact denoiser, not networks.")
 @click.option("--deblur", is_flag=True, help="Posteriors of clean points.")
 @click.option("--folder", type=click.Path(path_type=Path), default="out/benchmarks/latent_law")
-def main(toys: str, runs: int, exact: bool, deblur: bool, folder: Path) -> None:
+def main(
+    toys: str, runs: int, sampler: str, draws: int, exact: bool, deblur: bool, folder: Path
+) -> None:
     torch.set_num_threads(1)
     print(
-        "| toy | flow | observed | mean | std, % (median) | worst p | coverage | worth | seconds |"
+        "| toy | flow | observed | mean | std, % (median) | worst p | coverage | worth "
+        "| refined, % | seconds |"
     )
-    print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for name in toys.split(","):
         toy = Toy(name)
+        plan = SamplingPlan(sampler, CHAINS, draws, pool=POOLS[toy.dim])
         for schedule, flow in flows_of(toy, folder, exact).items():
-            for observed, row in measured(toy, flow, runs, deblur).items():
+            for observed, row in measured(toy, flow, plan, runs, deblur).items():
                 print(f"| {name} | {schedule} | {observed} | {row} |", flush=True)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import posterior
+import train
 from tests.support.image_models import save_image_model, write_image_set
 from tests.support.rank_pool import RankPool
 from tests.support.running import refused, unless_given
@@ -187,7 +188,7 @@ def test_two_ranks_give_the_draws_of_one(
     many.write_text("x1,x2\n" + "".join(f"{0.02 * row - 0.6},0.4\n" for row in range(70)))
     given = (
         *(f"--sampler={sampler}", f"--observation={many}", "--draws=6", "--warmup=2"),
-        "--batch-gpu=128",
+        *("--batch-gpu=1024", "--noise_std=1"),
     )
     assert sample(tmp_path / "one", *given).code == 0
     network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
@@ -477,6 +478,58 @@ def test_a_check_tells_ranks_coverage_and_a_verdict(truth: str, check: Run, tmp_
     assert arrays["ranks"].shape == (30, 4)
     assert arrays["crps"].shape == (30, 2)
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".npz"]
+
+
+@pytest.fixture(scope="module")
+def table(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A table with held-out rows, and a network that was trained on the others."""
+    folder = tmp_path_factory.mktemp("table")
+    data, points = folder / "rows.npz", np.random.default_rng(0).normal(size=(100, 2))
+    points[:, 1] = 50 + 10 * points[:, 1]
+    np.savez(data, points=points, names=["length", "weight"], held_out=np.arange(100) % 4 == 0)
+    few = ("--width=16", "--depth=1", "--batch=50", "--duration=0.004", "--tick=1", "--dump=1")
+    plain = ("--marginals=none", "--whiten=zca", "--keep=9")
+    place = (f"--outdir={folder}", "--nosubdir", f"--data={data}")
+    assert run_script(train, *place, *few, *plain).code == 0
+    return data, folder / "network-snapshot-000004.pkl"
+
+
+def test_the_model_of_a_table_is_checked_by_its_held_out_rows(
+    check: Run, table: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data, network = table
+    given = (f"--network={network}", "--truth=data", "--noise_std=0.5,5", "--runs=24")
+    assert check(tmp_path / "own", *given, f"--data_root={data}").code == 0
+    assert told(tmp_path / "own")["question"] == "model"
+    assert told(tmp_path / "own")["verdict"].startswith("No miscalibration")
+    arrays = load_arrays(next((tmp_path / "own").glob("*.npz")))
+    assert arrays["names"].tolist() == ["length", "weight", "log likelihood", "radius"]
+    assert arrays["ranks"].shape == (24, 4)
+    # Held-out rows from elsewhere, the others as they were.
+    with np.load(data) as file:
+        others = {**file}
+    others["points"][others["held_out"]] += [3, 30]
+    np.savez(tmp_path / "others.npz", **others)
+    elsewhere = f"--data_root={tmp_path / 'others.npz'}"
+    assert check(tmp_path / "elsewhere", *given, elsewhere).code == 0
+    assert told(tmp_path / "elsewhere")["verdict"].startswith("Not calibrated")
+    refused(check(tmp_path / "many", *given, "--runs=26", elsewhere), 1, "25 held-out rows")
+
+
+def test_the_model_of_images_is_checked_by_images(check: Run, shelf: Path, tmp_path: Path) -> None:
+    write_image_set(tmp_path / "many.zip", 21)
+    given = (f"--network={shelf / 'images.pkl'}", "--truth=data", "--noise_std=20", "--pool=100")
+    root = f"--data_root={tmp_path / 'many.zip'}"
+    assert check(tmp_path / "out", *given, root).code == 0
+    found = told(tmp_path / "out")
+    assert found["question"] == "model"
+    arrays = load_arrays(next((tmp_path / "out").glob("*.npz")))
+    assert arrays["names"].tolist()[:2] == ["pixel0", "pixel1"]
+    assert arrays["ranks"].shape == (20, 64 + 2)
+    # Noise in all pixels, of 256 levels, is not what the network has.
+    assert found["verdict"].startswith("Not calibrated")
+    assert 10 < arrays["crps"].mean() < 128
+    refused(check(tmp_path / "more", *given, root, "--runs=22"), 1, "21 images")
 
 
 def test_a_check_that_was_cut_short_goes_on(check: Run, tmp_path: Path) -> None:

@@ -72,5 +72,9 @@ class Stream(IntEnum):
     """What is to be found again in a check."""
     SHOWN_PRIOR = 6
     """Draws of the prior to compare posteriors with."""
-    POSTERIOR_DRAWS = 7
+    REFINING = 7
+    """Draws near a posterior."""
+    LOOKAHEAD = 8
+    """Draws of the prior that say how far its denoiser is off."""
+    POSTERIOR_DRAWS = 9
     """Draws of a flow that is given an observation."""

@@ -34,6 +34,12 @@ SAMPLING = (
     *("--seeds=0-23", "--bs=4", "--batch-gpu=4", "--n_iters=2", "--solver=euler"),
     "--device_name=cpu",
 )
+# Three groups of chains: of a toy's own denoiser, so that no network is needed.
+OBSERVATIONS = 150
+POSTERIORS = (
+    *("--data_name=circles", "--noise_std=0.3", "--sampler=pcn", "--chains=2", "--draws=12"),
+    *("--warmup=3", "--n_iters=3", "--chain_n_iters=2", "--batch-gpu=512", "--device_name=cpu"),
+)
 Arguments = Callable[[Path], list[str]]
 
 
@@ -100,6 +106,33 @@ def sampling(network: Path) -> Job:
     return Job("gen_fid_samples", "gen_fid_samples", names, command, command, result)
 
 
+def posteriors(observations: Path) -> Job:
+    """Chains for all observations of a table."""
+    own = ["sample", f"--observation={observations}"]
+    return _inference("posterior sample", own, "posterior", (".nc", ".json"))
+
+
+def check_of_posteriors() -> Job:
+    """The check of as many posteriors."""
+    own = ["check", f"--runs={OBSERVATIONS}"]
+    return _inference("posterior check", own, "posterior_check", (".npz", ".json"))
+
+
+def _inference(name: str, own: list[str], stem: str, suffixes: tuple[str, str]) -> Job:
+    whole = f"circles_PRP_{stem}"
+    draws, numbers = (f"{whole}{suffix}" for suffix in suffixes)
+
+    def command(place: Path) -> list[str]:
+        return [*own, f"--save_dir={place}", *POSTERIORS]
+
+    def command_after(place: Path) -> list[str]:
+        written = (place / draws).exists() or (place / numbers).exists()
+        return [*command(place), *(["--overwrite"] if written else [])]
+
+    names = rf"{whole}(\.part/group-\d{{5}}\.npz|{suffixes[0]}|{suffixes[1]})"
+    return Job(name, "posterior", names, command, command_after, found(draws))
+
+
 def data_set(source: Path, name: str, replacing: bool) -> Job:
     """A data set made in a place, perhaps where an older one is."""
 
@@ -132,6 +165,13 @@ def write_images(path: Path, count: int = IMAGES) -> None:
     with image_writer(path) as writer:
         for index, pixels in enumerate(noise.astype(np.uint8)):
             writer.add(pixels, index % CLASSES)
+
+
+def write_observations(path: Path) -> Path:
+    """What is observed of as many points."""
+    rows = np.random.default_rng(0).normal(size=(OBSERVATIONS, 2))
+    np.savetxt(path, rows, delimiter=",", header="x1,x2", comments="")
+    return path
 
 
 def write_table(path: Path) -> Path:

@@ -165,4 +165,6 @@ def make_jobs(runner: Runner, folder: Path) -> list[Job]:
         networks[job.script] = max(place.glob("*/network-snapshot-*.pkl"))
     sets = ((images, "set.zip", False), (images, "set.zip", True), (images, "set", True))
     later = (jobs.simulation(networks["toy_train"]), jobs.sampling(networks["train"]))
-    return [toy, image, table, *later, *(jobs.data_set(*options) for options in sets)]
+    observations = jobs.write_observations(folder / "seen.csv")
+    chains = (jobs.posteriors(observations), jobs.check_of_posteriors())
+    return [toy, image, table, *later, *chains, *(jobs.data_set(*options) for options in sets)]

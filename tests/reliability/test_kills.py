@@ -11,9 +11,12 @@ from tests.reliability.jobs import (
     TABLE_TRAINING,
     TOY_TRAINING,
     Job,
+    check_of_posteriors,
     data_set,
+    posteriors,
     training,
     write_images,
+    write_observations,
     write_table,
 )
 from tests.reliability.kills import Runner, Table, kill_often, make_jobs
@@ -21,7 +24,7 @@ from tests.reliability.whole import broken_files, differences
 from tests.support.image_runs import stats
 from torch_utils.snapshots import read_state
 
-JOBS = 8
+JOBS = 10
 KILLS = 20
 """Of each job, over a hundred in all."""
 
@@ -63,6 +66,28 @@ def test_a_training_of_a_table_keeps_its_best_weights_and_its_patience_through_a
     assert runner.run("train", job.command_after(killed)).code == 0
     assert differences(job.result(unbroken), job.result(killed)) == []
     assert reports(killed) == reports(unbroken)
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize("command", ["sample", "check"])
+def test_posteriors_go_on_after_a_kill_between_groups_to_the_same_draws(
+    command: str, runner: Runner, tmp_path: Path
+) -> None:
+    job = check_of_posteriors()
+    if command == "sample":
+        job = posteriors(write_observations(tmp_path / "seen.csv"))
+    unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
+    end = runner.run("posterior", job.command(unbroken))
+    assert end.writes is not None
+    at = round(0.3 * end.writes)
+    assert runner.run("posterior", job.command(killed), kill_at=at).code == -signal.SIGKILL
+    there = len(list(killed.glob("*.part/group-*.npz")))
+    assert 0 < there < 3, "the kill is to come between groups"
+    again = runner.run("posterior", job.command_after(killed))
+    assert again.code == 0, again.output
+    assert f"{there} group(s) of 64 were there" in again.output
+    assert job.result(unbroken)
+    assert differences(job.result(unbroken), job.result(killed)) == []
 
 
 def reports(place: Path) -> list[dict[str, float]]:

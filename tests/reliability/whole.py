@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5netcdf
 import numpy as np
 import torch
 
@@ -39,10 +40,26 @@ def read_lines(path: Path) -> None:
         json.loads(line)
 
 
+def read_netcdf(path: Path) -> dict[str, np.ndarray]:
+    """All numbers and names, by group and name; what the file says about them names its folder."""
+    with h5netcdf.File(path) as file:
+        read = {
+            f"{group}/{name}": np.asarray(variable[...])
+            for group in file.groups
+            for name, variable in file[group].variables.items()
+        }
+    # Of texts, bytes are places in memory.
+    return {
+        name: values.astype(str) if values.dtype == object else values
+        for name, values in read.items()
+    }
+
+
 READERS: dict[str, Callable[[Path], object]] = {
     ".pkl": Model.load,
     ".pt": read_state,
     ".npz": load_arrays,
+    ".nc": read_netcdf,
     ".png": read_png,
     ".zip": read_zip,
     ".json": load_json,
@@ -84,7 +101,7 @@ def _same(one: Path, other: Path) -> bool:
         return True
     # The zip around arrays tells the time, and the pickle of a state which of its names are one
     # object; what they hold has to be the same to the last bit.
-    read = {".npz": load_arrays, ".pt": read_state}.get(one.suffix)
+    read = {".npz": load_arrays, ".pt": read_state, ".nc": read_netcdf}.get(one.suffix)
     return read is not None and equal(read(one), read(other))
 
 

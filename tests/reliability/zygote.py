@@ -19,7 +19,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = ("toy_train", "train", "toy_pfODE_int", "gen_fid_samples", "dataset_tool")
+SCRIPTS = (
+    *("toy_train", "train", "toy_pfODE_int", "gen_fid_samples", "dataset_tool"),
+    "posterior",
+)
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.chmod"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 

@@ -317,6 +317,7 @@ ALL = (
         posterior,
         lambda shelf: [
             *(f"--network={shelf.toy}", f"--observation={shelf.observations}", *POSTERIOR),
+            "--sampler=pcn",
         ],
         tolerance=0,
     ),

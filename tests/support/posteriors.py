@@ -6,7 +6,7 @@ from torch import Tensor
 from tests.support.flows import gaussian_flow, random_basis
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import get_solver
-from training.inference.draws import Draws
+from training.inference.draws import POOLED, Draws
 from training.inference.likelihoods import Gaussian, Likelihood, checked
 from training.inference.prior import Prior
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
@@ -112,7 +112,7 @@ def assert_moments(draws: Draws, mean: Tensor, std: Tensor, errors: float = 4.5)
         found = convergence(draws.points[index])
         points = draws.points[index].flatten(0, 1)
         error_of_mean, error_of_std = found.mcse_mean, found.mcse_std
-        if draws.sampler[index] == "pool":
+        if draws.sampler[index] in POOLED:
             # Weighted and taken again: the weights say what they are worth.
             error_of_mean = std[index] / draws.stats["effective_size"][index].sqrt()
             error_of_std = error_of_mean

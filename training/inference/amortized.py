@@ -24,7 +24,7 @@ from training.flow.coordinates.coordinates import Coordinates
 from training.flow.likelihood import Trace
 from training.inference.draws import Draws
 from training.inference.prior import Prior
-from training.inference.weights import shuffled_picks
+from training.inference.weights import weighted_picks
 from training.measure.posterior.importance import smoothed_weights
 
 LogPosterior = Callable[[Tensor, Tensor], Tensor]
@@ -167,12 +167,8 @@ class Amortized:
                 "there is nothing to correct"
             )
         smoothed = smoothed_weights(log_weights)
-        picks = torch.stack(
-            [
-                shuffled_picks(row, hash_seed(self.seed, place), density.shape[1])
-                for row, place in zip(smoothed.log_weights.cpu(), numbers, strict=True)
-            ]
-        ).to(density.device)
+        seeds = torch.tensor([hash_seed(self.seed, place) for place in numbers])
+        picks = weighted_picks(smoothed.log_weights, seeds, density.shape[1])
         shape, rows = drawn.log_density.shape, torch.arange(len(numbers))[:, None]
         return replace(
             drawn,

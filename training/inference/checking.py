@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
-from training.inference.draws import Draws
+from training.inference.draws import POOLED, Draws
 from training.inference.likelihoods import Likelihood
 from training.inference.samplers.pool import Pool
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
@@ -143,7 +143,7 @@ def effective(draws: Draws) -> Tensor:
     """How many independent draws each posterior's are worth, ``[M]``: least over coordinates."""
     worth = []
     for index in range(draws.count):
-        if draws.sampler[index] == "pool":
+        if draws.sampler[index] in POOLED:
             size = draws.log_likelihood[index].numel()
             worth.append(draws.stats["effective_size"][index].clamp(max=size))
         else:

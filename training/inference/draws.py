@@ -6,6 +6,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+POOLED = ("pool", "refined")
+"""Samplers whose draws are independent, and worth what their weights are."""
+
 
 @dataclass(frozen=True)
 class Draws:
@@ -72,6 +75,19 @@ class Draws:
             self.stats,
             None if self.log_density is None else self.log_density.gather(2, picks),
         )
+
+    def replaced(self, places: Tensor, others: "Draws") -> "Draws":
+        """These draws, with others in their stead for the observations at some places ``[m]``.
+
+        What these say of them that the others do not stays, and so do the calls that they took.
+        """
+        tried = self.of(places)
+        others = replace(
+            others, calls=tried.calls + others.calls, stats={**tried.stats, **others.stats}
+        )
+        kept = torch.ones(self.count, dtype=torch.bool).scatter(0, places.cpu(), False)
+        rest = kept.nonzero()[:, 0]
+        return Draws.joined([self.of(rest), others], torch.cat([rest, places.cpu()]))
 
     @classmethod
     def joined(cls, parts: Sequence["Draws"], order: Tensor | None = None) -> "Draws":

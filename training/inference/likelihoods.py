@@ -126,9 +126,19 @@ class Gaussian(Likelihood):
         root = self.root if self.root.ndim < 2 else self.root.norm(dim=1)
         return (observed - self.observe(mean[None])).abs() / (variance + root.square()).sqrt()
 
+    def covariance(self, size: int) -> Tensor:
+        """``Sigma`` of so many observed numbers."""
+        if self.root.ndim == 2:
+            return self.root @ self.root.T
+        return torch.diag(self.root.square().expand(size))
+
     def curvature_root(self, dim: int) -> Tensor:
         columns = self.observe(torch.eye(dim, dtype=torch.float64, device=self.root.device))
         return self._whitened(columns).T
+
+    def covariance_root(self, size: int) -> Tensor:
+        """A root ``[K, K]`` of the noise's covariance of so many numbers."""
+        return self.root if self.root.ndim == 2 else self.root.expand(size).diag()
 
     def _whitened(self, residuals: Tensor) -> Tensor:
         """``Sigma^(-1/2) r`` of residuals ``[N, K]``."""

@@ -24,11 +24,19 @@ class Noise:
         observations: The number of each of the M observations.
         chains: The number of chains or particles of one, C.
         device: Where they go; they are drawn on the CPU, so that all devices have the same.
+        chunk: Steps whose numbers are drawn, and held, at once.
     """
 
-    def __init__(self, seed: int, observations: Sequence[int], chains: int, device: torch.device):
+    def __init__(
+        self,
+        seed: int,
+        observations: Sequence[int],
+        chains: int,
+        device: torch.device,
+        chunk: int = CHUNK,
+    ):
         self._seed, self._observations, self._chains = seed, list(observations), chains
-        self._device = device
+        self._device, self._chunk = device, chunk
         self._chunks: dict[tuple[int, int], tuple[int, Tensor]] = {}
 
     def normal(self, step: int, size: int) -> Tensor:
@@ -40,12 +48,12 @@ class Noise:
         return self._numbers(UNIFORM, step, size)
 
     def _numbers(self, kind: int, step: int, size: int) -> Tensor:
-        chunk, place = divmod(step, CHUNK)
+        chunk, place = divmod(step, self._chunk)
         known, numbers = self._chunks.get((kind, size), (-1, torch.empty(0)))
         if known != chunk:
             draw = torch.randn if kind == NORMAL else torch.rand
             shape, keys = (
-                (CHUNK, self._chains, size),
+                (self._chunk, self._chains, size),
                 (self._seed, Stream.CHAINS, chunk, kind, size),
             )
             sources = [seeded_generator("cpu", *keys, index) for index in self._observations]

@@ -28,7 +28,7 @@ MOMENT_DRAWS = 2**12
 
 
 class Generated(NamedTuple):
-    """Points ``[N, D]`` of data space, and how many network calls each took."""
+    """Points ``[N, D]`` of data space, or states, and how many network calls each took."""
 
     points: Tensor
     calls: int
@@ -79,15 +79,38 @@ class Prior:
         Raises:
             DataError: A point is not finite.
         """
-        flow = self.flow.given(**conditions) if conditions else self.flow
+        found = self.states(w, conditions, differentiable)
+        return Generated(self.of_states(found.points, conditions), found.calls)
+
+    def states(
+        self, w: Tensor, conditions: dict[str, Tensor] | None = None, differentiable: bool = False
+    ) -> Generated:
+        """The same before they go to data space: in eigenspace, at the first time, unscaled."""
+        flow = self._given(conditions)
         dim = flow.basis.dim
         latents = flow.latent_law(self.times[-1]).unwhiten(w[:, :dim])
         trajectory = flow.generate(latents, self.times, self.solver, differentiable=differentiable)
         end, calls = trajectory.end, trajectory.calls
         if self.deblurred:
             end, calls = self._clean(flow, end, w[:, dim:]), calls + dim
-        points = flow.to_data(end, self.times[0])
-        return Generated(self.origin + points / self.unit, calls)
+        return Generated(end / flow.schedule.scale(self.times[0]), calls)
+
+    def of_states(self, states: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
+        """Points ``[N, D]`` of data space that are states ``[N, D]`` at the first time."""
+        flow, first = self._given(conditions), self.times[0]
+        points = flow.to_data(flow.schedule.scale(first) * states, first)
+        return self.origin + points / self.unit
+
+    def melted(self, w: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
+        """The unscaled states ``[N, D]`` at the last time that variables stand for."""
+        flow, last = self._given(conditions), self.times[-1]
+        return flow.latent_law(last).unwhiten(w) / flow.schedule.scale(last)
+
+    def denoised(
+        self, states: Tensor, t: Tensor, conditions: dict[str, Tensor] | None = None
+    ) -> Tensor:
+        """What the denoiser makes ``[N, D]`` of unscaled states ``[N, D]`` at time ``t []``."""
+        return self._given(conditions).denoiser(states, t).double()
 
     def points_and_density(
         self, w: Tensor, conditions: dict[str, Tensor], trace: Trace
@@ -118,7 +141,7 @@ class Prior:
 
     def whitened(self, points: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
         """The standard normal variables ``[N, D]`` of blurred points ``[N, D]``."""
-        flow = self.flow.given(**conditions) if conditions else self.flow
+        flow = self._given(conditions)
         points = (points - self.origin) * self.unit
         return flow.latent_law(self.times[-1]).whiten(flow.encode(points, self.times, self.solver))
 
@@ -143,6 +166,9 @@ class Prior:
             points = coordinates.to_data(basis.from_eigen(states))
             mean, covariance = points.mean(dim=0), points.T.cov().reshape(basis.dim, -1)
         return self.origin + mean / self.unit, covariance / self.unit**2
+
+    def _given(self, conditions: dict[str, Tensor] | None) -> ProbabilityFlow:
+        return self.flow.given(**conditions) if conditions else self.flow
 
     def _clean(self, flow: ProbabilityFlow, x: Tensor, w: Tensor) -> Tensor:
         """Clean scaled states drawn for states x ``[N, D]`` at the first time."""

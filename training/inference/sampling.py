@@ -1,5 +1,8 @@
 """Draws from the posteriors of many observations, by the sampler that was chosen or that fits.
 
+``auto`` weights a pool of prior draws, refines it for the observations that it is worth too little
+for, and goes on to particles or chains for those where that does not help.
+
 Chains and particles run on a coarse flow, of few steps. Their draws then go through the fine one,
 and are taken again by the weights ``p(y | x_fine) / p(y | x_coarse)``, within their chains.
 """
@@ -13,7 +16,8 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
-from training.inference.draws import Draws
+from training.inference.draws import POOLED, Draws
+from training.inference.lookahead import looks_ahead
 from training.inference.noise import Noise
 from training.inference.prior import Prior
 from training.inference.samplers.chains import Kernel, run_chains
@@ -21,7 +25,9 @@ from training.inference.samplers.crank_nicolson import CrankNicolson
 from training.inference.samplers.elliptical import Elliptical
 from training.inference.samplers.hamiltonian import Hamiltonian
 from training.inference.samplers.pool import Pool
+from training.inference.samplers.refining import refine
 from training.inference.samplers.tempering import temper
+from training.inference.samplers.twisted import twist
 from training.inference.target import Target
 from training.inference.weights import require_some, systematic, tempered
 from training.measure.posterior.importance import k_threshold, smoothed_weights
@@ -29,14 +35,15 @@ from training.measure.posterior.importance import k_threshold, smoothed_weights
 KERNELS: dict[str, type[Kernel]] = {
     kernel.name: kernel for kernel in (Elliptical, CrankNicolson, Hamiltonian)
 }
-SAMPLERS = ("auto", "pool", *KERNELS, "smc")
+SAMPLERS = ("auto", "pool", "refined", *KERNELS, "smc", "twisted")
 WARMUP = {"elliptical": 200, "pcn": 1000, "hmc": 300}
 """Steps before the first draw: hmc learns its metric in them, pcn walks slowly."""
-MOST_TEMPERED = 8
-"""Variables up to which ``auto`` goes on to particles where the pool is too small: they find all
-modes, which chains do not."""
-ENOUGH = 400
-"""Draws that a pool must be worth for ``auto`` to be content with it."""
+MOST_REFINED = 8
+"""Variables up to which ``auto`` refines a pool, and goes on to tempered particles where that is
+not enough: they find all modes, which chains do not."""
+CONTENT, ENOUGH = 4000, 400
+"""Draws that weights are to be worth: with fewer than CONTENT, which leave standard deviations off
+by some 0.67 / sqrt(2 * 4000) = 0.75 %, ``auto`` refines a pool; in the end it takes ENOUGH."""
 STARTS, STARTS_WORTH = 1024, 4
 """Prior draws that chains start from, and how many the weights are to be worth for each chain."""
 
@@ -51,7 +58,8 @@ class SamplingPlan:
         draws: S of each chain.
         warmup: Steps before them; None for the sampler's own number.
         thin: Steps for each draw.
-        pool: Draws of the prior, for ``auto`` and ``pool``.
+        pool: Draws of the prior, for ``auto``, ``pool`` and ``refined``.
+        particles: Of each of the populations of ``twisted``; None for its own number.
         seed: Of all random numbers.
     """
 
@@ -62,6 +70,7 @@ class SamplingPlan:
     thin: int = 1
     pool: int = 2**17
     seed: int = 0
+    particles: int | None = None
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -108,13 +117,17 @@ def sample_posteriors(
         pool: Prior draws for these observations; None to draw them where they are needed.
         on_part: Called with the part of the work that was done since the last call.
     """
-    if plan.sampler in ("auto", "pool"):
+    if plan.sampler in ("auto", *POOLED):
         pool = pool or Pool.draw(problem.target, plan.pool, plan.seed)
-        seeds = problem.seeds(plan.seed)
-        found = pool.sample(problem.target, seeds, plan.chains, plan.draws)
+        if plan.sampler == "auto":
+            return _automatic(problem, plan, pool, on_part)
         if plan.sampler == "pool":
-            return found
-        return _automatic(problem, plan, found, on_part)
+            return _pooled(problem, plan, pool)
+        found = _refined(problem, plan, pool)
+        return replace(found, calls=found.calls + pool.calls)
+    if plan.sampler == "twisted":
+        size = (plan.chains, plan.draws, plan.particles)
+        return twist(problem.target, plan.seed, problem.numbers, *size, on_part)
     coarse = problem.target.with_prior(problem.coarse)
     if plan.sampler == "smc":
         noise = Noise(plan.seed, problem.numbers, plan.chains * plan.draws, coarse.device)
@@ -127,25 +140,44 @@ def sample_posteriors(
 def _automatic(
     problem: Problem,
     plan: SamplingPlan,
-    found: Draws,
+    pool: Pool,
     on_part: Callable[[float], object] | None,
 ) -> Draws:
     """The pool's draws where they are enough, and those of what fits where they are not."""
-    trusted = found.stats["pareto_k"] <= k_threshold(plan.pool)
-    good = (found.stats["effective_size"] >= ENOUGH) & trusted
-    if good.all():
-        return found
-    if problem.target.dim <= MOST_TEMPERED:
-        sampler = "smc"
-    else:
-        sampler = "hmc" if problem.differentiable else "elliptical"
-    kept, rest = good.nonzero()[:, 0], (~good).nonzero()[:, 0]
-    others = sample_posteriors(problem.of(rest), replace(plan, sampler=sampler), None, on_part)
-    tried = found.of(rest)
-    others = replace(
-        others, calls=tried.calls + others.calls, stats={**tried.stats, **others.stats}
-    )
-    return Draws.joined([found.of(kept), others], torch.cat([kept, rest]))
+    found = _pooled(problem, plan, pool)
+    few = problem.target.dim <= MOST_REFINED
+    poor = _poor(found, plan, CONTENT)
+    if few and len(poor):
+        found = found.replaced(poor, _refined(problem.of(poor), plan, pool.of(poor)))
+    poor = _poor(found, plan, ENOUGH)
+    if len(poor):
+        last = replace(plan, sampler=_in_the_end(problem))
+        found = found.replaced(poor, sample_posteriors(problem.of(poor), last, None, on_part))
+    return found
+
+
+def _in_the_end(problem: Problem) -> str:
+    """The sampler that ``auto`` takes where no pool is enough."""
+    if problem.target.dim <= MOST_REFINED:
+        return "smc"
+    if looks_ahead(problem.target):
+        return "twisted"
+    return "hmc" if problem.differentiable else "elliptical"
+
+
+def _pooled(problem: Problem, plan: SamplingPlan, pool: Pool) -> Draws:
+    return pool.sample(problem.target, problem.seeds(plan.seed), plan.chains, plan.draws)
+
+
+def _refined(problem: Problem, plan: SamplingPlan, pool: Pool) -> Draws:
+    """Their calls are without the pool's."""
+    return refine(problem.target, pool, problem.seeds(plan.seed), plan.chains, plan.draws)
+
+
+def _poor(draws: Draws, plan: SamplingPlan, worth: int) -> Tensor:
+    """Places ``[m]`` of observations whose weights are worth less, or cannot be trusted."""
+    trusted = draws.stats["pareto_k"] <= k_threshold(plan.pool)
+    return (~((draws.stats["effective_size"] >= worth) & trusted)).nonzero()[:, 0]
 
 
 def _chains(
@@ -203,6 +235,7 @@ def corrected(draws: Draws, problem: Problem, seed: int) -> Draws:
     target = problem.target
     count, chains, size = draws.log_likelihood.shape
     which = torch.arange(count, device=target.device).repeat_interleave(chains * size)
+    before = target.calls
     fine = target.evaluate(draws.w.flatten(0, 2), which)
     found = fine.log_likelihood.view(count, chains, size)
     weights = smoothed_weights((found - draws.log_likelihood).flatten(1))
@@ -221,7 +254,7 @@ def corrected(draws: Draws, problem: Problem, seed: int) -> Draws:
         draws,
         points=fine.points.view(count, chains, size, -1),
         log_likelihood=found,
-        calls=draws.calls + target.calls / count,
+        calls=draws.calls + (target.calls - before) / count,
         stats={**draws.stats, "fine_k": weights.k.cpu()},
     )
     return moved.chosen(picks.view(count, chains, size))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from training.inference.amortized import SAMPLER
-from training.inference.draws import Draws
+from training.inference.draws import POOLED, Draws
 from training.measure.posterior.convergence import convergence
 from training.measure.posterior.importance import k_threshold
 
@@ -16,7 +16,7 @@ LARGEST_R_HAT, FEWEST_EFFECTIVE = 1.05, 100
 RULE = (
     f"chains: R-hat at most {LARGEST_R_HAT} and bulk effective draws at least {FEWEST_EFFECTIVE} "
     "in all coordinates, and Pareto k of the weights of the fine flow below its threshold; "
-    f"pool: Pareto k below its threshold and weights worth at least {FEWEST_EFFECTIVE} draws; "
+    f"pools: Pareto k below its threshold and weights worth at least {FEWEST_EFFECTIVE} draws; "
     "flow: its draws are independent, and if they are corrected, as for a pool"
 )
 
@@ -78,7 +78,7 @@ def _of_one(draws: Draws, index: int, pool: int) -> tuple[Tensor, ...]:
         error = std / worth.sqrt()
         independent = torch.tensor(True)
         return (*common, nan, worth, worth, error, error / 2**0.5, independent)
-    if draws.sampler[index] in ("pool", SAMPLER):
+    if draws.sampler[index] in (*POOLED, SAMPLER):
         worth = draws.stats["effective_size"][index].expand_as(std)
         error = std / worth.clamp_max(len(flat)).sqrt()
         trusted = draws.stats["pareto_k"][index] <= k_threshold(pool)

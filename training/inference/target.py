@@ -116,6 +116,46 @@ class Target:
         count = len(w)
         return self._in_blocks(block, 1, w, which)[0]
 
+    @torch.no_grad()
+    def melted(self, w: Tensor, which: Tensor) -> Tensor:
+        """Unscaled states ``[N, D]`` at the last time."""
+        return self._in_blocks(self._without_calls(self.prior.melted), 1, w, which)[0]
+
+    @torch.no_grad()
+    def states(self, w: Tensor, which: Tensor) -> Tensor:
+        """Unscaled states ``[N, D]`` at the first time."""
+
+        def block(w: Tensor, which: Tensor) -> tuple[Tensor, ...]:
+            states, self._calls = self.prior.states(w, self._conditions(which))
+            return (states,)
+
+        return self._in_blocks(block, 1, w, which)[0]
+
+    @torch.no_grad()
+    def of_states(self, states: Tensor, which: Tensor) -> Tensor:
+        """Points ``[N, D]`` of unscaled states ``[N, D]`` at the first time."""
+        return self._in_blocks(self._without_calls(self.prior.of_states), 1, states, which)[0]
+
+    @torch.no_grad()
+    def denoised(self, states: Tensor, t: Tensor, which: Tensor) -> Tensor:
+        """What the denoiser makes ``[N, D]`` of unscaled states ``[N, D]`` at time ``t []``."""
+
+        def block(states: Tensor, which: Tensor) -> tuple[Tensor, ...]:
+            self._calls = 1
+            return (self.prior.denoised(states, t, self._conditions(which)),)
+
+        return self._in_blocks(block, 1, states, which)[0]
+
+    @torch.no_grad()
+    def whitened(self, points: Tensor, which: Tensor) -> Tensor:
+        """The variables ``[N, dim]`` of points ``[N, D]``."""
+
+        def block(points: Tensor, which: Tensor) -> tuple[Tensor, ...]:
+            self._calls = len(self.prior.times) - 1
+            return (self.prior.whitened(points, self._conditions(which)),)
+
+        return self._in_blocks(block, 1, points, which)[0]
+
     def slope(self, w: Tensor, which: Tensor) -> Slope:
         """Points, log likelihoods, and their gradients.
 
@@ -164,9 +204,22 @@ class Target:
         return jacobian.mT @ jacobian
 
     def _points(self, w: Tensor, which: Tensor, differentiable: bool = False) -> Tensor:
-        conditions = {} if self.labels is None else {"labels": self.labels[which]}
-        points, self._calls = self.prior.points(w, conditions, differentiable)
+        points, self._calls = self.prior.points(w, self._conditions(which), differentiable)
         return points
+
+    def _conditions(self, which: Tensor) -> dict[str, Tensor]:
+        return {} if self.labels is None else {"labels": self.labels[which]}
+
+    def _without_calls(
+        self, function: Callable[[Tensor, dict[str, Tensor]], Tensor]
+    ) -> Callable[[Tensor, Tensor], tuple[Tensor, ...]]:
+        """A function of rows that calls no network, for ``_in_blocks``."""
+
+        def block(rows: Tensor, which: Tensor) -> tuple[Tensor, ...]:
+            self._calls = 0
+            return (function(rows, self._conditions(which)),)
+
+        return block
 
     def _in_blocks(
         self,

@@ -38,13 +38,22 @@ def systematic(log_weights: Tensor, uniform: Tensor, count: int) -> Tensor:
     return torch.searchsorted(total, levels, right=True).clamp_max(log_weights.shape[1] - 1)
 
 
-def shuffled_picks(log_weights: Tensor, seed: int, count: int) -> Tensor:
-    """Numbers ``[count]`` of draws by their log weights ``[P]``, in an order of chance, so that
-    chains can be cut of them. All on the CPU."""
-    generator = seeded_generator("cpu", seed, Stream.RESAMPLING)
-    uniform = torch.rand(1, generator=generator, dtype=torch.float64)
-    picks = systematic(log_weights[None], uniform, count)[0]
-    return picks[torch.randperm(count, generator=generator)]
+def weighted_picks(log_weights: Tensor, seeds: Tensor, total: int) -> Tensor:
+    """Numbers ``[M, total]`` of draws, taken by weight ``[M, P]`` and shuffled, so that chains can
+    be cut of them.
+
+    Args:
+        log_weights: In any normalization.
+        seeds: A number for each observation ``[M]``, from which its picks follow.
+        total: How many to take.
+    """
+    picks = []
+    for row, own in zip(log_weights.cpu(), seeds.tolist(), strict=True):
+        generator = seeded_generator("cpu", own, Stream.RESAMPLING)
+        uniform = torch.rand(1, generator=generator, dtype=torch.float64)
+        taken = systematic(row[None], uniform, total)[0]
+        picks.append(taken[torch.randperm(total, generator=generator)])
+    return torch.stack(picks).to(log_weights.device)
 
 
 def tempered(log_weights: Tensor, worth: int) -> Tensor:

@@ -15,6 +15,7 @@ from training.flow.solvers import get_solver
 from training.inference.amortized import Amortized
 from training.inference.likelihoods import Gaussian, Likelihood
 from training.inference.prior import Prior
+from training.inference.samplers.twisted import FEWEST
 from training.inference.sampling import SAMPLERS, WARMUP, SamplingPlan
 from training.inference.user_likelihood import UserFunction, UserLikelihood
 from training.settings.common import RunOptions, save_dir, seed
@@ -181,8 +182,9 @@ class SamplerOptions(Declared):
     sampler: str = option(
         type=choice(SAMPLERS),
         default="auto",
-        help="auto takes a pool of prior draws where that is enough, and goes on to smc in few "
-        "dimensions, to hmc in many, or to elliptical without gradients.",
+        help="auto takes a pool of prior draws where that is enough; in few dimensions it refines "
+        "the pool where it is not, and goes on to smc; in many it goes on to twisted if the noise "
+        "is Gaussian, else to hmc, or to elliptical without gradients.",
     )
     chains: int = option(type=COUNT, default=4, help="Chains of each observation.")
     draws: int = option(type=COUNT, default=1000, help="Draws of each chain.")
@@ -197,6 +199,11 @@ class SamplerOptions(Declared):
         unset=f"{TOY_POOL}; {IMAGE_POOL} of images",
         help="Prior draws in the pool",
     )
+    particles: int | None = option(
+        type=click.IntRange(min=2),
+        unset=f"{FEWEST}, or --draws if these are more",
+        help="Particles of a chain of twisted",
+    )
     seed: int = seed("all draws")
 
     def plan(self, subject: PosteriorSubject) -> SamplingPlan:
@@ -208,6 +215,7 @@ class SamplerOptions(Declared):
             self.thin,
             self.pool or subject.pool,
             self.seed,
+            self.particles,
         )
 
 

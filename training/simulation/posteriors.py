@@ -7,7 +7,7 @@ numbers and the seed alone.
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,10 @@ from training.inference.checking import (
     truths_of_data,
     truths_of_prior,
 )
-from training.inference.draws import Draws
+from training.inference.draws import POOLED, Draws
 from training.inference.prior import Prior
 from training.inference.samplers.pool import Pool
+from training.inference.samplers.twisted import FEWEST
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.summary import Summary
 from training.inference.target import Target
@@ -43,8 +44,8 @@ GROUP_NUMBERS = 2**26
 
 def group_size(prior: Prior, plan: SamplingPlan) -> int:
     """How many observations to sample side by side."""
-    dim = prior.dim
-    numbers = max(plan.draws * (dim + prior.flow.basis.dim), dim**2) * plan.chains
+    dim, draws = prior.dim, max(plan.draws, plan.particles or FEWEST)
+    numbers = max(draws * (dim + prior.flow.basis.dim), dim**2) * plan.chains
     return max(1, min(GROUP, GROUP_NUMBERS // numbers))
 
 
@@ -164,7 +165,7 @@ def sampled(groups: Groups) -> Iterator[tuple[Draws, Summary]]:
 
 def shared_pool(target: Target, plan: SamplingPlan) -> Pool | None:
     """The pool of all observations, made by all ranks together; None for a sampler without."""
-    if plan.sampler not in ("auto", "pool"):
+    if plan.sampler not in ("auto", *POOLED):
         return None
     hidden = None if distributed.is_main() else True
     with tqdm(total=plan.pool, desc="prior draws", unit="draw", disable=hidden) as bar:
@@ -178,22 +179,20 @@ class Check:
     """Runs of a calibration check.
 
     Attributes:
-        target: The posterior; its observations are replaced.
-        problem: Makes the problem of observations ``[r, K]`` with these numbers.
+        problem: The posterior; its observations are replaced.
         plan: How to sample.
         names: Of the coordinates.
         data: Truths ``[R, D]`` that the prior was not trained on; None for draws of the prior.
     """
 
-    target: Target
-    problem: Callable[[Tensor, list[int]], Problem]
+    problem: Problem
     plan: SamplingPlan
     names: list[str]
     data: Tensor | None
 
     def run(self, groups: Groups) -> RunValues:
         """The values of all runs."""
-        pool = shared_pool(self.target, self.plan)
+        pool = shared_pool(self.problem.target, self.plan)
 
         def work(index: int, places: Tensor, path: Path, progress: Progress) -> bool:
             there = load_values(path, groups.fingerprint) is not None
@@ -207,13 +206,14 @@ class Check:
         return RunValues.joined([part for part in parts if part is not None])
 
     def _values(self, places: Tensor, pool: Pool | None) -> RunValues:
-        numbers, seed = places.tolist(), self.plan.seed
+        numbers, seed, target = places.tolist(), self.plan.seed, self.problem.target
         if self.data is None:
-            truths = truths_of_prior(self.target, numbers, seed)
+            truths = truths_of_prior(target, numbers, seed)
         else:
-            rows = self.data[places].to(self.target.device)
-            truths = truths_of_data(self.target, rows, numbers, seed)
-        observed = simulated(self.target.likelihood, truths.points, numbers, seed)
-        problem = self.problem(observed, numbers)
+            rows = self.data[places].to(target.device)
+            truths = truths_of_data(target, rows, numbers, seed)
+        observed = simulated(target.likelihood, truths.points, numbers, seed)
+        own = Target(target.prior, target.likelihood, observed, target.rows)
+        problem = replace(self.problem, target=own, numbers=numbers)
         of_group = pool.of(torch.zeros(len(places), dtype=torch.int64)) if pool else None
         return check_runs(problem, self.plan, truths, self.names, of_group)[0]

@@ -17,6 +17,7 @@ from tests.support.posteriors import (
     posterior,
     problem,
 )
+from training.inference import sampling
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian
 from training.inference.sampling import Problem
@@ -31,29 +32,40 @@ def masked(dim: int, noise: float, observed: Tensor, deblurred: bool = False) ->
     return problem(gaussian_prior(dim, deblurred), likelihood, observed)
 
 
-def test_auto_takes_the_pool_where_that_is_enough_and_particles_elsewhere() -> None:
-    observed = double([[0.3], [5.5], [-0.4]])  # the second is far out
+def test_auto_refines_a_pool_that_is_not_enough_and_goes_on_to_particles(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    observed = double([[0.3], [5.5], [-1.5]])  # the second is far out
     which = masked(2, 0.2, observed)
+    monkeypatch.setattr(sampling, "CONTENT", 1500)
     draws = drawn(which, "auto", **FEW)
-    assert draws.sampler == ["pool", "smc", "pool"]
-    pool = drawn(which, "pool", **FEW)
-    for index in (0, 2):
-        assert torch.equal(draws.points[index], pool.points[index])
-    smc = drawn(which, "smc", **FEW)
-    assert torch.equal(draws.points[1], smc.points[1])
-    # The statistics and the calls of the pool that was tried first stay.
-    assert draws.stats["effective_size"][1] == pool.stats["effective_size"][1] < 400
-    assert draws.calls[1] > pool.calls[1]
+    assert draws.sampler == ["pool", "smc", "refined"]
+    for index, sampler in enumerate(draws.sampler):
+        alone = drawn(which.of(torch.tensor([index])), sampler, **FEW)
+        assert torch.equal(draws.points[index], alone.points[0])
+    pool, refined = (drawn(which, sampler, **FEW) for sampler in ("pool", "refined"))
+    assert pool.stats["effective_size"][2] < 1500
+    # The statistics and the calls of what was tried first stay.
+    worth = draws.stats["effective_size"]
+    assert worth[0] == pool.stats["effective_size"][0] > 1500
+    assert worth[1] == refined.stats["effective_size"][1] < 400
+    assert worth[2] == refined.stats["effective_size"][2]
+    assert draws.calls[0] < draws.calls[2] < draws.calls[1]
     assert draws.stats["stages"].isnan().tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize(
     ("dim", "deblurred", "sampler"),
-    [(8, False, "smc"), (9, False, "hmc"), (5, True, "elliptical")],
+    [(8, False, "refined"), (9, False, "twisted"), (5, True, "elliptical")],
 )
 def test_auto_goes_by_dimensions_and_gradients(dim: int, deblurred: bool, sampler: str) -> None:
     which = masked(dim, 1e-3, double([[4.0]]), deblurred)
-    assert drawn(which, "auto", **FEW).sampler == [sampler]
+    assert drawn(which, "auto", **FEW, particles=20).sampler == [sampler]
+
+
+def test_auto_follows_gradients_of_likelihoods_of_ones_own() -> None:
+    which = problem(gaussian_prior(9), Parabola(noise=1e-3), double([[4.0]]))
+    assert drawn(which, "auto", **FEW).sampler == ["hmc"]
 
 
 # Summaries.

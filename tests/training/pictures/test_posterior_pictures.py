@@ -21,7 +21,7 @@ from training.inference.likelihoods import Gaussian
 from training.pictures.album import pictures_of
 from training.pictures.posteriors.chains import draw_chains, rank_counts
 from training.pictures.posteriors.checks import SavedCheck, draw_coverage, draw_ranks
-from training.pictures.posteriors.exact import ExactPosterior, content_levels
+from training.pictures.posteriors.exact import content_levels, exact_posterior, plane_density
 from training.pictures.posteriors.images import draw_images, observed_cells
 from training.pictures.posteriors.tables import draw_marginals, draw_pairs, telling_columns
 from training.pictures.posteriors.toys import draw_toy, zoomed_box
@@ -55,7 +55,8 @@ def test_the_exact_posterior_is_prior_times_likelihood(kind: str) -> None:
     prior = (weights.log()[:, None] + law.log_prob(grid)).logsumexp(dim=0)
     log_likelihood = likelihood.log_prob(grid, observed.expand(len(grid), -1))
     expected = (prior + log_likelihood).softmax(dim=0).view(141, 161).numpy()
-    found = ExactPosterior.of(toy, likelihood, observed.numpy()).density(x, y, (0, 1))
+    exact = exact_posterior(toy, likelihood, observed.numpy())
+    found = plane_density(exact, x, y, (0, 1))
     assert found.sum() * 4 * float(cell.prod()) == pytest.approx(1, abs=0.01)
     # Of total variation.
     assert np.abs(found / found.sum() - expected).sum() / 2 < 0.02

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dnnlib.errors import DataError, UsageError
 from training.flow.coordinates.conditions import ConditionScale, LinearPrediction
-from training.flow.coordinates.maps import MAPS, Limits, PointMap
+from training.flow.coordinates.maps import LINEAR, MAPS, Limits, PointMap
 
 PREDICTION = "prediction"
 """The name of a ``LinearPrediction`` in network files."""
@@ -140,15 +140,21 @@ class Coordinates(nn.Module):
 
     def to_data(self, points: Tensor) -> Tensor:
         """From flow space ``[..., D]`` to data space."""
-        x, c = points.double(), self.labels
-        for map_ in reversed(list(self.maps)):
-            if isinstance(map_, LinearPrediction):
-                assert c is not None
-                x = map_.inverse(x, c)
-            else:
-                assert isinstance(map_, PointMap)
-                x = map_.inverse(x)
-        return x
+        return self._back(points, slice(None))
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is one linear map, and a shift."""
+        return self._curved == 0
+
+    def to_columns(self, points: Tensor) -> Tensor:
+        """From flow space ``[..., D]`` back to columns that are only curved, each by itself: they
+        are linear in points of flow space."""
+        return self._back(points, slice(self._curved, None))
+
+    def bent(self, columns: Tensor) -> Tensor:
+        """Those columns ``[..., D]`` in data space: each a function of itself alone."""
+        return self._back(columns, slice(0, self._curved))
 
     @property
     def rejects(self) -> bool:
@@ -185,6 +191,24 @@ class Coordinates(nn.Module):
         for part in (*self.maps, *([self.scale] if self.scale else [])):
             assert isinstance(part, PointMap | LinearPrediction | ConditionScale)
             part.check()
+
+    @property
+    def _curved(self) -> int:
+        """How many maps come before those that are linear to the end."""
+        linear = (*LINEAR, PREDICTION)
+        return max((at + 1 for at, name in enumerate(self.names) if name not in linear), default=0)
+
+    def _back(self, points: Tensor, part: slice) -> Tensor:
+        """Points ``[..., D]`` back through some of the maps."""
+        x, c = points.double(), self.labels
+        for map_ in reversed(list(self.maps)[part]):
+            if isinstance(map_, LinearPrediction):
+                assert c is not None
+                x = map_.inverse(x, c)
+            else:
+                assert isinstance(map_, PointMap)
+                x = map_.inverse(x)
+        return x
 
 
 def dither(points: Tensor, steps: Tensor, generator: torch.Generator) -> Tensor:

@@ -365,3 +365,5 @@ MAPS: dict[str, type[PointMap]] = {
     "zca": WhitenZCA,
 }
 """By the names that network files have."""
+LINEAR = ("standardize", "pca", "zca")
+"""Maps that are linear, and a shift."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
@@ -18,11 +19,13 @@ from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
 from training.inference.draws import Draws
 from training.inference.target import Target
-from training.inference.weights import require_some, shuffled_picks
+from training.inference.weights import require_some, weighted_picks
 from training.measure.posterior.importance import smoothed_weights
 
-BLOCK, TINY = 2**22, 2.0**-40
-"""Likelihoods that are held at once, and how near to 0 and 1 uniform numbers come."""
+BLOCK, CALL = 2**22, 2**17
+"""Likelihoods that are held at once, and coordinates of points that go into one call of them."""
+TINY = 2.0**-40
+"""How near to 0 and 1 uniform numbers come."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,14 @@ class Pool:
             kinds, group = torch.unique(target.labels, dim=0, return_inverse=True)
             first = torch.stack([(group == kind).nonzero()[0, 0] for kind in range(len(kinds))])
         mine = w[distributed.shard(size)] if shared else w
+        before = target.calls
         told = (lambda part: on_part(part / len(first))) if on_part else None
         points = []
         for observation in first.tolist():
             which = torch.full((len(mine),), observation, device=w.device)
             found = target.points(mine, which, told)
             points.append(distributed.gather_rows(found, size) if shared else found)
-        calls = target.calls * size / len(mine) / target.count
+        calls = (target.calls - before) * size / len(mine) / target.count
         return cls(w, torch.stack(points), group.to(torch.int64).to(w.device), calls)
 
     def of(self, places: Tensor) -> "Pool":
@@ -81,13 +85,23 @@ class Pool:
         return replace(self, group=self.group[places.to(self.group.device)])
 
     def log_weights(self, target: Target, rows: slice) -> Tensor:
-        """Log likelihoods ``[m, P]`` of some observations at all of the pool."""
-        size = len(self.w)
+        """Log likelihoods ``[m, P]`` of some observations at all of the pool.
+
+        Several observations go into a call, always as many: what fills up the last one are its
+        first observation again, so that none depends on how many there are.
+        """
+        size, dim = self.points.shape[1:]
+        step = max(1, CALL // (size * dim))
+        places = torch.arange(*rows.indices(target.count), device=self.group.device)
+        order = F.pad(torch.arange(len(places), device=places.device), (0, -len(places) % step))
         found = []
-        for index in range(*rows.indices(target.count)):
-            observed = target.observed[index].expand(size, -1)
-            found.append(target.likelihood.log_prob(self.points[self.group[index]], observed))
-        return torch.stack(found)
+        for block in torch.split(places[order], step):
+            # One group alone is not copied.
+            points = self.points[self.group[block]] if len(self.points) > 1 else self.points
+            points = points.expand(step, -1, -1).reshape(-1, dim)
+            observed = target.observed[block][:, None].expand(-1, size, -1).flatten(0, 1)
+            found.append(target.likelihood.log_prob(points, observed).view(step, size))
+        return torch.cat(found)[: len(places)]
 
     def sample(self, target: Target, seeds: Tensor, chains: int, draws: int) -> Draws:
         """Draws by weight, shuffled into chains.
@@ -112,13 +126,7 @@ class Pool:
         found = self.log_weights(target, rows)
         require_some(found)
         weights = smoothed_weights(found)
-        total = chains * draws
-        picks = torch.stack(
-            [
-                shuffled_picks(row, int(seed), total)
-                for row, seed in zip(weights.log_weights.cpu(), seeds.tolist(), strict=True)
-            ]
-        ).to(found.device)
+        picks = weighted_picks(weights.log_weights, seeds, chains * draws)
         count = len(found)
         where = (count, chains, draws)
         group = self.group[rows][:, None]

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from scipy.stats import binom, rankdata
 
 from training.files.posterior_draws import SavedPosteriors
+from training.inference.draws import POOLED
 from training.measure.posterior.convergence import FEWEST_DRAWS, convergence
 from training.pictures.posteriors.words import axis_name, legend_line, line, name_and_details
 from training.pictures.style import look
@@ -30,7 +31,7 @@ def has_chains(saved: SavedPosteriors) -> bool:
     chains, draws = saved.points.shape[:2]
     return (
         saved.log_likelihood is not None
-        and saved.sampler[0] != "pool"
+        and saved.sampler[0] not in POOLED
         and chains > 1
         and draws >= FEWEST_DRAWS
     )

@@ -10,8 +10,14 @@ from matplotlib.figure import Figure
 
 from training.data.toys import Toy
 from training.files.posterior_draws import SavedPosteriors
+from training.inference.exact import ExactPosterior
 from training.inference.likelihoods import Gaussian
-from training.pictures.posteriors.exact import GRID, ExactPosterior, content_levels
+from training.pictures.posteriors.exact import (
+    GRID,
+    content_levels,
+    exact_posterior,
+    plane_density,
+)
 from training.pictures.posteriors.words import (
     axis_name,
     dots,
@@ -98,7 +104,7 @@ def _plane(
     if saved.observed is not None and saved.likelihood is not None:
         observed = saved.observed[index]
         mark_observed(axes, saved.likelihood, observed, plane, toy.dim)
-        _contours(axes, ExactPosterior.of(toy, saved.likelihood, observed), box, plane)
+        _contours(axes, exact_posterior(toy, saved.likelihood, observed), box, plane)
     return axes
 
 
@@ -157,7 +163,7 @@ def _cloud(axes: Any, prior: np.ndarray | None, draws: np.ndarray, box: np.ndarr
 
 def _contours(axes: Any, exact: ExactPosterior, box: np.ndarray, plane: tuple[int, int]) -> None:
     x, y = (np.linspace(low, high, GRID) for low, high in box)
-    density = exact.density(x, y, plane)
+    density = plane_density(exact, x, y, plane)
     levels = content_levels(density, CONTENTS)
     if levels[0] < levels[-1]:
         axes.contour(x, y, density, levels, colors=ORANGE, linewidths=1.1, zorder=4)

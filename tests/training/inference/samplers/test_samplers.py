@@ -19,8 +19,10 @@ from tests.support.posteriors import (
 from training.inference.likelihoods import Gaussian
 from training.inference.sampling import Problem
 
-SAMPLERS = ["pool", "elliptical", "pcn", "hmc", "smc"]
+SAMPLERS = ["pool", "refined", "elliptical", "pcn", "hmc", "smc"]
+GAUSSIAN = [*SAMPLERS, "twisted"]
 LONG = {"pcn": {"draws": 1500, "warmup": 300}, "elliptical": {"draws": 400}, "hmc": {"draws": 120}}
+of_gaussians = pytest.mark.parametrize("sampler", GAUSSIAN)
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS)
 OBSERVED = double([[0.3], [-1.0]])
 
@@ -31,7 +33,7 @@ def seen_obliquely() -> Problem:
     return problem(gaussian_prior(), likelihood, OBSERVED)
 
 
-@every_sampler
+@of_gaussians
 def test_a_gaussian_posterior(sampler: str) -> None:
     which = seen_obliquely()
     likelihood = which.target.likelihood
@@ -48,7 +50,7 @@ def test_a_banana(sampler: str) -> None:
     assert_moments(drawn(which, sampler, **LONG.get(sampler, {})), *exact)
 
 
-@pytest.mark.parametrize("sampler", ["pool", "smc"])
+@pytest.mark.parametrize("sampler", ["pool", "refined", "smc"])
 def test_two_modes(sampler: str) -> None:
     which = problem(gaussian_prior(), Parabola(slope=0), double([[1.5], [2.0]]))
     exact = by_quadrature(which.coarse, which.target.likelihood, which.target.observed)
@@ -74,11 +76,12 @@ def test_chains_of_a_coarse_flow_are_corrected(sampler: str) -> None:
     torch.testing.assert_close(draws.points, expected)
 
 
-@every_sampler
+@of_gaussians
 def test_draws_are_functions_of_seed_and_number_alone(sampler: str) -> None:
     observed = double([[0.3], [-1.0], [2.0]])
-    which = problem(gaussian_prior(), Parabola(), observed)
-    few = {"draws": 20, "warmup": 20}
+    likelihood = seen_obliquely().target.likelihood if sampler == "twisted" else Parabola()
+    which = problem(gaussian_prior(), likelihood, observed)
+    few = {"draws": 20, "warmup": 20, "particles": 20}
     draws = drawn(which, sampler, **few)
     torch.testing.assert_close(drawn(which, sampler, **few).w, draws.w, rtol=0, atol=0)
     for places in ([1], [2, 0]):
@@ -120,7 +123,7 @@ def test_no_likelihood_anywhere_is_told(sampler: str) -> None:
         drawn(which, sampler, draws=20)
 
 
-@every_sampler
+@of_gaussians
 def test_observations_far_off_end_and_are_found(sampler: str) -> None:
     likelihood = Gaussian(double(1e-3))
     observed = double([[4000.0, 0.0]])

@@ -1,0 +1,115 @@
+"""Twisted particles: posteriors that are not Gaussian, and what they refuse."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from dnnlib.errors import UsageError
+from tests.support.draws import double
+from tests.support.flows import Bumps
+from tests.support.posteriors import Parabola, drawn, gaussian_prior, problem
+from training.flow.coordinates.coordinates import Coordinates
+from training.flow.denoisers import MixtureDenoiser
+from training.flow.eigenbasis import EigenBasis
+from training.flow.pfode import ProbabilityFlow
+from training.flow.schedules import InflationSchedule
+from training.flow.solvers import get_solver
+from training.inference.likelihoods import Gaussian
+from training.inference.lookahead import Sight, looks_ahead
+from training.inference.prior import Prior
+from training.inference.samplers.twisted import twist
+from training.inference.target import Target
+
+LINE = torch.linspace(-5, 5, 501).double()
+GRID = torch.cartesian_prod(LINE, LINE)
+
+
+def bumps(coordinates: Coordinates | None = None, kept: int = 2) -> Prior:
+    """Three Gaussians with their own denoiser."""
+    toy = Bumps(2)
+    basis = EigenBasis.from_moments(*toy.moments())
+    schedule = InflationSchedule.to_dimension(kept, 2, top_variance=basis.top_variance, gamma0=0.01)
+    exact = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
+    flow = ProbabilityFlow(exact, schedule, basis, coordinates=coordinates)
+    return Prior(flow, flow.times(24), get_solver("exp_ab2"))
+
+
+def bent() -> Coordinates:
+    """Columns that are curved, and then mixed."""
+    coordinates = Coordinates(2, ["yeo-johnson", "zca"])
+    coordinates.maps[0].hold(exponent=double([0.4, 1.7]))
+    turned = double([[0.8, -0.6], [0.6, 0.8]])
+    coordinates.maps[1].hold(axes=turned, std=double([1.5, 0.7]), mean=double([0.1, -0.2]))
+    return coordinates
+
+
+def by_quadrature(prior: Prior, likelihood: Gaussian, observed: Tensor) -> tuple[Tensor, Tensor]:
+    """Means and standard deviations ``[M, 2]`` under the density of the exact denoiser."""
+    flow = prior.flow
+    assert isinstance(flow.denoiser, MixtureDenoiser)
+    states, first = flow.basis.to_eigen(GRID), prior.times[0]
+    points = prior.of_states(states)
+    density = flow.denoiser.log_density(states, first)
+    moments = []
+    for one in observed:
+        weight = (density + likelihood.log_prob(points, one.expand(len(points), -1))).softmax(0)
+        mean = weight @ points
+        moments.append((mean, (weight @ (points - mean).square()).sqrt()))
+    means, stds = zip(*moments, strict=True)
+    return torch.stack(means), torch.stack(stds)
+
+
+@pytest.mark.parametrize("curved", [False, True], ids=["linear", "curved"])
+def test_posteriors_of_several_modes(curved: bool) -> None:
+    prior = bumps(bent() if curved else None)
+    likelihood = Gaussian(double(0.3), torch.tensor([1]))
+    observed = double([[0.2], [-1.0], [1.4]])
+    target = Target(prior, likelihood, observed, 4096)
+    draws = twist(target, 0, [0, 1, 2], chains=4, draws=1000, particles=2000)
+    mean, std = by_quadrature(prior, likelihood, observed)
+    points = draws.points.flatten(1, 2)
+    assert (std[:, 0] > 2 * std[:, 1]).any(), "the hidden coordinate has several modes"
+    torch.testing.assert_close((points.mean(dim=1) - mean) / std, 0 * mean, atol=0.1, rtol=0)
+    torch.testing.assert_close(points.std(dim=1) / std, 0 * std + 1, atol=0.06, rtol=0)
+    # Populations agree, and their points are those of their variables.
+    apart = draws.points.mean(dim=2) - draws.points.mean(dim=(1, 2), keepdim=True)[:, :, 0]
+    assert (apart.abs() < 0.3 * std[:, None]).all()
+    again = prior.points(draws.w.flatten(0, 2)).points.view_as(draws.points)
+    assert (again - draws.points).abs().mean() < 0.02
+
+
+def test_what_is_seen_of_a_curved_column_is_as_if_it_were_straight_there() -> None:
+    """Where the noise is small, a column is as good as linear."""
+    prior, noise = bumps(bent()), 1e-3
+    likelihood = Gaussian(double(noise), torch.tensor([0]))
+    state = double([[0.4, -0.3]])
+    truth = prior.of_states(state)
+    target = Target(prior, likelihood, truth[:, :1], 16)
+    sight = Sight.of(target)
+    slope = torch.autograd.functional.jacobian(prior.of_states, state)[0, 0, 0]
+    expected = noise / slope.norm() * sight.operator[0].norm()
+    torch.testing.assert_close(sight.covariance[0, 0, 0].sqrt(), expected, rtol=0.02, atol=0)
+    off = sight.observed[0] - sight.operator @ state[0]
+    assert off.abs() < 0.1 * expected
+
+
+def test_likelihoods_without_a_lookahead_are_told() -> None:
+    observed = double([[0.3]])
+    seen = Gaussian(double(0.4), torch.tensor([0]))
+    mixed = Gaussian(double(0.4), operator=double([[1.0, 0.7]]))
+    plain = problem(gaussian_prior(), seen, observed)
+    labelled = replace(plain.target, labels=torch.zeros(1, 1))
+    others = {
+        "one's own": problem(gaussian_prior(), Parabola(), observed),
+        "clean": problem(gaussian_prior(deblurred=True), seen, observed),
+        "does not grow": problem(bumps(kept=1), seen, observed),
+        "operator": problem(bumps(bent()), mixed, observed),
+        "conditions": replace(plain, target=labelled),
+    }
+    assert looks_ahead(plain.target)
+    for message, which in others.items():
+        assert not looks_ahead(which.target)
+        with pytest.raises(UsageError, match=message):
+            drawn(which, "twisted", particles=20)

@@ -1,0 +1,75 @@
+"""The posterior of a Gaussian mixture under a linear Gaussian likelihood, which is another mixture.
+
+With ``x ~ sum_k w_k N(m_k, S)`` and observations ``y = A x + n``, ``n ~ N(0, Sigma)``,
+
+    x | y ~ sum_k r_k N(m_k + G (y - A m_k), S - G A S),     G = S A^T (A S A^T + Sigma)^-1,
+
+where ``r_k`` is proportional to ``w_k N(y; A m_k, A S A^T + Sigma)`` (Bishop 2006, section 2.3.3,
+for each component).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from training.inference.likelihoods import Gaussian
+
+
+@dataclass(frozen=True)
+class ExactPosterior:
+    """Gaussian mixtures of M observations, with one covariance.
+
+    Attributes:
+        weights: ``r [M, K]``, which sum to 1.
+        centers: ``[M, K, D]``.
+        covariance: Of each component ``[D, D]``.
+
+    Example:
+        >>> prior = torch.ones(1).double(), torch.zeros(1, 2).double(), torch.eye(2).double()
+        >>> seen = torch.tensor([[1.0, -2.0]]).double()
+        >>> ExactPosterior.of(*prior, Gaussian(torch.tensor(1.0)), seen).mean.tolist()
+        [[0.5, -1.0]]
+    """
+
+    weights: Tensor
+    centers: Tensor
+    covariance: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        weights: Tensor,
+        means: Tensor,
+        covariance: Tensor,
+        likelihood: Gaussian,
+        observed: Tensor,
+    ) -> "ExactPosterior":
+        """The posterior of each observation.
+
+        Args:
+            weights: Of the prior's components ``[K]``.
+            means: Of these ``[K, D]``.
+            covariance: Of all of these ``[D, D]``; it may be singular.
+            likelihood: Of observations.
+            observed: ``[M, N]``.
+        """
+        seen = likelihood.observe(torch.eye(len(covariance), dtype=torch.float64)).T
+        predicted = seen @ covariance @ seen.T + likelihood.covariance(len(seen))
+        gain = torch.linalg.solve(predicted, seen @ covariance).T
+        apart = observed[:, None] - means @ seen.T
+        distance = (apart @ torch.linalg.inv(predicted) * apart).sum(dim=2)
+        share = (weights.log() - distance / 2).softmax(dim=1)
+        return cls(share, means + apart @ gain.T, covariance - gain @ seen @ covariance)
+
+    @property
+    def mean(self) -> Tensor:
+        """``[M, D]``."""
+        return (self.weights[:, :, None] * self.centers).sum(dim=1)
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviations of coordinates ``[M, D]``."""
+        apart = (self.centers - self.mean[:, None]).square()
+        between = (self.weights[:, :, None] * apart).sum(dim=1)
+        return (between + self.covariance.diagonal()).sqrt()

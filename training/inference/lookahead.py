@@ -1,0 +1,169 @@
+"""What a noisy state says of where it ends, and of an observation of that.
+
+With ``x_t = x_0 + n``, where n has the noise that was added after the first time, of variances
+``g(t) = gamma(t) - gamma(0)``, Tweedie's formula gives for the state x_0 at the first time
+
+    m(x_t) = E[x_0 | x_t] = D + (gamma(0) / gamma(t)) (x_t - D),        D = D(x_t, t).
+
+How far m is off differs from place to place. Its average over the prior, ``V(t) = E[(x_0 - m)
+(x_0 - m)^T]``, is measured on draws of the prior. So y, which is ``A x_0`` with noise R, is about
+``N(y; A m, A V A^T + R)``, given x_t.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dnnlib.errors import UsageError
+from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
+from training.inference.curved_columns import CurvedColumns
+from training.inference.likelihoods import Gaussian
+from training.inference.target import Target
+
+PRIOR_DRAWS = 2**11
+"""Draws of the prior that V is measured on."""
+MOST_DIMENSIONS = 1024
+"""Of points, up to which matrices of this size are decomposed at each step."""
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Observations as linear functions of the states x_0, with Gaussian noise.
+
+    Attributes:
+        operator: ``A [K, D]``.
+        observed: ``[M, K]``, less what is seen of the state 0.
+        covariance: ``R [M, K, K]``.
+        columns: What the Gaussians leave out, where columns are curved.
+    """
+
+    operator: Tensor
+    observed: Tensor
+    covariance: Tensor
+    columns: CurvedColumns | None = None
+
+    def log_prob(self, ends: Tensor, error: Tensor) -> Tensor:
+        """Log densities ``[M, N]``, but for a constant, of the observations at expected ends.
+
+        Args:
+            ends: ``m [M, N, D]``.
+            error: ``V [D, D]``.
+        """
+        seen, spread = ends @ self.operator.T, self.operator @ error @ self.operator.T
+        root = torch.linalg.cholesky(spread + self.covariance)
+        found = log_normal(self.observed[:, None] - seen, root)
+        if self.columns is None:
+            return found
+        return found + self.columns.log_factor(seen, spread.diagonal())
+
+    @classmethod
+    def of(cls, target: Target) -> "Sight":
+        """What is seen by the target's observations.
+
+        Raises:
+            UsageError: See ``require_lookahead``.
+        """
+        likelihood = require_lookahead(target)
+        coordinates = target.prior.flow.coordinates
+        if coordinates is not None and not coordinates.is_linear:
+            columns = CurvedColumns.of(target, likelihood)
+            noise = torch.diag_embed(columns.variance)
+            return cls(columns.operator, columns.observed, noise, columns)
+        dim, device = target.prior.flow.basis.dim, target.device
+        which = torch.arange(target.count, device=device)
+        zero = torch.zeros(target.count, dim, dtype=torch.float64, device=device)
+        offset = likelihood.observe(target.of_states(zero, which))
+        unit = torch.eye(dim, dtype=torch.float64, device=device)
+        first = torch.zeros(dim, dtype=torch.int64, device=device)
+        operator = likelihood.observe(target.of_states(unit, first)) - offset[:1]
+        root = likelihood.covariance_root(operator.shape[1])
+        covariance = (root @ root.T).expand(target.count, -1, -1)
+        return cls(operator.T, target.observed - offset, covariance)
+
+
+def require_lookahead(target: Target) -> Gaussian:
+    """The likelihood, if there is a lookahead on it.
+
+    Raises:
+        UsageError: There is none.
+    """
+    likelihood, prior = target.likelihood, target.prior
+    flow, rest = prior.flow, "take another sampler than twisted"
+    if not isinstance(likelihood, Gaussian):
+        raise UsageError(f"a likelihood of one's own is not looked ahead on: {rest}")
+    if prior.deblurred:
+        raise UsageError(f"clean points are not looked ahead on: {rest}")
+    if flow.basis.dim > MOST_DIMENSIONS:
+        raise UsageError(f"points have more than {MOST_DIMENSIONS} dimensions: {rest}")
+    if target.labels is not None:
+        raise UsageError(f"networks with conditions are not looked ahead with: {rest}")
+    if (flow.schedule.log_noise_rate(prior.times[0]) <= 0).any():
+        raise UsageError(f"the noise of {flow.schedule.name} does not grow everywhere: {rest}")
+    curved = flow.coordinates is not None and not flow.coordinates.is_linear
+    if curved and likelihood.operator is not None:
+        raise UsageError(
+            f"an operator on columns that are curved is not looked ahead on: {rest}, or train with "
+            "--marginals=none"
+        )
+    return likelihood
+
+
+def looks_ahead(target: Target) -> bool:
+    """Whether there is a lookahead on the target's likelihood."""
+    try:
+        require_lookahead(target)
+    except UsageError:
+        return False
+    return True
+
+
+def error_covariance(target: Target, ends: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """``V [D, D]`` at time ``t []``, on states x_0 ``[N, D]``, from standard normal ``[N, D]``.
+
+    It is drawn towards its diagonal as if as many draws as there are dimensions had said so.
+    """
+    first = torch.zeros(len(ends), dtype=torch.int64, device=ends.device)
+    error = ends - expected_end(target, ends + _added(target, t).sqrt() * noise, t, first)
+    found = error.T @ error / len(error)
+    share = len(error) / (len(error) + found.shape[1])
+    return share * found + (1 - share) * found.diagonal().diag()
+
+
+def expected_end(target: Target, states: Tensor, t: Tensor, which: Tensor) -> Tensor:
+    """``m [N, D]`` of states ``[N, D]`` at time ``t []``."""
+    denoised, schedule = target.denoised(states, t, which), target.prior.flow.schedule
+    share = schedule.noise_variance(target.prior.times[0]) / schedule.noise_variance(t)
+    return denoised + share * (states - denoised)
+
+
+def added_noise(target: Target, times: Tensor) -> Tensor:
+    """``g [T, D]``, variances of the noise that was added after the first time."""
+    return torch.stack([_added(target, t) for t in times])
+
+
+def prior_ends(target: Target, seed: int) -> tuple[Tensor, torch.Generator]:
+    """States x_0 of the prior ``[N, D]``, and what to draw their noise from."""
+    generator = seeded_generator("cpu", seed, Stream.LOOKAHEAD)
+    w = torch.randn(PRIOR_DRAWS, target.dim, generator=generator, dtype=torch.float64)
+    first = torch.zeros(PRIOR_DRAWS, dtype=torch.int64, device=target.device)
+    return target.states(w.to(target.device), first), generator
+
+
+def _added(target: Target, t: Tensor) -> Tensor:
+    schedule = target.prior.flow.schedule
+    return (schedule.noise_variance(t) - schedule.noise_variance(target.prior.times[0])).double()
+
+
+def log_normal(apart: Tensor, root: Tensor) -> Tensor:
+    """``[M, N]``: log densities, but for a constant, of ``apart [M, N, D]`` with Cholesky factors
+    ``[D, D]`` or ``[M, D, D]`` of covariances."""
+    standard = torch.linalg.solve_triangular(root, apart.mT, upper=False).mT
+    return log_standard(standard, root)
+
+
+def log_standard(standard: Tensor, root: Tensor) -> Tensor:
+    """The same of what is standard normal ``[M, N, D]``."""
+    volume = root.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
+    return -standard.square().sum(dim=2) / 2 - volume[..., None]

@@ -1,0 +1,122 @@
+"""Laws to draw near a posterior from: Gaussian mixtures, fitted to weighted draws of it.
+
+Steps of expectation maximization on N draws x, with the prior on covariances of Fraley and Raftery
+(2007): for the share ``r_nk`` that component k has in draw n,
+
+    mu_k = sum_n r_nk x_n / N_k,      N_k = sum_n r_nk,
+    Sigma_k = (nu S + sum_n r_nk (x_n - mu_k)(x_n - mu_k)^T) / (nu + N_k),
+
+where S is the covariance of all draws, made smaller by ``K^(-2/d)``, and ``nu = d + 2``. Numbers of
+draws are counted as what their weights are worth, so that a few heavy draws make wide components.
+Centers start as in k-means++ (Arthur and Vassilvitskii 2007).
+"""
+
+from dataclasses import dataclass
+from math import log, pi
+
+import torch
+from torch import Tensor
+
+from training.inference.weights import systematic
+
+COMPONENTS = 8
+STEPS = 12
+"""Of expectation maximization."""
+WIDER = 1.15
+"""Standard deviations of the components over those that were fitted: weights are largest where a
+law is too narrow."""
+NARROWEST = 1e-8
+"""Variance of a component along any axis, where the prior has 1."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A mixture of K components for each of M observations.
+
+    Attributes:
+        shares: ``[M, K]``, which sum to 1.
+        mean: ``[M, K, d]``.
+        root: Lower Cholesky factors of covariances, ``[M, K, d, d]``.
+    """
+
+    shares: Tensor
+    mean: Tensor
+    root: Tensor
+
+    @classmethod
+    def fit(cls, draws: Tensor, worth: Tensor, uniform: Tensor) -> "Proposal":
+        """Fits mixtures.
+
+        Args:
+            draws: Of equal weight, ``[M, N, d]``.
+            worth: How many independent draws these are worth, ``[M]``.
+            uniform: Random numbers ``[M, K]`` in [0, 1), for K components.
+        """
+        count, dim = draws.shape[1:]
+        identity = torch.eye(dim, dtype=draws.dtype, device=draws.device)
+        apart = draws - draws.mean(dim=1, keepdim=True)
+        whole = apart.mT @ apart / count + NARROWEST * identity
+        part = whole[:, None] * uniform.shape[1] ** (-2 / dim)
+        mean = _centers(draws, torch.linalg.cholesky(whole), uniform)
+        shares = torch.full_like(uniform, 1 / uniform.shape[1])
+        found = cls(shares, mean, torch.linalg.cholesky(part).expand(-1, mean.shape[1], -1, -1))
+        for _ in range(STEPS):
+            found = found._step(draws, worth, part + NARROWEST * identity)
+        return cls(found.shares, found.mean, WIDER * found.root)
+
+    def log_prob(self, w: Tensor) -> Tensor:
+        """Log densities ``[M, N]`` of rows ``[M, N, d]``."""
+        return self._parts(w).logsumexp(dim=1)
+
+    def draw(self, uniform: Tensor) -> Tensor:
+        """Rows ``[M, N, d]`` of random numbers ``[M, N, 1 + d]`` in (0, 1): the first chooses the
+        component."""
+        last = self.shares.shape[1] - 1
+        above = self.shares.cumsum(dim=1)
+        which = torch.searchsorted(above, uniform[:, :, 0].contiguous(), right=True).clamp_max(last)
+        rows = torch.arange(len(which), device=which.device)[:, None]
+        normal = torch.special.ndtri(uniform[:, :, 1:])
+        turned = (self.root[rows, which] @ normal[..., None])[..., 0]
+        return self.mean[rows, which] + turned
+
+    def _step(self, draws: Tensor, worth: Tensor, part: Tensor) -> "Proposal":
+        """One step of expectation maximization."""
+        count, dim = draws.shape[1:]
+        log_parts = self._parts(draws)
+        share = log_parts.softmax(dim=1) * (worth / count)[:, None, None]
+        number = share.sum(dim=2, keepdim=True)
+        some = number.clamp_min(torch.finfo(number.dtype).tiny)
+        mean = torch.where(number > 0, share @ draws / some, self.mean)
+        apart = draws[:, None] - mean[:, :, None]
+        scatter = (share[..., None] * apart).mT @ apart
+        spread = dim + 2 + number[..., None]
+        covariance = ((dim + 2) * part + scatter) / spread
+        shares = (1 + number[..., 0]) / (number.shape[1] + number.sum(dim=1))
+        return Proposal(shares, mean, torch.linalg.cholesky(covariance))
+
+    def _parts(self, w: Tensor) -> Tensor:
+        """Logarithms ``[M, K, N]`` of the components' shares in densities of rows ``[M, N, d]``."""
+        dim = w.shape[2]
+        identity = torch.eye(dim, dtype=w.dtype, device=w.device)
+        inverse = torch.linalg.solve_triangular(self.root, identity, upper=False)
+        scaled = w[:, None] @ inverse.mT - (self.mean[:, :, None] @ inverse.mT)
+        log_det = self.root.diagonal(dim1=2, dim2=3).log().sum(dim=2)
+        normalizer = self.shares.log() - log_det - dim * log(2 * pi) / 2
+        return normalizer[..., None] - scaled.square().sum(dim=3) / 2
+
+
+def _centers(draws: Tensor, root: Tensor, uniform: Tensor) -> Tensor:
+    """Draws ``[M, K, d]`` far from one another: each is taken by its squared distance from the
+    nearest of those before it, in standard deviations."""
+    scaled = torch.linalg.solve_triangular(root, draws.mT, upper=False).mT
+    rows = torch.arange(len(draws), device=draws.device)
+    nearest = torch.zeros_like(draws[:, :, 0])
+    picks: list[Tensor] = []
+    for number in uniform.unbind(dim=1):
+        # All are alike for the first, and where no draw is left that is none of the centers.
+        log_weights = torch.where(nearest.amax(dim=1, keepdim=True) > 0, nearest.log(), 0.0)
+        (pick,) = systematic(log_weights, number, 1).unbind(dim=1)
+        distance = (scaled - scaled[rows, pick][:, None]).square().sum(dim=2)
+        nearest = distance if not picks else torch.minimum(nearest, distance)
+        picks.append(pick)
+    return draws[rows[:, None], torch.stack(picks, dim=1)]

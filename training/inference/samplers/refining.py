@@ -1,0 +1,186 @@
+"""A pool made better where posteriors are narrow: draws near them, weighted together with the pool.
+
+Population Monte Carlo (Cappe, Douc, Guillin, Marin and Robert 2008): a mixture ``q_t`` is fitted to
+the weighted draws so far, ``n_t`` points are drawn from it and go through the flow, and so on for
+T rounds. All draws are weighted as if each were of the mixture of all laws that were drawn from,
+the P draws of the prior p among them (the balance heuristic; Veach and Guibas 1995),
+
+    v(w) = p(w) L(w) / (P p(w) + n_1 q_1(w) + ... + n_T q_T(w)).
+
+So no weight is above ``L / P``, wherever the fits are wrong: the prior is the defensive component
+(Owen and Zhou 2000). That fits depend on draws which are weighted with theirs makes no difference
+in the limit of many (Cornuet, Marin, Mira and Robert 2012). Laws ``q_t`` are taken to be 0 where
+the likelihood is less than that of the pool's H likeliest draws: such draws of ``q_t`` have no
+weight, those of the pool have ``L / P``, and the densities of ``q_t`` are needed at H draws of the
+pool in place of P.
+"""
+
+from collections.abc import Sequence
+from math import log, pi
+
+import torch
+from torch import Tensor
+from torch.quasirandom import SobolEngine
+
+from torch_utils.seeds import hash_seed, seeded_generator
+from torch_utils.streams import Stream
+from training.inference.draws import Draws
+from training.inference.proposals import COMPONENTS, Proposal
+from training.inference.samplers.pool import TINY, Pool
+from training.inference.target import Target
+from training.inference.weights import require_some, systematic, tempered, weighted_picks
+from training.measure.posterior.importance import effective_size, smoothed_weights
+
+DRAWN = (512, 1024)
+"""Points of each round, n_t."""
+AGAIN, FEWEST = (512, 512, 512, 512, 512, 1024), 1000
+"""The rounds of those observations whose draws would be worth fewer than this after DRAWN."""
+HEAVIEST = 2**13
+"""H."""
+FITTED = 1024
+"""Draws that a mixture is fitted to, taken by weight."""
+WORTH = 16
+"""Draws for each variable that their weights are made to be worth first, by an exponent."""
+BLOCK = 2**22
+"""Numbers that are held at once, in each of a few tensors."""
+
+
+def refine(target: Target, pool: Pool, seeds: Tensor, chains: int, draws: int) -> Draws:
+    """Draws by weight, shuffled into chains ``[M, C, S]``, of the pool and of points near each
+    posterior; their calls are without the pool's.
+
+    Args:
+        target: The posteriors.
+        pool: Draws of the prior for these observations.
+        seeds: A number for each observation ``[M]``, from which its draws follow.
+        chains: C.
+        draws: Of each chain, S.
+
+    Raises:
+        DataError: The likelihood is 0 at all of the pool.
+    """
+    found = _in_blocks(target, pool, seeds, (chains, draws), DRAWN)
+    poor = (found.stats["effective_size"] < FEWEST).nonzero()[:, 0]
+    if not len(poor):
+        return found
+    others = _in_blocks(target.of(poor), pool.of(poor), seeds[poor], (chains, draws), AGAIN)
+    return found.replaced(poor, others)
+
+
+def _in_blocks(
+    target: Target, pool: Pool, seeds: Tensor, shape: tuple[int, int], drawn: Sequence[int]
+) -> Draws:
+    size = len(pool.w)
+    step = max(1, BLOCK // max(size, COMPONENTS * target.dim * min(size, HEAVIEST)))
+    blocks = torch.split(torch.arange(target.count), step)
+    return Draws.joined(
+        [_refined(target.of(at), pool.of(at), seeds[at], shape, drawn) for at in blocks]
+    )
+
+
+def _refined(
+    target: Target, pool: Pool, seeds: Tensor, shape: tuple[int, int], drawn: Sequence[int]
+) -> Draws:
+    found = pool.log_weights(target, slice(None))
+    require_some(found)
+    near = _Near(target, pool, found)
+    for index, count in enumerate(drawn):
+        near.add(seeds, index, count)
+    weights = smoothed_weights(near.of_all(found))
+    picks = weighted_picks(weights.log_weights, seeds, shape[0] * shape[1])
+    w, points, likelihood = near.at(picks, found)
+    return Draws(
+        w.view(target.count, *shape, -1),
+        points.view(target.count, *shape, -1),
+        likelihood.view(target.count, *shape),
+        ["refined"] * target.count,
+        torch.full((target.count,), target.calls / target.count, dtype=torch.float64),
+        {"effective_size": weights.effective_size.cpu(), "pareto_k": weights.k.cpu()},
+    )
+
+
+class _Near:
+    """The likeliest H draws of the pool, and the N of all rounds so far, of M observations.
+
+    Attributes:
+        kept: H.
+        places: Of the likeliest in the pool, ``[M, H]``.
+        w: ``[M, H + N, dim]``.
+        found: Log likelihoods ``[M, H + N]``.
+        points: Of the rounds alone, ``[M, N, D]``.
+        log_weights: ``log v [M, H + N]``.
+    """
+
+    def __init__(self, target: Target, pool: Pool, found: Tensor):
+        self._target, self._pool, self._size = target, pool, len(pool.w)
+        self.kept = min(HEAVIEST, self._size)
+        self.found, self.places = found.topk(self.kept, dim=1)
+        self._level = self.found[:, -1:]
+        self.w = pool.w[self.places]
+        self.points = pool.points.new_empty(target.count, 0, pool.points.shape[2])
+        self.log_weights = self.found - log(self._size)
+        self._proposals: list[tuple[int, Proposal]] = []
+
+    def add(self, seeds: Tensor, index: int, drawn: int) -> None:
+        """A round: fits, draws so many, and weights all again."""
+        count, dim = len(self.w), self.w.shape[2]
+        proposal = self._fitted(seeds, index)
+        uniform = _even_uniform(drawn, 1 + dim, seeds, index).to(self.w)
+        w = proposal.draw(uniform)
+        which = torch.arange(count, device=w.device).repeat_interleave(drawn)
+        points, found = self._target.evaluate(w.flatten(0, 1), which)
+        found = found.view(count, drawn)
+        found = found.masked_fill(found < self._level, -torch.inf)
+        self._proposals.append((drawn, proposal))
+        self.w = torch.cat([self.w, w], dim=1)
+        self.points = torch.cat([self.points, points.view(count, drawn, -1)], dim=1)
+        self.found = torch.cat([self.found, found], dim=1)
+        self.log_weights = self.found - self._log_mixture()
+
+    def of_all(self, found: Tensor) -> Tensor:
+        """``log v [M, P + N]`` of all of the pool, whose log likelihoods are ``found [M, P]``, and
+        of the rounds."""
+        near, new = self.log_weights.tensor_split([self.kept], dim=1)
+        whole = (found - log(self._size)).scatter(1, self.places, near)
+        return torch.cat([whole, new], dim=1)
+
+    def at(self, picks: Tensor, found: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Variables ``[M, n, dim]``, points ``[M, n, D]`` and log likelihoods ``[M, n]`` of some of
+        all these ``[M, n]``."""
+        rows = torch.arange(len(picks), device=picks.device)[:, None]
+        is_new = picks >= self._size
+        old, new = picks.clamp_max(self._size - 1), (picks - self._size).clamp_min(0)
+        pool, place = self._pool, self.kept + new
+        group = pool.group[:, None]
+        return (
+            torch.where(is_new[..., None], self.w[rows, place], pool.w[old]),
+            torch.where(is_new[..., None], self.points[rows, new], pool.points[group, old]),
+            torch.where(is_new, self.found[rows, place], found.gather(1, old)),
+        )
+
+    def _fitted(self, seeds: Tensor, index: int) -> Proposal:
+        count, dim = len(self.w), self.w.shape[2]
+        sources = [seeded_generator("cpu", own, Stream.REFINING, index) for own in seeds.tolist()]
+        uniform = torch.stack([torch.rand(1 + COMPONENTS, generator=one) for one in sources])
+        uniform = uniform.to(self.w)
+        log_weights = tempered(self.log_weights, min(WORTH * dim, self.kept // 2))
+        picks = systematic(log_weights, uniform[:, 0], FITTED)
+        rows = torch.arange(count, device=picks.device)[:, None]
+        return Proposal.fit(self.w[rows, picks], effective_size(log_weights), uniform[:, 1:])
+
+    def _log_mixture(self) -> Tensor:
+        """``log(P + sum_t n_t q_t / p)`` of all."""
+        log_prior = -(self.w.square() + log(2 * pi)).sum(dim=2) / 2
+        parts = [torch.full_like(log_prior, log(self._size))]
+        parts += [log(n) + law.log_prob(self.w) - log_prior for n, law in self._proposals]
+        return torch.stack(parts).logsumexp(dim=0)
+
+
+def _even_uniform(count: int, dim: int, seeds: Tensor, index: int) -> Tensor:
+    """Numbers ``[M, count, dim]`` in (0, 1), those of each observation evenly spread."""
+    rows = []
+    for own in seeds.tolist():
+        seed = hash_seed(own, Stream.REFINING, index, 1)
+        engine = SobolEngine(dim, scramble=True, seed=seed)  # type: ignore[no-untyped-call]
+        rows.append(engine.draw(count, dtype=torch.float64))
+    return torch.stack(rows).clamp(TINY, 1 - TINY)

@@ -1,0 +1,201 @@
+"""Particles that come down the reverse diffusion, and see the observation from afar.
+
+A twisted particle filter (Wu, Trippe, Naesseth, Blei and Cunningham 2023; Whiteley and Lee 2014)
+on times ``t_K > ... > t_0``, with m, V, A and R of ``lookahead``, and noise g above the first time.
+Given its end x_0, a state goes back by the Gaussian bridge
+
+    x_k | x_{k+1}, x_0 ~ N(x_{k+1} + a (x_0 - x_{k+1}), b),
+        a = 1 - g_k / g_{k+1},      b = g_k (g_{k+1} - g_k) / g_{k+1},
+
+and the end is about ``N(m, V)`` under the prior, and ``N(m + G (y - A m), S)`` given y as well,
+with ``G = V A^T (A V A^T + R)^-1`` and ``S = (I - G A) V (I - G A)^T + G R G^T``. So particles
+
+    move by   q(x_k | x_{k+1}) = N(x_{k+1} + a (m + G (y - A m) - x_{k+1}), b + a S a),
+    weigh     p(x_k | x_{k+1}) psi_k(x_k) / (q(x_k | x_{k+1}) psi_{k+1}(x_{k+1})),
+
+with p the same without y, and ``psi_k = N(y; A m(x_k), A V_k A^T + R)``, times the factor for
+curved columns; psi_0 is the likelihood itself. Weights are exact whatever psi is: with many
+particles, draws are those of the posterior under the prior that p makes of all steps. That is the
+diffusion, not the flow; both have the same law if the denoiser is exact and steps are many.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from training.inference.draws import Draws
+from training.inference.lookahead import (
+    Sight,
+    added_noise,
+    error_covariance,
+    expected_end,
+    log_normal,
+    log_standard,
+    prior_ends,
+)
+from training.inference.noise import Noise
+from training.inference.target import Target
+from training.inference.weights import require_some, systematic
+from training.measure.posterior.importance import effective_size
+
+STEPS = 32
+WORTH = 0.5
+"""Part of the particles that weights are worth at least: else they are taken by weight."""
+FEWEST = 1024
+"""Particles of a population, unless draws are more."""
+
+
+def twist(
+    target: Target,
+    seed: int,
+    numbers: list[int],
+    chains: int,
+    draws: int,
+    particles: int | None = None,
+    on_part: Callable[[float], object] | None = None,
+) -> Draws:
+    """Draws ``[M, C, S]`` of each observation's posterior, from C populations that know nothing of
+    each other.
+
+    Args:
+        target: The posteriors; Gaussian ones, see ``lookahead``.
+        seed: Of all random numbers.
+        numbers: The number of each observation, by which it is seeded.
+        chains: C.
+        draws: S of each population.
+        particles: Of each population; None for ``FEWEST``, or S if that is more.
+        on_part: Called with the part of the work that was done.
+
+    Raises:
+        UsageError: There is no lookahead on this likelihood.
+        DataError: The likelihood is 0 at all particles.
+    """
+    cloud = _Cloud(target, seed, numbers, chains, particles or max(draws, FEWEST))
+    for step in reversed(range(STEPS)):
+        cloud.resample(WORTH, step)
+        cloud.move(step)
+        if on_part:
+            on_part(1 / STEPS)
+    return cloud.draws(draws)
+
+
+class _Cloud:
+    """Particles ``[M, C P]`` on their way, with their weights."""
+
+    _m: Tensor
+    _psi: Tensor
+    _points: Tensor
+
+    def __init__(self, target: Target, seed: int, numbers: list[int], chains: int, particles: int):
+        self._target, self._sight = target, Sight.of(target)
+        self._chains, self._particles = chains, particles
+        self._noise = Noise(seed, numbers, chains * particles, target.device, chunk=1)
+        rows = torch.arange(target.count * chains * particles, device=target.device)
+        self._which = rows // (chains * particles)
+        self._times = target.prior.flow.times(STEPS)
+        self._added = added_noise(target, self._times)
+        self._ends, self._source = prior_ends(target, seed)
+        start = target.melted(self._noise.normal(STEPS + 1, target.dim).flatten(0, 1), self._which)
+        self._x = start.view(target.count, -1, target.dim)
+        self._errors = self._error_covariance(STEPS)
+        self._look(STEPS)
+        self._log_weights = self._psi.clone()
+        self._stages = torch.zeros(target.count, dtype=torch.float64, device=target.device)
+
+    def resample(self, worth: float, step: int) -> None:
+        """Takes particles by weight in populations whose weights are worth less than this part."""
+        weights = self._by_population(self._log_weights)
+        going = effective_size(weights) < worth * self._particles
+        start = self._by_population(self._noise.uniform(step, 1)[..., 0])[:, 0]
+        picks = systematic(weights, start, self._particles)
+        own = torch.arange(self._particles, device=picks.device)
+        rows = self._rows(torch.where(going[:, None], picks, own))
+        self._x, self._m = _taken(self._x, rows), _taken(self._m, rows)
+        self._psi = self._psi.gather(1, rows)
+        self._log_weights = torch.where(going[:, None], 0, weights).view_as(self._psi)
+        self._stages += going.view(-1, self._chains).double().mean(dim=1)
+
+    def move(self, step: int) -> None:
+        """Moves from time ``step + 1`` to ``step``, and weighs."""
+        here, there = self._added[step + 1], self._added[step]
+        a, b = 1 - there / here, there * (here - there) / here
+        gain, spread = self._given_observation()
+        before = self._m - self._x
+        shift = (self._sight.observed[:, None] - self._m @ self._sight.operator.T) @ gain.mT
+        of_prior = torch.linalg.cholesky(torch.diag(b) + a[:, None] * self._errors * a)
+        of_both = torch.linalg.cholesky(torch.diag_embed(b) + a[:, None] * spread * a)
+        normal = self._noise.normal(step, self._target.dim)
+        move = a * shift + normal @ of_both.mT
+        gained = log_normal(move, of_prior) - log_standard(normal, of_both)
+        self._x = self._x + a * before + move
+        old = self._psi
+        if step:
+            self._errors = self._error_covariance(step)
+            self._look(step)
+        else:
+            self._arrive()
+        self._log_weights = self._log_weights + gained + self._psi - old
+
+    def draws(self, count: int) -> Draws:
+        """So many of each population, by weight."""
+        weights = self._by_population(self._log_weights)
+        require_some(weights)
+        start = self._by_population(self._noise.uniform(STEPS, 1)[..., 0])[:, 0]
+        rows = self._rows(systematic(weights, start, count))
+        shape = (self._target.count, self._chains, count)
+        points = _taken(self._points, rows)
+        which = torch.arange(len(rows), device=rows.device).repeat_interleave(rows.shape[1])
+        w = self._target.whitened(points.flatten(0, 1), which)
+        worth = effective_size(weights).view(-1, self._chains).sum(dim=1)
+        return Draws(
+            w.view(*shape, -1),
+            points.view(*shape, -1),
+            self._psi.gather(1, rows).view(shape),
+            ["twisted"] * shape[0],
+            torch.full((shape[0],), self._target.calls / shape[0], dtype=torch.float64),
+            {"effective_size": worth.cpu(), "stages": self._stages.cpu()},
+        )
+
+    def _error_covariance(self, step: int) -> Tensor:
+        normal = torch.randn(self._ends.shape, generator=self._source, dtype=torch.float64)
+        t = self._times[step]
+        return error_covariance(self._target, self._ends, t, normal.to(self._ends))
+
+    def _look(self, step: int) -> None:
+        """Expected ends, and psi."""
+        flat = expected_end(self._target, self._x.flatten(0, 1), self._times[step], self._which)
+        self._m = flat.view_as(self._x)
+        self._psi = self._sight.log_prob(self._m, self._errors)
+
+    def _arrive(self) -> None:
+        """Points, and their likelihood."""
+        target = self._target
+        points = target.of_states(self._x.flatten(0, 1), self._which)
+        found = target.likelihood.log_prob(points, target.observed[self._which])
+        self._points, self._psi = points.view_as(self._x), found.view(target.count, -1)
+
+    def _given_observation(self) -> tuple[Tensor, Tensor]:
+        """``G [M, D, K]`` and ``S [M, D, D]``."""
+        operator, noise = self._sight.operator, self._sight.covariance
+        crossed = self._errors @ operator.T
+        seen = torch.linalg.cholesky(operator @ crossed + noise)
+        gain = torch.cholesky_solve(crossed.T.expand(len(seen), -1, -1), seen).mT
+        rest = torch.eye(len(self._errors), dtype=gain.dtype, device=gain.device) - gain @ operator
+        return gain, rest @ self._errors @ rest.mT + gain @ noise @ gain.mT
+
+    def _by_population(self, values: Tensor) -> Tensor:
+        """``[M, C P]`` as ``[M C, P]``."""
+        return values.reshape(-1, self._particles)
+
+    def _rows(self, picks: Tensor) -> Tensor:
+        """Picks ``[M C, S]`` of populations as numbers ``[M, C S]`` of an observation's
+        particles."""
+        first = self._particles * torch.arange(self._chains, device=picks.device)
+        shaped = picks.view(self._target.count, self._chains, -1) + first[:, None]
+        return shaped.flatten(1)
+
+
+def _taken(values: Tensor, rows: Tensor) -> Tensor:
+    """``[M, N, D]`` at rows ``[M, S]``."""
+    return values.gather(1, rows[..., None].expand(-1, -1, values.shape[2]))
