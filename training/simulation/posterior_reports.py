@@ -6,6 +6,7 @@ from torch import Tensor
 
 from dnnlib.logs import logger
 from training.inference.amortized import SAMPLER
+from training.inference.samplers import twisted
 from training.inference.summary import Summary
 from training.measure.posterior.calibration import Calibration
 
@@ -48,6 +49,8 @@ def report_draws(found: dict[str, Any], summary: Summary) -> None:
         )
     if found["converged"] < count:
         right = "give more --draws or --warmup, or another --sampler"
+        if twisted.NAME in found["samplers"]:
+            right = "give more --particles, or another --sampler"
         if SAMPLER in found["samplers"]:
             right = "the flow is too far from the posterior that corrects it; train it longer"
         missed = count - found["converged"]

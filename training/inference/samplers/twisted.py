@@ -39,6 +39,7 @@ from training.inference.target import Target
 from training.inference.weights import require_some, systematic
 from training.measure.posterior.importance import effective_size
 
+NAME = "twisted"
 STEPS = 32
 WORTH = 0.5
 """Part of the particles that weights are worth at least: else they are taken by weight."""
@@ -152,7 +153,7 @@ class _Cloud:
             w.view(*shape, -1),
             points.view(*shape, -1),
             self._psi.gather(1, rows).view(shape),
-            ["twisted"] * shape[0],
+            [NAME] * shape[0],
             torch.full((shape[0],), self._target.calls / shape[0], dtype=torch.float64),
             {"effective_size": worth.cpu(), "stages": self._stages.cpu()},
         )
