@@ -32,12 +32,12 @@ class TwoMoons(Task):
         found = -(((radius - RADIUS) / THICKNESS) ** 2) / 2 - np.log(radius)
         return np.where(x > 0, found - np.log(THICKNESS * np.sqrt(2 * np.pi) * np.pi), -np.inf)
 
-    def entropy(self) -> float:
-        """Of data given parameters, in nats: that of a and r, and E[log r] of their Jacobian."""
-        nodes, weights = np.polynomial.hermite_e.hermegauss(40)
-        radius = RADIUS + THICKNESS * nodes
-        mean_log = weights @ np.log(np.abs(radius)) / weights.sum()
-        return float(mean_log + np.log(np.pi) + np.log(2 * np.pi * np.e * THICKNESS**2) / 2)
+    def noises(self, theta: np.ndarray, data: np.ndarray) -> np.ndarray:
+        """Of data ``[N, 2]``: standardized r, what its square is beyond 1, a, and what its square
+        is beyond its mean: numbers ``[N, 4]`` with mean 0."""
+        x, y = (data - self._moved(theta)).T
+        radius, angle = (np.hypot(x - OFFSET, y) - RADIUS) / THICKNESS, np.arctan2(y, x - OFFSET)
+        return np.stack([radius, radius**2 - 1, angle, angle**2 - np.pi**2 / 12], axis=1)
 
     def posterior(self, data: np.ndarray, count: int, draw: np.random.Generator) -> np.ndarray:
         """Exact draws ``[count, 2]`` given data ``[2]``.

@@ -10,7 +10,7 @@ there is agreement:
   Gaussian tasks these are the exact moments. The crescents of two moons have edges; its reference
   is compared with exact draws instead, in first and second moments.
 * Simulator and likelihood. ``E[d log p(data | theta) / d theta] = 0`` over simulations at theta;
-  for two moons, mean log likelihood and the entropy.
+  for two moons, moments of the radius and angle that data have.
 * Observation and simulator. The log likelihood of the observation at its true parameters has a
   uniform rank among those of simulations there. (With distractors: how likely these are, each
   for itself.)
@@ -37,7 +37,7 @@ class Agreement:
 
     Attributes:
         reference: Standard normal numbers of the reference posteriors, ``[M, 2 D]``.
-        simulator: Those of simulations, ``[M, D]``; of two moons ``[M, 1]``.
+        simulator: Those of simulations, ``[M, D]``; of two moons ``[M, 4]``.
         ranks: Of the observations, ``[M]``, from 0 to 1.
     """
 
@@ -97,7 +97,7 @@ def reference_scores(
 def simulator_scores(task: Task, theta: np.ndarray, data: np.ndarray) -> np.ndarray:
     """Standard normal numbers, if data ``[N, C]`` are simulated with one theta, ``[N, D]``."""
     if isinstance(task, TwoMoons):
-        return from_zero(task.log_likelihood(theta, data)[:, None] + task.entropy())
+        return from_zero(task.noises(theta, data))
     return from_zero(gradients(task, theta, data, np.abs(theta[0]) + 0.1, of_prior=False))
 
 

@@ -1,0 +1,135 @@
+"""The simulators of the benchmark of simulation-based inference, without the files it downloads."""
+
+import numpy as np
+import pytest
+from scipy.stats import lognorm, multivariate_normal
+
+from benchmarks.sbibm import numbers_of
+from benchmarks.simulators.c2st import c2st
+from benchmarks.simulators.dynamics import LotkaVolterra, Sir
+from benchmarks.simulators.gaussians import GaussianLinear, GaussianLinearUniform, GaussianMixture
+from benchmarks.simulators.glm import BernoulliGlm, BernoulliGlmRaw, filter_precision
+from benchmarks.simulators.moons import TwoMoons
+from benchmarks.simulators.priors import LogNormal, Normal
+from benchmarks.simulators.slcp import Distractors, Slcp, SlcpDistractors
+from benchmarks.simulators.task import Task
+from benchmarks.simulators.validation import reference_scores, simulator_scores
+from dnnlib.errors import UsageError
+
+DESIGN = np.random.default_rng(0).normal(size=(100, 10))
+TASKS = [
+    *(TwoMoons(), Slcp(), GaussianMixture(), GaussianLinear(), GaussianLinearUniform()),
+    *(BernoulliGlm(DESIGN), BernoulliGlmRaw(DESIGN), Sir(), LotkaVolterra()),
+]
+FAR = 4.5
+"""Standard errors: of a hundred right numbers, one is beyond in one of 1,500 runs."""
+
+
+def simulated(task: Task, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """One draw of the prior, repeated, and simulations of it."""
+    draw = np.random.default_rng(1)
+    theta = np.repeat(task.prior.sample(1, draw), count, axis=0)
+    return theta, task.simulate(theta, draw)
+
+
+def posterior_draws(seen: np.ndarray, count: int) -> np.ndarray:
+    """Of the Gaussian linear task: N(seen / 2, 0.05)."""
+    noise = np.random.default_rng(2).normal(size=(count, 10))
+    return seen / 2 + 0.05**0.5 * noise
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_likelihoods_are_those_of_the_simulators(task: Task) -> None:
+    theta, data = simulated(task, 2000)
+    assert data.shape == (2000, task.data_dim)
+    assert np.abs(simulator_scores(task, theta, data)).max() < FAR
+    # Data of other parameters are noticed.
+    assert np.abs(simulator_scores(task, 1.1 * theta + 0.05, data)).max() > 2 * FAR
+
+
+def test_scores_of_a_reference_see_place_and_width() -> None:
+    task, seen = GaussianLinear(), np.linspace(-1, 1, 10)
+    draw, theta = np.random.default_rng(0), posterior_draws(seen, 5000)
+    assert np.abs(reference_scores(task, theta, seen, draw)).max() < FAR
+    shifted = reference_scores(task, theta + 0.03, seen, draw)
+    wider = reference_scores(task, seen / 2 + 1.1 * (theta - seen / 2), seen, draw)
+    assert np.abs(shifted[:10]).min() > FAR
+    assert np.abs(wider[10:]).min() > FAR
+
+
+def test_scores_of_a_reference_allow_for_the_edges_of_the_prior() -> None:
+    task, draw = GaussianLinearUniform(), np.random.default_rng(0)
+    seen = np.linspace(-1, 1, 10)
+    # Where the prior is 0 draws are taken again, in each dimension for itself.
+    theta = seen + 0.1**0.5 * draw.normal(size=(5000, 10))
+    while (beyond := np.abs(theta) > 1).any():
+        again = seen + 0.1**0.5 * draw.normal(size=theta.shape)
+        theta = np.where(beyond, again, theta)
+    assert np.abs(reference_scores(task, theta, seen, draw)).max() < FAR
+
+
+def test_two_moons_have_two_equal_crescents() -> None:
+    task, seen = TwoMoons(), np.array([0.0, 0.0])
+    draws = task.posterior(seen, 2000, np.random.default_rng(0))
+    assert np.isfinite(task.log_posterior(draws, seen[None])).all()
+    assert abs((draws.sum(axis=1) > 0).mean() - 0.5) < 0.05
+    assert np.isneginf(task.log_posterior(np.array([[0.0, 0.0], [2.0, 0.0]]), seen[None])).all()
+
+
+def test_priors_have_the_densities_of_their_draws() -> None:
+    draw = np.random.default_rng(0)
+    precision = filter_precision()
+    normal, rates = Normal(precision), LogNormal([0.5, -1], [0.2, 2])
+    theta = normal.sample(20_000, draw)
+    exact = multivariate_normal(cov=np.linalg.inv(precision))
+    np.testing.assert_allclose(normal.log_density(theta[:9]), exact.logpdf(theta[:9]))
+    white = np.cov(theta.T) @ precision
+    np.testing.assert_allclose(white, np.eye(9), atol=0.15)
+    some = rates.sample(9, draw)
+    logs = lognorm([0.2, 2], scale=np.exp([0.5, -1])).logpdf(some).sum(axis=1)
+    np.testing.assert_allclose(rates.log_density(some), logs)
+    assert np.isneginf(rates.log_density(-some)).all()
+
+
+def test_lotka_volterra_stays_on_its_orbit() -> None:
+    task = LotkaVolterra()
+    theta = task.prior.sample(20, np.random.default_rng(0))
+    prey, predators = np.split(task.log_populations(theta), 2, axis=1)
+    a, b, g, d = theta.T[:, :, None]
+    orbit = d * np.exp(prey) - g * prey + b * np.exp(predators) - a * predators
+    np.testing.assert_allclose(orbit, np.repeat(orbit[:, :1], 10, axis=1), rtol=1e-6)
+
+
+def test_an_epidemic_first_grows_exponentially_and_then_ends() -> None:
+    logs = Sir().log_infected(np.array([[0.3, 0.1], [0.8, 0.1]]))
+    np.testing.assert_allclose(logs[0, :3] + np.log(1e6), 0.2 * 17 * np.arange(3), rtol=5e-3)
+    # When nobody is left to be infected, people recover.
+    np.testing.assert_allclose(np.diff(logs[1, -3:]), -0.1 * 17, rtol=1e-2)
+
+
+def test_distractors_stand_between_the_data_of_slcp() -> None:
+    draw = np.random.default_rng(0)
+    roots = np.tril(draw.normal(size=(2, 92, 92)))
+    weights, centres = np.array([0.3, 0.7]), draw.normal(size=(2, 92))
+    task = SlcpDistractors(
+        Distractors(weights, np.full(2, 2.0), centres, roots, draw.permutation(100))
+    )
+    theta = task.prior.sample(50, draw)
+    data = task.simulate(theta, np.random.default_rng(3))
+    told = Slcp().simulate(theta, np.random.default_rng(3))
+    found = task.log_likelihood(theta, data)
+    np.testing.assert_allclose(found, Slcp().log_likelihood(theta, told))
+
+
+def test_a_classifier_tells_what_differs_and_no_more() -> None:
+    draw = np.random.default_rng(0)
+    reference, same = draw.normal(size=(2, 150, 1))
+    assert abs(c2st(reference, same) - 0.5) < 0.1
+    assert c2st(reference, same + 5) > 0.95
+
+
+def test_observations_are_numbers_and_ranges() -> None:
+    assert numbers_of("1-3,7") == [1, 2, 3, 7]
+    for text in ("0", "3-1", "11", "a", "1,"):
+        with pytest.raises(UsageError, match="--observations"):
+            numbers_of(text)
