@@ -52,7 +52,9 @@ from training.data.tables.making import Choices, make_table
 from training.files.table import save_table
 from training.flow.solvers import get_solver
 from training.inference.amortized import Amortized
+from training.inference.draws import Draws
 from training.settings.posterior import AMORTIZED_ROWS, SOLVER
+from training.settings.script import run_script
 from training.simulation.networks import NetworkChoice, NetworkFile
 from training.simulation.posterior_subjects import PosteriorSubject
 
@@ -96,8 +98,12 @@ class Plan:
         ]
         if not missing:
             return found
-        draws, seconds = self._posteriors(self.folder / found["network"], missing)
-        for number, rows in zip(missing, draws, strict=True):
+        began = time.process_time()
+        drawn = self._posteriors(self.folder / found["network"], missing)
+        seconds = time.process_time() - began
+        leaked = drawn.stats.get("leaked", torch.zeros(len(missing))).tolist()
+        for place, number in enumerate(missing):
+            rows = drawn.points[place, 0].double().numpy()
             order = np.random.default_rng([self.seed, number]).permutation(DRAWS)[: self.compared]
             reference = self.wheel.reference(self.task, number)[order]
             began = time.process_time()
@@ -107,6 +113,7 @@ class Plan:
                 "c2st_draws": self.compared,
                 "c2st_seconds": time.process_time() - began,
                 "draws": DRAWS,
+                "leaked": leaked[place],
                 "sample_seconds": seconds / len(missing),
             }
             save_json(path, found)
@@ -158,9 +165,8 @@ class Plan:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_table(path, table)
 
-    def _posteriors(self, network: Path, numbers: list[int]) -> tuple[np.ndarray, float]:
-        """Draws ``[M, DRAWS, D]`` for observations, and the CPU's seconds for all."""
-        began = time.process_time()
+    def _posteriors(self, network: Path, numbers: list[int]) -> Draws:
+        """Draws ``[M, 1, DRAWS, D]`` for observations."""
         subject = PosteriorSubject.of_network(NetworkFile.open(NetworkChoice(str(network))))
         seen = [self.wheel.observation(self.task, number) for number in numbers]
         solver = get_solver(SOLVER, 1e-6, 1e-6)
@@ -173,9 +179,7 @@ class Plan:
             seed=self.seed,
         )
         with torch.no_grad():
-            drawn = amortized.sample(torch.arange(len(numbers)))
-        points = drawn.points[:, 0].double().numpy()
-        return points, time.process_time() - began
+            return amortized.sample(torch.arange(len(numbers)))
 
 
 def children_seconds() -> float:
@@ -284,4 +288,4 @@ def row_of(found: dict[str, Any], numbers: list[int]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)
