@@ -106,5 +106,11 @@ class Wheel:
         return np.loadtxt(io.BytesIO(text), delimiter=",", skiprows=1, ndmin=2)
 
     def _read(self, name: str) -> bytes:
-        with zipfile.ZipFile(self.path) as archive:
-            return archive.read(f"sbibm/tasks/{name}")
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                return archive.read(f"sbibm/tasks/{name}")
+        except (zipfile.BadZipFile, KeyError) as error:
+            raise DataError(
+                f"{self.path} has no sbibm/tasks/{name} that can be read: remove it, and pip "
+                "downloads it again"
+            ) from error
