@@ -91,7 +91,7 @@ def test_tables_and_their_networks(
     place = (f"--outdir={run}", "--nosubdir", f"--data={table}")
     told = run_script(train, *place, *few)
     assert told.code == 0
-    assert "not conditioned on hue" in told.out
+    assert "hue left out: --cond" in told.out
     network = facts(next(run.glob("network-*.pkl")))
     assert network["columns"].strip() == "3: alcohol, ash, magnesium"
     assert network["coordinates"].strip() == "yeo-johnson, then normal scores, then pca"
