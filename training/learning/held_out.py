@@ -97,7 +97,7 @@ class HeldOut:
             log_det: Log determinants ``[N]`` of the coordinates there.
             loss: The loss of the training.
             seed: Seed of the times and the noise.
-            labels: What the network is told of them, ``[N, L]``; None for nothing.
+            labels: The network's labels of them ``[N, L]``; None for none.
         """
         rows = torch.arange(TABLE_DRAWS) % len(points)
         mine = rows[distributed.shard(TABLE_DRAWS)]

@@ -201,7 +201,7 @@ class Preparation:
 
 
 def placed(coordinates: Coordinates, rows: Rows, generator: torch.Generator) -> Batch:
-    """Rows in flow space, discrete columns dithered, and what a network is told of their
+    """Rows in flow space, discrete columns dithered, and the network's labels of their
     conditions."""
     given = coordinates.given(rows.conditions)
     return Batch(given.to_flow(given.dithered(rows.points, generator)), given.labels)

@@ -18,7 +18,7 @@ class TableBatches:
 
     Args:
         rows: Of data space.
-        in_flow: Puts them into flow space, with what the network is told of their conditions, on
+        in_flow: Puts them into flow space, with the network's labels of their conditions, on
             the device of the training; draws of its generator spread discrete columns over their
             steps.
         dithers: Whether it draws any: then each epoch has draws of its own.

@@ -99,7 +99,7 @@ class Coordinates(nn.Module):
 
     @property
     def labels(self) -> Tensor | None:
-        """What a network is told of the given conditions: standardized ones; None for none.
+        """The network's labels: the given conditions, standardized; None for none.
 
         Raises:
             UsageError: None were given, but there are some.
