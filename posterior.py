@@ -123,12 +123,9 @@ def sample(settings: SampleSettings) -> int:
         said = Draws.joined([draws for draws, _ in parts])
         about = {
             "options": {**options, "device_name": str(device)},
-            "network_sha256": subject.digest,
             "points": "clean" if settings.prior.deblur else "with the noise of the first time",
             "samplers": list(said.sampler),
-            "toy": subject.toy.name if subject.toy else None,
-            "image_shape": subject.image_shape,
-            "conditions": list(subject.condition_names),
+            **about_subject(subject),
         }
         save_netcdf(
             draws_file,
@@ -306,6 +303,16 @@ def problem_of(
     mean, _ = fine.moments(target.labels)
     smooth = target.likelihood.is_differentiable(mean[None]) and not fine.deblurred
     return Problem(target, coarse, list(range(len(observed))), smooth)
+
+
+def about_subject(subject: PosteriorSubject) -> dict[str, Any]:
+    """What files of draws say of the flow and its data."""
+    return {
+        "network_sha256": subject.digest,
+        "toy": subject.toy.name if subject.toy else None,
+        "image_shape": subject.image_shape,
+        "conditions": list(subject.condition_names),
+    }
 
 
 def sample_given(
