@@ -4,10 +4,8 @@ sample draws from the posterior of each observation; check finds truths again; m
 weights of a mixture over latents.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -29,23 +27,25 @@ from training.files.posterior_draws import FORMAT, save_netcdf
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian, Likelihood
 from training.inference.prior import Prior
-from training.inference.sampling import Problem
 from training.inference.summary import RULE, Summary
-from training.inference.target import Target, prior_draws
+from training.inference.target import prior_draws
 from training.inference.user_likelihood import UserLikelihood
 from training.measure.posterior.calibration import calibrate
 from training.settings.declared import takes
+from training.settings.inference import observed_numbers
 from training.settings.latents import recorded_eps
 from training.settings.mixture import MixtureSettings
 from training.settings.posterior import (
     CheckSettings,
+    CommonSettings,
     InferenceSettings,
     SampleSettings,
-    observed_numbers,
 )
 from training.settings.script import group, run_script
+from training.simulation.groups import Groups, fingerprint, group_size
 from training.simulation.latents import LatentChoice
 from training.simulation.mixtures import recover
+from training.simulation.posterior_checks import Check
 from training.simulation.posterior_reports import (
     report_check,
     report_draws,
@@ -53,21 +53,12 @@ from training.simulation.posterior_reports import (
     warn_of_far,
 )
 from training.simulation.posterior_subjects import PosteriorSubject
-from training.simulation.posteriors import (
-    Check,
-    Groups,
-    group_size,
-    sample_groups,
-    sample_learned,
-    sampled,
-)
+from training.simulation.posteriors import latents_of, sample_groups, sample_learned, sampled
 
 NOT_CONVERGED = 3
 """Exit code of ``--strict``."""
 FEWEST_RUNS = 20
 """Runs that a verdict of ``mixture`` takes."""
-LATENTS = 2**16
-"""Draws whose latents are made at once."""
 PRIOR_DRAWS = 2000
 """In the file of draws, to compare posteriors with; none of images, where they would take long."""
 
@@ -87,34 +78,23 @@ def sample(settings: SampleSettings) -> int:
            {data}_{schedule}_posterior.json    summaries, options, whether they converged
     """
     began = perf_counter()
-    subject, latent = opened(settings)
+    subject, latent = settings.opened()
     likelihood = None if settings.learned else settings.likelihood.chosen(subject)
     observed, labels = observations(settings, subject, likelihood)
     draws_file, numbers_file = files_of(settings, subject, "posterior", ".nc")
     with process_group(settings.run.device_name) as device:
         subject = ready(settings, subject, latent, device, [draws_file, numbers_file])
-        fine, _ = settings.prior.priors(subject)
-        plan = settings.sampler.plan(subject)
-        options = settings.recorded(eps=recorded_eps(settings.prior.eps, latent), pool=plan.pool)
         files = [*settings.likelihood.files, (settings.correct or "").rpartition(":")[0]]
-        groups = Groups(
-            numbers_file.with_suffix(".part"),
-            fingerprint(options, subject, observed, labels, files),
-            len(observed),
-            group_size(fine, plan),
+        seen = [observed, labels]
+        groups, options = prepared(
+            settings, subject, latent, numbers_file, len(observed), seen, files
         )
+        fine, _ = settings.prior.priors(subject)
         shown = None
         if likelihood is None:
             sample_given(settings, subject, labels, fine, groups)
         else:
-            problem = problem_of(settings, subject, likelihood, observed, labels, device)
-            target = problem.target
-            if isinstance(target.likelihood, Gaussian):
-                moments = fine.moments(target.labels)
-                warn_of_far(target.likelihood.deviations(*moments, target.observed))
-            sample_groups(problem, plan, groups)
-            if distributed.is_main() and not subject.images:
-                shown = prior_draws(target, PRIOR_DRAWS, plan.seed)
+            shown = sample_observed(settings, subject, likelihood, observed, labels, groups)
         if not distributed.is_main():
             groups.remove()
             return 0
@@ -125,12 +105,12 @@ def sample(settings: SampleSettings) -> int:
             "options": {**options, "device_name": str(device)},
             "points": "clean" if settings.prior.deblur else "with the noise of the first time",
             "samplers": list(said.sampler),
-            **about_subject(subject),
+            **subject.about,
         }
         save_netcdf(
             draws_file,
             ((draws, latents_of(draws, fine)) for draws, _ in sampled(groups)),
-            (plan.chains, plan.draws, len(observed), subject.dim),
+            (settings.sampler.chains, settings.sampler.draws, len(observed), subject.dim),
             list(subject.names),
             None if isinstance(likelihood, UserLikelihood) else observed,
             about,
@@ -156,7 +136,7 @@ def check(settings: CheckSettings) -> None:
            {data}_{schedule}_posterior_check.npz     ranks and scores of each run
     """
     began = perf_counter()
-    subject, latent = opened(settings)
+    subject, latent = settings.opened()
     likelihood = settings.likelihood.chosen(subject)
     if subject.label_dim:
         raise UsageError("check is for networks without classes or conditions")
@@ -170,16 +150,12 @@ def check(settings: CheckSettings) -> None:
     values_file, numbers_file = files_of(settings, subject, "posterior_check", ".npz")
     with process_group(settings.run.device_name) as device:
         subject = ready(settings, subject, latent, device, [values_file, numbers_file])
-        any_problem = problem_of(settings, subject, likelihood, seen, None, device)
-        checked = Check(any_problem, plan, list(subject.names), data)
-        options = settings.recorded(eps=recorded_eps(settings.prior.eps, latent), pool=plan.pool)
-        groups = Groups(
-            numbers_file.with_suffix(".part"),
-            fingerprint(options, subject, data, None, settings.likelihood.files),
-            settings.runs,
-            group_size(any_problem.target.prior, plan),
+        files = settings.likelihood.files
+        groups, options = prepared(
+            settings, subject, latent, numbers_file, settings.runs, [data], files
         )
-        values = checked.run(groups)
+        problem = settings.problem(subject, likelihood, seen)
+        values = Check(problem, plan, list(subject.names), data).run(groups)
         if distributed.is_main():
             found = calibrate(values, settings.level)
             save_values(values_file, values, groups.fingerprint)
@@ -206,7 +182,7 @@ def mixture(settings: MixtureSettings) -> None:
            {data}_{schedule}_mixture.npz     draws, true weights, what was observed
     """
     began = perf_counter()
-    subject, latent = opened(settings)
+    subject, latent = settings.opened()
     likelihood, plan = settings.likelihood.chosen(subject), settings.plan(subject)
     observed = settings.mixture.observation
     given = None
@@ -253,13 +229,6 @@ def mixture(settings: MixtureSettings) -> None:
         report_files(numbers_file, draws_file, began)
 
 
-def opened(settings: InferenceSettings) -> tuple[PosteriorSubject, LatentChoice]:
-    """The prior's network or toy, and its law of latents."""
-    subject = settings.prior.subject(settings.inflation)
-    latent = settings.prior.latent().settled(subject.flow, subject.t_max, subject.dims_to_keep)
-    return subject, latent
-
-
 def ready(
     settings: InferenceSettings,
     subject: PosteriorSubject,
@@ -282,37 +251,52 @@ def files_of(
     return settings.save_dir / f"{stem}{suffix}", settings.save_dir / f"{stem}.json"
 
 
-def problem_of(
-    settings: InferenceSettings,
+def prepared(
+    settings: CommonSettings,
+    subject: PosteriorSubject,
+    latent: LatentChoice,
+    numbers_file: Path,
+    count: int,
+    seen: Sequence[Tensor | None],
+    files: Sequence[str | Path | None],
+) -> tuple[Groups, dict[str, Any]]:
+    """Where the groups of a run are kept, and its options as they are recorded.
+
+    Args:
+        settings: Of the command.
+        subject: The prior.
+        latent: Its law of latents.
+        numbers_file: The JSON file; groups are kept beside it.
+        count: Of posteriors.
+        seen: What was observed, or is to be found again.
+        files: Files that draws depend on.
+    """
+    plan, (fine, _) = settings.sampler.plan(subject), settings.prior.priors(subject)
+    options = settings.recorded(eps=recorded_eps(settings.prior.eps, latent), pool=plan.pool)
+    told = fingerprint(options, subject.digest, seen, files)
+    groups = Groups(numbers_file.with_suffix(".part"), told, count, group_size(fine, plan))
+    return groups, options
+
+
+def sample_observed(
+    settings: SampleSettings,
     subject: PosteriorSubject,
     likelihood: Likelihood,
     observed: Tensor,
     labels: Tensor | None,
-    device: torch.device,
-) -> Problem:
-    """The posteriors, on the device."""
-    fine, coarse = settings.prior.priors(subject)
-    target = Target(
-        fine,
-        likelihood.to(device),
-        observed.to(device),
-        settings.prior.rows(subject),
-        None if labels is None else labels.to(device),
-    )
-    # What a user's likelihood raises is shown here, before anything is sampled.
-    mean, _ = fine.moments(target.labels)
-    smooth = target.likelihood.is_differentiable(mean[None]) and not fine.deblurred
-    return Problem(target, coarse, list(range(len(observed))), smooth)
-
-
-def about_subject(subject: PosteriorSubject) -> dict[str, Any]:
-    """What files of draws say of the flow and its data."""
-    return {
-        "network_sha256": subject.digest,
-        "toy": subject.toy.name if subject.toy else None,
-        "image_shape": subject.image_shape,
-        "conditions": list(subject.condition_names),
-    }
+    groups: Groups,
+) -> Tensor | None:
+    """Draws of posteriors by a likelihood; returns draws of the prior, to compare them with."""
+    problem = settings.problem(subject, likelihood, observed, labels)
+    plan = settings.sampler.plan(subject)
+    target = problem.target
+    if isinstance(target.likelihood, Gaussian):
+        moments = target.prior.moments(target.labels)
+        warn_of_far(target.likelihood.deviations(*moments, target.observed))
+    sample_groups(problem, plan, groups)
+    if subject.images or not distributed.is_main():
+        return None
+    return prior_draws(target, PRIOR_DRAWS, plan.seed)
 
 
 def sample_given(
@@ -353,15 +337,6 @@ def observations(
     return observed, labels
 
 
-def latents_of(draws: Draws, prior: Prior) -> Tensor:
-    """Latents ``[m, C, S, D]`` of draws."""
-    flow = prior.flow
-    w = draws.w[..., : flow.basis.dim]
-    law = flow.latent_law(prior.times[-1])
-    blocks = torch.split(w.flatten(0, 2), LATENTS)
-    return torch.cat([law.unwhiten(block.to(flow.device)).cpu() for block in blocks]).view(w.shape)
-
-
 def write_numbers(path: Path, form: str, began: float, content: dict[str, Any]) -> None:
     """Writes the JSON file of a command that began at that time."""
     seconds = perf_counter() - began
@@ -372,27 +347,6 @@ def report_files(numbers: Path, arrays: Path, began: float) -> None:
     """Tells where the results of a command are, and how long it took."""
     seconds = perf_counter() - began
     logger.info(f"Wrote {numbers} and {arrays.name} after {seconds:.1f} s")
-
-
-def fingerprint(
-    options: dict[str, Any],
-    subject: PosteriorSubject,
-    observed: Tensor | None,
-    labels: Tensor | None,
-    files: Sequence[str | Path | None],
-) -> str:
-    """Says which run it is: all that its draws depend on, what is in the files among it."""
-    apart = ("save_dir", "overwrite", "strict", "device_name", "network", "level")
-    told = {name: value for name, value in options.items() if name not in apart}
-    content = sha256(json.dumps(told, sort_keys=True, default=str).encode())
-    content.update(str(subject.digest).encode())
-    for part in (observed, labels):
-        if part is not None:
-            content.update(part.cpu().numpy().tobytes())
-    for file in files:
-        if file and Path(file).is_file():
-            content.update(Path(file).read_bytes())
-    return content.hexdigest()
 
 
 if __name__ == "__main__":

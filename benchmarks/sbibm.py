@@ -53,7 +53,7 @@ from training.files.table import save_table
 from training.flow.solvers import get_solver
 from training.inference.amortized import Amortized
 from training.inference.draws import Draws
-from training.settings.posterior import AMORTIZED_ROWS, SOLVER
+from training.settings.inference import AMORTIZED_ROWS, SOLVER
 from training.settings.script import run_script
 from training.simulation.networks import NetworkChoice, NetworkFile
 from training.simulation.posterior_subjects import PosteriorSubject

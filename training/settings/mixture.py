@@ -12,7 +12,8 @@ from training.files.observations import read_observations
 from training.inference.mixtures import Components
 from training.settings.common import seed
 from training.settings.declared import Declared, option, options_of
-from training.settings.posterior import LIKELIHOODS, InferenceSettings
+from training.settings.inference import LIKELIHOODS
+from training.settings.posterior import InferenceSettings
 from training.settings.types import COUNT, FILE, POSITIVE
 from training.simulation.mixtures import MixturePlan
 from training.simulation.posterior_subjects import PosteriorSubject

@@ -140,6 +140,16 @@ class PosteriorSubject:
         """What the points of a table are given with."""
         return [] if self.table is None else self.table.conditions
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """What files of draws say of the flow and its data."""
+        return {
+            "network_sha256": self.digest,
+            "toy": self.toy.name if self.toy else None,
+            "image_shape": self.image_shape,
+            "conditions": list(self.condition_names),
+        }
+
     def labels(self, given: Path | None) -> Tensor | None:
         """What the network is given with each observation, ``[M, L]``; None for nothing.
 

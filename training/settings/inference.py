@@ -1,0 +1,234 @@
+"""Options that the commands of ``posterior.py`` share: the prior, the likelihood, the sampler."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import torch
+from torch import Tensor
+
+from dnnlib.errors import UsageError
+from training.data.toys import TOY_NAMES
+from training.files.observations import HALVES, read_array, read_mask, read_noise
+from training.flow.solvers import get_solver
+from training.inference.likelihoods import Gaussian, Likelihood
+from training.inference.prior import Prior
+from training.inference.samplers.twisted import FEWEST
+from training.inference.sampling import SAMPLERS, WARMUP, SamplingPlan
+from training.inference.user_likelihood import UserLikelihood
+from training.settings.common import seed
+from training.settings.declared import Declared, option
+from training.settings.latents import latent_choice
+from training.settings.networks import calibration
+from training.settings.schedules import InflationOptions
+from training.settings.types import COUNT, FILE, choice
+from training.simulation.latents import LatentChoice
+from training.simulation.networks import NetworkChoice, NetworkFile
+from training.simulation.posterior_subjects import IMAGE_POOL, TOY_POOL, PosteriorSubject
+from training.simulation.toys import ToyChoice
+
+LIKELIHOODS = ("gaussian", "mask", "linear")
+AMORTIZED_ROWS = 2048
+"""Points of one call where nothing but draws is wanted: enough for nearly its full speed."""
+SOLVER = "exp_ab2"
+"""One call a step: draws are many, and their errors need only be small beside their spread."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorOptions(Declared):
+    """The prior."""
+
+    section = "Prior"
+    network: str | None = option(unset="none", help="Network file: a path or an https URL")
+    data_name: str | None = option(
+        type=choice(TOY_NAMES), unset="none", help="A toy with its own denoiser, without a network"
+    )
+    calibration: bool = calibration()
+    eps: str | None = option(
+        type=choice(["learned", "auto"]),
+        unset="learned, if the network has such a law; otherwise auto",
+        help="Law of the latents: that of the network file, or the Gaussian of the closed form.",
+    )
+    deblur: bool = option(
+        is_flag=True,
+        help="Posterior of the clean points, not of those with the noise of the first time; up to "
+        "16 dimensions, by all samplers but hmc.",
+    )
+    n_iters: int = option(type=COUNT, default=24, help=f"Steps of {SOLVER}, of final draws.")
+    chain_n_iters: int = option(type=COUNT, default=10, help="Steps inside chains.")
+    batch_gpu: int | None = option(
+        "--batch-gpu",
+        type=COUNT,
+        unset=f"256; of images 16; with --condition alone {AMORTIZED_ROWS}",
+        help="Points of one network call",
+    )
+
+    def __post_init__(self) -> None:
+        if (self.network is None) == (self.data_name is None):
+            raise UsageError("give either --network, or --data_name for a toy's own denoiser")
+
+    def subject(self, inflation: InflationOptions) -> PosteriorSubject:
+        """Raises DataError if the network file is missing or broken."""
+        if self.network is None:
+            assert self.data_name is not None
+            return PosteriorSubject.exact(
+                ToyChoice(self.data_name, inflation=inflation.arguments())
+            )
+        said = {name for name in inflation.given if getattr(inflation, name, None) is not None}
+        if said:
+            raise UsageError(f"--{min(said)} is for --data_name: a network knows its schedule")
+        choice = NetworkChoice(self.network, calibrated=self.calibration)
+        return PosteriorSubject.of_network(NetworkFile.open(choice))
+
+    def rows(self, subject: PosteriorSubject) -> int:
+        """Points of one network call."""
+        return self.batch_gpu or subject.rows
+
+    def latent(self) -> LatentChoice:
+        """The law of latents."""
+        return latent_choice(self.eps)
+
+    def priors(self, subject: PosteriorSubject) -> tuple[Prior, Prior]:
+        """The fine prior, and the coarse one of chains."""
+        solver, flow = get_solver(SOLVER, 1e-6, 1e-6), subject.flow
+        fine, coarse = (
+            subject.prior(flow.times(steps), solver, self.deblur)
+            for steps in (self.n_iters, self.chain_n_iters)
+        )
+        return fine, coarse
+
+
+@dataclass(frozen=True, kw_only=True)
+class LikelihoodOptions(Declared):
+    """What was observed."""
+
+    section = "Likelihood"
+    likelihood: str = option(
+        default="gaussian",
+        help="gaussian (the whole point is observed), mask (some coordinates, by --mask), linear "
+        "(a linear map, by --operator), each with Gaussian noise; or FILE.py:function, log "
+        "likelihoods [N] of points [N, D].",
+    )
+    noise_std: str | None = option(
+        unset="none",
+        help="Standard deviation of the noise in the data's units (gray levels of images): one "
+        "number, one for each observed number with commas, or a .npy of them or of a covariance",
+    )
+    mask: str | None = option(
+        unset="none",
+        help="What is observed: coordinates by name or number from 0 on, with commas; "
+        f"{', '.join(HALVES)} of images; or a .npy of booleans, true where observed",
+    )
+    operator: Path | None = option(
+        type=FILE, unset="none", help="The matrix A [K, D] of linear, a .npy"
+    )
+
+    @property
+    def said(self) -> frozenset[str]:
+        """Which of these options were typed."""
+        return self.given & {"likelihood", "noise_std", "mask", "operator"}
+
+    @property
+    def files(self) -> list[str | Path | None]:
+        """What may be files among the options' values, on which draws depend."""
+        program = self.likelihood.rpartition(":")[0]
+        return [program, self.noise_std, self.mask, self.operator]
+
+    def require(self) -> None:
+        """Raises UsageError unless the options make a likelihood."""
+        wanted = {"mask": "mask", "operator": "linear"}
+        for name, kind in wanted.items():
+            if (getattr(self, name) is not None) != (self.likelihood == kind):
+                raise UsageError(f"--{name} goes with --likelihood={kind}, and is needed there")
+        known = self.likelihood in LIKELIHOODS
+        if not known and ":" not in self.likelihood:
+            raise UsageError(
+                f"--likelihood is '{self.likelihood}': give {', '.join(LIKELIHOODS)}, or "
+                "FILE.py:function"
+            )
+        if known != (self.noise_std is not None):
+            raise UsageError(f"--noise_std goes with {', '.join(LIKELIHOODS)}, and is needed there")
+
+    def chosen(self, subject: PosteriorSubject) -> Likelihood:
+        """The likelihood.
+
+        Raises:
+            UsageError: Options contradict each other or the network.
+            DataError: A file is broken.
+        """
+        if self.noise_std is None:
+            return UserLikelihood.load(self.likelihood)
+        noise = read_noise(self.noise_std)
+        if self.mask is not None:
+            return Gaussian(noise, read_mask(self.mask, subject.names, subject.image_shape))
+        if self.operator is None:
+            return Gaussian(noise, dim=subject.dim)
+        matrix = read_array(self.operator, "an operator", (2,))
+        if matrix.shape[1] != subject.dim:
+            raise UsageError(
+                f"{self.operator} has {matrix.shape[1]} columns, but points have {subject.dim} "
+                "coordinates"
+            )
+        return Gaussian(noise, operator=matrix)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerOptions(Declared):
+    """How to sample."""
+
+    section = "Sampler"
+    sampler: str = option(
+        type=choice(SAMPLERS),
+        default="auto",
+        help="auto takes a pool of prior draws where that is enough; in few dimensions it refines "
+        "the pool where it is not, and goes on to smc; in many it goes on to twisted if the noise "
+        "is Gaussian, else to hmc, or to elliptical without gradients.",
+    )
+    chains: int = option(type=COUNT, default=4, help="Chains of each observation.")
+    draws: int = option(type=COUNT, default=1000, help="Draws of each chain.")
+    warmup: int | None = option(
+        type=click.IntRange(min=0),
+        unset=", ".join(f"{steps} of {name}" for name, steps in WARMUP.items()),
+        help="Steps of a chain before its first draw",
+    )
+    thin: int = option(type=COUNT, default=1, help="Steps of a chain for each draw.")
+    pool: int | None = option(
+        type=click.IntRange(min=100),
+        unset=f"{TOY_POOL}; {IMAGE_POOL} of images",
+        help="Prior draws in the pool",
+    )
+    particles: int | None = option(
+        type=click.IntRange(min=2),
+        unset=f"{FEWEST}, or --draws if these are more",
+        help="Particles of a chain of twisted",
+    )
+    seed: int = seed("all draws")
+
+    def plan(self, subject: PosteriorSubject) -> SamplingPlan:
+        return SamplingPlan(
+            self.sampler,
+            self.chains,
+            self.draws,
+            self.warmup,
+            self.thin,
+            self.pool or subject.pool,
+            self.seed,
+            self.particles,
+        )
+
+
+def observed_numbers(observed: Tensor, likelihood: Likelihood, dim: int, source: Path) -> Tensor:
+    """What a likelihood takes of observations ``[M, K]``: of whole points only what is seen.
+
+    Raises:
+        UsageError: There are as many numbers neither as are seen nor as a point has.
+    """
+    assert isinstance(likelihood, Gaussian)
+    seen = likelihood.observe(torch.zeros(1, dim, dtype=torch.float64)).shape[1]
+    if observed.shape[1] == dim and likelihood.coordinates is not None:
+        return observed[:, likelihood.coordinates]
+    if observed.shape[1] != seen:
+        raise UsageError(
+            f"{source} has {observed.shape[1]} numbers in each observation, but {seen} are observed"
+        )
+    return observed

@@ -1,0 +1,135 @@
+"""A run of many posteriors, group by group.
+
+Ranks share the groups. Each finished group is kept in a folder beside the results until all are
+done, so that a run that was killed goes on where it was; what a group gives depends on its own
+numbers and the seed alone.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dnnlib.files import require_folder
+from dnnlib.logs import logger
+from torch_utils import distributed
+from training.inference.prior import Prior
+from training.inference.samplers.twisted import FEWEST
+from training.inference.sampling import SamplingPlan
+
+GROUP = 64
+"""Observations that are sampled side by side: enough to fill the calls of small networks."""
+GROUP_NUMBERS = 2**26
+"""Numbers up to which the draws of a group take memory, several times over: 512 MiB."""
+APART = ("save_dir", "overwrite", "strict", "device_name", "network", "level")
+"""Options that draws do not depend on; a network is known by its digest."""
+
+
+def group_size(prior: Prior, plan: SamplingPlan) -> int:
+    """How many observations to sample side by side."""
+    dim, draws = prior.dim, max(plan.draws, plan.particles or FEWEST)
+    numbers = max(draws * (dim + prior.flow.basis.dim), dim**2) * plan.chains
+    return max(1, min(GROUP, GROUP_NUMBERS // numbers))
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Where the groups of a run are kept.
+
+    Attributes:
+        folder: Of the unfinished run.
+        fingerprint: Says which run it is, so that the parts of another are not taken for its own.
+        count: Observations, or runs.
+        size: Of a group.
+    """
+
+    folder: Path
+    fingerprint: str
+    count: int
+    size: int = GROUP
+
+    @property
+    def places(self) -> list[Tensor]:
+        """The observations of each group."""
+        return list(torch.split(torch.arange(self.count), self.size))
+
+    def path(self, index: int) -> Path:
+        """The file of one group."""
+        return self.folder / f"group-{index:05d}.npz"
+
+    def run(self, work: Callable[[int, Tensor, Path, "Progress"], bool]) -> None:
+        """Does what is left to do, on all ranks.
+
+        Args:
+            work: Makes the file of a group, of this number and these places; says whether it was
+                there already.
+        """
+        require_folder(self.folder)
+        groups = list(enumerate(self.places))
+        mine = groups[distributed.rank() :: distributed.world_size()]
+        hidden = None if distributed.is_main() else True
+        found = 0
+        with tqdm(total=len(mine), desc="posteriors", unit="group", disable=hidden) as bar:
+            for index, places in mine:
+                found += work(index, places, self.path(index), Progress(bar))
+        distributed.barrier()
+        if found and distributed.is_main():
+            logger.info(f"{found} group(s) of {self.size} were there from a run that was cut short")
+
+    def remove(self) -> None:
+        """Removes the folder, once the results are written."""
+        distributed.barrier()
+        if distributed.is_main():
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Progress:
+    """Moves a bar on by parts of a group, and to its end.
+
+    Args:
+        bar: Of all groups.
+    """
+
+    def __init__(self, bar: Any):
+        self._bar, self._part = bar, 0.0
+
+    def __call__(self, part: float) -> None:
+        part = min(part, 1 - self._part)
+        self._part += part
+        self._bar.update(part)
+
+    def finish(self) -> None:
+        self(1 - self._part)
+
+
+def fingerprint(
+    options: Mapping[str, Any],
+    digest: str | None,
+    seen: Sequence[Tensor | None],
+    files: Sequence[str | Path | None],
+) -> str:
+    """Says which run it is: all that its draws depend on.
+
+    Args:
+        options: Of the command; those that draws do not depend on are left out.
+        digest: Of the network; None for none.
+        seen: What was observed, or is to be found again.
+        files: What may be files among the options' values: their contents count.
+    """
+    told = {name: value for name, value in options.items() if name not in APART}
+    content = sha256(json.dumps(told, sort_keys=True, default=str).encode())
+    content.update(str(digest).encode())
+    for part in seen:
+        if part is not None:
+            content.update(part.cpu().numpy().tobytes())
+    for file in files:
+        if file and Path(file).is_file():
+            content.update(Path(file).read_bytes())
+    return content.hexdigest()
