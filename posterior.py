@@ -18,11 +18,10 @@ from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
-from torch_utils.results import provenance, save_json
 from training.files.mixture import FORMAT as MIXTURE_FORMAT
 from training.files.mixture import save_mixture
 from training.files.observations import read_observations
-from training.files.posterior import CHECK_FORMAT, overview, save_values
+from training.files.posterior import overview
 from training.files.posterior_draws import FORMAT, save_netcdf
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian, Likelihood
@@ -44,18 +43,25 @@ from training.settings.posterior import (
 from training.settings.script import group, run_script
 from training.simulation.groups import Groups, fingerprint, group_size
 from training.simulation.latents import LatentChoice
+from training.simulation.learned_checks import LearnedCheck
 from training.simulation.mixtures import recover
 from training.simulation.posterior_checks import Check
 from training.simulation.posterior_reports import (
-    report_check,
     report_draws,
     report_mixture,
     warn_of_far,
+    warn_of_unlike,
+)
+from training.simulation.posterior_results import (
+    NearObservations,
+    report_files,
+    write_check,
+    write_numbers,
 )
 from training.simulation.posterior_subjects import PosteriorSubject
 from training.simulation.posteriors import latents_of, sample_groups, sample_learned, sampled
 
-NOT_CONVERGED = 3
+NOT_CONVERGED = NOT_CALIBRATED = 3
 """Exit code of ``--strict``."""
 FEWEST_RUNS = 20
 """Runs that a verdict of ``mixture`` takes."""
@@ -90,7 +96,7 @@ def sample(settings: SampleSettings) -> int:
             settings, subject, latent, numbers_file, len(observed), seen, files
         )
         fine, _ = settings.prior.priors(subject)
-        shown = None
+        shown, nats = None, surprise_of(subject, labels)
         if likelihood is None:
             sample_given(settings, subject, labels, fine, groups)
         else:
@@ -102,7 +108,7 @@ def sample(settings: SampleSettings) -> int:
         summary = Summary.joined([part for _, part in parts])
         said = Draws.joined([draws for draws, _ in parts])
         about = {
-            "options": {**options, "device_name": str(device)},
+            "options": options,
             "points": "clean" if settings.prior.deblur else "with the noise of the first time",
             "samplers": list(said.sampler),
             **subject.about,
@@ -110,14 +116,16 @@ def sample(settings: SampleSettings) -> int:
         save_netcdf(
             draws_file,
             ((draws, latents_of(draws, fine)) for draws, _ in sampled(groups)),
-            (settings.sampler.chains, settings.sampler.draws, len(observed), subject.dim),
+            (settings.sampler.chains, options["draws"], len(observed), subject.dim),
             list(subject.names),
             None if isinstance(likelihood, UserLikelihood) else observed,
             about,
             likelihood,
             shown,
         )
-        found = overview(said, summary, subject.names)
+        found = overview(said, summary, subject.names, nats)
+        if labels is not None and subject.condition_names:
+            found["surprise"] = told_surprise(subject, nats)
         write_numbers(numbers_file, FORMAT, began, {**about, "rule": RULE, **found})
         groups.remove()
         report_draws(found, summary)
@@ -128,8 +136,11 @@ def sample(settings: SampleSettings) -> int:
 
 @main.command()
 @takes(CheckSettings)
-def check(settings: CheckSettings) -> None:
+def check(settings: CheckSettings) -> int:
     """Find truths again: whether sampler (--truth=flow) or model (--truth=data) are calibrated.
+
+    Of a conditional network of a table, without a likelihood, the truths are rows of --data_root,
+    and what it is given are their conditions.
 
     \b
     Files: {data}_{schedule}_posterior_check.json    p-values, coverage, verdict
@@ -137,39 +148,10 @@ def check(settings: CheckSettings) -> None:
     """
     began = perf_counter()
     subject, latent = settings.opened()
-    likelihood = settings.likelihood.chosen(subject)
-    if subject.label_dim:
-        raise UsageError("check is for networks without classes or conditions")
-    # A likelihood that cannot be drawn from is refused here, before anything is sampled.
-    nothing = torch.zeros(1, subject.dim, dtype=torch.float64)
-    seen = likelihood.simulate(nothing, torch.Generator())
-    plan = settings.sampler.plan(subject)
-    data = None
-    if settings.truth == "data":
-        data = subject.truths(settings.data_root, settings.runs, plan.seed)
-    values_file, numbers_file = files_of(settings, subject, "posterior_check", ".npz")
-    with process_group(settings.run.device_name) as device:
-        subject = ready(settings, subject, latent, device, [values_file, numbers_file])
-        files = settings.likelihood.files
-        groups, options = prepared(
-            settings, subject, latent, numbers_file, settings.runs, [data], files
-        )
-        problem = settings.problem(subject, likelihood, seen)
-        values = Check(problem, plan, list(subject.names), data).run(groups)
-        if distributed.is_main():
-            found = calibrate(values, settings.level)
-            save_values(values_file, values, groups.fingerprint)
-            content = {
-                "question": "model" if settings.truth == "data" else "sampler",
-                **found.summary(),
-                "options": {**options, "device_name": str(device)},
-                "network_sha256": subject.digest,
-            }
-            write_numbers(numbers_file, CHECK_FORMAT, began, content)
-        groups.remove()
-        if distributed.is_main():
-            report_check(found)
-            report_files(numbers_file, values_file, began)
+    settings.require_for(subject)
+    run = check_learned if settings.learned else check_observed
+    passed = run(settings, subject, latent, began)
+    return 0 if passed or not settings.strict else NOT_CALIBRATED
 
 
 @main.command()
@@ -271,8 +253,13 @@ def prepared(
         seen: What was observed, or is to be found again.
         files: Files that draws depend on.
     """
-    plan, (fine, _) = settings.sampler.plan(subject), settings.prior.priors(subject)
-    options = settings.recorded(eps=recorded_eps(settings.prior.eps, latent), pool=plan.pool)
+    plan, (fine, _) = settings.plan(subject), settings.prior.priors(subject)
+    options = settings.recorded(
+        eps=recorded_eps(settings.prior.eps, latent),
+        pool=plan.pool,
+        draws=plan.draws,
+        device_name=str(fine.flow.device),
+    )
     told = fingerprint(options, subject.digest, seen, files)
     groups = Groups(numbers_file.with_suffix(".part"), told, count, group_size(fine, plan))
     return groups, options
@@ -288,7 +275,7 @@ def sample_observed(
 ) -> Tensor | None:
     """Draws of posteriors by a likelihood; returns draws of the prior, to compare them with."""
     problem = settings.problem(subject, likelihood, observed, labels)
-    plan = settings.sampler.plan(subject)
+    plan = settings.plan(subject)
     target = problem.target
     if isinstance(target.likelihood, Gaussian):
         moments = target.prior.moments(target.labels)
@@ -309,11 +296,66 @@ def sample_given(
     """Draws of a flow that is given what was observed."""
     assert labels is not None
     labels = labels.to(prior.flow.device)
-    if subject.table is not None:
-        seen = subject.table.coordinates.given(labels).labels
-        assert seen is not None
-        warn_of_far(seen.abs())
     sample_learned(settings.amortized(subject, prior, labels), groups)
+
+
+def surprise_of(subject: PosteriorSubject, conditions: Tensor | None) -> Tensor | None:
+    """How unlike the simulations each observation is ``[M]``, in nats, of which it warns; None if
+    there are no conditions, or it is not known."""
+    if conditions is None or not subject.condition_names:
+        return None
+    return warn_of_unlike(subject.surprise, conditions.to(subject.flow.device))
+
+
+def told_surprise(subject: PosteriorSubject, nats: Tensor | None) -> dict[str, float] | None:
+    """What results say of all observations' surprise."""
+    law = subject.surprise
+    return None if law is None or nats is None else law.summary(nats)
+
+
+def check_observed(
+    settings: CheckSettings, subject: PosteriorSubject, latent: LatentChoice, began: float
+) -> bool:
+    """Checks posteriors by a likelihood; returns whether no test fails."""
+    likelihood, plan = settings.likelihood.chosen(subject), settings.plan(subject)
+    # A likelihood that cannot be drawn from is refused here, before anything is sampled.
+    nothing = torch.zeros(1, subject.dim, dtype=torch.float64)
+    seen = likelihood.simulate(nothing, torch.Generator())
+    data = None
+    if settings.truth == "data":
+        data = subject.truths(settings.data_root, settings.runs, plan.seed)
+    files = files_of(settings, subject, "posterior_check", ".npz")
+    with process_group(settings.run.device_name) as device:
+        subject = ready(settings, subject, latent, device, list(files))
+        told = settings.likelihood.files
+        groups, options = prepared(settings, subject, latent, files[1], settings.runs, [data], told)
+        problem = settings.problem(subject, likelihood, seen)
+        values = Check(problem, plan, list(subject.names), data).run(groups)
+        question = "sampler" if data is None else "model"
+        content = {"question": question, "options": options, "network_sha256": subject.digest}
+        return write_check(values, settings.level, groups, files, began, content)
+
+
+def check_learned(
+    settings: CheckSettings, subject: PosteriorSubject, latent: LatentChoice, began: float
+) -> bool:
+    """Checks posteriors that a conditional flow has learned, also near observations; likewise."""
+    observed = subject.labels(settings.condition) if settings.condition else None
+    runs = settings.learned_runs(subject, observed)
+    files = files_of(settings, subject, "posterior_check", ".npz")
+    with process_group(settings.run.device_name) as device:
+        subject = ready(settings, subject, latent, device, list(files))
+        nats = surprise_of(subject, observed)
+        groups, options = prepared(settings, subject, latent, files[1], len(runs), runs.tensors, [])
+        fine, _ = settings.prior.priors(subject)
+        amortized = settings.amortized(subject, fine, runs.conditions.to(device))
+        values = LearnedCheck(amortized, runs, subject.names).run(groups)
+        content = {"question": "model", "options": options, "network_sha256": subject.digest}
+        near = None
+        if runs.neighbors is not None:
+            near = NearObservations.of(values, runs.neighbors, settings.level, nats)
+        drawn = values.at(slice(runs.count))
+        return write_check(drawn, settings.level, groups, files, began, content, near)
 
 
 def observations(
@@ -335,18 +377,6 @@ def observations(
             f"{settings.condition} has {len(labels)} {kind} for {len(observed)} observations"
         )
     return observed, labels
-
-
-def write_numbers(path: Path, form: str, began: float, content: dict[str, Any]) -> None:
-    """Writes the JSON file of a command that began at that time."""
-    seconds = perf_counter() - began
-    save_json(path, {"format": form, **content, "seconds": seconds, **provenance()})
-
-
-def report_files(numbers: Path, arrays: Path, began: float) -> None:
-    """Tells where the results of a command are, and how long it took."""
-    seconds = perf_counter() - began
-    logger.info(f"Wrote {numbers} and {arrays.name} after {seconds:.1f} s")
 
 
 if __name__ == "__main__":

@@ -23,13 +23,17 @@ MOST_LISTED = 2000
 """Numbers of a kind up to which the JSON lists them for each observation."""
 
 
-def overview(draws: Draws, summary: Summary, names: Sequence[str]) -> dict[str, Any]:
+def overview(
+    draws: Draws, summary: Summary, names: Sequence[str], surprise: Tensor | None = None
+) -> dict[str, Any]:
     """What the JSON says of all posteriors, and of each if they are few.
 
     Args:
         draws: Their samplers, calls and statistics; draws themselves are not looked at.
         summary: Of all observations.
         names: Of the coordinates.
+        surprise: How unlike the simulations each observation is ``[M]``, in nats; None where there
+            are none, or it is not known.
     """
     r_hat, bulk = summary.r_hat, summary.ess_bulk
     known = r_hat[~r_hat.isnan()]
@@ -54,6 +58,8 @@ def overview(draws: Draws, summary: Summary, names: Sequence[str]) -> dict[str, 
         found["leaked"] = {"mean": _number(leaked.mean()), "largest": _number(leaked.max())}
     if summary.mean.numel() <= MOST_LISTED:
         found["posteriors"] = [_listed(draws, summary, index) for index in range(draws.count)]
+        for index, nats in enumerate([] if surprise is None else surprise):
+            found["posteriors"][index]["surprise"] = _number(nats)
     return found
 
 

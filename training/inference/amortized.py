@@ -49,6 +49,8 @@ class Amortized:
         seed: Of all draws.
         trace: How log densities are taken; None for none.
         log_posterior: What corrects the draws; None for nothing.
+        fewer: Whether an observation may have fewer draws than wanted, where nearly all are beyond
+            bounds: they are repeated then, and the statistic ``distinct`` says how many they are.
     """
 
     prior: Prior
@@ -59,6 +61,7 @@ class Amortized:
     seed: int
     trace: Trace | None = None
     log_posterior: LogPosterior | None = None
+    fewer: bool = False
 
     def sample(self, places: Tensor, on_part: Callable[[float], object] | None = None) -> Draws:
         """Draws ``[m, C, S]`` of the observations at these places ``[m]``.
@@ -81,9 +84,12 @@ class Amortized:
         proposed = torch.full((len(numbers),), float(size), dtype=torch.float64)
         if coordinates is not None and coordinates.rejects:
             within = [self._within(*pair, coordinates) for pair in zip(parts, numbers, strict=True)]
-            parts = [part for part, _, _ in within]
-            proposed = proposed.new_tensor([count for _, count, _ in within])
             stats = {"leaked": proposed.new_tensor([leaked for _, _, leaked in within])}
+            if self.fewer:
+                distinct = [min(len(part.w), size) for part, _, _ in within]
+                stats["distinct"] = proposed.new_tensor(distinct)
+            parts = [part.spread(size) for part, _, _ in within]
+            proposed = proposed.new_tensor([count for _, count, _ in within])
         shape = (len(numbers), self.chains, self.draws)
         density = [part.density for part in parts if part.density is not None]
         w = torch.cat([part.w for part in parts])
@@ -98,15 +104,32 @@ class Amortized:
         )
         return self._corrected(drawn, places) if self.log_posterior else drawn
 
+    def log_density(self, points: Tensor, places: Tensor, trace: Trace) -> Tensor:
+        """``log q [m, S]`` at points ``[m, S, D]``, given the observations at these places ``[m]``.
+
+        What is beyond bounds counts: q is up to a constant of each observation.
+        """
+        count = points.shape[1]
+        rows, which = points.flatten(0, 1), places.repeat_interleave(count).to(points.device)
+        found = []
+        for block in self._blocks(len(rows)):
+            given = {"labels": self.conditions[which[block]]}
+            found.append(self.prior.log_density(rows[block], given, trace))
+        return torch.cat(found)[: len(rows)].view(len(points), count)
+
+    def _blocks(self, count: int) -> tuple[Tensor, ...]:
+        """Numbers of so many rows in blocks of one size, the last filled up with the first row."""
+        order = torch.arange(count, device=self.conditions.device)
+        return torch.split(F.pad(order, (0, -count % self.rows)), self.rows)
+
     def _proposed(
         self, w: Tensor, which: Tensor, on_part: Callable[[float], object] | None = None
     ) -> "_Proposed":
         """Points of variables ``[N, dim]``, each given the conditions of an observation ``[N]``."""
         count, device = len(w), self.conditions.device
         w, which = w.to(device), which.to(device)
-        order = F.pad(torch.arange(count, device=device), (0, -count % self.rows))
         points, density, calls = [], [], 0
-        for block in torch.split(order, self.rows):
+        for block in self._blocks(count):
             given = {"labels": self.conditions[which[block]]}
             if self.trace is None:
                 generated = self.prior.points(w[block], given)
@@ -123,8 +146,8 @@ class Amortized:
     def _within(
         self, part: "_Proposed", place: int, coordinates: Coordinates
     ) -> tuple["_Proposed", int, float]:
-        """As many draws for an observation that are between the bounds; how many it took, and which
-        share of these was not, by which the others have the more density."""
+        """As many draws for an observation that are between the bounds, or fewer, if they may be;
+        how many it took, and which share was not, by which the others have the more density."""
         size = proposed = len(part.w)
         kept = part.at(coordinates.inside(part.points))
         for turn in range(1, MOST_TURNS):
@@ -136,7 +159,7 @@ class Amortized:
             again = self._proposed(self._noise(place, len(which), turn), which)
             proposed += len(which)
             kept = kept.and_more(again.at(coordinates.inside(again.points)))
-        if len(kept.w) < size:
+        if len(kept.w) < (1 if self.fewer else size):
             raise DataError(
                 f"of {proposed} draws for observation {place + 1}, {proposed - len(kept.w)} are "
                 "beyond the bounds of the columns: train with --bounded=map"
@@ -203,6 +226,10 @@ class _Proposed:
             density = torch.cat([self.density, other.density])
         w, points = torch.cat([self.w, other.w]), torch.cat([self.points, other.points])
         return _Proposed(w, points, density, self.calls)
+
+    def spread(self, size: int) -> "_Proposed":
+        """So many, each repeated about as often."""
+        return self.at(torch.arange(size, device=self.w.device) * len(self.w) // size)
 
     def split(self, size: int) -> list["_Proposed"]:
         starts = range(0, len(self.w), size)

@@ -3,16 +3,23 @@
 A truth is drawn, an observation is simulated of it, and its posterior sampled. If prior, likelihood
 and sampler are right, the truth is one more draw of that posterior: ranks are uniform, and regions
 contain what they say.
+
+A flow that has learned posteriors itself is given the conditions of rows of data, and is to find
+their points again. Ranks of any function of both are uniform then, whatever its errors, if truth
+and draws go through the same: so log densities of draws are not those that they were drawn with,
+but are taken as that of the truth is, from the point to its latent.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
+from training.flow.likelihood import Trace
+from training.inference.amortized import Amortized
 from training.inference.draws import POOLED, Draws
 from training.inference.likelihoods import Likelihood
 from training.inference.samplers.pool import Pool
@@ -21,7 +28,7 @@ from training.inference.target import Target
 from training.measure.posterior.calibration import RunValues, run_values
 from training.measure.posterior.convergence import convergence
 
-LIKELIHOOD, RADIUS = "log likelihood", "radius"
+LIKELIHOOD, RADIUS, DENSITY = "log likelihood", "radius", "log density"
 
 
 @dataclass(frozen=True)
@@ -137,6 +144,43 @@ def check_runs(
         effective=effective(draws),
     )
     return values, draws
+
+
+def check_learned(
+    amortized: Amortized,
+    truths: Tensor,
+    places: Tensor,
+    names: Sequence[str],
+    references: Tensor | None = None,
+    on_part: Callable[[float], object] | None = None,
+) -> RunValues:
+    """Draws from learned posteriors, and keeps what calibration needs of each run.
+
+    Args:
+        amortized: How to draw; its conditions are those of all runs.
+        truths: What is to be found again in these runs, ``[m, D]``.
+        places: The numbers of the runs ``[m]``.
+        names: Of the coordinates.
+        references: TARP's points ``[m, D]``; None for some that know nothing of conditions.
+        on_part: As ``Amortized.sample`` takes it.
+    """
+    drawn = replace(amortized, trace=None, fewer=True).sample(places, on_part)
+    points = drawn.points.flatten(1, 2)
+    both = torch.cat([truths.to(points)[:, None], points], dim=1)
+    density = amortized.log_density(both, places, amortized.trace or Trace())
+    scalar = (density[:, 1:], density[:, 0])
+    _, covariance = amortized.prior.moments(amortized.conditions)
+    return run_values(
+        points,
+        both[:, 0],
+        seeded_generator("cpu", hash_seed(amortized.seed, int(places[0]))),
+        names=names,
+        others={DENSITY: scalar},
+        log_density=scalar,
+        references=None if references is None else references.to(points),
+        scale=covariance.diagonal().sqrt(),
+        effective=drawn.stats.get("distinct"),
+    )
 
 
 def effective(draws: Draws) -> Tensor:

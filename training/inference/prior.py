@@ -139,6 +139,21 @@ class Prior:
         points = flow.to_data(trajectory.end, self.times[0])
         return Generated(self.origin + points / self.unit, trajectory.calls), found
 
+    def log_density(self, points: Tensor, conditions: dict[str, Tensor], trace: Trace) -> Tensor:
+        """Log densities ``[N]`` of blurred points at points ``[N, D]``, in the user's units.
+
+        Args:
+            points: In the user's units.
+            conditions: As ``points`` takes them.
+            trace: How traces of Jacobians are taken.
+
+        Raises:
+            DataError: One is not finite, or a point has no place in the flow.
+        """
+        flow, inner = self._given(conditions), (points - self.origin) * self.unit
+        found = flow.log_prob(inner, self.times, self.solver, trace=trace)
+        return found + flow.basis.dim * log(self.unit)
+
     def whitened(self, points: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
         """The standard normal variables ``[N, D]`` of blurred points ``[N, D]``."""
         flow = self._given(conditions)

@@ -83,12 +83,14 @@ def fit_coordinates(
     names = [*[limits] * bounded, *chain, *[PREDICTION] * linear_start, last]
     if marginals == AXES_TOO:
         names += ["normal scores", last]
-    coordinates = Coordinates(dim, names, knots, 0 if conditions is None else conditions.shape[1])
+    given = 0 if conditions is None else conditions.shape[1]
+    coordinates = Coordinates(dim, names, knots, given, surprise=given > 0)
     coordinates.steps.copy_(columns.steps)
     coordinates.offsets.copy_(columns.offsets)
     x = points.double()
-    if coordinates.scale is not None and conditions is not None:
+    if coordinates.scale and coordinates.surprise and conditions is not None:
         coordinates.scale.fit(conditions)
+        coordinates.surprise.fit(conditions)
     c = coordinates.given(conditions).labels
     for map_ in coordinates.maps:
         if isinstance(map_, LinearPrediction):

@@ -105,9 +105,12 @@ class Resumed:
         Raises:
             DataError: The run has others, or they are of another table.
         """
-        fitted = {name: value.clone() for name, value in coordinates.state_dict().items()}
         try:
-            coordinates.load_state_dict(tensors_of(self.state, COORDINATES))
+            saved = tensors_of(self.state, COORDINATES)
+            if not any(name.startswith("surprise.") for name in saved):
+                coordinates.surprise = None  # of a run that an earlier version began
+            fitted = {name: value.clone() for name, value in coordinates.state_dict().items()}
+            coordinates.load_state_dict(saved)
             coordinates.check()
         except (ValueError, RuntimeError) as error:  # RuntimeError of torch, about other names
             raise DataError(

@@ -30,6 +30,8 @@ from training.simulation.toys import ToyChoice
 LIKELIHOODS = ("gaussian", "mask", "linear")
 AMORTIZED_ROWS = 2048
 """Points of one call where nothing but draws is wanted: enough for nearly its full speed."""
+DRAWS, CHECK_DRAWS = 1000, 50
+"""Of each chain: a check without a likelihood ranks a truth among all of them, and needs few."""
 SOLVER = "exp_ab2"
 """One call a step: draws are many, and their errors need only be small beside their spread."""
 
@@ -185,7 +187,11 @@ class SamplerOptions(Declared):
         "is Gaussian, else to hmc, or to elliptical without gradients.",
     )
     chains: int = option(type=COUNT, default=4, help="Chains of each observation.")
-    draws: int = option(type=COUNT, default=1000, help="Draws of each chain.")
+    draws: int | None = option(
+        type=COUNT,
+        unset=f"{DRAWS}; {CHECK_DRAWS} of check without a likelihood",
+        help="Draws of each chain",
+    )
     warmup: int | None = option(
         type=click.IntRange(min=0),
         unset=", ".join(f"{steps} of {name}" for name, steps in WARMUP.items()),
@@ -204,11 +210,12 @@ class SamplerOptions(Declared):
     )
     seed: int = seed("all draws")
 
-    def plan(self, subject: PosteriorSubject) -> SamplingPlan:
+    def plan(self, subject: PosteriorSubject, draws: int = DRAWS) -> SamplingPlan:
+        """How to sample; so many draws of each chain, unless a number is given."""
         return SamplingPlan(
             self.sampler,
             self.chains,
-            self.draws,
+            self.draws or draws,
             self.warmup,
             self.thin,
             self.pool or subject.pool,

@@ -11,13 +11,15 @@ from training.flow.likelihood import Trace
 from training.inference.amortized import Amortized
 from training.inference.likelihoods import Likelihood
 from training.inference.prior import Prior
-from training.inference.sampling import Problem
+from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
 from training.inference.user_likelihood import UserFunction
 from training.settings.common import RunOptions, save_dir
 from training.settings.declared import Declared, option, options_of
 from training.settings.inference import (
     AMORTIZED_ROWS,
+    CHECK_DRAWS,
+    DRAWS,
     LIKELIHOODS,
     LikelihoodOptions,
     PriorOptions,
@@ -26,7 +28,8 @@ from training.settings.inference import (
 from training.settings.schedules import InflationOptions
 from training.settings.types import FILE, choice
 from training.simulation.latents import LatentChoice
-from training.simulation.posterior_subjects import PosteriorSubject
+from training.simulation.learned_checks import FEWEST, NEIGHBORS, LearnedRuns
+from training.simulation.posterior_subjects import PosteriorSubject, required
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,16 @@ class CommonSettings(InferenceSettings):
         super().__post_init__()
         if self.prior.deblur and self.sampler.sampler == "hmc":
             raise UsageError("--deblur has no gradients: take another --sampler than hmc")
+
+    def plan(self, subject: PosteriorSubject) -> SamplingPlan:
+        """How to sample."""
+        return self.sampler.plan(subject)
+
+    def require_alone(self) -> None:
+        """Raises UsageError if an option was typed that is for a likelihood."""
+        of_samplers = {"sampler", "warmup", "thin", "pool", "particles", "chain_n_iters"}
+        for name in sorted(self.given & of_samplers):
+            raise UsageError(f"--{name} is for a likelihood, and there is none: leave it out")
 
     def problem(
         self,
@@ -139,7 +152,10 @@ class SampleSettings(CommonSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.learned:
-            self._require_alone()
+            self.require_alone()
+            if self.correct and (self.prior.deblur or not self.log_prob):
+                other = "--deblur" if self.prior.deblur else "--no-log_prob"
+                raise UsageError(f"--correct needs log densities: leave {other} out")
             return
         for name in sorted(self.given & {"log_prob", "correct"}):
             raise UsageError(f"--{name} goes with --condition alone: leave it out")
@@ -148,14 +164,6 @@ class SampleSettings(CommonSettings):
             raise UsageError(
                 "--observation goes with gaussian, mask and linear, and is needed there"
             )
-
-    def _require_alone(self) -> None:
-        """Raises UsageError if an option was typed that is for a likelihood, or contradicts."""
-        for name in sorted(self.given & {"sampler", "warmup", "thin", "pool", "chain_n_iters"}):
-            raise UsageError(f"--{name} is for a likelihood, and there is none: leave it out")
-        if self.correct and (self.prior.deblur or not self.log_prob):
-            other = "--deblur" if self.prior.deblur else "--no-log_prob"
-            raise UsageError(f"--correct needs log densities: leave {other} out")
 
     def amortized(self, subject: PosteriorSubject, prior: Prior, conditions: Tensor) -> Amortized:
         """How to draw from posteriors that the flow has learned.
@@ -167,13 +175,14 @@ class SampleSettings(CommonSettings):
         wanted = self.log_prob and not self.prior.deblur and not subject.images
         if self.correct and not wanted:
             raise UsageError("--correct needs log densities, which images do not get here")
+        plan = self.plan(subject)
         return Amortized(
             prior,
             conditions,
             self.prior.batch_gpu or (subject.rows if subject.images else AMORTIZED_ROWS),
-            self.sampler.chains,
-            self.sampler.draws,
-            self.sampler.seed,
+            plan.chains,
+            plan.draws,
+            plan.seed,
             Trace("exact" if self.correct else "auto") if wanted else None,
             UserFunction.load(self.correct, "correct") if self.correct else None,
         )
@@ -198,8 +207,69 @@ class CheckSettings(CommonSettings):
         default=0.01,
         help="p-value, the number of comparisons accounted for, below which a check fails.",
     )
+    condition: Path | None = option(
+        type=FILE,
+        unset="none",
+        help="Without a likelihood: observations, as sample takes them, near each of which a "
+        "conditional network is checked too",
+    )
+    neighbors: int | None = option(
+        type=click.IntRange(min=FEWEST),
+        unset=f"{NEIGHBORS}, or a tenth of the rows to test if that is less",
+        help="Simulations nearest to an observation that are tested, at most a tenth",
+    )
+    strict: bool = option(is_flag=True, help="Exit with code 3 if a test fails.")
+
+    @property
+    def learned(self) -> bool:
+        return self.prior.network is not None and not self.likelihood.said
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.data_root is not None and self.truth != "data":
             raise UsageError("--data_root goes with --truth=data")
+        if self.condition is not None and not self.learned:
+            raise UsageError("--condition is for a check without a likelihood: leave that out")
+        if self.neighbors is not None and self.condition is None:
+            raise UsageError("--neighbors goes with --condition")
+
+    def require_for(self, subject: PosteriorSubject) -> None:
+        """Raises UsageError unless the options are those of a check of this."""
+        if subject.table is None and subject.label_dim:
+            raise UsageError("check is for networks without classes")
+        if not subject.condition_names:
+            self.likelihood.require()
+            if self.condition is not None:
+                raise UsageError("--condition is for networks with conditions, which this has not")
+            return
+        if not self.learned:
+            raise UsageError(
+                "a network with conditions is checked without a likelihood: leave "
+                f"--{min(self.likelihood.said)} out"
+            )
+        self.require_alone()
+        if self.truth == "flow":
+            raise UsageError(
+                "draws of the flow are calibrated however wrong it is, as it has learned the "
+                "posterior itself: give --truth=data --data_root=SIMULATIONS"
+            )
+
+    def learned_runs(self, subject: PosteriorSubject, observed: Tensor | None) -> LearnedRuns:
+        """Simulations to find again, also near observations ``[M, C]``, if there are some.
+
+        Raises:
+            UsageError: There is no data set, or neighbors are too many.
+            DataError: It is broken, has other columns, or too few rows.
+        """
+        assert subject.table is not None
+        path, seed = required(self.data_root), self.sampler.seed
+        return LearnedRuns.draw(subject.table, path, self.runs, seed, observed, self.neighbors)
+
+    def plan(self, subject: PosteriorSubject) -> SamplingPlan:
+        """How to sample."""
+        return self.sampler.plan(subject, CHECK_DRAWS if self.learned else DRAWS)
+
+    def amortized(self, subject: PosteriorSubject, prior: Prior, conditions: Tensor) -> Amortized:
+        """How to draw from posteriors that the flow has learned."""
+        plan, rows = self.plan(subject), self.prior.batch_gpu or AMORTIZED_ROWS
+        return Amortized(prior, conditions, rows, plan.chains, plan.draws, plan.seed)

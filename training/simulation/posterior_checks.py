@@ -1,5 +1,6 @@
 """Checks of many posteriors, group by group: truths that are to be found again."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +22,26 @@ from training.simulation.groups import Groups, Progress
 from training.simulation.posteriors import shared_pool
 
 
+def values_of_groups(groups: Groups, make: Callable[[Tensor, Progress], RunValues]) -> RunValues:
+    """The values of all runs, each group's kept in its file.
+
+    Args:
+        groups: Where they are kept.
+        make: The values of the runs at some places.
+    """
+
+    def work(index: int, places: Tensor, path: Path, progress: Progress) -> bool:
+        there = load_values(path, groups.fingerprint) is not None
+        if not there:
+            save_values(path, make(places, progress), groups.fingerprint)
+        progress.finish()
+        return there
+
+    groups.run(work)
+    parts = [load_values(groups.path(k), groups.fingerprint) for k in range(len(groups.places))]
+    return RunValues.joined([part for part in parts if part is not None])
+
+
 @dataclass(frozen=True)
 class Check:
     """Runs of a calibration check.
@@ -40,17 +61,7 @@ class Check:
     def run(self, groups: Groups) -> RunValues:
         """The values of all runs."""
         pool = shared_pool(self.problem.target, self.plan)
-
-        def work(index: int, places: Tensor, path: Path, progress: Progress) -> bool:
-            there = load_values(path, groups.fingerprint) is not None
-            if not there:
-                save_values(path, self._values(places, pool), groups.fingerprint)
-            progress.finish()
-            return there
-
-        groups.run(work)
-        parts = [load_values(groups.path(k), groups.fingerprint) for k in range(len(groups.places))]
-        return RunValues.joined([part for part in parts if part is not None])
+        return values_of_groups(groups, lambda places, _: self._values(places, pool))
 
     def _values(self, places: Tensor, pool: Pool | None) -> RunValues:
         numbers, seed, target = places.tolist(), self.plan.seed, self.problem.target

@@ -5,16 +5,20 @@ from typing import Any
 from torch import Tensor
 
 from dnnlib.logs import logger
+from training.flow.coordinates.surprise import Surprise
 from training.inference.amortized import SAMPLER
 from training.inference.samplers import twisted
 from training.inference.summary import Summary
 from training.measure.posterior.calibration import Calibration
+from training.measure.posterior.local import LocalCalibration
 
 FAR = 6.0
 """Standard deviations from the prior beyond which an observation gets a warning."""
 LARGEST_ERROR = 0.005
 """How far the draws of components may put weights off."""
 SHOWN = (0.5, 0.8, 0.9, 0.95)
+MOST_LINES = 20
+"""Of one kind, about observations."""
 
 
 def warn_of_far(deviations: Tensor) -> None:
@@ -31,6 +35,30 @@ def warn_of_far(deviations: Tensor) -> None:
             f"{deviations.flatten()[farthest]:.3g} standard deviations from what the prior expects "
             "of it: is it in the data's units?"
         )
+
+
+def warn_of_unlike(law: Surprise | None, conditions: Tensor) -> Tensor | None:
+    """Warns of observations ``[M, C]`` that are unlike the simulations a flow was trained on.
+
+    Returns:
+        Their surprise ``[M]`` in nats; None if it is not known.
+    """
+    if law is None:
+        logger.info(
+            "Whether observations are like the simulations is not known: the network file is of an "
+            "earlier version"
+        )
+        return None
+    nats: Tensor = law(conditions).cpu()
+    unlike = (nats > law.limit).nonzero()[:, 0].tolist()
+    for place in unlike[:MOST_LINES]:
+        logger.warning(
+            f"Warning: observation {place + 1} is unlike the simulations: {float(nats[place]):.4g} "
+            f"nats less likely than a typical one, of which 99.9 % are up to {law.limit:.3g}"
+        )
+    if len(unlike) > MOST_LINES:
+        logger.warning(f"Warning: so are {len(unlike) - MOST_LINES} more of {len(nats)}")
+    return nats
 
 
 def report_draws(found: dict[str, Any], summary: Summary) -> None:
@@ -93,4 +121,28 @@ def report_check(found: Calibration) -> None:
         logger.info(
             f"{name[0].upper()}{name[1:]} with {said} % hold {held} % of truths; "
             f"largest deviation {float(curve.deviation[worst]):+.1f} points{where}"
+        )
+
+
+def report_near(found: LocalCalibration, distances: Tensor, on_average: bool) -> None:
+    """Tells of each observation whether posteriors near it are calibrated.
+
+    Args:
+        found: What is to be told.
+        distances: Of the runs near each ``[M, K]``, in standard deviations.
+        on_average: Whether posteriors are calibrated on average.
+    """
+    for place, test in enumerate(found.tests[:MOST_LINES]):
+        near = f"{found.runs} simulations within {float(distances[place].max()):.2g}"
+        tested = f"{near} standard deviations (p = {test.p:.2g}, adjusted {test.adjusted:.2g})"
+        if place in found.failed:
+            average = "calibrated on average, but not here" if on_average else "not calibrated here"
+            told = f"{average}: {test.quantity} is {test.tendency}, by {tested}"
+        else:
+            told = f"no miscalibration seen here; least p of {test.quantity}, by {tested}"
+        logger.info(f"Observation {place + 1}: {told}")
+    if len(found.tests) > MOST_LINES:
+        logger.info(
+            f"Of all {len(found.tests)} observations, posteriors near {len(found.failed)} are not "
+            "calibrated"
         )

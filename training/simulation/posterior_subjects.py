@@ -13,6 +13,7 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.toys import TOY_NAMES, Toy
 from training.files.observations import read_conditions, read_observations
+from training.flow.coordinates.surprise import Surprise
 from training.flow.pfode import ProbabilityFlow
 from training.inference.prior import Prior
 from training.measure.roundtrip import LEVELS_PER_UNIT
@@ -181,6 +182,12 @@ class PosteriorSubject:
             raise UsageError(f"--condition has classes beyond 0 to {self.label_dim - 1}")
         return torch.nn.functional.one_hot(classes, self.label_dim).float()
 
+    @property
+    def surprise(self) -> Surprise | None:
+        """How unlike the simulations conditions are; None where there are none, or it is not known
+        of a network file of an earlier version."""
+        return None if self.table is None else self.table.coordinates.surprise
+
     def truths(self, data_root: Path | None, count: int, seed: int) -> Tensor:
         """Points ``[count, D]`` that the prior was not trained on, in the data's own units.
 
@@ -192,8 +199,7 @@ class PosteriorSubject:
             if data_root is not None:
                 raise UsageError("--data_root is for tables and images: a toy has its own points")
             return self.toy.sample(count, seeded_generator("cpu", seed, Stream.TRUTHS))
-        if data_root is None:
-            raise UsageError("--truth=data needs points that were not trained on: give --data_root")
+        data_root = required(data_root)
         if self.table is not None:
             points, _ = self.table.rows(data_root, count, seed)
             return self.table.dithered(points, seed)
@@ -205,3 +211,10 @@ class PosteriorSubject:
     def prior(self, times: Tensor, solver: Any, deblurred: bool = False) -> Prior:
         """The prior on the flow's device."""
         return Prior(self.flow, times, solver, deblurred, **self.units)
+
+
+def required(data_root: Path | None) -> Path:
+    """Where truths of data come from. Raises UsageError if it was not said."""
+    if data_root is None:
+        raise UsageError("--truth=data needs points that were not trained on: give --data_root")
+    return data_root

@@ -11,7 +11,7 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.data.tables.table import Dropped, Table, restored
+from training.data.tables.table import Dropped, Rows, Table, restored
 from training.files.table import load_table
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.pfode import ProbabilityFlow
@@ -118,16 +118,19 @@ class TableFlow(TrainedFlow):
         """
         table = load_table(path)
         points = self._columns_of(path, table)
-        places = torch.arange(len(table))
-        if table.held_out.any():
-            places = places[table.held_out]
-        if count is not None and count > len(places):
-            kind = "held-out rows" if table.held_out.any() else "rows"
-            raise DataError(f"{path} has {len(places)} {kind}, but {count} were asked for")
-        count = min(len(places), MOST_ROWS) if count is None else count
-        chosen = torch.randperm(len(places), generator=seeded_generator("cpu", seed, Stream.DATA))
-        places = places[chosen[:count].sort().values]
+        places = _drawn(path, table, count, seed)
         return points[places], places
+
+    def simulations(self, path: Path, count: int, seed: int) -> "Simulations":
+        """Rows of a data set with their conditions, of which some are drawn as ``rows`` does.
+
+        Raises:
+            DataError: The file is broken, has other columns or conditions, or too few rows.
+        """
+        table = load_table(path)
+        points, conditions = self._columns_of(path, table), self._conditions_of(path, table)
+        drawn = _drawn(path, table, count, seed)
+        return Simulations(Rows(points, conditions), _testable(table), drawn)
 
     def halves(self, path: Path) -> tuple[Tensor, Tensor]:
         """Rows of a data set that are trained on, and those held out: ``[N, D]`` and ``[M, D]``.
@@ -148,6 +151,20 @@ class TableFlow(TrainedFlow):
         steps = self.coordinates.steps
         return self.coordinates.dithered(points.to(steps.device), generator).cpu()
 
+    def _conditions_of(self, path: Path, table: Table) -> Tensor:
+        """The conditions ``[N, C]`` that the network is given, in its order."""
+        own, told = list(table.condition_names), ", ".join(self.conditions)
+        if table.conditions is None:
+            raise DataError(
+                f"{path} has no conditions: make it by dataset_tool.py --conditions={told}"
+            )
+        missing = [name for name in self.conditions if name not in own]
+        if missing:
+            raise DataError(
+                f"{path} has no condition '{missing[0]}': those of the network are {told}"
+            )
+        return table.conditions[:, [own.index(name) for name in self.conditions]]
+
     def _columns_of(self, path: Path, table: Table) -> Tensor:
         names = list(table.columns.names)
         missing = [name for name in self.columns if name not in names]
@@ -167,6 +184,37 @@ class TableFlow(TrainedFlow):
         """
         points = self.coordinates.rounded(points) if rounded else points
         return list(self.dropped.order), restored(points, self.columns, self.dropped)
+
+
+@dataclass(frozen=True, eq=False)
+class Simulations:
+    """Rows of a data set, of which some are to be found again.
+
+    Attributes:
+        rows: All N of them.
+        testable: The places of those that are held out, or of all if none is.
+        drawn: The places of some of these.
+    """
+
+    rows: Rows
+    testable: Tensor
+    drawn: Tensor
+
+
+def _testable(table: Table) -> Tensor:
+    places = torch.arange(len(table))
+    return places[table.held_out] if table.held_out.any() else places
+
+
+def _drawn(path: Path, table: Table, count: int | None, seed: int) -> Tensor:
+    """The places of so many testable rows, drawn at random."""
+    places = _testable(table)
+    if count is not None and count > len(places):
+        kind = "held-out rows" if table.held_out.any() else "rows"
+        raise DataError(f"{path} has {len(places)} {kind}, but {count} were asked for")
+    count = min(len(places), MOST_ROWS) if count is None else count
+    chosen = torch.randperm(len(places), generator=seeded_generator("cpu", seed, Stream.DATA))
+    return places[chosen[:count].sort().values]
 
 
 def _are_texts(value: object) -> bool:

@@ -102,7 +102,7 @@ def limited(prior: Prior, low: float) -> Prior:
     """The same points, but the second column is not to be below a bound."""
     coordinates = prior.flow.coordinates
     assert coordinates is not None
-    made = Coordinates(2, ["limits", *coordinates.names], coordinates.knots, 1)
+    made = Coordinates(2, ["limits", *coordinates.names], coordinates.knots, 1, True)
     state = coordinates.state_dict().items()
     moved = {
         f"maps.{int(name[5]) + 1}{name[6:]}" if name.startswith("maps") else name: values

@@ -192,15 +192,17 @@ def test_a_file_whose_conditions_do_not_fit_is_refused(tmp_path: Path) -> None:
     saved(path)
     parts, about = read_network(path)
     good = parts["coordinates"]
-    names = {name: value for name, value in good.state.items() if not name.startswith("scale")}
+    own = ("scale", "surprise")
+    names = {name: value for name, value in good.state.items() if not name.startswith(own)}
     plain = {name: value for name, value in names.items() if "slopes" not in name}
     for state, arguments, told in (
         ({**good.state, "scale.gain": -torch.ones(2).double()}, {}, "gain"),
+        ({**good.state, "surprise.quantiles": -torch.ones(4).double()}, {}, "quantiles"),
         (names, {"conditions": 0}, "needs conditions"),
         (good.state, {"conditions": 3}, "do not fit"),
         (
             {name.replace("maps.2", "maps.1"): value for name, value in plain.items()},
-            {"conditions": 0, "maps": ["standardize", "zca"]},
+            {"conditions": 0, "maps": ["standardize", "zca"], "surprise": False},
             "0 conditions, its network takes 2",
         ),
     ):
@@ -208,3 +210,21 @@ def test_a_file_whose_conditions_do_not_fit_is_refused(tmp_path: Path) -> None:
         write_network(path, {**parts, "coordinates": Part("Coordinates", arguments, state)}, about)
         with pytest.raises(DataError, match=told):
             Model.load(path)
+
+
+def test_a_file_of_an_earlier_version_does_not_know_what_is_surprising(tmp_path: Path) -> None:
+    path = tmp_path / "network.pkl"
+    model = saved(path)
+    assert model.coordinates
+    assert model.coordinates.surprise
+    parts, about = read_network(path)
+    new = parts["coordinates"]
+    state = {name: value for name, value in new.state.items() if not name.startswith("surprise")}
+    arguments = {name: value for name, value in new.arguments.items() if name != "surprise"}
+    old = Part("Coordinates", arguments, state)
+    write_network(path, {**parts, "coordinates": old}, about)
+    read = Model.load(path)
+    assert read.coordinates
+    assert read.coordinates.surprise is None
+    read.save(path)
+    assert read_network(path)[0]["coordinates"].arguments == arguments

@@ -6,10 +6,15 @@ Gaussian with their conditions is independent of these, and a flow of it without
 already their exact conditional law.
 """
 
+from math import log10
+
 import torch
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError
+
+LEAST_VARIANCE = 1e-9
+"""Of standardized conditions along an axis: what varies less predicts nothing."""
 
 
 class ConditionScale(nn.Module):
@@ -112,7 +117,8 @@ def ridge(c: Tensor, x: Tensor) -> Tensor:
     squares = squares.clamp_min(0)
     x = x - x.mean(dim=0)
     products = axes.T @ (c.T @ x)
-    penalties = count * torch.logspace(-9, 1, 41, dtype=c.dtype, device=c.device)
+    least = log10(LEAST_VARIANCE)
+    penalties = count * torch.logspace(least, 1, 41, dtype=c.dtype, device=c.device)
     shrunk = squares / (squares + penalties[:, None])
     # Along an axis of no length there is nothing to predict from.
     explained = torch.where(squares[:, None] > 0, products.square() / squares[:, None], 0.0)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from dnnlib.errors import DataError, UsageError
 from training.flow.coordinates.conditions import ConditionScale, LinearPrediction
 from training.flow.coordinates.maps import LINEAR, MAPS, Limits, PointMap
+from training.flow.coordinates.surprise import Surprise
 
 PREDICTION = "prediction"
 """The name of a ``LinearPrediction`` in network files."""
@@ -34,9 +35,11 @@ class Coordinates(nn.Module):
         maps: Names in ``MAPS``, or ``prediction``, in the order in which they are applied.
         knots: Number of knots of their splines.
         conditions: The number C of conditions that points are given with.
+        surprise: Whether it is known where these lie.
 
     Attributes:
         scale: Of conditions; None where there are none.
+        surprise: How unlike those of the training conditions are; None where it is not known.
         steps: ``[D]``: the step of each discrete column, 0 for continuous ones.
         offsets: ``[D]``: a value of each discrete column, from which its steps count.
 
@@ -52,7 +55,14 @@ class Coordinates(nn.Module):
     steps: Tensor
     offsets: Tensor
 
-    def __init__(self, dim: int, maps: Sequence[str], knots: int = 0, conditions: int = 0):
+    def __init__(
+        self,
+        dim: int,
+        maps: Sequence[str],
+        knots: int = 0,
+        conditions: int = 0,
+        surprise: bool = False,
+    ):
         super().__init__()
         self.dim, self.names, self.knots = dim, list(maps), knots
         self.condition_dim = conditions
@@ -61,6 +71,7 @@ class Coordinates(nn.Module):
             if name not in known:
                 raise ValueError(f"unknown map '{name}': known are {', '.join(known)}")
         self.scale = ConditionScale(conditions) if conditions else None
+        self.surprise = Surprise(conditions) if surprise and conditions else None
         self._given: Tensor | None = None
         self.maps = nn.ModuleList(
             LinearPrediction(dim, conditions) if name == PREDICTION else MAPS[name](dim, knots)
@@ -72,9 +83,10 @@ class Coordinates(nn.Module):
     @property
     def arguments(self) -> dict[str, object]:
         """What constructs it anew, but for its buffers."""
-        made = {"dim": self.dim, "maps": self.names, "knots": self.knots}
-        # Digests of networks that were written before there were conditions stay what they were.
-        return made | ({"conditions": self.condition_dim} if self.condition_dim else {})
+        made: dict[str, object] = {"dim": self.dim, "maps": self.names, "knots": self.knots}
+        # Digests of networks that were written before there was more stay what they were.
+        made |= {"conditions": self.condition_dim} if self.condition_dim else {}
+        return made | ({"surprise": True} if self.surprise else {})
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, maps={self.names}"
@@ -188,8 +200,10 @@ class Coordinates(nn.Module):
         """Raises ValueError if what it holds does not make an invertible map."""
         if (self.steps < 0).any():
             raise ValueError("a step is negative")
-        for part in (*self.maps, *([self.scale] if self.scale else [])):
-            assert isinstance(part, PointMap | LinearPrediction | ConditionScale)
+        for part in (*self.maps, self.scale, self.surprise):
+            if part is None:
+                continue
+            assert isinstance(part, PointMap | LinearPrediction | ConditionScale | Surprise)
             part.check()
 
     @property

@@ -57,6 +57,11 @@ class RunValues:
     regions: Mapping[str, Tensor]
     scores: Tensor
 
+    def at(self, places: Tensor | slice) -> "RunValues":
+        """Those of some runs."""
+        regions = {name: held[places] for name, held in self.regions.items()}
+        return RunValues(self.names, self.ranks[places], regions, self.scores[places])
+
     @classmethod
     def joined(cls, parts: Sequence["RunValues"]) -> "RunValues":
         """The values of all runs of several portions.

@@ -1,0 +1,106 @@
+"""How unlike the simulations an observation is, in nats.
+
+Conditions y ``[..., C]`` are whitened by the mean and covariance of those that a flow was trained
+on, ``r = W (y - mean)``. Were these Gaussian, ``|r|^2 / 2`` would be minus their log density, up to
+a constant. An observation's *surprise* is what it has of this beyond the median simulation,
+
+    surprise(y) = |r(y)|^2 / 2 - median of |r|^2 / 2 over simulations:
+
+so many nats less likely it is than a typical one. It is *unlike* the simulations if that is more
+than 99.9 % of them have. Quantiles are of rows left out one by one: with d_i^2 the squared distance
+of row i of N from the mean of all,
+
+    |r_i|^2 = N / (N - 1) * d_i^2 / (1 - d_i^2 / (N - 1))
+
+is its distance by the mean and covariance of all others (by Sherman and Morrison's formula), so
+that few rows of many conditions do not seem nearer to their mean than a new one can be.
+
+Where conditions depend on each other there are axes without any variance. They are given
+``LEAST_VARIANCE``, below which neither linear prediction nor network can tell standardized
+conditions apart: an observation 0.001 standard deviations off such an axis has 500 nats, as it does
+what no simulation did, and one that is off by rounding has none.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dnnlib.errors import DataError
+from training.flow.coordinates.conditions import LEAST_VARIANCE
+
+LEVELS = (0.5, 0.9, 0.99, 0.999)
+"""Of the quantiles; the first is a typical simulation's, the last the limit."""
+
+
+class Surprise(nn.Module):
+    """Where simulated conditions lie.
+
+    Args:
+        count: C.
+
+    Attributes:
+        mean: ``[C]``, float64.
+        whitening: W ``[C, C]``, symmetric in standardized units.
+        quantiles: Of ``|r|^2 / 2`` over simulations, at ``LEVELS``.
+    """
+
+    mean: Tensor
+    whitening: Tensor
+    quantiles: Tensor
+
+    def __init__(self, count: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(count, dtype=torch.float64))
+        self.register_buffer("whitening", torch.eye(count, dtype=torch.float64))
+        self.register_buffer("quantiles", torch.zeros(len(LEVELS), dtype=torch.float64))
+
+    def fit(self, conditions: Tensor) -> "Surprise":
+        """Takes the place of conditions ``[N, C]``; returns itself."""
+        y = conditions.double()
+        mean, spread = y.mean(dim=0), y.std(dim=0, correction=0)
+        # A condition that did not vary is measured by its own size, and then ought not to vary.
+        size = torch.where(mean == 0, 1.0, mean.abs())
+        unit = torch.where(y.amax(dim=0) > y.amin(dim=0), spread, size)
+        scaled = (y - mean) / unit
+        variance, axes = torch.linalg.eigh(scaled.T @ scaled / len(y))
+        self.mean.copy_(mean)
+        self.whitening.copy_(axes / variance.clamp_min(LEAST_VARIANCE).sqrt() @ axes.T / unit)
+        count = max(len(y) - 1, 1)
+        squares = self.whitened(y).square().sum(dim=1)
+        left = (1 - squares / count).clamp_min(1 / len(y))
+        alone = (1 + 1 / count) * squares / left / 2
+        self.quantiles.copy_(torch.from_numpy(np.quantile(alone.numpy(), LEVELS)))
+        return self
+
+    def whitened(self, conditions: Tensor) -> Tensor:
+        """``r [..., C]``, float64."""
+        return (conditions.to(self.mean) - self.mean) @ self.whitening.T
+
+    def forward(self, conditions: Tensor) -> Tensor:
+        """The surprise of conditions ``[..., C]``, in nats.
+
+        Raises:
+            DataError: They are of another number.
+        """
+        count = len(self.mean)
+        if conditions.shape[-1] != count:
+            raise DataError(
+                f"conditions have shape {list(conditions.shape)}, but this flow has C = {count}: "
+                f"give [N, {count}]"
+            )
+        return self.whitened(conditions).square().sum(dim=-1) / 2 - self.quantiles[0]
+
+    @property
+    def limit(self) -> float:
+        """The surprise that one simulation of a thousand has."""
+        return float(self.quantiles[-1] - self.quantiles[0])
+
+    def summary(self, nats: Tensor) -> dict[str, float]:
+        """What results say of the surprise of observations ``[M]``."""
+        unlike = int((nats > self.limit).sum())
+        return {"limit": self.limit, "largest": float(nats.max()), "unlike": unlike}
+
+    def check(self) -> None:
+        """Raises ValueError if the quantiles are none."""
+        if (self.quantiles < 0).any() or (self.quantiles.diff() < 0).any():
+            raise ValueError("quantiles of how unlike conditions are each other do not rise")

@@ -1,0 +1,118 @@
+"""Calibration near given observations: right on average need not be right here.
+
+Ranks of truths whose conditions are near an observation are tested alone. If posteriors are right
+wherever these conditions lie, the ranks are uniform among them too (Zhao, Dalmasso, Izbicki and Lee
+2021, "Diagnostics for conditional density models and Bayesian inference algorithms": local coverage
+tests, there by a regression over conditions, here of the nearest ones alone). Of each coordinate
+the ranks and the contents of central intervals are tested, which see shifts and widths best, and of
+other quantities, such as the log density, the ranks; all by Kolmogorov and Smirnov, and all
+observations together by Holm.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.measure.posterior.calibration import RunValues
+from training.measure.posterior.coverage import central_values
+from training.measure.posterior.ranks import ks_p_values
+from training.measure.posterior.verdicts import holm
+
+
+@dataclass(frozen=True)
+class LocalTest:
+    """What the runs near one observation say.
+
+    Attributes:
+        quantity: Of the smallest p-value.
+        p: This.
+        adjusted: The same, the number of tests of all observations accounted for.
+        tendency: How the posterior of the quantity is off, if it is: ``too low``, ``too high``,
+            ``too narrow``, ``too wide``, or, of a log density, ``too narrow or misplaced``.
+        mean_ranks: Of each quantity: 1/2 if posteriors are right.
+    """
+
+    quantity: str
+    p: float
+    adjusted: float
+    tendency: str
+    mean_ranks: list[float]
+
+
+@dataclass(frozen=True)
+class LocalCalibration:
+    """Whether posteriors are calibrated near observations.
+
+    Attributes:
+        tests: One of each observation.
+        runs: Near each.
+        level: Adjusted p-values below it fail.
+    """
+
+    tests: Sequence[LocalTest]
+    runs: int
+    level: float
+
+    @property
+    def failed(self) -> list[int]:
+        """The places of observations near which a test fails."""
+        return [k for k, test in enumerate(self.tests) if test.adjusted < self.level]
+
+    def summary(self) -> dict[str, Any]:
+        """Plain numbers and lists, as a JSON file takes them."""
+        listed = [{"passed": t.adjusted >= self.level, **asdict(t)} for t in self.tests]
+        return {"passed": not self.failed, "neighbors": self.runs, "observations": listed}
+
+
+def calibrate_near(values: RunValues, neighbors: Tensor, level: float = 0.01) -> LocalCalibration:
+    """Tests the runs near each observation.
+
+    Args:
+        values: Of all runs.
+        neighbors: The numbers ``[M, K]`` of those near each of M observations.
+        level: Adjusted p-values below it fail.
+    """
+    dims = values.scores.shape[1]
+    found: dict[str, float] = {}
+    for place, near in enumerate(neighbors):
+        ranks = values.ranks[near]
+        contents = central_values(ranks[:, :dims])
+        p = torch.cat([ks_p_values(ranks), ks_p_values(contents)]).tolist()
+        found |= {f"{place} {test}": value for test, value in enumerate(p)}
+    adjusted = holm(found)
+    tests, each = [], len(found) // len(neighbors)
+    for place, near in enumerate(neighbors):
+        own = [f"{place} {test}" for test in range(each)]
+        least = min(own, key=found.__getitem__)
+        quantity = own.index(least) % len(values.names)
+        ranks = values.ranks[near]
+        tests.append(
+            LocalTest(
+                values.names[quantity],
+                found[least],
+                adjusted[least],
+                tendency(ranks[:, quantity], quantity < dims),
+                ranks.mean(dim=0).tolist(),
+            )
+        )
+    return LocalCalibration(tests, neighbors.shape[1], level)
+
+
+def tendency(ranks: Tensor, of_coordinate: bool) -> str:
+    """In words, how a posterior is off in which truths have these fractional ranks ``[K]``.
+
+    Args:
+        ranks: Of a coordinate, or of a log density.
+        of_coordinate: Which of the two.
+    """
+    shift = float(ranks.mean()) - 0.5
+    if not of_coordinate:
+        return "too narrow or misplaced" if shift < 0 else "too wide"
+    # Both have the variance of a uniform variable if the posterior is right.
+    width = float(central_values(ranks).mean()) - 0.5
+    if abs(shift) >= abs(width):
+        return "too low" if shift > 0 else "too high"
+    return "too narrow" if width > 0 else "too wide"
