@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import h5netcdf
 import numpy as np
@@ -17,9 +18,10 @@ import train
 import visualize
 from tests.support.image_runs import equal
 from tests.support.rank_pool import RankPool
-from tests.support.running import Result, refused
+from tests.support.running import Result, refused, unless_given
 from torch_utils.results import load_arrays
-from torch_utils.snapshots import read_network, read_state, write_network
+from torch_utils.snapshots import Part, read_network, read_state, write_network
+from training.simulation import posterior_checks
 
 Run = Callable[..., Result]
 SMALL = ("--width=16", "--depth=1", "--batch=50", "--duration=0.004", "--tick=1", "--dump=1")
@@ -142,11 +144,29 @@ def test_conditions_are_found_by_name_or_by_their_order(
         )
 
 
-def test_an_observation_far_from_all_simulations_is_told_of(sample: Run, tmp_path: Path) -> None:
-    far = write_csv(tmp_path / "far.csv", NAMES[2:], np.array([[0, 0], [0, -99]]))
+def test_an_observation_unlike_all_simulations_is_told_of(
+    sample: Run, done: Path, shelf: Path, tmp_path: Path
+) -> None:
+    limit = told(done)["surprise"]["limit"]
+    assert 2 < limit < 20
+    nats = [one["surprise"] for one in told(done)["posteriors"]]
+    assert max(nats) == told(done)["surprise"]["largest"] < limit
+    assert told(done)["surprise"]["unlike"] == 0
+    # Both conditions are usual, but not together.
+    far = write_csv(tmp_path / "far.csv", NAMES[2:], np.array([[0, 0], [-1.5, 1.5]]))
     result = sample(tmp_path / "out", f"--condition={far}")
-    assert "number 2 of observation 2 is" in result.out
+    assert "observation 2 is unlike the simulations" in result.out
+    assert "observation 1 is" not in result.out
     refused(result, 1, "draws for observation 2", "beyond the bounds", "--bounded=map")
+    parts, about = read_network(shelf / "network.pkl")
+    old = parts["coordinates"]
+    state = {name: value for name, value in old.state.items() if not name.startswith("surprise")}
+    arguments = {name: value for name, value in old.arguments.items() if name != "surprise"}
+    parts["coordinates"] = Part("Coordinates", arguments, state)
+    write_network(tmp_path / "old.pkl", parts, about)
+    result = good(sample(tmp_path / "old", f"--network={tmp_path / 'old.pkl'}"))
+    assert "is not known" in result.out
+    assert told(tmp_path / "old")["surprise"] is None
 
 
 def test_two_ranks_draw_what_one_does_and_densities_can_be_left_out(
@@ -215,14 +235,130 @@ def test_what_does_not_go_together_is_refused(
     refused(sample(out, toy), 2, "--condition is for networks with classes or conditions")
     refused(sample(out, "--condition=none", "--noise_std=1", "--observation=x.csv"), 2, "y 1, y2")
     refused(sample(out, "--sampler=hmc"), 2, "--sampler is for a likelihood")
-    check = ("check", f"--network={shelf / 'network.pkl'}", f"--save_dir={out}", "--noise_std=1")
-    refused(run_script(posterior, *check), 2, "without classes or conditions")
     melt = (f"--network={shelf / 'network.pkl'}", f"--save_dir={out}", "--sim_type=gen")
     refused(run_script(pfODE_int, *melt), 2, "conditional on y 1, y2", "posterior.py sample")
     parts, about = read_network(shelf / "network.pkl")
     write_network(tmp_path / "broken.pkl", parts, {**about, "condition_names": ["y 1"]})
     broken = sample(out, f"--network={tmp_path / 'broken.pkl'}")
     refused(broken, 1, "broken.pkl", "does not name its 2 conditions")
+
+
+# Checks.
+
+
+@pytest.fixture(scope="module")
+def check(run_script: Run, shelf: Path) -> Run:
+    def start(folder: Path, *options: str) -> Result:
+        given = unless_given(
+            {
+                "--network": shelf / "network.pkl",
+                "--data_root": shelf / "runs.npz",
+                "--truth": "data",
+                "--runs": 24,
+                "--chains": 2,
+                "--draws": 10,
+                "--n_iters": 3,
+            },
+            options,
+        )
+        kept = [option for option in given if not option.endswith("=none")]
+        return run_script(posterior, "check", f"--save_dir={folder}", *kept)
+
+    return start
+
+
+def checked(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    numbers = folder / "runs_PRP_posterior_check.json"
+    found: dict[str, Any] = json.loads(numbers.read_text(), parse_constant=pytest.fail)
+    return found, load_arrays(numbers.with_suffix(".npz"))
+
+
+def test_a_check_asks_whether_the_flow_finds_held_out_simulations_again(
+    check: Run, shelf: Path, tmp_path: Path
+) -> None:
+    far = write_csv(tmp_path / "seen.csv", NAMES[2:], np.array([[0.3, 0.4], [-1.5, 1.5]]))
+    told = good(check(tmp_path / "out", f"--condition={far}")).out
+    found, arrays = checked(tmp_path / "out")
+    assert (found["question"], found["options"]["draws"]) == ("model", 10)
+    names = ["a", "b", "log density"]
+    assert arrays["names"].tolist() == names
+    assert (arrays["ranks"].shape, arrays["crps"].shape) == ((24, 3), (24, 2))
+    assert arrays["region_names"].tolist() == ["TARP", "highest-density regions"]
+    assert found["verdict"] in told
+    assert found["near"]["neighbors"] == 20
+    near = found["near"]["observations"]
+    assert [one["quantity"] in names for one in near] == [True, True]
+    assert near[0]["surprise"] < 2 < near[1]["surprise"]
+    assert near[0]["distance"] < 2 < near[1]["distance"]
+    assert "observation 2 is unlike the simulations" in told
+    assert "Observation 1: no" in told
+    assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".json", ".npz"]
+    # The runs that are drawn at random are the same without observations.
+    good(check(tmp_path / "alone"))
+    alone, same = checked(tmp_path / "alone")
+    assert "near" not in alone
+    np.testing.assert_allclose(same["crps"], arrays["crps"])
+
+
+def test_truths_from_elsewhere_are_not_found_again(check: Run, shelf: Path, tmp_path: Path) -> None:
+    arrays = load_arrays(shelf / "runs.npz")
+    moved = {**arrays, "points": arrays["points"] / 9 + 0.8 * np.sign(arrays["points"])}
+    np.savez(tmp_path / "moved.npz", **moved)
+    given = (f"--data_root={tmp_path / 'moved.npz'}", f"--condition={shelf / 'seen.csv'}")
+    result = check(tmp_path / "out", *given, "--runs=60", "--strict")
+    assert result.code == 3
+    found, _ = checked(tmp_path / "out")
+    assert found["verdict"].startswith("Not calibrated")
+    assert "Observation 1: not calibrated here" in result.out
+
+
+def test_a_check_that_was_cut_short_goes_on(check: Run, shelf: Path, tmp_path: Path) -> None:
+    seen, saved = f"--condition={shelf / 'seen.csv'}", posterior_checks.save_values
+    places: list[Path] = []
+
+    class Cut(BaseException):
+        """In place of a kill."""
+
+    def save(path: Path, *arguments: Any) -> None:
+        if len(places) == 2:
+            raise Cut
+        places.append(path)
+        saved(path, *arguments)
+
+    with mock.patch("training.simulation.groups.GROUP", 8):
+        good(check(tmp_path / "whole", seen))
+        with mock.patch.object(posterior_checks, "save_values", save), pytest.raises(Cut):
+            check(tmp_path / "cut", seen)
+        assert "2 group(s) of 8 were there" in good(check(tmp_path / "cut", seen)).out
+    (one, cut), (other, whole) = (checked(tmp_path / name) for name in ("cut", "whole"))
+    assert one["near"] == other["near"]
+    for name, values in whole.items():
+        np.testing.assert_array_equal(cut[name], values, err_msg=name)
+
+
+def test_checks_that_cannot_be_are_told(
+    check: Run, shelf: Path, toy_network: Callable[..., Path], tmp_path: Path
+) -> None:
+    arrays, out = load_arrays(shelf / "runs.npz"), tmp_path / "out"
+    np.savez(tmp_path / "plain.npz", points=arrays["points"], names=arrays["names"])
+    np.savez(tmp_path / "other.npz", **{**arrays, "condition_names": ["y 1", "y3"]})
+    seen = write_csv(tmp_path / "seen.csv", ["y 1"], np.zeros((1, 1)))
+    for options, code, said in (
+        (("--truth=flow", "--data_root=none"), 2, "give --truth=data --data_root="),
+        (("--data_root=none",), 2, "give --data_root"),
+        ((f"--data_root={tmp_path / 'plain.npz'}",), 1, "no conditions"),
+        ((f"--data_root={tmp_path / 'other.npz'}",), 1, "no condition 'y2'"),
+        (("--runs=61",), 1, "60 held-out rows"),
+        ((f"--condition={seen}",), 1, "no column 'y2'"),
+        ((f"--condition={shelf / 'seen.csv'}", "--neighbors=21"), 2, "at most 20"),
+        (("--neighbors=20",), 2, "--neighbors goes with --condition"),
+        (("--sampler=smc",), 2, "--sampler is for a likelihood"),
+        (("--noise_std=1",), 2, "leave --noise_std out"),
+        (("--noise_std=1", f"--condition={seen}"), 2, "without a likelihood"),
+        ((f"--network={toy_network('--data_name=circles')}", "--data_root=none"), 2, "--noise_std"),
+    ):
+        refused(check(out, *options), code, said)
+    assert not out.exists()
 
 
 def test_trainings_without_conditions_say_so(run_script: Run, shelf: Path, tmp_path: Path) -> None:

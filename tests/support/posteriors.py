@@ -1,9 +1,16 @@
 """What tests of posteriors share: priors that are Gaussian, and posteriors that are known."""
 
+from copy import copy
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
+from tests.support.draws import double, normal
 from tests.support.flows import gaussian_flow, random_basis
+from training.data.tables.table import Columns, Dropped, Table
+from training.flow.coordinates.coordinates import Coordinates
+from training.flow.coordinates.maps import Limits
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import get_solver
 from training.inference.draws import POOLED, Draws
@@ -11,6 +18,9 @@ from training.inference.likelihoods import Gaussian, Likelihood, checked
 from training.inference.prior import Prior
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.target import Target
+from training.learning.building import Choices
+from training.learning.tables import Preparation, Space
+from training.learning.trainer import TrainingConfig
 from training.measure.posterior.convergence import convergence
 
 ROWS = 16
@@ -46,6 +56,41 @@ def posterior(prior: Prior, likelihood: Gaussian, observed: Tensor) -> tuple[Ten
     covariance = root @ root.T
     gain = covariance @ seen.T @ torch.linalg.inv(seen @ covariance @ seen.T + noise)
     return mean + (observed - seen @ mean) @ gain.T, covariance - gain @ seen @ covariance
+
+
+def conditional_prior(start: str = "on") -> Prior:
+    """A flow without a network of two columns, given the first of them with noise.
+
+    They are ``N(0.64 y, 0.36)`` and ``N(0, 1)``. Without its linear start it ignores conditions.
+    """
+    points = normal(20_000, 2, seed=1)
+    y = points[:, :1] + 0.75 * normal(20_000, 1, seed=2)
+    nothing = torch.zeros(20_000, dtype=torch.bool)
+    table = Table(points, Columns.plain("ab"), nothing, Dropped.none("ab"), y, ["y"])
+    choices = Choices("ifs", {"gamma0": 1e-4}, "mlp", {"width": 8, "label_dim": 1}, "IS", "log")
+    prepared = Preparation(table, choices, TrainingConfig(100, 100), torch.device("cpu"))
+    model, _ = prepared.build(prepared.coordinates(Space("none", "zca", start)))
+    model.denoiser.eval().requires_grad_(False)
+    return Prior(model.flow, model.flow.times(4), get_solver("exp_ab2", 1e-6, 1e-6))
+
+
+def limited(prior: Prior, low: float) -> Prior:
+    """The same points, but the second column is not to be below a bound."""
+    coordinates = prior.flow.coordinates
+    assert coordinates is not None
+    made = Coordinates(2, ["limits", *coordinates.names], coordinates.knots, 1, True)
+    state = coordinates.state_dict().items()
+    moved = {
+        f"maps.{int(name[5]) + 1}{name[6:]}" if name.startswith("maps") else name: values
+        for name, values in state
+    }
+    limits = made.maps[0]
+    assert isinstance(limits, Limits)
+    limits.set_bounds(double([-torch.inf, low]), double([torch.inf, torch.inf]))
+    made.load_state_dict(moved | {f"maps.0.{k}": v for k, v in limits.state_dict().items()})
+    flow = copy(prior.flow)
+    flow.coordinates = made
+    return replace(prior, flow=flow)
 
 
 class Parabola(Likelihood):

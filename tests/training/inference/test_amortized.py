@@ -1,7 +1,6 @@
 """Posteriors that a conditional flow has learned: draws, densities, and their correction."""
 
 from collections.abc import Callable
-from copy import copy
 from dataclasses import replace
 
 import pytest
@@ -9,18 +8,13 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
-from tests.support.draws import double, normal
-from training.data.tables.table import Columns, Dropped, Table
-from training.flow.coordinates.coordinates import Coordinates
-from training.flow.coordinates.maps import Limits
+from tests.support.draws import double
+from tests.support.posteriors import conditional_prior, limited
 from training.flow.likelihood import Trace
-from training.flow.solvers import get_solver
 from training.inference.amortized import Amortized
 from training.inference.prior import Prior
 from training.inference.summary import Summary
-from training.learning.building import Choices
-from training.learning.tables import Preparation, Space
-from training.learning.trainer import TrainingConfig
+from training.measure.posterior.ranks import kept_by_thinning
 
 Y = double([[0.5], [-1.0], [2.0]])
 STD = 0.6
@@ -28,21 +22,12 @@ STD = 0.6
 
 @pytest.fixture(scope="module")
 def prior() -> Prior:
-    """Two columns given the first of them with noise: ``N(0.64 y, 0.36)`` and ``N(0, 1)``."""
-    points = normal(20_000, 2, seed=1)
-    y = points[:, :1] + 0.75 * normal(20_000, 1, seed=2)
-    nothing = torch.zeros(20_000, dtype=torch.bool)
-    table = Table(points, Columns.plain("ab"), nothing, Dropped.none("ab"), y, ["y"])
-    choices = Choices("ifs", {"gamma0": 1e-4}, "mlp", {"width": 8, "label_dim": 1}, "IS", "log")
-    prepared = Preparation(table, choices, TrainingConfig(100, 100), torch.device("cpu"))
-    model, _ = prepared.build(prepared.coordinates(Space("none", "zca", "on")))
-    model.denoiser.eval().requires_grad_(False)
-    return Prior(model.flow, model.flow.times(4), get_solver("exp_ab2", 1e-6, 1e-6))
+    return conditional_prior()
 
 
 @pytest.fixture(scope="module")
 def amortized(prior: Prior) -> Amortized:
-    return Amortized(prior, Y, rows=64, chains=2, draws=500, seed=0, trace=Trace())
+    return Amortized(prior, Y, rows=1024, chains=2, draws=500, seed=0, trace=Trace())
 
 
 ALL = torch.arange(3)
@@ -98,25 +83,6 @@ def test_a_correction_takes_draws_again_by_the_posterior_itself(amortized: Amort
     assert torch.equal(alone.points[0], drawn.points[2])
 
 
-def limited(prior: Prior, low: float) -> Prior:
-    """The same points, but the second column is not to be below a bound."""
-    coordinates = prior.flow.coordinates
-    assert coordinates is not None
-    made = Coordinates(2, ["limits", *coordinates.names], coordinates.knots, 1, True)
-    state = coordinates.state_dict().items()
-    moved = {
-        f"maps.{int(name[5]) + 1}{name[6:]}" if name.startswith("maps") else name: values
-        for name, values in state
-    }
-    limits = made.maps[0]
-    assert isinstance(limits, Limits)
-    limits.set_bounds(double([-torch.inf, low]), double([torch.inf, torch.inf]))
-    made.load_state_dict(moved | {f"maps.0.{k}": v for k, v in limits.state_dict().items()})
-    flow = copy(prior.flow)
-    flow.coordinates = made
-    return replace(prior, flow=flow)
-
-
 def test_what_is_beyond_bounds_is_rejected_and_counted(prior: Prior, amortized: Amortized) -> None:
     """Of ``N(0, 1)``, 0.159 are below -1."""
     whole = replace(amortized, prior=limited(prior, -1.0), draws=1000)
@@ -135,6 +101,20 @@ def test_what_is_beyond_bounds_is_rejected_and_counted(prior: Prior, amortized: 
     assert torch.equal(whole.sample(ALL[1:2]).points[0], drawn.points[1])
     with pytest.raises(DataError, match="beyond the bounds"):
         replace(amortized, prior=limited(prior, 9.0)).sample(ALL)
+
+
+def test_where_nearly_all_is_beyond_bounds_a_check_takes_fewer_draws(amortized: Amortized) -> None:
+    """Of ``N(0, 1)``, 0.0013 are above 3: of 80,000 draws some hundred."""
+    prior = limited(amortized.prior, 3.0)
+    few = replace(amortized, prior=prior, draws=200, trace=None, fewer=True).sample(ALL)
+    kept = kept_by_thinning(few.stats["distinct"], 400)
+    for points, own, number in zip(
+        few.points.flatten(1, 2), kept, few.stats["distinct"], strict=True
+    ):
+        assert 10 < number < 400
+        assert len(points[own].unique(dim=0)) == len(points.unique(dim=0)) == number
+    with pytest.raises(DataError, match="beyond the bounds"):
+        replace(amortized, prior=prior, draws=200).sample(ALL)
 
 
 def test_what_cannot_be_corrected_is_told(prior: Prior, amortized: Amortized) -> None:
