@@ -61,7 +61,7 @@ class PriorOptions(Declared):
     batch_gpu: int | None = option(
         "--batch-gpu",
         type=COUNT,
-        unset=f"256; of images 16; with --condition alone {AMORTIZED_ROWS}",
+        unset=f"256; of images 16; without a likelihood {AMORTIZED_ROWS}",
         help="Points of one network call",
     )
 

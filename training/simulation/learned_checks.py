@@ -84,26 +84,17 @@ class LearnedRuns:
         law = Surprise(conditions.shape[1]).fit(conditions)
         places, near = found.drawn, None
         if observed is not None:
-            testable = found.testable
-            size = _neighbor_count(neighbors, len(testable), path)
-            nearby, distances = nearest(law, conditions[testable], observed, size)
-            near = Neighbors(testable[nearby], distances)
-            nearby = torch.zeros(len(conditions), dtype=torch.bool)
-            nearby[near.runs.flatten()] = True
-            nearby[places] = False
-            places = torch.cat([places, nearby.nonzero()[:, 0]])
-            number = torch.full((len(conditions),), -1)
+            size = _neighbor_count(neighbors, len(found.testable), path)
+            nearby, distances = nearest(law, conditions[found.testable], observed, size)
+            nearby = found.testable[nearby]
+            more = sorted(set(nearby.flatten().tolist()) - set(places.tolist()))
+            places = torch.cat([places, torch.tensor(more, dtype=torch.int64)])
+            number = torch.zeros(len(conditions), dtype=torch.int64)
             number[places] = torch.arange(len(places))
-            near = Neighbors(number[near.runs], near.distances)
-        others = torch.ones(len(conditions), dtype=torch.bool)
-        others[places] = False
-        references = None
-        if others.any():
-            rest = found.rows.at(others.nonzero()[:, 0][:: -(-int(others.sum()) // MOST_OTHERS)])
-            closest, _ = nearest(law, _conditions(rest), conditions[places], 1)
-            references = rest.points[closest[:, 0]]
+            near = Neighbors(number[nearby], distances)
         chosen = found.rows.at(places)
         points = table.dithered(chosen.points, seed)
+        references = _nearest_others(found.rows, places, law)
         return cls(Rows(points, chosen.conditions), count, references, near)
 
     @property
@@ -130,6 +121,17 @@ def nearest(
     rows, wanted = law.whitened(conditions), law.whitened(observed)
     found = [(rows - each).norm(dim=1).topk(count, largest=False) for each in wanted]
     return torch.stack([each.indices for each in found]), torch.stack([e.values for e in found])
+
+
+def _nearest_others(rows: Rows, places: Tensor, law: Surprise) -> Tensor | None:
+    """Points ``[n, D]`` of the rows that are nearest to those at some places, but none of them."""
+    others = torch.ones(len(rows), dtype=torch.bool)
+    others[places] = False
+    if not others.any():
+        return None
+    rest = rows.at(others.nonzero()[:, 0][:: -(-int(others.sum()) // MOST_OTHERS)])
+    closest, _ = nearest(law, _conditions(rest), _conditions(rows)[places], 1)
+    return rest.points[closest[:, 0]]
 
 
 def _neighbor_count(wanted: int | None, rows: int, path: Path) -> int:

@@ -133,13 +133,14 @@ def report_near(found: LocalCalibration, distances: Tensor, on_average: bool) ->
         on_average: Whether posteriors are calibrated on average.
     """
     for place, test in enumerate(found.tests[:MOST_LINES]):
-        near = f"{found.runs} simulations within {float(distances[place].max()):.2g}"
-        tested = f"{near} standard deviations (p = {test.p:.2g}, adjusted {test.adjusted:.2g})"
-        if place in found.failed:
-            average = "calibrated on average, but not here" if on_average else "not calibrated here"
-            told = f"{average}: {test.quantity} is {test.tendency}, by {tested}"
+        reach = f"{float(distances[place].max()):.2g} standard deviations"
+        near = f"in the {found.runs} simulations nearest to it, within {reach}"
+        p = f"{test.quantity}, p = {test.adjusted:.2g}"
+        if place not in found.failed:
+            told = f"no miscalibration seen {near} (smallest: {p})"
         else:
-            told = f"no miscalibration seen here; least p of {test.quantity}, by {tested}"
+            begun = "calibrated on average, but not here" if on_average else "not calibrated here"
+            told = f"{begun}: the posterior is {test.tendency} ({p}) {near}"
         logger.info(f"Observation {place + 1}: {told}")
     if len(found.tests) > MOST_LINES:
         logger.info(
