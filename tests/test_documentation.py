@@ -35,6 +35,8 @@ FEW = {
 FEW_ROWS = ["--duration=0.0004", "--batch=100", "--width=8", "--depth=1", "--linear_start=on"]
 """Of a training on a table."""
 """Options that make a script quick."""
+FEW_RUNS = ["--runs=50", "--chains=1"]
+"""Of a check of posteriors."""
 MANY = re.compile(r"\b[12]000\b")
 """Numbers of points in Python, in whose place there are a few."""
 LAST_SNAPSHOT = {"network-snapshot-006000": "network-snapshot-000000"}
@@ -87,7 +89,7 @@ class Shell:
         options = [word for word in words if word.startswith("-")]
         for full, cut in LAST_SNAPSHOT.items():
             words = [word.replace(full, cut) for word in words]
-        few = FEW.get(name, [])
+        few = FEW.get(name, []) + (FEW_RUNS if "check" in words[:1] else [])
         if name == "train" and any(re.fullmatch(r"--data=.*\.npz", word) for word in words):
             few = FEW_ROWS
         done = self._run_script(importlib.import_module(name), *words, *few)

@@ -112,24 +112,31 @@ class Amortized:
         count = points.shape[1]
         rows, which = points.flatten(0, 1), places.repeat_interleave(count).to(points.device)
         found = []
-        for block in self._blocks(len(rows)):
+        for block in self._blocks(len(rows), self.rows):
             given = {"labels": self.conditions[which[block]]}
             found.append(self.prior.log_density(rows[block], given, trace))
         return torch.cat(found)[: len(rows)].view(len(points), count)
 
-    def _blocks(self, count: int) -> tuple[Tensor, ...]:
+    def _blocks(self, count: int, size: int) -> tuple[Tensor, ...]:
         """Numbers of so many rows in blocks of one size, the last filled up with the first row."""
         order = torch.arange(count, device=self.conditions.device)
-        return torch.split(F.pad(order, (0, -count % self.rows)), self.rows)
+        return torch.split(F.pad(order, (0, -count % size)), size)
 
     def _proposed(
-        self, w: Tensor, which: Tensor, on_part: Callable[[float], object] | None = None
+        self,
+        w: Tensor,
+        which: Tensor,
+        on_part: Callable[[float], object] | None = None,
+        alone: bool = False,
     ) -> "_Proposed":
-        """Points of variables ``[N, dim]``, each given the conditions of an observation ``[N]``."""
+        """Points of variables ``[N, dim]``, each given the conditions of an observation ``[N]``.
+
+        Those of one observation alone need no block to be filled up.
+        """
         count, device = len(w), self.conditions.device
         w, which = w.to(device), which.to(device)
         points, density, calls = [], [], 0
-        for block in self._blocks(count):
+        for block in self._blocks(count, min(self.rows, count) if alone else self.rows):
             given = {"labels": self.conditions[which[block]]}
             if self.trace is None:
                 generated = self.prior.points(w[block], given)
@@ -156,7 +163,7 @@ class Amortized:
             share = max(len(kept.w), 1) / proposed
             more = ceil((size - len(kept.w)) / share * MORE)
             which = torch.full((min(more, MOST_TIMES * size),), place)
-            again = self._proposed(self._noise(place, len(which), turn), which)
+            again = self._proposed(self._noise(place, len(which), turn), which, alone=True)
             proposed += len(which)
             kept = kept.and_more(again.at(coordinates.inside(again.points)))
         if len(kept.w) < (1 if self.fewer else size):

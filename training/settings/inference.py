@@ -30,7 +30,7 @@ from training.simulation.toys import ToyChoice
 LIKELIHOODS = ("gaussian", "mask", "linear")
 AMORTIZED_ROWS = 2048
 """Points of one call where nothing but draws is wanted: enough for nearly its full speed."""
-DRAWS, CHECK_DRAWS = 1000, 50
+DRAWS, CHECK_DRAWS = 1000, 25
 """Of each chain: a check without a likelihood ranks a truth among all of them, and needs few."""
 SOLVER = "exp_ab2"
 """One call a step: draws are many, and their errors need only be small beside their spread."""

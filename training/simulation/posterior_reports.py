@@ -53,8 +53,9 @@ def warn_of_unlike(law: Surprise | None, conditions: Tensor) -> Tensor | None:
     unlike = (nats > law.limit).nonzero()[:, 0].tolist()
     for place in unlike[:MOST_LINES]:
         logger.warning(
-            f"Warning: observation {place + 1} is unlike the simulations: {float(nats[place]):.4g} "
-            f"nats less likely than a typical one, of which 99.9 % are up to {law.limit:.3g}"
+            f"Warning: observation {place + 1} is unlike the simulations: {float(nats[place]):.3g} "
+            f"nats more surprising than a typical one, where 99.9 % of them have at most "
+            f"{law.limit:.3g}"
         )
     if len(unlike) > MOST_LINES:
         logger.warning(f"Warning: so are {len(unlike) - MOST_LINES} more of {len(nats)}")

@@ -16,6 +16,7 @@ from torch_utils.stats import RunningMeans
 from training.data.tables.table import Columns, Dropped, Table
 from training.learning.building import Choices
 from training.learning.loss import DenoisingRegression
+from training.learning.resuming import Resumed
 from training.learning.tables import Preparation, Space, about_table, choose_space
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
@@ -228,3 +229,11 @@ def test_a_file_of_an_earlier_version_does_not_know_what_is_surprising(tmp_path:
     assert read.coordinates.surprise is None
     read.save(path)
     assert read_network(path)[0]["coordinates"].arguments == arguments
+
+
+def test_a_run_that_an_earlier_version_began_goes_on_without_that() -> None:
+    coordinates = preparation(gaussian(100)).coordinates(LINEAR)
+    saved = coordinates.state_dict()
+    old = {name: value for name, value in saved.items() if not name.startswith("surprise")}
+    Resumed(Path("state.pt"), {"coordinates": old}).take_coordinates(coordinates)
+    assert coordinates.surprise is None

@@ -67,7 +67,7 @@ class Surprise(nn.Module):
         self.whitening.copy_(axes / variance.clamp_min(LEAST_VARIANCE).sqrt() @ axes.T / unit)
         count = max(len(y) - 1, 1)
         squares = self.whitened(y).square().sum(dim=1)
-        left = (1 - squares / count).clamp_min(1 / len(y))
+        left = (1 - squares / count).clamp_min(LEAST_VARIANCE)
         alone = (1 + 1 / count) * squares / left / 2
         self.quantiles.copy_(torch.from_numpy(np.quantile(alone.numpy(), LEVELS)))
         return self
