@@ -18,6 +18,7 @@ from training.flow.coordinates.maps import (
     WhitenPCA,
     YeoJohnson,
 )
+from training.flow.coordinates.surprise import MOST_CONDITIONS
 from training.flow.eigenbasis import EigenBasis
 
 MARGINALS = ("none", "yeo-johnson", "quantile")
@@ -84,12 +85,13 @@ def fit_coordinates(
     if marginals == AXES_TOO:
         names += ["normal scores", last]
     given = 0 if conditions is None else conditions.shape[1]
-    coordinates = Coordinates(dim, names, knots, given, surprise=given > 0)
+    coordinates = Coordinates(dim, names, knots, given, surprise=0 < given <= MOST_CONDITIONS)
     coordinates.steps.copy_(columns.steps)
     coordinates.offsets.copy_(columns.offsets)
     x = points.double()
-    if coordinates.scale and coordinates.surprise and conditions is not None:
+    if coordinates.scale and conditions is not None:
         coordinates.scale.fit(conditions)
+    if coordinates.surprise and conditions is not None:
         coordinates.surprise.fit(conditions)
     c = coordinates.given(conditions).labels
     for map_ in coordinates.maps:

@@ -38,11 +38,11 @@ from training.settings.training import (
 from training.settings.types import (
     COUNT,
     FILE,
+    MULTIPLIERS,
     NOT_NEGATIVE,
     POSITIVE,
     STEPS,
     FiniteFloat,
-    Multipliers,
     choice,
 )
 
@@ -145,7 +145,7 @@ class NetworkOptions(Declared):
         type=COUNT, unset="the preset's", help="Channels of the finest level, but for its factor."
     )
     cres: tuple[int, ...] | None = option(
-        type=Multipliers(), unset="the preset's", help="Factor of each level's channels."
+        type=MULTIPLIERS, unset="the preset's", help="Factor of each level's channels."
     )
     dropout: float | None = option(
         type=FiniteFloat(min=0, max=1, max_open=True),
@@ -270,7 +270,7 @@ class TrainSettings(Declared):
             UsageError: They are wanted, but there are none; or an option is for them alone.
         """
         if not self.data.cond:
-            for name in sorted(self.given & {"bounded", "linear_start"}):
+            for name in sorted(self.given & {"bounded", "cond_shape", "linear_start"}):
                 raise UsageError(f"--{name} is for --cond: leave it out")
             return table.without_conditions()
         if table.conditions is None:
@@ -294,8 +294,9 @@ class TrainSettings(Declared):
         flow, network, dim = self.flow, self.network, table.dim
         agree("data_dim", flow.data_dim, dim, f"the table {self.data.data}")
         # What is left out is not written either: networks without these are what they were.
-        more = {"label_dim": table.condition_dim, "members": recipe.ensemble}
-        more = {k: v for k, v in more.items() if v > (k == "members")}
+        more = self.table.condition_arguments(table.condition_dim)
+        if recipe.ensemble > 1:
+            more["members"] = recipe.ensemble
         inflation = flow.arguments(flow.precond, dim)
         if flow.precond == "ifs":
             inflation |= {"dims_to_keep": dims_to_keep, "gamma0": recipe.gamma0}

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from dnnlib.logs import logger
-from training.flow.coordinates.surprise import Surprise
+from training.flow.coordinates.surprise import MOST_CONDITIONS, Surprise
 from training.inference.amortized import SAMPLER
 from training.inference.samplers import twisted
 from training.inference.summary import Summary
@@ -46,7 +46,7 @@ def warn_of_unlike(law: Surprise | None, conditions: Tensor) -> Tensor | None:
     if law is None:
         logger.info(
             "Whether observations are like the simulations is not known: the network file is of an "
-            "earlier version"
+            f"earlier version, or has more than {MOST_CONDITIONS} conditions"
         )
         return None
     nats: Tensor = law(conditions).cpu()

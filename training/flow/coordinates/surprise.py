@@ -28,6 +28,8 @@ from torch import Tensor, nn
 from dnnlib.errors import DataError
 from training.flow.coordinates.conditions import LEAST_VARIANCE
 
+MOST_CONDITIONS = 1024
+"""Up to which network files hold where they lie: 8 MB."""
 LEVELS = (0.5, 0.9, 0.99, 0.999)
 """Of the quantiles; the first is a typical simulation's, the last the limit."""
 
