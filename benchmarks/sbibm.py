@@ -3,6 +3,7 @@
     python benchmarks/sbibm.py validate [--tasks=two_moons,sir]
     python benchmarks/sbibm.py run --task=two_moons --simulations=1000,10000
         [--method=flow,npe,fmpe,npse] [--observations=1-10]
+    python benchmarks/sbibm.py check --task=two_moons --simulations=10000 [--runs=1000]
 
 Tasks are written anew (``simulators``); pip downloads the wheel of the package, for its
 observations and reference posteriors, into a folder of its own and does not install it.
@@ -24,6 +25,13 @@ C2ST          cross-validated accuracy of a classifier that tells draws from the
               perfect. Mean over observations
 published     the same of neural posterior estimation, as published, mean over 10 observations
 train, draw   seconds of the CPU: training, with start-up; 10,000 draws for each of 10 observations
+
+``check`` trains what is not there, and asks on new simulations where the true parameters lie
+(``posterior.py check --truth=data``):
+
+highest density     coverage of regions of 50, 80, 90 and 95 %; largest deviation at any level
+TARP, central       largest deviation of these, in points; central intervals of all parameters
+smallest p          of all tests, their number accounted for
 """
 
 import sys
@@ -40,6 +48,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.estimators import METHODS, Simulations
+from benchmarks.estimators.checking import checked
+from benchmarks.estimators.flow import children_seconds
 from benchmarks.simulators import TASKS, Task, Wheel
 from benchmarks.simulators.c2st import FOLDS, c2st
 from benchmarks.simulators.published import NPE
@@ -51,6 +61,8 @@ from torch_utils.results import load_arrays, load_json, provenance, save_arrays,
 from training.settings.script import run_script
 
 DRAWS = 10_000
+TOLD = (0.5, 0.8, 0.9, 0.95)
+"""Levels whose coverage is told."""
 AT_ONCE = 4
 """Observations whose classifiers are trained side by side: as many as stay in the cache."""
 
@@ -101,16 +113,27 @@ class Plan:
                 save_json(path, found)
         return found
 
-    def _estimated(self, simulations: int, folder: Path, posteriors: Path) -> dict[str, Any]:
-        """Draws simulations, trains on them, and keeps draws of the posteriors."""
+    def checked(self, simulations: int, runs: int) -> dict[str, Any]:
+        """What ``posterior.py check`` says of the flow of so many simulations."""
+        self.measured(simulations)
+        place = self.folder / f"{self.task.name}-{simulations}-{self.method}-seed{self.seed}"
+        return checked(
+            self._simulated(simulations, place), runs, place.with_name(f"{place.name}-check")
+        )
+
+    def _simulated(self, simulations: int, folder: Path) -> Simulations:
+        """Simulations and observations, the same for all methods."""
         place = [list(TASKS).index(self.task.name), simulations]
         draw = np.random.default_rng([self.seed, *place])
         theta = self.task.prior.sample(simulations, draw)
         data = self.task.simulate(theta, draw)
         numbers = range(1, OBSERVATIONS + 1)
         observed = np.stack([self.wheel.observation(self.task, number) for number in numbers])
-        given = Simulations(self.task, theta, data, observed, DRAWS, self.seed, folder)
-        estimate = METHODS[self.method](given)
+        return Simulations(self.task, theta, data, observed, DRAWS, self.seed, folder)
+
+    def _estimated(self, simulations: int, folder: Path, posteriors: Path) -> dict[str, Any]:
+        """Trains on simulations, and keeps draws of the posteriors."""
+        estimate = METHODS[self.method](self._simulated(simulations, folder))
         save_arrays(posteriors, {"draws": estimate.draws.astype(np.float32)})
         return {
             "task": self.task.name,
@@ -224,6 +247,44 @@ def run(
             for method in methods.split(","):
                 plan = Plan(task, wheel, method, numbers, c2st_draws, seed, folder.resolve())
                 print(row_of(plan.measured(count), numbers), flush=True)
+
+
+@main.command()
+@click.option("--task", "tasks", default="all", help="One, or more with commas.")
+@click.option("--simulations", default="1000,10000", help="How many, with commas.")
+@click.option("--runs", default=1000, help="New simulations.")
+@click.option("--seed", default=0)
+@click.option("--folder", type=Path, default=Path("out/sbibm"))
+def check(tasks: str, simulations: str, runs: int, seed: int, folder: Path) -> None:
+    """Ask whether the flows are calibrated on new simulations."""
+    wheel = Wheel.downloaded(folder / "wheel")
+    print("| task | simulations | highest density | largest | TARP | central | smallest p | s |")
+    print("| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |")
+    for task in tasks_of(tasks, wheel):
+        for count in map(int, simulations.split(",")):
+            began = children_seconds()
+            plan = Plan(task, wheel, "flow", [], DRAWS, seed, folder.resolve())
+            found = plan.checked(count, runs)
+            seconds = children_seconds() - began
+            print(f"| {task.name} | {count:,} | {coverage_of(found)} | {seconds:.0f} |", flush=True)
+
+
+def coverage_of(found: dict[str, Any]) -> str:
+    """What intervals and regions of a check hold, as cells."""
+    regions = found["regions"]
+    parts = {**regions, "central": found["central_intervals"]}
+    off = {name: largest_deviation(part) for name, part in parts.items()}
+    [density] = [name for name in regions if name != "TARP"]
+    held = dict(zip(regions[density]["levels"], regions[density]["found"], strict=True))
+    told = " ".join(f"{100 * held[level][0]:.1f}" for level in TOLD)
+    cells = [told, *(f"{100 * off[name]:.1f}" for name in (density, "TARP", "central"))]
+    return " | ".join([*cells, f"{min(found['adjusted_p_values'].values()):.2g}"])
+
+
+def largest_deviation(part: dict[str, Any]) -> float:
+    """Of what is held from the level, over levels and coordinates, with its sign."""
+    off = np.array(part["found"]) - np.array(part["levels"])[:, None]
+    return float(off.flat[np.abs(off).argmax()])
 
 
 def row_of(found: dict[str, Any], numbers: list[int]) -> str:

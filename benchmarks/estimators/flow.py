@@ -68,8 +68,8 @@ def newest_network(folder: Path) -> Path:
     return max(networks, key=lambda path: (path.parent, path.name))
 
 
-def save_simulations(path: Path, given: Simulations) -> None:
-    """The data set that dataset_tool.py makes of parameters and data."""
+def save_simulations(path: Path, given: Simulations, held_out: float = 0.1) -> None:
+    """The data set that dataset_tool.py makes of parameters and data, some of it held out."""
     rows = np.hstack([given.theta, given.data])
     names = [f"theta{index + 1}" for index in range(given.theta.shape[1])]
     data_names = [f"y{index + 1}" for index in range(given.data.shape[1])]
@@ -81,7 +81,9 @@ def save_simulations(path: Path, given: Simulations) -> None:
         lambda: (rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS)),
     )
     bounds = dict.fromkeys(names, (low, high)) if bounded else {}
-    table, _ = make_table(source, Choices(data_names, bounds=bounds, seed=given.seed))
+    table, _ = make_table(
+        source, Choices(data_names, bounds=bounds, held_out=held_out, seed=given.seed)
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     save_table(path, table)
 
