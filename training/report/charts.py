@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from bokeh.models import (
     BoxSelectTool,
-    BoxZoomTool,
     ColumnDataSource,
     HoverTool,
     LassoSelectTool,
     PanTool,
+    PrintfTickFormatter,
     Range1d,
     ResetTool,
     ZoomInTool,
@@ -43,7 +43,9 @@ def plot(x: str = "", y: str = "", height: int = HEIGHT, **options: Any) -> figu
     made = figure(
         height=height,
         sizing_mode="stretch_width",
-        tools=[BoxZoomTool(), PanTool(), ZoomInTool(), ZoomOutTool(), ResetTool()],
+        tools=[PanTool(), ZoomInTool(), ZoomOutTool(), ResetTool()],
+        active_drag=None,
+        toolbar_location="above",
         x_axis_label=x or None,
         y_axis_label=y or None,
         **options,
@@ -67,6 +69,7 @@ def cloud(box: np.ndarray, x: str = "", y: str = "") -> figure:
         y_range=Range1d(start=float(box[1, 0]), end=float(box[1, 1])),
         tools=[lasso, BoxSelectTool(), PanTool(), ZoomInTool(), ZoomOutTool(), ResetTool()],
         active_drag=lasso,
+        toolbar_location="above",
         x_axis_label=x or None,
         y_axis_label=y or None,
     )
@@ -91,6 +94,11 @@ def quiet(made: figure) -> figure:
         axis.axis_label_text_font_style = "normal"
     made.grid.grid_line_alpha = 0.5
     return made
+
+
+def few_digits(axis: Any) -> None:
+    """Writes the numbers of an axis with two digits."""
+    axis.formatter = PrintfTickFormatter(format="%.2g")
 
 
 def scatter(
@@ -126,7 +134,12 @@ def scatter(
     )
     if hover:
         tips = [(text, f"@{{{column}}}") for text, column in hover]
-        made.add_tools(HoverTool(renderers=[points], tooltips=tips))
+        made.add_tools(HoverTool(renderers=[points], tooltips=tips, visible=False))
+
+
+def keep(made: figure, source: ColumnDataSource) -> None:
+    """Takes along a source that is not drawn, which the page's script finds by its name."""
+    made.tags = [*made.tags, source]
 
 
 def level(made: figure, value: float, dashed: bool = True, vertical: bool = False) -> None:

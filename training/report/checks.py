@@ -18,6 +18,8 @@ MOST = 8
 """Quantities of which ranks are drawn."""
 BAND = "where one line of a right posterior stays with 95 %"
 
+KEYS = (Key("within the band", BLUE), Key("beyond it", ORANGE), Key(BAND, MUTED, "band"))
+
 
 def section_of(path: Path, choice: Choice) -> Section:
     """The section of a file of runs. Raises DataError if it is broken."""
@@ -50,7 +52,7 @@ def section_of(path: Path, choice: Choice) -> Section:
         READING,
         "docs/posterior.md",
         str(path.parent),
-        [Charts(held), Charts(ranks)],
+        [Charts(held, KEYS), Charts(ranks, KEYS)],
         _results(saved),
     )
 
@@ -69,7 +71,7 @@ def _results(saved: SavedCheck) -> list[Result]:
         tests = [p for test, p in adjusted.items() if test == name or test.startswith(f"{name} ")]
         least = min(tests)
         worst = float(curve.deviation[curve.deviation.abs().argmax()])
-        told = f"off by {worst:+.1f} points at most, p = {least:.2g}"
+        told = f"off by {worst:+.1f} points at most, p = {least:.2g}".replace("-", "−", 1)
         results.append(Result(of, f"expected coverage, {name}", told, target, least >= found.level))
     return results
 
@@ -85,7 +87,6 @@ def _chart(curve: Curve, title: str, note: str, axes: tuple[str, str]) -> Chart:
             plot.line(x, charts.float32(line), color=color_of(bool(holds)), line_width=1, alpha=0.6)
     color = color_of(several or bool(curve.holds[0]))
     plot.line(x, charts.float32(curve.mean), color=color, line_width=2)
-    keys = [Key("within the band", BLUE), Key("beyond it", ORANGE), Key(BAND, MUTED, "band")]
     staying = "stays within" if curve.holds.all() else "leaves"
     alt = f"{title}: the curve {staying} the band; {np.abs(curve.mean).max():.1f} points at most."
-    return Chart(plot, title, alt, keys, note)
+    return Chart(plot, title, alt, note=note)

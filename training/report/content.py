@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from bokeh.models import ColumnDataSource
 from bokeh.plotting import figure
+
+BRIEF = {"seed": "seed {}", "device": "on {}", "seconds": "{} s", "network calls": "{} calls"}
+"""Facts of a run that one line tells, and how."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,11 @@ class Chart:
 
 @dataclass(frozen=True)
 class Charts:
-    """Charts side by side, as far as there is room."""
+    """Charts side by side, as far as there is room, and the legend that they share."""
 
     kind: ClassVar[str] = "charts"
     charts: Sequence[Chart]
+    keys: Sequence[Key] = ()
 
 
 @dataclass(frozen=True)
@@ -111,9 +114,9 @@ class Flow:
         count: Points shown.
         whole: Points in the file.
         colorings: At least one.
+        moved: ``melt``, ``roundtrip`` or ``gen``: what images of the same section are called, too.
         turns: Whether the panels look at points in 3-D, from a side that can be chosen.
         title: What moves.
-        sources: Beside those of the panels, for the page's script.
     """
 
     kind: ClassVar[str] = "flow"
@@ -123,8 +126,8 @@ class Flow:
     count: int
     whole: int
     colorings: Sequence[Coloring]
+    moved: str
     title: str
-    sources: Sequence[ColumnDataSource]
     planes: Sequence[Chart] = ()
     turns: bool = False
 
@@ -161,6 +164,7 @@ class Images:
 
     Attributes:
         title: What the images are.
+        moved: ``melt``, ``roundtrip`` or ``gen``, if they are points of a flow; else empty.
         labels: Of each image.
         sheets: The columns of the strip; images have one place in all of them.
         first: Which sheet the grid shows.
@@ -177,6 +181,7 @@ class Images:
     columns: int
     shape: tuple[int, int]
     note: str = ""
+    moved: str = ""
 
     @property
     def rows(self) -> int:
@@ -202,7 +207,6 @@ class Views:
         groups: Several sets of columns of which one is chosen; None for one.
         across: The columns.
         up: The same, with another one chosen.
-        sources: Beside those of the chart.
     """
 
     kind: ClassVar[str] = "views"
@@ -211,7 +215,6 @@ class Views:
     groups: Picker | None
     across: Picker
     up: Picker
-    sources: Sequence[ColumnDataSource] = ()
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -258,3 +261,9 @@ class Run:
     place: str
     facts: Sequence[tuple[str, str]]
     options: Sequence[tuple[str, str]] = field(default=())
+
+    @property
+    def brief(self) -> str:
+        """The facts that matter most, in a line."""
+        told = dict(self.facts)
+        return ", ".join(form.format(told[name]) for name, form in BRIEF.items() if name in told)

@@ -75,6 +75,7 @@ def _nats(saved: SavedTraining, nats: np.ndarray) -> Chart:
 
 def _rate(saved: SavedTraining) -> Chart:
     plot = charts.plot("million samples", "learning rate")
+    charts.few_digits(plot.yaxis)
     plot.line(saved.samples, charts.float32(saved.learning_rate), color=MUTED, line_width=1.6)
     alt = f"Learning rate, {np.nanmax(saved.learning_rate):.2g} at most."
     return Chart(plot, "Learning rate", alt)

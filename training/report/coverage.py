@@ -56,7 +56,8 @@ def _result(
     return Result(
         of,
         f"coverage of {what}",
-        f"{100 * off[worst]:+.2f} points from χ² at the radius that is farthest off",
+        f"{100 * off[worst]:+.2f}".replace("-", "−")
+        + " points from χ² at the radius that is farthest off",
         f"within {100 * SIGMAS * errors[worst]:.2g}: {SIGMAS:g} standard deviations of a count",
         bool(abs(off[worst]) <= SIGMAS * errors[worst]),
     )

@@ -34,8 +34,13 @@ ROOMS = {
 }
 """The module of each subject, in the order of sections of one folder. They are imported when they
 are needed, since some take half a second."""
-NOT_SHOWN = {"correlations", "residuals", "fid reference", "table"}
-"""Results of this project that are too large, or no more than numbers."""
+NOT_SHOWN = {
+    "correlations": "matrices of correlations, which are not shown",
+    "residuals": "residuals, which are not shown",
+    "fid reference": "features of images, which are not shown",
+    "table": "a data set",
+}
+"""Files of this project that are too large, or no result of a flow."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,11 @@ def found_in(paths: Iterable[Path], choice: Choice) -> Found:
     folders = list(dict.fromkeys(folder for folder, _, _ in subjects))
     keys = sorted(subjects, key=lambda key: (folders.index(key[0]), order.index(key[1])))
     for folder, subject, name in keys:
+        files = subjects[folder, subject, name]
+        if isinstance(files, dict):
+            files = dict(sorted(files.items(), key=lambda item: KINDS.index(item[0])))
         with _told(found, folder / name):
-            found.sections.append(_reader(subject)(subjects[folder, subject, name], choice))
+            found.sections.append(_reader(subject)(files, choice))
     if not found.sections:
         why = f": {found.broken[0][1]}" if found.broken else ""
         given = ", ".join(map(str, paths))
@@ -131,9 +139,8 @@ def _sort(file: Path, found: Found, subjects: dict[tuple[Path, str, str], Any]) 
     elif subject in ROOMS:
         subjects[file.parent, subject, file.name] = file
     else:
-        known = f"{subject}, of which no section tells" if subject in NOT_SHOWN else ""
-        told = known or "no results of this project that a report shows"
-        found.foreign.append((str(file), told))
+        unknown = "no results of this project that a report shows"
+        found.foreign.append((str(file), NOT_SHOWN.get(subject or "", unknown)))
 
 
 KINDS_OF_RUNS = ("toy", "images", "rows")

@@ -15,6 +15,7 @@ from bokeh.models import ColumnDataSource
 from bokeh.plotting import figure
 
 from torch_utils.results import SavedArrays, open_arrays
+from training.files.trajectory import SAMPLE_KEYS
 from training.pictures.style.colors import colors_of_places, sequential_colors
 from training.pictures.style.look import evenly
 from training.pictures.style.words import joined
@@ -48,11 +49,13 @@ class Shown:
     Attributes:
         saved: It.
         index: Which samples of the file these are, ``[n]``.
+        numbers: What they are called: their numbers in the data set, where it is known, ``[n]``.
         labels: Their classes ``[n]``, integers; None where they have none.
     """
 
     saved: SavedTrajectory
     index: np.ndarray
+    numbers: np.ndarray
     labels: np.ndarray | None
 
     @classmethod
@@ -68,8 +71,8 @@ class Shown:
         saved = SavedTrajectory.load(path, of_table=of_table, choose=some)
         index = some(saved.count)
         with open_arrays(path) as arrays:
-            labels = _classes(arrays, saved.count)
-        return cls(saved, index, None if labels is None else labels[index])
+            labels, numbers = _classes(arrays, saved.count), numbers_of(arrays, saved.count)
+        return cls(saved, index, numbers[index], None if labels is None else labels[index])
 
 
 def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
@@ -112,7 +115,8 @@ def flow_of(shown: Shown) -> Flow:
     turned = points.shape[-1] == 3
     source = ColumnDataSource(
         {
-            "index": shown.index,
+            "sample": shown.index,
+            "number": shown.numbers,
             **{name: charts.packed(values) for name, (_, values) in colors.items()},
             "color": charts.packed(next(iter(colors.values()))[1]),
             **_panel_columns(points),
@@ -128,6 +132,7 @@ def flow_of(shown: Shown) -> Flow:
         _panel(box, source, (f"{place}_x", f"{place}_y"), title, [] if turned else names)
         for place, title in zip(("start", "now", "end"), titles, strict=True)
     ]
+    charts.keep(panels[0].plot, frames)
     _share_ranges([panel.plot for panel in panels])
     planes = []
     for first, second in combinations(range(3), 2) if turned else ():
@@ -137,6 +142,7 @@ def flow_of(shown: Shown) -> Flow:
     return Flow(
         name=name,
         title=_title(saved),
+        moved=saved.kind,
         panels=panels,
         planes=planes,
         times=saved.times[times].tolist(),
@@ -144,7 +150,6 @@ def flow_of(shown: Shown) -> Flow:
         whole=saved.count,
         colorings=[coloring for coloring, _ in colors.values()],
         turns=turned,
-        sources=[frames],
     )
 
 
@@ -185,6 +190,16 @@ def _by_label(labels: np.ndarray) -> tuple[Coloring, np.ndarray]:
     palette = sequential_colors(max(count, 2))
     scale = ("0", charts.css(palette[:count]), str(count - 1))
     return Coloring("label", "by_label", "Class of the data", scale), palette[labels]
+
+
+def numbers_of(arrays: SavedArrays, count: int) -> np.ndarray:
+    """What samples are called: by their place in the data set, or else in the file ``[N]``."""
+    for name in SAMPLE_KEYS:
+        if name in arrays.names:
+            numbers = arrays.numbers(name)
+            if numbers.shape == (count,):
+                return numbers.astype(np.int64)
+    return np.arange(count)
 
 
 def _classes(arrays: SavedArrays, count: int) -> np.ndarray | None:
@@ -230,7 +245,7 @@ def _panel(
     names: list[str],
 ) -> Chart:
     plot = charts.cloud(box, *names[:2])
-    charts.scatter(plot, source, *columns, "color", hover=[("point", "index")])
+    charts.scatter(plot, source, *columns, "color", hover=[("number", "number")])
     return Chart(plot, title, f"Points: {title}. All panels have one scale.")
 
 

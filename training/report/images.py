@@ -13,7 +13,7 @@ from training.pictures.style.words import joined
 from training.pictures.trajectories.clouds import telling_times
 from training.pictures.trajectories.saved import SavedTrajectory, latent_law, name_and_details
 from training.report.content import Choice, Images, Section, Sheet
-from training.report.flows import Shown, flows_of
+from training.report.flows import Shown, flows_of, numbers_of
 from training.report.latents import latent_parts, latent_results
 from training.report.runs import roundtrip_results
 from training.report.sheets import affordable, sheet, sheet_columns
@@ -25,7 +25,6 @@ READING = (
 COLUMNS = 8
 """Times of a strip."""
 STATES = "Unscaled states; ÷ n: divided by n, since they outgrow the range of pixels."
-INDEX = "image_index"
 
 
 def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
@@ -77,18 +76,21 @@ def images_part(item: SavedTrajectory, back: SavedTrajectory | None) -> Images:
     ]
     if back is not None:
         sheets += _returned(states[0], images_of(back)[-1, :count])
-    numbers = _numbers(item, count)
+    what = "sample" if item.kind == "gen" else "image"
+    with open_arrays(item.path) as arrays:
+        numbers = numbers_of(arrays, item.count)[:count]
     name = name_and_details(item)[0]
     part = f"first {count} of {item.count:,}" if count < item.count else f"all {count}"
     said = {"melt": "Melting", "roundtrip": "Returning", "gen": "Generating"}[item.kind]
     return Images(
         joined(f"{said} {name}", latent_law(item), f"{part} images"),
-        numbers,
+        [f"{what} {number}" for number in numbers],
         sheets,
         0 if item.kind == "melt" else len(times) - 1,
         sheet_columns(count),
         (states.shape[-2], states.shape[-1]),
         STATES,
+        item.kind,
     )
 
 
@@ -107,14 +109,3 @@ def _returned(originals: np.ndarray, returned: np.ndarray) -> list[Sheet]:
         sheet(data_cells(returned), "return"),
         sheet(column.cells, column.title, f"{column.note}; {scale.range}"),
     ]
-
-
-def _numbers(item: SavedTrajectory, count: int) -> list[str]:
-    """What images are called: by their place in the data set, where it is known."""
-    with open_arrays(item.path) as saved:
-        if INDEX in saved.names:
-            index = saved.numbers(INDEX)
-            if index.shape == (item.count,):
-                return [f"image {number:.0f}" for number in index[:count]]
-    what = "sample" if item.kind == "gen" else "image"
-    return [f"{what} {number}" for number in range(count)]

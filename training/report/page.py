@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import jinja2
+from bokeh.document import Document
 from bokeh.embed import file_html
-from bokeh.model import Model
+from bokeh.plotting import figure
 from bokeh.resources import INLINE
 
 import dnnlib
@@ -37,9 +38,10 @@ def page_of(found: Found, title: str, choice: Choice) -> str:
         choice: How much is shown.
     """
     html = file_html(
-        list(_models(found.sections)),
+        _document(found.sections),
         INLINE,
         title=title,
+        suppress_callback_warning=True,  # there are none, and to look for them takes a while
         template=_environment().get_template("page.html.jinja"),
         template_variables={
             "found": found,
@@ -82,14 +84,20 @@ def _environment() -> jinja2.Environment:
     )
 
 
-def _models(sections: Sequence[Section]) -> Iterator[Model]:
-    """All Bokeh models that the page holds."""
+def _document(sections: Sequence[Section]) -> Document:
+    """All plots of the page."""
+    document = Document()
+    with document.models.freeze():  # or all models would be looked through for each plot
+        for plot in _plots(sections):
+            document.add_root(plot)
+    return document
+
+
+def _plots(sections: Sequence[Section]) -> Iterator[figure]:
     for part in (part for section in sections for part in section.parts):
         if isinstance(part, Charts):
             yield from (chart.plot for chart in part.charts)
         elif isinstance(part, Flow):
             yield from (chart.plot for chart in (*part.panels, *part.planes))
-            yield from part.sources
         elif isinstance(part, Views):
             yield part.chart.plot
-            yield from part.sources

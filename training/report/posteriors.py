@@ -27,7 +27,6 @@ from training.report.content import (
     Views,
 )
 from training.report.sheets import affordable, sheet, sheet_columns
-from training.report.tables import brief_number
 
 READING = (
     "Gray points are what was thought possible before anything was observed, blue ones what is "
@@ -78,7 +77,7 @@ def _views(saved: SavedPosteriors, most: int) -> Views:
     chosen = telling_columns(saved, MOST_COLUMNS)
     names = [saved.names[column] for column in chosen]
     plot = charts.plot("", "", height=380, x_range=DataRange1d(), y_range=DataRange1d())
-    sets, sources, keys = [], [], []
+    sets, keys = [], []
     groups = saved.points.shape[2]
     drawn = saved.points.transpose(2, 0, 1, 3).reshape(groups, -1, len(saved.names))
     kinds: list[tuple[str, np.ndarray, str, float]] = []
@@ -100,13 +99,13 @@ def _views(saved: SavedPosteriors, most: int) -> Views:
         shown.name, held.name = shown.id, f"{shown.id}-columns"
         charts.scatter(plot, shown, "x", "y", color, alpha=alpha)
         sets.append(shown.id)
-        sources.append(held)
+        charts.keep(plot, held)
         keys.append(Key(f"{label}, {rows.shape[1]:,}", color, "dot"))
     told = [f"{k + 1}{_observed(saved, k)}" for k in range(groups)]
     note = part_of(saved, groups)
     chart = Chart(plot, "Draws", "Draws of a posterior over those of the prior.", keys, note)
     pickers = Picker("across", names), Picker("up", names, 1)
-    return Views(chart, sets, Picker("observation", told), *pickers, sources)
+    return Views(chart, sets, Picker("observation", told), *pickers)
 
 
 def _observed(saved: SavedPosteriors, index: int) -> str:
@@ -126,16 +125,19 @@ def _summary(saved: SavedPosteriors, listed: Any) -> list[Table]:
         for column in chosen:
             cells = [_cell(found.get(name), column) for name in ("mean", "std")]
             ends = [_cell(quantiles.get(level), column) for level in ("0.05", "0.95")]
-            told = [_cell(found.get(name), column) for name in ("ess_bulk", "r_hat")]
+            told = [
+                _cell(found.get("ess_bulk"), column, "{:,.0f}"),
+                _cell(found.get("r_hat"), column),
+            ]
             rows.append([str(index + 1), saved.names[column], *cells, " to ".join(ends), *told])
     head = ["observation", "of", "mean", "std", "90 % interval", "effective draws", "R-hat"]
     return [Table("Summary", head, rows, part_of(saved, saved.points.shape[2]))] if rows else []
 
 
-def _cell(values: Any, column: int) -> str:
+def _cell(values: Any, column: int, form: str = "{:.4g}") -> str:
     known = isinstance(values, list) and column < len(values)
     value = values[column] if known else None
-    return brief_number(value) if isinstance(value, int | float) else "–"
+    return form.format(value).replace("-", "−") if isinstance(value, int | float) else "–"
 
 
 def _images(saved: SavedPosteriors) -> Images:

@@ -69,6 +69,7 @@ def _histogram(title: str, errors: np.ndarray) -> Chart:
     edges = error_bins(errors)
     counts = np.histogram(errors, edges)[0]
     plot = charts.plot("gray levels of 255", "images", x_axis_type="log")
+    charts.few_digits(plot.xaxis)
     plot.quad(
         left=edges[:-1], right=edges[1:], top=counts, bottom=0, fill_color=BLUE, line_color=None
     )

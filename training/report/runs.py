@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib.errors import DataError
-from torch_utils.results import load_json
+from torch_utils.results import last_line, load_json
 from training.pictures.style.words import KINDS, brief, joined, stem_of
 from training.report.content import Result, Run
 
+TRAINING = "training_options.json"
 PARAMETERS = ("_sim_params.json", "_HD_pfODE_int_sim_params.json")
 """How the names of files with a simulation's parameters end, after the stem."""
 SMALL_RMS = 1e-3
@@ -37,6 +38,7 @@ def run_of(path: Path) -> Run | None:
     if not parts:
         return None
     last = parts[-1]
+    trained = last_line(path.with_name("stats.jsonl")) if path.name == TRAINING else None
     options = _options(content)
     libraries = last.get("libraries")
     versions = libraries if isinstance(libraries, dict) else {}
@@ -46,7 +48,8 @@ def run_of(path: Path) -> Run | None:
         "libraries": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "seed": options.get("seed"),
         "device": options.get("device_name"),
-        "seconds": _total(content, "seconds", "{:,.1f}"),
+        "seconds": _total(content, "seconds", "{:,.1f}")
+        or _total({"seconds": (trained or {}).get("Timing/seconds")}, "seconds", "{:,.1f}"),
         "network calls": _total(content, "denoiser_calls", "{:,.0f}")
         or _total(content, "network_calls", "{:,.0f}"),
         "started": last.get("started"),

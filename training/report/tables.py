@@ -78,10 +78,11 @@ def _shown(table: SavedTable, choice: Choice) -> Shown:
 
 def _views(tables: Mapping[str, SavedTable], choice: Choice) -> Views:
     """Two columns against each other, of data and of samples."""
-    kinds = [kind for kind in ("melt", "gen") if kind in tables] or list(tables)
+    # Data are drawn over samples, of which there are often more.
+    kinds = [kind for kind in ("gen", "melt") if kind in tables] or list(tables)
     names = list(tables[kinds[0]].names)[:MOST_COLUMNS]
     plot = charts.plot("", "", height=380, x_range=DataRange1d(), y_range=DataRange1d())
-    sets, sources, keys = [], [], []
+    sets, keys = [], []
     second = min(1, len(names) - 1)
     for kind in kinds:
         table = tables[kind]
@@ -93,12 +94,12 @@ def _views(tables: Mapping[str, SavedTable], choice: Choice) -> Views:
         color = color_of(table.label)
         charts.scatter(plot, shown, "x", "y", color, alpha=0.5)
         sets.append(shown.id)
-        sources.append(held)
+        charts.keep(plot, held)
         keys.append(Key(f"{table.label}, {len(rows):,} rows", color, "dot"))
     note = "" if len(tables[kinds[0]].names) == len(names) else f"The first {len(names)} columns."
     chart = Chart(plot, "Rows", "Two columns that can be chosen, of data and samples.", keys, note)
     across, up = Picker("across", names), Picker("up", names, second)
-    return Views(chart, sets, None, across, up, sources)
+    return Views(chart, sets, None, across, up)
 
 
 def _fit(melt: SavedTable, gen: SavedTable, of: str) -> tuple[Result, Table]:

@@ -82,7 +82,10 @@ class Flow {
   /** The coordinates of one time. */
   at(frame) {
     const n = this.settings.count;
-    return this.names.map((name) => this.frames.data[name].subarray(frame * n, (frame + 1) * n));
+    return this.names.map((name) => {
+      const { buffer, byteOffset } = this.frames.data[name];
+      return new Float32Array(buffer, byteOffset + 4 * frame * n, n);
+    });
   }
 
   show(all = false) {
@@ -130,6 +133,7 @@ class Flow {
     const held = this.points.selected.indices;
     const told = this.element.querySelector(".held");
     this.clear.disabled = held.length === 0;
+    this.announce(held);
     if (held.length === 0) {
       told.textContent = "Draw around points with the lasso or the box to hold them.";
       return;
@@ -140,6 +144,24 @@ class Flow {
     told.textContent =
       `${held.length} of ${this.settings.count} points held; root mean square distance from ` +
       `their mean: ${start} at the start, ${now} now, ${end} at the end.`;
+  }
+
+  /** Tells images of the same motion which of them are held. */
+  announce(held) {
+    const samples = new Set(held.map((i) => Number(this.points.data.sample[i])));
+    const others = this.element.parentElement.querySelectorAll(".images");
+    for (const other of others) {
+      if (other.dataset.moved !== this.element.dataset.moved) continue;
+      for (const button of other.querySelectorAll(".grid .cell")) {
+        button.classList.toggle("held", samples.has(Number(button.dataset.index)));
+      }
+    }
+  }
+
+  /** Holds one sample, if it is shown. */
+  hold(sample) {
+    const index = Array.from(this.points.data.sample, Number).indexOf(sample);
+    this.points.selected.indices = index < 0 ? [] : [index];
   }
 
   start() {
@@ -184,7 +206,7 @@ function views(element, doc) {
 }
 
 /** A grid of images, and the strip of the one that is chosen. */
-function images(element) {
+function images(element, flows) {
   const columns = Number(element.dataset.columns);
   const cut = (cell, index) => {
     cell.style.setProperty("--x", index % columns);
@@ -201,16 +223,19 @@ function images(element) {
   };
   for (const button of buttons) {
     cut(button, Number(button.dataset.index));
-    button.addEventListener("click", () => choose(button));
+    button.addEventListener("click", () => {
+      choose(button);
+      for (const flow of flows) {
+        const { parentElement, dataset } = flow.element;
+        const same = dataset.moved === element.dataset.moved;
+        if (same && parentElement === element.parentElement) flow.hold(Number(button.dataset.index));
+      }
+    });
   }
 }
 
 /** Begins as soon as Bokeh has made its document. */
 function begin() {
-  if (document.querySelector("[data-root-id]") === null) {
-    document.documentElement.dataset.ready = "true";
-    return;
-  }
   const doc = window.Bokeh?.documents[0];
   if (doc === undefined || !doc.is_idle) {
     setTimeout(begin, 30);
@@ -219,10 +244,10 @@ function begin() {
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   dress(doc, dark.matches);
   dark.addEventListener("change", () => dress(doc, dark.matches));
-  for (const element of document.querySelectorAll(".flow")) new Flow(element, doc);
+  const flows = [...document.querySelectorAll(".flow")].map((element) => new Flow(element, doc));
   for (const element of document.querySelectorAll(".views")) views(element, doc);
+  for (const element of document.querySelectorAll(".images")) images(element, flows);
   document.documentElement.dataset.ready = "true";
 }
 
-for (const element of document.querySelectorAll(".images")) images(element);
 begin();
