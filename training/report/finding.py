@@ -14,12 +14,9 @@ from training.pictures.style.words import KINDS, stem_of
 from training.report.content import Choice, Run, Section
 from training.report.runs import run_of
 
-TOLD_APART = {
-    ".npz": "arrays",
-    ".nc": "draws",
-    ".json": "parameters",
-    ".jsonl": "statistics",
-}
+Reader = Callable[[Path | Mapping[str, Path], Choice], Section]
+"""What makes a section of a file, or of files by kind."""
+LOOKED_INTO = (".npz", ".nc", ".json", ".jsonl")
 STATS = "stats.jsonl"
 ROOMS = {
     "training": "course",
@@ -75,7 +72,7 @@ def found_in(paths: Iterable[Path], choice: Choice) -> Found:
     found = Found()
     subjects: dict[tuple[Path, str, str], Any] = {}
     for file in _files(paths):
-        if file.suffix not in TOLD_APART:
+        if file.suffix not in LOOKED_INTO:
             found.others[file.suffix or "(none)"] += 1
             continue
         with _told(found, file):
@@ -84,11 +81,12 @@ def found_in(paths: Iterable[Path], choice: Choice) -> Found:
     folders = list(dict.fromkeys(folder for folder, _, _ in subjects))
     keys = sorted(subjects, key=lambda key: (folders.index(key[0]), order.index(key[1])))
     for folder, subject, name in keys:
-        files = subjects[folder, subject, name]
+        files, read = subjects[folder, subject, name], _reader(subject)
         if isinstance(files, dict):
-            files = dict(sorted(files.items(), key=lambda item: KINDS.index(item[0])))
-        with _told(found, folder / name):
-            found.sections.append(_reader(subject)(files, choice))
+            _tell_of_run(found, files, read, choice)
+        else:
+            with _told(found, files):
+                found.sections.append(read(files, choice))
     if not found.sections:
         why = f": {found.broken[0][1]}" if found.broken else ""
         given = ", ".join(map(str, paths))
@@ -96,6 +94,22 @@ def found_in(paths: Iterable[Path], choice: Choice) -> Found:
             f"{given} has nothing to report{why or ': give folders of runs, or files of results'}"
         )
     return found
+
+
+def _tell_of_run(found: Found, files: dict[str, Path], read: Reader, choice: Choice) -> None:
+    """Adds the section of a run's simulations; of those that can be read, if one is broken."""
+    ordered = {kind: files[kind] for kind in KINDS if kind in files}
+    try:
+        found.sections.append(read(ordered, choice))
+    except DataError:
+        kept = {}
+        for kind, path in ordered.items():
+            with _told(found, path):
+                read({kind: path}, choice)
+                kept[kind] = path
+        if kept:
+            with _told(found, next(iter(kept.values()))):
+                found.sections.append(read(kept, choice))
 
 
 class _told:
@@ -184,8 +198,6 @@ def _subject(file: Path) -> str | None:
     return "images" if "image_shape" in names else "toy"
 
 
-def _reader(subject: str) -> Callable[[Path | Mapping[str, Path], Choice], Section]:
-    made: Callable[[Path | Mapping[str, Path], Choice], Section] = import_module(
-        f"training.report.{ROOMS[subject]}"
-    ).section_of
+def _reader(subject: str) -> Reader:
+    made: Reader = import_module(f"training.report.{ROOMS[subject]}").section_of
     return made
