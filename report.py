@@ -6,6 +6,7 @@ correlations of residuals, round trips, posteriors and their checks. The file op
 loads nothing, and can be sent by mail.
 """
 
+import os
 import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ class Settings(Declared):
 @command(help=__doc__)
 @takes(Settings)
 def main(settings: Settings) -> None:
+    if os.environ.get("RANK", "0") != "0":
+        return  # the first rank does it all
     if settings.dest.is_dir() or settings.dest.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--dest is {settings.dest}, but should be a file that ends in .html")
     require_new([settings.dest], settings.overwrite, "--dest")
