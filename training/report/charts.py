@@ -45,7 +45,6 @@ def plot(x: str = "", y: str = "", height: int = HEIGHT, **options: Any) -> figu
         sizing_mode="stretch_width",
         tools=[PanTool(), ZoomInTool(), ZoomOutTool(), ResetTool()],
         active_drag=None,
-        toolbar_location="above",
         x_axis_label=x or None,
         y_axis_label=y or None,
         **options,
