@@ -168,5 +168,6 @@ def ramp(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def float32(values: np.ndarray) -> np.ndarray:
-    """Numbers as the page stores them, ``[...]`` flattened."""
-    return np.ascontiguousarray(values, dtype=np.float32).ravel()
+    """Numbers as the page stores them, ``[...]`` flattened; what is too large ends at the range."""
+    largest = np.finfo(np.float32).max
+    return np.clip(values, -largest, largest).astype(np.float32).ravel()

@@ -111,6 +111,7 @@ class Flow:
         panels: Where the points start, are, and end.
         planes: Of points in 3-D: the planes that they are seen in now.
         times: Of the frames.
+        saved_times: How many there are in the file.
         count: Points shown.
         whole: Points in the file.
         colorings: At least one.
@@ -123,6 +124,7 @@ class Flow:
     name: str
     panels: Sequence[Chart]
     times: Sequence[float]
+    saved_times: int
     count: int
     whole: int
     colorings: Sequence[Coloring]

@@ -35,6 +35,8 @@ SCALE_COLORS = 9
 FAR = 5e-3
 """Share of the lowest densities that share a color."""
 MOST_CLASSES = 20
+LARGEST_NUMBER = 2**53
+"""Of a sample, which floating-point numbers tell apart."""
 ENDS = {
     "melt": ("data", "latent"),
     "roundtrip": ("latent", "returned data"),
@@ -146,6 +148,7 @@ def flow_of(shown: Shown) -> Flow:
         panels=panels,
         planes=planes,
         times=saved.times[times].tolist(),
+        saved_times=len(saved.times),
         count=len(shown.index),
         whole=saved.count,
         colorings=[coloring for coloring, _ in colors.values()],
@@ -197,7 +200,7 @@ def numbers_of(arrays: SavedArrays, count: int) -> np.ndarray:
     for name in SAMPLE_KEYS:
         if name in arrays.names:
             numbers = arrays.numbers(name)
-            if numbers.shape == (count,):
+            if numbers.shape == (count,) and np.abs(numbers).max() < LARGEST_NUMBER:
                 return numbers.astype(np.int64)
     return np.arange(count)
 

@@ -35,6 +35,8 @@ READING = (
 MOST_POINTS = 1500
 MOST_COLUMNS = 12
 MOST_DRAWS = 6
+LARGEST = 1e300
+"""Of numbers that are shown."""
 MOST_R_HAT, FEWEST_EFFECTIVE = 1.05, 100.0
 
 
@@ -137,7 +139,8 @@ def _summary(saved: SavedPosteriors, listed: Any) -> list[Table]:
 def _cell(values: Any, column: int, form: str = "{:.4g}") -> str:
     known = isinstance(values, list) and column < len(values)
     value = values[column] if known else None
-    return form.format(value).replace("-", "−") if isinstance(value, int | float) else "–"
+    is_number = isinstance(value, int | float) and abs(value) < LARGEST
+    return form.format(value).replace("-", "−") if is_number else "–"
 
 
 def _images(saved: SavedPosteriors) -> Images:

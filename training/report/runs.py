@@ -34,7 +34,7 @@ def run_of(path: Path) -> Run | None:
     content = load_json(path)
     if not is_parameters(content):
         raise DataError(f"{path} is JSON of something else")
-    parts = [part for part in _parts(content) if isinstance(part.get("command"), list)]
+    parts = [part for part in _parts(content) if _has_command(part)]
     if not parts:
         return None
     last = parts[-1]
@@ -101,6 +101,11 @@ def _parts(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """A file's parameters: its own, or those of each kind of simulation."""
     kinds = [content[kind] for kind in KINDS if isinstance(content.get(kind), dict)]
     return [content, *kinds]
+
+
+def _has_command(part: Mapping[str, Any]) -> bool:
+    command = part.get("command")
+    return isinstance(command, list) and len(command) > 0
 
 
 def _options(content: Mapping[str, Any]) -> Mapping[str, Any]:

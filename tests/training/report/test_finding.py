@@ -1,6 +1,7 @@
 """Which files a report tells of, and what it says of those that it cannot read."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from tests.support import picture_files as files
 from tests.training.report.conftest import CHOICE
 from training.report.content import Choice, Flow, Section
 from training.report.finding import Found, found_in
+from training.report.runs import roundtrip_results, run_of
 
 
 def flows(found: Found) -> list[Flow]:
@@ -110,3 +112,29 @@ def test_what_ran_is_told_by_its_parameters(tmp_path: Path) -> None:
     assert run.brief == "seed 7, on cpu, 5.0 s, 120 calls"
     assert ("solver", "euler") in run.options
     assert "probes" not in dict(run.options)
+
+
+WILD: tuple[object, ...] = (None, [], {}, "text", math.inf, 10**400, [[]], {"a": [1]})
+
+
+def test_wild_parameters_stop_nothing(tmp_path: Path) -> None:
+    melt = files.save_simulation(tmp_path, "melt", image_index=np.full(30, 1e30))
+    path = melt.with_name("circles_PRRto1D_exact_sim_params.json")
+    listed = [{"mean": [10**400], "quantiles": {"0.05": 3}, "ess_bulk": ["many"]}]
+    whole: dict[str, object] = {
+        **{"format": "inflationary-flows simulations 1", "command": ["a"], "options": {"seed": 1}},
+        **{"seconds": 1, "simulations": {"roundtrip": {"rms_error": 1}}, "libraries": {"a": "1"}},
+        **{"melt": {"seconds": 1}, "code_version": "1"},
+    }
+    for wild in WILD:
+        for name in whole.keys() - {"format"}:
+            path.write_text(json.dumps({**whole, name: wild}))
+            assert run_of(path) is not None or name == "command"
+            assert list(roundtrip_results(melt, "", "")) or name == "simulations"
+    for wild in (*WILD, listed):
+        names = ("posteriors", "r_hat", "converged", "observations", "ess_bulk")
+        wilder = {**whole, **dict.fromkeys(names, wild)}
+        files.save_posterior(tmp_path).with_suffix(".json").write_text(json.dumps(wilder))
+        found = found_in([tmp_path], CHOICE)
+        assert len(found.sections) == 2
+        assert not found.broken
