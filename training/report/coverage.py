@@ -40,7 +40,9 @@ def section_of(path: Path, choice: Choice) -> Section:
         for k, radius in enumerate(saved.radii)
     ]
     parts = [Charts([_differences(saved, shares, exact, errors)]), Table("Held", head, rows)]
-    return Section(f"{name}: coverage", READING, "docs/toys.md", str(path.parent), parts, results)
+    return Section(
+        f"{name}: coverage", READING, "docs/calibration.md", str(path.parent), parts, results
+    )
 
 
 def _telling() -> list[str]:
