@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
-from scipy.stats import lognorm, multivariate_normal
+from scipy.stats import lognorm, multivariate_normal, norm
+from sklearn.model_selection import KFold, cross_val_score
+from sklearn.neural_network import MLPClassifier
 
 from benchmarks.sbibm import numbers_of
-from benchmarks.simulators.c2st import c2st
+from benchmarks.simulators.c2st import EPOCHS, FOLDS, c2st
 from benchmarks.simulators.dynamics import LotkaVolterra, Sir
 from benchmarks.simulators.gaussians import GaussianLinear, GaussianLinearUniform, GaussianMixture
 from benchmarks.simulators.glm import BernoulliGlm, BernoulliGlmRaw, filter_precision
@@ -123,9 +125,24 @@ def test_distractors_stand_between_the_data_of_slcp() -> None:
 
 def test_a_classifier_tells_what_differs_and_no_more() -> None:
     draw = np.random.default_rng(0)
-    reference, same = draw.normal(size=(2, 150, 1))
-    assert abs(c2st(reference, same) - 0.5) < 0.1
-    assert c2st(reference, same + 5) > 0.95
+    reference, same = draw.normal(size=(2, 1000, 2))
+    others = same + np.array([[[0, 0]], [[1, 0]], [[6, 0]]])
+    found = c2st(np.stack([reference] * 3), others)
+    # The best classifier of two Gaussians at a distance of 1 is right Phi(1/2) of the time.
+    assert np.abs(np.array(found) - [0.5, norm.cdf(0.5), norm.cdf(3)]).max() < 0.04
+
+
+def test_the_classifier_is_as_good_as_that_of_the_benchmark() -> None:
+    draw = np.random.default_rng(0)
+    reference, curved = draw.normal(size=(2, 1000, 2))
+    curved[:, 1] = curved[:, 1] / 2 + curved[:, 0] ** 2 / 2
+    rows = (np.concatenate([reference, curved]) - reference.mean(axis=0)) / reference.std(axis=0)
+    theirs = MLPClassifier((20, 20), max_iter=EPOCHS, random_state=0)
+    folds = KFold(FOLDS, shuffle=True, random_state=0)
+    wanted = cross_val_score(theirs, rows, np.repeat([0, 1], 1000), cv=folds).mean()
+    [found] = c2st(reference[None], curved[None])
+    assert wanted > 0.6
+    assert abs(found - wanted) < 0.03
 
 
 def test_observations_are_numbers_and_ranges() -> None:

@@ -63,7 +63,7 @@ class Sight:
         """What is seen by the target's observations.
 
         Raises:
-            UsageError: See ``require_lookahead``.
+            UsageError: See ``no_lookahead``.
         """
         likelihood = require_lookahead(target)
         coordinates = target.prior.flow.coordinates
@@ -89,34 +89,33 @@ def require_lookahead(target: Target) -> Gaussian:
     Raises:
         UsageError: There is none.
     """
+    if reason := no_lookahead(target):
+        raise UsageError(f"{reason}: take another sampler than twisted")
+    assert isinstance(target.likelihood, Gaussian)
+    return target.likelihood
+
+
+def no_lookahead(target: Target) -> str | None:
+    """Why there is no lookahead on the target's likelihood; None if there is one."""
     likelihood, prior = target.likelihood, target.prior
-    flow, rest = prior.flow, "take another sampler than twisted"
+    flow = prior.flow
     if not isinstance(likelihood, Gaussian):
-        raise UsageError(f"a likelihood of one's own is not looked ahead on: {rest}")
+        return "a likelihood of one's own is not looked ahead on"
     if prior.deblurred:
-        raise UsageError(f"clean points are not looked ahead on: {rest}")
+        return "clean points are not looked ahead on"
     if flow.basis.dim > MOST_DIMENSIONS:
-        raise UsageError(f"points have more than {MOST_DIMENSIONS} dimensions: {rest}")
+        return f"points have more than {MOST_DIMENSIONS} dimensions"
     if target.labels is not None:
-        raise UsageError(f"networks with conditions are not looked ahead with: {rest}")
+        return "networks with conditions are not looked ahead with"
     if (flow.schedule.log_noise_rate(prior.times[0]) <= 0).any():
-        raise UsageError(f"the noise of {flow.schedule.name} does not grow everywhere: {rest}")
+        return f"the noise of {flow.schedule.name} does not grow everywhere"
     curved = flow.coordinates is not None and not flow.coordinates.is_linear
     if curved and likelihood.operator is not None:
-        raise UsageError(
-            f"an operator on columns that are curved is not looked ahead on: {rest}, or train with "
-            "--marginals=none"
+        return (
+            "an operator on columns that are curved (--marginals=none leaves them straight) is not "
+            "looked ahead on"
         )
-    return likelihood
-
-
-def looks_ahead(target: Target) -> bool:
-    """Whether there is a lookahead on the target's likelihood."""
-    try:
-        require_lookahead(target)
-    except UsageError:
-        return False
-    return True
+    return None
 
 
 def error_covariance(target: Target, ends: Tensor, t: Tensor, noise: Tensor) -> Tensor:

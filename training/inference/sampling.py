@@ -17,7 +17,7 @@ from dnnlib.errors import UsageError
 from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
 from training.inference.draws import POOLED, Draws
-from training.inference.lookahead import looks_ahead
+from training.inference.lookahead import no_lookahead
 from training.inference.noise import Noise
 from training.inference.prior import Prior
 from training.inference.samplers.chains import Kernel, run_chains
@@ -160,7 +160,7 @@ def _in_the_end(problem: Problem) -> str:
     """The sampler that ``auto`` takes where no pool is enough."""
     if problem.target.dim <= MOST_REFINED:
         return "smc"
-    if looks_ahead(problem.target):
+    if no_lookahead(problem.target) is None:
         return "twisted"
     return "hmc" if problem.differentiable else "elliptical"
 

@@ -1,13 +1,15 @@
 """The default network for toys and tables: a residual multilayer perceptron, or several."""
 
+from collections.abc import Sequence
 from functools import partial
-from math import pi
+from math import pi, prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dnnlib.errors import UsageError
+from training.networks.conditions import FEATURES, ConditionEmbedding
 from training.networks.features import NoiseFeatures
 from training.networks.members import MemberLinear
 
@@ -36,6 +38,8 @@ class ToyMLP(nn.Module):
         dropout: Fraction of the hidden activations dropped in training.
         label_dim: Number of conditions L, which are to be standardized; 0 for none.
         members: Number of networks K.
+        condition_shape: Shape of the conditions, if they are embedded (``ConditionEmbedding``, one
+            for all members); empty if the network sees them themselves.
     """
 
     frequencies: Tensor
@@ -51,10 +55,14 @@ class ToyMLP(nn.Module):
         dropout: float = 0.0,
         label_dim: int = 0,
         members: int = 1,
+        condition_shape: Sequence[int] = (),
     ):
         super().__init__()
         if not 0 <= dropout < 1:
             raise UsageError(f"dropout is {dropout:g}: it must be at least 0 and less than 1")
+        if condition_shape and prod(condition_shape) != label_dim:
+            shape = " x ".join(map(str, condition_shape))
+            raise UsageError(f"conditions of shape {shape} are not {label_dim}")
         if members < 1:
             raise UsageError(f"an ensemble of {members} networks: it must have at least 1")
         self.label_dim, self.members = label_dim, members
@@ -62,7 +70,9 @@ class ToyMLP(nn.Module):
         frequencies = [pi / (BOUND + 1) * index for index in range(1, input_features + 1)]
         self.register_buffer("frequencies", torch.tensor(frequencies), persistent=False)
         linear = nn.Linear if members == 1 else partial(MemberLinear, members)
-        features = (dim + label_dim) * (1 + 2 * input_features) + time_features
+        self.embedding = ConditionEmbedding(condition_shape) if condition_shape else None
+        seen = FEATURES if condition_shape else label_dim
+        features = (dim + seen) * (1 + 2 * input_features) + time_features
         self.input = linear(features, width)
         self.hidden = nn.ModuleList(linear(width, width) for _ in range(depth))
         self.dropout = nn.Dropout(dropout)
@@ -86,7 +96,8 @@ class ToyMLP(nn.Module):
         if self.label_dim:
             if labels is None:
                 raise UsageError(f"this network takes {self.label_dim} conditions with each point")
-            features += self._seen(labels.to(z.dtype))
+            conditions = labels.to(z.dtype)
+            features += self._seen(self.embedding(conditions) if self.embedding else conditions)
         h = self.input(torch.cat(features, dim=1))
         for layer in self.hidden:
             h = h + self.dropout(F.silu(layer(h)))

@@ -1,13 +1,16 @@
 """Options of a training on a table."""
 
 from dataclasses import dataclass
+from math import prod
+from typing import Any
 
 import click
 
+from dnnlib.errors import UsageError
 from training.learning.coordinates import AXES_TOO, MARGINALS, WHITENINGS
 from training.learning.tables import AUTO, BOUNDED, LINEAR_STARTS
 from training.settings.declared import Declared, option
-from training.settings.types import COUNT, NOT_NEGATIVE, choice
+from training.settings.types import COUNT, NOT_NEGATIVE, Shape, choice
 
 MOST_MEMBERS = 64
 """Networks of an ensemble."""
@@ -52,6 +55,13 @@ class TableOptions(Declared):
         help="Networks that are trained side by side from different initial weights; the flow "
         "takes the mean of what they say.",
     )
+    cond_shape: tuple[int, ...] | None = option(
+        type=Shape(),
+        unset="none: the network sees the numbers themselves",
+        help="With --cond: the conditions, in the order of their columns, are a series of C x L or "
+        "an image of C x H x W, or C numbers that are too many; a small network, trained with the "
+        "other, makes 32 features of them.",
+    )
     width: int | None = option(
         type=COUNT,
         unset="128, few rows of few columns, or with --cond: 64",
@@ -66,3 +76,21 @@ class TableOptions(Declared):
         unset="15",
         help="Reports without a better score on held-out rows that end the training",
     )
+
+    def condition_arguments(self, count: int) -> dict[str, Any]:
+        """What a network is to be told of so many conditions.
+
+        Raises:
+            UsageError: They are not as many as their shape has.
+        """
+        if not count:
+            return {}
+        if self.cond_shape is None:
+            return {"label_dim": count}
+        if prod(self.cond_shape) != count or len(self.cond_shape) > 3:
+            shape = "x".join(map(str, self.cond_shape))
+            raise UsageError(
+                f"--cond_shape={shape} does not fit the {count} conditions of the table: give C, "
+                f"CxL or CxHxW whose product is {count}"
+            )
+        return {"label_dim": count, "condition_shape": list(self.cond_shape)}

@@ -270,7 +270,7 @@ class TrainSettings(Declared):
             UsageError: They are wanted, but there are none; or an option is for them alone.
         """
         if not self.data.cond:
-            for name in sorted(self.given & {"bounded", "linear_start"}):
+            for name in sorted(self.given & {"bounded", "cond_shape", "linear_start"}):
                 raise UsageError(f"--{name} is for --cond: leave it out")
             return table.without_conditions()
         if table.conditions is None:
@@ -294,8 +294,9 @@ class TrainSettings(Declared):
         flow, network, dim = self.flow, self.network, table.dim
         agree("data_dim", flow.data_dim, dim, f"the table {self.data.data}")
         # What is left out is not written either: networks without these are what they were.
-        more = {"label_dim": table.condition_dim, "members": recipe.ensemble}
-        more = {k: v for k, v in more.items() if v > (k == "members")}
+        more = self.table.condition_arguments(table.condition_dim)
+        if recipe.ensemble > 1:
+            more["members"] = recipe.ensemble
         inflation = flow.arguments(flow.precond, dim)
         if flow.precond == "ifs":
             inflation |= {"dims_to_keep": dims_to_keep, "gamma0": recipe.gamma0}

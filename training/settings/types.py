@@ -86,6 +86,22 @@ class Multipliers(click.ParamType[tuple[int, ...]]):
         return numbers
 
 
+class Shape(click.ParamType[tuple[int, ...]]):
+    """Sizes with an x between them, such as 3x32x32."""
+
+    name = "3x32x32"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        sizes = str(value).split("x")
+        if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+            self.fail(f"'{value}' is not a shape such as 3x32x32", param, ctx)
+        return tuple(map(int, sizes))
+
+
 class Names(click.ParamType[tuple[str, ...]]):
     """Comma-separated names, such as age,weight."""
 

@@ -17,7 +17,7 @@ from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import get_solver
 from training.inference.likelihoods import Gaussian
-from training.inference.lookahead import Sight, looks_ahead
+from training.inference.lookahead import Sight, no_lookahead
 from training.inference.prior import Prior
 from training.inference.samplers.twisted import twist
 from training.inference.target import Target
@@ -108,8 +108,8 @@ def test_likelihoods_without_a_lookahead_are_told() -> None:
         "operator": problem(bumps(bent()), mixed, observed),
         "conditions": replace(plain, target=labelled),
     }
-    assert looks_ahead(plain.target)
+    assert no_lookahead(plain.target) is None
     for message, which in others.items():
-        assert not looks_ahead(which.target)
+        assert no_lookahead(which.target)
         with pytest.raises(UsageError, match=message):
             drawn(which, "twisted", particles=20)

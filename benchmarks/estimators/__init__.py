@@ -1,0 +1,18 @@
+"""From simulations to posteriors: the methods that the benchmark compares."""
+
+from collections.abc import Callable
+from functools import partial
+
+from benchmarks.estimators.estimate import Estimate, Simulations
+from benchmarks.estimators.flow import of_flow
+from benchmarks.estimators.sbi import of_sbi
+
+METHODS: dict[str, Callable[[Simulations], Estimate]] = {
+    "flow": of_flow,
+    "npe": partial(of_sbi, "npe"),
+    "fmpe": partial(of_sbi, "fmpe"),
+    "npse": partial(of_sbi, "npse"),
+}
+"""By name: ``train.py --cond``, and three of the package ``sbi``."""
+
+__all__ = ["METHODS", "Estimate", "Simulations"]

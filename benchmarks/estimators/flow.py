@@ -1,0 +1,92 @@
+"""Conditional flows: ``train.py --cond``, and ``posterior.py sample --condition``, by defaults."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.estimators.estimate import Estimate, Simulations
+from dnnlib.errors import DataError
+from training.data.tables.foreign import BLOCK_ROWS, ForeignTable
+from training.data.tables.making import Choices, make_table
+from training.files.table import save_table
+from training.flow.solvers import get_solver
+from training.inference.amortized import Amortized
+from training.settings.posterior import AMORTIZED_ROWS, SOLVER
+from training.simulation.networks import NetworkChoice, NetworkFile
+from training.simulation.posterior_subjects import PosteriorSubject
+
+ROOT = Path(__file__).parent.parent.parent
+STEPS = 24
+"""Of the solver, as posterior.py takes by default."""
+
+
+def of_flow(given: Simulations) -> Estimate:
+    """Posteriors by a conditional flow of the simulations."""
+    table = given.folder.with_suffix(".npz")
+    save_simulations(table, given)
+    command = ["train.py", "--cond", f"--data={table}", f"--outdir={given.folder}"]
+    command += [f"--seed={given.seed}", "--device_name=cpu"]
+    before = children_seconds()
+    # Its log goes where logs go, so that the table of results stands alone.
+    code = subprocess.run([sys.executable, *command], cwd=ROOT, stdout=sys.stderr).returncode
+    if code:
+        raise DataError(f"train.py ended with code {code}: see its log in {given.folder}")
+    train_seconds = children_seconds() - before
+    began = time.process_time()
+    network = newest_network(given.folder)
+    prior = PosteriorSubject.of_network(NetworkFile.open(NetworkChoice(str(network))))
+    amortized = Amortized(
+        prior.prior(prior.flow.times(STEPS), get_solver(SOLVER, 1e-6, 1e-6)),
+        torch.from_numpy(given.observed).float(),
+        AMORTIZED_ROWS,
+        chains=1,
+        draws=given.draws,
+        seed=given.seed,
+    )
+    with torch.no_grad():
+        drawn = amortized.sample(torch.arange(len(given.observed)))
+    return Estimate(
+        drawn.points[:, 0].double().numpy(),
+        train_seconds,
+        time.process_time() - began,
+        {
+            "train_command": command,
+            "network": network.relative_to(given.folder).as_posix(),
+            "leaked": drawn.stats.get("leaked", torch.zeros(len(given.observed))).tolist(),
+        },
+    )
+
+
+def newest_network(folder: Path) -> Path:
+    """The last network file of the last run in a folder."""
+    networks = folder.glob("*/network-snapshot-*.pkl")
+    return max(networks, key=lambda path: (path.parent, path.name))
+
+
+def save_simulations(path: Path, given: Simulations) -> None:
+    """The data set that dataset_tool.py makes of parameters and data."""
+    rows = np.hstack([given.theta, given.data])
+    names = [f"theta{index + 1}" for index in range(given.theta.shape[1])]
+    data_names = [f"y{index + 1}" for index in range(given.data.shape[1])]
+    low, high = given.task.prior.low, given.task.prior.high
+    bounded = np.isfinite([low, high]).any()
+    source = ForeignTable(
+        given.task.name,
+        [*names, *data_names],
+        lambda: (rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS)),
+    )
+    bounds = dict.fromkeys(names, (low, high)) if bounded else {}
+    table, _ = make_table(source, Choices(data_names, bounds=bounds, seed=given.seed))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_table(path, table)
+
+
+def children_seconds() -> float:
+    """CPU seconds of processes that were started from here and have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
