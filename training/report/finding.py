@@ -1,7 +1,8 @@
 """Which files a report tells of: each goes to the module of its subject, broken ones are named."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +12,7 @@ from dnnlib.errors import DataError
 from torch_utils.results import open_arrays
 from training.files.formats import kind_of_arrays
 from training.pictures.style.words import KINDS, stem_of
+from training.pictures.trajectories.saved import kind_of
 from training.report.content import Choice, Run, Section
 from training.report.runs import run_of
 
@@ -18,6 +20,8 @@ Reader = Callable[[Path | Mapping[str, Path], Choice], Section]
 """What makes a section of a file, or of files by kind."""
 LOOKED_INTO = (".npz", ".nc", ".json", ".jsonl")
 STATS = "stats.jsonl"
+SIMULATIONS = ("toy", "images", "rows")
+"""Subjects of which a run has several files."""
 ROOMS = {
     "training": "course",
     "toy": "flows",
@@ -112,20 +116,13 @@ def _tell_of_run(found: Found, files: dict[str, Path], read: Reader, choice: Cho
                 found.sections.append(read(kept, choice))
 
 
-class _told:
+@contextmanager
+def _told(found: Found, path: Path) -> Iterator[None]:
     """Around what reads a file: what is wrong with it is told in the report, and all goes on."""
-
-    def __init__(self, found: Found, path: Path):
-        self._found, self._path = found, path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if isinstance(error, DataError):
-            self._found.broken.append((str(self._path), str(error)))
-            return True
-        return False
+    try:
+        yield
+    except DataError as error:
+        found.broken.append((str(path), str(error)))
 
 
 def _files(paths: Iterable[Path]) -> list[Path]:
@@ -145,10 +142,13 @@ def _sort(file: Path, found: Found, subjects: dict[tuple[Path, str, str], Any]) 
     """Puts a file where its subject is, or says that it has none."""
     if file.suffix == ".json":
         run = run_of(file)
-        found.runs.extend([run] if run else [])
+        if run:
+            found.runs.append(run)
+        else:
+            found.foreign.append((str(file), "no parameters of a run"))
         return
     subject = _subject(file)
-    if subject in KINDS_OF_RUNS:
+    if subject in SIMULATIONS:
         _add_to_run(file, subject, subjects)
     elif subject in ROOMS:
         subjects[file.parent, subject, file.name] = file
@@ -157,28 +157,17 @@ def _sort(file: Path, found: Found, subjects: dict[tuple[Path, str, str], Any]) 
         found.foreign.append((str(file), NOT_SHOWN.get(subject or "", unknown)))
 
 
-KINDS_OF_RUNS = ("toy", "images", "rows")
-
-
 def _add_to_run(file: Path, subject: str, subjects: dict[tuple[Path, str, str], Any]) -> None:
     """Adds a simulation to those of its run, by its kind."""
-    kind = _kind_of_simulation(file)
-    name = stem_of(file)
-    while kind in subjects.get((file.parent, subject, name), {}):  # two of one name
-        name += " again"
-    subjects.setdefault((file.parent, subject, name), {})[kind] = file
-
-
-def _kind_of_simulation(file: Path) -> str:
-    """Of what it is by its times, and by its name: melt, roundtrip, gen."""
     with open_arrays(file) as saved:
         times = saved.numbers("times")
     if times.ndim != 1 or len(times) < 2:
         raise DataError(f"{file}: 'times' is {list(times.shape)}, not two times or more")
-    if times[-1] > times[0]:
-        return KINDS[0]
-    named = file.stem.removesuffix("_results").endswith(f"_{KINDS[1]}")
-    return KINDS[1] if named else KINDS[2]
+    kind = kind_of(file, times)
+    name = stem_of(file)
+    while kind in subjects.get((file.parent, subject, name), {}):  # two of one name
+        name += " again"
+    subjects.setdefault((file.parent, subject, name), {})[kind] = file
 
 
 def _subject(file: Path) -> str | None:

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dnnlib.errors import DataError
 from torch_utils.results import last_line, load_json
 from training.pictures.style.words import KINDS, brief, joined, stem_of
 from training.report.content import Result, Run
@@ -32,10 +31,8 @@ def run_of(path: Path) -> Run | None:
         DataError: The file is broken.
     """
     content = load_json(path)
-    if not is_parameters(content):
-        raise DataError(f"{path} is JSON of something else")
     parts = [part for part in _parts(content) if _has_command(part)]
-    if not parts:
+    if not (is_parameters(content) and parts):
         return None
     last = parts[-1]
     trained = last_line(path.with_name("stats.jsonl")) if path.name == TRAINING else None

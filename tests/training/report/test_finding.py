@@ -48,9 +48,9 @@ def test_broken_and_foreign_files_are_named_and_stop_nothing(tmp_path: Path) -> 
     found = found_in([tmp_path], CHOICE)
     broken = {Path(path).name for path, _ in found.broken}
     gen = "circles_PRRto1D_exact_gen_results.npz"
-    assert broken == {"no.npz", "no.json", "other.json", "stats.jsonl", gen}
+    assert broken == {"no.npz", "no.json", "stats.jsonl", gen}
     assert [flow.moved for flow in flows(found)] == ["melt"]
-    assert [Path(path).name for path, _ in found.foreign] == ["other.npz"]
+    assert [Path(path).name for path, _ in found.foreign] == ["other.json", "other.npz"]
     assert found.others == {".txt": 1}
 
 

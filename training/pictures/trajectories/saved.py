@@ -39,6 +39,18 @@ def spaced(count: int) -> np.ndarray:
     return evenly(count, MOST_SAMPLES)
 
 
+def kind_of(path: Path, times: np.ndarray) -> str:
+    """``melt``, ``roundtrip`` or ``gen``. What runs backwards is told apart by its name.
+
+    Args:
+        path: A results file.
+        times: Its saved times, two at least.
+    """
+    if times[-1] > times[0]:
+        return "melt"
+    return "roundtrip" if path.stem.endswith(("_roundtrip", "_roundtrip_results")) else "gen"
+
+
 @dataclass(frozen=True)
 class SavedTrajectory:
     """A saved simulation of S times, N samples and D dimensions: what is drawn of it.
@@ -134,12 +146,8 @@ class SavedTrajectory:
 
     @property
     def kind(self) -> str:
-        """``melt``, ``roundtrip`` or ``gen``. What runs backwards is told apart by its name."""
-        if self.times[-1] > self.times[0]:
-            return "melt"
-        return (
-            "roundtrip" if self.path.stem.endswith(("_roundtrip", "_roundtrip_results")) else "gen"
-        )
+        """``melt``, ``roundtrip`` or ``gen``."""
+        return kind_of(self.path, self.times)
 
     @property
     def has_images(self) -> bool:
