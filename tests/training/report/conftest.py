@@ -72,7 +72,7 @@ def opened(chromium: Any) -> Callable[..., AbstractContextManager[Any]]:
         context = chromium.new_context(
             viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
         )
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(60_000)
         page = context.new_page()
         complaints: list[str] = []
         page.complaints = complaints
