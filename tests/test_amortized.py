@@ -23,7 +23,7 @@ from torch_utils.snapshots import read_network, read_state, write_network
 
 Run = Callable[..., Result]
 SMALL = ("--width=16", "--depth=1", "--batch=50", "--duration=0.004", "--tick=1", "--dump=1")
-HOW = ("--cond", "--ensemble=2", "--bounded=reject")
+HOW = ("--cond", "--ensemble=2", "--bounded=reject", "--cond_shape=1x2")
 FEW = ("--chains=2", "--draws=30", "--n_iters=3", "--batch-gpu=64")
 NAMES = ["a", "b", "y 1", "y2"]
 
@@ -230,7 +230,10 @@ def test_trainings_without_conditions_say_so(run_script: Run, shelf: Path, tmp_p
     result = run_script(train, f"--data={data}", *place, *SMALL)
     assert result.code == 0
     assert "y 1, y2 left out: --cond" in result.out
-    for option in ("--linear_start=on", "--bounded=map"):
+    for shape in ("3", "1x1x1x2"):
+        wrong = run_script(train, f"--data={data}", *place, "--cond", f"--cond_shape={shape}")
+        refused(wrong, 2, f"--cond_shape={shape}", "2 conditions")
+    for option in ("--linear_start=on", "--bounded=map", "--cond_shape=2"):
         refused(run_script(train, f"--data={data}", *place, option), 2, "--cond", option[:9])
     arrays = load_arrays(data)
     plain = tmp_path / "plain.npz"

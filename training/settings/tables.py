@@ -10,7 +10,7 @@ from dnnlib.errors import UsageError
 from training.learning.coordinates import AXES_TOO, MARGINALS, WHITENINGS
 from training.learning.tables import AUTO, BOUNDED, LINEAR_STARTS
 from training.settings.declared import Declared, option
-from training.settings.types import COUNT, NOT_NEGATIVE, Shape, choice
+from training.settings.types import COUNT, NOT_NEGATIVE, SHAPE, choice
 
 MOST_MEMBERS = 64
 """Networks of an ensemble."""
@@ -56,7 +56,7 @@ class TableOptions(Declared):
         "takes the mean of what they say.",
     )
     cond_shape: tuple[int, ...] | None = option(
-        type=Shape(),
+        type=SHAPE,
         unset="none: the network sees the numbers themselves",
         help="With --cond: the conditions, in the order of their columns, are a series of C x L or "
         "an image of C x H x W, or C numbers that are too many; a small network, trained with the "

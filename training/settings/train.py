@@ -38,11 +38,11 @@ from training.settings.training import (
 from training.settings.types import (
     COUNT,
     FILE,
+    MULTIPLIERS,
     NOT_NEGATIVE,
     POSITIVE,
     STEPS,
     FiniteFloat,
-    Multipliers,
     choice,
 )
 
@@ -145,7 +145,7 @@ class NetworkOptions(Declared):
         type=COUNT, unset="the preset's", help="Channels of the finest level, but for its factor."
     )
     cres: tuple[int, ...] | None = option(
-        type=Multipliers(), unset="the preset's", help="Factor of each level's channels."
+        type=MULTIPLIERS, unset="the preset's", help="Factor of each level's channels."
     )
     dropout: float | None = option(
         type=FiniteFloat(min=0, max=1, max_open=True),

@@ -25,7 +25,7 @@ from training.settings.types import (
     POSITIVE,
     SEED,
     FiniteFloat,
-    Multipliers,
+    Integers,
     choice,
 )
 
@@ -308,8 +308,8 @@ def _as_typed(options: Mapping[str, Any], place: Path) -> dict[str, Any]:
         value = options.get(name)
         if value is None and isinstance(param.get_default(ctx), int | float | str):
             raise DataError(f"{source} has no value of --{name}")
-        if isinstance(value, list | tuple) and isinstance(param.type, Multipliers):
-            value = ",".join(map(str, value))
+        if isinstance(value, list | tuple) and isinstance(param.type, Integers):
+            value = param.type.separator.join(map(str, value))
         if not isinstance(value, str | int | float | Path | None):
             raise DataError(f"{source}: --{name} is no single value, as it is on the command line")
         try:

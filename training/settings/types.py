@@ -67,10 +67,17 @@ def choice(names: Iterable[str]) -> click.Choice[str]:
     return click.Choice(list(names))
 
 
-class Multipliers(click.ParamType[tuple[int, ...]]):
-    """Comma-separated positive integers, such as 2,2,2."""
+class Integers(click.ParamType[tuple[int, ...]]):
+    """Positive integers with something between them.
 
-    name = "2,2,2"
+    Args:
+        what: What messages call them.
+        name: An example.
+        separator: What is between them.
+    """
+
+    def __init__(self, what: str, name: str, separator: str):
+        self.what, self.name, self.separator = what, name, separator
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -78,28 +85,16 @@ class Multipliers(click.ParamType[tuple[int, ...]]):
         if isinstance(value, tuple):
             return value
         try:
-            numbers = tuple(int(part) for part in str(value).split(","))
+            numbers = tuple(int(part) for part in str(value).split(self.separator))
         except ValueError:
             numbers = ()
         if not numbers or min(numbers) < 1:
-            self.fail(f"'{value}' is not a list of positive integers such as 2,2,2", param, ctx)
+            self.fail(f"'{value}' is not {self.what} such as {self.name}", param, ctx)
         return numbers
 
 
-class Shape(click.ParamType[tuple[int, ...]]):
-    """Sizes with an x between them, such as 3x32x32."""
-
-    name = "3x32x32"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        sizes = str(value).split("x")
-        if not all(size.isdecimal() and int(size) > 0 for size in sizes):
-            self.fail(f"'{value}' is not a shape such as 3x32x32", param, ctx)
-        return tuple(map(int, sizes))
+MULTIPLIERS = Integers("a list of positive integers", "2,2,2", ",")
+SHAPE = Integers("a shape", "3x32x32", "x")
 
 
 class Names(click.ParamType[tuple[str, ...]]):
