@@ -40,7 +40,9 @@ demo: $(READY)
 	    --network=$$(ls $(DEMO)/table/network-snapshot-*.pkl | tail -n 1) \
 	    --csv=$(DEMO)/table/samples.csv
 	$(RUN) visualize.py $(DEMO)/table --dest=$(DEMO)/table/pictures
+	$(RUN) report.py $(DEMO) --dest=$(DEMO)/report.html
 	@echo "Pictures are in the folders pictures of $(DEMO)/PRP, PRR, posterior and table"
+	@echo "All of it, to touch, is in $(DEMO)/report.html: open it in a browser"
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -1,6 +1,7 @@
 """What all commands have in common: their help, what they refuse, and what they leave behind."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -224,7 +225,7 @@ def test_a_run_in_a_pipe_shows_no_progress(command: Command, shelf: Shelf) -> No
 @every_writer
 def test_the_parameters_are_beside_the_results(command: Command, shelf: Shelf) -> None:
     found = [json.loads(path.read_text()) for path in shelf.done(command.name).glob("*.json")]
-    assert len(found) == (command.name != "visualize")
+    assert len(found) == (command.name not in ("visualize", "report"))
     for told in found:
         several = {name: value for name, value in told.items() if isinstance(value, dict)}
         runs = told.get("runs")
@@ -244,6 +245,10 @@ IGNORED = {
     *("seconds", "command", "origin", "started", "finished", "options", "torchrun_launch"),
     *("Timing", "Resources"),
 }
+
+
+OWN_TO_A_PAGE = re.compile(r"p\d{4,}|[0-9a-f-]{36}|[-0-9]{10} [:0-9]{5} UTC|sha256-[^']+")
+"""Bokeh's numbers of its models, the time, and digests of scripts."""
 
 
 def arrays_of_draws(path: Path) -> dict[str, np.ndarray]:
@@ -274,6 +279,8 @@ def outcome(folder: Path) -> dict[str, Any]:
             text = path.read_text()
             parts = text.splitlines() if path.suffix == ".jsonl" else [text]
             found[name] = [json.loads(part) for part in parts]
+        elif path.suffix == ".html":
+            found[name] = OWN_TO_A_PAGE.sub("", path.read_text(encoding="utf-8"))
         elif path.is_file() and "tfevents" not in name and path.suffix != ".txt":
             found[name] = path.read_bytes()
         else:

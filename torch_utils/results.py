@@ -261,6 +261,22 @@ def load_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def last_line(path: Path) -> dict[str, Any] | None:
+    """The last object of a ``.jsonl``; None if there is none.
+
+    Raises:
+        DataError: The file cannot be read, or its last line is no JSON.
+    """
+    if not path.exists():
+        return None
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        found = json.loads(lines[-1]) if lines else None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: its last line is not readable JSON") from error
+    return found if isinstance(found, dict) else None
+
+
 def provenance(moment: str = "finished") -> dict[str, Any]:
     """What a result was made with: versions of code and libraries, machine, time, command.
 

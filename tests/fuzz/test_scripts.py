@@ -17,6 +17,7 @@ import fid
 import gen_fid_samples
 import import_network
 import pfODE_int
+import report
 import toy_pfODE_int
 import toy_train
 import train
@@ -34,6 +35,7 @@ COMMANDS = {
     toy_train: "--resume={file} --dry-run",
     import_network: "--source={file} --dest={out}/network.pkl",
     visualize: "{file} --dest={out}",
+    report: "{file} --dest={out}/report.html",
     train: "--data={file} --outdir={out} --cond --duration=0.001",
     dataset_tool: "--source={file} --dest={out}/set.zip",
     fid: "calc --images={file.parent} --ref={file} --dest={out}/fid.json",
@@ -52,6 +54,7 @@ CASES = (
     ("original network", "os.system", import_network),
     ("pictures", "2^60 numbers", visualize),
     ("statistics", "line: deep lists", visualize),
+    ("statistics", "line: deep lists", report),
     ("image data set", "zip: member outside", train),
     ("image data set", "labels: that are many", train),
     ("images to convert", "zip: links", dataset_tool),

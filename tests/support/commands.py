@@ -19,6 +19,7 @@ import import_network
 import info
 import pfODE_int
 import posterior
+import report
 import toy_mesh_exps
 import toy_pfODE_int
 import toy_train
@@ -363,6 +364,14 @@ ALL = (
             str(next(shelf.done("toy_pfODE_int exact").glob("*_melt_results.npz"))),
             "--no-animation",
         ],
+        tolerance=0,
+    ),
+    Command(
+        "report",
+        report,
+        lambda shelf: [str(next(shelf.done("toy_pfODE_int exact").glob("*_melt_results.npz")))],
+        place="--dest",
+        file="report.html",
         tolerance=0,
     ),
 )

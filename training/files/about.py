@@ -1,11 +1,10 @@
 """What is in a file of this project, in words: networks, results, runs and data sets."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dnnlib.errors import DataError, UsageError
-from torch_utils.results import Header, SavedArrays, load_json, open_arrays
+from torch_utils.results import Header, SavedArrays, last_line, load_json, open_arrays
 from training.data.images.dataset import ImageDataset
 from training.files.formats import kind_of_arrays
 from training.files.table import holds_table, load_table
@@ -140,7 +139,7 @@ def about_run(path: Path) -> Iterator[Fact]:
     words = command if isinstance(command, list) else []
     yield "run of", " ".join(map(str, words)) or "an unknown script"
     yield "code version", str(content.get("code_version"))
-    last = _last_line(path / "stats.jsonl")
+    last = last_line(path / "stats.jsonl")
     if last:
         numbers = {name: value for name, value in last.items() if isinstance(value, int | float)}
         yield "samples", f"{numbers.get('seen', 0) / 1e6:g} million"
@@ -157,16 +156,6 @@ def about_images(path: Path) -> Iterator[Fact]:
     dataset = ImageDataset(path)
     channels, height, width = dataset.image_shape
     yield "images", f"{len(dataset)}, of {width}x{height} pixels, {channels} channel(s)"
-
-
-def _last_line(path: Path) -> dict[str, object] | None:
-    """The last object of a ``.jsonl``; None if there is none."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    try:
-        found = json.loads(lines[-1]) if lines else None
-    except ValueError as error:
-        raise DataError(f"{path}: its last line is not readable JSON") from error
-    return found if isinstance(found, dict) else None
 
 
 def _shape(saved: SavedArrays, name: str, header: Header) -> str:

@@ -44,7 +44,7 @@ def pictures_of_images(
         animation: ``gif``, ``mp4``, or None for no animations.
     """
     pictures = []
-    pairs = {melt.path: back for melt, back in _melts_and_roundtrips(trajectories)}
+    pairs = {melt.path: back for melt, back in melts_and_roundtrips(trajectories)}
     paired = {back.path for back in pairs.values()}
     for item in trajectories:
         place = folder or item.path.parent
@@ -162,7 +162,7 @@ def _nearest(times: np.ndarray, time: float) -> int:
     return int(np.abs(times - time).argmin())
 
 
-def _melts_and_roundtrips(
+def melts_and_roundtrips(
     trajectories: Sequence[SavedTrajectory],
 ) -> Iterator[tuple[SavedTrajectory, SavedTrajectory]]:
     """Melts, each with the roundtrip that starts where it ends."""

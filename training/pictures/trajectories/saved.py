@@ -6,6 +6,7 @@ the first dimensions, so that many files fit in memory. Points of image space fo
 ``tilde_xs`` of some samples are kept too.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf, prod
 from pathlib import Path
@@ -33,6 +34,23 @@ EMPTY = 1e-3
 CLOSED_FORM = "latents: closed form"
 
 
+def spaced(count: int) -> np.ndarray:
+    """Which of so many samples are drawn in pictures: evenly spaced ones."""
+    return evenly(count, MOST_SAMPLES)
+
+
+def kind_of(path: Path, times: np.ndarray) -> str:
+    """``melt``, ``roundtrip`` or ``gen``. What runs backwards is told apart by its name.
+
+    Args:
+        path: A results file.
+        times: Its saved times, two at least.
+    """
+    if times[-1] > times[0]:
+        return "melt"
+    return "roundtrip" if path.stem.endswith(("_roundtrip", "_roundtrip_results")) else "gen"
+
+
 @dataclass(frozen=True)
 class SavedTrajectory:
     """A saved simulation of S times, N samples and D dimensions: what is drawn of it.
@@ -42,7 +60,7 @@ class SavedTrajectory:
         dim: D.
         count: N.
         times: ``[S]``, increasing in a melt, decreasing otherwise.
-        states: Scaled, in eigenspace, of evenly spaced samples, ``[S, min(N, 3000), min(D, 6)]``.
+        states: Scaled, in eigenspace, of the n samples that are chosen, ``[S, n, min(D, 6)]``.
         last: The last states of all samples, ``[N, min(D, 6)]``.
         last_variance: Mean squares of the last states of all samples, ``[D]``.
         scale: ``[S]``.
@@ -73,13 +91,19 @@ class SavedTrajectory:
     bits_per_dim: np.ndarray | None
 
     @classmethod
-    def load(cls, path: Path, of_table: bool = False) -> "SavedTrajectory":
+    def load(
+        cls,
+        path: Path,
+        of_table: bool = False,
+        choose: Callable[[int], np.ndarray] = spaced,
+    ) -> "SavedTrajectory":
         """Reads and checks a results file.
 
         Args:
             path: The file.
             of_table: Whether samples are rows of a table, of which D may be 1. Their densities are
                 left to others.
+            choose: Gives the indices of the samples whose states are kept, of so many.
 
         Raises:
             DataError: Missing or broken file, missing array, wrong shape, or impossible value.
@@ -110,7 +134,7 @@ class SavedTrajectory:
             dim=sizes["D"],
             count=sizes["N"],
             # Not views, which would keep the whole array.
-            states=states[:, evenly(sizes["N"], MOST_SAMPLES), :MOST_DIMS].astype(float),
+            states=states[:, choose(sizes["N"]), :MOST_DIMS].astype(float),
             last=last[:, :MOST_DIMS].copy(),
             last_variance=np.square(last).mean(axis=0),
             eigenvectors=found.pop("eigenvectors", None),
@@ -122,12 +146,8 @@ class SavedTrajectory:
 
     @property
     def kind(self) -> str:
-        """``melt``, ``roundtrip`` or ``gen``. What runs backwards is told apart by its name."""
-        if self.times[-1] > self.times[0]:
-            return "melt"
-        return (
-            "roundtrip" if self.path.stem.endswith(("_roundtrip", "_roundtrip_results")) else "gen"
-        )
+        """``melt``, ``roundtrip`` or ``gen``."""
+        return kind_of(self.path, self.times)
 
     @property
     def has_images(self) -> bool:
@@ -146,7 +166,7 @@ class SavedTrajectory:
         return [f"${letter}_{number}$" for number in range(1, self.shown_dims + 1)]
 
     def points(self) -> np.ndarray:
-        """The scaled points to draw, ``[S, min(N, 3000), shown_dims]``.
+        """The scaled points to draw, ``[S, n, shown_dims]``.
 
         In image space where that can be drawn whole, else the first eigen-dimensions.
         """

@@ -1,0 +1,85 @@
+"""Writes all that some folders hold into one HTML file: the flow to touch, numbers, and curves.
+
+Each PATH is the folder of a training run or of results, or a file of results. Folders are searched
+with those in them: for training runs, simulations of toys, images and tables, coverage,
+correlations of residuals, round trips, posteriors and their checks. The file opens in any browser,
+loads nothing, and can be sent by mail.
+"""
+
+import gc
+import os
+import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dnnlib.errors import UsageError
+from dnnlib.files import atomic_path, require_folder, require_new
+from dnnlib.logs import logger
+from training.settings.common import overwrite
+from training.settings.declared import Declared, argument, option, takes
+from training.settings.script import command, run_script
+from training.settings.types import COUNT, FILE, SEED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Declared):
+    """Options of this script."""
+
+    paths: tuple[Path, ...] = argument(metavar="PATH...", type=FILE, nargs=-1, required=True)
+    dest: Path = option(type=FILE, default=Path("report.html"), help="The HTML file.")
+    title: str | None = option(unset="the names of the paths", help="Heading of the page.")
+    points: int = option(type=COUNT, default=5000, help="Points of a panel at most.")
+    seed: int = option(type=SEED, default=0, help="Seed of which points, where there are more.")
+    open: bool = option(is_flag=True, help="Open the file in the browser.")
+    overwrite: bool = overwrite()
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Python's collector would look through all that was imported, for a sixth of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def write(settings: Settings) -> int:
+    """Writes the file, and returns how many sections it has."""
+    # Bokeh and torch take seconds to import, which --help need not wait for.
+    from training.report.content import Choice
+    from training.report.finding import found_in
+    from training.report.page import page_of
+
+    choice = Choice(settings.points, settings.seed)
+    found = found_in(settings.paths, choice)
+    for path, why in found.broken:
+        logger.warning(f"Left out {path}: {why}")
+    title = settings.title or ", ".join(path.resolve().name for path in settings.paths)
+    text = page_of(found, title, choice)
+    require_folder(settings.dest.parent)
+    with atomic_path(settings.dest) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return len(found.sections)
+
+
+@command(help=__doc__)
+@takes(Settings)
+def main(settings: Settings) -> None:
+    if os.environ.get("RANK", "0") != "0":
+        return  # the first rank does it all
+    if settings.dest.is_dir() or settings.dest.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--dest is {settings.dest}, but should be a file that ends in .html")
+    require_new([settings.dest], settings.overwrite, "--dest")
+    with without_collector():
+        sections = write(settings)
+    size = settings.dest.stat().st_size / 1e6
+    logger.info(f"Wrote {settings.dest}: {sections} sections, {size:.1f} MB")
+    if settings.open:
+        webbrowser.open(settings.dest.resolve().as_uri())
+
+
+if __name__ == "__main__":
+    run_script(main)

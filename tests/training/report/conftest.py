@@ -1,0 +1,95 @@
+"""A folder with every kind of results, and a browser that opens reports."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support import picture_files as files
+from training.report.content import Choice
+from training.report.finding import found_in
+from training.report.page import page_of
+
+CHOICE = Choice(points=20, seed=0)
+NASTY = "<script>alert(1)</script>"
+LOUD = ("error", "warning")
+LABELS = np.eye(3)[np.arange(10) % 3]
+
+
+def save_everything(folder: Path) -> None:
+    """Results of every kind that a report shows, in folders of their own."""
+    for name in ("toy", "toy-3D", "images", "rest", "posterior", "run"):
+        (folder / name).mkdir(parents=True)
+    for kind in ("melt", "roundtrip", "gen"):
+        files.save_simulation(folder / "toy", kind, log_prob=np.arange(30.0))
+        files.save_simulation(folder / "toy-3D", kind, dim=3)
+        files.save_images(folder / "images", kind, labels=LABELS)
+    for save in (files.save_coverage, files.save_summary, files.save_roundtrips):
+        save(folder / "rest")
+    files.save_check(folder / "rest")
+    files.save_posterior(folder / "posterior")
+    files.save_stats(folder / "run")
+
+
+@pytest.fixture(scope="package")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with every kind, whose name a browser could take for a script."""
+    folder = tmp_path_factory.mktemp("report") / NASTY.replace("/", "|")
+    save_everything(folder)
+    return folder
+
+
+@pytest.fixture(scope="package")
+def html(everything: Path) -> str:
+    """The report of it."""
+    return page_of(found_in([everything], CHOICE), everything.name, CHOICE)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser without a network; tests without one are skipped, which says how to get it."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("no Chromium is here: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def opened(chromium: Any) -> Callable[..., AbstractContextManager[Any]]:
+    """``with opened(path, width=..., dark=...) as page:`` and its ``page.complaints``."""
+
+    @contextmanager
+    def open_page(path: Path, width: int = 1280, dark: bool = False) -> Iterator[Any]:
+        scheme = "dark" if dark else "light"
+        context = chromium.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
+        )
+        context.set_default_timeout(60_000)
+        page = context.new_page()
+        complaints: list[str] = []
+        page.complaints = complaints
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda said: _complain(complaints, said.text, said.type in LOUD))
+        page.on("request", lambda asked: _complain(complaints, asked.url, is_remote(asked.url)))
+        page.goto(path.resolve().as_uri())
+        page.wait_for_selector("html[data-ready=true]", state="attached")
+        yield page
+        context.close()
+
+    return open_page
+
+
+def _complain(complaints: list[str], text: str, loud: bool) -> None:
+    complaints.extend([text] if loud else [])
+
+
+def is_remote(url: str) -> bool:
+    return not url.startswith(("file:", "data:", "blob:"))

@@ -1,0 +1,169 @@
+"""The page in a browser: it moves, holds points, shows images, and stays by itself."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support import picture_files as files
+from tests.training.report.conftest import NASTY
+
+pytestmark = pytest.mark.browser
+
+Opened = Callable[..., Any]
+POINTS = """name => {
+    const source = Bokeh.documents[0].get_model_by_name(name);
+    const numbers = (values) => Array.from(values, Number);
+    return {
+        x: numbers(source.data.now_x), y: numbers(source.data.now_y),
+        sample: numbers(source.data.sample), held: source.selected.indices,
+    };
+}"""
+SET = "([node, value]) => { node.value = value; node.dispatchEvent(new Event('input')); }"
+
+
+@pytest.fixture(scope="module")
+def path(html: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of everything, in a file."""
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(html, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(opened: Opened, path: Path) -> Iterator[Any]:
+    """It, opened for all that touch it."""
+    with opened(path) as page:
+        yield page
+
+
+def part(page: Any, title: str, kind: str) -> Any:
+    """A part of the section of some title."""
+    section = page.locator("section", has=page.locator("h2", has_text=title)).first
+    return section.locator(f".{kind}").first
+
+
+def points_of(page: Any, flow: Any) -> dict[str, Any]:
+    settings = flow.evaluate("node => JSON.parse(node.dataset.flow)")
+    found: dict[str, Any] = page.evaluate(POINTS, f"{settings['name']}-points")
+    return found
+
+
+def lasso(page: Any, chart: Any, low: float, high: float) -> None:
+    """Draws around a band of a chart, between shares of its width."""
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    left, right = (box["x"] + box["width"] * share for share in (low, high))
+    top, bottom = (box["y"] + box["height"] * share for share in (0.2, 0.85))
+    page.mouse.move(left, top)
+    page.mouse.down()
+    for place in ((right, top), (right, bottom), (left, bottom), (left, top + 2)):
+        page.mouse.move(*place, steps=4)
+    page.mouse.up()
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (400, True)])
+def test_it_opens_offline_without_a_word(
+    opened: Opened, path: Path, tmp_path: Path, width: int, dark: bool
+) -> None:
+    with opened(path, width, dark) as page:
+        assert not page.complaints
+        assert page.title() == NASTY.replace("/", "|")
+        assert page.evaluate("document.documentElement.scrollWidth") == width  # nothing sticks out
+        luminance = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g)[0]"
+        assert (int(page.evaluate(luminance)) < 60) is dark
+        assert len(page.screenshot(path=tmp_path / "page.png")) > 10_000
+
+
+def test_points_move_to_where_the_file_has_them(page: Any, everything: Path) -> None:
+    with np.load(everything / "toy" / "circles_PRRto1D_exact_melt_results.npz") as file:
+        states = file["xs_es"] @ file["eigenvectors"].T
+        expected = states + file["scale"][:, None, None] * file["mean"]
+    flow = part(page, "exact denoiser", "flow")
+    flow.scroll_into_view_if_needed()
+    for frame in (files.SAVED - 1, 2):
+        page.evaluate(SET, [flow.locator(".when").element_handle(), frame])
+        found = points_of(page, flow)
+        there = expected[frame, found["sample"]]
+        np.testing.assert_allclose(np.array([found["x"], found["y"]]).T, there, rtol=1e-5)
+        assert flow.locator(".told-time").text_content() == f"t = {frame:.2f}"
+    flow.locator(".play").click()
+    page.wait_for_timeout(400)
+    assert flow.locator(".play").text_content() == "Pause"
+    flow.locator(".play").click()
+    assert points_of(page, flow)["x"] != found["x"]
+    assert not page.complaints
+
+
+def test_what_is_held_in_one_panel_is_held_in_all(page: Any) -> None:
+    flow = part(page, "exact denoiser", "flow")
+    lasso(page, flow.locator(".plot").first, 0.2, 0.5)
+    flow.locator(".clear:enabled").wait_for()
+    found = points_of(page, flow)
+    places = np.array([found["x"], found["y"]]).T
+    held = np.zeros(len(places), dtype=bool)
+    held[found["held"]] = True
+    # The left ones, in a chart whose time is the first.
+    assert 0 < held.sum() < len(held)
+    assert places[held, 0].max() < places[~held, 0].max()
+    sources = page.evaluate(
+        """() => Bokeh.documents[0].roots().filter((plot) => plot.type === "Figure")
+            .map((plot) => plot.renderers[0]?.data_source.selected.indices.length)"""
+    )
+    assert sum(count == held.sum() for count in sources) == 3
+    assert flow.locator(".held").text_content().startswith(f"{held.sum()} of {len(held)} points")
+    flow.locator(".clear").click()
+    assert points_of(page, flow)["held"] == []
+
+
+def test_points_in_space_turn_and_keep_their_distances(page: Any) -> None:
+    flow = page.locator(".flow", has=page.locator(".turn")).first
+    before = points_of(page, flow)
+    page.evaluate(SET, [flow.locator(".turn").element_handle(), 100])
+    after = points_of(page, flow)
+    assert before["x"] != after["x"]
+    np.testing.assert_allclose(before["y"], after["y"], atol=2.0)
+    page.evaluate(SET, [flow.locator(".tilt").element_handle(), 90])
+    page.evaluate(SET, [flow.locator(".turn").element_handle(), -90])
+    # From above, with the first axis to the right.
+    own = page.evaluate(
+        "name => Array.from(Bokeh.documents[0].get_model_by_name(name).data.now_x_own)",
+        flow.evaluate("node => JSON.parse(node.dataset.flow).name") + "-points",
+    )
+    np.testing.assert_allclose(points_of(page, flow)["x"], own, atol=1e-5)
+
+
+def test_an_image_that_is_chosen_is_shown_and_held(page: Any) -> None:
+    images = part(page, "images in the flow", "images")
+    images.locator(".grid .cell").nth(7).click()
+    assert images.locator(".chosen").text_content() == "image 7"
+    assert images.locator(".strip .cell").first.get_attribute("aria-label") == "original of image 7"
+    flow = part(page, "images in the flow", "flow")
+    found = points_of(page, flow)
+    assert [found["sample"][index] for index in found["held"]] == [7]
+    assert images.locator(".grid .held").count() == 1
+    # Another image is cut from the same sheets.
+    places = images.locator(".strip .cell").evaluate_all(
+        "cells => cells.map((cell) => cell.style.getPropertyValue('--x'))"
+    )
+    assert set(places) == {str(7 % 4)}
+    flow.locator(".coloring").select_option(label="label")
+    assert "Class of the data" in flow.locator(".meaning").text_content()
+
+
+def test_coordinates_of_a_posterior_can_be_chosen(page: Any) -> None:
+    views = part(page, "Posterior of", "views")
+    name = views.evaluate("node => JSON.parse(node.dataset.views).sets.at(-1)")
+    read = """name => {
+        const model = (name) => Bokeh.documents[0].get_model_by_name(name);
+        const numbers = (values) => Array.from(values);
+        const { data } = model(`${name}-columns`);
+        return [numbers(model(name).data.x), numbers(data["2-1"])];
+    }"""
+    views.locator(".group").select_option("2")
+    views.locator(".across").select_option("1")
+    shown, expected = page.evaluate(read, name)
+    assert shown == expected
+    assert not page.complaints

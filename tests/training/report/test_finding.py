@@ -1,0 +1,140 @@
+"""Which files a report tells of, and what it says of those that it cannot read."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dnnlib.errors import DataError
+from tests.support import picture_files as files
+from tests.training.report.conftest import CHOICE
+from training.report.content import Choice, Flow, Section
+from training.report.finding import Found, found_in
+from training.report.runs import roundtrip_results, run_of
+
+
+def flows(found: Found) -> list[Flow]:
+    return [part for section in found.sections for part in section.parts if isinstance(part, Flow)]
+
+
+def test_each_kind_has_a_section_and_those_of_a_run_share_one(everything: Path) -> None:
+    titles = [section.title for section in found_in([everything], CHOICE).sections]
+    assert len(titles) == 9
+    for start in ("Training of run", "circles: the flow", "digits: images in the flow"):
+        assert any(title.startswith(start) for title in titles)
+    assert sum(title.startswith("circles: the flow") for title in titles) == 2
+
+
+def test_the_way_back_is_shown_where_it_is_alone(tmp_path: Path) -> None:
+    files.save_simulation(tmp_path, "roundtrip")
+    assert [flow.moved for flow in flows(found_in([tmp_path], CHOICE))] == ["roundtrip"]
+    files.save_simulation(tmp_path, "melt")
+    assert [flow.moved for flow in flows(found_in([tmp_path], CHOICE))] == ["melt"]
+
+
+def test_broken_and_foreign_files_are_named_and_stop_nothing(tmp_path: Path) -> None:
+    files.save_simulation(tmp_path, "melt")
+    files.save_simulation(tmp_path, "gen", scale=None)
+    (tmp_path / "no.npz").write_bytes(b"no zip")
+    (tmp_path / "no.json").write_text("{")
+    (tmp_path / "other.json").write_text('{"a": 1}')
+    (tmp_path / "a" / "stats.jsonl").parent.mkdir()
+    (tmp_path / "a" / "stats.jsonl").write_bytes(b"\xff\xfe")
+    np.savez(tmp_path / "other.npz", mu=np.zeros(3))
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / ".hidden.npz").write_bytes(b"no zip")
+    found = found_in([tmp_path], CHOICE)
+    broken = {Path(path).name for path, _ in found.broken}
+    gen = "circles_PRRto1D_exact_gen_results.npz"
+    assert broken == {"no.npz", "no.json", "stats.jsonl", gen}
+    assert [flow.moved for flow in flows(found)] == ["melt"]
+    assert [Path(path).name for path, _ in found.foreign] == ["other.json", "other.npz"]
+    assert found.others == {".txt": 1}
+
+
+def test_nothing_to_report_is_an_error_that_says_what_would_be(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"{tmp_path} has nothing to report: give folders"):
+        found_in([tmp_path], CHOICE)
+    with pytest.raises(DataError, match="missing does not exist"):
+        found_in([tmp_path / "missing"], CHOICE)
+
+
+def test_points_are_a_subsample_of_the_file_by_their_seed(tmp_path: Path) -> None:
+    path = files.save_simulation(tmp_path, "melt")
+    with np.load(path) as file:
+        states, basis = file["xs_es"], file["eigenvectors"]
+        expected = states @ basis.T + file["scale"][:, None, None] * file["mean"]
+    chosen = []
+    for seed in (0, 0, 1):
+        (flow,) = flows(found_in([path], Choice(7, seed)))
+        assert (flow.count, flow.whole) == (7, 30)
+        (frames,) = flow.panels[0].plot.tags
+        sample = flow.panels[0].plot.renderers[0].data_source.data["sample"]
+        for axis, name in enumerate("xy"):
+            shown = frames.data[name].reshape(len(expected), 7)
+            np.testing.assert_allclose(shown, expected[:, sample, axis], rtol=1e-5, atol=1e-6)
+        chosen.append(sample.tolist())
+    assert chosen[0] == chosen[1] != chosen[2]
+
+
+def results_of(section: Section) -> dict[str, tuple[str, bool]]:
+    return {result.name: (result.found, result.holds) for result in section.results}
+
+
+def test_headline_numbers_are_those_of_the_files(tmp_path: Path) -> None:
+    path = files.save_simulation(tmp_path, "melt")
+    parameters = path.with_name("circles_PRRto1D_exact_sim_params.json")
+    for rms, holds in ((1e-4, True), (0.3, False)):
+        numbers = {"rms_error": rms, "max_abs_error": 2 * rms}
+        content = {"format": "inflationary-flows simulations 1"}
+        parameters.write_text(json.dumps({**content, "simulations": {"roundtrip": numbers}}))
+        (section,) = found_in([tmp_path], CHOICE).sections
+        assert results_of(section)["round trip"][1] is holds
+    # One dimension is kept, and has a tenth of the variance that it should have.
+    files.save_simulation(tmp_path, "melt", xs_es=np.full((files.SAVED, 30, 2), 0.3))
+    (section,) = found_in([tmp_path], CHOICE).sections
+    assert results_of(section)["latent variances"][1] is False
+
+
+def test_what_ran_is_told_by_its_parameters(tmp_path: Path) -> None:
+    files.save_simulation(tmp_path, "melt")
+    ran = {"seconds": 2.5, "denoiser_calls": 60}
+    content = {
+        "format": "inflationary-flows simulations 1",
+        "options": {"seed": 7, "device_name": "cpu", "solver": "euler", "probes": None},
+        "simulations": {"melt": ran, "gen": ran},
+        "command": ["toy_pfODE_int.py", "net"],
+    }
+    (tmp_path / "circles_PRRto1D_exact_sim_params.json").write_text(json.dumps(content))
+    (run,) = found_in([tmp_path], CHOICE).runs
+    assert run.brief == "seed 7, on cpu, 5.0 s, 120 calls"
+    assert ("solver", "euler") in run.options
+    assert "probes" not in dict(run.options)
+
+
+WILD: tuple[object, ...] = (None, [], {}, "text", math.inf, 10**400, [[]], {"a": [1]})
+
+
+def test_wild_parameters_stop_nothing(tmp_path: Path) -> None:
+    melt = files.save_simulation(tmp_path, "melt", image_index=np.full(30, 1e30))
+    path = melt.with_name("circles_PRRto1D_exact_sim_params.json")
+    listed = [{"mean": [10**400], "quantiles": {"0.05": 3}, "ess_bulk": ["many"]}]
+    whole: dict[str, object] = {
+        **{"format": "inflationary-flows simulations 1", "command": ["a"], "options": {"seed": 1}},
+        **{"seconds": 1, "simulations": {"roundtrip": {"rms_error": 1}}, "libraries": {"a": "1"}},
+        **{"melt": {"seconds": 1}, "code_version": "1"},
+    }
+    for wild in WILD:
+        for name in whole.keys() - {"format"}:
+            path.write_text(json.dumps({**whole, name: wild}))
+            assert run_of(path) is not None or name == "command"
+            assert list(roundtrip_results(melt, "", "")) or name == "simulations"
+    for wild in (*WILD, listed):
+        names = ("posteriors", "r_hat", "converged", "observations", "ess_bulk")
+        wilder = {**whole, **dict.fromkeys(names, wild)}
+        files.save_posterior(tmp_path).with_suffix(".json").write_text(json.dumps(wilder))
+        found = found_in([tmp_path], CHOICE)
+        assert len(found.sections) == 2
+        assert not found.broken

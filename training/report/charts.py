@@ -1,0 +1,173 @@
+"""The charts' look: quiet axes, tools that need no wheel, colors of the pictures.
+
+Words in charts are never from files: Bokeh would take a name with ``$$`` for mathematics. Titles
+and legends are the page's.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from bokeh.models import (
+    BoxSelectTool,
+    ColumnDataSource,
+    HoverTool,
+    LassoSelectTool,
+    PanTool,
+    PrintfTickFormatter,
+    Range1d,
+    ResetTool,
+    ZoomInTool,
+    ZoomOutTool,
+)
+from bokeh.models.annotations import Span
+from bokeh.plotting import figure
+
+from training.pictures.style.colors import MUTED, sequential_colors
+
+HEIGHT = 250
+"""Pixels of a chart that is as wide as there is room."""
+DOT = 4
+"""Pixels of a point's diameter."""
+
+
+def plot(x: str = "", y: str = "", height: int = HEIGHT, **options: Any) -> figure:
+    """An empty chart as wide as its place.
+
+    Args:
+        x: Name of its horizontal axis.
+        y: Of its vertical axis.
+        height: In pixels.
+        options: Of Bokeh's ``figure``.
+    """
+    made = figure(
+        height=height,
+        sizing_mode="stretch_width",
+        tools=[PanTool(), ZoomInTool(), ZoomOutTool(), ResetTool()],
+        active_drag=None,
+        x_axis_label=x or None,
+        y_axis_label=y or None,
+        **options,
+    )
+    return quiet(made)
+
+
+def cloud(box: np.ndarray, x: str = "", y: str = "") -> figure:
+    """An empty square chart in which points are chosen by lasso or box.
+
+    Args:
+        box: Limits ``[2, 2]``.
+        x: Name of its horizontal axis.
+        y: Of its vertical axis.
+    """
+    lasso = LassoSelectTool(continuous=False)
+    made = figure(
+        aspect_ratio=1,
+        sizing_mode="scale_width",
+        x_range=Range1d(start=float(box[0, 0]), end=float(box[0, 1])),
+        y_range=Range1d(start=float(box[1, 0]), end=float(box[1, 1])),
+        tools=[lasso, BoxSelectTool(), PanTool(), ZoomInTool(), ZoomOutTool(), ResetTool()],
+        active_drag=lasso,
+        toolbar_location="above",
+        x_axis_label=x or None,
+        y_axis_label=y or None,
+    )
+    return quiet(made)
+
+
+def quiet(made: figure) -> figure:
+    """A chart whose frame says little. The page's script gives it its light or dark colors."""
+    made.name = made.id
+    made.toolbar.logo = None
+    made.toolbar.autohide = False
+    made.background_fill_color = None
+    made.border_fill_color = None
+    made.outline_line_color = None
+    made.min_border = 4
+    for axis in made.axis:
+        axis.axis_line_color = None
+        axis.major_tick_line_color = None
+        axis.minor_tick_line_color = None
+        axis.major_label_text_font_size = "12px"
+        axis.axis_label_text_font_size = "13px"
+        axis.axis_label_text_font_style = "normal"
+    made.grid.grid_line_alpha = 0.5
+    return made
+
+
+def few_digits(axis: Any) -> None:
+    """Writes the numbers of an axis with two digits."""
+    axis.formatter = PrintfTickFormatter(format="%.2g")
+
+
+def scatter(
+    made: figure,
+    source: ColumnDataSource,
+    x: str,
+    y: str,
+    color: str,
+    alpha: float = 0.8,
+    hover: Sequence[tuple[str, str]] = (),
+) -> None:
+    """Adds points. What is not selected fades.
+
+    Args:
+        made: The chart.
+        source: Of the points.
+        x: A column.
+        y: Another.
+        color: A column of colors, or one color.
+        alpha: Opacity.
+        hover: What is told of a point that is pointed at: words and columns.
+    """
+    points = made.scatter(
+        x,
+        y,
+        source=source,
+        size=DOT,
+        fill_color=color,
+        line_color=None,
+        fill_alpha=alpha,
+        nonselection_fill_alpha=0.07,
+        nonselection_line_alpha=0,
+    )
+    if hover:
+        tips = [(text, f"@{{{column}}}") for text, column in hover]
+        made.add_tools(HoverTool(renderers=[points], tooltips=tips, visible=False))
+
+
+def keep(made: figure, source: ColumnDataSource) -> None:
+    """Takes along a source that is not drawn, which the page's script finds by its name."""
+    made.tags = [*made.tags, source]
+
+
+def level(made: figure, value: float, dashed: bool = True, vertical: bool = False) -> None:
+    """Adds a line across the whole chart."""
+    dimension: Any = "height" if vertical else "width"
+    dash = "dashed" if dashed else "solid"
+    made.add_layout(
+        Span(location=value, dimension=dimension, line_color=MUTED, line_dash=dash, line_width=1)
+    )
+
+
+def packed(colors: np.ndarray) -> np.ndarray:
+    """Colors of sRGB in 0..1 ``[N, 3]`` as Bokeh takes them, 0xRRGGBBAA ``[N]`` uint32."""
+    red, green, blue = np.rint(255 * colors).astype(np.uint32).T
+    return (red << 24) | (green << 16) | (blue << 8) | np.uint32(255)
+
+
+def css(colors: np.ndarray) -> list[str]:
+    """Colors of sRGB in 0..1 ``[N, 3]`` as CSS has them."""
+    return [f"#{value >> 8:06x}" for value in packed(colors).tolist()]
+
+
+def ramp(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """The pictures' sequential colors of values ``[N]``, in 0..1 ``[N, 3]``."""
+    share = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
+    return sequential_colors(256)[np.rint(255 * share).astype(int)]
+
+
+def float32(values: np.ndarray) -> np.ndarray:
+    """Numbers as the page stores them, ``[...]`` flattened; what is too large ends at the range."""
+    largest = np.finfo(np.float32).max
+    return np.clip(values, -largest, largest).astype(np.float32).ravel()

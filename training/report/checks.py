@@ -1,0 +1,92 @@
+"""Checks of posteriors: ranks of truths, and what regions hold."""
+
+from pathlib import Path
+
+import numpy as np
+
+from training.measure.posterior.coverage import central_values
+from training.pictures.posteriors.checks import Curve, SavedCheck, color_of
+from training.pictures.style.colors import BLUE, MUTED, ORANGE
+from training.report import charts
+from training.report.content import Chart, Charts, Choice, Key, Result, Section
+
+READING = (
+    "Truths were found again from data that they led to: if posteriors are right, the ranks of "
+    "truths among draws are uniform, and a region that says to hold 90 % holds 90 % of them."
+)
+MOST = 8
+"""Quantities of which ranks are drawn."""
+BAND = "where one line of a right posterior stays with 95 %"
+
+KEYS = (Key("within the band", BLUE), Key("beyond it", ORANGE), Key(BAND, MUTED, "band"))
+
+
+def section_of(path: Path, choice: Choice) -> Section:
+    """The section of a file of runs. Raises DataError if it is broken."""
+    saved = SavedCheck.load(path)
+    found, values = saved.found, saved.values
+    p = found.ranks.ks_p.numpy()
+    chosen = np.sort(np.argsort(p, kind="stable")[:MOST])
+    ranks = [
+        _chart(
+            Curve.of(values.ranks[:, [column]]),
+            f"Ranks of {values.names[column]}",
+            f"p = {p[column]:.2g}",
+            ("rank, %", "excess below, points"),
+        )
+        for column in chosen
+    ]
+    families = {"central intervals": central_values(values.ranks[:, : values.scores.shape[1]])}
+    families |= {name: held[:, None] for name, held in values.regions.items()}
+    held = [
+        _chart(
+            Curve.of(each),
+            name.capitalize() if name.islower() else name,
+            "above 0: hold more than said; below: overconfident",
+            ("content said, %", "held − said, points"),
+        )
+        for name, each in families.items()
+    ]
+    return Section(
+        f"Check of the posterior of {saved.name}",
+        READING,
+        "docs/posterior.md",
+        str(path.parent),
+        [Charts(held, KEYS), Charts(ranks, KEYS)],
+        _results(saved),
+    )
+
+
+def _results(saved: SavedCheck) -> list[Result]:
+    found = saved.found
+    of = f"{saved.name}, {saved.details}"
+    adjusted = found.adjusted
+    ranks = min(p for name, p in adjusted.items() if name.startswith(("ranks of", "rank hist")))
+    target = f"p ≥ {found.level:g}, the number of tests accounted for"
+    results = [
+        Result(of, "ranks of truths", f"smallest p = {ranks:.2g}", target, ranks >= found.level)
+    ]
+    curves = {"central intervals": found.intervals, **found.regions}
+    for name, curve in curves.items():
+        tests = [p for test, p in adjusted.items() if test == name or test.startswith(f"{name} ")]
+        least = min(tests)
+        worst = float(curve.deviation[curve.deviation.abs().argmax()])
+        told = f"off by {worst:+.1f} points at most, p = {least:.2g}".replace("-", "−", 1)
+        results.append(Result(of, f"expected coverage, {name}", told, target, least >= found.level))
+    return results
+
+
+def _chart(curve: Curve, title: str, note: str, axes: tuple[str, str]) -> Chart:
+    plot = charts.plot(*axes, x_range=(0, 100))
+    x = 100 * curve.points
+    plot.varea(x, curve.lower, curve.upper, fill_color=MUTED, fill_alpha=0.2)
+    charts.level(plot, 0, dashed=False)
+    several = curve.found.shape[1] > 1
+    if several:
+        for line, holds in zip(curve.shown.T, curve.holds, strict=False):
+            plot.line(x, charts.float32(line), color=color_of(bool(holds)), line_width=1, alpha=0.6)
+    color = color_of(several or bool(curve.holds[0]))
+    plot.line(x, charts.float32(curve.mean), color=color, line_width=2)
+    staying = "stays within" if curve.holds.all() else "leaves"
+    alt = f"{title}: the curve {staying} the band; {np.abs(curve.mean).max():.1f} points at most."
+    return Chart(plot, title, alt, note=note)

@@ -1,0 +1,89 @@
+"""The course of a training: its loss, and what it does on held-out data."""
+
+from pathlib import Path
+
+import numpy as np
+from bokeh.plotting import figure
+
+from training.pictures.style.colors import BLUE, MUTED, ORANGE
+from training.pictures.training import BASELINE, FAR, SavedTraining
+from training.report import charts
+from training.report.content import Chart, Charts, Choice, Key, Result, Section
+
+READING = (
+    "The loss falls from 1, what the best linear denoiser leaves, as the network learns; where the "
+    "held-out loss turns up again it learns by heart."
+)
+
+
+def section_of(path: Path, choice: Choice) -> Section:
+    """The section of a run's statistics. Raises DataError if they are broken."""
+    saved = SavedTraining.load(path)
+    run = path.resolve().parent.name
+    drawn = [_loss(saved)]
+    if saved.nats is not None:
+        drawn.append(_nats(saved, saved.nats))
+    drawn.append(_rate(saved))
+    results = []
+    if saved.held_out is not None:
+        best = float(np.nanmin(saved.held_out))
+        results.append(
+            Result(
+                run,
+                "held-out loss",
+                f"{best:.4f} at its best",
+                "below 1, that of the best linear denoiser",
+                best < BASELINE,
+            )
+        )
+    page = "docs/tables.md" if saved.nats is not None else "docs/files.md"
+    return Section(f"Training of {run}", READING, page, str(path.parent), [Charts(drawn)], results)
+
+
+def _loss(saved: SavedTraining) -> Chart:
+    plot = charts.plot("million samples", "loss", y_range=_limits(saved))
+    plot.line(saved.samples, charts.float32(saved.loss), color=BLUE, line_width=1.6)
+    charts.level(plot, BASELINE)
+    keys = [Key("training", BLUE), Key("best linear denoiser", MUTED, "dashed")]
+    last = saved.loss[np.isfinite(saved.loss)][-1]
+    alt = f"Loss over {saved.samples[-1]:.3g} million samples, {last:.4f} at the end."
+    if saved.held_out is not None:
+        _held_out(plot, saved, saved.held_out)
+        keys.insert(1, Key("held out, averaged weights", ORANGE))
+    return Chart(plot, "Loss", alt, keys)
+
+
+def _limits(saved: SavedTraining) -> tuple[float, float]:
+    """Of the axis of losses: the first ones may be far above the rest, which would be flat."""
+    known = [saved.loss] if saved.held_out is None else [saved.loss, saved.held_out]
+    low = min(BASELINE, *(float(np.nanmin(each)) for each in known))
+    high = max(BASELINE, *(float(np.nanquantile(each, 0.99)) for each in known))
+    room = 0.08 * max(high - low, 0.01)
+    return low - room, high + room
+
+
+def _nats(saved: SavedTraining, nats: np.ndarray) -> Chart:
+    best = float(np.nanmax(nats))
+    room = max(best - float(np.nanmedian(nats)), 0.01)
+    low = max(float(np.nanmin(nats)), best - FAR * room)
+    ends = (low - 0.2 * room, best + 0.4 * room)
+    plot = charts.plot("million samples", "nats", y_range=ends)
+    _held_out(plot, saved, nats)
+    alt = f"Estimated mean log density of held-out rows, {best:.4g} nats at its best."
+    return Chart(plot, "Held-out log density", alt, [Key("held out", ORANGE)])
+
+
+def _rate(saved: SavedTraining) -> Chart:
+    plot = charts.plot("million samples", "learning rate")
+    charts.few_digits(plot.yaxis)
+    plot.line(saved.samples, charts.float32(saved.learning_rate), color=MUTED, line_width=1.6)
+    alt = f"Learning rate, {np.nanmax(saved.learning_rate):.2g} at most."
+    return Chart(plot, "Learning rate", alt)
+
+
+def _held_out(plot: figure, saved: SavedTraining, values: np.ndarray) -> None:
+    there = np.isfinite(values)
+    plot.line(saved.samples[there], charts.float32(values[there]), color=ORANGE, line_width=1.6)
+    best = saved.best
+    if best is not None and there[best]:
+        plot.scatter([saved.samples[best]], [values[best]], size=8, color=ORANGE)

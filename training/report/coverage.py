@@ -1,0 +1,84 @@
+"""Coverage: what spheres in latent space hold that the flow carries to the data and back."""
+
+from pathlib import Path
+
+import numpy as np
+
+from training.measure.boundaries import gaussian_content
+from training.measure.coverage import STAGES
+from training.pictures.coverage.radius import STYLES
+from training.pictures.coverage.saved import SavedCoverage
+from training.pictures.style.colors import BLUE, MUTED, ORANGE
+from training.pictures.style.words import joined, title_of
+from training.report import charts
+from training.report.content import Chart, Charts, Choice, Key, Result, Section, Table
+
+READING = (
+    "A sphere around the latent's center holds a known share of a Gaussian; a flow that is right "
+    "carries it to a boundary that holds the same share of the data."
+)
+SIGMAS = 3.0
+MARKS = ("circle", "triangle", "x", "diamond")
+
+
+def section_of(path: Path, choice: Choice) -> Section:
+    """The section of a file of coverage. Raises DataError if it is broken."""
+    saved = SavedCoverage.load(path)
+    name, details = title_of(path.stem.removesuffix("_coverage"))
+    # By what: over seeds the mean of each.
+    shares = dict(
+        zip(STYLES, [*saved.coverage.mean(axis=0), saved.fresh.mean(axis=0)], strict=True)
+    )
+    exact = gaussian_content(saved.radii, saved.dim)
+    seeds = len(saved.fresh)
+    errors = np.sqrt(exact * (1 - exact) / (seeds * min(saved.count, saved.fresh_count)))
+    of = joined(name, details, by=", ")
+    results = [_result(of, what, shares[what], exact, errors) for what in _telling()]
+    head = ["radius", "χ²", *STYLES]
+    rows = [
+        [f"{radius:g}", *(f"{100 * share[k]:.2f} %" for share in (exact, *shares.values()))]
+        for k, radius in enumerate(saved.radii)
+    ]
+    parts = [Charts([_differences(saved, shares, exact, errors)]), Table("Held", head, rows)]
+    return Section(
+        f"{name}: coverage", READING, "docs/calibration.md", str(path.parent), parts, results
+    )
+
+
+def _telling() -> list[str]:
+    """The test points in data space, and fresh data."""
+    return [list(STYLES)[STAGES.index("data")], list(STYLES)[-1]]
+
+
+def _result(
+    of: str, what: str, shares: np.ndarray, exact: np.ndarray, errors: np.ndarray
+) -> Result:
+    off = shares - exact
+    worst = int(np.abs(off / errors).argmax())
+    return Result(
+        of,
+        f"coverage of {what}",
+        f"{100 * off[worst]:+.2f}".replace("-", "−")
+        + " points from χ² at the radius that is farthest off",
+        f"within {100 * SIGMAS * errors[worst]:.2g}: {SIGMAS:g} standard deviations of a count",
+        bool(abs(off[worst]) <= SIGMAS * errors[worst]),
+    )
+
+
+def _differences(
+    saved: SavedCoverage, shares: dict[str, np.ndarray], exact: np.ndarray, errors: np.ndarray
+) -> Chart:
+    plot = charts.plot("Mahalanobis radius", "held − χ², points")
+    plot.varea(saved.radii, -200 * errors, 200 * errors, fill_color=MUTED, fill_alpha=0.2)
+    charts.level(plot, 0, dashed=False)
+    keys = [Key("±2 standard deviations of a count", MUTED, "band")]
+    for (what, held), mark in zip(shares.items(), MARKS, strict=True):
+        color = ORANGE if what == list(STYLES)[-1] else BLUE
+        fill = None if mark == "circle" else color
+        off = charts.float32(100 * (held - exact))
+        plot.scatter(saved.radii, off, marker=mark, size=8, line_color=color, fill_color=fill)
+        sign = dict(zip(MARKS, "○▲×◆", strict=True))[mark]
+        keys.append(Key(f"{sign} {what}", color, "none"))
+    worst = max(float(np.abs(held - exact).max()) for held in shares.values())
+    alt = f"Differences from chi-squared by radius, {100 * worst:.2f} percentage points at most."
+    return Chart(plot, "What boundaries hold, less χ²", alt, keys)

@@ -1,0 +1,192 @@
+"""Which files a report tells of: each goes to the module of its subject, broken ones are named."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from dnnlib.errors import DataError
+from torch_utils.results import open_arrays
+from training.files.formats import kind_of_arrays
+from training.pictures.style.words import KINDS, stem_of
+from training.pictures.trajectories.saved import kind_of
+from training.report.content import Choice, Run, Section
+from training.report.runs import run_of
+
+Reader = Callable[[Path | Mapping[str, Path], Choice], Section]
+"""What makes a section of a file, or of files by kind."""
+LOOKED_INTO = (".npz", ".nc", ".json", ".jsonl")
+STATS = "stats.jsonl"
+SIMULATIONS = ("toy", "images", "rows")
+"""Subjects of which a run has several files."""
+ROOMS = {
+    "training": "course",
+    "toy": "flows",
+    "images": "images",
+    "rows": "tables",
+    "coverage": "coverage",
+    "residual summary": "correlations",
+    "worst roundtrips": "roundtrips",
+    "posterior": "posteriors",
+    "posterior check": "checks",
+}
+"""The module of each subject, in the order of sections of one folder. They are imported when they
+are needed, since some take half a second."""
+NOT_SHOWN = {
+    "correlations": "matrices of correlations, which are not shown",
+    "residuals": "residuals, which are not shown",
+    "fid reference": "features of images, which are not shown",
+    "table": "a data set",
+}
+"""Files of this project that are too large, or no result of a flow."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a report tells.
+
+    Attributes:
+        sections: In order.
+        runs: Scripts that ran.
+        broken: Files that could not be read, and why.
+        foreign: Files that look like results and are not of this project, or are not shown.
+        others: How many other files there are by the ending of their names.
+    """
+
+    sections: list[Section] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    broken: list[tuple[str, str]] = field(default_factory=list)
+    foreign: list[tuple[str, str]] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
+
+
+def found_in(paths: Iterable[Path], choice: Choice) -> Found:
+    """Reads all that is in some files and folders, and in the folders in these.
+
+    Args:
+        paths: As the user gave them.
+        choice: How much is shown of large files.
+
+    Raises:
+        DataError: A path is missing, or none of the files has anything to show.
+    """
+    found = Found()
+    subjects: dict[tuple[Path, str, str], Any] = {}
+    for file in _files(paths):
+        if file.suffix not in LOOKED_INTO:
+            found.others[file.suffix or "(none)"] += 1
+            continue
+        with _told(found, file):
+            _sort(file, found, subjects)
+    order = list(ROOMS)
+    folders = list(dict.fromkeys(folder for folder, _, _ in subjects))
+    keys = sorted(subjects, key=lambda key: (folders.index(key[0]), order.index(key[1])))
+    for folder, subject, name in keys:
+        files, read = subjects[folder, subject, name], _reader(subject)
+        if isinstance(files, dict):
+            _tell_of_run(found, files, read, choice)
+        else:
+            with _told(found, files):
+                found.sections.append(read(files, choice))
+    if not found.sections:
+        why = f": {found.broken[0][1]}" if found.broken else ""
+        given = ", ".join(map(str, paths))
+        raise DataError(
+            f"{given} has nothing to report{why or ': give folders of runs, or files of results'}"
+        )
+    return found
+
+
+def _tell_of_run(found: Found, files: dict[str, Path], read: Reader, choice: Choice) -> None:
+    """Adds the section of a run's simulations; of those that can be read, if one is broken."""
+    ordered = {kind: files[kind] for kind in KINDS if kind in files}
+    try:
+        found.sections.append(read(ordered, choice))
+    except DataError:
+        kept = {}
+        for kind, path in ordered.items():
+            with _told(found, path):
+                read({kind: path}, choice)
+                kept[kind] = path
+        if kept:
+            with _told(found, next(iter(kept.values()))):
+                found.sections.append(read(kept, choice))
+
+
+@contextmanager
+def _told(found: Found, path: Path) -> Iterator[None]:
+    """Around what reads a file: what is wrong with it is told in the report, and all goes on."""
+    try:
+        yield
+    except DataError as error:
+        found.broken.append((str(path), str(error)))
+
+
+def _files(paths: Iterable[Path]) -> list[Path]:
+    """All files, each once, without hidden ones."""
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"{path} does not exist: give folders of runs, or files of results")
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
+            if file.is_file() and not hidden:
+                found.setdefault(file.resolve(), file)
+    return list(found.values())
+
+
+def _sort(file: Path, found: Found, subjects: dict[tuple[Path, str, str], Any]) -> None:
+    """Puts a file where its subject is, or says that it has none."""
+    if file.suffix == ".json":
+        run = run_of(file)
+        if run:
+            found.runs.append(run)
+        else:
+            found.foreign.append((str(file), "no parameters of a run"))
+        return
+    subject = _subject(file)
+    if subject in SIMULATIONS:
+        _add_to_run(file, subject, subjects)
+    elif subject in ROOMS:
+        subjects[file.parent, subject, file.name] = file
+    else:
+        unknown = "no results of this project that a report shows"
+        found.foreign.append((str(file), NOT_SHOWN.get(subject or "", unknown)))
+
+
+def _add_to_run(file: Path, subject: str, subjects: dict[tuple[Path, str, str], Any]) -> None:
+    """Adds a simulation to those of its run, by its kind."""
+    with open_arrays(file) as saved:
+        times = saved.numbers("times")
+    if times.ndim != 1 or len(times) < 2:
+        raise DataError(f"{file}: 'times' is {list(times.shape)}, not two times or more")
+    kind = kind_of(file, times)
+    name = stem_of(file)
+    while kind in subjects.get((file.parent, subject, name), {}):  # two of one name
+        name += " again"
+    subjects.setdefault((file.parent, subject, name), {})[kind] = file
+
+
+def _subject(file: Path) -> str | None:
+    if file.suffix == ".jsonl":
+        return "training" if file.name == STATS else None
+    if file.suffix == ".nc":
+        from training.files.posterior_draws import is_posterior  # takes a while
+
+        return "posterior" if is_posterior(file) else None
+    with open_arrays(file) as saved:
+        kind = kind_of_arrays(saved)
+        if kind != "trajectory":
+            return kind
+        names = set(saved.names)
+    if {"points", "names"} <= names:
+        return "rows"
+    return "images" if "image_shape" in names else "toy"
+
+
+def _reader(subject: str) -> Reader:
+    made: Reader = import_module(f"training.report.{ROOMS[subject]}").section_of
+    return made

@@ -1,0 +1,264 @@
+"""Simulations of points: a melt and a generation, each a motion whose points can be held.
+
+A motion has three panels, where points start, are, and end. They share their points, so that those
+which are chosen in one are chosen in all, and have one scale. Points in three dimensions are seen
+from a side that can be turned, by an orthographic projection, and in the three planes.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from bokeh.models import ColumnDataSource
+from bokeh.plotting import figure
+
+from torch_utils.results import SavedArrays, open_arrays
+from training.files.trajectory import SAMPLE_KEYS
+from training.pictures.style.colors import colors_of_places, sequential_colors
+from training.pictures.style.look import evenly
+from training.pictures.style.words import joined
+from training.pictures.trajectories.clouds import COLORS, TITLES, common_box, seen_places
+from training.pictures.trajectories.saved import SavedTrajectory, latent_law, name_and_details
+from training.report import charts
+from training.report.content import Chart, Choice, Coloring, Flow, Section
+from training.report.latents import latent_parts, latent_results
+from training.report.runs import roundtrip_results
+
+READING = (
+    "Every point keeps its color; move the time, draw a lasso around points in any panel, and see "
+    "where the flow takes these: neighbors stay neighbors."
+)
+MOST_TIMES = 40
+SCALE_COLORS = 9
+FAR = 5e-3
+"""Share of the lowest densities that share a color."""
+MOST_CLASSES = 20
+LARGEST_NUMBER = 2**53
+"""Of a sample, which floating-point numbers tell apart."""
+ENDS = {
+    "melt": ("data", "latent"),
+    "roundtrip": ("latent", "returned data"),
+    "gen": ("latent", "generated data"),
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A trajectory with the points that are shown of it.
+
+    Attributes:
+        saved: It.
+        index: Which samples of the file these are, ``[n]``.
+        numbers: What they are called: their numbers in the data set, where it is known, ``[n]``.
+        labels: Their classes ``[n]``, integers; None where they have none.
+    """
+
+    saved: SavedTrajectory
+    index: np.ndarray
+    numbers: np.ndarray
+    labels: np.ndarray | None
+
+    @classmethod
+    def load(cls, path: Path, choice: Choice, of_table: bool = False) -> "Shown":
+        """Raises DataError if the file is broken."""
+
+        def some(count: int) -> np.ndarray:
+            if count <= choice.points:
+                return np.arange(count)
+            generator = np.random.default_rng(choice.seed)
+            return np.sort(generator.choice(count, choice.points, replace=False))
+
+        saved = SavedTrajectory.load(path, of_table=of_table, choose=some)
+        index = some(saved.count)
+        with open_arrays(path) as arrays:
+            labels, numbers = _classes(arrays, saved.count), numbers_of(arrays, saved.count)
+        return cls(saved, index, numbers[index], None if labels is None else labels[index])
+
+
+def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
+    """The section of a run's simulations of a toy.
+
+    Args:
+        paths: Files by kind: melt, roundtrip, gen.
+        choice: How much is shown.
+
+    Raises:
+        DataError: A file is broken.
+    """
+    shown = {kind: Shown.load(path, choice) for kind, path in paths.items()}
+    first = next(iter(shown.values())).saved
+    name, details = name_and_details(first)
+    results = [*roundtrip_results(first.path, name, details)]
+    parts = flows_of(shown)
+    if "melt" in shown:
+        results += latent_results(shown["melt"].saved)
+        parts += latent_parts(shown["melt"].saved)
+    title = joined(f"{name}: the flow", details, by=", ")
+    return Section(title, READING, "docs/toys.md", str(first.path.parent), parts, results)
+
+
+def flows_of(shown: Mapping[str, Shown]) -> list[object]:
+    """The motions that are shown: that back repeats the melt's, and is shown where it is alone."""
+    return [flow_of(item) for kind, item in shown.items() if kind != "roundtrip" or len(shown) == 1]
+
+
+def flow_of(shown: Shown) -> Flow:
+    """A motion.
+
+    Args:
+        shown: In two dimensions or more, of which the first two or all three are shown.
+    """
+    saved = shown.saved
+    points, times = saved.points(), evenly(len(saved.times), MOST_TIMES)
+    points = points[times]
+    colors = colorings_of(shown, points)
+    turned = points.shape[-1] == 3
+    source = ColumnDataSource(
+        {
+            "sample": shown.index,
+            "number": shown.numbers,
+            **{name: charts.packed(values) for name, (_, values) in colors.items()},
+            "color": charts.packed(next(iter(colors.values()))[1]),
+            **_panel_columns(points),
+        }
+    )
+    frames = ColumnDataSource({name: charts.float32(points[..., k]) for k, name in _axes(points)})
+    name = source.id
+    source.name, frames.name = f"{name}-points", f"{name}-frames"
+    box = _ball(points) if turned else common_box([points])
+    titles = (ENDS[saved.kind][0], "now", ENDS[saved.kind][1])
+    names = [plain(each) for each in saved.axis_names]
+    panels = [
+        _panel(box, source, (f"{place}_x", f"{place}_y"), title, [] if turned else names)
+        for place, title in zip(("start", "now", "end"), titles, strict=True)
+    ]
+    charts.keep(panels[0].plot, frames)
+    _share_ranges([panel.plot for panel in panels])
+    planes = []
+    for first, second in combinations(range(3), 2) if turned else ():
+        axes = [names[first], names[second]]
+        columns = (f"now_{'xyz'[first]}_own", f"now_{'xyz'[second]}_own")
+        planes.append(_panel(box, source, columns, f"now, {axes[0]} and {axes[1]}", axes))
+    return Flow(
+        name=name,
+        title=_title(saved),
+        moved=saved.kind,
+        panels=panels,
+        planes=planes,
+        times=saved.times[times].tolist(),
+        saved_times=len(saved.times),
+        count=len(shown.index),
+        whole=saved.count,
+        colorings=[coloring for coloring, _ in colors.values()],
+        turns=turned,
+    )
+
+
+def colorings_of(shown: Shown, points: np.ndarray) -> dict[str, tuple[Coloring, np.ndarray]]:
+    """Ways to color points ``[S, n, d]``, each with the colors ``[n, 3]``, by column."""
+    saved = shown.saved
+    places = seen_places(points[-1 if saved.kind == "roundtrip" else 0])
+    if places.shape[1] == 2:
+        places = places - places.mean(axis=0)
+    width = float(places.std(axis=0).max()) or 1.0
+    found = {
+        "by_place": (
+            Coloring("where a point began", "by_place", COLORS[saved.kind]),
+            colors_of_places(places, width),
+        )
+    }
+    if saved.log_prob is not None:
+        found["by_density"] = _by_density(saved.log_prob[shown.index])
+    if shown.labels is not None:
+        found["by_label"] = _by_label(shown.labels)
+    return found
+
+
+def plain(name: str) -> str:
+    """The name of an axis without the marks of mathematics."""
+    return name.replace("$", "").replace("_", "")
+
+
+def _by_density(values: np.ndarray) -> tuple[Coloring, np.ndarray]:
+    low, high = np.quantile(values, FAR), values.max()
+    scale = (f"{low:.3g}", charts.css(sequential_colors(SCALE_COLORS)), f"{high:.3g} nats")
+    note = "Log density of the data that a point is, or becomes"
+    return Coloring("log density", "by_density", note, scale), charts.ramp(values, low, high)
+
+
+def _by_label(labels: np.ndarray) -> tuple[Coloring, np.ndarray]:
+    count = int(labels.max()) + 1
+    palette = sequential_colors(max(count, 2))
+    scale = ("0", charts.css(palette[:count]), str(count - 1))
+    return Coloring("label", "by_label", "Class of the data", scale), palette[labels]
+
+
+def numbers_of(arrays: SavedArrays, count: int) -> np.ndarray:
+    """What samples are called: by their place in the data set, or else in the file ``[N]``."""
+    for name in SAMPLE_KEYS:
+        if name in arrays.names:
+            numbers = arrays.numbers(name)
+            if numbers.shape == (count,) and np.abs(numbers).max() < LARGEST_NUMBER:
+                return numbers.astype(np.int64)
+    return np.arange(count)
+
+
+def _classes(arrays: SavedArrays, count: int) -> np.ndarray | None:
+    """Classes of samples ``[N]``, where labels are one-hot and not too many."""
+    if "labels" not in arrays.names:
+        return None
+    labels = arrays.numbers("labels")
+    fits = labels.ndim == 2 and len(labels) == count and 2 <= labels.shape[1] <= MOST_CLASSES
+    if not fits or not ((labels == 0) | (labels == 1)).all() or (labels.sum(axis=1) != 1).any():
+        return None
+    return labels.argmax(axis=1)
+
+
+def _title(saved: SavedTrajectory) -> str:
+    seen = ""
+    if saved.eigenvectors is None:
+        seen = f"first {saved.shown_dims} of {saved.dim} eigen-dimensions"
+    return joined(TITLES[saved.kind].format(name_and_details(saved)[0]), latent_law(saved), seen)
+
+
+def _axes(points: np.ndarray) -> Iterable[tuple[int, str]]:
+    return enumerate("xyz"[: points.shape[-1]])
+
+
+def _panel_columns(points: np.ndarray) -> dict[str, np.ndarray]:
+    """Where points ``[S, n, d]`` are in each panel at first: in 3-D as they are seen."""
+    seen = seen_places(points[[0, 0, -1]])
+    found = {
+        f"{place}_{axis}": charts.float32(seen[number, :, k])
+        for number, place in enumerate(("start", "now", "end"))
+        for k, axis in enumerate("xy")
+    }
+    if points.shape[-1] == 3:
+        found |= {f"now_{axis}_own": charts.float32(points[0, :, k]) for k, axis in _axes(points)}
+    return found
+
+
+def _panel(
+    box: np.ndarray,
+    source: ColumnDataSource,
+    columns: tuple[str, str],
+    title: str,
+    names: list[str],
+) -> Chart:
+    plot = charts.cloud(box, *names[:2])
+    charts.scatter(plot, source, *columns, "color", hover=[("number", "number")])
+    return Chart(plot, title, f"Points: {title}. All panels have one scale.")
+
+
+def _ball(points: np.ndarray) -> np.ndarray:
+    """A square that holds points in 3-D, from whichever side they are seen."""
+    box = common_box([points])
+    reach = float(np.abs(box).max())
+    return np.array([[-reach, reach], [-reach, reach]])
+
+
+def _share_ranges(plots: list[figure]) -> None:
+    for other in plots[1:]:
+        other.x_range, other.y_range = plots[0].x_range, plots[0].y_range

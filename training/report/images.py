@@ -1,0 +1,111 @@
+"""Simulations of images: what becomes of each, on its way to the latent and back."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from torch_utils.results import open_arrays
+from training.pictures.images.grids import magnified
+from training.pictures.images.pixels import HALF_RANGE, data_cells, state_divisors
+from training.pictures.images.simulations import images_of, melts_and_roundtrips
+from training.pictures.style.words import joined
+from training.pictures.trajectories.clouds import telling_times
+from training.pictures.trajectories.saved import SavedTrajectory, latent_law, name_and_details
+from training.report.content import Choice, Images, Section, Sheet
+from training.report.flows import Shown, flows_of, numbers_of
+from training.report.latents import latent_parts, latent_results
+from training.report.runs import roundtrip_results
+from training.report.sheets import affordable, sheet, sheet_columns
+
+READING = (
+    "Choose an image and follow it along the flow; below, the same images are points that can be "
+    "held."
+)
+COLUMNS = 8
+"""Times of a strip."""
+STATES = "Unscaled states; ÷ n: divided by n, since they outgrow the range of pixels."
+
+
+def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
+    """The section of a run's simulations of images.
+
+    Args:
+        paths: Files by kind: melt, roundtrip, gen.
+        choice: How much is shown.
+
+    Raises:
+        DataError: A file is broken.
+    """
+    shown = {kind: Shown.load(path, choice) for kind, path in paths.items()}
+    saved = {kind: item.saved for kind, item in shown.items()}
+    first = next(iter(saved.values()))
+    name, details = name_and_details(first)
+    parts: list[object] = []
+    backs = {melt.path: back for melt, back in melts_and_roundtrips(list(saved.values()))}
+    used = {back.path for back in backs.values()}
+    for item in saved.values():
+        if item.path not in used:
+            parts.append(images_part(item, backs.get(item.path)))
+    results = [*roundtrip_results(first.path, name, details)]
+    parts += flows_of(shown)
+    if "melt" in saved:
+        results += latent_results(saved["melt"])
+        parts += latent_parts(saved["melt"])
+    title = joined(f"{name}: images in the flow", details, by=", ")
+    return Section(title, READING, "docs/images.md", str(first.path.parent), parts, results)
+
+
+def images_part(item: SavedTrajectory, back: SavedTrajectory | None) -> Images:
+    """Images of a simulation, each with its states at telling times.
+
+    Args:
+        item: It.
+        back: The way back of a melt, of which the return and its difference are shown.
+    """
+    states = images_of(item)
+    count = affordable(states.shape[1], states.shape[2:], COLUMNS + 2 * (back is not None))
+    states = states[:, :count]
+    cells = data_cells(states / state_divisors(states, item.times)[:, None, None, None, None])
+    flat = cells.reshape(*cells.shape[:2], -1).astype(np.float32)
+    times = telling_times(flat, COLUMNS)
+    divisors = state_divisors(states, item.times)
+    sheets = [
+        sheet(cells[k], _at(item, k), "" if divisors[k] == 1 else f"÷ {divisors[k]:.3g}")
+        for k in times
+    ]
+    if back is not None:
+        sheets += _returned(states[0], images_of(back)[-1, :count])
+    what = "sample" if item.kind == "gen" else "image"
+    with open_arrays(item.path) as arrays:
+        numbers = numbers_of(arrays, item.count)[:count]
+    name = name_and_details(item)[0]
+    part = f"first {count} of {item.count:,}" if count < item.count else f"all {count}"
+    said = {"melt": "Melting", "roundtrip": "Returning", "gen": "Generating"}[item.kind]
+    return Images(
+        joined(f"{said} {name}", latent_law(item), f"{part} images"),
+        [f"{what} {number}" for number in numbers],
+        sheets,
+        0 if item.kind == "melt" else len(times) - 1,
+        sheet_columns(count),
+        (states.shape[-2], states.shape[-1]),
+        STATES,
+        item.kind,
+    )
+
+
+def _at(item: SavedTrajectory, index: int) -> str:
+    """The heading of a time."""
+    if item.times[index] == item.times.min():
+        return {"melt": "original", "roundtrip": "return", "gen": "sample"}[item.kind]
+    latent = "latent, " if item.times[index] == item.times.max() else ""
+    return f"{latent}t = {item.times[index]:.2f}"
+
+
+def _returned(originals: np.ndarray, returned: np.ndarray) -> list[Sheet]:
+    """Sheets of what came back, and of its difference from the originals, magnified."""
+    column, scale = magnified((returned.astype(float) - originals) * HALF_RANGE)
+    return [
+        sheet(data_cells(returned), "return"),
+        sheet(column.cells, column.title, f"{column.note}; {scale.range}"),
+    ]

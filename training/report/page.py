@@ -1,0 +1,103 @@
+"""The page: sections laid out by templates into one file that loads nothing.
+
+A Content-Security-Policy allows the page's own scripts by their digests and nothing else: neither
+a script that a name brought along, nor a request to anywhere. Bokeh's ``CustomJS`` would need
+``eval`` and is not used.
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import jinja2
+from bokeh.document import Document
+from bokeh.embed import file_html
+from bokeh.plotting import figure
+from bokeh.resources import INLINE
+
+import dnnlib
+from training.pictures.style.look import AZIMUTH, ELEVATION
+from training.report.content import Charts, Choice, Flow, Section, Views
+from training.report.finding import Found
+
+TEMPLATES = Path(__file__).parent / "templates"
+POLICY = "POLICY-OF-THIS-PAGE"
+SCRIPT = re.compile(r"<script(?P<attributes>[^>]*)>(?P<text>.*?)</script>", re.S | re.I)
+OTHER_ENDINGS = 8
+
+
+def page_of(found: Found, title: str, choice: Choice) -> str:
+    """The text of an HTML file.
+
+    Args:
+        found: What it tells.
+        title: Its heading.
+        choice: How much is shown.
+    """
+    html = file_html(
+        _document(found.sections),
+        INLINE,
+        title=title,
+        suppress_callback_warning=True,  # there are none, and to look for them takes a while
+        template=_environment().get_template("page.html.jinja"),
+        template_variables={
+            "found": found,
+            "others": ", ".join(
+                f"{count} {ending}" for ending, count in found.others.most_common(OTHER_ENDINGS)
+            ),
+            "results": [result for section in found.sections for result in section.results],
+            "choice": choice,
+            "policy": POLICY,
+            "style": (TEMPLATES / "report.css").read_text(encoding="utf-8"),
+            "script": (TEMPLATES / "report.js").read_text(encoding="utf-8"),
+            "side": {"elevation": ELEVATION, "azimuth": AZIMUTH},
+            "version": dnnlib.__version__,
+            "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        },
+    )
+    return html.replace(POLICY, policy_of(html), 1)
+
+
+def policy_of(html: str) -> str:
+    """The Content-Security-Policy of a page: what its scripts are, and that it loads nothing."""
+    digests = []
+    for script in SCRIPT.finditer(html):
+        if "application/json" not in script["attributes"]:
+            digest = hashlib.sha256(script["text"].encode()).digest()
+            digests.append(f"'sha256-{base64.b64encode(digest).decode()}'")
+    allowed = " ".join(dict.fromkeys(digests))
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:"
+    )
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _document(sections: Sequence[Section]) -> Document:
+    """All plots of the page."""
+    document = Document()
+    with document.models.freeze():  # or all models would be looked through for each plot
+        for plot in _plots(sections):
+            document.add_root(plot)
+    return document
+
+
+def _plots(sections: Sequence[Section]) -> Iterator[figure]:
+    for part in (part for section in sections for part in section.parts):
+        if isinstance(part, Charts):
+            yield from (chart.plot for chart in part.charts)
+        elif isinstance(part, Flow):
+            yield from (chart.plot for chart in (*part.panels, *part.planes))
+        elif isinstance(part, Views):
+            yield part.chart.plot

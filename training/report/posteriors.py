@@ -1,0 +1,174 @@
+"""Posteriors: draws over those of the prior, and what is known of each coordinate."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bokeh.models import ColumnDataSource, DataRange1d
+
+from training.files.posterior_draws import SavedPosteriors, load_netcdf
+from training.pictures.posteriors.images import gray_levels, observed_cells, spread_cells
+from training.pictures.posteriors.tables import telling_columns
+from training.pictures.posteriors.words import MOST_SHOWN, name_and_details, part_of, value_words
+from training.pictures.style.colors import BLUE, MUTED
+from training.pictures.style.look import evenly
+from training.pictures.style.words import brief, joined, parameter
+from training.report import charts
+from training.report.content import (
+    Chart,
+    Choice,
+    Images,
+    Key,
+    Picker,
+    Result,
+    Section,
+    Sheet,
+    Table,
+    Views,
+)
+from training.report.sheets import affordable, sheet, sheet_columns
+
+READING = (
+    "Gray points are what was thought possible before anything was observed, blue ones what is "
+    "possible after it."
+)
+MOST_POINTS = 1500
+MOST_COLUMNS = 12
+MOST_DRAWS = 6
+LARGEST = 1e300
+"""Of numbers that are shown."""
+MOST_R_HAT, FEWEST_EFFECTIVE = 1.05, 100.0
+
+
+def section_of(path: Path, choice: Choice) -> Section:
+    """The section of a file of draws. Raises DataError if it is broken."""
+    saved = load_netcdf(path, MOST_SHOWN)
+    name, details = name_and_details(saved)
+    numbers = path.with_suffix(".json")
+    of = joined(name, details)
+    parts: list[object] = [_images(saved)] if saved.image_shape is not None else []
+    if saved.image_shape is None and len(saved.names) > 1:
+        parts.append(_views(saved, min(MOST_POINTS, choice.points)))
+    parts += [*_summary(saved, parameter(numbers, "posteriors"))]
+    title = f"Posterior of {name}"
+    results = _results(of, numbers)
+    return Section(title, READING, "docs/posterior.md", str(path.parent), parts, results)
+
+
+def _results(of: str, numbers: Path) -> list[Result]:
+    """What the numbers beside the draws say of their convergence."""
+    results = []
+    count, converged = parameter(numbers, "observations"), parameter(numbers, "converged")
+    if isinstance(count, int) and isinstance(converged, int):
+        found = f"{converged} of {count} by the sampler's own rule"
+        results.append(Result(of, "posteriors converged", found, "all", converged == count))
+    largest = parameter(numbers, "r_hat", "largest")
+    if isinstance(largest, float):
+        target = f"at most {MOST_R_HAT:g}"
+        results.append(Result(of, "R-hat", f"{largest:.3f}", target, largest <= MOST_R_HAT))
+    smallest = parameter(numbers, "ess_bulk", "smallest")
+    if isinstance(smallest, float):
+        target = f"{FEWEST_EFFECTIVE:g} or more"
+        holds = smallest >= FEWEST_EFFECTIVE
+        results.append(Result(of, "fewest effective draws", f"{smallest:,.0f}", target, holds))
+    return results
+
+
+def _views(saved: SavedPosteriors, most: int) -> Views:
+    """Two coordinates against each other, of the prior and of one posterior."""
+    chosen = telling_columns(saved, MOST_COLUMNS)
+    names = [saved.names[column] for column in chosen]
+    plot = charts.plot("", "", height=380, x_range=DataRange1d(), y_range=DataRange1d())
+    sets, keys = [], []
+    groups = saved.points.shape[2]
+    drawn = saved.points.transpose(2, 0, 1, 3).reshape(groups, -1, len(saved.names))
+    kinds: list[tuple[str, np.ndarray, str, float]] = []
+    if saved.prior is not None:
+        repeated = np.broadcast_to(saved.prior, (groups, *saved.prior.shape))
+        kinds.append(("prior draws", repeated, MUTED, 0.4))
+    kinds.append(("posterior draws", drawn, BLUE, 0.5))
+    for label, values, color, alpha in kinds:
+        rows = values[:, evenly(values.shape[1], most)][:, :, chosen]
+        # The prior is the same for all observations.
+        several = range(groups if label != "prior draws" else 1)
+        columns = {
+            f"{group}-{k}": charts.float32(rows[group, :, k])
+            for group in several
+            for k in range(len(chosen))
+        }
+        shown = ColumnDataSource({"x": columns["0-0"], "y": columns["0-1"]})
+        held = ColumnDataSource(columns)
+        shown.name, held.name = shown.id, f"{shown.id}-columns"
+        charts.scatter(plot, shown, "x", "y", color, alpha=alpha)
+        sets.append(shown.id)
+        charts.keep(plot, held)
+        keys.append(Key(f"{label}, {rows.shape[1]:,}", color, "dot"))
+    told = [f"{k + 1}{_observed(saved, k)}" for k in range(groups)]
+    note = part_of(saved, groups)
+    chart = Chart(plot, "Draws", "Draws of a posterior over those of the prior.", keys, note)
+    pickers = Picker("across", names), Picker("up", names, 1)
+    return Views(chart, sets, Picker("observation", told), *pickers)
+
+
+def _observed(saved: SavedPosteriors, index: int) -> str:
+    return "" if saved.observed is None else f": {value_words(saved.observed[index])}"
+
+
+def _summary(saved: SavedPosteriors, listed: Any) -> list[Table]:
+    """Means, intervals and diagnostics of the first observations, as their JSON has them."""
+    if saved.image_shape is not None or not isinstance(listed, list):
+        return []
+    chosen = telling_columns(saved, MOST_COLUMNS)
+    rows = []
+    for index, found in enumerate(listed[: saved.points.shape[2]]):
+        quantiles = found.get("quantiles") if isinstance(found, dict) else None
+        if not isinstance(quantiles, dict):
+            return []
+        for column in chosen:
+            cells = [_cell(found.get(name), column) for name in ("mean", "std")]
+            ends = [_cell(quantiles.get(level), column) for level in ("0.05", "0.95")]
+            told = [
+                _cell(found.get("ess_bulk"), column, "{:,.0f}"),
+                _cell(found.get("r_hat"), column),
+            ]
+            rows.append([str(index + 1), saved.names[column], *cells, " to ".join(ends), *told])
+    head = ["observation", "of", "mean", "std", "90 % interval", "effective draws", "R-hat"]
+    return [Table("Summary", head, rows, part_of(saved, saved.points.shape[2]))] if rows else []
+
+
+def _cell(values: Any, column: int, form: str = "{:.4g}") -> str:
+    known = isinstance(values, list) and column < len(values)
+    value = values[column] if known else None
+    is_number = isinstance(value, int | float) and abs(value) < LARGEST
+    return form.format(value).replace("-", "−") if is_number else "–"
+
+
+def _images(saved: SavedPosteriors) -> Images:
+    """Posteriors of images: what was observed, the mean, the spread, and draws."""
+    shape, count = saved.image_shape, saved.points.shape[2]
+    assert shape is not None
+    draws = saved.points.reshape(-1, count, *shape)
+    some = evenly(len(draws), MOST_DRAWS)
+    count = affordable(count, shape, len(some) + 3)
+    std = draws.std(axis=0).mean(axis=1)[:count]
+    reach = max(float(std.max()), 1.0)
+    seen = observed_cells(saved)
+    sheets: list[Sheet] = []
+    if seen is not None:
+        sheets.append(sheet(seen[:count], "observed", "tinted: not observed"))
+    sheets.append(sheet(gray_levels(draws.mean(axis=0)[:count]), "mean"))
+    spread = spread_cells(std, reach)
+    sheets.append(sheet(spread, "std", f"0 to {brief(reach)} gray levels"))
+    sheets += [
+        sheet(gray_levels(draws[place, :count]), f"draw {number + 1}")
+        for number, place in enumerate(some)
+    ]
+    return Images(
+        "Observations and their posteriors",
+        [f"observation {number + 1}" for number in range(count)],
+        sheets,
+        0,
+        sheet_columns(count),
+        (shape[1], shape[2]),
+        part_of(saved, count),
+    )

@@ -1,0 +1,132 @@
+"""What was run: the parameters files beside results, and the headline numbers that are in them."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch_utils.results import last_line, load_json
+from training.pictures.style.words import KINDS, brief, joined, stem_of
+from training.report.content import Result, Run
+
+TRAINING = "training_options.json"
+PARAMETERS = ("_sim_params.json", "_HD_pfODE_int_sim_params.json")
+"""How the names of files with a simulation's parameters end, after the stem."""
+SMALL_RMS = 1e-3
+"""Of what has unit variance: a roundtrip that errs less is one to a tenth of a percent."""
+HALF_LEVEL = 0.5
+"""Gray levels: smaller errors are none after rounding."""
+WORDS = 120
+"""Letters of a value that are shown."""
+
+
+def is_parameters(content: Mapping[str, Any]) -> bool:
+    """Whether a JSON file says what a script of this project ran with."""
+    return str(content.get("format", "")).startswith("inflationary-flows ")
+
+
+def run_of(path: Path) -> Run | None:
+    """What ran, by a parameters file; None if it is none of a run.
+
+    Raises:
+        DataError: The file is broken.
+    """
+    content = load_json(path)
+    parts = [part for part in _parts(content) if _has_command(part)]
+    if not (is_parameters(content) and parts):
+        return None
+    last = parts[-1]
+    trained = last_line(path.with_name("stats.jsonl")) if path.name == TRAINING else None
+    options = _options(content)
+    libraries = last.get("libraries")
+    versions = libraries if isinstance(libraries, dict) else {}
+    told = {
+        "command": " ".join(map(str, last["command"])),
+        "code": joined(str(last.get("code_version", "")), str(last.get("code_revision") or "")),
+        "libraries": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "seed": options.get("seed"),
+        "device": options.get("device_name"),
+        "seconds": _total(content, "seconds", "{:,.1f}")
+        or _total({"seconds": (trained or {}).get("Timing/seconds")}, "seconds", "{:,.1f}"),
+        "network calls": _total(content, "denoiser_calls", "{:,.0f}")
+        or _total(content, "network_calls", "{:,.0f}"),
+        "started": last.get("started"),
+        "finished": last.get("finished"),
+    }
+    facts = [(name, _brief(value)) for name, value in told.items() if value not in (None, "")]
+    shown = [(str(name), _brief(value)) for name, value in options.items() if value is not None]
+    return Run(str(last["command"][0]), str(path), facts, shown)
+
+
+def roundtrip_results(path: Path, name: str, details: str) -> Iterator[Result]:
+    """What the parameters beside a simulation say of the way back.
+
+    Args:
+        path: A file of the simulation.
+        name: The data's.
+        details: How it was made.
+
+    Raises:
+        DataError: The parameters are broken.
+    """
+    found = _simulated(path, "roundtrip")
+    of = joined(name, details, by=", ")
+    largest = _number(found, "max_abs_error")
+    exact = _number(found, "exact_pixels")
+    rms = _number(found, "rms_error")
+    if exact is not None and largest is not None:
+        told = f"{exact:.4%} of pixels exact, largest error {brief(largest)} gray levels"
+        yield Result(of, "round trip", told, "largest error below ½", largest < HALF_LEVEL)
+    elif rms is not None:
+        told = f"rms {brief(rms)}" + ("" if largest is None else f", largest {brief(largest)}")
+        target = f"rms at most {SMALL_RMS:g} of data of unit variance"
+        yield Result(of, "round trip", told, target, rms <= SMALL_RMS)
+
+
+def _simulated(path: Path, kind: str) -> Mapping[str, Any]:
+    """What the parameters beside a simulation's file say of one of its kinds."""
+    for ending in PARAMETERS:
+        beside = path.with_name(stem_of(path) + ending)
+        if beside.exists():
+            content = load_json(beside)
+            inner = content.get("simulations", content)
+            found = inner.get(kind) if isinstance(inner, dict) else None
+            return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _parts(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A file's parameters: its own, or those of each kind of simulation."""
+    kinds = [content[kind] for kind in KINDS if isinstance(content.get(kind), dict)]
+    return [content, *kinds]
+
+
+def _has_command(part: Mapping[str, Any]) -> bool:
+    command = part.get("command")
+    return isinstance(command, list) and len(command) > 0
+
+
+def _options(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options of the first part that has any."""
+    found = (part.get("options") for part in _parts(content))
+    return next((options for options in found if isinstance(options, dict)), {})
+
+
+def _total(content: Mapping[str, Any], name: str, form: str) -> str:
+    """The sum of a number over all that ran; empty where it is not told."""
+    inner = content.get("simulations")
+    places = [*_parts(content), *(inner.values() if isinstance(inner, dict) else ())]
+    found = [_number(place, name) for place in places if isinstance(place, dict)]
+    known = [value for value in found if value is not None]
+    return form.format(sum(known)) if known else ""
+
+
+def _number(content: Mapping[str, Any], name: str) -> float | None:
+    value = content.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) < 1e300 else None
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= WORDS else text[: WORDS - 1] + "…"

@@ -1,0 +1,33 @@
+"""Many small images in one picture, from which the page cuts single ones."""
+
+import base64
+import io
+import math
+
+import numpy as np
+from PIL import Image
+
+from training.pictures.images.pixels import tiled
+from training.report.content import Sheet
+
+BUDGET = 5_000_000
+"""Bytes of pixels that one set of images may have on the page."""
+
+
+def affordable(count: int, shape: tuple[int, ...], columns: int) -> int:
+    """How many of so many images of a shape ``(C, H, W)`` are shown in so many sheets."""
+    return max(1, min(count, BUDGET // (math.prod(shape) * columns)))
+
+
+def sheet_columns(count: int) -> int:
+    """How many images lie side by side in a sheet."""
+    return math.ceil(math.sqrt(count))
+
+
+def sheet(cells: np.ndarray, title: str, note: str = "") -> Sheet:
+    """Images ``[N, H, W, 3]`` of 8 bits in one picture, gray if they are."""
+    page = tiled(cells, sheet_columns(len(cells)), 0)
+    gray = bool((page == page[..., :1]).all())
+    file = io.BytesIO()
+    Image.fromarray(page[..., 0] if gray else page).save(file, "PNG", optimize=True)
+    return Sheet(title, note, "data:image/png;base64," + base64.b64encode(file.getvalue()).decode())
