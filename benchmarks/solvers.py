@@ -3,13 +3,14 @@
     python benchmarks/solvers.py [--network=network-snapshot-....pkl ...] [--plot=solvers.png]
 
 On circles with their exact denoiser, PRP up to T = 7.01 and PRR to 1 dimension up to T = 6, and on
-the trained networks of toys that are given. Errors are root mean squares of the scaled variable, at
+the trained networks of toys and tables that are given; of a table, data are what its flow
+generates. ``--solver`` and ``--steps`` choose rows. Errors are root mean squares of the scaled variable, at
 the latent end of a melt of data and at the data end of a generation, against a converged solution,
 and after a melt and back. Where steps are too long for an implicit solver, there is no row.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +35,7 @@ from training.model.model import Model
 from training.pictures.style import look
 from training.pictures.style.colors import FAINT, INK, MUTED, sequential_colors
 
-SAMPLES = 1000
+SAMPLES, TABLE_SAMPLES = 1000, 64
 REFERENCE_STEPS = 300  # of exp_rk5, 1800 calls
 DATA_STREAM, LATENT_STREAM, PILOT_STREAM = range(3)
 STEPS = {
@@ -44,16 +45,18 @@ STEPS = {
     "exp_ab2": (25, 50, 100, 200),
     "exp_rk5": (3, 5, 8, 12, 16, 21, 33),
     "gauss4": (4, 6, 12, 25, 50),
+    "rev_euler": (10, 20, 50, 100),
+    "rev_rk5": (3, 5, 10, 20, 50),
 }
 ADAPTED = ("rk4", "exp_rk5", "gauss4")
 TOLERANCES = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 
 
 class System(NamedTuple):
-    """A flow of a toy up to a time."""
+    """A flow up to a time, and data ``[N, D]`` that it melts."""
 
     title: str
-    toy: Toy
+    data: Tensor
     flow: ProbabilityFlow
     end: float
 
@@ -75,36 +78,44 @@ def exact_circles(kept: int, end: float) -> System:
     schedule = InflationSchedule.to_dimension(kept, 2, top_variance=basis.top_variance)
     denoiser = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
     flow = ProbabilityFlow(denoiser, schedule, basis)
-    return System(f"circles, {schedule.name}, exact denoiser", toy, flow, end)
+    return System(f"circles, {schedule.name}, exact denoiser", points_of(toy), flow, end)
 
 
 def trained(path: Path) -> System:
     model = Model.load(path)
-    toy = Toy(model.about["data_name"], model.about["augment_to"])
-    title = f"{toy.name}, {model.denoiser.schedule.name}, network"
-    return System(title, toy, model.flow, model.about["tmax"])
+    name, flow = model.about["data_name"], model.flow
+    if "columns" in model.about:
+        data = flow.sample(TABLE_SAMPLES, seeded_generator("cpu", 0, DATA_STREAM))
+    else:
+        data = points_of(Toy(name, model.about["augment_to"]))
+    title = f"{name}, {model.denoiser.schedule.name}, network"
+    return System(title, data, flow, model.about["tmax"])
+
+
+def points_of(toy: Toy) -> Tensor:
+    return toy.sample(SAMPLES, seeded_generator("cpu", 0, DATA_STREAM))
 
 
 def rms(difference: Tensor) -> float:
     return float(difference.square().mean().sqrt())
 
 
-def results(system: System) -> Iterator[Result]:
-    _, toy, flow, end = system
-    data = toy.sample(SAMPLES, seeded_generator("cpu", 0, DATA_STREAM))
+def results(system: System, chosen: Sequence[str], numbers: Sequence[int]) -> Iterator[Result]:
+    """Rows of the chosen solvers; of those of given steps, with these numbers or all of theirs."""
+    _, data, flow, end = system
     law = flow.latent_law(torch.tensor(end, dtype=torch.float64))
-    latent = law.sample(SAMPLES, seeded_generator("cpu", 0, LATENT_STREAM))
+    latent = law.sample(len(data), seeded_generator("cpu", 0, LATENT_STREAM))
     pilots = law.sample(64, seeded_generator("cpu", 0, PILOT_STREAM))
     fine = flow.schedule.times(REFERENCE_STEPS, end)
     right_latent = flow.melt(data, fine, SOLVERS["exp_rk5"]).end
     right_data = flow.generate(latent, fine, SOLVERS["exp_rk5"]).end
-    start = flow.schedule.scale(fine[0]) * flow.basis.to_eigen(data)
+    start = flow.schedule.scale(fine[0]) * flow.to_eigen(data)
 
     def measured(solver: Solver, times: Tensor, name: str, kind: str) -> Iterator[Result]:
         try:
             melt = flow.melt(data, times, solver)
             generated = flow.generate(latent, times, solver)
-            back = flow.generate(melt.end, times, solver)
+            back = flow.generate(melt.end, times, solver, gap=melt.gap)
         except DataError:
             return
         yield Result(
@@ -116,15 +127,17 @@ def results(system: System) -> Iterator[Result]:
             rms(back.end - start),
         )
 
-    for name, numbers in STEPS.items():
-        solver = SOLVERS[name]
-        for steps in numbers:
+    for name in chosen:
+        if name == "dopri5":
+            continue
+        solver, own = SOLVERS[name], numbers or STEPS[name]
+        for steps in own:
             yield from measured(solver, flow.schedule.times(steps, end), name, f"{steps} even")
-        if name in ADAPTED:
+        if name in ADAPTED and not numbers:
             grid = fit_equal_error_grid(flow, pilots, fine, solver)
-            for steps in numbers:
+            for steps in own:
                 yield from measured(solver, grid(steps), name, f"{steps} adapted")
-    for tolerance in TOLERANCES:
+    for tolerance in TOLERANCES if "dopri5" in chosen else ():
         solver = get_solver("dopri5", tolerance, tolerance)
         yield from measured(solver, fine[[0, -1]], "dopri5", f"tolerance {tolerance:g}")
 
@@ -179,17 +192,21 @@ def picture(found: dict[str, list[Result]]) -> Figure:
 
 
 @click.command(help=__doc__)
-@click.option("--network", type=click.Path(path_type=Path), multiple=True, help="Of a toy.")
+@click.option("--network", type=click.Path(path_type=Path), multiple=True, help="Of a toy or table.")
+@click.option("--solver", "chosen", type=click.Choice([*STEPS, "dopri5"]), multiple=True)
+@click.option("--steps", type=click.IntRange(1), multiple=True, help="Instead of each solver's own.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Where to draw the latent errors.")
-def main(network: tuple[Path, ...], plot: Path | None) -> None:
+def main(
+    network: tuple[Path, ...], chosen: tuple[str, ...], steps: tuple[int, ...], plot: Path | None
+) -> None:
     systems = [exact_circles(2, 7.01), exact_circles(1, 6.0), *map(trained, network)]
     found: dict[str, list[Result]] = {}
     for system in systems:
-        print(f"\n{system.title}, T = {system.end:g}, {SAMPLES} points\n")
+        print(f"\n{system.title}, T = {system.end:g}, {len(system.data)} points\n")
         print("| solver | steps | calls | melt | generation | round trip |")
         print("| --- | --- | ---: | ---: | ---: | ---: |")
         rows = found[system.title] = []
-        for row in results(system):
+        for row in results(system, chosen or (*STEPS, "dopri5"), steps):
             errors = " | ".join(f"{error:.1e}" for error in row[3:])
             print(f"| {row.solver} | {row.times} | {row.calls:.0f} | {errors} |", flush=True)
             rows.append(row)

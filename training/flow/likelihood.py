@@ -21,7 +21,7 @@ the same number in image space, since rotations keep densities. Gradients do not
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 
 import torch
@@ -102,11 +102,17 @@ class DivergenceIntegral:
     value: Tensor
 
     def __init__(self, solver: Solver, directions: Tensor):
-        self._method, self._directions = solver.method, directions
+        self._given, self._directions = solver, directions
         self.products_per_call = len(directions)
-        self.solver = solver.with_method(self._integrate)
+        pairs = self._integrate if solver.pairs else None
+        self.solver = replace(solver, method=self._states, pairs=pairs)
 
-    def _integrate(self, v: Velocity, w: Tensor, times: Tensor) -> Iterator[Tensor]:
+    def _states(self, v: Velocity, w: Tensor, times: Tensor) -> Iterator[Tensor]:
+        return (state for state, _ in self._integrate(v, w, None, times))
+
+    def _integrate(
+        self, v: Velocity, w: Tensor, gap: Tensor | None, times: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
         if torch.is_grad_enabled():
             raise ValueError("log densities have no gradients: simulate without")
         dim = w.shape[1]
@@ -116,10 +122,12 @@ class DivergenceIntegral:
             slope, divergence = value_and_divergence(v, state[:, :dim], t, directions)
             return torch.cat([slope, divergence[:, None] / dim], dim=1)
 
-        start = torch.cat([w, torch.zeros_like(w[:, :1])], dim=1)
-        for state in self._method(widened, start, times):
+        zero = torch.zeros_like(w[:, :1])
+        start = torch.cat([w, zero], dim=1)
+        gap = None if gap is None else torch.cat([gap, zero], dim=1)
+        for state, apart in self._given.walk(widened, start, times, gap):
             self.value = dim * state[:, dim]
-            yield state[:, :dim]
+            yield state[:, :dim], None if apart is None else apart[:, :dim]
 
 
 def value_and_divergence(

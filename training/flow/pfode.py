@@ -18,7 +18,7 @@ the linear part is gone, and what is left to integrate vanishes for Gaussian dat
 States are carried in float64; the denoiser decides its own precision.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import copy
 from math import isclose
 from typing import Any
@@ -35,8 +35,8 @@ from training.flow.latent.conditional import ConditionalMixture
 from training.flow.latent.laws import GaussianLaw, LatentLaw, LearnedLaw
 from training.flow.likelihood import DivergenceIntegral, LogDensity, Trace
 from training.flow.schedules import NoiseSchedule
-from training.flow.solvers import DEFAULT, DEFAULT_STEPS, Solver, Velocity, as_solver
-from training.flow.trajectory import State, Trajectory, follow, saved_steps
+from training.flow.solvers import DEFAULT, DEFAULT_STEPS, Solver, as_solver
+from training.flow.trajectory import State, Trajectory, follow, saved_steps, walk
 
 
 class ProbabilityFlow:
@@ -281,6 +281,7 @@ class ProbabilityFlow:
         on_step: Callable[[], None] | None = None,
         on_state: Callable[[State], None] | None = None,
         differentiable: bool = False,
+        gap: Tensor | None = None,
     ) -> Trajectory:
         """Integrates from ``times[0]`` to ``times[-1]``, in either direction.
 
@@ -295,10 +296,13 @@ class ProbabilityFlow:
                 the last alone, so that memory does not grow with the number of saved states.
             differentiable: Gradients flow back to x. Calls of the denoiser keep their inputs only
                 and are repeated on the way back, so that memory is that of one call and the states.
+            gap: That of a trajectory which ended at x by the same solver, ``[N, D]``: goes back its
+                steps, which undoes it to rounding if the times are its own.
 
         Raises:
             DataError: The states are of another dimension, the end state is NaN or infinite, or an
                 adaptive or implicit solver fails.
+            UsageError: There are too few times, or there is a gap but the solver has none.
         """
         self._require_rows("states", x)
         solver, steps = as_solver(solver), len(times) - 1
@@ -307,28 +311,20 @@ class ProbabilityFlow:
         saved = saved_steps(steps, save_every)
         visited = saved if solver.adaptive else list(range(steps + 1))
         x = (x if differentiable else x.detach()).double()
+        if gap is not None:
+            self._require_rows("gaps", gap)
+            gap = (gap if differentiable else gap.detach()).double()
         times = times.to(x)
         velocity = CountedVelocity(
             self.standardized_velocity if solver.standardized else self.velocity, differentiable
         )
         with torch.set_grad_enabled(differentiable):
-            walk = zip(visited, self._walk(velocity, x, times[visited], solver), strict=True)
-            kept = follow(walk, times, saved, on_step, on_state)
-        columns = zip(*kept, strict=True)
+            unit = self.latent_std if solver.standardized else None
+            steps_made = walk(solver, velocity, x, gap, times[visited], unit)
+            kept = follow(zip(visited, steps_made, strict=True), times, saved, on_step, on_state)
+        columns = zip(*(state[:3] for state in kept), strict=True)
         saved_times, states, updates = (torch.stack(column) for column in columns)
-        return Trajectory(saved_times, states, updates, calls=velocity.calls)
-
-    def _walk(
-        self, velocity: Velocity, x: Tensor, times: Tensor, solver: Solver
-    ) -> Iterator[Tensor]:
-        """Scaled states at all of the times."""
-        yield x
-        if not solver.standardized:
-            yield from solver.method(velocity, x, times)
-            return
-        x_hat = x / self.latent_std(times[0])
-        for t, state in zip(times[1:], solver.method(velocity, x_hat, times), strict=True):
-            yield self.latent_std(t) * state
+        return Trajectory(saved_times, states, updates, velocity.calls, kept[-1].gap)
 
     def melt(
         self,

@@ -1,6 +1,6 @@
 """What an integration leaves behind: the states that it passed, in the order in which it did."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
+from training.flow.solvers import Solver, Velocity
 
 
 class State(NamedTuple):
@@ -18,11 +19,14 @@ class State(NamedTuple):
         x: The scaled variable in eigenspace ``[N, D]``, float64.
         update: The change of x in the last step ``[N, D]``, zero at the start; of an adaptive
             solver, the change since the last saved state.
+        gap: Of a solver that carries a second state along, half of what x is apart from it
+            ``[N, D]``; None of others.
     """
 
     time: Tensor
     x: Tensor
     update: Tensor
+    gap: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,15 @@ class Trajectory:
         states: The scaled variable in eigenspace ``[S, N, D]``, float64.
         updates: The last step's change of each state ``[S, N, D]``; zero at the start.
         calls: The number of denoiser calls made.
+        gap: That of the last state ``[N, D]``, from which an exact way back starts beside it; None
+            of a solver that has none.
     """
 
     times: Tensor
     states: Tensor
     updates: Tensor
     calls: int
+    gap: Tensor | None = None
 
     @property
     def end(self) -> Tensor:
@@ -67,8 +74,39 @@ def saved_steps(steps: int, save_every: int | None) -> list[int]:
     return [*range(0, steps, save_every or steps), steps]
 
 
+def walk(
+    solver: Solver,
+    velocity: Velocity,
+    x: Tensor,
+    gap: Tensor | None,
+    times: Tensor,
+    unit: Callable[[Tensor], Tensor] | None,
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The states and gaps ``[N, D]`` at all of the times, the start first.
+
+    Args:
+        solver: The method.
+        velocity: Of the variable that it integrates.
+        x: The start.
+        gap: That of the start, to go back the way it came; None to set out.
+        times: ``[steps + 1]``.
+        unit: x over that variable ``[D]`` at a time; None if they are the same.
+
+    Raises:
+        UsageError: There is a gap, but the solver has none.
+    """
+    yield x, gap
+    if unit is None:
+        yield from solver.walk(velocity, x, times, gap)
+        return
+    first = unit(times[0])
+    steps = solver.walk(velocity, x / first, times, None if gap is None else gap / first)
+    for t, (state, apart) in zip(times[1:], steps, strict=True):
+        yield unit(t) * state, None if apart is None else unit(t) * apart
+
+
 def follow(
-    walk: Iterable[tuple[int, Tensor]],
+    walk: Iterable[tuple[int, tuple[Tensor, Tensor | None]]],
     times: Tensor,
     saved: Collection[int],
     on_step: Callable[[], None] | None,
@@ -77,7 +115,8 @@ def follow(
     """Goes along a walk to its end, and keeps its states.
 
     Args:
-        walk: The numbers of steps made, and the states ``[N, D]`` after them, the start first.
+        walk: The numbers of steps made, and the state and gap ``[N, D]`` after them, the start
+            first.
         times: ``[steps + 1]``.
         saved: The numbers of steps after which states are saved.
         on_step: Called for each step.
@@ -88,13 +127,13 @@ def follow(
     """
     kept: list[State] = []
     before, done = None, 0
-    for index, x in walk:
+    for index, (x, gap) in walk:
         last = index == len(times) - 1
         if last:
             _require_finite(x, times)
         if index in saved:
             update = torch.zeros_like(x) if before is None else x - before
-            state = State(times[index], x, update)
+            state = State(times[index], x, update, gap)
             if on_state:
                 on_state(state)
             if not on_state or last or not kept:

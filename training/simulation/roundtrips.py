@@ -169,7 +169,7 @@ def _there_and_back(
         mine = {name: rows[share].to(flow.device) for name, rows in conditions.items()}
         flow = flow.given(**mine)
     melt = flow.melt(data, times, solver, on_step=on_step)
-    back = flow.generate(melt.end, times, solver, on_step=on_step)
+    back = flow.generate(melt.end, times, solver, on_step=on_step, gap=melt.gap)
     returned = flow.to_data(back.end, back.times[-1])
     both = distributed.gather_rows(torch.stack([melt.end, returned]), len(points), dim=1).cpu()
     return both[0], both[1], melt.calls + back.calls

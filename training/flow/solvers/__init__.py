@@ -16,7 +16,8 @@ from dnnlib.errors import UsageError
 from training.flow.solvers.adaptive import ATOL, RTOL, dormand_prince
 from training.flow.solvers.implicit import gauss_legendre
 from training.flow.solvers.multistep import adams_bashforth
-from training.flow.solvers.runge_kutta import CASH_KARP, EULER, HEUN, RK4, runge_kutta
+from training.flow.solvers.reversible import reversible, without_gap
+from training.flow.solvers.runge_kutta import CASH_KARP, EULER, HEUN, RK4, Tableau, runge_kutta
 from training.flow.solvers.solver import Method, Solver, Velocity
 
 __all__ = [
@@ -30,6 +31,12 @@ __all__ = [
     "get_solver",
 ]
 
+
+def _coupled(name: str, order: int, tableau: Tableau) -> Solver:
+    pairs, calls = reversible(tableau), 2 * len(tableau.nodes)
+    return Solver(name, order, without_gap(pairs), calls, standardized=True, pairs=pairs)
+
+
 SOLVERS = {
     solver.name: solver
     for solver in (
@@ -40,6 +47,8 @@ SOLVERS = {
         Solver("exp_rk5", 5, runge_kutta(CASH_KARP), calls_per_step=6, standardized=True),
         Solver("dopri5", 5, dormand_prince(RTOL, ATOL), standardized=True, adaptive=True),
         Solver("gauss4", 4, gauss_legendre, standardized=True),
+        _coupled("rev_euler", 2, EULER),
+        _coupled("rev_rk5", 6, CASH_KARP),
     )
 }
 DEFAULT = "exp_rk5"

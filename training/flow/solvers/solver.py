@@ -5,12 +5,20 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from dnnlib.errors import UsageError
+
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """``v(x [B, D], t [] or [B]) -> [B, D]``."""
 
 Method = Callable[[Velocity, Tensor, Tensor], Iterator[Tensor]]
 """``method(v, x [B, D], times [S + 1])`` gives the states at ``times[1:]``, one after the other.
 The times are monotone, upward or downward."""
+
+PairMethod = Callable[
+    [Velocity, Tensor, Tensor | None, Tensor], Iterator[tuple[Tensor, Tensor | None]]
+]
+"""``method(v, x [B, D], gap [B, D] or None, times [S + 1])`` gives the states and gaps at
+``times[1:]``. With a gap it undoes the steps between these times that ended at x with it."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,8 @@ class Solver:
         standardized: Whether it integrates the standardized variable, not the scaled one.
         multistep: Whether a step depends on those before.
         adaptive: Whether it chooses its own steps. The times it is given are those of its output.
+        pairs: The same method where it carries a second state along, at a gap from the first, which
+            the exact way back needs; None for one of a single state.
     """
 
     name: str
@@ -35,6 +45,30 @@ class Solver:
     standardized: bool = False
     multistep: bool = False
     adaptive: bool = False
+    pairs: PairMethod | None = None
+
+    def walk(
+        self, v: Velocity, x: Tensor, times: Tensor, gap: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """States and gaps at ``times[1:]``; there are no gaps unless the method has pairs.
+
+        Args:
+            v: The velocity.
+            x: The first state ``[B, D]``.
+            times: ``[S + 1]``.
+            gap: That of the first state ``[B, D]``, to go back the way it came; None to set out.
+
+        Raises:
+            UsageError: There is a gap, but the method has none.
+        """
+        if self.pairs is not None:
+            return self.pairs(v, x, gap, times)
+        if gap is not None:
+            raise UsageError(
+                f"{self.name} carries no second state along: leave the gap out, or go back by the "
+                "solver that made it"
+            )
+        return ((state, None) for state in self.method(v, x, times))
 
     def with_method(self, method: Method) -> "Solver":
         return replace(self, method=method)
