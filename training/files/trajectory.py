@@ -16,8 +16,9 @@ from dnnlib.errors import DataError
 from torch_utils import distributed
 from torch_utils.array_stream import ArrayStream, stream_arrays
 from torch_utils.inert_pickle import shown
-from torch_utils.results import open_arrays
+from torch_utils.results import SavedArrays, open_arrays
 from training.flow.pfode import ProbabilityFlow
+from training.flow.solvers import Solver
 from training.flow.trajectory import State
 
 FORMAT = "inflationary-flows trajectory 1"
@@ -79,9 +80,16 @@ class Recorder:
                 self._stream.put(name, self._recorded, whole.cpu().numpy())
         self._recorded += 1
 
-    def add(self, arrays: Mapping[str, Tensor]) -> None:
+    def add(self, arrays: Mapping[str, Tensor | np.ndarray]) -> None:
         """Arrays of all ranks that are known at the end only, such as ``log_prob [N]``."""
-        self._small.update({name: tensor.cpu().numpy() for name, tensor in arrays.items()})
+        for name, array in arrays.items():
+            self._small[name] = array.cpu().numpy() if isinstance(array, Tensor) else array
+
+
+def way_back(gap: Tensor, times: Tensor, solver: Solver) -> dict[str, Tensor | np.ndarray]:
+    """What an exact way back needs beside the last state: the gap ``[N, D]``, and by which solver
+    and along which times ``[steps + 1]`` it came about."""
+    return {"gap": gap, "gap_times": times, "gap_solver": np.array(solver.name)}
 
 
 @contextmanager
@@ -163,6 +171,9 @@ class SavedEnd:
         start: What the melt started from, scaled eigenspace ``[N, D]``.
         labels: ``[N, L]``, or None.
         arrays: What else the file says of the samples, such as ``image_index [N]``.
+        gap: Beside x ``[N, D]``, float64, if these are the times of a melt that can be undone
+            exactly; None if not.
+        gap_solver: The name of the solver that can; None without a gap.
     """
 
     path: Path
@@ -170,6 +181,12 @@ class SavedEnd:
     start: Tensor
     labels: Tensor | None
     arrays: Mapping[str, Tensor]
+    gap: Tensor | None = None
+    gap_solver: str | None = None
+
+    def gap_for(self, solver: Solver) -> Tensor | None:
+        """The gap ``[N, D]`` to go back with; None if the solver or its times are others."""
+        return self.gap if self.gap_solver == solver.name else None
 
     @classmethod
     def load(
@@ -193,6 +210,7 @@ class SavedEnd:
             own["noise_variance"] = saved.numbers("noise_variance")
             labels = saved.numbers("labels") if "labels" in saved.names else None
             about = {name: saved.numbers(name) for name in SAMPLE_KEYS if name in saved.names}
+            gap, gap_solver = _saved_gap(saved, times)
             network = str(saved.read("network_sha256")) if "network_sha256" in saved.names else None
         saved_times = own["times"]
         if states.ndim != 3 or saved_times.shape != states.shape[:1] or len(saved_times) < 2:
@@ -221,6 +239,8 @@ class SavedEnd:
             )
         if labels is not None and (labels.ndim != 2 or len(labels) != states.shape[1]):
             raise DataError(f"{path}: 'labels' is {list(labels.shape)}, not one row a sample")
+        if gap is not None and gap.shape != states.shape[1:]:
+            raise DataError(f"{path}: 'gap' is {list(gap.shape)}, not {list(states.shape[1:])}")
         for name, values in about.items():
             if values.shape != states.shape[1:2]:
                 raise DataError(f"{path}: '{name}' is {list(values.shape)}, not one a sample")
@@ -230,7 +250,19 @@ class SavedEnd:
             torch.from_numpy(states[0].astype(np.float64)),
             None if labels is None else torch.from_numpy(labels.astype(np.float32)),
             {name: torch.from_numpy(values) for name, values in about.items()},
+            None if gap is None else torch.from_numpy(gap.astype(np.float64)),
+            gap_solver,
         )
+
+
+def _saved_gap(saved: SavedArrays, times: Tensor) -> tuple[np.ndarray | None, str | None]:
+    """The gap, and the solver that made it, if it did along these times."""
+    if not {"gap", "gap_times", "gap_solver"} <= set(saved.names):
+        return None, None
+    own, known = saved.numbers("gap_times"), times.cpu().numpy()
+    if own.shape != known.shape or not np.allclose(own, known, rtol=1e-12, atol=1e-12):
+        return None, None
+    return saved.numbers("gap"), str(saved.read("gap_solver"))
 
 
 def _agree(path: Path, name: str, saved: np.ndarray, own: Tensor) -> None:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from dnnlib.errors import UsageError
 from torch_utils import distributed
-from training.files.trajectory import trajectory_file
+from training.files.trajectory import trajectory_file, way_back
 from training.flow.likelihood import Likelihood
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
@@ -107,30 +107,47 @@ class Simulator:
             path: Where the states go as they are made; None keeps them in memory.
             file: What else ``trajectory_file`` takes.
         """
-        return self._run(self._flow.melt, self._times, data, title, path, file)
+        return self._run(self._flow.melt, self._times, data, None, title, path, file)
 
     def generate(
-        self, latent: Tensor, title: str, path: Path | None = None, **file: Any
+        self,
+        latent: Tensor,
+        title: str,
+        path: Path | None = None,
+        gap: Tensor | None = None,
+        **file: Any,
     ) -> Simulation:
-        """Generates from scaled eigenspace latents ``[N, D]`` at the last time; as ``melt``."""
-        return self._run(self._flow.generate, self._times.flip(0), latent, title, path, file)
+        """Generates from scaled eigenspace latents ``[N, D]`` at the last time; as ``melt``.
+
+        Args:
+            latent: All latents, the same on every rank.
+            title: Of the progress bar.
+            path: Where the states go as they are made.
+            gap: That of the melt which ended there ``[N, D]``, to go back its steps.
+            file: What else ``trajectory_file`` takes.
+        """
+        times = self._times.flip(0)
+        return self._run(self._flow.generate, times, latent, gap, title, path, file)
 
     def _run(
         self,
         simulate: Callable[..., Trajectory],
         times: Tensor,
         start: Tensor,
+        gap: Tensor | None,
         title: str,
         path: Path | None,
         file: dict[str, Any],
     ) -> Simulation:
         if path is None:
-            return self._simulate(simulate, start, title, None)
+            return self._simulate(simulate, start, gap, title, None)
         last = len(times) - 1
         saved_times = times[[*range(0, last, self._save_every), last]]
         with trajectory_file(path, self._flow, saved_times, len(start), **file) as record:
-            simulation = self._simulate(simulate, start, title, record)
+            simulation = self._simulate(simulate, start, gap, title, record)
             record.add(simulation.densities)
+            if gap is None and simulation.trajectory.gap is not None:
+                record.add(way_back(simulation.trajectory.gap, self._times, self._solver))
             if self._flow.coordinates is not None:
                 record.add({"points": simulation.points(self._flow)})
         return simulation
@@ -139,12 +156,15 @@ class Simulator:
         self,
         simulate: Callable[..., Trajectory],
         start: Tensor,
+        gap: Tensor | None,
         title: str,
         on_state: Callable[[State], None] | None,
     ) -> Simulation:
         count, dim = start.shape
         rows = distributed.shard(count)
         share = start[rows].to(self._flow.device)
+        if gap is not None:
+            gap = gap[rows].to(self._flow.device)
         likelihood = self._likelihood
         integral = likelihood and likelihood.along(self._solver, rows, dim)
         hidden = None if distributed.is_main() else True
@@ -157,11 +177,14 @@ class Simulator:
                 save_every=self._save_every,
                 on_step=bar.update,
                 on_state=on_state,
+                gap=gap,
             )
+        apart = local.gap
         whole = replace(
             local,
             states=distributed.gather_rows(local.states, count, dim=1),
             updates=distributed.gather_rows(local.updates, count, dim=1),
+            gap=None if apart is None else distributed.gather_rows(apart, count),
         )
         densities, products = {}, 0
         if likelihood and integral:

@@ -140,12 +140,14 @@ class Story(ABC):
             (None, None, None) if melted is None else (melted.start, melted.x, melted.labels)
         )
         arrays = {} if melted is None else melted.arrays
+        gap = None if melted is None else melted.gap_for(self.solver)
         melt: Simulation | None = None
         if "melt" in kinds:
             samples = self.samples()
             own = self.densities(samples)
             melt = self._melt(samples, own)
             start, end = melt.trajectory.states[0], melt.trajectory.end
+            gap = melt.trajectory.gap
             labels, arrays = samples.labels, samples.arrays
             facts = {**melt.facts(self.flow), **self.melt_facts(melt)}
             if own:
@@ -154,7 +156,7 @@ class Story(ABC):
         if "roundtrip" in kinds:
             assert start is not None, "a roundtrip starts from a melt"
             assert end is not None
-            back = self._generate("roundtrip", end, labels, arrays)
+            back = self._generate("roundtrip", end, labels, arrays, gap)
             facts = self.roundtrip_facts(back, start.to(self.flow.device))
             yield Chapter("roundtrip", back, {**back.facts(self.flow), **facts})
         if "gen" in kinds:
@@ -171,11 +173,16 @@ class Story(ABC):
         return simulator.melt(self.start_of(samples.points), "melt", self.paths["melt"], **file)
 
     def _generate(
-        self, kind: str, latents: Tensor, labels: Tensor | None, arrays: Mapping[str, Tensor]
+        self,
+        kind: str,
+        latents: Tensor,
+        labels: Tensor | None,
+        arrays: Mapping[str, Tensor],
+        gap: Tensor | None = None,
     ) -> Simulation:
         file = self._file(labels, arrays)
         simulator = self._simulator(labels, self.likelihood)
-        return simulator.generate(latents, kind, self.paths[kind], **file)
+        return simulator.generate(latents, kind, self.paths[kind], gap, **file)
 
     def _simulator(self, labels: Tensor | None, likelihood: Likelihood | None) -> Simulator:
         flow = self.given(labels)

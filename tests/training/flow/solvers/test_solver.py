@@ -33,7 +33,7 @@ def uneven(steps: int) -> Tensor:
 def test_errors_fall_with_the_order(grid: Callable[[int], Tensor], solver: Solver) -> None:
     for begin, end in ((0.0, 1.0), (1.0, 0.0)):
         errors = []
-        for steps in (64, 128):
+        for steps in (16, 32) if solver.order == 6 else (64, 128):
             times = begin + (end - begin) * grid(steps)
             reached = last(solver.method, riccati, riccati_solution(begin), times)
             errors.append(float((reached - riccati_solution(end)).abs().max()))
@@ -70,7 +70,7 @@ def test_a_step_calls_the_velocity_as_often_as_it_says_and_within_its_times(name
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 def test_states_are_at_every_time_but_the_first(solver: Solver) -> None:
     times = even(32)
-    bound = 0.05 if solver.order == 1 else 2e-3
+    bound = 0.05 if solver.order == 1 else 4e-3
     for t, state in zip(times[1:], solver.method(riccati, START, times), strict=True):
         torch.testing.assert_close(state, riccati_solution(float(t)), rtol=bound, atol=0)
 
@@ -79,11 +79,14 @@ def test_solvers_are_found_by_their_names() -> None:
     def named(kind: str) -> set[str]:
         return {name for name, solver in SOLVERS.items() if getattr(solver, kind)}
 
-    assert list(SOLVERS) == ["euler", "heun", "rk4", "exp_ab2", "exp_rk5", "dopri5", "gauss4"]
-    assert [solver.order for solver in SOLVERS.values()] == [1, 2, 4, 2, 5, 5, 4]
-    assert named("standardized") == {"exp_ab2", "exp_rk5", "dopri5", "gauss4"}
+    plain, reversible = {"euler", "heun", "rk4"}, {"rev_euler", "rev_rk5"}
+    implicit = {"gauss4"}
+    assert set(SOLVERS) == plain | {"exp_ab2", "exp_rk5", "dopri5"} | implicit | reversible
+    assert [solver.order for solver in SOLVERS.values()] == [1, 2, 4, 2, 5, 5, 4, 2, 6]
+    assert named("standardized") == set(SOLVERS) - plain
+    assert named("pairs") == reversible
     assert (named("multistep"), named("adaptive")) == ({"exp_ab2"}, {"dopri5"})
-    assert named("calls_per_step") == {"euler", "heun", "rk4", "exp_ab2", "exp_rk5"}
+    assert named("calls_per_step") == set(SOLVERS) - implicit - {"dopri5"}
     assert DEFAULT in SOLVERS
     for name, solver in SOLVERS.items():
         found = get_solver(name)
