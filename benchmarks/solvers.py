@@ -4,14 +4,15 @@
 
 On circles with their exact denoiser, PRP up to T = 7.01 and PRR to 1 dimension up to T = 6, and on
 the trained networks of toys and tables that are given; of a table, data are what its flow
-generates. ``--solver`` and ``--steps`` choose rows. Errors are root mean squares of the scaled
-variable, at the latent end of a melt of data and at the data end of a generation, against a
-converged solution, and after a melt and back. Where steps are too long for an implicit solver,
-there is no row.
+generates. ``--solver`` and ``--steps`` choose rows, and ``--coupling`` adds some. Errors are root
+mean squares of the scaled variable, at the latent end of a melt of data and at the data end of a
+generation, against a converged solution, and after a melt and back. Where steps are too long for an
+implicit solver, there is no row.
 """
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,8 @@ from training.flow.grids import fit_equal_error_grid
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS, Solver, get_solver
+from training.flow.solvers.reversible import reversible, without_gap
+from training.flow.solvers.runge_kutta import CASH_KARP
 from training.model.model import Model
 from training.pictures.style import look
 from training.pictures.style.colors import FAINT, INK, MUTED, sequential_colors
@@ -101,7 +104,15 @@ def rms(difference: Tensor) -> float:
     return float(difference.square().mean().sqrt())
 
 
-def results(system: System, chosen: Sequence[str], numbers: Sequence[int]) -> Iterator[Result]:
+def coupled(coupling: float) -> Solver:
+    """``rev_rk5`` with another lambda."""
+    pairs = reversible(CASH_KARP, coupling)
+    return replace(SOLVERS["rev_rk5"], method=without_gap(pairs), pairs=pairs)
+
+
+def results(
+    system: System, chosen: Sequence[str], numbers: Sequence[int], couplings: Sequence[float]
+) -> Iterator[Result]:
     """Rows of the chosen solvers; of those of given steps, with these numbers or all of theirs."""
     _, data, flow, end = system
     law = flow.latent_law(torch.tensor(end, dtype=torch.float64))
@@ -138,6 +149,10 @@ def results(system: System, chosen: Sequence[str], numbers: Sequence[int]) -> It
             grid = fit_equal_error_grid(flow, pilots, fine, solver)
             for steps in own:
                 yield from measured(solver, grid(steps), name, f"{steps} adapted")
+    for coupling in couplings:
+        for steps in numbers or STEPS["rev_rk5"]:
+            times, kind = flow.schedule.times(steps, end), f"{steps} even"
+            yield from measured(coupled(coupling), times, f"rev_rk5, lambda {coupling:g}", kind)
     for tolerance in TOLERANCES if "dopri5" in chosen else ():
         solver = get_solver("dopri5", tolerance, tolerance)
         yield from measured(solver, fine[[0, -1]], "dopri5", f"tolerance {tolerance:g}")
@@ -200,12 +215,16 @@ def picture(found: dict[str, list[Result]]) -> Figure:
 @click.option(
     "--steps", type=click.IntRange(1), multiple=True, help="Instead of each solver's own."
 )
+@click.option(
+    "--coupling", type=click.FloatRange(0, 1, min_open=True), multiple=True, help="Of rev_rk5, too."
+)
 @click.option("--exact/--no-exact", default=True, help="Circles with their exact denoiser.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Where to draw the latent errors.")
 def main(
     network: tuple[Path, ...],
     chosen: tuple[str, ...],
     steps: tuple[int, ...],
+    coupling: tuple[float, ...],
     exact: bool,
     plot: Path | None,
 ) -> None:
@@ -217,7 +236,7 @@ def main(
         print("| solver | steps | calls | melt | generation | round trip |")
         print("| --- | --- | ---: | ---: | ---: | ---: |")
         rows = found[system.title] = []
-        for row in results(system, chosen or (*STEPS, "dopri5"), steps):
+        for row in results(system, chosen or (*STEPS, "dopri5"), steps, coupling):
             errors = " | ".join(f"{error:.1e}" for error in row[3:])
             print(f"| {row.solver} | {row.times} | {row.calls:.0f} | {errors} |", flush=True)
             rows.append(row)
