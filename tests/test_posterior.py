@@ -123,7 +123,7 @@ def test_arviz_opens_the_draws_and_measures_what_we_do(done: Path, arviz: Module
     for name, theirs in {
         "r_hat": arviz.rhat(data.posterior)["x"],
         "ess_bulk": arviz.ess(data.posterior, method="bulk")["x"],
-        "ess_tail": arviz.ess(data.posterior, method="tail")["x"],
+        "ess_tail": arviz.ess(data.posterior, method="tail", prob=(0.05, 0.95))["x"],
         "mcse_mean": arviz.mcse(data.posterior)["x"],
         "mean": x.mean(("chain", "draw")),
         "std": x.std(("chain", "draw"), ddof=1),

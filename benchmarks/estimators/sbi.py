@@ -3,7 +3,9 @@
 The package is not one of ours: ``pip install sbi`` first.
 """
 
+import sys
 import time
+from contextlib import redirect_stdout
 from importlib import import_module
 from importlib.metadata import version
 
@@ -35,7 +37,9 @@ def of_sbi(method: str, given: Simulations) -> Estimate:
     prior = torch_prior(given.task.prior)
     theta, data = (torch.from_numpy(rows).float() for rows in (given.theta, given.data))
     estimator = getattr(inference, CLASSES[method])(prior, **OPTIONS.get(method, {}))
-    estimator.append_simulations(theta, data).train()
+    # Its progress goes where logs go, so that the table of results stands alone.
+    with redirect_stdout(sys.stderr):
+        estimator.append_simulations(theta, data).train()
     posterior = estimator.build_posterior()
     trained = time.process_time()
     draws = [

@@ -17,6 +17,8 @@ from training.measure.posterior.importance import effective_size, k_threshold, s
 def test_weights_and_shapes_are_those_of_arviz(
     count: int, efficiency: float, arviz: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if not hasattr(arviz, "psislw"):
+        pytest.skip("ArviZ 1 fits shapes in another way, and not for its users")
     monkeypatch.setattr(importance, "BLOCK_NUMBERS", 3 * 95 * 60)
     scales = double([0.01, 0.5, 1, 2, 5, 50, 1000])[:, None]
     weights = torch.cat([scales * normal(7, count), -scales * normal(7, count).square()])
