@@ -19,7 +19,7 @@ last time       as for toys, half as long again if dimensions are compressed
 What ``fitted_to_table`` chooses worked on tables of 178 to 53,920 rows and 5 to 61 columns: many
 small steps of a small network, larger batches for many rows, and for few rows what keeps it from
 learning them by heart. docs/tables.md has what that comes to. Where points are given with
-conditions, an ensemble of small networks keeps rows from it, unless there are very many.
+conditions, few rows have an ensemble of small networks instead.
 """
 
 from collections.abc import Sequence
@@ -231,8 +231,6 @@ def describe_recipe(
 
 FEW_ROWS, MANY_ROWS = 2000, 5000
 """Below the first a table is memorized unless something is done; from the second on it is not."""
-MANY_SIMULATIONS = 20_000
-"""Below it an ensemble is trained by default: 10,000 gain by it, of more it was not measured."""
 WIDE = 24
 """Columns from which few rows too have the wide network, and the learning rate is lower."""
 
@@ -293,9 +291,9 @@ def _fitted_to_simulations(rows: int, values: dict[str, Any]) -> TableRecipe:
         depth=4,
         dropout=0.0,
         weight_decay=0.0,
-        gamma0=1e-4 if few else 1e-5,
+        gamma0=1e-4,
         patience=15,
-        ensemble=3 if rows < MANY_SIMULATIONS else 1,
+        ensemble=3 if few else 1,
     )
     return recipe.but(values)
 

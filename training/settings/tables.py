@@ -51,7 +51,7 @@ class TableOptions(Declared):
     )
     ensemble: int | None = option(
         type=click.IntRange(1, MOST_MEMBERS),
-        unset="1; with --cond, of fewer than 20,000 rows: 3",
+        unset="1; with --cond, of few rows: 3",
         help="Networks that are trained side by side from different initial weights; the flow "
         "takes the mean of what they say.",
     )
