@@ -28,4 +28,5 @@ def seed_layers(device: torch.device, seed: int) -> None:
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
+        with torch.cuda.device(device):  # it seeds the current one
+            torch.cuda.manual_seed(seed)

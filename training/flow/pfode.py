@@ -320,7 +320,8 @@ class ProbabilityFlow:
         )
         with torch.set_grad_enabled(differentiable):
             unit = self.latent_std if solver.standardized else None
-            steps_made = walk(solver, velocity, x, gap, times[visited], unit)
+            met = times[visited] if solver.adaptive else times  # a list of indices is uploaded
+            steps_made = walk(solver, velocity, x, gap, met, unit)
             kept = follow(zip(visited, steps_made, strict=True), times, saved, on_step, on_state)
         columns = zip(*(state[:3] for state in kept), strict=True)
         saved_times, states, updates = (torch.stack(column) for column in columns)

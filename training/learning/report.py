@@ -154,7 +154,8 @@ class Reporter:
             if held_out.nats is not None:
                 stats["Likelihood/held_out_nats"] = held_out.nats
         if self._device.type == "cuda":
-            stats["Resources/peak_gpu_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
+            peak = torch.cuda.max_memory_allocated(self._device)
+            stats["Resources/peak_gpu_memory_gib"] = peak / 2**30
         self._tick_start, self._seen_at_tick, self._waited = now, seen, 0.0
         if self._writer is None:
             return

@@ -145,15 +145,16 @@ class Trainer:
         draws = self.loss.draw(config.batch, generator)
         mine = distributed.shard(config.batch)
         total = self.accumulate(batch, Draws(draws.t[mine], draws.noise[mine]), means)
-        # The square of a large error can overflow where its gradient does not.
-        loss = float(distributed.sum_over_ranks(total))
         norm = self.gradient_norm()
+        # The square of a large error can overflow where its gradient does not. The host waits for
+        # the device when it looks, so it looks at both together.
+        finite = torch.stack([distributed.sum_over_ranks(total), norm]).isfinite().all()
         self.step += 1
-        if math.isfinite(loss) and math.isfinite(norm):
+        if bool(finite):
             self.skipped_in_a_row = 0
             self.optimizer.step()
             self.update_average()
-            means.add("Gradient/norm", torch.tensor(norm))
+            means.add("Gradient/norm", norm)
         else:
             self.skipped += 1
             self.skipped_in_a_row += 1
@@ -201,12 +202,12 @@ class Trainer:
             return self.regression.no_sync()
         return nullcontext()
 
-    def gradient_norm(self) -> float:
-        """Norm of the whole gradient, after dividing the loss scale out of it."""
+    def gradient_norm(self) -> Tensor:
+        """Norm ``[]`` of the whole gradient, after dividing the loss scale out of it."""
         gradients = [p.grad for p in self._weights if p.grad is not None]
         if self.config.loss_scale != 1:
             torch._foreach_div_(gradients, self.config.loss_scale)
-        return float(torch.nn.utils.get_total_norm(gradients))
+        return torch.nn.utils.get_total_norm(gradients)
 
     @torch.no_grad()
     def update_average(self) -> None:

@@ -1,0 +1,137 @@
+"""Flows on a card: maps and densities of the CPU, and explicit solvers wait for nothing."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.support.card_training import model_of, points_and_labels
+from tests.support.draws import double, normal, seeded
+from tests.support.fake_cuda import FakeCuda
+from tests.support.flows import SCHEDULES, bumps_under
+from tests.support.posteriors import conditional_prior
+from training.flow.grids import choose_steps, fit_equal_error_grid
+from training.flow.latent.conditional import ConditionalMixture
+from training.flow.likelihood import Trace
+from training.flow.pfode import ProbabilityFlow
+from training.flow.solvers import SOLVERS, get_solver
+
+CARD = torch.device("cuda", 1)
+EXPLICIT = [name for name, solver in SOLVERS.items() if solver.calls_per_step is not None]
+AT_THE_END = 1
+"""Host reads of an integration, after its last step: whether its states are finite."""
+
+
+def network_flow(name: str = "MLP") -> ProbabilityFlow:
+    """The flow of a network, on the CPU; it has a learned law of its compressed latent."""
+    model, _ = model_of(name)
+    model.denoiser.eval().requires_grad_(False)
+    model.learned = ConditionalMixture(1, 1, components=2, width=4, depth=1)
+    return model.flow
+
+
+def same_on_card(flow: ProbabilityFlow, compute: Callable[[ProbabilityFlow], Tensor]) -> None:
+    """Asserts that a result is on the card of its flow, and is that of the CPU."""
+    expected = compute(flow)
+    found = compute(flow.to(CARD))
+    assert found.device == CARD
+    torch.testing.assert_close(found.detach().cpu(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_points_melt_and_latents_become_points(cuda: FakeCuda, solver: str) -> None:
+    points = normal(3, 2)
+
+    def there_and_back(flow: ProbabilityFlow) -> Tensor:
+        times, method = flow.times(2), get_solver(solver, rtol=0.1, atol=0.1)
+        latents = flow.encode(points, times, method)
+        return torch.cat([latents, flow.decode(latents, times, method)])
+
+    same_on_card(network_flow(), there_and_back)
+
+
+@pytest.mark.parametrize("solver", EXPLICIT)
+def test_steps_of_explicit_solvers_wait_for_nothing(cuda: FakeCuda, solver: str) -> None:
+    flow = network_flow().to(CARD)
+    times, points = flow.times(2).to(CARD), normal(3, 2).to(CARD)
+    start = flow.to_eigen(points)
+    flow.simulate(start, times, solver)
+    cuda.reads.clear()
+    cuda.uploads.clear()
+    flow.simulate(start, times, solver, save_every=1)
+    assert sum(cuda.reads.values()) == AT_THE_END, cuda.reads
+    assert sum(cuda.uploads.values()) == 0, cuda.uploads
+
+
+def test_the_choices_of_other_solvers_are_few_reads_a_step(cuda: FakeCuda) -> None:
+    flow = network_flow().to(CARD)
+    start, times = normal(3, 2).to(CARD), flow.times(1).to(CARD)
+    for name in ("gauss4", "dopri5"):
+        cuda.reads.clear()
+        calls = flow.simulate(start, times, get_solver(name, rtol=0.1, atol=0.1)).calls
+        assert sum(cuda.reads.values()) <= 2 * calls, cuda.reads
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_exact_flows_of_all_schedules(cuda: FakeCuda, name: str) -> None:
+    toy, flow = bumps_under(SCHEDULES[name])
+    points = toy.sample(3, seeded())
+    same_on_card(flow, lambda flow: flow.encode(points, flow.times(2), "exp_ab2"))
+    # The schedules are those of other tests too.
+    flow.to("cpu")
+
+
+@pytest.mark.parametrize("trace", [Trace("exact"), Trace("hutchinson", probes=2)], ids=str)
+def test_log_densities(cuda: FakeCuda, trace: Trace) -> None:
+    points = normal(3, 2)
+    same_on_card(
+        network_flow(), lambda flow: flow.log_prob(points, flow.times(2), "heun", trace=trace)
+    )
+
+
+def test_samples_of_a_learned_law(cuda: FakeCuda) -> None:
+    same_on_card(network_flow(), lambda flow: flow.sample(3, seeded(), flow.times(2), "exp_ab2"))
+
+
+def test_gradients_flow_back_to_latents(cuda: FakeCuda) -> None:
+    def gradient(flow: ProbabilityFlow) -> Tensor:
+        latents = normal(3, 2).to(flow.device).requires_grad_()
+        end = flow.generate(latents, flow.times(2), "exp_ab2", differentiable=True).end
+        return torch.autograd.grad(end.square().sum(), latents)[0]
+
+    same_on_card(network_flow(), gradient)
+
+
+def test_coordinates_and_conditions_of_tables(cuda: FakeCuda) -> None:
+    prior = conditional_prior()
+
+    def sampled(flow: ProbabilityFlow) -> Tensor:
+        given = flow.given(labels=double([[0.3]]).to(flow.device))
+        points = given.sample(3, seeded(), prior.times.to(flow.device), "exp_ab2")
+        return torch.cat([points, given.log_prob(points, flow.times(2), "exp_ab2")[:, None]], dim=1)
+
+    same_on_card(prior.flow, sampled)
+
+
+def test_image_networks_in_blocks_with_classes(cuda: FakeCuda) -> None:
+    batch = points_and_labels("DDPM++ of classes", 3)
+    assert batch.labels is not None
+    labels = batch.labels
+
+    def melted(flow: ProbabilityFlow) -> Tensor:
+        given = flow.in_blocks(2).given(labels=labels.to(flow.device))
+        return given.encode(batch.points, flow.times(1), "euler")
+
+    model, _ = model_of("DDPM++ of classes")
+    model.denoiser.eval().requires_grad_(False)
+    same_on_card(model.flow, melted)
+
+
+def test_grids_of_times_are_fitted(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.flow.grids.CELLS", 1)
+    monkeypatch.setattr("training.flow.grids.FEWEST_STEPS", 1)
+    flow, solver = network_flow().to(CARD), SOLVERS["heun"]
+    latents = normal(2, 2).to(CARD)
+    grid = fit_equal_error_grid(flow, latents, flow.times(2), solver)
+    assert choose_steps(flow, latents, grid, solver, tolerance=10.0).steps <= 8

@@ -1,0 +1,44 @@
+"""Posterior samplers on a card draw what they draw on the CPU."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.support.draws import double
+from tests.support.fake_cuda import FakeCuda
+from tests.support.posteriors import drawn, gaussian_prior
+from training.inference.likelihoods import Gaussian
+from training.inference.prior import Prior
+from training.inference.sampling import SAMPLERS, Problem
+from training.inference.target import Target
+
+CPU, CARD = torch.device("cpu"), torch.device("cuda", 1)
+FEW = {"chains": 2, "draws": 4, "warmup": 2, "pool": 64, "particles": 4}
+
+
+def prior_on(device: torch.device, deblurred: bool = False) -> Prior:
+    prior = gaussian_prior(deblurred=deblurred)
+    prior.flow.to(device)
+    return replace(prior, times=prior.times.to(device))
+
+
+def problem_on(device: torch.device) -> Problem:
+    likelihood = Gaussian(double(0.4), operator=double([[1.0, 0.7]])).to(device)
+    prior = prior_on(device)
+    target = Target(prior, likelihood, double([[0.3], [-1.0]]).to(device), rows=512)
+    return Problem(target, prior, [0, 1], True)
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "auto"])
+def test_draws_are_those_of_the_cpu(cuda: FakeCuda, sampler: str) -> None:
+    expected, found = (drawn(problem_on(device), sampler, **FEW) for device in (CPU, CARD))
+    torch.testing.assert_close(found.points.cpu(), expected.points)
+    torch.testing.assert_close(found.log_likelihood.cpu(), expected.log_likelihood)
+
+
+def test_points_without_the_noise_of_the_first_time(cuda: FakeCuda) -> None:
+    prior = prior_on(CARD, deblurred=True)
+    w = torch.ones(3, prior.dim, dtype=torch.float64, device=CARD)
+    assert prior.points(w).points.device == CARD
+    assert {moment.device for moment in prior.moments()} == {CARD}

@@ -1,0 +1,90 @@
+"""Steps of training on a card: all on it, as on the CPU, and one host read a step."""
+
+import pytest
+import torch
+
+from tests.support.card_training import (
+    BATCH,
+    NETWORKS,
+    run_steps,
+    tensors_of,
+    trainer_on,
+)
+from tests.support.fake_cuda import FakeCuda, fake_cuda
+from training.learning.trainer import Trainer
+
+CPU, CARD = torch.device("cpu"), torch.device("cuda", 1)
+"""The second card is not the current one, which ``cuda`` without a number means."""
+
+
+def assert_on_card(trainer: Trainer) -> None:
+    assert {tensor.device for tensor in tensors_of(trainer)} == {CARD}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_step_on_a_card_is_that_of_the_cpu(name: str) -> None:
+    expected = run_steps(*trainer_on(CPU, name)).collect()
+    with fake_cuda(devices=2):
+        trainer, source = trainer_on(CARD, name)
+        found = run_steps(trainer, source).collect()
+        assert_on_card(trainer)
+    assert trainer.skipped == 0
+    for statistic in ("Loss/loss", "Gradient/norm"):
+        assert found[statistic] == pytest.approx(expected[statistic], rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precisions_and_microbatches(cuda: FakeCuda, precision: str) -> None:
+    settings = {"loss_scale": 128.0, "batch_gpu": 3, "weight_decay": 0.1}
+    trainer, source = trainer_on(CARD, "ADM", precision, **settings)
+    means = run_steps(trainer, source)
+    assert_on_card(trainer)
+    assert trainer.skipped == 0
+    expected = run_steps(*trainer_on(CPU, "ADM")).collect()["Loss/loss"]["mean"]
+    assert means.collect()["Loss/loss"]["mean"] == pytest.approx(expected, rel=0.1)
+
+
+def test_a_step_waits_for_its_card_once(cuda: FakeCuda) -> None:
+    """Whether the loss and the gradient are finite decides about the weights."""
+    trainer, source = trainer_on(CARD, "ensemble with conditions", batch_gpu=2)
+    run_steps(trainer, source)
+    cuda.reads.clear()
+    cuda.uploads.clear()
+    run_steps(trainer, source, steps=3)
+    assert sum(cuda.reads.values()) == 3, cuda.reads
+    # Points and conditions, which these batches have on the CPU.
+    assert sum(cuda.uploads.values()) == 3 * 2, cuda.uploads
+
+
+def test_augmentation_waits_for_the_number_of_warped_images_alone(cuda: FakeCuda) -> None:
+    _, source = trainer_on(CARD, "NCSN++ of augmented images")
+    batches = source.batches(0)
+    next(batches)
+    cuda.reads.clear()
+    next(batches)
+    assert sum(cuda.reads.values()) <= 1, cuda.reads
+
+
+def test_dropout_on_a_card_that_is_not_the_current_one_is_seeded(cuda: FakeCuda) -> None:
+    run_steps(*trainer_on(CARD, "MLP"))
+    assert list(cuda.seeded) == [CARD.index]
+
+
+def test_steps_that_are_not_finite_are_skipped_on_a_card(cuda: FakeCuda) -> None:
+    trainer, source = trainer_on(CARD, "MLP")
+    batch = next(iter(source.batches(0)))
+    batch.points[BATCH - 1, 0] = torch.nan
+    before = [weights.tolist() for weights in trainer.denoiser.parameters()]
+    run_steps(trainer, source)
+    assert (trainer.step, trainer.skipped) == (1, 1)
+    assert [weights.tolist() for weights in trainer.denoiser.parameters()] == before
+
+
+def test_a_state_goes_on_on_another_card(cuda: FakeCuda) -> None:
+    trainer, source = trainer_on(torch.device("cuda", 0), "MLP")
+    run_steps(trainer, source)
+    moved, _ = trainer_on(CARD, "MLP")
+    moved.restore(trainer.state(), "a state")
+    assert_on_card(moved)
+    expected = run_steps(trainer, source).collect()["Loss/loss"]
+    assert run_steps(moved, source).collect()["Loss/loss"] == expected

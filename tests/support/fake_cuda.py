@@ -1,0 +1,375 @@
+"""CUDA devices on a machine that has none: which device each tensor is on, and who waits for it.
+
+PyTorch's ``FakeTensorMode`` knows the device, shape and dtype of what an operation gives, and
+raises where operations mix devices, but computes nothing. Here each fake tensor on ``cuda`` has its
+values beside it, computed on the CPU by the same operation. So a program decides from numbers what
+it would decide on a card, and its results are those of the CPU.
+
+A program runs ahead of its card until it looks at a number that the card has yet to compute. Such
+*host reads*, as ``float(x)``, ``bool(x)``, ``x.cpu()`` and ``x.nonzero()`` make them, are counted
+by the line of this project that makes them, and so are *uploads*, copies from the host's memory.
+
+PyTorch's own code takes these tensors to be on ``meta``: it would ask ``cuda`` for streams. What it
+would do otherwise for ``cuda`` is done here (``PythonCalls``). Kernels, cuDNN, streams, memory,
+speed and NCCL cannot be seen this way.
+"""
+
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parents[2]
+MEMORY = 80 << 30
+Generator = torch.Generator
+aten = torch.ops.aten
+LOOKS_AT_ERRORS = (aten._linalg_check_errors.default, aten._linalg_eigh.default)
+"""Operations that wait for an error code of the card's linear algebra."""
+WRITES_BY_INDEX = (aten.index_put_.default, aten.index_put.default)
+"""Operations that wait for the number of elements, if they are given a mask."""
+LOWERED = (
+    functional.linear,
+    functional.conv1d,
+    functional.conv2d,
+    functional.scaled_dot_product_attention,
+    torch.addmm,
+    torch.baddbmm,
+    torch.bmm,
+    torch.einsum,
+    torch.matmul,
+    Tensor.matmul,
+    Tensor.__matmul__,
+)
+RAISED = (functional.group_norm, functional.layer_norm, functional.softmax, Tensor.softmax)
+"""What networks call that autocasting does in less precision, and in more."""
+
+
+class FakeCuda(FakeTensorMode):
+    """What happens on the cards.
+
+    Attributes:
+        reads: Host reads, by the line that makes them.
+        uploads: Copies from host memory to a card, likewise.
+        launches: The number of operations on a card.
+        seeded: Cards whose own generator was seeded, and with what.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(allow_non_fake_inputs=True)
+        self.reads: Counter[str] = Counter()
+        self.uploads: Counter[str] = Counter()
+        self.launches = 0
+        self.seeded: dict[int, int] = {}
+        self._inside = False
+        self._latest = torch.device("cuda", 0)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False spares the import of the compiler, which takes seconds: nothing is compiled."""
+        return False
+
+    @property
+    def avoid_device_init(self) -> bool:
+        """There is no device to call, whatever ``torch.cuda`` says."""
+        return True
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        given, form = tree_flatten((args, dict(kwargs or {})))
+        given = [self._placed(value) for value in given]
+        args, kwargs = tree_unflatten(given, form)
+        if self._inside:  # an operation that another one is made of
+            return self.dispatch(func, types, args, kwargs)
+        require_indices_near(func, given)
+        if not any(is_on_card(value) for value in given):
+            return func(*args, **kwargs)
+        self.launches += 1
+        self._count(func, given)
+        positional, named = tree_unflatten([on_host(value) for value in given], form)
+        try:
+            self._inside = True
+            fake = self.dispatch(func, types, args, kwargs)
+        except (DataDependentOutputException, DynamicOutputShapeException):
+            self.reads[project_line()] += 1
+            return self._carried(func(*positional, **named), self._latest)
+        finally:
+            self._inside = False
+        return with_values(fake, func(*positional, **named))
+
+    def read(self, tensor: FakeTensor) -> Tensor:
+        """The values of a tensor on a card, for which the host waits."""
+        self.reads[project_line()] += 1
+        return values_of(tensor)
+
+    def _placed(self, value: object) -> object:
+        """A device with its number; ``meta`` is where PyTorch takes the latest tensor to be."""
+        if isinstance(value, FakeTensor) and value.device.type == "cuda":
+            self._latest = value.device
+        if not isinstance(value, torch.device):
+            return value
+        return self._latest if value.type == "meta" else with_index(value)
+
+    def _carried(self, found: Any, device: torch.device) -> Any:
+        """What an operation gave on the CPU, as it would be on a device."""
+        if not isinstance(found, Tensor):
+            return found
+        fake = self.dispatch(
+            aten.empty.memory_format, (), [found.shape], {"dtype": found.dtype, "device": device}
+        )
+        return with_values(fake, found)
+
+    def _count(self, func: OpOverload, given: Sequence[object]) -> None:
+        """Notes reads and uploads that the fake operation would not refuse."""
+        tensors = [value for value in given if isinstance(value, Tensor)]
+        masked = any(tensor.dtype == torch.bool for tensor in tensors[1:-1])
+        if func in LOOKS_AT_ERRORS or (func in WRITES_BY_INDEX and masked):
+            self.reads[project_line()] += 1
+        if func is aten._to_copy.default:
+            devices = [value for value in given if isinstance(value, torch.device)]
+            self._copied(tensors[0].device, (devices or [tensors[0].device])[0])
+        elif func is aten.copy_.default:
+            self._copied(tensors[1].device, tensors[0].device)
+
+    def _copied(self, source: torch.device, target: torch.device) -> None:
+        if source.type == "cuda" and target.type == "cpu":
+            self.reads[project_line()] += 1
+        elif source.type == "cpu" and target.type == "cuda":
+            self.uploads[project_line()] += 1
+
+
+class PythonCalls(TorchFunctionMode):
+    """Calls that PyTorch's own code answers by the device that it takes a tensor to be on."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        options = dict(kwargs or {})
+        require_own_generator(args, options)
+        if func is Tensor.to and len(args) > 1 and isinstance(args[1], Tensor):
+            own, other, *rest = args
+            return own.to(other.device, other.dtype, *rest, **options)
+        if func in (Tensor.__getitem__, Tensor.__setitem__) and is_on_card(args[0]):
+            own, index, *rest = args
+            return func(own, sent(index, own.device), *rest)
+        if func is Tensor.new_tensor:
+            like, data = args
+            return torch.tensor(data, **{"dtype": like.dtype, "device": like.device, **options})
+        if func is Tensor.cpu:
+            return args[0].to("cpu", **options)
+        if torch.is_autocast_enabled("cuda"):
+            args, options = autocast(func, args, options)
+        return func(*args, **options)
+
+
+class CardGenerator(Generator):
+    """A generator of a card, which draws what one of the CPU does."""
+
+    _card: torch.device
+
+    def __new__(cls, device: torch.device | str = "cpu") -> Any:
+        made = Generator("cpu") if torch.device(device).type == "cpu" else super().__new__(cls)
+        if isinstance(made, CardGenerator):
+            made._card = with_index(torch.device(device))
+        return made
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return self._card
+
+
+def autocast(
+    func: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any]
+) -> tuple[Sequence[Any], dict[str, Any]]:
+    """The arguments of a call as ``torch.autocast("cuda")`` would have them."""
+    dtype = torch.get_autocast_dtype("cuda") if func in LOWERED else torch.float32
+
+    def cast(value: Any) -> Any:
+        eligible = is_on_card(value) and value.is_floating_point() and value.dtype != torch.float64
+        return value.to(dtype) if eligible else value
+
+    if func not in LOWERED and func not in RAISED:
+        return args, dict(options)
+    return [cast(value) for value in args], {name: cast(value) for name, value in options.items()}
+
+
+def sent(index: Any, device: torch.device) -> Any:
+    """An index whose lists are tensors of a device, as PyTorch makes them."""
+    if isinstance(index, tuple):
+        return tuple(sent(part, device) for part in index)
+    return torch.tensor(index, device=device) if isinstance(index, list) else index
+
+
+def with_index(device: torch.device) -> torch.device:
+    """The device itself; the current one, where ``cuda`` has no number."""
+    if device.type != "cuda" or device.index is not None:
+        return device
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def is_on_card(value: object) -> bool:
+    """Whether it is a tensor of a card, or the device."""
+    of_card = isinstance(value, torch.device) and value.type == "cuda"
+    return of_card or isinstance(value, FakeTensor)
+
+
+def on_host(value: object) -> object:
+    """What an operation is given on the CPU in place of a value."""
+    if isinstance(value, FakeTensor):
+        return values_of(value)
+    return CPU if isinstance(value, torch.device) else value
+
+
+def values_of(tensor: FakeTensor) -> Tensor:
+    values: Tensor = tensor.values_on_host
+    return values
+
+
+def with_values(fake: Any, real: Any) -> Any:
+    """What an operation gave: fake tensors with their values beside them, and those of the CPU."""
+    fakes, form = tree_flatten(fake)
+    reals, _ = tree_flatten(real)
+    for index, (one, values) in enumerate(zip(fakes, reals, strict=True)):
+        if isinstance(one, FakeTensor) and one.device.type == "cpu":
+            fakes[index] = values
+        elif isinstance(one, FakeTensor) and not hasattr(one, "values_on_host"):
+            one.values_on_host = laid_out(values, one)
+    return tree_unflatten(fakes, form)
+
+
+def laid_out(values: Tensor, like: Tensor) -> Tensor:
+    """The values in the memory format of a tensor, which can be another one on a card."""
+    if values.stride() == like.stride() or values.layout != torch.strided:
+        return values
+    return torch.empty_strided(like.shape, like.stride(), dtype=values.dtype).copy_(values)
+
+
+def require_own_generator(args: Sequence[Any], options: Mapping[str, Any]) -> None:
+    """As PyTorch does, refuses the generator of another device than that of what is drawn."""
+    generator = options.get("generator")
+    if generator is not None:
+        tensors = [value for value in args if isinstance(value, Tensor)]
+        wanted = options.get("device") or (tensors[0].device if tensors else CPU)
+        if generator.device.type != torch.device(wanted).type:
+            raise RuntimeError(f"a generator of {generator.device} cannot draw on {wanted}")
+
+
+def require_indices_near(func: OpOverload, given: Sequence[object]) -> None:
+    """As PyTorch does, refuses indices on a card into a tensor that is not on one."""
+    by_index = func in (aten.index.Tensor, *WRITES_BY_INDEX)
+    if by_index and not is_on_card(given[0]) and any(map(is_on_card, given[1:])):
+        raise RuntimeError("indices on a card cannot index a tensor on the CPU")
+
+
+def project_line() -> str:
+    """The innermost line of this project that is running, but for this module."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        path = Path(frame.f_code.co_filename)
+        own = path.is_relative_to(ROOT) and "site-packages" not in path.parts
+        if own and path != Path(__file__):
+            return f"{path.relative_to(ROOT)}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "elsewhere"
+
+
+@contextmanager
+def fake_cuda(devices: int = 1) -> Iterator[FakeCuda]:
+    """In the block there are so many CUDA devices, the first of them current at its start.
+
+    Gives what happens on them.
+    """
+    mode = FakeCuda()
+    with ExitStack() as stack:
+        for name, stub in _cuda_stubs(mode, devices).items():
+            stack.enter_context(mock.patch.object(torch.cuda, name, stub))
+        for name, method in _reading_methods(mode).items():
+            stack.enter_context(mock.patch.object(FakeTensor, name, method, create=True))
+        stack.enter_context(mock.patch.object(torch, "Generator", CardGenerator))
+        stack.enter_context(mock.patch.object(Tensor, "_make_subclass", _on_meta(), create=True))
+        stack.enter_context(warnings.catch_warnings())
+        # Of deep copies.
+        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
+        stack.enter_context(PythonCalls())
+        stack.enter_context(mode)
+        yield mode
+
+
+def _cuda_stubs(mode: FakeCuda, devices: int) -> dict[str, Any]:
+    """What stands for functions of ``torch.cuda``."""
+    current = [0]
+
+    def select(device: torch.device | int) -> None:
+        current[0] = device if isinstance(device, int) else with_index(device).index
+
+    @contextmanager
+    def selected(device: torch.device | int) -> Iterator[None]:
+        before = current[0]
+        select(device)
+        yield
+        current[0] = before
+
+    return {
+        "is_available": lambda: devices > 0,
+        "is_initialized": lambda: True,
+        "_lazy_init": lambda: None,
+        "device_count": lambda: devices,
+        "current_device": lambda: current[0],
+        "set_device": select,
+        "device": selected,
+        "manual_seed": lambda seed: mode.seeded.update({current[0]: seed}),
+        "is_bf16_supported": lambda: True,
+        "mem_get_info": lambda device=None: (MEMORY, MEMORY),
+        "max_memory_allocated": lambda device=None: 0,
+    }
+
+
+def _reading_methods(mode: FakeCuda) -> dict[str, Any]:
+    """Methods of tensors that bring values to the host."""
+    return {
+        "item": lambda tensor: mode.read(tensor).item(),
+        "tolist": lambda tensor: mode.read(tensor).tolist(),
+        "__float__": lambda tensor: float(mode.read(tensor)),
+        "__int__": lambda tensor: int(mode.read(tensor)),
+        "__index__": lambda tensor: int(mode.read(tensor)),
+        "__bool__": lambda tensor: bool(mode.read(tensor)),
+        "is_cuda": property(lambda tensor: tensor.device.type == "cuda"),
+    }
+
+
+def _on_meta() -> Any:
+    """Makes fake tensors that PyTorch's own code takes to be on ``meta``."""
+    make = Tensor._make_subclass
+
+    def made(cls: type, elem: Tensor, requires_grad: bool = False, **options: Any) -> Tensor:
+        options.pop("dispatch_device", None)
+        return make(cls, elem, requires_grad, **options)
+
+    return staticmethod(made)
