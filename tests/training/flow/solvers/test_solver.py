@@ -69,10 +69,10 @@ def test_a_step_calls_the_velocity_as_often_as_it_says_and_within_its_times(name
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 def test_states_are_at_every_time_but_the_first(solver: Solver) -> None:
-    times = even(32)
-    # States a step apart differ by up to 0.045: a fifth of that tells them apart, and the order of
-    # a method is proved above. Euler's own errors are as large.
-    bound = 0.05 if solver.order == 1 else 0.045 / 5
+    times = even(64)
+    # States a step apart differ by up to 0.022, and a quarter of that tells them apart. Errors of
+    # Euler's method are as large themselves; those of rev_euler grow where the equation contracts.
+    bound = 0.025 if solver.order == 1 else 0.022 / 4
     for t, state in zip(times[1:], solver.method(riccati, START, times), strict=True):
         torch.testing.assert_close(state, riccati_solution(float(t)), rtol=bound, atol=0)
 
