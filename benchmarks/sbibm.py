@@ -64,7 +64,7 @@ from training.settings.script import run_script
 
 DRAWS = 10_000
 TOLD = (0.5, 0.8, 0.9, 0.95)
-"""Levels whose coverage is told."""
+"""Levels whose coverage the table shows."""
 AT_ONCE = 4
 """Observations whose classifiers are trained side by side: as many as stay in the cache."""
 

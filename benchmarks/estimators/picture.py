@@ -48,13 +48,7 @@ def picture(results: Sequence[Mapping[str, Any]]) -> Figure:
         if row == rows - 1 or index + COLUMNS >= len(tasks):
             axes.set_xlabel("simulations", size=look.TEXT_SIZE, color=MUTED)
         if index == wide - 1:
-            axes.legend(
-                loc="upper left",
-                bbox_to_anchor=(1.02, 1.0),
-                frameon=False,
-                fontsize=look.SMALL_SIZE,
-                labelcolor=INK,
-            )
+            look.legend(axes, loc="upper left", bbox_to_anchor=(1.02, 1.0))
     return figure
 
 

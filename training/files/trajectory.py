@@ -237,13 +237,7 @@ class SavedEnd:
                 f"{path} was made with another network, or with another calibration of it: its "
                 f"digest is {shown(network[:DIGITS])}, but here it is {network_sha256[:DIGITS]}"
             )
-        if labels is not None and (labels.ndim != 2 or len(labels) != states.shape[1]):
-            raise DataError(f"{path}: 'labels' is {list(labels.shape)}, not one row a sample")
-        if gap is not None and gap.shape != states.shape[1:]:
-            raise DataError(f"{path}: 'gap' is {list(gap.shape)}, not {list(states.shape[1:])}")
-        for name, values in about.items():
-            if values.shape != states.shape[1:2]:
-                raise DataError(f"{path}: '{name}' is {list(values.shape)}, not one a sample")
+        _require_one_a_sample(path, states, labels, gap, about)
         return cls(
             path,
             torch.from_numpy(states[-1].astype(np.float64)),
@@ -253,6 +247,23 @@ class SavedEnd:
             None if gap is None else torch.from_numpy(gap.astype(np.float64)),
             gap_solver,
         )
+
+
+def _require_one_a_sample(
+    path: Path,
+    states: np.ndarray,
+    labels: np.ndarray | None,
+    gap: np.ndarray | None,
+    about: Mapping[str, np.ndarray],
+) -> None:
+    """Raises DataError unless what goes with states ``[S, N, D]`` has a row for each of N."""
+    if labels is not None and (labels.ndim != 2 or len(labels) != states.shape[1]):
+        raise DataError(f"{path}: 'labels' is {list(labels.shape)}, not one row a sample")
+    if gap is not None and gap.shape != states.shape[1:]:
+        raise DataError(f"{path}: 'gap' is {list(gap.shape)}, not {list(states.shape[1:])}")
+    for name, values in about.items():
+        if values.shape != states.shape[1:2]:
+            raise DataError(f"{path}: '{name}' is {list(values.shape)}, not one a sample")
 
 
 def _saved_gap(saved: SavedArrays, times: Tensor) -> tuple[np.ndarray | None, str | None]:

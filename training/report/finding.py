@@ -1,4 +1,4 @@
-"""Which files a report tells of: each goes to the module of its subject, broken ones are named."""
+"""The files that a report shows: each goes to the module of its subject, broken ones are named."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping

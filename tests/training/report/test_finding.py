@@ -1,4 +1,4 @@
-"""Which files a report tells of, and what it says of those that it cannot read."""
+"""Which files a report shows, and what it says of those that it cannot read."""
 
 import json
 import math

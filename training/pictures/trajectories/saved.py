@@ -40,7 +40,7 @@ def spaced(count: int) -> np.ndarray:
 
 
 def kind_of(path: Path, times: np.ndarray) -> str:
-    """``melt``, ``roundtrip`` or ``gen``. What runs backwards is told apart by its name.
+    """``melt``, ``roundtrip`` or ``gen``. Of those that run backwards, the name says which.
 
     Args:
         path: A results file.
