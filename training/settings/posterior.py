@@ -7,6 +7,7 @@ import click
 from torch import Tensor
 
 from dnnlib.errors import UsageError
+from training.files.observations import read_observations
 from training.flow.likelihood import Trace
 from training.inference.amortized import Amortized
 from training.inference.likelihoods import Likelihood
@@ -142,6 +143,12 @@ class SampleSettings(CommonSettings):
         help="With --condition alone: weight draws by the posterior itself, FILE.py:function, log "
         "densities up to a constant [N] of points [N, D] given conditions [N, C]",
     )
+    truth: Path | None = option(
+        type=FILE,
+        unset="none",
+        help="What observations are of, where it is known: a point in each row of a table, or "
+        "images. Pictures show it, and results say how often intervals hold it",
+    )
     strict: bool = option(is_flag=True, help="Exit with code 3 if a posterior has not converged.")
 
     @property
@@ -164,6 +171,23 @@ class SampleSettings(CommonSettings):
             raise UsageError(
                 "--observation goes with gaussian, mask and linear, and is needed there"
             )
+
+    def truths(self, subject: PosteriorSubject, count: int) -> Tensor | None:
+        """The points ``[M, D]`` that so many observations are of; None where they are not known.
+
+        Raises:
+            UsageError: They are others.
+            DataError: The file is broken.
+        """
+        if self.truth is None:
+            return None
+        found = read_observations(self.truth, subject.image_shape)
+        if found.shape != (count, subject.dim):
+            raise UsageError(
+                f"--truth has {len(found)} points of {found.shape[1]} numbers, but there are "
+                f"{count} observations of points of {subject.dim}"
+            )
+        return found
 
     def amortized(self, subject: PosteriorSubject, prior: Prior, conditions: Tensor) -> Amortized:
         """How to draw from posteriors that the flow has learned.
