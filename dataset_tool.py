@@ -21,8 +21,9 @@ from dnnlib.logs import logger
 from torch_utils.distributed import rank_from_environment
 from torch_utils.results import provenance, save_json
 from training.data.images.transforms import Transform
+from training.data.sources.built_in import DIGITS
 from training.data.sources.conversion import Conversion
-from training.data.sources.formats import DIGITS, open_source
+from training.data.sources.formats import open_source
 from training.data.sources.writer import image_writer, is_zip, require_writable
 from training.data.tables.formats import open_table
 from training.data.tables.making import make_table
