@@ -2,8 +2,9 @@
 
 Images: --source is a folder of images (nested; labels in its dataset.json if there is one), a .zip
 of images, cifar-10-python.tar.gz, an MNIST images-idx3-ubyte.gz (labels are taken from the file
-beside it; 28x28 is padded to 32x32), an LMDB of LSUN, or 'digits': the 8x8 digits of scikit-learn.
---dest is a zip or folder in the StyleGAN format.
+beside it; 28x28 is padded to 32x32), an LMDB of LSUN, or what comes with scikit-learn: its 'digits'
+of 8x8 pixels, or 'patches' of its two photographs, by default 20,000 of 16x16 pixels, with which
+'patches:held-out' share none. --dest is a zip or folder in the StyleGAN format.
 
 Tables: --source is a .csv or .tsv whose first row names the columns, an .npy, an .npz, a .parquet
 (pip install pyarrow), a table of scikit-learn (breast_cancer, diabetes or wine), or draws of a toy
@@ -21,7 +22,7 @@ from dnnlib.logs import logger
 from torch_utils.distributed import rank_from_environment
 from torch_utils.results import provenance, save_json
 from training.data.images.transforms import Transform
-from training.data.sources.built_in import DIGITS
+from training.data.sources.built_in import NAMES
 from training.data.sources.conversion import Conversion
 from training.data.sources.formats import open_source
 from training.data.sources.writer import image_writer, is_zip, require_writable
@@ -58,9 +59,9 @@ def images(settings: Settings) -> dict[str, Any]:
         options.skip_bad,
         options.first_image,
     )
-    source_path = None if settings.source == DIGITS else Path(settings.source)
+    source_path = None if settings.source in NAMES else Path(settings.source)
     require_writable(dest, source_path, settings.overwrite)
-    source = open_source(settings.source)
+    source = open_source(settings.source, options.patch, settings.wanted_images)
     with image_writer(dest) as writer:
         (height, width, channels), skipped = conversion.run(source, writer)
     logger.info(

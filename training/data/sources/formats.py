@@ -30,14 +30,22 @@ from training.data.images.containers import (
     open_container,
     quoted,
 )
-from training.data.sources.built_in import DIGITS, digits
+from training.data.sources.built_in import (
+    DIGITS,
+    HELD_OUT_PATCHES,
+    PATCH,
+    PATCHES,
+    PATCHES_MADE,
+    digits,
+    patches,
+)
 from training.data.sources.lmdb_store import DATA_FILE, count_entries, read_entries
 from training.data.sources.plain_pickle import read_plain_pickle
 from training.data.sources.source import Images, Source, SourceImage, given
 
 _KNOWN = (
     "a folder, a .zip of images, cifar-10-python.tar.gz, an MNIST images-idx3-ubyte.gz, an LMDB "
-    f"folder, or '{DIGITS}'"
+    f"folder, '{DIGITS}', '{PATCHES}' or '{HELD_OUT_PATCHES}'"
 )
 _UNREADABLE = (OSError, EOFError, zlib.error, tarfile.TarError, ValueError)
 MAX_BATCH_BYTES = 64 << 20
@@ -46,16 +54,23 @@ MAX_ARCHIVE_BYTES = 1 << 30
 """Of CIFAR-10's archive when it is unpacked, which has 186 MB."""
 
 
-def open_source(name: str) -> Source:
+def open_source(name: str, patch: int | None = None, count: int | None = None) -> Source:
     """The source of that path, or the built-in one of that name.
+
+    Args:
+        name: The path or name.
+        patch: Side of patches; None for 16 pixels.
+        count: Images that are wanted of it, at least; None for all.
 
     Raises:
         DataError: Nothing is there, or it is broken.
-        UsageError: It is of no known kind.
+        UsageError: It is of no known kind, or has no such patches.
     """
     path = Path(name)
     if name == DIGITS:
         return digits()
+    if name in (PATCHES, HELD_OUT_PATCHES):
+        return patches(name == HELD_OUT_PATCHES, patch or PATCH, count or PATCHES_MADE)
     if not path.exists():
         raise DataError(f"{name} does not exist: give {_KNOWN}")
     if path.is_dir():
