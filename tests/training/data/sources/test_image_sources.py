@@ -156,9 +156,7 @@ def test_patches_are_of_photographs_and_share_no_pixel_with_those_held_out(side:
             np.testing.assert_array_equal(image.read(), photographs[number][place])
             marks[(number, *place)] = True
     assert not (used[0] & used[1]).any()
-    shares = [marks.mean() for marks in used]
-    assert shares[0] > shares[1] > 0.1
-    assert sum(shares) > 0.5
+    assert all(marks.any(axis=(1, 2)).all() for marks in used)
 
 
 def test_fewer_patches_are_the_first_of_more() -> None:
