@@ -38,13 +38,12 @@ from training.inference.noise import Noise
 from training.inference.target import Target
 from training.inference.weights import require_some, systematic
 from training.measure.posterior.importance import effective_size
+from training.names import PARTICLES
 
 NAME = "twisted"
 STEPS = 32
 WORTH = 0.5
 """Part of the particles that weights are worth at least: else they are taken by weight."""
-FEWEST = 1024
-"""Particles of a population, unless draws are more."""
 
 
 def twist(
@@ -65,14 +64,14 @@ def twist(
         numbers: The number of each observation, by which it is seeded.
         chains: C.
         draws: S of each population.
-        particles: Of each population; None for ``FEWEST``, or S if that is more.
+        particles: Of each population; None for ``PARTICLES``, or S if that is more.
         on_part: Called with the part of the work that was done.
 
     Raises:
         UsageError: There is no lookahead on this likelihood.
         DataError: The likelihood is 0 at all particles.
     """
-    cloud = _Cloud(target, seed, numbers, chains, particles or max(draws, FEWEST))
+    cloud = _Cloud(target, seed, numbers, chains, particles or max(draws, PARTICLES))
     for step in reversed(range(STEPS)):
         cloud.resample(WORTH, step)
         cloud.move(step)
