@@ -6,11 +6,13 @@ Data are drawn fresh for every step from the toy's own distribution, on its exac
 from training.settings.declared import takes
 from training.settings.script import command, run_script
 from training.settings.toy_train import ToyTrainSettings
+from training.settings.training import require_named
 
 
 @command(help=__doc__)
 @takes(ToyTrainSettings)
 def main(settings: ToyTrainSettings) -> None:
+    require_named(settings, "data_name")
     from training.jobs.toy_train import run  # here, so that --help need not wait for PyTorch
 
     run(settings)

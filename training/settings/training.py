@@ -242,10 +242,24 @@ def settled(
         )
         settings = type(settings).of(_as_typed(merged, place), settings.given)
         values = settings.recorded()
+    _require_named(values, data)
+    return settings, place
+
+
+def require_named(settings: Declared, data: str) -> None:
+    """Raises click.UsageError if a new run is not told what to train on, or where to write.
+
+    ``settled`` refuses it as well; this needs nothing but what was typed.
+    """
+    values = settings.recorded()
+    if values["resume"] is None and not values["refit_latent_law"]:
+        _require_named(values, data)
+
+
+def _require_named(values: Mapping[str, Any], data: str) -> None:
     for name in ("outdir", data):
         if values[name] is None:
             raise click.UsageError(f"Missing option '--{name}'.")
-    return settings, place
 
 
 def resumed_options(
