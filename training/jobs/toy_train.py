@@ -1,6 +1,5 @@
 """Trains a denoiser on a toy: what ``toy_train.py`` runs."""
 
-import json
 from functools import partial
 
 from dnnlib.logs import logger
@@ -12,6 +11,7 @@ from training.data.toys import Toy
 from training.flow.eigenbasis import EigenBasis
 from training.learning.building import describe_training, resolved_options
 from training.learning.calibrating import CalibrationPlan
+from training.learning.cost import tell_dry_run
 from training.learning.limits import require_batch
 from training.learning.melting import MOST, NETWORK_ROWS, LawPlan, points_to_melt
 from training.learning.recipes import TOY
@@ -51,7 +51,7 @@ def run(settings: ToyTrainSettings) -> None:
     options = settings.recorded(calibrate=calibration is not None, **resolved_options(model, loss))
     record = {"options": options, **provenance("started")}
     if run.dry_run:
-        logger.info(json.dumps(record, indent=2, default=str))
+        tell_dry_run(record, model, loss, config, run.card_memory)
         return
     with algorithms(run.deterministic), process_group(run.device_name) as device:
         require_batch(config.batch, toy.dim, device)

@@ -1,6 +1,5 @@
 """Trains a denoiser on images, or on the rows of a table: what ``train.py`` runs."""
 
-import json
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from training.flow.calls import BLOCK_ROWS
 from training.flow.eigenbasis import EigenBasis
 from training.learning.building import describe_training, resolved_options
 from training.learning.calibrating import CalibrationPlan
+from training.learning.cost import tell_dry_run
 from training.learning.held_out import HeldOut
 from training.learning.images import (
     DRY_RUN_IMAGES,
@@ -112,7 +112,7 @@ def train_on_table(settings: TrainSettings, data: Path, resume: Path | None) -> 
         options = settings.recorded(**found, arch=TABLE_NETWORK, calibrate=calibrate)
         record = {"options": options, **provenance("started")}
         if run.dry_run:
-            logger.info(json.dumps(record, indent=2, default=str))
+            tell_dry_run(record, model, loss, config, run.card_memory)
             return
         held_out = preparation.held_out(coordinates, loss)
         fit = preparation.calibration(coordinates, how.calibration_fit) if calibrate else None
@@ -132,9 +132,8 @@ def train_on_images(settings: TrainSettings, data: Path, resume: Path | None) ->
     """Trains on images."""
     run = settings.run
     dataset = ImageDataset(data, use_labels=settings.data.cond, xflip=settings.data.xflip)
-    held_out = None
-    if settings.data.held_out:
-        dataset, held_out = dataset.split(settings.data.held_out, run.seed)
+    fraction = settings.data.held_out
+    dataset, held_out = dataset.split(fraction, run.seed) if fraction else (dataset, None)
     calibration = calibration_plan(settings, dataset)
     kernels = algorithms(run.deterministic, settings.network.bench)
     with kernels, process_group(run.device_name) as device:
@@ -174,7 +173,8 @@ def train_on_images(settings: TrainSettings, data: Path, resume: Path | None) ->
         )
         record = {"options": options, **provenance("started")}
         if run.dry_run:
-            logger.info(json.dumps(record, indent=2, default=str))
+            card = run.card_memory
+            tell_dry_run(record, model, loss, config, card, recipe.precision, device.type)
             return
         if settings.network.transfer and not resumed:
             transfer(settings.network.transfer, model)

@@ -169,8 +169,22 @@ class RunOptions(Declared):
         unset="cuda where there is one", help="Device: cpu, cuda or cuda:N."
     )
     dry_run: bool = option(
-        "-n", "--dry-run", is_flag=True, help="Print what would be done, and stop."
+        "-n",
+        "--dry-run",
+        is_flag=True,
+        help="Print what would be done, and what a step costs: parameters, operations, memory.",
     )
+    card_memory: float | None = option(
+        "--card-memory",
+        type=AMOUNT,
+        unset="none",
+        help="With --dry-run: memory of a card, GiB, for which to tell the largest --batch-gpu; "
+        "it need not be there",
+    )
+
+    def __post_init__(self) -> None:
+        if "card_memory" in self.given and not self.dry_run:
+            raise UsageError("--card-memory goes with --dry-run")
 
     def place(self, *parts: str | None) -> learning.Place:
         """The run's folder, named by those of the parts that are there."""
@@ -180,7 +194,10 @@ class RunOptions(Declared):
 
 
 FREE_ON_RESUME = frozenset(
-    ("batch_gpu", "device_name", "dry_run", "dump", "duration", "keep", "resume", "snap", "tick")
+    (
+        *("batch_gpu", "card_memory", "device_name", "dry_run", "dump", "duration", "keep"),
+        *("resume", "snap", "tick"),
+    )
 )
 """Options that a resumed run may change and still be the same run, or a longer one."""
 
