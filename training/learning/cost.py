@@ -33,9 +33,9 @@ from training.learning.loss import DenoisingLoss, Draws
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
 
-USED = 0.8
+USED = 0.75
 """Part of a card that a step may take; the rest is left to what is not counted. On a CPU, whose
-convolutions keep copies in layouts of their own, processes grew by 1.20 to 1.26 times what is
+convolutions keep copies in layouts of their own, processes grew by 1.24 to 1.27 times what is
 counted here."""
 IN_SINGLE = (functional.group_norm, functional.layer_norm, functional.softmax, Tensor.softmax)
 """What autocasting of CUDA, unlike that of the CPU, does in float32."""
@@ -88,7 +88,7 @@ class StepCost:
             fits = f"the whole batch fits: {self.rows} samples at a time"
         else:
             fits = f"at most --batch-gpu={self.largest} fits"
-        return f"{said}\nIn {self.card:g} GiB, a fifth of it left to these, {fits}"
+        return f"{said}\nIn {self.card:g} GiB, a quarter of it left to these, {fits}"
 
 
 def _memory(size: int) -> str:
