@@ -373,6 +373,7 @@ BAD_OPTIONS = [
     (["--transform=center-crop-wide"], 2, "needs --resolution"),
     (["--transform=center-crop-wide", "--resolution=16x32"], 2, "at least the height"),
     (["--dest=x.tar"], 2, "ends in .zip, or not in .tar"),
+    (["--patch=8"], 2, "--patch is for --source=patches"),
     (["--first-image=5000"], 1, "the source has 1797 images, but 5000 are to be left out"),
 ]
 

@@ -319,6 +319,20 @@ def test_images_are_observed_in_gray_levels(run_script: Run, shelf: Path, tmp_pa
         assert found["posterior/x"].shape == (2, 3, 3, 64)
         assert found["observed_data/y"].shape == (3, 32)
         assert 0 <= found["observed_data/y"].min() < found["observed_data/y"].max() <= 255
+    truth = f"--truth={shelf / 'blobs.zip'}"
+    result = run_script(
+        *(posterior, "sample", f"--network={shelf / 'images.pkl'}", source, *few, truth),
+        *("--sampler=pool", "--pool=100", "--noise_std=2000", f"--save_dir={tmp_path / 'truth'}"),
+    )
+    assert result.code == 0
+    found, held = drawn(tmp_path / "truth"), told(tmp_path / "truth")["truths_held"]
+    # Whole images are observed, and nothing was added to them.
+    assert np.array_equal(found["constant_data/truth"], found["observed_data/y"])
+    low, high = np.quantile(found["posterior/x"], [0.05, 0.95], axis=(0, 1))
+    inside = (low <= found["constant_data/truth"]) & (found["constant_data/truth"] <= high)
+    assert held["0.9"] == pytest.approx(inside.mean())
+    assert 0 < held["0.5"] < held["0.95"] < 1
+    assert "% hold" in result.out
     (tmp_path / "classes.csv").write_text("class\n0\n2\n1\n")
     network = (f"--network={shelf / 'classes.pkl'}", source, *few, "--sampler=pool", "--pool=100")
     condition = f"--condition={tmp_path / 'classes.csv'}"
@@ -357,6 +371,7 @@ def test_chains_that_do_not_move_are_not_converged(sample: Run, tmp_path: Path) 
 
 WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
     "three columns": (("--observation={}/three.csv",), 2, "3 numbers in each observation, but 2"),
+    "another truth": (("--truth={}/three.csv",), 2, "--truth has 1 points of 3 numbers"),
     "NaN": (("--observation={}/nan.csv",), 1, "nan.csv"),
     "no rows": (("--observation={}/empty.csv",), 1, "empty.csv"),
     "no file": (("--observation={}/none.csv",), 1, "none.csv"),

@@ -10,6 +10,9 @@ TOY_NAMES = (
     *("unscaled_alt_s_curve", "unscaled_alt_swirl"),
 )
 TRANSFORMS = ("center-crop", "center-crop-wide")
+PATCHES, HELD_OUT_PATCHES = "patches", "patches:held-out"
+PATCH, SIDES = 16, (4, 64)
+"""Side of patches of photographs, in pixels, unless it is said, and between which it must be."""
 MISSING = ("refuse", "drop", "mean")
 """What becomes of missing values: refuse them, drop their rows, or take the mean."""
 HALVES = ("upper-half", "lower-half", "left-half", "right-half")

@@ -209,7 +209,8 @@ def save_posterior(
     shape = (chains, draws, count, dim)
     rows = torch.randn(100, dim, generator=generator) if prior else None
     names = [f"x{index + 1}" for index in range(dim)]
-    save_netcdf(path, iter([(made, points)]), shape, names, observed, about, likelihood, rows)
+    parts = iter([(made, points)])
+    save_netcdf(path, parts, shape, names, observed, about, likelihood, rows, points[:, 0, 0])
     return path
 
 

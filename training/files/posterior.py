@@ -15,7 +15,7 @@ from torch import Tensor
 from dnnlib.errors import DataError
 from torch_utils.results import load_arrays, save_arrays
 from training.inference.draws import Draws
-from training.inference.summary import LEVELS, Summary
+from training.inference.summary import CONTENTS, LEVELS, Summary
 from training.measure.posterior.calibration import RunValues
 
 CHECK_FORMAT = "inflationary-flows posterior check 1"
@@ -24,7 +24,11 @@ MOST_LISTED = 2000
 
 
 def overview(
-    draws: Draws, summary: Summary, names: Sequence[str], surprise: Tensor | None = None
+    draws: Draws,
+    summary: Summary,
+    names: Sequence[str],
+    surprise: Tensor | None = None,
+    truth: Tensor | None = None,
 ) -> dict[str, Any]:
     """What the JSON says of all posteriors, and of each if they are few.
 
@@ -34,6 +38,7 @@ def overview(
         names: Of the coordinates.
         surprise: How unlike the simulations each observation is ``[M]``, in nats; None where there
             are none, or it is not known.
+        truth: What the observations are of ``[M, D]``; None where it is not known.
     """
     r_hat, bulk = summary.r_hat, summary.ess_bulk
     known = r_hat[~r_hat.isnan()]
@@ -56,6 +61,9 @@ def overview(
     if "leaked" in draws.stats:
         leaked = draws.stats["leaked"]
         found["leaked"] = {"mean": _number(leaked.mean()), "largest": _number(leaked.max())}
+    if truth is not None:
+        held = summary.held(truth).double().mean(dim=(1, 2)).tolist()
+        found["truths_held"] = dict(zip(map(str, CONTENTS), held, strict=True))
     if summary.mean.numel() <= MOST_LISTED:
         found["posteriors"] = [_listed(draws, summary, index) for index in range(draws.count)]
         for index, nats in enumerate([] if surprise is None else surprise):

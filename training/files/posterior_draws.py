@@ -6,8 +6,9 @@ or of a flow that has learned the posterior itself ``lp``, the log of its densit
 ``observed_data`` with ``y [observation, number]``, ``prior`` with draws ``x [chain, draw,
 coordinate]``, and ``constant_data`` with what samplers say and with the likelihood, where it is
 linear with Gaussian noise: ``noise_std [number]`` or ``noise_covariance [number, other_number]``,
-and ``seen [number]``, the coordinates that are observed, or ``operator [number, coordinate]``. What
-readers here need of texts is also there as numbers, in ``description [letter]``, JSON in UTF-8.
+and ``seen [number]``, the coordinates that are observed, or ``operator [number, coordinate]``; and
+``truth [observation, coordinate]``, where it is known. What readers here need of texts is also
+there as numbers, in ``description [letter]``, JSON in UTF-8.
 """
 
 import json
@@ -46,6 +47,7 @@ def save_netcdf(
     attributes: dict[str, Any],
     likelihood: Likelihood | None = None,
     prior: Tensor | None = None,
+    truth: Tensor | None = None,
 ) -> None:
     """Writes draws group by group, so that memory holds one, whole or not at all.
 
@@ -58,6 +60,7 @@ def save_netcdf(
         attributes: Plain values about the run.
         likelihood: Of the observations.
         prior: Draws of it, ``[N, D]``; None for none.
+        truth: What the observations are of, ``[M, D]``; None where it is not known.
     """
     sizes = dict(zip(("chain", "draw", "observation", "coordinate"), shape, strict=True))
     with atomic_path(path) as temporary, h5netcdf.File(temporary, "w") as file:
@@ -65,7 +68,8 @@ def save_netcdf(
         file.attrs["about"] = json.dumps(attributes, default=str)
         posterior = _group(file, "posterior", sizes, names)
         stats = _group(file, "sample_stats", {k: sizes[k] for k in list(sizes)[:3]}, None)
-        constant = _group(file, "constant_data", {"observation": sizes["observation"]}, None)
+        of_truth = {key: sizes[key] for key in ("observation", "coordinate")}
+        constant = _group(file, "constant_data", of_truth, names)
         described = {name: attributes.get(name) for name in DESCRIBED}
         _save_text(constant, {"format": FORMAT, "coordinates": list(names), **described})
         points = posterior.create_variable("x", tuple(sizes), "f8")
@@ -92,7 +96,9 @@ def save_netcdf(
             group = _group(file, "observed_data", seen, None)
             group.create_variable("y", tuple(seen), "f8")[:] = observed.cpu().numpy()
             if isinstance(likelihood, Gaussian):
-                _save_likelihood(constant, likelihood, observed.shape[1], shape[3])
+                _save_likelihood(constant, likelihood, observed.shape[1])
+        if truth is not None:
+            constant.create_variable("truth", tuple(of_truth), "f8")[:] = truth.cpu().numpy()
         if prior is not None:
             of_prior = {"chain": 1, "draw": len(prior), "coordinate": shape[3]}
             group = _group(file, "prior", of_prior, names)
@@ -114,8 +120,8 @@ def _save_text(group: h5netcdf.Group, content: dict[str, Any]) -> None:
     group.create_variable(DESCRIPTION.rpartition("/")[2], ("letter",), "u1")[:] = letters
 
 
-def _save_likelihood(group: h5netcdf.Group, likelihood: Gaussian, count: int, dim: int) -> None:
-    """Adds the noise and what is observed of points of D coordinates, as so many numbers."""
+def _save_likelihood(group: h5netcdf.Group, likelihood: Gaussian, count: int) -> None:
+    """Adds the noise and what is observed of points, as so many numbers."""
     group.dimensions["number"] = count
     root = likelihood.root.cpu()
     if root.ndim == 2:
@@ -128,7 +134,6 @@ def _save_likelihood(group: h5netcdf.Group, likelihood: Gaussian, count: int, di
         seen = group.create_variable("seen", ("number",), "i8")
         seen[:] = likelihood.coordinates.cpu().numpy()
     elif likelihood.operator is not None:
-        group.dimensions["coordinate"] = dim
         matrix = group.create_variable("operator", ("number", "coordinate"), "f8")
         matrix[:] = likelihood.operator.cpu().numpy()
 
@@ -150,6 +155,7 @@ class SavedPosteriors:
         prior: Draws of it ``[N, D]``; None where there are none.
         toy: The name of the toy; None of other data.
         image_shape: ``(C, H, W)`` of images; None of other data.
+        truth: What the observations are of ``[m, D]``; None where it is not known.
     """
 
     path: Path
@@ -164,6 +170,7 @@ class SavedPosteriors:
     prior: np.ndarray | None
     toy: str | None
     image_shape: tuple[int, int, int] | None
+    truth: np.ndarray | None = None
 
 
 def is_posterior(path: Path) -> bool:
@@ -209,6 +216,10 @@ def load_netcdf(path: Path, most: int) -> SavedPosteriors:
         if saved.has("prior/x"):
             _require_shape(saved, "prior/x", (1, *saved.shape("prior/x")[1:2], dim))
             prior = saved.numbers("prior/x")[0]
+        truth = None
+        if saved.has("constant_data/truth"):
+            _require_shape(saved, "constant_data/truth", (count, dim))
+            truth = saved.numbers("constant_data/truth", slice(shown))
         sampler, toy, image_shape = (about.get(key) for key in DESCRIBED)
         names = about.get("coordinates")
         if not (_are_texts(names, dim) and _are_texts(sampler, count)):
@@ -228,6 +239,7 @@ def load_netcdf(path: Path, most: int) -> SavedPosteriors:
             prior,
             toy if isinstance(toy, str) else None,
             None if image_shape is None else tuple(image_shape),
+            truth,
         )
 
 

@@ -71,17 +71,16 @@ class CurvedColumns:
         line, step = self.line, self.line[:, 1] - self.line[:, 0]
         # Where they vary by less than a step of the line, sums over it are no integrals.
         spread = variance.maximum(step.square())[:, None]
-        apart = line[:, :, None] - line[:, None]
-        kernel = (-apart.square() / (2 * spread[..., None])).softmax(dim=2)
-        mixed = torch.einsum("kgh,mkh->mkg", kernel, self._likelihood)
+        mixed = _blurred(self._likelihood, step[:, None], spread)
         whole = self.variance[..., None] + spread
         stands = -(self.observed[..., None] - line).square() / (2 * whole) - whole.log() / 2
         table = mixed.clamp_min(TINY).log() - stands - self._offset
-        table = table.clamp(-LARGEST, LARGEST)
-        place = ((mean.mT - line[:, :1]) / step[:, None]).clamp(0, line.shape[1] - 1.001)
+        table = table.clamp(-LARGEST, LARGEST).mT.contiguous()
+        place = ((mean - line[:, 0]) / step).clamp_(0, line.shape[1] - 1.001)
         below = place.long()
-        low, high = table.gather(2, below), table.gather(2, below + 1)
-        return low.lerp(high, place - below).sum(dim=1)
+        part = place.sub_(below)
+        low, high = table.gather(1, below), table.gather(1, below.add_(1))
+        return low.lerp_(high, part).sum(dim=2)
 
     @cached_property
     def _likelihood(self) -> Tensor:
@@ -138,6 +137,18 @@ class _Seen:
             least = std * FARTHEST / (POINTS - 1)
             std = (weight * (values - mean).square()).sum(dim=0).sqrt().maximum(least)
         return mean, std
+
+
+def _blurred(values: Tensor, step: Tensor, variance: Tensor) -> Tensor:
+    """Means of values ``[M, K, G]`` on lines, their points ``step [K, 1]`` apart, over the normal
+    distribution of ``variance [K, 1]`` around each point."""
+    count = values.shape[2]
+    apart = torch.arange(1 - count, count, dtype=step.dtype, device=step.device) * step
+    density = (-apart.square() / (2 * variance)).exp()
+    # A point's weights are the last one's, moved by one: rows of a view, if values are turned.
+    weights = density.unfold(1, count, 1)
+    sums = torch.einsum("kgh,mkh->mkg", weights, values.flip(2))
+    return sums / weights.sum(dim=2)
 
 
 def _line(count: int, device: torch.device) -> Tensor:

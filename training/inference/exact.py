@@ -73,3 +73,9 @@ class ExactPosterior:
         apart = (self.centers - self.mean[:, None]).square()
         between = (self.weights[:, :, None] * apart).sum(dim=1)
         return (between + self.covariance.diagonal()).sqrt()
+
+    def below(self, points: Tensor) -> Tensor:
+        """The posterior's share below each coordinate of points ``[M, D]``, ``[M, D]``."""
+        width = self.covariance.diagonal().sqrt()
+        parts = torch.special.ndtr((points[:, None] - self.centers) / width)
+        return (self.weights[:, :, None] * parts).sum(dim=1)

@@ -118,16 +118,27 @@ def no_lookahead(target: Target) -> str | None:
     return None
 
 
-def error_covariance(target: Target, ends: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """``V [D, D]`` at time ``t []``, on states x_0 ``[N, D]``, from standard normal ``[N, D]``.
+def error_covariances(target: Target, times: Tensor, seed: int) -> list[Tensor]:
+    """``V [D, D]`` at each of the times ``[T]``, on the same draws of the prior.
 
-    It is drawn towards its diagonal as if as many draws as there are dimensions had said so.
+    They are drawn towards their diagonals as if as many draws as there are dimensions had said so.
     """
-    first = torch.zeros(len(ends), dtype=torch.int64, device=ends.device)
-    error = ends - expected_end(target, ends + _added(target, t).sqrt() * noise, t, first)
-    found = error.T @ error / len(error)
-    share = len(error) / (len(error) + found.shape[1])
-    return share * found + (1 - share) * found.diagonal().diag()
+    generator = seeded_generator("cpu", seed, Stream.LOOKAHEAD)
+    shape = (PRIOR_DRAWS, target.dim)
+    w, *noise = (
+        torch.randn(shape, generator=generator, dtype=torch.float64).to(target.device)
+        for _ in range(1 + len(times))
+    )
+    first = torch.zeros(PRIOR_DRAWS, dtype=torch.int64, device=target.device)
+    ends = target.states(w, first)
+    share = PRIOR_DRAWS / (PRIOR_DRAWS + target.dim)
+    found = []
+    for t, normal in zip(times, noise, strict=True):
+        seen = expected_end(target, ends + _added(target, t).sqrt() * normal, t, first)
+        error = ends - seen
+        mean = error.T @ error / PRIOR_DRAWS
+        found.append(share * mean + (1 - share) * mean.diagonal().diag())
+    return found
 
 
 def expected_end(target: Target, states: Tensor, t: Tensor, which: Tensor) -> Tensor:
@@ -140,14 +151,6 @@ def expected_end(target: Target, states: Tensor, t: Tensor, which: Tensor) -> Te
 def added_noise(target: Target, times: Tensor) -> Tensor:
     """``g [T, D]``, variances of the noise that was added after the first time."""
     return torch.stack([_added(target, t) for t in times])
-
-
-def prior_ends(target: Target, seed: int) -> tuple[Tensor, torch.Generator]:
-    """States x_0 of the prior ``[N, D]``, and what to draw their noise from."""
-    generator = seeded_generator("cpu", seed, Stream.LOOKAHEAD)
-    w = torch.randn(PRIOR_DRAWS, target.dim, generator=generator, dtype=torch.float64)
-    first = torch.zeros(PRIOR_DRAWS, dtype=torch.int64, device=target.device)
-    return target.states(w.to(target.device), first), generator
 
 
 def _added(target: Target, t: Tensor) -> Tensor:

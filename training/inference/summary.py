@@ -12,6 +12,7 @@ from training.measure.posterior.importance import k_threshold
 
 LEVELS = (0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975)
 """Of the quantiles: ends of the central 50, 80, 90 and 95 % intervals, and the median."""
+CONTENTS = (0.5, 0.8, 0.9, 0.95)
 LARGEST_R_HAT, FEWEST_EFFECTIVE = 1.05, 100
 RULE = (
     f"chains: R-hat at most {LARGEST_R_HAT} and bulk effective draws at least {FEWEST_EFFECTIVE} "
@@ -58,6 +59,17 @@ class Summary:
         """
         rows = [_of_one(draws, index, pool) for index in range(draws.count)]
         return cls(*(torch.stack(column) for column in zip(*rows, strict=True)))
+
+    def held(self, truth: Tensor) -> Tensor:
+        """Whether the central intervals of ``CONTENTS`` hold the true numbers ``[M, D]``,
+        ``[len(CONTENTS), M, D]``."""
+        below, above = (1 - torch.tensor(CONTENTS)) / 2, (1 + torch.tensor(CONTENTS)) / 2
+        levels = torch.tensor(LEVELS)
+        low, high = (
+            self.quantiles[..., (levels[:, None] - ends).abs().argmin(dim=0)].movedim(2, 0)
+            for ends in (below, above)
+        )
+        return (low <= truth) & (truth <= high)
 
     @classmethod
     def joined(cls, parts: list["Summary"]) -> "Summary":

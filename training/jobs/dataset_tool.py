@@ -11,8 +11,9 @@ from dnnlib.logs import logger
 from torch_utils.distributed import rank_from_environment
 from torch_utils.results import provenance, save_json
 from training.data.images.transforms import Transform
+from training.data.sources.built_in import NAMES
 from training.data.sources.conversion import Conversion
-from training.data.sources.formats import DIGITS, open_source
+from training.data.sources.formats import open_source
 from training.data.sources.writer import image_writer, is_zip, require_writable
 from training.data.tables.formats import open_table
 from training.data.tables.making import make_table
@@ -43,9 +44,9 @@ def images(settings: Settings) -> dict[str, Any]:
         options.skip_bad,
         options.first_image,
     )
-    source_path = None if settings.source == DIGITS else Path(settings.source)
+    source_path = None if settings.source in NAMES else Path(settings.source)
     require_writable(dest, source_path, settings.overwrite)
-    source = open_source(settings.source)
+    source = open_source(settings.source, options.patch, settings.wanted_images)
     with image_writer(dest) as writer:
         (height, width, channels), skipped = conversion.run(source, writer)
     logger.info(

@@ -68,6 +68,7 @@ def sample(settings: SampleSettings) -> int:
     subject, latent = settings.opened()
     likelihood = None if settings.learned else settings.likelihood.chosen(subject)
     observed, labels = observations(settings, subject, likelihood)
+    truth = settings.truths(subject, len(observed))
     draws_file, numbers_file = files_of(settings, subject, "posterior", ".nc")
     with process_group(settings.run.device_name) as device:
         subject = ready(settings, subject, latent, device, [draws_file, numbers_file])
@@ -103,8 +104,9 @@ def sample(settings: SampleSettings) -> int:
             about,
             likelihood,
             shown,
+            truth,
         )
-        found = overview(said, summary, subject.names, nats)
+        found = overview(said, summary, subject.names, nats, truth)
         if labels is not None and subject.condition_names:
             found["surprise"] = told_surprise(subject, nats)
         write_numbers(numbers_file, FORMAT, began, {**about, "rule": RULE, **found})

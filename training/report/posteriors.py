@@ -149,11 +149,13 @@ def _images(saved: SavedPosteriors) -> Images:
     assert shape is not None
     draws = saved.points.reshape(-1, count, *shape)
     some = evenly(len(draws), MOST_DRAWS)
-    count = affordable(count, shape, len(some) + 3)
+    count = affordable(count, shape, len(some) + 4)
     std = draws.std(axis=0).mean(axis=1)[:count]
     reach = max(float(std.max()), 1.0)
     seen = observed_cells(saved)
     sheets: list[Sheet] = []
+    if saved.truth is not None:
+        sheets.append(sheet(gray_levels(saved.truth[:count].reshape(-1, *shape)), "truth"))
     if seen is not None:
         sheets.append(sheet(seen[:count], "observed", "tinted: not observed"))
     sheets.append(sheet(gray_levels(draws.mean(axis=0)[:count]), "mean"))

@@ -9,7 +9,7 @@ import click
 
 from dnnlib.errors import UsageError
 from training.data import tables
-from training.names import MISSING, TRANSFORMS
+from training.names import HELD_OUT_PATCHES, MISSING, PATCH, PATCHES, SIDES, TRANSFORMS
 from training.settings.common import overwrite
 from training.settings.declared import Declared, option, options_of
 from training.settings.types import (
@@ -48,6 +48,11 @@ class ImageOptions(Declared):
     )
     max_images: int | None = option(
         "--max-images", type=COUNT, unset="all", help="Stop after so many images"
+    )
+    patch: int | None = option(
+        type=click.IntRange(*SIDES),
+        unset=f"{PATCH}; only of patches",
+        help="Side of patches, in pixels",
     )
     transform: str | None = option(
         type=choice(TRANSFORMS),
@@ -132,6 +137,8 @@ class Settings(Declared):
                     f"--{item.name} is for {'images' if table else 'tables'}, but {self.source} is "
                     f"{'a table' if table else 'no table'}: leave it out"
                 )
+        if "patch" in self.given and self.source not in (PATCHES, HELD_OUT_PATCHES):
+            raise UsageError(f"--patch is for --source={PATCHES}")
         if table and self.dest.suffix != ".npz":
             raise UsageError(f"{self.dest} is to hold a table: give it a name that ends in .npz")
         return table
@@ -149,6 +156,12 @@ class Settings(Declared):
             held_out=table.held_out,
             seed=table.seed,
         )
+
+    @property
+    def wanted_images(self) -> int | None:
+        """Images to read, with those to be left out; None for all."""
+        taken = self.images.max_images
+        return None if taken is None else self.images.first_image + taken
 
     @property
     def wanted(self) -> list[str] | None:

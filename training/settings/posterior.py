@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dnnlib.errors import UsageError
-from training import flow, inference, simulation
+from training import files, flow, inference, simulation
 from training.names import FEWEST_NEIGHBORS, NEIGHBORS
 from training.settings.common import RunOptions, save_dir
 from training.settings.declared import Declared, option, options_of
@@ -139,6 +139,12 @@ class SampleSettings(CommonSettings):
         help="With --condition alone: weight draws by the posterior itself, FILE.py:function, log "
         "densities up to a constant [N] of points [N, D] given conditions [N, C]",
     )
+    truth: Path | None = option(
+        type=FILE,
+        unset="none",
+        help="What observations are of, where it is known: a point in each row of a table, or "
+        "images. Pictures show it, and results say how often intervals hold it",
+    )
     strict: bool = option(is_flag=True, help="Exit with code 3 if a posterior has not converged.")
 
     @property
@@ -161,6 +167,23 @@ class SampleSettings(CommonSettings):
             raise UsageError(
                 "--observation goes with gaussian, mask and linear, and is needed there"
             )
+
+    def truths(self, subject: simulation.PosteriorSubject, count: int) -> Tensor | None:
+        """The points ``[M, D]`` that so many observations are of; None where they are not known.
+
+        Raises:
+            UsageError: They are others.
+            DataError: The file is broken.
+        """
+        if self.truth is None:
+            return None
+        found = files.read_observations(self.truth, subject.image_shape)
+        if found.shape != (count, subject.dim):
+            raise UsageError(
+                f"--truth has {len(found)} points of {found.shape[1]} numbers, but there are "
+                f"{count} observations of points of {subject.dim}"
+            )
+        return found
 
     def amortized(
         self, subject: simulation.PosteriorSubject, prior: inference.Prior, conditions: Tensor

@@ -76,6 +76,11 @@ def report_draws(found: dict[str, Any], summary: Summary) -> None:
             f"Beyond bounds, and drawn anew: {leaked['mean']:.2%} of draws, of one observation "
             f"{leaked['largest']:.2%}"
         )
+    held = found.get("truths_held")
+    if held is not None:
+        said = "/".join(f"{100 * float(content):g}" for content in held)
+        shares = " ".join(f"{100 * share:.1f}" for share in held.values())
+        logger.info(f"Central intervals of {said} % hold {shares} % of the true numbers")
     if found["converged"] < count:
         right = "give more --draws or --warmup, or another --sampler"
         if twisted.NAME in found["samplers"]:

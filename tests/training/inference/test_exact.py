@@ -36,6 +36,13 @@ def test_moments_are_those_of_quadrature(kind: str) -> None:
         torch.testing.assert_close(found.mean[index], mean, rtol=0, atol=1e-9)
         torch.testing.assert_close(found.std[index], std, rtol=1e-9, atol=0)
         # Not the moments alone.
+        point = grid[(grid - double([0.4, -0.2])).square().sum(dim=1).argmin()].requires_grad_()
+        below = found.below(point.expand(len(rows), -1))[index]
+        slopes = torch.autograd.grad(below.sum(), point)[0]
+        marginal = torch.stack([density[grid[:, i] == point[i]].sum() for i in range(2)])
+        torch.testing.assert_close(slopes, marginal / (line[1] - line[0]), rtol=1e-9, atol=0)
+        ends = found.below(double([[-30.0, 30.0]]).expand(len(rows), -1))[index]
+        torch.testing.assert_close(ends, double([0, 1]), rtol=0, atol=1e-12)
         parts = torch.distributions.MultivariateNormal(found.centers[index], found.covariance)
         mixture = torch.distributions.MixtureSameFamily(
             torch.distributions.Categorical(found.weights[index]), parts

@@ -81,6 +81,7 @@ def test_what_is_saved_of_posteriors_is_read_again(tmp_path: Path, kind: str) ->
     assert (saved.count, saved.every, saved.toy, saved.names) == (3, 1, "circles", ["x1", "x2"])
     assert saved.likelihood is not None
     assert saved.observed is not None
+    assert np.array_equal(saved.truth, saved.points[0, 0])
     points = torch.from_numpy(saved.points[:, :, 1].reshape(-1, 2))
     observed = torch.from_numpy(saved.observed[1]).expand(len(points), -1)
     expected = torch.from_numpy(saved.log_likelihood[:, :, 1].ravel())
@@ -163,6 +164,7 @@ X, SHAPE = "posterior/x", (2, 40, 3, 2)
         (replaced("sample_stats/log_likelihood", data=np.zeros(3)), "should be"),
         (replaced("observed_data/y", data=np.zeros((2, 2))), "should be"),
         (replaced("prior/x", data=np.zeros((1, 9, 5))), "should be"),
+        (replaced("constant_data/truth", data=np.zeros((2, 2))), "should be"),
         (replaced("constant_data/noise_std", data=np.zeros(2)), "noise must be positive"),
         (replaced("constant_data/noise_std", data=np.ones(3)), "should be"),
         (replaced(DESCRIPTION), "not of posterior.py"),
@@ -253,11 +255,12 @@ def test_toys_show_prior_draws_contours_and_what_was_observed(tmp_path: Path, ki
         f"Observation {k}" for k in (1, 2, 3)
     ]
     for index, axes in enumerate(panels):
-        prior, draws, mark = axes.lines
+        prior, draws, mark, *_, truth = axes.lines
         assert saved.prior is not None
         assert saved.observed is not None
         assert np.array_equal(prior.get_xydata(), saved.prior)
         assert np.array_equal(draws.get_xydata(), saved.points[:, :, index].reshape(-1, 2))
+        assert np.array_equal(truth.get_xydata()[0], saved.truth[index])
         assert axes.collections  # contours
         assert axes.get_aspect() == 1
         if kind in ("point", "covariance"):
@@ -296,9 +299,10 @@ def test_columns_that_were_not_observed_come_first(tmp_path: Path) -> None:
     assert len(pairs.axes) == 1 + 15
     assert "observation 1 of 3" in words(pairs)
     assert saved.observed is not None
-    marks = [axes.lines[-1].get_xdata()[0] for axes in marginals.axes[1:2]]
+    marks = [line.get_xdata()[0] for line in marginals.axes[1].lines]
     first = int(next(title for title in titles if title)[1:]) - 1
-    assert np.isclose(saved.observed[:, first], marks[0]).any()
+    expected = (*saved.observed[:, first], *saved.truth[:, first])
+    np.testing.assert_allclose(marks, expected)
 
 
 def test_hidden_pixels_are_tinted(tmp_path: Path) -> None:
@@ -317,7 +321,8 @@ def test_hidden_pixels_are_tinted(tmp_path: Path) -> None:
     told = words(figure)
     assert all(f"draw {number}" in told for number in range(1, 7))
     assert "Tinted: pixels not observed" in told
-    assert len(figure.images) == 9 + 1  # and the scale of the standard deviation
+    assert "truth" in told
+    assert len(figure.images) == 10 + 1  # and the scale of the standard deviation
     plain = load_netcdf(save_posterior(tmp_path, "digits", 16, image_shape=(1, 4, 4)), 6)
     assert "Tinted" not in words(draw_images(plain))
 

@@ -10,7 +10,7 @@ from dnnlib.errors import DataError
 from dnnlib.logs import logger
 from training.data.images.codec import to_gray
 from training.data.images.transforms import Transform
-from training.data.sources.formats import Source, SourceImage
+from training.data.sources.source import Source, SourceImage
 from training.data.sources.writer import ImageWriter
 
 MAX_NAMED_SKIPS = 20

@@ -6,16 +6,13 @@ reader can go on to the next; a source that is broken as a whole raises DataErro
 """
 
 import gzip
-import importlib
 import re
 import struct
 import tarfile
 import zlib
-from collections.abc import Callable, Generator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,13 +30,15 @@ from training.data.images.containers import (
     open_container,
     quoted,
 )
+from training.data.sources.built_in import DIGITS, PATCHES_MADE, digits, patches
 from training.data.sources.lmdb_store import DATA_FILE, count_entries, read_entries
 from training.data.sources.plain_pickle import read_plain_pickle
+from training.data.sources.source import Images, Source, SourceImage, given
+from training.names import HELD_OUT_PATCHES, PATCH, PATCHES
 
-DIGITS = "digits"
 _KNOWN = (
     "a folder, a .zip of images, cifar-10-python.tar.gz, an MNIST images-idx3-ubyte.gz, an LMDB "
-    f"folder, or '{DIGITS}'"
+    f"folder, '{DIGITS}', '{PATCHES}' or '{HELD_OUT_PATCHES}'"
 )
 _UNREADABLE = (OSError, EOFError, zlib.error, tarfile.TarError, ValueError)
 MAX_BATCH_BYTES = 64 << 20
@@ -48,40 +47,23 @@ MAX_ARCHIVE_BYTES = 1 << 30
 """Of CIFAR-10's archive when it is unpacked, which has 186 MB."""
 
 
-class SourceImage(NamedTuple):
-    """One image of a source, not read yet.
-
-    Attributes:
-        where: Name of the image in errors.
-        read: Returns the pixels ``[H, W, C]`` uint8, C = 1 or 3, or raises DataError.
-        label: Class of the image, a vector, or None if the source has no labels.
-    """
-
-    where: str
-    read: Callable[[], np.ndarray]
-    label: Label | None
-
-
-Images = Generator[SourceImage, None, None]
-
-
-class Source(NamedTuple):
-    """The images, to be closed after use, and their number where it is known beforehand."""
-
-    images: Images
-    total: int | None
-
-
-def open_source(name: str) -> Source:
+def open_source(name: str, patch: int | None = None, count: int | None = None) -> Source:
     """The source of that path, or the built-in one of that name.
+
+    Args:
+        name: The path or name.
+        patch: Side of patches; None for 16 pixels.
+        count: Images that are wanted of it, at least; None for all.
 
     Raises:
         DataError: Nothing is there, or it is broken.
-        UsageError: It is of no known kind.
+        UsageError: It is of no known kind, or has no such patches.
     """
     path = Path(name)
     if name == DIGITS:
-        return _digits()
+        return digits()
+    if name in (PATCHES, HELD_OUT_PATCHES):
+        return patches(name == HELD_OUT_PATCHES, patch or PATCH, count or PATCHES_MADE)
     if not path.exists():
         raise DataError(f"{name} does not exist: give {_KNOWN}")
     if path.is_dir():
@@ -154,7 +136,7 @@ def _cifar10_batch(data: bytes, where: str) -> Images:
         raise DataError(f"{where} has no 'labels' from 0 to 9, one for each of its images")
     rows = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     for index, (image, label) in enumerate(zip(rows, labels, strict=True)):
-        yield SourceImage(f"image {index} of {where}", partial(_given, image), label)
+        yield SourceImage(f"image {index} of {where}", partial(given, image), label)
 
 
 def _idx(path: Path) -> Source:
@@ -178,7 +160,7 @@ def _idx(path: Path) -> Source:
                 image = np.frombuffer(data, np.uint8).reshape(height, width)
                 image = np.pad(image, margin)[:, :, None]
                 label = None if labels is None else labels[index]
-                yield SourceImage(f"image {index} of {path}", partial(_given, image), label)
+                yield SourceImage(f"image {index} of {path}", partial(given, image), label)
             if _read(file, 1, path):
                 raise DataError(f"{path} goes on after the {count} images that it says it has")
 
@@ -249,20 +231,3 @@ def _lmdb(path: Path) -> Source:
             yield SourceImage(where, partial(decode, value, where), None)
 
     return Source(images(), count_entries(path))
-
-
-def _digits() -> Source:
-    """The 1797 digits of 8x8 pixels that come with scikit-learn, gray levels 0-16 as 0-255."""
-    datasets: Any = importlib.import_module("sklearn.datasets")
-    levels, labels = datasets.load_digits(return_X_y=True)
-    pixels = np.rint(levels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
-
-    def images() -> Images:
-        for index, (image, label) in enumerate(zip(pixels, labels.tolist(), strict=True)):
-            yield SourceImage(f"digit {index}", partial(_given, image), label)
-
-    return Source(images(), len(pixels))
-
-
-def _given(pixels: np.ndarray) -> np.ndarray:
-    return pixels

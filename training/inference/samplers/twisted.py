@@ -19,7 +19,8 @@ particles, draws are those of the posterior under the prior that p makes of all 
 diffusion, not the flow; both have the same law if the denoiser is exact and steps are many.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -28,11 +29,11 @@ from training.inference.draws import Draws
 from training.inference.lookahead import (
     Sight,
     added_noise,
-    error_covariance,
+    error_covariances,
     expected_end,
     log_normal,
     log_standard,
-    prior_ends,
+    require_lookahead,
 )
 from training.inference.noise import Noise
 from training.inference.target import Target
@@ -44,6 +45,9 @@ NAME = "twisted"
 STEPS = 32
 WORTH = 0.5
 """Part of the particles that weights are worth at least: else they are taken by weight."""
+AT_ONCE = 2**21
+"""Numbers of the particles that move at once, if they are of more than one observation. CPUs are
+slower with larger tensors, for which memory is asked of the system anew each time."""
 
 
 def twist(
@@ -71,13 +75,26 @@ def twist(
         UsageError: There is no lookahead on this likelihood.
         DataError: The likelihood is 0 at all particles.
     """
-    cloud = _Cloud(target, seed, numbers, chains, particles or max(draws, PARTICLES))
-    for step in reversed(range(STEPS)):
-        cloud.resample(WORTH, step)
-        cloud.move(step)
-        if on_part:
-            on_part(1 / STEPS)
-    return cloud.draws(draws)
+    require_lookahead(target)
+    size = particles or max(draws, PARTICLES)
+    times = target.prior.flow.times(STEPS)
+    before = target.calls
+    errors = error_covariances(target, times, seed)
+    shared = (target.calls - before) / target.count
+    most = max(1, AT_ONCE // (chains * size * target.dim))
+    found = []
+    for places in torch.split(torch.arange(target.count, device=target.device), most):
+        own = [numbers[place] for place in places.tolist()]
+        noise = Noise(seed, own, chains * size, target.device, chunk=1)
+        cloud = _Cloud(target.of(places), times, errors, noise, chains, size)
+        for step in reversed(range(STEPS)):
+            cloud.resample(WORTH, step)
+            cloud.move(step)
+            if on_part:
+                on_part(len(places) / target.count / STEPS)
+        part = cloud.draws(draws)
+        found.append(replace(part, calls=part.calls + shared))
+    return Draws.joined(found)
 
 
 class _Cloud:
@@ -87,18 +104,23 @@ class _Cloud:
     _psi: Tensor
     _points: Tensor
 
-    def __init__(self, target: Target, seed: int, numbers: list[int], chains: int, particles: int):
+    def __init__(
+        self,
+        target: Target,
+        times: Tensor,
+        errors: Sequence[Tensor],
+        noise: Noise,
+        chains: int,
+        particles: int,
+    ):
         self._target, self._sight = target, Sight.of(target)
         self._chains, self._particles = chains, particles
-        self._noise = Noise(seed, numbers, chains * particles, target.device, chunk=1)
+        self._times, self._errors, self._noise = times, errors, noise
+        self._added = added_noise(target, times)
         rows = torch.arange(target.count * chains * particles, device=target.device)
         self._which = rows // (chains * particles)
-        self._times = target.prior.flow.times(STEPS)
-        self._added = added_noise(target, self._times)
-        self._ends, self._source = prior_ends(target, seed)
-        start = target.melted(self._noise.normal(STEPS + 1, target.dim).flatten(0, 1), self._which)
+        start = target.melted(noise.normal(STEPS + 1, target.dim).flatten(0, 1), self._which)
         self._x = start.view(target.count, -1, target.dim)
-        self._errors = self._error_covariance(STEPS)
         self._look(STEPS)
         self._log_weights = self._psi.clone()
         self._stages = torch.zeros(target.count, dtype=torch.float64, device=target.device)
@@ -120,10 +142,11 @@ class _Cloud:
         """Moves from time ``step + 1`` to ``step``, and weighs."""
         here, there = self._added[step + 1], self._added[step]
         a, b = 1 - there / here, there * (here - there) / here
-        gain, spread = self._given_observation()
+        error = self._errors[step + 1]
+        gain, spread = self._given_observation(error)
         before = self._m - self._x
         shift = (self._sight.observed[:, None] - self._m @ self._sight.operator.T) @ gain.mT
-        of_prior = torch.linalg.cholesky(torch.diag(b) + a[:, None] * self._errors * a)
+        of_prior = torch.linalg.cholesky(torch.diag(b) + a[:, None] * error * a)
         of_both = torch.linalg.cholesky(torch.diag_embed(b) + a[:, None] * spread * a)
         normal = self._noise.normal(step, self._target.dim)
         move = a * shift + normal @ of_both.mT
@@ -131,7 +154,6 @@ class _Cloud:
         self._x = self._x + a * before + move
         old = self._psi
         if step:
-            self._errors = self._error_covariance(step)
             self._look(step)
         else:
             self._arrive()
@@ -157,16 +179,11 @@ class _Cloud:
             {"effective_size": worth.cpu(), "stages": self._stages.cpu()},
         )
 
-    def _error_covariance(self, step: int) -> Tensor:
-        normal = torch.randn(self._ends.shape, generator=self._source, dtype=torch.float64)
-        t = self._times[step]
-        return error_covariance(self._target, self._ends, t, normal.to(self._ends))
-
     def _look(self, step: int) -> None:
         """Expected ends, and psi."""
         flat = expected_end(self._target, self._x.flatten(0, 1), self._times[step], self._which)
         self._m = flat.view_as(self._x)
-        self._psi = self._sight.log_prob(self._m, self._errors)
+        self._psi = self._sight.log_prob(self._m, self._errors[step])
 
     def _arrive(self) -> None:
         """Points, and their likelihood."""
@@ -175,14 +192,14 @@ class _Cloud:
         found = target.likelihood.log_prob(points, target.observed[self._which])
         self._points, self._psi = points.view_as(self._x), found.view(target.count, -1)
 
-    def _given_observation(self) -> tuple[Tensor, Tensor]:
-        """``G [M, D, K]`` and ``S [M, D, D]``."""
+    def _given_observation(self, error: Tensor) -> tuple[Tensor, Tensor]:
+        """``G [M, D, K]`` and ``S [M, D, D]``, of ``V [D, D]``."""
         operator, noise = self._sight.operator, self._sight.covariance
-        crossed = self._errors @ operator.T
+        crossed = error @ operator.T
         seen = torch.linalg.cholesky(operator @ crossed + noise)
         gain = torch.cholesky_solve(crossed.T.expand(len(seen), -1, -1), seen).mT
-        rest = torch.eye(len(self._errors), dtype=gain.dtype, device=gain.device) - gain @ operator
-        return gain, rest @ self._errors @ rest.mT + gain @ noise @ gain.mT
+        rest = torch.eye(len(error), dtype=gain.dtype, device=gain.device) - gain @ operator
+        return gain, rest @ error @ rest.mT + gain @ noise @ gain.mT
 
     def _by_population(self, values: Tensor) -> Tensor:
         """``[M, C P]`` as ``[M C, P]``."""

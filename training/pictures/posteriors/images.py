@@ -38,6 +38,9 @@ def draw_images(saved: SavedPosteriors) -> Figure:
         columns.insert(0, Column(seen, "observed"))
         hidden = saved.likelihood is not None and saved.likelihood.coordinates is not None
         caption = joined("Tinted: pixels not observed" * hidden, caption, by=". ")
+    if saved.truth is not None:
+        truth = gray_levels(saved.truth.reshape(shown, *shape))
+        columns.insert(0, Column(truth, "truth"))
     reach = max(float(std.max()), WIDEST)
     columns.append(Column(spread_cells(std, reach), "standard\ndeviation", space=APART))
     values = spread_cells(np.linspace(0, reach, 101), reach)

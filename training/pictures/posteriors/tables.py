@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from training.files.posterior_draws import SavedPosteriors
-from training.pictures.posteriors.toys import mark_observed
+from training.pictures.posteriors.toys import TRUTH, mark_observed, mark_truth
 from training.pictures.posteriors.words import (
     axis_name,
     dots,
@@ -81,6 +81,8 @@ def draw_marginals(saved: SavedPosteriors) -> Figure:
     handles = [line(f"posterior {index + 1}", color) for index, color in enumerate(colors)]
     if seen_columns(saved)[chosen].any():
         handles.append(line("observed", MUTED, ls=(0, (3, 2)), lw=1.1))
+    if saved.truth is not None:
+        handles.append(line("truth", MUTED, lw=1.1))
     if saved.prior is not None:
         handles.insert(0, line("prior", MUTED, lw=6, alpha=FILL))
     legend_line(figure, LEFT, handles, part_of(saved, shown))
@@ -90,6 +92,9 @@ def draw_marginals(saved: SavedPosteriors) -> Figure:
         _histograms(axes, None if saved.prior is None else saved.prior[:, column], values, colors)
         for value, color in zip(_observed_at(saved, column)[:shown], colors, strict=False):
             axes.axvline(value, color=color, lw=1.1, ls=look.DASHED)
+        if saved.truth is not None:
+            for value, color in zip(saved.truth[:shown, column], colors, strict=True):
+                axes.axvline(value, color=color, lw=1.1)
         look.name_panel(axes, axis_name(saved.names[column], width))
     return figure
 
@@ -110,10 +115,11 @@ def draw_pairs(saved: SavedPosteriors) -> Figure:
     handles = [dots("posterior", BLUE)]
     if saved.prior is not None:
         handles.insert(0, dots("prior", MUTED, 0.5))
-    handles.append(line("observed", ls="none", marker="P", ms=7, mec="white"))
-    legend_line(
-        figure, look.MARGIN * 3, handles if seen_columns(saved)[chosen].any() else handles[:-1]
-    )
+    if seen_columns(saved)[chosen].any():
+        handles.append(line("observed", ls="none", marker="P", ms=7, mec="white"))
+    if saved.truth is not None:
+        handles.append(line("truth", **TRUTH))
+    legend_line(figure, look.MARGIN * 3, handles)
     draws = saved.points[:, :, 0].reshape(-1, len(saved.names))
     correlations = rank_correlations(draws[:, chosen])
     ends = [limits(*_sets(saved.prior, draws, column)) for column in chosen]
@@ -150,6 +156,8 @@ def _scatter(axes: Axes, saved: SavedPosteriors, draws: np.ndarray, plane: tuple
     if saved.likelihood is not None and saved.likelihood.operator is None:
         assert saved.observed is not None
         mark_observed(axes, saved.likelihood, saved.observed[0], plane, len(saved.names))
+    if saved.truth is not None:
+        mark_truth(axes, saved.truth[0, list(plane)])
 
 
 def _histograms(

@@ -40,6 +40,7 @@ ROW_SIDE, ROW_GAP, SHIFT = 2.25, 0.5, 0.25  # of those of 3-D toys, whose cloud 
 ZOOM, FAR = 2.6, 0.6
 """How far axes reach, in ranges of the draws, where that is less than this share of the prior's."""
 PRIOR_ALPHA = {2: 0.3, 3: 0.12}
+TRUTH: dict[str, Any] = {"ls": "none", "marker": "*", "ms": 10, "color": ORANGE, "mec": "white"}
 
 
 def draw_toy(saved: SavedPosteriors, toy: Toy) -> Figure:
@@ -79,6 +80,8 @@ def draw_toy(saved: SavedPosteriors, toy: Toy) -> Figure:
             box = common_box([draws] if saved.prior is None else [saved.prior, draws])
             named = cloud_axes(figure, places[index, 0], box, list(map(axis_name, saved.names)))
             _cloud(named, saved.prior, draws, box)
+            if saved.truth is not None:
+                mark_truth(named, saved.truth[index])
             for place, plane in zip(places[index, 1:], combinations(range(3), 2), strict=True):
                 moved = place + np.array([SHIFT, 0, 0, 0])
                 _plane(figure, moved, box[list(plane)], saved, toy, index, plane, draws)
@@ -105,6 +108,8 @@ def _plane(
         observed = saved.observed[index]
         mark_observed(axes, saved.likelihood, observed, plane, toy.dim)
         _contours(axes, exact_posterior(toy, saved.likelihood, observed), box, plane)
+    if saved.truth is not None:
+        mark_truth(axes, saved.truth[index, pair])
     return axes
 
 
@@ -133,6 +138,11 @@ def mark_observed(
         foot = normal * values[0] / (normal @ normal)
         along = foot + np.array([-normal[1], normal[0]])
         axes.axline(foot, along, color=INK, lw=1.2, ls=look.DASHED)
+
+
+def mark_truth(axes: Any, point: np.ndarray) -> None:
+    """Marks what an observation is of, ``[2]``, or ``[3]`` in space."""
+    axes.plot(*point, **TRUTH, zorder=6)
 
 
 def _seen_in(
@@ -173,6 +183,8 @@ def _handles(saved: SavedPosteriors, dim: int) -> Sequence[Any]:
     found = [dots("posterior draws", BLUE)]
     if saved.prior is not None:
         found.insert(0, dots("prior draws", MUTED, 0.5))
+    if saved.truth is not None:
+        found.append(line("truth", **TRUTH))
     if saved.likelihood is not None:
         planes = combinations(range(dim), 2)
         seen = [len(_seen_in(saved.likelihood, plane, dim)[0]) for plane in planes]

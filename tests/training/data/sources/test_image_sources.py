@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import pickle
+import re
 import struct
 import tarfile
 import tracemalloc
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, load_sample_images
 
 import dataset_tool
 from dnnlib.errors import DataError, UsageError
@@ -23,6 +24,7 @@ from tests.fuzz.hostile_sets import gzip_of_zeros
 from tests.support.refusals import refusal
 from tests.support.running import run_script
 from training.data.images.codec import Decoder
+from training.data.sources.built_in import patches
 from training.data.sources.formats import open_source
 from training.data.sources.plain_pickle import read_plain_pickle
 
@@ -140,6 +142,29 @@ def test_digits_need_no_download() -> None:
     levels = np.stack(images)[..., 0] * (16 / 255)
     assert np.abs(levels - known.images).max() < 0.5 * 16 / 255 + 1e-9
     assert np.stack(images).max() == 255
+
+
+@pytest.mark.parametrize("side", [4, 16, 64])
+def test_patches_are_of_photographs_and_share_no_pixel_with_those_held_out(side: int) -> None:
+    photographs = load_sample_images().images
+    used = [np.zeros((2, *photographs[0].shape[:2]), dtype=bool) for _ in range(2)]
+    for marks, held_out in zip(used, (False, True), strict=True):
+        for image in patches(held_out, side, 3000).images:
+            column, row, number = map(int, re.findall(r"\d+", image.where))
+            place = slice(row, row + side), slice(column, column + side)
+            assert image.label == number
+            np.testing.assert_array_equal(image.read(), photographs[number][place])
+            marks[(number, *place)] = True
+    assert not (used[0] & used[1]).any()
+    assert all(marks.any(axis=(1, 2)).all() for marks in used)
+
+
+def test_fewer_patches_are_the_first_of_more() -> None:
+    few, more = (list(patches(True, 8, count).images) for count in (10, 20))
+    assert [image.where for image in few] == [image.where for image in more][:10]
+    assert len({image.where for image in more}) == 20
+    with pytest.raises(UsageError, match=r"there are .* patches of 64 pixels, not 1,000,000"):
+        patches(False, 64, 1_000_000)
 
 
 # Bad sources: one line that says what is wrong, the exit code, and nothing at the destination.

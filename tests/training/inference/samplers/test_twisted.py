@@ -19,6 +19,7 @@ from training.flow.solvers import get_solver
 from training.inference.likelihoods import Gaussian
 from training.inference.lookahead import Sight, no_lookahead
 from training.inference.prior import Prior
+from training.inference.samplers import twisted
 from training.inference.samplers.twisted import twist
 from training.inference.target import Target
 
@@ -78,6 +79,20 @@ def test_posteriors_of_several_modes(curved: bool) -> None:
     assert (apart.abs() < 0.3 * std[:, None]).all()
     again = prior.points(draws.w.flatten(0, 2)).points.view_as(draws.points)
     assert (again - draws.points).abs().mean() < 0.02
+
+
+def test_draws_do_not_depend_on_how_many_observations_move_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    likelihood = Gaussian(double(0.3), torch.tensor([1]))
+    target = Target(bumps(bent()), likelihood, double([[0.2], [-1.0]]), 256)
+    parts: list[float] = []
+    together = twist(target, 0, [0, 1], chains=2, draws=50, particles=50, on_part=parts.append)
+    assert abs(sum(parts) - 1) < 1e-9
+    monkeypatch.setattr(twisted, "AT_ONCE", 1)
+    alone = twist(target, 0, [0, 1], chains=2, draws=50, particles=50)
+    torch.testing.assert_close(alone.points, together.points, rtol=1e-6, atol=1e-6)
+    assert (alone.calls == together.calls).all()
 
 
 def test_what_is_seen_of_a_curved_column_is_as_if_it_were_straight_there() -> None:
