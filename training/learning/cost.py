@@ -136,17 +136,17 @@ class _Calls(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        options = dict(kwargs or {})
+        named = dict(kwargs or {})
         if func is Tensor.__deepcopy__:  # which for a fake would copy the whole mode
             tensor, known = args
             return known.setdefault(id(tensor), tensor.detach().clone())
-        if self._card and func is functional.dropout and options.get("training", True):
+        if self._card and func is functional.dropout and named.get("training", True):
             # The kernel of CUDA keeps a mask of bytes, that of the CPU one of numbers.
-            return torch.native_dropout(args[0], options["p"], True)[0]
+            return torch.native_dropout(args[0], named["p"], True)[0]
         if self._card and func in IN_SINGLE and torch.is_autocast_enabled("cpu"):
             args = [_in_single(value) for value in args]
-            options = {name: _in_single(value) for name, value in options.items()}
-        return func(*args, **options)
+            named = {name: _in_single(value) for name, value in named.items()}
+        return func(*args, **named)
 
 
 def _in_single(value: Any) -> Any:
