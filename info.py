@@ -9,7 +9,6 @@ from pathlib import Path
 
 from dnnlib.logs import logger
 from dnnlib.urls import local_file
-from training.files.about import facts_of
 from training.settings.declared import Declared, argument, takes
 from training.settings.script import command, run_script
 
@@ -24,6 +23,8 @@ class Settings(Declared):
 @command(help=__doc__)
 @takes(Settings)
 def main(settings: Settings) -> None:
+    from training.files.about import facts_of  # here, so that --help need not wait for PyTorch
+
     for text in settings.paths:
         facts = facts_of(local_file(text) if "://" in text else Path(text))
         width = max(len(label) for label, _ in facts)

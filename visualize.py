@@ -15,8 +15,6 @@ from pathlib import Path
 from dnnlib.errors import UsageError
 from dnnlib.files import atomic_path, require_folder, require_new
 from dnnlib.logs import logger
-from training.pictures.album import pictures_of
-from training.pictures.trajectories.animation import require_ffmpeg
 from training.settings.common import overwrite
 from training.settings.declared import Declared, argument, option, takes
 from training.settings.script import command, run_script
@@ -41,6 +39,10 @@ class Settings(Declared):
 @command(help=__doc__)
 @takes(Settings)
 def main(settings: Settings) -> None:
+    # Here, so that --help need not wait for PyTorch and Matplotlib.
+    from training.pictures.album import pictures_of
+    from training.pictures.trajectories.animation import require_ffmpeg
+
     if settings.animation and settings.format == "mp4":
         require_ffmpeg()
     animated = settings.format if settings.animation else None

@@ -35,13 +35,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from torch_utils.seeds import seeded_generator
 from training.data.images.batches import ImageDataset, basis_batches
 from training.data.toys import Toy
-from training.flow.calibration import METHODS, Calibration, fit_calibration
+from training.flow.calibration import Calibration, fit_calibration
 from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
 from training.flow.likelihood import Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS
 from training.measure.two_sample import energy_distance
 from training.model.model import Model
+from training.names import METHODS
 
 FIT_STREAM, TRAIN_STREAM, HELD_OUT_STREAM, LATENT_STREAM = range(4)
 TOY_POINTS, TOY_FIT_POINTS = 2000, 20_000

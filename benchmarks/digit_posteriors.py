@@ -45,13 +45,14 @@ from training.flow.solvers import get_solver
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian
 from training.inference.prior import Prior
-from training.inference.sampling import SAMPLERS, Problem, SamplingPlan, sample_posteriors
+from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.target import Target
 from training.measure.posterior.convergence import convergence
 from training.measure.posterior.coverage import central_values
 from training.measure.posterior.crps import crps
 from training.measure.posterior.ranks import fractional_ranks
 from training.model.model import Model
+from training.names import SAMPLERS
 
 ROOT = Path(__file__).parent.parent
 TRAINED, HALF, NOISE = 1500, 32, 0.3

@@ -32,7 +32,8 @@ from training.flow.denoisers import NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
-from training.flow.solvers import DEFAULT, SOLVERS
+from training.flow.solvers import SOLVERS
+from training.names import DEFAULT_SOLVER
 from training.networks import NETWORKS
 
 SHAPE, DIM, T_MAX = (1, 8, 8), 64, 15.01
@@ -121,7 +122,7 @@ def compare(name: str, solver: str, steps: int, batch: int, device: torch.device
 
 
 @click.command(help=__doc__)
-@click.option("--solver", type=click.Choice(list(SOLVERS)), default=DEFAULT)
+@click.option("--solver", type=click.Choice(list(SOLVERS)), default=DEFAULT_SOLVER)
 @click.option("--steps", default=50)
 @click.option("--batch", default=64)
 @click.option("--device_name", default="cpu")

@@ -31,7 +31,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from torch_utils.seeds import seeded_generator
-from training.data.toys import TOY_NAMES, Toy
+from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
@@ -41,6 +41,7 @@ from training.learning.melting import MOST, LawPlan, melted_latents
 from training.learning.toys import melted_points
 from training.measure.two_sample import mean_distance
 from training.model.model import Model
+from training.names import TOY_NAMES
 
 ROOT = Path(__file__).parent.parent
 SAMPLES, DENSITIES, SETS = 20_000, 4000, 3

@@ -49,10 +49,11 @@ from training.flow.calls import BLOCK_ROWS
 from training.flow.latent.laws import GaussianLaw, LatentLaw
 from training.flow.likelihood import DivergenceIntegral, Trace, bits_per_dim
 from training.flow.pfode import ProbabilityFlow
-from training.flow.solvers import DEFAULT, as_solver
+from training.flow.solvers import as_solver
 from training.measure.roundtrip import LEVELS_PER_UNIT
 from training.measure.two_sample import energy_distance
 from training.model.model import Model
+from training.names import DEFAULT_SOLVER
 from training.simulation.image_story import dequantized
 
 ROOT = Path(__file__).parent.parent
@@ -172,7 +173,7 @@ def bits(model: Model, test: Tensor, kept: int) -> dict[str, Any]:
     """Bits per dimension of held-out digits, with and without the learned law, and their parts."""
     flow, dim = image_flow(model), test.shape[1]
     directions = Trace("hutchinson", PROBES).directions(slice(0, len(test)), dim)
-    integral = DivergenceIntegral(as_solver(DEFAULT), directions)
+    integral = DivergenceIntegral(as_solver(DEFAULT_SOLVER), directions)
     melt = flow.melt(dequantized(test, seed=0), flow.times(BITS_STEPS), integral.solver)
     u = melt.end / flow.gaussian_law(melt.times[-1]).std
     costs = (u.square() + log(2 * pi)) / (2 * dim * log(2))

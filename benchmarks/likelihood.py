@@ -41,10 +41,11 @@ from training.flow.likelihood import (
 )
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import NoiseSchedule
-from training.flow.solvers import DEFAULT, DEFAULT_STEPS, SOLVERS
+from training.flow.solvers import SOLVERS
 from training.measure.roundtrip import LEVELS_PER_UNIT
 from training.model.model import Model
 from training.model.recipe import make_schedule
+from training.names import DEFAULT_SOLVER, DEFAULT_STEPS
 from training.simulation.image_story import dequantized
 
 POINTS, LATENTS, FRESH, FEW = 1000, 100_000, 10_000, 48
@@ -95,7 +96,7 @@ def main() -> None:
 @main.command()
 @click.option("--toys", default=",".join(KEPT), show_default=True, help="Names, with commas.")
 def exact(toys: str) -> None:
-    print(f"{DEFAULT}, {DEFAULT_STEPS} steps, {POINTS} points; nats\n")
+    print(f"{DEFAULT_SOLVER}, {DEFAULT_STEPS} steps, {POINTS} points; nats\n")
     print(
         "| toy | schedule | error, mean | at most | gap, mean | mean absolute | -KL "
         "| integral | with Gaussian latents | grid | seconds |"
@@ -108,7 +109,7 @@ def exact(toys: str) -> None:
 
 def exact_row(toy: Toy, kept: int) -> str:
     began = time.perf_counter()
-    flow, solver = exact_flow(toy, kept), SOLVERS[DEFAULT]
+    flow, solver = exact_flow(toy, kept), SOLVERS[DEFAULT_SOLVER]
     law = exact_denoiser(toy, flow.basis, flow.schedule).log_density
     times = flow.schedule.times(DEFAULT_STEPS, flow.schedule.default_t_max())
     start = noisy_sample(toy, flow, POINTS, times[0])
@@ -138,7 +139,7 @@ def mean_and_error(values: Tensor) -> str:
 @main.command()
 @click.option("--network", "networks", type=paths, multiple=True, required=True)
 def toy(networks: tuple[Path, ...]) -> None:
-    print(f"{DEFAULT}, {DEFAULT_STEPS} steps, {FRESH} fresh points; nats\n")
+    print(f"{DEFAULT_SOLVER}, {DEFAULT_STEPS} steps, {FRESH} fresh points; nats\n")
     print("| toy | schedule | truth | network | minus truth | with exact latents, minus truth |")
     print("| --- | --- | ---: | ---: | ---: | ---: |")
     for path in networks:
@@ -152,7 +153,9 @@ def toy_row(model: Model) -> str:
     times = flow.schedule.times(DEFAULT_STEPS, model.about["tmax"])
     points = toy.sample(FRESH, generator(2))
     truth = law(flow.basis.to_eigen(points), times[0])
-    found = [flow.log_prob(points, times, SOLVERS[DEFAULT], latent) for latent in (None, law)]
+    found = [
+        flow.log_prob(points, times, SOLVERS[DEFAULT_SOLVER], latent) for latent in (None, law)
+    ]
     return (
         f"| {toy.name} | {flow.schedule.name} | {truth.mean():.4f} | {found[0].mean():.4f} "
         f"| {mean_and_error(found[0] - truth)} | {mean_and_error(found[1] - truth)} |"
@@ -168,7 +171,7 @@ def images(networks: tuple[Path, ...], data: Path, steps: int, compares: bool) -
     dataset = ImageDataset(data)
     pixels, _ = dataset.read(range(len(dataset)))
     points = dequantized(normalize_pixels(pixels).flatten(1), seed=0)
-    print(f"{DEFAULT}, {steps} steps, {len(points)} images; bits per dimension\n")
+    print(f"{DEFAULT_SOLVER}, {steps} steps, {len(points)} images; bits per dimension\n")
     print("| schedule | linear | network | seconds |\n| --- | ---: | ---: | ---: |")
     models = [Model.load(path) for path in networks]
     for model in models:
@@ -188,7 +191,7 @@ def image_flow(model: Model) -> ProbabilityFlow:
 def image_bits(model: Model, points: Tensor, steps: int, trace: Trace) -> Tensor:
     flow = image_flow(model)
     times = flow.schedule.times(steps, model.about["tmax"])
-    found = flow.log_prob(points, times, SOLVERS[DEFAULT], trace=trace)
+    found = flow.log_prob(points, times, SOLVERS[DEFAULT_SOLVER], trace=trace)
     return bits_per_dim(found, points.shape[1], LEVELS_PER_UNIT)
 
 

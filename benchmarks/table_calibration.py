@@ -33,13 +33,14 @@ from torch_utils.stats import RunningMeans
 from training.data.tables.formats import open_table
 from training.data.tables.making import Choices, make_table
 from training.data.tables.table import Table
-from training.flow.calibration import METHODS, fit_calibration
+from training.flow.calibration import fit_calibration
 from training.learning.calibrating import node_times
 from training.learning.selection import Watch
-from training.learning.tables import AUTO, MOST_CALIBRATED, choose_space
+from training.learning.tables import MOST_CALIBRATED, choose_space
 from training.learning.trainer import Trainer
 from training.measure.held_out_ranks import latent_coverage
 from training.model.model import Model
+from training.names import AUTO, METHODS
 
 DEFAULT = "wine,diabetes,breast_cancer,phoneme,toy:circles"
 MOST_JUDGED = 1000

@@ -31,8 +31,9 @@ from training.flow.pfode import ProbabilityFlow
 from training.learning.coordinates import fit_coordinates
 from training.learning.recipes import fitted_to_table
 from training.learning.selection import Watch
-from training.learning.tables import AUTO, Preparation, Space, choose_space
+from training.learning.tables import Preparation, Space, choose_space
 from training.learning.trainer import Trainer, TrainingConfig
+from training.names import AUTO
 from training.settings.train import TrainSettings
 from training.settings.training import training_config
 

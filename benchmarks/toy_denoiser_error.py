@@ -16,10 +16,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from training.data.toys import TOY_NAMES, Toy
+from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.measure.excess_error import excess_error, noisy_points
 from training.model.model import Model
+from training.names import TOY_NAMES
 
 ROOT = Path(__file__).parent.parent
 SCHEDULES = ("PRP", "PRR")

@@ -6,6 +6,8 @@ where, and what would be right. ``run_script`` prints that line and exits with t
 
 from typing import Any
 
+LONGEST_REASON = 200
+
 
 class InflationError(Exception):
     """Base of the errors that a user, not a developer, can mend."""
@@ -37,3 +39,9 @@ def agree(name: str, given: Any, known: Any, source: str) -> Any:
         right = "leave it out" if known is None else f"leave it out, or give {known}"
         raise UsageError(f"--{name} is {given}, but {source} has {known}: {right}")
     return known
+
+
+def in_one_line(text: str) -> str:
+    """The first line of a text that may quote a file: printable, and not too long."""
+    line = next(iter(text.splitlines()), "")
+    return (line if line.isprintable() else ascii(line)[1:-1])[:LONGEST_REASON]

@@ -22,9 +22,10 @@ from training.data.images.dataset import ImageDataset
 from training.data.toys import Toy
 from training.files import residuals as residual_files
 from training.flow.denoisers import MixtureDenoiser
-from training.flow.solvers import DEFAULT, SOLVERS
+from training.flow.solvers import SOLVERS
 from training.measure.residuals import noise_rows
 from training.model.model import Model
+from training.names import DEFAULT_SOLVER
 
 Run = Callable[..., Any]
 Arrays = dict[str, np.ndarray]
@@ -126,7 +127,7 @@ def test_toy_residuals_are_those_of_the_same_points_at_every_time(
     times = torch.from_numpy(arrays["times"])
     points = torch.from_numpy(clean[0]).double()
     start = basis.from_eigen(points)
-    states = model.flow.melt(start, times, SOLVERS[DEFAULT], save_every=1).states
+    states = model.flow.melt(start, times, SOLVERS[DEFAULT_SOLVER], save_every=1).states
     for index, t in enumerate(times):
         noisy = states[index] / schedule.scale(t)
         if noise == "independent":

@@ -18,8 +18,9 @@ from torch_utils.results import load_arrays
 from training.data.images.batches import normalize_pixels
 from training.data.images.dataset import ImageDataset
 from training.files.roundtrip import BIN_EDGES, histogram
-from training.flow.solvers import DEFAULT, SOLVERS
+from training.flow.solvers import SOLVERS
 from training.model.model import Model
+from training.names import DEFAULT_SOLVER
 from training.settings.calc_roundtrip_mse import PUBLISHED_SAMPLES
 from training.simulation.roundtrips import WorstImages
 
@@ -249,7 +250,7 @@ def test_samples_are_those_of_the_paper_by_default() -> None:
     defaults = {param.name: param.default for param in calc_roundtrip_mse.main.params}
     assert (defaults["bs"], PUBLISHED_SAMPLES, defaults["seed"]) == (1000, 10000, 42)
     assert defaults["total_samples"] is None
-    assert (defaults["solver"], str(defaults["n_iters"])) == (DEFAULT, "20")
+    assert (defaults["solver"], str(defaults["n_iters"])) == (DEFAULT_SOLVER, "20")
 
 
 def test_what_does_not_go_together_ends_with_one_line_and_nothing_written(

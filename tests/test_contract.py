@@ -102,12 +102,14 @@ def test_devices_that_are_not_there_are_usage_errors(
 def test_a_dry_run_tells_the_options_and_writes_nothing(
     command: Command, shelf: Shelf, tmp_path: Path
 ) -> None:
-    for flag in ("-n", "--dry-run", "--dry_run"):
+    for flags in (["-n"], ["--dry-run"], ["--dry_run", "--card-memory=80"]):
         arguments = given(command, shelf, lr=0.125)
-        result = command.run(*arguments, *command.at(tmp_path / "out"), flag)
+        result = command.run(*arguments, *command.at(tmp_path / "out"), *flags)
         assert (result.code, result.err) == (0, "")
-        options = json.loads(result.out[result.out.index("\n{") :])["options"]
+        record = json.loads(result.out[result.out.index("\n{") :])
+        options, step = record["options"], record["step"]
         assert (options["lr"], options["ls"], options["dry_run"]) == (0.125, 1, True)
+        assert step["largest"] == (step["rows"] if len(flags) > 1 else None)
     assert list(tmp_path.iterdir()) == []
 
 

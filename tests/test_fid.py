@@ -23,6 +23,7 @@ from tests.support.linear_detector import SIZE, LinearDetector, features_of
 from tests.support.running import unless_given
 from torch_utils import distributed
 from training.data.images.batches import ImageDataset, pixel_batches
+from training.jobs.fid import choose_items
 from training.measure.detector import InceptionDetector, expected_shapes
 from training.measure.kernel_distance import kernel_distance
 
@@ -87,7 +88,7 @@ class Tool:
 
 @pytest.fixture
 def tool(run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tool:
-    monkeypatch.setattr(fid, "InceptionDetector", LinearDetector)
+    monkeypatch.setattr("training.jobs.fid.InceptionDetector", LinearDetector)
     weights = tmp_path / "weights.pth"
     weights.write_bytes(b"a detector")
     return Tool(run_script, tmp_path / "results", weights)
@@ -429,7 +430,7 @@ def test_in_batches_of_any_size_the_fid_is_that_of_the_network(
     for arguments in (ref_arguments(data, reference), calc):
         done = run_script(fid, *arguments, *common)
         assert done.code == 0, done.err
-    chosen = fid.choose_items(ImageDataset(generated), 3, 0)
+    chosen = choose_items(ImageDataset(generated), 3, 0)
     pixels = torch.from_numpy(np.moveaxis(noise(18, seed=1) // 2, -1, 1).copy())
     ours = InceptionDetector(weights)(pixels[chosen]).double()
     theirs = torch.from_numpy(arrays_of(reference)["features"]).double()

@@ -19,8 +19,9 @@ from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, write_network
 from training.data.images.batches import normalize_pixels
 from training.data.images.dataset import ImageDataset
-from training.flow.solvers import DEFAULT, SOLVERS
+from training.flow.solvers import SOLVERS
 from training.model.model import Model
+from training.names import DEFAULT_SOLVER
 
 Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]
@@ -279,7 +280,7 @@ def test_each_image_has_its_own_class_in_all_simulations(
         start = torch.from_numpy(arrays["xs_es"][0]).double()
         times = torch.linspace(*arrays["times"][[0, -1]], 3, dtype=torch.float64)
         expected, without = (
-            given.simulate(start, times, SOLVERS[DEFAULT]).end.numpy()
+            given.simulate(start, times, SOLVERS[DEFAULT_SOLVER]).end.numpy()
             for given in (flow.given(labels=labels), flow)
         )
         np.testing.assert_allclose(arrays["xs_es"][-1], expected, atol=2e-6)

@@ -16,7 +16,8 @@ import toy_train
 from tests.support.image_runs import assert_written, equal, load, network_file, same_end, stats
 from tests.support.running import refused
 from torch_utils.snapshots import read_network, read_state, write_network, write_state
-from training.data.toys import TOY_NAMES, Toy
+from training.data.toys import Toy
+from training.names import TOY_NAMES
 
 Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]

@@ -12,6 +12,7 @@ from tests.support.running import refused
 from training.data.sources.writer import image_writer
 
 BAD_OPTIONS = [
+    (["--card-memory=24"], ["card-memory", "dry-run"]),
     (["--data_dim=3072"], ["data_dim", "3072", "64", "blobs"]),
     (["--dims_to_keep=65"], ["dims_to_keep", "65", "64"]),
     (["--cres=2,x"], ["cres", "2,x", "2,2,2"]),

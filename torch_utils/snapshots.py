@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from dnnlib.errors import DataError, UsageError
+from dnnlib.errors import DataError, UsageError, in_one_line
 from dnnlib.files import atomic_path
 from torch_utils.arguments import check_arguments
 from torch_utils.inert_pickle import PickleError, shown
@@ -37,7 +37,6 @@ MOST_VALUES, DEEPEST_VALUE = 1_000_000, 32
 LARGEST_NUMBER = 2**64
 # With so many more than the file brings, it is not told which of a network's tensors are missing.
 MANY_TENSORS = 1000
-LONGEST_REASON = 200
 MISFITS = (ArithmeticError, RuntimeError, ValueError, UsageError)
 """What constructors and torch raise of sizes and numbers that do not fit together. A TypeError, an
 AttributeError or a LookupError is none of a file's, but a mistake of ours."""
@@ -194,12 +193,6 @@ def _no_more_parameters(count: int) -> Iterator[None]:
 def first_line(error: Exception) -> str:
     """An error in one line, which may quote a file: printable, and not too long."""
     return in_one_line(str(error)) or type(error).__name__
-
-
-def in_one_line(text: str) -> str:
-    """The first line of a text that may quote a file: printable, and not too long."""
-    line = next(iter(text.splitlines()), "")
-    return (line if line.isprintable() else ascii(line)[1:-1])[:LONGEST_REASON]
 
 
 def _largest_integer(value: object) -> int:

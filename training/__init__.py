@@ -4,8 +4,9 @@ What is exported here is stable, and ``docs/api.md`` shows how to use it. It is 
 first asked for, so that ``import training`` takes no time.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dnnlib.lazy import lazily
 
 if TYPE_CHECKING:
     from training.data.toys import Toy
@@ -14,6 +15,19 @@ if TYPE_CHECKING:
     from training.flow.pfode import ProbabilityFlow
     from training.flow.schedules import InflationSchedule
     from training.model.model import Model
+else:
+    __getattr__ = lazily(
+        __name__,
+        {
+            "EigenBasis": "flow.eigenbasis",
+            "GaussianLaw": "flow.latent.laws",
+            "InflationSchedule": "flow.schedules",
+            "LatentLaw": "flow.latent.laws",
+            "Model": "model.model",
+            "ProbabilityFlow": "flow.pfode",
+            "Toy": "data.toys",
+        },
+    )
 
 __all__ = [
     "EigenBasis",
@@ -24,22 +38,6 @@ __all__ = [
     "ProbabilityFlow",
     "Toy",
 ]
-
-_HOMES = {
-    "EigenBasis": "training.flow.eigenbasis",
-    "GaussianLaw": "training.flow.latent.laws",
-    "InflationSchedule": "training.flow.schedules",
-    "LatentLaw": "training.flow.latent.laws",
-    "Model": "training.model.model",
-    "ProbabilityFlow": "training.flow.pfode",
-    "Toy": "training.data.toys",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'training' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -7,13 +7,14 @@ from tests.support.card_training import model_of, points_and_labels
 from tests.support.draws import normal
 from tests.support.fake_cuda import FakeCuda
 from training.data.batches import Batch
-from training.flow.calibration import METHODS, fit_calibration
+from training.flow.calibration import fit_calibration
 from training.flow.eigenbasis import EigenBasis
 from training.flow.latent.conditional import ConditionalMixture
 from training.flow.solvers import SOLVERS, Solver
 from training.learning.latent_law import Candidate, fit
 from training.learning.melting import LawPlan, melted_latents
 from training.measure.residuals import Extractor, Found, ResidualProbe
+from training.names import METHODS
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda", 1)
 NAME = "ensemble with conditions"

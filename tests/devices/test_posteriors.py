@@ -10,8 +10,9 @@ from tests.support.fake_cuda import FakeCuda
 from tests.support.posteriors import drawn, gaussian_prior
 from training.inference.likelihoods import Gaussian
 from training.inference.prior import Prior
-from training.inference.sampling import SAMPLERS, Problem
+from training.inference.sampling import Problem
 from training.inference.target import Target
+from training.names import SAMPLERS
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda", 1)
 FEW = {"chains": 2, "draws": 4, "warmup": 2, "pool": 64, "particles": 4}

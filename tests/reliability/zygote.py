@@ -93,5 +93,6 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
     for name in SCRIPTS:
         import_module(name)
+        import_module(f"training.jobs.{name}")
     gc.freeze()
     main()

@@ -19,7 +19,8 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
-from training.data.toys import TOY_NAMES, Toy
+from training.data.toys import Toy
+from training.names import TOY_NAMES
 from training.networks.original_toy_unet import OriginalToyConvUNet, OriginalToySongUNet
 
 PERSISTENCE = types.ModuleType("torch_utils.persistence")

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from training.data.toys import TOY_NAMES
 from training.files.coverage import result_arrays
 from training.files.posterior import save_values
 from training.files.posterior_draws import save_netcdf
@@ -19,6 +18,7 @@ from training.measure.correlations import Autocorrelations, Correlation
 from training.measure.coverage import Points, Spheres, measure_coverage, refitted, transported
 from training.measure.coverage_result import CoverageResult
 from training.measure.posterior.calibration import BALLS, DENSEST, RunValues
+from training.names import TOY_NAMES
 
 SAVED = 5
 """Times of a simulation."""

@@ -34,9 +34,6 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.batches import Batch, BatchSource
 
-LABEL_DIM = 9
-"""x-flip, y-flip, n, cos phi - 1, sin phi, n cos a, n sin a, n_x, n_y."""
-
 OCTAVES = 0.2
 SHIFT = 0.125
 

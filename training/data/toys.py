@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
+from training.names import TOY_NAMES
 
 Skeleton = Callable[[Tensor], Tensor]
 """Maps parameters ``[n, p]`` in the unit cube to points ``[n, d]``."""
@@ -142,7 +143,6 @@ _RECIPES = {
 UNSCALED = "unscaled_"
 for _name in ("alt_s_curve", "alt_swirl"):
     _RECIPES[UNSCALED + _name] = replace(_RECIPES[_name], standardized=False)
-TOY_NAMES = tuple(_RECIPES)
 
 
 class Toy:

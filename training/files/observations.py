@@ -12,8 +12,7 @@ from torch_utils.results import load_array
 from training.data.images.dataset import ImageDataset
 from training.data.tables.foreign import numbered
 from training.data.tables.formats import SUFFIXES, open_table
-
-HALVES = ("upper-half", "lower-half", "left-half", "right-half")
+from training.names import HALVES
 
 
 def read_observations(path: Path, image_shape: Sequence[int] | None = None) -> Tensor:

@@ -21,13 +21,11 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.output_gain import OutputGain
 from training.flow.preconditioning import PRECONDITIONINGS, Preconditioning
 from training.flow.schedules import NoiseSchedule
+from training.names import NOISE_CONDITIONINGS, SPACES
 
-SPACES = ("ES", "IS")
-NOISE_CONDITIONINGS = ("log", "ddpm")
-"""What a network can be trained with."""
 FLOAT32_DDPM = "ddpm_float32"
 """What networks of the original code were trained with."""
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Denoiser(Protocol):
@@ -111,7 +109,7 @@ class NetworkDenoiser(nn.Module):
         return out if self.output_gain is None else self.output_gain(t).to(out.dtype) * out
 
     def autocast(self, device_type: str) -> AbstractContextManager[object]:
-        dtype = PRECISIONS[self.precision]
+        dtype = DTYPES[self.precision]
         return nullcontext() if dtype is None else torch.autocast(device_type, dtype)
 
     def coefficients(self, t: Tensor) -> Preconditioning:

@@ -31,10 +31,7 @@ from dnnlib.errors import UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.flow.solvers import Solver, Velocity
-
-TRACES = ("auto", "exact", "hutchinson")
-LARGEST_EXACT = 16
-"""Dimensions up to which ``auto`` is exact."""
+from training.names import LARGEST_EXACT, TRACES
 
 LogDensity = Callable[[Tensor, Tensor], Tensor]
 """``log p_t(x_tilde [N, D]) [N]`` at ``t []``, eigenspace; as ``MixtureDenoiser.log_density``."""

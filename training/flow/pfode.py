@@ -35,8 +35,9 @@ from training.flow.latent.conditional import ConditionalMixture
 from training.flow.latent.laws import GaussianLaw, LatentLaw, LearnedLaw
 from training.flow.likelihood import DivergenceIntegral, LogDensity, Trace
 from training.flow.schedules import NoiseSchedule
-from training.flow.solvers import DEFAULT, DEFAULT_STEPS, Solver, as_solver
+from training.flow.solvers import Solver, as_solver
 from training.flow.trajectory import State, Trajectory, follow, saved_steps, walk
+from training.names import DEFAULT_SOLVER, DEFAULT_STEPS
 
 
 class ProbabilityFlow:
@@ -118,7 +119,7 @@ class ProbabilityFlow:
         count: int,
         generator: torch.Generator | None = None,
         times: Tensor | None = None,
-        solver: Solver | str = DEFAULT,
+        solver: Solver | str = DEFAULT_SOLVER,
     ) -> Tensor:
         """Generated points ``[count, D]``, float64.
 
@@ -132,13 +133,13 @@ class ProbabilityFlow:
         return self.decode(self.latent_law(times[-1]).sample(count, generator), times, solver)
 
     def encode(
-        self, points: Tensor, times: Tensor | None = None, solver: Solver | str = DEFAULT
+        self, points: Tensor, times: Tensor | None = None, solver: Solver | str = DEFAULT_SOLVER
     ) -> Tensor:
         """The latents ``[N, D]``, float64, in which points ``[N, D]`` melt; see ``melt``."""
         return self.melt(points.to(self.device), times, solver).end
 
     def decode(
-        self, latents: Tensor, times: Tensor | None = None, solver: Solver | str = DEFAULT
+        self, latents: Tensor, times: Tensor | None = None, solver: Solver | str = DEFAULT_SOLVER
     ) -> Tensor:
         """The points ``[N, D]``, float64, that latents ``[N, D]`` become; see ``generate``."""
         generated = self.generate(latents.to(self.device), times, solver)
@@ -148,7 +149,7 @@ class ProbabilityFlow:
         self,
         points: Tensor,
         times: Tensor | None = None,
-        solver: Solver | str = DEFAULT,
+        solver: Solver | str = DEFAULT_SOLVER,
         latent_log_density: LogDensity | None = None,
         trace: Trace | None = None,
         first_row: int = 0,
@@ -331,7 +332,7 @@ class ProbabilityFlow:
         self,
         points: Tensor,
         times: Tensor | None = None,
-        solver: Solver | str = DEFAULT,
+        solver: Solver | str = DEFAULT_SOLVER,
         **options: Any,
     ) -> Trajectory:
         """Inflates clean points ``[N, D]`` of data space.
@@ -351,7 +352,7 @@ class ProbabilityFlow:
         self,
         latents: Tensor,
         times: Tensor | None = None,
-        solver: Solver | str = DEFAULT,
+        solver: Solver | str = DEFAULT_SOLVER,
         **options: Any,
     ) -> Trajectory:
         """Carries scaled eigenspace latents ``[N, D]`` back along increasing times; as ``melt``."""

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from dnnlib.errors import UsageError
+from training.names import G_TYPES
 
-G_TYPES = ("orig", "constant_inflation_gap")
 INFLATION_DEFAULTS = {
     "g_type": "orig",
     "inflation_gap": 1.02,

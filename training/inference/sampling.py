@@ -31,13 +31,11 @@ from training.inference.samplers.twisted import twist
 from training.inference.target import Target
 from training.inference.weights import require_some, systematic, tempered
 from training.measure.posterior.importance import k_threshold, smoothed_weights
+from training.names import SAMPLERS, WARMUP
 
 KERNELS: dict[str, type[Kernel]] = {
     kernel.name: kernel for kernel in (Elliptical, CrankNicolson, Hamiltonian)
 }
-SAMPLERS = ("auto", "pool", "refined", *KERNELS, "smc", "twisted")
-WARMUP = {"elliptical": 200, "pcn": 1000, "hmc": 300}
-"""Steps before the first draw: hmc learns its metric in them, pcn walks slowly."""
 MOST_REFINED = 8
 """Variables up to which ``auto`` refines a pool, and goes on to tempered particles where that is
 not enough: they find all modes, which chains do not."""

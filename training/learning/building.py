@@ -21,7 +21,6 @@ from training.networks import TOY_NETWORKS
 
 MOST_NOISE = 1e30
 """Variance of the noise at the last time, at most: single precision ends at 3e38."""
-TOY_PRECONDITIONINGS = ("ifs", "edm", "edm_es")
 EDM_ES = {"schedule": "edm", "preconditioning": "ifs"}
 """``edm_es``: the schedule of ``edm``, with a preconditioning for each eigen-dimension."""
 T_SAMPLING = {"ifs": "uniform", "edm": "normal", "vp": "uniform", "ve": "log_uniform"}

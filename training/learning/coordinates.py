@@ -20,12 +20,8 @@ from training.flow.coordinates.maps import (
 )
 from training.flow.coordinates.surprise import MOST_CONDITIONS
 from training.flow.eigenbasis import EigenBasis
+from training.names import AXES_TOO
 
-MARGINALS = ("none", "yeo-johnson", "quantile")
-AXES_TOO = "quantile-axes"
-"""``quantile``, and a spline along the whitened axes too, which draws in rows that are far from all
-others there: a step of iterative Gaussianization (Chen and Gopinath 2000)."""
-WHITENINGS = ("none", "pca", "zca")
 CHAINS: dict[str, list[str]] = {
     "none": [],
     "yeo-johnson": ["yeo-johnson"],

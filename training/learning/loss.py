@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from dnnlib.errors import UsageError
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.schedules import NoiseSchedule
+from training.names import T_SAMPLINGS
 
-T_SAMPLINGS = ("uniform", "normal", "log_uniform")
 # Of the log of the largest noise std under ``normal`` sampling (Karras et al. 2022, table 1).
 LOG_STD_MEAN, LOG_STD_STD = -1.2, 1.2
 

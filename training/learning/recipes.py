@@ -22,12 +22,15 @@ learning them by heart. docs/tables.md has what that comes to. Where points are 
 conditions, few rows have an ensemble of small networks instead.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from math import prod
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 R = TypeVar("R", bound="TrainingRecipe")
 
@@ -177,6 +180,8 @@ def fitted(
         device: Device of the training.
         values: What a user gave, by name; None stands for what was left out.
     """
+    import torch  # here, since options are declared with these recipes and need nothing else of it
+
     cuda = device.type == "cuda"
     channels, side = image_shape[0], image_shape[1]
     duration = values.get("duration")

@@ -24,22 +24,20 @@ from training.data.tables.table import Rows, Table
 from training.flow.coordinates.coordinates import Coordinates, dither
 from training.learning.building import Choices
 from training.learning.calibrating import CalibrationPlan
-from training.learning.coordinates import AXES_TOO, MARGINALS, basis_in, fit_coordinates
+from training.learning.coordinates import basis_in, fit_coordinates
 from training.learning.held_out import HeldOut
 from training.learning.loss import DenoisingLoss
 from training.learning.melting import NETWORK_ROWS, LawPlan, points_to_melt
 from training.learning.recipes import FEW_ROWS
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
+from training.names import AUTO, AXES_TOO, MARGINALS
 
 FAR = 20.0
 """Standard deviations along a whitened axis at which a row is far from all others."""
 PILOT_STEPS, LONGER_STEPS, FINALISTS = 400, 1600, 3
 """Of a first training in each space, and of a second in the best of them: first steps favor spaces
 that are easy to learn, such as powers of diamonds' columns, over those that end better."""
-AUTO = "auto"
-LINEAR_STARTS = (AUTO, "on", "off")
-BOUNDED = (AUTO, "map", "reject")
 MOST_CALIBRATED = 10_000
 """Rows that a calibration is fitted to: the error of a slope is about one over their square root.
 """

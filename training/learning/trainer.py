@@ -8,6 +8,7 @@ number of ranks and microbatches gives one rank's result up to the order of summ
 import copy
 import inspect
 import math
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -125,11 +126,14 @@ class Trainer:
             self.optimizer = torch.optim.AdamW(parameters, **adam)
         else:
             self.optimizer = torch.optim.Adam(parameters, **adam)
-        regression: nn.Module = DenoisingRegression(self.denoiser)
-        if distributed.world_size() > 1:
-            regression = DistributedDataParallel(regression, **NO_BUFFERS)
-        self.regression = regression
+        self.regression = self.over_ranks(DenoisingRegression(self.denoiser))
         self.step = self.skipped = self.skipped_in_a_row = 0
+
+    def over_ranks(self, regression: nn.Module) -> nn.Module:
+        """The regression, whose gradients are averaged over the ranks if there are several."""
+        if distributed.world_size() == 1:
+            return regression
+        return DistributedDataParallel(regression, **NO_BUFFERS)
 
     @property
     def seen(self) -> int:
@@ -179,22 +183,30 @@ class Trainer:
         size = config.batch_gpu or len(clean)
         starts = range(0, len(clean), size)
         total = torch.zeros((), device=self.device)
-        # DistributedDataParallel averages over ranks; the batch mean wants a sum.
-        factor = config.loss_scale * distributed.world_size() / config.batch
         for start in starts:
             part = slice(start, start + size)
             last = start == starts[-1]
             with nullcontext() if last else self.without_sync():
-                losses = self.loss.per_sample(
-                    self.regression,
+                losses = self.add_gradient(
                     clean[part],
                     Draws(draws.t[part], draws.noise[part]),
                     {name: values[part] for name, values in conditions.items()},
                 )
-                torch.autograd.backward(factor * losses.sum())
-            total += losses.detach().sum()
+            total += losses.sum()
             means.add("Loss/loss", losses)
         return total
+
+    def add_gradient(self, clean: Tensor, draws: Draws, conditions: Mapping[str, Tensor]) -> Tensor:
+        """Adds the gradient of some samples; arguments are those of ``DenoisingLoss.per_sample``.
+
+        Returns:
+            Their losses ``[b]``, without the graph.
+        """
+        losses = self.loss.per_sample(self.regression, clean, draws, conditions)
+        # DistributedDataParallel averages over ranks; the batch mean wants a sum.
+        factor = self.config.loss_scale * distributed.world_size() / self.config.batch
+        torch.autograd.backward(factor * losses.sum())
+        return losses.detach()
 
     def without_sync(self) -> AbstractContextManager[None]:
         """Lets gradients add up on this rank until the last microbatch averages them over ranks."""

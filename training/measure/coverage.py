@@ -80,6 +80,11 @@ class Spheres:
                     "fewer radii or a wider range"
                 )
 
+    @classmethod
+    def between(cls, smallest: float, largest: float, count: int, unit: Boundary) -> "Spheres":
+        """Spheres of so many radii, evenly from the smallest to the largest."""
+        return cls(np.linspace(smallest, largest, count), unit)
+
     @property
     def dim(self) -> int:
         return self.unit.vertices.shape[1]

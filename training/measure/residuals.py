@@ -28,7 +28,6 @@ from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
 from training.flow.trajectory import State
 
-NOISES = ("independent", "path")
 NOISE_BLOCK = 512
 """Rows of noise drawn together: what a row gets depends on nothing else but its number."""
 

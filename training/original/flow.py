@@ -24,10 +24,11 @@ from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from torch_utils.inert_pickle import shown
-from training.flow.denoisers import FLOAT32_DDPM, SPACES
+from training.flow.denoisers import FLOAT32_DDPM
 from training.flow.eigenbasis import EigenBasis
 from training.flow.isotropic import EDMSchedule
 from training.flow.schedules import INFLATION_DEFAULTS, InflationSchedule
+from training.names import SPACES
 from training.original.file import Fields
 
 # Largest errors of what is in float32.

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from dnnlib.errors import DataError, UsageError, agree
 from torch_utils.inert_pickle import shown
-from training.data.toys import LARGEST_MISMATCH, TOY_NAMES, UNSCALED, Toy
+from training.data.toys import LARGEST_MISMATCH, UNSCALED, Toy
 from training.flow.eigenbasis import EigenBasis
+from training.names import TOY_NAMES
 from training.networks.original_toy_unet import OriginalToyConvUNet, OriginalToySongUNet
 from training.original.file import OriginalFile
 

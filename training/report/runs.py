@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from torch_utils.results import last_line, load_json
-from training.pictures.style.words import KINDS, brief, joined, stem_of
+from training.names import KINDS
+from training.pictures.style.words import brief, joined, stem_of
 from training.report.content import Result, Run
 
 TRAINING = "training_options.json"

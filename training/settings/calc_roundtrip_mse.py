@@ -1,17 +1,19 @@
 """Settings of ``calc_roundtrip_mse.py``."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from dnnlib.errors import UsageError
+from training import simulation
 from training.settings.common import RunOptions, save_dir, seed
 from training.settings.declared import Declared, option, options_of
 from training.settings.integration import ImageTimeOptions, SolverOptions
 from training.settings.networks import ImageNetworkOptions, check_storage, store_grid
 from training.settings.types import COUNT, FILE
-from training.simulation.times import TimeChoice
 
 PUBLISHED_SAMPLES = 10_000
 
@@ -55,6 +57,6 @@ class Settings(Declared):
                     f"--{name} is for images, but {self.network.network} is a network of a table"
                 )
 
-    def chosen_times(self, t_max: float, network: str) -> TimeChoice:
+    def chosen_times(self, t_max: float, network: str) -> simulation.TimeChoice:
         """The times, of a network that was trained up to ``t_max``."""
         return self.times.chosen(t_max, network, self.store_grid)

@@ -1,15 +1,15 @@
 """Settings of ``dataset_tool.py``."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import click
 
 from dnnlib.errors import UsageError
-from training.data.images.transforms import TRANSFORMS
-from training.data.sources.built_in import HELD_OUT_PATCHES, PATCH, PATCHES, SIDES
-from training.data.tables.formats import is_table
-from training.data.tables.making import MISSING, Choices
+from training.data import tables
+from training.names import HELD_OUT_PATCHES, MISSING, PATCH, PATCHES, SIDES, TRANSFORMS
 from training.settings.common import overwrite
 from training.settings.declared import Declared, option, options_of
 from training.settings.types import (
@@ -129,7 +129,7 @@ class Settings(Declared):
         Raises:
             UsageError: An option was given that is for the other kind of source.
         """
-        table = is_table(self.source)
+        table = tables.is_table(self.source)
         foreign = ImageOptions if table else TableOptions
         for item in fields(foreign):
             if item.name in self.given:
@@ -144,10 +144,10 @@ class Settings(Declared):
         return table
 
     @property
-    def choices(self) -> Choices:
+    def choices(self) -> tables.Choices:
         """What was decided about a table."""
         table = self.table
-        return Choices(
+        return tables.Choices(
             conditions=table.conditions or (),
             missing=table.missing,
             dequantize=table.dequantize == "auto",

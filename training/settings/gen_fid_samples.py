@@ -1,5 +1,7 @@
 """Settings of ``gen_fid_samples.py``."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,14 +9,13 @@ from typing import Any
 import click
 
 from dnnlib.errors import UsageError
+from training import simulation
 from training.settings.common import RunOptions, save_dir
 from training.settings.declared import Declared, option, options_of
 from training.settings.integration import ImageTimeOptions, SolverOptions
 from training.settings.latents import eps, latent_choice
 from training.settings.networks import ImageNetworkOptions, check_storage, store_grid
 from training.settings.types import COUNT, FILE, choice
-from training.simulation.latents import LatentChoice
-from training.simulation.times import TimeChoice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +63,13 @@ class Settings(Declared):
             raise UsageError("--eps goes with --gen_source=diag only")
         check_storage(self.store_grid, self.times.disc, self.network.network)
 
-    def latent(self) -> LatentChoice:
+    def latent(self) -> simulation.LatentChoice:
         """What generation starts from."""
         if self.gen_source == "empirical":
-            return LatentChoice(empirical=True)
+            return simulation.LatentChoice(empirical=True)
         return latent_choice(self.eps, "say --gen_source=empirical --prev_melt=FILE")
 
-    def chosen_times(self, t_max: float, network: str) -> TimeChoice:
+    def chosen_times(self, t_max: float, network: str) -> simulation.TimeChoice:
         """The times, of a network that was trained up to ``t_max``."""
         return self.times.chosen(t_max, network, self.store_grid)
 

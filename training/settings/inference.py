@@ -1,31 +1,21 @@
 """Options that the commands of ``posterior.py`` share: the prior, the likelihood, the sampler."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
-import torch
-from torch import Tensor
 
 from dnnlib.errors import UsageError
-from training.data.toys import TOY_NAMES
-from training.files.observations import HALVES, read_array, read_mask, read_noise
-from training.flow.solvers import get_solver
-from training.inference.likelihoods import Gaussian, Likelihood
-from training.inference.prior import Prior
-from training.inference.samplers.twisted import FEWEST
-from training.inference.sampling import SAMPLERS, WARMUP, SamplingPlan
-from training.inference.user_likelihood import UserLikelihood
+from training import files, flow, inference, simulation
+from training.names import HALVES, IMAGE_POOL, PARTICLES, SAMPLERS, TOY_NAMES, TOY_POOL, WARMUP
 from training.settings.common import seed
 from training.settings.declared import Declared, option
 from training.settings.latents import latent_choice
 from training.settings.networks import calibration
 from training.settings.schedules import InflationOptions
 from training.settings.types import COUNT, FILE, choice
-from training.simulation.latents import LatentChoice
-from training.simulation.networks import NetworkChoice, NetworkFile
-from training.simulation.posterior_subjects import IMAGE_POOL, TOY_POOL, PosteriorSubject
-from training.simulation.toys import ToyChoice
 
 LIKELIHOODS = ("gaussian", "mask", "linear")
 AMORTIZED_ROWS = 2048
@@ -69,32 +59,34 @@ class PriorOptions(Declared):
         if (self.network is None) == (self.data_name is None):
             raise UsageError("give either --network, or --data_name for a toy's own denoiser")
 
-    def subject(self, inflation: InflationOptions) -> PosteriorSubject:
+    def subject(self, inflation: InflationOptions) -> simulation.PosteriorSubject:
         """Raises DataError if the network file is missing or broken."""
         if self.network is None:
             assert self.data_name is not None
-            return PosteriorSubject.exact(
-                ToyChoice(self.data_name, inflation=inflation.arguments())
+            return simulation.PosteriorSubject.exact(
+                simulation.ToyChoice(self.data_name, inflation=inflation.arguments())
             )
         said = {name for name in inflation.given if getattr(inflation, name, None) is not None}
         if said:
             raise UsageError(f"--{min(said)} is for --data_name: a network knows its schedule")
-        choice = NetworkChoice(self.network, calibrated=self.calibration)
-        return PosteriorSubject.of_network(NetworkFile.open(choice))
+        choice = simulation.NetworkChoice(self.network, calibrated=self.calibration)
+        return simulation.PosteriorSubject.of_network(simulation.NetworkFile.open(choice))
 
-    def rows(self, subject: PosteriorSubject) -> int:
+    def rows(self, subject: simulation.PosteriorSubject) -> int:
         """Points of one network call."""
         return self.batch_gpu or subject.rows
 
-    def latent(self) -> LatentChoice:
+    def latent(self) -> simulation.LatentChoice:
         """The law of latents."""
         return latent_choice(self.eps)
 
-    def priors(self, subject: PosteriorSubject) -> tuple[Prior, Prior]:
+    def priors(
+        self, subject: simulation.PosteriorSubject
+    ) -> tuple[inference.Prior, inference.Prior]:
         """The fine prior, and the coarse one of chains."""
-        solver, flow = get_solver(SOLVER, 1e-6, 1e-6), subject.flow
+        solver, times = flow.get_solver(SOLVER, 1e-6, 1e-6), subject.flow.times
         fine, coarse = (
-            subject.prior(flow.times(steps), solver, self.deblur)
+            subject.prior(times(steps), solver, self.deblur)
             for steps in (self.n_iters, self.chain_n_iters)
         )
         return fine, coarse
@@ -151,7 +143,7 @@ class LikelihoodOptions(Declared):
         if known != (self.noise_std is not None):
             raise UsageError(f"--noise_std goes with {', '.join(LIKELIHOODS)}, and is needed there")
 
-    def chosen(self, subject: PosteriorSubject) -> Likelihood:
+    def chosen(self, subject: simulation.PosteriorSubject) -> inference.Likelihood:
         """The likelihood.
 
         Raises:
@@ -159,19 +151,21 @@ class LikelihoodOptions(Declared):
             DataError: A file is broken.
         """
         if self.noise_std is None:
-            return UserLikelihood.load(self.likelihood)
-        noise = read_noise(self.noise_std)
+            return inference.UserLikelihood.load(self.likelihood)
+        noise = files.read_noise(self.noise_std)
         if self.mask is not None:
-            return Gaussian(noise, read_mask(self.mask, subject.names, subject.image_shape))
+            return inference.Gaussian(
+                noise, files.read_mask(self.mask, subject.names, subject.image_shape)
+            )
         if self.operator is None:
-            return Gaussian(noise, dim=subject.dim)
-        matrix = read_array(self.operator, "an operator", (2,))
+            return inference.Gaussian(noise, dim=subject.dim)
+        matrix = files.read_array(self.operator, "an operator", (2,))
         if matrix.shape[1] != subject.dim:
             raise UsageError(
                 f"{self.operator} has {matrix.shape[1]} columns, but points have {subject.dim} "
                 "coordinates"
             )
-        return Gaussian(noise, operator=matrix)
+        return inference.Gaussian(noise, operator=matrix)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,14 +199,16 @@ class SamplerOptions(Declared):
     )
     particles: int | None = option(
         type=click.IntRange(min=2),
-        unset=f"{FEWEST}, or --draws if these are more",
+        unset=f"{PARTICLES}, or --draws if these are more",
         help="Particles of a chain of twisted",
     )
     seed: int = seed("all draws")
 
-    def plan(self, subject: PosteriorSubject, draws: int = DRAWS) -> SamplingPlan:
+    def plan(
+        self, subject: simulation.PosteriorSubject, draws: int = DRAWS
+    ) -> inference.SamplingPlan:
         """How to sample; so many draws of each chain, unless a number is given."""
-        return SamplingPlan(
+        return inference.SamplingPlan(
             self.sampler,
             self.chains,
             self.draws or draws,
@@ -222,20 +218,3 @@ class SamplerOptions(Declared):
             self.seed,
             self.particles,
         )
-
-
-def observed_numbers(observed: Tensor, likelihood: Likelihood, dim: int, source: Path) -> Tensor:
-    """What a likelihood takes of observations ``[M, K]``: of whole points only what is seen.
-
-    Raises:
-        UsageError: There are as many numbers neither as are seen nor as a point has.
-    """
-    assert isinstance(likelihood, Gaussian)
-    seen = likelihood.observe(torch.zeros(1, dim, dtype=torch.float64)).shape[1]
-    if observed.shape[1] == dim and likelihood.coordinates is not None:
-        return observed[:, likelihood.coordinates]
-    if observed.shape[1] != seen:
-        raise UsageError(
-            f"{source} has {observed.shape[1]} numbers in each observation, but {seen} are observed"
-        )
-    return observed

@@ -1,14 +1,16 @@
 """Options of the scripts that integrate a flow: the solver and the times."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 from typing import Any
 
 from dnnlib.errors import UsageError
-from training.flow.solvers import DEFAULT, DEFAULT_STEPS, SOLVERS, Solver, get_solver
+from training import flow, simulation
+from training.names import DEFAULT_SOLVER, DEFAULT_STEPS, SOLVER_NAMES
 from training.settings.declared import Declared, option
 from training.settings.types import NOT_NEGATIVE, POSITIVE, STEPS, choice
-from training.simulation.times import TimeChoice
 
 MAX_STEPS = 10**6
 DISCRETIZATIONS = {
@@ -36,7 +38,9 @@ class SolverOptions(Declared):
     """How to integrate between given times."""
 
     section = "Integration"
-    solver: str = option(type=choice(SOLVERS), default=DEFAULT, help="Method of integration.")
+    solver: str = option(
+        type=choice(SOLVER_NAMES), default=DEFAULT_SOLVER, help="Method of integration."
+    )
     rtol: float = option(
         type=POSITIVE, default=1e-6, help="Relative tolerance of a step of dopri5."
     )
@@ -48,14 +52,14 @@ class SolverOptions(Declared):
 
     def __post_init__(self) -> None:
         tolerances = sorted(self.given & {"rtol", "atol"})
-        if tolerances and not SOLVERS[self.solver].adaptive:
+        if tolerances and not self.chosen().adaptive:
             raise UsageError(
                 f"--{tolerances[0]} goes with adaptive solvers such as dopri5, but {self.solver} "
                 "takes given steps"
             )
 
-    def chosen(self) -> Solver:
-        return get_solver(self.solver, self.rtol, self.atol)
+    def chosen(self) -> flow.Solver:
+        return flow.get_solver(self.solver, self.rtol, self.atol)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +79,9 @@ class ToyTimeOptions(Declared):
     def __post_init__(self) -> None:
         _check_tolerance(self.given, self.steps)
 
-    def chosen(self, t_max: float, network: str | None = None, store: bool = False) -> TimeChoice:
+    def chosen(
+        self, t_max: float, network: str | None = None, store: bool = False
+    ) -> simulation.TimeChoice:
         """The times, up to ``steps * h`` or ``t_max``.
 
         Args:
@@ -93,7 +99,7 @@ class ToyTimeOptions(Declared):
                 f"steps times h is {end:g}, but {network} was trained up to T = {t_max:g}: give "
                 "fewer steps or a smaller h"
             )
-        return TimeChoice(
+        return simulation.TimeChoice(
             steps, end, adapted=self.disc == "adapted", tolerance=self.tol, store=store
         )
 
@@ -172,9 +178,9 @@ class ImageTimeOptions(EvenTimeOptions):
     def __post_init__(self) -> None:
         _check_tolerance(self.given, self.n_iters)
 
-    def chosen(self, t_max: float, network: str, store: bool = False) -> TimeChoice:
+    def chosen(self, t_max: float, network: str, store: bool = False) -> simulation.TimeChoice:
         """The times; arguments are those of ``ToyTimeOptions.chosen``."""
-        return TimeChoice(
+        return simulation.TimeChoice(
             None if self.n_iters == "auto" else int(self.n_iters),
             self.end(t_max, network),
             self.first,

@@ -1,11 +1,14 @@
 """The option ``--eps``: which law of latents generation starts from."""
 
+from __future__ import annotations
+
 import math
 from typing import Any
 
 from dnnlib.errors import UsageError
+from training import simulation
+from training.names import LEARNED
 from training.settings.declared import option
-from training.simulation.latents import LEARNED, LatentChoice
 
 PAPER = "paper"
 
@@ -26,7 +29,7 @@ def eps(of: str = "Law of the latents", melt: bool = False) -> Any:
     )
 
 
-def latent_choice(text: str | None, otherwise: str | None = None) -> LatentChoice:
+def latent_choice(text: str | None, otherwise: str | None = None) -> simulation.LatentChoice:
     """What the option says.
 
     Args:
@@ -40,9 +43,9 @@ def latent_choice(text: str | None, otherwise: str | None = None) -> LatentChoic
     if text == "empirical" and otherwise is not None:
         raise UsageError(f"--eps is 'empirical', but there is no melt here: {otherwise}")
     if text is None or text == LEARNED:
-        return LatentChoice(learned=None if text is None else True)
+        return simulation.LatentChoice(learned=None if text is None else True)
     if text in ("auto", "empirical", PAPER):
-        return LatentChoice(paper=text == PAPER, empirical=text == "empirical")
+        return simulation.LatentChoice(paper=text == PAPER, empirical=text == "empirical")
     kind, colon, number = text.partition(":")
     paper = bool(kind == PAPER and colon)
     try:
@@ -54,9 +57,9 @@ def latent_choice(text: str | None, otherwise: str | None = None) -> LatentChoic
             f"--eps is '{text}': give learned, auto, empirical, or a positive variance, such as "
             "1e-2 or paper:1e-2"
         )
-    return LatentChoice(eps=value, paper=paper)
+    return simulation.LatentChoice(eps=value, paper=paper)
 
 
-def recorded_eps(text: str | None, used: LatentChoice) -> str:
+def recorded_eps(text: str | None, used: simulation.LatentChoice) -> str:
     """What is recorded of the option: the text, or what was used in its place."""
     return text if text is not None and latent_choice(text) == used else str(used.name)

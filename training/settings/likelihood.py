@@ -1,9 +1,12 @@
 """Options of the scripts that write log densities along with their simulations."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 from dnnlib.errors import UsageError
-from training.flow.likelihood import LARGEST_EXACT, TRACES, Likelihood, Trace
+from training import flow
+from training.names import LARGEST_EXACT, TRACES
 from training.settings.declared import Declared, option
 from training.settings.types import COUNT, choice
 
@@ -34,7 +37,7 @@ class LikelihoodOptions(Declared):
         if "probes" in self.given and self.trace == "exact":
             raise UsageError("--probes goes with --trace=hutchinson: an exact trace has none")
 
-    def chosen(self, seed: int, levels_per_unit: float | None = None) -> Likelihood | None:
+    def chosen(self, seed: int, levels_per_unit: float | None = None) -> flow.Likelihood | None:
         """What the simulations are to compute; None for nothing.
 
         Args:
@@ -43,4 +46,4 @@ class LikelihoodOptions(Declared):
         """
         if not self.log_prob:
             return None
-        return Likelihood(Trace(self.trace, self.probes, seed), levels_per_unit)
+        return flow.Likelihood(flow.Trace(self.trace, self.probes, seed), levels_per_unit)

@@ -1,22 +1,19 @@
 """Settings of ``posterior.py mixture``."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
-import torch
-from torch import Tensor
 
 from dnnlib.errors import UsageError
-from training.files.observations import read_observations
-from training.inference.mixtures import Components
+from training import files, inference, simulation
 from training.settings.common import seed
 from training.settings.declared import Declared, option, options_of
 from training.settings.inference import LIKELIHOODS
 from training.settings.posterior import InferenceSettings
 from training.settings.types import COUNT, FILE, POSITIVE
-from training.simulation.mixtures import MixturePlan
-from training.simulation.posterior_subjects import PosteriorSubject
 
 RUNS, POINTS = 100, 200
 SIMULATED = ("weights", "points", "runs")
@@ -77,7 +74,7 @@ class MixtureOptions(Declared):
         if self.observation is not None and said:
             raise UsageError(f"--{said[0]} is for simulated data: leave out --observation, or it")
 
-    def mixture(self, dim: int) -> Components:
+    def mixture(self, dim: int) -> inference.Components:
         """The components, of points of D dimensions.
 
         Raises:
@@ -85,35 +82,36 @@ class MixtureOptions(Declared):
             DataError: The file is broken.
         """
         if self.means is None:
-            found = Components.spread(self.components or 3, dim)
+            found = inference.Components.spread(self.components or 3, dim)
             mean, std = found.mean, found.std
         else:
-            mean = read_observations(self.means)
+            mean = files.read_observations(self.means)
             std = mean.new_full((len(mean),), 0.5)
         if mean.shape[1] != dim:
             raise UsageError(f"{self.means} has {mean.shape[1]} columns for {dim} dimensions")
         if self.component_std is not None:
-            std = numbers_of("component_std", self.component_std)
+            std = mean.new_tensor(numbers_of("component_std", self.component_std))
             std = std.expand(len(mean)) if len(std) == 1 else std
-        return Components(mean, std)
+        return inference.Components(mean, std)
 
-    def true_weights(self, count: int) -> Tensor | None:
-        """``[K]``; None to draw them. Raises UsageError if they are not K weights."""
+    def true_weights(self, count: int) -> list[float] | None:
+        """Those of K components; None to draw them. Raises UsageError if they are no weights."""
         if self.weights is None:
             return None
         found = numbers_of("weights", self.weights)
-        if len(found) != count or not (found >= 0).all() or abs(float(found.sum()) - 1) > 1e-6:
+        if len(found) != count or not min(found) >= 0 or abs(sum(found) - 1) > 1e-6:
             raise UsageError(
                 f"--weights is '{self.weights}': give {count} numbers that sum to 1, one for each "
                 "component"
             )
-        return found / found.sum()
+        return [weight / sum(found) for weight in found]
 
-    def plan(self, components: Components) -> MixturePlan:
-        return MixturePlan(
+    def plan(self, components: inference.Components) -> simulation.MixturePlan:
+        weights = self.true_weights(components.count)
+        return simulation.MixturePlan(
             components,
             self.concentration,
-            self.true_weights(components.count),
+            None if weights is None else components.mean.new_tensor(weights),
             self.points or POINTS,
             self.runs or RUNS,
             self.chains,
@@ -137,16 +135,16 @@ class MixtureSettings(InferenceSettings):
         if self.likelihood.likelihood not in LIKELIHOODS:
             raise UsageError(f"mixture takes --likelihood={', '.join(LIKELIHOODS)}")
 
-    def plan(self, subject: PosteriorSubject) -> MixturePlan:
+    def plan(self, subject: simulation.PosteriorSubject) -> simulation.MixturePlan:
         """Raises as ``MixtureOptions.mixture`` does, and for networks with classes."""
         if subject.label_dim:
             raise UsageError("mixture is for networks without classes or conditions")
         return self.mixture.plan(self.mixture.mixture(subject.dim))
 
 
-def numbers_of(name: str, text: str) -> Tensor:
-    """Numbers ``[n]`` with commas. Raises UsageError if they are not."""
+def numbers_of(name: str, text: str) -> list[float]:
+    """Numbers with commas. Raises UsageError if they are not."""
     try:
-        return torch.tensor([float(part) for part in text.split(",")], dtype=torch.float64)
+        return [float(part) for part in text.split(",")]
     except ValueError:
         raise UsageError(f"--{name} is '{text}': give a number, or several with commas") from None

@@ -1,13 +1,15 @@
 """Options of the scripts that use a trained network: which, what it is, and how to use it."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Any
 
 from dnnlib.errors import UsageError
-from training.flow.denoisers import PRECISIONS
+from training import simulation
+from training.names import PRECISIONS
 from training.settings.declared import Declared, option
 from training.settings.types import COUNT, POSITIVE, choice
-from training.simulation.networks import NetworkChoice
 
 KNOWN = "the network's"
 """What is the default of all that a network file knows."""
@@ -84,9 +86,9 @@ class ImageNetworkOptions(CallOptions):
     calibration: bool = calibration()
     end_vars: float = end_vars()
 
-    def chosen(self) -> NetworkChoice:
+    def chosen(self) -> simulation.NetworkChoice:
         names = ("data_dim", "dims_to_keep", "img_size", "img_ch")
-        return NetworkChoice(
+        return simulation.NetworkChoice(
             self.network,
             {name: getattr(self, name) for name in names},
             self.end_vars,

@@ -1,11 +1,15 @@
 """Settings of ``pfODE_int.py``."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from dnnlib.errors import UsageError
+from training import simulation
+from training.names import KINDS, MOST_ROWS
 from training.settings.common import RunOptions, save_dir, seed
 from training.settings.declared import Declared, option, options_of
 from training.settings.integration import ImageTimeOptions, SolverOptions
@@ -13,10 +17,6 @@ from training.settings.latents import eps, latent_choice, recorded_eps
 from training.settings.likelihood import LikelihoodOptions
 from training.settings.networks import ImageNetworkOptions, check_storage, store_grid
 from training.settings.types import COUNT, FILE, choice
-from training.simulation.latents import LatentChoice
-from training.simulation.story import KINDS
-from training.simulation.tables import MOST_ROWS
-from training.simulation.times import TimeChoice
 
 SAMPLES = 256
 
@@ -127,16 +127,16 @@ class Settings(Declared):
         lone_gen = self.sim_type == "gen" and self.gen_source == "empirical"
         return self.sim_type == "roundtrip" or lone_gen
 
-    def latent(self) -> LatentChoice:
+    def latent(self) -> simulation.LatentChoice:
         """What generation starts from."""
         if self.gen_source == "empirical":
-            return LatentChoice(empirical=True)
+            return simulation.LatentChoice(empirical=True)
         return latent_choice(self.eps, "say --gen_source=empirical")
 
-    def recorded_eps(self, used: LatentChoice) -> str:
+    def recorded_eps(self, used: simulation.LatentChoice) -> str:
         """What is recorded of ``--eps``: the text, or what was used in its place."""
         return str(used.name) if used.empirical else recorded_eps(self.eps, used)
 
-    def chosen_times(self, t_max: float, network: str) -> TimeChoice:
+    def chosen_times(self, t_max: float, network: str) -> simulation.TimeChoice:
         """The times, of a network that was trained up to ``t_max``."""
         return self.times.chosen(t_max, network, self.store_grid)

@@ -1,20 +1,16 @@
 """Settings of ``posterior.py``."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from torch import Tensor
 
 from dnnlib.errors import UsageError
-from training.files.observations import read_observations
-from training.flow.likelihood import Trace
-from training.inference.amortized import Amortized
-from training.inference.likelihoods import Likelihood
-from training.inference.prior import Prior
-from training.inference.sampling import Problem, SamplingPlan
-from training.inference.target import Target
-from training.inference.user_likelihood import UserFunction
+from training import files, flow, inference, simulation
+from training.names import FEWEST_NEIGHBORS, NEIGHBORS
 from training.settings.common import RunOptions, save_dir
 from training.settings.declared import Declared, option, options_of
 from training.settings.inference import (
@@ -28,9 +24,9 @@ from training.settings.inference import (
 )
 from training.settings.schedules import InflationOptions
 from training.settings.types import FILE, choice
-from training.simulation.latents import LatentChoice
-from training.simulation.learned_checks import FEWEST, NEIGHBORS, LearnedRuns
-from training.simulation.posterior_subjects import PosteriorSubject, required
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +48,7 @@ class InferenceSettings(Declared):
         if not self.learned:
             self.likelihood.require()
 
-    def opened(self) -> tuple[PosteriorSubject, LatentChoice]:
+    def opened(self) -> tuple[simulation.PosteriorSubject, simulation.LatentChoice]:
         """The prior's network or toy, and its law of latents.
 
         Raises:
@@ -75,7 +71,7 @@ class CommonSettings(InferenceSettings):
         if self.prior.deblur and self.sampler.sampler == "hmc":
             raise UsageError("--deblur has no gradients: take another --sampler than hmc")
 
-    def plan(self, subject: PosteriorSubject) -> SamplingPlan:
+    def plan(self, subject: simulation.PosteriorSubject) -> inference.SamplingPlan:
         """How to sample."""
         return self.sampler.plan(subject)
 
@@ -87,11 +83,11 @@ class CommonSettings(InferenceSettings):
 
     def problem(
         self,
-        subject: PosteriorSubject,
-        likelihood: Likelihood,
+        subject: simulation.PosteriorSubject,
+        likelihood: inference.Likelihood,
         observed: Tensor,
         labels: Tensor | None = None,
-    ) -> Problem:
+    ) -> inference.Problem:
         """The posteriors, on the flow's device.
 
         Args:
@@ -102,7 +98,7 @@ class CommonSettings(InferenceSettings):
         """
         fine, coarse = self.prior.priors(subject)
         device = fine.flow.device
-        target = Target(
+        target = inference.Target(
             fine,
             likelihood.to(device),
             observed.to(device),
@@ -112,7 +108,7 @@ class CommonSettings(InferenceSettings):
         # What a user's likelihood raises is shown here, before anything is sampled.
         mean, _ = fine.moments(target.labels)
         smooth = target.likelihood.is_differentiable(mean[None]) and not fine.deblurred
-        return Problem(target, coarse, list(range(len(observed))), smooth)
+        return inference.Problem(target, coarse, list(range(len(observed))), smooth)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +168,7 @@ class SampleSettings(CommonSettings):
                 "--observation goes with gaussian, mask and linear, and is needed there"
             )
 
-    def truths(self, subject: PosteriorSubject, count: int) -> Tensor | None:
+    def truths(self, subject: simulation.PosteriorSubject, count: int) -> Tensor | None:
         """The points ``[M, D]`` that so many observations are of; None where they are not known.
 
         Raises:
@@ -181,7 +177,7 @@ class SampleSettings(CommonSettings):
         """
         if self.truth is None:
             return None
-        found = read_observations(self.truth, subject.image_shape)
+        found = files.read_observations(self.truth, subject.image_shape)
         if found.shape != (count, subject.dim):
             raise UsageError(
                 f"--truth has {len(found)} points of {found.shape[1]} numbers, but there are "
@@ -189,7 +185,9 @@ class SampleSettings(CommonSettings):
             )
         return found
 
-    def amortized(self, subject: PosteriorSubject, prior: Prior, conditions: Tensor) -> Amortized:
+    def amortized(
+        self, subject: simulation.PosteriorSubject, prior: inference.Prior, conditions: Tensor
+    ) -> inference.Amortized:
         """How to draw from posteriors that the flow has learned.
 
         Raises:
@@ -200,15 +198,15 @@ class SampleSettings(CommonSettings):
         if self.correct and not wanted:
             raise UsageError("--correct needs log densities, which images do not get here")
         plan = self.plan(subject)
-        return Amortized(
+        return inference.Amortized(
             prior,
             conditions,
             self.prior.batch_gpu or (subject.rows if subject.images else AMORTIZED_ROWS),
             plan.chains,
             plan.draws,
             plan.seed,
-            Trace("exact" if self.correct else "auto") if wanted else None,
-            UserFunction.load(self.correct, "correct") if self.correct else None,
+            flow.Trace("exact" if self.correct else "auto") if wanted else None,
+            inference.UserFunction.load(self.correct, "correct") if self.correct else None,
         )
 
 
@@ -238,7 +236,7 @@ class CheckSettings(CommonSettings):
         "conditional network is checked too",
     )
     neighbors: int | None = option(
-        type=click.IntRange(min=FEWEST),
+        type=click.IntRange(min=FEWEST_NEIGHBORS),
         unset=f"{NEIGHBORS}, or a tenth of the rows to test if that is less",
         help="Simulations nearest to an observation that are tested, at most a tenth",
     )
@@ -257,7 +255,7 @@ class CheckSettings(CommonSettings):
         if self.neighbors is not None and self.condition is None:
             raise UsageError("--neighbors goes with --condition")
 
-    def require_for(self, subject: PosteriorSubject) -> None:
+    def require_for(self, subject: simulation.PosteriorSubject) -> None:
         """Raises UsageError unless the options are those of a check of this."""
         if subject.table is None and subject.label_dim:
             raise UsageError("check is for networks without classes")
@@ -278,7 +276,9 @@ class CheckSettings(CommonSettings):
                 "posterior itself: give --truth=data --data_root=SIMULATIONS"
             )
 
-    def learned_runs(self, subject: PosteriorSubject, observed: Tensor | None) -> LearnedRuns:
+    def learned_runs(
+        self, subject: simulation.PosteriorSubject, observed: Tensor | None
+    ) -> simulation.LearnedRuns:
         """Simulations to find again, also near observations ``[M, C]``, if there are some.
 
         Raises:
@@ -286,14 +286,18 @@ class CheckSettings(CommonSettings):
             DataError: It is broken, has other columns, or too few rows.
         """
         assert subject.table is not None
-        path, seed = required(self.data_root), self.sampler.seed
-        return LearnedRuns.draw(subject.table, path, self.runs, seed, observed, self.neighbors)
+        path, seed = simulation.required(self.data_root), self.sampler.seed
+        return simulation.LearnedRuns.draw(
+            subject.table, path, self.runs, seed, observed, self.neighbors
+        )
 
-    def plan(self, subject: PosteriorSubject) -> SamplingPlan:
+    def plan(self, subject: simulation.PosteriorSubject) -> inference.SamplingPlan:
         """How to sample."""
         return self.sampler.plan(subject, CHECK_DRAWS if self.learned else DRAWS)
 
-    def amortized(self, subject: PosteriorSubject, prior: Prior, conditions: Tensor) -> Amortized:
+    def amortized(
+        self, subject: simulation.PosteriorSubject, prior: inference.Prior, conditions: Tensor
+    ) -> inference.Amortized:
         """How to draw from posteriors that the flow has learned."""
         plan, rows = self.plan(subject), self.prior.batch_gpu or AMORTIZED_ROWS
-        return Amortized(prior, conditions, rows, plan.chains, plan.draws, plan.seed)
+        return inference.Amortized(prior, conditions, rows, plan.chains, plan.draws, plan.seed)

@@ -1,5 +1,7 @@
 """Settings of ``calc_net_residuals_autocorrelations.py``."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,8 +9,8 @@ from typing import Any
 import click
 
 from dnnlib.errors import UsageError
-from training.data.toys import TOY_NAMES
-from training.measure.residuals import NOISES
+from training import simulation
+from training.names import NOISES, TOY_NAMES
 from training.settings.common import RunOptions, save_dir, seed
 from training.settings.declared import Declared, option, options_of
 from training.settings.integration import (
@@ -19,9 +21,6 @@ from training.settings.integration import (
 )
 from training.settings.networks import KNOWN, CallOptions, calibration, network
 from training.settings.types import COUNT, FILE, POSITIVE, choice
-from training.simulation.extraction import ExtractionChoice
-from training.simulation.networks import NetworkChoice
-from training.simulation.times import TimeChoice
 
 TIMES = click.IntRange(min=2, max=MAX_STEPS)
 TOY_BLOCK = 512
@@ -43,8 +42,10 @@ class NoiseOptions(Declared):
     seed: int = seed("the samples and the noise")
     solver: SolverOptions = options_of(SolverOptions)
 
-    def chosen(self, count: int, batch: int) -> ExtractionChoice:
-        return ExtractionChoice(self.noise, self.solver.chosen(), count, batch, self.seed)
+    def chosen(self, count: int, batch: int) -> simulation.ExtractionChoice:
+        return simulation.ExtractionChoice(
+            self.noise, self.solver.chosen(), count, batch, self.seed
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +83,10 @@ class ExtractToysSettings(_Extracting):
         "--exact/--no_exact", default=True, help="Compare with the toy's exact denoiser as well."
     )
 
-    def chosen_network(self) -> NetworkChoice:
+    def chosen_network(self) -> simulation.NetworkChoice:
         names = ("data_name", "data_dim", "dims_to_keep")
         said = {name: getattr(self, name) for name in names}
-        return NetworkChoice(self.network, said, calibrated=self.calibration)
+        return simulation.NetworkChoice(self.network, said, calibrated=self.calibration)
 
     def end(self, t_min: float, t_max: float, network: str) -> float:
         """The last time, of a network that was trained from ``t_min`` to ``t_max``.
@@ -126,15 +127,17 @@ class ExtractSettings(_Extracting):
     times: EvenTimeOptions = options_of(EvenTimeOptions)
     calls: CallOptions = options_of(CallOptions)
 
-    def chosen_network(self) -> NetworkChoice:
+    def chosen_network(self) -> simulation.NetworkChoice:
         said = {name: getattr(self, name) for name in ("data_dim", "dims_to_keep")}
-        return NetworkChoice(
+        return simulation.NetworkChoice(
             self.network, said, calibrated=self.calibration, precision=self.calls.precision
         )
 
-    def chosen_times(self, t_max: float, network: str) -> TimeChoice:
+    def chosen_times(self, t_max: float, network: str) -> simulation.TimeChoice:
         """The times, of a network that was trained up to ``t_max``."""
-        return TimeChoice(self.n_time_pts - 1, self.times.end(t_max, network), self.times.first)
+        return simulation.TimeChoice(
+            self.n_time_pts - 1, self.times.end(t_max, network), self.times.first
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,7 @@ from typing import Any
 import click
 
 from dnnlib.errors import UsageError, agree
-from training.data.toys import TOY_NAMES
-from training.flow.schedules import G_TYPES
+from training.names import G_TYPES, TOY_NAMES
 from training.settings.declared import Declared, option
 from training.settings.types import COUNT, POSITIVE, choice
 

@@ -7,8 +7,7 @@ from typing import Any
 import click
 
 from dnnlib.errors import UsageError
-from training.learning.coordinates import AXES_TOO, MARGINALS, WHITENINGS
-from training.learning.tables import AUTO, BOUNDED, LINEAR_STARTS
+from training.names import AUTO, AXES_TOO, BOUNDED, LINEAR_STARTS, MARGINALS, WHITENINGS
 from training.settings.declared import Declared, option
 from training.settings.types import COUNT, NOT_NEGATIVE, SHAPE, choice
 

@@ -1,5 +1,7 @@
 """Settings of ``toy_mesh_exps.py``."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 from dnnlib.errors import UsageError
-from training.measure.boundaries import unit_sphere
-from training.measure.coverage import Spheres
+from training import measure, simulation
 from training.settings.common import RunOptions, save_dir, seed
 from training.settings.declared import Declared, option, options_of
 from training.settings.integration import SolverOptions, ToyTimeOptions
@@ -25,12 +25,6 @@ from training.settings.networks import (
 )
 from training.settings.schedules import InflationOptions, toy_name
 from training.settings.types import COUNT, FILE, POSITIVE, choice
-from training.simulation.coverage import CoverageSubject
-from training.simulation.latents import LatentChoice
-from training.simulation.networks import NetworkChoice, NetworkFile
-from training.simulation.tables import TableFlow
-from training.simulation.times import TimeChoice
-from training.simulation.toys import ToyChoice, ToyFlow
 
 BOUNDARY_POINTS = {2: 200, 3: 2000}
 """By dimension, so many that the polygon or mesh follows where the flow folds."""
@@ -103,7 +97,7 @@ class SphereOptions(Declared):
         """Points on each sphere; None where there is no default."""
         return self.boundary_pts or BOUNDARY_POINTS.get(dim)
 
-    def spheres(self, dim: int) -> Spheres:
+    def spheres(self, dim: int) -> measure.Spheres:
         """The spheres in so many dimensions.
 
         Raises:
@@ -119,10 +113,10 @@ class SphereOptions(Declared):
             size = math.prod(sizes[name] for name in names)
             if size > most:
                 raise UsageError(f"{' * '.join(names)} is {size:,}: it must be at most {most:,}")
-        unit = unit_sphere(dim, sizes["boundary_pts"])
-        return Spheres(np.linspace(self.r_min, self.r_max, self.r_num), unit)
+        unit = measure.unit_sphere(dim, sizes["boundary_pts"])
+        return measure.Spheres.between(self.r_min, self.r_max, self.r_num, unit)
 
-    def chosen_alpha(self, spheres: Spheres) -> float | None:
+    def chosen_alpha(self, spheres: measure.Spheres) -> float | None:
         """Radius of alpha shapes; None for boundaries that are carried along."""
         if self.boundary != "alpha":
             return None
@@ -179,16 +173,16 @@ class Settings(Declared):
         used = self.network if self.score == "net" else None
         check_storage(self.store_grid, self.times.disc, used)
 
-    def latent(self) -> LatentChoice:
+    def latent(self) -> simulation.LatentChoice:
         """What generation starts from."""
         return latent_choice(self.eps, "give learned, auto or a variance")
 
-    def chosen_times(self, subject: CoverageSubject) -> TimeChoice:
+    def chosen_times(self, subject: simulation.CoverageSubject) -> simulation.TimeChoice:
         """The times, up to which a network has to be trained if there is one."""
         network = subject.file.name if subject.file else None
         return self.times.chosen(subject.t_max, network, self.store_grid)
 
-    def subject(self) -> CoverageSubject:
+    def subject(self) -> simulation.CoverageSubject:
         """The flow of the network, or of the toy alone where none is given, and its data.
 
         Raises:
@@ -199,26 +193,28 @@ class Settings(Declared):
         if self.network is None:
             assert self.data_name is not None
             self._require_no_table("the toy alone")
-            toy = ToyChoice(
+            toy = simulation.ToyChoice(
                 self.data_name,
                 data_dim=self.flow.data_dim,
                 inflation=self.flow.arguments(),
                 end_std=self.end_vars,
             )
-            return CoverageSubject.of_toy(ToyFlow.exact(toy), count)
+            return simulation.CoverageSubject.of_toy(simulation.ToyFlow.exact(toy), count)
         said = {"data_name": self.data_name, **self.flow.said()}
-        network = NetworkChoice(self.network, said, self.end_vars, self.calibration)
-        file = NetworkFile.open(network)
+        network = simulation.NetworkChoice(self.network, said, self.end_vars, self.calibration)
+        file = simulation.NetworkFile.open(network)
         if file.is_table:
             return self._table(file, said)
         self._require_no_table(file.name)
-        return CoverageSubject.of_toy(ToyFlow.of(file, said), count)
+        return simulation.CoverageSubject.of_toy(simulation.ToyFlow.of(file, said), count)
 
     def _require_no_table(self, what: str) -> None:
         if self.data_root is not None:
             raise UsageError(f"--data_root goes with networks of tables, not with {what}")
 
-    def _table(self, file: NetworkFile, said: Mapping[str, Any]) -> CoverageSubject:
+    def _table(
+        self, file: simulation.NetworkFile, said: Mapping[str, Any]
+    ) -> simulation.CoverageSubject:
         for name in TOYS_ONLY:
             if name in self.given:
                 raise UsageError(f"--{name} is for toys, but {file.name} is one of a table")
@@ -231,6 +227,8 @@ class Settings(Declared):
             )
         if self.data_root is None:
             raise click.UsageError("Missing option '--data_root'.")
-        return CoverageSubject.of_table(
-            TableFlow.of(file, {}).require_unconditional(), self.data_root, self.points.seed
+        return simulation.CoverageSubject.of_table(
+            simulation.TableFlow.of(file, {}).require_unconditional(),
+            self.data_root,
+            self.points.seed,
         )

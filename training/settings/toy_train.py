@@ -1,15 +1,21 @@
 """Settings of ``toy_train.py``."""
 
+from __future__ import annotations
+
 from dataclasses import asdict, dataclass
 
 import click
 
 from dnnlib.errors import agree
-from training.data.toys import TOY_NAMES
-from training.flow.denoisers import NOISE_CONDITIONINGS, SPACES
-from training.learning.building import TOY_PRECONDITIONINGS, Choices
+from training import learning
 from training.learning.recipes import TOY
-from training.networks import TOY_NETWORKS
+from training.names import (
+    NOISE_CONDITIONINGS,
+    SPACES,
+    TOY_NAMES,
+    TOY_NETWORK_NAMES,
+    TOY_PRECONDITIONINGS,
+)
 from training.settings.declared import Declared, option, options_of
 from training.settings.schedules import InflationOptions
 from training.settings.training import (
@@ -63,7 +69,7 @@ class ToyNetworkOptions(Declared):
     """The network."""
 
     section = "Network"
-    arch: str = option(type=choice(TOY_NETWORKS), default="mlp", help="Kind of network.")
+    arch: str = option(type=choice(TOY_NETWORK_NAMES), default="mlp", help="Kind of network.")
     space: str = option(
         type=choice(SPACES),
         default="ES",
@@ -90,14 +96,14 @@ class ToyTrainSettings(Declared):
     law: LatentLawOptions = options_of(LatentLawOptions)
     run: RunOptions = options_of(RunOptions, defaults=DEFAULTS)
 
-    def choices(self, dim: int) -> Choices:
+    def choices(self, dim: int) -> learning.Choices:
         """The model to build for a toy of so many dimensions.
 
         Raises:
             UsageError: Options contradict the toy or each other.
         """
         agree("data_dim", self.flow.data_dim, dim, f"the toy '{self.toy.data_name}'")
-        return Choices(
+        return learning.Choices(
             precond=self.flow.precond,
             inflation=self.flow.arguments(self.flow.precond, dim),
             network=self.network.arch,

@@ -1,8 +1,11 @@
 """Options of toys, and the settings of ``toy_pfODE_int.py``."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 
+from training import simulation
 from training.settings.common import RunOptions, save_dir, seed
 from training.settings.declared import Declared, option, options_of
 from training.settings.integration import SolverOptions, ToyTimeOptions
@@ -18,8 +21,6 @@ from training.settings.networks import (
 )
 from training.settings.schedules import InflationOptions, augment_to, toy_name
 from training.settings.types import COUNT
-from training.simulation.networks import NetworkChoice
-from training.simulation.toys import ToyChoice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +53,9 @@ class NetSettings(_Simulating):
     def __post_init__(self) -> None:
         check_storage(self.store_grid, self.times.disc, self.network)
 
-    def chosen_network(self) -> NetworkChoice:
+    def chosen_network(self) -> simulation.NetworkChoice:
         said = {"data_name": self.data_name, "augment_to": self.augment_to, **self.flow.said()}
-        return NetworkChoice(self.network, said, self.end_vars, self.calibration)
+        return simulation.NetworkChoice(self.network, said, self.end_vars, self.calibration)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +66,8 @@ class ClosedFormSettings(_Simulating):
     augment_to: int | None = augment_to()
     flow: InflationOptions = options_of(InflationOptions)
 
-    def chosen_toy(self) -> ToyChoice:
-        return ToyChoice(
+    def chosen_toy(self) -> simulation.ToyChoice:
+        return simulation.ToyChoice(
             self.data_name,
             self.augment_to or 0,
             self.flow.data_dim,

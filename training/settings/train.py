@@ -1,21 +1,18 @@
 """Settings of ``train.py``."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import torch
 
 from dnnlib.errors import UsageError, agree
-from training.data.augment import LABEL_DIM
-from training.data.images.dataset import ImageDataset
-from training.data.tables.table import Table
-from training.flow.denoisers import NOISE_CONDITIONINGS, PRECISIONS, SPACES
-from training.learning.building import Choices
-from training.learning.loss import T_SAMPLINGS
+from training import learning
+from training.data import tables
 from training.learning.recipes import (
     COMPRESSED_TIME,
     PUBLISHED_T_MAX,
@@ -24,8 +21,16 @@ from training.learning.recipes import (
     fitted,
     published,
 )
-from training.learning.tables import AUTO
-from training.networks import IMAGE_NETWORKS
+from training.names import (
+    AUTO,
+    IMAGE_NETWORK_NAMES,
+    LABEL_DIM,
+    NOISE_CONDITIONINGS,
+    PRECISIONS,
+    SPACES,
+    T_SAMPLINGS,
+    TABLE_NETWORK,
+)
 from training.settings.declared import Declared, option, options_of
 from training.settings.schedules import InflationOptions
 from training.settings.tables import TableOptions
@@ -46,8 +51,12 @@ from training.settings.types import (
     choice,
 )
 
+if TYPE_CHECKING:
+    import torch
+
+    from training.data.images.dataset import ImageDataset
+
 PRESETS = ("auto", "published")
-TABLE_NETWORK = "mlp"
 IMAGES_ONLY = {
     *("augment", "batch_pca", "bench", "cache", "calibration_data", "cbase", "compile"),
     *("cres", "held_out", "precision", "preset", "transfer", "workers", "xflip"),
@@ -137,7 +146,7 @@ class NetworkOptions(Declared):
 
     section = "Network"
     arch: str | None = option(
-        type=choice((*IMAGE_NETWORKS, TABLE_NETWORK)),
+        type=choice((*IMAGE_NETWORK_NAMES, TABLE_NETWORK)),
         unset=f"ddpmpp; tables: {TABLE_NETWORK}",
         help="Kind of network.",
     )
@@ -256,14 +265,14 @@ class TrainSettings(Declared):
             )
         network = self.network.arch
         if network is not None and (network == TABLE_NETWORK) != table:
-            known = [TABLE_NETWORK] if table else list(IMAGE_NETWORKS)
+            known = [TABLE_NETWORK] if table else list(IMAGE_NETWORK_NAMES)
             raise UsageError(
                 f"--arch={network} does not go with {self.data.data}: give {', '.join(known)}"
             )
         if not table and self.flow.dims_to_keep == AUTO:
             raise UsageError("--dims_to_keep=auto is for tables: give a number")
 
-    def of_table(self, table: Table) -> Table:
+    def of_table(self, table: tables.Table) -> tables.Table:
         """The table, with conditions if they are wanted.
 
         Raises:
@@ -280,7 +289,9 @@ class TrainSettings(Declared):
             )
         return table
 
-    def table_choices(self, recipe: TableRecipe, table: Table, dims_to_keep: int) -> Choices:
+    def table_choices(
+        self, recipe: TableRecipe, table: tables.Table, dims_to_keep: int
+    ) -> learning.Choices:
         """The model to build for a table.
 
         Args:
@@ -300,7 +311,7 @@ class TrainSettings(Declared):
         inflation = flow.arguments(flow.precond, dim)
         if flow.precond == "ifs":
             inflation |= {"dims_to_keep": dims_to_keep, "gamma0": recipe.gamma0}
-        return Choices(
+        return learning.Choices(
             precond=flow.precond,
             inflation=inflation,
             network=TABLE_NETWORK,
@@ -332,7 +343,7 @@ class TrainSettings(Declared):
             return published(self.arch, values)
         return fitted(self.arch, images, image_shape, device, values)
 
-    def choices(self, recipe: ImageRecipe, dataset: ImageDataset) -> Choices:
+    def choices(self, recipe: ImageRecipe, dataset: ImageDataset) -> learning.Choices:
         """The model to build for a data set.
 
         Raises:
@@ -341,7 +352,7 @@ class TrainSettings(Declared):
         flow, network = self.flow, self.network
         agree("data_dim", flow.data_dim, dataset.dim, f"the data set {dataset.name}")
         is_published, inflating = self.training.preset == "published", flow.precond == "ifs"
-        return Choices(
+        return learning.Choices(
             precond=flow.precond,
             inflation=flow.arguments(flow.precond, dataset.dim),
             network=self.arch,

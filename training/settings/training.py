@@ -1,5 +1,7 @@
 """Options of the scripts that train, and how a resumed run takes over its own."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,15 +10,10 @@ from typing import Any, TypeVar
 
 import click
 
-from dnnlib.errors import DataError, UsageError, agree
-from torch_utils.snapshots import in_one_line
-from training.flow.calibration import METHODS
-from training.learning.melting import LawPlan
+from dnnlib.errors import DataError, UsageError, agree, in_one_line
+from training import learning
 from training.learning.recipes import TableRecipe, TrainingRecipe
-from training.learning.restarting import OPTIONS_NAME
-from training.learning.resuming import place_to_resume, read_record
-from training.learning.run_folder import Place
-from training.learning.trainer import TrainingConfig
+from training.names import METHODS
 from training.settings.declared import Declared, option
 from training.settings.types import (
     AMOUNT,
@@ -84,7 +81,7 @@ class LatentLawOptions(Declared):
         if self.refit_latent_law and self.latent_law == "gaussian":
             raise UsageError("--refit_latent_law learns a law: leave --latent_law=gaussian out")
 
-    def law_plan(self, precond: str, plan: LawPlan) -> LawPlan | None:
+    def law_plan(self, precond: str, plan: learning.LawPlan) -> learning.LawPlan | None:
         """What is left of a plan to learn the law of latents; None where there is no law to learn.
 
         Raises:
@@ -172,27 +169,44 @@ class RunOptions(Declared):
         unset="cuda where there is one", help="Device: cpu, cuda or cuda:N."
     )
     dry_run: bool = option(
-        "-n", "--dry-run", is_flag=True, help="Print what would be done, and stop."
+        "-n",
+        "--dry-run",
+        is_flag=True,
+        help="Print what would be done, and what a step costs: parameters, operations, memory.",
+    )
+    card_memory: float | None = option(
+        "--card-memory",
+        type=AMOUNT,
+        unset="none",
+        help="With --dry-run: memory of a card, GiB, for which to tell the largest --batch-gpu; "
+        "it need not be there",
     )
 
-    def place(self, *parts: str | None) -> Place:
+    def __post_init__(self) -> None:
+        if "card_memory" in self.given and not self.dry_run:
+            raise UsageError("--card-memory goes with --dry-run")
+
+    def place(self, *parts: str | None) -> learning.Place:
         """The run's folder, named by those of the parts that are there."""
         assert self.outdir is not None
         name = "-".join(part for part in (*parts, self.desc) if part)
-        return Place(self.outdir, name, self.nosubdir)
+        return learning.Place(self.outdir, name, self.nosubdir)
 
 
 FREE_ON_RESUME = frozenset(
-    ("batch_gpu", "device_name", "dry_run", "dump", "duration", "keep", "resume", "snap", "tick")
+    (
+        *("batch_gpu", "card_memory", "device_name", "dry_run", "dump", "duration", "keep"),
+        *("resume", "snap", "tick"),
+    )
 )
 """Options that a resumed run may change and still be the same run, or a longer one."""
 
 
 def training_config(
     recipe: TrainingRecipe, training: TrainingOptions, run: RunOptions
-) -> TrainingConfig:
+) -> learning.TrainingConfig:
     """The recipe in samples, with what is no part of it."""
-    return TrainingConfig(
+    return learning.TrainingConfig(
         total=round(recipe.duration * 1e6),
         batch=recipe.batch,
         batch_gpu=training.batch_gpu,
@@ -236,7 +250,7 @@ def settled(
         DataError: That run is of another script, or its options cannot be read.
     """
     values = settings.recorded()
-    place = place_to_resume(values["resume"], values["outdir"], values["nosubdir"])
+    place = learning.place_to_resume(values["resume"], values["outdir"], values["nosubdir"])
     if place is not None:
         saved = _saved_options(place, data)
         saved |= {k: v for k, v in earlier.items() if saved.get(k) is None}
@@ -245,10 +259,24 @@ def settled(
         )
         settings = type(settings).of(_as_typed(merged, place), settings.given)
         values = settings.recorded()
+    _require_named(values, data)
+    return settings, place
+
+
+def require_named(settings: Declared, data: str) -> None:
+    """Raises click.UsageError if a new run is not told what to train on, or where to write.
+
+    ``settled`` refuses it as well; this needs nothing but what was typed.
+    """
+    values = settings.recorded()
+    if values["resume"] is None and not values["refit_latent_law"]:
+        _require_named(values, data)
+
+
+def _require_named(values: Mapping[str, Any], data: str) -> None:
     for name in ("outdir", data):
         if values[name] is None:
             raise click.UsageError(f"Missing option '--{name}'.")
-    return settings, place
 
 
 def resumed_options(
@@ -286,7 +314,7 @@ def _plain(value: Any) -> Any:
 
 
 def _saved_options(place: Path, data: str) -> dict[str, Any]:
-    record = read_record(place)
+    record = learning.read_record(place)
     if data not in record["options"]:
         command = record.get("command")
         script = command[0] if isinstance(command, list) and command else "another script"
@@ -301,7 +329,7 @@ def _as_typed(options: Mapping[str, Any], place: Path) -> dict[str, Any]:
         DataError: An option does not take its value, or has none where there must be one.
     """
     ctx = click.get_current_context()
-    source = (place if place.is_dir() else place.parent) / OPTIONS_NAME
+    source = (place if place.is_dir() else place.parent) / learning.OPTIONS_NAME
     typed = {}
     for param in ctx.command.params:
         name = param.name or ""

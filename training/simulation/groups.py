@@ -21,8 +21,8 @@ from dnnlib.files import require_folder
 from dnnlib.logs import logger
 from torch_utils import distributed
 from training.inference.prior import Prior
-from training.inference.samplers.twisted import FEWEST
 from training.inference.sampling import SamplingPlan
+from training.names import PARTICLES
 
 GROUP = 64
 """Observations that are sampled side by side: enough to fill the calls of small networks."""
@@ -34,7 +34,7 @@ APART = ("save_dir", "overwrite", "strict", "device_name", "network", "level")
 
 def group_size(prior: Prior, plan: SamplingPlan) -> int:
     """How many observations to sample side by side."""
-    dim, draws = prior.dim, max(plan.draws, plan.particles or FEWEST)
+    dim, draws = prior.dim, max(plan.draws, plan.particles or PARTICLES)
     numbers = max(draws * (dim + prior.flow.basis.dim), dim**2) * plan.chains
     return max(1, min(GROUP, GROUP_NUMBERS // numbers))
 

@@ -12,8 +12,8 @@ from torch_utils import distributed
 from training.flow.latent.laws import GaussianLaw, LatentLaw
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
+from training.names import LEARNED
 
-LEARNED = "learned"
 WRONG_BY = 2.0
 """Factor between variances from which on a law is worth a warning."""
 

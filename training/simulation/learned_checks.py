@@ -13,13 +13,14 @@ from training.flow.coordinates.surprise import Surprise
 from training.inference.amortized import Amortized
 from training.inference.checking import check_learned
 from training.measure.posterior.calibration import RunValues
+from training.names import FEWEST_NEIGHBORS, NEIGHBORS
 from training.simulation.groups import Groups, Progress
 from training.simulation.posterior_checks import values_of_groups
 from training.simulation.tables import TableFlow
 
-FEWEST, NEIGHBORS, SHARE = 20, 100, 10
-"""Simulations that are tested near an observation: at least, unless said, and at most one of so
-many, since more would not be near it."""
+SHARE = 10
+"""Simulations that are tested near an observation are at most one of so many: more would not be
+near it."""
 MOST_OTHERS = 10_000
 """Simulations among which TARP's points are looked for."""
 
@@ -136,7 +137,7 @@ def _nearest_others(rows: Rows, places: Tensor, law: Surprise) -> Tensor | None:
 
 def _neighbor_count(wanted: int | None, rows: int, path: Path) -> int:
     """How many of the rows to test are near an observation."""
-    most = max(FEWEST, rows // SHARE)
+    most = max(FEWEST_NEIGHBORS, rows // SHARE)
     if wanted is not None and wanted > most:
         raise UsageError(
             f"--neighbors is {wanted}, but only one in {SHARE} of the {rows} rows to test of "

@@ -11,12 +11,13 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.data.toys import TOY_NAMES, Toy
+from training.data.toys import Toy
 from training.files.observations import read_conditions, read_observations
 from training.flow.coordinates.surprise import Surprise
 from training.flow.pfode import ProbabilityFlow
 from training.inference.prior import Prior
 from training.measure.roundtrip import LEVELS_PER_UNIT
+from training.names import IMAGE_POOL, TOY_NAMES, TOY_POOL
 from training.simulation.images import ImageFlow
 from training.simulation.networks import NetworkFile
 from training.simulation.tables import TableFlow
@@ -24,7 +25,6 @@ from training.simulation.toys import ToyChoice, ToyFlow
 
 ROWS = {"mlp": 256, "images": 16}
 """Points of a block: with blocks of one size, results do not depend on what is sampled beside."""
-TOY_POOL, IMAGE_POOL = 2**17, 2**12
 
 
 @dataclass(frozen=True)

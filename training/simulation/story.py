@@ -22,8 +22,6 @@ from training.flow.solvers import Solver
 from training.simulation.latents import LatentChoice
 from training.simulation.simulator import Simulation, Simulator
 
-KINDS = ("melt", "roundtrip", "gen")
-
 
 @dataclass(frozen=True)
 class Samples:

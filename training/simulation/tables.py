@@ -17,14 +17,12 @@ from training.flow.coordinates.coordinates import Coordinates
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
 from training.measure.held_out_ranks import density_ranks, latent_coverage
+from training.names import MOST_ROWS
 from training.simulation.images import plain_name
 from training.simulation.networks import NetworkFile, TrainedFlow
 from training.simulation.simulator import Simulation
 from training.simulation.story import Samples, Story
 from training.simulation.times import TimeChoice
-
-MOST_ROWS = 10_000
-"""Rows that are melted, unless a number is given."""
 
 
 @dataclass(frozen=True)

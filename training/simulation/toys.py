@@ -9,12 +9,13 @@ from torch import Tensor
 from dnnlib.errors import DataError, agree
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.data.toys import LARGEST_MISMATCH, TOY_NAMES, Toy
+from training.data.toys import LARGEST_MISMATCH, Toy
 from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import INFLATION_DEFAULTS
 from training.model.recipe import make_schedule
+from training.names import TOY_NAMES
 from training.simulation.networks import NetworkChoice, NetworkFile
 from training.simulation.simulator import Simulation
 from training.simulation.story import Samples, Story

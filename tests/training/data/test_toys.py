@@ -16,10 +16,11 @@ from tests.support.draws import normal, seeded
 from tests.support.flows import law_distance
 from training.data import toys
 from training.data.batches import ToyBatches
-from training.data.toys import LARGEST_MISMATCH, TOY_NAMES, UNSCALED, Toy
+from training.data.toys import LARGEST_MISMATCH, UNSCALED, Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import InflationSchedule
+from training.names import TOY_NAMES
 
 COUNT, LIKELY = 5000, 2000
 

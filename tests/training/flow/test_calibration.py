@@ -10,12 +10,13 @@ from tests.support.flows import FunctionNetwork, random_basis
 from tests.support.rank_pool import RankPool
 from torch_utils import distributed
 from training.data.toys import Toy
-from training.flow.calibration import METHODS, PRIOR_STD, Calibration, fit_calibration
+from training.flow.calibration import PRIOR_STD, Calibration, fit_calibration
 from training.flow.denoisers import MixtureDenoiser, NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS
+from training.names import METHODS
 
 BIAS = 0.15
 END = 5.0

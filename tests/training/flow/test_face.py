@@ -12,7 +12,8 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.isotropic import EDMSchedule
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
-from training.flow.solvers import DEFAULT_STEPS, SOLVERS
+from training.flow.solvers import SOLVERS
+from training.names import DEFAULT_STEPS
 
 
 @pytest.fixture

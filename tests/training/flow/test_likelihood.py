@@ -17,7 +17,6 @@ from tests.support.flows import GAP, SCHEDULES, curved_flow, exact_flow, gaussia
 from training.flow.calls import BlockwiseDenoiser, RecomputedDenoiser
 from training.flow.latent.laws import GaussianLaw
 from training.flow.likelihood import (
-    LARGEST_EXACT,
     DivergenceIntegral,
     Likelihood,
     Trace,
@@ -27,6 +26,7 @@ from training.flow.likelihood import (
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import NoiseSchedule
 from training.flow.solvers import SOLVERS, Solver
+from training.names import LARGEST_EXACT
 
 RK4, DEFAULT = SOLVERS["rk4"], SOLVERS["exp_rk5"]
 EXACT = Trace("exact")

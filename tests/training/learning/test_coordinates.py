@@ -13,13 +13,8 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from training.data.tables.table import Columns
 from training.flow.coordinates.coordinates import Coordinates
-from training.learning.coordinates import (
-    AXES_TOO,
-    MARGINALS,
-    WHITENINGS,
-    basis_in,
-    fit_coordinates,
-)
+from training.learning.coordinates import basis_in, fit_coordinates
+from training.names import AXES_TOO, MARGINALS, WHITENINGS
 
 NAMES = ["gamma", "uniform", "rate", "sum"]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from dnnlib.errors import UsageError
-from training.flow.solvers import DEFAULT_STEPS
+from training.names import DEFAULT_STEPS
 from training.settings.integration import ImageTimeOptions, steps_and_end
 from training.settings.latents import latent_choice, recorded_eps
 from training.simulation.latents import LatentChoice

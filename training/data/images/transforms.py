@@ -7,8 +7,6 @@ import numpy as np
 from dnnlib.errors import DataError, UsageError
 from training.data.images.codec import MAX_PIXELS, resize
 
-TRANSFORMS = ("center-crop", "center-crop-wide")
-
 
 @dataclass(frozen=True)
 class Transform:

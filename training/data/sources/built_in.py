@@ -9,12 +9,12 @@ import numpy as np
 
 from dnnlib.errors import UsageError
 from training.data.sources.source import Images, Source, SourceImage, given
+from training.names import HELD_OUT_PATCHES, PATCHES, SIDES
 
-DIGITS, PATCHES, HELD_OUT_PATCHES = "digits", "patches", "patches:held-out"
+DIGITS = "digits"
 NAMES = (DIGITS, PATCHES, HELD_OUT_PATCHES)
-PATCH, PATCHES_MADE = 16, 20_000
-"""Side of patches, in pixels, and how many there are, unless a number is given."""
-SIDES = (4, 64)
+PATCHES_MADE = 20_000
+"""How many patches there are, unless a number is given."""
 TILE = 4
 """Side of the tiles that photographs are cut into, in sides of a patch."""
 HELD_OUT = 5

@@ -30,18 +30,11 @@ from training.data.images.containers import (
     open_container,
     quoted,
 )
-from training.data.sources.built_in import (
-    DIGITS,
-    HELD_OUT_PATCHES,
-    PATCH,
-    PATCHES,
-    PATCHES_MADE,
-    digits,
-    patches,
-)
+from training.data.sources.built_in import DIGITS, PATCHES_MADE, digits, patches
 from training.data.sources.lmdb_store import DATA_FILE, count_entries, read_entries
 from training.data.sources.plain_pickle import read_plain_pickle
 from training.data.sources.source import Images, Source, SourceImage, given
+from training.names import HELD_OUT_PATCHES, PATCH, PATCHES
 
 _KNOWN = (
     "a folder, a .zip of images, cifar-10-python.tar.gz, an MNIST images-idx3-ubyte.gz, an LMDB "

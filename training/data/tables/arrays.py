@@ -20,7 +20,8 @@ from training.data.tables.foreign import (
     require_few,
     require_names,
 )
-from training.data.toys import TOY_NAMES, Toy
+from training.data.toys import Toy
+from training.names import TOY_NAMES
 
 SHIPPED = ("breast_cancer", "diabetes", "wine")
 """Data sets of scikit-learn by name."""

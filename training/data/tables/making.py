@@ -18,7 +18,6 @@ from training.data.tables.foreign import BLOCK_ROWS, ForeignTable
 from training.data.tables.in_place import joined, narrowed
 from training.data.tables.table import Columns, Dropped, Table
 
-MISSING = ("refuse", "drop", "mean")
 LARGEST = 1e100
 """Of a value: its square has to be a number, and the sum of many squares."""
 FEWEST_ROWS = 10

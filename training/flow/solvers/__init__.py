@@ -21,8 +21,6 @@ from training.flow.solvers.runge_kutta import CASH_KARP, EULER, HEUN, RK4, Table
 from training.flow.solvers.solver import Method, Solver, Velocity
 
 __all__ = [
-    "DEFAULT",
-    "DEFAULT_STEPS",
     "SOLVERS",
     "Method",
     "Solver",
@@ -51,10 +49,6 @@ SOLVERS = {
         _coupled("rev_rk5", 6, CASH_KARP),
     )
 }
-DEFAULT = "exp_rk5"
-"""The most accurate for its calls in ``benchmarks/solvers.py``; see docs/solvers.md."""
-DEFAULT_STEPS = 20
-"""Steps of an integration where nothing else was asked for."""
 
 
 def as_solver(solver: Solver | str) -> Solver:

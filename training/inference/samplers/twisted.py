@@ -39,13 +39,12 @@ from training.inference.noise import Noise
 from training.inference.target import Target
 from training.inference.weights import require_some, systematic
 from training.measure.posterior.importance import effective_size
+from training.names import PARTICLES
 
 NAME = "twisted"
 STEPS = 32
 WORTH = 0.5
 """Part of the particles that weights are worth at least: else they are taken by weight."""
-FEWEST = 1024
-"""Particles of a population, unless draws are more."""
 AT_ONCE = 2**21
 """Numbers of the particles that move at once, if they are of more than one observation. CPUs are
 slower with larger tensors, for which memory is asked of the system anew each time."""
@@ -69,7 +68,7 @@ def twist(
         numbers: The number of each observation, by which it is seeded.
         chains: C.
         draws: S of each population.
-        particles: Of each population; None for ``FEWEST``, or S if that is more.
+        particles: Of each population; None for ``PARTICLES``, or S if that is more.
         on_part: Called with the part of the work that was done.
 
     Raises:
@@ -77,7 +76,7 @@ def twist(
         DataError: The likelihood is 0 at all particles.
     """
     require_lookahead(target)
-    size = particles or max(draws, FEWEST)
+    size = particles or max(draws, PARTICLES)
     times = target.prior.flow.times(STEPS)
     before = target.calls
     errors = error_covariances(target, times, seed)

@@ -3,9 +3,10 @@
 import numpy as np
 import torch
 
-from training.data.toys import TOY_NAMES, Toy
+from training.data.toys import Toy
 from training.inference.exact import ExactPosterior
 from training.inference.likelihoods import Gaussian
+from training.names import TOY_NAMES
 
 GRID = 120
 """Points of a contour's grid along each axis."""

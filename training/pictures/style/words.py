@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from torch_utils.results import load_json
+from training.names import KINDS
 
-KINDS = ("melt", "roundtrip", "gen")
 STEM = re.compile(
     r"(?P<data>.+)_(?P<schedule>PRP|PRRto\d+D|EDM|VP|VE)(_(?P<denoiser>net|discrete|exact))?"
 )

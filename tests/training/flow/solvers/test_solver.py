@@ -11,8 +11,9 @@ from dnnlib.errors import UsageError
 from tests.support.draws import double, normal
 from tests.support.equations import START, last, riccati, riccati_solution, scipys_end
 from tests.support.flows import Counted, curved_flow
-from training.flow.solvers import DEFAULT, SOLVERS, Solver, get_solver
+from training.flow.solvers import SOLVERS, Solver, get_solver
 from training.flow.solvers.multistep import adams_bashforth
+from training.names import DEFAULT_SOLVER
 
 FIXED = {name: solver for name, solver in SOLVERS.items() if not solver.adaptive}
 
@@ -89,7 +90,7 @@ def test_solvers_are_found_by_their_names() -> None:
     assert named("pairs") == reversible
     assert (named("multistep"), named("adaptive")) == ({"exp_ab2"}, {"dopri5"})
     assert named("calls_per_step") == set(SOLVERS) - implicit - {"dopri5"}
-    assert DEFAULT in SOLVERS
+    assert DEFAULT_SOLVER in SOLVERS
     for name, solver in SOLVERS.items():
         found = get_solver(name)
         assert found == solver.with_method(found.method)

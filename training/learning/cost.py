@@ -1,0 +1,335 @@
+"""What a step of training costs, found on paper: on tensors that have shapes but no numbers.
+
+The step is the trainer's own, run in PyTorch's ``FakeTensorMode``, which takes neither a card nor
+memory nor much time. Tensors are counted as they come and go: weights, averages, gradients, the
+moments of Adam, bases, the batch, and activations that wait for the backward pass.
+
+Not counted are the context of CUDA, workspaces of cuDNN and other kernels, gaps that the allocator
+leaves, augmentation, the buckets of several ranks, and what ``torch.compile`` saves.
+"""
+
+import copy
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
+
+from dnnlib.logs import logger
+from torch_utils import distributed
+from torch_utils.live_memory import LiveMemory
+from training.learning.loss import DenoisingLoss, Draws
+from training.learning.trainer import Trainer, TrainingConfig
+from training.model.model import Model
+
+USED = 0.75
+"""Part of a card that a step may take; the rest is left to what is not counted. On a CPU, whose
+convolutions keep copies in layouts of their own, processes grew by 1.24 to 1.27 times what is
+counted here."""
+IN_SINGLE = (functional.group_norm, functional.layer_norm, functional.softmax, Tensor.softmax)
+"""What autocasting of CUDA, unlike that of the CPU, does in float32."""
+Conditions = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What a step of training costs on one rank.
+
+    Attributes:
+        parameters: Trained numbers.
+        forward_flops: Floating-point operations of a sample, without the backward pass: those of
+            matrix products, convolutions and attention.
+        flops: The same with the backward pass.
+        state_bytes: Of what stays between steps: weights, averages, moments and bases.
+        peak_bytes: The most of a step.
+        rows: Samples of this rank in a step.
+        batch_gpu: How many of them at a time.
+        precision: Of the network.
+        card: GiB of the card that is to be filled; None for none.
+        largest: The most samples at a time that fit it, 0 for none.
+    """
+
+    parameters: int
+    forward_flops: float
+    flops: float
+    state_bytes: int
+    peak_bytes: int
+    rows: int
+    batch_gpu: int
+    precision: str
+    card: float | None = None
+    largest: int | None = None
+
+    def describe(self) -> str:
+        """For people to read, in one line or two."""
+        said = (
+            f"On paper, a step of {self.parameters:,} parameters takes "
+            f"{_flops(self.forward_flops)} a sample, {_flops(self.flops)} with the backward pass, "
+            f"and {_memory(self.peak_bytes)} at its peak, {self.batch_gpu} samples at a time in "
+            f"{self.precision}; {_memory(self.state_bytes)} stay between steps. Not counted: the "
+            "context of CUDA, workspaces of kernels, gaps between tensors"
+        )
+        if self.card is None:
+            return said
+        if not self.largest:
+            fits = "not even one sample at a time fits"
+        elif self.largest == self.rows:
+            fits = f"the whole batch fits: {self.rows} samples at a time"
+        else:
+            fits = f"at most --batch-gpu={self.largest} fits"
+        return f"{said}\nIn {self.card:g} GiB, a quarter of it left to these, {fits}"
+
+
+def _memory(size: int) -> str:
+    return f"{size / 2**30:.3g} GiB" if size >= 2**30 else f"{size / 2**20:.3g} MiB"
+
+
+def _flops(count: float) -> str:
+    for factor, name in ((1e12, "TFLOP"), (1e9, "GFLOP")):
+        if count >= factor:
+            return f"{count / factor:.3g} {name}"
+    return f"{count / 1e6:.3g} MFLOP"
+
+
+class _Alone(Trainer):
+    """A trainer that no other rank waits for."""
+
+    def over_ranks(self, regression: nn.Module) -> nn.Module:
+        return regression
+
+
+class _Fake(FakeTensorMode):  # type: ignore[no-untyped-call]
+    """Tensors with shapes but without numbers."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """False spares the import of the compiler, which takes seconds: nothing is compiled."""
+        return False
+
+
+class _Calls(TorchFunctionMode):
+    """Calls that fakes, or cards, answer in their own way.
+
+    Args:
+        card: Whether the step is to be that of a card.
+    """
+
+    def __init__(self, card: bool):
+        super().__init__()
+        self._card = card
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = dict(kwargs or {})
+        if func is Tensor.__deepcopy__:  # which for a fake would copy the whole mode
+            tensor, known = args
+            return known.setdefault(id(tensor), tensor.detach().clone())
+        if self._card and func is functional.dropout and named.get("training", True):
+            # The kernel of CUDA keeps a mask of bytes, that of the CPU one of numbers.
+            return torch.native_dropout(args[0], named["p"], True)[0]
+        if self._card and func in IN_SINGLE and torch.is_autocast_enabled("cpu"):
+            args = [_in_single(value) for value in args]
+            named = {name: _in_single(value) for name, value in named.items()}
+        return func(*args, **named)
+
+
+def _in_single(value: Any) -> Any:
+    lower = (torch.bfloat16, torch.float16)
+    return value.float() if isinstance(value, Tensor) and value.dtype in lower else value
+
+
+class PaperStep:
+    """A step of training on tensors without numbers, on one rank.
+
+    Args:
+        model: The model; it is not changed.
+        loss: The loss.
+        config: Of the training.
+        precision: Of the network.
+        card: Whether the step is to be that of a card, or else of the CPU.
+        fake: Whether tensors have no numbers; otherwise everything is computed, on the CPU.
+
+    Attributes:
+        parameters: Trained numbers.
+        rows: Samples of a rank in a step.
+        state_bytes: Of what stays between steps.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        loss: DenoisingLoss,
+        config: TrainingConfig,
+        precision: str = "fp32",
+        card: bool = False,
+        fake: bool = True,
+    ):
+        self._batch, self._batch_gpu = config.batch, config.batch_gpu
+        self._precision = precision
+        self._memory, self._calls = LiveMemory(), _Calls(card)
+        self._peaks: dict[int, int] = {}
+        self._mode = _Fake(allow_non_fake_inputs=True) if fake else nullcontext()
+        arguments = model.recipe.network_arguments
+        sizes = {"labels": "label_dim", "augment_labels": "augment_dim"}
+        self._conditions = {name: arguments.get(size) or 0 for name, size in sizes.items()}
+        self.rows = len(range(config.batch)[distributed.shard(config.batch)])
+        with self._mode, self._calls:
+            denoiser = copy.deepcopy(model.denoiser)
+            denoiser.precision = precision
+        with self._on_paper():
+            self.parameters = sum(weights.numel() for weights in denoiser.parameters())
+            self._memory.count([*denoiser.parameters(), *denoiser.buffers()])
+            self._trainer = _Alone(replace(model, denoiser=denoiser), loss, config)
+            self._step(1, 1, 1)  # Adam makes its moments in its first step
+        self.state_bytes = self._memory.now
+
+    def peak(self, batch_gpu: int) -> int:
+        """The most bytes that live in a step with so many samples at a time."""
+        if batch_gpu not in self._peaks:
+            with self._on_paper():
+                self._memory.restart()
+                self._step(self._batch, self.rows, batch_gpu)
+            self._peaks[batch_gpu] = self._memory.peak
+        return self._peaks[batch_gpu]
+
+    def flops(self, rows: int = 2) -> tuple[float, float]:
+        """Of a sample, without and with the backward pass."""
+        trainer = self._trainer
+        with self._on_paper():
+            _, part = self._samples(rows, rows)
+            with _flop_counter() as both:
+                trainer.add_gradient(*part)
+            trainer.optimizer.zero_grad(set_to_none=True)
+            with torch.no_grad(), _flop_counter() as forward:
+                trainer.loss.per_sample(trainer.regression, *part)
+        return forward.get_total_flops() / rows, both.get_total_flops() / rows
+
+    def cost(self, card: float | None = None) -> StepCost:
+        """All of it.
+
+        Args:
+            card: GiB of a card that is to be filled; None for none.
+        """
+        size = min(self._batch_gpu or self.rows, self.rows)
+        room = None if card is None else int(card * USED * 2**30)
+        return StepCost(
+            self.parameters,
+            *self.flops(),
+            self.state_bytes,
+            self.peak(size),
+            self.rows,
+            size,
+            self._precision,
+            card,
+            None if room is None else largest_that_fits(self.peak, room, self.rows),
+        )
+
+    @contextmanager
+    def _on_paper(self) -> Iterator[None]:
+        with self._mode, self._calls, self._memory:
+            yield
+
+    def _samples(self, batch: int, rows: int) -> tuple[Tensor, tuple[Tensor, Draws, Conditions]]:
+        """What a rank holds in a step: its points, and these in eigenspace, the draws for the
+        whole batch, and the conditions."""
+        basis = self._trainer.denoiser.basis
+        points = torch.zeros(rows, basis.dim)
+        times = torch.full((batch,), self._trainer.loss.t_max, dtype=torch.float64)
+        draws = Draws(times, torch.zeros(batch, basis.dim, dtype=torch.float64))
+        wide = {name: width for name, width in self._conditions.items() if width}
+        conditions = {name: torch.zeros(rows, width) for name, width in wide.items()}
+        return points, (basis.to_eigen(points), draws, conditions)
+
+    def _step(self, batch: int, rows: int, batch_gpu: int) -> None:
+        """A step; of more than two parts, two, of which the second finds gradients there."""
+        trainer, part = self._trainer, slice(batch_gpu)
+        points, (clean, draws, conditions) = self._samples(batch, rows)
+        for _ in range(1 if batch_gpu >= rows else 2):
+            named = {name: values[part] for name, values in conditions.items()}
+            trainer.add_gradient(clean[part], Draws(draws.t[part], draws.noise[part]), named)
+        trainer.gradient_norm()
+        trainer.optimizer.step()
+        trainer.update_average()
+        trainer.optimizer.zero_grad(set_to_none=True)
+        del points  # which a step holds to its end
+
+
+def tell_dry_run(
+    record: Mapping[str, Any],
+    model: Model,
+    loss: DenoisingLoss,
+    config: TrainingConfig,
+    card: float | None,
+    precision: str = "fp32",
+    device_type: str = "cpu",
+) -> None:
+    """Logs what a step costs, and the record of a run that is not to be.
+
+    Args:
+        record: What would be written about the run.
+        model: The model.
+        loss: The loss.
+        config: Of the training.
+        card: GiB of a card that is to be filled, of whose kind the step then is; None for none.
+        precision: Of the network.
+        device_type: Where the training is to run.
+    """
+    on_card = card is not None or device_type == "cuda"
+    cost = PaperStep(model, loss, config, precision, on_card).cost(card)
+    logger.info(cost.describe())
+    logger.info(json.dumps({**record, "step": asdict(cost)}, indent=2, default=str))
+
+
+def _flop_counter() -> FlopCounterMode:
+    """One that knows the attention of the CPU, too."""
+
+    def forward(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return sdpa_flop_count(query, key, value)  # type: ignore[no-untyped-call]
+
+    def backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return sdpa_backward_flop_count(  # type: ignore[no-untyped-call]
+            gradient, query, key, value
+        )
+
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    attention_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    known = {attention: forward, attention_backward: backward}
+    return FlopCounterMode(display=False, custom_mapping=known)
+
+
+def largest_that_fits(needed: Callable[[int], int], room: int, most: int) -> int:
+    """The largest count from 1 to ``most`` that needs no more than the room; 0 if 1 needs more.
+
+    Memory is nearly affine in the count, so that the straight line through two counts hits it.
+    """
+    if needed(most) <= room:
+        return most
+    low, high = 1, most
+    at_low, at_high = needed(low), needed(max(1, most - 1))
+    if at_low > room:
+        return 0
+    while high - low > 1:
+        share = (room - at_low) / max(at_high - at_low, 1)
+        guess = min(max(low + int(share * (high - low)), low + 1), high - 1)
+        found = needed(guess)
+        if found <= room:
+            low, at_low = guess, found
+        else:
+            high, at_high = guess, found
+    return low

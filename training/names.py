@@ -1,0 +1,77 @@
+"""The words that options and files take, and the defaults that help texts quote.
+
+They stand here, and not beside the code that knows what they mean, so that ``--help`` need not wait
+for PyTorch: this module imports nothing. A test compares them with the registries of that code.
+"""
+
+# Data.
+TOY_NAMES = (
+    *("circles", "sine1", "sine2", "moons", "s_curve", "swirl", "alt_s_curve", "alt_swirl"),
+    *("unscaled_alt_s_curve", "unscaled_alt_swirl"),
+)
+TRANSFORMS = ("center-crop", "center-crop-wide")
+PATCHES, HELD_OUT_PATCHES = "patches", "patches:held-out"
+PATCH, SIDES = 16, (4, 64)
+"""Side of patches of photographs, in pixels, unless it is said, and between which it must be."""
+MISSING = ("refuse", "drop", "mean")
+"""What becomes of missing values: refuse them, drop their rows, or take the mean."""
+HALVES = ("upper-half", "lower-half", "left-half", "right-half")
+"""Parts of an image that may be all that was observed."""
+
+# Networks.
+TOY_NETWORK_NAMES = ("mlp", "ToyConvUNet", "ToySongUNet")
+IMAGE_NETWORK_NAMES = ("ddpmpp", "ncsnpp", "adm")
+TABLE_NETWORK = "mlp"
+LABEL_DIM = 9
+"""Of augmentation: x-flip, y-flip, n, cos phi - 1, sin phi, n cos a, n sin a, n_x, n_y."""
+PRECISIONS = ("fp32", "bf16", "fp16")
+SPACES = ("ES", "IS")
+NOISE_CONDITIONINGS = ("log", "ddpm")
+"""What a network can be trained with."""
+
+# Flow.
+G_TYPES = ("orig", "constant_inflation_gap")
+SOLVER_NAMES = (
+    *("euler", "heun", "rk4", "exp_ab2", "exp_rk5", "dopri5", "gauss4", "rev_euler", "rev_rk5"),
+)
+DEFAULT_SOLVER = "exp_rk5"
+"""The most accurate for its calls in ``benchmarks/solvers.py``; see docs/solvers.md."""
+DEFAULT_STEPS = 20
+"""Steps of an integration where nothing else was asked for."""
+TRACES = ("auto", "exact", "hutchinson")
+LARGEST_EXACT = 16
+"""Dimensions up to which ``auto`` is exact."""
+METHODS = ("gain", "marginal", "path")
+"""Of calibration."""
+LEARNED = "learned"
+"""The law of latents of a network file."""
+
+# Training.
+AUTO = "auto"
+MARGINALS = ("none", "yeo-johnson", "quantile")
+AXES_TOO = "quantile-axes"
+"""``quantile``, and a spline along the whitened axes too, which draws in rows that are far from all
+others there: a step of iterative Gaussianization (Chen and Gopinath 2000)."""
+WHITENINGS = ("none", "pca", "zca")
+LINEAR_STARTS = (AUTO, "on", "off")
+BOUNDED = (AUTO, "map", "reject")
+T_SAMPLINGS = ("uniform", "normal", "log_uniform")
+TOY_PRECONDITIONINGS = ("ifs", "edm", "edm_es")
+
+# Simulation.
+KINDS = ("melt", "roundtrip", "gen")
+MOST_ROWS = 10_000
+"""Rows of a table that are melted, unless a number is given."""
+NOISES = ("independent", "path")
+"""Of residuals: fresh at each time, or the flow's own."""
+
+# Posteriors.
+SAMPLERS = ("auto", "pool", "refined", "elliptical", "pcn", "hmc", "smc", "twisted")
+WARMUP = {"elliptical": 200, "pcn": 1000, "hmc": 300}
+"""Steps before the first draw: hmc learns its metric in them, pcn walks slowly."""
+PARTICLES = 1024
+"""Of a population of ``twisted``, unless draws are more."""
+TOY_POOL, IMAGE_POOL = 2**17, 2**12
+"""Prior draws in a pool."""
+FEWEST_NEIGHBORS, NEIGHBORS = 20, 100
+"""Simulations that are tested near an observation: at least, and unless another number is said."""
