@@ -71,8 +71,9 @@ def step_of(trainer: Trainer, batch: Batch) -> tuple[float, float]:
     """The loss and the norm of its gradient, at the draws of the CPU on all devices."""
     draws = trainer.loss.draw(len(batch.points), torch.Generator().manual_seed(0))
     there = type(draws)(*(values.to(trainer.device) for values in draws))
-    total = trainer.accumulate(batch, there, RunningMeans(trainer.device))
-    return float(total) / len(batch.points), float(trainer.gradient_norm())
+    means = RunningMeans(trainer.device)
+    trainer.accumulate(batch, there, means)
+    return means.collect()["Loss/loss"]["mean"], float(trainer.gradient_norm())
 
 
 def toy_model(device: torch.device) -> Model:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dnnlib.errors import DataError, TrainingError, UsageError
+from dnnlib.errors import DataError, UsageError
 from torch_utils import distributed
 from torch_utils.inert_pickle import shown
 from torch_utils.seeds import hash_seed, seed_layers, seeded_generator
@@ -26,9 +26,9 @@ from torch_utils.streams import Stream
 from training.data.batches import Batch
 from training.flow.denoisers import NetworkDenoiser
 from training.learning.loss import DenoisingLoss, DenoisingRegression, Draws
+from training.learning.skipping import SkippedSteps
 from training.model.model import Model
 
-MAX_SKIPPED_IN_A_ROW = 20
 # Names in a state of a denoiser's network and its output gain: those in training, those averaged.
 TRAINED = ("network", "output_gain")
 AVERAGED = ("averaged", "averaged_output_gain")
@@ -129,48 +129,49 @@ class Trainer:
         if distributed.world_size() > 1:
             regression = DistributedDataParallel(regression, **NO_BUFFERS)
         self.regression = regression
-        self.step = self.skipped = self.skipped_in_a_row = 0
+        self.step = 0
+        self.skips = SkippedSteps(self.device)
 
     @property
     def seen(self) -> int:
         """Samples trained on so far."""
         return self.step * self.config.batch
 
+    @property
+    def skipped(self) -> int:
+        """Steps so far whose loss or gradient was not finite. The host waits for it."""
+        return self.skips.read()[0]
+
     def train_step(self, batch: Batch, means: RunningMeans) -> None:
-        """One step of Adam on one batch, or none if the loss or its gradient is not finite."""
+        """One step of Adam on one batch, or none if the loss or its gradient is not finite.
+
+        The host does not wait for the device to know which: see ``SkippedSteps``. The average goes
+        on in any case, since it forgets by the samples that were seen.
+
+        Raises:
+            TrainingError: There were too many steps in a row without one.
+        """
         config = self.config
         seed = hash_seed(config.seed, Stream.NETWORK, self.step, distributed.rank())
         seed_layers(self.device, seed)
         generator = seeded_generator(self.device, config.seed, Stream.LOSS, self.step)
         draws = self.loss.draw(config.batch, generator)
         mine = distributed.shard(config.batch)
-        total = self.accumulate(batch, Draws(draws.t[mine], draws.noise[mine]), means)
+        self.accumulate(batch, Draws(draws.t[mine], draws.noise[mine]), means)
         norm = self.gradient_norm()
-        # The square of a large error can overflow where its gradient does not. The host waits for
-        # the device when it looks, so it looks at both together.
-        finite = torch.stack([distributed.sum_over_ranks(total), norm]).isfinite().all()
+        finite = norm.isfinite()
         self.step += 1
-        if bool(finite):
-            self.skipped_in_a_row = 0
-            self.optimizer.step()
-            self.update_average()
-            means.add("Gradient/norm", norm)
-        else:
-            self.skipped += 1
-            self.skipped_in_a_row += 1
+        # A fused optimizer looks at it on the device, and then changes nothing.
+        self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.update_average()
+        means.add("Gradient/norm", norm, finite)
         self.optimizer.zero_grad(set_to_none=True)
-        if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise TrainingError(
-                f"the loss or its gradient was not finite in {self.skipped_in_a_row} steps in a "
-                f"row, up to {self.seen} samples: lower --lr, and see whether the data is finite"
-            )
+        self.skips.add(~finite)
+        self.skips.require_few_in_a_row(self.seen)
 
-    def accumulate(self, batch: Batch, draws: Draws, means: RunningMeans) -> Tensor:
-        """Adds the gradient of the mean loss over the whole batch, microbatch by microbatch.
-
-        Returns:
-            The sum of this rank's losses, a scalar.
-        """
+    def accumulate(self, batch: Batch, draws: Draws, means: RunningMeans) -> None:
+        """Adds the gradient of the mean loss over the whole batch, microbatch by microbatch."""
         config = self.config
         clean = self.denoiser.basis.to_eigen(batch.points.to(self.device))
         conditions = batch.conditions(self.device)
@@ -178,7 +179,6 @@ class Trainer:
             group["lr"] = config.learning_rate(self.seen)
         size = config.batch_gpu or len(clean)
         starts = range(0, len(clean), size)
-        total = torch.zeros((), device=self.device)
         # DistributedDataParallel averages over ranks; the batch mean wants a sum.
         factor = config.loss_scale * distributed.world_size() / config.batch
         for start in starts:
@@ -191,10 +191,11 @@ class Trainer:
                     Draws(draws.t[part], draws.noise[part]),
                     {name: values[part] for name, values in conditions.items()},
                 )
-                torch.autograd.backward(factor * losses.sum())
-            total += losses.detach().sum()
+                loss = losses.sum()
+                # The square of a large error can overflow where its gradient does not. By a
+                # gradient that is not finite, all ranks learn of it.
+                torch.autograd.backward(loss, torch.where(loss.isfinite(), factor, math.nan))
             means.add("Loss/loss", losses)
-        return total
 
     def without_sync(self) -> AbstractContextManager[None]:
         """Lets gradients add up on this rank until the last microbatch averages them over ranks."""
@@ -217,10 +218,11 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs, as tensors and plain values."""
         coordinates = self.averaged.coordinates
+        skipped, in_a_row = self.skips.read()
         return {
             "step": self.step,
-            "skipped": self.skipped,
-            "skipped_in_a_row": self.skipped_in_a_row,
+            "skipped": skipped,
+            "skipped_in_a_row": in_a_row,
             "basis": self.denoiser.basis.state_dict(),
             "data_variance": self.denoiser.data_variance,
             **_trained(self.denoiser, TRAINED),
@@ -241,8 +243,8 @@ class Trainer:
             saved = _require_like(state.get("optimizer"), self.optimizer)
             self.optimizer.load_state_dict(saved)
             self.step = _count_in(state, "step")
-            self.skipped = _count_in(state, "skipped")
-            self.skipped_in_a_row = _count_in(state, "skipped_in_a_row")
+            in_a_row = _count_in(state, "skipped_in_a_row")
+            self.skips.restore(_count_in(state, "skipped"), in_a_row)
         except (ValueError, RuntimeError) as error:  # RuntimeError of torch, about other shapes
             raise DataError(f"{source} is no state of this model: {first_line(error)}") from error
 
