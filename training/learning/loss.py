@@ -74,7 +74,7 @@ class DenoisingLoss:
 
         Args:
             denoiser: A ``DenoisingRegression``, perhaps wrapped for data parallelism.
-            clean: ``e [B, D]``, float64, eigenspace.
+            clean: ``e [B, D]``, eigenspace.
             draws: Times and noise of these samples.
             conditions: What else the network takes, such as ``labels [B, L]``.
         """
@@ -110,10 +110,12 @@ class DenoisingRegression(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """F and its target, both ``[B, D]``, of clean points ``[B, D]`` and unit noise.
 
-        F is ``[K, B, D]`` of an ensemble of K networks in training.
+        All around F is computed in the dtype of the points. F is ``[K, B, D]`` of an ensemble of K
+        networks in training.
         """
-        c = self.denoiser.coefficients(t)
-        noisy = clean + self.denoiser.schedule.noise_variance(t).sqrt() * noise
+        gamma = self.denoiser.schedule.noise_variance(t).to(clean.dtype)
+        c = self.denoiser.coefficients_under(gamma)
+        noisy = clean + gamma.sqrt() * noise
         target = c.clean_weight * clean + c.noise_weight * noise
         z = (c.c_in * noisy).to(torch.get_default_dtype())
         residual = self.denoiser.residual(z, t, **conditions)

@@ -173,7 +173,10 @@ class Trainer:
     def accumulate(self, batch: Batch, draws: Draws, means: RunningMeans) -> None:
         """Adds the gradient of the mean loss over the whole batch, microbatch by microbatch."""
         config = self.config
-        clean = self.denoiser.basis.to_eigen(batch.points.to(self.device))
+        points = batch.points.to(self.device)
+        # The rotation needs float64: an axis may have a millionth of the variance of another. What
+        # follows is in the precision of the points: float32 of pixels, float64 of all else.
+        clean = self.denoiser.basis.to_eigen(points).to(points.dtype)
         conditions = batch.conditions(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate(self.seen)

@@ -17,14 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError, TrainingError
-from tests.support.draws import seeded
+from tests.support.draws import normal, seeded
 from tests.support.flows import exact_flow
+from tests.support.image_models import image_basis, image_model
 from tests.support.trainers import circles_trainer
 from torch_utils.snapshots import read_state
 from torch_utils.stats import RunningMeans
 from training.data.batches import Batch, BatchSource
+from training.flow.eigenbasis import EigenBasis
 from training.learning.loop import train
-from training.learning.loss import DenoisingLoss
+from training.learning.loss import DenoisingLoss, Draws
 from training.learning.resuming import Resumed
 from training.learning.run import run_training
 from training.learning.run_folder import Place, RunFolder
@@ -145,6 +147,27 @@ def test_microbatches_add_up_to_the_gradient_of_the_batch() -> None:
         torch.testing.assert_close(gradients[-1], gradients[0], rtol=1e-5, atol=1e-6)
         assert losses[-1]["count"] == 32
         assert losses[-1]["mean"] == pytest.approx(losses[0]["mean"], rel=1e-6)
+
+
+def test_gradients_of_pixels_in_single_precision_are_right_to_a_millionth() -> None:
+    """However small the variance along some axes is."""
+    model = image_model(output="random")
+    basis = EigenBasis(
+        image_basis(64).mean, torch.logspace(0, -7, 64), image_basis(64).eigenvectors
+    )
+    model.denoiser.basis, model.denoiser.data_variance = basis, basis.floored_variance()
+    loss = DenoisingLoss(model.denoiser.schedule, 0.0, 6.0)
+    trainer = Trainer(model, loss, TrainingConfig(total=8, batch=8))
+    points = basis.from_eigen(basis.eigenvalues.sqrt() * normal(8, 64)).float()
+    t, noise = loss.draw(8, seeded())
+    gradients = []
+    for dtype in (torch.float64, torch.float32):
+        draws = Draws(t, noise.float())
+        trainer.accumulate(Batch(points.to(dtype)), draws, RunningMeans(CPU))
+        gradients.append(torch.cat([p.grad.flatten() for p in trainer.denoiser.parameters()]))
+        trainer.optimizer.zero_grad()
+    exact, found = gradients
+    assert (found - exact).norm() < 1e-6 * exact.norm()
 
 
 def test_the_loss_scale_does_not_reach_the_weights() -> None:
