@@ -108,7 +108,7 @@ def watch(stack: ExitStack, clock: Clock, trainer: Trainer) -> None:
         (trainer.optimizer, "step", "Adam"),
         (trainer, "update_average", "average of the weights"),
         (trainer, "gradient_norm", "norm of the gradient, is it finite"),
-        (DenoisingLoss, "draw", "times and noise"),
+        (DenoisingLoss, "draw_rows", "times and noise"),
         (EigenBasis, "to_eigen", "rotations"),
         (EigenBasis, "rotate", "rotations"),
         (EigenBasis, "rotate_back", "rotations"),

@@ -1,6 +1,6 @@
 """What is trained, and a step of its training, one for toys and images.
 
-Every random number of a step is a function of (seed, step) and is drawn for the whole batch, of
+Every random number of a step is a function of (seed, step) and of its place in the whole batch, of
 which each rank takes its share. Hence a resumed run equals an unbroken one bit for bit, and any
 number of ranks and microbatches gives one rank's result up to the order of summation.
 """
@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dnnlib.errors import DataError, UsageError
 from torch_utils import distributed
 from torch_utils.inert_pickle import shown
-from torch_utils.seeds import hash_seed, seed_layers, seeded_generator
+from torch_utils.seeds import hash_seed, seed_layers
 from torch_utils.snapshots import first_line, tensors_of
 from torch_utils.stats import RunningMeans
 from torch_utils.streams import Stream
@@ -154,10 +154,10 @@ class Trainer:
         config = self.config
         seed = hash_seed(config.seed, Stream.NETWORK, self.step, distributed.rank())
         seed_layers(self.device, seed)
-        generator = seeded_generator(self.device, config.seed, Stream.LOSS, self.step)
-        draws = self.loss.draw(config.batch, generator)
-        mine = distributed.shard(config.batch)
-        self.accumulate(batch, Draws(draws.t[mine], draws.noise[mine]), means)
+        mine, keys = distributed.shard(config.batch), (config.seed, Stream.LOSS, self.step)
+        dtype = batch.points.dtype
+        draws = self.loss.draw_rows(mine, config.batch, dtype, self.device, keys)
+        self.accumulate(batch, draws, means)
         norm = self.gradient_norm()
         finite = norm.isfinite()
         self.step += 1
