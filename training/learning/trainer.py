@@ -26,12 +26,14 @@ from torch_utils.streams import Stream
 from training.data.batches import Batch
 from training.flow.denoisers import NetworkDenoiser
 from training.learning.loss import DenoisingLoss, DenoisingRegression, Draws
+from training.learning.scaling import LossScale
 from training.learning.skipping import SkippedSteps
 from training.model.model import Model
 
 # Names in a state of a denoiser's network and its output gain: those in training, those averaged.
 TRAINED = ("network", "output_gain")
 AVERAGED = ("averaged", "averaged_output_gain")
+LOSS_SCALE = "loss_scale"
 COORDINATES = "coordinates"
 """Of a table, in a state: a run that goes on takes them from there, and fits none anew."""
 
@@ -51,7 +53,8 @@ class TrainingConfig:
         ema_ramp: Largest half-life as a fraction of the samples seen so far.
         weight_decay: Of the weights, per step and unit of the learning rate (Loshchilov and Hutter
             2019).
-        loss_scale: Factor on the loss in the backward pass, divided out of the gradients.
+        loss_scale: Factor on the loss in the backward pass, divided out of the gradients. In
+            float16 there is another one, which adapts: see ``LossScale``.
         tick: Samples between reports.
         snapshot_ticks: Ticks between network files; None for the end only.
         state_ticks: Ticks between training states; None for the end only.
@@ -131,6 +134,8 @@ class Trainer:
         self.regression = regression
         self.step = 0
         self.skips = SkippedSteps(self.device)
+        adapts = self.denoiser.precision == "fp16"
+        self.loss_scale = LossScale(config.loss_scale, adapts, self.device)
 
     @property
     def seen(self) -> int:
@@ -161,12 +166,11 @@ class Trainer:
         norm = self.gradient_norm()
         finite = norm.isfinite()
         self.step += 1
-        # A fused optimizer looks at it on the device, and then changes nothing.
-        self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
-        self.optimizer.step()
+        self.optimizer_step(finite)
         self.update_average()
         means.add("Gradient/norm", norm, finite)
         self.optimizer.zero_grad(set_to_none=True)
+        self.loss_scale.update(finite)
         self.skips.add(~finite)
         self.skips.require_few_in_a_row(self.seen)
 
@@ -183,7 +187,7 @@ class Trainer:
         size = config.batch_gpu or len(clean)
         starts = range(0, len(clean), size)
         # DistributedDataParallel averages over ranks; the batch mean wants a sum.
-        factor = config.loss_scale * distributed.world_size() / config.batch
+        factor = self.loss_scale.value * (distributed.world_size() / config.batch)
         for start in starts:
             part = slice(start, start + size)
             last = start == starts[-1]
@@ -207,11 +211,19 @@ class Trainer:
         return nullcontext()
 
     def gradient_norm(self) -> Tensor:
-        """Norm ``[]`` of the whole gradient, after dividing the loss scale out of it."""
+        """Norm ``[]`` of the whole gradient, without the loss scale."""
         gradients = [p.grad for p in self._weights if p.grad is not None]
-        if self.config.loss_scale != 1:
-            torch._foreach_div_(gradients, self.config.loss_scale)
-        return torch.nn.utils.get_total_norm(gradients)
+        return torch.nn.utils.get_total_norm(gradients) / self.loss_scale.value
+
+    def optimizer_step(self, finite: Tensor) -> None:
+        """A step of Adam, if the gradient is ``finite []``: the optimizer asks on the device.
+
+        These attributes are how PyTorch's own scaler of gradients talks to a fused optimizer.
+        """
+        optimizer: Any = self.optimizer
+        optimizer.found_inf = (~finite).float()
+        optimizer.grad_scale = None if self.loss_scale.is_one else self.loss_scale.value
+        optimizer.step()
 
     @torch.no_grad()
     def update_average(self) -> None:
@@ -231,6 +243,7 @@ class Trainer:
             **_trained(self.denoiser, TRAINED),
             **_trained(self.averaged.denoiser, AVERAGED),
             "optimizer": self.optimizer.state_dict(),
+            **({LOSS_SCALE: self.loss_scale.state()} if self.loss_scale.adapts else {}),
             **({COORDINATES: coordinates.state_dict()} if coordinates else {}),
         }
 
@@ -248,6 +261,8 @@ class Trainer:
             self.step = _count_in(state, "step")
             in_a_row = _count_in(state, "skipped_in_a_row")
             self.skips.restore(_count_in(state, "skipped"), in_a_row)
+            if self.loss_scale.adapts and LOSS_SCALE in state:  # which earlier versions lack
+                self.loss_scale.restore(state[LOSS_SCALE])
         except (ValueError, RuntimeError) as error:  # RuntimeError of torch, about other shapes
             raise DataError(f"{source} is no state of this model: {first_line(error)}") from error
 
