@@ -100,11 +100,13 @@ class TrainingConfig:
         return float(0.5 ** (self.batch / max(halflife, 1e-8)))
 
 
-# Buffers do not change, and are the same on all ranks. Newer versions of torch call this option
-# forward_sync_buffers, and warn of the older name.
+# Gradients are not copied to and from what ranks send. Buffers do not change, and are the same on
+# all ranks; newer versions of torch call this option forward_sync_buffers, and warn of the older
+# name. A static graph would save nothing where all weights are used, and fails with microbatches.
 _parameters = inspect.signature(DistributedDataParallel).parameters
-NO_BUFFERS: dict[str, Any] = {
-    "forward_sync_buffers" if "forward_sync_buffers" in _parameters else "broadcast_buffers": False
+BETWEEN_RANKS: dict[str, Any] = {
+    "gradient_as_bucket_view": True,
+    "forward_sync_buffers" if "forward_sync_buffers" in _parameters else "broadcast_buffers": False,
 }
 
 
@@ -130,7 +132,7 @@ class Trainer:
             self.optimizer = torch.optim.Adam(parameters, **adam)
         regression: nn.Module = DenoisingRegression(self.denoiser)
         if distributed.world_size() > 1:
-            regression = DistributedDataParallel(regression, **NO_BUFFERS)
+            regression = DistributedDataParallel(regression, **BETWEEN_RANKS)
         self.regression = regression
         self.step = 0
         self.skips = SkippedSteps(self.device)
