@@ -89,22 +89,20 @@ class AugmentDraws(NamedTuple):
         ]
         return torch.stack(columns, dim=-1)
 
-    def warps(self, height: int, width: int) -> Tensor:
-        """The maps ``T A R S`` of homogeneous pixel coordinates about the centre, in float64.
-
-        They act on the flipped image, and take a place in it to its place in the result.
+    def sources(self, height: int, width: int) -> Tensor:
+        """Where places of the result lie in the flipped image: by the inverses of ``T A R S``.
 
         Returns:
-            ``[B, 3, 3]``.
+            ``[B, 2, 3]``, float64: maps of homogeneous pixel coordinates about the centre.
         """
-        scale = (OCTAVES * self.scaling.double()).exp2()
-        stretch = (OCTAVES * self.stretch.double()).exp2()
+        scale = (-OCTAVES * self.scaling.double()).exp2()
+        stretch = (-OCTAVES * self.stretch.double()).exp2()
         direction = self.stretch_angle.double()
-        warp = _rotation(self.rotation.double()) @ _diagonal(scale, scale)
-        warp = _rotation(direction) @ _diagonal(stretch, 1 / stretch) @ _rotation(-direction) @ warp
-        shift = SHIFT * self.shift.double()
-        warp[:, 0, 2], warp[:, 1, 2] = width * shift[:, 0], height * shift[:, 1]
-        return warp
+        unstretch = _rotation(direction) @ _diagonal(stretch, 1 / stretch) @ _rotation(-direction)
+        linear = _diagonal(scale, scale) @ _rotation(-self.rotation.double()) @ unstretch
+        x, y = (SHIFT * self.shift.double()).unbind(-1)
+        shift = torch.stack([width * x, height * y], dim=-1)[..., None]
+        return torch.cat([linear, -linear @ shift], dim=-1)
 
 
 class GeometricAugmentation:
@@ -181,7 +179,7 @@ class GeometricAugmentation:
         augmented = torch.where(draws.flip_x[:, None, None, None], images.flip(-1), images)
         augmented = torch.where(draws.flip_y[:, None, None, None], augmented.flip(-2), augmented)
         warped = labels[:, 2:].any(dim=1)[:, None, None, None]
-        moved = _warp(augmented, draws.warps(*images.shape[-2:]), self._filters_for(images))
+        moved = _warp(augmented, draws.sources(*images.shape[-2:]), self._filters_for(images))
         return torch.where(warped, moved, augmented), labels.to(images.dtype)
 
     def _filters_for(self, images: Tensor) -> "Filters":
@@ -194,14 +192,13 @@ class GeometricAugmentation:
 
 
 def _rotation(angle: Tensor) -> Tensor:
-    """Turns x towards y: ``[B] -> [B, 3, 3]``."""
-    matrix = _diagonal(angle.cos(), angle.cos())
-    matrix[:, 0, 1], matrix[:, 1, 0] = -angle.sin(), angle.sin()
-    return matrix
+    """Turns x towards y: ``[B] -> [B, 2, 2]``."""
+    cosine, sine = angle.cos(), angle.sin()
+    return torch.stack([cosine, -sine, sine, cosine], dim=-1).view(-1, 2, 2)
 
 
 def _diagonal(x: Tensor, y: Tensor) -> Tensor:
-    return torch.diag_embed(torch.stack([x, y, torch.ones_like(x)], dim=-1))
+    return torch.diag_embed(torch.stack([x, y], dim=-1))
 
 
 class Filters(NamedTuple):
@@ -226,13 +223,12 @@ class Filters(NamedTuple):
         return cls(*matrices, _fine_centres(height)[:, None], _fine_centres(width))
 
 
-def _warp(images: Tensor, warps: Tensor, filters: Filters) -> Tensor:
-    """Moves what is at ``x`` of ``images [B, C, H, W]`` to ``M x``, by ``warps [B, 3, 3]``."""
+def _warp(images: Tensor, sources: Tensor, filters: Filters) -> Tensor:
+    """Brings to ``x`` what is at ``S x`` of ``images [B, C, H, W]``, by ``sources [B, 2, 3]``."""
     height, width = images.shape[-2:]
     fine = filters.rows_up @ images @ filters.columns_up.T
 
-    sources, _ = torch.linalg.inv_ex(warps)
-    coefficients = sources[:, :2].to(images.dtype)[..., None, None]
+    coefficients = sources.to(images.dtype)[..., None, None]
     axes = (axis.unbind(1) for axis in coefficients.unbind(1))
     from_x, from_y = (a * filters.x + b * filters.y + c for a, b, c in axes)
     grid = torch.stack([from_x * (2 / width), from_y * (2 / height)], dim=-1)
