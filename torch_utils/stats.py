@@ -26,19 +26,28 @@ class RunningMeans:
         self._device = device
         self._sums: dict[str, Tensor] = {}
 
-    def add(self, name: str, values: Tensor) -> None:
-        """Takes in the elements of a tensor of any shape; no synchronization."""
+    def add(self, name: str, values: Tensor, counted: Tensor | None = None) -> None:
+        """Takes in the elements of a tensor of any shape; no synchronization.
+
+        Args:
+            name: Of what they are.
+            values: The tensor.
+            counted: Whether they count at all, ``[]``, bool; None for yes.
+        """
         flat = values.detach().to(self._device, torch.float64).flatten()
-        sums = torch.stack(
-            [torch.full_like(flat.sum(), flat.numel()), flat.sum(), flat.square().sum()]
-        )
+        number = flat.new_full((), flat.numel())
+        if counted is not None:
+            flat, number = flat.where(counted, 0.0), number * counted
+        sums = torch.stack([number, flat.sum(), flat.square().sum()])
         self._sums[name] = self._sums[name] + sums if name in self._sums else sums
 
     def collect(self) -> dict[str, dict[str, float]]:
-        """``{name: {"mean", "std", "count"}}``, and starts anew."""
+        """``{name: {"mean", "std", "count"}}`` of names with values that count; starts anew."""
         result = {}
         for name, sums in self._sums.items():
             count, total, square = sum_over_ranks(sums).tolist()
+            if not count:
+                continue
             mean = total / count
             variance = max(square / count - mean**2, 0.0)
             result[name] = {"mean": mean, "std": variance**0.5, "count": count}

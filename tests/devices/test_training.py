@@ -1,4 +1,4 @@
-"""Steps of training on a card: all on it, as on the CPU, and one host read a step."""
+"""Steps of training on a card: all on it, as on the CPU, and none waits for it."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_a_step_on_a_card_is_that_of_the_cpu(name: str) -> None:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_lower_precisions_and_microbatches(cuda: FakeCuda, precision: str) -> None:
-    settings = {"loss_scale": 128.0, "batch_gpu": 3, "weight_decay": 0.1}
+    settings = {"loss_scale": 2.0**-6, "batch_gpu": 3, "weight_decay": 0.1}
     trainer, source = trainer_on(CARD, "ADM", precision, **settings)
     means = run_steps(trainer, source)
     assert_on_card(trainer)
@@ -44,25 +44,26 @@ def test_lower_precisions_and_microbatches(cuda: FakeCuda, precision: str) -> No
     assert means.collect()["Loss/loss"]["mean"] == pytest.approx(expected, rel=0.1)
 
 
-def test_a_step_waits_for_its_card_once(cuda: FakeCuda) -> None:
-    """Whether the loss and the gradient are finite decides about the weights."""
+def test_steps_wait_for_nothing(cuda: FakeCuda) -> None:
     trainer, source = trainer_on(CARD, "ensemble with conditions", batch_gpu=2)
     run_steps(trainer, source)
     cuda.reads.clear()
     cuda.uploads.clear()
     run_steps(trainer, source, steps=3)
-    assert sum(cuda.reads.values()) == 3, cuda.reads
+    assert sum(cuda.reads.values()) == 0, cuda.reads
     # Points and conditions, which these batches have on the CPU.
     assert sum(cuda.uploads.values()) == 3 * 2, cuda.uploads
 
 
-def test_augmentation_waits_for_the_number_of_warped_images_alone(cuda: FakeCuda) -> None:
+def test_augmentation_waits_and_sends_for_nothing(cuda: FakeCuda) -> None:
     _, source = trainer_on(CARD, "NCSN++ of augmented images")
     batches = source.batches(0)
     next(batches)
     cuda.reads.clear()
+    cuda.uploads.clear()
     next(batches)
-    assert sum(cuda.reads.values()) <= 1, cuda.reads
+    assert not cuda.reads, cuda.reads
+    assert not cuda.uploads, cuda.uploads
 
 
 def test_dropout_on_a_card_that_is_not_the_current_one_is_seeded(cuda: FakeCuda) -> None:

@@ -111,4 +111,5 @@ def tensors_of(trainer: Trainer) -> list[Tensor]:
     """All that a trainer holds."""
     moments = [value for state in trainer.optimizer.state.values() for value in state.values()]
     modules = (trainer.denoiser, trainer.averaged.denoiser)
+    moments.append(trainer.loss_scale.value)
     return [*moments, *(tensor for module in modules for tensor in module.state_dict().values())]

@@ -41,6 +41,15 @@ def test_equal_values_have_no_deviation_however_large_and_no_graph_is_kept() -> 
     assert means.collect()["a"]["mean"] == 2.0
 
 
+def test_values_that_do_not_count_leave_no_trace() -> None:
+    means = RunningMeans(CPU)
+    for value in (1.0, torch.inf, 3.0, torch.nan):
+        given = torch.full((2,), value)
+        means.add("some", given, given.isfinite().all())
+        means.add("none", given, torch.tensor(False))
+    assert means.collect() == {"some": {"mean": 2.0, "std": 1.0, "count": 4.0}}
+
+
 def test_every_record_is_a_line_that_is_there_at_once(tmp_path: Path) -> None:
     path = tmp_path / "stats.jsonl"
     records = [{"seen": 1, "größer": 2}, {"seen": 2}]

@@ -21,7 +21,6 @@ separable, hence two small matrix products.
 """
 
 from collections.abc import Iterable, Iterator
-from functools import cache
 from math import pi
 from typing import NamedTuple
 
@@ -87,22 +86,20 @@ class AugmentDraws(NamedTuple):
         ]
         return torch.stack(columns, dim=-1)
 
-    def warps(self, height: int, width: int) -> Tensor:
-        """The maps ``T A R S`` of homogeneous pixel coordinates about the centre, in float64.
-
-        They act on the flipped image, and take a place in it to its place in the result.
+    def sources(self, height: int, width: int) -> Tensor:
+        """Where places of the result lie in the flipped image: by the inverses of ``T A R S``.
 
         Returns:
-            ``[B, 3, 3]``.
+            ``[B, 2, 3]``, float64: maps of homogeneous pixel coordinates about the centre.
         """
-        size = self.shift.new_tensor([width, height])
-        scale = (OCTAVES * self.scaling.double()).exp2()
-        stretch = (OCTAVES * self.stretch.double()).exp2()
+        scale = (-OCTAVES * self.scaling.double()).exp2()
+        stretch = (-OCTAVES * self.stretch.double()).exp2()
         direction = self.stretch_angle.double()
-        warp = _rotation(self.rotation.double()) @ _diagonal(scale, scale)
-        warp = _rotation(direction) @ _diagonal(stretch, 1 / stretch) @ _rotation(-direction) @ warp
-        warp[:, :2, 2] = SHIFT * self.shift.double() * size
-        return warp
+        unstretch = _rotation(direction) @ _diagonal(stretch, 1 / stretch) @ _rotation(-direction)
+        linear = _diagonal(scale, scale) @ _rotation(-self.rotation.double()) @ unstretch
+        x, y = (SHIFT * self.shift.double()).unbind(-1)
+        shift = torch.stack([width * x, height * y], dim=-1)[..., None]
+        return torch.cat([linear, -linear @ shift], dim=-1)
 
 
 class GeometricAugmentation:
@@ -121,6 +118,7 @@ class GeometricAugmentation:
                 f"the augmentation probability is {probability}: it must lie between 0 and 1"
             )
         self.probability = probability
+        self._filters: dict[tuple[torch.Size, torch.dtype, torch.device], Filters] = {}
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """``apply`` with fresh draws for all images."""
@@ -162,6 +160,9 @@ class GeometricAugmentation:
     def apply(self, images: Tensor, draws: AugmentDraws) -> tuple[Tensor, Tensor]:
         """Transforms each image by its draws; images that are not warped keep their exact values.
 
+        All images are warped, and the warped ones taken: to ask how many they are, the host would
+        have to wait for the device.
+
         Args:
             images: ``[B, C, H, W]``, floating point.
             draws: Transformations of the B images, on any device.
@@ -174,42 +175,64 @@ class GeometricAugmentation:
         labels = draws.labels()
         augmented = torch.where(draws.flip_x[:, None, None, None], images.flip(-1), images)
         augmented = torch.where(draws.flip_y[:, None, None, None], augmented.flip(-2), augmented)
-        (warped,) = labels[:, 2:].any(dim=1).nonzero(as_tuple=True)
-        warps = draws.warps(*images.shape[-2:])[warped]
-        augmented[warped] = _warp(augmented[warped], warps)
-        return augmented, labels.to(images.dtype)
+        warped = labels[:, 2:].any(dim=1)[:, None, None, None]
+        moved = _warp(augmented, draws.sources(*images.shape[-2:]), self._filters_for(images))
+        return torch.where(warped, moved, augmented), labels.to(images.dtype)
+
+    def _filters_for(self, images: Tensor) -> "Filters":
+        """What images of their size are resampled with, made once and kept on their device."""
+        size = images.shape[-2:]
+        key = size, images.dtype, images.device
+        if key not in self._filters:
+            self._filters[key] = Filters(*(part.to(images) for part in Filters.of_size(*size)))
+        return self._filters[key]
 
 
 def _rotation(angle: Tensor) -> Tensor:
-    """Turns x towards y: ``[B] -> [B, 3, 3]``."""
-    matrix = _diagonal(angle.cos(), angle.cos())
-    matrix[:, 0, 1], matrix[:, 1, 0] = -angle.sin(), angle.sin()
-    return matrix
+    """Turns x towards y: ``[B] -> [B, 2, 2]``."""
+    cosine, sine = angle.cos(), angle.sin()
+    return torch.stack([cosine, -sine, sine, cosine], dim=-1).view(-1, 2, 2)
 
 
 def _diagonal(x: Tensor, y: Tensor) -> Tensor:
-    return torch.diag_embed(torch.stack([x, y, torch.ones_like(x)], dim=-1))
+    return torch.diag_embed(torch.stack([x, y], dim=-1))
 
 
-def _warp(images: Tensor, warps: Tensor) -> Tensor:
-    """Moves what is at ``x`` of ``images [B, C, H, W]`` to ``M x``, by ``warps [B, 3, 3]``."""
+class Filters(NamedTuple):
+    """What images of one size are resampled with: see ``_lanczos_matrices``, ``_fine_centres``.
+
+    Attributes:
+        rows_up, rows_down, columns_up, columns_down: Lanczos matrices along the two axes.
+        y, x: Where the fine pixels of the output lie.
+    """
+
+    rows_up: Tensor
+    rows_down: Tensor
+    columns_up: Tensor
+    columns_down: Tensor
+    y: Tensor
+    x: Tensor
+
+    @classmethod
+    def of_size(cls, height: int, width: int) -> "Filters":
+        """Those of images ``[..., H, W]``, in float64."""
+        matrices = *_lanczos_matrices(height), *_lanczos_matrices(width)
+        return cls(*matrices, _fine_centres(height)[:, None], _fine_centres(width))
+
+
+def _warp(images: Tensor, sources: Tensor, filters: Filters) -> Tensor:
+    """Brings to ``x`` what is at ``S x`` of ``images [B, C, H, W]``, by ``sources [B, 2, 3]``."""
     height, width = images.shape[-2:]
-    rows_up, rows_down = (matrix.to(images) for matrix in _lanczos_matrices(height))
-    columns_up, columns_down = (matrix.to(images) for matrix in _lanczos_matrices(width))
-    fine = rows_up @ images @ columns_up.T
+    fine = filters.rows_up @ images @ filters.columns_up.T
 
-    sources, _ = torch.linalg.inv_ex(warps)
-    coefficients = sources[:, :2].to(images.dtype)[..., None, None]
-    y, x = _fine_centres(height).to(images)[:, None], _fine_centres(width).to(images)
-    from_x, from_y = (
-        coefficients[:, axis, 0] * x + coefficients[:, axis, 1] * y + coefficients[:, axis, 2]
-        for axis in (0, 1)
-    )
+    coefficients = sources.to(images.dtype)[..., None, None]
+    axes = (axis.unbind(1) for axis in coefficients.unbind(1))
+    from_x, from_y = (a * filters.x + b * filters.y + c for a, b, c in axes)
     grid = torch.stack([from_x * (2 / width), from_y * (2 / height)], dim=-1)
     fine = torch.nn.functional.grid_sample(
         fine, grid, mode="bilinear", padding_mode="reflection", align_corners=False
     )
-    return rows_down @ fine @ columns_down.T
+    return filters.rows_down @ fine @ filters.columns_down.T
 
 
 def _fine_centres(size: int) -> Tensor:
@@ -217,7 +240,6 @@ def _fine_centres(size: int) -> Tensor:
     return (torch.arange(-MARGIN, 2 * size + MARGIN, dtype=torch.float64) + 0.5 - size) / 2
 
 
-@cache
 def _lanczos_matrices(size: int) -> tuple[Tensor, Tensor]:
     """Along one axis, to twice the resolution and from it, in float64.
 

@@ -17,7 +17,7 @@ class Batch(NamedTuple):
     """One rank's share of a batch.
 
     Attributes:
-        points: ``[b, D]`` in image space.
+        points: ``[b, D]`` in image space; a training computes losses in their precision.
         labels: Class labels ``[b, L]``, or None.
         augment_labels: What augmentation did, ``[b, 9]``, or None.
     """

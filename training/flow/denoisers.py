@@ -114,9 +114,13 @@ class NetworkDenoiser(nn.Module):
 
     def coefficients(self, t: Tensor) -> Preconditioning:
         """The preconditioning at times ``[]`` or ``[B]``."""
-        return PRECONDITIONINGS[self.preconditioning](
-            self.data_variance, self.schedule.noise_variance(t)
-        )
+        noise_variance = self.schedule.noise_variance(t)
+        return self.coefficients_under(noise_variance.to(self.data_variance.dtype))
+
+    def coefficients_under(self, noise_variance: Tensor) -> Preconditioning:
+        """The preconditioning for noise variances ``gamma [..., D]``, in their dtype."""
+        precondition = PRECONDITIONINGS[self.preconditioning]
+        return precondition(self.data_variance.to(noise_variance.dtype), noise_variance)
 
     def noise_condition(self, t: Tensor) -> Tensor:
         return noise_condition(self.schedule, t, self.noise_cond)

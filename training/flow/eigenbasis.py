@@ -27,6 +27,8 @@ class EigenBasis(nn.Module):
         self.register_buffer("mean", mean.double())
         self.register_buffer("eigenvalues", eigenvalues.double())
         self.register_buffer("eigenvectors", eigenvectors.double())
+        self._rounded: tuple[Tensor, Tensor] | None = None  # W, and W in another dtype
+        self.register_load_state_dict_post_hook(_forget_rounded)  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, participation_ratio={self.participation_ratio:.4g}"
@@ -117,11 +119,27 @@ class EigenBasis(nn.Module):
 
     def rotate_back(self, vectors: Tensor) -> Tensor:
         """Differences of points, ``[..., D]``, from eigenspace to image space: no mean is added."""
-        return vectors @ self.eigenvectors.T.to(vectors.dtype)
+        return vectors @ self._axes(vectors.dtype).T
 
     def rotate(self, vectors: Tensor) -> Tensor:
         """Differences of points, ``[..., D]``, from image space to eigenspace."""
-        return vectors @ self.eigenvectors.to(vectors.dtype)
+        return vectors @ self._axes(vectors.dtype)
+
+    def _axes(self, dtype: torch.dtype) -> Tensor:
+        """W in a dtype. It is kept, since a training asks for it twice a step."""
+        if dtype == self.eigenvectors.dtype:
+            return self.eigenvectors
+        known = self._rounded
+        if known is None or known[0] is not self.eigenvectors or known[1].dtype != dtype:
+            with torch.inference_mode(False):  # else it would be of no use where gradients are
+                known = self.eigenvectors, self.eigenvectors.to(dtype)
+            self._rounded = known
+        return known[1]
+
+
+def _forget_rounded(basis: nn.Module, keys: object) -> None:
+    assert isinstance(basis, EigenBasis)
+    basis._rounded = None
 
 
 class _Sums:

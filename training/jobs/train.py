@@ -22,6 +22,7 @@ from training.flow.calls import BLOCK_ROWS
 from training.flow.eigenbasis import EigenBasis
 from training.learning.building import describe_training, resolved_options
 from training.learning.calibrating import CalibrationPlan
+from training.learning.compiling import compile_network
 from training.learning.cost import tell_dry_run
 from training.learning.held_out import HeldOut
 from training.learning.images import (
@@ -181,9 +182,9 @@ def train_on_images(settings: TrainSettings, data: Path, resume: Path | None) ->
         model.denoiser.to(device)
         model.denoiser.precision = recipe.precision
         trainer = Trainer(model, loss, config)
-        if settings.network.compile:
-            model.denoiser.network.compile()
         source = batch_source(dataset, recipe, augmentation, run.seed, device)
+        if settings.network.compile:
+            compile_network(trainer, source)
         place = run.place(*settings.name_parts(dataset.name, loss.schedule.name, recipe))
         watch = Watch(HeldOut.of_images(held_out, loss, run.seed)) if held_out else None
         law = law_plan(settings, dataset, held_out, config.total, device)

@@ -32,6 +32,7 @@ from torch_utils.live_memory import LiveMemory
 from training.learning.loss import DenoisingLoss, Draws
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
+from training.networks import TOY_NETWORKS
 
 USED = 0.75
 """Part of a card that a step may take; the rest is left to what is not counted. On a CPU, whose
@@ -180,8 +181,9 @@ class PaperStep:
         card: bool = False,
         fake: bool = True,
     ):
-        self._batch, self._batch_gpu = config.batch, config.batch_gpu
-        self._precision = precision
+        self._batch_gpu, self._precision = config.batch_gpu, precision
+        # Pixels come in single precision, other points in double.
+        self._dtype = torch.float64 if model.recipe.network in TOY_NETWORKS else torch.float32
         self._memory, self._calls = LiveMemory(), _Calls(card)
         self._peaks: dict[int, int] = {}
         self._mode = _Fake(allow_non_fake_inputs=True) if fake else nullcontext()
@@ -196,7 +198,7 @@ class PaperStep:
             self.parameters = sum(weights.numel() for weights in denoiser.parameters())
             self._memory.count([*denoiser.parameters(), *denoiser.buffers()])
             self._trainer = _Alone(replace(model, denoiser=denoiser), loss, config)
-            self._step(1, 1, 1)  # Adam makes its moments in its first step
+            self._step(1, 1)  # Adam makes its moments in its first step
         self.state_bytes = self._memory.now
 
     def peak(self, batch_gpu: int) -> int:
@@ -204,7 +206,7 @@ class PaperStep:
         if batch_gpu not in self._peaks:
             with self._on_paper():
                 self._memory.restart()
-                self._step(self._batch, self.rows, batch_gpu)
+                self._step(self.rows, batch_gpu)
             self._peaks[batch_gpu] = self._memory.peak
         return self._peaks[batch_gpu]
 
@@ -212,7 +214,7 @@ class PaperStep:
         """Of a sample, without and with the backward pass."""
         trainer = self._trainer
         with self._on_paper():
-            _, part = self._samples(rows, rows)
+            _, part = self._samples(rows)
             with _flop_counter() as both:
                 trainer.add_gradient(*part)
             trainer.optimizer.zero_grad(set_to_none=True)
@@ -245,26 +247,25 @@ class PaperStep:
         with self._mode, self._calls, self._memory:
             yield
 
-    def _samples(self, batch: int, rows: int) -> tuple[Tensor, tuple[Tensor, Draws, Conditions]]:
-        """What a rank holds in a step: its points, and these in eigenspace, the draws for the
-        whole batch, and the conditions."""
+    def _samples(self, rows: int) -> tuple[Tensor, tuple[Tensor, Draws, Conditions]]:
+        """What a rank holds in a step: its points, and these in eigenspace, their draws, and the
+        conditions."""
         basis = self._trainer.denoiser.basis
-        points = torch.zeros(rows, basis.dim)
-        times = torch.full((batch,), self._trainer.loss.t_max, dtype=torch.float64)
-        draws = Draws(times, torch.zeros(batch, basis.dim, dtype=torch.float64))
+        points = torch.zeros(rows, basis.dim, dtype=self._dtype)
+        times = torch.full((rows,), self._trainer.loss.t_max, dtype=torch.float64)
+        draws = Draws(times, torch.zeros(rows, basis.dim, dtype=self._dtype))
         wide = {name: width for name, width in self._conditions.items() if width}
         conditions = {name: torch.zeros(rows, width) for name, width in wide.items()}
-        return points, (basis.to_eigen(points), draws, conditions)
+        return points, (basis.to_eigen(points).to(self._dtype), draws, conditions)
 
-    def _step(self, batch: int, rows: int, batch_gpu: int) -> None:
+    def _step(self, rows: int, batch_gpu: int) -> None:
         """A step; of more than two parts, two, of which the second finds gradients there."""
         trainer, part = self._trainer, slice(batch_gpu)
-        points, (clean, draws, conditions) = self._samples(batch, rows)
+        points, (clean, draws, conditions) = self._samples(rows)
         for _ in range(1 if batch_gpu >= rows else 2):
             named = {name: values[part] for name, values in conditions.items()}
             trainer.add_gradient(clean[part], Draws(draws.t[part], draws.noise[part]), named)
-        trainer.gradient_norm()
-        trainer.optimizer.step()
+        trainer.optimizer_step(trainer.gradient_norm().isfinite())
         trainer.update_average()
         trainer.optimizer.zero_grad(set_to_none=True)
         del points  # which a step holds to its end

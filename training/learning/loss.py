@@ -15,16 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from dnnlib.errors import UsageError
+from torch_utils.seeds import seeded_generator
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.schedules import NoiseSchedule
 from training.names import T_SAMPLINGS
 
 # Of the log of the largest noise std under ``normal`` sampling (Karras et al. 2022, table 1).
 LOG_STD_MEAN, LOG_STD_STD = -1.2, 1.2
+NOISE_BLOCK = 1 << 17
+"""Numbers of noise, at most, that come from one generator; a row at least does."""
 
 
 class Draws(NamedTuple):
-    """The random part of a loss: times ``[B]`` and standard normal noise ``[B, D]``, float64."""
+    """The random part of a loss: times ``[B]``, float64, and standard normal noise ``[B, D]``."""
 
     t: Tensor
     noise: Tensor
@@ -56,12 +59,40 @@ class DenoisingLoss:
             raise UsageError(f"tmin is {self.t_min:g} and tmax {self.t_max:g}: tmin must be less")
 
     def draw(self, count: int, generator: torch.Generator) -> Draws:
-        """Times and noise for ``count`` samples, on the generator's device."""
-        device, dim = generator.device, self.schedule.dim
-        jitter = torch.rand(count, generator=generator, device=device, dtype=torch.float64)
-        quantiles = (torch.arange(count, device=device) + jitter) / count
-        noise = torch.randn(count, dim, generator=generator, device=device, dtype=torch.float64)
-        return Draws(self._time_at(quantiles), noise)
+        """Times and noise for ``count`` samples, on the generator's device, in float64."""
+        t = self._times(count, generator)
+        return Draws(t, _normal(count, self.schedule.dim, generator, torch.float64))
+
+    def draw_rows(
+        self,
+        rows: slice,
+        count: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        keys: tuple[int, ...],
+    ) -> Draws:
+        """Some rows of what is drawn for ``count`` samples: the same whoever takes which.
+
+        Noise comes in blocks of rows, each from a generator of its own, and only those blocks are
+        drawn in which there are rows to take.
+
+        Args:
+            rows: Those to take, at least one.
+            count: Number of samples of all.
+            dtype: Of the noise; times are in float64.
+            device: Where to draw.
+            keys: What the generators are seeded by.
+        """
+        dim = self.schedule.dim
+        generator = seeded_generator(device, *keys)
+        t = self._times(count, generator)[rows]
+        size = max(1, NOISE_BLOCK // dim)
+        noise = []
+        for first in range(rows.start // size * size, rows.stop, size):
+            own = generator if first == 0 else seeded_generator(device, *keys, first)
+            block = _normal(min(size, count - first), dim, own, dtype)
+            noise.append(block[max(rows.start - first, 0) : rows.stop - first])
+        return Draws(t, torch.cat(noise))
 
     def per_sample(
         self,
@@ -74,13 +105,19 @@ class DenoisingLoss:
 
         Args:
             denoiser: A ``DenoisingRegression``, perhaps wrapped for data parallelism.
-            clean: ``e [B, D]``, float64, eigenspace.
+            clean: ``e [B, D]``, eigenspace.
             draws: Times and noise of these samples.
             conditions: What else the network takes, such as ``labels [B, L]``.
         """
         residual, target = denoiser(clean, draws.t, draws.noise, **conditions)
         errors = (residual - target).square().mean(dim=-1)
         return errors.mean(dim=0) if errors.ndim == 2 else errors
+
+    def _times(self, count: int, generator: torch.Generator) -> Tensor:
+        """Times ``[count]``, stratified, in their order."""
+        device = generator.device
+        jitter = torch.rand(count, generator=generator, device=device, dtype=torch.float64)
+        return self._time_at((torch.arange(count, device=device) + jitter) / count)
 
     def _time_at(self, quantiles: Tensor) -> Tensor:
         if self.t_sampling == "uniform":
@@ -98,6 +135,10 @@ class DenoisingLoss:
         return times.clamp(self.t_min, self.t_max)
 
 
+def _normal(count: int, dim: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    return torch.randn(count, dim, generator=generator, device=generator.device, dtype=dtype)
+
+
 class DenoisingRegression(nn.Module):
     """A network denoiser seen as a regression: of F on its target ``(e - c_skip x) / c_out``."""
 
@@ -110,10 +151,12 @@ class DenoisingRegression(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """F and its target, both ``[B, D]``, of clean points ``[B, D]`` and unit noise.
 
-        F is ``[K, B, D]`` of an ensemble of K networks in training.
+        All around F is computed in the dtype of the points. F is ``[K, B, D]`` of an ensemble of K
+        networks in training.
         """
-        c = self.denoiser.coefficients(t)
-        noisy = clean + self.denoiser.schedule.noise_variance(t).sqrt() * noise
+        gamma = self.denoiser.schedule.noise_variance(t).to(clean.dtype)
+        c = self.denoiser.coefficients_under(gamma)
+        noisy = clean + gamma.sqrt() * noise
         target = c.clean_weight * clean + c.noise_weight * noise
         z = (c.c_in * noisy).to(torch.get_default_dtype())
         residual = self.denoiser.residual(z, t, **conditions)

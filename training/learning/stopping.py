@@ -20,6 +20,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 ONE_WISH = 2.0
 """Seconds within which signals are one wish: a terminal's Ctrl-C reaches each rank itself and again
 through torchrun."""
+ASKING = 1.0
+"""Seconds, about, after which ranks ask each other whether one has received a signal."""
 GRACE = 5.0
 """Seconds that a process has to leave by itself, once it is to stop at once."""
 NO_SIGNAL = b"\0"
@@ -47,6 +49,8 @@ class StopRequest:
         self._at_once = False
         self._left = threading.Event()
         self._previous: dict[int, Any] = {}
+        self._asked_at = time.monotonic()
+        self._pause = self._until_asked = 1
 
     def __enter__(self) -> "StopRequest":
         self._ear, self._mouth = socket.socketpair()
@@ -74,11 +78,24 @@ class StopRequest:
         self._ear.close()
 
     def agreed(self, device: torch.device) -> int | None:
-        """The signal that any rank has received so far, the same on all ranks; None if none has."""
+        """The signal that any rank has received, the same on all ranks; None if none has.
+
+        All ranks must call it after each step. They ask each other, for which they wait for their
+        devices, after as many steps as the slowest of them took about a second for.
+        """
         if not dist.is_initialized():
             return self._number or None
-        number = torch.tensor(self._number, device=device)
-        dist.all_reduce(number, op=dist.ReduceOp.MAX)
+        self._until_asked -= 1
+        if self._until_asked:
+            return None
+        now = time.monotonic()
+        told = torch.tensor([self._number, now - self._asked_at], dtype=torch.float64)
+        told = told.to(device)
+        dist.all_reduce(told, op=dist.ReduceOp.MAX)
+        number, seconds = told.tolist()
+        paced = int(self._pause * ASKING / max(seconds, 1e-9))
+        self._pause = self._until_asked = max(1, min(paced, 2 * self._pause))
+        self._asked_at = now
         return int(number) or None
 
     def _remember(self, number: int, frame: FrameType | None) -> None:

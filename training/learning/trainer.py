@@ -1,6 +1,6 @@
 """What is trained, and a step of its training, one for toys and images.
 
-Every random number of a step is a function of (seed, step) and is drawn for the whole batch, of
+Every random number of a step is a function of (seed, step) and of its place in the whole batch, of
 which each rank takes its share. Hence a resumed run equals an unbroken one bit for bit, and any
 number of ranks and microbatches gives one rank's result up to the order of summation.
 """
@@ -17,22 +17,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dnnlib.errors import DataError, TrainingError, UsageError
+from dnnlib.errors import DataError, UsageError
 from torch_utils import distributed
 from torch_utils.inert_pickle import shown
-from torch_utils.seeds import hash_seed, seed_layers, seeded_generator
+from torch_utils.seeds import hash_seed, seed_layers
 from torch_utils.snapshots import first_line, tensors_of
 from torch_utils.stats import RunningMeans
 from torch_utils.streams import Stream
 from training.data.batches import Batch
 from training.flow.denoisers import NetworkDenoiser
 from training.learning.loss import DenoisingLoss, DenoisingRegression, Draws
+from training.learning.scaling import LossScale
+from training.learning.skipping import SkippedSteps
 from training.model.model import Model
 
-MAX_SKIPPED_IN_A_ROW = 20
 # Names in a state of a denoiser's network and its output gain: those in training, those averaged.
 TRAINED = ("network", "output_gain")
 AVERAGED = ("averaged", "averaged_output_gain")
+LOSS_SCALE = "loss_scale"
 COORDINATES = "coordinates"
 """Of a table, in a state: a run that goes on takes them from there, and fits none anew."""
 
@@ -52,7 +54,8 @@ class TrainingConfig:
         ema_ramp: Largest half-life as a fraction of the samples seen so far.
         weight_decay: Of the weights, per step and unit of the learning rate (Loshchilov and Hutter
             2019).
-        loss_scale: Factor on the loss in the backward pass, divided out of the gradients.
+        loss_scale: Factor on the loss in the backward pass, divided out of the gradients. In
+            float16 there is another one, which adapts: see ``LossScale``.
         tick: Samples between reports.
         snapshot_ticks: Ticks between network files; None for the end only.
         state_ticks: Ticks between training states; None for the end only.
@@ -98,11 +101,13 @@ class TrainingConfig:
         return float(0.5 ** (self.batch / max(halflife, 1e-8)))
 
 
-# Buffers do not change, and are the same on all ranks. Newer versions of torch call this option
-# forward_sync_buffers, and warn of the older name.
+# Gradients are not copied to and from what ranks send. Buffers do not change, and are the same on
+# all ranks; newer versions of torch call this option forward_sync_buffers, and warn of the older
+# name. A static graph would save nothing where all weights are used, and fails with microbatches.
 _parameters = inspect.signature(DistributedDataParallel).parameters
-NO_BUFFERS: dict[str, Any] = {
-    "forward_sync_buffers" if "forward_sync_buffers" in _parameters else "broadcast_buffers": False
+BETWEEN_RANKS: dict[str, Any] = {
+    "gradient_as_bucket_view": True,
+    "forward_sync_buffers" if "forward_sync_buffers" in _parameters else "broadcast_buffers": False,
 }
 
 
@@ -127,62 +132,66 @@ class Trainer:
         else:
             self.optimizer = torch.optim.Adam(parameters, **adam)
         self.regression = self.over_ranks(DenoisingRegression(self.denoiser))
-        self.step = self.skipped = self.skipped_in_a_row = 0
+        self.step = 0
+        self.skips = SkippedSteps(self.device)
+        adapts = self.denoiser.precision == "fp16"
+        self.loss_scale = LossScale(config.loss_scale, adapts, self.device)
 
     def over_ranks(self, regression: nn.Module) -> nn.Module:
         """The regression, whose gradients are averaged over the ranks if there are several."""
         if distributed.world_size() == 1:
             return regression
-        return DistributedDataParallel(regression, **NO_BUFFERS)
+        return DistributedDataParallel(regression, **BETWEEN_RANKS)
 
     @property
     def seen(self) -> int:
         """Samples trained on so far."""
         return self.step * self.config.batch
 
+    @property
+    def skipped(self) -> int:
+        """Steps so far whose loss or gradient was not finite. The host waits for it."""
+        return self.skips.read()[0]
+
     def train_step(self, batch: Batch, means: RunningMeans) -> None:
-        """One step of Adam on one batch, or none if the loss or its gradient is not finite."""
+        """One step of Adam on one batch, or none if the loss or its gradient is not finite.
+
+        The host does not wait for the device to know which: see ``SkippedSteps``. The average goes
+        on in any case, since it forgets by the samples that were seen.
+
+        Raises:
+            TrainingError: There were too many steps in a row without one.
+        """
         config = self.config
         seed = hash_seed(config.seed, Stream.NETWORK, self.step, distributed.rank())
         seed_layers(self.device, seed)
-        generator = seeded_generator(self.device, config.seed, Stream.LOSS, self.step)
-        draws = self.loss.draw(config.batch, generator)
-        mine = distributed.shard(config.batch)
-        total = self.accumulate(batch, Draws(draws.t[mine], draws.noise[mine]), means)
+        mine, keys = distributed.shard(config.batch), (config.seed, Stream.LOSS, self.step)
+        dtype = batch.points.dtype
+        draws = self.loss.draw_rows(mine, config.batch, dtype, self.device, keys)
+        self.accumulate(batch, draws, means)
         norm = self.gradient_norm()
-        # The square of a large error can overflow where its gradient does not. The host waits for
-        # the device when it looks, so it looks at both together.
-        finite = torch.stack([distributed.sum_over_ranks(total), norm]).isfinite().all()
+        finite = norm.isfinite()
         self.step += 1
-        if bool(finite):
-            self.skipped_in_a_row = 0
-            self.optimizer.step()
-            self.update_average()
-            means.add("Gradient/norm", norm)
-        else:
-            self.skipped += 1
-            self.skipped_in_a_row += 1
+        self.optimizer_step(finite)
+        self.update_average()
+        means.add("Gradient/norm", norm, finite)
         self.optimizer.zero_grad(set_to_none=True)
-        if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise TrainingError(
-                f"the loss or its gradient was not finite in {self.skipped_in_a_row} steps in a "
-                f"row, up to {self.seen} samples: lower --lr, and see whether the data is finite"
-            )
+        self.loss_scale.update(finite)
+        self.skips.add(~finite)
+        self.skips.require_few_in_a_row(self.seen)
 
-    def accumulate(self, batch: Batch, draws: Draws, means: RunningMeans) -> Tensor:
-        """Adds the gradient of the mean loss over the whole batch, microbatch by microbatch.
-
-        Returns:
-            The sum of this rank's losses, a scalar.
-        """
+    def accumulate(self, batch: Batch, draws: Draws, means: RunningMeans) -> None:
+        """Adds the gradient of the mean loss over the whole batch, microbatch by microbatch."""
         config = self.config
-        clean = self.denoiser.basis.to_eigen(batch.points.to(self.device))
+        points = batch.points.to(self.device)
+        # The rotation needs float64: an axis may have a millionth of the variance of another. What
+        # follows is in the precision of the points: float32 of pixels, float64 of all else.
+        clean = self.denoiser.basis.to_eigen(points).to(points.dtype)
         conditions = batch.conditions(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate(self.seen)
         size = config.batch_gpu or len(clean)
         starts = range(0, len(clean), size)
-        total = torch.zeros((), device=self.device)
         for start in starts:
             part = slice(start, start + size)
             last = start == starts[-1]
@@ -192,9 +201,7 @@ class Trainer:
                     Draws(draws.t[part], draws.noise[part]),
                     {name: values[part] for name, values in conditions.items()},
                 )
-            total += losses.sum()
             means.add("Loss/loss", losses)
-        return total
 
     def add_gradient(self, clean: Tensor, draws: Draws, conditions: Mapping[str, Tensor]) -> Tensor:
         """Adds the gradient of some samples; arguments are those of ``DenoisingLoss.per_sample``.
@@ -203,9 +210,12 @@ class Trainer:
             Their losses ``[b]``, without the graph.
         """
         losses = self.loss.per_sample(self.regression, clean, draws, conditions)
+        loss = losses.sum()
         # DistributedDataParallel averages over ranks; the batch mean wants a sum.
-        factor = self.config.loss_scale * distributed.world_size() / self.config.batch
-        torch.autograd.backward(factor * losses.sum())
+        factor = self.loss_scale.value * (distributed.world_size() / self.config.batch)
+        # The square of a large error can overflow where its gradient does not. By a gradient that
+        # is not finite, all ranks learn of it.
+        torch.autograd.backward(loss, torch.where(loss.isfinite(), factor, math.nan))
         return losses.detach()
 
     def without_sync(self) -> AbstractContextManager[None]:
@@ -215,11 +225,19 @@ class Trainer:
         return nullcontext()
 
     def gradient_norm(self) -> Tensor:
-        """Norm ``[]`` of the whole gradient, after dividing the loss scale out of it."""
+        """Norm ``[]`` of the whole gradient, without the loss scale."""
         gradients = [p.grad for p in self._weights if p.grad is not None]
-        if self.config.loss_scale != 1:
-            torch._foreach_div_(gradients, self.config.loss_scale)
-        return torch.nn.utils.get_total_norm(gradients)
+        return torch.nn.utils.get_total_norm(gradients) / self.loss_scale.value
+
+    def optimizer_step(self, finite: Tensor) -> None:
+        """A step of Adam, if the gradient is ``finite []``: the optimizer asks on the device.
+
+        These attributes are how PyTorch's own scaler of gradients talks to a fused optimizer.
+        """
+        optimizer: Any = self.optimizer
+        optimizer.found_inf = (~finite).float()
+        optimizer.grad_scale = None if self.loss_scale.is_one else self.loss_scale.value
+        optimizer.step()
 
     @torch.no_grad()
     def update_average(self) -> None:
@@ -229,15 +247,17 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs, as tensors and plain values."""
         coordinates = self.averaged.coordinates
+        skipped, in_a_row = self.skips.read()
         return {
             "step": self.step,
-            "skipped": self.skipped,
-            "skipped_in_a_row": self.skipped_in_a_row,
+            "skipped": skipped,
+            "skipped_in_a_row": in_a_row,
             "basis": self.denoiser.basis.state_dict(),
             "data_variance": self.denoiser.data_variance,
             **_trained(self.denoiser, TRAINED),
             **_trained(self.averaged.denoiser, AVERAGED),
             "optimizer": self.optimizer.state_dict(),
+            **({LOSS_SCALE: self.loss_scale.state()} if self.loss_scale.adapts else {}),
             **({COORDINATES: coordinates.state_dict()} if coordinates else {}),
         }
 
@@ -253,8 +273,10 @@ class Trainer:
             saved = _require_like(state.get("optimizer"), self.optimizer)
             self.optimizer.load_state_dict(saved)
             self.step = _count_in(state, "step")
-            self.skipped = _count_in(state, "skipped")
-            self.skipped_in_a_row = _count_in(state, "skipped_in_a_row")
+            in_a_row = _count_in(state, "skipped_in_a_row")
+            self.skips.restore(_count_in(state, "skipped"), in_a_row)
+            if self.loss_scale.adapts and LOSS_SCALE in state:  # which earlier versions lack
+                self.loss_scale.restore(state[LOSS_SCALE])
         except (ValueError, RuntimeError) as error:  # RuntimeError of torch, about other shapes
             raise DataError(f"{source} is no state of this model: {first_line(error)}") from error
 

@@ -47,7 +47,11 @@ class TrainingOptions(Declared):
         unset="the preset's",
         help="Half-life of averaged weights, million samples.",
     )
-    ls: float = option(type=POSITIVE, default=1.0, help="Loss scale in the backward pass.")
+    ls: float = option(
+        type=POSITIVE,
+        default=1.0,
+        help="Loss scale in the backward pass; in fp16, times one of 65536 that adapts.",
+    )
 
 
 LATENT_LAWS = ("learned", "gaussian")

@@ -1,5 +1,6 @@
 """Eigenbases: streamed fits against NumPy and scikit-learn, closed forms, bad data."""
 
+from copy import deepcopy
 from math import inf, nan
 
 import numpy as np
@@ -101,3 +102,18 @@ def test_data_without_a_basis_are_data_errors(points: Tensor) -> None:
         spoilt[place, 2] = bad
         with pytest.raises(DataError, match="finite"):
             EigenBasis.fit(spoilt.split(UNEVEN))
+
+
+def test_rotations_in_single_precision_follow_a_basis_that_is_loaded_moved_or_copied() -> None:
+    basis = random_basis(4)
+    other = EigenBasis(basis.mean, basis.eigenvalues, basis.eigenvectors.flip(0))
+    vectors = torch.eye(4)
+    with torch.inference_mode():
+        basis.rotate(vectors)  # whose copy of W must be of use where there are gradients
+    basis.rotate(vectors.requires_grad_()).sum().backward()
+    for changed in (basis, deepcopy(basis)):
+        changed.rotate(vectors)
+        changed.load_state_dict(other.state_dict())
+        assert torch.equal(changed.rotate(vectors), other.eigenvectors.float())
+        assert torch.equal(changed.rotate_back(vectors), other.eigenvectors.T.float())
+    assert changed.to("meta").rotate(vectors.to("meta")).is_meta

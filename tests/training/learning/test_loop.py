@@ -17,18 +17,22 @@ import torch
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError, TrainingError
-from tests.support.draws import seeded
+from tests.support.draws import normal, seeded
 from tests.support.flows import exact_flow
+from tests.support.image_models import image_basis, image_model
 from tests.support.trainers import circles_trainer
 from torch_utils.snapshots import read_state
 from torch_utils.stats import RunningMeans
 from training.data.batches import Batch, BatchSource
+from training.flow.eigenbasis import EigenBasis
 from training.learning.loop import train
+from training.learning.loss import DenoisingLoss, Draws
 from training.learning.resuming import Resumed
 from training.learning.run import run_training
 from training.learning.run_folder import Place, RunFolder
+from training.learning.skipping import MAX_SKIPPED_IN_A_ROW
 from training.learning.stopping import StoppedBySignal
-from training.learning.trainer import MAX_SKIPPED_IN_A_ROW, Trainer, TrainingConfig
+from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
 
 MakeFolder = Callable[[str], RunFolder]
@@ -145,6 +149,27 @@ def test_microbatches_add_up_to_the_gradient_of_the_batch() -> None:
         assert losses[-1]["mean"] == pytest.approx(losses[0]["mean"], rel=1e-6)
 
 
+def test_gradients_of_pixels_in_single_precision_are_right_to_a_millionth() -> None:
+    """However small the variance along some axes is."""
+    model = image_model(output="random")
+    basis = EigenBasis(
+        image_basis(64).mean, torch.logspace(0, -7, 64), image_basis(64).eigenvectors
+    )
+    model.denoiser.basis, model.denoiser.data_variance = basis, basis.floored_variance()
+    loss = DenoisingLoss(model.denoiser.schedule, 0.0, 6.0)
+    trainer = Trainer(model, loss, TrainingConfig(total=8, batch=8))
+    points = basis.from_eigen(basis.eigenvalues.sqrt() * normal(8, 64)).float()
+    t, noise = loss.draw(8, seeded())
+    gradients = []
+    for dtype in (torch.float64, torch.float32):
+        draws = Draws(t, noise.float())
+        trainer.accumulate(Batch(points.to(dtype)), draws, RunningMeans(CPU))
+        gradients.append(torch.cat([p.grad.flatten() for p in trainer.denoiser.parameters()]))
+        trainer.optimizer.zero_grad()
+    exact, found = gradients
+    assert (found - exact).norm() < 1e-6 * exact.norm()
+
+
 def test_the_loss_scale_does_not_reach_the_weights() -> None:
     results = []
     for scale in (1.0, 1024.0):
@@ -171,7 +196,7 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_counted(batch_gpu: int 
     run_steps(trainer, source, 2)
 
     def learnt() -> dict[str, Tensor]:
-        parts = {name: trainer.state()[name] for name in ("network", "averaged", "optimizer")}
+        parts = {name: trainer.state()[name] for name in ("network", "optimizer")}
         return {k: x.clone() for k, x in tensors(parts).items() if isinstance(x, Tensor)}
 
     before = learnt()
@@ -188,10 +213,9 @@ def test_an_infinite_loss_of_finite_gradient_is_skipped(monkeypatch: pytest.Monk
     trainer, source = circles_trainer()
     run_steps(trainer, source, 1)
     before = weights(trainer.denoiser)
-    # The square of 1e20 is more than a float32 holds, and its derivative is not.
-    per_sample = trainer.loss.per_sample
-    overflowing = lambda *given: (1e20 * per_sample(*given).sqrt()).square()  # noqa: E731
-    monkeypatch.setattr(type(trainer.loss), "per_sample", lambda self, *given: overflowing(*given))
+    # As that of the square of 1e20, the gradient does not show it.
+    per_sample = DenoisingLoss.per_sample
+    monkeypatch.setattr(DenoisingLoss, "per_sample", lambda *given: per_sample(*given) + math.inf)
     run_steps(trainer, source, 1)
     assert (trainer.step, trainer.skipped) == (2, 1)
     assert torch.equal(weights(trainer.denoiser), before)
@@ -280,7 +304,7 @@ def test_skipped_steps_survive_a_resume_and_are_reported(run_folder: MakeFolder)
         json.loads(line, parse_constant=pytest.fail)  # which other values than numbers would be
     resumed, _ = circles_trainer(state_ticks=1)
     resumed.restore(read_state(folder.state_path(3000)), "the state")
-    assert (resumed.step, resumed.skipped, resumed.skipped_in_a_row) == (6, 3, 2)
+    assert (resumed.step, *resumed.skips.read()) == (6, 3, 2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -1,7 +1,9 @@
 """The denoising loss: its value for no network, its invariances, and the law of its times."""
 
+from itertools import pairwise
 from math import nan
 from statistics import NormalDist
+from unittest import mock
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import FunctionNetwork, exact_flow, random_basis, rotated
+from torch_utils.seeds import seeded_generator
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.isotropic import EDMSchedule, VESchedule
@@ -125,3 +128,33 @@ def test_draws_follow_from_the_generator_and_impossible_laws_are_refused() -> No
             DenoisingLoss(PRR, *ends)
     with pytest.raises(UsageError, match="choose one of uniform, normal"):
         DenoisingLoss(PRR, 0.0, 1.0, "cosine")
+
+
+def test_rows_are_drawn_alike_whoever_takes_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    loss, count, keys = DenoisingLoss(PRR, 0.5, 7.0), 23, (5, 1, 7)
+
+    def taken(*rows: slice, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+        drawn = [loss.draw_rows(part, count, dtype, torch.device("cpu"), keys) for part in rows]
+        return [torch.cat(parts) for parts in zip(*drawn, strict=True)]
+
+    whole = slice(0, count)
+    torch.testing.assert_close(
+        taken(whole), list(loss.draw(count, seeded_generator("cpu", *keys))), rtol=0, atol=0
+    )
+    for size in (1, 4, 5, 23):  # rows of a block
+        monkeypatch.setattr("training.learning.loss.NOISE_BLOCK", 3 * size)
+        for dtype in (torch.float32, torch.float64):
+            t, noise = taken(whole, dtype=dtype)
+            assert (t.dtype, noise.dtype, len(noise.unique())) == (torch.float64, dtype, 3 * count)
+            for cuts in ((0, 11, 23), (0, 1, 4, 20, 23)):
+                shares = [slice(*ends) for ends in pairwise(cuts)]
+                for one, other in zip(taken(*shares, dtype=dtype), (t, noise), strict=True):
+                    assert torch.equal(one, other)
+
+
+def test_a_share_draws_no_more_than_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.learning.loss.NOISE_BLOCK", 12)
+    with mock.patch.object(torch, "randn", wraps=torch.randn) as drawn:
+        loss = DenoisingLoss(PRR, 0.5, 7.0)
+        loss.draw_rows(slice(9, 13), 18, torch.float32, torch.device("cpu"), (0,))
+    assert [call.args for call in drawn.call_args_list] == [(4, 3), (4, 3)]
