@@ -74,6 +74,8 @@ the learned law of the latents of 20 kept dimensions, or the closed form of it, 
 is corrected on rows that were held out of the training."""
 COPIES, HELD_OUT = 9, 150
 ROWS, GROUP = 2048, 27
+"""Points of a network call, but of chains no more than move at once; digits that are asked of at
+once."""
 
 
 def prior_network(folder: Path, name: str) -> Model:
@@ -167,11 +169,12 @@ def sampled(model: Model, question: Question, plan: SamplingPlan, claimed: float
     """Draws of all posteriors, by a likelihood that claims so many times the noise."""
     steps = [model.flow.times(count) for count in (24, 8)]
     fine, coarse = (Prior(model.flow, times, get_solver("exp_ab2")) for times in steps)
+    rows = ROWS if plan.sampler == "twisted" else plan.chains * min(GROUP, len(question.truth))
     parts = []
     for places in torch.split(torch.arange(len(question.truth)), GROUP):
         pick = question.seen[places[0]].nonzero()[:, 0]
         likelihood = Gaussian(torch.tensor(claimed * NOISE), pick)
-        target = Target(fine, likelihood, question.observed[places][:, pick], ROWS)
+        target = Target(fine, likelihood, question.observed[places][:, pick], rows)
         problem = Problem(target, coarse, places.tolist())
         draws = sample_posteriors(problem, plan)
         parts.append(replace(draws, points=draws.points.float(), w=draws.w[..., :1]))
