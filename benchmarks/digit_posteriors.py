@@ -45,7 +45,7 @@ from training.flow.solvers import get_solver
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian
 from training.inference.prior import Prior
-from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
+from training.inference.sampling import KERNELS, Problem, SamplingPlan, sample_posteriors
 from training.inference.target import Target
 from training.measure.posterior.convergence import convergence
 from training.measure.posterior.coverage import central_values
@@ -169,7 +169,8 @@ def sampled(model: Model, question: Question, plan: SamplingPlan, claimed: float
     """Draws of all posteriors, by a likelihood that claims so many times the noise."""
     steps = [model.flow.times(count) for count in (24, 8)]
     fine, coarse = (Prior(model.flow, times, get_solver("exp_ab2")) for times in steps)
-    rows = ROWS if plan.sampler == "twisted" else plan.chains * min(GROUP, len(question.truth))
+    moving = plan.chains * min(GROUP, len(question.truth))
+    rows = moving if plan.sampler in KERNELS else ROWS
     parts = []
     for places in torch.split(torch.arange(len(question.truth)), GROUP):
         pick = question.seen[places[0]].nonzero()[:, 0]
