@@ -25,7 +25,8 @@ LIBRARY = {
     module_name(path): path for package in PACKAGES for path in (ROOT / package).rglob("*.py")
 }
 MODULES = {**LIBRARY, **SCRIPTS}
-OURS = {**MODULES, **{module_name(path): path for path in (ROOT / "benchmarks").glob("*.py")}}
+BESIDE = [path for room in ("benchmarks", "experiments") for path in (ROOT / room).glob("*.py")]
+OURS = {**MODULES, **{module_name(path): path for path in BESIDE}}
 
 
 @cache

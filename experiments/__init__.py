@@ -1,0 +1,1 @@
+"""The paper's claims, each shown by one command: ``python experiments/NAME.py --scale=cpu``."""
