@@ -47,6 +47,8 @@ LEARNED = "learned"
 """The law of latents of a network file."""
 
 # Training.
+OTHERS, MOST_AVERAGED = 512, 8
+"""Points that targets of toys are averaged over; dimensions up to which some of them are near."""
 AUTO = "auto"
 MARGINALS = ("none", "yeo-johnson", "quantile")
 AXES_TOO = "quantile-axes"

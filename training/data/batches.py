@@ -20,11 +20,14 @@ class Batch(NamedTuple):
         points: ``[b, D]`` in image space; a training computes losses in their precision.
         labels: Class labels ``[b, L]``, or None.
         augment_labels: What augmentation did, ``[b, 9]``, or None.
+        others: Further points of the same law ``[R, D]``, the same on all ranks, to average targets
+            over; or None.
     """
 
     points: Tensor
     labels: Tensor | None = None
     augment_labels: Tensor | None = None
+    others: Tensor | None = None
 
     def conditions(self, device: torch.device) -> dict[str, Tensor]:
         """What a network takes beside points and times, by the names of its arguments."""
@@ -46,12 +49,16 @@ class ToyBatches:
         batch: Batch size over all ranks.
         seed: Seed of all batches.
         device: Device to draw the batches on.
+        others: Number of points beside each batch, to average targets over; 0 for none.
     """
 
-    def __init__(self, toy: Toy, batch: int, seed: int, device: torch.device):
+    def __init__(self, toy: Toy, batch: int, seed: int, device: torch.device, others: int = 0):
         self._toy, self._batch, self._seed, self._device = toy, batch, seed, device
+        self._others = others
 
     def batches(self, first_step: int) -> Iterator[Batch]:
         for step in count(first_step):
             generator = seeded_generator(self._device, self._seed, Stream.DATA, step)
-            yield Batch(self._toy.sample(self._batch, generator)[distributed.shard(self._batch)])
+            points = self._toy.sample(self._batch, generator)[distributed.shard(self._batch)]
+            others = self._toy.sample(self._others, generator) if self._others else None
+            yield Batch(points, others=others)

@@ -14,13 +14,12 @@ from training.learning.calibrating import CalibrationPlan
 from training.learning.cost import tell_dry_run
 from training.learning.limits import require_batch
 from training.learning.melting import MOST, NETWORK_ROWS, LawPlan, points_to_melt
-from training.learning.recipes import TOY
 from training.learning.refitting import law_file, refit_latent_law
 from training.learning.resuming import Resumed
 from training.learning.run import run_training
 from training.learning.toys import calibration_points, melted_points
 from training.learning.trainer import Trainer
-from training.settings.toy_train import EARLIER, ToyTrainSettings
+from training.settings.toy_train import EARLIER, OF_RECIPE, ToyTrainSettings
 from training.settings.training import settled, training_config
 from training.simulation.networks import NetworkChoice
 from training.simulation.toys import ToyFlow
@@ -41,14 +40,21 @@ def run(settings: ToyTrainSettings) -> None:
     basis = EigenBasis.from_moments(*toy.moments())
     model, loss = settings.choices(toy.dim).build(basis)
     model.about |= {"data_name": toy.name, "augment_to": settings.toy.augment_to}
-    config = training_config(TOY.but(settings.recorded()), settings.training, run)
+    others = settings.others(toy.dim)
+    recipe = settings.recipe(others)
+    config = training_config(recipe, settings.training, run)
     melted, count = partial(melted_points, toy, run.seed), points_to_melt(config.total)
     law = settings.law.law_plan(
         settings.flow.precond, LawPlan(melted, None, count, run.seed, NETWORK_ROWS)
     )
     logger.info(basis.describe())
     logger.info(describe_training(model, loss, config))
-    options = settings.recorded(calibrate=calibration is not None, **resolved_options(model, loss))
+    options = settings.recorded(
+        others=others,
+        **{name: getattr(recipe, name) for name in OF_RECIPE},
+        calibrate=calibration is not None,
+        **resolved_options(model, loss),
+    )
     record = {"options": options, **provenance("started")}
     if run.dry_run:
         tell_dry_run(record, model, loss, config, run.card_memory)
@@ -58,7 +64,7 @@ def run(settings: ToyTrainSettings) -> None:
         model.denoiser.to(device)
         run_training(
             Trainer(model, loss, config),
-            ToyBatches(toy, config.batch, config.seed, device),
+            ToyBatches(toy, config.batch, config.seed, device, others),
             run.place(*settings.name_parts(loss.schedule.name)),
             record,
             Resumed.find(resume) if resume else None,

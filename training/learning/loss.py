@@ -18,6 +18,7 @@ from dnnlib.errors import UsageError
 from torch_utils.seeds import seeded_generator
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.schedules import NoiseSchedule
+from training.learning.targets import averaged_origin
 from training.names import T_SAMPLINGS
 
 # Of the log of the largest noise std under ``normal`` sampling (Karras et al. 2022, table 1).
@@ -100,6 +101,7 @@ class DenoisingLoss:
         clean: Tensor,
         draws: Draws,
         conditions: Mapping[str, Tensor] = MappingProxyType({}),
+        others: Tensor | None = None,
     ) -> Tensor:
         """The loss ``[B]`` of each sample: of an ensemble, the mean of its members' losses.
 
@@ -108,8 +110,9 @@ class DenoisingLoss:
             clean: ``e [B, D]``, eigenspace.
             draws: Times and noise of these samples.
             conditions: What else the network takes, such as ``labels [B, L]``.
+            others: Further points ``[R, D]`` of the law of the clean ones, to average targets over.
         """
-        residual, target = denoiser(clean, draws.t, draws.noise, **conditions)
+        residual, target = denoiser(clean, draws.t, draws.noise, others, **conditions)
         errors = (residual - target).square().mean(dim=-1)
         return errors.mean(dim=0) if errors.ndim == 2 else errors
 
@@ -147,9 +150,16 @@ class DenoisingRegression(nn.Module):
         self.denoiser = denoiser
 
     def forward(
-        self, clean: Tensor, t: Tensor, noise: Tensor, **conditions: Tensor
+        self,
+        clean: Tensor,
+        t: Tensor,
+        noise: Tensor,
+        others: Tensor | None = None,
+        **conditions: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """F and its target, both ``[B, D]``, of clean points ``[B, D]`` and unit noise.
+
+        With others ``[R, D]`` of the law of the clean points, targets are averaged over these.
 
         All around F is computed in the dtype of the points. F is ``[K, B, D]`` of an ensemble of K
         networks in training.
@@ -158,6 +168,8 @@ class DenoisingRegression(nn.Module):
         c = self.denoiser.coefficients_under(gamma)
         noisy = clean + gamma.sqrt() * noise
         target = c.clean_weight * clean + c.noise_weight * noise
+        if others is not None:
+            target = target + (averaged_origin(clean, noise, gamma, others) - clean) / c.c_out
         z = (c.c_in * noisy).to(torch.get_default_dtype())
         residual = self.denoiser.residual(z, t, **conditions)
         return residual, target.to(residual.dtype)

@@ -101,6 +101,8 @@ TOY = TrainingRecipe(
     snap=10,
     dump=10,
 )
+AVERAGED_TOY = replace(TOY, duration=2.0, batch=512, ema=0.16)
+"""Of toys whose targets are averaged over other points, and have so much less noise."""
 
 PUBLISHED = ImageRecipe(
     duration=200.0,

@@ -140,7 +140,7 @@ class Preparation:
         dithers = bool((coordinates.steps > 0).any())
 
         def in_flow(rows: Rows, generator: torch.Generator) -> Batch:
-            points, labels, _ = placed(coordinates, rows, generator)
+            points, labels, *_ = placed(coordinates, rows, generator)
             labels = None if labels is None else labels.float().to(self.device)
             return Batch(points.to(self.device), labels)
 
@@ -225,7 +225,7 @@ def rows_to_melt(
             order = order.repeat(-(-wanted // len(rows)))
         chosen, device = rows.at(order[:wanted]), coordinates.steps.device
         chosen = Rows(chosen.points.to(device), chosen.conditions)
-        points, labels, _ = placed(coordinates, chosen, generator)
+        points, labels, *_ = placed(coordinates, chosen, generator)
         return Batch(points.cpu(), labels)
 
     judged = partial(points, held_out, 1) if len(held_out) else None

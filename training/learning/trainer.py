@@ -187,6 +187,9 @@ class Trainer:
         # The rotation needs float64: an axis may have a millionth of the variance of another. What
         # follows is in the precision of the points: float32 of pixels, float64 of all else.
         clean = self.denoiser.basis.to_eigen(points).to(points.dtype)
+        others = batch.others
+        if others is not None:
+            others = self.denoiser.basis.to_eigen(others.to(self.device)).to(points.dtype)
         conditions = batch.conditions(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate(self.seen)
@@ -200,16 +203,23 @@ class Trainer:
                     clean[part],
                     Draws(draws.t[part], draws.noise[part]),
                     {name: values[part] for name, values in conditions.items()},
+                    others,
                 )
             means.add("Loss/loss", losses)
 
-    def add_gradient(self, clean: Tensor, draws: Draws, conditions: Mapping[str, Tensor]) -> Tensor:
+    def add_gradient(
+        self,
+        clean: Tensor,
+        draws: Draws,
+        conditions: Mapping[str, Tensor],
+        others: Tensor | None = None,
+    ) -> Tensor:
         """Adds the gradient of some samples; arguments are those of ``DenoisingLoss.per_sample``.
 
         Returns:
             Their losses ``[b]``, without the graph.
         """
-        losses = self.loss.per_sample(self.regression, clean, draws, conditions)
+        losses = self.loss.per_sample(self.regression, clean, draws, conditions, others)
         loss = losses.sum()
         # DistributedDataParallel averages over ranks; the batch mean wants a sum.
         factor = self.loss_scale.value * (distributed.world_size() / self.config.batch)

@@ -8,9 +8,11 @@ import click
 
 from dnnlib.errors import agree
 from training import learning
-from training.learning.recipes import TOY
+from training.learning.recipes import AVERAGED_TOY, TOY, TrainingRecipe
 from training.names import (
+    MOST_AVERAGED,
     NOISE_CONDITIONINGS,
+    OTHERS,
     SPACES,
     TOY_NAMES,
     TOY_NETWORK_NAMES,
@@ -24,12 +26,14 @@ from training.settings.training import (
     RunOptions,
     TrainingOptions,
 )
-from training.settings.types import NOT_NEGATIVE, POSITIVE, choice
+from training.settings.types import AMOUNT, COUNT, NOT_NEGATIVE, POSITIVE, FiniteFloat, choice
 
 DEFAULTS = asdict(TOY)
+OF_RECIPE = ("duration", "batch", "ema")
+"""What differs between the recipes."""
 CALIBRATION_FIT = "path"
 """Networks of toys are good, so that slopes cost their samples nothing."""
-EARLIER = {"calibration_fit": CALIBRATION_FIT, "latent_law": "gaussian"}
+EARLIER = {"calibration_fit": CALIBRATION_FIT, "latent_law": "gaussian", "others": 0}
 """What a run of an earlier version meant by options that it left open."""
 
 
@@ -43,6 +47,11 @@ class ToyOptions(Declared):
         type=click.IntRange(min=0, max=2**31 - 1),
         default=0,
         help="Dimensions to embed the toy in; 0 is off.",
+    )
+    others: int | None = option(
+        type=click.IntRange(min=0),
+        unset=f"{OTHERS} if all of up to {MOST_AVERAGED} dimensions are kept, else 0",
+        help="Points drawn beside each batch, over which its targets are averaged; 0 for none",
     )
 
 
@@ -83,18 +92,52 @@ class ToyNetworkOptions(Declared):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ToyTrainingOptions(TrainingOptions):
+    """How long and how to train."""
+
+    duration: float | None = option(
+        type=AMOUNT,
+        unset=f"{AVERAGED_TOY.duration} with --others, {TOY.duration} without",
+        help="Length of the training, million samples. With --resume, a new length.",
+    )
+    batch: int | None = option(
+        type=COUNT,
+        unset=f"{AVERAGED_TOY.batch} with --others, {TOY.batch} without",
+        help="Batch size over all ranks.",
+    )
+    ema: float | None = option(
+        type=FiniteFloat(min=0, max=1e9),
+        unset=f"{AVERAGED_TOY.ema} with --others, {TOY.ema} without",
+        help="Half-life of averaged weights, million samples.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ToyTrainSettings(Declared):
     """All settings of the script."""
 
     toy: ToyOptions = options_of(ToyOptions)
     flow: ToyFlowOptions = options_of(ToyFlowOptions)
     network: ToyNetworkOptions = options_of(ToyNetworkOptions)
-    training: TrainingOptions = options_of(TrainingOptions, defaults=DEFAULTS)
+    training: ToyTrainingOptions = options_of(
+        ToyTrainingOptions, defaults={k: v for k, v in DEFAULTS.items() if k not in OF_RECIPE}
+    )
     calibration: CalibrationOptions = options_of(
         CalibrationOptions, defaults={"calibration_fit": CALIBRATION_FIT}
     )
     law: LatentLawOptions = options_of(LatentLawOptions)
     run: RunOptions = options_of(RunOptions, defaults=DEFAULTS)
+
+    def others(self, dim: int) -> int:
+        """Points to average targets over, of a toy of so many dimensions."""
+        if self.toy.others is not None:
+            return self.toy.others
+        kept = self.flow.dims_to_keep in (None, dim)
+        return OTHERS if kept and dim <= MOST_AVERAGED else 0
+
+    def recipe(self, others: int) -> TrainingRecipe:
+        """How to train, with so many points to average targets over."""
+        return (AVERAGED_TOY if others else TOY).but(self.recorded())
 
     def choices(self, dim: int) -> learning.Choices:
         """The model to build for a toy of so many dimensions.

@@ -68,7 +68,7 @@ class TableBatches:
                 self._placed = self._in_flow(self._rows, generator)
             generator = seeded_generator("cpu", self._seed, Stream.DATA, epoch)
             order = torch.randperm(len(self._rows), generator=generator)
-            points, labels, _ = self._placed
+            points, labels, *_ = self._placed
             order = order.to(points.device)
             self._epoch = epoch
             self._shuffled = Batch(points[order], None if labels is None else labels[order])

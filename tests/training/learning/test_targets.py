@@ -1,0 +1,46 @@
+"""Targets that are averaged over where a noisy point may have come from."""
+
+import pytest
+import torch
+
+from training.data.toys import Toy
+from training.flow.denoisers import MixtureDenoiser
+from training.flow.eigenbasis import EigenBasis
+from training.flow.schedules import InflationSchedule
+from training.learning.targets import averaged_origin
+
+POINTS, OTHERS = 20_000, 64
+
+
+@pytest.mark.parametrize("kept", [1, 2])
+def test_they_have_the_mean_of_plain_targets_and_less_variance(kept: int) -> None:
+    toy = Toy("moons")
+    basis = EigenBasis.from_moments(*toy.moments())
+    schedule = InflationSchedule.to_dimension(kept, 2, top_variance=basis.top_variance)
+    exact = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
+    generator = torch.Generator().manual_seed(0)
+    # Others are drawn anew for each few points: those that share them are not independent.
+    clean = basis.to_eigen(toy.sample(POINTS, generator)).view(-1, 4, 2)
+    others = basis.to_eigen(toy.sample(len(clean) * OTHERS, generator)).view(-1, OTHERS, 2)
+    noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
+    t = torch.tensor(0.4 * schedule.default_t_max(), dtype=torch.float64)
+    variance = schedule.noise_variance(t).expand(4, 2)
+    batches = zip(clean, noise, others, strict=True)
+    found = torch.stack([averaged_origin(e, n, variance, more) for e, n, more in batches])
+    noisy = clean + variance.sqrt() * noise
+    mean = exact(noisy.view(-1, 2), t).view_as(noisy)
+    for factor in (torch.ones_like(noisy), noisy, noisy.sin(), noisy.flip(2)):
+        off = ((found - mean) * factor).mean(dim=1)
+        score = off.mean(dim=0) / (off.std(dim=0) / len(off) ** 0.5)
+        assert score.abs().max() < 4.5
+    plain, averaged = ((each - mean).square().mean() for each in (clean, found))
+    assert averaged < 0.8 * plain
+
+
+def test_a_point_that_is_far_from_all_others_keeps_its_own() -> None:
+    clean, others = torch.zeros(1, 3).double(), torch.full((5, 3), 30.0).double()
+    noise, variance = torch.ones(1, 3).double(), torch.full((1, 3), 0.01).double()
+    assert torch.equal(averaged_origin(clean, noise, variance, others), clean)
+    # And where noise drowns all, it is any of them.
+    found = averaged_origin(clean, noise, 1e12 * variance, others)
+    torch.testing.assert_close(found, torch.full((1, 3), 25.0).double(), rtol=1e-3, atol=0)
