@@ -101,7 +101,7 @@ TOY = TrainingRecipe(
     snap=10,
     dump=10,
 )
-AVERAGED_TOY = replace(TOY, duration=2.0, batch=512, ema=0.16)
+AVERAGED_TOY = replace(TOY, duration=2.25, batch=512, ema=0.19)
 """Of toys whose targets are averaged over other points, and have so much less noise."""
 
 PUBLISHED = ImageRecipe(
