@@ -70,7 +70,7 @@ class AugmentDraws(NamedTuple):
         return AugmentDraws(*(parameter.to(device) for parameter in self))
 
     def labels(self) -> Tensor:
-        """Augmentation labels for the network, ``[B, 9]`` float32, in the order of ``LABEL_DIM``.
+        """Augmentation labels for the network, ``[B, 9]`` float32, in the order that ``names`` has.
 
         As in the paper, ``(n, a)`` and ``(-n, a + pi)`` share their two labels.
         """

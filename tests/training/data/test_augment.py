@@ -10,7 +10,8 @@ from torch import Tensor
 
 from dnnlib.errors import UsageError
 from tests.support.draws import double, seeded
-from training.data.augment import LABEL_DIM, AugmentDraws, GeometricAugmentation
+from training.data.augment import AugmentDraws, GeometricAugmentation
+from training.names import LABEL_DIM
 
 ALWAYS, NEVER = GeometricAugmentation(1), GeometricAugmentation(0)
 WARPS: dict[str, dict[str, object]] = {
