@@ -26,11 +26,13 @@ def averaged_origin(clean: Tensor, noise: Tensor, variance: Tensor, others: Tens
         variance: That of the noise, ``gamma [B, D]``.
         others: Further points of the law of the clean ones, ``[R, D]``.
     """
-    # In single precision: what is far has no weight.
-    noisy = (clean + variance.sqrt() * noise).float()
-    precision = 1 / variance.float()
-    near = others.float()
-    apart = (noisy[:, None] - near).square_().mul_(precision[:, None]).sum(dim=2)
-    own = noise.float().square().sum(dim=1, keepdim=True)
-    weights = torch.cat([own, apart], dim=1).mul_(-0.5).softmax(dim=1).to(clean.dtype)
-    return weights[:, :1] * clean + weights[:, 1:] @ others
+    # In single precision: what is far has no weight. And dimension by dimension, of which there are
+    # few: sums over a short last axis take four times as long.
+    noisy, near = (clean + variance.sqrt() * noise).float(), others.float()
+    factor = -0.5 / variance.float()
+    logits = noisy.new_zeros(len(clean), 1 + len(others))
+    logits[:, 0] = -0.5 * noise.float().square().sum(dim=1)
+    for x, e, f in zip(noisy.T, near.T, factor.T, strict=True):
+        logits[:, 1:].addcmul_((x[:, None] - e).square_(), f[:, None])
+    weights = logits.softmax(dim=1)
+    return (weights[:, :1] * clean.float() + weights[:, 1:] @ near).to(clean.dtype)
