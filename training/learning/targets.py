@@ -13,7 +13,6 @@ answer, and gets there sooner. Targets like these, with all of a batch, were pro
 and Jaakkola (2023) as stable target fields.
 """
 
-import torch
 from torch import Tensor
 
 
