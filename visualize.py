@@ -8,6 +8,7 @@ roundtrip and a generation of one run are drawn together, and so are the correla
 several times.
 """
 
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ class Settings(Declared):
 @command(help=__doc__)
 @takes(Settings)
 def main(settings: Settings) -> None:
+    if os.environ.get("RANK", "0") != "0":
+        return  # the first rank draws it all
     # Here, so that --help need not wait for PyTorch and Matplotlib.
     from training.pictures.album import pictures_of
     from training.pictures.trajectories.animation import require_ffmpeg
