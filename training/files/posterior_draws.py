@@ -72,25 +72,7 @@ def save_netcdf(
         constant = _group(file, "constant_data", of_truth, names)
         described = {name: attributes.get(name) for name in DESCRIBED}
         _save_text(constant, {"format": FORMAT, "coordinates": list(names), **described})
-        points = posterior.create_variable("x", tuple(sizes), "f8")
-        latents = posterior.create_variable("z", tuple(sizes), "f8")
-        calls = constant.create_variable("network_calls", ("observation",), "f8")
-        first = 0
-        for draws, z in parts:
-            rows = slice(first, first + draws.count)
-            points[:, :, rows] = _chains_first(draws.points)
-            latents[:, :, rows] = _chains_first(z)
-            for name, each in _densities(draws).items():
-                if name not in stats.variables:
-                    stats.create_variable(name, tuple(sizes)[:3], "f8")
-                stats.variables[name][:, :, rows] = _chains_first(each)
-            calls[rows] = draws.calls.numpy()
-            for name, values in draws.stats.items():
-                if name not in constant.variables:
-                    variable = constant.create_variable(name, ("observation",), "f8")
-                    variable[:] = np.full(sizes["observation"], np.nan)
-                constant.variables[name][rows] = values.cpu().numpy()
-            first += draws.count
+        _save_draws(parts, posterior, stats, constant)
         if observed is not None:
             seen = {"observation": observed.shape[0], "number": observed.shape[1]}
             group = _group(file, "observed_data", seen, None)
@@ -103,6 +85,34 @@ def save_netcdf(
             of_prior = {"chain": 1, "draw": len(prior), "coordinate": shape[3]}
             group = _group(file, "prior", of_prior, names)
             group.create_variable("x", tuple(of_prior), "f8")[:] = prior[None].cpu().numpy()
+
+
+def _save_draws(
+    parts: Iterator[tuple[Draws, Tensor]],
+    posterior: h5netcdf.Group,
+    stats: h5netcdf.Group,
+    constant: h5netcdf.Group,
+) -> None:
+    """Adds draws, their densities, and what samplers say, group by group."""
+    sizes = tuple(posterior.dimensions)
+    points, latents = (posterior.create_variable(name, sizes, "f8") for name in ("x", "z"))
+    calls = constant.create_variable("network_calls", ("observation",), "f8")
+    first = 0
+    for draws, z in parts:
+        rows = slice(first, first + draws.count)
+        points[:, :, rows] = _chains_first(draws.points)
+        latents[:, :, rows] = _chains_first(z)
+        for name, each in _densities(draws).items():
+            if name not in stats.variables:
+                stats.create_variable(name, sizes[:3], "f8")
+            stats.variables[name][:, :, rows] = _chains_first(each)
+        calls[rows] = draws.calls.numpy()
+        for name, values in draws.stats.items():
+            if name not in constant.variables:
+                variable = constant.create_variable(name, ("observation",), "f8")
+                variable[:] = np.full(len(calls), np.nan)
+            constant.variables[name][rows] = values.cpu().numpy()
+        first += draws.count
 
 
 def _densities(draws: Draws) -> dict[str, Tensor]:
@@ -207,19 +217,12 @@ def load_netcdf(path: Path, most: int) -> SavedPosteriors:
         known = saved.has(found)
         if known:
             _require_shape(saved, found, shape[:3])
-        observed = None
-        if saved.has("observed_data/y"):
-            numbers = saved.shape("observed_data/y")[-1:]
-            _require_shape(saved, "observed_data/y", (count, *numbers))
-            observed = saved.numbers("observed_data/y", slice(shown))
+        observed = _rows(saved, "observed_data/y", count, None, shown)
+        truth = _rows(saved, "constant_data/truth", count, dim, shown)
         prior = None
         if saved.has("prior/x"):
             _require_shape(saved, "prior/x", (1, *saved.shape("prior/x")[1:2], dim))
             prior = saved.numbers("prior/x")[0]
-        truth = None
-        if saved.has("constant_data/truth"):
-            _require_shape(saved, "constant_data/truth", (count, dim))
-            truth = saved.numbers("constant_data/truth", slice(shown))
         sampler, toy, image_shape = (about.get(key) for key in DESCRIBED)
         names = about.get("coordinates")
         if not (_are_texts(names, dim) and _are_texts(sampler, count)):
@@ -241,6 +244,22 @@ def load_netcdf(path: Path, most: int) -> SavedPosteriors:
             None if image_shape is None else tuple(image_shape),
             truth,
         )
+
+
+def _rows(
+    saved: SavedNumbers, place: str, count: int, width: int | None, shown: int
+) -> np.ndarray | None:
+    """The first rows ``[shown, width]`` of ``[count, width]``, of any width if it is None; None
+    where the file has none.
+
+    Raises:
+        DataError: They have another shape.
+    """
+    if not saved.has(place):
+        return None
+    wide = saved.shape(place)[-1:] if width is None else (width,)
+    _require_shape(saved, place, (count, *wide))
+    return saved.numbers(place, slice(shown))
 
 
 def _description(saved: SavedNumbers) -> dict[str, Any] | None:

@@ -47,7 +47,7 @@ WORTH = 0.5
 """Part of the particles that weights are worth at least: else they are taken by weight."""
 AT_ONCE = 2**21
 """Numbers of the particles that move at once, if they are of more than one observation. CPUs are
-slower with larger tensors, for which memory is asked of the system anew each time."""
+slower with larger tensors: the allocator returns their memory, and asks the system for it again."""
 
 
 def twist(
