@@ -19,14 +19,15 @@ def algorithms(deterministic: bool, benchmark: bool = False) -> Iterator[None]:
         benchmark: Let cuDNN look for its fastest ones; not if they have to be deterministic.
     """
     cudnn = torch.backends.cudnn
-    before = cudnn.benchmark, cudnn.deterministic, torch.are_deterministic_algorithms_enabled()
+    before = cudnn.benchmark, cudnn.deterministic, torch.get_deterministic_debug_mode()
     if deterministic:
         # cuBLAS reads it when it starts: with a workspace of fixed sizes it sums in a fixed order.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
         cudnn.benchmark, cudnn.deterministic = benchmark and not deterministic, deterministic
-        torch.use_deterministic_algorithms(deterministic)
+        # As torch.use_deterministic_algorithms, which first imports the compiler for two seconds.
+        torch.set_deterministic_debug_mode("error" if deterministic else "default")
         yield
     finally:
         cudnn.benchmark, cudnn.deterministic = before[:2]
-        torch.use_deterministic_algorithms(before[2])
+        torch.set_deterministic_debug_mode(before[2])

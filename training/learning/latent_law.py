@@ -19,8 +19,8 @@ from training.flow.latent.conditional import ConditionalMixture
 from training.flow.latent.normal_mixtures import LOG_ROOT
 
 LOOKS = 40
-"""How often held-out latents are looked at. A fit goes on to its end, where the rate is low,
-however they look: there it gains most of what is left."""
+"""How often held-out latents are looked at. The fit of a law goes on to its end, where the rate is
+low, however they look: there it gains most of what is left."""
 STEPS_PER_ROW, FEWEST_STEPS = 200, 100
 """A fit to few latents takes fewer steps: so many passes."""
 LONGEST_GRADIENT = 5.0
@@ -43,6 +43,7 @@ class Candidate:
         rate: The first learning rate; it falls to zero along a cosine.
         decay: Weight decay.
         principal: Whether compressed latents are turned to their principal axes.
+        patience: Looks without a better one that end the fit; None for none.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Candidate:
     rate: float
     decay: float = 0.0
     principal: bool = False
+    patience: int | None = None
 
 
 CHAINED = Candidate("chained mixtures", {"components": 12}, 4000, 512, 2e-3, decay=0.3)
@@ -134,7 +136,8 @@ def fit(
     steps = min(candidate.steps, max(FEWEST_STEPS, STEPS_PER_ROW * count // candidate.batch))
     batch, every = min(candidate.batch, count), max(1, steps // LOOKS)
     generator = seeded_generator("cpu", seed, Stream.DATA)
-    best, weights = _score(mixture, *held_out), deepcopy(mixture.state_dict())
+    best, weights, found = _score(mixture, *held_out), deepcopy(mixture.state_dict()), 0
+    patience = LOOKS if candidate.patience is None else candidate.patience
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = candidate.rate * (1 + cos(pi * step / steps)) / 2
         rows = torch.randint(count, (batch,), generator=generator)
@@ -149,7 +152,9 @@ def fit(
             on_look()
         score = _score(mixture, *held_out)
         if score > best:
-            best, weights = score, deepcopy(mixture.state_dict())
+            best, weights, found = score, deepcopy(mixture.state_dict()), step
+        elif step - found >= patience * every:
+            break
     mixture.load_state_dict(weights)
     mixture = mixture.double().eval().requires_grad_(False)
     kept_rows, compressed = latents.held_out[:, :kept], latents.held_out[:, kept:]

@@ -34,7 +34,8 @@ from training.model.model import Model
 
 MELT_STEPS, MELT_SOLVER = 24, "exp_ab2"
 """Their error is far below what a mixture can resolve."""
-CHECK_STEPS = 1000
+CHECK_STEPS, CHECK_PATIENCE = 1000, 8
+"""Kept latents are normal as a rule, and then no look is better than the first."""
 NETWORK_ROWS = 2048
 """Points of one call of a network of toys or tables."""
 FEWEST, MOST, MOST_CHECKED = 300, 100_000, 10_000
@@ -96,6 +97,7 @@ def learn_latent_law(model: Model, plan: LawPlan) -> None:
         latents = melted_latents(flow, plan, count, advance)
         if distributed.is_main():
             _report_kept(model, check_kept(latents, kept, plan.seed, bar.update))
+            bar.update(MELT_STEPS + LOOKS - bar.n)  # of a check that ended early
             fits = [fit(latents, kept, each, plan.seed, bar.update) for each in candidates]
     if distributed.is_main() and candidates:
         best = max(fits, key=lambda fitted: fitted.nats)
@@ -168,7 +170,8 @@ def check_kept(
     """How far kept latents are from a standard normal law: what a free one gains over it, in nats
     on others."""
     rows = Latents(latents.train[:, :kept], latents.held_out[:, :kept])
-    return fit(rows, 0, replace(candidates_for(kept)[-1], steps=CHECK_STEPS), seed, on_look)
+    free = replace(candidates_for(kept)[-1], steps=CHECK_STEPS, patience=CHECK_PATIENCE)
+    return fit(rows, 0, free, seed, on_look)
 
 
 def _report_kept(model: Model, found: Fitted) -> None:

@@ -14,7 +14,6 @@ from training.names import FEWEST_NEIGHBORS, NEIGHBORS
 from training.settings.common import RunOptions, save_dir
 from training.settings.declared import Declared, option, options_of
 from training.settings.inference import (
-    AMORTIZED_ROWS,
     CHECK_DRAWS,
     DRAWS,
     LIKELIHOODS,
@@ -201,7 +200,7 @@ class SampleSettings(CommonSettings):
         return inference.Amortized(
             prior,
             conditions,
-            self.prior.batch_gpu or (subject.rows if subject.images else AMORTIZED_ROWS),
+            self.prior.amortized_rows(subject),
             plan.chains,
             plan.draws,
             plan.seed,
@@ -299,5 +298,5 @@ class CheckSettings(CommonSettings):
         self, subject: simulation.PosteriorSubject, prior: inference.Prior, conditions: Tensor
     ) -> inference.Amortized:
         """How to draw from posteriors that the flow has learned."""
-        plan, rows = self.plan(subject), self.prior.batch_gpu or AMORTIZED_ROWS
+        plan, rows = self.plan(subject), self.prior.amortized_rows(subject)
         return inference.Amortized(prior, conditions, rows, plan.chains, plan.draws, plan.seed)
