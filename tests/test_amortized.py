@@ -369,7 +369,9 @@ def test_trainings_without_conditions_say_so(run_script: Run, shelf: Path, tmp_p
     for shape in ("3", "1x1x1x2"):
         wrong = run_script(train, f"--data={data}", *place, "--cond", f"--cond_shape={shape}")
         refused(wrong, 2, f"--cond_shape={shape}", "2 conditions")
-    for option in ("--linear_start=on", "--bounded=map", "--cond_shape=2"):
+    both = ("--cond", "--cond_shape=2", "--cond_screen=on")
+    refused(run_script(train, f"--data={data}", *place, *both), 2, "--cond_shape", "one of them")
+    for option in ("--linear_start=on", "--bounded=map", "--cond_shape=2", "--cond_screen=on"):
         refused(run_script(train, f"--data={data}", *place, option), 2, "--cond", option[:9])
     arrays = load_arrays(data)
     plain = tmp_path / "plain.npz"

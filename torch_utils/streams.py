@@ -34,6 +34,8 @@ class Stream(IntEnum):
     """Points that are melted to learn the law of latents from."""
     MELTED_NOISE = 11
     """Noise of the first time on these."""
+    SCREENING = 12
+    """Rows by which conditions are screened."""
 
     LATENT = 1
     """Latents to generate from."""

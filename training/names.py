@@ -55,7 +55,7 @@ AXES_TOO = "quantile-axes"
 """``quantile``, and a spline along the whitened axes too, which draws in rows that are far from all
 others there: a step of iterative Gaussianization (Chen and Gopinath 2000)."""
 WHITENINGS = ("none", "pca", "zca")
-LINEAR_STARTS = (AUTO, "on", "off")
+LINEAR_STARTS = COND_SCREENS = (AUTO, "on", "off")
 BOUNDED = (AUTO, "map", "reject")
 T_SAMPLINGS = ("uniform", "normal", "log_uniform")
 TOY_PRECONDITIONINGS = ("ifs", "edm", "edm_es")

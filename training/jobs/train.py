@@ -96,8 +96,9 @@ def train_on_table(settings: TrainSettings, data: Path, resume: Path | None) -> 
         config = training_config(recipe, settings.training, run)
         preparation = Preparation(table, choices, config, device)
         ways = settings.table
+        screen = "off" if ways.cond_shape else ways.cond_screen
         space = choose_space(
-            preparation, ways.marginals, ways.whiten, ways.linear_start, ways.bounded
+            preparation, ways.marginals, ways.whiten, ways.linear_start, ways.bounded, screen
         )
         coordinates = preparation.coordinates(space)
         if resumed:

@@ -1,5 +1,7 @@
 """Coordinates that suit the columns of a table, fitted to its rows."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
@@ -47,6 +49,7 @@ def fit_coordinates(
     conditions: Tensor | None = None,
     linear_start: bool = False,
     map_bounds: bool = True,
+    relevant: Sequence[int] = (),
 ) -> Coordinates:
     """Coordinates in which points have mean 0 and variance 1.
 
@@ -62,6 +65,7 @@ def fit_coordinates(
         linear_start: Whether the best linear prediction from these is taken off before points are
             whitened.
         map_bounds: Whether columns with bounds are mapped to the line, or left as they are.
+        relevant: Places of the conditions that the flow is to see; empty for all.
 
     Raises:
         UsageError: A second spline was asked for without whitening.
@@ -81,14 +85,15 @@ def fit_coordinates(
     if marginals == AXES_TOO:
         names += ["normal scores", last]
     given = 0 if conditions is None else conditions.shape[1]
-    coordinates = Coordinates(dim, names, knots, given, surprise=0 < given <= MOST_CONDITIONS)
+    surprise = 0 < given <= MOST_CONDITIONS
+    coordinates = Coordinates(dim, names, knots, given, surprise, relevant)
     coordinates.steps.copy_(columns.steps)
     coordinates.offsets.copy_(columns.offsets)
     x = points.double()
     if coordinates.scale and conditions is not None:
         coordinates.scale.fit(conditions)
     if coordinates.surprise and conditions is not None:
-        coordinates.surprise.fit(conditions)
+        coordinates.surprise.fit(conditions, relevant)
     c = coordinates.given(conditions).labels
     for map_ in coordinates.maps:
         if isinstance(map_, LinearPrediction):

@@ -7,7 +7,7 @@ own, and scored on rows that are held out.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import product
 from typing import Any
 
@@ -29,6 +29,7 @@ from training.learning.held_out import HeldOut
 from training.learning.loss import DenoisingLoss
 from training.learning.melting import NETWORK_ROWS, LawPlan, points_to_melt
 from training.learning.recipes import FEW_ROWS
+from training.learning.screening import relevant_conditions
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
 from training.names import AUTO, AXES_TOO, MARGINALS
@@ -38,6 +39,8 @@ FAR = 20.0
 PILOT_STEPS, LONGER_STEPS, FINALISTS = 400, 1600, 3
 """Of a first training in each space, and of a second in the best of them: first steps favor spaces
 that are easy to learn, such as powers of diamonds' columns, over those that end better."""
+MOST_NAMED = 12
+"""Conditions that a line of the log names."""
 MOST_CALIBRATED = 10_000
 """Rows that a calibration is fitted to: the error of a slope is about one over their square root.
 """
@@ -54,17 +57,21 @@ class Space:
             name in ``LINEAR_STARTS``.
         bounded: Whether columns with bounds are mapped to the line, or left alone, what is beyond
             being rejected when posteriors are drawn: a name in ``BOUNDED``.
+        cond_screen: Whether conditions that no column depends on are left out, a name in
+            ``COND_SCREENS``.
     """
 
     marginals: str
     whiten: str
     linear_start: str = "off"
     bounded: str = "map"
+    cond_screen: str = "off"
 
     def __str__(self) -> str:
         start = ", linear start" if self.starts_linear else ""
         left = ", bounds left alone" if self.bounded == "reject" else ""
-        return f"marginals {self.marginals}, whitening {self.whiten}{start}{left}"
+        some = ", conditions screened" if self.cond_screen == "on" else ""
+        return f"marginals {self.marginals}, whitening {self.whiten}{start}{left}{some}"
 
     @property
     def starts_linear(self) -> bool:
@@ -87,6 +94,11 @@ class Preparation:
     config: TrainingConfig
     device: torch.device
 
+    @cached_property
+    def relevant(self) -> list[int]:
+        """Places of the conditions that tell something; empty if they are all, or none does."""
+        return relevant_conditions(self.table.train_rows, self.config.seed)
+
     def coordinates(self, space: Space) -> Coordinates:
         """Fitted to the rows that are trained on."""
         generator = seeded_generator("cpu", self.config.seed, Stream.DEQUANTIZATION)
@@ -101,6 +113,7 @@ class Preparation:
             rows.conditions,
             space.starts_linear,
             space.bounded == "map",
+            self.relevant if space.cond_screen == "on" else (),
         )
 
     def told_of_far_rows(self, coordinates: Coordinates, space: Space) -> str | None:
@@ -120,7 +133,11 @@ class Preparation:
         """An untrained model in these coordinates, on the device, and its loss."""
         rows = self.table.train_rows
         basis = basis_in(coordinates.given(rows.conditions), rows.points)
-        model, loss = self.choices.build(basis)
+        choices = self.choices
+        if coordinates.relevant:
+            seen = {**choices.network_arguments, "label_dim": coordinates.label_dim}
+            choices = replace(choices, network_arguments=seen)
+        model, loss = choices.build(basis)
         model.denoiser.to(self.device)
         return replace(model, coordinates=coordinates), loss
 
@@ -238,6 +255,7 @@ def choose_space(
     whiten: str,
     linear_start: str = "off",
     bounded: str = "map",
+    cond_screen: str = "off",
 ) -> Space:
     """The way to see a table: the one that is given, or the best of those that are left open.
 
@@ -251,7 +269,41 @@ def choose_space(
             conditions it is ``off``.
         bounded: A name in ``BOUNDED``; of ``auto`` both are tried. Of a table without conditions it
             is ``map``.
+        cond_screen: A name in ``COND_SCREENS``; of ``auto`` both are tried in the best of the
+            spaces. It is ``off`` where all conditions tell something, or none is seen to.
     """
+    conditional = preparation.table.conditions is not None
+    screen = _screened(preparation, cond_screen) if conditional else "off"
+    spaces = [
+        replace(space, cond_screen="off" if screen == "off" else "on")
+        for space in _candidates(preparation, marginals, whiten, linear_start, bounded)
+    ]
+    if not len(preparation.table.held_out_rows):
+        return spaces[0]
+    if len(spaces) == 1 and screen != AUTO:
+        return spaces[0]
+    best = _tried(preparation, spaces, PILOT_STEPS) if len(spaces) > 1 else spaces
+    # Of few rows, a longer training that nobody watches learns them by heart.
+    many = len(preparation.table.train_rows) >= FEW_ROWS
+    # Starts and bounds differ by more, and the trainings of simulations are short.
+    if many and len(spaces) > FINALISTS and not conditional:
+        best = _tried(preparation, best[:FINALISTS], LONGER_STEPS)
+    if screen == AUTO:
+        best = _tried(preparation, [best[0], replace(best[0], cond_screen="off")], PILOT_STEPS)
+    chosen = best[0]
+    if marginals == AUTO and chosen.marginals == "quantile":
+        told = preparation.told_of_far_rows(preparation.coordinates(chosen), chosen)
+        if told:
+            logger.info(f"  {told}; splines along the axes draw them in")
+            chosen = replace(chosen, marginals=AXES_TOO)
+    logger.info(f"Chosen: {chosen}")
+    return chosen
+
+
+def _candidates(
+    preparation: Preparation, marginals: str, whiten: str, linear_start: str, bounded: str
+) -> list[Space]:
+    """All that is left open, but for the conditions that are left out."""
     compresses = preparation.choices.inflation.get("dims_to_keep", preparation.table.dim)
     all_kept = compresses >= preparation.table.dim
     whitenings: Sequence[str] = [whiten] if whiten != AUTO else ["zca", "pca"]
@@ -269,23 +321,20 @@ def choose_space(
         # would bend; what is left of them once they are predicted is whitened in any case.
         candidates = ["none"] if marginals == AUTO else candidates
         whitenings = ["zca"] if whiten == AUTO else whitenings
-    spaces = [Space(*each) for each in product(candidates, whitenings, starts, bounds)]
-    if len(spaces) == 1 or not len(preparation.table.held_out_rows):
-        return spaces[0]
-    best = _tried(preparation, spaces, PILOT_STEPS)
-    # Of few rows, a longer training that nobody watches learns them by heart.
-    many = len(preparation.table.train_rows) >= FEW_ROWS
-    # Starts and bounds differ by more, and the trainings of simulations are short.
-    if many and len(spaces) > FINALISTS and preparation.table.conditions is None:
-        best = _tried(preparation, best[:FINALISTS], LONGER_STEPS)
-    chosen = best[0]
-    if marginals == AUTO and chosen.marginals == "quantile":
-        told = preparation.told_of_far_rows(preparation.coordinates(chosen), chosen)
-        if told:
-            logger.info(f"  {told}; splines along the axes draw them in")
-            chosen = replace(chosen, marginals=AXES_TOO)
-    logger.info(f"Chosen: {chosen}")
-    return chosen
+    return [Space(*each) for each in product(candidates, whitenings, starts, bounds)]
+
+
+def _screened(preparation: Preparation, cond_screen: str) -> str:
+    """What screening can come to: ``off`` where it leaves nothing out."""
+    if cond_screen == "off":
+        return "off"
+    names = preparation.table.condition_names
+    found = [names[place] for place in preparation.relevant]
+    if not found:
+        return "off"
+    told = ", ".join([*found[:MOST_NAMED], *["..."] * (len(found) > MOST_NAMED)])
+    logger.info(f"Of {len(names)} conditions {len(found)} are seen to tell something: {told}")
+    return cond_screen
 
 
 def _tried(preparation: Preparation, spaces: Sequence[Space], steps: int) -> list[Space]:

@@ -186,9 +186,9 @@ def _coordinates(path: Path, part: Part | None, dim: int, label_dim: int) -> Coo
         coordinates.check()
     except ValueError as error:
         raise DataError(f"{path} has broken coordinates: {error}") from error
-    if coordinates.condition_dim != label_dim:
+    if coordinates.label_dim != label_dim:
         raise DataError(
-            f"{path} has coordinates of {coordinates.condition_dim} conditions, its network takes "
+            f"{path} has coordinates of {coordinates.label_dim} conditions, its network takes "
             f"{label_dim}"
         )
     return coordinates

@@ -7,12 +7,22 @@ from typing import Any
 import click
 
 from dnnlib.errors import UsageError
-from training.names import AUTO, AXES_TOO, BOUNDED, LINEAR_STARTS, MARGINALS, WHITENINGS
+from training.names import (
+    AUTO,
+    AXES_TOO,
+    BOUNDED,
+    COND_SCREENS,
+    LINEAR_STARTS,
+    MARGINALS,
+    WHITENINGS,
+)
 from training.settings.declared import Declared, option
 from training.settings.types import COUNT, NOT_NEGATIVE, SHAPE, choice
 
 MOST_MEMBERS = 64
 """Networks of an ensemble."""
+CONDITIONAL = {"bounded", "cond_screen", "cond_shape", "linear_start"}
+"""Options of tables with conditions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +58,13 @@ class TableOptions(Declared):
         "reject what is beyond when posteriors are drawn (reject); auto tries both on held-out "
         "rows. Other tables are always mapped.",
     )
+    cond_screen: str = option(
+        type=choice(COND_SCREENS),
+        default=AUTO,
+        help="With --cond: leave out the conditions that no column depends on, each by its "
+        "distance correlation, at a false discovery rate of 5 %; auto tries both on held-out rows. "
+        "Not with --cond_shape.",
+    )
     ensemble: int | None = option(
         type=click.IntRange(1, MOST_MEMBERS),
         unset="1; with --cond, of few rows: 3",
@@ -76,6 +93,11 @@ class TableOptions(Declared):
         help="Reports without a better score on held-out rows that end the training",
     )
 
+    def require_nothing_of_conditions(self) -> None:
+        """Raises UsageError if an option was typed that is for tables with conditions."""
+        for name in sorted(self.given & CONDITIONAL):
+            raise UsageError(f"--{name} is for --cond: leave it out")
+
     def condition_arguments(self, count: int) -> dict[str, Any]:
         """What a network is to be told of so many conditions.
 
@@ -86,6 +108,8 @@ class TableOptions(Declared):
             return {}
         if self.cond_shape is None:
             return {"label_dim": count}
+        if self.cond_screen == "on":
+            raise UsageError("--cond_screen=on leaves out parts of --cond_shape: give one of them")
         if prod(self.cond_shape) != count or len(self.cond_shape) > 3:
             shape = "x".join(map(str, self.cond_shape))
             raise UsageError(

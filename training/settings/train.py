@@ -71,6 +71,7 @@ EARLIER = {
     "latent_law": "gaussian",
     "linear_start": "off",
     "bounded": "map",
+    "cond_screen": "off",
     "ensemble": 1,
 }
 """What a run of an earlier version meant by options that it left open, or had not yet."""
@@ -279,7 +280,9 @@ class TrainSettings(Declared):
             UsageError: They are wanted, but there are none; or an option is for them alone.
         """
         if not self.data.cond:
-            for name in sorted(self.given & {"bounded", "cond_shape", "linear_start"}):
+            for name in sorted(
+                self.given & {"bounded", "cond_screen", "cond_shape", "linear_start"}
+            ):
                 raise UsageError(f"--{name} is for --cond: leave it out")
             return table.without_conditions()
         if table.conditions is None:

@@ -17,6 +17,7 @@ from training.data.tables.table import Columns, Dropped, Table
 from training.learning.building import Choices
 from training.learning.loss import DenoisingRegression
 from training.learning.resuming import Resumed
+from training.learning.screening import relevant_conditions
 from training.learning.tables import Preparation, Space, about_table, choose_space
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
@@ -26,6 +27,7 @@ CPU = torch.device("cpu")
 LINEAR = Space("none", "zca", "on")
 SEEN = double([[1.0, 0.5], [0.0, 2.0], [-1.0, 0.3]])
 GAMMA0 = 1e-4
+TELLING = [3, 17]
 
 
 def gaussian(count: int) -> Table:
@@ -111,6 +113,48 @@ def test_both_starts_are_tried_where_nothing_is_said() -> None:
     assert choose_space(limited, "none", "zca", "on", "map").bounded == "map"
     plain = replace(prepared, table=prepared.table.without_conditions())
     assert choose_space(plain, "none", "zca", "auto") == Space("none", "zca", "off")
+
+
+def among_noise(count: int) -> Table:
+    """The same, its two conditions standing at places 3 and 17 among 28 that tell nothing."""
+    table = gaussian(count)
+    assert table.conditions is not None
+    noise = normal(count, 30, seed=6)
+    noise[:, TELLING] = table.conditions
+    return replace(table, conditions=noise, condition_names=[f"y{place}" for place in range(30)])
+
+
+def test_conditions_that_tell_nothing_are_left_out_of_account(tmp_path: Path) -> None:
+    prepared = preparation(among_noise(1000), steps=1)
+    assert relevant_conditions(prepared.table.train_rows, 0) == TELLING
+    assert preparation(gaussian(1000)).relevant == []
+    space = choose_space(prepared, "none", "zca", "on", "map", "on")
+    model, _ = prepared.build(prepared.coordinates(space))
+    model.save(tmp_path / "network.pkl")
+    flow = Model.load(tmp_path / "network.pkl").flow
+    y = normal(1, 30, seed=7)
+    points = normal(5, 3, seed=8)
+    found = flow.given(labels=y).log_prob(points)
+    alone = preparation(gaussian(1000), steps=1)
+    fewer, _ = alone.build(alone.coordinates(LINEAR))
+    torch.testing.assert_close(found, fewer.flow.given(labels=y[:, TELLING]).log_prob(points))
+    other = y + 100
+    other[:, TELLING] = y[:, TELLING]
+    torch.testing.assert_close(flow.given(labels=other).log_prob(points), found, rtol=0, atol=0)
+    coordinates = flow.coordinates
+    assert coordinates is not None
+    assert coordinates.surprise is not None
+    torch.testing.assert_close(coordinates.surprise(other), coordinates.surprise(y))
+    with pytest.raises(DataError, match="C = 30"):
+        flow.given(labels=y[:, TELLING]).log_prob(points)
+
+
+def test_screening_is_chosen_by_what_it_gains() -> None:
+    prepared = preparation(among_noise(300), steps=100)
+    assert choose_space(prepared, "none", "zca", "on", "map", "auto").cond_screen == "on"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Preparation, "pilot", lambda _, space, steps: space.cond_screen == "off")
+        assert choose_space(prepared, "none", "zca", "on", "map", "auto").cond_screen == "off"
 
 
 def test_densities_given_conditions_integrate_to_one_and_follow_them() -> None:
@@ -201,6 +245,7 @@ def test_a_file_whose_conditions_do_not_fit_is_refused(tmp_path: Path) -> None:
         ({**good.state, "surprise.quantiles": -torch.ones(4).double()}, {}, "quantiles"),
         (names, {"conditions": 0}, "needs conditions"),
         (good.state, {"conditions": 3}, "do not fit"),
+        (good.state, {"relevant": [2]}, "a relevant condition is none of 2"),
         (
             {name.replace("maps.2", "maps.1"): value for name, value in plain.items()},
             {"conditions": 0, "maps": ["standardize", "zca"], "surprise": False},

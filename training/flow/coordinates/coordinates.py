@@ -36,6 +36,8 @@ class Coordinates(nn.Module):
         knots: Number of knots of their splines.
         conditions: The number C of conditions that points are given with.
         surprise: Whether it is known where these lie.
+        relevant: Places of the conditions that points depend on, which are what the network sees;
+            empty if they are all.
 
     Attributes:
         scale: Of conditions; None where there are none.
@@ -62,10 +64,13 @@ class Coordinates(nn.Module):
         knots: int = 0,
         conditions: int = 0,
         surprise: bool = False,
+        relevant: Sequence[int] = (),
     ):
         super().__init__()
         self.dim, self.names, self.knots = dim, list(maps), knots
-        self.condition_dim = conditions
+        self.condition_dim, self.relevant = conditions, list(relevant)
+        if any(not 0 <= place < conditions for place in self.relevant):
+            raise ValueError(f"a relevant condition is none of {conditions}")
         known = (*MAPS, PREDICTION)
         for name in self.names:
             if name not in known:
@@ -74,7 +79,7 @@ class Coordinates(nn.Module):
         self.surprise = Surprise(conditions) if surprise and conditions else None
         self._given: Tensor | None = None
         self.maps = nn.ModuleList(
-            LinearPrediction(dim, conditions) if name == PREDICTION else MAPS[name](dim, knots)
+            LinearPrediction(dim, self.label_dim) if name == PREDICTION else MAPS[name](dim, knots)
             for name in self.names
         )
         self.register_buffer("steps", torch.zeros(dim, dtype=torch.float64))
@@ -86,7 +91,13 @@ class Coordinates(nn.Module):
         made: dict[str, object] = {"dim": self.dim, "maps": self.names, "knots": self.knots}
         # Digests of networks that were written before there was more stay what they were.
         made |= {"conditions": self.condition_dim} if self.condition_dim else {}
-        return made | ({"surprise": True} if self.surprise else {})
+        made |= {"surprise": True} if self.surprise else {}
+        return made | ({"relevant": self.relevant} if self.relevant else {})
+
+    @property
+    def label_dim(self) -> int:
+        """The number L of conditions that the network sees."""
+        return len(self.relevant) or self.condition_dim
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, maps={self.names}"
@@ -111,7 +122,7 @@ class Coordinates(nn.Module):
 
     @property
     def labels(self) -> Tensor | None:
-        """The network's labels: the given conditions, standardized; None for none.
+        """The network's labels ``[..., L]``: the given conditions, standardized; None for none.
 
         Raises:
             UsageError: None were given, but there are some.
@@ -125,7 +136,7 @@ class Coordinates(nn.Module):
                 "Python by flow.given(labels=conditions)"
             )
         found: Tensor = self.scale(self._given)
-        return found
+        return found[..., self.relevant] if self.relevant else found
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Points of flow space ``[..., D]``, and ``log |det du/dx| [...]``, of points ``[..., D]``.

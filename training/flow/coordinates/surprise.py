@@ -6,7 +6,8 @@ a constant. An observation's *surprise* is what it has of this beyond the median
 
     surprise(y) = |r(y)|^2 / 2 - median of |r|^2 / 2 over simulations:
 
-so many nats less likely it is than a typical one. It is *unlike* the simulations if that is more
+so many nats less likely it is than a typical one. Conditions that a flow does not see do not count,
+and have rows and columns of zeros in W. It is *unlike* the simulations if that is more
 than 99.9 % of them have. Quantiles are of rows left out one by one: with d_i^2 the squared distance
 of row i of N from the mean of all,
 
@@ -20,6 +21,8 @@ Where conditions depend on each other there are axes without any variance. They 
 conditions apart: an observation 0.001 standard deviations off such an axis has 500 nats, as it does
 what no simulation did, and one that is off by rounding has none.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -56,17 +59,26 @@ class Surprise(nn.Module):
         self.register_buffer("whitening", torch.eye(count, dtype=torch.float64))
         self.register_buffer("quantiles", torch.zeros(len(LEVELS), dtype=torch.float64))
 
-    def fit(self, conditions: Tensor) -> "Surprise":
-        """Takes the place of conditions ``[N, C]``; returns itself."""
+    def fit(self, conditions: Tensor, relevant: Sequence[int] = ()) -> "Surprise":
+        """Takes the place of conditions ``[N, C]``; returns itself.
+
+        Args:
+            conditions: Of the simulations.
+            relevant: Places of those that count; empty if they all do.
+        """
         y = conditions.double()
         mean, spread = y.mean(dim=0), y.std(dim=0, correction=0)
         # A condition that did not vary is measured by its own size, and then ought not to vary.
         size = torch.where(mean == 0, 1.0, mean.abs())
         unit = torch.where(y.amax(dim=0) > y.amin(dim=0), spread, size)
-        scaled = (y - mean) / unit
+        counts = torch.ones_like(mean)
+        if relevant:
+            counts.zero_()[list(relevant)] = 1
+        scaled = (y - mean) / unit * counts
         variance, axes = torch.linalg.eigh(scaled.T @ scaled / len(y))
         self.mean.copy_(mean)
-        self.whitening.copy_(axes / variance.clamp_min(LEAST_VARIANCE).sqrt() @ axes.T / unit)
+        root = axes / variance.clamp_min(LEAST_VARIANCE).sqrt() @ axes.T
+        self.whitening.copy_(counts[:, None] * root * (counts / unit))
         count = max(len(y) - 1, 1)
         squares = self.whitened(y).square().sum(dim=1)
         left = (1 - squares / count).clamp_min(LEAST_VARIANCE)
