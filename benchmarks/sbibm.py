@@ -2,9 +2,9 @@
 
     python benchmarks/sbibm.py validate [--tasks=two_moons,sir]
     python benchmarks/sbibm.py run --task=two_moons --simulations=1000,10000
-        [--method=flow,npe,fmpe,npse] [--observations=1-10]
+        [--method=flow,rounds,npe,fmpe,npse] [--observations=1-10]
     python benchmarks/sbibm.py draw [--plot=out/sbibm/c2st.png]
-    python benchmarks/sbibm.py check --task=two_moons --simulations=10000 [--runs=1000]
+    python benchmarks/sbibm.py check --task=two_moons --simulations=10000 [--runs=1000] [--deblur]
 
 Tasks are written anew (``simulators``); pip downloads the wheel of the package, for its
 observations and reference posteriors, into a folder of its own and does not install it.
@@ -18,9 +18,10 @@ ranks         p-value of the ranks of the observations' log likelihoods among th
 
 ``run`` draws simulations, trains on them, draws from the posteriors of all ten observations, and
 compares with the reference. ``flow`` is ``train.py --cond`` and ``posterior.py sample --condition``
-by their defaults; ``npe``, ``fmpe`` and ``npse`` are those of the package ``sbi``, which is to be
-installed for them. Each method gets the same simulations. Draws and results go to files of their
-own, and what is there already is not made again.
+by their defaults; ``rounds`` the same for one observation after the other, in rounds
+(``estimators/rounds.py``); ``npe``, ``fmpe`` and ``npse`` are of the package ``sbi``, which is
+to be installed for them. Each method gets the same simulations. Draws and results go to files of
+their own, and what is there already is not made again.
 
 C2ST          cross-validated accuracy of a classifier that tells draws from the reference; 0.5 is
               perfect. Mean over observations
@@ -115,12 +116,15 @@ class Plan:
                 save_json(path, found)
         return found
 
-    def checked(self, simulations: int, runs: int) -> dict[str, Any]:
+    def checked(self, simulations: int, runs: int, deblur: bool) -> dict[str, Any]:
         """What ``posterior.py check`` says of the flow of so many simulations."""
         self.measured(simulations)
         place = self.folder / f"{self.task.name}-{simulations}-{self.method}-seed{self.seed}"
         return checked(
-            self._simulated(simulations, place), runs, place.with_name(f"{place.name}-check")
+            self._simulated(simulations, place),
+            runs,
+            place.with_name(f"{place.name}-check"),
+            deblur,
         )
 
     def _simulated(self, simulations: int, folder: Path) -> Simulations:
@@ -255,9 +259,10 @@ def run(
 @click.option("--task", "tasks", default="all", help="One, or more with commas.")
 @click.option("--simulations", default="1000,10000", help="How many, with commas.")
 @click.option("--runs", default=1000, help="New simulations.")
+@click.option("--deblur", is_flag=True, help="Of draws without the noise of the first time.")
 @click.option("--seed", default=0)
 @click.option("--folder", type=Path, default=Path("out/sbibm"))
-def check(tasks: str, simulations: str, runs: int, seed: int, folder: Path) -> None:
+def check(tasks: str, simulations: str, runs: int, deblur: bool, seed: int, folder: Path) -> None:
     """Ask whether the flows are calibrated on new simulations."""
     wheel = Wheel.downloaded(folder / "wheel")
     print("| task | simulations | highest density | largest | TARP | central | smallest p | s |")
@@ -266,7 +271,7 @@ def check(tasks: str, simulations: str, runs: int, seed: int, folder: Path) -> N
         for count in map(int, simulations.split(",")):
             began = children_seconds()
             plan = Plan(task, wheel, "flow", [], DRAWS, seed, folder.resolve())
-            found = plan.checked(count, runs)
+            found = plan.checked(count, runs, deblur)
             seconds = children_seconds() - began
             print(f"| {task.name} | {count:,} | {coverage_of(found)} | {seconds:.0f} |", flush=True)
 

@@ -5,14 +5,16 @@ from functools import partial
 
 from benchmarks.estimators.estimate import Estimate, Simulations
 from benchmarks.estimators.flow import of_flow
+from benchmarks.estimators.rounds import of_rounds
 from benchmarks.estimators.sbi import of_sbi
 
 METHODS: dict[str, Callable[[Simulations], Estimate]] = {
     "flow": of_flow,
+    "rounds": of_rounds,
     "npe": partial(of_sbi, "npe"),
     "fmpe": partial(of_sbi, "fmpe"),
     "npse": partial(of_sbi, "npse"),
 }
-"""By name: ``train.py --cond``, and three of the package ``sbi``."""
+"""By name: ``train.py --cond``, the same in rounds, and three of the package ``sbi``."""
 
 __all__ = ["METHODS", "Estimate", "Simulations"]

@@ -14,13 +14,14 @@ from dnnlib.errors import DataError
 from torch_utils.results import load_json
 
 
-def checked(trained: Simulations, runs: int, folder: Path) -> dict[str, Any]:
+def checked(trained: Simulations, runs: int, folder: Path, deblur: bool) -> dict[str, Any]:
     """What the check says of so many new simulations.
 
     Args:
         trained: What the flow was trained on; its folder has the network.
         runs: New simulations.
         folder: Where the results go.
+        deblur: Whether draws are of clean points.
     """
     draw = np.random.default_rng([trained.seed, 1])
     theta = trained.task.prior.sample(runs, draw)
@@ -30,6 +31,7 @@ def checked(trained: Simulations, runs: int, folder: Path) -> dict[str, Any]:
     network = newest_network(trained.folder)
     command = ["posterior.py", "check", "--truth=data", f"--runs={runs}", f"--network={network}"]
     command += [f"--data_root={data}", f"--save_dir={folder}", "--overwrite", "--device_name=cpu"]
+    command += ["--deblur"] * deblur
     code = subprocess.run([sys.executable, *command], cwd=ROOT, stdout=sys.stderr).returncode
     if code:
         raise DataError(f"posterior.py check ended with code {code}: see its log in {folder}")

@@ -14,6 +14,7 @@ from dnnlib.errors import DataError
 from training.data.tables.foreign import BLOCK_ROWS, ForeignTable
 from training.data.tables.making import Choices, make_table
 from training.files.table import save_table
+from training.flow.likelihood import Trace
 from training.flow.solvers import get_solver
 from training.inference.amortized import Amortized
 from training.settings.inference import AMORTIZED_ROWS, SOLVER
@@ -27,29 +28,9 @@ STEPS = 24
 
 def of_flow(given: Simulations) -> Estimate:
     """Posteriors by a conditional flow of the simulations."""
-    table = given.folder.with_suffix(".npz")
-    save_simulations(table, given)
-    command = ["train.py", "--cond", f"--data={table}", f"--outdir={given.folder}"]
-    command += [f"--seed={given.seed}", "--device_name=cpu"]
-    before = children_seconds()
-    # Its log goes where logs go, so that the table of results stands alone.
-    code = subprocess.run([sys.executable, *command], cwd=ROOT, stdout=sys.stderr).returncode
-    if code:
-        raise DataError(f"train.py ended with code {code}: see its log in {given.folder}")
-    train_seconds = children_seconds() - before
+    network, command, train_seconds = trained(given)
     began = time.process_time()
-    network = newest_network(given.folder)
-    prior = PosteriorSubject.of_network(NetworkFile.open(NetworkChoice(str(network))))
-    amortized = Amortized(
-        prior.prior(prior.flow.times(STEPS), get_solver(SOLVER, 1e-6, 1e-6)),
-        torch.from_numpy(given.observed).float(),
-        AMORTIZED_ROWS,
-        chains=1,
-        draws=given.draws,
-        seed=given.seed,
-    )
-    with torch.no_grad():
-        drawn = amortized.sample(torch.arange(len(given.observed)))
+    drawn = posteriors(network, given).sample(torch.arange(len(given.observed)))
     return Estimate(
         drawn.points[:, 0].double().numpy(),
         train_seconds,
@@ -59,6 +40,38 @@ def of_flow(given: Simulations) -> Estimate:
             "network": network.relative_to(given.folder).as_posix(),
             "leaked": drawn.stats.get("leaked", torch.zeros(len(given.observed))).tolist(),
         },
+    )
+
+
+def trained(given: Simulations) -> tuple[Path, list[str], float]:
+    """A network of the simulations, the command that trained it, and its seconds of the CPU.
+
+    Raises:
+        DataError: The training failed.
+    """
+    table = given.folder.with_suffix(".npz")
+    save_simulations(table, given)
+    command = ["train.py", "--cond", f"--data={table}", f"--outdir={given.folder}"]
+    command += [f"--seed={given.seed}", "--device_name=cpu"]
+    before = children_seconds()
+    # Its log goes where logs go, so that the table of results stands alone.
+    code = subprocess.run([sys.executable, *command], cwd=ROOT, stdout=sys.stderr).returncode
+    if code:
+        raise DataError(f"train.py ended with code {code}: see its log in {given.folder}")
+    return newest_network(given.folder), command, children_seconds() - before
+
+
+def posteriors(network: Path, given: Simulations, trace: Trace | None = None) -> Amortized:
+    """The posteriors of the observations by a network, with log densities if a trace is given."""
+    prior = PosteriorSubject.of_network(NetworkFile.open(NetworkChoice(str(network))))
+    return Amortized(
+        prior.prior(prior.flow.times(STEPS), get_solver(SOLVER, 1e-6, 1e-6)),
+        torch.from_numpy(given.observed).float(),
+        AMORTIZED_ROWS,
+        chains=1,
+        draws=given.draws,
+        seed=given.seed,
+        trace=trace,
     )
 
 
