@@ -24,7 +24,6 @@ of the CPU: one thread, without the start and what chose the table's coordinates
 import argparse
 import json
 import re
-import resource
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -38,6 +37,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.estimators.flow import children_seconds
 from benchmarks.likelihood import image_flow, mean_and_error
 from benchmarks.tables import from_array
 from training.data.sources.writer import image_writer
@@ -89,11 +89,10 @@ def write_table(path: Path, levels: np.ndarray) -> None:
 
 def run(*arguments: str) -> tuple[str, float]:
     """Runs train.py. Returns what it said, and its seconds of the CPU."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = children_seconds()
     command = [sys.executable, "train.py", *arguments]
     told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return told, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return told, children_seconds() - before
 
 
 @dataclass(frozen=True)
