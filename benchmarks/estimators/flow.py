@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,8 +65,9 @@ def trained(given: Simulations) -> tuple[Path, list[str], float]:
 def posteriors(network: Path, given: Simulations, trace: Trace | None = None) -> Amortized:
     """The posteriors of the observations by a network, with log densities if a trace is given."""
     prior = PosteriorSubject.of_network(NetworkFile.open(NetworkChoice(str(network))))
+    blurred = prior.prior(prior.flow.times(STEPS), get_solver(SOLVER, 1e-6, 1e-6))
     return Amortized(
-        prior.prior(prior.flow.times(STEPS), get_solver(SOLVER, 1e-6, 1e-6)),
+        replace(blurred, sharpened=True),
         torch.from_numpy(given.observed).float(),
         AMORTIZED_ROWS,
         chains=1,

@@ -77,16 +77,17 @@ def further(given: Simulations, learned: Amortized, size: int) -> tuple[np.ndarr
     prior, draw = given.task.prior, np.random.default_rng([given.seed, len(given.theta)])
     drawn = learned.sample(torch.arange(1))
     assert drawn.log_density is not None
-    candidates, density = drawn.points[0, 0].double(), drawn.log_density[0, 0].double()
-    least = density.quantile(BEYOND)
+    candidates, density = (
+        rows[0, 0].double().numpy() for rows in (drawn.points, drawn.log_density)
+    )
+    least = np.quantile(density, BEYOND)
     of_old = learned.log_density(
         torch.from_numpy(given.theta)[None], torch.arange(1), Trace("exact")
     )
     old = (of_old[0] >= least).numpy()
-    weight = prior.log_density(candidates.numpy()) - density.numpy()
-    weight[density.numpy() < least] = -np.inf
+    weight = np.where(density < least, -np.inf, prior.log_density(candidates) - density)
     share = np.exp(weight - weight.max())
     chosen = draw.choice(len(share), size, replace=False, p=share / share.sum())
-    theta = candidates.numpy()[chosen]
+    theta = candidates[chosen]
     data = given.task.simulate(theta, draw)
     return np.concatenate([given.theta[old], theta]), np.concatenate([given.data[old], data])

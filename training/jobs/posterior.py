@@ -91,7 +91,7 @@ def sample(settings: SampleSettings) -> int:
         said = Draws.joined([draws for draws, _ in parts])
         about = {
             "options": options,
-            "points": "clean" if settings.prior.deblur else "with the noise of the first time",
+            "points": drawn_of(settings.sharpened(subject, fine) if likelihood is None else fine),
             "samplers": list(said.sampler),
             **subject.about,
         }
@@ -164,7 +164,7 @@ def mixture(settings: MixtureSettings) -> None:
         )
         content = {
             "components": {"mean": mean.tolist(), "std": std.tolist()},
-            "points": "clean" if fine.deblurred else "with the noise of the first time",
+            "points": drawn_of(fine),
             "calibration": None if calibrated is None else calibrated.summary(),
             **numbers,
             "options": options,
@@ -175,6 +175,13 @@ def mixture(settings: MixtureSettings) -> None:
         if calibrated is not None:
             logger.info(calibrated.verdict)
         report_files(numbers_file, draws_file, began)
+
+
+def drawn_of(prior: Prior) -> str:
+    """What the points of a prior are, as results say it."""
+    if prior.sharpened:
+        return "without the noise of the first time, to first order"
+    return "clean" if prior.deblurred else "with the noise of the first time"
 
 
 def ready(

@@ -133,7 +133,7 @@ class PosteriorSubject:
     def units(self) -> dict[str, float]:
         """Of the data, as a prior takes them."""
         if self.images is None:
-            return {}
+            return {"unit": 1.0, "origin": 0.0}
         return {"unit": 1 / LEVELS_PER_UNIT, "origin": LEVELS_PER_UNIT}
 
     @property
@@ -210,7 +210,8 @@ class PosteriorSubject:
 
     def prior(self, times: Tensor, solver: Any, deblurred: bool = False) -> Prior:
         """The prior on the flow's device."""
-        return Prior(self.flow, times, solver, deblurred, **self.units)
+        units = self.units
+        return Prior(self.flow, times, solver, deblurred, units["unit"], units["origin"])
 
 
 def required(data_root: Path | None) -> Path:

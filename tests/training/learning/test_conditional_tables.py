@@ -14,6 +14,9 @@ from tests.support.draws import double, normal, seeded
 from torch_utils.snapshots import Part, read_network, write_network
 from torch_utils.stats import RunningMeans
 from training.data.tables.table import Columns, Dropped, Table
+from training.flow.likelihood import Trace
+from training.flow.solvers import get_solver
+from training.inference.prior import Prior
 from training.learning.building import Choices
 from training.learning.loss import DenoisingRegression
 from training.learning.resuming import Resumed
@@ -166,6 +169,11 @@ def test_densities_given_conditions_integrate_to_one_and_follow_them() -> None:
         given = model.flow.given(labels=double([[value]]))
         density = given.log_prob(grid).exp()
         assert float(density.mean()) == pytest.approx(1, abs=2e-3)
+        prior = Prior(model.flow, model.flow.times(24), get_solver("exp_rk5", 1e-6, 1e-6))
+        sharp, labels = replace(prior, sharpened=True), {"labels": double([[value]])}
+        sharpened = sharp.log_density(grid, labels, Trace("exact")).exp()
+        assert float(sharpened.mean()) == pytest.approx(1, abs=2e-3)
+        assert float(sharpened.square().mean()) > float(density.square().mean())
         means.append(float((density * grid[:, 0]).mean()))
         drawn = given.sample(2000, seeded())
         assert float(drawn.min()) > 0
