@@ -116,7 +116,7 @@ PATCHES = ImagePlan(
     dim=768,
     kept=(1, 2, 8, 24, 77, 384, 768),
     made_by=(
-        ("--source=patches", "--max-images=20000"),
+        ("--source=patches", "--max-images=6000"),
         ("--source=patches:held-out", "--max-images=2000"),
     ),
     options=("--cres=1,2,2", *SMALL, *QUICK, "--duration=0.002"),
