@@ -3,22 +3,32 @@
 An experiment measures parts, each kept in a file of its own in ``out/experiments/NAME/parts`` as
 soon as it is there. One that is killed goes on with what is missing when it is started again. In
 the end it writes ``NAME.json``, a table ``NAME.md`` and a picture ``NAME.png``, and with
-``--publish`` its section of docs/paper.md, between two comments that have its name.
+``--publish`` its section of docs/paper.md, between two comments that have its name, and its time in
+the table of all.
+
+Networks are in ``out/experiments/networks``, where other experiments find them too. A training that
+was killed goes on from its last state.
 """
 
+import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import click
 from matplotlib.figure import Figure
+from PIL import Image
 
 from dnnlib.errors import DataError
 from dnnlib.files import atomic_path
 from torch_utils.results import load_json, provenance, save_json
+from training.learning.run_folder import states_in
 
 ROOT = Path(__file__).parent.parent
 PAPER = ROOT / "docs" / "paper.md"
@@ -52,14 +62,16 @@ class Lab:
         Raises:
             DataError: What was kept cannot be read.
         """
-        path = self.folder / "parts" / f"{self.scale}-{key}.json"
-        if path.exists():
-            return load_json(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        print(f"{self.name}: {key}", flush=True)
-        found = measure()
-        save_json(path, found)
-        return found
+        path = self._parts / f"{self.scale}-{key}.json"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            print(f"{self.name}: {key}", flush=True)
+            began = cpu_seconds()
+            found = measure()
+            # What is shared with another experiment knows what it took when it was made.
+            taken = found.get("cpu_seconds", cpu_seconds() - began)
+            save_json(path, {"found": found, "cpu_seconds": taken})
+        return dict(load_json(path)["found"])
 
     def made(self, path: Path, script: str, *options: str) -> Path:
         """A file that a script of ours makes by ``--dest``, or made before.
@@ -69,9 +81,39 @@ class Lab:
         """
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            command = [sys.executable, str(ROOT / script), f"--dest={path}", *options]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
+            run(script, f"--dest={path}", *options)
         return path
+
+    def trained(self, key: str, script: str, *options: str) -> Path:
+        """The network of a training by a script of ours, with these options, or of one before.
+
+        Args:
+            key: What networks of this scale are told apart by.
+            script: ``toy_train.py`` or ``train.py``.
+            options: Without those that say where to.
+
+        Raises:
+            DataError: There is a network of this name that was trained with other options.
+            subprocess.CalledProcessError: The script failed.
+        """
+        folder = self.out / "networks" / f"{self.scale}-{key}"
+        made = self.part(f"network-{key}", lambda: _trained(folder, script, options))
+        if made["options"] != list(options):
+            raise DataError(
+                f"{folder} was trained with {' '.join(made['options'])}, not with "
+                f"{' '.join(options)}: remove it and {self._parts}, or give another --out"
+            )
+        return folder / made["network"]
+
+    @property
+    def taken(self) -> float:
+        """Seconds of the CPU that all parts took, with the networks that they are of."""
+        parts = self._parts.glob(f"{self.scale}-*.json")
+        return sum(float(load_json(path)["cpu_seconds"]) for path in parts)
+
+    @property
+    def _parts(self) -> Path:
+        return self.folder / "parts"
 
     def finish(self, content: dict[str, Any], table: str, figure: Figure, words: str) -> None:
         """Writes what was found.
@@ -84,7 +126,8 @@ class Lab:
         """
         base = self.folder / self.name
         command = f"python experiments/{self.name}.py --scale={self.scale}"
-        about = {"experiment": self.name, "scale": self.scale, "command": command}
+        about: dict[str, Any] = {"experiment": self.name, "scale": self.scale, "command": command}
+        about["cpu_seconds"] = self.taken
         save_json(base.with_suffix(".json"), {**about, **content, **provenance()})
         _write(base.with_suffix(".md"), table + "\n")
         _save(figure, base.with_suffix(".png"))
@@ -93,24 +136,46 @@ class Lab:
             picture = ROOT / "docs" / "images" / f"paper_{self.name}.png"
             _save(figure, picture)
             shown = f"![{self.name.replace('_', ' ')}](images/{picture.name})"
-            section = f"```bash\n{command}\n```\n\n{words}\n\n{table}\n\n{shown}"
-            _write(PAPER, with_section(PAPER.read_text(), self.name, section))
+            told = f"It took {minutes(self.taken)} of the CPU, with the trainings."
+            section = f"```bash\n{command}\n```\n\n{words}\n\n{told}\n\n{table}\n\n{shown}"
+            page = with_section(PAPER.read_text(encoding="utf-8"), self.name, section)
+            _write(PAPER, with_time(page, self.name, minutes(self.taken)))
             print(f"Wrote its section of {PAPER.relative_to(ROOT)}")
 
 
-def experiment(measure: Callable[[Lab], None], name: str, words: str | None) -> click.Command:
-    """The command of an experiment, with the options that all have."""
+def experiment(
+    measure: Callable[..., None],
+    name: str,
+    words: str | None,
+    *more: Callable[..., Callable[..., None]],
+) -> click.Command:
+    """The command of an experiment.
 
-    @click.command(help=words)
-    @click.option("--scale", type=click.Choice(SCALES), default="cpu", show_default=True)
-    @click.option(
-        "--out", type=click.Path(path_type=Path), default="out/experiments", show_default=True
-    )
-    @click.option("--publish", is_flag=True, help="Write the results into docs/paper.md.")
-    def run(scale: str, out: Path, publish: bool) -> None:
-        measure(Lab(name, scale, out, publish))
+    Args:
+        measure: Takes a lab, and by their names the values of further options.
+        name: Of the experiment, and of its script.
+        words: What it is.
+        more: Further options, as click makes them.
+    """
 
-    return run
+    def asked(scale: str, out: Path, publish: bool, **others: Any) -> None:
+        try:
+            measure(Lab(name, scale, out.resolve(), publish), **others)
+        except DataError as error:
+            raise click.ClickException(str(error)) from error
+        except subprocess.CalledProcessError as error:
+            raise click.ClickException(f"{error.cmd[1]} failed, as it says above") from error
+
+    places = click.Path(path_type=Path)
+    command: Callable[..., None] = asked
+    for add in (
+        *more,
+        click.option("--publish", is_flag=True, help="Write the results into docs/paper.md."),
+        click.option("--out", type=places, default="out/experiments", show_default=True),
+        click.option("--scale", type=click.Choice(SCALES), default="cpu", show_default=True),
+    ):
+        command = add(command)
+    return click.command(help=words)(command)
 
 
 def with_section(page: str, name: str, section: str) -> str:
@@ -127,17 +192,69 @@ def with_section(page: str, name: str, section: str) -> str:
     return f"{before}{first}\n\n{section}\n\n{last}{after}"
 
 
+def with_time(page: str, name: str, time: str) -> str:
+    """A page in whose table of experiments the last cell of one's row is replaced.
+
+    Raises:
+        DataError: There is no row with its script.
+    """
+    row = re.compile(rf"^(\|.*`experiments/{name}\.py`.*\|)[^|\n]*\|$", re.M)
+    if not row.search(page):
+        raise DataError(f"the page has no row with `experiments/{name}.py`, to write the time into")
+    return row.sub(rf"\1 {time} |", page)
+
+
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table whose first column is words and whose others are numbers."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
+def cpu_seconds() -> float:
+    """Of this process and those that it has waited for."""
+    return sum(os.times()[:4])
+
+
+def minutes(seconds: float) -> str:
+    """A time for people to read."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def run(script: str, *options: str) -> None:
+    """Runs a script of ours; what it says is lost, but for its mistakes.
+
+    Raises:
+        subprocess.CalledProcessError: It failed.
+    """
+    command = [sys.executable, *script.split(), *options]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
+
+
+def _trained(folder: Path, script: str, options: Sequence[str]) -> dict[str, Any]:
+    """Trains, or goes on, or finds what is finished: name of the network, options, seconds."""
+    finished = folder / "finished.json"
+    if not finished.exists():
+        began = cpu_seconds()
+        if states_in(folder):
+            run(script, f"--resume={folder}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)  # killed before it wrote a state
+            run(script, f"--outdir={folder}", "--nosubdir", *options)
+        network = max(folder.glob("network-snapshot-*.pkl")).name
+        taken = cpu_seconds() - began
+        save_json(finished, {"network": network, "options": options, "cpu_seconds": taken})
+    return load_json(finished)
+
+
 def _write(path: Path, text: str) -> None:
     with atomic_path(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _save(figure: Figure, path: Path) -> None:
+    """Writes a picture in 256 colors, which are a third of the bytes."""
+    drawn = BytesIO()
+    figure.savefig(drawn, format="png")
+    few = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
+        few.save(temporary, format="PNG", optimize=True)

@@ -1,0 +1,169 @@
+"""How long the residuals of a denoiser stay correlated along t.
+
+A residual is what the denoiser says less the clean point. Its correlation with that of the first
+time is taken under fresh noise at each time, as the paper has it, and along the flow's own paths,
+which is what the errors of an integration add up over. For toys, whose exact denoiser is known, the
+error of the network alone is taken as well.
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from experiments.images import CIFAR, DIGITS, GAP, ImagePlan
+from experiments.lab import Lab, experiment, markdown, run
+from experiments.toys import toy_network
+from training.measure.correlation_times import scatter_of
+from training.pictures.correlations.lags import COLORS, NAMES
+from training.pictures.correlations.saved import SavedLags
+from training.pictures.posteriors.words import legend_line, line
+from training.pictures.style import look
+from training.pictures.style.colors import FAINT, MUTED
+
+TOYS = (("circles", "PRP"), ("circles", "PRR"), ("s_curve", "PRP"))
+IMAGES: dict[str, tuple[ImagePlan, int, tuple[str, ...]]] = {
+    "cpu": (DIGITS, 10, ("--n_samples=400", "--n_time_pts=24", "--solver=heun")),
+    "gpu": (CIFAR, 62, ("--n_samples=50000", "--n_time_pts=256", "--solver=heun")),
+}
+"""The images, how many dimensions are kept of them, and how much is extracted."""
+TOY_SIZES = {
+    "cpu": ("--n_samples=4000", "--n_time_pts=71"),
+    "gpu": ("--n_samples=10000", "--n_time_pts=701"),
+}
+NOISES = {"independent": "fresh noise", "path": "along the path"}
+SHARES = (0.1, 0.5, 1.0)
+"""Of T: the lags that the table tells of."""
+LEFT = 0.7
+WORDS = """Correlation of residuals with those of the first time, mean over the dimensions, at lags
+of a tenth, a half and all of T, and the correlation time: the integral over the lag, in units of t,
+up to where the correlation is no more than chance (*± chance*). The paper's claim is that residuals
+are close to uncorrelated between distant times, so that errors of the network average out along a
+path. With fresh noise at each time, as in the paper, they nearly are, but so are those of the exact
+denoiser, for what no denoiser can know is new at each time. Along the path residuals stay
+correlated for a good part of T, and for a shorter one so does the network's own error *D − exact
+D*, where it is known: errors of neighboring times add up. More in
+[correlations.md](measurements/correlations.md). Toys have networks of the gallery, 0.5 million
+samples, and 4,000 points at 71 times; {images} the network of the sections below that keeps {kept}
+dimensions, and fewer images and times: what 400 images leave to chance is large."""
+
+
+def found_in(folder: Path) -> SavedLags | None:
+    done = list(folder.glob("*_summary.npz"))
+    return SavedLags.load(done[0]) if done else None
+
+
+def of_toy(lab: Lab, folder: Path, network: Path, noise: str) -> SavedLags:
+    """Correlations of a toy's residuals, or those that were found before."""
+    if not found_in(folder):
+        script = "calc_net_residuals_autocorrelations.py"
+        place = (f"--save_dir={folder / 'residuals'}", f"--network={network}", "--overwrite")
+        run(f"{script} extracttoys", *place, f"--noise={noise}", *TOY_SIZES[lab.scale])
+        extracted = next((folder / "residuals").glob("*.npz"))
+        run(f"{script} calctoys", f"--save_dir={folder}", f"--res_root={extracted}", "--overwrite")
+    saved = found_in(folder)
+    assert saved
+    return saved
+
+
+def of_images(lab: Lab, folder: Path, network: Path, noise: str) -> SavedLags:
+    """The same of images."""
+    if not found_in(folder):
+        plan, _, sizes = IMAGES[lab.scale]
+        script, source = "calc_net_residuals_autocorrelations.py", folder / "residuals"
+        place = (f"--save_dir={source}", f"--network={network}", "--overwrite")
+        data = f"--data_root={plan.data(lab)[0]}"
+        run(f"{script} extract", *place, data, f"--noise={noise}", *sizes)
+        run(f"{script} calc", f"--save_dir={folder}", f"--res_root={source}", "--overwrite")
+    saved = found_in(folder)
+    assert saved
+    return saved
+
+
+def numbers(saved: SavedLags) -> dict[str, Any]:
+    """What is kept of correlations, as plain lists."""
+    return {
+        "lags": saved.lags.tolist(),
+        "scatter": scatter_of(saved.count),
+        "quantities": {
+            name: {"mean": curve.mean.tolist(), "time": str(curve.lasting)}
+            for name, curve in saved.curves.items()
+            if name != "net_outputs"
+        },
+    }
+
+
+def picture(found: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """A panel for each flow and kind of noise."""
+    figure, places = look.panel_page(
+        len(found),
+        len(NOISES),
+        (3.0, 1.25),
+        "How long residuals stay correlated",
+        "correlation with the first time, mean over dimensions, against the lag in t",
+        left=LEFT,
+        gap=0.45,
+        top=look.TOP + look.LINE_HEIGHT,
+        above=0.35,
+        below=0.4,
+    )
+    handles = [line(NAMES[name], COLORS[name]) for name in ("net_residuals", "exact_residuals")]
+    legend_line(figure, LEFT, handles, "gray: ± chance", 0.2)
+    for index, ((key, both), row) in enumerate(zip(found.items(), places, strict=True)):
+        for noise, place in zip(NOISES, row, strict=True):
+            one, axes = both[noise], look.axes_at(figure, place)
+            lags = np.array(one["lags"])
+            axes.axhspan(-one["scatter"], one["scatter"], color=FAINT, alpha=0.7, lw=0)
+            axes.axhline(0, color=MUTED, lw=0.8)
+            for name, quantity in one["quantities"].items():
+                axes.plot(lags, quantity["mean"], color=COLORS[name], lw=1.4)
+            axes.set(xlim=(0, lags[-1]), ylim=(-0.35, 1.05))
+            look.name_panel(axes, f"{key}, {NOISES[noise]}")
+            x = "lag in t" if index == len(found) - 1 else ""
+            look.label(axes, x=x, y="correlation" if noise == "independent" else "")
+    return figure
+
+
+def rows(key: str, both: Mapping[str, Any]) -> list[list[str]]:
+    """Of the table."""
+    lines = []
+    for noise, words in NOISES.items():
+        one = both[noise]
+        lags = np.array(one["lags"])
+        for name, quantity in one["quantities"].items():
+            at = [np.interp(share * lags[-1], lags, quantity["mean"]) for share in SHARES]
+            told = [f"{value:.2f}".replace("-", "−") for value in at]
+            what = f"{key}, {words}: {NAMES[name]}"
+            lines.append([what, *told, quantity["time"], f"{one['scatter']:.2f}"])
+    return lines
+
+
+def main(lab: Lab) -> None:
+    plan, kept, _ = IMAGES[lab.scale]
+    networks = {f"{toy} {which}": toy_network(lab, toy, which) for toy, which in TOYS}
+    images = f"{plan.name} PRR to {kept}"
+    networks[images] = plan.network(lab, kept, GAP, 0)
+    found: dict[str, dict[str, Any]] = {}
+    for key, network in networks.items():
+        extract = of_images if key == images else of_toy
+        for noise in NOISES:
+            name = f"{key}-{noise}".replace(" ", "-")
+            folder = lab.folder / f"{lab.scale}-{name}"
+            part = lab.part(
+                name,
+                lambda e=extract, f=folder, n=network, o=noise: numbers(e(lab, f, n, o)),  # type: ignore[misc]
+            )
+            found.setdefault(key, {})[noise] = part
+    head = ["residuals", *(f"{share:g} T" for share in SHARES), "time", "± chance"]
+    table = markdown(head, [row for key, both in found.items() for row in rows(key, both)])
+    words = WORDS.format(images=plan.name, kept=kept)
+    lab.finish({"flows": found}, table, picture(found), words)
+
+
+if __name__ == "__main__":
+    experiment(main, "residual_correlations", __doc__)()
