@@ -75,6 +75,7 @@ class ImageRecipe(TrainingRecipe):
     Attributes:
         cbase: Channels of the network's finest level, but for its factor.
         cres: Factor of each level's channels.
+        blocks: Residual blocks of an encoder level; 0 for as many as published.
         dropout: Fraction of activations dropped.
         pixel_waves: Waves of the noisy pixels that the network sees; 0 for none and no pixels.
         augment: Probability of each augmentation.
@@ -85,6 +86,7 @@ class ImageRecipe(TrainingRecipe):
 
     cbase: int
     cres: tuple[int, ...]
+    blocks: int
     dropout: float
     pixel_waves: int
     augment: float
@@ -119,6 +121,7 @@ PUBLISHED = ImageRecipe(
     dump=500,
     cbase=128,
     cres=(2, 2, 2),
+    blocks=0,
     dropout=0.13,
     pixel_waves=0,
     augment=0.12,
@@ -156,6 +159,8 @@ class TableRecipe(TrainingRecipe):
 
 SMALL, LARGE = 32, 128
 """Channels of a small network and of the published one."""
+SMALL_BLOCKS = 1
+"""Of a level of a small network."""
 PIXEL_WAVES = 5
 """Down to an eighth of the range of pixels: the noise of the first time hides finer ones."""
 CACHED_BYTES = 256 << 20
@@ -219,6 +224,7 @@ def fitted(
         dump=max(1, round(1000 * duration / tick / 10)),
         cbase=cbase,
         cres=cres,
+        blocks=0 if large or arch == "adm" else SMALL_BLOCKS,
         dropout=0.1 if arch == "adm" else PUBLISHED.dropout,
         pixel_waves=0 if values.get("space") == "ES" else PIXEL_WAVES,
         augment=PUBLISHED.augment if channels > 1 and duration * 1e6 / images >= 100 else 0.0,

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 PRESETS = ("auto", "published")
 IMAGES_ONLY = {
-    *("augment", "batch_pca", "bench", "cache", "calibration_data", "cbase", "compile"),
+    *("augment", "batch_pca", "bench", "blocks", "cache", "calibration_data", "cbase", "compile"),
     *("cres", "held_out", "pixel_waves", "precision", "preset", "transfer", "workers", "xflip"),
 }
 """Options that a table has no use for."""
@@ -70,6 +70,7 @@ EARLIER = {
     "bounded": "map",
     "ensemble": 1,
     "pixel_waves": 0,
+    "blocks": 0,
 }
 """What a run of an earlier version meant by options that it left open, or had not yet."""
 
@@ -313,6 +314,7 @@ class TrainSettings(Declared):
                 "channel_mult": list(recipe.cres),
                 "dropout": recipe.dropout,
                 # What is left out is not written either: networks without are what they were.
+                **({"num_blocks": recipe.blocks} if recipe.blocks else {}),
                 **({"pixel_waves": recipe.pixel_waves} if recipe.pixel_waves else {}),
             },
             space=network.space,

@@ -6,6 +6,7 @@ import click
 
 from training.names import (
     IMAGE_NETWORK_NAMES,
+    MOST_BLOCKS,
     MOST_WAVES,
     NOISE_CONDITIONINGS,
     PRECISIONS,
@@ -31,6 +32,12 @@ class NetworkOptions(Declared):
     )
     cres: tuple[int, ...] | None = option(
         type=MULTIPLIERS, unset="the preset's", help="Factor of each level's channels."
+    )
+    blocks: int | None = option(
+        type=click.IntRange(0, MOST_BLOCKS),
+        unset="the preset's",
+        help="Residual blocks of each level of the encoder, one more in the decoder; 0 for as many "
+        "as published, 4, or 3 of adm.",
     )
     dropout: float | None = option(
         type=FiniteFloat(min=0, max=1, max_open=True),
