@@ -59,6 +59,8 @@ VARIANTS: list[tuple[list[str], dict[str, object]]] = [
     ),
     (["--dims_to_keep=5", "--g_rescaling=0.5", "--gamma0=0.001"], {"schedule.gamma0": 1e-3}),
     (["--augment=0", "--dropout=0"], {}),
+    (["--pixel_waves=2", "--blocks=2"], {"network.waves.per_channel": 5}),
+    (["--pixel_waves=0", "--blocks=0"], {"network.waves": None}),
     (["--augment=1"], {}),
     (["--no-output_gain", "--dims_to_keep=5"], {"schedule.name": "PRRto5D"}),
     (["--output_gain", "--precond=edm"], {}),

@@ -26,6 +26,10 @@ LABEL_DIM = 9
 """Of augmentation: x-flip, y-flip, n, cos phi - 1, sin phi, n cos a, n sin a, n_x, n_y."""
 PRECISIONS = ("fp32", "bf16", "fp16")
 SPACES = ("ES", "IS")
+MOST_BLOCKS = 64
+"""Of a level of an image network."""
+MOST_WAVES = 16
+"""Of pixels, that a network sees."""
 NOISE_CONDITIONINGS = ("log", "ddpm")
 """What a network can be trained with."""
 

@@ -38,7 +38,8 @@ class NetworkDenoiser(nn.Module):
     """A network F between the preconditioning coefficients.
 
     Args:
-        network: ``F(z [B, D], c_noise [] or [B], **conditions) -> [B, D]``.
+        network: ``F(z [B, D], c_noise [] or [B], **conditions) -> [B, D]``. One with ``waves`` is
+            given the noisy pixels too, see ``ImageUNet``.
         basis: Gives ``xi`` and the rotation W.
         schedule: Gives ``gamma(t)``.
         space: Coordinates of the network's input and output. ``IS`` rotates into image space and
@@ -103,10 +104,19 @@ class NetworkDenoiser(nn.Module):
         """
         c_noise = self.noise_condition(t).to(torch.get_default_dtype())
         rows = self.basis.rotate_back(z) if self.space == "IS" else z
+        if getattr(self.network, "waves", None) is not None:
+            conditions |= self._pixels(z, t)
         with self.autocast(z.device.type):
             out = self.network(rows.to(c_noise.dtype), c_noise, **conditions).to(z.dtype)
         out = self.basis.rotate(out) if self.space == "IS" else out
         return out if self.output_gain is None else self.output_gain(t).to(out.dtype) * out
+
+    def _pixels(self, z: Tensor, t: Tensor) -> dict[str, Tensor]:
+        """The noisy pixels of ``z [B, D]``, and the variance of their noise, averaged over them."""
+        noisy = self.basis.from_eigen(z / self.coefficients(t).c_in.to(z.dtype))
+        dtype = torch.get_default_dtype()
+        noise = self.schedule.noise_variance(t).mean(dim=-1)
+        return {"pixels": noisy.to(dtype), "pixel_noise": noise.to(dtype)}
 
     def autocast(self, device_type: str) -> AbstractContextManager[object]:
         dtype = DTYPES[self.precision]

@@ -12,6 +12,7 @@ batch           64 up to 1 million samples, 256 up to 10, then 512
 learning rate   2e-3 for networks of up to 32 channels, else 1e-3; it rises over 5 % of the
                 duration and falls along a cosine
 average         half-life of a tenth of the duration, at most half a million samples
+pixel waves     5 in image space
 augmentation    of color images only, and only in 100 passes or more: a mirrored digit is no digit
 last time       as for toys, half as long again if dimensions are compressed
 ==============  ==================================================================================
@@ -74,7 +75,9 @@ class ImageRecipe(TrainingRecipe):
     Attributes:
         cbase: Channels of the network's finest level, but for its factor.
         cres: Factor of each level's channels.
+        blocks: Residual blocks of an encoder level; 0 for as many as published.
         dropout: Fraction of activations dropped.
+        pixel_waves: Waves of the noisy pixels that the network sees; 0 for none and no pixels.
         augment: Probability of each augmentation.
         precision: What the network computes in.
         cache: Whether to keep the data set in memory.
@@ -83,7 +86,9 @@ class ImageRecipe(TrainingRecipe):
 
     cbase: int
     cres: tuple[int, ...]
+    blocks: int
     dropout: float
+    pixel_waves: int
     augment: float
     precision: str
     cache: bool
@@ -116,7 +121,9 @@ PUBLISHED = ImageRecipe(
     dump=500,
     cbase=128,
     cres=(2, 2, 2),
+    blocks=0,
     dropout=0.13,
+    pixel_waves=0,
     augment=0.12,
     precision="fp32",
     cache=False,
@@ -152,6 +159,10 @@ class TableRecipe(TrainingRecipe):
 
 SMALL, LARGE = 32, 128
 """Channels of a small network and of the published one."""
+SMALL_BLOCKS = 1
+"""Of a level of a small network."""
+PIXEL_WAVES = 5
+"""Down to an eighth of the range of pixels: the noise of the first time hides finer ones."""
 CACHED_BYTES = 256 << 20
 """Pixels of a data set that is kept in memory."""
 COMPRESSED_TIME = 1.5
@@ -213,7 +224,9 @@ def fitted(
         dump=max(1, round(1000 * duration / tick / 10)),
         cbase=cbase,
         cres=cres,
+        blocks=0 if large or arch == "adm" else SMALL_BLOCKS,
         dropout=0.1 if arch == "adm" else PUBLISHED.dropout,
+        pixel_waves=0 if values.get("space") == "ES" else PIXEL_WAVES,
         augment=PUBLISHED.augment if channels > 1 and duration * 1e6 / images >= 100 else 0.0,
         precision="bf16" if cuda and torch.cuda.is_bf16_supported() else "fp32",
         cache=cache,

@@ -28,6 +28,7 @@ class ADMUNet(ImageUNet):
         head_channels: Channels of one attention head.
         float32_frequencies: See ``PositionalFeatures``.
         rounded_heads: See ``BlockStyle``.
+        pixel_waves: See ``ImageUNet``.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class ADMUNet(ImageUNet):
         head_channels: int = 64,
         float32_frequencies: bool = False,
         rounded_heads: bool = False,
+        pixel_waves: int = 0,
     ):
         widths = [factor * model_channels for factor in channel_mult]
         layout = Layout(
@@ -73,4 +75,4 @@ class ADMUNet(ImageUNet):
         embedding = ConditionEmbedding(
             features, model_channels, style, label_dim, augment_dim, late_labels=True
         )
-        super().__init__(layout, style, embedding)
+        super().__init__(layout, style, embedding, pixel_waves=pixel_waves)

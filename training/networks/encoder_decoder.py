@@ -32,6 +32,7 @@ class Layout:
         num_blocks: Residual blocks of an encoder level.
         attention_resolutions: Resolutions at which blocks have attention.
         decoder_attends_once: Whether only the last block of a decoder level has attention.
+        further_channels: What the first layer sees beside the image.
     """
 
     image_shape: Sequence[int]
@@ -40,6 +41,7 @@ class Layout:
     num_blocks: int
     attention_resolutions: Sequence[int]
     decoder_attends_once: bool = True
+    further_channels: int = 0
 
     def __post_init__(self) -> None:
         if len(self.image_shape) != 3 or self.image_shape[0] < 1:
@@ -139,7 +141,7 @@ class Encoder(nn.Module):
         super().__init__()
         _check_kind("encoder", kind, ENCODER_TYPES)
         width = layout.stem_width
-        self.stem = style.conv(layout.image_shape[0], width)
+        self.stem = style.conv(layout.image_shape[0] + layout.further_channels, width)
         self.feature_channels = [width]
         self.levels = nn.ModuleList()
         image_channels = layout.image_shape[0]
@@ -154,8 +156,11 @@ class Encoder(nn.Module):
             self.feature_channels += [width] * bool(index) + [level_width] * layout.num_blocks
             width = level_width
 
-    def forward(self, image: Tensor, embedding: Tensor) -> list[Tensor]:
-        features = [self.stem(image)]
+    def forward(
+        self, image: Tensor, embedding: Tensor, further: Tensor | None = None
+    ) -> list[Tensor]:
+        seen = image if further is None else torch.cat([image, further], dim=1)
+        features = [self.stem(seen)]
         for level in self.levels:
             more, image = level(features[-1], image, embedding)
             features += more

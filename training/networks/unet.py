@@ -7,6 +7,7 @@ channels-last, which is what the convolutions of most processors prefer.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from dnnlib.errors import UsageError
 from training.networks.blocks import BlockStyle
 from training.networks.embedding import ConditionEmbedding, FourierFeatures, PositionalFeatures
 from training.networks.encoder_decoder import Decoder, Encoder, Layout
+from training.networks.pixels import PixelWaves
 
 # Class, and number of features per model channel.
 NOISE_FEATURES: dict[str, tuple[type[nn.Module], int]] = {
@@ -33,6 +35,8 @@ class ImageUNet(nn.Module):
         embedding: Embedding of the noise condition and the labels.
         encoder_type: ``skip`` and ``residual`` feed downsampled images to the coarser levels.
         decoder_type: ``skip`` lets every level make an image.
+        pixel_waves: Number of waves of the noisy pixels that it sees; 0 for the whitened image
+            alone.
     """
 
     def __init__(
@@ -42,9 +46,14 @@ class ImageUNet(nn.Module):
         embedding: ConditionEmbedding,
         encoder_type: str = "standard",
         decoder_type: str = "standard",
+        pixel_waves: int = 0,
     ):
         super().__init__()
         self.image_shape = tuple(layout.image_shape)
+        self.waves = PixelWaves(pixel_waves) if pixel_waves else None
+        if self.waves is not None:
+            further = self.image_shape[0] * self.waves.per_channel
+            layout = replace(layout, further_channels=further)
         self.embedding = embedding
         self.encoder = Encoder(layout, style, encoder_type)
         self.decoder = Decoder(self.encoder.feature_channels, layout, style, decoder_type)
@@ -56,6 +65,8 @@ class ImageUNet(nn.Module):
         c_noise: Tensor,
         labels: Tensor | None = None,
         augment_labels: Tensor | None = None,
+        pixels: Tensor | None = None,
+        pixel_noise: Tensor | None = None,
     ) -> Tensor:
         """``F(z, c_noise)``; missing labels are zeros.
 
@@ -64,6 +75,8 @@ class ImageUNet(nn.Module):
             c_noise: ``[]`` or ``[B]``.
             labels: ``[B, label_dim]``, one-hot.
             augment_labels: ``[B, augment_dim]``.
+            pixels: The noisy image itself ``[B, C H W]``, for a network with ``pixel_waves``.
+            pixel_noise: Variance of its noise, ``[]`` or ``[B]``, likewise.
 
         Returns:
             ``[B, C H W]``, in the dtype of z also under autocast.
@@ -76,7 +89,15 @@ class ImageUNet(nn.Module):
             )
         image = z.reshape(-1, *self.image_shape).contiguous(memory_format=torch.channels_last)
         embedding = self.embedding(c_noise.expand(len(z)), labels, augment_labels)
-        return self.decoder(self.encoder(image, embedding), embedding).flatten(1).to(z.dtype)
+        further = None
+        if self.waves is not None:
+            if pixels is None or pixel_noise is None:
+                raise UsageError("this network takes the noisy pixels with each whitened image")
+            noisy = pixels.reshape(-1, *self.image_shape)
+            further = self.waves(noisy, pixel_noise.expand(len(z)))
+            further = further.contiguous(memory_format=torch.channels_last)
+        features = self.encoder(image, embedding, further)
+        return self.decoder(features, embedding).flatten(1).to(z.dtype)
 
 
 class UNet(ImageUNet):
@@ -93,6 +114,7 @@ class UNet(ImageUNet):
         dropout: Fraction of activations dropped in training.
         noise_features: ``positional``, or ``fourier``: random, and twice as many.
         float32_frequencies: See ``PositionalFeatures``.
+        pixel_waves: See ``ImageUNet``.
         encoder_type: See ``ImageUNet``.
         decoder_type: See ``ImageUNet``.
         fir_taps: Filter of the resampling.
@@ -113,6 +135,7 @@ class UNet(ImageUNet):
         decoder_type: str = "standard",
         fir_taps: Sequence[float] = (1, 1),
         float32_frequencies: bool = False,
+        pixel_waves: int = 0,
     ):
         if noise_features not in NOISE_FEATURES:
             raise UsageError(
@@ -127,7 +150,7 @@ class UNet(ImageUNet):
         precision = {"float32": float32_frequencies} if noise_features == "positional" else {}
         features = make_features(width, **precision)
         embedding = ConditionEmbedding(features, width, style, label_dim, augment_dim)
-        super().__init__(layout, style, embedding, encoder_type, decoder_type)
+        super().__init__(layout, style, embedding, encoder_type, decoder_type, pixel_waves)
 
 
 class DDPMpp(UNet):

@@ -25,15 +25,13 @@ from training.names import (
     AUTO,
     IMAGE_NETWORK_NAMES,
     LABEL_DIM,
-    NOISE_CONDITIONINGS,
-    PRECISIONS,
-    SPACES,
     T_SAMPLINGS,
     TABLE_NETWORK,
 )
 from training.settings.declared import Declared, option, options_of
 from training.settings.schedules import InflationOptions
 from training.settings.tables import TableOptions
+from training.settings.trained_network import NetworkOptions
 from training.settings.training import (
     CalibrationOptions,
     LatentLawOptions,
@@ -43,7 +41,6 @@ from training.settings.training import (
 from training.settings.types import (
     COUNT,
     FILE,
-    MULTIPLIERS,
     NOT_NEGATIVE,
     POSITIVE,
     STEPS,
@@ -58,8 +55,8 @@ if TYPE_CHECKING:
 
 PRESETS = ("auto", "published")
 IMAGES_ONLY = {
-    *("augment", "batch_pca", "bench", "cache", "calibration_data", "cbase", "compile"),
-    *("cres", "held_out", "precision", "preset", "transfer", "workers", "xflip"),
+    *("augment", "batch_pca", "bench", "blocks", "cache", "calibration_data", "cbase", "compile"),
+    *("cres", "held_out", "pixel_waves", "precision", "preset", "transfer", "workers", "xflip"),
 }
 """Options that a table has no use for."""
 FREE_ON_RESUME = ("bench", "cache", "compile", "workers")
@@ -73,6 +70,8 @@ EARLIER = {
     "bounded": "map",
     "cond_screen": "off",
     "ensemble": 1,
+    "pixel_waves": 0,
+    "blocks": 0,
 }
 """What a run of an earlier version meant by options that it left open, or had not yet."""
 
@@ -138,55 +137,6 @@ class ImageFlowOptions(InflationOptions):
         type=choice(T_SAMPLINGS),
         unset="uniform; edm: normal; ve: log_uniform",
         help="Law of the times in training.",
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkOptions(Declared):
-    """The network."""
-
-    section = "Network"
-    arch: str | None = option(
-        type=choice((*IMAGE_NETWORK_NAMES, TABLE_NETWORK)),
-        unset=f"ddpmpp; tables: {TABLE_NETWORK}",
-        help="Kind of network.",
-    )
-    cbase: int | None = option(
-        type=COUNT, unset="the preset's", help="Channels of the finest level, but for its factor."
-    )
-    cres: tuple[int, ...] | None = option(
-        type=MULTIPLIERS, unset="the preset's", help="Factor of each level's channels."
-    )
-    dropout: float | None = option(
-        type=FiniteFloat(min=0, max=1, max_open=True),
-        unset="0.13; adm: 0.1; tables: 0, few rows: 0.1",
-        help="Fraction of activations dropped.",
-    )
-    space: str = option(
-        type=choice(SPACES),
-        default="IS",
-        help="Coordinates of the network: pixels (IS) or principal axes (ES).",
-    )
-    noise_cond: str | None = option(
-        type=choice(NOISE_CONDITIONINGS),
-        unset="log; vp: ddpm",
-        help="How the network sees the time: as the log of the noise, or as 999 t (ddpm).",
-    )
-    output_gain: bool | None = option(
-        "--output_gain/--no-output_gain",
-        unset="of images, with precond=ifs",
-        help="Multiply the network's output by a factor of each dimension and time, which is "
-        "trained with it.",
-    )
-    precision: str | None = option(
-        type=choice(PRECISIONS), unset="the preset's", help="What the network computes in."
-    )
-    compile: bool = option(is_flag=True, help="Compile the network with torch.compile.")
-    bench: bool = option(
-        "--bench/--no-bench", default=True, help="Let cuDNN look for its fastest kernels."
-    )
-    transfer: str | None = option(
-        help="Network file, path or https URL, whose weights to start from."
     )
 
 
@@ -366,6 +316,9 @@ class TrainSettings(Declared):
                 "model_channels": recipe.cbase,
                 "channel_mult": list(recipe.cres),
                 "dropout": recipe.dropout,
+                # What is left out is not written either: networks without are what they were.
+                **({"num_blocks": recipe.blocks} if recipe.blocks else {}),
+                **({"pixel_waves": recipe.pixel_waves} if recipe.pixel_waves else {}),
             },
             space=network.space,
             noise_cond=network.noise_cond or ("ddpm" if flow.precond == "vp" else "log"),

@@ -11,14 +11,16 @@ from training.learning.recipes import ImageRecipe, fitted, published
 from training.networks.adm import ADMUNet
 from training.networks.unet import UNet
 
+NAMES = ("model_channels", "channel_mult", "dropout", "pixel_waves")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.mark.parametrize(("arch", "network"), [("ddpmpp", UNet), ("adm", ADMUNet)])
 def test_the_published_network_is_the_networks_own_default(arch: str, network: type) -> None:
     recipe, defaults = published(arch, {}), signature(network).parameters
-    sizes = [defaults[name].default for name in ("model_channels", "channel_mult", "dropout")]
-    assert [recipe.cbase, recipe.cres, recipe.dropout] == sizes
+    sizes = [defaults[name].default for name in NAMES]
+    assert [recipe.cbase, recipe.cres, recipe.dropout, recipe.pixel_waves] == sizes
+    assert recipe.blocks == 0
     assert (recipe.duration, recipe.batch, recipe.lr, recipe.lr_ramp) == (200, 512, 1e-3, 10)
 
 
@@ -27,7 +29,8 @@ def test_digits_get_what_was_measured_and_cifar_on_cuda_a_tenth_of_what_was_publ
     assert recipe == ImageRecipe(
         **{"cbase": 32, "cres": (1, 2), "augment": 0, "batch": 64, "duration": 0.1, "lr": 2e-3},
         **{"lr_decay": True, "ema": 0.01, "tick": 10, "cache": True, "workers": 0},
-        **{"dropout": 0.13, "lr_ramp": 0.05 * 0.1, "snap": 50, "dump": 1, "precision": "fp32"},
+        **{"dropout": 0.13, "lr_ramp": 0.05 * 0.1, "snap": 50, "dump": 1},
+        **{"precision": "fp32", "pixel_waves": 5, "blocks": 1},
     )
     recipe = fitted("ddpmpp", 50_000, (3, 32, 32), CUDA, {})
     size = (recipe.cbase, recipe.cres, recipe.batch, recipe.augment)
