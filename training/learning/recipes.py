@@ -12,7 +12,7 @@ batch           64 up to 1 million samples, 256 up to 10, then 512
 learning rate   2e-3 for networks of up to 32 channels, else 1e-3; it rises over 5 % of the
                 duration and falls along a cosine
 average         half-life of a tenth of the duration, at most half a million samples
-pixel waves     5 in image space
+pixel waves     5 in image space, of small networks
 augmentation    of color images only, and only in 100 passes or more: a mirrored digit is no digit
 last time       as for toys, half as long again if dimensions are compressed
 ==============  ==================================================================================
@@ -226,7 +226,7 @@ def fitted(
         cres=cres,
         blocks=0 if large or arch == "adm" else SMALL_BLOCKS,
         dropout=0.1 if arch == "adm" else PUBLISHED.dropout,
-        pixel_waves=0 if values.get("space") == "ES" else PIXEL_WAVES,
+        pixel_waves=0 if values.get("space") == "ES" or large or arch == "adm" else PIXEL_WAVES,
         augment=PUBLISHED.augment if channels > 1 and duration * 1e6 / images >= 100 else 0.0,
         precision="bf16" if cuda and torch.cuda.is_bf16_supported() else "fp32",
         cache=cache,
