@@ -15,7 +15,7 @@ The mean is over all 64 dimensions. Columns without variance are left out of the
 are coded by how often each was seen, one more than it was (rule of succession): 0.015 bits each.
 
 1,500 digits, drawn by --seed, are trained on, of which the table holds out 150 to choose by; 297
-are judged by. Networks are trained by train.py's defaults, for as many steps as fit in the seconds
+are judged by. Networks are trained by train.py's defaults, unless --images has others, for as many steps as fit in the seconds
 of the CPU: one thread, without the start and what chose the table's coordinates.
 
     OMP_NUM_THREADS=1 python benchmarks/digits_two_ways.py --folder=out/digits_two_ways
@@ -192,6 +192,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="Where everything goes.")
     parser.add_argument("--seconds", default="25,180", help="To train for, with commas.")
     parser.add_argument("--only", default="", help="Flows whose names begin so.")
+    parser.add_argument("--images", default="", help="Further options of train.py on images.")
     parser.add_argument("--seed", type=int, default=0, help="Of the split.")
     options = parser.parse_args()
     folder, digits = options.folder, Digits.split(options.seed)
@@ -204,7 +205,8 @@ def main() -> None:
     space = [re.findall(rf'"{name}": "(.*?)"', told)[-1] for name in ("marginals", "whiten")]
     print(f"Coordinates of the table: {', '.join(space)}, chosen in {taken:.0f} s\n")
     fixed = (f"--marginals={space[0]}", f"--whiten={space[1]}")
-    images = ("--no-calibrate", f"--tmax={IMAGE_TMAX}", "--workers=0")
+    further = options.images.split()
+    images = ("--no-calibrate", f"--tmax={IMAGE_TMAX}", "--workers=0", *further)
     ways: dict[str, tuple[tuple[int, int], tuple[str, ...]]] = {
         "table": (TABLE_TRIAL, (f"--data={table}", *fixed)),
         "images, spread levels": (IMAGE_TRIAL, (f"--data={spread}", *images)),

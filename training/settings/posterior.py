@@ -69,7 +69,7 @@ class CommonSettings(InferenceSettings):
         default=True,
         help="Without a likelihood: take the noise of the first time off draws, to first order in "
         "its variance, by one more step of the ODE; of tables of up to 16 columns, without "
-        "--deblur.",
+        "--deblur or --correct.",
     )
 
     def __post_init__(self) -> None:
@@ -200,6 +200,13 @@ class SampleSettings(CommonSettings):
                 f"{count} observations of points of {subject.dim}"
             )
         return found
+
+    def sharpened(
+        self, subject: simulation.PosteriorSubject, prior: inference.Prior
+    ) -> inference.Prior:
+        """The prior as draws without a likelihood have it: weights of a correction are the more
+        even if draws are rather wider than the posterior."""
+        return prior if self.correct else super().sharpened(subject, prior)
 
     def amortized(
         self, subject: simulation.PosteriorSubject, prior: inference.Prior, conditions: Tensor
