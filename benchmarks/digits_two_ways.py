@@ -15,8 +15,9 @@ The mean is over all 64 dimensions. Columns without variance are left out of the
 are coded by how often each was seen, one more than it was (rule of succession): 0.015 bits each.
 
 1,500 digits, drawn by --seed, are trained on, of which the table holds out 150 to choose by; 297
-are judged by. Networks are trained by train.py's defaults, unless --images has others, for as many steps as fit in the seconds
-of the CPU: one thread, without the start and what chose the table's coordinates.
+are judged by. Networks are trained by train.py's defaults, unless --images has others, for as many
+steps as fit in the seconds of the CPU: one thread, without the start and what chose the table's
+coordinates.
 
     OMP_NUM_THREADS=1 python benchmarks/digits_two_ways.py --folder=out/digits_two_ways
 """
