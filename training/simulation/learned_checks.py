@@ -82,7 +82,7 @@ class LearnedRuns:
         """
         found = table.simulations(path, count, seed)
         conditions = _conditions(found.rows)
-        law = Surprise(conditions.shape[1]).fit(conditions)
+        law = Surprise(conditions.shape[1]).fit(conditions, table.coordinates.relevant)
         places, near = found.drawn, None
         if observed is not None:
             size = _neighbor_count(neighbors, len(found.testable), path)
