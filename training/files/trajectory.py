@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError
+from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.array_stream import ArrayStream, stream_arrays
 from torch_utils.inert_pickle import shown
@@ -185,8 +186,17 @@ class SavedEnd:
     gap_solver: str | None = None
 
     def gap_for(self, solver: Solver) -> Tensor | None:
-        """The gap ``[N, D]`` to go back with; None if the solver or its times are others."""
-        return self.gap if self.gap_solver == solver.name else None
+        """The gap ``[N, D]`` to go back with; None if the solver or its times are others.
+
+        A way back that could have been exact and will not be is told of.
+        """
+        found = self.gap if self.gap_solver == solver.name else None
+        if found is None and solver.pairs is not None:
+            logger.warning(
+                f"Warning: the melt is by another solver than {solver.name}, or by other times: "
+                "the way back is one more integration, and no exact inverse"
+            )
+        return found
 
     @classmethod
     def load(

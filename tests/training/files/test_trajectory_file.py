@@ -109,16 +109,22 @@ def test_a_saved_melt_gives_its_end_its_start_and_its_labels(melted: Path) -> No
     assert torch.equal(saved.labels, torch.eye(6)[:, :2])
 
 
-def test_a_melt_by_a_reversible_solver_is_undone_from_its_file(tmp_path: Path) -> None:
+def test_a_melt_by_a_reversible_solver_is_undone_from_its_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path, solver = tmp_path / "melt.npz", SOLVERS["rev_rk5"]
     simulator = Simulator(FLOW, TIMES, solver, save_every=3)
     start = simulator.melt(DATA, path=path).trajectory.states[0]
     saved = SavedEnd.load(path, FLOW, TIMES)
     back = simulator.generate(saved.x, "roundtrip", gap=saved.gap_for(solver))
     torch.testing.assert_close(back.trajectory.end, start, rtol=0, atol=1e-12)
-    # Steps that it did not take cannot be undone.
+    assert not caplog.records
+    # Steps that it did not take cannot be undone, which is told, unless the way back has no gap.
+    assert saved.gap_for(RK4) is None
+    assert not caplog.records
     assert saved.gap_for(SOLVERS["rev_euler"]) is None
     assert SavedEnd.load(path, FLOW, TIMES[::2]).gap_for(solver) is None
+    assert ["no exact inverse" in record.message for record in caplog.records] == [True, True]
     arrays = load_arrays(path)
     save_arrays(path, {**arrays, "gap": arrays["gap"][1:]})
     assert "'gap' is [5, 3]" in refusal(SavedEnd.load, path, FLOW, TIMES)
