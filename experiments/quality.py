@@ -46,7 +46,7 @@ INCEPTION = click.option(
 )
 PUBLISHED_DURATION = 200
 """Million images."""
-LEAST_APART = 0.09
+LEAST_APART = 0.12
 """Of the length of an axis, between numbers that are written at it."""
 LEFT, SIZE = 0.75, (2.3, 1.7)
 
