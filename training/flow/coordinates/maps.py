@@ -33,7 +33,8 @@ class PointMap(nn.Module, ABC):
                 # Each its own: buffers of one memory would all be read as the last of them.
                 self.register_buffer(name, values.to(torch.float64, copy=True))
             else:
-                setattr(self, name, values.to(getattr(self, name)))
+                # In rows, as a file has them: of columns, some BLAS make other last digits.
+                setattr(self, name, values.to(getattr(self, name)).contiguous())
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
