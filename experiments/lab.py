@@ -88,7 +88,7 @@ class Lab:
         """The network of a training by a script of ours, with these options, or of one before.
 
         Args:
-            key: What networks of this scale are told apart by.
+            key: A name that no other network of this scale has.
             script: ``toy_train.py`` or ``train.py``.
             options: Without those that say where to.
 

@@ -38,7 +38,7 @@ TOY_SIZES = {
 }
 NOISES = {"independent": "fresh noise", "path": "along the path"}
 SHARES = (0.1, 0.5, 1.0)
-"""Of T: the lags that the table tells of."""
+"""Lags that the table shows, as shares of T."""
 LEFT = 0.7
 WORDS = """Correlation of residuals with those of the first time, mean over the dimensions, at lags
 of a tenth, a half and all of T, and the correlation time: the integral over the lag, in units of t,

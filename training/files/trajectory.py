@@ -188,7 +188,7 @@ class SavedEnd:
     def gap_for(self, solver: Solver) -> Tensor | None:
         """The gap ``[N, D]`` to go back with; None if the solver or its times are others.
 
-        A way back that could have been exact and will not be is told of.
+        Logs a warning if a reversible solver has to go back without one: that is not exact.
         """
         found = self.gap if self.gap_solver == solver.name else None
         if found is None and solver.pairs is not None:

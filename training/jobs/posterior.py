@@ -77,7 +77,7 @@ def sample(settings: SampleSettings) -> int:
         groups, options = prepared(
             settings, subject, latent, numbers_file, len(observed), seen, files
         )
-        fine, _ = settings.prior.priors(subject)
+        plan, (fine, _) = settings.plan(subject), settings.prior.priors(subject)
         shown, nats = None, surprise_of(subject, labels)
         if likelihood is None:
             sample_given(settings, subject, labels, fine, groups)
@@ -98,7 +98,7 @@ def sample(settings: SampleSettings) -> int:
         save_netcdf(
             draws_file,
             ((draws, latents_of(draws, fine)) for draws, _ in sampled(groups)),
-            (settings.sampler.chains, options["draws"], len(observed), subject.dim),
+            (plan.chains, plan.draws, len(observed), subject.dim),
             list(subject.names),
             None if isinstance(likelihood, UserLikelihood) else observed,
             about,

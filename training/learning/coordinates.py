@@ -74,16 +74,8 @@ def fit_coordinates(
     if marginals == AXES_TOO and whiten == "none":
         raise UsageError(f"marginals={AXES_TOO} needs whitened axes: give whiten=pca or zca")
     count, dim = points.shape
-    bounded = bool(columns.low.isfinite().any() or columns.high.isfinite().any())
-    last = "standardize" if whiten == "none" else whiten
     knots = min(max(count // ROWS_PER_KNOT, FEWEST_KNOTS), MOST_KNOTS)
-    # Axes of columns in far apart units would be those of the largest alone, and the rest rounding.
-    scaled = marginals != "none" or whiten == "none"
-    chain = CHAINS[marginals] if scaled else ["standardize"]
-    limits = "bounded" if map_bounds else "limits"
-    names = [*[limits] * bounded, *chain, *[PREDICTION] * linear_start, last]
-    if marginals == AXES_TOO:
-        names += ["normal scores", last]
+    names = _chain(columns, marginals, whiten, linear_start, map_bounds)
     given = 0 if conditions is None else conditions.shape[1]
     surprise = 0 < given <= MOST_CONDITIONS
     coordinates = Coordinates(dim, names, knots, given, surprise, relevant)
@@ -105,6 +97,20 @@ def fit_coordinates(
             _fit(map_, x, columns)
             x, _ = map_(x)
     return coordinates
+
+
+def _chain(
+    columns: Columns, marginals: str, whiten: str, linear_start: bool, map_bounds: bool
+) -> list[str]:
+    """Names of the maps, in their order."""
+    bounded = bool(columns.low.isfinite().any() or columns.high.isfinite().any())
+    last = "standardize" if whiten == "none" else whiten
+    # Axes of columns in far apart units would be those of the largest alone, and the rest rounding.
+    scaled = marginals != "none" or whiten == "none"
+    chain = CHAINS[marginals] if scaled else ["standardize"]
+    limits = "bounded" if map_bounds else "limits"
+    names = [*[limits] * bounded, *chain, *[PREDICTION] * linear_start, last]
+    return [*names, "normal scores", last] if marginals == AXES_TOO else names
 
 
 def _fit(map_: PointMap, x: Tensor, columns: Columns) -> None:

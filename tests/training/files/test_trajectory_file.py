@@ -119,7 +119,7 @@ def test_a_melt_by_a_reversible_solver_is_undone_from_its_file(
     back = simulator.generate(saved.x, "roundtrip", gap=saved.gap_for(solver))
     torch.testing.assert_close(back.trajectory.end, start, rtol=0, atol=1e-12)
     assert not caplog.records
-    # Steps that it did not take cannot be undone, which is told, unless the way back has no gap.
+    # Steps that it did not take cannot be undone: a reversible solver warns, others never could.
     assert saved.gap_for(RK4) is None
     assert not caplog.records
     assert saved.gap_for(SOLVERS["rev_euler"]) is None
