@@ -286,6 +286,15 @@ def classifier_words(found: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
+def exact_words(found: Mapping[str, Any]) -> str:
+    """How many trainings bring every pixel back."""
+    left = [run["mse"] for one in found.values() for runs in one["flows"].values() for run in runs]
+    inexact = sum(mse > 0 for mse in left)
+    if not inexact:
+        return f"every pixel is what it was, for all {len(left)} networks"
+    return f"{inexact} of {len(left)} networks have pixels that differ, by up to {max(left):.2g}"
+
+
 def told_of(plans: Sequence[ImagePlan]) -> dict[str, str]:
     """What words say of the trainings of some data sets."""
     options = [dict(each.split("=", 1) for each in plan.options if "=" in each) for plan in plans]
@@ -293,5 +302,6 @@ def told_of(plans: Sequence[ImagePlan]) -> dict[str, str]:
     return {
         "seeds": str(plans[0].seeds),
         "durations": " and ".join(f"{float(each) * 1e6:,.0f}" for each in durations),
+        "roundtrip": " ".join(plans[0].roundtrip),
         "generated": " and ".join(f"{plan.generated:,}" for plan in plans),
     }

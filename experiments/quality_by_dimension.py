@@ -34,9 +34,9 @@ how many dimensions are kept. There are no such data here, and no Inception weig
 photograph), between generated images and those trained on, in shares of the variance of the
 features; *energy*: the energy distance of their pixels, right on average, so that it may fall below
 0. Rows *held out* are as many real images: digits by other writers, patches of other places. *round
-trip*: mean squared error in squared gray levels before rounding, as after it most are exactly 0, by
-`exp_rk5` at 20 steps, where the paper's is Heun's method, and differences of 8 bits that wrapped. T
-is when nine tenths of the variance of every dimension, compressed ones as well, are noise at this
+trip*: mean squared error in squared gray levels before rounding, by `calc_roundtrip_mse.py
+{roundtrip}`, where the paper has Heun's method, and differences of 8 bits that wrapped; after
+rounding {exact}. T is when nine tenths of the variance of every dimension, compressed ones as well, are noise at this
 gap. **What is short**: trainings of {durations} images (the paper: 200 million) with networks of 16
 channels (128), {generated} generated images, and no calibration and no learned law of latents, as
 in the paper. Such networks are far from what longer ones reach ([results.md](results.md)); what
@@ -50,7 +50,11 @@ def flows(plan: ImagePlan) -> dict[float, tuple[int, float]]:
 def main(lab: Lab, inception: Path | None) -> None:
     plans = PLANS[lab.scale]
     found = quality.measure(lab, inception, flows, plans)
-    words = WORDS.format(**quality.told_of(plans), classifiers=quality.classifier_words(found))
+    words = WORDS.format(
+        **quality.told_of(plans),
+        classifiers=quality.classifier_words(found),
+        exact=quality.exact_words(found),
+    )
     figure = quality.picture(
         found, "Quality against kept dimensions, inflation gap 1.02", "dimensions kept", True
     )
