@@ -36,10 +36,11 @@ features; *energy*: the energy distance of their pixels, right on average, so th
 0. Rows *held out* are as many real images: digits by other writers, patches of other places. *round
 trip*: mean squared error in squared gray levels before rounding, by `calc_roundtrip_mse.py
 {roundtrip}`, where the paper has Heun's method, and differences of 8 bits that wrapped; after
-rounding {exact}. T is when nine tenths of the variance of every dimension, compressed ones as well, are noise at this
-gap. **What is short**: trainings of {durations} images (the paper: 200 million) with networks of 16
-channels (128), {generated} generated images, and no calibration and no learned law of latents, as
-in the paper. Such networks are far from what longer ones reach ([results.md](results.md)); what
+rounding {exact}. T is when nine tenths of the variance of every dimension, compressed ones as well,
+are noise at this gap. **What is short**: trainings of {durations} images (the paper: 200 million)
+with networks of 16 channels (128), {generated} generated images, and no calibration and no learned
+law of latents, as in the paper. Such networks are far from what longer ones reach
+([results.md](results.md)); what
 they can show is whether quality falls where few dimensions are kept, not how good it is."""
 
 
