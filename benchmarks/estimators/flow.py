@@ -18,13 +18,11 @@ from training.files.table import save_table
 from training.flow.likelihood import Trace
 from training.flow.solvers import get_solver
 from training.inference.amortized import Amortized
-from training.settings.inference import AMORTIZED_ROWS, SOLVER
+from training.settings.inference import AMORTIZED_ROWS, LEARNED_SOLVER, LEARNED_STEPS
 from training.simulation.networks import NetworkChoice, NetworkFile
 from training.simulation.posterior_subjects import PosteriorSubject
 
 ROOT = Path(__file__).parent.parent.parent
-STEPS = 24
-"""Of the solver, as posterior.py takes by default."""
 
 
 def of_flow(given: Simulations) -> Estimate:
@@ -65,7 +63,7 @@ def trained(given: Simulations) -> tuple[Path, list[str], float]:
 def posteriors(network: Path, given: Simulations, trace: Trace | None = None) -> Amortized:
     """The posteriors of the observations by a network, with log densities if a trace is given."""
     prior = PosteriorSubject.of_network(NetworkFile.open(NetworkChoice(str(network))))
-    blurred = prior.prior(prior.flow.times(STEPS), get_solver(SOLVER, 1e-6, 1e-6))
+    blurred = prior.prior(prior.flow.times(LEARNED_STEPS), get_solver(LEARNED_SOLVER, 1e-6, 1e-6))
     return Amortized(
         replace(blurred, sharpened=True),
         torch.from_numpy(given.observed).float(),

@@ -77,7 +77,7 @@ def sample(settings: SampleSettings) -> int:
         groups, options = prepared(
             settings, subject, latent, numbers_file, len(observed), seen, files
         )
-        plan, (fine, _) = settings.plan(subject), settings.prior.priors(subject)
+        plan, fine = settings.plan(subject), settings.fine(subject)
         shown, nats = None, surprise_of(subject, labels)
         if likelihood is None:
             sample_given(settings, subject, labels, fine, groups)
@@ -140,7 +140,7 @@ def mixture(settings: MixtureSettings) -> None:
     draws_file, numbers_file = files_of(settings, subject, "mixture", ".npz")
     with process_group(settings.run.device_name) as device:
         subject = ready(settings, subject, latent, device, [draws_file, numbers_file])
-        fine, _ = settings.prior.priors(subject)
+        fine = settings.prior.fine(subject)
         rows = settings.prior.rows(subject)
         result = recover(fine, likelihood.to(device), rows, plan, given)
         if not distributed.is_main():
@@ -226,11 +226,12 @@ def prepared(
         seen: What was observed, or is to be found again.
         files: Files that draws depend on.
     """
-    plan, (fine, _) = settings.plan(subject), settings.prior.priors(subject)
+    plan, fine = settings.plan(subject), settings.fine(subject)
     options = settings.recorded(
         eps=recorded_eps(settings.prior.eps, latent),
         pool=plan.pool,
         draws=plan.draws,
+        n_iters=len(fine.times) - 1,
         device_name=str(fine.flow.device),
     )
     told = fingerprint(options, subject.digest, seen, files)
@@ -320,7 +321,7 @@ def check_learned(
         subject = ready(settings, subject, latent, device, list(files))
         nats = surprise_of(subject, observed)
         groups, options = prepared(settings, subject, latent, files[1], len(runs), runs.tensors, [])
-        fine, _ = settings.prior.priors(subject)
+        fine = settings.fine(subject)
         amortized = settings.amortized(subject, fine, runs.conditions.to(device))
         values = LearnedCheck(amortized, runs, subject.names).run(groups)
         content = {"question": "model", "options": options, "network_sha256": subject.digest}

@@ -118,6 +118,9 @@ def train_on_table(settings: TrainSettings, data: Path, resume: Path | None) -> 
             return
         held_out = preparation.held_out(coordinates, loss)
         fit = preparation.calibration(coordinates, how.calibration_fit) if calibrate else None
+        law = settings.law.law_plan(settings.flow.precond, preparation.law(coordinates))
+        if conditions and kept == table.dim:
+            law = None  # whether draws are normal given conditions, posterior.py check asks
         run_training(
             Trainer(model, loss, config),
             preparation.source(coordinates),
@@ -125,7 +128,7 @@ def train_on_table(settings: TrainSettings, data: Path, resume: Path | None) -> 
             record,
             resumed,
             fit,
-            settings.law.law_plan(settings.flow.precond, preparation.law(coordinates)),
+            law,
             watch=Watch(held_out, True, recipe.patience) if held_out else None,
         )
 

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
-from scipy.stats import yeojohnson_llf
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
@@ -172,6 +170,9 @@ def _fit_powers(map_: YeoJohnson, x: Tensor, columns: Columns) -> None:
 
 
 def _exponents(scaled: np.ndarray) -> list[float]:
+    from scipy.optimize import minimize_scalar  # these take a second to import
+    from scipy.stats import yeojohnson_llf
+
     def best(column: np.ndarray) -> float:
         found = minimize_scalar(
             lambda power: -yeojohnson_llf(power, column), bounds=(0, 2), method="bounded"

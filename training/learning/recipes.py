@@ -20,7 +20,7 @@ last time       as for toys, half as long again if dimensions are compressed
 What ``fitted_to_table`` chooses worked on tables of 178 to 53,920 rows and 5 to 61 columns: many
 small steps of a small network, larger batches for many rows, and for few rows what keeps it from
 learning them by heart. docs/tables.md has what that comes to. Where points are given with
-conditions, few rows have an ensemble of small networks instead.
+conditions, few rows have a short training of a network that sees no waves of the conditions.
 """
 
 from __future__ import annotations
@@ -146,6 +146,7 @@ class TableRecipe(TrainingRecipe):
         gamma0: Noise variance at time 0, in squared units of standardized columns.
         patience: Reports without a better held-out score that end the training.
         ensemble: Networks that are trained side by side.
+        cond_waves: Frequencies of the waves of each condition that the network sees.
     """
 
     width: int
@@ -155,6 +156,7 @@ class TableRecipe(TrainingRecipe):
     gamma0: float
     patience: int
     ensemble: int = 1
+    cond_waves: int = 0
 
 
 SMALL, LARGE = 32, 128
@@ -300,7 +302,7 @@ def _fitted_to_simulations(rows: int, values: dict[str, Any]) -> TableRecipe:
     recipe = TableRecipe(
         duration=duration,
         batch=batch,
-        lr=3e-3,
+        lr=6e-3 if few else 3e-3,
         lr_ramp=0.02 * duration,
         lr_decay=True,
         ema=duration,
@@ -313,7 +315,7 @@ def _fitted_to_simulations(rows: int, values: dict[str, Any]) -> TableRecipe:
         weight_decay=0.0,
         gamma0=1e-4,
         patience=15,
-        ensemble=3 if few else 1,
+        cond_waves=0 if few else 1,
     )
     return recipe.but(values)
 

@@ -7,7 +7,6 @@ number of a held-out row is one more draw from its law.
 from typing import Any
 
 import torch
-from scipy.stats import chi2, ks_2samp, kstest
 from torch import Tensor
 
 RADII = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5)
@@ -24,6 +23,8 @@ def latent_coverage(whitened: Tensor) -> dict[str, Any]:
         The radii, the ``coverage`` found and ``expected``, and the Kolmogorov-Smirnov statistic and
         p-value of squared radii against chi-squared with D degrees of freedom.
     """
+    from scipy.stats import chi2, kstest  # here, since trainings import this and need neither
+
     squared = whitened.square().sum(dim=1).cpu()
     law = chi2(whitened.shape[1])
     test = kstest(squared.numpy(), law.cdf)
@@ -46,6 +47,8 @@ def density_ranks(held_out: Tensor, samples: Tensor) -> dict[str, float]:
         uniformity of these ranks, and the mean rank, 1/2 if the flow is right: less if held-out
         rows lie where the flow has less density than it gives its own samples.
     """
+    from scipy.stats import ks_2samp
+
     test = ks_2samp(held_out.cpu().numpy(), samples.cpu().numpy())
     ordered = samples.cpu().sort().values
     ranks = torch.searchsorted(ordered, held_out.cpu()).double() / len(ordered)

@@ -23,7 +23,8 @@ class ToyMLP(nn.Module):
     2.5 standard deviations, z being bounded by 4 so that far points do not alias. Without them
     training can stick for good: a dimension that is nearly Gaussian (the thickness of a sheet, say)
     starts with so weak a signal that its input weights shrink before its output weights have grown,
-    and then neither has a gradient. Conditions are seen in the same way.
+    and then neither has a gradient. Conditions may be seen with waves as well; of few points a
+    network then learns by heart which conditions each was given with.
 
     An ensemble is several such networks from different initial weights, side by side. In training
     each gives an output of its own, to be compared with the target; in evaluation F is their mean.
@@ -40,6 +41,8 @@ class ToyMLP(nn.Module):
         members: Number of networks K.
         condition_shape: Shape of the conditions, if they are embedded (``ConditionEmbedding``, one
             for all members); empty if the network sees them themselves.
+        condition_features: Number of frequencies k per condition, or per feature of them; None for
+            ``input_features``.
     """
 
     frequencies: Tensor
@@ -56,6 +59,7 @@ class ToyMLP(nn.Module):
         label_dim: int = 0,
         members: int = 1,
         condition_shape: Sequence[int] = (),
+        condition_features: int | None = None,
     ):
         super().__init__()
         if not 0 <= dropout < 1:
@@ -67,12 +71,17 @@ class ToyMLP(nn.Module):
             raise UsageError(f"an ensemble of {members} networks: it must have at least 1")
         self.label_dim, self.members = label_dim, members
         self.noise = NoiseFeatures(noise_range, time_features)
-        frequencies = [pi / (BOUND + 1) * index for index in range(1, input_features + 1)]
+        if condition_features is None:
+            condition_features = input_features
+        self._frequencies, self._condition_frequencies = input_features, condition_features
+        most = max(input_features, condition_features)
+        frequencies = [pi / (BOUND + 1) * index for index in range(1, most + 1)]
         self.register_buffer("frequencies", torch.tensor(frequencies), persistent=False)
         linear = nn.Linear if members == 1 else partial(MemberLinear, members)
         self.embedding = ConditionEmbedding(condition_shape) if condition_shape else None
         seen = FEATURES if condition_shape else label_dim
-        features = (dim + seen) * (1 + 2 * input_features) + time_features
+        features = dim * (1 + 2 * input_features) + seen * (1 + 2 * condition_features)
+        features += time_features
         self.input = linear(features, width)
         self.hidden = nn.ModuleList(linear(width, width) for _ in range(depth))
         self.dropout = nn.Dropout(dropout)
@@ -92,20 +101,23 @@ class ToyMLP(nn.Module):
         Raises:
             UsageError: Conditions are missing.
         """
-        features = [*self._seen(z), self.noise(c_noise).expand(len(z), -1)]
+        features = [*self._seen(z, self._frequencies), self.noise(c_noise).expand(len(z), -1)]
         if self.label_dim:
             if labels is None:
                 raise UsageError(f"this network takes {self.label_dim} conditions with each point")
             conditions = labels.to(z.dtype)
-            features += self._seen(self.embedding(conditions) if self.embedding else conditions)
+            given = self.embedding(conditions) if self.embedding else conditions
+            features += self._seen(given, self._condition_frequencies)
         h = self.input(torch.cat(features, dim=1))
         for layer in self.hidden:
             h = h + self.dropout(F.silu(layer(h)))
         out: Tensor = self.output(h)
         return out.mean(dim=0) if self.members > 1 and not self.training else out
 
-    def _seen(self, rows: Tensor) -> list[Tensor]:
-        """Rows ``[B, N]`` and their waves."""
+    def _seen(self, rows: Tensor, frequencies: int) -> list[Tensor]:
+        """Rows ``[B, N]`` and their waves of so many frequencies."""
+        if not frequencies:
+            return [rows]
         bounded = BOUND * torch.tanh(rows / BOUND)
-        waves = (bounded[..., None] * self.frequencies).flatten(1)
+        waves = (bounded[..., None] * self.frequencies[:frequencies]).flatten(1)
         return [rows, waves.sin(), waves.cos()]

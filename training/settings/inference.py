@@ -25,6 +25,9 @@ DRAWS, CHECK_DRAWS = 1000, 25
 """Of each chain: a check without a likelihood ranks a truth among all of them, and needs few."""
 SOLVER = "exp_ab2"
 """One call a step: draws are many, and their errors need only be small beside their spread."""
+STEPS = 24
+LEARNED_SOLVER, LEARNED_STEPS = "exp_rk5", 5
+"""Without a likelihood, which leaves time for a third of the error: 31 calls in place of 26."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +50,11 @@ class PriorOptions(Declared):
         help="Posterior of the clean points, not of those with the noise of the first time; up to "
         "16 dimensions, by all samplers but hmc.",
     )
-    n_iters: int = option(type=COUNT, default=24, help=f"Steps of {SOLVER}, of final draws.")
+    n_iters: int | None = option(
+        type=COUNT,
+        unset=f"{STEPS} of {SOLVER}; without a likelihood {LEARNED_STEPS} of {LEARNED_SOLVER}",
+        help="Steps of final draws",
+    )
     chain_n_iters: int = option(type=COUNT, default=10, help="Steps inside chains.")
     batch_gpu: int | None = option(
         "--batch-gpu",
@@ -88,16 +95,20 @@ class PriorOptions(Declared):
         """The law of latents."""
         return latent_choice(self.eps)
 
-    def priors(
-        self, subject: simulation.PosteriorSubject
-    ) -> tuple[inference.Prior, inference.Prior]:
-        """The fine prior, and the coarse one of chains."""
-        solver, times = flow.get_solver(SOLVER, 1e-6, 1e-6), subject.flow.times
-        fine, coarse = (
-            subject.prior(times(steps), solver, self.deblur)
-            for steps in (self.n_iters, self.chain_n_iters)
-        )
-        return fine, coarse
+    def fine(self, subject: simulation.PosteriorSubject, learned: bool = False) -> inference.Prior:
+        """The prior of final draws; ``learned`` if there is no likelihood."""
+        name, steps = (LEARNED_SOLVER, LEARNED_STEPS) if learned else (SOLVER, STEPS)
+        return self._prior(subject, name, self.n_iters or steps)
+
+    def coarse(self, subject: simulation.PosteriorSubject) -> inference.Prior:
+        """The prior of chains."""
+        return self._prior(subject, SOLVER, self.chain_n_iters)
+
+    def _prior(
+        self, subject: simulation.PosteriorSubject, solver: str, steps: int
+    ) -> inference.Prior:
+        integrated = subject.flow.times(steps), flow.get_solver(solver, 1e-6, 1e-6)
+        return subject.prior(*integrated, self.deblur)
 
 
 @dataclass(frozen=True, kw_only=True)

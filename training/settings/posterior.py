@@ -87,6 +87,10 @@ class CommonSettings(InferenceSettings):
         wanted = self.sharpen and small and not (prior.deblurred or subject.images)
         return replace(prior, sharpened=wanted)
 
+    def fine(self, subject: simulation.PosteriorSubject) -> inference.Prior:
+        """The prior of final draws."""
+        return self.prior.fine(subject, self.learned)
+
     def plan(self, subject: simulation.PosteriorSubject) -> inference.SamplingPlan:
         """How to sample."""
         return self.sampler.plan(subject)
@@ -112,7 +116,7 @@ class CommonSettings(InferenceSettings):
             observed: What was, ``[M, K]``.
             labels: What a conditional network is given with each, ``[M, L]``.
         """
-        fine, coarse = self.prior.priors(subject)
+        fine, coarse = self.prior.fine(subject), self.prior.coarse(subject)
         device = fine.flow.device
         target = inference.Target(
             fine,

@@ -14,6 +14,7 @@ from training.names import (
     COND_SCREENS,
     LINEAR_STARTS,
     MARGINALS,
+    MOST_WAVES,
     WHITENINGS,
 )
 from training.settings.declared import Declared, option
@@ -21,7 +22,7 @@ from training.settings.types import COUNT, NOT_NEGATIVE, SHAPE, choice
 
 MOST_MEMBERS = 64
 """Networks of an ensemble."""
-CONDITIONAL = {"bounded", "cond_screen", "cond_shape", "linear_start"}
+CONDITIONAL = {"bounded", "cond_screen", "cond_shape", "cond_waves", "linear_start"}
 """Options of tables with conditions."""
 
 
@@ -67,7 +68,7 @@ class TableOptions(Declared):
     )
     ensemble: int | None = option(
         type=click.IntRange(1, MOST_MEMBERS),
-        unset="1; with --cond, of few rows: 3",
+        unset="1",
         help="Networks that are trained side by side from different initial weights; the flow "
         "takes the mean of what they say.",
     )
@@ -77,6 +78,12 @@ class TableOptions(Declared):
         help="With --cond: the conditions, in the order of their columns, are a series of C x L or "
         "an image of C x H x W, or C numbers that are too many; a small network, trained with the "
         "other, makes 32 features of them.",
+    )
+    cond_waves: int | None = option(
+        type=click.IntRange(0, MOST_WAVES),
+        unset="1; of few rows: 0",
+        help="With --cond: show the network so many sines and cosines of each condition too, from "
+        "a period of 10 standard deviations down.",
     )
     width: int | None = option(
         type=COUNT,
@@ -98,16 +105,17 @@ class TableOptions(Declared):
         for name in sorted(self.given & CONDITIONAL):
             raise UsageError(f"--{name} is for --cond: leave it out")
 
-    def condition_arguments(self, count: int) -> dict[str, Any]:
-        """What a network is to be told of so many conditions.
+    def condition_arguments(self, count: int, waves: int) -> dict[str, Any]:
+        """What a network is to be told of so many conditions, and waves of each.
 
         Raises:
             UsageError: They are not as many as their shape has.
         """
         if not count:
             return {}
+        seen = {"label_dim": count, "condition_features": waves}
         if self.cond_shape is None:
-            return {"label_dim": count}
+            return seen
         if self.cond_screen == "on":
             raise UsageError("--cond_screen=on leaves out parts of --cond_shape: give one of them")
         if prod(self.cond_shape) != count or len(self.cond_shape) > 3:
@@ -116,4 +124,4 @@ class TableOptions(Declared):
                 f"--cond_shape={shape} does not fit the {count} conditions of the table: give C, "
                 f"CxL or CxHxW whose product is {count}"
             )
-        return {"label_dim": count, "condition_shape": list(self.cond_shape)}
+        return {**seen, "condition_shape": list(self.cond_shape)}

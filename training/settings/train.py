@@ -70,6 +70,7 @@ EARLIER = {
     "bounded": "map",
     "cond_screen": "off",
     "ensemble": 1,
+    "cond_waves": 4,
     "pixel_waves": 0,
     "blocks": 0,
 }
@@ -230,10 +231,7 @@ class TrainSettings(Declared):
             UsageError: They are wanted, but there are none; or an option is for them alone.
         """
         if not self.data.cond:
-            for name in sorted(
-                self.given & {"bounded", "cond_screen", "cond_shape", "linear_start"}
-            ):
-                raise UsageError(f"--{name} is for --cond: leave it out")
+            self.table.require_nothing_of_conditions()
             return table.without_conditions()
         if table.conditions is None:
             raise UsageError(
@@ -258,7 +256,7 @@ class TrainSettings(Declared):
         flow, network, dim = self.flow, self.network, table.dim
         agree("data_dim", flow.data_dim, dim, f"the table {self.data.data}")
         # What is left out is not written either: networks without these are what they were.
-        more = self.table.condition_arguments(table.condition_dim)
+        more = self.table.condition_arguments(table.condition_dim, recipe.cond_waves)
         if recipe.ensemble > 1:
             more["members"] = recipe.ensemble
         inflation = flow.arguments(flow.precond, dim)

@@ -66,8 +66,8 @@ class LatentLawOptions(Declared):
         type=choice(LATENT_LAWS),
         unset="learned, if dimensions are compressed",
         help="Law of the latents that samples start from: learned from data that the trained "
-        "network melts, or the Gaussian of the closed form. Kept latents are compared with it "
-        "in any case.",
+        "network melts, or the Gaussian of the closed form. Kept latents are compared with it, "
+        "but for those of tables that are given conditions.",
     )
 
     network: str | None = option(

@@ -290,3 +290,16 @@ def test_a_run_that_an_earlier_version_began_goes_on_without_that() -> None:
     old = {name: value for name, value in saved.items() if not name.startswith("surprise")}
     Resumed(Path("state.pt"), {"coordinates": old}).take_coordinates(coordinates)
     assert coordinates.surprise is None
+
+
+def test_a_network_that_sees_no_waves_of_conditions_is_one_that_ignores_them() -> None:
+    few, many = (
+        ToyMLP(2, (-1.0, 1.0), width=8, depth=2, label_dim=3, condition_features=k) for k in (0, 4)
+    )
+    torch.nn.init.normal_(few.output.weight)
+    weights = few.state_dict()
+    waves = torch.zeros(8, 2 * 4 * 3)
+    weights["input.weight"] = torch.cat([weights["input.weight"], waves], dim=1)
+    many.load_state_dict(weights)
+    z, t, labels = normal(6, 2).float(), torch.linspace(-1, 1, 6), normal(6, 3, seed=9)
+    torch.testing.assert_close(many(z, t, labels), few(z, t, labels))
