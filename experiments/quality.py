@@ -131,14 +131,25 @@ class Judge:
         return float(load_json(lab.made(result, "fid.py calc", *images))["fid"])
 
     def roundtrip(self, lab: Lab, key: str, network: Path) -> dict[str, float]:
-        """Mean squared error in gray levels, after rounding and before."""
+        """Mean squared error in gray levels, after rounding and before; and after rounding where
+        steps have an exact inverse."""
+        found = self.returned(lab, key, network, self.plan.roundtrip)
+        values = {"mse": found["mse"], "mse_float": found["mse_float"]}
+        if self.plan.reversible:
+            exact = self.returned(lab, f"{key}-reversible", network, self.plan.reversible)
+            values["mse_reversible"] = exact["mse"]
+        return values
+
+    def returned(
+        self, lab: Lab, key: str, network: Path, options: tuple[str, ...]
+    ) -> dict[str, Any]:
+        """What ``calc_roundtrip_mse.py`` finds."""
         folder = lab.out / "roundtrips" / f"{lab.scale}-{key}"
         if not list(folder.glob("*.json")):
             place = (f"--save_dir={folder}", f"--network={network}", "--overwrite")
             images = (f"--data_root={self.held_out}", f"--total_samples={self.plan.returned}")
-            run("calc_roundtrip_mse.py", *place, *images, *self.plan.roundtrip)
-        found = load_json(next(folder.glob("*.json")))
-        return {"mse": found["mse"], "mse_float": found["mse_float"]}
+            run("calc_roundtrip_mse.py", *place, *images, *options)
+        return load_json(next(folder.glob("*.json")))
 
     def of_data(self) -> dict[str, float]:
         """Distances of as many images that were held out: what could be hoped for."""
@@ -287,12 +298,20 @@ def classifier_words(found: Mapping[str, Any]) -> str:
 
 
 def exact_words(found: Mapping[str, Any]) -> str:
-    """How many trainings bring every pixel back."""
-    left = [run["mse"] for one in found.values() for runs in one["flows"].values() for run in runs]
-    inexact = sum(mse > 0 for mse in left)
+    """How many networks bring every pixel back, by each of the round trips."""
+    every = [run for one in found.values() for runs in one["flows"].values() for run in runs]
+    told = f"after rounding {_exact([run['mse'] for run in every])}"
+    if "mse_reversible" in every[0]:
+        reversible = _exact([run["mse_reversible"] for run in every])
+        told += f", and by `rev_rk5`, whose steps have an exact inverse, {reversible}"
+    return told
+
+
+def _exact(errors: Sequence[float]) -> str:
+    inexact = sum(mse > 0 for mse in errors)
     if not inexact:
-        return f"every pixel is what it was, for all {len(left)} networks"
-    return f"{inexact} of {len(left)} networks have pixels that differ, by up to {max(left):.2g}"
+        return f"every pixel is what it was for all {len(errors)} networks"
+    return f"pixels of {inexact} in {len(errors)} networks differ, by at most {max(errors):.1g}"
 
 
 def told_of(plans: Sequence[ImagePlan]) -> dict[str, str]:
@@ -302,6 +321,6 @@ def told_of(plans: Sequence[ImagePlan]) -> dict[str, str]:
     return {
         "seeds": str(plans[0].seeds),
         "durations": " and ".join(f"{float(each) * 1e6:,.0f}" for each in durations),
-        "roundtrip": " ".join(plans[0].roundtrip),
+        "roundtrip": " and ".join(f"`{' '.join(plan.roundtrip)}`" for plan in plans),
         "generated": " and ".join(f"{plan.generated:,}" for plan in plans),
     }
