@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -11,6 +11,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from dnnlib.errors import DataError, UsageError
+from torch_utils.threads import cpu_threads
 
 TF32 = False
 """Whether single precision on CUDA may mean TF32, which has 3 digits in convolutions and products.
@@ -20,13 +21,14 @@ convolutions by default."""
 
 
 @contextmanager
-def process_group(device_name: str | None) -> Iterator[torch.device]:
+def process_group(device_name: str | None, threads: int | None = None) -> Iterator[torch.device]:
     """Joins the group that ``torchrun`` describes, if it describes one; yields this rank's device.
 
     While it lasts, single precision means single precision: see ``TF32``.
 
     Args:
         device_name: ``cpu``, ``cuda``, ``cuda:1``, ...; None is CUDA where there is one.
+        threads: Of a CPU, and of a plain ``python``; None is for as many as it has idle cores.
 
     Raises:
         UsageError: No such device.
@@ -46,7 +48,7 @@ def process_group(device_name: str | None) -> Iterator[torch.device]:
         except (RuntimeError, ValueError, dist.DistError) as error:
             raise DataError(f"the ranks did not find each other: {error}") from error
     try:
-        with _float32(TF32):
+        with _float32(TF32), _threads(device, threads):
             yield device
         barrier()  # a rank that leaves early would take down connections that others still use
     except torch.OutOfMemoryError as error:
@@ -54,6 +56,12 @@ def process_group(device_name: str | None) -> Iterator[torch.device]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _threads(device: torch.device, wanted: int | None) -> AbstractContextManager[None]:
+    if device.type != "cpu":
+        return nullcontext()
+    return cpu_threads(wanted if world_size() == 1 else None)
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from functools import partial
 
+import torch
+
 from dnnlib.logs import logger
 from torch_utils.determinism import algorithms
 from torch_utils.distributed import process_group
@@ -59,8 +61,9 @@ def run(settings: ToyTrainSettings) -> None:
     if run.dry_run:
         tell_dry_run(record, model, loss, config, run.card_memory)
         return
-    with algorithms(run.deterministic), process_group(run.device_name) as device:
+    with algorithms(run.deterministic), process_group(run.device_name, run.threads) as device:
         require_batch(config.batch, toy.dim, device)
+        options["threads"] = torch.get_num_threads()
         model.denoiser.to(device)
         run_training(
             Trainer(model, loss, config),

@@ -86,7 +86,7 @@ def train_on_table(settings: TrainSettings, data: Path, resume: Path | None) -> 
     if whole.condition_dim and not conditions:
         told = ", ".join(whole.condition_names)
         logger.warning(f"Warning: {told} left out: --cond conditions the flow on such columns")
-    with algorithms(run.deterministic), process_group(run.device_name) as device:
+    with algorithms(run.deterministic), process_group(run.device_name, run.threads) as device:
         resumed = Resumed.find(resume) if resume else None
         recipe = fitted_to_table(rows, table.dim, settings.recorded(), conditions)
         logger.info(describe_table_recipe(recipe, rows, table.dim, conditions))
@@ -111,7 +111,9 @@ def train_on_table(settings: TrainSettings, data: Path, resume: Path | None) -> 
         logger.info(model.denoiser.basis.describe())
         logger.info(describe_training(model, loss, config))
         found = {**asdict(recipe), **asdict(space), **resolved_options(model, loss)}
-        options = settings.recorded(**found, arch=TABLE_NETWORK, calibrate=calibrate)
+        options = settings.recorded(
+            **found, arch=TABLE_NETWORK, calibrate=calibrate, threads=torch.get_num_threads()
+        )
         record = {"options": options, **provenance("started")}
         if run.dry_run:
             tell_dry_run(record, model, loss, config, run.card_memory)
@@ -141,7 +143,7 @@ def train_on_images(settings: TrainSettings, data: Path, resume: Path | None) ->
     dataset, held_out = dataset.split(fraction, run.seed) if fraction else (dataset, None)
     calibration = calibration_plan(settings, dataset)
     kernels = algorithms(run.deterministic, settings.network.bench)
-    with kernels, process_group(run.device_name) as device:
+    with kernels, process_group(run.device_name, run.threads) as device:
         resumed = Resumed.find(resume) if resume else None
         if resumed and resumed.basis.dim != dataset.dim:
             raise DataError(
@@ -174,6 +176,7 @@ def train_on_images(settings: TrainSettings, data: Path, resume: Path | None) ->
             calibrate=calibration is not None,
             noise_cond=choices.noise_cond,
             t_sampling=loss.t_sampling,
+            threads=torch.get_num_threads(),
             **resolved_options(model, loss),
         )
         record = {"options": options, **provenance("started")}

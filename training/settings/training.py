@@ -172,6 +172,11 @@ class RunOptions(Declared):
     device_name: str | None = option(
         unset="cuda where there is one", help="Device: cpu, cuda or cuda:N."
     )
+    threads: int | None = option(
+        type=COUNT,
+        unset="as OMP_NUM_THREADS says, or the machine's idle cores",
+        help="Threads on a CPU, without torchrun. A resumed run has those that it began with",
+    )
     dry_run: bool = option(
         "-n",
         "--dry-run",
@@ -200,7 +205,7 @@ class RunOptions(Declared):
 FREE_ON_RESUME = frozenset(
     (
         *("batch_gpu", "card_memory", "device_name", "dry_run", "dump", "duration", "keep"),
-        *("resume", "snap", "tick"),
+        *("resume", "snap", "threads", "tick"),
     )
 )
 """Options that a resumed run may change and still be the same run, or a longer one."""

@@ -1,0 +1,65 @@
+"""How many threads PyTorch computes with on a CPU: no more than there are cores without work.
+
+Threads of one product wait for each other, so that one that gets no core holds up all: with ten
+other jobs on two cores a training with two threads takes seven times as long as with one.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from dnnlib.logs import logger
+
+CHOSEN_BY_USER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""Environment variables that say how many threads; ``torchrun`` sets the first one."""
+LOOK = 0.1
+"""Seconds for which this process waits to see what the others do."""
+TIMES = Path("/proc/stat")
+"""Where Linux tells how long all cores were idle, in hundredths of a second."""
+
+
+@contextmanager
+def cpu_threads(wanted: int | None = None) -> Iterator[None]:
+    """Computes with so many threads while it lasts, or as many as there are cores; with None, with
+    as many as cores are idle, unless the environment says how many.
+
+    Where the machine does not tell what its cores do, the number stays as it is.
+    """
+    before = torch.get_num_threads()
+    if wanted is not None:
+        threads = min(wanted, os.cpu_count() or wanted)
+    elif before == 1 or any(name in os.environ for name in CHOSEN_BY_USER):
+        threads = before
+    else:
+        threads = min(before, max(1, round(idle_cores(before))))
+        if threads < before:
+            logger.info(f"The machine is busy: {threads} of {before} threads")
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def idle_cores(unknown: float) -> float:
+    """How many cores do nothing while this process waits; ``unknown`` where that is not told."""
+    try:
+        began = _cpu_times()
+        time.sleep(LOOK)
+        passed = [after - before for before, after in zip(began, _cpu_times(), strict=True)]
+    except (OSError, ValueError):
+        return unknown
+    # The fourth is idle time, the fifth that of waiting for a disk.
+    return sum(passed[3:5]) / max(sum(passed), 1) * (os.cpu_count() or 1)
+
+
+def _cpu_times() -> list[int]:
+    """What all cores together have spent their time with, in the order of proc(5)."""
+    first, *values = TIMES.read_text().partition("\n")[0].split()
+    if first != "cpu" or len(values) < 5:
+        raise ValueError(f"{TIMES} begins otherwise")
+    return [int(value) for value in values[:8]]
