@@ -287,6 +287,11 @@ def test_a_check_asks_whether_the_flow_finds_held_out_simulations_again(
     assert (arrays["ranks"].shape, arrays["crps"].shape) == ((24, 3), (24, 2))
     assert arrays["region_names"].tolist() == ["TARP", "highest-density regions"]
     assert found["verdict"] in told
+    leaked = arrays["leaked"]
+    assert leaked.shape == (24,)
+    assert 0 < leaked.mean() == pytest.approx(found["leaked"]["mean"])
+    assert leaked.max() == pytest.approx(found["leaked"]["largest"])
+    assert f"{leaked.mean():.2%} of draws" in told
     assert found["near"]["neighbors"] == 20
     near = found["near"]["observations"]
     assert [one["quantity"] in names for one in near] == [True, True]

@@ -117,7 +117,8 @@ def part_of_a_posterior() -> dict[str, Any]:
 
 def part_of_a_check() -> dict[str, Any]:
     ranks = torch.linspace(0, 1, 12).double().view(4, 3)
-    values = RunValues(("x1", "x2", "radius"), ranks, {"TARP": ranks[:, 0]}, ranks[:, :2])
+    names, balls = ("x1", "x2", "radius"), {"TARP": ranks[:, 0]}
+    values = RunValues(names, ranks, balls, ranks[:, :2], leaked=ranks[:, 1])
     return _saved(lambda path: save_values(path, values, "this run"))
 
 

@@ -106,6 +106,8 @@ def save_values(path: Path, values: RunValues, fingerprint: str) -> None:
         "regions": torch.stack(list(values.regions.values())).cpu().numpy(),
         "fingerprint": np.array(fingerprint),
     }
+    if values.leaked is not None:
+        arrays["leaked"] = values.leaked.cpu().numpy()
     save_arrays(path, arrays)
 
 
@@ -132,10 +134,16 @@ def load_values(path: Path, fingerprint: str | None = None) -> RunValues | None:
     )
     if not (shapes and 1 <= dims <= len(names) and runs):
         raise DataError(f"{path}: ranks, regions and crps are not of the same runs and quantities")
-    for name, values in (("ranks", ranks), ("regions", regions)):
+    leaked = None
+    if "leaked" in arrays:
+        leaked = _numbers(path, "leaked", np.atleast_1d(arrays["leaked"])[..., None])[:, 0]
+        if len(leaked) != runs:
+            raise DataError(f"{path}: 'leaked' is of {len(leaked)} runs, and ranks are of {runs}")
+    shares = [("ranks", ranks), ("regions", regions)]
+    for name, values in shares if leaked is None else [*shares, ("leaked", leaked)]:
         if not ((values >= 0) & (values <= 1)).all():
             raise DataError(f"{path}: '{name}' should be from 0 to 1")
-    return RunValues(names, ranks, dict(zip(families, regions, strict=True)), scores)
+    return RunValues(names, ranks, dict(zip(families, regions, strict=True)), scores, leaked)
 
 
 def _texts(path: Path, name: str, values: np.ndarray) -> tuple[str, ...]:

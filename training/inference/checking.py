@@ -170,7 +170,7 @@ def check_learned(
     density = amortized.log_density(both, places, amortized.trace or Trace())
     scalar = (density[:, 1:], density[:, 0])
     _, covariance = amortized.prior.moments(amortized.conditions)
-    return run_values(
+    values = run_values(
         points,
         both[:, 0],
         seeded_generator("cpu", hash_seed(amortized.seed, int(places[0]))),
@@ -181,6 +181,7 @@ def check_learned(
         scale=covariance.diagonal().sqrt(),
         effective=drawn.stats.get("distinct"),
     )
+    return replace(values, leaked=drawn.stats.get("leaked"))
 
 
 def effective(draws: Draws) -> Tensor:

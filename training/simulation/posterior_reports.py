@@ -72,10 +72,7 @@ def report_draws(found: dict[str, Any], summary: Summary) -> None:
     logger.info(f"{mixed}fewest effective draws {float(summary.ess_bulk.min()):.0f}")
     leaked = found.get("leaked")
     if leaked is not None:
-        logger.info(
-            f"Beyond bounds, and drawn anew: {leaked['mean']:.2%} of draws, of one observation "
-            f"{leaked['largest']:.2%}"
-        )
+        _report_leaked(leaked["mean"], leaked["largest"])
     held = found.get("truths_held")
     if held is not None:
         said = "/".join(f"{100 * float(content):g}" for content in held)
@@ -89,6 +86,12 @@ def report_draws(found: dict[str, Any], summary: Summary) -> None:
             right = "the flow is too far from the posterior that corrects it; train it longer"
         missed = count - found["converged"]
         logger.warning(f"Warning: {missed} of {count} have not converged: {right}")
+
+
+def _report_leaked(mean: float, largest: float) -> None:
+    logger.info(
+        f"Beyond bounds, and drawn anew: {mean:.2%} of draws, of one observation {largest:.2%}"
+    )
 
 
 def report_mixture(found: dict[str, Any]) -> None:
@@ -118,6 +121,8 @@ def report_mixture(found: dict[str, Any]) -> None:
 def report_check(found: Calibration) -> None:
     """Tells the verdict, and what regions hold."""
     logger.info(found.verdict)
+    if found.leaked is not None:
+        _report_leaked(*found.leaked)
     for name, curve in {"central intervals": found.intervals, **found.regions}.items():
         places = [int((curve.levels - level).abs().argmin()) for level in SHOWN]
         held = "/".join(f"{100 * float(curve.pooled[place]):.1f}" for place in places)

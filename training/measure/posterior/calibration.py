@@ -50,17 +50,21 @@ class RunValues:
         ranks: ``[R, Q]``, fractional ones.
         regions: Coverage values ``[R]`` by the family of regions.
         scores: ``[R, V]``, CRPS.
+        leaked: The share ``[R]`` of a flow's draws that lay beyond bounds and were drawn anew; None
+            where none can.
     """
 
     names: tuple[str, ...]
     ranks: Tensor
     regions: Mapping[str, Tensor]
     scores: Tensor
+    leaked: Tensor | None = None
 
     def at(self, places: Tensor | slice) -> "RunValues":
         """Those of some runs."""
         regions = {name: held[places] for name, held in self.regions.items()}
-        return RunValues(self.names, self.ranks[places], regions, self.scores[places])
+        leaked = None if self.leaked is None else self.leaked[places]
+        return RunValues(self.names, self.ranks[places], regions, self.scores[places], leaked)
 
     @classmethod
     def joined(cls, parts: Sequence["RunValues"]) -> "RunValues":
@@ -70,13 +74,18 @@ class RunValues:
             DataError: There is none, or they are of other quantities.
         """
         if not parts or any(
-            part.names != parts[0].names or part.regions.keys() != parts[0].regions.keys()
+            part.names != parts[0].names
+            or part.regions.keys() != parts[0].regions.keys()
+            or (part.leaked is None) != (parts[0].leaked is None)
             for part in parts
         ):
             raise DataError("portions of runs must be there, and of the same quantities")
         regions = {name: torch.cat([p.regions[name] for p in parts]) for name in parts[0].regions}
-        ranks = torch.cat([part.ranks for part in parts])
-        return cls(parts[0].names, ranks, regions, torch.cat([part.scores for part in parts]))
+        ranks, scores = (
+            torch.cat([getattr(part, name) for part in parts]) for name in ("ranks", "scores")
+        )
+        leaked = [part.leaked for part in parts if part.leaked is not None]
+        return cls(parts[0].names, ranks, regions, scores, torch.cat(leaked) if leaked else None)
 
 
 def run_values(
@@ -144,6 +153,7 @@ class Calibration:
         intervals: The coverage of central intervals of the V dimensions, and of all together.
         regions: The coverage of other regions, one variable each, by their family.
         crps: ``[V]``, means over runs.
+        leaked: Mean and largest share of draws that lay beyond bounds; None where none can.
         p_values: By what was tested, their number not accounted for.
         adjusted: The same, accounted for.
         level: Adjusted p-values below it fail.
@@ -155,6 +165,7 @@ class Calibration:
     intervals: CoverageCurve
     regions: Mapping[str, CoverageCurve]
     crps: Tensor
+    leaked: tuple[float, float] | None
     p_values: Mapping[str, float]
     adjusted: Mapping[str, float]
     level: float
@@ -171,7 +182,10 @@ class Calibration:
 
     def summary(self) -> dict[str, Any]:
         """Plain numbers and lists, as a JSON file takes them."""
-        return {
+        leaked = {}
+        if self.leaked is not None:
+            leaked["leaked"] = dict(zip(("mean", "largest"), self.leaked, strict=True))
+        return leaked | {
             "verdict": self.verdict,
             "passed": self.passed,
             "level": self.level,
@@ -214,6 +228,9 @@ def calibrate(values: RunValues, level: float = 0.01) -> Calibration:
         coverage_curve(central[:, :dims]),
         {name: coverage_curve(found[:, None]) for name, found in values.regions.items()},
         values.scores.mean(dim=0).cpu(),
+        None
+        if values.leaked is None
+        else (float(values.leaked.mean()), float(values.leaked.max())),
         p_values,
         holm(p_values),
         level,
