@@ -298,7 +298,7 @@ def _fitted_to_simulations(rows: int, values: dict[str, Any]) -> TableRecipe:
     """A recipe for points that are given with conditions."""
     few = rows < FEW_ROWS
     batch = values.get("batch") or 256
-    duration = values.get("duration") or (1500 if few else 10_000) * batch / 1e6
+    duration = values.get("duration") or (1500 if few else 20_000) * batch / 1e6
     recipe = TableRecipe(
         duration=duration,
         batch=batch,
