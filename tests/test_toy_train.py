@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import toy_train
 from tests.support.image_runs import assert_written, equal, load, network_file, same_end, stats
 from tests.support.running import refused
+from torch_utils import distributed
 from torch_utils.snapshots import read_network, read_state, write_network, write_state
+from torch_utils.threads import cpu_threads
 from training.data.toys import Toy
 from training.names import TOY_NAMES
 
@@ -307,6 +310,19 @@ def test_options_that_cannot_be_resumed_are_told_in_one_line_and_left_alone(
     assert result.code in (1, 2)
     assert result.error
     assert contents(broken_off) == before
+
+
+def test_a_resumed_run_has_the_threads_that_it_began_with(
+    run_script: Run, broken_off: Path
+) -> None:
+    options = broken_off / "training_options.json"
+    saved = json.loads(options.read_text())
+    assert saved["options"]["threads"] == torch.get_num_threads()
+    saved["options"]["threads"] = 3
+    options.write_text(json.dumps(saved))
+    with mock.patch.object(distributed, "cpu_threads", wraps=cpu_threads) as chosen:
+        assert run_script(toy_train, f"--resume={broken_off}").code == 0
+    chosen.assert_called_once_with(3)
 
 
 def test_a_folder_without_states_cannot_be_resumed(

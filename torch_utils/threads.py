@@ -1,7 +1,7 @@
 """How many threads PyTorch computes with on a CPU: no more than there are cores without work.
 
-Threads of one product wait for each other, so that one that gets no core holds up all: with ten
-other jobs on two cores a training with two threads takes seven times as long as with one.
+Threads of one product wait for each other, so that one that gets no core holds up all: beside three
+other jobs on two cores a training with two threads took twenty times as long as with one.
 """
 
 import os
