@@ -43,7 +43,7 @@ def run_training(
         trainer.restore(resumed.state, str(resumed.path))
         if watch:
             watch.restore(resumed.state, trainer.averaged, str(resumed.path))
-        folder = _go_on(trainer, resumed.path, record)
+        folder = _go_on(trainer, resumed.path)
     else:
         folder = RunFolder.create(place, record)
         steps = trainer.config.total_steps
@@ -58,7 +58,7 @@ def run_training(
     train(trainer, source, folder, finish if calibration or law else None, watch)
 
 
-def _go_on(trainer: Trainer, state: Path, record: Mapping[str, Any]) -> RunFolder:
+def _go_on(trainer: Trainer, state: Path) -> RunFolder:
     """Opens the folder of a state that a trainer has taken up.
 
     Raises:
@@ -71,7 +71,7 @@ def _go_on(trainer: Trainer, state: Path, record: Mapping[str, Any]) -> RunFolde
             f"{trainer.seen / 1e6:g}: give more"
         )
     folder = RunFolder.reopen(state.parent, trainer.seen, config.keep_states)
-    before = folder.change_duration(record.get("options", {}).get("duration"))
+    before = folder.change_length(config.total)
     logger.info(f"Going on from {state}")
     if before is not None:
         stretched = ", and the learning rate from here on that of the new length"

@@ -107,25 +107,23 @@ class RunFolder:
         distributed.barrier()
         return folder
 
-    def change_duration(self, duration: float | None) -> float | None:
+    def change_length(self, samples: int) -> float | None:
         """Gives the run another length in its options, so that a later resume keeps to it.
 
         Args:
-            duration: Million samples; None for no change.
+            samples: Of the whole training.
 
         Returns:
-            The length it had, or None if that is the same.
+            The length it had, million samples, or None if that is the same.
         """
-        if duration is None:
-            return None
         record = load_json(self.path / OPTIONS_NAME)
         options = record.get("options", {})
         before = options.get("duration")
-        if before is None or duration == before:
+        if before is None or samples == round(before * 1e6):
             return None
         distributed.barrier()  # until all ranks have read
         if distributed.is_main():
-            changed = {**record, "options": {**options, "duration": duration}}
+            changed = {**record, "options": {**options, "duration": samples / 1e6}}
             save_json(self.path / OPTIONS_NAME, changed)
         return float(before)
 
