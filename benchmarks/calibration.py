@@ -39,7 +39,7 @@ from training.flow.calibration import Calibration, fit_calibration
 from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
 from training.flow.likelihood import Trace
 from training.flow.pfode import ProbabilityFlow
-from training.flow.solvers import SOLVERS
+from training.flow.solvers import SOLVERS, Solver
 from training.measure.two_sample import energy_distance
 from training.model.model import Model
 from training.names import METHODS
@@ -94,6 +94,18 @@ def read_images(path: Path) -> Tensor:
     return torch.cat(list(basis_batches(ImageDataset(path)))).double()
 
 
+def kept_growth(
+    flow: ProbabilityFlow, start: Tensor, times: Tensor, kept: int, solver: Solver
+) -> tuple[float, float]:
+    """Growth of the kept dimensions' second moments in a melt of states ``[N, D]`` at the first
+    time, over its closed form: mean, and farthest from 1."""
+    end = flow.simulate(start, times, solver).end
+    growth = end.square().mean(0) / start.square().mean(0)
+    first, last = (flow.latent_law(t).variance for t in times[[0, -1]])
+    ratio = (growth / (last / first))[:kept]
+    return float(ratio.mean()), float(ratio[(ratio - 1).abs().argmax()])
+
+
 @dataclass(frozen=True)
 class Judge:
     """What a flow is asked: along which times, of how many kept dimensions, from which latents."""
@@ -107,13 +119,10 @@ class Judge:
         """Growth of the kept dimensions' second moments in a melt over its closed form: mean,
         farthest. Growth, since the moments of finitely many points are off from the start.
         """
-        start = self._with_noise(flow, points)
-        end = flow.simulate(start, self.times, RK4).end
-        growth = end.square().mean(0) / start.square().mean(0)
-        first, last = (flow.latent_law(t).variance for t in self.times[[0, -1]])
-        ratio = (growth / (last / first))[: self.kept]
-        farthest = ratio[(ratio - 1).abs().argmax()]
-        return f"{float(ratio.mean()):.3f}, {float(farthest):.3f}"
+        mean, farthest = kept_growth(
+            flow, self._with_noise(flow, points), self.times, self.kept, RK4
+        )
+        return f"{mean:.3f}, {farthest:.3f}"
 
     def distances(self, flow: ProbabilityFlow) -> list[str]:
         """Energy distances of generated points to training and held-out data."""

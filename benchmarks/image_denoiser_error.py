@@ -24,11 +24,9 @@ BATCH = 256
 
 
 @torch.no_grad()
-def errors(network: Path, data: Path) -> tuple[Tensor, Tensor, Tensor]:
-    """Times ``[N]``, the loss of F and of F = 0 ``[N]`` at them."""
-    model = Model.load(network)
-    clean = torch.cat(list(basis_batches(ImageDataset(data)))).repeat(REPEATS, 1)
-    clean = model.denoiser.basis.to_eigen(clean)
+def errors(model: Model, images: Tensor, repeats: int = REPEATS) -> tuple[Tensor, Tensor, Tensor]:
+    """Times ``[N]``, the loss of F and of F = 0 ``[N]`` at them, of images ``[n, D]``."""
+    clean = model.denoiser.basis.to_eigen(images.repeat(repeats, 1))
     loss = DenoisingLoss(model.denoiser.schedule, model.about["tmin"], model.about["tmax"])
     draws = loss.draw(len(clean), torch.Generator().manual_seed(0))
     # Times come in order, and so would the images.
@@ -47,7 +45,8 @@ def errors(network: Path, data: Path) -> tuple[Tensor, Tensor, Tensor]:
 @click.option("--network", type=click.Path(path_type=Path), required=True)
 @click.option("--data", type=click.Path(path_type=Path), required=True)
 def main(network: Path, data: Path) -> None:
-    t, trained, linear = errors(network, data)
+    images = torch.cat(list(basis_batches(ImageDataset(data))))
+    t, trained, linear = errors(Model.load(network), images)
     last = float(t.max())
     print("| t | trained network | best linear |\n| --- | ---: | ---: |")
     for low, high in ((0, 1), (0, 1 / 3), (1 / 3, 2 / 3), (2 / 3, 1)):

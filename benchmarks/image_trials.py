@@ -20,7 +20,8 @@ s             seconds of the CPU
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +32,24 @@ from torch.nn.utils import parametrize
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.calibration import kept_growth
+from benchmarks.image_denoiser_error import errors
 from dnnlib.errors import UsageError
 from torch_utils.stats import RunningMeans
 from training.data.images.batches import ImageBatches, ImageDataset, basis_batches
 from training.flow.eigenbasis import EigenBasis
 from training.flow.solvers import SOLVERS
-from training.learning.building import Choices
-from training.learning.loss import DenoisingLoss, DenoisingRegression, Draws
-from training.learning.recipes import COMPRESSED_TIME, ImageRecipe, fitted
-from training.learning.trainer import Trainer, TrainingConfig
+from training.learning.loss import DenoisingLoss, Draws
+from training.learning.trainer import Trainer
 from training.model.model import Model
+from training.settings.train import TrainSettings
+from training.settings.training import training_config
 
 REPEATS, BLOCK, LOOKS = 4, 250, 4
 MELT_STEPS, MELTS = 24, 2
-SIXTHS, BINS = 6, 24
+SIXTHS = 6
+BINS, FORGETTING = 24, 0.05
+"""Of times; the part of a running mean that a step replaces."""
 CPU = torch.device("cpu")
 
 
@@ -54,11 +59,16 @@ class Weighted(DenoisingLoss):
     def per_sample(self, denoiser: nn.Module, clean: Tensor, draws: Draws, *rest: Any) -> Tensor:
         residual, target = denoiser(clean, draws.t, draws.noise)
         errors = (residual - target).square()
-        return (errors * self.weights(denoiser, draws.t)).mean(dim=-1)
+        losses = (errors * self.weights(denoiser, draws.t)).mean(dim=-1)
+        self.see(draws.t, errors.detach().mean(dim=-1))
+        return losses
+
+    def see(self, t: Tensor, losses: Tensor) -> None:
+        """Takes note of losses ``[B]`` without weights at times ``[B]``."""
 
     def weights(self, denoiser: nn.Module, t: Tensor) -> Tensor:
         """Of errors ``[B, D]``, something to multiply them with."""
-        raise NotImplementedError
+        return torch.ones(())
 
     def place(self, t: Tensor) -> Tensor:
         """Times as parts of the whole range."""
@@ -82,62 +92,59 @@ class MiddleTimes(Weighted):
         return ((1 + 2.0 * middle) * (3 / 5)).float()[:, None]
 
 
-class EqualTimes(Weighted):
+class Watching(Weighted):
+    """Running means of squared losses, by time."""
+
+    @cached_property
+    def squares(self) -> Tensor:
+        """``[BINS]``, the same tensor always."""
+        return torch.ones(BINS)
+
+    def see(self, t: Tensor, losses: Tensor) -> None:
+        bins = self.bins(t)
+        count = torch.zeros(BINS).index_add_(0, bins, torch.ones(len(bins)))
+        total = torch.zeros(BINS).index_add_(0, bins, losses.square())
+        new = torch.where(count > 0, total / count.clamp_min(1), self.squares)
+        self.squares.lerp_(new, FORGETTING)
+
+    def bins(self, t: Tensor) -> Tensor:
+        return (self.place(t) * BINS).long().clamp(0, BINS - 1)
+
+
+class EqualTimes(Watching):
     """The loss at each time over its own running mean, as the learned uncertainty of Karras et al.
     2024 comes to (*Analyzing and improving the training dynamics of diffusion models*)."""
 
-    def per_sample(self, denoiser: nn.Module, clean: Tensor, draws: Draws, *rest: Any) -> Tensor:
-        losses = super().per_sample(denoiser, clean, draws)
-        means = means_of(self)
-        bins = (self.place(draws.t) * BINS).long().clamp(0, BINS - 1)
-        count = torch.zeros(BINS).index_add_(0, bins, torch.ones(len(bins)))
-        total = torch.zeros(BINS).index_add_(0, bins, losses.detach())
-        new = torch.where(count > 0, total / count.clamp_min(1), means)
-        means.lerp_(new, 0.05)
-        return losses / means[bins] * means.mean()
-
     def weights(self, denoiser: nn.Module, t: Tensor) -> Tensor:
-        return torch.ones(())
+        sizes = self.squares.sqrt()
+        return (sizes.mean() / sizes[self.bins(t)])[:, None]
 
 
-class ImportantTimes(Weighted):
-    """Times drawn more often where losses scatter more, and weighted down by as much."""
+class ImportantTimes(Watching):
+    """Times drawn more often where losses are larger, by the root of their mean square, and
+    weighted down by as much; half of the draws are uniform."""
 
     def draw_rows(self, *arguments: Any) -> Draws:
-        draws = super().draw_rows(*arguments)
-        edges = self.edges()
+        draws, edges = super().draw_rows(*arguments), self.edges
         place = self.place(draws.t)
         bins = (torch.searchsorted(edges, place, right=True) - 1).clamp(0, BINS - 1)
         part = (place - edges[bins]) / (edges[bins + 1] - edges[bins])
-        t = self.t_min + (self.t_max - self.t_min) * (bins + part) / BINS
-        return Draws(t, draws.noise)
-
-    def per_sample(self, denoiser: nn.Module, clean: Tensor, draws: Draws, *rest: Any) -> Tensor:
-        losses = super().per_sample(denoiser, clean, draws)
-        bins = (self.place(draws.t) * BINS).long().clamp(0, BINS - 1)
-        scatter = means_of(self)
-        for index, loss in zip(bins.tolist(), losses.detach().tolist(), strict=True):
-            scatter[index] += 0.02 * (loss * loss - scatter[index])
-        return losses
+        return Draws(self.t_min + (self.t_max - self.t_min) * (bins + part) / BINS, draws.noise)
 
     def weights(self, denoiser: nn.Module, t: Tensor) -> Tensor:
-        bins = (self.place(t) * BINS).long().clamp(0, BINS - 1)
-        return (1 / (self.edges().diff()[bins] * BINS)).float()[:, None]
+        # Nothing was seen since these times were drawn.
+        return (1 / (self.density * BINS))[self.bins(t)][:, None]
 
+    @property
     def edges(self) -> Tensor:
-        """Where bins of equal times lie among quantiles ``[BINS + 1]``."""
-        density = means_of(self).sqrt()
-        density = density / density.sum()
-        density = 0.5 * density + 0.5 / BINS
-        return torch.cat([torch.zeros(1), density.cumsum(0)]).double() / density.sum().double()
+        """Where bins of equal times lie among quantiles ``[BINS + 1]``, float64."""
+        return torch.cat([torch.zeros(1), self.density.cumsum(0)]).double()
 
-
-MEANS: dict[int, Tensor] = {}
-"""What losses have seen, by their identity: they are frozen otherwise."""
-
-
-def means_of(loss: DenoisingLoss) -> Tensor:
-    return MEANS.setdefault(id(loss), torch.ones(BINS))
+    @property
+    def density(self) -> Tensor:
+        """The share of draws in each bin, ``[BINS]``."""
+        sizes = self.squares.sqrt()
+        return 0.5 * sizes / sizes.sum() + 0.5 / BINS
 
 
 class UnitRows(nn.Module):
@@ -160,12 +167,14 @@ class Trial:
     """A change.
 
     Attributes:
-        recipe: To the recipe.
-        loss: To the loss.
-        prepare: To the network.
+        options: Of ``train.py``.
+        config: What no option says, of ``TrainingConfig``.
+        loss: In place of the usual one.
+        prepare: Changes the network.
     """
 
-    recipe: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
     loss: type[DenoisingLoss] = DenoisingLoss
     prepare: Callable[[nn.Module], None] | None = None
 
@@ -178,8 +187,8 @@ TRIALS = {
     "middle times weighted": Trial(loss=MiddleTimes),
     "loss over its mean at t": Trial(loss=EqualTimes),
     "times by importance": Trial(loss=ImportantTimes),
-    "average of a third of the length": Trial({"ema": 0.03}),
-    "average of a fiftieth": Trial({"ema": 0.002}),
+    "average of a fifth of what was seen": Trial({"ema": 1.0}, {"ema_ramp": 0.2}),
+    "average of a hundredth of it": Trial({"ema": 1.0}, {"ema_ramp": 0.01}),
     "learning rate 4e-3": Trial({"lr": 4e-3}),
     "learning rate 1e-3": Trial({"lr": 1e-3}),
     "batch 32": Trial({"batch": 32}),
@@ -212,99 +221,52 @@ class Found:
     """What a training has come to."""
 
     model: Model
-    loss: DenoisingLoss
     best: float
     seconds: float
 
 
-def train(images: Images, trial: Trial, kept: int | None, count: int, seed: int) -> Found:
-    """A training with a change, on so many images."""
-    values = {"duration": count / 1e6, **trial.recipe}
-    recipe = fitted("ddpmpp", len(images.dataset), images.dataset.image_shape, CPU, values)
-    model, plain = build(images, recipe, kept, seed)
+def train(images: Images, trial: Trial, options: dict[str, Any]) -> Found:
+    """A training by the recipe of ``train.py`` with these options, and a change."""
+    settings: TrainSettings = TrainSettings.of(TrainSettings().recorded() | options | trial.options)
+    recipe = settings.recipe(len(images.dataset), images.dataset.image_shape, CPU)
+    model, plain = settings.choices(recipe, images.dataset).build(images.basis)
     if trial.prepare:
         trial.prepare(model.denoiser.network)
     loss = trial.loss(plain.schedule, plain.t_min, plain.t_max, plain.t_sampling)
-    config = TrainingConfig(
-        total=count,
-        batch=recipe.batch,
-        lr=recipe.lr,
-        lr_ramp=int(1e6 * recipe.lr_ramp),
-        lr_decay=recipe.lr_decay,
-        ema_halflife=int(1e6 * recipe.ema),
-        seed=seed,
-    )
-    trainer, means = Trainer(model, loss, config), RunningMeans(CPU)
-    batches = ImageBatches(images.dataset, recipe.batch, seed, CPU, 0).batches(0)
-    every, looks, seconds = config.total_steps // LOOKS, [], 0.0
+    config = training_config(recipe, settings.training, settings.run)
+    trainer = Trainer(model, loss, replace(config, **trial.config))
+    means, looks, seconds = RunningMeans(CPU), [], 0.0
+    batches = ImageBatches(images.dataset, recipe.batch, settings.run.seed, CPU, 0).batches(0)
     for step in range(config.total_steps):
         began = time.process_time()
         trainer.train_step(next(batches), means)
         seconds += time.process_time() - began
-        if (step + 1) % every == 0:
-            looks.append(float(relative(trainer.averaged, plain, images.held_out)[0]))
-    return Found(trainer.averaged, plain, min(looks), seconds)
+        if (step + 1) % (config.total_steps // LOOKS) == 0:
+            looks.append(relative(trainer.averaged, images.held_out)[0])
+    return Found(trainer.averaged, min(looks), seconds)
 
 
-def build(
-    images: Images, recipe: ImageRecipe, kept: int | None, seed: int
-) -> tuple[Model, DenoisingLoss]:
-    """What train.py would begin with."""
-    arguments: dict[str, Any] = {
-        "image_shape": list(images.dataset.image_shape),
-        "model_channels": recipe.cbase,
-        "channel_mult": list(recipe.cres),
-        "dropout": recipe.dropout,
-        "num_blocks": recipe.blocks or 4,
-        "pixel_waves": recipe.pixel_waves,
-    }
-    choices = Choices(
-        "ifs",
-        {"dims_to_keep": kept},
-        "ddpmpp",
-        arguments,
-        "IS",
-        "log",
-        compressed_time=COMPRESSED_TIME,
-        output_gain=True,
-        seed=seed,
+def relative(model: Model, images: Tensor) -> list[float]:
+    """The loss over that of F = 0: of all times, and by sixths of them."""
+    t, *losses = errors(model, images, REPEATS)
+    first, last = model.about["tmin"], model.about["tmax"]
+    sixth = ((t - first) / (last - first) * SIXTHS).long().clamp(0, SIXTHS - 1)
+    own, linear = (
+        torch.zeros(SIXTHS).double().index_add_(0, sixth, each.double()) for each in losses
     )
-    return choices.build(images.basis)
+    return [float(own.sum() / linear.sum()), *(own / linear).tolist()]
 
 
-@torch.no_grad()
-def relative(model: Model, loss: DenoisingLoss, points: Tensor) -> Tensor:
-    """The loss over that of F = 0: of all times, and by sixths of them ``[1 + SIXTHS]``."""
-    clean = model.denoiser.basis.to_eigen(points.repeat(REPEATS, 1))
-    draws = loss.draw(len(clean), torch.Generator().manual_seed(0))
-    order = torch.randperm(len(clean), generator=torch.Generator().manual_seed(1))
-    regression = DenoisingRegression(model.denoiser)
-    sums = torch.zeros(2, SIXTHS, dtype=torch.float64)
-    place = (draws.t - loss.t_min) / (loss.t_max - loss.t_min)
-    sixth = (place * SIXTHS).long().clamp(0, SIXTHS - 1)
-    for part in torch.split(torch.arange(len(clean)), BLOCK):
-        residual, target = regression(clean[order[part]], draws.t[part], draws.noise[part])
-        for row, errors in enumerate(((residual - target), target)):
-            sums[row].index_add_(0, sixth[part], errors.square().mean(dim=1).double())
-    whole = sums.sum(dim=1)
-    return torch.cat([whole[:1] / whole[1:], sums[0] / sums[1]])
-
-
-@torch.no_grad()
-def kept_variances(model: Model, loss: DenoisingLoss, points: Tensor) -> tuple[float, float]:
-    """Growth of kept latents' second moments in melts over its closed form: mean, farthest."""
-    flow, schedule = model.flow, model.denoiser.schedule
-    times = schedule.times(MELT_STEPS, loss.t_max)
-    clean = flow.basis.to_eigen(points.double().repeat(MELTS, 1))
-    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(2)).double()
-    first, last = times[0], times[-1]
-    start = schedule.scale(first) * (clean + schedule.noise_variance(first).sqrt() * noise)
-    parts = torch.split(start, BLOCK)
-    end = torch.cat([flow.simulate(part, times, SOLVERS["exp_ab2"]).end for part in parts])
-    growth = end.square().mean(0) / start.square().mean(0)
-    expected = flow.latent_law(last).variance / flow.latent_law(first).variance
-    ratio = (growth / expected)[: model.about["dims_to_keep"]]
-    return float(ratio.mean()), float(ratio[(ratio - 1).abs().argmax()])
+def kept_variances(model: Model, images: Tensor) -> tuple[float, float]:
+    """Of latents of images with the noise of the first time, over their closed form: mean,
+    farthest."""
+    flow, schedule = model.flow.in_blocks(BLOCK), model.denoiser.schedule
+    times = schedule.times(MELT_STEPS, model.about["tmax"])
+    noise = schedule.sample_noise(MELTS * len(images), times[0], torch.Generator().manual_seed(2))
+    start = flow.basis.to_eigen(images.double().repeat(MELTS, 1)) + noise
+    kept, solver = model.about["dims_to_keep"], SOLVERS["exp_ab2"]
+    with torch.no_grad():
+        return kept_growth(flow, schedule.scale(times[0]) * start, times, kept, solver)
 
 
 @click.command(help=__doc__)
@@ -325,11 +287,12 @@ def main(data: Path, held_out: Path, kept: int | None, trials: str, count: int, 
     print(f"{kept or images.basis.dim} dimensions kept, {count:,} images, seed {seed}\n")
     print("| change | held out | best | train | held out, by sixths of t | variances | s |")
     print("| --- | ---: | ---: | ---: | --- | --- | ---: |", flush=True)
+    options = {"data": data, "dims_to_keep": kept, "duration": count / 1e6, "seed": seed}
     for name in names:
-        found = train(images, TRIALS[name], kept, count, seed)
-        whole, *parts = relative(found.model, found.loss, images.held_out).tolist()
-        trained = float(relative(found.model, found.loss, seen)[0])
-        variances = kept_variances(found.model, found.loss, images.held_out)
+        found = train(images, TRIALS[name], options)
+        whole, *parts = relative(found.model, images.held_out)
+        trained, *_ = relative(found.model, seen)
+        variances = kept_variances(found.model, images.held_out)
         cells = [
             name,
             f"{whole:.3f}",
