@@ -8,7 +8,7 @@ import torch
 
 from dnnlib.logs import logger, setup_logging
 from tests.support.draws import seeded
-from training.learning.run_folder import RunFolder
+from training.learning.run_folder import Place, RunFolder
 
 
 @pytest.fixture
@@ -22,9 +22,7 @@ def run_folder(tmp_path: Path) -> Iterator[Callable[[str], RunFolder]]:
     setup_logging()
 
     def make(name: str) -> RunFolder:
-        path = tmp_path / name
-        path.mkdir()
-        return RunFolder(path)
+        return RunFolder.create(Place(tmp_path / name, "", itself=True), {})
 
     yield make
     for handler in list(logger.handlers):

@@ -255,7 +255,8 @@ def test_a_run_writes_reports_files_and_averaged_weights(run_folder: MakeFolder)
     train(trainer, source, folder)
     names = {path.name for path in folder.path.iterdir() if "tfevents" not in path.name}
     networks = {f"network-snapshot-00000{number}.pkl" for number in (2, 4)}
-    assert names == {"log.txt", "stats.jsonl", "training-state-000004.pt", *networks}
+    written = {"log.txt", "stats.jsonl", "training-state-000004.pt", *networks}
+    assert names == written | {"training_options.json"}
     assert any("tfevents" in path.name for path in folder.path.iterdir())
     lines = statistics(folder)
     assert [line["seen"] for line in lines] == [1000, 2000, 3000, 4000]
