@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from experiments.images import CIFAR, DIGITS, GAP, ImagePlan
 from experiments.lab import Lab, experiment, markdown
 from experiments.quality import INCEPTION, Judge, points, spread, told, told_of
+from experiments.trainings import Training, trained
 from training.flow.calls import RecomputedDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.likelihood import Trace
@@ -79,7 +80,7 @@ def network(lab: Lab, plan: ImagePlan, name: str, seed: int) -> tuple[str, Path]
         return plan.key(*flow), plan.network(lab, *flow)
     key = f"{plan.name}-{name}-seed-{seed}"
     options = (f"--data={plan.data(lab)[0]}", f"--precond={name}", *plan.options, f"--seed={seed}")
-    return key, lab.trained(key, "train.py", *options)
+    return key, trained(lab, Training(key, "train.py", options))
 
 
 def levels_of(schedule: NoiseSchedule, variance: Tensor, t_max: float) -> Tensor:

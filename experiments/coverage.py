@@ -8,6 +8,7 @@ keeps what is inside a boundary inside, fresh data whether the law of latents is
 
 import sys
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from experiments.lab import Lab, experiment, markdown, run
-from experiments.toys import SCHEDULES, toy_network
+from experiments.toys import SCHEDULES, toy_networks
 from torch_utils.results import load_json
 from training.pictures.posteriors.words import dots, legend_line, line
 from training.pictures.style import look
@@ -118,11 +119,9 @@ def row(key: str, one: Mapping[str, Any]) -> list[str]:
 
 def main(lab: Lab) -> None:
     found, steps = {}, STEPS[lab.scale]
-    for toy in TOYS:
-        for schedule in SCHEDULES:
-            network, key = toy_network(lab, toy, schedule), f"{toy}-{schedule}"
-            folder = lab.folder / f"{lab.scale}-{key}"
-            found[key] = lab.part(key, lambda f=folder, n=network: measured(f, n, steps))  # type: ignore[misc]
+    for key, network in toy_networks(lab, product(TOYS, SCHEDULES)).items():
+        folder = lab.folder / f"{lab.scale}-{key}"
+        found[key] = lab.part(key, lambda f=folder, n=network: measured(f, n, steps))  # type: ignore[misc]
     head = ["toy", "schedule", "change", "moved", "fresh", "r", "± chance"]
     table = markdown(head, [row(key, one) for key, one in found.items()])
     lab.finish({"toys": found}, table, picture(found), WORDS)

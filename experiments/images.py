@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from experiments.lab import Lab
+from experiments.trainings import Training, trained
 from training.data.images.batches import ImageDataset, basis_batches
 from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import InflationSchedule
@@ -78,7 +79,7 @@ class ImagePlan:
             options += self.all_kept
         if self.fitted_time:
             options += [f"--tmax={last_time(train):.2f}"]
-        return lab.trained(self.key(kept, gap, seed), "train.py", *options)
+        return trained(lab, Training(self.key(kept, gap, seed), "train.py", tuple(options)))
 
     def key(self, kept: int, gap: float, seed: int) -> str:
         """Of a network, and of what is made with it."""

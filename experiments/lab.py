@@ -5,14 +5,10 @@ soon as it is there. One that is killed goes on with what is missing when it is 
 the end it writes ``NAME.json``, a table ``NAME.md`` and a picture ``NAME.png``, and with
 ``--publish`` its section of docs/paper.md, between two comments that have its name, and its time in
 the table of all.
-
-Networks are in ``out/experiments/networks``, where other experiments find them too. A training that
-was killed goes on from its last state.
 """
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -28,7 +24,6 @@ from PIL import Image
 from dnnlib.errors import DataError
 from dnnlib.files import atomic_path
 from torch_utils.results import load_json, provenance, save_json
-from training.learning.run_folder import states_in
 
 ROOT = Path(__file__).parent.parent
 PAPER = ROOT / "docs" / "paper.md"
@@ -62,7 +57,7 @@ class Lab:
         Raises:
             DataError: What was kept cannot be read.
         """
-        path = self._parts / f"{self.scale}-{key}.json"
+        path = self.parts / f"{self.scale}-{key}.json"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             print(f"{self.name}: {key}", flush=True)
@@ -84,35 +79,15 @@ class Lab:
             run(script, f"--dest={path}", *options)
         return path
 
-    def trained(self, key: str, script: str, *options: str) -> Path:
-        """The network of a training by a script of ours, with these options, or of one before.
-
-        Args:
-            key: A name that no other network of this scale has.
-            script: ``toy_train.py`` or ``train.py``.
-            options: Without those that say where to.
-
-        Raises:
-            DataError: There is a network of this name that was trained with other options.
-            subprocess.CalledProcessError: The script failed.
-        """
-        folder = self.out / "networks" / f"{self.scale}-{key}"
-        made = self.part(f"network-{key}", lambda: _trained(folder, script, options))
-        if made["options"] != list(options):
-            raise DataError(
-                f"{folder} was trained with {' '.join(made['options'])}, not with "
-                f"{' '.join(options)}: remove it and {self._parts}, or give another --out"
-            )
-        return folder / made["network"]
-
     @property
     def taken(self) -> float:
         """Seconds of the CPU that all parts took, with the networks that they are of."""
-        parts = self._parts.glob(f"{self.scale}-*.json")
+        parts = self.parts.glob(f"{self.scale}-*.json")
         return sum(float(load_json(path)["cpu_seconds"]) for path in parts)
 
     @property
-    def _parts(self) -> Path:
+    def parts(self) -> Path:
+        """Files of what was measured."""
         return self.folder / "parts"
 
     def finish(self, content: dict[str, Any], table: str, figure: Figure, words: str) -> None:
@@ -228,22 +203,6 @@ def run(script: str, *options: str) -> None:
     """
     command = [sys.executable, *script.split(), *options]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
-
-
-def _trained(folder: Path, script: str, options: Sequence[str]) -> dict[str, Any]:
-    """Trains, or goes on, or finds what is finished: name of the network, options, seconds."""
-    finished = folder / "finished.json"
-    if not finished.exists():
-        began = cpu_seconds()
-        if states_in(folder):
-            run(script, f"--resume={folder}")
-        else:
-            shutil.rmtree(folder, ignore_errors=True)  # killed before it wrote a state
-            run(script, f"--outdir={folder}", "--nosubdir", *options)
-        network = max(folder.glob("network-snapshot-*.pkl")).name
-        taken = cpu_seconds() - began
-        save_json(finished, {"network": network, "options": options, "cpu_seconds": taken})
-    return load_json(finished)
 
 
 def _write(path: Path, text: str) -> None:

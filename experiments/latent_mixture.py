@@ -7,6 +7,7 @@ many runs whose true weights it knows, so that what it says of its own uncertain
 
 import sys
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from experiments.lab import Lab, experiment, markdown, run
-from experiments.toys import SCHEDULES, toy_network
+from experiments.toys import SCHEDULES, toy_networks
 from torch_utils.results import load_json
 from training.pictures.posteriors.words import dots, legend_line
 from training.pictures.style import look
@@ -137,10 +138,8 @@ def row(key: str, one: Mapping[str, Any]) -> list[str]:
 
 def main(lab: Lab) -> None:
     found = {}
-    for toy in TOYS:
-        for schedule in SCHEDULES:
-            network, key = toy_network(lab, toy, schedule), f"{toy}-{schedule}"
-            found[key] = lab.part(key, lambda k=key, n=network: measured(lab, k, n))  # type: ignore[misc]
+    for key, network in toy_networks(lab, product(TOYS, SCHEDULES)).items():
+        found[key] = lab.part(key, lambda k=key, n=network: measured(lab, k, n))  # type: ignore[misc]
     head = ["toy", "schedule", "recovered", "off", "inside", "exact", "smallest p"]
     table = markdown(head, [row(key, one) for key, one in found.items()])
     tests = len(next(iter(found.values()))["p_values"])

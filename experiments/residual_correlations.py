@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from experiments.images import CIFAR, DIGITS, GAP, ImagePlan
 from experiments.lab import Lab, experiment, markdown, run
-from experiments.toys import toy_network
+from experiments.toys import toy_networks
 from training.measure.correlation_times import scatter_of
 from training.pictures.correlations.lags import COLORS, NAMES
 from training.pictures.correlations.saved import SavedLags
@@ -145,7 +145,7 @@ def rows(key: str, both: Mapping[str, Any]) -> list[list[str]]:
 
 def main(lab: Lab) -> None:
     plan, kept, _ = IMAGES[lab.scale]
-    networks = {f"{toy} {which}": toy_network(lab, toy, which) for toy, which in TOYS}
+    networks = {key.replace("-", " "): path for key, path in toy_networks(lab, TOYS).items()}
     images = f"{plan.name} PRR to {kept}"
     networks[images] = plan.network(lab, kept, GAP, 0)
     found: dict[str, dict[str, Any]] = {}

@@ -7,7 +7,7 @@ points, and data with what comes back of them after a melt.
 
 import sys
 from collections.abc import Mapping
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from experiments.lab import Lab, experiment, markdown
-from experiments.toys import SCHEDULES, toy_network
+from experiments.toys import SCHEDULES, toy_networks
 from training.data.toys import Toy
 from training.measure.two_sample import energy_distance
 from training.model.model import Model
@@ -115,11 +115,8 @@ def colors_by_place(points: np.ndarray) -> np.ndarray:
 
 def main(lab: Lab) -> None:
     found = {}
-    for toy in TOY_NAMES:
-        for schedule in SCHEDULES:
-            network = toy_network(lab, toy, schedule)
-            key = f"{toy}-{schedule}"
-            found[key] = lab.part(key, lambda network=network: measured(network))  # type: ignore[misc]
+    for key, network in toy_networks(lab, product(TOY_NAMES, SCHEDULES)).items():
+        found[key] = lab.part(key, lambda network=network: measured(network))  # type: ignore[misc]
     rows = [
         [
             key.rpartition("-")[0],
