@@ -234,7 +234,7 @@ def test_a_finished_run_can_be_extended_and_not_made_shorter(
     assert "0.0008 million samples is now one of 0.0016" in result.out
     assert [line["seen"] for line in stats(folder)] == [800, 1000, 1600]
     # The rate goes on along the cosine of the new length.
-    rate = 4e-3 * 1200 / 200_000 * math.cos(math.pi / 2 * 1000 / 1600) ** 2
+    rate = 8e-3 * 1200 / 200_000 * math.cos(math.pi / 2 * 1000 / 1600) ** 2
     assert stats(folder)[1]["Progress/learning_rate"] == pytest.approx(rate)
     saved = json.loads((folder / "training_options.json").read_text())
     assert saved["options"]["duration"] == 0.0016
@@ -242,7 +242,7 @@ def test_a_finished_run_can_be_extended_and_not_made_shorter(
 
 
 OTHERS = [
-    ("--lr=0.1", "--lr", "0.1", "0.004"),
+    ("--lr=0.1", "--lr", "0.1", "0.008"),
     ("--data_name=moons", "--data_name", "moons", "circles"),
     ("--tmax=3.0", "--tmax", "3.0", "9.798"),
     ("--outdir=elsewhere", "--outdir", "elsewhere", "unbroken"),

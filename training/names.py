@@ -51,8 +51,10 @@ LEARNED = "learned"
 """The law of latents of a network file."""
 
 # Training.
-OTHERS, MOST_AVERAGED = 512, 8
-"""Points that targets of toys are averaged over; dimensions up to which some of them are near."""
+OTHERS = 4096
+"""Points beside each batch, of which targets of toys are averaged over those that are near."""
+MOST_AVERAGED, MOST_COMPRESSED = 8, 2
+"""Dimensions up to which this pays: if all are kept, and if some are compressed."""
 AUTO = "auto"
 MARGINALS = ("none", "yeo-johnson", "quantile")
 AXES_TOO = "quantile-axes"

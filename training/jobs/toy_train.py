@@ -43,7 +43,7 @@ def run(settings: ToyTrainSettings) -> None:
     model, loss = settings.choices(toy.dim).build(basis)
     model.about |= {"data_name": toy.name, "augment_to": settings.toy.augment_to}
     others = settings.others(toy.dim)
-    recipe = settings.recipe(others)
+    recipe = settings.recipe(toy.dim, others)
     config = training_config(recipe, settings.training, run)
     melted, count = partial(melted_points, toy, run.seed), points_to_melt(config.total)
     law = settings.law.law_plan(

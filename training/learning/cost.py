@@ -5,7 +5,8 @@ memory nor much time. Tensors are counted as they come and go: weights, averages
 moments of Adam, bases, the batch, and activations that wait for the backward pass.
 
 Not counted are the context of CUDA, workspaces of cuDNN and other kernels, gaps that the allocator
-leaves, augmentation, the buckets of several ranks, and what ``torch.compile`` saves.
+leaves, augmentation, points that targets are averaged over, the buckets of several ranks, and what
+``torch.compile`` saves.
 """
 
 import copy

@@ -18,7 +18,7 @@ from dnnlib.errors import UsageError
 from torch_utils.seeds import seeded_generator
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.schedules import NoiseSchedule
-from training.learning.targets import averaged_origin
+from training.learning.targets import Neighbors, averaged_origin
 from training.names import T_SAMPLINGS
 
 # Of the log of the largest noise std under ``normal`` sampling (Karras et al. 2022, table 1).
@@ -101,7 +101,7 @@ class DenoisingLoss:
         clean: Tensor,
         draws: Draws,
         conditions: Mapping[str, Tensor] = MappingProxyType({}),
-        others: Tensor | None = None,
+        others: Neighbors | None = None,
     ) -> Tensor:
         """The loss ``[B]`` of each sample: of an ensemble, the mean of its members' losses.
 
@@ -110,7 +110,7 @@ class DenoisingLoss:
             clean: ``e [B, D]``, eigenspace.
             draws: Times and noise of these samples.
             conditions: What else the network takes, such as ``labels [B, L]``.
-            others: Further points ``[R, D]`` of the law of the clean ones, to average targets over.
+            others: Further points of the law of the clean ones, to average targets over.
         """
         residual, target = denoiser(clean, draws.t, draws.noise, others, **conditions)
         errors = (residual - target).square().mean(dim=-1)
@@ -154,12 +154,12 @@ class DenoisingRegression(nn.Module):
         clean: Tensor,
         t: Tensor,
         noise: Tensor,
-        others: Tensor | None = None,
+        others: Neighbors | None = None,
         **conditions: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """F and its target, both ``[B, D]``, of clean points ``[B, D]`` and unit noise.
 
-        With others ``[R, D]`` of the law of the clean points, targets are averaged over these.
+        With others, further points of the law of the clean ones, targets are averaged over these.
 
         All around F is computed in the dtype of the points. F is ``[K, B, D]`` of an ensemble of K
         networks in training.

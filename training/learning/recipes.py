@@ -106,8 +106,10 @@ TOY = TrainingRecipe(
     snap=10,
     dump=10,
 )
-AVERAGED_TOY = replace(TOY, duration=2.25, batch=512, ema=0.19)
+AVERAGED_TOY = replace(TOY, duration=2.0, batch=512, ema=0.17)
 """Of toys whose targets are averaged over other points, and have so much less noise."""
+AVERAGED_PLANE = replace(TOY, duration=1.25, batch=512, lr=8e-3, ema=0.1)
+"""Of these in two dimensions. In three, a higher learning rate does harm."""
 
 PUBLISHED = ImageRecipe(
     duration=200.0,

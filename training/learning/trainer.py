@@ -29,6 +29,7 @@ from training.flow.denoisers import NetworkDenoiser
 from training.learning.loss import DenoisingLoss, DenoisingRegression, Draws
 from training.learning.scaling import LossScale
 from training.learning.skipping import SkippedSteps
+from training.learning.targets import Neighbors
 from training.model.model import Model
 
 # Names in a state of a denoiser's network and its output gain: those in training, those averaged.
@@ -187,9 +188,10 @@ class Trainer:
         # The rotation needs float64: an axis may have a millionth of the variance of another. What
         # follows is in the precision of the points: float32 of pixels, float64 of all else.
         clean = self.denoiser.basis.to_eigen(points).to(points.dtype)
-        others = batch.others
-        if others is not None:
-            others = self.denoiser.basis.to_eigen(others.to(self.device)).to(points.dtype)
+        others = None
+        if batch.others is not None:
+            more = self.denoiser.basis.to_eigen(batch.others.to(self.device))
+            others = Neighbors.of(more.to(points.dtype))
         conditions = batch.conditions(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate(self.seen)
@@ -212,7 +214,7 @@ class Trainer:
         clean: Tensor,
         draws: Draws,
         conditions: Mapping[str, Tensor],
-        others: Tensor | None = None,
+        others: Neighbors | None = None,
     ) -> Tensor:
         """Adds the gradient of some samples; arguments are those of ``DenoisingLoss.per_sample``.
 

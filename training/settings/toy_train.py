@@ -8,9 +8,10 @@ import click
 
 from dnnlib.errors import agree
 from training import learning
-from training.learning.recipes import AVERAGED_TOY, TOY, TrainingRecipe
+from training.learning.recipes import AVERAGED_PLANE, AVERAGED_TOY, TOY, TrainingRecipe
 from training.names import (
     MOST_AVERAGED,
+    MOST_COMPRESSED,
     NOISE_CONDITIONINGS,
     OTHERS,
     SPACES,
@@ -29,12 +30,21 @@ from training.settings.training import (
 from training.settings.types import AMOUNT, COUNT, NOT_NEGATIVE, POSITIVE, FiniteFloat, choice
 
 DEFAULTS = asdict(TOY)
-OF_RECIPE = ("duration", "batch", "ema")
+OF_RECIPE = ("duration", "batch", "ema", "lr")
 """What differs between the recipes."""
 CALIBRATION_FIT = "path"
 """Networks of toys are good, so that slopes cost their samples nothing."""
+PLANE = 2
+"""Dimensions of toys that learn at a higher rate."""
 EARLIER = {"calibration_fit": CALIBRATION_FIT, "latent_law": "gaussian", "others": 0}
 """What a run of an earlier version meant by options that it left open."""
+
+
+def _of_recipes(name: str) -> str:
+    """What the recipes have of an option, for its help."""
+    plane, space, plain = (getattr(each, name) for each in (AVERAGED_PLANE, AVERAGED_TOY, TOY))
+    with_others = f"{plane:g}" if plane == space else f"{plane:g} (2D) or {space:g} (3D)"
+    return f"{with_others} with --others, {plain:g} without"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +60,10 @@ class ToyOptions(Declared):
     )
     others: int | None = option(
         type=click.IntRange(min=0),
-        unset=f"{OTHERS} if all of up to {MOST_AVERAGED} dimensions are kept, else 0",
-        help="Points drawn beside each batch, over which its targets are averaged; 0 for none",
+        unset=f"{OTHERS} in up to {MOST_COMPRESSED} dimensions, and in up to {MOST_AVERAGED} of "
+        "which all are kept; else 0",
+        help="Points drawn beside each batch: its targets are averaged over those that are near; "
+        "0 for none.",
     )
 
 
@@ -97,19 +109,20 @@ class ToyTrainingOptions(TrainingOptions):
 
     duration: float | None = option(
         type=AMOUNT,
-        unset=f"{AVERAGED_TOY.duration} with --others, {TOY.duration} without",
+        unset=_of_recipes("duration"),
         help="Length of the training, million samples. With --resume, a new length.",
     )
     batch: int | None = option(
         type=COUNT,
-        unset=f"{AVERAGED_TOY.batch} with --others, {TOY.batch} without",
+        unset=_of_recipes("batch"),
         help="Batch size over all ranks.",
     )
     ema: float | None = option(
         type=FiniteFloat(min=0, max=1e9),
-        unset=f"{AVERAGED_TOY.ema} with --others, {TOY.ema} without",
+        unset=_of_recipes("ema"),
         help="Half-life of averaged weights, million samples.",
     )
+    lr: float | None = option(type=POSITIVE, unset=_of_recipes("lr"), help="Peak learning rate.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,11 +146,12 @@ class ToyTrainSettings(Declared):
         if self.toy.others is not None:
             return self.toy.others
         kept = self.flow.dims_to_keep in (None, dim)
-        return OTHERS if kept and dim <= MOST_AVERAGED else 0
+        return OTHERS if dim <= (MOST_AVERAGED if kept else MOST_COMPRESSED) else 0
 
-    def recipe(self, others: int) -> TrainingRecipe:
-        """How to train, with so many points to average targets over."""
-        return (AVERAGED_TOY if others else TOY).but(self.recorded())
+    def recipe(self, dim: int, others: int) -> TrainingRecipe:
+        """How to train in so many dimensions, with so many points to average targets over."""
+        averaged = AVERAGED_PLANE if dim <= PLANE else AVERAGED_TOY
+        return (averaged if others else TOY).but(self.recorded())
 
     def choices(self, dim: int) -> learning.Choices:
         """The model to build for a toy of so many dimensions.

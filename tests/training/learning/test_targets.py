@@ -7,9 +7,24 @@ from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import InflationSchedule
-from training.learning.targets import averaged_origin
+from training.learning.targets import Neighbors, averaged_origin
 
-POINTS, OTHERS = 20_000, 64
+POINTS, OTHERS, NEAR = 20_000, 64, 16
+
+
+def test_points_find_all_that_are_near_or_a_share_that_is_drawn_before_places_are_looked_at() -> (
+    None
+):
+    points = torch.rand(200, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    places, widths = torch.tensor([0.5, 0.2, -3, 1.0]), torch.tensor([0.04, 0.2, 0.1, 9.0])
+    near, counts = Neighbors.of(points, most=30).near(places.double(), widths.double())
+    for place, width, found, count in zip(places, widths, near, counts.tolist(), strict=True):
+        inside = (points[:, 2] - place).abs() <= width
+        while inside.sum() > 30:
+            inside = inside[: len(inside) // 2]
+        expected = points[: len(inside)][inside]
+        expected = expected[expected[:, 2].argsort()].float()
+        assert torch.equal(found[:, : count[0]].T, expected)
 
 
 @pytest.mark.parametrize("kept", [1, 2])
@@ -26,7 +41,9 @@ def test_they_have_the_mean_of_plain_targets_and_less_variance(kept: int) -> Non
     t = torch.tensor(0.4 * schedule.default_t_max(), dtype=torch.float64)
     variance = schedule.noise_variance(t).expand(4, 2)
     batches = zip(clean, noise, others, strict=True)
-    found = torch.stack([averaged_origin(e, n, variance, more) for e, n, more in batches])
+    found = torch.stack(
+        [averaged_origin(e, n, variance, Neighbors.of(more, NEAR)) for e, n, more in batches]
+    )
     noisy = clean + variance.sqrt() * noise
     mean = exact(noisy.view(-1, 2), t).view_as(noisy)
     for factor in (torch.ones_like(noisy), noisy, noisy.sin(), noisy.flip(2)):
@@ -40,7 +57,7 @@ def test_they_have_the_mean_of_plain_targets_and_less_variance(kept: int) -> Non
 def test_a_point_that_is_far_from_all_others_keeps_its_own() -> None:
     clean, others = torch.zeros(1, 3).double(), torch.full((5, 3), 30.0).double()
     noise, variance = torch.ones(1, 3).double(), torch.full((1, 3), 0.01).double()
-    assert torch.equal(averaged_origin(clean, noise, variance, others), clean)
+    assert averaged_origin(clean, noise, variance, Neighbors.of(others)).abs().max() < 1e-30
     # And where noise drowns all, it is any of them.
-    found = averaged_origin(clean, noise, 1e12 * variance, others)
+    found = averaged_origin(clean, noise, 1e12 * variance, Neighbors.of(others))
     torch.testing.assert_close(found, torch.full((1, 3), 25.0).double(), rtol=1e-3, atol=0)
