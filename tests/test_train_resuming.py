@@ -33,6 +33,7 @@ from tests.support.running import refused
 from torch_utils.snapshots import read_state, write_state
 from training.data.images.batches import ImageBatches
 from training.flow.eigenbasis import EigenBasis
+from training.jobs import train as job
 
 
 def test_a_resumed_run_equals_an_unbroken_one_and_refits_nothing(
@@ -145,6 +146,25 @@ OTHERS = [
     ("--data=elsewhere.zip", "blobs.zip"),
     ("--transfer=other.pkl", "None"),
 ]
+
+
+def test_a_precision_that_a_trial_has_found_is_kept(
+    run_script: Run, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[object] = []
+
+    def trial(*given: object) -> str:
+        tried.append(given)
+        return "bf16"
+
+    monkeypatch.setattr(job, "fastest_precision", trial)
+    folder = tmp_path / "out"
+    place = (f"--outdir={folder}", "--nosubdir", f"--data={blobs}")
+    assert run_script(train, *place, *TWELVE, "--preset=auto").code == 0
+    saved = json.loads((folder / "training_options.json").read_text())
+    assert saved["options"]["precision"] == "bf16"
+    assert run_script(train, f"--resume={folder}").code == 0
+    assert len(tried) == 1
 
 
 def test_a_resumed_run_refuses_to_become_another(

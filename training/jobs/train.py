@@ -1,6 +1,6 @@
 """Trains a denoiser on images, or on the rows of a table: what ``train.py`` runs."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from training.learning.images import (
 )
 from training.learning.limits import require_batch, require_network
 from training.learning.melting import MOST, LawPlan, points_to_melt
+from training.learning.precision import fastest_precision
 from training.learning.recipes import (
     ImageRecipe,
     describe_recipe,
@@ -168,6 +169,8 @@ def train_on_images(settings: TrainSettings, data: Path, resume: Path | None) ->
             "label_dim": dataset.label_dim,
         }
         config = training_config(recipe, settings.training, run)
+        if settings.tries_precisions(device) and not run.dry_run:
+            recipe = replace(recipe, precision=fastest_precision(model, loss, config))
         logger.info(f"{len(dataset)} images of {dataset.image_shape} in {dataset.path}")
         logger.info(basis.describe())
         logger.info(describe_training(model, loss, config))

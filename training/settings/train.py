@@ -294,6 +294,11 @@ class TrainSettings(Declared):
             return published(self.arch, values)
         return fitted(self.arch, images, image_shape, device, values)
 
+    def tries_precisions(self, device: torch.device) -> bool:
+        """Whether nothing says in which precision images are to be trained on."""
+        unsaid = self.network.precision is None and self.training.preset != "published"
+        return unsaid and device.type == "cpu"
+
     def choices(self, recipe: ImageRecipe, dataset: ImageDataset) -> learning.Choices:
         """The model to build for a data set.
 
