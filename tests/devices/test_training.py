@@ -6,11 +6,15 @@ import torch
 from tests.support.card_training import (
     BATCH,
     NETWORKS,
+    Repeated,
+    points_and_labels,
     run_steps,
     tensors_of,
     trainer_on,
 )
+from tests.support.draws import normal
 from tests.support.fake_cuda import FakeCuda, fake_cuda
+from training.learning.targets import MOST_NEAR
 from training.learning.trainer import Trainer
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda", 1)
@@ -53,6 +57,17 @@ def test_steps_wait_for_nothing(cuda: FakeCuda) -> None:
     assert sum(cuda.reads.values()) == 0, cuda.reads
     # Points and conditions, which these batches have on the CPU.
     assert sum(cuda.uploads.values()) == 3 * 2, cuda.uploads
+
+
+def test_averaged_targets_of_a_card_are_those_of_the_cpu_and_wait_for_nothing() -> None:
+    batch = points_and_labels("MLP")._replace(others=normal(3 * MOST_NEAR, 2, seed=2))
+    expected = run_steps(trainer_on(CPU, "MLP")[0], Repeated(batch), steps=2).collect()
+    with fake_cuda(devices=2) as cuda:
+        trainer, _ = trainer_on(CARD, "MLP")
+        means = run_steps(trainer, Repeated(batch), steps=2)
+        assert sum(cuda.reads.values()) == 0, cuda.reads
+        found = means.collect()
+    assert found["Loss/loss"] == pytest.approx(expected["Loss/loss"], rel=1e-3)
 
 
 def test_augmentation_waits_and_sends_for_nothing(cuda: FakeCuda) -> None:
