@@ -13,12 +13,11 @@ answer, and gets there sooner. Targets like these, with all of a batch, were pro
 and Jaakkola (2023) as stable target fields.
 
 Where noise is narrow, few of the further points are near enough to x to matter. So there are many
-of them, and each x takes those that it finds near: within five standard deviations of the noise
-along one axis. That changes nothing of the above, for e is there as well, but for one in 1.7
-million, and given how many of independent points are in a place that x chose, they are independent
-draws of the law in that place. Of places that hold more than can be afforded, those of the first
-half of the points are taken, or of the first quarter, and so on, by their order before they were
-sorted, which says nothing of where they are.
+of them, and x takes those that are within five standard deviations of the noise along one axis. The
+interval depends on x alone. Given their number, the points inside are independent draws of the law
+there, and so is e, except once in 1.7 million; so all of the above holds for them. If an interval
+holds more than can be afforded, x takes those among the first half of the points as they were
+drawn, or the first quarter, and so on: their order says nothing of where they are.
 """
 
 from dataclasses import dataclass
@@ -26,13 +25,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from training.flow.eigenbasis import EigenBasis
+from training.flow.schedules import NoiseSchedule
+
 HALF_WIDTH = 5.0
 """Standard deviations of noise along the axis on each side of x."""
 MOST_NEAR = 512
-"""Further points that a target is averaged over."""
+"""The most further points that a target is averaged over."""
 FARTHEST = 160.0
-"""Squared distance, in units of the noise, from which on a weight is 1e-35: less is nothing, and
-numbers below 1e-38 cost a processor ten times as much."""
+"""Squared distance beyond that of e, in units of the noise, from which on a weight is 1e-35: less
+is nothing, and numbers below 1e-38 cost a processor ten times as much."""
 
 
 @dataclass(frozen=True)
@@ -41,43 +43,45 @@ class Neighbors:
 
     Attributes:
         points: All ``[N, D]``, then the first half of them, the first quarter, ..., each of these
-            levels in the order of the last dimension; then ``most`` more, which nobody asks for.
-        keys: The last dimension ``[N]``, moved so that all levels are one rising sequence.
+            levels in the order of the axis; then padding, so that every run has ``most`` rows.
+        keys: Coordinates along the axis ``[N]``, moved so that all levels are one rising sequence.
         shifts: By how much each level is moved, ``[L]``.
-        reach: Largest absolute value of the last dimension, ``[]``.
-        most: That a point takes.
+        reach: Largest absolute coordinate along the axis, ``[]``.
+        axis: Along which points are near.
+        most: Most points that one noisy point takes.
     """
 
     points: Tensor
     keys: Tensor
     shifts: Tensor
     reach: Tensor
+    axis: int
     most: int
 
     @classmethod
-    def of(cls, points: Tensor, most: int = MOST_NEAR) -> "Neighbors":
-        """Finds places for points ``[R, D]``: compressed dimensions, where noise stays narrow, are
-        the last ones."""
+    def of(cls, points: Tensor, axis: int, most: int = MOST_NEAR) -> "Neighbors":
+        """Finds places for points ``[R, D]``."""
         tiny = torch.finfo(points.dtype).tiny  # or levels would not be apart where all is 0
-        reach, levels = points[:, -1].abs().max().clamp(min=tiny), [points]
+        reach, levels = points[:, axis].abs().max().clamp(min=tiny), [points]
         while len(levels[-1]) > most:
             levels.append(points[: len(levels[-1]) // 2])
-        levels = [level[level[:, -1].argsort()] for level in levels]
+        levels = [level[level[:, axis].argsort()] for level in levels]
         shifts = 4 * reach * torch.arange(len(levels), device=points.device, dtype=points.dtype)
-        moved = [level[:, -1] + shift for level, shift in zip(levels, shifts, strict=True)]
+        moved = [level[:, axis] + shift for level, shift in zip(levels, shifts, strict=True)]
         padded = torch.cat([*levels, points.new_zeros(most, points.shape[1])]).float()
-        return cls(padded, torch.cat(moved), shifts, reach, most)
+        return cls(padded, torch.cat(moved), shifts, reach, axis, most)
 
     def near(self, center: Tensor, half_width: Tensor) -> tuple[Tensor, Tensor]:
-        """Points ``[B, D, most]`` whose last dimension is within intervals, and how many these are
-        ``[B, 1]``: what comes after them is to be ignored.
+        """Points ``[B, D, most]`` whose place on the axis is within intervals, and how many these
+        are ``[B, 1]``: what comes after them is to be ignored.
 
         Args:
             center: ``[B]``.
             half_width: ``[B]``.
         """
         ends = torch.stack([center - half_width, center + half_width], dim=1)
-        ends = ends.clamp(-self.reach, self.reach)[..., None] + self.shifts
+        # Half way to the next level there is nothing.
+        ends = ends.clamp(-2 * self.reach, 2 * self.reach)[..., None] + self.shifts
         first = torch.searchsorted(self.keys, ends[:, 0].contiguous())
         after = torch.searchsorted(self.keys, ends[:, 1].contiguous(), right=True)
         counts = after - first
@@ -87,8 +91,15 @@ class Neighbors:
         return runs[first.gather(1, level)[:, 0]], counts.gather(1, level)
 
 
+def telling_axis(basis: EigenBasis, schedule: NoiseSchedule, t_max: float) -> int:
+    """The axis along which noise leaves most to tell points apart by: of least noise for what data
+    vary, half way. A compressed one, or the first."""
+    time = torch.full((), t_max / 2, dtype=torch.float64, device=basis.eigenvalues.device)
+    return int((basis.eigenvalues / schedule.noise_variance(time)).argmax())
+
+
 def averaged_origin(clean: Tensor, noise: Tensor, variance: Tensor, others: Neighbors) -> Tensor:
-    """``E[e | x, {e, e_1, ..., e_R}] [B, D]`` of noisy points.
+    """Where noisy points came from ``[B, D]``: the mean of e and of the others that are near.
 
     Args:
         clean: What they were made of, ``e [B, D]``.
@@ -98,7 +109,7 @@ def averaged_origin(clean: Tensor, noise: Tensor, variance: Tensor, others: Neig
     """
     std = variance.sqrt()
     noisy = clean + std * noise
-    near, counts = others.near(noisy[:, -1], HALF_WIDTH * std[:, -1])
+    near, counts = others.near(noisy[:, others.axis], HALF_WIDTH * std[:, others.axis])
     # In single precision: what is far has no weight. And dimension by dimension, of which there are
     # few: sums over a short last axis take four times as long.
     x, scale = (noisy / std).float(), std.float().reciprocal()

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from training.flow.denoisers import NetworkDenoiser
 from training.learning.loss import DenoisingLoss, DenoisingRegression, Draws
 from training.learning.scaling import LossScale
 from training.learning.skipping import SkippedSteps
-from training.learning.targets import Neighbors
+from training.learning.targets import Neighbors, telling_axis
 from training.model.model import Model
 
 # Names in a state of a denoiser's network and its output gain: those in training, those averaged.
@@ -144,6 +145,11 @@ class Trainer:
             return regression
         return DistributedDataParallel(regression, **BETWEEN_RANKS)
 
+    @cached_property
+    def axis(self) -> int:
+        """Along which targets that are averaged find points that are near."""
+        return telling_axis(self.denoiser.basis, self.denoiser.schedule, self.loss.t_max)
+
     @property
     def seen(self) -> int:
         """Samples trained on so far."""
@@ -191,7 +197,7 @@ class Trainer:
         others = None
         if batch.others is not None:
             more = self.denoiser.basis.to_eigen(batch.others.to(self.device))
-            others = Neighbors.of(more.to(points.dtype))
+            others = Neighbors.of(more.to(points.dtype), self.axis)
         conditions = batch.conditions(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate(self.seen)

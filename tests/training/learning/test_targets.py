@@ -7,24 +7,33 @@ from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import InflationSchedule
-from training.learning.targets import Neighbors, averaged_origin
+from training.learning.targets import Neighbors, averaged_origin, telling_axis
 
 POINTS, OTHERS, NEAR = 20_000, 64, 16
 
 
-def test_points_find_all_that_are_near_or_a_share_that_is_drawn_before_places_are_looked_at() -> (
-    None
-):
-    points = torch.rand(200, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    places, widths = torch.tensor([0.5, 0.2, -3, 1.0]), torch.tensor([0.04, 0.2, 0.1, 9.0])
-    near, counts = Neighbors.of(points, most=30).near(places.double(), widths.double())
-    for place, width, found, count in zip(places, widths, near, counts.tolist(), strict=True):
-        inside = (points[:, 2] - place).abs() <= width
-        while inside.sum() > 30:
-            inside = inside[: len(inside) // 2]
-        expected = points[: len(inside)][inside]
-        expected = expected[expected[:, 2].argsort()].float()
-        assert torch.equal(found[:, : count[0]].T, expected)
+def test_points_find_all_that_are_near_or_those_of_a_first_half() -> None:
+    generator = torch.Generator().manual_seed(1)
+    points = 2 * torch.rand(200, 3, generator=generator, dtype=torch.float64) - 1
+    intervals = torch.tensor([[0.5, 0.08], [0.2, 0.4], [-3, 0.1], [3, 0.1], [0.9, 0.3], [1, 9]])
+    for axis in (0, 2):
+        places, widths = intervals.double().unbind(dim=1)
+        near, counts = Neighbors.of(points, axis, most=30).near(places, widths)
+        for place, width, found, count in zip(places, widths, near, counts[:, 0], strict=True):
+            inside = (points[:, axis] - place).abs() <= width
+            while inside.sum() > 30:
+                inside = inside[: len(inside) // 2]
+            expected = points[: len(inside)][inside]
+            expected = expected[expected[:, axis].argsort()].float()
+            assert torch.equal(found[:, :count].T, expected)
+
+
+@pytest.mark.parametrize(("kept", "axis"), [(1, 1), (2, 0)])
+def test_points_are_found_along_the_axis_that_tells_most(kept: int, axis: int) -> None:
+    toy = Toy("moons")
+    basis = EigenBasis.from_moments(*toy.moments())
+    schedule = InflationSchedule.to_dimension(kept, 2, top_variance=basis.top_variance)
+    assert telling_axis(basis, schedule, schedule.default_t_max()) == axis
 
 
 @pytest.mark.parametrize("kept", [1, 2])
@@ -40,9 +49,10 @@ def test_they_have_the_mean_of_plain_targets_and_less_variance(kept: int) -> Non
     noise = torch.randn(clean.shape, generator=generator, dtype=torch.float64)
     t = torch.tensor(0.4 * schedule.default_t_max(), dtype=torch.float64)
     variance = schedule.noise_variance(t).expand(4, 2)
+    axis = telling_axis(basis, schedule, schedule.default_t_max())
     batches = zip(clean, noise, others, strict=True)
     found = torch.stack(
-        [averaged_origin(e, n, variance, Neighbors.of(more, NEAR)) for e, n, more in batches]
+        [averaged_origin(e, n, variance, Neighbors.of(more, axis, NEAR)) for e, n, more in batches]
     )
     noisy = clean + variance.sqrt() * noise
     mean = exact(noisy.view(-1, 2), t).view_as(noisy)
@@ -57,7 +67,7 @@ def test_they_have_the_mean_of_plain_targets_and_less_variance(kept: int) -> Non
 def test_a_point_that_is_far_from_all_others_keeps_its_own() -> None:
     clean, others = torch.zeros(1, 3).double(), torch.full((5, 3), 30.0).double()
     noise, variance = torch.ones(1, 3).double(), torch.full((1, 3), 0.01).double()
-    assert averaged_origin(clean, noise, variance, Neighbors.of(others)).abs().max() < 1e-30
+    assert averaged_origin(clean, noise, variance, Neighbors.of(others, 0)).abs().max() < 1e-30
     # And where noise drowns all, it is any of them.
-    found = averaged_origin(clean, noise, 1e12 * variance, Neighbors.of(others))
+    found = averaged_origin(clean, noise, 1e12 * variance, Neighbors.of(others, 0))
     torch.testing.assert_close(found, torch.full((1, 3), 25.0).double(), rtol=1e-3, atol=0)
