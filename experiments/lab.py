@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -87,7 +88,7 @@ class Lab:
 
     @property
     def parts(self) -> Path:
-        """Files of what was measured."""
+        """The folder of what was measured."""
         return self.folder / "parts"
 
     def finish(self, content: dict[str, Any], table: str, figure: Figure, words: str) -> None:
@@ -195,14 +196,44 @@ def minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
-def run(script: str, *options: str) -> None:
+def run(script: str, *options: str, threads: int | None = None) -> float:
     """Runs a script of ours; what it says is lost, but for its mistakes.
+
+    Args:
+        script: The script, perhaps with a command.
+        options: Of the script.
+        threads: It computes with; None for as many as cores are idle.
+
+    Returns:
+        Seconds of the CPU, or where that is not told, by the clock.
 
     Raises:
         subprocess.CalledProcessError: It failed.
     """
     command = [sys.executable, *script.split(), *options]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
+    limited = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, cwd=ROOT, env={**os.environ, **limited}
+    )
+    try:
+        code, seconds = _waited_for(process)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    if code:
+        raise subprocess.CalledProcessError(code, command)
+    return time.perf_counter() - began if seconds is None else seconds
+
+
+def _waited_for(process: "subprocess.Popen[bytes]") -> tuple[int, float | None]:
+    """The exit status of a process, and its seconds of the CPU, which Windows does not tell."""
+    if sys.platform == "win32":
+        return process.wait(), None
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, usage.ru_utime + usage.ru_stime
 
 
 def _write(path: Path, text: str) -> None:

@@ -5,19 +5,18 @@ state. Small networks are trained side by side, one on each core that is idle: t
 such training are hardly faster than one.
 """
 
-import os
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dnnlib.errors import DataError
-from experiments.lab import Lab, cpu_seconds, run
+from experiments.lab import Lab, run
 from torch_utils.results import load_json, save_json
 from torch_utils.threads import idle_cores
 from training.learning.run_folder import states_in
@@ -62,41 +61,43 @@ def trained(lab: Lab, training: Training) -> Path:
 def side_by_side(lab: Lab, trainings: Sequence[Training]) -> list[Path]:
     """The networks of trainings of which none needs more than one core.
 
-    Trainings that were not done before are so at the same time, as many as cores are idle, or one
-    after the other where there is a GPU.
+    Missing ones are trained at the same time, as many as there are idle cores and threads of
+    PyTorch; with a GPU, one after the other.
 
     Raises:
         DataError, subprocess.CalledProcessError: As ``trained``.
     """
     missing = [each for each in trainings if not _finished(each.folder(lab)).exists()]
-    # Each process has one training at a time, so that it knows the seconds of it.
-    at_once = 1 if torch.cuda.is_available() else min(len(missing), round(idle_cores(1)))
+    cores = min(torch.get_num_threads(), round(idle_cores(1)))
+    at_once = 1 if torch.cuda.is_available() else min(len(missing), cores)
     if at_once > 1:
         print(f"{lab.name}: {len(missing)} trainings, {at_once} at a time", flush=True)
         folders = [each.folder(lab) for each in missing]
-        with ProcessPoolExecutor(at_once, get_context("spawn"), _with_one_thread) as pool:
-            for each, _ in zip(missing, pool.map(_done, folders, missing), strict=True):
-                trained(lab, each)
+        pool = ThreadPoolExecutor(at_once)
+        try:
+            list(pool.map(partial(_done, threads=1), folders, missing))
+        finally:
+            pool.shutdown(cancel_futures=True)
     return [trained(lab, each) for each in trainings]
 
 
-def _with_one_thread() -> None:
-    """In this process and those that it starts."""
-    os.environ["OMP_NUM_THREADS"] = "1"
+def _done(folder: Path, training: Training, threads: int | None = None) -> dict[str, Any]:
+    """Trains, or goes on, or finds what is finished: name of the network, options, seconds.
 
-
-def _done(folder: Path, training: Training) -> dict[str, Any]:
-    """Trains, or goes on, or finds what is finished: name of the network, options, seconds."""
+    Args:
+        folder: Of the network.
+        training: How to train it.
+        threads: Of the training; None for as many as cores are idle.
+    """
     finished = _finished(folder)
     if not finished.exists():
-        began = cpu_seconds()
         if states_in(folder):
-            run(training.script, f"--resume={folder}")
+            taken = run(training.script, f"--resume={folder}", threads=threads)
         else:
             shutil.rmtree(folder, ignore_errors=True)  # killed before it wrote a state
-            run(training.script, f"--outdir={folder}", "--nosubdir", *training.options)
+            place = (f"--outdir={folder}", "--nosubdir")
+            taken = run(training.script, *place, *training.options, threads=threads)
         network = max(folder.glob("network-snapshot-*.pkl")).name
-        taken = cpu_seconds() - began
         made = {"network": network, "options": list(training.options), "cpu_seconds": taken}
         save_json(finished, made)
     return load_json(finished)
