@@ -77,7 +77,7 @@ def trained(toy: Toy, dims_to_keep: int, duration: float, folder: Path) -> Proba
     place = folder / f"{toy.name}_to_{dims_to_keep}_{duration:g}"
     if not list(place.glob("network-snapshot-*.pkl")):
         options = [f"--data_name={toy.name}", f"--dims_to_keep={dims_to_keep}"]
-        # Plain targets, as long trainings of compressed dimensions had when this was published.
+        # The published table is of plain targets.
         options += [f"--duration={duration:g}", f"--outdir={place}", "--nosubdir", "--others=0"]
         command = [sys.executable, str(ROOT / "toy_train.py"), *options]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)

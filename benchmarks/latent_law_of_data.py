@@ -60,7 +60,7 @@ ROOT = Path(__file__).parent.parent
 TRAINED_DIGITS = 1500
 RECIPE = (
     *("--cbase=32", "--cres=1,2", "--augment=0", "--batch=64", "--duration=0.1", "--lr=2e-3"),
-    *("--lr_decay", "--ema=0.01", "--tick=10", "--cache", "--workers=0"),
+    *("--lr_decay", "--ema=0.01", "--tick=10", "--cache", "--workers=0", "--precision=fp32"),
 )
 DIGITS = {"PRR": ("--tmax=8", "--dims_to_keep=10"), "PRP": ("--tmax=10.8",)}
 KEPT = {"magic": 5, "phoneme": 2, "breast_cancer": 15}

@@ -95,7 +95,10 @@ def last_time(data: Path) -> float:
     return whole.default_t_max() / (2 - GAP)
 
 
-SMALL = ("--cbase=16", "--augment=0", "--batch=64", "--no-calibrate", "--latent_law=gaussian")
+SMALL = (
+    *("--cbase=16", "--augment=0", "--batch=64", "--no-calibrate", "--latent_law=gaussian"),
+    "--precision=fp32",
+)
 QUICK = ("--cache", "--workers=0")
 EXACT = ("--solver=rev_rk5",)
 DIGITS = ImagePlan(

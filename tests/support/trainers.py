@@ -28,10 +28,13 @@ def tiny_model(
     return choices.build(EigenBasis.from_moments(*Toy("circles").moments()))
 
 
-def circles_trainer(width: int = 16, depth: int = 2, **options: Any) -> tuple[Trainer, ToyBatches]:
-    """A trainer of a small network on circles, with its data; options go to the configuration."""
+def circles_trainer(
+    width: int = 16, depth: int = 2, others: int = 0, **options: Any
+) -> tuple[Trainer, ToyBatches]:
+    """A trainer of a small network on circles, with its data, and so many points to average targets
+    over; options go to the configuration."""
     model, loss = tiny_model(width=width, depth=depth)
     settings = {"total": 4000, "batch": 500, "lr": 2e-3, "lr_ramp": 1000, "tick": 1000}
     config = TrainingConfig(**{**settings, **options})
-    data = ToyBatches(Toy("circles"), config.batch, 0, torch.device("cpu"))
+    data = ToyBatches(Toy("circles"), config.batch, 0, torch.device("cpu"), others)
     return Trainer(model, loss, config), data

@@ -169,7 +169,7 @@ def train_on_images(settings: TrainSettings, data: Path, resume: Path | None) ->
             "label_dim": dataset.label_dim,
         }
         config = training_config(recipe, settings.training, run)
-        if settings.tries_precisions(device) and not run.dry_run:
+        if settings.tries_precisions(device):
             recipe = replace(recipe, precision=fastest_precision(model, loss, config))
         logger.info(f"{len(dataset)} images of {dataset.image_shape} in {dataset.path}")
         logger.info(basis.describe())

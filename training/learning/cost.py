@@ -245,7 +245,7 @@ class PaperStep:
         )
 
     def seconds(self, rows: int) -> float:
-        """Of the CPU, that the gradient of so many samples takes; not of fakes."""
+        """Of the CPU, that the gradient of so many samples takes where tensors have numbers."""
         _, part = self._samples(rows)
         began = process_time()
         self._trainer.add_gradient(*part)

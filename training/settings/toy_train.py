@@ -43,7 +43,7 @@ EARLIER = {"calibration_fit": CALIBRATION_FIT, "latent_law": "gaussian", "others
 def _of_recipes(name: str) -> str:
     """What the recipes have of an option, for its help."""
     plane, space, plain = (getattr(each, name) for each in (AVERAGED_PLANE, AVERAGED_TOY, TOY))
-    with_others = f"{plane:g}" if plane == space else f"{plane:g} (2D) or {space:g} (3D)"
+    with_others = f"{space:g}" if plane == space else f"{space:g} ({plane:g} of mlp in 2D)"
     return f"{with_others} with --others, {plain:g} without"
 
 
@@ -150,7 +150,8 @@ class ToyTrainSettings(Declared):
 
     def recipe(self, dim: int, others: int) -> TrainingRecipe:
         """How to train in so many dimensions, with so many points to average targets over."""
-        averaged = AVERAGED_PLANE if dim <= PLANE else AVERAGED_TOY
+        plane = dim <= PLANE and self.network.arch == "mlp"
+        averaged = AVERAGED_PLANE if plane else AVERAGED_TOY
         return (averaged if others else TOY).but(self.recorded())
 
     def choices(self, dim: int) -> learning.Choices:

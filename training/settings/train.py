@@ -295,9 +295,9 @@ class TrainSettings(Declared):
         return fitted(self.arch, images, image_shape, device, values)
 
     def tries_precisions(self, device: torch.device) -> bool:
-        """Whether nothing says in which precision images are to be trained on."""
+        """Whether the time that it takes is to say in which precision images are trained on."""
         unsaid = self.network.precision is None and self.training.preset != "published"
-        return unsaid and device.type == "cpu"
+        return unsaid and device.type == "cpu" and not (self.run.deterministic or self.run.dry_run)
 
     def choices(self, recipe: ImageRecipe, dataset: ImageDataset) -> learning.Choices:
         """The model to build for a data set.

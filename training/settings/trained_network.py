@@ -68,7 +68,7 @@ class NetworkOptions(Declared):
     )
     precision: str | None = option(
         type=choice(PRECISIONS),
-        unset="the preset's; on a CPU, what a short trial finds faster",
+        unset="the preset's; on a CPU, bf16 if a short trial finds it much faster",
         help="What the network computes in.",
     )
     compile: bool = option(is_flag=True, help="Compile the network with torch.compile.")

@@ -136,7 +136,7 @@ def test_the_optimizer_and_the_average_follow_the_configuration() -> None:
 def test_microbatches_add_up_to_the_gradient_of_the_batch() -> None:
     gradients, losses = [], []
     for size in (None, 1, 7, 32, 100):
-        trainer, source = circles_trainer(batch=32, batch_gpu=size, loss_scale=1.0)
+        trainer, source = circles_trainer(others=600, batch=32, batch_gpu=size, loss_scale=1.0)
         output = trainer.denoiser.network.output.weight
         nn.init.normal_(output, generator=seeded())
         draws = trainer.loss.draw(32, seeded(1))

@@ -17,7 +17,7 @@ CONFIG = TrainingConfig(total=20_000, batch=4, lr_ramp=0)
 def test_half_precision_is_chosen_if_it_is_much_faster(
     half: float, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seconds = {"fp32": 1.0, "bf16": half}
+    seconds = {"fp32": 1.0, "bf16": half}  # of the names that are the fourth argument
     monkeypatch.setattr(precision, "gradient_seconds", lambda *given: seconds[given[3]])
     model = model_of("DDPM++ of classes")
     assert fastest_precision(*model, CONFIG) == expected

@@ -39,13 +39,15 @@ def work() -> dict[str, Tensor]:
     flow = ProbabilityFlow(lambda x, t: x.tanh(), schedule, basis)
     simulator = Simulator(flow, schedule.times(6, 5.0), SOLVERS["rk4"], save_every=2)
     melt = simulator.melt(points[:7]).trajectory
-    batch = next(ToyBatches(toy, 9, 0, CPU).batches(3)).points
+    batch = next(ToyBatches(toy, 9, 0, CPU, others=5).batches(3))
+    assert batch.others is not None
     return {
         **basis.state_dict(),
         "second_moments": basis.second_moments((2 * mine).split(100)),
         "states": melt.states,
         "updates": melt.updates,
-        "batch": distributed.gather_rows(batch, 9),
+        "batch": distributed.gather_rows(batch.points, 9),
+        "others": batch.others,
         "latents": standardized_latents(flow, Batch(points[:33]), seed=0),
     }
 

@@ -1,0 +1,68 @@
+"""What is chosen for a training if nobody says."""
+
+from typing import TypeVar
+
+import pytest
+import torch
+
+from tests.support.running import run_script
+from training.learning.recipes import AVERAGED_PLANE, AVERAGED_TOY, TOY, TrainingRecipe
+from training.names import OTHERS
+from training.settings.declared import Declared, takes
+from training.settings.script import command
+from training.settings.toy_train import ToyTrainSettings
+from training.settings.train import TrainSettings
+
+S = TypeVar("S", bound=Declared)
+PRR = "--dims_to_keep=1"
+
+
+def parsed(cls: type[S], *arguments: str) -> S:
+    seen: list[S] = []
+
+    @command()
+    @takes(cls)
+    def main(settings: S) -> None:
+        seen.append(settings)
+
+    assert run_script(main, *arguments).code == 0
+    return seen[0]
+
+
+@pytest.mark.parametrize(
+    ("dim", "given", "others", "recipe"),
+    [
+        (2, (), OTHERS, AVERAGED_PLANE),
+        (2, (PRR,), OTHERS, AVERAGED_PLANE),
+        (2, ("--arch=ToySongUNet",), OTHERS, AVERAGED_TOY),
+        (3, (), OTHERS, AVERAGED_TOY),
+        (3, (PRR,), 0, TOY),
+        (9, (), 0, TOY),
+        (2, ("--others=0",), 0, TOY),
+        (3, (PRR, "--others=7"), 7, AVERAGED_TOY),
+    ],
+)
+def test_targets_of_toys_are_averaged_where_it_pays(
+    dim: int, given: tuple[str, ...], others: int, recipe: TrainingRecipe
+) -> None:
+    settings = parsed(ToyTrainSettings, "--data_name=circles", *given)
+    assert settings.others(dim) == others
+    assert settings.recipe(dim, others) == recipe
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ((), True),
+        (("--precision=fp32",), False),
+        (("--preset=published",), False),
+        (("--deterministic",), False),
+        (("--dry-run",), False),
+    ],
+)
+def test_a_trial_decides_of_precisions_on_a_cpu_if_nothing_else_does(
+    given: tuple[str, ...], expected: bool
+) -> None:
+    settings = parsed(TrainSettings, "--data=images.zip", *given)
+    assert settings.tries_precisions(torch.device("cpu")) is expected
+    assert not settings.tries_precisions(torch.device("cuda"))
