@@ -31,6 +31,8 @@ CHAINS: dict[str, list[str]] = {
 """By what is done to the marginals, names of maps."""
 MOST_ROWS = 20_000
 """Rows that an exponent is fitted to: its error is then a hundredth."""
+SKEWED = 1.0
+"""Skewness from which on a condition is seen by its normal scores: an exponential law has 2."""
 ROWS_PER_KNOT = 60
 FEWEST_KNOTS, MOST_KNOTS = 4, 64
 LEAST_GAP = 1e-4
@@ -76,14 +78,13 @@ def fit_coordinates(
     names = _chain(columns, marginals, whiten, linear_start, map_bounds)
     given = 0 if conditions is None else conditions.shape[1]
     surprise = 0 < given <= MOST_CONDITIONS
-    coordinates = Coordinates(dim, names, knots, given, surprise, relevant)
+    skewed = skewed_conditions(conditions, relevant)
+    coordinates = Coordinates(dim, names, knots, given, surprise, relevant, skewed)
     coordinates.steps.copy_(columns.steps)
     coordinates.offsets.copy_(columns.offsets)
     x = points.double()
-    if coordinates.scale and conditions is not None:
-        coordinates.scale.fit(conditions)
-    if coordinates.surprise and conditions is not None:
-        coordinates.surprise.fit(conditions, relevant)
+    if conditions is not None:
+        _fit_conditions(coordinates, conditions.double())
     c = coordinates.given(conditions).labels
     for map_ in coordinates.maps:
         if isinstance(map_, LinearPrediction):
@@ -116,7 +117,8 @@ def _fit(map_: PointMap, x: Tensor, columns: Columns) -> None:
         _require_within(x, columns)
         map_.set_bounds(columns.low, columns.high)
     elif isinstance(map_, YeoJohnson):
-        _fit_powers(map_, x, columns)
+        _require_spread(x[:: -(-len(x) // MOST_ROWS)].std(dim=0, correction=0), columns)
+        _fit_powers(map_, x)
     elif isinstance(map_, NormalScores):
         _fit_scores(map_, x)
     elif isinstance(map_, WhitenPCA):
@@ -159,14 +161,45 @@ def _require_within(x: Tensor, columns: Columns) -> None:
         )
 
 
-def _fit_powers(map_: YeoJohnson, x: Tensor, columns: Columns) -> None:
+def _fit_powers(map_: YeoJohnson, x: Tensor) -> None:
     """Exponents of largest likelihood, columns being measured from their median in their spread."""
     few = x[:: -(-len(x) // MOST_ROWS)]
     low, middle, high = few.quantile(x.new_tensor([0.16, 0.5, 0.84]), dim=0)
     spread = torch.where(high > low, (high - low) / 2, few.std(dim=0))
-    _require_spread(spread, columns)
     scaled = ((few - middle) / spread).numpy()
     map_.hold(location=middle, scale=spread, exponent=torch.tensor(_exponents(scaled)))
+
+
+def _fit_conditions(coordinates: Coordinates, conditions: Tensor) -> None:
+    assert coordinates.scale is not None
+    y = conditions[:, coordinates.scale.skewed]
+    for map_ in coordinates.scale.scores:
+        if isinstance(map_, YeoJohnson):
+            _fit_powers(map_, y)
+        elif isinstance(map_, NormalScores):
+            _fit_scores(map_, y)
+        y, _ = map_(y)
+    coordinates.scale.fit(conditions)
+    if coordinates.surprise is not None:
+        coordinates.surprise.fit(conditions, coordinates.relevant)
+
+
+def skewed_conditions(conditions: Tensor | None, relevant: Sequence[int]) -> list[int]:
+    """Places of those conditions ``[N, C]`` that the flow is to see and that are skewed; none of
+    very many, which are images or series.
+
+    Args:
+        conditions: None for none.
+        relevant: Places of those that the flow is to see; empty for all.
+    """
+    if conditions is None or conditions.shape[1] > MOST_CONDITIONS:
+        return []
+    centered = conditions.double() - conditions.double().mean(dim=0)
+    # What does not vary is 0 over a positive number.
+    scale = centered.square().mean(dim=0).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+    skewness = (centered / scale).pow(3).mean(dim=0)
+    seen = set(relevant or range(conditions.shape[1]))
+    return [place for place in (skewness.abs() > SKEWED).nonzero()[:, 0].tolist() if place in seen]
 
 
 def _exponents(scaled: np.ndarray) -> list[float]:

@@ -62,6 +62,27 @@ def test_coordinates_are_read_as_they_were_fitted(fitted: Coordinates) -> None:
     assert "conditions" not in Coordinates(2, ["zca"]).arguments
 
 
+def test_conditions_of_many_scales_are_seen_on_one() -> None:
+    points, steady = normal(4000, 1, seed=1), normal(4000, 1, seed=2)
+    counts = (3 * points + 0.3 * normal(4000, 1, seed=3)).exp()
+    conditions = torch.cat([counts, steady, torch.ones_like(counts)], dim=1)
+    fitted = fit_coordinates(points, Columns.plain("a"), conditions=conditions)
+    labels = fitted.given(conditions).labels
+    assert labels is not None
+    # Of equal counts in all scales, whose logarithm is nearly the point.
+    assert (labels[counts[:, 0].argsort(), 0].diff() >= 0).all()
+    correlation = torch.cat([labels[:, :1], points], dim=1).T.corrcoef()[0, 1]
+    assert correlation > 0.9 > torch.cat([counts, points], dim=1).T.corrcoef()[0, 1] + 0.5
+    # What is not skewed is standardized as it is, and what is constant says nothing.
+    torch.testing.assert_close(labels[:, 1:2], (steady - steady.mean()) / steady.std(correction=0))
+    assert not labels[:, 2].any()
+    read = Coordinates(**fitted.arguments)
+    read.load_state_dict(fitted.state_dict())
+    assert torch.equal(read.given(conditions).labels, labels)
+    plain = fit_coordinates(points, Columns.plain("a"), conditions=steady)
+    assert "skewed" not in plain.arguments
+
+
 def test_a_condition_that_does_not_vary_tells_nothing() -> None:
     points, conditions = rows()
     conditions[:, 1] = 0.1  # whose mean is rounded

@@ -38,6 +38,7 @@ class Coordinates(nn.Module):
         surprise: Whether it is known where these lie.
         relevant: Places of the conditions that points depend on, which are what the network sees;
             empty if they are all.
+        skewed: Places of conditions that are seen by their normal scores.
 
     Attributes:
         scale: Of conditions; None where there are none.
@@ -65,17 +66,18 @@ class Coordinates(nn.Module):
         conditions: int = 0,
         surprise: bool = False,
         relevant: Sequence[int] = (),
+        skewed: Sequence[int] = (),
     ):
         super().__init__()
         self.dim, self.names, self.knots = dim, list(maps), knots
         self.condition_dim, self.relevant = conditions, list(relevant)
-        if any(not 0 <= place < conditions for place in self.relevant):
-            raise ValueError(f"a relevant condition is none of {conditions}")
+        if any(not 0 <= place < conditions for place in (*self.relevant, *skewed)):
+            raise ValueError(f"a relevant or skewed condition is none of {conditions}")
         known = (*MAPS, PREDICTION)
         for name in self.names:
             if name not in known:
                 raise ValueError(f"unknown map '{name}': known are {', '.join(known)}")
-        self.scale = ConditionScale(conditions) if conditions else None
+        self.scale = ConditionScale(conditions, skewed, knots) if conditions else None
         self.surprise = Surprise(conditions) if surprise and conditions else None
         self._given: Tensor | None = None
         self.maps = nn.ModuleList(
@@ -92,6 +94,7 @@ class Coordinates(nn.Module):
         # Digests of networks that were written before there was more stay what they were.
         made |= {"conditions": self.condition_dim} if self.condition_dim else {}
         made |= {"surprise": True} if self.surprise else {}
+        made |= {"skewed": self.scale.skewed} if self.scale and self.scale.skewed else {}
         return made | ({"relevant": self.relevant} if self.relevant else {})
 
     @property
