@@ -32,7 +32,7 @@ CHAINS: dict[str, list[str]] = {
 MOST_ROWS = 20_000
 """Rows that an exponent is fitted to: its error is then a hundredth."""
 SKEWED = 1.0
-"""Skewness from which on a condition is seen by its normal scores: an exponential law has 2."""
+"""Skewness from which on a condition goes through a power: an exponential law has 2."""
 ROWS_PER_KNOT = 60
 FEWEST_KNOTS, MOST_KNOTS = 4, 64
 LEAST_GAP = 1e-4
@@ -172,13 +172,8 @@ def _fit_powers(map_: YeoJohnson, x: Tensor) -> None:
 
 def _fit_conditions(coordinates: Coordinates, conditions: Tensor) -> None:
     assert coordinates.scale is not None
-    y = conditions[:, coordinates.scale.skewed]
-    for map_ in coordinates.scale.scores:
-        if isinstance(map_, YeoJohnson):
-            _fit_powers(map_, y)
-        elif isinstance(map_, NormalScores):
-            _fit_scores(map_, y)
-        y, _ = map_(y)
+    if coordinates.scale.powers is not None:
+        _fit_powers(coordinates.scale.powers, conditions[:, coordinates.scale.skewed])
     coordinates.scale.fit(conditions)
     if coordinates.surprise is not None:
         coordinates.surprise.fit(conditions, coordinates.relevant)

@@ -71,16 +71,18 @@ def test_conditions_of_many_scales_are_seen_on_one() -> None:
     assert labels is not None
     # Of equal counts in all scales, whose logarithm is nearly the point.
     assert (labels[counts[:, 0].argsort(), 0].diff() >= 0).all()
-    correlation = torch.cat([labels[:, :1], points], dim=1).T.corrcoef()[0, 1]
-    assert correlation > 0.9 > torch.cat([counts, points], dim=1).T.corrcoef()[0, 1] + 0.5
+    found, plain = (
+        torch.cat([values, points], dim=1).T.corrcoef()[0, 1] for values in (labels[:, :1], counts)
+    )
+    assert found > 0.7 > plain + 0.4
     # What is not skewed is standardized as it is, and what is constant says nothing.
     torch.testing.assert_close(labels[:, 1:2], (steady - steady.mean()) / steady.std(correction=0))
     assert not labels[:, 2].any()
     read = Coordinates(**fitted.arguments)
     read.load_state_dict(fitted.state_dict())
     assert torch.equal(read.given(conditions).labels, labels)
-    plain = fit_coordinates(points, Columns.plain("a"), conditions=steady)
-    assert "skewed" not in plain.arguments
+    alone = fit_coordinates(points, Columns.plain("a"), conditions=steady)
+    assert "skewed" not in alone.arguments
 
 
 def test_a_condition_that_does_not_vary_tells_nothing() -> None:

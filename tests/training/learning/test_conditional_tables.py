@@ -254,6 +254,7 @@ def test_a_file_whose_conditions_do_not_fit_is_refused(tmp_path: Path) -> None:
         (names, {"conditions": 0}, "needs conditions"),
         (good.state, {"conditions": 3}, "do not fit"),
         (good.state, {"relevant": [2]}, "a relevant or skewed condition is none of 2"),
+        (good.state, {"skewed": [2]}, "a relevant or skewed condition is none of 2"),
         (
             {name.replace("maps.2", "maps.1"): value for name, value in plain.items()},
             {"conditions": 0, "maps": ["standardize", "zca"], "surprise": False},

@@ -1,8 +1,8 @@
 """What coordinates make of conditions: of what the points of a conditional flow are given with.
 
 Conditions y ``[..., C]`` are standardized to c, which is what a network sees: skewed ones, such as
-counts that are mostly small, by their normal scores, or all that tells small ones apart would be
-lost in the scale of the largest. The best linear
+counts that are mostly small, after a power, or all that tells small ones apart would be lost in the
+scale of the largest. The best linear
 prediction ``c B`` of the points can be taken off them: what is left of points that are jointly
 Gaussian with their conditions is independent of these, and a flow of it without a network is
 already their exact conditional law.
@@ -15,22 +15,21 @@ import torch
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError
-from training.flow.coordinates.maps import NormalScores, PointMap, YeoJohnson
+from training.flow.coordinates.maps import YeoJohnson
 
 LEAST_VARIANCE = 1e-9
 """Of standardized conditions along an axis: what varies less predicts nothing."""
 
 
 class ConditionScale(nn.Module):
-    """``c = (s(y) - mean) gain``, where s takes skewed conditions to their normal scores.
+    """``c = (p(y) - mean) gain``, where p takes skewed conditions to a power.
 
     Args:
         count: C.
         skewed: Places of skewed conditions.
-        knots: Number of knots of their splines.
 
     Attributes:
-        scores: A power and a spline of skewed conditions; empty where none are.
+        powers: Of skewed conditions; None where none are.
         mean: ``[C]``, float64.
         gain: ``[C]``: one over the standard deviation; 0 for conditions that do not vary, of which
             nothing is known but their value.
@@ -39,16 +38,15 @@ class ConditionScale(nn.Module):
     mean: Tensor
     gain: Tensor
 
-    def __init__(self, count: int, skewed: Sequence[int] = (), knots: int = 0):
+    def __init__(self, count: int, skewed: Sequence[int] = ()):
         super().__init__()
-        self.skewed, chosen = list(skewed), len(skewed)
-        maps = [YeoJohnson(chosen, knots), NormalScores(chosen, knots)] if skewed else []
-        self.scores = nn.ModuleList(maps)
+        self.skewed = list(skewed)
+        self.powers = YeoJohnson(len(skewed)) if skewed else None
         self.register_buffer("mean", torch.zeros(count, dtype=torch.float64))
         self.register_buffer("gain", torch.ones(count, dtype=torch.float64))
 
     def fit(self, conditions: Tensor) -> None:
-        """Takes mean and spread of conditions ``[N, C]``, after scores of skewed ones."""
+        """Takes mean and spread of conditions ``[N, C]``, after powers of skewed ones."""
         conditions = self._straight(conditions)
         low, high = conditions.min(dim=0).values, conditions.max(dim=0).values
         # The spread of equal values need not be 0: their mean is rounded.
@@ -73,21 +71,17 @@ class ConditionScale(nn.Module):
         return (self._straight(conditions.to(self.mean)) - self.mean) * self.gain
 
     def check(self) -> None:
-        """Raises ValueError if a gain is negative, or scores do not rise."""
+        """Raises ValueError if a gain is negative, or a power is none."""
         if (self.gain < 0).any():
             raise ValueError("a gain of a condition is negative")
-        for map_ in self.scores:
-            assert isinstance(map_, PointMap)
-            map_.check()
+        if self.powers is not None:
+            self.powers.check()
 
     def _straight(self, conditions: Tensor) -> Tensor:
-        if not self.skewed:
+        if self.powers is None:
             return conditions
-        found = conditions[..., self.skewed]
-        for map_ in self.scores:
-            found, _ = map_(found)
         straight = conditions.clone()
-        straight[..., self.skewed] = found
+        straight[..., self.skewed], _ = self.powers(conditions[..., self.skewed])
         return straight
 
 

@@ -38,7 +38,7 @@ class Coordinates(nn.Module):
         surprise: Whether it is known where these lie.
         relevant: Places of the conditions that points depend on, which are what the network sees;
             empty if they are all.
-        skewed: Places of conditions that are seen by their normal scores.
+        skewed: Places of conditions that go through a power before they are standardized.
 
     Attributes:
         scale: Of conditions; None where there are none.
@@ -77,7 +77,7 @@ class Coordinates(nn.Module):
         for name in self.names:
             if name not in known:
                 raise ValueError(f"unknown map '{name}': known are {', '.join(known)}")
-        self.scale = ConditionScale(conditions, skewed, knots) if conditions else None
+        self.scale = ConditionScale(conditions, skewed) if conditions else None
         self.surprise = Surprise(conditions) if surprise and conditions else None
         self._given: Tensor | None = None
         self.maps = nn.ModuleList(
