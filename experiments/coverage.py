@@ -38,10 +38,9 @@ of their sphere; *fresh*, where new samples of the toy inside the carried sphere
 little drifts in either direction, so that uncertainty put on data is carried to the latent space as
 it is, and ours holds: next to nothing moves, for any network, since what is inside a boundary stays
 inside along a smooth flow. *fresh* is what a wrong score or law of latents would tell by. Networks
-are those of the gallery, of 0.5 million samples, which is short where a dimension is compressed
-(PRR): after 6 million 0.3 points are left on circles, and 0.4 on moons. The S-curve has not quite
-become Gaussian at T, with the exact denoiser as well; more of that, and of Gaussian latents of PRR,
-in [coverage.md](measurements/coverage.md)."""
+are those of the gallery, of 0.25 million samples, which is short. The S-curve has not quite become
+Gaussian at T, with the exact denoiser as well; more of that, of longer trainings, and of Gaussian
+latents of PRR, in [coverage.md](measurements/coverage.md)."""
 
 
 def measured(folder: Path, network: Path, steps: int) -> dict[str, Any]:

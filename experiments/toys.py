@@ -8,7 +8,7 @@ from experiments.trainings import Training, side_by_side
 from training.data.toys import Toy
 
 SCHEDULES = ("PRP", "PRR")
-OPTIONS = {"cpu": ("--duration=0.5", "--no-calibrate"), "gpu": ()}
+OPTIONS = {"cpu": ("--duration=0.25", "--no-calibrate"), "gpu": ()}
 """Of ``toy_train.py``, whose own defaults are those of ``gpu``."""
 
 
