@@ -23,7 +23,7 @@ COLUMNS, PANEL, GAP, LEFT, BOTTOM = 4, (2.2, 1.8), (0.3, 0.62), 0.7, 0.5
 
 def picture(results: Sequence[Mapping[str, Any]]) -> Figure:
     """A panel a task: C2ST against simulations, a line a method."""
-    tasks = list(dict.fromkeys(found["task"] for found in results))
+    tasks = list(dict.fromkeys(found["task"] for found in results if found["observations"]))
     rows = -(-len(tasks) // COLUMNS)
     wide = min(len(tasks), COLUMNS)
     width = LEFT + wide * (PANEL[0] + GAP[0]) + 1.4
