@@ -120,10 +120,12 @@ def test_arviz_opens_the_draws_and_measures_what_we_do(done: Path, arviz: Module
     assert data.sample_stats["log_likelihood"].shape == (2, 60, 5)
     np.testing.assert_array_equal(data.observed_data["y"][1], [1, -0.2])
     assert {"network_calls", "acceptance", "fine_k"} <= set(data.constant_data.data_vars)
+    # A state that a chain stays at is computed in two places, which round it differently.
+    merged = data.posterior.round(10)
     for name, theirs in {
         "r_hat": arviz.rhat(data.posterior)["x"],
         "ess_bulk": arviz.ess(data.posterior, method="bulk")["x"],
-        "ess_tail": arviz.ess(data.posterior, method="tail", prob=(0.05, 0.95))["x"],
+        "ess_tail": arviz.ess(merged, method="tail", prob=(0.05, 0.95))["x"],
         "mcse_mean": arviz.mcse(data.posterior)["x"],
         "mean": x.mean(("chain", "draw")),
         "std": x.std(("chain", "draw"), ddof=1),

@@ -33,6 +33,8 @@ from dnnlib.errors import DataError
 
 FEWEST_DRAWS = 4
 """Of a chain: half of it must have a variance."""
+ROUNDING = 1e-12
+"""Of the range of draws: what is nearer to each other is the same."""
 BLOCK_NUMBERS = 2**22
 """How many numbers are measured at once: the transforms take several times their memory."""
 
@@ -192,5 +194,8 @@ def _ess_tail(draws: Tensor) -> Tensor:
     last = rows.shape[1] - 1
     # Draws are below an interpolated quantile where they are not above the draw below it.
     below = [rows.kthvalue(1 + last * percent // 100, dim=1).values for percent in (5, 95)]
+    # A state that a chain stays at can be computed in two places, which round it differently.
+    same = ROUNDING * (rows.amax(dim=1) - rows.amin(dim=1))
+    below = [value + same for value in below]
     low, high = (_ess(_halves((draws <= value[:, None, None]).double())) for value in below)
     return torch.minimum(low, high)

@@ -75,6 +75,13 @@ def test_an_infinite_draw_leaves_nothing_to_measure_but_other_variables() -> Non
         torch.testing.assert_close(getattr(found, name)[1], getattr(alone, name))
 
 
+def test_tails_do_not_know_how_repeated_draws_were_rounded() -> None:
+    draws = normal(2, 15, 30).repeat_interleave(4, dim=1)  # the sixth draw is amid four
+    rounded = draws * (1 + 4e-16 * normal(*draws.shape, seed=1).sign())
+    assert (rounded != draws).any()
+    torch.testing.assert_close(convergence(rounded).ess_tail, convergence(draws).ess_tail)
+
+
 def test_no_variables_have_no_measures() -> None:
     assert convergence(torch.zeros(2, 10, 3, 0)).ess_tail.shape == (3, 0)
 
