@@ -18,7 +18,7 @@ from dnnlib.errors import UsageError
 from torch_utils.seeds import seeded_generator
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.schedules import NoiseSchedule
-from training.learning.targets import Neighbors, averaged_origin
+from training.learning.targets import OtherPoints, averaged_origin
 from training.names import T_SAMPLINGS
 
 # Of the log of the largest noise std under ``normal`` sampling (Karras et al. 2022, table 1).
@@ -101,7 +101,7 @@ class DenoisingLoss:
         clean: Tensor,
         draws: Draws,
         conditions: Mapping[str, Tensor] = MappingProxyType({}),
-        others: Neighbors | None = None,
+        others: OtherPoints | None = None,
     ) -> Tensor:
         """The loss ``[B]`` of each sample: of an ensemble, the mean of its members' losses.
 
@@ -154,7 +154,7 @@ class DenoisingRegression(nn.Module):
         clean: Tensor,
         t: Tensor,
         noise: Tensor,
-        others: Neighbors | None = None,
+        others: OtherPoints | None = None,
         **conditions: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """F and its target, both ``[B, D]``, of clean points ``[B, D]`` and unit noise.

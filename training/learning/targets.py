@@ -38,7 +38,7 @@ is nothing, and numbers below 1e-38 cost a processor ten times as much."""
 
 
 @dataclass(frozen=True)
-class Neighbors:
+class OtherPoints:
     """Further points of the law, of which a noisy point finds those that are near.
 
     Attributes:
@@ -59,7 +59,7 @@ class Neighbors:
     most: int
 
     @classmethod
-    def of(cls, points: Tensor, axis: int, most: int = MOST_NEAR) -> "Neighbors":
+    def of(cls, points: Tensor, axis: int, most: int = MOST_NEAR) -> "OtherPoints":
         """Finds places for points ``[R, D]``."""
         tiny = torch.finfo(points.dtype).tiny  # or levels would not be apart where all is 0
         reach, levels = points[:, axis].abs().max().clamp(min=tiny), [points]
@@ -98,7 +98,7 @@ def telling_axis(basis: EigenBasis, schedule: NoiseSchedule, t_max: float) -> in
     return int((basis.eigenvalues / schedule.noise_variance(time)).argmax())
 
 
-def averaged_origin(clean: Tensor, noise: Tensor, variance: Tensor, others: Neighbors) -> Tensor:
+def averaged_origin(clean: Tensor, noise: Tensor, variance: Tensor, others: OtherPoints) -> Tensor:
     """Where noisy points came from ``[B, D]``: the mean of e and of the others that are near.
 
     Args:

@@ -30,7 +30,7 @@ from training.flow.denoisers import NetworkDenoiser
 from training.learning.loss import DenoisingLoss, DenoisingRegression, Draws
 from training.learning.scaling import LossScale
 from training.learning.skipping import SkippedSteps
-from training.learning.targets import Neighbors, telling_axis
+from training.learning.targets import OtherPoints, telling_axis
 from training.model.model import Model
 
 # Names in a state of a denoiser's network and its output gain: those in training, those averaged.
@@ -197,7 +197,7 @@ class Trainer:
         others = None
         if batch.others is not None:
             more = self.denoiser.basis.to_eigen(batch.others.to(self.device))
-            others = Neighbors.of(more.to(points.dtype), self.axis)
+            others = OtherPoints.of(more.to(points.dtype), self.axis)
         conditions = batch.conditions(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate(self.seen)
@@ -220,7 +220,7 @@ class Trainer:
         clean: Tensor,
         draws: Draws,
         conditions: Mapping[str, Tensor],
-        others: Neighbors | None = None,
+        others: OtherPoints | None = None,
     ) -> Tensor:
         """Adds the gradient of some samples; arguments are those of ``DenoisingLoss.per_sample``.
 
