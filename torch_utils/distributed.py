@@ -21,7 +21,9 @@ convolutions by default."""
 
 
 @contextmanager
-def process_group(device_name: str | None, threads: int | None = None) -> Iterator[torch.device]:
+def process_group(
+    device_name: str | None, threads: int | None = None, useful: int | None = None
+) -> Iterator[torch.device]:
     """Joins the group that ``torchrun`` describes, if it describes one; yields this rank's device.
 
     While it lasts, single precision means single precision: see ``TF32``.
@@ -29,6 +31,7 @@ def process_group(device_name: str | None, threads: int | None = None) -> Iterat
     Args:
         device_name: ``cpu``, ``cuda``, ``cuda:1``, ...; None is CUDA where there is one.
         threads: Of a CPU, and of a plain ``python``; None is for as many as it has idle cores.
+        useful: Threads beyond which nothing is gained, if nobody says how many; None for no limit.
 
     Raises:
         UsageError: No such device.
@@ -48,7 +51,7 @@ def process_group(device_name: str | None, threads: int | None = None) -> Iterat
         except (RuntimeError, ValueError, dist.DistError) as error:
             raise DataError(f"the ranks did not find each other: {error}") from error
     try:
-        with _float32(TF32), _threads(device, threads):
+        with _float32(TF32), _threads(device, threads, useful):
             yield device
         barrier()  # a rank that leaves early would take down connections that others still use
     except torch.OutOfMemoryError as error:
@@ -58,10 +61,12 @@ def process_group(device_name: str | None, threads: int | None = None) -> Iterat
             dist.destroy_process_group()
 
 
-def _threads(device: torch.device, wanted: int | None) -> AbstractContextManager[None]:
+def _threads(
+    device: torch.device, wanted: int | None, useful: int | None
+) -> AbstractContextManager[None]:
     if device.type != "cpu":
         return nullcontext()
-    return cpu_threads(wanted if world_size() == 1 else None)
+    return cpu_threads(wanted if world_size() == 1 else None, useful)
 
 
 @contextmanager

@@ -23,9 +23,9 @@ TIMES = Path("/proc/stat")
 
 
 @contextmanager
-def cpu_threads(wanted: int | None = None) -> Iterator[None]:
+def cpu_threads(wanted: int | None = None, useful: int | None = None) -> Iterator[None]:
     """Computes with so many threads while it lasts, or as many as there are cores; with None, with
-    as many as cores are idle, unless the environment says how many.
+    as many as cores are idle, but no more than are useful, unless the environment says how many.
 
     Where the machine does not tell what its cores do, the number stays as it is.
     """
@@ -35,8 +35,9 @@ def cpu_threads(wanted: int | None = None) -> Iterator[None]:
     elif before == 1 or any(name in os.environ for name in CHOSEN_BY_USER):
         threads = before
     else:
-        threads = min(before, max(1, round(idle_cores(before))))
-        if threads < before:
+        most = min(before, useful or before)
+        threads = min(most, max(1, round(idle_cores(before)))) if most > 1 else 1
+        if threads < most:
             logger.info(f"The machine is busy: {threads} of {before} threads")
     torch.set_num_threads(threads)
     try:

@@ -31,6 +31,15 @@ def test_a_busy_machine_gets_fewer_threads_until_the_work_is_done(
     assert counts[-1] == 4
 
 
+def test_no_more_threads_are_taken_than_are_useful(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "idle_cores", lambda unknown: 3.0)
+    for useful, expected in ((1, 1), (2, 2), (8, 3)):
+        with cpu_threads(useful=useful):
+            assert counts[-1] == expected
+    with cpu_threads(2, useful=1):
+        assert counts[-1] == 2
+
+
 def test_what_somebody_said_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "idle_cores", lambda unknown: 0.0)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
@@ -38,7 +47,7 @@ def test_what_somebody_said_counts(monkeypatch: pytest.MonkeyPatch) -> None:
         with cpu_threads(wanted):
             assert counts[-1] == expected
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    with cpu_threads():
+    with cpu_threads(useful=1):
         assert counts[-1] == 4
 
 

@@ -136,6 +136,10 @@ PUBLISHED_T_MAX = 15.01
 PUBLISHED_ADM: dict[str, Any] = {"cbase": 192, "cres": (1, 2, 3, 4), "dropout": 0.1}
 
 
+ONE_THREAD = 256 * 64
+"""Units of a layer, of all rows of a batch, up to which a second thread gains nothing."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TableRecipe(TrainingRecipe):
     """A training on a table.
@@ -159,6 +163,12 @@ class TableRecipe(TrainingRecipe):
     patience: int
     ensemble: int = 1
     cond_waves: int = 0
+
+    @property
+    def useful_threads(self) -> int | None:
+        """Of a CPU; None for no limit."""
+        small = self.batch * self.width * self.ensemble <= ONE_THREAD
+        return 1 if small else None
 
 
 SMALL, LARGE = 32, 128
