@@ -231,7 +231,7 @@ def test_a_finished_run_can_be_extended_and_not_made_shorter(
     assert contents(folder) == before
     result = run_script(toy_train, f"--resume={folder}", "--duration=0.0016", "--tick=1")
     assert (result.code, result.err) == (0, "")
-    assert "0.0008 million samples is now one of 0.0016" in result.out
+    assert "The training is now one of 0.0016 million samples" in result.out
     assert [line["seen"] for line in stats(folder)] == [800, 1000, 1600]
     # The rate goes on along the cosine of the new length.
     rate = 8e-3 * 1200 / 200_000 * math.cos(math.pi / 2 * 1000 / 1600) ** 2
@@ -322,7 +322,7 @@ def test_a_resumed_run_has_the_threads_that_it_began_with(
     options.write_text(json.dumps(saved))
     with mock.patch.object(distributed, "cpu_threads", return_value=nullcontext()) as chosen:
         assert run_script(toy_train, f"--resume={broken_off}").code == 0
-    chosen.assert_called_once_with(3)
+    chosen.assert_called_once_with(3, None)
 
 
 def test_a_folder_without_states_cannot_be_resumed(

@@ -22,7 +22,7 @@ from training.learning.run import run_training
 from training.learning.toys import calibration_points, melted_points
 from training.learning.trainer import Trainer
 from training.settings.toy_train import EARLIER, OF_RECIPE, ToyTrainSettings
-from training.settings.training import settled, training_config
+from training.settings.training import record_of, settled, training_config
 from training.simulation.networks import NetworkChoice
 from training.simulation.toys import ToyFlow
 
@@ -69,7 +69,7 @@ def run(settings: ToyTrainSettings) -> None:
             Trainer(model, loss, config),
             ToyBatches(toy, config.batch, config.seed, device, others),
             run.place(*settings.name_parts(loss.schedule.name)),
-            record,
+            record_of(record, resume, recipe.duration),
             Resumed.find(resume) if resume else None,
             calibration,
             law,

@@ -27,6 +27,7 @@ from training.learning.cost import tell_dry_run
 from training.learning.held_out import HeldOut
 from training.learning.images import (
     DRY_RUN_IMAGES,
+    about_images,
     calibration_points,
     fit_basis,
     melted_images,
@@ -56,7 +57,7 @@ from training.learning.trainer import Trainer
 from training.model.model import Model
 from training.names import AXES_TOO, TABLE_NETWORK
 from training.settings.train import EARLIER, FREE_ON_RESUME, TrainSettings
-from training.settings.training import settled, training_config
+from training.settings.training import record_of, settled, training_config
 from training.simulation.networks import NetworkChoice, NetworkFile
 from training.simulation.subjects import subject_of
 from training.simulation.tables import TableFlow
@@ -87,9 +88,10 @@ def train_on_table(settings: TrainSettings, data: Path, resume: Path | None) -> 
     if whole.condition_dim and not conditions:
         told = ", ".join(whole.condition_names)
         logger.warning(f"Warning: {told} left out: --cond conditions the flow on such columns")
-    with algorithms(run.deterministic), process_group(run.device_name, run.threads) as device:
+    recipe = fitted_to_table(rows, table.dim, settings.recorded(), conditions)
+    group = process_group(run.device_name, run.threads, recipe.useful_threads)
+    with algorithms(run.deterministic), group as device:
         resumed = Resumed.find(resume) if resume else None
-        recipe = fitted_to_table(rows, table.dim, settings.recorded(), conditions)
         logger.info(describe_table_recipe(recipe, rows, table.dim, conditions))
         require_batch(recipe.batch, table.dim, device)
         kept = kept_dimensions(settings.flow.dims_to_keep, table)
@@ -128,7 +130,7 @@ def train_on_table(settings: TrainSettings, data: Path, resume: Path | None) -> 
             Trainer(model, loss, config),
             preparation.source(coordinates),
             run.place(data.stem, loss.schedule.name, TABLE_NETWORK, "cond" if conditions else None),
-            record,
+            record_of(record, resume, recipe.duration),
             resumed,
             fit,
             law,
@@ -145,12 +147,7 @@ def train_on_images(settings: TrainSettings, data: Path, resume: Path | None) ->
     calibration = calibration_plan(settings, dataset)
     kernels = algorithms(run.deterministic, settings.network.bench)
     with kernels, process_group(run.device_name, run.threads) as device:
-        resumed = Resumed.find(resume) if resume else None
-        if resumed and resumed.basis.dim != dataset.dim:
-            raise DataError(
-                f"{resumed.path} is of data with {resumed.basis.dim} dimensions, but "
-                f"{dataset.path} has {dataset.dim}: give the data set that the run began with"
-            )
+        resumed = resumed_on(dataset, resume) if resume else None
         recipe = settings.recipe(len(dataset), dataset.image_shape, device)
         choices = settings.choices(recipe, dataset)
         if settings.training.preset == "auto":
@@ -163,11 +160,7 @@ def train_on_images(settings: TrainSettings, data: Path, resume: Path | None) ->
         augmentation = GeometricAugmentation(recipe.augment) if recipe.augment else None
         basis, variance = basis_of(settings, dataset, resumed, augmentation, device)
         model, loss = choices.build(basis, variance)
-        model.about |= {
-            "data_name": dataset.name,
-            "image_shape": list(dataset.image_shape),
-            "label_dim": dataset.label_dim,
-        }
+        model.about |= about_images(dataset)
         config = training_config(recipe, settings.training, run)
         if settings.tries_precisions(device):
             recipe = replace(recipe, precision=fastest_precision(model, loss, config))
@@ -198,6 +191,7 @@ def train_on_images(settings: TrainSettings, data: Path, resume: Path | None) ->
         place = run.place(*settings.name_parts(dataset.name, loss.schedule.name, recipe))
         watch = Watch(HeldOut.of_images(held_out, loss, run.seed)) if held_out else None
         law = law_plan(settings, dataset, held_out, config.total, device)
+        record = record_of(record, resume, recipe.duration)
         run_training(trainer, source, place, record, resumed, calibration, law, watch)
 
 
@@ -220,6 +214,21 @@ def refit(settings: TrainSettings) -> None:
             rows = BLOCK_ROWS[device.type]
             plan = LawPlan(partial(melted_images, dataset), None, MOST, seed, rows)
         refit_latent_law(file.model, plan, path, device)
+
+
+def resumed_on(dataset: ImageDataset, resume: Path) -> Resumed:
+    """The state that a training goes on from.
+
+    Raises:
+        DataError: There is none, or it is of images of another size.
+    """
+    resumed = Resumed.find(resume)
+    if resumed.basis.dim != dataset.dim:
+        raise DataError(
+            f"{resumed.path} is of data with {resumed.basis.dim} dimensions, but "
+            f"{dataset.path} has {dataset.dim}: give the data set that the run began with"
+        )
+    return resumed
 
 
 def basis_of(

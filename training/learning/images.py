@@ -1,6 +1,7 @@
 """What a training on images needs of its data set before it starts, and when it ends."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,15 @@ VARIANCE_IMAGES = 10_000
 # is about one over their square root.
 CALIBRATION_POINTS = 1000
 MOST_MELTED = 10_000
+
+
+def about_images(dataset: ImageDataset) -> dict[str, Any]:
+    """What a network says of the images that it was trained on."""
+    return {
+        "data_name": dataset.name,
+        "image_shape": list(dataset.image_shape),
+        "label_dim": dataset.label_dim,
+    }
 
 
 def fit_basis(

@@ -33,7 +33,7 @@ def run_training(
         trainer: At its start; takes up the state here.
         source: Where batches come from.
         place: Where a new run is to be.
-        record: What ``training_options.json`` is to say.
+        record: What ``training_options.json`` is to say from now on.
         resumed: The state to go on from, or None.
         calibration: How to calibrate the trained model; None for not at all.
         law: How to learn the law of its latents then; None for not at all.
@@ -43,7 +43,7 @@ def run_training(
         trainer.restore(resumed.state, str(resumed.path))
         if watch:
             watch.restore(resumed.state, trainer.averaged, str(resumed.path))
-        folder = _go_on(trainer, resumed.path)
+        folder = _go_on(trainer, resumed.path, record)
     else:
         folder = RunFolder.create(place, record)
         steps = trainer.config.total_steps
@@ -58,7 +58,7 @@ def run_training(
     train(trainer, source, folder, finish if calibration or law else None, watch)
 
 
-def _go_on(trainer: Trainer, state: Path) -> RunFolder:
+def _go_on(trainer: Trainer, state: Path, record: Mapping[str, Any]) -> RunFolder:
     """Opens the folder of a state that a trainer has taken up.
 
     Raises:
@@ -71,12 +71,12 @@ def _go_on(trainer: Trainer, state: Path) -> RunFolder:
             f"{trainer.seen / 1e6:g}: give more"
         )
     folder = RunFolder.reopen(state.parent, trainer.seen, config.keep_states)
-    before = folder.change_length(config.total)
+    changed = folder.say(record)
     logger.info(f"Going on from {state}")
-    if before is not None:
+    if changed:
         stretched = ", and the learning rate from here on that of the new length"
         logger.info(
-            f"The training of {before:g} million samples is now one of {config.total / 1e6:g}"
+            f"The training is now one of {config.total / 1e6:g} million samples"
             + stretched * config.lr_decay
         )
     return folder

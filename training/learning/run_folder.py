@@ -20,7 +20,6 @@ from training.learning.restarting import (
     OPTIONS_NAME,
     folder_before_restart,
     launch_id,
-    launch_of,
 )
 from training.model.model import Model
 
@@ -78,7 +77,7 @@ class RunFolder:
                 )
             else:
                 path = outdir if place.itself else _claim(outdir, name)
-            save_json(path / OPTIONS_NAME, {"format": FORMAT, **record, LAUNCH_KEY: launch_id()})
+            save_json(path / OPTIONS_NAME, _said(record))
             chosen = [path]
         if dist.is_initialized():
             dist.broadcast_object_list(chosen, src=0)
@@ -101,31 +100,21 @@ class RunFolder:
         if distributed.is_main():
             folder._remove_old_states(folder.state_path(seen), keep)
             keep_lines_until(path / "stats.jsonl", "seen", seen)
-            if launch_of(path) != launch_id():
-                record = load_json(path / OPTIONS_NAME)
-                save_json(path / OPTIONS_NAME, {**record, LAUNCH_KEY: launch_id()})
         distributed.barrier()
         return folder
 
-    def change_length(self, samples: int) -> float | None:
-        """Gives the run another length in its options, so that a later resume keeps to it.
-
-        Args:
-            samples: Of the whole training.
+    def say(self, record: Mapping[str, Any]) -> bool:
+        """Writes what ``training_options.json`` is to say of a run that goes on.
 
         Returns:
-            The length it had, million samples, or None if that is the same.
+            Whether it said something else.
         """
-        record = load_json(self.path / OPTIONS_NAME)
-        options = record.get("options", {})
-        before = options.get("duration")
-        if before is None or samples == round(before * 1e6):
-            return None
+        path = self.path / OPTIONS_NAME
+        said, now = load_json(path), _said(record)
         distributed.barrier()  # until all ranks have read
-        if distributed.is_main():
-            changed = {**record, "options": {**options, "duration": samples / 1e6}}
-            save_json(self.path / OPTIONS_NAME, changed)
-        return float(before)
+        if distributed.is_main() and said != now:
+            save_json(path, now)
+        return {**said, LAUNCH_KEY: None} != {**now, LAUNCH_KEY: None}
 
     def network_path(self, seen: int) -> Path:
         return self.path / f"network-snapshot-{seen // 1000:06d}.pkl"
@@ -162,6 +151,11 @@ class RunFolder:
         if newest in states:  # a state to resume from may have got another name
             for old in states[: states.index(newest) + 1][:-keep]:
                 old.unlink()
+
+
+def _said(record: Mapping[str, Any]) -> dict[str, Any]:
+    """All that ``training_options.json`` says."""
+    return {"format": FORMAT, **record, LAUNCH_KEY: launch_id()}
 
 
 def states_in(folder: Path) -> list[Path]:

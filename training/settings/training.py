@@ -322,6 +322,24 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def record_of(new: dict[str, Any], resume: Path | None, duration: float) -> dict[str, Any]:
+    """What ``training_options.json`` is to say: of a run that is resumed, what it said, but for its
+    length.
+
+    Args:
+        new: What it says of a new run.
+        resume: The folder or state that a run goes on from.
+        duration: Million samples.
+
+    Raises:
+        DataError: What that run said cannot be read.
+    """
+    if resume is None:
+        return new
+    said = learning.read_record(resume)
+    return {**said, "options": {**said["options"], "duration": duration}}
+
+
 def _saved_options(place: Path, data: str) -> dict[str, Any]:
     record = learning.read_record(place)
     if data not in record["options"]:
