@@ -1,8 +1,8 @@
 """Trainings of experiments: each is done once, whichever experiment needs its network first.
 
 Networks are in ``out/experiments/networks``. A training that was killed goes on from its last
-state. Small networks are trained side by side, one on each core that is idle: two threads of one
-such training are hardly faster than one.
+state. Small networks are trained side by side, one on each core that is idle: of one training at a
+time, much is done by one core whatever the threads, such as its start and the law of latents.
 """
 
 import shutil

@@ -53,7 +53,7 @@ LEARNED = "learned"
 # Training.
 OTHERS = 4096
 """Points drawn beside each batch of a toy; targets are averaged over the near ones."""
-MOST_AVERAGED, MOST_COMPRESSED = 8, 2
+MOST_AVERAGED, PLANE = 8, 2
 """Dimensions up to which this pays: if all are kept, and if some are compressed."""
 AUTO = "auto"
 MARGINALS = ("none", "yeo-johnson", "quantile")

@@ -11,9 +11,9 @@ from training import learning
 from training.learning.recipes import AVERAGED_PLANE, AVERAGED_TOY, TOY, TrainingRecipe
 from training.names import (
     MOST_AVERAGED,
-    MOST_COMPRESSED,
     NOISE_CONDITIONINGS,
     OTHERS,
+    PLANE,
     SPACES,
     TOY_NAMES,
     TOY_NETWORK_NAMES,
@@ -34,8 +34,6 @@ OF_RECIPE = ("duration", "batch", "ema", "lr")
 """What differs between the recipes."""
 CALIBRATION_FIT = "path"
 """Networks of toys are good, so that slopes cost their samples nothing."""
-PLANE = 2
-"""Dimensions of toys that learn at a higher rate."""
 EARLIER = {"calibration_fit": CALIBRATION_FIT, "latent_law": "gaussian", "others": 0}
 """What a run of an earlier version meant by options that it left open."""
 
@@ -60,7 +58,7 @@ class ToyOptions(Declared):
     )
     others: int | None = option(
         type=click.IntRange(min=0),
-        unset=f"{OTHERS} in up to {MOST_COMPRESSED} dimensions, and in up to {MOST_AVERAGED} of "
+        unset=f"{OTHERS} in up to {PLANE} dimensions, and in up to {MOST_AVERAGED} of "
         "which all are kept; else 0",
         help="Points drawn beside each batch: its targets are averaged over those that are near; "
         "0 for none.",
@@ -146,7 +144,7 @@ class ToyTrainSettings(Declared):
         if self.toy.others is not None:
             return self.toy.others
         kept = self.flow.dims_to_keep in (None, dim)
-        return OTHERS if dim <= (MOST_AVERAGED if kept else MOST_COMPRESSED) else 0
+        return OTHERS if dim <= (MOST_AVERAGED if kept else PLANE) else 0
 
     def recipe(self, dim: int, others: int) -> TrainingRecipe:
         """How to train in so many dimensions, with so many points to average targets over."""

@@ -2,10 +2,9 @@
 
 Conditions y ``[..., C]`` are standardized to c, which is what a network sees: skewed ones, such as
 counts that are mostly small, after a power, or all that tells small ones apart would be lost in the
-scale of the largest. The best linear
-prediction ``c B`` of the points can be taken off them: what is left of points that are jointly
-Gaussian with their conditions is independent of these, and a flow of it without a network is
-already their exact conditional law.
+scale of the largest. The best linear prediction ``c B`` of the points can be taken off them: what
+is left of points that are jointly Gaussian with their conditions is independent of these, and a
+flow of it without a network is already their exact conditional law.
 """
 
 from collections.abc import Sequence
