@@ -16,7 +16,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from training.data.images.batches import ImageDataset, basis_batches
-from training.learning.loss import DenoisingLoss, DenoisingRegression, Draws
+from training.learning.loss import DenoisingLoss, DenoisingRegression
 from training.model.model import Model
 
 REPEATS = 8
@@ -34,7 +34,7 @@ def errors(model: Model, images: Tensor, repeats: int = REPEATS) -> tuple[Tensor
     regression = DenoisingRegression(model.denoiser)
     columns: list[tuple[Tensor, Tensor]] = []
     for part in torch.split(torch.arange(len(clean)), BATCH):
-        mine = Draws(draws.t[part], draws.noise[part])
+        mine = draws.of_rows(part)
         residual, target = regression(clean[order[part]], *mine)
         columns.append(((residual - target).square().mean(1), target.square().mean(1)))
     trained, linear = (torch.cat(column) for column in zip(*columns, strict=True))

@@ -36,6 +36,10 @@ class Stream(IntEnum):
     """Noise of the first time on these."""
     SCREENING = 12
     """Rows by which conditions are screened."""
+    OTHERS = 13
+    """Further points of a toy, to average targets over."""
+    LOTS = 14
+    """Among which of these a sample looks."""
 
     LATENT = 1
     """Latents to generate from."""

@@ -51,10 +51,10 @@ LEARNED = "learned"
 """The law of latents of a network file."""
 
 # Training.
-OTHERS = 4096
-"""Points drawn beside each batch of a toy; targets are averaged over the near ones."""
-MOST_AVERAGED, PLANE = 8, 2
-"""Dimensions up to which this pays: if all are kept, and if some are compressed."""
+OTHERS = 32768
+"""Further points of a toy; targets are averaged over the near ones."""
+MOST_AVERAGED = 8
+"""Dimensions up to which this pays."""
 AUTO = "auto"
 MARGINALS = ("none", "yeo-johnson", "quantile")
 AXES_TOO = "quantile-axes"

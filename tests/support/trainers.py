@@ -36,5 +36,6 @@ def circles_trainer(
     model, loss = tiny_model(width=width, depth=depth)
     settings = {"total": 4000, "batch": 500, "lr": 2e-3, "lr_ramp": 1000, "tick": 1000}
     config = TrainingConfig(**{**settings, **options})
-    data = ToyBatches(Toy("circles"), config.batch, 0, torch.device("cpu"), others)
+    cpu = torch.device("cpu")
+    data = ToyBatches(Toy("circles"), config.batch, 0, cpu, others, config.antithetic)
     return Trainer(model, loss, config), data

@@ -41,6 +41,11 @@ class BatchSource(Protocol):
     def batches(self, first_step: int) -> Iterator[Batch]: ...
 
 
+OTHERS_PER_SAMPLE = 8
+"""About as many further points are drawn; fewer would leave targets noisy for want of points, more
+would take longer than they save."""
+
+
 class ToyBatches:
     """Fresh samples of a toy at every step, a function of (seed, step) alone.
 
@@ -49,16 +54,34 @@ class ToyBatches:
         batch: Batch size over all ranks.
         seed: Seed of all batches.
         device: Device to draw the batches on.
-        others: Number of points beside each batch, to average targets over; 0 for none.
+        others: Number of further points, to average targets over; 0 for none. They are the same
+            tensor in as many steps as have ``others / OTHERS_PER_SAMPLE`` samples, then fresh ones.
+        antithetic: Whether each point comes twice, one after the other.
     """
 
-    def __init__(self, toy: Toy, batch: int, seed: int, device: torch.device, others: int = 0):
+    def __init__(
+        self,
+        toy: Toy,
+        batch: int,
+        seed: int,
+        device: torch.device,
+        others: int = 0,
+        antithetic: bool = False,
+    ):
         self._toy, self._batch, self._seed, self._device = toy, batch, seed, device
-        self._others = others
+        self._others, self._antithetic = others, antithetic
 
     def batches(self, first_step: int) -> Iterator[Batch]:
+        mine = distributed.shard(self._batch)
+        steps, others, drawn = max(1, self._others // (OTHERS_PER_SAMPLE * self._batch)), None, -1
         for step in count(first_step):
             generator = seeded_generator(self._device, self._seed, Stream.DATA, step)
-            points = self._toy.sample(self._batch, generator)[distributed.shard(self._batch)]
-            others = self._toy.sample(self._others, generator) if self._others else None
-            yield Batch(points, others=others)
+            if self._antithetic:
+                points = self._toy.sample((self._batch + 1) // 2, generator).repeat_interleave(2, 0)
+            else:
+                points = self._toy.sample(self._batch, generator)
+            if self._others and step // steps != drawn:
+                drawn = step // steps
+                generator = seeded_generator(self._device, self._seed, Stream.OTHERS, drawn)
+                others = self._toy.sample(self._others, generator)
+            yield Batch(points[mine], others=others)

@@ -44,7 +44,8 @@ def run(settings: ToyTrainSettings) -> None:
     model.about |= {"data_name": toy.name, "augment_to": settings.toy.augment_to}
     others = settings.others(toy.dim)
     recipe = settings.recipe(toy.dim, others)
-    config = training_config(recipe, settings.training, run)
+    antithetic = settings.toy.antithetic
+    config = training_config(recipe, settings.training, run, antithetic)
     melted, count = partial(melted_points, toy, run.seed), points_to_melt(config.total)
     law = settings.law.law_plan(
         settings.flow.precond, LawPlan(melted, None, count, run.seed, NETWORK_ROWS)
@@ -67,7 +68,7 @@ def run(settings: ToyTrainSettings) -> None:
         model.denoiser.to(device)
         run_training(
             Trainer(model, loss, config),
-            ToyBatches(toy, config.batch, config.seed, device, others),
+            ToyBatches(toy, config.batch, config.seed, device, others, antithetic),
             run.place(*settings.name_parts(loss.schedule.name)),
             record_of(record, resume, recipe.duration),
             Resumed.find(resume) if resume else None,

@@ -1,10 +1,8 @@
 """Compiling a network before its training, and whether that works on this machine."""
 
 from dnnlib.errors import UsageError
-from torch_utils import distributed
 from torch_utils.snapshots import first_line
 from torch_utils.stats import RunningMeans
-from torch_utils.streams import Stream
 from training.data.batches import BatchSource
 from training.learning.trainer import Trainer
 
@@ -15,9 +13,7 @@ def compile_network(trainer: Trainer, source: BatchSource) -> None:
     Raises:
         UsageError: PyTorch cannot compile here, such as for want of a C++ compiler.
     """
-    batch, config = next(source.batches(0)), trainer.config
-    mine, keys = distributed.shard(config.batch), (config.seed, Stream.LOSS, 0)
-    draws = trainer.loss.draw_rows(mine, config.batch, batch.points.dtype, trainer.device, keys)
+    batch = next(source.batches(0))
     try:
         trainer.denoiser.network.compile()
     except RuntimeError as error:  # such as for a Python that is too new
@@ -25,7 +21,7 @@ def compile_network(trainer: Trainer, source: BatchSource) -> None:
     from torch._dynamo.exc import TorchDynamoException  # which takes a second
 
     try:
-        trainer.accumulate(batch, draws, RunningMeans(trainer.device))
+        trainer.accumulate(batch, trainer.draw(batch.points.dtype), RunningMeans(trainer.device))
     except TorchDynamoException as error:
         raise _refusal(error) from error
     trainer.optimizer.zero_grad(set_to_none=True)

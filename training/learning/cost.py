@@ -275,7 +275,7 @@ class PaperStep:
         points, (clean, draws, conditions) = self._samples(rows)
         for _ in range(1 if batch_gpu >= rows else 2):
             named = {name: values[part] for name, values in conditions.items()}
-            trainer.add_gradient(clean[part], Draws(draws.t[part], draws.noise[part]), named)
+            trainer.add_gradient(clean[part], draws.of_rows(part), named)
         trainer.optimizer_step(trainer.gradient_norm().isfinite())
         trainer.update_average()
         trainer.optimizer.zero_grad(set_to_none=True)

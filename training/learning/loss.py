@@ -18,7 +18,7 @@ from dnnlib.errors import UsageError
 from torch_utils.seeds import seeded_generator
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.schedules import NoiseSchedule
-from training.learning.targets import OtherPoints, averaged_origin
+from training.learning.targets import OthersOfBatch, averaged_origin
 from training.names import T_SAMPLINGS
 
 # Of the log of the largest noise std under ``normal`` sampling (Karras et al. 2022, table 1).
@@ -32,6 +32,15 @@ class Draws(NamedTuple):
 
     t: Tensor
     noise: Tensor
+
+    def of_rows(self, rows: slice | Tensor) -> "Draws":
+        """Those of some samples."""
+        return Draws(self.t[rows], self.noise[rows])
+
+    def in_pairs(self) -> "Draws":
+        """Each twice, one after the other, the second time with the opposite noise."""
+        noise = torch.stack([self.noise, -self.noise], dim=1).flatten(0, 1)
+        return Draws(self.t.repeat_interleave(2), noise)
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,7 @@ class DenoisingLoss:
         dtype: torch.dtype,
         device: torch.device,
         keys: tuple[int, ...],
+        antithetic: bool = False,
     ) -> Draws:
         """Some rows of what is drawn for ``count`` samples: the same whoever takes which.
 
@@ -83,7 +93,14 @@ class DenoisingLoss:
             dtype: Of the noise; times are in float64.
             device: Where to draw.
             keys: What the generators are seeded by.
+            antithetic: Whether samples come in pairs of the same time and opposite noise. What
+                noise as such adds to a gradient then cancels.
         """
+        if antithetic:
+            pairs = slice(rows.start // 2, (rows.stop + 1) // 2)
+            drawn = self.draw_rows(pairs, (count + 1) // 2, dtype, device, keys)
+            first = rows.start % 2
+            return drawn.in_pairs().of_rows(slice(first, first + rows.stop - rows.start))
         dim = self.schedule.dim
         generator = seeded_generator(device, *keys)
         t = self._times(count, generator)[rows]
@@ -101,7 +118,7 @@ class DenoisingLoss:
         clean: Tensor,
         draws: Draws,
         conditions: Mapping[str, Tensor] = MappingProxyType({}),
-        others: OtherPoints | None = None,
+        others: OthersOfBatch | None = None,
     ) -> Tensor:
         """The loss ``[B]`` of each sample: of an ensemble, the mean of its members' losses.
 
@@ -154,7 +171,7 @@ class DenoisingRegression(nn.Module):
         clean: Tensor,
         t: Tensor,
         noise: Tensor,
-        others: OtherPoints | None = None,
+        others: OthersOfBatch | None = None,
         **conditions: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """F and its target, both ``[B, D]``, of clean points ``[B, D]`` and unit noise.

@@ -108,8 +108,11 @@ TOY = TrainingRecipe(
 )
 AVERAGED_TOY = replace(TOY, duration=2.0, batch=512, ema=0.17)
 """Of toys whose targets are averaged over other points, and have so much less noise."""
-AVERAGED_PLANE = replace(TOY, duration=1.25, batch=512, lr=8e-3, ema=0.1)
-"""Of these in two dimensions. In three, a higher learning rate does harm."""
+PLANE = 2
+"""Dimensions up to which the perceptron of these bears the highest learning rate."""
+AVERAGED_PLANE = replace(TOY, duration=1.0, batch=512, lr=8e-3, ema=0.08)
+AVERAGED_SPACE = replace(TOY, duration=1.4, batch=512, lr=6e-3, ema=0.11)
+"""Of the perceptron, in two dimensions and in more."""
 
 PUBLISHED = ImageRecipe(
     duration=200.0,

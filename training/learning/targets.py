@@ -16,11 +16,13 @@ Where noise is narrow, few of the further points are near enough to x to matter.
 of them, and x takes those that are within five standard deviations of the noise along one axis. The
 interval depends on x alone. Given their number, the points inside are independent draws of the law
 there, and so is e, except once in 1.7 million; so all of the above holds for them. If an interval
-holds more than can be afforded, x takes those among the first half of the points as they were
-drawn, or the first quarter, and so on: their order says nothing of where they are.
+holds more than can be afforded, x takes those among one half of the points, or one quarter, and so
+on. Which half is drawn by lot for each x: what x are averaged over has then little in common.
 """
 
 from dataclasses import dataclass
+from math import ceil, log2
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +34,8 @@ HALF_WIDTH = 5.0
 """Standard deviations of noise along the axis on each side of x."""
 MOST_NEAR = 512
 """The most further points that a target is averaged over."""
+LOTS = 1 << 30
+"""Numbers that lots are."""
 FARTHEST = 160.0
 """Squared distance beyond that of e, in units of the noise, from which on a weight is 1e-35: less
 is nothing, and numbers below 1e-38 cost a processor ten times as much."""
@@ -42,10 +46,12 @@ class OtherPoints:
     """Further points of the law, of which a noisy point finds those that are near.
 
     Attributes:
-        points: All ``[N, D]``, then the first half of them, the first quarter, ..., each of these
-            levels in the order of the axis; then padding, so that every run has ``most`` rows.
-        keys: Coordinates along the axis ``[N]``, moved so that all levels are one rising sequence.
-        shifts: By how much each level is moved, ``[L]``.
+        points: Rows of D: all points, then their halves as they were drawn, their quarters, ...,
+            the rows of each such part in the order of the axis; then padding, so that every run has
+            ``most`` rows.
+        keys: Coordinates along the axis, moved so that those of all parts are one rising sequence.
+        moves: By how much those of the first part of each level are moved, ``[L]``.
+        parts: Parts of each level: ``[1, 2, 4, ...]``.
         reach: Largest absolute coordinate along the axis, ``[]``.
         axis: Along which points are near.
         most: Most points that one noisy point takes.
@@ -53,42 +59,80 @@ class OtherPoints:
 
     points: Tensor
     keys: Tensor
-    shifts: Tensor
+    moves: Tensor
+    parts: Tensor
     reach: Tensor
     axis: int
     most: int
 
     @classmethod
     def of(cls, points: Tensor, axis: int, most: int = MOST_NEAR) -> "OtherPoints":
-        """Finds places for points ``[R, D]``."""
-        tiny = torch.finfo(points.dtype).tiny  # or levels would not be apart where all is 0
-        reach, levels = points[:, axis].abs().max().clamp(min=tiny), [points]
-        while len(levels[-1]) > most:
-            levels.append(points[: len(levels[-1]) // 2])
-        levels = [level[level[:, axis].argsort()] for level in levels]
-        shifts = 4 * reach * torch.arange(len(levels), device=points.device, dtype=points.dtype)
-        moved = [level[:, axis] + shift for level, shift in zip(levels, shifts, strict=True)]
-        padded = torch.cat([*levels, points.new_zeros(most, points.shape[1])]).float()
-        return cls(padded, torch.cat(moved), shifts, reach, axis, most)
+        """Finds places for points ``[R, D]``: all but the last few, if they have no such parts."""
+        splits = max(0, ceil(log2(len(points) / most)))
+        points = points[: len(points) >> splits << splits]
+        along = points[:, axis]
+        tiny = torch.finfo(points.dtype).tiny  # or parts would not be apart where all is 0
+        reach = along.abs().max().clamp(min=tiny)
+        orders = [along.argsort()[None]]
+        for _ in range(splits):
+            orders.append(_halved(orders[-1]))
+        first, moves, keys = 0, [], []
+        for order in orders:
+            number = torch.arange(first, first + len(order), device=points.device)
+            move = 4 * reach * number.to(points.dtype)
+            keys.append((along[order] + move[:, None]).flatten())
+            moves.append(move[0])
+            first += len(order)
+        single = points.float()
+        rows = [single[order.flatten()] for order in orders]
+        padded = torch.cat([*rows, single.new_zeros(most, points.shape[1])])
+        parts = 2 ** torch.arange(len(orders), device=points.device)
+        return cls(padded, torch.cat(keys), torch.stack(moves), parts, reach, axis, most)
 
-    def near(self, center: Tensor, half_width: Tensor) -> tuple[Tensor, Tensor]:
+    def near(self, center: Tensor, half_width: Tensor, lots: Tensor) -> tuple[Tensor, Tensor]:
         """Points ``[B, D, most]`` whose place on the axis is within intervals, and how many these
         are ``[B, 1]``: what comes after them is to be ignored.
 
         Args:
             center: ``[B]``.
             half_width: ``[B]``.
+            lots: Random numbers ``[B]``, integers, by which each interval is given a half, a
+                quarter and so on, if it holds more than can be taken.
         """
         ends = torch.stack([center - half_width, center + half_width], dim=1)
-        # Half way to the next level there is nothing.
-        ends = ends.clamp(-2 * self.reach, 2 * self.reach)[..., None] + self.shifts
+        # Half way to the next part there is nothing.
+        moves = self.moves + 4 * self.reach * (lots[:, None] % self.parts)
+        ends = ends.clamp(-2 * self.reach, 2 * self.reach)[..., None] + moves[:, None]
         first = torch.searchsorted(self.keys, ends[:, 0].contiguous())
         after = torch.searchsorted(self.keys, ends[:, 1].contiguous(), right=True)
         counts = after - first
-        # The first level that holds no more than can be taken; the last one never does.
+        # The first level whose part holds no more than can be taken; the last one never does.
         level = (counts <= self.most).int().argmax(dim=1, keepdim=True)
         runs = self.points.unfold(0, self.most, 1)
         return runs[first.gather(1, level)[:, 0]], counts.gather(1, level)
+
+
+def _halved(order: Tensor) -> Tensor:
+    """Numbers of points ``[P, S]``, of consecutive parts, each in an order, as parts of half the
+    size ``[2P, S/2]``, in the same order."""
+    half = order.shape[1] // 2
+    upper = order // half % 2
+    among_upper = upper.cumsum(dim=1)
+    among_lower = torch.arange(order.shape[1], device=order.device) - among_upper
+    place = torch.where(upper.bool(), half - 1 + among_upper, among_lower)
+    return torch.empty_like(order).scatter_(1, place, order).view(-1, half)
+
+
+class OthersOfBatch(NamedTuple):
+    """Further points, and for each sample of a batch a lot ``[B]``: a random integer that says
+    among which of them it looks for those that are near."""
+
+    points: OtherPoints
+    lots: Tensor
+
+    def of_rows(self, rows: slice) -> "OthersOfBatch":
+        """Those of some samples."""
+        return self._replace(lots=self.lots[rows])
 
 
 def telling_axis(basis: EigenBasis, schedule: NoiseSchedule, t_max: float) -> int:
@@ -98,7 +142,9 @@ def telling_axis(basis: EigenBasis, schedule: NoiseSchedule, t_max: float) -> in
     return int((basis.eigenvalues / schedule.noise_variance(time)).argmax())
 
 
-def averaged_origin(clean: Tensor, noise: Tensor, variance: Tensor, others: OtherPoints) -> Tensor:
+def averaged_origin(
+    clean: Tensor, noise: Tensor, variance: Tensor, others: OthersOfBatch
+) -> Tensor:
     """Where noisy points came from ``[B, D]``: the mean of e and of the others that are near.
 
     Args:
@@ -109,14 +155,15 @@ def averaged_origin(clean: Tensor, noise: Tensor, variance: Tensor, others: Othe
     """
     std = variance.sqrt()
     noisy = clean + std * noise
-    near, counts = others.near(noisy[:, others.axis], HALF_WIDTH * std[:, others.axis])
+    points, axis = others.points, others.points.axis
+    near, counts = points.near(noisy[:, axis], HALF_WIDTH * std[:, axis], others.lots)
     # In single precision: what is far has no weight. And dimension by dimension, of which there are
     # few: sums over a short last axis take four times as long.
     x, scale = (noisy / std).float(), std.float().reciprocal()
     distance = torch.zeros_like(near[:, 0])
     for e, f, z in zip(near.unbind(dim=1), scale.T, x.T, strict=True):
         distance += (e * f[:, None]).sub_(z[:, None]).square_()
-    distance.masked_fill_(torch.arange(others.most, device=clean.device) >= counts, torch.inf)
+    distance.masked_fill_(torch.arange(points.most, device=clean.device) >= counts, torch.inf)
     # In units of the weight of e, whose own distance is that of a draw of the noise.
     own = noise.float().square().sum(dim=1, keepdim=True)
     weights = distance.sub_(own).clamp_(max=FARTHEST).mul_(-0.5).exp_()

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dnnlib.errors import DataError, UsageError
 from torch_utils import distributed
 from torch_utils.inert_pickle import shown
-from torch_utils.seeds import hash_seed, seed_layers
+from torch_utils.seeds import hash_seed, seed_layers, seeded_generator
 from torch_utils.snapshots import first_line, tensors_of
 from torch_utils.stats import RunningMeans
 from torch_utils.streams import Stream
@@ -30,7 +30,7 @@ from training.flow.denoisers import NetworkDenoiser
 from training.learning.loss import DenoisingLoss, DenoisingRegression, Draws
 from training.learning.scaling import LossScale
 from training.learning.skipping import SkippedSteps
-from training.learning.targets import OtherPoints, telling_axis
+from training.learning.targets import LOTS, OtherPoints, OthersOfBatch, telling_axis
 from training.model.model import Model
 
 # Names in a state of a denoiser's network and its output gain: those in training, those averaged.
@@ -58,6 +58,8 @@ class TrainingConfig:
             2019).
         loss_scale: Factor on the loss in the backward pass, divided out of the gradients. In
             float16 there is another one, which adapts: see ``LossScale``.
+        antithetic: Whether samples come in pairs of the same time and opposite noise. Their points
+            are to be the same, or nothing is gained.
         tick: Samples between reports.
         snapshot_ticks: Ticks between network files; None for the end only.
         state_ticks: Ticks between training states; None for the end only.
@@ -75,6 +77,7 @@ class TrainingConfig:
     ema_ramp: float = 0.05
     weight_decay: float = 0.0
     loss_scale: float = 1.0
+    antithetic: bool = False
     tick: int = 50_000
     snapshot_ticks: int | None = 50
     state_ticks: int | None = 500
@@ -134,6 +137,7 @@ class Trainer:
         else:
             self.optimizer = torch.optim.Adam(parameters, **adam)
         self.regression = self.over_ranks(DenoisingRegression(self.denoiser))
+        self._others: tuple[Tensor, OtherPoints] | None = None
         self.step = 0
         self.skips = SkippedSteps(self.device)
         adapts = self.denoiser.precision == "fp16"
@@ -172,10 +176,7 @@ class Trainer:
         config = self.config
         seed = hash_seed(config.seed, Stream.NETWORK, self.step, distributed.rank())
         seed_layers(self.device, seed)
-        mine, keys = distributed.shard(config.batch), (config.seed, Stream.LOSS, self.step)
-        dtype = batch.points.dtype
-        draws = self.loss.draw_rows(mine, config.batch, dtype, self.device, keys)
-        self.accumulate(batch, draws, means)
+        self.accumulate(batch, self.draw(batch.points.dtype), means)
         norm = self.gradient_norm()
         finite = norm.isfinite()
         self.step += 1
@@ -187,6 +188,14 @@ class Trainer:
         self.skips.add(~finite)
         self.skips.require_few_in_a_row(self.seen)
 
+    def draw(self, dtype: torch.dtype) -> Draws:
+        """Times and noise of this rank's samples of this step; noise in the dtype of the points."""
+        config = self.config
+        mine, keys = distributed.shard(config.batch), (config.seed, Stream.LOSS, self.step)
+        return self.loss.draw_rows(
+            mine, config.batch, dtype, self.device, keys, antithetic=config.antithetic
+        )
+
     def accumulate(self, batch: Batch, draws: Draws, means: RunningMeans) -> None:
         """Adds the gradient of the mean loss over the whole batch, microbatch by microbatch."""
         config = self.config
@@ -194,10 +203,7 @@ class Trainer:
         # The rotation needs float64: an axis may have a millionth of the variance of another. What
         # follows is in the precision of the points: float32 of pixels, float64 of all else.
         clean = self.denoiser.basis.to_eigen(points).to(points.dtype)
-        others = None
-        if batch.others is not None:
-            more = self.denoiser.basis.to_eigen(batch.others.to(self.device))
-            others = OtherPoints.of(more.to(points.dtype), self.axis)
+        others = None if batch.others is None else self.near(batch.others)
         conditions = batch.conditions(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate(self.seen)
@@ -209,18 +215,29 @@ class Trainer:
             with nullcontext() if last else self.without_sync():
                 losses = self.add_gradient(
                     clean[part],
-                    Draws(draws.t[part], draws.noise[part]),
+                    draws.of_rows(part),
                     {name: values[part] for name, values in conditions.items()},
-                    others,
+                    others and others.of_rows(part),
                 )
             means.add("Loss/loss", losses)
+
+    def near(self, points: Tensor) -> OthersOfBatch:
+        """Further points ``[R, D]`` of the law, in image space, to average this step's targets
+        over. If they are those of the last step, so are their places."""
+        config = self.config
+        if self._others is None or self._others[0] is not points:
+            clean = self.denoiser.basis.to_eigen(points.to(self.device)).to(points.dtype)
+            self._others = points, OtherPoints.of(clean, self.axis)
+        generator = seeded_generator(self.device, config.seed, Stream.LOTS, self.step)
+        lots = torch.randint(LOTS, (config.batch,), generator=generator, device=self.device)
+        return OthersOfBatch(self._others[1], lots[distributed.shard(config.batch)])
 
     def add_gradient(
         self,
         clean: Tensor,
         draws: Draws,
         conditions: Mapping[str, Tensor],
-        others: OtherPoints | None = None,
+        others: OthersOfBatch | None = None,
     ) -> Tensor:
         """Adds the gradient of some samples; arguments are those of ``DenoisingLoss.per_sample``.
 

@@ -8,12 +8,18 @@ import click
 
 from dnnlib.errors import agree
 from training import learning
-from training.learning.recipes import AVERAGED_PLANE, AVERAGED_TOY, TOY, TrainingRecipe
+from training.learning.recipes import (
+    AVERAGED_PLANE,
+    AVERAGED_SPACE,
+    AVERAGED_TOY,
+    PLANE,
+    TOY,
+    TrainingRecipe,
+)
 from training.names import (
     MOST_AVERAGED,
     NOISE_CONDITIONINGS,
     OTHERS,
-    PLANE,
     SPACES,
     TOY_NAMES,
     TOY_NETWORK_NAMES,
@@ -34,15 +40,23 @@ OF_RECIPE = ("duration", "batch", "ema", "lr")
 """What differs between the recipes."""
 CALIBRATION_FIT = "path"
 """Networks of toys are good, so that slopes cost their samples nothing."""
-EARLIER = {"calibration_fit": CALIBRATION_FIT, "latent_law": "gaussian", "others": 0}
+EARLIER = {
+    "calibration_fit": CALIBRATION_FIT,
+    "latent_law": "gaussian",
+    "others": 0,
+    "antithetic": False,
+}
 """What a run of an earlier version meant by options that it left open."""
 
 
 def _of_recipes(name: str) -> str:
     """What the recipes have of an option, for its help."""
-    plane, space, plain = (getattr(each, name) for each in (AVERAGED_PLANE, AVERAGED_TOY, TOY))
-    with_others = f"{space:g}" if plane == space else f"{space:g} ({plane:g} of mlp in 2D)"
-    return f"{with_others} with --others, {plain:g} without"
+    recipes = (AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, TOY)
+    plane, space, other, plain = (f"{getattr(each, name):g}" for each in recipes)
+    if plane == space == other:
+        return f"{plane} with --others, {plain} without"
+    averaged = f"{plane} of mlp in {PLANE}D, {space} in more, {other} of other networks"
+    return f"{averaged}; {plain} without --others"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +72,14 @@ class ToyOptions(Declared):
     )
     others: int | None = option(
         type=click.IntRange(min=0),
-        unset=f"{OTHERS} in up to {PLANE} dimensions, and in up to {MOST_AVERAGED} of "
-        "which all are kept; else 0",
-        help="Points drawn beside each batch: its targets are averaged over those that are near; "
-        "0 for none.",
+        unset=f"{OTHERS} in up to {MOST_AVERAGED} dimensions, else 0",
+        help="Further points, drawn anew every few steps: targets are averaged over those that "
+        "are near; 0 for none",
+    )
+    antithetic: bool = option(
+        "--antithetic/--no-antithetic",
+        default=True,
+        help="Use each point twice, with opposite noise.",
     )
 
 
@@ -143,13 +161,12 @@ class ToyTrainSettings(Declared):
         """Points to average targets over, of a toy of so many dimensions."""
         if self.toy.others is not None:
             return self.toy.others
-        kept = self.flow.dims_to_keep in (None, dim)
-        return OTHERS if dim <= (MOST_AVERAGED if kept else PLANE) else 0
+        return OTHERS if dim <= MOST_AVERAGED else 0
 
     def recipe(self, dim: int, others: int) -> TrainingRecipe:
         """How to train in so many dimensions, with so many points to average targets over."""
-        plane = dim <= PLANE and self.network.arch == "mlp"
-        averaged = AVERAGED_PLANE if plane else AVERAGED_TOY
+        averaged = AVERAGED_PLANE if dim <= PLANE else AVERAGED_SPACE
+        averaged = averaged if self.network.arch == "mlp" else AVERAGED_TOY
         return (averaged if others else TOY).but(self.recorded())
 
     def choices(self, dim: int) -> learning.Choices:

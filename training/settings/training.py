@@ -212,7 +212,7 @@ FREE_ON_RESUME = frozenset(
 
 
 def training_config(
-    recipe: TrainingRecipe, training: TrainingOptions, run: RunOptions
+    recipe: TrainingRecipe, training: TrainingOptions, run: RunOptions, antithetic: bool = False
 ) -> learning.TrainingConfig:
     """The recipe in samples, with what is no part of it."""
     return learning.TrainingConfig(
@@ -225,6 +225,7 @@ def training_config(
         ema_halflife=round(recipe.ema * 1e6),
         weight_decay=recipe.weight_decay if isinstance(recipe, TableRecipe) else 0.0,
         loss_scale=training.ls,
+        antithetic=antithetic,
         tick=recipe.tick * 1000,
         snapshot_ticks=recipe.snap,
         state_ticks=recipe.dump,

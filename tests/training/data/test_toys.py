@@ -15,7 +15,7 @@ from dnnlib.errors import UsageError
 from tests.support.draws import normal, seeded
 from tests.support.flows import law_distance
 from training.data import toys
-from training.data.batches import ToyBatches
+from training.data.batches import Batch, ToyBatches
 from training.data.toys import LARGEST_MISMATCH, UNSCALED, Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
@@ -209,6 +209,26 @@ def test_toys_that_do_not_exist_or_do_not_fit_are_usage_errors() -> None:
     for name, augment_to in (("circles", 1), ("swirl", 2), ("moons", -1)):
         with pytest.raises(UsageError, match="at least"):
             Toy(name, augment_to)
+
+
+def test_batches_of_pairs_have_further_points_for_a_few_steps() -> None:
+    def stream(first_step: int) -> list[Batch]:
+        source = ToyBatches(
+            Toy("moons"), 5, 0, torch.device("cpu"), others=2 * 8 * 5, antithetic=True
+        )
+        return list(islice(source.batches(first_step), 4))
+
+    batches = stream(0)
+    for batch in batches:
+        assert torch.equal(batch.points[0:4:2], batch.points[1::2])
+        assert len(batch.points.unique(dim=0)) == 3
+    first, again, second, _ = others = [batch.others for batch in batches]
+    assert first is again
+    assert first is not None
+    assert second is not None
+    assert len(torch.cat([first, second]).unique(dim=0)) == 160
+    resumed = [batch.others for batch in stream(1)]
+    assert all(map(torch.equal, resumed, others[1:]))
 
 
 def test_batches_follow_from_seed_and_step() -> None:

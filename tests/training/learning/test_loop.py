@@ -280,14 +280,16 @@ def test_reports_come_with_the_first_batch_beyond_each_tick(run_folder: MakeFold
 
 
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(run_folder: MakeFolder) -> None:
-    unbroken, source = circles_trainer(state_ticks=1, keep_states=9, lr_decay=True)
+    # Further points are drawn anew every three steps of 500 samples, and not where it goes on.
+    toy = {"others": 12_000, "antithetic": True, "state_ticks": 1, "lr_decay": True}
+    unbroken, source = circles_trainer(keep_states=9, **toy)
     whole = run_folder("whole")
     train(unbroken, source, whole)
 
     broken = run_folder("broken")
     shutil.copy(whole.state_path(2000), broken.path)
     shutil.copy(whole.path / "stats.jsonl", broken.path)  # which has lines of later times too
-    resumed, source = circles_trainer(state_ticks=1, lr_decay=True)
+    resumed, source = circles_trainer(**toy)
     go_on(resumed, source, broken.path)
 
     assert_same_state(resumed.state(), unbroken.state())

@@ -39,7 +39,7 @@ def work() -> dict[str, Tensor]:
     flow = ProbabilityFlow(lambda x, t: x.tanh(), schedule, basis)
     simulator = Simulator(flow, schedule.times(6, 5.0), SOLVERS["rk4"], save_every=2)
     melt = simulator.melt(points[:7]).trajectory
-    batch = next(ToyBatches(toy, 9, 0, CPU, others=5).batches(3))
+    batch = next(ToyBatches(toy, 9, 0, CPU, others=5, antithetic=True).batches(3))
     assert batch.others is not None
     return {
         **basis.state_dict(),

@@ -2,29 +2,39 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import InflationSchedule
-from training.learning.targets import OtherPoints, averaged_origin, telling_axis
+from training.learning.targets import OtherPoints, OthersOfBatch, averaged_origin, telling_axis
 
 POINTS, OTHERS, NEAR = 20_000, 64, 16
 
 
-def test_points_find_all_that_are_near_or_those_of_a_first_half() -> None:
+def dealt(points: Tensor, axis: int = 0, most: int = NEAR) -> OthersOfBatch:
+    """Further points, of which samples take parts in turn."""
+    return OthersOfBatch(OtherPoints.of(points, axis, most), torch.arange(4))
+
+
+def test_points_find_all_that_are_near_or_those_of_a_part() -> None:
+    """The half, quarter, ..., as they were drawn, that its lot says."""
     generator = torch.Generator().manual_seed(1)
-    points = 2 * torch.rand(200, 3, generator=generator, dtype=torch.float64) - 1
+    points = 2 * torch.rand(203, 3, generator=generator, dtype=torch.float64) - 1
     intervals = torch.tensor([[0.5, 0.08], [0.2, 0.4], [-3, 0.1], [3, 0.1], [0.9, 0.3], [1, 9]])
+    places, widths = intervals.double().repeat(20, 1).unbind(dim=1)
+    lots = torch.randint(1000, (len(places),), generator=generator)
     for axis in (0, 2):
-        places, widths = intervals.double().unbind(dim=1)
-        near, counts = OtherPoints.of(points, axis, most=30).near(places, widths)
-        for place, width, found, count in zip(places, widths, near, counts[:, 0], strict=True):
-            inside = (points[:, axis] - place).abs() <= width
-            while inside.sum() > 30:
-                inside = inside[: len(inside) // 2]
-            expected = points[: len(inside)][inside]
-            expected = expected[expected[:, axis].argsort()].float()
+        near, counts = OtherPoints.of(points, axis, most=30).near(places, widths, lots)
+        intervals_found = zip(places, widths, lots, near, counts[:, 0], strict=True)
+        for place, width, lot, found, count in intervals_found:
+            for parts in (1, 2, 4, 8):
+                part = points[:200].view(parts, -1, 3)[lot % parts]  # 203 have no eighths
+                inside = part[(part[:, axis] - place).abs() <= width]
+                if len(inside) <= 30:
+                    break
+            expected = inside[inside[:, axis].argsort()].float()
             assert torch.equal(found[:, :count].T, expected)
 
 
@@ -52,10 +62,7 @@ def test_they_have_the_mean_of_plain_targets_and_less_variance(kept: int) -> Non
     axis = telling_axis(basis, schedule, schedule.default_t_max())
     batches = zip(clean, noise, others, strict=True)
     found = torch.stack(
-        [
-            averaged_origin(e, n, variance, OtherPoints.of(more, axis, NEAR))
-            for e, n, more in batches
-        ]
+        [averaged_origin(e, n, variance, dealt(more, axis, NEAR)) for e, n, more in batches]
     )
     noisy = clean + variance.sqrt() * noise
     mean = exact(noisy.view(-1, 2), t).view_as(noisy)
@@ -68,9 +75,9 @@ def test_they_have_the_mean_of_plain_targets_and_less_variance(kept: int) -> Non
 
 
 def test_a_point_that_is_far_from_all_others_keeps_its_own() -> None:
-    clean, others = torch.zeros(1, 3).double(), torch.full((5, 3), 30.0).double()
-    noise, variance = torch.ones(1, 3).double(), torch.full((1, 3), 0.01).double()
-    assert averaged_origin(clean, noise, variance, OtherPoints.of(others, 0)).abs().max() < 1e-30
+    clean, others = torch.zeros(4, 3).double(), torch.full((5, 3), 30.0).double()
+    noise, variance = torch.ones(4, 3).double(), torch.full((4, 3), 0.01).double()
+    assert averaged_origin(clean, noise, variance, dealt(others)).abs().max() < 1e-30
     # And where noise drowns all, it is any of them.
-    found = averaged_origin(clean, noise, 1e12 * variance, OtherPoints.of(others, 0))
-    torch.testing.assert_close(found, torch.full((1, 3), 25.0).double(), rtol=1e-3, atol=0)
+    found = averaged_origin(clean, noise, 1e12 * variance, dealt(others))
+    torch.testing.assert_close(found, torch.full((4, 3), 25.0).double(), rtol=1e-3, atol=0)

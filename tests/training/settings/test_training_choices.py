@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from tests.support.running import run_script
-from training.learning.recipes import AVERAGED_PLANE, AVERAGED_TOY, TOY, TrainingRecipe
+from training.learning.recipes import (
+    AVERAGED_PLANE,
+    AVERAGED_SPACE,
+    AVERAGED_TOY,
+    TOY,
+    TrainingRecipe,
+)
 from training.names import OTHERS
 from training.settings.declared import Declared, takes
 from training.settings.script import command
@@ -35,11 +41,11 @@ def parsed(cls: type[S], *arguments: str) -> S:
         (2, (), OTHERS, AVERAGED_PLANE),
         (2, (PRR,), OTHERS, AVERAGED_PLANE),
         (2, ("--arch=ToySongUNet",), OTHERS, AVERAGED_TOY),
-        (3, (), OTHERS, AVERAGED_TOY),
-        (3, (PRR,), 0, TOY),
+        (3, (), OTHERS, AVERAGED_SPACE),
+        (3, (PRR,), OTHERS, AVERAGED_SPACE),
         (9, (), 0, TOY),
         (2, ("--others=0",), 0, TOY),
-        (3, (PRR, "--others=7"), 7, AVERAGED_TOY),
+        (9, (PRR, "--others=7"), 7, AVERAGED_SPACE),
     ],
 )
 def test_targets_of_toys_are_averaged_where_it_pays(
