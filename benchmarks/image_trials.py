@@ -36,6 +36,7 @@ from benchmarks.calibration import kept_growth
 from benchmarks.image_denoiser_error import errors
 from dnnlib.errors import UsageError
 from torch_utils.stats import RunningMeans
+from training.data.batches import Batch
 from training.data.images.batches import ImageBatches, ImageDataset, basis_batches
 from training.flow.eigenbasis import EigenBasis
 from training.flow.solvers import SOLVERS
@@ -124,8 +125,8 @@ class ImportantTimes(Watching):
     """Times drawn more often where losses are larger, by the root of their mean square, and
     weighted down by as much; half of the draws are uniform."""
 
-    def draw_rows(self, *arguments: Any) -> Draws:
-        draws, edges = super().draw_rows(*arguments), self.edges
+    def draw_rows(self, *arguments: Any, **named: Any) -> Draws:
+        draws, edges = super().draw_rows(*arguments, **named), self.edges
         place = self.place(draws.t)
         bins = (torch.searchsorted(edges, place, right=True) - 1).clamp(0, BINS - 1)
         part = (place - edges[bins]) / (edges[bins + 1] - edges[bins])
@@ -196,6 +197,7 @@ TRIALS = {
     "no dropout": Trial({"dropout": 0.0}),
     "dropout 0.3": Trial({"dropout": 0.3}),
     "magnitudes kept": Trial(prepare=keep_magnitudes),
+    "noise in pairs": Trial(config={"antithetic": True}),
 }
 
 
@@ -234,12 +236,16 @@ def train(images: Images, trial: Trial, options: dict[str, Any]) -> Found:
         trial.prepare(model.denoiser.network)
     loss = trial.loss(plain.schedule, plain.t_min, plain.t_max, plain.t_sampling)
     config = training_config(recipe, settings.training, settings.run)
-    trainer = Trainer(model, loss, replace(config, **trial.config))
+    config = replace(config, **trial.config)
+    trainer = Trainer(model, loss, config)
     means, looks, seconds = RunningMeans(CPU), [], 0.0
-    batches = ImageBatches(images.dataset, recipe.batch, settings.run.seed, CPU, 0).batches(0)
+    uses = 2 if config.antithetic else 1
+    batch = config.batch // uses
+    batches = ImageBatches(images.dataset, batch, settings.run.seed, CPU, 0).batches(0)
     for step in range(config.total_steps):
         began = time.process_time()
-        trainer.train_step(next(batches), means)
+        points = next(batches).points.repeat_interleave(uses, dim=0)
+        trainer.train_step(Batch(points), means)
         seconds += time.process_time() - began
         if (step + 1) % (config.total_steps // LOOKS) == 0:
             looks.append(relative(trainer.averaged, images.held_out)[0])

@@ -46,6 +46,8 @@ from training.names import TOY_NAMES
 ROOT = Path(__file__).parent.parent
 SAMPLES, DENSITIES, SETS = 20_000, 4000, 3
 COVERED = 50_000
+PLAIN = ("--others=0", "--no-antithetic")
+"""Plain targets, of which the published table is."""
 RADII = torch.arange(0.5, 3.6, 0.5, dtype=torch.float64)
 
 
@@ -77,8 +79,7 @@ def trained(toy: Toy, dims_to_keep: int, duration: float, folder: Path) -> Proba
     place = folder / f"{toy.name}_to_{dims_to_keep}_{duration:g}"
     if not list(place.glob("network-snapshot-*.pkl")):
         options = [f"--data_name={toy.name}", f"--dims_to_keep={dims_to_keep}"]
-        # The published table is of plain targets.
-        options += [f"--duration={duration:g}", f"--outdir={place}", "--nosubdir", "--others=0"]
+        options += [f"--duration={duration:g}", f"--outdir={place}", "--nosubdir", *PLAIN]
         command = [sys.executable, str(ROOT / "toy_train.py"), *options]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
     return Model.load(sorted(place.glob("network-snapshot-*.pkl"))[-1]).flow
