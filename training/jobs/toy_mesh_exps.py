@@ -40,16 +40,9 @@ def run(settings: Settings) -> None:
         law = latent.law(flow, choice.end, kept)
         require_folder(settings.save_dir)
         distributed.barrier()  # no rank writes before all have looked
+        points, seeds = counted.test_pts, counted.seeds
         experiment = CoverageExperiment(
-            flow,
-            times,
-            solver,
-            law,
-            spheres,
-            alpha,
-            counted.test_pts,
-            counted.seeds,
-            subject.fresh,
+            flow, times, solver, law, spheres, alpha, points, seeds, subject.fresh
         )
         result = experiment.run(exact if paired else None)
         if not distributed.is_main():
