@@ -1,10 +1,11 @@
 """Where the time of a training step goes, as shares: of circles' MLP, and of a DDPM++ at 32 x 32.
 
-    OMP_NUM_THREADS=1 python benchmarks/step_profile.py [--steps=20]
+    OMP_NUM_THREADS=1 python benchmarks/step_profile.py [--rounds=5]
 
-The MLP is that of ``toy_train.py``; the DDPM++ has the 32 channels that ``train.py`` chooses on a
-CPU, with augmentation and batches of 8. Each part's time is its own, without that of parts within
-it; the smallest of all steps counts, since what else a machine does only adds to it.
+The MLP is that of ``toy_train.py``, by its defaults and with plain targets; the DDPM++ has the 32
+channels that ``train.py`` chooses on a CPU, with augmentation and batches of 8. Each part's time is
+its own, without that of parts within it. It is that of eight steps, in which further points are
+drawn once; the smallest of all rounds counts, since what else a machine does only adds to it.
 """
 
 import sys
@@ -12,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -27,15 +29,18 @@ from training.data.augment import AugmentedBatches, GeometricAugmentation
 from training.data.batches import Batch, BatchSource, ToyBatches
 from training.data.toys import Toy
 from training.flow.eigenbasis import EigenBasis
+from training.learning import loss as losses
 from training.learning.building import Choices
 from training.learning.loss import DenoisingLoss
-from training.learning.recipes import TOY
+from training.learning.recipes import AVERAGED_PLANE, TOY, TrainingRecipe
 from training.learning.trainer import Trainer, TrainingConfig
+from training.names import OTHERS
 
 CPU = torch.device("cpu")
 SHAPE, DIM, IMAGES = (3, 32, 32), 3072, 8
 SMALL = {"model_channels": 32, "channel_mult": [1, 2, 2], "image_shape": SHAPE, "augment_dim": 9}
-WARM_UP = 2
+WARM_UP, ROUND = 2, 8
+"""Steps."""
 
 
 class Clock:
@@ -79,12 +84,14 @@ class SameImages:
             yield Batch(points)
 
 
-def mlp_on_circles() -> tuple[Trainer, BatchSource]:
-    toy = Toy("circles")
+def mlp_on_circles(recipe: TrainingRecipe, others: int) -> tuple[Trainer, BatchSource]:
+    toy, antithetic = Toy("circles"), others > 0
     choices = Choices("ifs", {"dims_to_keep": 2}, "mlp", {}, "ES", "log")
     model, loss = choices.build(EigenBasis.from_moments(*toy.moments()))
-    config = TrainingConfig(total=6_000_000, batch=TOY.batch, lr=TOY.lr, lr_decay=True)
-    return Trainer(model, loss, config), ToyBatches(toy, TOY.batch, 0, CPU)
+    config = TrainingConfig(
+        6_000_000, recipe.batch, lr=recipe.lr, lr_decay=True, antithetic=antithetic
+    )
+    return Trainer(model, loss, config), ToyBatches(toy, recipe.batch, 0, CPU, others, antithetic)
 
 
 def ddpmpp_of_images() -> tuple[Trainer, BatchSource]:
@@ -114,6 +121,8 @@ def watch(stack: ExitStack, clock: Clock, trainer: Trainer) -> None:
         (EigenBasis, "rotate_back", "rotations"),
         (DenoisingLoss, "per_sample", "preconditioning and loss"),
         (RunningMeans, "add", "statistics"),
+        (trainer, "near", "places of further points"),
+        (losses, "averaged_origin", "averages of targets"),
     )
     for owner, name, part in parts:
         function = clock.timed(part, getattr(owner, name))
@@ -126,36 +135,46 @@ def _method(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda self, *args, **kwargs: function(self, *args, **kwargs)
 
 
-def profile(trainer: Trainer, source: BatchSource, steps: int) -> dict[str, float]:
-    """The least seconds of each part over some steps."""
+def profile(trainer: Trainer, source: BatchSource, rounds: int) -> dict[str, float]:
+    """The least seconds of each part in eight steps, over some rounds of these."""
     clock, found = Clock(), []
     batches, means = source.batches(0), RunningMeans(CPU)
     with ExitStack() as stack:
         watch(stack, clock, trainer)
-        for _ in range(WARM_UP + steps):
+        for steps in (WARM_UP, *[ROUND] * rounds):
             clock.seconds.clear()
-            with clock.part("data, augmentation"):
-                batch = next(batches)
-            with clock.part("all else"):
-                trainer.train_step(batch, means)
+            for _ in range(steps):
+                with clock.part("data, augmentation"):
+                    batch = next(batches)
+                with clock.part("all else"):
+                    trainer.train_step(batch, means)
             found.append(dict(clock.seconds))
-    names = dict.fromkeys(name for step in found for name in step)
-    return {name: min(step.get(name, 0.0) for step in found[WARM_UP:]) for name in names}
+    names = dict.fromkeys(name for part in found for name in part)
+    return {name: min(part.get(name, 0.0) for part in found[1:]) for name in names}
+
+
+TRAININGS: dict[str, Callable[[], tuple[Trainer, BatchSource]]] = {
+    "MLP on circles": partial(mlp_on_circles, AVERAGED_PLANE, OTHERS),
+    "MLP, plain targets": partial(mlp_on_circles, TOY, 0),
+    "DDPM++ 32 × 32": ddpmpp_of_images,
+}
 
 
 @click.command(help=__doc__)
-@click.option("--steps", type=click.IntRange(min=1), default=20, show_default=True)
-def main(steps: int) -> None:
-    found = [profile(*made(), steps) for made in (mlp_on_circles, ddpmpp_of_images)]
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
+def main(rounds: int) -> None:
+    found = [profile(*made(), rounds) for made in TRAININGS.values()]
     totals = [sum(parts.values()) for parts in found]
     names = dict.fromkeys(name for parts in found for name in parts)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
-    print("| part of a step | MLP on circles | DDPM++ 32 × 32 |")
-    print("| --- | ---: | ---: |")
+    print("| part of a step | " + " | ".join(TRAININGS) + " |")
+    print("| --- |" + " ---: |" * len(TRAININGS))
     for name in sorted(names, key=lambda name: -found[0].get(name, 0)):
         shares = [parts.get(name, 0) / total for parts, total in zip(found, totals, strict=True)]
         print(f"| {name} | " + " | ".join(f"{100 * share:.1f} %" for share in shares) + " |")
-    print("| milliseconds | " + " | ".join(f"{1000 * total:.1f}" for total in totals) + " |")
+    print(
+        "| milliseconds | " + " | ".join(f"{1000 * total / ROUND:.1f}" for total in totals) + " |"
+    )
 
 
 if __name__ == "__main__":

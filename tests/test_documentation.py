@@ -20,7 +20,7 @@ from tests.support.running import Result
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/theory.md", "docs/api.md", "docs/amortized.md")
-DEMO = "out/demo/PRP/network-snapshot-001250.pkl"
+DEMO = "out/demo/PRP/network-snapshot-001000.pkl"
 FEW = {
     "toy_train": ["--duration=0.0004", "--batch=100", "--no-calibrate"],
     "toy_pfODE_int": ["--total_samples=50", "--steps=2"],
@@ -39,7 +39,7 @@ FEW_RUNS = ["--runs=50", "--chains=1"]
 """Of a check of posteriors."""
 MANY = re.compile(r"\b[12]000\b")
 """Numbers of points in Python, in whose place there are a few."""
-LAST_SNAPSHOT = {"network-snapshot-001250": "network-snapshot-000000"}
+LAST_SNAPSHOT = {"network-snapshot-001000": "network-snapshot-000000"}
 """What a training that is cut short calls its network."""
 BLOCK = re.compile(
     r"(?P<skipped><!-- not run: .+ -->\n)?```(?P<language>\w*)\n(?P<text>.*?)```", re.S
