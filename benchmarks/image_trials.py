@@ -6,8 +6,9 @@
         [--dims_to_keep=10] [--trials=today,dropout 0.3] [--images=30000] [--seed=0]
 
 All trainings see as many images in the same order, with the same noise, by the recipe of train.py
-but for the change. The loss is that of training without the change, averaged over t uniform on
-[t_min, T], over that of F = 0, the best linear denoiser, on the same draws:
+but for the change; with noise in pairs each image twice, and so half as many. The loss is that of
+training without the change, averaged over t uniform on [t_min, T], over that of F = 0, the best
+linear denoiser, on the same draws:
 
 held out      on held-out images; *best* is the least of the looks at each fourth of the training
 train         on images that were trained on
@@ -240,7 +241,9 @@ def train(images: Images, trial: Trial, options: dict[str, Any]) -> Found:
     trainer = Trainer(model, loss, config)
     means, looks, seconds = RunningMeans(CPU), [], 0.0
     uses = 2 if config.antithetic else 1
-    batch = config.batch // uses
+    batch, rest = divmod(config.batch, uses)
+    if rest:
+        raise UsageError(f"a batch of {config.batch} has no pairs: it must be even")
     batches = ImageBatches(images.dataset, batch, settings.run.seed, CPU, 0).batches(0)
     for step in range(config.total_steps):
         began = time.process_time()

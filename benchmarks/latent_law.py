@@ -47,7 +47,7 @@ ROOT = Path(__file__).parent.parent
 SAMPLES, DENSITIES, SETS = 20_000, 4000, 3
 COVERED = 50_000
 PLAIN = ("--others=0", "--no-antithetic")
-"""Plain targets, of which the published table is."""
+"""Targets are not averaged, and noise has no pairs, in the published table."""
 RADII = torch.arange(0.5, 3.6, 0.5, dtype=torch.float64)
 
 

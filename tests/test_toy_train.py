@@ -5,7 +5,7 @@ import math
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,8 +19,12 @@ from tests.support.image_runs import assert_written, equal, load, network_file, 
 from tests.support.running import refused
 from torch_utils import distributed
 from torch_utils.snapshots import read_network, read_state, write_network, write_state
+from torch_utils.stats import RunningMeans
+from training.data.batches import Batch
 from training.data.toys import Toy
-from training.names import TOY_NAMES
+from training.learning.loss import Draws
+from training.learning.trainer import Trainer
+from training.names import OTHERS, TOY_NAMES
 
 Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]
@@ -217,7 +221,8 @@ def test_a_resumed_run_equals_an_unbroken_one(
 
 def test_a_resumed_run_may_change_how_it_is_run(run_script: Run, broken_off: Path) -> None:
     free = ("--snap=1", "--dump=1", "--batch-gpu=100", "--device_name=cpu", "--seed=5")
-    assert run_script(toy_train, f"--resume={broken_off}", *free).code == 0
+    result = run_script(toy_train, f"--resume={broken_off}", *free)
+    assert (result.code, "The training is now" in result.out) == (0, False)
     assert (broken_off / "network-snapshot-000008.pkl").exists()
 
 
@@ -241,7 +246,52 @@ def test_a_finished_run_can_be_extended_and_not_made_shorter(
     assert run_script(toy_train, f"--resume={folder}").code == 0
 
 
-OTHERS = [
+@contextmanager
+def steps_taken() -> Iterator[list[tuple[Batch, Draws]]]:
+    """What each step that is taken meanwhile is given."""
+    given: list[tuple[Batch, Draws]] = []
+    accumulate = Trainer.accumulate
+
+    def seen(trainer: Trainer, batch: Batch, draws: Draws, means: RunningMeans) -> None:
+        given.append((batch, draws))
+        accumulate(trainer, batch, draws, means)
+
+    with mock.patch.object(Trainer, "accumulate", seen):
+        yield given
+
+
+def in_pairs(batch: Batch, draws: Draws) -> tuple[bool, bool, bool]:
+    """Whether points are, times are, and noise is with opposite signs."""
+    columns = (batch.points, draws.t, draws.noise * torch.tensor([[1.0], [-1.0]]).repeat(100, 1))
+    one, two, three = (torch.equal(column[::2], column[1::2]) for column in columns)
+    return one, two, three
+
+
+def test_each_point_is_used_twice_with_opposite_noise_beside_further_points(train: Run) -> None:
+    for given, pairs, count in ((), True, OTHERS), (("--no-antithetic", "--others=0"), False, 0):
+        with steps_taken() as seen:
+            train("--data_name=circles", *given)
+        assert in_pairs(*seen[0]) == (pairs,) * 3
+        others = seen[0][0].others
+        assert (0 if others is None else len(others)) == count
+
+
+def test_a_run_of_an_earlier_version_goes_on_without(run_script: Run, train: Run) -> None:
+    folder = train("--data_name=circles")
+    path = folder / "training_options.json"
+    record = json.loads(path.read_text())
+    for name in ("others", "antithetic"):
+        del record["options"][name]
+    path.write_text(json.dumps(record))
+    with steps_taken() as seen:
+        result = run_script(toy_train, f"--resume={folder}", "--duration=0.0016")
+    assert (result.code, result.err) == (0, "")
+    batch, draws = seen[0]
+    assert in_pairs(batch, draws) == (False,) * 3
+    assert batch.others is None
+
+
+CHANGED = [
     ("--lr=0.1", "--lr", "0.1", "0.008"),
     ("--data_name=moons", "--data_name", "moons", "circles"),
     ("--tmax=3.0", "--tmax", "3.0", "9.798"),
@@ -255,7 +305,7 @@ def test_a_resumed_run_refuses_to_become_another(
     run_script: Run, broken_off: Path, contents: Contents
 ) -> None:
     before = contents(broken_off)
-    for given, *parts in OTHERS:
+    for given, *parts in CHANGED:
         refused(run_script(toy_train, f"--resume={broken_off}", given), 2, *parts)
         assert contents(broken_off) == before
 

@@ -42,8 +42,8 @@ class BatchSource(Protocol):
 
 
 OTHERS_PER_SAMPLE = 8
-"""About as many further points are drawn; fewer would leave targets noisy for want of points, more
-would take longer than they save."""
+"""Further points that are drawn for each sample: fewer would leave targets noisy, more would take
+longer than they save. So a set of them serves several steps."""
 
 
 class ToyBatches:

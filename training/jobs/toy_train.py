@@ -19,6 +19,7 @@ from training.learning.melting import MOST, NETWORK_ROWS, LawPlan, points_to_mel
 from training.learning.refitting import law_file, refit_latent_law
 from training.learning.resuming import Resumed
 from training.learning.run import run_training
+from training.learning.targets import MOST_NEAR
 from training.learning.toys import calibration_points, melted_points
 from training.learning.trainer import Trainer
 from training.settings.toy_train import EARLIER, OF_RECIPE, ToyTrainSettings
@@ -63,7 +64,7 @@ def run(settings: ToyTrainSettings) -> None:
         tell_dry_run(record, model, loss, config, run.card_memory)
         return
     with algorithms(run.deterministic), process_group(run.device_name, run.threads) as device:
-        require_batch(config.batch, toy.dim, device)
+        require_batch(config.batch, toy.dim, device, near=min(others, MOST_NEAR))
         options["threads"] = torch.get_num_threads()
         model.denoiser.to(device)
         run_training(

@@ -13,6 +13,8 @@ PARAMETER_BYTES = 20
 """Of a parameter, its average, its gradient and its two moments in Adam, all in float32."""
 NUMBER_BYTES = 24
 """Of a number of a batch: clean, its noise, and both together, in float64."""
+NEAR_BYTES = 4
+"""Of a number of a point that is near, in float32."""
 
 
 def require_network(name: str, arguments: Mapping[str, Any], device: torch.device) -> None:
@@ -29,9 +31,17 @@ def require_network(name: str, arguments: Mapping[str, Any], device: torch.devic
     _require(f"a network of {count:,} parameters", count * PARAMETER_BYTES, device)
 
 
-def require_batch(batch: int, dim: int, device: torch.device) -> None:
-    """Raises UsageError if a batch of so many dimensions needs more memory than there is."""
-    _require(f"--batch={batch} of {dim} dimensions", batch * dim * NUMBER_BYTES, device)
+def require_batch(batch: int, dim: int, device: torch.device, near: int = 0) -> None:
+    """Raises UsageError if a batch of so many dimensions needs more memory than there is.
+
+    Args:
+        batch: Number of samples.
+        dim: Dimensions of each.
+        device: Where they are.
+        near: Further points that each may find near.
+    """
+    needed = batch * dim * (NUMBER_BYTES + near * NEAR_BYTES)
+    _require(f"--batch={batch} of {dim} dimensions", needed, device)
 
 
 def _require(what: str, needed: int, device: torch.device) -> None:

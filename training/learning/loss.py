@@ -8,6 +8,7 @@ denoiser, scores 1.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from dnnlib.errors import UsageError
 from torch_utils.seeds import seeded_generator
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.schedules import NoiseSchedule
-from training.learning.targets import OthersOfBatch, averaged_origin
+from training.learning.targets import OthersOfBatch, averaging_shift
 from training.names import T_SAMPLINGS
 
 # Of the log of the largest noise std under ``normal`` sampling (Karras et al. 2022, table 1).
@@ -80,6 +81,7 @@ class DenoisingLoss:
         dtype: torch.dtype,
         device: torch.device,
         keys: tuple[int, ...],
+        *,
         antithetic: bool = False,
     ) -> Draws:
         """Some rows of what is drawn for ``count`` samples: the same whoever takes which.
@@ -93,17 +95,29 @@ class DenoisingLoss:
             dtype: Of the noise; times are in float64.
             device: Where to draw.
             keys: What the generators are seeded by.
-            antithetic: Whether samples come in pairs of the same time and opposite noise. What
-                noise as such adds to a gradient then cancels.
+            antithetic: Whether samples come in pairs of the same time and opposite noise. If their
+                points are the same too, what is odd in the noise cancels in a gradient, where noise
+                is small.
         """
-        if antithetic:
-            pairs = slice(rows.start // 2, (rows.stop + 1) // 2)
-            drawn = self.draw_rows(pairs, (count + 1) // 2, dtype, device, keys)
-            first = rows.start % 2
-            return drawn.in_pairs().of_rows(slice(first, first + rows.stop - rows.start))
-        dim = self.schedule.dim
+        if not antithetic:
+            return self._rows(rows, count, dtype, device, keys)
+        pairs = slice(rows.start // 2, (rows.stop + 1) // 2)
+        drawn = self._rows(pairs, count / 2, dtype, device, keys)
+        first = rows.start % 2
+        return drawn.in_pairs().of_rows(slice(first, first + rows.stop - rows.start))
+
+    def _rows(
+        self,
+        rows: slice,
+        strata: float,
+        dtype: torch.dtype,
+        device: torch.device,
+        keys: tuple[int, ...],
+    ) -> Draws:
+        """Some rows of as many as there are strata of time; of half a one there is a row too."""
+        dim, count = self.schedule.dim, ceil(strata)
         generator = seeded_generator(device, *keys)
-        t = self._times(count, generator)[rows]
+        t = self._times(strata, generator)[rows]
         size = max(1, NOISE_BLOCK // dim)
         noise = []
         for first in range(rows.start // size * size, rows.stop, size):
@@ -133,11 +147,12 @@ class DenoisingLoss:
         errors = (residual - target).square().mean(dim=-1)
         return errors.mean(dim=0) if errors.ndim == 2 else errors
 
-    def _times(self, count: int, generator: torch.Generator) -> Tensor:
-        """Times ``[count]``, stratified, in their order."""
-        device = generator.device
-        jitter = torch.rand(count, generator=generator, device=device, dtype=torch.float64)
-        return self._time_at((torch.arange(count, device=device) + jitter) / count)
+    def _times(self, strata: float, generator: torch.Generator) -> Tensor:
+        """Times, one of each stratum, in their order; the last one may be half as wide."""
+        device, count = generator.device, ceil(strata)
+        place = torch.rand(count, generator=generator, device=device, dtype=torch.float64)
+        place[-1] *= strata - (count - 1)
+        return self._time_at((torch.arange(count, device=device) + place) / strata)
 
     def _time_at(self, quantiles: Tensor) -> Tensor:
         if self.t_sampling == "uniform":
@@ -186,7 +201,7 @@ class DenoisingRegression(nn.Module):
         noisy = clean + gamma.sqrt() * noise
         target = c.clean_weight * clean + c.noise_weight * noise
         if others is not None:
-            target = target + (averaged_origin(clean, noise, gamma, others) - clean) / c.c_out
+            target = target + averaging_shift(clean, noise, gamma, others) / c.c_out
         z = (c.c_in * noisy).to(torch.get_default_dtype())
         residual = self.denoiser.residual(z, t, **conditions)
         return residual, target.to(residual.dtype)

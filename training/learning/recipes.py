@@ -107,12 +107,13 @@ TOY = TrainingRecipe(
     dump=10,
 )
 AVERAGED_TOY = replace(TOY, duration=2.0, batch=512, ema=0.17)
-"""Of toys whose targets are averaged over other points, and have so much less noise."""
-PLANE = 2
-"""Dimensions up to which the perceptron of these bears the highest learning rate."""
+"""Of toys whose targets are averaged over further points, and have so much less noise."""
 AVERAGED_PLANE = replace(TOY, duration=1.0, batch=512, lr=8e-3, ema=0.08)
+"""Of an mlp on these in two dimensions."""
 AVERAGED_SPACE = replace(TOY, duration=1.4, batch=512, lr=6e-3, ema=0.11)
-"""Of the perceptron, in two dimensions and in more."""
+"""Of an mlp on these in more."""
+PLANE = 2
+"""Most dimensions of the one."""
 
 PUBLISHED = ImageRecipe(
     duration=200.0,

@@ -71,9 +71,9 @@ def _go_on(trainer: Trainer, state: Path, record: Mapping[str, Any]) -> RunFolde
             f"{trainer.seen / 1e6:g}: give more"
         )
     folder = RunFolder.reopen(state.parent, trainer.seen, config.keep_states)
-    changed = folder.say(record)
+    before = folder.update_record(record).get("options", {}).get("duration")
     logger.info(f"Going on from {state}")
-    if changed:
+    if before is not None and round(before * 1e6) != config.total:
         stretched = ", and the learning rate from here on that of the new length"
         logger.info(
             f"The training is now one of {config.total / 1e6:g} million samples"

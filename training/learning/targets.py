@@ -15,9 +15,10 @@ and Jaakkola (2023) as stable target fields.
 Where noise is narrow, few of the further points are near enough to x to matter. So there are many
 of them, and x takes those that are within five standard deviations of the noise along one axis. The
 interval depends on x alone. Given their number, the points inside are independent draws of the law
-there, and so is e, except once in 1.7 million; so all of the above holds for them. If an interval
-holds more than can be afforded, x takes those among one half of the points, or one quarter, and so
-on. Which half is drawn by lot for each x: what x are averaged over has then little in common.
+there; and so is e, until it is said which of them x was made of, except once in 1.7 million that it
+lies outside. So all of the above holds for them. If an interval holds more than can be afforded, x
+takes those among one half of the points, or one quarter of them, and so on. Which half is drawn by
+lot for each x, so that two samples of a batch rarely share all of their points.
 """
 
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ HALF_WIDTH = 5.0
 MOST_NEAR = 512
 """The most further points that a target is averaged over."""
 LOTS = 1 << 30
-"""Numbers that lots are."""
+"""Lots are integers below this. By their first bits they tell halves, then quarters, and so on."""
 FARTHEST = 160.0
 """Squared distance beyond that of e, in units of the noise, from which on a weight is 1e-35: less
 is nothing, and numbers below 1e-38 cost a processor ten times as much."""
@@ -96,12 +97,12 @@ class OtherPoints:
         Args:
             center: ``[B]``.
             half_width: ``[B]``.
-            lots: Random numbers ``[B]``, integers, by which each interval is given a half, a
-                quarter and so on, if it holds more than can be taken.
+            lots: Random integers ``[B]`` below LOTS, by which each interval is given a half, a
+                quarter of that and so on, if it holds more than can be taken.
         """
         ends = torch.stack([center - half_width, center + half_width], dim=1)
         # Half way to the next part there is nothing.
-        moves = self.moves + 4 * self.reach * (lots[:, None] % self.parts)
+        moves = self.moves + 4 * self.reach * (lots[:, None] * self.parts // LOTS)
         ends = ends.clamp(-2 * self.reach, 2 * self.reach)[..., None] + moves[:, None]
         first = torch.searchsorted(self.keys, ends[:, 0].contiguous())
         after = torch.searchsorted(self.keys, ends[:, 1].contiguous(), right=True)
@@ -142,31 +143,34 @@ def telling_axis(basis: EigenBasis, schedule: NoiseSchedule, t_max: float) -> in
     return int((basis.eigenvalues / schedule.noise_variance(time)).argmax())
 
 
-def averaged_origin(
+def averaging_shift(
     clean: Tensor, noise: Tensor, variance: Tensor, others: OthersOfBatch
 ) -> Tensor:
-    """Where noisy points came from ``[B, D]``: the mean of e and of the others that are near.
+    """What to add to clean points to have the mean of these and of the others that are near their
+    noisy ones, ``[B, D]``: zero where there are none.
+
+    It is right to about 1e-7 of the points' size, however small the noise is.
 
     Args:
-        clean: What they were made of, ``e [B, D]``.
+        clean: What noisy points were made of, ``e [B, D]``.
         noise: The unit noise that was added ``[B, D]``.
         variance: That of the noise, ``gamma [B, D]``.
         others: Further points of the law of the clean ones.
     """
     std = variance.sqrt()
-    noisy = clean + std * noise
     points, axis = others.points, others.points.axis
-    near, counts = points.near(noisy[:, axis], HALF_WIDTH * std[:, axis], others.lots)
+    center = clean[:, axis] + std[:, axis] * noise[:, axis]
+    near, counts = points.near(center, HALF_WIDTH * std[:, axis], others.lots)
     # In single precision: what is far has no weight. And dimension by dimension, of which there are
     # few: sums over a short last axis take four times as long.
-    x, scale = (noisy / std).float(), std.float().reciprocal()
+    near.sub_(clean.float()[..., None])
+    scale, own = std.float().reciprocal(), noise.float()
     distance = torch.zeros_like(near[:, 0])
-    for e, f, z in zip(near.unbind(dim=1), scale.T, x.T, strict=True):
-        distance += (e * f[:, None]).sub_(z[:, None]).square_()
+    for e, f, n in zip(near.unbind(dim=1), scale.T, own.T, strict=True):
+        distance += (e * f[:, None]).sub_(n[:, None]).square_()
     distance.masked_fill_(torch.arange(points.most, device=clean.device) >= counts, torch.inf)
     # In units of the weight of e, whose own distance is that of a draw of the noise.
-    own = noise.float().square().sum(dim=1, keepdim=True)
-    weights = distance.sub_(own).clamp_(max=FARTHEST).mul_(-0.5).exp_()
-    averaged = torch.stack([(weights * e).sum(dim=1) for e in near.unbind(dim=1)], dim=1)
-    total = 1 + weights.sum(dim=1, keepdim=True)
-    return ((clean.float() + averaged) / total).to(clean.dtype)
+    distance.sub_(own.square().sum(dim=1, keepdim=True))
+    weights = distance.clamp_(max=FARTHEST).mul_(-0.5).exp_()
+    shift = torch.stack([(weights * e).sum(dim=1) for e in near.unbind(dim=1)], dim=1)
+    return (shift / (1 + weights.sum(dim=1, keepdim=True))).to(clean.dtype)

@@ -203,7 +203,7 @@ class Trainer:
         # The rotation needs float64: an axis may have a millionth of the variance of another. What
         # follows is in the precision of the points: float32 of pixels, float64 of all else.
         clean = self.denoiser.basis.to_eigen(points).to(points.dtype)
-        others = None if batch.others is None else self.near(batch.others)
+        others = None if batch.others is None else self.dealt(batch.others)
         conditions = batch.conditions(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate(self.seen)
@@ -217,13 +217,13 @@ class Trainer:
                     clean[part],
                     draws.of_rows(part),
                     {name: values[part] for name, values in conditions.items()},
-                    others and others.of_rows(part),
+                    None if others is None else others.of_rows(part),
                 )
             means.add("Loss/loss", losses)
 
-    def near(self, points: Tensor) -> OthersOfBatch:
-        """Further points ``[R, D]`` of the law, in image space, to average this step's targets
-        over. If they are those of the last step, so are their places."""
+    def dealt(self, points: Tensor) -> OthersOfBatch:
+        """Further points ``[R, D]`` of the law, in image space, and this step's lots, to average
+        targets over. Points that are those of the last step keep their places."""
         config = self.config
         if self._others is None or self._others[0] is not points:
             clean = self.denoiser.basis.to_eigen(points.to(self.device)).to(points.dtype)

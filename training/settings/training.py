@@ -174,7 +174,8 @@ class RunOptions(Declared):
     )
     threads: int | None = option(
         type=COUNT,
-        unset="as OMP_NUM_THREADS says, or the machine's idle cores",
+        unset="as OMP_NUM_THREADS says, or the machine's idle cores, or one for a small network "
+        "of a table",
         help="Threads on a CPU, without torchrun. A resumed run has those that it began with",
     )
     dry_run: bool = option(

@@ -137,7 +137,7 @@ def test_rows_are_drawn_alike_whoever_takes_which(monkeypatch: pytest.MonkeyPatc
         *rows: slice, dtype: torch.dtype = torch.float64, pairs: bool = False
     ) -> list[Tensor]:
         cpu = torch.device("cpu")
-        drawn = [loss.draw_rows(part, count, dtype, cpu, keys, pairs) for part in rows]
+        drawn = [loss.draw_rows(part, count, dtype, cpu, keys, antithetic=pairs) for part in rows]
         return [torch.cat(parts) for parts in zip(*drawn, strict=True)]
 
     whole = slice(0, count)
@@ -158,6 +158,25 @@ def test_rows_are_drawn_alike_whoever_takes_which(monkeypatch: pytest.MonkeyPatc
                 for pairs, expected in ((False, (t, noise)), (True, paired)):
                     found = taken(*shares, dtype=dtype, pairs=pairs)
                     assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_pairs_are_spread_evenly_over_times(count: int) -> None:
+    """Of an odd number of samples the last one is alone, in a stratum of half the width."""
+    loss, cpu, rows = DenoisingLoss(PRR, 0.0, 1.0), torch.device("cpu"), slice(0, count)
+    t = torch.stack(
+        [
+            loss.draw_rows(rows, count, torch.float64, cpu, (0, step), antithetic=True).t
+            for step in range(2000)
+        ]
+    )
+    first = torch.arange(count).div(2, rounding_mode="floor") * 2 / count
+    width = torch.full((count,), 2 / count)
+    width[-1] *= 1 - (count % 2) / 2
+    assert (t >= first).all()
+    assert (t <= first + width).all()
+    off = (t.mean(dim=0) - (first + width / 2)).abs()
+    assert (off < 5 * width / 12**0.5 / 2000**0.5).all()
 
 
 def test_a_share_draws_no_more_than_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,14 +8,20 @@ from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import InflationSchedule
-from training.learning.targets import OtherPoints, OthersOfBatch, averaged_origin, telling_axis
+from training.learning.targets import (
+    LOTS,
+    OtherPoints,
+    OthersOfBatch,
+    averaging_shift,
+    telling_axis,
+)
 
 POINTS, OTHERS, NEAR = 20_000, 64, 16
 
 
 def dealt(points: Tensor, axis: int = 0, most: int = NEAR) -> OthersOfBatch:
     """Further points, of which samples take parts in turn."""
-    return OthersOfBatch(OtherPoints.of(points, axis, most), torch.arange(4))
+    return OthersOfBatch(OtherPoints.of(points, axis, most), torch.arange(4) * LOTS // 4)
 
 
 def test_points_find_all_that_are_near_or_those_of_a_part() -> None:
@@ -24,13 +30,13 @@ def test_points_find_all_that_are_near_or_those_of_a_part() -> None:
     points = 2 * torch.rand(203, 3, generator=generator, dtype=torch.float64) - 1
     intervals = torch.tensor([[0.5, 0.08], [0.2, 0.4], [-3, 0.1], [3, 0.1], [0.9, 0.3], [1, 9]])
     places, widths = intervals.double().repeat(20, 1).unbind(dim=1)
-    lots = torch.randint(1000, (len(places),), generator=generator)
+    lots = torch.randint(LOTS, (len(places),), generator=generator)
     for axis in (0, 2):
         near, counts = OtherPoints.of(points, axis, most=30).near(places, widths, lots)
         intervals_found = zip(places, widths, lots, near, counts[:, 0], strict=True)
         for place, width, lot, found, count in intervals_found:
             for parts in (1, 2, 4, 8):
-                part = points[:200].view(parts, -1, 3)[lot % parts]  # 203 have no eighths
+                part = points[:200].view(parts, -1, 3)[lot * parts // LOTS]  # 203 have no eighths
                 inside = part[(part[:, axis] - place).abs() <= width]
                 if len(inside) <= 30:
                     break
@@ -62,7 +68,7 @@ def test_they_have_the_mean_of_plain_targets_and_less_variance(kept: int) -> Non
     axis = telling_axis(basis, schedule, schedule.default_t_max())
     batches = zip(clean, noise, others, strict=True)
     found = torch.stack(
-        [averaged_origin(e, n, variance, dealt(more, axis, NEAR)) for e, n, more in batches]
+        [e + averaging_shift(e, n, variance, dealt(more, axis, NEAR)) for e, n, more in batches]
     )
     noisy = clean + variance.sqrt() * noise
     mean = exact(noisy.view(-1, 2), t).view_as(noisy)
@@ -77,7 +83,21 @@ def test_they_have_the_mean_of_plain_targets_and_less_variance(kept: int) -> Non
 def test_a_point_that_is_far_from_all_others_keeps_its_own() -> None:
     clean, others = torch.zeros(4, 3).double(), torch.full((5, 3), 30.0).double()
     noise, variance = torch.ones(4, 3).double(), torch.full((4, 3), 0.01).double()
-    assert averaged_origin(clean, noise, variance, dealt(others)).abs().max() < 1e-30
+    assert averaging_shift(clean, noise, variance, dealt(others)).abs().max() < 1e-30
     # And where noise drowns all, it is any of them.
-    found = averaged_origin(clean, noise, 1e12 * variance, dealt(others))
+    found = clean + averaging_shift(clean, noise, 1e12 * variance, dealt(others))
     torch.testing.assert_close(found, torch.full((4, 3), 25.0).double(), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("std", [1e-2, 1e-5])
+def test_shifts_are_right_in_units_of_narrow_noise_too(std: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean = 2 + torch.rand(4, 3, generator=generator, dtype=torch.float64)
+    noise = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    others = clean.repeat(4, 1) + std * torch.randn(16, 3, generator=generator, dtype=torch.float64)
+    found = averaging_shift(clean, noise, torch.full((4, 3), std**2).double(), dealt(others))
+    offsets = (others.float().double() - clean.float().double()[:, None]) / std
+    weights = (-(offsets - noise[:, None]).square().sum(dim=2) / 2).exp()
+    own = (-noise.square().sum(dim=1, keepdim=True) / 2).exp()
+    expected = (weights[..., None] * offsets).sum(dim=1) / (own + weights.sum(dim=1, keepdim=True))
+    torch.testing.assert_close(found / std, expected, rtol=1e-4, atol=1e-5)
