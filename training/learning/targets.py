@@ -13,12 +13,13 @@ answer, and gets there sooner. Targets like these, with all of a batch, were pro
 and Jaakkola (2023) as stable target fields.
 
 Where noise is narrow, few of the further points are near enough to x to matter. So there are many
-of them, and x takes those that are within five standard deviations of the noise along one axis. The
-interval depends on x alone. Given their number, the points inside are independent draws of the law
-there; and so is e, until it is said which of them x was made of, except once in 1.7 million that it
-lies outside. So all of the above holds for them. If an interval holds more than can be afforded, x
-takes those among one half of the points, or one quarter of them, and so on. Which half is drawn by
-lot for each x, so that two samples of a batch rarely share all of their points.
+of them, and x takes those that are within three standard deviations of the noise along one axis.
+The interval depends on x alone. If e is inside, then given the number of points that are, they are
+independent draws of the law there, and so is e, until it is said which of them x was made of. So
+all of the above holds for them. If e is outside, three times in a thousand, it stays what it is.
+Both have the right mean, in each case. If an interval holds more than can be afforded, x takes
+those among one half of the points, or one half of that, and so on. Which half is drawn by lot for
+each x, so that two samples of a batch rarely share all of their points.
 """
 
 from dataclasses import dataclass
@@ -31,97 +32,104 @@ from torch import Tensor
 from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import NoiseSchedule
 
-HALF_WIDTH = 5.0
+HALF_WIDTH = 3.0
 """Standard deviations of noise along the axis on each side of x."""
 MOST_NEAR = 512
 """The most further points that a target is averaged over."""
-LOTS = 1 << 30
-"""Lots are integers below this. By their first bits they tell halves, then quarters, and so on."""
-FARTHEST = 160.0
-"""Squared distance beyond that of e, in units of the noise, from which on a weight is 1e-35: less
-is nothing, and numbers below 1e-38 cost a processor ten times as much."""
+LOT_BITS = 30
+"""Of a lot, an integer: the first says which half, the next which half of that, and so on."""
+LEAST = -80.0
+"""Of the logarithm of a weight, that is 1e-35: less is nothing, and numbers below 1e-38 cost a
+processor ten times as much."""
 
 
 @dataclass(frozen=True)
 class OtherPoints:
     """Further points of the law, of which a noisy point finds those that are near.
 
+    Their sets are all points, their two halves as they were drawn, the four quarters, and so on,
+    each in the order of one axis. From a place in the order of a set, one in that of its half
+    follows without a search: it is the number of points before it that belong to the half.
+
     Attributes:
-        points: Rows of D: all points, then their halves as they were drawn, their quarters, ...,
-            the rows of each such part in the order of the axis; then padding, so that every run has
-            ``most`` rows.
-        keys: Coordinates along the axis, moved so that those of all parts are one rising sequence.
-        moves: By how much those of the first part of each level are moved, ``[L]``.
-        parts: Parts of each level: ``[1, 2, 4, ...]``.
-        reach: Largest absolute coordinate along the axis, ``[]``.
+        columns: The sets' points ``[D, (S + 1) N]``, and then padding, so that ``most`` columns
+            begin at each.
+        keys: Coordinates of all along the axis, rising, ``[N]``.
+        uppers: Of each of S splits, how many points before each place in the order of the sets
+            that are split go to an upper half, ``[N + 1]``.
         axis: Along which points are near.
         most: Most points that one noisy point takes.
     """
 
-    points: Tensor
+    columns: Tensor
     keys: Tensor
-    moves: Tensor
-    parts: Tensor
-    reach: Tensor
+    uppers: tuple[Tensor, ...]
     axis: int
     most: int
 
     @classmethod
     def of(cls, points: Tensor, axis: int, most: int = MOST_NEAR) -> "OtherPoints":
-        """Finds places for points ``[R, D]``: all but the last few, if they have no such parts."""
+        """Orders points ``[R, D]``: all but the last few, if they have no such parts."""
         splits = max(0, ceil(log2(len(points) / most)))
         points = points[: len(points) >> splits << splits]
-        along = points[:, axis]
-        tiny = torch.finfo(points.dtype).tiny  # or parts would not be apart where all is 0
-        reach = along.abs().max().clamp(min=tiny)
-        orders = [along.argsort()[None]]
-        for _ in range(splits):
-            orders.append(_halved(orders[-1]))
-        first, moves, keys = 0, [], []
-        for order in orders:
-            number = torch.arange(first, first + len(order), device=points.device)
-            move = 4 * reach * number.to(points.dtype)
-            keys.append((along[order] + move[:, None]).flatten())
-            moves.append(move[0])
-            first += len(order)
-        single = points.float()
-        rows = [single[order.flatten()] for order in orders]
-        padded = torch.cat([*rows, single.new_zeros(most, points.shape[1])])
-        parts = 2 ** torch.arange(len(orders), device=points.device)
-        return cls(padded, torch.cat(keys), torch.stack(moves), parts, reach, axis, most)
+        keys, order = points[:, axis].sort()
+        orders, uppers = [order], []
+        for split in range(splits):
+            order, upper = _halved(order, 1 << split)
+            orders.append(order)
+            uppers.append(upper)
+        padded = torch.cat([*orders, order.new_zeros(most)])
+        columns = points.T.float().index_select(1, padded)
+        return cls(columns, keys, tuple(uppers), axis, most)
 
     def near(self, center: Tensor, half_width: Tensor, lots: Tensor) -> tuple[Tensor, Tensor]:
-        """Points ``[B, D, most]`` whose place on the axis is within intervals, and how many these
-        are ``[B, 1]``: what comes after them is to be ignored.
+        """Points ``[D, B, most]`` whose place on the axis is within intervals, and how many these
+        are ``[B]``: what comes after them is to be ignored.
 
         Args:
             center: ``[B]``.
             half_width: ``[B]``.
-            lots: Random integers ``[B]`` below LOTS, by which each interval is given a half, a
-                quarter of that and so on, if it holds more than can be taken.
+            lots: Random integers ``[B]`` of LOT_BITS bits, by which each interval is given a half,
+                a half of that and so on, until it holds no more than can be taken.
         """
-        ends = torch.stack([center - half_width, center + half_width], dim=1)
-        # Half way to the next part there is nothing.
-        moves = self.moves + 4 * self.reach * (lots[:, None] * self.parts // LOTS)
-        ends = ends.clamp(-2 * self.reach, 2 * self.reach)[..., None] + moves[:, None]
-        first = torch.searchsorted(self.keys, ends[:, 0].contiguous())
-        after = torch.searchsorted(self.keys, ends[:, 1].contiguous(), right=True)
-        counts = after - first
-        # The first level whose part holds no more than can be taken; the last one never does.
-        level = (counts <= self.most).int().argmax(dim=1, keepdim=True)
-        runs = self.points.unfold(0, self.most, 1)
-        return runs[first.gather(1, level)[:, 0]], counts.gather(1, level)
+        first = torch.searchsorted(self.keys, center - half_width)
+        after = torch.searchsorted(self.keys, center + half_width, right=True)
+        ends, number = torch.stack([first, after]), torch.zeros_like(lots)
+        offset, half = torch.zeros_like(lots), len(self.keys)
+        for split, uppers in enumerate(self.uppers):
+            half //= 2
+            upper = lots >> (LOT_BITS - 1 - split) & 1
+            # Of the points before a place in its set, those that belong to the chosen half.
+            before = uppers[ends] - number * half
+            before = torch.where(upper.bool(), before, ends - 2 * number * half - before)
+            deeper = ends[1] - ends[0] > self.most
+            number = torch.where(deeper, 2 * number + upper, number)
+            ends = torch.where(deeper, number * half + before, ends)
+            offset += deeper * len(self.keys)
+        runs = self.columns.unfold(1, self.most, 1)
+        return runs[:, offset + ends[0]], ends[1] - ends[0]
 
 
-def _halved(order: Tensor) -> Tensor:
-    """Numbers of points ``[P, S]``, of consecutive parts, each in an order, as parts of half the
-    size ``[2P, S/2]``, in the same order."""
-    half = order.shape[1] // 2
-    upper = order // half % 2
-    among_upper = upper.cumsum(dim=1)
-    among_lower = torch.arange(order.shape[1], device=order.device) - among_upper
-    place = torch.where(upper.bool(), half - 1 + among_upper, among_lower)
-    return torch.empty_like(order).scatter_(1, place, order).view(-1, half)
+def _halved(order: Tensor, sets: int) -> tuple[Tensor, Tensor]:
+    """Splits so many sets of consecutive points in two, which keep their order.
+
+    Args:
+        order: Numbers of points ``[N]``, set by set.
+        sets: How many sets there are.
+
+    Returns:
+        The numbers of points ``[N]``, half set by half set, and how many of the points before each
+        place in the first order go to an upper half ``[N + 1]``.
+    """
+    count, half = len(order), len(order) // sets // 2
+    place = torch.arange(count, device=order.device).view(sets, -1)
+    earlier = half * torch.arange(sets, device=order.device)[:, None]  # uppers of the sets before
+    upper = order.view(sets, -1) >= 2 * earlier + half
+    ahead = order.new_zeros(count + 1)
+    torch.cumsum(upper.flatten(), dim=0, out=ahead[1:])
+    before = ahead[:-1].view(sets, -1) - earlier
+    place = torch.where(upper, 2 * earlier + half + before, place - before)
+    return torch.empty_like(order).scatter_(0, place.flatten(), order), ahead
 
 
 class OthersOfBatch(NamedTuple):
@@ -147,7 +155,8 @@ def averaging_shift(
     clean: Tensor, noise: Tensor, variance: Tensor, others: OthersOfBatch
 ) -> Tensor:
     """What to add to clean points to have the mean of these and of the others that are near their
-    noisy ones, ``[B, D]``: zero where there are none.
+    noisy ones, ``[B, D]``: zero where there are none, or where the noise is too large for the
+    clean point to be near itself.
 
     It is right to about 1e-7 of the points' size, however small the noise is.
 
@@ -163,14 +172,15 @@ def averaging_shift(
     near, counts = points.near(center, HALF_WIDTH * std[:, axis], others.lots)
     # In single precision: what is far has no weight. And dimension by dimension, of which there are
     # few: sums over a short last axis take four times as long.
-    near.sub_(clean.float()[..., None])
-    scale, own = std.float().reciprocal(), noise.float()
-    distance = torch.zeros_like(near[:, 0])
-    for e, f, n in zip(near.unbind(dim=1), scale.T, own.T, strict=True):
-        distance += (e * f[:, None]).sub_(n[:, None]).square_()
-    distance.masked_fill_(torch.arange(points.most, device=clean.device) >= counts, torch.inf)
-    # In units of the weight of e, whose own distance is that of a draw of the noise.
-    distance.sub_(own.square().sum(dim=1, keepdim=True))
-    weights = distance.clamp_(max=FARTHEST).mul_(-0.5).exp_()
-    shift = torch.stack([(weights * e).sum(dim=1) for e in near.unbind(dim=1)], dim=1)
-    return (shift / (1 + weights.sum(dim=1, keepdim=True))).to(clean.dtype)
+    near.sub_(clean.T.float()[..., None])
+    own, scale = noise.T.float(), std.T.float().reciprocal()
+    # Half of n^2 - (d / std - n)^2, for places d relative to e: e itself has the weight 1.
+    log_weights = torch.zeros_like(near[0])
+    for d, square, linear in zip(near, -0.5 * scale.square(), scale * own, strict=True):
+        log_weights += (d * square[:, None]).add_(linear[:, None]).mul_(d)
+    beyond = torch.arange(points.most, device=clean.device) >= counts[:, None]
+    log_weights.masked_fill_(beyond, -torch.inf)
+    weights = log_weights.clamp_(min=LEAST).exp_()
+    shift = torch.stack([(weights * d).sum(dim=1) for d in near], dim=1)
+    inside = noise[:, axis, None].abs() <= HALF_WIDTH
+    return (inside * shift / (1 + weights.sum(dim=1, keepdim=True))).to(clean.dtype)

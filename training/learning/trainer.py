@@ -30,7 +30,7 @@ from training.flow.denoisers import NetworkDenoiser
 from training.learning.loss import DenoisingLoss, DenoisingRegression, Draws
 from training.learning.scaling import LossScale
 from training.learning.skipping import SkippedSteps
-from training.learning.targets import LOTS, OtherPoints, OthersOfBatch, telling_axis
+from training.learning.targets import LOT_BITS, OtherPoints, OthersOfBatch, telling_axis
 from training.model.model import Model
 
 # Names in a state of a denoiser's network and its output gain: those in training, those averaged.
@@ -229,7 +229,9 @@ class Trainer:
             clean = self.denoiser.basis.to_eigen(points.to(self.device)).to(points.dtype)
             self._others = points, OtherPoints.of(clean, self.axis)
         generator = seeded_generator(self.device, config.seed, Stream.LOTS, self.step)
-        lots = torch.randint(LOTS, (config.batch,), generator=generator, device=self.device)
+        lots = torch.randint(
+            1 << LOT_BITS, (config.batch,), generator=generator, device=self.device
+        )
         return OthersOfBatch(self._others[1], lots[distributed.shard(config.batch)])
 
     def add_gradient(

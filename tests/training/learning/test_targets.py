@@ -9,7 +9,7 @@ from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import InflationSchedule
 from training.learning.targets import (
-    LOTS,
+    LOT_BITS,
     OtherPoints,
     OthersOfBatch,
     averaging_shift,
@@ -21,7 +21,7 @@ POINTS, OTHERS, NEAR = 20_000, 64, 16
 
 def dealt(points: Tensor, axis: int = 0, most: int = NEAR) -> OthersOfBatch:
     """Further points, of which samples take parts in turn."""
-    return OthersOfBatch(OtherPoints.of(points, axis, most), torch.arange(4) * LOTS // 4)
+    return OthersOfBatch(OtherPoints.of(points, axis, most), torch.arange(4) << LOT_BITS - 2)
 
 
 def test_points_find_all_that_are_near_or_those_of_a_part() -> None:
@@ -30,13 +30,15 @@ def test_points_find_all_that_are_near_or_those_of_a_part() -> None:
     points = 2 * torch.rand(203, 3, generator=generator, dtype=torch.float64) - 1
     intervals = torch.tensor([[0.5, 0.08], [0.2, 0.4], [-3, 0.1], [3, 0.1], [0.9, 0.3], [1, 9]])
     places, widths = intervals.double().repeat(20, 1).unbind(dim=1)
-    lots = torch.randint(LOTS, (len(places),), generator=generator)
+    lots = torch.randint(1 << LOT_BITS, (len(places),), generator=generator)
     for axis in (0, 2):
         near, counts = OtherPoints.of(points, axis, most=30).near(places, widths, lots)
-        intervals_found = zip(places, widths, lots, near, counts[:, 0], strict=True)
+        intervals_found = zip(places, widths, lots, near.movedim(1, 0), counts, strict=True)
         for place, width, lot, found, count in intervals_found:
             for parts in (1, 2, 4, 8):
-                part = points[:200].view(parts, -1, 3)[lot * parts // LOTS]  # 203 have no eighths
+                part = points[:200].view(parts, -1, 3)[
+                    lot * parts >> LOT_BITS
+                ]  # 203 have no eighths
                 inside = part[(part[:, axis] - place).abs() <= width]
                 if len(inside) <= 30:
                     break
