@@ -55,7 +55,11 @@ def test_points_are_found_along_the_axis_that_tells_most(kept: int, axis: int) -
 
 
 @pytest.mark.parametrize("kept", [1, 2])
-def test_they_have_the_mean_of_plain_targets_and_less_variance(kept: int) -> None:
+def test_they_have_the_mean_of_plain_targets_and_less_variance(
+    kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Where a third of the points are outside of their own intervals, it shows if that does harm.
+    monkeypatch.setattr("training.learning.targets.HALF_WIDTH", 1.0)
     toy = Toy("moons")
     basis = EigenBasis.from_moments(*toy.moments())
     schedule = InflationSchedule.to_dimension(kept, 2, top_variance=basis.top_variance)
@@ -79,7 +83,7 @@ def test_they_have_the_mean_of_plain_targets_and_less_variance(kept: int) -> Non
         score = off.mean(dim=0) / (off.std(dim=0) / len(off) ** 0.5)
         assert score.abs().max() < 4.5
     plain, averaged = ((each - mean).square().mean() for each in (clean, found))
-    assert averaged < 0.8 * plain
+    assert averaged < 0.95 * plain
 
 
 def test_a_point_that_is_far_from_all_others_keeps_its_own() -> None:
