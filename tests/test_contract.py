@@ -247,8 +247,8 @@ IGNORED = {
     *("seconds", "command", "origin", "started", "finished", "options", "torchrun_launch"),
     *("Timing", "Resources"),
 }
-
-
+ERRORS = ("roundtrip/rms_error", "roundtrip/max_abs_error")
+"""Of toys and tables, whose points are about one in size."""
 OWN_TO_A_PAGE = re.compile(r"p\d{4,}|[0-9a-f-]{36}|[-0-9]{10} [:0-9]{5} UTC|sha256-[^']+")
 """Bokeh's numbers of its models, the time, and digests of scripts."""
 
@@ -291,7 +291,8 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 
 def assert_same(found: Any, expected: Any, tolerance: float, where: str = "") -> None:
-    """Asserts that outcomes are the same, their numbers up to a relative tolerance."""
+    """Asserts that outcomes are the same, their numbers up to a tolerance relative to the largest:
+    of errors of a round trip, which are differences of points, relative to the size of these."""
     if isinstance(expected, dict):
         assert set(found) == set(expected), where
         for key, value in expected.items():
@@ -304,7 +305,8 @@ def assert_same(found: Any, expected: Any, tolerance: float, where: str = "") ->
     elif isinstance(expected, np.ndarray | torch.Tensor | float):
         one, other = np.asarray(found), np.asarray(expected)
         if other.dtype.kind == "f" and other.size:
-            largest = np.abs(other[np.isfinite(other)]).max(initial=0)
+            size = 1.0 if where.endswith(ERRORS) else 0.0
+            largest = np.abs(other[np.isfinite(other)]).max(initial=size)
             np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * largest, err_msg=where)
         else:
             np.testing.assert_array_equal(one, other, err_msg=where)
