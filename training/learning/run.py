@@ -33,7 +33,8 @@ def run_training(
         trainer: At its start; takes up the state here.
         source: Where batches come from.
         place: Where a new run is to be.
-        record: What ``training_options.json`` is to say from now on.
+        record: What ``training_options.json`` is to say from now on; of a run that is resumed, it
+            differs from what it said by the length of the training alone.
         resumed: The state to go on from, or None.
         calibration: How to calibrate the trained model; None for not at all.
         law: How to learn the law of its latents then; None for not at all.
@@ -71,9 +72,9 @@ def _go_on(trainer: Trainer, state: Path, record: Mapping[str, Any]) -> RunFolde
             f"{trainer.seen / 1e6:g}: give more"
         )
     folder = RunFolder.reopen(state.parent, trainer.seen, config.keep_states)
-    before = folder.update_record(record).get("options", {}).get("duration")
+    stretches = folder.update_record(record)
     logger.info(f"Going on from {state}")
-    if before is not None and round(before * 1e6) != config.total:
+    if stretches:
         stretched = ", and the learning rate from here on that of the new length"
         logger.info(
             f"The training is now one of {config.total / 1e6:g} million samples"

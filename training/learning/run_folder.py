@@ -103,18 +103,18 @@ class RunFolder:
         distributed.barrier()
         return folder
 
-    def update_record(self, record: Mapping[str, Any]) -> dict[str, Any]:
+    def update_record(self, record: Mapping[str, Any]) -> bool:
         """Writes what ``training_options.json`` is to say of a run that goes on.
 
         Returns:
-            What it said before.
+            Whether it said something else, but for the launch.
         """
         path = self.path / OPTIONS_NAME
         said, now = load_json(path), _said(record)
         distributed.barrier()  # until all ranks have read
         if distributed.is_main() and said != now:
             save_json(path, now)
-        return said
+        return {**said, LAUNCH_KEY: None} != {**now, LAUNCH_KEY: None}
 
     def network_path(self, seen: int) -> Path:
         return self.path / f"network-snapshot-{seen // 1000:06d}.pkl"

@@ -326,7 +326,7 @@ def _plain(value: Any) -> Any:
 
 def record_of(new: dict[str, Any], resume: Path | None, duration: float) -> dict[str, Any]:
     """What ``training_options.json`` is to say: of a run that is resumed, what it said, but for its
-    length.
+    length, if it told one.
 
     Args:
         new: What it says of a new run.
@@ -339,7 +339,8 @@ def record_of(new: dict[str, Any], resume: Path | None, duration: float) -> dict
     if resume is None:
         return new
     said = learning.read_record(resume)
-    return {**said, "options": {**said["options"], "duration": duration}}
+    told = {"duration": duration} if "duration" in said["options"] else {}
+    return {**said, "options": {**said["options"], **told}}
 
 
 def _saved_options(place: Path, data: str) -> dict[str, Any]:
