@@ -74,7 +74,10 @@ NOISES = ("independent", "path")
 """Of residuals: fresh at each time, or the flow's own."""
 
 # Posteriors.
-SAMPLERS = ("auto", "pool", "refined", "elliptical", "pcn", "hmc", "smc", "twisted")
+SAMPLERS = (*("auto", "pool", "refined", "annealed", "elliptical", "pcn", "hmc", "smc", "twisted"),)
+MOST_TESTED = 8
+"""Dimensions up to which Gaussian mixtures can stand for posteriors: there ``auto`` refines pools
+and anneals populations, and all samplers are tested by wider proposals."""
 WARMUP = {"elliptical": 200, "pcn": 1000, "hmc": 300}
 """Steps before the first draw: hmc learns its metric in them, pcn walks slowly."""
 PARTICLES = 1024

@@ -20,7 +20,7 @@ from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
 from training.flow.likelihood import Trace
 from training.inference.amortized import Amortized
-from training.inference.draws import POOLED, Draws
+from training.inference.draws import WEIGHTED, Draws
 from training.inference.likelihoods import Likelihood
 from training.inference.samplers.pool import Pool
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
@@ -188,7 +188,7 @@ def effective(draws: Draws) -> Tensor:
     """How many independent draws each posterior's are worth, ``[M]``: least over coordinates."""
     worth = []
     for index in range(draws.count):
-        if draws.sampler[index] in POOLED:
+        if draws.sampler[index] in WEIGHTED:
             size = draws.log_likelihood[index].numel()
             worth.append(draws.stats["effective_size"][index].clamp(max=size))
         else:

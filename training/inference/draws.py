@@ -8,6 +8,8 @@ from torch import Tensor
 
 POOLED = ("pool", "refined")
 """Samplers whose draws are independent, and worth what their weights are."""
+WEIGHTED = (*POOLED, "annealed")
+"""With that whose chains are populations, likewise weighted: all that start from a pool."""
 
 
 @dataclass(frozen=True)

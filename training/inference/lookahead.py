@@ -60,12 +60,9 @@ class Sight:
 
     @classmethod
     def of(cls, target: Target) -> "Sight":
-        """What is seen by the target's observations.
-
-        Raises:
-            UsageError: See ``no_lookahead``.
-        """
-        likelihood = require_lookahead(target)
+        """What is seen by the target's observations, which are Gaussian: see ``no_sight``."""
+        likelihood = target.likelihood
+        assert isinstance(likelihood, Gaussian)
         coordinates = target.prior.flow.coordinates
         if coordinates is not None and not coordinates.is_linear:
             columns = CurvedColumns.of(target, likelihood)
@@ -82,6 +79,11 @@ class Sight:
         covariance = (root @ root.T).expand(target.count, -1, -1)
         return cls(operator.T, target.observed - offset, covariance)
 
+    @classmethod
+    def or_none(cls, target: Target) -> "Sight | None":
+        """The same; None where observations are no linear functions of states."""
+        return None if no_sight(target) else cls.of(target)
+
 
 def require_lookahead(target: Target) -> Gaussian:
     """The likelihood, if there is a lookahead on it.
@@ -97,10 +99,10 @@ def require_lookahead(target: Target) -> Gaussian:
 
 def no_lookahead(target: Target) -> str | None:
     """Why there is no lookahead on the target's likelihood; None if there is one."""
-    likelihood, prior = target.likelihood, target.prior
+    if reason := no_sight(target):
+        return f"{reason} is not looked ahead on"
+    prior = target.prior
     flow = prior.flow
-    if not isinstance(likelihood, Gaussian):
-        return "a likelihood of one's own is not looked ahead on"
     if prior.deblurred:
         return "clean points are not looked ahead on"
     if flow.basis.dim > MOST_DIMENSIONS:
@@ -109,12 +111,20 @@ def no_lookahead(target: Target) -> str | None:
         return "networks with conditions are not looked ahead with"
     if (flow.schedule.log_noise_rate(prior.times[0]) <= 0).any():
         return f"the noise of {flow.schedule.name} does not grow everywhere"
-    curved = flow.coordinates is not None and not flow.coordinates.is_linear
+    return None
+
+
+def no_sight(target: Target) -> str | None:
+    """What keeps the target's observations from being linear functions of states, with Gaussian
+    noise, or nearly so; None if they are."""
+    likelihood, coordinates = target.likelihood, target.prior.flow.coordinates
+    if not isinstance(likelihood, Gaussian):
+        return "a likelihood of one's own"
+    curved = coordinates is not None and not coordinates.is_linear
     if curved and likelihood.operator is not None:
-        return (
-            "an operator on columns that are curved (--marginals=none leaves them straight) is not "
-            "looked ahead on"
-        )
+        return "an operator on columns that are curved (--marginals=none leaves them straight)"
+    if curved and target.labels is not None:
+        return "a network with conditions whose columns are curved"
     return None
 
 

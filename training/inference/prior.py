@@ -18,6 +18,7 @@ which takes that noise off to first order in its variance. The prior is then *sh
 Gaussian of variance v, what draws have falls from v + gamma0 to about v + gamma0^2 / (4 v).
 """
 
+from copy import copy
 from dataclasses import dataclass
 from math import log
 from typing import NamedTuple
@@ -102,9 +103,11 @@ class Prior:
         latents = flow.latent_law(self.times[-1]).unwhiten(w[:, :dim])
         trajectory = flow.generate(latents, self.times, self.solver, differentiable=differentiable)
         end, calls = trajectory.end, trajectory.calls
+        scale = flow.schedule.scale(self.times[0])
         if self.deblurred:
-            end, calls = self._clean(flow, end, w[:, dim:]), calls + dim
-        states = end / flow.schedule.scale(self.times[0])
+            denoised, root = self.behind(end / scale, conditions)
+            return Generated(denoised + (root @ w[:, dim:, None])[:, :, 0], calls + dim)
+        states = end / scale
         if self.sharpened:
             states, calls = (states + flow.denoiser(states, self.times[0]).double()) / 2, calls + 1
         return Generated(states, calls)
@@ -184,6 +187,28 @@ class Prior:
             found = flow.log_prob(inner, self.times, self.solver, trace=trace)
         return found + flow.basis.dim * log(self.unit)
 
+    def melted_with_density(
+        self, states: Tensor, conditions: dict[str, Tensor] | None = None
+    ) -> tuple[Generated, Tensor]:
+        """The standard normal variables ``[N, D]`` of unscaled states ``[N, D]`` at the first time,
+        and the log densities ``[N]`` of these states; both come of one integration.
+
+        Traces are exact. The calls of a state count its vector-Jacobian products.
+
+        Raises:
+            DataError: A density is not finite.
+        """
+        flow = copy(self._given(conditions))
+        # What lies between eigenspace and data space does not matter to densities of states.
+        flow.coordinates = None
+        directions = Trace("exact").directions(slice(0, len(states)), flow.basis.dim)
+        integral = DivergenceIntegral(self.solver, directions)
+        start = flow.schedule.scale(self.times[0]) * states
+        trajectory = flow.simulate(start, self.times, integral.solver)
+        found = flow.log_prob_along(trajectory, integral)
+        w = flow.latent_law(self.times[-1]).whiten(trajectory.end)
+        return Generated(w, trajectory.calls * (1 + len(directions))), found
+
     def whitened(self, points: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
         """The standard normal variables ``[N, D]`` of blurred points ``[N, D]``."""
         flow = self._given(conditions)
@@ -215,15 +240,22 @@ class Prior:
     def _given(self, conditions: dict[str, Tensor] | None) -> ProbabilityFlow:
         return self.flow.given(**conditions) if conditions else self.flow
 
-    def _clean(self, flow: ProbabilityFlow, x: Tensor, w: Tensor) -> Tensor:
-        """Clean scaled states drawn for states x ``[N, D]`` at the first time."""
-        scale = flow.schedule.scale(self.times[0])
-        denoised, jacobian = self._denoised_with_jacobian(flow, x / scale)
+    def to_states(self, points: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
+        """The unscaled states ``[N, D]`` at the first time that points ``[N, D]`` are: the inverse
+        of ``of_states``."""
+        return self._given(conditions).to_eigen((points - self.origin) * self.unit)
+
+    def behind(
+        self, states: Tensor, conditions: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Of the clean state behind each unscaled one ``[N, D]`` at the first time, the mean
+        ``[N, D]`` and a root ``[N, D, D]`` of the covariance."""
+        flow = self._given(conditions)
+        denoised, jacobian = self._denoised_with_jacobian(flow, states)
         covariance = jacobian * flow.schedule.noise_variance(self.times[0])
         variance, axes = torch.linalg.eigh((covariance + covariance.mT) / 2)
         # A trained denoiser's Jacobian can have slightly negative eigenvalues; a covariance cannot.
-        root = axes * variance.clamp_min(0).sqrt()[:, None, :]
-        return scale * (denoised + (root @ w[:, :, None])[:, :, 0])
+        return denoised, axes * variance.clamp_min(0).sqrt()[:, None, :]
 
     def _last_step(self, flow: ProbabilityFlow, states: Tensor) -> tuple[Tensor, Tensor]:
         """``D(x)`` at unscaled states x ``[N, D]``, and the log determinants of (x + D(x)) / 2."""

@@ -25,6 +25,8 @@ STEPS = 12
 WIDER = 1.15
 """Standard deviations of the components over those that were fitted: weights are largest where a
 law is too narrow."""
+LEAST_SHARE = 0.02
+"""Of all draws, for components as they were before they were conditioned."""
 NARROWEST = 1e-8
 """Variance of a component along any axis, where the prior has 1."""
 
@@ -63,6 +65,39 @@ class Proposal:
         for _ in range(STEPS):
             found = found._step(draws, worth, part + NARROWEST * identity)
         return cls(found.shares, found.mean, WIDER * found.root)
+
+    def conditioned(self, operator: Tensor, observed: Tensor, covariance: Tensor) -> "Proposal":
+        """The mixture's law given ``y = A x`` with Gaussian noise: exact, and a mixture too.
+
+        Args:
+            operator: ``A [N, d]``.
+            observed: ``y [M, N]``.
+            covariance: Of the noise ``[M, N, N]``.
+        """
+        root = operator @ self.root
+        noise = covariance[:, None]
+        seen = torch.linalg.cholesky(root @ root.mT + noise)
+        whole = self.root @ self.root.mT
+        gain = torch.cholesky_solve(operator @ whole, seen).mT
+        apart = observed[:, None] - self.mean @ operator.T
+        scaled = torch.linalg.solve_triangular(seen, apart[..., None], upper=False)[..., 0]
+        log_det = seen.diagonal(dim1=2, dim2=3).log().sum(dim=2)
+        shares = (self.shares.log() - scaled.square().sum(dim=2) / 2 - log_det).softmax(dim=1)
+        # No component is given up: what it stands for may be nearer than its mean says.
+        shares = (1 - LEAST_SHARE) * shares + LEAST_SHARE * self.shares
+        mean = self.mean + (gain @ apart[..., None])[..., 0]
+        rest = torch.eye(self.mean.shape[2]).to(gain) - gain @ operator
+        spread = rest @ whole @ rest.mT + gain @ noise @ gain.mT
+        return Proposal(shares, mean, torch.linalg.cholesky(spread))
+
+    def wider(self, factor: float, share: float = 1.0) -> "Proposal":
+        """The mixture with a share of each component wider by a factor."""
+        wide = Proposal(self.shares, self.mean, factor * self.root)
+        if share == 1:
+            return wide
+        shares = torch.cat([(1 - share) * self.shares, share * self.shares], dim=1)
+        mean, root = (torch.cat(pair, dim=1) for pair in ((self.mean,) * 2, (self.root, wide.root)))
+        return Proposal(shares, mean, root)
 
     def log_prob(self, w: Tensor) -> Tensor:
         """Log densities ``[M, N]`` of rows ``[M, N, d]``."""

@@ -1,7 +1,9 @@
 """Draws from the posteriors of many observations, by the sampler that was chosen or that fits.
 
-``auto`` weights a pool of prior draws, refines it for the observations that it is worth too little
-for, and goes on to particles or chains for those where that does not help.
+``auto`` weights a pool of prior draws, and refines it for the observations that it is worth too
+little for. In few dimensions it anneals populations for those that a pool is worth nearly nothing
+for, and goes on to particles or chains where that does not help. There, all that does not come of a
+good pool is tested by wider proposals (``wider``): a posterior that fails has not converged.
 
 Chains and particles run on a coarse flow, of few steps. Their draws then go through the fine one,
 and are taken again by the weights ``p(y | x_fine) / p(y | x_coarse)``, within their chains.
@@ -16,10 +18,11 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
-from training.inference.draws import POOLED, Draws
+from training.inference.draws import WEIGHTED, Draws
 from training.inference.lookahead import no_lookahead
 from training.inference.noise import Noise
 from training.inference.prior import Prior
+from training.inference.samplers.annealing import anneal
 from training.inference.samplers.chains import Kernel, run_chains
 from training.inference.samplers.crank_nicolson import CrankNicolson
 from training.inference.samplers.elliptical import Elliptical
@@ -28,20 +31,20 @@ from training.inference.samplers.pool import Pool
 from training.inference.samplers.refining import refine
 from training.inference.samplers.tempering import temper
 from training.inference.samplers.twisted import twist
+from training.inference.summary import Summary
 from training.inference.target import Target
 from training.inference.weights import require_some, systematic, tempered
-from training.measure.posterior.importance import k_threshold, smoothed_weights
-from training.names import SAMPLERS, WARMUP
+from training.inference.wider import tested
+from training.measure.posterior.importance import effective_size, k_threshold, smoothed_weights
+from training.names import MOST_TESTED, SAMPLERS, WARMUP
 
 KERNELS: dict[str, type[Kernel]] = {
     kernel.name: kernel for kernel in (Elliptical, CrankNicolson, Hamiltonian)
 }
-MOST_REFINED = 8
-"""Variables up to which ``auto`` refines a pool, and goes on to tempered particles where that is
-not enough: they find all modes, which chains do not."""
-CONTENT, ENOUGH = 4000, 400
-"""Draws that weights are to be worth: with fewer than CONTENT, which leave standard deviations off
-by some 0.67 / sqrt(2 * 4000) = 0.75 %, ``auto`` refines a pool; in the end it takes ENOUGH."""
+CONTENT, DEFENDED, ENOUGH = 4000, 400, 1000
+"""Draws that weights are to be worth. A pool does at CONTENT, which leaves standard deviations off
+by some 1 / sqrt(2 * 4000) = 1.1 %. From DEFENDED on it is refined: its own weights then bound those
+of the draws that are added, so that nothing is left out unseen. Refined, it does at ENOUGH."""
 STARTS, STARTS_WORTH = 1024, 4
 """Prior draws that chains start from, and how many the weights are to be worth for each chain."""
 
@@ -56,7 +59,7 @@ class SamplingPlan:
         draws: S of each chain.
         warmup: Steps before them; None for the sampler's own number.
         thin: Steps for each draw.
-        pool: Draws of the prior, for ``auto``, ``pool`` and ``refined``.
+        pool: Draws of the prior, for ``auto``, ``pool``, ``refined`` and ``annealed``.
         particles: Of each of the populations of ``twisted``; None for its own number.
         seed: Of all random numbers.
     """
@@ -115,24 +118,17 @@ def sample_posteriors(
         pool: Prior draws for these observations; None to draw them where they are needed.
         on_part: Called with the part of the work that was done since the last call.
     """
-    if plan.sampler in ("auto", *POOLED):
-        pool = pool or Pool.draw(problem.target, plan.pool, plan.seed)
-        if plan.sampler == "auto":
-            return _automatic(problem, plan, pool, on_part)
-        if plan.sampler == "pool":
-            return _pooled(problem, plan, pool)
-        found = _refined(problem, plan, pool)
-        return replace(found, calls=found.calls + pool.calls)
-    if plan.sampler == "twisted":
-        size = (plan.chains, plan.draws, plan.particles)
-        return twist(problem.target, plan.seed, problem.numbers, *size, on_part)
-    coarse = problem.target.with_prior(problem.coarse)
-    if plan.sampler == "smc":
-        noise = Noise(plan.seed, problem.numbers, plan.chains * plan.draws, coarse.device)
-        found = temper(coarse, noise, plan.chains, plan.draws, on_part)
-    else:
-        found = _chains(problem, plan, coarse, on_part)
-    return corrected(found, problem, plan.seed)
+    if plan.sampler not in ("auto", *WEIGHTED):
+        return _tested(problem, plan, _walked(problem, plan, on_part))
+    pool = pool or Pool.draw(problem.target, plan.pool, plan.seed)
+    if plan.sampler == "auto":
+        return _automatic(problem, plan, pool, on_part)
+    if plan.sampler == "pool":
+        return _pooled(problem, plan, pool)
+    if plan.sampler == "refined":
+        return _defended(problem, plan, pool)
+    found = _annealed(problem, plan, pool, on_part)
+    return _tested(problem, plan, replace(found, calls=found.calls + pool.calls))
 
 
 def _automatic(
@@ -143,23 +139,37 @@ def _automatic(
 ) -> Draws:
     """The pool's draws where they are enough, and those of what fits where they are not."""
     found = _pooled(problem, plan, pool)
-    few = problem.target.dim <= MOST_REFINED
+    few = problem.target.prior.flow.basis.dim <= MOST_TESTED
     poor = _poor(found, plan, CONTENT)
     if few and len(poor):
-        found = found.replaced(poor, _refined(problem.of(poor), plan, pool.of(poor)))
-    poor = _poor(found, plan, ENOUGH)
+        defended = poor[found.stats["effective_size"][poor] >= DEFENDED]
+        if len(defended):
+            refined = _refined(problem.of(defended), plan, pool.of(defended))
+            found = found.replaced(defended, refined)
+        poor = _poor(found, plan, ENOUGH)
+    if few and len(poor):
+        narrow = problem.of(poor)
+        annealed = _tested(narrow, plan, _annealed(narrow, plan, pool.of(poor), on_part))
+        found = found.replaced(poor, annealed)
+        poor = poor[~Summary.of(annealed, plan.pool).converged]
     if len(poor):
+        left = problem.of(poor)
         last = replace(plan, sampler=_in_the_end(problem))
-        found = found.replaced(poor, sample_posteriors(problem.of(poor), last, None, on_part))
+        others = _tested(left, last, _walked(left, last, on_part))
+        better = Summary.of(others, plan.pool).converged if few else torch.ones(len(poor)).bool()
+        # What has not converged either is no better than what was there.
+        places = better.nonzero()[:, 0]
+        if len(places):
+            found = found.replaced(poor[places], others.of(places))
     return found
 
 
 def _in_the_end(problem: Problem) -> str:
     """The sampler that ``auto`` takes where no pool is enough."""
-    if problem.target.dim <= MOST_REFINED:
-        return "smc"
     if no_lookahead(problem.target) is None:
         return "twisted"
+    if problem.target.prior.flow.basis.dim <= MOST_TESTED:
+        return "smc"
     return "hmc" if problem.differentiable else "elliptical"
 
 
@@ -172,10 +182,55 @@ def _refined(problem: Problem, plan: SamplingPlan, pool: Pool) -> Draws:
     return refine(problem.target, pool, problem.seeds(plan.seed), plan.chains, plan.draws)
 
 
+def _annealed(
+    problem: Problem, plan: SamplingPlan, pool: Pool, on_part: Callable[[float], object] | None
+) -> Draws:
+    """Likewise."""
+    shape = (plan.chains, plan.draws)
+    return anneal(problem.target, pool, problem.seeds(plan.seed), *shape, on_part)
+
+
+def _defended(problem: Problem, plan: SamplingPlan, pool: Pool) -> Draws:
+    """Refined pools, those tested whose own weights are worth too little to defend them."""
+    found = _refined(problem, plan, pool)
+    found = replace(found, calls=found.calls + pool.calls)
+    worth = effective_size(pool.log_weights(problem.target, slice(None)))
+    frail = (worth < DEFENDED).nonzero()[:, 0].cpu()
+    if not len(frail):
+        return found
+    return found.replaced(
+        frail,
+        _tested(problem.of(frail), plan, replace(found.of(frail), calls=found.calls[frail] * 0)),
+    )
+
+
+def _tested(problem: Problem, plan: SamplingPlan, draws: Draws) -> Draws:
+    """In few dimensions, with what the test by wider proposals says of them."""
+    if problem.target.prior.flow.basis.dim > MOST_TESTED:
+        return draws
+    return tested(problem.target.of(torch.arange(draws.count)), draws, problem.seeds(plan.seed))
+
+
 def _poor(draws: Draws, plan: SamplingPlan, worth: int) -> Tensor:
     """Places ``[m]`` of observations whose weights are worth less, or cannot be trusted."""
     trusted = draws.stats["pareto_k"] <= k_threshold(plan.pool)
     return (~((draws.stats["effective_size"] >= worth) & trusted)).nonzero()[:, 0]
+
+
+def _walked(
+    problem: Problem, plan: SamplingPlan, on_part: Callable[[float], object] | None
+) -> Draws:
+    """Draws of particles or chains."""
+    if plan.sampler == "twisted":
+        size = (plan.chains, plan.draws, plan.particles)
+        return twist(problem.target, plan.seed, problem.numbers, *size, on_part)
+    coarse = problem.target.with_prior(problem.coarse)
+    if plan.sampler == "smc":
+        noise = Noise(plan.seed, problem.numbers, plan.chains * plan.draws, coarse.device)
+        found = temper(coarse, noise, plan.chains, plan.draws, on_part)
+    else:
+        found = _chains(problem, plan, coarse, on_part)
+    return corrected(found, problem, plan.seed)
 
 
 def _chains(

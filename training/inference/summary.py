@@ -6,19 +6,26 @@ import torch
 from torch import Tensor
 
 from training.inference.amortized import SAMPLER
-from training.inference.draws import POOLED, Draws
+from training.inference.draws import POOLED, WEIGHTED, Draws
 from training.measure.posterior.convergence import convergence
 from training.measure.posterior.importance import k_threshold
+from training.names import MOST_TESTED
 
 LEVELS = (0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975)
 """Of the quantiles: ends of the central 50, 80, 90 and 95 % intervals, and the median."""
 CONTENTS = (0.5, 0.8, 0.9, 0.95)
-LARGEST_R_HAT, FEWEST_EFFECTIVE = 1.05, 100
+LARGEST_R_HAT, FEWEST_EFFECTIVE = 1.01, 1000
+"""In few dimensions: means are off by some 0.1 standard deviations then at most, and standard
+deviations by some 5 %."""
+LARGEST_OF_MANY, FEWEST_OF_MANY = 1.05, 100
+"""In more, and of draws of a flow that are corrected."""
 RULE = (
-    f"chains: R-hat at most {LARGEST_R_HAT} and bulk effective draws at least {FEWEST_EFFECTIVE} "
-    "in all coordinates, and Pareto k of the weights of the fine flow below its threshold; "
-    f"pools: Pareto k below its threshold and weights worth at least {FEWEST_EFFECTIVE} draws; "
-    "flow: its draws are independent, and if they are corrected, as for a pool"
+    f"in up to {MOST_TESTED} dimensions R-hat of chains and of populations is at most "
+    f"{LARGEST_R_HAT}, draws are worth at least {FEWEST_EFFECTIVE} in all coordinates (in more "
+    f"dimensions {LARGEST_OF_MANY} and {FEWEST_OF_MANY}), and fresh draws of proposals that are "
+    "wider agree in means and standard deviations, unless a good pool of prior draws defends the "
+    "weights; Pareto k of weights, of the fine flow too, is below its threshold; draws of a flow "
+    f"are independent, and if they are corrected, worth at least {FEWEST_OF_MANY}"
 )
 
 
@@ -30,7 +37,8 @@ class Summary:
         mean: ``[M, D]``.
         std: ``[M, D]``.
         quantiles: ``[M, D, len(LEVELS)]``.
-        r_hat: ``[M, D]``; NaN of pools and of flows, whose draws are independent.
+        r_hat: ``[M, D]``; NaN of pools and of flows, whose draws are independent. That of populations
+            compares them.
         ess_bulk: Effective draws for the mean, ``[M, D]``; of pools the worth of their weights, of
             flows all draws.
         ess_tail: Effective draws for the 5 and 95 % quantiles, ``[M, D]``.
@@ -85,27 +93,35 @@ def _of_one(draws: Draws, index: int, pool: int) -> tuple[Tensor, ...]:
     levels = torch.tensor(LEVELS, dtype=flat.dtype)
     common = (flat.mean(dim=0), std, _quantiles(flat, levels))
     nan = torch.full_like(std, torch.nan)
-    if draws.sampler[index] == SAMPLER and "pareto_k" not in draws.stats:
+    name, stats = draws.sampler[index], {k: v[index] for k, v in draws.stats.items()}
+    few = points.shape[2] <= MOST_TESTED and name != SAMPLER
+    fewest = FEWEST_EFFECTIVE if few else FEWEST_OF_MANY
+    largest = LARGEST_R_HAT if few else LARGEST_OF_MANY
+    if name == SAMPLER and "pareto_k" not in stats:
         worth = torch.full_like(std, len(flat))
         error = std / worth.sqrt()
         independent = torch.tensor(True)
         return (*common, nan, worth, worth, error, error / 2**0.5, independent)
-    if draws.sampler[index] in (*POOLED, SAMPLER):
-        worth = draws.stats["effective_size"][index].expand_as(std)
+    # What no test was made of is not a number; what a test could not tell is infinite.
+    converged = ~(stats.get("test", nan[:1].sum()) > 1)
+    found = None if name in (*POOLED, SAMPLER) else convergence(points)
+    if found is not None:
+        # A coordinate that does not vary has no R-hat, and nothing in it that could differ; but
+        # chains that never moved have not converged.
+        moved = (draws.w[index].std(dim=1) > 0).any(dim=1).all().cpu()
+        converged &= ((found.r_hat <= largest) | ((std == 0) & moved)).all()
+    r_hat = nan if found is None else found.r_hat
+    if name in (*WEIGHTED, SAMPLER):
+        worth = stats["effective_size"].expand_as(std)
         error = std / worth.clamp_max(len(flat)).sqrt()
-        trusted = draws.stats["pareto_k"][index] <= k_threshold(pool)
-        converged = trusted & (worth[0] >= FEWEST_EFFECTIVE)
-        return (*common, nan, worth, worth, error, error / 2**0.5, converged)
-    found = convergence(points)
-    # A coordinate that does not vary has no R-hat, and nothing in it that could differ; but chains
-    # that never moved have not converged.
-    moved = (draws.w[index].std(dim=1) > 0).any(dim=1).all().cpu()
-    mixed = (found.r_hat <= LARGEST_R_HAT) | ((std == 0) & moved)
-    converged = (mixed & (found.ess_bulk >= FEWEST_EFFECTIVE)).all()
-    if "fine_k" in draws.stats:
-        converged &= draws.stats["fine_k"][index] <= k_threshold(max(len(flat), 2))
+        converged &= (stats["pareto_k"] <= k_threshold(pool)) & (worth[0] >= fewest)
+        return (*common, r_hat, worth, worth, error, error / 2**0.5, converged)
+    assert found is not None
+    converged &= (found.ess_bulk >= fewest).all()
+    if "fine_k" in stats:
+        converged &= stats["fine_k"] <= k_threshold(max(len(flat), 2))
     errors = (found.mcse_mean, found.mcse_std)
-    return (*common, found.r_hat, found.ess_bulk, found.ess_tail, *errors, converged)
+    return (*common, r_hat, found.ess_bulk, found.ess_tail, *errors, converged)
 
 
 def _quantiles(points: Tensor, levels: Tensor) -> Tensor:

@@ -7,9 +7,11 @@ their number, and results do not depend on it. Variables are rows ``[N, dim]``, 
 says which observation each belongs to.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +22,9 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.inference.likelihoods import Likelihood
 from training.inference.prior import Prior
+
+if TYPE_CHECKING:
+    from training.inference.lookahead import Sight
 
 FARTHEST = 10.0
 """Standard deviations beyond which a variable has no likelihood. The prior puts 1e-23 there, and
@@ -33,6 +38,16 @@ class Evaluated(NamedTuple):
 
     points: Tensor
     log_likelihood: Tensor
+
+
+class Placed(NamedTuple):
+    """Variables ``[N, dim]`` of states, points ``[N, D]``, log likelihoods ``[N]``, and the log
+    densities ``[N]`` of the states under the prior."""
+
+    w: Tensor
+    points: Tensor
+    log_likelihood: Tensor
+    log_prior: Tensor
 
 
 class Slope(NamedTuple):
@@ -76,11 +91,11 @@ class Target:
     def device(self) -> torch.device:
         return self.observed.device
 
-    def with_prior(self, prior: Prior) -> "Target":
+    def with_prior(self, prior: Prior) -> Target:
         """The same observations under another prior, no calls counted yet."""
         return Target(prior, self.likelihood, self.observed, self.rows, self.labels)
 
-    def of(self, places: Tensor) -> "Target":
+    def of(self, places: Tensor) -> Target:
         """The observations at these places ``[m]`` alone, no calls counted yet."""
         labels = None if self.labels is None else self.labels[places]
         return Target(self.prior, self.likelihood, self.observed[places], self.rows, labels)
@@ -145,6 +160,52 @@ class Target:
             return (self.prior.denoised(states, t, self._conditions(which)),)
 
         return self._in_blocks(block, 1, states, which)[0]
+
+    @torch.no_grad()
+    def to_states(self, points: Tensor, which: Tensor) -> Tensor:
+        """The unscaled states ``[N, D]`` at the first time that points ``[N, D]`` are."""
+        return self._in_blocks(self._without_calls(self.prior.to_states), 1, points, which)[0]
+
+    @torch.no_grad()
+    def place(
+        self, states: Tensor, normal: Tensor, which: Tensor, sight: Sight | None = None
+    ) -> Placed:
+        """Unscaled states ``[N, D]`` at the first time, as variables, with their log densities.
+
+        The further variables of a deblurred prior are drawn given the state and what is seen, and
+        the log density is then the prior's of all, over that of these.
+
+        Args:
+            states: The states.
+            normal: Standard normal numbers ``[N, dim - D]``, of which the further variables are
+                made.
+            which: The observation of each.
+            sight: What observations see of states, if that is linear.
+
+        Raises:
+            DataError: A density is not finite.
+        """
+        prior = self.prior
+        width = prior.flow.noisy_std(prior.times[0]).double()
+
+        def block(rows: Tensor, which: Tensor) -> tuple[Tensor, ...]:
+            near, astray = _near(states[rows] / width)
+            clean, conditions = near * width, self._conditions(which)
+            found, density = prior.melted_with_density(clean, conditions)
+            w, self._calls = found.points, found.calls
+            if prior.deblurred:
+                denoised, root = prior.behind(clean, conditions)
+                further, ratio = _behind(denoised, root, normal[rows], which, sight)
+                clean = denoised + (root @ further[..., None])[..., 0]
+                w, density = torch.cat([w, further], dim=1), density + ratio
+                self._calls += prior.flow.basis.dim
+            w, far = _near(w)
+            points = prior.of_states(clean, conditions)
+            likelihood = self.likelihood.log_prob(points, self.observed[which])
+            return w, points, likelihood.masked_fill(astray | far, -torch.inf), density
+
+        rows = torch.arange(len(states), device=states.device)
+        return Placed(*self._in_blocks(block, 1, rows, which))
 
     @torch.no_grad()
     def whitened(self, points: Tensor, which: Tensor) -> Tensor:
@@ -244,6 +305,24 @@ def prior_draws(target: Target, count: int, seed: int) -> Tensor:
     w = torch.randn(count, target.dim, generator=generator, dtype=torch.float64)
     which = torch.zeros(count, dtype=torch.int64, device=target.device)
     return target.points(w.to(target.device), which)
+
+
+def _behind(
+    denoised: Tensor, root: Tensor, normal: Tensor, which: Tensor, sight: Sight | None
+) -> tuple[Tensor, Tensor]:
+    """Further variables ``[N, D]`` of clean states ``denoised + root w``, and logs ``[N]`` of their
+    standard normal density over that which they are drawn with: given what is seen, if it is."""
+    if sight is None:
+        return normal, torch.zeros_like(normal[:, 0])
+    operator, noise = sight.operator @ root, sight.covariance[which]
+    seen = torch.linalg.cholesky(operator @ operator.mT + noise)
+    gain = torch.cholesky_solve(operator, seen).mT
+    apart = sight.observed[which] - denoised @ sight.operator.T
+    rest = torch.eye(root.shape[2]).to(gain) - gain @ operator
+    spread = torch.linalg.cholesky(rest @ rest.mT + gain @ noise @ gain.mT)
+    w = (gain @ apart[..., None] + spread @ normal[..., None])[..., 0]
+    volume = spread.diagonal(dim1=1, dim2=2).log().sum(dim=1)
+    return w, (normal.square() - w.square()).sum(dim=1) / 2 + volume
 
 
 def _near(w: Tensor) -> tuple[Tensor, Tensor]:

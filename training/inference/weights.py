@@ -63,19 +63,25 @@ def tempered(log_weights: Tensor, worth: int) -> Tensor:
     return largest_exponent(log_weights, most, worth)[:, None] * log_weights
 
 
-def largest_exponent(log_weights: Tensor, most: Tensor, worth: float | Tensor) -> Tensor:
+def largest_exponent(
+    log_weights: Tensor, most: Tensor, worth: float | Tensor, others: Tensor | float = 0.0
+) -> Tensor:
     """The largest exponent ``[M]``, at most ``most``, at which weights are worth so many draws.
 
     Args:
         log_weights: ``[M, P]``; ``-inf`` for draws without weight.
         most: ``[M]``.
         worth: Effective size to keep, of all or of each ``[M]``.
+        others: Logarithms of factors of the weights ``[M, P]`` that the exponent leaves alone.
     """
+
+    def is_worth(exponent: Tensor) -> Tensor:
+        return effective_size(others + exponent[:, None] * log_weights) >= worth
+
     # The exponent's logarithm is bisected: it is small where observations are far off.
     low, high = torch.full_like(most, -SMALLEST), torch.zeros_like(most)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        fits = effective_size((most * middle.exp())[:, None] * log_weights) >= worth
+        fits = is_worth(most * middle.exp())
         low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
-    whole = effective_size(most[:, None] * log_weights) >= worth
-    return torch.where(whole, most, most * low.exp())
+    return torch.where(is_worth(most), most, most * low.exp())

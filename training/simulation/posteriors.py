@@ -10,7 +10,7 @@ from tqdm import tqdm
 from torch_utils import distributed
 from training.files.posterior_parts import load_part, save_part
 from training.inference.amortized import Amortized
-from training.inference.draws import POOLED, Draws
+from training.inference.draws import WEIGHTED, Draws
 from training.inference.prior import Prior
 from training.inference.samplers.pool import Pool
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
@@ -68,7 +68,7 @@ def sampled(groups: Groups) -> Iterator[tuple[Draws, Summary]]:
 
 def shared_pool(target: Target, plan: SamplingPlan) -> Pool | None:
     """The pool of all observations, made by all ranks together; None for a sampler without."""
-    if plan.sampler not in ("auto", *POOLED):
+    if plan.sampler not in ("auto", *WEIGHTED):
         return None
     hidden = None if distributed.is_main() else True
     with tqdm(total=plan.pool, desc="prior draws", unit="draw", disable=hidden) as bar:

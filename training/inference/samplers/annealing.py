@@ -1,0 +1,312 @@
+"""Populations that come down from the prior to a narrow posterior, weighted by the flow's density.
+
+In standard normal variables a narrow posterior is a thin and curved sheet; where points are seen,
+in eigenspace at the first time, it is flat: Gaussian numbers seen are linear there, or nearly so
+(``lookahead.Sight``). So draws are proposed among those states z, in standard deviations of the
+prior, and each is integrated to its latent, which gives the prior's density ``p(z)`` on the way.
+
+A population starts from its own share of a pool of prior draws, weighted by ``L(z)^b`` with the
+largest exponent b at which they are worth a few. In each round a mixture is fitted to its weighted
+draws, and goes on to the exponent ``b' = min(64 b, 1)``: where L is Gaussian, ``L^(b' - b)`` is a
+Gaussian with its noise variances divided by b' - b, given which the mixture is one in closed form.
+Draws of it, a part of them from components three times as wide, are weighted together with those of all
+T rounds so far, as if each were of all their laws (the balance heuristic; Veach and Guibas 1995),
+
+    v(z) = p(z) L(z)^b / (n_1 q_1(z) + ... + n_T q_T(z)),
+
+and b goes on to the largest exponent at which they are worth as many (annealed population Monte
+Carlo; Cappe, Douc, Guillin, Marin and Robert 2008). At b = 1 there are some last rounds. The
+populations know nothing of each other, and each becomes a chain, so that R-hat compares them.
+
+Of a deblurred prior, the further variables are drawn given z and the observation (``place``).
+"""
+
+from collections.abc import Callable
+from math import ceil, log
+
+import torch
+from torch import Tensor
+from torch.quasirandom import SobolEngine
+
+from torch_utils.seeds import hash_seed, seeded_generator
+from torch_utils.streams import Stream
+from training.inference.draws import Draws
+from training.inference.lookahead import Sight
+from training.inference.proposals import COMPONENTS, Proposal
+from training.inference.samplers.pool import TINY, Pool
+from training.inference.target import Placed, Target
+from training.inference.weights import largest_exponent, systematic, tempered, weighted_picks
+from training.measure.posterior.importance import effective_size, smoothed_weights
+
+NAME = "annealed"
+STAGE, LAST = 256, 640
+"""Draws of a round of a population: on the way, and at the end."""
+FEWEST_LAST, MOST_LAST, MOST_ROUNDS = 2, 4, 30
+"""Rounds at the end, and in all."""
+CONTENT = 1000
+"""Draws that a population's weights are to be worth at the end."""
+SHORT = 0.5
+"""Pareto k of weights up to which there are no further rounds."""
+FITTED = 512
+"""Draws that a mixture is fitted to, taken by weight."""
+WORTH = 16
+"""Draws for each dimension that weights are worth at an exponent."""
+JUMP = 64.0
+"""By how much an exponent rises at most: noise becomes an eighth."""
+WIDE, WIDE_SHARE = 3.0, 0.15
+"""By how much some components are wider, and their share."""
+EXPONENTS = 25
+"""That are tried, from where a population is up to 1."""
+BLOCK = 2**22
+"""Numbers that are held at once, in each of a few tensors."""
+
+
+def anneal(
+    target: Target,
+    pool: Pool,
+    seeds: Tensor,
+    chains: int,
+    draws: int,
+    on_part: Callable[[float], object] | None = None,
+) -> Draws:
+    """Draws by weight ``[M, C, S]``, a population in each chain; their calls are without the
+    pool's.
+
+    Args:
+        target: The posteriors.
+        pool: Draws of the prior for these observations.
+        seeds: A number for each observation ``[M]``, from which its draws follow.
+        chains: C, the number of populations.
+        draws: S of each.
+        on_part: Called with the part of the work that was done since the last call.
+    """
+    most = (MOST_LAST + 2) * LAST * 2 * COMPONENTS * target.prior.flow.basis.dim
+    step = max(1, BLOCK // (chains * max(most, len(pool.w) // chains)))
+    parts = []
+    for at in torch.split(torch.arange(target.count), step):
+        parts.append(_annealed(target.of(at), pool.of(at), seeds[at], chains, draws))
+        if on_part:
+            on_part(len(at) / target.count)
+    return Draws.joined(parts)
+
+
+def _annealed(target: Target, pool: Pool, seeds: Tensor, chains: int, draws: int) -> Draws:
+    swarm = Swarm(target, seeds, chains)
+    states, worth, exponent = _start(swarm, pool)
+    lasts = index = 0
+    while lasts < MOST_LAST and index < MOST_ROUNDS:
+        goal = exponent if swarm.sight is None else (JUMP * exponent).clamp_max(1)
+        last = bool((goal >= 1).all())
+        proposal = swarm.towards(Proposal.fit(states, worth, swarm.uniform(index)), goal - exponent)
+        swarm.add(proposal.wider(WIDE, WIDE_SHARE), LAST if last else STAGE, index)
+        lasts, index = lasts + last, index + 1
+        exponent = swarm.reached(exponent)
+        states, worth = swarm.taken(tempered(swarm.log_weights(exponent), swarm.worth), index)
+        if lasts >= FEWEST_LAST and swarm.is_content():
+            break
+    return swarm.draws(draws)
+
+
+def _start(swarm: "Swarm", pool: Pool) -> tuple[Tensor, Tensor, Tensor]:
+    """States ``[G, n, D]`` that prior draws are in, taken by weight, what these are worth ``[G]``,
+    and the exponents ``[G]`` of the weights."""
+    target, chains = swarm.target, swarm.chains
+    found = pool.log_weights(target, slice(None))
+    size = found.shape[1] // chains
+    shares = found[:, : size * chains].view(-1, chains, size)
+    some = bool((shares.amax(dim=2) > -torch.inf).all())
+    if not some:  # then populations start from all that there are
+        shares, size = found[:, None].expand(-1, chains, -1), 0
+    shares = shares.reshape(len(swarm.which), -1)
+    exponent = largest_exponent(shares, torch.ones_like(shares[:, 0]), swarm.worth)
+    log_weights = exponent[:, None] * shares
+    picks = systematic(log_weights, swarm.uniform(0)[:, 0], FITTED)
+    first = size * (torch.arange(len(picks), device=picks.device) % chains)
+    group = pool.group[swarm.which]
+    points = pool.points[group[:, None], picks + first[:, None]]
+    return swarm.blurred(swarm.states_of(points)), effective_size(log_weights), exponent
+
+
+class Swarm:
+    """The draws so far of G = M C populations, and the laws that they are of.
+
+    Args:
+        target: The posteriors of M observations.
+        seeds: A number for each ``[M]``.
+        chains: C.
+
+    Attributes:
+        which: The observation of each population ``[G]``.
+        width: Standard deviations of states ``[D]`` under the prior.
+        sight: The observations as linear functions of states in these; None if they are not.
+        worth: Draws that weights are worth at least.
+        states: ``[G, N, D]``, in standard deviations.
+        placed: What they are, ``[G, N, ...]``.
+    """
+
+    states: Tensor
+    placed: Placed
+
+    def __init__(self, target: Target, seeds: Tensor, chains: int):
+        self.target, self.chains, self._seeds = target, chains, seeds
+        flow, first = target.prior.flow, target.prior.times[0]
+        self.width = flow.noisy_std(first).double()
+        self.worth = WORTH * flow.basis.dim
+        self.which = torch.arange(target.count, device=target.device).repeat_interleave(chains)
+        self.sight = Sight.or_none(target)
+        self._laws: list[tuple[int, Proposal]] = []
+        self._log_mixture = torch.empty(0)
+
+    @property
+    def evidence(self) -> Tensor:
+        """Logs ``[G]`` of the integral of the likelihood, as each population has it."""
+        return self.log_weights(torch.ones_like(self.states[:, 0, 0])).logsumexp(dim=1)
+
+    def states_of(self, points: Tensor) -> Tensor:
+        """States ``[G, n, D]``, in standard deviations, of points ``[G, n, D]``."""
+        rows = points.flatten(0, 1)
+        which = self.which.repeat_interleave(points.shape[1])
+        return self.target.to_states(rows, which).view_as(points) / self.width
+
+    def blurred(self, states: Tensor) -> Tensor:
+        """States ``[G, n, D]`` of draws: those of clean points get the noise of the first time."""
+        prior = self.target.prior
+        if not prior.deblurred:
+            return states
+        noise = prior.flow.schedule.noise_variance(prior.times[0]).sqrt() / self.width
+        return states + noise * self._normal(states.shape[1])
+
+    def towards(self, proposal: Proposal, rise: Tensor) -> Proposal:
+        """Mixtures whose exponents rise by so much ``[G]``."""
+        if self.sight is None or not (rise > 0).any():
+            return proposal
+        operator, covariance = self.sight.operator, self.sight.covariance
+        if self.target.prior.deblurred:
+            blur = self.target.prior.flow.schedule.noise_variance(self.target.prior.times[0])
+            covariance = covariance + (operator * blur) @ operator.T
+        noise = covariance[self.which] / rise.clamp_min(1e-9)[:, None, None]
+        return proposal.conditioned(operator * self.width, self.sight.observed[self.which], noise)
+
+    def add(self, proposal: Proposal, count: int, index: int) -> None:
+        """Draws so many of each population's law, in this round."""
+        further = self.target.dim - len(self.width)
+        uniform = self._even(count, 1 + len(self.width) + further, index)
+        own, rest = uniform.split([1 + len(self.width), further], dim=2)
+        states = proposal.draw(own)
+        flat = (states * self.width).flatten(0, 1)
+        normal = torch.special.ndtri(rest).flatten(0, 1)
+        which = self.which.repeat_interleave(count)
+        placed = self.target.place(flat, normal, which, self.sight)
+        volume = self.width.log().sum()
+        placed = placed._replace(log_prior=placed.log_prior + volume)
+        placed = Placed(*(part.view(len(states), count, *part.shape[1:]) for part in placed))
+        self._laws.append((count, proposal))
+        new = torch.stack([log(n) + law.log_prob(states) for n, law in self._laws]).logsumexp(dim=0)
+        if len(self._laws) == 1:
+            self.states, self.placed, self._log_mixture = states, placed, new
+            return
+        old = torch.logaddexp(self._log_mixture, log(count) + proposal.log_prob(self.states))
+        self._log_mixture = torch.cat([old, new], dim=1)
+        self.states = torch.cat([self.states, states], dim=1)
+        pairs = zip(self.placed, placed, strict=True)
+        self.placed = Placed(*(torch.cat(pair, dim=1) for pair in pairs))
+
+    def log_weights(self, exponent: Tensor) -> Tensor:
+        """``log v [G, N]`` at exponents ``[G]``."""
+        found = self.placed.log_prior + exponent[:, None] * self.placed.log_likelihood
+        return found - self._log_mixture
+
+    def reached(self, exponent: Tensor) -> Tensor:
+        """The largest exponents ``[G]``, from these on, at which weights are worth enough."""
+        # Draws near the posterior are worth little at a smaller exponent too: there is no bisection.
+        best = exponent
+        for part in torch.linspace(1, 0, EXPONENTS, dtype=torch.float64).tolist():
+            tried = exponent**part
+            fits = effective_size(self.log_weights(tried)) >= self.worth
+            best = torch.where(fits, tried, best)
+        return best
+
+    def is_content(self) -> bool:
+        """Whether the weights of all populations are worth enough, and their tails are short."""
+        log_weights = self.log_weights(torch.ones_like(self.states[:, 0, 0]))
+        worth = effective_size(log_weights)
+        return bool((worth >= CONTENT).all() and (self._tails(log_weights) <= SHORT).all())
+
+    def _tails(self, log_weights: Tensor) -> Tensor:
+        """Shapes ``[M]`` of the tails of all populations' weights together: one alone has few."""
+        return smoothed_weights(log_weights.view(self.target.count, -1)).k
+
+    def taken(self, log_weights: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        """States ``[G, n, D]`` taken by weights, and what these are worth ``[G]``."""
+        picks = systematic(log_weights, self.uniform(index)[:, 0], FITTED)
+        rows = torch.arange(len(picks), device=picks.device)[:, None]
+        return self.states[rows, picks], effective_size(log_weights)
+
+    def draws(self, count: int) -> Draws:
+        """So many of each population."""
+        shape = (self.target.count, self.chains)
+        log_weights = self.log_weights(torch.ones_like(self.states[:, 0, 0]))
+        smoothed = smoothed_weights(log_weights)
+        # In an order in which neighbors are alike, even steps leave out and repeat what is alike.
+        order = z_order(self.states)
+        keys = [
+            hash_seed(seed, chain) for seed in self._seeds.tolist() for chain in range(shape[1])
+        ]
+        weights = smoothed.log_weights.gather(1, order)
+        picks = order.gather(1, weighted_picks(weights, torch.tensor(keys), count))
+        rows = torch.arange(len(picks), device=picks.device)[:, None]
+        w, points, found, _ = (part[rows, picks] for part in self.placed)
+        return Draws(
+            w.view(*shape, count, -1),
+            points.view(*shape, count, -1),
+            found.view(*shape, count),
+            [NAME] * shape[0],
+            torch.full((shape[0],), self.target.calls / shape[0], dtype=torch.float64),
+            {
+                "effective_size": smoothed.effective_size.view(shape).sum(dim=1).cpu(),
+                "pareto_k": self._tails(log_weights).cpu(),
+                "evidence": self.evidence.view(shape).mean(dim=1).cpu(),
+                "evidence_spread": self.evidence.view(shape).std(dim=1, correction=0).cpu(),
+            },
+        )
+
+    def uniform(self, index: int) -> Tensor:
+        """Random numbers ``[G, 1 + K]`` of a round, in [0, 1)."""
+        return self._rows(1 + COMPONENTS, index, 0)
+
+    def _normal(self, count: int) -> Tensor:
+        uniform = self._even(count, len(self.width), MOST_ROUNDS)
+        return torch.special.ndtri(uniform)
+
+    def _even(self, count: int, dim: int, index: int) -> Tensor:
+        """Numbers ``[G, count, dim]`` in (0, 1), those of a population evenly spread: one sequence,
+        shifted (Cranley and Patterson 1976)."""
+        engine = SobolEngine(dim, scramble=True, seed=index)  # type: ignore[no-untyped-call]
+        base = engine.draw(count, dtype=torch.float64).to(self.width.device)
+        shifted = (base + self._rows(dim, index, 1)[:, None]) % 1
+        return shifted.clamp(TINY, 1 - TINY)
+
+    def _rows(self, count: int, index: int, kind: int) -> Tensor:
+        keys = [(seed, chain) for seed in self._seeds.tolist() for chain in range(self.chains)]
+        rows = [
+            torch.rand(
+                count,
+                generator=seeded_generator("cpu", seed, Stream.REFINING, index, kind, chain),
+                dtype=torch.float64,
+            )
+            for seed, chain in keys
+        ]
+        return torch.stack(rows).to(self.width.device)
+
+
+def z_order(rows: Tensor) -> Tensor:
+    """An order ``[G, N]`` of rows ``[G, N, d]`` in which neighbors are alike: Morton's curve through
+    their ranks."""
+    count, dim = rows.shape[1:]
+    bits = max(1, min(ceil(log(max(count, 2), 2)), 62 // dim))
+    ranks = rows.argsort(dim=1).argsort(dim=1) * 2**bits // count
+    key = torch.zeros_like(ranks[..., 0])
+    for bit in range(bits):
+        for axis in range(dim):
+            key |= ((ranks[..., axis] >> bit) & 1) << (bit * dim + axis)
+    return key.argsort(dim=1)
