@@ -43,8 +43,10 @@ DEFAULT_SOLVER = "exp_rk5"
 DEFAULT_STEPS = 20
 """Steps of an integration where nothing else was asked for."""
 TRACES = ("auto", "exact", "hutchinson")
-LARGEST_EXACT = 16
+LARGEST_EXACT = 128
 """Dimensions up to which ``auto`` is exact."""
+PROBES = 8
+"""Random directions of a point: its standard error is then known to a quarter."""
 METHODS = ("gain", "marginal", "path")
 """Of calibration."""
 LEARNED = "learned"

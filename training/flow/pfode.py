@@ -33,7 +33,7 @@ from training.flow.denoisers import Denoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.latent.conditional import ConditionalMixture
 from training.flow.latent.laws import GaussianLaw, LatentLaw, LearnedLaw
-from training.flow.likelihood import DivergenceIntegral, LogDensity, Trace
+from training.flow.likelihood import Density, DivergenceIntegral, LogDensity, Trace
 from training.flow.schedules import NoiseSchedule
 from training.flow.solvers import Solver, as_solver
 from training.flow.trajectory import State, Trajectory, follow, saved_steps, walk
@@ -154,9 +154,34 @@ class ProbabilityFlow:
         trace: Trace | None = None,
         first_row: int = 0,
     ) -> Tensor:
-        """``log p_0 [N]`` in nats, float64, of points ``[N, D]``: see ``likelihood``.
+        """``log p_0 [N]`` in nats, float64, of points ``[N, D]``: see ``log_prob_with_error``.
 
-        Its denoiser must be differentiable, and in evaluation mode if it is a network.
+        Raises:
+            UsageError: It would have to be estimated, and no trace was given to say so.
+        """
+        dim = self.basis.dim
+        if trace is None and not Trace().is_exact(dim):
+            raise UsageError(
+                f"densities in {dim} dimensions are estimated: log_prob_with_error says by how "
+                "much they are off, and trace=Trace('exact') takes its time"
+            )
+        return self.log_prob_with_error(
+            points, times, solver, latent_log_density, trace, first_row
+        ).log_prob
+
+    def log_prob_with_error(
+        self,
+        points: Tensor,
+        times: Tensor | None = None,
+        solver: Solver | str = DEFAULT_SOLVER,
+        latent_log_density: LogDensity | None = None,
+        trace: Trace | None = None,
+        first_row: int = 0,
+    ) -> Density:
+        """``log p_0 [N]`` in nats, float64, and standard errors ``[N]``, of points ``[N, D]``.
+
+        See ``likelihood``. The denoiser must be differentiable, and in evaluation mode if it is a
+        network.
 
         Args:
             points: The points to evaluate the density at.
@@ -170,8 +195,7 @@ class ProbabilityFlow:
             DataError: As ``simulate``, or a density is not finite.
         """
         rows = slice(first_row, first_row + len(points))
-        directions = (trace or Trace()).directions(rows, self.basis.dim)
-        integral = DivergenceIntegral(as_solver(solver), directions)
+        integral = DivergenceIntegral(as_solver(solver), trace or Trace(), rows, self.basis.dim)
         trajectory = self.melt(points.to(self.device), times, integral.solver)
         return self.log_prob_along(trajectory, integral, latent_log_density)
 
@@ -180,7 +204,7 @@ class ProbabilityFlow:
         trajectory: Trajectory,
         integral: DivergenceIntegral,
         latent_log_density: LogDensity | None = None,
-    ) -> Tensor:
+    ) -> Density:
         """``log p_0 [N]`` in nats of the ends at the first time, whichever way they were simulated.
 
         Args:
@@ -210,7 +234,7 @@ class ProbabilityFlow:
                 f"the log density of {int((~found.isfinite()).sum())} point(s) is NaN or infinite: "
                 "use more steps, or check the weights"
             )
-        return found
+        return Density(found, integral.error)
 
     def to(self, device: torch.device | str) -> "ProbabilityFlow":
         """Moves the schedule, the basis, and all other parts that are modules; returns itself."""

@@ -232,7 +232,7 @@ class SampleSettings(CommonSettings):
             plan.chains,
             plan.draws,
             plan.seed,
-            flow.Trace("exact" if self.correct else "auto") if wanted else None,
+            flow.Trace("exact") if wanted else None,
             inference.UserFunction.load(self.correct, "correct") if self.correct else None,
         )
 

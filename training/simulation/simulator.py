@@ -12,7 +12,7 @@ from tqdm import tqdm
 from dnnlib.errors import UsageError
 from torch_utils import distributed
 from training.files.trajectory import trajectory_file, way_back
-from training.flow.likelihood import Likelihood
+from training.flow.likelihood import LOG_PROB_ERROR, Density, Likelihood
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
 from training.flow.trajectory import State, Trajectory
@@ -56,9 +56,12 @@ class Simulation:
         }
 
     def likelihood_facts(self) -> dict[str, Any]:
-        """Mean and standard error of each density, and their cost."""
+        """Mean and standard error of each density, the error of single ones, and their cost."""
         summaries: dict[str, Any] = {}
         for name, values in self.densities.items():
+            if name == LOG_PROB_ERROR:
+                summaries[name] = {"rms": float(values.square().mean().sqrt())}
+                continue
             error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
             summaries[name] = {"mean": float(values.mean()), "standard_error": error}
         return {
@@ -188,7 +191,7 @@ class Simulator:
         )
         densities, products = {}, 0
         if likelihood and integral:
-            log_prob = distributed.gather_rows(self._flow.log_prob_along(local, integral), count)
-            densities = likelihood.arrays(log_prob, dim)
-            products = local.calls * integral.products_per_call
+            found = self._flow.log_prob_along(local, integral)
+            density = Density(*(distributed.gather_rows(part, count) for part in found))
+            densities, products = likelihood.arrays(density, dim), integral.products
         return Simulation(whole, time.perf_counter() - began, densities, products)
