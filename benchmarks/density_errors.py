@@ -7,6 +7,10 @@ over held-out rows, dithered once where columns are discrete, in nats: against e
 times as many steps. ``of the steps`` is that of the default, whose traces are exact; ``probes`` are
 the roots of mean squares of what so many random directions in their place are off by, and of what
 they say that they are. Milliseconds are of one row.
+
+Of tables with discrete columns a second table tells densities of cells: the root mean square of
+what the density at a random point of the cell is off by, the largest error that is told, the points
+that this took on average, and milliseconds.
 """
 
 import subprocess
@@ -23,14 +27,15 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from training.files.table import load_table
+from training.flow.cells import cell_log_prob, has_cells
 from training.flow.likelihood import Density, Trace
 from training.flow.pfode import ProbabilityFlow
 from training.model.model import Model
-from training.names import DEFAULT_STEPS
+from training.names import DEFAULT_SOLVER, DEFAULT_STEPS
 
 ROOT = Path(__file__).parent.parent
 TABLES = ("toy:s_curve", "diabetes", "wine", "breast_cancer", "digits")
-ROWS = 64
+ROWS, CELLS = 64, 16
 
 
 def source_of(name: str, folder: Path) -> str:
@@ -68,6 +73,20 @@ def timed(
     return found, (time.perf_counter() - began) * 1e3 / len(rows)
 
 
+def cell_line(name: str, flow: ProbabilityFlow, rows: Tensor) -> str:
+    """Of the cells of a few rows."""
+    began = time.perf_counter()
+    density, points = cell_log_prob(flow, rows[:CELLS], flow.times(), DEFAULT_SOLVER)
+    taken = (time.perf_counter() - began) * 1e3 / len(rows[:CELLS])
+    off = flow.log_prob(rows[:CELLS]) - density.log_prob
+    assert flow.coordinates is not None
+    discrete = int((flow.coordinates.steps > 0).sum())
+    return (
+        f"| {name} | {discrete} of {flow.basis.dim} | {rms(off):.2f} | {density.error.max():.2f} "
+        f"| {points:.0f} | {taken:.0f} |"
+    )
+
+
 def rms(values: Tensor) -> float:
     return float(values.square().mean().sqrt())
 
@@ -80,6 +99,7 @@ def main(folder: Path, duration: float) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     print("| table | columns | of the steps | 2 probes | said | 8 probes | said | ms | 8 probes |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    of_cells = []
     for name in TABLES:
         flow, rows = trained(name, folder, duration)
         right, _ = timed(flow, rows, 4 * DEFAULT_STEPS, Trace("exact"))
@@ -90,6 +110,11 @@ def main(folder: Path, duration: float) -> None:
             cells += [f"{rms(found.log_prob - right.log_prob):.2f}", f"{rms(found.error):.2f}"]
         cells += [f"{taken:.2f}", f"{of_probes:.2f}"]
         print(f"| {name} | {flow.basis.dim} | {' | '.join(cells)} |", flush=True)
+        if has_cells(flow):
+            of_cells.append(cell_line(name, flow, rows))
+    print("\n| table | discrete | a point | error | points | ms |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    print("\n".join(of_cells))
 
 
 if __name__ == "__main__":

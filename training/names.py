@@ -47,6 +47,9 @@ LARGEST_EXACT = 128
 """Dimensions up to which ``auto`` is exact."""
 PROBES = 8
 """Random directions of a point: its standard error is then known to a quarter."""
+CELL_ERROR, CELL_POINTS = 0.05, 256
+"""Densities of discrete rows are means over points, until their standard error in nats is so small,
+or points are so many."""
 METHODS = ("gain", "marginal", "path")
 """Of calibration."""
 LEARNED = "learned"

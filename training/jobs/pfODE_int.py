@@ -159,7 +159,7 @@ def error_of_single(facts: Mapping[str, Any]) -> str:
     """What is said of single rows."""
     if LOG_PROB_ERROR not in facts:
         return "traces are exact"
-    return f"those of single rows are within {facts[LOG_PROB_ERROR]['rms']:.2g} ({LOG_PROB_ERROR})"
+    return f"those of single rows are off by {facts[LOG_PROB_ERROR]['rms']:.2g} ({LOG_PROB_ERROR})"
 
 
 def report_images(kind: str, facts: Mapping[str, Any]) -> None:

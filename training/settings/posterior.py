@@ -151,8 +151,8 @@ class SampleSettings(CommonSettings):
     log_prob: bool = option(
         "--log_prob/--no-log_prob",
         default=True,
-        help="With --condition alone: the log density of each draw too, by the exact trace in up "
-        "to 16 dimensions; not of images, and not with --deblur.",
+        help="With --condition alone: the log density of each draw too, by exact traces; not of "
+        "images, and not with --deblur.",
     )
     correct: str | None = option(
         unset="none",
