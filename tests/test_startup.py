@@ -4,11 +4,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 from training import names
 from training.data.toys import _RECIPES
+from training.flow.coordinates.coordinates import Coordinates
 from training.flow.denoisers import DTYPES
+from training.flow.eigenbasis import EigenBasis
+from training.flow.latent.conditional import ConditionalMixture
 from training.flow.solvers import SOLVERS
 from training.inference.sampling import KERNELS
+from training.model.model import Model
+from training.model.recipe import Recipe
 from training.networks import IMAGE_NETWORKS, TOY_NETWORKS
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +34,24 @@ for path in sorted(pathlib.Path().glob("*.py")):
 
 def test_no_help_imports_what_takes_long() -> None:
     subprocess.run([sys.executable, "-c", HELP_OF_ALL], cwd=ROOT, check=True)
+
+
+def test_opening_a_network_imports_no_compiler(tmp_path: Path) -> None:
+    names = {"dim": 3, "noise_range": [-1.0, 0.3], "width": 8, "label_dim": 2}
+    recipe = Recipe("ifs", {"dims_to_keep": 1}, "mlp", names)
+    basis = EigenBasis(torch.zeros(3), torch.ones(3), torch.eye(3))
+    maps = ["bounded", "yeo-johnson", "normal scores", "prediction", "zca"]
+    coordinates = Coordinates(3, maps, knots=5, conditions=2, surprise=True)
+    about = {"data_dim": 3, "dims_to_keep": 1, "tmin": 0.0, "tmax": 7.0}
+    path = tmp_path / "network.pkl"
+    Model(recipe.build(basis), recipe, about, coordinates, ConditionalMixture(1, 2)).save(path)
+    opened = f"""
+import sys
+from training.model.model import Model
+Model.load({str(path)!r})
+assert not {{"torch._dynamo", "sympy"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", opened], cwd=ROOT, check=True)
 
 
 def test_names_that_options_offer_are_those_that_there_are() -> None:
