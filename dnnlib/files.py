@@ -92,6 +92,13 @@ def require_new(paths: list[Path], overwrite: bool, option: str = "--save_dir") 
         )
 
 
+def require_there(*paths: Path | None) -> None:
+    """Raises DataError unless all files that are named exist: before what reads them is loaded."""
+    for path in paths:
+        if path is not None and not path.exists():
+            raise DataError(f"{path} does not exist")
+
+
 def require_folder(path: Path) -> None:
     """Makes a folder, or raises DataError if something else has its name."""
     try:

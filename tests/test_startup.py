@@ -30,10 +30,34 @@ for path in sorted(pathlib.Path().glob("*.py")):
         heavy = {"bokeh", "matplotlib", "numpy", "scipy", "torch"} & set(sys.modules)
         assert not heavy, f"{path} {words} imports {heavy}"
 """
+REFUSALS = """
+import sys
+import pfODE_int, posterior
+from dnnlib.errors import InflationError
+any_file = "README.md"
+place = ["sample", f"--network={any_file}", "--save_dir=nowhere"]
+for script, words in (
+    (posterior, [*place, "--observation=README.md", "--noise_std=-0.1"]),
+    (posterior, [*place, "--observation=none.csv", "--noise_std=0.1"]),
+    (posterior, [*place, "--condition=none.csv"]),
+    (posterior, ["sample", "--network=none.pkl", "--save_dir=nowhere", "--noise_std=1"]),
+    (pfODE_int, ["--network=none.pkl", "--save_dir=nowhere", "--sim_type=gen"]),
+):
+    try:
+        script.main.main(words, standalone_mode=False)
+    except InflationError:
+        assert "torch" not in sys.modules, words
+    else:
+        raise AssertionError(words)
+"""
 
 
 def test_no_help_imports_what_takes_long() -> None:
     subprocess.run([sys.executable, "-c", HELP_OF_ALL], cwd=ROOT, check=True)
+
+
+def test_what_needs_no_network_is_refused_without_waiting_for_it() -> None:
+    subprocess.run([sys.executable, "-c", REFUSALS], cwd=ROOT, check=True)
 
 
 def test_opening_a_network_imports_no_compiler(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def cell_log_prob(
         )
         return found.log_prob.view(points.shape[:-1])
 
-    for block in centers.split(BLOCK_ROWS):
+    for block in torch.split(centers, BLOCK_ROWS):
         found = densities(block, offsets[:, : FEWEST_POINTS // SEQUENCES])
         mean, error = _mean_and_error(found)
         looked_at += found.numel()
@@ -111,7 +111,7 @@ def _offsets(discrete: Tensor) -> Tensor:
     discrete columns ``[D]`` and 0 in others."""
     found = torch.zeros(SEQUENCES, CELL_POINTS // SEQUENCES, len(discrete), dtype=torch.float64)
     for seed, points in enumerate(found):
-        engine = SobolEngine(int(discrete.sum()), scramble=True, seed=seed)
+        engine = SobolEngine(int(discrete.sum()), scramble=True, seed=seed)  # type: ignore[no-untyped-call]
         points[:, discrete.cpu()] = engine.draw(len(points), dtype=torch.float64) - 0.5
     return found.to(discrete.device)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dnnlib.errors import UsageError
+from dnnlib.files import require_there
 from training import files, flow, inference, simulation
 from training.names import FEWEST_NEIGHBORS, MOST_DEBLURRED, NEIGHBORS
 from training.settings.common import RunOptions, save_dir
@@ -174,6 +175,7 @@ class SampleSettings(CommonSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_there(self.observation, self.condition, self.truth)
         if self.learned:
             self.require_alone()
             if self.correct and (self.prior.deblur or not self.log_prob):
@@ -275,6 +277,7 @@ class CheckSettings(CommonSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_there(self.data_root, self.condition)
         if self.data_root is not None and self.truth != "data":
             raise UsageError("--data_root goes with --truth=data")
         if self.condition is not None and not self.learned:

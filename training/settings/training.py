@@ -19,6 +19,7 @@ from training.settings.types import (
     AMOUNT,
     COUNT,
     FILE,
+    NETWORK,
     POSITIVE,
     SEED,
     FiniteFloat,
@@ -71,6 +72,7 @@ class LatentLawOptions(Declared):
     )
 
     network: str | None = option(
+        type=NETWORK,
         help="With --refit_latent_law: the network file, path or https URL.",
     )
     refit_latent_law: bool = option(

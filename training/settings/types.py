@@ -47,6 +47,25 @@ class FilePath(click.Path):
 FILE = FilePath(path_type=Path)
 
 
+class NetworkFilePath(click.ParamType[str]):
+    """The path of a file that exists, or a URL: told here, a mistake waits for nothing."""
+
+    name = "path|url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if not text.strip():
+            self.fail("it is empty: give a network file or an https URL", param, ctx)
+        if "://" not in text:
+            from dnnlib.urls import local_file  # here, since --help need not wait for it
+
+            local_file(text)
+        return text
+
+
+NETWORK = NetworkFilePath()
+
+
 class Steps(click.ParamType[int | str]):
     """A positive number of steps, or ``auto``."""
 
