@@ -32,7 +32,7 @@ for path in sorted(pathlib.Path().glob("*.py")):
 """
 REFUSALS = """
 import sys
-import pfODE_int, posterior
+import pfODE_int, posterior, train
 from dnnlib.errors import InflationError
 any_file = "README.md"
 place = ["sample", f"--network={any_file}", "--save_dir=nowhere"]
@@ -42,6 +42,7 @@ for script, words in (
     (posterior, [*place, "--condition=none.csv"]),
     (posterior, ["sample", "--network=none.pkl", "--save_dir=nowhere", "--noise_std=1"]),
     (pfODE_int, ["--network=none.pkl", "--save_dir=nowhere", "--sim_type=gen"]),
+    (train, ["--data=none.npz", "--outdir=nowhere"]),
 ):
     try:
         script.main.main(words, standalone_mode=False)

@@ -17,6 +17,8 @@ MISSING = ("refuse", "drop", "mean")
 """What becomes of missing values: refuse them, drop their rows, or take the mean."""
 HALVES = ("upper-half", "lower-half", "left-half", "right-half")
 """Parts of an image that may be all that was observed."""
+RAW_TABLES = (".csv", ".tsv", ".npy", ".parquet")
+"""Files that ``dataset_tool.py`` makes tables of."""
 
 # Networks.
 TOY_NETWORK_NAMES = ("mlp", "ToyConvUNet", "ToySongUNet")
