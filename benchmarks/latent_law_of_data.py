@@ -172,14 +172,14 @@ def judge(flow: ProbabilityFlow, points: Points, seed: int) -> dict[str, Any]:
 def bits(model: Model, test: Tensor, kept: int) -> dict[str, Any]:
     """Bits per dimension of held-out digits, with and without the learned law, and their parts."""
     flow, dim = image_flow(model), test.shape[1]
-    directions = Trace("hutchinson", PROBES).directions(slice(0, len(test)), dim)
-    integral = DivergenceIntegral(as_solver(DEFAULT_SOLVER), directions)
+    trace = Trace("hutchinson", PROBES)
+    integral = DivergenceIntegral(as_solver(DEFAULT_SOLVER), trace, slice(0, len(test)), dim)
     melt = flow.melt(dequantized(test, seed=0), flow.times(BITS_STEPS), integral.solver)
     u = melt.end / flow.gaussian_law(melt.times[-1]).std
     costs = (u.square() + log(2 * pi)) / (2 * dim * log(2))
     found = {}
     for name, law in (("Gaussian", None), ("learned", flow.learned)):
-        nats = flow.with_law(law).log_prob_along(melt, integral)
+        nats = flow.with_law(law).log_prob_along(melt, integral).log_prob
         total = bits_per_dim(nats, dim, LEVELS_PER_UNIT)
         first, others = costs[:, :kept].sum(dim=1), costs[:, kept:].sum(dim=1)
         if law is not None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 
@@ -92,12 +93,31 @@ def require_new(paths: list[Path], overwrite: bool, option: str = "--save_dir") 
         )
 
 
+def require_there(*paths: Path | None) -> None:
+    """Raises DataError unless all files that are named exist: before what reads them is loaded."""
+    for path in paths:
+        if path is not None and not path.exists():
+            raise DataError(f"{path} does not exist")
+
+
 def require_folder(path: Path) -> None:
     """Makes a folder, or raises DataError if something else has its name."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise DataError(f"{path} cannot be a folder: a file has that name") from error
+
+
+def require_writable(folder: Path) -> None:
+    """Raises DataError unless a folder could be made and written, of which nothing is left."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    try:
+        with TemporaryDirectory(dir=place):
+            pass
+    except OSError as error:
+        raise DataError(f"{folder} cannot be written: {place}: {error.strerror}") from error
 
 
 def _sync_folder(folder: Path) -> None:

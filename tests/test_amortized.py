@@ -235,7 +235,8 @@ def test_what_does_not_go_together_is_refused(
     refused(sample(out, "--condition=none"), 2, "--noise_std")
     toy = f"--network={toy_network('--data_name=circles')}"
     refused(sample(out, toy), 2, "--condition is for networks with classes or conditions")
-    refused(sample(out, "--condition=none", "--noise_std=1", "--observation=x.csv"), 2, "y 1, y2")
+    seen = f"--observation={shelf / 'network.pkl'}"
+    refused(sample(out, "--condition=none", "--noise_std=1", seen), 2, "y 1, y2")
     refused(sample(out, "--sampler=hmc"), 2, "--sampler is for a likelihood")
     melt = (f"--network={shelf / 'network.pkl'}", f"--save_dir={out}", "--sim_type=gen")
     refused(run_script(pfODE_int, *melt), 2, "conditional on y 1, y2", "posterior.py sample")

@@ -35,6 +35,7 @@ TOY = ("--data_name=circles", "--total_samples=12", "--steps=8", "--save_freq=3"
 COUNT, DIM = 5, 64
 LEVELS = 127.5
 SCRIPTS = [toy_pfODE_int, pfODE_int]
+DENSITIES = {toy_pfODE_int: ("--log_prob",), pfODE_int: ("--log_prob", "--probes=2")}
 SOLVER = SOLVERS["exp_rk5"]
 
 
@@ -141,9 +142,10 @@ def test_parameters_tell_the_mean_its_error_and_the_cost(simulate: Run) -> None:
 def test_nothing_else_is_written_and_nothing_without_the_option(
     script: Any, simulate: Run, arguments: Run
 ) -> None:
-    along = simulate(script, *arguments(script, "classes in ES"), "--log_prob")
+    along = simulate(script, *arguments(script, "classes in ES"), *DENSITIES[script])
     alone = simulate(script, *arguments(script, "classes in ES"))
-    densities = {"log_prob"} if script is toy_pfODE_int else {"log_prob", "bits_per_dim"}
+    images = {"log_prob", "log_prob_error", "bits_per_dim"}
+    densities = {"log_prob"} if script is toy_pfODE_int else images
     for kind in KINDS:
         assert set(along[kind]) - set(alone[kind]) == densities
         for name, array in alone[kind].items():
@@ -163,7 +165,7 @@ def gaussian(network: Path, points: np.ndarray) -> np.ndarray:
 def test_images_get_the_density_of_their_dequantized_copies(
     simulate: Run, arguments: Run, networks: dict[str, Path], images: tuple[Path, np.ndarray]
 ) -> None:
-    more = ("--log_prob", "--seed=3", "--start_noise")  # which is not theirs
+    more = (*DENSITIES[pfODE_int], "--seed=3", "--start_noise")  # which is not theirs
     found = simulate(pfODE_int, *arguments(pfODE_int, "PRR"), *more)
     data = normalize_pixels(torch.from_numpy(images[1])).flatten(1)
     for kind in KINDS:
@@ -177,24 +179,26 @@ def test_images_get_the_density_of_their_dequantized_copies(
         levels = -(arrays["log_prob"] / DIM - log(LEVELS)) / log(2)
         np.testing.assert_allclose(arrays["bits_per_dim"], levels, rtol=1e-12)
         assert_facts_fit(facts, arrays, "log_prob", "bits_per_dim")
-        assert facts["jacobian_products"] == facts["denoiser_calls"] == 3 * SOLVER.calls_per_step
+        assert facts["denoiser_calls"] == 3 * SOLVER.calls_per_step
+        assert facts["jacobian_products"] == 2 * facts["denoiser_calls"]
 
 
 def test_densities_of_images_are_those_under_their_own_class(
     simulate: Run, arguments: Run, networks: dict[str, Path], images: tuple[Path, np.ndarray]
 ) -> None:
-    found = simulate(pfODE_int, *arguments(pfODE_int, "classes in ES"), "--log_prob")
+    found = simulate(pfODE_int, *arguments(pfODE_int, "classes in ES"), *DENSITIES[pfODE_int])
     flow = Model.load(networks["classes in ES"]).flow
-    times, trace = flow.schedule.times(3, 3.0), Trace("hutchinson")
+    times, trace = flow.schedule.times(3, 3.0), Trace("hutchinson", 2)
     data = dequantized(normalize_pixels(torch.from_numpy(images[1])).flatten(1), seed=0)
     generated = torch.from_numpy(found["gen"]["tilde_xs"][-1]).double()
     for kind, points, tolerance in (("melt", data, 1e-4), ("gen", generated, 1e-2)):
         densities, labels = (torch.from_numpy(found[kind][name]) for name in ("log_prob", "labels"))
-        own, other = (
-            flow.given(labels=given).log_prob(points, times, SOLVER, trace=trace)
+        (own, error), (other, _) = (
+            flow.given(labels=given).log_prob_with_error(points, times, SOLVER, trace=trace)
             for given in (labels, labels.roll(1, dims=1))
         )
         assert (densities - own).abs().max() < tolerance
+        assert (torch.from_numpy(found[kind]["log_prob_error"]) - error).abs().max() < tolerance
         assert (densities - other).abs().mean() > 5e-2
 
 

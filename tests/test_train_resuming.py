@@ -143,7 +143,7 @@ OTHERS = [
     ("--precond=edm", "ifs"),
     ("--dims_to_keep=5", "64"),
     ("--cres=2,2", "[1]"),
-    ("--data=elsewhere.zip", "blobs.zip"),
+    ("--data=.", "blobs.zip"),
     ("--transfer=other.pkl", "None"),
 ]
 

@@ -36,7 +36,7 @@ def cpu_threads(wanted: int | None = None, useful: int | None = None) -> Iterato
         threads = before
     else:
         most = min(before, useful or before)
-        threads = min(most, max(1, round(idle_cores(before)))) if most > 1 else 1
+        threads = _idle_threads(most) if most > 1 else 1
         if threads < most:
             logger.info(f"The machine is busy: {threads} of {before} threads")
     torch.set_num_threads(threads)
@@ -44,6 +44,16 @@ def cpu_threads(wanted: int | None = None, useful: int | None = None) -> Iterato
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _idle_threads(most: int) -> int:
+    """As many as cores are idle, at least one; a second look tells a burst from a busy machine."""
+    found = 1
+    for _ in range(2):
+        found = max(found, min(most, round(idle_cores(most))))
+        if found == most:
+            break
+    return found
 
 
 def idle_cores(unknown: float) -> float:

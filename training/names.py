@@ -17,6 +17,8 @@ MISSING = ("refuse", "drop", "mean")
 """What becomes of missing values: refuse them, drop their rows, or take the mean."""
 HALVES = ("upper-half", "lower-half", "left-half", "right-half")
 """Parts of an image that may be all that was observed."""
+RAW_TABLES = (".csv", ".tsv", ".npy", ".parquet")
+"""Files that ``dataset_tool.py`` makes tables of."""
 
 # Networks.
 TOY_NETWORK_NAMES = ("mlp", "ToyConvUNet", "ToySongUNet")
@@ -43,8 +45,13 @@ DEFAULT_SOLVER = "exp_rk5"
 DEFAULT_STEPS = 20
 """Steps of an integration where nothing else was asked for."""
 TRACES = ("auto", "exact", "hutchinson")
-LARGEST_EXACT = 16
+LARGEST_EXACT = 128
 """Dimensions up to which ``auto`` is exact."""
+PROBES = 8
+"""Random directions of a point: its standard error is then known to a quarter."""
+CELL_ERROR, CELL_POINTS = 0.05, 256
+"""Densities of discrete rows are means over points, until their standard error in nats is so small,
+or points are so many."""
 METHODS = ("gain", "marginal", "path")
 """Of calibration."""
 LEARNED = "learned"

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from dnnlib.errors import DataError, UsageError
-from dnnlib.files import atomic_path, require_folder, require_new
+from dnnlib.files import atomic_path, require_folder, require_new, require_writable
 
 
 @pytest.mark.parametrize("old", [None, "old"])
@@ -66,7 +66,12 @@ def test_files_and_folders_do_not_take_each_others_place(tmp_path: Path) -> None
     for below in ("", "b", "b/c"):
         with pytest.raises(DataError, match=str(file)):
             require_folder(file / below)
+        with pytest.raises(DataError, match="cannot be written"):
+            require_writable(file / below)
     assert file.read_text() == "old"
+    before = sorted(tmp_path.rglob("*"))
+    require_writable(tmp_path / "e" / "f")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])

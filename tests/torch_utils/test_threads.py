@@ -31,6 +31,13 @@ def test_a_busy_machine_gets_fewer_threads_until_the_work_is_done(
     assert counts[-1] == 4
 
 
+def test_a_burst_of_work_is_not_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = iter([1.2, 4.0])
+    monkeypatch.setattr(threads, "idle_cores", lambda unknown: next(looks))
+    with cpu_threads():
+        assert counts[-1] == 4
+
+
 def test_no_more_threads_are_taken_than_are_useful(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "idle_cores", lambda unknown: 3.0)
     for useful, expected in ((1, 1), (2, 2), (8, 3)):

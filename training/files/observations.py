@@ -12,6 +12,7 @@ from torch_utils.results import load_array
 from training.data.images.dataset import ImageDataset
 from training.data.tables.foreign import numbered
 from training.data.tables.formats import SUFFIXES, open_table
+from training.files.noise import noise_numbers
 from training.names import HALVES
 
 
@@ -99,18 +100,12 @@ def read_noise(text: str) -> Tensor:
     """Standard deviations or a covariance: a number, several with commas, or a ``.npy``.
 
     Raises:
-        UsageError: It is none of these.
+        UsageError: As ``noise_numbers``.
         DataError: The file is broken.
     """
-    if text.endswith(".npy"):
+    values = noise_numbers(text)
+    if values is None:
         return read_array(Path(text), "the noise", (1, 2))
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(
-            f"--noise_std is '{text}': give a number, several with commas, or a .npy of standard "
-            "deviations or of a covariance"
-        ) from None
     return torch.tensor(values if len(values) > 1 else values[0], dtype=torch.float64)
 
 

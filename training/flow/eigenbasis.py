@@ -137,6 +137,14 @@ class EigenBasis(nn.Module):
         return known[1]
 
 
+def identity(dim: int) -> Tensor:
+    """The unit matrix ``[dim, dim]``, float64.
+
+    On the meta device ``torch.eye`` imports the compiler, which takes a second.
+    """
+    return torch.zeros(dim, dim, dtype=torch.float64).fill_diagonal_(1)
+
+
 def _forget_rounded(basis: nn.Module, keys: object) -> None:
     assert isinstance(basis, EigenBasis)
     basis._rounded = None

@@ -23,7 +23,9 @@ from copy import copy
 from math import isclose
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError, UsageError
@@ -33,7 +35,7 @@ from training.flow.denoisers import Denoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.latent.conditional import ConditionalMixture
 from training.flow.latent.laws import GaussianLaw, LatentLaw, LearnedLaw
-from training.flow.likelihood import DivergenceIntegral, LogDensity, Trace
+from training.flow.likelihood import Density, DivergenceIntegral, LogDensity, Trace
 from training.flow.schedules import NoiseSchedule
 from training.flow.solvers import Solver, as_solver
 from training.flow.trajectory import State, Trajectory, follow, saved_steps, walk
@@ -87,6 +89,7 @@ class ProbabilityFlow:
     ):
         self.denoiser, self.schedule, self.basis = denoiser, schedule, basis
         self._end_time, self.coordinates, self.learned = end_time, coordinates, learned
+        self._rows: int | None = None  # of conditions, if each point has its own
 
     def __repr__(self) -> str:
         try:
@@ -128,35 +131,76 @@ class ProbabilityFlow:
             generator: The source of random numbers, on the CPU; None for torch's own.
             times: Increasing ``[steps + 1]``.
             solver: The solver, or its name.
+
+        Raises:
+            UsageError: The count is negative, or the generator is none.
+            DataError: As ``simulate``.
         """
+        if count < 0:
+            raise UsageError(f"{count} points were asked for: give a number that is not negative")
+        if not (generator is None or isinstance(generator, torch.Generator)):
+            raise UsageError(
+                f"the generator is {generator!r}: give torch.Generator().manual_seed(0), say"
+            )
         times = self.times() if times is None else times
         return self.decode(self.latent_law(times[-1]).sample(count, generator), times, solver)
 
     def encode(
-        self, points: Tensor, times: Tensor | None = None, solver: Solver | str = DEFAULT_SOLVER
+        self,
+        points: Tensor | ArrayLike,
+        times: Tensor | None = None,
+        solver: Solver | str = DEFAULT_SOLVER,
     ) -> Tensor:
         """The latents ``[N, D]``, float64, in which points ``[N, D]`` melt; see ``melt``."""
-        return self.melt(points.to(self.device), times, solver).end
+        return self.melt(points, times, solver).end
 
     def decode(
-        self, latents: Tensor, times: Tensor | None = None, solver: Solver | str = DEFAULT_SOLVER
+        self,
+        latents: Tensor | ArrayLike,
+        times: Tensor | None = None,
+        solver: Solver | str = DEFAULT_SOLVER,
     ) -> Tensor:
         """The points ``[N, D]``, float64, that latents ``[N, D]`` become; see ``generate``."""
-        generated = self.generate(latents.to(self.device), times, solver)
+        generated = self.generate(latents, times, solver)
         return self.to_data(generated.end, generated.times[-1])
 
     def log_prob(
         self,
-        points: Tensor,
+        points: Tensor | ArrayLike,
         times: Tensor | None = None,
         solver: Solver | str = DEFAULT_SOLVER,
         latent_log_density: LogDensity | None = None,
         trace: Trace | None = None,
         first_row: int = 0,
     ) -> Tensor:
-        """``log p_0 [N]`` in nats, float64, of points ``[N, D]``: see ``likelihood``.
+        """``log p_0 [N]`` in nats, float64, of points ``[N, D]``: see ``log_prob_with_error``.
 
-        Its denoiser must be differentiable, and in evaluation mode if it is a network.
+        Raises:
+            UsageError: It would have to be estimated, and no trace was given to say so.
+        """
+        dim = self.basis.dim
+        if trace is None and not Trace().is_exact(dim):
+            raise UsageError(
+                f"densities in {dim} dimensions are estimated: log_prob_with_error says by how "
+                "much they are off, and trace=Trace('exact') takes its time"
+            )
+        return self.log_prob_with_error(
+            points, times, solver, latent_log_density, trace, first_row
+        ).log_prob
+
+    def log_prob_with_error(
+        self,
+        points: Tensor | ArrayLike,
+        times: Tensor | None = None,
+        solver: Solver | str = DEFAULT_SOLVER,
+        latent_log_density: LogDensity | None = None,
+        trace: Trace | None = None,
+        first_row: int = 0,
+    ) -> Density:
+        """``log p_0 [N]`` in nats, float64, and standard errors ``[N]``, of points ``[N, D]``.
+
+        See ``likelihood``. The denoiser must be differentiable, and in evaluation mode if it is a
+        network.
 
         Args:
             points: The points to evaluate the density at.
@@ -169,10 +213,10 @@ class ProbabilityFlow:
         Raises:
             DataError: As ``simulate``, or a density is not finite.
         """
+        points = self._rows_of("points", points)
         rows = slice(first_row, first_row + len(points))
-        directions = (trace or Trace()).directions(rows, self.basis.dim)
-        integral = DivergenceIntegral(as_solver(solver), directions)
-        trajectory = self.melt(points.to(self.device), times, integral.solver)
+        integral = DivergenceIntegral(as_solver(solver), trace or Trace(), rows, self.basis.dim)
+        trajectory = self.melt(points, times, integral.solver)
         return self.log_prob_along(trajectory, integral, latent_log_density)
 
     def log_prob_along(
@@ -180,7 +224,7 @@ class ProbabilityFlow:
         trajectory: Trajectory,
         integral: DivergenceIntegral,
         latent_log_density: LogDensity | None = None,
-    ) -> Tensor:
+    ) -> Density:
         """``log p_0 [N]`` in nats of the ends at the first time, whichever way they were simulated.
 
         Args:
@@ -210,7 +254,7 @@ class ProbabilityFlow:
                 f"the log density of {int((~found.isfinite()).sum())} point(s) is NaN or infinite: "
                 "use more steps, or check the weights"
             )
-        return found
+        return Density(found, integral.error)
 
     def to(self, device: torch.device | str) -> "ProbabilityFlow":
         """Moves the schedule, the basis, and all other parts that are modules; returns itself."""
@@ -231,15 +275,23 @@ class ProbabilityFlow:
         flow.learned = learned
         return flow
 
-    def given(self, **conditions: Tensor) -> "ProbabilityFlow":
+    def given(self, **conditions: Tensor | ArrayLike) -> "ProbabilityFlow":
         """The flow under conditions such as ``labels [N, L]``, in their own units: one row for each
-        point, or one for all."""
+        point, or one for all, ``[1, L]`` or ``[L]``.
+
+        Raises:
+            UsageError: There are no conditions to be given.
+            DataError: They are no numbers, not finite, or of another number.
+        """
+        rows = {name: self._numbers(name, values) for name, values in conditions.items()}
+        rows = {name: found if found.ndim > 1 else found[None] for name, found in rows.items()}
         flow = copy(self)
+        flow._rows = max((len(found) for found in rows.values() if len(found) != 1), default=None)
         if self.coordinates is not None:
-            flow.coordinates = self.coordinates.given(conditions.get("labels"))
+            flow.coordinates = self.coordinates.given(rows.get("labels"))
             labels = flow.coordinates.labels
-            conditions |= {} if labels is None else {"labels": labels}
-        flow.denoiser = ConditionedDenoiser(self.denoiser, conditions)
+            rows |= {} if labels is None else {"labels": labels}
+        flow.denoiser = ConditionedDenoiser(self.denoiser, rows)
         return flow
 
     def in_blocks(self, rows: int) -> "ProbabilityFlow":
@@ -330,7 +382,7 @@ class ProbabilityFlow:
 
     def melt(
         self,
-        points: Tensor,
+        points: Tensor | ArrayLike,
         times: Tensor | None = None,
         solver: Solver | str = DEFAULT_SOLVER,
         **options: Any,
@@ -338,25 +390,25 @@ class ProbabilityFlow:
         """Inflates clean points ``[N, D]`` of data space.
 
         Args:
-            points: On the flow's device.
+            points: A tensor on any device, an array, or lists of numbers.
             times: Increasing ``[steps + 1]``.
             solver: The solver, or its name.
             options: Further arguments of ``simulate``.
         """
-        self._require_rows("points", points)
+        points = self._rows_of("points", points)
         times = self.times() if times is None else times
         start = self.schedule.scale(times[0].to(points)) * self.to_eigen(points)
         return self.simulate(start, times, solver, **options)
 
     def generate(
         self,
-        latents: Tensor,
+        latents: Tensor | ArrayLike,
         times: Tensor | None = None,
         solver: Solver | str = DEFAULT_SOLVER,
         **options: Any,
     ) -> Trajectory:
         """Carries scaled eigenspace latents ``[N, D]`` back along increasing times; as ``melt``."""
-        self._require_rows("latents", latents)
+        latents = self._rows_of("latents", latents)
         times = self.times() if times is None else times
         return self.simulate(latents, times.flip(0), solver, **options)
 
@@ -382,12 +434,33 @@ class ProbabilityFlow:
         """The closed-form law of latents at time ``t []``."""
         return GaussianLaw.auto(self.schedule, self.basis.eigenvalues, t)
 
+    def _rows_of(self, name: str, values: Tensor | ArrayLike) -> Tensor:
+        """Rows ``[N, D]`` on the flow's device; raises DataError unless they are such."""
+        found = self._numbers(name, values)
+        self._require_rows(name, found)
+        return found
+
+    def _numbers(self, name: str, values: Tensor | ArrayLike) -> Tensor:
+        """Numbers that a user gives, on the flow's device: arrays and lists in float64."""
+        if isinstance(values, Tensor):
+            return values.to(self.device)
+        try:
+            array = np.asarray(values, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise DataError(f"{name} are no array of numbers: give a tensor, or NumPy's") from None
+        return torch.from_numpy(array.copy()).to(self.device)
+
     def _require_rows(self, name: str, x: Tensor) -> None:
-        """DataError unless ``x`` is ``[N, D]``."""
+        """DataError unless ``x`` is ``[N, D]``, with as many rows as there are of conditions."""
         dim = self.basis.dim
         if x.ndim != 2 or x.shape[1] != dim:
             raise DataError(
                 f"{name} have shape {list(x.shape)}, but this flow has D = {dim}: give [N, {dim}]"
+            )
+        if self._rows not in (None, len(x)):
+            raise DataError(
+                f"there are {len(x)} {name}, but conditions for {self._rows}: give a row of these "
+                "for each, or one for all"
             )
 
     def _log_unit(self, t: Tensor, solver: Solver) -> Tensor:

@@ -148,11 +148,11 @@ class Prior:
         if self.deblurred:
             raise UsageError("deblurred points have no log density: leave --deblur or that out")
         flow = self.flow.given(**conditions) if conditions else self.flow
-        directions = trace.directions(slice(0, len(w)), flow.basis.dim)
-        integral = DivergenceIntegral(self.solver, directions)
+        integral = DivergenceIntegral(self.solver, trace, slice(0, len(w)), flow.basis.dim)
         latents = flow.latent_law(self.times[-1]).unwhiten(w)
         trajectory = flow.generate(latents, self.times, integral.solver)
-        found = flow.log_prob_along(trajectory, integral) + flow.basis.dim * log(self.unit)
+        found = flow.log_prob_along(trajectory, integral).log_prob
+        found = found + flow.basis.dim * log(self.unit)
         end, calls = trajectory.end, trajectory.calls
         points = flow.to_data(end, self.times[0])
         if self.sharpened:

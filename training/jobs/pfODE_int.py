@@ -14,6 +14,7 @@ from torch_utils.results import load_json, provenance, save_json
 from training.data.images.dataset import ImageDataset
 from training.files.rows import save_csv
 from training.files.trajectory import PARAMETERS_FORMAT, SavedEnd
+from training.flow.likelihood import LOG_PROB_ERROR
 from training.measure.roundtrip import LEVELS_PER_UNIT
 from training.settings.pfode_int import Settings
 from training.simulation.image_story import ImageStory
@@ -154,6 +155,13 @@ def report(chapter: Chapter, kept: int, table: bool) -> None:
     (report_rows if table else report_images)(chapter.kind, chapter.facts)
 
 
+def error_of_single(facts: Mapping[str, Any]) -> str:
+    """What is said of single rows."""
+    if LOG_PROB_ERROR not in facts:
+        return "traces are exact"
+    return f"those of single rows are off by {facts[LOG_PROB_ERROR]['rms']:.2g} ({LOG_PROB_ERROR})"
+
+
 def report_images(kind: str, facts: Mapping[str, Any]) -> None:
     if kind == "melt" and "likelihood" in facts:
         bits = facts["likelihood"]["bits_per_dim"]["mean"]
@@ -172,7 +180,10 @@ def report_rows(kind: str, facts: Mapping[str, Any]) -> None:
     if kind == "melt" and "likelihood" in facts:
         found = facts["likelihood"]["log_prob"]
         error = found["standard_error"] or 0.0
-        logger.info(f"Mean log density of the rows: {found['mean']:.3f} +- {error:.3f} nats")
+        logger.info(
+            f"Mean log density of the rows: {found['mean']:.3f} +- {error:.3f} nats; "
+            f"{error_of_single(facts['likelihood'])}"
+        )
     if kind == "roundtrip":
         logger.info(
             f"Roundtrip: root mean square error {facts['rms_error']:.2g}, largest "

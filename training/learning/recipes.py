@@ -102,9 +102,9 @@ TOY = TrainingRecipe(
     lr_ramp=0.2,
     lr_decay=True,
     ema=0.5,
-    tick=500,
-    snap=10,
-    dump=10,
+    tick=50,
+    snap=100,
+    dump=100,
 )
 AVERAGED_TOY = replace(TOY, duration=2.0, batch=512, ema=0.17)
 """Of toys whose targets are averaged over further points, and have so much less noise."""

@@ -45,13 +45,15 @@ def density_ranks(held_out: Tensor, samples: Tensor) -> dict[str, float]:
     Returns:
         Statistic and p-value of the two-sample Kolmogorov-Smirnov test, which is one of the
         uniformity of these ranks, and the mean rank, 1/2 if the flow is right: less if held-out
-        rows lie where the flow has less density than it gives its own samples.
+        rows lie where the flow has less density than it gives its own samples. Equal ones share
+        their ranks.
     """
     from scipy.stats import ks_2samp
 
     test = ks_2samp(held_out.cpu().numpy(), samples.cpu().numpy())
     ordered = samples.cpu().sort().values
-    ranks = torch.searchsorted(ordered, held_out.cpu()).double() / len(ordered)
+    first, last = (torch.searchsorted(ordered, held_out.cpu(), side=s) for s in ("left", "right"))
+    ranks = (first + last).double() / 2 / len(ordered)
     return {
         "ks_statistic": float(test.statistic),
         "ks_p_value": float(test.pvalue),

@@ -8,6 +8,7 @@ import numpy as np
 from bokeh.models import ColumnDataSource, DataRange1d
 
 from dnnlib.errors import DataError
+from training.names import CELL_ERROR
 from training.pictures.style.look import evenly
 from training.pictures.style.words import joined
 from training.pictures.tables.columns import color_of
@@ -61,6 +62,7 @@ def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
         parts += flows_of(shown)
     if "melt" in tables:
         results += latent_results(tables["melt"].trajectory)
+        results += density_results(tables["melt"], joined(name, details, by=", "))
         parts += latent_parts(tables["melt"].trajectory)
     title = joined(f"{name}: rows in the flow", details, by=", ")
     return Section(title, READING, "docs/tables.md", str(first.path.parent), parts, results)
@@ -74,6 +76,16 @@ def _shown(table: SavedTable, choice: Choice) -> Shown:
         return shown
     log_prob = np.where(np.isnan(table.log_prob), known.min(), table.log_prob)
     return replace(shown, saved=replace(shown.saved, log_prob=log_prob))
+
+
+def density_results(table: SavedTable, of: str) -> list[Result]:
+    """What log densities of single rows are off by, where they are no exact ones."""
+    if table.errors is None or np.isnan(table.errors).all():
+        return []
+    size = float(np.sqrt(np.nanmean(np.square(table.errors))))
+    found = f"{size:.2g} nats, root mean square of the rows; {np.nanmax(table.errors):.2g} at most"
+    target = f"at most {CELL_ERROR:g} nats"
+    return [Result(of, "error of a row's log density", found, target, size <= CELL_ERROR)]
 
 
 def _views(tables: Mapping[str, SavedTable], choice: Choice) -> Views:

@@ -13,7 +13,7 @@ from training.settings.common import RunOptions, save_dir, seed
 from training.settings.declared import Declared, option, options_of
 from training.settings.integration import ImageTimeOptions, SolverOptions
 from training.settings.networks import ImageNetworkOptions, check_storage, store_grid
-from training.settings.types import COUNT, FILE
+from training.settings.types import COUNT, DATA_SET
 
 PUBLISHED_SAMPLES = 10_000
 
@@ -24,7 +24,7 @@ class Settings(Declared):
 
     save_dir: Path = save_dir()
     data_root: Path = option(
-        type=FILE,
+        type=DATA_SET,
         required=True,
         help="Data set: a zip or folder of images, the .npz of a table.",
     )

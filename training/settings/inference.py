@@ -8,14 +8,16 @@ from pathlib import Path
 import click
 
 from dnnlib.errors import UsageError
+from dnnlib.files import require_there
 from training import files, flow, inference, simulation
+from training.files.noise import noise_numbers
 from training.names import HALVES, IMAGE_POOL, PARTICLES, SAMPLERS, TOY_NAMES, TOY_POOL, WARMUP
 from training.settings.common import seed
 from training.settings.declared import Declared, option
 from training.settings.latents import latent_choice
 from training.settings.networks import calibration
 from training.settings.schedules import InflationOptions
-from training.settings.types import COUNT, FILE, choice
+from training.settings.types import COUNT, FILE, NETWORK, choice
 
 LIKELIHOODS = ("gaussian", "mask", "linear")
 AMORTIZED_ROWS, AMORTIZED_CUDA_ROWS = 512, 8192
@@ -35,7 +37,9 @@ class PriorOptions(Declared):
     """The prior."""
 
     section = "Prior"
-    network: str | None = option(unset="none", help="Network file: a path or an https URL")
+    network: str | None = option(
+        type=NETWORK, unset="none", help="Network file: a path or an https URL"
+    )
     data_name: str | None = option(
         type=choice(TOY_NAMES), unset="none", help="A toy with its own denoiser, without a network"
     )
@@ -161,6 +165,10 @@ class LikelihoodOptions(Declared):
             )
         if known != (self.noise_std is not None):
             raise UsageError(f"--noise_std goes with {', '.join(LIKELIHOODS)}, and is needed there")
+        if self.noise_std is not None:
+            noise_numbers(self.noise_std)
+        arrays = [text for text in (self.noise_std, self.mask) if text and text.endswith(".npy")]
+        require_there(*map(Path, arrays), self.operator)
 
     def chosen(self, subject: simulation.PosteriorSubject) -> inference.Likelihood:
         """The likelihood.

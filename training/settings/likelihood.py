@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import click
+
 from dnnlib.errors import UsageError
 from training import flow
-from training.names import LARGEST_EXACT, TRACES
+from training.names import LARGEST_EXACT, PROBES, TRACES
 from training.settings.declared import Declared, option
-from training.settings.types import COUNT, choice
+from training.settings.types import choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +28,13 @@ class LikelihoodOptions(Declared):
         type=choice(TRACES),
         default="auto",
         help="How to compute traces of Jacobians: exactly (exact), by random directions "
-        f"(hutchinson), or exactly in up to {LARGEST_EXACT} dimensions only (auto).",
+        f"(hutchinson), or exactly in up to {LARGEST_EXACT} dimensions that are not pixels (auto).",
     )
-    probes: int = option(type=COUNT, default=1, help="Random directions of hutchinson.")
+    probes: int = option(
+        type=click.IntRange(min=2),
+        default=PROBES,
+        help="Random directions of hutchinson, whose spread tells the error.",
+    )
 
     def __post_init__(self) -> None:
         for name in ("trace", "probes"):
@@ -46,4 +52,6 @@ class LikelihoodOptions(Declared):
         """
         if not self.log_prob:
             return None
-        return flow.Likelihood(flow.Trace(self.trace, self.probes, seed), levels_per_unit)
+        estimated = self.trace == "auto" and levels_per_unit is not None
+        trace = flow.Trace("hutchinson" if estimated else self.trace, self.probes, seed)
+        return flow.Likelihood(trace, levels_per_unit)

@@ -9,7 +9,7 @@ from dnnlib.errors import UsageError
 from training import simulation
 from training.names import PRECISIONS
 from training.settings.declared import Declared, option
-from training.settings.types import COUNT, POSITIVE, choice
+from training.settings.types import COUNT, NETWORK, POSITIVE, choice
 
 KNOWN = "the network's"
 """What is the default of all that a network file knows."""
@@ -17,7 +17,7 @@ KNOWN = "the network's"
 
 def network(required: bool = True) -> Any:
     """The option ``--network``."""
-    return option(required=required, help="Network file: a path or an https URL.")
+    return option(type=NETWORK, required=required, help="Network file: a path or an https URL.")
 
 
 def calibration() -> Any:

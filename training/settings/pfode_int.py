@@ -16,7 +16,7 @@ from training.settings.integration import ImageTimeOptions, SolverOptions
 from training.settings.latents import eps, latent_choice, recorded_eps
 from training.settings.likelihood import LikelihoodOptions
 from training.settings.networks import ImageNetworkOptions, check_storage, store_grid
-from training.settings.types import COUNT, FILE, choice
+from training.settings.types import COUNT, DATA_SET, FILE, choice
 
 SAMPLES = 256
 
@@ -27,7 +27,7 @@ class Settings(Declared):
 
     save_dir: Path = save_dir()
     data_root: Path | None = option(
-        type=FILE, help="Data set to melt: a zip or folder of images, the .npz of a table."
+        type=DATA_SET, help="Data set to melt: a zip or folder of images, the .npz of a table."
     )
     bs: int | None = option(
         type=COUNT,

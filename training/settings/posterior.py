@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dnnlib.errors import UsageError
+from dnnlib.files import require_there
 from training import files, flow, inference, simulation
 from training.names import FEWEST_NEIGHBORS, MOST_DEBLURRED, NEIGHBORS
 from training.settings.common import RunOptions, save_dir
@@ -151,8 +152,8 @@ class SampleSettings(CommonSettings):
     log_prob: bool = option(
         "--log_prob/--no-log_prob",
         default=True,
-        help="With --condition alone: the log density of each draw too, by the exact trace in up "
-        "to 16 dimensions; not of images, and not with --deblur.",
+        help="With --condition alone: the log density of each draw too, by exact traces; not of "
+        "images, and not with --deblur.",
     )
     correct: str | None = option(
         unset="none",
@@ -174,6 +175,7 @@ class SampleSettings(CommonSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_there(self.observation, self.condition, self.truth)
         if self.learned:
             self.require_alone()
             if self.correct and (self.prior.deblur or not self.log_prob):
@@ -232,7 +234,7 @@ class SampleSettings(CommonSettings):
             plan.chains,
             plan.draws,
             plan.seed,
-            flow.Trace("exact" if self.correct else "auto") if wanted else None,
+            flow.Trace("exact") if wanted else None,
             inference.UserFunction.load(self.correct, "correct") if self.correct else None,
         )
 

@@ -20,7 +20,7 @@ from training.settings.integration import (
     steps_and_end,
 )
 from training.settings.networks import KNOWN, CallOptions, calibration, network
-from training.settings.types import COUNT, FILE, POSITIVE, choice
+from training.settings.types import COUNT, DATA_SET, FILE, POSITIVE, choice
 
 TIMES = click.IntRange(min=2, max=MAX_STEPS)
 TOY_BLOCK = 512
@@ -108,7 +108,7 @@ class ExtractSettings(_Extracting):
     """Options of ``extract``."""
 
     data_root: Path = option(
-        type=FILE,
+        type=DATA_SET,
         required=True,
         help="Data set: a zip or folder of images, the .npz of a table.",
     )

@@ -24,7 +24,7 @@ from training.settings.networks import (
     store_grid,
 )
 from training.settings.schedules import InflationOptions, toy_name
-from training.settings.types import COUNT, FILE, POSITIVE, choice
+from training.settings.types import COUNT, DATA_SET, POSITIVE, choice
 
 BOUNDARY_POINTS = {2: 200, 3: 2000}
 """By dimension, so many that the polygon or mesh follows where the flow folds."""
@@ -145,7 +145,7 @@ class Settings(Declared):
     network: str | None = network(required=False)
     data_name: str | None = toy_name(unset="the network's")
     data_root: Path | None = option(
-        type=FILE,
+        type=DATA_SET,
         unset="none",
         help="Data set of a table, in 2-D or 3-D: its held-out rows are the fresh points of a "
         "network of it.",

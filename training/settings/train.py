@@ -40,6 +40,7 @@ from training.settings.training import (
 )
 from training.settings.types import (
     COUNT,
+    DATA_SET,
     FILE,
     NOT_NEGATIVE,
     POSITIVE,
@@ -83,7 +84,7 @@ class DataOptions(Declared):
 
     section = "Data"
     data: Path | None = option(
-        type=FILE,
+        type=DATA_SET,
         help="Zip or folder of images, or .npz of a table, made by dataset_tool.py.  [required]",
     )
     cond: bool = option(

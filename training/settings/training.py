@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from dnnlib.errors import DataError, UsageError, agree, in_one_line
+from dnnlib.files import require_writable
 from training import learning
 from training.learning.recipes import TableRecipe, TrainingRecipe
 from training.names import METHODS
@@ -19,6 +20,7 @@ from training.settings.types import (
     AMOUNT,
     COUNT,
     FILE,
+    NETWORK,
     POSITIVE,
     SEED,
     FiniteFloat,
@@ -71,6 +73,7 @@ class LatentLawOptions(Declared):
     )
 
     network: str | None = option(
+        type=NETWORK,
         help="With --refit_latent_law: the network file, path or https URL.",
     )
     refit_latent_law: bool = option(
@@ -258,7 +261,8 @@ def settled(
     Raises:
         click.UsageError: What to train on is missing, or where to write.
         UsageError: A typed option contradicts the run that is resumed.
-        DataError: That run is of another script, or its options cannot be read.
+        DataError: That run is of another script, or its options cannot be read; or nothing can be
+            written where a new one is to be.
     """
     values = settings.recorded()
     place = learning.place_to_resume(values["resume"], values["outdir"], values["nosubdir"])
@@ -271,6 +275,8 @@ def settled(
         settings = type(settings).of(_as_typed(merged, place), settings.given)
         values = settings.recorded()
     _require_named(values, data)
+    if place is None and not values["dry_run"]:
+        require_writable(Path(values["outdir"]))
     return settings, place
 
 

@@ -8,6 +8,9 @@ from typing import Any
 
 import click
 
+from dnnlib.errors import DataError
+from training.names import RAW_TABLES
+
 
 class FiniteFloat(click.FloatRange):
     """A float range that takes neither infinities nor NaN, which compare as if in range."""
@@ -45,6 +48,47 @@ class FilePath(click.Path):
 
 
 FILE = FilePath(path_type=Path)
+
+
+class DataSetPath(FilePath):
+    """The path of a data set that exists and is none of the files that one is made of."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if not path.exists():
+            raise DataError(
+                f"{path} does not exist: give the .npz of a table, or a zip or folder of images"
+            )
+        if path.is_file() and path.suffix.lower() in RAW_TABLES:
+            raise DataError(
+                f"{path} is no data set yet: make one of it by dataset_tool.py --source={path} "
+                f"--dest={path.stem}.npz"
+            )
+        return path
+
+
+DATA_SET = DataSetPath(path_type=Path)
+
+
+class NetworkFilePath(click.ParamType[str]):
+    """The path of a file that exists, or a URL: told here, a mistake waits for nothing."""
+
+    name = "path|url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if not text.strip():
+            self.fail("it is empty: give a network file or an https URL", param, ctx)
+        if "://" not in text:
+            from dnnlib.urls import local_file  # here, since --help need not wait for it
+
+            local_file(text)
+        return text
+
+
+NETWORK = NetworkFilePath()
 
 
 class Steps(click.ParamType[int | str]):

@@ -18,6 +18,7 @@ from training.flow.calls import BLOCK_ROWS, RecomputedDenoiser
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
 from training.model.model import Model
+from training.names import TOY_NAMES
 from training.simulation.networks import NetworkChoice, NetworkFile, TrainedFlow
 from training.simulation.times import PILOTS, TimeChoice
 
@@ -155,7 +156,8 @@ def _image_shape(path: Path, model: Model) -> tuple[int, int, int]:
     shape = model.about.get("image_shape")
     if shape is None:
         name = model.about.get("data_name")
-        raise DataError(f"{path} was not trained on images, but on '{name}'")
+        toys = ": give it to toy_pfODE_int.py" if name in TOY_NAMES else ""
+        raise DataError(f"{path} was not trained on images, but on '{name}'{toys}")
     sizes = tuple(shape) if isinstance(shape, list | tuple) else ()
     plain = len(sizes) == 3 and all(type(size) is int and size > 0 for size in sizes)
     if not plain or math.prod(sizes) != model.denoiser.basis.dim:

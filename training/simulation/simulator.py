@@ -6,13 +6,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from dnnlib.errors import UsageError
 from torch_utils import distributed
 from training.files.trajectory import trajectory_file, way_back
-from training.flow.likelihood import Likelihood
+from training.flow.cells import CellDensity, cell_log_prob, has_cells
+from training.flow.likelihood import LOG_PROB_ERROR, Density, Likelihood, Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
 from training.flow.trajectory import State, Trajectory
@@ -27,19 +29,18 @@ class Simulation:
         seconds: That it took.
         densities: ``[N]`` by name, such as ``log_prob``; none unless they were asked for.
         jacobian_products: Vector-Jacobian products of the denoiser that these took.
+        cell_points: Points to each density that is the mean over a cell; None of others.
     """
 
     trajectory: Trajectory
     seconds: float
     densities: Mapping[str, Tensor] = field(default_factory=dict)
     jacobian_products: int = 0
+    cell_points: float | None = None
 
     def points(self, flow: ProbabilityFlow) -> Tensor:
-        """The points ``[N, D]`` of data space at the first time: where a melt starts, or where a
-        generation ends."""
-        times, states = self.trajectory.times, self.trajectory.states
-        first = 0 if times[0] < times[-1] else -1
-        return flow.to_data(states[first], times[first])
+        """The points ``[N, D]`` of data space at the first time; see ``ends_of``."""
+        return ends_of(flow, self.trajectory)
 
     def facts(self, flow: ProbabilityFlow) -> dict[str, Any]:
         """Cost, second moments of the last state per eigen-dimension beside the closed form, and
@@ -56,11 +57,16 @@ class Simulation:
         }
 
     def likelihood_facts(self) -> dict[str, Any]:
-        """Mean and standard error of each density, and their cost."""
+        """Mean and standard error of each density, the error of single ones, and their cost."""
         summaries: dict[str, Any] = {}
         for name, values in self.densities.items():
+            if name == LOG_PROB_ERROR:
+                summaries[name] = {"rms": float(values.square().mean().sqrt())}
+                continue
             error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
             summaries[name] = {"mean": float(values.mean()), "standard_error": error}
+        if self.cell_points is not None:
+            return {**summaries, "cell_points": self.cell_points}
         return {
             **summaries,
             "denoiser_calls": self.trajectory.calls,
@@ -166,7 +172,8 @@ class Simulator:
         if gap is not None:
             gap = gap[rows].to(self._flow.device)
         likelihood = self._likelihood
-        integral = likelihood and likelihood.along(self._solver, rows, dim)
+        cells = likelihood if has_cells(self._flow) else None
+        integral = None if cells else likelihood and likelihood.along(self._solver, rows, dim)
         hidden = None if distributed.is_main() else True
         began = time.perf_counter()
         with tqdm(total=len(self._times) - 1, desc=title, unit="step", disable=hidden) as bar:
@@ -186,9 +193,33 @@ class Simulator:
             updates=distributed.gather_rows(local.updates, count, dim=1),
             gap=None if apart is None else distributed.gather_rows(apart, count),
         )
-        densities, products = {}, 0
+        densities, products, cell_points = {}, 0, None
         if likelihood and integral:
-            log_prob = distributed.gather_rows(self._flow.log_prob_along(local, integral), count)
-            densities = likelihood.arrays(log_prob, dim)
-            products = local.calls * integral.products_per_call
-        return Simulation(whole, time.perf_counter() - began, densities, products)
+            found = self._flow.log_prob_along(local, integral)
+            density = Density(*(distributed.gather_rows(part, count) for part in found))
+            densities, products = likelihood.arrays(density, dim), integral.products
+        if cells:
+            density, cell_points = self._of_cells(ends_of(self._flow, local), cells.trace, count)
+            densities = cells.arrays(density, dim)
+        seconds = time.perf_counter() - began
+        return Simulation(whole, seconds, densities, products, cell_points)
+
+    def _of_cells(self, share: Tensor, trace: Trace, count: int) -> CellDensity:
+        """Densities of the cells of all points, of which this rank has a share ``[n, D]``."""
+        hidden = None if distributed.is_main() else True
+        exact = trace if trace.kind == "hutchinson" else Trace("exact")
+        with tqdm(total=len(share), desc="log_prob", unit="row", disable=hidden) as bar:
+            found, points = cell_log_prob(
+                self._flow, share, self._times, self._solver, exact, bar.update
+            )
+        looked_at = torch.tensor(points * len(share), dtype=torch.float64, device=share.device)
+        whole = Density(*(distributed.gather_rows(part, count) for part in found))
+        return CellDensity(whole, float(distributed.sum_over_ranks(looked_at)) / count)
+
+
+def ends_of(flow: ProbabilityFlow, trajectory: Trajectory) -> Tensor:
+    """The points ``[N, D]`` of data space at the first time: where a melt starts, or where a
+    generation ends."""
+    times, states = trajectory.times, trajectory.states
+    first = 0 if times[0] < times[-1] else -1
+    return flow.to_data(states[first], times[first])

@@ -221,3 +221,34 @@ def test_a_flow_in_blocks_is_the_same_flow(labelled_flow: ProbabilityFlow) -> No
     assert sizes == [3] * (3 * found.calls)
     expected = labelled_flow.given(labels=labels).melt(data, times, RK4, save_every=1)
     torch.testing.assert_close(found.states, expected.states, rtol=0, atol=1e-13)
+
+
+def test_arrays_and_lists_are_taken_as_tensors_are(labelled_flow: ProbabilityFlow) -> None:
+    data, labels = normal(4, 3), double([[0.5], [1.0], [-2.0], [1.0]])
+    times = labelled_flow.schedule.times(3, 5.0)
+    flow = labelled_flow.given(labels=labels)
+    latents, density = flow.encode(data, times), flow.log_prob(data, times)
+    points = flow.decode(latents, times)
+    for form in (Tensor.numpy, Tensor.tolist):
+        same = labelled_flow.given(labels=form(labels))
+        assert torch.equal(same.encode(form(data), times), latents)
+        assert torch.equal(same.decode(form(latents), times), points)
+        assert torch.equal(same.log_prob(form(data), times), density)
+    one = labelled_flow.given(labels=[0.5])
+    assert torch.equal(one.encode(data[:1], times), latents[:1])
+
+
+def test_what_a_flow_cannot_take_is_refused_in_a_sentence(labelled_flow: ProbabilityFlow) -> None:
+    pair: Any = labelled_flow.given(labels=[[0.0], [1.0]])
+    for error, message, call in (
+        (UsageError, "the generator is 0", lambda: pair.sample(10, 0)),
+        (UsageError, "-1 points", lambda: pair.sample(-1)),
+        (DataError, "4 latents, but conditions for 2", lambda: pair.sample(4)),
+        (DataError, "3 points, but conditions for 2", lambda: pair.log_prob(normal(3, 3))),
+        (DataError, "points are no array of numbers", lambda: pair.encode([["a", "b", "c"]])),
+        (DataError, "points are no array of numbers", lambda: pair.encode([[1.0], [1.0, 2.0]])),
+        (DataError, "labels are no array of numbers", lambda: pair.given(labels=["x"])),
+        (DataError, "latents have shape", lambda: pair.decode(normal(3))),
+    ):
+        with pytest.raises(error, match=message):
+            call()

@@ -22,6 +22,7 @@ from training.pictures.tables.pairs import draw_pairs, telling_columns
 from training.pictures.tables.roundtrips import column_errors, draw_roundtrip
 from training.pictures.tables.saved import SavedTable
 from training.pictures.training import SavedTraining, draw_training
+from training.report.tables import density_results
 
 
 def save_table(folder: Path, kind: str, dim: int = 4, count: int = 60, **changes: Any) -> Path:
@@ -277,3 +278,13 @@ def test_files_that_cannot_be(tmp_path: Path, changes: dict[str, Any], message: 
     with pytest.raises(DataError, match=message) as raised:
         pictures_of([path], None, None)
     assert str(path) in str(raised.value)
+
+
+def test_errors_of_log_densities_are_told_in_reports(tmp_path: Path) -> None:
+    assert not density_results(load(tmp_path), "wine")
+    errors = np.where(np.arange(60) == 0, 0.4, 0.0)
+    (result,) = density_results(load(tmp_path, log_prob_error=errors), "wine")
+    assert result.found == "0.052 nats, root mean square of the rows; 0.4 at most"
+    assert not result.holds
+    (result,) = density_results(load(tmp_path, log_prob_error=errors / 2), "wine")
+    assert result.holds

@@ -20,7 +20,7 @@ from tests.support.running import run_script
 from training.settings.declared import Declared, option, takes
 from training.settings.script import command, group
 from training.settings.training import resumed_options
-from training.settings.types import FILE, POSITIVE, FiniteFloat, Names, Ranges
+from training.settings.types import DATA_SET, FILE, NETWORK, POSITIVE, FiniteFloat, Names, Ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,3 +277,20 @@ def test_paths_that_no_system_has_are_told() -> None:
     for path, part in (("a\0b", "zero byte"), ("\ud800", "characters that no path has")):
         with pytest.raises(click.BadParameter, match=part):
             FILE.convert(path, None, None)
+
+
+def test_data_sets_and_networks_that_are_not_there_are_told_at_once(tmp_path: Path) -> None:
+    table, network = tmp_path / "rows.csv", tmp_path / "network.pkl"
+    with pytest.raises(DataError, match="a table, or a zip or folder of images"):
+        DATA_SET.convert(table, None, None)
+    for path in (table, network):
+        path.touch()
+    with pytest.raises(DataError, match=r"dataset_tool\.py --source=.*rows\.csv"):
+        DATA_SET.convert(table, None, None)
+    assert DATA_SET.convert(tmp_path, None, None) == tmp_path
+    with pytest.raises(click.BadParameter, match="it is empty"):
+        NETWORK.convert("", None, None)
+    for text in (str(network), "https://host/network.pkl"):
+        assert NETWORK.convert(text, None, None) == text
+    with pytest.raises(DataError, match="cannot open the file"):
+        NETWORK.convert(f"{network}.old", None, None)

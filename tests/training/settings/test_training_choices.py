@@ -69,6 +69,6 @@ def test_targets_of_toys_are_averaged_where_it_pays(
 def test_a_trial_decides_of_precisions_on_a_cpu_if_nothing_else_does(
     given: tuple[str, ...], expected: bool
 ) -> None:
-    settings = parsed(TrainSettings, "--data=images.zip", *given)
+    settings = parsed(TrainSettings, "--data=.", *given)
     assert settings.tries_precisions(torch.device("cpu")) is expected
     assert not settings.tries_precisions(torch.device("cuda"))

@@ -97,7 +97,10 @@ def test_a_network_of_no_images_is_a_data_error(networks: dict[str, Path], tmp_p
 
     wrong = (8, "1x8", [1, 8], [1, 2, 3, 4], [1, 8, 9], [-1, -8, 8], [1.0, 8, 8])
     for about, message in (
-        ({"image_shape": None, "data_name": "circles"}, "not trained on images, but on 'circles'"),
+        (
+            {"image_shape": None, "data_name": "circles"},
+            "on 'circles': give it to toy_pfODE_int.py",
+        ),
         *(({"image_shape": shape}, r"says that its images are .*, but .* 64 n") for shape in wrong),
         *(({"image_shape": shape}, "square, and gray or RGB") for shape in ([4, 4, 4], [1, 4, 16])),
         *(({"label_dim": classes}, "classes") for classes in ("many", -1, 2.0, True)),

@@ -15,8 +15,9 @@ from training.data.tables.arrays import (
 )
 from training.data.tables.foreign import ForeignTable, with_columns
 from training.data.tables.text import open_text
+from training.names import RAW_TABLES
 
-SUFFIXES = (".csv", ".tsv", ".npy", ".npz", ".parquet")
+SUFFIXES = (*RAW_TABLES, ".npz")
 
 
 def is_table(source: str) -> bool:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from training.flow.eigenbasis import identity
+
 
 class PointMap(nn.Module, ABC):
     """An invertible map of points ``[..., D]``.
@@ -226,8 +228,11 @@ class NormalScores(PointMap):
         super().__init__(dim, knots)
         if knots < 2:
             raise ValueError(f"a spline has at least 2 knots, not {knots}")
-        line = torch.linspace(-1, 1, knots, dtype=torch.float64)[:, None].expand(-1, dim).clone()
-        self.hold(places=line, scores=line, slopes=torch.ones_like(line))
+        # Of plain numbers, since a range on the meta device imports the compiler's algebra.
+        even = [2 * index / (knots - 1) - 1 for index in range(knots)]
+        line = torch.zeros(knots, dim, dtype=torch.float64)
+        line.copy_(torch.tensor(even, dtype=torch.float64)[:, None])
+        self.hold(places=line, scores=line, slopes=torch.ones(knots, dim))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         p = self._piece(x, self.places)
@@ -325,7 +330,7 @@ class WhitenPCA(Standardize):
 
     def __init__(self, dim: int, knots: int = 0):
         super().__init__(dim, knots)
-        self.hold(axes=torch.eye(dim))
+        self.hold(axes=identity(dim))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         along = (x - self.mean) @ self.axes

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from dnnlib.errors import DataError
 from training.flow.coordinates.conditions import LEAST_VARIANCE
+from training.flow.eigenbasis import identity
 
 MOST_CONDITIONS = 1024
 """Up to which network files hold where they lie: 8 MB."""
@@ -56,7 +57,7 @@ class Surprise(nn.Module):
     def __init__(self, count: int):
         super().__init__()
         self.register_buffer("mean", torch.zeros(count, dtype=torch.float64))
-        self.register_buffer("whitening", torch.eye(count, dtype=torch.float64))
+        self.register_buffer("whitening", identity(count))
         self.register_buffer("quantiles", torch.zeros(len(LEVELS), dtype=torch.float64))
 
     def fit(self, conditions: Tensor, relevant: Sequence[int] = ()) -> "Surprise":

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.flow.eigenbasis import identity
 from training.flow.latent.normal_mixtures import NormalMixture
 
 BOUND = 4.0
@@ -87,14 +88,22 @@ class ConditionalMixture(nn.Module):
         self.kept, self.compressed, self.components = kept, compressed, components
         self.chained = chained
         self.register_buffer("offset", torch.zeros(compressed, dtype=torch.float64))
-        self.register_buffer("axes", torch.eye(compressed, dtype=torch.float64))
+        self.register_buffer("axes", identity(compressed))
         frequencies = [pi / (BOUND + 1) * index for index in range(1, waves + 1)]
         self.register_buffer("frequencies", torch.tensor(frequencies), persistent=False)
         seen = kept + (compressed - 1 if chained else 0)
         self.input = _linear(seen * (1 + 2 * waves), width)
         self.hidden = nn.ModuleList(_linear(width, width) for _ in range(depth))
         self.output = _linear(width, compressed * components * 3)
-        self._mask(waves, width)
+        inputs, outputs = seen * (1 + 2 * waves), compressed * components * 3
+        for name, shape in (
+            ("into", (width, inputs)),
+            ("within", (width, width)),
+            ("out", (outputs, width)),
+        ):
+            self.register_buffer(name, torch.ones(shape, dtype=torch.bool), persistent=False)
+        if not self.into.is_meta:  # where shapes alone count, and comparisons import the compiler
+            self._mask(waves, width)
         self._start_at_normal()
 
     def _mask(self, waves: int, width: int) -> None:
@@ -104,12 +113,9 @@ class ConditionalMixture(nn.Module):
         inputs = torch.cat([torch.zeros(self.kept, dtype=torch.long), known])
         inputs = inputs.repeat_interleave(1 + 2 * waves)
         outputs = torch.arange(self.compressed).repeat_interleave(3 * self.components)
-        for name, before, after in (
-            ("into", inputs, units),
-            ("within", units, units),
-            ("out", units, outputs),
-        ):
-            self.register_buffer(name, after[:, None] >= before, persistent=False)
+        self.into.copy_(units[:, None] >= inputs)
+        self.within.copy_(units[:, None] >= units)
+        self.out.copy_(outputs[:, None] >= units)
 
     @torch.no_grad()
     def _start_at_normal(self) -> None:

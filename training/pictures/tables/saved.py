@@ -12,6 +12,7 @@ from training.pictures.style.words import stem_of
 from training.pictures.trajectories.saved import SavedTrajectory
 
 POINTS, NAMES, DENSITIES, ROW_INDEX = "points", "names", "log_prob", "row_index"
+ERRORS = "log_prob_error"
 MAY_BE_WILD = (POINTS, DENSITIES)
 """Arrays in which single rows may be infinite or NaN: these are counted, and the rest is drawn."""
 LARGEST = 1e150
@@ -30,6 +31,7 @@ class SavedTable:
             those that cannot be drawn are NaN.
         log_prob: Log densities in nats ``[N]``, NaN likewise; None where they were not asked for.
         row_index: Numbers of the rows in their data set ``[N]``; None of generated ones.
+        errors: Standard errors of the log densities ``[N]``, NaN likewise; None of exact ones.
     """
 
     trajectory: SavedTrajectory
@@ -37,6 +39,7 @@ class SavedTable:
     points: np.ndarray
     log_prob: np.ndarray | None
     row_index: np.ndarray | None
+    errors: np.ndarray | None
 
     @classmethod
     def load(cls, path: Path) -> "SavedTable":
@@ -56,15 +59,16 @@ class SavedTable:
                     f"{path}: '{NAMES}' is {list(names.shape)} {names.dtype}, not the names of "
                     f"{dim} columns"
                 )
-            log_prob = row_index = None
+            log_prob = row_index = errors = None
             if DENSITIES in saved.names:
                 log_prob = _numbers(saved, path, DENSITIES, (count,))
+            if ERRORS in saved.names:
+                errors = _numbers(saved, path, ERRORS, (count,))
             if ROW_INDEX in saved.names:
                 row_index = _numbers(saved, path, ROW_INDEX, (count,))
         points[np.isnan(points).any(axis=1)] = np.nan
-        found = cls(
-            trajectory, [printable(str(name)) for name in names], points, log_prob, row_index
-        )
+        shown = [printable(str(name)) for name in names]
+        found = cls(trajectory, shown, points, log_prob, row_index, errors)
         if len(found.rows) < 2:
             raise DataError(f"{path}: '{POINTS}' has no two rows of finite numbers")
         return found

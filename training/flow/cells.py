@@ -1,0 +1,124 @@
+"""Log densities of rows of which some columns are discrete: of the cells that they stand for.
+
+A value of a discrete column stands for the interval of one step around it, and a row for a box of
+as many dimensions as there are such columns: its *cell*. Its density is the mean over this cell C,
+
+    log p(C) = log mean_{x in C} p(x),
+
+so that ``p(C)`` times the steps of the discrete columns is the probability of their values.
+
+The mean is over the first points of several Sobol sequences, scrambled independently (Owen 1997),
+which are the same for all rows: a density depends on its row alone. How far the means of single
+sequences scatter tells the error. Points are doubled until this is small. An error near 1 says no
+more than that a few points have nearly all of the density.
+"""
+
+from collections.abc import Callable
+from math import log
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.quasirandom import SobolEngine
+
+from training.flow.likelihood import Density, Trace
+from training.flow.pfode import ProbabilityFlow
+from training.flow.solvers import Solver
+from training.names import CELL_ERROR, CELL_POINTS
+
+SEQUENCES = FEWEST_POINTS = 8
+BLOCK_ROWS = 64
+"""Rows whose cells are integrated together: they fill calls, and memory does not grow with rows."""
+
+
+class CellDensity(NamedTuple):
+    """Densities of cells.
+
+    Attributes:
+        density: Of each, mean over the cell, and its standard error.
+        points: Points that were looked at, on average over the cells.
+    """
+
+    density: Density
+    points: float
+
+
+def has_cells(flow: ProbabilityFlow) -> bool:
+    """Whether points of a flow have discrete columns."""
+    return flow.coordinates is not None and bool(flow.coordinates.steps.any())
+
+
+def cell_log_prob(
+    flow: ProbabilityFlow,
+    rows: Tensor,
+    times: Tensor,
+    solver: Solver | str,
+    trace: Trace | None = None,
+    on_rows: Callable[[int], object] | None = None,
+) -> CellDensity:
+    """Log densities of the cells of rows.
+
+    Args:
+        flow: With discrete columns, and without conditions.
+        rows: ``[N, D]``; discrete columns may be anywhere in their steps.
+        times: Increasing ``[steps + 1]``.
+        solver: The solver, or its name.
+        trace: The way to take traces of Jacobians; None for exact ones. Errors of estimated ones
+            are averaged as if they were part of the density, which they raise.
+        on_rows: Called with the number of rows that were done since the last call.
+
+    Raises:
+        DataError: As ``ProbabilityFlow.log_prob``.
+    """
+    assert flow.coordinates is not None
+    steps = flow.coordinates.steps
+    offsets = _offsets(steps > 0) * steps
+    centers = flow.coordinates.rounded(rows.to(steps))
+    means, errors, looked_at = [], [], 0
+
+    def densities(cells: Tensor, shifts: Tensor) -> Tensor:
+        """Log densities ``[n, SEQUENCES, m]`` at shifts ``[SEQUENCES, m, D]`` from centers."""
+        points = cells[:, None, None] + shifts
+        found = flow.log_prob_with_error(
+            points.flatten(0, 2), times, solver, trace=trace or Trace("exact")
+        )
+        return found.log_prob.view(points.shape[:-1])
+
+    for block in torch.split(centers, BLOCK_ROWS):
+        found = densities(block, offsets[:, : FEWEST_POINTS // SEQUENCES])
+        mean, error = _mean_and_error(found)
+        looked_at += found.numel()
+        open_ = torch.arange(len(block), device=block.device)
+        while found.shape[2] * SEQUENCES < CELL_POINTS:
+            unsure = error[open_] > CELL_ERROR
+            open_, found = open_[unsure], found[unsure]
+            if not len(open_):
+                break
+            size = found.shape[2]
+            more = densities(block[open_], offsets[:, size : 2 * size])
+            found = torch.cat([found, more], dim=2)
+            mean[open_], error[open_] = _mean_and_error(found)
+            looked_at += more.numel()
+        means.append(mean)
+        errors.append(error)
+        if on_rows:
+            on_rows(len(block))
+    return CellDensity(Density(torch.cat(means), torch.cat(errors)), looked_at / max(len(rows), 1))
+
+
+def _offsets(discrete: Tensor) -> Tensor:
+    """Points of the sequences ``[SEQUENCES, CELL_POINTS / SEQUENCES, D]``, from -1/2 to 1/2 in
+    discrete columns ``[D]`` and 0 in others."""
+    found = torch.zeros(SEQUENCES, CELL_POINTS // SEQUENCES, len(discrete), dtype=torch.float64)
+    for seed, points in enumerate(found):
+        engine = SobolEngine(int(discrete.sum()), scramble=True, seed=seed)  # type: ignore[no-untyped-call]
+        points[:, discrete.cpu()] = engine.draw(len(points), dtype=torch.float64) - 0.5
+    return found.to(discrete.device)
+
+
+def _mean_and_error(found: Tensor) -> tuple[Tensor, Tensor]:
+    """Logs ``[n]`` of the means of densities with logs ``[n, SEQUENCES, m]``, and their errors."""
+    of_sequences = found.logsumexp(dim=2) - log(found.shape[2])
+    mean = of_sequences.logsumexp(dim=1) - log(SEQUENCES)
+    spread = (of_sequences - mean[:, None]).exp().std(dim=1)
+    return mean, spread / SEQUENCES**0.5
