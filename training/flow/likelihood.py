@@ -152,7 +152,9 @@ class DivergenceIntegral:
         if torch.is_grad_enabled():
             raise ValueError("log densities have no gradients: simulate without")
         few = len(self._directions) <= FEW_PRODUCTS or len(times) <= DEFAULT_STEPS
-        walk = self._along if few or self._given.adaptive else self._at_ends_of_steps
+        # Of one call a step, the traces of that call are as many.
+        along = few or self._given.adaptive or self._given.calls_per_step == 1
+        walk = self._along if along else self._at_ends_of_steps
         return walk(v, w, gap, times)
 
     def _along(

@@ -201,13 +201,13 @@ class Prior:
         flow = copy(self._given(conditions))
         # What lies between eigenspace and data space does not matter to densities of states.
         flow.coordinates = None
-        directions = Trace("exact").directions(slice(0, len(states)), flow.basis.dim)
-        integral = DivergenceIntegral(self.solver, directions)
+        rows = slice(0, len(states))
+        integral = DivergenceIntegral(self.solver, Trace("exact"), rows, flow.basis.dim)
         start = flow.schedule.scale(self.times[0]) * states
         trajectory = flow.simulate(start, self.times, integral.solver)
-        found = flow.log_prob_along(trajectory, integral)
+        found = flow.log_prob_along(trajectory, integral).log_prob
         w = flow.latent_law(self.times[-1]).whiten(trajectory.end)
-        return Generated(w, trajectory.calls * (1 + len(directions))), found
+        return Generated(w, trajectory.calls + integral.products), found
 
     def whitened(self, points: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
         """The standard normal variables ``[N, D]`` of blurred points ``[N, D]``."""

@@ -198,10 +198,9 @@ def _defended(problem: Problem, plan: SamplingPlan, pool: Pool) -> Draws:
     frail = (worth < DEFENDED).nonzero()[:, 0].cpu()
     if not len(frail):
         return found
-    return found.replaced(
-        frail,
-        _tested(problem.of(frail), plan, replace(found.of(frail), calls=found.calls[frail] * 0)),
-    )
+    others = _tested(problem.of(frail), plan, found.of(frail))
+    # What they took is counted where they are replaced.
+    return found.replaced(frail, replace(others, calls=others.calls - found.calls[frail]))
 
 
 def _tested(problem: Problem, plan: SamplingPlan, draws: Draws) -> Draws:

@@ -37,8 +37,8 @@ class Summary:
         mean: ``[M, D]``.
         std: ``[M, D]``.
         quantiles: ``[M, D, len(LEVELS)]``.
-        r_hat: ``[M, D]``; NaN of pools and of flows, whose draws are independent. That of populations
-            compares them.
+        r_hat: ``[M, D]``, between chains or populations; NaN of pools and of flows, whose draws are
+            independent.
         ess_bulk: Effective draws for the mean, ``[M, D]``; of pools the worth of their weights, of
             flows all draws.
         ess_tail: Effective draws for the 5 and 95 % quantiles, ``[M, D]``.

@@ -4,7 +4,8 @@ What a sampler has left out has no draw, and so no weight that could tell. So a 
 the draws of each chain, in the flat states of ``samplers.annealing``, and made wider; fresh draws
 of it are weighted by the flow's own density and the likelihood. Where the sampler is right, they
 have its means and standard deviations. It sees widths and tails, and modes near those that were
-found; of modes that are far from all draws it knows nothing: chains that do not agree tell of these.
+found; of modes that are far from all draws it knows nothing: chains that do not agree tell of
+these.
 """
 
 from dataclasses import replace
@@ -44,9 +45,8 @@ def tested(target: Target, draws: Draws, seeds: Tensor) -> Draws:
         draws: Of these.
         seeds: A number for each ``[M]``.
     """
-    parts = [
-        _tested(target.of(at), draws.of(at), seeds[at]) for at in torch.arange(draws.count).split(1)
-    ]
+    each = torch.split(torch.arange(draws.count), 1)
+    parts = [_tested(target.of(at), draws.of(at), seeds[at]) for at in each]
     stats = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     calls = stats.pop("calls")
     return replace(draws, calls=draws.calls + calls, stats={**draws.stats, **stats})

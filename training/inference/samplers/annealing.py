@@ -9,8 +9,9 @@ A population starts from its own share of a pool of prior draws, weighted by ``L
 largest exponent b at which they are worth a few. In each round a mixture is fitted to its weighted
 draws, and goes on to the exponent ``b' = min(64 b, 1)``: where L is Gaussian, ``L^(b' - b)`` is a
 Gaussian with its noise variances divided by b' - b, given which the mixture is one in closed form.
-Draws of it, a part of them from components three times as wide, are weighted together with those of all
-T rounds so far, as if each were of all their laws (the balance heuristic; Veach and Guibas 1995),
+Draws of it, a part of them from components three times as wide, are weighted together with those of
+all T rounds so far, as if each were of all their laws (the balance heuristic; Veach and Guibas
+1995),
 
     v(z) = p(z) L(z)^b / (n_1 q_1(z) + ... + n_T q_T(z)),
 
@@ -148,7 +149,8 @@ class Swarm:
     placed: Placed
 
     def __init__(self, target: Target, seeds: Tensor, chains: int):
-        self.target, self.chains, self._seeds = target, chains, seeds
+        self.target, self.chains = target, chains
+        self._keys = [(seed, chain) for seed in seeds.tolist() for chain in range(chains)]
         flow, first = target.prior.flow, target.prior.times[0]
         self.width = flow.noisy_std(first).double()
         self.worth = WORTH * flow.basis.dim
@@ -191,7 +193,7 @@ class Swarm:
         """Draws so many of each population's law, in this round."""
         further = self.target.dim - len(self.width)
         uniform = self._even(count, 1 + len(self.width) + further, index)
-        own, rest = uniform.split([1 + len(self.width), further], dim=2)
+        own, rest = uniform.tensor_split([1 + len(self.width)], dim=2)
         states = proposal.draw(own)
         flat = (states * self.width).flatten(0, 1)
         normal = torch.special.ndtri(rest).flatten(0, 1)
@@ -218,7 +220,7 @@ class Swarm:
 
     def reached(self, exponent: Tensor) -> Tensor:
         """The largest exponents ``[G]``, from these on, at which weights are worth enough."""
-        # Draws near the posterior are worth little at a smaller exponent too: there is no bisection.
+        # Draws near the posterior are worth little at a smaller exponent too: so no bisection.
         best = exponent
         for part in torch.linspace(1, 0, EXPONENTS, dtype=torch.float64).tolist():
             tried = exponent**part
@@ -249,9 +251,7 @@ class Swarm:
         smoothed = smoothed_weights(log_weights)
         # In an order in which neighbors are alike, even steps leave out and repeat what is alike.
         order = z_order(self.states)
-        keys = [
-            hash_seed(seed, chain) for seed in self._seeds.tolist() for chain in range(shape[1])
-        ]
+        keys = [hash_seed(seed, chain) for seed, chain in self._keys]
         weights = smoothed.log_weights.gather(1, order)
         picks = order.gather(1, weighted_picks(weights, torch.tensor(keys), count))
         rows = torch.arange(len(picks), device=picks.device)[:, None]
@@ -287,21 +287,20 @@ class Swarm:
         return shifted.clamp(TINY, 1 - TINY)
 
     def _rows(self, count: int, index: int, kind: int) -> Tensor:
-        keys = [(seed, chain) for seed in self._seeds.tolist() for chain in range(self.chains)]
         rows = [
             torch.rand(
                 count,
                 generator=seeded_generator("cpu", seed, Stream.REFINING, index, kind, chain),
                 dtype=torch.float64,
             )
-            for seed, chain in keys
+            for seed, chain in self._keys
         ]
         return torch.stack(rows).to(self.width.device)
 
 
 def z_order(rows: Tensor) -> Tensor:
-    """An order ``[G, N]`` of rows ``[G, N, d]`` in which neighbors are alike: Morton's curve through
-    their ranks."""
+    """An order ``[G, N]`` of rows ``[G, N, d]`` in which neighbors are alike: Morton's curve
+    through their ranks."""
     count, dim = rows.shape[1:]
     bits = max(1, min(ceil(log(max(count, 2), 2)), 62 // dim))
     ranks = rows.argsort(dim=1).argsort(dim=1) * 2**bits // count
