@@ -17,7 +17,7 @@ from training.flow.coordinates.surprise import Surprise
 from training.flow.pfode import ProbabilityFlow
 from training.inference.prior import Prior
 from training.measure.roundtrip import LEVELS_PER_UNIT
-from training.names import IMAGE_POOL, TOY_NAMES, TOY_POOL
+from training.names import IMAGE_POOL, TOY_POOL
 from training.simulation.images import ImageFlow
 from training.simulation.networks import NetworkFile
 from training.simulation.tables import TableFlow
@@ -82,7 +82,7 @@ class PosteriorSubject:
                 table=table,
                 **common,
             )
-        if model.about.get("data_name") in TOY_NAMES:
+        if file.is_toy:
             toy = ToyFlow.of(file, {})
             return cls._of_toy(toy, common)
         images = ImageFlow.of(file, {})
