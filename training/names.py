@@ -13,6 +13,8 @@ TRANSFORMS = ("center-crop", "center-crop-wide")
 PATCHES, HELD_OUT_PATCHES = "patches", "patches:held-out"
 PATCH, SIDES = 16, (4, 64)
 """Side of patches of photographs, in pixels, unless it is said, and between which it must be."""
+HEADERS = ("auto", "yes", "no")
+"""Whether the first row of a text names its columns."""
 MISSING = ("refuse", "drop", "mean")
 """What becomes of missing values: refuse them, drop their rows, or take the mean."""
 HALVES = ("upper-half", "lower-half", "left-half", "right-half")

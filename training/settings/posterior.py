@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dnnlib.errors import UsageError
-from training import files, flow, inference, simulation
+from training import flow, inference, simulation
 from training.names import FEWEST_NEIGHBORS, MOST_DEBLURRED, NEIGHBORS
 from training.settings.common import RunOptions, save_dir
 from training.settings.declared import Declared, option, options_of
@@ -197,12 +197,9 @@ class SampleSettings(CommonSettings):
         """
         if self.truth is None:
             return None
-        found = files.read_observations(self.truth, subject.image_shape)
-        if found.shape != (count, subject.dim):
-            raise UsageError(
-                f"--truth has {len(found)} points of {found.shape[1]} numbers, but there are "
-                f"{count} observations of points of {subject.dim}"
-            )
+        found = subject.points(self.truth)
+        if len(found) != count:
+            raise UsageError(f"--truth has {len(found)} points, but there are {count} observations")
         return found
 
     def sharpened(
