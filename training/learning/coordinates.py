@@ -80,9 +80,8 @@ def fit_coordinates(
     surprise = 0 < given <= MOST_CONDITIONS
     skewed = skewed_conditions(conditions, relevant)
     coordinates = Coordinates(dim, names, knots, given, surprise, relevant, skewed)
-    coordinates.steps.copy_(columns.steps)
-    coordinates.offsets.copy_(columns.offsets)
     x = points.double()
+    coordinates.hold_steps(columns.steps, columns.offsets, x)
     if conditions is not None:
         _fit_conditions(coordinates, conditions.double())
     c = coordinates.given(conditions).labels
@@ -240,8 +239,28 @@ def _fit_scores(map_: NormalScores, x: Tensor) -> None:
     map_.hold(places=places, scores=scores, slopes=slopes)
 
 
+def _shrunk_basis(x: Tensor) -> EigenBasis:
+    """That of points ``[N, D]`` that are too few to have a covariance.
+
+    Correlations are shrunk by the factor ``1 - lambda`` of least expected squared error,
+
+        lambda = sum_ij Var(r_ij) / sum_ij r_ij^2    over i != j,
+
+    where variances are those of the mean of products over rows (Schaefer and Strimmer 2005).
+    """
+    count, mean, std = len(x), x.mean(dim=0), x.std(dim=0, correction=0)
+    s = (x - mean) / std
+    correlation = s.T @ s / count
+    squares = s.square().T @ s.square() / count - correlation.square()
+    variance = squares * count**2 / (count - 1) ** 3
+    off = ~torch.eye(len(std), dtype=torch.bool)
+    share = float((variance[off].sum() / correlation[off].square().sum()).clamp(max=1))
+    shrunk = torch.where(off, (1 - share) * correlation, correlation)
+    return EigenBasis.from_moments(mean, shrunk * std[:, None] * std)
+
+
 def _fit_axes(map_: WhitenPCA, x: Tensor, columns: Columns) -> None:
-    basis = EigenBasis.fit([x])
+    basis = EigenBasis.fit([x]) if len(x) > x.shape[1] + 1 else _shrunk_basis(x)
     if basis.eigenvalues[-1] < LEAST_VARIANCE * basis.top_variance:
         share = basis.eigenvectors[:, -1].abs()
         most = share.topk(min(3, len(share))).indices.tolist()

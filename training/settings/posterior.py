@@ -231,6 +231,7 @@ class SampleSettings(CommonSettings):
             plan.seed,
             flow.Trace("exact" if self.correct else "auto") if wanted else None,
             inference.UserFunction.load(self.correct, "correct") if self.correct else None,
+            plausible=True,
         )
 
 

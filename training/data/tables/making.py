@@ -1,9 +1,11 @@
 """From rows as they are read to a table that a flow can be trained on.
 
 What has no density is dealt with here: missing values, constant columns, columns that are sums of
-others, and columns of whole steps. Nothing is done in silence.
+others, and columns of whole steps. What is no quantity, or stands for none, is told. Nothing is
+done in silence.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -31,6 +33,12 @@ FOLLOWS = 1e-6
 """Largest difference from that sum, in standard deviations."""
 OFTEN = 0.01
 """Share of rows with one value from which a continuous column is said to have an atom."""
+FEWEST_OTHERS = 5
+"""Values of a column among which one can be far from all others."""
+DENSE = 1.1
+"""Numbers that count rows reach over at most so many times as many as there are."""
+IDENTIFIER = re.compile(r"(.*[\W_])?(id|ids|index|idx|key|nr|number)|unnamed.*", re.IGNORECASE)
+"""Names of columns that number rows."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,7 @@ class Choices:
     Attributes:
         conditions: Columns that are conditioned on.
         missing: One of ``MISSING``: refuse missing values, drop their rows, or take the mean.
+            Infinite ones are missing too, as a simulation that failed leaves them.
         dequantize: Whether to look for discrete columns.
         bounds: Lowest and highest value by column, infinite where there is none.
         max_rows: Rows to take at most, the first ones; None for all.
@@ -60,18 +69,28 @@ def make_table(source: ForeignTable, choices: Choices) -> tuple[Table, list[str]
     """Reads and cleans a table; also tells what was found and done, in lines for people.
 
     Raises:
-        DataError: It cannot be read, or has too few rows, missing or infinite values, or no column
-            that varies.
+        DataError: It cannot be read, or has too few rows, missing values, values beyond bounds, or
+            no column that varies.
         UsageError: A column that was named is not there.
     """
     for name in (*choices.conditions, *choices.bounds):
         if name not in source.names:
             raise UsageError(f"{source.name} has no column '{name}' (of those that are read)")
     lines: list[str] = []
-    values = _collected(source, choices, lines)
+    values, holes = _collected(source, choices, lines)
     if len(values) < FEWEST_ROWS:
-        raise DataError(f"{source.name} has {len(values)} rows: at least {FEWEST_ROWS} are needed")
+        whole = " without missing values" if choices.missing == "drop" else ""
+        raise DataError(
+            f"{source.name} has {len(values)} rows{whole}: at least {FEWEST_ROWS} are needed"
+        )
     names = list(source.names)
+    marginals = {
+        name: _Marginal.of(np.delete(column, holes[name]) if name in holes else column)
+        for name, column in zip(names, values.T, strict=True)
+    }
+    if holes:
+        _fill_in(values, names, holes, marginals, choices.dequantize, lines)
+    _warn_of_what_is_no_quantity(names, marginals, lines)
     given = [names.index(name) for name in choices.conditions]
     rest = [index for index in range(len(names)) if index not in given]
     conditions = torch.from_numpy(values[:, given]) if given else None
@@ -80,15 +99,28 @@ def make_table(source: ForeignTable, choices: Choices) -> tuple[Table, list[str]
     kept, dropped = _independent(values, names, source.name, lines)
     if len(kept) < len(names):
         values, names = narrowed(values, kept), [names[index] for index in kept]
-    steps, offsets = _grids(values, names, choices.dequantize, lines)
-    columns = _bounded(replace(Columns.plain(names), steps=steps, offsets=offsets), choices.bounds)
+    columns = Columns.plain(names)
+    if choices.dequantize:
+        found = [marginals[name] for name in names]
+        steps, offsets = ([getattr(one, key) for one in found] for key in ("step", "offset"))
+        columns = replace(columns, steps=_doubles(steps), offsets=_doubles(offsets))
+        _tell_of_steps(names, found, lines)
+    columns = _bounded(columns, choices.bounds, values, source.name)
+    held_out = _held_out(len(values), choices)
+    to_train = len(values) - int(held_out.sum())
+    if len(names) >= to_train - 1:
+        lines.append(
+            f"Warning: {len(names)} columns, but {to_train} rows to train on: what columns have in "
+            "common is hardly known, and is shrunk when they are whitened; have more rows, or "
+            "choose --columns"
+        )
     again = _repeated(values)
     if again:
         lines.append(f"{again} row(s) repeat another")
     table = Table(
         torch.from_numpy(values),
         columns,
-        _held_out(len(values), choices),
+        held_out,
         dropped,
         conditions,
         list(choices.conditions),
@@ -96,17 +128,24 @@ def make_table(source: ForeignTable, choices: Choices) -> tuple[Table, list[str]
     return table, [*lines, *_summary(table)]
 
 
-def _collected(source: ForeignTable, choices: Choices, lines: list[str]) -> np.ndarray:
-    """All rows, with a number in every place. Memory holds them once, and a block besides."""
+def _doubles(numbers: Sequence[float]) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+def _collected(
+    source: ForeignTable, choices: Choices, lines: list[str]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """All rows, and the places of missing values by column. Memory holds rows once, and a block
+    besides."""
     read = kept = holes = 0
 
     def sound() -> Iterator[np.ndarray]:
         nonlocal read, kept, holes
         for block in source.blocks():
             block = block if choices.max_rows is None else block[: choices.max_rows - read]
-            _require_finite(block, source, choices.missing, read)
+            _require_sound(block, source, choices, read)
             read += len(block)
-            missing = np.isnan(block)
+            missing = ~np.isfinite(block)
             holes += int(missing.sum())
             if choices.missing == "drop":
                 block = block[~missing.any(axis=1)]
@@ -116,41 +155,156 @@ def _collected(source: ForeignTable, choices: Choices, lines: list[str]) -> np.n
                 break
 
     values = joined(sound(), len(source.names))
-    if holes and choices.missing == "drop":
-        lines.append(f"Left out {read - kept} row(s) with {holes} missing value(s)")
-    elif holes:
-        _fill_in(values, source)
-        lines.append(f"Filled in {holes} missing value(s) by the mean of their column")
-    return values
+    if not holes:
+        return values, {}
+    if choices.missing == "drop":
+        lines.append(
+            f"Left out {read - kept} of {read} rows ({(read - kept) / read:.2%}), with {holes} "
+            "missing or infinite value(s)"
+        )
+        return values, {}
+    places = {}
+    for name, column in zip(source.names, values.T, strict=True):
+        missing = np.flatnonzero(~np.isfinite(column))
+        if len(missing) == len(column):
+            raise DataError(f"{source.name}: column '{name}' has no values at all")
+        if len(missing):
+            places[name] = missing
+    return values, places
 
 
-def _require_finite(block: np.ndarray, source: ForeignTable, missing: str, before: int) -> None:
-    """Raises DataError for values that cannot be squared, or that are missing and must not be."""
-    broken = np.isinf(block) | (np.abs(block) > LARGEST)
-    holes = np.isnan(block) if missing == "refuse" else np.zeros_like(broken)
+def _require_sound(block: np.ndarray, source: ForeignTable, choices: Choices, before: int) -> None:
+    """Raises DataError for values that cannot be squared, that are missing and must not be, or that
+    are beyond the bounds of their column."""
+    low, high = np.full((2, len(source.names)), [[-np.inf], [np.inf]])
+    for name, ends in choices.bounds.items():
+        place = list(source.names).index(name)
+        low[place], high[place] = ends
+    finite = np.isfinite(block)
+    broken = finite & (np.abs(block) > LARGEST)
+    holes = ~finite if choices.missing == "refuse" else np.zeros_like(finite)
     for bad, told in (
         (broken, "{value:g} is no value that can be squared: mend it, or leave the column out"),
         (
             holes,
-            "the value is missing: --missing=drop leaves such rows out, --missing=mean fills in "
-            "the column's mean",
+            "the value is missing ({value:g}): --missing=drop leaves such rows out, --missing=mean "
+            "fills in the column's mean",
+        ),
+        (
+            finite & ((block < low) | (block > high)),
+            "{value:.10g} is not within its --bounds, {low:.10g} to {high:.10g}",
         ),
     ):
         if bad.any():
             row, column = np.argwhere(bad)[0]
+            said = told.format(value=block[row, column], low=low[column], high=high[column])
             raise DataError(
-                f"{source.name}, column '{source.names[column]}', row {before + row + 1}: "
-                f"{told.format(value=block[row, column])} ({int(bad.sum())} such value(s) near)"
+                f"{source.name}, column '{source.names[column]}', row {before + row + 1}: {said} "
+                f"({int(bad.sum())} such value(s) in rows {before + 1} to {before + len(block)})"
             )
 
 
-def _fill_in(values: np.ndarray, source: ForeignTable) -> None:
-    for index, column in enumerate(values.T):
-        missing = np.isnan(column)
-        if missing.all():
-            raise DataError(f"{source.name}: column '{source.names[index]}' has no values at all")
-        if missing.any():
-            column[missing] = column[~missing].mean()
+@dataclass(frozen=True)
+class _Marginal:
+    """What a column's own values are.
+
+    Attributes:
+        step: Of a discrete column; 0 of a continuous one.
+        offset: A value of a discrete column.
+        atom: Its most frequent value.
+        share: Of the rows that have it.
+        repeats: Whether any value is there twice.
+        lone: A value that repeats and is farther from all others than these are from each other,
+            with how often it does; None if there is none.
+        whole: Whether all are different whole numbers.
+        dense: Whether they reach over hardly more than their number, as if they counted rows.
+    """
+
+    step: float
+    offset: float
+    atom: float
+    share: float
+    repeats: bool
+    lone: tuple[float, int] | None
+    whole: bool
+    dense: bool
+
+    @classmethod
+    def of(cls, column: np.ndarray) -> "_Marginal":
+        """That of present values ``[n]``."""
+        values, counts = np.unique(column, return_counts=True)
+        unique = len(values) == len(column)
+        # Without a value twice there is a density, or as good as one.
+        step, digits = (0.0, 0) if unique else _step(values)
+        most = int(counts.argmax())
+        return cls(
+            step,
+            round(float(values[0]), digits) if step else 0.0,
+            float(values[most]),
+            float(counts[most] / len(column)),
+            not unique,
+            _lone(values, counts),
+            unique and bool((values == np.round(values)).all()),
+            bool(values[-1] - values[0] < DENSE * len(column)),
+        )
+
+
+def _lone(values: np.ndarray, counts: np.ndarray) -> tuple[float, int] | None:
+    """The smallest or largest of sorted values, if it is far from all others, and its count."""
+    if len(values) > FEWEST_OTHERS:
+        below, above = values[1] - values[0], values[-1] - values[-2]
+        for gap, rest, end in ((below, values[1:], 0), (above, values[:-1], -1)):
+            if counts[end] > 1 and gap > rest[-1] - rest[0]:
+                return float(values[end]), int(counts[end])
+    return None
+
+
+def _fill_in(
+    values: np.ndarray,
+    names: list[str],
+    holes: Mapping[str, np.ndarray],
+    marginals: Mapping[str, _Marginal],
+    stepwise: bool,
+    lines: list[str],
+) -> None:
+    """Puts means in the places of missing values, those of discrete columns at a step."""
+    spikes = []
+    for name, places in holes.items():
+        column, one = values[:, names.index(name)], marginals[name]
+        mean = np.delete(column, places).mean()
+        if stepwise and one.step:
+            mean = one.offset + one.step * np.round((mean - one.offset) / one.step)
+        column[places] = mean
+        spikes.append(f"{name} ({len(places)} rows, {len(places) / len(column):.2%})")
+    lines.append(
+        "Warning: missing values are filled in by the mean of their column, which makes a spike "
+        f"there that samples will have too: {', '.join(spikes)}; --missing=drop makes none"
+    )
+
+
+def _warn_of_what_is_no_quantity(
+    names: list[str], marginals: Mapping[str, _Marginal], lines: list[str]
+) -> None:
+    """Warns of values that may stand for missing ones, and of columns that number the rows."""
+    for name in names:
+        lone = marginals[name].lone
+        if lone is not None:
+            lines.append(
+                f"Warning: {name} is {lone[0]:.10g} in {lone[1]} rows, far from all its other "
+                "values: if that stands for a missing value, leave the cell empty"
+            )
+    identifiers = [
+        name
+        for name, one in marginals.items()
+        if one.whole and (one.dense or IDENTIFIER.fullmatch(name))
+    ]
+    if identifiers:
+        rest = [name for name in names if name not in identifiers]
+        lines.append(
+            f"Warning: {', '.join(identifiers)} looks like an identifier, whole numbers that all "
+            f"differ: if it only tells rows apart, leave it out by --columns={','.join(rest[:20])}"
+            + (",..." if len(rest) > 20 else "")
+        )
 
 
 def _blocks(values: np.ndarray) -> Iterator[np.ndarray]:
@@ -188,6 +342,9 @@ def _independent(
     kept: list[int] = []
     slopes: dict[int, np.ndarray] = {}
     for index in map(int, np.flatnonzero(varies)):
+        if len(kept) >= len(values) - 1:
+            kept.append(index)  # any column follows from as many others as there are rows
+            continue
         given = correlation[np.ix_(kept, kept)]
         # Outliers can make columns that differ look alike: then this has no single solution.
         weights = np.linalg.lstsq(given, correlation[kept, index], rcond=None)[0]
@@ -203,9 +360,15 @@ def _independent(
         weights = slopes.get(index, np.zeros(0))
         table[row, : len(weights)] = weights
     offsets = mean[gone] - table @ mean[kept]
-    constant = [names[index] for index in gone if index not in slopes]
+    constant = [names[index] for index in gone if index not in slopes and high[index] == low[index]]
     if constant:
         lines.append(f"Left out constant column(s): {', '.join(constant)}")
+    alike = [names[index] for index in gone if index not in slopes and high[index] > low[index]]
+    if alike:
+        lines.append(
+            f"Left out column(s) whose numbers are too large for what they differ by, and look "
+            f"like identifiers: {', '.join(alike)}"
+        )
     if slopes:
         told = ", ".join(names[index] for index in slopes)
         lines.append(f"Left out column(s) that follow exactly from those before them: {told}")
@@ -231,28 +394,15 @@ def _follows(
     )
 
 
-def _grids(
-    values: np.ndarray, names: list[str], wanted: bool, lines: list[str]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The step of each discrete column, 0 for the others, and a value of each."""
-    steps, offsets = np.zeros(len(names)), np.zeros(len(names))
-    atoms = []
-    for index, column in enumerate(values.T if wanted else ()):
-        ordered = np.sort(column)
-        first = np.concatenate([[True], ordered[1:] != ordered[:-1]])
-        found = ordered[first]
-        del ordered  # which is as long as the table
-        if len(found) == len(column):
-            continue  # no value twice: there is a density, or as good as one
-        step = _step(found)
-        if step:
-            steps[index], offsets[index] = step, found[0]
-            continue
-        counts = np.diff(np.flatnonzero(first), append=len(column))
-        share = counts.max() / len(column)
-        if share > OFTEN:
-            atoms.append(f"{names[index]} ({share:.0%} are {found[counts.argmax()]:g})")
-    discrete = [f"{names[index]} ({steps[index]:g})" for index in np.flatnonzero(steps)]
+def _tell_of_steps(names: list[str], marginals: list[_Marginal], lines: list[str]) -> None:
+    """Says which columns are discrete, and which are neither that nor continuous."""
+    pairs = list(zip(names, marginals, strict=True))
+    discrete = [f"{name} ({one.step:g})" for name, one in pairs if one.step]
+    atoms = [
+        f"{name} ({one.share:.0%} are {one.atom:g})"
+        for name, one in pairs
+        if not one.step and one.share > OFTEN and one.repeats
+    ]
     if discrete:
         shown = ", ".join(islice(discrete, 20)) + (", ..." if len(discrete) > 20 else "")
         lines.append(f"Discrete column(s), spread over their steps in training: {shown}")
@@ -261,16 +411,16 @@ def _grids(
             f"Column(s) that have no density, as one value has a share of its own: "
             f"{', '.join(atoms)}"
         )
-    return torch.from_numpy(steps), torch.from_numpy(offsets)
 
 
-def _step(values: np.ndarray) -> float | None:
-    """The largest decimal step of which all differences of sorted values are multiples."""
+def _step(values: np.ndarray) -> tuple[float, int]:
+    """The largest decimal step of which all differences of sorted values are multiples, 0 if there
+    is none, and the decimal digits that these have."""
     largest = np.abs(values).max()
     for digits in range(MOST_DIGITS + 1):
         unit = 10.0**-digits
         if largest / unit > 1 / EXACT:
-            return None
+            break
         left = values / unit
         counts = np.round(left)
         left -= counts
@@ -278,11 +428,13 @@ def _step(values: np.ndarray) -> float | None:
         del left
         if largest_left <= EXACT * largest:
             common = int(np.gcd.reduce(np.diff(counts).astype(np.int64)))
-            return common * unit
-    return None
+            return round(common * unit, digits), digits
+    return 0.0, 0
 
 
-def _bounded(columns: Columns, bounds: Mapping[str, tuple[float, float]]) -> Columns:
+def _bounded(
+    columns: Columns, bounds: Mapping[str, tuple[float, float]], values: np.ndarray, source: str
+) -> Columns:
     low, high = columns.low.clone(), columns.high.clone()
     for name, (least, most) in bounds.items():
         if name in columns.names:
@@ -290,6 +442,13 @@ def _bounded(columns: Columns, bounds: Mapping[str, tuple[float, float]]) -> Col
             # A value stands for the step around it, which may reach half a step beyond the bound.
             half = float(columns.steps[index]) / 2
             low[index], high[index] = least - half, most + half
+            at = (values[:, index] == least) | (values[:, index] == most)
+            if at.any() and not half:
+                raise DataError(
+                    f"{source}, column '{name}': {int(at.sum())} value(s) are at a bound itself, "
+                    f"{values[at.argmax(), index]:.10g}, where a continuous column has none: give "
+                    "a bound beyond them"
+                )
     return replace(columns, low=low, high=high)
 
 

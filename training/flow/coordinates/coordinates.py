@@ -7,7 +7,7 @@ of invertible maps (``maps``) to u, where the flow lives, and
 
 Columns of whole steps (counts, readings with two decimals) have no density. They are *dithered*: a
 value stands for the interval of one step around it, and is drawn from it uniformly. What the flow
-generates is rounded to steps where that is asked for.
+generates is rounded to steps, within the range that the data had, where that is asked for.
 
 Where points are given with conditions, the maps are those of given conditions (``conditions``).
 """
@@ -45,6 +45,8 @@ class Coordinates(nn.Module):
         surprise: How unlike those of the training conditions are; None where it is not known.
         steps: ``[D]``: the step of each discrete column, 0 for continuous ones.
         offsets: ``[D]``: a value of each discrete column, from which its steps count.
+        least: ``[D]``: the smallest value that each discrete column had.
+        most: ``[D]``: the largest.
 
     Example:
         >>> import torch
@@ -57,6 +59,8 @@ class Coordinates(nn.Module):
 
     steps: Tensor
     offsets: Tensor
+    least: Tensor
+    most: Tensor
 
     def __init__(
         self,
@@ -84,8 +88,17 @@ class Coordinates(nn.Module):
             LinearPrediction(dim, self.label_dim) if name == PREDICTION else MAPS[name](dim, knots)
             for name in self.names
         )
-        self.register_buffer("steps", torch.zeros(dim, dtype=torch.float64))
-        self.register_buffer("offsets", torch.zeros(dim, dtype=torch.float64))
+        for name in ("steps", "offsets", "least", "most"):
+            self.register_buffer(name, torch.zeros(dim, dtype=torch.float64))
+
+    def hold_steps(self, steps: Tensor, offsets: Tensor, points: Tensor) -> None:
+        """Takes the steps of discrete columns ``[D]``, values of them ``[D]``, and their range in
+        dithered points ``[N, D]``."""
+        self.steps.copy_(steps)
+        self.offsets.copy_(offsets)
+        values = torch.where(self.steps > 0, self.rounded(points), 0.0)
+        self.least.copy_(values.amin(dim=0))
+        self.most.copy_(values.amax(dim=0))
 
     @property
     def arguments(self) -> dict[str, object]:
@@ -210,10 +223,18 @@ class Coordinates(nn.Module):
         nearest = self.offsets + step * ((points - self.offsets) / step).round()
         return torch.where(self.steps > 0, nearest, points)
 
+    def plausible(self, points: Tensor) -> Tensor:
+        """Draws ``[..., D]`` of data space as the data could have them: discrete columns at the
+        nearest of their steps within the range that they had."""
+        within = torch.minimum(torch.maximum(self.rounded(points), self.least), self.most)
+        return torch.where(self.steps > 0, within, points)
+
     def check(self) -> None:
         """Raises ValueError if what it holds does not make an invertible map."""
         if (self.steps < 0).any():
             raise ValueError("a step is negative")
+        if (self.least > self.most).any():
+            raise ValueError("a column's smallest value is above its largest")
         for part in (*self.maps, self.scale, self.surprise):
             if part is None:
                 continue
