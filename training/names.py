@@ -62,6 +62,8 @@ MARGINALS = ("none", "yeo-johnson", "quantile")
 AXES_TOO = "quantile-axes"
 """``quantile``, and a spline along the whitened axes too, which draws in rows that are far from all
 others there: a step of iterative Gaussianization (Chen and Gopinath 2000)."""
+LOG = "log"
+"""The logarithm of columns that are positive over decades."""
 WHITENINGS = ("none", "pca", "zca")
 LINEAR_STARTS = COND_SCREENS = (AUTO, "on", "off")
 BOUNDED = (AUTO, "map", "reject")

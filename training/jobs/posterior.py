@@ -278,7 +278,9 @@ def surprise_of(subject: PosteriorSubject, conditions: Tensor | None) -> Tensor 
     there are no conditions, or it is not known."""
     if conditions is None or not subject.condition_names:
         return None
-    return warn_of_unlike(subject.surprise, conditions.to(subject.flow.device))
+    assert subject.table is not None
+    straight = subject.table.coordinates.straight(conditions.to(subject.flow.device))
+    return warn_of_unlike(subject.surprise, straight)
 
 
 def told_surprise(subject: PosteriorSubject, nats: Tensor | None) -> dict[str, float] | None:

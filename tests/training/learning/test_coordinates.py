@@ -13,8 +13,8 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from training.data.tables.table import Columns
 from training.flow.coordinates.coordinates import Coordinates
-from training.learning.coordinates import basis_in, fit_coordinates
-from training.names import AXES_TOO, MARGINALS, WHITENINGS
+from training.learning.coordinates import basis_in, fit_coordinates, over_decades
+from training.names import AXES_TOO, LOG, MARGINALS, WHITENINGS
 
 NAMES = ["gamma", "uniform", "rate", "sum"]
 
@@ -243,3 +243,22 @@ def test_draws_are_put_at_steps_that_the_data_had() -> None:
     found = coordinates.plausible(draws.double())
     torch.testing.assert_close(found, torch.tensor(expected).double())
     assert float(coordinates.rounded(draws.double())[2, 0]) == 6.5  # a row of other data stays
+
+
+def test_columns_over_decades_are_logarithms_and_others_stay_as_they_are() -> None:
+    draw = np.random.default_rng(0)
+    wide, plain = 10 ** draw.uniform(-3, 3, 2000), draw.normal(size=2000)
+    skewed, gap = draw.exponential(size=2000), np.where(np.arange(2000) == 9, 0.0, wide)
+    points = torch.from_numpy(np.stack([wide, plain, skewed, gap], axis=1))
+    columns = Columns.plain(["wide", "plain", "skewed"])
+    assert over_decades(points).tolist() == [True, False, False, False]
+    fitted = fit_coordinates(points[:, :3], columns, LOG, "none")
+    u, log_det = fitted(points[:, :3])
+    logs = torch.cat([points[:, :1].log(), points[:, 1:3]], dim=1)
+    expected = (logs - logs.mean(dim=0)) / logs.std(dim=0, correction=0)
+    torch.testing.assert_close(u, expected)
+    slopes = 1 / (points[:, 0] * logs.std(dim=0, correction=0).prod())
+    torch.testing.assert_close(log_det, slopes.log())
+    far = fitted.to_data(6 * torch.randn(500, 3, dtype=torch.float64))
+    assert (far[:, 0] > 0).all()
+    torch.testing.assert_close(fitted.to_data(u), points[:, :3])

@@ -39,6 +39,7 @@ class Coordinates(nn.Module):
         relevant: Places of the conditions that points depend on, which are what the network sees;
             empty if they are all.
         skewed: Places of conditions that go through a power before they are standardized.
+        tails: Places of others, with long tails, whose normal scores are taken.
 
     Attributes:
         scale: Of conditions; None where there are none.
@@ -71,17 +72,18 @@ class Coordinates(nn.Module):
         surprise: bool = False,
         relevant: Sequence[int] = (),
         skewed: Sequence[int] = (),
+        tails: Sequence[int] = (),
     ):
         super().__init__()
         self.dim, self.names, self.knots = dim, list(maps), knots
         self.condition_dim, self.relevant = conditions, list(relevant)
-        if any(not 0 <= place < conditions for place in (*self.relevant, *skewed)):
+        if any(not 0 <= place < conditions for place in (*self.relevant, *skewed, *tails)):
             raise ValueError(f"a relevant or skewed condition is none of {conditions}")
         known = (*MAPS, PREDICTION)
         for name in self.names:
             if name not in known:
                 raise ValueError(f"unknown map '{name}': known are {', '.join(known)}")
-        self.scale = ConditionScale(conditions, skewed) if conditions else None
+        self.scale = ConditionScale(conditions, skewed, tails) if conditions else None
         self.surprise = Surprise(conditions) if surprise and conditions else None
         self._given: Tensor | None = None
         self.maps = nn.ModuleList(
@@ -107,7 +109,9 @@ class Coordinates(nn.Module):
         # Digests of networks that were written before there was more stay what they were.
         made |= {"conditions": self.condition_dim} if self.condition_dim else {}
         made |= {"surprise": True} if self.surprise else {}
-        made |= {"skewed": self.scale.skewed} if self.scale and self.scale.skewed else {}
+        for name in ("skewed", "tails"):
+            places = getattr(self.scale, name, [])
+            made |= {name: places} if places else {}
         return made | ({"relevant": self.relevant} if self.relevant else {})
 
     @property
@@ -135,6 +139,11 @@ class Coordinates(nn.Module):
         view = copy(self)
         view._given = conditions
         return view
+
+    def straight(self, conditions: Tensor) -> Tensor:
+        """Conditions ``[..., C]`` of their own units as the surprise takes them: after powers of
+        skewed ones and normal scores of those with long tails."""
+        return conditions if self.scale is None else self.scale.straight(conditions)
 
     @property
     def labels(self) -> Tensor | None:
