@@ -324,17 +324,10 @@ def _candidates(
         # The law of points given conditions is not that of their columns, which a spline of these
         # would bend; what is left of them once they are predicted is whitened in any case.
         wide = _over_decades(preparation.table)
-        if wide:
-            told = f"positive over three decades or more: {', '.join(wide[:MOST_NAMED])}"
-            if marginals in (AUTO, LOG):
-                logger.info(
-                    f"Column(s) {told}; their logarithms are "
-                    + ("tried" if marginals == AUTO else "taken")
-                )
-            else:
-                logger.warning(
-                    f"Warning: column(s) {told}; give --marginals={LOG}, or simulate logarithms"
-                )
+        if wide and marginals != LOG:
+            tried = "tried" if marginals == AUTO else f"not tried: give --marginals={LOG}"
+            told = ", ".join(wide[:MOST_NAMED])
+            logger.info(f"Positive over three decades or more: {told}; logarithms are {tried}")
         if marginals == AUTO:
             candidates = [LOG, "none"] if wide else ["none"]
         whitenings = ["zca"] if whiten == AUTO else whitenings

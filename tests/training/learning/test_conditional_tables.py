@@ -132,14 +132,14 @@ def test_logarithms_of_parameters_over_decades_are_tried_and_taken(
     caplog.set_level("INFO")
     table = decades(500)
     chosen = choose_space(preparation(table), "auto", "auto", "on")
-    assert (chosen.marginals, "a; their logarithms are tried" in caplog.text) == ("log", True)
+    assert (chosen.marginals, "more: a; logarithms are tried" in caplog.text) == ("log", True)
     # A row that is held out and not positive has no logarithm.
     table.points[0] = -1
     assert choose_space(preparation(table), "auto", "auto", "on").marginals == "none"
     caplog.clear()
     table.points[0] = 1
     assert choose_space(preparation(table), "none", "auto", "on").marginals == "none"
-    assert "Warning: column(s) positive over three decades or more: a; give" in caplog.text
+    assert "more: a; logarithms are not tried: give --marginals=log" in caplog.text
 
 
 def among_noise(count: int) -> Table:

@@ -5,7 +5,6 @@ others, and columns of whole steps. What is no quantity, or stands for none, is 
 done in silence.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -18,27 +17,16 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.tables.foreign import BLOCK_ROWS, ForeignTable
 from training.data.tables.in_place import joined, narrowed
+from training.data.tables.marginals import EXACT, Marginal, told_of_no_quantities, told_of_steps
 from training.data.tables.table import Columns, Dropped, Table
 
 LARGEST = 1e100
 """Of a value: its square has to be a number, and the sum of many squares."""
 FEWEST_ROWS = 10
-MOST_DIGITS = 9
-"""Decimal digits of a step that is looked for."""
-EXACT = 1e-9
-"""Of a value, relative to the largest of its column: what is less is rounding."""
 DEPENDENT = 1e-11
 """Variance that others leave of a standardized column, from which it may be their sum."""
 FOLLOWS = 1e-6
 """Largest difference from that sum, in standard deviations."""
-OFTEN = 0.01
-"""Share of rows with one value from which a continuous column is said to have an atom."""
-FEWEST_OTHERS = 5
-"""Values of a column among which one can be far from all others."""
-DENSE = 1.1
-"""Numbers that count rows reach over at most so many times as many as there are."""
-IDENTIFIER = re.compile(r"(.*[\W_])?(id|ids|index|idx|key|nr|number)|unnamed.*", re.IGNORECASE)
-"""Names of columns that number rows."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +73,12 @@ def make_table(source: ForeignTable, choices: Choices) -> tuple[Table, list[str]
         )
     names = list(source.names)
     marginals = {
-        name: _Marginal.of(np.delete(column, holes[name]) if name in holes else column)
+        name: Marginal.of(np.delete(column, holes[name]) if name in holes else column)
         for name, column in zip(names, values.T, strict=True)
     }
     if holes:
         _fill_in(values, names, holes, marginals, choices.dequantize, lines)
-    _warn_of_what_is_no_quantity(names, marginals, lines)
+    lines += told_of_no_quantities(marginals)
     given = [names.index(name) for name in choices.conditions]
     rest = [index for index in range(len(names)) if index not in given]
     conditions = torch.from_numpy(values[:, given]) if given else None
@@ -104,7 +92,7 @@ def make_table(source: ForeignTable, choices: Choices) -> tuple[Table, list[str]
         found = [marginals[name] for name in names]
         steps, offsets = ([getattr(one, key) for one in found] for key in ("step", "offset"))
         columns = replace(columns, steps=_doubles(steps), offsets=_doubles(offsets))
-        _tell_of_steps(names, found, lines)
+        lines += told_of_steps(dict(zip(names, found, strict=True)))
     columns = _bounded(columns, choices.bounds, values, source.name)
     held_out = _held_out(len(values), choices)
     to_train = len(values) - int(held_out.sum())
@@ -204,66 +192,11 @@ def _require_sound(block: np.ndarray, source: ForeignTable, choices: Choices, be
             )
 
 
-@dataclass(frozen=True)
-class _Marginal:
-    """What a column's own values are.
-
-    Attributes:
-        step: Of a discrete column; 0 of a continuous one.
-        offset: A value of a discrete column.
-        atom: Its most frequent value.
-        share: Of the rows that have it.
-        repeats: Whether any value is there twice.
-        lone: A value that repeats and is farther from all others than these are from each other,
-            with how often it does; None if there is none.
-        whole: Whether all are different whole numbers.
-        dense: Whether they reach over hardly more than their number, as if they counted rows.
-    """
-
-    step: float
-    offset: float
-    atom: float
-    share: float
-    repeats: bool
-    lone: tuple[float, int] | None
-    whole: bool
-    dense: bool
-
-    @classmethod
-    def of(cls, column: np.ndarray) -> "_Marginal":
-        """That of present values ``[n]``."""
-        values, counts = np.unique(column, return_counts=True)
-        unique = len(values) == len(column)
-        # Without a value twice there is a density, or as good as one.
-        step, digits = (0.0, 0) if unique else _step(values)
-        most = int(counts.argmax())
-        return cls(
-            step,
-            round(float(values[0]), digits) if step else 0.0,
-            float(values[most]),
-            float(counts[most] / len(column)),
-            not unique,
-            _lone(values, counts),
-            unique and bool((values == np.round(values)).all()),
-            bool(values[-1] - values[0] < DENSE * len(column)),
-        )
-
-
-def _lone(values: np.ndarray, counts: np.ndarray) -> tuple[float, int] | None:
-    """The smallest or largest of sorted values, if it is far from all others, and its count."""
-    if len(values) > FEWEST_OTHERS:
-        below, above = values[1] - values[0], values[-1] - values[-2]
-        for gap, rest, end in ((below, values[1:], 0), (above, values[:-1], -1)):
-            if counts[end] > 1 and gap > rest[-1] - rest[0]:
-                return float(values[end]), int(counts[end])
-    return None
-
-
 def _fill_in(
     values: np.ndarray,
     names: list[str],
     holes: Mapping[str, np.ndarray],
-    marginals: Mapping[str, _Marginal],
+    marginals: Mapping[str, Marginal],
     stepwise: bool,
     lines: list[str],
 ) -> None:
@@ -280,31 +213,6 @@ def _fill_in(
         "Warning: missing values are filled in by the mean of their column, which makes a spike "
         f"there that samples will have too: {', '.join(spikes)}; --missing=drop makes none"
     )
-
-
-def _warn_of_what_is_no_quantity(
-    names: list[str], marginals: Mapping[str, _Marginal], lines: list[str]
-) -> None:
-    """Warns of values that may stand for missing ones, and of columns that number the rows."""
-    for name in names:
-        lone = marginals[name].lone
-        if lone is not None:
-            lines.append(
-                f"Warning: {name} is {lone[0]:.10g} in {lone[1]} rows, far from all its other "
-                "values: if that stands for a missing value, leave the cell empty"
-            )
-    identifiers = [
-        name
-        for name, one in marginals.items()
-        if one.whole and (one.dense or IDENTIFIER.fullmatch(name))
-    ]
-    if identifiers:
-        rest = [name for name in names if name not in identifiers]
-        lines.append(
-            f"Warning: {', '.join(identifiers)} looks like an identifier, whole numbers that all "
-            f"differ: if it only tells rows apart, leave it out by --columns={','.join(rest[:20])}"
-            + (",..." if len(rest) > 20 else "")
-        )
 
 
 def _blocks(values: np.ndarray) -> Iterator[np.ndarray]:
@@ -392,44 +300,6 @@ def _follows(
         < FOLLOWS * std[index]
         for block in _blocks(values)
     )
-
-
-def _tell_of_steps(names: list[str], marginals: list[_Marginal], lines: list[str]) -> None:
-    """Says which columns are discrete, and which are neither that nor continuous."""
-    pairs = list(zip(names, marginals, strict=True))
-    discrete = [f"{name} ({one.step:g})" for name, one in pairs if one.step]
-    atoms = [
-        f"{name} ({one.share:.0%} are {one.atom:g})"
-        for name, one in pairs
-        if not one.step and one.share > OFTEN and one.repeats
-    ]
-    if discrete:
-        shown = ", ".join(islice(discrete, 20)) + (", ..." if len(discrete) > 20 else "")
-        lines.append(f"Discrete column(s), spread over their steps in training: {shown}")
-    if atoms:
-        lines.append(
-            f"Column(s) that have no density, as one value has a share of its own: "
-            f"{', '.join(atoms)}"
-        )
-
-
-def _step(values: np.ndarray) -> tuple[float, int]:
-    """The largest decimal step of which all differences of sorted values are multiples, 0 if there
-    is none, and the decimal digits that these have."""
-    largest = np.abs(values).max()
-    for digits in range(MOST_DIGITS + 1):
-        unit = 10.0**-digits
-        if largest / unit > 1 / EXACT:
-            break
-        left = values / unit
-        counts = np.round(left)
-        left -= counts
-        largest_left = max(left.max(), -left.min()) * unit
-        del left
-        if largest_left <= EXACT * largest:
-            common = int(np.gcd.reduce(np.diff(counts).astype(np.int64)))
-            return round(common * unit, digits), digits
-    return 0.0, 0
 
 
 def _bounded(
