@@ -279,6 +279,12 @@ def test_a_file_whose_conditions_do_not_fit_is_refused(tmp_path: Path) -> None:
         (good.state, {"conditions": 3}, "do not fit"),
         (good.state, {"relevant": [2]}, "a relevant or skewed condition is none of 2"),
         (good.state, {"skewed": [2]}, "a relevant or skewed condition is none of 2"),
+        (good.state, {"tails": [2]}, "a relevant or skewed condition is none of 2"),
+        (
+            {**good.state, "least": double([1.0, 0.0, 0.0])},
+            {},
+            "a column's smallest value is above its largest",
+        ),
         (
             {name.replace("maps.2", "maps.1"): value for name, value in plain.items()},
             {"conditions": 0, "maps": ["standardize", "zca"], "surprise": False},
