@@ -226,7 +226,7 @@ def test_what_does_not_go_together_is_refused(
     np.save(tmp_path / "wide.npy", np.zeros((2, 3)))
     for path, said in (
         (other, "no column 'y2'"),
-        (holes, "row 1, column 2"),
+        (holes, "row 1, column 'y2'"),
         (tmp_path / "wide.npy", "3 columns"),
         (tmp_path / "none.csv", "does not exist"),
         (shelf / "network.pkl", "no table"),

@@ -266,7 +266,8 @@ def test_a_run_does_not_go_on_with_the_parts_of_another(sample: Run, tmp_path: P
 def test_what_is_observed_comes_in_several_forms(sample: Run, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([[0.0, 1.0]]))
     np.save(tmp_path / "mask.npy", np.array([False, True]))
-    (tmp_path / "one.csv").write_text("y\n0.5\n-0.2\n0.3\n1.1\n-0.9\n")
+    (tmp_path / "one.csv").write_text("x2\n0.5\n-0.2\n0.3\n1.1\n-0.9\n")
+    (tmp_path / "map.csv").write_text("y\n0.5\n-0.2\n0.3\n1.1\n-0.9\n")
     ways = {
         "name": ("--likelihood=mask", "--mask=x2"),
         "number": ("--likelihood=mask", "--mask=1"),
@@ -275,9 +276,11 @@ def test_what_is_observed_comes_in_several_forms(sample: Run, tmp_path: Path) ->
         "map": (
             "--likelihood=linear",
             f"--operator={tmp_path / 'a.npy'}",
-            f"--observation={tmp_path / 'one.csv'}",
+            f"--observation={tmp_path / 'map.csv'}",
         ),
     }
+    (tmp_path / "turned.csv").write_text("x2,x1\n0.5,0\n-0.2,0\n0.3,0\n1.1,0\n-0.9,0\n")
+    ways["turned"] = (*ways["name"], f"--observation={tmp_path / 'turned.csv'}")
     for name, given in ways.items():
         assert sample(tmp_path / name, *given).code == 0
         found, expected = (drawn(tmp_path / f) for f in (name, "name"))
@@ -356,7 +359,7 @@ def test_images_are_observed_in_gray_levels(run_script: Run, shelf: Path, tmp_pa
 def test_observations_far_from_the_prior_are_told(sample: Run, tmp_path: Path) -> None:
     (tmp_path / "far.csv").write_text("x1,x2\n0,0.5\n0,100\n")
     result = sample(tmp_path / "far", f"--observation={tmp_path / 'far.csv'}", "--strict")
-    assert "number 2 of observation 2 is " in result.out
+    assert "number 2 (x2) of observation 2 is " in result.out
     assert " standard deviations from what the prior expects" in result.out
     assert result.code == 3
     assert told(tmp_path / "far")["posteriors"][1]["converged"] is False
@@ -372,8 +375,17 @@ def test_chains_that_do_not_move_are_not_converged(sample: Run, tmp_path: Path) 
 
 
 WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
-    "three columns": (("--observation={}/three.csv",), 2, "3 numbers in each observation, but 2"),
-    "another truth": (("--truth={}/three.csv",), 2, "--truth has 1 points of 3 numbers"),
+    "other columns": (("--observation={}/three.csv",), 1, "column 'a', which is none of x1, x2"),
+    "three of a map": (
+        (
+            "--observation={}/three.csv",
+            *("--likelihood=linear", "--operator={}/wrong.npy"),
+        ),
+        2,
+        "3 numbers in each observation, but 2",
+    ),
+    "another truth": (("--truth={}/three.csv",), 1, "column 'a', which is none of x1, x2"),
+    "one truth": (("--truth={}/nine.csv",), 2, "--truth has 1 points, but there are 5"),
     "NaN": (("--observation={}/nan.csv",), 1, "nan.csv"),
     "no rows": (("--observation={}/empty.csv",), 1, "empty.csv"),
     "no file": (("--observation={}/none.csv",), 1, "none.csv"),
@@ -434,6 +446,7 @@ def wrong(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wrong")
     for name, text in {
         "three": "a,b,c\n1,2,3\n",
+        "nine": "x2,x1\n9,9\n",
         "nan": "x1,x2\n1,nan\n",
         "empty": "x1,x2\n",
         "one": "class\n1\n",

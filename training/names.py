@@ -13,6 +13,8 @@ TRANSFORMS = ("center-crop", "center-crop-wide")
 PATCHES, HELD_OUT_PATCHES = "patches", "patches:held-out"
 PATCH, SIDES = 16, (4, 64)
 """Side of patches of photographs, in pixels, unless it is said, and between which it must be."""
+HEADERS = ("auto", "yes", "no")
+"""Whether the first row of a text names its columns."""
 MISSING = ("refuse", "drop", "mean")
 """What becomes of missing values: refuse them, drop their rows, or take the mean."""
 HALVES = ("upper-half", "lower-half", "left-half", "right-half")
@@ -67,6 +69,8 @@ MARGINALS = ("none", "yeo-johnson", "quantile")
 AXES_TOO = "quantile-axes"
 """``quantile``, and a spline along the whitened axes too, which draws in rows that are far from all
 others there: a step of iterative Gaussianization (Chen and Gopinath 2000)."""
+LOG = "log"
+"""The logarithm of columns that are positive over decades."""
 WHITENINGS = ("none", "pca", "zca")
 LINEAR_STARTS = COND_SCREENS = (AUTO, "on", "off")
 BOUNDED = (AUTO, "map", "reject")

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
+from dnnlib.lists import parts_of
+from torch_utils.inert_pickle import shown
 from torch_utils.results import load_array
 from training.data.images.dataset import ImageDataset
-from training.data.tables.foreign import numbered
+from training.data.tables.foreign import ForeignTable, listed
 from training.data.tables.formats import SUFFIXES, open_table
 from training.files.noise import noise_numbers
 from training.names import HALVES
@@ -35,41 +37,64 @@ def read_observations(path: Path, image_shape: Sequence[int] | None = None) -> T
             )
         pixels, _ = dataset.read(range(len(dataset)))
         return pixels.flatten(1).double()
-    blocks = list(open_table(str(path), None).blocks())
+    return _finite(open_table(str(path), None, known=()))
+
+
+def read_columns(
+    path: Path,
+    names: Sequence[str],
+    row: Sequence[str] | None = None,
+    others: Sequence[str] | None = None,
+) -> Tensor:
+    """Columns ``[M, len(names)]`` of a table, float64, found by their names.
+
+    Args:
+        path: A table. One without names has these columns alone, or whole rows, in their order.
+        names: Of the columns.
+        row: Those of a whole row, of which these are some; None if they are all.
+        others: Names that columns may have besides; None for any.
+
+    Raises:
+        DataError: It is missing or broken, lacks a column, has one that is unknown, or holds values
+            that are not finite.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise DataError(f"{path} is no table: give one of {', '.join(SUFFIXES)}")
+    row = names if row is None else row
+    known = [*row, *(others or ())]
+    table = open_table(str(path), None, known=known)
+    own = list(table.names)
+    if not table.named:
+        if len(own) not in (len(names), len(row)):
+            wanted = f"{len(names)}" if len(row) == len(names) else f"{len(names)} or {len(row)}"
+            raise DataError(f"{path} has {len(own)} columns without names: give {wanted}")
+        order = row if len(own) == len(row) else names
+        return _finite(table)[:, [order.index(name) for name in names]]
+    unknown = [] if others is None else [name for name in own if name not in known]
+    missing = [name for name in names if name not in own]
+    if unknown:
+        raise DataError(
+            f"{path} has a column '{shown(unknown[0])}', which is none of {listed(row)}: leave it "
+            "out, or name it as one of these"
+        )
+    if missing:
+        raise DataError(f"{path} has no column '{missing[0]}': give {listed(names)}")
+    return _finite(open_table(str(path), names, known=known))
+
+
+def _finite(table: ForeignTable) -> Tensor:
+    """All rows ``[M, K]`` of a table. Raises DataError if there are none, or one is not finite."""
+    blocks = list(table.blocks())
     if not blocks:
-        raise DataError(f"{path} has no rows: give one observation in each")
+        raise DataError(f"{table.name} has no rows: give one observation in each")
     rows = np.concatenate(blocks)
     if not np.isfinite(rows).all():
         row, column = np.argwhere(~np.isfinite(rows))[0]
-        raise DataError(f"{path}: row {row + 1}, column {column + 1} is missing or not finite")
+        raise DataError(
+            f"{table.name}, row {row + 1}, column '{table.names[column]}': the value is missing or "
+            "not finite"
+        )
     return torch.from_numpy(rows)
-
-
-def read_conditions(path: Path, names: Sequence[str]) -> Tensor:
-    """What a conditional flow is given, ``[M, C]``, float64: columns of a table, found by name.
-
-    Args:
-        path: A table; an npy, or an npz without names, has these columns alone, in their order.
-        names: Of the conditions.
-
-    Raises:
-        DataError: It is missing or broken, lacks a column, or holds values that are not finite.
-    """
-    if path.suffix.lower() not in SUFFIXES:
-        raise DataError(f"{path} is no table of conditions: give one of {', '.join(SUFFIXES)}")
-    own = list(open_table(str(path), None).names)
-    nameless = path.suffix.lower() in (".npy", ".npz") and own == numbered(len(own))
-    if nameless and len(own) != len(names):
-        raise DataError(
-            f"{path} has {len(own)} columns, but the flow's conditions are {len(names)}"
-        )
-    missing = [] if nameless else [name for name in names if name not in own]
-    if missing:
-        raise DataError(
-            f"{path} has no column '{missing[0]}': the flow's conditions are {', '.join(names)}"
-        )
-    found = read_observations(path)
-    return found if nameless else found[:, [own.index(name) for name in names]]
 
 
 def read_array(path: Path, what: str, dims: Sequence[int], kinds: str = "fiu") -> Tensor:
@@ -131,8 +156,8 @@ def read_mask(text: str, names: Sequence[str], image_shape: Sequence[int] | None
         seen = _half(text, image_shape)
     else:
         seen = torch.zeros(dim, dtype=torch.bool)
-        for part in text.split(","):
-            seen[_place(part.strip(), names)] = True
+        for part in parts_of(text):
+            seen[_place(part, names, HALVES if image_shape is not None else ())] = True
     if seen.all() or not seen.any():
         raise UsageError(
             f"--mask={text} observes {'everything: use gaussian' if seen.all() else 'nothing'}"
@@ -140,15 +165,15 @@ def read_mask(text: str, names: Sequence[str], image_shape: Sequence[int] | None
     return seen.nonzero()[:, 0]
 
 
-def _place(part: str, names: Sequence[str]) -> int:
+def _place(part: str, names: Sequence[str], halves: Sequence[str]) -> int:
     if part in names:
         return names.index(part)
     if part.isdecimal() and int(part) < len(names):
         return int(part)
-    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    of_images = f"{', '.join(halves)}, or " if halves else ""
     raise UsageError(
-        f"--mask names '{part}': give coordinates by name ({shown}) or by number from 0 to "
-        f"{len(names) - 1}, or a .npy of booleans"
+        f"--mask names '{part}': give {of_images}coordinates by name ({listed(names)}) or by "
+        f"number from 0 to {len(names) - 1}, or a .npy of booleans"
     )
 
 

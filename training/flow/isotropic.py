@@ -43,7 +43,7 @@ class IsotropicSchedule(NoiseSchedule):
     def reference_log_noise(self, t: Tensor) -> Tensor:
         return self.variance(t).log()
 
-    def default_t_max(self) -> float:
+    def default_t_max(self, conditional: bool = False) -> float:
         return self.end
 
     def scale(self, t: Tensor) -> Tensor:

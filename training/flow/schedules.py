@@ -74,8 +74,9 @@ class NoiseSchedule(nn.Module, ABC):
         """``steps + 1`` increasing times of a simulation, float64."""
 
     @abstractmethod
-    def default_t_max(self) -> float:
-        """Time by which the data has drowned in the noise."""
+    def default_t_max(self, conditional: bool = False) -> float:
+        """Time by which the data has drowned in the noise; with conditions, what these tell of it
+        too."""
 
     def extra_repr(self) -> str:
         return f"{self.name}, dim={self.dim}, t_min={self.t_min:g}"
@@ -103,7 +104,7 @@ class InflationSchedule(NoiseSchedule):
         name: ``PRP`` or ``PRRto{d}D``.
     """
 
-    SIGNAL_FRACTION = 0.1
+    SIGNAL_FRACTION, CONDITIONAL_FRACTION = 0.1, 1e-3
 
     def __init__(
         self,
@@ -205,13 +206,19 @@ class InflationSchedule(NoiseSchedule):
     def times(self, steps: int, t_max: float) -> Tensor:
         return torch.linspace(self.t_min, t_max, steps + 1, dtype=torch.float64)
 
-    def default_t_max(self) -> float:
+    def default_t_max(self, conditional: bool = False) -> float:
         """When the data is one tenth of the variance of the top dimension.
 
         A standardized cumulant of order k has then shrunk to ``0.1^(k/2)``, a kurtosis to 1 % of
         the data's, and what is left of non-Gaussianity is about 1e-5 nats.
+
+        Latents are those of all data, whose mean is 0. That of data given conditions is another, m,
+        of which a flow from there misses, where all is Gaussian, ``m / sqrt(v + gamma(T))``
+        standard deviations ``sqrt(v)`` of the conditional law: 0.33 for m of one standard deviation
+        of the data. With conditions it is therefore when the data is a thousandth, and misses 0.03.
         """
-        end_variance = (1 / self.SIGNAL_FRACTION - 1) * self.top_variance
+        fraction = self.CONDITIONAL_FRACTION if conditional else self.SIGNAL_FRACTION
+        end_variance = (1 / fraction - 1) * self.top_variance
         if self.gamma0 >= end_variance:
             raise UsageError(
                 f"gamma0 is {self.gamma0:g}, but {end_variance:g} already drowns the data: "

@@ -51,6 +51,8 @@ class Amortized:
         log_posterior: What corrects the draws; None for nothing.
         fewer: Whether an observation may have fewer draws than wanted, where nearly all are beyond
             bounds: they are repeated then, and the statistic ``distinct`` says how many they are.
+        plausible: Whether discrete columns are put at their steps, within the range of the data.
+            Log densities stay those of the points before, whose law has a density.
     """
 
     prior: Prior
@@ -62,6 +64,7 @@ class Amortized:
     trace: Trace | None = None
     log_posterior: LogPosterior | None = None
     fewer: bool = False
+    plausible: bool = False
 
     def sample(self, places: Tensor, on_part: Callable[[float], object] | None = None) -> Draws:
         """Draws ``[m, C, S]`` of the observations at these places ``[m]``.
@@ -92,10 +95,12 @@ class Amortized:
             proposed = proposed.new_tensor([count for _, count, _ in within])
         shape = (len(numbers), self.chains, self.draws)
         density = [part.density for part in parts if part.density is not None]
-        w = torch.cat([part.w for part in parts])
+        w, points = (torch.cat([getattr(part, key) for part in parts]) for key in ("w", "points"))
+        if self.plausible and coordinates is not None:
+            points = coordinates.plausible(points)
         drawn = Draws(
             w.view(*shape, -1),
-            torch.cat([part.points for part in parts]).view(*shape, -1),
+            points.view(*shape, -1),
             w.new_full(shape, torch.nan),
             [SAMPLER] * len(numbers),
             found.calls * proposed,

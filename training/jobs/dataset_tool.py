@@ -68,7 +68,8 @@ def table(settings: Settings, params: Path) -> dict[str, Any]:
     """Makes a data set of a table. Returns what is known of it."""
     dest = settings.dest
     require_new([dest, params], settings.overwrite, "--dest")
-    source = open_table(settings.source, settings.wanted, settings.table.seed)
+    chosen = settings.table
+    source = open_table(settings.source, settings.wanted, chosen.seed, chosen.header)
     made, lines = make_table(source, settings.choices)
     require_folder(dest.parent)
     save_table(dest, made)

@@ -138,7 +138,8 @@ def write_rows(settings: Settings, subject: TableFlow, chapter: Chapter) -> None
     """Writes the rows of a simulation as a table, with their log densities if these are known."""
     assert settings.csv is not None
     flow, simulation = subject.model.flow, chapter.simulation
-    names, values = subject.as_source(simulation.points(flow).cpu(), settings.round)
+    points, drawn = simulation.points(flow).cpu(), chapter.kind == "gen"
+    names, values = subject.as_source(points, settings.round, drawn)
     columns = [values, *(found[:, None].cpu() for found in simulation.densities.values())]
     save_csv(settings.csv, [*names, *simulation.densities], torch.cat(columns, dim=1))
     logger.info(f"Wrote {settings.csv}")

@@ -135,8 +135,7 @@ def mixture(settings: MixtureSettings) -> None:
     observed = settings.mixture.observation
     given = None
     if observed is not None:
-        found = read_observations(observed, subject.image_shape)
-        given = observed_numbers(found, likelihood, subject.dim, observed)
+        given = observed_numbers(observed, likelihood, subject)
     draws_file, numbers_file = files_of(settings, subject, "mixture", ".npz")
     with process_group(settings.run.device_name) as device:
         subject = ready(settings, subject, latent, device, [draws_file, numbers_file])
@@ -253,7 +252,8 @@ def sample_observed(
     target = problem.target
     if isinstance(target.likelihood, Gaussian):
         moments = target.prior.moments(target.labels)
-        warn_of_far(target.likelihood.deviations(*moments, target.observed))
+        far = target.likelihood.deviations(*moments, target.observed)
+        warn_of_far(far, seen_names(target.likelihood, subject))
     sample_groups(problem, plan, groups)
     if subject.images or not distributed.is_main():
         return None
@@ -278,7 +278,9 @@ def surprise_of(subject: PosteriorSubject, conditions: Tensor | None) -> Tensor 
     there are no conditions, or it is not known."""
     if conditions is None or not subject.condition_names:
         return None
-    return warn_of_unlike(subject.surprise, conditions.to(subject.flow.device))
+    assert subject.table is not None
+    straight = subject.table.coordinates.straight(conditions.to(subject.flow.device))
+    return warn_of_unlike(subject.surprise, straight)
 
 
 def told_surprise(subject: PosteriorSubject, nats: Tensor | None) -> dict[str, float] | None:
@@ -343,8 +345,7 @@ def observations(
     if settings.observation is None:
         observed = torch.zeros(1, 0, dtype=torch.float64)
     else:
-        found = read_observations(settings.observation, subject.image_shape)
-        observed = observed_numbers(found, likelihood, subject.dim, settings.observation)
+        observed = observed_numbers(settings.observation, likelihood, subject)
     if labels is not None and len(labels) != len(observed):
         kind = "rows of conditions" if subject.condition_names else "classes"
         raise UsageError(
@@ -353,18 +354,31 @@ def observations(
     return observed, labels
 
 
-def observed_numbers(observed: Tensor, likelihood: Likelihood, dim: int, source: Path) -> Tensor:
-    """What a likelihood takes of observations ``[M, K]``: of whole points only what is seen.
+def seen_names(likelihood: Gaussian, subject: PosteriorSubject) -> list[str]:
+    """Names of the numbers that a likelihood sees; none of what a linear map makes."""
+    if likelihood.operator is not None:
+        return []
+    names, places = list(subject.names), likelihood.coordinates
+    return names if places is None else [names[place] for place in places.tolist()]
+
+
+def observed_numbers(source: Path, likelihood: Likelihood, subject: PosteriorSubject) -> Tensor:
+    """What a likelihood takes of a file's observations ``[M, K]``.
+
+    What is seen of points has their names; what a linear map makes of them has none, and is taken
+    in its order.
 
     Raises:
-        UsageError: There are as many numbers neither as are seen nor as a point has.
+        UsageError: There are other than the K numbers of a linear map.
+        DataError: The file is broken, or has other columns.
     """
     assert isinstance(likelihood, Gaussian)
-    seen = likelihood.observe(torch.zeros(1, dim, dtype=torch.float64)).shape[1]
-    if observed.shape[1] == dim and likelihood.coordinates is not None:
-        return observed[:, likelihood.coordinates]
-    if observed.shape[1] != seen:
+    if likelihood.operator is None:
+        return subject.points(source, likelihood.coordinates)
+    observed = read_observations(source, subject.image_shape)
+    if observed.shape[1] != len(likelihood.operator):
         raise UsageError(
-            f"{source} has {observed.shape[1]} numbers in each observation, but {seen} are observed"
+            f"{source} has {observed.shape[1]} numbers in each observation, but "
+            f"{len(likelihood.operator)} are observed"
         )
     return observed

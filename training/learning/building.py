@@ -80,7 +80,11 @@ class Choices:
         t_max = self.t_max
         if t_max is None:
             compresses = arguments.get("dims_to_keep", basis.dim) < basis.dim
-            t_max = schedule.default_t_max() * (self.compressed_time if compresses else 1)
+            # Classes of images were not tried: what they tell is less than what conditions do.
+            labels = self.network_arguments.get("label_dim", 0)
+            conditional = self.network in TOY_NETWORKS and labels > 0
+            t_max = schedule.default_t_max(conditional)
+            t_max *= self.compressed_time if compresses else 1
         _require_finite_noise(schedule, t_max)
         t_sampling = self.t_sampling or T_SAMPLING[kinds["schedule"]]
         loss = DenoisingLoss(schedule, t_min, t_max, t_sampling)

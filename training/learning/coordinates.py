@@ -8,10 +8,11 @@ from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
 from training.data.tables.table import Columns
-from training.flow.coordinates.conditions import LinearPrediction
+from training.flow.coordinates.conditions import LinearPrediction, LongTails
 from training.flow.coordinates.coordinates import PREDICTION, Coordinates
 from training.flow.coordinates.maps import (
     Bounded,
+    Logarithm,
     NormalScores,
     PointMap,
     Standardize,
@@ -20,12 +21,13 @@ from training.flow.coordinates.maps import (
 )
 from training.flow.coordinates.surprise import MOST_CONDITIONS
 from training.flow.eigenbasis import EigenBasis
-from training.names import AXES_TOO
+from training.names import AXES_TOO, LOG
 
 CHAINS: dict[str, list[str]] = {
     "none": [],
     "yeo-johnson": ["yeo-johnson"],
     "quantile": ["yeo-johnson", "normal scores"],
+    LOG: ["log", "standardize"],
     AXES_TOO: ["yeo-johnson", "normal scores"],
 }
 """By what is done to the marginals, names of maps."""
@@ -37,6 +39,17 @@ ROWS_PER_KNOT = 60
 FEWEST_KNOTS, MOST_KNOTS = 4, 64
 LEAST_GAP = 1e-4
 """Between knots, in units of a column's spread: equal values would have an infinite slope."""
+LEAST_RISE = 1e-9
+"""Between knots of a condition and between their scores, where values are equal."""
+FAR = 20.0
+"""Spreads from the median at which a row is far from all others: one in 1e7 of an exponential law.
+"""
+DECADES = 1e3
+"""Of the 99 % quantile of positive numbers over that of 1 %, which are then seen by logarithms."""
+LEAST_OF_SMALLEST = 1e-3
+"""Of the smallest of positive conditions: below that what is smaller cannot be told from 0."""
+FEWEST_SCORED = 64
+"""Rows, so that the outermost knot of a spline is the first."""
 LEAST_VARIANCE = 1e-13
 """Of a principal axis, as a fraction of the largest: rounding has more."""
 
@@ -57,8 +70,9 @@ def fit_coordinates(
         points: ``[N, D]`` of data space, discrete columns dithered: of the training alone.
         columns: What is known of the columns.
         marginals: What is done to each column: nothing; ``yeo-johnson``, a power; ``quantile``, a
-            power and a spline through its normal scores; ``quantile-axes``, also a spline along
-            the whitened axes, which are then whitened again.
+            power and a spline through its normal scores; ``log``, the logarithm, if it is positive
+            over decades; ``quantile-axes``, as ``quantile``, and a spline along the whitened axes,
+            which are then whitened again.
         whiten: Whether columns are only standardized (``none``), whitened along the principal axes
             (``pca``), or also turned back to the columns (``zca``).
         conditions: What points are given with, ``[N, C]``; None for nothing.
@@ -78,11 +92,11 @@ def fit_coordinates(
     names = _chain(columns, marginals, whiten, linear_start, map_bounds)
     given = 0 if conditions is None else conditions.shape[1]
     surprise = 0 < given <= MOST_CONDITIONS
-    skewed = skewed_conditions(conditions, relevant)
-    coordinates = Coordinates(dim, names, knots, given, surprise, relevant, skewed)
-    coordinates.steps.copy_(columns.steps)
-    coordinates.offsets.copy_(columns.offsets)
+    tails = long_tails(conditions, relevant)
+    skewed = [place for place in skewed_conditions(conditions, relevant) if place not in tails]
+    coordinates = Coordinates(dim, names, knots, given, surprise, relevant, skewed, tails)
     x = points.double()
+    coordinates.hold_steps(columns.steps, columns.offsets, x)
     if conditions is not None:
         _fit_conditions(coordinates, conditions.double())
     c = coordinates.given(conditions).labels
@@ -113,7 +127,10 @@ def _chain(
 
 
 def _fit(map_: PointMap, x: Tensor, columns: Columns) -> None:
-    if isinstance(map_, Bounded):
+    if isinstance(map_, Logarithm):
+        unbounded = torch.full_like(x[0], torch.inf)
+        map_.set_bounds(torch.where(over_decades(x), 0.0, -unbounded), unbounded)
+    elif isinstance(map_, Bounded):
         _require_within(x, columns)
         map_.set_bounds(columns.low, columns.high)
     elif isinstance(map_, YeoJohnson):
@@ -174,9 +191,64 @@ def _fit_conditions(coordinates: Coordinates, conditions: Tensor) -> None:
     assert coordinates.scale is not None
     if coordinates.scale.powers is not None:
         _fit_powers(coordinates.scale.powers, conditions[:, coordinates.scale.skewed])
+    if coordinates.scale.scores is not None:
+        _fit_tails(coordinates.scale.scores, conditions[:, coordinates.scale.tails])
     coordinates.scale.fit(conditions)
     if coordinates.surprise is not None:
-        coordinates.surprise.fit(conditions, coordinates.relevant)
+        coordinates.surprise.fit(coordinates.straight(conditions), coordinates.relevant)
+
+
+def over_decades(x: Tensor) -> Tensor:
+    """Which columns ``[D]`` of rows ``[N, D]`` are positive over three decades or more."""
+    low, high = _thinned(x).quantile(x.new_tensor([0.01, 0.99]), dim=0)
+    return (x.amin(dim=0) > 0) & (high > DECADES * low)
+
+
+def _thinned(x: Tensor) -> Tensor:
+    """Enough rows for quantiles: torch.quantile takes no large inputs."""
+    return x[:: -(-len(x) // MOST_ROWS)]
+
+
+def _middle(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Medians ``[D]``, and half the widths of the central 68 % of rows ``[N, D]``."""
+    low, middle, high = _thinned(x).quantile(x.new_tensor([0.16, 0.5, 0.84]), dim=0)
+    return middle, (high - low) / 2
+
+
+def long_tails(conditions: Tensor | None, relevant: Sequence[int]) -> list[int]:
+    """Places of those conditions ``[N, C]`` that the flow is to see, and of which some row is far
+    from all others, or which are positive over decades; none of few rows, or of very many
+    conditions.
+
+    Args:
+        conditions: None for none.
+        relevant: Places of those that the flow is to see; empty for all.
+    """
+    if conditions is None or conditions.shape[1] > MOST_CONDITIONS:
+        return []
+    if len(conditions) < FEWEST_SCORED:
+        return []
+    y = conditions.double()
+    middle, spread = _middle(y)
+    far = (spread > 0) & ((y - middle).abs().amax(dim=0) > FAR * spread)
+    seen = set(relevant or range(y.shape[1]))
+    return [place for place in (far | over_decades(y)).nonzero()[:, 0].tolist() if place in seen]
+
+
+def _fit_tails(map_: LongTails, y: Tensor) -> None:
+    """A spline through the scores of quantiles, of equal values through the mean of theirs."""
+    positive, (middle, spread) = over_decades(y), _middle(y)
+    map_.location.copy_(torch.where(positive, 0.0, middle))
+    map_.scale.copy_(torch.where(positive, LEAST_OF_SMALLEST * y.amin(dim=0), spread))
+    x, spline = map_.logarithms(y), map_.scores
+    levels, places = _quantiles(x, spline.knots)
+    means = []
+    for column in places.T:
+        _, group, sizes = column.unique(return_inverse=True, return_counts=True)
+        sums = torch.zeros(len(sizes), dtype=torch.float64).index_add_(0, group, levels)
+        means.append((sums / sizes)[group])
+    least = LEAST_RISE * torch.arange(spline.knots, dtype=torch.float64)[:, None]
+    _hold_spline(spline, places, torch.special.ndtri(torch.stack(means, dim=1)) + least, least)
 
 
 def skewed_conditions(conditions: Tensor | None, relevant: Sequence[int]) -> list[int]:
@@ -215,7 +287,16 @@ def _fit_scores(map_: NormalScores, x: Tensor) -> None:
 
     (Fritsch and Butland 1984.)
     """
-    inner = (torch.arange(map_.knots - 2, dtype=torch.float64) + 0.5) / (map_.knots - 2)
+    levels, places = _quantiles(x, map_.knots)
+    gap = LEAST_GAP * x.std(dim=0)
+    steps = torch.arange(map_.knots, dtype=torch.float64)[:, None] * gap
+    scores = torch.special.ndtri(levels)[:, None].expand_as(places).contiguous()
+    _hold_spline(map_, places, scores, steps)
+
+
+def _quantiles(x: Tensor, knots: int) -> tuple[Tensor, Tensor]:
+    """Levels ``[K]``, and the quantiles ``[K, D]`` of rows there."""
+    inner = (torch.arange(knots - 2, dtype=torch.float64) + 0.5) / (knots - 2)
     # The outermost knots are the extreme rows: lines that began further in would throw rare values
     # of columns that hardly vary far out.
     end = torch.tensor([0.5 / len(x)], dtype=torch.float64)
@@ -226,12 +307,12 @@ def _fit_scores(map_: NormalScores, x: Tensor) -> None:
     below = place.floor().long()
     above = (below + 1).clamp(max=len(x) - 1)
     part = (place - below)[:, None]
-    places = ordered[below] * (1 - part) + ordered[above] * part
-    gap = LEAST_GAP * x.std(dim=0)
-    steps = torch.arange(map_.knots, dtype=torch.float64)[:, None] * gap
-    # Each at least a gap beyond all before it.
+    return levels, ordered[below] * (1 - part) + ordered[above] * part
+
+
+def _hold_spline(map_: NormalScores, places: Tensor, scores: Tensor, steps: Tensor) -> None:
+    """Gives a spline its knots, each at least the difference of two steps beyond all before it."""
     places = (places - steps).cummax(dim=0).values + steps
-    scores = torch.special.ndtri(levels)[:, None].expand_as(places).contiguous()
     widths, rises = places.diff(dim=0), scores.diff(dim=0)
     means = rises / widths
     before, after = 2 * widths[1:] + widths[:-1], widths[1:] + 2 * widths[:-1]
@@ -240,8 +321,28 @@ def _fit_scores(map_: NormalScores, x: Tensor) -> None:
     map_.hold(places=places, scores=scores, slopes=slopes)
 
 
+def _shrunk_basis(x: Tensor) -> EigenBasis:
+    """That of points ``[N, D]`` that are too few to have a covariance.
+
+    Correlations are shrunk by the factor ``1 - lambda`` of least expected squared error,
+
+        lambda = sum_ij Var(r_ij) / sum_ij r_ij^2    over i != j,
+
+    where variances are those of the mean of products over rows (Schaefer and Strimmer 2005).
+    """
+    count, mean, std = len(x), x.mean(dim=0), x.std(dim=0, correction=0)
+    s = (x - mean) / std
+    correlation = s.T @ s / count
+    squares = s.square().T @ s.square() / count - correlation.square()
+    variance = squares * count**2 / (count - 1) ** 3
+    off = ~torch.eye(len(std), dtype=torch.bool)
+    share = float((variance[off].sum() / correlation[off].square().sum()).clamp(max=1))
+    shrunk = torch.where(off, (1 - share) * correlation, correlation)
+    return EigenBasis.from_moments(mean, shrunk * std[:, None] * std)
+
+
 def _fit_axes(map_: WhitenPCA, x: Tensor, columns: Columns) -> None:
-    basis = EigenBasis.fit([x])
+    basis = EigenBasis.fit([x]) if len(x) > x.shape[1] + 1 else _shrunk_basis(x)
     if basis.eigenvalues[-1] < LEAST_VARIANCE * basis.top_variance:
         share = basis.eigenvectors[:, -1].abs()
         most = share.topk(min(3, len(share))).indices.tolist()

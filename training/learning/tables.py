@@ -24,7 +24,7 @@ from training.data.tables.table import Rows, Table
 from training.flow.coordinates.coordinates import Coordinates, dither
 from training.learning.building import Choices
 from training.learning.calibrating import CalibrationPlan
-from training.learning.coordinates import basis_in, fit_coordinates
+from training.learning.coordinates import basis_in, fit_coordinates, over_decades
 from training.learning.held_out import HeldOut
 from training.learning.loss import DenoisingLoss
 from training.learning.melting import NETWORK_ROWS, LawPlan, points_to_melt
@@ -32,7 +32,7 @@ from training.learning.recipes import FEW_ROWS
 from training.learning.screening import relevant_conditions
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
-from training.names import AUTO, AXES_TOO, MARGINALS
+from training.names import AUTO, AXES_TOO, LOG, MARGINALS
 
 FAR = 20.0
 """Standard deviations along a whitened axis at which a row is far from all others."""
@@ -323,9 +323,23 @@ def _candidates(
     elif all_kept:
         # The law of points given conditions is not that of their columns, which a spline of these
         # would bend; what is left of them once they are predicted is whitened in any case.
-        candidates = ["none"] if marginals == AUTO else candidates
+        wide = _over_decades(preparation.table)
+        if wide and marginals != LOG:
+            tried = "tried" if marginals == AUTO else f"not tried: give --marginals={LOG}"
+            told = ", ".join(wide[:MOST_NAMED])
+            logger.info(f"Positive over three decades or more: {told}; logarithms are {tried}")
+        if marginals == AUTO:
+            candidates = [LOG, "none"] if wide else ["none"]
         whitenings = ["zca"] if whiten == AUTO else whitenings
     return [Space(*each) for each in product(candidates, whitenings, starts, bounds)]
+
+
+def _over_decades(table: Table) -> list[str]:
+    """Names of the columns that are positive over decades, in rows that are held out too."""
+    columns = table.columns
+    positive = over_decades(table.train_rows.points - columns.steps / 2)
+    positive &= (table.points - columns.steps / 2 > 0).all(dim=0)
+    return [name for name, each in zip(columns.names, positive, strict=True) if each]
 
 
 def _screened(preparation: Preparation, cond_screen: str) -> str:

@@ -9,7 +9,7 @@ import click
 
 from dnnlib.errors import UsageError
 from training.data import tables
-from training.names import HELD_OUT_PATCHES, MISSING, PATCH, PATCHES, SIDES, TRANSFORMS
+from training.names import HEADERS, HELD_OUT_PATCHES, MISSING, PATCH, PATCHES, SIDES, TRANSFORMS
 from training.settings.common import overwrite
 from training.settings.declared import Declared, option, options_of
 from training.settings.types import (
@@ -81,7 +81,18 @@ class TableOptions(Declared):
     """What to take of a table, and how."""
 
     section = "Tables"
-    columns: tuple[str, ...] | None = option(type=Names(), unset="all", help="Columns to take")
+    columns: tuple[str, ...] | None = option(
+        type=Names(),
+        unset="all",
+        help="Columns to take; a name that has a comma stands in double quotes, as in CSV",
+    )
+    header: str = option(
+        type=choice(HEADERS),
+        default="auto",
+        help="Whether the first row of a text names the columns; auto takes it for names unless "
+        "it is numbers, and asks where these rise from column to column while the next row's do "
+        "not, as years do that are names.",
+    )
     conditions: tuple[str, ...] | None = option(
         type=Names(), unset="none", help="Columns, taken too, that are to be conditioned on"
     )
@@ -168,4 +179,5 @@ class Settings(Declared):
         """The columns to read; None for all."""
         if self.table.columns is None:
             return None
-        return [*self.table.columns, *(self.table.conditions or ())]
+        columns = self.table.columns
+        return [*columns, *(name for name in self.table.conditions or () if name not in columns)]

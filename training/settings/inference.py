@@ -149,7 +149,8 @@ class LikelihoodOptions(Declared):
     def files(self) -> list[str | Path | None]:
         """What may be files among the options' values, on which draws depend."""
         program = self.likelihood.rpartition(":")[0]
-        return [program, self.noise_std, self.mask, self.operator]
+        said = [text for text in (self.noise_std, self.mask) if text and text.endswith(".npy")]
+        return [program, *said, self.operator]
 
     def require(self) -> None:
         """Raises UsageError unless the options make a likelihood."""

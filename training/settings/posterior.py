@@ -10,7 +10,7 @@ import click
 
 from dnnlib.errors import UsageError
 from dnnlib.files import require_there
-from training import files, flow, inference, simulation
+from training import flow, inference, simulation
 from training.names import FEWEST_NEIGHBORS, MOST_DEBLURRED, NEIGHBORS
 from training.settings.common import RunOptions, save_dir
 from training.settings.declared import Declared, option, options_of
@@ -199,12 +199,9 @@ class SampleSettings(CommonSettings):
         """
         if self.truth is None:
             return None
-        found = files.read_observations(self.truth, subject.image_shape)
-        if found.shape != (count, subject.dim):
-            raise UsageError(
-                f"--truth has {len(found)} points of {found.shape[1]} numbers, but there are "
-                f"{count} observations of points of {subject.dim}"
-            )
+        found = subject.points(self.truth)
+        if len(found) != count:
+            raise UsageError(f"--truth has {len(found)} points, but there are {count} observations")
         return found
 
     def sharpened(
@@ -236,6 +233,7 @@ class SampleSettings(CommonSettings):
             plan.seed,
             flow.Trace("exact") if wanted else None,
             inference.UserFunction.load(self.correct, "correct") if self.correct else None,
+            plausible=True,
         )
 
 

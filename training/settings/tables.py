@@ -13,6 +13,7 @@ from training.names import (
     BOUNDED,
     COND_SCREENS,
     LINEAR_STARTS,
+    LOG,
     MARGINALS,
     MOST_WAVES,
     WHITENINGS,
@@ -32,11 +33,13 @@ class TableOptions(Declared):
 
     section = "Tables"
     marginals: str = option(
-        type=choice((AUTO, *MARGINALS, AXES_TOO)),
+        type=choice((AUTO, *MARGINALS, LOG, AXES_TOO)),
         default=AUTO,
         help="What each column is put through: nothing, a power, or a power and a spline of its "
-        "quantiles; auto tries these on held-out rows. quantile-axes adds a spline along the "
-        "whitened axes, which auto does where rows are far from all others.",
+        "quantiles; auto tries these on held-out rows. log takes the logarithm of columns that "
+        "are positive over three decades or more, which auto tries with --cond. quantile-axes "
+        "adds a spline along the whitened axes, which auto does where rows are far from all "
+        "others.",
     )
     whiten: str = option(
         type=choice((AUTO, *WHITENINGS)),

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from dnnlib.errors import DataError
+from dnnlib.lists import parts_of
 from training.names import RAW_TABLES
 
 
@@ -142,22 +143,24 @@ SHAPE = Integers("a shape", "3x32x32", "x")
 
 
 class Names(click.ParamType[tuple[str, ...]]):
-    """Comma-separated names, such as age,weight."""
+    """Comma-separated names, such as age,weight; one with a comma in double quotes."""
 
     name = "a,b,c"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, ...]:
-        names = value if isinstance(value, tuple) else tuple(str(value).split(","))
-        names = tuple(name.strip() for name in names)
-        if not all(names):
+        if isinstance(value, tuple):
+            return value
+        names = tuple(parts_of(str(value)))
+        if not (names and all(names)):
             self.fail(f"'{value}' is not a list of names such as a,b,c", param, ctx)
         return names
 
 
 class Ranges(click.ParamType[tuple[tuple[str, float, float], ...]]):
-    """Comma-separated ranges ``name:low:high``, either end of which may be left empty."""
+    """Comma-separated ranges ``name:low:high``, either end of which may be left empty; quoted as
+    names are."""
 
     name = "a:0:1,b:0:"
 
@@ -167,7 +170,7 @@ class Ranges(click.ParamType[tuple[tuple[str, float, float], ...]]):
         if isinstance(value, tuple):
             return value
         found = []
-        for part in str(value).split(","):
+        for part in parts_of(str(value)):
             name, *ends = part.rsplit(":", 2)
             try:
                 low, high = (

@@ -81,12 +81,14 @@ class LearnedRuns:
             DataError: The data set is broken, has other columns, or too few rows.
         """
         found = table.simulations(path, count, seed)
-        conditions = _conditions(found.rows)
-        law = Surprise(conditions.shape[1]).fit(conditions, table.coordinates.relevant)
+        coordinates = table.coordinates
+        conditions = coordinates.straight(_conditions(found.rows))
+        law = Surprise(conditions.shape[1]).fit(conditions, coordinates.relevant)
         places, near = found.drawn, None
         if observed is not None:
             size = _neighbor_count(neighbors, len(found.testable), path)
-            nearby, distances = nearest(law, conditions[found.testable], observed, size)
+            wanted = coordinates.straight(observed)
+            nearby, distances = nearest(law, conditions[found.testable], wanted, size)
             nearby = found.testable[nearby]
             more = sorted(set(nearby.flatten().tolist()) - set(places.tolist()))
             places = torch.cat([places, torch.tensor(more, dtype=torch.int64)])
@@ -95,7 +97,7 @@ class LearnedRuns:
             near = Neighbors(number[nearby], distances)
         chosen = found.rows.at(places)
         points = table.dithered(chosen.points, seed)
-        references = _nearest_others(found.rows, places, law)
+        references = _nearest_others(found.rows.points, conditions, places, law)
         return cls(Rows(points, chosen.conditions), count, references, near)
 
     @property
@@ -124,15 +126,18 @@ def nearest(
     return torch.stack([each.indices for each in found]), torch.stack([e.values for e in found])
 
 
-def _nearest_others(rows: Rows, places: Tensor, law: Surprise) -> Tensor | None:
-    """Points ``[n, D]`` of the rows that are nearest to those at some places, but none of them."""
-    others = torch.ones(len(rows), dtype=torch.bool)
+def _nearest_others(
+    points: Tensor, conditions: Tensor, places: Tensor, law: Surprise
+) -> Tensor | None:
+    """Points ``[n, D]`` of the rows that are nearest in their conditions to those at some places,
+    but none of them."""
+    others = torch.ones(len(points), dtype=torch.bool)
     others[places] = False
     if not others.any():
         return None
-    rest = rows.at(others.nonzero()[:, 0][:: -(-int(others.sum()) // MOST_OTHERS)])
-    closest, _ = nearest(law, _conditions(rest), _conditions(rows)[places], 1)
-    return rest.points[closest[:, 0]]
+    rest = others.nonzero()[:, 0][:: -(-int(others.sum()) // MOST_OTHERS)]
+    closest, _ = nearest(law, conditions[rest], conditions[places], 1)
+    return points[rest[closest[:, 0]]]
 
 
 def _neighbor_count(wanted: int | None, rows: int, path: Path) -> int:

@@ -71,6 +71,12 @@ class NetworkFile:
         return self.model.coordinates is not None
 
     @property
+    def is_toy(self) -> bool:
+        """Whether it is a network of a toy: these alone say in how many dimensions it lies. The
+        name of a data set tells nothing, as images may be called after a toy."""
+        return "augment_to" in self.model.about
+
+    @property
     def t_max(self) -> float:
         """The last time of the training."""
         return float(self.model.about["tmax"])

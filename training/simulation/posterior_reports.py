@@ -1,5 +1,6 @@
 """The lines that ``posterior.py`` prints about its results."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -21,17 +22,19 @@ MOST_LINES = 20
 """Of one kind, about observations."""
 
 
-def warn_of_far(deviations: Tensor) -> None:
+def warn_of_far(deviations: Tensor, names: Sequence[str]) -> None:
     """Warns of the observed number that is farthest from what the prior expects.
 
     Args:
         deviations: Of observed numbers ``[M, K]``, in standard deviations.
+        names: Of the numbers; empty where they have none.
     """
     farthest = int(deviations.argmax())
     observation, number = divmod(farthest, deviations.shape[1])
+    name = f" ({names[number]})" if names else ""
     if deviations.flatten()[farthest] > FAR:
         logger.warning(
-            f"Warning: number {number + 1} of observation {observation + 1} is "
+            f"Warning: number {number + 1}{name} of observation {observation + 1} is "
             f"{deviations.flatten()[farthest]:.3g} standard deviations from what the prior expects "
             "of it: is it in the data's units?"
         )

@@ -11,13 +11,14 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
+from training.data.tables.formats import is_table
 from training.data.toys import Toy
-from training.files.observations import read_conditions, read_observations
+from training.files.observations import read_columns, read_observations
 from training.flow.coordinates.surprise import Surprise
 from training.flow.pfode import ProbabilityFlow
 from training.inference.prior import Prior
 from training.measure.roundtrip import LEVELS_PER_UNIT
-from training.names import IMAGE_POOL, TOY_NAMES, TOY_POOL
+from training.names import IMAGE_POOL, TOY_POOL
 from training.simulation.images import ImageFlow
 from training.simulation.networks import NetworkFile
 from training.simulation.tables import TableFlow
@@ -82,7 +83,7 @@ class PosteriorSubject:
                 table=table,
                 **common,
             )
-        if model.about.get("data_name") in TOY_NAMES:
+        if file.is_toy:
             toy = ToyFlow.of(file, {})
             return cls._of_toy(toy, common)
         images = ImageFlow.of(file, {})
@@ -151,6 +152,26 @@ class PosteriorSubject:
             "conditions": list(self.condition_names),
         }
 
+    def points(self, path: Path, seen: Tensor | None = None) -> Tensor:
+        """Points ``[M, D]`` of a file, columns by their names, or images in gray levels.
+
+        Args:
+            path: A table, or images.
+            seen: Places ``[K]`` of the coordinates to take, ``[M, K]``; None for all. Others need
+                not be there.
+
+        Raises:
+            DataError: It is missing or broken, has other columns or images, or values that are not
+                finite.
+        """
+        if self.image_shape is not None and not is_table(str(path)):
+            found = read_observations(path, self.image_shape)
+            return found if seen is None else found[:, seen]
+        names = list(self.names)
+        wanted = names if seen is None else [names[place] for place in seen.tolist()]
+        others = [] if self.table is None else [*self.table.dropped.order, *self.condition_names]
+        return read_columns(path, wanted, names, others)
+
     def labels(self, given: Path | None) -> Tensor | None:
         """What the network is given with each observation, ``[M, L]``; None for nothing.
 
@@ -171,7 +192,7 @@ class PosteriorSubject:
             if given is None:
                 told = ", ".join(self.condition_names)
                 raise UsageError(f"this network is conditional on {told}: say what by --condition")
-            return read_conditions(given, self.condition_names)
+            return read_columns(given, self.condition_names)
         if given is None:
             raise UsageError(f"this network has {self.label_dim} classes: say which by --condition")
         numbers = read_observations(given)

@@ -173,14 +173,20 @@ class TableFlow(TrainedFlow):
             )
         return table.points[:, [names.index(name) for name in self.columns]]
 
-    def as_source(self, points: Tensor, rounded: bool = True) -> tuple[list[str], Tensor]:
+    def as_source(
+        self, points: Tensor, rounded: bool = True, drawn: bool = False
+    ) -> tuple[list[str], Tensor]:
         """Points ``[n, D]`` as the source had its rows: all columns by name, and ``[n, D + K]``.
 
         Args:
             points: The points.
             rounded: Whether discrete columns are put at the nearest of their steps.
+            drawn: Whether the flow has drawn them, so that they may leave the range of the data,
+                and are put back where they are rounded.
         """
-        points = self.coordinates.rounded(points) if rounded else points
+        if rounded:
+            coordinates = self.coordinates
+            points = coordinates.plausible(points) if drawn else coordinates.rounded(points)
         return list(self.dropped.order), restored(points, self.columns, self.dropped)
 
 

@@ -9,6 +9,7 @@ from tests.support.draws import double, normal
 from training.data.tables.table import Columns
 from training.flow.coordinates.conditions import ridge
 from training.flow.coordinates.coordinates import Coordinates
+from training.flow.coordinates.surprise import Surprise
 from training.learning.coordinates import fit_coordinates
 
 SLOPES = double([[1.0, -2.0], [0.5, 0.0], [0.0, 3.0]])
@@ -126,3 +127,71 @@ def test_ridge_is_least_squares_of_many_rows_and_shrinks_what_says_nothing() -> 
     plain = torch.linalg.lstsq(c, x).solution
     assert ridge(c, x).square().sum() < 0.05 * plain.square().sum()
     assert torch.equal(ridge(torch.zeros(9, 1).double(), x[:9]), torch.zeros(1, 2).double())
+
+
+def test_a_condition_that_is_far_out_once_in_a_while_leaves_the_others_their_scale() -> None:
+    points, steady = normal(2000, 1, seed=1), normal(2000, 1, seed=2)
+    near = points + 0.3 * normal(2000, 1, seed=3)
+    far = torch.where(torch.arange(2000)[:, None] % 300 == 7, -3000 * near.abs(), near)
+    conditions = torch.cat([far, steady], dim=1)
+    fitted = fit_coordinates(points, Columns.plain("a"), conditions=conditions)
+    labels = fitted.given(conditions).labels
+    assert labels is not None
+    typical = (far == near)[:, 0]
+    assert float(labels[typical, 0].std()) == pytest.approx(1, abs=0.1)
+    seen = torch.cat([labels[typical, :1], points[typical]], dim=1).T.corrcoef()[0, 1]
+    assert seen > 0.93  # 0.958 is that of what is near
+    assert (labels[far[:, 0].argsort(), 0].diff() >= 0).all()
+    # What is farther out than all of them is so by the logarithm.
+    beyond = fitted.given(double([[-1e9, 0.0], [1e9, 0.0]])).labels
+    assert beyond is not None
+    assert -20 < beyond[0, 0] < labels[:, 0].min() < labels[:, 0].max() < beyond[1, 0] < 200
+    read = Coordinates(**fitted.arguments)
+    read.load_state_dict(fitted.state_dict())
+    read.check()
+    assert read.arguments["tails"] == [0]
+    assert torch.equal(read.given(conditions).labels, labels)
+    alone = fit_coordinates(points, Columns.plain("a"), conditions=steady)
+    assert "tails" not in alone.arguments
+
+
+def test_conditions_over_decades_are_seen_in_each_of_them() -> None:
+    points = normal(2000, 1, seed=1)
+    conditions = (5 * points).exp()
+    fitted = fit_coordinates(points, Columns.plain("a"), conditions=conditions)
+    labels = fitted.given(conditions).labels
+    assert labels is not None
+    # Quantiles of 2,000 rows are off by some hundredths, but for the outermost.
+    assert float((labels - points).abs().quantile(0.98)) < 0.15
+    lower = points < -2  # which a power squeezes together
+    seen = torch.cat([labels[lower], points[lower]]).view(2, -1).corrcoef()[0, 1]
+    assert seen > 0.99
+    nothing = fitted.given(double([[0.0]])).labels
+    assert nothing is not None
+    assert -20 < float(nothing) < float(labels.min()) - 1
+
+
+def test_equal_conditions_with_a_long_tail_are_at_the_middle_of_their_scores() -> None:
+    points = normal(2000, 1, seed=1)
+    conditions = torch.where(points < -0.5, 0.0, (3 * points).exp())
+    fitted = fit_coordinates(points, Columns.plain("a"), conditions=conditions)
+    assert fitted.arguments["tails"] == [0]
+    scores = fitted.straight(conditions)
+    share = float((conditions == 0).double().mean())
+    level = float(torch.special.ndtr(scores[conditions == 0][0]))
+    assert level == pytest.approx(share / 2, abs=1 / 30)  # knots are so far apart
+    assert 0.8 < float(scores.std()) < 1.1
+
+
+def test_far_conditions_do_not_hide_what_is_unlike_all_simulations() -> None:
+    points = normal(2000, 1, seed=1)
+    near = points + 0.3 * normal(2000, 1, seed=3)
+    far = torch.where(torch.arange(2000)[:, None] % 300 == 7, 3000 * near.abs(), near)
+    fitted = fit_coordinates(points, Columns.plain("a"), conditions=far)
+    law = fitted.surprise
+    assert law is not None
+    seen = law(fitted.straight(double([[0.5], [-2.0], [-8.0], [1e6]])))
+    assert (seen > law.limit).tolist() == [False, False, True, True]
+    # By mean and covariance, which a few rows decide, nothing is unlike them.
+    raw = Surprise(1).fit(far)
+    assert float(raw(double([[-8.0]]))) < raw.limit

@@ -62,6 +62,22 @@ def test_the_top_dimension_has_deviation_A0_as_kept_ones_end(schedule: Inflation
     assert top / (top + noise) == pytest.approx(0.1)
 
 
+def test_flows_with_conditions_last_until_these_tell_nothing_of_latents() -> None:
+    """A Gaussian x of mean m given y: latents of all x, flowed back, miss m by this many of its
+    standard deviations."""
+    top, spread, mean = 5.0, 0.4, 5.0**0.5
+    schedule = InflationSchedule(torch.ones(1), gamma0=1e-4, top_variance=top)
+
+    def missed(conditional: bool) -> float:
+        end = double(schedule.default_t_max(conditional))
+        gamma = float(schedule.noise_variance(end)[0])
+        back = mean * (1 - (spread**2 / (spread**2 + gamma)) ** 0.5)
+        return (mean - back) / spread
+
+    assert missed(conditional=False) > 0.3
+    assert missed(conditional=True) < 0.04
+
+
 def test_schedules_have_the_names_and_the_noise_of_their_papers() -> None:
     variance = INFLATIONS["PRP scaled"].noise_variance(torch.tensor(0.0))
     torch.testing.assert_close(variance, torch.full((3,), 1e-3, dtype=torch.float64))

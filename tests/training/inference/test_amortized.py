@@ -1,5 +1,6 @@
 """Posteriors that a conditional flow has learned: draws, densities, and their correction."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -115,6 +116,34 @@ def test_where_nearly_all_is_beyond_bounds_a_check_takes_fewer_draws(amortized: 
         assert len(points[own].unique(dim=0)) == len(points.unique(dim=0)) == number
     with pytest.raises(DataError, match="beyond the bounds"):
         replace(amortized, prior=prior, draws=200).sample(ALL)
+
+
+def test_draws_of_whole_steps_are_at_them_with_the_density_that_they_had(
+    prior: Prior, amortized: Amortized
+) -> None:
+    flow = copy.deepcopy(prior.flow)
+    assert flow.coordinates is not None
+    one = double([[1.0, 0.0], [-1.0, 0.0]])
+    flow.coordinates.hold_steps(double([1.0, 0.0]), double([0.0, 0.0]), one)
+    stepwise = replace(amortized, prior=replace(prior, flow=flow))
+    free, whole = stepwise.sample(ALL), replace(stepwise, plausible=True).sample(ALL)
+    assert set(whole.points[..., 0].flatten().tolist()) == {-1, 0, 1}
+    assert (free.points[..., 0] > 1.5).any()
+    expected = free.points[..., 0].round().clamp(-1, 1)
+    torch.testing.assert_close(whole.points[..., 0], expected)
+    assert torch.equal(whole.points[..., 1], free.points[..., 1])
+    assert whole.log_density is not None
+    assert free.log_density is not None
+    assert torch.equal(whole.log_density, free.log_density)
+    # A correction asks for the density of what can be.
+    asked: list[Tensor] = []
+
+    def density(points: Tensor, y: Tensor) -> Tensor:
+        asked.append(points)
+        return shifted(points, y)
+
+    replace(stepwise, plausible=True, log_posterior=density).sample(ALL)
+    assert all((points[:, 0] == points[:, 0].round()).all() for points in asked)
 
 
 def test_what_cannot_be_corrected_is_told(prior: Prior, amortized: Amortized) -> None:

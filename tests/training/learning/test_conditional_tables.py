@@ -118,6 +118,30 @@ def test_both_starts_are_tried_where_nothing_is_said() -> None:
     assert choose_space(plain, "none", "zca", "auto") == Space("none", "zca", "off")
 
 
+def decades(count: int) -> Table:
+    """A parameter that is positive over six decades, and its logarithm with noise."""
+    power = torch.rand(count, 1, generator=seeded(5)).double() * 6 - 3
+    held_out = torch.arange(count) % 5 == 0
+    y = power + 0.3 * normal(count, 1, seed=6)
+    return Table(10**power, Columns.plain("a"), held_out, Dropped.none("a"), y, ["y"])
+
+
+def test_logarithms_of_parameters_over_decades_are_tried_and_taken(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    table = decades(500)
+    chosen = choose_space(preparation(table), "auto", "auto", "on")
+    assert (chosen.marginals, "more: a; logarithms are tried" in caplog.text) == ("log", True)
+    # A row that is held out and not positive has no logarithm.
+    table.points[0] = -1
+    assert choose_space(preparation(table), "auto", "auto", "on").marginals == "none"
+    caplog.clear()
+    table.points[0] = 1
+    assert choose_space(preparation(table), "none", "auto", "on").marginals == "none"
+    assert "more: a; logarithms are not tried: give --marginals=log" in caplog.text
+
+
 def among_noise(count: int) -> Table:
     """The same, its two conditions standing at places 3 and 17 among 28 that tell nothing."""
     table = gaussian(count)
@@ -255,6 +279,12 @@ def test_a_file_whose_conditions_do_not_fit_is_refused(tmp_path: Path) -> None:
         (good.state, {"conditions": 3}, "do not fit"),
         (good.state, {"relevant": [2]}, "a relevant or skewed condition is none of 2"),
         (good.state, {"skewed": [2]}, "a relevant or skewed condition is none of 2"),
+        (good.state, {"tails": [2]}, "a relevant or skewed condition is none of 2"),
+        (
+            {**good.state, "least": double([1.0, 0.0, 0.0])},
+            {},
+            "a column's smallest value is above its largest",
+        ),
         (
             {name.replace("maps.2", "maps.1"): value for name, value in plain.items()},
             {"conditions": 0, "maps": ["standardize", "zca"], "surprise": False},

@@ -13,8 +13,8 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from training.data.tables.table import Columns
 from training.flow.coordinates.coordinates import Coordinates
-from training.learning.coordinates import basis_in, fit_coordinates
-from training.names import AXES_TOO, MARGINALS, WHITENINGS
+from training.learning.coordinates import basis_in, fit_coordinates, over_decades
+from training.names import AXES_TOO, LOG, MARGINALS, WHITENINGS
 
 NAMES = ["gamma", "uniform", "rate", "sum"]
 
@@ -214,3 +214,51 @@ def test_no_point_of_the_flow_is_on_a_bound() -> None:
     assert 0 < low < 1e-9
     assert 1 - 1e-9 < high < 1
     assert fitted(far)[1].isfinite().all()
+
+
+def test_fewer_rows_than_columns_are_whitened_by_correlations_that_are_shrunk() -> None:
+    draw = np.random.default_rng(0)
+    common = draw.normal(size=(200, 3)) @ draw.normal(size=(3, 60))
+    points = torch.from_numpy(10 * (common + draw.normal(size=(200, 60))))
+    columns = Columns.plain([f"c{index}" for index in range(60)])
+
+    def nats(whiten: str) -> float:
+        u, log_det = fit_coordinates(points[:50], columns, "none", whiten)(points[50:])
+        return float((log_det - u.square().sum(dim=1) / 2).mean())
+
+    assert nats("zca") == pytest.approx(nats("pca"))
+    # What has been seen of the correlations is of use for rows that have not.
+    assert nats("pca") > nats("none") + 20
+
+
+def test_draws_are_put_at_steps_that_the_data_had() -> None:
+    plain = Columns.plain(["sex", "age", "height"])
+    steps = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64)
+    columns = Columns(plain.names, steps, 0.5 * steps, plain.low, plain.high)
+    whole = torch.tensor([[0.5, 0.75, 1.23], [1.5, 80.25, -1.0]], dtype=torch.float64)
+    dithered = torch.cat([whole + 0.4 * steps, whole - 0.4 * steps])
+    coordinates = fit_coordinates(dithered, columns, "none", "none")
+    draws = torch.tensor([[-1.9, -7.0, -9.87], [1.2, 6.141900006, 0.5], [7.0, 99.0, 9.0]])
+    expected = [[0.5, 0.75, -9.87], [1.5, 6.25, 0.5], [1.5, 80.25, 9.0]]
+    found = coordinates.plausible(draws.double())
+    torch.testing.assert_close(found, torch.tensor(expected).double())
+    assert float(coordinates.rounded(draws.double())[2, 0]) == 6.5  # a row of other data stays
+
+
+def test_columns_over_decades_are_logarithms_and_others_stay_as_they_are() -> None:
+    draw = np.random.default_rng(0)
+    wide, plain = 10 ** draw.uniform(-3, 3, 2000), draw.normal(size=2000)
+    skewed, gap = draw.exponential(size=2000), np.where(np.arange(2000) == 9, 0.0, wide)
+    points = torch.from_numpy(np.stack([wide, plain, skewed, gap], axis=1))
+    columns = Columns.plain(["wide", "plain", "skewed"])
+    assert over_decades(points).tolist() == [True, False, False, False]
+    fitted = fit_coordinates(points[:, :3], columns, LOG, "none")
+    u, log_det = fitted(points[:, :3])
+    logs = torch.cat([points[:, :1].log(), points[:, 1:3]], dim=1)
+    expected = (logs - logs.mean(dim=0)) / logs.std(dim=0, correction=0)
+    torch.testing.assert_close(u, expected)
+    slopes = 1 / (points[:, 0] * logs.std(dim=0, correction=0).prod())
+    torch.testing.assert_close(log_det, slopes.log())
+    far = fitted.to_data(6 * torch.randn(500, 3, dtype=torch.float64))
+    assert (far[:, 0] > 0).all()
+    torch.testing.assert_close(fitted.to_data(u), points[:, :3])

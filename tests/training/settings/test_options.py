@@ -18,6 +18,7 @@ from dnnlib.files import atomic_path
 from tests.support.refusals import refusal
 from tests.support.running import run_script
 from training.settings.declared import Declared, option, takes
+from training.settings.inference import LikelihoodOptions
 from training.settings.script import command, group
 from training.settings.training import resumed_options
 from training.settings.types import DATA_SET, FILE, NETWORK, POSITIVE, FiniteFloat, Names, Ranges
@@ -256,6 +257,7 @@ def test_commands_of_a_group_take_either_spelling() -> None:
 
 def test_lists_of_names_and_ranges_are_taken_or_told() -> None:
     assert Names().convert("a, b c", None, None) == ("a", "b c")
+    assert Names().convert('a, "price, EUR"', None, None) == ("a", "price, EUR")
     assert Names().convert(("a",), None, None) == ("a",)
     assert Ranges().convert("a:0:1,b:c:2:,d::-1", None, None) == (
         ("a", 0.0, 1.0),
@@ -263,6 +265,7 @@ def test_lists_of_names_and_ranges_are_taken_or_told() -> None:
         ("d", -math.inf, -1.0),
     )
     assert Ranges().convert((("a", 0.0, 1.0),), None, None) == (("a", 0.0, 1.0),)
+    assert Ranges().convert('"a, b:0:1",c::2', None, None)[0] == ("a, b", 0.0, 1.0)
     for kind, text in (
         (Names(), "a,,b"),
         (Ranges(), "a"),
@@ -294,3 +297,10 @@ def test_data_sets_and_networks_that_are_not_there_are_told_at_once(tmp_path: Pa
         assert NETWORK.convert(text, None, None) == text
     with pytest.raises(DataError, match="cannot open the file"):
         NETWORK.convert(f"{network}.old", None, None)
+
+
+def test_a_mask_of_many_names_is_not_taken_for_a_file() -> None:
+    names = ",".join(f"a_long_name_of_column_{index}" for index in range(20))
+    mask = LikelihoodOptions(likelihood="mask", mask=names, noise_std="0.5," * 99 + "0.5")
+    assert not any(mask.files)
+    assert "noise.npy" in LikelihoodOptions(noise_std="noise.npy").files

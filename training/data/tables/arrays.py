@@ -38,7 +38,7 @@ def open_npy(path: Path) -> ForeignTable:
         with open_array(path) as (header, file):
             yield from _rows(path, header, file)
 
-    return ForeignTable(str(path), numbered(header.shape[1]), blocks)
+    return ForeignTable(str(path), numbered(header.shape[1]), blocks, named=False)
 
 
 def open_archive(path: Path) -> ForeignTable:
@@ -55,8 +55,8 @@ def open_archive(path: Path) -> ForeignTable:
         with saved.open(name) as (header, _):
             _require_table(path, header)
             columns = header.shape[1]
-        names = numbered(columns)
-        if "names" in saved.names:
+        names, named = numbered(columns), "names" in saved.names
+        if named:
             names = [str(entry) for entry in saved.read("names").ravel()]
             if len(names) != columns:
                 raise DataError(f"{path} has {columns} columns, but {len(names)} names")
@@ -65,7 +65,7 @@ def open_archive(path: Path) -> ForeignTable:
         with open_arrays(path) as saved, saved.open(name) as (header, file), saved.reading(name):
             yield from _rows(path, header, file)
 
-    return ForeignTable(str(path), names, blocks)
+    return ForeignTable(str(path), names, blocks, named)
 
 
 def _rows(path: Path, header: Header, file: IO[bytes]) -> Iterator[np.ndarray]:
@@ -119,8 +119,7 @@ def open_parquet(path: Path, wanted: Sequence[str] | None) -> ForeignTable:
     for name in chosen:
         if not kinds[name].startswith(("int", "uint", "float", "double", "half", "bool")):
             raise DataError(
-                f"{path}: column '{shown(name)}' holds {kinds[name]}, no numbers: leave it out "
-                "with --columns"
+                f"{path}: column '{shown(name)}' holds {kinds[name]}, no numbers: leave it out"
             )
 
     def blocks() -> Iterator[np.ndarray]:

@@ -25,11 +25,13 @@ class ForeignTable:
         name: What messages call it.
         names: Its columns.
         blocks: Gives rows ``[n, len(names)]`` of float64; NaN where a value is missing.
+        named: Whether the names are the source's own, and not numbers that columns were given.
     """
 
     name: str
     names: Sequence[str]
     blocks: Callable[[], Iterator[np.ndarray]]
+    named: bool = True
 
 
 def numbered(count: int) -> list[str]:
@@ -43,12 +45,15 @@ def places_of(names: Sequence[str], wanted: Sequence[str] | None, source: object
         return list(range(len(names)))
     for name in wanted:
         if name not in names:
-            told = ", ".join(shown(known) for known in names[:20])
-            more = ", ..." if len(names) > 20 else ""
-            raise UsageError(f"{source} has no column '{name}': it has {told}{more}")
+            raise UsageError(f"{source} has no column '{shown(name)}': it has {listed(names)}")
         if wanted.count(name) > 1:
-            raise UsageError(f"column '{name}' is wanted twice")
+            raise UsageError(f"column '{name}' is named twice: name it once")
     return [names.index(name) for name in wanted]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names of columns, as messages list them: the first ones of many."""
+    return ", ".join([*map(shown, names[:20]), *["..."] * (len(names) > 20)])
 
 
 def with_columns(table: ForeignTable, wanted: Sequence[str] | None) -> ForeignTable:
@@ -61,6 +66,7 @@ def with_columns(table: ForeignTable, wanted: Sequence[str] | None) -> ForeignTa
         table.name,
         [table.names[place] for place in places],
         lambda: (block[:, places] for block in table.blocks()),
+        table.named,
     )
 
 

@@ -29,13 +29,21 @@ def is_table(source: str) -> bool:
     )
 
 
-def open_table(source: str, wanted: Sequence[str] | None, seed: int = 0) -> ForeignTable:
+def open_table(
+    source: str,
+    wanted: Sequence[str] | None,
+    seed: int = 0,
+    header: str = "auto",
+    known: Sequence[str] | None = None,
+) -> ForeignTable:
     """A table of a file, of scikit-learn, or of a toy.
 
     Args:
         source: Its path or name.
         wanted: The columns to read; None for all.
         seed: Of a toy's draws.
+        header: Whether the first row of a text has names, as ``open_text`` takes it.
+        known: Names that columns of a text may have, likewise.
 
     Raises:
         DataError: It is missing or broken, or is no table of numbers.
@@ -47,8 +55,8 @@ def open_table(source: str, wanted: Sequence[str] | None, seed: int = 0) -> Fore
         return with_columns(open_shipped(source), wanted)
     path = Path(source)
     readers = {
-        ".csv": lambda: open_text(path, ",", wanted),
-        ".tsv": lambda: open_text(path, "\t", wanted),
+        ".csv": lambda: open_text(path, ",", wanted, header, known),
+        ".tsv": lambda: open_text(path, "\t", wanted, header, known),
         ".npy": lambda: with_columns(open_npy(path), wanted),
         ".npz": lambda: with_columns(open_archive(path), wanted),
         ".parquet": lambda: open_parquet(path, wanted),

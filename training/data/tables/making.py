@@ -1,7 +1,8 @@
 """From rows as they are read to a table that a flow can be trained on.
 
 What has no density is dealt with here: missing values, constant columns, columns that are sums of
-others, and columns of whole steps. Nothing is done in silence.
+others, and columns of whole steps. What is no quantity, or stands for none, is told. Nothing is
+done in silence.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,21 +17,16 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.tables.foreign import BLOCK_ROWS, ForeignTable
 from training.data.tables.in_place import joined, narrowed
+from training.data.tables.marginals import EXACT, Marginal, told_of_no_quantities, told_of_steps
 from training.data.tables.table import Columns, Dropped, Table
 
 LARGEST = 1e100
 """Of a value: its square has to be a number, and the sum of many squares."""
 FEWEST_ROWS = 10
-MOST_DIGITS = 9
-"""Decimal digits of a step that is looked for."""
-EXACT = 1e-9
-"""Of a value, relative to the largest of its column: what is less is rounding."""
 DEPENDENT = 1e-11
 """Variance that others leave of a standardized column, from which it may be their sum."""
 FOLLOWS = 1e-6
 """Largest difference from that sum, in standard deviations."""
-OFTEN = 0.01
-"""Share of rows with one value from which a continuous column is said to have an atom."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +36,7 @@ class Choices:
     Attributes:
         conditions: Columns that are conditioned on.
         missing: One of ``MISSING``: refuse missing values, drop their rows, or take the mean.
+            Infinite ones are missing too, as a simulation that failed leaves them.
         dequantize: Whether to look for discrete columns.
         bounds: Lowest and highest value by column, infinite where there is none.
         max_rows: Rows to take at most, the first ones; None for all.
@@ -60,18 +57,28 @@ def make_table(source: ForeignTable, choices: Choices) -> tuple[Table, list[str]
     """Reads and cleans a table; also tells what was found and done, in lines for people.
 
     Raises:
-        DataError: It cannot be read, or has too few rows, missing or infinite values, or no column
-            that varies.
+        DataError: It cannot be read, or has too few rows, missing values, values beyond bounds, or
+            no column that varies.
         UsageError: A column that was named is not there.
     """
     for name in (*choices.conditions, *choices.bounds):
         if name not in source.names:
             raise UsageError(f"{source.name} has no column '{name}' (of those that are read)")
     lines: list[str] = []
-    values = _collected(source, choices, lines)
+    values, holes = _collected(source, choices, lines)
     if len(values) < FEWEST_ROWS:
-        raise DataError(f"{source.name} has {len(values)} rows: at least {FEWEST_ROWS} are needed")
+        whole = " without missing values" if choices.missing == "drop" else ""
+        raise DataError(
+            f"{source.name} has {len(values)} rows{whole}: at least {FEWEST_ROWS} are needed"
+        )
     names = list(source.names)
+    marginals = {
+        name: Marginal.of(np.delete(column, holes[name]) if name in holes else column)
+        for name, column in zip(names, values.T, strict=True)
+    }
+    if holes:
+        _fill_in(values, names, holes, marginals, choices.dequantize, lines)
+    lines += told_of_no_quantities(marginals)
     given = [names.index(name) for name in choices.conditions]
     rest = [index for index in range(len(names)) if index not in given]
     conditions = torch.from_numpy(values[:, given]) if given else None
@@ -80,15 +87,28 @@ def make_table(source: ForeignTable, choices: Choices) -> tuple[Table, list[str]
     kept, dropped = _independent(values, names, source.name, lines)
     if len(kept) < len(names):
         values, names = narrowed(values, kept), [names[index] for index in kept]
-    steps, offsets = _grids(values, names, choices.dequantize, lines)
-    columns = _bounded(replace(Columns.plain(names), steps=steps, offsets=offsets), choices.bounds)
+    columns = Columns.plain(names)
+    if choices.dequantize:
+        found = [marginals[name] for name in names]
+        steps, offsets = ([getattr(one, key) for one in found] for key in ("step", "offset"))
+        columns = replace(columns, steps=_doubles(steps), offsets=_doubles(offsets))
+        lines += told_of_steps(dict(zip(names, found, strict=True)))
+    columns = _bounded(columns, choices.bounds, values, source.name)
+    held_out = _held_out(len(values), choices)
+    to_train = len(values) - int(held_out.sum())
+    if len(names) >= to_train - 1:
+        lines.append(
+            f"Warning: {len(names)} columns, but {to_train} rows to train on: what columns have in "
+            "common is hardly known, and is shrunk when they are whitened; have more rows, or "
+            "choose --columns"
+        )
     again = _repeated(values)
     if again:
         lines.append(f"{again} row(s) repeat another")
     table = Table(
         torch.from_numpy(values),
         columns,
-        _held_out(len(values), choices),
+        held_out,
         dropped,
         conditions,
         list(choices.conditions),
@@ -96,17 +116,24 @@ def make_table(source: ForeignTable, choices: Choices) -> tuple[Table, list[str]
     return table, [*lines, *_summary(table)]
 
 
-def _collected(source: ForeignTable, choices: Choices, lines: list[str]) -> np.ndarray:
-    """All rows, with a number in every place. Memory holds them once, and a block besides."""
+def _doubles(numbers: Sequence[float]) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+def _collected(
+    source: ForeignTable, choices: Choices, lines: list[str]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """All rows, and the places of missing values by column. Memory holds rows once, and a block
+    besides."""
     read = kept = holes = 0
 
     def sound() -> Iterator[np.ndarray]:
         nonlocal read, kept, holes
         for block in source.blocks():
             block = block if choices.max_rows is None else block[: choices.max_rows - read]
-            _require_finite(block, source, choices.missing, read)
+            _require_sound(block, source, choices, read)
             read += len(block)
-            missing = np.isnan(block)
+            missing = ~np.isfinite(block)
             holes += int(missing.sum())
             if choices.missing == "drop":
                 block = block[~missing.any(axis=1)]
@@ -116,41 +143,76 @@ def _collected(source: ForeignTable, choices: Choices, lines: list[str]) -> np.n
                 break
 
     values = joined(sound(), len(source.names))
-    if holes and choices.missing == "drop":
-        lines.append(f"Left out {read - kept} row(s) with {holes} missing value(s)")
-    elif holes:
-        _fill_in(values, source)
-        lines.append(f"Filled in {holes} missing value(s) by the mean of their column")
-    return values
+    if not holes:
+        return values, {}
+    if choices.missing == "drop":
+        lines.append(
+            f"Left out {read - kept} of {read} rows ({(read - kept) / read:.2%}), with {holes} "
+            "missing or infinite value(s)"
+        )
+        return values, {}
+    places = {}
+    for name, column in zip(source.names, values.T, strict=True):
+        missing = np.flatnonzero(~np.isfinite(column))
+        if len(missing) == len(column):
+            raise DataError(f"{source.name}: column '{name}' has no values at all")
+        if len(missing):
+            places[name] = missing
+    return values, places
 
 
-def _require_finite(block: np.ndarray, source: ForeignTable, missing: str, before: int) -> None:
-    """Raises DataError for values that cannot be squared, or that are missing and must not be."""
-    broken = np.isinf(block) | (np.abs(block) > LARGEST)
-    holes = np.isnan(block) if missing == "refuse" else np.zeros_like(broken)
+def _require_sound(block: np.ndarray, source: ForeignTable, choices: Choices, before: int) -> None:
+    """Raises DataError for values that cannot be squared, that are missing and must not be, or that
+    are beyond the bounds of their column."""
+    low, high = np.full((2, len(source.names)), [[-np.inf], [np.inf]])
+    for name, ends in choices.bounds.items():
+        place = list(source.names).index(name)
+        low[place], high[place] = ends
+    finite = np.isfinite(block)
+    broken = finite & (np.abs(block) > LARGEST)
+    holes = ~finite if choices.missing == "refuse" else np.zeros_like(finite)
     for bad, told in (
         (broken, "{value:g} is no value that can be squared: mend it, or leave the column out"),
         (
             holes,
-            "the value is missing: --missing=drop leaves such rows out, --missing=mean fills in "
-            "the column's mean",
+            "the value is missing ({value:g}): --missing=drop leaves such rows out, --missing=mean "
+            "fills in the column's mean",
+        ),
+        (
+            finite & ((block < low) | (block > high)),
+            "{value:.10g} is not within its --bounds, {low:.10g} to {high:.10g}",
         ),
     ):
         if bad.any():
             row, column = np.argwhere(bad)[0]
+            said = told.format(value=block[row, column], low=low[column], high=high[column])
             raise DataError(
-                f"{source.name}, column '{source.names[column]}', row {before + row + 1}: "
-                f"{told.format(value=block[row, column])} ({int(bad.sum())} such value(s) near)"
+                f"{source.name}, column '{source.names[column]}', row {before + row + 1}: {said} "
+                f"({int(bad.sum())} such value(s) in rows {before + 1} to {before + len(block)})"
             )
 
 
-def _fill_in(values: np.ndarray, source: ForeignTable) -> None:
-    for index, column in enumerate(values.T):
-        missing = np.isnan(column)
-        if missing.all():
-            raise DataError(f"{source.name}: column '{source.names[index]}' has no values at all")
-        if missing.any():
-            column[missing] = column[~missing].mean()
+def _fill_in(
+    values: np.ndarray,
+    names: list[str],
+    holes: Mapping[str, np.ndarray],
+    marginals: Mapping[str, Marginal],
+    stepwise: bool,
+    lines: list[str],
+) -> None:
+    """Puts means in the places of missing values, those of discrete columns at a step."""
+    spikes = []
+    for name, places in holes.items():
+        column, one = values[:, names.index(name)], marginals[name]
+        mean = np.delete(column, places).mean()
+        if stepwise and one.step:
+            mean = one.offset + one.step * np.round((mean - one.offset) / one.step)
+        column[places] = mean
+        spikes.append(f"{name} ({len(places)} rows, {len(places) / len(column):.2%})")
+    lines.append(
+        "Warning: missing values are filled in by the mean of their column, which makes a spike "
+        f"there that samples will have too: {', '.join(spikes)}; --missing=drop makes none"
+    )
 
 
 def _blocks(values: np.ndarray) -> Iterator[np.ndarray]:
@@ -188,6 +250,9 @@ def _independent(
     kept: list[int] = []
     slopes: dict[int, np.ndarray] = {}
     for index in map(int, np.flatnonzero(varies)):
+        if len(kept) >= len(values) - 1:
+            kept.append(index)  # any column follows from as many others as there are rows
+            continue
         given = correlation[np.ix_(kept, kept)]
         # Outliers can make columns that differ look alike: then this has no single solution.
         weights = np.linalg.lstsq(given, correlation[kept, index], rcond=None)[0]
@@ -203,9 +268,15 @@ def _independent(
         weights = slopes.get(index, np.zeros(0))
         table[row, : len(weights)] = weights
     offsets = mean[gone] - table @ mean[kept]
-    constant = [names[index] for index in gone if index not in slopes]
+    constant = [names[index] for index in gone if index not in slopes and high[index] == low[index]]
     if constant:
         lines.append(f"Left out constant column(s): {', '.join(constant)}")
+    alike = [names[index] for index in gone if index not in slopes and high[index] > low[index]]
+    if alike:
+        lines.append(
+            f"Left out column(s) whose numbers are too large for what they differ by, and look "
+            f"like identifiers: {', '.join(alike)}"
+        )
     if slopes:
         told = ", ".join(names[index] for index in slopes)
         lines.append(f"Left out column(s) that follow exactly from those before them: {told}")
@@ -231,58 +302,9 @@ def _follows(
     )
 
 
-def _grids(
-    values: np.ndarray, names: list[str], wanted: bool, lines: list[str]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The step of each discrete column, 0 for the others, and a value of each."""
-    steps, offsets = np.zeros(len(names)), np.zeros(len(names))
-    atoms = []
-    for index, column in enumerate(values.T if wanted else ()):
-        ordered = np.sort(column)
-        first = np.concatenate([[True], ordered[1:] != ordered[:-1]])
-        found = ordered[first]
-        del ordered  # which is as long as the table
-        if len(found) == len(column):
-            continue  # no value twice: there is a density, or as good as one
-        step = _step(found)
-        if step:
-            steps[index], offsets[index] = step, found[0]
-            continue
-        counts = np.diff(np.flatnonzero(first), append=len(column))
-        share = counts.max() / len(column)
-        if share > OFTEN:
-            atoms.append(f"{names[index]} ({share:.0%} are {found[counts.argmax()]:g})")
-    discrete = [f"{names[index]} ({steps[index]:g})" for index in np.flatnonzero(steps)]
-    if discrete:
-        shown = ", ".join(islice(discrete, 20)) + (", ..." if len(discrete) > 20 else "")
-        lines.append(f"Discrete column(s), spread over their steps in training: {shown}")
-    if atoms:
-        lines.append(
-            f"Column(s) that have no density, as one value has a share of its own: "
-            f"{', '.join(atoms)}"
-        )
-    return torch.from_numpy(steps), torch.from_numpy(offsets)
-
-
-def _step(values: np.ndarray) -> float | None:
-    """The largest decimal step of which all differences of sorted values are multiples."""
-    largest = np.abs(values).max()
-    for digits in range(MOST_DIGITS + 1):
-        unit = 10.0**-digits
-        if largest / unit > 1 / EXACT:
-            return None
-        left = values / unit
-        counts = np.round(left)
-        left -= counts
-        largest_left = max(left.max(), -left.min()) * unit
-        del left
-        if largest_left <= EXACT * largest:
-            common = int(np.gcd.reduce(np.diff(counts).astype(np.int64)))
-            return common * unit
-    return None
-
-
-def _bounded(columns: Columns, bounds: Mapping[str, tuple[float, float]]) -> Columns:
+def _bounded(
+    columns: Columns, bounds: Mapping[str, tuple[float, float]], values: np.ndarray, source: str
+) -> Columns:
     low, high = columns.low.clone(), columns.high.clone()
     for name, (least, most) in bounds.items():
         if name in columns.names:
@@ -290,6 +312,13 @@ def _bounded(columns: Columns, bounds: Mapping[str, tuple[float, float]]) -> Col
             # A value stands for the step around it, which may reach half a step beyond the bound.
             half = float(columns.steps[index]) / 2
             low[index], high[index] = least - half, most + half
+            at = (values[:, index] == least) | (values[:, index] == most)
+            if at.any() and not half:
+                raise DataError(
+                    f"{source}, column '{name}': {int(at.sum())} value(s) are at a bound itself, "
+                    f"{values[at.argmax(), index]:.10g}, where a continuous column has none: give "
+                    "a bound beyond them"
+                )
     return replace(columns, low=low, high=high)
 
 

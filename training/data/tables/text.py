@@ -13,6 +13,7 @@ from torch_utils.inert_pickle import shown
 from training.data.tables.foreign import (
     BLOCK_ROWS,
     ForeignTable,
+    listed,
     numbered,
     places_of,
     require_names,
@@ -22,45 +23,90 @@ LONGEST_LINE = 16 << 20
 """Characters of a line of text: 10,000 columns with names of 1,000."""
 MISSING = frozenset(("", "na", "n/a", "nan", "null", "none", "?", "-"))
 """Cells that stand for no value, in lower case."""
+EVEN = 1e-6
+"""Of steps between numbers, relative to the largest: what is less is rounding."""
 
 
-def open_text(path: Path, delimiter: str, wanted: Sequence[str] | None) -> ForeignTable:
-    """A text file whose first row names the columns, or which has numbers only."""
+def open_text(
+    path: Path,
+    delimiter: str,
+    wanted: Sequence[str] | None,
+    header: str = "auto",
+    known: Sequence[str] | None = None,
+) -> ForeignTable:
+    """A text file whose first row names the columns, or which has numbers only.
+
+    Args:
+        path: The file.
+        delimiter: What is between cells.
+        wanted: The columns to read; None for all.
+        header: Whether the first row has names, ``yes`` or ``no``; ``auto`` takes numbers for data.
+        known: Names that columns may have, where that is known: a first row of these is a header
+            though they be numbers, and any other numbers are data.
+
+    Raises:
+        DataError: It is missing or broken, or the first row are numbers that may well be names.
+        UsageError: A wanted column is not there, or twice.
+    """
     with _opened(path) as file:
-        _, first = next(_records(path, file, delimiter), (0, []))
-    first = [cell.strip() for cell in first]
-    has_names = not (first and all(_is_number(cell) for cell in first))
-    names = first if has_names else numbered(len(first))
+        records = _records(path, file, delimiter)
+        cells = [cell.strip() for cell in next(records, (0, []))[1]]
+        has_names = header == "yes"
+        if header == "auto":
+            has_names = not all(map(_is_number, cells)) or set(cells) <= set(known or ())
+            if not has_names and known is None and _counts_up(cells):
+                _require_data(path, cells, next(records, (0, []))[1])
+    names = cells if has_names else numbered(len(cells))
     if not names:
         raise DataError(f"{path} is empty: give a table whose first row names its columns")
     require_names(names, path)
-    if len(names) == 1 and len(first[0].split(";")) > 1:
-        raise DataError(f"{path} has one column, '{shown(first[0])}': are its cells parted by ';'?")
+    if len(names) == 1 and ";" in cells[0]:
+        raise DataError(f"{path} has one column, '{shown(cells[0])}': are its cells parted by ';'?")
     places = places_of(names, wanted, path)
     chosen = [names[place] for place in places]
 
     def blocks() -> Iterator[np.ndarray]:
         with _opened(path) as file:
-            records = _records(path, file, delimiter)
+            records = _records(path, file, delimiter, int(has_names))
             if has_names:
                 next(records)
             rows: list[list[str]] = []
-            lines: list[int] = []
-            for line, cells in records:
+            number = 0
+            for number, cells in records:
                 if len(cells) != len(names):
                     raise DataError(
-                        f"{path}, line {line} has {len(cells)} cells, but there are {len(names)} "
-                        "columns"
+                        f"{path}, row {number} has {len(cells)} cells, but there are {len(names)} "
+                        f"columns: the last is '{shown(names[-1])}'"
                     )
                 rows.append([cells[place] for place in places])
-                lines.append(line)
                 if len(rows) == BLOCK_ROWS:
-                    yield _numbers(path, rows, lines, chosen)
-                    rows, lines = [], []
+                    yield _numbers(path, rows, number, chosen)
+                    rows = []
             if rows:
-                yield _numbers(path, rows, lines, chosen)
+                yield _numbers(path, rows, number, chosen)
 
-    return ForeignTable(str(path), chosen, blocks)
+    return ForeignTable(str(path), chosen, blocks, has_names)
+
+
+def _require_data(path: Path, first: Sequence[str], second: Sequence[str]) -> None:
+    """Raises DataError if a first row that counts up is unlike the next, and may be a header."""
+    if not _counts_up(second):
+        raise DataError(
+            f"{path}: the first row, {listed(first)}, is of numbers that rise as names of columns "
+            "may: give --header=yes if they are, and --header=no if they are data"
+        )
+
+
+def _counts_up(cells: Sequence[str]) -> bool:
+    """Whether cells are whole numbers that rise from each to the next, or three or more numbers at
+    equal steps: years, places and wavelengths are such names, and rows of data seldom are."""
+    if not all(map(_is_number, cells)):
+        return False
+    steps = np.diff(np.array(cells, dtype=np.float64))
+    if not (steps > 0).all():
+        return False
+    evenly = len(steps) > 1 and bool(np.ptp(steps) <= EVEN * steps.max())
+    return evenly or all(cell.strip().isdecimal() for cell in cells)
 
 
 @contextmanager
@@ -84,18 +130,22 @@ def _lines(path: Path, file: TextIO) -> Iterator[str]:
         yield line
 
 
-def _records(path: Path, file: TextIO, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a text file that are not empty, each with the number of its last line."""
+def _records(
+    path: Path, file: TextIO, delimiter: str, headers: int = 0
+) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a text file that are not empty, numbered from 1 on, after so many headers."""
     reader = csv.reader(_lines(path, file), delimiter=delimiter, strict=True)
+    number = 1 - headers
     while True:
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            raise DataError(f"{path}, line {reader.line_num}: {error}") from error
+            raise DataError(f"{path}, row {number}: {error}") from error
         if cells:
-            yield reader.line_num, cells
+            yield number, cells
+            number += 1
 
 
 def _is_number(cell: str) -> bool:
@@ -106,10 +156,15 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _numbers(
-    path: Path, rows: list[list[str]], lines: list[int], names: Sequence[str]
-) -> np.ndarray:
-    """The values of cells: NaN where one is missing. Raises DataError for what is no number."""
+def _numbers(path: Path, rows: list[list[str]], last: int, names: Sequence[str]) -> np.ndarray:
+    """The values of cells: NaN where one is missing. Raises DataError for what is no number.
+
+    Args:
+        path: The file.
+        rows: The cells.
+        last: The number of the last row.
+        names: Of the columns.
+    """
     try:
         return np.array(rows, dtype=np.float64)
     except ValueError:
@@ -123,7 +178,7 @@ def _numbers(
                 values[number, place] = float(cell)
             else:
                 raise DataError(
-                    f"{path}, line {lines[number]}, column '{names[place]}': '{shown(cell)}' is no "
-                    "number: mend it, or leave the column out with --columns"
+                    f"{path}, row {last - len(rows) + number + 1}, column '{names[place]}': "
+                    f"'{shown(cell)}' is no number: mend it, or leave the column out"
                 )
     return values

@@ -2,9 +2,10 @@
 
 Conditions y ``[..., C]`` are standardized to c, which is what a network sees: skewed ones, such as
 counts that are mostly small, after a power, or all that tells small ones apart would be lost in the
-scale of the largest. The best linear prediction ``c B`` of the points can be taken off them: what
-is left of points that are jointly Gaussian with their conditions is independent of these, and a
-flow of it without a network is already their exact conditional law.
+scale of the largest; and those with long tails by their normal scores, or one simulation that is
+far out would set the scale of all others. The best linear prediction ``c B`` of the points can be
+taken off them: what is left of points that are jointly Gaussian with their conditions is
+independent of these, and a flow of it without a network is already their exact conditional law.
 """
 
 from collections.abc import Sequence
@@ -14,21 +15,67 @@ import torch
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError
-from training.flow.coordinates.maps import YeoJohnson
+from training.flow.coordinates.maps import NormalScores, YeoJohnson
 
 LEAST_VARIANCE = 1e-9
 """Of standardized conditions along an axis: what varies less predicts nothing."""
 
 
+TAIL_KNOTS = 32
+"""Of the spline of a condition with long tails."""
+
+
+class LongTails(nn.Module):
+    """Normal scores of K conditions: a spline of ``sign(s) log(1 + |s|)``, ``s = (y - location) /
+    scale``. Beyond what was simulated they rise by the logarithm.
+
+    Args:
+        count: K.
+
+    Attributes:
+        scores: The spline.
+        location: ``[K]``, float64.
+        scale: ``[K]``, positive.
+    """
+
+    location: Tensor
+    scale: Tensor
+
+    def __init__(self, count: int):
+        super().__init__()
+        self.scores = NormalScores(count, TAIL_KNOTS)
+        self.register_buffer("location", torch.zeros(count, dtype=torch.float64))
+        self.register_buffer("scale", torch.ones(count, dtype=torch.float64))
+
+    def logarithms(self, conditions: Tensor) -> Tensor:
+        """What the spline is of, ``[..., K]``."""
+        s = (conditions - self.location) / self.scale
+        return s.sign() * s.abs().log1p()
+
+    def forward(self, conditions: Tensor) -> Tensor:
+        """Scores ``[..., K]`` of conditions."""
+        found: Tensor = self.scores(self.logarithms(conditions))[0]
+        return found
+
+    def check(self) -> None:
+        """Raises ValueError if a scale is not positive, or the spline is none."""
+        self.scores.check()
+        if not (self.scale > 0).all():
+            raise ValueError("the scale of a condition with long tails is not positive")
+
+
 class ConditionScale(nn.Module):
-    """``c = (p(y) - mean) gain``, where p takes skewed conditions to a power.
+    """``c = (p(y) - mean) gain``, where p takes skewed conditions to a power, and those with long
+    tails to normal scores.
 
     Args:
         count: C.
         skewed: Places of skewed conditions.
+        tails: Places of others, with long tails.
 
     Attributes:
         powers: Of skewed conditions; None where none are.
+        scores: Of those with long tails; None where none have.
         mean: ``[C]``, float64.
         gain: ``[C]``: one over the standard deviation; 0 for conditions that do not vary, of which
             nothing is known but their value.
@@ -37,16 +84,17 @@ class ConditionScale(nn.Module):
     mean: Tensor
     gain: Tensor
 
-    def __init__(self, count: int, skewed: Sequence[int] = ()):
+    def __init__(self, count: int, skewed: Sequence[int] = (), tails: Sequence[int] = ()):
         super().__init__()
-        self.skewed = list(skewed)
+        self.skewed, self.tails = list(skewed), list(tails)
         self.powers = YeoJohnson(len(skewed)) if skewed else None
+        self.scores = LongTails(len(tails)) if tails else None
         self.register_buffer("mean", torch.zeros(count, dtype=torch.float64))
         self.register_buffer("gain", torch.ones(count, dtype=torch.float64))
 
     def fit(self, conditions: Tensor) -> None:
-        """Takes mean and spread of conditions ``[N, C]``, after powers of skewed ones."""
-        conditions = self._straight(conditions)
+        """Takes mean and spread of conditions ``[N, C]``, after powers and scores."""
+        conditions = self.straight(conditions)
         low, high = conditions.min(dim=0).values, conditions.max(dim=0).values
         # The spread of equal values need not be 0: their mean is rounded.
         std = torch.where(high > low, conditions.std(dim=0, correction=0), 0.0)
@@ -67,20 +115,26 @@ class ConditionScale(nn.Module):
             )
         if not conditions.isfinite().all():
             raise DataError("a condition is NaN or infinite")
-        return (self._straight(conditions.to(self.mean)) - self.mean) * self.gain
+        return (self.straight(conditions) - self.mean) * self.gain
 
     def check(self) -> None:
         """Raises ValueError if a gain is negative, or a power is none."""
         if (self.gain < 0).any():
             raise ValueError("a gain of a condition is negative")
-        if self.powers is not None:
-            self.powers.check()
+        for part in (self.powers, self.scores):
+            if part is not None:
+                part.check()
 
-    def _straight(self, conditions: Tensor) -> Tensor:
-        if self.powers is None:
+    def straight(self, conditions: Tensor) -> Tensor:
+        """Conditions ``[..., C]``, float64, with powers of skewed ones and scores of long tails."""
+        conditions = conditions.to(self.mean)
+        if self.powers is None and self.scores is None:
             return conditions
         straight = conditions.clone()
-        straight[..., self.skewed], _ = self.powers(conditions[..., self.skewed])
+        if self.powers is not None:
+            straight[..., self.skewed], _ = self.powers(conditions[..., self.skewed])
+        if self.scores is not None:
+            straight[..., self.tails] = self.scores(conditions[..., self.tails])
         return straight
 
 

@@ -7,7 +7,7 @@ of invertible maps (``maps``) to u, where the flow lives, and
 
 Columns of whole steps (counts, readings with two decimals) have no density. They are *dithered*: a
 value stands for the interval of one step around it, and is drawn from it uniformly. What the flow
-generates is rounded to steps where that is asked for.
+generates is rounded to steps, within the range that the data had, where that is asked for.
 
 Where points are given with conditions, the maps are those of given conditions (``conditions``).
 """
@@ -39,12 +39,15 @@ class Coordinates(nn.Module):
         relevant: Places of the conditions that points depend on, which are what the network sees;
             empty if they are all.
         skewed: Places of conditions that go through a power before they are standardized.
+        tails: Places of others, with long tails, whose normal scores are taken.
 
     Attributes:
         scale: Of conditions; None where there are none.
         surprise: How unlike those of the training conditions are; None where it is not known.
         steps: ``[D]``: the step of each discrete column, 0 for continuous ones.
         offsets: ``[D]``: a value of each discrete column, from which its steps count.
+        least: ``[D]``: the smallest value that each discrete column had.
+        most: ``[D]``: the largest.
 
     Example:
         >>> import torch
@@ -57,6 +60,8 @@ class Coordinates(nn.Module):
 
     steps: Tensor
     offsets: Tensor
+    least: Tensor
+    most: Tensor
 
     def __init__(
         self,
@@ -67,25 +72,35 @@ class Coordinates(nn.Module):
         surprise: bool = False,
         relevant: Sequence[int] = (),
         skewed: Sequence[int] = (),
+        tails: Sequence[int] = (),
     ):
         super().__init__()
         self.dim, self.names, self.knots = dim, list(maps), knots
         self.condition_dim, self.relevant = conditions, list(relevant)
-        if any(not 0 <= place < conditions for place in (*self.relevant, *skewed)):
+        if any(not 0 <= place < conditions for place in (*self.relevant, *skewed, *tails)):
             raise ValueError(f"a relevant or skewed condition is none of {conditions}")
         known = (*MAPS, PREDICTION)
         for name in self.names:
             if name not in known:
                 raise ValueError(f"unknown map '{name}': known are {', '.join(known)}")
-        self.scale = ConditionScale(conditions, skewed) if conditions else None
+        self.scale = ConditionScale(conditions, skewed, tails) if conditions else None
         self.surprise = Surprise(conditions) if surprise and conditions else None
         self._given: Tensor | None = None
         self.maps = nn.ModuleList(
             LinearPrediction(dim, self.label_dim) if name == PREDICTION else MAPS[name](dim, knots)
             for name in self.names
         )
-        self.register_buffer("steps", torch.zeros(dim, dtype=torch.float64))
-        self.register_buffer("offsets", torch.zeros(dim, dtype=torch.float64))
+        for name in ("steps", "offsets", "least", "most"):
+            self.register_buffer(name, torch.zeros(dim, dtype=torch.float64))
+
+    def hold_steps(self, steps: Tensor, offsets: Tensor, points: Tensor) -> None:
+        """Takes the steps of discrete columns ``[D]``, values of them ``[D]``, and their range in
+        dithered points ``[N, D]``."""
+        self.steps.copy_(steps)
+        self.offsets.copy_(offsets)
+        values = torch.where(self.steps > 0, self.rounded(points), 0.0)
+        self.least.copy_(values.amin(dim=0))
+        self.most.copy_(values.amax(dim=0))
 
     @property
     def arguments(self) -> dict[str, object]:
@@ -94,7 +109,9 @@ class Coordinates(nn.Module):
         # Digests of networks that were written before there was more stay what they were.
         made |= {"conditions": self.condition_dim} if self.condition_dim else {}
         made |= {"surprise": True} if self.surprise else {}
-        made |= {"skewed": self.scale.skewed} if self.scale and self.scale.skewed else {}
+        for name in ("skewed", "tails"):
+            places = getattr(self.scale, name, [])
+            made |= {name: places} if places else {}
         return made | ({"relevant": self.relevant} if self.relevant else {})
 
     @property
@@ -122,6 +139,11 @@ class Coordinates(nn.Module):
         view = copy(self)
         view._given = conditions
         return view
+
+    def straight(self, conditions: Tensor) -> Tensor:
+        """Conditions ``[..., C]`` of their own units as the surprise takes them: after powers of
+        skewed ones and normal scores of those with long tails."""
+        return conditions if self.scale is None else self.scale.straight(conditions)
 
     @property
     def labels(self) -> Tensor | None:
@@ -210,10 +232,18 @@ class Coordinates(nn.Module):
         nearest = self.offsets + step * ((points - self.offsets) / step).round()
         return torch.where(self.steps > 0, nearest, points)
 
+    def plausible(self, points: Tensor) -> Tensor:
+        """Draws ``[..., D]`` of data space as the data could have them: discrete columns at the
+        nearest of their steps within the range that they had."""
+        within = torch.minimum(torch.maximum(self.rounded(points), self.least), self.most)
+        return torch.where(self.steps > 0, within, points)
+
     def check(self) -> None:
         """Raises ValueError if what it holds does not make an invertible map."""
         if (self.steps < 0).any():
             raise ValueError("a step is negative")
+        if (self.least > self.most).any():
+            raise ValueError("a column's smallest value is above its largest")
         for part in (*self.maps, self.scale, self.surprise):
             if part is None:
                 continue

@@ -120,6 +120,10 @@ class Bounded(PointMap):
             raise ValueError("a column's lower bound is not below its upper one")
 
 
+class Logarithm(Bounded):
+    """Logarithms of columns that are positive over decades; others stay as they are."""
+
+
 class Limits(Bounded):
     """Columns with known bounds that are left as they are.
 
@@ -364,6 +368,7 @@ class WhitenZCA(WhitenPCA):
 MAPS: dict[str, type[PointMap]] = {
     "bounded": Bounded,
     "limits": Limits,
+    "log": Logarithm,
     "yeo-johnson": YeoJohnson,
     "normal scores": NormalScores,
     "standardize": Standardize,

@@ -1,8 +1,9 @@
 """How unlike the simulations an observation is, in nats.
 
-Conditions y ``[..., C]`` are whitened by the mean and covariance of those that a flow was trained
-on, ``r = W (y - mean)``. Were these Gaussian, ``|r|^2 / 2`` would be minus their log density, up to
-a constant. An observation's *surprise* is what it has of this beyond the median simulation,
+Conditions y ``[..., C]``, after powers of skewed ones and normal scores of those with long tails
+(``conditions``), are whitened by the mean and covariance of those that a flow was trained on,
+``r = W (y - mean)``. Were these Gaussian, ``|r|^2 / 2`` would be minus their log density, up to a
+constant. An observation's *surprise* is what it has of this beyond the median simulation,
 
     surprise(y) = |r(y)|^2 / 2 - median of |r|^2 / 2 over simulations:
 

@@ -50,7 +50,7 @@ def test_a_table_is_the_same_in_every_format_and_its_columns_are_chosen_by_name(
     np.testing.assert_array_equal(rows_of(path, ["d", "a"]), ROWS[:, [2, 0]])
     with pytest.raises(UsageError, match="no column 'e': it has a, b c, d"):
         open_table(str(path), ["e"])
-    with pytest.raises(UsageError, match="column 'a' is wanted twice"):
+    with pytest.raises(UsageError, match="column 'a' is named twice"):
         open_table(str(path), ["a", "a"])
 
 
@@ -61,6 +61,24 @@ def test_tables_without_names_get_numbered_ones(tmp_path: Path) -> None:
     for name in ("plain.csv", "array.npy", "lone.npz"):
         assert list(open_table(str(tmp_path / name), None).names) == ["x1", "x2", "x3"]
         np.testing.assert_array_equal(rows_of(tmp_path / name), ROWS)
+
+
+@pytest.mark.parametrize("text", ["3,1,2\n4,5,7\n", "1,2,3\n4,5,7\n", "0.1,0.5,0.7\n1,3,2\n"])
+def test_numbers_that_are_hardly_a_header_are_data(tmp_path: Path, text: str) -> None:
+    (tmp_path / "table.csv").write_text(text)
+    assert len(rows_of(tmp_path / "table.csv")) == 2
+
+
+def test_whether_the_first_row_is_a_header_can_be_said(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("2000,2001,2002\n3,1,2\n")
+    names = {header: list(open_table(str(path), None, 0, header).names) for header in ("yes", "no")}
+    assert names == {"yes": ["2000", "2001", "2002"], "no": ["x1", "x2", "x3"]}
+    (block,) = open_table(str(path), None, 0, "no").blocks()
+    np.testing.assert_array_equal(block, [[2000, 2001, 2002], [3, 1, 2]])
+    path.write_text("a,b\n3,1\n")
+    with pytest.raises(DataError, match="row 1, column 'x1': 'a' is no number"):
+        list(open_table(str(path), None, 0, "no").blocks())
 
 
 def test_tables_that_ship_and_toys_are_read_by_name() -> None:
@@ -89,8 +107,8 @@ def test_columns_of_parquet_that_are_no_numbers_are_told(tmp_path: Path) -> None
 
 HOSTILE: dict[str, tuple[str | bytes, str]] = {
     "empty": ("", "is empty"),
-    "ragged": ("a,b\n1,2\n3\n", "line 3 has 1 cells, but there are 2"),
-    "words": ("a,b\n1,2\n3,four\n", "line 3, column 'b': 'four' is no number"),
+    "ragged": ("a,b\n1,2\n3\n", "row 2 has 1 cells, but there are 2 columns: the last is 'b'"),
+    "words": ("a,b\n1,2\n3,four\n", "row 2, column 'b': 'four' is no number"),
     "comma decimals": ('a,b\n"1,5",2\n', "'1,5' is no number"),
     "semicolons": ("a;b\n1;2\n", "one column.*parted by ';'"),
     "formula": ("a,=cmd|' /C calc'!A0\n1,2\n", "which a spreadsheet would run"),
@@ -98,10 +116,12 @@ HOSTILE: dict[str, tuple[str | bytes, str]] = {
     "nameless": ("a,\n1,2\n", "name of column 2"),
     "invisible": ("a,b\x07\n1,2\n", "name of column 2"),
     "latin": ("a,gr\xf6\xdfe\n1,2\n".encode("latin-1"), "not UTF-8"),
-    "quote": ('a,b\n1,"2\n', "line 2: unexpected end of data"),
-    "huge cell": ("a,b\n1," + "9" * 200_000 + "\n", "line 2: field larger"),
+    "quote": ('a,b\n1,"2\n', "row 1: unexpected end of data"),
+    "huge cell": ("a,b\n1," + "9" * 200_000 + "\n", "row 1: field larger"),
     "zero bytes": (b"a,b\n1,\x00\n", "is no number|NUL"),
     "wide": (",".join(f"x{i}" for i in range(10_001)), "10001 columns: at most 10000"),
+    "years": ("2000,2001,2005\n3,1,2\n", "first row, 2000, 2001, 2005, .* --header=yes"),
+    "wavelengths": ("0.5,1,1.5\n3,1,2\n", "first row, 0.5, 1, 1.5, .* --header=no"),
     "endless": ("a," * (LONGEST_LINE // 2 + 5), "a line of more than"),
 }
 

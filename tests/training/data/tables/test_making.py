@@ -90,17 +90,109 @@ def test_missing_values_are_refused_or_dropped_or_filled_in() -> None:
         make_table(rows, Choices())
     dropped, lines = make_table(rows, Choices(missing="drop"))
     assert len(dropped) == COUNT - 2
-    assert "Left out 2 row(s) with 2 missing value(s)" in lines
+    assert "Left out 2 of 500 rows (0.40%), with 2 missing or infinite value(s)" in lines
     filled, _ = make_table(rows, Choices(missing="mean"))
     assert float(filled.points[3, 1]) == pytest.approx(np.nanmean(column))
 
 
+def test_infinite_values_are_missing_in_conditions_too() -> None:
+    column = numbers()
+    column[[3, 300]] = np.inf, -np.inf
+    rows = source(a=numbers(1), y=column)
+    with pytest.raises(DataError, match=r"column 'y', row 4: the value is missing \(inf\)"):
+        make_table(rows, Choices(conditions=["y"]))
+    dropped, lines = make_table(rows, Choices(conditions=["y"], missing="drop"))
+    assert len(dropped) == COUNT - 2
+    assert any("2 of 500 rows (0.40%)" in line for line in lines)
+    with pytest.raises(DataError, match="has 0 rows without missing values"):
+        make_table(source(a=np.full(COUNT, np.inf)), Choices(missing="drop"))
+
+
+def test_steps_are_those_of_present_values_and_what_is_filled_in_is_a_spike() -> None:
+    # Mean, and most ages, have other digits than whole years: together they had steps of 5e-07.
+    ages, years = np.round(40 + 10 * numbers(), 6), np.round(40 + 10 * numbers(1))
+    ages[:100], years[:50] = np.nan, np.nan
+    table, lines = make_table(source(a=numbers(2), age=ages, year=years), Choices(missing="mean"))
+    assert table.columns.steps.tolist() == [0, 0, 1]
+    assert len(set(table.points[:50, 2].tolist())) == 1
+    assert float(table.points[0, 2]) == np.round(np.nanmean(years))
+    (told,) = [line for line in lines if "spike" in line]
+    assert "age (100 rows, 20.00%), year (50 rows, 10.00%)" in told
+
+
+def test_values_at_steps_have_the_digits_of_these() -> None:
+    values = 0.1 + 0.7 * np.floor(5 * np.abs(numbers()))  # such as 0.7999999999999999
+    table, _ = make_table(source(other=numbers(5), column=values), Choices())
+    assert (float(table.columns.steps[1]), float(table.columns.offsets[1])) == (0.7, 0.1)
+
+
+def test_more_columns_than_rows_are_kept_with_a_warning() -> None:
+    columns = {f"c{index}": numbers(index, 60) for index in range(100)}
+    table, lines = make_table(
+        source(fixed=np.ones(60), **columns, last=numbers(100, 60)), Choices()
+    )
+    assert table.dim == 101
+    assert any("Warning: 101 columns, but 54 rows to train on" in line for line in lines)
+    _, lines = make_table(source(**dict(list(columns.items())[:20])), Choices())
+    assert not any("Warning" in line for line in lines)
+
+
+def test_columns_that_number_rows_are_told() -> None:
+    order = np.random.default_rng(0).permutation(COUNT)
+    columns = {"a": numbers(), "row": order + 7.0, "user_id": order**2 + 1.0, "b": order**2 + 2.0}
+    _, lines = make_table(source(**columns), Choices())
+    (told,) = [line for line in lines if "identifier" in line]
+    assert "row, user_id looks like" in told
+    assert told.endswith("--columns=a,b")
+    _, lines = make_table(source(a=numbers(), paid=np.floor(numbers() * 3), n=order % 9), Choices())
+    assert not any("identifier" in line for line in lines)
+
+
+def test_identifiers_beyond_what_can_be_told_apart_are_not_called_constant() -> None:
+    key = 2.0**53 + np.arange(COUNT)
+    table, lines = make_table(source(a=numbers(), key=key), Choices())
+    assert list(table.columns.names) == ["a"]
+    assert any("look like identifiers: key" in line for line in lines)
+    assert not any("constant" in line for line in lines)
+
+
+def test_values_beyond_bounds_are_told_with_their_row() -> None:
+    price = 351 + np.abs(numbers())
+    rows = source(a=numbers(1), price=price)
+    with pytest.raises(
+        DataError, match=r"column 'price', row 1: 351\.1\d* is not within .*500 to inf"
+    ):
+        make_table(rows, Choices(bounds={"price": (500, np.inf)}))
+    price[3] = 351
+    with pytest.raises(DataError, match=r"'price': 1 value.* at a bound itself, 351"):
+        make_table(source(a=numbers(1), price=price), Choices(bounds={"price": (351, np.inf)}))
+    count = np.floor(3 * np.abs(numbers()))
+    table, _ = make_table(source(a=numbers(1), count=count), Choices(bounds={"count": (0, 99)}))
+    assert table.columns.low.tolist() == [-np.inf, -0.5]
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (np.where(numbers(1) > 1.5, -999, 50 + 10 * numbers()), True),
+        (np.where(np.arange(COUNT) == 3, -999, 50 + 10 * numbers()), False),
+        (np.where(numbers(1) > 1.5, 30, 50 + 10 * numbers()), False),
+        (np.where(numbers() > 1, 9.0, 0.0), False),
+    ],
+    ids=["sentinel", "outlier", "amid", "two values"],
+)
+def test_a_far_value_that_repeats_is_told(values: np.ndarray, told: bool) -> None:
+    _, lines = make_table(source(a=numbers(5), b=values), Choices())
+    found = [line for line in lines if "stands for a missing value" in line]
+    assert len(found) == told
+    assert all("b is -999 in" in line for line in found)
+
+
 def test_values_that_cannot_be_squared_and_tables_without_content_are_refused() -> None:
-    for value in (np.inf, -np.inf, 1e300):
-        column = numbers()
-        column[400] = value
-        with pytest.raises(DataError, match=r"column 'a', row 401: .* squared"):
-            make_table(source(a=column, b=numbers()), Choices(missing="mean"))
+    column = numbers()
+    column[400] = 1e300
+    with pytest.raises(DataError, match=r"column 'a', row 401: .* squared"):
+        make_table(source(a=column, b=numbers()), Choices(missing="mean"))
     with pytest.raises(DataError, match="has 9 rows: at least 10"):
         make_table(source(a=numbers(count=9)), Choices())
     with pytest.raises(DataError, match="no column that varies"):

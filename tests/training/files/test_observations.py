@@ -1,0 +1,78 @@
+"""Observations: columns are found by their names, and what does not fit is told in one line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dnnlib.errors import DataError, UsageError
+from training.files.observations import read_columns, read_mask, read_observations
+
+ROW = ["x1", "x2", "x3"]
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "seen.csv"
+    path.write_text(text)
+    return path
+
+
+def read(folder: Path, text: str, *names: str) -> list[list[float]]:
+    found: list[list[float]] = read_columns(written(folder, text), names, ROW, ["total"]).tolist()
+    return found
+
+
+def test_columns_are_found_by_name_in_whatever_order_they_stand(tmp_path: Path) -> None:
+    assert read(tmp_path, "x2,x1\n2,1\n4,3\n", "x1", "x2") == [[1, 2], [3, 4]]
+    # Of a whole row only what is seen has to be a number.
+    assert read(tmp_path, "x3,total,x2,x1\n,9,?,1\n", "x1") == [[1]]
+    assert read(tmp_path, "x2\n5\n", "x2") == [[5]]
+
+
+def test_numbers_without_names_are_whole_rows_or_what_is_seen_in_its_order(tmp_path: Path) -> None:
+    assert read(tmp_path, "1,2,3\n6,5,4\n", "x1", "x3") == [[1, 3], [6, 4]]
+    assert read(tmp_path, "1,2\n6,5\n", "x1", "x3") == [[1, 2], [6, 5]]
+    np.save(tmp_path / "seen.npy", np.array([[7.0, 8.0, 9.0]]))
+    assert read_columns(tmp_path / "seen.npy", ["x2"], ROW).tolist() == [[8]]
+
+
+def test_a_first_row_of_numbers_that_are_names_is_a_header(tmp_path: Path) -> None:
+    path = written(tmp_path, "2001,2000\n1,2\n")
+    assert read_columns(path, ["2000", "2001"]).tolist() == [[2, 1]]
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("foo\n1\n", "a column 'foo', which is none of x1, x2, x3"),
+        ("x1,x2,foo\n1,2,3\n", "a column 'foo', which is none of x1, x2, x3"),
+        ("x1,x3\n1,2\n", "no column 'x2': give x1, x2"),
+        ("x1,x2,x1\n1,2,3\n", "two columns 'x1'"),
+        ("1,2,3,4\n", "4 columns without names: give 2 or 3"),
+        ("x1,x2\n1,2\n3,\n", "row 2, column 'x2': the value is missing"),
+        ("x1,x2\n1,2\n3,four\n", "row 2, column 'x2': 'four' is no number: mend it, or leave"),
+        ("x1,x2\n", "has no rows"),
+    ],
+)
+def test_what_does_not_fit_is_told_with_its_row_and_column(
+    tmp_path: Path, text: str, match: str
+) -> None:
+    with pytest.raises(DataError, match=match) as found:
+        read(tmp_path, text, "x1", "x2")
+    assert "\n" not in str(found.value)
+    assert "--columns" not in str(found.value)
+
+
+def test_what_has_no_names_of_its_own_is_taken_in_order_whatever_it_is_called(
+    tmp_path: Path,
+) -> None:
+    assert read_observations(written(tmp_path, "x2,foo\n1,2\n")).tolist() == [[1, 2]]
+
+
+def test_a_mask_takes_names_with_commas_and_says_what_it_could_be() -> None:
+    names = ["age", "price, EUR", "size"]
+    assert read_mask('"price, EUR",age', names, None).tolist() == [0, 1]
+    with pytest.raises(UsageError, match="names 'top': give coordinates by name"):
+        read_mask("top", names, None)
+    with pytest.raises(UsageError, match="give upper-half, lower-half, left-half, right-half, or"):
+        read_mask("top", names, (1, 1, 3))
