@@ -24,7 +24,7 @@ from training.flow.coordinates.coordinates import Coordinates
 from training.flow.likelihood import Trace
 from training.inference.draws import Draws
 from training.inference.prior import Prior
-from training.inference.weights import weighted_picks
+from training.inference.weights import weighted_picks, z_order
 from training.measure.posterior.importance import smoothed_weights
 
 LogPosterior = Callable[[Tensor, Tensor], Tensor]
@@ -203,7 +203,8 @@ class Amortized:
             )
         smoothed = smoothed_weights(log_weights)
         seeds = torch.tensor([hash_seed(self.seed, place) for place in numbers])
-        picks = weighted_picks(smoothed.log_weights, seeds, density.shape[1])
+        order = z_order(points)
+        picks = weighted_picks(smoothed.log_weights, seeds, density.shape[1], order)
         shape, rows = drawn.log_density.shape, torch.arange(len(numbers))[:, None]
         return replace(
             drawn,

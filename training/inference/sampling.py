@@ -1,9 +1,9 @@
 """Draws from the posteriors of many observations, by the sampler that was chosen or that fits.
 
-``auto`` weights a pool of prior draws, and refines it for the observations that it is worth too
-little for. In few dimensions it anneals populations for those that a pool is worth nearly nothing
-for, and goes on to particles or chains where that does not help. There, all that does not come of a
-good pool is tested by wider proposals (``wider``): a posterior that fails has not converged.
+``auto`` weights a pool of prior draws. In few dimensions it refines the pool where it is worth some
+draws but not enough, and anneals populations where posteriors have not converged by then; in many it
+goes on to particles or chains. In few dimensions all that does not rest on a good pool is tested by
+wider proposals (``wider``): a posterior that fails has not converged.
 
 Chains and particles run on a coarse flow, of few steps. Their draws then go through the fine one,
 and are taken again by the weights ``p(y | x_fine) / p(y | x_coarse)``, within their chains.
@@ -41,10 +41,10 @@ from training.names import MOST_TESTED, SAMPLERS, WARMUP
 KERNELS: dict[str, type[Kernel]] = {
     kernel.name: kernel for kernel in (Elliptical, CrankNicolson, Hamiltonian)
 }
-CONTENT, DEFENDED, ENOUGH = 4000, 400, 1000
-"""Draws that weights are to be worth. A pool does at CONTENT, which leaves standard deviations off
-by some 1 / sqrt(2 * 4000) = 1.1 %. From DEFENDED on it is refined: its own weights then bound those
-of the draws that are added, so that nothing is left out unseen. Refined, it does at ENOUGH."""
+CONTENT, DEFENDED = 4000, 400
+"""Draws that the weights of a pool are to be worth. From DEFENDED on it is refined, if it is worth
+less than CONTENT: its own weights then bound those of the draws that are added, so that nothing is
+left out unseen. In many dimensions DEFENDED must do."""
 STARTS, STARTS_WORTH = 1024, 4
 """Prior draws that chains start from, and how many the weights are to be worth for each chain."""
 
@@ -139,37 +139,29 @@ def _automatic(
 ) -> Draws:
     """The pool's draws where they are enough, and those of what fits where they are not."""
     found = _pooled(problem, plan, pool)
-    few = problem.target.prior.flow.basis.dim <= MOST_TESTED
-    poor = _poor(found, plan, CONTENT)
-    if few and len(poor):
-        defended = poor[found.stats["effective_size"][poor] >= DEFENDED]
-        if len(defended):
-            refined = _refined(problem.of(defended), plan, pool.of(defended))
-            found = found.replaced(defended, refined)
-        poor = _poor(found, plan, ENOUGH)
-    if few and len(poor):
-        narrow = problem.of(poor)
-        annealed = _tested(narrow, plan, _annealed(narrow, plan, pool.of(poor), on_part))
-        found = found.replaced(poor, annealed)
-        poor = poor[~Summary.of(annealed, plan.pool).converged]
+    if problem.target.prior.flow.basis.dim > MOST_TESTED:
+        poor = _poor(found, plan)
+        if len(poor):
+            left = problem.of(poor)
+            last = replace(plan, sampler=_in_the_end(left))
+            found = found.replaced(poor, _walked(left, last, on_part))
+        return found
+    worth = found.stats["effective_size"]
+    thin = ((worth >= DEFENDED) & (worth < CONTENT)).nonzero()[:, 0]
+    if len(thin):
+        found = found.replaced(thin, _refined(problem.of(thin), plan, pool.of(thin)))
+    poor = (~Summary.of(found, plan.pool).converged).nonzero()[:, 0]
     if len(poor):
-        left = problem.of(poor)
-        last = replace(plan, sampler=_in_the_end(problem))
-        others = _tested(left, last, _walked(left, last, on_part))
-        better = Summary.of(others, plan.pool).converged if few else torch.ones(len(poor)).bool()
-        # What has not converged either is no better than what was there.
-        places = better.nonzero()[:, 0]
-        if len(places):
-            found = found.replaced(poor[places], others.of(places))
+        narrow = problem.of(poor)
+        others = _tested(narrow, plan, _annealed(narrow, plan, pool.of(poor), on_part))
+        found = found.replaced(poor, others)
     return found
 
 
 def _in_the_end(problem: Problem) -> str:
-    """The sampler that ``auto`` takes where no pool is enough."""
+    """The sampler that ``auto`` takes in many dimensions where no pool is enough."""
     if no_lookahead(problem.target) is None:
         return "twisted"
-    if problem.target.prior.flow.basis.dim <= MOST_TESTED:
-        return "smc"
     return "hmc" if problem.differentiable else "elliptical"
 
 
@@ -210,10 +202,10 @@ def _tested(problem: Problem, plan: SamplingPlan, draws: Draws) -> Draws:
     return tested(problem.target.of(torch.arange(draws.count)), draws, problem.seeds(plan.seed))
 
 
-def _poor(draws: Draws, plan: SamplingPlan, worth: int) -> Tensor:
-    """Places ``[m]`` of observations whose weights are worth less, or cannot be trusted."""
+def _poor(draws: Draws, plan: SamplingPlan) -> Tensor:
+    """Places ``[m]`` of observations whose weights are worth too little, or cannot be trusted."""
     trusted = draws.stats["pareto_k"] <= k_threshold(plan.pool)
-    return (~((draws.stats["effective_size"] >= worth) & trusted)).nonzero()[:, 0]
+    return (~((draws.stats["effective_size"] >= DEFENDED) & trusted)).nonzero()[:, 0]
 
 
 def _walked(

@@ -14,17 +14,18 @@ from training.names import MOST_TESTED
 LEVELS = (0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975)
 """Of the quantiles: ends of the central 50, 80, 90 and 95 % intervals, and the median."""
 CONTENTS = (0.5, 0.8, 0.9, 0.95)
-LARGEST_R_HAT, FEWEST_EFFECTIVE = 1.01, 1000
-"""In few dimensions: means are off by some 0.1 standard deviations then at most, and standard
-deviations by some 5 %."""
+LARGEST_R_HAT, MEAN_OFF, STD_OFF, ERRORS = 1.01, 0.1, 0.05, 3
+"""In few dimensions: so many standard errors of a mean are within 0.1 standard deviations, and of a
+standard deviation within 5 %."""
 LARGEST_OF_MANY, FEWEST_OF_MANY = 1.05, 100
 """In more, and of draws of a flow that are corrected."""
 RULE = (
-    f"in up to {MOST_TESTED} dimensions R-hat of chains and of populations is at most "
-    f"{LARGEST_R_HAT}, draws are worth at least {FEWEST_EFFECTIVE} in all coordinates (in more "
-    f"dimensions {LARGEST_OF_MANY} and {FEWEST_OF_MANY}), and fresh draws of proposals that are "
-    "wider agree in means and standard deviations, unless a good pool of prior draws defends the "
-    "weights; Pareto k of weights, of the fine flow too, is below its threshold; draws of a flow "
+    f"in up to {MOST_TESTED} dimensions {ERRORS} standard errors are at most {MEAN_OFF} standard "
+    f"deviations in means and {100 * STD_OFF:g} % in standard deviations, R-hat of chains and of "
+    f"populations is at most {LARGEST_R_HAT}, and fresh draws of wider proposals agree in both, "
+    "unless a good pool of prior draws defends the weights; in more dimensions R-hat is at most "
+    f"{LARGEST_OF_MANY}, and effective draws are at least {FEWEST_OF_MANY} in all coordinates; "
+    "Pareto k of weights, of those of the fine flow too, is below its threshold; draws of a flow "
     f"are independent, and if they are corrected, worth at least {FEWEST_OF_MANY}"
 )
 
@@ -94,34 +95,46 @@ def _of_one(draws: Draws, index: int, pool: int) -> tuple[Tensor, ...]:
     common = (flat.mean(dim=0), std, _quantiles(flat, levels))
     nan = torch.full_like(std, torch.nan)
     name, stats = draws.sampler[index], {k: v[index] for k, v in draws.stats.items()}
-    few = points.shape[2] <= MOST_TESTED and name != SAMPLER
-    fewest = FEWEST_EFFECTIVE if few else FEWEST_OF_MANY
-    largest = LARGEST_R_HAT if few else LARGEST_OF_MANY
-    if name == SAMPLER and "pareto_k" not in stats:
-        worth = torch.full_like(std, len(flat))
-        error = std / worth.sqrt()
-        independent = torch.tensor(True)
-        return (*common, nan, worth, worth, error, error / 2**0.5, independent)
-    # What no test was made of is not a number; what a test could not tell is infinite.
-    converged = ~(stats.get("test", nan[:1].sum()) > 1)
+    weighted = "pareto_k" in stats and name in (*WEIGHTED, SAMPLER)
     found = None if name in (*POOLED, SAMPLER) else convergence(points)
+    r_hat = nan if found is None else found.r_hat
+    if found is None or weighted:
+        worth = stats["effective_size"] if weighted else torch.tensor(float(len(flat)))
+        bulk = tail = worth.expand_as(std)
+        errors = _errors(flat, std, worth)
+    else:
+        bulk, tail, errors = found.ess_bulk, found.ess_tail, (found.mcse_mean, found.mcse_std)
+    measured = (*common, r_hat, bulk, tail, *errors)
+    if name == SAMPLER and not weighted:
+        return (*measured, torch.tensor(True))
+    few = points.shape[2] <= MOST_TESTED and name != SAMPLER
+    # What was not tested is not a number; what a test could not tell is infinite.
+    converged = ~(stats.get("test", nan.sum()) > 1)
+    if few:
+        exact = (ERRORS * errors[0] <= MEAN_OFF * std) & (ERRORS * errors[1] <= STD_OFF * std)
+        converged &= (exact | (std == 0)).all()
+    else:
+        converged &= (bulk >= FEWEST_OF_MANY).all()
     if found is not None:
         # A coordinate that does not vary has no R-hat, and nothing in it that could differ; but
         # chains that never moved have not converged.
         moved = (draws.w[index].std(dim=1) > 0).any(dim=1).all().cpu()
-        converged &= ((found.r_hat <= largest) | ((std == 0) & moved)).all()
-    r_hat = nan if found is None else found.r_hat
-    if name in (*WEIGHTED, SAMPLER):
-        worth = stats["effective_size"].expand_as(std)
-        error = std / worth.clamp_max(len(flat)).sqrt()
-        converged &= (stats["pareto_k"] <= k_threshold(pool)) & (worth[0] >= fewest)
-        return (*common, r_hat, worth, worth, error, error / 2**0.5, converged)
-    assert found is not None
-    converged &= (found.ess_bulk >= fewest).all()
-    if "fine_k" in stats:
-        converged &= stats["fine_k"] <= k_threshold(max(len(flat), 2))
-    errors = (found.mcse_mean, found.mcse_std)
-    return (*common, r_hat, found.ess_bulk, found.ess_tail, *errors, converged)
+        largest = LARGEST_R_HAT if few else LARGEST_OF_MANY
+        converged &= ((r_hat <= largest) | ((std == 0) & moved)).all()
+    if weighted:
+        converged &= stats["pareto_k"] <= k_threshold(pool)
+    # Of chains alone, and not a number of others.
+    converged &= ~(stats.get("fine_k", nan.sum()) > k_threshold(max(len(flat), 2)))
+    return (*measured, converged)
+
+
+def _errors(points: Tensor, std: Tensor, worth: Tensor) -> tuple[Tensor, Tensor]:
+    """Standard errors ``[D]`` of means and standard deviations of points ``[N, D]`` that are worth
+    so many independent draws."""
+    scaled = (points - points.mean(dim=0)) / torch.where(std > 0, std, 1.0)
+    peaked = scaled.pow(4).mean(dim=0)
+    worth = worth.clamp_min(1.0)
+    return std / worth.sqrt(), std * ((peaked - 1).clamp_min(0) / (4 * worth)).sqrt()
 
 
 def _quantiles(points: Tensor, levels: Tensor) -> Tensor:

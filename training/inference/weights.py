@@ -1,5 +1,7 @@
 """Which of weighted draws to take, and how to temper their weights."""
 
+from math import ceil, log2
+
 import torch
 from torch import Tensor
 
@@ -38,7 +40,7 @@ def systematic(log_weights: Tensor, uniform: Tensor, count: int) -> Tensor:
     return torch.searchsorted(total, levels, right=True).clamp_max(log_weights.shape[1] - 1)
 
 
-def weighted_picks(log_weights: Tensor, seeds: Tensor, total: int) -> Tensor:
+def weighted_picks(log_weights: Tensor, seeds: Tensor, total: int, order: Tensor) -> Tensor:
     """Numbers ``[M, total]`` of draws, taken by weight ``[M, P]`` and shuffled, so that chains can
     be cut of them.
 
@@ -46,14 +48,29 @@ def weighted_picks(log_weights: Tensor, seeds: Tensor, total: int) -> Tensor:
         log_weights: In any normalization.
         seeds: A number for each observation ``[M]``, from which its picks follow.
         total: How many to take.
+        order: Of the draws ``[M, P]``. Where neighbors in it are alike, even steps through it leave
+            out and repeat what is alike, and moments hardly change.
     """
-    picks = []
+    log_weights, picks = log_weights.gather(1, order), []
     for row, own in zip(log_weights.cpu(), seeds.tolist(), strict=True):
         generator = seeded_generator("cpu", own, Stream.RESAMPLING)
         uniform = torch.rand(1, generator=generator, dtype=torch.float64)
         taken = systematic(row[None], uniform, total)[0]
         picks.append(taken[torch.randperm(total, generator=generator)])
-    return torch.stack(picks).to(log_weights.device)
+    return order.gather(1, torch.stack(picks).to(order.device))
+
+
+def z_order(rows: Tensor) -> Tensor:
+    """An order ``[M, P]`` of rows ``[M, P, d]`` in which neighbors are alike: along Morton's curve
+    through their ranks."""
+    count, dim = rows.shape[1:]
+    bits = max(1, min(ceil(log2(max(count, 2))), 62 // dim))
+    ranks = rows.argsort(dim=1).argsort(dim=1) * 2**bits // count
+    key = torch.zeros_like(ranks[..., 0])
+    for bit in range(bits):
+        for axis in range(dim):
+            key |= ((ranks[..., axis] >> bit) & 1) << (bit * dim + axis)
+    return key.argsort(dim=1)
 
 
 def tempered(log_weights: Tensor, worth: int) -> Tensor:

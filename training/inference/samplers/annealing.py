@@ -16,14 +16,16 @@ all T rounds so far, as if each were of all their laws (the balance heuristic; V
     v(z) = p(z) L(z)^b / (n_1 q_1(z) + ... + n_T q_T(z)),
 
 and b goes on to the largest exponent at which they are worth as many (annealed population Monte
-Carlo; Cappe, Douc, Guillin, Marin and Robert 2008). At b = 1 there are some last rounds. The
-populations know nothing of each other, and each becomes a chain, so that R-hat compares them.
+Carlo; Cappe, Douc, Guillin, Marin and Robert 2008). A law that was fitted to draws is too dense at
+these, so that weights which count it would make posteriors too narrow, in eight dimensions by 2 %.
+So the last law, fitted at b = 1, is kept, and only fresh draws of it are weighted, by ``p L / q``.
+The populations know nothing of each other, and each becomes a chain, so that R-hat compares them.
 
 Of a deblurred prior, the further variables are drawn given z and the observation (``place``).
 """
 
 from collections.abc import Callable
-from math import ceil, log
+from math import log
 
 import torch
 from torch import Tensor
@@ -35,19 +37,25 @@ from training.inference.draws import Draws
 from training.inference.lookahead import Sight
 from training.inference.proposals import COMPONENTS, Proposal
 from training.inference.samplers.pool import TINY, Pool
+from training.inference.summary import ERRORS, STD_OFF
 from training.inference.target import Placed, Target
-from training.inference.weights import largest_exponent, systematic, tempered, weighted_picks
+from training.inference.weights import (
+    largest_exponent,
+    systematic,
+    tempered,
+    weighted_picks,
+    z_order,
+)
 from training.measure.posterior.importance import effective_size, smoothed_weights
 
 NAME = "annealed"
-STAGE, LAST = 256, 640
-"""Draws of a round of a population: on the way, and at the end."""
-FEWEST_LAST, MOST_LAST, MOST_ROUNDS = 2, 4, 30
-"""Rounds at the end, and in all."""
-CONTENT = 1000
-"""Draws that a population's weights are to be worth at the end."""
-SHORT = 0.5
-"""Pareto k of weights up to which there are no further rounds."""
+STAGE, SETTLING, FINAL = 256, 512, 1280
+"""Draws of a round of a population: on the way, at its end, and of the last law."""
+SETTLED, MOST_ROUNDS, MOST_FINAL = 2, 30, 5
+"""Rounds at the end of the way; rounds in all, and rounds of the last law, at most."""
+CONTENT, SHORT = 1000, 0.5
+"""Draws that a population's weights are to be worth, and Pareto k of all: else there is another
+round of the last law, as where standard deviations are not yet exact (``summary``)."""
 FITTED = 512
 """Draws that a mixture is fitted to, taken by weight."""
 WORTH = 16
@@ -81,7 +89,7 @@ def anneal(
         draws: S of each.
         on_part: Called with the part of the work that was done since the last call.
     """
-    most = (MOST_LAST + 2) * LAST * 2 * COMPONENTS * target.prior.flow.basis.dim
+    most = MOST_FINAL * FINAL * 2 * COMPONENTS * target.prior.flow.basis.dim
     step = max(1, BLOCK // (chains * max(most, len(pool.w) // chains)))
     parts = []
     for at in torch.split(torch.arange(target.count), step):
@@ -94,18 +102,26 @@ def anneal(
 def _annealed(target: Target, pool: Pool, seeds: Tensor, chains: int, draws: int) -> Draws:
     swarm = Swarm(target, seeds, chains)
     states, worth, exponent = _start(swarm, pool)
-    lasts = index = 0
-    while lasts < MOST_LAST and index < MOST_ROUNDS:
+    settled, rounds = 0, range(1, MOST_ROUNDS)
+    for index in rounds:
         goal = exponent if swarm.sight is None else (JUMP * exponent).clamp_max(1)
-        last = bool((goal >= 1).all())
-        proposal = swarm.towards(Proposal.fit(states, worth, swarm.uniform(index)), goal - exponent)
-        swarm.add(proposal.wider(WIDE, WIDE_SHARE), LAST if last else STAGE, index)
-        lasts, index = lasts + last, index + 1
+        law = swarm.towards(
+            Proposal.fit(states, worth, swarm.uniform(index)[:, 1:]), goal - exponent
+        )
+        arrived = bool((exponent >= 1).all())
+        swarm.add(law.wider(WIDE, WIDE_SHARE), SETTLING if arrived else STAGE, index)
+        settled += arrived
         exponent = swarm.reached(exponent)
         states, worth = swarm.taken(tempered(swarm.log_weights(exponent), swarm.worth), index)
-        if lasts >= FEWEST_LAST and swarm.is_content():
+        if settled == SETTLED:
             break
-    return swarm.draws(draws)
+    last = Proposal.fit(states, worth, swarm.uniform(MOST_ROUNDS)[:, 1:]).wider(WIDE, WIDE_SHARE)
+    final = Swarm(target, seeds, chains)
+    for index in range(MOST_FINAL):
+        final.add(last, FINAL, MOST_ROUNDS + 1 + index)
+        if final.is_content():
+            break
+    return final.draws(draws)
 
 
 def _start(swarm: "Swarm", pool: Pool) -> tuple[Tensor, Tensor, Tensor]:
@@ -232,7 +248,15 @@ class Swarm:
         """Whether the weights of all populations are worth enough, and their tails are short."""
         log_weights = self.log_weights(torch.ones_like(self.states[:, 0, 0]))
         worth = effective_size(log_weights)
-        return bool((worth >= CONTENT).all() and (self._tails(log_weights) <= SHORT).all())
+        if not bool((worth >= CONTENT).all() and (self._tails(log_weights) <= SHORT).all()):
+            return False
+        points = self.placed.points.reshape(self.target.count, -1, len(self.width))
+        weights = log_weights.view(self.target.count, -1, 1).softmax(dim=1)
+        square = (points - (weights * points).sum(dim=1, keepdim=True)).square()
+        variance = (weights * square).sum(dim=1)
+        peaked = (weights * square.square()).sum(dim=1) / variance.square()
+        enough = (peaked - 1) / 4 * (ERRORS / STD_OFF) ** 2
+        return bool((worth.view(-1, self.chains).sum(dim=1, keepdim=True) >= enough).all())
 
     def _tails(self, log_weights: Tensor) -> Tensor:
         """Shapes ``[M]`` of the tails of all populations' weights together: one alone has few."""
@@ -249,11 +273,8 @@ class Swarm:
         shape = (self.target.count, self.chains)
         log_weights = self.log_weights(torch.ones_like(self.states[:, 0, 0]))
         smoothed = smoothed_weights(log_weights)
-        # In an order in which neighbors are alike, even steps leave out and repeat what is alike.
-        order = z_order(self.states)
-        keys = [hash_seed(seed, chain) for seed, chain in self._keys]
-        weights = smoothed.log_weights.gather(1, order)
-        picks = order.gather(1, weighted_picks(weights, torch.tensor(keys), count))
+        keys = torch.tensor([hash_seed(seed, chain) for seed, chain in self._keys])
+        picks = weighted_picks(smoothed.log_weights, keys, count, z_order(self.states))
         rows = torch.arange(len(picks), device=picks.device)[:, None]
         w, points, found, _ = (part[rows, picks] for part in self.placed)
         return Draws(
@@ -296,16 +317,3 @@ class Swarm:
             for seed, chain in self._keys
         ]
         return torch.stack(rows).to(self.width.device)
-
-
-def z_order(rows: Tensor) -> Tensor:
-    """An order ``[G, N]`` of rows ``[G, N, d]`` in which neighbors are alike: Morton's curve
-    through their ranks."""
-    count, dim = rows.shape[1:]
-    bits = max(1, min(ceil(log(max(count, 2), 2)), 62 // dim))
-    ranks = rows.argsort(dim=1).argsort(dim=1) * 2**bits // count
-    key = torch.zeros_like(ranks[..., 0])
-    for bit in range(bits):
-        for axis in range(dim):
-            key |= ((ranks[..., axis] >> bit) & 1) << (bit * dim + axis)
-    return key.argsort(dim=1)

@@ -19,7 +19,7 @@ from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
 from training.inference.draws import Draws
 from training.inference.target import Target
-from training.inference.weights import require_some, weighted_picks
+from training.inference.weights import require_some, weighted_picks, z_order
 from training.measure.posterior.importance import smoothed_weights
 
 BLOCK, CALL = 2**22, 2**17
@@ -35,12 +35,14 @@ class Pool:
     Attributes:
         w: Standard normal variables ``[P, dim]``, the same for all groups.
         points: Points of data space ``[G, P, D]``.
+        order: Of the draws ``[P]``, in which neighbors are alike.
         group: The group of each observation, ``[M]``.
         calls: Network calls that the pool took, shared out over its observations.
     """
 
     w: Tensor
     points: Tensor
+    order: Tensor
     group: Tensor
     calls: float
 
@@ -78,7 +80,8 @@ class Pool:
             found = target.points(mine, which, told)
             points.append(distributed.gather_rows(found, size) if shared else found)
         calls = (target.calls - before) * size / len(mine) / target.count
-        return cls(w, torch.stack(points), group.to(torch.int64).to(w.device), calls)
+        order = z_order(w[None])[0]
+        return cls(w, torch.stack(points), order, group.to(torch.int64).to(w.device), calls)
 
     def of(self, places: Tensor) -> "Pool":
         """The same draws for the observations at these places ``[m]``."""
@@ -126,7 +129,8 @@ class Pool:
         found = self.log_weights(target, rows)
         require_some(found)
         weights = smoothed_weights(found)
-        picks = weighted_picks(weights.log_weights, seeds, chains * draws)
+        order = self.order.expand_as(found)
+        picks = weighted_picks(weights.log_weights, seeds, chains * draws, order)
         count = len(found)
         where = (count, chains, draws)
         group = self.group[rows][:, None]

@@ -28,7 +28,7 @@ from training.inference.draws import Draws
 from training.inference.proposals import COMPONENTS, Proposal
 from training.inference.samplers.pool import TINY, Pool
 from training.inference.target import Target
-from training.inference.weights import require_some, systematic, tempered, weighted_picks
+from training.inference.weights import require_some, systematic, tempered, weighted_picks, z_order
 from training.measure.posterior.importance import effective_size, smoothed_weights
 
 DRAWN = (512, 1024)
@@ -87,7 +87,8 @@ def _refined(
     for index, count in enumerate(drawn):
         near.add(seeds, index, count)
     weights = smoothed_weights(near.of_all(found))
-    picks = weighted_picks(weights.log_weights, seeds, shape[0] * shape[1])
+    order = torch.cat([pool.order.expand_as(found), len(pool.w) + z_order(near.new)], dim=1)
+    picks = weighted_picks(weights.log_weights, seeds, shape[0] * shape[1], order)
     w, points, likelihood = near.at(picks, found)
     return Draws(
         w.view(target.count, *shape, -1),
@@ -136,6 +137,11 @@ class _Near:
         self.points = torch.cat([self.points, points.view(count, drawn, -1)], dim=1)
         self.found = torch.cat([self.found, found], dim=1)
         self.log_weights = self.found - self._log_mixture()
+
+    @property
+    def new(self) -> Tensor:
+        """Variables ``[M, N, dim]`` of the rounds."""
+        return self.w[:, self.kept :]
 
     def of_all(self, found: Tensor) -> Tensor:
         """``log v [M, P + N]`` of all of the pool, whose log likelihoods are ``found [M, P]``, and
