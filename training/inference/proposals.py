@@ -90,6 +90,12 @@ class Proposal:
         spread = rest @ whole @ rest.mT + gain @ noise @ gain.mT
         return Proposal(shares, mean, torch.linalg.cholesky(spread))
 
+    def evened(self) -> "Proposal":
+        """The mixture with shares as their square roots are: what is rare, but far from the rest,
+        counts for more in moments than in draws."""
+        shares = self.shares.sqrt()
+        return Proposal(shares / shares.sum(dim=1, keepdim=True), self.mean, self.root)
+
     def wider(self, factor: float, share: float = 1.0) -> "Proposal":
         """The mixture with a share of each component wider by a factor."""
         wide = Proposal(self.shares, self.mean, factor * self.root)

@@ -1,9 +1,9 @@
 """Draws from the posteriors of many observations, by the sampler that was chosen or that fits.
 
 ``auto`` weights a pool of prior draws. In few dimensions it refines the pool where it is worth some
-draws but not enough, and anneals populations where posteriors have not converged by then; in many it
-goes on to particles or chains. In few dimensions all that does not rest on a good pool is tested by
-wider proposals (``wider``): a posterior that fails has not converged.
+draws but not enough, and anneals populations where posteriors have not converged by then; in many
+it goes on to particles or chains. In few dimensions all that does not rest on a good pool is tested
+by wider proposals (``wider``): a posterior that fails has not converged.
 
 Chains and particles run on a coarse flow, of few steps. Their draws then go through the fine one,
 and are taken again by the weights ``p(y | x_fine) / p(y | x_coarse)``, within their chains.

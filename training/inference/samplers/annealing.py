@@ -49,11 +49,11 @@ from training.inference.weights import (
 from training.measure.posterior.importance import effective_size, smoothed_weights
 
 NAME = "annealed"
-STAGE, SETTLING, FINAL = 256, 512, 1280
+STAGE, SETTLING, FINAL = 256, 384, 1152
 """Draws of a round of a population: on the way, at its end, and of the last law."""
 SETTLED, MOST_ROUNDS, MOST_FINAL = 2, 30, 5
 """Rounds at the end of the way; rounds in all, and rounds of the last law, at most."""
-CONTENT, SHORT = 1000, 0.5
+CONTENT, SHORT = 750, 0.5
 """Draws that a population's weights are to be worth, and Pareto k of all: else there is another
 round of the last law, as where standard deviations are not yet exact (``summary``)."""
 FITTED = 512
@@ -109,13 +109,14 @@ def _annealed(target: Target, pool: Pool, seeds: Tensor, chains: int, draws: int
             Proposal.fit(states, worth, swarm.uniform(index)[:, 1:]), goal - exponent
         )
         arrived = bool((exponent >= 1).all())
-        swarm.add(law.wider(WIDE, WIDE_SHARE), SETTLING if arrived else STAGE, index)
+        swarm.add(law.evened().wider(WIDE, WIDE_SHARE), SETTLING if arrived else STAGE, index)
         settled += arrived
         exponent = swarm.reached(exponent)
         states, worth = swarm.taken(tempered(swarm.log_weights(exponent), swarm.worth), index)
         if settled == SETTLED:
             break
-    last = Proposal.fit(states, worth, swarm.uniform(MOST_ROUNDS)[:, 1:]).wider(WIDE, WIDE_SHARE)
+    last = Proposal.fit(states, worth, swarm.uniform(MOST_ROUNDS)[:, 1:])
+    last = last.evened().wider(WIDE, WIDE_SHARE)
     final = Swarm(target, seeds, chains)
     for index in range(MOST_FINAL):
         final.add(last, FINAL, MOST_ROUNDS + 1 + index)
