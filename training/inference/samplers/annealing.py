@@ -66,8 +66,6 @@ WIDE, WIDE_SHARE = 3.0, 0.15
 """By how much some components are wider, and their share."""
 EXPONENTS = 25
 """That are tried, from where a population is up to 1."""
-BLOCK = 2**22
-"""Numbers that are held at once, in each of a few tensors."""
 
 
 def anneal(
@@ -89,13 +87,12 @@ def anneal(
         draws: S of each.
         on_part: Called with the part of the work that was done since the last call.
     """
-    most = MOST_FINAL * FINAL * 2 * COMPONENTS * target.prior.flow.basis.dim
-    step = max(1, BLOCK // (chains * max(most, len(pool.w) // chains)))
     parts = []
-    for at in torch.split(torch.arange(target.count), step):
+    # One by one: how many rounds an observation takes must not depend on what is beside it.
+    for at in torch.split(torch.arange(target.count), 1):
         parts.append(_annealed(target.of(at), pool.of(at), seeds[at], chains, draws))
         if on_part:
-            on_part(len(at) / target.count)
+            on_part(1 / target.count)
     return Draws.joined(parts)
 
 
