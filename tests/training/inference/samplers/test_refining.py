@@ -18,6 +18,7 @@ from tests.support.posteriors import (
     posterior,
     problem,
 )
+from training.inference import sampling
 from training.inference.likelihoods import Gaussian
 from training.inference.proposals import Proposal
 from training.inference.samplers import refining
@@ -28,8 +29,9 @@ NARROW = Gaussian(double(0.03))
 
 @pytest.mark.parametrize(("deblurred", "noise"), [(False, 0.03), (True, 0.1)])
 def test_a_narrow_posterior_is_worth_more_at_a_cost_that_is_told(
-    deblurred: bool, noise: float
+    deblurred: bool, noise: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sampling, "DEFENDED", 0)  # else it would be tested, at a cost of its own
     narrow = Gaussian(double(noise))
     which = problem(gaussian_prior(deblurred=deblurred), narrow, OBSERVED)
     pool, refined = (drawn(which, sampler, draws=500) for sampler in ("pool", "refined"))

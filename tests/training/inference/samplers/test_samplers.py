@@ -19,7 +19,7 @@ from tests.support.posteriors import (
 from training.inference.likelihoods import Gaussian
 from training.inference.sampling import Problem
 
-SAMPLERS = ["pool", "refined", "elliptical", "pcn", "hmc", "smc"]
+SAMPLERS = ["pool", "refined", "annealed", "elliptical", "pcn", "hmc", "smc"]
 GAUSSIAN = [*SAMPLERS, "twisted"]
 LONG = {"pcn": {"draws": 1500, "warmup": 300}, "elliptical": {"draws": 400}, "hmc": {"draws": 120}}
 of_gaussians = pytest.mark.parametrize("sampler", GAUSSIAN)
@@ -50,7 +50,7 @@ def test_a_banana(sampler: str) -> None:
     assert_moments(drawn(which, sampler, **LONG.get(sampler, {})), *exact)
 
 
-@pytest.mark.parametrize("sampler", ["pool", "refined", "smc"])
+@pytest.mark.parametrize("sampler", ["pool", "refined", "annealed", "smc"])
 def test_two_modes(sampler: str) -> None:
     which = problem(gaussian_prior(), Parabola(slope=0), double([[1.5], [2.0]]))
     exact = by_quadrature(which.coarse, which.target.likelihood, which.target.observed)
