@@ -529,13 +529,16 @@ def test_the_model_of_a_table_is_checked_by_its_held_out_rows(
     check: Run, table: tuple[Path, Path], tmp_path: Path
 ) -> None:
     data, network = table
-    given = (f"--network={network}", "--truth=data", "--noise_std=0.5,5", "--runs=24")
-    assert check(tmp_path / "own", *given, f"--data_root={data}").code == 0
+    given = (f"--network={network}", "--truth=data", "--noise_std=0.5,5")
+    every = check(tmp_path / "own", *given, "--runs=none", f"--data_root={data}")
+    assert every.code == 0
+    assert "25 truths to find again: all of them are used" in every.out
+    assert told(tmp_path / "own")["options"]["runs"] == 25
     assert told(tmp_path / "own")["question"] == "model"
     assert told(tmp_path / "own")["verdict"].startswith("No miscalibration")
     arrays = load_arrays(next((tmp_path / "own").glob("*.npz")))
     assert arrays["names"].tolist() == ["length", "weight", "log likelihood", "radius"]
-    assert arrays["ranks"].shape == (24, 4)
+    assert arrays["ranks"].shape == (25, 4)
     # Held-out rows from elsewhere, the others as they were.
     with np.load(data) as file:
         others = {**file}

@@ -26,6 +26,7 @@ from training.inference.summary import RULE, Summary
 from training.inference.target import prior_draws
 from training.inference.user_likelihood import UserLikelihood
 from training.measure.posterior.calibration import calibrate
+from training.names import FEWEST_RUNS
 from training.settings.latents import recorded_eps
 from training.settings.mixture import MixtureSettings
 from training.settings.posterior import (
@@ -56,8 +57,6 @@ from training.simulation.posteriors import latents_of, sample_groups, sample_lea
 
 NOT_CONVERGED = NOT_CALIBRATED = 3
 """Exit code of ``--strict``."""
-FEWEST_RUNS = 20
-"""Runs that a verdict of ``mixture`` takes."""
 PRIOR_DRAWS = 2000
 """In the file of draws, to compare posteriors with; none of images, where they would take long."""
 
@@ -122,6 +121,11 @@ def check(settings: CheckSettings) -> int:
     began = perf_counter()
     subject, latent = settings.opened()
     settings.require_for(subject)
+    wanted, settings = settings.runs, settings.for_data(subject)
+    if settings.runs < wanted:
+        logger.info(
+            f"{settings.data_root} has {settings.runs} truths to find again: all of them are used"
+        )
     run = check_learned if settings.learned else check_observed
     passed = run(settings, subject, latent, began)
     return 0 if passed or not settings.strict else NOT_CALIBRATED

@@ -209,6 +209,20 @@ class PosteriorSubject:
         of a network file of an earlier version."""
         return None if self.table is None else self.table.coordinates.surprise
 
+    def testable(self, data_root: Path | None) -> int | None:
+        """How many points a data set has that ``truths`` may draw; None of a toy, which has any.
+
+        Raises:
+            UsageError: The data set is missing.
+            DataError: It is broken.
+        """
+        if self.toy is not None:
+            return None
+        if self.table is not None:
+            return self.table.testable(required(data_root))
+        assert self.images is not None
+        return len(self.images.dataset(required(data_root), None, 0))
+
     def truths(self, data_root: Path | None, count: int, seed: int) -> Tensor:
         """Points ``[count, D]`` that the prior was not trained on, in the data's own units.
 
