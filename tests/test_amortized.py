@@ -298,8 +298,9 @@ def test_a_check_asks_whether_the_flow_finds_held_out_simulations_again(
     assert [one["quantity"] in names for one in near] == [True, True]
     assert near[0]["surprise"] < 2 < near[1]["surprise"]
     assert near[0]["distance"] < 2 < near[1]["distance"]
+    assert [one["local"] for one in near] == [False, False]
     assert "observation 2 is unlike the simulations" in told
-    assert "Observation 1: no" in told
+    assert "Observation 1: no local test" in told
     assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".json", ".npz"]
     # The runs that are drawn at random are the same without observations.
     good(check(tmp_path / "alone"))
@@ -317,7 +318,9 @@ def test_truths_from_elsewhere_are_not_found_again(check: Run, shelf: Path, tmp_
     assert result.code == 3
     found, _ = checked(tmp_path / "out")
     assert found["verdict"].startswith("Not calibrated")
-    assert "Observation 1: not calibrated here" in result.out
+    # A test that is not local fails too, but claims nothing of the observation.
+    assert "Observation 1: no local test" in result.out
+    assert "not here" not in result.out
 
 
 def test_a_check_that_was_cut_short_goes_on(check: Run, shelf: Path, tmp_path: Path) -> None:
