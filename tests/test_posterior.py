@@ -117,6 +117,10 @@ def test_arviz_opens_the_draws_and_measures_what_we_do(done: Path, arviz: Module
     assert x.dims == ("chain", "draw", "observation", "coordinate")
     assert x.shape == data.posterior["z"].shape == (2, 60, 5, 2)
     assert x.coords["coordinate"].values.tolist() == ["x1", "x2"]
+    np.testing.assert_array_equal(data.posterior["x2"], x[..., 1])
+    assert data.posterior["z"].coords["latent"].values.tolist() == ["z1", "z2"]
+    assert "coordinate" not in data.posterior["z"].coords
+    assert "effective_size" not in data.posterior.attrs  # no weights chose these draws
     assert data.sample_stats["log_likelihood"].shape == (2, 60, 5)
     np.testing.assert_array_equal(data.observed_data["y"][1], [1, -0.2])
     assert {"network_calls", "acceptance", "fine_k"} <= set(data.constant_data.data_vars)
@@ -130,7 +134,7 @@ def test_arviz_opens_the_draws_and_measures_what_we_do(done: Path, arviz: Module
         "mean": x.mean(("chain", "draw")),
         "std": x.std(("chain", "draw"), ddof=1),
     }.items():
-        ours = [one[name] for one in found["posteriors"]]
+        ours = [[one[name][column] for column in ("x1", "x2")] for one in found["posteriors"]]
         np.testing.assert_allclose(ours, theirs.values, rtol=1e-6, err_msg=name)
     seen, residuals = np.array([0.5, 0.5]), x[:, :, 0].values
     density = -((residuals - seen) ** 2).sum(-1) / 0.18 - np.log(2 * np.pi * 0.09)

@@ -136,7 +136,7 @@ WILD: tuple[object, ...] = (None, [], {}, "text", math.inf, 10**400, [[]], {"a":
 def test_wild_parameters_stop_nothing(tmp_path: Path) -> None:
     melt = files.save_simulation(tmp_path, "melt", image_index=np.full(30, 1e30))
     path = melt.with_name("circles_PRRto1D_exact_sim_params.json")
-    listed = [{"mean": [10**400], "quantiles": {"0.05": 3}, "ess_bulk": ["many"]}]
+    listed = [{"mean": {"x1": 10**400}, "quantiles": {"0.05": 3}, "ess_bulk": {"x1": "many"}}]
     whole: dict[str, object] = {
         **{"format": "inflationary-flows simulations 1", "command": ["a"], "options": {"seed": 1}},
         **{"seconds": 1, "simulations": {"roundtrip": {"rms_error": 1}}, "libraries": {"a": "1"}},
