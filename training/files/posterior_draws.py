@@ -1,15 +1,15 @@
 """Draws from posteriors as netCDF, for ArviZ.
 
-It has ArviZ's groups: ``posterior`` with the points ``x [chain, draw, observation, coordinate]``, of
-other data than images each coordinate of them by its own name too ``[chain, draw, observation]``,
-and the latents ``z [chain, draw, observation, latent]``; ``sample_stats`` with ``log_likelihood [chain, draw, observation]``,
-or of a flow that has learned the posterior itself ``lp``, the log of its density,
-``observed_data`` with ``y [observation, number]``, ``prior`` with draws ``x [chain, draw,
-coordinate]``, and ``constant_data`` with what samplers say and with the likelihood, where it is
-linear with Gaussian noise: ``noise_std [number]`` or ``noise_covariance [number, other_number]``,
-and ``seen [number]``, the coordinates that are observed, or ``operator [number, coordinate]``; and
-``truth [observation, coordinate]``, where it is known. What readers here need of texts is also
-there as numbers, in ``description [letter]``, JSON in UTF-8.
+It has ArviZ's groups: ``posterior`` with the points ``x [chain, draw, observation, coordinate]``,
+of other data than images each coordinate of them by its own name too ``[chain, draw,
+observation]``, and the latents ``z [chain, draw, observation, latent]``; ``sample_stats`` with
+``log_likelihood [chain, draw, observation]``, or of a flow that has learned the posterior itself
+``lp``, the log of its density, ``observed_data`` with ``y [observation, number]``, ``prior`` with
+draws ``x [chain, draw, coordinate]``, and ``constant_data`` with what samplers say and with the
+likelihood, where it is linear with Gaussian noise: ``noise_std [number]`` or ``noise_covariance
+[number, other_number]``, and ``seen [number]``, the coordinates that are observed, or ``operator
+[number, coordinate]``; and ``truth [observation, coordinate]``, where it is known. What readers
+here need of texts is also there as numbers, in ``description [letter]``, JSON in UTF-8.
 """
 
 import json
@@ -363,7 +363,7 @@ def _group(
     sizes: Mapping[str, int],
     named: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> h5netcdf.Group:
-    """A group with its dimensions, the places along each numbered, or named where they have names."""
+    """A group with its dimensions; places along each are numbered, or named if they have names."""
     group = file.create_group(name)
     group.dimensions = sizes
     for dimension, size in sizes.items():
