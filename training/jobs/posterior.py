@@ -78,10 +78,11 @@ def sample(settings: SampleSettings) -> int:
         )
         plan, fine = settings.plan(subject), settings.fine(subject)
         shown, nats = None, surprise_of(subject, labels)
-        if likelihood is None:
-            sample_given(settings, subject, labels, fine, groups)
-        else:
-            shown = sample_observed(settings, subject, likelihood, observed, labels, groups)
+        with groups.told_when_cut_short():
+            if likelihood is None:
+                sample_given(settings, subject, labels, fine, groups)
+            else:
+                shown = sample_observed(settings, subject, likelihood, observed, labels, groups)
         if not distributed.is_main():
             groups.remove()
             return 0
@@ -310,7 +311,8 @@ def check_observed(
         told = settings.likelihood.files
         groups, options = prepared(settings, subject, latent, files[1], settings.runs, [data], told)
         problem = settings.problem(subject, likelihood, seen)
-        values = Check(problem, plan, list(subject.names), data).run(groups)
+        with groups.told_when_cut_short():
+            values = Check(problem, plan, list(subject.names), data).run(groups)
         question = "sampler" if data is None else "model"
         content = {"question": question, "options": options, "network_sha256": subject.digest}
         return write_check(values, settings.level, groups, files, began, content)
@@ -329,7 +331,8 @@ def check_learned(
         groups, options = prepared(settings, subject, latent, files[1], len(runs), runs.tensors, [])
         fine = settings.fine(subject)
         amortized = settings.amortized(subject, fine, runs.conditions.to(device))
-        values = LearnedCheck(amortized, runs, subject.names).run(groups)
+        with groups.told_when_cut_short():
+            values = LearnedCheck(amortized, runs, subject.names).run(groups)
         content = {"question": "model", "options": options, "network_sha256": subject.digest}
         near = None
         if runs.neighbors is not None:
