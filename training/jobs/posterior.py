@@ -362,10 +362,10 @@ def observations(
 
 
 def seen_names(likelihood: Gaussian, subject: PosteriorSubject) -> list[str]:
-    """Names of the numbers that a likelihood sees; none of what a linear map makes."""
+    """What a sentence calls the numbers that a likelihood sees; none of what a linear map makes."""
     if likelihood.operator is not None:
         return []
-    names, places = list(subject.names), likelihood.coordinates
+    names, places = subject.words, likelihood.coordinates
     return names if places is None else [names[place] for place in places.tolist()]
 
 

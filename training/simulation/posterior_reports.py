@@ -29,16 +29,16 @@ def warn_of_far(deviations: Tensor, names: Sequence[str]) -> None:
 
     Args:
         deviations: Of observed numbers ``[M, K]``, in standard deviations.
-        names: Of the numbers; empty where they have none.
+        names: What a sentence calls the numbers; empty where they have no names.
     """
     farthest = int(deviations.argmax())
     observation, number = divmod(farthest, deviations.shape[1])
-    name = f" ({names[number]})" if names else ""
+    name = names[number] if names else f"number {number + 1}"
     if deviations.flatten()[farthest] > FAR:
         logger.warning(
-            f"Warning: number {number + 1}{name} of observation {observation + 1} is "
-            f"{deviations.flatten()[farthest]:.3g} standard deviations from what the prior expects "
-            "of it: is it in the data's units?"
+            f"Warning: in observation {observation + 1}, {name} is "
+            f"{deviations.flatten()[farthest]:.3g} standard deviations from what the prior expects:"
+            " is it in the data's units? (Right ones can be so far where the data hardly vary.)"
         )
 
 

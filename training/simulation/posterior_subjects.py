@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,15 @@ class PosteriorSubject:
     def condition_names(self) -> Sequence[str]:
         """What the points of a table are given with."""
         return [] if self.table is None else self.table.conditions
+
+    @property
+    def words(self) -> list[str]:
+        """What a sentence calls the coordinates: columns by name, pixels by their place from 1."""
+        if self.image_shape is None:
+            return list(self.names)
+        channels, *sides = (range(1, size + 1) for size in self.image_shape)
+        of = [f" of channel {number}" if len(channels) > 1 else "" for number in channels]
+        return [f"the pixel in row {y}, column {x}{c}" for c, y, x in product(of, *sides)]
 
     @property
     def about(self) -> dict[str, Any]:
