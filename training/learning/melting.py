@@ -185,8 +185,8 @@ def _report_kept(model: Model, found: Fitted) -> None:
         )
         return
     logger.warning(
-        f"Warning: the kept latents ({kept}) are not normal, as samples assume: {gain}, where up to "
-        f"{TOLERATED:g} is good; T = {enough_time(model, lost):.4g} in place of "
+        f"Warning: the kept latents ({kept}) are not normal, as samples assume: {gain}, where up "
+        f"to {TOLERATED:g} is good; T = {enough_time(model, lost):.4g} in place of "
         f"{model.about['tmax']:.4g} would do, or a longer training if the network is to blame"
     )
 
