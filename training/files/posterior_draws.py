@@ -14,7 +14,9 @@ here need of texts is also there as numbers, in ``description [letter]``, JSON i
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeGuard
@@ -26,7 +28,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
-from dnnlib.files import atomic_path
+from dnnlib.files import atomic_path, require_room
 from training.files.netcdf import SavedNumbers, open_netcdf
 from training.inference.amortized import SAMPLER
 from training.inference.draws import Draws
@@ -38,6 +40,13 @@ DRAWN = ("chain", "draw", "observation")
 """Dimensions of what there is one of for each draw."""
 DESCRIBED = ("samplers", "toy", "image_shape")
 """What it takes from what is known about the run."""
+WORTH = (
+    "Weights chose these draws, some of them more than once: those of the observation with the "
+    "least are worth effective_size independent ones (constant_data has all), and diagnostics that "
+    "see the draws alone say more."
+)
+STRUCTURE = 2**16
+"""Bytes for what a file has beside its draws."""
 MOST_READ = 2**24
 """Numbers that are read of draws; of more, evenly spaced draws are read."""
 
@@ -52,6 +61,7 @@ def save_netcdf(
     likelihood: Likelihood | None = None,
     prior: Tensor | None = None,
     truth: Tensor | None = None,
+    worth: Tensor | None = None,
 ) -> None:
     """Writes draws group by group, so that memory holds one, whole or not at all.
 
@@ -65,24 +75,33 @@ def save_netcdf(
         likelihood: Of the observations.
         prior: Draws of it, ``[N, D]``; None for none.
         truth: What the observations are of, ``[M, D]``; None where it is not known.
+        worth: Effective sizes of draws that weights chose ``[M]``, NaN of others; None if none did.
     """
     sizes = dict(zip(("chain", "draw", "observation", "coordinate"), shape, strict=True))
-    with atomic_path(path) as temporary, h5netcdf.File(temporary, "w") as file:
+    columns = shape[3] * (2 if attributes.get("image_shape") else 3) + 1
+    numbers = prod(shape[:3]) * columns + (0 if prior is None else prior.numel())
+    with ExitStack() as stack:
+        temporary = stack.enter_context(atomic_path(path))
+        # HDF5 crashes where a disk becomes full.
+        require_room(temporary, 8 * numbers + STRUCTURE)
+        file = stack.enter_context(h5netcdf.File(temporary, "w"))
         file.attrs["format"] = FORMAT
         file.attrs["about"] = json.dumps(attributes, default=str)
         latents = [f"z{index + 1}" for index in range(shape[3])]
         named = {"coordinate": names, "latent": latents}
         posterior = _group(file, "posterior", {**sizes, "latent": shape[3]}, named)
         single = [] if attributes.get("image_shape") else variable_names(names)
+        for name, own in zip(single, names, strict=False):
+            posterior.create_variable(name, DRAWN, "f8").attrs["long_name"] = own
+        if worth is not None:
+            posterior.attrs["effective_size"] = float(worth[~worth.isnan()].min())
+            posterior.attrs["comment"] = WORTH
         stats = _group(file, "sample_stats", {k: sizes[k] for k in list(sizes)[:3]})
         of_truth = {key: sizes[key] for key in ("observation", "coordinate")}
         constant = _group(file, "constant_data", of_truth, named)
         described = {name: attributes.get(name) for name in DESCRIBED}
         _save_text(constant, {"format": FORMAT, "coordinates": list(names), **described})
-        for name, own in zip(single, names, strict=False):
-            posterior.create_variable(name, DRAWN, "f8").attrs["long_name"] = own
         _save_draws(parts, posterior, stats, constant, single)
-        _note_effective_size(posterior, constant)
         if observed is not None:
             seen = {"observation": observed.shape[0], "number": observed.shape[1]}
             group = _group(file, "observed_data", seen)
@@ -140,19 +159,6 @@ def variable_names(names: Sequence[str]) -> list[str]:
         taken.add(own)
         found.append(own)
     return found
-
-
-def _note_effective_size(posterior: h5netcdf.Group, constant: h5netcdf.Group) -> None:
-    """Says in the attributes of draws what they are worth where weights chose them."""
-    if "effective_size" not in constant.variables:
-        return
-    sizes = np.asarray(constant.variables["effective_size"][:])
-    posterior.attrs["effective_size"] = float(np.nanmin(sizes))
-    posterior.attrs["comment"] = (
-        "Weights chose these draws, and some of them more than once: they are worth effective_size "
-        "independent draws, and constant_data/effective_size of each observation. Diagnostics that "
-        "see the draws alone say more."
-    )
 
 
 def _densities(draws: Draws) -> dict[str, Tensor]:

@@ -105,6 +105,7 @@ def sample(settings: SampleSettings) -> int:
             likelihood,
             shown,
             truth,
+            said.stats.get("effective_size"),
         )
         found = overview(said, summary, subject.names, nats, truth)
         if labels is not None and subject.condition_names:

@@ -16,10 +16,11 @@ NAMES = ["body_mass_g", "x", "km/h", "draw", "..", "x_"]
 def test_columns_are_variables_by_names_that_netcdf_takes_and_that_are_free(tmp_path: Path) -> None:
     assert variable_names(NAMES) == ["body_mass_g", "x_", "km_h", "draw_", "_", "x__"]
     points, dim = normal(3, 2, 5, 6), len(NAMES)
-    stats = {"effective_size": torch.tensor([7.0, 2.5, 9.0])}
-    drawn = Draws(points, points, points[..., 0], ["pool"] * 3, torch.ones(3), stats)
+    drawn = Draws(points, points, points[..., 0], ["pool"] * 3, torch.ones(3))
+    worth = torch.tensor([7.0, 2.5, torch.nan])
     path, about = tmp_path / "draws.nc", {"samplers": drawn.sampler}
-    save_netcdf(path, iter([(drawn, -points)]), (2, 5, 3, dim), NAMES, None, about)
+    parts = iter([(drawn, -points)])
+    save_netcdf(path, parts, (2, 5, 3, dim), NAMES, None, about, worth=worth)
     with h5netcdf.File(path) as file:
         posterior = file["posterior"]
         for place, name in enumerate(variable_names(NAMES)):
