@@ -108,6 +108,14 @@ def require_folder(path: Path) -> None:
         raise DataError(f"{path} cannot be a folder: a file has that name") from error
 
 
+def require_room(path: Path, size: int) -> None:
+    """Raises OSError unless an empty file could have so many bytes now, where this can be known."""
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        with path.open("rb+") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+            file.truncate(0)
+
+
 def require_writable(folder: Path) -> None:
     """Raises DataError unless a folder could be made and written, of which nothing is left."""
     place = folder.absolute()

@@ -116,9 +116,10 @@ def test_draws_densities_and_intervals_are_written(done: Path, shelf: Path) -> N
     assert (arrays["constant_data/network_calls"] >= calls * 60).all()
     assert (arrays["constant_data/network_calls"] <= calls * (1.5 * proposed + 60)).all()
     first = found["posteriors"][0]
-    np.testing.assert_allclose(first["mean"], x[:, :, 0].mean(axis=(0, 1)), rtol=1e-9)
-    assert first["quantiles"]["0.05"] < first["quantiles"]["0.95"]
-    assert first["ess_bulk"] == [60, 60]
+    mean = dict(zip(("a", "b"), x[:, :, 0].mean(axis=(0, 1)), strict=True))
+    assert first["mean"] == pytest.approx(mean, rel=1e-9)
+    assert first["quantiles"]["0.05"]["b"] < first["quantiles"]["0.95"]["b"]
+    assert first["ess_bulk"] == {"a": 60, "b": 60}
 
 
 def test_independent_draws_are_drawn_without_chains(
@@ -191,7 +192,7 @@ def test_draws_are_corrected_by_a_posterior_of_the_users(sample: Run, tmp_path: 
     assert result.code == 0
     first = told(tmp_path / "out")["posteriors"][0]
     assert 1 < first["statistics"]["effective_size"] < 60
-    assert first["ess_bulk"][0] == pytest.approx(first["statistics"]["effective_size"])
+    assert first["ess_bulk"]["a"] == pytest.approx(first["statistics"]["effective_size"])
     refused(sample(tmp_path / "no", f"{option}:other"), 2, "no function 'other'")
     refused(sample(tmp_path / "no", "--correct=none.py:f"), 2, "--correct", "FILE.py:function")
     for other in ("--no-log_prob", "--deblur"):
@@ -298,8 +299,9 @@ def test_a_check_asks_whether_the_flow_finds_held_out_simulations_again(
     assert [one["quantity"] in names for one in near] == [True, True]
     assert near[0]["surprise"] < 2 < near[1]["surprise"]
     assert near[0]["distance"] < 2 < near[1]["distance"]
+    assert [one["local"] for one in near] == [False, False]
     assert "observation 2 is unlike the simulations" in told
-    assert "Observation 1: no" in told
+    assert "Observation 1: no local test" in told
     assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".json", ".npz"]
     # The runs that are drawn at random are the same without observations.
     good(check(tmp_path / "alone"))
@@ -317,7 +319,9 @@ def test_truths_from_elsewhere_are_not_found_again(check: Run, shelf: Path, tmp_
     assert result.code == 3
     found, _ = checked(tmp_path / "out")
     assert found["verdict"].startswith("Not calibrated")
-    assert "Observation 1: not calibrated here" in result.out
+    # A test that is not local fails too, but claims nothing of the observation.
+    assert "Observation 1: no local test" in result.out
+    assert "not here" not in result.out
 
 
 def test_a_check_that_was_cut_short_goes_on(check: Run, shelf: Path, tmp_path: Path) -> None:

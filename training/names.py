@@ -97,5 +97,7 @@ TOY_POOL, IMAGE_POOL = 2**17, 2**12
 """Prior draws in a pool."""
 MOST_DEBLURRED = 16
 """Dimensions of which Jacobians of a denoiser are taken whole."""
+FEWEST_RUNS = 20
+"""That a check of posteriors takes."""
 FEWEST_NEIGHBORS, NEIGHBORS = 20, 100
 """Simulations that are tested near an observation: at least, and unless another number is said."""

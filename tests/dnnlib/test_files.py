@@ -14,7 +14,13 @@ import pytest
 import torch
 
 from dnnlib.errors import DataError, UsageError
-from dnnlib.files import atomic_path, require_folder, require_new, require_writable
+from dnnlib.files import (
+    atomic_path,
+    require_folder,
+    require_new,
+    require_room,
+    require_writable,
+)
 
 
 @pytest.mark.parametrize("old", [None, "old"])
@@ -198,3 +204,14 @@ def test_a_full_disk_is_an_error_with_the_name_of_the_file_even_if_torch_hides_i
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             torch.save({"a": torch.zeros(5000)}, file)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.pt", "old")]
+
+
+def test_a_disk_without_room_is_found_before_anything_is_written(
+    full_disk: Callable[[int], AbstractContextManager[None]], tmp_path: Path
+) -> None:
+    path = tmp_path / "draws.nc"
+    path.touch()
+    require_room(path, 2**16)
+    with full_disk(2**12), pytest.raises(OSError, match="too large"):
+        require_room(path, 2**13)
+    assert path.stat().st_size == 0

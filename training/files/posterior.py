@@ -65,26 +65,27 @@ def overview(
         held = summary.held(truth).double().mean(dim=(1, 2)).tolist()
         found["truths_held"] = dict(zip(map(str, CONTENTS), held, strict=True))
     if summary.mean.numel() <= MOST_LISTED:
-        found["posteriors"] = [_listed(draws, summary, index) for index in range(draws.count)]
+        found["posteriors"] = [
+            _listed(draws, summary, names, index) for index in range(draws.count)
+        ]
         for index, nats in enumerate([] if surprise is None else surprise):
             found["posteriors"][index]["surprise"] = _number(nats)
     return found
 
 
-def _listed(draws: Draws, summary: Summary, index: int) -> dict[str, Any]:
-    def plain(values: Tensor) -> Any:
-        return [_number(value) for value in values[index]]
+def _listed(draws: Draws, summary: Summary, names: Sequence[str], index: int) -> dict[str, Any]:
+    def by_name(values: Tensor) -> dict[str, float | None]:
+        return dict(zip(names, map(_number, values[index]), strict=True))
 
-    names = ("mean", "std", "r_hat", "ess_bulk", "ess_tail", "mcse_mean", "mcse_std")
+    kinds = ("mean", "std", "r_hat", "ess_bulk", "ess_tail", "mcse_mean", "mcse_std")
     quantiles = {
-        f"{level:g}": summary.quantiles[index, :, place].tolist()
-        for place, level in enumerate(LEVELS)
+        f"{level:g}": by_name(summary.quantiles[:, :, place]) for place, level in enumerate(LEVELS)
     }
     stats = {name: _number(values[index]) for name, values in draws.stats.items()}
     return {
         "sampler": draws.sampler[index],
         "converged": bool(summary.converged[index]),
-        **{name: plain(getattr(summary, name)) for name in names},
+        **{kind: by_name(getattr(summary, kind)) for kind in kinds},
         "quantiles": quantiles,
         "statistics": stats,
     }

@@ -1,20 +1,24 @@
 """Draws from posteriors as netCDF, for ArviZ.
 
-It has ArviZ's groups: ``posterior`` with the points ``x`` and latents ``z`` ``[chain, draw,
-observation, coordinate]``, ``sample_stats`` with ``log_likelihood [chain, draw, observation]``,
-or of a flow that has learned the posterior itself ``lp``, the log of its density,
-``observed_data`` with ``y [observation, number]``, ``prior`` with draws ``x [chain, draw,
-coordinate]``, and ``constant_data`` with what samplers say and with the likelihood, where it is
-linear with Gaussian noise: ``noise_std [number]`` or ``noise_covariance [number, other_number]``,
-and ``seen [number]``, the coordinates that are observed, or ``operator [number, coordinate]``; and
-``truth [observation, coordinate]``, where it is known. What readers here need of texts is also
-there as numbers, in ``description [letter]``, JSON in UTF-8.
+It has ArviZ's groups: ``posterior`` with the points ``x [chain, draw, observation, coordinate]``,
+of other data than images each coordinate of them by its own name too ``[chain, draw,
+observation]``, and the latents ``z [chain, draw, observation, latent]``; ``sample_stats`` with
+``log_likelihood [chain, draw, observation]``, or of a flow that has learned the posterior itself
+``lp``, the log of its density, ``observed_data`` with ``y [observation, number]``, ``prior`` with
+draws ``x [chain, draw, coordinate]``, and ``constant_data`` with what samplers say and with the
+likelihood, where it is linear with Gaussian noise: ``noise_std [number]`` or ``noise_covariance
+[number, other_number]``, and ``seen [number]``, the coordinates that are observed, or ``operator
+[number, coordinate]``; and ``truth [observation, coordinate]``, where it is known. What readers
+here need of texts is also there as numbers, in ``description [letter]``, JSON in UTF-8.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeGuard
 
 import h5netcdf
@@ -24,7 +28,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
-from dnnlib.files import atomic_path
+from dnnlib.files import atomic_path, require_room
 from training.files.netcdf import SavedNumbers, open_netcdf
 from training.inference.amortized import SAMPLER
 from training.inference.draws import Draws
@@ -32,8 +36,17 @@ from training.inference.likelihoods import Gaussian, Likelihood
 
 FORMAT = "inflationary-flows posterior 1"
 DESCRIPTION = "constant_data/description"
+DRAWN = ("chain", "draw", "observation")
+"""Dimensions of what there is one of for each draw."""
 DESCRIBED = ("samplers", "toy", "image_shape")
 """What it takes from what is known about the run."""
+WORTH = (
+    "Weights chose these draws, some of them more than once: those of the observation with the "
+    "least are worth effective_size independent ones (constant_data has all), and diagnostics that "
+    "see the draws alone say more."
+)
+STRUCTURE = 2**16
+"""Bytes for what a file has beside its draws."""
 MOST_READ = 2**24
 """Numbers that are read of draws; of more, evenly spaced draws are read."""
 
@@ -48,6 +61,7 @@ def save_netcdf(
     likelihood: Likelihood | None = None,
     prior: Tensor | None = None,
     truth: Tensor | None = None,
+    worth: Tensor | None = None,
 ) -> None:
     """Writes draws group by group, so that memory holds one, whole or not at all.
 
@@ -61,21 +75,36 @@ def save_netcdf(
         likelihood: Of the observations.
         prior: Draws of it, ``[N, D]``; None for none.
         truth: What the observations are of, ``[M, D]``; None where it is not known.
+        worth: Effective sizes of draws that weights chose ``[M]``, NaN of others; None if none did.
     """
     sizes = dict(zip(("chain", "draw", "observation", "coordinate"), shape, strict=True))
-    with atomic_path(path) as temporary, h5netcdf.File(temporary, "w") as file:
+    columns = shape[3] * (2 if attributes.get("image_shape") else 3) + 1
+    numbers = prod(shape[:3]) * columns + (0 if prior is None else prior.numel())
+    with ExitStack() as stack:
+        temporary = stack.enter_context(atomic_path(path))
+        # HDF5 crashes where a disk becomes full.
+        require_room(temporary, 8 * numbers + STRUCTURE)
+        file = stack.enter_context(h5netcdf.File(temporary, "w"))
         file.attrs["format"] = FORMAT
         file.attrs["about"] = json.dumps(attributes, default=str)
-        posterior = _group(file, "posterior", sizes, names)
-        stats = _group(file, "sample_stats", {k: sizes[k] for k in list(sizes)[:3]}, None)
+        latents = [f"z{index + 1}" for index in range(shape[3])]
+        named = {"coordinate": names, "latent": latents}
+        posterior = _group(file, "posterior", {**sizes, "latent": shape[3]}, named)
+        single = [] if attributes.get("image_shape") else variable_names(names)
+        for name, own in zip(single, names, strict=False):
+            posterior.create_variable(name, DRAWN, "f8").attrs["long_name"] = own
+        if worth is not None:
+            posterior.attrs["effective_size"] = float(worth[~worth.isnan()].min())
+            posterior.attrs["comment"] = WORTH
+        stats = _group(file, "sample_stats", {k: sizes[k] for k in list(sizes)[:3]})
         of_truth = {key: sizes[key] for key in ("observation", "coordinate")}
-        constant = _group(file, "constant_data", of_truth, names)
+        constant = _group(file, "constant_data", of_truth, named)
         described = {name: attributes.get(name) for name in DESCRIBED}
         _save_text(constant, {"format": FORMAT, "coordinates": list(names), **described})
-        _save_draws(parts, posterior, stats, constant)
+        _save_draws(parts, posterior, stats, constant, single)
         if observed is not None:
             seen = {"observation": observed.shape[0], "number": observed.shape[1]}
-            group = _group(file, "observed_data", seen, None)
+            group = _group(file, "observed_data", seen)
             group.create_variable("y", tuple(seen), "f8")[:] = observed.cpu().numpy()
             if isinstance(likelihood, Gaussian):
                 _save_likelihood(constant, likelihood, observed.shape[1])
@@ -83,7 +112,7 @@ def save_netcdf(
             constant.create_variable("truth", tuple(of_truth), "f8")[:] = truth.cpu().numpy()
         if prior is not None:
             of_prior = {"chain": 1, "draw": len(prior), "coordinate": shape[3]}
-            group = _group(file, "prior", of_prior, names)
+            group = _group(file, "prior", of_prior, named)
             group.create_variable("x", tuple(of_prior), "f8")[:] = prior[None].cpu().numpy()
 
 
@@ -92,19 +121,23 @@ def _save_draws(
     posterior: h5netcdf.Group,
     stats: h5netcdf.Group,
     constant: h5netcdf.Group,
+    single: Sequence[str],
 ) -> None:
     """Adds draws, their densities, and what samplers say, group by group."""
-    sizes = tuple(posterior.dimensions)
-    points, latents = (posterior.create_variable(name, sizes, "f8") for name in ("x", "z"))
+    points = posterior.create_variable("x", (*DRAWN, "coordinate"), "f8")
+    latents = posterior.create_variable("z", (*DRAWN, "latent"), "f8")
     calls = constant.create_variable("network_calls", ("observation",), "f8")
     first = 0
     for draws, z in parts:
         rows = slice(first, first + draws.count)
-        points[:, :, rows] = _chains_first(draws.points)
+        found = _chains_first(draws.points)
+        points[:, :, rows] = found
+        for place, name in enumerate(single):
+            posterior.variables[name][:, :, rows] = found[..., place]
         latents[:, :, rows] = _chains_first(z)
         for name, each in _densities(draws).items():
             if name not in stats.variables:
-                stats.create_variable(name, sizes[:3], "f8")
+                stats.create_variable(name, DRAWN, "f8")
             stats.variables[name][:, :, rows] = _chains_first(each)
         calls[rows] = draws.calls.numpy()
         for name, values in draws.stats.items():
@@ -113,6 +146,19 @@ def _save_draws(
                 variable[:] = np.full(len(calls), np.nan)
             constant.variables[name][rows] = values.cpu().numpy()
         first += draws.count
+
+
+def variable_names(names: Sequence[str]) -> list[str]:
+    """Names of variables for coordinates: their own, but for what netCDF does not take and for
+    names that are there."""
+    taken, found = {*DRAWN, "coordinate", "latent", "x", "z"}, []
+    for name in names:
+        own = name.replace("/", "_").strip(". ") or "_"
+        while own in taken:
+            own += "_"
+        taken.add(own)
+        found.append(own)
+    return found
 
 
 def _densities(draws: Draws) -> dict[str, Tensor]:
@@ -318,15 +364,18 @@ def _load_likelihood(saved: SavedNumbers, count: int, dim: int) -> Gaussian | No
 
 
 def _group(
-    file: h5netcdf.File, name: str, sizes: dict[str, int], names: Sequence[str] | None
+    file: h5netcdf.File,
+    name: str,
+    sizes: Mapping[str, int],
+    named: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> h5netcdf.Group:
-    """A group with its dimensions, each numbered, or named where it is the last of points."""
+    """A group with its dimensions; places along each are numbered, or named if they have names."""
     group = file.create_group(name)
     group.dimensions = sizes
     for dimension, size in sizes.items():
-        if dimension == "coordinate" and names is not None:
+        if dimension in named:
             variable = group.create_variable(dimension, (dimension,), h5py.string_dtype())
-            variable[:] = np.array(list(names), dtype=object)
+            variable[:] = np.array(list(named[dimension]), dtype=object)
         else:
             variable = group.create_variable(dimension, (dimension,), "i8")
             variable[:] = np.arange(size)

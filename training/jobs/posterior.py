@@ -26,6 +26,7 @@ from training.inference.summary import RULE, Summary
 from training.inference.target import prior_draws
 from training.inference.user_likelihood import UserLikelihood
 from training.measure.posterior.calibration import calibrate
+from training.names import FEWEST_RUNS
 from training.settings.latents import recorded_eps
 from training.settings.mixture import MixtureSettings
 from training.settings.posterior import (
@@ -56,8 +57,6 @@ from training.simulation.posteriors import latents_of, sample_groups, sample_lea
 
 NOT_CONVERGED = NOT_CALIBRATED = 3
 """Exit code of ``--strict``."""
-FEWEST_RUNS = 20
-"""Runs that a verdict of ``mixture`` takes."""
 PRIOR_DRAWS = 2000
 """In the file of draws, to compare posteriors with; none of images, where they would take long."""
 
@@ -79,10 +78,11 @@ def sample(settings: SampleSettings) -> int:
         )
         plan, fine = settings.plan(subject), settings.fine(subject)
         shown, nats = None, surprise_of(subject, labels)
-        if likelihood is None:
-            sample_given(settings, subject, labels, fine, groups)
-        else:
-            shown = sample_observed(settings, subject, likelihood, observed, labels, groups)
+        with groups.told_when_cut_short():
+            if likelihood is None:
+                sample_given(settings, subject, labels, fine, groups)
+            else:
+                shown = sample_observed(settings, subject, likelihood, observed, labels, groups)
         if not distributed.is_main():
             groups.remove()
             return 0
@@ -105,6 +105,7 @@ def sample(settings: SampleSettings) -> int:
             likelihood,
             shown,
             truth,
+            said.stats.get("effective_size"),
         )
         found = overview(said, summary, subject.names, nats, truth)
         if labels is not None and subject.condition_names:
@@ -122,6 +123,11 @@ def check(settings: CheckSettings) -> int:
     began = perf_counter()
     subject, latent = settings.opened()
     settings.require_for(subject)
+    wanted, settings = settings.runs, settings.for_data(subject)
+    if settings.runs < wanted:
+        logger.info(
+            f"{settings.data_root} has {settings.runs} truths to find again: all of them are used"
+        )
     run = check_learned if settings.learned else check_observed
     passed = run(settings, subject, latent, began)
     return 0 if passed or not settings.strict else NOT_CALIBRATED
@@ -306,7 +312,8 @@ def check_observed(
         told = settings.likelihood.files
         groups, options = prepared(settings, subject, latent, files[1], settings.runs, [data], told)
         problem = settings.problem(subject, likelihood, seen)
-        values = Check(problem, plan, list(subject.names), data).run(groups)
+        with groups.told_when_cut_short():
+            values = Check(problem, plan, list(subject.names), data).run(groups)
         question = "sampler" if data is None else "model"
         content = {"question": question, "options": options, "network_sha256": subject.digest}
         return write_check(values, settings.level, groups, files, began, content)
@@ -325,7 +332,8 @@ def check_learned(
         groups, options = prepared(settings, subject, latent, files[1], len(runs), runs.tensors, [])
         fine = settings.fine(subject)
         amortized = settings.amortized(subject, fine, runs.conditions.to(device))
-        values = LearnedCheck(amortized, runs, subject.names).run(groups)
+        with groups.told_when_cut_short():
+            values = LearnedCheck(amortized, runs, subject.names).run(groups)
         content = {"question": "model", "options": options, "network_sha256": subject.digest}
         near = None
         if runs.neighbors is not None:
@@ -355,10 +363,10 @@ def observations(
 
 
 def seen_names(likelihood: Gaussian, subject: PosteriorSubject) -> list[str]:
-    """Names of the numbers that a likelihood sees; none of what a linear map makes."""
+    """What a sentence calls the numbers that a likelihood sees; none of what a linear map makes."""
     if likelihood.operator is not None:
         return []
-    names, places = list(subject.names), likelihood.coordinates
+    names, places = subject.words, likelihood.coordinates
     return names if places is None else [names[place] for place in places.tolist()]
 
 

@@ -177,13 +177,17 @@ def check_kept(
 def _report_kept(model: Model, found: Fitted) -> None:
     kept = int(model.about["dims_to_keep"])
     lost = max(found.nats, 0.0)
-    logger.info(f"Kept latents are {lost:.4f} +- {found.error:.4f} nats from {kept} normal ones")
+    gain = f"another law gains {lost:.4f} +- {found.error:.4f} nats a point"
     if lost - 2 * found.error < TOLERATED:
+        logger.info(
+            f"The kept latents ({kept}) are normal, as samples assume: {gain}, and up to "
+            f"{TOLERATED:g} is good"
+        )
         return
     logger.warning(
-        f"Warning: kept latents are {lost:.3f} nats from the standard normal law that samples "
-        f"start from; T = {enough_time(model, lost):.4g} in place of {model.about['tmax']:.4g} "
-        "would do, or a longer training if the network is to blame"
+        f"Warning: the kept latents ({kept}) are not normal, as samples assume: {gain}, where up "
+        f"to {TOLERATED:g} is good; T = {enough_time(model, lost):.4g} in place of "
+        f"{model.about['tmax']:.4g} would do, or a longer training if the network is to blame"
     )
 
 

@@ -61,18 +61,22 @@ def _results(saved: SavedCheck) -> list[Result]:
     found = saved.found
     of = f"{saved.name}, {saved.details}"
     adjusted = found.adjusted
+
+    def result(name: str, told: str, p: float) -> Result:
+        holds = False if p < found.level else True if found.conclusive else None
+        few = ": too few runs to tell" if holds is None else ""
+        return Result(of, name, f"{told}p = {p:.2g}{few}", target, holds)
+
     ranks = min(p for name, p in adjusted.items() if name.startswith(("ranks of", "rank hist")))
     target = f"p ≥ {found.level:g}, the number of tests accounted for"
-    results = [
-        Result(of, "ranks of truths", f"smallest p = {ranks:.2g}", target, ranks >= found.level)
-    ]
+    results = [result("ranks of truths", "smallest ", ranks)]
     curves = {"central intervals": found.intervals, **found.regions}
     for name, curve in curves.items():
         tests = [p for test, p in adjusted.items() if test == name or test.startswith(f"{name} ")]
         least = min(tests)
         worst = float(curve.deviation[curve.deviation.abs().argmax()])
-        told = f"off by {worst:+.1f} points at most, p = {least:.2g}".replace("-", "−", 1)
-        results.append(Result(of, f"expected coverage, {name}", told, target, least >= found.level))
+        told = f"off by {worst:+.1f} points at most, ".replace("-", "−")
+        results.append(result(f"expected coverage, {name}", told, least))
     return results
 
 

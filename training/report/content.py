@@ -32,14 +32,14 @@ class Result:
         name: Of the number.
         found: It, in words.
         target: What it should be, in words.
-        holds: Whether it is.
+        holds: Whether it is; None where so few runs cannot tell.
     """
 
     of: str
     name: str
     found: str
     target: str
-    holds: bool
+    holds: bool | None
 
 
 @dataclass(frozen=True)

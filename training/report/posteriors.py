@@ -125,20 +125,17 @@ def _summary(saved: SavedPosteriors, listed: Any) -> list[Table]:
         if not isinstance(quantiles, dict):
             return []
         for column in chosen:
-            cells = [_cell(found.get(name), column) for name in ("mean", "std")]
-            ends = [_cell(quantiles.get(level), column) for level in ("0.05", "0.95")]
-            told = [
-                _cell(found.get("ess_bulk"), column, "{:,.0f}"),
-                _cell(found.get("r_hat"), column),
-            ]
-            rows.append([str(index + 1), saved.names[column], *cells, " to ".join(ends), *told])
+            name = saved.names[column]
+            cells = [_cell(found.get(kind), name) for kind in ("mean", "std")]
+            ends = [_cell(quantiles.get(level), name) for level in ("0.05", "0.95")]
+            told = [_cell(found.get("ess_bulk"), name, "{:,.0f}"), _cell(found.get("r_hat"), name)]
+            rows.append([str(index + 1), name, *cells, " to ".join(ends), *told])
     head = ["observation", "of", "mean", "std", "90 % interval", "effective draws", "R-hat"]
     return [Table("Summary", head, rows, part_of(saved, saved.points.shape[2]))] if rows else []
 
 
-def _cell(values: Any, column: int, form: str = "{:.4g}") -> str:
-    known = isinstance(values, list) and column < len(values)
-    value = values[column] if known else None
+def _cell(values: Any, name: str, form: str = "{:.4g}") -> str:
+    value = values.get(name) if isinstance(values, dict) else None
     is_number = isinstance(value, int | float) and abs(value) < LARGEST
     return form.format(value).replace("-", "−") if is_number else "–"
 

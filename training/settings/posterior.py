@@ -11,7 +11,7 @@ import click
 from dnnlib.errors import UsageError
 from dnnlib.files import require_there
 from training import flow, inference, simulation
-from training.names import FEWEST_NEIGHBORS, MOST_DEBLURRED, NEIGHBORS
+from training.names import FEWEST_NEIGHBORS, FEWEST_RUNS, MOST_DEBLURRED, NEIGHBORS
 from training.settings.common import RunOptions, save_dir
 from training.settings.declared import Declared, option, options_of
 from training.settings.inference import (
@@ -250,7 +250,12 @@ class CheckSettings(CommonSettings):
     data_root: Path | None = option(
         type=FILE, unset="none", help="Data set that the network was not trained on, for data"
     )
-    runs: int = option(type=click.IntRange(min=20), default=1000, help="Truths to find again.")
+    runs: int = option(
+        type=click.IntRange(min=FEWEST_RUNS),
+        default=1000,
+        help="Truths to find again; if it is left out, all that the data set has to test, where "
+        "these are fewer.",
+    )
     level: float = option(
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
         default=0.01,
@@ -302,6 +307,24 @@ class CheckSettings(CommonSettings):
                 "draws of the flow are calibrated however wrong it is, as it has learned the "
                 "posterior itself: give --truth=data --data_root=SIMULATIONS"
             )
+
+    def for_data(self, subject: simulation.PosteriorSubject) -> CheckSettings:
+        """The same with no more runs than the data set has truths, unless their number was typed.
+
+        Raises:
+            UsageError: There is no data set, or it has too few truths for any check.
+            DataError: It is broken.
+        """
+        if self.truth != "data" or "runs" in self.given:
+            return self
+        there = subject.testable(self.data_root)
+        if there is None or there >= self.runs:
+            return self
+        if there < FEWEST_RUNS:
+            raise UsageError(
+                f"{self.data_root} has {there} truths to find again: a check needs {FEWEST_RUNS}"
+            )
+        return replace(self, runs=there)
 
     def learned_runs(
         self, subject: simulation.PosteriorSubject, observed: Tensor | None

@@ -7,7 +7,8 @@ numbers and the seed alone.
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -15,14 +16,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from dnnlib.errors import DataError
 from dnnlib.files import require_folder
 from dnnlib.logs import logger
 from torch_utils import distributed
+from torch_utils.results import open_arrays
 from training.inference.prior import Prior
 from training.inference.sampling import SamplingPlan
 from training.names import PARTICLES
+from training.simulation.waiting import progress
 
 GROUP = 64
 """Observations that are sampled side by side: enough to fill the calls of small networks."""
@@ -74,14 +77,43 @@ class Groups:
         require_folder(self.folder)
         groups = list(enumerate(self.places))
         mine = groups[distributed.rank() :: distributed.world_size()]
-        hidden = None if distributed.is_main() else True
-        found = 0
-        with tqdm(total=len(mine), desc="posteriors", unit="group", disable=hidden) as bar:
+        begun, found = f"Sampling {self.count:,} posteriors", 0
+        with progress(begun, "posteriors", len(mine), "group") as move:
             for index, places in mine:
-                found += work(index, places, self.path(index), Progress(bar))
+                found += work(index, places, self.path(index), Progress(move))
         distributed.barrier()
         if found and distributed.is_main():
             logger.info(f"{found} group(s) of {self.size} were there from a run that was cut short")
+
+    @contextmanager
+    def told_when_cut_short(self) -> Iterator[None]:
+        """Around what fills groups: if it ends early, it says what is kept and how to go on, and
+        removes folders with nothing in them."""
+        try:
+            yield
+        except BaseException:
+            if distributed.is_main():
+                self._tell_kept()
+            raise
+
+    def _tell_kept(self) -> None:
+        done = sum(len(places) for k, places in enumerate(self.places) if self._is_kept(k))
+        if done:
+            logger.warning(
+                f"Cut short: {done:,} of {self.count:,} posteriors are done and kept in "
+                f"{self.folder}. The same command goes on from there"
+            )
+        for folder in (self.folder, self.folder.parent):
+            with suppress(OSError):  # something is in it
+                folder.rmdir()
+
+    def _is_kept(self, index: int) -> bool:
+        """Whether the file of a group is there, and of this run."""
+        try:
+            with open_arrays(self.path(index)) as saved:
+                return str(saved.read("fingerprint")) == self.fingerprint
+        except DataError:
+            return False
 
     def remove(self) -> None:
         """Removes the folder, once the results are written."""
@@ -91,19 +123,19 @@ class Groups:
 
 
 class Progress:
-    """Moves a bar on by parts of a group, and to its end.
+    """Moves on by parts of a group, and to its end.
 
     Args:
-        bar: Of all groups.
+        move: Moves on by so many groups.
     """
 
-    def __init__(self, bar: Any):
-        self._bar, self._part = bar, 0.0
+    def __init__(self, move: Callable[[float], object]):
+        self._move, self._part = move, 0.0
 
     def __call__(self, part: float) -> None:
         part = min(part, 1 - self._part)
         self._part += part
-        self._bar.update(part)
+        self._move(part)
 
     def finish(self) -> None:
         self(1 - self._part)

@@ -11,12 +11,14 @@ from training.inference.amortized import SAMPLER
 from training.inference.samplers import twisted
 from training.inference.summary import Summary
 from training.measure.posterior.calibration import Calibration
-from training.measure.posterior.local import LocalCalibration
+from training.measure.posterior.local import LocalCalibration, is_local
 
 FAR = 6.0
 """Standard deviations from the prior beyond which an observation gets a warning."""
 LARGEST_ERROR = 0.005
 """How far the draws of components may put weights off."""
+MOST_LEAKED = 0.5
+"""Share of an observation's draws beyond bounds above which there is a warning."""
 SHOWN = (0.5, 0.8, 0.9, 0.95)
 MOST_LINES = 20
 """Of one kind, about observations."""
@@ -27,16 +29,16 @@ def warn_of_far(deviations: Tensor, names: Sequence[str]) -> None:
 
     Args:
         deviations: Of observed numbers ``[M, K]``, in standard deviations.
-        names: Of the numbers; empty where they have none.
+        names: What a sentence calls the numbers; empty where they have no names.
     """
     farthest = int(deviations.argmax())
     observation, number = divmod(farthest, deviations.shape[1])
-    name = f" ({names[number]})" if names else ""
+    name = names[number] if names else f"number {number + 1}"
     if deviations.flatten()[farthest] > FAR:
         logger.warning(
-            f"Warning: number {number + 1}{name} of observation {observation + 1} is "
-            f"{deviations.flatten()[farthest]:.3g} standard deviations from what the prior expects "
-            "of it: is it in the data's units?"
+            f"Warning: in observation {observation + 1}, {name} is "
+            f"{deviations.flatten()[farthest]:.3g} standard deviations from what the prior expects:"
+            " is it in the data's units? (Right ones can be so far where the data hardly vary.)"
         )
 
 
@@ -95,6 +97,12 @@ def _report_leaked(mean: float, largest: float) -> None:
     logger.info(
         f"Beyond bounds, and drawn anew: {mean:.2%} of draws, of one observation {largest:.2%}"
     )
+    if largest > MOST_LEAKED:
+        logger.warning(
+            "Warning: of that observation the flow puts most of its mass where nothing can be, and "
+            "its draws are only what is left within bounds: train with --bounded=map, which cannot "
+            "leave them"
+        )
 
 
 def report_mixture(found: dict[str, Any]) -> None:
@@ -139,7 +147,7 @@ def report_check(found: Calibration) -> None:
 
 
 def report_near(found: LocalCalibration, distances: Tensor, on_average: bool) -> None:
-    """Tells of each observation whether posteriors near it are calibrated.
+    """Tells of each observation whether posteriors near it are calibrated, where some are near.
 
     Args:
         found: What is to be told.
@@ -147,14 +155,21 @@ def report_near(found: LocalCalibration, distances: Tensor, on_average: bool) ->
         on_average: Whether posteriors are calibrated on average.
     """
     for place, test in enumerate(found.tests[:MOST_LINES]):
-        reach = f"{float(distances[place].max()):.2g} standard deviations"
-        near = f"in the {found.runs} simulations nearest to it, within {reach}"
+        reach = float(distances[place].max())
+        near, within = (
+            f"the {found.runs} simulations nearest to it",
+            f"{reach:.2g} standard deviations",
+        )
         p = f"{test.quantity}, p = {test.adjusted:.2g}"
-        if place not in found.failed:
-            told = f"no miscalibration seen {near} (smallest: {p})"
+        failed = place in found.failed
+        if not is_local(reach):
+            seen = f"posteriors are {test.tendency}" if failed else "no miscalibration was seen"
+            told = f"no local test, since {near} lie up to {within} away; among them {seen} ({p})"
+        elif not failed:
+            told = f"no miscalibration seen in {near}, within {within} (smallest: {p})"
         else:
             begun = "calibrated on average, but not here" if on_average else "not calibrated here"
-            told = f"{begun}: the posterior is {test.tendency} ({p}) {near}"
+            told = f"{begun}: the posterior is {test.tendency} ({p}) in {near}, within {within}"
         logger.info(f"Observation {place + 1}: {told}")
     if len(found.tests) > MOST_LINES:
         logger.info(

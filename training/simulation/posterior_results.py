@@ -12,7 +12,7 @@ from torch_utils import distributed
 from torch_utils.results import provenance, save_json
 from training.files.posterior import CHECK_FORMAT, save_values
 from training.measure.posterior.calibration import RunValues, calibrate
-from training.measure.posterior.local import LocalCalibration, calibrate_near
+from training.measure.posterior.local import LocalCalibration, calibrate_near, is_local
 from training.simulation.groups import Groups
 from training.simulation.learned_checks import Neighbors
 from training.simulation.posterior_reports import report_check, report_near
@@ -56,6 +56,7 @@ class NearObservations:
         told = self.found.summary()
         for place, one in enumerate(told["observations"]):
             one["distance"] = float(self.distances[place, -1])
+            one["local"] = is_local(one["distance"])
             one["surprise"] = None if self.surprise is None else float(self.surprise[place])
         return told
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,15 @@ class PosteriorSubject:
         return [] if self.table is None else self.table.conditions
 
     @property
+    def words(self) -> list[str]:
+        """What a sentence calls the coordinates: columns by name, pixels by their place from 1."""
+        if self.image_shape is None:
+            return list(self.names)
+        channels, *sides = (range(1, size + 1) for size in self.image_shape)
+        of = [f" of channel {number}" if len(channels) > 1 else "" for number in channels]
+        return [f"the pixel in row {y}, column {x}{c}" for c, y, x in product(of, *sides)]
+
+    @property
     def about(self) -> dict[str, Any]:
         """What files of draws say of the flow and its data."""
         return {
@@ -208,6 +218,20 @@ class PosteriorSubject:
         """How unlike the simulations conditions are; None where there are none, or it is not known
         of a network file of an earlier version."""
         return None if self.table is None else self.table.coordinates.surprise
+
+    def testable(self, data_root: Path | None) -> int | None:
+        """How many points a data set has that ``truths`` may draw; None of a toy, which has any.
+
+        Raises:
+            UsageError: The data set is missing.
+            DataError: It is broken.
+        """
+        if self.toy is not None:
+            return None
+        if self.table is not None:
+            return self.table.testable(required(data_root))
+        assert self.images is not None
+        return len(self.images.dataset(required(data_root), None, 0))
 
     def truths(self, data_root: Path | None, count: int, seed: int) -> Tensor:
         """Points ``[count, D]`` that the prior was not trained on, in the data's own units.

@@ -5,9 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from torch_utils import distributed
 from training.files.posterior_parts import load_part, save_part
 from training.inference.amortized import Amortized
 from training.inference.draws import WEIGHTED, Draws
@@ -17,6 +15,7 @@ from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.summary import Summary
 from training.inference.target import Target
 from training.simulation.groups import Groups, Progress
+from training.simulation.waiting import progress
 
 LATENTS = 2**16
 """Draws whose latents are made at once."""
@@ -70,11 +69,8 @@ def shared_pool(target: Target, plan: SamplingPlan) -> Pool | None:
     """The pool of all observations, made by all ranks together; None for a sampler without."""
     if plan.sampler not in ("auto", *WEIGHTED):
         return None
-    hidden = None if distributed.is_main() else True
-    with tqdm(total=plan.pool, desc="prior draws", unit="draw", disable=hidden) as bar:
-        return Pool.draw(
-            target, plan.pool, plan.seed, True, lambda part: bar.update(part * plan.pool)
-        )
+    with progress(f"Making {plan.pool:,} prior draws", "prior draws", plan.pool, "draw") as move:
+        return Pool.draw(target, plan.pool, plan.seed, True, lambda part: move(part * plan.pool))
 
 
 def latents_of(draws: Draws, prior: Prior) -> Tensor:

@@ -100,6 +100,10 @@ class TableFlow(TrainedFlow):
         """Times of a simulation, increasing ``[steps + 1]``."""
         return choice.settle(flow, solver, self.file)
 
+    def testable(self, path: Path) -> int:
+        """How many rows of a data set ``rows`` may draw. Raises DataError if it is broken."""
+        return len(_testable(load_table(path)))
+
     def rows(self, path: Path, count: int | None, seed: int) -> tuple[Tensor, Tensor]:
         """Rows of a data set, and their numbers: held-out ones, if there are some.
 

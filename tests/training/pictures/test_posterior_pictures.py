@@ -339,9 +339,14 @@ def test_ranks_of_chains_tell_them_apart(tmp_path: Path) -> None:
 
 
 def test_checks_say_their_verdict_and_color_what_leaves_its_band(tmp_path: Path) -> None:
-    good = SavedCheck.load(save_check(tmp_path))
+    good = SavedCheck.load(save_check(tmp_path, runs=1000))
+    few = SavedCheck.load(save_check(tmp_path))
     bad = SavedCheck.load(save_check(tmp_path, shift=0.4))
-    for saved, found in ((good, "no miscalibration seen"), (bad, "not calibrated")):
+    for saved, found in (
+        (good, "no miscalibration seen"),
+        (few, "too few runs to tell"),
+        (bad, "not calibrated"),
+    ):
         for figure in (draw_ranks(saved), draw_coverage(saved)):
             told = words(figure).replace(" | ", " ")
             assert f"Posterior of circles: {found}" in told

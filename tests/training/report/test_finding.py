@@ -79,7 +79,7 @@ def test_points_are_a_subsample_of_the_file_by_their_seed(tmp_path: Path) -> Non
     assert chosen[0] == chosen[1] != chosen[2]
 
 
-def results_of(section: Section) -> dict[str, tuple[str, bool]]:
+def results_of(section: Section) -> dict[str, tuple[str, bool | None]]:
     return {result.name: (result.found, result.holds) for result in section.results}
 
 
@@ -96,6 +96,22 @@ def test_headline_numbers_are_those_of_the_files(tmp_path: Path) -> None:
     files.save_simulation(tmp_path, "melt", xs_es=np.full((files.SAVED, 30, 2), 0.3))
     (section,) = found_in([tmp_path], CHOICE).sections
     assert results_of(section)["latent variances"][1] is False
+
+
+def test_a_check_is_ticked_only_if_its_runs_would_have_seen_a_large_error(tmp_path: Path) -> None:
+    for runs, shift, others, ranks in (
+        (1000, 0.0, True, True),
+        (60, 0.0, None, None),
+        (60, 0.4, None, False),
+    ):
+        path = files.save_check(tmp_path, runs=runs, shift=shift)
+        (section,) = found_in([path], CHOICE).sections
+        found = results_of(section)
+        assert found.pop("ranks of truths")[1] is ranks
+        del found["expected coverage, central intervals"]  # follows from them
+        for told, holds in found.values():
+            assert holds is others
+            assert ("too few runs to tell" in told) == (others is None)
 
 
 def test_what_ran_is_told_by_its_parameters(tmp_path: Path) -> None:
@@ -120,7 +136,7 @@ WILD: tuple[object, ...] = (None, [], {}, "text", math.inf, 10**400, [[]], {"a":
 def test_wild_parameters_stop_nothing(tmp_path: Path) -> None:
     melt = files.save_simulation(tmp_path, "melt", image_index=np.full(30, 1e30))
     path = melt.with_name("circles_PRRto1D_exact_sim_params.json")
-    listed = [{"mean": [10**400], "quantiles": {"0.05": 3}, "ess_bulk": ["many"]}]
+    listed = [{"mean": {"x1": 10**400}, "quantiles": {"0.05": 3}, "ess_bulk": {"x1": "many"}}]
     whole: dict[str, object] = {
         **{"format": "inflationary-flows simulations 1", "command": ["a"], "options": {"seed": 1}},
         **{"seconds": 1, "simulations": {"roundtrip": {"rms_error": 1}}, "libraries": {"a": "1"}},

@@ -14,3 +14,5 @@ def test_images_that_are_called_after_a_toy_are_images(tmp_path: Path) -> None:
     assert subject.toy is None
     assert subject.images is not None
     assert subject.image_shape == (1, 8, 8)
+    # As a sentence calls them: the 52nd number.
+    assert subject.words[51] == "the pixel in row 7, column 4"

@@ -33,7 +33,7 @@ from training.measure.posterior.ranks import (
     uniformity,
 )
 from training.measure.posterior.tarp import reference_points, tarp_values
-from training.measure.posterior.verdicts import holm, verdict
+from training.measure.posterior.verdicts import LARGE, detectable, holm, verdict
 
 BALLS, DENSEST = "TARP", "highest-density regions"
 
@@ -176,8 +176,18 @@ class Calibration:
         return min(self.adjusted.values()) >= self.level
 
     @property
+    def detectable(self) -> float:
+        """The error of coverage, in percentage points, that is seen in 90 % of such checks."""
+        return 100 * detectable(self.level, len(self.adjusted), self.runs)
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether so many runs would have seen a large error."""
+        return self.detectable <= 100 * LARGE
+
+    @property
     def verdict(self) -> str:
-        """What fails, in one sentence."""
+        """What fails, in one sentence, or how large an error would have been seen."""
         return verdict(self.adjusted, self.level, self.runs)
 
     def summary(self) -> dict[str, Any]:
@@ -188,6 +198,7 @@ class Calibration:
         return leaked | {
             "verdict": self.verdict,
             "passed": self.passed,
+            "detectable": self.detectable,
             "level": self.level,
             "runs": self.runs,
             "quantities": list(self.names),

@@ -21,6 +21,9 @@ from training.measure.posterior.coverage import central_values
 from training.measure.posterior.ranks import ks_p_values
 from training.measure.posterior.verdicts import holm
 
+FARTHEST = 1.0
+"""Standard deviations up to which runs are near an observation."""
+
 
 @dataclass(frozen=True)
 class LocalTest:
@@ -65,6 +68,15 @@ class LocalCalibration:
         """Plain numbers and lists, as a JSON file takes them."""
         listed = [{"passed": t.adjusted >= self.level, **asdict(t)} for t in self.tests]
         return {"passed": not self.failed, "neighbors": self.runs, "observations": listed}
+
+
+def is_local(distance: float) -> bool:
+    """Whether a test says something of an observation itself.
+
+    Args:
+        distance: Of the farthest run, in standard deviations.
+    """
+    return distance <= FARTHEST
 
 
 def calibrate_near(values: RunValues, neighbors: Tensor, level: float = 0.01) -> LocalCalibration:

@@ -1,12 +1,26 @@
-"""One verdict of many tests, with their number accounted for."""
+"""One verdict of many tests, with their number accounted for, and what they could have seen.
+
+A test of Kolmogorov and Smirnov fails at level a where an empirical distribution function of R
+values is more than c from the uniform one, ``P(D > c) = a``; of K tests, the first that fails by
+Holm has ``a = level / K``. If the true one is off by d anywhere, the empirical one there has a
+standard deviation of at most ``1 / (2 sqrt(R))``, and so the test fails with a probability of at
+least ``Phi(2 sqrt(R) (d - c))`` (Massey 1950, "A note on the power of a non-parametric test").
+"""
 
 from collections.abc import Mapping
+from statistics import NormalDist
 
 import torch
+from scipy.stats import kstwo
 
 from dnnlib.errors import DataError
 
 NAMED_FAILURES = 3
+SEEN = 0.9
+"""How often an error is seen that tests are said to see."""
+LARGE = 0.1
+"""An error of coverage that a check must be able to see: that of a Gaussian posterior which is a
+fifth too narrow."""
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -32,8 +46,20 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: by_name[name] for name in p_values}
 
 
+def detectable(level: float, tests: int, runs: int) -> float:
+    """The error of coverage, a fraction of 1, that is seen in ``SEEN`` of all checks or more.
+
+    Args:
+        level: Of all tests together.
+        tests: Their number, which is accounted for.
+        runs: R.
+    """
+    farthest = float(kstwo.isf(level / tests, runs))
+    return min(1.0, farthest + NormalDist().inv_cdf(SEEN) / (2 * runs**0.5))
+
+
 def verdict(adjusted: Mapping[str, float], level: float, runs: int) -> str:
-    """One sentence: which tests fail, the clearest first, or that none does.
+    """Which tests fail, the clearest first; or that none does, and what they could have seen.
 
     Args:
         adjusted: P-values by what was tested, such as "ranks of x1", their number accounted for.
@@ -54,7 +80,7 @@ def verdict(adjusted: Mapping[str, float], level: float, runs: int) -> str:
         smallest = f" (smallest: {names[0]}, p = {least:.2g})" if least < 1 else ""
         return (
             f"No miscalibration seen in {many} of {runs} runs at level {level:g}, their number "
-            f"accounted for{smallest}."
+            f"accounted for{smallest}. {_seen(detectable(level, len(adjusted), runs))}"
         )
     shown = [f"{name} (p = {adjusted[name]:.2g})" for name in failures[:NAMED_FAILURES]]
     more = len(failures) - len(shown)
@@ -63,3 +89,12 @@ def verdict(adjusted: Mapping[str, float], level: float, runs: int) -> str:
         f"Not calibrated: {listed} failed, of {many} of {runs} runs at level {level:g}, their "
         "number accounted for."
     )
+
+
+def _seen(error: float) -> str:
+    """How large an error would have been seen, in words."""
+    large = f"one of {100 * error:.0f} points of coverage or more"
+    often = f"would have been seen in {SEEN:.0%} of cases".replace("%", " %")
+    if error <= LARGE:
+        return f"{large[0].upper()}{large[1:]} {often}."
+    return f"Too few runs to tell: only {large} {often}."

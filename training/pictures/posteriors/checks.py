@@ -179,7 +179,8 @@ def _page(
     saved: SavedCheck, count: int, across: int, size: tuple[float, float], note: str
 ) -> tuple[Figure, np.ndarray]:
     lines = textwrap.wrap(saved.found.verdict, LINE_LETTERS)
-    found = "no miscalibration seen" if saved.found.passed else "not calibrated"
+    right = "no miscalibration seen" if saved.found.conclusive else "too few runs to tell"
+    found = right if saved.found.passed else "not calibrated"
     verdict_height = look.LINE_HEIGHT * len(lines)
     figure, places = look.panel_page(
         -(-count // across),

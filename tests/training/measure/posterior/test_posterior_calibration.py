@@ -13,7 +13,8 @@ from training.measure.posterior.calibration import (
     calibrate,
     run_values,
 )
-from training.measure.posterior.verdicts import holm, verdict
+from training.measure.posterior.ranks import ks_p_values
+from training.measure.posterior.verdicts import detectable, holm, verdict
 
 
 def gaussian_values(
@@ -150,3 +151,20 @@ def test_a_verdict_names_what_fails_the_clearest_first() -> None:
     assert verdict({"a": 0.01}, 0.01, 100).startswith("No miscalibration seen in one test")
     with pytest.raises(DataError, match="nothing was tested"):
         verdict({}, 0.01, 100)
+
+
+def test_a_verdict_says_how_large_an_error_the_runs_would_have_seen() -> None:
+    few, many = (verdict({"a": 0.5}, 0.01, runs) for runs in (34, 1000))
+    said = " of 38 points of coverage or more would have been seen in 90 % of cases."
+    assert few.endswith(f". Too few runs to tell: only one{said}")
+    assert many.endswith(f". One{said.replace('38', '7')}")
+
+
+def test_errors_are_seen_as_often_as_the_verdict_says() -> None:
+    runs, level, tests, checks = 100, 0.01, 5, 1000
+    error = detectable(level, tests, runs)
+    # Off by this error where half of the truths lie below, and by less anywhere else.
+    values = torch.rand(runs, checks, generator=seeded(), dtype=torch.float64)
+    moved = (values >= 0.5 - error) & (values < 0.5)
+    seen = ks_p_values(torch.where(moved, 0.5 - error, values)) < level / tests
+    assert 0.88 < float(seen.double().mean()) < 0.95
