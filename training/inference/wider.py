@@ -2,8 +2,8 @@
 
 What a sampler has left out has no draw, and so no weight that could tell. So a mixture is fitted to
 the draws of each chain, in the flat states of ``samplers.annealing``, and made wider; fresh draws
-of it are weighted by the flow's own density and the likelihood. Where the sampler is right, they
-have its means and standard deviations. It sees widths and tails, and modes near those that were
+of it are weighted by the flow's own density, at twice the steps, and the likelihood. Where sampler
+and steps are right, they have its means and standard deviations. It sees widths and tails, and modes near those that were
 found; of modes that are far from all draws it knows nothing: chains that do not agree tell of
 these.
 """
@@ -54,6 +54,9 @@ def tested(target: Target, draws: Draws, seeds: Tensor) -> Draws:
 
 def _tested(target: Target, draws: Draws, seeds: Tensor) -> dict[str, Tensor]:
     chains, size = draws.points.shape[1:3]
+    prior = target.prior
+    finer = prior.flow.times(2 * (len(prior.times) - 1))
+    target = target.with_prior(replace(prior, times=finer))
     own = torch.tensor([hash_seed(int(seed), Stream.REFINING) for seed in seeds])
     swarm = Swarm(target, own, chains)
     rows = torch.arange(min(FITTED, size), device=target.device) * size // min(FITTED, size)

@@ -1,5 +1,6 @@
 """Which sampler ``auto`` takes, when posteriors have converged, and an independent library."""
 
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -32,12 +33,10 @@ def masked(dim: int, noise: float, observed: Tensor, deblurred: bool = False) ->
     return problem(gaussian_prior(dim, deblurred), likelihood, observed)
 
 
-def test_auto_refines_a_pool_that_is_not_enough_and_anneals_where_it_is_worth_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_auto_refines_a_pool_that_is_not_enough_and_anneals_where_it_is_worth_nothing() -> None:
     observed = double([[0.3], [5.5], [-1.5]])  # the second is far out
-    which, few = masked(2, 0.3, observed), {**FEW, "draws": 50, "pool": 2**14}
-    monkeypatch.setattr(sampling, "CONTENT", 3000)
+    which, few = masked(2, 0.3, observed), {**FEW, "draws": 50, "pool": 2**15}
+    which = replace(which, target=replace(which.target, rows=256))
     draws = drawn(which, "auto", **few)
     assert draws.sampler == ["pool", "annealed", "refined"]
     for index, sampler in enumerate(draws.sampler):
@@ -45,7 +44,7 @@ def test_auto_refines_a_pool_that_is_not_enough_and_anneals_where_it_is_worth_no
         assert torch.equal(draws.points[index], alone.points[0])
     worth = draws.stats["effective_size"]
     pool = drawn(which, "pool", **few).stats["effective_size"]
-    assert worth[0] == pool[0] > 3000 > pool[2] > sampling.DEFENDED > pool[1]
+    assert worth[0] == pool[0] > sampling.CONTENT > pool[2] > sampling.DEFENDED > pool[1]
     # Calls of what was tried first count. What rests on a good pool is not tested further.
     assert draws.calls[0] < draws.calls[2] < draws.calls[1]
     assert draws.stats["test"].isnan().tolist() == [True, False, True]

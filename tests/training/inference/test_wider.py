@@ -5,9 +5,9 @@ import torch
 
 from tests.support.draws import double, normal
 from tests.support.posteriors import affine, gaussian_prior, posterior, problem
+from training.inference import wider
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian
-from training.inference.wider import FEWEST_WORTH, tested
 
 
 @pytest.mark.parametrize("dim", [2, 8])
@@ -19,6 +19,7 @@ def test_draws_that_are_too_narrow_or_beside_fail(
 ) -> None:
     likelihood, observed = Gaussian(double(0.05), torch.tensor([0])), double([[0.3]])
     which = problem(gaussian_prior(dim), likelihood, observed)
+    which.target.rows = 256
     mean, covariance = posterior(which.coarse, likelihood, observed)
     root = torch.linalg.cholesky(covariance)
     noise = narrower * normal(4 * 500, dim)
@@ -28,8 +29,8 @@ def test_draws_that_are_too_narrow_or_beside_fail(
     shape = (1, 4, 500)
     found = likelihood.log_prob(points, observed.expand(len(points), -1)).view(shape)
     draws = Draws(w.view(*shape, -1), points.view(*shape, -1), found, ["hmc"], torch.zeros(1))
-    told = tested(which.target, draws, torch.tensor([7]))
-    assert told.stats["test_worth"] > FEWEST_WORTH
+    told = wider.tested(which.target, draws, torch.tensor([7]))
+    assert told.stats["test_worth"] > wider.FEWEST_WORTH
     assert bool(told.stats["test"] <= 1) == passes
     assert told.calls > 0
     assert torch.equal(told.points, draws.points)

@@ -41,6 +41,7 @@ from training.inference.summary import ERRORS, STD_OFF
 from training.inference.target import Placed, Target
 from training.inference.weights import (
     largest_exponent,
+    require_some,
     systematic,
     tempered,
     weighted_picks,
@@ -127,6 +128,7 @@ def _start(swarm: "Swarm", pool: Pool) -> tuple[Tensor, Tensor, Tensor]:
     and the exponents ``[G]`` of the weights."""
     target, chains = swarm.target, swarm.chains
     found = pool.log_weights(target, slice(None))
+    require_some(found)
     size = found.shape[1] // chains
     shares = found[:, : size * chains].view(-1, chains, size)
     some = bool((shares.amax(dim=2) > -torch.inf).all())

@@ -31,7 +31,7 @@ from training.inference.target import Target
 from training.inference.weights import require_some, systematic, tempered, weighted_picks, z_order
 from training.measure.posterior.importance import effective_size, smoothed_weights
 
-DRAWN = (512, 1024)
+DRAWN = (512, 2048)
 """Points of each round, n_t."""
 AGAIN, FEWEST = (512, 512, 512, 512, 512, 1024), 1000
 """The rounds of those observations whose draws would be worth fewer than this after DRAWN."""

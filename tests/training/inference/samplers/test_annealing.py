@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from torch import Tensor
 
-from tests.support.draws import double, normal
-from tests.support.flows import exact_flow
+from tests.support.draws import double, normal, seeded
+from tests.support.flows import Bumps, exact_flow
 from tests.support.posteriors import assert_moments, drawn, gaussian_prior, posterior, problem
 from training.flow.solvers import get_solver
 from training.inference import proposals
+from training.inference.draws import Draws
 from training.inference.exact import ExactPosterior
 from training.inference.likelihoods import Gaussian
 from training.inference.prior import Prior
@@ -18,25 +20,38 @@ from training.inference.target import Target
 from training.inference.weights import weighted_picks, z_order
 
 
-@pytest.mark.parametrize("deblurred", [False, True])
-def test_narrow_posteriors_are_as_wide_as_they_should_be(deblurred: bool) -> None:
-    """Two of three coordinates are seen with noise of a tenth of the first time's, or half of it:
-    in latents that is a thin curved thread with two parts."""
+def sampled(observed: Tensor, noise: float, deblurred: bool) -> tuple[Draws, ExactPosterior]:
+    """Draws given the first two of three coordinates of bumps, and the exact posterior."""
     toy, flow = exact_flow("bumps3", gamma0=1e-4)
-    likelihood = Gaussian(double(5e-3 if deblurred else 1e-3), torch.tensor([0, 1]))
-    weights, means, covariance, _ = toy.mixture
-    observed = (0.5 * means[:1] + 0.5 * means[1:2])[:, :2]
+    likelihood = Gaussian(double(noise), torch.tensor([0, 1]))
     prior = Prior(flow, flow.times(24), get_solver("exp_ab2", 1e-6, 1e-6), deblurred)
     target = Target(prior, likelihood, observed, 256)
-    draws = sample_posteriors(Problem(target, prior, [0]), SamplingPlan(pool=2**14))
-    blur = 0 if deblurred else 1e-4
-    noisy = covariance + blur * torch.eye(3).double()
-    exact = ExactPosterior.of(weights, means, noisy, likelihood, observed)
-    summary = Summary.of(draws, 2**14)
+    draws = sample_posteriors(Problem(target, prior, [0]), SamplingPlan(pool=2**13))
+    weights, means, covariance, _ = toy.mixture
+    noisy = covariance + (0 if deblurred else 1e-4) * torch.eye(3).double()
+    return draws, ExactPosterior.of(weights, means, noisy, likelihood, observed)
+
+
+@pytest.mark.parametrize(("noise", "deblurred"), [(1e-3, False), (5e-3, True)])
+def test_narrow_posteriors_are_as_wide_as_they_should_be(noise: float, deblurred: bool) -> None:
+    """The noise is a tenth of the first time's, or half: among latents that is a thin curved
+    thread."""
+    observed = Bumps(3).sample(1, seeded(4))[:, :2]
+    draws, exact = sampled(observed, noise, deblurred)
+    summary = Summary.of(draws, 2**13)
     assert draws.sampler == ["annealed"]
     assert summary.converged.all()
     assert ((summary.std / exact.std).log().abs() < 0.05).all()
     assert ((summary.mean - exact.mean).abs() < 0.1 * exact.std).all()
+
+
+def test_where_steps_are_too_few_the_test_fails() -> None:
+    """Between two bumps, ten of their widths from each, the flow is not integrated well."""
+    observed = Bumps(3).mixture.means[:2, :2].mean(dim=0, keepdim=True)
+    draws, exact = sampled(observed, 5e-3, False)
+    summary = Summary.of(draws, 2**13)
+    assert ((summary.std / exact.std).log().abs() > 0.2).any()
+    assert not summary.converged.any()
 
 
 def test_clean_points_are_drawn_with_the_variables_behind_them() -> None:
@@ -70,9 +85,7 @@ def test_picks_along_a_curve_keep_moments_that_random_ones_lose() -> None:
     assert ranked.sort().values.tolist() == [list(range(4000))]
     error = {}
     for name, order in (("curve", ranked), ("none", torch.arange(4000)[None])):
-        picked = [
-            rows[0, weighted_picks(equal, torch.tensor([k]), 200, order)[0]] for k in range(50)
-        ]
-        means = torch.stack([part.mean(dim=0) for part in picked])
+        picks = [weighted_picks(equal, torch.tensor([seed]), 200, order)[0] for seed in range(50)]
+        means = torch.stack([rows[0, each].mean(dim=0) for each in picks])
         error[name] = float((means - rows[0].mean(dim=0)).square().mean().sqrt())
     assert error["curve"] < error["none"] / 3
