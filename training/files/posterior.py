@@ -29,6 +29,7 @@ def overview(
     names: Sequence[str],
     surprise: Tensor | None = None,
     truth: Tensor | None = None,
+    blur: Tensor | None = None,
 ) -> dict[str, Any]:
     """What the JSON says of all posteriors, and of each if they are few.
 
@@ -39,6 +40,8 @@ def overview(
         surprise: How unlike the simulations each observation is ``[M]``, in nats; None where there
             are none, or it is not known.
         truth: What the observations are of ``[M, D]``; None where it is not known.
+        blur: Standard deviations ``[M, D]`` of the noise of the first time, in the data's units;
+            None of clean points, and where it was not looked at.
     """
     r_hat, bulk = summary.r_hat, summary.ess_bulk
     known = r_hat[~r_hat.isnan()]
@@ -70,6 +73,8 @@ def overview(
         ]
         for index, nats in enumerate([] if surprise is None else surprise):
             found["posteriors"][index]["surprise"] = _number(nats)
+        for index, noise in enumerate([] if blur is None else blur):
+            found["posteriors"][index]["blur"] = dict(zip(names, noise.tolist(), strict=True))
     return found
 
 
@@ -85,6 +90,7 @@ def _listed(draws: Draws, summary: Summary, names: Sequence[str], index: int) ->
     return {
         "sampler": draws.sampler[index],
         "converged": bool(summary.converged[index]),
+        "not_converged_since": summary.reasons(index),
         **{kind: by_name(getattr(summary, kind)) for kind in kinds},
         "quantiles": quantiles,
         "statistics": stats,

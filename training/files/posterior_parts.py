@@ -13,7 +13,7 @@ import torch
 from dnnlib.errors import DataError
 from torch_utils.results import load_arrays, save_arrays
 from training.inference.draws import Draws
-from training.inference.summary import LEVELS, Summary
+from training.inference.summary import LEVELS, REASONS, Summary
 
 STAT, SUMMARY = "stat_", "summary_"
 """How names of arrays begin that a sampler's statistics have, and a summary's."""
@@ -71,10 +71,11 @@ def _check(path: Path, arrays: Mapping[str, np.ndarray], sampler: np.ndarray) ->
     shapes = {"w": (*points.shape[:3], arrays["w"].shape[3]), "points": points.shape}
     shapes |= {"log_likelihood": points.shape[:3], "calls": (count,)}
     shapes |= {DENSITY: points.shape[:3]}
-    shapes |= {f"{SUMMARY}quantiles": (count, dim, len(LEVELS)), f"{SUMMARY}converged": (count,)}
+    shapes |= {f"{SUMMARY}quantiles": (count, dim, len(LEVELS))}
+    shapes |= {f"{SUMMARY}failed": (count, len(REASONS))}
     for name, values in arrays.items():
         wanted = shapes.get(name, (count, dim) if name.startswith(SUMMARY) else (count,))
-        kind = "b" if name == f"{SUMMARY}converged" else "f"
+        kind = "b" if name == f"{SUMMARY}failed" else "f"
         if values.shape != wanted or values.dtype.kind != kind or not values.dtype.isnative:
             raise _broken(path, f"'{name}' is not of {list(wanted)} numbers")
     if sampler.shape != (count,):

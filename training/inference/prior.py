@@ -34,7 +34,7 @@ from training.names import MOST_DEBLURRED
 
 TURNS = 40
 """Of the fixed point that undoes a last step: it is twice as near after each."""
-MOMENT_DRAWS = 2**12
+MOMENT_DRAWS, BLUR_DRAWS = 2**12, 2**8
 
 
 class Generated(NamedTuple):
@@ -244,6 +244,18 @@ class Prior:
         """The unscaled states ``[N, D]`` at the first time that points ``[N, D]`` are: the inverse
         of ``of_states``."""
         return self._given(conditions).to_eigen((points - self.origin) * self.unit)
+
+    def blur(self, points: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
+        """Standard deviations ``[N, D]`` of the noise of the first time about points ``[N, D]``, in
+        the user's units."""
+        generator = torch.Generator().manual_seed(0)
+        dim = self.flow.basis.dim
+        normal = torch.randn(BLUR_DRAWS, dim, generator=generator, dtype=torch.float64)
+        noise = self.flow.schedule.noise_variance(self.times[0]).double().sqrt()
+        states = self.to_states(points, conditions)[:, None] + noise * normal.to(noise.device)
+        given = {k: v.repeat_interleave(BLUR_DRAWS, dim=0) for k, v in (conditions or {}).items()}
+        noisy = self.of_states(states.flatten(0, 1), given).view_as(states)
+        return noisy.std(dim=1)
 
     def behind(
         self, states: Tensor, conditions: dict[str, Tensor] | None = None

@@ -91,10 +91,14 @@ class Proposal:
         return Proposal(shares, mean, torch.linalg.cholesky(spread))
 
     def evened(self) -> "Proposal":
-        """The mixture with shares as their square roots are: what is rare, but far from the rest,
-        counts for more in moments than in draws."""
-        shares = self.shares.sqrt()
-        return Proposal(shares / shares.sum(dim=1, keepdim=True), self.mean, self.root)
+        """The mixture with more of what is rare but far out: shares as the roots of what their
+        components have in a second moment, which draws are to tell as well as they do means."""
+        shares = self.shares[..., None]
+        center = (shares * self.mean).sum(dim=1, keepdim=True)
+        square = (self.mean - center).square() + self.root.square().sum(dim=3)
+        apart = (square / (shares * square).sum(dim=1, keepdim=True)).amax(dim=2)
+        weight = (self.shares * apart).sqrt()
+        return Proposal(weight / weight.sum(dim=1, keepdim=True), self.mean, self.root)
 
     def wider(self, factor: float, share: float = 1.0) -> "Proposal":
         """The mixture with a share of each component wider by a factor."""

@@ -30,6 +30,17 @@ RULE = (
 )
 
 
+REASONS = {
+    "worth": "its draws are worth too few: give more --draws, or a larger --pool or --particles",
+    "chains": "its chains do not agree: give more --draws or --warmup, or another --sampler",
+    "test": "fresh draws of wider proposals, at twice the steps, differ from its draws, or cannot "
+    "tell: give another --sampler, or a larger --n_iters",
+    "tail": "a few draws have nearly all the weight: give a larger --pool, or another --sampler",
+    "steps": "chains ran on a flow that is too coarse: give a larger --chain_n_iters",
+}
+"""Why posteriors have not converged, and what to do, by the part of ``RULE`` that failed."""
+
+
 @dataclass(frozen=True)
 class Summary:
     """Of M posteriors in D coordinates, float64, on the CPU.
@@ -45,7 +56,7 @@ class Summary:
         ess_tail: Effective draws for the 5 and 95 % quantiles, ``[M, D]``.
         mcse_mean: Monte Carlo standard error of the mean, ``[M, D]``.
         mcse_std: That of the standard deviation, ``[M, D]``.
-        converged: ``[M]``, by ``RULE``.
+        failed: Which of ``REASONS`` there are against each, ``[M, R]``.
     """
 
     mean: Tensor
@@ -56,7 +67,16 @@ class Summary:
     ess_tail: Tensor
     mcse_mean: Tensor
     mcse_std: Tensor
-    converged: Tensor
+    failed: Tensor
+
+    @property
+    def converged(self) -> Tensor:
+        """``[M]``, by ``RULE``."""
+        return ~self.failed.any(dim=1)
+
+    def reasons(self, index: int) -> list[str]:
+        """The names of the reasons against one posterior."""
+        return [name for name, bad in zip(REASONS, self.failed[index], strict=True) if bad]
 
     @classmethod
     def of(cls, draws: Draws, pool: int) -> "Summary":
@@ -104,28 +124,28 @@ def _of_one(draws: Draws, index: int, pool: int) -> tuple[Tensor, ...]:
         errors = _errors(flat, std, worth)
     else:
         bulk, tail, errors = found.ess_bulk, found.ess_tail, (found.mcse_mean, found.mcse_std)
+    failed = dict.fromkeys(REASONS, False)
     measured = (*common, r_hat, bulk, tail, *errors)
     if name == SAMPLER and not weighted:
-        return (*measured, torch.tensor(True))
+        return (*measured, torch.tensor(list(failed.values())))
     few = points.shape[2] <= MOST_TESTED and name != SAMPLER
-    # What was not tested is not a number; what a test could not tell is infinite.
-    converged = ~(stats.get("test", nan.sum()) > 1)
     if few:
         exact = (ERRORS * errors[0] <= MEAN_OFF * std) & (ERRORS * errors[1] <= STD_OFF * std)
-        converged &= (exact | (std == 0)).all()
+        failed["worth"] = not (exact | (std == 0)).all()
     else:
-        converged &= (bulk >= FEWEST_OF_MANY).all()
+        failed["worth"] = not (bulk >= FEWEST_OF_MANY).all()
     if found is not None:
         # A coordinate that does not vary has no R-hat, and nothing in it that could differ; but
         # chains that never moved have not converged.
         moved = (draws.w[index].std(dim=1) > 0).any(dim=1).all().cpu()
         largest = LARGEST_R_HAT if few else LARGEST_OF_MANY
-        converged &= ((r_hat <= largest) | ((std == 0) & moved)).all()
-    if weighted:
-        converged &= stats["pareto_k"] <= k_threshold(pool)
-    # Of chains alone, and not a number of others.
-    converged &= ~(stats.get("fine_k", nan.sum()) > k_threshold(max(len(flat), 2)))
-    return (*measured, converged)
+        failed["chains"] = not ((r_hat <= largest) | ((std == 0) & moved)).all()
+    # What was not tested is not a number, nor what chains alone have; what a test could not tell is
+    # infinite.
+    failed["test"] = bool(stats.get("test", nan.sum()) > 1)
+    failed["tail"] = weighted and not stats["pareto_k"] <= k_threshold(pool)
+    failed["steps"] = bool(stats.get("fine_k", nan.sum()) > k_threshold(max(len(flat), 2)))
+    return (*measured, torch.tensor([bool(bad) for bad in failed.values()]))
 
 
 def _errors(points: Tensor, std: Tensor, worth: Tensor) -> tuple[Tensor, Tensor]:

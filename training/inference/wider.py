@@ -3,9 +3,9 @@
 What a sampler has left out has no draw, and so no weight that could tell. So a mixture is fitted to
 the draws of each chain, in the flat states of ``samplers.annealing``, and made wider; fresh draws
 of it are weighted by the flow's own density, at twice the steps, and the likelihood. Where sampler
-and steps are right, they have its means and standard deviations. It sees widths and tails, and modes near those that were
-found; of modes that are far from all draws it knows nothing: chains that do not agree tell of
-these.
+and steps are right, they have its means and standard deviations. It sees widths and tails, and
+modes near those that were found; of modes that are far from all draws it knows nothing: chains that
+do not agree tell of these.
 """
 
 from dataclasses import replace

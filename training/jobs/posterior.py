@@ -107,12 +107,14 @@ def sample(settings: SampleSettings) -> int:
             truth,
             said.stats.get("effective_size"),
         )
-        found = overview(said, summary, subject.names, nats, truth)
+        blur = blur_of(subject, fine, likelihood, summary, labels)
+        found = overview(said, summary, subject.names, nats, truth, blur)
         if labels is not None and subject.condition_names:
             found["surprise"] = told_surprise(subject, nats)
         write_numbers(numbers_file, FORMAT, began, {**about, "rule": RULE, **found})
         groups.remove()
-        report_draws(found, summary)
+        shown_names = [] if subject.images else list(subject.names)
+        report_draws(found, summary, shown_names, blur)
         report_files(numbers_file, draws_file, began)
         missed = int((~summary.converged).sum())
         return NOT_CONVERGED if missed and settings.strict else 0
@@ -264,6 +266,22 @@ def sample_observed(
     if subject.images or not distributed.is_main():
         return None
     return prior_draws(target, PRIOR_DRAWS, plan.seed)
+
+
+def blur_of(
+    subject: PosteriorSubject,
+    prior: Prior,
+    likelihood: Likelihood | None,
+    summary: Summary,
+    labels: Tensor | None,
+) -> Tensor | None:
+    """What points at the means of posteriors have of the noise of the first time ``[M, D]``; None
+    where draws are clean or sharpened, and of images."""
+    if prior.deblurred or likelihood is None or subject.images:
+        return None
+    device = prior.flow.device
+    given = None if labels is None else {"labels": labels.to(device)}
+    return prior.blur(summary.mean.to(device), given).cpu()
 
 
 def sample_given(

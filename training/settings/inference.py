@@ -11,7 +11,16 @@ from dnnlib.errors import UsageError
 from dnnlib.files import require_there
 from training import files, flow, inference, simulation
 from training.files.noise import noise_numbers
-from training.names import HALVES, IMAGE_POOL, PARTICLES, SAMPLERS, TOY_NAMES, TOY_POOL, WARMUP
+from training.names import (
+    HALVES,
+    IMAGE_POOL,
+    MOST_TESTED,
+    PARTICLES,
+    SAMPLERS,
+    TOY_NAMES,
+    TOY_POOL,
+    WARMUP,
+)
 from training.settings.common import seed
 from training.settings.declared import Declared, option
 from training.settings.latents import latent_choice
@@ -204,9 +213,10 @@ class SamplerOptions(Declared):
     sampler: str = option(
         type=choice(SAMPLERS),
         default="auto",
-        help="auto takes a pool of prior draws where that is enough; in few dimensions it refines "
-        "the pool where it is not, and goes on to smc; in many it goes on to twisted if the noise "
-        "is Gaussian, else to hmc, or to elliptical without gradients.",
+        help="auto takes a pool of prior draws where that is enough; in up to "
+        f"{MOST_TESTED} dimensions it refines the pool where it is not, and anneals populations "
+        "where posteriors are narrower; in more it goes on to twisted if the noise is Gaussian, "
+        "else to hmc, or to elliptical without gradients.",
     )
     chains: int = option(type=COUNT, default=4, help="Chains of each observation.")
     draws: int | None = option(

@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dnnlib.logs import logger
 from training.flow.coordinates.surprise import MOST_CONDITIONS, Surprise
 from training.inference.amortized import SAMPLER
-from training.inference.samplers import twisted
-from training.inference.summary import Summary
+from training.inference.summary import LEVELS, REASONS, Summary
 from training.measure.posterior.calibration import Calibration
 from training.measure.posterior.local import LocalCalibration, is_local
+from training.names import MOST_DEBLURRED
 
 FAR = 6.0
 """Standard deviations from the prior beyond which an observation gets a warning."""
@@ -20,6 +21,11 @@ LARGEST_ERROR = 0.005
 MOST_LEAKED = 0.5
 """Share of an observation's draws beyond bounds above which there is a warning."""
 SHOWN = (0.5, 0.8, 0.9, 0.95)
+MOST_SHOWN, MOST_COLUMNS = 5, 8
+"""Posteriors and columns of which means and intervals are told."""
+MOST_BLUR = 0.3
+"""Of a posterior's standard deviation, that the noise of the first time may be: it is then 5 %
+wider."""
 MOST_LINES = 20
 """Of one kind, about observations."""
 
@@ -67,11 +73,27 @@ def warn_of_unlike(law: Surprise | None, conditions: Tensor) -> Tensor | None:
     return nats
 
 
-def report_draws(found: dict[str, Any], summary: Summary) -> None:
-    """Tells the most important numbers."""
+def report_draws(
+    found: dict[str, Any], summary: Summary, names: Sequence[str], blur: Tensor | None = None
+) -> None:
+    """Tells the most important numbers: of the first posteriors means and intervals too, of all why
+    they have not converged.
+
+    Args:
+        found: What the JSON says.
+        summary: Of all posteriors.
+        names: Of the coordinates; empty where they are none to read, as pixels.
+        blur: As ``overview`` takes it.
+    """
     count = found["observations"]
+    for index in range(min(count, MOST_SHOWN) if names else 0):
+        logger.info(f"Observation {index + 1}: {_moments(summary, names, index)}")
+    if names and count > MOST_SHOWN:
+        logger.info(f"The JSON has the other {count - MOST_SHOWN}")
     samplers = ", ".join(f"{number} by {name}" for name, number in found["samplers"].items())
-    logger.info(f"{count} posterior(s): {samplers}; {found['network_calls']:.3g} network calls")
+    logger.info(
+        f"{count} posterior(s): {samplers}; {_counted(found['network_calls'])} network calls"
+    )
     known = summary.r_hat[~summary.r_hat.isnan()]
     mixed = f"largest R-hat {float(known.max()):.3f}, " if len(known) else ""
     logger.info(f"{mixed}fewest effective draws {float(summary.ess_bulk.min()):.0f}")
@@ -83,14 +105,55 @@ def report_draws(found: dict[str, Any], summary: Summary) -> None:
         said = "/".join(f"{100 * float(content):g}" for content in held)
         shares = " ".join(f"{100 * share:.1f}" for share in held.values())
         logger.info(f"Central intervals of {said} % hold {shares} % of the true numbers")
+    _report_blur(summary, names, blur)
     if found["converged"] < count:
-        right = "give more --draws or --warmup, or another --sampler"
-        if twisted.NAME in found["samplers"]:
-            right = "give more --particles, or another --sampler"
-        if SAMPLER in found["samplers"]:
-            right = "the flow is too far from the posterior that corrects it; train it longer"
-        missed = count - found["converged"]
-        logger.warning(f"Warning: {missed} of {count} have not converged: {right}")
+        missed = (~summary.converged).nonzero()[:, 0].tolist()
+        logger.warning(f"Warning: {len(missed)} of {count} have NOT CONVERGED:")
+        for place in missed[:MOST_LINES]:
+            told = "; ".join(REASONS[name] for name in summary.reasons(place))
+            if SAMPLER in found["samplers"]:
+                told = "the flow is too far from the posterior that corrects it: train it longer"
+            logger.warning(f"  observation {place + 1}: {told}")
+        if len(missed) > MOST_LINES:
+            logger.warning(f"  and {len(missed) - MOST_LINES} more: see the JSON")
+
+
+def _moments(summary: Summary, names: Sequence[str], index: int) -> str:
+    """Means and central 90 % intervals of the first columns of a posterior."""
+    low, high = (summary.quantiles[index, :, LEVELS.index(level)] for level in (0.05, 0.95))
+    columns = list(zip(names, summary.mean[index], summary.std[index], low, high, strict=True))
+    shown = [
+        f"{name} {mean:.4g} ± {std:.2g} (90 %: {below:.4g} to {above:.4g})"
+        for name, mean, std, below, above in columns[:MOST_COLUMNS]
+    ]
+    more = len(columns) - MOST_COLUMNS
+    return "; ".join(shown) + (f"; {more} more columns" if more > 0 else "")
+
+
+def _counted(calls: float) -> str:
+    """A number of network calls, in words."""
+    for size, unit in ((1e9, "billion"), (1e6, "million")):
+        if calls >= size:
+            return f"{calls / size:.3g} {unit} network calls"
+    return f"{calls:,.0f} network calls"
+
+
+def _report_blur(summary: Summary, names: Sequence[str], blur: Tensor | None) -> None:
+    """Says where the noise of the first time is not small beside posteriors."""
+    if blur is None or not names:
+        return
+    share = torch.where(summary.std > 0, blur / summary.std, 0.0)
+    wide = (share > MOST_BLUR).nonzero().tolist()
+    if not wide:
+        return
+    row, column = divmod(int(share.argmax()), len(names))
+    offer = " (--deblur draws clean points)" if len(names) <= MOST_DEBLURRED else ""
+    logger.info(
+        f"Draws are of points that have the noise of the first time, in {len(wide)} number(s) not "
+        f"small beside the posterior, most of all in {names[column]} of observation "
+        f"{row + 1}: {float(blur[row, column]):.2g}, beside a standard deviation of "
+        f"{float(summary.std[row, column]):.2g}{offer}"
+    )
 
 
 def _report_leaked(mean: float, largest: float) -> None:

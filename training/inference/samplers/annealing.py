@@ -50,17 +50,18 @@ from training.inference.weights import (
 from training.measure.posterior.importance import effective_size, smoothed_weights
 
 NAME = "annealed"
-STAGE, SETTLING, FINAL = 256, 384, 1152
+STAGE, SETTLING, FINAL = 384, 512, 1152
 """Draws of a round of a population: on the way, at its end, and of the last law."""
 SETTLED, MOST_ROUNDS, MOST_FINAL = 2, 30, 5
 """Rounds at the end of the way; rounds in all, and rounds of the last law, at most."""
 CONTENT, SHORT = 750, 0.5
 """Draws that a population's weights are to be worth, and Pareto k of all: else there is another
 round of the last law, as where standard deviations are not yet exact (``summary``)."""
-FITTED = 512
+FITTED = 1024
 """Draws that a mixture is fitted to, taken by weight."""
-WORTH = 16
-"""Draws for each dimension that weights are worth at an exponent."""
+WORTH, START = 48, 32
+"""Draws for each dimension that weights are worth at an exponent; at first, one of so many prior
+draws."""
 JUMP = 64.0
 """By how much an exponent rises at most: noise becomes an eighth."""
 WIDE, WIDE_SHARE = 3.0, 0.15
@@ -135,7 +136,9 @@ def _start(swarm: "Swarm", pool: Pool) -> tuple[Tensor, Tensor, Tensor]:
     if not some:  # then populations start from all that there are
         shares, size = found[:, None].expand(-1, chains, -1), 0
     shares = shares.reshape(len(swarm.which), -1)
-    exponent = largest_exponent(shares, torch.ones_like(shares[:, 0]), swarm.worth)
+    # With few a population would miss what is rare, and never find it later.
+    worth = max(swarm.worth, shares.shape[1] // START)
+    exponent = largest_exponent(shares, torch.ones_like(shares[:, 0]), worth)
     log_weights = exponent[:, None] * shares
     picks = systematic(log_weights, swarm.uniform(0)[:, 0], FITTED)
     first = size * (torch.arange(len(picks), device=picks.device) % chains)
