@@ -12,7 +12,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("dnnlib", "torch_utils", "training")
-LONGEST_MODULE = 400
+LONGEST_MODULE = 500
 
 
 def module_name(path: Path) -> str:

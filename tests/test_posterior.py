@@ -32,7 +32,7 @@ FEW: dict[str, object] = {
     "--pool": 300,
     "--n_iters": 3,
     "--chain_n_iters": 2,
-    "--batch-gpu": 16,
+    "--batch-gpu": 64,
 }
 
 
@@ -194,7 +194,7 @@ def test_two_ranks_give_the_draws_of_one(
     many.write_text("x1,x2\n" + "".join(f"{0.02 * row - 0.6},0.4\n" for row in range(70)))
     given = (
         *(f"--sampler={sampler}", f"--observation={many}", "--draws=6", "--warmup=2"),
-        *("--batch-gpu=1024", "--noise_std=1"),
+        *("--batch-gpu=1024", "--noise_std=1", "--pool=16384"),
     )
     assert sample(tmp_path / "one", *given).code == 0
     network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -23,12 +23,11 @@ from torch_utils.streams import Stream
 from training.inference.likelihoods import Likelihood
 from training.inference.prior import Prior
 
-if TYPE_CHECKING:
-    from training.inference.lookahead import Sight
-
 FARTHEST = 10.0
 """Standard deviations beyond which a variable has no likelihood. The prior puts 1e-23 there, and
 steps of chains that went astray, where the flow may overflow, are refused by it."""
+PLACED = 4
+"""Blocks' worth of states that are placed at once: they come in populations, by the thousand."""
 GRADIENT_CALLS = 4
 """Calls that a gradient counts as: forward, forward again, and twice as much backward."""
 
@@ -48,6 +47,19 @@ class Placed(NamedTuple):
     points: Tensor
     log_likelihood: Tensor
     log_prior: Tensor
+
+
+class LinearView(Protocol):
+    """Observations as linear functions of states, with Gaussian noise: see ``lookahead.Sight``."""
+
+    @property
+    def operator(self) -> Tensor: ...
+
+    @property
+    def observed(self) -> Tensor: ...
+
+    @property
+    def covariance(self) -> Tensor: ...
 
 
 class Slope(NamedTuple):
@@ -168,7 +180,7 @@ class Target:
 
     @torch.no_grad()
     def place(
-        self, states: Tensor, normal: Tensor, which: Tensor, sight: Sight | None = None
+        self, states: Tensor, normal: Tensor, which: Tensor, seen: LinearView | None = None
     ) -> Placed:
         """Unscaled states ``[N, D]`` at the first time, as variables, with their log densities.
 
@@ -180,7 +192,7 @@ class Target:
             normal: Standard normal numbers ``[N, dim - D]``, of which the further variables are
                 made.
             which: The observation of each.
-            sight: What observations see of states, if that is linear.
+            seen: What observations see of states, if that is linear.
 
         Raises:
             DataError: A density is not finite.
@@ -195,7 +207,7 @@ class Target:
             w, self._calls = found.points, found.calls
             if prior.deblurred:
                 denoised, root = prior.behind(clean, conditions)
-                further, ratio = _behind(denoised, root, normal[rows], which, sight)
+                further, ratio = _behind(denoised, root, normal[rows], which, seen)
                 clean = denoised + (root @ further[..., None])[..., 0]
                 w, density = torch.cat([w, further], dim=1), density + ratio
                 self._calls += prior.flow.basis.dim
@@ -205,7 +217,7 @@ class Target:
             return w, points, likelihood.masked_fill(astray | far, -torch.inf), density
 
         rows = torch.arange(len(states), device=states.device)
-        return Placed(*self._in_blocks(block, 1, rows, which))
+        return Placed(*self._in_blocks(block, 1, rows, which, PLACED * self.rows))
 
     @torch.no_grad()
     def whitened(self, points: Tensor, which: Tensor) -> Tensor:
@@ -288,13 +300,14 @@ class Target:
         cost: int,
         rows: Tensor,
         which: Tensor,
+        size: int | None = None,
     ) -> list[Tensor]:
-        """What a function makes of rows, called with exactly ``self.rows`` of them at a time; what
-        fills up the last block are its first row again."""
-        count = len(rows)
-        missing = -count % self.rows
+        """What a function makes of rows, called with exactly ``self.rows`` of them at a time, or
+        another number; what fills up the last block are its first row again."""
+        count, size = len(rows), size or self.rows
+        missing = -count % size
         order = F.pad(torch.arange(count, device=rows.device), (0, missing))
-        found = [function(rows[block], which[block]) for block in torch.split(order, self.rows)]
+        found = [function(rows[block], which[block]) for block in torch.split(order, size)]
         self.calls += count * cost * self._calls
         return [torch.cat(parts)[:count] for parts in zip(*found, strict=True)]
 
@@ -308,16 +321,16 @@ def prior_draws(target: Target, count: int, seed: int) -> Tensor:
 
 
 def _behind(
-    denoised: Tensor, root: Tensor, normal: Tensor, which: Tensor, sight: Sight | None
+    denoised: Tensor, root: Tensor, normal: Tensor, which: Tensor, seen: LinearView | None
 ) -> tuple[Tensor, Tensor]:
     """Further variables ``[N, D]`` of clean states ``denoised + root w``, and logs ``[N]`` of their
     standard normal density over that which they are drawn with: given what is seen, if it is."""
-    if sight is None:
+    if seen is None:
         return normal, torch.zeros_like(normal[:, 0])
-    operator, noise = sight.operator @ root, sight.covariance[which]
-    seen = torch.linalg.cholesky(operator @ operator.mT + noise)
-    gain = torch.cholesky_solve(operator, seen).mT
-    apart = sight.observed[which] - denoised @ sight.operator.T
+    operator, noise = seen.operator @ root, seen.covariance[which]
+    predicted = torch.linalg.cholesky(operator @ operator.mT + noise)
+    gain = torch.cholesky_solve(operator, predicted).mT
+    apart = seen.observed[which] - denoised @ seen.operator.T
     rest = torch.eye(root.shape[2]).to(gain) - gain @ operator
     spread = torch.linalg.cholesky(rest @ rest.mT + gain @ noise @ gain.mT)
     w = (gain @ apart[..., None] + spread @ normal[..., None])[..., 0]

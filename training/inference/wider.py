@@ -28,6 +28,8 @@ WIDENING = 1.4
 MEAN_OFF, STD_OFF, ERRORS = 0.1, 0.05, 2.0
 """By how much means, in standard deviations, and logarithms of standard deviations may be off, and
 how many standard errors of the test beyond this."""
+FEWEST_DRAWS = 100
+"""Of all chains, to fit mixtures to: of fewer it says nothing."""
 FEWEST_WORTH = 50
 """Draws that the test's weights are worth at least: else it says nothing."""
 
@@ -45,6 +47,9 @@ def tested(target: Target, draws: Draws, seeds: Tensor) -> Draws:
         draws: Of these.
         seeds: A number for each ``[M]``.
     """
+    if draws.log_likelihood[0].numel() < FEWEST_DRAWS:
+        unknown = torch.full((draws.count,), torch.inf, dtype=torch.float64)
+        return replace(draws, stats={**draws.stats, "test": unknown})
     each = torch.split(torch.arange(draws.count), 1)
     parts = [_tested(target.of(at), draws.of(at), seeds[at]) for at in each]
     stats = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -108,7 +108,7 @@ def report_draws(
     _report_blur(summary, names, blur)
     if found["converged"] < count:
         missed = (~summary.converged).nonzero()[:, 0].tolist()
-        logger.warning(f"Warning: {len(missed)} of {count} have NOT CONVERGED:")
+        logger.warning(f"Warning: {len(missed)} of {count} have not converged:")
         for place in missed[:MOST_LINES]:
             told = "; ".join(REASONS[name] for name in summary.reasons(place))
             if SAMPLER in found["samplers"]:
