@@ -138,7 +138,7 @@ class ProbabilityFlow:
         """
         if count < 0:
             raise UsageError(f"{count} points were asked for: give a number that is not negative")
-        if not (generator is None or isinstance(generator, torch.Generator)):
+        if not (generator is None or hasattr(generator, "manual_seed")):
             raise UsageError(
                 f"the generator is {generator!r}: give torch.Generator().manual_seed(0), say"
             )
