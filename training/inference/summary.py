@@ -120,7 +120,7 @@ def _of_one(draws: Draws, index: int, pool: int) -> tuple[Tensor, ...]:
     r_hat = nan if found is None else found.r_hat
     if found is None or weighted:
         worth = stats["effective_size"] if weighted else torch.tensor(float(len(flat)))
-        bulk = tail = worth.expand_as(std)
+        bulk = tail = worth.clamp_max(len(flat)).expand_as(std)
         errors = _errors(flat, std, worth)
     else:
         bulk, tail, errors = found.ess_bulk, found.ess_tail, (found.mcse_mean, found.mcse_std)

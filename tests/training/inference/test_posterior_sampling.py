@@ -128,7 +128,7 @@ def test_pools_that_have_converged(k: float, worth: float, converged: bool) -> N
     summary = Summary.of(draws, 4096)
     assert summary.converged.tolist() == [converged]
     assert summary.r_hat.isnan().all()
-    assert (summary.ess_bulk == worth).all()
+    assert (summary.ess_bulk == min(worth, 200)).all()  # not more than there are
 
 
 @pytest.mark.parametrize(
