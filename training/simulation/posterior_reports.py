@@ -91,9 +91,7 @@ def report_draws(
     if names and count > MOST_SHOWN:
         logger.info(f"The JSON has the other {count - MOST_SHOWN}")
     samplers = ", ".join(f"{number} by {name}" for name, number in found["samplers"].items())
-    logger.info(
-        f"{count} posterior(s): {samplers}; {_counted(found['network_calls'])} network calls"
-    )
+    logger.info(f"{count} posterior(s): {samplers}; {_counted(found['network_calls'])}")
     known = summary.r_hat[~summary.r_hat.isnan()]
     mixed = f"largest R-hat {float(known.max()):.3f}, " if len(known) else ""
     logger.info(f"{mixed}fewest effective draws {float(summary.ess_bulk.min()):.0f}")
