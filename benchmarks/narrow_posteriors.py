@@ -157,14 +157,14 @@ def reference(
         parts.log_prob(points[:, None]) + shares.log()  # type: ignore[no-untyped-call]
     ).logsumexp(dim=1)
     times = flow.times(48)
-    found = torch.cat(
+    log_density = torch.cat(
         [
             flow.log_prob(block, times, "exp_ab2", trace=Trace("exact"))
             for block in points.split(1024)
         ]
     )
     seen = likelihood.log_prob(points, observed.expand(count, -1))
-    log_weights = found + seen - log_proposal
+    log_weights = log_density + seen - log_proposal
     if effective_size(log_weights) < count / 20:
         raise SystemExit("the reference is worth too little: widen it")
     weights = log_weights.softmax(0)
@@ -219,7 +219,7 @@ def measured(
                 again = reference(flow, mixture, likelihood, observed[index], MANY)
                 means[index], stds[index] = again
     off = [is_off(*row) for row in zip(summary.mean, summary.std, means, stds, strict=True)]
-    wrong = sum(bool(said) and bad for said, bad in zip(summary.converged, off, strict=True))
+    wrong = sum(bool(settled) and bad for settled, bad in zip(summary.converged, off, strict=True))
     ratio, apart = summary.std / stds, ((summary.mean - means) / stds).abs().max()
     own = mixture.posterior(likelihood, observed)
     hidden = (summary.std / own.std)[:, seen:]

@@ -205,9 +205,9 @@ class Prior:
         integral = DivergenceIntegral(self.solver, Trace("exact"), rows, flow.basis.dim)
         start = flow.schedule.scale(self.times[0]) * states
         trajectory = flow.simulate(start, self.times, integral.solver)
-        found = flow.log_prob_along(trajectory, integral).log_prob
+        density = flow.log_prob_along(trajectory, integral).log_prob
         w = flow.latent_law(self.times[-1]).whiten(trajectory.end)
-        return Generated(w, trajectory.calls + integral.products), found
+        return Generated(w, trajectory.calls + integral.products), density
 
     def whitened(self, points: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
         """The standard normal variables ``[N, D]`` of blurred points ``[N, D]``."""

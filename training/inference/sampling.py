@@ -127,8 +127,8 @@ def sample_posteriors(
         return _pooled(problem, plan, pool)
     if plan.sampler == "refined":
         return _defended(problem, plan, pool)
-    found = _annealed(problem, plan, pool, on_part)
-    return _tested(problem, plan, replace(found, calls=found.calls + pool.calls))
+    draws = _annealed(problem, plan, pool, on_part)
+    return _tested(problem, plan, replace(draws, calls=draws.calls + pool.calls))
 
 
 def _automatic(
@@ -138,24 +138,24 @@ def _automatic(
     on_part: Callable[[float], object] | None,
 ) -> Draws:
     """The pool's draws where they are enough, and those of what fits where they are not."""
-    found = _pooled(problem, plan, pool)
+    draws = _pooled(problem, plan, pool)
     if problem.target.prior.flow.basis.dim > MOST_TESTED:
-        poor = _poor(found, plan)
+        poor = _poor(draws, plan)
         if len(poor):
             left = problem.of(poor)
             last = replace(plan, sampler=_in_the_end(left))
-            found = found.replaced(poor, _walked(left, last, on_part))
-        return found
-    worth = found.stats["effective_size"]
+            draws = draws.replaced(poor, _walked(left, last, on_part))
+        return draws
+    worth = draws.stats["effective_size"]
     thin = ((worth >= DEFENDED) & (worth < CONTENT)).nonzero()[:, 0]
     if len(thin):
-        found = found.replaced(thin, _refined(problem.of(thin), plan, pool.of(thin)))
-    poor = (~Summary.of(found, plan.pool).converged).nonzero()[:, 0]
+        draws = draws.replaced(thin, _refined(problem.of(thin), plan, pool.of(thin)))
+    poor = (~Summary.of(draws, plan.pool).converged).nonzero()[:, 0]
     if len(poor):
         narrow = problem.of(poor)
         others = _tested(narrow, plan, _annealed(narrow, plan, pool.of(poor), on_part))
-        found = found.replaced(poor, others)
-    return found
+        draws = draws.replaced(poor, others)
+    return draws
 
 
 def _in_the_end(problem: Problem) -> str:
@@ -184,15 +184,15 @@ def _annealed(
 
 def _defended(problem: Problem, plan: SamplingPlan, pool: Pool) -> Draws:
     """Refined pools, those tested whose own weights are worth too little to defend them."""
-    found = _refined(problem, plan, pool)
-    found = replace(found, calls=found.calls + pool.calls)
+    draws = _refined(problem, plan, pool)
+    draws = replace(draws, calls=draws.calls + pool.calls)
     worth = effective_size(pool.log_weights(problem.target, slice(None)))
     frail = (worth < DEFENDED).nonzero()[:, 0].cpu()
     if not len(frail):
-        return found
-    others = _tested(problem.of(frail), plan, found.of(frail))
+        return draws
+    others = _tested(problem.of(frail), plan, draws.of(frail))
     # What they took is counted where they are replaced.
-    return found.replaced(frail, replace(others, calls=others.calls - found.calls[frail]))
+    return draws.replaced(frail, replace(others, calls=others.calls - draws.calls[frail]))
 
 
 def _tested(problem: Problem, plan: SamplingPlan, draws: Draws) -> Draws:
@@ -218,10 +218,10 @@ def _walked(
     coarse = problem.target.with_prior(problem.coarse)
     if plan.sampler == "smc":
         noise = Noise(plan.seed, problem.numbers, plan.chains * plan.draws, coarse.device)
-        found = temper(coarse, noise, plan.chains, plan.draws, on_part)
+        draws = temper(coarse, noise, plan.chains, plan.draws, on_part)
     else:
-        found = _chains(problem, plan, coarse, on_part)
-    return corrected(found, problem, plan.seed)
+        draws = _chains(problem, plan, coarse, on_part)
+    return corrected(draws, problem, plan.seed)
 
 
 def _chains(

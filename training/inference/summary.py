@@ -116,14 +116,14 @@ def _of_one(draws: Draws, index: int, pool: int) -> tuple[Tensor, ...]:
     nan = torch.full_like(std, torch.nan)
     name, stats = draws.sampler[index], {k: v[index] for k, v in draws.stats.items()}
     weighted = "pareto_k" in stats and name in (*WEIGHTED, SAMPLER)
-    found = None if name in (*POOLED, SAMPLER) else convergence(points)
-    r_hat = nan if found is None else found.r_hat
-    if found is None or weighted:
+    chains = None if name in (*POOLED, SAMPLER) else convergence(points)
+    r_hat = nan if chains is None else chains.r_hat
+    if chains is None or weighted:
         worth = stats["effective_size"] if weighted else torch.tensor(float(len(flat)))
         bulk = tail = worth.clamp_max(len(flat)).expand_as(std)
         errors = _errors(flat, std, worth)
     else:
-        bulk, tail, errors = found.ess_bulk, found.ess_tail, (found.mcse_mean, found.mcse_std)
+        bulk, tail, errors = chains.ess_bulk, chains.ess_tail, (chains.mcse_mean, chains.mcse_std)
     failed = dict.fromkeys(REASONS, False)
     measured = (*common, r_hat, bulk, tail, *errors)
     if name == SAMPLER and not weighted:
@@ -134,7 +134,7 @@ def _of_one(draws: Draws, index: int, pool: int) -> tuple[Tensor, ...]:
         failed["worth"] = not (exact | (std == 0)).all()
     else:
         failed["worth"] = not (bulk >= FEWEST_OF_MANY).all()
-    if found is not None:
+    if chains is not None:
         # A coordinate that does not vary has no R-hat, and nothing in it that could differ; but
         # chains that never moved have not converged.
         moved = (draws.w[index].std(dim=1) > 0).any(dim=1).all().cpu()

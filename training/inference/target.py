@@ -203,8 +203,8 @@ class Target:
         def block(rows: Tensor, which: Tensor) -> tuple[Tensor, ...]:
             near, astray = _near(states[rows] / width)
             clean, conditions = near * width, self._conditions(which)
-            found, density = prior.melted_with_density(clean, conditions)
-            w, self._calls = found.points, found.calls
+            melted, density = prior.melted_with_density(clean, conditions)
+            w, self._calls = melted.points, melted.calls
             if prior.deblurred:
                 denoised, root = prior.behind(clean, conditions)
                 further, ratio = _behind(denoised, root, normal[rows], which, seen)

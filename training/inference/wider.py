@@ -93,11 +93,11 @@ def _tested(target: Target, draws: Draws, seeds: Tensor) -> dict[str, Tensor]:
     worst = torch.maximum(of_mean, of_std).amax(dim=1)
     known = (worth >= FEWEST_WORTH) & worst.isfinite()
     at = ratio.log().abs().argmax(dim=1, keepdim=True)
-    found = {
+    stats = {
         "test": torch.where(known, worst, torch.inf),
         "test_mean": off.abs().amax(dim=1),
         "test_std": ratio.gather(1, at)[:, 0],
         "test_worth": worth,
         "calls": torch.full_like(worth, target.calls / draws.count),
     }
-    return {name: values.double().cpu() for name, values in found.items()}
+    return {name: values.double().cpu() for name, values in stats.items()}

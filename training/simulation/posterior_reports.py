@@ -108,10 +108,10 @@ def report_draws(
         missed = (~summary.converged).nonzero()[:, 0].tolist()
         logger.warning(f"Warning: {len(missed)} of {count} have not converged:")
         for place in missed[:MOST_LINES]:
-            told = "; ".join(REASONS[name] for name in summary.reasons(place))
+            reasons = "; ".join(REASONS[name] for name in summary.reasons(place))
             if SAMPLER in found["samplers"]:
-                told = "the flow is too far from the posterior that corrects it: train it longer"
-            logger.warning(f"  observation {place + 1}: {told}")
+                reasons = "the flow is too far from the posterior that corrects it: train it longer"
+            logger.warning(f"  observation {place + 1}: {reasons}")
         if len(missed) > MOST_LINES:
             logger.warning(f"  and {len(missed) - MOST_LINES} more: see the JSON")
 

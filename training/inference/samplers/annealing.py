@@ -128,13 +128,13 @@ def _start(swarm: "Swarm", pool: Pool) -> tuple[Tensor, Tensor, Tensor]:
     """States ``[G, n, D]`` that prior draws are in, taken by weight, what these are worth ``[G]``,
     and the exponents ``[G]`` of the weights."""
     target, chains = swarm.target, swarm.chains
-    found = pool.log_weights(target, slice(None))
-    require_some(found)
-    size = found.shape[1] // chains
-    shares = found[:, : size * chains].view(-1, chains, size)
+    log_likelihood = pool.log_weights(target, slice(None))
+    require_some(log_likelihood)
+    size = log_likelihood.shape[1] // chains
+    shares = log_likelihood[:, : size * chains].view(-1, chains, size)
     some = bool((shares.amax(dim=2) > -torch.inf).all())
     if not some:  # then populations start from all that there are
-        shares, size = found[:, None].expand(-1, chains, -1), 0
+        shares, size = log_likelihood[:, None].expand(-1, chains, -1), 0
     shares = shares.reshape(len(swarm.which), -1)
     # With few a population would miss what is rare, and never find it later.
     worth = max(swarm.worth, shares.shape[1] // START)
@@ -234,8 +234,8 @@ class Swarm:
 
     def log_weights(self, exponent: Tensor) -> Tensor:
         """``log v [G, N]`` at exponents ``[G]``."""
-        found = self.placed.log_prior + exponent[:, None] * self.placed.log_likelihood
-        return found - self._log_mixture
+        tempered_density = self.placed.log_prior + exponent[:, None] * self.placed.log_likelihood
+        return tempered_density - self._log_mixture
 
     def reached(self, exponent: Tensor) -> Tensor:
         """The largest exponents ``[G]``, from these on, at which weights are worth enough."""
@@ -279,11 +279,11 @@ class Swarm:
         keys = torch.tensor([hash_seed(seed, chain) for seed, chain in self._keys])
         picks = weighted_picks(smoothed.log_weights, keys, count, z_order(self.states))
         rows = torch.arange(len(picks), device=picks.device)[:, None]
-        w, points, found, _ = (part[rows, picks] for part in self.placed)
+        w, points, log_likelihood, _ = (part[rows, picks] for part in self.placed)
         return Draws(
             w.view(*shape, count, -1),
             points.view(*shape, count, -1),
-            found.view(*shape, count),
+            log_likelihood.view(*shape, count),
             [NAME] * shape[0],
             torch.full((shape[0],), self.target.calls / shape[0], dtype=torch.float64),
             {
