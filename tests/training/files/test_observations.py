@@ -1,4 +1,4 @@
-"""Observations: columns are found by their names, and what does not fit is told in one line."""
+"""Observations: columns are found by name, and what does not fit is refused in one line."""
 
 from pathlib import Path
 

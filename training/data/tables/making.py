@@ -1,8 +1,8 @@
 """From rows as they are read to a table that a flow can be trained on.
 
 What has no density is dealt with here: missing values, constant columns, columns that are sums of
-others, and columns of whole steps. What is no quantity, or stands for none, is told. Nothing is
-done in silence.
+others, and columns of whole steps. It warns of columns that only number rows, and of values that
+may stand for missing ones. Nothing is done in silence.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
