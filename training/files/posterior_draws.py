@@ -103,17 +103,24 @@ def save_netcdf(
         _save_text(constant, {"format": FORMAT, "coordinates": list(names), **described})
         _save_draws(parts, posterior, stats, constant, single)
         if observed is not None:
-            seen = {"observation": observed.shape[0], "number": observed.shape[1]}
-            group = _group(file, "observed_data", seen)
-            group.create_variable("y", tuple(seen), "f8")[:] = observed.cpu().numpy()
-            if isinstance(likelihood, Gaussian):
-                _save_likelihood(constant, likelihood, observed.shape[1])
+            _save_observed(file, constant, observed, likelihood)
         if truth is not None:
             constant.create_variable("truth", tuple(of_truth), "f8")[:] = truth.cpu().numpy()
         if prior is not None:
             of_prior = {"chain": 1, "draw": len(prior), "coordinate": shape[3]}
             group = _group(file, "prior", of_prior, named)
             group.create_variable("x", tuple(of_prior), "f8")[:] = prior[None].cpu().numpy()
+
+
+def _save_observed(
+    file: h5netcdf.File, constant: h5netcdf.Group, observed: Tensor, likelihood: Likelihood | None
+) -> None:
+    """Writes what was observed ``[M, K]``, and how."""
+    seen = {"observation": observed.shape[0], "number": observed.shape[1]}
+    group = _group(file, "observed_data", seen)
+    group.create_variable("y", tuple(seen), "f8")[:] = observed.cpu().numpy()
+    if isinstance(likelihood, Gaussian):
+        _save_likelihood(constant, likelihood, observed.shape[1])
 
 
 def _save_draws(
