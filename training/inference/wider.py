@@ -21,7 +21,7 @@ from training.inference.samplers.annealing import FITTED, Swarm
 from training.inference.target import Target
 from training.measure.posterior.importance import effective_size, smoothed_weights
 
-PROPOSED = 384
+PROPOSED = 320
 """Of each chain."""
 WIDENING = 1.4
 """Over the root of the dimensions: how much wider, so that weights keep their worth in many."""

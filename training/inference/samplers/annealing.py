@@ -50,9 +50,10 @@ from training.inference.weights import (
 from training.measure.posterior.importance import effective_size, smoothed_weights
 
 NAME = "annealed"
-STAGE, SETTLING, FINAL = 384, 512, 1152
-"""Draws of a round of a population: on the way, at its end, and of the last law."""
-SETTLED, MOST_ROUNDS, MOST_FINAL = 2, 30, 5
+STAGE, SETTLING, FINAL = (256, 48), (384, 64), 640
+"""Draws of a round of a population, on the way and at its end, and for each dimension, if these are
+more; draws of a round of the last law."""
+SETTLED, MOST_ROUNDS, MOST_FINAL = 2, 30, 9
 """Rounds at the end of the way; rounds in all, and rounds of the last law, at most."""
 CONTENT, SHORT = 750, 0.5
 """Draws that a population's weights are to be worth, and Pareto k of all: else there is another
@@ -108,7 +109,9 @@ def _annealed(target: Target, pool: Pool, seeds: Tensor, chains: int, draws: int
             Proposal.fit(states, worth, swarm.uniform(index)[:, 1:]), goal - exponent
         )
         arrived = bool((exponent >= 1).all())
-        swarm.add(law.evened().wider(WIDE, WIDE_SHARE), SETTLING if arrived else STAGE, index)
+        fewest, of_dimension = SETTLING if arrived else STAGE
+        count = max(fewest, of_dimension * len(swarm.width))
+        swarm.add(law.evened().wider(WIDE, WIDE_SHARE), count, index)
         settled += arrived
         exponent = swarm.reached(exponent)
         states, worth = swarm.taken(tempered(swarm.log_weights(exponent), swarm.worth), index)
