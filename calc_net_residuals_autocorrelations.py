@@ -3,14 +3,14 @@
 extracttoys and extract write the residuals of a network; calctoys and calc correlate them.
 """
 
-from training.settings.declared import takes
-from training.settings.residuals import (
+from training.options.declared import takes
+from training.options.residuals import (
     CalcSettings,
     CalcToysSettings,
     ExtractSettings,
     ExtractToysSettings,
 )
-from training.settings.script import group, run_script
+from training.options.script import group, run_script
 
 
 @group(help=__doc__)
@@ -26,7 +26,7 @@ def extracttoys(settings: ExtractToysSettings) -> None:
     \b
     Files: {toy}_{schedule}_toy_net_outputs_residuals.npz and .json
     """
-    from training.jobs import residuals as job  # here, so that --help need not wait for PyTorch
+    from training.commands import residuals as job  # here, so that --help need not wait for PyTorch
 
     job.extracttoys(settings)
 
@@ -40,7 +40,7 @@ def extract(settings: ExtractSettings) -> None:
     Files: {data}_{schedule}_net_outputs_residuals_time{t}.npz of each time
            {data}_{schedule}_net_outputs_residuals.json
     """
-    from training.jobs import residuals as job  # here, so that --help need not wait for PyTorch
+    from training.commands import residuals as job  # here, so that --help need not wait for PyTorch
 
     job.extract(settings)
 
@@ -54,7 +54,7 @@ def calctoys(settings: CalcToysSettings) -> None:
     Files: {toy}_{schedule}_toy_autocorrelations.npz
            {toy}_{schedule}_toy_autocorrelations_summary.npz and .json
     """
-    from training.jobs import residuals as job  # here, so that --help need not wait for PyTorch
+    from training.commands import residuals as job  # here, so that --help need not wait for PyTorch
 
     job.calctoys(settings)
 
@@ -68,7 +68,7 @@ def calc(settings: CalcSettings) -> None:
     Files: {data}_{schedule}_autocorrelations_times0_{t}.npz of each time
            {data}_{schedule}_autocorrelations_summary.npz and .json
     """
-    from training.jobs import residuals as job  # here, so that --help need not wait for PyTorch
+    from training.commands import residuals as job  # here, so that --help need not wait for PyTorch
 
     job.calc(settings)
 

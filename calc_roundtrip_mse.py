@@ -1,14 +1,14 @@
 """Melts images or rows of a data set, generates them back, and measures how well they return."""
 
-from training.settings.calc_roundtrip_mse import Settings
-from training.settings.declared import takes
-from training.settings.script import command, run_script
+from training.options.calc_roundtrip_mse import Settings
+from training.options.declared import takes
+from training.options.script import command, run_script
 
 
 @command(help=__doc__)
 @takes(Settings)
 def main(settings: Settings) -> None:
-    from training.jobs.calc_roundtrip_mse import (
+    from training.commands.calc_roundtrip_mse import (
         run,  # here, so that --help need not wait for PyTorch
     )
 

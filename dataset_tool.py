@@ -11,15 +11,15 @@ Tables: --source is a .csv or .tsv whose first row names the columns, an .npy, a
 (toy:circles). --dest is an .npz.
 """
 
-from training.settings.dataset_tool import Settings
-from training.settings.declared import takes
-from training.settings.script import command, run_script
+from training.options.dataset_tool import Settings
+from training.options.declared import takes
+from training.options.script import command, run_script
 
 
 @command(help=__doc__)
 @takes(Settings)
 def main(settings: Settings) -> None:
-    from training.jobs.dataset_tool import run  # here, so that --help need not wait for PyTorch
+    from training.commands.dataset_tool import run  # here, so that --help need not wait for PyTorch
 
     run(settings)
 

@@ -4,9 +4,9 @@ ref measures a data set once and writes a reference; calc compares other images 
 are comparable only between equally many images, of one size, by one detector.
 """
 
-from training.settings.declared import takes
-from training.settings.fid import CalcSettings, RefSettings
-from training.settings.script import group, run_script
+from training.options.declared import takes
+from training.options.fid import CalcSettings, RefSettings
+from training.options.script import group, run_script
 
 
 @group(help=__doc__)
@@ -18,7 +18,7 @@ def main() -> None:
 @takes(RefSettings)
 def ref(settings: RefSettings) -> None:
     """Measure a data set and write the reference that other images are compared with."""
-    from training.jobs import fid as job  # here, so that --help need not wait for PyTorch
+    from training.commands import fid as job  # here, so that --help need not wait for PyTorch
 
     job.ref(settings)
 
@@ -27,7 +27,7 @@ def ref(settings: RefSettings) -> None:
 @takes(CalcSettings)
 def calc(settings: CalcSettings) -> None:
     """Compare images with a reference: print the FID, and the KID if the reference has features."""
-    from training.jobs import fid as job  # here, so that --help need not wait for PyTorch
+    from training.commands import fid as job  # here, so that --help need not wait for PyTorch
 
     job.calc(settings)
 

@@ -4,15 +4,17 @@ An image depends on its seed, the network and the settings of the integration al
 what is missing or broken.
 """
 
-from training.settings.declared import takes
-from training.settings.gen_fid_samples import Settings
-from training.settings.script import command, run_script
+from training.options.declared import takes
+from training.options.gen_fid_samples import Settings
+from training.options.script import command, run_script
 
 
 @command(help=__doc__)
 @takes(Settings)
 def main(settings: Settings) -> None:
-    from training.jobs.gen_fid_samples import run  # here, so that --help need not wait for PyTorch
+    from training.commands.gen_fid_samples import (
+        run,  # here, so that --help need not wait for PyTorch
+    )
 
     run(settings)
 

@@ -5,15 +5,17 @@ in it can run. --dest is an ordinary network file, for all scripts. Its paramete
 beside it.
 """
 
-from training.settings.declared import takes
-from training.settings.import_network import Settings
-from training.settings.script import command, run_script
+from training.options.declared import takes
+from training.options.import_network import Settings
+from training.options.script import command, run_script
 
 
 @command(help=__doc__)
 @takes(Settings)
 def main(settings: Settings) -> None:
-    from training.jobs.import_network import run  # here, so that --help need not wait for PyTorch
+    from training.commands.import_network import (
+        run,  # here, so that --help need not wait for PyTorch
+    )
 
     run(settings)
 

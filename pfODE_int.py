@@ -1,14 +1,14 @@
 """Integrates the probability-flow ODE of images or tables: melt, roundtrip of it, and gen."""
 
-from training.settings.declared import takes
-from training.settings.pfode_int import Settings
-from training.settings.script import command, run_script
+from training.options.declared import takes
+from training.options.pfode_int import Settings
+from training.options.script import command, run_script
 
 
 @command(help=__doc__)
 @takes(Settings)
 def main(settings: Settings) -> None:
-    from training.jobs.pfODE_int import run  # here, so that --help need not wait for PyTorch
+    from training.commands.pfODE_int import run  # here, so that --help need not wait for PyTorch
 
     run(settings)
 

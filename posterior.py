@@ -4,10 +4,10 @@ sample draws from the posterior of each observation; check finds truths again; m
 weights of a mixture over latents.
 """
 
-from training.settings.declared import takes
-from training.settings.mixture import MixtureSettings
-from training.settings.posterior import CheckSettings, SampleSettings
-from training.settings.script import group, run_script
+from training.options.declared import takes
+from training.options.mixture import MixtureSettings
+from training.options.posterior import CheckSettings, SampleSettings
+from training.options.script import group, run_script
 
 
 @group(help=__doc__)
@@ -24,7 +24,7 @@ def sample(settings: SampleSettings) -> int:
     Files: {data}_{schedule}_posterior.nc      draws, for ArviZ
            {data}_{schedule}_posterior.json    summaries, options, whether they converged
     """
-    from training.jobs import posterior as job  # here, so that --help need not wait for PyTorch
+    from training.commands import posterior as job  # here, so that --help need not wait for PyTorch
 
     return job.sample(settings)
 
@@ -41,7 +41,7 @@ def check(settings: CheckSettings) -> int:
     Files: {data}_{schedule}_posterior_check.json    p-values, coverage, verdict
            {data}_{schedule}_posterior_check.npz     ranks and scores of each run
     """
-    from training.jobs import posterior as job  # here, so that --help need not wait for PyTorch
+    from training.commands import posterior as job  # here, so that --help need not wait for PyTorch
 
     return job.check(settings)
 
@@ -55,7 +55,7 @@ def mixture(settings: MixtureSettings) -> None:
     Files: {data}_{schedule}_mixture.json    posteriors of the weights, calibration, verdict
            {data}_{schedule}_mixture.npz     draws, true weights, what was observed
     """
-    from training.jobs import posterior as job  # here, so that --help need not wait for PyTorch
+    from training.commands import posterior as job  # here, so that --help need not wait for PyTorch
 
     job.mixture(settings)
 

@@ -24,15 +24,17 @@ Files: {data}_{schedule}_coverage.json    numbers and options
        {data}_{schedule}_r{radius}_{latent|data|end}.ply    each mesh, in 3-D
 """
 
-from training.settings.declared import takes
-from training.settings.script import command, run_script
-from training.settings.toy_mesh_exps import Settings
+from training.options.declared import takes
+from training.options.script import command, run_script
+from training.options.toy_mesh_exps import Settings
 
 
 @command(help=__doc__)
 @takes(Settings)
 def main(settings: Settings) -> None:
-    from training.jobs.toy_mesh_exps import run  # here, so that --help need not wait for PyTorch
+    from training.commands.toy_mesh_exps import (
+        run,  # here, so that --help need not wait for PyTorch
+    )
 
     run(settings)
 

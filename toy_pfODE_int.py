@@ -1,8 +1,8 @@
 """Integrates the probability-flow ODE of a toy: melt, roundtrip from the melt's end, and gen."""
 
-from training.settings.declared import takes
-from training.settings.script import group, run_script
-from training.settings.toys import ClosedFormSettings, NetSettings
+from training.options.declared import takes
+from training.options.script import group, run_script
+from training.options.toys import ClosedFormSettings, NetSettings
 
 
 @group(help=__doc__)
@@ -14,7 +14,9 @@ def main() -> None:
 @takes(NetSettings)
 def net(settings: NetSettings) -> None:
     """Integrate with a trained network."""
-    from training.jobs import toy_pfODE_int as job  # here, so that --help need not wait for PyTorch
+    from training.commands import (
+        toy_pfODE_int as job,  # here, so that --help need not wait for PyTorch
+    )
 
     job.net(settings)
 
@@ -23,7 +25,9 @@ def net(settings: NetSettings) -> None:
 @takes(ClosedFormSettings)
 def discrete(settings: ClosedFormSettings) -> None:
     """Integrate with a finite set of points that stands for the data."""
-    from training.jobs import toy_pfODE_int as job  # here, so that --help need not wait for PyTorch
+    from training.commands import (
+        toy_pfODE_int as job,  # here, so that --help need not wait for PyTorch
+    )
 
     job.discrete(settings)
 
@@ -32,7 +36,9 @@ def discrete(settings: ClosedFormSettings) -> None:
 @takes(ClosedFormSettings)
 def exact(settings: ClosedFormSettings) -> None:
     """Integrate with the toy's own denoiser, known in closed form."""
-    from training.jobs import toy_pfODE_int as job  # here, so that --help need not wait for PyTorch
+    from training.commands import (
+        toy_pfODE_int as job,  # here, so that --help need not wait for PyTorch
+    )
 
     job.exact(settings)
 

@@ -3,17 +3,17 @@
 Data are drawn fresh for every step from the toy's own distribution, on its exact eigenbasis.
 """
 
-from training.settings.declared import takes
-from training.settings.script import command, run_script
-from training.settings.toy_train import ToyTrainSettings
-from training.settings.training import require_named
+from training.options.declared import takes
+from training.options.script import command, run_script
+from training.options.toy_train import ToyTrainSettings
+from training.options.training import require_named
 
 
 @command(help=__doc__)
 @takes(ToyTrainSettings)
 def main(settings: ToyTrainSettings) -> None:
     require_named(settings, "data_name")
-    from training.jobs.toy_train import run  # here, so that --help need not wait for PyTorch
+    from training.commands.toy_train import run  # here, so that --help need not wait for PyTorch
 
     run(settings)
 

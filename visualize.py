@@ -16,10 +16,10 @@ from pathlib import Path
 from dnnlib.errors import UsageError
 from dnnlib.files import atomic_path, require_folder, require_new
 from dnnlib.logs import logger
-from training.settings.common import overwrite
-from training.settings.declared import Declared, argument, option, takes
-from training.settings.script import command, run_script
-from training.settings.types import FILE, choice
+from training.options.common import overwrite
+from training.options.declared import Declared, argument, option, takes
+from training.options.script import command, run_script
+from training.options.types import FILE, choice
 
 
 @dataclass(frozen=True, kw_only=True)

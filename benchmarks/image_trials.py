@@ -44,8 +44,8 @@ from training.flow.solvers import SOLVERS
 from training.learning.loss import DenoisingLoss, Draws
 from training.learning.trainer import Trainer
 from training.model.model import Model
-from training.settings.train import TrainSettings
-from training.settings.training import training_config
+from training.options.train import TrainSettings
+from training.options.training import training_config
 
 REPEATS, BLOCK, LOOKS = 4, 250, 4
 MELT_STEPS, MELTS = 24, 2

@@ -34,8 +34,8 @@ from training.learning.selection import Watch
 from training.learning.tables import Preparation, Space, choose_space
 from training.learning.trainer import Trainer, TrainingConfig
 from training.names import AUTO
-from training.settings.train import TrainSettings
-from training.settings.training import training_config
+from training.options.train import TrainSettings
+from training.options.training import training_config
 
 CPU = torch.device("cpu")
 LOOKS, PATIENCE = 50, 15

@@ -22,7 +22,7 @@ from tests.support.running import Result, refused, unless_given
 from torch_utils.results import load_arrays
 from torch_utils.snapshots import Part, read_network, read_state, write_network
 from training.flow.solvers import SOLVERS
-from training.simulation import posterior_checks
+from training.runs import posterior_checks
 
 Run = Callable[..., Result]
 SMALL = ("--width=16", "--depth=1", "--batch=50", "--duration=0.004", "--tick=1", "--dump=1")
@@ -337,7 +337,7 @@ def test_a_check_that_was_cut_short_goes_on(check: Run, shelf: Path, tmp_path: P
         places.append(path)
         saved(path, *arguments)
 
-    with mock.patch("training.simulation.groups.GROUP", 8):
+    with mock.patch("training.runs.groups.GROUP", 8):
         good(check(tmp_path / "whole", seen))
         with mock.patch.object(posterior_checks, "save_values", save), pytest.raises(Cut):
             check(tmp_path / "cut", seen)

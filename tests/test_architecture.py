@@ -98,9 +98,9 @@ def test_dependencies_point_downward_only() -> None:
 def test_only_the_settings_know_the_command_line() -> None:
     """Libraries take plain values, so that they can be called without a command line. Jobs, what
     scripts do with their settings, are no libraries."""
-    above = ("training.settings", "training.jobs")
+    above = ("training.options", "training.commands")
     for name, path in LIBRARY.items():
-        if not within(name, "training.settings"):
+        if not within(name, "training.options"):
             known = {imported.split(".")[0] for imported in imported_names(path)}
             assert "click" not in known, name
         if not within(name, *above):

@@ -21,8 +21,8 @@ from training.files.roundtrip import BIN_EDGES, histogram
 from training.flow.solvers import SOLVERS
 from training.model.model import Model
 from training.names import DEFAULT_SOLVER
-from training.settings.calc_roundtrip_mse import PUBLISHED_SAMPLES
-from training.simulation.roundtrips import WorstImages
+from training.options.calc_roundtrip_mse import PUBLISHED_SAMPLES
+from training.runs.roundtrips import WorstImages
 
 Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]

@@ -165,7 +165,7 @@ def test_the_parameters_are_beside_the_data_set(
 def test_other_ranks_leave_the_work_to_the_first(
     tool: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.jobs.dataset_tool.rank_from_environment", lambda: 1)
+    monkeypatch.setattr("training.commands.dataset_tool.rank_from_environment", lambda: 1)
     assert tool("digits", tmp_path / "a.zip").code == 0
     assert not (tmp_path / "a.zip").exists()
 

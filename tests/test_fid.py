@@ -22,8 +22,8 @@ from tests.support.image_runs import write_images
 from tests.support.linear_detector import SIZE, LinearDetector, features_of
 from tests.support.running import unless_given
 from torch_utils import distributed
+from training.commands.fid import choose_items
 from training.data.images.batches import ImageDataset, pixel_batches
-from training.jobs.fid import choose_items
 from training.measure.detector import InceptionDetector, expected_shapes
 from training.measure.kernel_distance import kernel_distance
 
@@ -88,7 +88,7 @@ class Tool:
 
 @pytest.fixture
 def tool(run_script: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tool:
-    monkeypatch.setattr("training.jobs.fid.InceptionDetector", LinearDetector)
+    monkeypatch.setattr("training.commands.fid.InceptionDetector", LinearDetector)
     weights = tmp_path / "weights.pth"
     weights.write_bytes(b"a detector")
     return Tool(run_script, tmp_path / "results", weights)

@@ -32,12 +32,12 @@ from training.flow.latent.conditional import ConditionalMixture
 from training.flow.latent.laws import GaussianLaw
 from training.flow.solvers import SOLVERS
 from training.model.model import Model
-from training.simulation import generation
-from training.simulation.generation import SeedSampler, generate_images, parse_seeds
-from training.simulation.images import ImageFlow
-from training.simulation.latents import LatentChoice
-from training.simulation.networks import NetworkChoice
-from training.simulation.times import TimeChoice
+from training.runs import generation
+from training.runs.generation import SeedSampler, generate_images, parse_seeds
+from training.runs.images import ImageFlow
+from training.runs.latents import LatentChoice
+from training.runs.networks import NetworkChoice
+from training.runs.times import TimeChoice
 
 Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]

@@ -30,7 +30,7 @@ from training.data.tables.batches import TableBatches
 from training.data.tables.table import Rows, Table
 from training.files.table import load_table
 from training.model.model import Model
-from training.settings.toy_mesh_exps import BOUNDARY_POINTS
+from training.options.toy_mesh_exps import BOUNDARY_POINTS
 
 Run = Callable[..., Result]
 NAMES = ["size", "room count", "fixed", "price", "double"]
@@ -285,7 +285,7 @@ def test_a_resumed_training_equals_an_unbroken_one(
     assert equal(*(read_network(f / "network-snapshot-000004.pkl")[0] for f in (run, copy)))
     refused(run_script(train, f"--resume={copy}", "--xflip"), 2, "--xflip")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.jobs.train.load_table", lambda path: shifted(load_table(path)))
+        patch.setattr("training.commands.train.load_table", lambda path: shifted(load_table(path)))
         refused(run_script(train, f"--resume={copy}"), 1, "of another table")
     told = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
     assert all("Likelihood/held_out_nats" in line for line in told)

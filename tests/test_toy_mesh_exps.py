@@ -28,7 +28,7 @@ from training.measure.boundaries import (
 )
 from training.measure.containment import inside
 from training.measure.coverage import TABLE_HEAD
-from training.settings.toy_mesh_exps import BOUNDARY_POINTS, LIMITS, MOST_BOUNDARY_POINTS
+from training.options.toy_mesh_exps import BOUNDARY_POINTS, LIMITS, MOST_BOUNDARY_POINTS
 
 Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]

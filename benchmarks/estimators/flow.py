@@ -18,9 +18,9 @@ from training.files.table import save_table
 from training.flow.likelihood import Trace
 from training.flow.solvers import get_solver
 from training.inference.amortized import Amortized
-from training.settings.inference import AMORTIZED_ROWS, LEARNED_SOLVER, LEARNED_STEPS
-from training.simulation.networks import NetworkChoice, NetworkFile
-from training.simulation.posterior_subjects import PosteriorSubject
+from training.options.inference import AMORTIZED_ROWS, LEARNED_SOLVER, LEARNED_STEPS
+from training.runs.networks import NetworkChoice, NetworkFile
+from training.runs.posterior_subjects import PosteriorSubject
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -38,7 +38,7 @@ from training.model.model import Model
 from training.original.model import import_original
 from training.pictures.album import pictures_of
 from training.pictures.training import SavedTraining
-from training.simulation.residual_correlations import row_pairs, toy_correlations
+from training.runs.residual_correlations import row_pairs, toy_correlations
 
 CPU = torch.device("cpu")
 MOST_IMAGES = 50
@@ -75,7 +75,7 @@ def use_state(path: Path) -> None:
 
 def use_options(path: Path) -> None:
     # It asks git for the version of this code, and then what a step would cost.
-    job = "training.jobs.toy_train"
+    job = "training.commands.toy_train"
     with (
         mock.patch(f"{job}.provenance", return_value={}),
         mock.patch(f"{job}.tell_dry_run"),

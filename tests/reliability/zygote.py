@@ -52,7 +52,7 @@ def run(job: dict[str, Any], result: int) -> None:
         os.dup2(descriptor, target)
     sys.argv = [f"{job['script']}.py", *job["arguments"]]
     writes = count_writes(job["kill_at"])
-    from training.settings.script import run_script
+    from training.options.script import run_script
 
     code: Any = 0
     try:
@@ -93,6 +93,6 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
     for name in SCRIPTS:
         import_module(name)
-        import_module(f"training.jobs.{name}")
+        import_module(f"training.commands.{name}")
     gc.freeze()
     main()

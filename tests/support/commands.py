@@ -90,7 +90,7 @@ class Command:
         """Runs it in this process, with a linear detector in the place of the Inception."""
         words = self.name.split()[1:]
         with (
-            mock.patch("training.jobs.fid.InceptionDetector", LinearDetector),
+            mock.patch("training.commands.fid.InceptionDetector", LinearDetector),
             mock.patch("training.learning.toys.CALIBRATION_POINTS", 200),
         ):
             return run_script(self.script, *words, *arguments, ranks=ranks)

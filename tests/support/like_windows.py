@@ -109,7 +109,7 @@ def main(folder: str) -> None:
         setattr(os, name, wants_closed(getattr(os, name)))
     os.__class__ = signal.__class__ = Poorer
     for path in (ROOT / "training" / "jobs").glob("*.py"):
-        importlib.import_module(f"training.jobs.{path.stem}")
+        importlib.import_module(f"training.commands.{path.stem}")
     for name in SCRIPTS:
         script = importlib.import_module(name)
         with redirect_stdout(io.StringIO()):

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from dnnlib.logs import logger
-from training.settings.script import run_script as run_to_the_end
+from training.options.script import run_script as run_to_the_end
 
 ALONE = {"RANK": "0", "WORLD_SIZE": "1"}
 # What changes numbers or speed of all that comes after: how it is read, and how it is set.

@@ -31,7 +31,7 @@ from training.original.file import ALLOWED, Fields, Layers, OriginalFile, read_o
 from training.original.flow import OriginalFlow
 from training.original.networks import MODULE_CLASSES, build
 from training.original.toys import ToyData, rotate_network, uncentered_basis
-from training.simulation.images import plain_name
+from training.runs.images import plain_name
 
 IMAGE_MODELS = ("IFsPreCond", "EDMPrecond")
 TOY_MODELS = ("IFsToyPreCond", "EDMToyPreCond", "EDMToyESPreCond")

@@ -19,7 +19,7 @@ from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS
 from training.flow.trajectory import State
-from training.simulation.simulator import Simulator
+from training.runs.simulator import Simulator
 
 RK4 = SOLVERS["rk4"]
 SCHEDULE = InflationSchedule.to_dimension(1, 3, top_variance=2.0, end_std=0.7)

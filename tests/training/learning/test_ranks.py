@@ -24,7 +24,7 @@ from training.flow.solvers import SOLVERS
 from training.learning.loss import DenoisingLoss
 from training.learning.melting import standardized_latents
 from training.learning.stopping import StopRequest
-from training.simulation.simulator import Simulator
+from training.runs.simulator import Simulator
 
 CPU = torch.device("cpu")
 

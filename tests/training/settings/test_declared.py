@@ -5,9 +5,9 @@ from dataclasses import FrozenInstanceError, dataclass
 import pytest
 
 from tests.support.running import run_script
-from training.settings.declared import Declared, argument, option, options_of, takes
-from training.settings.script import command
-from training.settings.types import COUNT
+from training.options.declared import Declared, argument, option, options_of, takes
+from training.options.script import command
+from training.options.types import COUNT
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,9 @@ import pytest
 
 from dnnlib.errors import UsageError
 from training.names import DEFAULT_STEPS
-from training.settings.integration import ImageTimeOptions, steps_and_end
-from training.settings.latents import latent_choice, recorded_eps
-from training.simulation.latents import LatentChoice
+from training.options.integration import ImageTimeOptions, steps_and_end
+from training.options.latents import latent_choice, recorded_eps
+from training.runs.latents import LatentChoice
 
 
 def test_the_end_is_steps_times_h_and_by_default_the_networks() -> None:

@@ -17,11 +17,11 @@ from dnnlib.errors import DataError, InflationError, TrainingError, UsageError, 
 from dnnlib.files import atomic_path
 from tests.support.refusals import refusal
 from tests.support.running import run_script
-from training.settings.declared import Declared, option, takes
-from training.settings.inference import LikelihoodOptions
-from training.settings.script import command, group
-from training.settings.training import resumed_options
-from training.settings.types import DATA_SET, FILE, NETWORK, POSITIVE, FiniteFloat, Names, Ranges
+from training.options.declared import Declared, option, takes
+from training.options.inference import LikelihoodOptions
+from training.options.script import command, group
+from training.options.training import resumed_options
+from training.options.types import DATA_SET, FILE, NETWORK, POSITIVE, FiniteFloat, Names, Ranges
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,10 +14,10 @@ from training.learning.recipes import (
     TrainingRecipe,
 )
 from training.names import OTHERS
-from training.settings.declared import Declared, takes
-from training.settings.script import command
-from training.settings.toy_train import ToyTrainSettings
-from training.settings.train import TrainSettings
+from training.options.declared import Declared, takes
+from training.options.script import command
+from training.options.toy_train import ToyTrainSettings
+from training.options.train import TrainSettings
 
 S = TypeVar("S", bound=Declared)
 PRR = "--dims_to_keep=1"

@@ -9,8 +9,8 @@ import pytest
 from torch import Tensor
 
 from torch_utils.results import save_arrays
-from training.simulation import waiting
-from training.simulation.groups import Groups, Progress
+from training.runs import waiting
+from training.runs.groups import Groups, Progress
 
 
 @pytest.fixture

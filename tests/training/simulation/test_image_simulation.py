@@ -15,10 +15,10 @@ from tests.support.refusals import refusal
 from torch_utils.snapshots import read_network, write_network
 from training.flow.calls import BLOCK_ROWS
 from training.flow.solvers import SOLVERS
-from training.simulation.images import ImageFlow, draw_classes, plain_name
-from training.simulation.networks import NetworkChoice
-from training.simulation.story import summarize_variances
-from training.simulation.times import TimeChoice
+from training.runs.images import ImageFlow, draw_classes, plain_name
+from training.runs.networks import NetworkChoice
+from training.runs.story import summarize_variances
+from training.runs.times import TimeChoice
 
 CPU = torch.device("cpu")
 RK4 = SOLVERS["rk4"]

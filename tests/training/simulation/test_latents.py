@@ -10,7 +10,7 @@ from tests.support.draws import double, normal
 from tests.support.flows import exact_flow
 from training.flow.latent.conditional import ConditionalMixture
 from training.flow.latent.laws import GaussianLaw, LearnedLaw
-from training.simulation.latents import LatentChoice
+from training.runs.latents import LatentChoice
 
 F64 = torch.float64
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from tests.support.image_models import save_image_model
-from training.simulation.networks import NetworkChoice, NetworkFile
-from training.simulation.posterior_subjects import PosteriorSubject
+from training.runs.networks import NetworkChoice, NetworkFile
+from training.runs.posterior_subjects import PosteriorSubject
 
 
 def test_images_that_are_called_after_a_toy_are_images(tmp_path: Path) -> None:

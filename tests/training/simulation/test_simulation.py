@@ -8,7 +8,7 @@ from tests.support.flows import random_basis
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS
-from training.simulation.simulator import Simulator
+from training.runs.simulator import Simulator
 
 RK4 = SOLVERS["rk4"]
 

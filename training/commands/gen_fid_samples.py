@@ -1,0 +1,72 @@
+"""Samples images by seed: what ``gen_fid_samples.py`` runs."""
+
+import hashlib
+import time
+
+import torch
+
+from dnnlib.logs import logger
+from torch_utils import distributed
+from torch_utils.distributed import process_group
+from torch_utils.results import provenance
+from training.files.image_folder import ABSENT, WHOLE, ImageFolder
+from training.flow.calls import BLOCK_ROWS
+from training.options.gen_fid_samples import Settings
+from training.runs.generation import SeedSampler, generate_images, parse_seeds
+from training.runs.images import ImageFlow
+
+
+def run(settings: Settings) -> None:
+    began = time.perf_counter()
+    seeds = parse_seeds(settings.seeds)
+    latent = settings.latent()
+    image_flow = ImageFlow.open(settings.network.chosen(), settings.network.data_name)
+    image_flow.check_class(settings.class_)
+    choice = settings.chosen_times(image_flow.file.t_max, image_flow.file.name)
+    latent = latent.settled(image_flow.model.flow, choice.end, image_flow.dims_to_keep)
+    choice.even(image_flow.model.denoiser.schedule)
+    overwrite = settings.run.overwrite
+    with process_group(settings.run.device_name) as device:
+        rows = settings.network.batch_gpu or BLOCK_ROWS[device.type]
+        sampler = SeedSampler(
+            image_flow,
+            settings.solver.chosen(),
+            choice,
+            device,
+            rows,
+            latent,
+            settings.class_,
+            settings.prev_melt,
+        )
+        found = {"end_time": choice.end, "batch_gpu": rows}
+        made_with = {
+            "network_sha256": hashlib.sha256(image_flow.file.path.read_bytes()).hexdigest(),
+            "eps": latent.name,
+            **settings.image_settings(**found),
+            "device": device.type,  # for the last bits
+        }
+        if latent.empirical:
+            made_with["latent_sha256"] = sampler.latent_law.digest()
+        folder = ImageFolder(settings.save_dir, image_flow.image_shape, settings.subdirs, made_with)
+        outdated = folder.outdated(seeds, overwrite)
+        distributed.barrier()  # no rank writes before all have looked
+        if distributed.is_main():
+            folder.begin(outdated)
+        distributed.barrier()
+        states = folder.survey(seeds, device)
+        chosen = torch.ones_like(states) if overwrite else states != WHOLE
+        calls = generate_images(sampler, folder, seeds[chosen.bool()], settings.bs)
+        made = int((states == ABSENT).sum())
+        counts = {
+            "made": made,
+            "remade": int(chosen.sum()) - made,
+            "skipped": len(seeds) - int(chosen.sum()),
+        }
+        if distributed.is_main():
+            cost = {"network_calls": calls, "seconds": time.perf_counter() - began}
+            options = settings.recorded(**image_flow.known, **found, device_name=str(device))
+            folder.record({"options": options, **counts, **cost, **provenance()})
+            logger.info(
+                "Wrote {made} new images to {folder}; {remade} were made again, and {skipped} were "
+                "there already".format(**counts, folder=settings.save_dir)
+            )

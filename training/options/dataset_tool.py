@@ -1,0 +1,183 @@
+"""Settings of ``dataset_tool.py``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import click
+
+from dnnlib.errors import UsageError
+from training.data import tables
+from training.names import HEADERS, HELD_OUT_PATCHES, MISSING, PATCH, PATCHES, SIDES, TRANSFORMS
+from training.options.common import overwrite
+from training.options.declared import Declared, option, options_of
+from training.options.types import (
+    COUNT,
+    FILE,
+    SEED,
+    FiniteFloat,
+    Names,
+    Ranges,
+    choice,
+)
+
+
+def parse_resolution(
+    ctx: click.Context, param: click.Parameter, value: str | None
+) -> tuple[int, int] | None:
+    """``WxH`` in pixels as a pair of numbers."""
+    if value is None:
+        return None
+    width, _, height = value.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and len(width + height) <= 12):
+        raise click.BadParameter(f"'{value}' is not of the form WxH, such as 32x32")
+    return int(width), int(height)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions(Declared):
+    """What to take of images, and how."""
+
+    section = "Images"
+    first_image: int = option(
+        "--first-image",
+        type=click.IntRange(min=0),
+        default=0,
+        help="Leave out so many images at the start, so that a source can be split.",
+    )
+    max_images: int | None = option(
+        "--max-images", type=COUNT, unset="all", help="Stop after so many images"
+    )
+    patch: int | None = option(
+        type=click.IntRange(*SIDES),
+        unset=f"{PATCH}; only of patches",
+        help="Side of patches, in pixels",
+    )
+    transform: str | None = option(
+        type=choice(TRANSFORMS),
+        unset="images have to be square",
+        help="Cut the largest square out of the middle, or the largest rectangle of the "
+        "resolution's aspect, with black above and below",
+    )
+    resolution: tuple[int, int] | None = option(
+        metavar="WxH",
+        callback=parse_resolution,
+        unset="leave the size",
+        help="Size to resample to",
+    )
+    channels: str | None = option(
+        type=choice(("1", "3")),
+        unset="as the first image",
+        help="1 makes all images gray, 3 makes all RGB",
+    )
+    skip_bad: bool = option(
+        "--skip-bad", is_flag=True, help="Leave out images that are broken or do not fit."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions(Declared):
+    """What to take of a table, and how."""
+
+    section = "Tables"
+    columns: tuple[str, ...] | None = option(
+        type=Names(),
+        unset="all",
+        help="Columns to take; a name that has a comma stands in double quotes, as in CSV",
+    )
+    header: str = option(
+        type=choice(HEADERS),
+        default="auto",
+        help="Whether the first row of a text names the columns; auto takes it for names unless "
+        "it is numbers, and asks where these rise from column to column while the next row's do "
+        "not, as years do that are names.",
+    )
+    conditions: tuple[str, ...] | None = option(
+        type=Names(), unset="none", help="Columns, taken too, that are to be conditioned on"
+    )
+    missing: str = option(
+        type=choice(MISSING),
+        default="refuse",
+        help="Refuse missing values, drop their rows, or fill in the mean of the column.",
+    )
+    dequantize: str = option(
+        type=choice(("auto", "none")),
+        default="auto",
+        help="Whether to look for discrete columns, to be spread evenly over their steps.",
+    )
+    bounds: tuple[tuple[str, float, float], ...] | None = option(
+        type=Ranges(), unset="none", help="Ranges that columns cannot leave"
+    )
+    max_rows: int | None = option(
+        "--max-rows", type=COUNT, unset="all", help="Stop after so many rows"
+    )
+    held_out: float = option(
+        "--held-out",
+        type=FiniteFloat(min=0, max=0.9),
+        default=0.1,
+        help="Fraction of the rows that is not to be trained on.",
+    )
+    seed: int = option(type=SEED, default=0, help="Seed of the choice of these, and of toys.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Declared):
+    """All settings of the script."""
+
+    source: str = option(required=True, help="Where the images are, or the table.")
+    dest: Path = option(
+        type=FILE, required=True, help="The .zip, or else folder, of images; the .npz of a table."
+    )
+    images: ImageOptions = options_of(ImageOptions)
+    table: TableOptions = options_of(TableOptions)
+    overwrite: bool = overwrite()
+
+    @property
+    def makes_table(self) -> bool:
+        """Whether the source is a table.
+
+        Raises:
+            UsageError: An option was given that is for the other kind of source.
+        """
+        table = tables.is_table(self.source)
+        foreign = ImageOptions if table else TableOptions
+        for item in fields(foreign):
+            if item.name in self.given:
+                raise UsageError(
+                    f"--{item.name} is for {'images' if table else 'tables'}, but {self.source} is "
+                    f"{'a table' if table else 'no table'}: leave it out"
+                )
+        if "patch" in self.given and self.source not in (PATCHES, HELD_OUT_PATCHES):
+            raise UsageError(f"--patch is for --source={PATCHES}")
+        if table and self.dest.suffix != ".npz":
+            raise UsageError(f"{self.dest} is to hold a table: give it a name that ends in .npz")
+        return table
+
+    @property
+    def choices(self) -> tables.Choices:
+        """What was decided about a table."""
+        table = self.table
+        return tables.Choices(
+            conditions=table.conditions or (),
+            missing=table.missing,
+            dequantize=table.dequantize == "auto",
+            bounds={name: (low, high) for name, low, high in table.bounds or ()},
+            max_rows=table.max_rows,
+            held_out=table.held_out,
+            seed=table.seed,
+        )
+
+    @property
+    def wanted_images(self) -> int | None:
+        """Images to read, with those to be left out; None for all."""
+        taken = self.images.max_images
+        return None if taken is None else self.images.first_image + taken
+
+    @property
+    def wanted(self) -> list[str] | None:
+        """The columns to read; None for all."""
+        if self.table.columns is None:
+            return None
+        columns = self.table.columns
+        return [*columns, *(name for name in self.table.conditions or () if name not in columns)]

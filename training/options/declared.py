@@ -1,0 +1,210 @@
+"""Settings of a script: a frozen dataclass, each field of which is declared as an option.
+
+    @dataclass(frozen=True, kw_only=True)
+    class Settings(Declared):
+        save_dir: Path = option(type=FILE, required=True, help="Folder of the results.")
+        solver: SolverOptions = options_of(SolverOptions)
+
+    @command(help=__doc__)
+    @takes(Settings)
+    def main(settings: Settings) -> None: ...
+
+Options that several scripts share are a class of their own, such as ``SolverOptions``, and a field
+of each script's settings. Nothing changes settings: what a run finds out (the times of a network,
+the device) it hands to ``recorded``, which makes the parameters that are written with the results.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields
+from functools import partial, wraps
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import click
+
+from training.options.flags import FlagCommand
+
+_DECLARED, _SHARED = "declared", "shared"
+
+
+class _Declaration(NamedTuple):
+    """Of an option or argument: as it is typed, what click needs to know, and what its absence
+    means, in words."""
+
+    kind: type[click.Parameter]
+    names: tuple[str, ...]
+    attributes: Mapping[str, Any]
+    unset: str | None
+
+
+class DeclaredOption(click.Option):
+    """An option that knows under which heading the help shows it."""
+
+    def __init__(self, *arguments: Any, section: str, **attributes: Any):
+        super().__init__(*arguments, **attributes)
+        self.section = section
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declared:
+    """Base of settings.
+
+    Attributes:
+        given: Names of the options that were typed, not left at their defaults.
+    """
+
+    section: ClassVar[str] = "Options"
+    """Heading of these options in the help."""
+    given: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], given: frozenset[str] = frozenset()) -> Any:
+        """Settings of the options' values by name, for all classes that they are made of."""
+        own = {}
+        for item in fields(cls):
+            if _SHARED in item.metadata:
+                own[item.name] = item.metadata[_SHARED].cls.of(values, given)
+            elif _DECLARED in item.metadata:
+                own[item.name] = values[item.name]
+        return cls(given=given, **own)
+
+    def recorded(self, **found: Any) -> dict[str, Any]:
+        """Every option with its value, by name, for the parameters of a result.
+
+        Args:
+            found: Values that a run has found out, in place of those that were typed or left out.
+        """
+        values: dict[str, Any] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if _SHARED in item.metadata:
+                values |= value.recorded()
+            elif _DECLARED in item.metadata:
+                values[item.name.rstrip("_")] = value
+        unknown = found.keys() - values.keys()
+        if unknown:
+            raise KeyError(f"{type(self).__name__} has no option {sorted(unknown)}")
+        return values | found
+
+
+S = TypeVar("S", bound=Declared)
+
+
+class _Shared(NamedTuple):
+    cls: type[Declared]
+    unset: str
+    defaults: Mapping[str, Any]
+
+
+def option(*names: str, unset: str | None = None, **attributes: Any) -> Any:
+    """A field that is an option.
+
+    Args:
+        names: As typed; without any, the field's name after two hyphens.
+        unset: What happens if it is left out, in words; the help shows it as the default.
+        attributes: Of ``click.Option``: type, default, required, is_flag, help.
+    """
+    if not attributes.get("required"):
+        attributes.setdefault("default", False if attributes.get("is_flag") else None)
+    return _declare(_Declaration(DeclaredOption, names, attributes, unset))
+
+
+def argument(**attributes: Any) -> Any:
+    """A field that is an argument, typed without a name. Attributes are ``click.Argument``'s."""
+    return _declare(_Declaration(click.Argument, (), attributes, None))
+
+
+def _declare(declaration: _Declaration) -> Any:
+    metadata = {_DECLARED: declaration}
+    if declaration.attributes.get("required"):
+        return field(metadata=metadata)
+    return field(default=declaration.attributes.get("default"), metadata=metadata)
+
+
+def options_of(
+    cls: type[S], unset: str = "{}", defaults: Mapping[str, Any] = MappingProxyType({})
+) -> Any:
+    """A field that holds options of a class that scripts share.
+
+    Args:
+        cls: The class.
+        unset: What happens if one is left out that has no default, where that differs between
+            scripts; ``{}`` stands for what the class says itself.
+        defaults: The script's own defaults, by the names of fields; other names are ignored.
+    """
+    own = {item.name: defaults[item.name] for item in fields(cls) if item.name in defaults}
+    return field(default_factory=partial(cls, **own), metadata={_SHARED: _Shared(cls, unset, own)})
+
+
+def takes(cls: type[S]) -> Callable[[Callable[[S], int | None]], Callable[..., int | None]]:
+    """Gives a command the options of a settings class, and its function one object of it.
+
+    What the function returns is the exit code of the script.
+    """
+
+    def decorate(function: Callable[[S], int | None]) -> Callable[..., int | None]:
+        @wraps(function)
+        def run(**values: Any) -> int | None:
+            return function(cls.of(values, _typed()))
+
+        for parameter in reversed(list(parameters_of(cls))):
+            # As click's own decorators do it.
+            run.__dict__.setdefault("__click_params__", []).append(parameter)
+        return run
+
+    return decorate
+
+
+def parameters_of(
+    cls: type[Declared], unset: str = "{}", defaults: Mapping[str, Any] = MappingProxyType({})
+) -> Iterator[click.Parameter]:
+    """The options and arguments of a settings class, in the order of its fields."""
+    for item in fields(cls):
+        if _SHARED in item.metadata:
+            yield from parameters_of(*item.metadata[_SHARED])
+        elif _DECLARED in item.metadata:
+            own = {"default": defaults[item.name]} if item.name in defaults else {}
+            yield _parameter(item, cls.section, unset, own)
+
+
+def _parameter(
+    item: Field[Any], section: str, unset: str, own: Mapping[str, Any]
+) -> click.Parameter:
+    declaration: _Declaration = item.metadata[_DECLARED]
+    attributes = {**declaration.attributes, **own}
+    if declaration.kind is click.Argument:
+        return click.Argument([item.name], **attributes)
+    if not attributes.get("help", ".").endswith((".", "]")):
+        attributes["help"] += "."
+    if declaration.unset is not None and "default" not in own:
+        attributes["help"] += f"  [default: {unset.format(declaration.unset)}]"
+    names = declaration.names or (f"--{item.name}",)
+    return DeclaredOption([item.name, *names], section=section, show_default=True, **attributes)
+
+
+class SectionedCommand(FlagCommand):
+    """A command whose help shows its options under their headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        # Those without which nothing works come first.
+        for param in sorted(self.get_params(ctx), key=lambda param: not param.required):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                section = getattr(param, "section", Declared.section)
+                sections.setdefault(section, []).append(record)
+        for section, records in sections.items():
+            with formatter.section(section):
+                formatter.write_dl(records)
+
+
+class SectionedGroup(click.Group):
+    """A group of such commands."""
+
+    command_class = SectionedCommand
+
+
+def _typed() -> frozenset[str]:
+    ctx = click.get_current_context()
+    typed = click.core.ParameterSource.COMMANDLINE
+    return frozenset(name for name in ctx.params if ctx.get_parameter_source(name) is typed)

@@ -1,0 +1,94 @@
+"""Settings of ``gen_fid_samples.py``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dnnlib.errors import UsageError
+from training import runs
+from training.options.common import RunOptions, save_dir
+from training.options.declared import Declared, option, options_of
+from training.options.integration import ImageTimeOptions, SolverOptions
+from training.options.latents import eps, latent_choice
+from training.options.networks import ImageNetworkOptions, check_storage, store_grid
+from training.options.types import COUNT, FILE, choice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Declared):
+    """Options of the script."""
+
+    save_dir: Path = save_dir("Folder of the images.")
+    seeds: str = option(default="0-63", help="Which images: numbers and ranges, as 1,2,5-10.")
+    bs: int = option(
+        type=COUNT,
+        default=64,
+        help="Images in flight over all ranks, rounded up to whole network calls.",
+    )
+    subdirs: bool = option(is_flag=True, help="Make a folder for each thousand seeds.")
+    gen_source: str = option(
+        type=choice(("diag", "empirical")),
+        default="diag",
+        help="Latents: of the law by --eps, or Gaussian with the variances in which a melt ended.",
+    )
+    prev_melt: Path | None = option(
+        type=FILE, help="The melt of empirical, a file of pfODE_int.py."
+    )
+    eps: str | None = eps("Law of the latents of diag")
+    class_: int | None = option(
+        "--class",
+        type=click.IntRange(min=0),
+        unset="drawn by each seed",
+        help="Class of the images, for networks with classes",
+    )
+    network: ImageNetworkOptions = options_of(ImageNetworkOptions)
+    solver: SolverOptions = options_of(SolverOptions)
+    times: ImageTimeOptions = options_of(ImageTimeOptions)
+    store_grid: bool = store_grid()
+    run: RunOptions = options_of(RunOptions)
+
+    def __post_init__(self) -> None:
+        empirical = self.gen_source == "empirical"
+        if self.prev_melt is not None and not empirical:
+            raise UsageError("--prev_melt goes with --gen_source=empirical only")
+        if empirical and self.prev_melt is None:
+            raise UsageError(
+                "--gen_source=empirical takes the variances of a melt: give --prev_melt"
+            )
+        if empirical and "eps" in self.given:
+            raise UsageError("--eps goes with --gen_source=diag only")
+        check_storage(self.store_grid, self.times.disc, self.network.network)
+
+    def latent(self) -> runs.LatentChoice:
+        """What generation starts from."""
+        if self.gen_source == "empirical":
+            return runs.LatentChoice(empirical=True)
+        return latent_choice(self.eps, "say --gen_source=empirical --prev_melt=FILE")
+
+    def chosen_times(self, t_max: float, network: str) -> runs.TimeChoice:
+        """The times, of a network that was trained up to ``t_max``."""
+        return self.times.chosen(t_max, network, self.store_grid)
+
+    def image_settings(self, **found: Any) -> dict[str, Any]:
+        """All options that an image depends on beside its seed; the size of network calls is in it
+        for the last bits.
+
+        Args:
+            found: Values that were found out: ``end_time`` and ``batch_gpu``.
+        """
+        values = self.recorded(**found)
+        names = (
+            *("class", "calibration", "solver", "n_iters", "disc", "end_time", "end_vars"),
+            *("precision", "batch_gpu"),
+        )
+        adaptive = self.solver.chosen().adaptive
+        return {
+            **{name: values[name] for name in names},
+            "vpode_disc_eps": self.times.first,
+            "tol": self.times.tol if self.times.n_iters == "auto" else None,
+            **{name: values[name] if adaptive else None for name in ("rtol", "atol")},
+        }

@@ -1,0 +1,142 @@
+"""Settings of ``pfODE_int.py``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from dnnlib.errors import UsageError
+from training import runs
+from training.names import KINDS, MOST_ROWS
+from training.options.common import RunOptions, save_dir, seed
+from training.options.declared import Declared, option, options_of
+from training.options.integration import ImageTimeOptions, SolverOptions
+from training.options.latents import eps, latent_choice, recorded_eps
+from training.options.likelihood import LikelihoodOptions
+from training.options.networks import ImageNetworkOptions, check_storage, store_grid
+from training.options.types import COUNT, DATA_SET, FILE, choice
+
+SAMPLES = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Declared):
+    """Options of the script."""
+
+    save_dir: Path = save_dir()
+    data_root: Path | None = option(
+        type=DATA_SET, help="Data set to melt: a zip or folder of images, the .npz of a table."
+    )
+    bs: int | None = option(
+        type=COUNT,
+        unset=f"{SAMPLES}; rows to melt: all that are held out, or {MOST_ROWS:,}",
+        help="Images, or rows, of each simulation.",
+    )
+    csv: Path | None = option(
+        type=FILE,
+        unset="none",
+        help="File of the generated rows of a table, or of the rows of a lone melt, with their log "
+        "densities if these are computed",
+    )
+    round: bool = option(
+        "--round/--no-round",
+        default=True,
+        help="Put discrete columns in --csv at the nearest of their steps.",
+    )
+    sim_type: str = option(type=choice((*KINDS, "all")), default="all", help="What to simulate.")
+    prev_melt: Path | None = option(
+        type=FILE, help="A melt to start from, for a lone roundtrip or gen."
+    )
+    start_noise: bool = option(
+        is_flag=True,
+        help="Melt images with the noise of the first time added, for which the latent law is "
+        "exact.",
+    )
+    gen_source: str = option(
+        type=choice(("diag", "empirical")),
+        default="diag",
+        help="Latents of gen: of the law by --eps, or Gaussian with the variances of the melt.",
+    )
+    eps: str | None = eps("Law of the latents of diag")
+    class_: int | None = option(
+        "--class",
+        type=click.IntRange(min=0),
+        unset="random",
+        help="Class to generate, for networks with classes",
+    )
+    save_freq: int = option(type=COUNT, default=5, help="Steps between saved states.")
+    seed: int = seed("the choice of images and of the latents")
+    network: ImageNetworkOptions = options_of(ImageNetworkOptions)
+    solver: SolverOptions = options_of(SolverOptions)
+    times: ImageTimeOptions = options_of(ImageTimeOptions)
+    store_grid: bool = store_grid()
+    likelihood: LikelihoodOptions = options_of(LikelihoodOptions)
+    run: RunOptions = options_of(RunOptions)
+
+    def __post_init__(self) -> None:
+        if self.needs_melt and self.prev_melt is None:
+            raise UsageError(
+                f"--sim_type={self.sim_type} here starts from a melt: give its file with "
+                "--prev_melt"
+            )
+        if self.prev_melt is not None and not self.needs_melt:
+            raise UsageError(
+                "--prev_melt goes with --sim_type=roundtrip, or gen with --gen_source=empirical"
+            )
+        if "data_root" in self.given and "melt" not in self.kinds:
+            raise UsageError("--data_root goes with a melt: leave it out")
+        if "bs" in self.given and self.sim_type == "roundtrip":
+            raise UsageError("--bs goes with melt and gen: a roundtrip has its melt's images")
+        if self.gen_source == "empirical" and "eps" in self.given:
+            raise UsageError("--eps goes with --gen_source=diag only")
+        if self.data_root is None and "melt" in self.kinds:
+            raise click.UsageError("Missing option '--data_root'.")
+        if self.csv is not None and self.sim_type == "roundtrip":
+            raise UsageError("--csv goes with gen or a melt, not with a lone roundtrip")
+        check_storage(self.store_grid, self.times.disc, self.network.network)
+
+    @property
+    def count(self) -> int:
+        """Samples of a simulation."""
+        return self.bs or SAMPLES
+
+    def require_kind(self, table: bool) -> None:
+        """Raises UsageError if an option was given that is for the other kind of network."""
+        foreign = ("class_", "start_noise", "img_size", "img_ch") if table else ("csv", "round")
+        for name in foreign:
+            if name in self.given:
+                raise UsageError(
+                    f"--{name.rstrip('_')} is for {'images' if table else 'tables'}, but "
+                    f"{self.network.network} is a network of {'a table' if table else 'images'}"
+                )
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return KINDS if self.sim_type == "all" else (self.sim_type,)
+
+    @property
+    def csv_kind(self) -> str | None:
+        """Which simulation's rows go to ``--csv``; None for none."""
+        return None if self.csv is None else "gen" if "gen" in self.kinds else "melt"
+
+    @property
+    def needs_melt(self) -> bool:
+        """Whether an earlier melt is gone on from."""
+        lone_gen = self.sim_type == "gen" and self.gen_source == "empirical"
+        return self.sim_type == "roundtrip" or lone_gen
+
+    def latent(self) -> runs.LatentChoice:
+        """What generation starts from."""
+        if self.gen_source == "empirical":
+            return runs.LatentChoice(empirical=True)
+        return latent_choice(self.eps, "say --gen_source=empirical")
+
+    def recorded_eps(self, used: runs.LatentChoice) -> str:
+        """What is recorded of ``--eps``: the text, or what was used in its place."""
+        return str(used.name) if used.empirical else recorded_eps(self.eps, used)
+
+    def chosen_times(self, t_max: float, network: str) -> runs.TimeChoice:
+        """The times, of a network that was trained up to ``t_max``."""
+        return self.times.chosen(t_max, network, self.store_grid)

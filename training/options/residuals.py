@@ -1,0 +1,170 @@
+"""Settings of ``calc_net_residuals_autocorrelations.py``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dnnlib.errors import UsageError
+from training import runs
+from training.names import NOISES, TOY_NAMES
+from training.options.common import RunOptions, save_dir, seed
+from training.options.declared import Declared, option, options_of
+from training.options.integration import (
+    MAX_STEPS,
+    EvenTimeOptions,
+    SolverOptions,
+    steps_and_end,
+)
+from training.options.networks import KNOWN, CallOptions, calibration, network
+from training.options.types import COUNT, DATA_SET, FILE, POSITIVE, choice
+
+TIMES = click.IntRange(min=2, max=MAX_STEPS)
+TOY_BLOCK = 512
+"""Points of one call of the network of a toy or a table: then a result is the same for any batch
+and number of ranks."""
+IMAGES = 50_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseOptions(Declared):
+    """The noise on the samples."""
+
+    section = "Noise"
+    noise: str = option(
+        type=choice(NOISES),
+        default="independent",
+        help="Fresh noise at each time, as published, or the points of the flow's own paths.",
+    )
+    seed: int = seed("the samples and the noise")
+    solver: SolverOptions = options_of(SolverOptions)
+
+    def chosen(self, count: int, batch: int) -> runs.ExtractionChoice:
+        return runs.ExtractionChoice(self.noise, self.solver.chosen(), count, batch, self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Extracting(Declared):
+    """What both extractions have in common."""
+
+    save_dir: Path = save_dir()
+    network: str = network()
+    calibration: bool = calibration()
+    noise: NoiseOptions = options_of(NoiseOptions)
+    run: RunOptions = options_of(RunOptions)
+
+    def matters(self) -> dict[str, Any]:
+        """Options that the numbers depend on."""
+        names = (
+            *("network", "calibration", "data_root", "n_samples", "seed", "precision"),
+            *("solver", "rtol", "atol"),
+        )
+        values = self.recorded()
+        return {name: values.get(name) for name in names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractToysSettings(_Extracting):
+    """Options of ``extracttoys``."""
+
+    data_name: str | None = option(type=choice(TOY_NAMES), unset=KNOWN, help="The toy")
+    data_dim: int | None = option(type=COUNT, unset=KNOWN, help="Dimensions of the toy")
+    dims_to_keep: int | None = option(type=COUNT, unset=KNOWN, help="Dimensions kept")
+    n_time_pts: int = option(type=TIMES, default=701, help="Number of times.")
+    h: float | None = option(type=POSITIVE, unset="as far as tmax", help="Time between them")
+    n_samples: int = option(type=COUNT, default=10_000, help="Samples, the same at every time.")
+    bs: int = option(type=COUNT, default=4 * TOY_BLOCK, help="Samples at a time, over all ranks.")
+    exact: bool = option(
+        "--exact/--no_exact", default=True, help="Compare with the toy's exact denoiser as well."
+    )
+
+    def chosen_network(self) -> runs.NetworkChoice:
+        names = ("data_name", "data_dim", "dims_to_keep")
+        said = {name: getattr(self, name) for name in names}
+        return runs.NetworkChoice(self.network, said, calibrated=self.calibration)
+
+    def end(self, t_min: float, t_max: float, network: str) -> float:
+        """The last time, of a network that was trained from ``t_min`` to ``t_max``.
+
+        Raises:
+            UsageError: It was not trained so far.
+        """
+        _, end = steps_and_end(self.n_time_pts - 1, self.h, t_max)
+        if not t_min < end <= t_max:
+            raise UsageError(
+                f"the last of {self.n_time_pts} times is {end:g}, but {network} was trained from "
+                f"{t_min:g} to T = {t_max:g}: give other --n_time_pts or --h"
+            )
+        return end
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractSettings(_Extracting):
+    """Options of ``extract``."""
+
+    data_root: Path = option(
+        type=DATA_SET,
+        required=True,
+        help="Data set: a zip or folder of images, the .npz of a table.",
+    )
+    data_name: str | None = option(
+        unset="the network's data set", help="Name of the data in the names of results"
+    )
+    data_dim: int | None = option(type=COUNT, unset=KNOWN, help="Numbers of an image, or columns")
+    dims_to_keep: int | None = option(type=COUNT, unset=KNOWN, help="Dimensions kept")
+    n_time_pts: int = option(type=TIMES, default=256, help="Number of times.")
+    n_samples: int | None = option(
+        type=COUNT,
+        unset=f"{IMAGES}; of a table all rows that are held out",
+        help="Images or rows, the same at every time.",
+    )
+    bs: int = option(type=COUNT, default=1000, help="Images or rows at a time, over all ranks.")
+    times: EvenTimeOptions = options_of(EvenTimeOptions)
+    calls: CallOptions = options_of(CallOptions)
+
+    def chosen_network(self) -> runs.NetworkChoice:
+        said = {name: getattr(self, name) for name in ("data_dim", "dims_to_keep")}
+        return runs.NetworkChoice(
+            self.network, said, calibrated=self.calibration, precision=self.calls.precision
+        )
+
+    def chosen_times(self, t_max: float, network: str) -> runs.TimeChoice:
+        """The times, of a network that was trained up to ``t_max``."""
+        return runs.TimeChoice(
+            self.n_time_pts - 1, self.times.end(t_max, network), self.times.first
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Correlating(Declared):
+    """What both calculations have in common; what a file says already is said as a check."""
+
+    save_dir: Path = save_dir()
+    data_name: str | None = option(unset="the file's", help="The data")
+    dims_to_keep: int | None = option(type=COUNT, unset="the file's", help="Dimensions kept")
+    n_time_pts: int | None = option(type=TIMES, unset="the file's", help="Number of times")
+    n_samples: int | None = option(type=COUNT, unset="the file's", help="Number of samples")
+    run: RunOptions = options_of(RunOptions)
+
+    def said(self) -> dict[str, Any]:
+        names = ("data_name", "data_dim", "dims_to_keep", "n_time_pts", "n_samples")
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalcToysSettings(_Correlating):
+    """Options of ``calctoys``."""
+
+    res_root: Path = option(type=FILE, required=True, help="The file that extracttoys wrote.")
+    data_dim: int | None = option(type=COUNT, unset="the file's", help="Dimensions of the toy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalcSettings(_Correlating):
+    """Options of ``calc``."""
+
+    res_root: Path = option(type=FILE, required=True, help="The folder that extract wrote to.")
+    bs: int = option(type=COUNT, default=500, help="Samples read at a time.")

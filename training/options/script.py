@@ -1,0 +1,111 @@
+"""How a script is run: its command, and how whatever goes wrong becomes one line and an exit code.
+
+Names of options may be written with ``_`` or ``-`` alike, and flags with a value, ``--cond=True``.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from dnnlib.errors import InflationError
+from dnnlib.logs import setup_logging
+from training.options.declared import SectionedCommand, SectionedGroup
+from training.options.flags import spelled_alike
+
+CONTEXT = {
+    "token_normalize_func": spelled_alike,
+    "help_option_names": ["-h", "--help"],
+    "show_default": True,
+    "max_content_width": 100,
+}
+
+
+command = partial(click.command, cls=SectionedCommand, context_settings=CONTEXT)
+group = partial(click.group, cls=SectionedGroup, context_settings=CONTEXT)
+
+
+class _Terminated(BaseException):
+    """SIGTERM came."""
+
+
+@contextmanager
+def _raised_on_sigterm() -> Iterator[None]:
+    """Makes SIGTERM an exception, so that unfinished files are removed; a second one acts at once.
+
+    Not among ranks: while one waits for another that has died, no exception would be raised in it.
+    """
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    handled = signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    if not alone or handled or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def run_script(script: click.Command) -> None:
+    """Runs a script's command and ends the process: 0, or one line on stderr and an exit code.
+
+    Usage errors exit with 2 and other expected errors with 1; an unexpected exception keeps its
+    traceback, since it is a bug. After SIGTERM, as after Ctrl-C, nothing half done stays.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    setup_logging(rank)
+    try:
+        with _raised_on_sigterm():
+            result = script.main(standalone_mode=False)
+        code, message = result if isinstance(result, int) else 0, None
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        code, message = 2, None
+    except click.ClickException as error:
+        code, message = error.exit_code, error.format_message()
+    except click.Abort as error:
+        if isinstance(error.__cause__, EOFError):  # click takes it for the user's
+            raise error.__cause__ from None
+        code, message = 130, "interrupted"
+    except _Terminated:
+        code, message = 128 + signal.SIGTERM, "stopped by SIGTERM"
+    except InflationError as error:
+        code, message = error.exit_code, str(error)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        code, message = 1, f"{where}{error.strerror or error}"
+    except (MemoryError, RuntimeError) as error:
+        # torch reports a lack of memory on the CPU as a plain RuntimeError.
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+            raise
+        code, message = 1, "out of memory: use fewer samples or smaller batches"
+    if message is not None:
+        if rank:
+            # torchrun ends the other ranks once one has failed, so that an error which all share
+            # is told once.
+            time.sleep(5)
+        line = " ".join(message.split())
+        print(f"{Path(sys.argv[0]).name}: error: {line}", file=sys.stderr, flush=True)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # The threads of a process group can outlive it, and now and then abort a process whose
+        # interpreter is being torn down. All files are closed by now.
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -1,0 +1,194 @@
+"""Settings of ``toy_train.py``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import click
+
+from dnnlib.errors import agree
+from training import learning
+from training.learning.recipes import (
+    AVERAGED_PLANE,
+    AVERAGED_SPACE,
+    AVERAGED_TOY,
+    PLANE,
+    TOY,
+    TrainingRecipe,
+)
+from training.names import (
+    MOST_AVERAGED,
+    NOISE_CONDITIONINGS,
+    OTHERS,
+    SPACES,
+    TOY_NAMES,
+    TOY_NETWORK_NAMES,
+    TOY_PRECONDITIONINGS,
+)
+from training.options.declared import Declared, option, options_of
+from training.options.schedules import InflationOptions
+from training.options.training import (
+    CalibrationOptions,
+    LatentLawOptions,
+    RunOptions,
+    TrainingOptions,
+)
+from training.options.types import AMOUNT, COUNT, NOT_NEGATIVE, POSITIVE, FiniteFloat, choice
+
+DEFAULTS = asdict(TOY)
+OF_RECIPE = ("duration", "batch", "ema", "lr")
+"""What differs between the recipes."""
+CALIBRATION_FIT = "path"
+"""Networks of toys are good, so that slopes cost their samples nothing."""
+EARLIER = {
+    "calibration_fit": CALIBRATION_FIT,
+    "latent_law": "gaussian",
+    "others": 0,
+    "antithetic": False,
+}
+"""What a run of an earlier version meant by options that it left open."""
+
+
+def _of_recipes(name: str) -> str:
+    """What the recipes have of an option, for its help."""
+    recipes = (AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, TOY)
+    plane, space, other, plain = (f"{getattr(each, name):g}" for each in recipes)
+    if plane == space == other:
+        return f"{plane} with --others, {plain} without"
+    averaged = f"{plane} of mlp in {PLANE}D, {space} in more, {other} of other networks"
+    return f"{averaged}; {plain} without --others"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyOptions(Declared):
+    """What to train on."""
+
+    section = "Data"
+    data_name: str | None = option(type=choice(TOY_NAMES), help="The toy.  [required]")
+    augment_to: int = option(
+        type=click.IntRange(min=0, max=2**31 - 1),
+        default=0,
+        help="Dimensions to embed the toy in; 0 is off.",
+    )
+    others: int | None = option(
+        type=click.IntRange(min=0),
+        unset=f"{OTHERS} in up to {MOST_AVERAGED} dimensions, else 0",
+        help="Further points, drawn anew every few steps: targets are averaged over those that "
+        "are near; 0 for none",
+    )
+    antithetic: bool = option(
+        "--antithetic/--no-antithetic",
+        default=True,
+        help="Use each point twice, with opposite noise.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyFlowOptions(InflationOptions):
+    """The flow's schedule and times."""
+
+    precond: str = option(
+        type=choice(TOY_PRECONDITIONINGS),
+        default="ifs",
+        help="Inflationary flow; or the isotropic model of Karras et al. 2022, which takes all "
+        "dimensions of the data to vary alike (edm), or each as it does (edm_es).",
+    )
+    tmin: float | None = option(type=NOT_NEGATIVE, unset="0; edm: 0.002", help="First time.")
+    tmax: float | None = option(
+        type=POSITIVE,
+        unset="when a tenth of the top dimension's variance is data; edm: 80",
+        help="Last time.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyNetworkOptions(Declared):
+    """The network."""
+
+    section = "Network"
+    arch: str = option(type=choice(TOY_NETWORK_NAMES), default="mlp", help="Kind of network.")
+    space: str = option(
+        type=choice(SPACES),
+        default="ES",
+        help="Coordinates of the network: the data's axes (IS) or their principal axes (ES).",
+    )
+    noise_cond: str = option(
+        type=choice(NOISE_CONDITIONINGS),
+        default="log",
+        help="How the network sees the time: as the log of the noise, or as 999 t (ddpm).",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyTrainingOptions(TrainingOptions):
+    """How long and how to train."""
+
+    duration: float | None = option(
+        type=AMOUNT,
+        unset=_of_recipes("duration"),
+        help="Length of the training, million samples. With --resume, a new length.",
+    )
+    batch: int | None = option(
+        type=COUNT,
+        unset=_of_recipes("batch"),
+        help="Batch size over all ranks.",
+    )
+    ema: float | None = option(
+        type=FiniteFloat(min=0, max=1e9),
+        unset=_of_recipes("ema"),
+        help="Half-life of averaged weights, million samples.",
+    )
+    lr: float | None = option(type=POSITIVE, unset=_of_recipes("lr"), help="Peak learning rate.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyTrainSettings(Declared):
+    """All settings of the script."""
+
+    toy: ToyOptions = options_of(ToyOptions)
+    flow: ToyFlowOptions = options_of(ToyFlowOptions)
+    network: ToyNetworkOptions = options_of(ToyNetworkOptions)
+    training: ToyTrainingOptions = options_of(
+        ToyTrainingOptions, defaults={k: v for k, v in DEFAULTS.items() if k not in OF_RECIPE}
+    )
+    calibration: CalibrationOptions = options_of(
+        CalibrationOptions, defaults={"calibration_fit": CALIBRATION_FIT}
+    )
+    law: LatentLawOptions = options_of(LatentLawOptions)
+    run: RunOptions = options_of(RunOptions, defaults=DEFAULTS)
+
+    def others(self, dim: int) -> int:
+        """Points to average targets over, of a toy of so many dimensions."""
+        if self.toy.others is not None:
+            return self.toy.others
+        return OTHERS if dim <= MOST_AVERAGED else 0
+
+    def recipe(self, dim: int, others: int) -> TrainingRecipe:
+        """How to train in so many dimensions, with so many points to average targets over."""
+        averaged = AVERAGED_PLANE if dim <= PLANE else AVERAGED_SPACE
+        averaged = averaged if self.network.arch == "mlp" else AVERAGED_TOY
+        return (averaged if others else TOY).but(self.recorded())
+
+    def choices(self, dim: int) -> learning.Choices:
+        """The model to build for a toy of so many dimensions.
+
+        Raises:
+            UsageError: Options contradict the toy or each other.
+        """
+        agree("data_dim", self.flow.data_dim, dim, f"the toy '{self.toy.data_name}'")
+        return learning.Choices(
+            precond=self.flow.precond,
+            inflation=self.flow.arguments(self.flow.precond, dim),
+            network=self.network.arch,
+            network_arguments={},
+            space=self.network.space,
+            noise_cond=self.network.noise_cond,
+            t_min=self.flow.tmin,
+            t_max=self.flow.tmax,
+            seed=self.run.seed,
+        )
+
+    def name_parts(self, schedule: str) -> tuple[str | None, ...]:
+        """What the run's folder is named by."""
+        embedded = f"in{self.toy.augment_to}D" if self.toy.augment_to else None
+        return (self.toy.data_name, schedule, self.network.arch, embedded)

@@ -1,0 +1,226 @@
+"""Coverage of a flow: points and spheres are carried to the data and back, and counted.
+
+The data are a toy, of which fresh samples can be drawn, or the held-out rows of a table.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
+from training.flow.latent.laws import GaussianLaw, LatentLaw, LearnedLaw
+from training.flow.pfode import ProbabilityFlow
+from training.flow.solvers import Solver
+from training.measure.boundaries import Boundary
+from training.measure.coverage import (
+    Points,
+    Spheres,
+    carry,
+    measure_coverage,
+    refitted,
+    transported,
+)
+from training.measure.coverage_result import CoverageResult, PairedBoundaries
+from training.measure.paired_coverage import pair
+from training.runs.networks import NetworkFile
+from training.runs.simulator import Simulator
+from training.runs.tables import TableFlow
+from training.runs.toys import SCHEDULE, ToyFlow
+
+BLOCK_ROWS = 2048
+"""Points of one denoiser call: then a result is the same for any number of points and ranks."""
+
+
+@dataclass(frozen=True)
+class CoverageSubject:
+    """A flow, and the data that it is compared with.
+
+    Attributes:
+        flow: The flow, on the CPU.
+        t_max: The last time of the training, or that which the schedule proposes.
+        stem: How results are named.
+        dims_to_keep: Number of dimensions that are not compressed.
+        known: The data and the schedule, by the names of options.
+        file: Where the network is from; None for a flow without one.
+        exact: The flow of the data's own denoiser, with the same schedule and basis; None where it
+            is not known.
+        fresh: Draws points ``[M, D]`` of the data by a generator on the CPU.
+    """
+
+    flow: ProbabilityFlow
+    t_max: float
+    stem: str
+    dims_to_keep: int
+    known: Mapping[str, Any]
+    file: NetworkFile | None
+    exact: ProbabilityFlow | None
+    fresh: Callable[[torch.Generator], Tensor]
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.flow.basis.dim
+
+    @classmethod
+    def of_toy(cls, subject: ToyFlow, count: int) -> "CoverageSubject":
+        """A toy, with so many fresh samples."""
+        return cls(
+            subject.flow,
+            subject.t_max,
+            subject.stem,
+            subject.dims_to_keep,
+            subject.known,
+            subject.file,
+            subject.exact_counterpart(),
+            lambda generator: subject.toy.sample(count, generator),
+        )
+
+    @classmethod
+    def of_table(cls, subject: TableFlow, data: Path, seed: int) -> "CoverageSubject":
+        """A table, with the rows of a data set, of which held-out ones if there are some.
+
+        Args:
+            subject: The network.
+            data: The data set.
+            seed: Chooses rows where there are more than ``MOST_ROWS``.
+
+        Raises:
+            DataError: The file is broken, or has other columns.
+        """
+        rows, _ = subject.rows(data, None, seed)
+        schedule = {name: subject.file.known.get(name) for name in SCHEDULE}
+        return cls(
+            subject.model.flow,
+            subject.file.t_max,
+            subject.stem,
+            subject.dims_to_keep,
+            {**schedule, **subject.known},
+            subject.file,
+            None,
+            lambda generator: subject.spread(rows, generator),
+        )
+
+
+@dataclass(frozen=True)
+class CoverageExperiment:
+    """What is carried, and along which flow.
+
+    Attributes:
+        flow: The flow, on this rank's device.
+        times: Increasing ``[steps + 1]``, on that device.
+        solver: How to take a step.
+        law: Of the latents; where it is learned, spheres are those of whitened latents.
+        spheres: At the start.
+        alpha: Radius of alpha shapes; None for boundaries that are carried along.
+        count: Number of test points.
+        seeds: One a repetition.
+        fresh: As ``CoverageSubject`` has it.
+    """
+
+    flow: ProbabilityFlow
+    times: Tensor
+    solver: Solver
+    law: LatentLaw
+    spheres: Spheres
+    alpha: float | None
+    count: int
+    seeds: range
+    fresh: Callable[[torch.Generator], Tensor]
+
+    def run(self, exact: ProbabilityFlow | None = None) -> CoverageResult:
+        """Carries and counts.
+
+        Args:
+            exact: The exact flow, to compare with.
+        """
+        start, calls = self._latent_points(), []
+        simulator = self._simulator(self.flow)
+
+        def generate(latents: Tensor) -> Tensor:
+            trajectory = simulator.generate(self._to_latents(latents), "gen").trajectory
+            calls.append(trajectory.calls)
+            return self.flow.to_data(trajectory.end, self.times[0])
+
+        def melt(data: Tensor) -> Tensor:
+            trajectory = simulator.melt(data).trajectory
+            calls.append(trajectory.calls)
+            return self._from_latents(trajectory.end)
+
+        carried = carry(start, generate, melt)
+        fresh, units = self._fresh_data(), self._unit_maps()
+        scaled = {name: points.mapped(units[name]) for name, points in carried.items()}
+        boundaries = {name: self._fit(points.boundary) for name, points in scaled.items()}
+        counted = units["data"](fresh)
+        found = measure_coverage(scaled, boundaries, counted)
+        paired = None
+        if exact is not None:
+            vertices = self._exact_vertices(exact, start.boundary)
+            exact_boundaries = self._fit(units["data"](vertices))
+            against = pair(counted, boundaries["data"], exact_boundaries)
+            paired = PairedBoundaries(against, vertices, exact_boundaries)
+        return CoverageResult(self.spheres, found, carried, boundaries, fresh, sum(calls), paired)
+
+    def _simulator(self, flow: ProbabilityFlow) -> Simulator:
+        steps = len(self.times) - 1
+        return Simulator(flow.in_blocks(BLOCK_ROWS), self.times, self.solver, save_every=steps)
+
+    def _fit(self, vertices: Tensor) -> list[Boundary]:
+        """Boundaries with vertices ``[R, K, D]``."""
+        if self.alpha is None:
+            return transported(vertices, self.spheres.unit)
+        return refitted(vertices, self.alpha)
+
+    @property
+    def _gaussian(self) -> GaussianLaw:
+        """The Gaussian whose spheres are carried: the law itself, or what it whitens latents to."""
+        if isinstance(self.law, GaussianLaw):
+            return self.law
+        return GaussianLaw(torch.ones_like(self.law.variance))
+
+    def _to_latents(self, x: Tensor) -> Tensor:
+        """From where that Gaussian lives to latents ``[M, D]``."""
+        return self.law.unwhiten(x) if isinstance(self.law, LearnedLaw) else x
+
+    def _from_latents(self, x: Tensor) -> Tensor:
+        return self.law.whiten(x) if isinstance(self.law, LearnedLaw) else x
+
+    def _latent_points(self) -> Points:
+        """Test points of each seed and vertices of the spheres, at the last time."""
+        law = self._gaussian
+        draws = [
+            law.sample(self.count, seeded_generator("cpu", seed, Stream.TEST_POINTS))
+            for seed in self.seeds
+        ]
+        return Points(torch.stack(draws), self.spheres.vertices.to(law.variance) * law.std)
+
+    def _fresh_data(self) -> Tensor:
+        """Fresh points ``[S, M, D]`` of data space with the noise of the first time."""
+        flow, first = self.flow, self.times[0]
+        draws = []
+        for seed in self.seeds:
+            generator = seeded_generator("cpu", seed, Stream.FRESH_POINTS)
+            clean = flow.to_eigen(self.fresh(generator).to(flow.device))
+            noisy = clean + flow.schedule.sample_noise(len(clean), first, generator)
+            draws.append(flow.to_data(flow.schedule.scale(first) * noisy, first))
+        return torch.stack(draws)
+
+    def _unit_maps(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """For each stage, from its coordinates to its standard deviations in eigenspace."""
+        data_std, latent_std = self.flow.noisy_std(self.times[0]), self._gaussian.std
+        return {
+            "latent": lambda x: x / latent_std,
+            "data": lambda data: self.flow.to_eigen(data) / data_std,
+            "end": lambda x: x / latent_std,
+        }
+
+    def _exact_vertices(self, exact: ProbabilityFlow, latents: Tensor) -> Tensor:
+        """Where the exact flow takes vertices ``[R, K, D]`` from the last time to data space."""
+        simulator = self._simulator(exact)
+        start = self._to_latents(latents.flatten(0, 1))
+        ends = simulator.generate(start, "exact gen").trajectory.end
+        return exact.to_data(ends, self.times[0]).view_as(latents)

@@ -1,0 +1,200 @@
+"""Images by seed: each is a function of its seed, the network and how the ODE is solved.
+
+The latent of seed k is what the latent law at time T makes of ``z`` (``LatentLaw.unwhiten``), which
+is standard normal from a generator that is seeded by k alone; so is the one that draws its class.
+The flow carries it back to data ``u``, and the pixels are ``(u + 1) 127.5``, rounded.
+
+Neither the batch nor the ranks count: whatever sums over dimensions is done in blocks of one shape
+(see ``flow.calls``), and all else is elementwise. What does count, beside the settings, are the
+processor, its number of threads, and the version of PyTorch, in the last bits of a sum. Once in a
+while these push a pixel over to the next gray level.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dnnlib.errors import UsageError
+from torch_utils import distributed
+from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
+from training.data.images.batches import to_pixels
+from training.files.image_folder import ImageFolder, write_image
+from training.files.trajectory import SavedEnd
+from training.flow.calls import BlockwiseDenoiser
+from training.flow.solvers import Solver
+from training.runs.images import ImageFlow, draw_classes
+from training.runs.latents import LatentChoice
+from training.runs.times import TimeChoice
+
+MAX_SEED, MAX_IMAGES = 10**9 - 1, 10**7
+WRITERS = 4
+# As tqdm's own, but for the count, which also grows within a batch.
+BAR = "{l_bar}{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
+
+
+def parse_seeds(text: str) -> Tensor:
+    """Seeds ``[N]``, increasing, each once, of a list of numbers and ranges: ``1,2,5-10``.
+
+    Raises:
+        UsageError: It is no such list, a number is too large, or there are too many.
+    """
+    ranges = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,18})\s*(?:-\s*([0-9]{1,18})\s*)?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, MAX_SEED + 1)
+        if last > MAX_SEED:
+            raise UsageError(
+                f"--seeds has '{part}': give numbers up to {MAX_SEED} and ranges of them, such as "
+                "0-49999 or 1,2,5-10"
+            )
+        if last < first:
+            raise UsageError(f"--seeds has '{part}', which runs downward: give {last}-{first}")
+        ranges.append((first, last))
+    count = sum(last - first + 1 for first, last in ranges)
+    if count > MAX_IMAGES:
+        raise UsageError(f"--seeds asks for {count} images: give at most {MAX_IMAGES} at a time")
+    seeds = np.concatenate([np.arange(first, last + 1) for first, last in ranges])
+    return torch.from_numpy(np.unique(seeds))
+
+
+class SeedSampler:
+    """Makes the images of seeds.
+
+    Args:
+        image_flow: The network.
+        solver: How to integrate.
+        times: Along which times.
+        device: Device of this rank.
+        rows: Images of one network call.
+        latent: What the latents are drawn from.
+        class_number: Class of all images; None draws one for each seed.
+        melt: File of the melt that empirical latents take their variances from.
+
+    Attributes:
+        image_flow: The network.
+        latent_law: What the latents are drawn from.
+        network_calls: Made so far.
+
+    Raises:
+        DataError: The melt was made with another network, or up to another time.
+        UsageError: The times do not increase, or the latent law at T is not finite.
+    """
+
+    def __init__(
+        self,
+        image_flow: ImageFlow,
+        solver: Solver,
+        times: TimeChoice,
+        device: torch.device,
+        rows: int,
+        latent: LatentChoice,
+        class_number: int | None,
+        melt: Path | None = None,
+    ):
+        self.rows, self.device = rows, device
+        self.image_flow, self._class_number = image_flow, class_number
+        self._flow, self._solver = latent.on(image_flow.on(device, rows)), solver
+        kept, end = image_flow.dims_to_keep, times.end
+        if not LatentChoice().law(self._flow, end, kept).variance.isfinite().all():
+            raise UsageError(f"T is {end:g}: the noise or its scale overflows; give a shorter time")
+        self._times = image_flow.times(self._flow, solver, times)
+        melted = None
+        if melt is not None:
+            saved = SavedEnd.load(melt, self._flow, self._times, image_flow.model.digest())
+            melted = saved.x.to(device)
+        self.latent_law = latent.law(self._flow, end, kept, melted)
+        self.network_calls = 0
+
+    @property
+    def steps(self) -> int:
+        """Between the times, for one image."""
+        return len(self._times) - 1
+
+    def __call__(self, seeds: Tensor, on_step: Callable[[], object] | None = None) -> np.ndarray:
+        """The images ``[N, H, W, C]`` uint8 of seeds ``[N]``; calls ``on_step`` after each step.
+
+        Raises:
+            DataError: An image is not finite.
+        """
+        flow, numbers = self._flow, seeds.tolist()
+        if self.image_flow.label_dim:
+            flow = flow.given(labels=self._labels(numbers))
+        trajectory = flow.generate(
+            self._latents(numbers),
+            self._times,
+            self._solver,
+            on_step=on_step,
+        )
+        self.network_calls += trajectory.calls * math.ceil(len(seeds) / self.rows)
+        # The rotation is a matrix product too, whose sums hang on how many rows it has.
+        to_data = BlockwiseDenoiser(self._flow.to_data, self.rows)
+        pixels = to_pixels(to_data(trajectory.end, trajectory.times[-1]))
+        images = pixels.view(-1, *self.image_flow.image_shape).permute(0, 2, 3, 1)
+        return images.contiguous().cpu().numpy()
+
+    def _latents(self, seeds: list[int]) -> Tensor:
+        # One generator for many seeds would give each image numbers that depend on those before.
+        dim, kind = self.latent_law.dim, torch.float64
+        draws = [
+            torch.randn(1, dim, generator=seeded_generator("cpu", k, Stream.LATENT), dtype=kind)
+            for k in seeds
+        ]
+        # A learned law has a network too, whose sums hang on how many rows it has.
+        unwhiten = BlockwiseDenoiser(lambda w, _: self.latent_law.unwhiten(w), self.rows)
+        return unwhiten(torch.cat(draws).to(self.device), self._times[-1])
+
+    def _labels(self, seeds: list[int]) -> Tensor:
+        classes = self.image_flow.label_dim
+        drawn = [draw_classes(1, classes, seed, self._class_number) for seed in seeds]
+        labels = self.image_flow.labels(torch.cat(drawn))
+        assert labels is not None
+        return labels.to(self.device)
+
+
+def generate_images(sampler: SeedSampler, folder: ImageFolder, seeds: Tensor, batch: int) -> int:
+    """Makes the images of seeds and puts them into a folder; returns the network calls made.
+
+    The ranks share the seeds. Each batch is written while the next is sampled, and only one batch
+    waits, so that memory is bounded and a full disk ends the run soon.
+
+    Args:
+        sampler: Makes them.
+        folder: Where they go.
+        seeds: ``[N]``, the same on every rank.
+        batch: Images in flight over all ranks. Each rank fills whole network calls, which cost the
+            same if they are not full.
+
+    Raises:
+        DataError: An image is not finite or cannot be written.
+    """
+    mine = seeds[distributed.shard(len(seeds))]
+    size = sampler.rows * math.ceil(batch / (sampler.rows * distributed.world_size()))
+    hidden = None if distributed.is_main() else True
+    writing: list[Future[None]] = []
+    with (
+        ThreadPoolExecutor(WRITERS) as pool,
+        tqdm(total=len(mine), desc="gen", unit="image", disable=hidden, bar_format=BAR) as bar,
+    ):
+        for start in range(0, len(mine), size):
+            part = mine[start : start + size]
+            images = sampler(part, partial(bar.update, len(part) / sampler.steps))
+            _wait_for(writing)
+            paths = map(folder.path_of, part.tolist())
+            writing = [pool.submit(write_image, *job) for job in zip(paths, images, strict=True)]
+        _wait_for(writing)
+    calls = torch.tensor(sampler.network_calls, device=sampler.device)
+    return int(distributed.sum_over_ranks(calls))
+
+
+def _wait_for(jobs: list[Future[None]]) -> None:
+    for job in jobs:
+        job.result()
