@@ -37,6 +37,8 @@ from benchmarks.calibration import kept_growth
 from benchmarks.image_denoiser_error import errors
 from dnnlib.errors import UsageError
 from torch_utils.stats import RunningMeans
+from training.commands.train_images import image_choices, image_recipe
+from training.commands.training import training_config
 from training.data.batches import Batch
 from training.data.images.batches import ImageBatches, ImageDataset, basis_batches
 from training.flow.eigenbasis import EigenBasis
@@ -45,7 +47,6 @@ from training.learning.loss import DenoisingLoss, Draws
 from training.learning.trainer import Trainer
 from training.model.model import Model
 from training.options.train import TrainSettings
-from training.options.training import training_config
 
 REPEATS, BLOCK, LOOKS = 4, 250, 4
 MELT_STEPS, MELTS = 24, 2
@@ -231,8 +232,8 @@ class Found:
 def train(images: Images, trial: Trial, options: dict[str, Any]) -> Found:
     """A training by the recipe of ``train.py`` with these options, and a change."""
     settings: TrainSettings = TrainSettings.of(TrainSettings().recorded() | options | trial.options)
-    recipe = settings.recipe(len(images.dataset), images.dataset.image_shape, CPU)
-    model, plain = settings.choices(recipe, images.dataset).build(images.basis)
+    recipe = image_recipe(settings, len(images.dataset), images.dataset.image_shape, CPU)
+    model, plain = image_choices(settings, recipe, images.dataset).build(images.basis)
     if trial.prepare:
         trial.prepare(model.denoiser.network)
     loss = trial.loss(plain.schedule, plain.t_min, plain.t_max, plain.t_sampling)

@@ -54,7 +54,7 @@ from training.measure.roundtrip import LEVELS_PER_UNIT
 from training.measure.two_sample import energy_distance
 from training.model.model import Model
 from training.names import DEFAULT_SOLVER
-from training.runs.image_story import dequantized
+from training.subjects.images import dequantized
 
 ROOT = Path(__file__).parent.parent
 TRAINED_DIGITS = 1500

@@ -46,7 +46,7 @@ from training.measure.roundtrip import LEVELS_PER_UNIT
 from training.model.model import Model
 from training.model.recipe import make_schedule
 from training.names import DEFAULT_SOLVER, DEFAULT_STEPS
-from training.runs.image_story import dequantized
+from training.subjects.images import dequantized
 
 POINTS, LATENTS, FRESH, FEW = 1000, 100_000, 10_000, 48
 KEPT = {"circles": (2, 1), "moons": (2, 1), "s_curve": (3, 2)}

@@ -32,9 +32,9 @@ from training.flow.eigenbasis import EigenBasis
 from training.learning import loss as losses
 from training.learning.building import Choices
 from training.learning.loss import DenoisingLoss
-from training.learning.recipes import AVERAGED_PLANE, TOY, TrainingRecipe
 from training.learning.trainer import Trainer, TrainingConfig
 from training.names import OTHERS
+from training.recipes import AVERAGED_PLANE, TOY, TrainingRecipe
 
 CPU = torch.device("cpu")
 SHAPE, DIM, IMAGES = (3, 32, 32), 3072, 8

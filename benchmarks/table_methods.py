@@ -25,17 +25,18 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from torch_utils.seeds import seeded_generator
 from torch_utils.stats import RunningMeans
 from torch_utils.streams import Stream
+from training.commands.train_tables import table_choices
+from training.commands.training import training_config
 from training.data.tables.table import Columns, Dropped, Table
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.pfode import ProbabilityFlow
 from training.learning.coordinates import fit_coordinates
-from training.learning.recipes import fitted_to_table
 from training.learning.selection import Watch
 from training.learning.tables import Preparation, Space, choose_space
 from training.learning.trainer import Trainer, TrainingConfig
 from training.names import AUTO
 from training.options.train import TrainSettings
-from training.options.training import training_config
+from training.recipes import fitted_to_table
 
 CPU = torch.device("cpu")
 LOOKS, PATIENCE = 50, 15
@@ -108,7 +109,7 @@ def prepare(rows: Rows, seed: int) -> tuple[Preparation, TrainSettings]:
     table = Table(points, Columns.plain(names), held_out, Dropped.none(names))
     settings = TrainSettings()
     recipe = fitted_to_table(len(rows.train), rows.dim, {})
-    choices = settings.table_choices(recipe, table, rows.dim)
+    choices = table_choices(settings, recipe, table, rows.dim)
     config = training_config(recipe, settings.training, settings.run)
     choices, config = replace(choices, seed=seed), replace(config, seed=seed)
     return Preparation(table, choices, config, CPU), settings

@@ -95,17 +95,59 @@ def test_dependencies_point_downward_only() -> None:
     assert not upward
 
 
-def test_only_the_settings_know_the_command_line() -> None:
-    """Libraries take plain values, so that they can be called without a command line. Jobs, what
-    scripts do with their settings, are no libraries."""
-    above = ("training.options", "training.commands")
+OPTIONS, COMMANDS, SUBJECTS = "training.options", "training.commands", "training.subjects"
+
+
+def test_options_are_values_and_import_nothing_but_names() -> None:
+    below = ("dnnlib", "training.names", "training.recipes", OPTIONS)
+    assert not {
+        f"{name} imports {other}"
+        for name in LIBRARY
+        if within(name, OPTIONS)
+        for other in imports(name)
+        if not within(other, *below)
+    }
+
+
+def test_only_commands_know_both_options_and_libraries() -> None:
+    """Libraries take plain values, so that they can be called without a command line."""
     for name, path in LIBRARY.items():
-        if not within(name, "training.options"):
+        if not within(name, OPTIONS):
             known = {imported.split(".")[0] for imported in imported_names(path)}
             assert "click" not in known, name
-        if not within(name, *above):
+        if name != "training" and not within(name, OPTIONS, COMMANDS):
             assert "options[" not in path.read_text(encoding="utf-8"), name
-            assert not any(within(other, *above) for other in imports(name)), name
+            assert not any(within(other, OPTIONS, COMMANDS) for other in imports(name)), name
+
+
+KINDS = {"TOY", "TABLE", "IMAGES"}
+FLOWS = {"ToyFlow", "TableFlow", "ImageFlow"}
+
+
+def asks_for_kind(node: ast.AST) -> bool:
+    """Whether an expression compares the kind of data, or looks at the class of a subject."""
+    if isinstance(node, ast.Compare):
+        return any(isinstance(side, ast.Name) and side.id in KINDS for side in node.comparators)
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
+        return any(isinstance(part, ast.Name) and part.id in FLOWS for part in ast.walk(node))
+    return False
+
+
+def test_nobody_outside_the_subjects_asks_for_the_kind_of_data() -> None:
+    """But for ``train.py`` and ``dataset_tool.py``, each of which has one branch for each kind."""
+    branches = (f"{COMMANDS}.train", f"{COMMANDS}.dataset_tool", f"{OPTIONS}.declared")
+    for name, path in LIBRARY.items():
+        if within(name, SUBJECTS, *branches):
+            continue
+        asserted = {
+            part
+            for node in ast.walk(tree(path))
+            if isinstance(node, ast.Assert)
+            for part in ast.walk(node.test)
+        }
+        asked = [ast.unparse(node) for node in ast.walk(tree(path)) if asks_for_kind(node)]
+        known = [ast.unparse(node) for node in asserted if asks_for_kind(node)]
+        assert sorted(asked) == sorted(known), name
 
 
 def test_scripts_are_imported_by_nobody() -> None:

@@ -34,10 +34,9 @@ from training.flow.solvers import SOLVERS
 from training.model.model import Model
 from training.runs import generation
 from training.runs.generation import SeedSampler, generate_images, parse_seeds
-from training.runs.images import ImageFlow
 from training.runs.latents import LatentChoice
-from training.runs.networks import NetworkChoice
 from training.runs.times import TimeChoice
+from training.subjects import ImageFlow, NetworkFile
 
 Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]
@@ -144,7 +143,7 @@ def test_not_a_bit_depends_on_the_company(
         lambda points: seen.append(points) or to_pixels(points),  # type: ignore[func-returns-value]
     )
     sampler = sampler_of(networks[network], 16)
-    basis = sampler.image_flow.model.denoiser.basis
+    basis = sampler.image_flow.file.model.denoiser.basis
     # In this layout, a product of up to three rows takes another kernel than one of more.
     basis.eigenvectors = basis.eigenvectors.contiguous()
     seeds = torch.arange(70)
@@ -157,7 +156,7 @@ def test_not_a_bit_depends_on_the_company(
 
 
 def sampler_of(network: Path, rows: int, latent: LatentChoice = CLOSED_FORM) -> SeedSampler:
-    image_flow = ImageFlow.open(NetworkChoice(str(network)))
+    image_flow = ImageFlow.of(NetworkFile.open(str(network)), {})
     times = TimeChoice(3, image_flow.file.t_max)
     return SeedSampler(image_flow, SOLVERS["heun"], times, CPU, rows, latent, None)
 

@@ -25,7 +25,7 @@ from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS
 from training.model.model import Model
 from training.model.recipe import make_schedule
-from training.runs.image_story import dequantized
+from training.subjects.images import dequantized
 
 Run = Callable[..., Any]
 Arrays = dict[str, np.ndarray]

@@ -16,6 +16,7 @@ import torch
 import toy_mesh_exps
 from tests.support.running import refused, unless_given
 from torch_utils.results import load_arrays
+from training.commands.toy_mesh_exps import LIMITS
 from training.data.toys import Toy
 from training.measure.boundaries import (
     MAX_MESH_BYTES,
@@ -28,7 +29,7 @@ from training.measure.boundaries import (
 )
 from training.measure.containment import inside
 from training.measure.coverage import TABLE_HEAD
-from training.options.toy_mesh_exps import BOUNDARY_POINTS, LIMITS, MOST_BOUNDARY_POINTS
+from training.options.toy_mesh_exps import BOUNDARY_POINTS, MOST_BOUNDARY_POINTS
 
 Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]

@@ -5,6 +5,8 @@ for PyTorch: this module imports nothing. A test compares them with the registri
 """
 
 # Data.
+TOY, TABLE, IMAGES = KINDS_OF_DATA = ("toy", "table", "images")
+"""What a network file says that it is of."""
 TOY_NAMES = (
     *("circles", "sine1", "sine2", "moons", "s_curve", "swirl", "alt_s_curve", "alt_swirl"),
     *("unscaled_alt_s_curve", "unscaled_alt_swirl"),
@@ -42,6 +44,8 @@ G_TYPES = ("orig", "constant_inflation_gap")
 SOLVER_NAMES = (
     *("euler", "heun", "rk4", "exp_ab2", "exp_rk5", "dopri5", "gauss4", "rev_euler", "rev_rk5"),
 )
+ADAPTIVE_SOLVERS = ("dopri5",)
+"""Those that choose their steps themselves."""
 DEFAULT_SOLVER = "exp_rk5"
 """The most accurate for its calls in ``benchmarks/solvers.py``; see docs/solvers.md."""
 DEFAULT_STEPS = 20
@@ -101,3 +105,6 @@ FEWEST_RUNS = 20
 """That a check of posteriors takes."""
 FEWEST_NEIGHBORS, NEIGHBORS = 20, 100
 """Simulations that are tested near an observation: at least, and unless another number is said."""
+AMORTIZED_ROWS, AMORTIZED_CUDA_ROWS = 512, 8192
+"""Points of one call where nothing but draws is wanted: as many as stay in the cache of a CPU, also
+in an ensemble, where 2,048 take half as long again a point; a card wants more."""

@@ -52,7 +52,7 @@ def toy_model(kept: int = 2, precond: str = "ifs", calibrated: bool = False) -> 
     inflation = {"dims_to_keep": kept} if precond == "ifs" else {}
     choices = Choices(precond, inflation, "mlp", TINY_NETWORK, "ES", "log", t_max=4.0)
     model, loss = choices.build(basis)
-    model.about |= {"data_name": "circles", "augment_to": 0, "seen": 1000}
+    model.about |= {"kind": "toy", "data_name": "circles", "augment_to": 0, "seen": 1000}
     torch.nn.init.normal_(model.denoiser.network.output.weight, std=0.1)
     if calibrated:
         ones = torch.ones(3, 2).double()

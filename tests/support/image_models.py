@@ -76,6 +76,7 @@ def image_model(
     model, _ = choices.build(basis)
     fill(model.denoiser.network, output)
     model.about |= {
+        "kind": "images",
         "data_name": data_name,
         "image_shape": list(image_shape),
         "label_dim": label_dim,

@@ -6,6 +6,7 @@ from typing import Any
 
 import PIL
 
+from dnnlib.errors import UsageError
 from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils.distributed import rank_from_environment
@@ -15,10 +16,11 @@ from training.data.sources.built_in import NAMES
 from training.data.sources.conversion import Conversion
 from training.data.sources.formats import open_source
 from training.data.sources.writer import image_writer, is_zip, require_writable
-from training.data.tables.formats import open_table
-from training.data.tables.making import make_table
+from training.data.tables.formats import is_table, open_table
+from training.data.tables.making import Choices, make_table
 from training.files.table import FORMAT as TABLE_FORMAT
 from training.files.table import save_table
+from training.names import IMAGES, TABLE
 from training.options.dataset_tool import Settings
 
 FORMAT = "inflationary-flows image data set 1"
@@ -28,8 +30,12 @@ def run(settings: Settings) -> None:
     if rank_from_environment() != 0:
         return  # one process makes the file
     started = time.monotonic()
+    makes_table = is_table(settings.source)
+    settings.require_kind(TABLE if makes_table else IMAGES, settings.source)
+    if makes_table and settings.dest.suffix != ".npz":
+        raise UsageError(f"{settings.dest} is to hold a table: give it a name that ends in .npz")
     params = params_path(settings.dest)
-    facts = table(settings, params) if settings.makes_table else images(settings)
+    facts = table(settings, params) if makes_table else images(settings)
     seconds = round(time.monotonic() - started, 3)
     save_json(params, {**facts, "options": settings.recorded(), "seconds": seconds, **provenance()})
 
@@ -70,7 +76,16 @@ def table(settings: Settings, params: Path) -> dict[str, Any]:
     require_new([dest, params], settings.overwrite, "--dest")
     chosen = settings.table
     source = open_table(settings.source, settings.wanted, chosen.seed, chosen.header)
-    made, lines = make_table(source, settings.choices)
+    choices = Choices(
+        conditions=chosen.conditions or (),
+        missing=chosen.missing,
+        dequantize=chosen.dequantize == "auto",
+        bounds={name: (low, high) for name, low, high in chosen.bounds or ()},
+        max_rows=chosen.max_rows,
+        held_out=chosen.held_out,
+        seed=chosen.seed,
+    )
+    made, lines = make_table(source, choices)
     require_folder(dest.parent)
     save_table(dest, made)
     logger.info("\n".join([*lines, f"Wrote {dest}"]))

@@ -9,28 +9,36 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance
+from training.commands.integration import image_times, solver_of
+from training.commands.networks import latent_of
 from training.files.image_folder import ABSENT, WHOLE, ImageFolder
 from training.flow.calls import BLOCK_ROWS
 from training.options.gen_fid_samples import Settings
 from training.runs.generation import SeedSampler, generate_images, parse_seeds
-from training.runs.images import ImageFlow
+from training.subjects import ImageFlow, NetworkFile
 
 
 def run(settings: Settings) -> None:
     began = time.perf_counter()
     seeds = parse_seeds(settings.seeds)
-    latent = settings.latent()
-    image_flow = ImageFlow.open(settings.network.chosen(), settings.network.data_name)
+    latent = latent_of(
+        settings.gen_source, settings.eps, "say --gen_source=empirical --prev_melt=FILE"
+    )
+    network = settings.network
+    file = NetworkFile.open(
+        network.network, network.end_vars, network.calibration, network.precision
+    )
+    image_flow = ImageFlow.of(file, network.said(), network.data_name)
     image_flow.check_class(settings.class_)
-    choice = settings.chosen_times(image_flow.file.t_max, image_flow.file.name)
-    latent = latent.settled(image_flow.model.flow, choice.end, image_flow.dims_to_keep)
-    choice.even(image_flow.model.denoiser.schedule)
+    choice = image_times(settings.times, file.t_max, file.name, settings.store_grid)
+    latent = latent.settled(image_flow.flow, choice.end, image_flow.dims_to_keep)
+    choice.even(image_flow.flow.schedule)
     overwrite = settings.run.overwrite
     with process_group(settings.run.device_name) as device:
         rows = settings.network.batch_gpu or BLOCK_ROWS[device.type]
         sampler = SeedSampler(
             image_flow,
-            settings.solver.chosen(),
+            solver_of(settings.solver),
             choice,
             device,
             rows,
@@ -40,14 +48,14 @@ def run(settings: Settings) -> None:
         )
         found = {"end_time": choice.end, "batch_gpu": rows}
         made_with = {
-            "network_sha256": hashlib.sha256(image_flow.file.path.read_bytes()).hexdigest(),
+            "network_sha256": hashlib.sha256(file.path.read_bytes()).hexdigest(),
             "eps": latent.name,
             **settings.image_settings(**found),
             "device": device.type,  # for the last bits
         }
         if latent.empirical:
             made_with["latent_sha256"] = sampler.latent_law.digest()
-        folder = ImageFolder(settings.save_dir, image_flow.image_shape, settings.subdirs, made_with)
+        folder = ImageFolder(settings.save_dir, image_flow.shape, settings.subdirs, made_with)
         outdated = folder.outdated(seeds, overwrite)
         distributed.barrier()  # no rank writes before all have looked
         if distributed.is_main():

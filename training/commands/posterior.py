@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
-from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
+from training.commands.inference import Asked
 from training.files.mixture import FORMAT as MIXTURE_FORMAT
 from training.files.mixture import save_mixture
 from training.files.observations import read_observations
@@ -21,24 +21,19 @@ from training.files.posterior import overview
 from training.files.posterior_draws import FORMAT, save_netcdf
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian, Likelihood
+from training.inference.mixtures import Components
 from training.inference.prior import Prior
 from training.inference.summary import RULE, Summary
 from training.inference.target import prior_draws
 from training.inference.user_likelihood import UserLikelihood
 from training.measure.posterior.calibration import calibrate
 from training.names import FEWEST_RUNS
-from training.options.latents import recorded_eps
-from training.options.mixture import MixtureSettings
-from training.options.posterior import (
-    CheckSettings,
-    CommonSettings,
-    InferenceSettings,
-    SampleSettings,
-)
+from training.options.mixture import POINTS, RUNS, MixtureOptions, MixtureSettings
+from training.options.posterior import CheckSettings, SampleSettings
 from training.runs.groups import Groups, fingerprint, group_size
-from training.runs.latents import LatentChoice
-from training.runs.learned_checks import LearnedCheck
-from training.runs.mixtures import recover
+from training.runs.latents import recorded_eps
+from training.runs.learned_checks import LearnedCheck, LearnedRuns
+from training.runs.mixtures import MixturePlan, recover
 from training.runs.posterior_checks import Check
 from training.runs.posterior_reports import (
     report_draws,
@@ -52,8 +47,9 @@ from training.runs.posterior_results import (
     write_check,
     write_numbers,
 )
-from training.runs.posterior_subjects import PosteriorSubject
 from training.runs.posteriors import latents_of, sample_groups, sample_learned, sampled
+from training.subjects import Subject, TableFlow
+from training.subjects.subject import required
 
 NOT_CONVERGED = NOT_CALIBRATED = 3
 """Exit code of ``--strict``."""
@@ -64,57 +60,56 @@ PRIOR_DRAWS = 2000
 def sample(settings: SampleSettings) -> int:
     """Draw from the posterior of each observation."""
     began = perf_counter()
-    subject, latent = settings.opened()
-    likelihood = None if settings.learned else settings.likelihood.chosen(subject)
-    observed, labels = observations(settings, subject, likelihood)
-    truth = settings.truths(subject, len(observed))
-    draws_file, numbers_file = files_of(settings, subject, "posterior", ".nc")
+    asked = Asked.open(settings)
+    likelihood = None if settings.learned else asked.likelihood()
+    observed, labels = observations(asked, settings, likelihood)
+    truth = truths(settings, asked.subject, len(observed))
+    draws_file, numbers_file = asked.files("posterior", ".nc")
     with process_group(settings.run.device_name) as device:
-        subject = ready(settings, subject, latent, device, [draws_file, numbers_file])
+        asked = asked.on(device, [draws_file, numbers_file])
+        subject = asked.subject
         files = [*settings.likelihood.files, (settings.correct or "").rpartition(":")[0]]
-        seen = [observed, labels]
-        groups, options = prepared(
-            settings, subject, latent, numbers_file, len(observed), seen, files
-        )
-        plan, fine = settings.plan(subject), settings.fine(subject)
-        shown, nats = None, surprise_of(subject, labels)
+        groups, options = prepared(asked, numbers_file, len(observed), [observed, labels], files)
+        plan, fine = asked.plan, asked.fine
+        prior, nats = None, surprise_of(subject, labels)
         with groups.told_when_cut_short():
             if likelihood is None:
-                sample_given(settings, subject, labels, fine, groups)
+                assert labels is not None
+                sample_learned(asked.amortized(fine, labels.to(device)), groups)
             else:
-                shown = sample_observed(settings, subject, likelihood, observed, labels, groups)
+                prior = sample_observed(asked, likelihood, observed, labels, groups)
         if not distributed.is_main():
             groups.remove()
             return 0
         parts = [(draws.without_draws(), summary) for draws, summary in sampled(groups)]
         summary = Summary.joined([part for _, part in parts])
-        said = Draws.joined([draws for draws, _ in parts])
+        all_draws = Draws.joined([draws for draws, _ in parts])
         about = {
             "options": options,
-            "points": drawn_of(settings.sharpened(subject, fine) if likelihood is None else fine),
-            "samplers": list(said.sampler),
+            "points": drawn_of(asked.sharpened(fine) if likelihood is None else fine),
+            "samplers": list(all_draws.sampler),
             **subject.about,
         }
         save_netcdf(
             draws_file,
             ((draws, latents_of(draws, fine)) for draws, _ in sampled(groups)),
             (plan.chains, plan.draws, len(observed), subject.dim),
-            list(subject.names),
+            subject.names,
             None if isinstance(likelihood, UserLikelihood) else observed,
             about,
             likelihood,
-            shown,
+            prior,
             truth,
-            said.stats.get("effective_size"),
+            all_draws.stats.get("effective_size"),
         )
         blur = blur_of(subject, fine, likelihood, summary, labels)
-        found = overview(said, summary, subject.names, nats, truth, blur)
+        numbers = overview(all_draws, summary, subject.names, nats, truth, blur)
         if labels is not None and subject.condition_names:
-            found["surprise"] = told_surprise(subject, nats)
-        write_numbers(numbers_file, FORMAT, began, {**about, "rule": RULE, **found})
+            law = subject.surprise
+            numbers["surprise"] = None if law is None or nats is None else law.summary(nats)
+        write_numbers(numbers_file, FORMAT, began, {**about, "rule": RULE, **numbers})
         groups.remove()
-        shown_names = [] if subject.images else list(subject.names)
-        report_draws(found, summary, shown_names, blur)
+        report_draws(numbers, summary, subject.names if subject.is_readable else [], blur)
         report_files(numbers_file, draws_file, began)
         missed = int((~summary.converged).sum())
         return NOT_CONVERGED if missed and settings.strict else 0
@@ -123,33 +118,32 @@ def sample(settings: SampleSettings) -> int:
 def check(settings: CheckSettings) -> int:
     """Find truths again: whether sampler (--truth=flow) or model (--truth=data) are calibrated."""
     began = perf_counter()
-    subject, latent = settings.opened()
-    settings.require_for(subject)
-    wanted, settings = settings.runs, settings.for_data(subject)
+    asked = Asked.open(settings)
+    require_checkable(settings, asked.subject)
+    wanted, settings = settings.runs, with_runs_there(settings, asked.subject)
     if settings.runs < wanted:
         logger.info(
             f"{settings.data_root} has {settings.runs} truths to find again: all of them are used"
         )
     run = check_learned if settings.learned else check_observed
-    passed = run(settings, subject, latent, began)
+    passed = run(settings, replace(asked, settings=settings), began)
     return 0 if passed or not settings.strict else NOT_CALIBRATED
 
 
 def mixture(settings: MixtureSettings) -> None:
     """Infer the weights of a Gaussian mixture over latents from noisy data."""
     began = perf_counter()
-    subject, latent = settings.opened()
-    likelihood, plan = settings.likelihood.chosen(subject), settings.plan(subject)
-    observed = settings.mixture.observation
-    given = None
-    if observed is not None:
-        given = observed_numbers(observed, likelihood, subject)
-    draws_file, numbers_file = files_of(settings, subject, "mixture", ".npz")
+    asked = Asked.open(settings)
+    if asked.subject.label_dim:
+        raise UsageError("mixture is for networks without classes or conditions")
+    likelihood, plan = asked.likelihood(), mixture_plan(settings.mixture, asked.subject.dim)
+    source = settings.mixture.observation
+    given = None if source is None else asked.observed(source, likelihood)
+    draws_file, numbers_file = asked.files("mixture", ".npz")
     with process_group(settings.run.device_name) as device:
-        subject = ready(settings, subject, latent, device, [draws_file, numbers_file])
-        fine = settings.prior.fine(subject)
-        rows = settings.prior.rows(subject)
-        result = recover(fine, likelihood.to(device), rows, plan, given)
+        asked = asked.on(device, [draws_file, numbers_file])
+        fine = asked.fine
+        result = recover(fine, likelihood.to(device), asked.rows, plan, given)
         if not distributed.is_main():
             return
         numbers = result.summary()
@@ -167,7 +161,7 @@ def mixture(settings: MixtureSettings) -> None:
             (mean, std),
         )
         options = settings.recorded(
-            eps=recorded_eps(settings.prior.eps, latent), device_name=str(device)
+            eps=recorded_eps(settings.prior.eps, asked.latent), device_name=str(device)
         )
         content = {
             "components": {"mean": mean.tolist(), "std": std.tolist()},
@@ -175,7 +169,7 @@ def mixture(settings: MixtureSettings) -> None:
             "calibration": None if calibrated is None else calibrated.summary(),
             **numbers,
             "options": options,
-            "network_sha256": subject.digest,
+            "network_sha256": asked.subject.digest,
         }
         write_numbers(numbers_file, MIXTURE_FORMAT, began, content)
         report_mixture(numbers)
@@ -191,32 +185,8 @@ def drawn_of(prior: Prior) -> str:
     return "clean" if prior.deblurred else "with the noise of the first time"
 
 
-def ready(
-    settings: InferenceSettings,
-    subject: PosteriorSubject,
-    latent: LatentChoice,
-    device: torch.device,
-    files: list[Path],
-) -> PosteriorSubject:
-    """The subject with its flow and law on the device, when all ranks know that they may write."""
-    require_new(files, settings.run.overwrite)
-    require_folder(settings.save_dir)
-    distributed.barrier()  # no rank writes before all have looked
-    return replace(subject, flow=latent.on(subject.flow).to(device))
-
-
-def files_of(
-    settings: InferenceSettings, subject: PosteriorSubject, name: str, suffix: str
-) -> tuple[Path, Path]:
-    """The file of arrays, with this suffix, and that of numbers."""
-    stem = f"{subject.stem}_{name}"
-    return settings.save_dir / f"{stem}{suffix}", settings.save_dir / f"{stem}.json"
-
-
 def prepared(
-    settings: CommonSettings,
-    subject: PosteriorSubject,
-    latent: LatentChoice,
+    asked: Asked,
     numbers_file: Path,
     count: int,
     seen: Sequence[Tensor | None],
@@ -225,51 +195,49 @@ def prepared(
     """Where the groups of a run are kept, and its options as they are recorded.
 
     Args:
-        settings: Of the command.
-        subject: The prior.
-        latent: Its law of latents.
+        asked: Of the command.
         numbers_file: The JSON file; groups are kept beside it.
         count: Of posteriors.
         seen: What was observed, or is to be found again.
         files: Files that draws depend on.
     """
-    plan, fine = settings.plan(subject), settings.fine(subject)
+    plan, fine, settings = asked.plan, asked.fine, asked.settings
     options = settings.recorded(
-        eps=recorded_eps(settings.prior.eps, latent),
+        eps=recorded_eps(settings.prior.eps, asked.latent),
         pool=plan.pool,
         draws=plan.draws,
         n_iters=len(fine.times) - 1,
         device_name=str(fine.flow.device),
     )
-    told = fingerprint(options, subject.digest, seen, files)
-    groups = Groups(numbers_file.with_suffix(".part"), told, count, group_size(fine, plan))
+    idle = type(settings).idle_names()
+    matters = {name: value for name, value in options.items() if name not in idle}
+    identity = fingerprint(matters, asked.subject.digest, seen, files)
+    groups = Groups(numbers_file.with_suffix(".part"), identity, count, group_size(fine, plan))
     return groups, options
 
 
 def sample_observed(
-    settings: SampleSettings,
-    subject: PosteriorSubject,
+    asked: Asked,
     likelihood: Likelihood,
     observed: Tensor,
     labels: Tensor | None,
     groups: Groups,
 ) -> Tensor | None:
     """Draws of posteriors by a likelihood; returns draws of the prior, to compare them with."""
-    problem = settings.problem(subject, likelihood, observed, labels)
-    plan = settings.plan(subject)
+    problem, plan = asked.problem(likelihood, observed, labels), asked.plan
     target = problem.target
     if isinstance(target.likelihood, Gaussian):
         moments = target.prior.moments(target.labels)
         far = target.likelihood.deviations(*moments, target.observed)
-        warn_of_far(far, seen_names(target.likelihood, subject))
+        warn_of_far(far, asked.seen_names(target.likelihood))
     sample_groups(problem, plan, groups)
-    if subject.images or not distributed.is_main():
+    if not (asked.subject.is_readable and distributed.is_main()):
         return None
     return prior_draws(target, PRIOR_DRAWS, plan.seed)
 
 
 def blur_of(
-    subject: PosteriorSubject,
+    subject: Subject,
     prior: Prior,
     likelihood: Likelihood | None,
     summary: Summary,
@@ -277,79 +245,62 @@ def blur_of(
 ) -> Tensor | None:
     """What points at the means of posteriors have of the noise of the first time ``[M, D]``; None
     where draws are clean or sharpened, and of images."""
-    if prior.deblurred or likelihood is None or subject.images:
+    if prior.deblurred or likelihood is None or not subject.is_readable:
         return None
     device = prior.flow.device
     given = None if labels is None else {"labels": labels.to(device)}
     return prior.blur(summary.mean.to(device), given).cpu()
 
 
-def sample_given(
-    settings: SampleSettings,
-    subject: PosteriorSubject,
-    labels: Tensor | None,
-    prior: Prior,
-    groups: Groups,
-) -> None:
-    """Draws of a flow that is given what was observed."""
-    assert labels is not None
-    labels = labels.to(prior.flow.device)
-    sample_learned(settings.amortized(subject, prior, labels), groups)
-
-
-def surprise_of(subject: PosteriorSubject, conditions: Tensor | None) -> Tensor | None:
+def surprise_of(subject: Subject, conditions: Tensor | None) -> Tensor | None:
     """How unlike the simulations each observation is ``[M]``, in nats, of which it warns; None if
     there are no conditions, or it is not known."""
     if conditions is None or not subject.condition_names:
         return None
-    assert subject.table is not None
-    straight = subject.table.coordinates.straight(conditions.to(subject.flow.device))
-    return warn_of_unlike(subject.surprise, straight)
+    return warn_of_unlike(subject.surprise, subject.straight(conditions.to(subject.flow.device)))
 
 
-def told_surprise(subject: PosteriorSubject, nats: Tensor | None) -> dict[str, float] | None:
-    """What results say of all observations' surprise."""
-    law = subject.surprise
-    return None if law is None or nats is None else law.summary(nats)
-
-
-def check_observed(
-    settings: CheckSettings, subject: PosteriorSubject, latent: LatentChoice, began: float
-) -> bool:
+def check_observed(settings: CheckSettings, asked: Asked, began: float) -> bool:
     """Checks posteriors by a likelihood; returns whether no test fails."""
-    likelihood, plan = settings.likelihood.chosen(subject), settings.plan(subject)
+    likelihood, plan, subject = asked.likelihood(), asked.plan, asked.subject
     # A likelihood that cannot be drawn from is refused here, before anything is sampled.
     nothing = torch.zeros(1, subject.dim, dtype=torch.float64)
     seen = likelihood.simulate(nothing, torch.Generator())
     data = None
     if settings.truth == "data":
         data = subject.truths(settings.data_root, settings.runs, plan.seed)
-    files = files_of(settings, subject, "posterior_check", ".npz")
+    files = asked.files("posterior_check", ".npz")
     with process_group(settings.run.device_name) as device:
-        subject = ready(settings, subject, latent, device, list(files))
-        told = settings.likelihood.files
-        groups, options = prepared(settings, subject, latent, files[1], settings.runs, [data], told)
-        problem = settings.problem(subject, likelihood, seen)
+        asked = asked.on(device, list(files))
+        sources = settings.likelihood.files
+        groups, options = prepared(asked, files[1], settings.runs, [data], sources)
+        problem = asked.problem(likelihood, seen)
         with groups.told_when_cut_short():
-            values = Check(problem, plan, list(subject.names), data).run(groups)
+            values = Check(problem, plan, subject.names, data).run(groups)
         question = "sampler" if data is None else "model"
         content = {"question": question, "options": options, "network_sha256": subject.digest}
         return write_check(values, settings.level, groups, files, began, content)
 
 
-def check_learned(
-    settings: CheckSettings, subject: PosteriorSubject, latent: LatentChoice, began: float
-) -> bool:
+def check_learned(settings: CheckSettings, asked: Asked, began: float) -> bool:
     """Checks posteriors that a conditional flow has learned, also near observations; likewise."""
+    subject = asked.subject
     observed = subject.labels(settings.condition) if settings.condition else None
-    runs = settings.learned_runs(subject, observed)
-    files = files_of(settings, subject, "posterior_check", ".npz")
+    assert isinstance(subject, TableFlow)
+    runs = LearnedRuns.draw(
+        subject,
+        required(settings.data_root),
+        settings.runs,
+        settings.sampler.seed,
+        observed,
+        settings.neighbors,
+    )
+    files = asked.files("posterior_check", ".npz")
     with process_group(settings.run.device_name) as device:
-        subject = ready(settings, subject, latent, device, list(files))
-        nats = surprise_of(subject, observed)
-        groups, options = prepared(settings, subject, latent, files[1], len(runs), runs.tensors, [])
-        fine = settings.fine(subject)
-        amortized = settings.amortized(subject, fine, runs.conditions.to(device))
+        asked = asked.on(device, list(files))
+        nats = surprise_of(asked.subject, observed)
+        groups, options = prepared(asked, files[1], len(runs), runs.tensors, [])
+        amortized = asked.amortized(asked.fine, runs.conditions.to(device))
         with groups.told_when_cut_short():
             values = LearnedCheck(amortized, runs, subject.names).run(groups)
         content = {"question": "model", "options": options, "network_sha256": subject.digest}
@@ -361,50 +312,136 @@ def check_learned(
 
 
 def observations(
-    settings: SampleSettings, subject: PosteriorSubject, likelihood: Likelihood | None
+    asked: Asked, settings: SampleSettings, likelihood: Likelihood | None
 ) -> tuple[Tensor, Tensor | None]:
     """What was observed ``[M, K]``, and what a conditional network is given with each."""
-    labels = subject.labels(settings.condition)
+    labels = asked.subject.labels(settings.condition)
     if likelihood is None:
         assert labels is not None
         return labels.double(), labels
     if settings.observation is None:
         observed = torch.zeros(1, 0, dtype=torch.float64)
     else:
-        observed = observed_numbers(settings.observation, likelihood, subject)
+        observed = asked.observed(settings.observation, likelihood)
     if labels is not None and len(labels) != len(observed):
-        kind = "rows of conditions" if subject.condition_names else "classes"
+        kind = "rows of conditions" if asked.subject.condition_names else "classes"
         raise UsageError(
             f"{settings.condition} has {len(labels)} {kind} for {len(observed)} observations"
         )
     return observed, labels
 
 
-def seen_names(likelihood: Gaussian, subject: PosteriorSubject) -> list[str]:
-    """What a sentence calls the numbers that a likelihood sees; none of what a linear map makes."""
-    if likelihood.operator is not None:
-        return []
-    names, places = subject.words, likelihood.coordinates
-    return names if places is None else [names[place] for place in places.tolist()]
-
-
-def observed_numbers(source: Path, likelihood: Likelihood, subject: PosteriorSubject) -> Tensor:
-    """What a likelihood takes of a file's observations ``[M, K]``.
-
-    What is seen of points has their names; what a linear map makes of them has none, and is taken
-    in its order.
+def truths(settings: SampleSettings, subject: Subject, count: int) -> Tensor | None:
+    """The points ``[M, D]`` that so many observations are of; None where they are not known.
 
     Raises:
-        UsageError: There are other than the K numbers of a linear map.
-        DataError: The file is broken, or has other columns.
+        UsageError: They are others.
+        DataError: The file is broken.
     """
-    assert isinstance(likelihood, Gaussian)
-    if likelihood.operator is None:
-        return subject.points(source, likelihood.coordinates)
-    observed = read_observations(source, subject.image_shape)
-    if observed.shape[1] != len(likelihood.operator):
+    if settings.truth is None:
+        return None
+    points = subject.points(settings.truth)
+    if len(points) != count:
+        raise UsageError(f"--truth has {len(points)} points, but there are {count} observations")
+    return points
+
+
+def require_checkable(settings: CheckSettings, subject: Subject) -> None:
+    """Raises UsageError unless the options are those of a check of this."""
+    if subject.label_dim and not subject.condition_names:
+        raise UsageError("check is for networks without classes")
+    if not subject.condition_names:
+        settings.likelihood.require()
+        if settings.condition is not None:
+            raise UsageError("--condition is for networks with conditions, which this has not")
+        return
+    if not settings.learned:
         raise UsageError(
-            f"{source} has {observed.shape[1]} numbers in each observation, but "
-            f"{len(likelihood.operator)} are observed"
+            "a network with conditions is checked without a likelihood: leave "
+            f"--{min(settings.likelihood.said)} out"
         )
-    return observed
+    settings.require_alone()
+    if settings.truth == "flow":
+        raise UsageError(
+            "draws of the flow are calibrated however wrong it is, as it has learned the "
+            "posterior itself: give --truth=data --data_root=SIMULATIONS"
+        )
+
+
+def with_runs_there(settings: CheckSettings, subject: Subject) -> CheckSettings:
+    """The same with no more runs than the data set has truths, unless their number was typed.
+
+    Raises:
+        UsageError: There is no data set, or it has too few truths for any check.
+        DataError: It is broken.
+    """
+    if settings.truth != "data" or "runs" in settings.given:
+        return settings
+    there = subject.testable(settings.data_root)
+    if there is None or there >= settings.runs:
+        return settings
+    if there < FEWEST_RUNS:
+        raise UsageError(
+            f"{settings.data_root} has {there} truths to find again: a check needs {FEWEST_RUNS}"
+        )
+    return replace(settings, runs=there)
+
+
+def mixture_plan(options: MixtureOptions, dim: int) -> MixturePlan:
+    """How to recover the weights of a mixture of points of D dimensions.
+
+    Raises:
+        UsageError: Options do not fit each other.
+        DataError: The file of means is broken.
+    """
+    components = components_of(options, dim)
+    weights = true_weights(options, components.count)
+    return MixturePlan(
+        components,
+        options.concentration,
+        None if weights is None else components.mean.new_tensor(weights),
+        options.points or POINTS,
+        options.runs or RUNS,
+        options.chains,
+        options.draws,
+        options.warmup,
+        options.pool,
+        options.seed,
+    )
+
+
+def components_of(options: MixtureOptions, dim: int) -> Components:
+    """The components; see ``mixture_plan``."""
+    if options.means is None:
+        spread = Components.spread(options.components or 3, dim)
+        mean, std = spread.mean, spread.std
+    else:
+        mean = read_observations(options.means)
+        std = mean.new_full((len(mean),), 0.5)
+    if mean.shape[1] != dim:
+        raise UsageError(f"{options.means} has {mean.shape[1]} columns for {dim} dimensions")
+    if options.component_std is not None:
+        std = mean.new_tensor(numbers_of("component_std", options.component_std))
+        std = std.expand(len(mean)) if len(std) == 1 else std
+    return Components(mean, std)
+
+
+def true_weights(options: MixtureOptions, count: int) -> list[float] | None:
+    """Those of K components; None to draw them. Raises UsageError if they are no weights."""
+    if options.weights is None:
+        return None
+    weights = numbers_of("weights", options.weights)
+    if len(weights) != count or not min(weights) >= 0 or abs(sum(weights) - 1) > 1e-6:
+        raise UsageError(
+            f"--weights is '{options.weights}': give {count} numbers that sum to 1, one for each "
+            "component"
+        )
+    return [weight / sum(weights) for weight in weights]
+
+
+def numbers_of(name: str, text: str) -> list[float]:
+    """Numbers with commas. Raises UsageError if they are not."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--{name} is '{text}': give a number, or several with commas") from None

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dnnlib.errors import UsageError
 from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
-from training.data.images.batches import normalize_pixels
+from training.commands.integration import last_time, solver_of, steps_and_end
+from training.commands.networks import of_data_set
 from training.files.correlations import (
     save_correlations,
     save_summary,
@@ -38,48 +40,46 @@ from training.measure.correlations import Autocorrelations, correlate
 from training.measure.residuals import ResidualProbe, Source
 from training.options.residuals import (
     IMAGES,
-    TOY_BLOCK,
     CalcSettings,
     CalcToysSettings,
     ExtractSettings,
     ExtractToysSettings,
+    NoiseOptions,
 )
-from training.runs.extraction import result_bytes, run_extraction
-from training.runs.networks import NetworkFile
+from training.runs.extraction import ExtractionChoice, result_bytes, run_extraction
 from training.runs.residual_correlations import (
     known_of,
     row_pairs,
     toy_correlations,
 )
-from training.runs.subjects import Subject, subject_of
-from training.runs.tables import TableFlow
-from training.runs.toys import ToyFlow, toy_points
+from training.runs.times import TimeChoice
+from training.subjects import NetworkFile, ToyFlow
+from training.subjects.samples import Source as PointSource
+from training.subjects.subject import ALL_AT_ONCE
 
 
 def extracttoys(settings: ExtractToysSettings) -> None:
     """Write outputs and residuals of a toy's network."""
-    subject = ToyFlow.trained(settings.chosen_network())
-    assert subject.file is not None
-    file, toy, schedule = subject.file, subject.toy, subject.flow.schedule
-    end = settings.end(schedule.t_min, subject.t_max, file.name)
-    times = schedule.times(settings.n_time_pts - 1, end)
+    file = NetworkFile.open(settings.network, calibrated=settings.calibration)
+    subject = ToyFlow.of(file, settings.said())
+    schedule = subject.flow.schedule
+    times = schedule.times(settings.n_time_pts - 1, end_of(settings, subject, file.name))
     names = QUANTITIES if settings.exact else QUANTITIES[:2]
-    count = settings.n_samples
-    choice = settings.noise.chosen(count, settings.bs)
-    extraction = choice.describe(file.model, toy.name, times, settings.matters())
+    choice = extraction_choice(settings.noise, settings.n_samples, settings.bs)
+    extraction = choice.describe(file.model, subject.data_name, times, settings.matters())
     result = toy_file(settings.save_dir, extraction.stem)
     parameters = result.with_suffix(".json")
     require_new([result, parameters], settings.run.overwrite)
-    size = result_bytes(names, len(times) * count, toy.dim)
+    size = result_bytes(names, len(times) * choice.count, subject.dim)
     announcement = require_space(settings.save_dir, size)
-    points = toy_points(toy, count, settings.noise.seed)
+    source = subject.source(None, choice.count, settings.noise.seed)
     with process_group(settings.run.device_name) as device:
         subject.flow.to(device)
-        exact = subject.exact_counterpart().to(device).denoiser if settings.exact else None
-        probe = ResidualProbe(subject.flow.in_blocks(TOY_BLOCK), times.to(device), exact)
+        exact = subject.exact.to(device).denoiser if settings.exact else None
+        probe = ResidualProbe(subject.on(device, ALL_AT_ONCE), times.to(device), exact)
         run_extraction(
-            choice.extractor(probe, lambda rows: (points[rows.start : rows.stop], {})),
-            toy_writer(result, names, count, toy.dim, extraction),
+            choice.extractor(probe, reader(source)),
+            toy_writer(result, names, choice.count, subject.dim, extraction),
             parameters,
             extraction.origin,
             {**settings.recorded(device_name=str(device)), **subject.known},
@@ -87,21 +87,49 @@ def extracttoys(settings: ExtractToysSettings) -> None:
         )
 
 
+def end_of(settings: ExtractToysSettings, subject: ToyFlow, network: str) -> float:
+    """The last time. Raises UsageError if the network was not trained so far."""
+    t_min, t_max = subject.flow.schedule.t_min, subject.t_max
+    _, end = steps_and_end(settings.n_time_pts - 1, settings.h, t_max)
+    if not t_min < end <= t_max:
+        raise UsageError(
+            f"the last of {settings.n_time_pts} times is {end:g}, but {network} was trained from "
+            f"{t_min:g} to T = {t_max:g}: give other --n_time_pts or --h"
+        )
+    return end
+
+
+def extraction_choice(noise: NoiseOptions, count: int, batch: int) -> ExtractionChoice:
+    """How so many residuals are extracted."""
+    return ExtractionChoice(noise.noise, solver_of(noise.solver), count, batch, noise.seed)
+
+
+def reader(source: PointSource) -> Source:
+    """Reads points by number, with what the network is given."""
+
+    def read(rows: range) -> tuple[Tensor, dict[str, Tensor]]:
+        samples = source.read(rows)
+        return samples.points, {} if samples.labels is None else {"labels": samples.labels}
+
+    return read
+
+
 def extract(settings: ExtractSettings) -> None:
     """Write outputs and residuals of a network of images or of a table, one file a time."""
-    network = settings.chosen_network()
-    file = NetworkFile.open(network)
-    subject, block = subject_of(file, network, settings.data_name), settings.calls.batch_gpu
-    model, folder = subject.model, settings.save_dir
-    time_choice = settings.chosen_times(file.t_max, file.name)
-    times = time_choice.even(model.denoiser.schedule)(settings.n_time_pts - 1)
-    names, dim = QUANTITIES[:2], model.denoiser.basis.dim
-    count, read = samples_of(settings, subject)
-    if isinstance(subject, TableFlow):
-        block = block or TOY_BLOCK
-    choice = settings.noise.chosen(count, settings.bs)
+    file = NetworkFile.open(
+        settings.network, calibrated=settings.calibration, precision=settings.calls.precision
+    )
+    subject, folder = of_data_set(file, settings.said(), settings.data_name), settings.save_dir
+    end = last_time(settings.times, file.t_max, file.name)
+    grid = TimeChoice(settings.n_time_pts - 1, end, settings.times.first)
+    times = grid.even(subject.flow.schedule)(settings.n_time_pts - 1)
+    names, dim = QUANTITIES[:2], subject.dim
+    wanted = subject.counted(settings.n_samples, IMAGES)
+    source = subject.source(settings.data_root, wanted, settings.noise.seed)
+    count, block = len(source), settings.calls.batch_gpu or subject.even_block
+    choice = extraction_choice(settings.noise, count, settings.bs)
     matters = {**settings.matters(), "n_samples": count}
-    extraction = choice.describe(model, subject.data_name, times, matters)
+    extraction = choice.describe(file.model, subject.data_name, times, matters)
     paths = [time_file(folder, extraction.stem, index) for index in range(len(times))]
     parameters = folder / f"{extraction.stem}_net_outputs_residuals.json"
     require_new([*paths, parameters], settings.run.overwrite)
@@ -110,35 +138,13 @@ def extract(settings: ExtractSettings) -> None:
         probe = ResidualProbe(subject.on(device, block), times.to(device))
         known = {name: subject.known[name] for name in ("data_name", "data_dim", "dims_to_keep")}
         run_extraction(
-            choice.extractor(probe, read),
+            choice.extractor(probe, reader(source)),
             time_writer(paths, names, count, dim, extraction),
             parameters,
             extraction.origin,
-            settings.recorded(
-                device_name=str(device), end_time=time_choice.end, n_samples=count, **known
-            ),
+            settings.recorded(device_name=str(device), end_time=end, n_samples=count, **known),
             announcement,
         )
-
-
-def samples_of(settings: ExtractSettings, subject: Subject) -> tuple[int, Source]:
-    """How many images or rows there are, and what reads them by number."""
-    seed = settings.noise.seed
-    if isinstance(subject, TableFlow):
-        rows, _ = subject.rows(settings.data_root, settings.n_samples, seed)
-        points = subject.dithered(rows, seed)
-        return len(points), lambda rows: (points[rows.start : rows.stop], {})
-    count = settings.n_samples or IMAGES
-    dataset = subject.dataset(settings.data_root, count, seed)
-
-    def read(rows: range) -> tuple[Tensor, dict[str, Tensor]]:
-        if not rows:
-            return torch.empty(0, dataset.dim), {}
-        pixels, labels = dataset.read(rows)
-        conditions = {"labels": labels} if subject.label_dim else {}
-        return normalize_pixels(pixels).flatten(1), conditions
-
-    return count, read
 
 
 def calctoys(settings: CalcToysSettings) -> None:

@@ -1,35 +1,51 @@
 """Coverage under the flow of a toy or a table: what ``toy_mesh_exps.py`` runs."""
 
+import math
 import time
 from pathlib import Path
 
+from dnnlib.errors import UsageError
 from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance
+from training.commands.integration import solver_of, toy_times
 from training.files.coverage import CoverageFiles
-from training.measure.coverage import contents_within, table, unfilled
+from training.measure.boundaries import unit_sphere
+from training.measure.coverage import Spheres, contents_within, table, unfilled
 from training.measure.coverage_result import CoverageResult
-from training.options.latents import recorded_eps
-from training.options.toy_mesh_exps import Settings
+from training.options.toy_mesh_exps import BOUNDARY_POINTS, Settings, SphereOptions
 from training.runs.coverage import BLOCK_ROWS, CoverageExperiment
+from training.runs.latents import latent_choice, recorded_eps
+from training.subjects import NetworkFile, Subject, ToyFlow, open_subject
+
+LIMITS = {
+    ("r_num", "boundary_pts"): 10**6,
+    ("num_seeds", "test_pts"): 10**7,
+    ("num_seeds", "test_pts", "r_num"): 10**8,
+    ("num_seeds", "r_num"): 10**4,
+}
+"""Products that files and memory bear: meshes and results that are read again, and some GB."""
 
 
 def run(settings: Settings) -> None:
-    subject, counted = settings.subject(), settings.points
+    subject, counted = subject_of(settings), settings.points
+    fresh = subject.fresh(settings.data_root, counted.test_pts, counted.seed)
     dim, kept, exact = subject.dim, subject.dims_to_keep, subject.exact
-    choice = settings.chosen_times(subject)
-    latent = settings.latent().settled(subject.flow, choice.end, kept)
-    spheres = counted.spheres(dim)
+    network = subject.file.name if subject.file else None
+    choice = toy_times(settings.times, subject.t_max, network, settings.store_grid)
+    latent = latent_choice(settings.eps, "give learned, auto or a variance")
+    latent = latent.settled(subject.flow, choice.end, kept)
+    spheres = spheres_of(counted, dim)
     flow, file = subject.flow, subject.file
     if settings.score == "exact":
         assert exact is not None
         flow, file = exact, None
     paired = counted.pairs(dim, exact is not None and flow is not exact)
-    alpha = counted.chosen_alpha(spheres)
+    alpha = alpha_of(counted, spheres)
     flow = latent.on(flow)
-    solver = settings.solver.chosen()
+    solver = solver_of(settings.solver)
     files = CoverageFiles(settings.save_dir, subject.stem, spheres)
     with process_group(settings.run.device_name) as device:
         began = time.perf_counter()
@@ -42,7 +58,7 @@ def run(settings: Settings) -> None:
         distributed.barrier()  # no rank writes before all have looked
         points, seeds = counted.test_pts, counted.seeds
         experiment = CoverageExperiment(
-            flow, times, solver, law, spheres, alpha, points, seeds, subject.fresh
+            flow, times, solver, law, spheres, alpha, points, seeds, fresh
         )
         result = experiment.run(exact if paired else None)
         if not distributed.is_main():
@@ -59,7 +75,7 @@ def run(settings: Settings) -> None:
         )
         seconds = time.perf_counter() - began
         about = {
-            "options": {**options, **subject.known},
+            "options": {**options, **subject.schedule_known, **subject.known},
             "end_time": choice.end,
             "latent_variance": law.variance.tolist(),
             "seconds": seconds,
@@ -70,6 +86,60 @@ def run(settings: Settings) -> None:
             files.remove_others()
         report(result, alpha, settings.data_root)
         logger.info(f"Wrote {files.numbers} and the points beside it after {seconds:.1f} s")
+
+
+def subject_of(settings: Settings) -> Subject:
+    """The flow of the network, or of the toy alone where none is given.
+
+    Raises:
+        UsageError: Options contradict the network, or are not for its kind of data.
+        DataError: A file is missing or broken, or they do not belong together.
+    """
+    if settings.network is None:
+        assert settings.data_name is not None
+        return ToyFlow.closed_form(
+            settings.data_name,
+            data_dim=settings.flow.data_dim,
+            inflation=settings.flow.arguments(),
+            end_std=settings.end_vars,
+        )
+    said = {"data_name": settings.data_name, **settings.flow.said()}
+    file = NetworkFile.open(settings.network, settings.end_vars, settings.calibration)
+    settings.require_kind(file.kind, file.name)
+    subject = open_subject(file, said).require_unconditional()
+    if settings.data_root and subject.dim not in BOUNDARY_POINTS:
+        raise UsageError(
+            f"{file.name} is of {subject.dim} columns, but spheres are followed in 2-D and 3-D "
+            "only: pfODE_int.py --sim_type=melt counts the latents of held-out rows within spheres"
+        )
+    return subject
+
+
+def spheres_of(options: SphereOptions, dim: int) -> Spheres:
+    """The spheres in so many dimensions.
+
+    Raises:
+        UsageError: They, or the points, are more than memory or a reader could take.
+    """
+    sizes = {
+        "r_num": options.r_num,
+        "boundary_pts": options.points_on(dim) or 0,
+        "num_seeds": options.num_seeds,
+        "test_pts": options.test_pts,
+    }
+    for names, most in LIMITS.items():
+        size = math.prod(sizes[name] for name in names)
+        if size > most:
+            raise UsageError(f"{' * '.join(names)} is {size:,}: it must be at most {most:,}")
+    unit = unit_sphere(dim, sizes["boundary_pts"])
+    return Spheres.between(options.r_min, options.r_max, options.r_num, unit)
+
+
+def alpha_of(options: SphereOptions, spheres: Spheres) -> float | None:
+    """Radius of alpha shapes; None for boundaries that are carried along."""
+    if options.boundary != "alpha":
+        return None
+    return options.alpha or spheres.default_alpha()
 
 
 def report(result: CoverageResult, alpha: float | None, data: Path | None) -> None:

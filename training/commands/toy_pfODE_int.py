@@ -8,64 +8,73 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance, save_json
+from training.commands.integration import densities_of, solver_of, toy_times
 from training.files.trajectory import PARAMETERS_FORMAT
 from training.names import KINDS
-from training.options.latents import latent_choice, recorded_eps
 from training.options.toys import ClosedFormSettings, NetSettings
-from training.runs.times import TimeChoice
-from training.runs.toys import ToyFlow, ToyStory
+from training.runs.latents import latent_choice, recorded_eps
+from training.runs.story import Story
+from training.subjects import NetworkFile, ToyFlow
 
 
 def net(settings: NetSettings) -> None:
     """Integrate with a trained network."""
-    subject = ToyFlow.trained(settings.chosen_network())
-    assert subject.file is not None
-    times = settings.times.chosen(subject.t_max, subject.file.name, settings.store_grid)
-    simulate("net", subject, times, settings)
+    file = NetworkFile.open(settings.network, settings.end_vars, settings.calibration)
+    simulate("net", ToyFlow.of(file, settings.said()), settings, settings.store_grid)
 
 
 def discrete(settings: ClosedFormSettings) -> None:
     """Integrate with a finite set of points that stands for the data."""
-    count, seed = settings.total_samples, settings.seed
-    subject = ToyFlow.discrete(settings.chosen_toy(), count, seed)
-    simulate("discrete", subject, settings.times.chosen(subject.t_max), settings)
+    points = settings.total_samples, settings.seed
+    simulate("discrete", closed_form(settings, points), settings)
 
 
 def exact(settings: ClosedFormSettings) -> None:
     """Integrate with the toy's own denoiser, known in closed form."""
-    subject = ToyFlow.exact(settings.chosen_toy())
-    simulate("exact", subject, settings.times.chosen(subject.t_max), settings)
+    simulate("exact", closed_form(settings), settings)
+
+
+def closed_form(settings: ClosedFormSettings, points: tuple[int, int] | None = None) -> ToyFlow:
+    """The toy, or so many points of it by a seed."""
+    flow = settings.flow
+    return ToyFlow.closed_form(
+        settings.data_name,
+        settings.augment_to or 0,
+        flow.data_dim,
+        flow.arguments(),
+        settings.end_vars,
+        points,
+    )
 
 
 def simulate(
-    mode: str, subject: ToyFlow, choice: TimeChoice, settings: NetSettings | ClosedFormSettings
+    mode: str, subject: ToyFlow, settings: NetSettings | ClosedFormSettings, store: bool = False
 ) -> None:
     """Runs the three simulations one after the other and writes each as it ends."""
     folder, stem = settings.save_dir, f"{subject.stem}_{mode}"
     paths = {kind: folder / f"{stem}_{kind}_results.npz" for kind in KINDS}
     parameters = folder / f"{stem}_sim_params.json"
-    kept, flow, file = subject.dims_to_keep, subject.flow, subject.file
-    latent = latent_choice(settings.eps).settled(flow, choice.end, kept)
-    flow = latent.on(flow)
-    solver = settings.solver.chosen()
+    network = subject.file.name if subject.file else None
+    choice = toy_times(settings.times, subject.t_max, network, store)
+    latent = latent_choice(settings.eps).settled(subject.flow, choice.end, subject.dims_to_keep)
+    flow, solver = latent.on(subject.flow), solver_of(settings.solver)
     with process_group(settings.run.device_name) as device:
         require_new([*paths.values(), parameters], settings.run.overwrite)
-        times = choice.settle(flow.to(device), solver, file)
+        times = choice.of(subject, flow.to(device), solver)
         require_folder(folder)
         distributed.barrier()  # no rank writes before all have looked
-        story = ToyStory(
+        story = Story(
+            subject=subject,
             flow=flow,
+            samples=subject.samples(None, settings.total_samples, settings.seed),
             times=times,
             solver=solver,
-            dims_to_keep=kept,
             latent=latent,
             count=settings.total_samples,
             seed=settings.seed,
             paths=paths,
             save_every=settings.save_freq,
-            likelihood=settings.likelihood.chosen(settings.seed),
-            network_sha256=file.model.digest() if file else None,
-            toy=subject.toy,
+            likelihood=densities_of(settings.likelihood, settings.seed),
         )
         facts = {chapter.kind: chapter.facts for chapter in story.tell(KINDS)}
         if not distributed.is_main():

@@ -160,7 +160,7 @@ class Toy:
     def __init__(self, name: str, augment_to: int = 0):
         if name not in _RECIPES:
             raise UsageError(f"unknown toy '{name}': choose one of {', '.join(TOY_NAMES)}")
-        self.name = name
+        self.name, self.augment_to = name, augment_to
         self._recipe = _RECIPES[name]
         self.intrinsic_dim = len(self._recipe.noise)
         if augment_to and augment_to < self.intrinsic_dim:

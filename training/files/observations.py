@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError
-from dnnlib.lists import parts_of
+from dnnlib.lists import parts_of, positive_numbers
 from torch_utils.inert_pickle import shown
 from torch_utils.results import load_array
 from training.data.images.dataset import ImageDataset
 from training.data.tables.foreign import ForeignTable, listed
 from training.data.tables.formats import SUFFIXES, open_table
-from training.files.noise import noise_numbers
 from training.names import HALVES
 
 
@@ -125,10 +124,10 @@ def read_noise(text: str) -> Tensor:
     """Standard deviations or a covariance: a number, several with commas, or a ``.npy``.
 
     Raises:
-        UsageError: As ``noise_numbers``.
+        UsageError: As ``positive_numbers``.
         DataError: The file is broken.
     """
-    values = noise_numbers(text)
+    values = positive_numbers(text)
     if values is None:
         return read_array(Path(text), "the noise", (1, 2))
     return torch.tensor(values if len(values) > 1 else values[0], dtype=torch.float64)

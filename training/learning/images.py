@@ -14,6 +14,7 @@ from training.data.augment import GeometricAugmentation, augmented_points
 from training.data.batches import Batch
 from training.data.images.batches import ImageDataset, basis_batches, normalize_pixels
 from training.flow.eigenbasis import EigenBasis
+from training.names import IMAGES
 
 DRY_RUN_IMAGES = 1000
 VARIANCE_IMAGES = 10_000
@@ -26,6 +27,7 @@ MOST_MELTED = 10_000
 def about_images(dataset: ImageDataset) -> dict[str, Any]:
     """What a network says of the images that it was trained on."""
     return {
+        "kind": IMAGES,
         "data_name": dataset.name,
         "image_shape": list(dataset.image_shape),
         "label_dim": dataset.label_dim,

@@ -1,6 +1,7 @@
 """The training loop: step after step, reports, snapshots, and an end in good order."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from dnnlib.logs import logger
 from training.data.batches import BatchSource
@@ -12,6 +13,9 @@ from training.learning.stopping import StoppedBySignal, StopRequest
 from training.learning.trainer import Trainer
 from training.model.model import Model
 
+Progress = Callable[[float], object]
+"""Called with the part of a training that is done, from 0 to 1."""
+
 
 def train(
     trainer: Trainer,
@@ -19,7 +23,8 @@ def train(
     folder: RunFolder,
     finish: Callable[[Model], None] | None = None,
     watch: Watch | None = None,
-) -> None:
+    progress: Progress | None = None,
+) -> Path:
     """Trains to the end of the configuration, or to a signal, and saves where it stops.
 
     Args:
@@ -31,6 +36,10 @@ def train(
             training, and a run that is resumed at its end calls it again.
         watch: Looks at what is held out of the training: reports it, may end the training early,
             and may choose the weights that it ends with.
+        progress: Called after each report with the part of the training that is done.
+
+    Returns:
+        The last network file.
 
     Raises:
         TrainingError: After a run of steps with non-finite losses or gradients.
@@ -50,7 +59,9 @@ def train(
                     signal = stop.agreed(trainer.device)
                     done = trainer.step >= config.total_steps
                     ends = signal is not None or done
-                    _report_and_save(trainer, folder, reporter, watch, ends)
+                    reported = _report_and_save(trainer, folder, reporter, watch, ends)
+                    if progress and reported:
+                        progress(min(1.0, trainer.seen / config.total))
                     if signal is not None and not done:
                         raise StoppedBySignal(signal, folder.state_path(trainer.seen))
             best = watch.put_best(trainer.averaged) if watch else None
@@ -60,18 +71,23 @@ def train(
             if finish:
                 finish(trainer.averaged)
                 folder.save_network(trainer.averaged, trainer.seen)
+            return folder.network_path(trainer.seen)
     finally:
         del batches  # a traceback that is kept would keep the processes that read alive
 
 
 def _report_and_save(
     trainer: Trainer, folder: RunFolder, reporter: Reporter, watch: Watch | None, ends: bool
-) -> None:
-    """What is due after a step: a report at each tick, files at some of them and at the end."""
+) -> bool:
+    """What is due after a step: a report at each tick, files at some of them and at the end.
+
+    Returns:
+        Whether there was a report.
+    """
     config = trainer.config
     tick = trainer.seen // config.tick
     if not ends and tick == (trainer.seen - config.batch) // config.tick:
-        return
+        return False
     score = watch.look(trainer.averaged, trainer.seen) if watch else None
     reporter.tick(trainer.seen, config.learning_rate(trainer.seen), trainer.skipped, score)
     ends = ends or (watch is not None and watch.exhausted)
@@ -80,6 +96,7 @@ def _report_and_save(
     if ends or _due(tick, config.state_ticks):
         state = {**trainer.state(), **(watch.state() if watch else {})}
         folder.save_state(state, trainer.seen, config.keep_states)
+    return True
 
 
 def _choice(watch: Watch, best: Score, trainer: Trainer) -> str:

@@ -8,7 +8,7 @@ from dnnlib.errors import UsageError
 from dnnlib.logs import logger
 from training.data.batches import BatchSource
 from training.learning.calibrating import CalibrationPlan, calibrate
-from training.learning.loop import train
+from training.learning.loop import Progress, train
 from training.learning.melting import LawPlan, learn_latent_law
 from training.learning.resuming import Resumed
 from training.learning.run_folder import Place, RunFolder
@@ -26,7 +26,8 @@ def run_training(
     calibration: CalibrationPlan | None = None,
     law: LawPlan | None = None,
     watch: Watch | None = None,
-) -> None:
+    progress: Progress | None = None,
+) -> Path:
     """Trains in a new folder, or goes on in the folder of a state.
 
     Args:
@@ -39,6 +40,10 @@ def run_training(
         calibration: How to calibrate the trained model; None for not at all.
         law: How to learn the law of its latents then; None for not at all.
         watch: Looks at what is held out of the training.
+        progress: Called after each report with the part of the training that is done.
+
+    Returns:
+        The last network file.
     """
     if resumed:
         trainer.restore(resumed.state, str(resumed.path))
@@ -56,7 +61,8 @@ def run_training(
         if law:
             learn_latent_law(model, law)
 
-    train(trainer, source, folder, finish if calibration or law else None, watch)
+    end = finish if calibration or law else None
+    return train(trainer, source, folder, end, watch, progress)
 
 
 def _go_on(trainer: Trainer, state: Path, record: Mapping[str, Any]) -> RunFolder:

@@ -28,11 +28,11 @@ from training.learning.coordinates import basis_in, fit_coordinates, over_decade
 from training.learning.held_out import HeldOut
 from training.learning.loss import DenoisingLoss
 from training.learning.melting import NETWORK_ROWS, LawPlan, points_to_melt
-from training.learning.recipes import FEW_ROWS
 from training.learning.screening import relevant_conditions
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
-from training.names import AUTO, AXES_TOO, LOG, MARGINALS
+from training.names import AUTO, AXES_TOO, LOG, MARGINALS, TABLE
+from training.recipes import FEW_ROWS
 
 FAR = 20.0
 """Standard deviations along a whitened axis at which a row is far from all others."""
@@ -384,6 +384,7 @@ def about_table(table: Table, name: str) -> dict[str, Any]:
     """What a network says of the table that it was trained on."""
     dropped = table.dropped
     return {
+        "kind": TABLE,
         "data_name": name,
         "columns": list(table.columns.names),
         "condition_names": list(table.condition_names),

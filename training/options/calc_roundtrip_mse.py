@@ -1,14 +1,11 @@
 """Settings of ``calc_roundtrip_mse.py``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from dnnlib.errors import UsageError
-from training import runs
+from training.names import IMAGES
 from training.options.common import RunOptions, save_dir, seed
 from training.options.declared import Declared, option, options_of
 from training.options.integration import ImageTimeOptions, SolverOptions
@@ -35,6 +32,7 @@ class Settings(Declared):
         help="Images or rows to measure.",
     )
     keep_worst: int = option(
+        of=IMAGES,
         type=click.IntRange(min=0),
         default=16,
         help="Images to keep of those that come back worst.",
@@ -48,15 +46,3 @@ class Settings(Declared):
 
     def __post_init__(self) -> None:
         check_storage(self.store_grid, self.times.disc, self.network.network)
-
-    def require_table(self) -> None:
-        """Raises UsageError if an option was given that only images have."""
-        for name in ("keep_worst", "img_size", "img_ch"):
-            if name in self.given:
-                raise UsageError(
-                    f"--{name} is for images, but {self.network.network} is a network of a table"
-                )
-
-    def chosen_times(self, t_max: float, network: str) -> runs.TimeChoice:
-        """The times, of a network that was trained up to ``t_max``."""
-        return self.times.chosen(t_max, network, self.store_grid)

@@ -9,12 +9,12 @@ from training.options.types import FILE, SEED
 
 def save_dir(help: str = "Folder of the results.") -> Any:
     """The option ``--save_dir``."""
-    return option(type=FILE, required=True, help=help)
+    return option(idle=True, type=FILE, required=True, help=help)
 
 
 def overwrite() -> Any:
     """The option ``--overwrite``, of scripts that need no device."""
-    return option(is_flag=True, help="Replace existing results.")
+    return option(idle=True, is_flag=True, help="Replace existing results.")
 
 
 def seed(of: str, default: int = 0) -> Any:
@@ -31,5 +31,7 @@ def seed(of: str, default: int = 0) -> Any:
 class RunOptions(Declared):
     """Where a script runs, and whether it may replace what is there."""
 
-    device_name: str | None = option(unset="cuda where there is one", help="cpu, cuda or cuda:N")
+    device_name: str | None = option(
+        idle=True, unset="cuda where there is one", help="cpu, cuda or cuda:N"
+    )
     overwrite: bool = overwrite()

@@ -1,15 +1,22 @@
 """Settings of ``dataset_tool.py``."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from dnnlib.errors import UsageError
-from training.data import tables
-from training.names import HEADERS, HELD_OUT_PATCHES, MISSING, PATCH, PATCHES, SIDES, TRANSFORMS
+from training.names import (
+    HEADERS,
+    HELD_OUT_PATCHES,
+    IMAGES,
+    MISSING,
+    PATCH,
+    PATCHES,
+    SIDES,
+    TABLE,
+    TRANSFORMS,
+)
 from training.options.common import overwrite
 from training.options.declared import Declared, option, options_of
 from training.options.types import (
@@ -40,6 +47,7 @@ class ImageOptions(Declared):
     """What to take of images, and how."""
 
     section = "Images"
+    of_kind = IMAGES
     first_image: int = option(
         "--first-image",
         type=click.IntRange(min=0),
@@ -81,6 +89,7 @@ class TableOptions(Declared):
     """What to take of a table, and how."""
 
     section = "Tables"
+    of_kind = TABLE
     columns: tuple[str, ...] | None = option(
         type=Names(),
         unset="all",
@@ -133,40 +142,9 @@ class Settings(Declared):
     table: TableOptions = options_of(TableOptions)
     overwrite: bool = overwrite()
 
-    @property
-    def makes_table(self) -> bool:
-        """Whether the source is a table.
-
-        Raises:
-            UsageError: An option was given that is for the other kind of source.
-        """
-        table = tables.is_table(self.source)
-        foreign = ImageOptions if table else TableOptions
-        for item in fields(foreign):
-            if item.name in self.given:
-                raise UsageError(
-                    f"--{item.name} is for {'images' if table else 'tables'}, but {self.source} is "
-                    f"{'a table' if table else 'no table'}: leave it out"
-                )
+    def __post_init__(self) -> None:
         if "patch" in self.given and self.source not in (PATCHES, HELD_OUT_PATCHES):
             raise UsageError(f"--patch is for --source={PATCHES}")
-        if table and self.dest.suffix != ".npz":
-            raise UsageError(f"{self.dest} is to hold a table: give it a name that ends in .npz")
-        return table
-
-    @property
-    def choices(self) -> tables.Choices:
-        """What was decided about a table."""
-        table = self.table
-        return tables.Choices(
-            conditions=table.conditions or (),
-            missing=table.missing,
-            dequantize=table.dequantize == "auto",
-            bounds={name: (low, high) for name, low, high in table.bounds or ()},
-            max_rows=table.max_rows,
-            held_out=table.held_out,
-            seed=table.seed,
-        )
 
     @property
     def wanted_images(self) -> int | None:

@@ -22,19 +22,27 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import click
 
+from dnnlib.errors import UsageError
+from training.names import IMAGES, TABLE, TOY
 from training.options.flags import FlagCommand
 
+SEVERAL = {TOY: "toys", TABLE: "tables", IMAGES: "images"}
+ONE = {TOY: "a toy", TABLE: "a table", IMAGES: "images"}
 _DECLARED, _SHARED = "declared", "shared"
 
 
 class _Declaration(NamedTuple):
-    """Of an option or argument: as it is typed, what click needs to know, and what its absence
-    means, in words."""
+    """Of an option or argument: as it is typed, what click needs to know, what its absence means,
+    in words, the one kind of data that it is for, whether a resumed run may change it, and whether
+    results do not depend on it."""
 
     kind: type[click.Parameter]
     names: tuple[str, ...]
     attributes: Mapping[str, Any]
     unset: str | None
+    of: str | None = None
+    free: bool = False
+    idle: bool = False
 
 
 class DeclaredOption(click.Option):
@@ -56,6 +64,8 @@ class Declared:
     section: ClassVar[str] = "Options"
     """Heading of these options in the help."""
     given: frozenset[str] = frozenset()
+    of_kind: ClassVar[str | None] = None
+    """The one kind of data that all of these options are for."""
 
     @classmethod
     def of(cls, values: Mapping[str, Any], given: frozenset[str] = frozenset()) -> Any:
@@ -67,6 +77,30 @@ class Declared:
             elif _DECLARED in item.metadata:
                 own[item.name] = values[item.name]
         return cls(given=given, **own)
+
+    @classmethod
+    def free_names(cls) -> frozenset[str]:
+        """Names of the options that a resumed run may change."""
+        return frozenset(name for name, declared in _declared(cls) if declared.free)
+
+    @classmethod
+    def idle_names(cls) -> frozenset[str]:
+        """Names of the options that results do not depend on."""
+        return frozenset(name for name, declared in _declared(cls) if declared.idle)
+
+    def require_kind(self, kind: str, what: str) -> None:
+        """Raises UsageError if an option was typed that is for another kind of data.
+
+        Args:
+            kind: One of ``KINDS_OF_DATA``.
+            what: The network or data set that is of this kind, for the error.
+        """
+        for name, declared in sorted(_declared(type(self)), key=lambda pair: pair[0]):
+            if declared.of and declared.of != kind and name in self.given:
+                raise UsageError(
+                    f"--{name.rstrip('_')} is for {SEVERAL[declared.of]}, but {what} is of "
+                    f"{ONE[kind]}: leave it out"
+                )
 
     def recorded(self, **found: Any) -> dict[str, Any]:
         """Every option with its value, by name, for the parameters of a result.
@@ -87,6 +121,16 @@ class Declared:
         return values | found
 
 
+def _declared(cls: type[Declared]) -> Iterator[tuple[str, _Declaration]]:
+    """All options and arguments of a class and of those that it is made of, by name."""
+    for item in fields(cls):
+        if _SHARED in item.metadata:
+            yield from _declared(item.metadata[_SHARED].cls)
+        elif _DECLARED in item.metadata:
+            declaration: _Declaration = item.metadata[_DECLARED]
+            yield item.name, declaration._replace(of=declaration.of or cls.of_kind)
+
+
 S = TypeVar("S", bound=Declared)
 
 
@@ -96,17 +140,27 @@ class _Shared(NamedTuple):
     defaults: Mapping[str, Any]
 
 
-def option(*names: str, unset: str | None = None, **attributes: Any) -> Any:
+def option(
+    *names: str,
+    unset: str | None = None,
+    of: str | None = None,
+    free: bool = False,
+    idle: bool = False,
+    **attributes: Any,
+) -> Any:
     """A field that is an option.
 
     Args:
         names: As typed; without any, the field's name after two hyphens.
         unset: What happens if it is left out, in words; the help shows it as the default.
+        of: The one kind of data that it is for; None for all.
+        free: Whether a resumed run may have another value, and still be the same run.
+        idle: Whether results do not depend on it.
         attributes: Of ``click.Option``: type, default, required, is_flag, help.
     """
     if not attributes.get("required"):
         attributes.setdefault("default", False if attributes.get("is_flag") else None)
-    return _declare(_Declaration(DeclaredOption, names, attributes, unset))
+    return _declare(_Declaration(DeclaredOption, names, attributes, unset, of, free, idle))
 
 
 def argument(**attributes: Any) -> Any:

@@ -1,7 +1,5 @@
 """Settings of ``gen_fid_samples.py``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +7,11 @@ from typing import Any
 import click
 
 from dnnlib.errors import UsageError
-from training import runs
+from training.names import ADAPTIVE_SOLVERS
 from training.options.common import RunOptions, save_dir
 from training.options.declared import Declared, option, options_of
 from training.options.integration import ImageTimeOptions, SolverOptions
-from training.options.latents import eps, latent_choice
+from training.options.latents import eps
 from training.options.networks import ImageNetworkOptions, check_storage, store_grid
 from training.options.types import COUNT, FILE, choice
 
@@ -63,16 +61,6 @@ class Settings(Declared):
             raise UsageError("--eps goes with --gen_source=diag only")
         check_storage(self.store_grid, self.times.disc, self.network.network)
 
-    def latent(self) -> runs.LatentChoice:
-        """What generation starts from."""
-        if self.gen_source == "empirical":
-            return runs.LatentChoice(empirical=True)
-        return latent_choice(self.eps, "say --gen_source=empirical --prev_melt=FILE")
-
-    def chosen_times(self, t_max: float, network: str) -> runs.TimeChoice:
-        """The times, of a network that was trained up to ``t_max``."""
-        return self.times.chosen(t_max, network, self.store_grid)
-
     def image_settings(self, **found: Any) -> dict[str, Any]:
         """All options that an image depends on beside its seed; the size of network calls is in it
         for the last bits.
@@ -85,7 +73,7 @@ class Settings(Declared):
             *("class", "calibration", "solver", "n_iters", "disc", "end_time", "end_vars"),
             *("precision", "batch_gpu"),
         )
-        adaptive = self.solver.chosen().adaptive
+        adaptive = self.solver.solver in ADAPTIVE_SOLVERS
         return {
             **{name: values[name] for name in names},
             "vpode_disc_eps": self.times.first,

@@ -1,7 +1,5 @@
 """Options that the commands of ``posterior.py`` share: the prior, the likelihood, the sampler."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +7,10 @@ import click
 
 from dnnlib.errors import UsageError
 from dnnlib.files import require_there
-from training import files, flow, inference, runs
-from training.files.noise import noise_numbers
+from dnnlib.lists import positive_numbers
 from training.names import (
+    AMORTIZED_CUDA_ROWS,
+    AMORTIZED_ROWS,
     HALVES,
     IMAGE_POOL,
     MOST_TESTED,
@@ -23,15 +22,10 @@ from training.names import (
 )
 from training.options.common import seed
 from training.options.declared import Declared, option
-from training.options.latents import latent_choice
 from training.options.networks import calibration
-from training.options.schedules import InflationOptions
 from training.options.types import COUNT, FILE, NETWORK, choice
 
 LIKELIHOODS = ("gaussian", "mask", "linear")
-AMORTIZED_ROWS, AMORTIZED_CUDA_ROWS = 512, 8192
-"""Points of one call where nothing but draws is wanted: as many as stay in the cache of a CPU, also
-in an ensemble, where 2,048 take half as long again a point; a card wants more."""
 DRAWS, CHECK_DRAWS = 1000, 25
 """Of each chain: a check without a likelihood ranks a truth among all of them, and needs few."""
 SOLVER = "exp_ab2"
@@ -47,7 +41,7 @@ class PriorOptions(Declared):
 
     section = "Prior"
     network: str | None = option(
-        type=NETWORK, unset="none", help="Network file: a path or an https URL"
+        idle=True, type=NETWORK, unset="none", help="Network file: a path or an https URL"
     )
     data_name: str | None = option(
         type=choice(TOY_NAMES), unset="none", help="A toy with its own denoiser, without a network"
@@ -80,46 +74,6 @@ class PriorOptions(Declared):
     def __post_init__(self) -> None:
         if (self.network is None) == (self.data_name is None):
             raise UsageError("give either --network, or --data_name for a toy's own denoiser")
-
-    def subject(self, inflation: InflationOptions) -> runs.PosteriorSubject:
-        """Raises DataError if the network file is missing or broken."""
-        if self.network is None:
-            assert self.data_name is not None
-            return runs.PosteriorSubject.exact(
-                runs.ToyChoice(self.data_name, inflation=inflation.arguments())
-            )
-        said = {name for name in inflation.given if getattr(inflation, name, None) is not None}
-        if said:
-            raise UsageError(f"--{min(said)} is for --data_name: a network knows its schedule")
-        choice = runs.NetworkChoice(self.network, calibrated=self.calibration)
-        return runs.PosteriorSubject.of_network(runs.NetworkFile.open(choice))
-
-    def rows(self, subject: runs.PosteriorSubject) -> int:
-        """Points of one network call."""
-        return self.batch_gpu or subject.rows
-
-    def amortized_rows(self, subject: runs.PosteriorSubject) -> int:
-        """Points of one network call where there is no likelihood."""
-        if self.batch_gpu or subject.images:
-            return self.rows(subject)
-        return AMORTIZED_CUDA_ROWS if subject.flow.device.type == "cuda" else AMORTIZED_ROWS
-
-    def latent(self) -> runs.LatentChoice:
-        """The law of latents."""
-        return latent_choice(self.eps)
-
-    def fine(self, subject: runs.PosteriorSubject, learned: bool = False) -> inference.Prior:
-        """The prior of final draws; ``learned`` if there is no likelihood."""
-        name, steps = (LEARNED_SOLVER, LEARNED_STEPS) if learned else (SOLVER, STEPS)
-        return self._prior(subject, name, self.n_iters or steps)
-
-    def coarse(self, subject: runs.PosteriorSubject) -> inference.Prior:
-        """The prior of chains."""
-        return self._prior(subject, SOLVER, self.chain_n_iters)
-
-    def _prior(self, subject: runs.PosteriorSubject, solver: str, steps: int) -> inference.Prior:
-        integrated = subject.flow.times(steps), flow.get_solver(solver, 1e-6, 1e-6)
-        return subject.prior(*integrated, self.deblur)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,33 +128,9 @@ class LikelihoodOptions(Declared):
         if known != (self.noise_std is not None):
             raise UsageError(f"--noise_std goes with {', '.join(LIKELIHOODS)}, and is needed there")
         if self.noise_std is not None:
-            noise_numbers(self.noise_std)
+            positive_numbers(self.noise_std)
         arrays = [text for text in (self.noise_std, self.mask) if text and text.endswith(".npy")]
         require_there(*map(Path, arrays), self.operator)
-
-    def chosen(self, subject: runs.PosteriorSubject) -> inference.Likelihood:
-        """The likelihood.
-
-        Raises:
-            UsageError: Options contradict each other or the network.
-            DataError: A file is broken.
-        """
-        if self.noise_std is None:
-            return inference.UserLikelihood.load(self.likelihood)
-        noise = files.read_noise(self.noise_std)
-        if self.mask is not None:
-            return inference.Gaussian(
-                noise, files.read_mask(self.mask, subject.names, subject.image_shape)
-            )
-        if self.operator is None:
-            return inference.Gaussian(noise, dim=subject.dim)
-        matrix = files.read_array(self.operator, "an operator", (2,))
-        if matrix.shape[1] != subject.dim:
-            raise UsageError(
-                f"{self.operator} has {matrix.shape[1]} columns, but points have {subject.dim} "
-                "coordinates"
-            )
-        return inference.Gaussian(noise, operator=matrix)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,16 +169,3 @@ class SamplerOptions(Declared):
         help="Particles of a chain of twisted",
     )
     seed: int = seed("all draws")
-
-    def plan(self, subject: runs.PosteriorSubject, draws: int = DRAWS) -> inference.SamplingPlan:
-        """How to sample; so many draws of each chain, unless a number is given."""
-        return inference.SamplingPlan(
-            self.sampler,
-            self.chains,
-            self.draws or draws,
-            self.warmup,
-            self.thin,
-            self.pool or subject.pool,
-            self.seed,
-            self.particles,
-        )

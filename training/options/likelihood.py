@@ -1,13 +1,10 @@
 """Options of the scripts that write log densities along with their simulations."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import click
 
 from dnnlib.errors import UsageError
-from training import flow
 from training.names import LARGEST_EXACT, PROBES, TRACES
 from training.options.declared import Declared, option
 from training.options.types import choice
@@ -42,16 +39,3 @@ class LikelihoodOptions(Declared):
                 raise UsageError(f"--{name} goes with --log_prob")
         if "probes" in self.given and self.trace == "exact":
             raise UsageError("--probes goes with --trace=hutchinson: an exact trace has none")
-
-    def chosen(self, seed: int, levels_per_unit: float | None = None) -> flow.Likelihood | None:
-        """What the simulations are to compute; None for nothing.
-
-        Args:
-            seed: Seed of the random directions.
-            levels_per_unit: Gray levels to a unit of data, for images.
-        """
-        if not self.log_prob:
-            return None
-        estimated = self.trace == "auto" and levels_per_unit is not None
-        trace = flow.Trace("hutchinson" if estimated else self.trace, self.probes, seed)
-        return flow.Likelihood(trace, levels_per_unit)

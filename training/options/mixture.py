@@ -1,15 +1,11 @@
 """Settings of ``posterior.py mixture``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from dnnlib.errors import UsageError
-from training import files, inference
-from training import runs as _runs
 from training.options.common import seed
 from training.options.declared import Declared, option, options_of
 from training.options.inference import LIKELIHOODS
@@ -75,53 +71,6 @@ class MixtureOptions(Declared):
         if self.observation is not None and said:
             raise UsageError(f"--{said[0]} is for simulated data: leave out --observation, or it")
 
-    def mixture(self, dim: int) -> inference.Components:
-        """The components, of points of D dimensions.
-
-        Raises:
-            UsageError: Options do not fit each other.
-            DataError: The file is broken.
-        """
-        if self.means is None:
-            found = inference.Components.spread(self.components or 3, dim)
-            mean, std = found.mean, found.std
-        else:
-            mean = files.read_observations(self.means)
-            std = mean.new_full((len(mean),), 0.5)
-        if mean.shape[1] != dim:
-            raise UsageError(f"{self.means} has {mean.shape[1]} columns for {dim} dimensions")
-        if self.component_std is not None:
-            std = mean.new_tensor(numbers_of("component_std", self.component_std))
-            std = std.expand(len(mean)) if len(std) == 1 else std
-        return inference.Components(mean, std)
-
-    def true_weights(self, count: int) -> list[float] | None:
-        """Those of K components; None to draw them. Raises UsageError if they are no weights."""
-        if self.weights is None:
-            return None
-        found = numbers_of("weights", self.weights)
-        if len(found) != count or not min(found) >= 0 or abs(sum(found) - 1) > 1e-6:
-            raise UsageError(
-                f"--weights is '{self.weights}': give {count} numbers that sum to 1, one for each "
-                "component"
-            )
-        return [weight / sum(found) for weight in found]
-
-    def plan(self, components: inference.Components) -> _runs.MixturePlan:
-        weights = self.true_weights(components.count)
-        return _runs.MixturePlan(
-            components,
-            self.concentration,
-            None if weights is None else components.mean.new_tensor(weights),
-            self.points or POINTS,
-            self.runs or RUNS,
-            self.chains,
-            self.draws,
-            self.warmup,
-            self.pool,
-            self.seed,
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureSettings(InferenceSettings):
@@ -135,17 +84,3 @@ class MixtureSettings(InferenceSettings):
             raise UsageError("--chain_n_iters is for sample and check: no flow is in these chains")
         if self.likelihood.likelihood not in LIKELIHOODS:
             raise UsageError(f"mixture takes --likelihood={', '.join(LIKELIHOODS)}")
-
-    def plan(self, subject: _runs.PosteriorSubject) -> _runs.MixturePlan:
-        """Raises as ``MixtureOptions.mixture`` does, and for networks with classes."""
-        if subject.label_dim:
-            raise UsageError("mixture is for networks without classes or conditions")
-        return self.mixture.plan(self.mixture.mixture(subject.dim))
-
-
-def numbers_of(name: str, text: str) -> list[float]:
-    """Numbers with commas. Raises UsageError if they are not."""
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(f"--{name} is '{text}': give a number, or several with commas") from None

@@ -1,13 +1,10 @@
 """Options of the scripts that use a trained network: which, what it is, and how to use it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
 from dnnlib.errors import UsageError
-from training import runs
-from training.names import PRECISIONS
+from training.names import IMAGES, PRECISIONS
 from training.options.declared import Declared, option
 from training.options.types import COUNT, NETWORK, POSITIVE, choice
 
@@ -81,17 +78,12 @@ class ImageNetworkOptions(CallOptions):
     )
     data_dim: int | None = option(type=COUNT, unset=KNOWN, help="Numbers of an image")
     dims_to_keep: int | None = option(type=COUNT, unset=KNOWN, help="Dimensions kept")
-    img_size: int | None = option(type=COUNT, unset=KNOWN, help="Side in pixels")
-    img_ch: int | None = option(type=COUNT, unset=KNOWN, help="Channels")
+    img_size: int | None = option(of=IMAGES, type=COUNT, unset=KNOWN, help="Side in pixels")
+    img_ch: int | None = option(of=IMAGES, type=COUNT, unset=KNOWN, help="Channels")
     calibration: bool = calibration()
     end_vars: float = end_vars()
 
-    def chosen(self) -> runs.NetworkChoice:
+    def said(self) -> dict[str, Any]:
+        """What the network is said to be, by name."""
         names = ("data_dim", "dims_to_keep", "img_size", "img_ch")
-        return runs.NetworkChoice(
-            self.network,
-            {name: getattr(self, name) for name in names},
-            self.end_vars,
-            self.calibration,
-            self.precision,
-        )
+        return {name: getattr(self, name) for name in names}

@@ -1,19 +1,16 @@
 """Settings of ``pfODE_int.py``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from dnnlib.errors import UsageError
-from training import runs
-from training.names import KINDS, MOST_ROWS
+from training.names import IMAGES, KINDS, MOST_ROWS, TABLE
 from training.options.common import RunOptions, save_dir, seed
 from training.options.declared import Declared, option, options_of
 from training.options.integration import ImageTimeOptions, SolverOptions
-from training.options.latents import eps, latent_choice, recorded_eps
+from training.options.latents import eps
 from training.options.likelihood import LikelihoodOptions
 from training.options.networks import ImageNetworkOptions, check_storage, store_grid
 from training.options.types import COUNT, DATA_SET, FILE, choice
@@ -35,6 +32,7 @@ class Settings(Declared):
         help="Images, or rows, of each simulation.",
     )
     csv: Path | None = option(
+        of=TABLE,
         type=FILE,
         unset="none",
         help="File of the generated rows of a table, or of the rows of a lone melt, with their log "
@@ -42,6 +40,7 @@ class Settings(Declared):
     )
     round: bool = option(
         "--round/--no-round",
+        of=TABLE,
         default=True,
         help="Put discrete columns in --csv at the nearest of their steps.",
     )
@@ -50,6 +49,7 @@ class Settings(Declared):
         type=FILE, help="A melt to start from, for a lone roundtrip or gen."
     )
     start_noise: bool = option(
+        of=IMAGES,
         is_flag=True,
         help="Melt images with the noise of the first time added, for which the latent law is "
         "exact.",
@@ -62,6 +62,7 @@ class Settings(Declared):
     eps: str | None = eps("Law of the latents of diag")
     class_: int | None = option(
         "--class",
+        of=IMAGES,
         type=click.IntRange(min=0),
         unset="random",
         help="Class to generate, for networks with classes",
@@ -98,21 +99,6 @@ class Settings(Declared):
         check_storage(self.store_grid, self.times.disc, self.network.network)
 
     @property
-    def count(self) -> int:
-        """Samples of a simulation."""
-        return self.bs or SAMPLES
-
-    def require_kind(self, table: bool) -> None:
-        """Raises UsageError if an option was given that is for the other kind of network."""
-        foreign = ("class_", "start_noise", "img_size", "img_ch") if table else ("csv", "round")
-        for name in foreign:
-            if name in self.given:
-                raise UsageError(
-                    f"--{name.rstrip('_')} is for {'images' if table else 'tables'}, but "
-                    f"{self.network.network} is a network of {'a table' if table else 'images'}"
-                )
-
-    @property
     def kinds(self) -> tuple[str, ...]:
         return KINDS if self.sim_type == "all" else (self.sim_type,)
 
@@ -126,17 +112,3 @@ class Settings(Declared):
         """Whether an earlier melt is gone on from."""
         lone_gen = self.sim_type == "gen" and self.gen_source == "empirical"
         return self.sim_type == "roundtrip" or lone_gen
-
-    def latent(self) -> runs.LatentChoice:
-        """What generation starts from."""
-        if self.gen_source == "empirical":
-            return runs.LatentChoice(empirical=True)
-        return latent_choice(self.eps, "say --gen_source=empirical")
-
-    def recorded_eps(self, used: runs.LatentChoice) -> str:
-        """What is recorded of ``--eps``: the text, or what was used in its place."""
-        return str(used.name) if used.empirical else recorded_eps(self.eps, used)
-
-    def chosen_times(self, t_max: float, network: str) -> runs.TimeChoice:
-        """The times, of a network that was trained up to ``t_max``."""
-        return self.times.chosen(t_max, network, self.store_grid)

@@ -1,15 +1,11 @@
 """Settings of ``calc_net_residuals_autocorrelations.py``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from dnnlib.errors import UsageError
-from training import runs
 from training.names import NOISES, TOY_NAMES
 from training.options.common import RunOptions, save_dir, seed
 from training.options.declared import Declared, option, options_of
@@ -17,7 +13,6 @@ from training.options.integration import (
     MAX_STEPS,
     EvenTimeOptions,
     SolverOptions,
-    steps_and_end,
 )
 from training.options.networks import KNOWN, CallOptions, calibration, network
 from training.options.types import COUNT, DATA_SET, FILE, POSITIVE, choice
@@ -41,9 +36,6 @@ class NoiseOptions(Declared):
     )
     seed: int = seed("the samples and the noise")
     solver: SolverOptions = options_of(SolverOptions)
-
-    def chosen(self, count: int, batch: int) -> runs.ExtractionChoice:
-        return runs.ExtractionChoice(self.noise, self.solver.chosen(), count, batch, self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,24 +73,9 @@ class ExtractToysSettings(_Extracting):
         "--exact/--no_exact", default=True, help="Compare with the toy's exact denoiser as well."
     )
 
-    def chosen_network(self) -> runs.NetworkChoice:
-        names = ("data_name", "data_dim", "dims_to_keep")
-        said = {name: getattr(self, name) for name in names}
-        return runs.NetworkChoice(self.network, said, calibrated=self.calibration)
-
-    def end(self, t_min: float, t_max: float, network: str) -> float:
-        """The last time, of a network that was trained from ``t_min`` to ``t_max``.
-
-        Raises:
-            UsageError: It was not trained so far.
-        """
-        _, end = steps_and_end(self.n_time_pts - 1, self.h, t_max)
-        if not t_min < end <= t_max:
-            raise UsageError(
-                f"the last of {self.n_time_pts} times is {end:g}, but {network} was trained from "
-                f"{t_min:g} to T = {t_max:g}: give other --n_time_pts or --h"
-            )
-        return end
+    def said(self) -> dict[str, Any]:
+        """What the network is said to be, by name."""
+        return {name: getattr(self, name) for name in ("data_name", "data_dim", "dims_to_keep")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,17 +102,9 @@ class ExtractSettings(_Extracting):
     times: EvenTimeOptions = options_of(EvenTimeOptions)
     calls: CallOptions = options_of(CallOptions)
 
-    def chosen_network(self) -> runs.NetworkChoice:
-        said = {name: getattr(self, name) for name in ("data_dim", "dims_to_keep")}
-        return runs.NetworkChoice(
-            self.network, said, calibrated=self.calibration, precision=self.calls.precision
-        )
-
-    def chosen_times(self, t_max: float, network: str) -> runs.TimeChoice:
-        """The times, of a network that was trained up to ``t_max``."""
-        return runs.TimeChoice(
-            self.n_time_pts - 1, self.times.end(t_max, network), self.times.first
-        )
+    def said(self) -> dict[str, Any]:
+        """What the network is said to be, by name."""
+        return {name: getattr(self, name) for name in ("data_dim", "dims_to_keep")}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,6 @@
 """Options of a training on a table."""
 
 from dataclasses import dataclass
-from math import prod
-from typing import Any
 
 import click
 
@@ -16,6 +14,7 @@ from training.names import (
     LOG,
     MARGINALS,
     MOST_WAVES,
+    TABLE,
     WHITENINGS,
 )
 from training.options.declared import Declared, option
@@ -32,6 +31,7 @@ class TableOptions(Declared):
     """How the columns of a table are seen, and the network of a table."""
 
     section = "Tables"
+    of_kind = TABLE
     marginals: str = option(
         type=choice((AUTO, *MARGINALS, LOG, AXES_TOO)),
         default=AUTO,
@@ -107,24 +107,3 @@ class TableOptions(Declared):
         """Raises UsageError if an option was typed that is for tables with conditions."""
         for name in sorted(self.given & CONDITIONAL):
             raise UsageError(f"--{name} is for --cond: leave it out")
-
-    def condition_arguments(self, count: int, waves: int) -> dict[str, Any]:
-        """What a network is to be told of so many conditions, and waves of each.
-
-        Raises:
-            UsageError: They are not as many as their shape has.
-        """
-        if not count:
-            return {}
-        seen = {"label_dim": count, "condition_features": waves}
-        if self.cond_shape is None:
-            return seen
-        if self.cond_screen == "on":
-            raise UsageError("--cond_screen=on leaves out parts of --cond_shape: give one of them")
-        if prod(self.cond_shape) != count or len(self.cond_shape) > 3:
-            shape = "x".join(map(str, self.cond_shape))
-            raise UsageError(
-                f"--cond_shape={shape} does not fit the {count} conditions of the table: give C, "
-                f"CxL or CxHxW whose product is {count}"
-            )
-        return {**seen, "condition_shape": list(self.cond_shape)}

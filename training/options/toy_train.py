@@ -1,21 +1,9 @@
 """Settings of ``toy_train.py``."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 
 import click
 
-from dnnlib.errors import agree
-from training import learning
-from training.learning.recipes import (
-    AVERAGED_PLANE,
-    AVERAGED_SPACE,
-    AVERAGED_TOY,
-    PLANE,
-    TOY,
-    TrainingRecipe,
-)
 from training.names import (
     MOST_AVERAGED,
     NOISE_CONDITIONINGS,
@@ -34,6 +22,13 @@ from training.options.training import (
     TrainingOptions,
 )
 from training.options.types import AMOUNT, COUNT, NOT_NEGATIVE, POSITIVE, FiniteFloat, choice
+from training.recipes import (
+    AVERAGED_PLANE,
+    AVERAGED_SPACE,
+    AVERAGED_TOY,
+    PLANE,
+    TOY,
+)
 
 DEFAULTS = asdict(TOY)
 OF_RECIPE = ("duration", "batch", "ema", "lr")
@@ -124,6 +119,7 @@ class ToyTrainingOptions(TrainingOptions):
     """How long and how to train."""
 
     duration: float | None = option(
+        free=True,
         type=AMOUNT,
         unset=_of_recipes("duration"),
         help="Length of the training, million samples. With --resume, a new length.",
@@ -156,37 +152,6 @@ class ToyTrainSettings(Declared):
     )
     law: LatentLawOptions = options_of(LatentLawOptions)
     run: RunOptions = options_of(RunOptions, defaults=DEFAULTS)
-
-    def others(self, dim: int) -> int:
-        """Points to average targets over, of a toy of so many dimensions."""
-        if self.toy.others is not None:
-            return self.toy.others
-        return OTHERS if dim <= MOST_AVERAGED else 0
-
-    def recipe(self, dim: int, others: int) -> TrainingRecipe:
-        """How to train in so many dimensions, with so many points to average targets over."""
-        averaged = AVERAGED_PLANE if dim <= PLANE else AVERAGED_SPACE
-        averaged = averaged if self.network.arch == "mlp" else AVERAGED_TOY
-        return (averaged if others else TOY).but(self.recorded())
-
-    def choices(self, dim: int) -> learning.Choices:
-        """The model to build for a toy of so many dimensions.
-
-        Raises:
-            UsageError: Options contradict the toy or each other.
-        """
-        agree("data_dim", self.flow.data_dim, dim, f"the toy '{self.toy.data_name}'")
-        return learning.Choices(
-            precond=self.flow.precond,
-            inflation=self.flow.arguments(self.flow.precond, dim),
-            network=self.network.arch,
-            network_arguments={},
-            space=self.network.space,
-            noise_cond=self.network.noise_cond,
-            t_min=self.flow.tmin,
-            t_max=self.flow.tmax,
-            seed=self.run.seed,
-        )
 
     def name_parts(self, schedule: str) -> tuple[str | None, ...]:
         """What the run's folder is named by."""

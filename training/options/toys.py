@@ -1,11 +1,9 @@
 """Options of toys, and the settings of ``toy_pfODE_int.py``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from training import runs
 from training.options.common import RunOptions, save_dir, seed
 from training.options.declared import Declared, option, options_of
 from training.options.integration import SolverOptions, ToyTimeOptions
@@ -53,9 +51,9 @@ class NetSettings(_Simulating):
     def __post_init__(self) -> None:
         check_storage(self.store_grid, self.times.disc, self.network)
 
-    def chosen_network(self) -> runs.NetworkChoice:
-        said = {"data_name": self.data_name, "augment_to": self.augment_to, **self.flow.said()}
-        return runs.NetworkChoice(self.network, said, self.end_vars, self.calibration)
+    def said(self) -> dict[str, Any]:
+        """What the network is said to be, by name."""
+        return {"data_name": self.data_name, "augment_to": self.augment_to, **self.flow.said()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +63,3 @@ class ClosedFormSettings(_Simulating):
     data_name: str = toy_name(required=True)
     augment_to: int | None = augment_to()
     flow: InflationOptions = options_of(InflationOptions)
-
-    def chosen_toy(self) -> runs.ToyChoice:
-        return runs.ToyChoice(
-            self.data_name,
-            self.augment_to or 0,
-            self.flow.data_dim,
-            self.flow.arguments(),
-            self.end_vars,
-        )

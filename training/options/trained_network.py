@@ -6,6 +6,7 @@ import click
 
 from training.names import (
     IMAGE_NETWORK_NAMES,
+    IMAGES,
     MOST_BLOCKS,
     MOST_WAVES,
     NOISE_CONDITIONINGS,
@@ -28,12 +29,16 @@ class NetworkOptions(Declared):
         help="Kind of network.",
     )
     cbase: int | None = option(
-        type=COUNT, unset="the preset's", help="Channels of the finest level, but for its factor."
+        of=IMAGES,
+        type=COUNT,
+        unset="the preset's",
+        help="Channels of the finest level, but for its factor.",
     )
     cres: tuple[int, ...] | None = option(
-        type=MULTIPLIERS, unset="the preset's", help="Factor of each level's channels."
+        of=IMAGES, type=MULTIPLIERS, unset="the preset's", help="Factor of each level's channels."
     )
     blocks: int | None = option(
+        of=IMAGES,
         type=click.IntRange(0, MOST_BLOCKS),
         unset="the preset's",
         help="Residual blocks of each level of the encoder, one more in the decoder; 0 for as many "
@@ -61,20 +66,28 @@ class NetworkOptions(Declared):
         "trained with it.",
     )
     pixel_waves: int | None = option(
+        of=IMAGES,
         type=click.IntRange(0, MOST_WAVES),
         unset="the preset's",
         help="Show the network the noisy pixels too, and so many waves of them, from the whole "
         "range of gray levels down by halves; 0 for the whitened image alone.",
     )
     precision: str | None = option(
+        of=IMAGES,
         type=choice(PRECISIONS),
         unset="the preset's; on a CPU, bf16 if a short trial finds it much faster",
         help="What the network computes in.",
     )
-    compile: bool = option(is_flag=True, help="Compile the network with torch.compile.")
+    compile: bool = option(
+        free=True, of=IMAGES, is_flag=True, help="Compile the network with torch.compile."
+    )
     bench: bool = option(
-        "--bench/--no-bench", default=True, help="Let cuDNN look for its fastest kernels."
+        "--bench/--no-bench",
+        free=True,
+        of=IMAGES,
+        default=True,
+        help="Let cuDNN look for its fastest kernels.",
     )
     transfer: str | None = option(
-        help="Network file, path or https URL, whose weights to start from."
+        of=IMAGES, help="Network file, path or https URL, whose weights to start from."
     )

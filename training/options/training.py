@@ -1,21 +1,15 @@
 """Options of the scripts that train, and how a resumed run takes over its own."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from dnnlib.errors import DataError, UsageError, agree, in_one_line
-from dnnlib.files import require_writable
-from training import learning
-from training.learning.recipes import TableRecipe, TrainingRecipe
+from dnnlib.errors import DataError, UsageError, in_one_line
 from training.names import METHODS
-from training.options.declared import Declared, option
+from training.options.declared import Declared, option, parameters_of
 from training.options.types import (
     AMOUNT,
     COUNT,
@@ -35,13 +29,18 @@ class TrainingOptions(Declared):
 
     section = "Training"
     duration: float | None = option(
+        free=True,
         type=AMOUNT,
         unset="the preset's",
         help="Length of the training, million samples. With --resume, a new length.",
     )
     batch: int | None = option(type=COUNT, unset="the preset's", help="Batch size over all ranks.")
     batch_gpu: int | None = option(
-        "--batch-gpu", type=COUNT, unset="no limit", help="Largest batch of one rank at a time."
+        "--batch-gpu",
+        free=True,
+        type=COUNT,
+        unset="no limit",
+        help="Largest batch of one rank at a time.",
     )
     lr: float | None = option(type=POSITIVE, unset="the preset's", help="Peak learning rate.")
     ema: float | None = option(
@@ -87,18 +86,6 @@ class LatentLawOptions(Declared):
             raise UsageError("--network and --refit_latent_law go together")
         if self.refit_latent_law and self.latent_law == "gaussian":
             raise UsageError("--refit_latent_law learns a law: leave --latent_law=gaussian out")
-
-    def law_plan(self, precond: str, plan: learning.LawPlan) -> learning.LawPlan | None:
-        """What is left of a plan to learn the law of latents; None where there is no law to learn.
-
-        Raises:
-            UsageError: It was asked for of an isotropic model.
-        """
-        if precond == "ifs":
-            return replace(plan, learned=self.latent_law != "gaussian")
-        if self.latent_law == "learned":
-            raise UsageError(f"--latent_law=learned is for precond=ifs, not {precond}")
-        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,31 +138,37 @@ class RunOptions(Declared):
     desc: str | None = option(help="Text to add to the name of the run's folder.")
     nosubdir: bool = option(is_flag=True, help="Use --outdir itself as the run's folder.")
     resume: Path | None = option(
+        free=True,
         type=FILE,
         help="A run's folder or training-state-*.pt: go on in that folder, with its options.",
     )
     tick: int | None = option(
-        type=COUNT, unset="the preset's", help="Thousand samples between reports."
+        free=True, type=COUNT, unset="the preset's", help="Thousand samples between reports."
     )
     snap: int | None = option(
+        free=True,
         type=COUNT,
         unset="the preset's",
         help="Reports between network files; the last is always written.",
     )
     dump: int | None = option(
+        free=True,
         type=COUNT,
         unset="the preset's",
         help="Reports between training states; the last is always written.",
     )
-    keep: int = option(type=COUNT, default=2, help="Training states to keep, the newest.")
+    keep: int = option(
+        free=True, type=COUNT, default=2, help="Training states to keep, the newest."
+    )
     seed: int = option(type=SEED, default=0, help="Seed of all random numbers.")
     deterministic: bool = option(
         is_flag=True, help="Use only algorithms of PyTorch that give the same bytes every time."
     )
     device_name: str | None = option(
-        unset="cuda where there is one", help="Device: cpu, cuda or cuda:N."
+        free=True, unset="cuda where there is one", help="Device: cpu, cuda or cuda:N."
     )
     threads: int | None = option(
+        free=True,
         type=COUNT,
         unset="as OMP_NUM_THREADS says, or the machine's idle cores, or one for a small network "
         "of a table",
@@ -184,11 +177,13 @@ class RunOptions(Declared):
     dry_run: bool = option(
         "-n",
         "--dry-run",
+        free=True,
         is_flag=True,
         help="Print what would be done, and what a step costs: parameters, operations, memory.",
     )
     card_memory: float | None = option(
         "--card-memory",
+        free=True,
         type=AMOUNT,
         unset="none",
         help="With --dry-run: memory of a card, GiB, for which to tell the largest --batch-gpu; "
@@ -199,175 +194,38 @@ class RunOptions(Declared):
         if "card_memory" in self.given and not self.dry_run:
             raise UsageError("--card-memory goes with --dry-run")
 
-    def place(self, *parts: str | None) -> learning.Place:
-        """The run's folder, named by those of the parts that are there."""
-        assert self.outdir is not None
-        name = "-".join(part for part in (*parts, self.desc) if part)
-        return learning.Place(self.outdir, name, self.nosubdir)
-
-
-FREE_ON_RESUME = frozenset(
-    (
-        *("batch_gpu", "card_memory", "device_name", "dry_run", "dump", "duration", "keep"),
-        *("resume", "snap", "threads", "tick"),
-    )
-)
-"""Options that a resumed run may change and still be the same run, or a longer one."""
-
-
-def training_config(
-    recipe: TrainingRecipe, training: TrainingOptions, run: RunOptions, antithetic: bool = False
-) -> learning.TrainingConfig:
-    """The recipe in samples, with what is no part of it."""
-    return learning.TrainingConfig(
-        total=round(recipe.duration * 1e6),
-        batch=recipe.batch,
-        batch_gpu=training.batch_gpu,
-        lr=recipe.lr,
-        lr_ramp=round(recipe.lr_ramp * 1e6),
-        lr_decay=recipe.lr_decay,
-        ema_halflife=round(recipe.ema * 1e6),
-        weight_decay=recipe.weight_decay if isinstance(recipe, TableRecipe) else 0.0,
-        loss_scale=training.ls,
-        antithetic=antithetic,
-        tick=recipe.tick * 1000,
-        snapshot_ticks=recipe.snap,
-        state_ticks=recipe.dump,
-        keep_states=run.keep,
-        seed=run.seed,
-    )
-
-
-S = TypeVar("S", bound=Declared)
-
-
-def settled(
-    settings: S,
-    data: str,
-    free: Iterable[str] = (),
-    earlier: Mapping[str, Any] = MappingProxyType({}),
-) -> tuple[S, Path | None]:
-    """The settings of a new run, or of the one that is resumed.
-
-    Args:
-        settings: As typed.
-        data: Name of the option that says what to train on.
-        free: Further options that a resumed run may change.
-        earlier: What is meant by options that a run of an earlier version lacks, or left open.
-
-    Returns:
-        The settings, and the folder or state to go on from, if there is one.
-
-    Raises:
-        click.UsageError: What to train on is missing, or where to write.
-        UsageError: A typed option contradicts the run that is resumed.
-        DataError: That run is of another script, or its options cannot be read; or nothing can be
-            written where a new one is to be.
-    """
-    values = settings.recorded()
-    place = learning.place_to_resume(values["resume"], values["outdir"], values["nosubdir"])
-    if place is not None:
-        saved = _saved_options(place, data)
-        saved |= {k: v for k, v in earlier.items() if saved.get(k) is None}
-        merged = resumed_options(
-            values, settings.given, saved, {*FREE_ON_RESUME, *free}, str(place)
-        )
-        settings = type(settings).of(_as_typed(merged, place), settings.given)
-        values = settings.recorded()
-    _require_named(values, data)
-    if place is None and not values["dry_run"]:
-        require_writable(Path(values["outdir"]))
-    return settings, place
-
 
 def require_named(settings: Declared, data: str) -> None:
     """Raises click.UsageError if a new run is not told what to train on, or where to write.
 
-    ``settled`` refuses it as well; this needs nothing but what was typed.
+    A command refuses it as well; this needs nothing but what was typed.
     """
     values = settings.recorded()
     if values["resume"] is None and not values["refit_latent_law"]:
-        _require_named(values, data)
+        require_values(values, data)
 
 
-def _require_named(values: Mapping[str, Any], data: str) -> None:
+def require_values(values: Mapping[str, Any], data: str) -> None:
     for name in ("outdir", data):
         if values[name] is None:
             raise click.UsageError(f"Missing option '--{name}'.")
 
 
-def resumed_options(
-    typed: Mapping[str, Any],
-    given: Iterable[str],
-    saved: Mapping[str, Any],
-    free: Iterable[str],
-    source: str,
-) -> dict[str, Any]:
-    """The options of a resumed run: the saved ones, but for those that are free to change.
+def as_typed(cls: type[Declared], options: Mapping[str, Any], source: Path) -> dict[str, Any]:
+    """Values from a file, as the command would take them from the command line.
 
     Args:
-        typed: The options of the command line, with defaults.
-        given: Names of those that were typed.
-        saved: The run's own.
-        free: Names that may differ from the run's; the parsed value counts if it was typed.
-        source: Where the saved ones are from, for the error.
-
-    Raises:
-        UsageError: A typed option contradicts the run's.
-    """
-    merged = {**typed, **saved}
-    for name in given:
-        if name not in free:
-            agree(name, _plain(typed[name]), saved.get(name), source)
-        merged[name] = typed[name]
-    return merged
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON has it."""
-    if isinstance(value, Path):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value
-
-
-def record_of(new: dict[str, Any], resume: Path | None, duration: float) -> dict[str, Any]:
-    """What ``training_options.json`` is to say: of a run that is resumed, what it said, but for its
-    length, if it told one.
-
-    Args:
-        new: What it says of a new run.
-        resume: The folder or state that a run goes on from.
-        duration: Million samples.
-
-    Raises:
-        DataError: What that run said cannot be read.
-    """
-    if resume is None:
-        return new
-    said = learning.read_record(resume)
-    told = {"duration": duration} if "duration" in said["options"] else {}
-    return {**said, "options": {**said["options"], **told}}
-
-
-def _saved_options(place: Path, data: str) -> dict[str, Any]:
-    record = learning.read_record(place)
-    if data not in record["options"]:
-        command = record.get("command")
-        script = command[0] if isinstance(command, list) and command else "another script"
-        raise DataError(f"{place} is a run of {script}, which has no --{data}: resume it with that")
-    return record["options"]
-
-
-def _as_typed(options: Mapping[str, Any], place: Path) -> dict[str, Any]:
-    """Values from a file, as the current command would take them from the command line.
+        cls: The settings of the command.
+        options: By name.
+        source: The file, for errors.
 
     Raises:
         DataError: An option does not take its value, or has none where there must be one.
     """
-    ctx = click.get_current_context()
-    source = (place if place.is_dir() else place.parent) / learning.OPTIONS_NAME
+    command = click.Command("resumed", params=list(parameters_of(cls)))
+    ctx = click.Context(command)
     typed = {}
-    for param in ctx.command.params:
+    for param in command.params:
         name = param.name or ""
         value = options.get(name)
         if value is None and isinstance(param.get_default(ctx), int | float | str):

@@ -21,6 +21,7 @@ from training.flow.eigenbasis import EigenBasis
 from training.model.model import Model
 from training.model.network_file import check_network
 from training.model.recipe import Recipe, make_schedule
+from training.names import IMAGES, TOY
 from training.original.counterparts import (
     IMAGE_COUNTERPARTS,
     TOY_COUNTERPARTS,
@@ -31,7 +32,7 @@ from training.original.file import ALLOWED, Fields, Layers, OriginalFile, read_o
 from training.original.flow import OriginalFlow
 from training.original.networks import MODULE_CLASSES, build
 from training.original.toys import ToyData, rotate_network, uncentered_basis
-from training.runs.images import plain_name
+from training.subjects.networks import plain_name
 
 IMAGE_MODELS = ("IFsPreCond", "EDMPrecond")
 TOY_MODELS = ("IFsToyPreCond", "EDMToyPreCond", "EDMToyESPreCond")
@@ -89,6 +90,7 @@ def import_original(
     parts = (_toy if is_toy else _images)(file, fields, layers, data_name)
     flow = parts.flow
     about = parts.about | {
+        "kind": TOY if is_toy else IMAGES,
         "data_dim": flow.basis.dim,
         "dims_to_keep": flow.schedule_arguments.get("dims_to_keep", flow.basis.dim),
         "tmin": flow.t_min,

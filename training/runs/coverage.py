@@ -3,10 +3,8 @@
 The data are a toy, of which fresh samples can be drawn, or the held-out rows of a table.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,83 +25,10 @@ from training.measure.coverage import (
 )
 from training.measure.coverage_result import CoverageResult, PairedBoundaries
 from training.measure.paired_coverage import pair
-from training.runs.networks import NetworkFile
 from training.runs.simulator import Simulator
-from training.runs.tables import TableFlow
-from training.runs.toys import SCHEDULE, ToyFlow
 
 BLOCK_ROWS = 2048
 """Points of one denoiser call: then a result is the same for any number of points and ranks."""
-
-
-@dataclass(frozen=True)
-class CoverageSubject:
-    """A flow, and the data that it is compared with.
-
-    Attributes:
-        flow: The flow, on the CPU.
-        t_max: The last time of the training, or that which the schedule proposes.
-        stem: How results are named.
-        dims_to_keep: Number of dimensions that are not compressed.
-        known: The data and the schedule, by the names of options.
-        file: Where the network is from; None for a flow without one.
-        exact: The flow of the data's own denoiser, with the same schedule and basis; None where it
-            is not known.
-        fresh: Draws points ``[M, D]`` of the data by a generator on the CPU.
-    """
-
-    flow: ProbabilityFlow
-    t_max: float
-    stem: str
-    dims_to_keep: int
-    known: Mapping[str, Any]
-    file: NetworkFile | None
-    exact: ProbabilityFlow | None
-    fresh: Callable[[torch.Generator], Tensor]
-
-    @property
-    def dim(self) -> int:
-        """D."""
-        return self.flow.basis.dim
-
-    @classmethod
-    def of_toy(cls, subject: ToyFlow, count: int) -> "CoverageSubject":
-        """A toy, with so many fresh samples."""
-        return cls(
-            subject.flow,
-            subject.t_max,
-            subject.stem,
-            subject.dims_to_keep,
-            subject.known,
-            subject.file,
-            subject.exact_counterpart(),
-            lambda generator: subject.toy.sample(count, generator),
-        )
-
-    @classmethod
-    def of_table(cls, subject: TableFlow, data: Path, seed: int) -> "CoverageSubject":
-        """A table, with the rows of a data set, of which held-out ones if there are some.
-
-        Args:
-            subject: The network.
-            data: The data set.
-            seed: Chooses rows where there are more than ``MOST_ROWS``.
-
-        Raises:
-            DataError: The file is broken, or has other columns.
-        """
-        rows, _ = subject.rows(data, None, seed)
-        schedule = {name: subject.file.known.get(name) for name in SCHEDULE}
-        return cls(
-            subject.model.flow,
-            subject.file.t_max,
-            subject.stem,
-            subject.dims_to_keep,
-            {**schedule, **subject.known},
-            subject.file,
-            None,
-            lambda generator: subject.spread(rows, generator),
-        )
 
 
 @dataclass(frozen=True)
@@ -119,7 +44,7 @@ class CoverageExperiment:
         alpha: Radius of alpha shapes; None for boundaries that are carried along.
         count: Number of test points.
         seeds: One a repetition.
-        fresh: As ``CoverageSubject`` has it.
+        fresh: Draws points ``[M, D]`` of the data by a generator on the CPU.
     """
 
     flow: ProbabilityFlow

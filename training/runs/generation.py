@@ -31,9 +31,9 @@ from training.files.image_folder import ImageFolder, write_image
 from training.files.trajectory import SavedEnd
 from training.flow.calls import BlockwiseDenoiser
 from training.flow.solvers import Solver
-from training.runs.images import ImageFlow, draw_classes
 from training.runs.latents import LatentChoice
 from training.runs.times import TimeChoice
+from training.subjects.images import ImageFlow, draw_classes
 
 MAX_SEED, MAX_IMAGES = 10**9 - 1, 10**7
 WRITERS = 4
@@ -106,10 +106,10 @@ class SeedSampler:
         kept, end = image_flow.dims_to_keep, times.end
         if not LatentChoice().law(self._flow, end, kept).variance.isfinite().all():
             raise UsageError(f"T is {end:g}: the noise or its scale overflows; give a shorter time")
-        self._times = image_flow.times(self._flow, solver, times)
+        self._times = times.of(image_flow, self._flow, solver)
         melted = None
         if melt is not None:
-            saved = SavedEnd.load(melt, self._flow, self._times, image_flow.model.digest())
+            saved = SavedEnd.load(melt, self._flow, self._times, image_flow.digest)
             melted = saved.x.to(device)
         self.latent_law = latent.law(self._flow, end, kept, melted)
         self.network_calls = 0
@@ -155,7 +155,7 @@ class SeedSampler:
     def _labels(self, seeds: list[int]) -> Tensor:
         classes = self.image_flow.label_dim
         drawn = [draw_classes(1, classes, seed, self._class_number) for seed in seeds]
-        labels = self.image_flow.labels(torch.cat(drawn))
+        labels = self.image_flow.one_hot(torch.cat(drawn))
         assert labels is not None
         return labels.to(self.device)
 

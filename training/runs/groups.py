@@ -31,8 +31,6 @@ GROUP = 64
 """Observations that are sampled side by side: enough to fill the calls of small networks."""
 GROUP_NUMBERS = 2**26
 """Numbers up to which the draws of a group take memory, several times over: 512 MiB."""
-APART = ("save_dir", "overwrite", "strict", "device_name", "network", "level")
-"""Options that draws do not depend on; a network is known by its digest."""
 
 
 def group_size(prior: Prior, plan: SamplingPlan) -> int:
@@ -150,13 +148,12 @@ def fingerprint(
     """Says which run it is: all that its draws depend on.
 
     Args:
-        options: Of the command; those that draws do not depend on are left out.
+        options: Of the command that draws depend on.
         digest: Of the network; None for none.
         seen: What was observed, or is to be found again.
         files: What may be files among the options' values: their contents count.
     """
-    told = {name: value for name, value in options.items() if name not in APART}
-    content = sha256(json.dumps(told, sort_keys=True, default=str).encode())
+    content = sha256(json.dumps(dict(options), sort_keys=True, default=str).encode())
     content.update(str(digest).encode())
     for part in seen:
         if part is not None:

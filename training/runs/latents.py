@@ -1,7 +1,7 @@
 """Which law generation starts from: the learned, the closed form, that of a melt, or another."""
 
 from dataclasses import dataclass, replace
-from math import isclose
+from math import inf, isclose, nan
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.names import LEARNED
 
+PAPER = "paper"
 WRONG_BY = 2.0
 """Factor between variances from which on a law is worth a warning."""
 
@@ -140,6 +141,42 @@ class LatentChoice:
             )
         law = GaussianLaw.paper(dim, dims_to_keep, self.eps or 1, schedule.end_std)
         return GaussianLaw(law.variance.to(flow.device))
+
+
+def latent_choice(text: str | None, otherwise: str | None = None) -> LatentChoice:
+    """What the option says.
+
+    Args:
+        text: ``learned``, ``auto``, ``empirical``, ``paper``, a positive number, or ``paper:`` and
+            a number; None for the learned law where there is one.
+        otherwise: What to do instead of saying ``empirical``; None where it may be said.
+
+    Raises:
+        UsageError: It is something else.
+    """
+    if text == "empirical" and otherwise is not None:
+        raise UsageError(f"--eps is 'empirical', but there is no melt here: {otherwise}")
+    if text is None or text == LEARNED:
+        return LatentChoice(learned=None if text is None else True)
+    if text in ("auto", "empirical", PAPER):
+        return LatentChoice(paper=text == PAPER, empirical=text == "empirical")
+    kind, colon, number = text.partition(":")
+    paper = bool(kind == PAPER and colon)
+    try:
+        value = float(number if paper else text)
+    except ValueError:
+        value = nan
+    if not 0 < value < inf:
+        raise UsageError(
+            f"--eps is '{text}': give learned, auto, empirical, or a positive variance, such as "
+            "1e-2 or paper:1e-2"
+        )
+    return LatentChoice(eps=value, paper=paper)
+
+
+def recorded_eps(text: str | None, used: LatentChoice) -> str:
+    """What is recorded of the option: the text, or what was used in its place."""
+    return text if text is not None and latent_choice(text) == used else str(used.name)
 
 
 def _warn(text: str) -> None:

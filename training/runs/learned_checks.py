@@ -16,7 +16,7 @@ from training.measure.posterior.calibration import RunValues
 from training.names import FEWEST_NEIGHBORS, NEIGHBORS
 from training.runs.groups import Groups, Progress
 from training.runs.posterior_checks import values_of_groups
-from training.runs.tables import TableFlow
+from training.subjects.tables import TableFlow
 
 SHARE = 10
 """Simulations that are tested near an observation are at most one of so many: more would not be

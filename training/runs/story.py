@@ -1,17 +1,17 @@
 """What is simulated of a flow: data is melted, brought back, and generated from fresh latents.
 
-The three simulations are the same for toys, images and tables. What differs is where samples come
-from, and which facts the parameters hold: the hooks of ``Story``.
+The three simulations are the same for toys, images and tables. Where points come from, and which
+facts the parameters hold, the subject knows.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from dnnlib.errors import DataError
 from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
@@ -21,21 +21,8 @@ from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
 from training.runs.latents import LatentChoice
 from training.runs.simulator import Simulation, Simulator
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Points of a data set that are to be melted, the same on every rank.
-
-    Attributes:
-        points: ``[N, D]`` in image space.
-        labels: ``[N, L]``; None for a network without classes.
-        arrays: What else the file of the melt says of them.
-    """
-
-    points: Tensor
-    labels: Tensor | None = None
-    arrays: Mapping[str, Tensor] = field(default_factory=dict)
+from training.subjects import Subject
+from training.subjects.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -54,78 +41,56 @@ class Chapter:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Story(ABC):
+class Story:
     """Simulations of one flow along the same times.
 
     Attributes:
-        flow: The flow, on this rank's device.
+        subject: What is simulated.
+        flow: Its flow, on this rank's device.
+        samples: What is melted; None where nothing is.
         times: Increasing ``[steps + 1]``.
         solver: How to take a step.
-        dims_to_keep: Number of dimensions that are not compressed.
         latent: What generation starts from.
-        count: N, of a melt and of a generation.
+        count: N, of a generation.
         seed: Seed of all that is drawn at random.
         paths: Files of the simulations, by kind.
         save_every: Steps between saved states.
+        start_noise: Whether melts start with the noise of the first time.
+        class_number: Class to generate; None draws one for each image.
         likelihood: What to compute of log densities; None for nothing.
-        network_sha256: Digest of the network; None without one.
-        dtype: Of the states in the files.
     """
 
+    subject: Subject
     flow: ProbabilityFlow
+    samples: Samples | None
     times: Tensor
     solver: Solver
-    dims_to_keep: int
     latent: LatentChoice
     count: int
     seed: int
     paths: Mapping[str, Path]
     save_every: int
+    start_noise: bool = False
+    class_number: int | None = None
     likelihood: Likelihood | None = None
-    network_sha256: str | None = None
-    dtype: str = "float64"
-
-    @abstractmethod
-    def samples(self) -> Samples:
-        """What is melted."""
-
-    @abstractmethod
-    def roundtrip_facts(self, back: Simulation, start: Tensor) -> dict[str, Any]:
-        """How well samples came back to where their melt started ``[N, D]``, scaled eigenspace."""
 
     def start_of(self, points: Tensor) -> Tensor:
-        """Where the melt of points ``[N, D]`` starts: at themselves, if nothing is added."""
-        return points
-
-    def melt_facts(self, melt: Simulation) -> dict[str, Any]:
-        """What else the parameters say of a melt."""
-        return {}
-
-    def kept_variances(self, melt: Simulation) -> dict[str, float]:
-        """Variances of kept dimensions at a melt's end over their closed form."""
-        exact = self.flow.gaussian_law(melt.trajectory.times[-1]).variance
-        measured = melt.trajectory.end.square().mean(dim=0)
-        return summarize_variances(measured, exact, self.dims_to_keep)
-
-    def gen_facts(self, gen: Simulation, melt: Simulation | None) -> dict[str, Any]:
-        """What else the parameters say of a generation, beside a melt if there was one."""
-        return {}
+        """Where the melt of points ``[N, D]`` starts: at themselves, or with noise."""
+        if not self.start_noise:
+            return points
+        generator = seeded_generator("cpu", self.seed, Stream.MELT_NOISE)
+        first = self.times[0].to(self.flow.device)
+        noise = self.flow.schedule.sample_noise(len(points), first, generator)
+        return points + self.flow.basis.rotate_back(noise).cpu()
 
     def densities(self, samples: Samples) -> Simulation | None:
         """Log densities of a melt by an integration of their own; None if the melt's do."""
-        return None
-
-    def drawn_labels(self) -> Tensor | None:
-        """Labels ``[N, L]`` of what is generated; None for a network without classes."""
-        return None
-
-    def arrays(self) -> dict[str, Tensor]:
-        """What every file has beside the states."""
-        return {}
-
-    def names(self) -> Sequence[str] | None:
-        """Names of the columns of a table; None for other data."""
-        return None
+        points = self.subject.density_points(samples, self.seed) if self.likelihood else None
+        if points is None:
+            return None
+        flow = self.given(samples.labels)
+        simulator = Simulator(flow, self.times, self.solver, len(self.times), self.likelihood)
+        return simulator.melt(points, "log_prob")
 
     def tell(self, kinds: Sequence[str], melted: SavedEnd | None = None) -> Iterator[Chapter]:
         """Runs the simulations of these kinds, one after the other, each into its file.
@@ -141,13 +106,17 @@ class Story(ABC):
         gap = None if melted is None else melted.gap_for(self.solver)
         melt: Simulation | None = None
         if "melt" in kinds:
-            samples = self.samples()
+            assert self.samples is not None, "a melt has samples"
+            samples = self.samples
             own = self.densities(samples)
             melt = self._melt(samples, own)
             start, end = melt.trajectory.states[0], melt.trajectory.end
             gap = melt.trajectory.gap
             labels, arrays = samples.labels, samples.arrays
-            facts = {**melt.facts(self.flow), **self.melt_facts(melt)}
+            facts = {
+                **melt.facts(self.flow),
+                **self.subject.melt_facts(self.flow, melt.trajectory),
+            }
             if own:
                 facts["likelihood"] = own.likelihood_facts()
             yield Chapter("melt", melt, facts)
@@ -155,14 +124,33 @@ class Story(ABC):
             assert start is not None, "a roundtrip starts from a melt"
             assert end is not None
             back = self._generate("roundtrip", end, labels, arrays, gap)
-            facts = self.roundtrip_facts(back, start.to(self.flow.device))
+            start = start.to(self.flow.device)
+            facts = self.subject.return_facts(self.flow, back.trajectory, start)
             yield Chapter("roundtrip", back, {**back.facts(self.flow), **facts})
         if "gen" in kinds:
             end = None if end is None else end.to(self.flow.device)
-            law = self.latent.law(self.flow, float(self.times[-1]), self.dims_to_keep, end)
+            kept = self.subject.dims_to_keep
+            law = self.latent.law(self.flow, float(self.times[-1]), kept, end)
             latents = law.sample(self.count, seeded_generator("cpu", self.seed, Stream.LATENT))
-            gen = self._generate("gen", latents, self.drawn_labels(), {})
-            yield Chapter("gen", gen, {**gen.facts(self.flow), **self.gen_facts(gen, melt)})
+            labels = self.subject.drawn_labels(self.count, self.seed, self.class_number)
+            gen = self._generate("gen", latents, labels, {})
+            yield Chapter("gen", gen, {**gen.facts(self.flow), **self._beside(gen, melt)})
+
+    def check_labels(self, melted: SavedEnd) -> None:
+        """Raises DataError if a melt has other labels than the network takes."""
+        length = 0 if melted.labels is None else melted.labels.shape[1]
+        if length != self.subject.label_dim:
+            assert self.subject.file is not None
+            raise DataError(
+                f"{melted.path} has labels of length {length}, but {self.subject.file.name} takes "
+                f"{self.subject.label_dim}"
+            )
+
+    def _beside(self, gen: Simulation, melt: Simulation | None) -> dict[str, Any]:
+        """What log densities of a generation say beside those of a melt, if there are both."""
+        if melt is None or not (gen.densities and melt.densities):
+            return {}
+        return self.subject.density_facts(melt.densities["log_prob"], gen.densities["log_prob"])
 
     def _melt(self, samples: Samples, own: Simulation | None) -> Simulation:
         simulator = self._simulator(samples.labels, None if own else self.likelihood)
@@ -194,19 +182,12 @@ class Story(ABC):
         return self.flow.given(labels=share.to(self.flow.device))
 
     def _file(self, labels: Tensor | None, arrays: Mapping[str, Tensor]) -> dict[str, Any]:
-        told = {} if labels is None else {"labels": labels}
+        given = {} if labels is None else {"labels": labels}
         return {
-            "dtype": self.dtype,
-            "network_sha256": self.network_sha256,
-            "names": self.names(),
-            **self.arrays(),
-            **told,
+            "dtype": self.subject.dtype,
+            "network_sha256": self.subject.digest,
+            "names": self.subject.columns,
+            **self.subject.arrays,
+            **given,
             **arrays,
         }
-
-
-def summarize_variances(measured: Tensor, exact: Tensor, dims_to_keep: int) -> dict[str, float]:
-    """Variances ``[D]`` of kept dimensions over their closed form: mean, and farthest from 1."""
-    ratios = (measured / exact)[:dims_to_keep]
-    farthest = ratios[(ratios - 1).abs().argmax()]
-    return {"mean": float(ratios.mean()), "worst": float(farthest)}

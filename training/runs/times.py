@@ -17,7 +17,7 @@ from training.flow.grids import Grid, choose_steps, fit_equal_error_grid
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import NoiseSchedule
 from training.flow.solvers import Solver
-from training.runs.networks import NetworkFile
+from training.subjects import NetworkFile, Subject
 
 PILOTS = 64
 """Latents that times are tried out on."""
@@ -62,6 +62,10 @@ class TimeChoice:
                 f"than T = {self.end:g}"
             )
         return lambda steps: torch.linspace(first, self.end, steps + 1, dtype=torch.float64)
+
+    def of(self, subject: Subject, flow: ProbabilityFlow, solver: Solver) -> Tensor:
+        """The times of a subject's flow, which ``on`` gave; see ``settle``."""
+        return self.settle(subject.pilots(flow, PILOTS), solver, subject.file)
 
     def settle(
         self, flow: ProbabilityFlow, solver: Solver, file: NetworkFile | None = None

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.learning.recipes import ImageRecipe, fitted, published
 from training.networks.adm import ADMUNet
 from training.networks.unet import UNet
+from training.recipes import ImageRecipe, fitted, published
 
 NAMES = ("model_channels", "channel_mult", "dropout", "pixel_waves")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

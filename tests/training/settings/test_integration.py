@@ -3,10 +3,10 @@
 import pytest
 
 from dnnlib.errors import UsageError
+from training.commands.integration import image_times, steps_and_end
 from training.names import DEFAULT_STEPS
-from training.options.integration import ImageTimeOptions, steps_and_end
-from training.options.latents import latent_choice, recorded_eps
-from training.runs.latents import LatentChoice
+from training.options.integration import ImageTimeOptions
+from training.runs.latents import LatentChoice, latent_choice, recorded_eps
 
 
 def test_the_end_is_steps_times_h_and_by_default_the_networks() -> None:
@@ -29,10 +29,10 @@ def test_the_end_is_steps_times_h_and_by_default_the_networks() -> None:
 
 
 def test_an_earlier_end_may_be_asked_for_and_the_last_digit_of_it_does_not_matter() -> None:
-    assert ImageTimeOptions(end_time=2.5).chosen(6.0, "n").end == 2.5
-    assert ImageTimeOptions(end_time=6 * (1 + 1e-12)).chosen(6.0, "n").end == 6.0
+    assert image_times(ImageTimeOptions(end_time=2.5), 6.0, "n").end == 2.5
+    assert image_times(ImageTimeOptions(end_time=6 * (1 + 1e-12)), 6.0, "n").end == 6.0
     with pytest.raises(UsageError, match=r"--end_time is 6\.01, but n was trained up to T = 6"):
-        ImageTimeOptions(end_time=6.01).chosen(6.0, "n")
+        image_times(ImageTimeOptions(end_time=6.01), 6.0, "n")
 
 
 def test_eps_is_a_name_or_a_number_and_what_is_recorded_was_used() -> None:

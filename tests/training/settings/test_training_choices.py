@@ -6,18 +6,20 @@ import pytest
 import torch
 
 from tests.support.running import run_script
-from training.learning.recipes import (
+from training.commands.toy_train import others_of, recipe_of
+from training.commands.train_images import tries_precisions
+from training.names import OTHERS
+from training.options.declared import Declared, takes
+from training.options.script import command
+from training.options.toy_train import ToyTrainSettings
+from training.options.train import TrainSettings
+from training.recipes import (
     AVERAGED_PLANE,
     AVERAGED_SPACE,
     AVERAGED_TOY,
     TOY,
     TrainingRecipe,
 )
-from training.names import OTHERS
-from training.options.declared import Declared, takes
-from training.options.script import command
-from training.options.toy_train import ToyTrainSettings
-from training.options.train import TrainSettings
 
 S = TypeVar("S", bound=Declared)
 PRR = "--dims_to_keep=1"
@@ -52,8 +54,8 @@ def test_targets_of_toys_are_averaged_where_it_pays(
     dim: int, given: tuple[str, ...], others: int, recipe: TrainingRecipe
 ) -> None:
     settings = parsed(ToyTrainSettings, "--data_name=circles", *given)
-    assert settings.others(dim) == others
-    assert settings.recipe(dim, others) == recipe
+    assert others_of(settings, dim) == others
+    assert recipe_of(settings, dim, others) == recipe
 
 
 @pytest.mark.parametrize(
@@ -70,5 +72,5 @@ def test_a_trial_decides_of_precisions_on_a_cpu_if_nothing_else_does(
     given: tuple[str, ...], expected: bool
 ) -> None:
     settings = parsed(TrainSettings, "--data=.", *given)
-    assert settings.tries_precisions(torch.device("cpu")) is expected
-    assert not settings.tries_precisions(torch.device("cuda"))
+    assert tries_precisions(settings, torch.device("cpu")) is expected
+    assert not tries_precisions(settings, torch.device("cuda"))

@@ -15,10 +15,11 @@ from tests.support.refusals import refusal
 from torch_utils.snapshots import read_network, write_network
 from training.flow.calls import BLOCK_ROWS
 from training.flow.solvers import SOLVERS
-from training.runs.images import ImageFlow, draw_classes, plain_name
-from training.runs.networks import NetworkChoice
-from training.runs.story import summarize_variances
 from training.runs.times import TimeChoice
+from training.subjects import ImageFlow, NetworkFile
+from training.subjects.images import draw_classes
+from training.subjects.networks import plain_name
+from training.subjects.subject import summarize_variances
 
 CPU = torch.device("cpu")
 RK4 = SOLVERS["rk4"]
@@ -44,8 +45,10 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def open_flow(networks: dict[str, Path]) -> Open:
     """``open_flow(name, data_name, ...)``: the flow of one of the networks."""
 
-    def start(name: str, data_name: str | None = None, **choice: Any) -> ImageFlow:
-        return ImageFlow.open(NetworkChoice(str(networks[name]), **choice), data_name)
+    def start(
+        name: str, data_name: str | None = None, said: dict[str, Any] | None = None, **choice: Any
+    ) -> ImageFlow:
+        return ImageFlow.of(NetworkFile.open(str(networks[name]), **choice), said or {}, data_name)
 
     return start
 
@@ -58,12 +61,12 @@ def test_what_the_network_knows_and_what_may_be_said_and_chosen(
     assert flow.known == known
     assert (flow.file.path, flow.stem) == (networks["PRR"], "blobs_PRRto10D")
     assert (flow.image_shape, flow.label_dim) == (SHAPE, 3)
-    times = flow.times(flow.on(CPU, None), RK4, TimeChoice(4, 6.0))
+    times = TimeChoice(4, 6.0).of(flow, flow.on(CPU), RK4)
     torch.testing.assert_close(times, torch.linspace(0.5, 6, 5, dtype=torch.float64))
     said = {"data_dim": 192, "dims_to_keep": None, "img_size": 8, "img_ch": 3}
     flow = open_flow("RGB", "mine", said=said)
     assert (flow.data_name, flow.image_shape) == ("mine", (3, 8, 8))
-    denoiser = open_flow("PRP", end_std=2.5, precision="bf16").model.denoiser
+    denoiser = open_flow("PRP", end_std=2.5, precision="bf16").file.model.denoiser
     assert (denoiser.schedule.end_std, denoiser.precision) == (2.5, "bf16")
 
 
@@ -93,7 +96,7 @@ def test_a_network_of_no_images_is_a_data_error(networks: dict[str, Path], tmp_p
     path = tmp_path / "n.pkl"
 
     def opened(**about: Any) -> ImageFlow:
-        return ImageFlow.open(NetworkChoice(str(altered(networks["PRP"], path, about))))
+        return ImageFlow.of(NetworkFile.open(str(altered(networks["PRP"], path, about))), {})
 
     wrong = (8, "1x8", [1, 8], [1, 2, 3, 4], [1, 8, 9], [-1, -8, 8], [1.0, 8, 8])
     for about, message in (
@@ -110,14 +113,14 @@ def test_a_network_of_no_images_is_a_data_error(networks: dict[str, Path], tmp_p
     flow = opened(data_name=None, label_dim=None)
     assert (flow.data_name, flow.label_dim) == ("images", 0)
     with pytest.raises(DataError, match=r"none\.pkl"):
-        ImageFlow.open(NetworkChoice(str(tmp_path / "none.pkl")))
+        NetworkFile.open(str(tmp_path / "none.pkl"))
 
 
 @torch.no_grad()
 def test_the_flow_calls_its_network_in_blocks(open_flow: Open) -> None:
     image_flow = open_flow("PRR")
     sizes: list[int] = []
-    network = image_flow.model.denoiser.network
+    network = image_flow.file.model.denoiser.network
     network.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
     x, t = torch.zeros(20, 64, dtype=torch.float64), double(1.0)
     for rows, calls in ((7, [7, 7, 7]), (None, [BLOCK_ROWS["cpu"]] * 2)):
@@ -125,7 +128,7 @@ def test_the_flow_calls_its_network_in_blocks(open_flow: Open) -> None:
         flow = image_flow.on(CPU, rows)
         out = flow.denoiser(x, t)
         assert sizes == calls
-        torch.testing.assert_close(out, image_flow.model.denoiser(x, t), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(out, image_flow.file.model.denoiser(x, t), rtol=1e-5, atol=1e-6)
 
 
 def test_images_are_drawn_by_seed_without_repetition(open_flow: Open, tmp_path: Path) -> None:
@@ -175,10 +178,10 @@ def test_data_that_do_not_fit_are_an_error_of_both_values(open_flow: Open, tmp_p
 def test_a_class_is_one_of_the_networks_and_a_label_one_hot(open_flow: Open) -> None:
     with_classes, without = open_flow("PRR"), open_flow("PRP")
     classes = torch.tensor([2, 0, 1, 2])
-    labels = with_classes.labels(classes)
+    labels = with_classes.one_hot(classes)
     assert labels is not None
     assert torch.equal(labels, torch.eye(3)[classes])
-    assert without.labels(classes) is None
+    assert without.one_hot(classes) is None
     for number in (None, 0, 2):
         with_classes.check_class(number)
     without.check_class(None)

@@ -18,8 +18,8 @@ from training.flow.isotropic import VPSchedule
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS
 from training.model.model import Model
-from training.runs.networks import STORED, NetworkFile
 from training.runs.times import TimeChoice
+from training.subjects.networks import STORED, NetworkFile
 
 Run = Callable[..., Any]
 

@@ -1,43 +1,26 @@
-"""A network file that a script was given, and what is said of it on the command line."""
+"""A network file: what it is of, what it knows, and the grid of times that may be kept in it."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dnnlib.errors import DataError, agree
+from dnnlib.errors import DataError, UsageError, agree
 from dnnlib.logs import logger
 from dnnlib.urls import local_file
 from torch_utils import distributed
 from training.flow.grids import EqualErrorGrid
 from training.flow.solvers import Solver
 from training.model.model import Model
+from training.names import KINDS_OF_DATA, TOY
 
 STORED = "time_grid"
 """Name of a grid in what a network file says about itself."""
-
-
-@dataclass(frozen=True)
-class NetworkChoice:
-    """Which network, how it is to be used, and what it is said to be.
-
-    Attributes:
-        network: A path or an https URL.
-        said: What was said of it, by the names of options; None for what was left out.
-        end_std: ``A0``, the standard deviation of kept latents.
-        calibrated: Whether to use the calibration of a file that has one.
-        precision: Of the network.
-    """
-
-    network: str
-    said: Mapping[str, Any] = field(default_factory=dict)
-    end_std: float = 1.0
-    calibrated: bool = True
-    precision: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -53,11 +36,27 @@ class NetworkFile:
     model: Model
 
     @classmethod
-    def open(cls, choice: NetworkChoice) -> "NetworkFile":
-        """Raises DataError if the file is missing or broken."""
-        path = local_file(choice.network)
-        model = Model.load(path, end_std=choice.end_std, calibrated=choice.calibrated)
-        model.denoiser.precision = choice.precision
+    def open(
+        cls,
+        location: str,
+        end_std: float = 1.0,
+        calibrated: bool = True,
+        precision: str = "fp32",
+    ) -> "NetworkFile":
+        """Opens a network.
+
+        Args:
+            location: A path or an https URL.
+            end_std: ``A0``, the standard deviation of kept latents.
+            calibrated: Whether to use the calibration of a file that has one.
+            precision: Of the network.
+
+        Raises:
+            DataError: The file is missing or broken.
+        """
+        path = local_file(location)
+        model = Model.load(path, end_std=end_std, calibrated=calibrated)
+        model.denoiser.precision = precision
         return cls(path, model)
 
     @property
@@ -66,15 +65,23 @@ class NetworkFile:
         return f"the network {self.path.name}"
 
     @property
-    def is_table(self) -> bool:
-        """Whether it is a network of a table: these alone have coordinates."""
-        return self.model.coordinates is not None
+    def kind(self) -> str:
+        """What it is of, a name in ``KINDS_OF_DATA``. Raises DataError if the file says nothing."""
+        kind = self.model.about.get("kind")
+        if kind not in KINDS_OF_DATA:
+            raise DataError(
+                f"{self.path} says that its data are '{kind}': it should be one of "
+                f"{', '.join(KINDS_OF_DATA)}"
+            )
+        return str(kind)
 
-    @property
-    def is_toy(self) -> bool:
-        """Whether it is a network of a toy: these alone say in how many dimensions it lies. The
-        name of a data set tells nothing, as images may be called after a toy."""
-        return "augment_to" in self.model.about
+    def require_data_set(self) -> None:
+        """Raises DataError if it is of a toy, whose points are in no data set."""
+        if self.kind == TOY:
+            raise DataError(
+                f"{self.path} was trained on the toy '{self.model.about.get('data_name')}', not on "
+                "images or a table: give it to toy_pfODE_int.py"
+            )
 
     @property
     def t_max(self) -> float:
@@ -128,27 +135,8 @@ class NetworkFile:
         distributed.barrier()
 
 
-@dataclass(frozen=True)
-class TrainedFlow:
-    """A network that is to be integrated, and how its results are named.
-
-    Attributes:
-        file: The network and its file.
-        data_name: Name of the data.
-    """
-
-    file: NetworkFile
-    data_name: str
-
-    @property
-    def model(self) -> Model:
-        return self.file.model
-
-    @property
-    def dims_to_keep(self) -> int:
-        return int(self.model.about["dims_to_keep"])
-
-    @property
-    def stem(self) -> str:
-        """How results are named."""
-        return f"{self.data_name}_{self.model.denoiser.schedule.name}"
+def plain_name(name: str) -> str:
+    """A name that may be part of a file's. Raises UsageError for any other."""
+    if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", name):
+        raise UsageError(f"--data_name is '{name}': use letters, digits and . _ + - only")
+    return name

@@ -1,6 +1,6 @@
-"""A network of a table, made ready to be integrated, and the simulations of its rows."""
+"""Tables: flows of a network whose points are rows, perhaps given with conditions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,32 +12,39 @@ from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.tables.table import Dropped, Rows, Table, restored
+from training.files.observations import read_columns
 from training.files.table import load_table
 from training.flow.coordinates.coordinates import Coordinates
+from training.flow.coordinates.surprise import Surprise
+from training.flow.likelihood import LOG_PROB_ERROR
 from training.flow.pfode import ProbabilityFlow
-from training.flow.solvers import Solver
+from training.flow.trajectory import Trajectory
+from training.learning.melting import MOST, LawPlan
+from training.learning.tables import rows_to_melt
 from training.measure.held_out_ranks import density_ranks, latent_coverage
-from training.names import MOST_ROWS
-from training.runs.images import plain_name
-from training.runs.networks import NetworkFile, TrainedFlow
-from training.runs.simulator import Simulation
-from training.runs.story import Samples, Story
-from training.runs.times import TimeChoice
+from training.names import MOST_ROWS, TABLE
+from training.subjects.networks import NetworkFile, plain_name
+from training.subjects.samples import Samples, Source
+from training.subjects.subject import Subject, required, variances_line
 
 
-@dataclass(frozen=True)
-class TableFlow(TrainedFlow):
-    """A network of a table, which is to be integrated.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TableFlow(Subject):
+    """The flow of a table.
 
     Attributes:
-        columns: Names of the columns that it knows.
+        file: The network.
+        column_names: Of the columns that it knows.
         dropped: Columns of the source that follow from these.
         conditions: Names of what points are given with.
     """
 
-    columns: Sequence[str]
+    file: NetworkFile
+    column_names: Sequence[str]
     dropped: Dropped
     conditions: Sequence[str] = ()
+
+    kind = TABLE
 
     @classmethod
     def of(
@@ -63,24 +70,44 @@ class TableFlow(TrainedFlow):
         if not (_are_texts(conditions) and len(conditions) == count):
             raise DataError(f"{file.path} does not name its {count} conditions")
         name = plain_name(data_name or str(about.get("data_name", "table")))
-        dropped = _dropped(file.path, about.get("dropped"), columns)
-        found = cls(file, name, columns, dropped, conditions)
-        file.agreed(said, found.known)
-        return found
+        known = {"data_dim": dim, "dims_to_keep": about["dims_to_keep"], "data_name": name}
+        file.agreed(said, {**file.known, **known})
+        return cls(
+            flow=file.model.flow,
+            data_name=name,
+            t_max=file.t_max,
+            known=known,
+            file=file,
+            column_names=columns,
+            dropped=_dropped(file.path, about.get("dropped"), columns),
+            conditions=conditions,
+        )
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.column_names)
+
+    @property
+    def columns(self) -> list[str]:
+        return self.names
+
+    @property
+    def label_dim(self) -> int:
+        return len(self.conditions)
+
+    @property
+    def condition_names(self) -> Sequence[str]:
+        return self.conditions
+
+    @property
+    def surprise(self) -> Surprise | None:
+        return self.coordinates.surprise
 
     @property
     def coordinates(self) -> Coordinates:
-        assert self.model.coordinates is not None
-        return self.model.coordinates
-
-    @property
-    def known(self) -> dict[str, Any]:
-        """What the file knows, by the names of options."""
-        return {
-            "data_dim": len(self.columns),
-            "dims_to_keep": self.dims_to_keep,
-            "data_name": self.data_name,
-        }
+        coordinates = self.file.model.coordinates
+        assert coordinates is not None
+        return coordinates
 
     def require_unconditional(self) -> "TableFlow":
         """Itself. Raises UsageError if its points are given with conditions."""
@@ -91,18 +118,46 @@ class TableFlow(TrainedFlow):
             )
         return self
 
-    def on(self, device: torch.device, rows: int | None) -> ProbabilityFlow:
-        """The flow on a device; its network is called with so many rows at a time, or with all."""
-        flow = self.model.flow.to(device)
-        return flow.in_blocks(rows) if rows else flow
+    def testable(self, path: Path | None) -> int:
+        return len(_testable(load_table(required(path))))
 
-    def times(self, flow: ProbabilityFlow, solver: Solver, choice: TimeChoice) -> Tensor:
-        """Times of a simulation, increasing ``[steps + 1]``."""
-        return choice.settle(flow, solver, self.file)
+    def counted(self, number: int | None, otherwise: int) -> int | None:
+        return number
 
-    def testable(self, path: Path) -> int:
-        """How many rows of a data set ``rows`` may draw. Raises DataError if it is broken."""
-        return len(_testable(load_table(path)))
+    def samples(self, path: Path | None, count: int | None, seed: int) -> Samples:
+        """Rows, discrete columns dithered."""
+        points, places = self.rows(required(path), count, seed)
+        return Samples(self.dithered(points, seed), arrays={"row_index": places})
+
+    def source(self, path: Path | None, count: int | None, seed: int) -> Source:
+        points = self.samples(path, count, seed).points
+        return Source(len(points), lambda rows: Samples(points[rows.start : rows.stop]))
+
+    def truths(self, path: Path | None, count: int, seed: int) -> Tensor:
+        return self.samples(path, count, seed).points
+
+    def fresh(
+        self, path: Path | None, count: int, seed: int
+    ) -> Callable[[torch.Generator], Tensor]:
+        if path is None:
+            raise UsageError("Missing option '--data_root': fresh points are rows of a table")
+        rows, _ = self.rows(path, None, seed)
+        return lambda generator: self.spread(rows, generator)
+
+    def points(self, path: Path, seen: Tensor | None = None) -> Tensor:
+        names = self.names
+        wanted = names if seen is None else [names[place] for place in seen.tolist()]
+        return read_columns(path, wanted, names, [*self.dropped.order, *self.conditions])
+
+    def labels(self, given: Path | None) -> Tensor | None:
+        if not self.conditions:
+            return super().labels(given)
+        if given is None:
+            conditions = ", ".join(self.conditions)
+            raise UsageError(
+                f"this network is conditional on {conditions}: say what by --condition"
+            )
+        return read_columns(given, self.conditions)
 
     def rows(self, path: Path, count: int | None, seed: int) -> tuple[Tensor, Tensor]:
         """Rows of a data set, and their numbers: held-out ones, if there are some.
@@ -153,6 +208,9 @@ class TableFlow(TrainedFlow):
         steps = self.coordinates.steps
         return self.coordinates.dithered(points.to(steps.device), generator).cpu()
 
+    def straight(self, conditions: Tensor) -> Tensor:
+        return self.coordinates.straight(conditions)
+
     def _conditions_of(self, path: Path, table: Table) -> Tensor:
         """The conditions ``[N, C]`` that the network is given, in its order."""
         own, told = list(table.condition_names), ", ".join(self.conditions)
@@ -169,29 +227,84 @@ class TableFlow(TrainedFlow):
 
     def _columns_of(self, path: Path, table: Table) -> Tensor:
         names = list(table.columns.names)
-        missing = [name for name in self.columns if name not in names]
+        missing = [name for name in self.column_names if name not in names]
         if missing:
             raise DataError(
                 f"{path} has no column '{missing[0]}', which the network "
                 f"{self.file.path.name} was trained on"
             )
-        return table.points[:, [names.index(name) for name in self.columns]]
+        return table.points[:, [names.index(name) for name in self.column_names]]
 
     def as_source(
         self, points: Tensor, rounded: bool = True, drawn: bool = False
     ) -> tuple[list[str], Tensor]:
-        """Points ``[n, D]`` as the source had its rows: all columns by name, and ``[n, D + K]``.
-
-        Args:
-            points: The points.
-            rounded: Whether discrete columns are put at the nearest of their steps.
-            drawn: Whether the flow has drawn them, so that they may leave the range of the data,
-                and are put back where they are rounded.
-        """
         if rounded:
             coordinates = self.coordinates
             points = coordinates.plausible(points) if drawn else coordinates.rounded(points)
-        return list(self.dropped.order), restored(points, self.columns, self.dropped)
+        return list(self.dropped.order), restored(points, self.column_names, self.dropped)
+
+    def law_plan(self, path: Path | None, seed: int, device: torch.device) -> LawPlan:
+        train, held_out = map(Rows, self.halves(required(path)))
+        return rows_to_melt(train, held_out, self.coordinates, seed, MOST)
+
+    def melt_facts(self, flow: ProbabilityFlow, melt: Trajectory) -> dict[str, Any]:
+        """Variances over their closed form, and coverage."""
+        law = flow.latent_law(melt.times[-1])
+        return {
+            "kept_variance_ratio": self.kept_variances(flow, melt),
+            "latent_coverage": latent_coverage(law.whiten(melt.end)),
+        }
+
+    def density_facts(self, melted: Tensor, generated: Tensor) -> dict[str, Any]:
+        """How those of the melted rows rank among those of the generated ones."""
+        return {"density_ranks": density_ranks(melted, generated)}
+
+    def return_facts(
+        self, flow: ProbabilityFlow, back: Trajectory, start: Tensor
+    ) -> dict[str, Any]:
+        """Errors in the flow's coordinates, of unit variance, and the largest in each column."""
+        first = back.times[-1]
+        error = (back.end - start) / flow.schedule.scale(first)
+        before = flow.to_data(start, first)
+        largest = (flow.to_data(back.end, first) - before).abs().amax(dim=0)
+        return {
+            "rms_error": float(error.square().mean().sqrt()),
+            "max_abs_error": float(error.abs().max()),
+            "largest_error": dict(zip(self.column_names, largest.tolist(), strict=True)),
+        }
+
+    def lines(self, kind: str, facts: Mapping[str, Any]) -> list[str]:
+        lines = []
+        if kind == "melt":
+            lines.append(variances_line(facts, self.dims_to_keep))
+            p_value = facts["latent_coverage"]["ks_p_value"]
+            lines.append(f"Radii of the rows' latents against chi-squared: p = {p_value:.3g}")
+        if kind == "melt" and "likelihood" in facts:
+            density = facts["likelihood"]["log_prob"]
+            error = density["standard_error"] or 0.0
+            lines.append(
+                f"Mean log density of the rows: {density['mean']:.3f} +- {error:.3f} nats; "
+                f"{_error_of_single(facts['likelihood'])}"
+            )
+        if kind == "roundtrip":
+            lines.append(
+                f"Roundtrip: root mean square error {facts['rms_error']:.2g}, largest "
+                f"{facts['max_abs_error']:.2g}, in standard deviations"
+            )
+        if "density_ranks" in facts:
+            ranks = facts["density_ranks"]
+            lines.append(
+                f"Ranks of the rows' log densities among those of samples: p = "
+                f"{ranks['ks_p_value']:.3g} that they are even, mean {ranks['mean_rank']:.3f}"
+            )
+        return lines
+
+
+def _error_of_single(facts: Mapping[str, Any]) -> str:
+    """What is said of single rows."""
+    if LOG_PROB_ERROR not in facts:
+        return "traces are exact"
+    return f"those of single rows are off by {facts[LOG_PROB_ERROR]['rms']:.2g} ({LOG_PROB_ERROR})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,53 +364,3 @@ def _dropped(path: Path, told: object, columns: Sequence[str]) -> Dropped:
         raise DataError(f"{path} does not say how its dropped columns follow from others")
     table = torch.tensor(slopes, dtype=torch.float64).reshape(len(names), len(columns))
     return Dropped(names, torch.tensor(offsets, dtype=torch.float64), table, order)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableStory(Story):
-    """Simulations of the rows of a table.
-
-    Attributes:
-        table_flow: The network.
-        rows: The points to melt ``[N, D]`` and their numbers ``[N]``; None where none are.
-    """
-
-    table_flow: TableFlow
-    rows: tuple[Tensor, Tensor] | None
-
-    def samples(self) -> Samples:
-        """The rows, discrete columns dithered."""
-        assert self.rows is not None
-        points, places = self.rows
-        dithered = self.table_flow.dithered(points, self.seed)
-        return Samples(dithered, arrays={"row_index": places})
-
-    def names(self) -> Sequence[str]:
-        return self.table_flow.columns
-
-    def melt_facts(self, melt: Simulation) -> dict[str, Any]:
-        """Variances over their closed form, and coverage."""
-        law = self.flow.latent_law(melt.trajectory.times[-1])
-        return {
-            "kept_variance_ratio": self.kept_variances(melt),
-            "latent_coverage": latent_coverage(law.whiten(melt.trajectory.end)),
-        }
-
-    def gen_facts(self, gen: Simulation, melt: Simulation | None) -> dict[str, Any]:
-        """How log densities of the melted rows rank among those of the generated ones."""
-        if melt is None or not gen.densities:
-            return {}
-        found, own = melt.densities["log_prob"], gen.densities["log_prob"]
-        return {"density_ranks": density_ranks(found, own)}
-
-    def roundtrip_facts(self, back: Simulation, start: Tensor) -> dict[str, Any]:
-        """Errors in the flow's coordinates, of unit variance, and the largest in each column."""
-        first = back.trajectory.times[-1]
-        error = (back.trajectory.end - start) / self.flow.schedule.scale(first)
-        before = self.flow.to_data(start, first)
-        largest = (self.flow.to_data(back.trajectory.end, first) - before).abs().amax(dim=0)
-        return {
-            "rms_error": float(error.square().mean().sqrt()),
-            "max_abs_error": float(error.abs().max()),
-            "largest_error": dict(zip(self.names(), largest.tolist(), strict=True)),
-        }

@@ -1,0 +1,236 @@
+"""What is asked of a posterior: the options of a command, and the subject that they are about."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dnnlib.errors import UsageError
+from dnnlib.files import require_folder, require_new
+from torch_utils import distributed
+from training.files.observations import read_array, read_mask, read_noise, read_observations
+from training.flow.likelihood import Trace
+from training.flow.solvers import get_solver
+from training.inference.amortized import Amortized
+from training.inference.likelihoods import Gaussian, Likelihood
+from training.inference.prior import Prior
+from training.inference.sampling import Problem, SamplingPlan
+from training.inference.target import Target
+from training.inference.user_likelihood import UserFunction, UserLikelihood
+from training.names import MOST_DEBLURRED
+from training.options.inference import (
+    CHECK_DRAWS,
+    DRAWS,
+    LEARNED_SOLVER,
+    LEARNED_STEPS,
+    SOLVER,
+    STEPS,
+)
+from training.options.posterior import (
+    CheckSettings,
+    CommonSettings,
+    InferenceSettings,
+    SampleSettings,
+)
+from training.runs.latents import LatentChoice, latent_choice
+from training.subjects import NetworkFile, Subject, ToyFlow, open_subject
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command asks, and of what.
+
+    Attributes:
+        settings: Of the command.
+        subject: The prior's network or toy.
+        latent: Its law of latents.
+    """
+
+    settings: InferenceSettings
+    subject: Subject
+    latent: LatentChoice
+
+    @classmethod
+    def open(cls, settings: InferenceSettings) -> "Asked":
+        """Opens the prior.
+
+        Raises:
+            UsageError: Options contradict it.
+            DataError: The network file is missing or broken.
+        """
+        subject = _subject(settings)
+        latent = latent_choice(settings.prior.eps)
+        known = (subject.flow, subject.t_max, subject.dims_to_keep)
+        return cls(settings, subject, latent.settled(*known))
+
+    def on(self, device: torch.device, files: list[Path]) -> "Asked":
+        """The same with the flow and its law on the device, when all ranks know that they may write
+        these files."""
+        require_new(files, self.settings.run.overwrite)
+        require_folder(self.settings.save_dir)
+        distributed.barrier()  # no rank writes before all have looked
+        flow = self.latent.on(self.subject.flow).to(device)
+        return replace(self, subject=replace(self.subject, flow=flow))
+
+    def files(self, name: str, suffix: str) -> tuple[Path, Path]:
+        """The file of arrays, with this suffix, and that of numbers."""
+        stem = f"{self.subject.stem}_{name}"
+        folder = self.settings.save_dir
+        return folder / f"{stem}{suffix}", folder / f"{stem}.json"
+
+    @property
+    def rows(self) -> int:
+        """Points of one network call."""
+        return self.settings.prior.batch_gpu or self.subject.block
+
+    @property
+    def fine(self) -> Prior:
+        """The prior of final draws."""
+        learned = self.settings.learned
+        name, steps = (LEARNED_SOLVER, LEARNED_STEPS) if learned else (SOLVER, STEPS)
+        return self._prior(name, self.settings.prior.n_iters or steps)
+
+    @property
+    def coarse(self) -> Prior:
+        """The prior of chains."""
+        return self._prior(SOLVER, self.settings.prior.chain_n_iters)
+
+    def _prior(self, solver: str, steps: int) -> Prior:
+        times = self.subject.flow.times(steps)
+        return self.subject.prior(times, get_solver(solver, 1e-6, 1e-6), self.settings.prior.deblur)
+
+    def sharpened(self, prior: Prior) -> Prior:
+        """The prior as draws without a likelihood have it."""
+        settings = self.settings
+        assert isinstance(settings, CommonSettings)
+        if isinstance(settings, SampleSettings) and settings.correct:
+            # Weights of a correction are the more even if draws are wider than the posterior.
+            return prior
+        small = self.subject.is_readable and self.subject.dim <= MOST_DEBLURRED
+        return replace(prior, sharpened=settings.sharpen and small and not prior.deblurred)
+
+    @property
+    def plan(self) -> SamplingPlan:
+        """How to sample."""
+        settings = self.settings
+        assert isinstance(settings, CommonSettings)
+        few = settings.learned and isinstance(settings, CheckSettings)
+        how = settings.sampler
+        return SamplingPlan(
+            how.sampler,
+            how.chains,
+            how.draws or (CHECK_DRAWS if few else DRAWS),
+            how.warmup,
+            how.thin,
+            how.pool or self.subject.pool,
+            how.seed,
+            how.particles,
+        )
+
+    def likelihood(self) -> Likelihood:
+        """The likelihood.
+
+        Raises:
+            UsageError: Options contradict each other or the network.
+            DataError: A file is broken.
+        """
+        options, subject = self.settings.likelihood, self.subject
+        if options.noise_std is None:
+            return UserLikelihood.load(options.likelihood)
+        noise = read_noise(options.noise_std)
+        if options.mask is not None:
+            return Gaussian(noise, read_mask(options.mask, subject.names, subject.image_shape))
+        if options.operator is None:
+            return Gaussian(noise, dim=subject.dim)
+        matrix = read_array(options.operator, "an operator", (2,))
+        if matrix.shape[1] != subject.dim:
+            raise UsageError(
+                f"{options.operator} has {matrix.shape[1]} columns, but points have {subject.dim} "
+                "coordinates"
+            )
+        return Gaussian(noise, operator=matrix)
+
+    def problem(
+        self, likelihood: Likelihood, observed: Tensor, labels: Tensor | None = None
+    ) -> Problem:
+        """The posteriors, on the flow's device.
+
+        Args:
+            likelihood: Of what was observed.
+            observed: What was, ``[M, K]``.
+            labels: What a conditional network is given with each, ``[M, L]``.
+        """
+        fine = self.fine
+        device = fine.flow.device
+        given = None if labels is None else labels.to(device)
+        target = Target(fine, likelihood.to(device), observed.to(device), self.rows, given)
+        # What a user's likelihood raises is shown here, before anything is sampled.
+        mean, _ = fine.moments(target.labels)
+        smooth = target.likelihood.is_differentiable(mean[None]) and not fine.deblurred
+        return Problem(target, self.coarse, list(range(len(observed))), smooth)
+
+    def amortized(self, prior: Prior, conditions: Tensor) -> Amortized:
+        """How to draw from posteriors that the flow has learned, of conditions on its device.
+
+        Raises:
+            UsageError: Log densities are needed, but there are none.
+            DataError: The file of a correction is broken.
+        """
+        plan, sharp = self.plan, self.sharpened(prior)
+        rows = self.settings.prior.batch_gpu
+        rows = rows or self.subject.amortized_block(prior.flow.device)
+        shape = (conditions, rows, plan.chains, plan.draws, plan.seed)
+        if not isinstance(self.settings, SampleSettings):
+            return Amortized(sharp, *shape)
+        correct, settings = self.settings.correct, self.settings
+        wanted = settings.log_prob and not settings.prior.deblur and self.subject.is_readable
+        if correct and not wanted:
+            raise UsageError("--correct needs log densities, which images do not get here")
+        return Amortized(
+            sharp,
+            *shape,
+            Trace("exact") if wanted else None,
+            UserFunction.load(correct, "correct") if correct else None,
+            plausible=True,
+        )
+
+    def observed(self, source: Path, likelihood: Likelihood) -> Tensor:
+        """What a likelihood takes of a file's observations ``[M, K]``.
+
+        What is seen of points has their names; what a linear map makes of them has none, and is
+        taken in its order.
+
+        Raises:
+            UsageError: There are other than the K numbers of a linear map.
+            DataError: The file is broken, or has other columns.
+        """
+        assert isinstance(likelihood, Gaussian)
+        if likelihood.operator is None:
+            return self.subject.points(source, likelihood.coordinates)
+        observed = read_observations(source, self.subject.image_shape)
+        if observed.shape[1] != len(likelihood.operator):
+            raise UsageError(
+                f"{source} has {observed.shape[1]} numbers in each observation, but "
+                f"{len(likelihood.operator)} are observed"
+            )
+        return observed
+
+    def seen_names(self, likelihood: Gaussian) -> list[str]:
+        """What a sentence calls the numbers that a likelihood sees; none of what a linear map
+        makes."""
+        if likelihood.operator is not None:
+            return []
+        names, places = self.subject.words, likelihood.coordinates
+        return names if places is None else [names[place] for place in places.tolist()]
+
+
+def _subject(settings: InferenceSettings) -> Subject:
+    prior, inflation = settings.prior, settings.inflation
+    if prior.network is None:
+        assert prior.data_name is not None
+        return ToyFlow.closed_form(prior.data_name, inflation=inflation.arguments())
+    given = {name for name in inflation.given if getattr(inflation, name, None) is not None}
+    if given:
+        raise UsageError(f"--{min(given)} is for --data_name: a network knows its schedule")
+    return open_subject(NetworkFile.open(prior.network, calibrated=prior.calibration))

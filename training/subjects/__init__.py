@@ -1,0 +1,32 @@
+"""What people have, a toy, a table or images: all that depends on the kind of data is asked here.
+
+``Subject`` is what the flow of a network is of; each kind answers in a module of its own.
+"""
+
+from training.subjects.images import ImageFlow
+from training.subjects.networks import NetworkFile
+from training.subjects.subject import Subject
+from training.subjects.tables import TableFlow
+from training.subjects.toys import ToyFlow
+
+__all__ = ["ImageFlow", "NetworkFile", "Subject", "TableFlow", "ToyFlow", "open_subject"]
+
+KINDS: dict[str, type[Subject]] = {kind.kind: kind for kind in (ToyFlow, TableFlow, ImageFlow)}
+"""By what network files call them."""
+
+
+def open_subject(
+    file: NetworkFile, said: dict[str, object] | None = None, data_name: str | None = None
+) -> Subject:
+    """What an open network file is of.
+
+    Args:
+        file: The network and its file.
+        said: What was said of it, by the names of options; None for what was left out.
+        data_name: How results are to be named; None for the network's data.
+
+    Raises:
+        UsageError: What was said contradicts the file.
+        DataError: What the file says of its data makes no sense.
+    """
+    return KINDS[file.kind].of(file, said or {}, data_name)

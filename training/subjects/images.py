@@ -1,0 +1,301 @@
+"""Images: flows of a network whose points are pixels."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError, UsageError
+from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
+from training.data.images.batches import ImageDataset, normalize_pixels
+from training.data.tables.formats import is_table
+from training.files.observations import read_columns, read_observations
+from training.flow.calls import BLOCK_ROWS, RecomputedDenoiser
+from training.flow.pfode import ProbabilityFlow
+from training.flow.trajectory import Trajectory
+from training.learning.images import melted_images
+from training.learning.melting import MOST, LawPlan
+from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
+from training.model.model import Model
+from training.names import IMAGE_POOL, IMAGES, TOY_NAMES
+from training.subjects.networks import NetworkFile, plain_name
+from training.subjects.returns import ImageReturns, Returns
+from training.subjects.samples import Samples, Source
+from training.subjects.subject import Subject, required, variances_line
+
+BLOCK = 16
+"""Images of a block."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageFlow(Subject):
+    """The flow of images.
+
+    Attributes:
+        file: The network.
+        shape: ``(C, H, W)``.
+        classes: Their number; 0 for a network without.
+    """
+
+    file: NetworkFile
+    shape: tuple[int, int, int]
+    classes: int
+
+    kind = IMAGES
+    pool = IMAGE_POOL
+    block = BLOCK
+    even_block = None
+    # Of 256 CIFAR images at 27 times, float32 is 0.7 GB.
+    dtype = "float32"
+    is_readable = False
+    levels_per_unit = LEVELS_PER_UNIT
+    units = MappingProxyType({"unit": 1 / LEVELS_PER_UNIT, "origin": LEVELS_PER_UNIT})
+
+    @classmethod
+    def of(
+        cls, file: NetworkFile, said: Mapping[str, Any], data_name: str | None = None
+    ) -> "ImageFlow":
+        """The flow of a network file that is open; raises as ``open`` does."""
+        about = file.model.about
+        shape = _image_shape(file.path, file.model)
+        label_dim = about.get("label_dim", 0)
+        if not (type(label_dim) is int and label_dim >= 0):
+            raise DataError(f"{file.path} says that it has '{label_dim}' classes")
+        name = plain_name(data_name or str(about.get("data_name", "images")))
+        channels, height, _ = shape
+        known = {
+            "data_dim": file.model.denoiser.basis.dim,
+            "dims_to_keep": about["dims_to_keep"],
+            "img_size": height,
+            "img_ch": channels,
+            "data_name": name,
+        }
+        file.agreed(said, known)
+        return cls(
+            flow=file.model.flow,
+            data_name=name,
+            t_max=file.t_max,
+            known=known,
+            file=file,
+            shape=shape,
+            classes=label_dim,
+        )
+
+    @property
+    def names(self) -> list[str]:
+        return [f"pixel{index}" for index in range(self.dim)]
+
+    @property
+    def words(self) -> list[str]:
+        """Pixels by their place from 1."""
+        channels, *sides = (range(1, size + 1) for size in self.shape)
+        of = [f" of channel {number}" if len(channels) > 1 else "" for number in channels]
+        return [f"the pixel in row {y}, column {x}{c}" for c, y, x in product(of, *sides)]
+
+    @property
+    def label_dim(self) -> int:
+        return self.classes
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.shape
+
+    @property
+    def arrays(self) -> dict[str, Tensor]:
+        return {"image_shape": torch.tensor(self.shape)}
+
+    def on(self, device: torch.device, rows: int | None = None) -> ProbabilityFlow:
+        """The flow on a device, its network called with so many rows at a time.
+
+        Gradients take the memory of one call too.
+        """
+        model = self.file.model
+        flow = model.flow.with_denoiser(RecomputedDenoiser(model.denoiser.to(device)))
+        return flow.in_blocks(rows or BLOCK_ROWS[device.type])
+
+    def pilots(self, flow: ProbabilityFlow, count: int) -> ProbabilityFlow:
+        labels = self.drawn_labels(count, 0, None)
+        return flow if labels is None else flow.given(labels=labels.to(flow.device))
+
+    def amortized_block(self, device: torch.device) -> int:
+        return self.block
+
+    def dataset(self, path: Path, count: int | None, seed: int) -> ImageDataset:
+        """So many images of a data set, drawn at random, with labels if the network has them.
+
+        Raises:
+            DataError: They are too few, of another shape, or with labels of another length.
+        """
+        dataset = ImageDataset(path, use_labels=self.label_dim > 0, max_size=count, seed=seed)
+        if tuple(dataset.image_shape) != self.image_shape:
+            raise DataError(
+                f"{path} has images of {_shape(dataset.image_shape)}, but the network "
+                f"{self.file.path.name} was trained on {_shape(self.image_shape)}"
+            )
+        if count is not None and len(dataset) < count:
+            raise DataError(f"{path} has {len(dataset)} images, but {count} were asked for")
+        if dataset.label_dim != self.label_dim:
+            raise DataError(
+                f"{path} has labels of length {dataset.label_dim}, but the network "
+                f"{self.file.path.name} takes {self.label_dim}"
+            )
+        return dataset
+
+    def one_hot(self, classes: Tensor) -> Tensor | None:
+        """Labels ``[N, label_dim]`` of classes ``[N]``; None for a network without."""
+        if not self.classes:
+            return None
+        return torch.nn.functional.one_hot(classes, self.label_dim).float()
+
+    def samples(self, path: Path | None, count: int | None, seed: int) -> Samples:
+        source = self.source(path, count, seed)
+        samples = source.read(range(len(source)))
+        return replace(samples, points=samples.points.double())
+
+    def source(self, path: Path | None, count: int | None, seed: int) -> Source:
+        dataset = self.dataset(required(path), count, seed)
+
+        def read(rows: range) -> Samples:
+            if not rows:
+                return Samples(torch.empty(0, dataset.dim))
+            pixels, labels = dataset.read(rows)
+            points = normalize_pixels(pixels).flatten(1)
+            given = labels if self.classes else None
+            places = dataset.places[rows.start : rows.stop]
+            return Samples(points, given, {"image_index": places}, pixels)
+
+        return Source(len(dataset), read)
+
+    def testable(self, path: Path | None) -> int:
+        return len(self.dataset(required(path), None, 0))
+
+    def truths(self, path: Path | None, count: int, seed: int) -> Tensor:
+        dataset = self.dataset(required(path), count, seed)
+        pixels, _ = dataset.read(range(len(dataset)))
+        return pixels.flatten(1).double()
+
+    def fresh(
+        self, path: Path | None, count: int, seed: int
+    ) -> Callable[[torch.Generator], Tensor]:
+        points = self.samples(path, count, seed).points
+        return lambda generator: points
+
+    def points(self, path: Path, seen: Tensor | None = None) -> Tensor:
+        if not is_table(str(path)):
+            points = read_observations(path, self.shape)
+            return points if seen is None else points[:, seen]
+        names = self.names
+        wanted = names if seen is None else [names[place] for place in seen.tolist()]
+        return read_columns(path, wanted, names, [])
+
+    def labels(self, given: Path | None) -> Tensor | None:
+        if not self.classes:
+            return super().labels(given)
+        if given is None:
+            raise UsageError(f"this network has {self.classes} classes: say which by --condition")
+        numbers = read_observations(given)
+        if numbers.shape[1] != 1 or not (numbers == numbers.round()).all():
+            raise UsageError(f"{given} must have one column, of whole numbers: classes")
+        classes = numbers.long().flatten()
+        if not ((classes >= 0) & (classes < self.classes)).all():
+            raise UsageError(f"--condition has classes beyond 0 to {self.classes - 1}")
+        return self.one_hot(classes)
+
+    def drawn_labels(self, count: int, seed: int, given: int | None) -> Tensor | None:
+        return self.one_hot(draw_classes(count, self.classes, seed, given))
+
+    def check_class(self, number: int | None) -> None:
+        if number is None:
+            return
+        name, classes = self.file.path.name, self.classes
+        if not classes:
+            raise UsageError(f"--class is {number}, but {name} has no classes")
+        if number >= classes:
+            raise UsageError(f"--class is {number}, but {name} has classes 0 to {classes - 1}")
+
+    def law_plan(self, path: Path | None, seed: int, device: torch.device) -> LawPlan:
+        dataset = self.dataset(required(path), None, seed)
+        rows = BLOCK_ROWS[device.type]
+        return LawPlan(partial(melted_images, dataset), None, MOST, seed, rows)
+
+    def density_points(self, samples: Samples, seed: int) -> Tensor:
+        return dequantized(samples.points, seed)
+
+    def melt_facts(self, flow: ProbabilityFlow, melt: Trajectory) -> dict[str, Any]:
+        """Variances over their closed form."""
+        return {"kept_variance_ratio": self.kept_variances(flow, melt)}
+
+    def return_facts(
+        self, flow: ProbabilityFlow, back: Trajectory, start: Tensor
+    ) -> dict[str, Any]:
+        """Errors against the images that were melted, noise included if there was some."""
+        first = back.times[-1]
+        before, after = flow.to_data(start, first), flow.to_data(back.end, first)
+        return RoundtripErrors.of((before + 1) * LEVELS_PER_UNIT, after).summary()
+
+    def returns(self, folder: Path, seed: int, keep_worst: int) -> Returns:
+        return ImageReturns(folder, self.stem, seed, keep_worst, self.shape)
+
+    def lines(self, kind: str, facts: Mapping[str, Any]) -> list[str]:
+        lines = []
+        if kind == "melt":
+            lines.append(variances_line(facts, self.dims_to_keep))
+        if kind == "melt" and "likelihood" in facts:
+            bits = facts["likelihood"]["bits_per_dim"]["mean"]
+            lines.append(f"Bits per dimension of the dequantized images: {bits:.3f}")
+        if kind == "roundtrip":
+            lines.append(
+                f"Roundtrip: {facts['exact_pixels']:.4%} of the pixels exact, largest error "
+                f"{facts['max_abs_error']:.2g} gray levels"
+            )
+        return lines
+
+
+def draw_classes(count: int, classes: int, seed: int, given: int | None) -> Tensor:
+    """A class for each of N images ``[N]``: the given one, or uniform at random."""
+    if given is not None:
+        return torch.full((count,), given)
+    generator = seeded_generator("cpu", seed, Stream.LABEL)
+    return torch.randint(max(classes, 1), (count,), generator=generator)
+
+
+def _image_shape(path: Path, model: Model) -> tuple[int, int, int]:
+    """``(C, H, W)`` as the file has it, if it is one of this network."""
+    shape = model.about.get("image_shape")
+    if shape is None:
+        name = model.about.get("data_name")
+        toys = ": give it to toy_pfODE_int.py" if name in TOY_NAMES else ""
+        raise DataError(f"{path} was not trained on images, but on '{name}'{toys}")
+    sizes = tuple(shape) if isinstance(shape, list | tuple) else ()
+    plain = len(sizes) == 3 and all(type(size) is int and size > 0 for size in sizes)
+    if not plain or math.prod(sizes) != model.denoiser.basis.dim:
+        dim = model.denoiser.basis.dim
+        raise DataError(f"{path} says that its images are {shape}, but its basis has {dim} numbers")
+    channels, height, width = sizes
+    if channels not in (1, 3) or height != width:
+        raise DataError(f"{path} has images of {shape}: they should be square, and gray or RGB")
+    return channels, height, width
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    channels, height, width = shape
+    return f"{width}x{height} pixels in {channels} channel(s)"
+
+
+def dequantized(data: Tensor, seed: int) -> Tensor:
+    """Images ``[N, D]`` of 8 bits, each level spread evenly over its bin, in float64.
+
+    A level is the center of its bin, so the noise is uniform over ``[-1/2, 1/2)`` gray levels. That
+    of an image is a function of the seed and of its number alone.
+    """
+    generator = seeded_generator("cpu", seed, Stream.DEQUANTIZATION)
+    noise = torch.rand(data.shape, generator=generator, dtype=torch.float64) - 0.5
+    return data.double() + noise.to(data.device) / LEVELS_PER_UNIT

@@ -1,0 +1,353 @@
+"""A flow and what its points are: names, units, where points come from, what is told of them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from dnnlib.errors import UsageError
+from training.flow.coordinates.surprise import Surprise
+from training.flow.pfode import ProbabilityFlow
+from training.flow.solvers import Solver
+from training.flow.trajectory import Trajectory
+from training.inference.prior import Prior
+from training.learning.melting import LawPlan
+from training.names import AMORTIZED_CUDA_ROWS, AMORTIZED_ROWS, TOY_POOL
+from training.subjects.networks import NetworkFile
+from training.subjects.returns import Returns, RowReturns
+from training.subjects.samples import Samples, Source
+
+SCHEDULE = ("dims_to_keep", "rho", "gamma0", "g_type", "inflation_gap", "g_rescaling")
+"""What is known of a schedule, by the names of options."""
+ALL_AT_ONCE = 512
+"""Points of one call where results must not depend on how many there are beside."""
+BLOCK = 256
+"""Points of a block: with blocks of one size, results do not depend on what is sampled beside."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Subject(ABC):
+    """A flow, and what its points are.
+
+    Attributes:
+        flow: The flow, on the CPU until it is put elsewhere.
+        data_name: Name of the data.
+        t_max: The last time of the training, or that which the schedule proposes.
+        known: The data and the schedule, by the names of options.
+        file: The network; None for a flow without one.
+    """
+
+    flow: ProbabilityFlow
+    data_name: str
+    t_max: float
+    known: Mapping[str, Any]
+    file: NetworkFile | None = None
+
+    kind: ClassVar[str]
+    pool: ClassVar[int] = TOY_POOL
+    """Draws of a pool, unless a number is given."""
+    block: ClassVar[int] = BLOCK
+    """Points of a block, unless a number is given."""
+    even_block: ClassVar[int | None] = ALL_AT_ONCE
+    """Points of one call where results must not depend on how many there are beside; None for as
+    many as a device takes of images."""
+    dtype: ClassVar[str] = "float64"
+    """Of the states in files."""
+    is_readable: ClassVar[bool] = True
+    """Whether people read coordinates one by one, as they do columns, not pixels."""
+    levels_per_unit: ClassVar[float | None] = None
+    """Gray levels to a unit of data."""
+    units: ClassVar[Mapping[str, float]] = {"unit": 1.0, "origin": 0.0}
+    """Of the data, as a prior takes them."""
+
+    @classmethod
+    @abstractmethod
+    def of(cls, file: NetworkFile, said: Mapping[str, Any], data_name: str | None = None) -> Self:
+        """That of a network file; see ``open_subject``."""
+
+    @property
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Of the D coordinates."""
+
+    @property
+    def words(self) -> list[str]:
+        """What a sentence calls the coordinates."""
+        return self.names
+
+    @property
+    def columns(self) -> list[str] | None:
+        """Names that files have of columns; None where there are no columns."""
+        return None
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.flow.basis.dim
+
+    @property
+    def dims_to_keep(self) -> int:
+        """Dimensions that are not compressed."""
+        return int(self.known["dims_to_keep"])
+
+    @property
+    def stem(self) -> str:
+        """How results are named."""
+        return f"{self.data_name}_{self.flow.schedule.name}"
+
+    @property
+    def schedule_known(self) -> dict[str, Any]:
+        """The schedule of the network, by the names of options."""
+        known = self.known if self.file is None else self.file.known
+        return {name: known.get(name) for name in SCHEDULE}
+
+    @property
+    def digest(self) -> str | None:
+        """Of the network; None without one."""
+        return None if self.file is None else self.file.model.digest()
+
+    @property
+    def label_dim(self) -> int:
+        """The number of classes, or of conditions; 0 for none."""
+        return 0
+
+    @property
+    def condition_names(self) -> Sequence[str]:
+        """What points are given with by name."""
+        return []
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """``(C, H, W)`` of images; None for other data."""
+        return None
+
+    @property
+    def surprise(self) -> Surprise | None:
+        """How unlike the simulations conditions are; None where there are none, or too many."""
+        return None
+
+    def straight(self, conditions: Tensor) -> Tensor:
+        """Conditions ``[M, C]`` in coordinates whose distances mean something."""
+        return conditions
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What files of draws say of the flow and its data."""
+        return {
+            "network_sha256": self.digest,
+            "toy": self.data_name if self.kind == "toy" else None,
+            "image_shape": self.image_shape,
+            "conditions": list(self.condition_names),
+        }
+
+    @property
+    def arrays(self) -> dict[str, Tensor]:
+        """What every file of states has beside these."""
+        return {}
+
+    def require_unconditional(self) -> Self:
+        """Itself. Raises UsageError if its points are given with conditions."""
+        return self
+
+    # How it is integrated.
+
+    def on(self, device: torch.device, rows: int | None = None) -> ProbabilityFlow:
+        """The flow on a device; its network is called with so many rows at a time, or with all."""
+        flow = self.flow.to(device)
+        return flow.in_blocks(rows) if rows else flow
+
+    def pilots(self, flow: ProbabilityFlow, count: int) -> ProbabilityFlow:
+        """The flow for so many latents that times are tried on."""
+        return flow
+
+    def amortized_block(self, device: torch.device) -> int:
+        """Points of one call where there is no likelihood, unless a number is given."""
+        return AMORTIZED_CUDA_ROWS if device.type == "cuda" else AMORTIZED_ROWS
+
+    def prior(self, times: Tensor, solver: Solver, deblurred: bool = False) -> Prior:
+        """The prior on the flow's device."""
+        units = self.units
+        return Prior(self.flow, times, solver, deblurred, units["unit"], units["origin"])
+
+    @property
+    def exact(self) -> ProbabilityFlow | None:
+        """The flow of the data's own denoiser, with the same schedule and basis; None where it is
+        not known."""
+        return None
+
+    # Where points come from.
+
+    @abstractmethod
+    def samples(self, path: Path | None, count: int | None, seed: int) -> Samples:
+        """Points to melt.
+
+        Args:
+            path: The data set.
+            count: How many; None for all that a table has held out.
+            seed: Of the choice.
+
+        Raises:
+            DataError: The data set is broken, of another kind, or has too few.
+        """
+
+    @abstractmethod
+    def source(self, path: Path | None, count: int | None, seed: int) -> Source:
+        """The same, read as they are needed."""
+
+    @abstractmethod
+    def truths(self, path: Path | None, count: int, seed: int) -> Tensor:
+        """Points ``[count, D]`` that the prior was not trained on, in the data's own units.
+
+        Raises:
+            UsageError: A data set is missing, or is given for a toy.
+            DataError: It is broken, or has too few rows.
+        """
+
+    def counted(self, number: int | None, otherwise: int) -> int | None:
+        """How many points to take where a number is given or not; None for all that are held
+        out."""
+        return number or otherwise
+
+    def testable(self, path: Path | None) -> int | None:
+        """How many points a data set has that ``truths`` may draw; None of a toy, which has any.
+
+        Raises:
+            UsageError: The data set is missing.
+            DataError: It is broken.
+        """
+        return None
+
+    @abstractmethod
+    def fresh(
+        self, path: Path | None, count: int, seed: int
+    ) -> Callable[[torch.Generator], Tensor]:
+        """What draws points ``[M, D]`` of the data by a generator on the CPU.
+
+        Args:
+            path: The data set, of others than toys.
+            count: How many, of a toy.
+            seed: Chooses rows where there are too many.
+        """
+
+    @abstractmethod
+    def points(self, path: Path, seen: Tensor | None = None) -> Tensor:
+        """Points ``[M, D]`` of a file, columns by their names, or images in gray levels.
+
+        Args:
+            path: A table, or images.
+            seen: Places ``[K]`` of the coordinates to take, ``[M, K]``; None for all. Others need
+                not be there.
+
+        Raises:
+            DataError: It is missing or broken, has other columns or images, or values that are not
+                finite.
+        """
+
+    def labels(self, given: Path | None) -> Tensor | None:
+        """What the network is given with each observation, ``[M, L]``; None for nothing.
+
+        Args:
+            given: A table of conditions, or of the class of each observation.
+
+        Raises:
+            UsageError: It is missing, or goes with no network like this, or has other classes.
+            DataError: The table is broken, or has other columns.
+        """
+        if given is not None:
+            raise UsageError(
+                "--condition is for networks with classes or conditions, which this has not"
+            )
+        return None
+
+    def as_source(
+        self, points: Tensor, rounded: bool = True, drawn: bool = False
+    ) -> tuple[list[str], Tensor]:
+        """Points ``[n, D]`` as the source had its rows: all columns by name, and ``[n, D + K]``.
+
+        Args:
+            points: The points.
+            rounded: Whether discrete columns are put at the nearest of their steps.
+            drawn: Whether the flow has drawn them, so that they may leave the range of the data,
+                and are put back where they are rounded.
+        """
+        return self.names, points
+
+    def drawn_labels(self, count: int, seed: int, given: int | None) -> Tensor | None:
+        """Labels ``[N, L]`` of what is generated, of one class or of random ones; None for a
+        network without classes."""
+        return None
+
+    def check_class(self, number: int | None) -> None:
+        """Raises UsageError for a class that the network does not have."""
+        if number is not None:
+            raise UsageError(f"--class is {number}, but {self.data_name} has no classes")
+
+    @abstractmethod
+    def law_plan(self, path: Path | None, seed: int, device: torch.device) -> LawPlan:
+        """How to learn the law of its latents again, from a data set if it is no toy."""
+
+    # What is told of simulations.
+
+    def density_points(self, samples: Samples, seed: int) -> Tensor | None:
+        """Other points ``[N, D]`` than the samples whose densities are theirs; None for none."""
+        return None
+
+    def kept_variances(self, flow: ProbabilityFlow, melt: Trajectory) -> dict[str, float]:
+        """Variances of kept dimensions at a melt's end over their closed form."""
+        exact = flow.gaussian_law(melt.times[-1]).variance
+        return summarize_variances(melt.end.square().mean(dim=0), exact, self.dims_to_keep)
+
+    def melt_facts(self, flow: ProbabilityFlow, melt: Trajectory) -> dict[str, Any]:
+        """What else the parameters say of a melt."""
+        return {}
+
+    def density_facts(self, melted: Tensor, generated: Tensor) -> dict[str, Any]:
+        """What log densities ``[N]`` of melted points say beside those of generated ones."""
+        return {}
+
+    @abstractmethod
+    def return_facts(
+        self, flow: ProbabilityFlow, back: Trajectory, start: Tensor
+    ) -> dict[str, Any]:
+        """How well points came back to where their melt started ``[N, D]``, scaled eigenspace."""
+
+    def returns(self, folder: Path, seed: int, keep_worst: int) -> Returns:
+        """What is measured of points that come back.
+
+        Args:
+            folder: Of the results.
+            seed: Of the choice of points.
+            keep_worst: Images to keep of those that come back worst.
+        """
+        return RowReturns(folder, self.stem, seed, self.names)
+
+    def lines(self, kind: str, facts: Mapping[str, Any]) -> list[str]:
+        """The most important numbers of a simulation of this kind, in words."""
+        return []
+
+
+def summarize_variances(measured: Tensor, exact: Tensor, dims_to_keep: int) -> dict[str, float]:
+    """Variances ``[D]`` of kept dimensions over their closed form: mean, and farthest from 1."""
+    ratios = (measured / exact)[:dims_to_keep]
+    farthest = ratios[(ratios - 1).abs().argmax()]
+    return {"mean": float(ratios.mean()), "worst": float(farthest)}
+
+
+def variances_line(facts: Mapping[str, Any], dims_to_keep: int) -> str:
+    """What a melt says of the variances of kept dimensions."""
+    ratios = facts["kept_variance_ratio"]
+    return (
+        f"Variances of {dims_to_keep} kept dimensions over their closed form: mean "
+        f"{ratios['mean']:.3f}, farthest from 1 {ratios['worst']:.3f}"
+    )
+
+
+def required(path: Path | None) -> Path:
+    """Where truths of data come from. Raises UsageError if it was not said."""
+    if path is None:
+        raise UsageError("--truth=data needs points that were not trained on: give --data_root")
+    return path

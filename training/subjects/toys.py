@@ -1,0 +1,173 @@
+"""Toys: flows by a trained network, by the toy's own denoiser, or by a set of points."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError, UsageError, agree
+from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
+from training.data.toys import LARGEST_MISMATCH, Toy
+from training.files.observations import read_columns
+from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
+from training.flow.eigenbasis import EigenBasis
+from training.flow.pfode import ProbabilityFlow
+from training.flow.schedules import INFLATION_DEFAULTS
+from training.flow.trajectory import Trajectory
+from training.learning.melting import MOST, NETWORK_ROWS, LawPlan
+from training.learning.toys import melted_points
+from training.model.recipe import make_schedule
+from training.names import TOY, TOY_NAMES
+from training.subjects.networks import NetworkFile
+from training.subjects.samples import Samples, Source
+from training.subjects.subject import SCHEDULE, Subject
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ToyFlow(Subject):
+    """A toy and a flow for it.
+
+    Attributes:
+        toy: The toy.
+    """
+
+    toy: Toy
+
+    kind = TOY
+
+    @classmethod
+    def of(
+        cls, file: NetworkFile, said: Mapping[str, Any], data_name: str | None = None
+    ) -> "ToyFlow":
+        """The flow of a network file.
+
+        Raises:
+            UsageError: What was said of it contradicts the network.
+            DataError: The network was not trained on a toy.
+        """
+        path, model = file.path, file.model
+        names = ("data_name", "augment_to", "data_dim", *SCHEDULE)
+        known = file.agreed({name: said.get(name) for name in names}, file.known)
+        name, augment_to = known["data_name"], known["augment_to"]
+        if file.kind != TOY or name not in TOY_NAMES or not isinstance(augment_to, int):
+            raise DataError(f"{path} was not trained on a toy, but on '{name}'")
+        toy = Toy(name, augment_to)
+        if toy.dim != model.denoiser.basis.dim:
+            raise DataError(
+                f"{path} has {model.denoiser.basis.dim} dimensions, but {name} has {toy.dim}"
+            )
+        basis = model.denoiser.basis
+        if toy.mismatch(basis.mean, basis.covariance()) > LARGEST_MISMATCH:
+            own = EigenBasis.from_moments(*toy.moments()).eigenvalues
+            raise DataError(
+                f"{path} was trained on data with the variances {_shown(basis.eigenvalues)}, but "
+                f"the toy {name} has {_shown(own)}"
+            )
+        return cls(
+            flow=model.flow, data_name=name, t_max=file.t_max, known=known, file=file, toy=toy
+        )
+
+    @classmethod
+    def closed_form(
+        cls,
+        name: str,
+        augment_to: int = 0,
+        data_dim: int | None = None,
+        inflation: Mapping[str, Any] | None = None,
+        end_std: float = 1.0,
+        points: tuple[int, int] | None = None,
+    ) -> "ToyFlow":
+        """The flow of the toy's own denoiser, or of a finite set of points that stands for the toy.
+
+        Args:
+            name: Of the toy.
+            augment_to: Dimensions that it is embedded in; 0 for its own.
+            data_dim: Its dimensions, as a check; None if they were not said.
+            inflation: Arguments of the schedule that were given, by name.
+            end_std: ``A0`` of the schedule.
+            points: How many points there are, and their seed, as a melt takes them; None for the
+                toy itself.
+        """
+        toy = Toy(name, augment_to)
+        agree("data_dim", data_dim, toy.dim, f"the toy '{toy.name}'")
+        basis = EigenBasis.from_moments(*toy.moments())
+        arguments = {"dims_to_keep": toy.dim, **INFLATION_DEFAULTS, **(inflation or {})}
+        schedule = make_schedule("ifs", arguments, basis, end_std)
+        denoiser: DiscreteDenoiser | MixtureDenoiser
+        if points is None:
+            denoiser = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
+        else:
+            denoiser = DiscreteDenoiser(toy_points(toy, *points), basis, schedule)
+        known = {
+            "data_name": toy.name,
+            "augment_to": augment_to,
+            "data_dim": toy.dim,
+            **{name: arguments[name] for name in SCHEDULE},
+        }
+        flow, t_max = ProbabilityFlow(denoiser, schedule, basis), schedule.default_t_max()
+        return cls(flow=flow, data_name=toy.name, t_max=t_max, known=known, toy=toy)
+
+    @property
+    def names(self) -> list[str]:
+        return [f"x{index + 1}" for index in range(self.toy.dim)]
+
+    @property
+    def exact(self) -> ProbabilityFlow:
+        """The flow of the toy's own denoiser, with all else from this one."""
+        flow = self.flow
+        denoiser = MixtureDenoiser(*self.toy.mixture, basis=flow.basis, schedule=flow.schedule)
+        return flow.with_denoiser(denoiser)
+
+    def samples(self, path: Path | None, count: int | None, seed: int) -> Samples:
+        assert count is not None
+        return Samples(toy_points(self.toy, count, seed))
+
+    def source(self, path: Path | None, count: int | None, seed: int) -> Source:
+        points = self.samples(path, count, seed).points
+        return Source(len(points), lambda rows: Samples(points[rows.start : rows.stop]))
+
+    def truths(self, path: Path | None, count: int, seed: int) -> Tensor:
+        if path is not None:
+            raise UsageError("--data_root is for tables and images: a toy has its own points")
+        return self.toy.sample(count, seeded_generator("cpu", seed, Stream.TRUTHS))
+
+    def fresh(
+        self, path: Path | None, count: int, seed: int
+    ) -> Callable[[torch.Generator], Tensor]:
+        if path is not None:
+            raise UsageError(
+                f"--data_root goes with networks of tables, not with the toy {self.data_name}"
+            )
+        return lambda generator: self.toy.sample(count, generator)
+
+    def points(self, path: Path, seen: Tensor | None = None) -> Tensor:
+        names = self.names
+        wanted = names if seen is None else [names[place] for place in seen.tolist()]
+        return read_columns(path, wanted, names, [])
+
+    def law_plan(self, path: Path | None, seed: int, device: torch.device) -> LawPlan:
+        return LawPlan(partial(melted_points, self.toy, seed), None, MOST, seed, NETWORK_ROWS)
+
+    def return_facts(
+        self, flow: ProbabilityFlow, back: Trajectory, start: Tensor
+    ) -> dict[str, Any]:
+        """Errors in data units."""
+        error = (back.end - start) / flow.schedule.scale(back.times[-1])
+        return {
+            "rms_error": float(error.square().mean().sqrt()),
+            "max_abs_error": float(error.abs().max()),
+        }
+
+
+def _shown(variances: Tensor) -> str:
+    return ", ".join(f"{value:.3g}" for value in variances[:3].tolist())
+
+
+def toy_points(toy: Toy, count: int, seed: int) -> Tensor:
+    """The points ``[count, D]`` of a toy that a seed stands for."""
+    return toy.sample(count, seeded_generator("cpu", seed, Stream.DATA))
