@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dnnlib.lazy import lazily
 
 if TYPE_CHECKING:
-    from training.data.toys import Toy
+    from training.commands.python import Images, Table, Toy
     from training.flow.eigenbasis import EigenBasis
     from training.flow.latent.laws import GaussianLaw, LatentLaw
     from training.flow.pfode import ProbabilityFlow
@@ -20,22 +20,26 @@ else:
         __name__,
         {
             "EigenBasis": "flow.eigenbasis",
+            "Images": "commands.python",
             "GaussianLaw": "flow.latent.laws",
             "InflationSchedule": "flow.schedules",
             "LatentLaw": "flow.latent.laws",
             "Model": "model.model",
             "ProbabilityFlow": "flow.pfode",
-            "Toy": "data.toys",
+            "Table": "commands.python",
+            "Toy": "commands.python",
         },
     )
 
 __all__ = [
     "EigenBasis",
     "GaussianLaw",
+    "Images",
     "InflationSchedule",
     "LatentLaw",
     "Model",
     "ProbabilityFlow",
+    "Table",
     "Toy",
 ]
 

@@ -1,0 +1,110 @@
+"""Training from Python: the same bytes as the scripts, and nothing else touched."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import dataset_tool
+import toy_train
+import train
+from dnnlib.errors import DataError, UsageError
+from dnnlib.logs import logger
+from tests.support.running import run_script
+from training import Images, Table, Toy
+
+SHORT = {
+    "duration": 0.004,
+    "batch": 256,
+    "seed": 3,
+    "threads": 1,
+    "calibrate": False,
+    "latent_law": "gaussian",
+}
+
+
+def only_network(folder: Path) -> bytes:
+    (path,) = folder.glob("*/network-snapshot-*.pkl")
+    return path.read_bytes()
+
+
+def arguments(**options: object) -> list[str]:
+    named = {name: value for name, value in options.items() if name != "calibrate"}
+    off = ["--no-calibrate"] * ("calibrate" in options)
+    return [*off, *(f"--{name}={value}" for name, value in named.items())]
+
+
+def test_a_toy_gives_the_bytes_of_the_script_and_leaves_random_numbers_alone(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(5)
+    state, handlers, parts = torch.get_rng_state(), list(logger.handlers), list[float]()
+    model = Toy("circles").train(tmp_path / "here", parts.append, dims_to_keep=1, **SHORT)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert logger.handlers == handlers
+    assert parts[-1] == 1
+    options = arguments(data_name="circles", dims_to_keep=1, outdir=tmp_path / "there", **SHORT)
+    run_script(toy_train, *options)
+    assert only_network(tmp_path / "here") == only_network(tmp_path / "there")
+    model.save(tmp_path / "again.pkl")
+    assert (tmp_path / "again.pkl").read_bytes() == only_network(tmp_path / "there")
+
+
+class Frame:
+    """What a data frame of any library has."""
+
+    def __init__(self, columns: list[str], values: np.ndarray):
+        self.columns, self.values = columns, values
+
+    def to_numpy(self) -> np.ndarray:
+        return self.values
+
+
+def test_a_table_of_a_file_an_array_or_a_frame_is_one_and_trains_as_the_script_does(
+    tmp_path: Path,
+) -> None:
+    values = np.random.default_rng(0).normal(size=(300, 2)).round(5)
+    source, names = tmp_path / "rows.csv", ["a", "b"]
+    np.savetxt(source, values, delimiter=",", header="a,b", comments="", fmt="%.5f")
+    of_file = Table.open(source, conditions=["b"])
+    assert repr(of_file) == "Table('rows', 300 rows of a given b)"
+    for other in (
+        Table.open(values, columns=names, conditions=["b"], name="rows"),
+        Table.open(Frame(names, values), conditions=["b"], name="rows"),
+    ):
+        assert torch.equal(other.rows.points, of_file.rows.points)
+        assert other.rows.conditions is not None
+        assert of_file.rows.conditions is not None
+        assert torch.equal(other.rows.conditions, of_file.rows.conditions)
+    with_options = {**SHORT, "linear_start": "on", "cond_screen": "off"}
+    of_file.train(tmp_path / "here", **with_options)
+    data = tmp_path / "rows.npz"
+    run_script(dataset_tool, *arguments(source=source, dest=data, conditions="b"))
+    options = arguments(data=data, outdir=tmp_path / "there", **with_options)
+    run_script(train, "--cond", *options)
+    assert only_network(tmp_path / "here") == only_network(tmp_path / "there")
+    assert Table.open(data).columns == ["a"]
+
+
+def test_what_cannot_be_trained_is_said_in_a_sentence(tmp_path: Path) -> None:
+    toy = Toy("circles")
+    for options, words in (
+        ({"sead": 1}, "no option 'sead': is 'seed' meant"),
+        ({"data_name": "moons"}, "no option 'data_name'"),
+        ({"lr": -1}, "--lr.*is not in the range"),
+        ({"dry_run": True}, "a dry run"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            toy.train(**options)
+    for source, error, words in (
+        (np.zeros(3), DataError, r"shape \[3\]: give rows"),
+        (np.array([["x", "y"]]), DataError, "give numbers alone"),
+        (tmp_path / "none.csv", DataError, "none.csv"),
+    ):
+        with pytest.raises(error, match=words):
+            Table.open(source)
+    with pytest.raises(UsageError, match="names 1, but table has 2"):
+        Table.open(np.zeros((30, 2)), columns=["a"])
+    with pytest.raises(DataError, match="none"):
+        Images.open(tmp_path / "none.zip")

@@ -1,0 +1,266 @@
+"""Training from Python: data that people have, and what the scripts train on them.
+
+    >>> from training import Table, Toy
+    >>> model = Table.open("houses.csv").train(seed=0)       # doctest: +SKIP
+    >>> model = Toy("circles").train(dims_to_keep=1)         # doctest: +SKIP
+
+Options have the names that they have on the command line, mean the same, and give the same bytes.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dnnlib.errors import DataError, UsageError
+from dnnlib.logs import logger
+from training.commands import toy_train, train
+from training.data import toys
+from training.data.images.dataset import ImageDataset
+from training.data.tables.foreign import BLOCK_ROWS, ForeignTable, numbered, with_columns
+from training.data.tables.formats import open_table
+from training.data.tables.making import Choices, make_table
+from training.data.tables.table import Table as Rows
+from training.files.table import holds_table, load_table, save_table
+from training.learning.loop import Progress
+from training.model.model import Model
+from training.options.declared import Declared
+from training.options.toy_train import ToyTrainSettings
+from training.options.train import TrainSettings
+from training.options.training import as_typed
+
+OWN = ("data", "data_name", "augment_to", "outdir", "nosubdir", "network", "refit_latent_law")
+"""Options that are said in another way here, or are for other uses of the scripts."""
+Run = Callable[[Any, Progress | None], Path | None]
+
+
+class Toy(toys.Toy):
+    """A toy distribution; see ``training.data.toys.Toy``.
+
+    Example:
+        >>> Toy("circles").dim
+        2
+    """
+
+    def train(
+        self, outdir: str | Path | None = None, progress: Progress | None = None, **options: Any
+    ) -> Model:
+        """A model of it, as ``toy_train.py`` trains it.
+
+        Args:
+            outdir: Folder of the run, which gets its files; None keeps none.
+            progress: Called with the part of the training that is done, from 0 to 1.
+            options: Those of ``toy_train.py``, by name, such as ``dims_to_keep`` or ``seed``.
+
+        Raises:
+            UsageError: There is no such option, or it does not take this value.
+        """
+        own = {"data_name": self.name, "augment_to": self.augment_to}
+        return _trained(ToyTrainSettings, toy_train.run, own, outdir, progress, options)
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A table to train on: numbers in columns, perhaps some to condition on.
+
+    Attributes:
+        rows: The rows, cleaned, some of them held out.
+        name: How results are named.
+        lines: What was found and done, for people.
+        path: The data set that it was read from; None if it is in memory alone.
+    """
+
+    rows: Rows
+    name: str
+    lines: Sequence[str] = ()
+    path: Path | None = None
+
+    @classmethod
+    def open(
+        cls,
+        source: object,
+        columns: Sequence[str] | None = None,
+        conditions: Sequence[str] = (),
+        bounds: Mapping[str, tuple[float, float]] | None = None,
+        missing: str = "refuse",
+        held_out: float = 0.1,
+        seed: int = 0,
+        name: str = "table",
+    ) -> "Table":
+        """A table of a file, an array or a data frame.
+
+        Args:
+            source: A CSV or another file that ``dataset_tool.py`` takes, or the ``.npz`` that it
+                made; an array ``[N, D]``; or a data frame, such as of pandas or polars.
+            columns: Their names: of those of a file or a frame to take, None for all; of an array
+                what to call them.
+            conditions: Columns, among these, that are to be conditioned on.
+            bounds: Lowest and highest value by column, infinite where there is none.
+            missing: ``refuse`` missing values, ``drop`` their rows, or fill in the ``mean``.
+            held_out: Fraction of the rows that is not to be trained on.
+            seed: Of the choice of these.
+            name: How results of what is no file are named.
+
+        Raises:
+            DataError: It is missing or broken, or has too few rows.
+            UsageError: A column that was named is not there.
+        """
+        if isinstance(source, str | Path) and holds_table(Path(source)):
+            path = Path(source)
+            return cls(load_table(path), path.stem, path=path)
+        choices = Choices(
+            conditions=tuple(conditions),
+            missing=missing,
+            bounds=dict(bounds or {}),
+            held_out=held_out,
+            seed=seed,
+        )
+        if isinstance(source, str | Path):
+            foreign, name = open_table(str(source), columns, seed), Path(source).stem
+        else:
+            foreign = _in_memory(source, columns, name)
+        rows, lines = make_table(foreign, choices)
+        return cls(rows, name, lines)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns that a model knows."""
+        return list(self.rows.columns.names)
+
+    def __repr__(self) -> str:
+        given = ", ".join(self.rows.condition_names)
+        return (
+            f"Table('{self.name}', {len(self.rows)} rows of {', '.join(self.columns)}"
+            + (f" given {given}" if given else "")
+            + ")"
+        )
+
+    def train(
+        self, outdir: str | Path | None = None, progress: Progress | None = None, **options: Any
+    ) -> Model:
+        """A model of it, as ``train.py`` trains it; one of the columns given the conditions, if
+        there are some, unless ``cond`` is False.
+
+        Args:
+            outdir: Folder of the run, which gets its files; None keeps none.
+            progress: Called with the part of the training that is done, from 0 to 1.
+            options: Those of ``train.py``, by name, such as ``dims_to_keep`` or ``seed``.
+
+        Raises:
+            UsageError: There is no such option, or it does not take this value.
+        """
+        options = {"cond": self.rows.conditions is not None, **options}
+        if self.path is not None:
+            own = {"data": self.path}
+            return _trained(TrainSettings, train.run, own, outdir, progress, options)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{self.name}.npz"
+            save_table(path, self.rows)
+            return _trained(TrainSettings, train.run, {"data": path}, outdir, progress, options)
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Images to train on, a zip or folder that ``dataset_tool.py`` made.
+
+    Attributes:
+        path: Where they are.
+        shape: ``(C, H, W)``.
+        count: How many.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    count: int
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Images":
+        """Raises DataError if they are missing or broken."""
+        dataset = ImageDataset(Path(path))
+        return cls(Path(path), tuple(dataset.image_shape), len(dataset))
+
+    def train(
+        self, outdir: str | Path | None = None, progress: Progress | None = None, **options: Any
+    ) -> Model:
+        """A model of them, as ``train.py`` trains it; see ``Table.train``."""
+        return _trained(TrainSettings, train.run, {"data": self.path}, outdir, progress, options)
+
+
+def _in_memory(source: Any, columns: Sequence[str] | None, name: str) -> ForeignTable:
+    """Rows of an array or a data frame."""
+    own = getattr(source, "columns", None)
+    try:
+        values = np.asarray(source.to_numpy() if own is not None else source, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name}: {error}: give numbers alone") from error
+    if values.ndim != 2:
+        raise DataError(f"{name} has the shape {list(values.shape)}: give rows [N, D]")
+    if own is None:
+        names = numbered(values.shape[1]) if columns is None else list(columns)
+        if len(names) != values.shape[1]:
+            raise UsageError(f"columns names {len(names)}, but {name} has {values.shape[1]}")
+        wanted = None
+    else:
+        names, wanted = [str(each) for each in own], columns
+
+    def blocks() -> Iterator[np.ndarray]:
+        return (values[at : at + BLOCK_ROWS] for at in range(0, len(values), BLOCK_ROWS))
+
+    return with_columns(ForeignTable(name, names, blocks), wanted)
+
+
+def _trained(
+    cls: type[Declared],
+    run: Run,
+    own: Mapping[str, Any],
+    outdir: str | Path | None,
+    progress: Progress | None,
+    options: Mapping[str, Any],
+) -> Model:
+    """The model that a script's training ends with.
+
+    Args:
+        cls: Settings of the script.
+        run: What the script runs.
+        own: Options that the data say.
+        outdir: See ``Toy.train``.
+        progress: Likewise.
+        options: As they were given.
+    """
+    known = cls().recorded().keys() - set(OWN)
+    for name in options:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            hint = f": is '{near[0]}' meant?" if near else ""
+            raise UsageError(f"train has no option '{name}'{hint}")
+    with tempfile.TemporaryDirectory() as folder, _alone():
+        place = {"outdir": Path(folder), "nosubdir": True} if outdir is None else {"outdir": outdir}
+        given = {**own, **place, **options}
+        try:
+            typed = as_typed(cls, cls().recorded() | given, Path("train"))
+        except DataError as error:
+            raise UsageError(str(error)) from error
+        network = run(cls.of(typed, frozenset(given)), progress)
+        if network is None:
+            raise UsageError("train: a dry run trains no model")
+        return Model.load(network)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Around a training: random numbers of PyTorch go on as before it, and so does the log."""
+    handlers = list(logger.handlers)
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            for handler in logger.handlers[:]:
+                if handler not in handlers:
+                    logger.removeHandler(handler)
+                    handler.close()
