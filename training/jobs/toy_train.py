@@ -22,7 +22,7 @@ from training.learning.run import run_training
 from training.learning.targets import MOST_NEAR
 from training.learning.toys import calibration_points, melted_points
 from training.learning.trainer import Trainer
-from training.settings.toy_train import EARLIER, OF_RECIPE, ToyTrainSettings
+from training.settings.toy_train import OF_RECIPE, ToyTrainSettings
 from training.settings.training import record_of, settled, training_config
 from training.simulation.networks import NetworkChoice
 from training.simulation.toys import ToyFlow
@@ -32,7 +32,7 @@ def run(settings: ToyTrainSettings) -> None:
     if settings.law.refit_latent_law:
         refit(settings)
         return
-    settings, resume = settled(settings, "data_name", earlier=EARLIER)
+    settings, resume = settled(settings, "data_name")
     run = settings.run
     assert settings.toy.data_name is not None
     toy = Toy(settings.toy.data_name, settings.toy.augment_to)

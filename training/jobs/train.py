@@ -56,7 +56,7 @@ from training.learning.tables import (
 from training.learning.trainer import Trainer
 from training.model.model import Model
 from training.names import AXES_TOO, TABLE_NETWORK
-from training.settings.train import EARLIER, FREE_ON_RESUME, TrainSettings
+from training.settings.train import FREE_ON_RESUME, TrainSettings
 from training.settings.training import record_of, settled, training_config
 from training.simulation.networks import NetworkChoice, NetworkFile
 from training.simulation.subjects import subject_of
@@ -67,7 +67,7 @@ def run(settings: TrainSettings) -> None:
     if settings.law.refit_latent_law:
         refit(settings)
         return
-    settings, resume = settled(settings, "data", FREE_ON_RESUME, EARLIER)
+    settings, resume = settled(settings, "data", FREE_ON_RESUME)
     data = settings.data.data
     assert data is not None
     table = holds_table(data)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import click
@@ -245,7 +244,6 @@ def settled(
     settings: S,
     data: str,
     free: Iterable[str] = (),
-    earlier: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[S, Path | None]:
     """The settings of a new run, or of the one that is resumed.
 
@@ -253,7 +251,6 @@ def settled(
         settings: As typed.
         data: Name of the option that says what to train on.
         free: Further options that a resumed run may change.
-        earlier: What is meant by options that a run of an earlier version lacks, or left open.
 
     Returns:
         The settings, and the folder or state to go on from, if there is one.
@@ -268,7 +265,6 @@ def settled(
     place = learning.place_to_resume(values["resume"], values["outdir"], values["nosubdir"])
     if place is not None:
         saved = _saved_options(place, data)
-        saved |= {k: v for k, v in earlier.items() if saved.get(k) is None}
         merged = resumed_options(
             values, settings.given, saved, {*FREE_ON_RESUME, *free}, str(place)
         )
