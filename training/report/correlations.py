@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
+from training.files.arrays import evenly
 from training.measure.correlation_times import scatter_of
 from training.pictures.correlations.lags import COLORS, NAMES
 from training.pictures.correlations.saved import SavedLags, name_and_details
 from training.pictures.style.colors import INK, MUTED
-from training.pictures.style.look import evenly
 from training.pictures.style.words import joined
 from training.report import charts
 from training.report.content import Chart, Charts, Choice, Key, Section

@@ -15,9 +15,9 @@ from bokeh.models import ColumnDataSource
 from bokeh.plotting import figure
 
 from torch_utils.results import SavedArrays, open_arrays
+from training.files.arrays import evenly
 from training.files.trajectory import SAMPLE_KEYS
 from training.pictures.style.colors import colors_of_places, sequential_colors
-from training.pictures.style.look import evenly
 from training.pictures.style.words import joined
 from training.pictures.trajectories.clouds import COLORS, TITLES, common_box, seen_places
 from training.pictures.trajectories.saved import SavedTrajectory, latent_law, name_and_details

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from torch_utils.results import last_line, load_json
+from training.files.names import stem_of
 from training.names import KINDS
-from training.pictures.style.words import brief, joined, stem_of
+from training.pictures.style.words import brief, joined
 from training.report.content import Result, Run
 
 TRAINING = "training_options.json"

@@ -8,8 +8,8 @@ import numpy as np
 from bokeh.models import ColumnDataSource, DataRange1d
 
 from dnnlib.errors import DataError
+from training.files.arrays import evenly
 from training.names import CELL_ERROR
-from training.pictures.style.look import evenly
 from training.pictures.style.words import joined
 from training.pictures.tables.columns import color_of
 from training.pictures.tables.fit import chance, distances

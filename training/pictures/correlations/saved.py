@@ -19,6 +19,7 @@ from torch_utils.array_rows import open_rows
 from torch_utils.inert_pickle import shown
 from torch_utils.results import SavedArrays, open_arrays
 from training.files.arrays import CheckedArrays
+from training.files.names import parameter, title_of
 from training.files.residuals import QUANTITIES
 from training.measure.correlation_times import (
     LOWER,
@@ -28,7 +29,7 @@ from training.measure.correlation_times import (
     scatter_of,
 )
 from training.measure.correlations import varying
-from training.pictures.style.words import joined, parameter, title_of, words_for
+from training.pictures.style.words import joined, words_for
 
 ROUNDING = 1e-4  # of float32, by which correlations may pass 1
 SUFFIX = "_acs"

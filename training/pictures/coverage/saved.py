@@ -12,11 +12,10 @@ import numpy as np
 
 from dnnlib.errors import DataError
 from torch_utils.results import SavedArrays, open_arrays
-from training.files.arrays import LARGEST, CheckedArrays
+from training.files.arrays import LARGEST, CheckedArrays, evenly
 from training.measure.boundaries import Boundary
 from training.measure.containment import require_closed
 from training.measure.coverage import STAGES
-from training.pictures.style.look import evenly
 
 MOST_POINTS = 20_000
 ROUND = 1e-3  # relative error of squared radii

@@ -14,12 +14,13 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from dnnlib.errors import DataError
 from torch_utils.results import open_arrays
 from training.files.arrays import CheckedArrays
+from training.files.names import title_of
 from training.pictures.images.grids import Column, draw_rows, magnified
 from training.pictures.images.pixels import ROUNDED_AWAY, pixel_cells
 from training.pictures.style import look
 from training.pictures.style.colors import BLUE, MUTED
 from training.pictures.style.picture import Picture, figures
-from training.pictures.style.words import brief, joined, title_of
+from training.pictures.style.words import brief, joined
 
 ERRORS = {
     "indices": "K",

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from training.files.names import stem_of
 from training.pictures.images.grids import (
     Column,
     draw_grid,
@@ -17,7 +18,7 @@ from training.pictures.images.grids import (
 from training.pictures.images.moving import GridAnimation, moving_columns
 from training.pictures.images.pixels import HALF_RANGE, data_cells, state_divisors
 from training.pictures.style.picture import Picture, figures
-from training.pictures.style.words import joined, stem_of
+from training.pictures.style.words import joined
 from training.pictures.trajectories.album import overviews, pictures_of_latents
 from training.pictures.trajectories.animation import VERBS, animation_of, frame_times
 from training.pictures.trajectories.clouds import TITLES, telling_times

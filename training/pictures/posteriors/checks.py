@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dnnlib.errors import DataError
+from training.files.names import parameter, title_of
 from training.files.posterior import load_values
 from training.measure.posterior.calibration import Calibration, RunValues, calibrate
 from training.measure.posterior.coverage import central_values
@@ -22,7 +23,7 @@ from training.measure.posterior.ranks import (
 from training.pictures.posteriors.words import axis_name, legend_line, line
 from training.pictures.style import look
 from training.pictures.style.colors import BLUE, FAINT, INK, MUTED, ORANGE
-from training.pictures.style.words import joined, parameter, title_of, words_for
+from training.pictures.style.words import joined, words_for
 
 MOST, ACROSS = 12, 4
 RANK_SIZE, COVERAGE_SIZE = (2.25, 1.45), (3.1, 2.4)  # inches

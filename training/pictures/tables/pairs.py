@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from training.files.arrays import evenly
 from training.pictures.style import look
 from training.pictures.style.colors import MUTED
 from training.pictures.style.words import joined
@@ -84,7 +85,7 @@ def telling_columns(correlations: Sequence[np.ndarray], most: int) -> np.ndarray
 
 def _scatter(axes: Axes, points: np.ndarray, color: str) -> None:
     """Points ``[n, 2]``, or evenly spaced ones of many: the fewer, the larger."""
-    shown = points[look.evenly(len(points), MOST_POINTS)]
+    shown = points[evenly(len(points), MOST_POINTS)]
     size = float(np.interp(np.log10(len(shown)), [1.5, 3.3], [4.0, 2.0]))
     axes.plot(*shown.T, "o", ms=size, mew=0, color=color, alpha=0.5)
     few_numbers(axes.xaxis)

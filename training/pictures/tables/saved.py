@@ -8,7 +8,7 @@ import numpy as np
 
 from dnnlib.errors import DataError
 from torch_utils.results import SavedArrays, open_arrays
-from training.pictures.style.words import stem_of
+from training.files.names import stem_of
 from training.pictures.trajectories.saved import SavedTrajectory
 
 POINTS, NAMES, DENSITIES, ROW_INDEX = "points", "names", "log_prob", "row_index"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from training.files.names import stem_of
 from training.pictures.style.picture import Picture, figures
-from training.pictures.style.words import stem_of
 from training.pictures.trajectories.animation import VERBS, animate_cloud, animation_of
 from training.pictures.trajectories.clouds import draw_trajectories
 from training.pictures.trajectories.densities import draw_densities

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 
+from training.files.arrays import evenly
 from training.pictures.style import look
 from training.pictures.style.colors import BLUE, INK, sequential_colors
 from training.pictures.style.words import joined
@@ -58,7 +59,7 @@ def _map(
     figure: Figure, place: np.ndarray, trajectory: SavedTrajectory, values: np.ndarray, cut: float
 ) -> None:
     points = trajectory.points()[trajectory.times.argmin()]
-    values = values[look.evenly(len(values), len(points))]
+    values = values[evenly(len(values), len(points))]
     order = values.argsort()  # the likely ones are seen best
     axes = cloud_axes(figure, place, common_box([points]), trajectory.axis_names)
     colors, norm = ListedColormap(sequential_colors(256)), Normalize(cut, values.max())

@@ -15,9 +15,9 @@ import numpy as np
 
 from dnnlib.errors import DataError
 from torch_utils.results import SavedArrays, open_arrays
-from training.files.arrays import LARGEST, CheckedArrays
-from training.pictures.style.look import evenly
-from training.pictures.style.words import brief, parameter, stem_of, title_of
+from training.files.arrays import LARGEST, CheckedArrays, evenly
+from training.files.names import parameter, stem_of, title_of
+from training.pictures.style.words import brief
 
 STATES, IMAGES, IMAGE_SHAPE = "xs_es", "tilde_xs", "image_shape"
 SHAPES = {
