@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from training.files.arrays import evenly
+from training.files.coverage import SavedCoverage
 from training.measure.boundaries import Boundary, gaussian_content
 from training.measure.coverage import STAGES
-from training.pictures.coverage.saved import SavedCoverage
 from training.pictures.style import look
 from training.pictures.style.colors import sequential_colors
 from training.pictures.style.words import joined
