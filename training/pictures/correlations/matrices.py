@@ -11,8 +11,8 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from training.pictures.correlations.lags import NAMES
-from training.pictures.correlations.saved import SavedMatrices, name_and_details, stem_and_index
+from training.files.correlations import SavedMatrices, stem_and_index
+from training.pictures.correlations.lags import NAMES, name_and_details
 from training.pictures.style import look
 from training.pictures.style.colors import DIVERGING, INK
 from training.pictures.style.picture import Picture, figures
