@@ -8,6 +8,7 @@ from torch_utils.results import open_arrays
 from training.files.formats import kind_of_arrays
 from training.files.posterior_draws import is_posterior
 from training.files.stats import STATS
+from training.files.trajectory import SavedTrajectory
 from training.pictures.correlations.lags import pictures_of_lags
 from training.pictures.correlations.matrices import (
     pictures_of_image_matrices,
@@ -23,7 +24,6 @@ from training.pictures.tables.album import pictures_of_tables
 from training.pictures.tables.saved import MAY_BE_WILD, SavedTable, is_table
 from training.pictures.training import pictures_of_training
 from training.pictures.trajectories.album import pictures_of_toys
-from training.pictures.trajectories.saved import SavedTrajectory
 
 TRAJECTORY, IMAGE_MATRICES = "trajectory", "correlations of one time"
 DRAWN_ALONE: dict[str, Callable[[Path, Path | None], list[Picture]]] = {

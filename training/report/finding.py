@@ -12,8 +12,8 @@ from dnnlib.errors import DataError
 from torch_utils.results import open_arrays
 from training.files.formats import kind_of_arrays
 from training.files.names import stem_of
+from training.files.trajectory import kind_of
 from training.names import KINDS
-from training.pictures.trajectories.saved import kind_of
 from training.report.content import Choice, Run, Section
 from training.report.runs import run_of
 

@@ -14,7 +14,7 @@ from training.pictures.style.words import joined
 from training.pictures.tables.columns import color_of
 from training.pictures.tables.fit import chance, distances
 from training.pictures.tables.saved import SavedTable
-from training.pictures.trajectories.saved import name_and_details
+from training.pictures.trajectories.words import name_and_details
 from training.report import charts
 from training.report.content import (
     Chart,

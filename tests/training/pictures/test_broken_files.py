@@ -61,7 +61,7 @@ def test_a_simulation_that_went_wrong_anywhere_is_not_drawn(tmp_path: Path, name
 @pytest.mark.parametrize(
     ("save", "changes", "message"),
     [
-        (save_melt, {"xs_es": np.zeros((1, 30, 2))}, "two or more"),
+        (save_melt, {"xs_es": np.zeros((1, 30, 2))}, "two times or more"),
         (save_melt, {"times": np.zeros(SAVED)}, "neither increase nor decrease"),
         (save_melt, {"noise_variance": np.ones((SAVED, 3))}, r"is \[5, 3\].*\[5, 2\]"),
         (save_melt, {"eigenvalues": np.array([1.0, -1.0])}, "positive"),

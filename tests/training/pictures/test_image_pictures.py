@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tests.support.picture_files import SAVED, save_images, save_roundtrips
+from training.files.trajectory import SavedTrajectory
 from training.pictures.album import pictures_of
 from training.pictures.images import grids, pixels, roundtrips, simulations
 from training.pictures.images.folders import first_images, holds_images
@@ -21,7 +22,6 @@ from training.pictures.images.moving import GridAnimation, moving_columns
 from training.pictures.images.pixels import data_cells, difference_cells, fitted, tiled
 from training.pictures.style.colors import BLUE, ORANGE
 from training.pictures.style.words import brief
-from training.pictures.trajectories.saved import SavedTrajectory
 
 
 def some_pixels(*shape: int) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from training.files.names import stem_of
+from training.files.trajectory import SavedTrajectory
 from training.pictures.images.grids import (
     Column,
     draw_grid,
@@ -22,8 +23,8 @@ from training.pictures.style.words import joined
 from training.pictures.trajectories.album import overviews, pictures_of_latents
 from training.pictures.trajectories.animation import VERBS, animation_of, frame_times
 from training.pictures.trajectories.clouds import TITLES, telling_times
-from training.pictures.trajectories.saved import SavedTrajectory, latent_law, name_and_details
 from training.pictures.trajectories.spectra import draw_spectrum
+from training.pictures.trajectories.words import latent_law, name_and_details
 
 ROWS, PATH_COLUMNS, WAY_COLUMNS = 8, 9, 3
 APART = 22  # pixels before the column of differences

@@ -26,7 +26,7 @@ from training.pictures.tables.columns import (
 )
 from training.pictures.tables.fit import chance
 from training.pictures.tables.saved import SavedTable
-from training.pictures.trajectories.saved import latent_law, name_and_details
+from training.pictures.trajectories.words import latent_law, name_and_details
 
 SIZE, GAP, LEFT = 3.3, 0.95, 0.6  # inches
 LEAST_WIDTH = {True: 8.0, False: 6.0}  # with ranks, and without

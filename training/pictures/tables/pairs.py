@@ -20,7 +20,7 @@ from training.pictures.tables.columns import (
 )
 from training.pictures.tables.fit import limits, rank_correlations
 from training.pictures.tables.saved import SavedTable
-from training.pictures.trajectories.saved import latent_law, name_and_details
+from training.pictures.trajectories.words import latent_law, name_and_details
 
 MOST = 5
 LARGEST, LEFT, RIGHT, GAP, BOTTOM = 2.9, 0.85, 0.2, 0.3, 0.55  # inches

@@ -9,7 +9,7 @@ import numpy as np
 from dnnlib.errors import DataError
 from torch_utils.results import SavedArrays, open_arrays
 from training.files.names import stem_of
-from training.pictures.trajectories.saved import SavedTrajectory
+from training.files.trajectory import SavedTrajectory
 
 POINTS, NAMES, DENSITIES, ROW_INDEX = "points", "names", "log_prob", "row_index"
 ERRORS = "log_prob_error"

@@ -7,12 +7,12 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from training.files.names import stem_of
+from training.files.trajectory import SavedTrajectory
 from training.pictures.style.picture import Picture, figures
 from training.pictures.trajectories.animation import VERBS, animate_cloud, animation_of
 from training.pictures.trajectories.clouds import draw_trajectories
 from training.pictures.trajectories.densities import draw_densities
 from training.pictures.trajectories.latents import draw_joint, draw_latents
-from training.pictures.trajectories.saved import SavedTrajectory
 
 
 def pictures_of_toys(

@@ -9,10 +9,11 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from training.files.arrays import evenly
+from training.files.trajectory import SavedTrajectory
 from training.pictures.style import look
 from training.pictures.style.colors import INK, MUTED, colors_of_places
 from training.pictures.style.words import joined
-from training.pictures.trajectories.saved import SavedTrajectory, latent_law, name_and_details
+from training.pictures.trajectories.words import latent_law, name_and_details
 
 PANELS = 6
 LEFT, RIGHT, GAP = 0.5, 0.1, 0.14  # inches around and between the panels

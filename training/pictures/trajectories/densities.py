@@ -7,11 +7,12 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 
 from training.files.arrays import evenly
+from training.files.trajectory import SavedTrajectory
 from training.pictures.style import look
 from training.pictures.style.colors import BLUE, INK, sequential_colors
 from training.pictures.style.words import joined
 from training.pictures.trajectories.clouds import cloud_axes, common_box, scatter
-from training.pictures.trajectories.saved import SavedTrajectory, name_and_details
+from training.pictures.trajectories.words import name_and_details
 
 SIDE, BAR = 3.3, 0.12  # inches
 BINS = 48

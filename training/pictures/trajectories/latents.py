@@ -9,11 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
 from training.files.arrays import evenly
+from training.files.trajectory import SavedTrajectory
 from training.measure.boundaries import gaussian_content
 from training.pictures.style import look
 from training.pictures.style.colors import BLUE, FAINT, INK, MUTED, ORANGE
 from training.pictures.style.words import joined
-from training.pictures.trajectories.saved import SavedTrajectory, name_and_details
+from training.pictures.trajectories.words import name_and_details
 
 MOST_PANELS, COLUMNS = 6, 3
 SIZE, SIDE, LEFT, GAP = (3.4, 1.75), 3.6, 0.3, 0.3  # inches
