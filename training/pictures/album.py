@@ -7,6 +7,7 @@ from dnnlib.errors import DataError
 from torch_utils.results import open_arrays
 from training.files.formats import kind_of_arrays
 from training.files.posterior_draws import is_posterior
+from training.files.rows import MAY_BE_WILD, SavedTable, is_table
 from training.files.stats import STATS
 from training.files.trajectory import SavedTrajectory
 from training.pictures.correlations.lags import pictures_of_lags
@@ -21,7 +22,6 @@ from training.pictures.images.simulations import pictures_of_images
 from training.pictures.posteriors.album import pictures_of_check, pictures_of_posteriors
 from training.pictures.style.picture import Picture
 from training.pictures.tables.album import pictures_of_tables
-from training.pictures.tables.saved import MAY_BE_WILD, SavedTable, is_table
 from training.pictures.training import pictures_of_training
 from training.pictures.trajectories.album import pictures_of_toys
 

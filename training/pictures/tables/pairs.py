@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from training.files.arrays import evenly
+from training.files.rows import SavedTable
 from training.pictures.style import look
 from training.pictures.style.colors import MUTED
 from training.pictures.style.words import joined
@@ -19,7 +20,6 @@ from training.pictures.tables.columns import (
     legend_below_headline,
 )
 from training.pictures.tables.fit import limits, rank_correlations
-from training.pictures.tables.saved import SavedTable
 from training.pictures.trajectories.words import latent_law, name_and_details
 
 MOST = 5
