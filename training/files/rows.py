@@ -116,12 +116,6 @@ class SavedTable:
         return known[~np.isnan(known)]
 
 
-def is_table(path: Path) -> bool:
-    """Whether a file of a trajectory is that of a table."""
-    with open_arrays(path) as saved:
-        return {POINTS, NAMES} <= set(saved.names)
-
-
 def printable(name: str) -> str:
     """A name without what moves the cursor, and none of it taken for mathematics."""
     plain = "".join(letter if letter.isprintable() else " " for letter in name)

@@ -150,7 +150,7 @@ X, SHAPE = "posterior/x", (2, 40, 3, 2)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (other_format, "not of posterior.py"),
+        (other_format, "holds nothing that is known"),
         (cut_short, "not a readable netCDF-4"),
         (replaced(X), "no variable 'posterior/x'"),
         (replaced(X, data=np.full(SHAPE, np.nan)), "not finite"),
@@ -168,11 +168,11 @@ X, SHAPE = "posterior/x", (2, 40, 3, 2)
         (replaced("constant_data/truth", data=np.zeros((2, 2))), "should be"),
         (replaced("constant_data/noise_std", data=np.zeros(2)), "noise must be positive"),
         (replaced("constant_data/noise_std", data=np.ones(3)), "should be"),
-        (replaced(DESCRIPTION), "not of posterior.py"),
+        (replaced(DESCRIPTION), "nothing that is known"),
         (replaced(DESCRIPTION, data=np.zeros(3, "S2")), "broken in"),
         (written_as(b"{"), "not readable JSON"),
         (written_as(b"\xff"), "broken in"),
-        (written_as(b"[1]"), "not of posterior.py"),
+        (written_as(b"[1]"), "nothing that is known"),
         (described(coordinates=["x1"]), "names of coordinates"),
         (described(coordinates="x1"), "names of coordinates"),
         (described(samplers=None), "samplers"),

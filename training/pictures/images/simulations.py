@@ -34,17 +34,21 @@ SAME = 1e-4  # of the largest value: more than float32 takes from a melt's end
 
 
 def pictures_of_images(
-    trajectories: Sequence[SavedTrajectory], folder: Path | None, animation: str | None
+    paths: Sequence[Path], folder: Path | None, animation: str | None
 ) -> list[Picture]:
     """All pictures of simulations of images.
 
     A roundtrip is drawn together with the melt whose end it starts from, if that is among them.
 
     Args:
-        trajectories: As saved.
+        paths: Their files.
         folder: Where the pictures go; None for beside their files.
         animation: ``gif``, ``mp4``, or None for no animations.
+
+    Raises:
+        DataError: A file is broken.
     """
+    trajectories = [SavedTrajectory.load(path) for path in paths]
     pictures = []
     pairs = {melt.path: back for melt, back in melts_and_roundtrips(trajectories)}
     paired = {back.path for back in pairs.values()}

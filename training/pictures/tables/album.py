@@ -50,15 +50,22 @@ class TableRun:
         return stem_of(self.shown[0].path)
 
 
-def pictures_of_tables(tables: Iterable[SavedTable], folder: Path | None) -> list[Picture]:
+def pictures_of_tables(
+    paths: Iterable[Path], folder: Path | None, animation: str | None
+) -> list[Picture]:
     """All pictures of simulations of tables.
 
     A melt and a generation of one run are compared; a roundtrip is drawn with its melt.
 
     Args:
-        tables: As saved.
+        paths: Their files.
         folder: Where the pictures go; None for beside their files.
+        animation: Rows of tables have none.
+
+    Raises:
+        DataError: A file is broken.
     """
+    tables = [SavedTable.load(path) for path in paths]
     return [picture for run in runs_of(tables) for picture in _pictures_of(run, folder)]
 
 

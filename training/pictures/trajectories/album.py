@@ -16,15 +16,19 @@ from training.pictures.trajectories.latents import draw_joint, draw_latents
 
 
 def pictures_of_toys(
-    trajectories: Sequence[SavedTrajectory], folder: Path | None, animation: str | None
+    paths: Sequence[Path], folder: Path | None, animation: str | None
 ) -> list[Picture]:
     """All pictures of simulations of points.
 
     Args:
-        trajectories: As saved.
+        paths: Their files.
         folder: Where the pictures go; None for beside their files.
         animation: ``gif``, ``mp4``, or None for no animations.
+
+    Raises:
+        DataError: A file is broken.
     """
+    trajectories = [SavedTrajectory.load(path) for path in paths]
     pictures = []
     for item in trajectories:
         stem = (folder or item.path.parent) / item.path.stem.removesuffix("_results")
