@@ -1,4 +1,4 @@
-"""Posteriors of what was not seen, given what was, and the check that they are calibrated.
+"""Posteriors of what was not seen, given what was, and tests of their calibration.
 
 sample draws from the posterior of each observation; check finds truths again; mixture infers the
 weights of a mixture over latents.
@@ -32,7 +32,9 @@ def sample(settings: SampleSettings) -> int:
 @main.command()
 @takes(CheckSettings)
 def check(settings: CheckSettings) -> int:
-    """Find truths again: whether sampler (--truth=flow) or model (--truth=data) are calibrated.
+    """Test whether sampler (--truth=flow) or model (--truth=data) are calibrated.
+
+    Truths are found again; the verdict says how large an error so many runs would have seen.
 
     Of a conditional network of a table, without a likelihood, the truths are rows of --data_root,
     and what it is given are their conditions.

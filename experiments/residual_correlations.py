@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from experiments.images import CIFAR, DIGITS, GAP, ImagePlan
 from experiments.lab import Lab, experiment, markdown, run
 from experiments.toys import toy_networks
+from training.files.correlations import SavedLags
 from training.measure.correlation_times import scatter_of
 from training.pictures.correlations.lags import COLORS, NAMES
-from training.pictures.correlations.saved import SavedLags
 from training.pictures.posteriors.words import legend_line, line
 from training.pictures.style import look
 from training.pictures.style.colors import FAINT, MUTED

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import dataset_tool
@@ -14,8 +13,6 @@ import toy_pfODE_int
 import train
 from tests.support.image_models import save_image_model, write_image_set
 from tests.support.running import refused
-from torch_utils.results import open_arrays, save_arrays
-from training.files.formats import NAMED, kind_of_arrays
 from training.model.model import Model
 
 Run = Callable[..., Any]
@@ -67,14 +64,6 @@ def test_what_is_nothing_of_ours_is_refused(run_script: Run, tmp_path: Path) -> 
     (tmp_path / "notes.txt").write_text("x")
     assert "is no file of this project" in run_script(info, tmp_path / "notes.txt").error
     assert run_script(info, tmp_path / "none.npz").code == 1
-
-
-@pytest.mark.parametrize("kind", NAMED)
-def test_results_of_earlier_versions_are_known_by_their_arrays(kind: str, tmp_path: Path) -> None:
-    path = tmp_path / "old.npz"
-    save_arrays(path, {name: np.zeros(1) for name in NAMED[kind]})
-    with open_arrays(path) as saved:
-        assert kind_of_arrays(saved) == kind
 
 
 def test_tables_and_their_networks(

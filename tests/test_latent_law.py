@@ -16,9 +16,10 @@ from tests.support.running import refused
 from torch_utils.results import load_arrays, load_json
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
+from training.files.trajectory import SavedTrajectory
 from training.flow.latent.laws import LearnedLaw
 from training.model.model import Model
-from training.pictures.trajectories.saved import SavedTrajectory, latent_law
+from training.pictures.trajectories.words import latent_law
 
 Run = Callable[..., Any]
 TINY = ("--duration=0.0008", "--batch=200", "--no-calibrate", "--nosubdir")

@@ -276,21 +276,6 @@ def test_each_point_is_used_twice_with_opposite_noise_beside_further_points(trai
         assert (0 if others is None else len(others)) == count
 
 
-def test_a_run_of_an_earlier_version_goes_on_without(run_script: Run, train: Run) -> None:
-    folder = train("--data_name=circles")
-    path = folder / "training_options.json"
-    record = json.loads(path.read_text())
-    for name in ("others", "antithetic"):
-        del record["options"][name]
-    path.write_text(json.dumps(record))
-    with steps_taken() as seen:
-        result = run_script(toy_train, f"--resume={folder}", "--duration=0.0016")
-    assert (result.code, result.err) == (0, "")
-    batch, draws = seen[0]
-    assert in_pairs(batch, draws) == (False,) * 3
-    assert batch.others is None
-
-
 CHANGED = [
     ("--lr=0.1", "--lr", "0.1", "0.008"),
     ("--data_name=moons", "--data_name", "moons", "circles"),

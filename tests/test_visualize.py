@@ -81,7 +81,7 @@ def test_every_kind_of_file_is_drawn(run_script: Run, tmp_path: Path) -> None:
         save(tmp_path)
     files.save_stats(tmp_path)
     np.savez(tmp_path / "other.npz", mu=np.zeros(3))
-    np.savez(tmp_path / "residuals.npz", net_outputs=np.zeros((2, 3, 2)))
+    np.savez(tmp_path / "residuals.npz", format="inflationary-flows residuals 1")
     result = run_script(visualize, tmp_path, f"--dest={tmp_path / 'pictures'}", "--no-animation")
     assert (result.code, result.err) == (0, "")
     stems = {

@@ -16,8 +16,9 @@ from dnnlib.logs import logger
 
 CHOSEN_BY_USER = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 """Environment variables that say how many threads; ``torchrun`` sets the first one."""
-LOOK = 0.1
-"""Seconds for which this process waits to see what the others do."""
+LOOK, LOOKS = 0.1, 5
+"""Seconds for which this process waits to see what the others do, and how often it looks at most:
+so short a look takes a burst of work, such as what a start leaves behind, for a busy machine."""
 TIMES = Path("/proc/stat")
 """Where Linux tells how long all cores were idle, in hundredths of a second."""
 
@@ -38,7 +39,10 @@ def cpu_threads(wanted: int | None = None, useful: int | None = None) -> Iterato
         most = min(before, useful or before)
         threads = _idle_threads(most) if most > 1 else 1
         if threads < most:
-            logger.info(f"The machine is busy: {threads} of {before} threads")
+            logger.info(
+                f"Computing with {threads} of {most} threads, since other programs use the other "
+                "cores: --threads gives another number"
+            )
     torch.set_num_threads(threads)
     try:
         yield
@@ -47,13 +51,13 @@ def cpu_threads(wanted: int | None = None, useful: int | None = None) -> Iterato
 
 
 def _idle_threads(most: int) -> int:
-    """As many as cores are idle, at least one; a second look tells a burst from a busy machine."""
-    found = 1
-    for _ in range(2):
-        found = max(found, min(most, round(idle_cores(most))))
-        if found == most:
+    """As many as cores were idle in any look, at least one."""
+    idle = 1
+    for _ in range(LOOKS):
+        idle = max(idle, min(most, round(idle_cores(most))))
+        if idle == most:
             break
-    return found
+    return idle
 
 
 def idle_cores(unknown: float) -> float:

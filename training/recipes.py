@@ -109,11 +109,11 @@ TOY = TrainingRecipe(
 AVERAGED_TOY = replace(TOY, duration=2.0, batch=512, ema=0.17)
 """Of toys whose targets are averaged over further points, and have so much less noise."""
 AVERAGED_PLANE = replace(TOY, duration=1.0, batch=512, lr=8e-3, ema=0.08)
-"""Of an mlp on these in two dimensions."""
+"""Of an mlp on such toys in up to ``PLANE`` dimensions."""
 AVERAGED_SPACE = replace(TOY, duration=1.4, batch=512, lr=6e-3, ema=0.11)
-"""Of an mlp on these in more."""
+"""Of an mlp on such toys in more dimensions."""
 PLANE = 2
-"""Most dimensions of the one."""
+"""Dimensions up to which ``AVERAGED_PLANE`` holds."""
 
 PUBLISHED = ImageRecipe(
     duration=200.0,

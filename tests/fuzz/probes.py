@@ -28,6 +28,7 @@ from training.files.observations import read_array
 from training.files.posterior import load_values
 from training.files.posterior_parts import load_part
 from training.files.residuals import Extraction, find_first, require_same, saved_shapes
+from training.files.stats import SavedTraining
 from training.files.table import load_table
 from training.files.trajectory import SavedEnd
 from training.learning.resuming import Resumed
@@ -37,7 +38,6 @@ from training.measure.correlations import correlate
 from training.model.model import Model
 from training.original.model import import_original
 from training.pictures.album import pictures_of
-from training.pictures.training import SavedTraining
 from training.runs.residual_correlations import row_pairs, toy_correlations
 
 CPU = torch.device("cpu")

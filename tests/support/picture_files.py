@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from training.files.coverage import result_arrays
+from training.files import correlations as of_lags
+from training.files import coverage, roundtrip, trajectory
 from training.files.posterior import save_values
 from training.files.posterior_draws import save_netcdf
 from training.inference.draws import Draws
@@ -55,6 +56,7 @@ def simulation(kind: str, dim: int = 2, count: int = 30, kept: int = 1) -> dict[
     start = generator.normal(size=(count, dim)) * np.sqrt(eigenvalues)
     grown = start * np.sqrt((eigenvalues + noise) / eigenvalues)[:, None]
     return {
+        "format": np.array(trajectory.FORMAT),
         "times": times[order],
         "tilde_xs": (grown @ rotation.T + mean)[order].astype(np.float32),
         "xs_es": (scale[:, None, None] * grown)[order].astype(np.float32),
@@ -92,6 +94,7 @@ def save_roundtrips(
     generator = np.random.default_rng(0)
     originals = generator.integers(0, 256, (kept, *shape), dtype=np.uint8)
     arrays = {
+        "format": np.array(roundtrip.WORST_FORMAT),
         "originals": originals,
         "returned": (originals + generator.normal(size=originals.shape)).astype(np.float32),
         "indices": np.arange(kept) + 7,
@@ -132,7 +135,7 @@ def save_coverage(
     latent = units.mapped(lambda values: values * std)
     carried = {"latent": latent, "data": points["data"], "end": latent}
     result = CoverageResult(spheres, found, carried, boundaries, bent(fresh), calls=0)
-    arrays = result_arrays(result)
+    arrays = {"format": np.array(coverage.FORMAT), **coverage.result_arrays(result)}
     return save(folder / "circles_PRP_coverage.npz", arrays, **changes)
 
 
@@ -152,9 +155,10 @@ def correlations(
             table.put(name, index, Correlation(matrix, varies.double(), varies))
             matrices.setdefault(f"{name}_acs", []).append(matrix.float().numpy())
     summary, _ = table.summary(torch.from_numpy(TIMES), SAMPLES)
+    formats = np.array(of_lags.SUMMARY_FORMAT), np.array(of_lags.FORMAT)
     return (
-        {name: values.numpy() for name, values in summary.items()},
-        {name: np.stack(values) for name, values in matrices.items()},
+        {"format": formats[0], **{name: values.numpy() for name, values in summary.items()}},
+        {"format": formats[1], **{name: np.stack(values) for name, values in matrices.items()}},
     )
 
 
@@ -176,9 +180,14 @@ def save_image_matrices(folder: Path, dim: int = 7, **changes: Any) -> Path:
     save_summary(folder, dim, IMAGE_STEM)
     _, matrices = correlations(dim, QUANTITIES)
     for index, time in enumerate(TIMES):
-        arrays = {name: values[index] for name, values in matrices.items()}
+        arrays = {name: values[index] for name, values in matrices.items() if values.ndim}
+        arrays |= {"time": np.array(time), "format": matrices["format"]}
         path = folder / f"{IMAGE_STEM}_times0_{index}.npz"
-        save(path, {"time": time, **arrays}, **(changes if index == len(TIMES) - 1 else {}))
+        save(
+            path,
+            {**arrays, "time": time, "format": matrices["format"]},
+            **(changes if index == len(TIMES) - 1 else {}),
+        )
     return path
 
 

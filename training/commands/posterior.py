@@ -116,7 +116,7 @@ def sample(settings: SampleSettings) -> int:
 
 
 def check(settings: CheckSettings) -> int:
-    """Find truths again: whether sampler (--truth=flow) or model (--truth=data) are calibrated."""
+    """Tests whether the sampler (--truth=flow) or the model (--truth=data) is calibrated."""
     began = perf_counter()
     asked = Asked.open(settings)
     require_checkable(settings, asked.subject)

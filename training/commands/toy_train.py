@@ -34,7 +34,7 @@ from training.learning.targets import MOST_NEAR
 from training.learning.toys import calibration_points, melted_points
 from training.learning.trainer import Trainer
 from training.names import MOST_AVERAGED, OTHERS, TOY
-from training.options.toy_train import EARLIER, OF_RECIPE, ToyTrainSettings
+from training.options.toy_train import OF_RECIPE, ToyTrainSettings
 from training.recipes import AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, PLANE, TrainingRecipe
 from training.subjects import NetworkFile, ToyFlow
 
@@ -43,7 +43,7 @@ def run(settings: ToyTrainSettings, progress: Progress | None = None) -> Path | 
     """Trains, or learns a law of latents again. Returns the network file; None of a dry run."""
     if settings.law.refit_latent_law:
         return refit(settings)
-    settings, resume = settled(settings, "data_name", earlier=EARLIER)
+    settings, resume = settled(settings, "data_name")
     run = settings.run
     assert settings.toy.data_name is not None
     toy = Toy(settings.toy.data_name, settings.toy.augment_to)

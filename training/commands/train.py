@@ -12,7 +12,7 @@ from training.files.table import holds_table
 from training.learning.loop import Progress
 from training.learning.refitting import law_file, refit_latent_law
 from training.names import AUTO, IMAGE_NETWORK_NAMES, IMAGES, TABLE, TABLE_NETWORK
-from training.options.train import EARLIER, TrainSettings
+from training.options.train import TrainSettings
 from training.subjects import NetworkFile
 
 
@@ -20,7 +20,7 @@ def run(settings: TrainSettings, progress: Progress | None = None) -> Path | Non
     """Trains, or learns a law of latents again. Returns the network file; None of a dry run."""
     if settings.law.refit_latent_law:
         return refit(settings)
-    settings, resume = settled(settings, "data", EARLIER)
+    settings, resume = settled(settings, "data")
     data = settings.data.data
     assert data is not None
     kind = TABLE if holds_table(data) else IMAGES

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 from dnnlib.errors import DataError, UsageError, agree
@@ -70,17 +69,12 @@ def training_config(
 S = TypeVar("S", bound=Declared)
 
 
-def settled(
-    settings: S,
-    data: str,
-    earlier: Mapping[str, Any] = MappingProxyType({}),
-) -> tuple[S, Path | None]:
+def settled(settings: S, data: str) -> tuple[S, Path | None]:
     """The settings of a new run, or of the one that is resumed.
 
     Args:
         settings: As typed.
         data: Name of the option that says what to train on.
-        earlier: What is meant by options that a run of an earlier version lacks, or left open.
 
     Returns:
         The settings, and the folder or state to go on from, if there is one.
@@ -95,7 +89,6 @@ def settled(
     place = place_to_resume(values["resume"], values["outdir"], values["nosubdir"])
     if place is not None:
         saved = _saved_options(place, data)
-        saved |= {k: v for k, v in earlier.items() if saved.get(k) is None}
         free = type(settings).free_names()
         merged = resumed_options(values, settings.given, saved, free, str(place))
         source = (place if place.is_dir() else place.parent) / OPTIONS_NAME

@@ -7,6 +7,7 @@ from dnnlib.errors import DataError, UsageError
 from torch_utils.results import Header, SavedArrays, last_line, load_json, open_arrays
 from training.data.images.dataset import ImageDataset
 from training.files.formats import kind_of_arrays
+from training.files.stats import STATS
 from training.files.table import holds_table, load_table
 from training.model.model import Model
 
@@ -139,7 +140,7 @@ def about_run(path: Path) -> Iterator[Fact]:
     words = command if isinstance(command, list) else []
     yield "run of", " ".join(map(str, words)) or "an unknown script"
     yield "code version", str(content.get("code_version"))
-    last = last_line(path / "stats.jsonl")
+    last = last_line(path / STATS)
     if last:
         numbers = {name: value for name, value in last.items() if isinstance(value, int | float)}
         yield "samples", f"{numbers.get('seen', 0) / 1e6:g} million"

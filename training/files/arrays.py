@@ -11,6 +11,11 @@ LARGEST = 1e6
 """Far beyond all that is drawn: points are in units of standard deviations, or pixels."""
 
 
+def evenly(count: int, most: int) -> np.ndarray:
+    """Indices of at most so many of a number of things, evenly spaced, with both ends."""
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int)
+
+
 class CheckedArrays:
     """Reads arrays whose shapes are told in letters, such as ``SR``.
 

@@ -2,23 +2,52 @@
 
 A toy's file has ``net_outputs_acs`` and ``net_residuals_acs`` ``[T, D, D]`` at all times; an
 image's file of one time has them ``[D, D]``. All are float32, in the order of the residuals.
+
+Few of the matrices are read: of a toy's file the other times are skipped, and of the files of
+images, one a time, the others are not opened. Where a matrix is larger than its picture, each block
+is read as the entry of largest magnitude in it: a mean would drown a diagonal.
 """
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from dnnlib.errors import DataError
 from dnnlib.logs import logger
-from torch_utils.results import provenance, save_arrays, save_json
-from training.files.residuals import Extraction
-from training.measure.correlation_times import scatter_of
-from training.measure.correlations import Autocorrelations
+from torch_utils.array_rows import open_rows
+from torch_utils.inert_pickle import shown
+from torch_utils.results import SavedArrays, open_arrays, provenance, save_arrays, save_json
+from training.files.arrays import CheckedArrays
+from training.files.residuals import QUANTITIES, Extraction
+from training.measure.correlation_times import (
+    LOWER,
+    UPPER,
+    CorrelationTime,
+    correlation_time,
+    scatter_of,
+)
+from training.measure.correlations import Autocorrelations, varying
 
 FORMAT = "inflationary-flows correlations 1"
 SUMMARY_FORMAT = "inflationary-flows residual summary 1"
+ROUNDING = 1e-4
+"""Of float32, by which correlations may pass 1."""
+SUFFIX = "_acs"
+"""Of the names of matrices."""
+FILE = re.compile(r"(?P<stem>.+)_times0_(?P<index>\d{1,9})")
+NOTES = {
+    None: "≈ the correlation time",
+    LOWER: "≈ the correlation time",
+    UPPER: "after the correlation time",
+}
+MOST_CELLS = 256
+"""Along a side of a matrix that is kept to be drawn."""
 
 
 def toy_correlations_file(folder: Path, stem: str) -> Path:
@@ -49,7 +78,7 @@ def save_correlations(path: Path, times: np.ndarray, matrices: Mapping[str, np.n
         times: ``[T]`` with matrices ``[T, D, D]``, or ``[]`` with ``[D, D]``.
         matrices: By quantity.
     """
-    arrays = {f"{name}_acs": matrix for name, matrix in matrices.items()}
+    arrays = {f"{name}{SUFFIX}": matrix for name, matrix in matrices.items()}
     when = {"times" if times.ndim else "time": times}
     save_arrays(path, {**when, **arrays, "format": np.array(FORMAT)})
 
@@ -83,3 +112,278 @@ def save_summary(
             f"(mean correlation with time 0 is {after:.3g} at the next time, "
             f"{found['mean_at_last_time']:.3g} at the last; {told['scatter']:.2g} may be chance)"
         )
+
+
+@dataclass(frozen=True)
+class LagCurve:
+    """The autocorrelation of a quantity in D dimensions at T lags.
+
+    Attributes:
+        mean: Over the dimensions that vary at all times ``[T]``.
+        diagonal: Of each dimension ``[T, D]``; NaN for those that do not.
+        lasting: How long the mean lasts.
+    """
+
+    mean: np.ndarray
+    diagonal: np.ndarray
+    lasting: CorrelationTime
+
+
+@dataclass(frozen=True)
+class SavedLags:
+    """A summary.
+
+    Attributes:
+        times: Increasing ``[T]``.
+        curves: By quantity, at least one.
+        count: N, the samples.
+    """
+
+    times: np.ndarray
+    curves: dict[str, LagCurve]
+    count: int
+
+    @property
+    def lags(self) -> np.ndarray:
+        """``[T]``, from 0 on."""
+        return self.times - self.times[0]
+
+    @property
+    def dim(self) -> int:
+        return next(iter(self.curves.values())).diagonal.shape[1]
+
+    @property
+    def lasting(self) -> CorrelationTime:
+        """How long the residuals last, or else the first quantity."""
+        curve = self.curves.get("net_residuals") or next(iter(self.curves.values()))
+        return curve.lasting
+
+    @classmethod
+    def load(cls, path: Path) -> "SavedLags":
+        """Reads and checks a summary.
+
+        Raises:
+            DataError: Missing or broken file, missing array, wrong shape, or impossible value.
+        """
+        with open_arrays(path) as saved:
+            arrays = CheckedArrays(saved, path)
+            times = arrays.read("times", "T", least=2)
+            if (np.diff(times) <= 0).any():
+                raise DataError(f"{path}: 'times' should increase")
+            count = _count(path, saved)
+            names = [name for name in QUANTITIES if f"{name}_mean" in saved.names]
+            if not names:
+                raise DataError(f"{path} has no autocorrelations: make it again")
+            found = {
+                name: [
+                    arrays.read(f"{name}_mean", "T"),
+                    arrays.read(f"{name}_diagonal", "TD"),
+                    arrays.read(f"{name}_std", "TD"),
+                ]
+                for name in names
+            }
+        stds = torch.from_numpy(np.stack([std for _, _, std in found.values()]))
+        lags = torch.from_numpy(times - times[0])
+        curves, scatter = {}, scatter_of(count)
+        always = varying(stds).all(dim=1).numpy()
+        for (name, (mean, diagonal, _)), varies in zip(found.items(), always, strict=True):
+            require_correlations(path, f"{name}_mean", mean)
+            require_correlations(path, f"{name}_diagonal", diagonal)
+            lasting = correlation_time(lags, torch.from_numpy(mean), scatter)
+            curves[name] = LagCurve(mean, np.where(varies, diagonal, np.nan), lasting)
+        return cls(times, curves, count)
+
+
+@dataclass(frozen=True)
+class SavedMatrices:
+    """Correlations between the first time and L later ones in D dimensions.
+
+    Attributes:
+        times: ``[L]``.
+        notes: On the choice of each time; may be empty.
+        dim: D.
+        matrices: By quantity, rows for the first time ``[L, d, d]``, where d is D over ``block``,
+            rounded up.
+        block: How many rows and columns were made one.
+    """
+
+    times: np.ndarray
+    notes: list[str]
+    dim: int
+    matrices: dict[str, np.ndarray]
+    block: int
+
+    @classmethod
+    def of_toy(cls, path: Path) -> "SavedMatrices":
+        """Reads some of the matrices in a file of all times.
+
+        Raises:
+            DataError: Missing or broken file, missing array, wrong shape, or impossible value.
+        """
+        with open_arrays(path) as saved:
+            times = CheckedArrays(saved, path).read("times", "T")
+            names = _required(path, saved.names)
+        if (np.diff(times) <= 0).any():
+            raise DataError(f"{path}: 'times' should increase")
+        summary = _summary(path.with_name(path.stem))
+        if summary is not None and not np.array_equal(summary.times, times):
+            raise DataError(f"{path} was not made together with its summary: make it again")
+        chosen = telling_lags(times - times[0], summary.lasting if summary else None)
+        found = (
+            (path, name, matrix)
+            for name in names
+            for matrix in _matrices_of_toy(path, name, len(times), chosen.keys())
+        )
+        return cls._condensed(times[list(chosen)], list(chosen.values()), found)
+
+    @classmethod
+    def of_images(cls, paths: Iterable[Path]) -> "SavedMatrices":
+        """Reads some of the files of one time each, which share a folder and a stem.
+
+        Raises:
+            DataError: As for toys, or files that do not belong together.
+        """
+        paths = sorted(paths, key=lambda path: stem_and_index(path)[1])
+        lags = np.array([stem_and_index(path)[1] for path in paths], dtype=np.float64)
+        summary = _summary(stem_and_index(paths[0])[0])
+        if summary is not None and not np.array_equal(lags, np.arange(len(summary.times))):
+            summary = None  # it covers other times as well
+        if summary is not None:
+            lags = summary.lags
+        chosen = telling_lags(lags, summary.lasting if summary else None)
+        shown = [paths[index] for index in chosen]
+        times = np.array([_time_of(path) for path in shown])
+        if (np.diff(times) <= 0).any():
+            raise DataError(f"{shown[0]} and those after it have times that do not increase")
+        if summary is not None and not np.array_equal(times, summary.times[list(chosen)]):
+            raise DataError(f"{shown[0]} and those after it have other times than their summary")
+        return cls._condensed(times, list(chosen.values()), _matrices_of_images(shown))
+
+    @classmethod
+    def _condensed(
+        cls, times: np.ndarray, notes: list[str], found: Iterable[tuple[Path, str, np.ndarray]]
+    ) -> "SavedMatrices":
+        """Of matrices with their files and quantities, those of a quantity in order of time."""
+        dim, cells = 0, dict[str, list[np.ndarray]]()
+        for path, name, matrix in found:
+            dim = dim or len(matrix)
+            if matrix.shape != (dim, dim) or not dim:
+                raise DataError(
+                    f"{path}: '{name}{SUFFIX}' is {list(matrix.shape)} at a time, but should be "
+                    f"[{dim or 'D'}, {dim or 'D'}]"
+                )
+            require_correlations(path, f"{name}{SUFFIX}", matrix)
+            block = math.ceil(dim / MOST_CELLS)
+            cells.setdefault(name, []).append(condensed(matrix, block))
+        if any(len(made) != len(times) for made in cells.values()):
+            raise DataError(f"{path} and the files before it are not of the same quantities")
+        together = {name: np.stack(made) for name, made in cells.items()}
+        return cls(times, notes, dim, together, block)
+
+
+def summary_of(stem: Path) -> Path:
+    """Where the summary is of correlations in files of a stem."""
+    return stem.with_name(f"{stem.name}_summary.npz")
+
+
+def stem_and_index(path: Path) -> tuple[Path, int]:
+    """The path that files of one time each have in common, and the number of the time."""
+    match = FILE.fullmatch(path.stem)
+    if match is None:
+        return path.with_suffix(""), 0
+    return path.with_name(match["stem"]), int(match["index"])
+
+
+def telling_lags(lags: np.ndarray, lasting: CorrelationTime | None) -> dict[int, str]:
+    """Up to four lags to show, with notes on their choice.
+
+    They are the first, that nearest to the correlation time but not the first, one halfway, and the
+    last; where the correlation time is unknown, four that are evenly spaced.
+
+    Args:
+        lags: Increasing ``[T]``.
+        lasting: The correlation time.
+
+    Returns:
+        Notes by index, in the order of the indices.
+    """
+    first, last = float(lags[0]), float(lags[-1])
+    if lasting is None:
+        places = [(share, "") for share in (0.0, 1 / 3, 2 / 3, 1.0)]
+        wanted = [(first + share * (last - first), note) for share, note in places]
+    else:
+        after = lags[min(1, len(lags) - 1)]
+        wanted = [
+            (first, "first time"),
+            (last, "last time"),
+            (max(first + lasting.integral, float(after)), NOTES[lasting.bound]),
+            ((first + last) / 2, "halfway"),
+        ]
+    chosen: dict[int, str] = {}
+    for lag, note in wanted:
+        chosen.setdefault(int(np.abs(lags - lag).argmin()), note)
+    return dict(sorted(chosen.items()))
+
+
+def condensed(matrix: np.ndarray, block: int) -> np.ndarray:
+    """The entry of largest magnitude in each block of so many rows and columns of ``[D, D]``."""
+    cells = math.ceil(len(matrix) / block)
+    room = cells * block - len(matrix)
+    blocks = np.pad(matrix, (0, room)).reshape(cells, block, cells, block)
+    high, low = blocks.max(axis=(1, 3)), blocks.min(axis=(1, 3))
+    return np.where(high >= -low, high, low)
+
+
+def _count(path: Path, saved: SavedArrays) -> int:
+    count = saved.numbers("n_samples")
+    if count.ndim or count < 2:
+        raise DataError(f"{path}: 'n_samples' is {shown(count)}, not a number of samples")
+    return int(count)
+
+
+def require_correlations(path: Path, name: str, values: np.ndarray) -> None:
+    """Raises DataError for values that no correlation has."""
+    if not (np.abs(values) <= 1 + ROUNDING).all():
+        raise DataError(f"{path}: '{name}' should hold correlations, which are from -1 to 1")
+
+
+def _quantities(names: Sequence[str]) -> list[str]:
+    return [name for name in QUANTITIES if f"{name}{SUFFIX}" in names]
+
+
+def _required(path: Path, names: Sequence[str]) -> list[str]:
+    found = _quantities(names)
+    if not found:
+        raise DataError(f"{path} has no correlations: it has {', '.join(names) or 'nothing'}")
+    return found
+
+
+def _summary(stem: Path) -> SavedLags | None:
+    path = summary_of(stem)
+    return SavedLags.load(path) if path.exists() else None
+
+
+def _time_of(path: Path) -> float:
+    with open_arrays(path) as saved:
+        return float(CheckedArrays(saved, path).read("time", ""))
+
+
+def _matrices_of_toy(
+    path: Path, name: str, count: int, chosen: Container[int]
+) -> Iterator[np.ndarray]:
+    with open_rows(path, f"{name}{SUFFIX}") as rows:
+        if len(rows.shape) != 3 or rows.shape[0] != count:
+            raise DataError(
+                f"{path}: '{name}{SUFFIX}' is {list(rows.shape)}, but should be [{count}, D, D]"
+            )
+        for index, slab in enumerate(rows.batches(1)):
+            if index in chosen:
+                yield slab[0]
+
+
+def _matrices_of_images(paths: Iterable[Path]) -> Iterator[tuple[Path, str, np.ndarray]]:
+    for path in paths:
+        with open_arrays(path) as saved:
+            arrays = CheckedArrays(saved, path)
+            for name in _required(path, saved.names):
+                yield path, name, arrays.read(f"{name}{SUFFIX}", "DD")

@@ -1,29 +1,121 @@
-"""Which kind of results an ``.npz`` holds.
+"""The kinds of files, and what is done with each: a new kind is a module and a line here.
 
-Files say it in an entry ``format``, such as "inflationary-flows trajectory 1"; what files of
-earlier versions hold follows from the names of their arrays.
+An ``.npz`` says its kind in an entry ``format``, such as "inflationary-flows trajectory 1".
 """
 
-from torch_utils.results import SavedArrays
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch_utils.results import SavedArrays, open_arrays
+from training.files.rows import MAY_BE_WILD, NAMES, POINTS
+from training.files.stats import STATS
+from training.files.trajectory import IMAGE_SHAPE
 
 PREFIX = "inflationary-flows "
-NAMED = {
-    "trajectory": {"times", "xs_es", "tilde_xs"},
-    "worst roundtrips": {"originals", "returned"},
-    "coverage": {"radii", "coverage", "coverage_fresh"},
-    "residual summary": {"times", "lags"},
-    "correlations": {"net_outputs_acs"},
-    "residuals": {"net_outputs", "net_residuals"},
-    "fid reference": {"mu", "sigma"},
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file.
+
+    Attributes:
+        holds: What such files have in them, in words.
+        drawn: The function in ``training.pictures`` that draws a file ``(path, folder)``, or all
+            files of the kind ``(paths, folder, animation)`` if ``together``; empty for none.
+        shown: The module in ``training.report`` whose ``section_of`` shows it; empty for none.
+        together: Whether files of the kind are drawn together.
+        of_run: Whether a section shows all files of a run, by what was simulated.
+        wild: Arrays in which not every number is finite; None where only those that are drawn are
+            read.
+        advice: What to give instead of a file that is not drawn.
+    """
+
+    holds: str
+    drawn: str = ""
+    shown: str = ""
+    together: bool = False
+    of_run: bool = False
+    wild: Collection[str] | None = ()
+    advice: str = ""
+
+
+FORMATS = {
+    "training": Format("reports of a training run", "training.pictures_of_training", "course"),
+    "correlations of one time": Format(
+        "matrices of correlations",
+        "correlations.matrices.pictures_of_image_matrices",
+        together=True,
+        wild=None,
+    ),
+    "toy": Format(
+        "simulated points", "trajectories.album.pictures_of_toys", "flows", True, of_run=True
+    ),
+    "images": Format(
+        "simulated images", "images.simulations.pictures_of_images", "images", True, of_run=True
+    ),
+    "rows": Format(
+        "simulated rows",
+        "tables.album.pictures_of_tables",
+        "tables",
+        True,
+        of_run=True,
+        wild=MAY_BE_WILD,
+    ),
+    "coverage": Format("coverage", "coverage.album.pictures_of_coverage", "coverage"),
+    "residual summary": Format(
+        "correlations by lag", "correlations.lags.pictures_of_lags", "correlations"
+    ),
+    "worst roundtrips": Format(
+        "errors of roundtrips", "images.roundtrips.pictures_of_roundtrips", "roundtrips"
+    ),
+    "posterior": Format(
+        "draws of posteriors", "posteriors.album.pictures_of_posteriors", "posteriors"
+    ),
+    "posterior check": Format("runs of a check", "posteriors.album.pictures_of_check", "checks"),
+    "image files": Format("images", "images.folders.pictures_of_image_files"),
+    "correlations": Format(
+        "matrices of correlations", "correlations.matrices.pictures_of_toy_matrices"
+    ),
+    "residuals": Format(
+        "residuals",
+        advice="give the correlations that calc_net_residuals_autocorrelations.py makes of them",
+    ),
+    "fid reference": Format("features of images"),
+    "table": Format("rows of a data set"),
 }
-"""By kind, arrays that files of no other kind have, where they say nothing themselves."""
+"""By kind, in the order of pictures and of the sections of a report."""
+
+
+def format_of(path: Path) -> str | None:
+    """The kind of a file or folder, a key of ``FORMATS``; None if it is none of these.
+
+    Raises:
+        DataError: The file is broken.
+    """
+    if path.is_dir() or path.suffix == ".zip":
+        return "image files"
+    if path.suffix == ".jsonl":
+        return "training" if path.name == STATS else None
+    if path.suffix == ".nc":
+        from training.files.posterior_draws import is_posterior  # takes a while
+
+        return "posterior" if is_posterior(path) else None
+    if path.suffix != ".npz":
+        return None
+    with open_arrays(path) as saved:
+        kind, names = kind_of_arrays(saved), set(saved.names)
+    if kind == "correlations" and "time" in names:
+        return "correlations of one time"
+    if kind == "trajectory":
+        return "rows" if {POINTS, NAMES} <= names else "images" if IMAGE_SHAPE in names else "toy"
+    return kind if kind in FORMATS else None
 
 
 def kind_of_arrays(saved: SavedArrays) -> str | None:
-    """The kind, such as ``trajectory``; None if it is unknown."""
-    if "format" in saved.names:
-        text = str(saved.read("format"))
-        kind, _, version = text.removeprefix(PREFIX).rpartition(" ")
-        return kind if text.startswith(PREFIX) and version.isdecimal() else None
-    names = set(saved.names)
-    return next((kind for kind, needed in NAMED.items() if needed <= names), None)
+    """What an ``.npz`` says it is, such as ``trajectory``; None if it does not."""
+    if "format" not in saved.names:
+        return None
+    text = str(saved.read("format"))
+    kind, _, version = text.removeprefix(PREFIX).rpartition(" ")
+    return kind if text.startswith(PREFIX) and version.isdecimal() else None

@@ -4,6 +4,7 @@ Draws are in ``posterior_draws``, those of an unfinished run in ``posterior_part
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from torch import Tensor
 
 from dnnlib.errors import DataError
 from torch_utils.results import load_arrays, save_arrays
+from training.files.names import parameter, title_of
 from training.inference.draws import Draws
 from training.inference.summary import CONTENTS, LEVELS, Summary
-from training.measure.posterior.calibration import RunValues
+from training.measure.posterior.calibration import Calibration, RunValues, calibrate
+from training.measure.posterior.ranks import FEWEST_IN_BIN
 
 CHECK_FORMAT = "inflationary-flows posterior check 1"
 MOST_LISTED = 2000
@@ -151,6 +154,42 @@ def load_values(path: Path, fingerprint: str | None = None) -> RunValues | None:
         if not ((values >= 0) & (values <= 1)).all():
             raise DataError(f"{path}: '{name}' should be from 0 to 1")
     return RunValues(names, ranks, dict(zip(families, regions, strict=True)), scores, leaked)
+
+
+@dataclass(frozen=True)
+class SavedCheck:
+    """Runs of a check.
+
+    Attributes:
+        values: Of all runs.
+        calibration: What they say.
+        name: The data's.
+        schedule: In words; empty where the name of the file does not tell it.
+        question: ``sampler`` or ``model``, whichever was checked; None where it is not known.
+    """
+
+    values: RunValues
+    calibration: Calibration
+    name: str
+    schedule: str
+    question: Any
+
+    @classmethod
+    def load(cls, path: Path) -> "SavedCheck":
+        """Reads the runs, and the JSON beside them.
+
+        Raises:
+            DataError: A file is broken, or there are too few runs.
+        """
+        values = load_values(path)
+        if values is None or len(values.ranks) < 2 * FEWEST_IN_BIN:
+            raise DataError(f"{path} has too few runs to test: {2 * FEWEST_IN_BIN} at least")
+        numbers = path.with_suffix(".json")
+        level = parameter(numbers, "level")
+        known = isinstance(level, float) and 0 < level < 1
+        calibration = calibrate(values, level) if known else calibrate(values)
+        name, schedule = title_of(path.stem.removesuffix("_posterior_check"))
+        return cls(values, calibration, name, schedule, parameter(numbers, "question"))
 
 
 def _texts(path: Path, name: str, values: np.ndarray) -> tuple[str, ...]:

@@ -1,6 +1,9 @@
 """The files of ``calc_roundtrip_mse.py``: errors in a JSON, the worst images in an ``.npz``."""
 
+import math
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_utils.results import save_arrays, save_json
+from dnnlib.errors import DataError
+from torch_utils.results import open_arrays, save_arrays, save_json
+from training.files.arrays import CheckedArrays
+from training.files.names import title_of
 from training.measure.roundtrip import RoundtripErrors
 
 FORMAT = "inflationary-flows roundtrip errors 1"
@@ -18,6 +24,20 @@ ERROR_NAMES = ("mse", "mse_float", "max_abs_error", "exact")
 """Of the columns of ``RoundtripErrors``."""
 BIN_EDGES = torch.logspace(-6, 3, 46, dtype=torch.float64)
 """Of the histogram of errors, in gray levels: five to a decade, the same for every run."""
+
+
+SHAPES = {
+    "indices": "K",
+    "mse": "K",
+    "mse_float": "K",
+    "max_abs_error": "K",
+    "all_mse": "N",
+    "all_mse_float": "N",
+    "all_max_abs_error": "N",
+    "all_exact": "N",
+}
+"""Axes of the errors: K images that are kept, N in all."""
+STEM = re.compile(r"(?P<stem>.+?)(_roundtrip_mse)?(_seed\d+)?_worst")
 
 
 def roundtrip_paths(folder: Path, stem: str, seed: int) -> tuple[Path, Path]:
@@ -69,3 +89,69 @@ def histogram(values: Tensor) -> dict[str, Any]:
     below, *counts, above = places.bincount(minlength=len(BIN_EDGES) + 1).tolist()
     edges = BIN_EDGES.tolist()
     return {"unit": "gray levels", "edges": edges, "counts": counts, "below": below, "above": above}
+
+
+@dataclass(frozen=True)
+class SavedRoundtrips:
+    """Errors of N images that were melted and came back, and K of these images, maybe none.
+
+    Attributes:
+        path: Their file.
+        originals: Pixels ``[K, C, H, W]`` uint8.
+        returned: Gray levels before rounding ``[K, C, H, W]``.
+        indices: Of the K images in their data set.
+        mse: In squared gray levels, of 8-bit images, ``[K]``.
+        mse_float: The same before rounding ``[K]``.
+        max_abs_error: In gray levels, before rounding, ``[K]``.
+        all_mse, all_mse_float, all_max_abs_error: The same of all, ``[N]``.
+        all_exact: The share of each image's pixels that came back exactly ``[N]``.
+    """
+
+    path: Path
+    originals: np.ndarray
+    returned: np.ndarray
+    indices: np.ndarray
+    mse: np.ndarray
+    mse_float: np.ndarray
+    max_abs_error: np.ndarray
+    all_mse: np.ndarray
+    all_mse_float: np.ndarray
+    all_max_abs_error: np.ndarray
+    all_exact: np.ndarray
+
+    @classmethod
+    def load(cls, path: Path) -> "SavedRoundtrips":
+        """Reads and checks such a file.
+
+        Raises:
+            DataError: Missing or broken file, missing array, wrong shape, or impossible value.
+        """
+        with open_arrays(path) as saved:
+            originals, arrays = saved.numbers("originals"), CheckedArrays(saved, path)
+            if originals.dtype != np.uint8:
+                raise DataError(f"{path}: 'originals' holds {originals.dtype}, not uint8")
+            for name in ("originals", "returned"):
+                pixels = arrays.read(name, "KCHW", least=0)
+            if pixels.shape[1] not in (1, 3) or min(pixels.shape[2:]) < 1:
+                raise DataError(
+                    f"{path}: 'originals' is {list(pixels.shape)}, but should be [images, 1 or 3, "
+                    "height, width]"
+                )
+            errors = {
+                name: arrays.read(name, axes, least=0, largest=math.inf)
+                for name, axes in SHAPES.items()
+            }
+        for name, values in errors.items():
+            if (values < 0).any():
+                raise DataError(f"{path}: '{name}' has negative values, which no error is")
+        kept, count = len(originals), len(errors["all_mse"])
+        if count < max(kept, 1):
+            raise DataError(f"{path} has errors of {count} images in 'all_mse', but {kept} images")
+        return cls(path, originals, pixels, **errors)
+
+    @property
+    def name(self) -> str:
+        """The data's name, and how it was melted, by the name of the file."""
+        match = STEM.fullmatch(self.path.stem)
+        stem = match["stem"] if match else self.path.stem
+        return ": ".join(word for word in title_of(stem) if word)

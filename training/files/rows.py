@@ -1,15 +1,32 @@
-"""Rows as CSV, for people and spreadsheets."""
+"""Simulated rows of a table: what their trajectory has beside its states, and rows as CSV.
+
+A trajectory of a table has its rows in the units of the columns, ``points [N, D]``, the ``names
+[D]`` of these, and where they are known log densities ``log_prob [N]`` with their standard errors
+``log_prob_error [N]``, and numbers of the rows in their data set, ``row_index [N]``.
+"""
 
 import csv
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
+from dnnlib.errors import DataError
 from dnnlib.files import atomic_path
+from torch_utils.results import SavedArrays, open_arrays
+from training.files.trajectory import SavedTrajectory
 
 DIGITS = 12
 """Significant digits: enough for what is generated, few enough that 0.3 is 0.3."""
+POINTS, NAMES, DENSITIES, ROW_INDEX = "points", "names", "log_prob", "row_index"
+ERRORS = "log_prob_error"
+MAY_BE_WILD = (POINTS, DENSITIES)
+"""Arrays in which single rows may be infinite or NaN: these are counted, and the rest is drawn."""
+LARGEST = 1e150
+"""Of what can be drawn: squares and ranges of values must be finite."""
+LABELS = {"melt": "data", "roundtrip": "returned rows", "gen": "samples"}
 
 
 def save_csv(path: Path, names: Sequence[str], rows: Tensor) -> None:
@@ -18,3 +35,100 @@ def save_csv(path: Path, names: Sequence[str], rows: Tensor) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(names)
         writer.writerows([f"{value:.{DIGITS}g}" for value in row] for row in rows.tolist())
+
+
+@dataclass(frozen=True)
+class SavedTable:
+    """A saved simulation of N rows of D columns.
+
+    Attributes:
+        trajectory: Its states in the coordinates of the flow.
+        names: Of the columns.
+        points: Rows where a melt started or others ended, in the units of the columns ``[N, D]``;
+            those that cannot be drawn are NaN.
+        log_prob: Log densities in nats ``[N]``, NaN likewise; None where they were not asked for.
+        row_index: Numbers of the rows in their data set ``[N]``; None of generated ones.
+        errors: Standard errors of the log densities ``[N]``, NaN likewise; None of exact ones.
+    """
+
+    trajectory: SavedTrajectory
+    names: Sequence[str]
+    points: np.ndarray
+    log_prob: np.ndarray | None
+    row_index: np.ndarray | None
+    errors: np.ndarray | None
+
+    @classmethod
+    def load(cls, path: Path) -> "SavedTable":
+        """Reads and checks a results file.
+
+        Raises:
+            DataError: Missing or broken file, missing array, wrong shape, impossible value, or no
+                two rows that can be drawn.
+        """
+        trajectory = SavedTrajectory.load(path, of_table=True)
+        count, dim = trajectory.count, trajectory.dim
+        with open_arrays(path) as saved:
+            points = _numbers(saved, path, POINTS, (count, dim))
+            names = saved.read(NAMES)
+            if names.shape != (dim,) or names.dtype.kind != "U":
+                raise DataError(
+                    f"{path}: '{NAMES}' is {list(names.shape)} {names.dtype}, not the names of "
+                    f"{dim} columns"
+                )
+            log_prob = row_index = errors = None
+            if DENSITIES in saved.names:
+                log_prob = _numbers(saved, path, DENSITIES, (count,))
+            if ERRORS in saved.names:
+                errors = _numbers(saved, path, ERRORS, (count,))
+            if ROW_INDEX in saved.names:
+                row_index = _numbers(saved, path, ROW_INDEX, (count,))
+        points[np.isnan(points).any(axis=1)] = np.nan
+        shown = [printable(str(name)) for name in names]
+        found = cls(trajectory, shown, points, log_prob, row_index, errors)
+        if len(found.rows) < 2:
+            raise DataError(f"{path}: '{POINTS}' has no two rows of finite numbers")
+        return found
+
+    @property
+    def path(self) -> Path:
+        return self.trajectory.path
+
+    @property
+    def kind(self) -> str:
+        """``melt``, ``roundtrip`` or ``gen``."""
+        return self.trajectory.kind
+
+    @property
+    def label(self) -> str:
+        """What its rows are."""
+        return LABELS[self.kind]
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The rows that can be drawn ``[n, D]``."""
+        return np.asarray(self.points[~np.isnan(self.points).any(axis=1)])
+
+    @property
+    def densities(self) -> np.ndarray:
+        """The log densities that can be drawn ``[n]``; none where none are known."""
+        known = np.zeros(0) if self.log_prob is None else self.log_prob
+        return known[~np.isnan(known)]
+
+
+def printable(name: str) -> str:
+    """A name without what moves the cursor, and none of it taken for mathematics."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in name)
+    return " ".join(plain.split()) or "(no name)"
+
+
+def _numbers(saved: SavedArrays, path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """An array ``shape``, NaN where it cannot be drawn."""
+    values = saved.read(name)
+    if values.shape != shape or values.dtype.kind not in "fiu":
+        raise DataError(
+            f"{path}: '{name}' is {list(values.shape)} {values.dtype}, but should be numbers "
+            f"{list(shape)}"
+        )
+    values = values.astype(np.float64)
+    return np.where(np.abs(values) < LARGEST, values, np.nan)

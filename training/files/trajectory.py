@@ -1,11 +1,18 @@
 """The results file of a simulation: written state by state while it runs, and read again.
 
 ``S`` saved times, ``N`` samples, ``D`` dimensions; ``docs/files.md`` tells of every key.
+
+Whoever goes on from a melt reads its ends, ``SavedEnd``. Whoever draws keeps few of the states,
+``SavedTrajectory``, so that many files fit in memory: the scaled eigenspace ones ``xs_es`` of some
+samples in the first dimensions. Points of image space follow from them, ``x = s·mean + W x_es``,
+with ``s`` the scale and ``W`` the basis. Of images, the unscaled states ``tilde_xs`` of some
+samples are kept too.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf, prod
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +25,7 @@ from torch_utils import distributed
 from torch_utils.array_stream import ArrayStream, stream_arrays
 from torch_utils.inert_pickle import shown
 from torch_utils.results import SavedArrays, open_arrays
+from training.files.arrays import LARGEST, CheckedArrays, evenly
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
 from training.flow.trajectory import State
@@ -37,6 +45,15 @@ STATE_KEYS = (
     "dxs",
     "dxs_es",
 )
+STATES, IMAGES, IMAGE_SHAPE = "xs_es", "tilde_xs", "image_shape"
+"""What is read of them: scaled states of the eigenspace, and of images unscaled ones."""
+SHAPES = {"times": "S", "scale": "S", "noise_variance": "SD", "eigenvalues": "D"}
+"""What every reader needs beside the states."""
+DENSITIES = ("log_prob", "bits_per_dim")
+MOST_SAMPLES, MOST_DIMS, MOST_IMAGES = 3000, 6, 100
+"""That are kept to be drawn."""
+EMPTY = 1e-3
+"""Below this fraction of the top eigenvalue a dimension of an embedded toy holds no data."""
 SAMPLE_KEYS = ("image_index", "row_index")
 """``[N]``: what a melt says of its samples, and a roundtrip from it too."""
 
@@ -215,29 +232,23 @@ class SavedEnd:
                 schedule, or time; the message states both values.
         """
         with open_arrays(path) as saved:
-            own = {name: saved.numbers(name) for name in ("times", "scale", "eigenvalues")}
-            states = saved.numbers("xs_es")
-            own["noise_variance"] = saved.numbers("noise_variance")
-            labels = saved.numbers("labels") if "labels" in saved.names else None
+            states, own, arrays = _read_states(saved, path)
+            labels = arrays.read("labels", "NL", largest=inf) if "labels" in saved.names else None
             about = {name: saved.numbers(name) for name in SAMPLE_KEYS if name in saved.names}
-            gap, gap_solver = _saved_gap(saved, times)
+            gap_solver = _solver_of_gap(saved, times)
+            gap = arrays.read("gap", "ND", largest=inf) if gap_solver else None
             network = str(saved.read("network_sha256")) if "network_sha256" in saved.names else None
-        saved_times = own["times"]
-        if states.ndim != 3 or saved_times.shape != states.shape[:1] or len(saved_times) < 2:
-            raise DataError(f"{path}: 'xs_es' is {list(states.shape)}, not [times, samples, dims]")
-        own_lengths = (
-            len(own[name]) if own[name].ndim else 0 for name in ("scale", "noise_variance")
-        )
-        if any(length != len(saved_times) for length in own_lengths):
-            raise DataError(f"{path}: 'scale' or 'noise_variance' has not one row a saved time")
-        if states.shape[1] < 1 or saved_times[-1] <= saved_times[0]:
+        if own["times"][-1] <= own["times"][0]:
             raise DataError(f"{path} is no melt: its times do not increase")
         if states.shape[2] != flow.basis.dim:
             raise DataError(
                 f"{path} has {states.shape[2]} dimensions, but the network {flow.basis.dim}"
             )
+        for name, values in about.items():
+            if values.shape != states.shape[1:2]:
+                raise DataError(f"{path}: '{name}' is {list(values.shape)}, not one a sample")
         ends = times[[0, -1]]
-        _agree(path, "times", saved_times[[0, -1]], ends)
+        _agree(path, "times", own["times"][[0, -1]], ends)
         _agree(path, "eigenvalues", own["eigenvalues"], flow.basis.eigenvalues)
         _agree(path, "scales", own["scale"][[0, -1]], flow.schedule.scale(ends))
         exact = flow.schedule.noise_variance(ends)
@@ -247,43 +258,216 @@ class SavedEnd:
                 f"{path} was made with another network, or with another calibration of it: its "
                 f"digest is {shown(network[:DIGITS])}, but here it is {network_sha256[:DIGITS]}"
             )
-        _require_one_a_sample(path, states, labels, gap, about)
         return cls(
             path,
             torch.from_numpy(states[-1].astype(np.float64)),
             torch.from_numpy(states[0].astype(np.float64)),
             None if labels is None else torch.from_numpy(labels.astype(np.float32)),
             {name: torch.from_numpy(values) for name, values in about.items()},
-            None if gap is None else torch.from_numpy(gap.astype(np.float64)),
+            None if gap is None else torch.from_numpy(gap),
             gap_solver,
         )
 
 
-def _require_one_a_sample(
-    path: Path,
-    states: np.ndarray,
-    labels: np.ndarray | None,
-    gap: np.ndarray | None,
-    about: Mapping[str, np.ndarray],
-) -> None:
-    """Raises DataError unless what goes with states ``[S, N, D]`` has a row for each of N."""
-    if labels is not None and (labels.ndim != 2 or len(labels) != states.shape[1]):
-        raise DataError(f"{path}: 'labels' is {list(labels.shape)}, not one row a sample")
-    if gap is not None and gap.shape != states.shape[1:]:
-        raise DataError(f"{path}: 'gap' is {list(gap.shape)}, not {list(states.shape[1:])}")
-    for name, values in about.items():
-        if values.shape != states.shape[1:2]:
-            raise DataError(f"{path}: '{name}' is {list(values.shape)}, not one a sample")
+def spaced(count: int) -> np.ndarray:
+    """Which of so many samples are drawn in pictures: evenly spaced ones."""
+    return evenly(count, MOST_SAMPLES)
 
 
-def _saved_gap(saved: SavedArrays, times: Tensor) -> tuple[np.ndarray | None, str | None]:
-    """The gap, and the solver that made it, if it did along these times."""
+def kind_of(path: Path, times: np.ndarray) -> str:
+    """``melt``, ``roundtrip`` or ``gen``. Of those that run backwards, the name says which.
+
+    Args:
+        path: A results file.
+        times: Its saved times, two at least.
+    """
+    if times[-1] > times[0]:
+        return "melt"
+    return "roundtrip" if path.stem.endswith(("_roundtrip", "_roundtrip_results")) else "gen"
+
+
+@dataclass(frozen=True)
+class SavedTrajectory:
+    """A saved simulation of S times, N samples and D dimensions: what is drawn of it.
+
+    Attributes:
+        path: Its file.
+        dim: D.
+        count: N.
+        times: ``[S]``, increasing in a melt, decreasing otherwise.
+        states: Scaled, in eigenspace, of the n samples that are chosen, ``[S, n, min(D, 6)]``.
+        last: The last states of all samples, ``[N, min(D, 6)]``.
+        last_variance: Mean squares of the last states of all samples, ``[D]``.
+        scale: ``[S]``.
+        mean: Of the data, ``[D]``.
+        eigenvalues: Of the data's covariance, ``[D]``.
+        noise_variance: ``[S, D]``.
+        eigenvectors: Columns ``[D, D]``; None where D > 3, since there only eigenspace is drawn.
+        images: Unscaled states of the first samples in image space, float32
+            ``[S, min(N, 100), C, H, W]``; None where the samples are no images.
+        log_prob: Log density of the data in nats ``[N]``; None where it was not asked for.
+        bits_per_dim: The same of images, in bits per dimension ``[N]``; None of others.
+    """
+
+    path: Path
+    dim: int
+    count: int
+    times: np.ndarray
+    states: np.ndarray
+    last: np.ndarray
+    last_variance: np.ndarray
+    scale: np.ndarray
+    mean: np.ndarray
+    eigenvalues: np.ndarray
+    noise_variance: np.ndarray
+    eigenvectors: np.ndarray | None
+    images: np.ndarray | None
+    log_prob: np.ndarray | None
+    bits_per_dim: np.ndarray | None
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        of_table: bool = False,
+        choose: Callable[[int], np.ndarray] = spaced,
+    ) -> "SavedTrajectory":
+        """Reads and checks a results file.
+
+        Args:
+            path: The file.
+            of_table: Whether samples are rows of a table, of which D may be 1. Their densities are
+                left to others.
+            choose: Gives the indices of the samples whose states are kept, of so many.
+
+        Raises:
+            DataError: Missing or broken file, missing array, wrong shape, or impossible value.
+        """
+        with open_arrays(path) as saved:
+            states, own, arrays = _read_states(saved, path)
+            count, dim = states.shape[1:]
+            if count < 2 or (dim < 2 and not of_table):
+                raise DataError(
+                    f"{path}: '{STATES}' is {list(states.shape)}, but should be [times, samples, "
+                    "dimensions], each two or more"
+                )
+            if np.abs(states).max() > LARGEST:
+                raise DataError(f"{path}: '{STATES}' has values beyond {LARGEST:g}: make it again")
+            variances = own["eigenvalues"] + own["noise_variance"]
+            if not ((own["scale"] > 0).all() and (variances > 0).all()):
+                raise DataError(f"{path}: scales and variances should be positive")
+            own["mean"] = arrays.read("mean", "D", largest=inf)
+            axes = None if dim > 3 else arrays.read("eigenvectors", "DD", largest=inf)
+            known = () if of_table else saved.names
+            log_prob, bits = (
+                arrays.read(name, "N", largest=inf) if name in known else None for name in DENSITIES
+            )
+            images = _images(saved, states.shape, path) if IMAGE_SHAPE in saved.names else None
+        last = states[-1].astype(float)
+        return cls(
+            path=path,
+            dim=dim,
+            count=count,
+            # Not views, which would keep the whole array.
+            states=states[:, choose(count), :MOST_DIMS].astype(float),
+            last=last[:, :MOST_DIMS].copy(),
+            last_variance=np.square(last).mean(axis=0),
+            eigenvectors=axes,
+            images=images,
+            log_prob=log_prob,
+            bits_per_dim=bits,
+            **own,
+        )
+
+    @property
+    def kind(self) -> str:
+        """``melt``, ``roundtrip`` or ``gen``."""
+        return kind_of(self.path, self.times)
+
+    @property
+    def has_images(self) -> bool:
+        return self.images is not None
+
+    @property
+    def shown_dims(self) -> int:
+        """2 or 3: a third dimension is drawn where the data has three and no more."""
+        full = int((self.eigenvalues > EMPTY * self.eigenvalues.max()).sum())
+        return 3 if self.dim == 3 or (self.dim > 3 and full == 3) else 2
+
+    @property
+    def axis_names(self) -> list[str]:
+        """One for each shown dimension."""
+        letter = "x" if self.eigenvectors is not None else "e"
+        return [f"${letter}_{number}$" for number in range(1, self.shown_dims + 1)]
+
+    def points(self) -> np.ndarray:
+        """The scaled points to draw, ``[S, n, shown_dims]``.
+
+        In image space where that can be drawn whole, else the first eigen-dimensions.
+        """
+        if self.eigenvectors is not None:
+            return self.states @ self.eigenvectors.T + self.scale[:, None, None] * self.mean
+        return self.states[..., : self.shown_dims]
+
+    def latent_variance(self) -> np.ndarray:
+        """The closed form of the variances at the latest time, ``[D]``."""
+        end = np.argmax(self.times)
+        return np.asarray(self.scale[end] ** 2 * (self.eigenvalues + self.noise_variance[end]))
+
+    def compressed(self) -> np.ndarray:
+        """Which dimensions the noise inflates less than others, bool ``[D]``."""
+        last = self.noise_variance[np.argmax(self.times)]
+        return last < 0.5 * last.max()
+
+
+def _read_states(
+    saved: SavedArrays, path: Path
+) -> tuple[np.ndarray, dict[str, np.ndarray], CheckedArrays]:
+    """The scaled states ``[S, N, D]`` in eigenspace, what goes with them by name, in float64, and
+    what checks further arrays against their sizes.
+
+    Raises:
+        DataError: One is missing, broken, of another shape, or impossible.
+    """
+    states = saved.numbers(STATES)
+    if states.ndim != 3 or min(states.shape) < 1 or len(states) < 2:
+        raise DataError(
+            f"{path}: '{STATES}' is {list(states.shape)}, but should be [times, samples, "
+            "dimensions], two times or more"
+        )
+    arrays = CheckedArrays(saved, path, **dict(zip("SND", states.shape, strict=True)))
+    own = {name: arrays.read(name, axes, largest=inf) for name, axes in SHAPES.items()}
+    steps = np.diff(own["times"])
+    if not ((steps > 0).all() or (steps < 0).all()):
+        raise DataError(f"{path}: 'times' neither increase nor decrease throughout")
+    return states, own, arrays
+
+
+def _solver_of_gap(saved: SavedArrays, times: Tensor) -> str | None:
+    """The solver that made the gap, if there is one, and if it was made along these times."""
     if not {"gap", "gap_times", "gap_solver"} <= set(saved.names):
-        return None, None
+        return None
     own, known = saved.numbers("gap_times"), times.cpu().numpy()
     if own.shape != known.shape or not np.allclose(own, known, rtol=1e-12, atol=1e-12):
-        return None, None
-    return saved.numbers("gap"), str(saved.read("gap_solver"))
+        return None
+    return str(saved.read("gap_solver"))
+
+
+def _images(saved: SavedArrays, whole: tuple[int, ...], path: Path) -> np.ndarray:
+    shape = saved.numbers(IMAGE_SHAPE)
+    fits = shape.shape == (3,) and shape.dtype.kind in "iu" and shape.min() > 0
+    if not fits or shape[0] not in (1, 3) or prod(shape.tolist()) != whole[2]:
+        raise DataError(
+            f"{path}: '{IMAGE_SHAPE}' is {shape.tolist()}, but should be [C, H, W] with C 1 or 3, "
+            f"and {whole[2]} numbers in all"
+        )
+    states = saved.numbers(IMAGES)
+    if states.shape != whole:
+        raise DataError(
+            f"{path}: '{IMAGES}' is {list(states.shape)}, but '{STATES}' {list(whole)}: they "
+            "should be alike"
+        )
+    return states[:, :MOST_IMAGES].astype(np.float32).reshape(whole[0], -1, *shape)
 
 
 def _agree(path: Path, name: str, saved: np.ndarray, own: Tensor) -> None:

@@ -177,13 +177,15 @@ def check_kept(
 def _report_kept(model: Model, found: Fitted) -> None:
     kept = int(model.about["dims_to_keep"])
     lost = max(found.nats, 0.0)
-    gain = f"another law gains {lost:.4f} +- {found.error:.4f} nats a point"
     if lost - 2 * found.error < TOLERATED:
+        most = lost + 2 * found.error
+        limit = "" if most < TOLERATED else "; the melted points are too few to see less"
         logger.info(
-            f"The kept latents ({kept}) are normal, as samples assume: {gain}, and up to "
-            f"{TOLERATED:g} is good"
+            f"The kept latents ({kept}) look normal, as samples assume: another law gains at most "
+            f"{most:.2g} nats a point (two standard errors), and up to {TOLERATED:g} is good{limit}"
         )
         return
+    gain = f"another law gains {lost:.4f} +- {found.error:.4f} nats a point"
     logger.warning(
         f"Warning: the kept latents ({kept}) are not normal, as samples assume: {gain}, where up "
         f"to {TOLERATED:g} is good; T = {enough_time(model, lost):.4g} in place of "

@@ -107,8 +107,6 @@ class Resumed:
         """
         try:
             saved = tensors_of(self.state, COORDINATES)
-            if not any(name.startswith("surprise.") for name in saved):
-                coordinates.surprise = None  # of a run that an earlier version began
             fitted = {name: value.clone() for name, value in coordinates.state_dict().items()}
             coordinates.load_state_dict(saved)
             coordinates.check()

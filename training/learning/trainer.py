@@ -312,8 +312,8 @@ class Trainer:
             self.step = _count_in(state, "step")
             in_a_row = _count_in(state, "skipped_in_a_row")
             self.skips.restore(_count_in(state, "skipped"), in_a_row)
-            if self.loss_scale.adapts and LOSS_SCALE in state:  # which earlier versions lack
-                self.loss_scale.restore(state[LOSS_SCALE])
+            if self.loss_scale.adapts:
+                self.loss_scale.restore(state.get(LOSS_SCALE))
         except (ValueError, RuntimeError) as error:  # RuntimeError of torch, about other shapes
             raise DataError(f"{source} is no state of this model: {first_line(error)}") from error
 

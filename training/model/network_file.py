@@ -279,14 +279,9 @@ def _output_gain(state: Mapping[str, Tensor], dim: int) -> OutputGain | None:
 
 
 def _calibration(state: Mapping[str, Tensor], dim: int) -> Calibration | None:
-    times, gains, slopes = CALIBRATION_KEYS
-    if not _complete(state, (times, slopes)):
-        if gains in state:
-            raise ValueError("its calibration has gains, but no times and slopes")
+    if not _complete(state, CALIBRATION_KEYS):
         return None
-    # Files of earlier versions have slopes alone.
-    ones = torch.ones_like(state[slopes])
-    calibration = Calibration(state[times], state.get(gains, ones), state[slopes])
+    calibration = Calibration(*(state[key] for key in CALIBRATION_KEYS))
     if calibration.slopes.shape[1] != dim:
         raise ValueError(
             f"calibration of {calibration.slopes.shape[1]} and basis of {dim} dimensions"

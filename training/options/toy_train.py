@@ -35,13 +35,6 @@ OF_RECIPE = ("duration", "batch", "ema", "lr")
 """What differs between the recipes."""
 CALIBRATION_FIT = "path"
 """Networks of toys are good, so that slopes cost their samples nothing."""
-EARLIER = {
-    "calibration_fit": CALIBRATION_FIT,
-    "latent_law": "gaussian",
-    "others": 0,
-    "antithetic": False,
-}
-"""What a run of an earlier version meant by options that it left open."""
 
 
 def _of_recipes(name: str) -> str:

@@ -31,20 +31,6 @@ from training.options.types import (
 from training.recipes import PUBLISHED_T_MAX, ImageRecipe
 
 PRESETS = ("auto", "published")
-EARLIER = {
-    "preset": "published",
-    "output_gain": False,
-    "calibration_fit": "gain",
-    "latent_law": "gaussian",
-    "linear_start": "off",
-    "bounded": "map",
-    "cond_screen": "off",
-    "ensemble": 1,
-    "cond_waves": 4,
-    "pixel_waves": 0,
-    "blocks": 0,
-}
-"""What a run of an earlier version meant by options that it left open, or had not yet."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,39 +1,18 @@
 """What is drawn of the files that a user names: each goes to the room of its subject."""
 
 from collections.abc import Callable, Collection, Iterable
+from importlib import import_module
 from pathlib import Path
 
 from dnnlib.errors import DataError
 from torch_utils.results import open_arrays
-from training.files.formats import kind_of_arrays
-from training.files.posterior_draws import is_posterior
-from training.pictures.correlations.lags import pictures_of_lags
-from training.pictures.correlations.matrices import (
-    pictures_of_image_matrices,
-    pictures_of_toy_matrices,
-)
-from training.pictures.coverage.album import pictures_of_coverage
-from training.pictures.images.folders import holds_images, pictures_of_image_files
-from training.pictures.images.roundtrips import pictures_of_roundtrips
-from training.pictures.images.simulations import pictures_of_images
-from training.pictures.posteriors.album import pictures_of_check, pictures_of_posteriors
+from training.files.formats import FORMATS, format_of
+from training.files.stats import STATS
+from training.pictures.images.folders import holds_images
 from training.pictures.style.picture import Picture
-from training.pictures.tables.album import pictures_of_tables
-from training.pictures.tables.saved import MAY_BE_WILD, SavedTable, is_table
-from training.pictures.training import STATS, pictures_of_training
-from training.pictures.trajectories.album import pictures_of_toys
-from training.pictures.trajectories.saved import SavedTrajectory
 
-TRAJECTORY, IMAGE_MATRICES = "trajectory", "correlations of one time"
-DRAWN_ALONE: dict[str, Callable[[Path, Path | None], list[Picture]]] = {
-    "worst roundtrips": pictures_of_roundtrips,
-    "coverage": pictures_of_coverage,
-    "residual summary": pictures_of_lags,
-    "correlations": pictures_of_toy_matrices,
-    "posterior check": pictures_of_check,
-}
-"""What draws a file of a kind, in a folder or beside it."""
-DRAWN = {TRAJECTORY, IMAGE_MATRICES, *DRAWN_ALONE}
+SUFFIXES = (".npz", ".nc", ".jsonl")
+"""Of files that are drawn, beside zips of images."""
 
 
 def pictures_of(paths: Iterable[Path], folder: Path | None, animation: str | None) -> list[Picture]:
@@ -48,43 +27,25 @@ def pictures_of(paths: Iterable[Path], folder: Path | None, animation: str | Non
         DataError: A path is missing, broken, or nothing that can be drawn.
     """
     pictures: list[Picture] = []
-    matrices: list[Path] = []
-    trajectories: list[SavedTrajectory] = []
-    tables: list[SavedTable] = []
+    together: dict[str, list[Path]] = {kind: [] for kind, each in FORMATS.items() if each.together}
     for path in drawable_files(paths):
-        if path.is_dir() or path.suffix == ".zip":
-            pictures += pictures_of_image_files(path, folder)
-        elif path.suffix == ".nc":
-            pictures += pictures_of_posteriors(path, folder)
-        elif path.suffix != ".npz":
-            pictures += pictures_of_training(path, folder)
-        elif (kind := _kind(path)) == IMAGE_MATRICES:  # only those that are shown are read
-            matrices.append(path)
-        elif kind == TRAJECTORY and is_table(path):
-            _require_finite(path, but=MAY_BE_WILD)
-            tables.append(SavedTable.load(path))
-        elif kind == TRAJECTORY:
-            _require_finite(path)
-            trajectories.append(SavedTrajectory.load(path))
-        elif kind in DRAWN_ALONE:
-            _require_finite(path)
-            pictures += DRAWN_ALONE[kind](path, folder)
-        elif kind == "residuals":
-            raise DataError(
-                f"{path} holds residuals, which are not drawn: give the correlations that "
-                "calc_net_residuals_autocorrelations.py makes of them"
-            )
+        kind = format_of(path)
+        if kind is None:
+            raise DataError(f"{path} holds nothing that is known: give results of this project")
+        known = FORMATS[kind]
+        if not known.drawn:
+            advice = f": {known.advice}" if known.advice else ""
+            raise DataError(f"{path} holds {known.holds}, which are not drawn{advice}")
+        if path.suffix == ".npz" and known.wild is not None:
+            _require_finite(path, known.wild)
+        if known.together:
+            together[kind].append(path)
         else:
-            raise DataError(f"{path} holds {kind or 'nothing that is known'}, which is not drawn")
-    images = [item for item in trajectories if item.has_images]
-    toys = [item for item in trajectories if not item.has_images]
-    return [
-        *pictures,
-        *pictures_of_image_matrices(matrices, folder),
-        *pictures_of_toys(toys, folder, animation),
-        *pictures_of_images(images, folder, animation),
-        *pictures_of_tables(tables, folder),
-    ]
+            pictures += drawing_of(kind)(path, folder)
+    for kind, files in together.items():
+        if files:
+            pictures += drawing_of(kind)(files, folder, animation)
+    return pictures
 
 
 def drawable_files(paths: Iterable[Path]) -> list[Path]:
@@ -108,7 +69,7 @@ def drawable_files(paths: Iterable[Path]) -> list[Path]:
                 f"{path} does not exist: give results (.npz, .nc), {STATS}, a zip of images, or a "
                 "folder"
             )
-        elif path.suffix in (".npz", ".nc", ".jsonl", ".zip"):
+        elif path.suffix in (*SUFFIXES, ".zip"):
             files = [path]
         else:
             raise DataError(
@@ -120,23 +81,20 @@ def drawable_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def _can_be_drawn(file: Path) -> bool:
-    if file.name.startswith(".") or file.suffix not in (".npz", ".nc", ".jsonl"):
+    if file.name.startswith(".") or file.suffix not in SUFFIXES:
         return False
-    if file.suffix == ".nc":
-        return is_posterior(file)
-    if file.suffix == ".jsonl":
-        return file.name == STATS
-    return _kind(file) in DRAWN
+    kind = format_of(file)
+    return kind is not None and bool(FORMATS[kind].drawn)
 
 
-def _kind(file: Path) -> str | None:
-    """The kind of a results file; None if it is unknown."""
-    with open_arrays(file) as saved:
-        kind = kind_of_arrays(saved)
-        return IMAGE_MATRICES if kind == "correlations" and "time" in saved.names else kind
+def drawing_of(kind: str) -> Callable[..., list[Picture]]:
+    """The function that draws files of a kind. Its module is imported when it is needed."""
+    module, _, name = FORMATS[kind].drawn.rpartition(".")
+    draw: Callable[..., list[Picture]] = getattr(import_module(f"training.pictures.{module}"), name)
+    return draw
 
 
-def _require_finite(file: Path, but: Collection[str] = ()) -> None:
+def _require_finite(file: Path, but: Collection[str]) -> None:
     """Raises DataError for what went wrong anywhere but in some arrays, also if it is not drawn."""
     with open_arrays(file) as saved:
         for name in saved.names:

@@ -1,8 +1,5 @@
 """The course of a training run: its loss, what it does on held-out data, and the learning rate."""
 
-import json
-import math
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,86 +8,19 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dnnlib.errors import DataError
+from training.files.stats import SavedTraining
 from training.pictures.style import look
 from training.pictures.style.colors import BLUE, FAINT, INK, MUTED, ORANGE
 from training.pictures.style.picture import Picture, figures
 from training.pictures.style.words import joined
 
-STATS = "stats.jsonl"
-LARGEST_FILE = 1 << 28
-"""Bytes; a line has some 500."""
 LOSS_HEIGHT, NATS_HEIGHT, RATE_HEIGHT = 2.6, 1.4, 0.7  # inches
 FEW = 60  # reports up to which each is marked
-COLUMNS = (
-    "seen",
-    "Loss/loss",
-    "Progress/learning_rate",
-    "Loss/held_out",
-    "Likelihood/held_out_nats",
-)
 FAR = 8.0  # distances of the median from the best, below which nats are cut off
 MANY = 200  # reports from which a running median is drawn over them
 # The loss of a network that says nothing, F = 0, since F's target has unit variance. What it leaves
 # is the best linear denoiser.
 BASELINE = 1.0
-
-
-@dataclass(frozen=True)
-class SavedTraining:
-    """The course of a training run, K reports.
-
-    Attributes:
-        samples: Trained on so far, millions, increasing, ``[K]``.
-        loss: Mean since the report before, ``[K]``; NaN where no step was counted.
-        learning_rate: ``[K]``.
-        held_out: Loss of the averaged weights on what is not trained on, ``[K]``, NaN where it was
-            not taken; None if it never was.
-        nats: Mean log density of held-out rows of a table, likewise.
-    """
-
-    samples: np.ndarray
-    loss: np.ndarray
-    learning_rate: np.ndarray
-    held_out: np.ndarray | None = None
-    nats: np.ndarray | None = None
-
-    @property
-    def best(self) -> int | None:
-        """The report that did best on what is held out; None if that is not known."""
-        if self.nats is not None:
-            return int(np.nanargmax(self.nats))
-        return None if self.held_out is None else int(np.nanargmin(self.held_out))
-
-    @classmethod
-    def load(cls, path: Path) -> "SavedTraining":
-        """Reads a ``stats.jsonl``.
-
-        Raises:
-            DataError: Missing file, a line that is not such statistics, or no report with a loss.
-        """
-        try:
-            if not path.is_file() or path.stat().st_size > LARGEST_FILE:
-                raise DataError(f"{path} is no file, or larger than any run's statistics")
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path} cannot be read: give a run's stats.jsonl") from error
-        rows = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                if number == len(lines):  # a run that goes on may be writing it
-                    break
-                record = None
-            rows.append(_report(record, f"line {number} of {path}"))
-        table = np.array(rows, dtype=float).reshape(-1, len(COLUMNS))
-        if not np.isfinite(table[:, 1]).any():
-            raise DataError(f"{path} has no report with a loss yet: nothing to draw")
-        if (np.diff(table[:, 0]) <= 0).any():
-            raise DataError(f"{path} counts samples backwards: it is not the record of one run")
-        held_out, nats = (column if np.isfinite(column).any() else None for column in table.T[3:])
-        return cls(table[:, 0] / 1e6, table[:, 1], table[:, 2], held_out, nats)
 
 
 def pictures_of_training(path: Path, folder: Path | None) -> list[Picture]:
@@ -224,15 +154,3 @@ def _held_out(axes: Axes, saved: SavedTraining, values: np.ndarray) -> None:
 
 def _marks(samples: np.ndarray) -> dict[str, Any]:
     return {"marker": "o", "markersize": 3.5} if len(samples) <= FEW else {}
-
-
-def _report(record: Any, where: str) -> list[float]:
-    if not isinstance(record, dict) or "seen" not in record:
-        raise DataError(f"{where} is not a report of training: it should be JSON with 'seen'")
-    values = [record.get(name, math.nan) for name in COLUMNS]
-    for name, value in zip(COLUMNS, values, strict=True):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise DataError(f"{where} has {value!r:.40} for {name}: it should be a number")
-        if abs(value) > 1e300 or (name in record and math.isnan(value)):
-            raise DataError(f"{where} has {value!s:.40} for {name}: training went wrong there")
-    return values

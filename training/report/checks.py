@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from training.files.posterior import SavedCheck
 from training.measure.posterior.coverage import central_values
-from training.pictures.posteriors.checks import Curve, SavedCheck, color_of
+from training.pictures.posteriors.checks import Curve, color_of, details_of
 from training.pictures.style.colors import BLUE, MUTED, ORANGE
 from training.report import charts
 from training.report.content import Chart, Charts, Choice, Key, Result, Section
@@ -24,8 +25,8 @@ KEYS = (Key("within the band", BLUE), Key("beyond it", ORANGE), Key(BAND, MUTED,
 def section_of(path: Path, choice: Choice) -> Section:
     """The section of a file of runs. Raises DataError if it is broken."""
     saved = SavedCheck.load(path)
-    found, values = saved.found, saved.values
-    p = found.ranks.ks_p.numpy()
+    calibration, values = saved.calibration, saved.values
+    p = calibration.ranks.ks_p.numpy()
     chosen = np.sort(np.argsort(p, kind="stable")[:MOST])
     ranks = [
         _chart(
@@ -58,19 +59,19 @@ def section_of(path: Path, choice: Choice) -> Section:
 
 
 def _results(saved: SavedCheck) -> list[Result]:
-    found = saved.found
-    of = f"{saved.name}, {saved.details}"
-    adjusted = found.adjusted
+    calibration = saved.calibration
+    of = f"{saved.name}, {details_of(saved)}"
+    adjusted = calibration.adjusted
 
     def result(name: str, told: str, p: float) -> Result:
-        holds = False if p < found.level else True if found.conclusive else None
+        holds = False if p < calibration.level else True if calibration.conclusive else None
         few = ": too few runs to tell" if holds is None else ""
         return Result(of, name, f"{told}p = {p:.2g}{few}", target, holds)
 
     ranks = min(p for name, p in adjusted.items() if name.startswith(("ranks of", "rank hist")))
-    target = f"p ≥ {found.level:g}, the number of tests accounted for"
+    target = f"p ≥ {calibration.level:g}, the number of tests accounted for"
     results = [result("ranks of truths", "smallest ", ranks)]
-    curves = {"central intervals": found.intervals, **found.regions}
+    curves = {"central intervals": calibration.intervals, **calibration.regions}
     for name, curve in curves.items():
         tests = [p for test, p in adjusted.items() if test == name or test.startswith(f"{name} ")]
         least = min(tests)

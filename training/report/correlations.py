@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
+from training.files.arrays import evenly
+from training.files.correlations import SavedLags
 from training.measure.correlation_times import scatter_of
-from training.pictures.correlations.lags import COLORS, NAMES
-from training.pictures.correlations.saved import SavedLags, name_and_details
+from training.pictures.correlations.lags import COLORS, NAMES, name_and_details
 from training.pictures.style.colors import INK, MUTED
-from training.pictures.style.look import evenly
 from training.pictures.style.words import joined
 from training.report import charts
 from training.report.content import Chart, Charts, Choice, Key, Section
@@ -25,13 +25,10 @@ def section_of(path: Path, choice: Choice) -> Section:
     saved = SavedLags.load(path)
     name, details = name_and_details(path.with_name(path.stem.removesuffix("_summary")))
     plot = charts.plot("lag in t from the first time", "correlation with the first time")
-    keys, told = [], []
     shown = evenly(len(saved.lags), MOST_LAGS)
-    if saved.count:
-        chance = scatter_of(saved.count)
-        ends = saved.lags[[0, -1]]
-        plot.varea(ends, -chance, chance, fill_color=MUTED, fill_alpha=0.2)
-        keys.append(Key(f"±2/√N by chance, N = {saved.count:,}", MUTED, "band"))
+    chance = scatter_of(saved.count)
+    plot.varea(saved.lags[[0, -1]], -chance, chance, fill_color=MUTED, fill_alpha=0.2)
+    keys, times = [Key(f"±2/√N by chance, N = {saved.count:,}", MUTED, "band")], []
     charts.level(plot, 0, dashed=False)
     for quantity, curve in saved.curves.items():
         color = MUTED if COLORS[quantity] == INK else COLORS[quantity]
@@ -39,8 +36,8 @@ def section_of(path: Path, choice: Choice) -> Section:
         mean = np.asarray(curve.mean)[shown]
         plot.line(saved.lags[shown], charts.float32(mean), color=color, line_width=1.8)
         keys.append(Key(lasts, color))
-        told.append(lasts)
-    chart = Chart(plot, f"Mean over {saved.dim} dimensions", "; ".join(told) + ".", keys, details)
+        times.append(lasts)
+    chart = Chart(plot, f"Mean over {saved.dim} dimensions", "; ".join(times) + ".", keys, details)
     title = joined(name, "correlations of residuals", by=": ")
     return Section(
         title, READING, "docs/measurements/correlations.md", str(path.parent), [Charts([chart])]

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
+from training.files.coverage import SavedCoverage
+from training.files.names import title_of
 from training.measure.boundaries import gaussian_content
 from training.measure.coverage import STAGES
 from training.pictures.coverage.radius import STYLES
-from training.pictures.coverage.saved import SavedCoverage
 from training.pictures.style.colors import BLUE, MUTED, ORANGE
-from training.pictures.style.words import joined, title_of
+from training.pictures.style.words import joined
 from training.report import charts
 from training.report.content import Chart, Charts, Choice, Key, Result, Section, Table
 

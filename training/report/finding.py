@@ -10,39 +10,16 @@ from typing import Any
 
 from dnnlib.errors import DataError
 from torch_utils.results import open_arrays
-from training.files.formats import kind_of_arrays
+from training.files.formats import FORMATS, format_of
+from training.files.names import stem_of
+from training.files.trajectory import kind_of
 from training.names import KINDS
-from training.pictures.style.words import stem_of
-from training.pictures.trajectories.saved import kind_of
 from training.report.content import Choice, Run, Section
 from training.report.runs import run_of
 
 Reader = Callable[[Path | Mapping[str, Path], Choice], Section]
 """What makes a section of a file, or of files by kind."""
 LOOKED_INTO = (".npz", ".nc", ".json", ".jsonl")
-STATS = "stats.jsonl"
-SIMULATIONS = ("toy", "images", "rows")
-"""Subjects of which a run has several files."""
-ROOMS = {
-    "training": "course",
-    "toy": "flows",
-    "images": "images",
-    "rows": "tables",
-    "coverage": "coverage",
-    "residual summary": "correlations",
-    "worst roundtrips": "roundtrips",
-    "posterior": "posteriors",
-    "posterior check": "checks",
-}
-"""The module of each subject, in the order of sections of one folder. They are imported when they
-are needed, since some take half a second."""
-NOT_SHOWN = {
-    "correlations": "matrices of correlations, which are not shown",
-    "residuals": "residuals, which are not shown",
-    "fid reference": "features of images, which are not shown",
-    "table": "a data set",
-}
-"""Files of this project that are too large, or no result of a flow."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +59,11 @@ def found_in(paths: Iterable[Path], choice: Choice) -> Found:
             continue
         with _told(found, file):
             _sort(file, found, subjects)
-    order = list(ROOMS)
+    order = list(FORMATS)
     folders = list(dict.fromkeys(folder for folder, _, _ in subjects))
     keys = sorted(subjects, key=lambda key: (folders.index(key[0]), order.index(key[1])))
     for folder, subject, name in keys:
-        files, read = subjects[folder, subject, name], _reader(subject)
+        files, read = subjects[folder, subject, name], section_maker(subject)
         if isinstance(files, dict):
             _tell_of_run(found, files, read, choice)
         else:
@@ -148,14 +125,15 @@ def _sort(file: Path, found: Found, subjects: dict[tuple[Path, str, str], Any]) 
         else:
             found.foreign.append((str(file), "no parameters of a run"))
         return
-    subject = _subject(file)
-    if subject in SIMULATIONS:
-        _add_to_run(file, subject, subjects)
-    elif subject in ROOMS:
-        subjects[file.parent, subject, file.name] = file
+    kind = format_of(file)
+    if kind is None:
+        found.foreign.append((str(file), "no results of this project that a report shows"))
+    elif not FORMATS[kind].shown:
+        found.foreign.append((str(file), f"{FORMATS[kind].holds}, which are not shown"))
+    elif FORMATS[kind].of_run:
+        _add_to_run(file, kind, subjects)
     else:
-        unknown = "no results of this project that a report shows"
-        found.foreign.append((str(file), NOT_SHOWN.get(subject or "", unknown)))
+        subjects[file.parent, kind, file.name] = file
 
 
 def _add_to_run(file: Path, subject: str, subjects: dict[tuple[Path, str, str], Any]) -> None:
@@ -171,23 +149,8 @@ def _add_to_run(file: Path, subject: str, subjects: dict[tuple[Path, str, str], 
     subjects.setdefault((file.parent, subject, name), {})[kind] = file
 
 
-def _subject(file: Path) -> str | None:
-    if file.suffix == ".jsonl":
-        return "training" if file.name == STATS else None
-    if file.suffix == ".nc":
-        from training.files.posterior_draws import is_posterior  # takes a while
-
-        return "posterior" if is_posterior(file) else None
-    with open_arrays(file) as saved:
-        kind = kind_of_arrays(saved)
-        if kind != "trajectory":
-            return kind
-        names = set(saved.names)
-    if {"points", "names"} <= names:
-        return "rows"
-    return "images" if "image_shape" in names else "toy"
-
-
-def _reader(subject: str) -> Reader:
-    made: Reader = import_module(f"training.report.{ROOMS[subject]}").section_of
+def section_maker(kind: str) -> Reader:
+    """What makes sections of a kind. Modules are imported when they are needed, since some take
+    half a second."""
+    made: Reader = import_module(f"training.report.{FORMATS[kind].shown}").section_of
     return made

@@ -15,12 +15,12 @@ from bokeh.models import ColumnDataSource
 from bokeh.plotting import figure
 
 from torch_utils.results import SavedArrays, open_arrays
-from training.files.trajectory import SAMPLE_KEYS
+from training.files.arrays import evenly
+from training.files.trajectory import SAMPLE_KEYS, SavedTrajectory
 from training.pictures.style.colors import colors_of_places, sequential_colors
-from training.pictures.style.look import evenly
 from training.pictures.style.words import joined
 from training.pictures.trajectories.clouds import COLORS, TITLES, common_box, seen_places
-from training.pictures.trajectories.saved import SavedTrajectory, latent_law, name_and_details
+from training.pictures.trajectories.words import latent_law, name_and_details
 from training.report import charts
 from training.report.content import Chart, Choice, Coloring, Flow, Section
 from training.report.latents import latent_parts, latent_results

@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 from bokeh.models import ColumnDataSource, DataRange1d
 
+from training.files.arrays import evenly
+from training.files.names import parameter
 from training.files.posterior_draws import SavedPosteriors, load_netcdf
 from training.pictures.posteriors.images import gray_levels, observed_cells, spread_cells
 from training.pictures.posteriors.tables import telling_columns
 from training.pictures.posteriors.words import MOST_SHOWN, name_and_details, part_of, value_words
 from training.pictures.style.colors import BLUE, MUTED
-from training.pictures.style.look import evenly
-from training.pictures.style.words import brief, joined, parameter
+from training.pictures.style.words import brief, joined
 from training.report import charts
 from training.report.content import (
     Chart,
@@ -37,7 +38,6 @@ MOST_COLUMNS = 12
 MOST_DRAWS = 6
 LARGEST = 1e300
 """Of numbers that are shown."""
-MOST_R_HAT, FEWEST_EFFECTIVE = 1.05, 100.0
 
 
 def section_of(path: Path, choice: Choice) -> Section:
@@ -56,22 +56,19 @@ def section_of(path: Path, choice: Choice) -> Section:
 
 
 def _results(of: str, numbers: Path) -> list[Result]:
-    """What the numbers beside the draws say of their convergence."""
-    results = []
+    """What the numbers beside the draws say of their convergence: the rule is the sampler's own."""
     count, converged = parameter(numbers, "observations"), parameter(numbers, "converged")
-    if isinstance(count, int) and isinstance(converged, int):
-        found = f"{converged} of {count} by the sampler's own rule"
-        results.append(Result(of, "posteriors converged", found, "all", converged == count))
+    if not (isinstance(count, int) and isinstance(converged, int)):
+        return []
+    words = [f"{converged} of {count}"]
     largest = parameter(numbers, "r_hat", "largest")
     if isinstance(largest, float):
-        target = f"at most {MOST_R_HAT:g}"
-        results.append(Result(of, "R-hat", f"{largest:.3f}", target, largest <= MOST_R_HAT))
+        words.append(f"R-hat at most {largest:.3f}")
     smallest = parameter(numbers, "ess_bulk", "smallest")
     if isinstance(smallest, float):
-        target = f"{FEWEST_EFFECTIVE:g} or more"
-        holds = smallest >= FEWEST_EFFECTIVE
-        results.append(Result(of, "fewest effective draws", f"{smallest:,.0f}", target, holds))
-    return results
+        words.append(f"effective draws at least {smallest:,.0f}")
+    target = "all, by the sampler's own rule"
+    return [Result(of, "posteriors converged", ", ".join(words), target, converged == count)]
 
 
 def _views(saved: SavedPosteriors, most: int) -> Views:

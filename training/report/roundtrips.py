@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from training.files.roundtrip import SavedRoundtrips
 from training.pictures.images.grids import magnified
 from training.pictures.images.pixels import ROUNDED_AWAY, pixel_cells
-from training.pictures.images.roundtrips import SavedRoundtrips, error_bins
+from training.pictures.images.roundtrips import error_bins
 from training.pictures.style.colors import BLUE, MUTED
 from training.pictures.style.words import brief
 from training.report import charts

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from torch_utils.results import last_line, load_json
+from training.files.names import stem_of
+from training.files.stats import STATS
 from training.names import KINDS
-from training.pictures.style.words import brief, joined, stem_of
+from training.pictures.style.words import brief, joined
 from training.report.content import Result, Run
 
 TRAINING = "training_options.json"
@@ -36,7 +38,7 @@ def run_of(path: Path) -> Run | None:
     if not (is_parameters(content) and parts):
         return None
     last = parts[-1]
-    trained = last_line(path.with_name("stats.jsonl")) if path.name == TRAINING else None
+    trained = last_line(path.with_name(STATS)) if path.name == TRAINING else None
     options = _options(content)
     libraries = last.get("libraries")
     versions = libraries if isinstance(libraries, dict) else {}

@@ -8,13 +8,13 @@ import numpy as np
 from bokeh.models import ColumnDataSource, DataRange1d
 
 from dnnlib.errors import DataError
+from training.files.arrays import evenly
+from training.files.rows import SavedTable
 from training.names import CELL_ERROR
-from training.pictures.style.look import evenly
 from training.pictures.style.words import joined
 from training.pictures.tables.columns import color_of
 from training.pictures.tables.fit import chance, distances
-from training.pictures.tables.saved import SavedTable
-from training.pictures.trajectories.saved import name_and_details
+from training.pictures.trajectories.words import name_and_details
 from training.report import charts
 from training.report.content import (
     Chart,

@@ -98,18 +98,6 @@ def test_a_calibration_is_saved_and_can_be_left_out(model: Model, tmp_path: Path
     assert torch.equal(Model.load(tmp_path / "again.pkl").denoiser(x, t), calibrated)
 
 
-def test_slopes_without_gains_have_gains_of_one(model: Model, tmp_path: Path) -> None:
-    path = tmp_path / "network.pkl"
-    calibrate(model).save(path)
-    parts, about = read_network(path)
-    slopes = parts["denoiser"].state["calibration_slopes"]
-    write_network(path, {**parts, "denoiser": drop(parts["denoiser"], "calibration_gains")}, about)
-    calibration = Model.load(path).denoiser.calibration
-    assert calibration is not None
-    assert torch.equal(calibration.slopes, slopes)
-    assert torch.equal(calibration.gains, torch.ones_like(slopes))
-
-
 def test_an_output_gain_is_saved_and_stays(model: Model, tmp_path: Path) -> None:
     path = tmp_path / "network.pkl"
     x, t = torch.ones(3, 2, dtype=torch.float64), torch.linspace(1, 6, 3, dtype=torch.float64)
@@ -179,6 +167,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Part], Part | None]]] = {
     "a variance of no shape": ("denoiser", change(data_variance=torch.ones(2, 2))),
     "a calibration without times": ("denoiser", lambda part: drop(part, "calibration_times")),
     "a calibration without slopes": ("denoiser", lambda part: drop(part, "calibration_slopes")),
+    "a calibration without gains": ("denoiser", lambda part: drop(part, "calibration_gains")),
     "slopes of other dimensions": ("denoiser", change(calibration_slopes=FLOATS[:4].reshape(4, 1))),
     "gains alone": ("denoiser", lambda part: drop(part, "calibration_times", "calibration_slopes")),
     "gains of other dimensions": ("denoiser", change(calibration_gains=FLOATS[:4].reshape(4, 1))),

@@ -11,16 +11,10 @@ from hypothesis import strategies as st
 from matplotlib.collections import PolyCollection
 
 from tests.support import picture_files as files
+from training.files.correlations import SavedLags, SavedMatrices, condensed, telling_lags
 from training.measure.correlation_times import CorrelationTime
-from training.pictures.correlations.lags import draw_lags, quantile_band
+from training.pictures.correlations.lags import draw_lags, name_and_details, quantile_band
 from training.pictures.correlations.matrices import draw_matrices
-from training.pictures.correlations.saved import (
-    SavedLags,
-    SavedMatrices,
-    condensed,
-    name_and_details,
-    telling_lags,
-)
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -60,8 +54,6 @@ def test_chance_is_a_band_of_two_over_the_root_of_the_samples(tmp_path: Path) ->
     assert band.get_y() == pytest.approx(-2 / sqrt(files.SAMPLES), rel=1e-3)
     assert band.get_height() == pytest.approx(4 / sqrt(files.SAMPLES), rel=1e-3)
     assert "N = 10,000" in axes.texts[0].get_text()
-    older = SavedLags.load(files.save_summary(tmp_path, n_samples=None))
-    assert not draw_lags(older, "name", "").axes[0].patches
 
 
 def test_dimensions_of_rounding_alone_are_not_drawn(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ from scipy.stats import chi2
 
 from tests.support.draws import seeded
 from tests.support.picture_files import LATENT_STD, RADII, SIZES, bent, save, save_coverage
+from training.files.coverage import SavedCoverage
 from training.measure.boundaries import Boundary, gaussian_content_within, unit_sphere
 from training.pictures.album import pictures_of
 from training.pictures.coverage.boundaries import cut, draw_boundaries, limits_of
 from training.pictures.coverage.radius import draw_radius
-from training.pictures.coverage.saved import SavedCoverage
 from training.pictures.style.colors import sequential_colors
 
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tests.support.picture_files import SAVED, save_images, save_roundtrips
+from training.files.trajectory import SavedTrajectory
 from training.pictures.album import pictures_of
 from training.pictures.images import grids, pixels, roundtrips, simulations
 from training.pictures.images.folders import first_images, holds_images
@@ -21,7 +22,6 @@ from training.pictures.images.moving import GridAnimation, moving_columns
 from training.pictures.images.pixels import data_cells, difference_cells, fitted, tiled
 from training.pictures.style.colors import BLUE, ORANGE
 from training.pictures.style.words import brief
-from training.pictures.trajectories.saved import SavedTrajectory
 
 
 def some_pixels(*shape: int) -> np.ndarray:
@@ -202,7 +202,8 @@ def test_a_roundtrip_of_two_states_has_no_ways(tmp_path: Path) -> None:
     pair = []
     for kind in ("melt", "roundtrip"):
         with np.load(save_images(tmp_path, kind, count=3)) as archive:
-            ends = {name: archive[name][[0, -1]] for name in archive if len(archive[name]) == SAVED}
+            arrays = {name: archive[name] for name in archive if archive[name].ndim}
+        ends = {name: array[[0, -1]] for name, array in arrays.items() if len(array) == SAVED}
         pair.append(load(tmp_path, kind, count=3, **ends))
     figure = simulations.draw_roundtrip(*pair)
     assert len(figure.images) == 5  # original, latent, return, difference, and their scale

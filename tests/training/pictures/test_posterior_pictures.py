@@ -16,11 +16,12 @@ from dnnlib.errors import DataError
 from tests.support.picture_files import save_check, save_posterior
 from tests.training.pictures.test_table_pictures import words
 from training.data.toys import Toy
+from training.files.posterior import SavedCheck
 from training.files.posterior_draws import DESCRIPTION, load_netcdf
 from training.inference.likelihoods import Gaussian
 from training.pictures.album import pictures_of
 from training.pictures.posteriors.chains import draw_chains, rank_counts
-from training.pictures.posteriors.checks import SavedCheck, draw_coverage, draw_ranks
+from training.pictures.posteriors.checks import draw_coverage, draw_ranks
 from training.pictures.posteriors.exact import content_levels, exact_posterior, plane_density
 from training.pictures.posteriors.images import draw_images, observed_cells
 from training.pictures.posteriors.tables import draw_marginals, draw_pairs, telling_columns
@@ -149,7 +150,7 @@ X, SHAPE = "posterior/x", (2, 40, 3, 2)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (other_format, "not of posterior.py"),
+        (other_format, "holds nothing that is known"),
         (cut_short, "not a readable netCDF-4"),
         (replaced(X), "no variable 'posterior/x'"),
         (replaced(X, data=np.full(SHAPE, np.nan)), "not finite"),
@@ -167,11 +168,11 @@ X, SHAPE = "posterior/x", (2, 40, 3, 2)
         (replaced("constant_data/truth", data=np.zeros((2, 2))), "should be"),
         (replaced("constant_data/noise_std", data=np.zeros(2)), "noise must be positive"),
         (replaced("constant_data/noise_std", data=np.ones(3)), "should be"),
-        (replaced(DESCRIPTION), "not of posterior.py"),
+        (replaced(DESCRIPTION), "nothing that is known"),
         (replaced(DESCRIPTION, data=np.zeros(3, "S2")), "broken in"),
         (written_as(b"{"), "not readable JSON"),
         (written_as(b"\xff"), "broken in"),
-        (written_as(b"[1]"), "not of posterior.py"),
+        (written_as(b"[1]"), "nothing that is known"),
         (described(coordinates=["x1"]), "names of coordinates"),
         (described(coordinates="x1"), "names of coordinates"),
         (described(samplers=None), "samplers"),
@@ -350,13 +351,13 @@ def test_checks_say_their_verdict_and_color_what_leaves_its_band(tmp_path: Path)
         for figure in (draw_ranks(saved), draw_coverage(saved)):
             told = words(figure).replace(" | ", " ")
             assert f"Posterior of circles: {found}" in told
-            assert saved.found.verdict.split(",")[0] in told
+            assert saved.calibration.verdict.split(",")[0] in told
     colors = [axes.lines[-1].get_color() for axes in draw_ranks(bad).axes[1:]]
     assert colors[0] != colors[1] == colors[2] == colors[3]
     titles = [axes.get_title(loc="left") for axes in draw_coverage(bad).axes[1:]]
     assert titles == ["central intervals", "TARP", "highest-density regions"]
     (tmp_path / "circles_PRP_posterior_check.json").write_text('{"level": 0.999}')
-    assert "at level 0.999" in SavedCheck.load(save_check(tmp_path)).found.verdict
+    assert "at level 0.999" in SavedCheck.load(save_check(tmp_path)).calibration.verdict
 
 
 @pytest.mark.filterwarnings("error")

@@ -13,6 +13,8 @@ from scipy.stats import kstwobign, spearmanr
 
 from dnnlib.errors import DataError
 from tests.support.picture_files import save, simulation
+from training.files.rows import SavedTable
+from training.files.stats import SavedTraining
 from training.pictures.album import pictures_of
 from training.pictures.style import look
 from training.pictures.tables.densities import draw_densities, uniformity
@@ -20,8 +22,7 @@ from training.pictures.tables.fit import chance, distances, limits, rank_correla
 from training.pictures.tables.marginals import draw_marginals
 from training.pictures.tables.pairs import draw_pairs, telling_columns
 from training.pictures.tables.roundtrips import column_errors, draw_roundtrip
-from training.pictures.tables.saved import SavedTable
-from training.pictures.training import SavedTraining, draw_training
+from training.pictures.training import draw_training
 from training.report.tables import density_results
 
 

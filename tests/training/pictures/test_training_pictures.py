@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from dnnlib.errors import DataError
-from training.pictures.training import SavedTraining, draw_training, running_median
+from training.files.stats import SavedTraining
+from training.pictures.training import draw_training, running_median
 
 
 def report(seen: int, **changes: Any) -> str:

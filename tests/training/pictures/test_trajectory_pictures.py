@@ -15,13 +15,14 @@ from PIL import Image
 
 from dnnlib.errors import DataError, UsageError
 from tests.support.picture_files import SAVED, save_images, save_simulation
+from training.files.trajectory import SavedTrajectory
 from training.pictures.style.colors import BLUE, ORANGE
 from training.pictures.trajectories import animation, clouds
 from training.pictures.trajectories.clouds import row_of
 from training.pictures.trajectories.densities import draw_densities
 from training.pictures.trajectories.latents import draw_joint, draw_latents
-from training.pictures.trajectories.saved import SavedTrajectory, latent_law
 from training.pictures.trajectories.spectra import draw_spectrum, mean_ratio
+from training.pictures.trajectories.words import latent_law
 
 
 def load(folder: Path, kind: str = "melt", dim: int = 2, **changes: Any) -> SavedTrajectory:

@@ -8,7 +8,6 @@ missing one, looks like one: it is told.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 
@@ -16,6 +15,8 @@ EXACT = 1e-9
 """Of a value, relative to the largest of its column: what is less is rounding."""
 MOST_DIGITS = 9
 """Decimal digits of a step that is looked for."""
+MOST_NAMED = 3
+"""Columns of a kind that a line names."""
 OFTEN = 0.01
 """Share of rows with one value from which a continuous column is said to have an atom."""
 FEWEST_OTHERS = 5
@@ -100,18 +101,34 @@ def _step(values: np.ndarray) -> tuple[float, int]:
     return 0.0, 0
 
 
+def _kinds(steps: Mapping[str, float]) -> str:
+    """How many columns of each kind there are, with the first of their names and steps."""
+    kinds = {
+        "of whole numbers": [name for name, step in steps.items() if step >= 1],
+        "rounded to decimals": [name for name, step in steps.items() if step < 1],
+    }
+    shown = []
+    for kind, names in kinds.items():
+        if names:
+            listed = ", ".join(f"{name} ({steps[name]:g})" for name in names[:MOST_NAMED])
+            more = ", ..." if len(names) > MOST_NAMED else ""
+            shown.append(f"{len(names)} {kind}: {listed}{more}")
+    return "; ".join(shown)
+
+
 def told_of_steps(marginals: Mapping[str, Marginal]) -> list[str]:
     """Lines about the columns that are discrete, and those neither that nor continuous."""
     lines, pairs = [], marginals.items()
-    discrete = [f"{name} ({one.step:g})" for name, one in pairs if one.step]
+    steps = {name: one.step for name, one in pairs if one.step}
     atoms = [
         f"{name} ({one.share:.0%} are {one.atom:g})"
         for name, one in pairs
         if not one.step and one.share > OFTEN and one.repeats
     ]
-    if discrete:
-        shown = ", ".join(islice(discrete, 20)) + (", ..." if len(discrete) > 20 else "")
-        lines.append(f"Discrete column(s), spread over their steps in training: {shown}")
+    if steps:
+        lines.append(
+            f"Training spreads {len(steps)} discrete column(s) over their steps: {_kinds(steps)}"
+        )
     if atoms:
         lines.append(
             f"Column(s) that have no density, as one value has a share of its own: "

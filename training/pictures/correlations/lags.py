@@ -11,12 +11,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from training.files.correlations import LagCurve, SavedLags, summary_of
+from training.files.names import parameter, title_of
 from training.measure.correlation_times import scatter_of
-from training.pictures.correlations.saved import LagCurve, SavedLags, name_and_details
 from training.pictures.style import look
 from training.pictures.style.colors import BLUE, FAINT, INK, MUTED, ORANGE
 from training.pictures.style.picture import Picture, figures
-from training.pictures.style.words import joined
+from training.pictures.style.words import joined, words_for
 
 HEIGHT = 3.2  # inches
 FEW = 3  # dimensions up to which each is drawn
@@ -28,6 +29,18 @@ NAMES = {
     "net_residuals": "residual D − e",
     "exact_residuals": "error D − exact D",
 }
+NOISES = {"independent": "fresh noise at each time", "path": "along the flow's own paths"}
+
+
+def name_and_details(stem: Path) -> tuple[str, str]:
+    """Of files of correlations with such a stem: the data's name, and how they were made.
+
+    Raises:
+        DataError: The parameters beside the summary are broken.
+    """
+    name, details = title_of(stem.name.removesuffix("_autocorrelations").removesuffix("_toy"))
+    noise = parameter(summary_of(stem).with_suffix(".json"), "noise")
+    return name, joined(details, words_for(noise, NOISES))
 
 
 def pictures_of_lags(path: Path, folder: Path | None) -> list[Picture]:
@@ -54,10 +67,9 @@ def draw_lags(saved: SavedLags, name: str, details: str) -> Figure:
         legend_lines=len(saved.curves),
     )
     axes.axhline(0, color=MUTED, lw=0.8)
-    if saved.count:
-        chance = scatter_of(saved.count)
-        axes.axhspan(-chance, chance, color=FAINT, alpha=0.6, lw=0)
-        look.note_above(axes, f"gray: ±2/√N by chance, N = {saved.count:,}")
+    chance = scatter_of(saved.count)
+    axes.axhspan(-chance, chance, color=FAINT, alpha=0.6, lw=0)
+    look.note_above(axes, f"gray: ±2/√N by chance, N = {saved.count:,}")
     lowest = [
         _draw(axes, saved.lags, curve, NAMES[name], COLORS[name])
         for name, curve in saved.curves.items()

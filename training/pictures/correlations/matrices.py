@@ -11,8 +11,8 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from training.pictures.correlations.lags import NAMES
-from training.pictures.correlations.saved import SavedMatrices, name_and_details, stem_and_index
+from training.files.correlations import SavedMatrices, stem_and_index
+from training.pictures.correlations.lags import NAMES, name_and_details
 from training.pictures.style import look
 from training.pictures.style.colors import DIVERGING, INK
 from training.pictures.style.picture import Picture, figures
@@ -32,10 +32,12 @@ def pictures_of_toy_matrices(path: Path, folder: Path | None) -> list[Picture]:
     return _figures(SavedMatrices.of_toy(path), path.with_suffix(""), folder)
 
 
-def pictures_of_image_matrices(paths: Iterable[Path], folder: Path | None) -> list[Picture]:
+def pictures_of_image_matrices(
+    paths: Iterable[Path], folder: Path | None, animation: str | None
+) -> list[Picture]:
     """The pictures of correlation matrices of images, in files of one time each.
 
-    Files that have a folder and a stem in common are drawn together.
+    Files that have a folder and a stem in common are drawn together; there are no animations.
 
     Raises:
         DataError: A file that is to be drawn is broken, or does not belong to the others.

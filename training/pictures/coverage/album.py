@@ -3,11 +3,12 @@
 from functools import partial
 from pathlib import Path
 
+from training.files.coverage import SavedCoverage
+from training.files.names import parameter, title_of
 from training.pictures.coverage.boundaries import draw_boundaries
 from training.pictures.coverage.radius import draw_radius
-from training.pictures.coverage.saved import SavedCoverage
 from training.pictures.style.picture import Picture, figures
-from training.pictures.style.words import joined, parameter, title_of, words_for
+from training.pictures.style.words import joined, words_for
 
 SCORES = {"net": "trained network", "exact": "exact denoiser"}
 

@@ -14,9 +14,10 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from training.files.arrays import evenly
+from training.files.coverage import SavedCoverage
 from training.measure.boundaries import Boundary, gaussian_content
 from training.measure.coverage import STAGES
-from training.pictures.coverage.saved import SavedCoverage
 from training.pictures.style import look
 from training.pictures.style.colors import sequential_colors
 from training.pictures.style.words import joined
@@ -108,7 +109,7 @@ def _panel(axes: Axes, saved: SavedCoverage, stage: str, normal: int | None) -> 
         words = [f"cut by ${letter}_{normal + 1} = 0$", f"gray: {shown} near it"]
     if not of_data:
         words.append("σ = " + ", ".join(f"{std:.2g}" for std in saved.latent_std))
-    points = points[look.evenly(len(points), MOST_POINTS)]
+    points = points[evenly(len(points), MOST_POINTS)]
     axes.plot(*points.T, "o", ms=POINT_SIZE, mew=0, color=POINT_COLOR, zorder=1)
     colors = sequential_colors(len(outlines))
     width = 1.4 if len(outlines) <= MOST_IN_LEGEND else 0.8
@@ -130,7 +131,7 @@ def _legend(axes: Axes, saved: SavedCoverage) -> None:
     """The radii, or some of very many, above axes that are not seen."""
     axes.set_axis_off()
     count = len(saved.radii)
-    shown, colors = look.evenly(count, MOST_IN_LEGEND), sequential_colors(count)
+    shown, colors = evenly(count, MOST_IN_LEGEND), sequential_colors(count)
     contents = gaussian_content(saved.radii, saved.dim)
     look.legend(
         axes,

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from training.files.coverage import SavedCoverage
 from training.measure.boundaries import gaussian_content
 from training.measure.coverage import contents_within, mean_and_two_std
-from training.pictures.coverage.saved import SavedCoverage
 from training.pictures.style import look
 from training.pictures.style.colors import BLUE, FAINT, INK, MUTED, ORANGE
 from training.pictures.style.words import joined

@@ -1,8 +1,6 @@
 """Pictures of roundtrip errors: how they are spread over the images, and the worst of these."""
 
 import math
-import re
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -11,95 +9,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from dnnlib.errors import DataError
-from torch_utils.results import open_arrays
-from training.files.arrays import CheckedArrays
+from training.files.roundtrip import SavedRoundtrips
 from training.pictures.images.grids import Column, draw_rows, magnified
 from training.pictures.images.pixels import ROUNDED_AWAY, pixel_cells
 from training.pictures.style import look
 from training.pictures.style.colors import BLUE, MUTED
 from training.pictures.style.picture import Picture, figures
-from training.pictures.style.words import brief, joined, title_of
+from training.pictures.style.words import brief, joined
 
-ERRORS = {
-    "indices": "K",
-    "mse": "K",
-    "mse_float": "K",
-    "max_abs_error": "K",
-    "all_mse": "N",
-    "all_mse_float": "N",
-    "all_max_abs_error": "N",
-    "all_exact": "N",
-}
 LEAST_BINS, MOST_BINS = 8, 40
 LEAST_RANGE = 4  # highest over lowest error on the axis
 MOST_WORST, ROWS_OF_BLOCK = 16, 4
-STEM = re.compile(r"(?P<stem>.+?)(_roundtrip_mse)?(_seed\d+)?_worst")
-
-
-@dataclass(frozen=True)
-class SavedRoundtrips:
-    """Errors of N images that were melted and came back, and K of these images, maybe none.
-
-    Attributes:
-        path: Their file.
-        originals: Pixels ``[K, C, H, W]`` uint8.
-        returned: Gray levels before rounding ``[K, C, H, W]``.
-        indices: Of the K images in their data set.
-        mse: In squared gray levels, of 8-bit images, ``[K]``.
-        mse_float: The same before rounding ``[K]``.
-        max_abs_error: In gray levels, before rounding, ``[K]``.
-        all_mse, all_mse_float, all_max_abs_error: The same of all, ``[N]``.
-        all_exact: The share of each image's pixels that came back exactly ``[N]``.
-    """
-
-    path: Path
-    originals: np.ndarray
-    returned: np.ndarray
-    indices: np.ndarray
-    mse: np.ndarray
-    mse_float: np.ndarray
-    max_abs_error: np.ndarray
-    all_mse: np.ndarray
-    all_mse_float: np.ndarray
-    all_max_abs_error: np.ndarray
-    all_exact: np.ndarray
-
-    @classmethod
-    def load(cls, path: Path) -> "SavedRoundtrips":
-        """Reads and checks such a file.
-
-        Raises:
-            DataError: Missing or broken file, missing array, wrong shape, or impossible value.
-        """
-        with open_arrays(path) as saved:
-            originals, arrays = saved.numbers("originals"), CheckedArrays(saved, path)
-            if originals.dtype != np.uint8:
-                raise DataError(f"{path}: 'originals' holds {originals.dtype}, not uint8")
-            for name in ("originals", "returned"):
-                pixels = arrays.read(name, "KCHW", least=0)
-            if pixels.shape[1] not in (1, 3) or min(pixels.shape[2:]) < 1:
-                raise DataError(
-                    f"{path}: 'originals' is {list(pixels.shape)}, but should be [images, 1 or 3, "
-                    "height, width]"
-                )
-            errors = {
-                name: arrays.read(name, axes, least=0, largest=math.inf)
-                for name, axes in ERRORS.items()
-            }
-        for name, values in errors.items():
-            if (values < 0).any():
-                raise DataError(f"{path}: '{name}' has negative values, which no error is")
-        kept, count = len(originals), len(errors["all_mse"])
-        if count < max(kept, 1):
-            raise DataError(f"{path} has errors of {count} images in 'all_mse', but {kept} images")
-        return cls(path, originals, pixels, **errors)
-
-    @property
-    def name(self) -> str:
-        """The data's name, and how it was melted, by the name of the file."""
-        match = STEM.fullmatch(self.path.stem)
-        return joined(*title_of(match["stem"] if match else self.path.stem), by=": ")
 
 
 def pictures_of_roundtrips(path: Path, folder: Path | None) -> list[Picture]:

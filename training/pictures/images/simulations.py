@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from training.files.names import stem_of
+from training.files.trajectory import SavedTrajectory
 from training.pictures.images.grids import (
     Column,
     draw_grid,
@@ -17,12 +19,12 @@ from training.pictures.images.grids import (
 from training.pictures.images.moving import GridAnimation, moving_columns
 from training.pictures.images.pixels import HALF_RANGE, data_cells, state_divisors
 from training.pictures.style.picture import Picture, figures
-from training.pictures.style.words import joined, stem_of
+from training.pictures.style.words import joined
 from training.pictures.trajectories.album import overviews, pictures_of_latents
 from training.pictures.trajectories.animation import VERBS, animation_of, frame_times
 from training.pictures.trajectories.clouds import TITLES, telling_times
-from training.pictures.trajectories.saved import SavedTrajectory, latent_law, name_and_details
 from training.pictures.trajectories.spectra import draw_spectrum
+from training.pictures.trajectories.words import latent_law, name_and_details
 
 ROWS, PATH_COLUMNS, WAY_COLUMNS = 8, 9, 3
 APART = 22  # pixels before the column of differences
@@ -32,17 +34,21 @@ SAME = 1e-4  # of the largest value: more than float32 takes from a melt's end
 
 
 def pictures_of_images(
-    trajectories: Sequence[SavedTrajectory], folder: Path | None, animation: str | None
+    paths: Sequence[Path], folder: Path | None, animation: str | None
 ) -> list[Picture]:
     """All pictures of simulations of images.
 
     A roundtrip is drawn together with the melt whose end it starts from, if that is among them.
 
     Args:
-        trajectories: As saved.
+        paths: Their files.
         folder: Where the pictures go; None for beside their files.
         animation: ``gif``, ``mp4``, or None for no animations.
+
+    Raises:
+        DataError: A file is broken.
     """
+    trajectories = [SavedTrajectory.load(path) for path in paths]
     pictures = []
     pairs = {melt.path: back for melt, back in melts_and_roundtrips(trajectories)}
     paired = {back.path for back in pairs.values()}

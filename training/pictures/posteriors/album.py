@@ -6,9 +6,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from training.files.posterior import SavedCheck
 from training.files.posterior_draws import load_netcdf
 from training.pictures.posteriors.chains import draw_chains, has_chains
-from training.pictures.posteriors.checks import SavedCheck, draw_coverage, draw_ranks
+from training.pictures.posteriors.checks import draw_coverage, draw_ranks
 from training.pictures.posteriors.exact import toy_of
 from training.pictures.posteriors.images import draw_images
 from training.pictures.posteriors.tables import draw_marginals, draw_pairs

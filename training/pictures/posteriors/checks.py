@@ -2,7 +2,6 @@
 
 import textwrap
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,19 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dnnlib.errors import DataError
-from training.files.posterior import load_values
-from training.measure.posterior.calibration import Calibration, RunValues, calibrate
+from training.files.posterior import SavedCheck
 from training.measure.posterior.coverage import central_values
-from training.measure.posterior.ranks import (
-    FEWEST_IN_BIN,
-    distribution_function,
-    simultaneous_band,
-)
+from training.measure.posterior.ranks import distribution_function, simultaneous_band
 from training.pictures.posteriors.words import axis_name, legend_line, line
 from training.pictures.style import look
 from training.pictures.style.colors import BLUE, FAINT, INK, MUTED, ORANGE
-from training.pictures.style.words import joined, parameter, title_of, words_for
+from training.pictures.style.words import joined, words_for
 
 MOST, ACROSS = 12, 4
 RANK_SIZE, COVERAGE_SIZE = (2.25, 1.45), (3.1, 2.4)  # inches
@@ -38,42 +31,17 @@ BAND = "gray: where one line of a right posterior stays with 95 %"
 QUESTIONS = {"sampler": "is the sampler right?", "model": "is the model right?"}
 
 
-@dataclass(frozen=True)
-class SavedCheck:
-    """Runs of a check.
-
-    Attributes:
-        values: Of all runs.
-        found: What they say.
-        name: The data's.
-        details: How the check was made.
-    """
-
-    values: RunValues
-    found: Calibration
-    name: str
-    details: str
-
-    @classmethod
-    def load(cls, path: Path) -> "SavedCheck":
-        """Raises DataError if the file is broken, or has too few runs."""
-        values = load_values(path)
-        if values is None or len(values.ranks) < 2 * FEWEST_IN_BIN:
-            raise DataError(f"{path} has too few runs to test: {2 * FEWEST_IN_BIN} at least")
-        numbers = path.with_suffix(".json")
-        level = parameter(numbers, "level")
-        known = isinstance(level, float) and 0 < level < 1
-        name, schedule = title_of(path.stem.removesuffix("_posterior_check"))
-        asked = words_for(parameter(numbers, "question"), QUESTIONS)
-        details = joined(schedule, asked, f"{len(values.ranks):,} runs")
-        return cls(values, calibrate(values, level) if known else calibrate(values), name, details)
+def details_of(saved: SavedCheck) -> str:
+    """How a check was made, in words."""
+    asked = words_for(saved.question, QUESTIONS)
+    return joined(saved.schedule, asked, f"{len(saved.values.ranks):,} runs")
 
 
 def draw_ranks(saved: SavedCheck) -> Figure:
     """A panel for each of at most twelve quantities: how far the distribution of its ranks is from
     uniform."""
     names, ranks = saved.values.names, saved.values.ranks
-    p = saved.found.ranks.ks_p.numpy()
+    p = saved.calibration.ranks.ks_p.numpy()
     chosen = np.sort(np.argsort(p, kind="stable")[:MOST])
     across = min(len(chosen), ACROSS)
     few = f"{MOST} of {len(names)} quantities, those of the smallest p" * (len(names) > MOST)
@@ -83,7 +51,7 @@ def draw_ranks(saved: SavedCheck) -> Figure:
     for number, (column, curve) in enumerate(zip(chosen, curves, strict=True)):
         axes = look.axes_at(figure, places[number // across, number % across])
         curve.draw(axes, reach)
-        adjusted = saved.found.adjusted[f"ranks of {names[column]}"]
+        adjusted = saved.calibration.adjusted[f"ranks of {names[column]}"]
         name = axis_name(names[column], RANK_SIZE[0])
         look.name_panel(axes, name, f"p = {p[column]:.2g}, adjusted {adjusted:.2g}")
         _label_outer(axes, number, len(chosen), across, "rank, %", "excess below, points")
@@ -178,16 +146,16 @@ def color_of(holds: bool) -> str:
 def _page(
     saved: SavedCheck, count: int, across: int, size: tuple[float, float], note: str
 ) -> tuple[Figure, np.ndarray]:
-    lines = textwrap.wrap(saved.found.verdict, LINE_LETTERS)
-    right = "no miscalibration seen" if saved.found.conclusive else "too few runs to tell"
-    found = right if saved.found.passed else "not calibrated"
+    lines = textwrap.wrap(saved.calibration.verdict, LINE_LETTERS)
+    right = "no miscalibration seen" if saved.calibration.conclusive else "too few runs to tell"
+    found = right if saved.calibration.passed else "not calibrated"
     verdict_height = look.LINE_HEIGHT * len(lines)
     figure, places = look.panel_page(
         -(-count // across),
         across,
         size,
         f"Posterior of {saved.name}: {found}",
-        joined(saved.details, note),
+        joined(details_of(saved), note),
         left=LEFT,
         gap=GAP,
         top=look.TOP + verdict_height + 1.3 * look.LINE_HEIGHT,

@@ -4,11 +4,11 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 
+from training.files.arrays import evenly
 from training.files.posterior_draws import SavedPosteriors
 from training.pictures.images.grids import Column, Scale, draw_rows
 from training.pictures.images.pixels import pixel_cells
 from training.pictures.posteriors.words import name_and_details, part_of
-from training.pictures.style import look
 from training.pictures.style.colors import BLUE, FAINT, INK
 from training.pictures.style.words import brief, joined
 
@@ -29,7 +29,7 @@ def draw_images(saved: SavedPosteriors) -> Figure:
         Column(gray_levels(draws.mean(axis=0)), "mean", space=APART),
         *(
             Column(gray_levels(draws[place]), f"draw {number + 1}", space=APART * (number == 0))
-            for number, place in enumerate(look.evenly(len(draws), DRAWS))
+            for number, place in enumerate(evenly(len(draws), DRAWS))
         ),
     ]
     seen = observed_cells(saved)

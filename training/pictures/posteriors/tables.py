@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from training.files.arrays import evenly
 from training.files.posterior_draws import SavedPosteriors
 from training.pictures.posteriors.toys import TRUTH, mark_observed, mark_truth
 from training.pictures.posteriors.words import (
@@ -151,7 +152,7 @@ def _scatter(axes: Axes, saved: SavedPosteriors, draws: np.ndarray, plane: tuple
     style: dict[str, Any] = {"ls": "none", "marker": "o", "mew": 0, "ms": 2.2}
     for values, color, alpha in ((saved.prior, MUTED, 0.25), (draws, BLUE, 0.45)):
         if values is not None:
-            points = values[look.evenly(len(values), MOST_POINTS)][:, list(plane)]
+            points = values[evenly(len(values), MOST_POINTS)][:, list(plane)]
             axes.plot(*points.T, color=color, alpha=alpha, **style)
     if saved.likelihood is not None and saved.likelihood.operator is None:
         assert saved.observed is not None

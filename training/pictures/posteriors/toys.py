@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from training.data.toys import Toy
+from training.files.arrays import evenly
 from training.files.posterior_draws import SavedPosteriors
 from training.inference.exact import ExactPosterior
 from training.inference.likelihoods import Gaussian
@@ -70,7 +71,7 @@ def draw_toy(saved: SavedPosteriors, toy: Toy) -> Figure:
     legend_line(figure, LEFT, _handles(saved, toy.dim), right=look.MARGIN)
     for index in range(shown):
         draws = saved.points[:, :, index].reshape(-1, toy.dim)
-        draws = draws[look.evenly(len(draws), MOST_POINTS)]
+        draws = draws[evenly(len(draws), MOST_POINTS)]
         observed = None if saved.observed is None else saved.observed[index]
         if flat:
             place = places[index // across, index % across]

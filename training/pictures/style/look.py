@@ -29,11 +29,6 @@ ELEVATION, AZIMUTH = 14, -72  # degrees: the toys' sheets are seen on their fold
 DASHED = (0, (5, 4))
 
 
-def evenly(count: int, most: int) -> np.ndarray:
-    """Indices of at most so many of a number of things, evenly spaced, with both ends."""
-    return np.linspace(0, count - 1, min(count, most)).round().astype(int)
-
-
 def new_figure(width: float, height: float) -> Figure:
     """An empty white figure."""
     return Figure(figsize=(width, height), dpi=DPI, facecolor="white")

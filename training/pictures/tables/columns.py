@@ -12,10 +12,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from training.files.rows import LABELS, SavedTable
 from training.pictures.style import look
 from training.pictures.style.colors import BLUE, INK, MUTED, ORANGE
 from training.pictures.tables.fit import limits
-from training.pictures.tables.saved import LABELS, SavedTable
 
 LEAST_BINS, MOST_BINS = 8, 36
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import ks_2samp
 
+from training.files.rows import SavedTable
 from training.pictures.style import look
 from training.pictures.style.colors import FAINT, INK, MUTED
 from training.pictures.style.words import joined
@@ -25,8 +26,7 @@ from training.pictures.tables.columns import (
     legend_below_headline,
 )
 from training.pictures.tables.fit import chance
-from training.pictures.tables.saved import SavedTable
-from training.pictures.trajectories.saved import latent_law, name_and_details
+from training.pictures.trajectories.words import latent_law, name_and_details
 
 SIZE, GAP, LEFT = 3.3, 0.95, 0.6  # inches
 LEAST_WIDTH = {True: 8.0, False: 6.0}  # with ranks, and without

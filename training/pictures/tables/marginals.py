@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from training.files.rows import SavedTable
 from training.pictures.style import look
 from training.pictures.style.words import joined
 from training.pictures.tables.columns import counted, draw_column, fitting, legend_below_headline
 from training.pictures.tables.fit import chance, distances
-from training.pictures.tables.saved import SavedTable
-from training.pictures.trajectories.saved import latent_law, name_and_details
+from training.pictures.trajectories.words import latent_law, name_and_details
 
 MOST, ACROSS = 20, 5
 LEFT, GAP, WIDEST, HEIGHT = 0.3, 0.32, 5.1, 1.15  # inches

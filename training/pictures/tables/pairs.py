@@ -6,6 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from training.files.arrays import evenly
+from training.files.rows import SavedTable
 from training.pictures.style import look
 from training.pictures.style.colors import MUTED
 from training.pictures.style.words import joined
@@ -18,8 +20,7 @@ from training.pictures.tables.columns import (
     legend_below_headline,
 )
 from training.pictures.tables.fit import limits, rank_correlations
-from training.pictures.tables.saved import SavedTable
-from training.pictures.trajectories.saved import latent_law, name_and_details
+from training.pictures.trajectories.words import latent_law, name_and_details
 
 MOST = 5
 LARGEST, LEFT, RIGHT, GAP, BOTTOM = 2.9, 0.85, 0.2, 0.3, 0.55  # inches
@@ -84,7 +85,7 @@ def telling_columns(correlations: Sequence[np.ndarray], most: int) -> np.ndarray
 
 def _scatter(axes: Axes, points: np.ndarray, color: str) -> None:
     """Points ``[n, 2]``, or evenly spaced ones of many: the fewer, the larger."""
-    shown = points[look.evenly(len(points), MOST_POINTS)]
+    shown = points[evenly(len(points), MOST_POINTS)]
     size = float(np.interp(np.log10(len(shown)), [1.5, 3.3], [4.0, 2.0]))
     axes.plot(*shown.T, "o", ms=size, mew=0, color=color, alpha=0.5)
     few_numbers(axes.xaxis)

@@ -4,12 +4,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
+from training.files.rows import LARGEST, SavedTable
 from training.pictures.style import look
 from training.pictures.style.colors import BLUE, FAINT, ORANGE
 from training.pictures.style.words import joined
 from training.pictures.tables.columns import fitting
-from training.pictures.tables.saved import LARGEST, SavedTable
-from training.pictures.trajectories.saved import name_and_details
+from training.pictures.trajectories.words import name_and_details
 
 MOST = 20
 LEFT, RIGHT, WIDTH, LINE, BOTTOM = 2.4, 0.3, 5.0, 0.21, 0.55  # inches

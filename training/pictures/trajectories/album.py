@@ -6,25 +6,29 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from training.files.names import stem_of
+from training.files.trajectory import SavedTrajectory
 from training.pictures.style.picture import Picture, figures
-from training.pictures.style.words import stem_of
 from training.pictures.trajectories.animation import VERBS, animate_cloud, animation_of
 from training.pictures.trajectories.clouds import draw_trajectories
 from training.pictures.trajectories.densities import draw_densities
 from training.pictures.trajectories.latents import draw_joint, draw_latents
-from training.pictures.trajectories.saved import SavedTrajectory
 
 
 def pictures_of_toys(
-    trajectories: Sequence[SavedTrajectory], folder: Path | None, animation: str | None
+    paths: Sequence[Path], folder: Path | None, animation: str | None
 ) -> list[Picture]:
     """All pictures of simulations of points.
 
     Args:
-        trajectories: As saved.
+        paths: Their files.
         folder: Where the pictures go; None for beside their files.
         animation: ``gif``, ``mp4``, or None for no animations.
+
+    Raises:
+        DataError: A file is broken.
     """
+    trajectories = [SavedTrajectory.load(path) for path in paths]
     pictures = []
     for item in trajectories:
         stem = (folder or item.path.parent) / item.path.stem.removesuffix("_results")

@@ -15,16 +15,12 @@ from matplotlib.text import Text
 from PIL import Image
 
 from dnnlib.errors import DataError, UsageError
+from training.files.trajectory import SavedTrajectory
 from training.pictures.style import look
 from training.pictures.style.colors import FAINT, INK, MUTED
 from training.pictures.style.picture import Picture
 from training.pictures.trajectories.clouds import Row, cloud_axes, common_box, row_of, scatter
-from training.pictures.trajectories.saved import (
-    CLOSED_FORM,
-    SavedTrajectory,
-    latent_law,
-    name_and_details,
-)
+from training.pictures.trajectories.words import CLOSED_FORM, latent_law, name_and_details
 
 SIDE, LEFT, RIGHT, TICKS_HEIGHT, TIME_HEIGHT = 3.7, 0.5, 0.4, 0.45, 0.5  # inches
 DPI = 110

@@ -8,10 +8,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from training.files.arrays import evenly
+from training.files.trajectory import SavedTrajectory
 from training.pictures.style import look
 from training.pictures.style.colors import INK, MUTED, colors_of_places
 from training.pictures.style.words import joined
-from training.pictures.trajectories.saved import SavedTrajectory, latent_law, name_and_details
+from training.pictures.trajectories.words import latent_law, name_and_details
 
 PANELS = 6
 LEFT, RIGHT, GAP = 0.5, 0.1, 0.14  # inches around and between the panels
@@ -68,7 +70,7 @@ def row_of(trajectory: SavedTrajectory, times: np.ndarray, most: int | None = No
         most: How many points to draw at most, evenly spaced ones.
     """
     points, kind = trajectory.points(), trajectory.kind
-    points = points[:, look.evenly(points.shape[1], most or points.shape[1])]
+    points = points[:, evenly(points.shape[1], most or points.shape[1])]
     # A roundtrip ends where its melt began: so they share their colors.
     places = seen_places(points[-1 if kind == "roundtrip" else 0])
     places = places - places.mean(axis=0)

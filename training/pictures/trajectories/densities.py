@@ -6,11 +6,13 @@ import numpy as np
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 
+from training.files.arrays import evenly
+from training.files.trajectory import SavedTrajectory
 from training.pictures.style import look
 from training.pictures.style.colors import BLUE, INK, sequential_colors
 from training.pictures.style.words import joined
 from training.pictures.trajectories.clouds import cloud_axes, common_box, scatter
-from training.pictures.trajectories.saved import SavedTrajectory, name_and_details
+from training.pictures.trajectories.words import name_and_details
 
 SIDE, BAR = 3.3, 0.12  # inches
 BINS = 48
@@ -58,7 +60,7 @@ def _map(
     figure: Figure, place: np.ndarray, trajectory: SavedTrajectory, values: np.ndarray, cut: float
 ) -> None:
     points = trajectory.points()[trajectory.times.argmin()]
-    values = values[look.evenly(len(values), len(points))]
+    values = values[evenly(len(values), len(points))]
     order = values.argsort()  # the likely ones are seen best
     axes = cloud_axes(figure, place, common_box([points]), trajectory.axis_names)
     colors, norm = ListedColormap(sequential_colors(256)), Normalize(cut, values.max())

@@ -8,11 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
+from training.files.arrays import evenly
+from training.files.trajectory import SavedTrajectory
 from training.measure.boundaries import gaussian_content
 from training.pictures.style import look
 from training.pictures.style.colors import BLUE, FAINT, INK, MUTED, ORANGE
 from training.pictures.style.words import joined
-from training.pictures.trajectories.saved import SavedTrajectory, name_and_details
+from training.pictures.trajectories.words import name_and_details
 
 MOST_PANELS, COLUMNS = 6, 3
 SIZE, SIDE, LEFT, GAP = (3.4, 1.75), 3.6, 0.3, 0.3  # inches
@@ -104,7 +106,7 @@ def _histogram(axes: Axes, values: np.ndarray, variance: float, color: str) -> N
 
 
 def _joint(axes: Axes, units: np.ndarray) -> None:
-    shown = units[look.evenly(len(units), MOST_POINTS)]
+    shown = units[evenly(len(units), MOST_POINTS)]
     axes.plot(*shown.T, "o", ms=2, mew=0, color=BLUE, alpha=0.5)
     for radius in RADII:
         axes.add_patch(Circle((0, 0), radius, fill=False, ec=INK, lw=1))
@@ -119,7 +121,7 @@ def _joint(axes: Axes, units: np.ndarray) -> None:
 def _quantiles(axes: Axes, units: np.ndarray, compressed: np.ndarray) -> None:
     """Quantiles of the dimensions against the normal ones, with ±2 standard errors of these."""
     count = len(units)
-    ranks = look.evenly(count, MOST_QUANTILES)
+    ranks = evenly(count, MOST_QUANTILES)
     shares = (ranks + 0.5) / count
     normal = np.array([NormalDist().inv_cdf(share) for share in shares])
     error = np.sqrt(shares * (1 - shares) / count) / gaussian(normal, 1.0)

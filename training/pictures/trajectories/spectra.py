@@ -13,10 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from training.files.trajectory import SavedTrajectory
 from training.pictures.style import look
 from training.pictures.style.colors import BLUE, FAINT, INK, ORANGE
 from training.pictures.style.words import joined
-from training.pictures.trajectories.saved import SavedTrajectory, name_and_details
+from training.pictures.trajectories.words import name_and_details
 
 HEIGHTS = (2.8, 1.3)  # inches
 MANY = 200  # dimensions from which their axis is logarithmic, so that the first ones can be told
