@@ -71,19 +71,6 @@ def splice(data: bytes, other: bytes, random: Random) -> bytes:
     return data[:start] + other[start if random.random() < 0.5 else place(other, random) :]
 
 
-def transplant(data: bytes, other: bytes, random: Random) -> bytes:
-    """A piece of another file in the place of what was there."""
-    start, source = place(data, random), place(other, random)
-    piece = other[source : source + random.choice((4, 16, 64, 512))]
-    return data[:start] + piece + data[start + len(piece) :]
-
-
-def repeat(data: bytes, other: bytes, random: Random) -> bytes:
-    start = place(data, random)
-    piece = data[start : start + random.choice((1, 8, 64, 512))]
-    return data[:start] + piece * random.choice((2, 2, 3, 20)) + data[start + len(piece) :]
-
-
 def change_number(data: bytes, other: bytes, random: Random) -> bytes:
     """Another value in a field of 1, 2, 4 or 8 bytes, which may be a length or an offset."""
     width = random.choice(tuple(WIDTHS))
@@ -101,10 +88,6 @@ def change_number(data: bytes, other: bytes, random: Random) -> bytes:
 
 def append(data: bytes, other: bytes, random: Random) -> bytes:
     return data + random.choice((*GARBAGE, other, data, random.randbytes(100)))
-
-
-def prepend(data: bytes, other: bytes, random: Random) -> bytes:
-    return random.choice((*GARBAGE, other[:64], random.randbytes(10))) + data
 
 
 def place(data: bytes, random: Random) -> int:
@@ -131,6 +114,6 @@ def one_of(*choices: tuple[float, Mutate]) -> Mutate:
 
 
 BYTE_MUTATIONS: tuple[Mutate, ...] = (
-    *(flip_bits, flip_bits, overwrite, truncate, insert, delete, splice, transplant, repeat),
-    *(change_number, change_number, append, prepend),
+    *(flip_bits, flip_bits, overwrite, truncate, insert, delete, splice),
+    *(change_number, change_number, append),
 )
