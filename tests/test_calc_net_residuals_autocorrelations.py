@@ -279,32 +279,6 @@ def test_memory_of_extraction_holds_batches_only(run: Run, monkeypatch: pytest.M
     assert sizes == [4, 4, 2]
 
 
-BAD_OPTIONS = [
-    ("extracttoys", ["--data_name=moons"], 2, ["moons", "circles"]),
-    ("extracttoys", ["--data_dim=3"], 2, ["3", "2"]),
-    ("extracttoys", ["--dims_to_keep=1"], 2, ["1", "2"]),
-    ("extracttoys", ["--n_time_pts=703", "--h=0.01"], 2, ["7.02", "7.01"]),
-    ("extract", ["--n_samples=31"], 1, ["30", "31"]),
-    ("extract", ["--dims_to_keep=10"], 2, ["10", "64"]),
-    ("extract", ["--end_time=4"], 2, ["4", "3"]),
-    ("extract", ["--data_name=a/b"], 2, ["a/b"]),
-    ("extract", ["--disc=vp_ode", "--vpode_disc_eps=3"], 2, ["vpode_disc_eps", "3"]),
-]
-
-
-def test_bad_options_end_with_one_line_and_nothing_written(
-    run_script: Run, places: dict[str, Path], tmp_path: Path
-) -> None:
-    sources = {
-        "extracttoys": [f"--network={places['toy']}"],
-        "extract": [f"--network={places['images']}", f"--data_root={places['data']}"],
-    }
-    few = (f"--save_dir={tmp_path / 'x'}", "--n_samples=3")
-    for command, arguments, code, parts in BAD_OPTIONS:
-        refused(run_script(script, command, *sources[command], *few, *arguments), code, *parts)
-        assert list(tmp_path.iterdir()) == []
-
-
 def results_of(network: str, folder: Path) -> tuple[str, Path]:
     """The command that correlates what was extracted, and what it is given."""
     return ("calctoys", folder / TOY_FILE) if network == "toy" else ("calc", folder)

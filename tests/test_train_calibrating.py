@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import train
-from tests.support.image_runs import IMAGES, SIDE, TINY, Run, equal, load, same_end, weights
-from tests.support.running import refused
+from tests.support.image_runs import IMAGES, SIDE, Run, equal, load, same_end, weights
 
 
 @pytest.mark.parametrize("how", ["--cond", "--augment=0.5"])
@@ -43,19 +41,3 @@ def test_what_a_calibration_fits_can_be_chosen(fit: Run, few: Path) -> None:
     assert not gain.slopes.any()
     assert marginal.slopes.any()
     assert (path.slopes - marginal.slopes).abs().max() > 1e-6
-
-
-def test_a_calibration_that_cannot_be_or_is_not_wanted_is_told(
-    run_script: Run, blobs: Path, colors: Path, tmp_path: Path
-) -> None:
-    place, other = (f"--outdir={tmp_path / 'out'}", f"--data={blobs}"), "--calibration_data"
-    for arguments, code, parts in (
-        (["--calibrate", f"{other}={colors}"], 1, [colors]),
-        (["--no-calibrate", f"{other}={colors}"], 2, [other]),
-        (["--no-calibrate", "--calibration_fit=path"], 2, ["--calibration_fit"]),
-        (["--precond=edm", "--calibrate"], 2, ["--calibrate", "edm"]),
-        (["--precond=vp", "--calibrate"], 2, ["--calibrate", "vp"]),
-        (["--precond=ve", "--calibrate"], 2, ["--calibrate", "ve"]),
-    ):
-        refused(run_script(train, *place, *TINY, *arguments), code, *parts)
-        assert list(tmp_path.iterdir()) == []
