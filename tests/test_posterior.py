@@ -8,14 +8,13 @@ from types import ModuleType
 from typing import Any
 from unittest import mock
 
-import h5netcdf
 import numpy as np
 import pytest
 
 import posterior
 import train
+from tests.reliability.whole import read_netcdf
 from tests.support.image_models import save_image_model, write_image_set
-from tests.support.rank_pool import RankPool
 from tests.support.running import refused, unless_given
 from torch_utils.results import load_arrays
 from training.inference.samplers.elliptical import Elliptical
@@ -76,12 +75,7 @@ def check(run_script: Run, toy_network: Callable[..., Path]) -> Run:
 def drawn(folder: Path) -> dict[str, np.ndarray]:
     """All numbers of a folder's netCDF, by group and name."""
     (path,) = folder.glob("*_posterior.nc")
-    with h5netcdf.File(path) as file:
-        return {
-            f"{group}/{name}": np.asarray(variable[...])
-            for group in file.groups
-            for name, variable in file[group].variables.items()
-        }
+    return read_netcdf(path)
 
 
 def told(folder: Path) -> dict[str, Any]:
@@ -179,29 +173,6 @@ def test_strict_exits_with_three_where_some_have_not_converged(sample: Run, tmp_
 
 
 # The same, however it is run.
-
-
-@pytest.mark.parametrize("sampler", ["auto", "elliptical"])
-def test_two_ranks_give_the_draws_of_one(
-    sampler: str,
-    shelf: Path,
-    toy_network: Callable[..., Path],
-    sample: Run,
-    two_ranks: RankPool,
-    tmp_path: Path,
-) -> None:
-    many = tmp_path / "many.csv"
-    many.write_text("x1,x2\n" + "".join(f"{0.02 * row - 0.6},0.4\n" for row in range(70)))
-    given = (
-        *(f"--sampler={sampler}", f"--observation={many}", "--draws=6", "--warmup=2"),
-        *("--batch-gpu=1024", "--noise_std=1", "--pool=16384"),
-    )
-    assert sample(tmp_path / "one", *given).code == 0
-    network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
-    options = unless_given(FEW | {"--network": network}, given)
-    result = two_ranks.run(posterior, "sample", f"--save_dir={tmp_path / 'two'}", *options)
-    assert (result.code, result.err) == (0, "")
-    assert_same_draws(tmp_path / "two", tmp_path / "one")
 
 
 class Cut(BaseException):

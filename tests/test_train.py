@@ -51,17 +51,13 @@ VARIANTS: list[tuple[list[str], dict[str, object]]] = [
     (["--space=ES", "--t_sampling=normal"], {"space": "ES"}),
     (["--space=IS", "--t-sampling=log_uniform"], {"space": "IS"}),
     (["--noise_cond=ddpm", "--precision=bf16"], {"noise_cond": "ddpm"}),
-    (["--dims_to_keep=64", "--rho=2"], {"schedule.name": "PRP", "schedule.rho": 2.0}),
     (
         ["--dims_to_keep=5", "--g_type=constant_inflation_gap", "--inflation_gap=1.25"],
         {"schedule.name": "PRRto5D"},
     ),
     (["--dims_to_keep=5", "--g_rescaling=0.5", "--gamma0=0.001"], {"schedule.gamma0": 1e-3}),
-    (["--augment=0", "--dropout=0"], {}),
     (["--pixel_waves=2", "--blocks=2"], {"network.waves.per_channel": 5}),
     (["--pixel_waves=0", "--blocks=0"], {"network.waves": None}),
-    (["--augment=1"], {}),
-    (["--no-output_gain", "--dims_to_keep=5"], {"schedule.name": "PRRto5D"}),
     (["--output_gain", "--precond=edm"], {}),
     (["--ls=100", "--lr_decay", "--lr_ramp=0", "--no-bench"], {}),
 ]

@@ -27,17 +27,3 @@ def test_the_calibration_can_be_fitted_to_images_held_out_of_training(fit: Run, 
     assert "Calibrated on 12 points" in (held_out / "log.txt").read_text()
     gains = [load(folder).denoiser.calibration.gains for folder in (own, held_out)]
     assert not torch.equal(*gains)
-
-
-def test_what_a_calibration_fits_can_be_chosen(fit: Run, few: Path) -> None:
-    how = ("--dims_to_keep=5", "--calibrate", f"--calibration_data={few}")
-    default, gain, marginal, path = (
-        load(fit(*how, *(f"--calibration_fit={name}" for name in named))).denoiser.calibration
-        for named in ([], ["gain"], ["marginal"], ["path"])
-    )
-    for calibration in (gain, marginal, path):
-        assert torch.equal(calibration.gains, default.gains)
-    assert not default.slopes.any()
-    assert not gain.slopes.any()
-    assert marginal.slopes.any()
-    assert (path.slopes - marginal.slopes).abs().max() > 1e-6

@@ -89,12 +89,6 @@ def doubled(depth: int, start: bytes = b")", pair: bytes = b"\x86", place: int =
     return start + (b"q" + put + b"h" + put + pair) * depth
 
 
-def doubled_lists(depth: int, place: int = 200) -> bytes:
-    """The same of lists."""
-    put = bytes([place])
-    return b"]" + (b"q" + put + b"0](" + (b"h" + put) * 2 + b"e") * depth
-
-
 def mutate_pickle(data: bytes, other: bytes, random: Random) -> bytes:
     """Another program: opcodes that are missing, doubled, or have other arguments."""
     if random.random() < 0.25:

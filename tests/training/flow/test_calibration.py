@@ -7,8 +7,6 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import FunctionNetwork, random_basis
-from tests.support.rank_pool import RankPool
-from torch_utils import distributed
 from training.data.toys import Toy
 from training.flow.calibration import PRIOR_STD, Calibration, fit_calibration
 from training.flow.denoisers import MixtureDenoiser, NetworkDenoiser
@@ -244,13 +242,6 @@ def test_training_sees_nothing_of_a_calibration(ramp: Calibration) -> None:
     assert torch.equal(again.slopes, fresh.slopes)
 
 
-def test_a_calibration_moves_with_its_denoiser(ramp: Calibration) -> None:
-    denoiser = biased()
-    denoiser.calibration = ramp
-    denoiser.to("meta")
-    assert {x.device.type for x in (ramp.times, ramp.gains, ramp.slopes)} == {"meta"}
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_neither_the_block_size_nor_its_last_block_matters(method: str) -> None:
     denoiser = biased()
@@ -286,21 +277,3 @@ def test_conditions_go_to_the_network_row_by_row() -> None:
 
 def values(calibration: Calibration) -> Tensor:
     return torch.stack([calibration.gains, calibration.slopes])
-
-
-def fit_share(method: str) -> Tensor:
-    denoiser = biased(curve=0.03)
-    points = toy_points(denoiser, 501)
-    mine = points[distributed.shard(len(points))]
-    return values(fit_calibration(denoiser, mine, nodes(4), 3, method, block=100))
-
-
-def fit_shares() -> dict[str, Tensor]:
-    with distributed.process_group("cpu"):
-        return {method: fit_share(method) for method in METHODS}
-
-
-def test_two_ranks_fit_what_one_fits(two_ranks: RankPool) -> None:
-    for fitted in two_ranks.call(fit_shares):
-        for method in METHODS:
-            torch.testing.assert_close(fitted[method], fit_share(method), rtol=1e-4, atol=1e-5)

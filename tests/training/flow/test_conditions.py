@@ -53,16 +53,6 @@ def test_points_come_back_and_the_log_determinant_is_that_of_autograd(fitted: Co
     assert not torch.allclose(one.to_flow(points)[4], left[4])
 
 
-def test_coordinates_are_read_as_they_were_fitted(fitted: Coordinates) -> None:
-    read = Coordinates(**fitted.arguments)
-    read.load_state_dict(fitted.state_dict())
-    points, conditions = rows(20)
-    assert torch.equal(
-        read.given(conditions).to_flow(points), fitted.given(conditions).to_flow(points)
-    )
-    assert "conditions" not in Coordinates(2, ["zca"]).arguments
-
-
 def test_conditions_of_many_scales_are_seen_on_one() -> None:
     points, steady = normal(4000, 1, seed=1), normal(4000, 1, seed=2)
     counts = (3 * points + 0.3 * normal(4000, 1, seed=3)).exp()

@@ -145,17 +145,6 @@ def test_denoised_points_have_the_precision_of_the_noisy_ones() -> None:
                 assert denoiser(torch.ones(3, 2, dtype=dtype), t).dtype is dtype
 
 
-def test_a_network_of_zeros_denoises_linearly() -> None:
-    basis, schedule = random_basis(4), InflationSchedule.to_dimension(2, 4)
-    zero = FunctionNetwork(lambda z, c: torch.zeros_like(z))
-    x = normal(9, 4)
-    for t in (time(3.0), torch.linspace(0, 7, 9, dtype=torch.float64)):
-        gamma = schedule.noise_variance(t)
-        expected = basis.eigenvalues / (basis.eigenvalues + gamma) * x
-        denoised = NetworkDenoiser(zero, basis, schedule)(x, t)
-        torch.testing.assert_close(denoised, expected, rtol=1e-12, atol=0)
-
-
 @pytest.mark.parametrize("name", PRECONDITIONINGS)
 def test_a_network_stands_between_the_coefficients(name: str) -> None:
     basis, schedule = random_basis(3), EDMSchedule(3)
