@@ -167,7 +167,6 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("exact", "--g_type=orig --inflation_gap=2", 2, ["g_type", "inflation_gap"]),
     ("exact", "--eps=garbage", 2, ["eps", "garbage", "auto", "empirical"]),
     ("exact", "--total_samples=10000000000000000", 1, ["memory"]),
-    ("exact", "--end_vars=1e200", 1, ["NaN or infinite", "use more steps"]),
     ("exact", "--trace=exact", 2, ["--trace goes with --log_prob"]),
     ("exact", "--no-log_prob --probes=2", 2, ["--probes goes with --log_prob"]),
     ("exact", "--log_prob --trace=exact --probes=2", 2, ["an exact trace has none"]),
@@ -306,3 +305,12 @@ def test_what_makes_no_sense_ends_with_one_line_and_nothing_written(
     # What was refused only after it had begun may leave the empty folder of its results.
     assert contents(tmp_path) in ({}, {"out/": b""})
     assert code == 1 or not (tmp_path / "out").exists()
+
+
+def test_numbers_that_overflow_on_the_way_back_end_with_one_line_and_no_draft(
+    run_script: Run, tmp_path: Path
+) -> None:
+    script, *words = COMMANDS["exact"].format(out=tmp_path / "out").split()
+    result = run_script(import_module(script), *words, "--end_vars=1e200")
+    refused(result, 1, "NaN or infinite", "use more steps")
+    assert not list(tmp_path.rglob(".*"))

@@ -146,3 +146,17 @@ def strange_zips(name: str, content: bytes) -> Contents:
         "the good one and a bomb": lambda: good + zip_bomb(name, 300),
     }
     return {f"zip: {case}": content for case, content in zips.items()}
+
+
+def npy(header: str, content: bytes, version: bytes = b"\x01\x00") -> bytes:
+    """The file of an array with this header."""
+    text = header.encode("latin-1") + b"\n"
+    return b"\x93NUMPY" + version + struct.pack("<H", len(text)) + text + content
+
+
+def png(chunks: list[tuple[bytes, bytes]]) -> bytes:
+    """A PNG of these chunks, each a kind and its content."""
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )

@@ -11,8 +11,7 @@ import numpy as np
 
 from tests.fuzz import hostile
 from tests.fuzz.cases import Write
-from tests.fuzz.contents import npy
-from tests.fuzz.hostile import COMMAND, MIB, UP, Contents, inside, named, zip_of
+from tests.fuzz.hostile import COMMAND, MIB, UP, Contents, inside, named, npy, zip_of
 from tests.fuzz.pickles import Call
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from tests.fuzz import hostile, image_samples
 from tests.fuzz.cases import Write, written
-from tests.fuzz.contents import png
-from tests.fuzz.hostile import MIB, Contents, inside, named, packed_zeros, zip_of
+from tests.fuzz.hostile import MIB, Contents, inside, named, packed_zeros, png, zip_of
 
 
 def head(width: int, height: int, depth: int = 8, color: int = 2) -> tuple[bytes, bytes]:

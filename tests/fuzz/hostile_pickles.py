@@ -10,7 +10,7 @@ import torch
 from tests.fuzz import hostile, pickles, samples
 from tests.fuzz.cases import Write
 from tests.fuzz.hostile import COMMAND, named, zip_of
-from tests.fuzz.image_samples import tar
+from tests.fuzz.mutations import tar
 from tests.fuzz.pickles import START, STOP, call, doubled, name, number, sequence, text
 from torch_utils.snapshots import NETWORK_FORMAT, STATE_FORMAT, VERSION
 

@@ -12,12 +12,9 @@ from random import Random
 import pytest
 
 from tests.fuzz import misbehaving
-from tests.fuzz.archives import in_gzip, in_tar, in_zip
 from tests.fuzz.cases import Cases
-from tests.fuzz.contents import mutate_json, mutate_npy
 from tests.fuzz.harness import FOLDER, Harness
-from tests.fuzz.mutations import Mutate, mutate_bytes
-from tests.fuzz.pickles import mutate_pickle
+from tests.fuzz.mutations import Mutate, in_tar, in_zip, mutate_bytes, mutate_text
 from tests.fuzz.readers import READERS
 
 pytestmark = pytest.mark.hostile
@@ -82,9 +79,9 @@ def is_whole(data: bytes, open_it: Callable[[bytes], object]) -> bool:
 
 
 AWARE: dict[str, tuple[Mutate, Callable[[bytes], object]]] = {
-    "arrays": (in_zip({"*": mutate_npy}), open_zip),
-    "cifar": (in_gzip(in_tar(mutate_pickle)), open_tar),
-    "parameters": (mutate_json, json.loads),
+    "arrays": (in_zip, open_zip),
+    "cifar": (in_tar, open_tar),
+    "parameters": (mutate_text, json.loads),
 }
 
 

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from dnnlib.errors import UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import FunctionNetwork, random_basis
 from training.data.toys import Toy
@@ -88,21 +87,6 @@ def test_it_scales_the_output_and_subtracts_a_part_of_the_input(ramp: Calibratio
     torch.testing.assert_close(corrected, torch.stack([at_start, at_end]))
     corrected = ramp(out.float(), z.float(), torch.tensor([0.0, 4.0]))
     torch.testing.assert_close(corrected, torch.stack([at_start, at_end]))
-
-
-def test_what_is_no_calibration_or_no_method_is_refused() -> None:
-    times, values = torch.arange(3, dtype=DOUBLE), torch.zeros(3, 2, dtype=DOUBLE)
-    for wrong in (
-        (times[:1], values[:1], values[:1]),
-        *((times, gains, values) for gains in (values[:, :1], values.float(), values.log())),
-        *((times, values, slopes) for slopes in (values[:2], values.float(), values / 0)),
-        *((times, both, both) for both in (values[:2], values[:, 0])),
-    ):
-        with pytest.raises(ValueError, match=r"calibration|nodes"):
-            Calibration(*wrong)
-    denoiser = biased()
-    with pytest.raises(UsageError, match="gain, marginal, path"):
-        fit_calibration(denoiser, toy_points(denoiser, 9), nodes(3), 0, method="melt")
 
 
 @pytest.mark.parametrize("method", SLOPE_METHODS)

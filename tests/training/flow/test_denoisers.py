@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dnnlib.errors import UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import FunctionNetwork, exact_flow, noisy_points, random_basis, rotated
 from training.data.toys import Toy
@@ -213,10 +212,3 @@ def test_the_noise_condition_is_a_quarter_of_the_log_of_the_largest_std() -> Non
         single = noise_condition(schedule, t, "ddpm_float32")
         assert torch.equal(single, 999 * t.float())
         assert single.dtype == torch.float32
-
-
-def test_unknown_names_are_usage_errors() -> None:
-    network, basis = FunctionNetwork(lambda z, c: z), random_basis(2)
-    for option in ({"space": "XS"}, {"noise_cond": "fourier"}, {"preconditioning": "iddpm"}):
-        with pytest.raises(UsageError, match="choose one of"):
-            NetworkDenoiser(network, basis, InflationSchedule.to_dimension(2, 2), **option)

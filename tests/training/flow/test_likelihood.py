@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import GAP, SCHEDULES, curved_flow, exact_flow, gaussian_flow, random_basis
 from training.flow.calls import BlockwiseDenoiser, RecomputedDenoiser
@@ -256,20 +255,3 @@ def test_the_gaussian_is_that_of_the_noisy_data_and_levels_cost_eight_bits() -> 
     found = Likelihood(Trace(), 127.5).arrays(exact, 12)
     assert set(found) == {"log_prob", "bits_per_dim"}
     assert set(Likelihood(Trace()).arrays(estimated, 12)) == {"log_prob", "log_prob_error"}
-
-
-def test_what_has_no_density_is_refused() -> None:
-    for kind, probes, message in (("some", 2, "choose"), ("auto", 1, "2")):
-        with pytest.raises(UsageError, match=message):
-            Trace(kind, probes)
-    many = LARGEST_EXACT + 1
-    with pytest.raises(UsageError, match=f"{many} dimensions are estimated"):
-        curved_flow(many).log_prob(torch.zeros(1, many))
-    flow = curved_flow(2)
-    integral = Likelihood(Trace()).along(DEFAULT, slice(0, 1), 2)
-    points, times = torch.zeros(1, 2), flow.schedule.times(2, 1.0)
-    with pytest.raises(ValueError, match="no gradients"):
-        flow.melt(points, times, integral.solver, differentiable=True)
-    nowhere = torch.tensor([0.0, float("-inf"), 0.0])
-    with pytest.raises(DataError, match=r"1 point\(s\) is NaN"):
-        flow.log_prob(torch.zeros(3, 2), times, DEFAULT, lambda x, t: nowhere)
