@@ -27,7 +27,9 @@ from tests.support import running  # noqa: E402
 from tests.support.rank_pool import RankPool  # noqa: E402
 from tests.support.running import Result  # noqa: E402
 
-pytest_plugins = ["tests.support.image_runs", "tests.support.image_models"]
+pytest_plugins = [
+    *("tests.support.image_runs", "tests.support.image_models", "tests.support.finished_runs"),
+]
 
 torch.set_num_threads(1)
 settings.register_profile("few", max_examples=25, derandomize=True, deadline=None)

@@ -5,69 +5,33 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-import h5netcdf
 import numpy as np
 import pytest
 
-import dataset_tool
 import pfODE_int
 import posterior
 import train
 import visualize
-from tests.support.image_runs import equal
-from tests.support.rank_pool import RankPool
+from tests.reliability.whole import read_netcdf
+from tests.support.finished_runs import SIMULATION_NAMES, SMALL, good, write_csv
 from tests.support.running import Result, refused, unless_given
 from torch_utils.results import load_arrays
-from torch_utils.snapshots import Part, read_network, read_state, write_network
+from torch_utils.snapshots import Part, read_network, write_network
 from training.flow.solvers import SOLVERS
-from training.runs import posterior_checks
 
 Run = Callable[..., Result]
-SMALL = ("--width=16", "--depth=1", "--batch=50", "--duration=0.004", "--tick=1", "--dump=1")
-HOW = ("--cond", "--ensemble=2", "--bounded=reject", "--cond_shape=1x2")
 FEW = ("--chains=2", "--draws=30", "--n_iters=3", "--batch-gpu=64")
-NAMES = ["a", "b", "y 1", "y2"]
-
-
-def good(result: Result) -> Result:
-    assert (result.code, result.err) == (0, ""), result.err
-    return result
-
-
-def write_csv(path: Path, names: list[str], rows: np.ndarray) -> Path:
-    quoted = "\n".join(",".join(f"{value:.17g}" for value in row) for row in rows)
-    path.write_text(",".join(names) + "\n" + quoted + "\n")
-    return path
 
 
 @pytest.fixture(scope="module")
-def shelf(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A table of simulations, a training on it, and observations."""
-    folder = tmp_path_factory.mktemp("shelf")
-    draw = np.random.default_rng(0)
-    theta = draw.uniform(-1, 1, (300, 2))
-    y = theta @ [[1, 0], [1, 3]] + 0.1 * draw.normal(size=(300, 2))
-    source = write_csv(folder / "runs.csv", NAMES, np.hstack([theta, y]))
-    made = ("--conditions=y 1,y2", "--bounds=a:-1:1", "--held-out=0.2", f"--source={source}")
-    good(run_script(dataset_tool, *made, f"--dest={folder / 'runs.npz'}"))
-    place = (f"--outdir={folder / 'run'}", "--nosubdir", f"--data={folder / 'runs.npz'}")
-    good(run_script(train, *place, *SMALL, *HOW, "--keep=9"))
-    shutil.copy(folder / "run" / "network-snapshot-000004.pkl", folder / "network.pkl")
-    write_csv(folder / "seen.csv", NAMES[2:], y[:3])
-    np.save(folder / "seen.npy", y[:3])
-    return folder
-
-
-@pytest.fixture(scope="module")
-def sample(run_script: Run, shelf: Path) -> Run:
+def sample(run_script: Run, simulations: Path) -> Run:
     def start(folder: Path, *options: str, run: Run = run_script) -> Result:
-        place = (f"--network={shelf / 'network.pkl'}", f"--save_dir={folder}")
+        place = (f"--network={simulations / 'network.pkl'}", f"--save_dir={folder}")
         seen = (
             ()
             if any("--condition" in o for o in options)
-            else (f"--condition={shelf / 'seen.csv'}",)
+            else (f"--condition={simulations / 'seen.csv'}",)
         )
         kept = [option for option in options if not option.endswith("=none")]
         return run(posterior, "sample", *place, *FEW, *seen, *kept)
@@ -76,12 +40,7 @@ def sample(run_script: Run, shelf: Path) -> Run:
 
 
 def drawn(folder: Path) -> dict[str, np.ndarray]:
-    with h5netcdf.File(folder / "runs_PRP_posterior.nc") as file:
-        return {
-            f"{group}/{name}": np.asarray(variable[...])
-            for group in file.groups
-            for name, variable in file[group].variables.items()
-        }
+    return read_netcdf(folder / "runs_PRP_posterior.nc")
 
 
 def told(folder: Path) -> dict[str, Any]:
@@ -98,15 +57,15 @@ def done(sample: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_draws_densities_and_intervals_are_written(done: Path, shelf: Path) -> None:
+def test_draws_densities_and_intervals_are_written(done: Path, simulations: Path) -> None:
     arrays, found = drawn(done), told(done)
     x = arrays["posterior/x"]
     assert x.shape == (2, 30, 3, 2)
-    assert [name.decode() for name in arrays["posterior/coordinate"]] == ["a", "b"]
+    assert arrays["posterior/coordinate"].tolist() == ["a", "b"]
     assert np.abs(x[..., 0]).max() < 1
     assert arrays["sample_stats/lp"].shape == (2, 30, 3)
     assert "sample_stats/log_likelihood" not in arrays
-    np.testing.assert_array_equal(arrays["observed_data/y"], np.load(shelf / "seen.npy"))
+    np.testing.assert_array_equal(arrays["observed_data/y"], np.load(simulations / "seen.npy"))
     assert (found["samplers"], found["converged"], found["r_hat"]) == ({"flow": 3}, 3, None)
     assert found["conditions"] == ["y 1", "y2"]
     assert 0 < found["leaked"]["mean"] <= found["leaked"]["largest"] < 1
@@ -132,23 +91,23 @@ def test_independent_draws_are_drawn_without_chains(
 
 
 def test_conditions_are_found_by_name_or_by_their_order(
-    sample: Run, done: Path, shelf: Path, tmp_path: Path
+    sample: Run, done: Path, simulations: Path, tmp_path: Path
 ) -> None:
-    seen = np.load(shelf / "seen.npy")
+    seen = np.load(simulations / "seen.npy")
     turned = write_csv(
         tmp_path / "turned.csv",
         ["y2", "other", "y 1"],
         np.stack([seen[:, 1], seen[:, 0], seen[:, 0]], 1),
     )
-    for name, path in (("named", turned), ("array", shelf / "seen.npy")):
-        good(sample(tmp_path / name, f"--condition={path}"))
-        np.testing.assert_array_equal(
-            drawn(tmp_path / name)["posterior/x"], drawn(done)["posterior/x"]
-        )
+    for name, path in (("named", turned), ("array", simulations / "seen.npy")):
+        good(sample(tmp_path / name, f"--condition={path}", "--no-log_prob"))
+        found, expected = drawn(tmp_path / name), drawn(done)
+        np.testing.assert_allclose(found["posterior/x"], expected["posterior/x"], rtol=1e-9)
+        assert expected.keys() - found.keys() == {"sample_stats/lp"}
 
 
 def test_an_observation_unlike_all_simulations_is_told_of(
-    sample: Run, done: Path, shelf: Path, tmp_path: Path
+    sample: Run, done: Path, simulations: Path, tmp_path: Path
 ) -> None:
     limit = told(done)["surprise"]["limit"]
     assert 2 < limit < 20
@@ -156,12 +115,12 @@ def test_an_observation_unlike_all_simulations_is_told_of(
     assert max(nats) == told(done)["surprise"]["largest"] < limit
     assert told(done)["surprise"]["unlike"] == 0
     # Both conditions are usual, but not together.
-    far = write_csv(tmp_path / "far.csv", NAMES[2:], np.array([[0, 0], [-1.5, 1.5]]))
+    far = write_csv(tmp_path / "far.csv", SIMULATION_NAMES[2:], np.array([[0, 0], [-1.5, 1.5]]))
     result = sample(tmp_path / "out", f"--condition={far}")
     assert "observation 2 is unlike the simulations" in result.out
     assert "observation 1 is" not in result.out
     refused(result, 1, "draws for observation 2", "beyond the bounds", "--bounded=map")
-    parts, about = read_network(shelf / "network.pkl")
+    parts, about = read_network(simulations / "network.pkl")
     old = parts["coordinates"]
     state = {name: value for name, value in old.state.items() if not name.startswith("surprise")}
     arguments = {name: value for name, value in old.arguments.items() if name != "surprise"}
@@ -170,15 +129,6 @@ def test_an_observation_unlike_all_simulations_is_told_of(
     result = good(sample(tmp_path / "old", f"--network={tmp_path / 'old.pkl'}"))
     assert "is not known" in result.out
     assert told(tmp_path / "old")["surprise"] is None
-
-
-def test_two_ranks_draw_what_one_does_and_densities_can_be_left_out(
-    sample: Run, done: Path, two_ranks: RankPool, tmp_path: Path
-) -> None:
-    good(sample(tmp_path, "--no-log_prob", run=two_ranks.run))
-    found, expected = drawn(tmp_path), drawn(done)
-    np.testing.assert_allclose(found["posterior/x"], expected["posterior/x"], rtol=1e-9)
-    assert expected.keys() - found.keys() == {"sample_stats/lp"}
 
 
 def test_draws_are_corrected_by_a_posterior_of_the_users(sample: Run, tmp_path: Path) -> None:
@@ -200,7 +150,7 @@ def test_draws_are_corrected_by_a_posterior_of_the_users(sample: Run, tmp_path: 
 
 
 def test_with_a_likelihood_the_flow_is_the_prior_given_the_conditions(
-    sample: Run, shelf: Path, tmp_path: Path
+    sample: Run, simulations: Path, tmp_path: Path
 ) -> None:
     write_csv(tmp_path / "points.csv", ["a"], np.array([[0.1], [0.2], [-0.3]]))
     more = ("--likelihood=mask", "--mask=a", "--noise_std=0.3", "--sampler=pool", "--pool=200")
@@ -217,10 +167,10 @@ def test_what_does_not_go_together_is_refused(
     sample: Run,
     run_script: Run,
     toy_network: Callable[..., Path],
-    shelf: Path,
+    simulations: Path,
     tmp_path: Path,
 ) -> None:
-    seen, out = np.load(shelf / "seen.npy"), tmp_path / "out"
+    seen, out = np.load(simulations / "seen.npy"), tmp_path / "out"
     other = write_csv(tmp_path / "other.csv", ["y 1", "y3"], seen)
     holes = tmp_path / "holes.csv"
     holes.write_text("y 1,y2\n1,\n")
@@ -229,19 +179,18 @@ def test_what_does_not_go_together_is_refused(
         (other, "no column 'y2'"),
         (holes, "row 1, column 'y2'"),
         (tmp_path / "wide.npy", "3 columns"),
-        (tmp_path / "none.csv", "does not exist"),
-        (shelf / "network.pkl", "no table"),
+        (simulations / "network.pkl", "no table"),
     ):
         refused(sample(out, f"--condition={path}"), 1, path.name, said)
     refused(sample(out, "--condition=none"), 2, "--noise_std")
     toy = f"--network={toy_network('--data_name=circles')}"
     refused(sample(out, toy), 2, "--condition is for networks with classes or conditions")
-    seen = f"--observation={shelf / 'network.pkl'}"
+    seen = f"--observation={simulations / 'network.pkl'}"
     refused(sample(out, "--condition=none", "--noise_std=1", seen), 2, "y 1, y2")
     refused(sample(out, "--sampler=hmc"), 2, "--sampler is for a likelihood")
-    melt = (f"--network={shelf / 'network.pkl'}", f"--save_dir={out}", "--sim_type=gen")
+    melt = (f"--network={simulations / 'network.pkl'}", f"--save_dir={out}", "--sim_type=gen")
     refused(run_script(pfODE_int, *melt), 2, "conditional on y 1, y2", "posterior.py sample")
-    parts, about = read_network(shelf / "network.pkl")
+    parts, about = read_network(simulations / "network.pkl")
     write_network(tmp_path / "broken.pkl", parts, {**about, "condition_names": ["y 1"]})
     broken = sample(out, f"--network={tmp_path / 'broken.pkl'}")
     refused(broken, 1, "broken.pkl", "does not name its 2 conditions")
@@ -251,12 +200,12 @@ def test_what_does_not_go_together_is_refused(
 
 
 @pytest.fixture(scope="module")
-def check(run_script: Run, shelf: Path) -> Run:
+def check(run_script: Run, simulations: Path) -> Run:
     def start(folder: Path, *options: str) -> Result:
         given = unless_given(
             {
-                "--network": shelf / "network.pkl",
-                "--data_root": shelf / "runs.npz",
+                "--network": simulations / "network.pkl",
+                "--data_root": simulations / "runs.npz",
                 "--truth": "data",
                 "--runs": 24,
                 "--chains": 2,
@@ -278,9 +227,11 @@ def checked(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def test_a_check_asks_whether_the_flow_finds_held_out_simulations_again(
-    check: Run, shelf: Path, tmp_path: Path
+    check: Run, simulations: Path, tmp_path: Path
 ) -> None:
-    far = write_csv(tmp_path / "seen.csv", NAMES[2:], np.array([[0.3, 0.4], [-1.5, 1.5]]))
+    far = write_csv(
+        tmp_path / "seen.csv", SIMULATION_NAMES[2:], np.array([[0.3, 0.4], [-1.5, 1.5]])
+    )
     told = good(check(tmp_path / "out", f"--condition={far}")).out
     found, arrays = checked(tmp_path / "out")
     assert (found["question"], found["options"]["draws"]) == ("model", 10)
@@ -310,11 +261,13 @@ def test_a_check_asks_whether_the_flow_finds_held_out_simulations_again(
     np.testing.assert_allclose(same["crps"], arrays["crps"])
 
 
-def test_truths_from_elsewhere_are_not_found_again(check: Run, shelf: Path, tmp_path: Path) -> None:
-    arrays = load_arrays(shelf / "runs.npz")
+def test_truths_from_elsewhere_are_not_found_again(
+    check: Run, simulations: Path, tmp_path: Path
+) -> None:
+    arrays = load_arrays(simulations / "runs.npz")
     moved = {**arrays, "points": arrays["points"] / 9 + 0.8 * np.sign(arrays["points"])}
     np.savez(tmp_path / "moved.npz", **moved)
-    given = (f"--data_root={tmp_path / 'moved.npz'}", f"--condition={shelf / 'seen.csv'}")
+    given = (f"--data_root={tmp_path / 'moved.npz'}", f"--condition={simulations / 'seen.csv'}")
     result = check(tmp_path / "out", *given, "--runs=60", "--strict")
     assert result.code == 3
     found, _ = checked(tmp_path / "out")
@@ -324,47 +277,20 @@ def test_truths_from_elsewhere_are_not_found_again(check: Run, shelf: Path, tmp_
     assert "not here" not in result.out
 
 
-def test_a_check_that_was_cut_short_goes_on(check: Run, shelf: Path, tmp_path: Path) -> None:
-    seen, saved = f"--condition={shelf / 'seen.csv'}", posterior_checks.save_values
-    places: list[Path] = []
-
-    class Cut(BaseException):
-        """In place of a kill."""
-
-    def save(path: Path, *arguments: Any) -> None:
-        if len(places) == 2:
-            raise Cut
-        places.append(path)
-        saved(path, *arguments)
-
-    with mock.patch("training.runs.groups.GROUP", 8):
-        good(check(tmp_path / "whole", seen))
-        with mock.patch.object(posterior_checks, "save_values", save), pytest.raises(Cut):
-            check(tmp_path / "cut", seen)
-        assert "2 group(s) of 8 were there" in good(check(tmp_path / "cut", seen)).out
-    (one, cut), (other, whole) = (checked(tmp_path / name) for name in ("cut", "whole"))
-    assert one["near"] == other["near"]
-    for name, values in whole.items():
-        np.testing.assert_array_equal(cut[name], values, err_msg=name)
-
-
 def test_checks_that_cannot_be_are_told(
-    check: Run, shelf: Path, toy_network: Callable[..., Path], tmp_path: Path
+    check: Run, simulations: Path, toy_network: Callable[..., Path], tmp_path: Path
 ) -> None:
-    arrays, out = load_arrays(shelf / "runs.npz"), tmp_path / "out"
+    arrays, out = load_arrays(simulations / "runs.npz"), tmp_path / "out"
     np.savez(tmp_path / "plain.npz", points=arrays["points"], names=arrays["names"])
     np.savez(tmp_path / "other.npz", **{**arrays, "condition_names": ["y 1", "y3"]})
     seen = write_csv(tmp_path / "seen.csv", ["y 1"], np.zeros((1, 1)))
     for options, code, said in (
         (("--truth=flow", "--data_root=none"), 2, "give --truth=data --data_root="),
-        (("--data_root=none",), 2, "give --data_root"),
         ((f"--data_root={tmp_path / 'plain.npz'}",), 1, "no conditions"),
         ((f"--data_root={tmp_path / 'other.npz'}",), 1, "no condition 'y2'"),
         (("--runs=61",), 1, "60 held-out rows"),
-        ((f"--condition={seen}",), 1, "no column 'y2'"),
-        ((f"--condition={shelf / 'seen.csv'}", "--neighbors=21"), 2, "at most 20"),
+        ((f"--condition={simulations / 'seen.csv'}", "--neighbors=21"), 2, "at most 20"),
         (("--neighbors=20",), 2, "--neighbors goes with --condition"),
-        (("--sampler=smc",), 2, "--sampler is for a likelihood"),
         (("--noise_std=1",), 2, "leave --noise_std out"),
         (("--noise_std=1", f"--condition={seen}"), 2, "without a likelihood"),
         ((f"--network={toy_network('--data_name=circles')}", "--data_root=none"), 2, "--noise_std"),
@@ -373,8 +299,10 @@ def test_checks_that_cannot_be_are_told(
     assert not out.exists()
 
 
-def test_trainings_without_conditions_say_so(run_script: Run, shelf: Path, tmp_path: Path) -> None:
-    data, place = shelf / "runs.npz", (f"--outdir={tmp_path / 'run'}", "-n")
+def test_trainings_without_conditions_say_so(
+    run_script: Run, simulations: Path, tmp_path: Path
+) -> None:
+    data, place = simulations / "runs.npz", (f"--outdir={tmp_path / 'run'}", "-n")
     result = run_script(train, f"--data={data}", *place, *SMALL)
     assert result.code == 0
     assert "y 1, y2 left out: --cond" in result.out
@@ -393,17 +321,3 @@ def test_trainings_without_conditions_say_so(run_script: Run, shelf: Path, tmp_p
     refused(run_script(train, f"--data={plain}", *place, "--cond"), 1, "2 conditions, but 1 names")
     network = ("sample", f"--network={plain}", f"--condition={plain}", f"--save_dir={tmp_path}")
     assert run_script(posterior, *network).code == 1
-
-
-def test_a_resumed_conditional_training_equals_an_unbroken_one(
-    run_script: Run, shelf: Path, tmp_path: Path
-) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(shelf / "run", copy)
-    for name in ("training-state-000003.pt", "training-state-000004.pt"):
-        (copy / name).unlink()
-    (copy / "network-snapshot-000004.pkl").unlink()
-    good(run_script(train, f"--resume={copy}"))
-    folders = (shelf / "run", copy)
-    assert equal(*(read_state(folder / "training-state-000004.pt") for folder in folders))
-    assert equal(*(read_network(f / "network-snapshot-000004.pkl")[0] for f in folders))

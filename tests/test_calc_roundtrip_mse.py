@@ -253,23 +253,6 @@ def test_samples_are_those_of_the_paper_by_default() -> None:
     assert (defaults["solver"], str(defaults["n_iters"])) == (DEFAULT_SOLVER, "20")
 
 
-def test_what_does_not_go_together_ends_with_one_line_and_nothing_written(
-    run_script: Run, command: Run, tmp_path: Path
-) -> None:
-    place, data = f"--save_dir={tmp_path / 'out'}", tmp_path / "data.zip"
-    write_image_set(data, COUNT - 1)
-    few = [data, f"has {COUNT - 1} images", f"{COUNT} were asked for"]
-    for network, arguments, code, parts in (
-        ("classes", ["--dims_to_keep=64"], 2, ["dims_to_keep is 64", "10"]),
-        ("PRP", ["--data_name=a/b"], 2, ["data_name", "a/b"]),
-        ("PRP", ["--end_time=3.5"], 2, ["end_time is 3.5", "T = 3"]),
-        ("PRP", [f"--data_root={data}"], 1, few),
-    ):
-        result = run_script(calc_roundtrip_mse, *command(network, place, *arguments))
-        refused(result, code, *parts)
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_broken_image_in_the_middle_leaves_no_file(
     run_script: Run, command: Run, contents: Contents, tmp_path: Path
 ) -> None:

@@ -10,12 +10,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import h5netcdf
 import numpy as np
 import pytest
 import torch
 
 import dnnlib
+from tests.reliability.whole import read_netcdf
 from tests.support.commands import ALL, COMMANDS, Command, Shelf, run_named
 from tests.support.rank_pool import RankPool
 from tests.support.running import refused
@@ -253,17 +253,6 @@ OWN_TO_A_PAGE = re.compile(r"p\d{4,}|[0-9a-f-]{36}|[-0-9]{10} [:0-9]{5} UTC|sha2
 """Bokeh's numbers of its models, the time, and digests of scripts."""
 
 
-def arrays_of_draws(path: Path) -> dict[str, np.ndarray]:
-    """What a netCDF holds, by group and name."""
-    with h5netcdf.File(path) as file:
-        variables = {
-            f"{group}.{name}": variable[...]
-            for group in file.groups
-            for name, variable in file[group].variables.items()
-        }
-    return {name: np.asarray(values) for name, values in variables.items()}
-
-
 def outcome(folder: Path) -> dict[str, Any]:
     """What a command left, by file and name, without times and places."""
     found: dict[str, Any] = {}
@@ -272,7 +261,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         if path.suffix == ".npz":
             found[name] = load_arrays(path)
         elif path.suffix == ".nc":
-            found[name] = arrays_of_draws(path)
+            found[name] = read_netcdf(path)
         elif path.suffix == ".pkl":
             found[name] = {key: part.state for key, part in read_network(path)[0].items()}
         elif path.suffix == ".pt":
@@ -367,7 +356,7 @@ def test_the_calibration_of_a_network_is_used_unless_told_otherwise(
         assert command.run(*arguments, *more, *command.at(folder)).code == 0
         found: dict[str, Any] = {path.name: path.read_bytes() for path in folder.glob("*.png")}
         for path in (*folder.glob("*.npz"), *folder.glob("*.nc")):
-            arrays = load_arrays(path) if path.suffix == ".npz" else arrays_of_draws(path)
+            arrays = load_arrays(path) if path.suffix == ".npz" else read_netcdf(path)
             found[path.name] = {name: x for name, x in arrays.items() if x.dtype.kind == "f"}
         assert found
         return found

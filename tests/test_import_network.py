@@ -155,11 +155,9 @@ class Call:
 
 # Where one would not look for it: the dictionary that it is put in, and its name there.
 PLACES: dict[str, Callable[[dict[str, Any], Any], tuple[dict[str, Any], str]]] = {
-    "the file": lambda content, network: (content, "more"),
     "the arguments": lambda content, network: (network.state["_init_kwargs"], "more"),
     "a weight": lambda content, network: (network.child("dense11").state["_parameters"], "weight"),
     "a module": lambda content, network: (network.state["_modules"], "dense11"),
-    "a hook": lambda content, network: (content["ema"].state, "_forward_hooks"),
     "the PCA": lambda content, network: (vars(content["dataset_kwargs"]["pca_trf"]), "mean_"),
 }
 

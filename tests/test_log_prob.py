@@ -14,7 +14,6 @@ import torch
 import pfODE_int
 import toy_pfODE_int
 from tests.support.image_models import CLASSES, write_image_set
-from tests.support.running import refused
 from torch_utils.results import load_arrays
 from training.data.images.batches import normalize_pixels
 from training.data.toys import Toy
@@ -214,17 +213,3 @@ def test_noise_of_dequantization_fills_the_bin_of_each_level() -> None:
     assert offset.var() == pytest.approx(1 / 12, rel=0.02)
     assert torch.equal(dequantized(data[:7], seed=0), dequantized(data, seed=0)[:7])
     assert not torch.equal(dequantized(data, seed=1), dequantized(data, seed=0))
-
-
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda one: one.__name__)
-def test_options_that_say_nothing_are_usage_errors(
-    script: Any, run_script: Run, arguments: Run, tmp_path: Path
-) -> None:
-    for more, message in (
-        (["--trace=exact"], "--trace goes with --log_prob"),
-        (["--no-log_prob", "--probes=2"], "--probes goes with --log_prob"),
-        (["--log_prob", "--trace=exact", "--probes=2"], "an exact trace has none"),
-    ):
-        place = f"--save_dir={tmp_path / 'out'}"
-        refused(run_script(script, *arguments(script, "PRR"), *more, place), 2, message)
-        assert list(tmp_path.iterdir()) == []

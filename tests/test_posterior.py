@@ -8,14 +8,13 @@ from types import ModuleType
 from typing import Any
 from unittest import mock
 
-import h5netcdf
 import numpy as np
 import pytest
 
 import posterior
 import train
+from tests.reliability.whole import read_netcdf
 from tests.support.image_models import save_image_model, write_image_set
-from tests.support.rank_pool import RankPool
 from tests.support.running import refused, unless_given
 from torch_utils.results import load_arrays
 from training.inference.samplers.elliptical import Elliptical
@@ -76,12 +75,7 @@ def check(run_script: Run, toy_network: Callable[..., Path]) -> Run:
 def drawn(folder: Path) -> dict[str, np.ndarray]:
     """All numbers of a folder's netCDF, by group and name."""
     (path,) = folder.glob("*_posterior.nc")
-    with h5netcdf.File(path) as file:
-        return {
-            f"{group}/{name}": np.asarray(variable[...])
-            for group in file.groups
-            for name, variable in file[group].variables.items()
-        }
+    return read_netcdf(path)
 
 
 def told(folder: Path) -> dict[str, Any]:
@@ -179,29 +173,6 @@ def test_strict_exits_with_three_where_some_have_not_converged(sample: Run, tmp_
 
 
 # The same, however it is run.
-
-
-@pytest.mark.parametrize("sampler", ["auto", "elliptical"])
-def test_two_ranks_give_the_draws_of_one(
-    sampler: str,
-    shelf: Path,
-    toy_network: Callable[..., Path],
-    sample: Run,
-    two_ranks: RankPool,
-    tmp_path: Path,
-) -> None:
-    many = tmp_path / "many.csv"
-    many.write_text("x1,x2\n" + "".join(f"{0.02 * row - 0.6},0.4\n" for row in range(70)))
-    given = (
-        *(f"--sampler={sampler}", f"--observation={many}", "--draws=6", "--warmup=2"),
-        *("--batch-gpu=1024", "--noise_std=1", "--pool=16384"),
-    )
-    assert sample(tmp_path / "one", *given).code == 0
-    network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
-    options = unless_given(FEW | {"--network": network}, given)
-    result = two_ranks.run(posterior, "sample", f"--save_dir={tmp_path / 'two'}", *options)
-    assert (result.code, result.err) == (0, "")
-    assert_same_draws(tmp_path / "two", tmp_path / "one")
 
 
 class Cut(BaseException):
@@ -378,118 +349,24 @@ def test_chains_that_do_not_move_are_not_converged(sample: Run, tmp_path: Path) 
     assert told(tmp_path)["converged"] == 0
 
 
-WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
-    "other columns": (("--observation={}/three.csv",), 1, "column 'a', which is none of x1, x2"),
-    "three of a map": (
-        (
-            "--observation={}/three.csv",
-            *("--likelihood=linear", "--operator={}/wrong.npy"),
-        ),
-        2,
-        "3 numbers in each observation, but 2",
-    ),
-    "another truth": (("--truth={}/three.csv",), 1, "column 'a', which is none of x1, x2"),
-    "one truth": (("--truth={}/nine.csv",), 2, "--truth has 1 points, but there are 5"),
-    "NaN": (("--observation={}/nan.csv",), 1, "nan.csv"),
-    "no rows": (("--observation={}/empty.csv",), 1, "empty.csv"),
-    "no file": (("--observation={}/none.csv",), 1, "none.csv"),
-    "zero noise": (("--noise_std=0",), 2, "must be positive"),
-    "negative noise": (("--noise_std=-1",), 2, "must be positive"),
-    "no noise": (("--noise_std=none",), 2, "--noise_std"),
-    "noise in words": (("--noise_std=much",), 2, "much"),
-    "noise of three": (("--noise_std=1,2,3",), 2, "3 entries for 2"),
-    "covariance of three": (("--noise_std={}/three.npy",), 2, "3 entries for 2"),
-    "no covariance": (("--noise_std={}/wrong.npy",), 2, "not positive definite"),
-    "no noise file": (("--noise_std={}/none.npy",), 1, "none.npy"),
-    "mask of none": (("--likelihood=mask", "--mask={}/no.npy"), 2, "nothing"),
-    "mask of all": (("--likelihood=mask", "--mask=x1,x2"), 2, "everything"),
-    "mask of numbers": (("--likelihood=mask", "--mask={}/wide.npy"), 1, "a mask"),
-    "mask of another size": (("--likelihood=mask", "--mask={}/long.npy"), 2, "4 booleans"),
-    "unknown name": (("--likelihood=mask", "--mask=x9"), 2, "x9"),
-    "half of a point": (("--likelihood=mask", "--mask=upper-half"), 2, "upper-half"),
-    "mask alone": (("--mask=x1",), 2, "--likelihood=mask"),
-    "no mask": (("--likelihood=mask",), 2, "--mask"),
-    "wide operator": (("--likelihood=linear", "--operator={}/wide.npy"), 2, "3 columns"),
-    "unknown likelihood": (("--likelihood=poisson",), 2, "poisson"),
-    "no likelihood file": (
-        ("--likelihood={}/none.py:f", *("--noise_std=none", "--observation=none")),
-        2,
-        "none.py",
-    ),
-    "no function": (
-        ("--likelihood={}/mine.py:g", *("--noise_std=none", "--observation=none")),
-        2,
-        "no function 'g'",
-    ),
-    "NaN likelihood": (
-        ("--likelihood={}/mine.py:nan", *("--noise_std=none", "--observation=none")),
-        1,
-        "is NaN",
-    ),
-    "likelihood of points": (
-        ("--likelihood={}/mine.py:same", *("--noise_std=none", "--observation=none")),
-        1,
-        "must return a tensor",
-    ),
-    "nowhere": (
-        ("--likelihood={}/mine.py:nowhere", *("--noise_std=none", "--observation=none")),
-        1,
-        "the likelihood is 0",
-    ),
-    "own and observation": (("--likelihood={}/mine.py:f", "--noise_std=none"), 2, "--observation"),
-    "classes": (("--condition={}/one.csv",), 2, "--condition"),
-    "no network": (("--network=none",), 2, "--data_name"),
-    "schedule": (("--rho=2",), 2, "--rho"),
-    "variance": (("--eps=0.1",), 2, "--eps"),
-    "deblurred hmc": (("--deblur", "--sampler=hmc"), 2, "--deblur"),
-}
-
-
 @pytest.fixture(scope="module")
 def wrong(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wrong")
-    for name, text in {
-        "three": "a,b,c\n1,2,3\n",
-        "nine": "x2,x1\n9,9\n",
-        "nan": "x1,x2\n1,nan\n",
-        "empty": "x1,x2\n",
-        "one": "class\n1\n",
-    }.items():
-        (folder / f"{name}.csv").write_text(text)
-    for name, array in {
-        "three": np.eye(3),
-        "wrong": np.array([[1.0, 2.0], [2.0, 1.0]]),
-        "no": np.zeros(2, dtype=bool),
-        "long": np.arange(4) > 1,
-        "wide": np.ones((1, 3)),
-    }.items():
-        np.save(folder / f"{name}.npy", array)
-    (folder / "mine.py").write_text(
-        "def f(x): return x[:, 0]\ndef nan(x): return x[:, 0] * float('nan')\n"
-        "def same(x): return x\ndef nowhere(x): return x[:, 0].abs() * -float('inf')\n"
-        "def bad(x): raise ValueError('mine')\n"
-    )
-    return folder
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_wrong_input_is_one_line(name: str, sample: Run, wrong: Path, tmp_path: Path) -> None:
-    given, code, part = WRONG[name]
-    result = sample(tmp_path / "out", *(option.format(wrong) for option in given))
-    refused(result, code, part)
-    assert not list((tmp_path / "out").glob("*.*[!part]"))
+    """Likelihoods of one's own."""
+    path = tmp_path_factory.mktemp("wrong") / "mine.py"
+    path.write_text("def f(x): return x[:, 0]\ndef bad(x): raise ValueError('mine')\n")
+    return path
 
 
 def test_a_likelihood_that_raises_shows_its_own_traceback(
     sample: Run, wrong: Path, tmp_path: Path
 ) -> None:
     own = ("--noise_std=none", "--observation=none")
-    result = sample(tmp_path / "out", f"--likelihood={wrong / 'mine.py'}:bad", *own)
+    result = sample(tmp_path / "out", f"--likelihood={wrong}:bad", *own)
     assert result.code == 1
     *shown, line = result.err.splitlines()
     assert "mine.py:bad raised ValueError: mine" in line
     assert shown[0].startswith("Traceback")
-    assert 'mine.py", line 5, in bad' in shown[1]
+    assert 'mine.py", line 2, in bad' in shown[1]
     assert "training/" not in result.err
     assert not (tmp_path / "out").exists()
 
@@ -586,7 +463,7 @@ def test_checks_that_cannot_be_are_told(
     check: Run, run_script: Run, shelf: Path, wrong: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    own = (f"--likelihood={wrong / 'mine.py'}:f", "--noise_std=none")
+    own = (f"--likelihood={wrong}:f", "--noise_std=none")
     refused(check(out, *own), 2, "draws no observations")
     refused(check(out, f"--data_root={shelf / 'blobs.zip'}"), 2, "--truth=data")
     toy = ("--truth=data", f"--data_root={shelf / 'blobs.zip'}")

@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import pytest
-
 import posterior
 import report
 import toy_pfODE_int
@@ -44,25 +42,3 @@ def test_a_report_of_a_folder_with_a_broken_file_names_it(run_script: Run, tmp_p
     assert result.code == 0
     assert f"Left out {tmp_path / 'broken.npz'}" in result.out
     assert "broken.npz is not a readable .npz" in (tmp_path / "a.html").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize(
-    ("given", "code", "message"),
-    [
-        (("missing",), 1, "missing does not exist"),
-        ((".",), 1, "nothing to report"),
-        ((".", "--dest=report.txt"), 2, "ends in .html"),
-        ((".", "--points=0"), 2, "--points"),
-    ],
-)
-def test_bad_input_is_told_in_a_line(
-    run_script: Run,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    given: tuple[str, ...],
-    code: int,
-    message: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    refused(run_script(report, *given), code, message)
-    assert not list(tmp_path.iterdir())

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +18,13 @@ import info
 import pfODE_int
 import toy_mesh_exps
 import train
-from tests.support.image_runs import equal
+from tests.support.finished_runs import HOUSE_NAMES, PLAIN, SMALL, good, write_houses
+from tests.support.image_runs import equal, stats
 from tests.support.rank_pool import RankPool
 from tests.support.running import Result, refused
 from torch_utils import distributed
 from torch_utils.results import load_arrays
-from torch_utils.snapshots import read_network, read_state, write_network
+from torch_utils.snapshots import read_network, write_network
 from training.data.batches import Batch
 from training.data.tables.batches import TableBatches
 from training.data.tables.table import Rows, Table
@@ -33,51 +33,15 @@ from training.model.model import Model
 from training.options.toy_mesh_exps import BOUNDARY_POINTS
 
 Run = Callable[..., Result]
-NAMES = ["size", "room count", "fixed", "price", "double"]
-SMALL = ("--width=16", "--depth=1", "--batch=50", "--duration=0.004", "--tick=1", "--dump=1")
-PLAIN = ("--marginals=yeo-johnson", "--whiten=zca", "--keep=9")
-
-
-def write_rows(path: Path, count: int = 300) -> Path:
-    draw = np.random.default_rng(0)
-    size, rooms = draw.gamma(3, 20, count), draw.integers(1, 7, count)
-    price = np.round(2 * size + 10 * rooms + draw.normal(0, 5, count), 1)
-    rows = np.stack([size, rooms, np.full(count, 4), price, 2 * size + 1], axis=1)
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([NAMES, *rows.tolist()])
-    return path
-
-
-def good(result: Result) -> Result:
-    assert (result.code, result.err) == (0, ""), result.err
-    return result
 
 
 @pytest.fixture(scope="module")
-def data(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("table")
-    source = write_rows(folder / "houses.csv")
-    path = folder / "houses.npz"
-    good(run_script(dataset_tool, f"--source={source}", f"--dest={path}", "--held-out=0.2"))
-    return path
+def network(houses_run: Path) -> Path:
+    return houses_run / "network-snapshot-000004.pkl"
 
 
-@pytest.fixture(scope="module")
-def run(run_script: Run, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished training."""
-    folder = tmp_path_factory.mktemp("run")
-    place = (f"--outdir={folder}", "--nosubdir", f"--data={data}")
-    good(run_script(train, *place, *SMALL, *PLAIN))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def network(run: Path) -> Path:
-    return run / "network-snapshot-000004.pkl"
-
-
-def test_what_a_table_leaves_out_is_told(run_script: Run, data: Path) -> None:
-    told = good(run_script(info, data)).out
+def test_what_a_table_leaves_out_is_told(run_script: Run, houses: Path) -> None:
+    told = good(run_script(info, houses)).out
     assert "left out" in told
     assert "fixed, double" in told
 
@@ -94,7 +58,7 @@ def test_samples_come_as_rows_of_the_source(run_script: Run, network: Path, tmp_
     told = good(run_script(pfODE_int, f"--network={network}", *options)).out
     assert f"Wrote {out}" in told
     names, rows = read_rows(out)
-    assert names == NAMES
+    assert names == HOUSE_NAMES
     assert rows.shape == (40, 5)
     assert (rows[:, 1] == rows[:, 1].round()).all()
     with out.open(newline="") as file:
@@ -127,14 +91,14 @@ def test_numbers_can_be_names_and_conditions_need_not_be_left_out_of_columns(
 
 
 def test_held_out_rows_melt_return_and_have_densities(
-    run_script: Run, network: Path, data: Path, tmp_path: Path
+    run_script: Run, network: Path, houses: Path, tmp_path: Path
 ) -> None:
-    where = (f"--network={network}", f"--data_root={data}", f"--save_dir={tmp_path}")
+    where = (f"--network={network}", f"--data_root={houses}", f"--save_dir={tmp_path}")
     good(run_script(pfODE_int, *where, "--log_prob", "--n_iters=10", "--bs=60"))
     melt = load_arrays(tmp_path / "houses_PRP_melt.npz")
-    held_out = np.flatnonzero(load_arrays(data)["held_out"])
+    held_out = np.flatnonzero(load_arrays(houses)["held_out"])
     np.testing.assert_array_equal(melt["row_index"], held_out)
-    original = load_arrays(data)["points"][held_out]
+    original = load_arrays(houses)["points"][held_out]
     assert (np.abs(melt["points"] - original) <= [1e-9, 0.5, 0.05 + 1e-9]).all()
     parameters = json.loads((tmp_path / "houses_PRP_HD_pfODE_int_sim_params.json").read_text())
     assert parameters["roundtrip"]["rms_error"] < 1e-3
@@ -145,7 +109,7 @@ def test_held_out_rows_melt_return_and_have_densities(
     alone = ("--sim_type=melt", "--log_prob", f"--csv={rows}", "--overwrite", "--n_iters=10")
     good(run_script(pfODE_int, *where, *alone, "--seed=5"))  # which spreads them otherwise
     names, found = read_rows(rows)
-    assert names == [*NAMES, "log_prob", "log_prob_error"]
+    assert names == [*HOUSE_NAMES, "log_prob", "log_prob_error"]
     assert (load_arrays(tmp_path / "houses_PRP_melt.npz")["points"] != melt["points"]).any()
     np.testing.assert_allclose(found[:, -2], melt["log_prob"], rtol=1e-9)
     np.testing.assert_allclose(found[:, -1], melt["log_prob_error"], rtol=1e-6)
@@ -158,14 +122,14 @@ def test_held_out_rows_melt_return_and_have_densities(
 
 
 def test_held_out_rows_are_counted_in_spheres_that_are_carried_to_them(
-    run_script: Run, network: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_script: Run, network: Path, houses: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = (toy_mesh_exps, f"--network={network}", f"--save_dir={tmp_path / 'out'}")
     few = ("--test_pts=50", "--r_num=3", "--r_max=2", "--boundary_pts=1500")
-    told = good(run_script(*place, f"--data_root={data}", *few)).out
-    assert f"fresh: 60 rows of {data}" in told
+    told = good(run_script(*place, f"--data_root={houses}", *few)).out
+    assert f"fresh: 60 rows of {houses}" in told
     arrays = load_arrays(tmp_path / "out" / "houses_PRP_coverage.npz")
-    held_out = load_arrays(data)["points"][np.flatnonzero(load_arrays(data)["held_out"])]
+    held_out = load_arrays(houses)["points"][np.flatnonzero(load_arrays(houses)["held_out"])]
     noise = 6 * 0.1 * held_out.std(axis=0) + [0, 0.5, 0.05]
     assert (np.abs(arrays["fresh_data"][0] - held_out) < noise).all()
     # In a flow, to be inside of what a sphere is carried to is to come from its inside.
@@ -175,7 +139,7 @@ def test_held_out_rows_are_counted_in_spheres_that_are_carried_to_them(
     expected = (radii[:, None] < arrays["radii"]).mean(axis=0)
     assert 0 < expected[0] < expected[2] < 1
     np.testing.assert_allclose(arrays["coverage_fresh"][0], expected, atol=2.5 / 60)
-    with_data = (*place, f"--data_root={data}")
+    with_data = (*place, f"--data_root={houses}")
     refused(run_script(*place), 2, "Missing option '--data_root'")
     for name in ("--num_seeds=2", "--paired", "--score=exact"):
         refused(run_script(*with_data, name), 2, name.partition("=")[0], "for toys", network.name)
@@ -188,16 +152,16 @@ def test_held_out_rows_are_counted_in_spheres_that_are_carried_to_them(
 
 
 def test_residuals_of_held_out_rows_are_correlated(
-    run_script: Run, network: Path, data: Path, tmp_path: Path
+    run_script: Run, network: Path, houses: Path, tmp_path: Path
 ) -> None:
     out, correlated = tmp_path / "residuals", tmp_path / "correlations"
-    place = ("extract", f"--network={network}", f"--data_root={data}", f"--save_dir={out}")
+    place = ("extract", f"--network={network}", f"--data_root={houses}", f"--save_dir={out}")
     good(run_script(calc_residuals, *place, "--n_time_pts=3", "--noise=path"))
     arrays = load_arrays(out / "houses_PRP_net_outputs_residuals_time2.npz")
     clean = (arrays["net_outputs"] - arrays["net_residuals"]).astype(np.float64)
     flow, first = Model.load(network).flow, torch.tensor(0.0)
     points = flow.to_data(flow.schedule.scale(first) * torch.from_numpy(clean), first).numpy()
-    held_out = load_arrays(data)["points"][np.flatnonzero(load_arrays(data)["held_out"])]
+    held_out = load_arrays(houses)["points"][np.flatnonzero(load_arrays(houses)["held_out"])]
     assert (np.abs(points - held_out) < [1e-3, 0.501, 0.051]).all()
     root = (f"--res_root={out}", f"--save_dir={correlated}")
     good(run_script(calc_residuals, "calc", *root))
@@ -208,16 +172,16 @@ def test_residuals_of_held_out_rows_are_correlated(
 
 
 def test_a_network_that_does_not_fit_its_table_is_told(
-    run_script: Run, network: Path, data: Path, tmp_path: Path
+    run_script: Run, network: Path, houses: Path, tmp_path: Path
 ) -> None:
     """Columns in another order are found by name; others, and broken files, are refused."""
-    rows = write_rows(tmp_path / "rows.csv")
+    rows = write_houses(tmp_path / "rows.csv")
     turned, fewer = tmp_path / "turned.npz", tmp_path / "fewer.npz"
     making = (dataset_tool, f"--source={rows}", "--held-out=0.2")
     good(run_script(*making, f"--dest={turned}", "--columns=price,room count,size"))
     good(run_script(*making, f"--dest={fewer}", "--columns=size,price"))
     few = ("--sim_type=melt", "--n_iters=2", f"--network={network}")
-    for path, place in ((data, "one"), (turned, "other")):
+    for path, place in ((houses, "one"), (turned, "other")):
         where = (f"--data_root={path}", f"--save_dir={tmp_path / place}")
         good(run_script(pfODE_int, *few, *where))
     one, other = (load_arrays(tmp_path / name / "houses_PRP_melt.npz") for name in ("one", "other"))
@@ -245,21 +209,23 @@ def test_a_network_that_does_not_fit_its_table_is_told(
 
 
 def test_a_table_is_calibrated_on_its_held_out_rows_if_asked_to(
-    run_script: Run, run: Path, data: Path, tmp_path: Path
+    run_script: Run, houses_run: Path, houses: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    training = (train, f"--data={data}", "--nosubdir", *SMALL, *PLAIN)
+    training = (train, f"--data={houses}", "--nosubdir", *SMALL, *PLAIN)
     how = ("--calibrate", "--calibration_fit=path")
     good(run_script(*training, f"--outdir={folder}", *how))
     plain, calibrated = (
-        Model.load(place / "network-snapshot-000004.pkl").denoiser for place in (run, folder)
+        Model.load(place / "network-snapshot-000004.pkl").denoiser for place in (houses_run, folder)
     )
     assert plain.calibration is None
     assert calibrated.calibration is not None
     assert calibrated.calibration.slopes.any()
     assert equal(plain.network.state_dict(), calibrated.network.state_dict())
     assert "The calibration is fitted to 60 held-out rows" in (folder / "log.txt").read_text()
-    told = [json.loads((place / "training_options.json").read_text()) for place in (run, folder)]
+    told = [
+        json.loads((place / "training_options.json").read_text()) for place in (houses_run, folder)
+    ]
     assert [one["options"]["calibrate"] for one in told] == [False, True]
     out = f"--outdir={tmp_path / 'out'}"
     refused(run_script(*training, out, how[1]), 2, "--calibration_fit", "or give --calibrate")
@@ -270,25 +236,18 @@ def shifted(table: Table) -> Table:
     return replace(table, points=table.points + 1)
 
 
-def test_a_resumed_training_equals_an_unbroken_one(
-    run_script: Run, run: Path, data: Path, tmp_path: Path
+def test_a_run_is_resumed_with_its_own_table_only(
+    run_script: Run, houses_run: Path, contents: Callable[[Path], dict[str, bytes]]
 ) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(run, copy)
-    for name in ("training-state-000003.pt", "training-state-000004.pt"):
-        (copy / name).unlink()
-    (copy / "network-snapshot-000004.pkl").unlink()
-    good(run_script(train, f"--resume={copy}"))
-    one, other = (read_state(folder / "training-state-000004.pt") for folder in (run, copy))
-    assert equal(one, other)
-    # Both end with the best weights, which the state has too.
-    assert equal(*(read_network(f / "network-snapshot-000004.pkl")[0] for f in (run, copy)))
-    refused(run_script(train, f"--resume={copy}", "--xflip"), 2, "--xflip")
+    before = contents(houses_run)
+    refused(run_script(train, f"--resume={houses_run}", "--xflip"), 2, "--xflip")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.commands.train.load_table", lambda path: shifted(load_table(path)))
-        refused(run_script(train, f"--resume={copy}"), 1, "of another table")
-    told = [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
-    assert all("Likelihood/held_out_nats" in line for line in told)
+        patch.setattr(
+            "training.commands.train_tables.load_table", lambda path: shifted(load_table(path))
+        )
+        refused(run_script(train, f"--resume={houses_run}"), 1, "of another table")
+    assert contents(houses_run) == before
+    assert all("Likelihood/held_out_nats" in line for line in stats(houses_run))
 
 
 # Batches that two ranks cannot halve, and no dropout, which each rank draws for itself.
@@ -307,11 +266,11 @@ def ended(folder: Path) -> tuple[dict[str, torch.Tensor], list[float]]:
 
 
 def test_two_ranks_choose_and_train_what_one_does_and_a_seed_gives_the_same_bytes(
-    run_script: Run, two_ranks: RankPool, data: Path, tmp_path: Path
+    run_script: Run, two_ranks: RankPool, houses: Path, tmp_path: Path
 ) -> None:
     choices, files = [], []
     for name, run in (("one", run_script), ("again", run_script), ("both", two_ranks.run)):
-        place = (f"--outdir={tmp_path / name}", "--nosubdir", f"--data={data}")
+        place = (f"--outdir={tmp_path / name}", "--nosubdir", f"--data={houses}")
         told = good(run(train, *place, *RANKED)).out.splitlines()
         choices.append([line for line in told if "nats on held-out" in line or "Chosen" in line])
         files.append(max((tmp_path / name).glob("*.pkl")).read_bytes())
@@ -363,19 +322,19 @@ def test_each_row_comes_once_an_epoch_from_any_step_on_and_on_any_number_of_rank
 
 
 def test_options_of_images_and_tables_are_kept_apart(
-    run_script: Run, data: Path, network: Path, tmp_path: Path
+    run_script: Run, houses: Path, network: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    training = (train, f"--data={data}", f"--outdir={out}")
+    training = (train, f"--data={houses}", f"--outdir={out}")
     simulation = (pfODE_int, f"--network={network}", f"--save_dir={out}", "--sim_type=gen")
-    making = (dataset_tool, f"--source={data.with_suffix('.csv')}", f"--dest={out}.npz")
-    returns = (calc_roundtrip_mse, *simulation[1:3], f"--data_root={data}")
+    making = (dataset_tool, f"--source={houses.with_suffix('.csv')}", f"--dest={out}.npz")
+    returns = (calc_roundtrip_mse, *simulation[1:3], f"--data_root={houses}")
     cases: list[tuple[tuple[Any, ...], list[Any]]] = [
-        ((*training, "--xflip"), ["--xflip is for images", data]),
+        ((*training, "--xflip"), ["--xflip is for images", houses]),
         ((*training, "--arch=adm"), ["--arch=adm does not go with", "mlp"]),
         ((*training, "--data_dim=4"), ["data_dim is 4", "3"]),
         ((*simulation, "--class=1"), ["--class is for images", network]),
-        ((*simulation, f"--data_root={data}"), ["--data_root goes with a melt"]),
+        ((*simulation, f"--data_root={houses}"), ["--data_root goes with a melt"]),
         ((*simulation[:3], "--sim_type=roundtrip", "--prev_melt=m.npz", "--csv=x"), ["--csv goes"]),
         ((*returns, "--img_size=3"), ["--img_size is for images"]),
         ((*making, "--resolution=8x8"), ["--resolution is for images"]),
@@ -386,6 +345,6 @@ def test_options_of_images_and_tables_are_kept_apart(
     ]
     for command, parts in cases:
         refused(run_script(*command), 2, *parts)
-    where = f"--data_root={data}"
+    where = f"--data_root={houses}"
     refused(run_script(pfODE_int, *simulation[1:3], where, "--bs=61"), 1, "60 held-out rows", "61")
     assert list(tmp_path.iterdir()) == []

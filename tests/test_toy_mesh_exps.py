@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import toy_mesh_exps
-from tests.support.running import refused, unless_given
+from tests.support.running import unless_given
 from torch_utils.results import load_arrays
 from training.commands.toy_mesh_exps import LIMITS
 from training.data.toys import Toy
@@ -252,43 +252,6 @@ def test_the_exact_score_goes_with_the_networks_schedule(
     for name, array in alone.arrays.items():
         if array.dtype.kind == "f":
             np.testing.assert_allclose(with_network.arrays[name], array, atol=1e-9)
-
-
-BAD_OPTIONS = [
-    (["--network=PRP", "--data_name=moons"], ["data_name", "moons", "circles"]),
-    (["--network=PRR", "--dims_to_keep=3"], ["dims_to_keep", "3", "2"]),
-    (["--network=embedded"], ["4-D"]),
-    (["--network=PRP", "--h=99"], ["99", "T"]),
-    (["--network=PRP", "--score=exact", "--h=99"], ["99", "T"]),
-    (["--score=exact"], ["--data_name"]),
-    (["--network=PRP", "--r_min=4"], ["r_min", "4", "3.5"]),
-    (["--network=PRP", "--r_min=1", "--r_max=1.0000001", "--r_num=2"], ["two radii", "1 to"]),
-    (["--network=PRR", "--r_min=1", "--r_max=1.0000001", "--r_num=2"], ["two radii", "six"]),
-    (["--network=PRP", "--boundary_pts=2"], ["3 points", "2"]),
-    (["--network=PRR", "--boundary_pts=3"], ["4 points", "3"]),
-    (["--network=PRP", "--boundary_pts=1000000000"], ["boundary_pts", "100000"]),
-    (["--network=PRR", "--boundary_pts=100000", "--r_num=11"], ["boundary_pts", "1,000,000"]),
-    (["--network=PRP", "--r_num=1000000000"], ["r_num", "1000"]),
-    (["--network=PRP", "--test_pts=1000000000"], ["test_pts", "10,000,000"]),
-    (["--network=PRP", "--num_seeds=501"], ["num_seeds * test_pts", "10,000,000"]),
-    (["--network=PRP", "--r_num=1000", "--test_pts=100001"], ["r_num", "100,000,000"]),
-    (["--network=PRP", "--num_seeds=2000", "--test_pts=1"], ["num_seeds * r_num", "10,000"]),
-    (["--network=PRP", "--steps=1000000000"], ["steps", "1000000"]),
-    (["--score=exact", "--data_name=moons", "--steps=1000000000"], ["steps", "1000000"]),
-    (["--score=exact", "--data_name=moons", "--paired"], ["--paired", "exact"]),
-    (["--network=PRP", "--alpha=1"], ["alpha", "transport"]),
-    (["--network=PRP", "--eps=empirical"], ["eps", "empirical"]),
-]
-
-
-def test_bad_options_end_with_one_line_and_nothing_written(
-    run_script: Run, networks: dict[str, Path], tmp_path: Path
-) -> None:
-    paths = {f"--network={name}": f"--network={path}" for name, path in networks.items()}
-    for arguments, parts in BAD_OPTIONS:
-        given = [paths.get(text, text) for text in arguments]
-        refused(run_script(toy_mesh_exps, f"--save_dir={tmp_path / 'x'}", *given), 2, *parts)
-        assert list(tmp_path.iterdir()) == []
 
 
 def test_a_mesh_of_as_many_points_as_may_be_can_be_read_again(tmp_path: Path) -> None:

@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import train
-from tests.support.image_runs import IMAGES, SIDE, TINY, Run, equal, load, same_end, weights
-from tests.support.running import refused
+from tests.support.image_runs import IMAGES, SIDE, Run, equal, load, same_end, weights
 
 
 @pytest.mark.parametrize("how", ["--cond", "--augment=0.5"])
@@ -29,33 +27,3 @@ def test_the_calibration_can_be_fitted_to_images_held_out_of_training(fit: Run, 
     assert "Calibrated on 12 points" in (held_out / "log.txt").read_text()
     gains = [load(folder).denoiser.calibration.gains for folder in (own, held_out)]
     assert not torch.equal(*gains)
-
-
-def test_what_a_calibration_fits_can_be_chosen(fit: Run, few: Path) -> None:
-    how = ("--dims_to_keep=5", "--calibrate", f"--calibration_data={few}")
-    default, gain, marginal, path = (
-        load(fit(*how, *(f"--calibration_fit={name}" for name in named))).denoiser.calibration
-        for named in ([], ["gain"], ["marginal"], ["path"])
-    )
-    for calibration in (gain, marginal, path):
-        assert torch.equal(calibration.gains, default.gains)
-    assert not default.slopes.any()
-    assert not gain.slopes.any()
-    assert marginal.slopes.any()
-    assert (path.slopes - marginal.slopes).abs().max() > 1e-6
-
-
-def test_a_calibration_that_cannot_be_or_is_not_wanted_is_told(
-    run_script: Run, blobs: Path, colors: Path, tmp_path: Path
-) -> None:
-    place, other = (f"--outdir={tmp_path / 'out'}", f"--data={blobs}"), "--calibration_data"
-    for arguments, code, parts in (
-        (["--calibrate", f"{other}={colors}"], 1, [colors]),
-        (["--no-calibrate", f"{other}={colors}"], 2, [other]),
-        (["--no-calibrate", "--calibration_fit=path"], 2, ["--calibration_fit"]),
-        (["--precond=edm", "--calibrate"], 2, ["--calibrate", "edm"]),
-        (["--precond=vp", "--calibrate"], 2, ["--calibrate", "vp"]),
-        (["--precond=ve", "--calibrate"], 2, ["--calibrate", "ve"]),
-    ):
-        refused(run_script(train, *place, *TINY, *arguments), code, *parts)
-        assert list(tmp_path.iterdir()) == []

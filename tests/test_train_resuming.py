@@ -138,10 +138,6 @@ def test_a_state_without_the_output_gain_of_its_run_is_refused(
 
 OTHERS = [
     ("--seed=7", "5"),
-    ("--arch=adm", "ddpmpp"),
-    ("--augment=0.1", "0.5"),
-    ("--precond=edm", "ifs"),
-    ("--dims_to_keep=5", "64"),
     ("--cres=2,2", "[1]"),
     ("--data=.", "blobs.zip"),
     ("--transfer=other.pkl", "None"),

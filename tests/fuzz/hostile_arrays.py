@@ -11,8 +11,7 @@ import numpy as np
 
 from tests.fuzz import hostile
 from tests.fuzz.cases import Write
-from tests.fuzz.contents import npy
-from tests.fuzz.hostile import COMMAND, MIB, UP, Contents, inside, named, zip_of
+from tests.fuzz.hostile import COMMAND, MIB, UP, Contents, inside, named, npy, zip_of
 from tests.fuzz.pickles import Call
 
 
@@ -39,27 +38,19 @@ ARRAYS: Contents = {
     "a header that calls in it": npy(header(shape=f"(__import__('os').system({COMMAND!r}),)"), b""),
     "a header of brackets": npy("(" * 9000, b""),
     "a header of signs": npy(header(shape=f"({'-' * 9000}1,)"), b""),
-    "a header of lists": npy(header(f"{'[' * 90}{']' * 90}"), b""),
     "a header of many fields": npy(header(FIELDS), bytes(9600)),
     "a header that is long": npy(header() + " " * 60_000, bytes(24)),
     "a header of old": npy(header(shape="(3L,)"), bytes(24)),
-    "a header of old that is broken": npy(header(shape="(3L,"), bytes(24)),
-    "a header of version 3": npy(header(), bytes(24), b"\x03\x00\x00\x00"),
     "a header of version 9": npy(header(), bytes(24), b"\x09\x00"),
     "a header that goes on": b"\x93NUMPY\x01\x00\xff\xff{",
     "2^60 numbers": npy(header(shape=f"({2**60},)"), bytes(24)),
     "2^60 by 2^60 numbers": npy(header(shape=f"({2**60}, {2**60})"), bytes(24)),
-    "2^28 numbers": npy(header(shape=f"({2**28},)"), bytes(24)),
     "2^1000 numbers": npy(header(shape=f"({2**1000},)"), bytes(24)),
     "fewer than no numbers": npy(header(shape="(-1,)"), bytes(24)),
-    "fewer than none twice": npy(header(shape="(-1, -3)"), bytes(24)),
     "no numbers, 2^62 times": npy(header(shape=f"(0, {2**62})"), b""),
     "numbers without size": npy(header("'|V0'", f"({2**40},)"), b""),
-    "words without letters": npy(header("'<U0'", f"({2**40},)"), b""),
     "a word of a gigabyte": npy(header("'<U268435456'", "()"), bytes(24)),
-    "axes without end": npy(header(shape=f"({'1, ' * 1000})"), bytes(8)),
     "axes that are true": npy(header(shape="(True, 3)"), bytes(24)),
-    "dates": npy(header("'<M8[as]'"), bytes(24)),
     "letters beyond all": npy(header("'<U1'"), b"\xff" * 12),
     "not finite": npy(header(), np.array([np.nan, np.inf, 1]).tobytes()),
     "columns": npy(header(order="True", shape="(1, 3)"), bytes(24)),
@@ -105,26 +96,19 @@ def _twice(members: Mapping[str, bytes], name: str) -> bytes:
 DEEP = 100_000
 TEXTS: Contents = {
     "deep lists": b"[" * DEEP,
-    "deep lists that end": b"[" * DEEP + b"]" * DEEP,
     "deep objects": b'{"a":' * DEEP + b"1" + b"}" * DEEP,
     "a number of a million digits": b'{"seen": ' + b"9" * 1_000_000 + b"}",
-    "a number of 4000 digits": b'{"seen": ' + b"9" * 4000 + b"}",
     "a number beyond all": b'{"seen": 1e999}',
     "not a number": b'{"seen": NaN, "Loss/loss": NaN}',
-    "names twice": b'{"seen": 1, "seen": [1]}',
     "half a letter": b'{"\\ud800": "\\udfff"}',
     "no letters": b'{"seen": "\xff\xfe"}',
     "a mark of byte order": b'\xef\xbb\xbf{"seen": 1}',
-    "two bytes a letter": '{"seen": 1}'.encode("utf-16"),
     "four bytes a letter": '{"seen": 1}'.encode("utf-32"),
     "terminal codes": json.dumps({"\x1b[2J\n": "\x1b]0;x\x07"}).encode(),
     "a list": b"[1]",
-    "null": b"null",
     "a long name": b'{"' + b"x" * MIB + b'": 1}',
     "many names": lambda: json.dumps({str(n): None for n in range(200_000)}).encode(),
-    "many lists": b'{"a": [' + b"[]," * 600_000 + b"[]]}",
     "more lists": b'{"a": [' + b"[]," * 3_000_000 + b"[]]}",
-    "many lines": b"\n" * 100_000,
     "other ends of lines": b'{"seen": 1}\x0b{"seen": 2}\x85{"seen": 3}\xe2\x80\xa8',
 }
 """JSON, in one line or many."""
@@ -143,17 +127,12 @@ def training_options() -> dict[str, Write]:
 
     files: Contents = {
         "no options": b'{"options": null}',
-        "a list of options": b'{"options": ["--batch=8"]}',
         "an option that is a list": options(batch=[1]),
-        "an option that is an object": options(lr={"a": 1}),
-        "an option without value": options(batch=None, duration=None),
         "an option beyond all": options(batch=10**30),
-        "a size beyond all": options(augment_to=2**40),
         "a number that is none": options(lr=float("nan")),
         "a device that is not there": options(device_name="cuda:99"),
         "an unknown toy": options(data_name="../../evil"),
         "an unknown option": options(run="touch RAN"),
-        "a folder that is a number": options(outdir=3),
         "a folder that is elsewhere": options(outdir=f"{UP}tmp/RAN"),
         "a folder with a zero": options(outdir="a\0b"),
         "half a letter": options(desc="\ud800"),
@@ -174,29 +153,16 @@ def rows() -> dict[str, Write]:
     body = b"1,2\n" * 12
     files: Contents = {
         "a formula": b"a,=cmd|' /C touch RAN'!A0\n" + body,
-        "two columns of a name": b"a,a\n" + body,
-        "a column without name": b"a,\n" + body,
-        "a bell": b"a,\x07\n" + body,
         "half a letter": b"a,\xed\xa0\x80\n" + body,
-        "latin letters": b"a,gr\xf6\xdfe\n" + body,
-        "16 bits a letter": "a,b\n1,2\n".encode("utf-16"),
-        "zeros": b"a,b\n" + bytes(5000),
         "a zero in a cell": b"a,b\n1,\0\n" + body,
-        "words": b"a,b\n" + body + b"one,two\n",
         "code": b"a,b\n" + body + b"__import__('os').system('touch RAN'),1\n",
         "infinite": b"a,b\n" + body + b"inf,-Infinity\n",
-        "beyond squares": b"a,b\n" + body + b"1e300,1\n",
         "beyond numbers": b"a,b\n" + body + b"1e999,1\n",
-        "all missing": b"a,b\n" + b",NA\n" * 12,
-        "a row too short": b"a,b\n" + body + b"1\n",
-        "a row too long": b"a,b\n" + body + b"1,2,3\n",
         "an open quote": b"a,b\n" + body + b'"1,2\n' * 2000,
         "a cell of a megabyte": b"a,b\n1," + b"9" * MIB + b"\n",
         "a line without end": lambda: b"a," * (12 * MIB),
         "columns without end": lambda: b",".join(b"%d" % n for n in range(10**6)),
-        "only a header": b"a,b\n",
         "only ends of lines": b"\n" * 5000,
-        "no variation": b"a,b\n" + body,
     }
     return {**hostile.anything("rows.csv"), **named("rows.csv", files)}
 
@@ -210,7 +176,6 @@ _FACES = "property list uchar int vertex_indices\n"
 _TRIANGLE = f"element vertex 3\n{_XYZ}element face 1\n{_FACES}"
 MESHES: Contents = {
     "2^60 vertices": _ply(f"element vertex {2**60}\n{_XYZ}", bytes(120)),
-    "2^60 vertices in text": _ply(f"element vertex {2**60}\n{_XYZ}", b"0 0 0\n", "ascii 1.0"),
     "2^60 faces": _ply(f"element vertex 3\n{_XYZ}element face {2**60}\n{_FACES}", bytes(120)),
     "fewer than no vertices": _ply(f"element vertex -5\n{_XYZ}", bytes(120)),
     "faces of 2^32 corners": _ply(
@@ -224,14 +189,11 @@ MESHES: Contents = {
         f"comment TextureFile {UP}etc/passwd\nelement vertex 3\n{_XYZ}", bytes(36)
     ),
     "an unknown type": _ply("element vertex 3\nproperty os.system x\n", bytes(36)),
-    "an unknown form": _ply(f"element vertex 3\n{_XYZ}", bytes(36), "pickle 1.0"),
     "many properties": _ply("element vertex 1\n" + "property double a\n" * 20_000, bytes(80)),
     "many elements": _ply(
         "".join(f"element e{n} 1\nproperty char a\n" for n in range(20_000)), bytes(80)
     ),
-    "many letters": _ply("comment " + "x" * MIB + "\n"),
     "no end of the header": b"ply\n" + b"comment\n" * 100_000,
-    "no header": b"ply",
     "many vertices": lambda: _ply(
         f"element vertex {10**5}\n{_XYZ}", b"0 0 0\n" * 10**5, "ascii 1.0"
     ),

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from tests.fuzz import hostile, image_samples
 from tests.fuzz.cases import Write, written
-from tests.fuzz.contents import png
-from tests.fuzz.hostile import MIB, Contents, inside, named, packed_zeros, zip_of
+from tests.fuzz.hostile import MIB, Contents, inside, named, packed_zeros, png, zip_of
 
 
 def head(width: int, height: int, depth: int = 8, color: int = 2) -> tuple[bytes, bytes]:
@@ -44,15 +43,12 @@ def _with(kind: bytes, content: bytes) -> bytes:
 
 PNGS: Contents = {
     "2^31 pixels a side": png_of(2**31 - 1, 2**31 - 1, (b"IDAT", _ROWS)),
-    "60,000 pixels a side": png_of(60_000, 60_000, (b"IDAT", _ROWS)),
     "8192 pixels a side": lambda: png_of(8192, 8192, (b"IDAT", zeros(8192 * (8192 * 3 + 1)))),
     "8192 pixels a side, transparent": lambda: png_of(
         8192, 8192, (b"IDAT", zeros(8192 * (8192 * 4 + 1))), color=6
     ),
-    "no pixels": png_of(0, 8, (b"IDAT", _ROWS)),
     "pixels for more": lambda: png_of(8, 8, (b"IDAT", zeros(100 * MIB))),
     "a long text": lambda: _with(b"zTXt", b"a\0\0" + zeros(100 * MIB)),
-    "a long translation": lambda: _with(b"iTXt", b"a\0\1\0\0\0" + zeros(100 * MIB)),
     "a long profile": lambda: _with(b"iCCP", b"a\0\0" + zeros(100 * MIB)),
     "texts that are long together": lambda: png_of(
         8, 8, *[(b"zTXt", b"a%d\0\0" % n + zeros(MIB)) for n in range(100)], (b"IDAT", _ROWS)
@@ -63,22 +59,17 @@ PNGS: Contents = {
         b"eXIf", b"MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\x08"
     ),
     "16 bits": png([head(8, 8, 16), (b"IDAT", zlib.compress(bytes(8 * 49))), (b"IEND", b"")]),
-    "an odd depth": png([head(8, 8, 3), (b"IDAT", _ROWS), (b"IEND", b"")]),
-    "an unknown filter": png_of(8, 8, (b"IDAT", zlib.compress(b"\x09" * 200))),
-    "a palette that is missing": png([head(8, 8, 8, 3), (b"IDAT", zlib.compress(bytes(72)))]),
     "an animation of 2^31 frames": _with(b"acTL", struct.pack(">II", 2**31 - 1, 0)),
     "no end": png([head(8, 8), (b"IDAT", _ROWS)]),
     "a length of 2^31": GOOD[:33] + b"\xff\xff\xff\xff" + GOOD[37:],
     "text in the place of a kind": png([head(8, 8), (b"\x1b[2J", b""), (b"IDAT", _ROWS)]),
     "a file of PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n(RAN) (w) file\n",
     "a TIFF": b"II*\0\x08\0\0\0" + b"\xff" * 100,
-    "an icon in an icon": b"\0\0\1\0\1\0" + bytes(8) + struct.pack("<II", 100, 22) + GOOD,
     "a GIF of 65,535 pixels a side": (
         b"GIF89a\xff\xff\xff\xff\x80\0\0" + bytes(6) + b",\0\0\0\0\xff\xff\xff\xff\0\2\1\0\0;"
     ),
     "a GIF without end": b"GIF89a\x08\0\x08\0\x80\0\0" + bytes(6) + b"!\xfe\xff" + b"x" * 255,
     "a BMP of 2^31 pixels a side": _bmp(2**31 - 1, -(2**31), 24, 0, 0, 0, 0, 0, 0),
-    "a BMP with a palette of 2^32": _bmp(8, 8, 8, 1, 0, 0, 0, 2**32 - 1, 0),
     "a JPEG of 65,500 pixels a side": (
         b"\xff\xd8\xff\xc0\0\x11\x08\xff\xdc\xff\xdc\3\1\x22\0\2\x11\1\3\x11\1"
         + b"\xff\xda\0\x0c\3\1\0\2\x11\3\x11\0\x3f\0"
@@ -104,15 +95,11 @@ LABELS: Contents = {
         for depth in range(900, 1000, 4)
     },
     "deep in labels": b'{"labels": ' + b"[" * 990 + b"]" * 990 + b"}",
-    "beyond all": b'{"labels": [["i.png", 1e999]]}',
     "of a million digits": b'{"labels": [["i.png", ' + b"9" * 1_000_000 + b"]]}",
-    "of 4000 digits": b'{"labels": [["i.png", ' + b"9" * 4000 + b"]]}",
     "of 2^62 classes": b'{"labels": [["i.png", 4611686018427387904]]}',
     "of the last class": b'{"labels": [["i.png", 99999]]}',
-    "that are numbers": b'{"labels": [["i.png", [NaN, Infinity]]]}',
     "that are long": b'{"labels": [["i.png", [' + b"1," * 500_000 + b"1]]]}",
     "that are many": lambda: b'{"labels": [' + b"[]," * 21_000_000 + b"[]]}",
-    "in objects": b'{"labels": {"i.png": 3}}',
     "of no image": b'{"labels": [["\\u001b[2J", 1]]}',
     "with a long name": b'{"labels": [["' + b"x" * MIB + b'", "y"]]}',
 }

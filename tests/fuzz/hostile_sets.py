@@ -30,16 +30,12 @@ def idx_files() -> dict[str, Write]:
     good = gzip.compress(idx_head(1, 8, 8) + bytes(64))
     files: Contents = {
         "2^32 images": gzip.compress(idx_head(top, 8, 8) + bytes(64)),
-        "2^32 pixels a side": gzip.compress(idx_head(1, top, top) + bytes(64)),
         "one row of 2^26": gzip.compress(idx_head(1, 1, 1 << 26) + bytes(64)),
         "no pixels": gzip.compress(idx_head(top, 0, 8)),
         "8192 pixels a side": lambda: gzip_of_zeros(64, idx_head(1, 8192, 8192)),
         "more than it says": lambda: gzip_of_zeros(1024, idx_head(1, 8, 8)),
         "floats": gzip.compress(idx_head(1, 8, 8, kind=13) + bytes(256)),
-        "255 dimensions": gzip.compress(bytes([0, 0, 8, 255]) + bytes(1020)),
-        "no end": good[:-8],
         "wrong checksum": good[:-8] + bytes(8),
-        "gzip in gzip": gzip.compress(good),
         "a long name": b"\x1f\x8b\x08\x08" + bytes(6) + b"x" * MIB,
     }
 
@@ -59,8 +55,6 @@ def idx_files() -> dict[str, Write]:
         "labels: 2^32": labels_are(lambda path: path.write_bytes(gzip.compress(bomb + bytes(9)))),
         "labels: a bomb": labels_are(lambda path: path.write_bytes(gzip_of_zeros(1024, bomb))),
         "labels: a pipe": labels_are(os.mkfifo),
-        "labels: zeros": labels_are(lambda path: path.symlink_to("/dev/zero")),
-        "labels: the system": labels_are(lambda path: path.symlink_to("/etc/passwd")),
         "labels: a folder": labels_are(Path.mkdir),
     }
 
@@ -109,12 +103,9 @@ def tars() -> dict[str, Write]:
     files: Contents = {
         "no members": _tar(),
         "a link in the place of a batch": _tar(_header(BATCH, 0, tarfile.SYMTYPE, passwords)),
-        "a hard link": _tar(_header(BATCH, 0, tarfile.LNKTYPE, "/etc/passwd")),
-        "a device": _tar(_header(BATCH, 0, tarfile.CHRTYPE)),
         "a pipe in it": _tar(_header(BATCH, 0, tarfile.FIFOTYPE)),
         "a member outside": _tar(_member(f"{UP}tmp/RAN", b"x"), _member(f"/{BATCH}", batch)),
         "a batch of 2^60 bytes": _tar(_header(BATCH, 2**60), batch),
-        "a batch of nothing": _tar(_header(BATCH, 0)),
         "holes of 2^60 bytes": _tar(_sparse()),
         "a name of two gigabytes": _endless(_header("x", 2 << 30, tarfile.GNUTYPE_LONGNAME), 256),
         "facts of two gigabytes": _endless(_header("x", 2 << 30, tarfile.XHDTYPE), 256),
@@ -128,7 +119,6 @@ def tars() -> dict[str, Write]:
         "three gigabytes first": lambda: gzip_of_zeros(3 << 10, _header("x", 3 << 30)),
         "a batch of 63 MiB": lambda: gzip_of_zeros(64, _header(BATCH, 63 * MIB)),
         "a string of 63 MiB": _endless(_header(BATCH, 63 * MIB) + text, 64),
-        "a number of 80 digits": _tar(_member(f"data_batch_{'9' * 80}", batch)),
         "a strange name": _tar(_member("\x1b[2J/data_batch_1", batch[:-9] + bytes(9))),
         "a loop of links": _tar(_header(BATCH, 0, tarfile.LNKTYPE, BATCH)),
         **{

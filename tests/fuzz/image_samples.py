@@ -4,7 +4,6 @@ import gzip
 import io
 import pickle
 import struct
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from tests.fuzz.cases import Write, written
+from tests.fuzz.mutations import tar
 from training.data.sources.writer import image_writer
 
 
@@ -65,16 +65,6 @@ def cifar(protocol: int) -> Write:
     members = {f"cifar-10-batches-py/data_batch_{n}": cifar_batch(protocol) for n in (1, 2)}
     content = gzip.compress(tar({**members, "cifar-10-batches-py/readme.html": b"<p>"}), 1, mtime=0)
     return written("cifar-10-python.tar.gz", lambda path: path.write_bytes(content))
-
-
-def tar(members: dict[str, bytes]) -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return file.getvalue()
 
 
 def pickle_of_a_batch(protocol: int) -> Write:

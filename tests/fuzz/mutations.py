@@ -1,68 +1,67 @@
-"""Mutants of a valid file that know nothing of its format.
+"""Mutants of valid files, which come past checksums: of archives, a member is mutated.
 
 A mutation takes the bytes of a valid file, those of another one of the kind, and a generator that
-makes it repeatable, and gives new bytes.
+makes it repeatable, and gives new bytes. What is wrong in a way that only a format knows is among
+the files made by hand.
 """
 
+import gzip
+import io
+import re
 import struct
+import tarfile
+import zipfile
+import zlib
 from collections.abc import Callable
 from random import Random
 
 Mutate = Callable[[bytes, bytes, Random], bytes]
-
-MOST_AT_ONCE = 3
-LONGEST_INSERTION = 4096
 WIDTHS = {1: "b", 2: "h", 4: "i", 8: "q"}
-INTEGERS = (0, 1, -1, 2, 7, 127, 128, 255, 256, 4095, 32767, 32768, 65535, 65536, -32768)
-LARGE_INTEGERS = (
-    *(2**31 - 1, 2**31, 2**32 - 1, -(2**31), 2**40, 2**53 + 1, 2**60, 2**62),
-    *(2**63 - 1, -(2**63), 2**64 - 1),
+INTEGERS = (
+    *(0, 1, -1, 2, 127, 128, 255, 256, 4095, 32767, 32768, 65535, 65536, -32768, 2**31 - 1, 2**31),
+    *(2**32 - 1, -(2**31), 2**40, 2**53 + 1, 2**60, 2**63 - 1, -(2**63), 2**64 - 1),
 )
-BYTES = (b"\x00", b"\xff", b"\x7f", b"\x80", b"\n", b"\r\n", b" ", b'"', b"\\", b"/", b"'", b"{")
 GARBAGE = (
     *(b"\x00" * 64, b"\xff" * 64, b"../../etc/passwd", b"%s%n%x", b"PK\x03\x04", b"PK\x05\x06"),
     *(b"\x1f\x8b\x08\x00", b"\x89PNG\r\n\x1a\n", b"\x80\x04.", b"cposix\nsystem\n", b"NaN"),
     *(b"1e999", "\u202e\u0007".encode(), b"\x1b[2J\x1b]0;x\x07", b"\xed\xa0\x80", b"\r\n\r\n"),
 )
+NUMBERS = tuple(struct.pack("<d", x) for x in (float("nan"), float("inf"), -1.0, 1e300, 5e-324, 0))
+WORDS = (
+    *("1e999", "NaN", "-Infinity", "0", "-1", "0.5", "1e308", "null", "true", '""', '"x"', "[]"),
+    *("{}", "[[]]", '"\\u202e\\u001b[2J"', '"../.."', "9" * 5000, '"' + "x" * 5000 + '"', "0x10"),
+)
 
 
 def mutate_bytes(data: bytes, other: bytes, random: Random) -> bytes:
     """One to three of the mutations below."""
-    for _ in range(random.randint(1, MOST_AT_ONCE)):
+    for _ in range(random.randint(1, 3)):
         data = random.choice(BYTE_MUTATIONS)(data, other, random)
     return data
 
 
 def flip_bits(data: bytes, other: bytes, random: Random) -> bytes:
     changed = bytearray(data)
-    for _ in range(random.choice((1, 1, 2, 8))):
-        if changed:
-            changed[place(data, random)] ^= 1 << random.randrange(8)
+    for _ in range(random.choice((1, 1, 2, 8)) if data else 0):
+        changed[place(data, random)] ^= 1 << random.randrange(8)
     return bytes(changed)
 
 
 def overwrite(data: bytes, other: bytes, random: Random) -> bytes:
     start = place(data, random)
-    piece = random.choice((*BYTES, *GARBAGE, random.randbytes(random.randint(1, 16))))
+    piece = random.choice((*NUMBERS, *GARBAGE, random.randbytes(random.randint(1, 16))))
     return data[:start] + piece + data[start + len(piece) :]
 
 
-def truncate(data: bytes, other: bytes, random: Random) -> bytes:
-    near = random.choice((0, 1, 4, 16, len(data)))
-    return data[: max(0, len(data) - random.randint(0, near))] if near else b""
+def cut(data: bytes, other: bytes, random: Random) -> bytes:
+    start = place(data, random)
+    return data[:start] + data[start + random.choice((1, 2, 4, 8, 64, 512, len(data))) :]
 
 
 def insert(data: bytes, other: bytes, random: Random) -> bytes:
     start = place(data, random)
-    piece = random.choice((*GARBAGE, random.randbytes(random.choice((1, 4, 100)))))
-    if random.random() < 0.1:
-        piece *= LONGEST_INSERTION // len(piece)
+    piece = random.choice((*GARBAGE, other, random.randbytes(random.choice((1, 4, 100)))))
     return data[:start] + piece + data[start:]
-
-
-def delete(data: bytes, other: bytes, random: Random) -> bytes:
-    start = place(data, random)
-    return data[:start] + data[start + random.choice((1, 1, 2, 4, 8, 64, 512)) :]
 
 
 def splice(data: bytes, other: bytes, random: Random) -> bytes:
@@ -71,66 +70,87 @@ def splice(data: bytes, other: bytes, random: Random) -> bytes:
     return data[:start] + other[start if random.random() < 0.5 else place(other, random) :]
 
 
-def transplant(data: bytes, other: bytes, random: Random) -> bytes:
-    """A piece of another file in the place of what was there."""
-    start, source = place(data, random), place(other, random)
-    piece = other[source : source + random.choice((4, 16, 64, 512))]
-    return data[:start] + piece + data[start + len(piece) :]
-
-
-def repeat(data: bytes, other: bytes, random: Random) -> bytes:
-    start = place(data, random)
-    piece = data[start : start + random.choice((1, 8, 64, 512))]
-    return data[:start] + piece * random.choice((2, 2, 3, 20)) + data[start + len(piece) :]
-
-
 def change_number(data: bytes, other: bytes, random: Random) -> bytes:
     """Another value in a field of 1, 2, 4 or 8 bytes, which may be a length or an offset."""
-    width = random.choice(tuple(WIDTHS))
-    if len(data) < width:
+    width = random.choice([width for width in WIDTHS if width <= len(data)] or [0])
+    if not width:
         return data
     start = min(place(data, random), len(data) - width)
-    if random.random() < 0.7:
-        start -= start % width
+    start -= start % width
     code = random.choice("<>") + WIDTHS[width]
     (value,) = struct.unpack_from(code, data, start)
-    value = random.choice((*INTEGERS, *LARGE_INTEGERS, value + 1, value - 1, value * 2, -value))
+    value = random.choice((*INTEGERS, value + 1, value - 1, value * 2, -value))
     value = (value + (1 << (8 * width - 1))) % (1 << (8 * width)) - (1 << (8 * width - 1))
     return data[:start] + struct.pack(code, value) + data[start + width :]
 
 
-def append(data: bytes, other: bytes, random: Random) -> bytes:
-    return data + random.choice((*GARBAGE, other, data, random.randbytes(100)))
-
-
-def prepend(data: bytes, other: bytes, random: Random) -> bytes:
-    return random.choice((*GARBAGE, other[:64], random.randbytes(10))) + data
+BYTE_MUTATIONS: tuple[Mutate, ...] = (flip_bits, overwrite, cut, insert, splice, change_number)
 
 
 def place(data: bytes, random: Random) -> int:
-    """An offset: anywhere, near an end, or at a byte that is not zero."""
-    if not data:
-        return 0
-    near_end = min(len(data), 100)
-    match random.randrange(4):
-        case 0:
-            return random.randrange(near_end)
-        case 1:
-            return len(data) - 1 - random.randrange(near_end)
-        case 2:
-            start = random.randrange(len(data))
-            rest = data[start:].lstrip(b"\x00")
-            return len(data) - len(rest) if rest else start
-    return random.randrange(len(data))
+    """An offset: anywhere, or near an end."""
+    near = min(len(data), random.choice((100, len(data))))
+    return random.choice((0, len(data) - near)) + random.randrange(near) if data else 0
 
 
-def one_of(*choices: tuple[float, Mutate]) -> Mutate:
-    """One of several ways to mutate, each as often as its weight says."""
-    weights, ways = zip(*choices, strict=True)
-    return lambda data, other, random: random.choices(ways, weights)[0](data, other, random)
+def mutate_text(data: bytes, other: bytes, random: Random) -> bytes:
+    """JSON, or other text, in which a value, not a name, becomes something else."""
+    names_and_values = re.finditer(rb'"[^"]*"\s*:|("[^"]*"|-?\d[\d.e+-]*)', data)
+    found = [match for match in names_and_values if match[1]]
+    if random.random() < 0.3 or not found:
+        return mutate_bytes(data, other, random)
+    chosen = random.choice(found)
+    word = random.choice((*WORDS, str(random.choice(INTEGERS)))).encode()
+    return data[: chosen.start()] + word + data[chosen.end() :]
 
 
-BYTE_MUTATIONS: tuple[Mutate, ...] = (
-    *(flip_bits, flip_bits, overwrite, truncate, insert, delete, splice, transplant, repeat),
-    *(change_number, change_number, append, prepend),
-)
+def mutate_png(data: bytes, other: bytes, random: Random) -> bytes:
+    """A PNG of which one chunk is mutated, with its checksum."""
+    kinds = [b"IHDR", b"IDAT"] if data.startswith(b"\x89PNG") else []
+    if random.random() < 0.3 or not kinds:
+        return mutate_bytes(data, other, random)
+    start = data.index(random.choice(kinds))
+    (size,) = struct.unpack_from(">I", data, start - 4)
+    body = mutate_bytes(data[start + 4 : start + 4 + size], b"", random)
+    whole = data[start : start + 4] + body
+    packed = struct.pack(">I", len(body)) + whole + struct.pack(">I", zlib.crc32(whole))
+    return data[: start - 4] + packed + data[start + 8 + size :]
+
+
+def in_zip(data: bytes, other: bytes, random: Random) -> bytes:
+    if random.random() < 0.2:
+        return mutate_bytes(data, other, random)
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    name, twin = random.choices(list(members), k=2)
+    how = {".png": mutate_png, "json": mutate_text}.get(name[-4:], mutate_bytes)
+    members[name] = how(members[name], members[twin], random)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for member, content in members.items():
+            archive.writestr(zipfile.ZipInfo(member), content)
+    return file.getvalue()
+
+
+def in_gzip(data: bytes, other: bytes, random: Random) -> bytes:
+    content = mutate_bytes(gzip.decompress(data), gzip.decompress(other), random)
+    return gzip.compress(content, compresslevel=1, mtime=0)
+
+
+def in_tar(data: bytes, other: bytes, random: Random) -> bytes:
+    """A packed tar of which a member is mutated."""
+    with tarfile.open(fileobj=io.BytesIO(gzip.decompress(data))) as archive:
+        members = {member.name: archive.extractfile(member).read() for member in archive}
+    name = random.choice(list(members))
+    members[name] = mutate_bytes(members[name], members[name], random)
+    return gzip.compress(tar(members), compresslevel=1, mtime=0)
+
+
+def tar(members: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return file.getvalue()

@@ -4,10 +4,8 @@ from pathlib import Path
 
 import click
 
-from tests.fuzz import contents, probes, samples
-from tests.fuzz.archives import in_gzip, in_tar, in_zip
+from tests.fuzz import probes, samples
 from tests.fuzz.cases import Probe, Reader, Write, written
-from tests.fuzz.contents import mutate_floats, mutate_json, mutate_lines, mutate_npy, mutate_png
 from tests.fuzz.hostile import anything, named
 from tests.fuzz.hostile_arrays import (
     ARRAYS,
@@ -22,19 +20,23 @@ from tests.fuzz.hostile_images import image_sets, images
 from tests.fuzz.hostile_pickles import bare, networks, states, torch_files
 from tests.fuzz.hostile_sets import idx_files, stores, tars
 from tests.fuzz.image_samples import cifar, image_file, image_set, lsun, mnist, pickle_of_a_batch
-from tests.fuzz.mutations import mutate_bytes
-from tests.fuzz.pickles import mutate_pickle
+from tests.fuzz.mutations import (
+    Mutate,
+    in_gzip,
+    in_tar,
+    in_zip,
+    mutate_bytes,
+    mutate_png,
+    mutate_text,
+)
 from tests.support import picture_files
 from torch_utils.results import load_json
 from training.data.sources import lmdb_process
 
-TORCH_FILE = in_zip({"*/data.pkl": mutate_pickle, "*/data/*": mutate_floats})
-NPZ = {".npz": in_zip({"*": mutate_npy})}
-IMAGES = {".zip": in_zip({"*.json": mutate_json, "*": mutate_png})}
-IMAGES |= {".png": mutate_png, ".json": mutate_json}
-IMAGE = {".png": mutate_png, "": mutate_bytes}
-CIFAR = {".gz": in_gzip(in_tar(mutate_pickle))}
-LINES = {".jsonl": mutate_lines}
+NPZ: dict[str, Mutate] = {".npz": in_zip}
+IMAGES: dict[str, Mutate] = {".zip": in_zip, ".png": mutate_png, ".json": mutate_text}
+IMAGE: dict[str, Mutate] = {".png": mutate_png, "": mutate_bytes}
+LINES: dict[str, Mutate] = {".jsonl": mutate_text}
 IMAGE_FILES = (
     *(image_file("i.png"), image_file("i.png", "L"), image_file("i.jpg"), image_file("i.bmp")),
     image_file("i.webp", lossless=True),
@@ -61,28 +63,28 @@ ALL = (
             written("network-snapshot-000001.pkl", samples.save_network_of_table),
         ),
         probes.use_network,
-        {".pkl": TORCH_FILE},
+        {".pkl": in_zip},
         {**torch_files("network.pkl"), **networks("network.pkl")},
     ),
     Reader(
         "training state",
         (samples.state(2), samples.state(1)),
         probes.use_state,
-        {".pt": TORCH_FILE},
+        {".pt": in_zip},
         {**torch_files("training-state.pt"), **states("training-state.pt")},
     ),
     Reader(
         "original network",
         (samples.original("toy", 4), samples.original("images", 4), samples.original("images", 5)),
         probes.use_original,
-        {".pkl": mutate_pickle},
+        {".pkl": mutate_bytes},
         {**anything("original.pkl"), **bare("original.pkl")},
     ),
     Reader(
         "detector",
         (samples.detector(zipped=True), samples.detector(zipped=False)),
         probes.use_detector,
-        {".pth": TORCH_FILE, ".old": mutate_pickle},
+        {".pth": in_zip, ".old": mutate_bytes},
         torch_files("weights.pth"),
     ),
     *(
@@ -110,7 +112,7 @@ ALL = (
             written("rows.csv", samples.save_rows_with_holes),
         ),
         probes.use_rows_to_convert,
-        {".csv": contents.mutate_text},
+        {".csv": mutate_text},
         rows(),
         parses=True,
     ),
@@ -118,7 +120,7 @@ ALL = (
         "array to convert",
         (written("rows.npy", samples.save_lone_array),),
         probes.use_rows_to_convert,
-        {".npy": mutate_npy},
+        {".npy": mutate_bytes},
         {**anything("rows.npy"), **named("rows.npy", ARRAYS)},
         parses=True,
     ),
@@ -126,7 +128,7 @@ ALL = (
         "array of a posterior",
         (written("noise.npy", samples.save_lone_array),),
         probes.use_array_of_a_posterior,
-        {".npy": mutate_npy},
+        {".npy": mutate_bytes},
         {**anything("noise.npy"), **named("noise.npy", ARRAYS)},
         parses=True,
     ),
@@ -162,14 +164,14 @@ ALL = (
         "parameters",
         (written("circles_PRP_sim_params.json", samples.parameters),),
         load_json,
-        {".json": mutate_json},
+        {".json": mutate_text},
         texts("params.json"),
     ),
     Reader(
         "training options",
         (written("training_options.json", samples.training_options),),
         probes.use_options,
-        {".json": mutate_json},
+        {".json": mutate_text},
         training_options(),
         names_file=False,
         also_allowed=(click.ClickException,),
@@ -204,15 +206,13 @@ ALL = (
         IMAGE,
         images(),
     ),
-    Reader(
-        "idx", (mnist(28), mnist(5)), probes.use_source, {".gz": in_gzip(mutate_bytes)}, idx_files()
-    ),
-    Reader("cifar", (cifar(2), cifar(4)), probes.use_source, CIFAR, tars()),
+    Reader("idx", (mnist(28), mnist(5)), probes.use_source, {".gz": in_gzip}, idx_files()),
+    Reader("cifar", (cifar(2), cifar(4)), probes.use_source, {".gz": in_tar}, tars()),
     Reader(
         "pickle of a batch",
         tuple(map(pickle_of_a_batch, (2, 3, 4, 5))),
         probes.use_pickle,
-        {".pickle": mutate_pickle},
+        {".pickle": mutate_bytes},
         bare("batch.pickle"),
     ),
     Reader(
@@ -227,7 +227,7 @@ ALL = (
         "mesh",
         (samples.mesh("binary"), samples.mesh("ascii")),
         probes.use_mesh,
-        {".ply": contents.mutate_text},
+        {".ply": mutate_text},
         meshes(),
         parses=True,
     ),

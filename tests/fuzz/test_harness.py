@@ -3,25 +3,18 @@
 import gzip
 import io
 import json
-import pickle
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from random import Random
 
-import numpy as np
 import pytest
 
 from tests.fuzz import misbehaving
-from tests.fuzz.archives import in_gzip, in_tar, in_zip
 from tests.fuzz.cases import Cases
-from tests.fuzz.contents import mutate_json, mutate_lines, mutate_npy, mutate_png, mutate_text
 from tests.fuzz.harness import FOLDER, Harness
-from tests.fuzz.hostile_arrays import saved
-from tests.fuzz.mutations import BYTE_MUTATIONS, Mutate, mutate_bytes
-from tests.fuzz.pickles import mutate_pickle
+from tests.fuzz.mutations import Mutate, in_tar, in_zip, mutate_bytes, mutate_text
 from tests.fuzz.readers import READERS
 
 pytestmark = pytest.mark.hostile
@@ -30,7 +23,7 @@ pytestmark = pytest.mark.hostile
 @pytest.fixture(scope="module")
 def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
     folder = tmp_path_factory.mktemp("misbehaving")
-    with Harness(folder, zygote=FOLDER / "misbehaving.py") as harness:
+    with Harness(folder, FOLDER / "misbehaving.py") as harness:
         yield harness
 
 
@@ -50,14 +43,6 @@ def test_a_reader_that_cannot_read_valid_files_is_an_error(harness: Harness) -> 
         harness.run("no such reader", 1)
 
 
-def test_files_of_violations_are_kept(tmp_path: Path) -> None:
-    with Harness(tmp_path / "work", tmp_path, FOLDER / "misbehaving.py") as harness:
-        for way in ("fails", "crashes"):
-            harness.run(way, 1)
-            kept = tmp_path / f"{way}-mutant 0" / "a.txt"
-            assert kept.read_bytes() == misbehaving.MUTANT
-
-
 # Mutants.
 
 
@@ -73,14 +58,6 @@ def test_mutants_depend_on_their_seed_alone(tmp_path: Path, name: str) -> None:
     assert made != [other._mutant(index) for index in range(20)]
     changed = [mutant for mutant in made if mutant not in first.samples]
     assert len(changed) > 10
-
-
-@pytest.mark.parametrize("mutate", BYTE_MUTATIONS, ids=lambda mutate: mutate.__name__)
-@pytest.mark.parametrize("data", [b"", b"a", bytes(range(256)) * 4])
-def test_bytes_of_any_length_are_mutated(mutate: Mutate, data: bytes) -> None:
-    made = {mutate(data, b"other" * 10, Random(seed)) for seed in range(50)}
-    assert len(made) > 1 or len(data) < 2
-    assert max(map(len, made)) < len(data) + 20_000
 
 
 def open_zip(data: bytes) -> None:
@@ -102,9 +79,9 @@ def is_whole(data: bytes, open_it: Callable[[bytes], object]) -> bool:
 
 
 AWARE: dict[str, tuple[Mutate, Callable[[bytes], object]]] = {
-    "arrays": (in_zip({"*": mutate_npy}), open_zip),
-    "cifar": (in_gzip(in_tar(mutate_pickle)), open_tar),
-    "parameters": (mutate_json, json.loads),
+    "arrays": (in_zip, open_zip),
+    "cifar": (in_tar, open_tar),
+    "parameters": (mutate_text, json.loads),
 }
 
 
@@ -117,24 +94,3 @@ def test_mutants_come_past_checksums_and_parsers(tmp_path: Path, name: str) -> N
     assert len(whole) > 80
     by_bytes = [mutate_bytes(data, data, Random(seed)) for seed in range(200)]
     assert len(whole) > 1.5 * sum(is_whole(mutant, open_it) for mutant in by_bytes)
-
-
-def test_mutants_of_arrays_are_arrays_of_other_numbers_or_shapes() -> None:
-    array = np.arange(6.0).reshape(2, 3)
-    data = saved(array)
-    whole = []
-    for seed in range(300):
-        with suppress(Exception):
-            whole.append(np.load(io.BytesIO(mutate_npy(data, data, Random(seed)))))
-    assert len(whole) > 60
-    assert any(other.shape != array.shape for other in whole)
-    assert any(other.dtype.kind == "f" and not np.isfinite(other).all() for other in whole)
-
-
-@pytest.mark.parametrize("mutate", [mutate_lines, mutate_png, mutate_text, mutate_pickle])
-def test_anything_is_mutated(mutate: Mutate) -> None:
-    contents = (b"{}\n", b"\x89PNG\r\n\x1a\n", pickle.dumps([1, "a", {}]), b"a b c", b"\x80")
-    for data in contents:
-        if mutate is mutate_lines and data != b"{}\n":
-            continue
-        assert len({mutate(data, data, Random(seed)) for seed in range(40)}) > 5

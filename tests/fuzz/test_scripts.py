@@ -1,6 +1,6 @@
 """Hostile files through the command line: exit code 1, one line, nothing made.
 
-Scripts run in this process, as in their own tests; the first files of each format are enough, since
+Scripts run in this process, as in their own tests; a file of each script is enough, since
 ``test_fuzz`` has all of them.
 """
 
@@ -41,27 +41,15 @@ COMMANDS = {
     fid: "calc --images={file.parent} --ref={file} --dest={out}/fid.json",
 }
 CASES = (
-    ("network", "os.system", toy_pfODE_int),
-    ("network", "two gigabytes of zeros", toy_pfODE_int),
-    ("network", "a key of 2^60 tuples", gen_fid_samples),
     ("network", "shared layers", toy_pfODE_int),
-    ("network", "a class with a path", gen_fid_samples),
-    ("network", "pipe", toy_pfODE_int),
+    ("network", "a key of 2^60 tuples", gen_fid_samples),
     ("melt", "a gigabyte of zeros", pfODE_int),
-    ("melt", "objects", pfODE_int),
-    ("training options", "an option that is a list", toy_train),
     ("training options", "deep lists", toy_train),
     ("original network", "os.system", import_network),
     ("pictures", "2^60 numbers", visualize),
-    ("statistics", "line: deep lists", visualize),
     ("statistics", "line: deep lists", report),
-    ("image data set", "zip: member outside", train),
     ("image data set", "labels: that are many", train),
-    ("images to convert", "zip: links", dataset_tool),
     ("cifar", "three gigabytes first", dataset_tool),
-    ("cifar", "pickle: os.system", dataset_tool),
-    ("idx", "labels: a bomb", dataset_tool),
-    ("lmdb", "root 3", dataset_tool),
     ("reference", "objects in fields", fid),
 )
 
@@ -69,7 +57,7 @@ CASES = (
 @pytest.mark.parametrize(
     ("reader", "case", "script"),
     [
-        pytest.param(*case, marks=[pytest.mark.hostile] if index % 4 else [])
+        pytest.param(*case, marks=[pytest.mark.hostile] if index % 2 else [])
         for index, case in enumerate(CASES)
     ],
     ids=[f"{reader}: {case}" for reader, case, _ in CASES],

@@ -2,10 +2,10 @@
 
 So the libraries are imported once, and a reader that crashes or hangs takes down its own process.
 Reads jobs from stdin, one JSON object a line: ``reader``, ``seed``, ``first`` (number of a case),
-``mutants`` (how many), ``every`` (every so many cases are run), ``folder`` and ``keep``. Writes to
-stdout, in one line each: ``{"cases": number}`` once the reader has read its valid files; what
-``Trial.run`` gives for each case; and ``{"ended": status}`` at the end of a job. ``{"failed":
-why}`` reports an error in this code, or a reader that does not read its valid files.
+``mutants`` (how many), ``every`` (every so many cases are run) and ``folder``. Writes to stdout, in
+one line each: ``{"cases": number}`` once the reader has read its valid files; what ``Trial.run``
+gives for each case; and ``{"ended": status}`` at the end of a job. ``{"failed": why}`` reports an
+error in this code, or a reader that does not read its valid files.
 """
 
 import json
@@ -44,9 +44,8 @@ def run(readers: dict[str, Reader], job: dict[str, Any]) -> Iterator[dict[str, A
         trial = Trial(reader, job["seed"], Path(job["folder"]))
         cases = range(0, len(reader.hostile) + job["mutants"], job["every"])
         yield {"cases": len(cases)}
-        keep = Path(job["keep"]) if job["keep"] else None
         for index in cases[job["first"] :]:
-            yield trial.run(index, keep)
+            yield trial.run(index)
     except BaseException:
         yield {"failed": traceback.format_exc()}
 

@@ -5,13 +5,12 @@ import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import h5netcdf
 import numpy as np
-import torch
 
 from dnnlib.errors import DataError
+from tests.support.image_runs import equal
 from torch_utils.results import load_arrays, load_json
 from torch_utils.snapshots import read_state
 from training.data.images.codec import decode_exact
@@ -50,7 +49,9 @@ def read_netcdf(path: Path) -> dict[str, np.ndarray]:
         }
     # Of texts, bytes are places in memory.
     return {
-        name: values.astype(str) if values.dtype == object else values
+        name: np.array([text.decode() if isinstance(text, bytes) else text for text in values.flat])
+        if values.dtype == object
+        else values
         for name, values in read.items()
     }
 
@@ -103,19 +104,3 @@ def _same(one: Path, other: Path) -> bool:
     # object; what they hold has to be the same to the last bit.
     read = {".npz": load_arrays, ".pt": read_state, ".nc": read_netcdf}.get(one.suffix)
     return read is not None and equal(read(one), read(other))
-
-
-def equal(one: Any, other: Any) -> bool:
-    """Whether nested values are the same, tensors and arrays bit for bit."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, torch.Tensor):
-        return equal(one.numpy(), other.numpy())
-    if isinstance(one, np.ndarray):
-        same_kind = (one.dtype, one.shape) == (other.dtype, other.shape)
-        return same_kind and one.tobytes() == other.tobytes()
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(equal, one, other))
-    return bool(one == other)

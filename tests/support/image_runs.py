@@ -61,8 +61,12 @@ def stats(folder: Path) -> list[dict[str, float]]:
 
 
 def equal(one: Any, other: Any) -> bool:
+    """Whether nested values are the same, tensors and arrays bit for bit."""
     if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
+        return equal(one.numpy(), other.numpy())
+    if isinstance(one, np.ndarray):
+        same_kind = (one.dtype, one.shape) == (other.dtype, other.shape)
+        return same_kind and one.tobytes() == other.tobytes()
     if isinstance(one, Part):
         return isinstance(other, Part) and equal(vars(one), vars(other))
     if isinstance(one, dict):

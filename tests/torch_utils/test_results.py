@@ -16,8 +16,7 @@ import torch
 
 import dnnlib
 from dnnlib.errors import DataError
-from tests.fuzz.contents import npy
-from tests.fuzz.hostile import made, zip_bomb, zip_of
+from tests.fuzz.hostile import made, npy, zip_bomb, zip_of
 from tests.fuzz.hostile_arrays import ARRAYS as HOSTILE_ARRAYS
 from tests.fuzz.hostile_arrays import saved
 from tests.fuzz.pickles import Call

@@ -102,19 +102,6 @@ def test_moments_of_other_data_are_told_from_those_of_samples(augment_to: int) -
         assert toy.mismatch(own[0] + 3 * points.std(), own[1]) > LARGEST_MISMATCH
 
 
-def test_raw_variances_equal_their_integrals() -> None:
-    for name, variances in {
-        "circles": [0.3125 + 0.08**2] * 2,
-        "moons": [0.75 + 0.08**2, 9 / 16 - 1 / pi + 0.08**2],
-        "sine1": [1 / 12, 1 / 2 + 0.8**2],
-        "sine2": [1 / 3, 1 / 32 + 0.15**2],
-        "s_curve": [None, 1 / 3 + 0.2**2, None],
-        "swirl": [None, 21**2 / 12 + 1.25**2, None],
-    }.items():
-        for measured, expected in zip(Toy(name)._std.square().tolist(), variances, strict=True):
-            assert expected is None or measured == pytest.approx(expected, rel=1e-12)
-
-
 def surprise(toy: Toy, points: Tensor) -> float:
     """By how many standard errors the mean log density of points differs from that of the toy."""
     basis = EigenBasis.from_moments(*toy.moments())

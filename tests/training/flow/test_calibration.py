@@ -4,11 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dnnlib.errors import UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import FunctionNetwork, random_basis
-from tests.support.rank_pool import RankPool
-from torch_utils import distributed
 from training.data.toys import Toy
 from training.flow.calibration import PRIOR_STD, Calibration, fit_calibration
 from training.flow.denoisers import MixtureDenoiser, NetworkDenoiser
@@ -90,21 +87,6 @@ def test_it_scales_the_output_and_subtracts_a_part_of_the_input(ramp: Calibratio
     torch.testing.assert_close(corrected, torch.stack([at_start, at_end]))
     corrected = ramp(out.float(), z.float(), torch.tensor([0.0, 4.0]))
     torch.testing.assert_close(corrected, torch.stack([at_start, at_end]))
-
-
-def test_what_is_no_calibration_or_no_method_is_refused() -> None:
-    times, values = torch.arange(3, dtype=DOUBLE), torch.zeros(3, 2, dtype=DOUBLE)
-    for wrong in (
-        (times[:1], values[:1], values[:1]),
-        *((times, gains, values) for gains in (values[:, :1], values.float(), values.log())),
-        *((times, values, slopes) for slopes in (values[:2], values.float(), values / 0)),
-        *((times, both, both) for both in (values[:2], values[:, 0])),
-    ):
-        with pytest.raises(ValueError, match=r"calibration|nodes"):
-            Calibration(*wrong)
-    denoiser = biased()
-    with pytest.raises(UsageError, match="gain, marginal, path"):
-        fit_calibration(denoiser, toy_points(denoiser, 9), nodes(3), 0, method="melt")
 
 
 @pytest.mark.parametrize("method", SLOPE_METHODS)
@@ -244,13 +226,6 @@ def test_training_sees_nothing_of_a_calibration(ramp: Calibration) -> None:
     assert torch.equal(again.slopes, fresh.slopes)
 
 
-def test_a_calibration_moves_with_its_denoiser(ramp: Calibration) -> None:
-    denoiser = biased()
-    denoiser.calibration = ramp
-    denoiser.to("meta")
-    assert {x.device.type for x in (ramp.times, ramp.gains, ramp.slopes)} == {"meta"}
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_neither_the_block_size_nor_its_last_block_matters(method: str) -> None:
     denoiser = biased()
@@ -286,21 +261,3 @@ def test_conditions_go_to_the_network_row_by_row() -> None:
 
 def values(calibration: Calibration) -> Tensor:
     return torch.stack([calibration.gains, calibration.slopes])
-
-
-def fit_share(method: str) -> Tensor:
-    denoiser = biased(curve=0.03)
-    points = toy_points(denoiser, 501)
-    mine = points[distributed.shard(len(points))]
-    return values(fit_calibration(denoiser, mine, nodes(4), 3, method, block=100))
-
-
-def fit_shares() -> dict[str, Tensor]:
-    with distributed.process_group("cpu"):
-        return {method: fit_share(method) for method in METHODS}
-
-
-def test_two_ranks_fit_what_one_fits(two_ranks: RankPool) -> None:
-    for fitted in two_ranks.call(fit_shares):
-        for method in METHODS:
-            torch.testing.assert_close(fitted[method], fit_share(method), rtol=1e-4, atol=1e-5)

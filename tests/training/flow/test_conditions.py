@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal
 from training.data.tables.table import Columns
 from training.flow.coordinates.conditions import ridge
@@ -53,16 +52,6 @@ def test_points_come_back_and_the_log_determinant_is_that_of_autograd(fitted: Co
     assert not torch.allclose(one.to_flow(points)[4], left[4])
 
 
-def test_coordinates_are_read_as_they_were_fitted(fitted: Coordinates) -> None:
-    read = Coordinates(**fitted.arguments)
-    read.load_state_dict(fitted.state_dict())
-    points, conditions = rows(20)
-    assert torch.equal(
-        read.given(conditions).to_flow(points), fitted.given(conditions).to_flow(points)
-    )
-    assert "conditions" not in Coordinates(2, ["zca"]).arguments
-
-
 def test_conditions_of_many_scales_are_seen_on_one() -> None:
     points, steady = normal(4000, 1, seed=1), normal(4000, 1, seed=2)
     counts = (3 * points + 0.3 * normal(4000, 1, seed=3)).exp()
@@ -94,24 +83,6 @@ def test_a_condition_that_does_not_vary_tells_nothing() -> None:
     other[:, 1] = 3
     given, changed = (made.given(each).to_flow(points[:5]) for each in (conditions[:5], other))
     assert torch.equal(given, changed)
-
-
-def test_what_is_missing_or_does_not_fit_is_told(fitted: Coordinates) -> None:
-    points, conditions = rows(5)
-    with pytest.raises(UsageError, match="conditional"):
-        fitted.to_flow(points)
-    with pytest.raises(DataError, match="C = 3"):
-        fitted.given(conditions[:, :2]).to_flow(points)
-    with pytest.raises(DataError, match="NaN"):
-        fitted.given(conditions * torch.nan).to_data(points)
-    with pytest.raises(UsageError, match="no conditions"):
-        Coordinates(2, ["zca"]).given(conditions)
-    with pytest.raises(ValueError, match="needs conditions"):
-        Coordinates(2, ["prediction", "zca"])
-    assert fitted.scale is not None
-    fitted.scale.gain[0] = -1
-    with pytest.raises(ValueError, match="gain"):
-        fitted.check()
 
 
 def test_ridge_is_least_squares_of_many_rows_and_shrinks_what_says_nothing() -> None:

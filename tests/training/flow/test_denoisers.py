@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dnnlib.errors import UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import FunctionNetwork, exact_flow, noisy_points, random_basis, rotated
 from training.data.toys import Toy
@@ -145,17 +144,6 @@ def test_denoised_points_have_the_precision_of_the_noisy_ones() -> None:
                 assert denoiser(torch.ones(3, 2, dtype=dtype), t).dtype is dtype
 
 
-def test_a_network_of_zeros_denoises_linearly() -> None:
-    basis, schedule = random_basis(4), InflationSchedule.to_dimension(2, 4)
-    zero = FunctionNetwork(lambda z, c: torch.zeros_like(z))
-    x = normal(9, 4)
-    for t in (time(3.0), torch.linspace(0, 7, 9, dtype=torch.float64)):
-        gamma = schedule.noise_variance(t)
-        expected = basis.eigenvalues / (basis.eigenvalues + gamma) * x
-        denoised = NetworkDenoiser(zero, basis, schedule)(x, t)
-        torch.testing.assert_close(denoised, expected, rtol=1e-12, atol=0)
-
-
 @pytest.mark.parametrize("name", PRECONDITIONINGS)
 def test_a_network_stands_between_the_coefficients(name: str) -> None:
     basis, schedule = random_basis(3), EDMSchedule(3)
@@ -224,10 +212,3 @@ def test_the_noise_condition_is_a_quarter_of_the_log_of_the_largest_std() -> Non
         single = noise_condition(schedule, t, "ddpm_float32")
         assert torch.equal(single, 999 * t.float())
         assert single.dtype == torch.float32
-
-
-def test_unknown_names_are_usage_errors() -> None:
-    network, basis = FunctionNetwork(lambda z, c: z), random_basis(2)
-    for option in ({"space": "XS"}, {"noise_cond": "fourier"}, {"preconditioning": "iddpm"}):
-        with pytest.raises(UsageError, match="choose one of"):
-            NetworkDenoiser(network, basis, InflationSchedule.to_dimension(2, 2), **option)

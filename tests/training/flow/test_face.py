@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dnnlib.errors import DataError, UsageError
+from dnnlib.errors import UsageError
 from tests.support.draws import double, seeded
 from training.flow.eigenbasis import EigenBasis
 from training.flow.isotropic import EDMSchedule
@@ -62,27 +62,6 @@ def test_a_solver_can_be_named(flow: ProbabilityFlow) -> None:
         assert torch.equal(way(x, times, "heun"), way(x, times, SOLVERS["heun"]))
     with pytest.raises(UsageError, match="unknown solver 'magic': choose one of euler, heun"):
         flow.encode(x, times, "magic")
-
-
-@pytest.mark.parametrize("shape", [(100, 3), (2,), (4, 5, 2)])
-def test_wrong_shapes_and_times_are_named(flow: ProbabilityFlow, shape: tuple[int, ...]) -> None:
-    x = torch.zeros(shape)
-    for what, way in (
-        ("points", flow.encode),
-        ("points", flow.log_prob),
-        ("points", flow.melt),
-        ("latents", flow.decode),
-        ("latents", flow.generate),
-        ("states", lambda x: flow.simulate(x, flow.times(2), "heun")),
-    ):
-        with pytest.raises(DataError) as caught:
-            way(x)
-        message = f"{what} have shape {list(shape)}, but this flow has D = 2: give [N, 2]"
-        assert str(caught.value) == message
-    with pytest.raises(DataError, match=r"have shape \[4, 3\], but this law has D = 2"):
-        flow.latent.log_prob(torch.zeros(4, 3))
-    with pytest.raises(UsageError, match="at least two times"):
-        flow.encode(torch.zeros(1, 2), torch.zeros(1))
 
 
 def test_what_is_printed_tells_schedule_dimensions_and_end_time(flow: ProbabilityFlow) -> None:

@@ -20,30 +20,6 @@ def given_times(flow: ProbabilityFlow, steps: int = 5) -> Tensor:
 
 
 @every_solver
-def test_gradients_are_those_of_finite_differences(solver: Solver) -> None:
-    flow = curved_flow()
-    times = given_times(flow)
-    x, direction, weights = normal(3, 4, 2)
-    # Neighbors whose chosen steps differ in number are apart by the tolerance, far more than by
-    # their distance: there, differences are those of a method of given steps that is as exact.
-    smooth = (given_times(flow, 100), SOLVERS["exp_rk5"]) if solver.adaptive else (times, solver)
-
-    def loss(end: Tensor) -> Tensor:
-        return (weights * end).sum(dim=1)
-
-    h = 1e-5
-    for simulate in (flow.melt, flow.generate):
-        ahead, behind = (loss(simulate(x + sign * h * direction, *smooth).end) for sign in (1, -1))
-        expected = (ahead - behind) / (2 * h)
-        leaf = x.clone().requires_grad_()
-        end = simulate(leaf, times, solver, differentiable=True).end
-        (gradient,) = torch.autograd.grad(loss(end).sum(), leaf)
-        found = (gradient * direction).sum(dim=1)
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
-        assert expected.abs().max() > 1e-3
-
-
-@every_solver
 def test_gradients_are_those_of_plain_autograd(solver: Solver) -> None:
     flow = curved_flow()
     times = given_times(flow).flip(0)

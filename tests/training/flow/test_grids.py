@@ -1,13 +1,11 @@
 """Grids of equal errors, and the choice of a number of steps."""
 
-from functools import partial
 from math import log2
 
 import pytest
 import torch
 from torch import Tensor
 
-from dnnlib.errors import UsageError
 from tests.support.draws import double, seeded
 from tests.support.flows import curved_flow
 from training.flow.grids import (
@@ -71,19 +69,6 @@ def test_adapted_times_make_nearly_equal_errors_that_add_up_to_less(name: str) -
         for times in (grid(10), flow.schedule.times(10, END))
     )
     assert adapted < plain or not solver.standardized
-
-
-def test_what_has_no_grid_or_number_of_steps_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    flow = curved_flow()
-    times = flow.schedule.times(1, END)
-    for name in ("dopri5", "exp_ab2"):
-        with pytest.raises(UsageError, match=name):
-            fit_equal_error_grid(flow, latents_of(flow), times, SOLVERS[name])
-    monkeypatch.setattr("training.flow.grids.MOST_STEPS", 16)
-    even = partial(flow.schedule.times, t_max=END)
-    for name, tolerance, message in (("euler", 1e-14, r"1e-14.*at best"), ("dopri5", 1e-3, "rtol")):
-        with pytest.raises(UsageError, match=message):
-            choose_steps(flow, latents_of(flow), even, SOLVERS[name], tolerance)
 
 
 @pytest.mark.parametrize("name", ["rk4", "exp_ab2", "exp_rk5", "gauss4"])

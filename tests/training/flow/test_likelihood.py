@@ -1,7 +1,6 @@
 """Log densities: against mixtures, Gaussians, determinants; traces; what is left undisturbed."""
 
 import weakref
-from itertools import product
 from math import log
 from typing import Any
 
@@ -9,9 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import jacrev, vmap
 
-from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import GAP, SCHEDULES, curved_flow, exact_flow, gaussian_flow, random_basis
 from training.flow.calls import BlockwiseDenoiser, RecomputedDenoiser
@@ -152,18 +149,6 @@ def test_the_divergence_is_the_trace_of_the_jacobian(name: str) -> None:
         assert divergence.abs().max() < 1e-7
 
 
-def test_the_mean_over_all_signs_is_the_trace() -> None:
-    flow = curved_flow(3)
-    w, t = normal(5, 3), torch.tensor(1.0).double()
-    signs = double(list(product((-1.0, 1.0), repeat=3)))
-    _, products = value_and_products(flow.velocity, w, t, signs[:, None].expand(-1, 5, -1))
-    mean = products.mean(dim=1)
-    jacobians = vmap(jacrev(lambda one: flow.velocity(one[None], t)[0]))(w)
-    torch.testing.assert_close(mean, jacobians.diagonal(dim1=1, dim2=2).sum(1))
-    # Single ones are not: the test could not fail with a diagonal Jacobian.
-    assert ((products[:, 0] - mean).abs() > 1e-3).all()
-
-
 def test_estimated_densities_scatter_about_the_exact_ones_as_their_errors_say() -> None:
     flow, count = curved_flow(4, 2), 400
     points = normal(1, 4).expand(count, -1)
@@ -270,20 +255,3 @@ def test_the_gaussian_is_that_of_the_noisy_data_and_levels_cost_eight_bits() -> 
     found = Likelihood(Trace(), 127.5).arrays(exact, 12)
     assert set(found) == {"log_prob", "bits_per_dim"}
     assert set(Likelihood(Trace()).arrays(estimated, 12)) == {"log_prob", "log_prob_error"}
-
-
-def test_what_has_no_density_is_refused() -> None:
-    for kind, probes, message in (("some", 2, "choose"), ("auto", 1, "2")):
-        with pytest.raises(UsageError, match=message):
-            Trace(kind, probes)
-    many = LARGEST_EXACT + 1
-    with pytest.raises(UsageError, match=f"{many} dimensions are estimated"):
-        curved_flow(many).log_prob(torch.zeros(1, many))
-    flow = curved_flow(2)
-    integral = Likelihood(Trace()).along(DEFAULT, slice(0, 1), 2)
-    points, times = torch.zeros(1, 2), flow.schedule.times(2, 1.0)
-    with pytest.raises(ValueError, match="no gradients"):
-        flow.melt(points, times, integral.solver, differentiable=True)
-    nowhere = torch.tensor([0.0, float("-inf"), 0.0])
-    with pytest.raises(DataError, match=r"1 point\(s\) is NaN"):
-        flow.log_prob(torch.zeros(3, 2), times, DEFAULT, lambda x, t: nowhere)

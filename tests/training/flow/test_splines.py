@@ -1,6 +1,5 @@
 """Natural cubic splines, against SciPy's."""
 
-import pytest
 import torch
 from scipy.interpolate import CubicSpline
 
@@ -29,11 +28,3 @@ def test_they_are_constant_outside_of_their_nodes_and_weights_sum_to_one() -> No
     for row, column in ((0, 0), (0, 2), (1, 1)):
         torch.testing.assert_close(spline.weights(t[row, column]), weights[row, column])
     torch.testing.assert_close(spline.weights(t.float()), weights, rtol=1e-6, atol=1e-6)
-
-
-def test_times_that_are_no_nodes_are_refused() -> None:
-    for times in ([0.0], [[0.0, 1.0], [2.0, 3.0]], [0.0, 1, 1], [0, torch.nan], [0, torch.inf]):
-        with pytest.raises(ValueError, match="nodes"):
-            NaturalSpline(double(times))
-    with pytest.raises(ValueError, match="nodes"):
-        NaturalSpline(torch.arange(3).float())

@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from dnnlib.errors import DataError
 from tests.support.draws import double, normal
 from training.flow.coordinates.surprise import LEVELS, Surprise
 
@@ -58,8 +57,3 @@ def test_what_breaks_a_rule_of_all_simulations_is_most_surprising() -> None:
     # As far from the mean along what varies, it is no more surprising than a Gaussian number.
     far = double([6.0, 0.0, 6.0, 7.0])
     assert float(law(far)) == pytest.approx(18, abs=3)
-
-
-def test_conditions_of_another_number_are_refused() -> None:
-    with pytest.raises(DataError, match="C = 3"):
-        Surprise(3)(torch.zeros(5, 2).double())

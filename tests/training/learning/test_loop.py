@@ -1,7 +1,6 @@
 """The training loop: resuming, stopping, and what a run writes."""
 
 import json
-import shutil
 import signal
 from collections.abc import Callable
 from itertools import count
@@ -91,25 +90,6 @@ def test_reports_come_with_the_first_batch_beyond_each_tick(run_folder: MakeFold
     folder = run_folder("run")
     train(trainer, source, folder)
     assert [line["seen"] for line in statistics(folder)] == [1400, 2100, 3500, 4200]
-
-
-def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(run_folder: MakeFolder) -> None:
-    # Further points are drawn anew every three steps of 500 samples, and not where it goes on.
-    toy = {"others": 12_000, "antithetic": True, "state_ticks": 1, "lr_decay": True}
-    unbroken, source = circles_trainer(keep_states=9, **toy)
-    whole = run_folder("whole")
-    train(unbroken, source, whole)
-
-    broken = run_folder("broken")
-    shutil.copy(whole.state_path(2000), broken.path)
-    shutil.copy(whole.path / "stats.jsonl", broken.path)  # which has lines of later times too
-    resumed, source = circles_trainer(**toy)
-    go_on(resumed, source, broken.path)
-
-    assert_same_state(resumed.state(), unbroken.state())
-    assert statistics(broken) == statistics(whole)
-    networks = [Model.load(folder.network_path(4000)) for folder in (whole, broken)]
-    assert_same_state(*(model.denoiser.state_dict() for model in networks))
 
 
 def test_skipped_steps_survive_a_resume_and_are_reported(run_folder: MakeFolder) -> None:

@@ -8,7 +8,7 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from tests.support.draws import seeded
 from tests.support.rank_pool import RankPool
@@ -63,26 +63,6 @@ def test_two_ranks_get_what_one_gets(two_ranks: RankPool) -> None:
         assert set(rank) == set(alone)
         for name, expected in alone.items():
             torch.testing.assert_close(rank[name], expected, rtol=1e-9, atol=1e-9)
-
-
-def gradient_of_averaged_targets() -> Tensor:
-    """Of an odd batch in pairs, whose samples look among parts of the further points."""
-    trainer, source = circles_trainer(others=1500, batch=9, antithetic=True)
-    nn.init.normal_(trainer.denoiser.network.output.weight, generator=seeded())
-    batch = next(source.batches(0))
-    trainer.accumulate(batch, trainer.draw(batch.points.dtype), RunningMeans(CPU))
-    return torch.cat([p.grad.flatten() for p in trainer.denoiser.parameters()])
-
-
-def gradient_of_averaged_targets_between_ranks() -> Tensor:
-    with distributed.process_group("cpu"):
-        return gradient_of_averaged_targets()
-
-
-def test_ranks_average_targets_as_one_does(two_ranks: RankPool) -> None:
-    expected = gradient_of_averaged_targets()
-    for found in two_ranks.call(gradient_of_averaged_targets_between_ranks):
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def work_in_which_one_loss_overflows() -> tuple[int, bool]:

@@ -12,8 +12,6 @@ from training.flow.latent.conditional import ConditionalMixture
 from training.flow.latent.laws import GaussianLaw, LearnedLaw
 from training.runs.latents import LatentChoice
 
-F64 = torch.float64
-
 
 def test_the_choice_decides_the_law() -> None:
     _, flow = exact_flow("s_curve", 1)

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.equations import START, last, riccati, riccati_solution
-from tests.support.flows import Counted, FunctionNetwork, curved_flow, exact_flow
+from tests.support.flows import FunctionNetwork, curved_flow, exact_flow
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.likelihood import DivergenceIntegral, Trace
 from training.flow.pfode import ProbabilityFlow
@@ -125,15 +124,3 @@ def test_densities_go_along_both_ways() -> None:
     for trajectory, integral in ((melt, there), (returned, back)):
         found, _ = flow.log_prob_along(trajectory, integral)
         torch.testing.assert_close(found, right, rtol=0, atol=1e-5)
-
-
-def test_a_gap_that_a_solver_cannot_use_is_refused() -> None:
-    flow, data = curved_flow(), normal(8, 2)
-    times, counted = flow.schedule.times(4, 4.0), Counted(flow.denoiser)
-    flow = flow.with_denoiser(counted)
-    for name in ("exp_rk5", "dopri5", "gauss4"):
-        with pytest.raises(UsageError, match=f"{name} carries no second state"):
-            flow.generate(data, times, name, gap=data)
-    with pytest.raises(DataError, match="gaps have shape"):
-        flow.generate(data, times, "rev_rk5", gap=data[:, :1])
-    assert not counted.times

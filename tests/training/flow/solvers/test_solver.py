@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
-from tests.support.draws import double, normal
-from tests.support.equations import START, last, riccati, riccati_solution, scipys_end
-from tests.support.flows import Counted, curved_flow
+from tests.support.draws import double
+from tests.support.equations import START, last, riccati, riccati_solution
+from tests.support.flows import Counted
 from training.flow.solvers import SOLVERS, Solver, get_solver
 from training.flow.solvers.multistep import adams_bashforth
 from training.names import DEFAULT_SOLVER
@@ -39,21 +39,6 @@ def test_errors_fall_with_the_order(grid: Callable[[int], Tensor], solver: Solve
             reached = last(solver.method, riccati, riccati_solution(begin), times)
             errors.append(float((reached - riccati_solution(end)).abs().max()))
         assert log2(errors[0] / errors[1]) == pytest.approx(solver.order, abs=0.2)
-
-
-def test_errors_of_a_flow_fall_with_the_order_of_the_method() -> None:
-    flow = curved_flow()
-    data = normal(8, 2)
-    end = flow.schedule.default_t_max()
-    ends = flow.schedule.times(1, end)
-    start = flow.schedule.scale(ends[0]) * flow.basis.to_eigen(data)
-    right = scipys_end(flow.velocity, start, ends)
-    for solver in FIXED.values():
-        errors = []
-        for steps in (25, 50) if solver.order == 4 else (50, 100):
-            reached = flow.melt(data, flow.schedule.times(steps, end), solver).end
-            errors.append(float((reached - right).square().mean().sqrt()))
-        assert log2(errors[0] / errors[1]) == pytest.approx(solver.order, abs=0.1), solver.name
 
 
 @pytest.mark.parametrize("name", [name for name in FIXED if name != "gauss4"])

@@ -1,0 +1,93 @@
+"""Finished trainings on a toy, a table of houses and a table of simulations."""
+
+import csv
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+
+import dataset_tool
+import toy_train
+import train
+from tests.support.running import Result
+
+Run = Callable[..., Result]
+# Eight reports, a state at every second one.
+TOY = (
+    *("--data_name=circles", "--duration=0.008", "--batch=500", "--tick=1", "--dump=2"),
+    *("--keep=9", "--seed=5"),
+)
+HOUSE_NAMES = ["size", "room count", "fixed", "price", "double"]
+SIMULATION_NAMES = ["a", "b", "y 1", "y2"]
+SMALL = ("--width=16", "--depth=1", "--batch=50", "--duration=0.004", "--tick=1", "--dump=1")
+PLAIN = ("--marginals=yeo-johnson", "--whiten=zca", "--keep=9")
+HOW = ("--cond", "--ensemble=2", "--bounded=reject", "--cond_shape=1x2")
+
+
+def good(result: Result) -> Result:
+    assert (result.code, result.err) == (0, ""), result.err
+    return result
+
+
+def write_houses(path: Path, count: int = 300) -> Path:
+    draw = np.random.default_rng(0)
+    size, rooms = draw.gamma(3, 20, count), draw.integers(1, 7, count)
+    price = np.round(2 * size + 10 * rooms + draw.normal(0, 5, count), 1)
+    rows = np.stack([size, rooms, np.full(count, 4), price, 2 * size + 1], axis=1)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([HOUSE_NAMES, *rows.tolist()])
+    return path
+
+
+def write_csv(path: Path, names: list[str], rows: np.ndarray) -> Path:
+    quoted = "\n".join(",".join(f"{value:.17g}" for value in row) for row in rows)
+    path.write_text(",".join(names) + "\n" + quoted + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def houses(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("table")
+    source = write_houses(folder / "houses.csv")
+    path = folder / "houses.npz"
+    good(run_script(dataset_tool, f"--source={source}", f"--dest={path}", "--held-out=0.2"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def houses_run(run_script: Run, houses: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished training."""
+    folder = tmp_path_factory.mktemp("run")
+    place = (f"--outdir={folder}", "--nosubdir", f"--data={houses}")
+    good(run_script(train, *place, *SMALL, *PLAIN))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def simulations(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of simulations, a training on it, and observations."""
+    folder = tmp_path_factory.mktemp("shelf")
+    draw = np.random.default_rng(0)
+    theta = draw.uniform(-1, 1, (300, 2))
+    y = theta @ [[1, 0], [1, 3]] + 0.1 * draw.normal(size=(300, 2))
+    source = write_csv(folder / "runs.csv", SIMULATION_NAMES, np.hstack([theta, y]))
+    made = ("--conditions=y 1,y2", "--bounds=a:-1:1", "--held-out=0.2", f"--source={source}")
+    good(run_script(dataset_tool, *made, f"--dest={folder / 'runs.npz'}"))
+    place = (f"--outdir={folder / 'run'}", "--nosubdir", f"--data={folder / 'runs.npz'}")
+    good(run_script(train, *place, *SMALL, *HOW, "--keep=9"))
+    shutil.copy(folder / "run" / "network-snapshot-000004.pkl", folder / "network.pkl")
+    write_csv(folder / "seen.csv", SIMULATION_NAMES[2:], y[:3])
+    np.save(folder / "seen.npy", y[:3])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_run(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished training, not to be written to."""
+    folder = tmp_path_factory.mktemp("toy")
+    with mock.patch("training.learning.toys.CALIBRATION_POINTS", 200):
+        good(run_script(toy_train, f"--outdir={folder}", "--nosubdir", *TOY))
+    return folder

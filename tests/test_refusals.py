@@ -1,0 +1,316 @@
+"""What scripts refuse: one line that says why, the exit code, and nothing written.
+
+A row for each rule of ours. What click knows by itself, such as ranges and choices, is click's
+business, and what libraries refuse is told of by their own tests.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.image_models import write_image_set
+from tests.support.image_runs import TINY, Contents, Run, write_images
+from tests.support.running import refused
+from training.data.sources.writer import image_writer
+
+GAP = ("--g_type=constant_inflation_gap", "--inflation_gap=0.8")
+TOYS = {
+    "PRP": ("--data_name=circles", "--tmax=7.01"),
+    "PRR": ("--data_name=swirl", "--dims_to_keep=2", "--tmax=6", "--rho=0.9", "--space=IS"),
+    "gap": ("--data_name=moons", "--dims_to_keep=1", *GAP, "--gamma0=0.001"),
+    "embedded": ("--data_name=circles", "--augment_to=4", "--dims_to_keep=2", "--tmax=4"),
+    "EDM": ("--data_name=circles", "--precond=edm", "--tmax=20"),
+}
+
+
+def noise(count: int = 20, side: int = 8) -> np.ndarray:
+    return np.random.default_rng(0).uniform(0, 255, (count, side, side, 1))
+
+
+def write_mixed(path: Path) -> None:
+    with image_writer(path) as writer:
+        for side in (8, 8, 16):
+            writer.add(np.arange(side * side, dtype=np.uint8).reshape(side, side, 1), None)
+
+
+def write_small_files(folder: Path) -> None:
+    """Observations, noise, masks, operators and likelihoods, most of which fit nothing."""
+    for name, text in {
+        "seen": "x1,x2\n0.5,0.5\n1,-0.2\n",
+        "three": "a,b,c\n1,2,3\n",
+        "one": "class\n1\n",
+        "truth": "x2,x1\n9,9\n",
+    }.items():
+        (folder / f"{name}.csv").write_text(text)
+    for name, array in {
+        "wrong": np.array([[1.0, 2.0], [2.0, 1.0]]),
+        "none": np.zeros(2, dtype=bool),
+        "long": np.arange(4) > 1,
+        "wide": np.ones((1, 3)),
+    }.items():
+        np.save(folder / f"{name}.npy", array)
+    functions = "def f(x): return x[:, 0]\ndef nowhere(x): return x[:, 0].abs() * -float('inf')\n"
+    (folder / "mine.py").write_text(functions)
+
+
+@pytest.fixture(scope="module")
+def places(
+    toy_network: Callable[..., Path],
+    networks: dict[str, Path],
+    images: Path,
+    blobs: Path,
+    colors: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, object]:
+    """What stands in braces in the table: networks of toys and of images, and data."""
+    folder = tmp_path_factory.mktemp("places")
+    write_small_files(folder)
+    write_image_set(folder / "few.zip", 4)
+    write_mixed(folder / "mixed.zip")
+    (folder / "empty").mkdir()
+    for name, pixels in {
+        "gray": noise(),
+        "odd": noise(side=12),
+        "lone": noise(count=1),
+        "constant": np.full((9, 8, 8, 1), 3),
+    }.items():
+        write_images(folder / f"{name}.zip", pixels)
+    toys = {name: toy_network(*options) for name, options in TOYS.items()}
+    data = {"images": images, "blobs": blobs, "colors": colors, "here": folder}
+    return {**toys, **data, **{f"of_{name}": path for name, path in networks.items()}}
+
+
+COMMANDS = {
+    "toy_train": "toy_train --outdir={out} --data_name=circles --duration=0.0008 --no-calibrate",
+    "train": "train --outdir={out} --data={blobs} " + " ".join(TINY),
+    "exact": "toy_pfODE_int exact --save_dir={out} --data_name=circles --total_samples=3",
+    "net": "toy_pfODE_int net --save_dir={out} --network={PRP}",
+    "pfODE": "pfODE_int --save_dir={out} --network={of_PRP} --data_root={images} --bs=5",
+    "pfODE of one kind": "pfODE_int --save_dir={out} --network={of_PRP} --n_iters=2",
+    "mesh": "toy_mesh_exps --save_dir={out} --network={PRP}",
+    "exact mesh": "toy_mesh_exps --save_dir={out} --score=exact",
+    "extract": "calc_net_residuals_autocorrelations extract --save_dir={out} --n_samples=3 "
+    "--network={of_PRP} --data_root={images}",
+    "extracttoys": "calc_net_residuals_autocorrelations extracttoys --save_dir={out} "
+    "--n_samples=3 --network={PRP}",
+    "gen_fid": "gen_fid_samples --save_dir={out} --network={of_PRP}",
+    "roundtrip": "calc_roundtrip_mse --save_dir={out} --network={of_classes} "
+    "--data_root={images} --total_samples=10",
+    "dataset_tool": "dataset_tool --source=digits --dest={out}",
+    "sample": "posterior sample --save_dir={out} --network={PRP} --draws=4 --pool=100",
+    "noisy": "posterior sample --save_dir={out} --network={PRP} --observation={here}/seen.csv "
+    "--noise_std=0.3 --draws=4 --pool=100",
+    "mixture": "posterior mixture --save_dir={out} --data_name=circles --noise_std=0.1",
+    "report": "report --dest={out}",
+}
+OWN = "--likelihood={here}/mine.py:"
+CASES: list[tuple[str, str, int, list[str]]] = [
+    # Trainings of toys.
+    ("toy_train", "--data_dim=3", 2, ["3", "2", "circles"]),
+    ("toy_train", "--dims_to_keep=3", 2, ["dims_to_keep", "3", "2"]),
+    ("toy_train", "--augment_to=1", 2, ["augment_to", "1", "2"]),
+    ("toy_train", "--augment_to=4 --data_dim=2", 2, ["data_dim", "2", "4"]),
+    ("toy_train", "--tmin=6 --tmax=5", 2, ["tmin", "6", "5"]),
+    ("toy_train", "--gamma0=10", 2, ["tmax"]),
+    ("toy_train", "--batch=10000000000000000", 2, ["--batch", "GiB"]),
+    ("toy_train", "--tmax=1e6", 2, ["tmax", "1e+06", "1e+30"]),
+    ("toy_train", "--g_type=orig --inflation_gap=2", 2, ["g_type", "inflation_gap"]),
+    ("toy_train", "--precond=edm --rho=2", 2, ["rho", "2", "edm"]),
+    ("toy_train", "--precond=edm --dims_to_keep=1", 2, ["dims_to_keep", "1", "2", "edm"]),
+    ("toy_train", "--precond=edm --calibrate", 2, ["calibrate", "ifs", "edm"]),
+    ("toy_train", "--precond=edm --tmin=90", 2, ["tmin", "90"]),
+    ("toy_train", "--desc=a/b", 2, ["a/b"]),
+    # Trainings on images.
+    ("train", "--card-memory=24", 2, ["card-memory", "dry-run"]),
+    ("train", "--data_dim=3072", 2, ["data_dim", "3072", "64", "blobs"]),
+    ("train", "--dims_to_keep=65", 2, ["dims_to_keep", "65", "64"]),
+    ("train", "--cres=2,x", 2, ["cres", "2,x", "2,2,2"]),
+    ("train", "--cres=1,1,1,1,1", 2, ["--cres=1,1,1,1,1: ", "8"]),
+    ("train", "--cbase=7", 2, ["--cbase=7"]),
+    ("train", "--arch=adm", 2, ["64", "8"]),
+    ("train", "--precond=edm --rho=2", 2, ["rho", "2", "edm"]),
+    ("train", "--precond=edm --dims_to_keep=5", 2, ["dims_to_keep", "5", "64", "edm"]),
+    ("train", "--tmin=20", 2, ["tmin", "20", "15.01"]),
+    ("train", "--batch=99999999999", 2, ["--batch", "GiB"]),
+    ("train", "--cbase=20000", 2, ["--cbase=20000", "GiB"]),
+    ("train", "--cbase=100000000", 2, ["--cbase=100000000", "65536"]),
+    ("train", "--transfer=http://example.org/n.pkl", 2, ["http://example.org", "https"]),
+    ("train", "--transfer=none.pkl", 1, ["none.pkl"]),
+    ("train", f"--transfer={__file__}", 1, [Path(__file__).name]),
+    ("train", "--transfer={PRP}", 2, ["{PRP}"]),
+    ("train", "--data={here}/empty", 1, ["empty", "dataset_tool.py"]),
+    ("train", "--data={here}/gray.zip --cond", 1, ["gray.zip", "labels"]),
+    ("train", "--data={here}/odd.zip", 2, ["12 x 12", "power of two"]),
+    ("train", "--data={here}/lone.zip --augment=0", 1, ["one point"]),
+    ("train", "--data={here}/constant.zip", 1, ["does not vary"]),
+    ("train", "--data={here}/mixed.zip", 1, ["mixed.zip", "16x16", "8x8"]),
+    ("train", "--calibrate --calibration_data={colors}", 1, ["{colors}"]),
+    ("train", "--calibration_data={colors}", 2, ["--calibration_data"]),
+    ("train", "--calibration_fit=path", 2, ["--calibration_fit"]),
+    ("train", "--precond=vp --calibrate", 2, ["--calibrate", "vp"]),
+    # Simulations of toys.
+    ("net", "--data_name=moons", 2, ["--data_name", "moons", "circles", ".pkl"]),
+    ("net", "--network={embedded} --augment_to=0", 2, ["--augment_to", "0", "4"]),
+    ("net", "--network={PRR} --rho=1.0", 2, ["--rho", "1.0", "0.9"]),
+    ("net", "--network={gap} --inflation_gap=1.02", 2, ["--inflation_gap", "1.02", "0.8"]),
+    ("net", "--network={EDM} --rho=1.0", 2, ["--rho", "1.0", "None"]),
+    ("net", "--steps=8 --h=1", 2, ["8", "7.01"]),
+    ("net", "--h=0.4", 2, ["--h=0.4", "7.01", "--steps=17"]),
+    ("net", "--network={EDM} --steps=1 --h=0.001", 2, ["0.001", "0.002"]),
+    ("net", "--network=http://example.com/network.pkl", 2, ["https"]),
+    ("exact", "--data_dim=3", 2, ["3", "2"]),
+    ("exact", "--augment_to=1", 2, ["1", "2"]),
+    ("exact", "--gamma0=10", 2, ["gamma0", "10"]),
+    ("exact", "--g_type=orig --inflation_gap=2", 2, ["g_type", "inflation_gap"]),
+    ("exact", "--eps=garbage", 2, ["eps", "garbage", "auto", "empirical"]),
+    ("exact", "--total_samples=10000000000000000", 1, ["memory"]),
+    ("exact", "--trace=exact", 2, ["--trace goes with --log_prob"]),
+    ("exact", "--no-log_prob --probes=2", 2, ["--probes goes with --log_prob"]),
+    ("exact", "--log_prob --trace=exact --probes=2", 2, ["an exact trace has none"]),
+    # Simulations of images.
+    ("pfODE of one kind", "--sim_type=roundtrip", 2, ["--sim_type=roundtrip", "--prev_melt"]),
+    (
+        "pfODE of one kind",
+        "--sim_type=gen --gen_source=empirical",
+        2,
+        ["--sim_type=gen", "--prev_melt"],
+    ),
+    ("pfODE of one kind", "--sim_type=gen --prev_melt=x.npz", 2, ["--prev_melt"]),
+    ("pfODE of one kind", "--sim_type=roundtrip --prev_melt=x.npz --bs=3", 2, ["--bs", "melt"]),
+    ("pfODE", "--prev_melt=x.npz", 2, ["--prev_melt", "roundtrip", "empirical"]),
+    ("pfODE", "--eps=empirical", 2, ["--eps", "--gen_source=empirical"]),
+    ("pfODE", "--eps=auto --gen_source=empirical", 2, ["--eps", "diag"]),
+    ("pfODE", "--network={of_classes} --class=3", 2, ["class is 3", "classes 0 to 2"]),
+    ("pfODE", "--disc=vp_ode --vpode_disc_eps=3", 2, ["vpode_disc_eps is 3", "T = 3"]),
+    ("pfODE", "--network={of_late} --end_time=0.4", 2, ["0.4", "0.5"]),
+    ("pfODE", "--network={of_PRR} --dims_to_keep=64", 2, ["dims_to_keep is 64", "PRR.pkl"]),
+    ("pfODE", "--data_name=a/b", 2, ["data_name", "a/b"]),
+    ("pfODE", "--data_root={here}/few.zip", 1, ["has 4 images", "5 were"]),
+    ("pfODE", "--trace=exact", 2, ["--trace goes with --log_prob"]),
+    ("gen_fid", "--seeds=7-3", 2, ["give 3-7"]),
+    ("gen_fid", "--gen_source=empirical", 2, ["prev_melt"]),
+    ("gen_fid", "--gen_source=empirical --prev_melt=m.npz --eps=1", 2, ["eps"]),
+    ("gen_fid", "--gen_source=empirical --prev_melt=none.npz", 1, ["none.npz"]),
+    ("gen_fid", "--prev_melt=m.npz", 2, ["gen_source=empirical"]),
+    ("gen_fid", "--end_vars=1e200", 2, ["overflows"]),
+    ("gen_fid", "--n_iters=10000000000000000", 1, ["memory"]),
+    ("gen_fid", "--network={of_classes} --class=3", 2, ["0 to 2"]),
+    ("roundtrip", "--dims_to_keep=64", 2, ["dims_to_keep is 64", "10"]),
+    ("roundtrip", "--end_time=3.5", 2, ["end_time is 3.5", "T = 3"]),
+    ("roundtrip", "--network={of_PRP} --data_root={here}/few.zip", 1, ["has 4 images", "10 were"]),
+    # Coverage and residuals.
+    ("mesh", "--data_name=moons", 2, ["data_name", "moons", "circles"]),
+    ("mesh", "--network={embedded}", 2, ["4-D"]),
+    ("mesh", "--h=99", 2, ["99", "T"]),
+    ("mesh", "--r_min=4", 2, ["r_min", "4", "3.5"]),
+    ("mesh", "--boundary_pts=2", 2, ["3 points", "2"]),
+    ("mesh", "--network={PRR} --boundary_pts=100000 --r_num=11", 2, ["boundary_pts", "1,000,000"]),
+    ("mesh", "--num_seeds=501", 2, ["num_seeds * test_pts", "10,000,000"]),
+    ("mesh", "--steps=1000000000", 2, ["steps", "1000000"]),
+    ("mesh", "--alpha=1", 2, ["alpha", "transport"]),
+    ("mesh", "--eps=empirical", 2, ["eps", "empirical"]),
+    ("exact mesh", "", 2, ["--data_name"]),
+    ("exact mesh", "--data_name=moons --paired", 2, ["--paired", "exact"]),
+    ("extracttoys", "--data_name=moons", 2, ["moons", "circles"]),
+    ("extracttoys", "--n_time_pts=703 --h=0.01", 2, ["7.02", "7.01"]),
+    ("extract", "--n_samples=31", 1, ["30", "31"]),
+    ("extract", "--dims_to_keep=10", 2, ["10", "64"]),
+    ("extract", "--end_time=4", 2, ["4", "3"]),
+    # Data sets.
+    ("dataset_tool", "--resolution=32", 2, ["not of the form WxH"]),
+    ("dataset_tool", "--resolution=0x0", 2, ["sides can be"]),
+    ("dataset_tool", "--resolution=32x16", 2, ["have to be square"]),
+    ("dataset_tool", "--transform=center-crop-wide", 2, ["needs --resolution"]),
+    (
+        "dataset_tool",
+        "--transform=center-crop-wide --resolution=16x32",
+        2,
+        ["at least the height"],
+    ),
+    ("dataset_tool", "--dest={out}/x.tar", 2, ["ends in .zip, or not in .tar"]),
+    ("dataset_tool", "--patch=8", 2, ["--patch is for --source=patches"]),
+    ("dataset_tool", "--first-image=5000", 1, ["has 1797 images, but 5000 are to be left out"]),
+    # Posteriors.
+    ("noisy", "--observation={here}/three.csv", 1, ["column 'a', which is none of x1, x2"]),
+    (
+        "noisy",
+        "--observation={here}/three.csv --likelihood=linear --operator={here}/wrong.npy",
+        2,
+        ["3 numbers in each observation, but 2"],
+    ),
+    ("noisy", "--truth={here}/three.csv", 1, ["column 'a', which is none of x1, x2"]),
+    ("noisy", "--truth={here}/truth.csv", 2, ["--truth has 1 points, but there are 2"]),
+    ("noisy", "--noise_std=-1", 2, ["must be positive"]),
+    ("noisy", "--noise_std=much", 2, ["much"]),
+    ("noisy", "--noise_std=1,2,3", 2, ["3 entries for 2"]),
+    ("noisy", "--noise_std={here}/wrong.npy", 2, ["not positive definite"]),
+    ("noisy", "--noise_std={here}/nothing.npy", 1, ["nothing.npy"]),
+    ("noisy", "--likelihood=mask --mask={here}/none.npy", 2, ["nothing"]),
+    ("noisy", "--likelihood=mask --mask=x1,x2", 2, ["everything"]),
+    ("noisy", "--likelihood=mask --mask={here}/wide.npy", 1, ["a mask"]),
+    ("noisy", "--likelihood=mask --mask={here}/long.npy", 2, ["4 booleans"]),
+    ("noisy", "--likelihood=mask --mask=x9", 2, ["x9"]),
+    ("noisy", "--likelihood=mask --mask=upper-half", 2, ["upper-half"]),
+    ("noisy", "--likelihood=mask", 2, ["--mask"]),
+    ("noisy", "--mask=x1", 2, ["--likelihood=mask"]),
+    ("noisy", "--likelihood=linear --operator={here}/wide.npy", 2, ["3 columns"]),
+    ("noisy", "--likelihood=poisson", 2, ["poisson"]),
+    ("noisy", "--condition={here}/one.csv", 2, ["--condition"]),
+    ("noisy", "--rho=2", 2, ["--rho"]),
+    ("noisy", "--eps=0.1", 2, ["--eps"]),
+    ("noisy", "--deblur --sampler=hmc", 2, ["--deblur"]),
+    ("sample", "--observation={here}/seen.csv", 2, ["--noise_std"]),
+    ("sample", f"{OWN}f --observation={{here}}/seen.csv", 2, ["--observation"]),
+    ("sample", "--likelihood={here}/none.py:f", 2, ["none.py"]),
+    ("sample", f"{OWN}g", 2, ["no function 'g'"]),
+    ("sample", f"{OWN}nowhere", 1, ["the likelihood is 0"]),
+    ("mixture", "--weights=0.5,0.6,0.1", 2, ["3 numbers that sum to 1"]),
+    ("mixture", "--weights=a,b", 2, ["with commas"]),
+    ("mixture", "--component_std=0.5,0.5", 2, ["3 components have 2 widths"]),
+    ("mixture", "--component_std=0", 2, ["must be positive"]),
+    ("mixture", "--means=/nowhere.csv", 1, ["nowhere.csv"]),
+    ("mixture", "--components=3 --means=/nowhere.csv", 2, ["leave out --components"]),
+    ("mixture", "--observation=/nowhere.csv --runs=3", 2, ["--runs is for simulated data"]),
+    ("mixture", "--chain_n_iters=3", 2, ["--chain_n_iters is for sample and check"]),
+    ("mixture", "--likelihood=own.py:function", 2, ["--noise_std goes with"]),
+    # Reports.
+    ("report", "{here}/missing --dest={out}/a.html", 1, ["missing does not exist"]),
+    ("report", "{here}/empty --dest={out}/a.html", 1, ["nothing to report"]),
+    ("report", "{here}/empty --dest=report.txt", 2, ["ends in .html"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "code", "parts"), CASES, ids=[f"{c} {a}" for c, a, *_ in CASES]
+)
+def test_what_makes_no_sense_ends_with_one_line_and_nothing_written(
+    run_script: Run,
+    places: dict[str, object],
+    contents: Contents,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    arguments: str,
+    code: int,
+    parts: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    known = {**places, "out": tmp_path / "out"}
+    script, *words = (word.format(**known) for word in f"{COMMANDS[command]} {arguments}".split())
+    result = run_script(import_module(script), *words)
+    refused(result, code, *(part.format(**known) for part in parts))
+    # What was refused only after it had begun may leave the empty folder of its results.
+    assert contents(tmp_path) in ({}, {"out/": b""})
+    assert code == 1 or not (tmp_path / "out").exists()
+
+
+def test_numbers_that_overflow_on_the_way_back_end_with_one_line_and_no_draft(
+    run_script: Run, tmp_path: Path
+) -> None:
+    script, *words = COMMANDS["exact"].format(out=tmp_path / "out").split()
+    result = run_script(import_module(script), *words, "--end_vars=1e200")
+    refused(result, 1, "NaN or infinite", "use more steps")
+    assert not list(tmp_path.rglob(".*"))
