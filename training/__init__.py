@@ -4,9 +4,8 @@ What is exported here is stable, and ``docs/api.md`` shows how to use it. It is 
 first asked for, so that ``import training`` takes no time.
 """
 
-from typing import TYPE_CHECKING
-
-from dnnlib.lazy import lazily
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from training.commands.python import Images, Table, Toy
@@ -15,21 +14,18 @@ if TYPE_CHECKING:
     from training.flow.pfode import ProbabilityFlow
     from training.flow.schedules import InflationSchedule
     from training.model.model import Model
-else:
-    __getattr__ = lazily(
-        __name__,
-        {
-            "EigenBasis": "flow.eigenbasis",
-            "Images": "commands.python",
-            "GaussianLaw": "flow.latent.laws",
-            "InflationSchedule": "flow.schedules",
-            "LatentLaw": "flow.latent.laws",
-            "Model": "model.model",
-            "ProbabilityFlow": "flow.pfode",
-            "Table": "commands.python",
-            "Toy": "commands.python",
-        },
-    )
+
+_HOMES = {
+    "EigenBasis": "flow.eigenbasis",
+    "Images": "commands.python",
+    "GaussianLaw": "flow.latent.laws",
+    "InflationSchedule": "flow.schedules",
+    "LatentLaw": "flow.latent.laws",
+    "Model": "model.model",
+    "ProbabilityFlow": "flow.pfode",
+    "Table": "commands.python",
+    "Toy": "commands.python",
+}
 
 __all__ = [
     "EigenBasis",
@@ -46,3 +42,9 @@ __all__ = [
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -23,15 +23,10 @@ learning them by heart. docs/tables.md has what that comes to. Where points are 
 conditions, few rows have a short training of a network that sees no waves of the conditions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from math import prod
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    import torch
+from typing import Any, TypeVar
 
 R = TypeVar("R", bound="TrainingRecipe")
 
@@ -175,6 +170,8 @@ class TableRecipe(TrainingRecipe):
         return 1 if small else None
 
 
+RAMP, TABLE_RAMP, LONGEST_RAMP = 0.05, 0.02, 10.0
+"""Part of a training in which the learning rate rises, of images and of tables; million samples."""
 SMALL, LARGE = 32, 128
 """Channels of a small network and of the published one."""
 SMALL_BLOCKS = 1
@@ -192,15 +189,16 @@ def published(arch: str, values: dict[str, Any]) -> ImageRecipe:
     """The published recipe for a network, with the values that a user gave by name."""
     recipe = PUBLISHED.but(PUBLISHED_ADM if arch == "adm" else {}).but(values)
     # It was published for 200 million samples: a short training rises in a part of its own.
-    return replace(recipe, lr_ramp=min(10.0, 0.05 * recipe.duration)).but(values)
+    return replace(recipe, lr_ramp=min(LONGEST_RAMP, RAMP * recipe.duration)).but(values)
 
 
 def fitted(
     arch: str,
     images: int,
     image_shape: Sequence[int],
-    device: torch.device,
+    device: str,
     values: dict[str, Any],
+    has_bf16: bool = True,
 ) -> ImageRecipe:
     """A recipe for so many images on a device; what a user gave decides what follows from it.
 
@@ -208,12 +206,11 @@ def fitted(
         arch: Name of the network.
         images: Number of images.
         image_shape: Channels, height and width.
-        device: Device of the training.
+        device: ``cpu`` or ``cuda``, where the training is.
         values: What a user gave, by name; None stands for what was left out.
+        has_bf16: Whether a CUDA device knows bfloat16.
     """
-    import torch  # here, since options are declared with these recipes and need nothing else of it
-
-    cuda = device.type == "cuda"
+    cuda = device == "cuda"
     channels, side = image_shape[0], image_shape[1]
     duration = values.get("duration")
     if duration is None:
@@ -234,7 +231,7 @@ def fitted(
         duration=duration,
         batch=64 if duration <= 1 else 256 if duration <= 10 else 512,
         lr=2e-3 if cbase <= SMALL else 1e-3,
-        lr_ramp=min(10.0, 0.05 * duration),
+        lr_ramp=min(LONGEST_RAMP, RAMP * duration),
         lr_decay=True,
         ema=min(0.5, duration / 10),
         tick=tick,
@@ -246,7 +243,7 @@ def fitted(
         dropout=0.1 if arch == "adm" else PUBLISHED.dropout,
         pixel_waves=0 if values.get("space") == "ES" or large or arch == "adm" else PIXEL_WAVES,
         augment=PUBLISHED.augment if channels > 1 and duration * 1e6 / images >= 100 else 0.0,
-        precision="bf16" if cuda and torch.cuda.is_bf16_supported() else "fp32",
+        precision="bf16" if cuda and has_bf16 else "fp32",
         cache=cache,
         workers=0 if cache else 1,
     )
@@ -254,13 +251,13 @@ def fitted(
 
 
 def describe_recipe(
-    recipe: ImageRecipe, images: int, image_shape: Sequence[int], device: torch.device
+    recipe: ImageRecipe, images: int, image_shape: Sequence[int], device: str
 ) -> str:
     """What ``fitted`` chose, and by what, in one line."""
     shape = " x ".join(map(str, image_shape))
     augmentation = f"augmentation {recipe.augment:g}" if recipe.augment else "no augmentation"
     return (
-        f"Fitted to {images} images of {shape} on {device.type}: {recipe.cbase} channels times "
+        f"Fitted to {images} images of {shape} on {device}: {recipe.cbase} channels times "
         f"{','.join(map(str, recipe.cres))}, {recipe.duration:g} M samples "
         f"({recipe.duration * 1e6 / images:.3g} passes) in batches of {recipe.batch}, "
         f"{augmentation}; options override it, and --preset=published is the recipe of the paper"
@@ -294,7 +291,7 @@ def fitted_to_table(
         duration=duration,
         batch=batch,
         lr=3e-3 if dim < WIDE else 2e-3,
-        lr_ramp=0.02 * duration,
+        lr_ramp=TABLE_RAMP * duration,
         lr_decay=True,
         ema=duration,
         tick=tick,
@@ -319,7 +316,7 @@ def _fitted_to_simulations(rows: int, values: dict[str, Any]) -> TableRecipe:
         duration=duration,
         batch=batch,
         lr=6e-3 if few else 3e-3,
-        lr_ramp=0.02 * duration,
+        lr_ramp=TABLE_RAMP * duration,
         lr_decay=True,
         ema=duration,
         tick=max(1, round(1000 * duration / 50)),
@@ -351,4 +348,27 @@ def describe_table_recipe(recipe: TableRecipe, rows: int, dim: int, conditions: 
         f"{recipe.width} units{careful}; {recipe.duration:g} M samples ({passes:.3g} passes) in "
         f"batches of {recipe.batch}, learning rate {recipe.lr:g}, gamma0 {recipe.gamma0:g}, "
         f"patience {recipe.patience} reports; options override it"
+    )
+
+
+def told_of_tables(name: str) -> str:
+    """What the recipes of tables have of an option, for its help; of one that is for conditions
+    alone, what those of simulations have."""
+    few, many, narrow = FEW_ROWS - 1, MANY_ROWS, WIDE // 2
+    recipes = {
+        "": fitted_to_table(many, WIDE, {}),
+        "few rows": fitted_to_table(few, WIDE, {}),
+        "few rows of few columns": fitted_to_table(few, narrow, {}),
+        "with --cond": fitted_to_table(many, narrow, {}, conditions=1),
+        "few rows with --cond": fitted_to_table(few, narrow, {}, conditions=1),
+    }
+    if name.startswith("cond_"):
+        recipes = {"": recipes["with --cond"], "few rows": recipes["few rows with --cond"]}
+    # What follows from a broader kind is not said again.
+    broader = {"few rows of few columns": "few rows", "few rows with --cond": "with --cond"}
+    values = {kind: getattr(recipe, name) for kind, recipe in recipes.items()}
+    return ", ".join(
+        f"{kind} {value:g}".strip()
+        for kind, value in values.items()
+        if not kind or value != values[broader.get(kind, "")]
     )

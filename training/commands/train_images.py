@@ -70,7 +70,7 @@ def train_on_images(
         recipe = image_recipe(settings, len(dataset), dataset.image_shape, device)
         choices = image_choices(settings, recipe, dataset)
         if settings.training.preset == "auto":
-            logger.info(describe_recipe(recipe, len(dataset), dataset.image_shape, device))
+            logger.info(describe_recipe(recipe, len(dataset), dataset.image_shape, device.type))
         require_batch(recipe.batch, dataset.dim, device)
         with sizes_named(settings):
             require_network(choices.network, choices.network_arguments, device)
@@ -198,7 +198,8 @@ def image_recipe(
     values = settings.recorded()
     if settings.training.preset == "published":
         return published(settings.arch, values)
-    return fitted(settings.arch, images, image_shape, device, values)
+    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return fitted(settings.arch, images, image_shape, device.type, values, has_bf16)
 
 
 def tries_precisions(settings: TrainSettings, device: torch.device) -> bool:

@@ -19,6 +19,7 @@ from training.names import (
 )
 from training.options.declared import Declared, option
 from training.options.types import COUNT, NOT_NEGATIVE, SHAPE, choice
+from training.recipes import told_of_tables
 
 MOST_MEMBERS = 64
 """Networks of an ensemble."""
@@ -84,22 +85,22 @@ class TableOptions(Declared):
     )
     cond_waves: int | None = option(
         type=click.IntRange(0, MOST_WAVES),
-        unset="1; of few rows: 0",
+        unset=told_of_tables("cond_waves"),
         help="With --cond: show the network so many sines and cosines of each condition too, from "
         "a period of 10 standard deviations down.",
     )
     width: int | None = option(
         type=COUNT,
-        unset="128, few rows of few columns, or with --cond: 64",
+        unset=told_of_tables("width"),
         help="Units of a layer",
     )
-    depth: int | None = option(type=COUNT, unset="4", help="Hidden layers")
+    depth: int | None = option(type=COUNT, unset=told_of_tables("depth"), help="Hidden layers")
     weight_decay: float | None = option(
-        type=NOT_NEGATIVE, unset="0, few rows: 0.1", help="Decay of the weights"
+        type=NOT_NEGATIVE, unset=told_of_tables("weight_decay"), help="Decay of the weights"
     )
     patience: int | None = option(
         type=COUNT,
-        unset="15",
+        unset=told_of_tables("patience"),
         help="Reports without a better score on held-out rows that end the training",
     )
 

@@ -28,7 +28,7 @@ from training.options.types import (
     FiniteFloat,
     choice,
 )
-from training.recipes import PUBLISHED_T_MAX, ImageRecipe
+from training.recipes import LONGEST_RAMP, PUBLISHED_T_MAX, RAMP, TABLE_RAMP, ImageRecipe
 
 PRESETS = ("auto", "published")
 
@@ -123,7 +123,7 @@ class ImageTrainingOptions(TrainingOptions):
     )
     lr_ramp: float | None = option(
         type=NOT_NEGATIVE,
-        unset="5% of the duration, at most 10",
+        unset=f"{RAMP:.0%} of the duration, at most {LONGEST_RAMP:g}; tables: {TABLE_RAMP:.0%}",
         help="Million samples in which the learning rate rises.",
     )
     lr_decay: bool | None = option(

@@ -16,6 +16,7 @@ from training.names import (
 )
 from training.options.declared import Declared, option
 from training.options.types import COUNT, MULTIPLIERS, FiniteFloat, choice
+from training.recipes import PUBLISHED, PUBLISHED_ADM, told_of_tables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,8 @@ class NetworkOptions(Declared):
     )
     dropout: float | None = option(
         type=FiniteFloat(min=0, max=1, max_open=True),
-        unset="0.13; adm: 0.1; tables: 0, few rows: 0.1",
+        unset=f"{PUBLISHED.dropout:g}; adm: {PUBLISHED_ADM['dropout']:g}; tables: "
+        + told_of_tables("dropout"),
         help="Fraction of activations dropped.",
     )
     space: str = option(
