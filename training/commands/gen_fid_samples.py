@@ -46,11 +46,11 @@ def run(settings: Settings) -> None:
             settings.class_,
             settings.prev_melt,
         )
-        found = {"end_time": choice.end, "batch_gpu": rows}
+        resolved = {"end_time": choice.end, "batch_gpu": rows}
         made_with = {
             "network_sha256": hashlib.sha256(file.path.read_bytes()).hexdigest(),
             "eps": latent.name,
-            **settings.image_settings(**found),
+            **settings.image_settings(**resolved),
             "device": device.type,  # for the last bits
         }
         if latent.empirical:
@@ -72,7 +72,7 @@ def run(settings: Settings) -> None:
         }
         if distributed.is_main():
             cost = {"network_calls": calls, "seconds": time.perf_counter() - began}
-            options = settings.recorded(**image_flow.known, **found, device_name=str(device))
+            options = settings.recorded(**image_flow.known, **resolved, device_name=str(device))
             folder.record({"options": options, **counts, **cost, **provenance()})
             logger.info(
                 "Wrote {made} new images to {folder}; {remade} were made again, and {skipped} were "

@@ -167,9 +167,9 @@ def calctoys(settings: CalcToysSettings) -> None:
         arrays = {}
         for name in shapes:
             matrices = torch.zeros(len(share), dim, dim, device=device)
-            for index, found in toy_correlations(source, name, share, device):
-                table.put(name, index - share.start, found)
-                matrices[index - share.start] = found.matrix
+            for index, correlation in toy_correlations(source, name, share, device):
+                table.put(name, index - share.start, correlation)
+                matrices[index - share.start] = correlation.matrix
             arrays[name] = distributed.gather_rows(matrices, steps).cpu().numpy()
         whole = table.gathered(steps, device)
         if distributed.is_main():
@@ -203,9 +203,9 @@ def calc(settings: CalcSettings) -> None:
             later, arrays = time_file(root, stem, index), {}
             for name in shapes:
                 pairs = row_pairs(first, later, name, settings.bs, device)
-                found = correlate(pairs, f"{later}: '{name}'")
-                table.put(name, index - share.start, found)
-                arrays[name] = found.matrix.float().cpu().numpy()
+                correlation = correlate(pairs, f"{later}: '{name}'")
+                table.put(name, index - share.start, correlation)
+                arrays[name] = correlation.matrix.float().cpu().numpy()
             save_correlations(paths[index], np.asarray(extraction.times[index]), arrays)
         whole = table.gathered(steps, device)
         if distributed.is_main():

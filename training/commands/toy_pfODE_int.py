@@ -110,10 +110,10 @@ def describe(facts: Mapping[str, Mapping[str, Any]]) -> str:
     calls = sum(fact["denoiser_calls"] for fact in facts.values())
     seconds = sum(fact["seconds"] for fact in facts.values())
     likelihood = facts["melt"].get("likelihood")
-    told = f" Mean log density: {likelihood['log_prob']['mean']:.4f} nats." if likelihood else ""
+    density = f" Mean log density: {likelihood['log_prob']['mean']:.4f} nats." if likelihood else ""
     return (
         f"Melted variances over their closed form: {ratios}. "
         f"Roundtrip error: {facts['roundtrip']['rms_error']:.1e} rms, "
         f"{facts['roundtrip']['max_abs_error']:.1e} at most. "
-        f"{calls} denoiser calls in {seconds:.1f} s." + told
+        f"{calls} denoiser calls in {seconds:.1f} s." + density
     )

@@ -40,8 +40,8 @@ def train_on_table(
     table = wanted_of(settings, whole)
     rows, conditions = len(table.train_rows), table.condition_dim
     if whole.condition_dim and not conditions:
-        told = ", ".join(whole.condition_names)
-        logger.warning(f"Warning: {told} left out: --cond conditions the flow on such columns")
+        names = ", ".join(whole.condition_names)
+        logger.warning(f"Warning: {names} left out: --cond conditions the flow on such columns")
     recipe = fitted_to_table(rows, table.dim, settings.recorded(), conditions)
     group = process_group(run.device_name, run.threads, recipe.useful_threads)
     with algorithms(run.deterministic), group as device:
@@ -67,9 +67,9 @@ def train_on_table(
         model.about |= about_table(table, data.stem)
         logger.info(model.denoiser.basis.describe())
         logger.info(describe_training(model, loss, config))
-        found = {**asdict(recipe), **asdict(space), **resolved_options(model, loss)}
+        resolved = {**asdict(recipe), **asdict(space), **resolved_options(model, loss)}
         options = settings.recorded(
-            **found, arch=TABLE_NETWORK, calibrate=calibrate, threads=torch.get_num_threads()
+            **resolved, arch=TABLE_NETWORK, calibrate=calibrate, threads=torch.get_num_threads()
         )
         record = {"options": options, **provenance("started")}
         if run.dry_run:

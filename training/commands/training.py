@@ -148,9 +148,9 @@ def record_of(new: dict[str, Any], resume: Path | None, duration: float) -> dict
     """
     if resume is None:
         return new
-    said = read_record(resume)
-    told = {"duration": duration} if "duration" in said["options"] else {}
-    return {**said, "options": {**said["options"], **told}}
+    began = read_record(resume)
+    length = {"duration": duration} if "duration" in began["options"] else {}
+    return {**began, "options": {**began["options"], **length}}
 
 
 def _saved_options(place: Path, data: str) -> dict[str, Any]:

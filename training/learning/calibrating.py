@@ -78,12 +78,12 @@ def calibrate(model: Model, plan: CalibrationPlan) -> None:
     count = int(distributed.sum_over_ranks(torch.tensor([len(points)], device=device)))
     kept = slice(about["dims_to_keep"])
     gains = calibration.gains[:, kept]
-    found = f"gains {float(gains.min()):.3f} to {float(gains.max()):.3f}"
+    shown = f"gains {float(gains.min()):.3f} to {float(gains.max()):.3f}"
     if plan.method != "gain":
-        found += f", largest slope {float(calibration.slopes[:, kept].abs().max()):.3f}"
+        shown += f", largest slope {float(calibration.slopes[:, kept].abs().max()):.3f}"
     logger.info(
         f"Calibrated on {count} points at {NODES} times in {time.monotonic() - start:.1f} s: "
-        f"{found} (kept dimensions)"
+        f"{shown} (kept dimensions)"
     )
     unusual = float(gains.min()) < USUAL_GAINS[0] or float(gains.max()) > USUAL_GAINS[1]
     if unusual and distributed.is_main():

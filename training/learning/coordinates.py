@@ -274,10 +274,10 @@ def _exponents(scaled: np.ndarray) -> list[float]:
     from scipy.stats import yeojohnson_llf
 
     def best(column: np.ndarray) -> float:
-        found = minimize_scalar(
+        optimum = minimize_scalar(
             lambda power: -yeojohnson_llf(power, column), bounds=(0, 2), method="bounded"
         )
-        return float(found.x)
+        return float(optimum.x)
 
     return [best(column) for column in scaled.T]
 

@@ -339,9 +339,9 @@ def largest_that_fits(needed: Callable[[int], int], room: int, most: int) -> int
     while high - low > 1:
         share = (room - at_low) / max(at_high - at_low, 1)
         guess = min(max(low + int(share * (high - low)), low + 1), high - 1)
-        found = needed(guess)
-        if found <= room:
-            low, at_low = guess, found
+        size = needed(guess)
+        if size <= room:
+            low, at_low = guess, size
         else:
-            high, at_high = guess, found
+            high, at_high = guess, size
     return low

@@ -136,7 +136,7 @@ def fit(
     steps = min(candidate.steps, max(FEWEST_STEPS, STEPS_PER_ROW * count // candidate.batch))
     batch, every = min(candidate.batch, count), max(1, steps // LOOKS)
     generator = seeded_generator("cpu", seed, Stream.DATA)
-    best, weights, found = _score(mixture, *held_out), deepcopy(mixture.state_dict()), 0
+    best, weights, best_step = _score(mixture, *held_out), deepcopy(mixture.state_dict()), 0
     patience = LOOKS if candidate.patience is None else candidate.patience
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = candidate.rate * (1 + cos(pi * step / steps)) / 2
@@ -152,8 +152,8 @@ def fit(
             on_look()
         score = _score(mixture, *held_out)
         if score > best:
-            best, weights, found = score, deepcopy(mixture.state_dict()), step
-        elif step - found >= patience * every:
+            best, weights, best_step = score, deepcopy(mixture.state_dict()), step
+        elif step - best_step >= patience * every:
             break
     mixture.load_state_dict(weights)
     mixture = mixture.double().eval().requires_grad_(False)

@@ -174,18 +174,18 @@ def check_kept(
     return fit(rows, 0, free, seed, on_look)
 
 
-def _report_kept(model: Model, found: Fitted) -> None:
+def _report_kept(model: Model, fitted: Fitted) -> None:
     kept = int(model.about["dims_to_keep"])
-    lost = max(found.nats, 0.0)
-    if lost - 2 * found.error < TOLERATED:
-        most = lost + 2 * found.error
+    lost = max(fitted.nats, 0.0)
+    if lost - 2 * fitted.error < TOLERATED:
+        most = lost + 2 * fitted.error
         limit = "" if most < TOLERATED else "; the melted points are too few to see less"
         logger.info(
             f"The kept latents ({kept}) look normal, as samples assume: another law gains at most "
             f"{most:.2g} nats a point (two standard errors), and up to {TOLERATED:g} is good{limit}"
         )
         return
-    gain = f"another law gains {lost:.4f} +- {found.error:.4f} nats a point"
+    gain = f"another law gains {lost:.4f} +- {fitted.error:.4f} nats a point"
     logger.warning(
         f"Warning: the kept latents ({kept}) are not normal, as samples assume: {gain}, where up "
         f"to {TOLERATED:g} is good; T = {enough_time(model, lost):.4g} in place of "

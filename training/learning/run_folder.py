@@ -125,8 +125,8 @@ class RunFolder:
     def save_network(self, model: Model, seen: int) -> None:
         """Writes the network file of a model after ``seen`` samples."""
         if distributed.is_main():
-            told = {**model.about, "seen": seen}
-            replace(model, about=told).save(self.network_path(seen))
+            about = {**model.about, "seen": seen}
+            replace(model, about=about).save(self.network_path(seen))
             logger.info(f"Wrote {self.network_path(seen)}")
 
     def save_state(self, state: Mapping[str, Any], seen: int, keep: int) -> None:

@@ -38,5 +38,5 @@ def relevant_conditions(rows: Rows, seed: int) -> list[int]:
         return []  # the procedure finds all then
     from scipy.stats import false_discovery_control  # takes most of a second to import
 
-    found = false_discovery_control(least.numpy()) <= FALSE_SHARE
-    return [] if found.all() else found.nonzero()[0].tolist()
+    telling = false_discovery_control(least.numpy()) <= FALSE_SHARE
+    return [] if telling.all() else telling.nonzero()[0].tolist()

@@ -89,10 +89,10 @@ class StopRequest:
         if self._until_asked:
             return None
         now = time.monotonic()
-        told = torch.tensor([self._number, now - self._asked_at], dtype=torch.float64)
-        told = told.to(device)
-        dist.all_reduce(told, op=dist.ReduceOp.MAX)
-        number, seconds = told.tolist()
+        asked = torch.tensor([self._number, now - self._asked_at], dtype=torch.float64)
+        asked = asked.to(device)
+        dist.all_reduce(asked, op=dist.ReduceOp.MAX)
+        number, seconds = asked.tolist()
         paced = int(self._pause * ASKING / max(seconds, 1e-9))
         self._pause = self._until_asked = max(1, min(paced, 2 * self._pause))
         self._asked_at = now

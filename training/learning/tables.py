@@ -296,9 +296,9 @@ def choose_space(
         best = _tried(preparation, [best[0], replace(best[0], cond_screen="off")], steps)
     chosen = best[0]
     if marginals == AUTO and chosen.marginals == "quantile":
-        told = preparation.told_of_far_rows(preparation.coordinates(chosen), chosen)
-        if told:
-            logger.info(f"  {told}; splines along the axes draw them in")
+        far = preparation.told_of_far_rows(preparation.coordinates(chosen), chosen)
+        if far:
+            logger.info(f"  {far}; splines along the axes draw them in")
             chosen = replace(chosen, marginals=AXES_TOO)
     logger.info(f"Chosen: {chosen}")
     return chosen
@@ -326,8 +326,8 @@ def _candidates(
         wide = _over_decades(preparation.table)
         if wide and marginals != LOG:
             tried = "tried" if marginals == AUTO else f"not tried: give --marginals={LOG}"
-            told = ", ".join(wide[:MOST_NAMED])
-            logger.info(f"Positive over three decades or more: {told}; logarithms are {tried}")
+            names = ", ".join(wide[:MOST_NAMED])
+            logger.info(f"Positive over three decades or more: {names}; logarithms are {tried}")
         if marginals == AUTO:
             candidates = [LOG, "none"] if wide else ["none"]
         whitenings = ["zca"] if whiten == AUTO else whitenings
@@ -347,11 +347,11 @@ def _screened(preparation: Preparation, cond_screen: str) -> str:
     if cond_screen == "off":
         return "off"
     names = preparation.table.condition_names
-    found = [names[place] for place in preparation.relevant]
-    if not found:
+    telling = [names[place] for place in preparation.relevant]
+    if not telling:
         return "off"
-    told = ", ".join([*found[:MOST_NAMED], *["..."] * (len(found) > MOST_NAMED)])
-    logger.info(f"Of {len(names)} conditions {len(found)} are seen to tell something: {told}")
+    shown = ", ".join([*telling[:MOST_NAMED], *["..."] * (len(telling) > MOST_NAMED)])
+    logger.info(f"Of {len(names)} conditions {len(telling)} are seen to tell something: {shown}")
     return cond_screen
 
 

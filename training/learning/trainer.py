@@ -344,12 +344,12 @@ def _require_like(saved: object, optimizer: torch.optim.Optimizer) -> dict[str, 
 
     PyTorch takes any up, and fails, or aborts, in the step that follows.
     """
-    groups, found = (
+    groups, moments_of = (
         (saved.get("param_groups"), saved.get("state")) if isinstance(saved, dict) else (None, None)
     )
-    if not (isinstance(saved, dict) and isinstance(groups, list) and isinstance(found, dict)):
+    if not (isinstance(saved, dict) and isinstance(groups, list) and isinstance(moments_of, dict)):
         raise ValueError("it has no optimizer")
-    if not all(isinstance(entry, dict) for entry in (*groups, *found.values())):
+    if not all(isinstance(entry, dict) for entry in (*groups, *moments_of.values())):
         raise ValueError("its optimizer is of another kind")
     own = optimizer.state_dict()["param_groups"]
     kinds = [{name: type(value) for name, value in group.items()} for group in own]
@@ -360,7 +360,7 @@ def _require_like(saved: object, optimizer: torch.optim.Optimizer) -> dict[str, 
     if any(one[name] != other[name] for one, other in pairs for name in fixed):
         raise ValueError("the settings of its optimizer differ")
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for index, moments in found.items():
+    for index, moments in moments_of.items():
         if index not in range(len(parameters)):
             raise ValueError(f"it has moments of a parameter {shown(index)}")
         shape = parameters[index].shape

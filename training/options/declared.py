@@ -102,11 +102,11 @@ class Declared:
                     f"{ONE[kind]}: leave it out"
                 )
 
-    def recorded(self, **found: Any) -> dict[str, Any]:
+    def recorded(self, **resolved: Any) -> dict[str, Any]:
         """Every option with its value, by name, for the parameters of a result.
 
         Args:
-            found: Values that a run has found out, in place of those that were typed or left out.
+            resolved: Values that a run has come to, in place of those that were typed or left out.
         """
         values: dict[str, Any] = {}
         for item in fields(self):
@@ -115,10 +115,10 @@ class Declared:
                 values |= value.recorded()
             elif _DECLARED in item.metadata:
                 values[item.name.rstrip("_")] = value
-        unknown = found.keys() - values.keys()
+        unknown = resolved.keys() - values.keys()
         if unknown:
             raise KeyError(f"{type(self).__name__} has no option {sorted(unknown)}")
-        return values | found
+        return values | resolved
 
 
 def _declared(cls: type[Declared]) -> Iterator[tuple[str, _Declaration]]:

@@ -61,14 +61,14 @@ class Settings(Declared):
             raise UsageError("--eps goes with --gen_source=diag only")
         check_storage(self.store_grid, self.times.disc, self.network.network)
 
-    def image_settings(self, **found: Any) -> dict[str, Any]:
+    def image_settings(self, **resolved: Any) -> dict[str, Any]:
         """All options that an image depends on beside its seed; the size of network calls is in it
         for the last bits.
 
         Args:
-            found: Values that were found out: ``end_time`` and ``batch_gpu``.
+            resolved: Values that were found out: ``end_time`` and ``batch_gpu``.
         """
-        values = self.recorded(**found)
+        values = self.recorded(**resolved)
         names = (
             *("class", "calibration", "solver", "n_iters", "disc", "end_time", "end_vars"),
             *("precision", "batch_gpu"),

@@ -183,10 +183,10 @@ class TrainSettings(Declared):
         given = self.network.output_gain
         return self.flow.precond == "ifs" if given is None else given
 
-    def resolved(self, recipe: ImageRecipe, **found: Any) -> dict[str, Any]:
+    def resolved(self, recipe: ImageRecipe, **others: Any) -> dict[str, Any]:
         """Every option with the value that it has come to."""
         return self.recorded(
-            **asdict(recipe), arch=self.arch, output_gain=self.output_gain, **found
+            **asdict(recipe), arch=self.arch, output_gain=self.output_gain, **others
         )
 
     def name_parts(self, data: str, schedule: str, recipe: ImageRecipe) -> tuple[str, ...]:

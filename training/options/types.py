@@ -169,7 +169,7 @@ class Ranges(click.ParamType[tuple[tuple[str, float, float], ...]]):
     ) -> tuple[tuple[str, float, float], ...]:
         if isinstance(value, tuple):
             return value
-        found = []
+        ranges = []
         for part in parts_of(str(value)):
             name, *ends = part.rsplit(":", 2)
             try:
@@ -181,5 +181,5 @@ class Ranges(click.ParamType[tuple[tuple[str, float, float], ...]]):
                 self.fail(f"'{part}' is not a range such as a:0:1 or a:0:", param, ctx)
             if not (name.strip() and low < high):
                 self.fail(f"'{part}' is no range of a column: low must be below high", param, ctx)
-            found.append((name.strip(), low, high))
-        return tuple(found)
+            ranges.append((name.strip(), low, high))
+        return tuple(ranges)

@@ -81,14 +81,16 @@ class CoverageExperiment:
         scaled = {name: points.mapped(units[name]) for name, points in carried.items()}
         boundaries = {name: self._fit(points.boundary) for name, points in scaled.items()}
         counted = units["data"](fresh)
-        found = measure_coverage(scaled, boundaries, counted)
+        coverage = measure_coverage(scaled, boundaries, counted)
         paired = None
         if exact is not None:
             vertices = self._exact_vertices(exact, start.boundary)
             exact_boundaries = self._fit(units["data"](vertices))
             against = pair(counted, boundaries["data"], exact_boundaries)
             paired = PairedBoundaries(against, vertices, exact_boundaries)
-        return CoverageResult(self.spheres, found, carried, boundaries, fresh, sum(calls), paired)
+        return CoverageResult(
+            self.spheres, coverage, carried, boundaries, fresh, sum(calls), paired
+        )
 
     def _simulator(self, flow: ProbabilityFlow) -> Simulator:
         steps = len(self.times) - 1

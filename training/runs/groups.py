@@ -75,13 +75,13 @@ class Groups:
         require_folder(self.folder)
         groups = list(enumerate(self.places))
         mine = groups[distributed.rank() :: distributed.world_size()]
-        begun, found = f"Sampling {self.count:,} posteriors", 0
+        begun, kept = f"Sampling {self.count:,} posteriors", 0
         with progress(begun, "posteriors", len(mine), "group") as move:
             for index, places in mine:
-                found += work(index, places, self.path(index), Progress(move))
+                kept += work(index, places, self.path(index), Progress(move))
         distributed.barrier()
-        if found and distributed.is_main():
-            logger.info(f"{found} group(s) of {self.size} were there from a run that was cut short")
+        if kept and distributed.is_main():
+            logger.info(f"{kept} group(s) of {self.size} were there from a run that was cut short")
 
     @contextmanager
     def told_when_cut_short(self) -> Iterator[None]:

@@ -80,24 +80,24 @@ class LearnedRuns:
             UsageError: So many rows are not near an observation.
             DataError: The data set is broken, has other columns, or too few rows.
         """
-        found = table.simulations(path, count, seed)
+        simulations = table.simulations(path, count, seed)
         coordinates = table.coordinates
-        conditions = coordinates.straight(_conditions(found.rows))
+        conditions = coordinates.straight(_conditions(simulations.rows))
         law = Surprise(conditions.shape[1]).fit(conditions, coordinates.relevant)
-        places, near = found.drawn, None
+        places, near = simulations.drawn, None
         if observed is not None:
-            size = _neighbor_count(neighbors, len(found.testable), path)
+            size = _neighbor_count(neighbors, len(simulations.testable), path)
             wanted = coordinates.straight(observed)
-            nearby, distances = nearest(law, conditions[found.testable], wanted, size)
-            nearby = found.testable[nearby]
+            nearby, distances = nearest(law, conditions[simulations.testable], wanted, size)
+            nearby = simulations.testable[nearby]
             more = sorted(set(nearby.flatten().tolist()) - set(places.tolist()))
             places = torch.cat([places, torch.tensor(more, dtype=torch.int64)])
             number = torch.zeros(len(conditions), dtype=torch.int64)
             number[places] = torch.arange(len(places))
             near = Neighbors(number[nearby], distances)
-        chosen = found.rows.at(places)
+        chosen = simulations.rows.at(places)
         points = table.dithered(chosen.points, seed)
-        references = _nearest_others(found.rows.points, conditions, places, law)
+        references = _nearest_others(simulations.rows.points, conditions, places, law)
         return cls(Rows(points, chosen.conditions), count, references, near)
 
     @property
@@ -122,8 +122,8 @@ def nearest(
     Their Mahalanobis distances ``[M, K]`` rise.
     """
     rows, wanted = law.whitened(conditions), law.whitened(observed)
-    found = [(rows - each).norm(dim=1).topk(count, largest=False) for each in wanted]
-    return torch.stack([each.indices for each in found]), torch.stack([e.values for e in found])
+    closest = [(rows - each).norm(dim=1).topk(count, largest=False) for each in wanted]
+    return torch.stack([each.indices for each in closest]), torch.stack([e.values for e in closest])
 
 
 def _nearest_others(

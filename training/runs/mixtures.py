@@ -94,18 +94,18 @@ class Recovered:
         assert self.truth is not None
         draws = self.draws.flatten(1, 2)
         both = torch.cat([draws, self.truth[:, None]], dim=1)
-        found = torch.stack(
+        log_likelihoods = torch.stack(
             [log_likelihood(*pair) for pair in zip(both, self.log_evidence, strict=True)]
         )
         tiny = torch.finfo(torch.float64).tiny
-        density = found + (concentration - 1) * both.clamp_min(tiny).log().sum(dim=2)
+        density = log_likelihoods + (concentration - 1) * both.clamp_min(tiny).log().sum(dim=2)
         worth = convergence(self.draws.permute(1, 2, 0, 3)).ess_bulk.amin(dim=1)
         return run_values(
             draws,
             self.truth,
             seeded_generator("cpu", hash_seed(seed, Stream.RESAMPLING)),
             names=[f"weight{k + 1}" for k in range(self.truth.shape[1])],
-            others={"log likelihood": (found[:, :-1], found[:, -1])},
+            others={"log likelihood": (log_likelihoods[:, :-1], log_likelihoods[:, -1])},
             log_density=(density[:, :-1], density[:, -1]),
             effective=worth,
         )
@@ -113,20 +113,20 @@ class Recovered:
     def summary(self) -> dict[str, Any]:
         """Numbers of each run, and the most important ones of all."""
         mean, std = self.draws.mean(dim=(1, 2)), self.draws.flatten(1, 2).std(dim=1)
-        found = convergence(self.draws.permute(1, 2, 0, 3))
+        chains = convergence(self.draws.permute(1, 2, 0, 3))
         by_run: dict[str, Tensor] = {
             "mean": mean,
             "std": std,
             f"{self.method}_mean": self.mean,
             f"{self.method}_std": self.std,
-            "r_hat": found.r_hat,
-            "ess_bulk": found.ess_bulk,
+            "r_hat": chains.r_hat,
+            "ess_bulk": chains.ess_bulk,
         }
         if self.truth is not None:
             by_run = {"truth": self.truth, **by_run}
         return {
-            "r_hat": {"largest": float(found.r_hat.max())},
-            "ess_bulk": {"smallest": float(found.ess_bulk.min())},
+            "r_hat": {"largest": float(chains.r_hat.max())},
+            "ess_bulk": {"smallest": float(chains.ess_bulk.min())},
             "compared_with": self.method,
             "largest_difference": {
                 "mean": float((mean - self.mean).abs().max()),
@@ -169,13 +169,13 @@ def recover(
         truth, sets = carry.simulated(plan, numbers)
     else:
         truth, sets = None, [observed.to(device)] * len(numbers)
-    found = [Evidence.of(pool, likelihood, one) for one in sets]
+    evidence = [Evidence.of(pool, likelihood, one) for one in sets]
     count, dim = plan.components.mean.shape[0], pool.shape[2]
     seen = likelihood_size(likelihood, dim, device)
     points = plan.points if observed is None else len(observed)
     # A rank without a data set has tensors of the same shapes.
-    log_evidence = stacked([one.log.cpu() for one in found], (points, count))
-    halves = stacked([one.halves.cpu() for one in found], (2, points, count))
+    log_evidence = stacked([one.log.cpu() for one in evidence], (points, count))
+    halves = stacked([one.halves.cpu() for one in evidence], (2, points, count))
     sizes = (plan.chains, plan.draws, plan.warmup, plan.seed)
     draws = sample_weights(log_evidence, plan.concentration, *sizes, numbers)
     exact = [
@@ -195,7 +195,7 @@ def recover(
         whole(stacked(sets, (points, seen))),
         None if truth is None else whole(truth),
         whole(log_evidence),
-        whole(stacked([one.effective_size for one in found], (points,))),
+        whole(stacked([one.effective_size for one in evidence], (points,))),
         whole(draws),
         whole(stacked([one.mean for one in exact], (count,))),
         whole(stacked([one.std for one in exact], (count,))),

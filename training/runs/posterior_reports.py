@@ -74,42 +74,42 @@ def warn_of_unlike(law: Surprise | None, conditions: Tensor) -> Tensor | None:
 
 
 def report_draws(
-    found: dict[str, Any], summary: Summary, names: Sequence[str], blur: Tensor | None = None
+    numbers: dict[str, Any], summary: Summary, names: Sequence[str], blur: Tensor | None = None
 ) -> None:
     """Tells the most important numbers: of the first posteriors means and intervals too, of all why
     they have not converged.
 
     Args:
-        found: What the JSON says.
+        numbers: What the JSON says.
         summary: Of all posteriors.
         names: Of the coordinates; empty where they are none to read, as pixels.
         blur: As ``overview`` takes it.
     """
-    count = found["observations"]
+    count = numbers["observations"]
     for index in range(min(count, MOST_SHOWN) if names else 0):
         logger.info(f"Observation {index + 1}: {_moments(summary, names, index)}")
     if names and count > MOST_SHOWN:
         logger.info(f"The JSON has the other {count - MOST_SHOWN}")
-    samplers = ", ".join(f"{number} by {name}" for name, number in found["samplers"].items())
-    logger.info(f"{count} posterior(s): {samplers}; {_counted(found['network_calls'])}")
+    samplers = ", ".join(f"{number} by {name}" for name, number in numbers["samplers"].items())
+    logger.info(f"{count} posterior(s): {samplers}; {_counted(numbers['network_calls'])}")
     known = summary.r_hat[~summary.r_hat.isnan()]
     mixed = f"largest R-hat {float(known.max()):.3f}, " if len(known) else ""
     logger.info(f"{mixed}fewest effective draws {float(summary.ess_bulk.min()):.0f}")
-    leaked = found.get("leaked")
+    leaked = numbers.get("leaked")
     if leaked is not None:
         _report_leaked(leaked["mean"], leaked["largest"])
-    held = found.get("truths_held")
+    held = numbers.get("truths_held")
     if held is not None:
         said = "/".join(f"{100 * float(content):g}" for content in held)
         shares = " ".join(f"{100 * share:.1f}" for share in held.values())
         logger.info(f"Central intervals of {said} % hold {shares} % of the true numbers")
     _report_blur(summary, names, blur)
-    if found["converged"] < count:
+    if numbers["converged"] < count:
         missed = (~summary.converged).nonzero()[:, 0].tolist()
         logger.warning(f"Warning: {len(missed)} of {count} have not converged:")
         for place in missed[:MOST_LINES]:
             reasons = "; ".join(REASONS[name] for name in summary.reasons(place))
-            if SAMPLER in found["samplers"]:
+            if SAMPLER in numbers["samplers"]:
                 reasons = "the flow is too far from the posterior that corrects it: train it longer"
             logger.warning(f"  observation {place + 1}: {reasons}")
         if len(missed) > MOST_LINES:
@@ -166,14 +166,14 @@ def _report_leaked(mean: float, largest: float) -> None:
         )
 
 
-def report_mixture(found: dict[str, Any]) -> None:
+def report_mixture(numbers: dict[str, Any]) -> None:
     """Tells how exact the weights are, and those of the first run."""
-    off, pool = found["largest_difference"], found["pool"]
+    off, pool = numbers["largest_difference"], numbers["pool"]
     size = pool["effective_size"]
     error = pool["largest_error_of_a_mean"]
     logger.info(
-        f"Largest R-hat {found['r_hat']['largest']:.3f}, fewest effective draws "
-        f"{found['ess_bulk']['smallest']:.0f}; off {found['compared_with']} by at most "
+        f"Largest R-hat {numbers['r_hat']['largest']:.3f}, fewest effective draws "
+        f"{numbers['ess_bulk']['smallest']:.0f}; off {numbers['compared_with']} by at most "
         f"{off['mean']:.4f} in means and {off['std']:.4f} in standard deviations"
     )
     logger.info(
@@ -182,7 +182,7 @@ def report_mixture(found: dict[str, Any]) -> None:
     )
     if error > LARGEST_ERROR:
         logger.warning("Warning: the evidence rests on too few draws: give a larger --pool")
-    first = found["posteriors"][0]
+    first = numbers["posteriors"][0]
     pairs = zip(first["mean"], first["std"], strict=True)
     shown = ", ".join(f"{mean:.3f} ± {std:.3f}" for mean, std in pairs)
     truth = first.get("truth")
@@ -190,50 +190,52 @@ def report_mixture(found: dict[str, Any]) -> None:
     logger.info(f"Weights of the first run: {shown}{true}")
 
 
-def report_check(found: Calibration) -> None:
+def report_check(calibration: Calibration) -> None:
     """Tells the verdict, and what regions hold."""
-    logger.info(found.verdict)
-    if found.leaked is not None:
-        _report_leaked(*found.leaked)
-    for name, curve in {"central intervals": found.intervals, **found.regions}.items():
+    logger.info(calibration.verdict)
+    if calibration.leaked is not None:
+        _report_leaked(*calibration.leaked)
+    for name, curve in {"central intervals": calibration.intervals, **calibration.regions}.items():
         places = [int((curve.levels - level).abs().argmin()) for level in SHOWN]
         held = "/".join(f"{100 * float(curve.pooled[place]):.1f}" for place in places)
         said = "/".join(f"{100 * level:.0f}" for level in SHOWN)
         worst = curve.deviation.abs().argmax()
-        where = f" ({found.names[int(worst)]})" if len(curve.deviation) > 1 else ""
+        where = f" ({calibration.names[int(worst)]})" if len(curve.deviation) > 1 else ""
         logger.info(
             f"{name[0].upper()}{name[1:]} with {said} % hold {held} % of truths; "
             f"largest deviation {float(curve.deviation[worst]):+.1f} points{where}"
         )
 
 
-def report_near(found: LocalCalibration, distances: Tensor, on_average: bool) -> None:
+def report_near(local: LocalCalibration, distances: Tensor, on_average: bool) -> None:
     """Tells of each observation whether posteriors near it are calibrated, where some are near.
 
     Args:
-        found: What is to be told.
+        local: What is to be told.
         distances: Of the runs near each ``[M, K]``, in standard deviations.
         on_average: Whether posteriors are calibrated on average.
     """
-    for place, test in enumerate(found.tests[:MOST_LINES]):
+    for place, test in enumerate(local.tests[:MOST_LINES]):
         reach = float(distances[place].max())
         near, within = (
-            f"the {found.runs} simulations nearest to it",
+            f"the {local.runs} simulations nearest to it",
             f"{reach:.2g} standard deviations",
         )
         p = f"{test.quantity}, p = {test.adjusted:.2g}"
-        failed = place in found.failed
+        failed = place in local.failed
         if not is_local(reach):
             seen = f"posteriors are {test.tendency}" if failed else "no miscalibration was seen"
-            told = f"no local test, since {near} lie up to {within} away; among them {seen} ({p})"
+            verdict = (
+                f"no local test, since {near} lie up to {within} away; among them {seen} ({p})"
+            )
         elif not failed:
-            told = f"no miscalibration seen in {near}, within {within} (smallest: {p})"
+            verdict = f"no miscalibration seen in {near}, within {within} (smallest: {p})"
         else:
             begun = "calibrated on average, but not here" if on_average else "not calibrated here"
-            told = f"{begun}: the posterior is {test.tendency} ({p}) in {near}, within {within}"
-        logger.info(f"Observation {place + 1}: {told}")
-    if len(found.tests) > MOST_LINES:
+            verdict = f"{begun}: the posterior is {test.tendency} ({p}) in {near}, within {within}"
+        logger.info(f"Observation {place + 1}: {verdict}")
+    if len(local.tests) > MOST_LINES:
         logger.info(
-            f"Of all {len(found.tests)} observations, posteriors near {len(found.failed)} are not "
+            f"Of all {len(local.tests)} observations, posteriors near {len(local.failed)} are not "
             "calibrated"
         )

@@ -53,12 +53,12 @@ class NearObservations:
 
     def summary(self) -> dict[str, Any]:
         """Plain numbers and lists, as a JSON file takes them."""
-        told = self.found.summary()
-        for place, one in enumerate(told["observations"]):
+        summary = self.found.summary()
+        for place, one in enumerate(summary["observations"]):
             one["distance"] = float(self.distances[place, -1])
             one["local"] = is_local(one["distance"])
             one["surprise"] = None if self.surprise is None else float(self.surprise[place])
-        return told
+        return summary
 
 
 def write_check(
@@ -81,15 +81,17 @@ def write_check(
         content: What else the numbers say.
         near: What those near observations say; None without.
     """
-    found, (values_file, numbers_file) = calibrate(values, level), files
+    calibration, (values_file, numbers_file) = calibrate(values, level), files
     if distributed.is_main():
         more = {"near": near.summary()} if near else {}
         save_values(values_file, values, groups.fingerprint)
-        write_numbers(numbers_file, CHECK_FORMAT, began, {**content, **found.summary(), **more})
+        write_numbers(
+            numbers_file, CHECK_FORMAT, began, {**content, **calibration.summary(), **more}
+        )
     groups.remove()
     if distributed.is_main():
-        report_check(found)
+        report_check(calibration)
         if near:
-            report_near(near.found, near.distances, found.passed)
+            report_near(near.found, near.distances, calibration.passed)
         report_files(numbers_file, values_file, began)
-    return found.passed and not (near and near.found.failed)
+    return calibration.passed and not (near and near.found.failed)

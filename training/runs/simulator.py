@@ -195,8 +195,8 @@ class Simulator:
         )
         densities, products, cell_points = {}, 0, None
         if likelihood and integral:
-            found = self._flow.log_prob_along(local, integral)
-            density = Density(*(distributed.gather_rows(part, count) for part in found))
+            own = self._flow.log_prob_along(local, integral)
+            density = Density(*(distributed.gather_rows(part, count) for part in own))
             densities, products = likelihood.arrays(density, dim), integral.products
         if cells:
             density, cell_points = self._of_cells(ends_of(self._flow, local), cells.trace, count)
@@ -209,11 +209,11 @@ class Simulator:
         hidden = None if distributed.is_main() else True
         exact = trace if trace.kind == "hutchinson" else Trace("exact")
         with tqdm(total=len(share), desc="log_prob", unit="row", disable=hidden) as bar:
-            found, points = cell_log_prob(
+            share_density, points = cell_log_prob(
                 self._flow, share, self._times, self._solver, exact, bar.update
             )
         looked_at = torch.tensor(points * len(share), dtype=torch.float64, device=share.device)
-        whole = Density(*(distributed.gather_rows(part, count) for part in found))
+        whole = Density(*(distributed.gather_rows(part, count) for part in share_density))
         return CellDensity(whole, float(distributed.sum_over_ranks(looked_at)) / count)
 
 

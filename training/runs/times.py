@@ -88,12 +88,12 @@ class TimeChoice:
             grid = self._adapted_grid(flow, solver, latents, grid(1), file)
         if self.steps is not None:
             return grid(self.steps)
-        found = choose_steps(flow, latents, grid, solver, self.tolerance)
+        choice = choose_steps(flow, latents, grid, solver, self.tolerance)
         logger.info(
-            f"{found.steps} steps of {solver.name}, for an expected error of {found.error:.1e} "
+            f"{choice.steps} steps of {solver.name}, for an expected error of {choice.error:.1e} "
             f"(--tol={self.tolerance:g})"
         )
-        return grid(found.steps)
+        return grid(choice.steps)
 
     def _adapted_grid(
         self,

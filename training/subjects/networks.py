@@ -118,11 +118,11 @@ class NetworkFile:
                 plain = False
         if not plain:
             raise DataError(f"{self.path} holds a broken '{STORED}': no solver and times")
-        found = torch.tensor([float(value) for value in values], dtype=torch.float64)
-        if not (found.diff() > 0).all():
+        grid = torch.tensor([float(value) for value in values], dtype=torch.float64)
+        if not (grid.diff() > 0).all():
             raise DataError(f"{self.path} holds a broken '{STORED}': its times do not increase")
-        fits = torch.allclose(found[[0, -1]], times[[0, -1]].to(found), rtol=1e-9)
-        return EqualErrorGrid(found) if name == solver.name and fits else None
+        fits = torch.allclose(grid[[0, -1]], times[[0, -1]].to(grid), rtol=1e-9)
+        return EqualErrorGrid(grid) if name == solver.name and fits else None
 
     def store_grid(self, grid: EqualErrorGrid, solver: Solver) -> None:
         """Writes the network file anew, with a grid in it."""

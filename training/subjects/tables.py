@@ -213,15 +213,15 @@ class TableFlow(Subject):
 
     def _conditions_of(self, path: Path, table: Table) -> Tensor:
         """The conditions ``[N, C]`` that the network is given, in its order."""
-        own, told = list(table.condition_names), ", ".join(self.conditions)
+        own, wanted = list(table.condition_names), ", ".join(self.conditions)
         if table.conditions is None:
             raise DataError(
-                f"{path} has no conditions: make it by dataset_tool.py --conditions={told}"
+                f"{path} has no conditions: make it by dataset_tool.py --conditions={wanted}"
             )
         missing = [name for name in self.conditions if name not in own]
         if missing:
             raise DataError(
-                f"{path} has no condition '{missing[0]}': those of the network are {told}"
+                f"{path} has no condition '{missing[0]}': those of the network are {wanted}"
             )
         return table.conditions[:, [own.index(name) for name in self.conditions]]
 
@@ -342,9 +342,9 @@ def _are_texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
 
 
-def _dropped(path: Path, told: object, columns: Sequence[str]) -> Dropped:
+def _dropped(path: Path, dropped: object, columns: Sequence[str]) -> Dropped:
     """The dropped columns of which a network file tells."""
-    match told:
+    match dropped:
         case None:
             return Dropped.none(columns)
         case {
