@@ -13,7 +13,7 @@ TESTS := $(VENV)/bin/pytest --numprocesses=logical --dist=worksteal --randomly-s
 OLDEST := .venv-oldest
 OLDEST_PYTHON ?= python$(shell sed -n 's/^requires-python = ">=\(.*\)"/\1/p' pyproject.toml)
 
-.PHONY: demo test test-all test-oldest lock lint types format clean
+.PHONY: demo test test-all test-oldest lock lint types format docs clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -54,6 +54,10 @@ types: $(READY)
 format: $(READY)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+# The page of every file and key, from the docstrings of the modules that own the formats.
+docs: $(READY)
+	$(RUN) docs/make_files.py
 
 test: lint types
 	$(TESTS) -m "not slow and not hostile"

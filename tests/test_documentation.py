@@ -8,6 +8,7 @@ here says so before its block: ``<!-- not run: why -->``.
 import doctest
 import importlib
 import re
+import runpy
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -132,3 +133,15 @@ def test_files_that_pages_name_are_there() -> None:
         )
         missing = [name for name in named if not (ROOT / name).exists()]
         assert not missing, page
+
+
+def test_the_page_of_files_is_made_of_the_docstrings() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "make_files.py"))
+    page = (ROOT / "docs" / "files.md").read_text(encoding="utf-8")
+    assert made["page"]() == page, "run: python docs/make_files.py"
+    formats = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "training" / "files").glob("*.py")
+        if re.search(r"^\w*FORMAT = ", path.read_text(encoding="utf-8"), re.M)
+    }
+    assert formats <= set(made["MODULES"])

@@ -1,7 +1,23 @@
-"""Files of correlations: the matrices of calctoys and calc, and the summary beside them.
+"""Correlations of residuals: files of ``calc_net_residuals_autocorrelations.py``.
 
-A toy's file has ``net_outputs_acs`` and ``net_residuals_acs`` ``[T, D, D]`` at all times; an
-image's file of one time has them ``[D, D]``. All are float32, in the order of the residuals.
+``{toy}_{schedule}_toy_autocorrelations.npz`` (``calctoys``) has net_outputs_acs, net_residuals_acs
+and exact_residuals_acs [T, D, D] and times;
+``{data}_{schedule}_autocorrelations_times0_{t}.npz`` (``calc``) has them [D, D] and its time. All
+are float32, rows for the first time, columns for the later one, 0 with a dimension that does not
+vary. Beside them is a summary, ``..._summary.npz``:
+
+    times, lags, n_samples   [T], [T], [], of all quantities
+    {quantity}_diagonal      [T, D], each dimension's autocorrelation with the first time
+    {quantity}_mean          [T], over the dimensions that vary at all times
+    {quantity}_std           [T, D], at that time
+    {quantity}_constant      [T], number of dimensions that are constant at this time or at the
+                             first: their std is at most 1e-6, the rounding of float32, of the
+                             largest std of any quantity and dimension at that time
+
+and ``..._summary.json``, with a correlation_time of each mean: integral up to gone, the first lag
+at which the correlation is at most scatter, 2/√(N − 1); bound, which is upper where the time is
+less than integral, the spacing of the times, lower where it is more, and else null; e_folding; and
+in words told. It also has the options, seconds, and extraction, what the residuals are of.
 
 Few of the matrices are read: of a toy's file the other times are skipped, and of the files of
 images, one a time, the others are not opened. Where a matrix is larger than its picture, each block

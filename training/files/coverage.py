@@ -1,4 +1,38 @@
-"""The files of ``toy_mesh_exps.py``: numbers, points, and in 3-D a mesh of each boundary.
+"""Coverage: the files of ``toy_mesh_exps.py``.
+
+``{data}_{schedule}_coverage.json`` has the options and, for R radii and S seeds, fractions of 1; in
+brackets the column of the table on the screen:
+
+    radii (radius)             [R], Mahalanobis radii
+    exact (chi2 %)             [R], the part of the Gaussian in the sphere
+    exact_within_boundary      [R], in its polygon, mesh or alpha shape at the start
+    coverage.latent (start %)  test points inside at the start: mean [R], two_std [R] over seeds
+                               (null for one), by_seed [S, R]
+    coverage.data, .end (data %, end %)   the same after generation, and after inflation of that
+    coverage.fresh (fresh %)   the same of new samples of a toy, or of held-out rows of a table
+    fresh_pts                  the number of these, M; of toys as many as test points
+    largest_change (change)    [R], largest difference of data or end from latent, over seeds too
+    changed_sides (moved)      [R], most test points on another side than at the start
+    paired.fresh_exact         as coverage.fresh, inside boundaries that the exact denoiser carries;
+                               without --paired, paired is null
+    paired.difference (paired) coverage.fresh less that, of the same samples
+    paired.standard_error (s.e.)   [R], of the mean difference
+    denoiser_calls             of the carried points, without the exact flow's
+
+Under a learned law of latents the stages latent and end are in whitened latents, where the law is
+standard normal. ``{data}_{schedule}_coverage.npz`` has, for each stage of latent, data and end,
+
+    radii, exact               [R]
+    coverage, coverage_fresh   [S, 3, R], [S, R]
+    fresh_data                 [S, M, D]
+    test_{stage}               [S, N, D]
+    boundary_{stage}, faces    [R, K, D]; refitted boundaries have faces_{stage}_{index} between
+                               the points of their sphere and all smaller ones
+    coverage_fresh_exact, paired_difference, paired_standard_error   [S, R], with --paired
+    boundary_data_exact        [R, K, D], with --paired
+
+In 3-D each mesh is also ``{data}_{schedule}_r{radius}_{stage}.ply``, in single precision, the
+radius to six digits; ``--overwrite`` removes the meshes of other radii under these names.
 
 Latent points are read in units of the latent's standard deviations, in which spheres of a
 Mahalanobis radius are round however thin the latent is. They are not in the file, but follow from

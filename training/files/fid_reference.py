@@ -1,7 +1,15 @@
-"""The reference that ``fid.py ref`` writes: the features of a data set, measured once.
+"""FID references: the features of a data set, measured once by ``fid.py ref``.
 
-``docs/files.md`` has the arrays. Only ``mu`` and ``sigma`` are needed, so that references of other
-programs can be read; what is missing is taken on trust, and said so.
+    mu, sigma     [2048], [2048, 2048], mean and unbiased covariance of the features, float64
+    features      [k, 2048], features of some images, float32, for the KID
+    count         [], number of images measured
+    image_shape   [3], channels, height, width
+    detector      [], text: SHA-256 of the weights file
+
+Only mu and sigma are needed, so that references of other programs can be read; the script takes on
+trust what is missing, and says so. The options are in a ``.json`` beside it. ``fid.py calc
+--dest=FILE.json`` writes fid, kid and what they follow from; kid.over_subsets is null where each
+random subset would be the whole set.
 """
 
 from dataclasses import dataclass

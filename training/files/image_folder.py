@@ -1,7 +1,15 @@
-"""A folder of images named by seed, and the file that says how they were made.
+"""Generated images: the folder of ``gen_fid_samples.py``.
 
-Images of different settings never mix: ``gen_params.json`` is there before the first image, and a
-run that would make other images than it says is refused.
+Images are ``{seed:06d}.png``, with ``--subdirs`` a thousand to a folder ``{first seed:06d}/``.
+``gen_params.json`` is there before the first of them. It has
+
+    settings    all that an image follows from beside its seed: SHA-256 of the network, latent law,
+                solver, times, precision, rows of a call, type of device; with
+                --gen_source=empirical latent_sha256, the digest of the variances
+    runs        for each run that ended: options, the numbers made, remade and skipped,
+                network_calls, seconds, versions
+
+Images of different settings never mix: a run that would make other images is refused.
 """
 
 import os

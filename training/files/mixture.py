@@ -1,10 +1,12 @@
-"""Draws of a mixture's weights in files: an ``.npz`` with
+"""Mixtures over latents: the draws of ``posterior.py mixture``.
 
-weights ``[R, C, S, K]``      draws of R runs in C chains
-truth ``[R, K]``              true weights; absent of data that were not simulated
-observed ``[R, N, ...]``      what was observed
-log_evidence ``[R, N, K]``    of each component for each point, in nats
-mean, std                     the components in whitened latents, ``[K, D]`` and ``[K]``
+``{data}_{schedule}_mixture.npz`` has, for R runs, C chains of S draws and K components,
+
+    weights         [R, C, S, K], draws
+    truth           [R, K], true weights; not of data that were not simulated
+    observed        [R, N, ...], what was observed
+    log_evidence    [R, N, K], of each component for each point, in nats
+    mean, std       [K, D], [K], the components in whitened latents
 """
 
 from pathlib import Path

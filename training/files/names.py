@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from torch_utils.results import load_json
 from training.names import KINDS
 
@@ -19,6 +21,18 @@ def stem_of(path: Path) -> str:
     for kind in KINDS:
         stem = stem.removesuffix(f"_{kind}")
     return stem
+
+
+def kind_of(path: Path, times: np.ndarray) -> str:
+    """``melt``, ``roundtrip`` or ``gen``. Of those that run backwards, the name says which.
+
+    Args:
+        path: A results file.
+        times: Its saved times, two at least.
+    """
+    if times[-1] > times[0]:
+        return "melt"
+    return "roundtrip" if path.stem.endswith(("_roundtrip", "_roundtrip_results")) else "gen"
 
 
 def title_of(stem: str) -> tuple[str, str]:

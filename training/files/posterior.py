@@ -1,6 +1,35 @@
-"""Posteriors in files: numbers as JSON, and the runs of checks.
+"""Numbers of posteriors: the JSON of ``posterior.py``, and the runs of its checks.
 
-Draws are in ``posterior_draws``, those of an unfinished run in ``posterior_parts``.
+``{data}_{schedule}_posterior.json`` has the options, points (clean, or with the noise of the first
+time), rule (what counts as converged), converged (how many), samplers by the number of
+observations, network_calls, seconds, r_hat (the largest, and its 90 % quantile), the smallest
+ess_bulk and ess_tail, leaked where draws were rejected, and with ``--truth`` truths_held, the share
+of truths in central intervals by their content. While there are at most 2,000 means it
+has posteriors, for each observation
+
+    sampler, converged, not_converged_since   the last of worth, chains, test, tail, steps
+    mean, std, r_hat, ess_bulk, ess_tail, mcse_mean, mcse_std   by the names of coordinates
+    quantiles                by their level and these names
+    statistics               what the sampler says
+    surprise, blur           how unlike the simulations it is, in nats; the noise of the first time
+
+What is not a number is null. ``{data}_{schedule}_posterior_check.json`` has the question (sampler
+for ``--truth=flow``, model for ``--truth=data``), verdict, detectable (the error of coverage that
+so many runs see in 90 % of cases, in points), p_values and adjusted_p_values (Holm) by test,
+central_intervals and regions with what they hold at each of their levels, crps, and with
+``--condition`` near: of each observation passed, the quantity of the smallest p and this adjusted,
+tendency, mean_ranks, the distance of the farthest neighbor, local, surprise.
+``..._posterior_check.npz`` has R runs and Q quantities, those of V coordinates first:
+
+    names                    [Q], coordinates, log likelihood (or log density), radius
+    ranks                    [R, Q], fractional ranks of truths among draws, from 0 to 1
+    crps                     [R, V], continuous ranked probability scores, in the data's units
+    region_names, regions    [F], [F, R], contents of the smallest region that holds the truth
+    leaked                   [R], of flows with bounds: the share of draws beyond them
+    format, fingerprint      [], of the file; of the run
+
+Both keep finished groups in ``..._posterior.part/`` or ``..._posterior_check.part/`` until the
+results are written. The same command goes on with those of its own options and inputs.
 """
 
 from collections.abc import Sequence

@@ -1,15 +1,29 @@
-"""Draws from posteriors as netCDF, for ArviZ.
+"""Draws from posteriors: ``{data}_{schedule}_posterior.nc``, netCDF for ArviZ.
 
-It has ArviZ's groups: ``posterior`` with the points ``x [chain, draw, observation, coordinate]``,
-of other data than images each coordinate of them by its own name too ``[chain, draw,
-observation]``, and the latents ``z [chain, draw, observation, latent]``; ``sample_stats`` with
-``log_likelihood [chain, draw, observation]``, or of a flow that has learned the posterior itself
-``lp``, the log of its density, ``observed_data`` with ``y [observation, number]``, ``prior`` with
-draws ``x [chain, draw, coordinate]``, and ``constant_data`` with what samplers say and with the
-likelihood, where it is linear with Gaussian noise: ``noise_std [number]`` or ``noise_covariance
-[number, other_number]``, and ``seen [number]``, the coordinates that are observed, or ``operator
-[number, coordinate]``; and ``truth [observation, coordinate]``, where it is known. What readers
-here need of texts is also there as numbers, in ``description [letter]``, JSON in UTF-8.
+It has ArviZ's groups, for M observations, C chains of S draws and D coordinates, in float64:
+
+    posterior/x              [C, S, M, D], points in the data's units, images in gray levels
+    posterior/{name}         [C, S, M], the same of one coordinate of a toy or table; a / in a name
+                             becomes _, and a name that is taken gets a _ after it
+    posterior/z              [C, S, M, D], their latents
+    sample_stats/log_likelihood   [C, S, M], nats; not with --condition alone
+    sample_stats/lp          [C, S, M], with --condition alone: log density of the flow's posterior
+    observed_data/y          [M, K], what was observed; with --condition alone the conditions
+    prior/x                  [1, N, D], draws of the prior, none of images
+    constant_data/truth      [M, D], where it is known
+    constant_data/network_calls   [M], shared out evenly over observations sampled side by side
+    constant_data/...        [M], what samplers say, NaN where one does not: effective_size and
+                             pareto_k of weights, acceptance, step_size, stages; leaked, the share
+                             of draws beyond bounds; fine_k of the weights of the fine flow
+    constant_data/noise_std, noise_covariance   [K], [K, K]: one of them, if the likelihood is
+                             linear with Gaussian noise
+    constant_data/seen, operator   [K], [K, D]: which coordinates were observed, or the linear map
+    constant_data/description     [letters], bytes of JSON: format, coordinates, samplers, toy,
+                             image_shape
+
+Attributes are format and about, JSON of the options. Where weights chose the draws, posterior has
+effective_size, that of the observation with the least: readers of the draws alone take draws that
+were chosen more than once for independent ones.
 """
 
 import json

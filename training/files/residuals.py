@@ -1,8 +1,19 @@
-"""Files of residuals: one for a toy, one a time for images, written batch by batch.
+"""Residuals: files of ``calc_net_residuals_autocorrelations.py extract`` and ``extracttoys``.
 
-A toy's file has ``net_outputs`` and ``net_residuals`` ``[T, N, D]``; an image's file of one time
-has them ``[N, D]`` and its ``time []``. Where the exact denoiser is known, ``exact_residuals`` are
-there too. All are float32, and every file says what it belongs to.
+In eigenspace, of tables along the axes of the flow's own coordinates, in float32:
+
+    {toy}_{schedule}_toy_net_outputs_residuals.npz       arrays [T, N, D]
+    {data}_{schedule}_net_outputs_residuals_time{t}.npz  arrays [N, D], and time []
+
+Arrays are net_outputs and net_residuals, and exact_residuals where the exact denoiser is known.
+Every file says what it belongs to, and those of one extraction agree in all of it:
+
+    data_name, schedule   text: how the files are named
+    noise                 text: independent or path
+    dims_to_keep          [], of the schedule
+    times                 [T], all of them
+    origin                text: a digest of all options that the numbers depend on; the .json beside
+                          them has it too
 """
 
 import hashlib

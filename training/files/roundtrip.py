@@ -1,4 +1,23 @@
-"""The files of ``calc_roundtrip_mse.py``: errors in a JSON, the worst images in an ``.npz``."""
+"""Round-trip errors: the files of ``calc_roundtrip_mse.py``.
+
+``{data}_{schedule}_roundtrip_mse_seed{seed}.json`` has all options and, of images,
+
+    mse, mse_float        in squared gray levels, after rounding to 8 bits and before
+    max_abs_error         in gray levels
+    exact_pixels          a fraction
+    rms_error_histogram   over the images
+
+and of tables rms_error and max_abs_error in the coordinates of the flow, where columns have unit
+variance, and columns, rms and max_abs of each in its own units. ``..._worst.npz`` has the K worst
+of N images:
+
+    originals             [K, C, H, W], uint8
+    returned              [K, C, H, W], float32, gray levels before rounding
+    latents               [K, D]
+    indices               [K], of the images in their data set
+    mse, mse_float, max_abs_error, exact   [K], errors of these
+    all_mse, ...          [N], errors of all images
+"""
 
 import math
 import re

@@ -1,8 +1,14 @@
-"""Simulated rows of a table: what their trajectory has beside its states, and rows as CSV.
+"""Simulated rows of a table: what their trajectory has besides, and rows as CSV.
 
-A trajectory of a table has its rows in the units of the columns, ``points [N, D]``, the ``names
-[D]`` of these, and where they are known log densities ``log_prob [N]`` with their standard errors
-``log_prob_error [N]``, and numbers of the rows in their data set, ``row_index [N]``.
+    points            [N, D], rows in their own units: melted, or where they came back or ended
+    names             [D], of the columns
+    row_index         [N], of a melt: which rows of the data set they are
+    log_prob          [N], with --log_prob
+    log_prob_error    [N], standard errors of these, where they are estimated
+
+The states are in the coordinates of the flow. ``--csv`` writes rows as the source had them: all
+columns, discrete ones rounded, those of samples within their range, and log_prob and
+log_prob_error if there are such.
 """
 
 import csv

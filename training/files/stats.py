@@ -1,4 +1,32 @@
-"""The reports of a training run, ``stats.jsonl``: a line of JSON each, by ``training.learning``."""
+"""A training run: the folder that ``toy_train.py`` and ``train.py`` write.
+
+The folder is ``{outdir}/{00000}-{data}-{schedule}-{network}[...][-{desc}]/``, with
+
+    training_options.json         options: each with the value that it came to; the command, the
+                                  versions, and when it started; --resume reads it
+    log.txt                       the lines of the console, with times; a resumed run appends
+    stats.jsonl                   one JSON object a report, see below
+    events.out.tfevents.*         the same numbers: tensorboard --logdir={outdir}
+    network-snapshot-{kimg}.pkl   the network with averaged weights after so many thousand samples
+    training-state-{kimg}.pt      the last --keep of what --resume needs: weights, averages,
+                                  optimizer, step
+
+Keys of ``stats.jsonl``:
+
+    seen                          samples trained on so far
+    Loss/loss                     mean since the last report; 1 is the best linear denoiser
+    Loss/held_out                 loss of the averaged weights on what is not trained on: of
+                                  tables, and with --held_out of images
+    Likelihood/held_out_nats      of tables: estimate of the mean log density of held-out rows
+    Gradient/norm                 mean norm of the gradient
+    Progress/learning_rate        now
+    Progress/skipped_steps        steps without a finite gradient, which were left out so far
+    Timing/seconds                since the start, or the start of the resumed run
+    Timing/seconds_per_kimg       per thousand samples since the last report
+    Timing/waiting_for_data       fraction of the time spent waiting for batches
+    Resources/peak_memory_gib     of the process, as its reports saw it
+    Resources/peak_gpu_memory_gib of the device, on CUDA
+"""
 
 import json
 import math

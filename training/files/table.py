@@ -1,17 +1,19 @@
-"""The data set of a table: its keys, how it is written, read and checked.
+"""Data sets of tables: an ``.npz`` by ``dataset_tool.py``, or your own.
 
-    points            [N, D], float64
-    names             [D], of the columns
+    points            [N, D], float64, in their own units
+    names             [D], of the columns; without them x1, x2, ...
     steps, offsets    [D]: the step of a discrete column and a value of it; 0 for continuous ones
-    bounds            [D, 2], NaN where there is none
-    held_out          [N], bool: rows that are not to be trained on
-    dropped_names     [K], columns of the source that have no density, with
-    dropped_offsets   [K] and
-    dropped_slopes    [K, D], by which they follow from the points
+    bounds            [D, 2], lowest and highest value, NaN where there is none
+    held_out          [N], bool: rows that are not trained on
+    dropped_names     [K], columns of the source that are left out, since they follow from others:
+                      dropped_offsets + points @ dropped_slopes.T
+    dropped_offsets   [K]
+    dropped_slopes    [K, D]
     column_order      [D + K], all names as the source has them
     conditions, condition_names   [N, C] and [C], if points are to be conditioned on something
 
-Only points are needed: files of others that have them, and perhaps names, are read too.
+Only points are needed. Beside the file, ``{name}_params.json`` has the options, what the tool found
+and did, and the versions.
 """
 
 from collections.abc import Sequence

@@ -1,12 +1,37 @@
-"""The results file of a simulation: written state by state while it runs, and read again.
+"""Simulations: the results of ``toy_pfODE_int.py`` and ``pfODE_int.py``.
 
-``S`` saved times, ``N`` samples, ``D`` dimensions; ``docs/files.md`` tells of every key.
+Toys have ``{toy}_{schedule}_{mode}_{sim}_results.npz`` for each sim of melt, roundtrip and gen and
+``{toy}_{schedule}_{mode}_sim_params.json``; images and tables have ``{data}_{schedule}_{sim}.npz``
+and ``{data}_{schedule}_HD_pfODE_int_sim_params.json``. The schedule is PRP, PRRto{d}D, EDM, VP or
+VE. Arrays, for S saved times, N samples and D dimensions, in float64; states of images in float32:
 
-Whoever goes on from a melt reads its ends, ``SavedEnd``. Whoever draws keeps few of the states,
-``SavedTrajectory``, so that many files fit in memory: the scaled eigenspace ones ``xs_es`` of some
-samples in the first dimensions. Points of image space follow from them, ``x = s·mean + W x_es``,
-with ``s`` the scale and ``W`` the basis. Of images, the unscaled states ``tilde_xs`` of some
-samples are kept too.
+    times                 [S], in the order of the simulation: upward for a melt
+    tilde_xs              [S, N, D], unscaled states in image space: at time 0, data
+    xs                    [S, N, D], scaled states, scale * tilde_xs
+    tilde_xs_es, xs_es    [S, N, D], the same in eigenspace, where the mean is subtracted
+    net_outs              [S, N, D], the denoiser at the saved state, unscaled, in eigenspace
+    unscaled_scores       [S, N, D], (net_outs - tilde_xs_es) / noise_variance, in eigenspace
+    dxs, dxs_es           [S, N, D], the last step's change of xs_es, rotated to image space and in
+                          eigenspace; 0 at the start
+    mean, eigenvectors, eigenvalues   [D], [D, D], [D]: columns are axes, variances sorted downward
+    scale, noise_variance [S], [S, D], the schedule at the saved times
+    network_sha256        [], text: a digest of all that decides what the flow of a network does
+    gap, gap_times, gap_solver   [N, D], [steps + 1], []: of rev_euler and rev_rk5, of a melt and a
+                          generation: what an exact way back needs beside the last of xs_es
+    image_shape           [3], of images: channels, height, width
+    labels                [N, L], of networks with classes
+    image_index           [N], of images of a melt and its roundtrip: which of the data set they are
+    log_prob              [N], with --log_prob: nats at the first time; of images dequantized
+    log_prob_error        [N], its standard error where it is estimated, or the mean over a cell
+    bits_per_dim          [N], of images
+
+States are saved at the start, every ``--save_freq`` steps, and at the end. So
+``tilde_xs == tilde_xs_es @ eigenvectors.T + mean``, and the closed form of a latent variance is
+``scale[k]**2 * (eigenvalues + noise_variance[k])``. A lone roundtrip refuses a melt of another
+network.
+
+The JSON has, for each simulation, options, denoiser_calls, seconds, end_time, and end_variance per
+eigen-dimension beside closed_form_variance; errors of a roundtrip; the versions and the command.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +51,7 @@ from torch_utils.array_stream import ArrayStream, stream_arrays
 from torch_utils.inert_pickle import shown
 from torch_utils.results import SavedArrays, open_arrays
 from training.files.arrays import LARGEST, CheckedArrays, evenly
+from training.files.names import kind_of
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
 from training.flow.trajectory import State
@@ -272,18 +298,6 @@ class SavedEnd:
 def spaced(count: int) -> np.ndarray:
     """Which of so many samples are drawn in pictures: evenly spaced ones."""
     return evenly(count, MOST_SAMPLES)
-
-
-def kind_of(path: Path, times: np.ndarray) -> str:
-    """``melt``, ``roundtrip`` or ``gen``. Of those that run backwards, the name says which.
-
-    Args:
-        path: A results file.
-        times: Its saved times, two at least.
-    """
-    if times[-1] > times[0]:
-        return "melt"
-    return "roundtrip" if path.stem.endswith(("_roundtrip", "_roundtrip_results")) else "gen"
 
 
 @dataclass(frozen=True)

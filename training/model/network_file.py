@@ -1,18 +1,38 @@
-"""The network file of a model: its keys, how it is written, read and checked.
+"""Network files: ``network-snapshot-*.pkl``.
 
-The container is that of ``snapshots``. Its parts are
+A file is written by ``torch.save`` and opened only by ``torch.load(weights_only=True)``, which
+rebuilds tensors and plain values and refuses everything else: a file from a stranger cannot run
+code. It holds ``{"format": "inflationary-flows network", "version": 1, "parts": {...}, "about":
+{...}}``; each part is ``{"class", "arguments", "state"}``:
 
-    schedule   a name in ``SCHEDULES``, with the arguments that the basis does not give
-    basis      EigenBasis: mean [D], eigenvalues [D], eigenvectors [D, D], in float64
-    network    a name in ``NETWORKS``, with its arguments and weights
-    denoiser   NetworkDenoiser, with its arguments, data_variance [D] and, if there are such,
-               output_gain_times [K], output_gains [K, D],
-               calibration_times [K], calibration_gains [K, D], calibration_slopes [K, D]
-    coordinates  of tables: Coordinates, with its arguments and buffers
-    latent_law   of flows that compress, if it was learned: ConditionalMixture, with its arguments,
-                 weights and buffers, in float64
+    schedule    a name in ``SCHEDULES`` (ifs, edm, vp, ve), with the arguments that the basis does
+                not give
+    basis       EigenBasis: mean [D], eigenvalues [D], eigenvectors [D, D], in float64
+    network     a name in ``NETWORKS``, with its arguments and weights
+    denoiser    NetworkDenoiser, with its arguments (space, noise_cond, preconditioning),
+                data_variance [D] and, if there are such,
+                output_gain_times [K], output_gains [K, D],
+                calibration_times [K], calibration_gains [K, D], calibration_slopes [K, D]
+    coordinates of tables: Coordinates, with its arguments (dim, maps, knots; of C conditions also
+                conditions, surprise, relevant, skewed, tails) and buffers: of discrete columns
+                steps, offsets, least, most [D]; what each map holds; of conditions scale.mean,
+                scale.gain [C], surprise.mean [C], surprise.whitening [C, C],
+                surprise.quantiles [4]
+    latent_law  of flows that compress, if it was learned: ConditionalMixture, with its arguments
+                (kept, compressed, components, width, depth, waves, chained), weights and buffers,
+                in float64
 
-and it says about itself at least data_dim, dims_to_keep, tmin and tmax.
+``about`` has data_name, data_dim, dims_to_keep, tmin, tmax and seen; of toys augment_to; of images
+image_shape and label_dim; of tables columns, condition_names and dropped; and with
+``--disc=adapted --store_grid`` time_grid, a solver and its times.
+
+Classes are looked up by name in a fixed table, and a network is laid out without memory first, so
+that a file cannot ask for more than it brings. A file of a newer version, with missing parts, or
+with tensors of the wrong shape or not finite, is refused with one line.
+
+``--network`` takes a path or an ``https://`` URL. A URL is downloaded once into
+``~/.cache/inflationary-flows`` (or ``$INFLATIONARY_FLOWS_CACHE``), and ``URL#sha256=...`` is
+checked.
 """
 
 import hashlib

@@ -1,8 +1,11 @@
-"""Data sets of images in the StyleGAN format: square PNGs and their labels in a zip or folder.
+"""Data sets of images: square PNGs in the StyleGAN format, by ``dataset_tool.py``.
 
-Images are ``00000/img00000000.png`` and on, a thousand to a folder, all of one shape; labels are in
-``dataset.json``: ``{"labels": [["00000/img00000000.png", 6], ...]}``, or null instead of the list.
-Nothing is compressed, so that reading is fast, and equal images give equal bytes.
+A data set is a zip or a folder of uncompressed 8-bit PNGs, gray or RGB and all of one shape, named
+``00000/img00000000.png`` and on, a thousand to a folder, with ``dataset.json``: ``{"labels":
+[["00000/img00000000.png", 6], ...]}`` with an integer or a list of numbers for each image, or null
+in place of the list. Nothing is compressed, so that reading is fast, and equal images give equal
+bytes. Beside it, ``{name}_params.json`` has the options, the number of images written and skipped,
+and the versions.
 """
 
 import json

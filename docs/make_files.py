@@ -1,0 +1,58 @@
+"""Writes files.md, the page of every file and key, from the modules that own the formats.
+
+python docs/make_files.py
+"""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "files.md"
+MODULES = (
+    "training/files/stats.py",
+    "training/model/network_file.py",
+    "training/data/sources/writer.py",
+    "training/files/table.py",
+    "training/files/trajectory.py",
+    "training/files/rows.py",
+    "training/files/image_folder.py",
+    "training/files/fid_reference.py",
+    "training/files/roundtrip.py",
+    "training/files/coverage.py",
+    "training/files/posterior_draws.py",
+    "training/files/posterior.py",
+    "training/files/mixture.py",
+    "training/files/residuals.py",
+    "training/files/correlations.py",
+)
+"""In the order of the page."""
+HEAD = """# Files
+
+Every file that the scripts write, by the module that writes and reads it; `make docs` makes this
+page of their docstrings. All are written to a temporary name, flushed and renamed: a file is whole
+or absent. Existing results are kept unless `--overwrite` is given. Arrays open with
+`numpy.load(path)`; none needs pickle. Results say what they are in an entry `format`, such as
+"inflationary-flows trajectory 1", and
+
+    python info.py FILE...
+
+says what is in a network file, in results, in the folder of a run, or in a set of images. Pictures
+and reports are on pages of their own, [pictures.md](pictures.md) and [report.md](report.md).
+"""
+
+
+def section_of(module: str) -> str:
+    """The section of a module: its docstring, whose first line is a heading and what it is of."""
+    text = ast.get_docstring(ast.parse((ROOT / module).read_text(encoding="utf-8")))
+    assert text is not None, module
+    heading, _, rest = text.replace("``", "`").partition(": ")
+    return f"## {heading}\n\n{rest[:1].upper()}{rest[1:]}\n\nIn `{module}`.\n"
+
+
+def page() -> str:
+    """The whole page."""
+    return "\n".join([HEAD, *map(section_of, MODULES)])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
