@@ -37,9 +37,10 @@ def test_the_network_file_knows_its_data(fit: Run, colors: Path) -> None:
     dim = 3 * SIDE**2
     folder = fit(f"--data_dim={dim}", "--dims_to_keep=10", "--tmin=0.5", data=colors)
     assert folder.name == "00000-colors-PRRto10D-ddpmpp-uncond-batch16-fp32"
-    data = {"data_name": "colors", "image_shape": [3, SIDE, SIDE], "label_dim": 0, "data_dim": dim}
+    data = {"kind": "images", "data_name": "colors"}
+    size = {"image_shape": [3, SIDE, SIDE], "label_dim": 0, "data_dim": dim}
     flow = {"dims_to_keep": 10, "tmin": 0.5, "tmax": 15.01, "seen": 64}
-    assert load(folder).about == data | flow
+    assert load(folder).about == data | size | flow
 
 
 VARIANTS: list[tuple[list[str], dict[str, object]]] = [

@@ -31,7 +31,7 @@ from tests.support.image_runs import (
 )
 from tests.support.running import refused
 from torch_utils.snapshots import read_state, write_state
-from training.commands import train as job
+from training.commands import train_images as job
 from training.data.images.batches import ImageBatches
 from training.flow.eigenbasis import EigenBasis
 

@@ -15,8 +15,7 @@ from training.runs.roundtrips import measure_returns
 
 def run(settings: Settings) -> None:
     began = time.perf_counter()
-    subject, file = opened(settings.network)
-    settings.require_kind(subject.kind, file.name)
+    subject, file = opened(settings.network, settings)
     choice = image_times(settings.times, file.t_max, file.name, settings.store_grid)
     choice.even(subject.flow.schedule)
     solver = solver_of(settings.solver)

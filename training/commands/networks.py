@@ -1,12 +1,17 @@
 """What options of networks stand for: a network file, what it is of, and its law of latents."""
 
+from training.options.declared import Declared
 from training.options.networks import ImageNetworkOptions
 from training.runs.latents import LatentChoice, latent_choice
 from training.subjects import NetworkFile, Subject, open_subject
 
 
-def opened(options: ImageNetworkOptions) -> tuple[Subject, NetworkFile]:
+def opened(options: ImageNetworkOptions, settings: Declared) -> tuple[Subject, NetworkFile]:
     """A network of images or a table, and its file.
+
+    Args:
+        options: Of the network.
+        settings: Of the command, which are to be for this kind of data.
 
     Raises:
         UsageError: What was said contradicts the file, or its rows are given with conditions.
@@ -15,6 +20,7 @@ def opened(options: ImageNetworkOptions) -> tuple[Subject, NetworkFile]:
     file = NetworkFile.open(
         options.network, options.end_vars, options.calibration, options.precision
     )
+    settings.require_kind(file.kind, options.network)
     return of_data_set(file, options.said(), options.data_name), file
 
 

@@ -22,8 +22,7 @@ FEWEST_SAMPLES = 1000
 
 
 def run(settings: Settings) -> None:
-    subject, file = opened(settings.network)
-    settings.require_kind(subject.kind, file.name)
+    subject, file = opened(settings.network, settings)
     subject.check_class(settings.class_)
     choice = image_times(settings.times, file.t_max, file.name, settings.store_grid)
     latent = latent_of(settings.gen_source, settings.eps, "say --gen_source=empirical")
