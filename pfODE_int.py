@@ -1,4 +1,4 @@
-"""Integrates the probability-flow ODE of images or tables: melt, roundtrip of it, and gen."""
+"""Integrates the probability-flow ODE of images or tables: melt data, bring it back, generate."""
 
 from training.settings.declared import takes
 from training.settings.pfode_int import Settings
