@@ -78,7 +78,7 @@ def overview(
     r_hat, bulk = summary.r_hat, summary.ess_bulk
     known = r_hat[~r_hat.isnan()]
     samplers = {name: draws.sampler.count(name) for name in sorted(set(draws.sampler))}
-    found: dict[str, Any] = {
+    content: dict[str, Any] = {
         "observations": draws.count,
         "coordinates": list(names),
         "samplers": samplers,
@@ -95,19 +95,19 @@ def overview(
     }
     if "leaked" in draws.stats:
         leaked = draws.stats["leaked"]
-        found["leaked"] = {"mean": _number(leaked.mean()), "largest": _number(leaked.max())}
+        content["leaked"] = {"mean": _number(leaked.mean()), "largest": _number(leaked.max())}
     if truth is not None:
         held = summary.held(truth).double().mean(dim=(1, 2)).tolist()
-        found["truths_held"] = dict(zip(map(str, CONTENTS), held, strict=True))
+        content["truths_held"] = dict(zip(map(str, CONTENTS), held, strict=True))
     if summary.mean.numel() <= MOST_LISTED:
-        found["posteriors"] = [
+        content["posteriors"] = [
             _listed(draws, summary, names, index) for index in range(draws.count)
         ]
         for index, nats in enumerate([] if surprise is None else surprise):
-            found["posteriors"][index]["surprise"] = _number(nats)
+            content["posteriors"][index]["surprise"] = _number(nats)
         for index, noise in enumerate([] if blur is None else blur):
-            found["posteriors"][index]["blur"] = dict(zip(names, noise.tolist(), strict=True))
-    return found
+            content["posteriors"][index]["blur"] = dict(zip(names, noise.tolist(), strict=True))
+    return content
 
 
 def _listed(draws: Draws, summary: Summary, names: Sequence[str], index: int) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def _numbers(
         return default
     array = saved.numbers(name)
     fits = array.ndim == len(shape) and all(
-        wanted in (None, found) for wanted, found in zip(shape, array.shape, strict=True)
+        wanted in (None, own) for wanted, own in zip(shape, array.shape, strict=True)
     )
     if not fits:
         wanted_shape = ", ".join("any" if size is None else str(size) for size in shape)

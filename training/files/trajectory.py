@@ -233,13 +233,13 @@ class SavedEnd:
 
         Logs a warning if a reversible solver has to go back without one: that is not exact.
         """
-        found = self.gap if self.gap_solver == solver.name else None
-        if found is None and solver.pairs is not None:
+        gap = self.gap if self.gap_solver == solver.name else None
+        if gap is None and solver.pairs is not None:
             logger.warning(
                 f"Warning: the melt is by another solver than {solver.name}, or by other times: "
                 "the way back is one more integration, and no exact inverse"
             )
-        return found
+        return gap
 
     @classmethod
     def load(
