@@ -251,7 +251,7 @@ class SavedEnd:
             path: The melt's file.
             flow: The flow to go on in.
             times: Increasing ``[steps + 1]``.
-            network_sha256: Digest of the flow's network. Files of earlier versions have none.
+            network_sha256: Digest of the flow's network; None where it has none.
 
         Raises:
             DataError: The file is missing, broken or no melt, or was made with another network,
