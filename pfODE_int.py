@@ -1,4 +1,4 @@
-"""Integrates the probability-flow ODE of images or tables: melt, roundtrip of it, and gen."""
+"""Integrates the probability-flow ODE of images or tables: melt data, bring it back, generate."""
 
 from training.options.declared import takes
 from training.options.pfode_int import Settings

@@ -36,8 +36,8 @@ def check(settings: CheckSettings) -> int:
 
     Truths are found again; the verdict says how large an error so many runs would have seen.
 
-    Of a conditional network of a table, without a likelihood, the truths are rows of --data_root,
-    and what it is given are their conditions.
+    For a conditional network of a table, without a likelihood, truths are rows of --data_root, and
+    observations are their conditions.
 
     \b
     Files: {data}_{schedule}_posterior_check.json    p-values, coverage, verdict

@@ -1,4 +1,4 @@
-"""Writes all that some folders hold into one HTML file: the flow to touch, numbers, and curves.
+"""Writes all results in some folders into one HTML file: flows that move, numbers, and curves.
 
 Each PATH is the folder of a training run or of results, or a file of results. Folders are searched
 with those in them: for training runs, simulations of toys, images and tables, coverage,
@@ -54,15 +54,15 @@ def write(settings: Settings) -> int:
     from training.report.page import page_of
 
     choice = Choice(settings.points, settings.seed)
-    found = found_in(settings.paths, choice)
-    for path, why in found.broken:
+    findings = found_in(settings.paths, choice)
+    for path, why in findings.broken:
         logger.warning(f"Left out {path}: {why}")
     title = settings.title or ", ".join(path.resolve().name for path in settings.paths)
-    text = page_of(found, title, choice)
+    text = page_of(findings, title, choice)
     require_folder(settings.dest.parent)
     with atomic_path(settings.dest) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    return len(found.sections)
+    return len(findings.sections)
 
 
 @command(help=__doc__)

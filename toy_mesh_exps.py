@@ -9,10 +9,10 @@ space fresh samples of the toy, or held-out rows of the table, too.
 Columns, by radius, and their names in the files where these differ:
 chi2    part of the Gaussian in the sphere ("exact")
 start   test points inside at the start, in latent space ("latent")
-data    the same after generation; as at the start, however wrong the score is
-end     the same after inflation of what was generated
-fresh   new samples of the toy, or held-out rows, in data space: off chi2 by errors of
-        the score, and where data are no Gaussian at T or in compressed dimensions
+data    the same after generation; equal to start, however wrong the score is
+end     the same after inflating the generated points
+fresh   new samples of the toy, or held-out rows, in data space: differs from chi2 by
+        errors of the score, and where latents are not Gaussian
 change  largest difference of data or end from start ("largest_change")
 moved   most test points on another side than at the start ("changed_sides")
 paired  with --paired: fresh, minus the same samples in the spheres that the exact

@@ -13,7 +13,7 @@ from training.flow.latent.conditional import ConditionalMixture
 from training.flow.solvers import SOLVERS, Solver
 from training.learning.latent_law import Candidate, fit
 from training.learning.melting import LawPlan, melted_latents
-from training.measure.residuals import Extractor, Found, ResidualProbe
+from training.measure.residuals import Extractor, Quantities, ResidualProbe
 from training.names import METHODS
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda", 1)
@@ -79,7 +79,7 @@ def test_mixtures_in_chains_are_inverted(cuda: FakeCuda) -> None:
 
 @pytest.mark.parametrize("solver", [None, SOLVERS["heun"]], ids=["independent", "path"])
 def test_residuals(cuda: FakeCuda, solver: Solver | None) -> None:
-    found: dict[torch.device, list[Found]] = {}
+    found: dict[torch.device, list[Quantities]] = {}
     batch = points_and_labels(NAME, 5)
     assert batch.labels is not None
     labels = batch.labels
@@ -96,7 +96,7 @@ def test_residuals(cuda: FakeCuda, solver: Solver | None) -> None:
             stream=0,
             solver=solver,
         )
-        taken: list[Found] = []
+        taken: list[Quantities] = []
         extractor.run(lambda index, first, rows, taken=taken: taken.append(dict(rows)))
         found[device] = taken
     for one, other in zip(found[CPU], found[CARD], strict=True):

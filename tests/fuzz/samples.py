@@ -22,6 +22,7 @@ from torch_utils.stats import RunningMeans
 from training.data.batches import Batch
 from training.files.posterior import save_values
 from training.files.posterior_parts import save_part
+from training.files.trajectory import FORMAT
 from training.flow.calibration import Calibration
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.eigenbasis import EigenBasis
@@ -128,7 +129,8 @@ def melt(kept: int = 2, labels: bool = False) -> dict[str, Any]:
     scale, noise = flow.schedule.scale(TIMES), flow.schedule.noise_variance(TIMES)
     spread = (flow.basis.eigenvalues + noise).sqrt() * scale[:, None]
     states = spread[:, None] * POINTS
-    extra = {"labels": np.eye(4, 3, dtype=np.float32)} if labels else {}
+    extra: dict[str, Any] = {"format": np.array(FORMAT)}
+    extra |= {"labels": np.eye(4, 3, dtype=np.float32)} if labels else {}
     tensors = {
         "times": TIMES,
         "xs_es": states,

@@ -58,8 +58,8 @@ def about_network(path: Path) -> Iterator[Fact]:
         yield "embedded in", f"{about['augment_to']} dimensions"
     elif model.coordinates is not None:
         columns = about.get("columns", [])
-        told = ", ".join(columns[:MOST_KEYS]) + (", ..." if len(columns) > MOST_KEYS else "")
-        yield "columns", f"{len(columns)}: {told}"
+        listed = ", ".join(columns[:MOST_KEYS]) + (", ..." if len(columns) > MOST_KEYS else "")
+        yield "columns", f"{len(columns)}: {listed}"
         yield "coordinates", ", then ".join(model.coordinates.names)
     known = ", ".join(
         f"{name} {recipe.schedule_arguments[name]}"
@@ -102,8 +102,8 @@ def about_table(path: Path) -> Iterator[Fact]:
     held_out = int(table.held_out.sum())
     yield "table", f"{len(table)} rows, {held_out} of them held out, {_size(path)}"
     names = list(table.columns.names)
-    told = ", ".join(names[:MOST_KEYS]) + (", ..." if len(names) > MOST_KEYS else "")
-    yield "columns", f"{table.dim}: {told}"
+    listed = ", ".join(names[:MOST_KEYS]) + (", ..." if len(names) > MOST_KEYS else "")
+    yield "columns", f"{table.dim}: {listed}"
     discrete = int((table.columns.steps > 0).sum())
     yield "discrete columns", str(discrete)
     if table.dropped.names:
@@ -149,8 +149,8 @@ def about_run(path: Path) -> Iterator[Fact]:
         if "Timing/seconds" in numbers:
             yield "seconds", f"{numbers['Timing/seconds']:.5g}"
     for label, pattern in (("networks", "network-snapshot-*.pkl"), ("states", "*-state-*.pt")):
-        found = sorted(path.glob(pattern))
-        yield label, f"{len(found)}" + (f", the last {found[-1].name}" if found else "")
+        files = sorted(path.glob(pattern))
+        yield label, f"{len(files)}" + (f", the last {files[-1].name}" if files else "")
 
 
 def about_images(path: Path) -> Iterator[Fact]:

@@ -1,5 +1,6 @@
 """Arrays of a results file that belong together: axes of one letter are of one size."""
 
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +49,9 @@ class CheckedArrays:
             fits = all(self.sizes.setdefault(letter, size) == size for letter, size in pairs)
         if not fits:
             wanted = ", ".join(str(self.sizes.get(letter, letter)) for letter in letters)
-            told = f"[{wanted}], each {least} or more" if letters else "one number"
-            raise DataError(f"{self._path}: '{name}' is {list(shape)}, but should be {told}")
-        values = values.astype(np.float64)
-        if (np.abs(values) > largest).any():
+            right = f"[{wanted}], each {least} or more" if letters else "one number"
+            raise DataError(f"{self._path}: '{name}' is {list(shape)}, but should be {right}")
+        values = values.astype(np.float64, copy=False)
+        if largest < inf and (np.abs(values) > largest).any():
             raise DataError(f"{self._path}: '{name}' has values beyond {largest:g}: make it again")
         return values

@@ -118,15 +118,16 @@ def save_summary(
     arrays, facts = table.summary(torch.from_numpy(extraction.times), samples)
     plain = {name: values.numpy() for name, values in arrays.items()}
     save_arrays(paths[0], {**plain, "format": np.array(SUMMARY_FORMAT)})
-    told = {"noise": extraction.noise, "scatter": scatter_of(samples), "quantities": facts}
-    save_json(paths[1], {"format": SUMMARY_FORMAT, **told, **made, **provenance()})
+    about = {"noise": extraction.noise, "scatter": scatter_of(samples), "quantities": facts}
+    save_json(paths[1], {"format": SUMMARY_FORMAT, **about, **made, **provenance()})
     logger.info(f"Wrote {paths[0].parent}, summary in {paths[0].name}")
-    for name, found in facts.items():
-        lasting, after = found["correlation_time"]["told"], found["mean_at_next_time"]
+    for name, quantity in facts.items():
+        lasting, after = quantity["correlation_time"]["told"], quantity["mean_at_next_time"]
+        last = quantity["mean_at_last_time"]
         logger.info(
             f"{name}, noise {extraction.noise}: correlation time {lasting} "
-            f"(mean correlation with time 0 is {after:.3g} at the next time, "
-            f"{found['mean_at_last_time']:.3g} at the last; {told['scatter']:.2g} may be chance)"
+            f"(mean correlation with time 0 is {after:.3g} at the next time, {last:.3g} at the "
+            f"last; {about['scatter']:.2g} may be chance)"
         )
 
 
@@ -190,7 +191,7 @@ class SavedLags:
             names = [name for name in QUANTITIES if f"{name}_mean" in saved.names]
             if not names:
                 raise DataError(f"{path} has no autocorrelations: make it again")
-            found = {
+            quantities = {
                 name: [
                     arrays.read(f"{name}_mean", "T"),
                     arrays.read(f"{name}_diagonal", "TD"),
@@ -198,11 +199,11 @@ class SavedLags:
                 ]
                 for name in names
             }
-        stds = torch.from_numpy(np.stack([std for _, _, std in found.values()]))
+        stds = torch.from_numpy(np.stack([std for _, _, std in quantities.values()]))
         lags = torch.from_numpy(times - times[0])
         curves, scatter = {}, scatter_of(count)
         always = varying(stds).all(dim=1).numpy()
-        for (name, (mean, diagonal, _)), varies in zip(found.items(), always, strict=True):
+        for (name, (mean, diagonal, _)), varies in zip(quantities.items(), always, strict=True):
             require_correlations(path, f"{name}_mean", mean)
             require_correlations(path, f"{name}_diagonal", diagonal)
             lasting = correlation_time(lags, torch.from_numpy(mean), scatter)
@@ -245,12 +246,12 @@ class SavedMatrices:
         if summary is not None and not np.array_equal(summary.times, times):
             raise DataError(f"{path} was not made together with its summary: make it again")
         chosen = telling_lags(times - times[0], summary.lasting if summary else None)
-        found = (
+        matrices = (
             (path, name, matrix)
             for name in names
             for matrix in _matrices_of_toy(path, name, len(times), chosen.keys())
         )
-        return cls._condensed(times[list(chosen)], list(chosen.values()), found)
+        return cls._condensed(times[list(chosen)], list(chosen.values()), matrices)
 
     @classmethod
     def of_images(cls, paths: Iterable[Path]) -> "SavedMatrices":
@@ -277,11 +278,11 @@ class SavedMatrices:
 
     @classmethod
     def _condensed(
-        cls, times: np.ndarray, notes: list[str], found: Iterable[tuple[Path, str, np.ndarray]]
+        cls, times: np.ndarray, notes: list[str], matrices: Iterable[tuple[Path, str, np.ndarray]]
     ) -> "SavedMatrices":
         """Of matrices with their files and quantities, those of a quantity in order of time."""
         dim, cells = 0, dict[str, list[np.ndarray]]()
-        for path, name, matrix in found:
+        for path, name, matrix in matrices:
             dim = dim or len(matrix)
             if matrix.shape != (dim, dim) or not dim:
                 raise DataError(
@@ -368,10 +369,10 @@ def _quantities(names: Sequence[str]) -> list[str]:
 
 
 def _required(path: Path, names: Sequence[str]) -> list[str]:
-    found = _quantities(names)
-    if not found:
+    quantities = _quantities(names)
+    if not quantities:
         raise DataError(f"{path} has no correlations: it has {', '.join(names) or 'nothing'}")
-    return found
+    return quantities
 
 
 def _summary(stem: Path) -> SavedLags | None:

@@ -252,7 +252,7 @@ def _boundaries(saved: SavedArrays, path: Path, stage: str, vertices: np.ndarray
 
     A carried one has the faces of all; a refitted one has its own, between all vertices up to its.
     """
-    found = []
+    boundaries = []
     for index, corners in enumerate(vertices):
         name = f"faces_{stage}_{index}"
         if name in saved.names:
@@ -264,8 +264,8 @@ def _boundaries(saved: SavedArrays, path: Path, stage: str, vertices: np.ndarray
             require_closed(faces, corners)
         except DataError as error:
             raise DataError(f"{path}: '{name}' do not fit: {error}") from error
-        found.append(Boundary(corners, faces.astype(np.int64)))
-    return found
+        boundaries.append(Boundary(corners, faces.astype(np.int64)))
+    return boundaries
 
 
 def _check(path: Path, radii: np.ndarray, fractions: dict[str, np.ndarray]) -> None:

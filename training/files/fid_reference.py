@@ -73,8 +73,8 @@ class FIDReference:
         for name, array in known.items():
             kinds, axes = _KINDS[name]
             if array.dtype.kind not in kinds or array.ndim != axes:
-                found = f"{array.dtype} {list(array.shape)}"
-                raise DataError(f"{path} is not a reference of fid.py: its '{name}' is {found}")
+                held = f"{array.dtype} {list(array.shape)}"
+                raise DataError(f"{path} is not a reference of fid.py: its '{name}' is {held}")
         mu, sigma = (known[name].astype(np.float64) for name in ("mu", "sigma"))
         require_moments(torch.from_numpy(mu), torch.from_numpy(sigma), str(path))
         features = known.get("features", np.empty((0, len(mu)))).astype(np.float64)

@@ -89,8 +89,8 @@ class ImageFolder:
         if not overwrite:
             raise UsageError(f"{difference}: give another --save_dir, or --overwrite")
         matches = [_NAME.fullmatch(name) for name in images]
-        found = torch.tensor([int(match[1]) if match else -1 for match in matches]).long()
-        asked = torch.isin(found, seeds).tolist()
+        numbers = torch.tensor([int(match[1]) if match else -1 for match in matches]).long()
+        asked = torch.isin(numbers, seeds).tolist()
         others = [name for name, replaced in zip(images, asked, strict=True) if not replaced]
         if others:
             raise UsageError(

@@ -88,10 +88,10 @@ class SavedNumbers:
         """
         variable = self._plain(place)
         with self._reading(place):
-            found: np.ndarray = variable[slices or ...]
-        if not np.isfinite(found).all():
+            values: np.ndarray = variable[slices or ...]
+        if not np.isfinite(values).all():
             raise DataError(f"{self.path}: '{place}' has values that are not finite")
-        return found.astype(found.dtype.newbyteorder("="), copy=False)
+        return values.astype(values.dtype.newbyteorder("="), copy=False)
 
     def text(self, place: str) -> str:
         """A text that a variable holds as bytes of UTF-8. Raises DataError as ``numbers`` does."""

@@ -34,7 +34,7 @@ results are written. The same command goes on with those of its own options and 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError
-from torch_utils.results import load_arrays, save_arrays
+from torch_utils.results import open_arrays, save_arrays
+from training.files.arrays import CheckedArrays
 from training.files.names import parameter, title_of
 from training.inference.draws import Draws
 from training.inference.summary import CONTENTS, LEVELS, Summary
@@ -78,7 +79,7 @@ def overview(
     r_hat, bulk = summary.r_hat, summary.ess_bulk
     known = r_hat[~r_hat.isnan()]
     samplers = {name: draws.sampler.count(name) for name in sorted(set(draws.sampler))}
-    found: dict[str, Any] = {
+    content: dict[str, Any] = {
         "observations": draws.count,
         "coordinates": list(names),
         "samplers": samplers,
@@ -95,19 +96,19 @@ def overview(
     }
     if "leaked" in draws.stats:
         leaked = draws.stats["leaked"]
-        found["leaked"] = {"mean": _number(leaked.mean()), "largest": _number(leaked.max())}
+        content["leaked"] = {"mean": _number(leaked.mean()), "largest": _number(leaked.max())}
     if truth is not None:
         held = summary.held(truth).double().mean(dim=(1, 2)).tolist()
-        found["truths_held"] = dict(zip(map(str, CONTENTS), held, strict=True))
+        content["truths_held"] = dict(zip(map(str, CONTENTS), held, strict=True))
     if summary.mean.numel() <= MOST_LISTED:
-        found["posteriors"] = [
+        content["posteriors"] = [
             _listed(draws, summary, names, index) for index in range(draws.count)
         ]
         for index, nats in enumerate([] if surprise is None else surprise):
-            found["posteriors"][index]["surprise"] = _number(nats)
+            content["posteriors"][index]["surprise"] = _number(nats)
         for index, noise in enumerate([] if blur is None else blur):
-            found["posteriors"][index]["blur"] = dict(zip(names, noise.tolist(), strict=True))
-    return found
+            content["posteriors"][index]["blur"] = dict(zip(names, noise.tolist(), strict=True))
+    return content
 
 
 def _listed(draws: Draws, summary: Summary, names: Sequence[str], index: int) -> dict[str, Any]:
@@ -158,31 +159,29 @@ def load_values(path: Path, fingerprint: str | None = None) -> RunValues | None:
     """
     if not path.exists():
         return None
-    wanted = ["names", "ranks", "crps", "region_names", "regions", "fingerprint"]
-    arrays = load_arrays(path, wanted)
-    if fingerprint is not None and str(arrays["fingerprint"]) != fingerprint:
-        return None
-    names, families = (_texts(path, name, arrays[name]) for name in ("names", "region_names"))
-    ranks, regions, scores = (
-        _numbers(path, name, arrays[name]) for name in ("ranks", "regions", "crps")
-    )
-    runs, dims = len(ranks), scores.shape[1]
-    shapes = (ranks.shape, regions.shape, len(scores)) == (
-        *((runs, len(names)), (len(families), runs)),
-        runs,
-    )
-    if not (shapes and 1 <= dims <= len(names) and runs):
-        raise DataError(f"{path}: ranks, regions and crps are not of the same runs and quantities")
-    leaked = None
-    if "leaked" in arrays:
-        leaked = _numbers(path, "leaked", np.atleast_1d(arrays["leaked"])[..., None])[:, 0]
-        if len(leaked) != runs:
-            raise DataError(f"{path}: 'leaked' is of {len(leaked)} runs, and ranks are of {runs}")
-    shares = [("ranks", ranks), ("regions", regions)]
-    for name, values in shares if leaked is None else [*shares, ("leaked", leaked)]:
+    with open_arrays(path) as saved:
+        made_by = str(saved.read("fingerprint"))
+        if fingerprint is not None and made_by != fingerprint:
+            return None
+        names, families = (_texts(path, key, saved.read(key)) for key in ("names", "region_names"))
+        arrays = CheckedArrays(saved, path, Q=len(names), F=len(families))
+        shares = {"ranks": arrays.read("ranks", "RQ"), "regions": arrays.read("regions", "FR")}
+        scores = arrays.read("crps", "RV", largest=inf)
+        if "leaked" in saved.names:
+            shares["leaked"] = arrays.read("leaked", "R")
+    if arrays.sizes["V"] > len(names):
+        raise DataError(f"{path}: 'crps' is of {arrays.sizes['V']} of {len(names)} quantities")
+    for name, values in shares.items():
         if not ((values >= 0) & (values <= 1)).all():
             raise DataError(f"{path}: '{name}' should be from 0 to 1")
-    return RunValues(names, ranks, dict(zip(families, regions, strict=True)), scores, leaked)
+    ranks, regions, *leaked = (torch.from_numpy(values) for values in shares.values())
+    return RunValues(
+        names,
+        ranks,
+        dict(zip(families, regions, strict=True)),
+        torch.from_numpy(scores),
+        leaked[0] if leaked else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -226,10 +225,3 @@ def _texts(path: Path, name: str, values: np.ndarray) -> tuple[str, ...]:
     if values.dtype.kind != "U" or values.ndim != 1 or len(np.unique(values)) != len(values):
         raise DataError(f"{path}: '{name}' is not a list of names, all different")
     return tuple(values.tolist())
-
-
-def _numbers(path: Path, name: str, values: np.ndarray) -> Tensor:
-    """Finite numbers of two axes."""
-    if values.dtype.kind != "f" or values.ndim != 2 or not np.isfinite(values).all():
-        raise DataError(f"{path}: '{name}' is not a matrix of finite numbers")
-    return torch.from_numpy(values.astype(np.float64))

@@ -151,10 +151,10 @@ def _save_draws(
     first = 0
     for draws, z in parts:
         rows = slice(first, first + draws.count)
-        found = _chains_first(draws.points)
-        points[:, :, rows] = found
+        rows_drawn = _chains_first(draws.points)
+        points[:, :, rows] = rows_drawn
         for place, name in enumerate(single):
-            posterior.variables[name][:, :, rows] = found[..., place]
+            posterior.variables[name][:, :, rows] = rows_drawn[..., place]
         latents[:, :, rows] = _chains_first(z)
         for name, each in _densities(draws).items():
             if name not in stats.variables:
@@ -172,14 +172,14 @@ def _save_draws(
 def variable_names(names: Sequence[str]) -> list[str]:
     """Names of variables for coordinates: their own, but for what netCDF does not take and for
     names that are there."""
-    taken, found = {*DRAWN, "coordinate", "latent", "x", "z"}, []
+    taken, variables = {*DRAWN, "coordinate", "latent", "x", "z"}, []
     for name in names:
         own = name.replace("/", "_").strip(". ") or "_"
         while own in taken:
             own += "_"
         taken.add(own)
-        found.append(own)
-    return found
+        variables.append(own)
+    return variables
 
 
 def _densities(draws: Draws) -> dict[str, Tensor]:
@@ -280,10 +280,10 @@ def load_netcdf(path: Path, most: int) -> SavedPosteriors:
         shown = min(most, count)
         every = max(1, -(-chains * draws * shown * dim // MOST_READ))
         part = (slice(None), slice(None, None, every), slice(shown))
-        found = "sample_stats/log_likelihood"
-        known = saved.has(found)
+        place = "sample_stats/log_likelihood"
+        known = saved.has(place)
         if known:
-            _require_shape(saved, found, shape[:3])
+            _require_shape(saved, place, shape[:3])
         observed = _rows(saved, "observed_data/y", count, None, shown)
         truth = _rows(saved, "constant_data/truth", count, dim, shown)
         prior = None
@@ -300,7 +300,7 @@ def load_netcdf(path: Path, most: int) -> SavedPosteriors:
             path,
             names,
             saved.numbers("posterior/x", *part).astype(np.float64),
-            saved.numbers(found, *part).astype(np.float64) if known else None,
+            saved.numbers(place, *part).astype(np.float64) if known else None,
             every,
             count,
             sampler[:shown],
@@ -341,9 +341,9 @@ def _description(saved: SavedNumbers) -> dict[str, Any] | None:
 
 
 def _require_shape(saved: SavedNumbers, place: str, shape: tuple[int, ...]) -> None:
-    found = saved.shape(place)
-    if found != shape:
-        raise DataError(f"{saved.path}: '{place}' is {list(found)}, and should be {list(shape)}")
+    own = saved.shape(place)
+    if own != shape:
+        raise DataError(f"{saved.path}: '{place}' is {list(own)}, and should be {list(shape)}")
 
 
 def _are_texts(values: Any, count: int) -> TypeGuard[list[str]]:

@@ -53,13 +53,13 @@ def load_part(path: Path, fingerprint: str) -> tuple[Draws, Summary] | None:
         return None
     _check(path, arrays, texts["sampler"])
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    w, points, found, calls = (tensors[name] for name in OWN)
+    w, points, log_likelihood, calls = (tensors[name] for name in OWN)
     stats = {
         name.removeprefix(STAT): values for name, values in tensors.items() if name.startswith(STAT)
     }
     sampler = [str(name) for name in texts["sampler"]]
     summary = Summary(*(tensors[name] for name in summaries))
-    return Draws(w, points, found, sampler, calls, stats, tensors.get(DENSITY)), summary
+    return Draws(w, points, log_likelihood, sampler, calls, stats, tensors.get(DENSITY)), summary
 
 
 def _check(path: Path, arrays: Mapping[str, np.ndarray], sampler: np.ndarray) -> None:

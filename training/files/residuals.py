@@ -162,8 +162,8 @@ def saved_shapes(path: Path, axes: int) -> dict[str, tuple[int, ...]]:
     shape = shapes["net_outputs"]
     wanted = "[times, samples, dims]" if axes == 3 else "[samples, dims]"
     if len(shape) != axes or set(shapes.values()) != {shape} or 0 in shape:
-        told = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-        raise DataError(f"{path}: its arrays are {told}; all should be {wanted}")
+        listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+        raise DataError(f"{path}: its arrays are {listed}; all should be {wanted}")
     return shapes
 
 
@@ -213,24 +213,24 @@ def find_first(folder: Path, data_name: str | None, dims_to_keep: int | None) ->
         DataError: There is none.
         UsageError: There are several, or none of that name that keeps so many dimensions.
     """
-    found = {
+    extractions = {
         path: Extraction.read(path) for path in sorted(folder.glob(time_file(folder, "*", 0).name))
     }
-    if not found:
+    if not extractions:
         raise DataError(f"{folder} has no files of residuals: make them with 'extract'")
     fitting = [
         path
-        for path, made in found.items()
+        for path, made in extractions.items()
         if data_name in (None, made.data_name) and dims_to_keep in (None, made.dims_to_keep)
     ]
     if len(fitting) != 1:
         there = ", ".join(
             f"--data_name={made.data_name} --dims_to_keep={made.dims_to_keep}"
-            for made in found.values()
+            for made in extractions.values()
         )
         asked = {"data_name": data_name, "dims_to_keep": dims_to_keep}
-        told = " and ".join(f"--{name} is {value}" for name, value in asked.items() if value)
-        raise UsageError(f"{told or 'no name is given'}, but {folder} has residuals of {there}")
+        words = " and ".join(f"--{name} is {value}" for name, value in asked.items() if value)
+        raise UsageError(f"{words or 'no name is given'}, but {folder} has residuals of {there}")
     return fitting[0]
 
 

@@ -95,8 +95,8 @@ def save_worst(
 
 def save_errors(path: Path, errors: RoundtripErrors, about: Mapping[str, Any]) -> None:
     """Writes the errors, their histogram, and what is known about how they came to be."""
-    found = {**errors.summary(), "rms_error_histogram": histogram(errors.mse_float.sqrt())}
-    save_json(path, {"format": FORMAT, **found, **about})
+    summary = {**errors.summary(), "rms_error_histogram": histogram(errors.mse_float.sqrt())}
+    save_json(path, {"format": FORMAT, **summary, **about})
 
 
 def histogram(values: Tensor) -> dict[str, Any]:

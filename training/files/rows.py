@@ -91,10 +91,10 @@ class SavedTable:
                 row_index = _numbers(saved, path, ROW_INDEX, (count,))
         points[np.isnan(points).any(axis=1)] = np.nan
         shown = [printable(str(name)) for name in names]
-        found = cls(trajectory, shown, points, log_prob, row_index, errors)
-        if len(found.rows) < 2:
+        table = cls(trajectory, shown, points, log_prob, row_index, errors)
+        if len(table.rows) < 2:
             raise DataError(f"{path}: '{POINTS}' has no two rows of finite numbers")
-        return found
+        return table
 
     @property
     def path(self) -> Path:

@@ -17,6 +17,7 @@ and did, and the versions.
 """
 
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from dnnlib.errors import DataError
 from torch_utils.results import SavedArrays, open_arrays, save_arrays
 from training.data.tables.foreign import require_names
 from training.data.tables.table import Columns, Dropped, Table
+from training.files.arrays import CheckedArrays
 
 FORMAT = "inflationary-flows table 1"
 
@@ -61,7 +63,8 @@ def load_table(path: Path) -> Table:
         DataError: It is missing, broken, or no table.
     """
     with open_arrays(path) as saved:
-        points = _numbers(path, saved, "points", (None, None))
+        arrays = CheckedArrays(saved, path)
+        points = torch.from_numpy(arrays.read("points", "ND", least=0, largest=inf))
         count, dim = points.shape
         if count < 2 or dim < 1:
             raise DataError(f"{path} has {count} rows of {dim} columns: there is nothing to learn")
@@ -70,8 +73,8 @@ def load_table(path: Path) -> Table:
             raise DataError(f"{path} has {dim} columns, but {len(names)} names")
         require_names(names, path)
         zeros = torch.zeros(dim, dtype=torch.float64)
-        steps = _numbers(path, saved, "steps", (dim,), zeros)
-        offsets = _numbers(path, saved, "offsets", (dim,), zeros)
+        steps = _numbers(arrays, saved, "steps", "D", zeros)
+        offsets = _numbers(arrays, saved, "offsets", "D", zeros)
         if (steps < 0).any():
             raise DataError(f"{path}: 'steps' has negative ones")
         low, high = _bounds(path, saved, dim)
@@ -79,14 +82,15 @@ def load_table(path: Path) -> Table:
         order = _texts(path, saved, "column_order", [*names, *gone])
         if sorted(order) != sorted([*names, *gone]):
             raise DataError(f"{path}: 'column_order' does not have the names of its columns")
+        arrays.sizes["K"] = len(gone)
         empty = torch.zeros(len(gone), dtype=torch.float64)
         dropped = Dropped(
             gone,
-            _numbers(path, saved, "dropped_offsets", (len(gone),), empty),
-            _numbers(path, saved, "dropped_slopes", (len(gone), dim), empty[:, None] * zeros),
+            _numbers(arrays, saved, "dropped_offsets", "K", empty),
+            _numbers(arrays, saved, "dropped_slopes", "KD", empty[:, None] * zeros),
             order,
         )
-        conditions, condition_names = _conditions(path, saved, count)
+        conditions, condition_names = _conditions(path, saved, arrays)
         return Table(
             points,
             Columns(names, steps, offsets, low, high),
@@ -97,11 +101,13 @@ def load_table(path: Path) -> Table:
         )
 
 
-def _conditions(path: Path, saved: SavedArrays, count: int) -> tuple[Tensor | None, Sequence[str]]:
+def _conditions(
+    path: Path, saved: SavedArrays, arrays: CheckedArrays
+) -> tuple[Tensor | None, Sequence[str]]:
     """Conditions ``[N, C]`` and their names, if there are some."""
     if "conditions" not in saved.names:
         return None, []
-    conditions = _numbers(path, saved, "conditions", (count, None))
+    conditions = torch.from_numpy(arrays.read("conditions", "NC", least=0, largest=inf))
     number = conditions.shape[1]
     names = _texts(path, saved, "condition_names", [f"y{k}" for k in range(1, number + 1)])
     if len(names) != number:
@@ -119,22 +125,12 @@ def holds_table(path: Path) -> bool:
 
 
 def _numbers(
-    path: Path,
-    saved: SavedArrays,
-    name: str,
-    shape: tuple[int | None, ...],
-    default: Tensor | None = None,
+    arrays: CheckedArrays, saved: SavedArrays, name: str, letters: str, default: Tensor
 ) -> Tensor:
-    if name not in saved.names and default is not None:
+    """Numbers of a shape in letters, or the default where there are none."""
+    if name not in saved.names:
         return default
-    array = saved.numbers(name)
-    fits = array.ndim == len(shape) and all(
-        wanted in (None, found) for wanted, found in zip(shape, array.shape, strict=True)
-    )
-    if not fits:
-        wanted_shape = ", ".join("any" if size is None else str(size) for size in shape)
-        raise DataError(f"{path}: '{name}' is {list(array.shape)}, not [{wanted_shape}]")
-    return torch.from_numpy(array.astype(np.float64, copy=False))
+    return torch.from_numpy(arrays.read(name, letters, least=0, largest=inf))
 
 
 def _texts(path: Path, saved: SavedArrays, name: str, default: list[str]) -> list[str]:

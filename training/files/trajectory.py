@@ -233,13 +233,13 @@ class SavedEnd:
 
         Logs a warning if a reversible solver has to go back without one: that is not exact.
         """
-        found = self.gap if self.gap_solver == solver.name else None
-        if found is None and solver.pairs is not None:
+        gap = self.gap if self.gap_solver == solver.name else None
+        if gap is None and solver.pairs is not None:
             logger.warning(
                 f"Warning: the melt is by another solver than {solver.name}, or by other times: "
                 "the way back is one more integration, and no exact inverse"
             )
-        return found
+        return gap
 
     @classmethod
     def load(
@@ -251,7 +251,7 @@ class SavedEnd:
             path: The melt's file.
             flow: The flow to go on in.
             times: Increasing ``[steps + 1]``.
-            network_sha256: Digest of the flow's network. Files of earlier versions have none.
+            network_sha256: Digest of the flow's network; None where it has none.
 
         Raises:
             DataError: The file is missing, broken or no melt, or was made with another network,

@@ -79,25 +79,25 @@ def cell_log_prob(
     def densities(cells: Tensor, shifts: Tensor) -> Tensor:
         """Log densities ``[n, SEQUENCES, m]`` at shifts ``[SEQUENCES, m, D]`` from centers."""
         points = cells[:, None, None] + shifts
-        found = flow.log_prob_with_error(
+        density = flow.log_prob_with_error(
             points.flatten(0, 2), times, solver, trace=trace or Trace("exact")
         )
-        return found.log_prob.view(points.shape[:-1])
+        return density.log_prob.view(points.shape[:-1])
 
     for block in torch.split(centers, BLOCK_ROWS):
-        found = densities(block, offsets[:, : FEWEST_POINTS // SEQUENCES])
-        mean, error = _mean_and_error(found)
-        looked_at += found.numel()
+        log_densities = densities(block, offsets[:, : FEWEST_POINTS // SEQUENCES])
+        mean, error = _mean_and_error(log_densities)
+        looked_at += log_densities.numel()
         open_ = torch.arange(len(block), device=block.device)
-        while found.shape[2] * SEQUENCES < CELL_POINTS:
+        while log_densities.shape[2] * SEQUENCES < CELL_POINTS:
             unsure = error[open_] > CELL_ERROR
-            open_, found = open_[unsure], found[unsure]
+            open_, log_densities = open_[unsure], log_densities[unsure]
             if not len(open_):
                 break
-            size = found.shape[2]
+            size = log_densities.shape[2]
             more = densities(block[open_], offsets[:, size : 2 * size])
-            found = torch.cat([found, more], dim=2)
-            mean[open_], error[open_] = _mean_and_error(found)
+            log_densities = torch.cat([log_densities, more], dim=2)
+            mean[open_], error[open_] = _mean_and_error(log_densities)
             looked_at += more.numel()
         means.append(mean)
         errors.append(error)
@@ -109,16 +109,16 @@ def cell_log_prob(
 def _offsets(discrete: Tensor) -> Tensor:
     """Points of the sequences ``[SEQUENCES, CELL_POINTS / SEQUENCES, D]``, from -1/2 to 1/2 in
     discrete columns ``[D]`` and 0 in others."""
-    found = torch.zeros(SEQUENCES, CELL_POINTS // SEQUENCES, len(discrete), dtype=torch.float64)
-    for seed, points in enumerate(found):
+    offsets = torch.zeros(SEQUENCES, CELL_POINTS // SEQUENCES, len(discrete), dtype=torch.float64)
+    for seed, points in enumerate(offsets):
         engine = SobolEngine(int(discrete.sum()), scramble=True, seed=seed)  # type: ignore[no-untyped-call]
         points[:, discrete.cpu()] = engine.draw(len(points), dtype=torch.float64) - 0.5
-    return found.to(discrete.device)
+    return offsets.to(discrete.device)
 
 
-def _mean_and_error(found: Tensor) -> tuple[Tensor, Tensor]:
+def _mean_and_error(log_densities: Tensor) -> tuple[Tensor, Tensor]:
     """Logs ``[n]`` of the means of densities with logs ``[n, SEQUENCES, m]``, and their errors."""
-    of_sequences = found.logsumexp(dim=2) - log(found.shape[2])
+    of_sequences = log_densities.logsumexp(dim=2) - log(log_densities.shape[2])
     mean = of_sequences.logsumexp(dim=1) - log(SEQUENCES)
     spread = (of_sequences - mean[:, None]).exp().std(dim=1)
     return mean, spread / SEQUENCES**0.5

@@ -92,9 +92,9 @@ def fit_equal_error_grid(
     cell = torch.searchsorted(mass, quantiles).clamp(1, CELLS)
     weight = (quantiles - mass[cell - 1]) / (mass[cell] - mass[cell - 1])
     upward = even.flip(0).cpu()
-    found = torch.lerp(upward[cell - 1], upward[cell], weight)
-    found[0], found[-1] = first, last
-    return EqualErrorGrid(found)
+    nodes = torch.lerp(upward[cell - 1], upward[cell], weight)
+    nodes[0], nodes[-1] = first, last
+    return EqualErrorGrid(nodes)
 
 
 def _errors_of_steps(flow: ProbabilityFlow, x: Tensor, times: Tensor, solver: Solver) -> Tensor:

@@ -251,9 +251,9 @@ class Likelihood:
     def arrays(self, density: Density, dim: int) -> dict[str, Tensor]:
         """``log_prob [N]`` by its name, ``log_prob_error [N]`` unless it is exact, and
         ``bits_per_dim [N]`` of images."""
-        found = {"log_prob": density.log_prob}
+        arrays = {"log_prob": density.log_prob}
         if density.error.any():
-            found[LOG_PROB_ERROR] = density.error
+            arrays[LOG_PROB_ERROR] = density.error
         if self.levels_per_unit is not None:
-            found["bits_per_dim"] = bits_per_dim(density.log_prob, dim, self.levels_per_unit)
-        return found
+            arrays["bits_per_dim"] = bits_per_dim(density.log_prob, dim, self.levels_per_unit)
+        return arrays

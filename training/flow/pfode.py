@@ -240,21 +240,21 @@ class ProbabilityFlow:
         first, last = (times[0], times[-1]) if melted else (times[-1], times[0])
         latents, scale = states[-1] if melted else states[0], self.schedule.scale(last)
         if latent_log_density:
-            found = latent_log_density(latents / scale, last)
+            log_prob = latent_log_density(latents / scale, last)
         else:
-            found = self.latent_law(last).log_prob(latents) + self.basis.dim * scale.log()
-        found = found + (integral.value if melted else -integral.value)
-        found = found + self._log_unit(last, integral.solver)
-        found = found - self._log_unit(first, integral.solver)
+            log_prob = self.latent_law(last).log_prob(latents) + self.basis.dim * scale.log()
+        log_prob = log_prob + (integral.value if melted else -integral.value)
+        log_prob = log_prob + self._log_unit(last, integral.solver)
+        log_prob = log_prob - self._log_unit(first, integral.solver)
         if self.coordinates is not None:
             points = self.to_data(states[0] if melted else states[-1], first)
-            found = found + self.coordinates.log_det(points)
-        if not found.isfinite().all():
+            log_prob = log_prob + self.coordinates.log_det(points)
+        if not log_prob.isfinite().all():
             raise DataError(
-                f"the log density of {int((~found.isfinite()).sum())} point(s) is NaN or infinite: "
-                "use more steps, or check the weights"
+                f"the log density of {int((~log_prob.isfinite()).sum())} point(s) is NaN or "
+                "infinite: use more steps, or check the weights"
             )
-        return Density(found, integral.error)
+        return Density(log_prob, integral.error)
 
     def to(self, device: torch.device | str) -> "ProbabilityFlow":
         """Moves the schedule, the basis, and all other parts that are modules; returns itself."""
@@ -284,9 +284,13 @@ class ProbabilityFlow:
             DataError: They are no numbers, not finite, or of another number.
         """
         rows = {name: self._numbers(name, values) for name, values in conditions.items()}
-        rows = {name: found if found.ndim > 1 else found[None] for name, found in rows.items()}
+        rows = {
+            name: numbers if numbers.ndim > 1 else numbers[None] for name, numbers in rows.items()
+        }
         flow = copy(self)
-        flow._rows = max((len(found) for found in rows.values() if len(found) != 1), default=None)
+        flow._rows = max(
+            (len(numbers) for numbers in rows.values() if len(numbers) != 1), default=None
+        )
         if self.coordinates is not None:
             flow.coordinates = self.coordinates.given(rows.get("labels"))
             labels = flow.coordinates.labels
@@ -436,9 +440,9 @@ class ProbabilityFlow:
 
     def _rows_of(self, name: str, values: Tensor | ArrayLike) -> Tensor:
         """Rows ``[N, D]`` on the flow's device; raises DataError unless they are such."""
-        found = self._numbers(name, values)
-        self._require_rows(name, found)
-        return found
+        rows = self._numbers(name, values)
+        self._require_rows(name, rows)
+        return rows
 
     def _numbers(self, name: str, values: Tensor | ArrayLike) -> Tensor:
         """Numbers that a user gives, on the flow's device: arrays and lists in float64."""

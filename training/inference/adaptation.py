@@ -71,7 +71,7 @@ class Covariance:
         there are dimensions had said so."""
         dim = self._sum.shape[1]
         mean = self._sum / max(self._seen, 1)
-        found = self._squares / max(self._seen, 1) - mean[:, :, None] * mean[:, None, :]
-        identity = torch.eye(dim, dtype=found.dtype, device=found.device)
+        covariance = self._squares / max(self._seen, 1) - mean[:, :, None] * mean[:, None, :]
+        identity = torch.eye(dim, dtype=covariance.dtype, device=covariance.device)
         share = self._seen / (self._seen + dim)
-        return share * found + (1 - share) * identity
+        return share * covariance + (1 - share) * identity

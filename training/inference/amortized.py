@@ -77,12 +77,12 @@ class Amortized:
             DataError: A point or its density is not finite, or nearly all are beyond bounds.
         """
         size, numbers = self.chains * self.draws, places.tolist()
-        found = self._proposed(
+        draws = self._proposed(
             torch.cat([self._noise(place, size, 0) for place in numbers]),
             places.repeat_interleave(size),
             on_part,
         )
-        parts = found.split(size)
+        parts = draws.split(size)
         coordinates, stats = self.prior.flow.coordinates, {}
         proposed = torch.full((len(numbers),), float(size), dtype=torch.float64)
         if coordinates is not None and coordinates.rejects:
@@ -103,7 +103,7 @@ class Amortized:
             points.view(*shape, -1),
             w.new_full(shape, torch.nan),
             [SAMPLER] * len(numbers),
-            found.calls * proposed,
+            draws.calls * proposed,
             stats,
             torch.cat(density).view(shape) if density else None,
         )
@@ -116,11 +116,11 @@ class Amortized:
         """
         count = points.shape[1]
         rows, which = points.flatten(0, 1), places.repeat_interleave(count).to(points.device)
-        found = []
+        densities = []
         for block in self._blocks(len(rows), self.rows):
             given = {"labels": self.conditions[which[block]]}
-            found.append(self.prior.log_density(rows[block], given, trace))
-        return torch.cat(found)[: len(rows)].view(len(points), count)
+            densities.append(self.prior.log_density(rows[block], given, trace))
+        return torch.cat(densities)[: len(rows)].view(len(points), count)
 
     def _blocks(self, count: int, size: int) -> tuple[Tensor, ...]:
         """Numbers of so many rows in blocks of one size, the last filled up with the first row."""
@@ -146,8 +146,8 @@ class Amortized:
             if self.trace is None:
                 generated = self.prior.points(w[block], given)
             else:
-                generated, found = self.prior.points_and_density(w[block], given, self.trace)
-                density.append(found)
+                generated, log_density = self.prior.points_and_density(w[block], given, self.trace)
+                density.append(log_density)
             points.append(generated.points)
             calls = generated.calls
             if on_part:

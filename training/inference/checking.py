@@ -120,14 +120,14 @@ def check_runs(
     mean, covariance = target.prior.moments()
     count, dim = truths.points.shape
     points = draws.points.reshape(count, -1, dim)
-    found = draws.log_likelihood.reshape(count, -1)
+    log_likelihood = draws.log_likelihood.reshape(count, -1)
     of_truth = target.likelihood.log_prob(truths.points, target.observed)
     scale = covariance.diagonal().sqrt()
     density = None
     if truths.w is not None:
-        w = draws.w.reshape(count, found.shape[1], -1)
+        w = draws.w.reshape(count, log_likelihood.shape[1], -1)
         density = (
-            found - w.square().sum(dim=2) / 2,
+            log_likelihood - w.square().sum(dim=2) / 2,
             of_truth - truths.w.square().sum(dim=1) / 2,
         )
     values = run_values(
@@ -136,7 +136,7 @@ def check_runs(
         seeded_generator("cpu", hash_seed(plan.seed, problem.numbers[0])),
         names=names,
         others={
-            LIKELIHOOD: (found, of_truth),
+            LIKELIHOOD: (log_likelihood, of_truth),
             RADIUS: (_radius(points, mean, scale), _radius(truths.points, mean, scale)),
         },
         log_density=density,
@@ -194,8 +194,8 @@ def effective(draws: Draws) -> Tensor:
             size = draws.log_likelihood[index].numel()
             worth.append(draws.stats["effective_size"][index].clamp(max=size))
         else:
-            found = convergence(draws.points[index].cpu()).ess_bulk
-            worth.append(found.min())
+            ess = convergence(draws.points[index].cpu()).ess_bulk
+            worth.append(ess.min())
     return torch.stack(worth).double()
 
 

@@ -58,8 +58,8 @@ class CurvedColumns:
         precision = torch.where(known, precision, LEAST * prior)
         observed = torch.where(known, mean / (std.square() * precision), mean)
         line = _line(TABLE, target.device) * seen.scale
-        found = seen.log_likelihood(line.expand(-1, target.count, -1)).permute(1, 2, 0)
-        return cls(seen.operator, observed, 1 / precision, line[:, 0].T, found)
+        log_likelihood = seen.log_likelihood(line.expand(-1, target.count, -1)).permute(1, 2, 0)
+        return cls(seen.operator, observed, 1 / precision, line[:, 0].T, log_likelihood)
 
     def log_factor(self, mean: Tensor, variance: Tensor) -> Tensor:
         """Logarithms ``[M, N]`` of the product of factors, for values that are about normal.

@@ -56,12 +56,12 @@ class Draws:
 
     def without_draws(self) -> "Draws":
         """What the sampler says of each observation alone."""
-        found, density = self.log_likelihood[:, :, :0], self.log_density
+        log_likelihood, density = self.log_likelihood[:, :, :0], self.log_density
         return replace(
             self,
             w=self.w[:, :, :0],
             points=self.points[:, :, :0],
-            log_likelihood=found,
+            log_likelihood=log_likelihood,
             log_density=None if density is None else density[:, :, :0],
         )
 

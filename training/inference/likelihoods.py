@@ -170,12 +170,12 @@ def _root(noise: Tensor) -> Tensor:
     return root
 
 
-def checked(found: Tensor, name: str) -> Tensor:
+def checked(values: Tensor, name: str) -> Tensor:
     """Log likelihoods, unless some are NaN or plus infinity."""
-    wrong = found.isnan() | (found == torch.inf)
+    wrong = values.isnan() | (values == torch.inf)
     if wrong.any():
         raise DataError(
-            f"{name} is NaN or infinite at {int(wrong.sum())} of {len(found)} points: it must be a "
-            "finite log density, or -inf"
+            f"{name} is NaN or infinite at {int(wrong.sum())} of {len(values)} points: it must be "
+            "a finite log density, or -inf"
         )
-    return found
+    return values

@@ -53,10 +53,10 @@ class Sight:
         """
         seen, spread = ends @ self.operator.T, self.operator @ error @ self.operator.T
         root = torch.linalg.cholesky(spread + self.covariance)
-        found = log_normal(self.observed[:, None] - seen, root)
+        log_likelihood = log_normal(self.observed[:, None] - seen, root)
         if self.columns is None:
-            return found
-        return found + self.columns.log_factor(seen, spread.diagonal())
+            return log_likelihood
+        return log_likelihood + self.columns.log_factor(seen, spread.diagonal())
 
     @classmethod
     def of(cls, target: Target) -> "Sight":
@@ -142,13 +142,13 @@ def error_covariances(target: Target, times: Tensor, seed: int) -> list[Tensor]:
     first = torch.zeros(PRIOR_DRAWS, dtype=torch.int64, device=target.device)
     ends = target.states(w, first)
     share = PRIOR_DRAWS / (PRIOR_DRAWS + target.dim)
-    found = []
+    covariances = []
     for t, normal in zip(times, noise, strict=True):
         seen = expected_end(target, ends + _added(target, t).sqrt() * normal, t, first)
         error = ends - seen
         mean = error.T @ error / PRIOR_DRAWS
-        found.append(share * mean + (1 - share) * mean.diagonal().diag())
-    return found
+        covariances.append(share * mean + (1 - share) * mean.diagonal().diag())
+    return covariances
 
 
 def expected_end(target: Target, states: Tensor, t: Tensor, which: Tensor) -> Tensor:

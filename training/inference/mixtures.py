@@ -119,10 +119,12 @@ class Evidence:
         flat = points.flatten(0, 1)
         parts, worth = [], []
         for one in observed:
-            found = likelihood.log_prob(flat, one.expand(len(flat), -1)).view(count, size)
-            halves = torch.stack([half.logsumexp(dim=1) for half in found.tensor_split(2, dim=1)])
+            log_likelihood = likelihood.log_prob(flat, one.expand(len(flat), -1)).view(count, size)
+            halves = torch.stack(
+                [half.logsumexp(dim=1) for half in log_likelihood.tensor_split(2, dim=1)]
+            )
             parts.append(halves)
-            worth.append(effective_size(found[halves.logsumexp(dim=0).argmax()]))
+            worth.append(effective_size(log_likelihood[halves.logsumexp(dim=0).argmax()]))
         sums = torch.stack(parts, dim=1)
         whole = sums.logsumexp(dim=0) - log(size)
         lost = ~(whole.amax(dim=1) > -torch.inf)

@@ -91,8 +91,8 @@ class Prior:
         Raises:
             DataError: A point is not finite.
         """
-        found = self.states(w, conditions, differentiable)
-        return Generated(self.of_states(found.points, conditions), found.calls)
+        generated = self.states(w, conditions, differentiable)
+        return Generated(self.of_states(generated.points, conditions), generated.calls)
 
     def states(
         self, w: Tensor, conditions: dict[str, Tensor] | None = None, differentiable: bool = False
@@ -151,17 +151,17 @@ class Prior:
         integral = DivergenceIntegral(self.solver, trace, slice(0, len(w)), flow.basis.dim)
         latents = flow.latent_law(self.times[-1]).unwhiten(w)
         trajectory = flow.generate(latents, self.times, integral.solver)
-        found = flow.log_prob_along(trajectory, integral).log_prob
-        found = found + flow.basis.dim * log(self.unit)
+        density = flow.log_prob_along(trajectory, integral).log_prob
+        density = density + flow.basis.dim * log(self.unit)
         end, calls = trajectory.end, trajectory.calls
         points = flow.to_data(end, self.times[0])
         if self.sharpened:
             scale, blurred = flow.schedule.scale(self.times[0]), points
             denoised, log_det = self._last_step(flow, end / scale)
             points = flow.to_data((end + scale * denoised) / 2, self.times[0])
-            found = found - log_det + _differences(flow, blurred, points)
+            density = density - log_det + _differences(flow, blurred, points)
             calls += 1
-        return Generated(self.origin + points / self.unit, calls), found
+        return Generated(self.origin + points / self.unit, calls), density
 
     def log_density(self, points: Tensor, conditions: dict[str, Tensor], trace: Trace) -> Tensor:
         """Log densities ``[N]`` at points ``[N, D]`` in the user's units: of sharpened ones, if the
@@ -181,11 +181,11 @@ class Prior:
             states = self._before_last_step(flow, flow.to_eigen(inner))
             _, log_det = self._last_step(flow, states)
             blurred = flow.to_data(flow.schedule.scale(first) * states, first)
-            found = flow.log_prob(blurred, self.times, self.solver, trace=trace)
-            found = found - log_det + _differences(flow, blurred, inner)
+            density = flow.log_prob(blurred, self.times, self.solver, trace=trace)
+            density = density - log_det + _differences(flow, blurred, inner)
         else:
-            found = flow.log_prob(inner, self.times, self.solver, trace=trace)
-        return found + flow.basis.dim * log(self.unit)
+            density = flow.log_prob(inner, self.times, self.solver, trace=trace)
+        return density + flow.basis.dim * log(self.unit)
 
     def melted_with_density(
         self, states: Tensor, conditions: dict[str, Tensor] | None = None

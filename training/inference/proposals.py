@@ -61,10 +61,10 @@ class Proposal:
         part = whole[:, None] * uniform.shape[1] ** (-2 / dim)
         mean = _centers(draws, torch.linalg.cholesky(whole), uniform)
         shares = torch.full_like(uniform, 1 / uniform.shape[1])
-        found = cls(shares, mean, torch.linalg.cholesky(part).expand(-1, mean.shape[1], -1, -1))
+        proposal = cls(shares, mean, torch.linalg.cholesky(part).expand(-1, mean.shape[1], -1, -1))
         for _ in range(STEPS):
-            found = found._step(draws, worth, part + NARROWEST * identity)
-        return cls(found.shares, found.mean, WIDER * found.root)
+            proposal = proposal._step(draws, worth, part + NARROWEST * identity)
+        return cls(proposal.shares, proposal.mean, WIDER * proposal.root)
 
     def conditioned(self, operator: Tensor, observed: Tensor, covariance: Tensor) -> "Proposal":
         """The mixture's law given ``y = A x`` with Gaussian noise: exact, and a mixture too.

@@ -261,9 +261,9 @@ def starts(target: Target, seeds: Tensor, chains: int, seed: int) -> Tensor:
         DataError: The likelihood is 0 at all of them.
     """
     pool = Pool.draw(target, STARTS, seed)
-    found = pool.log_weights(target, slice(None))
-    require_some(found)
-    weights = tempered(found, min(STARTS_WORTH * chains, STARTS // 2))
+    log_weights = pool.log_weights(target, slice(None))
+    require_some(log_weights)
+    weights = tempered(log_weights, min(STARTS_WORTH * chains, STARTS // 2))
     picks = []
     for row, own in zip(weights.cpu(), seeds.tolist(), strict=True):
         generator = seeded_generator("cpu", own, Stream.STARTS)
@@ -281,8 +281,8 @@ def corrected(draws: Draws, problem: Problem, seed: int) -> Draws:
     which = torch.arange(count, device=target.device).repeat_interleave(chains * size)
     before = target.calls
     fine = target.evaluate(draws.w.flatten(0, 2), which)
-    found = fine.log_likelihood.view(count, chains, size)
-    weights = smoothed_weights((found - draws.log_likelihood).flatten(1))
+    log_likelihood = fine.log_likelihood.view(count, chains, size)
+    weights = smoothed_weights((log_likelihood - draws.log_likelihood).flatten(1))
     start = torch.stack(
         [
             torch.rand(
@@ -297,7 +297,7 @@ def corrected(draws: Draws, problem: Problem, seed: int) -> Draws:
     moved = replace(
         draws,
         points=fine.points.view(count, chains, size, -1),
-        log_likelihood=found,
+        log_likelihood=log_likelihood,
         calls=draws.calls + (target.calls - before) / count,
         stats={**draws.stats, "fine_k": weights.k.cpu()},
     )

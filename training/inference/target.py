@@ -123,8 +123,8 @@ class Target:
         def block(w: Tensor, which: Tensor) -> tuple[Tensor, ...]:
             near, astray = _near(w)
             points = self._points(near, which)
-            found = self.likelihood.log_prob(points, self.observed[which])
-            return points, found.masked_fill(astray, -torch.inf)
+            log_likelihood = self.likelihood.log_prob(points, self.observed[which])
+            return points, log_likelihood.masked_fill(astray, -torch.inf)
 
         return Evaluated(*self._in_blocks(block, 1, w, which))
 
@@ -241,18 +241,22 @@ class Target:
             near, astray = _near(w.detach())
             leaf = near.requires_grad_()
             points = self._points(leaf, which, differentiable=True)
-            found = self.likelihood.log_prob(points, self.observed[which])
-            if not found.requires_grad:
+            log_likelihood = self.likelihood.log_prob(points, self.observed[which])
+            if not log_likelihood.requires_grad:
                 raise UsageError(
                     "the likelihood has no gradients, which hmc follows: write it in torch, or "
                     "take another sampler"
                 )
-            (gradient,) = torch.autograd.grad(found.sum(), leaf)
-            return points.detach(), found.detach().masked_fill(astray, -torch.inf), gradient
+            (gradient,) = torch.autograd.grad(log_likelihood.sum(), leaf)
+            return (
+                points.detach(),
+                log_likelihood.detach().masked_fill(astray, -torch.inf),
+                gradient,
+            )
 
         with torch.enable_grad():
-            points, found, gradient = self._in_blocks(block, GRADIENT_CALLS, w, which)
-        return Slope(Evaluated(points, found), gradient)
+            points, log_likelihood, gradient = self._in_blocks(block, GRADIENT_CALLS, w, which)
+        return Slope(Evaluated(points, log_likelihood), gradient)
 
     def curvature(self, w: Tensor, which: Tensor) -> Tensor | None:
         """``J^T A^T Sigma^-1 A J [N, dim, dim]`` of a Gaussian likelihood, its Gauss-Newton Hessian
@@ -307,9 +311,9 @@ class Target:
         count, size = len(rows), size or self.rows
         missing = -count % size
         order = F.pad(torch.arange(count, device=rows.device), (0, missing))
-        found = [function(rows[block], which[block]) for block in torch.split(order, size)]
+        blocks = [function(rows[block], which[block]) for block in torch.split(order, size)]
         self.calls += count * cost * self._calls
-        return [torch.cat(parts)[:count] for parts in zip(*found, strict=True)]
+        return [torch.cat(parts)[:count] for parts in zip(*blocks, strict=True)]
 
 
 def prior_draws(target: Target, count: int, seed: int) -> Tensor:

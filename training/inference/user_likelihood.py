@@ -60,7 +60,7 @@ class UserFunction:
         try:
             spec.loader.exec_module(module)
         except Exception as error:
-            raise _told(error, path, file) from None
+            raise _in_a_line(error, path, file) from None
         function = getattr(module, name, None)
         if not callable(function):
             raise UsageError(f"{file} has no function '{name}'")
@@ -76,16 +76,16 @@ class UserFunction:
             DataError: The function raised, or returned something else.
         """
         try:
-            found = self.function(points, *others)
+            values = self.function(points, *others)
         except Exception as error:
-            raise _told(error, self.path, str(self)) from None
-        if not isinstance(found, Tensor) or found.shape != points.shape[:1]:
-            shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise _in_a_line(error, self.path, str(self)) from None
+        if not isinstance(values, Tensor) or values.shape != points.shape[:1]:
+            shape = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise DataError(
                 f"{self} returned {shape} for points {list(points.shape)}: it must return a "
                 f"tensor [{len(points)}]"
             )
-        return checked(found.double(), str(self))
+        return checked(values.double(), str(self))
 
 
 class UserLikelihood(Likelihood):
@@ -111,8 +111,8 @@ class UserLikelihood(Likelihood):
 
     def is_differentiable(self, points: Tensor) -> bool:
         with torch.enable_grad():
-            found = self.log_prob(points.detach().clone().requires_grad_(), points[:, :0])
-        return found.requires_grad
+            values = self.log_prob(points.detach().clone().requires_grad_(), points[:, :0])
+        return values.requires_grad
 
     def simulate(self, points: Tensor, generator: torch.Generator) -> Tensor:
         raise UsageError(
@@ -121,7 +121,7 @@ class UserLikelihood(Likelihood):
         )
 
 
-def _told(error: Exception, path: Path, where: str) -> DataError:
+def _in_a_line(error: Exception, path: Path, where: str) -> DataError:
     """Shows the traceback from the user's file on, and gives the error that ends the script."""
     frames: TracebackType | None = error.__traceback__
     while frames is not None and Path(frames.tb_frame.f_code.co_filename) != path:

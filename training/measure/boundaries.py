@@ -198,12 +198,12 @@ def read_mesh(path: Path) -> Boundary:
         with np.errstate(invalid="raise", over="ignore"):  # in integers, NaN would pass unseen
             mesh = load_ply(BytesIO(data), fix_texture=False, skip_materials=True)
         with np.errstate(invalid="ignore"):  # of signaling NaN, which are refused below
-            found = np.asarray(mesh["vertices"], dtype=np.float64)
+            corners = np.asarray(mesh["vertices"], dtype=np.float64)
         faces = np.asarray(mesh.get("faces", np.empty((0, 3), dtype=np.int64)))
     except Exception as error:  # the parser raises nearly anything at broken files
         raise DataError(f"{path} is not a readable .ply file") from error
     try:
-        vertices = as_points(found, "mesh vertices")
+        vertices = as_points(corners, "mesh vertices")
         require_closed(faces, vertices)
     except DataError as error:
         raise DataError(f"{path} holds no closed mesh: {error}") from error

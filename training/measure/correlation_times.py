@@ -41,8 +41,8 @@ class CorrelationTime(NamedTuple):
     e_folding: float
 
     def __str__(self) -> str:
-        told = {UPPER: "< ", LOWER: "at least ", None: ""}
-        return f"{told[self.bound]}{self.integral:.3g}"
+        signs = {UPPER: "< ", LOWER: "at least ", None: ""}
+        return f"{signs[self.bound]}{self.integral:.3g}"
 
 
 def scatter_of(count: int) -> float:

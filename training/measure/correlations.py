@@ -147,8 +147,8 @@ class Autocorrelations:
         self._names = list(names)
         self._table = torch.zeros(len(self._names), count, 2, dim, dtype=torch.float64)
 
-    def put(self, name: str, index: int, found: Correlation) -> None:
-        row = torch.stack([found.diagonal, found.std])
+    def put(self, name: str, index: int, correlation: Correlation) -> None:
+        row = torch.stack([correlation.diagonal, correlation.std])
         self._table[self._names.index(name), index] = row.cpu()
 
     def gathered(self, count: int, device: torch.device) -> "Autocorrelations":

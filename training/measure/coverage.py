@@ -181,8 +181,8 @@ def membership(points: Tensor, boundaries: list[Boundary]) -> Tensor:
     """
     rows = points.flatten(0, -2)
     share = rows[distributed.shard(len(rows))].cpu().numpy()
-    found = np.stack([inside(share, *boundary) for boundary in boundaries]).astype(np.uint8)
-    whole = distributed.gather_rows(torch.from_numpy(found).to(points.device), len(rows), dim=1)
+    held = np.stack([inside(share, *boundary) for boundary in boundaries]).astype(np.uint8)
+    whole = distributed.gather_rows(torch.from_numpy(held).to(points.device), len(rows), dim=1)
     return whole.bool().reshape(len(boundaries), *points.shape[:-1])
 
 
@@ -246,12 +246,12 @@ def statistics(values: Floats) -> dict[str, Any]:
     }
 
 
-def summary(spheres: Spheres, found: Coverage, within: Floats) -> dict[str, Any]:
+def summary(spheres: Spheres, coverage: Coverage, within: Floats) -> dict[str, Any]:
     """The numbers as plain lists, one value a radius, fractions of 1.
 
     Args:
         spheres: The spheres at the start.
-        found: The counts.
+        coverage: The counts.
         within: ``contents_within`` the boundaries at the start, which are not the spheres where
             they are refitted.
     """
@@ -259,31 +259,31 @@ def summary(spheres: Spheres, found: Coverage, within: Floats) -> dict[str, Any]
         "radii": spheres.radii.tolist(),
         "exact": spheres.content().tolist(),
         "exact_within_boundary": within.tolist(),
-        "coverage": {name: statistics(values) for name, values in found.columns.items()},
-        "largest_change": found.largest_change.tolist(),
-        "changed_sides": found.changed.max(axis=(0, 1)).tolist(),
+        "coverage": {name: statistics(values) for name, values in coverage.columns.items()},
+        "largest_change": coverage.largest_change.tolist(),
+        "changed_sides": coverage.changed.max(axis=(0, 1)).tolist(),
     }
 
 
 def table(
-    spheres: Spheres, found: Coverage, more: Mapping[str, list[str]] | None = None
+    spheres: Spheres, coverage: Coverage, more: Mapping[str, list[str]] | None = None
 ) -> list[str]:
     """Percentages by radius, as lines of text; changes are in percentage points.
 
     Args:
         spheres: The spheres at the start.
-        found: The counts.
+        coverage: The counts.
         more: Further columns: cells ``[R]`` by their headings.
     """
     more = more or {}
     cells = [[f"{value:.2f}" for value in 100 * spheres.content()]]
-    for values in found.columns.values():
+    for values in coverage.columns.values():
         mean, two_std = mean_and_two_std(100 * values)
         cells.append([f"{value:.2f}" for value in mean])
         if two_std is not None:
             cells[-1] = [f"{a} ±{b:.2f}" for a, b in zip(cells[-1], two_std, strict=True)]
-    cells.append([f"{value:.3f}" for value in 100 * found.largest_change])
-    cells.append([f"{value:.3f}" for value in 100 * found.changed.max(axis=(0, 1))])
+    cells.append([f"{value:.3f}" for value in 100 * coverage.largest_change])
+    cells.append([f"{value:.3f}" for value in 100 * coverage.changed.max(axis=(0, 1))])
     rows = zip(spheres.names, *cells, *more.values(), strict=True)
     lines = [(*TABLE_HEAD, *more), *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

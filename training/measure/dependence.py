@@ -27,14 +27,14 @@ def independence_p_values(columns: Tensor, conditions: Tensor) -> Tensor:
     n = len(columns)
     centered = torch.stack([_centered(column) for column in columns.double().T]).flatten(1)
     lengths = centered.square().sum(dim=1)
-    found = []
+    p_values = []
     for condition in conditions.double().T:
         distances = _distances(condition)
         # Centering is a projection: of a product one factor is to be centered.
         products = centered @ distances.flatten()
         lengths_of_both = (lengths * _length(distances)).clamp_min(0).sqrt()
-        found.append(torch.where(lengths_of_both > 0, n * products / lengths_of_both, -1.0))
-    statistic = (torch.stack(found) + 1).clamp_min(0)
+        p_values.append(torch.where(lengths_of_both > 0, n * products / lengths_of_both, -1.0))
+    statistic = (torch.stack(p_values) + 1).clamp_min(0)
     # Of a chi-square with one degree of freedom, which is the square of a normal number.
     return torch.special.erfc((statistic / 2).sqrt())
 

@@ -91,10 +91,10 @@ def find_detector(location: str | None) -> Path:
         raise DataError(f"the Inception weights are not here: {error}; {advice}") from error
     # The convention of torch.hub.
     digits = re.search(r"-([0-9a-f]{8,64})\.", name)
-    found = hashlib.sha256(_read(path)).hexdigest()
-    if digits is None or not found.startswith(digits[1]):
+    digest = hashlib.sha256(_read(path)).hexdigest()
+    if digits is None or not digest.startswith(digits[1]):
         raise DataError(
-            f"{path} is not the file of {DEFAULT_URL}: its SHA-256 starts with {found[:8]}; "
+            f"{path} is not the file of {DEFAULT_URL}: its SHA-256 starts with {digest[:8]}; "
             f"remove it to download it again, or {advice}"
         )
     return path

@@ -29,10 +29,10 @@ def latent_coverage(whitened: Tensor) -> dict[str, Any]:
     law = chi2(whitened.shape[1])
     test = kstest(squared.numpy(), law.cdf)
     limits = torch.tensor(RADII, dtype=torch.float64).square()
-    found = (squared[:, None] <= limits).double().mean(dim=0)
+    shares = (squared[:, None] <= limits).double().mean(dim=0)
     return {
         "radii": list(RADII),
-        "coverage": found.tolist(),
+        "coverage": shares.tolist(),
         "expected": law.cdf(limits.numpy()).tolist(),
         "ks_statistic": float(test.statistic),
         "ks_p_value": float(test.pvalue),

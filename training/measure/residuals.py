@@ -31,9 +31,9 @@ from training.flow.trajectory import State
 NOISE_BLOCK = 512
 """Rows of noise drawn together: what a row gets depends on nothing else but its number."""
 
-Found = dict[str, Tensor]
+Quantities = dict[str, Tensor]
 """``net_outputs``, ``net_residuals`` and, where it is known, ``exact_residuals``, ``[n, D]``."""
-Take = Callable[[int, Found], None]
+Take = Callable[[int, Quantities], None]
 """Takes what was found at the time of an index."""
 Put = Callable[[int, int, Mapping[str, np.ndarray]], None]
 """``put(index of the time, first row, rows [n, D] by name)``."""
@@ -89,16 +89,16 @@ class ResidualProbe:
     def _look(self, noisy: Tensor, clean: Tensor, index: int, take: Take) -> None:
         t = self.times[index].to(clean)
         output = self.flow.denoiser(noisy, t)
-        found = {"net_outputs": output, "net_residuals": output - clean}
+        quantities = {"net_outputs": output, "net_residuals": output - clean}
         if self.exact is not None:
-            found["exact_residuals"] = output - self.exact(noisy, t)
-        for name, values in found.items():
+            quantities["exact_residuals"] = output - self.exact(noisy, t)
+        for name, values in quantities.items():
             if not values.isfinite().all():
                 raise DataError(
                     f"{name} are NaN or infinite at t = {float(t):g}: check the weights, or use "
                     "more time points"
                 )
-        take(index, found)
+        take(index, quantities)
 
 
 def noise_rows(rows: range, dim: int, *keys: int) -> Tensor:
@@ -155,11 +155,11 @@ class Extractor:
             for start in starts:
                 batch = range(start, min(start + self.batch, self.count))
 
-                def take(index: int, found: Found, batch: range = batch) -> None:
-                    shares = torch.stack(list(found.values())).float()
+                def take(index: int, quantities: Quantities, batch: range = batch) -> None:
+                    shares = torch.stack(list(quantities.values())).float()
                     whole = distributed.gather_rows(shares, len(batch), dim=1).cpu().numpy()
                     if put:
-                        put(index, batch.start, dict(zip(found, whole, strict=True)))
+                        put(index, batch.start, dict(zip(quantities, whole, strict=True)))
                     bar.update()
 
                 mine = batch[distributed.shard(len(batch))]

@@ -53,7 +53,7 @@ def drawable_files(paths: Iterable[Path]) -> list[Path]:
 
     A folder without such files is one thing to draw itself, if it has images.
     """
-    found: dict[Path, Path] = {}
+    drawable: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
             files = [file for file in sorted(path.iterdir()) if _can_be_drawn(file)]
@@ -76,8 +76,8 @@ def drawable_files(paths: Iterable[Path]) -> list[Path]:
                 f"{path} cannot be drawn: give results (.npz, .nc), {STATS}, a zip of images, or a "
                 "folder with such files or with images"
             )
-        found |= {file.resolve(): file for file in files if file.resolve() not in found}
-    return list(found.values())
+        drawable |= {file.resolve(): file for file in files if file.resolve() not in drawable}
+    return list(drawable.values())
 
 
 def _can_be_drawn(file: Path) -> bool:

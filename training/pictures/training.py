@@ -123,8 +123,8 @@ def _nats(axes: Axes, saved: SavedTraining) -> None:
     room = 0.1 * max(highest - lowest, 0.01)
     axes.set_ylim(lowest - room, highest + 2 * room)
     look.label(axes, y="held-out\nnats")
-    told = f"best {highest:.4g} nats: estimated mean log density of held-out rows"
-    look.note_above(axes, told.replace("-", "−", 1) if highest < 0 else told)
+    note = f"best {highest:.4g} nats: estimated mean log density of held-out rows"
+    look.note_above(axes, note.replace("-", "−", 1) if highest < 0 else note)
 
 
 def _held_out(axes: Axes, saved: SavedTraining, values: np.ndarray) -> None:

@@ -63,10 +63,10 @@ def _results(saved: SavedCheck) -> list[Result]:
     of = f"{saved.name}, {details_of(saved)}"
     adjusted = calibration.adjusted
 
-    def result(name: str, told: str, p: float) -> Result:
+    def result(name: str, words: str, p: float) -> Result:
         holds = False if p < calibration.level else True if calibration.conclusive else None
         few = ": too few runs to tell" if holds is None else ""
-        return Result(of, name, f"{told}p = {p:.2g}{few}", target, holds)
+        return Result(of, name, f"{words}p = {p:.2g}{few}", target, holds)
 
     ranks = min(p for name, p in adjusted.items() if name.startswith(("ranks of", "rank hist")))
     target = f"p ≥ {calibration.level:g}, the number of tests accounted for"
@@ -76,8 +76,8 @@ def _results(saved: SavedCheck) -> list[Result]:
         tests = [p for test, p in adjusted.items() if test == name or test.startswith(f"{name} ")]
         least = min(tests)
         worst = float(curve.deviation[curve.deviation.abs().argmax()])
-        told = f"off by {worst:+.1f} points at most, ".replace("-", "−")
-        results.append(result(f"expected coverage, {name}", told, least))
+        words = f"off by {worst:+.1f} points at most, ".replace("-", "−")
+        results.append(result(f"expected coverage, {name}", words, least))
     return results
 
 
@@ -86,7 +86,7 @@ def _chart(curve: Curve, title: str, note: str, axes: tuple[str, str]) -> Chart:
     x = 100 * curve.points
     plot.varea(x, curve.lower, curve.upper, fill_color=MUTED, fill_alpha=0.2)
     charts.level(plot, 0, dashed=False)
-    several = curve.found.shape[1] > 1
+    several = curve.excess.shape[1] > 1
     if several:
         for line, holds in zip(curve.shown.T, curve.holds, strict=False):
             plot.line(x, charts.float32(line), color=color_of(bool(holds)), line_width=1, alpha=0.6)

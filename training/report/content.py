@@ -30,14 +30,14 @@ class Result:
     Attributes:
         of: What was measured, of which data.
         name: Of the number.
-        found: It, in words.
+        value: It, in words.
         target: What it should be, in words.
         holds: Whether it is; None where so few runs cannot tell.
     """
 
     of: str
     name: str
-    found: str
+    value: str
     target: str
     holds: bool | None
 
@@ -267,5 +267,5 @@ class Run:
     @property
     def brief(self) -> str:
         """The facts that matter most, in a line."""
-        told = dict(self.facts)
-        return ", ".join(form.format(told[name]) for name, form in BRIEF.items() if name in told)
+        facts = dict(self.facts)
+        return ", ".join(form.format(facts[name]) for name, form in BRIEF.items() if name in facts)

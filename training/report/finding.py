@@ -22,7 +22,7 @@ LOOKED_INTO = (".npz", ".nc", ".json", ".jsonl")
 
 
 @dataclass(frozen=True)
-class Found:
+class Findings:
     """What a report tells.
 
     Attributes:
@@ -40,7 +40,7 @@ class Found:
     others: Counter[str] = field(default_factory=Counter)
 
 
-def found_in(paths: Iterable[Path], choice: Choice) -> Found:
+def found_in(paths: Iterable[Path], choice: Choice) -> Findings:
     """Reads all that is in some files and folders, and in the folders in these.
 
     Args:
@@ -50,85 +50,85 @@ def found_in(paths: Iterable[Path], choice: Choice) -> Found:
     Raises:
         DataError: A path is missing, or none of the files has anything to show.
     """
-    found = Found()
+    findings = Findings()
     subjects: dict[tuple[Path, str, str], Any] = {}
     for file in _files(paths):
         if file.suffix not in LOOKED_INTO:
-            found.others[file.suffix or "(none)"] += 1
+            findings.others[file.suffix or "(none)"] += 1
             continue
-        with _told(found, file):
-            _sort(file, found, subjects)
+        with _noting_errors(findings, file):
+            _sort(file, findings, subjects)
     order = list(FORMATS)
     folders = list(dict.fromkeys(folder for folder, _, _ in subjects))
     keys = sorted(subjects, key=lambda key: (folders.index(key[0]), order.index(key[1])))
     for folder, subject, name in keys:
         files, read = subjects[folder, subject, name], section_maker(subject)
         if isinstance(files, dict):
-            _tell_of_run(found, files, read, choice)
+            _add_run(findings, files, read, choice)
         else:
-            with _told(found, files):
-                found.sections.append(read(files, choice))
-    if not found.sections:
-        why = f": {found.broken[0][1]}" if found.broken else ""
+            with _noting_errors(findings, files):
+                findings.sections.append(read(files, choice))
+    if not findings.sections:
+        why = f": {findings.broken[0][1]}" if findings.broken else ""
         given = ", ".join(map(str, paths))
         raise DataError(
             f"{given} has nothing to report{why or ': give folders of runs, or files of results'}"
         )
-    return found
+    return findings
 
 
-def _tell_of_run(found: Found, files: dict[str, Path], read: Reader, choice: Choice) -> None:
+def _add_run(findings: Findings, files: dict[str, Path], read: Reader, choice: Choice) -> None:
     """Adds the section of a run's simulations; of those that can be read, if one is broken."""
     ordered = {kind: files[kind] for kind in KINDS if kind in files}
     try:
-        found.sections.append(read(ordered, choice))
+        findings.sections.append(read(ordered, choice))
     except DataError:
         kept = {}
         for kind, path in ordered.items():
-            with _told(found, path):
+            with _noting_errors(findings, path):
                 read({kind: path}, choice)
                 kept[kind] = path
         if kept:
-            with _told(found, next(iter(kept.values()))):
-                found.sections.append(read(kept, choice))
+            with _noting_errors(findings, next(iter(kept.values()))):
+                findings.sections.append(read(kept, choice))
 
 
 @contextmanager
-def _told(found: Found, path: Path) -> Iterator[None]:
+def _noting_errors(findings: Findings, path: Path) -> Iterator[None]:
     """Around what reads a file: what is wrong with it is told in the report, and all goes on."""
     try:
         yield
     except DataError as error:
-        found.broken.append((str(path), str(error)))
+        findings.broken.append((str(path), str(error)))
 
 
 def _files(paths: Iterable[Path]) -> list[Path]:
     """All files, each once, without hidden ones."""
-    found: dict[Path, Path] = {}
+    files: dict[Path, Path] = {}
     for path in paths:
         if not path.exists():
             raise DataError(f"{path} does not exist: give folders of runs, or files of results")
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
             if file.is_file() and not hidden:
-                found.setdefault(file.resolve(), file)
-    return list(found.values())
+                files.setdefault(file.resolve(), file)
+    return list(files.values())
 
 
-def _sort(file: Path, found: Found, subjects: dict[tuple[Path, str, str], Any]) -> None:
+def _sort(file: Path, findings: Findings, subjects: dict[tuple[Path, str, str], Any]) -> None:
     """Puts a file where its subject is, or says that it has none."""
     if file.suffix == ".json":
         run = run_of(file)
         if run:
-            found.runs.append(run)
+            findings.runs.append(run)
         else:
-            found.foreign.append((str(file), "no parameters of a run"))
+            findings.foreign.append((str(file), "no parameters of a run"))
         return
     kind = format_of(file)
     if kind is None:
-        found.foreign.append((str(file), "no results of this project that a report shows"))
+        findings.foreign.append((str(file), "no results of this project that a report shows"))
     elif not FORMATS[kind].shown:
-        found.foreign.append((str(file), f"{FORMATS[kind].holds}, which are not shown"))
+        findings.foreign.append((str(file), f"{FORMATS[kind].holds}, which are not shown"))
     elif FORMATS[kind].of_run:
         _add_to_run(file, kind, subjects)
     else:

@@ -163,17 +163,17 @@ def colorings_of(shown: Shown, points: np.ndarray) -> dict[str, tuple[Coloring, 
     if places.shape[1] == 2:
         places = places - places.mean(axis=0)
     width = float(places.std(axis=0).max()) or 1.0
-    found = {
+    colorings = {
         "by_place": (
             Coloring("where a point began", "by_place", COLORS[saved.kind]),
             colors_of_places(places, width),
         )
     }
     if saved.log_prob is not None:
-        found["by_density"] = _by_density(saved.log_prob[shown.index])
+        colorings["by_density"] = _by_density(saved.log_prob[shown.index])
     if shown.labels is not None:
-        found["by_label"] = _by_label(shown.labels)
-    return found
+        colorings["by_label"] = _by_label(shown.labels)
+    return colorings
 
 
 def plain(name: str) -> str:
@@ -230,14 +230,14 @@ def _axes(points: np.ndarray) -> Iterable[tuple[int, str]]:
 def _panel_columns(points: np.ndarray) -> dict[str, np.ndarray]:
     """Where points ``[S, n, d]`` are in each panel at first: in 3-D as they are seen."""
     seen = seen_places(points[[0, 0, -1]])
-    found = {
+    columns = {
         f"{place}_{axis}": charts.float32(seen[number, :, k])
         for number, place in enumerate(("start", "now", "end"))
         for k, axis in enumerate("xy")
     }
     if points.shape[-1] == 3:
-        found |= {f"now_{axis}_own": charts.float32(points[0, :, k]) for k, axis in _axes(points)}
-    return found
+        columns |= {f"now_{axis}_own": charts.float32(points[0, :, k]) for k, axis in _axes(points)}
+    return columns
 
 
 def _panel(

@@ -82,9 +82,9 @@ def images_part(item: SavedTrajectory, back: SavedTrajectory | None) -> Images:
         numbers = numbers_of(arrays, item.count)[:count]
     name = name_and_details(item)[0]
     part = f"first {count} of {item.count:,}" if count < item.count else f"all {count}"
-    said = {"melt": "Melting", "roundtrip": "Returning", "gen": "Generating"}[item.kind]
+    verb = {"melt": "Melting", "roundtrip": "Returning", "gen": "Generating"}[item.kind]
     return Images(
-        joined(f"{said} {name}", latent_law(item), f"{part} images"),
+        joined(f"{verb} {name}", latent_law(item), f"{part} images"),
         [f"{what} {number}" for number in numbers],
         sheets,
         0 if item.kind == "melt" else len(times) - 1,

@@ -27,10 +27,10 @@ def latent_results(melt: SavedTrajectory) -> list[Result]:
     kept = ~melt.compressed()
     mean, error = ratio_and_error((melt.last_variance / melt.latent_variance())[kept], melt.count)
     room = max(SIGMAS * error, NEAR)
-    found = f"{mean:.3f} of the closed form, mean of {int(kept.sum())} kept dimensions"
+    ratio = f"{mean:.3f} of the closed form, mean of {int(kept.sum())} kept dimensions"
     target = f"1 ± {room:.2g}: {SIGMAS:g} standard errors of {melt.count:,} samples"
     of = joined(*name_and_details(melt), by=", ")
-    return [Result(of, "latent variances", found, target, abs(mean - 1) <= room)]
+    return [Result(of, "latent variances", ratio, target, abs(mean - 1) <= room)]
 
 
 def latent_parts(melt: SavedTrajectory) -> list[object]:

@@ -21,7 +21,7 @@ from bokeh.resources import INLINE
 import dnnlib
 from training.pictures.style.look import AZIMUTH, ELEVATION
 from training.report.content import Charts, Choice, Flow, Section, Views
-from training.report.finding import Found
+from training.report.finding import Findings
 
 TEMPLATES = Path(__file__).parent / "templates"
 POLICY = "POLICY-OF-THIS-PAGE"
@@ -29,26 +29,26 @@ SCRIPT = re.compile(r"<script(?P<attributes>[^>]*)>(?P<text>.*?)</script>", re.S
 OTHER_ENDINGS = 8
 
 
-def page_of(found: Found, title: str, choice: Choice) -> str:
+def page_of(findings: Findings, title: str, choice: Choice) -> str:
     """The text of an HTML file.
 
     Args:
-        found: What it tells.
+        findings: What files and folders hold.
         title: Its heading.
         choice: How much is shown.
     """
     html = file_html(
-        _document(found.sections),
+        _document(findings.sections),
         INLINE,
         title=title,
         suppress_callback_warning=True,  # there are none, and to look for them takes a while
         template=_environment().get_template("page.html.jinja"),
         template_variables={
-            "found": found,
+            "findings": findings,
             "others": ", ".join(
-                f"{count} {ending}" for ending, count in found.others.most_common(OTHER_ENDINGS)
+                f"{count} {ending}" for ending, count in findings.others.most_common(OTHER_ENDINGS)
             ),
-            "results": [result for section in found.sections for result in section.results],
+            "results": [result for section in findings.sections for result in section.results],
             "choice": choice,
             "policy": POLICY,
             "style": (TEMPLATES / "report.css").read_text(encoding="utf-8"),

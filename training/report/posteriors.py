@@ -100,11 +100,11 @@ def _views(saved: SavedPosteriors, most: int) -> Views:
         sets.append(shown.id)
         charts.keep(plot, held)
         keys.append(Key(f"{label}, {rows.shape[1]:,}", color, "dot"))
-    told = [f"{k + 1}{_observed(saved, k)}" for k in range(groups)]
+    observations = [f"{k + 1}{_observed(saved, k)}" for k in range(groups)]
     note = part_of(saved, groups)
     chart = Chart(plot, "Draws", "Draws of a posterior over those of the prior.", keys, note)
     pickers = Picker("across", names), Picker("up", names, 1)
-    return Views(chart, sets, Picker("observation", told), *pickers)
+    return Views(chart, sets, Picker("observation", observations), *pickers)
 
 
 def _observed(saved: SavedPosteriors, index: int) -> str:
@@ -117,16 +117,19 @@ def _summary(saved: SavedPosteriors, listed: Any) -> list[Table]:
         return []
     chosen = telling_columns(saved, MOST_COLUMNS)
     rows = []
-    for index, found in enumerate(listed[: saved.points.shape[2]]):
-        quantiles = found.get("quantiles") if isinstance(found, dict) else None
+    for index, posterior in enumerate(listed[: saved.points.shape[2]]):
+        quantiles = posterior.get("quantiles") if isinstance(posterior, dict) else None
         if not isinstance(quantiles, dict):
             return []
         for column in chosen:
             name = saved.names[column]
-            cells = [_cell(found.get(kind), name) for kind in ("mean", "std")]
+            cells = [_cell(posterior.get(kind), name) for kind in ("mean", "std")]
             ends = [_cell(quantiles.get(level), name) for level in ("0.05", "0.95")]
-            told = [_cell(found.get("ess_bulk"), name, "{:,.0f}"), _cell(found.get("r_hat"), name)]
-            rows.append([str(index + 1), name, *cells, " to ".join(ends), *told])
+            diagnostics = [
+                _cell(posterior.get("ess_bulk"), name, "{:,.0f}"),
+                _cell(posterior.get("r_hat"), name),
+            ]
+            rows.append([str(index + 1), name, *cells, " to ".join(ends), *diagnostics])
     head = ["observation", "of", "mean", "std", "90 % interval", "effective draws", "R-hat"]
     return [Table("Summary", head, rows, part_of(saved, saved.points.shape[2]))] if rows else []
 

@@ -42,7 +42,7 @@ def run_of(path: Path) -> Run | None:
     options = _options(content)
     libraries = last.get("libraries")
     versions = libraries if isinstance(libraries, dict) else {}
-    told = {
+    listed = {
         "command": " ".join(map(str, last["command"])),
         "code": joined(str(last.get("code_version", "")), str(last.get("code_revision") or "")),
         "libraries": ", ".join(f"{name} {version}" for name, version in versions.items()),
@@ -55,7 +55,7 @@ def run_of(path: Path) -> Run | None:
         "started": last.get("started"),
         "finished": last.get("finished"),
     }
-    facts = [(name, _brief(value)) for name, value in told.items() if value not in (None, "")]
+    facts = [(name, _brief(value)) for name, value in listed.items() if value not in (None, "")]
     shown = [(str(name), _brief(value)) for name, value in options.items() if value is not None]
     return Run(str(last["command"][0]), str(path), facts, shown)
 
@@ -71,18 +71,18 @@ def roundtrip_results(path: Path, name: str, details: str) -> Iterator[Result]:
     Raises:
         DataError: The parameters are broken.
     """
-    found = _simulated(path, "roundtrip")
+    errors = _simulated(path, "roundtrip")
     of = joined(name, details, by=", ")
-    largest = _number(found, "max_abs_error")
-    exact = _number(found, "exact_pixels")
-    rms = _number(found, "rms_error")
+    largest = _number(errors, "max_abs_error")
+    exact = _number(errors, "exact_pixels")
+    rms = _number(errors, "rms_error")
     if exact is not None and largest is not None:
-        told = f"{exact:.4%} of pixels exact, largest error {brief(largest)} gray levels"
-        yield Result(of, "round trip", told, "largest error below ½", largest < HALF_LEVEL)
+        words = f"{exact:.4%} of pixels exact, largest error {brief(largest)} gray levels"
+        yield Result(of, "round trip", words, "largest error below ½", largest < HALF_LEVEL)
     elif rms is not None:
-        told = f"rms {brief(rms)}" + ("" if largest is None else f", largest {brief(largest)}")
+        words = f"rms {brief(rms)}" + ("" if largest is None else f", largest {brief(largest)}")
         target = f"rms at most {SMALL_RMS:g} of data of unit variance"
-        yield Result(of, "round trip", told, target, rms <= SMALL_RMS)
+        yield Result(of, "round trip", words, target, rms <= SMALL_RMS)
 
 
 def _simulated(path: Path, kind: str) -> Mapping[str, Any]:
@@ -92,8 +92,8 @@ def _simulated(path: Path, kind: str) -> Mapping[str, Any]:
         if beside.exists():
             content = load_json(beside)
             inner = content.get("simulations", content)
-            found = inner.get(kind) if isinstance(inner, dict) else None
-            return found if isinstance(found, dict) else {}
+            part = inner.get(kind) if isinstance(inner, dict) else None
+            return part if isinstance(part, dict) else {}
     return {}
 
 
@@ -110,16 +110,16 @@ def _has_command(part: Mapping[str, Any]) -> bool:
 
 def _options(content: Mapping[str, Any]) -> Mapping[str, Any]:
     """The options of the first part that has any."""
-    found = (part.get("options") for part in _parts(content))
-    return next((options for options in found if isinstance(options, dict)), {})
+    candidates = (part.get("options") for part in _parts(content))
+    return next((options for options in candidates if isinstance(options, dict)), {})
 
 
 def _total(content: Mapping[str, Any], name: str, form: str) -> str:
     """The sum of a number over all that ran; empty where it is not told."""
     inner = content.get("simulations")
     places = [*_parts(content), *(inner.values() if isinstance(inner, dict) else ())]
-    found = [_number(place, name) for place in places if isinstance(place, dict)]
-    known = [value for value in found if value is not None]
+    numbers = [_number(place, name) for place in places if isinstance(place, dict)]
+    known = [value for value in numbers if value is not None]
     return form.format(sum(known)) if known else ""
 
 

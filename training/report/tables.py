@@ -54,8 +54,8 @@ def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
     results = [*roundtrip_results(first.path, name, details)]
     parts: list[object] = [_views(tables, choice)]
     if {"melt", "gen"} <= tables.keys():
-        fitting, told = _fit(tables["melt"], tables["gen"], joined(name, details, by=", "))
-        parts.append(told)
+        fitting, columns = _fit(tables["melt"], tables["gen"], joined(name, details, by=", "))
+        parts.append(columns)
         results.append(fitting)
     if first.trajectory.dim > 1:
         shown = {kind: _shown(table, choice) for kind, table in tables.items()}
@@ -83,9 +83,9 @@ def density_results(table: SavedTable, of: str) -> list[Result]:
     if table.errors is None or np.isnan(table.errors).all():
         return []
     size = float(np.sqrt(np.nanmean(np.square(table.errors))))
-    found = f"{size:.2g} nats, root mean square of the rows; {np.nanmax(table.errors):.2g} at most"
+    words = f"{size:.2g} nats, root mean square of the rows; {np.nanmax(table.errors):.2g} at most"
     target = f"at most {CELL_ERROR:g} nats"
-    return [Result(of, "error of a row's log density", found, target, size <= CELL_ERROR)]
+    return [Result(of, "error of a row's log density", words, target, size <= CELL_ERROR)]
 
 
 def _views(tables: Mapping[str, SavedTable], choice: Choice) -> Views:
@@ -119,19 +119,19 @@ def _fit(melt: SavedTable, gen: SavedTable, of: str) -> tuple[Result, Table]:
     data, samples = melt.rows, gen.rows
     if data.shape[1] != samples.shape[1]:
         raise DataError(f"{gen.path} has other columns than {melt.path}")
-    found = distances(data, samples)
-    bound = chance(len(data), len(samples), len(found))
-    order = np.argsort(-found, kind="stable")
+    gaps = distances(data, samples)
+    bound = chance(len(data), len(samples), len(gaps))
+    order = np.argsort(-gaps, kind="stable")
     worst = int(order[0])
     result = Result(
         of,
         "columns of samples against data",
-        f"largest distance of Kolmogorov and Smirnov {found[worst]:.3f}, of {melt.names[worst]}",
+        f"largest distance of Kolmogorov and Smirnov {gaps[worst]:.3f}, of {melt.names[worst]}",
         f"at most {bound:.3f}, by chance with 95 %",
-        bool(found[worst] <= bound),
+        bool(gaps[worst] <= bound),
     )
     rows = [
-        [melt.names[k], f"{found[k]:.3f}", *(brief_number(each) for each in _middles(melt, gen, k))]
+        [melt.names[k], f"{gaps[k]:.3f}", *(brief_number(each) for each in _middles(melt, gen, k))]
         for k in order[:WORST]
     ]
     head = ["column", "distance", "median of data", "median of samples"]

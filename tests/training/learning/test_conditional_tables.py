@@ -19,7 +19,6 @@ from training.flow.solvers import get_solver
 from training.inference.prior import Prior
 from training.learning.building import Choices
 from training.learning.loss import DenoisingRegression
-from training.learning.resuming import Resumed
 from training.learning.screening import relevant_conditions
 from training.learning.tables import Preparation, Space, about_table, choose_space
 from training.learning.trainer import Trainer, TrainingConfig
@@ -297,7 +296,7 @@ def test_a_file_whose_conditions_do_not_fit_is_refused(tmp_path: Path) -> None:
             Model.load(path)
 
 
-def test_a_file_of_an_earlier_version_does_not_know_what_is_surprising(tmp_path: Path) -> None:
+def test_a_file_without_a_surprise_does_not_know_what_is_surprising(tmp_path: Path) -> None:
     path = tmp_path / "network.pkl"
     model = saved(path)
     assert model.coordinates
@@ -306,21 +305,13 @@ def test_a_file_of_an_earlier_version_does_not_know_what_is_surprising(tmp_path:
     new = parts["coordinates"]
     state = {name: value for name, value in new.state.items() if not name.startswith("surprise")}
     arguments = {name: value for name, value in new.arguments.items() if name != "surprise"}
-    old = Part("Coordinates", arguments, state)
-    write_network(path, {**parts, "coordinates": old}, about)
+    without = Part("Coordinates", arguments, state)
+    write_network(path, {**parts, "coordinates": without}, about)
     read = Model.load(path)
     assert read.coordinates
     assert read.coordinates.surprise is None
     read.save(path)
     assert read_network(path)[0]["coordinates"].arguments == arguments
-
-
-def test_a_run_that_an_earlier_version_began_goes_on_without_that() -> None:
-    coordinates = preparation(gaussian(100)).coordinates(LINEAR)
-    saved = coordinates.state_dict()
-    old = {name: value for name, value in saved.items() if not name.startswith("surprise")}
-    Resumed(Path("state.pt"), {"coordinates": old}).take_coordinates(coordinates)
-    assert coordinates.surprise is None
 
 
 def test_a_network_that_sees_no_waves_of_conditions_is_one_that_ignores_them() -> None:

@@ -22,7 +22,7 @@ from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import get_solver
 from training.measure.correlations import Autocorrelations, correlate, mean_autocorrelation, varying
-from training.measure.residuals import NOISE_BLOCK, Found, ResidualProbe, noise_rows
+from training.measure.residuals import NOISE_BLOCK, Quantities, ResidualProbe, noise_rows
 from training.runs.residual_correlations import row_pairs
 
 ROOT = Path(__file__).parents[3]
@@ -245,9 +245,9 @@ class Record:
     """What a probe found, stacked over the times."""
 
     def __init__(self) -> None:
-        self._found: list[Found] = []
+        self._found: list[Quantities] = []
 
-    def __call__(self, index: int, found: Found) -> None:
+    def __call__(self, index: int, found: Quantities) -> None:
         assert index == len(self._found)
         self._found.append(found)
 

@@ -285,7 +285,7 @@ def test_errors_of_log_densities_are_told_in_reports(tmp_path: Path) -> None:
     assert not density_results(load(tmp_path), "wine")
     errors = np.where(np.arange(60) == 0, 0.4, 0.0)
     (result,) = density_results(load(tmp_path, log_prob_error=errors), "wine")
-    assert result.found == "0.052 nats, root mean square of the rows; 0.4 at most"
+    assert result.value == "0.052 nats, root mean square of the rows; 0.4 at most"
     assert not result.holds
     (result,) = density_results(load(tmp_path, log_prob_error=errors / 2), "wine")
     assert result.holds

@@ -11,11 +11,11 @@ from dnnlib.errors import DataError
 from tests.support import picture_files as files
 from tests.training.report.conftest import CHOICE
 from training.report.content import Choice, Flow, Section
-from training.report.finding import Found, found_in
+from training.report.finding import Findings, found_in
 from training.report.runs import roundtrip_results, run_of
 
 
-def flows(found: Found) -> list[Flow]:
+def flows(found: Findings) -> list[Flow]:
     return [part for section in found.sections for part in section.parts if isinstance(part, Flow)]
 
 
@@ -80,7 +80,7 @@ def test_points_are_a_subsample_of_the_file_by_their_seed(tmp_path: Path) -> Non
 
 
 def results_of(section: Section) -> dict[str, tuple[str, bool | None]]:
-    return {result.name: (result.found, result.holds) for result in section.results}
+    return {result.name: (result.value, result.holds) for result in section.results}
 
 
 def test_headline_numbers_are_those_of_the_files(tmp_path: Path) -> None:

@@ -42,19 +42,19 @@ def read_entries(folder: Path) -> Iterator[tuple[bytes, bytes]]:
     """
     with _opened(folder) as store:
         left = (folder / DATA_FILE).stat().st_size
-        found, last = 0, b""
+        number, last = 0, b""
         while (entry := store.next_entry()) is not None:
             key, value = entry
-            found += 1
+            number += 1
             left -= len(key) + len(value)
-            if found > store.count or left < 0:
+            if number > store.count or left < 0:
                 raise _broken(folder, "it has more entries than it says")
             if key <= last:
                 raise _broken(folder, "its keys are not in order")
             last = key
             yield key, value
-        if found != store.count:
-            raise _broken(folder, f"it has {found} of {store.count} entries")
+        if number != store.count:
+            raise _broken(folder, f"it has {number} of {store.count} entries")
 
 
 @contextmanager

@@ -136,9 +136,9 @@ def open_parquet(path: Path, wanted: Sequence[str] | None) -> ForeignTable:
 def open_shipped(name: str) -> ForeignTable:
     """A data set of scikit-learn."""
     datasets = importlib.import_module("sklearn.datasets")
-    found = getattr(datasets, f"load_{name}")()
-    names = [str(column).replace(" ", "_") for column in found.feature_names]
-    return ForeignTable(name, names, lambda: iter([np.asarray(found.data, dtype=np.float64)]))
+    shipped = getattr(datasets, f"load_{name}")()
+    names = [str(column).replace(" ", "_") for column in shipped.feature_names]
+    return ForeignTable(name, names, lambda: iter([np.asarray(shipped.data, dtype=np.float64)]))
 
 
 def open_toy(source: str, seed: int) -> ForeignTable:

@@ -89,10 +89,10 @@ def make_table(source: ForeignTable, choices: Choices) -> tuple[Table, list[str]
         values, names = narrowed(values, kept), [names[index] for index in kept]
     columns = Columns.plain(names)
     if choices.dequantize:
-        found = [marginals[name] for name in names]
-        steps, offsets = ([getattr(one, key) for one in found] for key in ("step", "offset"))
+        chosen = [marginals[name] for name in names]
+        steps, offsets = ([getattr(one, key) for one in chosen] for key in ("step", "offset"))
         columns = replace(columns, steps=_doubles(steps), offsets=_doubles(offsets))
-        lines += told_of_steps(dict(zip(names, found, strict=True)))
+        lines += told_of_steps(dict(zip(names, chosen, strict=True)))
     columns = _bounded(columns, choices.bounds, values, source.name)
     held_out = _held_out(len(values), choices)
     to_train = len(values) - int(held_out.sum())
@@ -171,7 +171,7 @@ def _require_sound(block: np.ndarray, source: ForeignTable, choices: Choices, be
     finite = np.isfinite(block)
     broken = finite & (np.abs(block) > LARGEST)
     holes = ~finite if choices.missing == "refuse" else np.zeros_like(finite)
-    for bad, told in (
+    for bad, form in (
         (broken, "{value:g} is no value that can be squared: mend it, or leave the column out"),
         (
             holes,
@@ -185,10 +185,11 @@ def _require_sound(block: np.ndarray, source: ForeignTable, choices: Choices, be
     ):
         if bad.any():
             row, column = np.argwhere(bad)[0]
-            said = told.format(value=block[row, column], low=low[column], high=high[column])
+            message = form.format(value=block[row, column], low=low[column], high=high[column])
             raise DataError(
-                f"{source.name}, column '{source.names[column]}', row {before + row + 1}: {said} "
-                f"({int(bad.sum())} such value(s) in rows {before + 1} to {before + len(block)})"
+                f"{source.name}, column '{source.names[column]}', row {before + row + 1}: "
+                f"{message} ({int(bad.sum())} such value(s) in rows {before + 1} to "
+                f"{before + len(block)})"
             )
 
 
@@ -278,8 +279,8 @@ def _independent(
             f"like identifiers: {', '.join(alike)}"
         )
     if slopes:
-        told = ", ".join(names[index] for index in slopes)
-        lines.append(f"Left out column(s) that follow exactly from those before them: {told}")
+        listed = ", ".join(names[index] for index in slopes)
+        lines.append(f"Left out column(s) that follow exactly from those before them: {listed}")
     dropped = Dropped(
         [names[index] for index in gone], torch.from_numpy(offsets), torch.from_numpy(table), names
     )

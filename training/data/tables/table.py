@@ -71,8 +71,8 @@ class Rows:
 
     def at(self, places: Tensor) -> "Rows":
         """The rows at these places, which may be booleans."""
-        found = None if self.conditions is None else self.conditions[places]
-        return Rows(self.points[places], found)
+        conditions = None if self.conditions is None else self.conditions[places]
+        return Rows(self.points[places], conditions)
 
 
 @dataclass(frozen=True, eq=False)

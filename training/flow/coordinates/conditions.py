@@ -54,8 +54,8 @@ class LongTails(nn.Module):
 
     def forward(self, conditions: Tensor) -> Tensor:
         """Scores ``[..., K]`` of conditions."""
-        found: Tensor = self.scores(self.logarithms(conditions))[0]
-        return found
+        scores: Tensor = self.scores(self.logarithms(conditions))[0]
+        return scores
 
     def check(self) -> None:
         """Raises ValueError if a scale is not positive, or the spline is none."""

@@ -160,8 +160,8 @@ class Coordinates(nn.Module):
                 f"this flow is conditional: say what its {self.condition_dim} conditions are, in "
                 "Python by flow.given(labels=conditions)"
             )
-        found: Tensor = self.scale(self._given)
-        return found[..., self.relevant] if self.relevant else found
+        labels: Tensor = self.scale(self._given)
+        return labels[..., self.relevant] if self.relevant else labels
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Points of flow space ``[..., D]``, and ``log |det du/dx| [...]``, of points ``[..., D]``.
@@ -211,11 +211,11 @@ class Coordinates(nn.Module):
 
     def inside(self, points: Tensor) -> Tensor:
         """Whether points ``[..., D]`` of data space are to be, ``[...]``."""
-        found = torch.ones_like(points[..., 0], dtype=torch.bool)
+        within = torch.ones_like(points[..., 0], dtype=torch.bool)
         for map_ in self.maps:
             if isinstance(map_, Limits):
-                found = found & map_.inside(points)
-        return found
+                within = within & map_.inside(points)
+        return within
 
     def dithered(self, points: Tensor, generator: torch.Generator) -> Tensor:
         """Points ``[N, D]`` of data space with discrete columns spread evenly over their steps.

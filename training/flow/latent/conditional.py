@@ -164,13 +164,13 @@ class ConditionalMixture(nn.Module):
         return torch.linalg.solve(self.axes, v.T).T + self.offset
 
     def _in_turn(self, kept: Tensor, scores: Tensor) -> Tensor:
-        found: list[Tensor] = []
+        drawn: list[Tensor] = []
         for index in range(self.compressed):
             missing = scores.new_zeros(len(scores), self.compressed - index)
-            all_ = self.mixtures(kept, torch.cat([*found, missing], dim=1))
+            all_ = self.mixtures(kept, torch.cat([*drawn, missing], dim=1))
             own = NormalMixture(*(part[:, index : index + 1] for part in all_))
-            found.append(own.quantile(scores[:, index : index + 1]))
-        return torch.cat(found, dim=1)
+            drawn.append(own.quantile(scores[:, index : index + 1]))
+        return torch.cat(drawn, dim=1)
 
     def turned(self, compressed: Tensor) -> Tensor:
         """``v [N, C]`` of compressed latents."""

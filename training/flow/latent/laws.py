@@ -181,8 +181,8 @@ class LearnedLaw(LatentLaw):
         rows = x.reshape(-1, self.dim) / self.std
         kept, compressed = self._split(rows)
         gaussian = -(kept.square() + log(2 * pi)).sum(dim=1) / 2
-        found = gaussian + self.mixture.log_prob(kept, compressed) - self.std.log().sum()
-        return found.view(x.shape[:-1])
+        log_density = gaussian + self.mixture.log_prob(kept, compressed) - self.std.log().sum()
+        return log_density.view(x.shape[:-1])
 
     def digest(self) -> str:
         content = sha256(self.variance.cpu().numpy().tobytes())

@@ -118,12 +118,12 @@ def run_chains(
             kept.append((state.w, state.evaluated.points, state.evaluated.log_likelihood))
         if on_step:
             on_step()
-    w, points, found = (torch.stack(column, dim=1) for column in zip(*kept, strict=True))
+    w, points, log_likelihood = (torch.stack(column, dim=1) for column in zip(*kept, strict=True))
     count = len(start)
     return Draws(
         w.view(count, chains, draws, -1),
         points.view(count, chains, draws, -1),
-        found.view(count, chains, draws),
+        log_likelihood.view(count, chains, draws),
         [kernel.name] * count,
         torch.full((count,), kernel.target.calls / count, dtype=torch.float64),
         {"acceptance": accepted.cpu() / (draws * thin), **kernel.stats()},

@@ -28,7 +28,7 @@ class Elliptical(Kernel):
         level = state.evaluated.log_likelihood + uniform[:, 0].log()
         angle = 2 * pi * uniform[:, 1]
         low, high = angle - 2 * pi, angle.clone()
-        points, found = (part.clone() for part in state.evaluated)
+        points, log_likelihood = (part.clone() for part in state.evaluated)
         w, active = start.clone(), torch.arange(len(start), device=start.device)
         shrinkings = torch.zeros_like(level)
         for trial in range(MOST):
@@ -38,7 +38,7 @@ class Elliptical(Kernel):
             fits = evaluated.log_likelihood > level[active]
             done, active = active[fits], active[~fits]
             w[done], points[done] = proposed[fits], evaluated.points[fits]
-            found[done] = evaluated.log_likelihood[fits]
+            log_likelihood[done] = evaluated.log_likelihood[fits]
             if not len(active):
                 break
             shrinkings[active] += 1
@@ -47,5 +47,5 @@ class Elliptical(Kernel):
             high[active] = torch.where(below, high[active], angle[active])
             width = high[active] - low[active]
             angle[active] = low[active] + width * uniform[active, trial + 2]
-        state.w, state.evaluated = w, Evaluated(points, found)
+        state.w, state.evaluated = w, Evaluated(points, log_likelihood)
         return state.by_observation(1 / (1 + shrinkings)).mean(dim=1)

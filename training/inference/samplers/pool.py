@@ -73,12 +73,12 @@ class Pool:
             first = torch.stack([(group == kind).nonzero()[0, 0] for kind in range(len(kinds))])
         mine = w[distributed.shard(size)] if shared else w
         before = target.calls
-        told = (lambda part: on_part(part / len(first))) if on_part else None
+        on_share = (lambda part: on_part(part / len(first))) if on_part else None
         points = []
         for observation in first.tolist():
             which = torch.full((len(mine),), observation, device=w.device)
-            found = target.points(mine, which, told)
-            points.append(distributed.gather_rows(found, size) if shared else found)
+            share = target.points(mine, which, on_share)
+            points.append(distributed.gather_rows(share, size) if shared else share)
         calls = (target.calls - before) * size / len(mine) / target.count
         order = z_order(w[None])[0]
         return cls(w, torch.stack(points), order, group.to(torch.int64).to(w.device), calls)
@@ -97,14 +97,14 @@ class Pool:
         step = max(1, CALL // (size * dim))
         places = torch.arange(*rows.indices(target.count), device=self.group.device)
         order = F.pad(torch.arange(len(places), device=places.device), (0, -len(places) % step))
-        found = []
+        log_likelihood = []
         for block in torch.split(places[order], step):
             # One group alone is not copied.
             points = self.points[self.group[block]] if len(self.points) > 1 else self.points
             points = points.expand(step, -1, -1).reshape(-1, dim)
             observed = target.observed[block][:, None].expand(-1, size, -1).flatten(0, 1)
-            found.append(target.likelihood.log_prob(points, observed).view(step, size))
-        return torch.cat(found)[: len(places)]
+            log_likelihood.append(target.likelihood.log_prob(points, observed).view(step, size))
+        return torch.cat(log_likelihood)[: len(places)]
 
     def sample(self, target: Target, seeds: Tensor, chains: int, draws: int) -> Draws:
         """Draws by weight, shuffled into chains.
@@ -126,18 +126,18 @@ class Pool:
         return Draws.joined(parts)
 
     def _sample(self, target: Target, rows: slice, seeds: Tensor, chains: int, draws: int) -> Draws:
-        found = self.log_weights(target, rows)
-        require_some(found)
-        weights = smoothed_weights(found)
-        order = self.order.expand_as(found)
+        log_weights = self.log_weights(target, rows)
+        require_some(log_weights)
+        weights = smoothed_weights(log_weights)
+        order = self.order.expand_as(log_weights)
         picks = weighted_picks(weights.log_weights, seeds, chains * draws, order)
-        count = len(found)
+        count = len(log_weights)
         where = (count, chains, draws)
         group = self.group[rows][:, None]
         return Draws(
             self.w[picks].view(*where, -1),
             self.points[group, picks].view(*where, -1),
-            found.gather(1, picks).view(where),
+            log_weights.gather(1, picks).view(where),
             ["pool"] * count,
             torch.full((count,), self.calls, dtype=torch.float64),
             {"effective_size": weights.effective_size.cpu(), "pareto_k": weights.k.cpu()},

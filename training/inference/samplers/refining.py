@@ -59,12 +59,12 @@ def refine(target: Target, pool: Pool, seeds: Tensor, chains: int, draws: int) -
     Raises:
         DataError: The likelihood is 0 at all of the pool.
     """
-    found = _in_blocks(target, pool, seeds, (chains, draws), DRAWN)
-    poor = (found.stats["effective_size"] < FEWEST).nonzero()[:, 0]
+    refined = _in_blocks(target, pool, seeds, (chains, draws), DRAWN)
+    poor = (refined.stats["effective_size"] < FEWEST).nonzero()[:, 0]
     if not len(poor):
-        return found
+        return refined
     others = _in_blocks(target.of(poor), pool.of(poor), seeds[poor], (chains, draws), AGAIN)
-    return found.replaced(poor, others)
+    return refined.replaced(poor, others)
 
 
 def _in_blocks(
@@ -81,15 +81,17 @@ def _in_blocks(
 def _refined(
     target: Target, pool: Pool, seeds: Tensor, shape: tuple[int, int], drawn: Sequence[int]
 ) -> Draws:
-    found = pool.log_weights(target, slice(None))
-    require_some(found)
-    near = _Near(target, pool, found)
+    log_likelihood = pool.log_weights(target, slice(None))
+    require_some(log_likelihood)
+    near = _Near(target, pool, log_likelihood)
     for index, count in enumerate(drawn):
         near.add(seeds, index, count)
-    weights = smoothed_weights(near.of_all(found))
-    order = torch.cat([pool.order.expand_as(found), len(pool.w) + z_order(near.new)], dim=1)
+    weights = smoothed_weights(near.of_all(log_likelihood))
+    order = torch.cat(
+        [pool.order.expand_as(log_likelihood), len(pool.w) + z_order(near.new)], dim=1
+    )
     picks = weighted_picks(weights.log_weights, seeds, shape[0] * shape[1], order)
-    w, points, likelihood = near.at(picks, found)
+    w, points, likelihood = near.at(picks, log_likelihood)
     return Draws(
         w.view(target.count, *shape, -1),
         points.view(target.count, *shape, -1),
@@ -107,19 +109,19 @@ class _Near:
         kept: H.
         places: Of the likeliest in the pool, ``[M, H]``.
         w: ``[M, H + N, dim]``.
-        found: Log likelihoods ``[M, H + N]``.
+        log_likelihood: Of these ``[M, H + N]``.
         points: Of the rounds alone, ``[M, N, D]``.
         log_weights: ``log v [M, H + N]``.
     """
 
-    def __init__(self, target: Target, pool: Pool, found: Tensor):
+    def __init__(self, target: Target, pool: Pool, log_likelihood: Tensor):
         self._target, self._pool, self._size = target, pool, len(pool.w)
         self.kept = min(HEAVIEST, self._size)
-        self.found, self.places = found.topk(self.kept, dim=1)
-        self._level = self.found[:, -1:]
+        self.log_likelihood, self.places = log_likelihood.topk(self.kept, dim=1)
+        self._level = self.log_likelihood[:, -1:]
         self.w = pool.w[self.places]
         self.points = pool.points.new_empty(target.count, 0, pool.points.shape[2])
-        self.log_weights = self.found - log(self._size)
+        self.log_weights = self.log_likelihood - log(self._size)
         self._proposals: list[tuple[int, Proposal]] = []
 
     def add(self, seeds: Tensor, index: int, drawn: int) -> None:
@@ -129,28 +131,28 @@ class _Near:
         uniform = _even_uniform(drawn, 1 + dim, seeds, index).to(self.w)
         w = proposal.draw(uniform)
         which = torch.arange(count, device=w.device).repeat_interleave(drawn)
-        points, found = self._target.evaluate(w.flatten(0, 1), which)
-        found = found.view(count, drawn)
-        found = found.masked_fill(found < self._level, -torch.inf)
+        points, log_likelihood = self._target.evaluate(w.flatten(0, 1), which)
+        log_likelihood = log_likelihood.view(count, drawn)
+        log_likelihood = log_likelihood.masked_fill(log_likelihood < self._level, -torch.inf)
         self._proposals.append((drawn, proposal))
         self.w = torch.cat([self.w, w], dim=1)
         self.points = torch.cat([self.points, points.view(count, drawn, -1)], dim=1)
-        self.found = torch.cat([self.found, found], dim=1)
-        self.log_weights = self.found - self._log_mixture()
+        self.log_likelihood = torch.cat([self.log_likelihood, log_likelihood], dim=1)
+        self.log_weights = self.log_likelihood - self._log_mixture()
 
     @property
     def new(self) -> Tensor:
         """Variables ``[M, N, dim]`` of the rounds."""
         return self.w[:, self.kept :]
 
-    def of_all(self, found: Tensor) -> Tensor:
-        """``log v [M, P + N]`` of all of the pool, whose log likelihoods are ``found [M, P]``, and
+    def of_all(self, log_likelihood: Tensor) -> Tensor:
+        """``log v [M, P + N]`` of all of the pool, whose log likelihoods are ``[M, P]``, and
         of the rounds."""
         near, new = self.log_weights.tensor_split([self.kept], dim=1)
-        whole = (found - log(self._size)).scatter(1, self.places, near)
+        whole = (log_likelihood - log(self._size)).scatter(1, self.places, near)
         return torch.cat([whole, new], dim=1)
 
-    def at(self, picks: Tensor, found: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def at(self, picks: Tensor, log_likelihood: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Variables ``[M, n, dim]``, points ``[M, n, D]`` and log likelihoods ``[M, n]`` of some of
         all these ``[M, n]``."""
         rows = torch.arange(len(picks), device=picks.device)[:, None]
@@ -161,7 +163,7 @@ class _Near:
         return (
             torch.where(is_new[..., None], self.w[rows, place], pool.w[old]),
             torch.where(is_new[..., None], self.points[rows, new], pool.points[group, old]),
-            torch.where(is_new, self.found[rows, place], found.gather(1, old)),
+            torch.where(is_new, self.log_likelihood[rows, place], log_likelihood.gather(1, old)),
         )
 
     def _fitted(self, seeds: Tensor, index: int) -> Proposal:

@@ -74,28 +74,32 @@ class _Swarm:
         rows = torch.arange(groups * particles, device=target.device)
         self._which, self._group = rows // (chains * particles), rows // particles
         self._w = noise.normal(0, target.dim).flatten(0, 1)
-        self._points, self._found = target.evaluate(self._w, self._which)
+        self._points, self._log_likelihood = target.evaluate(self._w, self._which)
         self.exponent = torch.zeros(groups, dtype=torch.float64, device=target.device)
         self._size = torch.full_like(self.exponent, FIRST)
         self._stages = torch.zeros_like(self.exponent)
-        require_some(self._found.view(groups, particles))
+        require_some(self._log_likelihood.view(groups, particles))
 
     def raise_exponents(self, uniform: Tensor) -> Tensor:
         """Raises the exponents, and takes particles by their weights; says where ``[G]``."""
         particles = self._shape[2]
         going = self.exponent < 1
-        found = self._found.view(-1, particles)
+        log_likelihood = self._log_likelihood.view(-1, particles)
         # Particles without likelihood go at the first exponent, however many they are.
-        worth = WORTH * found.isfinite().sum(dim=1)
-        rise = largest_exponent(found, 1 - self.exponent, worth)
+        worth = WORTH * log_likelihood.isfinite().sum(dim=1)
+        rise = largest_exponent(log_likelihood, 1 - self.exponent, worth)
         start = uniform.view(-1, particles)[:, 0]
-        picks = systematic(rise[:, None] * found, start, particles)
+        picks = systematic(rise[:, None] * log_likelihood, start, particles)
         # Populations that have arrived stay as they are.
         own = torch.arange(particles, device=picks.device)
         picks = torch.where(going[:, None], picks, own)
         first = particles * torch.arange(len(picks), device=picks.device)[:, None]
         rows = (first + picks).flatten()
-        self._w, self._points, self._found = self._w[rows], self._points[rows], self._found[rows]
+        self._w, self._points, self._log_likelihood = (
+            self._w[rows],
+            self._points[rows],
+            self._log_likelihood[rows],
+        )
         reached = self.exponent + torch.where(going, rise, 0)
         self.exponent = torch.where(reached > 1 - ARRIVED, 1, reached)
         self._stages += going
@@ -109,12 +113,12 @@ class _Swarm:
         xi = self._noise.normal(step, self._target.dim).flatten(0, 1)[rows]
         proposed = (1 - size.square()).sqrt() * self._w[rows] + size * xi
         other = self._target.evaluate(proposed, which)
-        gain = self.exponent[group] * (other.log_likelihood - self._found[rows])
+        gain = self.exponent[group] * (other.log_likelihood - self._log_likelihood[rows])
         fits = self._noise.uniform(step, 1).flatten()[rows].log() < gain
         taken = rows[fits]
         self._w[taken], self._points[taken] = proposed[fits], other.points[fits]
-        self._found[taken] = other.log_likelihood[fits]
-        accepted = torch.zeros_like(self._found)
+        self._log_likelihood[taken] = other.log_likelihood[fits]
+        accepted = torch.zeros_like(self._log_likelihood)
         accepted[rows] = gain.exp().clamp_max(1).nan_to_num()
         change = accepted.view(-1, self._shape[2]).mean(dim=1) - WANTED
         change = torch.where(moving, change, 0)
@@ -125,7 +129,7 @@ class _Swarm:
         return Draws(
             self._w.view(*self._shape, -1),
             self._points.view(*self._shape, -1),
-            self._found.view(self._shape),
+            self._log_likelihood.view(self._shape),
             ["smc"] * count,
             torch.full((count,), self._target.calls / count, dtype=torch.float64),
             {

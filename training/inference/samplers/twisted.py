@@ -82,7 +82,7 @@ def twist(
     errors = error_covariances(target, times, seed)
     shared = (target.calls - before) / target.count
     most = max(1, AT_ONCE // (chains * size * target.dim))
-    found = []
+    parts = []
     for places in torch.split(torch.arange(target.count, device=target.device), most):
         own = [numbers[place] for place in places.tolist()]
         noise = Noise(seed, own, chains * size, target.device, chunk=1)
@@ -93,8 +93,8 @@ def twist(
             if on_part:
                 on_part(len(places) / target.count / STEPS)
         part = cloud.draws(draws)
-        found.append(replace(part, calls=part.calls + shared))
-    return Draws.joined(found)
+        parts.append(replace(part, calls=part.calls + shared))
+    return Draws.joined(parts)
 
 
 class _Cloud:
@@ -189,8 +189,8 @@ class _Cloud:
         """Points, and their likelihood."""
         target = self._target
         points = target.of_states(self._x.flatten(0, 1), self._which)
-        found = target.likelihood.log_prob(points, target.observed[self._which])
-        self._points, self._psi = points.view_as(self._x), found.view(target.count, -1)
+        log_likelihood = target.likelihood.log_prob(points, target.observed[self._which])
+        self._points, self._psi = points.view_as(self._x), log_likelihood.view(target.count, -1)
 
     def _given_observation(self, error: Tensor) -> tuple[Tensor, Tensor]:
         """``G [M, D, K]`` and ``S [M, D, D]``, of ``V [D, D]``."""

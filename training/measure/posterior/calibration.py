@@ -226,8 +226,8 @@ def calibrate(values: RunValues, level: float = 0.01) -> Calibration:
     }
     p_values = {
         f"{test} of {name}": p
-        for test, found in tests.items()
-        for name, p in zip(values.names, found, strict=True)
+        for test, p_of_all in tests.items()
+        for name, p in zip(values.names, p_of_all, strict=True)
     }
     for name, contents in values.regions.items():
         p_values[name] = float(ks_p_values(contents[:, None]))
@@ -237,7 +237,7 @@ def calibrate(values: RunValues, level: float = 0.01) -> Calibration:
         len(values.ranks),
         ranks,
         coverage_curve(central[:, :dims]),
-        {name: coverage_curve(found[:, None]) for name, found in values.regions.items()},
+        {name: coverage_curve(held[:, None]) for name, held in values.regions.items()},
         values.scores.mean(dim=0).cpu(),
         None
         if values.leaked is None

@@ -101,7 +101,7 @@ def _measures(draws: Tensor) -> Tensor:
     squares = (draws - _mean(draws)[:, None, None]).square()
     variance, count = _mean(squares), draws.shape[1] * draws.shape[2]
     error_of_variance = (_mean(squares.square()) - variance.square()) / _ess(_halves(squares))
-    found = [
+    measures = [
         # Folded draws may be constant where draws are not: then only the others tell.
         torch.fmax(_r_hat(normalized), _r_hat(folded)),
         _ess(normalized),
@@ -109,7 +109,7 @@ def _measures(draws: Tensor) -> Tensor:
         (variance * count / (count - 1) / _ess(halves)).sqrt(),
         (error_of_variance / variance).sqrt() / 2,
     ]
-    return torch.where(finite, torch.stack(found), torch.nan)
+    return torch.where(finite, torch.stack(measures), torch.nan)
 
 
 def _mean(draws: Tensor) -> Tensor:

@@ -57,16 +57,16 @@ class CoverageCurve:
 
     Attributes:
         levels: ``[L]``, what regions say.
-        found: ``[L, V]``, what they hold.
+        held: ``[L, V]``, what they hold.
         lower: ``[L]``, the binomial band of each level by itself, for the runs there are.
         upper: ``[L]``.
-        pooled: ``[L]``, the mean of ``found`` over variables.
+        pooled: ``[L]``, the mean of ``held`` over variables.
         pooled_error: ``[L]``, its standard error. Runs are independent, variables of a run need
             not be.
     """
 
     levels: Tensor
-    found: Tensor
+    held: Tensor
     lower: Tensor
     upper: Tensor
     pooled: Tensor
@@ -78,7 +78,7 @@ class CoverageCurve:
 
         Negative where regions hold too few: the posterior is overconfident.
         """
-        return _largest(self.found - self.levels[:, None])
+        return _largest(self.held - self.levels[:, None])
 
     @property
     def pooled_deviation(self) -> float:
@@ -87,8 +87,9 @@ class CoverageCurve:
 
     def summary(self) -> dict[str, Any]:
         """The numbers as plain lists."""
-        names = ("levels", "found", "lower", "upper", "pooled", "pooled_error", "deviation")
-        lists = {name: getattr(self, name).tolist() for name in names}
+        lists = {"levels": self.levels.tolist(), "found": self.held.tolist()}
+        for name in ("lower", "upper", "pooled", "pooled_error", "deviation"):
+            lists[name] = getattr(self, name).tolist()
         return {**lists, "pooled_deviation": self.pooled_deviation}
 
 
@@ -117,7 +118,7 @@ def coverage_curve(
     lower, upper = (binom.ppf(end, runs, np.asarray(levels)) / runs for end in ends)
     return CoverageCurve(
         levels=contents,
-        found=distribution_function(values, contents),
+        held=distribution_function(values, contents),
         lower=torch.from_numpy(lower),
         upper=torch.from_numpy(upper),
         pooled=shares.mean(dim=1),

@@ -88,23 +88,23 @@ def calibrate_near(values: RunValues, neighbors: Tensor, level: float = 0.01) ->
         level: Adjusted p-values below it fail.
     """
     dims = values.scores.shape[1]
-    found: dict[str, float] = {}
+    p_values: dict[str, float] = {}
     for place, near in enumerate(neighbors):
         ranks = values.ranks[near]
         contents = central_values(ranks[:, :dims])
         p = torch.cat([ks_p_values(ranks), ks_p_values(contents)]).tolist()
-        found |= {f"{place} {test}": value for test, value in enumerate(p)}
-    adjusted = holm(found)
-    tests, each = [], len(found) // len(neighbors)
+        p_values |= {f"{place} {test}": value for test, value in enumerate(p)}
+    adjusted = holm(p_values)
+    tests, each = [], len(p_values) // len(neighbors)
     for place, near in enumerate(neighbors):
         own = [f"{place} {test}" for test in range(each)]
-        least = min(own, key=found.__getitem__)
+        least = min(own, key=p_values.__getitem__)
         quantity = own.index(least) % len(values.names)
         ranks = values.ranks[near]
         tests.append(
             LocalTest(
                 values.names[quantity],
-                found[least],
+                p_values[least],
                 adjusted[least],
                 tendency(ranks[:, quantity], quantity < dims),
                 ranks.mean(dim=0).tolist(),

@@ -155,8 +155,8 @@ class Band:
 
     def holds(self, values: Tensor) -> Tensor:
         """Whether the distribution functions of ``[R, V]`` stay within, ``[V]``."""
-        found = distribution_function(values, self.points)
-        return ((found >= self.lower[:, None]) & (found <= self.upper[:, None])).all(dim=0)
+        shares = distribution_function(values, self.points)
+        return ((shares >= self.lower[:, None]) & (shares <= self.upper[:, None])).all(dim=0)
 
 
 def distribution_function(values: Tensor, points: Tensor) -> Tensor:

@@ -41,11 +41,13 @@ def draw_chains(saved: SavedPosteriors) -> Figure:
     """A row for each of the coordinates that mixed worst, and for the log likelihood."""
     assert saved.log_likelihood is not None
     points = saved.points[:, :, 0]
-    found = convergence(torch.from_numpy(points))
-    r_hat = found.r_hat.nan_to_num(0).numpy()
+    diagnostics = convergence(torch.from_numpy(points))
+    r_hat = diagnostics.r_hat.nan_to_num(0).numpy()
     order = np.sort(np.argsort(-r_hat, kind="stable")[:MOST])
     rows = [(saved.names[place], points[:, :, place]) for place in order]
-    notes = [(float(found.r_hat[place]), float(found.ess_bulk[place])) for place in order]
+    notes = [
+        (float(diagnostics.r_hat[place]), float(diagnostics.ess_bulk[place])) for place in order
+    ]
     rows.append(("log likelihood", saved.log_likelihood[:, :, 0]))
     of_likelihood = convergence(torch.from_numpy(saved.log_likelihood[:, :, :1]))
     notes.append((float(of_likelihood.r_hat), float(of_likelihood.ess_bulk)))

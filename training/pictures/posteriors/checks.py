@@ -86,14 +86,14 @@ class Curve:
 
     Attributes:
         points: ``[K]``, of [0, 1].
-        found: ``[K, V]``, differences in percentage points.
+        excess: ``[K, V]``, differences in percentage points.
         lower: ``[K]``, where one variable stays with 95 %.
         upper: ``[K]``.
         holds: Whether each stays there, ``[V]``.
     """
 
     points: np.ndarray
-    found: np.ndarray
+    excess: np.ndarray
     lower: np.ndarray
     upper: np.ndarray
     holds: np.ndarray
@@ -103,9 +103,9 @@ class Curve:
         """Of values ``[R, V]``."""
         band = simultaneous_band(len(values))
         points = band.points.numpy()
-        found = distribution_function(values, band.points).numpy() - points[:, None]
+        excess = distribution_function(values, band.points).numpy() - points[:, None]
         lower, upper = (100 * (end.numpy() - points) for end in (band.lower, band.upper))
-        return cls(points, 100 * found, lower, upper, band.holds(values).numpy())
+        return cls(points, 100 * excess, lower, upper, band.holds(values).numpy())
 
     @property
     def reach(self) -> float:
@@ -117,12 +117,12 @@ class Curve:
     @property
     def shown(self) -> np.ndarray:
         """Lines to draw ``[K, V or 1]``."""
-        return self.found if self.found.shape[1] <= MOST_LINES else self.mean[:, None]
+        return self.excess if self.excess.shape[1] <= MOST_LINES else self.mean[:, None]
 
     @property
     def mean(self) -> np.ndarray:
         """Over variables, ``[K]``."""
-        mean: np.ndarray = self.found.mean(axis=1)
+        mean: np.ndarray = self.excess.mean(axis=1)
         return mean
 
     def draw(self, axes: Axes, reach: float) -> None:
@@ -130,7 +130,7 @@ class Curve:
         x = 100 * self.points
         axes.fill_between(x, self.lower, self.upper, color=FAINT, alpha=0.6, lw=0)
         axes.axhline(0, color=MUTED, lw=0.8)
-        several = self.found.shape[1] > 1
+        several = self.excess.shape[1] > 1
         if several:
             for line_, holds in zip(self.shown.T, self.holds, strict=False):
                 axes.plot(x, line_, color=color_of(holds), lw=0.7, alpha=0.6)
@@ -148,13 +148,13 @@ def _page(
 ) -> tuple[Figure, np.ndarray]:
     lines = textwrap.wrap(saved.calibration.verdict, LINE_LETTERS)
     right = "no miscalibration seen" if saved.calibration.conclusive else "too few runs to tell"
-    found = right if saved.calibration.passed else "not calibrated"
+    outcome = right if saved.calibration.passed else "not calibrated"
     verdict_height = look.LINE_HEIGHT * len(lines)
     figure, places = look.panel_page(
         -(-count // across),
         across,
         size,
-        f"Posterior of {saved.name}: {found}",
+        f"Posterior of {saved.name}: {outcome}",
         joined(details_of(saved), note),
         left=LEFT,
         gap=GAP,

@@ -48,8 +48,8 @@ def plane_density(
     for first in range(0, len(grid), rows):
         block = points[:, first : first + rows, None] - centers[:, None]
         total[first : first + rows] = np.exp(-np.square(block).sum(axis=0) / 2) @ weights
-    found: np.ndarray = total.reshape(len(y), len(x)) / (2 * np.pi * np.linalg.det(root))
-    return found
+    density: np.ndarray = total.reshape(len(y), len(x)) / (2 * np.pi * np.linalg.det(root))
+    return density
 
 
 def toy_of(name: str | None, dim: int) -> Toy | None:

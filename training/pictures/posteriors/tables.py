@@ -190,8 +190,8 @@ def _observed_at(saved: SavedPosteriors, column: int) -> np.ndarray:
     if not seen_columns(saved)[column] or saved.observed is None or saved.likelihood is None:
         return np.empty(0)
     places = saved.likelihood.coordinates
-    found = column if places is None else int((places == column).nonzero()[0, 0])
-    return saved.observed[:, found]
+    place = column if places is None else int((places == column).nonzero()[0, 0])
+    return saved.observed[:, place]
 
 
 def _which(saved: SavedPosteriors, size: int) -> str:

@@ -181,18 +181,18 @@ def _contours(axes: Any, exact: ExactPosterior, box: np.ndarray, plane: tuple[in
 
 
 def _handles(saved: SavedPosteriors, dim: int) -> Sequence[Any]:
-    found = [dots("posterior draws", BLUE)]
+    handles = [dots("posterior draws", BLUE)]
     if saved.prior is not None:
-        found.insert(0, dots("prior draws", MUTED, 0.5))
+        handles.insert(0, dots("prior draws", MUTED, 0.5))
     if saved.truth is not None:
-        found.append(line("truth", **TRUTH))
+        handles.append(line("truth", **TRUTH))
     if saved.likelihood is not None:
         planes = combinations(range(dim), 2)
         seen = [len(_seen_in(saved.likelihood, plane, dim)[0]) for plane in planes]
         if 2 in seen:
-            found.append(line("observed", ls="none", marker="P", ms=7, mec="white"))
+            handles.append(line("observed", ls="none", marker="P", ms=7, mec="white"))
         elif 1 in seen:
-            found.append(line("observed", lw=1.2, ls=(0, (3, 2))))
+            handles.append(line("observed", lw=1.2, ls=(0, (3, 2))))
         contents = " and ".join(f"{100 * content:g}" for content in CONTENTS)
-        found.append(line(f"exact posterior of the toy: regions of {contents} %", ORANGE))
-    return found
+        handles.append(line(f"exact posterior of the toy: regions of {contents} %", ORANGE))
+    return handles

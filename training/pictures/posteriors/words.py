@@ -39,9 +39,9 @@ def part_of(saved: SavedPosteriors, shown: int) -> str:
 
 def value_words(values: np.ndarray) -> str:
     """What was observed ``[K]``, or as much of it as is readable."""
-    told = ", ".join(f"{value:.3g}".replace("-", "−") for value in values[:NUMBERS_TOLD])
+    listed = ", ".join(f"{value:.3g}".replace("-", "−") for value in values[:NUMBERS_TOLD])
     more = ", …" if len(values) > NUMBERS_TOLD else ""
-    return f"y = ({told}{more})" if len(values) > 1 else f"y = {told}"
+    return f"y = ({listed}{more})" if len(values) > 1 else f"y = {listed}"
 
 
 def axis_name(name: str, room: float = 2.0) -> str:

@@ -41,8 +41,8 @@ class TableRun:
     @property
     def shown(self) -> list[SavedTable]:
         """Rows of data and samples, or the returned rows where there is nothing else."""
-        told = [table for table in (self.melt, self.gen) if table]
-        return told or [table for table in (self.back,) if table]
+        compared = [table for table in (self.melt, self.gen) if table]
+        return compared or [table for table in (self.back,) if table]
 
     @property
     def stem(self) -> str:
@@ -92,13 +92,13 @@ def _pictures_of(run: TableRun, folder: Path | None) -> list[Picture]:
 
 def runs_of(tables: Iterable[SavedTable]) -> list[TableRun]:
     """Simulations sorted into runs: those in one folder, by one name, of the same columns."""
-    found: dict[tuple[object, ...], dict[str, SavedTable]] = {}
+    by_run: dict[tuple[object, ...], dict[str, SavedTable]] = {}
     for table in tables:
         run = (table.path.parent, stem_of(table.path), *table.names)
-        while table.kind in found.get(run, {}):  # two of one name: each has pictures of its own
+        while table.kind in by_run.get(run, {}):  # two of one name: each has pictures of its own
             run = (*run, "again")
-        found.setdefault(run, {})[table.kind] = table
+        by_run.setdefault(run, {})[table.kind] = table
     return [
         TableRun(kinds.get("melt"), kinds.get("roundtrip"), kinds.get("gen"))
-        for kinds in found.values()
+        for kinds in by_run.values()
     ]

@@ -117,13 +117,13 @@ def fitting(name: str, room: float) -> str:
 
 def counted(tables: Sequence[SavedTable], counts: Sequence[int]) -> str:
     """How many rows of what are drawn, and how many cannot be."""
-    told = []
+    parts = []
     for table, count in zip(tables, counts, strict=True):
         what = "rows of data" if table.kind == "melt" else table.label
         lost = table.trajectory.count - count
         left_out = f" ({lost:,} not finite, left out)" if lost else ""
-        told.append(f"{count:,} {what}{left_out}")
-    return ", ".join(told)
+        parts.append(f"{count:,} {what}{left_out}")
+    return ", ".join(parts)
 
 
 def _quantiles(axes: Axes, values: np.ndarray, y: float, color: str) -> None:

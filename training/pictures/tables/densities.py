@@ -47,14 +47,14 @@ def draw_densities(tables: Sequence[SavedTable]) -> Figure:
     """
     values = [table.densities for table in tables]
     name, details = name_and_details(tables[0].trajectory)
-    told = counted(tables, [len(each) for each in values])
+    counts = counted(tables, [len(each) for each in values])
     compared = len(tables) == 2
     figure, places = look.panel_page(
         1,
         1 + compared,
         (SIZE, SIZE),
         f"Log density of {name}" + ("" if compared else f": {tables[0].label}"),
-        joined(details, told, latent_law(tables[-1].trajectory)),
+        joined(details, counts, latent_law(tables[-1].trajectory)),
         left=LEFT,
         gap=GAP,
         top=look.TOP + look.LINE_HEIGHT,

@@ -65,8 +65,8 @@ def draw_spectrum(melt: SavedTrajectory) -> Figure:
 
 def mean_ratio(ratios: np.ndarray, count: int) -> str:
     """The mean of variances ``[d]`` over their closed form, each measured on so many samples."""
-    found, error = ratio_and_error(ratios, count)
-    mean = f"mean ratio {found:#.3g} ± {error:.2g} (standard error)"
+    ratio, error = ratio_and_error(ratios, count)
+    mean = f"mean ratio {ratio:#.3g} ± {error:.2g} (standard error)"
     return f"kept dimensions: {mean}, {int((ratios < 1).sum())} of {len(ratios)} below 1"
 
 

@@ -42,7 +42,7 @@ def test_a_curve_is_exact_where_coverage_is_known() -> None:
     """Values ``u^(1/2)`` are covered at level l by ``l^2``; pooled with uniform ones, the mean."""
     grid = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
     curve = coverage_curve(torch.stack([grid.sqrt(), grid], dim=1), levels=(0.3, 0.5, 0.9))
-    torch.testing.assert_close(curve.found, double([[0.09, 0.3], [0.25, 0.5], [0.81, 0.9]]))
+    torch.testing.assert_close(curve.held, double([[0.09, 0.3], [0.25, 0.5], [0.81, 0.9]]))
     torch.testing.assert_close(curve.pooled, double([0.195, 0.375, 0.855]))
     torch.testing.assert_close(curve.deviation, double([-25.0, 0.0]))
     assert curve.pooled_deviation == pytest.approx(-12.5)
@@ -52,7 +52,7 @@ def test_bands_and_errors_hold_the_runs_they_should() -> None:
     """Of 2,000 curves of 200 runs, 95 % within the band at each level by itself, or a bit more."""
     values = torch.rand(200, 2000, generator=seeded(), dtype=torch.float64)
     curve = coverage_curve(values)
-    held = (curve.found >= curve.lower[:, None]) & (curve.found <= curve.upper[:, None])
+    held = (curve.held >= curve.lower[:, None]) & (curve.held <= curve.upper[:, None])
     assert 0.945 < float(held.double().mean()) < 0.975
     # Variables of one run that are one number have the error of one.
     same = coverage_curve(values[:, :1].expand(-1, 50), levels=(0.5,))
