@@ -9,6 +9,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import gc
 import resource
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -23,7 +24,7 @@ from hypothesis import settings
 pytest.register_assert_rewrite("tests.support")
 
 import toy_train  # noqa: E402
-from tests.support import running  # noqa: E402
+from tests.support import budget, running  # noqa: E402
 from tests.support.rank_pool import RankPool  # noqa: E402
 from tests.support.running import Result  # noqa: E402
 
@@ -31,6 +32,7 @@ pytest_plugins = [
     *("tests.support.image_runs", "tests.support.image_models", "tests.support.finished_runs"),
 ]
 
+STARTED = time.monotonic()
 torch.set_num_threads(1)
 settings.register_profile("few", max_examples=25, derandomize=True, deadline=None)
 settings.register_profile("many", max_examples=500, deadline=None)
@@ -63,6 +65,15 @@ def pytest_collection_finish() -> None:
     # What is imported by now stays: the collector need not look at it after each module.
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says what the tests cost; the slowest ones are above, by ``--durations``."""
+    minutes, lines = (time.monotonic() - STARTED) / 60, budget.lines_of_tests()
+    terminalreporter.write_sep(
+        "=", f"{minutes:.1f} minutes, {lines:,} of at most {budget.MOST_LINES:,} lines of tests"
+    )
 
 
 # Guards: a test leaves the process as it found it.

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import yaml
 
+from tests.support.budget import MOST_LINES, lines_of_tests
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("dnnlib", "torch_utils", "training")
 LONGEST_MODULE = 500
@@ -218,3 +220,7 @@ def test_every_module_says_what_it_is_and_is_not_too_long() -> None:
         name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in OURS.items()
     }
     assert not {name: length for name, length in lengths.items() if length > LONGEST_MODULE}
+
+
+def test_tests_have_no_more_lines_than_their_budget() -> None:
+    assert lines_of_tests() <= MOST_LINES

@@ -102,7 +102,7 @@ def test_devices_that_are_not_there_are_usage_errors(
 def test_a_dry_run_tells_the_options_and_writes_nothing(
     command: Command, shelf: Shelf, tmp_path: Path
 ) -> None:
-    for flags in (["-n"], ["--dry-run"], ["--dry_run", "--card-memory=80"]):
+    for flags in (["-n"], ["--dry-run", "--card-memory=80"]):
         arguments = given(command, shelf, lr=0.125)
         result = command.run(*arguments, *command.at(tmp_path / "out"), *flags)
         assert (result.code, result.err) == (0, "")

@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import pytest
 
@@ -27,7 +28,7 @@ FEW = {
     "toy_pfODE_int": ["--total_samples=50", "--steps=2"],
     "train": [
         *("--duration=0.00001", "--batch=8", "--cbase=16", "--cres=1", "--workers=0"),
-        "--no-calibrate",
+        *("--no-calibrate", "--latent_law=gaussian"),
     ],
     "pfODE_int": ["--bs=8", "--n_iters=2"],
     "visualize": ["--no-animation"],
@@ -93,7 +94,8 @@ class Shell:
         few = FEW.get(name, []) + (FEW_RUNS if "check" in words[:1] else [])
         if name == "train" and any(re.fullmatch(r"--data=.*\.npz", word) for word in words):
             few = FEW_ROWS
-        done = self._run_script(importlib.import_module(name), *words, *few)
+        with mock.patch("training.learning.melting.MELT_STEPS", 3):
+            done = self._run_script(importlib.import_module(name), *words, *few)
         assert done.code == 0, f"{name} {options}: {done.err}"
 
 

@@ -245,9 +245,7 @@ def test_what_is_observed_comes_in_several_forms(sample: Run, tmp_path: Path) ->
     (tmp_path / "map.csv").write_text("y\n0.5\n-0.2\n0.3\n1.1\n-0.9\n")
     ways = {
         "name": ("--likelihood=mask", "--mask=x2"),
-        "number": ("--likelihood=mask", "--mask=1"),
-        "file": ("--likelihood=mask", f"--mask={tmp_path / 'mask.npy'}"),
-        "one": ("--likelihood=mask", "--mask=x2", f"--observation={tmp_path / 'one.csv'}"),
+        "number": ("--likelihood=mask", "--mask=1", f"--observation={tmp_path / 'one.csv'}"),
         "map": (
             "--likelihood=linear",
             f"--operator={tmp_path / 'a.npy'}",
@@ -255,7 +253,8 @@ def test_what_is_observed_comes_in_several_forms(sample: Run, tmp_path: Path) ->
         ),
     }
     (tmp_path / "turned.csv").write_text("x2,x1\n0.5,0\n-0.2,0\n0.3,0\n1.1,0\n-0.9,0\n")
-    ways["turned"] = (*ways["name"], f"--observation={tmp_path / 'turned.csv'}")
+    by_file = ("--likelihood=mask", f"--mask={tmp_path / 'mask.npy'}")
+    ways["turned"] = (*by_file, f"--observation={tmp_path / 'turned.csv'}")
     for name, given in ways.items():
         assert sample(tmp_path / name, *given).code == 0
         found, expected = (drawn(tmp_path / f) for f in (name, "name"))

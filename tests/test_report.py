@@ -18,7 +18,8 @@ def test_what_scripts_wrote_is_reported(run_script: Run, tmp_path: Path) -> None
     few = ("--total_samples=60", "--steps=4", "--save_freq=1", "--solver=euler", "--eps=1e-2")
     toy = ("--data_name=s_curve", "--dims_to_keep=2", f"--save_dir={tmp_path / 'toy'}")
     assert run_script(toy_pfODE_int, "exact", *toy, *few).code == 0
-    check = ("--data_name=circles", "--n_iters=4", "--pool=400", f"--save_dir={tmp_path}")
+    fast = ("--n_iters=4", "--pool=400", "--sampler=pool")
+    check = ("--data_name=circles", *fast, f"--save_dir={tmp_path}")
     seen = ("--likelihood=mask", "--mask=x2", "--noise_std=0.3", "--runs=20", "--draws=10")
     assert run_script(posterior, "check", *check, *seen).code == 0
     dest = tmp_path / "new" / "report.html"

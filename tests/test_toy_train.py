@@ -44,7 +44,12 @@ def train(run_script: Run, tmp_path: Path) -> Run:
 
     def start(*arguments: str, size: tuple[str, ...] = TINY) -> Path:
         before = set(tmp_path.glob("out/*"))
-        result = run_script(toy_train, f"--outdir={tmp_path / 'out'}", *size, *arguments)
+        # Nothing is asked of how well it is calibrated, or where it melts to.
+        with (
+            mock.patch("training.learning.toys.CALIBRATION_POINTS", 200),
+            mock.patch("training.learning.melting.MELT_STEPS", 3),
+        ):
+            result = run_script(toy_train, f"--outdir={tmp_path / 'out'}", *size, *arguments)
         assert (result.code, result.err) == (0, ""), result.err
         (folder,) = set(tmp_path.glob("out/*")) - before
         return folder

@@ -31,6 +31,7 @@ def test_a_run_writes_what_is_promised_and_nothing_else(fit: Run) -> None:
     folder = fit()
     assert folder.name == "00000-blobs-PRP-ddpmpp-uncond-batch16-fp32"
     assert_written(folder)
+    assert load(folder).denoiser.calibration is None
 
 
 def test_the_network_file_knows_its_data(fit: Run, colors: Path) -> None:
@@ -200,7 +201,7 @@ def test_white_noise_is_denoised_as_it_should_be(
 
 
 def test_images_can_be_held_out_whose_loss_is_told(fit: Run, blobs: Path) -> None:
-    arguments = ("--held_out=0.2", "--tick=1", "--duration=0.002", "--lr=1e-4")
+    arguments = ("--held_out=0.2", "--tick=1", "--duration=0.002", "--lr=1e-4", "--batch=50")
     folder = fit(*arguments)
     rest, held_out = ImageDataset(blobs).split(0.2, seed=0)
     assert (len(rest), len(held_out)) == (56, 14)

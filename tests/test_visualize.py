@@ -60,9 +60,9 @@ def test_what_posteriors_wrote_is_drawn(run_script: Run, tmp_path: Path) -> None
     np.save(tmp_path / "seen.npy", np.array([[0.5], [-1.0]]))
     few = ("--data_name=circles", "--n_iters=4", "--pool=400", f"--save_dir={tmp_path}")
     seen = ("--likelihood=mask", "--mask=x2", "--noise_std=0.3")
-    given = (f"--observation={tmp_path / 'seen.npy'}", "--draws=10", "--sampler=pool")
-    assert run_script(posterior, "sample", *few, *seen, *given).code == 0
-    assert run_script(posterior, "check", *few, *seen, "--runs=20", "--draws=10").code == 0
+    given, fast = f"--observation={tmp_path / 'seen.npy'}", ("--draws=10", "--sampler=pool")
+    assert run_script(posterior, "sample", *few, *seen, given, *fast).code == 0
+    assert run_script(posterior, "check", *few, *seen, "--runs=20", *fast).code == 0
     result = run_script(visualize, tmp_path, f"--dest={tmp_path / 'pictures'}")
     assert (result.code, result.err) == (0, "")
     kinds = ("check_coverage", "check_ranks", "points")

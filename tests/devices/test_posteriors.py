@@ -15,7 +15,7 @@ from training.inference.target import Target
 from training.names import SAMPLERS
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda", 1)
-FEW = {"chains": 2, "draws": 4, "warmup": 2, "pool": 64, "particles": 4}
+FEW = {"chains": 2, "draws": 2, "warmup": 1, "pool": 16, "particles": 2}
 
 
 def prior_on(device: torch.device, deblurred: bool = False) -> Prior:

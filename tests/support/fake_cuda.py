@@ -24,6 +24,8 @@ from types import FrameType
 from typing import Any
 from unittest import mock
 
+# Where PyTorch moves its private names, which an AttributeError here tells, its own tests of
+# FakeTensorMode use the new ones. ``_make_subclass`` is only for deep copies of parameters.
 import torch
 from torch import Tensor
 from torch._ops import OpOverload

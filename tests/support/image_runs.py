@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -34,6 +35,15 @@ LONG = (
     *("--cbase=8", "--cres=1", "--batch=50", "--duration=0.004", "--workers=2", "--tick=1"),
     *("--dump=2", "--cond", "--augment=0.5", "--device_name=cpu", "--preset=published"),
 )
+
+
+def in_a_quick_way(run_script: Run, *arguments: object) -> Any:
+    """Runs ``train.py``, but not with the fine melt at its end, which would take most of the time.
+
+    That the law of latents is learned well is for others to test.
+    """
+    with mock.patch.multiple("training.learning.melting", MELT_STEPS=3, CHECK_STEPS=20):
+        return run_script(train, *arguments)
 
 
 def write_images(path: Path, images: np.ndarray, labels: list[int] | None = None) -> Path:
@@ -128,7 +138,7 @@ def fit(run_script: Run, blobs: Path, tmp_path: Path) -> Run:
     def start(*arguments: object, data: Path = blobs) -> Path:
         before = set(tmp_path.glob("out/*"))
         place = (f"--outdir={tmp_path / 'out'}", f"--data={data}")
-        result = run_script(train, *place, *TINY, *arguments)
+        result = in_a_quick_way(run_script, *place, *TINY, *arguments)
         assert (result.code, result.err) == (0, ""), result.err
         (folder,) = set(tmp_path.glob("out/*")) - before
         return folder
@@ -140,7 +150,8 @@ def fit(run_script: Run, blobs: Path, tmp_path: Path) -> Run:
 def twelve(run_script: Run, blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An unbroken run, not to be written to."""
     folder = tmp_path_factory.mktemp("twelve")
-    result = run_script(train, f"--outdir={folder}", "--nosubdir", f"--data={blobs}", *TWELVE)
+    place = (f"--outdir={folder}", "--nosubdir", f"--data={blobs}")
+    result = in_a_quick_way(run_script, *place, *TWELVE)
     assert (result.code, result.err) == (0, "")
     return folder
 
@@ -149,6 +160,7 @@ def twelve(run_script: Run, blobs: Path, tmp_path_factory: pytest.TempPathFactor
 def unbroken(run_script: Run, blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A longer unbroken run, not to be written to."""
     folder = tmp_path_factory.mktemp("unbroken")
-    result = run_script(train, f"--outdir={folder}", "--nosubdir", f"--data={blobs}", *LONG)
+    place = (f"--outdir={folder}", "--nosubdir", f"--data={blobs}")
+    result = in_a_quick_way(run_script, *place, *LONG)
     assert (result.code, result.err) == (0, "")
     return folder

@@ -84,6 +84,8 @@ class Shared:
     """The values of a tensor; pickled once, however many views of them there are."""
 
     def __init__(self, values: Tensor):
+        # As PyTorch pickled tensors when these files were written. Where it has moved these names,
+        # write them as strings, as the hostile pickles of tests/fuzz do.
         self.reduced = values._typed_storage().__reduce__()
 
     def __reduce__(self) -> Any:

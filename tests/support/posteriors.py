@@ -23,7 +23,7 @@ from training.learning.tables import Preparation, Space
 from training.learning.trainer import TrainingConfig
 from training.measure.posterior.convergence import convergence
 
-ROWS = 16
+ROWS = 256
 STEPS = 2
 
 
@@ -147,8 +147,6 @@ def problem(
 def drawn(which: Problem, sampler: str, seed: int = 0, **others: int) -> Draws:
     """Few draws, but enough to see that they are right."""
     few = {"chains": 4, "draws": 250, "warmup": 60, "pool": 4096} | others
-    if sampler == "annealed":  # populations are large, and small blocks slow
-        which = replace(which, target=replace(which.target, rows=16 * ROWS))
     return sample_posteriors(which, SamplingPlan(sampler, seed=seed, **few))
 
 

@@ -90,6 +90,8 @@ def test_other_types_are_refused_by_name() -> None:
             read(value)
 
 
+# What pickles of tensors name, by which old files must be read: where PyTorch no longer has it,
+# pickle a tensor of the oldest version we read, and take the names that ``pickletools`` shows.
 STORAGE = torch.arange(4.0)._typed_storage()
 RAW = STORAGE.__reduce__()[1][0]
 rebuild = torch._utils._rebuild_tensor_v2

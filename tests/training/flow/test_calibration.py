@@ -55,7 +55,7 @@ def nodes(count: int) -> Tensor:
     return torch.linspace(0, END, count, dtype=torch.float64)
 
 
-def melted_ratio(denoiser: NetworkDenoiser, points: Tensor, steps: int = 32) -> Tensor:
+def melted_ratio(denoiser: NetworkDenoiser, points: Tensor, steps: int = 16) -> Tensor:
     """Growth ``[D]`` of the second moments of noisy points in a melt, over its closed form."""
     flow = ProbabilityFlow(denoiser, denoiser.schedule, denoiser.basis)
     times = nodes(steps + 1)
@@ -110,7 +110,7 @@ def output_power(denoiser: NetworkDenoiser, points: Tensor, times: Tensor) -> Te
     return torch.stack(powers)
 
 
-@pytest.mark.parametrize("scale", [0.6, 1.0, 1.5])
+@pytest.mark.parametrize("scale", [0.6, 1.5])
 def test_the_gain_that_a_perfect_network_lost_is_found(scale: float) -> None:
     denoiser = biased(scale=scale)
     points, times = toy_points(denoiser, 5000), nodes(9)
@@ -183,7 +183,7 @@ def test_a_fit_of_the_gain_alone_has_no_slopes() -> None:
 
 def test_melted_variances_have_their_closed_form_after_a_path_fit() -> None:
     another = 2 * biased().basis.eigenvalues + 0.1
-    for curve, variance in ((0.0, None), (0.03, None), (0.03, another)):
+    for curve, variance in ((0.0, None), (0.03, another)):
         denoiser = biased(BIAS, curve, variance)
         points = toy_points(denoiser)
         before = melted_ratio(denoiser, points)

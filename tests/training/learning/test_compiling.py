@@ -29,6 +29,8 @@ def test_the_batch_that_it_is_tried_with_is_not_learnt_from(
 
 
 def test_what_cannot_be_compiled_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The base of all errors of the compiler: where it has moved, take what torch.compile raises for
+    # a backend that does not exist.
     import torch._dynamo.exc
 
     def fail(network: nn.Module, *given: Any) -> None:

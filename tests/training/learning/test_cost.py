@@ -1,5 +1,8 @@
 """What a step costs on paper is what it costs in numbers."""
 
+from collections.abc import Callable
+from functools import cache
+
 import pytest
 from torch import nn
 
@@ -20,6 +23,11 @@ def paper(name: str, precision: str = "fp32", card: bool = False, fake: bool = T
 @pytest.fixture(scope="module")
 def images() -> PaperStep:
     return paper("DDPM++ of classes")
+
+
+@pytest.fixture(scope="module")
+def peak(images: PaperStep) -> Callable[[int], int]:
+    return cache(images.peak)
 
 
 @pytest.mark.parametrize(("name", "precision"), [("ADM", "bf16"), ("embedded conditions", "fp32")])
@@ -47,23 +55,27 @@ def test_operations_of_a_perceptron_are_those_of_its_products() -> None:
     assert 2 * forward < both < 3 * forward
 
 
-def test_memory_is_affine_in_the_samples_at_a_time(images: PaperStep) -> None:
-    first, second, third = (images.peak(count) for count in (3, 6, 9))
+def test_memory_is_affine_in_the_samples_at_a_time(peak: Callable[[int], int]) -> None:
+    first, second, third = (peak(count) for count in (3, 6, 9))
     assert third - second == pytest.approx(second - first, rel=0.02)
     assert second - first > 3 * GRAIN
 
 
-def test_half_precision_takes_less_and_a_card_normalizes_in_single(images: PaperStep) -> None:
+def test_half_precision_takes_less_and_a_card_normalizes_in_single(
+    peak: Callable[[int], int],
+) -> None:
     card, host = (paper("DDPM++ of classes", "bf16", card=card) for card in (True, False))
-    assert host.peak(6) < card.peak(6) < images.peak(6)
+    assert host.peak(6) < card.peak(6) < peak(6)
 
 
-def test_the_most_samples_that_fit_do_and_one_more_does_not(images: PaperStep) -> None:
+def test_the_most_samples_that_fit_do_and_one_more_does_not(
+    images: PaperStep, peak: Callable[[int], int]
+) -> None:
     for count in (1, 6):
-        assert largest_that_fits(images.peak, images.peak(count), ROWS) == count
-    assert largest_that_fits(images.peak, images.peak(1) - 1, ROWS) == 0
+        assert largest_that_fits(peak, peak(count), ROWS) == count
+    assert largest_that_fits(peak, peak(1) - 1, ROWS) == 0
     cost = images.cost(card=80)
-    assert (cost.largest, cost.peak_bytes) == (ROWS, images.peak(4))
+    assert (cost.largest, cost.peak_bytes) == (ROWS, peak(4))
 
 
 def test_few_trials_find_what_fits_where_memory_is_a_broken_line() -> None:

@@ -33,7 +33,8 @@ def seen_obliquely() -> Problem:
     return problem(gaussian_prior(), likelihood, OBSERVED)
 
 
-@of_gaussians
+# Chains find those of coarse flows, and bananas.
+@pytest.mark.parametrize("sampler", ["pool", "refined", "annealed", "smc", "twisted"])
 def test_a_gaussian_posterior(sampler: str) -> None:
     which = seen_obliquely()
     likelihood = which.target.likelihood
@@ -68,7 +69,7 @@ def test_chains_of_a_coarse_flow_are_corrected(sampler: str) -> None:
     observed = double([[0.3, 0.1], [-1.0, 0.4]])
     fine, coarse = gaussian_prior(), gaussian_prior(error=0.03)
     assert (affine(fine)[1] - affine(coarse)[1]).abs().max() > 0.03
-    draws = drawn(problem(fine, likelihood, observed, coarse), sampler)
+    draws = drawn(problem(fine, likelihood, observed, coarse), sampler, **LONG.get(sampler, {}))
     mean, covariance = posterior(fine, likelihood, observed)
     assert_moments(draws, mean, covariance.diagonal().sqrt().expand_as(mean))
     # At points of the fine flow.
@@ -81,7 +82,7 @@ def test_draws_are_functions_of_seed_and_number_alone(sampler: str) -> None:
     observed = double([[0.3], [-1.0], [2.0]])
     likelihood = seen_obliquely().target.likelihood if sampler == "twisted" else Parabola()
     which = problem(gaussian_prior(), likelihood, observed)
-    few = {"draws": 20, "warmup": 20, "particles": 20}
+    few = {"draws": 8, "warmup": 8, "particles": 16}
     draws = drawn(which, sampler, **few)
     torch.testing.assert_close(drawn(which, sampler, **few).w, draws.w, rtol=0, atol=0)
     for places in ([1], [2, 0]):
