@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -105,7 +106,7 @@ class Subject(ABC):
         known = self.known if self.file is None else self.file.known
         return {name: known.get(name) for name in SCHEDULE}
 
-    @property
+    @cached_property
     def digest(self) -> str | None:
         """Of the network; None without one."""
         return None if self.file is None else self.file.model.digest()
