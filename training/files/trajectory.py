@@ -78,8 +78,8 @@ SHAPES = {"times": "S", "scale": "S", "noise_variance": "SD", "eigenvalues": "D"
 DENSITIES = ("log_prob", "bits_per_dim")
 MOST_SAMPLES, MOST_DIMS, MOST_IMAGES = 3000, 6, 100
 """That are kept to be drawn."""
-EMPTY = 1e-3
-"""Below this fraction of the top eigenvalue a dimension of an embedded toy holds no data."""
+MOST_CLASSES, LARGEST_NUMBER = 20, 2**53
+"""Classes that are told apart, and what floating-point numbers are: others are left out."""
 SAMPLE_KEYS = ("image_index", "row_index")
 """``[N]``: what a melt says of its samples, and a roundtrip from it too."""
 
@@ -295,11 +295,6 @@ class SavedEnd:
         )
 
 
-def spaced(count: int) -> np.ndarray:
-    """Which of so many samples are drawn in pictures: evenly spaced ones."""
-    return evenly(count, MOST_SAMPLES)
-
-
 @dataclass(frozen=True)
 class SavedTrajectory:
     """A saved simulation of S times, N samples and D dimensions: what is drawn of it.
@@ -321,6 +316,8 @@ class SavedTrajectory:
             ``[S, min(N, 100), C, H, W]``; None where the samples are no images.
         log_prob: Log density of the data in nats ``[N]``; None where it was not asked for.
         bits_per_dim: The same of images, in bits per dimension ``[N]``; None of others.
+        numbers: Of samples ``[N]``, in their data set, or else in the file.
+        classes: Of samples ``[N]``; None where labels are not one-hot, or too many.
     """
 
     path: Path
@@ -338,13 +335,15 @@ class SavedTrajectory:
     images: np.ndarray | None
     log_prob: np.ndarray | None
     bits_per_dim: np.ndarray | None
+    numbers: np.ndarray
+    classes: np.ndarray | None
 
     @classmethod
     def load(
         cls,
         path: Path,
         of_table: bool = False,
-        choose: Callable[[int], np.ndarray] = spaced,
+        choose: Callable[[int], np.ndarray] | None = None,
     ) -> "SavedTrajectory":
         """Reads and checks a results file.
 
@@ -352,7 +351,8 @@ class SavedTrajectory:
             path: The file.
             of_table: Whether samples are rows of a table, of which D may be 1. Their densities are
                 left to others.
-            choose: Gives the indices of the samples whose states are kept, of so many.
+            choose: Gives the indices of the samples whose states are kept, of so many; None for
+                evenly spaced ones.
 
         Raises:
             DataError: Missing or broken file, missing array, wrong shape, or impossible value.
@@ -377,19 +377,23 @@ class SavedTrajectory:
                 arrays.read(name, "N", largest=inf) if name in known else None for name in DENSITIES
             )
             images = _images(saved, states.shape, path) if IMAGE_SHAPE in saved.names else None
+            numbers, classes = _numbers(saved, count), _classes(saved, count)
         last = states[-1].astype(float)
+        chosen = evenly(count, MOST_SAMPLES) if choose is None else choose(count)
         return cls(
             path=path,
             dim=dim,
             count=count,
             # Not views, which would keep the whole array.
-            states=states[:, choose(count), :MOST_DIMS].astype(float),
+            states=states[:, chosen, :MOST_DIMS].astype(float),
             last=last[:, :MOST_DIMS].copy(),
             last_variance=np.square(last).mean(axis=0),
             eigenvectors=axes,
             images=images,
             log_prob=log_prob,
             bits_per_dim=bits,
+            numbers=numbers,
+            classes=classes,
             **own,
         )
 
@@ -397,31 +401,6 @@ class SavedTrajectory:
     def kind(self) -> str:
         """``melt``, ``roundtrip`` or ``gen``."""
         return kind_of(self.path, self.times)
-
-    @property
-    def has_images(self) -> bool:
-        return self.images is not None
-
-    @property
-    def shown_dims(self) -> int:
-        """2 or 3: a third dimension is drawn where the data has three and no more."""
-        full = int((self.eigenvalues > EMPTY * self.eigenvalues.max()).sum())
-        return 3 if self.dim == 3 or (self.dim > 3 and full == 3) else 2
-
-    @property
-    def axis_names(self) -> list[str]:
-        """One for each shown dimension."""
-        letter = "x" if self.eigenvectors is not None else "e"
-        return [f"${letter}_{number}$" for number in range(1, self.shown_dims + 1)]
-
-    def points(self) -> np.ndarray:
-        """The scaled points to draw, ``[S, n, shown_dims]``.
-
-        In image space where that can be drawn whole, else the first eigen-dimensions.
-        """
-        if self.eigenvectors is not None:
-            return self.states @ self.eigenvectors.T + self.scale[:, None, None] * self.mean
-        return self.states[..., : self.shown_dims]
 
     def latent_variance(self) -> np.ndarray:
         """The closed form of the variances at the latest time, ``[D]``."""
@@ -465,6 +444,27 @@ def _solver_of_gap(saved: SavedArrays, times: Tensor) -> str | None:
     if own.shape != known.shape or not np.allclose(own, known, rtol=1e-12, atol=1e-12):
         return None
     return str(saved.read("gap_solver"))
+
+
+def _numbers(saved: SavedArrays, count: int) -> np.ndarray:
+    """What samples are called: by their place in the data set, or else in the file ``[N]``."""
+    for name in SAMPLE_KEYS:
+        if name in saved.names:
+            numbers = saved.numbers(name)
+            if numbers.shape == (count,) and np.abs(numbers).max() < LARGEST_NUMBER:
+                return numbers.astype(np.int64)
+    return np.arange(count)
+
+
+def _classes(saved: SavedArrays, count: int) -> np.ndarray | None:
+    """Classes of samples ``[N]``, where labels are one-hot and not too many."""
+    if "labels" not in saved.names:
+        return None
+    labels = saved.numbers("labels")
+    fits = labels.ndim == 2 and len(labels) == count and 2 <= labels.shape[1] <= MOST_CLASSES
+    if not fits or not ((labels == 0) | (labels == 1)).all() or (labels.sum(axis=1) != 1).any():
+        return None
+    return labels.argmax(axis=1)
 
 
 def _images(saved: SavedArrays, whole: tuple[int, ...], path: Path) -> np.ndarray:

@@ -14,12 +14,19 @@ import numpy as np
 from bokeh.models import ColumnDataSource
 from bokeh.plotting import figure
 
-from torch_utils.results import SavedArrays, open_arrays
 from training.files.arrays import evenly
-from training.files.trajectory import SAMPLE_KEYS, SavedTrajectory
+from training.files.trajectory import SavedTrajectory
 from training.pictures.style.colors import colors_of_places, sequential_colors
 from training.pictures.style.words import joined
-from training.pictures.trajectories.clouds import COLORS, TITLES, common_box, seen_places
+from training.pictures.trajectories.clouds import (
+    COLORS,
+    TITLES,
+    axis_names,
+    common_box,
+    points_of,
+    seen_places,
+    shown_dims,
+)
 from training.pictures.trajectories.words import latent_law, name_and_details
 from training.report import charts
 from training.report.content import Chart, Choice, Coloring, Flow, Section
@@ -34,9 +41,6 @@ MOST_TIMES = 40
 SCALE_COLORS = 9
 FAR = 5e-3
 """Share of the lowest densities that share a color."""
-MOST_CLASSES = 20
-LARGEST_NUMBER = 2**53
-"""Of a sample, which floating-point numbers tell apart."""
 ENDS = {
     "melt": ("data", "latent"),
     "roundtrip": ("latent", "returned data"),
@@ -72,9 +76,8 @@ class Shown:
 
         saved = SavedTrajectory.load(path, of_table=of_table, choose=some)
         index = some(saved.count)
-        with open_arrays(path) as arrays:
-            labels, numbers = _classes(arrays, saved.count), numbers_of(arrays, saved.count)
-        return cls(saved, index, numbers[index], None if labels is None else labels[index])
+        labels = None if saved.classes is None else saved.classes[index]
+        return cls(saved, index, saved.numbers[index], labels)
 
 
 def section_of(paths: Mapping[str, Path], choice: Choice) -> Section:
@@ -111,7 +114,7 @@ def flow_of(shown: Shown) -> Flow:
         shown: In two dimensions or more, of which the first two or all three are shown.
     """
     saved = shown.saved
-    points, times = saved.points(), evenly(len(saved.times), MOST_TIMES)
+    points, times = points_of(saved), evenly(len(saved.times), MOST_TIMES)
     points = points[times]
     colors = colorings_of(shown, points)
     turned = points.shape[-1] == 3
@@ -129,7 +132,7 @@ def flow_of(shown: Shown) -> Flow:
     source.name, frames.name = f"{name}-points", f"{name}-frames"
     box = _ball(points) if turned else common_box([points])
     titles = (ENDS[saved.kind][0], "now", ENDS[saved.kind][1])
-    names = [plain(each) for each in saved.axis_names]
+    names = [plain(each) for each in axis_names(saved)]
     panels = [
         _panel(box, source, (f"{place}_x", f"{place}_y"), title, [] if turned else names)
         for place, title in zip(("start", "now", "end"), titles, strict=True)
@@ -195,31 +198,10 @@ def _by_label(labels: np.ndarray) -> tuple[Coloring, np.ndarray]:
     return Coloring("label", "by_label", "Class of the data", scale), palette[labels]
 
 
-def numbers_of(arrays: SavedArrays, count: int) -> np.ndarray:
-    """What samples are called: by their place in the data set, or else in the file ``[N]``."""
-    for name in SAMPLE_KEYS:
-        if name in arrays.names:
-            numbers = arrays.numbers(name)
-            if numbers.shape == (count,) and np.abs(numbers).max() < LARGEST_NUMBER:
-                return numbers.astype(np.int64)
-    return np.arange(count)
-
-
-def _classes(arrays: SavedArrays, count: int) -> np.ndarray | None:
-    """Classes of samples ``[N]``, where labels are one-hot and not too many."""
-    if "labels" not in arrays.names:
-        return None
-    labels = arrays.numbers("labels")
-    fits = labels.ndim == 2 and len(labels) == count and 2 <= labels.shape[1] <= MOST_CLASSES
-    if not fits or not ((labels == 0) | (labels == 1)).all() or (labels.sum(axis=1) != 1).any():
-        return None
-    return labels.argmax(axis=1)
-
-
 def _title(saved: SavedTrajectory) -> str:
     seen = ""
     if saved.eigenvectors is None:
-        seen = f"first {saved.shown_dims} of {saved.dim} eigen-dimensions"
+        seen = f"first {shown_dims(saved)} of {saved.dim} eigen-dimensions"
     return joined(TITLES[saved.kind].format(name_and_details(saved)[0]), latent_law(saved), seen)
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 
-from torch_utils.results import open_arrays
 from training.files.trajectory import SavedTrajectory
 from training.pictures.images.grids import magnified
 from training.pictures.images.pixels import HALF_RANGE, data_cells, state_divisors
@@ -14,7 +13,7 @@ from training.pictures.style.words import joined
 from training.pictures.trajectories.clouds import telling_times
 from training.pictures.trajectories.words import latent_law, name_and_details
 from training.report.content import Choice, Images, Section, Sheet
-from training.report.flows import Shown, flows_of, numbers_of
+from training.report.flows import Shown, flows_of
 from training.report.latents import latent_parts, latent_results
 from training.report.runs import roundtrip_results
 from training.report.sheets import affordable, sheet, sheet_columns
@@ -78,14 +77,12 @@ def images_part(item: SavedTrajectory, back: SavedTrajectory | None) -> Images:
     if back is not None:
         sheets += _returned(states[0], images_of(back)[-1, :count])
     what = "sample" if item.kind == "gen" else "image"
-    with open_arrays(item.path) as arrays:
-        numbers = numbers_of(arrays, item.count)[:count]
     name = name_and_details(item)[0]
     part = f"first {count} of {item.count:,}" if count < item.count else f"all {count}"
     verb = {"melt": "Melting", "roundtrip": "Returning", "gen": "Generating"}[item.kind]
     return Images(
         joined(f"{verb} {name}", latent_law(item), f"{part} images"),
-        [f"{what} {number}" for number in numbers],
+        [f"{what} {number}" for number in item.numbers[:count]],
         sheets,
         0 if item.kind == "melt" else len(times) - 1,
         sheet_columns(count),

@@ -62,7 +62,7 @@ def test_points_are_the_image_space_of_the_file(tmp_path: Path) -> None:
     with np.load(path) as arrays:
         expected = arrays["scale"][:, None, None] * arrays["tilde_xs"]
         last = arrays["xs_es"][-1].astype(float)
-    assert np.allclose(saved.points(), expected, atol=1e-5)
+    assert np.allclose(clouds.points_of(saved), expected, atol=1e-5)
     assert np.allclose(saved.last_variance, np.square(last).mean(axis=0))
     assert saved.compressed().tolist() == [False, True]
     assert saved.latent_variance()[0] == pytest.approx(1)
@@ -96,7 +96,7 @@ def test_kinds_and_latent_laws_are_told_by_time_name_and_parameters(tmp_path: Pa
 def test_embedded_toys_show_the_dimensions_that_hold_data(tmp_path: Path) -> None:
     for values, shown in (([1, 1, 0, 0, 0], 2), ([2, 1, 1, 0], 3), ([1.0] * 9, 2)):
         saved = load(tmp_path, dim=len(values), eigenvalues=np.array(values, dtype=float))
-        assert np.array_equal(saved.points(), saved.states[..., :shown])
+        assert np.array_equal(clouds.points_of(saved), saved.states[..., :shown])
         told = f"first {shown} of {len(values)} eigen-dimensions"
         assert told in row_of(saved, np.arange(SAVED)).subtitle
 
@@ -261,7 +261,7 @@ def test_log_densities_color_the_points(tmp_path: Path, dim: int) -> None:
     assert "generated circles" in words(figure)
     assert points.collections[0].get_clim() == bar.get_ylim()
     if dim == 2:
-        data = load(tmp_path, "gen").points()[-1]
+        data = clouds.points_of(load(tmp_path, "gen"))[-1]
         assert np.allclose(points.collections[0].get_offsets(), data)
 
 

@@ -26,11 +26,34 @@ TITLES = {
     "roundtrip": "Melted {} flowing back",
     "gen": "Generating {} from a Gaussian",
 }
+EMPTY = 1e-3
+"""Below this fraction of the top eigenvalue a dimension of an embedded toy holds no data."""
 COLORS = {
     "melt": "colors: place in the data",
     "roundtrip": "colors of the melt",
     "gen": "colors: place in the Gaussian",
 }
+
+
+def shown_dims(trajectory: SavedTrajectory) -> int:
+    """2 or 3: a third dimension is drawn where the data has three and no more."""
+    full = int((trajectory.eigenvalues > EMPTY * trajectory.eigenvalues.max()).sum())
+    return 3 if trajectory.dim == 3 or (trajectory.dim > 3 and full == 3) else 2
+
+
+def axis_names(trajectory: SavedTrajectory) -> list[str]:
+    """One for each shown dimension."""
+    letter = "x" if trajectory.eigenvectors is not None else "e"
+    return [f"${letter}_{number}$" for number in range(1, shown_dims(trajectory) + 1)]
+
+
+def points_of(trajectory: SavedTrajectory) -> np.ndarray:
+    """The scaled points to draw, ``[S, n, shown_dims]``: in image space where that can be drawn
+    whole, else the first eigen-dimensions."""
+    if trajectory.eigenvectors is not None:
+        shift = trajectory.scale[:, None, None] * trajectory.mean
+        return trajectory.states @ trajectory.eigenvectors.T + shift
+    return trajectory.states[..., : shown_dims(trajectory)]
 
 
 @dataclass(frozen=True)
@@ -57,7 +80,7 @@ class Row:
 def draw_trajectories(trajectories: Sequence[SavedTrajectory]) -> Figure:
     """A row for each trajectory, at the times that show most of it."""
     return draw_clouds(
-        [row_of(item, telling_times(item.points(), PANELS)) for item in trajectories]
+        [row_of(item, telling_times(points_of(item), PANELS)) for item in trajectories]
     )
 
 
@@ -69,21 +92,21 @@ def row_of(trajectory: SavedTrajectory, times: np.ndarray, most: int | None = No
         times: Indices of the saved times to show.
         most: How many points to draw at most, evenly spaced ones.
     """
-    points, kind = trajectory.points(), trajectory.kind
+    points, kind = points_of(trajectory), trajectory.kind
     points = points[:, evenly(points.shape[1], most or points.shape[1])]
     # A roundtrip ends where its melt began: so they share their colors.
     places = seen_places(points[-1 if kind == "roundtrip" else 0])
     places = places - places.mean(axis=0)
     name, details = name_and_details(trajectory)
     if trajectory.eigenvectors is None:
-        seen = f"first {trajectory.shown_dims} of {trajectory.dim} eigen-dimensions"
+        seen = f"first {shown_dims(trajectory)} of {trajectory.dim} eigen-dimensions"
     else:
         seen = "scaled variable"
     return Row(
         points=points[times],
         times=trajectory.times[times],
         colors=colors_of_places(places, float(places.std(axis=0).max())),
-        axis_names=trajectory.axis_names,
+        axis_names=axis_names(trajectory),
         title=TITLES[kind].format(name),
         subtitle=joined(details, latent_law(trajectory), seen, COLORS[kind]),
     )

@@ -11,7 +11,13 @@ from training.files.trajectory import SavedTrajectory
 from training.pictures.style import look
 from training.pictures.style.colors import BLUE, INK, sequential_colors
 from training.pictures.style.words import joined
-from training.pictures.trajectories.clouds import cloud_axes, common_box, scatter
+from training.pictures.trajectories.clouds import (
+    axis_names,
+    cloud_axes,
+    common_box,
+    points_of,
+    scatter,
+)
 from training.pictures.trajectories.words import name_and_details
 
 SIDE, BAR = 3.3, 0.12  # inches
@@ -29,7 +35,7 @@ def draw_densities(trajectory: SavedTrajectory) -> Figure:
     values, unit = trajectory.log_prob, "log density in nats"
     if trajectory.bits_per_dim is not None:
         values, unit = trajectory.bits_per_dim, "bits per dimension"
-    mapped = not trajectory.has_images
+    mapped = trajectory.images is None
     name, details = name_and_details(trajectory)
     source = "generated " if trajectory.kind == "gen" else ""
     figure, places = look.panel_page(
@@ -59,10 +65,10 @@ def draw_densities(trajectory: SavedTrajectory) -> Figure:
 def _map(
     figure: Figure, place: np.ndarray, trajectory: SavedTrajectory, values: np.ndarray, cut: float
 ) -> None:
-    points = trajectory.points()[trajectory.times.argmin()]
+    points = points_of(trajectory)[trajectory.times.argmin()]
     values = values[evenly(len(values), len(points))]
     order = values.argsort()  # the likely ones are seen best
-    axes = cloud_axes(figure, place, common_box([points]), trajectory.axis_names)
+    axes = cloud_axes(figure, place, common_box([points]), axis_names(trajectory))
     colors, norm = ListedColormap(sequential_colors(256)), Normalize(cut, values.max())
     dots = scatter(axes, points[order], colors(norm(values[order]))[:, :3], size=6)
     dots.set(cmap=colors, norm=norm)
