@@ -372,3 +372,11 @@ def test_a_folder_of_before_is_replaced_if_asked(tool: Run, tmp_path: Path) -> N
         result = tool("digits", tmp_path / "d", f"--max-images={count}", "--overwrite")
         assert (result.code, len(read_output(tmp_path / "d")[0])) == (0, count)
     assert sorted(os.listdir(tmp_path)) == ["d", "d_params.json"]
+
+
+def test_a_zip_entry_that_says_it_is_huge_is_not_read(tool: Run, tmp_path: Path) -> None:
+    source = write_zip(tmp_path / "s.zip", {"x.png": GOOD})
+    data = source.read_bytes()
+    field = data.index(b"PK\x01\x02") + 24
+    source.write_bytes(data[:field] + struct.pack("<I", 2**31) + data[field + 4 :])
+    refused(tool(source, tmp_path / "d.zip"), 1, "x.png", "says it has 2147483648 bytes")

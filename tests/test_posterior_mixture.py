@@ -51,3 +51,10 @@ def test_your_own_observations_and_components(run_script: Run, tmp_path: Path) -
     again = run_script(posterior, "mixture", *FEW, *options, "--noise_std=0.3", place)
     assert again.code == 2
     assert "--overwrite" in again.error
+
+
+def test_weights_can_be_given(run_script: Run, tmp_path: Path) -> None:
+    options = (*FEW, *SMALL, "--noise_std=0.2", "--runs=3", "--weights=0.2,0.3,0.5")
+    assert run_script(posterior, "mixture", *options, f"--save_dir={tmp_path}").code == 0
+    arrays = load_arrays(tmp_path / "circles_PRP_mixture.npz")
+    assert (arrays["truth"] == [0.2, 0.3, 0.5]).all()

@@ -104,10 +104,12 @@ COMMANDS = {
     "noisy": "posterior sample --save_dir={out} --network={PRP} --observation={here}/seen.csv "
     "--noise_std=0.3 --draws=4 --pool=100",
     "mixture": "posterior mixture --save_dir={out} --data_name=circles --noise_std=0.1",
+    "nothing": "posterior sample --save_dir={out} --draws=4",
     "report": "report --dest={out}",
 }
 OWN = "--likelihood={here}/mine.py:"
 CASES: list[tuple[str, str, int, list[str]]] = [
+    ("nothing", "--pool=100", 2, ["--network", "--data_name"]),
     # Trainings of toys.
     ("toy_train", "--data_dim=3", 2, ["3", "2", "circles"]),
     ("toy_train", "--dims_to_keep=3", 2, ["dims_to_keep", "3", "2"]),
@@ -167,6 +169,7 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("exact", "--g_type=orig --inflation_gap=2", 2, ["g_type", "inflation_gap"]),
     ("exact", "--eps=garbage", 2, ["eps", "garbage", "auto", "empirical"]),
     ("exact", "--total_samples=10000000000000000", 1, ["memory"]),
+    ("exact", "--h=1e-300", 2, ["makes more than"]),
     ("exact", "--trace=exact", 2, ["--trace goes with --log_prob"]),
     ("exact", "--no-log_prob --probes=2", 2, ["--probes goes with --log_prob"]),
     ("exact", "--log_prob --trace=exact --probes=2", 2, ["an exact trace has none"]),
@@ -314,3 +317,9 @@ def test_numbers_that_overflow_on_the_way_back_end_with_one_line_and_no_draft(
     result = run_script(import_module(script), *words, "--end_vars=1e200")
     refused(result, 1, "NaN or infinite", "use more steps")
     assert not list(tmp_path.rglob(".*"))
+
+
+def test_a_time_at_which_the_noise_overflows_is_told(run_script: Run, tmp_path: Path) -> None:
+    script, *words = COMMANDS["exact"].format(out=tmp_path / "out").split()
+    result = run_script(import_module(script), *words, "--steps=2", "--h=1e5")
+    refused(result, 2, "the noise overflows")

@@ -272,6 +272,10 @@ def test_a_resumed_run_has_the_threads_that_it_began_with(
 
 
 SPOILED: dict[str, Callable[[Path, Path], object]] = {
+    "options of something else": lambda options, state: options.write_text('{"a": 1}'),
+    "an option that is a list": lambda options, state: options.write_text(
+        options.read_text().replace('"batch": 500', '"batch": [500]')
+    ),
     "no state": lambda options, state: state.unlink(),
     "a network": lambda options, state: write_network(state, {}, {}),
     "a state of nothing": lambda options, state: write_state(state, {}),

@@ -1,11 +1,13 @@
 """Grids of equal errors, and the choice of a number of steps."""
 
+from functools import partial
 from math import log2
 
 import pytest
 import torch
 from torch import Tensor
 
+from dnnlib.errors import UsageError
 from tests.support.draws import double, seeded
 from tests.support.flows import curved_flow
 from training.flow.grids import (
@@ -89,3 +91,13 @@ def test_the_chosen_number_of_steps_reaches_the_tolerance(name: str) -> None:
         assert chosen.error <= tolerance * 1.0001
     assert counts == sorted(counts)
     assert counts[0] < counts[-1]
+
+
+def test_a_tolerance_that_no_number_of_steps_reaches_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flow = curved_flow()
+    monkeypatch.setattr("training.flow.grids.MOST_STEPS", 16)
+    even = partial(flow.schedule.times, t_max=END)
+    with pytest.raises(UsageError, match=r"1e-14.*at best"):
+        choose_steps(flow, latents_of(flow), even, SOLVERS["euler"], 1e-14)

@@ -7,6 +7,7 @@ import pickle
 import re
 import struct
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -19,6 +20,7 @@ from sklearn.datasets import load_digits, load_sample_images
 
 import dataset_tool
 from dnnlib.errors import DataError, UsageError
+from tests.fuzz.hostile_sets import gzip_of_zeros
 from tests.support.refusals import refusal
 from tests.support.running import run_script
 from training.data.images.codec import Decoder
@@ -213,6 +215,7 @@ BAD_SOURCES: dict[str, tuple[Callable[[Path], Path], int, str]] = {
     "few labels": (cifar(cifar_batch(noise(2, 3072), [1])), 1, "no 'labels'"),
     "high label": (cifar(cifar_batch(noise(2, 3072), [1, 10])), 1, "no 'labels'"),
     "no dict": (cifar(b"\x80\x02]."), 1, "not a dict"),
+    "no data": (cifar(b"\x80\x02}."), 1, "no 'data'"),
     "not gzip": (written(IDX, b"?"), 1, "not a readable .gz"),
     "not idx": (zipped(b"?" * 99), 1, "not an idx file"),
     "few images": (zipped(idx(IMAGES)[:-1]), 1, "ends after 1 of 2 images"),
@@ -258,3 +261,56 @@ def test_transparent_images_are_laid_on_white_whatever_their_mode(tmp_path: Path
     alpha = colors[..., 3:] / 255
     expected = colors[..., :3] * alpha + 255 * (1 - alpha)
     assert np.abs(Decoder()(file.getvalue(), "here") - expected).max() <= 1
+
+
+def test_anything_else_in_a_pickle_is_refused_by_name() -> None:
+    for data in (
+        *(pickle.dumps(value) for value in (1.5, {1}, {1: 2}, complex(1, 2), slice(1), print)),
+        *(pickle.dumps(np.zeros(2, dtype)) for dtype in (np.float32, np.int8, np.uint16, object)),
+        pickle.dumps(np.uint8(3)),
+        b"\x80\x02cnumpy\ndtype\n)R.",
+        b"\x80\x02cnumpy\nndarray\nK\x05\x85R.",
+        b"\x80\x02cnumpy\nndarray\n}U\x01aK\x01sb.",
+        b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x03\x00\x00\x00hex\x86R.",
+        b"\x80\x02Pabc\n.",
+        GOOD_BATCH.replace(b"M\x00\x0c\x86", b"M\x00\x0d\x86"),
+        GOOD_BATCH.replace(b"U\x02u1", b"U\x02i1"),
+    ):
+        assert "the batch is refused" in refusal(read_plain_pickle, data, "the batch")
+
+
+def test_pipes_are_no_sources(tmp_path: Path) -> None:
+    for name in (IDX, "a.tar.gz", "a.zip"):
+        os.mkfifo(tmp_path / name)
+        refusal(read_all, tmp_path / name)
+    path = write_mnist(tmp_path, IMAGES, None)
+    os.mkfifo(tmp_path / "train-labels-idx1-ubyte.gz")
+    assert "train-labels" in refusal(lambda: read_all(path))
+
+
+def gzip_bomb(mib: int, start: bytes) -> Callable[[Path], Path]:
+    return written("a.tar.gz", gzip_of_zeros(mib, start))
+
+
+def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size, kind
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+BOMBS = {
+    "three gigabytes before a batch": gzip_bomb(64, header("x", 3 << 30)),
+    "a batch of 100 MiB": gzip_bomb(64, header("data_batch_1", 100 << 20)),
+    "a name of a gigabyte": gzip_bomb(64, header("x", 1 << 30, tarfile.GNUTYPE_LONGNAME)),
+    "facts of a gigabyte": gzip_bomb(64, header("x", 1 << 30, tarfile.XHDTYPE)),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_archives_are_not_unpacked_without_end(tmp_path: Path, kind: str) -> None:
+    path = BOMBS[kind](tmp_path)
+    tracemalloc.start()
+    refusal(read_all, path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 200 << 20
