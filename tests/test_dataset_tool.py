@@ -276,6 +276,7 @@ BAD_FILES = {
     "text": (b"not an image", "not an image of a known format"),
     "truncated": (GOOD[:-40], "not a readable image"),
     "bomb": (claiming(50_000), "pixels"),
+    "many": (claiming(8_500), "says it has 8500x8500 pixels"),
     "sixteen": (encoded(np.full((6, 6), 4000, np.uint16)), "more than 8 bits"),
     "oblong": (encoded(noise(4, 6, 3)), "6x4, not square: give --transform=center-crop"),
     "another_size": (encoded(noise(4, 4, 3)), "4x4, but the first image 6x6: give --resolution"),

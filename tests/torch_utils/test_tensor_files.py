@@ -99,6 +99,7 @@ FALSE_VALUES = {
 LIES = {
     **{kind: torch_file(program(value)) for kind, value in FALSE_VALUES.items()},
     "two pickles": torch_file(program(b"}") + program(b"}")),
+    "a storage of no kind": torch_file(program(tensor(storage(4, "OddStorage"), [4], [1]))),
     "packed members": zip_of({"a/data.pkl": program(b"}")}, zipfile.ZIP_DEFLATED),
     "two folders": zip_of({"a/data.pkl": program(b"}"), "b/data.pkl": program(b"}")}),
     "no folder": zip_of({"data.pkl": program(b"}")}),

@@ -56,8 +56,8 @@ def warn_of_unlike(law: Surprise | None, conditions: Tensor) -> Tensor | None:
     """
     if law is None:
         logger.info(
-            "Whether observations are like the simulations is not known: the network file is of an "
-            f"earlier version, or has more than {MOST_CONDITIONS} conditions"
+            "Whether observations are like the simulations is not known: the network has more than "
+            f"{MOST_CONDITIONS} conditions"
         )
         return None
     nats: Tensor = law(conditions).cpu()

@@ -40,8 +40,9 @@ def test_auto_refines_a_pool_that_is_not_enough_and_anneals_where_it_is_worth_no
     draws = drawn(which, "auto", **few)
     assert draws.sampler == ["pool", "annealed", "refined"]
     for index, sampler in enumerate(draws.sampler):
-        alone = drawn(which.of(torch.tensor([index])), sampler, **few)
-        assert torch.equal(draws.points[index], alone.points[0])
+        for name in (sampler, "auto"):
+            alone = drawn(which.of(torch.tensor([index])), name, **few)
+            assert torch.equal(draws.points[index], alone.points[0])
     worth = draws.stats["effective_size"]
     pool = drawn(which, "pool", **few).stats["effective_size"]
     assert worth[0] == pool[0] > sampling.CONTENT > pool[2] > sampling.DEFENDED > pool[1]
