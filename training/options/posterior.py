@@ -172,6 +172,7 @@ class CheckSettings(CommonSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_there(self.data_root, self.condition)
         if self.data_root is not None and self.truth != "data":
             raise UsageError("--data_root goes with --truth=data")
         if self.condition is not None and not self.learned:
