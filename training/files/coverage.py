@@ -144,8 +144,8 @@ def result_arrays(result: CoverageResult) -> dict[str, np.ndarray]:
     arrays = {
         "radii": spheres.radii,
         "exact": spheres.content(),
-        "coverage": result.found.test,
-        "coverage_fresh": result.found.fresh,
+        "coverage": result.fractions.test,
+        "coverage_fresh": result.fractions.fresh,
         "faces": spheres.unit.faces,
         "fresh_data": result.fresh.cpu().numpy(),
     }
@@ -153,7 +153,7 @@ def result_arrays(result: CoverageResult) -> dict[str, np.ndarray]:
         arrays[f"test_{name}"] = points.test.cpu().numpy()
         arrays |= boundary_arrays(name, points.boundary, result.boundaries[name], spheres)
     if result.paired:
-        arrays |= result.paired.found.arrays()
+        arrays |= result.paired.counts.arrays()
         vertices, boundaries = result.paired.vertices, result.paired.boundaries
         arrays |= boundary_arrays("data_exact", vertices, boundaries, spheres)
     return arrays

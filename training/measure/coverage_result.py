@@ -16,12 +16,12 @@ class PairedBoundaries:
     """What the exact flow makes of the same spheres.
 
     Attributes:
-        found: Fresh samples inside its boundaries, against those of the network.
+        counts: Fresh samples inside its boundaries, against those of the network.
         vertices: ``[R, K, D]`` in data space.
         boundaries: R of them.
     """
 
-    found: Paired
+    counts: Paired
     vertices: Tensor
     boundaries: list[Boundary]
 
@@ -32,7 +32,7 @@ class CoverageResult:
 
     Attributes:
         spheres: At the start.
-        found: The fractions.
+        fractions: The fractions.
         carried: The points at each stage, in its coordinates.
         boundaries: R of them at each stage, in its standard deviations.
         fresh: Fresh points ``[S, M, D]`` in data space.
@@ -41,7 +41,7 @@ class CoverageResult:
     """
 
     spheres: Spheres
-    found: Coverage
+    fractions: Coverage
     carried: Mapping[str, Points]
     boundaries: Mapping[str, list[Boundary]]
     fresh: Tensor
@@ -52,8 +52,8 @@ class CoverageResult:
         """The numbers as plain lists, one value a radius, fractions of 1."""
         within = contents_within(self.boundaries["latent"])
         return {
-            **summary(self.spheres, self.found, within),
-            "paired": self.paired.found.summary() if self.paired else None,
+            **summary(self.spheres, self.fractions, within),
+            "paired": self.paired.counts.summary() if self.paired else None,
             "fresh_pts": self.fresh.shape[1],
             "denoiser_calls": self.calls,
         }

@@ -35,12 +35,12 @@ class NearObservations:
     """What the runs near observations say.
 
     Attributes:
-        found: Of each.
+        calibration: Of each.
         distances: Of the runs ``[M, K]``, in standard deviations.
         surprise: How unlike the simulations each is ``[M]``, in nats; None if it is not known.
     """
 
-    found: LocalCalibration
+    calibration: LocalCalibration
     distances: Tensor
     surprise: Tensor | None
 
@@ -53,7 +53,7 @@ class NearObservations:
 
     def summary(self) -> dict[str, Any]:
         """Plain numbers and lists, as a JSON file takes them."""
-        summary = self.found.summary()
+        summary = self.calibration.summary()
         for place, one in enumerate(summary["observations"]):
             one["distance"] = float(self.distances[place, -1])
             one["local"] = is_local(one["distance"])
@@ -92,6 +92,6 @@ def write_check(
     if distributed.is_main():
         report_check(calibration)
         if near:
-            report_near(near.found, near.distances, calibration.passed)
+            report_near(near.calibration, near.distances, calibration.passed)
         report_files(numbers_file, values_file, began)
-    return calibration.passed and not (near and near.found.failed)
+    return calibration.passed and not (near and near.calibration.failed)
