@@ -1,7 +1,7 @@
 """What scripts refuse: one line that says why, the exit code, and nothing written.
 
 A row for each rule of ours. What click knows by itself, such as ranges and choices, is click's
-business, and what libraries refuse is told of by their own tests.
+business; what a library refuses stands in its own tests.
 """
 
 from collections.abc import Callable

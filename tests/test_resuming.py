@@ -1,6 +1,6 @@
 """A training that was stopped and goes on ends as an unbroken one does, to the last bit.
 
-That one on images does is told in ``test_train_resuming``, where it is stopped by a signal.
+``test_train_resuming`` has the training on images, which a signal stops.
 """
 
 import shutil

@@ -44,7 +44,7 @@ def train(run_script: Run, tmp_path: Path) -> Run:
 
     def start(*arguments: str, size: tuple[str, ...] = TINY) -> Path:
         before = set(tmp_path.glob("out/*"))
-        # Nothing is asked of how well it is calibrated, or where it melts to.
+        # The test does not look at its calibration, nor at its latents.
         with (
             mock.patch("training.learning.toys.CALIBRATION_POINTS", 200),
             mock.patch("training.learning.melting.MELT_STEPS", 3),

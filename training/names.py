@@ -40,6 +40,10 @@ NOISE_CONDITIONINGS = ("log", "ddpm")
 """What a network can be trained with."""
 
 # Flow.
+INFLATION = ("dims_to_keep", "rho", "gamma0", "g_type", "inflation_gap", "g_rescaling")
+"""What is known of an inflationary schedule."""
+ALL_AT_ONCE = 512
+"""Points of one call where results must not depend on how many there are beside."""
 G_TYPES = ("orig", "constant_inflation_gap")
 SOLVER_NAMES = (
     *("euler", "heun", "rk4", "exp_ab2", "exp_rk5", "dopri5", "gauss4", "rev_euler", "rev_rk5"),

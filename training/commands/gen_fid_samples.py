@@ -28,7 +28,7 @@ def run(settings: Settings) -> None:
     file = NetworkFile.open(
         network.network, network.end_vars, network.calibration, network.precision
     )
-    image_flow = ImageFlow.of(file, network.said(), network.data_name)
+    image_flow = ImageFlow.of(file, network.expected(), network.data_name)
     image_flow.check_class(settings.class_)
     choice = image_times(settings.times, file.t_max, file.name, settings.store_grid)
     latent = latent.settled(image_flow.flow, choice.end, image_flow.dims_to_keep)

@@ -1,4 +1,4 @@
-"""What is asked of a posterior: the options of a command, and the subject that they are about."""
+"""A question to a posterior: the options of a command of ``posterior.py``, and their subject."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

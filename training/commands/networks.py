@@ -21,11 +21,11 @@ def opened(options: ImageNetworkOptions, settings: Declared) -> tuple[Subject, N
         options.network, options.end_vars, options.calibration, options.precision
     )
     settings.require_kind(file.kind, options.network)
-    return of_data_set(file, options.said(), options.data_name), file
+    return of_data_set(file, options.expected(), options.data_name), file
 
 
 def of_data_set(
-    file: NetworkFile, said: dict[str, object], data_name: str | None = None
+    file: NetworkFile, expected: dict[str, object], data_name: str | None = None
 ) -> Subject:
     """What a network file is of: images, or rows that are given with no conditions.
 
@@ -34,7 +34,7 @@ def of_data_set(
         DataError: The file is of a toy, or broken.
     """
     file.require_data_set()
-    return open_subject(file, said, data_name).require_unconditional()
+    return open_subject(file, expected, data_name).require_unconditional()
 
 
 def latent_of(source: str, eps: str | None, otherwise: str) -> LatentChoice:

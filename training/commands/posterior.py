@@ -358,7 +358,7 @@ def require_checkable(settings: CheckSettings, subject: Subject) -> None:
     if not settings.learned:
         raise UsageError(
             "a network with conditions is checked without a likelihood: leave "
-            f"--{min(settings.likelihood.said)} out"
+            f"--{min(settings.likelihood.typed)} out"
         )
     settings.require_alone()
     if settings.truth == "flow":

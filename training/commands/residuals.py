@@ -38,6 +38,7 @@ from training.files.residuals import (
 )
 from training.measure.correlations import Autocorrelations, correlate
 from training.measure.residuals import ResidualProbe, Source
+from training.names import ALL_AT_ONCE
 from training.options.residuals import (
     IMAGES,
     CalcSettings,
@@ -55,13 +56,12 @@ from training.runs.residual_correlations import (
 from training.runs.times import TimeChoice
 from training.subjects import NetworkFile, ToyFlow
 from training.subjects.samples import Source as PointSource
-from training.subjects.subject import ALL_AT_ONCE
 
 
 def extracttoys(settings: ExtractToysSettings) -> None:
     """Write outputs and residuals of a toy's network."""
     file = NetworkFile.open(settings.network, calibrated=settings.calibration)
-    subject = ToyFlow.of(file, settings.said())
+    subject = ToyFlow.of(file, settings.expected())
     schedule = subject.flow.schedule
     times = schedule.times(settings.n_time_pts - 1, end_of(settings, subject, file.name))
     names = QUANTITIES if settings.exact else QUANTITIES[:2]
@@ -119,7 +119,7 @@ def extract(settings: ExtractSettings) -> None:
     file = NetworkFile.open(
         settings.network, calibrated=settings.calibration, precision=settings.calls.precision
     )
-    subject, folder = of_data_set(file, settings.said(), settings.data_name), settings.save_dir
+    subject, folder = of_data_set(file, settings.expected(), settings.data_name), settings.save_dir
     end = last_time(settings.times, file.t_max, file.name)
     grid = TimeChoice(settings.n_time_pts - 1, end, settings.times.first)
     times = grid.even(subject.flow.schedule)(settings.n_time_pts - 1)
@@ -153,7 +153,7 @@ def calctoys(settings: CalcToysSettings) -> None:
     extraction = Extraction.read(source)
     shapes = saved_shapes(source, axes=3)
     steps, count, dim = shapes["net_outputs"]
-    known = known_of(source, extraction, (steps, count, dim), settings.said())
+    known = known_of(source, extraction, (steps, count, dim), settings.expected())
     about = told_of(extraction, source.with_suffix(".json"))
     folder, stem = settings.save_dir, extraction.stem
     result = toy_correlations_file(folder, stem)
@@ -186,7 +186,7 @@ def calc(settings: CalcSettings) -> None:
     extraction = Extraction.read(first)
     shapes = saved_shapes(first, axes=2)
     steps, (count, dim) = len(extraction.times), shapes["net_outputs"]
-    known = known_of(first, extraction, (steps, count, dim), settings.said())
+    known = known_of(first, extraction, (steps, count, dim), settings.expected())
     require_same(root, extraction, shapes)
     about = told_of(extraction, root / f"{extraction.stem}_net_outputs_residuals.json")
     stem = extraction.stem

@@ -103,10 +103,10 @@ def subject_of(settings: Settings) -> Subject:
             inflation=settings.flow.arguments(),
             end_std=settings.end_vars,
         )
-    said = {"data_name": settings.data_name, **settings.flow.said()}
+    expected = {"data_name": settings.data_name, **settings.flow.expected()}
     file = NetworkFile.open(settings.network, settings.end_vars, settings.calibration)
     settings.require_kind(file.kind, file.name)
-    subject = open_subject(file, said).require_unconditional()
+    subject = open_subject(file, expected).require_unconditional()
     if settings.data_root and subject.dim not in BOUNDARY_POINTS:
         raise UsageError(
             f"{file.name} is of {subject.dim} columns, but spheres are followed in 2-D and 3-D "

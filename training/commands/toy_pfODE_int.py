@@ -20,7 +20,7 @@ from training.subjects import NetworkFile, ToyFlow
 def net(settings: NetSettings) -> None:
     """Integrate with a trained network."""
     file = NetworkFile.open(settings.network, settings.end_vars, settings.calibration)
-    simulate("net", ToyFlow.of(file, settings.said()), settings, settings.store_grid)
+    simulate("net", ToyFlow.of(file, settings.expected()), settings, settings.store_grid)
 
 
 def discrete(settings: ClosedFormSettings) -> None:

@@ -15,6 +15,7 @@ from torch_utils.results import provenance
 from training.commands.training import law_to_learn, place_of, record_of, training_config
 from training.data.tables.table import Table
 from training.files.table import load_table
+from training.flow.coordinates.coordinates import Coordinates
 from training.learning.building import Choices, describe_training, resolved_options
 from training.learning.cost import tell_dry_run
 from training.learning.limits import require_batch
@@ -22,7 +23,13 @@ from training.learning.loop import Progress
 from training.learning.resuming import Resumed
 from training.learning.run import run_training
 from training.learning.selection import Watch
-from training.learning.tables import Preparation, about_table, choose_space, kept_dimensions
+from training.learning.tables import (
+    Preparation,
+    Space,
+    about_table,
+    choose_space,
+    kept_dimensions,
+)
 from training.learning.trainer import Trainer
 from training.names import AXES_TOO, TABLE_NETWORK
 from training.options.tables import TableOptions
@@ -52,17 +59,7 @@ def train_on_table(
         choices = table_choices(settings, recipe, table, kept)
         config = training_config(recipe, settings.training, run)
         preparation = Preparation(table, choices, config, device)
-        ways = settings.table
-        screen = "off" if ways.cond_shape else ways.cond_screen
-        space = choose_space(
-            preparation, ways.marginals, ways.whiten, ways.linear_start, ways.bounded, screen
-        )
-        coordinates = preparation.coordinates(space)
-        if resumed:
-            resumed.take_coordinates(coordinates)
-        far = preparation.told_of_far_rows(coordinates, space)
-        if far:
-            logger.warning(f"Warning: {far}, or try --marginals={AXES_TOO}")
+        space, coordinates = coordinates_of(settings.table, preparation, resumed)
         model, loss = preparation.build(coordinates)
         model.about |= about_table(table, data.stem)
         logger.info(model.denoiser.basis.describe())
@@ -93,6 +90,28 @@ def train_on_table(
             watch=Watch(held_out, True, recipe.patience) if held_out else None,
             progress=progress,
         )
+
+
+def coordinates_of(
+    options: TableOptions, preparation: Preparation, resumed: Resumed | None
+) -> tuple[Space, Coordinates]:
+    """How the flow sees the table: as a resumed run does, or by what is best on held-out rows."""
+    screen = "off" if options.cond_shape else options.cond_screen
+    space = choose_space(
+        preparation,
+        options.marginals,
+        options.whiten,
+        options.linear_start,
+        options.bounded,
+        screen,
+    )
+    coordinates = preparation.coordinates(space)
+    if resumed:
+        resumed.take_coordinates(coordinates)
+    far = preparation.told_of_far_rows(coordinates, space)
+    if far:
+        logger.warning(f"Warning: {far}, or try --marginals={AXES_TOO}")
+    return space, coordinates
 
 
 def wanted_of(settings: TrainSettings, table: Table) -> Table:

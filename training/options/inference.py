@@ -102,7 +102,7 @@ class LikelihoodOptions(Declared):
     )
 
     @property
-    def said(self) -> frozenset[str]:
+    def typed(self) -> frozenset[str]:
         """Which of these options were typed."""
         return self.given & {"likelihood", "noise_std", "mask", "operator"}
 
@@ -110,8 +110,8 @@ class LikelihoodOptions(Declared):
     def files(self) -> list[str | Path | None]:
         """What may be files among the options' values, on which draws depend."""
         program = self.likelihood.rpartition(":")[0]
-        said = [text for text in (self.noise_std, self.mask) if text and text.endswith(".npy")]
-        return [program, *said, self.operator]
+        arrays = [text for text in (self.noise_std, self.mask) if text and text.endswith(".npy")]
+        return [program, *arrays, self.operator]
 
     def require(self) -> None:
         """Raises UsageError unless the options make a likelihood."""

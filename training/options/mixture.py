@@ -67,9 +67,11 @@ class MixtureOptions(Declared):
     def __post_init__(self) -> None:
         if self.components is not None and self.means is not None:
             raise UsageError("--means has the components: leave out --components")
-        said = [name for name in SIMULATED if getattr(self, name) is not None]
-        if self.observation is not None and said:
-            raise UsageError(f"--{said[0]} is for simulated data: leave out --observation, or it")
+        simulated = [name for name in SIMULATED if getattr(self, name) is not None]
+        if self.observation is not None and simulated:
+            raise UsageError(
+                f"--{simulated[0]} is for simulated data: leave out --observation, or it"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

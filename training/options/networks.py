@@ -83,7 +83,7 @@ class ImageNetworkOptions(CallOptions):
     calibration: bool = calibration()
     end_vars: float = end_vars()
 
-    def said(self) -> dict[str, Any]:
+    def expected(self) -> dict[str, Any]:
         """What the network is said to be, by name."""
         names = ("data_dim", "dims_to_keep", "img_size", "img_ch")
         return {name: getattr(self, name) for name in names}

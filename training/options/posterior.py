@@ -108,7 +108,7 @@ class SampleSettings(CommonSettings):
     @property
     def learned(self) -> bool:
         alone = self.condition is not None and self.observation is None
-        return alone and not self.likelihood.said
+        return alone and not self.likelihood.typed
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -168,7 +168,7 @@ class CheckSettings(CommonSettings):
 
     @property
     def learned(self) -> bool:
-        return self.prior.network is not None and not self.likelihood.said
+        return self.prior.network is not None and not self.likelihood.typed
 
     def __post_init__(self) -> None:
         super().__post_init__()

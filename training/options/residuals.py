@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from training.names import NOISES, TOY_NAMES
+from training.names import ALL_AT_ONCE, NOISES, TOY_NAMES
 from training.options.common import RunOptions, save_dir, seed
 from training.options.declared import Declared, option, options_of
 from training.options.integration import (
@@ -18,9 +18,6 @@ from training.options.networks import KNOWN, CallOptions, calibration, network
 from training.options.types import COUNT, DATA_SET, FILE, POSITIVE, choice
 
 TIMES = click.IntRange(min=2, max=MAX_STEPS)
-TOY_BLOCK = 512
-"""Points of one call of the network of a toy or a table: then a result is the same for any batch
-and number of ranks."""
 IMAGES = 50_000
 
 
@@ -68,12 +65,12 @@ class ExtractToysSettings(_Extracting):
     n_time_pts: int = option(type=TIMES, default=701, help="Number of times.")
     h: float | None = option(type=POSITIVE, unset="as far as tmax", help="Time between them")
     n_samples: int = option(type=COUNT, default=10_000, help="Samples, the same at every time.")
-    bs: int = option(type=COUNT, default=4 * TOY_BLOCK, help="Samples at a time, over all ranks.")
+    bs: int = option(type=COUNT, default=4 * ALL_AT_ONCE, help="Samples at a time, over all ranks.")
     exact: bool = option(
         "--exact/--no_exact", default=True, help="Compare with the toy's exact denoiser as well."
     )
 
-    def said(self) -> dict[str, Any]:
+    def expected(self) -> dict[str, Any]:
         """What the network is said to be, by name."""
         return {name: getattr(self, name) for name in ("data_name", "data_dim", "dims_to_keep")}
 
@@ -102,7 +99,7 @@ class ExtractSettings(_Extracting):
     times: EvenTimeOptions = options_of(EvenTimeOptions)
     calls: CallOptions = options_of(CallOptions)
 
-    def said(self) -> dict[str, Any]:
+    def expected(self) -> dict[str, Any]:
         """What the network is said to be, by name."""
         return {name: getattr(self, name) for name in ("data_dim", "dims_to_keep")}
 
@@ -118,7 +115,7 @@ class _Correlating(Declared):
     n_samples: int | None = option(type=COUNT, unset="the file's", help="Number of samples")
     run: RunOptions = options_of(RunOptions)
 
-    def said(self) -> dict[str, Any]:
+    def expected(self) -> dict[str, Any]:
         names = ("data_name", "data_dim", "dims_to_keep", "n_time_pts", "n_samples")
         return {name: getattr(self, name) for name in names if hasattr(self, name)}
 

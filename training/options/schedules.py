@@ -6,11 +6,9 @@ from typing import Any
 import click
 
 from dnnlib.errors import UsageError, agree
-from training.names import G_TYPES, TOY_NAMES
+from training.names import G_TYPES, INFLATION, TOY_NAMES
 from training.options.declared import Declared, option
 from training.options.types import COUNT, POSITIVE, choice
-
-INFLATION = ("dims_to_keep", "rho", "gamma0", "g_type", "inflation_gap", "g_rescaling")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +42,7 @@ class InflationOptions(Declared):
         type=POSITIVE, unset="1", help="Factor on every exponent g: less than 1 compresses less."
     )
 
-    def said(self) -> dict[str, Any]:
+    def expected(self) -> dict[str, Any]:
         """All of them by name, for a network to agree with."""
         return {name: getattr(self, name) for name in ("data_dim", *INFLATION)}
 

@@ -51,9 +51,9 @@ class NetSettings(_Simulating):
     def __post_init__(self) -> None:
         check_storage(self.store_grid, self.times.disc, self.network)
 
-    def said(self) -> dict[str, Any]:
+    def expected(self) -> dict[str, Any]:
         """What the network is said to be, by name."""
-        return {"data_name": self.data_name, "augment_to": self.augment_to, **self.flow.said()}
+        return {"data_name": self.data_name, "augment_to": self.augment_to, **self.flow.expected()}
 
 
 @dataclass(frozen=True, kw_only=True)

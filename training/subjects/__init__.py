@@ -16,17 +16,17 @@ KINDS: dict[str, type[Subject]] = {kind.kind: kind for kind in (ToyFlow, TableFl
 
 
 def open_subject(
-    file: NetworkFile, said: dict[str, object] | None = None, data_name: str | None = None
+    file: NetworkFile, expected: dict[str, object] | None = None, data_name: str | None = None
 ) -> Subject:
     """What an open network file is of.
 
     Args:
         file: The network and its file.
-        said: What was said of it, by the names of options; None for what was left out.
+        expected: What was said of it, by the names of options; None for what was left out.
         data_name: How results are to be named; None for the network's data.
 
     Raises:
         UsageError: What was said contradicts the file.
         DataError: What the file says of its data makes no sense.
     """
-    return KINDS[file.kind].of(file, said or {}, data_name)
+    return KINDS[file.kind].of(file, expected or {}, data_name)

@@ -61,7 +61,7 @@ class ImageFlow(Subject):
 
     @classmethod
     def of(
-        cls, file: NetworkFile, said: Mapping[str, Any], data_name: str | None = None
+        cls, file: NetworkFile, expected: Mapping[str, Any], data_name: str | None = None
     ) -> "ImageFlow":
         """The flow of a network file that is open; raises as ``open`` does."""
         about = file.model.about
@@ -78,7 +78,7 @@ class ImageFlow(Subject):
             "img_ch": channels,
             "data_name": name,
         }
-        file.agreed(said, known)
+        file.agreed(expected, known)
         return cls(
             flow=file.model.flow,
             data_name=name,

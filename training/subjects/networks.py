@@ -96,14 +96,16 @@ class NetworkFile:
         """The schedule and what else the file says, by the names of options."""
         return {**self.model.recipe.schedule_arguments, **self.model.about}
 
-    def agreed(self, said: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    def agreed(self, expected: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
         """What is known, by the names of what was said.
 
         Raises:
             UsageError: What was said contradicts it; the message states both values.
         """
         source = self.name
-        return {name: agree(name, value, known.get(name), source) for name, value in said.items()}
+        return {
+            name: agree(name, value, known.get(name), source) for name, value in expected.items()
+        }
 
     def stored_grid(self, solver: Solver, times: Tensor) -> EqualErrorGrid | None:
         """The grid in the file, if it is one of this solver over these times.

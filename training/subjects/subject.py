@@ -17,15 +17,17 @@ from training.flow.solvers import Solver
 from training.flow.trajectory import Trajectory
 from training.inference.prior import Prior
 from training.learning.melting import LawPlan
-from training.names import AMORTIZED_CUDA_ROWS, AMORTIZED_ROWS, TOY_POOL
+from training.names import (
+    ALL_AT_ONCE,
+    AMORTIZED_CUDA_ROWS,
+    AMORTIZED_ROWS,
+    INFLATION,
+    TOY_POOL,
+)
 from training.subjects.networks import NetworkFile
 from training.subjects.returns import Returns, RowReturns
 from training.subjects.samples import Samples, Source
 
-SCHEDULE = ("dims_to_keep", "rho", "gamma0", "g_type", "inflation_gap", "g_rescaling")
-"""What is known of a schedule, by the names of options."""
-ALL_AT_ONCE = 512
-"""Points of one call where results must not depend on how many there are beside."""
 BLOCK = 256
 """Points of a block: with blocks of one size, results do not depend on what is sampled beside."""
 
@@ -67,7 +69,9 @@ class Subject(ABC):
 
     @classmethod
     @abstractmethod
-    def of(cls, file: NetworkFile, said: Mapping[str, Any], data_name: str | None = None) -> Self:
+    def of(
+        cls, file: NetworkFile, expected: Mapping[str, Any], data_name: str | None = None
+    ) -> Self:
         """That of a network file; see ``open_subject``."""
 
     @property
@@ -104,7 +108,7 @@ class Subject(ABC):
     def schedule_known(self) -> dict[str, Any]:
         """The schedule of the network, by the names of options."""
         known = self.known if self.file is None else self.file.known
-        return {name: known.get(name) for name in SCHEDULE}
+        return {name: known.get(name) for name in INFLATION}
 
     @cached_property
     def digest(self) -> str | None:

@@ -48,13 +48,13 @@ class TableFlow(Subject):
 
     @classmethod
     def of(
-        cls, file: NetworkFile, said: Mapping[str, Any], data_name: str | None = None
+        cls, file: NetworkFile, expected: Mapping[str, Any], data_name: str | None = None
     ) -> "TableFlow":
         """The flow of a network file.
 
         Args:
             file: Its network has coordinates.
-            said: What was said of it: ``data_dim`` and ``dims_to_keep``.
+            expected: What was said of it: ``data_dim`` and ``dims_to_keep``.
             data_name: How results are to be named; None for the network's data set.
 
         Raises:
@@ -71,7 +71,7 @@ class TableFlow(Subject):
             raise DataError(f"{file.path} does not name its {count} conditions")
         name = plain_name(data_name or str(about.get("data_name", "table")))
         known = {"data_dim": dim, "dims_to_keep": about["dims_to_keep"], "data_name": name}
-        file.agreed(said, {**file.known, **known})
+        file.agreed(expected, {**file.known, **known})
         return cls(
             flow=file.model.flow,
             data_name=name,

@@ -22,10 +22,10 @@ from training.flow.trajectory import Trajectory
 from training.learning.melting import MOST, NETWORK_ROWS, LawPlan
 from training.learning.toys import melted_points
 from training.model.recipe import make_schedule
-from training.names import TOY, TOY_NAMES
+from training.names import INFLATION, TOY, TOY_NAMES
 from training.subjects.networks import NetworkFile
 from training.subjects.samples import Samples, Source
-from training.subjects.subject import SCHEDULE, Subject
+from training.subjects.subject import Subject
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,7 +42,7 @@ class ToyFlow(Subject):
 
     @classmethod
     def of(
-        cls, file: NetworkFile, said: Mapping[str, Any], data_name: str | None = None
+        cls, file: NetworkFile, expected: Mapping[str, Any], data_name: str | None = None
     ) -> "ToyFlow":
         """The flow of a network file.
 
@@ -51,8 +51,8 @@ class ToyFlow(Subject):
             DataError: The network was not trained on a toy.
         """
         path, model = file.path, file.model
-        names = ("data_name", "augment_to", "data_dim", *SCHEDULE)
-        known = file.agreed({name: said.get(name) for name in names}, file.known)
+        names = ("data_name", "augment_to", "data_dim", *INFLATION)
+        known = file.agreed({name: expected.get(name) for name in names}, file.known)
         name, augment_to = known["data_name"], known["augment_to"]
         if file.kind != TOY or name not in TOY_NAMES or not isinstance(augment_to, int):
             raise DataError(f"{path} was not trained on a toy, but on '{name}'")
@@ -107,7 +107,7 @@ class ToyFlow(Subject):
             "data_name": toy.name,
             "augment_to": augment_to,
             "data_dim": toy.dim,
-            **{name: arguments[name] for name in SCHEDULE},
+            **{name: arguments[name] for name in INFLATION},
         }
         flow, t_max = ProbabilityFlow(denoiser, schedule, basis), schedule.default_t_max()
         return cls(flow=flow, data_name=toy.name, t_max=t_max, known=known, toy=toy)

@@ -13,7 +13,7 @@ from training.report.finding import section_maker
 FILES = Path(__file__).parents[3] / "training" / "files"
 BESIDE = {"simulations", "roundtrip errors", "roundtrip errors of rows", "image distances"}
 BESIDE |= {"generated images", "mixture", "trajectory"}
-"""Of JSON files and draws of weights; trajectories are told apart by what they are of."""
+"""Kinds of JSON files and of draws of weights. What a trajectory is of says its kind."""
 
 
 @pytest.mark.parametrize("kind", FORMATS)
