@@ -11,7 +11,13 @@ from training.inference.amortized import Amortized
 from training.inference.draws import WEIGHTED, Draws
 from training.inference.prior import Prior
 from training.inference.samplers.pool import Pool
-from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
+from training.inference.sampling import (
+    Problem,
+    SamplingPlan,
+    first_pool,
+    sample_posteriors,
+    wants_more,
+)
 from training.inference.summary import Summary
 from training.inference.target import Target
 from training.runs.groups import Groups, Progress
@@ -23,7 +29,9 @@ LATENTS = 2**16
 
 def sample_groups(problem: Problem, plan: SamplingPlan, groups: Groups) -> None:
     """Samples all posteriors into the files of their groups."""
-    pool = shared_pool(problem.target, plan)
+    pool = first = shared_pool(problem.target, plan, first_pool(problem.target, plan))
+    if first and len(first.w) < plan.pool and wants_more(problem.target, first, plan).any():
+        pool = shared_pool(problem.target, plan, plan.pool, first)
 
     def draw(places: Tensor, progress: Progress) -> Draws:
         of_group = pool.of(places) if pool else None
@@ -65,12 +73,16 @@ def sampled(groups: Groups) -> Iterator[tuple[Draws, Summary]]:
         yield part
 
 
-def shared_pool(target: Target, plan: SamplingPlan) -> Pool | None:
-    """The pool of all observations, made by all ranks together; None for a sampler without."""
+def shared_pool(
+    target: Target, plan: SamplingPlan, size: int, begun: Pool | None = None
+) -> Pool | None:
+    """So many prior draws for all observations, made by all ranks together; None for a sampler
+    without. The first of them may be there already."""
     if plan.sampler not in ("auto", *WEIGHTED):
         return None
-    with progress(f"Making {plan.pool:,} prior draws", "prior draws", plan.pool, "draw") as move:
-        return Pool.draw(target, plan.pool, plan.seed, True, lambda part: move(part * plan.pool))
+    more = size - (len(begun.w) if begun else 0)
+    with progress(f"Making {more:,} prior draws", "prior draws", more, "draw") as move:
+        return Pool.draw(target, size, plan.seed, True, lambda part: move(part * more), begun)
 
 
 def latents_of(draws: Draws, prior: Prior) -> Tensor:
