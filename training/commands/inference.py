@@ -14,7 +14,7 @@ from training.flow.likelihood import Trace
 from training.flow.solvers import Solver, get_solver
 from training.inference.amortized import Amortized
 from training.inference.likelihoods import Gaussian, Likelihood
-from training.inference.prior import Prior
+from training.inference.prior import Prior, ways_of
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
 from training.inference.user_likelihood import UserFunction, UserLikelihood
@@ -91,9 +91,7 @@ class Asked:
         steps, learned = self.settings.prior.n_iters, self.settings.learned
         flow = self.subject.flow
         if steps is None and "points" in flow.courses:
-            prior = self._prior(*flow.course("points"))
-            uses = ("points_and_densities", "densities")
-            return replace(prior, ways={use: flow.course(use) for use in uses})
+            return replace(self._prior(*flow.course("points")), ways=ways_of(flow))
         name, usual = (LEARNED_SOLVER, LEARNED_STEPS) if learned else (SOLVER, STEPS)
         return self._prior(flow.times(steps or usual), get_solver(name))
 

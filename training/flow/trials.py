@@ -5,13 +5,14 @@ flow itself, half of which start from data and half from latents: what solvers o
 calls are off by, from a far finer integration. Tried are
 
 * the multistep method whose weights are fitted (``solvers.fitted``): step by step, by least squares
-  on half of the trajectories, at the states that it has come to, so that a step mends what those
+  on some of the trajectories, at the states that it has come to, so that a step mends what those
   before it did wrong. Its integrals of the divergence are sums over the same times, fitted too;
 * ``exp_rk5``, where that takes fewer calls.
 
-Errors are root mean squares on the other half: of states, in standard deviations, and of log
-densities, in nats. The least number of calls for which they are small enough is taken. Times lie
-where steps of ``exp_rk5`` make equal errors (``grids``).
+Errors are root mean squares on all others, the larger of those that start from data and those
+from latents: of states, in standard deviations, and of log densities, in nats. The least number of
+calls for which they are small enough is taken. Times lie where steps of ``exp_rk5`` make equal
+errors (``grids``).
 """
 
 from collections.abc import Callable
@@ -42,6 +43,8 @@ ORDER = 4
 """Of the method of Adams that fits are kept near."""
 RIDGE = 1e-10
 """Of the sum of squares of the slopes: it decides nothing but what these leave open."""
+FITTED_TO = 4
+"""Weights are few, and errors that are rare but large are to be seen: most trajectories judge."""
 PILOTS = 64
 """Trajectories by which times are placed."""
 
@@ -53,7 +56,8 @@ class Trajectories:
     Attributes:
         flow: Whose they are, under the conditions of all of them.
         times: Increasing ``[S]``, float64.
-        states: ``[S, N, D]``, float64. Those of even numbers are fitted to, the others judge.
+        states: ``[S, N, D]``, float64. One of ``FITTED_TO`` is fitted to, the others judge.
+        of_data: How many of the N start from data; the others follow them.
         integrals: Of the divergence from the first time to the last, ``[N]``; None where exact
             traces are too dear.
     """
@@ -61,6 +65,7 @@ class Trajectories:
     flow: ProbabilityFlow
     times: Tensor
     states: Tensor
+    of_data: int
     integrals: Tensor | None
 
     @classmethod
@@ -92,7 +97,18 @@ class Trajectories:
         if flow.basis.dim <= LARGEST_EXACT:
             traces = [_trace(flow, x, t) for x, t in zip(states, times, strict=True)]
             integrals = integral_weights(times, len(times)) @ torch.stack(traces)
-        return cls(flow, times, states, integrals)
+        return cls(flow, times, states, count, integrals)
+
+    def error(self, off: Tensor) -> float:
+        """Of all ``[N]`` or ``[N, D]``, as those that judge have it."""
+        judges = ~self.fitted_to
+        parts = (slice(0, self.of_data), slice(self.of_data, None))
+        return max(float(off[part][judges[part]].square().mean().sqrt()) for part in parts)
+
+    @property
+    def fitted_to(self) -> Tensor:
+        """Which trajectories are fitted to, ``[N]``."""
+        return torch.arange(self.states.shape[1], device=self.states.device) % FITTED_TO == 0
 
     def at(self, times: Tensor) -> Tensor:
         """States at other times between, ``[n, N, D]``, by a cubic spline."""
@@ -153,7 +169,7 @@ def _try_plain(course: Course, right: Trajectories, use: Use) -> None:
     begin = right.states[start] * flow.latent_std(way[0])
     solver = integral.solver if use.densities else course.solver
     reached = flow.simulate(begin, way, solver).end / flow.latent_std(way[-1])
-    course.error = _rms(reached - right.states[end])
+    course.error = right.error(reached - right.states[end])
     if use.densities:
         course.nats = _density_error(right, course.melts, integral.value, reached)
 
@@ -163,40 +179,33 @@ def _try_fitted(course: Course, right: Trajectories, use: Use) -> None:
     way = course.way.to(right.times)
     states = right.at(way)
     x, slopes, traces = states[0], [], []
-    even = torch.arange(x.shape[0], device=x.device) % 2 == 0
+    fits = right.fitted_to
     for k, target in enumerate(states[1:]):
         if use.densities:
             traces.append(_trace(right.flow, x, way[k]))
         slopes.append(right.flow.standardized_velocity(x, way[k]))
         base = _polynomial(way[: k + 2])
         rows = torch.stack(slopes, dim=-1)
-        weights = _ridge(rows[even].flatten(0, 1), (target - x)[even].flatten(), base)
+        weights = _ridge(rows[fits].flatten(0, 1), (target - x)[fits].flatten(), base)
         course.weights[k, : k + 1] = weights
         x = x + rows @ weights
-    course.error = _rms((x - states[-1])[~even])
+    course.error = right.error(x - states[-1])
     if right.integrals is not None and use.densities and course.error <= use.error:
         columns, sign = torch.stack(traces, dim=1), 1 if course.melts else -1
         base = integral_weights(way, len(traces))
-        weights = _ridge(columns[even], sign * right.integrals[even], base)
+        weights = _ridge(columns[fits], sign * right.integrals[fits], base)
         course.integrals.copy_(weights)
-        course.nats = _density_error(right, course.melts, columns @ weights, x, ~even)
+        course.nats = _density_error(right, course.melts, columns @ weights, x)
 
 
-def _density_error(
-    right: Trajectories,
-    melts: bool,
-    integral: Tensor,
-    reached: Tensor,
-    judges: Tensor | slice = slice(None),
-) -> float:
+def _density_error(right: Trajectories, melts: bool, integral: Tensor, reached: Tensor) -> float:
     """Of log densities in nats, by integrals ``[N]`` along a way and where it came to ``[N, D]``:
     latents count as if they were standard normal."""
     assert right.integrals is not None
     if not melts:
-        return _rms((integral + right.integrals)[judges])
+        return right.error(integral + right.integrals)
     off = integral - right.integrals
-    off = off - (reached.square() - right.states[-1].square()).sum(dim=1) / 2
-    return _rms(off[judges])
+    return right.error(off - (reached.square() - right.states[-1].square()).sum(dim=1) / 2)
 
 
 def _ridge(rows: Tensor, values: Tensor, base: Tensor) -> Tensor:
@@ -222,7 +231,3 @@ def _trace(flow: ProbabilityFlow, x: Tensor, t: Tensor) -> Tensor:
     """Traces ``[N]`` of the Jacobian of the standardized velocity."""
     units = torch.eye(x.shape[1]).to(x)[:, None].expand(-1, len(x), -1)
     return value_and_products(flow.standardized_velocity, x, t, units)[1].sum(dim=1)
-
-
-def _rms(values: Tensor) -> float:
-    return float(values.square().mean().sqrt())

@@ -309,6 +309,11 @@ class Prior:
         return denoised.detach(), torch.stack(rows, dim=1)
 
 
+def ways_of(flow: ProbabilityFlow) -> dict[str, tuple[Tensor, Solver]]:
+    """``Prior.ways`` along the courses of a flow, as few calls as answers need."""
+    return {use: flow.course(use) for use in ("points_and_densities", "densities")}
+
+
 def _differences(flow: ProbabilityFlow, before: Tensor, after: Tensor) -> Tensor:
     """By how much log determinants ``[N]`` of coordinates are larger at points after a step."""
     if flow.coordinates is None:

@@ -19,7 +19,7 @@ from training.learning.melting import LawPlan
 from training.model.model import Model
 from training.names import DEFAULT_STEPS, LARGEST_EXACT
 
-NUMBERS, FEWEST, MOST = 4096, 32, 512
+NUMBERS, FEWEST, MOST = 2048, 32, 512
 """Of coordinates that solvers are tried on, from data and again from latents: points of so many,
 but no fewer and no more points than this."""
 STEPS, FEW_STEPS = 32, 16
