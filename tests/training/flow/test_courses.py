@@ -31,8 +31,8 @@ def flow(request: pytest.FixtureRequest) -> ProbabilityFlow:
 
 
 def usual(off: Tensor) -> float:
-    """What 19 of 20 are off by at most: where modes part, a few are off by much more."""
-    return float(off.abs().flatten().quantile(0.95))
+    """What 9 of 10 are off by at most: where modes part, a few are off by much more."""
+    return float(off.abs().flatten().quantile(0.9))
 
 
 def test_a_course_is_as_good_as_it_says_on_fresh_latents_and_takes_few_calls(
