@@ -1,11 +1,13 @@
 """What options of integrations stand for: a solver, times, and log densities."""
 
 import math
+from dataclasses import fields
 
 from dnnlib.errors import UsageError
 from training.flow.likelihood import Likelihood, Trace
 from training.flow.solvers import Solver, get_solver
 from training.names import DEFAULT_STEPS
+from training.options.declared import Declared
 from training.options.integration import (
     MAX_STEPS,
     EvenTimeOptions,
@@ -20,6 +22,11 @@ from training.runs.times import TimeChoice
 def solver_of(options: SolverOptions) -> Solver:
     """The solver."""
     return get_solver(options.solver, options.rtol, options.atol)
+
+
+def is_free(*options: Declared) -> bool:
+    """Whether none of these options were typed, so that the network's courses may be taken."""
+    return not any(each.given & {field.name for field in fields(each)} for each in options)
 
 
 def toy_times(
@@ -94,7 +101,7 @@ def image_times(
 ) -> TimeChoice:
     """The times of a simulation of images or a table; arguments are those of ``toy_times``."""
     return TimeChoice(
-        None if options.n_iters == "auto" else int(options.n_iters),
+        None if options.n_iters == "auto" else int(options.n_iters or DEFAULT_STEPS),
         last_time(options, t_max, network),
         options.first,
         options.disc == "adapted",

@@ -7,7 +7,7 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import load_json, provenance, save_json
-from training.commands.integration import densities_of, image_times, solver_of
+from training.commands.integration import densities_of, image_times, is_free, solver_of
 from training.commands.networks import latent_of, opened
 from training.files.rows import save_csv
 from training.files.trajectory import PARAMETERS_FORMAT, SavedEnd
@@ -51,6 +51,7 @@ def run(settings: Settings) -> None:
             seed=settings.seed,
             paths=paths,
             save_every=settings.save_freq,
+            by_course=is_free(settings.solver, settings.times),
             start_noise=settings.start_noise,
             class_number=settings.class_,
             likelihood=densities_of(settings.likelihood, settings.seed, subject.levels_per_unit),

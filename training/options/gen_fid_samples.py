@@ -10,7 +10,7 @@ from dnnlib.errors import UsageError
 from training.names import ADAPTIVE_SOLVERS
 from training.options.common import RunOptions, save_dir
 from training.options.declared import Declared, option, options_of
-from training.options.integration import ImageTimeOptions, SolverOptions
+from training.options.integration import SampleTimeOptions, SolverOptions
 from training.options.latents import eps
 from training.options.networks import ImageNetworkOptions, check_storage, store_grid
 from training.options.types import COUNT, FILE, choice
@@ -45,7 +45,7 @@ class Settings(Declared):
     )
     network: ImageNetworkOptions = options_of(ImageNetworkOptions)
     solver: SolverOptions = options_of(SolverOptions)
-    times: ImageTimeOptions = options_of(ImageTimeOptions)
+    times: SampleTimeOptions = options_of(SampleTimeOptions)
     store_grid: bool = store_grid()
     run: RunOptions = options_of(RunOptions)
 
@@ -66,7 +66,7 @@ class Settings(Declared):
         for the last bits.
 
         Args:
-            resolved: Values that were found out: ``end_time`` and ``batch_gpu``.
+            resolved: Values that were found out, such as ``end_time`` and ``batch_gpu``.
         """
         values = self.recorded(**resolved)
         names = (
