@@ -257,6 +257,14 @@ class Prior:
         of ``of_states``."""
         return self._given(conditions).to_eigen((points - self.origin) * self.unit)
 
+    def plausible(self, points: Tensor) -> Tensor:
+        """Points ``[..., D]`` as the data could have them: whole steps of discrete columns."""
+        coordinates = self.flow.coordinates
+        if coordinates is None:
+            return points
+        inner = coordinates.plausible((points - self.origin) * self.unit)
+        return self.origin + inner / self.unit
+
     def blur(self, points: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
         """Standard deviations ``[N, D]`` of the noise of the first time about points ``[N, D]``, in
         the user's units."""

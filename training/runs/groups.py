@@ -27,7 +27,7 @@ from training.inference.sampling import SamplingPlan
 from training.names import PARTICLES
 from training.runs.waiting import progress
 
-GROUP = 64
+GROUP = 16
 """Observations that are sampled side by side: enough to fill the calls of small networks."""
 GROUP_NUMBERS = 2**26
 """Numbers up to which the draws of a group take memory, several times over: 512 MiB."""

@@ -1,6 +1,7 @@
 """Posteriors of many observations, group by group."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -35,7 +36,8 @@ def sample_groups(problem: Problem, plan: SamplingPlan, groups: Groups) -> None:
 
     def draw(places: Tensor, progress: Progress) -> Draws:
         of_group = pool.of(places) if pool else None
-        return sample_posteriors(problem.of(places), plan, of_group, progress)
+        draws = sample_posteriors(problem.of(places), plan, of_group, progress)
+        return replace(draws, points=problem.target.prior.plausible(draws.points))
 
     _into_parts(groups, draw, plan.pool)
 
