@@ -103,10 +103,13 @@ class Proposal:
     def wider(self, factor: float, share: float = 1.0) -> "Proposal":
         """The mixture with a share of each component wider by a factor."""
         wide = Proposal(self.shares, self.mean, factor * self.root)
-        if share == 1:
-            return wide
-        shares = torch.cat([(1 - share) * self.shares, share * self.shares], dim=1)
-        mean, root = (torch.cat(pair, dim=1) for pair in ((self.mean,) * 2, (self.root, wide.root)))
+        return wide if share == 1 else self.beside(wide, share)
+
+    def beside(self, other: "Proposal", share: float) -> "Proposal":
+        """The mixture of both, of which the other has a share."""
+        shares = torch.cat([(1 - share) * self.shares, share * other.shares], dim=1)
+        pairs = ((self.mean, other.mean), (self.root, other.root))
+        mean, root = (torch.cat(pair, dim=1) for pair in pairs)
         return Proposal(shares, mean, root)
 
     def log_prob(self, w: Tensor) -> Tensor:

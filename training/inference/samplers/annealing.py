@@ -67,6 +67,8 @@ JUMP = 64.0
 """By how much an exponent rises at most: noise becomes an eighth."""
 WIDE, WIDE_SHARE = 3.0, 0.15
 """By how much some components are wider, and their share."""
+PRIOR_SHARE = 0.1
+"""Of a mixture that was fitted to the prior, and is given what is seen."""
 EXPONENTS = 25
 """That are tried, from where a population is up to 1."""
 
@@ -102,6 +104,7 @@ def anneal(
 def _annealed(target: Target, pool: Pool, seeds: Tensor, chains: int, draws: int) -> Draws:
     swarm = Swarm(target, seeds, chains)
     states, worth, exponent = _start(swarm, pool)
+    prior = _prior_law(swarm, pool)
     settled, rounds = 0, range(1, MOST_ROUNDS)
     for index in rounds:
         goal = exponent if swarm.sight is None else (JUMP * exponent).clamp_max(1)
@@ -111,14 +114,14 @@ def _annealed(target: Target, pool: Pool, seeds: Tensor, chains: int, draws: int
         arrived = bool((exponent >= 1).all())
         fewest, of_dimension = SETTLING if arrived else STAGE
         count = max(fewest, of_dimension * len(swarm.width))
-        swarm.add(law.evened().wider(WIDE, WIDE_SHARE), count, index)
+        swarm.add(swarm.defended(law, prior, goal), count, index)
         settled += arrived
         exponent = swarm.reached(exponent)
         states, worth = swarm.taken(tempered(swarm.log_weights(exponent), swarm.worth), index)
         if settled == SETTLED:
             break
     last = Proposal.fit(states, worth, swarm.uniform(MOST_ROUNDS)[:, 1:])
-    last = last.evened().wider(WIDE, WIDE_SHARE)
+    last = swarm.defended(last, prior, exponent)
     final = Swarm(target, seeds, chains)
     for index in range(MOST_FINAL):
         final.add(last, FINAL, MOST_ROUNDS + 1 + index)
@@ -148,6 +151,17 @@ def _start(swarm: "Swarm", pool: Pool) -> tuple[Tensor, Tensor, Tensor]:
     group = pool.group[swarm.which]
     points = pool.points[group[:, None], picks + first[:, None]]
     return swarm.blurred(swarm.states_of(points)), effective_size(log_weights), exponent
+
+
+def _prior_law(swarm: "Swarm", pool: Pool) -> Proposal:
+    """Mixtures fitted to prior draws, others for each population."""
+    count = min(FITTED, len(pool.w) // swarm.chains)
+    first = count * (torch.arange(len(swarm.which), device=pool.w.device) % swarm.chains)
+    rows = first[:, None] + torch.arange(count, device=first.device)
+    points = pool.points[pool.group[swarm.which][:, None], rows]
+    states = swarm.blurred(swarm.states_of(points))
+    worth = torch.full_like(states[:, 0, 0], count)
+    return Proposal.fit(states, worth, swarm.uniform(MOST_ROUNDS - 1)[:, 1:])
 
 
 class Swarm:
@@ -210,6 +224,14 @@ class Swarm:
             covariance = covariance + (operator * blur) @ operator.T
         noise = covariance[self.which] / rise.clamp_min(1e-9)[:, None, None]
         return proposal.conditioned(operator * self.width, self.sight.observed[self.which], noise)
+
+    def defended(self, law: Proposal, prior: Proposal, exponent: Tensor) -> Proposal:
+        """Laws with wider components, and with some of the prior's at exponents ``[G]``: they keep
+        modes that are far from a population, and that it would lose if they are rare."""
+        law = law.evened().wider(WIDE, WIDE_SHARE)
+        if self.sight is None:
+            return law
+        return law.beside(self.towards(prior, exponent), PRIOR_SHARE)
 
     def add(self, proposal: Proposal, count: int, index: int) -> None:
         """Draws so many of each population's law, in this round."""
