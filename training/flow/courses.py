@@ -4,6 +4,9 @@ A network file has the cheapest for each use that was found good enough when its
 (``trials``); where nothing else is asked for, these are taken.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
+from math import pi
 from typing import NamedTuple
 
 import torch
@@ -48,6 +51,7 @@ class Course(nn.Module):
         steps: Their number.
         dim: D.
         melts: Whether it goes from the first time to the end time; of what is fitted to one way.
+        quadrature: Whether integrals are sums over the times, of a method that is not fitted.
         error: Of states at its end, in standard deviations, as measured.
         nats: Of log densities; None if they were not looked at.
     """
@@ -62,29 +66,33 @@ class Course(nn.Module):
         steps: int,
         dim: int,
         melts: bool,
+        quadrature: bool = False,
         error: float = 0.0,
         nats: float | None = None,
     ):
         super().__init__()
         self.name, self.steps, self.dim, self.melts = solver, steps, dim, melts
-        self.error, self.nats = error, nats
+        self.quadrature, self.error, self.nats = quadrature, error, nats
         sizes: dict[str, tuple[int, ...]] = {"times": (steps + 1,)}
         if solver == FITTED:
             sizes |= {"weights": (steps, steps), "integrals": (steps,)}
+        elif quadrature:
+            sizes["integrals"] = (steps + 1,)
         for name, size in sizes.items():
             self.register_buffer(name, torch.zeros(size, dtype=torch.float64))
 
     @property
     def arguments(self) -> dict[str, str | int | float | None]:
         """Of the constructor."""
-        names = ("steps", "dim", "melts", "error", "nats")
+        names = ("steps", "dim", "melts", "quadrature", "error", "nats")
         return {"solver": self.name, **{name: getattr(self, name) for name in names}}
 
     @property
     def solver(self) -> Solver:
         """The method; one that is fitted goes along these times alone."""
         if self.name != FITTED:
-            return SOLVERS[self.name]
+            weights = self.integrals.tolist() if self.quadrature else None
+            return replace(SOLVERS[self.name], quadrature=weights)
         return fitted(self.way, self.weights, self.integrals, self.dim)
 
     @property
@@ -96,6 +104,28 @@ class Course(nn.Module):
     def calls(self) -> int:
         """Of the denoiser."""
         return self.steps * (self.solver.calls_per_step or 1)
+
+    def cost(self, use: Use) -> int:
+        """Calls, and products for traces where the use takes these."""
+        traces = self.steps + 1 if self.quadrature else self.calls
+        return self.calls + (traces * self.dim if use.densities else 0)
+
+    def place(self, grid: Callable[[int], Tensor]) -> None:
+        """Puts its times on a grid, by the number of steps; those of a quadrature where polynomials
+        through them are tame, closer at the ends (Clenshaw and Curtis 1960)."""
+        if not self.quadrature:
+            self.times.copy_(grid(self.steps))
+            return
+        first, last = grid(1).tolist()
+        angles = torch.linspace(0, pi, self.steps + 1, dtype=torch.float64)
+        places = (1 - angles.cos()) / 2
+        self.times.copy_(first + (last - first) * places)
+        self.times[-1] = last
+        # Weights that are right for cosines of 0, 1, ... times the angle.
+        orders = torch.arange(self.steps + 1, dtype=torch.float64)
+        moments = torch.where(orders % 2 == 0, 1 / (1 - orders.square()), 0.0)
+        rows = torch.cos(orders[:, None] * angles)
+        self.integrals.copy_((last - first) * torch.linalg.solve(rows, moments))
 
     def serves(self, use: Use) -> bool:
         """Whether its errors are small enough."""

@@ -151,6 +151,8 @@ class DivergenceIntegral:
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         if torch.is_grad_enabled():
             raise ValueError("log densities have no gradients: simulate without")
+        if self._given.quadrature is not None:
+            return self._at_ends_of_steps(v, w, gap, times)
         few = len(self._directions) <= FEW_PRODUCTS or len(times) <= DEFAULT_STEPS
         # Of one call a step, the traces of that call are as many.
         along = few or self._given.adaptive or self._given.calls_per_step == 1
@@ -178,7 +180,7 @@ class DivergenceIntegral:
         self, v: Velocity, w: Tensor, gap: Tensor | None, times: Tensor
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         directions = self._directions.to(w)
-        weights = integral_weights(times, len(times)).tolist()
+        weights = self._given.quadrature or integral_weights(times, len(times)).tolist()
         self._integrals = weights[0] * self._traces(v, w, times[0], directions)[1]
         walk = self._given.walk(v, w, times, gap)
         for weight, t, (state, apart) in zip(weights[1:], times[1:], walk, strict=True):

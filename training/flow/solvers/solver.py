@@ -1,6 +1,6 @@
 """What a solver is: a method that walks through given times, and what a flow must know of it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -36,6 +36,8 @@ class Solver:
         adaptive: Whether it chooses its own steps. The times it is given are those of its output.
         pairs: The same method where it carries a second state along, at a gap from the first, which
             the exact way back needs; None for one of a single state.
+        quadrature: What values of a function at the ends of its steps ``[S + 1]`` count for in the
+            function's integral along the way; None to integrate it beside the state.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Solver:
     multistep: bool = False
     adaptive: bool = False
     pairs: PairMethod | None = None
+    quadrature: Sequence[float] | None = None
 
     def walk(
         self, v: Velocity, x: Tensor, times: Tensor, gap: Tensor | None = None

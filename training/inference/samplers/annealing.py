@@ -231,7 +231,7 @@ class Swarm:
         law = law.evened().wider(WIDE, WIDE_SHARE)
         if self.sight is None:
             return law
-        return law.beside(self.towards(prior, exponent), PRIOR_SHARE)
+        return law.beside(self.towards(prior, exponent).evened(), PRIOR_SHARE)
 
     def add(self, proposal: Proposal, count: int, index: int) -> None:
         """Draws so many of each population's law, in this round."""
