@@ -30,6 +30,7 @@ from tests.support.running import Result  # noqa: E402
 
 pytest_plugins = [
     *("tests.support.image_runs", "tests.support.image_models", "tests.support.finished_runs"),
+    "tests.support.commands",
 ]
 
 STARTED = time.monotonic()
@@ -114,9 +115,9 @@ def run_script() -> Callable[..., Result]:
 
 
 @pytest.fixture(scope="session")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankPool]:
-    """Two ranks under ``torchrun``, which run scripts and functions."""
-    pool = RankPool(tmp_path_factory.mktemp("ranks"))
+def two_ranks() -> Iterator[RankPool]:
+    """Two ranks, which run scripts and functions."""
+    pool = RankPool()
     yield pool
     pool.close()
 

@@ -9,6 +9,7 @@ from unittest import mock
 
 import click
 import numpy as np
+import pytest
 
 import calc_net_residuals_autocorrelations
 import calc_roundtrip_mse
@@ -377,3 +378,9 @@ ALL = (
     ),
 )
 COMMANDS = {command.name: command for command in ALL}
+
+
+@pytest.fixture(scope="session")
+def shelf(toy_network: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    toy = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
+    return Shelf(tmp_path_factory.mktemp("shelf"), toy)

@@ -20,6 +20,10 @@ TOY = (
     *("--data_name=circles", "--duration=0.008", "--batch=500", "--tick=1", "--dump=2"),
     *("--keep=9", "--seed=5"),
 )
+SHORT_TOY = (
+    *("--data_name=circles", "--duration=0.006", "--batch=500", "--tick=1", "--dump=1"),
+    *("--snap=2", "--no-calibrate", "--device_name=cpu"),
+)
 HOUSE_NAMES = ["size", "room count", "fixed", "price", "double"]
 SIMULATION_NAMES = ["a", "b", "y 1", "y2"]
 SMALL = ("--width=16", "--depth=1", "--batch=50", "--duration=0.004", "--tick=1", "--dump=1")

@@ -30,6 +30,11 @@ TWELVE = (
     *("--cond", "--xflip", "--augment=0.5", "--dropout=0.3", "--tick=1", "--ema=0.0001"),
     "--preset=published",
 )
+# Forty steps, a state at both reports.
+SHORT = (
+    *("--cbase=8", "--cres=1", "--batch=50", "--duration=0.002", "--workers=0", "--tick=1"),
+    *("--dump=1", "--cond", "--dims_to_keep=5", "--device_name=cpu"),
+)
 # Four reports, a state at every second one.
 LONG = (
     *("--cbase=8", "--cres=1", "--batch=50", "--duration=0.004", "--workers=2", "--tick=1"),
