@@ -13,8 +13,8 @@ import pytest
 
 import posterior
 import train
-from tests.reliability.whole import read_netcdf
 from tests.support.image_models import save_image_model, write_image_set
+from tests.support.outcomes import read_netcdf
 from tests.support.running import refused, unless_given
 from torch_utils.results import load_arrays
 from training.inference.samplers.elliptical import Elliptical
@@ -444,29 +444,3 @@ def test_the_model_of_images_is_checked_by_images(check: Run, shelf: Path, tmp_p
     assert found["verdict"].startswith("Not calibrated")
     assert 10 < arrays["crps"].mean() < 128
     refused(check(tmp_path / "more", *given, root, "--runs=22"), 1, "21 images")
-
-
-def test_a_check_that_was_cut_short_goes_on(check: Run, tmp_path: Path) -> None:
-    with mock.patch("training.runs.groups.GROUP", 2):
-        assert check(tmp_path / "whole").code == 0
-    cut_short(check, tmp_path / "cut", whole=3)
-    with mock.patch("training.runs.groups.GROUP", 2):
-        result = check(tmp_path / "cut")
-    assert "3 group(s) of 2 were there" in result.out
-    one, other = (load_arrays(next((tmp_path / f).glob("*.npz"))) for f in ("cut", "whole"))
-    for name, values in other.items():
-        np.testing.assert_array_equal(one[name], values, err_msg=name)
-
-
-def test_checks_that_cannot_be_are_told(
-    check: Run, run_script: Run, shelf: Path, wrong: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    own = (f"--likelihood={wrong}:f", "--noise_std=none")
-    refused(check(out, *own), 2, "draws no observations")
-    refused(check(out, f"--data_root={shelf / 'blobs.zip'}"), 2, "--truth=data")
-    toy = ("--truth=data", f"--data_root={shelf / 'blobs.zip'}")
-    refused(check(out, *toy), 2, "a toy has its own points")
-    refused(check(out, f"--network={shelf / 'images.pkl'}", "--truth=data"), 2, "--data_root")
-    refused(check(out, f"--network={shelf / 'classes.pkl'}"), 2, "classes")
-    assert not out.exists()

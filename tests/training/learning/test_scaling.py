@@ -2,17 +2,21 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-from dnnlib.errors import DataError
-from tests.support.card_training import run_steps
+from dnnlib.errors import DataError, UsageError
+from tests.support.card_training import model_of, run_steps
 from tests.support.trainers import circles_trainer
 from training.data.batches import ToyBatches
-from training.learning import scaling
+from training.learning import precision, scaling
+from training.learning.compiling import compile_network
+from training.learning.precision import fastest_precision, gradient_seconds
 from training.learning.scaling import LARGEST, START, LossScale
-from training.learning.trainer import Trainer
+from training.learning.trainer import Trainer, TrainingConfig
 
 CPU = torch.device("cpu")
 
@@ -76,3 +80,62 @@ def test_a_broken_scale_is_a_data_error() -> None:
     for broken in (None, 1.0, {"value": -1.0, "finite_steps": 0}, {"value": 1.0}):
         with pytest.raises(DataError, match=r"a state is no state.*loss_scale"):
             trainer.restore({**state, "loss_scale": broken}, "a state")
+
+
+CONFIG = TrainingConfig(total=20_000, batch=4, lr_ramp=0)
+
+
+@pytest.mark.parametrize(("half", "expected"), [(0.6, "bf16"), (0.8, "fp32"), (1.3, "fp32")])
+def test_half_precision_is_chosen_if_it_is_much_faster(
+    half: float, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = {"fp32": 1.0, "bf16": half}  # of the names that are the fourth argument
+    monkeypatch.setattr(precision, "gradient_seconds", lambda *given: seconds[given[3]])
+    model = model_of("DDPM++ of classes")
+    assert fastest_precision(*model, CONFIG) == expected
+    # A training that is over at once is not worth a trial.
+    assert fastest_precision(*model, replace(CONFIG, total=5000)) == "fp32"
+
+
+def test_a_trial_changes_neither_the_network_nor_what_is_drawn_after_it() -> None:
+    model, loss = model_of("ensemble with conditions")  # which has dropout
+    weights = [value.clone() for value in model.denoiser.parameters()]
+    drawn = torch.get_rng_state()
+    assert all(gradient_seconds(model, loss, CONFIG, name, 2) > 0 for name in ("fp32", "bf16"))
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert model.denoiser.precision == "fp32"
+    assert all(map(torch.equal, weights, model.denoiser.parameters()))
+    assert all(value.grad is None for value in model.denoiser.parameters())
+
+
+def test_the_batch_that_it_is_tried_with_is_not_learnt_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[nn.Module] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda network: asked.append(network))
+    weights = []
+    for compiled in (False, True):
+        trainer, source = circles_trainer()
+        if compiled:
+            compile_network(trainer, source)
+            assert asked == [trainer.denoiser.network]
+        run_steps(trainer, source, 2)
+        weights.append(nn.utils.parameters_to_vector(trainer.denoiser.parameters()))
+    assert torch.equal(*weights)
+
+
+def test_what_cannot_be_compiled_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The base of all errors of the compiler: where it has moved, take what torch.compile raises for
+    # a backend that does not exist.
+    import torch._dynamo.exc
+
+    def fail(network: nn.Module, *given: Any) -> None:
+        raise torch._dynamo.exc.TorchDynamoException("no compiler\n  in a traceback")
+
+    for broken in ("compile", "forward"):
+        trainer, source = circles_trainer()
+        with monkeypatch.context() as patch:
+            patch.setattr(nn.Module, "compile", lambda network: None)
+            patch.setattr(type(trainer.denoiser.network), broken, fail)
+            with pytest.raises(UsageError, match=r"here \(no compiler\): leave --compile out$"):
+                compile_network(trainer, source)
