@@ -20,8 +20,6 @@ from training.data.images.dataset import ImageDataset
 from training.files.roundtrip import BIN_EDGES, histogram
 from training.flow.solvers import SOLVERS
 from training.model.model import Model
-from training.names import DEFAULT_SOLVER
-from training.options.calc_roundtrip_mse import PUBLISHED_SAMPLES
 from training.subjects.returns import WorstImages
 
 Run = Callable[..., Any]
@@ -234,23 +232,6 @@ def test_no_more_than_a_batch_is_read_at_a_time(
     monkeypatch.setattr(ImageDataset, "read", noted)
     measure("PRP", "--bs=4")
     assert sizes == [4, 4, 2]
-
-
-def test_parameters_tell_how_the_result_was_made(measure: Run, images: Path) -> None:
-    result = measure("PRP").result
-    known = {"total_samples": COUNT, "bs": 1000, "keep_worst": 16, "seed": 42, "n_iters": 4}
-    known |= dict[str, Any](dims_to_keep=64, end_time=END, data_name="blobs", data_root=str(images))
-    assert {name: result["options"][name] for name in known} == known
-    assert (result["images"], result["image_shape"]) == (COUNT, [1, 8, 8])
-    assert result["worst"] == "blobs_PRP_roundtrip_mse_seed42_worst.npz"
-    assert result["denoiser_calls"] == 2 * 4
-
-
-def test_samples_are_those_of_the_paper_by_default() -> None:
-    defaults = {param.name: param.default for param in calc_roundtrip_mse.main.params}
-    assert (defaults["bs"], PUBLISHED_SAMPLES, defaults["seed"]) == (1000, 10000, 42)
-    assert defaults["total_samples"] is None
-    assert (defaults["solver"], str(defaults["n_iters"])) == (DEFAULT_SOLVER, "20")
 
 
 def test_a_broken_image_in_the_middle_leaves_no_file(

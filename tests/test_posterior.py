@@ -1,7 +1,6 @@
 """``posterior.py``: what it writes, that it goes on where it was, and what it refuses."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -144,17 +143,7 @@ def test_the_numbers_say_what_was_done(done: Path) -> None:
     assert found["r_hat"]["largest"] >= found["r_hat"]["quantile_90"]
     assert "R-hat" in found["rule"]
     first = found["posteriors"][0]
-    assert list(first["quantiles"]) == [
-        "0.025",
-        "0.05",
-        "0.1",
-        "0.25",
-        "0.5",
-        "0.75",
-        "0.9",
-        "0.95",
-        "0.975",
-    ]
+    assert " ".join(first["quantiles"]) == "0.025 0.05 0.1 0.25 0.5 0.75 0.9 0.95 0.975"
     assert found["options"]["noise_std"] == "0.3"
     assert sorted(path.suffix for path in done.iterdir()) == [".json", ".nc"]
 
@@ -211,11 +200,6 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_draws(sample: Run, tmp_pat
     assert "2 group(s) of 2 were there" in result.out
     assert_same_draws(tmp_path / "cut", tmp_path / "whole")
     assert sorted(path.suffix for path in (tmp_path / "cut").iterdir()) == [".json", ".nc"]
-    # Groups are for memory alone.
-    assert sample(tmp_path / "one").code == 0
-    for name in ("x", "z"):
-        one, other = (drawn(tmp_path / f)[f"posterior/{name}"] for f in ("one", "whole"))
-        np.testing.assert_array_equal(one, other)
 
 
 def test_a_run_does_not_go_on_with_the_parts_of_another(sample: Run, tmp_path: Path) -> None:
@@ -223,16 +207,13 @@ def test_a_run_does_not_go_on_with_the_parts_of_another(sample: Run, tmp_path: P
     np.save(noise, np.array([0.3, 0.4]))
     given = (f"--noise_std={noise}",)
     cut_short(sample, tmp_path / "cut", *given)
-    shutil.copytree(tmp_path / "cut", tmp_path / "seed")
     np.save(noise, np.array([0.3, 0.6]))
-    for folder, others in (("cut", ()), ("seed", ("--seed=1",))):
-        assert sample(tmp_path / f"whole {folder}", *given, *others).code == 0
-        with mock.patch("training.runs.groups.GROUP", 2):
-            result = sample(tmp_path / folder, *given, *others)
-        assert result.code == 0
-        assert "were there" not in result.out
-        one, other = (drawn(tmp_path / f)["posterior/x"] for f in (folder, f"whole {folder}"))
-        np.testing.assert_array_equal(one, other)
+    with mock.patch("training.runs.groups.GROUP", 2):
+        assert sample(tmp_path / "whole", *given).code == 0
+        result = sample(tmp_path / "cut", *given)
+    assert result.code == 0
+    assert "were there" not in result.out
+    assert_same_draws(tmp_path / "cut", tmp_path / "whole")
 
 
 # Likelihoods.
@@ -277,14 +258,8 @@ def test_a_likelihood_of_the_users_own(sample: Run, tmp_path: Path) -> None:
 
 
 def test_images_are_observed_in_gray_levels(run_script: Run, shelf: Path, tmp_path: Path) -> None:
-    few = (
-        "--noise_std=20",
-        "--draws=3",
-        "--warmup=2",
-        "--chains=2",
-        "--n_iters=2",
-        "--chain_n_iters=2",
-    )
+    few = ("--noise_std=20", "--draws=3", "--warmup=2", "--chains=2", "--n_iters=2")
+    few = (*few, "--chain_n_iters=2")
     source = f"--observation={shelf / 'blobs.zip'}"
     for sampler in ("hmc", "pool"):
         folder = tmp_path / sampler
