@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import ModuleType
-from unittest import mock
 
 import pytest
 import torch
@@ -134,8 +133,7 @@ def toy_network(
             outdir = tmp_path_factory.mktemp("toy_network")
             place = (f"--outdir={outdir}", "--nosubdir")
             few = ("--duration=0.0004", "--batch=100", "--lr=0.1")
-            # It is not to be calibrated well: most of its time would go into that.
-            with mock.patch("training.learning.toys.CALIBRATION_POINTS", 200):
+            with running.quick_endings():
                 assert run_script(toy_train, *place, *few, *given).code == 0
             (made[given],) = outdir.glob("network-*.pkl")
         return made[given]

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import toy_train
 from tests.support.image_runs import assert_written, load, network_file, stats
-from tests.support.running import refused
+from tests.support.running import quick_endings, refused
 from torch_utils import distributed
 from torch_utils.snapshots import read_network, write_network, write_state
 from torch_utils.stats import RunningMeans
@@ -32,9 +32,8 @@ TINY = (*FEW, "--no-calibrate")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_calibration_points() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.learning.toys.CALIBRATION_POINTS", 200)
+def quickly() -> Iterator[None]:
+    with quick_endings():
         yield
 
 
@@ -44,12 +43,7 @@ def train(run_script: Run, tmp_path: Path) -> Run:
 
     def start(*arguments: str, size: tuple[str, ...] = TINY) -> Path:
         before = set(tmp_path.glob("out/*"))
-        # The test does not look at its calibration, nor at its latents.
-        with (
-            mock.patch("training.learning.toys.CALIBRATION_POINTS", 200),
-            mock.patch("training.learning.melting.MELT_STEPS", 3),
-        ):
-            result = run_script(toy_train, f"--outdir={tmp_path / 'out'}", *size, *arguments)
+        result = run_script(toy_train, f"--outdir={tmp_path / 'out'}", *size, *arguments)
         assert (result.code, result.err) == (0, ""), result.err
         (folder,) = set(tmp_path.glob("out/*")) - before
         return folder

@@ -29,7 +29,7 @@ import visualize
 from tests.support.image_models import save_image_model, write_image_set
 from tests.support.linear_detector import SIZE, LinearDetector
 from tests.support.original_files import dumps, toy_content
-from tests.support.running import ALONE, Result, run_script
+from tests.support.running import ALONE, Result, quick_endings, run_script
 from training.data.sources.writer import image_writer
 
 Arguments = Callable[["Shelf"], list[str]]
@@ -92,7 +92,7 @@ class Command:
         words = self.name.split()[1:]
         with (
             mock.patch("training.commands.fid.InceptionDetector", LinearDetector),
-            mock.patch("training.learning.toys.CALIBRATION_POINTS", 200),
+            quick_endings(),
         ):
             return run_script(self.script, *words, *arguments, ranks=ranks)
 
