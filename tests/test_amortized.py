@@ -16,7 +16,6 @@ from tests.support.finished_runs import SIMULATION_NAMES, SMALL, good, write_csv
 from tests.support.outcomes import read_netcdf
 from tests.support.running import Result, refused, unless_given
 from torch_utils.results import load_arrays
-from torch_utils.snapshots import Part, read_network, write_network
 from training.flow.solvers import SOLVERS
 
 Run = Callable[..., Result]
@@ -119,15 +118,6 @@ def test_an_observation_unlike_all_simulations_is_told_of(
     assert "observation 2 is unlike the simulations" in result.out
     assert "observation 1 is" not in result.out
     refused(result, 1, "draws for observation 2", "beyond the bounds", "--bounded=map")
-    parts, about = read_network(simulations / "network.pkl")
-    old = parts["coordinates"]
-    state = {name: value for name, value in old.state.items() if not name.startswith("surprise")}
-    arguments = {name: value for name, value in old.arguments.items() if name != "surprise"}
-    parts["coordinates"] = Part("Coordinates", arguments, state)
-    write_network(tmp_path / "old.pkl", parts, about)
-    result = good(sample(tmp_path / "old", f"--network={tmp_path / 'old.pkl'}"))
-    assert "is not known" in result.out
-    assert told(tmp_path / "old")["surprise"] is None
 
 
 def test_draws_are_corrected_by_a_posterior_of_the_users(sample: Run, tmp_path: Path) -> None:

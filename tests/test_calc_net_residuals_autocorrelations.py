@@ -338,24 +338,6 @@ def test_broken_files_of_toys_are_told_in_one_line(refusal: Run, run: Run) -> No
     assert TOY_FILE in refusal("calctoys", path, code=1)
 
 
-@pytest.mark.parametrize(
-    ("network", "factor", "part"),
-    [("toy", np.nan, "not finite"), ("toy", 1e238, "too large"), ("images", 1e238, "too large")],
-)
-def test_values_that_are_not_finite_or_too_large_are_told_with_their_place(
-    refusal: Run, run: Run, network: str, factor: float, part: str
-) -> None:
-    folder = run(network)
-    path = min(folder.glob("*.npz"))
-    arrays = load_arrays(path)
-    outputs = arrays["net_outputs"].astype("f8")
-    outputs.flat[7] *= factor
-    save_arrays(path, arrays | {"net_outputs": outputs})
-    line = refusal(*results_of(network, folder), code=1, begun=True)
-    assert f"{path}: 'net_outputs'" in line
-    assert part in line
-
-
 OF: dict[str, dict[str, Any]] = {
     "toy": {"data_name": "circles", "dims_to_keep": 2},
     "images": {"data_name": "blobs", "dims_to_keep": 64},

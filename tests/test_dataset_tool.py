@@ -150,24 +150,6 @@ def test_pngs_are_not_compressed_and_a_thousand_lie_in_a_folder(tool: Run, tmp_p
     assert (tmp_path / "z" / "00000" / "img00000000.png").stat().st_size > 64 * 64
 
 
-@pytest.mark.parametrize(("dest", "stem"), [("d.zip", "d"), ("d.v2", "d.v2")])
-def test_the_parameters_are_beside_the_data_set(
-    tool: Run, tmp_path: Path, dest: str, stem: str
-) -> None:
-    assert tool("digits", tmp_path / dest, "--max-images=3").code == 0
-    params = json.loads((tmp_path / f"{stem}_params.json").read_text())
-    assert params["options"]["max_images"] == params["images"] == 3
-    assert (params["image_shape"], params["skipped"]) == ([1, 8, 8], 0)
-
-
-def test_other_ranks_leave_the_work_to_the_first(
-    tool: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("training.commands.dataset_tool.rank_from_environment", lambda: 1)
-    assert tool("digits", tmp_path / "a.zip").code == 0
-    assert not (tmp_path / "a.zip").exists()
-
-
 # Transforms, against crops made by hand.
 
 

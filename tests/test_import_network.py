@@ -1,6 +1,5 @@
 """import_network.py: files of the paper's original code, recorded outputs, and hostile files."""
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -102,16 +101,6 @@ def test_an_imported_toy_network_can_be_simulated(
     assert melt["xs"].shape == (3, 5, 2)
     assert np.isfinite(melt["xs"]).all()
     assert melt["times"][-1] == 6.0
-
-
-def test_parameters_are_written_beside_the_network(bring: Run, tmp_path: Path) -> None:
-    bring(toy_content(), "--tmax=5")
-    params = json.loads((tmp_path / "network_import_params.json").read_text())
-    assert params["options"]["tmax"] == params["about"]["tmax"] == 5.0
-    assert params["about"] == Model.load(tmp_path / "network.pkl").about
-    assert params["original"]["classes"] == ["IFsToyPreCond", "ToyConvUNet"]
-    assert params["schedule"]["rho"] == 1.0
-    assert {"parameters", "network_arguments"} <= set(params)
 
 
 def test_the_source_is_never_replaced(bring: Run, tmp_path: Path, contents: Run) -> None:

@@ -19,6 +19,7 @@ import toy_mesh_exps
 import train
 from tests.support.finished_runs import HOUSE_NAMES, PLAIN, SMALL, good, write_houses
 from tests.support.image_runs import equal, stats
+from tests.support.outcomes import assert_same, outcome
 from tests.support.rank_pool import RankPool
 from tests.support.running import Result, refused
 from torch_utils import distributed
@@ -188,14 +189,6 @@ def test_a_network_that_does_not_fit_its_table_is_told(
     ):
         write_network(broken, parts, {**about, **change})
         refused(run_script(pfODE_int, *broken_one), 1, broken, told)
-    coordinates = parts["coordinates"]
-    for state, told in (
-        ({**coordinates.state, "steps": -torch.ones(3).double()}, "broken coordinates"),
-        ({"steps": torch.ones(3).double()}, "do not fit"),
-    ):
-        part = replace(coordinates, state=state)
-        write_network(broken, {**parts, "coordinates": part}, about)
-        refused(run_script(pfODE_int, *broken_one), 1, broken, told)
 
 
 def test_a_table_is_calibrated_on_its_held_out_rows_if_asked_to(
@@ -244,32 +237,17 @@ RANKED = (
 )
 
 
-def ended(folder: Path) -> tuple[dict[str, torch.Tensor], list[float]]:
-    """The tensors of a run's network, and its held-out scores in nats."""
-    parts, _ = read_network(max(folder.glob("network-snapshot-*.pkl")))
-    tensors = {f"{part}/{name}": v for part in parts for name, v in parts[part].state.items()}
-    lines = (folder / "stats.jsonl").read_text().splitlines()
-    return tensors, [json.loads(line)["Likelihood/held_out_nats"] for line in lines]
-
-
-def test_two_ranks_choose_and_train_what_one_does_and_a_seed_gives_the_same_bytes(
+def test_two_ranks_choose_and_train_what_one_does(
     run_script: Run, two_ranks: RankPool, houses: Path, tmp_path: Path
 ) -> None:
-    choices, files = [], []
-    for name, run in (("one", run_script), ("again", run_script), ("both", two_ranks.run)):
+    choices = []
+    for name, run in (("one", run_script), ("both", two_ranks.run)):
         place = (f"--outdir={tmp_path / name}", "--nosubdir", f"--data={houses}")
         told = good(run(train, *place, *RANKED)).out.splitlines()
         choices.append([line for line in told if "nats on held-out" in line or "Chosen" in line])
-        files.append(max((tmp_path / name).glob("*.pkl")).read_bytes())
     assert len(choices[0]) == 4
-    assert choices[0] == choices[1] == choices[2]
-    assert files[0] == files[1]
-    (tensors, nats), (found, scores) = ended(tmp_path / "one"), ended(tmp_path / "both")
-    assert len(nats) == 2
-    np.testing.assert_allclose(scores, nats, rtol=1e-6)
-    assert found.keys() == tensors.keys()
-    for name, values in tensors.items():
-        torch.testing.assert_close(found[name], values, rtol=1e-5, atol=1e-6)
+    assert choices[0] == choices[1]
+    assert_same(outcome(tmp_path / "both"), outcome(tmp_path / "one"), 1e-5)
 
 
 def whole_batches() -> list[torch.Tensor]:
