@@ -265,12 +265,7 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("dataset_tool", "--resolution=0x0", 2, ["sides can be"]),
     ("dataset_tool", "--resolution=32x16", 2, ["have to be square"]),
     ("dataset_tool", "--transform=center-crop-wide", 2, ["needs --resolution"]),
-    (
-        "dataset_tool",
-        "--transform=center-crop-wide --resolution=16x32",
-        2,
-        ["at least the height"],
-    ),
+    ("dataset_tool", "--transform=center-crop-wide --resolution=16x32", 2, ["at least the height"]),
     ("dataset_tool", "--dest={out}/x.tar", 2, ["ends in .zip, or not in .tar"]),
     ("dataset_tool", "--patch=8", 2, ["--patch is for --source=patches"]),
     ("dataset_tool", "--first-image=5000", 1, ["has 1797 images, but 5000 are to be left out"]),

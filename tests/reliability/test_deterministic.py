@@ -20,10 +20,7 @@ Run = Callable[..., Any]
 
 @pytest.mark.parametrize(
     ("script", "flags"),
-    [
-        (toy_train, []),
-        pytest.param(train, ["--deterministic"], marks=pytest.mark.hostile),
-    ],
+    [(toy_train, []), pytest.param(train, ["--deterministic"], marks=pytest.mark.hostile)],
 )
 def test_a_seed_gives_the_same_bytes_twice_and_another_does_not(
     run_script: Run, blobs: Path, tmp_path: Path, script: ModuleType, flags: list[str]

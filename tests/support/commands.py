@@ -90,10 +90,7 @@ class Command:
     def run(self, *arguments: object, ranks: dict[str, str] = ALONE) -> Result:
         """Runs it in this process, with a linear detector in the place of the Inception."""
         words = self.name.split()[1:]
-        with (
-            mock.patch("training.commands.fid.InceptionDetector", LinearDetector),
-            quick_endings(),
-        ):
+        with mock.patch("training.commands.fid.InceptionDetector", LinearDetector), quick_endings():
             return run_script(self.script, *words, *arguments, ranks=ranks)
 
 

@@ -121,8 +121,6 @@ def write_image_set(
     return pixels.transpose(0, 3, 1, 2)
 
 
-
-
 CLASSES, END = 3, 3.0
 GAP = {"g_type": "constant_inflation_gap", "inflation_gap": 1.3}
 RANDOM = {"output": "random", "label_dim": CLASSES}

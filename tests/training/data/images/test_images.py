@@ -260,10 +260,7 @@ def test_wrong_labels_are_refused_when_they_are_used(tmp_path: Path) -> None:
         (b'{"labels": 3}', "neither null nor a list"),
         (b'{"labels": [["0.png", [1, 2]], ["1.png", [1]]]}', "different lengths"),
         (b'{"labels": [["0.png", 1], ["0.png", 1]]}', "each name once"),
-        (
-            b'{"labels": [["0.png", 1], ["1.png", 1], ["2.png", 1]]}',
-            "a label for '2.png'",
-        ),
+        (b'{"labels": [["0.png", 1], ["1.png", 1], ["2.png", 1]]}', "a label for '2.png'"),
         *(
             (b'{"labels": [["0.png", %s], ["1.png", 0]]}' % value, "label 0")
             for value in (b"-1", b"1.5", b'"3"', b"[NaN]", b"1000000000")

@@ -8,12 +8,7 @@ from torch import Tensor
 
 from dnnlib.errors import DataError
 from tests.support.draws import double, normal, seeded
-from training.measure.posterior.calibration import (
-    Calibration,
-    RunValues,
-    calibrate,
-    run_values,
-)
+from training.measure.posterior.calibration import Calibration, RunValues, calibrate, run_values
 from training.measure.posterior.local import calibrate_near, tendency
 from training.measure.posterior.ranks import ks_p_values
 from training.measure.posterior.verdicts import detectable, holm, verdict
