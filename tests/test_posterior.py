@@ -258,8 +258,10 @@ def test_a_likelihood_of_the_users_own(sample: Run, tmp_path: Path) -> None:
 
 
 def test_images_are_observed_in_gray_levels(run_script: Run, shelf: Path, tmp_path: Path) -> None:
-    few = ("--noise_std=20", "--draws=3", "--warmup=2", "--chains=2", "--n_iters=2")
-    few = (*few, "--chain_n_iters=2")
+    few = (
+        *("--noise_std=20", "--draws=3", "--warmup=2", "--chains=2", "--n_iters=2"),
+        "--chain_n_iters=2",
+    )
     source = f"--observation={shelf / 'blobs.zip'}"
     for sampler in ("hmc", "pool"):
         folder = tmp_path / sampler

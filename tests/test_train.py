@@ -184,8 +184,10 @@ def test_white_noise_is_denoised_as_it_should_be(
 
 
 def test_images_can_be_held_out_whose_loss_is_told(fit: Run, blobs: Path) -> None:
-    arguments = ("--held_out=0.2", "--tick=1", "--duration=0.002", "--lr=1e-4", "--batch=50")
-    arguments = (*arguments, "--cres=1")
+    arguments = (
+        *("--held_out=0.2", "--tick=1", "--duration=0.002", "--lr=1e-4", "--batch=50"),
+        "--cres=1",
+    )
     folder = fit(*arguments)
     rest, held_out = ImageDataset(blobs).split(0.2, seed=0)
     assert (len(rest), len(held_out)) == (56, 14)
