@@ -18,7 +18,7 @@ MANY = 10
 LONG = [pytest.mark.slow, pytest.mark.hostile]
 MORE = ("train on a table", "dataset_tool to a folder", "dataset_tool again")
 WRITERS = [*(command.name for command in ALL if command.place), *MORE]
-CASES = [("toy_train", 2), ("dataset_tool", 4)]
+CASES = [("toy_train", 1), ("dataset_tool", 2)]
 CASES += [pytest.param(case, MANY, marks=LONG) for case in WRITERS]
 
 
