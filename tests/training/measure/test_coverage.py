@@ -1,4 +1,4 @@
-"""Coverage of carried spheres: exact for homeomorphisms, and honest about what is not."""
+"""Coverage of spheres that a flow carries, by itself and against that of another flow."""
 
 from collections.abc import Callable
 

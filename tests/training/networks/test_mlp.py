@@ -1,4 +1,4 @@
-"""The multilayer perceptron learns what would be a saddle point without its input features."""
+"""The perceptron of points: its features of inputs and of conditions."""
 
 from math import prod
 

@@ -1,4 +1,4 @@
-"""What ``posterior.py`` says of its results, in words that claim no more than was seen."""
+"""Reports of posteriors claim no more than was tested, and of the right subject."""
 
 import logging
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Calibration of many posteriors: right ones pass, and each wrong one fails where it should."""
+"""Calibration of posteriors, over all runs and near an observation: what passes, what fails."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The Frechet distance: against closed forms, SciPy and torch-fidelity, also where singular."""
+"""Frechet and kernel distances: against closed forms, loops, SciPy and torch-fidelity."""
 
 import statistics
 

@@ -1,4 +1,4 @@
-"""The loss scale of float16: it finds its size, and a resumed training has it."""
+"""Precisions: the loss scale of float16, which one is chosen, and compiled steps."""
 
 from copy import deepcopy
 from dataclasses import replace
