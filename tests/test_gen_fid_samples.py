@@ -375,6 +375,12 @@ def test_other_files_do_not_matter(make: Run, twenty: Path, tmp_path: Path) -> N
     assert made == images(twenty)
 
 
+def test_a_folder_in_the_place_of_an_image_is_told(start: Run, copy: Path) -> None:
+    (copy / "000030.png").mkdir()
+    refused(start(copy, "--seeds=0-30"), 1, copy / "000030.png")
+    assert not list(copy.glob(".*"))
+
+
 def test_seeds_are_numbers_and_ranges_in_any_order() -> None:
     assert parse_seeds("5").tolist() == [5]
     assert parse_seeds("9,1, 2,5-7,6-8").tolist() == [1, 2, 5, 6, 7, 8, 9]

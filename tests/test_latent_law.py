@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import info
 import toy_mesh_exps
 import toy_pfODE_int
 import toy_train
@@ -43,7 +44,9 @@ def networks(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return found
 
 
-def test_a_refit_changes_nothing_but_the_law(networks: dict[str, Path]) -> None:
+def test_a_refit_changes_nothing_but_the_law(run_script: Run, networks: dict[str, Path]) -> None:
+    told = run_script(info, networks["law"]).out
+    assert "mixtures of 12 normal laws given the kept ones" in told
     plain, law = (Model.load(networks[name]) for name in ("plain", "law"))
     assert plain.learned is None
     assert law.learned is not None

@@ -421,3 +421,15 @@ def test_the_model_of_images_is_checked_by_images(check: Run, shelf: Path, tmp_p
     assert found["verdict"].startswith("Not calibrated")
     assert 10 < arrays["crps"].mean() < 128
     refused(check(tmp_path / "more", *given, root, "--runs=22"), 1, "21 images")
+
+
+def test_a_check_that_was_cut_short_goes_on(check: Run, tmp_path: Path) -> None:
+    with mock.patch("training.runs.groups.GROUP", 2):
+        assert check(tmp_path / "whole").code == 0
+    cut_short(check, tmp_path / "cut", whole=3)
+    with mock.patch("training.runs.groups.GROUP", 2):
+        result = check(tmp_path / "cut")
+    assert "3 group(s) of 2 were there" in result.out
+    one, other = (load_arrays(next((tmp_path / f).glob("*.npz"))) for f in ("cut", "whole"))
+    for name, values in other.items():
+        np.testing.assert_array_equal(one[name], values, err_msg=name)

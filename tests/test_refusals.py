@@ -92,6 +92,7 @@ def places(
     write_image_set(folder / "few.zip", 4)
     write_mixed(folder / "mixed.zip")
     (folder / "empty").mkdir()
+    (folder / "folder.npz").mkdir()
     for name, pixels in {
         "gray": noise(),
         "odd": noise(side=12),
@@ -321,6 +322,7 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("fid ref", "", 1, ["none.pth"]),
     ("fid calc", "", 1, ["none.pth"]),
     ("fid ref", "--dest={out}/result.json", 2, ["--dest is {out}/result.json", "end in .npz"]),
+    ("fid ref", "--dest={here}/folder.npz", 2, ["folder.npz is a folder"]),
     ("fid calc", "--dest={out}/noname", 2, ["--dest is {out}/noname", "end in .json"]),
     # Tables, whose options are not those of images.
     ("train a table", "--xflip", 2, ["--xflip is for images", "{houses}"]),

@@ -10,7 +10,7 @@ from tests.support.draws import seeded
 from tests.support.image_models import save_image_model
 from training.measure.posterior.calibration import RunValues, calibrate
 from training.measure.posterior.local import LocalCalibration, LocalTest
-from training.runs.posterior_reports import report_check, report_near
+from training.runs.posterior_reports import report_check, report_near, warn_of_unlike
 from training.subjects import ImageFlow, NetworkFile, open_subject
 
 
@@ -54,3 +54,11 @@ def test_images_that_are_called_after_a_toy_are_images(tmp_path: Path) -> None:
     assert subject.image_shape == (1, 8, 8)
     # As a sentence calls them: the 52nd number.
     assert subject.words[51] == "the pixel in row 7, column 4"
+
+
+def test_where_no_law_of_conditions_is_known_that_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level("INFO"):
+        assert warn_of_unlike(None, torch.zeros(2, 3)) is None
+    assert "is not known" in caplog.text

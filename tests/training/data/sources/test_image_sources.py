@@ -275,3 +275,12 @@ def test_anything_else_in_a_pickle_is_refused_by_name() -> None:
         GOOD_BATCH.replace(b"U\x02u1", b"U\x02i1"),
     ):
         assert "the batch is refused" in refusal(read_plain_pickle, data, "the batch")
+
+
+def test_pipes_are_no_sources(tmp_path: Path) -> None:
+    for name in (IDX, "a.tar.gz", "a.zip"):
+        os.mkfifo(tmp_path / name)
+        refusal(read_all, tmp_path / name)
+    path = write_mnist(tmp_path, IMAGES, None)
+    os.mkfifo(tmp_path / "train-labels-idx1-ubyte.gz")
+    assert "train-labels" in refusal(lambda: read_all(path))
