@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import ModuleType
-from unittest import mock
 
 import pytest
 import torch
@@ -30,6 +29,7 @@ from tests.support.running import Result  # noqa: E402
 
 pytest_plugins = [
     *("tests.support.image_runs", "tests.support.image_models", "tests.support.finished_runs"),
+    "tests.support.commands",
 ]
 
 STARTED = time.monotonic()
@@ -114,9 +114,9 @@ def run_script() -> Callable[..., Result]:
 
 
 @pytest.fixture(scope="session")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankPool]:
-    """Two ranks under ``torchrun``, which run scripts and functions."""
-    pool = RankPool(tmp_path_factory.mktemp("ranks"))
+def two_ranks() -> Iterator[RankPool]:
+    """Two ranks, which run scripts and functions."""
+    pool = RankPool()
     yield pool
     pool.close()
 
@@ -133,8 +133,7 @@ def toy_network(
             outdir = tmp_path_factory.mktemp("toy_network")
             place = (f"--outdir={outdir}", "--nosubdir")
             few = ("--duration=0.0004", "--batch=100", "--lr=0.1")
-            # It is not to be calibrated well: most of its time would go into that.
-            with mock.patch("training.learning.toys.CALIBRATION_POINTS", 200):
+            with running.quick_endings():
                 assert run_script(toy_train, *place, *few, *given).code == 0
             (made[given],) = outdir.glob("network-*.pkl")
         return made[given]

@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-import pfODE_int
 import posterior
 import train
 import visualize
-from tests.reliability.whole import read_netcdf
 from tests.support.finished_runs import SIMULATION_NAMES, SMALL, good, write_csv
+from tests.support.outcomes import read_netcdf
 from tests.support.running import Result, refused, unless_given
 from torch_utils.results import load_arrays
-from torch_utils.snapshots import Part, read_network, write_network
 from training.flow.solvers import SOLVERS
 
 Run = Callable[..., Result]
@@ -120,15 +118,6 @@ def test_an_observation_unlike_all_simulations_is_told_of(
     assert "observation 2 is unlike the simulations" in result.out
     assert "observation 1 is" not in result.out
     refused(result, 1, "draws for observation 2", "beyond the bounds", "--bounded=map")
-    parts, about = read_network(simulations / "network.pkl")
-    old = parts["coordinates"]
-    state = {name: value for name, value in old.state.items() if not name.startswith("surprise")}
-    arguments = {name: value for name, value in old.arguments.items() if name != "surprise"}
-    parts["coordinates"] = Part("Coordinates", arguments, state)
-    write_network(tmp_path / "old.pkl", parts, about)
-    result = good(sample(tmp_path / "old", f"--network={tmp_path / 'old.pkl'}"))
-    assert "is not known" in result.out
-    assert told(tmp_path / "old")["surprise"] is None
 
 
 def test_draws_are_corrected_by_a_posterior_of_the_users(sample: Run, tmp_path: Path) -> None:
@@ -161,39 +150,6 @@ def test_with_a_likelihood_the_flow_is_the_prior_given_the_conditions(
     refused(
         sample(tmp_path / "no", f"--observation={two}", *more), 2, "3 rows of conditions", "2 obs"
     )
-
-
-def test_what_does_not_go_together_is_refused(
-    sample: Run,
-    run_script: Run,
-    toy_network: Callable[..., Path],
-    simulations: Path,
-    tmp_path: Path,
-) -> None:
-    seen, out = np.load(simulations / "seen.npy"), tmp_path / "out"
-    other = write_csv(tmp_path / "other.csv", ["y 1", "y3"], seen)
-    holes = tmp_path / "holes.csv"
-    holes.write_text("y 1,y2\n1,\n")
-    np.save(tmp_path / "wide.npy", np.zeros((2, 3)))
-    for path, said in (
-        (other, "no column 'y2'"),
-        (holes, "row 1, column 'y2'"),
-        (tmp_path / "wide.npy", "3 columns"),
-        (simulations / "network.pkl", "no table"),
-    ):
-        refused(sample(out, f"--condition={path}"), 1, path.name, said)
-    refused(sample(out, "--condition=none"), 2, "--noise_std")
-    toy = f"--network={toy_network('--data_name=circles')}"
-    refused(sample(out, toy), 2, "--condition is for networks with classes or conditions")
-    seen = f"--observation={simulations / 'network.pkl'}"
-    refused(sample(out, "--condition=none", "--noise_std=1", seen), 2, "y 1, y2")
-    refused(sample(out, "--sampler=hmc"), 2, "--sampler is for a likelihood")
-    melt = (f"--network={simulations / 'network.pkl'}", f"--save_dir={out}", "--sim_type=gen")
-    refused(run_script(pfODE_int, *melt), 2, "conditional on y 1, y2", "posterior.py sample")
-    parts, about = read_network(simulations / "network.pkl")
-    write_network(tmp_path / "broken.pkl", parts, {**about, "condition_names": ["y 1"]})
-    broken = sample(out, f"--network={tmp_path / 'broken.pkl'}")
-    refused(broken, 1, "broken.pkl", "does not name its 2 conditions")
 
 
 # Checks.
@@ -277,47 +233,8 @@ def test_truths_from_elsewhere_are_not_found_again(
     assert "not here" not in result.out
 
 
-def test_checks_that_cannot_be_are_told(
-    check: Run, simulations: Path, toy_network: Callable[..., Path], tmp_path: Path
-) -> None:
-    arrays, out = load_arrays(simulations / "runs.npz"), tmp_path / "out"
-    np.savez(tmp_path / "plain.npz", points=arrays["points"], names=arrays["names"])
-    np.savez(tmp_path / "other.npz", **{**arrays, "condition_names": ["y 1", "y3"]})
-    seen = write_csv(tmp_path / "seen.csv", ["y 1"], np.zeros((1, 1)))
-    for options, code, said in (
-        (("--truth=flow", "--data_root=none"), 2, "give --truth=data --data_root="),
-        ((f"--data_root={tmp_path / 'plain.npz'}",), 1, "no conditions"),
-        ((f"--data_root={tmp_path / 'other.npz'}",), 1, "no condition 'y2'"),
-        (("--runs=61",), 1, "60 held-out rows"),
-        ((f"--condition={simulations / 'seen.csv'}", "--neighbors=21"), 2, "at most 20"),
-        (("--neighbors=20",), 2, "--neighbors goes with --condition"),
-        (("--noise_std=1",), 2, "leave --noise_std out"),
-        (("--noise_std=1", f"--condition={seen}"), 2, "without a likelihood"),
-        ((f"--network={toy_network('--data_name=circles')}", "--data_root=none"), 2, "--noise_std"),
-    ):
-        refused(check(out, *options), code, said)
-    assert not out.exists()
-
-
 def test_trainings_without_conditions_say_so(
     run_script: Run, simulations: Path, tmp_path: Path
 ) -> None:
-    data, place = simulations / "runs.npz", (f"--outdir={tmp_path / 'run'}", "-n")
-    result = run_script(train, f"--data={data}", *place, *SMALL)
-    assert result.code == 0
-    assert "y 1, y2 left out: --cond" in result.out
-    for shape in ("3", "1x1x1x2"):
-        wrong = run_script(train, f"--data={data}", *place, "--cond", f"--cond_shape={shape}")
-        refused(wrong, 2, f"--cond_shape={shape}", "2 conditions")
-    both = ("--cond", "--cond_shape=2", "--cond_screen=on")
-    refused(run_script(train, f"--data={data}", *place, *both), 2, "--cond_shape", "one of them")
-    for option in ("--linear_start=on", "--bounded=map", "--cond_shape=2", "--cond_screen=on"):
-        refused(run_script(train, f"--data={data}", *place, option), 2, "--cond", option[:9])
-    arrays = load_arrays(data)
-    plain = tmp_path / "plain.npz"
-    np.savez(plain, points=arrays["points"])
-    refused(run_script(train, f"--data={plain}", *place, "--cond"), 2, "no conditions")
-    np.savez(plain, points=arrays["points"], conditions=arrays["conditions"], condition_names=["y"])
-    refused(run_script(train, f"--data={plain}", *place, "--cond"), 1, "2 conditions, but 1 names")
-    network = ("sample", f"--network={plain}", f"--condition={plain}", f"--save_dir={tmp_path}")
-    assert run_script(posterior, *network).code == 1
+    place = (f"--data={simulations / 'runs.npz'}", f"--outdir={tmp_path / 'run'}", "-n")
+    assert "y 1, y2 left out: --cond" in good(run_script(train, *place, *SMALL)).out

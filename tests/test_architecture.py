@@ -4,7 +4,6 @@ import ast
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -36,23 +35,27 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def imported_names(path: Path) -> Iterator[str]:
+@cache
+def imported_names(path: Path) -> list[str]:
     """All that a file imports, anywhere in it, as dotted names."""
+    found: list[str] = []
     package = module_name(path).split(".")
     if path.name != "__init__.py":
         package = package[:-1]
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             above = package[: len(package) - node.level + 1] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
             for alias in node.names:
                 # What is imported from a package may be a module of its own.
                 whole = f"{base}.{alias.name}"
-                yield whole if whole in OURS else base
+                found.append(whole if whole in OURS else base)
+    return found
 
 
+@cache
 def imports(name: str) -> set[str]:
     """The modules of this project that a module imports."""
     return {other for other in imported_names(OURS[name]) if other in OURS} - {name}

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 import calc_net_residuals_autocorrelations as script
-from tests.support.rank_pool import RankPool
 from tests.support.running import refused
 from torch_utils.results import load_arrays, save_arrays
 from torch_utils.streams import Stream
@@ -225,15 +224,6 @@ def test_image_correlations_are_those_of_numpy_for_any_batches(
             np.testing.assert_allclose(diagonal, expected.diagonal(), atol=1e-6)
 
 
-def test_a_rank_may_have_no_samples(
-    two_ranks: RankPool, places: dict[str, Path], tmp_path: Path
-) -> None:
-    arguments = ("--n_samples=1", "--n_time_pts=2", f"--network={places['toy']}", "--noise=path")
-    place = f"--save_dir={tmp_path / 'x'}"
-    assert two_ranks.run(script, "extracttoys", place, *arguments).code == 0
-    assert load_arrays(tmp_path / "x" / TOY_FILE)["net_outputs"].shape == (2, 1, 2)
-
-
 def test_the_disk_is_looked_at_before_anything_is_written(
     run_script: Run, places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,24 +338,6 @@ def test_broken_files_of_toys_are_told_in_one_line(refusal: Run, run: Run) -> No
     assert TOY_FILE in refusal("calctoys", path, code=1)
 
 
-@pytest.mark.parametrize(
-    ("network", "factor", "part"),
-    [("toy", np.nan, "not finite"), ("toy", 1e238, "too large"), ("images", 1e238, "too large")],
-)
-def test_values_that_are_not_finite_or_too_large_are_told_with_their_place(
-    refusal: Run, run: Run, network: str, factor: float, part: str
-) -> None:
-    folder = run(network)
-    path = min(folder.glob("*.npz"))
-    arrays = load_arrays(path)
-    outputs = arrays["net_outputs"].astype("f8")
-    outputs.flat[7] *= factor
-    save_arrays(path, arrays | {"net_outputs": outputs})
-    line = refusal(*results_of(network, folder), code=1, begun=True)
-    assert f"{path}: 'net_outputs'" in line
-    assert part in line
-
-
 OF: dict[str, dict[str, Any]] = {
     "toy": {"data_name": "circles", "dims_to_keep": 2},
     "images": {"data_name": "blobs", "dims_to_keep": 64},
@@ -396,16 +368,3 @@ def test_a_summary_tells_what_it_was_made_of(
         assert (about["origin"], about["seed"], about["network"]) == (origin, None, None)
     parameters.write_text("broken")
     assert parameters.name in refusal(command, source, code=1)
-
-
-def test_dimensions_without_variance_are_counted(run_script: Run, run: Run) -> None:
-    path = run("toy") / TOY_FILE
-    arrays = load_arrays(path)
-    arrays["net_residuals"][1, :, 0] = 0.25
-    save_arrays(path, arrays)
-    stem = correlate(run_script, "calctoys", path) / "circles_PRP_toy_autocorrelations_summary"
-    summary = load_arrays(stem.with_suffix(".npz"))
-    assert summary["net_residuals_constant"].tolist() == [0, 1, 0, 0]
-    facts = json.loads(stem.with_suffix(".json").read_text())["quantities"]
-    assert facts["net_residuals"]["most_constant_dims"] == 1
-    assert facts["net_outputs"]["most_constant_dims"] == 0

@@ -12,16 +12,14 @@ import pytest
 import torch
 
 import calc_roundtrip_mse
-from tests.support.image_models import CLASSES, END, spoil_image, write_image_set
-from tests.support.running import refused, unless_given
+from tests.support.image_models import CLASSES, END
+from tests.support.running import unless_given
 from torch_utils.results import load_arrays
 from training.data.images.batches import normalize_pixels
 from training.data.images.dataset import ImageDataset
 from training.files.roundtrip import BIN_EDGES, histogram
 from training.flow.solvers import SOLVERS
 from training.model.model import Model
-from training.names import DEFAULT_SOLVER
-from training.options.calc_roundtrip_mse import PUBLISHED_SAMPLES
 from training.subjects.returns import WorstImages
 
 Run = Callable[..., Any]
@@ -186,17 +184,6 @@ def test_rows_of_the_largest_errors_are_kept_equal_ones_as_added() -> None:
             assert torch.equal(worst.rows["double"], 2.0 * rows[order])
 
 
-def test_the_histogram_counts_every_image(measure: Run) -> None:
-    found = measure("PRP")
-    told = found.result["rms_error_histogram"]
-    counts, edges = np.histogram(np.sqrt(found.arrays["all_mse_float"]), told["edges"])
-    assert told["counts"] == counts.tolist()
-    assert sum(told["counts"]) + told["below"] + told["above"] == COUNT
-    assert told["unit"] == "gray levels"
-    np.testing.assert_allclose(np.diff(np.log10(edges)), 0.2)
-    np.testing.assert_allclose(edges[[0, -1]], [1e-6, 1e3])
-
-
 def test_the_histogram_has_places_for_zeros_edges_and_what_is_beyond() -> None:
     first, last = BIN_EDGES[0], BIN_EDGES[-1]
     values = torch.stack([0 * first, first / 2, first, BIN_EDGES[1], 0.99 * last, last, 10 * last])
@@ -234,31 +221,3 @@ def test_no_more_than_a_batch_is_read_at_a_time(
     monkeypatch.setattr(ImageDataset, "read", noted)
     measure("PRP", "--bs=4")
     assert sizes == [4, 4, 2]
-
-
-def test_parameters_tell_how_the_result_was_made(measure: Run, images: Path) -> None:
-    result = measure("PRP").result
-    known = {"total_samples": COUNT, "bs": 1000, "keep_worst": 16, "seed": 42, "n_iters": 4}
-    known |= dict[str, Any](dims_to_keep=64, end_time=END, data_name="blobs", data_root=str(images))
-    assert {name: result["options"][name] for name in known} == known
-    assert (result["images"], result["image_shape"]) == (COUNT, [1, 8, 8])
-    assert result["worst"] == "blobs_PRP_roundtrip_mse_seed42_worst.npz"
-    assert result["denoiser_calls"] == 2 * 4
-
-
-def test_samples_are_those_of_the_paper_by_default() -> None:
-    defaults = {param.name: param.default for param in calc_roundtrip_mse.main.params}
-    assert (defaults["bs"], PUBLISHED_SAMPLES, defaults["seed"]) == (1000, 10000, 42)
-    assert defaults["total_samples"] is None
-    assert (defaults["solver"], str(defaults["n_iters"])) == (DEFAULT_SOLVER, "20")
-
-
-def test_a_broken_image_in_the_middle_leaves_no_file(
-    run_script: Run, command: Run, contents: Contents, tmp_path: Path
-) -> None:
-    path = tmp_path / "data.zip"
-    write_image_set(path, COUNT)
-    spoil_image(path, 7)
-    where = (f"--data_root={path}", f"--save_dir={tmp_path / 'out'}")
-    refused(run_script(calc_roundtrip_mse, *command("PRP", *where, "--bs=3")), 1, "img00000007")
-    assert contents(tmp_path / "out") == {}

@@ -1,7 +1,6 @@
 """What all commands have in common: their help, what they refuse, and what they leave behind."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -10,17 +9,15 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 import dnnlib
-from tests.reliability.whole import read_netcdf
 from tests.support.commands import ALL, COMMANDS, Command, Shelf, run_named
+from tests.support.outcomes import assert_same, outcome, read_netcdf
 from tests.support.rank_pool import RankPool
 from tests.support.running import refused
 from torch_utils.results import load_arrays
-from torch_utils.snapshots import read_network, read_state
 from training.flow.calibration import Calibration
 from training.model.model import Model
 
@@ -37,12 +34,6 @@ def some_commands(*options: str) -> pytest.MarkDecorator:
     """Those commands that have any of some options."""
     chosen = [command for command in ALL if any(map(command.has, options))]
     return pytest.mark.parametrize("command", chosen, ids=lambda command: command.name)
-
-
-@pytest.fixture(scope="session")
-def shelf(toy_network: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Shelf:
-    toy = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
-    return Shelf(tmp_path_factory.mktemp("shelf"), toy)
 
 
 def given(command: Command, shelf: Shelf, **others: object) -> list[str]:
@@ -226,6 +217,7 @@ def test_a_run_in_a_pipe_shows_no_progress(command: Command, shelf: Shelf) -> No
 
 @every_writer
 def test_the_parameters_are_beside_the_results(command: Command, shelf: Shelf) -> None:
+    assert not list(shelf.done(command.name).rglob(".*"))
     found = [json.loads(path.read_text()) for path in shelf.done(command.name).glob("*.json")]
     assert len(found) == (command.name not in ("visualize", "report"))
     for told in found:
@@ -242,65 +234,6 @@ def test_the_parameters_are_beside_the_results(command: Command, shelf: Shelf) -
 
 
 # Two ranks.
-
-IGNORED = {
-    *("seconds", "command", "origin", "started", "finished", "options", "torchrun_launch"),
-    *("Timing", "Resources"),
-}
-ERRORS = ("roundtrip/rms_error", "roundtrip/max_abs_error")
-"""Of toys and tables, whose points are about one in size."""
-OWN_TO_A_PAGE = re.compile(r"p\d{4,}|[0-9a-f-]{36}|[-0-9]{10} [:0-9]{5} UTC|sha256-[^']+")
-"""Bokeh's numbers of its models, the time, and digests of scripts."""
-
-
-def outcome(folder: Path) -> dict[str, Any]:
-    """What a command left, by file and name, without times and places."""
-    found: dict[str, Any] = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.suffix == ".npz":
-            found[name] = load_arrays(path)
-        elif path.suffix == ".nc":
-            found[name] = read_netcdf(path)
-        elif path.suffix == ".pkl":
-            found[name] = {key: part.state for key, part in read_network(path)[0].items()}
-        elif path.suffix == ".pt":
-            found[name] = read_state(path)
-        elif path.suffix in (".json", ".jsonl"):
-            text = path.read_text()
-            parts = text.splitlines() if path.suffix == ".jsonl" else [text]
-            found[name] = [json.loads(part) for part in parts]
-        elif path.suffix == ".html":
-            found[name] = OWN_TO_A_PAGE.sub("", path.read_text(encoding="utf-8"))
-        elif path.is_file() and "tfevents" not in name and path.suffix != ".txt":
-            found[name] = path.read_bytes()
-        else:
-            found[name.partition("tfevents")[0]] = None
-    return found
-
-
-def assert_same(found: Any, expected: Any, tolerance: float, where: str = "") -> None:
-    """Asserts that outcomes are the same, their numbers up to a tolerance relative to the largest:
-    of errors of a round trip, which are differences of points, relative to the size of these."""
-    if isinstance(expected, dict):
-        assert set(found) == set(expected), where
-        for key, value in expected.items():
-            if str(key).split("/")[0] not in IGNORED:
-                assert_same(found[key], value, tolerance, f"{where}/{key}")
-    elif isinstance(expected, list | tuple):
-        assert len(found) == len(expected), where
-        for index, value in enumerate(expected):
-            assert_same(found[index], value, tolerance, f"{where}/{index}")
-    elif isinstance(expected, np.ndarray | torch.Tensor | float):
-        one, other = np.asarray(found), np.asarray(expected)
-        if other.dtype.kind == "f" and other.size:
-            size = 1.0 if where.endswith(ERRORS) else 0.0
-            largest = np.abs(other[np.isfinite(other)]).max(initial=size)
-            np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * largest, err_msg=where)
-        else:
-            np.testing.assert_array_equal(one, other, err_msg=where)
-    else:
-        assert found == expected, where
 
 
 @every_command
@@ -337,6 +270,9 @@ def test_torchrun_tells_an_error_once(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+DENSITIES = ("--log_prob", "--trace=hutchinson")
+
+
 @some_commands("--calibration")
 def test_the_calibration_of_a_network_is_used_unless_told_otherwise(
     command: Command, shelf: Shelf, tmp_path: Path
@@ -353,6 +289,7 @@ def test_the_calibration_of_a_network_is_used_unless_told_otherwise(
         """What depends on the network alone: arrays of numbers, and images."""
         folder = tmp_path / "-".join(["of", network, *more])
         arguments = given(command, shelf, network=tmp_path / f"{network}.pkl")
+        arguments = [text for text in arguments if text not in DENSITIES]
         assert command.run(*arguments, *more, *command.at(folder)).code == 0
         found: dict[str, Any] = {path.name: path.read_bytes() for path in folder.glob("*.png")}
         for path in (*folder.glob("*.npz"), *folder.glob("*.nc")):

@@ -3,9 +3,7 @@
 import io
 import json
 import os
-import stat
 import struct
-import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -152,24 +150,6 @@ def test_pngs_are_not_compressed_and_a_thousand_lie_in_a_folder(tool: Run, tmp_p
     assert (tmp_path / "z" / "00000" / "img00000000.png").stat().st_size > 64 * 64
 
 
-@pytest.mark.parametrize(("dest", "stem"), [("d.zip", "d"), ("d.v2", "d.v2")])
-def test_the_parameters_are_beside_the_data_set(
-    tool: Run, tmp_path: Path, dest: str, stem: str
-) -> None:
-    assert tool("digits", tmp_path / dest, "--max-images=3").code == 0
-    params = json.loads((tmp_path / f"{stem}_params.json").read_text())
-    assert params["options"]["max_images"] == params["images"] == 3
-    assert (params["image_shape"], params["skipped"]) == ([1, 8, 8], 0)
-
-
-def test_other_ranks_leave_the_work_to_the_first(
-    tool: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("training.commands.dataset_tool.rank_from_environment", lambda: 1)
-    assert tool("digits", tmp_path / "a.zip").code == 0
-    assert not (tmp_path / "a.zip").exists()
-
-
 # Transforms, against crops made by hand.
 
 
@@ -305,46 +285,6 @@ def test_skipping_everything_is_an_error(tool: Run, tmp_path: Path) -> None:
     result = tool(source, tmp_path / "d.zip", "--skip-bad")
     refused(result, 1, "all 30 were skipped")
     assert sum(line.startswith("Skipped") for line in result.out.splitlines()) == 20
-
-
-def test_an_unsafe_zip_is_refused_as_a_whole(tool: Run, tmp_path: Path) -> None:
-    names = ("../x.png", "C:/x.png", "..\\x.png")
-    for name, kind, word in (
-        *((name, stat.S_IFREG, "unsafe") for name in names),
-        ("link.png", stat.S_IFLNK, "symbolic link"),
-        ("a/x0.png", stat.S_IFREG, "twice"),
-    ):
-        source, info = write_zip(tmp_path / "source.zip", NESTED), zipfile.ZipInfo(name)
-        info.external_attr = (kind | 0o644) << 16
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # zipfile knows that one name is there twice
-            with zipfile.ZipFile(source, "a") as archive:
-                archive.writestr(info, GOOD)
-        result = tool(source, tmp_path / "d.zip", "--skip-bad")
-        refused(result, 1, word)
-        assert name in result.error.replace("\\\\", "\\")
-        assert not (tmp_path / "d.zip").exists()
-
-
-BAD_LABELS = {
-    "[]": 'not an object with "labels"',
-    '{"labels": 3}': "neither null nor a list",
-    json.dumps({"labels": [*LABELS["labels"], ["c.png", 1]]}): "a label for 'c.png', which is not",
-    json.dumps({"labels": LABELS["labels"][:3]}): "no label for 'b/x3.png'",
-    '{"labels": [["a", [1, 2]], ["b", [1]]]}': "different lengths",
-    '{"labels": [["a", 1], ["a", 1]]}': "each name once",
-    **{
-        f'{{"labels": [["a/x0.png", {value}]]}}': "label 0"
-        for value in ("1.5", '"3"', "[NaN]", "1000000000")
-    },
-}
-
-
-def test_bad_labels_are_refused(tool: Run, tmp_path: Path) -> None:
-    for content, message in BAD_LABELS.items():
-        source = write_folder(tmp_path / "s", NESTED | {"dataset.json": content.encode()})
-        refused(tool(source, tmp_path / "d.zip"), 1, "dataset.json", message)
-        assert not (tmp_path / "d.zip").exists()
 
 
 def test_what_is_no_data_set_is_never_replaced(

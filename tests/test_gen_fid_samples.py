@@ -20,7 +20,6 @@ import pfODE_int
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import seeded
 from tests.support.image_models import CLASSES, END, SHAPE, write_image_set
-from tests.support.rank_pool import RankPool
 from tests.support.running import refused, unless_given
 from torch_utils.results import load_arrays
 from torch_utils.seeds import seeded_generator
@@ -239,17 +238,6 @@ def test_a_seed_draws_its_class(make: Run, tmp_path: Path) -> None:
     assert set(classes) == set(range(CLASSES))
 
 
-def test_the_parameters_tell_how_the_images_were_made(make: Run, tmp_path: Path) -> None:
-    make(tmp_path, "--seeds=0-9", "--eps=0.5", "--bs=5", network="classes")
-    content = json.loads((tmp_path / PARAMETERS).read_text())
-    (run,) = content["runs"]
-    known = {"dims_to_keep": KEPT, "data_dim": DIM, "img_size": 8, "img_ch": 1, "end_time": END}
-    assert {name: run["options"][name] for name in known} == known
-    # Three blocks of at most four images, two steps of two calls.
-    assert run["network_calls"] == 12
-    assert (content["settings"]["eps"], content["settings"]["class"]) == (0.5, None)
-
-
 def test_a_rerun_makes_only_what_is_missing(make: Run, twenty: Path, copy: Path) -> None:
     kept = {path: path.stat().st_mtime_ns for path in copy.glob("*.png")}
     for seed in (0, 7, 8, 19):
@@ -454,22 +442,3 @@ def test_only_one_batch_waits_to_be_written(
     generate_images(sampler, folder, torch.arange(32), 4)
     assert len(images(tmp_path)) == 32
     assert 4 < most <= 8
-
-
-def test_two_ranks_mend_a_folder_as_one_does(
-    two_ranks: RankPool, networks: dict[str, Path], twenty: Path, copy: Path
-) -> None:
-    removed, spoiled = [*range(3, 9), 12, 17], [0, 19]
-    for seed in removed:
-        (copy / f"{seed:06d}.png").unlink()
-    for seed in spoiled:
-        (copy / f"{seed:06d}.png").write_bytes(b"spoiled")
-    place = (f"--save_dir={copy}", f"--network={networks['random']}")
-    given = unless_given(FAST, ["--seeds=0-19", "--bs=4"])
-    result = two_ranks.run(gen_fid_samples, *place, *given)
-    assert (result.code, result.err) == (0, "")
-    assert result.out.count("Wrote") == 1
-    assert images(copy) == images(twenty)
-    assert counts(copy) == (len(removed), len(spoiled), 10)
-    # Five images for each rank are two blocks of at most four.
-    assert last_run(copy)["network_calls"] == 2 * 2 * 4

@@ -1,6 +1,5 @@
 """import_network.py: files of the paper's original code, recorded outputs, and hostile files."""
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -104,16 +103,6 @@ def test_an_imported_toy_network_can_be_simulated(
     assert melt["times"][-1] == 6.0
 
 
-def test_parameters_are_written_beside_the_network(bring: Run, tmp_path: Path) -> None:
-    bring(toy_content(), "--tmax=5")
-    params = json.loads((tmp_path / "network_import_params.json").read_text())
-    assert params["options"]["tmax"] == params["about"]["tmax"] == 5.0
-    assert params["about"] == Model.load(tmp_path / "network.pkl").about
-    assert params["original"]["classes"] == ["IFsToyPreCond", "ToyConvUNet"]
-    assert params["schedule"]["rho"] == 1.0
-    assert {"parameters", "network_arguments"} <= set(params)
-
-
 def test_the_source_is_never_replaced(bring: Run, tmp_path: Path, contents: Run) -> None:
     (tmp_path / "original.pkl").write_bytes(dumps(toy_content()))
     before = contents(tmp_path)
@@ -141,37 +130,6 @@ def test_what_cannot_be_imported_is_one_line(
 
 
 # Hostile files.
-
-
-class Call:
-    """Calls a function when it is unpickled."""
-
-    def __init__(self, function: Any, *arguments: Any):
-        self.reduced = (function, arguments)
-
-    def __reduce__(self) -> Any:
-        return self.reduced
-
-
-# Where one would not look for it: the dictionary that it is put in, and its name there.
-PLACES: dict[str, Callable[[dict[str, Any], Any], tuple[dict[str, Any], str]]] = {
-    "the arguments": lambda content, network: (network.state["_init_kwargs"], "more"),
-    "a weight": lambda content, network: (network.child("dense11").state["_parameters"], "weight"),
-    "a module": lambda content, network: (network.state["_modules"], "dense11"),
-    "the PCA": lambda content, network: (vars(content["dataset_kwargs"]["pca_trf"]), "mean_"),
-}
-
-
-@pytest.mark.parametrize("place", PLACES)
-def test_a_planted_call_is_refused_by_name_and_not_made(
-    bring: Run, tmp_path: Path, place: str
-) -> None:
-    content = toy_content()
-    holder, name = PLACES[place](content, content["ema"].child("model"))
-    holder[name] = Call(os.system, f"touch {tmp_path / 'marker'}")
-    only = "only tensors, arrays and the networks of the original code"
-    refused(bring(content), 1, "it refers to posix.system", only)
-    assert os.listdir(tmp_path) == ["original.pkl"]
 
 
 def test_source_text_is_not_run(bring: Run, tmp_path: Path) -> None:

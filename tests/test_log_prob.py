@@ -19,7 +19,6 @@ from training.data.images.batches import normalize_pixels
 from training.data.toys import Toy
 from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
-from training.flow.likelihood import Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS
 from training.model.model import Model
@@ -180,25 +179,6 @@ def test_images_get_the_density_of_their_dequantized_copies(
         assert_facts_fit(facts, arrays, "log_prob", "bits_per_dim")
         assert facts["denoiser_calls"] == 3 * SOLVER.calls_per_step
         assert facts["jacobian_products"] == 2 * facts["denoiser_calls"]
-
-
-def test_densities_of_images_are_those_under_their_own_class(
-    simulate: Run, arguments: Run, networks: dict[str, Path], images: tuple[Path, np.ndarray]
-) -> None:
-    found = simulate(pfODE_int, *arguments(pfODE_int, "classes in ES"), *DENSITIES[pfODE_int])
-    flow = Model.load(networks["classes in ES"]).flow
-    times, trace = flow.schedule.times(3, 3.0), Trace("hutchinson", 2)
-    data = dequantized(normalize_pixels(torch.from_numpy(images[1])).flatten(1), seed=0)
-    generated = torch.from_numpy(found["gen"]["tilde_xs"][-1]).double()
-    for kind, points, tolerance in (("melt", data, 1e-4), ("gen", generated, 1e-2)):
-        densities, labels = (torch.from_numpy(found[kind][name]) for name in ("log_prob", "labels"))
-        (own, error), (other, _) = (
-            flow.given(labels=given).log_prob_with_error(points, times, SOLVER, trace=trace)
-            for given in (labels, labels.roll(1, dims=1))
-        )
-        assert (densities - own).abs().max() < tolerance
-        assert (torch.from_numpy(found[kind]["log_prob_error"]) - error).abs().max() < tolerance
-        assert (densities - other).abs().mean() > 5e-2
 
 
 def test_noise_of_dequantization_fills_the_bin_of_each_level() -> None:

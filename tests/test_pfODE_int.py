@@ -12,11 +12,10 @@ import pytest
 import torch
 
 import pfODE_int
-from tests.support.image_models import END, GAP, SHAPE, spoil_image, write_image_set
+from tests.support.image_models import END, GAP, SHAPE
 from tests.support.running import refused, unless_given
 from tests.support.trajectories import KEYS
 from torch_utils.results import load_arrays
-from torch_utils.snapshots import read_network, write_network
 from training.data.images.batches import normalize_pixels
 from training.data.images.dataset import ImageDataset
 from training.flow.solvers import SOLVERS
@@ -213,15 +212,6 @@ def test_parameters_tell_all_about_each_simulation(case: Found, images: Path) ->
     assert case.parameters["melt"]["kept_variance_ratio"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_times_start_where_training_did_and_states_are_saved_every_so_often(simulate: Run) -> None:
-    for save_freq, saved in ((1, [0, 1, 2, 3, 4]), (3, [0, 3, 4]), (99, [0, 4])):
-        found = simulate("late", "--n_iters=4", "--solver=euler", f"--save_freq={save_freq}")
-        times = np.linspace(0.5, END, 5)[saved]
-        np.testing.assert_allclose(found["melt"]["times"], times)
-        for kind in ("roundtrip", "gen"):
-            np.testing.assert_allclose(found[kind]["times"], 0.5 + END - times)
-
-
 def test_a_baseline_is_integrated_too(simulate: Run) -> None:
     found = simulate("VP", "--n_iters=40", "--data-name=x", "--sim_type=melt")
     assert found.stem == "x_VP"
@@ -230,16 +220,6 @@ def test_a_baseline_is_integrated_too(simulate: Run) -> None:
     growth = arrays["scale"] / arrays["scale"][0]
     expected = growth[:, None, None] * arrays["xs_es"][0]
     np.testing.assert_allclose(arrays["xs_es"], expected, rtol=1e-4)
-
-
-def test_eps_is_the_variance_of_the_compressed_latents(simulate: Run) -> None:
-    auto, empirical = simulate("PRR"), simulate("PRR", "--gen_source=empirical")
-    number = simulate("PRR", "--sim_type=gen", "--eps=0.04")["gen"]["xs_es"][0]
-    np.testing.assert_array_equal(number[:, :KEPT], auto["gen"]["xs_es"][0][:, :KEPT])
-    np.testing.assert_allclose(number[:, KEPT:], 0.2 * standard(auto)[:, KEPT:], rtol=1e-6)
-    melted = (empirical["melt"]["xs_es"][-1].astype(np.float64) ** 2).mean(axis=0)
-    expected = standard(auto) * np.sqrt(melted)
-    np.testing.assert_allclose(empirical["gen"]["xs_es"][0], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("network", ["PRR", "classes"])
@@ -293,13 +273,6 @@ def test_images_are_generated_of_the_class_asked_for(simulate: Run) -> None:
     assert found.parameters["gen"]["options"]["class"] == 2
 
 
-def test_half_precision_is_of_the_network_only(simulate: Run) -> None:
-    full, half = simulate("classes"), simulate("classes", "--precision=bf16")
-    difference = np.abs(half["melt"]["net_outs"] - full["melt"]["net_outs"]).max()
-    assert 0 < difference < 0.05
-    assert half["melt"]["xs_es"].dtype == np.float32
-
-
 # What is refused.
 
 
@@ -316,13 +289,6 @@ def refuse(
         assert contents(tmp_path / "out") == {}
 
     return check
-
-
-def test_a_broken_image_in_the_middle_leaves_no_file(refuse: Run, tmp_path: Path) -> None:
-    path = tmp_path / "data.zip"
-    write_image_set(path, COUNT)
-    spoil_image(path, 3)
-    refuse("PRP", [f"--data_root={path}"], 1, "data.zip", "img00000003")
 
 
 @pytest.mark.parametrize("kind", ["--sim_type=roundtrip", "--gen_source=empirical"])
@@ -344,14 +310,3 @@ def test_parameters_that_cannot_be_read_are_not_written_over(
     result = run_script(pfODE_int, *command("PRP", f"--save_dir={tmp_path}", "--overwrite"))
     refused(result, 1, "sim_params.json is not readable JSON")
     assert contents(tmp_path) == before
-
-
-def test_a_network_that_becomes_infinite_leaves_no_file(
-    refuse: Run, networks: dict[str, Path], tmp_path: Path
-) -> None:
-    parts, about = read_network(networks["PRP"])
-    for name, tensor in parts["network"].state.items():
-        if "to_image" in name:
-            tensor.fill_(1e38)
-    write_network(tmp_path / "wild.pkl", parts, about)
-    refuse("PRP", [f"--network={tmp_path / 'wild.pkl'}"], 1, "not finite at t = 0")

@@ -1,7 +1,6 @@
 """``posterior.py``: what it writes, that it goes on where it was, and what it refuses."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -13,8 +12,8 @@ import pytest
 
 import posterior
 import train
-from tests.reliability.whole import read_netcdf
 from tests.support.image_models import save_image_model, write_image_set
+from tests.support.outcomes import read_netcdf
 from tests.support.running import refused, unless_given
 from torch_utils.results import load_arrays
 from training.inference.samplers.elliptical import Elliptical
@@ -119,7 +118,7 @@ def test_arviz_opens_the_draws_and_measures_what_we_do(done: Path, arviz: Module
     np.testing.assert_array_equal(data.observed_data["y"][1], [1, -0.2])
     assert {"network_calls", "acceptance", "fine_k"} <= set(data.constant_data.data_vars)
     # A state that a chain stays at is computed in two places, which round it differently.
-    merged = data.posterior.round(10)
+    merged = data.posterior.round(8)
     for name, theirs in {
         "r_hat": arviz.rhat(data.posterior)["x"],
         "ess_bulk": arviz.ess(data.posterior, method="bulk")["x"],
@@ -144,17 +143,7 @@ def test_the_numbers_say_what_was_done(done: Path) -> None:
     assert found["r_hat"]["largest"] >= found["r_hat"]["quantile_90"]
     assert "R-hat" in found["rule"]
     first = found["posteriors"][0]
-    assert list(first["quantiles"]) == [
-        "0.025",
-        "0.05",
-        "0.1",
-        "0.25",
-        "0.5",
-        "0.75",
-        "0.9",
-        "0.95",
-        "0.975",
-    ]
+    assert " ".join(first["quantiles"]) == "0.025 0.05 0.1 0.25 0.5 0.75 0.9 0.95 0.975"
     assert found["options"]["noise_std"] == "0.3"
     assert sorted(path.suffix for path in done.iterdir()) == [".json", ".nc"]
 
@@ -211,11 +200,6 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_draws(sample: Run, tmp_pat
     assert "2 group(s) of 2 were there" in result.out
     assert_same_draws(tmp_path / "cut", tmp_path / "whole")
     assert sorted(path.suffix for path in (tmp_path / "cut").iterdir()) == [".json", ".nc"]
-    # Groups are for memory alone.
-    assert sample(tmp_path / "one").code == 0
-    for name in ("x", "z"):
-        one, other = (drawn(tmp_path / f)[f"posterior/{name}"] for f in ("one", "whole"))
-        np.testing.assert_array_equal(one, other)
 
 
 def test_a_run_does_not_go_on_with_the_parts_of_another(sample: Run, tmp_path: Path) -> None:
@@ -223,16 +207,13 @@ def test_a_run_does_not_go_on_with_the_parts_of_another(sample: Run, tmp_path: P
     np.save(noise, np.array([0.3, 0.4]))
     given = (f"--noise_std={noise}",)
     cut_short(sample, tmp_path / "cut", *given)
-    shutil.copytree(tmp_path / "cut", tmp_path / "seed")
     np.save(noise, np.array([0.3, 0.6]))
-    for folder, others in (("cut", ()), ("seed", ("--seed=1",))):
-        assert sample(tmp_path / f"whole {folder}", *given, *others).code == 0
-        with mock.patch("training.runs.groups.GROUP", 2):
-            result = sample(tmp_path / folder, *given, *others)
-        assert result.code == 0
-        assert "were there" not in result.out
-        one, other = (drawn(tmp_path / f)["posterior/x"] for f in (folder, f"whole {folder}"))
-        np.testing.assert_array_equal(one, other)
+    with mock.patch("training.runs.groups.GROUP", 2):
+        assert sample(tmp_path / "whole", *given).code == 0
+        result = sample(tmp_path / "cut", *given)
+    assert result.code == 0
+    assert "were there" not in result.out
+    assert_same_draws(tmp_path / "cut", tmp_path / "whole")
 
 
 # Likelihoods.
@@ -278,11 +259,7 @@ def test_a_likelihood_of_the_users_own(sample: Run, tmp_path: Path) -> None:
 
 def test_images_are_observed_in_gray_levels(run_script: Run, shelf: Path, tmp_path: Path) -> None:
     few = (
-        "--noise_std=20",
-        "--draws=3",
-        "--warmup=2",
-        "--chains=2",
-        "--n_iters=2",
+        *("--noise_std=20", "--draws=3", "--warmup=2", "--chains=2", "--n_iters=2"),
         "--chain_n_iters=2",
     )
     source = f"--observation={shelf / 'blobs.zip'}"
@@ -456,17 +433,3 @@ def test_a_check_that_was_cut_short_goes_on(check: Run, tmp_path: Path) -> None:
     one, other = (load_arrays(next((tmp_path / f).glob("*.npz"))) for f in ("cut", "whole"))
     for name, values in other.items():
         np.testing.assert_array_equal(one[name], values, err_msg=name)
-
-
-def test_checks_that_cannot_be_are_told(
-    check: Run, run_script: Run, shelf: Path, wrong: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    own = (f"--likelihood={wrong}:f", "--noise_std=none")
-    refused(check(out, *own), 2, "draws no observations")
-    refused(check(out, f"--data_root={shelf / 'blobs.zip'}"), 2, "--truth=data")
-    toy = ("--truth=data", f"--data_root={shelf / 'blobs.zip'}")
-    refused(check(out, *toy), 2, "a toy has its own points")
-    refused(check(out, f"--network={shelf / 'images.pkl'}", "--truth=data"), 2, "--data_root")
-    refused(check(out, f"--network={shelf / 'classes.pkl'}"), 2, "classes")
-    assert not out.exists()

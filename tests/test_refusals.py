@@ -14,6 +14,8 @@ import pytest
 from tests.support.image_models import write_image_set
 from tests.support.image_runs import TINY, Contents, Run, write_images
 from tests.support.running import refused
+from torch_utils.results import load_arrays
+from torch_utils.snapshots import read_network, write_network
 from training.data.sources.writer import image_writer
 
 GAP = ("--g_type=constant_inflation_gap", "--inflation_gap=0.8")
@@ -43,6 +45,8 @@ def write_small_files(folder: Path) -> None:
         "three": "a,b,c\n1,2,3\n",
         "one": "class\n1\n",
         "truth": "x2,x1\n9,9\n",
+        "other": "y 1,y3\n1,2\n",
+        "holes": "y 1,y2\n1,\n",
     }.items():
         (folder / f"{name}.csv").write_text(text)
     for name, array in {
@@ -52,8 +56,21 @@ def write_small_files(folder: Path) -> None:
         "wide": np.ones((1, 3)),
     }.items():
         np.save(folder / f"{name}.npy", array)
+    np.savez(folder / "ref.npz", mu=np.zeros(6), sigma=np.eye(6))
     functions = "def f(x): return x[:, 0]\ndef nowhere(x): return x[:, 0].abs() * -float('inf')\n"
     (folder / "mine.py").write_text(functions)
+
+
+def write_runs(folder: Path, simulations: Path) -> None:
+    """Tables whose conditions do not fit, and a network that does not name its own."""
+    arrays = load_arrays(simulations / "runs.npz")
+    plain = {name: arrays[name] for name in ("points", "names")}
+    np.savez(folder / "plain.npz", **plain)
+    np.savez(folder / "renamed.npz", **{**arrays, "condition_names": ["y 1", "y3"]})
+    few = {"conditions": arrays["conditions"], "condition_names": ["y"]}
+    np.savez(folder / "few.npz", **plain, **few)
+    parts, about = read_network(simulations / "network.pkl")
+    write_network(folder / "broken.pkl", parts, {**about, "condition_names": ["y 1"]})
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +80,19 @@ def places(
     images: Path,
     blobs: Path,
     colors: Path,
+    houses: Path,
+    houses_run: Path,
+    simulations: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, object]:
-    """What stands in braces in the table: networks of toys and of images, and data."""
+    """What stands in braces in the table: networks of toys, tables and images, and data."""
     folder = tmp_path_factory.mktemp("places")
     write_small_files(folder)
+    write_runs(folder, simulations)
     write_image_set(folder / "few.zip", 4)
     write_mixed(folder / "mixed.zip")
     (folder / "empty").mkdir()
+    (folder / "folder.npz").mkdir()
     for name, pixels in {
         "gray": noise(),
         "odd": noise(side=12),
@@ -80,7 +102,9 @@ def places(
         write_images(folder / f"{name}.zip", pixels)
     toys = {name: toy_network(*options) for name, options in TOYS.items()}
     data = {"images": images, "blobs": blobs, "colors": colors, "here": folder}
-    return {**toys, **data, **{f"of_{name}": path for name, path in networks.items()}}
+    tables = {"houses": houses, "csv": houses.with_suffix(".csv"), "runs": simulations}
+    tables["of_houses"] = houses_run / "network-snapshot-000004.pkl"
+    return {**toys, **data, **tables, **{f"of_{name}": path for name, path in networks.items()}}
 
 
 COMMANDS = {
@@ -105,8 +129,23 @@ COMMANDS = {
     "--noise_std=0.3 --draws=4 --pool=100",
     "mixture": "posterior mixture --save_dir={out} --data_name=circles --noise_std=0.1",
     "nothing": "posterior sample --save_dir={out} --draws=4",
+    "check": "posterior check --save_dir={out} --network={PRP} --draws=4 --pool=100",
+    "fid ref": "fid ref --data={colors} --dest={out}/a.npz --detector={here}/none.pth",
+    "fid calc": "fid calc --images={colors} --ref={here}/ref.npz --detector={here}/none.pth",
+    "train a table": "train --outdir={out} --data={houses}",
+    "rows": "pfODE_int --save_dir={out} --network={of_houses} --sim_type=gen",
+    "rows back": "calc_roundtrip_mse --save_dir={out} --network={of_houses} --data_root={houses}",
+    "rows in spheres": "toy_mesh_exps --save_dir={out} --network={of_houses} --data_root={houses}",
+    "rows' residuals": "calc_net_residuals_autocorrelations extract --save_dir={out} "
+    "--network={of_houses} --data_root={houses}",
+    "table": "dataset_tool --source={csv} --dest={out}.npz",
+    "train with conditions": "train --outdir={out} --data={runs}/runs.npz",
+    "given": "posterior sample --save_dir={out} --network={runs}/network.pkl --draws=4",
+    "check given": "posterior check --save_dir={out} --network={runs}/network.pkl --runs=24 "
+    "--draws=4 --n_iters=3",
     "report": "report --dest={out}",
 }
+SEEN, RUNS = "--condition={runs}/seen.csv", "--truth=data --data_root={runs}/runs.npz"
 OWN = "--likelihood={here}/mine.py:"
 CASES: list[tuple[str, str, int, list[str]]] = [
     ("nothing", "--pool=100", 2, ["--network", "--data_name"]),
@@ -227,12 +266,7 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("dataset_tool", "--resolution=0x0", 2, ["sides can be"]),
     ("dataset_tool", "--resolution=32x16", 2, ["have to be square"]),
     ("dataset_tool", "--transform=center-crop-wide", 2, ["needs --resolution"]),
-    (
-        "dataset_tool",
-        "--transform=center-crop-wide --resolution=16x32",
-        2,
-        ["at least the height"],
-    ),
+    ("dataset_tool", "--transform=center-crop-wide --resolution=16x32", 2, ["at least the height"]),
     ("dataset_tool", "--dest={out}/x.tar", 2, ["ends in .zip, or not in .tar"]),
     ("dataset_tool", "--patch=8", 2, ["--patch is for --source=patches"]),
     ("dataset_tool", "--first-image=5000", 1, ["has 1797 images, but 5000 are to be left out"]),
@@ -279,6 +313,70 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("mixture", "--observation=/nowhere.csv --runs=3", 2, ["--runs is for simulated data"]),
     ("mixture", "--chain_n_iters=3", 2, ["--chain_n_iters is for sample and check"]),
     ("mixture", "--likelihood=own.py:function", 2, ["--noise_std goes with"]),
+    ("check", f"{OWN}f", 2, ["draws no observations"]),
+    ("check", "--noise_std=1 --data_root={blobs}", 2, ["--truth=data"]),
+    ("check", "--noise_std=1 --data_root={blobs} --truth=data", 2, ["a toy has its own points"]),
+    ("check", "--noise_std=1 --truth=data --network={of_random}", 2, ["--data_root"]),
+    ("check", "--noise_std=1 --network={of_classes}", 2, ["classes"]),
+    # Distances of images.
+    ("fid ref", "", 1, ["none.pth"]),
+    ("fid calc", "", 1, ["none.pth"]),
+    ("fid ref", "--dest={out}/result.json", 2, ["--dest is {out}/result.json", "end in .npz"]),
+    ("fid ref", "--dest={here}/folder.npz", 2, ["folder.npz is a folder"]),
+    ("fid calc", "--dest={out}/noname", 2, ["--dest is {out}/noname", "end in .json"]),
+    # Tables, whose options are not those of images.
+    ("train a table", "--xflip", 2, ["--xflip is for images", "{houses}"]),
+    ("train a table", "--arch=adm", 2, ["--arch=adm does not go with", "mlp"]),
+    ("train a table", "--data_dim=4", 2, ["data_dim is 4", "3"]),
+    ("train a table", "--calibration_fit=path", 2, ["--calibration_fit", "or give --calibrate"]),
+    ("train a table", "--calibration_data=x", 2, ["--calibration_data is for"]),
+    ("rows", "--class=1", 2, ["--class is for images", "{of_houses}"]),
+    ("rows", "--data_root={houses}", 2, ["--data_root goes with a melt"]),
+    ("rows", "--sim_type=roundtrip --prev_melt=m.npz --csv=x", 2, ["--csv goes"]),
+    ("rows", "--sim_type=all --data_root={houses} --bs=61", 1, ["60 held-out rows", "61"]),
+    ("rows back", "--img_size=3", 2, ["--img_size is for images"]),
+    ("rows' residuals", "--n_samples=61", 1, ["60 held-out rows", "61"]),
+    ("mesh", "--network={of_houses}", 2, ["Missing option '--data_root'"]),
+    ("rows in spheres", "--num_seeds=2", 2, ["--num_seeds", "for toys", "000004.pkl"]),
+    ("rows in spheres", "--paired", 2, ["--paired", "for toys", "000004.pkl"]),
+    ("rows in spheres", "--score=exact", 2, ["--score", "for toys", "000004.pkl"]),
+    ("rows in spheres", "--data_name=moons", 2, ["moons", "houses"]),
+    ("rows in spheres", "--rho=3", 2, ["--rho is 3"]),
+    ("exact mesh", "--data_name=moons --data_root={houses}", 2, ["goes with networks of tables"]),
+    ("table", "--resolution=8x8", 2, ["--resolution is for images"]),
+    ("table", "--dest={out}.zip", 2, ["ends in .npz"]),
+    ("table", "--columns=size,age", 2, ["no column 'age'"]),
+    ("table", "--bounds=size:3:1", 2, ["low must be below high"]),
+    ("dataset_tool", "--bounds=a:0:1", 2, ["for tables"]),
+    # Tables with conditions.
+    ("train with conditions", "--cond --cond_shape=3", 2, ["--cond_shape=3", "2 conditions"]),
+    ("train with conditions", "--cond --cond_shape=1x1x1x2", 2, ["=1x1x1x2", "2 conditions"]),
+    ("train with conditions", "--cond --cond_shape=2 --cond_screen=on", 2, ["one of them"]),
+    *(
+        ("train with conditions", option, 2, ["--cond", option.partition("=")[0]])
+        for option in ("--linear_start=on", "--bounded=map", "--cond_shape=2", "--cond_screen=on")
+    ),
+    ("train with conditions", "--cond --data={here}/plain.npz", 2, ["no conditions"]),
+    ("train with conditions", "--cond --data={here}/few.npz", 1, ["2 conditions, but 1 names"]),
+    ("given", "--condition={here}/other.csv", 1, ["other.csv", "no column 'y2'"]),
+    ("given", "--condition={here}/holes.csv", 1, ["holes.csv", "row 1, column 'y2'"]),
+    ("given", "--condition={here}/wide.npy", 1, ["wide.npy", "3 columns"]),
+    ("given", "--condition={runs}/network.pkl", 1, ["network.pkl", "no table"]),
+    ("given", "", 2, ["--noise_std"]),
+    ("given", "--noise_std=1 --observation={runs}/network.pkl", 2, ["y 1, y2"]),
+    ("given", f"{SEEN} --sampler=hmc", 2, ["--sampler is for a likelihood"]),
+    ("given", f"{SEEN} --network={{PRP}}", 2, ["is for networks with classes or conditions"]),
+    ("given", f"{SEEN} --network={{here}}/broken.pkl", 1, ["does not name its 2 conditions"]),
+    ("rows", "--network={runs}/network.pkl", 2, ["conditional on y 1, y2", "posterior.py sample"]),
+    ("check given", "--truth=flow", 2, ["give --truth=data --data_root="]),
+    ("check given", "--truth=data --data_root={here}/plain.npz", 1, ["no conditions"]),
+    ("check given", "--truth=data --data_root={here}/renamed.npz", 1, ["no condition 'y2'"]),
+    ("check given", f"{RUNS} --runs=61", 1, ["60 held-out rows"]),
+    ("check given", f"{RUNS} {SEEN} --neighbors=21", 2, ["at most 20"]),
+    ("check given", f"{RUNS} --neighbors=20", 2, ["--neighbors goes with --condition"]),
+    ("check given", f"{RUNS} --noise_std=1", 2, ["leave --noise_std out"]),
+    ("check given", f"{RUNS} --noise_std=1 {SEEN}", 2, ["without a likelihood"]),
+    ("check given", "--truth=data --network={PRP}", 2, ["--noise_std"]),
     # Reports.
     ("report", "{here}/missing --dest={out}/a.html", 1, ["missing does not exist"]),
     ("report", "{here}/empty --dest={out}/a.html", 1, ["nothing to report"]),

@@ -6,7 +6,6 @@
 import shutil
 from pathlib import Path
 from types import ModuleType
-from unittest import mock
 
 import pytest
 
@@ -14,6 +13,7 @@ import toy_train
 import train
 from tests.support.finished_runs import Run
 from tests.support.image_runs import equal, network_file, same_end, stats
+from tests.support.running import quick_endings
 from torch_utils.snapshots import read_state
 
 # The script, the fixture of a finished run, its states that are lost, and what is resumed.
@@ -43,7 +43,7 @@ def test_a_resumed_training_equals_an_unbroken_one(
     # It was stopped in the middle of a line.
     lines = (copy / "stats.jsonl").read_text().splitlines(keepends=True)
     (copy / "stats.jsonl").write_text("".join(lines[: lost[0] - 1]) + lines[lost[0] - 1][:20])
-    with mock.patch("training.learning.toys.CALIBRATION_POINTS", 200):
+    with quick_endings():
         result = run_script(script, f"--resume={copy / location}")
     assert (result.code, result.err) == (0, "")
     assert all(equal(read_state(copy / name), read_state(whole / name)) for name in states)

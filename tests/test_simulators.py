@@ -132,6 +132,7 @@ def test_a_classifier_tells_what_differs_and_no_more() -> None:
     assert np.abs(np.array(found) - [0.5, norm.cdf(0.5), norm.cdf(3)]).max() < 0.04
 
 
+@pytest.mark.slow
 def test_the_classifier_is_as_good_as_that_of_the_benchmark() -> None:
     draw = np.random.default_rng(0)
     reference, curved = draw.normal(size=(2, 1000, 2))

@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ import toy_mesh_exps
 import train
 from tests.support.finished_runs import HOUSE_NAMES, PLAIN, SMALL, good, write_houses
 from tests.support.image_runs import equal, stats
+from tests.support.outcomes import assert_same, outcome
 from tests.support.rank_pool import RankPool
 from tests.support.running import Result, refused
 from torch_utils import distributed
@@ -139,16 +139,9 @@ def test_held_out_rows_are_counted_in_spheres_that_are_carried_to_them(
     expected = (radii[:, None] < arrays["radii"]).mean(axis=0)
     assert 0 < expected[0] < expected[2] < 1
     np.testing.assert_allclose(arrays["coverage_fresh"][0], expected, atol=2.5 / 60)
-    with_data = (*place, f"--data_root={houses}")
-    refused(run_script(*place), 2, "Missing option '--data_root'")
-    for name in ("--num_seeds=2", "--paired", "--score=exact"):
-        refused(run_script(*with_data, name), 2, name.partition("=")[0], "for toys", network.name)
-    refused(run_script(*with_data, "--data_name=moons"), 2, "moons", "houses")
-    refused(run_script(*with_data, "--rho=3"), 2, "--rho is 3")
-    toy = (toy_mesh_exps, "--score=exact", "--data_name=moons", *with_data[2:])
-    refused(run_script(*toy), 2, "--data_root goes with networks of tables")
     monkeypatch.delitem(BOUNDARY_POINTS, 3)
-    refused(run_script(*with_data), 2, "3 columns", "pfODE_int.py --sim_type=melt")
+    with_data = run_script(*place, f"--data_root={houses}")
+    refused(with_data, 2, "3 columns", "pfODE_int.py --sim_type=melt")
 
 
 def test_residuals_of_held_out_rows_are_correlated(
@@ -167,8 +160,6 @@ def test_residuals_of_held_out_rows_are_correlated(
     good(run_script(calc_residuals, "calc", *root))
     summary = load_arrays(correlated / "houses_PRP_autocorrelations_summary.npz")
     assert len(summary["times"]) == 3
-    many = (*place, "--n_samples=61", "--overwrite")
-    refused(run_script(calc_residuals, *many), 1, "60 held-out rows", "61")
 
 
 def test_a_network_that_does_not_fit_its_table_is_told(
@@ -198,14 +189,6 @@ def test_a_network_that_does_not_fit_its_table_is_told(
     ):
         write_network(broken, parts, {**about, **change})
         refused(run_script(pfODE_int, *broken_one), 1, broken, told)
-    coordinates = parts["coordinates"]
-    for state, told in (
-        ({**coordinates.state, "steps": -torch.ones(3).double()}, "broken coordinates"),
-        ({"steps": torch.ones(3).double()}, "do not fit"),
-    ):
-        part = replace(coordinates, state=state)
-        write_network(broken, {**parts, "coordinates": part}, about)
-        refused(run_script(pfODE_int, *broken_one), 1, broken, told)
 
 
 def test_a_table_is_calibrated_on_its_held_out_rows_if_asked_to(
@@ -227,9 +210,6 @@ def test_a_table_is_calibrated_on_its_held_out_rows_if_asked_to(
         json.loads((place / "training_options.json").read_text()) for place in (houses_run, folder)
     ]
     assert [one["options"]["calibrate"] for one in told] == [False, True]
-    out = f"--outdir={tmp_path / 'out'}"
-    refused(run_script(*training, out, how[1]), 2, "--calibration_fit", "or give --calibrate")
-    refused(run_script(*training, out, "--calibration_data=x"), 2, "--calibration_data is for")
 
 
 def shifted(table: Table) -> Table:
@@ -257,32 +237,17 @@ RANKED = (
 )
 
 
-def ended(folder: Path) -> tuple[dict[str, torch.Tensor], list[float]]:
-    """The tensors of a run's network, and its held-out scores in nats."""
-    parts, _ = read_network(max(folder.glob("network-snapshot-*.pkl")))
-    tensors = {f"{part}/{name}": v for part in parts for name, v in parts[part].state.items()}
-    lines = (folder / "stats.jsonl").read_text().splitlines()
-    return tensors, [json.loads(line)["Likelihood/held_out_nats"] for line in lines]
-
-
-def test_two_ranks_choose_and_train_what_one_does_and_a_seed_gives_the_same_bytes(
+def test_two_ranks_choose_and_train_what_one_does(
     run_script: Run, two_ranks: RankPool, houses: Path, tmp_path: Path
 ) -> None:
-    choices, files = [], []
-    for name, run in (("one", run_script), ("again", run_script), ("both", two_ranks.run)):
+    choices = []
+    for name, run in (("one", run_script), ("both", two_ranks.run)):
         place = (f"--outdir={tmp_path / name}", "--nosubdir", f"--data={houses}")
         told = good(run(train, *place, *RANKED)).out.splitlines()
         choices.append([line for line in told if "nats on held-out" in line or "Chosen" in line])
-        files.append(max((tmp_path / name).glob("*.pkl")).read_bytes())
     assert len(choices[0]) == 4
-    assert choices[0] == choices[1] == choices[2]
-    assert files[0] == files[1]
-    (tensors, nats), (found, scores) = ended(tmp_path / "one"), ended(tmp_path / "both")
-    assert len(nats) == 2
-    np.testing.assert_allclose(scores, nats, rtol=1e-6)
-    assert found.keys() == tensors.keys()
-    for name, values in tensors.items():
-        torch.testing.assert_close(found[name], values, rtol=1e-5, atol=1e-6)
+    assert choices[0] == choices[1]
+    assert_same(outcome(tmp_path / "both"), outcome(tmp_path / "one"), 1e-5)
 
 
 def whole_batches() -> list[torch.Tensor]:
@@ -319,32 +284,3 @@ def test_each_row_comes_once_an_epoch_from_any_step_on_and_on_any_number_of_rank
     assert torch.equal(steps[2], steps[3])
     for rank in two_ranks.call(joined_batches):
         assert all(torch.equal(one, other) for one, other in zip(rank, steps, strict=True))
-
-
-def test_options_of_images_and_tables_are_kept_apart(
-    run_script: Run, houses: Path, network: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    training = (train, f"--data={houses}", f"--outdir={out}")
-    simulation = (pfODE_int, f"--network={network}", f"--save_dir={out}", "--sim_type=gen")
-    making = (dataset_tool, f"--source={houses.with_suffix('.csv')}", f"--dest={out}.npz")
-    returns = (calc_roundtrip_mse, *simulation[1:3], f"--data_root={houses}")
-    cases: list[tuple[tuple[Any, ...], list[Any]]] = [
-        ((*training, "--xflip"), ["--xflip is for images", houses]),
-        ((*training, "--arch=adm"), ["--arch=adm does not go with", "mlp"]),
-        ((*training, "--data_dim=4"), ["data_dim is 4", "3"]),
-        ((*simulation, "--class=1"), ["--class is for images", network]),
-        ((*simulation, f"--data_root={houses}"), ["--data_root goes with a melt"]),
-        ((*simulation[:3], "--sim_type=roundtrip", "--prev_melt=m.npz", "--csv=x"), ["--csv goes"]),
-        ((*returns, "--img_size=3"), ["--img_size is for images"]),
-        ((*making, "--resolution=8x8"), ["--resolution is for images"]),
-        ((dataset_tool, "--source=digits", f"--dest={out}", "--bounds=a:0:1"), ["for tables"]),
-        ((*making[:2], f"--dest={out}.zip"), ["ends in .npz"]),
-        ((*making, "--columns=size,age"), ["no column 'age'"]),
-        ((*making, "--bounds=size:3:1"), ["low must be below high"]),
-    ]
-    for command, parts in cases:
-        refused(run_script(*command), 2, *parts)
-    where = f"--data_root={houses}"
-    refused(run_script(pfODE_int, *simulation[1:3], where, "--bs=61"), 1, "60 held-out rows", "61")
-    assert list(tmp_path.iterdir()) == []

@@ -163,20 +163,6 @@ def test_an_exact_roundtrip_ends_where_the_melt_began(simulate: Run) -> None:
     assert facts["rms_error"] < 1e-3
 
 
-@pytest.mark.parametrize(
-    ("arguments", "steps", "end"),
-    [(["--steps=4"], 4, 7.01), (["--steps=4", "--h=0.5"], 4, 2.0), (["--h=0.701"], 10, 7.01)],
-)
-def test_the_last_time_is_steps_times_h_and_the_networks_if_left_out(
-    simulate: Run, arguments: list[str], steps: int, end: float
-) -> None:
-    found = simulate("net", "PRP", *arguments)
-    assert found.melt["times"][-1] == pytest.approx(end, rel=1e-12)
-    assert found.options["steps"] == steps
-    assert found.options["h"] == pytest.approx(end / steps)
-    assert found.parameters["end_time"] == pytest.approx(end)
-
-
 def test_eps_is_the_variance_of_the_compressed_latents(simulate: Run) -> None:
     auto, number, empirical = (
         simulate("net", "PRR", f"--eps={eps}") for eps in ("auto", "0.04", "empirical")

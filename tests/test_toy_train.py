@@ -15,8 +15,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import toy_train
-from tests.support.image_runs import assert_written, load, network_file, stats
-from tests.support.running import refused
+from tests.support.image_runs import load, network_file, stats
+from tests.support.running import quick_endings, refused
 from torch_utils import distributed
 from torch_utils.snapshots import read_network, write_network, write_state
 from torch_utils.stats import RunningMeans
@@ -32,9 +32,8 @@ TINY = (*FEW, "--no-calibrate")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_calibration_points() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.learning.toys.CALIBRATION_POINTS", 200)
+def quickly() -> Iterator[None]:
+    with quick_endings():
         yield
 
 
@@ -44,12 +43,7 @@ def train(run_script: Run, tmp_path: Path) -> Run:
 
     def start(*arguments: str, size: tuple[str, ...] = TINY) -> Path:
         before = set(tmp_path.glob("out/*"))
-        # The test does not look at its calibration, nor at its latents.
-        with (
-            mock.patch("training.learning.toys.CALIBRATION_POINTS", 200),
-            mock.patch("training.learning.melting.MELT_STEPS", 3),
-        ):
-            result = run_script(toy_train, f"--outdir={tmp_path / 'out'}", *size, *arguments)
+        result = run_script(toy_train, f"--outdir={tmp_path / 'out'}", *size, *arguments)
         assert (result.code, result.err) == (0, ""), result.err
         (folder,) = set(tmp_path.glob("out/*")) - before
         return folder
@@ -73,12 +67,6 @@ def broken_off(toy_run: Path, tmp_path: Path) -> Path:
 def calibration(network: Path) -> dict[str, torch.Tensor]:
     state = read_network(network)[0]["denoiser"].state
     return {name: state[name] for name in state if name.startswith("calibration_")}
-
-
-def test_a_run_writes_what_is_promised_and_nothing_else(train: Run) -> None:
-    folder = train("--data_name=circles")
-    assert folder.name == "00000-circles-PRP-mlp"
-    assert_written(folder)
 
 
 def test_snapshots_come_every_snap_reports(train: Run) -> None:
@@ -165,24 +153,6 @@ def test_edm_in_eigenspace_counts_on_the_variance_of_each_dimension(train: Run) 
     # As for edm, a quarter of the log of the noise's standard deviation.
     two = torch.tensor(2.0)
     torch.testing.assert_close(denoiser.noise_condition(two), two.log() / 4)
-
-
-# In orig, g = 1 for the two kept dimensions and -2/(3 - 2) for the third; rates are rho (1 + g).
-@pytest.mark.parametrize(
-    ("arguments", "rates"),
-    [
-        (["--rho=2"], [4, 4, -2]),
-        (["--g_type=constant_inflation_gap", "--inflation_gap=0.5"], [2, 2, 1.5]),
-        (["--g_rescaling=0.5"], [1.5, 1.5, 0]),
-    ],
-)
-def test_the_schedule_is_the_one_asked_for(
-    train: Run, arguments: list[str], rates: list[float]
-) -> None:
-    folder = train("--data_name=swirl", "--dims_to_keep=2", "--gamma0=0.001", *arguments)
-    schedule, start = load(folder).denoiser.schedule, torch.tensor(0.0)
-    assert schedule.log_noise_rate(start).tolist() == pytest.approx(rates)
-    assert schedule.noise_variance(start).tolist() == pytest.approx([0.001] * 3)
 
 
 def test_a_resumed_run_may_change_how_it_is_run(run_script: Run, broken_off: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 import train
 from tests.support.image_runs import (
     CLASSES,
+    IMAGES,
     SIDE,
     TINY,
     Run,
@@ -17,11 +18,11 @@ from tests.support.image_runs import (
     equal,
     load,
     network_file,
+    same_end,
     stats,
     weights,
     write_images,
 )
-from tests.support.running import refused
 from training.data.images.batches import basis_batches
 from training.data.images.dataset import ImageDataset
 from training.flow.eigenbasis import EigenBasis
@@ -129,15 +130,6 @@ def test_augmented_variance_is_what_the_preconditioning_counts_on(fit: Run) -> N
     assert float(augmented.data_variance[-20:].mean() / plain.data_variance[-20:].mean()) > 2
 
 
-def test_the_basis_can_be_fitted_to_a_few_images(fit: Run, blobs: Path) -> None:
-    basis = load(fit("--batch_pca=20")).denoiser.basis
-    expected = EigenBasis.fit(basis_batches(ImageDataset(blobs), 20))
-    assert equal(dict(basis.state_dict()), dict(expected.state_dict()))
-    assert (basis.eigenvalues[19:] < 1e-12 * basis.top_variance).all()
-    whole = load(fit()).denoiser.basis
-    assert (whole.eigenvalues[:60] > 1e-6 * whole.top_variance).all()
-
-
 def test_mirror_images_count_as_data(fit: Run) -> None:
     plain, mirrored = (load(fit(*flag)).denoiser.basis.mean for flag in ([], ["--xflip"]))
     mean = plain.reshape(SIDE, SIDE)
@@ -158,15 +150,6 @@ def test_a_transferred_network_starts_from_the_weights_of_another(
     assert set(own) - set(given) == label
     assert f"Took {len(given)} of {len(own)} tensors from {network_file(source)}" in result.out
     assert equal({name: own[name] for name in given}, given)
-
-
-def test_a_diverging_run_ends_with_one_line_and_advice(
-    run_script: Run, blobs: Path, tmp_path: Path
-) -> None:
-    place = (f"--outdir={tmp_path / 'out'}", f"--data={blobs}")
-    result = run_script(train, *place, *TINY, "--duration=0.0006", "--lr=1e30", "--cres=1")
-    refused(result, 1, "--lr")
-    assert not list(tmp_path.glob("*/*/network-*"))
 
 
 # Pixels around gray with variance xi, independent. Then the optimal denoiser is linear,
@@ -201,7 +184,10 @@ def test_white_noise_is_denoised_as_it_should_be(
 
 
 def test_images_can_be_held_out_whose_loss_is_told(fit: Run, blobs: Path) -> None:
-    arguments = ("--held_out=0.2", "--tick=1", "--duration=0.002", "--lr=1e-4", "--batch=50")
+    arguments = (
+        *("--held_out=0.2", "--tick=1", "--duration=0.002", "--lr=1e-4", "--batch=50"),
+        "--cres=1",
+    )
     folder = fit(*arguments)
     rest, held_out = ImageDataset(blobs).split(0.2, seed=0)
     assert (len(rest), len(held_out)) == (56, 14)
@@ -214,3 +200,19 @@ def test_images_can_be_held_out_whose_loss_is_told(fit: Run, blobs: Path) -> Non
     # Looking on changes nothing.
     other = load(fit(*arguments, "--tick=2"))
     assert equal(dict(model.denoiser.state_dict()), dict(other.denoiser.state_dict()))
+
+
+def test_the_last_network_is_calibrated_on_the_images_as_they_are_or_on_others(
+    fit: Run, few: Path
+) -> None:
+    how = ("--augment=0.5", "--dims_to_keep=5", "--calibrate")
+    own, held_out = fit(*how), fit(*how, f"--calibration_data={few}")
+    calibration, other = (load(folder).denoiser.calibration for folder in (own, held_out))
+    assert calibration is not None
+    assert calibration.gains.shape[1] == SIDE**2
+    assert calibration.times[[0, -1]].tolist() == [0, 15.01]
+    assert f"Calibrated on {IMAGES} points" in (own / "log.txt").read_text()
+    assert same_end(own, held_out) is False
+    assert equal(weights(own), weights(held_out))
+    assert "Calibrated on 12 points" in (held_out / "log.txt").read_text()
+    assert not torch.equal(calibration.gains, other.gains)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import posterior
 import toy_pfODE_int
 import visualize
 from tests.support import picture_files as files
@@ -54,21 +53,6 @@ def test_what_a_simulation_wrote_is_drawn(run_script: Run, tmp_path: Path) -> No
     assert all(is_picture(path) for path in dest.iterdir())
     with Image.open(dest / f"{stem}_melt_animation.gif") as image:
         assert image.n_frames == 5
-
-
-def test_what_posteriors_wrote_is_drawn(run_script: Run, tmp_path: Path) -> None:
-    np.save(tmp_path / "seen.npy", np.array([[0.5], [-1.0]]))
-    few = ("--data_name=circles", "--n_iters=4", "--pool=400", f"--save_dir={tmp_path}")
-    seen = ("--likelihood=mask", "--mask=x2", "--noise_std=0.3")
-    given, fast = f"--observation={tmp_path / 'seen.npy'}", ("--draws=10", "--sampler=pool")
-    assert run_script(posterior, "sample", *few, *seen, given, *fast).code == 0
-    assert run_script(posterior, "check", *few, *seen, "--runs=20", *fast).code == 0
-    result = run_script(visualize, tmp_path, f"--dest={tmp_path / 'pictures'}")
-    assert (result.code, result.err) == (0, "")
-    kinds = ("check_coverage", "check_ranks", "points")
-    expected = [f"circles_PRP_posterior_{kind}.png" for kind in kinds]
-    assert names(tmp_path / "pictures") == expected
-    assert all(is_picture(path) for path in (tmp_path / "pictures").iterdir())
 
 
 def test_every_kind_of_file_is_drawn(run_script: Run, tmp_path: Path) -> None:
@@ -150,8 +134,3 @@ def test_a_bad_file_is_told_of_before_anything_is_drawn(
     result = run_script(visualize, good, given, f"--dest={tmp_path / 'pictures'}")
     refused(result, 1, message, given)
     assert not (tmp_path / "pictures").exists()
-
-
-def test_dollar_signs_in_names_are_no_mathematics(run_script: Run, tmp_path: Path) -> None:
-    path = files.save_coverage(tmp_path).rename(tmp_path / "$\\frac$_coverage.npz")
-    assert run_script(visualize, path).code == 0

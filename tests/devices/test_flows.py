@@ -82,25 +82,27 @@ def test_exact_flows_of_all_schedules(cuda: FakeCuda, name: str) -> None:
     flow.to("cpu")
 
 
-@pytest.mark.parametrize("trace", [Trace("exact"), Trace("hutchinson", probes=2)], ids=str)
-def test_log_densities(cuda: FakeCuda, trace: Trace) -> None:
-    points = normal(3, 2)
-    same_on_card(
-        network_flow(), lambda flow: flow.log_prob(points, flow.times(2), "heun", trace=trace)
-    )
+def gradient(flow: ProbabilityFlow) -> Tensor:
+    latents = normal(3, 2).to(flow.device).requires_grad_()
+    end = flow.generate(latents, flow.times(2), "exp_ab2", differentiable=True).end
+    return torch.autograd.grad(end.square().sum(), latents)[0]
 
 
-def test_samples_of_a_learned_law(cuda: FakeCuda) -> None:
-    same_on_card(network_flow(), lambda flow: flow.sample(3, seeded(), flow.times(2), "exp_ab2"))
+COMPUTED: dict[str, Callable[[ProbabilityFlow], Tensor]] = {
+    "log densities": lambda flow: flow.log_prob(
+        normal(3, 2), flow.times(2), "heun", trace=Trace("exact")
+    ),
+    "estimated log densities": lambda flow: flow.log_prob(
+        normal(3, 2), flow.times(2), "heun", trace=Trace("hutchinson", probes=2)
+    ),
+    "samples of a learned law": lambda flow: flow.sample(3, seeded(), flow.times(2), "exp_ab2"),
+    "gradients of latents": gradient,
+}
 
 
-def test_gradients_flow_back_to_latents(cuda: FakeCuda) -> None:
-    def gradient(flow: ProbabilityFlow) -> Tensor:
-        latents = normal(3, 2).to(flow.device).requires_grad_()
-        end = flow.generate(latents, flow.times(2), "exp_ab2", differentiable=True).end
-        return torch.autograd.grad(end.square().sum(), latents)[0]
-
-    same_on_card(network_flow(), gradient)
+@pytest.mark.parametrize("name", COMPUTED)
+def test_what_flows_compute_is_that_of_the_cpu(cuda: FakeCuda, name: str) -> None:
+    same_on_card(network_flow(), COMPUTED[name])
 
 
 def test_coordinates_and_conditions_of_tables(cuda: FakeCuda) -> None:

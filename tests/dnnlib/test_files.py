@@ -14,13 +14,7 @@ import pytest
 import torch
 
 from dnnlib.errors import DataError, UsageError
-from dnnlib.files import (
-    atomic_path,
-    require_folder,
-    require_new,
-    require_room,
-    require_writable,
-)
+from dnnlib.files import atomic_path, require_folder, require_new, require_room, require_writable
 
 
 @pytest.mark.parametrize("old", [None, "old"])

@@ -1,12 +1,16 @@
 """Runs readers on their cases in other processes, and counts what comes of it."""
 
+import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
-from tests.support.scripts import Script
+from tests.fuzz.trial import Trial
+from tests.support.forks import FORKS
 
-FOLDER = Path(__file__).parent
+READERS = "tests.fuzz.readers"
 
 
 @dataclass
@@ -21,52 +25,56 @@ class Report:
     def cases(self) -> int:
         return self.refused + self.accepted + len(self.violations)
 
-    def add(self, result: dict[str, Any]) -> None:
-        """Counts the result of a case in."""
-        if result["outcome"] == "violation":
-            self.violations[result["case"]] = result["why"]
-        elif result["outcome"] == "refused":
-            self.refused += 1
-        else:
-            self.accepted += 1
 
-
-class Harness(Script):
-    """The process that forks one for each reader; to be used in a ``with`` block.
+def run(
+    reader: str, folder: Path, mutants: int, seed: int = 0, every: int = 1, module: str = READERS
+) -> Report:
+    """Runs the hostile files of a reader and so many mutants, or one in ``every`` of them.
 
     Args:
+        reader: Its name in ``READERS`` of the module.
         folder: For files, which need not stay.
-        zygote: The script to run.
+        mutants: How many.
+        seed: Of the mutants.
+        every: So many cases are passed over for one that is run.
+        module: Where the reader is.
+
+    Raises:
+        RuntimeError: It does not read its valid files, or there is an error in this code.
     """
+    report, known = Report(), import_module(module).READERS[reader]
+    cases = range(0, len(known.hostile) + mutants, every)
+    while report.cases < len(cases):
+        told, tells = FORKS.Pipe(duplex=False)
+        left = cases[report.cases :]
+        process = FORKS.Process(target=_try, args=(module, reader, seed, folder, left, tells))
+        process.start()
+        tells.close()
+        try:
+            while True:
+                case, outcome, why = told.recv()
+                if outcome == "failed":
+                    raise RuntimeError(f"{reader}: {why}")
+                if outcome == "violation":
+                    report.violations[case] = why
+                else:
+                    setattr(report, outcome, getattr(report, outcome) + 1)
+        except EOFError:
+            process.join()
+        if report.cases < len(cases):
+            # The process ended in the middle of a case.
+            where = " < ".join((folder / "trace").read_text().split("\n")[:12])
+            case = (folder / "current").read_text()
+            report.violations[case] = f"it ended with status {process.exitcode}: {where}"
+    return report
 
-    def __init__(self, folder: Path, zygote: Path = FOLDER / "zygote.py"):
-        super().__init__(zygote)
-        self._folder = folder.resolve()
 
-    def run(self, reader: str, mutants: int, seed: int = 0, every: int = 1) -> Report:
-        """Runs the hostile files of a reader and so many mutants, or one in ``every`` of them.
-
-        Raises:
-            RuntimeError: It does not read its valid files, or there is an error in this code.
-        """
-        report, folder = Report(), self._folder / reader.replace(" ", "-")
-        job = {"reader": reader, "seed": seed, "mutants": mutants, "every": every}
-        cases = 1
-        while report.cases < cases:
-            self.say({**job, "folder": str(folder), "first": report.cases})
-            results = [self.hear()]
-            while "ended" not in results[-1]:
-                results.append(self.hear())
-            for result in results:
-                if "failed" in result:
-                    raise RuntimeError(f"{reader}: {result['failed']}")
-                cases = result.get("cases", cases)
-                if "case" in result:
-                    report.add(result)
-            if report.cases < cases:
-                # The process ended in the middle of a case.
-                trace = (folder / "trace").read_text().splitlines()
-                where = " < ".join(line.strip() for line in trace[:12])
-                name = (folder / "current").read_text()
-                report.violations[name] = f"it ended with status {results[-1]['ended']}: {where}"
-        return report
+def _try(
+    module: str, reader: str, seed: int, folder: Path, cases: Sequence[int], tells: Connection
+) -> None:
+    try:
+        trial = Trial(import_module(module).READERS[reader], seed, folder)
+        for case in cases:
+            tells.send(trial.run(case))
+    except BaseException:
+        tells.send(("", "failed", traceback.format_exc()))

@@ -76,10 +76,7 @@ def use_state(path: Path) -> None:
 def use_options(path: Path) -> None:
     # It asks git for the version of this code, and then what a step would cost.
     job = "training.commands.toy_train"
-    with (
-        mock.patch(f"{job}.provenance", return_value={}),
-        mock.patch(f"{job}.tell_dry_run"),
-    ):
+    with mock.patch(f"{job}.provenance", return_value={}), mock.patch(f"{job}.tell_dry_run"):
         try:
             toy_train.main([f"--resume={path.parent}", "--dry-run"], standalone_mode=False)
         except RuntimeError as error:

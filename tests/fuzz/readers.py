@@ -7,15 +7,7 @@ import click
 from tests.fuzz import probes, samples
 from tests.fuzz.cases import Probe, Reader, Write, written
 from tests.fuzz.hostile import anything, named
-from tests.fuzz.hostile_arrays import (
-    ARRAYS,
-    meshes,
-    npz,
-    rows,
-    statistics,
-    texts,
-    training_options,
-)
+from tests.fuzz.hostile_arrays import ARRAYS, meshes, npz, rows, statistics, texts, training_options
 from tests.fuzz.hostile_images import image_sets, images
 from tests.fuzz.hostile_pickles import bare, networks, states, torch_files
 from tests.fuzz.hostile_sets import idx_files, stores, tars
@@ -107,10 +99,7 @@ ALL = (
     ),
     Reader(
         "rows to convert",
-        (
-            written("rows.csv", samples.save_rows),
-            written("rows.csv", samples.save_rows_with_holes),
-        ),
+        (written("rows.csv", samples.save_rows), written("rows.csv", samples.save_rows_with_holes)),
         probes.use_rows_to_convert,
         {".csv": mutate_text},
         rows(),

@@ -5,15 +5,14 @@ one after the other, an exception is planted that a mistake would raise, and mus
 """
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from types import CodeType, FrameType
 
 import pytest
 
-from tests.fuzz.cases import Reader, Sample
+from tests.fuzz.cases import Sample
 from tests.fuzz.readers import READERS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -29,9 +28,8 @@ class Mistake(AttributeError, TypeError):
     """
 
 
-@contextmanager
-def on_call(watch: Callable[[CodeType], None]) -> Iterator[None]:
-    """Calls ``watch`` with the code of each function that starts; what it raises, they raise."""
+def watched(read: Callable[[Path], object], path: Path, watch: Callable[[CodeType], None]) -> None:
+    """Calls ``watch`` with each function that starts in a reading; what it raises, they raise."""
 
     def trace(frame: FrameType, event: str, argument: object) -> None:
         watch(frame.f_code)
@@ -39,22 +37,9 @@ def on_call(watch: Callable[[CodeType], None]) -> Iterator[None]:
     before = sys.gettrace()
     sys.settrace(trace)
     try:
-        yield
+        read(path)
     finally:
         sys.settrace(before)
-
-
-def functions_of(reader: Reader, path: Path) -> list[CodeType]:
-    """Our functions that run while a file is read, in the order of their first calls."""
-    found: dict[CodeType, None] = {}
-
-    def watch(code: CodeType) -> None:
-        if code.co_filename.startswith(PACKAGES) and code.co_name != "<module>":
-            found[code] = None
-
-    with on_call(watch):
-        reader.probe(path)
-    return list(found)
 
 
 @pytest.mark.parametrize("count", [SOME, pytest.param(ALL, marks=pytest.mark.slow)])
@@ -65,21 +50,22 @@ def test_a_mistake_comes_out_as_it_is(name: str, count: int, tmp_path: Path) -> 
     (tmp_path / "case").mkdir()
     path = sample.write(tmp_path / "case")
     reader.probe(path)  # what libraries import of themselves when needed, they have now
-    functions = functions_of(reader, path)
-    assert functions
-    for function in Random(name).sample(functions, min(count, len(functions))):
+    run: dict[CodeType, None] = {}
+    watched(reader.probe, path, lambda code: run.update({code: None}))
+    ours = [code for code in run if code.co_filename.startswith(PACKAGES)]
+    ours = [code for code in ours if code.co_name != "<module>"]
+    assert ours
+    for planted in Random(name).sample(ours, min(count, len(ours))):
 
-        def watch(code: CodeType, function: CodeType = function) -> None:
-            if code is function:
+        def fail(code: CodeType, planted: CodeType = planted) -> None:
+            if code is planted:
                 raise Mistake
 
-        hidden: Exception | None = None
         sample.write(tmp_path / "case")
         try:
-            with on_call(watch):
-                reader.probe(path)
+            watched(reader.probe, path, fail)
         except (AttributeError, TypeError):
             continue
         except Exception as error:
-            hidden = error
-        raise AssertionError(f"a mistake in {function} is hidden") from hidden
+            raise AssertionError(f"a mistake in {planted} is hidden") from error
+        raise AssertionError(f"a mistake in {planted} is hidden")

@@ -17,7 +17,6 @@ import traceback
 import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -81,9 +80,9 @@ class Trial:
                 self._reader.probe(opened)
             shutil.rmtree(self._case)
 
-    def run(self, index: int) -> dict[str, Any]:
-        """Runs a case. Gives its name as ``case``, its ``outcome``, which is ``refused``,
-        ``accepted`` or ``violation``, and ``why``."""
+    def run(self, index: int) -> tuple[str, str, str]:
+        """Runs a case. Gives its name, its outcome, ``refused``, ``accepted`` or ``violation``,
+        and why."""
         name = self._cases.name(index)
         (self._folder / "current").write_text(name)
         self._case.mkdir()
@@ -114,8 +113,7 @@ class Trial:
         if changed and not (self._reader.writes and all("/case/" in path for path in changed)):
             problems.append(f"changed: {', '.join(changed[:3])}")
         shutil.rmtree(self._case)
-        outcome = "violation" if problems else outcome
-        return {"case": name, "outcome": outcome, "why": "; ".join(problems)}
+        return name, "violation" if problems else outcome, "; ".join(problems)
 
     def _open(self, opened: Path) -> tuple[str, str | None]:
         """The outcome, and what is wrong with it."""

@@ -10,8 +10,8 @@ import torch
 
 import toy_train
 import train
-from tests.reliability.jobs import IMAGE_TRAINING, TOY_TRAINING, write_images
-from tests.reliability.whole import results
+from tests.support.finished_runs import SHORT_TOY
+from tests.support.image_runs import SHORT
 from tests.support.running import torch_settings_put_back
 from training.learning.trainer import Trainer
 
@@ -20,27 +20,21 @@ Run = Callable[..., Any]
 
 @pytest.mark.parametrize(
     ("script", "flags"),
-    [
-        (toy_train, []),
-        (toy_train, ["--deterministic"]),
-        pytest.param(train, ["--deterministic"], marks=pytest.mark.hostile),
-    ],
+    [(toy_train, []), pytest.param(train, ["--deterministic"], marks=pytest.mark.hostile)],
 )
 def test_a_seed_gives_the_same_bytes_twice_and_another_does_not(
-    run_script: Run, tmp_path: Path, script: ModuleType, flags: list[str]
+    run_script: Run, blobs: Path, tmp_path: Path, script: ModuleType, flags: list[str]
 ) -> None:
-    options: tuple[str, ...] = TOY_TRAINING
+    options: tuple[str, ...] = SHORT_TOY
     if script is train:
-        write_images(tmp_path / "set.zip")
-        data = f"--data={tmp_path / 'set.zip'}"
-        options = (data, *IMAGE_TRAINING, "--augment=0.5", "--no-calibrate")
+        options = (f"--data={blobs}", *SHORT, "--augment=0.5", "--no-calibrate")
     files = []
     for name, seed in (("one", 3), ("two", 3), ("other", 4)):
-        folder = tmp_path / name
-        place = (f"--outdir={folder}", "--nosubdir", f"--seed={seed}")
+        place = (f"--outdir={tmp_path / name}", "--nosubdir", f"--seed={seed}")
         result = run_script(script, *place, *options, *flags)
         assert (result.code, result.err) == (0, "")
-        files.append({name: path.read_bytes() for name, path in results(folder).items()})
+        paths = (tmp_path / name).glob("[nt]*-*-*.p*")
+        files.append({path.name: path.read_bytes() for path in paths})
     assert len(files[0]) >= 3
     assert files[0] == files[1] != files[2]
 
@@ -58,7 +52,7 @@ def test_pytorch_is_told_and_resumed_runs_remember(
 
     monkeypatch.setattr(Trainer, "train_step", look)
     place = (f"--outdir={tmp_path / 'run'}", "--nosubdir")
-    assert run_script(toy_train, *place, *TOY_TRAINING, *flags).code == 0
+    assert run_script(toy_train, *place, *SHORT_TOY, *flags).code == 0
     (tmp_path / "run" / "training-state-000006.pt").unlink()
     with torch_settings_put_back():
         torch.use_deterministic_algorithms(not flags)

@@ -1,151 +1,79 @@
-"""Scripts killed at random moments leave no file half there, and go on as if nothing happened."""
+"""A killed command leaves no file half there, and the next run goes on as if nothing happened."""
 
-import signal
-from collections.abc import Iterator
-from dataclasses import replace
+import random
+import re
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from tests.reliability.jobs import (
-    TABLE_TRAINING,
-    TOY_TRAINING,
-    Job,
-    check_of_posteriors,
-    data_set,
-    posteriors,
-    training,
-    write_images,
-    write_observations,
-    write_table,
-)
-from tests.reliability.kills import Runner, Table, kill_often, make_jobs
-from tests.reliability.whole import broken_files, differences
-from tests.support.image_runs import stats
-from torch_utils.snapshots import read_state
+from tests.reliability.kills import run
+from tests.support.commands import ALL, COMMANDS, Shelf
+from tests.support.finished_runs import PLAIN, SHORT_TOY, SMALL
+from tests.support.image_runs import SHORT
+from tests.support.outcomes import assert_same, outcome
 
-JOBS = 10
-KILLS = 20
-"""Of each job, over a hundred in all."""
+MANY = 10
+LONG = [pytest.mark.slow, pytest.mark.hostile]
+MORE = ("train on a table", "dataset_tool to a folder", "dataset_tool again")
+WRITERS = [*(command.name for command in ALL if command.place), *MORE]
+CASES = [("toy_train", 1), ("dataset_tool", 2)]
+CASES += [pytest.param(case, MANY, marks=LONG) for case in WRITERS]
 
 
-@pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
-    with Runner(tmp_path_factory.mktemp("runner")) as runner:
-        yield runner
+def kinds(files: Iterable[str]) -> set[str]:
+    """Names of files without their numbers."""
+    return {re.sub(r"\d+", "", file) for file in files}
 
 
-@pytest.fixture(scope="module")
-def jobs(runner: Runner, tmp_path_factory: pytest.TempPathFactory) -> list[Job]:
-    return make_jobs(runner, tmp_path_factory.mktemp("jobs"))
-
-
-def kill(runner: Runner, job: Job, folder: Path, kills: int) -> Table:
-    table = kill_often(runner, job, folder / "a", kills)
-    assert not table.violations
-    assert table.kills + table.too_late == kills
-    return table
-
-
-def test_a_few_kills_of_training(runner: Runner, tmp_path: Path) -> None:
-    kill(runner, training("toy_train", *TOY_TRAINING), tmp_path, 2)
-
-
-def test_a_training_of_a_table_keeps_its_best_weights_and_its_patience_through_a_kill(
-    runner: Runner, tmp_path: Path
+@pytest.mark.parametrize(("case", "kills"), CASES)
+def test_after_a_kill_files_are_whole_and_the_next_run_ends_as_an_unbroken_one(
+    shelf: Shelf, blobs: Path, houses: Path, tmp_path: Path, case: str, kills: int
 ) -> None:
-    data = write_table(tmp_path / "rows.npz")
-    job = training("train", f"--data={data}", *TABLE_TRAINING)
-    unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
-    end = runner.run("train", job.command(unbroken))
-    assert end.writes is not None
-    at = round(0.75 * end.writes)
-    assert runner.run("train", job.command(killed), kill_at=at).code == -signal.SIGKILL
-    state = read_state(max(killed.glob("*/training-state-*.pt")))
-    assert 0 < state["best"]["waited"] < 3, "the best weights are to be older than the state"
-    assert runner.run("train", job.command_after(killed)).code == 0
-    assert differences(job.result(unbroken), job.result(killed)) == []
-    assert reports(killed) == reports(unbroken)
+    name = case if case in COMMANDS else case.split()[0]
+    command, place = COMMANDS[name], tmp_path / "place"
+    at = [f"--dest={place / 'set'}"] if case.endswith("folder") else command.at(place)
+    # These save several states.
+    trainings = {
+        "toy_train": SHORT_TOY,
+        "train": [f"--data={blobs}", *SHORT],
+        "train on a table": [f"--data={houses}", *SMALL, *PLAIN],
+    }
+    given = ["--nosubdir", *trainings[case]] if case in trainings else command.given(shelf)
+    given += ["--overwrite"] if case.endswith("again") else []
 
+    def clear() -> None:
+        shutil.rmtree(place, ignore_errors=True)
+        if case.endswith("again"):
+            shutil.copytree(shelf.done(name), place)
 
-@pytest.mark.hostile
-@pytest.mark.parametrize("command", ["sample", "check"])
-def test_posteriors_go_on_after_a_kill_between_groups_to_the_same_draws(
-    command: str, runner: Runner, tmp_path: Path
-) -> None:
-    job = check_of_posteriors()
-    if command == "sample":
-        job = posteriors(write_observations(tmp_path / "seen.csv"))
-    unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
-    end = runner.run("posterior", job.command(unbroken))
-    assert end.writes is not None
-    at = round(0.3 * end.writes)
-    assert runner.run("posterior", job.command(killed), kill_at=at).code == -signal.SIGKILL
-    there = len(list(killed.glob("*.part/group-*.npz")))
-    assert 0 < there < 3, "the kill is to come between groups"
-    again = runner.run("posterior", job.command_after(killed))
-    assert again.code == 0, again.output
-    assert f"{there} group(s) of 64 were there" in again.output
-    assert job.result(unbroken)
-    assert differences(job.result(unbroken), job.result(killed)) == []
+    def again() -> list[str]:
+        """What its user would type after a kill."""
+        if list(place.glob("training-state-*")):
+            return [f"--resume={place}"]
+        if case in trainings:
+            shutil.rmtree(place, ignore_errors=True)
+        paths = list(place.iterdir()) if place.exists() else []
+        there = any(command.keeps(path) or path.name == "set" for path in paths)
+        return [*given, *at, *(["--overwrite"] if there else [])]
 
-
-def reports(place: Path) -> list[dict[str, float]]:
-    """What the only run of a folder reported, without times and memory."""
-    (folder,) = place.iterdir()
-    kinds = ("Timing", "Resources")
-    return [
-        {name: value for name, value in line.items() if name.split("/")[0] not in kinds}
-        for line in stats(folder)
-    ]
-
-
-def test_a_few_kills_of_a_data_set(runner: Runner, tmp_path: Path) -> None:
-    write_images(tmp_path / "images.zip")
-    kill(runner, data_set(tmp_path / "images.zip", "set.zip", replacing=False), tmp_path, 4)
-
-
-@pytest.mark.slow
-@pytest.mark.hostile
-@pytest.mark.parametrize("number", range(JOBS))
-def test_many_kills(number: int, runner: Runner, jobs: list[Job], tmp_path: Path) -> None:
-    assert len(jobs) == JOBS
-    table = kill(runner, jobs[number], tmp_path, KILLS)
-    assert table.kills >= 0.75 * KILLS, "most came too late"
-
-
-# The harness must see what it is there to see.
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("training-state-000001.pt", b"PK half"),
-        ("network-snapshot-000001.pkl", b""),
-        ("training_options.json", b'{"options": {'),
-        ("stats.jsonl", b'{"seen": 1}\n{"se'),
-        ("surplus.tmp", b""),
-        ("000000.png", b"\x89PNG\r\n\x1a\n"),
-        ("results.npz", b"PK"),
-        ("set.zip", b"PK"),
-    ],
-)
-def test_a_broken_file_is_seen(tmp_path: Path, name: str, content: bytes) -> None:
-    (tmp_path / name).write_bytes(content)
-    (tmp_path / f".{name}").write_bytes(content)
-    names = r"[^/]*\.(pt|pkl|json|jsonl|png|npz|zip)"
-    (found,) = broken_files(tmp_path, names)
-    assert found.startswith(f"{name} (")
-    (tmp_path / name).unlink()
-    assert broken_files(tmp_path, names) == []
-
-
-@pytest.mark.hostile
-def test_a_run_that_ends_elsewhere_than_the_unbroken_one_is_seen(
-    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = training("toy_train", *TOY_TRAINING)
-    other = training("toy_train", *TOY_TRAINING, "--seed=1")
-    monkeypatch.setattr("tests.reliability.kills.moments", lambda *_: [{"kill_at": 3}])
-    changing = replace(job, command_after=other.command)
-    table = kill_often(runner, changing, tmp_path / "a", 1)
-    assert table.kills == 1
-    assert any("differs" in violation for violation in table.violations)
+    clear()
+    writes, result = run(name, [*given, *at])
+    assert result.code == 0, result
+    unbroken, generator = outcome(place), random.Random(0)
+    for number in range(kills):
+        clear()
+        kill_at = int(writes * (number + generator.random()) / kills)
+        with pytest.raises(ProcessLookupError):
+            run(name, [*given, *at], kill_at)
+        assert kinds(file for file in outcome(place) if ".part/" not in file) <= kinds(unbroken)
+        _, result = run(name, again())
+        assert result.code == 0, (kill_at, result)
+        # This one's parameters tell of each run.
+        parameters = r".*\.json" if name == "gen_fid_samples" else "none"
+        one, other = (
+            {file: content for file, content in found.items() if not re.fullmatch(parameters, file)}
+            for found in (outcome(place), unbroken)
+        )
+        assert_same(one, other)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from dnnlib.logs import logger
-from tests.reliability.jobs import IMAGE_TRAINING, TOY_TRAINING, write_images
-from tests.reliability.whole import differences, results
+from tests.support.finished_runs import SHORT_TOY
+from tests.support.image_runs import SHORT
+from tests.support.outcomes import assert_same, outcome
 from training.learning.restarting import LAUNCH_KEY, OPTIONS_NAME, launch_id
 from training.learning.resuming import place_to_resume
 from training.learning.run_folder import Place, RunFolder
@@ -31,33 +32,21 @@ def run(script: str, outdir: Path, die_at: int, *options: str) -> tuple[Path, st
     return folder, done.stdout
 
 
-def seen(folder: Path) -> list[int]:
-    return [json.loads(line)["seen"] for line in (folder / "stats.jsonl").read_text().splitlines()]
-
-
-def check(script: str, tmp_path: Path, steps: list[int], *options: str) -> None:
+@pytest.mark.slow
+@pytest.mark.hostile
+@pytest.mark.parametrize("script", ["toy_train", "train"])
+def test_a_rank_that_dies_ends_in_the_unbroken_result(
+    script: str, blobs: Path, tmp_path: Path
+) -> None:
+    # Before the first state it starts anew in its folder.
+    steps, options = [0, 1, 7], list(SHORT_TOY)
+    if script == "train":
+        steps, options = [50], [f"--data={blobs}", *SHORT, "--duration=0.004"]
     unbroken, _ = run(script, tmp_path / "unbroken", NEVER, *options)
-    assert len(results(unbroken)) >= 3
     for step in steps:
         folder, out = run(script, tmp_path / f"dies-{step}", step, *options)
         assert ("Going on from" in out) == (step >= 2), out
-        assert differences(results(unbroken), results(folder)) == []
-        assert seen(folder) == seen(unbroken)
-
-
-@pytest.mark.slow
-@pytest.mark.hostile
-def test_a_rank_that_dies_ends_in_the_unbroken_result(tmp_path: Path) -> None:
-    # Before the first state it starts anew in its folder.
-    check("toy_train", tmp_path, [0, 1, 7], *TOY_TRAINING)
-
-
-@pytest.mark.slow
-@pytest.mark.hostile
-def test_training_on_images_survives_a_rank_too(tmp_path: Path) -> None:
-    write_images(tmp_path / "set.zip")
-    data = f"--data={tmp_path / 'set.zip'}"
-    check("train", tmp_path, [50], data, *IMAGE_TRAINING, "--duration=0.004")
+        assert_same(outcome(folder), outcome(unbroken))
 
 
 @pytest.fixture
@@ -106,7 +95,7 @@ def test_a_restarted_run_without_a_state_begins_anew_in_its_folder(
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert place_to_resume(None, tmp_path, False) is None
     assert RunFolder.create(Place(tmp_path, "run"), {}).path == folder
-    assert seen(folder) == []
+    assert (folder / "stats.jsonl").read_text() == ""
 
 
 def test_launches_without_a_rendezvous_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:

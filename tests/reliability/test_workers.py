@@ -12,8 +12,7 @@ import torch
 from torch.utils.data import dataloader
 
 import train
-from tests.reliability.jobs import IMAGE_TRAINING, write_images
-from tests.reliability.whole import differences, results
+from tests.support.image_runs import SHORT, same_end
 from training.data.images.batches import ImageBatches
 from training.data.images.dataset import ImageDataset
 from training.learning.trainer import Trainer
@@ -30,39 +29,34 @@ def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(iterator._try_get_data, "__defaults__", (0.2,))
 
 
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    write_images(tmp_path / "set.zip")
-    return tmp_path / "set.zip"
-
-
-def start(run_script: Run, images: Path, outdir: Path, *options: str) -> Any:
-    place = (f"--outdir={outdir}", "--nosubdir", f"--data={images}")
+def start(run_script: Run, blobs: Path, outdir: Path, *options: str) -> Any:
+    place = (f"--outdir={outdir}", "--nosubdir", f"--data={blobs}")
     short = (f"--duration={50 * STEPS / 1e6}", "--no-calibrate")
-    return run_script(train, *place, *IMAGE_TRAINING, *short, *options)
+    return run_script(train, *place, *SHORT, *short, *options)
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.hostile)])
 def test_a_worker_that_dies_is_started_again_and_nothing_is_lost(
-    run_script: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+    run_script: Run, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    assert start(run_script, images, tmp_path / "unbroken").code == 0
+    assert start(run_script, blobs, tmp_path / "unbroken").code == 0
     train_step = Trainer.train_step
 
     def step_and_kill(self: Trainer, *arguments: Any) -> None:
         train_step(self, *arguments)
         if self.step in (3, 7):
-            os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+            worker = next(child for child in multiprocessing.active_children() if child.daemon)
+            os.kill(worker.pid, signal.SIGKILL)
 
     monkeypatch.setattr(Trainer, "train_step", step_and_kill)
-    result = start(run_script, images, tmp_path / "killed", f"--workers={workers}")
+    result = start(run_script, blobs, tmp_path / "killed", f"--workers={workers}")
     assert (result.code, result.err) == (0, "")
     assert result.out.count("a process that reads") == 2
-    assert differences(results(tmp_path / "unbroken"), results(tmp_path / "killed")) == []
+    assert same_end(tmp_path / "unbroken", tmp_path / "killed")
 
 
 def test_workers_that_always_die_end_the_run_with_one_line(
-    run_script: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_script: Run, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, home = ImageDataset.read, os.getpid()
 
@@ -72,14 +66,14 @@ def test_workers_that_always_die_end_the_run_with_one_line(
         return read(self, items)
 
     monkeypatch.setattr(ImageDataset, "read", read_or_die)
-    result = start(run_script, images, tmp_path / "run", "--workers=1")
+    result = start(run_script, blobs, tmp_path / "run", "--workers=1")
     assert result.code == 1
-    assert f"a process that reads {images} died" in result.error
+    assert f"a process that reads {blobs} died" in result.error
 
 
-def test_a_dead_worker_is_told_where_data_is_waited_for_only(images: Path) -> None:
+def test_a_dead_worker_is_told_where_data_is_waited_for_only(blobs: Path) -> None:
     before = signal.getsignal(signal.SIGCHLD)
-    batches = ImageBatches(ImageDataset(images), 50, 0, torch.device("cpu"), 1).batches(0)
+    batches = ImageBatches(ImageDataset(blobs), 50, 0, torch.device("cpu"), 1).batches(0)
     next(batches)
     assert signal.getsignal(signal.SIGCHLD) is before
     batches.close()

@@ -9,6 +9,7 @@ from unittest import mock
 
 import click
 import numpy as np
+import pytest
 
 import calc_net_residuals_autocorrelations
 import calc_roundtrip_mse
@@ -28,7 +29,7 @@ import visualize
 from tests.support.image_models import save_image_model, write_image_set
 from tests.support.linear_detector import SIZE, LinearDetector
 from tests.support.original_files import dumps, toy_content
-from tests.support.running import ALONE, Result, run_script
+from tests.support.running import ALONE, Result, quick_endings, run_script
 from training.data.sources.writer import image_writer
 
 Arguments = Callable[["Shelf"], list[str]]
@@ -89,10 +90,7 @@ class Command:
     def run(self, *arguments: object, ranks: dict[str, str] = ALONE) -> Result:
         """Runs it in this process, with a linear detector in the place of the Inception."""
         words = self.name.split()[1:]
-        with (
-            mock.patch("training.commands.fid.InceptionDetector", LinearDetector),
-            mock.patch("training.learning.toys.CALIBRATION_POINTS", 200),
-        ):
+        with mock.patch("training.commands.fid.InceptionDetector", LinearDetector), quick_endings():
             return run_script(self.script, *words, *arguments, ranks=ranks)
 
 
@@ -377,3 +375,9 @@ ALL = (
     ),
 )
 COMMANDS = {command.name: command for command in ALL}
+
+
+@pytest.fixture(scope="session")
+def shelf(toy_network: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    toy = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
+    return Shelf(tmp_path_factory.mktemp("shelf"), toy)

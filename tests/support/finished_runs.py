@@ -4,7 +4,6 @@ import csv
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,13 +11,17 @@ import pytest
 import dataset_tool
 import toy_train
 import train
-from tests.support.running import Result
+from tests.support.running import Result, quick_endings
 
 Run = Callable[..., Result]
 # Eight reports, a state at every second one.
 TOY = (
     *("--data_name=circles", "--duration=0.008", "--batch=500", "--tick=1", "--dump=2"),
     *("--keep=9", "--seed=5"),
+)
+SHORT_TOY = (
+    *("--data_name=circles", "--duration=0.006", "--batch=500", "--tick=1", "--dump=1"),
+    *("--snap=2", "--no-calibrate", "--device_name=cpu"),
 )
 HOUSE_NAMES = ["size", "room count", "fixed", "price", "double"]
 SIMULATION_NAMES = ["a", "b", "y 1", "y2"]
@@ -88,6 +91,6 @@ def simulations(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def toy_run(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished training, not to be written to."""
     folder = tmp_path_factory.mktemp("toy")
-    with mock.patch("training.learning.toys.CALIBRATION_POINTS", 200):
+    with quick_endings():
         good(run_script(toy_train, f"--outdir={folder}", "--nosubdir", *TOY))
     return folder

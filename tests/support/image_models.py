@@ -121,13 +121,6 @@ def write_image_set(
     return pixels.transpose(0, 3, 1, 2)
 
 
-def spoil_image(path: Path, index: int) -> None:
-    """Makes one image of such a data set one that cannot be read."""
-    content = path.read_bytes()
-    place = content.index(b"IDAT", content.index(b"img%08d" % index))
-    path.write_bytes(content[:place] + b"I?AT" + content[place + 4 :])
-
-
 CLASSES, END = 3, 3.0
 GAP = {"g_type": "constant_inflation_gap", "inflation_gap": 1.3}
 RANDOM = {"output": "random", "label_dim": CLASSES}

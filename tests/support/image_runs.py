@@ -4,13 +4,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 
 import train
+from tests.support.running import quick_endings
 from torch_utils.snapshots import Part, read_network, read_state
 from training.data.sources.writer import image_writer
 from training.model.model import Model
@@ -30,6 +30,11 @@ TWELVE = (
     *("--cond", "--xflip", "--augment=0.5", "--dropout=0.3", "--tick=1", "--ema=0.0001"),
     "--preset=published",
 )
+# Forty steps, a state at both reports.
+SHORT = (
+    *("--cbase=8", "--cres=1", "--batch=50", "--duration=0.002", "--workers=0", "--tick=1"),
+    *("--dump=1", "--cond", "--dims_to_keep=5", "--device_name=cpu"),
+)
 # Four reports, a state at every second one.
 LONG = (
     *("--cbase=8", "--cres=1", "--batch=50", "--duration=0.004", "--workers=2", "--tick=1"),
@@ -38,11 +43,8 @@ LONG = (
 
 
 def in_a_quick_way(run_script: Run, *arguments: object) -> Any:
-    """Runs ``train.py``, but not with the fine melt at its end, which would take most of the time.
-
-    That the law of latents is learned well is for others to test.
-    """
-    with mock.patch.multiple("training.learning.melting", MELT_STEPS=3, CHECK_STEPS=20):
+    """Runs ``train.py``, whose ending is quick."""
+    with quick_endings():
         return run_script(train, *arguments)
 
 

@@ -85,6 +85,18 @@ def refused(result: Result, code: int, *parts: object) -> None:
         assert str(part) in result.error
 
 
+@contextmanager
+def quick_endings() -> Iterator[None]:
+    """Trainings fit little when they end: calibrations and laws of latents are others' business,
+    and would take most of the time."""
+    with (
+        mock.patch.multiple("training.learning.melting", MELT_STEPS=3, CHECK_STEPS=20, FEWEST=60),
+        mock.patch.multiple("training.learning.latent_law", STEPS_PER_ROW=1, FEWEST_STEPS=40),
+        mock.patch("training.learning.toys.CALIBRATION_POINTS", 200),
+    ):
+        yield
+
+
 def _stay() -> Callable[[int], None]:
     """In place of ``os._exit``, with which a rank ends: this process goes on.
 

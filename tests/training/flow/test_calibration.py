@@ -5,8 +5,7 @@ import torch
 from torch import Tensor
 
 from tests.support.draws import double, normal, seeded
-from tests.support.flows import FunctionNetwork, random_basis
-from training.data.toys import Toy
+from tests.support.flows import Bumps, FunctionNetwork, random_basis
 from training.flow.calibration import PRIOR_STD, Calibration, fit_calibration
 from training.flow.denoisers import MixtureDenoiser, NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
@@ -21,15 +20,22 @@ SLOPE_METHODS = ("marginal", "path")
 DOUBLE = torch.float64
 
 
+def bumps() -> Bumps:
+    """Three bumps that are wider than others', so that few steps follow their flow."""
+    toy = Bumps(3)
+    toy.mixture = toy.mixture._replace(covariance=2.5 * toy.mixture.covariance)
+    return toy
+
+
 def biased(
     slope: float = BIAS, curve: float = 0.0, variance: Tensor | None = None, scale: float = 1.0
 ) -> NetworkDenoiser:
-    """The exact denoiser of the S curve (3-D, two dimensions kept), its F spoiled.
+    """The exact denoiser of three bumps (3-D, two dimensions kept), its F spoiled.
 
     F is what the exact denoiser asks of the network, plus ``slope z`` and ``curve z^3``, the sum
     times ``scale``; its coefficients count on the data's own variance, or on another one.
     """
-    toy = Toy("s_curve")
+    toy = bumps()
     basis = EigenBasis.from_moments(*toy.moments())
     schedule = InflationSchedule.to_dimension(2, 3, top_variance=basis.top_variance)
     exact = MixtureDenoiser(*toy.mixture, basis=basis, schedule=schedule)
@@ -47,7 +53,7 @@ def biased(
 
 
 def toy_points(denoiser: NetworkDenoiser, count: int = 500, seed: int = 0) -> Tensor:
-    points = Toy("s_curve").sample(count, seeded(seed))
+    points = bumps().sample(count, seeded(seed))
     return denoiser.basis.to_eigen(points)
 
 

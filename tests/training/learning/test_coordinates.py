@@ -43,9 +43,7 @@ def fitted(request: pytest.FixtureRequest) -> Coordinates:
     return fit_coordinates(table(), columns, marginals, whiten)
 
 
-def test_points_come_back_and_the_log_determinant_is_that_of_autograd(
-    fitted: Coordinates,
-) -> None:
+def test_points_come_back_and_the_log_determinant_is_that_of_autograd(fitted: Coordinates) -> None:
     fitted.check()
     points = table(50, seed=1)
     u, log_det = fitted(points)

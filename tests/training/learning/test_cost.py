@@ -22,7 +22,7 @@ def paper(name: str, precision: str = "fp32", card: bool = False, fake: bool = T
 
 @pytest.fixture(scope="module")
 def images() -> PaperStep:
-    return paper("DDPM++ of classes")
+    return paper("ADM")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_memory_is_affine_in_the_samples_at_a_time(peak: Callable[[int], int]) -
 def test_half_precision_takes_less_and_a_card_normalizes_in_single(
     peak: Callable[[int], int],
 ) -> None:
-    card, host = (paper("DDPM++ of classes", "bf16", card=card) for card in (True, False))
+    card, host = (paper("ADM", "bf16", card=card) for card in (True, False))
     assert host.peak(6) < card.peak(6) < peak(6)
 
 

@@ -12,12 +12,7 @@ import torch
 from dnnlib.errors import DataError
 from tests.support.draws import seeded
 from tests.support.flows import exact_flow
-from tests.support.trainers import (
-    Troubled,
-    assert_same_state,
-    circles_trainer,
-    weights,
-)
+from tests.support.trainers import Troubled, assert_same_state, circles_trainer, weights
 from torch_utils.snapshots import read_state
 from training.data.batches import BatchSource
 from training.learning.loop import train

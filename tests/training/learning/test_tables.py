@@ -26,13 +26,7 @@ from training.learning.held_out import HeldOut, Score
 from training.learning.loop import train
 from training.learning.run_folder import RunFolder
 from training.learning.selection import Watch
-from training.learning.tables import (
-    PILOT_STEPS,
-    Preparation,
-    Space,
-    choose_space,
-    kept_dimensions,
-)
+from training.learning.tables import PILOT_STEPS, Preparation, Space, choose_space, kept_dimensions
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
 

@@ -1,11 +1,15 @@
-"""The multilayer perceptron learns what would be a saddle point without its input features."""
+"""The perceptron of points: its features of inputs and of conditions."""
 
+from math import prod
+
+import pytest
 import torch
 
 from tests.support.draws import double, seeded
 from tests.support.flows import exact_flow
 from training.flow.denoisers import NetworkDenoiser, noise_condition
 from training.learning.loss import DenoisingLoss, DenoisingRegression
+from training.networks.conditions import FEATURES, ConditionEmbedding
 from training.networks.mlp import ToyMLP
 
 THICKNESS = 1  # of the swirl in eigenspace: variances are 1.09, 1 and 0.91
@@ -43,3 +47,19 @@ def thickness_error(input_features: int) -> float:
 def test_thickness_is_learnt_with_input_features() -> None:
     assert thickness_error(4) < 0.012
     assert thickness_error(0) > 0.018
+
+
+@pytest.mark.parametrize("shape", [(100,), (2, 37), (1, 3, 3), (3, 9, 5)])
+def test_features_of_a_point_depend_on_all_its_conditions_and_on_no_others(
+    shape: tuple[int, ...],
+) -> None:
+    torch.manual_seed(0)
+    embedding = ConditionEmbedding(shape)
+    conditions = torch.randn(4, prod(shape), generator=seeded(1), requires_grad=True)
+    features = embedding(conditions)
+    assert features.shape == (4, FEATURES)
+    [slopes] = torch.autograd.grad(features[1].square().sum(), conditions)
+    assert (slopes[1] != 0).all()
+    assert (slopes[[0, 2, 3]] == 0).all()
+    # As many numbers for a large image as for a small one.
+    assert sum(parameter.numel() for parameter in embedding.parameters()) < 40_000

@@ -13,13 +13,7 @@ from training.options.declared import Declared, takes
 from training.options.script import command
 from training.options.toy_train import ToyTrainSettings
 from training.options.train import TrainSettings
-from training.recipes import (
-    AVERAGED_PLANE,
-    AVERAGED_SPACE,
-    AVERAGED_TOY,
-    TOY,
-    TrainingRecipe,
-)
+from training.recipes import AVERAGED_PLANE, AVERAGED_SPACE, AVERAGED_TOY, TOY, TrainingRecipe
 
 S = TypeVar("S", bound=Declared)
 PRR = "--dims_to_keep=1"

@@ -147,10 +147,11 @@ def test_wild_parameters_stop_nothing(tmp_path: Path) -> None:
             path.write_text(json.dumps({**whole, name: wild}))
             assert run_of(path) is not None or name == "command"
             assert list(roundtrip_results(melt, "", "")) or name == "simulations"
+    posterior = files.save_posterior(tmp_path).with_suffix(".json")
     for wild in (*WILD, listed):
         names = ("posteriors", "r_hat", "converged", "observations", "ess_bulk")
         wilder = {**whole, **dict.fromkeys(names, wild)}
-        files.save_posterior(tmp_path).with_suffix(".json").write_text(json.dumps(wilder))
+        posterior.write_text(json.dumps(wilder))
         found = found_in([tmp_path], CHOICE)
         assert len(found.sections) == 2
         assert not found.broken

@@ -1,14 +1,17 @@
-"""What ``posterior.py`` says of its results, in words that claim no more than was seen."""
+"""Reports of posteriors claim no more than was tested, and of the right subject."""
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.support.draws import seeded
+from tests.support.image_models import save_image_model
 from training.measure.posterior.calibration import RunValues, calibrate
 from training.measure.posterior.local import LocalCalibration, LocalTest
-from training.runs.posterior_reports import report_check, report_near
+from training.runs.posterior_reports import report_check, report_near, warn_of_unlike
+from training.subjects import ImageFlow, NetworkFile, open_subject
 
 
 def test_a_local_test_claims_nothing_where_its_runs_are_far(
@@ -42,3 +45,20 @@ def test_draws_of_which_most_were_beyond_bounds_are_explained(
         with caplog.at_level(logging.INFO):
             report_check(calibrate(RunValues(("a",), ranks, {}, ranks, leaked)))
         assert ("train with --bounded=map" in caplog.text) is explained
+
+
+def test_images_that_are_called_after_a_toy_are_images(tmp_path: Path) -> None:
+    save_image_model(tmp_path / "network.pkl", data_name="moons", t_max=3.0)
+    subject = open_subject(NetworkFile.open(str(tmp_path / "network.pkl")))
+    assert isinstance(subject, ImageFlow)
+    assert subject.image_shape == (1, 8, 8)
+    # As a sentence calls them: the 52nd number.
+    assert subject.words[51] == "the pixel in row 7, column 4"
+
+
+def test_where_no_law_of_conditions_is_known_that_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level("INFO"):
+        assert warn_of_unlike(None, torch.zeros(2, 3)) is None
+    assert "is not known" in caplog.text

@@ -220,7 +220,7 @@ def test_a_bad_later_image_is_named_when_it_is_read(tmp_path: Path) -> None:
 
 
 def test_unsafe_entries_are_refused_by_name(tmp_path: Path) -> None:
-    for name in ("../x.png", "/x.png", "C:/x.png", "link.png", "0.png", ""):
+    for name in ("../x.png", "/x.png", "C:/x.png", "..\\x.png", "link.png", "0.png", ""):
         path = write_zip(tmp_path / "a.zip", {"0.png": GOOD})
         entry = zipfile.ZipInfo(name)
         kind = stat.S_IFLNK if name == "link.png" else stat.S_IFREG
@@ -257,7 +257,14 @@ def test_wrong_labels_are_refused_when_they_are_used(tmp_path: Path) -> None:
         (b"{}", "labels"),
         (b'{"labels": [["0.png", 1]]}', "no label for '1.png'"),
         (b'{"labels": [["0.png", 1], ["1.png", [1.0]]]}', "mixes"),
-        (b'{"labels": [["0.png", -1], ["1.png", 0]]}', "label 0"),
+        (b'{"labels": 3}', "neither null nor a list"),
+        (b'{"labels": [["0.png", [1, 2]], ["1.png", [1]]]}', "different lengths"),
+        (b'{"labels": [["0.png", 1], ["0.png", 1]]}', "each name once"),
+        (b'{"labels": [["0.png", 1], ["1.png", 1], ["2.png", 1]]}', "a label for '2.png'"),
+        *(
+            (b'{"labels": [["0.png", %s], ["1.png", 0]]}' % value, "label 0")
+            for value in (b"-1", b"1.5", b'"3"', b"[NaN]", b"1000000000")
+        ),
         *((b'{"labels": [["0.png", ' + deep + b"]]}", "") for deep in DEEP),
         (b'{"labels": [' + b"[]," * 5_000_000 + b"[]]}", "more labels than any"),
     ):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dnnlib.errors import DataError, InflationError, UsageError
+from tests.fuzz.hostile import npy, zip_bomb
 from training.data.tables.foreign import BLOCK_ROWS
 from training.data.tables.formats import is_table, open_table
 from training.data.tables.text import LONGEST_LINE
@@ -149,7 +150,8 @@ def test_arrays_that_are_no_tables_are_refused(tmp_path: Path) -> None:
         for suffix in (".npy", ".npz"):
             with pytest.raises(DataError, match=match):
                 rows_of(tmp_path / f"{name}{suffix}")
-    np.savez_compressed(tmp_path / "bomb.npz", points=np.zeros((1 << 25, 2)))
+    header = "{'descr': '<f8', 'fortran_order': False, 'shape': (33554432, 2), }"
+    (tmp_path / "bomb.npz").write_bytes(zip_bomb("points.npy", 512, npy(header, b"")))
     with pytest.raises(DataError, match="promises"):
         rows_of(tmp_path / "bomb.npz")
     np.savez(tmp_path / "two.npz", one=ROWS, other=ROWS)

@@ -21,7 +21,7 @@ from training.inference.sampling import Problem
 
 SAMPLERS = ["pool", "refined", "annealed", "elliptical", "pcn", "hmc", "smc"]
 GAUSSIAN = [*SAMPLERS, "twisted"]
-LONG = {"pcn": {"draws": 1500, "warmup": 300}, "elliptical": {"draws": 400}, "hmc": {"draws": 120}}
+LONG = {"pcn": {"draws": 1500, "warmup": 300}, "elliptical": {"draws": 250}, "hmc": {"draws": 60}}
 of_gaussians = pytest.mark.parametrize("sampler", GAUSSIAN)
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS)
 OBSERVED = double([[0.3], [-1.0]])
@@ -82,7 +82,7 @@ def test_draws_are_functions_of_seed_and_number_alone(sampler: str) -> None:
     observed = double([[0.3], [-1.0], [2.0]])
     likelihood = seen_obliquely().target.likelihood if sampler == "twisted" else Parabola()
     which = problem(gaussian_prior(), likelihood, observed)
-    few = {"draws": 8, "warmup": 8, "particles": 16}
+    few = {"draws": 8, "warmup": 8, "particles": 16, "pool": 512}
     draws = drawn(which, sampler, **few)
     torch.testing.assert_close(drawn(which, sampler, **few).w, draws.w, rtol=0, atol=0)
     for places in ([1], [2, 0]):
@@ -112,7 +112,9 @@ def test_points_without_likelihood_are_never_drawn(sampler: str) -> None:
     prior = gaussian_prior()
     mean, root = affine(prior)
     level = float(mean[0] + 1.2 * root[0].norm())  # 11.5 % of the prior
-    draws = drawn(problem(prior, Half(level), torch.zeros(1, 0).double()), sampler, draws=50)
+    draws = drawn(
+        problem(prior, Half(level), torch.zeros(1, 0).double()), sampler, draws=50, warmup=20
+    )
     assert draws.points[..., 0].min() > level
     assert draws.w.isfinite().all()
 
@@ -129,7 +131,7 @@ def test_observations_far_off_end_and_are_found(sampler: str) -> None:
     likelihood = Gaussian(double(1e-3))
     observed = double([[4000.0, 0.0]])
     which = problem(gaussian_prior(), likelihood, observed)
-    draws = drawn(which, sampler, draws=10)
+    draws = drawn(which, sampler, draws=10, particles=64, pool=512)
     assert draws.points.isfinite().all()
 
 

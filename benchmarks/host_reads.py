@@ -1,6 +1,6 @@
 """Host reads and uploads of a training step and of a solver's step, counted on a pretended card.
 
-python tests/devices/counts.py
+python benchmarks/host_reads.py
 """
 
 import sys
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.support.card_training import model_of, run_steps, trainer_on
 from tests.support.draws import normal

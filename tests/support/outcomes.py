@@ -1,0 +1,108 @@
+"""What a command leaves in a folder, read whole, and how two outcomes compare."""
+
+import json
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import h5netcdf
+import numpy as np
+import torch
+from PIL import Image
+
+from torch_utils.results import load_arrays
+from torch_utils.snapshots import read_network, read_state
+
+IGNORED = {
+    *("seconds", "command", "origin", "started", "finished", "options", "torchrun_launch"),
+    *("Timing", "Resources"),
+}
+ERRORS = ("roundtrip/rms_error", "roundtrip/max_abs_error")
+"""Of toys and tables, whose points are about one in size."""
+OWN_TO_A_PAGE = re.compile(r"p\d{4,}|[0-9a-f-]{36}|[-0-9]{10} [:0-9]{5} UTC|sha256-[^']+")
+"""Bokeh's numbers of its models, the time, and digests of scripts."""
+PNG_END = b"IEND\xaeB`\x82"
+
+
+def read_netcdf(path: Path) -> dict[str, np.ndarray]:
+    """All numbers and names, by group and name; what the file says about them names its folder."""
+    with h5netcdf.File(path) as file:
+        read = {
+            f"{group}/{name}": np.asarray(variable[...])
+            for group in file.groups
+            for name, variable in file[group].variables.items()
+        }
+    # Of texts, bytes are places in memory.
+    return {
+        name: np.array([text.decode() if isinstance(text, bytes) else text for text in values.flat])
+        if values.dtype == object
+        else values
+        for name, values in read.items()
+    }
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file, whose end must be that of its kind."""
+    content = path.read_bytes()
+    if path.suffix == ".png":
+        assert content.endswith(PNG_END), f"{path} is cut short"
+        with Image.open(path) as image:
+            image.load()
+    elif path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            assert archive.testzip() is None, f"{path} is broken"
+    return content
+
+
+def read_result(path: Path) -> Any:
+    """What a file holds, without times and places; an error if it is not whole."""
+    if path.suffix == ".npz":
+        return load_arrays(path)
+    if path.suffix == ".nc":
+        return read_netcdf(path)
+    if path.suffix == ".pkl":
+        return {key: part.state for key, part in read_network(path)[0].items()}
+    if path.suffix == ".pt":
+        return read_state(path)
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    if path.suffix == ".json":
+        return json.loads(path.read_text())
+    if path.suffix == ".html":
+        return OWN_TO_A_PAGE.sub("", path.read_text(encoding="utf-8"))
+    return None if path.suffix == ".txt" or "tfevents" in path.name else read_bytes(path)
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """What a command left, by file and name. Hidden files are no results."""
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
+    return {
+        name.partition("tfevents")[0]: read_result(path)
+        for name, path in paths.items()
+        if path.is_file() and not any(part.startswith(".") for part in name.split("/"))
+    }
+
+
+def assert_same(found: Any, expected: Any, tolerance: float = 0, where: str = "") -> None:
+    """Asserts that outcomes are the same, their numbers up to a tolerance relative to the largest:
+    of errors of a round trip, which are differences of points, relative to the size of these."""
+    if isinstance(expected, dict):
+        assert set(found) == set(expected), where
+        for key, value in expected.items():
+            if str(key).split("/")[0] not in IGNORED:
+                assert_same(found[key], value, tolerance, f"{where}/{key}")
+    elif isinstance(expected, list | tuple):
+        assert len(found) == len(expected), where
+        for index, value in enumerate(expected):
+            assert_same(found[index], value, tolerance, f"{where}/{index}")
+    elif isinstance(expected, np.ndarray | torch.Tensor | float):
+        one, other = np.asarray(found), np.asarray(expected)
+        if other.dtype.kind == "f" and other.size:
+            size = 1.0 if where.endswith(ERRORS) else 0.0
+            largest = np.abs(other[np.isfinite(other)]).max(initial=size)
+            np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * largest, err_msg=where)
+        else:
+            np.testing.assert_array_equal(one, other, err_msg=where)
+    else:
+        assert found == expected, where
