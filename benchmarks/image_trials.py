@@ -37,8 +37,7 @@ from benchmarks.calibration import kept_growth
 from benchmarks.image_denoiser_error import errors
 from dnnlib.errors import UsageError
 from torch_utils.stats import RunningMeans
-from training.commands.train_images import image_choices, image_recipe
-from training.commands.training import training_config
+from training.commands.train import training_on_images
 from training.data.batches import Batch
 from training.data.images.batches import ImageBatches, ImageDataset, basis_batches
 from training.flow.eigenbasis import EigenBasis
@@ -232,12 +231,13 @@ class Found:
 def train(images: Images, trial: Trial, options: dict[str, Any]) -> Found:
     """A training by the recipe of ``train.py`` with these options, and a change."""
     settings: TrainSettings = TrainSettings.of(TrainSettings().recorded() | options | trial.options)
-    recipe = image_recipe(settings, len(images.dataset), images.dataset.image_shape, CPU)
-    model, plain = image_choices(settings, recipe, images.dataset).build(images.basis)
+    training = training_on_images(settings, images.dataset.path)
+    recipe = training.recipe(CPU)
+    model, plain = training.choices(recipe).build(images.basis)
     if trial.prepare:
         trial.prepare(model.denoiser.network)
     loss = trial.loss(plain.schedule, plain.t_min, plain.t_max, plain.t_sampling)
-    config = training_config(recipe, settings.training, settings.run)
+    config = training.wanted.config(recipe)
     config = replace(config, **trial.config)
     trainer = Trainer(model, loss, config)
     means, looks, seconds = RunningMeans(CPU), [], 0.0

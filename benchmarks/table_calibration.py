@@ -36,7 +36,7 @@ from training.data.tables.table import Table
 from training.flow.calibration import fit_calibration
 from training.learning.calibrating import node_times
 from training.learning.selection import Watch
-from training.learning.tables import MOST_CALIBRATED, choose_space
+from training.learning.tables import MOST_CALIBRATED, Space, choose_space
 from training.learning.trainer import Trainer
 from training.measure.held_out_ranks import latent_coverage
 from training.model.model import Model
@@ -64,8 +64,8 @@ def read_table(name: str) -> Table:
 
 def trained(rows: Rows, seed: int) -> Model:
     """The network of ``train.py`` with its best weights, the validation rows being held out."""
-    preparation, _ = prepare(rows, seed)
-    coordinates = preparation.coordinates(choose_space(preparation, AUTO, AUTO))
+    preparation = prepare(rows, seed)
+    coordinates = preparation.coordinates(choose_space(preparation, Space(AUTO, AUTO)))
     model, loss = preparation.build(coordinates)
     held_out = preparation.held_out(coordinates, loss)
     assert held_out is not None

@@ -134,7 +134,7 @@ def toy_network(
             place = (f"--outdir={outdir}", "--nosubdir")
             few = ("--duration=0.0004", "--batch=100", "--lr=0.1")
             # It is not to be calibrated well: most of its time would go into that.
-            with mock.patch("training.learning.toys.CALIBRATION_POINTS", 200):
+            with mock.patch("training.subjects.toys.CALIBRATION_POINTS", 200):
                 assert run_script(toy_train, *place, *few, *given).code == 0
             (made[given],) = outdir.glob("network-*.pkl")
         return made[given]

@@ -242,9 +242,7 @@ def test_a_run_is_resumed_with_its_own_table_only(
     before = contents(houses_run)
     refused(run_script(train, f"--resume={houses_run}", "--xflip"), 2, "--xflip")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "training.commands.train_tables.load_table", lambda path: shifted(load_table(path))
-        )
+        patch.setattr("training.commands.train.load_table", lambda path: shifted(load_table(path)))
         refused(run_script(train, f"--resume={houses_run}"), 1, "of another table")
     assert contents(houses_run) == before
     assert all("Likelihood/held_out_nats" in line for line in stats(houses_run))

@@ -34,7 +34,7 @@ TINY = (*FEW, "--no-calibrate")
 @pytest.fixture(scope="module", autouse=True)
 def few_calibration_points() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.learning.toys.CALIBRATION_POINTS", 200)
+        patch.setattr("training.subjects.toys.CALIBRATION_POINTS", 200)
         yield
 
 
@@ -46,7 +46,7 @@ def train(run_script: Run, tmp_path: Path) -> Run:
         before = set(tmp_path.glob("out/*"))
         # The test does not look at its calibration, nor at its latents.
         with (
-            mock.patch("training.learning.toys.CALIBRATION_POINTS", 200),
+            mock.patch("training.subjects.toys.CALIBRATION_POINTS", 200),
             mock.patch("training.learning.melting.MELT_STEPS", 3),
         ):
             result = run_script(toy_train, f"--outdir={tmp_path / 'out'}", *size, *arguments)

@@ -75,7 +75,7 @@ def use_state(path: Path) -> None:
 
 def use_options(path: Path) -> None:
     # It asks git for the version of this code, and then what a step would cost.
-    job = "training.commands.toy_train"
+    job = "training.commands.training"
     with (
         mock.patch(f"{job}.provenance", return_value={}),
         mock.patch(f"{job}.tell_dry_run"),

@@ -91,7 +91,7 @@ class Command:
         words = self.name.split()[1:]
         with (
             mock.patch("training.commands.fid.InceptionDetector", LinearDetector),
-            mock.patch("training.learning.toys.CALIBRATION_POINTS", 200),
+            mock.patch("training.subjects.toys.CALIBRATION_POINTS", 200),
         ):
             return run_script(self.script, *words, *arguments, ranks=ranks)
 

@@ -88,6 +88,6 @@ def simulations(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def toy_run(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished training, not to be written to."""
     folder = tmp_path_factory.mktemp("toy")
-    with mock.patch("training.learning.toys.CALIBRATION_POINTS", 200):
+    with mock.patch("training.subjects.toys.CALIBRATION_POINTS", 200):
         good(run_script(toy_train, f"--outdir={folder}", "--nosubdir", *TOY))
     return folder

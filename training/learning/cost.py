@@ -288,7 +288,6 @@ def tell_dry_run(
     loss: DenoisingLoss,
     config: TrainingConfig,
     card: float | None,
-    precision: str = "fp32",
     device_type: str = "cpu",
 ) -> None:
     """Logs what a step costs, and the record of a run that is not to be.
@@ -299,11 +298,10 @@ def tell_dry_run(
         loss: The loss.
         config: Of the training.
         card: GiB of a card that is to be filled, of whose kind the step then is; None for none.
-        precision: Of the network.
         device_type: Where the training is to run.
     """
     on_card = card is not None or device_type == "cuda"
-    cost = PaperStep(model, loss, config, precision, on_card).cost(card)
+    cost = PaperStep(model, loss, config, model.denoiser.precision, on_card).cost(card)
     logger.info(cost.describe())
     logger.info(json.dumps({**record, "step": asdict(cost)}, indent=2, default=str))
 

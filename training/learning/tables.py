@@ -252,34 +252,23 @@ def rows_to_melt(
     return LawPlan(partial(points, train, 0), judged, count, seed, NETWORK_ROWS)
 
 
-def choose_space(
-    preparation: Preparation,
-    marginals: str,
-    whiten: str,
-    linear_start: str = "off",
-    bounded: str = "map",
-    cond_screen: str = "off",
-) -> Space:
-    """The way to see a table: the one that is given, or the best of those that are left open.
+def choose_space(preparation: Preparation, wanted: Space) -> Space:
+    """The way to see a table: the one that is wanted, or the best of those that it leaves open.
 
     Args:
         preparation: The table and the training.
-        marginals: A name in ``MARGINALS``, ``quantile-axes``, or ``auto``, which takes that in
-            place of ``quantile`` where rows are far from all others.
-        whiten: A name in ``WHITENINGS``, or ``auto``: ``none`` for flows that compress, which need
-            to know which directions matter.
-        linear_start: A name in ``LINEAR_STARTS``; of ``auto`` both are tried. Of a table without
-            conditions it is ``off``.
-        bounded: A name in ``BOUNDED``; of ``auto`` both are tried. Of a table without conditions it
-            is ``map``.
-        cond_screen: A name in ``COND_SCREENS``; of ``auto`` both are tried in the best of the
-            spaces. It is ``off`` where all conditions tell something, or none is seen to.
+        wanted: Names, of which ``auto`` leaves open what to take. Of ``marginals`` it takes
+            ``quantile-axes`` in place of ``quantile`` where rows are far from all others; of
+            ``whiten`` it takes ``none`` for flows that compress, which need to know which
+            directions matter; of ``cond_screen`` both are tried in the best of the spaces, and it
+            is ``off`` where all conditions tell something, or none is seen to. A table without
+            conditions starts nowhere, and maps its bounds.
     """
     conditional = preparation.table.conditions is not None
-    screen = _screened(preparation, cond_screen) if conditional else "off"
+    screen = _screened(preparation, wanted.cond_screen) if conditional else "off"
     spaces = [
         replace(space, cond_screen="off" if screen == "off" else "on")
-        for space in _candidates(preparation, marginals, whiten, linear_start, bounded)
+        for space in _candidates(preparation, wanted)
     ]
     if not len(preparation.table.held_out_rows):
         return spaces[0]
@@ -295,7 +284,7 @@ def choose_space(
     if screen == AUTO:
         best = _tried(preparation, [best[0], replace(best[0], cond_screen="off")], steps)
     chosen = best[0]
-    if marginals == AUTO and chosen.marginals == "quantile":
+    if wanted.marginals == AUTO and chosen.marginals == "quantile":
         far = preparation.told_of_far_rows(preparation.coordinates(chosen), chosen)
         if far:
             logger.info(f"  {far}; splines along the axes draw them in")
@@ -304,26 +293,25 @@ def choose_space(
     return chosen
 
 
-def _candidates(
-    preparation: Preparation, marginals: str, whiten: str, linear_start: str, bounded: str
-) -> list[Space]:
+def _candidates(preparation: Preparation, wanted: Space) -> list[Space]:
     """All that is left open, but for the conditions that are left out."""
-    compresses = preparation.choices.inflation.get("dims_to_keep", preparation.table.dim)
-    all_kept = compresses >= preparation.table.dim
-    whitenings: Sequence[str] = [whiten] if whiten != AUTO else ["zca", "pca"]
-    if whiten == AUTO and not all_kept:
-        whitenings = ["none"]
+    table, marginals, whiten = preparation.table, wanted.marginals, wanted.whiten
+    all_kept = preparation.choices.inflation.get("dims_to_keep", table.dim) >= table.dim
+    whitenings: Sequence[str] = [whiten]
+    if whiten == AUTO:
+        whitenings = ["zca", "pca"] if all_kept else ["none"]
     candidates: Sequence[str] = [marginals] if marginals != AUTO else MARGINALS
-    starts = [linear_start] if linear_start != AUTO else ["on", "off"]
-    columns = preparation.table.columns
-    limited = bool((columns.low.isfinite() | columns.high.isfinite()).any())
-    bounds = [bounded] if bounded != AUTO else ["map", "reject"] if limited else ["map"]
-    if preparation.table.conditions is None:
+    starts = [wanted.linear_start] if wanted.linear_start != AUTO else ["on", "off"]
+    limited = bool((table.columns.low.isfinite() | table.columns.high.isfinite()).any())
+    bounds = [wanted.bounded]
+    if wanted.bounded == AUTO:
+        bounds = ["map", "reject"] if limited else ["map"]
+    if table.conditions is None:
         starts, bounds = ["off"], ["map"]
     elif all_kept:
         # The law of points given conditions is not that of their columns, which a spline of these
         # would bend; what is left of them once they are predicted is whitened in any case.
-        wide = _over_decades(preparation.table)
+        wide = _over_decades(table)
         if wide and marginals != LOG:
             tried = "tried" if marginals == AUTO else f"not tried: give --marginals={LOG}"
             names = ", ".join(wide[:MOST_NAMED])

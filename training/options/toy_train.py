@@ -26,13 +26,12 @@ from training.recipes import (
     AVERAGED_PLANE,
     AVERAGED_SPACE,
     AVERAGED_TOY,
+    OF_TOYS,
     PLANE,
     TOY,
 )
 
 DEFAULTS = asdict(TOY)
-OF_RECIPE = ("duration", "batch", "ema", "lr")
-"""What differs between the recipes."""
 CALIBRATION_FIT = "path"
 """Networks of toys are good, so that slopes cost their samples nothing."""
 
@@ -138,15 +137,10 @@ class ToyTrainSettings(Declared):
     flow: ToyFlowOptions = options_of(ToyFlowOptions)
     network: ToyNetworkOptions = options_of(ToyNetworkOptions)
     training: ToyTrainingOptions = options_of(
-        ToyTrainingOptions, defaults={k: v for k, v in DEFAULTS.items() if k not in OF_RECIPE}
+        ToyTrainingOptions, defaults={k: v for k, v in DEFAULTS.items() if k not in OF_TOYS}
     )
     calibration: CalibrationOptions = options_of(
         CalibrationOptions, defaults={"calibration_fit": CALIBRATION_FIT}
     )
     law: LatentLawOptions = options_of(LatentLawOptions)
     run: RunOptions = options_of(RunOptions, defaults=DEFAULTS)
-
-    def name_parts(self, schedule: str) -> tuple[str | None, ...]:
-        """What the run's folder is named by."""
-        embedded = f"in{self.toy.augment_to}D" if self.toy.augment_to else None
-        return (self.toy.data_name, schedule, self.network.arch, embedded)

@@ -1,8 +1,7 @@
 """Settings of ``train.py``."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -28,7 +27,7 @@ from training.options.types import (
     FiniteFloat,
     choice,
 )
-from training.recipes import LONGEST_RAMP, PUBLISHED_T_MAX, RAMP, TABLE_RAMP, ImageRecipe
+from training.recipes import LONGEST_RAMP, PUBLISHED_T_MAX, RAMP, TABLE_RAMP
 
 PRESETS = ("auto", "published")
 
@@ -171,25 +170,3 @@ class TrainSettings(Declared):
     calibration: ImageCalibrationOptions = options_of(ImageCalibrationOptions)
     law: LatentLawOptions = options_of(LatentLawOptions)
     run: RunOptions = options_of(RunOptions)
-
-    @property
-    def arch(self) -> str:
-        """The network of images."""
-        return self.network.arch or "ddpmpp"
-
-    @property
-    def output_gain(self) -> bool:
-        """Whether a gain of the network's output is trained with it, of images."""
-        given = self.network.output_gain
-        return self.flow.precond == "ifs" if given is None else given
-
-    def resolved(self, recipe: ImageRecipe, **others: Any) -> dict[str, Any]:
-        """Every option with the value that it has come to."""
-        return self.recorded(
-            **asdict(recipe), arch=self.arch, output_gain=self.output_gain, **others
-        )
-
-    def name_parts(self, data: str, schedule: str, recipe: ImageRecipe) -> tuple[str, ...]:
-        """What the run's folder is named by."""
-        cond = "cond" if self.data.cond else "uncond"
-        return (data, schedule, self.arch, cond, f"batch{recipe.batch}", recipe.precision)

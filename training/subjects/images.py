@@ -21,11 +21,11 @@ from training.files.observations import read_columns, read_observations
 from training.flow.calls import BLOCK_ROWS, RecomputedDenoiser
 from training.flow.pfode import ProbabilityFlow
 from training.flow.trajectory import Trajectory
-from training.learning.images import melted_images
 from training.learning.melting import MOST, LawPlan
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
 from training.model.model import Model
 from training.names import IMAGE_POOL, IMAGES, TOY_NAMES
+from training.subjects.image_training import melted_images
 from training.subjects.networks import NetworkFile, plain_name
 from training.subjects.returns import ImageReturns, Returns
 from training.subjects.samples import Samples, Source

@@ -106,15 +106,15 @@ def test_an_untrained_flow_is_the_linear_gaussian_posterior() -> None:
 
 def test_both_starts_are_tried_where_nothing_is_said() -> None:
     prepared = preparation(gaussian(1000))
-    assert choose_space(prepared, "auto", "auto", "auto") == LINEAR
-    assert choose_space(prepared, "none", "pca", "off") == Space("none", "pca", "off")
+    assert choose_space(prepared, Space("auto", "auto", "auto")) == LINEAR
+    assert choose_space(prepared, Space("none", "pca", "off")) == Space("none", "pca", "off")
     limited = preparation(bent(1000), steps=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Preparation, "pilot", lambda _, space, steps: space.bounded == "reject")
-        assert choose_space(limited, "none", "zca", "on", "auto").bounded == "reject"
-    assert choose_space(limited, "none", "zca", "on", "map").bounded == "map"
+        assert choose_space(limited, Space("none", "zca", "on", "auto")).bounded == "reject"
+    assert choose_space(limited, Space("none", "zca", "on", "map")).bounded == "map"
     plain = replace(prepared, table=prepared.table.without_conditions())
-    assert choose_space(plain, "none", "zca", "auto") == Space("none", "zca", "off")
+    assert choose_space(plain, Space("none", "zca", "auto")) == Space("none", "zca", "off")
 
 
 def decades(count: int) -> Table:
@@ -130,14 +130,14 @@ def test_logarithms_of_parameters_over_decades_are_tried_and_taken(
 ) -> None:
     caplog.set_level("INFO")
     table = decades(500)
-    chosen = choose_space(preparation(table), "auto", "auto", "on")
+    chosen = choose_space(preparation(table), Space("auto", "auto", "on"))
     assert (chosen.marginals, "more: a; logarithms are tried" in caplog.text) == ("log", True)
     # A row that is held out and not positive has no logarithm.
     table.points[0] = -1
-    assert choose_space(preparation(table), "auto", "auto", "on").marginals == "none"
+    assert choose_space(preparation(table), Space("auto", "auto", "on")).marginals == "none"
     caplog.clear()
     table.points[0] = 1
-    assert choose_space(preparation(table), "none", "auto", "on").marginals == "none"
+    assert choose_space(preparation(table), Space("none", "auto", "on")).marginals == "none"
     assert "more: a; logarithms are not tried: give --marginals=log" in caplog.text
 
 
@@ -154,7 +154,7 @@ def test_conditions_that_tell_nothing_are_left_out_of_account(tmp_path: Path) ->
     prepared = preparation(among_noise(1000), steps=1)
     assert relevant_conditions(prepared.table.train_rows, 0) == TELLING
     assert preparation(gaussian(1000)).relevant == []
-    space = choose_space(prepared, "none", "zca", "on", "map", "on")
+    space = choose_space(prepared, Space("none", "zca", "on", "map", "on"))
     model, _ = prepared.build(prepared.coordinates(space))
     model.save(tmp_path / "network.pkl")
     flow = Model.load(tmp_path / "network.pkl").flow
@@ -177,10 +177,12 @@ def test_conditions_that_tell_nothing_are_left_out_of_account(tmp_path: Path) ->
 
 def test_screening_is_chosen_by_what_it_gains() -> None:
     prepared = preparation(among_noise(300), steps=100)
-    assert choose_space(prepared, "none", "zca", "on", "map", "auto").cond_screen == "on"
+    assert choose_space(prepared, Space("none", "zca", "on", "map", "auto")).cond_screen == "on"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Preparation, "pilot", lambda _, space, steps: space.cond_screen == "off")
-        assert choose_space(prepared, "none", "zca", "on", "map", "auto").cond_screen == "off"
+        assert (
+            choose_space(prepared, Space("none", "zca", "on", "map", "auto")).cond_screen == "off"
+        )
 
 
 def test_densities_given_conditions_integrate_to_one_and_follow_them() -> None:

@@ -147,13 +147,13 @@ def test_the_density_of_a_flow_in_coordinates_integrates_to_one() -> None:
 
 def test_the_coordinates_that_do_best_on_held_out_rows_are_chosen() -> None:
     prepared = preparation(total=20_000)
-    chosen = choose_space(prepared, "auto", "zca")
+    chosen = choose_space(prepared, Space("auto", "zca"))
     names = ("none", "yeo-johnson", "quantile")
     nats = {name: prepared.pilot(Space(name, "zca"), PILOT_STEPS) for name in names}
     assert chosen == Space(max(nats, key=lambda name: nats[name]), "zca")
     assert nats["quantile"] > nats["none"]
-    assert choose_space(preparation(dims_to_keep=2), "none", "auto") == Space("none", "none")
-    assert choose_space(prepared, "none", "pca") == Space("none", "pca")
+    assert choose_space(preparation(dims_to_keep=2), Space("none", "auto")) == Space("none", "none")
+    assert choose_space(prepared, Space("none", "pca")) == Space("none", "pca")
 
 
 def test_rows_far_from_all_others_are_told_of_and_drawn_in() -> None:
@@ -172,7 +172,7 @@ def test_rows_far_from_all_others_are_told_of_and_drawn_in() -> None:
     for case, expected in ((prepared, "quantile"), (odd, "quantile-axes")):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Preparation, "pilot", lambda _, space, steps: nats[space.marginals])
-            assert choose_space(case, "auto", "pca") == Space(expected, "pca")
+            assert choose_space(case, Space("auto", "pca")) == Space(expected, "pca")
 
 
 def test_auto_keeps_as_many_dimensions_as_participate() -> None:
