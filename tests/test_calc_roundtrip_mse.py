@@ -21,7 +21,7 @@ from training.files.roundtrip import BIN_EDGES, histogram
 from training.flow.solvers import SOLVERS
 from training.model.model import Model
 from training.names import DEFAULT_SOLVER
-from training.options.calc_roundtrip_mse import PUBLISHED_SAMPLES
+from training.options.simulations import PUBLISHED_SAMPLES
 from training.subjects.returns import WorstImages
 
 Run = Callable[..., Any]

@@ -21,12 +21,12 @@ from training.data.tables.making import Choices, make_table
 from training.files.table import FORMAT as TABLE_FORMAT
 from training.files.table import save_table
 from training.names import IMAGES, TABLE
-from training.options.dataset_tool import Settings
+from training.options.dataset_tool import DataSetSettings
 
 FORMAT = "inflationary-flows image data set 1"
 
 
-def run(settings: Settings) -> None:
+def run(settings: DataSetSettings) -> None:
     if rank_from_environment() != 0:
         return  # one process makes the file
     started = time.monotonic()
@@ -40,7 +40,7 @@ def run(settings: Settings) -> None:
     save_json(params, {**facts, "options": settings.recorded(), "seconds": seconds, **provenance()})
 
 
-def images(settings: Settings) -> dict[str, Any]:
+def images(settings: DataSetSettings) -> dict[str, Any]:
     """Makes a data set of images. Returns what is known of it."""
     dest, options = settings.dest, settings.images
     conversion = Conversion(
@@ -70,7 +70,7 @@ def images(settings: Settings) -> dict[str, Any]:
     }
 
 
-def table(settings: Settings, params: Path) -> dict[str, Any]:
+def table(settings: DataSetSettings, params: Path) -> dict[str, Any]:
     """Makes a data set of a table. Returns what is known of it."""
     dest = settings.dest
     require_new([dest, params], settings.overwrite, "--dest")

@@ -6,14 +6,14 @@ from dnnlib.errors import UsageError
 from training.flow.likelihood import Likelihood, Trace
 from training.flow.solvers import Solver, get_solver
 from training.names import DEFAULT_STEPS
-from training.options.integration import (
+from training.options.shared import (
     MAX_STEPS,
+    DensityOptions,
     EvenTimeOptions,
     ImageTimeOptions,
     SolverOptions,
     ToyTimeOptions,
 )
-from training.options.likelihood import LikelihoodOptions
 from training.runs.times import TimeChoice
 
 
@@ -104,7 +104,7 @@ def image_times(
 
 
 def densities_of(
-    options: LikelihoodOptions, seed: int, levels_per_unit: float | None = None
+    options: DensityOptions, seed: int, levels_per_unit: float | None = None
 ) -> Likelihood | None:
     """What simulations are to compute of log densities; None for nothing.
 

@@ -1,7 +1,7 @@
 """What options of networks stand for: a network file, what it is of, and its law of latents."""
 
 from training.options.declared import Declared
-from training.options.networks import ImageNetworkOptions
+from training.options.shared import ImageNetworkOptions
 from training.runs.latents import LatentChoice, latent_choice
 from training.subjects import NetworkFile, Subject, open_subject
 

@@ -28,8 +28,14 @@ from training.inference.target import prior_draws
 from training.inference.user_likelihood import UserLikelihood
 from training.measure.posterior.calibration import calibrate
 from training.names import FEWEST_RUNS
-from training.options.mixture import POINTS, RUNS, MixtureOptions, MixtureSettings
-from training.options.posterior import CheckSettings, SampleSettings
+from training.options.posterior import (
+    POINTS,
+    RUNS,
+    CheckSettings,
+    MixtureOptions,
+    MixtureSettings,
+    SampleSettings,
+)
 from training.runs.groups import Groups, fingerprint, group_size
 from training.runs.latents import recorded_eps
 from training.runs.learned_checks import LearnedCheck, LearnedRuns

@@ -11,7 +11,7 @@ from torch_utils.results import provenance, save_json
 from training.commands.integration import densities_of, solver_of, toy_times
 from training.files.trajectory import PARAMETERS_FORMAT
 from training.names import KINDS
-from training.options.toys import ClosedFormSettings, NetSettings
+from training.options.simulations import ClosedFormSettings, NetSettings
 from training.runs.latents import latent_choice, recorded_eps
 from training.runs.story import Story
 from training.subjects import NetworkFile, ToyFlow

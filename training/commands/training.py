@@ -26,11 +26,11 @@ from training.options.train import TrainSettings
 from training.options.training import as_typed, require_values
 from training.subjects import NetworkFile, Subject, Training, Wanted
 
-Settings = ToyTrainSettings | TrainSettings
+TrainingSettings = ToyTrainSettings | TrainSettings
 
 
 def train(
-    settings: Settings, training: Training, resume: Path | None, progress: Progress | None
+    settings: TrainingSettings, training: Training, resume: Path | None, progress: Progress | None
 ) -> Path | None:
     """Trains.
 
@@ -77,7 +77,9 @@ def train(
         )
 
 
-def refit(settings: Settings, file: NetworkFile, subject: Subject, data: Path | None) -> Path:
+def refit(
+    settings: TrainingSettings, file: NetworkFile, subject: Subject, data: Path | None
+) -> Path:
     """Learns the law of latents of a network that was trained before.
 
     Args:
@@ -93,7 +95,7 @@ def refit(settings: Settings, file: NetworkFile, subject: Subject, data: Path | 
     return path
 
 
-def wanted(settings: Settings, choices: Choices, calibrates: bool = True) -> Wanted:
+def wanted(settings: TrainingSettings, choices: Choices, calibrates: bool = True) -> Wanted:
     """What options say of a training on any data.
 
     Args:

@@ -14,7 +14,7 @@ from training.names import (
     TOY_PRECONDITIONINGS,
 )
 from training.options.declared import Declared, option, options_of
-from training.options.schedules import InflationOptions
+from training.options.shared import InflationOptions
 from training.options.training import (
     CalibrationOptions,
     LatentLawOptions,

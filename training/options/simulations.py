@@ -1,25 +1,41 @@
-"""Settings of ``pfODE_int.py``."""
+"""Settings of ``pfODE_int.py``, ``toy_pfODE_int.py`` and ``calc_roundtrip_mse.py``."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
 from dnnlib.errors import UsageError
 from training.names import IMAGES, KINDS, MOST_ROWS, TABLE
-from training.options.common import RunOptions, save_dir, seed
 from training.options.declared import Declared, option, options_of
-from training.options.integration import ImageTimeOptions, SolverOptions
-from training.options.latents import eps
-from training.options.likelihood import LikelihoodOptions
-from training.options.networks import ImageNetworkOptions, check_storage, store_grid
+from training.options.shared import (
+    KNOWN,
+    DensityOptions,
+    DeviceOptions,
+    ImageNetworkOptions,
+    ImageTimeOptions,
+    InflationOptions,
+    SolverOptions,
+    ToyTimeOptions,
+    augment_to,
+    calibration,
+    check_storage,
+    end_vars,
+    eps,
+    network,
+    save_dir,
+    seed,
+    store_grid,
+    toy_name,
+)
 from training.options.types import COUNT, DATA_SET, FILE, choice
 
 SAMPLES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Declared):
+class SimulationSettings(Declared):
     """Options of the script."""
 
     save_dir: Path = save_dir()
@@ -73,8 +89,8 @@ class Settings(Declared):
     solver: SolverOptions = options_of(SolverOptions)
     times: ImageTimeOptions = options_of(ImageTimeOptions)
     store_grid: bool = store_grid()
-    likelihood: LikelihoodOptions = options_of(LikelihoodOptions)
-    run: RunOptions = options_of(RunOptions)
+    likelihood: DensityOptions = options_of(DensityOptions)
+    run: DeviceOptions = options_of(DeviceOptions)
 
     def __post_init__(self) -> None:
         if self.needs_melt and self.prev_melt is None:
@@ -112,3 +128,83 @@ class Settings(Declared):
         """Whether an earlier melt is gone on from."""
         lone_gen = self.sim_type == "gen" and self.gen_source == "empirical"
         return self.sim_type == "roundtrip" or lone_gen
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Simulating(Declared):
+    """What the simulations of toys have in common."""
+
+    save_dir: Path = save_dir()
+    total_samples: int = option(type=COUNT, default=2000, help="Samples of each simulation.")
+    eps: str | None = eps("Law of generation's latents", melt=True)
+    end_vars: float = end_vars()
+    save_freq: int = option(type=COUNT, default=5, help="Steps between saved states.")
+    seed: int = seed("the data and the latents")
+    solver: SolverOptions = options_of(SolverOptions)
+    times: ToyTimeOptions = options_of(ToyTimeOptions)
+    likelihood: DensityOptions = options_of(DensityOptions)
+    run: DeviceOptions = options_of(DeviceOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetSettings(_Simulating):
+    """Options of ``net``."""
+
+    network: str = network()
+    data_name: str | None = toy_name(unset=KNOWN)
+    augment_to: int | None = augment_to(unset=KNOWN)
+    calibration: bool = calibration()
+    store_grid: bool = store_grid()
+    flow: InflationOptions = options_of(InflationOptions, unset=KNOWN)
+
+    def __post_init__(self) -> None:
+        check_storage(self.store_grid, self.times.disc, self.network)
+
+    def expected(self) -> dict[str, Any]:
+        """What the network is said to be, by name."""
+        return {"data_name": self.data_name, "augment_to": self.augment_to, **self.flow.expected()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosedFormSettings(_Simulating):
+    """Options of ``discrete`` and ``exact``."""
+
+    data_name: str = toy_name(required=True)
+    augment_to: int | None = augment_to()
+    flow: InflationOptions = options_of(InflationOptions)
+
+
+PUBLISHED_SAMPLES = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundtripSettings(Declared):
+    """Options of the script."""
+
+    save_dir: Path = save_dir()
+    data_root: Path = option(
+        type=DATA_SET,
+        required=True,
+        help="Data set: a zip or folder of images, the .npz of a table.",
+    )
+    bs: int = option(type=COUNT, default=1000, help="Images or rows in flight, over all ranks.")
+    total_samples: int | None = option(
+        type=COUNT,
+        unset=f"{PUBLISHED_SAMPLES}; of a table all rows that are held out",
+        help="Images or rows to measure.",
+    )
+    keep_worst: int = option(
+        of=IMAGES,
+        type=click.IntRange(min=0),
+        default=16,
+        help="Images to keep of those that come back worst.",
+    )
+    seed: int = seed("the choice of images", default=42)
+    network: ImageNetworkOptions = options_of(ImageNetworkOptions)
+    solver: SolverOptions = options_of(SolverOptions)
+    times: ImageTimeOptions = options_of(ImageTimeOptions)
+    store_grid: bool = store_grid()
+    run: DeviceOptions = options_of(DeviceOptions)
+
+    def __post_init__(self) -> None:
+        check_storage(self.store_grid, self.times.disc, self.network.network)
