@@ -44,7 +44,7 @@ def main(settings: Settings) -> None:
         return  # the first rank draws it all
     # Here, so that --help need not wait for PyTorch and Matplotlib.
     from training.pictures.album import pictures_of
-    from training.pictures.trajectories.animation import require_ffmpeg
+    from training.pictures.trajectories.album import require_ffmpeg
 
     if settings.animation and settings.format == "mp4":
         require_ffmpeg()

@@ -8,9 +8,8 @@ from training.files.coverage import SavedCoverage
 from training.files.names import title_of
 from training.measure.boundaries import gaussian_content
 from training.measure.coverage import STAGES
-from training.pictures.coverage.radius import STYLES
-from training.pictures.style.colors import BLUE, MUTED, ORANGE
-from training.pictures.style.words import joined
+from training.pictures.coverage import STYLES
+from training.pictures.look import BLUE, MUTED, ORANGE, joined
 from training.report import charts
 from training.report.content import Chart, Charts, Choice, Key, Result, Section, Table
 

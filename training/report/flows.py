@@ -16,18 +16,18 @@ from bokeh.plotting import figure
 
 from training.files.arrays import evenly
 from training.files.trajectory import SavedTrajectory
-from training.pictures.style.colors import colors_of_places, sequential_colors
-from training.pictures.style.words import joined
+from training.pictures.look import colors_of_places, joined, sequential_colors
 from training.pictures.trajectories.clouds import (
     COLORS,
     TITLES,
     axis_names,
     common_box,
+    latent_law,
+    name_and_details,
     points_of,
     seen_places,
     shown_dims,
 )
-from training.pictures.trajectories.words import latent_law, name_and_details
 from training.report import charts
 from training.report.content import Chart, Choice, Coloring, Flow, Section
 from training.report.latents import latent_parts, latent_results

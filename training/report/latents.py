@@ -7,10 +7,9 @@ from bokeh.models import ColumnDataSource
 from bokeh.plotting import figure
 
 from training.files.trajectory import SavedTrajectory
-from training.pictures.style.colors import BLUE, MUTED, ORANGE
-from training.pictures.style.words import joined
-from training.pictures.trajectories.spectra import ratio_and_error
-from training.pictures.trajectories.words import name_and_details
+from training.pictures.look import BLUE, MUTED, ORANGE, joined
+from training.pictures.trajectories.clouds import name_and_details
+from training.pictures.trajectories.latents import ratio_and_error
 from training.report import charts
 from training.report.content import Chart, Charts, Key, Result
 

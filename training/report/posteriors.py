@@ -9,11 +9,14 @@ from bokeh.models import ColumnDataSource, DataRange1d
 from training.files.arrays import evenly
 from training.files.names import parameter
 from training.files.posterior_draws import SavedPosteriors, load_netcdf
-from training.pictures.posteriors.images import gray_levels, observed_cells, spread_cells
-from training.pictures.posteriors.tables import telling_columns
+from training.pictures.look import BLUE, MUTED, brief, joined
+from training.pictures.posteriors.tables import (
+    gray_levels,
+    observed_cells,
+    spread_cells,
+    telling_columns,
+)
 from training.pictures.posteriors.words import MOST_SHOWN, name_and_details, part_of, value_words
-from training.pictures.style.colors import BLUE, MUTED
-from training.pictures.style.words import brief, joined
 from training.report import charts
 from training.report.content import (
     Chart,

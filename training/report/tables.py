@@ -11,10 +11,9 @@ from dnnlib.errors import DataError
 from training.files.arrays import evenly
 from training.files.rows import SavedTable
 from training.names import CELL_ERROR
-from training.pictures.style.words import joined
-from training.pictures.tables.columns import color_of
-from training.pictures.tables.fit import chance, distances
-from training.pictures.trajectories.words import name_and_details
+from training.pictures.look import joined
+from training.pictures.tables.columns import chance, color_of, distances
+from training.pictures.trajectories.clouds import name_and_details
 from training.report import charts
 from training.report.content import (
     Chart,

@@ -1,9 +1,8 @@
-"""The look that all pictures share: type, headlines, panels, legends, unobtrusive axes.
+"""The look that all pictures share: colors, words, type, headlines, panels, legends, pages."""
 
-Sizes are in inches, those of type in points.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,124 @@ from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from training.pictures.style.colors import FAINT, INK, MUTED
+INK = "#22262e"  # titles and labels
+MUTED = "#6b7280"  # secondary text
+FAINT = "#d5d9e0"  # axes, grids
+BLUE = "#3f5fd0"
+ORANGE = "#e8862e"
+DIVERGING = ("#1c2766", BLUE, "#f4f5f8", ORANGE, "#7f3606")  # from -1 over 0 to 1
+
+# The plane's colors from left to right, as hues in degrees, at its bottom and at its top; and the
+# lightness of bottom and top. All can be seen on white.
+BOTTOM_HUES = (272.0, 385.0)
+TOP_HUES = (240.0, 430.0)
+LIGHTNESS = (0.46, 0.79)
+CHROMA = 0.17
+
+_OKLAB_TO_LMS = np.array(
+    [
+        [1.0, 0.3963377774, 0.2158037573],
+        [1.0, -0.1055613458, -0.0638541728],
+        [1.0, -0.0894841775, -1.2914855480],
+    ]
+)
+_LMS_TO_RGB = np.array(
+    [
+        [4.0767416621, -3.3077115913, 0.2309699292],
+        [-1.2684380046, 2.6097574011, -0.3413193965],
+        [-0.0041960863, -0.7034186147, 1.7076147010],
+    ]
+)
+
+
+def colors_of_places(places: np.ndarray, width: float) -> np.ndarray:
+    """A color for each place of the plane, so that neighbors look alike.
+
+    Args:
+        places: ``[N, 2]``.
+        width: Distance from the origin at which colors have nearly reached their ends.
+
+    Returns:
+        sRGB in 0..1 ``[N, 3]``.
+    """
+    across, up = (0.5 + 0.5 * np.tanh(places / width)).T
+    left, right = (b + (t - b) * up for b, t in zip(BOTTOM_HUES, TOP_HUES, strict=True))
+    hue = np.deg2rad(left + (right - left) * across)
+    lightness = LIGHTNESS[0] + (LIGHTNESS[1] - LIGHTNESS[0]) * up
+    return _to_srgb(lightness, hue)
+
+
+def sequential_colors(count: int) -> np.ndarray:
+    """So many colors from dark blue over magenta to light orange, sRGB in 0..1 ``[count, 3]``."""
+    share = np.linspace(0, 1, count)
+    hue = BOTTOM_HUES[0] + (TOP_HUES[1] - BOTTOM_HUES[0]) * share
+    return _to_srgb(LIGHTNESS[0] + (LIGHTNESS[1] - LIGHTNESS[0]) * share, np.deg2rad(hue))
+
+
+def _to_srgb(lightness: np.ndarray, hue: np.ndarray) -> np.ndarray:
+    """Colors of full chroma, or of as much as sRGB has at that lightness and hue."""
+    chromas = np.linspace(0, CHROMA, 24)[:, None]
+    lab = np.stack(
+        np.broadcast_arrays(lightness, chromas * np.cos(hue), chromas * np.sin(hue)), axis=-1
+    )
+    linear = (lab @ _OKLAB_TO_LMS.T) ** 3 @ _LMS_TO_RGB.T
+    inside = ((linear >= 0) & (linear <= 1)).all(axis=-1)
+    best = np.where(inside, np.arange(len(chromas))[:, None], 0).max(axis=0)
+    linear = np.clip(linear[best, np.arange(len(hue))], 0.0, 1.0)
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+def joined(*words: str, by: str = " · ") -> str:
+    """Words in one line, without those that are empty."""
+    return by.join(word for word in words if word)
+
+
+def brief(value: float) -> str:
+    """A number that is not negative with two digits, or all of those before its point."""
+    if value == 0 or value >= 1e-3:
+        return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+    first, power = f"{value:.1e}".split("e")
+    return f"{first.removesuffix('.0')}·{power_of_ten(int(power))}"
+
+
+def power_of_ten(power: int) -> str:
+    return "10" + str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def words_for(value: Any, words: dict[str, str]) -> str:
+    """The words for a value; none for what there are no words for."""
+    return words.get(value, "") if isinstance(value, str) else ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that can be made.
+
+    Attributes:
+        path: The file that it will be.
+        write: Draws it into a file.
+        note: What the user should know about it; may be empty.
+    """
+
+    path: Path
+    write: Callable[[Path], None]
+    note: str = ""
+
+
+def figures(stem: Path, draw: Mapping[str, Callable[[], Figure]]) -> list[Picture]:
+    """PNGs of figures that are drawn when they are written.
+
+    Args:
+        stem: Folder and first part of their names.
+        draw: What draws them, by the last part of their names.
+    """
+
+    def picture(name: str, make: Callable[[], Figure]) -> Picture:
+        path = stem.with_name(f"{stem.name}_{name}.png")
+        return Picture(path, lambda destination: make().savefig(destination, format="png"))
+
+    return [picture(name, make) for name, make in draw.items()]
+
 
 DPI = 150
 TITLE_SIZE, TEXT_SIZE, SMALL_SIZE = 13.0, 9.5, 8.0
@@ -241,3 +357,26 @@ def legend(axes: Axes, columns: int = 1, **options: Any) -> None:
         "columnspacing": 1.6,
     }
     axes.legend(**{**style, **options})
+
+
+class Page:
+    """An empty page.
+
+    Args:
+        width: In pixels.
+        height: In pixels.
+    """
+
+    def __init__(self, width: int, height: int):
+        self.width, self.height = width, height
+        self.figure: Figure = new_figure(width / DPI, height / DPI)
+
+    def headline(self, title: str, subtitle: str, left: int, top: int) -> None:
+        headline(self.figure, title, subtitle, left / DPI, (self.height - top) / DPI)
+
+    def image(self, pixels: np.ndarray, left: int, top: int) -> None:
+        """Lays an image ``[h, w, 3]`` of 8 bits on the page, pixel by pixel."""
+        self.figure.figimage(pixels, left, self.height - top - pixels.shape[0], origin="upper")
+
+    def text(self, text: str, x: float, y: float, **style: Any) -> None:
+        self.figure.text(x / self.width, 1 - y / self.height, text, **style)
