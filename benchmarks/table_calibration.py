@@ -35,12 +35,12 @@ from training.data.tables.making import Choices, make_table
 from training.data.tables.table import Table
 from training.flow.calibration import fit_calibration
 from training.learning.calibrating import node_times
-from training.learning.selection import Watch
-from training.learning.tables import MOST_CALIBRATED, Space, choose_space
+from training.learning.held_out import Watch
 from training.learning.trainer import Trainer
 from training.measure.held_out_ranks import latent_coverage
 from training.model.model import Model
 from training.names import AUTO, METHODS
+from training.subjects.table_spaces import MOST_CALIBRATED, Space, choose_space
 
 DEFAULT = "wine,diabetes,breast_cancer,phoneme,toy:circles"
 MOST_JUDGED = 1000

@@ -30,11 +30,11 @@ from training.flow.coordinates.coordinates import Coordinates
 from training.flow.pfode import ProbabilityFlow
 from training.learning.building import Choices
 from training.learning.coordinates import fit_coordinates
-from training.learning.selection import Watch
-from training.learning.tables import Preparation, Space, choose_space
+from training.learning.held_out import Watch
 from training.learning.trainer import Trainer, TrainingConfig
 from training.names import AUTO, TABLE_NETWORK
 from training.subjects import TableTraining, Wanted
+from training.subjects.table_spaces import Preparation, Space, choose_space
 
 CPU = torch.device("cpu")
 LOOKS, PATIENCE = 50, 15

@@ -50,8 +50,8 @@ from training.data.tables.foreign import ForeignTable
 from training.data.tables.formats import open_table
 from training.data.tables.making import Choices, make_table
 from training.data.tables.table import Table
-from training.learning.tables import Space
 from training.measure.two_sample import energy_distance
+from training.subjects.table_spaces import Space
 
 MOST_COMPARED, MOST_RETURNED, FOLDS = 3000, 1000, 5
 FAR = 1e4

@@ -22,7 +22,7 @@ from training.flow.solvers import SOLVERS
 from training.model.model import Model
 from training.names import DEFAULT_SOLVER
 from training.options.simulations import PUBLISHED_SAMPLES
-from training.subjects.returns import WorstImages
+from training.subjects.samples import WorstImages
 
 Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]

@@ -31,7 +31,7 @@ BUGS = [
         "test_training.py::test_steps_wait_for_nothing",
     ),
     (
-        "training/learning/skipping.py",
+        "training/learning/safeguards.py",
         "if self._until_look > 0:",
         "if self._until_look > MAX_SKIPPED_IN_A_ROW:",
         "test_training.py::test_steps_wait_for_nothing",

@@ -11,9 +11,8 @@ import pytest
 from dnnlib.logs import logger
 from tests.reliability.jobs import IMAGE_TRAINING, TOY_TRAINING, write_images
 from tests.reliability.whole import differences, results
-from training.learning.restarting import LAUNCH_KEY, OPTIONS_NAME, launch_id
 from training.learning.resuming import place_to_resume
-from training.learning.run_folder import Place, RunFolder
+from training.learning.run_folder import LAUNCH_KEY, OPTIONS_NAME, Place, RunFolder, launch_id
 
 ROOT = Path(__file__).parents[2]
 NEVER = -1

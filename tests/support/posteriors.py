@@ -19,9 +19,9 @@ from training.inference.prior import Prior
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.target import Target
 from training.learning.building import Choices
-from training.learning.tables import Preparation, Space
 from training.learning.trainer import TrainingConfig
 from training.measure.posterior.convergence import convergence
+from training.subjects.table_spaces import Preparation, Space
 
 ROWS = 256
 STEPS = 2

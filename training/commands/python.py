@@ -28,7 +28,7 @@ from training.data.tables.formats import open_table
 from training.data.tables.making import Choices, make_table
 from training.data.tables.table import Table as Rows
 from training.files.table import holds_table, load_table, save_table
-from training.learning.loop import Progress
+from training.learning.run import Progress
 from training.model.model import Model
 from training.options.declared import Declared
 from training.options.toy_train import ToyTrainSettings

@@ -10,12 +10,12 @@ from training.data.images.dataset import ImageDataset
 from training.data.tables.table import Table
 from training.files.table import holds_table, load_table
 from training.learning.building import Choices
-from training.learning.loop import Progress
-from training.learning.tables import Space
+from training.learning.run import Progress
 from training.names import AUTO, IMAGE_NETWORK_NAMES, IMAGES, TABLE, TABLE_NETWORK
 from training.options.train import TrainSettings
 from training.subjects import ImageTraining, NetworkFile, TableTraining
 from training.subjects.image_training import open_alike
+from training.subjects.table_spaces import Space
 
 
 def run(settings: TrainSettings, progress: Progress | None = None) -> Path | None:

@@ -28,8 +28,7 @@ from torch_utils.streams import Stream
 from training.data.batches import Batch
 from training.flow.denoisers import NetworkDenoiser
 from training.learning.loss import DenoisingLoss, DenoisingRegression, Draws
-from training.learning.scaling import LossScale
-from training.learning.skipping import SkippedSteps
+from training.learning.safeguards import LossScale, SkippedSteps
 from training.learning.targets import LOT_BITS, OtherPoints, OthersOfBatch, telling_axis
 from training.model.model import Model
 

@@ -23,13 +23,11 @@ from training.data.images.batches import (
 from training.flow.calls import BLOCK_ROWS
 from training.flow.eigenbasis import EigenBasis
 from training.learning.building import Choices
-from training.learning.compiling import compile_network
-from training.learning.held_out import HeldOut
-from training.learning.limits import require_batch, require_network
+from training.learning.cost import require_batch, require_network
+from training.learning.held_out import HeldOut, Watch
 from training.learning.melting import LawPlan, points_to_melt
-from training.learning.precision import fastest_precision
 from training.learning.resuming import Resumed
-from training.learning.selection import Watch
+from training.learning.speed import compile_network, fastest_precision
 from training.learning.trainer import Trainer
 from training.model.model import Model
 from training.names import IMAGES, LABEL_DIM

@@ -27,8 +27,7 @@ from training.model.model import Model
 from training.names import IMAGE_POOL, IMAGES, TOY_NAMES
 from training.subjects.image_training import melted_images
 from training.subjects.networks import NetworkFile, plain_name
-from training.subjects.returns import ImageReturns, Returns
-from training.subjects.samples import Samples, Source
+from training.subjects.samples import ImageReturns, Returns, Samples, Source
 from training.subjects.subject import Subject, required, variances_line
 
 BLOCK = 16

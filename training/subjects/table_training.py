@@ -13,18 +13,18 @@ from dnnlib.logs import logger
 from training.data.tables.table import Table
 from training.flow.coordinates.coordinates import Coordinates
 from training.learning.building import Choices
-from training.learning.limits import require_batch
+from training.learning.cost import require_batch
+from training.learning.held_out import Watch
 from training.learning.resuming import Resumed
-from training.learning.selection import Watch
-from training.learning.tables import (
+from training.names import AXES_TOO, TABLE_NETWORK
+from training.recipes import TableRecipe, describe_table_recipe, fitted_to_table
+from training.subjects.table_spaces import (
     Preparation,
     Space,
     about_table,
     choose_space,
     kept_dimensions,
 )
-from training.names import AXES_TOO, TABLE_NETWORK
-from training.recipes import TableRecipe, describe_table_recipe, fitted_to_table
 from training.subjects.training import Start, Training
 
 

@@ -20,12 +20,12 @@ from training.flow.likelihood import LOG_PROB_ERROR
 from training.flow.pfode import ProbabilityFlow
 from training.flow.trajectory import Trajectory
 from training.learning.melting import MOST, LawPlan
-from training.learning.tables import rows_to_melt
 from training.measure.held_out_ranks import density_ranks, latent_coverage
 from training.names import MOST_ROWS, TABLE
 from training.subjects.networks import NetworkFile, plain_name
 from training.subjects.samples import Samples, Source
 from training.subjects.subject import Subject, required, variances_line
+from training.subjects.table_spaces import rows_to_melt
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -23,7 +23,7 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import INFLATION_DEFAULTS
 from training.flow.trajectory import Trajectory
-from training.learning.limits import require_batch
+from training.learning.cost import require_batch
 from training.learning.melting import MOST, NETWORK_ROWS, LawPlan, points_to_melt
 from training.learning.resuming import Resumed
 from training.learning.targets import MOST_NEAR

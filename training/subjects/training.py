@@ -16,10 +16,10 @@ from dnnlib.errors import agree
 from training.data.batches import BatchSource
 from training.learning.building import Choices
 from training.learning.calibrating import CalibrationPlan
+from training.learning.held_out import Watch
 from training.learning.loss import DenoisingLoss
 from training.learning.melting import LawPlan
 from training.learning.resuming import Resumed
-from training.learning.selection import Watch
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
 from training.recipes import TableRecipe, TrainingRecipe

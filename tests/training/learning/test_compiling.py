@@ -9,7 +9,7 @@ from torch import nn
 from dnnlib.errors import UsageError
 from tests.support.card_training import run_steps
 from tests.support.trainers import circles_trainer
-from training.learning.compiling import compile_network
+from training.learning.speed import compile_network
 
 
 def test_the_batch_that_it_is_tried_with_is_not_learnt_from(

@@ -19,11 +19,16 @@ from training.flow.solvers import get_solver
 from training.inference.prior import Prior
 from training.learning.building import Choices
 from training.learning.loss import DenoisingRegression
-from training.learning.screening import relevant_conditions
-from training.learning.tables import Preparation, Space, about_table, choose_space
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
 from training.networks.mlp import ToyMLP
+from training.subjects.table_spaces import (
+    Preparation,
+    Space,
+    about_table,
+    choose_space,
+    relevant_conditions,
+)
 
 CPU = torch.device("cpu")
 LINEAR = Space("none", "zca", "on")

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.support.card_training import model_of
-from training.learning import precision
-from training.learning.precision import fastest_precision, gradient_seconds
+from training.learning import speed
+from training.learning.speed import fastest_precision, gradient_seconds
 from training.learning.trainer import TrainingConfig
 
 CONFIG = TrainingConfig(total=20_000, batch=4, lr_ramp=0)
@@ -18,7 +18,7 @@ def test_half_precision_is_chosen_if_it_is_much_faster(
     half: float, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = {"fp32": 1.0, "bf16": half}  # of the names that are the fourth argument
-    monkeypatch.setattr(precision, "gradient_seconds", lambda *given: seconds[given[3]])
+    monkeypatch.setattr(speed, "gradient_seconds", lambda *given: seconds[given[3]])
     model = model_of("DDPM++ of classes")
     assert fastest_precision(*model, CONFIG) == expected
     # A training that is over at once is not worth a trial.

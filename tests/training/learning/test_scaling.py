@@ -10,8 +10,8 @@ from dnnlib.errors import DataError
 from tests.support.card_training import run_steps
 from tests.support.trainers import circles_trainer
 from training.data.batches import ToyBatches
-from training.learning import scaling
-from training.learning.scaling import LARGEST, START, LossScale
+from training.learning import safeguards
+from training.learning.safeguards import LARGEST, START, LossScale
 from training.learning.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -27,7 +27,7 @@ def half_trainer(loss_scale: float = 1.0) -> tuple[Trainer, ToyBatches]:
 def test_it_doubles_after_many_finite_steps_and_is_halved_by_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(scaling, "GROWTH_STEPS", 3)
+    monkeypatch.setattr(safeguards, "GROWTH_STEPS", 3)
     scale, found = LossScale(1.0, True, CPU), []
     for outcome in "+++ ++- +++ +++":
         if outcome != " ":
@@ -57,7 +57,7 @@ def test_a_training_in_float16_finds_a_scale_and_learns() -> None:
 
 
 def test_a_resumed_training_has_its_scale(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scaling, "GROWTH_STEPS", 4)
+    monkeypatch.setattr(safeguards, "GROWTH_STEPS", 4)
     unbroken, source = half_trainer()
     run_steps(unbroken, source, 6)
     resumed, _ = half_trainer()

@@ -22,19 +22,18 @@ from training.flow.latent.laws import GaussianLaw
 from training.learning import held_out
 from training.learning.building import Choices
 from training.learning.calibrating import calibrate
-from training.learning.held_out import HeldOut, Score
-from training.learning.loop import train
+from training.learning.held_out import HeldOut, Score, Watch
+from training.learning.run import train
 from training.learning.run_folder import RunFolder
-from training.learning.selection import Watch
-from training.learning.tables import (
+from training.learning.trainer import Trainer, TrainingConfig
+from training.model.model import Model
+from training.subjects.table_spaces import (
     PILOT_STEPS,
     Preparation,
     Space,
     choose_space,
     kept_dimensions,
 )
-from training.learning.trainer import Trainer, TrainingConfig
-from training.model.model import Model
 
 CPU = torch.device("cpu")
 SPACE = Space("yeo-johnson", "zca")

@@ -21,7 +21,7 @@ from torch_utils.stats import RunningMeans
 from training.data.batches import Batch
 from training.flow.eigenbasis import EigenBasis
 from training.learning.loss import DenoisingLoss, Draws
-from training.learning.skipping import MAX_SKIPPED_IN_A_ROW
+from training.learning.safeguards import MAX_SKIPPED_IN_A_ROW
 from training.learning.trainer import Trainer, TrainingConfig
 
 CPU = torch.device("cpu")

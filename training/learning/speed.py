@@ -1,4 +1,4 @@
-"""In what precision a network trains fastest on this CPU, by a short trial.
+"""What makes a training faster on this machine: a precision, by a short trial, and compiling.
 
 Processors that have matrix units for bfloat16 train about three times as fast in it, where others
 hardly gain anything for what it loses in digits, or are slower.
@@ -6,11 +6,15 @@ hardly gain anything for what it loses in digits, or are slower.
 
 import torch
 
+from dnnlib.errors import UsageError
 from dnnlib.logs import logger
 from torch_utils import distributed
+from torch_utils.snapshots import first_line
+from torch_utils.stats import RunningMeans
+from training.data.batches import BatchSource
 from training.learning.cost import PaperStep
 from training.learning.loss import DenoisingLoss
-from training.learning.trainer import TrainingConfig
+from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
 
 LEAST = 10_000
@@ -66,3 +70,29 @@ def gradient_seconds(
         while taken[0] < 2 * enough and len(taken) <= REPEATS:
             taken.append(step.seconds(rows))
         return min(taken)
+
+
+def compile_network(trainer: Trainer, source: BatchSource) -> None:
+    """Compiles the network of a trainer, by a batch that it does not learn from.
+
+    Raises:
+        UsageError: PyTorch cannot compile here, such as for want of a C++ compiler.
+    """
+    batch = next(source.batches(0))
+    try:
+        trainer.denoiser.network.compile()
+    except RuntimeError as error:  # such as for a Python that is too new
+        raise _refusal(error) from error
+    from torch._dynamo.exc import TorchDynamoException  # which takes a second
+
+    try:
+        trainer.accumulate(batch, trainer.draw(batch.points.dtype), RunningMeans(trainer.device))
+    except TorchDynamoException as error:
+        raise _refusal(error) from error
+    trainer.optimizer.zero_grad(set_to_none=True)
+
+
+def _refusal(error: Exception) -> UsageError:
+    return UsageError(
+        f"PyTorch cannot compile the network here ({first_line(error)}): leave --compile out"
+    )
