@@ -26,8 +26,7 @@ from torch_utils import distributed
 from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, write_network
 from training.data.batches import Batch
-from training.data.tables.batches import TableBatches
-from training.data.tables.table import Rows, Table
+from training.data.tables.table import Rows, Table, TableBatches
 from training.files.table import load_table
 from training.model.model import Model
 from training.options.toy_mesh_exps import BOUNDARY_POINTS

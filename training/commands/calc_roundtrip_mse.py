@@ -7,8 +7,7 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance
-from training.commands.integration import image_times, solver_of
-from training.commands.networks import opened
+from training.commands.shared import image_times, opened, solver_of
 from training.options.simulations import PUBLISHED_SAMPLES, RoundtripSettings
 from training.runs.roundtrips import measure_returns
 

@@ -11,11 +11,9 @@ from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils.distributed import rank_from_environment
 from torch_utils.results import provenance, save_json
-from training.data.images.transforms import Transform
-from training.data.sources.built_in import NAMES
-from training.data.sources.conversion import Conversion
-from training.data.sources.formats import open_source
-from training.data.sources.writer import image_writer, is_zip, require_writable
+from training.data.images.codec import Transform
+from training.data.sources.formats import NAMES, open_source
+from training.data.sources.writer import Conversion, image_writer, is_zip, require_writable
 from training.data.tables.formats import is_table, open_table
 from training.data.tables.making import Choices, make_table
 from training.files.table import FORMAT as TABLE_FORMAT

@@ -9,8 +9,7 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance
-from training.commands.integration import image_times, solver_of
-from training.commands.networks import latent_of
+from training.commands.shared import image_times, latent_of, solver_of
 from training.files.image_folder import ABSENT, WHOLE, ImageFolder
 from training.flow.calls import BLOCK_ROWS
 from training.options.samples import GenerationSettings

@@ -7,8 +7,7 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import load_json, provenance, save_json
-from training.commands.integration import densities_of, image_times, solver_of
-from training.commands.networks import latent_of, opened
+from training.commands.shared import densities_of, image_times, latent_of, opened, solver_of
 from training.files.rows import save_csv
 from training.files.trajectory import PARAMETERS_FORMAT, SavedEnd
 from training.options.simulations import SAMPLES, SimulationSettings

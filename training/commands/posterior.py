@@ -14,10 +14,9 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from training.commands.inference import Asked
-from training.files.mixture import FORMAT as MIXTURE_FORMAT
-from training.files.mixture import save_mixture
 from training.files.observations import read_observations
-from training.files.posterior import overview
+from training.files.posterior import FORMAT as MIXTURE_FORMAT
+from training.files.posterior import overview, save_mixture
 from training.files.posterior_draws import FORMAT, save_netcdf
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian, Likelihood
@@ -36,24 +35,28 @@ from training.options.posterior import (
     MixtureSettings,
     SampleSettings,
 )
-from training.runs.groups import Groups, fingerprint, group_size
 from training.runs.latents import recorded_eps
-from training.runs.learned_checks import LearnedCheck, LearnedRuns
 from training.runs.mixtures import MixturePlan, recover
-from training.runs.posterior_checks import Check
-from training.runs.posterior_reports import (
+from training.runs.posterior_checks import Check, LearnedCheck, LearnedRuns
+from training.runs.posterior_results import (
+    NearObservations,
     report_draws,
+    report_files,
     report_mixture,
     warn_of_far,
     warn_of_unlike,
-)
-from training.runs.posterior_results import (
-    NearObservations,
-    report_files,
     write_check,
     write_numbers,
 )
-from training.runs.posteriors import latents_of, sample_groups, sample_learned, sampled
+from training.runs.posteriors import (
+    Groups,
+    fingerprint,
+    group_size,
+    latents_of,
+    sample_groups,
+    sample_learned,
+    sampled,
+)
 from training.subjects import Subject, TableFlow
 from training.subjects.subject import required
 

@@ -10,7 +10,7 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance
-from training.commands.integration import solver_of, toy_times
+from training.commands.shared import solver_of, toy_times
 from training.files.coverage import CoverageFiles
 from training.measure.boundaries import unit_sphere
 from training.measure.coverage import Spheres, contents_within, table, unfilled

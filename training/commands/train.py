@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dnnlib.errors import UsageError
 from dnnlib.logs import logger
-from training.commands.networks import of_data_set
+from training.commands.shared import of_data_set
 from training.commands.training import refit, settled, train, wanted
 from training.data.images.dataset import ImageDataset
 from training.data.tables.table import Table

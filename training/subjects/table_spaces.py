@@ -19,8 +19,7 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.stats import RunningMeans
 from torch_utils.streams import Stream
 from training.data.batches import Batch
-from training.data.tables.batches import TableBatches
-from training.data.tables.table import Rows, Table
+from training.data.tables.table import Rows, Table, TableBatches
 from training.flow.coordinates.coordinates import Coordinates, dither
 from training.learning.building import Choices
 from training.learning.calibrating import CalibrationPlan

@@ -8,7 +8,7 @@ import torch
 from tests.support.draws import seeded
 from training.measure.posterior.calibration import RunValues, calibrate
 from training.measure.posterior.local import LocalCalibration, LocalTest
-from training.runs.posterior_reports import report_check, report_near
+from training.runs.posterior_results import report_check, report_near
 
 
 def test_a_local_test_claims_nothing_where_its_runs_are_far(

@@ -15,8 +15,7 @@ import torch
 from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.data.tables.foreign import BLOCK_ROWS, ForeignTable
-from training.data.tables.in_place import joined, narrowed
+from training.data.tables.foreign import BLOCK_ROWS, ForeignTable, joined, narrowed
 from training.data.tables.marginals import EXACT, Marginal, told_of_no_quantities, told_of_steps
 from training.data.tables.table import Columns, Dropped, Table
 

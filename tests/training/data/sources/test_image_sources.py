@@ -24,9 +24,7 @@ from tests.fuzz.hostile_sets import gzip_of_zeros
 from tests.support.refusals import refusal
 from tests.support.running import run_script
 from training.data.images.codec import Decoder
-from training.data.sources.built_in import patches
-from training.data.sources.formats import open_source
-from training.data.sources.plain_pickle import read_plain_pickle
+from training.data.sources.formats import open_source, patches, read_plain_pickle
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
