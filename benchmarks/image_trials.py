@@ -42,7 +42,7 @@ from training.data.batches import Batch
 from training.data.images.batches import ImageBatches, ImageDataset, basis_batches
 from training.flow.eigenbasis import EigenBasis
 from training.flow.solvers import SOLVERS
-from training.learning.loss import DenoisingLoss, Draws
+from training.learning.loss import DenoisingLoss, NoiseDraws
 from training.learning.trainer import Trainer
 from training.model.model import Model
 from training.options.train import TrainSettings
@@ -58,7 +58,9 @@ CPU = torch.device("cpu")
 class Weighted(DenoisingLoss):
     """A loss with weights of dimensions and times, which are 1 in the mean."""
 
-    def per_sample(self, denoiser: nn.Module, clean: Tensor, draws: Draws, *rest: Any) -> Tensor:
+    def per_sample(
+        self, denoiser: nn.Module, clean: Tensor, draws: NoiseDraws, *rest: Any
+    ) -> Tensor:
         residual, target = denoiser(clean, draws.t, draws.noise)
         errors = (residual - target).square()
         losses = (errors * self.weights(denoiser, draws.t)).mean(dim=-1)
@@ -126,12 +128,14 @@ class ImportantTimes(Watching):
     """Times drawn more often where losses are larger, by the root of their mean square, and
     weighted down by as much; half of the draws are uniform."""
 
-    def draw_rows(self, *arguments: Any, **named: Any) -> Draws:
+    def draw_rows(self, *arguments: Any, **named: Any) -> NoiseDraws:
         draws, edges = super().draw_rows(*arguments, **named), self.edges
         place = self.place(draws.t)
         bins = (torch.searchsorted(edges, place, right=True) - 1).clamp(0, BINS - 1)
         part = (place - edges[bins]) / (edges[bins + 1] - edges[bins])
-        return Draws(self.t_min + (self.t_max - self.t_min) * (bins + part) / BINS, draws.noise)
+        return NoiseDraws(
+            self.t_min + (self.t_max - self.t_min) * (bins + part) / BINS, draws.noise
+        )
 
     def weights(self, denoiser: nn.Module, t: Tensor) -> Tensor:
         # Nothing was seen since these times were drawn.

@@ -31,8 +31,8 @@ from benchmarks.table_methods import Rows, prepare, split
 from benchmarks.tables import SUM_ROWS, TABLES
 from torch_utils.stats import RunningMeans
 from training.data.tables.formats import open_table
-from training.data.tables.making import Choices, make_table
-from training.data.tables.table import Table
+from training.data.tables.making import TableChoices, make_table
+from training.data.tables.table import DataTable
 from training.flow.calibration import fit_calibration
 from training.learning.calibrating import node_times
 from training.learning.held_out import Watch
@@ -55,11 +55,11 @@ class Judgment(NamedTuple):
     p_value: float
 
 
-def read_table(name: str) -> Table:
+def read_table(name: str) -> DataTable:
     """Toys, which have no end, have as many rows as ``sum``."""
     foreign = TABLES[name][0]() if name in TABLES else open_table(name, None)
     most = SUM_ROWS if name.startswith("toy:") else None
-    return make_table(foreign, Choices(held_out=0.0, max_rows=most))[0]
+    return make_table(foreign, TableChoices(held_out=0.0, max_rows=most))[0]
 
 
 def trained(rows: Rows, seed: int) -> Model:

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from torch_utils.seeds import seeded_generator
 from torch_utils.stats import RunningMeans
 from torch_utils.streams import Stream
-from training.data.tables.table import Columns, Dropped, Table
+from training.data.tables.table import Columns, DataTable, Dropped
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.pfode import ProbabilityFlow
 from training.learning.building import Choices
@@ -105,7 +105,7 @@ def prepare(rows: Rows, seed: int, duration: float | None = None) -> Preparation
     points = torch.cat([rows.train, rows.validation])
     held_out = torch.arange(len(points)) >= len(rows.train)
     names = [f"x{index}" for index in range(1, rows.dim + 1)]
-    table = Table(points, Columns.plain(names), held_out, Dropped.none(names))
+    table = DataTable(points, Columns.plain(names), held_out, Dropped.none(names))
     choices = Choices("ifs", {}, TABLE_NETWORK, {}, "IS", "log", seed=seed)
     training = TableTraining(
         wanted=Wanted(choices=choices, amounts={"duration": duration}),
@@ -321,7 +321,7 @@ METHODS: dict[str, Callable[[Space], Method]] = {
 """By name; ``-maps`` are in the flow's coordinates."""
 
 
-def split(table: Table, seed: int) -> tuple[Rows, Tensor]:
+def split(table: DataTable, seed: int) -> tuple[Rows, Tensor]:
     """70 % of the rows to train on, 15 % to choose by, 15 % to judge by; and what standardizes.
 
     Discrete columns are spread over their steps here, once, for all methods.

@@ -26,7 +26,7 @@ from torch_utils import distributed
 from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, write_network
 from training.data.batches import Batch
-from training.data.tables.table import Rows, Table, TableBatches
+from training.data.tables.table import DataTable, Rows, TableBatches
 from training.files.table import load_table
 from training.model.model import Model
 from training.options.toy_mesh_exps import BOUNDARY_POINTS
@@ -231,7 +231,7 @@ def test_a_table_is_calibrated_on_its_held_out_rows_if_asked_to(
     refused(run_script(*training, out, "--calibration_data=x"), 2, "--calibration_data is for")
 
 
-def shifted(table: Table) -> Table:
+def shifted(table: DataTable) -> DataTable:
     return replace(table, points=table.points + 1)
 
 

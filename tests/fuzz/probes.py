@@ -20,7 +20,7 @@ from training.data.images.codec import Decoder, decode_exact
 from training.data.images.dataset import ImageDataset
 from training.data.sources.formats import open_source, read_plain_pickle
 from training.data.tables.formats import open_table
-from training.data.tables.making import Choices, make_table
+from training.data.tables.making import TableChoices, make_table
 from training.data.tables.table import restored
 from training.files.fid_reference import FIDReference
 from training.files.observations import read_array
@@ -137,7 +137,7 @@ def use_table(path: Path) -> None:
 
 
 def use_rows_to_convert(path: Path) -> None:
-    table, _ = make_table(open_table(str(path), None), Choices(missing="drop"))
+    table, _ = make_table(open_table(str(path), None), TableChoices(missing="drop"))
     assert table.points.isfinite().all()
 
 

@@ -15,7 +15,7 @@ from training.data.images.codec import Transform
 from training.data.sources.formats import NAMES, open_source
 from training.data.sources.writer import Conversion, image_writer, is_zip, require_writable
 from training.data.tables.formats import is_table, open_table
-from training.data.tables.making import Choices, make_table
+from training.data.tables.making import TableChoices, make_table
 from training.files.table import FORMAT as TABLE_FORMAT
 from training.files.table import save_table
 from training.names import IMAGES, TABLE
@@ -74,7 +74,7 @@ def table(settings: DataSetSettings, params: Path) -> dict[str, Any]:
     require_new([dest, params], settings.overwrite, "--dest")
     chosen = settings.table
     source = open_table(settings.source, settings.wanted, chosen.seed, chosen.header)
-    choices = Choices(
+    choices = TableChoices(
         conditions=chosen.conditions or (),
         missing=chosen.missing,
         dequantize=chosen.dequantize == "auto",

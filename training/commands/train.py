@@ -7,7 +7,7 @@ from dnnlib.logs import logger
 from training.commands.shared import of_data_set
 from training.commands.training import refit, settled, train, wanted
 from training.data.images.dataset import ImageDataset
-from training.data.tables.table import Table
+from training.data.tables.table import DataTable
 from training.files.table import holds_table, load_table
 from training.learning.building import Choices
 from training.learning.run import Progress
@@ -54,10 +54,13 @@ def training_on_images(settings: TrainSettings, data: Path) -> ImageTraining:
     require_network(settings, IMAGE_NETWORK_NAMES)
     if settings.flow.dims_to_keep == AUTO:
         raise UsageError("--dims_to_keep=auto is for tables: give a number")
-    said, network, run = settings.data, settings.network, settings.run
-    images, held_out = ImageDataset(data, use_labels=said.cond, xflip=said.xflip), None
-    if said.held_out:
-        images, held_out = images.split(said.held_out, run.seed)
+    options, network, run = settings.data, settings.network, settings.run
+    images, held_out = (
+        ImageDataset(data, use_labels=options.cond, xflip=options.xflip),
+        None,
+    )
+    if options.held_out:
+        images, held_out = images.split(options.held_out, run.seed)
     inflates = settings.flow.precond == "ifs"
     gain = inflates if network.output_gain is None else network.output_gain
     choices = choices_of(settings, network.arch or IMAGE_NETWORK_NAMES[0], images.dim, gain)
@@ -67,9 +70,9 @@ def training_on_images(settings: TrainSettings, data: Path) -> ImageTraining:
         wanted=wanted(settings, choices),
         images=images,
         held_out=held_out,
-        calibrated_on=open_alike(other, images, said.cond) if other else None,
+        calibrated_on=open_alike(other, images, options.cond) if other else None,
         published=settings.training.preset == "published",
-        basis_images=said.batch_pca,
+        basis_images=options.batch_pca,
         tries_precisions=tries_precisions(settings),
         transfer=network.transfer,
         compiles=network.compile,
@@ -112,7 +115,7 @@ def require_network(settings: TrainSettings, known: tuple[str, ...]) -> None:
         )
 
 
-def with_wanted_conditions(settings: TrainSettings, table: Table) -> Table:
+def with_wanted_conditions(settings: TrainSettings, table: DataTable) -> DataTable:
     """The table, with conditions if they are wanted.
 
     Raises:

@@ -56,7 +56,7 @@ from training.files.arrays import CheckedArrays
 from training.files.names import parameter, title_of
 from training.inference.draws import Draws
 from training.inference.summary import CONTENTS, LEVELS, REASONS, Summary
-from training.measure.posterior.calibration import Calibration, RunValues, calibrate
+from training.measure.posterior.calibration import CalibrationCheck, RunValues, calibrate
 from training.measure.posterior.ranks import FEWEST_IN_BIN
 
 FORMAT = "inflationary-flows mixture 1"
@@ -294,7 +294,7 @@ class SavedCheck:
     """
 
     values: RunValues
-    calibration: Calibration
+    calibration: CalibrationCheck
     name: str
     schedule: str
     question: Any

@@ -33,7 +33,7 @@ from dnnlib.errors import UsageError
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.live_memory import LiveMemory
-from training.learning.loss import DenoisingLoss, Draws
+from training.learning.loss import DenoisingLoss, NoiseDraws
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
 from training.networks import NETWORKS, TOY_NETWORKS
@@ -78,7 +78,7 @@ class StepCost:
 
     def describe(self) -> str:
         """For people to read, in one line or two."""
-        said = (
+        text = (
             f"On paper, a step of {self.parameters:,} parameters takes "
             f"{_flops(self.forward_flops)} a sample, {_flops(self.flops)} with the backward pass, "
             f"and {_memory(self.peak_bytes)} at its peak, {self.batch_gpu} samples at a time in "
@@ -86,14 +86,14 @@ class StepCost:
             "context of CUDA, workspaces of kernels, gaps between tensors"
         )
         if self.card is None:
-            return said
+            return text
         if not self.largest:
             fits = "not even one sample at a time fits"
         elif self.largest == self.rows:
             fits = f"the whole batch fits: {self.rows} samples at a time"
         else:
             fits = f"at most --batch-gpu={self.largest} fits"
-        return f"{said}\nIn {self.card:g} GiB, a quarter of it left to these, {fits}"
+        return f"{text}\nIn {self.card:g} GiB, a quarter of it left to these, {fits}"
 
 
 def _memory(size: int) -> str:
@@ -260,13 +260,13 @@ class PaperStep:
         with self._mode, self._calls, self._memory:
             yield
 
-    def _samples(self, rows: int) -> tuple[Tensor, tuple[Tensor, Draws, Conditions]]:
+    def _samples(self, rows: int) -> tuple[Tensor, tuple[Tensor, NoiseDraws, Conditions]]:
         """What a rank holds in a step: its points, and these in eigenspace, their draws, and the
         conditions."""
         basis = self._trainer.denoiser.basis
         points = torch.zeros(rows, basis.dim, dtype=self._dtype)
         times = torch.full((rows,), self._trainer.loss.t_max, dtype=torch.float64)
-        draws = Draws(times, torch.zeros(rows, basis.dim, dtype=self._dtype))
+        draws = NoiseDraws(times, torch.zeros(rows, basis.dim, dtype=self._dtype))
         wide = {name: width for name, width in self._conditions.items() if width}
         conditions = {name: torch.zeros(rows, width) for name, width in wide.items()}
         return points, (basis.to_eigen(points).to(self._dtype), draws, conditions)

@@ -140,11 +140,11 @@ class RunFolder:
             Whether it said something else, but for the launch.
         """
         path = self.path / OPTIONS_NAME
-        said, now = load_json(path), _said(record)
+        before, now = load_json(path), _said(record)
         distributed.barrier()  # until all ranks have read
-        if distributed.is_main() and said != now:
+        if distributed.is_main() and before != now:
             save_json(path, now)
-        return {**said, LAUNCH_KEY: None} != {**now, LAUNCH_KEY: None}
+        return {**before, LAUNCH_KEY: None} != {**now, LAUNCH_KEY: None}
 
     def network_path(self, seen: int) -> Path:
         return self.path / f"network-snapshot-{seen // 1000:06d}.pkl"

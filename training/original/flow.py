@@ -161,8 +161,8 @@ def _mean(principal_axes: Fields, variances: Tensor, axes: Tensor) -> Tensor:
     dim = len(variances)
     known = {"explained_variance_": variances, "components_": axes.T}
     for name, value in known.items():
-        found = principal_axes.numbers(name, *value.shape)
-        if np.abs(found - value.numpy()).max() > NOT_EQUAL * float(value.abs().max()):
+        fitted = principal_axes.numbers(name, *value.shape)
+        if np.abs(fitted - value.numpy()).max() > NOT_EQUAL * float(value.abs().max()):
             raise DataError(f"{principal_axes.where}: its '{name}' is not that of the network")
     principal_axes.require("whiten", False)
     return torch.from_numpy(principal_axes.numbers("mean_", dim))

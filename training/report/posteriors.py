@@ -23,11 +23,11 @@ from training.report.content import (
     Choice,
     Images,
     Key,
+    NumberTable,
     Picker,
     Result,
     Section,
     Sheet,
-    Table,
     Views,
 )
 from training.report.sheets import affordable, sheet, sheet_columns
@@ -114,7 +114,7 @@ def _observed(saved: SavedPosteriors, index: int) -> str:
     return "" if saved.observed is None else f": {value_words(saved.observed[index])}"
 
 
-def _summary(saved: SavedPosteriors, listed: Any) -> list[Table]:
+def _summary(saved: SavedPosteriors, listed: Any) -> list[NumberTable]:
     """Means, intervals and diagnostics of the first observations, as their JSON has them."""
     if saved.image_shape is not None or not isinstance(listed, list):
         return []
@@ -134,7 +134,9 @@ def _summary(saved: SavedPosteriors, listed: Any) -> list[Table]:
             ]
             rows.append([str(index + 1), name, *cells, " to ".join(ends), *diagnostics])
     head = ["observation", "of", "mean", "std", "90 % interval", "effective draws", "R-hat"]
-    return [Table("Summary", head, rows, part_of(saved, saved.points.shape[2]))] if rows else []
+    return (
+        [NumberTable("Summary", head, rows, part_of(saved, saved.points.shape[2]))] if rows else []
+    )
 
 
 def _cell(values: Any, name: str, form: str = "{:.4g}") -> str:

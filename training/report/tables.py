@@ -19,10 +19,10 @@ from training.report.content import (
     Chart,
     Choice,
     Key,
+    NumberTable,
     Picker,
     Result,
     Section,
-    Table,
     Views,
 )
 from training.report.flows import Shown, flows_of
@@ -113,7 +113,7 @@ def _views(tables: Mapping[str, SavedTable], choice: Choice) -> Views:
     return Views(chart, sets, None, across, up)
 
 
-def _fit(melt: SavedTable, gen: SavedTable, of: str) -> tuple[Result, Table]:
+def _fit(melt: SavedTable, gen: SavedTable, of: str) -> tuple[Result, NumberTable]:
     """How far the columns of samples are from those of data."""
     data, samples = melt.rows, gen.rows
     if data.shape[1] != samples.shape[1]:
@@ -137,7 +137,7 @@ def _fit(melt: SavedTable, gen: SavedTable, of: str) -> tuple[Result, Table]:
     note = f"Distances above {bound:.3f} are beyond chance." + (
         f" The {WORST} largest of {len(order)} columns." if len(order) > WORST else ""
     )
-    return result, Table("How the columns fit", head, rows, note)
+    return result, NumberTable("How the columns fit", head, rows, note)
 
 
 def _middles(melt: SavedTable, gen: SavedTable, column: int) -> tuple[float, float]:

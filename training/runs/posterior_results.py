@@ -16,7 +16,7 @@ from training.files.posterior import CHECK_FORMAT, save_values
 from training.flow.coordinates.surprise import MOST_CONDITIONS, Surprise
 from training.inference.amortized import SAMPLER
 from training.inference.summary import LEVELS, REASONS, Summary
-from training.measure.posterior.calibration import Calibration, RunValues, calibrate
+from training.measure.posterior.calibration import CalibrationCheck, RunValues, calibrate
 from training.measure.posterior.local import LocalCalibration, calibrate_near, is_local
 from training.names import MOST_DEBLURRED
 from training.runs.posterior_checks import Neighbors
@@ -108,9 +108,9 @@ def report_draws(
         _report_leaked(leaked["mean"], leaked["largest"])
     held = numbers.get("truths_held")
     if held is not None:
-        said = "/".join(f"{100 * float(content):g}" for content in held)
+        contents = "/".join(f"{100 * float(content):g}" for content in held)
         shares = " ".join(f"{100 * share:.1f}" for share in held.values())
-        logger.info(f"Central intervals of {said} % hold {shares} % of the true numbers")
+        logger.info(f"Central intervals of {contents} % hold {shares} % of the true numbers")
     _report_blur(summary, names, blur)
     if numbers["converged"] < count:
         missed = (~summary.converged).nonzero()[:, 0].tolist()
@@ -198,7 +198,7 @@ def report_mixture(numbers: dict[str, Any]) -> None:
     logger.info(f"Weights of the first run: {shown}{true}")
 
 
-def report_check(calibration: Calibration) -> None:
+def report_check(calibration: CalibrationCheck) -> None:
     """Tells the verdict, and what regions hold."""
     logger.info(calibration.verdict)
     if calibration.leaked is not None:
@@ -206,11 +206,11 @@ def report_check(calibration: Calibration) -> None:
     for name, curve in {"central intervals": calibration.intervals, **calibration.regions}.items():
         places = [int((curve.levels - level).abs().argmin()) for level in SHOWN]
         held = "/".join(f"{100 * float(curve.pooled[place]):.1f}" for place in places)
-        said = "/".join(f"{100 * level:.0f}" for level in SHOWN)
+        levels = "/".join(f"{100 * level:.0f}" for level in SHOWN)
         worst = curve.deviation.abs().argmax()
         where = f" ({calibration.names[int(worst)]})" if len(curve.deviation) > 1 else ""
         logger.info(
-            f"{name[0].upper()}{name[1:]} with {said} % hold {held} % of truths; "
+            f"{name[0].upper()}{name[1:]} with {levels} % hold {held} % of truths; "
             f"largest deviation {float(curve.deviation[worst]):+.1f} points{where}"
         )
 

@@ -19,7 +19,7 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.stats import RunningMeans
 from torch_utils.streams import Stream
 from training.data.batches import Batch
-from training.data.tables.table import Rows, Table, TableBatches
+from training.data.tables.table import DataTable, Rows, TableBatches
 from training.flow.coordinates.coordinates import Coordinates, dither
 from training.learning.building import Choices
 from training.learning.calibrating import CalibrationPlan
@@ -125,7 +125,7 @@ class Preparation:
         device: Where it runs.
     """
 
-    table: Table
+    table: DataTable
     choices: Choices
     config: TrainingConfig
     device: torch.device
@@ -355,7 +355,7 @@ def _candidates(preparation: Preparation, wanted: Space) -> list[Space]:
     return [Space(*each) for each in product(candidates, whitenings, starts, bounds)]
 
 
-def _over_decades(table: Table) -> list[str]:
+def _over_decades(table: DataTable) -> list[str]:
     """Names of the columns that are positive over decades, in rows that are held out too."""
     columns = table.columns
     positive = over_decades(table.train_rows.points - columns.steps / 2)
@@ -386,7 +386,7 @@ def _tried(preparation: Preparation, spaces: Sequence[Space], steps: int) -> lis
     return sorted(spaces, key=lambda space: nats[space], reverse=True)
 
 
-def kept_dimensions(wanted: int | str | None, table: Table) -> int:
+def kept_dimensions(wanted: int | str | None, table: DataTable) -> int:
     """How many dimensions are to be kept.
 
     Args:
@@ -401,7 +401,7 @@ def kept_dimensions(wanted: int | str | None, table: Table) -> int:
     return max(1, round(basis.participation_ratio))
 
 
-def about_table(table: Table, name: str) -> dict[str, Any]:
+def about_table(table: DataTable, name: str) -> dict[str, Any]:
     """What a network says of the table that it was trained on."""
     dropped = table.dropped
     return {

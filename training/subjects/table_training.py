@@ -10,7 +10,7 @@ import torch
 
 from dnnlib.errors import UsageError
 from dnnlib.logs import logger
-from training.data.tables.table import Table
+from training.data.tables.table import DataTable
 from training.flow.coordinates.coordinates import Coordinates
 from training.learning.building import Choices
 from training.learning.cost import require_batch
@@ -40,7 +40,7 @@ class TableTraining(Training):
             network is to see the numbers themselves.
     """
 
-    table: Table
+    table: DataTable
     path: Path
     space: Space
     condition_shape: tuple[int, ...] | None = None

@@ -13,7 +13,7 @@ from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal, seeded
 from torch_utils.snapshots import Part, read_network, write_network
 from torch_utils.stats import RunningMeans
-from training.data.tables.table import Columns, Dropped, Table
+from training.data.tables.table import Columns, DataTable, Dropped
 from training.flow.likelihood import Trace
 from training.flow.solvers import get_solver
 from training.inference.prior import Prior
@@ -37,25 +37,25 @@ GAMMA0 = 1e-4
 TELLING = [3, 17]
 
 
-def gaussian(count: int) -> Table:
+def gaussian(count: int) -> DataTable:
     """Three standard normal columns, given two linear maps of them with noise of variance 0.5."""
     points = normal(count, 3, seed=1)
     conditions = points @ SEEN + 0.5**0.5 * normal(count, 2, seed=2)
     held_out = torch.arange(count) % 5 == 0
     columns = Columns.plain("abc")
-    return Table(points, columns, held_out, Dropped.none("abc"), conditions, ["y1", "y2"])
+    return DataTable(points, columns, held_out, Dropped.none("abc"), conditions, ["y1", "y2"])
 
 
-def bent(count: int) -> Table:
+def bent(count: int) -> DataTable:
     """A column between bounds that follows from the size of its condition."""
     y = normal(count, 1, seed=3)
     points = torch.special.ndtr(y.abs() - 1 + 0.3 * normal(count, 1, seed=4))
     columns = replace(Columns.plain("a"), low=torch.zeros(1).double(), high=torch.ones(1).double())
     held_out = torch.arange(count) % 5 == 0
-    return Table(points, columns, held_out, Dropped.none("a"), y, ["y"])
+    return DataTable(points, columns, held_out, Dropped.none("a"), y, ["y"])
 
 
-def preparation(table: Table, steps: int = 100, members: int = 1) -> Preparation:
+def preparation(table: DataTable, steps: int = 100, members: int = 1) -> Preparation:
     more = {"members": members} if members > 1 else {}
     network = {"width": 32, "depth": 2, "label_dim": table.condition_dim, **more}
     choices = Choices(
@@ -122,12 +122,12 @@ def test_both_starts_are_tried_where_nothing_is_said() -> None:
     assert choose_space(plain, Space("none", "zca", "auto")) == Space("none", "zca", "off")
 
 
-def decades(count: int) -> Table:
+def decades(count: int) -> DataTable:
     """A parameter that is positive over six decades, and its logarithm with noise."""
     power = torch.rand(count, 1, generator=seeded(5)).double() * 6 - 3
     held_out = torch.arange(count) % 5 == 0
     y = power + 0.3 * normal(count, 1, seed=6)
-    return Table(10**power, Columns.plain("a"), held_out, Dropped.none("a"), y, ["y"])
+    return DataTable(10**power, Columns.plain("a"), held_out, Dropped.none("a"), y, ["y"])
 
 
 def test_logarithms_of_parameters_over_decades_are_tried_and_taken(
@@ -146,7 +146,7 @@ def test_logarithms_of_parameters_over_decades_are_tried_and_taken(
     assert "more: a; logarithms are not tried: give --marginals=log" in caplog.text
 
 
-def among_noise(count: int) -> Table:
+def among_noise(count: int) -> DataTable:
     """The same, its two conditions standing at places 3 and 17 among 28 that tell nothing."""
     table = gaussian(count)
     assert table.conditions is not None

@@ -12,9 +12,8 @@ from torch import Tensor
 from dnnlib.errors import DataError
 from torch_utils.stats import RunningMeans
 from training.data.tables.foreign import ForeignTable
-from training.data.tables.making import Choices as TableChoices
-from training.data.tables.making import make_table
-from training.data.tables.table import Table
+from training.data.tables.making import TableChoices, make_table
+from training.data.tables.table import DataTable
 from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
@@ -39,7 +38,7 @@ CPU = torch.device("cpu")
 SPACE = Space("yeo-johnson", "zca")
 
 
-def table(count: int = 3000) -> Table:
+def table(count: int = 3000) -> DataTable:
     """A skewed column, a column in steps, and a third that follows the square of the first."""
     draw = np.random.default_rng(0)
     a, b = draw.gamma(2, 1, count), draw.integers(0, 6, count) * 0.5

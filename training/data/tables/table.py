@@ -82,7 +82,7 @@ class Rows:
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
+class DataTable:
     """Rows of numbers, and what is known of their columns.
 
     Attributes:
@@ -129,7 +129,7 @@ class Table:
         """C."""
         return len(self.condition_names)
 
-    def without_conditions(self) -> "Table":
+    def without_conditions(self) -> "DataTable":
         """The points alone."""
         return replace(self, conditions=None, condition_names=[])
 

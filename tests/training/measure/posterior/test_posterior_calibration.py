@@ -8,7 +8,7 @@ import torch
 from dnnlib.errors import DataError
 from tests.support.draws import double, normal, seeded
 from training.measure.posterior.calibration import (
-    Calibration,
+    CalibrationCheck,
     RunValues,
     calibrate,
     run_values,
@@ -46,7 +46,7 @@ def gaussian_values(
     return run_values(draws, truth, seeded(4), others=others, log_density=density)
 
 
-def smallest(found: Calibration, words: str) -> float:
+def smallest(found: CalibrationCheck, words: str) -> float:
     return min(p for name, p in found.adjusted.items() if words in name)
 
 
