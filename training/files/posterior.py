@@ -52,8 +52,7 @@ from torch import Tensor
 
 from dnnlib.errors import DataError
 from torch_utils.results import load_arrays, open_arrays, save_arrays
-from training.files.arrays import CheckedArrays
-from training.files.names import parameter, title_of
+from training.files.arrays import CheckedArrays, parameter, title_of
 from training.inference.draws import Draws
 from training.inference.summary import CONTENTS, LEVELS, REASONS, Summary
 from training.measure.posterior.calibration import CalibrationCheck, RunValues, calibrate

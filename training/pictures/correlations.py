@@ -11,6 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from training.files.arrays import parameter, title_of
 from training.files.correlations import (
     LagCurve,
     SavedLags,
@@ -18,7 +19,6 @@ from training.files.correlations import (
     stem_and_index,
     summary_of,
 )
-from training.files.names import parameter, title_of
 from training.measure.correlation_times import scatter_of
 from training.pictures import look
 from training.pictures.look import (

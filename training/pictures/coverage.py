@@ -11,9 +11,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from training.files.arrays import evenly
+from training.files.arrays import evenly, parameter, title_of
 from training.files.coverage import SavedCoverage
-from training.files.names import parameter, title_of
 from training.measure.boundaries import Boundary, gaussian_content
 from training.measure.coverage import STAGES, contents_within, mean_and_two_std
 from training.pictures import look

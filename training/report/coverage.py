@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from training.files.arrays import title_of
 from training.files.coverage import SavedCoverage
-from training.files.names import title_of
 from training.measure.boundaries import gaussian_content
 from training.measure.coverage import STAGES
 from training.pictures.coverage import STYLES

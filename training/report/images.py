@@ -11,8 +11,7 @@ from training.pictures.images.simulations import images_of, melts_and_roundtrips
 from training.pictures.look import joined
 from training.pictures.trajectories.clouds import latent_law, name_and_details, telling_times
 from training.report.content import Choice, Images, Section, Sheet
-from training.report.flows import Shown, flows_of
-from training.report.latents import latent_parts, latent_results
+from training.report.flows import Shown, flows_of, latent_parts, latent_results
 from training.report.runs import roundtrip_results
 from training.report.sheets import affordable, sheet, sheet_columns
 

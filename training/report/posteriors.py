@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from bokeh.models import ColumnDataSource, DataRange1d
 
-from training.files.arrays import evenly
-from training.files.names import parameter
+from training.files.arrays import evenly, parameter
 from training.files.posterior_draws import SavedPosteriors, load_netcdf
 from training.pictures.look import BLUE, MUTED, brief, joined
 from training.pictures.posteriors.tables import (

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from torch_utils.results import last_line, load_json
-from training.files.names import stem_of
+from training.files.arrays import stem_of
 from training.files.stats import STATS
 from training.names import KINDS
 from training.pictures.look import brief, joined

@@ -25,8 +25,7 @@ from training.report.content import (
     Section,
     Views,
 )
-from training.report.flows import Shown, flows_of
-from training.report.latents import latent_parts, latent_results
+from training.report.flows import Shown, flows_of, latent_parts, latent_results
 from training.report.runs import roundtrip_results
 
 READING = (

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.support.draws import seeded
-from training.networks.conditions import FEATURES, ConditionEmbedding
+from training.networks.mlp import FEATURES, ConditionEmbedding
 
 
 @pytest.mark.parametrize("shape", [(100,), (2, 37), (1, 3, 3), (3, 9, 5)])

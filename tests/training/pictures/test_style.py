@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.font_manager import FontProperties
 
-from training.files.names import stem_of, title_of
+from training.files.arrays import stem_of, title_of
 from training.pictures import look
 from training.pictures.look import brief, colors_of_places, joined, sequential_colors
 

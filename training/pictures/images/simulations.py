@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from training.files.names import stem_of
+from training.files.arrays import stem_of
 from training.files.trajectory import SavedTrajectory
 from training.pictures.images.grids import (
     HALF_RANGE,

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from training.files.names import title_of
+from training.files.arrays import title_of
 from training.files.posterior_draws import SavedPosteriors
 from training.files.rows import printable
 from training.pictures import look

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from scipy.stats import ks_2samp
 
-from training.files.names import stem_of
+from training.files.arrays import stem_of
 from training.files.rows import LARGEST, SavedTable
 from training.pictures import look
 from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE, Picture, figures, joined

@@ -16,7 +16,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from dnnlib.errors import DataError, UsageError
-from training.files.names import stem_of
+from training.files.arrays import stem_of
 from training.files.trajectory import SavedTrajectory
 from training.pictures import look
 from training.pictures.look import FAINT, INK, MUTED, Picture, figures

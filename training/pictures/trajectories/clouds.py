@@ -8,8 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from training.files.arrays import evenly
-from training.files.names import parameter, stem_of, title_of
+from training.files.arrays import evenly, parameter, stem_of, title_of
 from training.files.trajectory import SavedTrajectory
 from training.pictures import look
 from training.pictures.look import INK, MUTED, brief, colors_of_places, joined
