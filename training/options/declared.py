@@ -135,7 +135,7 @@ S = TypeVar("S", bound=Declared)
 
 class _Shared(NamedTuple):
     cls: type[Declared]
-    unset: str
+    unset: str | Mapping[str, str]
     defaults: Mapping[str, Any]
 
 
@@ -175,14 +175,16 @@ def _declare(declaration: _Declaration) -> Any:
 
 
 def options_of(
-    cls: type[S], unset: str = "{}", defaults: Mapping[str, Any] = MappingProxyType({})
+    cls: type[S],
+    unset: str | Mapping[str, str] = "{}",
+    defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> Any:
     """A field that holds options of a class that scripts share.
 
     Args:
         cls: The class.
         unset: What happens if one is left out that has no default, where that differs between
-            scripts; ``{}`` stands for what the class says itself.
+            scripts: for all of them, ``{}`` being what the class says itself, or by name.
         defaults: The script's own defaults, by the names of fields; other names are ignored.
     """
     own = {item.name: defaults[item.name] for item in fields(cls) if item.name in defaults}
@@ -209,7 +211,9 @@ def takes(cls: type[S]) -> Callable[[Callable[[S], int | None]], Callable[..., i
 
 
 def parameters_of(
-    cls: type[Declared], unset: str = "{}", defaults: Mapping[str, Any] = MappingProxyType({})
+    cls: type[Declared],
+    unset: str | Mapping[str, str] = "{}",
+    defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[click.Parameter]:
     """The options and arguments of a settings class, in the order of its fields."""
     for item in fields(cls):
@@ -217,7 +221,8 @@ def parameters_of(
             yield from parameters_of(*item.metadata[_SHARED])
         elif _DECLARED in item.metadata:
             own = {"default": defaults[item.name]} if item.name in defaults else {}
-            yield _parameter(item, cls.section, unset, own)
+            words = unset if isinstance(unset, str) else unset.get(item.name, "{}")
+            yield _parameter(item, cls.section, words, own)
 
 
 def _parameter(

@@ -174,13 +174,7 @@ class ImageTraining(Training):
                 lambda: calibration_points(self.calibrated_on or images)
             ),
             law=wanted.law(
-                LawPlan(
-                    partial(melted_images, images),
-                    partial(melted_images, self.held_out) if self.held_out else None,
-                    points_to_melt(config.total),
-                    wanted.seed,
-                    BLOCK_ROWS[device.type],
-                )
+                law_plan(images, self.held_out, points_to_melt(config.total), wanted.seed, device)
             ),
             watch=watch,
         )
@@ -277,6 +271,19 @@ def calibration_points(dataset: ImageDataset) -> Batch:
 def melted_images(dataset: ImageDataset, count: int) -> Batch:
     """So many images to melt, or all if they are fewer, the same on all ranks."""
     return _read(dataset, _some(dataset, min(count, MOST_MELTED)))
+
+
+def law_plan(
+    images: ImageDataset,
+    held_out: ImageDataset | None,
+    count: int,
+    seed: int,
+    device: torch.device,
+) -> LawPlan:
+    """How to learn the law of latents from so many images, judged by others, if there are some."""
+    judged = partial(melted_images, held_out) if held_out else None
+    melted = partial(melted_images, images)
+    return LawPlan(melted, judged, count, seed, BLOCK_ROWS[device.type])
 
 
 def _some(dataset: ImageDataset, count: int) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 
 from dnnlib.errors import agree
-from training.data.batches import BatchSource
+from training.data.batches import Batch, BatchSource
 from training.learning.building import Choices
 from training.learning.calibrating import CalibrationPlan
 from training.learning.held_out import Watch
@@ -83,7 +83,7 @@ class Wanted:
             seed=self.seed,
         )
 
-    def calibration(self, points: Callable[[], Any]) -> CalibrationPlan | None:
+    def calibration(self, points: Callable[[], Batch]) -> CalibrationPlan | None:
         """How to calibrate on points, see ``CalibrationPlan``; None for not at all."""
         fit = self.calibration_fit
         return CalibrationPlan(points, self.seed, fit) if fit else None
