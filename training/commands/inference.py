@@ -19,13 +19,15 @@ from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
 from training.inference.user_likelihood import UserFunction, UserLikelihood
 from training.names import MOST_DEBLURRED
-from training.options.posterior import (
+from training.options.inference import (
     CHECK_DRAWS,
     DRAWS,
     LEARNED_SOLVER,
     LEARNED_STEPS,
     SOLVER,
     STEPS,
+)
+from training.options.posterior import (
     CheckSettings,
     CommonSettings,
     InferenceSettings,

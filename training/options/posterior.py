@@ -1,4 +1,4 @@
-"""Settings of ``posterior.py``: how to infer, and what each of its commands is about."""
+"""Settings of ``posterior.py``."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,170 +7,15 @@ import click
 
 from dnnlib.errors import UsageError
 from dnnlib.files import require_there
-from dnnlib.lists import positive_numbers
 from training.names import (
-    AMORTIZED_CUDA_ROWS,
-    AMORTIZED_ROWS,
     FEWEST_NEIGHBORS,
     FEWEST_RUNS,
-    HALVES,
-    IMAGE_POOL,
-    MOST_TESTED,
     NEIGHBORS,
-    PARTICLES,
-    SAMPLERS,
-    TOY_NAMES,
-    TOY_POOL,
-    WARMUP,
 )
 from training.options.declared import Declared, option, options_of
-from training.options.shared import DeviceOptions, InflationOptions, calibration, save_dir, seed
-from training.options.types import COUNT, FILE, NETWORK, POSITIVE, choice
-
-LIKELIHOODS = ("gaussian", "mask", "linear")
-DRAWS, CHECK_DRAWS = 1000, 25
-"""Of each chain: a check without a likelihood ranks a truth among all of them, and needs few."""
-SOLVER = "exp_ab2"
-"""One call a step: draws are many, and their errors need only be small beside their spread."""
-STEPS = 24
-LEARNED_SOLVER, LEARNED_STEPS = "exp_rk5", 5
-"""Without a likelihood, which leaves time for a third of the error: 31 calls in place of 26."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PriorOptions(Declared):
-    """The prior."""
-
-    section = "Prior"
-    network: str | None = option(
-        idle=True, type=NETWORK, unset="none", help="Network file: a path or an https URL"
-    )
-    data_name: str | None = option(
-        type=choice(TOY_NAMES), unset="none", help="A toy with its own denoiser, without a network"
-    )
-    calibration: bool = calibration()
-    eps: str | None = option(
-        type=choice(["learned", "auto"]),
-        unset="learned, if the network has such a law; otherwise auto",
-        help="Law of the latents: that of the network file, or the Gaussian of the closed form.",
-    )
-    deblur: bool = option(
-        is_flag=True,
-        help="Posterior of the clean points, not of those with the noise of the first time; up to "
-        "16 dimensions, by all samplers but hmc.",
-    )
-    n_iters: int | None = option(
-        type=COUNT,
-        unset=f"{STEPS} of {SOLVER}; without a likelihood {LEARNED_STEPS} of {LEARNED_SOLVER}",
-        help="Steps of final draws",
-    )
-    chain_n_iters: int = option(type=COUNT, default=10, help="Steps inside chains.")
-    batch_gpu: int | None = option(
-        "--batch-gpu",
-        type=COUNT,
-        unset=f"256; of images 16; without a likelihood {AMORTIZED_ROWS}, on CUDA "
-        f"{AMORTIZED_CUDA_ROWS}",
-        help="Points of one network call",
-    )
-
-    def __post_init__(self) -> None:
-        if (self.network is None) == (self.data_name is None):
-            raise UsageError("give either --network, or --data_name for a toy's own denoiser")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LikelihoodOptions(Declared):
-    """What was observed."""
-
-    section = "Likelihood"
-    likelihood: str = option(
-        default="gaussian",
-        help="gaussian (the whole point is observed), mask (some coordinates, by --mask), linear "
-        "(a linear map, by --operator), each with Gaussian noise; or FILE.py:function, log "
-        "likelihoods [N] of points [N, D].",
-    )
-    noise_std: str | None = option(
-        unset="none",
-        help="Standard deviation of the noise in the data's units (gray levels of images): one "
-        "number, one for each observed number with commas, or a .npy of them or of a covariance",
-    )
-    mask: str | None = option(
-        unset="none",
-        help="What is observed: coordinates by name or number from 0 on, with commas; "
-        f"{', '.join(HALVES)} of images; or a .npy of booleans, true where observed",
-    )
-    operator: Path | None = option(
-        type=FILE, unset="none", help="The matrix A [K, D] of linear, a .npy"
-    )
-
-    @property
-    def typed(self) -> frozenset[str]:
-        """Which of these options were typed."""
-        return self.given & {"likelihood", "noise_std", "mask", "operator"}
-
-    @property
-    def files(self) -> list[str | Path | None]:
-        """What may be files among the options' values, on which draws depend."""
-        program = self.likelihood.rpartition(":")[0]
-        arrays = [text for text in (self.noise_std, self.mask) if text and text.endswith(".npy")]
-        return [program, *arrays, self.operator]
-
-    def require(self) -> None:
-        """Raises UsageError unless the options make a likelihood."""
-        wanted = {"mask": "mask", "operator": "linear"}
-        for name, kind in wanted.items():
-            if (getattr(self, name) is not None) != (self.likelihood == kind):
-                raise UsageError(f"--{name} goes with --likelihood={kind}, and is needed there")
-        known = self.likelihood in LIKELIHOODS
-        if not known and ":" not in self.likelihood:
-            raise UsageError(
-                f"--likelihood is '{self.likelihood}': give {', '.join(LIKELIHOODS)}, or "
-                "FILE.py:function"
-            )
-        if known != (self.noise_std is not None):
-            raise UsageError(f"--noise_std goes with {', '.join(LIKELIHOODS)}, and is needed there")
-        if self.noise_std is not None:
-            positive_numbers(self.noise_std)
-        arrays = [text for text in (self.noise_std, self.mask) if text and text.endswith(".npy")]
-        require_there(*map(Path, arrays), self.operator)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplerOptions(Declared):
-    """How to sample."""
-
-    section = "Sampler"
-    sampler: str = option(
-        type=choice(SAMPLERS),
-        default="auto",
-        help="auto takes a pool of prior draws where that is enough; in up to "
-        f"{MOST_TESTED} dimensions it refines the pool where it is not, and anneals populations "
-        "where posteriors are narrower; in more it goes on to twisted if the noise is Gaussian, "
-        "else to hmc, or to elliptical without gradients.",
-    )
-    chains: int = option(type=COUNT, default=4, help="Chains of each observation.")
-    draws: int | None = option(
-        type=COUNT,
-        unset=f"{DRAWS}; {CHECK_DRAWS} of check without a likelihood",
-        help="Draws of each chain",
-    )
-    warmup: int | None = option(
-        type=click.IntRange(min=0),
-        unset=", ".join(f"{steps} of {name}" for name, steps in WARMUP.items()),
-        help="Steps of a chain before its first draw",
-    )
-    thin: int = option(type=COUNT, default=1, help="Steps of a chain for each draw.")
-    pool: int | None = option(
-        type=click.IntRange(min=100),
-        unset=f"{TOY_POOL}; {IMAGE_POOL} of images",
-        help="Prior draws in the pool",
-    )
-    particles: int | None = option(
-        type=click.IntRange(min=2),
-        unset=f"{PARTICLES}, or --draws if these are more",
-        help="Particles of a chain of twisted",
-    )
-    seed: int = seed("all draws")
+from training.options.inference import LIKELIHOODS, LikelihoodOptions, PriorOptions, SamplerOptions
+from training.options.shared import DeviceOptions, InflationOptions, save_dir, seed
+from training.options.types import COUNT, FILE, POSITIVE, choice
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from tests.support.refusals import refusal
 from tests.support.running import run_script
 from training.commands.training import resumed_options
 from training.options.declared import Declared, option, takes
-from training.options.posterior import LikelihoodOptions
+from training.options.inference import LikelihoodOptions
 from training.options.script import command, group
 from training.options.types import DATA_SET, FILE, NETWORK, POSITIVE, FiniteFloat, Names, Ranges
 
