@@ -41,10 +41,10 @@ from training import EigenBasis, InflationSchedule, Model
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.likelihood import Trace
 from training.flow.pfode import ProbabilityFlow
-from training.flow.solvers import get_solver
+from training.flow.trials import choose_courses
 from training.inference.exact import ExactPosterior
 from training.inference.likelihoods import Gaussian
-from training.inference.prior import Prior
+from training.inference.prior import Prior, ways_of
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.summary import Summary
 from training.inference.target import Target
@@ -53,6 +53,8 @@ from training.measure.posterior.importance import effective_size
 ROWS, BLOCK = 20_000, 256
 SCALES = (1.0, 10.0, 0.1)
 STD_OFF, MEAN_OFF = 0.05, 0.1
+TRIED = 512
+"""Trajectories from data, and from latents, that tell how few calls exact flows need."""
 FEW, MANY = 8_000, 64_000
 """Draws of a reference, and of one that is made again."""
 FLOOR = 0.1
@@ -117,7 +119,12 @@ def exact_flow(mixture: Mixture) -> ProbabilityFlow:
     )
     eye = torch.eye(dim, dtype=torch.float64)
     parts = (mixture.weights, mixture.means, mixture.covariance, eye)
-    return ProbabilityFlow(MixtureDenoiser(*parts, basis, schedule), schedule, basis)
+    flow = ProbabilityFlow(MixtureDenoiser(*parts, basis, schedule), schedule, basis)
+    generator, first = torch.Generator().manual_seed(4), flow.times()[0]
+    noisy = flow.to_eigen(mixture.sample(TRIED, 5)) + schedule.sample_noise(TRIED, first, generator)
+    latents = flow.latent.sample(TRIED, generator)
+    flow.courses = choose_courses(lambda _: flow, noisy, latents, steps=32)
+    return flow
 
 
 def trained_flow(mixture: Mixture, folder: Path) -> ProbabilityFlow:
@@ -194,10 +201,8 @@ def measured(
     truth = mixture.sample(count, seed=2)
     observed = likelihood.simulate(truth, torch.Generator().manual_seed(3))
     began = time.process_time()
-    fine, coarse = (
-        Prior(flow, flow.times(steps), get_solver("exp_ab2", 1e-6, 1e-6), deblurred)
-        for steps in (24, 10)
-    )
+    fine = Prior(flow, *flow.course("points"), deblurred, ways=ways_of(flow))
+    coarse = Prior(flow, *flow.course("look"), deblurred)
     target = Target(fine, likelihood, observed, BLOCK)
     problem = Problem(target, coarse, list(range(count)), not deblurred)
     draws = sample_posteriors(problem, plan)

@@ -40,6 +40,8 @@ class Stream(IntEnum):
     """Further points of a toy, to average targets over."""
     LOTS = 14
     """Among which of these a sample looks."""
+    TRIED = 15
+    """Latents, and noise of the first time, that solvers are tried on."""
 
     LATENT = 1
     """Latents to generate from."""

@@ -11,15 +11,16 @@ from dnnlib.files import require_folder, require_new
 from torch_utils import distributed
 from training.files.observations import read_array, read_mask, read_noise, read_observations
 from training.flow.likelihood import Trace
-from training.flow.solvers import get_solver
+from training.flow.solvers import Solver, get_solver
 from training.inference.amortized import Amortized
 from training.inference.likelihoods import Gaussian, Likelihood
-from training.inference.prior import Prior
+from training.inference.prior import Prior, ways_of
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
 from training.inference.user_likelihood import UserFunction, UserLikelihood
 from training.names import MOST_DEBLURRED
 from training.options.inference import (
+    CHAIN_STEPS,
     CHECK_DRAWS,
     DRAWS,
     LEARNED_SOLVER,
@@ -87,18 +88,23 @@ class Asked:
     @property
     def fine(self) -> Prior:
         """The prior of final draws."""
-        learned = self.settings.learned
-        name, steps = (LEARNED_SOLVER, LEARNED_STEPS) if learned else (SOLVER, STEPS)
-        return self._prior(name, self.settings.prior.n_iters or steps)
+        steps, learned = self.settings.prior.n_iters, self.settings.learned
+        flow = self.subject.flow
+        if steps is None and "points" in flow.courses:
+            return replace(self._prior(*flow.course("points")), ways=ways_of(flow))
+        name, usual = (LEARNED_SOLVER, LEARNED_STEPS) if learned else (SOLVER, STEPS)
+        return self._prior(flow.times(steps or usual), get_solver(name))
 
     @property
     def coarse(self) -> Prior:
         """The prior of chains."""
-        return self._prior(SOLVER, self.settings.prior.chain_n_iters)
+        steps, flow = self.settings.prior.chain_n_iters, self.subject.flow
+        if steps is None and "look" in flow.courses:
+            return self._prior(*flow.course("look"))
+        return self._prior(flow.times(steps or CHAIN_STEPS), get_solver(SOLVER))
 
-    def _prior(self, solver: str, steps: int) -> Prior:
-        times = self.subject.flow.times(steps)
-        return self.subject.prior(times, get_solver(solver, 1e-6, 1e-6), self.settings.prior.deblur)
+    def _prior(self, times: Tensor, solver: Solver) -> Prior:
+        return self.subject.prior(times, solver, self.settings.prior.deblur)
 
     def sharpened(self, prior: Prior) -> Prior:
         """The prior as draws without a likelihood have it."""

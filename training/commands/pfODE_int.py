@@ -7,7 +7,14 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import load_json, provenance, save_json
-from training.commands.shared import densities_of, image_times, latent_of, opened, solver_of
+from training.commands.shared import (
+    densities_of,
+    image_times,
+    is_free,
+    latent_of,
+    opened,
+    solver_of,
+)
 from training.files.rows import save_csv
 from training.files.trajectory import PARAMETERS_FORMAT, SavedEnd
 from training.options.simulations import SAMPLES, SimulationSettings
@@ -50,6 +57,7 @@ def run(settings: SimulationSettings) -> None:
             seed=settings.seed,
             paths=paths,
             save_every=settings.save_freq,
+            by_course=is_free(settings.solver, settings.times),
             start_noise=settings.start_noise,
             class_number=settings.class_,
             likelihood=densities_of(settings.likelihood, settings.seed, subject.levels_per_unit),

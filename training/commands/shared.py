@@ -1,6 +1,7 @@
 """What options that several scripts share stand for: networks, laws of latents, solvers, times."""
 
 import math
+from dataclasses import fields
 
 from dnnlib.errors import UsageError
 from training.flow.likelihood import Likelihood, Trace
@@ -24,6 +25,11 @@ from training.subjects import NetworkFile, Subject, open_subject
 def solver_of(options: SolverOptions) -> Solver:
     """The solver."""
     return get_solver(options.solver, options.rtol, options.atol)
+
+
+def is_free(*options: Declared) -> bool:
+    """Whether none of these options were typed, so that the network's courses may be taken."""
+    return not any(each.given & {field.name for field in fields(each)} for each in options)
 
 
 def toy_times(
@@ -98,7 +104,7 @@ def image_times(
 ) -> TimeChoice:
     """The times of a simulation of images or a table; arguments are those of ``toy_times``."""
     return TimeChoice(
-        None if options.n_iters == "auto" else int(options.n_iters),
+        None if options.n_iters == "auto" else int(options.n_iters or DEFAULT_STEPS),
         last_time(options, t_max, network),
         options.first,
         options.disc == "adapted",

@@ -8,7 +8,7 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance, save_json
-from training.commands.shared import densities_of, solver_of, toy_times
+from training.commands.shared import densities_of, is_free, solver_of, toy_times
 from training.files.trajectory import PARAMETERS_FORMAT
 from training.names import KINDS
 from training.options.simulations import ClosedFormSettings, NetSettings
@@ -74,6 +74,7 @@ def simulate(
             seed=settings.seed,
             paths=paths,
             save_every=settings.save_freq,
+            by_course=is_free(settings.solver, settings.times),
             likelihood=densities_of(settings.likelihood, settings.seed),
         )
         facts = {chapter.kind: chapter.facts for chapter in story.tell(KINDS)}

@@ -86,7 +86,9 @@ def fit_equal_error_grid(
         raise DataError(
             "the errors of the solver are NaN or infinite: use a shorter time, or --disc=ifs"
         )
-    density = density.clamp(min=LEAST_DENSITY * float(density.max()))
+    # Of Gaussian data there are no errors, and times are even.
+    highest = float(density.max()) or 1.0
+    density = density.clamp(min=LEAST_DENSITY * highest)
     mass = torch.cat([torch.zeros(1, dtype=torch.float64), density.flip(0).cumsum(0)])
     quantiles = torch.linspace(0, 1, 2 * CELLS + 1, dtype=torch.float64) * mass[-1]
     cell = torch.searchsorted(mass, quantiles).clamp(1, CELLS)

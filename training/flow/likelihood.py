@@ -177,7 +177,8 @@ class DivergenceIntegral:
     def _at_ends_of_steps(
         self, v: Velocity, w: Tensor, gap: Tensor | None, times: Tensor
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        directions, weights = self._directions.to(w), _weights(times)
+        directions = self._directions.to(w)
+        weights = integral_weights(times, len(times)).tolist()
         self._integrals = weights[0] * self._traces(v, w, times[0], directions)[1]
         walk = self._given.walk(v, w, times, gap)
         for weight, t, (state, apart) in zip(weights[1:], times[1:], walk, strict=True):
@@ -194,14 +195,25 @@ class DivergenceIntegral:
         return value, products.sum(dim=1, keepdim=True) if self._exact else products
 
 
-def _weights(times: Tensor) -> list[float]:
-    """What values at the monotone times count for in the integral of their cubic spline."""
+def integral_weights(times: Tensor, count: int) -> Tensor:
+    """What values at the first ``count`` of monotone times count for in an integral over all.
+
+    Of the cubic spline through them, which goes on to the last time as it is.
+
+    Args:
+        times: ``[S]``.
+        count: At most S.
+
+    Returns:
+        ``[count]``, float64, on the device of the times.
+    """
     from scipy.interpolate import CubicSpline
 
     nodes = times.double().cpu().numpy()
     sign = 1.0 if nodes[-1] > nodes[0] else -1.0
-    spline = CubicSpline(sign * nodes, np.eye(len(nodes)))
-    return (sign * spline.integrate(sign * nodes[0], sign * nodes[-1])).tolist()
+    spline = CubicSpline(sign * nodes[:count], np.eye(count))
+    integral = sign * spline.integrate(sign * nodes[0], sign * nodes[-1])
+    return torch.from_numpy(integral).to(times.device)
 
 
 def value_and_products(

@@ -18,7 +18,7 @@ the linear part is gone, and what is left to integrate vanishes for Gaussian dat
 States are carried in float64; the denoiser decides its own precision.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
 from math import isclose
 from typing import Any
@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from dnnlib.errors import DataError, UsageError
 from training.flow.calls import BlockwiseDenoiser, ConditionedDenoiser, CountedVelocity
 from training.flow.coordinates.coordinates import Coordinates
+from training.flow.courses import Course
 from training.flow.denoisers import Denoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.latent.conditional import ConditionalMixture
@@ -58,6 +59,8 @@ class ProbabilityFlow:
         coordinates: Between data space and the space of the basis; None if these are the same.
         learned: The law of standardized compressed latents at the end time, given the kept ones;
             None for the Gaussian of the closed form.
+        courses: What integrations go along where nothing else is asked for, by their use; where
+            there is none, ``DEFAULT_STEPS`` of ``DEFAULT_SOLVER``.
 
     Example:
         >>> import torch
@@ -86,8 +89,10 @@ class ProbabilityFlow:
         end_time: float | None = None,
         coordinates: Coordinates | None = None,
         learned: ConditionalMixture | None = None,
+        courses: Mapping[str, Course] | None = None,
     ):
         self.denoiser, self.schedule, self.basis = denoiser, schedule, basis
+        self.courses = dict(courses or {})
         self._end_time, self.coordinates, self.learned = end_time, coordinates, learned
         self._rows: int | None = None  # of conditions, if each point has its own
 
@@ -117,19 +122,40 @@ class ProbabilityFlow:
         """The increasing times ``[steps + 1]`` of so many steps from the first to the end time."""
         return self.schedule.times(steps, self.end_time).to(self.device)
 
+    def course(
+        self, use: str, times: Tensor | None = None, solver: Solver | str | None = None
+    ) -> tuple[Tensor, Solver]:
+        """Times ``[steps + 1]`` and the solver: those that are given, and where neither is, the
+        course of the network for this use, if it has one that ends where the flow does.
+
+        Args:
+            use: A name in ``courses.USES``.
+            times: Increasing.
+            solver: The solver, or its name.
+        """
+        course = self.courses.get(use)
+        if course is None or times is not None or solver is not None or not self._ends(course):
+            return (self.times() if times is None else times), as_solver(solver or DEFAULT_SOLVER)
+        return course.times.to(self.device), course.solver
+
+    def _ends(self, course: Course) -> bool:
+        ends = (float(course.times[0]), float(course.times[-1]))
+        own = (self.schedule.t_min, self.end_time)
+        return all(isclose(*pair, rel_tol=1e-9) for pair in zip(ends, own, strict=True))
+
     def sample(
         self,
         count: int,
         generator: torch.Generator | None = None,
         times: Tensor | None = None,
-        solver: Solver | str = DEFAULT_SOLVER,
+        solver: Solver | str | None = None,
     ) -> Tensor:
         """Generated points ``[count, D]``, float64.
 
         Args:
             count: The number of points.
             generator: The source of random numbers, on the CPU; None for torch's own.
-            times: Increasing ``[steps + 1]``.
+            times: Increasing ``[steps + 1]``; see ``course`` for the default of both.
             solver: The solver, or its name.
 
         Raises:
@@ -142,7 +168,7 @@ class ProbabilityFlow:
             raise UsageError(
                 f"the generator is {generator!r}: give torch.Generator().manual_seed(0), say"
             )
-        times = self.times() if times is None else times
+        times, solver = self.course("points", times, solver)
         return self.decode(self.latent_law(times[-1]).sample(count, generator), times, solver)
 
     def encode(
@@ -168,7 +194,7 @@ class ProbabilityFlow:
         self,
         points: Tensor | ArrayLike,
         times: Tensor | None = None,
-        solver: Solver | str = DEFAULT_SOLVER,
+        solver: Solver | str | None = None,
         latent_log_density: LogDensity | None = None,
         trace: Trace | None = None,
         first_row: int = 0,
@@ -192,7 +218,7 @@ class ProbabilityFlow:
         self,
         points: Tensor | ArrayLike,
         times: Tensor | None = None,
-        solver: Solver | str = DEFAULT_SOLVER,
+        solver: Solver | str | None = None,
         latent_log_density: LogDensity | None = None,
         trace: Trace | None = None,
         first_row: int = 0,
@@ -215,7 +241,8 @@ class ProbabilityFlow:
         """
         points = self._rows_of("points", points)
         rows = slice(first_row, first_row + len(points))
-        integral = DivergenceIntegral(as_solver(solver), trace or Trace(), rows, self.basis.dim)
+        times, solver = self.course("densities", times, solver)
+        integral = DivergenceIntegral(solver, trace or Trace(), rows, self.basis.dim)
         trajectory = self.melt(points, times, integral.solver)
         return self.log_prob_along(trajectory, integral, latent_log_density)
 

@@ -96,8 +96,8 @@ class Amortized:
         shape = (len(numbers), self.chains, self.draws)
         density = [part.density for part in parts if part.density is not None]
         w, points = (torch.cat([getattr(part, key) for part in parts]) for key in ("w", "points"))
-        if self.plausible and coordinates is not None:
-            points = coordinates.plausible(points)
+        if self.plausible:
+            points = self.prior.plausible(points)
         drawn = Draws(
             w.view(*shape, -1),
             points.view(*shape, -1),

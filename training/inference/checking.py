@@ -83,7 +83,7 @@ def truths_of_data(target: Target, points: Tensor, numbers: Sequence[int], seed:
     flow = prior.flow.in_blocks(target.rows)
     clean = (points - prior.origin) * prior.unit
     states = flow.schedule.scale(start) * (flow.to_eigen(clean) + noise)
-    melted = flow.simulate(states, prior.times, prior.solver).end
+    melted = flow.simulate(states, *prior.way("densities")).end
     return Truths(points, flow.latent_law(prior.times[-1]).whiten(melted))
 
 

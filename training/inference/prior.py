@@ -18,8 +18,9 @@ which takes that noise off to first order in its variance. The prior is then *sh
 Gaussian of variance v, what draws have falls from v + gamma0 to about v + gamma0^2 / (4 v).
 """
 
+from collections.abc import Mapping
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import log
 from typing import NamedTuple
 
@@ -50,12 +51,14 @@ class Prior:
 
     Attributes:
         flow: The flow; its network is not called in blocks, since callers make the blocks.
-        times: Of the integration, increasing ``[steps + 1]``.
-        solver: Of the integration.
+        times: Of integrations, increasing ``[steps + 1]``.
+        solver: Of integrations.
         deblurred: Whether to draw clean points.
         unit: One of the user's units in those of the flow; images have gray levels.
         origin: The flow's 0 in the user's units.
         sharpened: Whether to make clean points of blurred ones by one more step.
+        ways: Times and solvers for ``points_and_densities`` and ``densities`` of given points
+            (``flow.courses``), where they are not those of points.
     """
 
     flow: ProbabilityFlow
@@ -65,6 +68,7 @@ class Prior:
     unit: float = 1.0
     origin: float = 0.0
     sharpened: bool = False
+    ways: Mapping[str, tuple[Tensor, Solver]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.deblurred and self.flow.basis.dim > MOST_DEBLURRED:
@@ -72,6 +76,10 @@ class Prior:
                 f"--deblur takes the Jacobian of the denoiser, in at most {MOST_DEBLURRED} "
                 f"dimensions, but there are {self.flow.basis.dim}"
             )
+
+    def way(self, use: str) -> tuple[Tensor, Solver]:
+        """Times and solver for a use."""
+        return self.ways.get(use, (self.times, self.solver))
 
     @property
     def dim(self) -> int:
@@ -148,9 +156,10 @@ class Prior:
         if self.deblurred:
             raise UsageError("deblurred points have no log density: leave --deblur or that out")
         flow = self.flow.given(**conditions) if conditions else self.flow
-        integral = DivergenceIntegral(self.solver, trace, slice(0, len(w)), flow.basis.dim)
-        latents = flow.latent_law(self.times[-1]).unwhiten(w)
-        trajectory = flow.generate(latents, self.times, integral.solver)
+        times, solver = self.way("points_and_densities")
+        integral = DivergenceIntegral(solver, trace, slice(0, len(w)), flow.basis.dim)
+        latents = flow.latent_law(times[-1]).unwhiten(w)
+        trajectory = flow.generate(latents, times, integral.solver)
         density = flow.log_prob_along(trajectory, integral).log_prob
         density = density + flow.basis.dim * log(self.unit)
         end, calls = trajectory.end, trajectory.calls
@@ -176,15 +185,16 @@ class Prior:
             DataError: One is not finite, or a point has no place in the flow.
         """
         flow, inner = self._given(conditions), (points - self.origin) * self.unit
+        way = self.way("densities")
         if self.sharpened:
             first = self.times[0]
             states = self._before_last_step(flow, flow.to_eigen(inner))
             _, log_det = self._last_step(flow, states)
             blurred = flow.to_data(flow.schedule.scale(first) * states, first)
-            density = flow.log_prob(blurred, self.times, self.solver, trace=trace)
+            density = flow.log_prob(blurred, *way, trace=trace)
             density = density - log_det + _differences(flow, blurred, inner)
         else:
-            density = flow.log_prob(inner, self.times, self.solver, trace=trace)
+            density = flow.log_prob(inner, *way, trace=trace)
         return density + flow.basis.dim * log(self.unit)
 
     def melted_with_density(
@@ -201,19 +211,21 @@ class Prior:
         flow = copy(self._given(conditions))
         # What lies between eigenspace and data space does not matter to densities of states.
         flow.coordinates = None
+        times, solver = self.way("densities")
         rows = slice(0, len(states))
-        integral = DivergenceIntegral(self.solver, Trace("exact"), rows, flow.basis.dim)
-        start = flow.schedule.scale(self.times[0]) * states
-        trajectory = flow.simulate(start, self.times, integral.solver)
+        integral = DivergenceIntegral(solver, Trace("exact"), rows, flow.basis.dim)
+        start = flow.schedule.scale(times[0]) * states
+        trajectory = flow.simulate(start, times, integral.solver)
         density = flow.log_prob_along(trajectory, integral).log_prob
-        w = flow.latent_law(self.times[-1]).whiten(trajectory.end)
+        w = flow.latent_law(times[-1]).whiten(trajectory.end)
         return Generated(w, trajectory.calls + integral.products), density
 
     def whitened(self, points: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
         """The standard normal variables ``[N, D]`` of blurred points ``[N, D]``."""
         flow = self._given(conditions)
         points = (points - self.origin) * self.unit
-        return flow.latent_law(self.times[-1]).whiten(flow.encode(points, self.times, self.solver))
+        times, solver = self.way("densities")
+        return flow.latent_law(times[-1]).whiten(flow.encode(points, times, solver))
 
     def moments(self, conditions: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean ``[D]`` and covariance ``[D, D]`` of the data, in the user's units.
@@ -244,6 +256,14 @@ class Prior:
         """The unscaled states ``[N, D]`` at the first time that points ``[N, D]`` are: the inverse
         of ``of_states``."""
         return self._given(conditions).to_eigen((points - self.origin) * self.unit)
+
+    def plausible(self, points: Tensor) -> Tensor:
+        """Points ``[..., D]`` as the data could have them: whole steps of discrete columns."""
+        coordinates = self.flow.coordinates
+        if coordinates is None:
+            return points
+        inner = coordinates.plausible((points - self.origin) * self.unit)
+        return self.origin + inner / self.unit
 
     def blur(self, points: Tensor, conditions: dict[str, Tensor] | None = None) -> Tensor:
         """Standard deviations ``[N, D]`` of the noise of the first time about points ``[N, D]``, in
@@ -295,6 +315,11 @@ class Prior:
                 for index in range(flow.basis.dim)
             ]
         return denoised.detach(), torch.stack(rows, dim=1)
+
+
+def ways_of(flow: ProbabilityFlow) -> dict[str, tuple[Tensor, Solver]]:
+    """``Prior.ways`` along the courses of a flow, as few calls as answers need."""
+    return {use: flow.course(use) for use in ("points_and_densities", "densities")}
 
 
 def _differences(flow: ProbabilityFlow, before: Tensor, after: Tensor) -> Tensor:

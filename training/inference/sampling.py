@@ -1,9 +1,10 @@
 """Draws from the posteriors of many observations, by the sampler that was chosen or that fits.
 
-``auto`` weights a pool of prior draws. In few dimensions it refines the pool where it is worth some
-draws but not enough, and anneals populations where posteriors have not converged by then; in many
-it goes on to particles or chains. In few dimensions all that does not rest on a good pool is tested
-by wider proposals (``wider``): a posterior that fails has not converged.
+``auto`` weights a pool of prior draws. In few dimensions it starts with a part of the pool, and
+makes the rest where that promises to be enough; it refines the pool where it is worth some draws
+but not enough, and anneals populations where posteriors have not converged by then. In many
+dimensions it goes on to particles or chains. In few dimensions all that does not rest on a good
+pool is tested by wider proposals (``wider``): a posterior that fails has not converged.
 
 Chains and particles run on a coarse flow, of few steps. Their draws then go through the fine one,
 and are taken again by the weights ``p(y | x_fine) / p(y | x_coarse)``, within their chains.
@@ -41,6 +42,9 @@ from training.names import MOST_TESTED, SAMPLERS, WARMUP
 KERNELS: dict[str, type[Kernel]] = {
     kernel.name: kernel for kernel in (Elliptical, CrankNicolson, Hamiltonian)
 }
+FIRST = 2**14
+"""Prior draws that do for most posteriors in few dimensions: for those that they are worth DEFENDED
+draws, and for those to which the whole pool would not be."""
 CONTENT, DEFENDED = 4000, 400
 """Draws that the weights of a pool are to be worth. From DEFENDED on it is refined, if it is worth
 less than CONTENT: its own weights then bound those of the draws that are added, so that nothing is
@@ -120,7 +124,7 @@ def sample_posteriors(
     """
     if plan.sampler not in ("auto", *WEIGHTED):
         return _tested(problem, plan, _walked(problem, plan, on_part))
-    pool = pool or Pool.draw(problem.target, plan.pool, plan.seed)
+    pool = pool or Pool.draw(problem.target, first_pool(problem.target, plan), plan.seed)
     if plan.sampler == "auto":
         return _automatic(problem, plan, pool, on_part)
     if plan.sampler == "pool":
@@ -131,6 +135,12 @@ def sample_posteriors(
     return _tested(problem, plan, replace(draws, calls=draws.calls + pool.calls))
 
 
+def first_pool(target: Target, plan: SamplingPlan) -> int:
+    """How many prior draws a sampler starts with."""
+    small = plan.sampler == "auto" and target.prior.flow.basis.dim <= MOST_TESTED
+    return min(FIRST, plan.pool) if small else plan.pool
+
+
 def _automatic(
     problem: Problem,
     plan: SamplingPlan,
@@ -138,14 +148,43 @@ def _automatic(
     on_part: Callable[[float], object] | None,
 ) -> Draws:
     """The pool's draws where they are enough, and those of what fits where they are not."""
-    draws = _pooled(problem, plan, pool)
     if problem.target.prior.flow.basis.dim > MOST_TESTED:
+        draws = _pooled(problem, plan, pool)
         poor = _poor(draws, plan)
         if len(poor):
             left = problem.of(poor)
             last = replace(plan, sampler=_in_the_end(left))
             draws = draws.replaced(poor, _walked(left, last, on_part))
         return draws
+    few = pool.first(FIRST)
+    wanting = wants_more(problem.target, few, plan).cpu()
+    if not wanting.any():
+        return _in_few_dimensions(problem, plan, few, on_part)
+    if len(pool.w) < plan.pool:
+        pool = Pool.draw(problem.target, plan.pool, plan.seed, begun=pool)
+    parts = []
+    for pool_of, places in ((few, ~wanting), (pool, wanting)):
+        at = places.nonzero()[:, 0]
+        if len(at):
+            parts.append((at, _in_few_dimensions(problem.of(at), plan, pool_of.of(at), on_part)))
+    return Draws.joined([draws for _, draws in parts], torch.cat([at for at, _ in parts]))
+
+
+def wants_more(target: Target, few: Pool, plan: SamplingPlan) -> Tensor:
+    """Whether the whole pool is worth making for an observation, ``[M]``, by the first draws of it:
+    they are worth too little, and it would not be. Where likelihoods are 0 at all of them, too."""
+    worth = few.worth(target)
+    hopeless = worth * plan.pool / len(few.w) < DEFENDED
+    return (worth < DEFENDED) & (~hopeless | (worth == 0))
+
+
+def _in_few_dimensions(
+    problem: Problem,
+    plan: SamplingPlan,
+    pool: Pool,
+    on_part: Callable[[float], object] | None,
+) -> Draws:
+    draws = _pooled(problem, plan, pool)
     worth = draws.stats["effective_size"]
     thin = ((worth >= DEFENDED) & (worth < CONTENT)).nonzero()[:, 0]
     if len(thin):

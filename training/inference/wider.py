@@ -2,10 +2,10 @@
 
 What a sampler has left out has no draw, and so no weight that could tell. So a mixture is fitted to
 the draws of each chain, in the flat states of ``samplers.annealing``, and made wider; fresh draws
-of it are weighted by the flow's own density, at twice the steps, and the likelihood. Where sampler
-and steps are right, they have its means and standard deviations. It sees widths and tails, and
-modes near those that were found; of modes that are far from all draws it knows nothing: chains that
-do not agree tell of these.
+of it are weighted by the flow's own density, by a finer integration, and the likelihood. Where
+sampler and steps are right, they have its means and standard deviations. It sees widths and tails,
+and modes near those that were found; of modes that are far from all draws it knows nothing: chains
+that do not agree tell of these.
 """
 
 from dataclasses import replace
@@ -15,12 +15,15 @@ from torch import Tensor
 
 from torch_utils.seeds import hash_seed
 from torch_utils.streams import Stream
+from training.flow.solvers import SOLVERS
 from training.inference.draws import Draws
 from training.inference.proposals import Proposal
 from training.inference.samplers.annealing import FITTED, Swarm
 from training.inference.target import Target
 from training.measure.posterior.importance import effective_size, smoothed_weights
 
+SOLVER, STEPS = "exp_rk5", 8
+"""Finer than what samplers go by."""
 PROPOSED = 320
 """Of each chain."""
 WIDENING = 1.4
@@ -60,8 +63,8 @@ def tested(target: Target, draws: Draws, seeds: Tensor) -> Draws:
 def _tested(target: Target, draws: Draws, seeds: Tensor) -> dict[str, Tensor]:
     chains, size = draws.points.shape[1:3]
     prior = target.prior
-    finer = prior.flow.times(2 * (len(prior.times) - 1))
-    target = target.with_prior(replace(prior, times=finer))
+    finer = replace(prior, times=prior.flow.times(STEPS), solver=SOLVERS[SOLVER], ways={})
+    target = target.with_prior(finer)
     own = torch.tensor([hash_seed(int(seed), Stream.REFINING) for seed in seeds])
     swarm = Swarm(target, own, chains)
     rows = torch.arange(min(FITTED, size), device=target.device) * size // min(FITTED, size)

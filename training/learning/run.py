@@ -9,6 +9,7 @@ from dnnlib.errors import UsageError
 from dnnlib.logs import logger
 from training.data.batches import BatchSource
 from training.learning.calibrating import CalibrationPlan, calibrate
+from training.learning.courses import find_courses
 from training.learning.held_out import Score, Watch
 from training.learning.melting import LawPlan, learn_latent_law
 from training.learning.report import Reporter
@@ -161,6 +162,7 @@ def run_training(
             calibrate(model, calibration)
         if law:
             learn_latent_law(model, law)
+            find_courses(model, law)
 
     end = finish if calibration or law else None
     return train(trainer, source, folder, end, watch, progress)

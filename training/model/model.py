@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 from training.flow.coordinates.coordinates import Coordinates
+from training.flow.courses import Course
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.latent.conditional import ConditionalMixture
 from training.flow.pfode import ProbabilityFlow
-from training.model.network_file import model_digest, read_model, write_model
+from training.model.network_file import Parts, model_digest, read_model, write_model
 from training.model.recipe import Recipe
 
 
@@ -24,6 +25,7 @@ class Model:
         about: Plain values: data set, times, amount of training.
         coordinates: Between data space and the flow's, for tables; None where these are the same.
         learned: The law of compressed latents at the last time; None for the closed form.
+        courses: How to integrate, by use, where nothing else is asked for.
 
     Example:
         >>> import tempfile, torch
@@ -47,6 +49,7 @@ class Model:
     about: dict[str, Any] = field(default_factory=dict)
     coordinates: Coordinates | None = None
     learned: ConditionalMixture | None = None
+    courses: dict[str, Course] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return (
@@ -58,7 +61,9 @@ class Model:
         """The flow of the denoiser, up to the time that it was trained for."""
         schedule, basis = self.denoiser.schedule, self.denoiser.basis
         end = self.about.get("tmax")
-        return ProbabilityFlow(self.denoiser, schedule, basis, end, self.coordinates, self.learned)
+        return ProbabilityFlow(
+            self.denoiser, schedule, basis, end, self.coordinates, self.learned, self.courses
+        )
 
     @property
     def parameter_count(self) -> int:
@@ -71,13 +76,15 @@ class Model:
         What the network file says about itself does not count, and neither does the scale, which
         is chosen when a file is opened.
         """
-        return model_digest(self.recipe, self.denoiser, self.coordinates, self.learned)
+        return model_digest(self._parts)
 
     def save(self, path: str | Path) -> None:
         """Writes the network file, whole or not at all."""
-        write_model(
-            Path(path), self.recipe, self.denoiser, self.about, self.coordinates, self.learned
-        )
+        write_model(Path(path), self.about, self._parts)
+
+    @property
+    def _parts(self) -> Parts:
+        return Parts(self.recipe, self.denoiser, self.coordinates, self.learned, self.courses)
 
     @classmethod
     def load(
@@ -100,11 +107,13 @@ class Model:
             DataError: The file is missing, broken, foreign, or inconsistent.
             UsageError: ``end_std`` is given for a schedule without a scale.
         """
-        recipe, denoiser, about, coordinates, learned = read_model(Path(path), end_std)
+        parts, about = read_model(Path(path), end_std)
+        courses = parts.courses
         if not calibrated:
-            denoiser.calibration = None
+            # What was fitted to the calibrated flow is not of another.
+            parts.denoiser.calibration, courses = None, {}
         device = device or "cpu"
-        denoiser = denoiser.eval().requires_grad_(False).to(device)
-        moved = coordinates.to(device) if coordinates else None
-        law = learned.eval().requires_grad_(False).to(device) if learned else None
-        return cls(denoiser, recipe, about, moved, law)
+        denoiser = parts.denoiser.eval().requires_grad_(False).to(device)
+        moved = parts.coordinates.to(device) if parts.coordinates else None
+        law = parts.learned.eval().requires_grad_(False).to(device) if parts.learned else None
+        return cls(denoiser, parts.recipe, about, moved, law, courses)

@@ -21,6 +21,11 @@ code. It holds ``{"format": "inflationary-flows network", "version": 1, "parts":
     latent_law  of flows that compress, if it was learned: ConditionalMixture, with its arguments
                 (kept, compressed, components, width, depth, waves, chained), weights and buffers,
                 in float64
+    course_USE  how to integrate where nothing else is asked for, for each use (look, points,
+                points_and_densities, densities) that one was found for: Course, with its
+                arguments (solver, steps, dim, melts, and the errors that were measured: error in
+                standard deviations, nats), times [steps + 1], and if it is fitted weights
+                [steps, steps] and integrals [steps]
 
 ``about`` has data_name, data_dim, dims_to_keep, tmin, tmax and seen; of toys augment_to; of images
 image_shape and label_dim; of tables columns, condition_names and dropped; and with
@@ -39,7 +44,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +62,7 @@ from torch_utils.snapshots import (
 )
 from training.flow.calibration import Calibration
 from training.flow.coordinates.coordinates import Coordinates
+from training.flow.courses import USES, Course
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.latent.conditional import ConditionalMixture
@@ -75,33 +81,33 @@ COORDINATES = "coordinates"
 """The part that only networks of tables have."""
 LATENT_LAW = "latent_law"
 """The part of a law of compressed latents."""
+COURSE = "course_{}"
+"""The part of the course for a use."""
 BASIS_KEYS = ("mean", "eigenvalues", "eigenvectors")
 DATA_VARIANCE = "data_variance"
 GAIN_KEYS = ("output_gain_times", "output_gains")
 CALIBRATION_KEYS = ("calibration_times", "calibration_gains", "calibration_slopes")
 
 
-def write_model(
-    path: Path,
-    recipe: Recipe,
-    denoiser: NetworkDenoiser,
-    about: Mapping[str, Any],
-    coordinates: Coordinates | None = None,
-    learned: ConditionalMixture | None = None,
-) -> None:
+class Parts(NamedTuple):
+    """What a network file is made of; attributes are those of ``Model``."""
+
+    recipe: Recipe
+    denoiser: NetworkDenoiser
+    coordinates: Coordinates | None
+    learned: ConditionalMixture | None
+    courses: dict[str, Course]
+
+
+def write_model(path: Path, about: Mapping[str, Any], parts: Parts) -> None:
     """Writes a network file, whole or not at all."""
-    write_network(path, _parts(recipe, denoiser, coordinates, learned), about)
+    write_network(path, _parts(parts), about)
 
 
-def model_digest(
-    recipe: Recipe,
-    denoiser: NetworkDenoiser,
-    coordinates: Coordinates | None = None,
-    learned: ConditionalMixture | None = None,
-) -> str:
+def model_digest(parts: Parts) -> str:
     """SHA-256 of all parts of a network file, but not of what it says about itself."""
     content = hashlib.sha256()
-    for name, part in sorted(_parts(recipe, denoiser, coordinates, learned).items()):
+    for name, part in sorted(_parts(parts).items()):
         content.update(repr((name, part.class_name, sorted(part.arguments.items()))).encode())
         for key, tensor in sorted(part.state.items()):
             content.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -109,12 +115,8 @@ def model_digest(
     return content.hexdigest()
 
 
-def _parts(
-    recipe: Recipe,
-    denoiser: NetworkDenoiser,
-    coordinates: Coordinates | None,
-    learned: ConditionalMixture | None,
-) -> dict[str, Part]:
+def _parts(model: Parts) -> dict[str, Part]:
+    recipe, denoiser = model.recipe, model.denoiser
     state = {DATA_VARIANCE: denoiser.data_variance}
     if denoiser.output_gain is not None:
         gain = denoiser.output_gain
@@ -131,12 +133,14 @@ def _parts(
         ),
         "denoiser": Part("NetworkDenoiser", recipe.denoiser_arguments, _on_cpu(state)),
     }
-    if coordinates is not None:
-        state = _on_cpu(coordinates.state_dict())
-        parts[COORDINATES] = Part("Coordinates", coordinates.arguments, state)
-    if learned is not None:
-        law = _on_cpu(learned.state_dict())
-        parts[LATENT_LAW] = Part("ConditionalMixture", learned.arguments, law)
+    if model.coordinates is not None:
+        state = _on_cpu(model.coordinates.state_dict())
+        parts[COORDINATES] = Part("Coordinates", model.coordinates.arguments, state)
+    if model.learned is not None:
+        law = _on_cpu(model.learned.state_dict())
+        parts[LATENT_LAW] = Part("ConditionalMixture", model.learned.arguments, law)
+    for use, course in model.courses.items():
+        parts[COURSE.format(use)] = Part("Course", course.arguments, _on_cpu(course.state_dict()))
     return parts
 
 
@@ -144,9 +148,7 @@ def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.cpu() for name, tensor in state.items()}
 
 
-def read_model(
-    path: Path, end_std: float = 1.0
-) -> tuple[Recipe, NetworkDenoiser, dict[str, Any], Coordinates | None, ConditionalMixture | None]:
+def read_model(path: Path, end_std: float = 1.0) -> tuple[Parts, dict[str, Any]]:
     """What a network file holds, on the CPU; the denoiser is not yet set to evaluation.
 
     Args:
@@ -187,11 +189,13 @@ def read_model(
         made.schedule.t_min, last = _times(about, basis.dim)
         check_network(made, last)
         learned = _latent_law(path, parts.get(LATENT_LAW), basis.dim, about["dims_to_keep"])
+        named = {use: parts.get(COURSE.format(use)) for use in USES}
+        courses = {use: _course(path, part, use, basis.dim) for use, part in named.items() if part}
     except UsageError as error:
         raise DataError(f"{path}: {error}") from error
     except MISFITS as error:
         raise DataError(f"{path} is inconsistent: {first_line(error)}") from error
-    return recipe, made, about, coordinates, learned
+    return Parts(recipe, made, coordinates, learned, courses), about
 
 
 def _coordinates(path: Path, part: Part | None, dim: int, label_dim: int) -> Coordinates | None:
@@ -229,6 +233,16 @@ def _latent_law(path: Path, part: Part | None, dim: int, kept: int) -> Condition
         )
     law.check()
     return law
+
+
+def _course(path: Path, part: Part, use: str, dim: int) -> Course:
+    """A course of a file. Raises DataError or ValueError if it is broken."""
+    course = build(path, COURSE.format(use), part, {"Course": Course})
+    assert isinstance(course, Course)
+    if course.dim != dim or course.melts != USES[use].melts:
+        raise ValueError(f"its course for {use} is of another dimension, or goes another way")
+    course.check()
+    return course
 
 
 def read_basis(path: Path, state: Mapping[str, Tensor]) -> EigenBasis:

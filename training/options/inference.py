@@ -29,7 +29,7 @@ DRAWS, CHECK_DRAWS = 1000, 25
 """Of each chain: a check without a likelihood ranks a truth among all of them, and needs few."""
 SOLVER = "exp_ab2"
 """One call a step: draws are many, and their errors need only be small beside their spread."""
-STEPS = 24
+STEPS, CHAIN_STEPS = 24, 10
 LEARNED_SOLVER, LEARNED_STEPS = "exp_rk5", 5
 """Without a likelihood, which leaves time for a third of the error: 31 calls in place of 26."""
 
@@ -58,10 +58,15 @@ class PriorOptions(Declared):
     )
     n_iters: int | None = option(
         type=COUNT,
-        unset=f"{STEPS} of {SOLVER}; without a likelihood {LEARNED_STEPS} of {LEARNED_SOLVER}",
-        help="Steps of final draws",
+        unset="as few as the network file found enough; of a toy's own denoiser "
+        f"{STEPS} of {SOLVER}",
+        help=f"Steps of {SOLVER} for final draws, without a likelihood of {LEARNED_SOLVER}",
     )
-    chain_n_iters: int = option(type=COUNT, default=10, help="Steps inside chains.")
+    chain_n_iters: int | None = option(
+        type=COUNT,
+        unset=f"as the network file found for a first look; of a toy's own denoiser {CHAIN_STEPS}",
+        help=f"Steps of {SOLVER} inside chains",
+    )
     batch_gpu: int | None = option(
         "--batch-gpu",
         type=COUNT,

@@ -12,7 +12,7 @@ from training.options.declared import Declared, option, options_of
 from training.options.shared import (
     DeviceOptions,
     ImageNetworkOptions,
-    ImageTimeOptions,
+    SampleTimeOptions,
     SolverOptions,
     check_storage,
     eps,
@@ -52,7 +52,7 @@ class GenerationSettings(Declared):
     )
     network: ImageNetworkOptions = options_of(ImageNetworkOptions)
     solver: SolverOptions = options_of(SolverOptions)
-    times: ImageTimeOptions = options_of(ImageTimeOptions)
+    times: SampleTimeOptions = options_of(SampleTimeOptions)
     store_grid: bool = store_grid()
     run: DeviceOptions = options_of(DeviceOptions)
 
@@ -73,7 +73,7 @@ class GenerationSettings(Declared):
         for the last bits.
 
         Args:
-            resolved: Values that were found out: ``end_time`` and ``batch_gpu``.
+            resolved: Values that were found out, such as ``end_time`` and ``batch_gpu``.
         """
         values = self.recorded(**resolved)
         names = (

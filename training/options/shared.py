@@ -296,7 +296,7 @@ class ImageTimeOptions(EvenTimeOptions):
     """The times of a simulation of images."""
 
     disc: str = _spacing(*DISCRETIZATIONS)
-    n_iters: int | str = option(
+    n_iters: int | str | None = option(
         type=STEPS,
         default=DEFAULT_STEPS,
         help="Steps of the solver each way, or auto, by --tol.",
@@ -305,6 +305,17 @@ class ImageTimeOptions(EvenTimeOptions):
 
     def __post_init__(self) -> None:
         _check_tolerance(self.given, self.n_iters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleTimeOptions(ImageTimeOptions):
+    """The times of samples that are not compared with data."""
+
+    n_iters: int | str | None = option(
+        type=STEPS,
+        unset=f"as few calls as the network file found enough, or {DEFAULT_STEPS} steps",
+        help="Steps of the solver, or auto, by --tol",
+    )
 
 
 def eps(of: str = "Law of the latents", melt: bool = False) -> Any:

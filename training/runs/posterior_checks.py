@@ -67,7 +67,7 @@ class Check:
 
     def run(self, groups: Groups) -> RunValues:
         """The values of all runs."""
-        pool = shared_pool(self.problem.target, self.plan)
+        pool = shared_pool(self.problem.target, self.plan, self.plan.pool)
         return values_of_groups(groups, lambda places, _: self._values(places, pool))
 
     def _values(self, places: Tensor, pool: Pool | None) -> RunValues:

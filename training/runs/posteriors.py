@@ -9,7 +9,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from time import monotonic
@@ -29,7 +29,13 @@ from training.inference.amortized import Amortized
 from training.inference.draws import WEIGHTED, Draws
 from training.inference.prior import Prior
 from training.inference.samplers.pool import Pool
-from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
+from training.inference.sampling import (
+    Problem,
+    SamplingPlan,
+    first_pool,
+    sample_posteriors,
+    wants_more,
+)
 from training.inference.summary import Summary
 from training.inference.target import Target
 from training.names import PARTICLES
@@ -72,7 +78,7 @@ def progress(begun: str, name: str, total: int, unit: str) -> Iterator[Callable[
         yield move
 
 
-GROUP = 64
+GROUP = 16
 """Observations that are sampled side by side: enough to fill the calls of small networks."""
 GROUP_NUMBERS = 2**26
 """Numbers up to which the draws of a group take memory, several times over: 512 MiB."""
@@ -215,11 +221,14 @@ LATENTS = 2**16
 
 def sample_groups(problem: Problem, plan: SamplingPlan, groups: Groups) -> None:
     """Samples all posteriors into the files of their groups."""
-    pool = shared_pool(problem.target, plan)
+    pool = first = shared_pool(problem.target, plan, first_pool(problem.target, plan))
+    if first and len(first.w) < plan.pool and wants_more(problem.target, first, plan).any():
+        pool = shared_pool(problem.target, plan, plan.pool, first)
 
     def draw(places: Tensor, progress: Progress) -> Draws:
         of_group = pool.of(places) if pool else None
-        return sample_posteriors(problem.of(places), plan, of_group, progress)
+        draws = sample_posteriors(problem.of(places), plan, of_group, progress)
+        return replace(draws, points=problem.target.prior.plausible(draws.points))
 
     _into_parts(groups, draw, plan.pool)
 
@@ -257,12 +266,16 @@ def sampled(groups: Groups) -> Iterator[tuple[Draws, Summary]]:
         yield part
 
 
-def shared_pool(target: Target, plan: SamplingPlan) -> Pool | None:
-    """The pool of all observations, made by all ranks together; None for a sampler without."""
+def shared_pool(
+    target: Target, plan: SamplingPlan, size: int, begun: Pool | None = None
+) -> Pool | None:
+    """So many prior draws for all observations, made by all ranks together; None for a sampler
+    without. The first of them may be there already."""
     if plan.sampler not in ("auto", *WEIGHTED):
         return None
-    with progress(f"Making {plan.pool:,} prior draws", "prior draws", plan.pool, "draw") as move:
-        return Pool.draw(target, plan.pool, plan.seed, True, lambda part: move(part * plan.pool))
+    more = size - (len(begun.w) if begun else 0)
+    with progress(f"Making {more:,} prior draws", "prior draws", more, "draw") as move:
+        return Pool.draw(target, size, plan.seed, True, lambda part: move(part * more), begun)
 
 
 def latents_of(draws: Draws, prior: Prior) -> Tensor:

@@ -55,6 +55,7 @@ class Story:
         seed: Seed of all that is drawn at random.
         paths: Files of the simulations, by kind.
         save_every: Steps between saved states.
+        by_course: Whether densities of a melt go by the network's course, beside the melt.
         start_noise: Whether melts start with the noise of the first time.
         class_number: Class to generate; None draws one for each image.
         likelihood: What to compute of log densities; None for nothing.
@@ -70,6 +71,7 @@ class Story:
     seed: int
     paths: Mapping[str, Path]
     save_every: int
+    by_course: bool = False
     start_noise: bool = False
     class_number: int | None = None
     likelihood: Likelihood | None = None
@@ -85,11 +87,16 @@ class Story:
 
     def densities(self, samples: Samples) -> Simulation | None:
         """Log densities of a melt by an integration of their own; None if the melt's do."""
-        points = self.subject.density_points(samples, self.seed) if self.likelihood else None
+        if not self.likelihood:
+            return None
+        flow, times, solver = self.given(samples.labels), self.times, self.solver
+        points = self.subject.density_points(samples, self.seed)
+        if self.by_course and "densities" in flow.courses:
+            times, solver = flow.course("densities")
+            points = self.start_of(samples.points) if points is None else points
         if points is None:
             return None
-        flow = self.given(samples.labels)
-        simulator = Simulator(flow, self.times, self.solver, len(self.times), self.likelihood)
+        simulator = Simulator(flow, times, solver, len(times), self.likelihood)
         return simulator.melt(points, "log_prob")
 
     def tell(self, kinds: Sequence[str], melted: SavedEnd | None = None) -> Iterator[Chapter]:

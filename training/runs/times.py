@@ -36,6 +36,7 @@ class TimeChoice:
         adapted: Whether they lie so that steps make equal errors.
         tolerance: Error that is allowed where the number of steps is to be found.
         store: Whether adapted times are to be kept in the network's file.
+        given: The times themselves, if they are known.
     """
 
     steps: int | None
@@ -44,6 +45,7 @@ class TimeChoice:
     adapted: bool = False
     tolerance: float = 1e-4
     store: bool = False
+    given: Tensor | None = None
 
     def even(self, schedule: NoiseSchedule) -> Grid:
         """Even times by number of steps. The isotropic schedules have their own in place of these.
@@ -77,6 +79,8 @@ class TimeChoice:
             solver: Of the simulation.
             file: Where the network of the flow is from; None for a flow without one.
         """
+        if self.given is not None:
+            return self.given
         grid = self.even(flow.schedule)
         if self.steps is not None:
             _tell_of_many(self.steps, solver)

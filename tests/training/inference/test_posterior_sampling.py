@@ -35,22 +35,27 @@ def masked(dim: int, noise: float, observed: Tensor, deblurred: bool = False) ->
 
 def test_auto_refines_a_pool_that_is_not_enough_and_anneals_where_it_is_worth_nothing() -> None:
     observed = double([[0.3], [5.5], [-1.5]])  # the second is far out
-    which, few = masked(2, 0.3, observed), {**FEW, "draws": 50, "pool": 2**15}
+    whole, first = 2**15, sampling.FIRST
+    which, few = masked(2, 0.3, observed), {**FEW, "draws": 250, "chains": 4}
     which = replace(which, target=replace(which.target, rows=256))
-    draws = drawn(which, "auto", **few)
+    draws = drawn(which, "auto", pool=whole, **few)
     assert draws.sampler == ["pool", "annealed", "refined"]
-    for index, sampler in enumerate(draws.sampler):
-        for name in (sampler, "auto"):
-            alone = drawn(which.of(torch.tensor([index])), name, **few)
+    # The rest of the pool is made for the third alone, whatever is beside it.
+    for index, size in enumerate((first, first, whole)):
+        for name, pool in ((draws.sampler[index], size), ("auto", whole)):
+            alone = drawn(which.of(torch.tensor([index])), name, pool=pool, **few)
             assert torch.equal(draws.points[index], alone.points[0])
     worth = draws.stats["effective_size"]
-    pool = drawn(which, "pool", **few).stats["effective_size"]
-    assert worth[0] == pool[0] > sampling.CONTENT > pool[2] > sampling.DEFENDED > pool[1]
+    part, all_of_it = (
+        drawn(which, "pool", pool=size, **few).stats["effective_size"] for size in (first, whole)
+    )
+    assert worth[0] == part[0] > sampling.CONTENT > all_of_it[2] > sampling.DEFENDED > part[2]
+    assert all_of_it[1] < sampling.DEFENDED
     # Calls of what was tried first count. What rests on a good pool is not tested further.
     assert draws.calls[0] < draws.calls[2] < draws.calls[1]
     assert draws.stats["test"].isnan().tolist() == [True, False, True]
     assert draws.stats["test"][1] < 1
-    assert Summary.of(draws, few["pool"]).converged.all()
+    assert Summary.of(draws, whole).converged.all()
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
+from tests.support.draws import double
+from tests.support.posteriors import conditional_prior, problem
 from torch_utils.results import save_arrays
+from training.inference.likelihoods import Gaussian
+from training.inference.sampling import SamplingPlan
 from training.runs import posteriors
-from training.runs.posteriors import Groups, Progress
+from training.runs.posteriors import Groups, Progress, sample_groups, sampled
 
 
 @pytest.fixture
@@ -69,3 +74,17 @@ def test_without_a_terminal_lines_say_how_far_a_long_step_is(
         "Draws: 40 % after 40 s",
         "Draws: 80 % after 80 s",
     ]
+
+
+def test_posteriors_of_whole_steps_are_at_them(groups: Groups) -> None:
+    prior = conditional_prior()
+    assert prior.flow.coordinates is not None
+    one = double([[1.0, 0.0], [-1.0, 0.0]])
+    prior.flow.coordinates.hold_steps(double([1.0, 0.0]), double([0.0, 0.0]), one)
+    likelihood = Gaussian(double(0.5), torch.tensor([1]))
+    which = problem(prior, likelihood, double([[0.2]] * groups.count))
+    which.target.labels = double([[0.0]] * groups.count)
+    sample_groups(which, SamplingPlan("pool", chains=2, draws=50, pool=1024), groups)
+    for draws, summary in sampled(groups):
+        assert set(draws.points[..., 0].flatten().tolist()) == {-1, 0, 1}
+        torch.testing.assert_close(summary.mean[:, 0], draws.points[..., 0].mean(dim=(1, 2)))

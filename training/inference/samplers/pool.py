@@ -20,7 +20,7 @@ from torch_utils.streams import Stream
 from training.inference.draws import Draws
 from training.inference.target import Target
 from training.inference.weights import require_some, weighted_picks, z_order
-from training.measure.posterior.importance import smoothed_weights
+from training.measure.posterior.importance import effective_size, smoothed_weights
 
 BLOCK, CALL = 2**22, 2**17
 """Likelihoods that are held at once, and coordinates of points that go into one call of them."""
@@ -54,6 +54,7 @@ class Pool:
         seed: int,
         shared: bool = False,
         on_part: Callable[[float], object] | None = None,
+        begun: "Pool | None" = None,
     ) -> "Pool":
         """So many draws.
 
@@ -63,8 +64,26 @@ class Pool:
             seed: Of the draws.
             shared: Whether all ranks draw this pool at once, so that each makes a share of it.
             on_part: Called with the part of the work that was done since the last call.
+            begun: The first of these draws, of the same seed, if they are there already.
         """
         w = even_normal(size, target.dim, hash_seed(seed, Stream.PRIOR_DRAWS)).to(target.device)
+        if begun is not None:
+            rest = cls._drawn(target, w[len(begun.w) :], shared, on_part)
+            points = torch.cat([begun.points, rest.points], dim=1)
+            return replace(
+                rest, w=w, points=points, order=z_order(w[None])[0], calls=begun.calls + rest.calls
+            )
+        return cls._drawn(target, w, shared, on_part)
+
+    @classmethod
+    def _drawn(
+        cls,
+        target: Target,
+        w: Tensor,
+        shared: bool,
+        on_part: Callable[[float], object] | None,
+    ) -> "Pool":
+        size = len(w)
         if target.labels is None:
             kinds, group = torch.zeros(1, device=w.device), torch.zeros(target.count)
             first = torch.zeros(1, dtype=torch.int64)
@@ -82,6 +101,23 @@ class Pool:
         calls = (target.calls - before) * size / len(mine) / target.count
         order = z_order(w[None])[0]
         return cls(w, torch.stack(points), order, group.to(torch.int64).to(w.device), calls)
+
+    def first(self, count: int) -> "Pool":
+        """Its first draws, or all that there are."""
+        if count >= len(self.w):
+            return self
+        w, share = self.w[:count], count / len(self.w)
+        points, order = self.points[:, :count], z_order(w[None])[0]
+        return replace(self, w=w, points=points, order=order, calls=share * self.calls)
+
+    def worth(self, target: Target) -> Tensor:
+        """How many draws the weights of observations are worth, ``[M]``; 0 where all are 0."""
+        step = max(1, BLOCK // len(self.w))
+        blocks = [
+            effective_size(self.log_weights(target, slice(start, start + step)))
+            for start in range(0, target.count, step)
+        ]
+        return torch.cat(blocks).nan_to_num(0.0)
 
     def of(self, places: Tensor) -> "Pool":
         """The same draws for the observations at these places ``[m]``."""

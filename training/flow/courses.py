@@ -1,0 +1,112 @@
+"""Courses: solvers with their times, one way between the first time and the end time.
+
+A network file has the cheapest for each use that was found good enough when its training ended
+(``trials``); where nothing else is asked for, these are taken.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from training.flow.solvers import SOLVERS, Solver
+from training.flow.solvers.fitted import FITTED, fitted
+
+NATS = 0.01
+"""What log densities may be off by."""
+
+
+class Use(NamedTuple):
+    """What a course is for.
+
+    Attributes:
+        melts: Whether it goes from points to latents.
+        densities: Whether log densities are taken along.
+        error: What states may be off by at its end, in standard deviations.
+    """
+
+    melts: bool
+    densities: bool
+    error: float
+
+
+USES = {
+    "look": Use(False, False, 1e-2),
+    "points": Use(False, False, 1e-3),
+    "points_and_densities": Use(False, True, 1e-3),
+    "densities": Use(True, True, 3e-3),
+}
+"""A first look at samples; points of samples and posteriors; these with their log densities; log
+densities of given points. In the order in which they are tried."""
+
+
+class Course(nn.Module):
+    """A solver and its times.
+
+    Args:
+        solver: ``fitted``, or a name in ``SOLVERS``.
+        steps: Their number.
+        dim: D.
+        melts: Whether it goes from the first time to the end time; of what is fitted to one way.
+        error: Of states at its end, in standard deviations, as measured.
+        nats: Of log densities; None if they were not looked at.
+    """
+
+    times: Tensor
+    weights: Tensor
+    integrals: Tensor
+
+    def __init__(
+        self,
+        solver: str,
+        steps: int,
+        dim: int,
+        melts: bool,
+        error: float = 0.0,
+        nats: float | None = None,
+    ):
+        super().__init__()
+        self.name, self.steps, self.dim, self.melts = solver, steps, dim, melts
+        self.error, self.nats = error, nats
+        sizes: dict[str, tuple[int, ...]] = {"times": (steps + 1,)}
+        if solver == FITTED:
+            sizes |= {"weights": (steps, steps), "integrals": (steps,)}
+        for name, size in sizes.items():
+            self.register_buffer(name, torch.zeros(size, dtype=torch.float64))
+
+    @property
+    def arguments(self) -> dict[str, str | int | float | None]:
+        """Of the constructor."""
+        names = ("steps", "dim", "melts", "error", "nats")
+        return {"solver": self.name, **{name: getattr(self, name) for name in names}}
+
+    @property
+    def solver(self) -> Solver:
+        """The method; one that is fitted goes along these times alone."""
+        if self.name != FITTED:
+            return SOLVERS[self.name]
+        return fitted(self.way, self.weights, self.integrals, self.dim)
+
+    @property
+    def way(self) -> Tensor:
+        """The times in the order in which they are met."""
+        return self.times if self.melts else self.times.flip(0)
+
+    @property
+    def calls(self) -> int:
+        """Of the denoiser."""
+        return self.steps * (self.solver.calls_per_step or 1)
+
+    def serves(self, use: Use) -> bool:
+        """Whether its errors are small enough."""
+        dense = not use.densities or (self.nats is not None and self.nats <= NATS)
+        return dense and self.error <= use.error
+
+    def check(self) -> None:
+        """Raises ValueError unless it can be gone along."""
+        if self.name != FITTED and self.name not in SOLVERS:
+            raise ValueError(f"it has a course of '{self.name}', a solver that is not known")
+        if any(buffer.dtype != torch.float64 for buffer in self.buffers()):
+            raise ValueError("its courses are not in float64")
+        if (self.times.diff() <= 0).any():
+            raise ValueError("the times of its courses do not increase")

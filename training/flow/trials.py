@@ -1,0 +1,239 @@
+"""As few calls as an answer needs: solvers, and their times, that were tried out on a flow.
+
+Which course (``courses``) is cheap and good enough for a use is measured on trajectories of the
+flow itself, half of which start from data and half from latents: what solvers of more and more
+calls are off by, from a far finer integration. Tried are
+
+* the multistep method whose weights are fitted (``solvers.fitted``): step by step, by least squares
+  on some of the trajectories, at the states that it has come to, so that a step mends what those
+  before it did wrong. Its integrals of the divergence are sums over the same times, fitted too;
+* ``exp_rk5``, where that takes fewer calls.
+
+Errors are half of what 19 in 20 of all others are off by at most, which is the standard deviation
+of what is normal: where modes part, a few are off by much more, and more calls for all would help
+few. Of states they are in standard deviations, of log densities in nats, and the larger of those
+that start from data and those from latents counts. The least number of calls for which they are
+small enough is taken. Times lie where steps of ``exp_rk5`` make equal errors (``grids``).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from training.flow.courses import USES, Course, Use
+from training.flow.grids import fit_equal_error_grid
+from training.flow.likelihood import (
+    DivergenceIntegral,
+    Trace,
+    integral_weights,
+    value_and_products,
+)
+from training.flow.pfode import ProbabilityFlow
+from training.flow.solvers import SOLVERS
+from training.flow.solvers.fitted import FITTED
+from training.names import LARGEST_EXACT
+
+TRIALS = sorted(
+    [(n, FITTED, n) for n in (4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 18, 20, 22, 24)]
+    + [(6 * n, "exp_rk5", n) for n in (3, 4, 5, 6, 7, 8, 10, 12, 16, 20)]
+)
+"""Calls, solver and steps of what is tried."""
+ORDER = 4
+"""Of the method of Adams that fits are kept near."""
+RIDGE = 1e-10
+"""Of the sum of squares of the slopes: it decides nothing but what these leave open."""
+FITTED_TO = 4
+"""Weights are few, and errors that are rare but large are to be seen: most trajectories judge."""
+PILOTS = 64
+"""Trajectories by which times are placed."""
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """Right ways of standardized states, to try solvers on.
+
+    Attributes:
+        flow: Whose they are, under the conditions of all of them.
+        times: Increasing ``[S]``, float64.
+        states: ``[S, N, D]``, float64. One of ``FITTED_TO`` is fitted to, the others judge.
+        of_data: How many of the N start from data; the others follow them.
+        integrals: Of the divergence from the first time to the last, ``[N]``; None where exact
+            traces are too dear.
+    """
+
+    flow: ProbabilityFlow
+    times: Tensor
+    states: Tensor
+    of_data: int
+    integrals: Tensor | None
+
+    @classmethod
+    @torch.no_grad()
+    def follow(
+        cls,
+        under: Callable[[slice], ProbabilityFlow],
+        noisy: Tensor,
+        latents: Tensor,
+        steps: int,
+    ) -> "Trajectories":
+        """Those from data and those from latents, by so many steps of ``exp_rk5``.
+
+        Args:
+            under: The flow under the conditions of some rows, those of data first.
+            noisy: States of data at the first time ``[n, D]``, eigenspace, unscaled.
+            latents: Scaled ones at the end time ``[m, D]``.
+            steps: The number of steps.
+        """
+        count = len(noisy)
+        upward, downward = under(slice(0, count)), under(slice(count, None))
+        flow, times = under(slice(None)), upward.times(steps)
+        start = flow.schedule.scale(times[0]) * noisy
+        melted = upward.simulate(start, times, "exp_rk5", save_every=1).states
+        made = downward.simulate(latents, times.flip(0), "exp_rk5", save_every=1).states
+        states = torch.cat([melted, made.flip(0)], dim=1)
+        states = states / torch.stack([flow.latent_std(t) for t in times])[:, None]
+        integrals = None
+        if flow.basis.dim <= LARGEST_EXACT:
+            traces = [_trace(flow, x, t) for x, t in zip(states, times, strict=True)]
+            integrals = integral_weights(times, len(times)) @ torch.stack(traces)
+        return cls(flow, times, states, count, integrals)
+
+    def error(self, off: Tensor) -> float:
+        """The usual error of what is off by ``[N]`` or ``[N, D]``, of those that judge."""
+        judges = ~self.fitted_to
+        parts = (slice(0, self.of_data), slice(self.of_data, None))
+        return max(_usual(off[part][judges[part]]) for part in parts)
+
+    @property
+    def fitted_to(self) -> Tensor:
+        """Which trajectories are fitted to, ``[N]``."""
+        return torch.arange(self.states.shape[1], device=self.states.device) % FITTED_TO == 0
+
+    def at(self, times: Tensor) -> Tensor:
+        """States at other times between, ``[n, N, D]``, by a cubic spline."""
+        from scipy.interpolate import CubicSpline
+
+        curve = CubicSpline(self.times.cpu().numpy(), self.states.flatten(1).cpu().numpy())
+        states = torch.from_numpy(curve(times.cpu().numpy()))
+        return states.view(len(times), *self.states.shape[1:]).to(self.states)
+
+
+@torch.no_grad()
+def choose_courses(
+    under: Callable[[slice], ProbabilityFlow],
+    noisy: Tensor,
+    latents: Tensor,
+    steps: int,
+    on_trial: Callable[[], object] | None = None,
+) -> dict[str, Course]:
+    """The cheapest course for each of ``USES``, but for those that none serves.
+
+    Args:
+        under: As ``Trajectories.follow`` takes it, and what follows.
+        noisy: Likewise.
+        latents: Likewise.
+        steps: Of the integration that courses are compared with.
+        on_trial: Called after each course that was tried.
+    """
+    right = Trajectories.follow(under, noisy, latents, steps)
+    few = slice(0, min(PILOTS, len(noisy)))
+    ends = right.states[-1, few] * right.flow.latent_std(right.times[-1])
+    grid = fit_equal_error_grid(under(few), ends, right.times, SOLVERS["exp_rk5"])
+    courses: dict[str, Course] = {}
+    fewest = {False: 0, True: 0}
+    for name, use in USES.items():
+        if use.densities and right.integrals is None:
+            continue
+        # What did not do for points will not do with their densities.
+        for calls, solver, count in TRIALS:
+            if calls < fewest[use.melts]:
+                continue
+            course = Course(solver, count, right.flow.basis.dim, use.melts)
+            course.times.copy_(grid(count))
+            (_try_fitted if solver == FITTED else _try_plain)(course, right, use)
+            if on_trial:
+                on_trial()
+            if course.serves(use):
+                courses[name], fewest[use.melts] = course, calls
+                break
+    return courses
+
+
+def _try_plain(course: Course, right: Trajectories, use: Use) -> None:
+    """Measures the errors of a solver that needs no fit."""
+    flow, way = right.flow, course.way.to(right.times)
+    start, end = (0, -1) if course.melts else (-1, 0)
+    rows = slice(0, right.states.shape[1])
+    integral = DivergenceIntegral(course.solver, Trace("exact"), rows, flow.basis.dim)
+    begin = right.states[start] * flow.latent_std(way[0])
+    solver = integral.solver if use.densities else course.solver
+    reached = flow.simulate(begin, way, solver).end / flow.latent_std(way[-1])
+    course.error = right.error(reached - right.states[end])
+    if use.densities:
+        course.nats = _density_error(right, course.melts, integral.value, reached)
+
+
+def _try_fitted(course: Course, right: Trajectories, use: Use) -> None:
+    """Fits a course's weights, and measures its errors on what they were not fitted to."""
+    way = course.way.to(right.times)
+    states = right.at(way)
+    x, slopes, traces = states[0], [], []
+    fits = right.fitted_to
+    for k, target in enumerate(states[1:]):
+        if use.densities:
+            traces.append(_trace(right.flow, x, way[k]))
+        slopes.append(right.flow.standardized_velocity(x, way[k]))
+        base = _polynomial(way[: k + 2])
+        rows = torch.stack(slopes, dim=-1)
+        weights = _ridge(rows[fits].flatten(0, 1), (target - x)[fits].flatten(), base)
+        course.weights[k, : k + 1] = weights
+        x = x + rows @ weights
+    course.error = right.error(x - states[-1])
+    if right.integrals is not None and use.densities and course.error <= use.error:
+        columns, sign = torch.stack(traces, dim=1), 1 if course.melts else -1
+        base = integral_weights(way, len(traces))
+        weights = _ridge(columns[fits], sign * right.integrals[fits], base)
+        course.integrals.copy_(weights)
+        course.nats = _density_error(right, course.melts, columns @ weights, x)
+
+
+def _density_error(right: Trajectories, melts: bool, integral: Tensor, reached: Tensor) -> float:
+    """Of log densities in nats, by integrals ``[N]`` along a way and where it came to ``[N, D]``:
+    latents count as if they were standard normal."""
+    assert right.integrals is not None
+    if not melts:
+        return right.error(integral + right.integrals)
+    off = integral - right.integrals
+    return right.error(off - (reached.square() - right.states[-1].square()).sum(dim=1) / 2)
+
+
+def _ridge(rows: Tensor, values: Tensor, base: Tensor) -> Tensor:
+    """Weights ``[k]``, near ``base [k]``, with which rows ``[n, k]`` come nearest to values
+    ``[n]``."""
+    square = rows.mT @ rows
+    ridge = RIDGE * square.trace() + torch.finfo(rows.dtype).tiny
+    inner = square + ridge * torch.eye(len(base)).to(rows)
+    return base + torch.linalg.solve(inner, rows.mT @ (values - rows @ base))
+
+
+def _polynomial(times: Tensor) -> Tensor:
+    """Weights ``[k]`` of values at times ``[k + 1]`` but the last, in the integral over the last
+    step, of the polynomial through the latest of them: the method of Adams and Bashforth."""
+    nodes, step = times[:-1], times[-1] - times[-2]
+    latest = nodes[-ORDER:]
+    places, powers = (latest - nodes[-1]) / step, torch.arange(len(latest)).to(nodes)
+    weights = torch.linalg.solve(places[None] ** powers[:, None], 1 / (powers + 1))
+    return torch.cat([torch.zeros_like(nodes[: -len(latest)]), step * weights])
+
+
+def _trace(flow: ProbabilityFlow, x: Tensor, t: Tensor) -> Tensor:
+    """Traces ``[N]`` of the Jacobian of the standardized velocity."""
+    units = torch.eye(x.shape[1]).to(x)[:, None].expand(-1, len(x), -1)
+    return value_and_products(flow.standardized_velocity, x, t, units)[1].sum(dim=1)
+
+
+def _usual(off: Tensor) -> float:
+    """Half of what 19 in 20 are off by at most."""
+    return float(off.abs().flatten().quantile(0.95)) / 2

@@ -1,0 +1,70 @@
+"""The courses of a trained model: how few calls its answers need, measured on its own points."""
+
+import time
+from collections.abc import Callable
+
+from tqdm import tqdm
+
+from dnnlib.errors import DataError
+from dnnlib.logs import logger
+from torch_utils import distributed
+from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
+from training.data.batches import Batch
+from training.flow.calls import ConditionedDenoiser
+from training.flow.courses import Course
+from training.flow.pfode import ProbabilityFlow
+from training.flow.trials import choose_courses
+from training.learning.melting import LawPlan
+from training.model.model import Model
+from training.names import DEFAULT_STEPS, LARGEST_EXACT
+
+NUMBERS, FEWEST, MOST = 2048, 32, 512
+"""Of coordinates that solvers are tried on, from data and again from latents: points of so many,
+but no fewer and no more points than this."""
+STEPS, FEW_STEPS = 32, 16
+"""Of the integration that they are compared with; the fewer where there are no exact traces."""
+
+
+def find_courses(model: Model, plan: LawPlan) -> None:
+    """Measures what few calls cost, puts the cheapest good courses in their place, and reports.
+
+    Args:
+        model: Ready for evaluation, calibrated if it is to be.
+        plan: Has points, and the seed.
+    """
+    start, dim = time.monotonic(), model.denoiser.basis.dim
+    if distributed.is_main():
+        count = min(max(NUMBERS // dim, FEWEST), MOST)
+        batch = plan.points(count)
+        steps = STEPS if dim <= LARGEST_EXACT else FEW_STEPS
+        try:
+            with tqdm(desc="steps", unit="trial", disable=None) as bar:
+                model.courses = _chosen(model, batch, plan, steps, bar.update)
+        except DataError as error:
+            logger.warning(f"Warning: integrations take {DEFAULT_STEPS} steps: {error}")
+        taken = ", ".join(f"{name} {each.calls}" for name, each in model.courses.items())
+        logger.info(
+            f"Calls that integrations take by their use: {taken or 'the default'} (tried in "
+            f"{time.monotonic() - start:.1f} s)"
+        )
+    distributed.barrier()
+
+
+def _chosen(
+    model: Model, batch: Batch, plan: LawPlan, steps: int, on_trial: Callable[[], object]
+) -> dict[str, Course]:
+    model.denoiser.precision = "fp32"
+    count = len(batch.points)
+    flow = model.flow.in_blocks(min(plan.rows, 2 * count))
+    given = {name: rows.repeat(2, 1) for name, rows in batch.conditions(flow.device).items()}
+
+    def under(rows: slice) -> ProbabilityFlow:
+        conditions = {name: values[rows] for name, values in given.items()}
+        return flow.with_denoiser(ConditionedDenoiser(flow.denoiser, conditions))
+
+    generator = seeded_generator("cpu", plan.seed, Stream.TRIED)
+    first = flow.times()[0]
+    noise = flow.schedule.sample_noise(count, first, generator).to(flow.device)
+    noisy = flow.basis.to_eigen(batch.points.to(flow.device).double()) + noise
+    return choose_courses(under, noisy, flow.latent.sample(count, generator), steps, on_trial)
