@@ -74,14 +74,11 @@ def table(settings: DataSetSettings, params: Path) -> dict[str, Any]:
     require_new([dest, params], settings.overwrite, "--dest")
     chosen = settings.table
     source = open_table(settings.source, settings.wanted, chosen.seed, chosen.header)
-    choices = TableChoices(
+    choices = chosen.into(
+        TableChoices,
         conditions=chosen.conditions or (),
-        missing=chosen.missing,
         dequantize=chosen.dequantize == "auto",
         bounds={name: (low, high) for name, low, high in chosen.bounds or ()},
-        max_rows=chosen.max_rows,
-        held_out=chosen.held_out,
-        seed=chosen.seed,
     )
     made, lines = make_table(source, choices)
     require_folder(dest.parent)

@@ -405,17 +405,12 @@ def mixture_plan(options: MixtureOptions, dim: int) -> MixturePlan:
     """
     components = components_of(options, dim)
     weights = true_weights(options, components.count)
-    return MixturePlan(
-        components,
-        options.concentration,
-        None if weights is None else components.mean.new_tensor(weights),
-        options.points or POINTS,
-        options.runs or RUNS,
-        options.chains,
-        options.draws,
-        options.warmup,
-        options.pool,
-        options.seed,
+    return options.into(
+        MixturePlan,
+        components=components,
+        weights=None if weights is None else components.mean.new_tensor(weights),
+        points=options.points or POINTS,
+        runs=options.runs or RUNS,
     )
 
 

@@ -38,13 +38,12 @@ def training_on_table(settings: TrainSettings, data: Path) -> TableTraining:
     require_network(settings, (TABLE_NETWORK,))
     table = with_wanted_conditions(settings, load_table(data))
     choices = choices_of(settings, TABLE_NETWORK, table.dim, bool(settings.network.output_gain))
-    seen = settings.table
     return TableTraining(
         wanted=wanted(settings, choices, TableTraining.calibrates),
         table=table,
         path=data,
-        space=Space(seen.marginals, seen.whiten, seen.linear_start, seen.bounded, seen.cond_screen),
-        condition_shape=seen.cond_shape,
+        space=settings.table.into(Space),
+        condition_shape=settings.table.cond_shape,
     )
 
 

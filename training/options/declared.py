@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
 from functools import partial, wraps
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import click
 
@@ -42,6 +42,9 @@ class _Declaration(NamedTuple):
     of: str | None = None
     free: bool = False
     idle: bool = False
+
+
+V = TypeVar("V")
 
 
 class DeclaredOption(click.Option):
@@ -100,6 +103,16 @@ class Declared:
                     f"--{name.rstrip('_')} is for {SEVERAL[declared.of]}, but {what} is of "
                     f"{ONE[kind]}: leave it out"
                 )
+
+    def into(self, cls: type[V], **others: Any) -> V:
+        """A dataclass of a library, its fields filled with the options of their names.
+
+        Args:
+            cls: The dataclass.
+            others: Fields that are no options, or have come to other values.
+        """
+        names = [item.name for item in fields(cast(Any, cls)) if hasattr(self, item.name)]
+        return cls(**{**{name: getattr(self, name) for name in names}, **others})
 
     def recorded(self, **resolved: Any) -> dict[str, Any]:
         """Every option with its value, by name, for the parameters of a result.
