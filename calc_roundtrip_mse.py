@@ -1,13 +1,13 @@
 """Melts images or rows of a data set, generates them back, and measures how well they return."""
 
-from training.options.calc_roundtrip_mse import Settings
 from training.options.declared import takes
 from training.options.script import command, run_script
+from training.options.simulations import RoundtripSettings
 
 
 @command(help=__doc__)
-@takes(Settings)
-def main(settings: Settings) -> None:
+@takes(RoundtripSettings)
+def main(settings: RoundtripSettings) -> None:
     from training.commands.calc_roundtrip_mse import (
         run,  # here, so that --help need not wait for PyTorch
     )

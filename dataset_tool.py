@@ -11,14 +11,14 @@ Tables: --source is a .csv or .tsv whose first row names the columns, an .npy, a
 (toy:circles). --dest is an .npz.
 """
 
-from training.options.dataset_tool import Settings
+from training.options.dataset_tool import DataSetSettings
 from training.options.declared import takes
 from training.options.script import command, run_script
 
 
 @command(help=__doc__)
-@takes(Settings)
-def main(settings: Settings) -> None:
+@takes(DataSetSettings)
+def main(settings: DataSetSettings) -> None:
     from training.commands.dataset_tool import run  # here, so that --help need not wait for PyTorch
 
     run(settings)

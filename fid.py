@@ -5,7 +5,7 @@ are comparable only between equally many images, of one size, by one detector.
 """
 
 from training.options.declared import takes
-from training.options.fid import CalcSettings, RefSettings
+from training.options.samples import CalcSettings, RefSettings
 from training.options.script import group, run_script
 
 

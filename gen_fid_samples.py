@@ -5,13 +5,13 @@ what is missing or broken.
 """
 
 from training.options.declared import takes
-from training.options.gen_fid_samples import Settings
+from training.options.samples import GenerationSettings
 from training.options.script import command, run_script
 
 
 @command(help=__doc__)
-@takes(Settings)
-def main(settings: Settings) -> None:
+@takes(GenerationSettings)
+def main(settings: GenerationSettings) -> None:
     from training.commands.gen_fid_samples import (
         run,  # here, so that --help need not wait for PyTorch
     )

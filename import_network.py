@@ -6,13 +6,13 @@ beside it.
 """
 
 from training.options.declared import takes
-from training.options.import_network import Settings
+from training.options.import_network import ImportSettings
 from training.options.script import command, run_script
 
 
 @command(help=__doc__)
-@takes(Settings)
-def main(settings: Settings) -> None:
+@takes(ImportSettings)
+def main(settings: ImportSettings) -> None:
     from training.commands.import_network import (
         run,  # here, so that --help need not wait for PyTorch
     )

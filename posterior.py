@@ -5,8 +5,7 @@ weights of a mixture over latents.
 """
 
 from training.options.declared import takes
-from training.options.mixture import MixtureSettings
-from training.options.posterior import CheckSettings, SampleSettings
+from training.options.posterior import CheckSettings, MixtureSettings, SampleSettings
 from training.options.script import group, run_script
 
 

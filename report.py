@@ -17,9 +17,9 @@ from pathlib import Path
 from dnnlib.errors import UsageError
 from dnnlib.files import atomic_path, require_folder, require_new
 from dnnlib.logs import logger
-from training.options.common import overwrite
 from training.options.declared import Declared, argument, option, takes
 from training.options.script import command, run_script
+from training.options.shared import overwrite
 from training.options.types import COUNT, FILE, SEED
 
 

@@ -26,12 +26,12 @@ Files: {data}_{schedule}_coverage.json    numbers and options
 
 from training.options.declared import takes
 from training.options.script import command, run_script
-from training.options.toy_mesh_exps import Settings
+from training.options.toy_mesh_exps import CoverageSettings
 
 
 @command(help=__doc__)
-@takes(Settings)
-def main(settings: Settings) -> None:
+@takes(CoverageSettings)
+def main(settings: CoverageSettings) -> None:
     from training.commands.toy_mesh_exps import (
         run,  # here, so that --help need not wait for PyTorch
     )

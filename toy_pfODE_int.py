@@ -2,7 +2,7 @@
 
 from training.options.declared import takes
 from training.options.script import group, run_script
-from training.options.toys import ClosedFormSettings, NetSettings
+from training.options.simulations import ClosedFormSettings, NetSettings
 
 
 @group(help=__doc__)

@@ -16,9 +16,9 @@ from pathlib import Path
 from dnnlib.errors import UsageError
 from dnnlib.files import atomic_path, require_folder, require_new
 from dnnlib.logs import logger
-from training.options.common import overwrite
 from training.options.declared import Declared, argument, option, takes
 from training.options.script import command, run_script
+from training.options.shared import overwrite
 from training.options.types import FILE, choice
 
 
@@ -44,7 +44,7 @@ def main(settings: Settings) -> None:
         return  # the first rank draws it all
     # Here, so that --help need not wait for PyTorch and Matplotlib.
     from training.pictures.album import pictures_of
-    from training.pictures.trajectories.animation import require_ffmpeg
+    from training.pictures.trajectories.album import require_ffmpeg
 
     if settings.animation and settings.format == "mp4":
         require_ffmpeg()

@@ -39,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.tables import from_array
 from torch_utils.seeds import seeded_generator
-from training.data.tables.making import Choices, make_table
+from training.data.tables.making import TableChoices, make_table
 from training.files.table import save_table
 from training.flow.solvers import get_solver
 from training.inference.draws import Draws
@@ -86,7 +86,7 @@ def prior_network(folder: Path, name: str) -> Model:
         levels = load_digits().data[:TRAINED].copy()
         if name == "augmented":
             levels = with_copies(levels)
-        table, _ = make_table(from_array("digits", levels), Choices(dequantize=False))
+        table, _ = make_table(from_array("digits", levels), TableChoices(dequantize=False))
         held_out = table.held_out
         if name == "augmented":
             held_out = torch.arange(len(levels)) >= len(levels) - HELD_OUT

@@ -42,7 +42,7 @@ from benchmarks.estimators.flow import children_seconds
 from benchmarks.likelihood import image_flow, mean_and_error
 from benchmarks.tables import from_array
 from training.data.sources.writer import image_writer
-from training.data.tables.making import Choices, make_table
+from training.data.tables.making import TableChoices, make_table
 from training.files.table import load_table, save_table
 from training.flow.likelihood import Trace
 from training.model.model import Model
@@ -83,7 +83,7 @@ def spread_pixels(levels: np.ndarray) -> np.ndarray:
 
 
 def write_table(path: Path, levels: np.ndarray) -> None:
-    table, _ = make_table(from_array("digits", levels.copy()), Choices(dequantize=False))
+    table, _ = make_table(from_array("digits", levels.copy()), TableChoices(dequantize=False))
     steps = torch.ones_like(table.columns.steps)
     save_table(path, replace(table, columns=replace(table.columns, steps=steps)))
 

@@ -37,13 +37,12 @@ from benchmarks.calibration import kept_growth
 from benchmarks.image_denoiser_error import errors
 from dnnlib.errors import UsageError
 from torch_utils.stats import RunningMeans
-from training.commands.train_images import image_choices, image_recipe
-from training.commands.training import training_config
+from training.commands.train import training_on_images
 from training.data.batches import Batch
 from training.data.images.batches import ImageBatches, ImageDataset, basis_batches
 from training.flow.eigenbasis import EigenBasis
 from training.flow.solvers import SOLVERS
-from training.learning.loss import DenoisingLoss, Draws
+from training.learning.loss import DenoisingLoss, NoiseDraws
 from training.learning.trainer import Trainer
 from training.model.model import Model
 from training.options.train import TrainSettings
@@ -59,7 +58,9 @@ CPU = torch.device("cpu")
 class Weighted(DenoisingLoss):
     """A loss with weights of dimensions and times, which are 1 in the mean."""
 
-    def per_sample(self, denoiser: nn.Module, clean: Tensor, draws: Draws, *rest: Any) -> Tensor:
+    def per_sample(
+        self, denoiser: nn.Module, clean: Tensor, draws: NoiseDraws, *rest: Any
+    ) -> Tensor:
         residual, target = denoiser(clean, draws.t, draws.noise)
         errors = (residual - target).square()
         losses = (errors * self.weights(denoiser, draws.t)).mean(dim=-1)
@@ -127,12 +128,14 @@ class ImportantTimes(Watching):
     """Times drawn more often where losses are larger, by the root of their mean square, and
     weighted down by as much; half of the draws are uniform."""
 
-    def draw_rows(self, *arguments: Any, **named: Any) -> Draws:
+    def draw_rows(self, *arguments: Any, **named: Any) -> NoiseDraws:
         draws, edges = super().draw_rows(*arguments, **named), self.edges
         place = self.place(draws.t)
         bins = (torch.searchsorted(edges, place, right=True) - 1).clamp(0, BINS - 1)
         part = (place - edges[bins]) / (edges[bins + 1] - edges[bins])
-        return Draws(self.t_min + (self.t_max - self.t_min) * (bins + part) / BINS, draws.noise)
+        return NoiseDraws(
+            self.t_min + (self.t_max - self.t_min) * (bins + part) / BINS, draws.noise
+        )
 
     def weights(self, denoiser: nn.Module, t: Tensor) -> Tensor:
         # Nothing was seen since these times were drawn.
@@ -232,12 +235,13 @@ class Found:
 def train(images: Images, trial: Trial, options: dict[str, Any]) -> Found:
     """A training by the recipe of ``train.py`` with these options, and a change."""
     settings: TrainSettings = TrainSettings.of(TrainSettings().recorded() | options | trial.options)
-    recipe = image_recipe(settings, len(images.dataset), images.dataset.image_shape, CPU)
-    model, plain = image_choices(settings, recipe, images.dataset).build(images.basis)
+    training = training_on_images(settings, images.dataset.path)
+    recipe = training.recipe(CPU)
+    model, plain = training.choices(recipe).build(images.basis)
     if trial.prepare:
         trial.prepare(model.denoiser.network)
     loss = trial.loss(plain.schedule, plain.t_min, plain.t_max, plain.t_sampling)
-    config = training_config(recipe, settings.training, settings.run)
+    config = training.wanted.config(recipe)
     config = replace(config, **trial.config)
     trainer = Trainer(model, loss, config)
     means, looks, seconds = RunningMeans(CPU), [], 0.0

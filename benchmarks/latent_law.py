@@ -38,10 +38,10 @@ from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.learning.latent_law import candidates_for, fit
 from training.learning.melting import MOST, LawPlan, melted_latents
-from training.learning.toys import melted_points
 from training.measure.two_sample import mean_distance
 from training.model.model import Model
 from training.names import TOY_NAMES
+from training.subjects.toys import melted_points
 
 ROOT = Path(__file__).parent.parent
 SAMPLES, DENSITIES, SETS = 20_000, 4000, 3

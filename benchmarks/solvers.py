@@ -36,8 +36,8 @@ from training.flow.solvers import SOLVERS, Solver, get_solver
 from training.flow.solvers.reversible import reversible, without_gap
 from training.flow.solvers.runge_kutta import CASH_KARP
 from training.model.model import Model
-from training.pictures.style import look
-from training.pictures.style.colors import FAINT, INK, MUTED, sequential_colors
+from training.pictures import look
+from training.pictures.look import FAINT, INK, MUTED, sequential_colors
 
 SAMPLES, TABLE_SAMPLES = 1000, 64
 REFERENCE_STEPS = 300  # of exp_rk5, 1800 calls

@@ -31,16 +31,16 @@ from benchmarks.table_methods import Rows, prepare, split
 from benchmarks.tables import SUM_ROWS, TABLES
 from torch_utils.stats import RunningMeans
 from training.data.tables.formats import open_table
-from training.data.tables.making import Choices, make_table
-from training.data.tables.table import Table
+from training.data.tables.making import TableChoices, make_table
+from training.data.tables.table import DataTable
 from training.flow.calibration import fit_calibration
 from training.learning.calibrating import node_times
-from training.learning.selection import Watch
-from training.learning.tables import MOST_CALIBRATED, choose_space
+from training.learning.held_out import Watch
 from training.learning.trainer import Trainer
 from training.measure.held_out_ranks import latent_coverage
 from training.model.model import Model
 from training.names import AUTO, METHODS
+from training.subjects.table_spaces import MOST_CALIBRATED, Space, choose_space
 
 DEFAULT = "wine,diabetes,breast_cancer,phoneme,toy:circles"
 MOST_JUDGED = 1000
@@ -55,17 +55,17 @@ class Judgment(NamedTuple):
     p_value: float
 
 
-def read_table(name: str) -> Table:
+def read_table(name: str) -> DataTable:
     """Toys, which have no end, have as many rows as ``sum``."""
     foreign = TABLES[name][0]() if name in TABLES else open_table(name, None)
     most = SUM_ROWS if name.startswith("toy:") else None
-    return make_table(foreign, Choices(held_out=0.0, max_rows=most))[0]
+    return make_table(foreign, TableChoices(held_out=0.0, max_rows=most))[0]
 
 
 def trained(rows: Rows, seed: int) -> Model:
     """The network of ``train.py`` with its best weights, the validation rows being held out."""
-    preparation, _ = prepare(rows, seed)
-    coordinates = preparation.coordinates(choose_space(preparation, AUTO, AUTO))
+    preparation = prepare(rows, seed)
+    coordinates = preparation.coordinates(choose_space(preparation, Space(AUTO, AUTO)))
     model, loss = preparation.build(coordinates)
     held_out = preparation.held_out(coordinates, loss)
     assert held_out is not None

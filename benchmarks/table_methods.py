@@ -10,7 +10,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import cos, pi
 from pathlib import Path
 from typing import Any
@@ -25,18 +25,16 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from torch_utils.seeds import seeded_generator
 from torch_utils.stats import RunningMeans
 from torch_utils.streams import Stream
-from training.commands.train_tables import table_choices
-from training.commands.training import training_config
-from training.data.tables.table import Columns, Dropped, Table
+from training.data.tables.table import Columns, DataTable, Dropped
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.pfode import ProbabilityFlow
+from training.learning.building import Choices
 from training.learning.coordinates import fit_coordinates
-from training.learning.selection import Watch
-from training.learning.tables import Preparation, Space, choose_space
+from training.learning.held_out import Watch
 from training.learning.trainer import Trainer, TrainingConfig
-from training.names import AUTO
-from training.options.train import TrainSettings
-from training.recipes import fitted_to_table
+from training.names import AUTO, TABLE_NETWORK
+from training.subjects import TableTraining, Wanted
+from training.subjects.table_spaces import Preparation, Space, choose_space
 
 CPU = torch.device("cpu")
 LOOKS, PATIENCE = 50, 15
@@ -101,23 +99,26 @@ class Method(ABC):
         return None
 
 
-def prepare(rows: Rows, seed: int) -> tuple[Preparation, TrainSettings]:
-    """What ``train.py`` makes of a table, the validation rows being held out."""
+def prepare(rows: Rows, seed: int, duration: float | None = None) -> Preparation:
+    """What ``train.py`` makes of a table, the validation rows being held out; in a training of so
+    many million samples, or of as many as its recipe has."""
     points = torch.cat([rows.train, rows.validation])
     held_out = torch.arange(len(points)) >= len(rows.train)
     names = [f"x{index}" for index in range(1, rows.dim + 1)]
-    table = Table(points, Columns.plain(names), held_out, Dropped.none(names))
-    settings = TrainSettings()
-    recipe = fitted_to_table(len(rows.train), rows.dim, {})
-    choices = table_choices(settings, recipe, table, rows.dim)
-    config = training_config(recipe, settings.training, settings.run)
-    choices, config = replace(choices, seed=seed), replace(config, seed=seed)
-    return Preparation(table, choices, config, CPU), settings
+    table = DataTable(points, Columns.plain(names), held_out, Dropped.none(names))
+    choices = Choices("ifs", {}, TABLE_NETWORK, {}, "IS", "log", seed=seed)
+    training = TableTraining(
+        wanted=Wanted(choices=choices, amounts={"duration": duration}),
+        table=table,
+        path=Path("rows.npz"),
+        space=Space(AUTO, AUTO),
+    )
+    return Preparation(table, training.choices, training.wanted.config(training.recipe), CPU)
 
 
 def chosen_space(rows: Rows, seed: int) -> Space:
     """The coordinates that ``train.py`` chooses for a table."""
-    return choose_space(prepare(rows, seed)[0], AUTO, AUTO)
+    return choose_space(prepare(rows, seed), Space(AUTO, AUTO))
 
 
 class InflationaryFlow(Method):
@@ -125,14 +126,13 @@ class InflationaryFlow(Method):
 
     def fit(self, rows: Rows, seconds: float, seed: int) -> None:
         start = time.process_time()
-        preparation, settings = prepare(rows, seed)
+        preparation = prepare(rows, seed)
         coordinates = preparation.coordinates(self.space)
         per_step, per_look = self._costs(preparation, coordinates)
         left = seconds - (time.process_time() - start) - LOOKS * per_look
         steps = LOOKS * max(1, round(left / per_step / LOOKS))
         duration = steps * preparation.config.batch / 1e6
-        recipe = fitted_to_table(len(rows.train), rows.dim, {"duration": duration})
-        config = replace(training_config(recipe, settings.training, settings.run), seed=seed)
+        config = prepare(rows, seed, duration).config
         trainer, watch = self._start(preparation, coordinates, config)
         means = RunningMeans(CPU)
         for batch in preparation.source(coordinates).batches(0):
@@ -321,7 +321,7 @@ METHODS: dict[str, Callable[[Space], Method]] = {
 """By name; ``-maps`` are in the flow's coordinates."""
 
 
-def split(table: Table, seed: int) -> tuple[Rows, Tensor]:
+def split(table: DataTable, seed: int) -> tuple[Rows, Tensor]:
     """70 % of the rows to train on, 15 % to choose by, 15 % to judge by; and what standardizes.
 
     Discrete columns are spread over their steps here, once, for all methods.

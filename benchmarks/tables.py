@@ -48,10 +48,10 @@ from benchmarks.table_methods import METHODS, Rows, chosen_space, split
 from torch_utils.results import load_json, provenance, save_json
 from training.data.tables.foreign import ForeignTable
 from training.data.tables.formats import open_table
-from training.data.tables.making import Choices, make_table
-from training.data.tables.table import Table
-from training.learning.tables import Space
+from training.data.tables.making import TableChoices, make_table
+from training.data.tables.table import DataTable
 from training.measure.two_sample import energy_distance
+from training.subjects.table_spaces import Space
 
 MOST_COMPARED, MOST_RETURNED, FOLDS = 3000, 1000, 5
 FAR = 1e4
@@ -113,8 +113,8 @@ TABLES: dict[str, tuple[Callable[[], ForeignTable], float]] = {
 """By name, how to read a table, and seconds to fit."""
 
 
-def read_table(name: str) -> Table:
-    return make_table(TABLES[name][0](), Choices(held_out=0.0))[0]
+def read_table(name: str) -> DataTable:
+    return make_table(TABLES[name][0](), TableChoices(held_out=0.0))[0]
 
 
 def peak_bytes() -> int:

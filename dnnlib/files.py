@@ -68,8 +68,8 @@ def _remove_abandoned(destination: Path) -> None:
     """Removes the temporary files of processes that have ended."""
     everybody, ours = _prefix(destination, machine=False), _prefix(destination)
     with os.scandir(destination.parent) as entries:
-        found = [Path(entry) for entry in entries if entry.name.startswith(everybody)]
-    for path in found:
+        temporary = [Path(entry) for entry in entries if entry.name.startswith(everybody)]
+    for path in temporary:
         with suppress(OSError):  # another removed it, or may and this process may not
             old = time.time() - path.lstat().st_mtime > ABANDONED
             process = path.name.removeprefix(ours).partition("-")[0]

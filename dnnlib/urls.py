@@ -134,9 +134,9 @@ class _Downloader:
             session.mount("https://", requests.adapters.HTTPAdapter())
             with _answer(session, url) as answer:
                 answer.raise_for_status()
-                found = self._copy(answer, url, Path(output_file))
-        if self.digest not in (None, found):
-            raise DataError(f"{url} has sha256 {found}, but {self.digest} was asked for")
+                digest = self._copy(answer, url, Path(output_file))
+        if self.digest not in (None, digest):
+            raise DataError(f"{url} has sha256 {digest}, but {self.digest} was asked for")
 
     def _copy(self, answer: Any, url: str, path: Path) -> str:
         """Writes the body to a file and returns its SHA-256."""

@@ -21,7 +21,6 @@ MODULES = (
     "training/files/coverage.py",
     "training/files/posterior_draws.py",
     "training/files/posterior.py",
-    "training/files/mixture.py",
     "training/files/residuals.py",
     "training/files/correlations.py",
 )

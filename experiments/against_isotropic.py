@@ -34,9 +34,9 @@ from training.flow.likelihood import Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import NoiseSchedule
 from training.model.model import Model
+from training.pictures import look
+from training.pictures.look import FAINT, INK, MUTED, sequential_colors
 from training.pictures.posteriors.words import legend_line, line
-from training.pictures.style import look
-from training.pictures.style.colors import FAINT, INK, MUTED, sequential_colors
 
 KEPT = {"digits": 10, "cifar10-32x32": 62}
 FLOWS = ("PRP", "PRR", "edm", "vp")

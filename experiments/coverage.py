@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from experiments.lab import Lab, experiment, markdown, run
 from experiments.toys import SCHEDULES, toy_networks
 from torch_utils.results import load_json
+from training.pictures import look
+from training.pictures.look import BLUE, FAINT, INK, ORANGE
 from training.pictures.posteriors.words import dots, legend_line, line
-from training.pictures.style import look
-from training.pictures.style.colors import BLUE, FAINT, INK, ORANGE
 
 TOYS = ("circles", "moons", "s_curve")
 TEST_POINTS = 20_000

@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from experiments.lab import Lab, experiment, markdown, run
 from experiments.toys import SCHEDULES, toy_networks
 from torch_utils.results import load_json
+from training.pictures import look
+from training.pictures.look import FAINT, INK, sequential_colors
 from training.pictures.posteriors.words import dots, legend_line
-from training.pictures.style import look
-from training.pictures.style.colors import FAINT, INK, sequential_colors
 
 TOYS = ("circles", "moons")
 PUBLISHED = (0.5, 0.25, 0.25)

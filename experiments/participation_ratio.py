@@ -23,9 +23,9 @@ from training.data.images.batches import ImageDataset, basis_batches
 from training.data.toys import Toy
 from training.flow.eigenbasis import EigenBasis
 from training.flow.schedules import InflationSchedule
+from training.pictures import look
+from training.pictures.look import BLUE, FAINT, MUTED, ORANGE
 from training.pictures.posteriors.words import legend_line, line
-from training.pictures.style import look
-from training.pictures.style.colors import BLUE, FAINT, MUTED, ORANGE
 
 TOYS = {"circles": 1, "moons": 1, "s_curve": 2, "swirl": 2}
 IMAGES = {"digits": 10, "patches": 77}

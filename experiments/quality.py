@@ -23,8 +23,8 @@ from experiments.images import ImagePlan
 from experiments.lab import Lab, markdown, run
 from torch_utils.results import load_json
 from training.data.images.batches import ImageDataset, normalize_pixels
-from training.pictures.style import look
-from training.pictures.style.colors import BLUE, FAINT, MUTED
+from training.pictures import look
+from training.pictures.look import BLUE, FAINT, MUTED
 
 NOTES = {
     "energy": "energy distance of pixels",

@@ -21,10 +21,10 @@ from experiments.lab import Lab, experiment, markdown, run
 from experiments.toys import toy_networks
 from training.files.correlations import SavedLags
 from training.measure.correlation_times import scatter_of
-from training.pictures.correlations.lags import COLORS, NAMES
+from training.pictures import look
+from training.pictures.correlations import COLORS, NAMES
+from training.pictures.look import FAINT, MUTED
 from training.pictures.posteriors.words import legend_line, line
-from training.pictures.style import look
-from training.pictures.style.colors import FAINT, MUTED
 
 TOYS = (("circles", "PRP"), ("circles", "PRR"), ("s_curve", "PRP"))
 IMAGES: dict[str, tuple[ImagePlan, int, tuple[str, ...]]] = {

@@ -24,8 +24,8 @@ from training.data.toys import Toy
 from training.measure.two_sample import energy_distance
 from training.model.model import Model
 from training.names import TOY_NAMES
-from training.pictures.style import look
-from training.pictures.style.colors import INK, colors_of_places
+from training.pictures import look
+from training.pictures.look import INK, colors_of_places
 from training.pictures.trajectories.clouds import cloud_axes, common_box, scatter, seen_places
 
 POINTS, PAIRS, SHOWN = 2000, 3, 1200

@@ -20,7 +20,7 @@ from training.data.images.dataset import ImageDataset
 from training.files.roundtrip import BIN_EDGES, histogram
 from training.flow.solvers import SOLVERS
 from training.model.model import Model
-from training.subjects.returns import WorstImages
+from training.subjects.samples import WorstImages
 
 Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]

@@ -20,7 +20,7 @@ from torch_utils.streams import Stream
 from training.files.trajectory import SavedTrajectory
 from training.flow.latent.laws import LearnedLaw
 from training.model.model import Model
-from training.pictures.trajectories.words import latent_law
+from training.pictures.trajectories.clouds import latent_law
 
 Run = Callable[..., Any]
 TINY = ("--duration=0.0008", "--batch=200", "--no-calibrate", "--nosubdir")

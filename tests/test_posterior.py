@@ -182,7 +182,7 @@ def cut_short(run: Run, folder: Path, *given: str, whole: int = 2) -> None:
         kept(path, *arguments)
 
     with (
-        mock.patch("training.runs.groups.GROUP", 2),
+        mock.patch("training.runs.posteriors.GROUP", 2),
         mock.patch.object(module, name, save),
         pytest.raises(Cut),
     ):
@@ -192,7 +192,7 @@ def cut_short(run: Run, folder: Path, *given: str, whole: int = 2) -> None:
 
 
 def test_a_run_that_was_cut_short_goes_on_to_the_same_draws(sample: Run, tmp_path: Path) -> None:
-    with mock.patch("training.runs.groups.GROUP", 2):
+    with mock.patch("training.runs.posteriors.GROUP", 2):
         assert sample(tmp_path / "whole").code == 0
         cut_short(sample, tmp_path / "cut")
         result = sample(tmp_path / "cut")
@@ -208,7 +208,7 @@ def test_a_run_does_not_go_on_with_the_parts_of_another(sample: Run, tmp_path: P
     given = (f"--noise_std={noise}",)
     cut_short(sample, tmp_path / "cut", *given)
     np.save(noise, np.array([0.3, 0.6]))
-    with mock.patch("training.runs.groups.GROUP", 2):
+    with mock.patch("training.runs.posteriors.GROUP", 2):
         assert sample(tmp_path / "whole", *given).code == 0
         result = sample(tmp_path / "cut", *given)
     assert result.code == 0
@@ -424,10 +424,10 @@ def test_the_model_of_images_is_checked_by_images(check: Run, shelf: Path, tmp_p
 
 
 def test_a_check_that_was_cut_short_goes_on(check: Run, tmp_path: Path) -> None:
-    with mock.patch("training.runs.groups.GROUP", 2):
+    with mock.patch("training.runs.posteriors.GROUP", 2):
         assert check(tmp_path / "whole").code == 0
     cut_short(check, tmp_path / "cut", whole=3)
-    with mock.patch("training.runs.groups.GROUP", 2):
+    with mock.patch("training.runs.posteriors.GROUP", 2):
         result = check(tmp_path / "cut")
     assert "3 group(s) of 2 were there" in result.out
     one, other = (load_arrays(next((tmp_path / f).glob("*.npz"))) for f in ("cut", "whole"))

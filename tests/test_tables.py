@@ -26,8 +26,7 @@ from torch_utils import distributed
 from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, write_network
 from training.data.batches import Batch
-from training.data.tables.batches import TableBatches
-from training.data.tables.table import Rows, Table
+from training.data.tables.table import DataTable, Rows, TableBatches
 from training.files.table import load_table
 from training.model.model import Model
 from training.options.toy_mesh_exps import BOUNDARY_POINTS
@@ -212,7 +211,7 @@ def test_a_table_is_calibrated_on_its_held_out_rows_if_asked_to(
     assert [one["options"]["calibrate"] for one in told] == [False, True]
 
 
-def shifted(table: Table) -> Table:
+def shifted(table: DataTable) -> DataTable:
     return replace(table, points=table.points + 1)
 
 
@@ -222,9 +221,7 @@ def test_a_run_is_resumed_with_its_own_table_only(
     before = contents(houses_run)
     refused(run_script(train, f"--resume={houses_run}", "--xflip"), 2, "--xflip")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "training.commands.train_tables.load_table", lambda path: shifted(load_table(path))
-        )
+        patch.setattr("training.commands.train.load_table", lambda path: shifted(load_table(path)))
         refused(run_script(train, f"--resume={houses_run}"), 1, "of another table")
     assert contents(houses_run) == before
     assert all("Likelihood/held_out_nats" in line for line in stats(houses_run))

@@ -21,7 +21,7 @@ from torch_utils import distributed
 from torch_utils.snapshots import read_network, write_network, write_state
 from torch_utils.stats import RunningMeans
 from training.data.batches import Batch
-from training.learning.loss import Draws
+from training.learning.loss import NoiseDraws
 from training.learning.trainer import Trainer
 from training.names import OTHERS
 
@@ -183,12 +183,12 @@ def test_a_finished_run_can_be_extended_and_not_made_shorter(
 
 
 @contextmanager
-def steps_taken() -> Iterator[list[tuple[Batch, Draws]]]:
+def steps_taken() -> Iterator[list[tuple[Batch, NoiseDraws]]]:
     """What each step that is taken meanwhile is given."""
-    given: list[tuple[Batch, Draws]] = []
+    given: list[tuple[Batch, NoiseDraws]] = []
     accumulate = Trainer.accumulate
 
-    def seen(trainer: Trainer, batch: Batch, draws: Draws, means: RunningMeans) -> None:
+    def seen(trainer: Trainer, batch: Batch, draws: NoiseDraws, means: RunningMeans) -> None:
         given.append((batch, draws))
         accumulate(trainer, batch, draws, means)
 
@@ -196,7 +196,7 @@ def steps_taken() -> Iterator[list[tuple[Batch, Draws]]]:
         yield given
 
 
-def in_pairs(batch: Batch, draws: Draws) -> tuple[bool, bool, bool]:
+def in_pairs(batch: Batch, draws: NoiseDraws) -> tuple[bool, bool, bool]:
     """Whether points are, times are, and noise is with opposite signs."""
     columns = (batch.points, draws.t, draws.noise * torch.tensor([[1.0], [-1.0]]).repeat(100, 1))
     one, two, three = (torch.equal(column[::2], column[1::2]) for column in columns)

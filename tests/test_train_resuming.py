@@ -31,9 +31,9 @@ from tests.support.image_runs import (
 )
 from tests.support.running import refused
 from torch_utils.snapshots import read_state, write_state
-from training.commands import train_images as job
 from training.data.images.batches import ImageBatches
 from training.flow.eigenbasis import EigenBasis
+from training.subjects import image_training as job
 
 
 def test_a_resumed_run_equals_an_unbroken_one_and_refits_nothing(

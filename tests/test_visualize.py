@@ -13,8 +13,8 @@ import toy_pfODE_int
 import visualize
 from tests.support import picture_files as files
 from tests.support.running import refused
-from training.pictures.style import look
-from training.pictures.trajectories import animation
+from training.pictures import look
+from training.pictures.trajectories import album
 
 Run = Callable[..., Any]
 
@@ -22,7 +22,7 @@ Run = Callable[..., Any]
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures of few pixels, which are drawn sooner."""
-    for module in (look, animation):
+    for module in (look, album):
         monkeypatch.setattr(module, "DPI", 30)
 
 

@@ -46,16 +46,16 @@ def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """
     if not isinstance(function, type):
         return dict(inspect.signature(function).parameters)
-    found: dict[str, inspect.Parameter] = {}
+    known: dict[str, inspect.Parameter] = {}
     for each in (function, *getattr(function, "sizes_of", function).__mro__):
         if "__init__" not in vars(each):
             continue
         _, *own = inspect.signature(vars(each)["__init__"]).parameters.values()
-        found |= {parameter.name: parameter for parameter in own if parameter.name not in found}
+        known |= {parameter.name: parameter for parameter in own if parameter.name not in known}
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own):
             break
     variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    return {name: each for name, each in found.items() if each.kind not in variadic}
+    return {name: each for name, each in known.items() if each.kind not in variadic}
 
 
 def _fits(value: object, annotation: Any) -> bool:

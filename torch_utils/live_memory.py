@@ -57,6 +57,6 @@ class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        found = func(*args, **(kwargs or {}))
-        self.count(leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor))
-        return found
+        result = func(*args, **(kwargs or {}))
+        self.count(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+        return result

@@ -131,9 +131,9 @@ class SavedArrays:
             DataError: It is missing, broken, of objects, or has not as many bytes as it says.
         """
         if name not in self._members:
-            told = ", ".join(shown(known) for known in self.names[:MOST_TOLD]) or "none"
+            names = ", ".join(shown(known) for known in self.names[:MOST_TOLD]) or "none"
             more = ", ..." if len(self.names) > MOST_TOLD else ""
-            raise DataError(f"{self._path} has no array '{name}': it has {told}{more}")
+            raise DataError(f"{self._path} has no array '{name}': it has {names}{more}")
         member = self._members[name]
         with self.reading(name):
             file = self._archive.open(member)
@@ -271,10 +271,10 @@ def last_line(path: Path) -> dict[str, Any] | None:
         return None
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-        found = json.loads(lines[-1]) if lines else None
+        value = json.loads(lines[-1]) if lines else None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: its last line is not readable JSON") from error
-    return found if isinstance(found, dict) else None
+    return value if isinstance(value, dict) else None
 
 
 def provenance(moment: str = "finished") -> dict[str, Any]:

@@ -225,10 +225,10 @@ def read_state(path: Path) -> dict[str, Any]:
 
 def tensors_of(state: Mapping[str, Any], name: str) -> dict[str, Tensor]:
     """The tensors by name that a state has in an entry. Raises ValueError if it has none there."""
-    found = state.get(name)
-    if isinstance(found, dict):
-        tensors = {key: value for key, value in found.items() if isinstance(value, Tensor)}
-        if len(tensors) == len(found) and all(isinstance(key, str) for key in tensors):
+    entry = state.get(name)
+    if isinstance(entry, dict):
+        tensors = {key: value for key, value in entry.items() if isinstance(value, Tensor)}
+        if len(tensors) == len(entry) and all(isinstance(key, str) for key in tensors):
             return tensors
     raise ValueError(f"it has no tensors by name as its '{name}'")
 

@@ -23,7 +23,7 @@ learning them by heart. docs/tables.md has what that comes to. Where points are 
 conditions, few rows have a short training of a network that sees no waves of the conditions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import prod
 from typing import Any, TypeVar
@@ -57,7 +57,7 @@ class TrainingRecipe:
     snap: int
     dump: int
 
-    def but(self: R, values: dict[str, Any]) -> R:
+    def but(self: R, values: Mapping[str, Any]) -> R:
         """This recipe with those of the values by name that are its own and are not None."""
         names = {field.name for field in fields(self)}
         return replace(self, **{k: v for k, v in values.items() if k in names and v is not None})
@@ -101,6 +101,8 @@ TOY = TrainingRecipe(
     snap=100,
     dump=100,
 )
+OF_TOYS = ("duration", "batch", "ema", "lr")
+"""What differs between the recipes of toys."""
 AVERAGED_TOY = replace(TOY, duration=2.0, batch=512, ema=0.17)
 """Of toys whose targets are averaged over further points, and have so much less noise."""
 AVERAGED_PLANE = replace(TOY, duration=1.0, batch=512, lr=8e-3, ema=0.08)
@@ -185,7 +187,7 @@ COMPRESSED_TIME = 1.5
 digits in 10 dimensions needed more than half of the time to become Gaussian."""
 
 
-def published(arch: str, values: dict[str, Any]) -> ImageRecipe:
+def published(arch: str, values: Mapping[str, Any]) -> ImageRecipe:
     """The published recipe for a network, with the values that a user gave by name."""
     recipe = PUBLISHED.but(PUBLISHED_ADM if arch == "adm" else {}).but(values)
     # It was published for 200 million samples: a short training rises in a part of its own.
@@ -197,7 +199,7 @@ def fitted(
     images: int,
     image_shape: Sequence[int],
     device: str,
-    values: dict[str, Any],
+    values: Mapping[str, Any],
     has_bf16: bool = True,
 ) -> ImageRecipe:
     """A recipe for so many images on a device; what a user gave decides what follows from it.
@@ -271,7 +273,7 @@ WIDE = 24
 
 
 def fitted_to_table(
-    rows: int, dim: int, values: dict[str, Any], conditions: int = 0
+    rows: int, dim: int, values: Mapping[str, Any], conditions: int = 0
 ) -> TableRecipe:
     """A recipe for a table; what a user gave decides what follows from it.
 
@@ -307,7 +309,7 @@ def fitted_to_table(
     return recipe.but(values)
 
 
-def _fitted_to_simulations(rows: int, values: dict[str, Any]) -> TableRecipe:
+def _fitted_to_simulations(rows: int, values: Mapping[str, Any]) -> TableRecipe:
     """A recipe for points that are given with conditions."""
     few = rows < FEW_ROWS
     batch = values.get("batch") or 256

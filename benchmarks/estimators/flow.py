@@ -13,7 +13,7 @@ import torch
 from benchmarks.estimators.estimate import Estimate, Simulations
 from dnnlib.errors import DataError
 from training.data.tables.foreign import BLOCK_ROWS, ForeignTable
-from training.data.tables.making import Choices, make_table
+from training.data.tables.making import TableChoices, make_table
 from training.files.table import save_table
 from training.flow.likelihood import Trace
 from training.flow.solvers import get_solver
@@ -95,7 +95,7 @@ def save_simulations(path: Path, given: Simulations, held_out: float = 0.1) -> N
     )
     bounds = dict.fromkeys(names, (low, high)) if bounded else {}
     table, _ = make_table(
-        source, Choices(data_names, bounds=bounds, held_out=held_out, seed=given.seed)
+        source, TableChoices(data_names, bounds=bounds, held_out=held_out, seed=given.seed)
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     save_table(path, table)

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.simulators.published import NPE, SNPE
-from training.pictures.style import look
-from training.pictures.style.colors import BLUE, FAINT, INK, MUTED, ORANGE
+from training.pictures import look
+from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE
 
 STYLES: dict[str, dict[str, Any]] = {
     "flow": {"color": BLUE, "marker": "o", "lw": 1.8, "label": "this flow"},

@@ -18,15 +18,13 @@ from torch_utils.stats import RunningMeans, keep_lines_until
 from training.data.batches import Batch
 from training.data.images.codec import Decoder, decode_exact
 from training.data.images.dataset import ImageDataset
-from training.data.sources.formats import open_source
-from training.data.sources.plain_pickle import read_plain_pickle
+from training.data.sources.formats import open_source, read_plain_pickle
 from training.data.tables.formats import open_table
-from training.data.tables.making import Choices, make_table
+from training.data.tables.making import TableChoices, make_table
 from training.data.tables.table import restored
 from training.files.fid_reference import FIDReference
 from training.files.observations import read_array
-from training.files.posterior import load_values
-from training.files.posterior_parts import load_part
+from training.files.posterior import load_part, load_values
 from training.files.residuals import Extraction, find_first, require_same, saved_shapes
 from training.files.stats import SavedTraining
 from training.files.table import load_table
@@ -38,7 +36,7 @@ from training.measure.correlations import correlate
 from training.model.model import Model
 from training.original.model import import_original
 from training.pictures.album import pictures_of
-from training.runs.residual_correlations import row_pairs, toy_correlations
+from training.runs.residuals import row_pairs, toy_correlations
 
 CPU = torch.device("cpu")
 MOST_IMAGES = 50
@@ -75,7 +73,7 @@ def use_state(path: Path) -> None:
 
 def use_options(path: Path) -> None:
     # It asks git for the version of this code, and then what a step would cost.
-    job = "training.commands.toy_train"
+    job = "training.commands.training"
     with mock.patch(f"{job}.provenance", return_value={}), mock.patch(f"{job}.tell_dry_run"):
         try:
             toy_train.main([f"--resume={path.parent}", "--dry-run"], standalone_mode=False)
@@ -136,7 +134,7 @@ def use_table(path: Path) -> None:
 
 
 def use_rows_to_convert(path: Path) -> None:
-    table, _ = make_table(open_table(str(path), None), Choices(missing="drop"))
+    table, _ = make_table(open_table(str(path), None), TableChoices(missing="drop"))
     assert table.points.isfinite().all()
 
 

@@ -20,8 +20,7 @@ from torch_utils.results import load_arrays, save_arrays, save_json
 from torch_utils.snapshots import write_state
 from torch_utils.stats import RunningMeans
 from training.data.batches import Batch
-from training.files.posterior import save_values
-from training.files.posterior_parts import save_part
+from training.files.posterior import save_part, save_values
 from training.files.trajectory import FORMAT
 from training.flow.calibration import Calibration
 from training.flow.coordinates.coordinates import Coordinates

@@ -12,9 +12,8 @@ from dnnlib.logs import logger
 from tests.support.finished_runs import SHORT_TOY
 from tests.support.image_runs import SHORT
 from tests.support.outcomes import assert_same, outcome
-from training.learning.restarting import LAUNCH_KEY, OPTIONS_NAME, launch_id
 from training.learning.resuming import place_to_resume
-from training.learning.run_folder import Place, RunFolder
+from training.learning.run_folder import LAUNCH_KEY, OPTIONS_NAME, Place, RunFolder, launch_id
 
 ROOT = Path(__file__).parents[2]
 NEVER = -1

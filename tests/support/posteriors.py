@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tests.support.draws import double, normal
 from tests.support.flows import gaussian_flow, random_basis
-from training.data.tables.table import Columns, Dropped, Table
+from training.data.tables.table import Columns, DataTable, Dropped
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.coordinates.maps import Limits
 from training.flow.schedules import InflationSchedule
@@ -19,9 +19,9 @@ from training.inference.prior import Prior
 from training.inference.sampling import Problem, SamplingPlan, sample_posteriors
 from training.inference.target import Target
 from training.learning.building import Choices
-from training.learning.tables import Preparation, Space
 from training.learning.trainer import TrainingConfig
 from training.measure.posterior.convergence import convergence
+from training.subjects.table_spaces import Preparation, Space
 
 ROWS = 256
 STEPS = 2
@@ -66,7 +66,7 @@ def conditional_prior(start: str = "on") -> Prior:
     points = normal(20_000, 2, seed=1)
     y = points[:, :1] + 0.75 * normal(20_000, 1, seed=2)
     nothing = torch.zeros(20_000, dtype=torch.bool)
-    table = Table(points, Columns.plain("ab"), nothing, Dropped.none("ab"), y, ["y"])
+    table = DataTable(points, Columns.plain("ab"), nothing, Dropped.none("ab"), y, ["y"])
     choices = Choices("ifs", {"gamma0": 1e-4}, "mlp", {"width": 8, "label_dim": 1}, "IS", "log")
     prepared = Preparation(table, choices, TrainingConfig(100, 100), torch.device("cpu"))
     model, _ = prepared.build(prepared.coordinates(Space("none", "zca", start)))

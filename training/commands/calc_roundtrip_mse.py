@@ -7,13 +7,12 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance
-from training.commands.integration import image_times, solver_of
-from training.commands.networks import opened
-from training.options.calc_roundtrip_mse import PUBLISHED_SAMPLES, Settings
+from training.commands.shared import image_times, opened, solver_of
+from training.options.simulations import PUBLISHED_SAMPLES, RoundtripSettings
 from training.runs.roundtrips import measure_returns
 
 
-def run(settings: Settings) -> None:
+def run(settings: RoundtripSettings) -> None:
     began = time.perf_counter()
     subject, file = opened(settings.network, settings)
     choice = image_times(settings.times, file.t_max, file.name, settings.store_grid)

@@ -11,22 +11,20 @@ from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils.distributed import rank_from_environment
 from torch_utils.results import provenance, save_json
-from training.data.images.transforms import Transform
-from training.data.sources.built_in import NAMES
-from training.data.sources.conversion import Conversion
-from training.data.sources.formats import open_source
-from training.data.sources.writer import image_writer, is_zip, require_writable
+from training.data.images.codec import Transform
+from training.data.sources.formats import NAMES, open_source
+from training.data.sources.writer import Conversion, image_writer, is_zip, require_writable
 from training.data.tables.formats import is_table, open_table
-from training.data.tables.making import Choices, make_table
+from training.data.tables.making import TableChoices, make_table
 from training.files.table import FORMAT as TABLE_FORMAT
 from training.files.table import save_table
 from training.names import IMAGES, TABLE
-from training.options.dataset_tool import Settings
+from training.options.dataset_tool import DataSetSettings
 
 FORMAT = "inflationary-flows image data set 1"
 
 
-def run(settings: Settings) -> None:
+def run(settings: DataSetSettings) -> None:
     if rank_from_environment() != 0:
         return  # one process makes the file
     started = time.monotonic()
@@ -40,7 +38,7 @@ def run(settings: Settings) -> None:
     save_json(params, {**facts, "options": settings.recorded(), "seconds": seconds, **provenance()})
 
 
-def images(settings: Settings) -> dict[str, Any]:
+def images(settings: DataSetSettings) -> dict[str, Any]:
     """Makes a data set of images. Returns what is known of it."""
     dest, options = settings.dest, settings.images
     conversion = Conversion(
@@ -70,20 +68,17 @@ def images(settings: Settings) -> dict[str, Any]:
     }
 
 
-def table(settings: Settings, params: Path) -> dict[str, Any]:
+def table(settings: DataSetSettings, params: Path) -> dict[str, Any]:
     """Makes a data set of a table. Returns what is known of it."""
     dest = settings.dest
     require_new([dest, params], settings.overwrite, "--dest")
     chosen = settings.table
     source = open_table(settings.source, settings.wanted, chosen.seed, chosen.header)
-    choices = Choices(
+    choices = chosen.into(
+        TableChoices,
         conditions=chosen.conditions or (),
-        missing=chosen.missing,
         dequantize=chosen.dequantize == "auto",
         bounds={name: (low, high) for name, low, high in chosen.bounds or ()},
-        max_rows=chosen.max_rows,
-        held_out=chosen.held_out,
-        seed=chosen.seed,
     )
     made, lines = make_table(source, choices)
     require_folder(dest.parent)

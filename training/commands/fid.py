@@ -22,7 +22,7 @@ from training.files.fid_reference import DISTANCES_FORMAT, FORMAT, FIDReference
 from training.measure.detector import InceptionDetector, find_detector
 from training.measure.frechet import FeatureStatistics, Moments, frechet_distance
 from training.measure.kernel_distance import SUBSET_SIZE, kernel_distance, subset_distances
-from training.options.fid import CalcSettings, MeasuringOptions, RefSettings
+from training.options.samples import CalcSettings, MeasuringOptions, RefSettings
 
 
 def ref(settings: RefSettings) -> None:

@@ -10,17 +10,16 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance
-from training.commands.integration import image_times, is_free, solver_of
-from training.commands.networks import latent_of
+from training.commands.shared import image_times, is_free, latent_of, solver_of
 from training.files.image_folder import ABSENT, WHOLE, ImageFolder
 from training.flow.calls import BLOCK_ROWS
 from training.names import AUTO
-from training.options.gen_fid_samples import Settings
+from training.options.samples import GenerationSettings
 from training.runs.generation import SeedSampler, generate_images, parse_seeds
 from training.subjects import ImageFlow, NetworkFile
 
 
-def run(settings: Settings) -> None:
+def run(settings: GenerationSettings) -> None:
     began = time.perf_counter()
     seeds = parse_seeds(settings.seeds)
     latent = latent_of(

@@ -7,13 +7,13 @@ from dnnlib.files import require_new
 from dnnlib.logs import logger
 from torch_utils.distributed import rank_from_environment
 from torch_utils.results import provenance, save_json
-from training.options.import_network import Settings
+from training.options.import_network import ImportSettings
 from training.original.model import import_original
 
 FORMAT = "inflationary-flows imported network 1"
 
 
-def run(settings: Settings) -> None:
+def run(settings: ImportSettings) -> None:
     if rank_from_environment() != 0:
         return  # one process makes the file
     started = time.monotonic()

@@ -123,16 +123,8 @@ class Asked:
         assert isinstance(settings, CommonSettings)
         few = settings.learned and isinstance(settings, CheckSettings)
         how = settings.sampler
-        return SamplingPlan(
-            how.sampler,
-            how.chains,
-            how.draws or (CHECK_DRAWS if few else DRAWS),
-            how.warmup,
-            how.thin,
-            how.pool or self.subject.pool,
-            how.seed,
-            how.particles,
-        )
+        draws = how.draws or (CHECK_DRAWS if few else DRAWS)
+        return how.into(SamplingPlan, draws=draws, pool=how.pool or self.subject.pool)
 
     def likelihood(self) -> Likelihood:
         """The likelihood.

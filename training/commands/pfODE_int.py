@@ -7,11 +7,17 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import load_json, provenance, save_json
-from training.commands.integration import densities_of, image_times, is_free, solver_of
-from training.commands.networks import latent_of, opened
+from training.commands.shared import (
+    densities_of,
+    image_times,
+    is_free,
+    latent_of,
+    opened,
+    solver_of,
+)
 from training.files.rows import save_csv
 from training.files.trajectory import PARAMETERS_FORMAT, SavedEnd
-from training.options.pfode_int import SAMPLES, Settings
+from training.options.simulations import SAMPLES, SimulationSettings
 from training.runs.latents import recorded_eps
 from training.runs.story import Chapter, Story
 from training.subjects import Subject
@@ -21,7 +27,7 @@ FEWEST_SAMPLES = 1000
 """Generated beside fewer rows that are melted: pictures and ranks want many."""
 
 
-def run(settings: Settings) -> None:
+def run(settings: SimulationSettings) -> None:
     subject, file = opened(settings.network, settings)
     subject.check_class(settings.class_)
     choice = image_times(settings.times, file.t_max, file.name, settings.store_grid)
@@ -82,7 +88,7 @@ def run(settings: Settings) -> None:
                     write_rows(settings, subject, chapter)
 
 
-def melted_samples(settings: Settings, subject: Subject) -> Samples | None:
+def melted_samples(settings: SimulationSettings, subject: Subject) -> Samples | None:
     """What is melted; None if nothing is."""
     if settings.data_root is None:
         return None
@@ -90,14 +96,14 @@ def melted_samples(settings: Settings, subject: Subject) -> Samples | None:
     return subject.samples(settings.data_root, count, settings.seed)
 
 
-def count_of(settings: Settings, subject: Subject, samples: Samples | None) -> int:
+def count_of(settings: SimulationSettings, subject: Subject, samples: Samples | None) -> int:
     """How many points are generated."""
     if samples is not None and subject.counted(settings.bs, SAMPLES) is None:
         return max(len(samples.points), FEWEST_SAMPLES)
     return settings.bs or SAMPLES
 
 
-def write_rows(settings: Settings, subject: Subject, chapter: Chapter) -> None:
+def write_rows(settings: SimulationSettings, subject: Subject, chapter: Chapter) -> None:
     """Writes the rows of a simulation as a table, with their log densities if these are known."""
     assert settings.csv is not None
     simulation = chapter.simulation

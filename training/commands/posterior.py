@@ -14,10 +14,9 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from training.commands.inference import Asked
-from training.files.mixture import FORMAT as MIXTURE_FORMAT
-from training.files.mixture import save_mixture
 from training.files.observations import read_observations
-from training.files.posterior import overview
+from training.files.posterior import FORMAT as MIXTURE_FORMAT
+from training.files.posterior import overview, save_mixture
 from training.files.posterior_draws import FORMAT, save_netcdf
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian, Likelihood
@@ -28,26 +27,36 @@ from training.inference.target import prior_draws
 from training.inference.user_likelihood import UserLikelihood
 from training.measure.posterior.calibration import calibrate
 from training.names import FEWEST_RUNS
-from training.options.mixture import POINTS, RUNS, MixtureOptions, MixtureSettings
-from training.options.posterior import CheckSettings, SampleSettings
-from training.runs.groups import Groups, fingerprint, group_size
+from training.options.posterior import (
+    POINTS,
+    RUNS,
+    CheckSettings,
+    MixtureOptions,
+    MixtureSettings,
+    SampleSettings,
+)
 from training.runs.latents import recorded_eps
-from training.runs.learned_checks import LearnedCheck, LearnedRuns
 from training.runs.mixtures import MixturePlan, recover
-from training.runs.posterior_checks import Check
-from training.runs.posterior_reports import (
+from training.runs.posterior_checks import Check, LearnedCheck, LearnedRuns
+from training.runs.posterior_results import (
+    NearObservations,
     report_draws,
+    report_files,
     report_mixture,
     warn_of_far,
     warn_of_unlike,
-)
-from training.runs.posterior_results import (
-    NearObservations,
-    report_files,
     write_check,
     write_numbers,
 )
-from training.runs.posteriors import latents_of, sample_groups, sample_learned, sampled
+from training.runs.posteriors import (
+    Groups,
+    fingerprint,
+    group_size,
+    latents_of,
+    sample_groups,
+    sample_learned,
+    sampled,
+)
 from training.subjects import Subject, TableFlow
 from training.subjects.subject import required
 
@@ -396,17 +405,12 @@ def mixture_plan(options: MixtureOptions, dim: int) -> MixturePlan:
     """
     components = components_of(options, dim)
     weights = true_weights(options, components.count)
-    return MixturePlan(
-        components,
-        options.concentration,
-        None if weights is None else components.mean.new_tensor(weights),
-        options.points or POINTS,
-        options.runs or RUNS,
-        options.chains,
-        options.draws,
-        options.warmup,
-        options.pool,
-        options.seed,
+    return options.into(
+        MixturePlan,
+        components=components,
+        weights=None if weights is None else components.mean.new_tensor(weights),
+        points=options.points or POINTS,
+        runs=options.runs or RUNS,
     )
 
 

@@ -25,10 +25,10 @@ from training.data import toys
 from training.data.images.dataset import ImageDataset
 from training.data.tables.foreign import BLOCK_ROWS, ForeignTable, numbered, with_columns
 from training.data.tables.formats import open_table
-from training.data.tables.making import Choices, make_table
-from training.data.tables.table import Table as Rows
+from training.data.tables.making import TableChoices, make_table
+from training.data.tables.table import DataTable
 from training.files.table import holds_table, load_table, save_table
-from training.learning.loop import Progress
+from training.learning.run import Progress
 from training.model.model import Model
 from training.options.declared import Declared
 from training.options.toy_train import ToyTrainSettings
@@ -76,7 +76,7 @@ class Table:
         path: The data set that it was read from; None if it is in memory alone.
     """
 
-    rows: Rows
+    rows: DataTable
     name: str
     lines: Sequence[str] = ()
     path: Path | None = None
@@ -114,7 +114,7 @@ class Table:
         if isinstance(source, str | Path) and holds_table(Path(source)):
             path = Path(source)
             return cls(load_table(path), path.stem, path=path)
-        choices = Choices(
+        choices = TableChoices(
             conditions=tuple(conditions),
             missing=missing,
             bounds=dict(bounds or {}),
@@ -193,7 +193,7 @@ class Images:
 
 
 def _in_memory(source: Any, columns: Sequence[str] | None, name: str) -> ForeignTable:
-    """Rows of an array or a data frame."""
+    """DataTable of an array or a data frame."""
     own = getattr(source, "columns", None)
     try:
         values = np.asarray(source.to_numpy() if own is not None else source, dtype=np.float64)

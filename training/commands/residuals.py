@@ -14,8 +14,7 @@ from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
-from training.commands.integration import last_time, solver_of, steps_and_end
-from training.commands.networks import of_data_set
+from training.commands.shared import last_time, of_data_set, solver_of, steps_and_end
 from training.files.correlations import (
     save_correlations,
     save_summary,
@@ -47,10 +46,12 @@ from training.options.residuals import (
     ExtractToysSettings,
     NoiseOptions,
 )
-from training.runs.extraction import ExtractionChoice, result_bytes, run_extraction
-from training.runs.residual_correlations import (
+from training.runs.residuals import (
+    ExtractionChoice,
     known_of,
+    result_bytes,
     row_pairs,
+    run_extraction,
     toy_correlations,
 )
 from training.runs.times import TimeChoice

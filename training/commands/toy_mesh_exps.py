@@ -10,12 +10,12 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance
-from training.commands.integration import solver_of, toy_times
+from training.commands.shared import solver_of, toy_times
 from training.files.coverage import CoverageFiles
 from training.measure.boundaries import unit_sphere
 from training.measure.coverage import Spheres, contents_within, table, unfilled
 from training.measure.coverage_result import CoverageResult
-from training.options.toy_mesh_exps import BOUNDARY_POINTS, Settings, SphereOptions
+from training.options.toy_mesh_exps import BOUNDARY_POINTS, CoverageSettings, SphereOptions
 from training.runs.coverage import BLOCK_ROWS, CoverageExperiment
 from training.runs.latents import latent_choice, recorded_eps
 from training.subjects import NetworkFile, Subject, ToyFlow, open_subject
@@ -29,7 +29,7 @@ LIMITS = {
 """Products that files and memory bear: meshes and results that are read again, and some GB."""
 
 
-def run(settings: Settings) -> None:
+def run(settings: CoverageSettings) -> None:
     subject, counted = subject_of(settings), settings.points
     fresh = subject.fresh(settings.data_root, counted.test_pts, counted.seed)
     dim, kept, exact = subject.dim, subject.dims_to_keep, subject.exact
@@ -88,7 +88,7 @@ def run(settings: Settings) -> None:
         logger.info(f"Wrote {files.numbers} and the points beside it after {seconds:.1f} s")
 
 
-def subject_of(settings: Settings) -> Subject:
+def subject_of(settings: CoverageSettings) -> Subject:
     """The flow of the network, or of the toy alone where none is given.
 
     Raises:

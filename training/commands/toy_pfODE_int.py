@@ -8,10 +8,10 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance, save_json
-from training.commands.integration import densities_of, is_free, solver_of, toy_times
+from training.commands.shared import densities_of, is_free, solver_of, toy_times
 from training.files.trajectory import PARAMETERS_FORMAT
 from training.names import KINDS
-from training.options.toys import ClosedFormSettings, NetSettings
+from training.options.simulations import ClosedFormSettings, NetSettings
 from training.runs.latents import latent_choice, recorded_eps
 from training.runs.story import Story
 from training.subjects import NetworkFile, ToyFlow

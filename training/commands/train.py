@@ -3,54 +3,132 @@
 from pathlib import Path
 
 from dnnlib.errors import UsageError
-from torch_utils.distributed import process_group
-from training.commands.networks import of_data_set
-from training.commands.train_images import train_on_images
-from training.commands.train_tables import train_on_table
-from training.commands.training import settled
-from training.files.table import holds_table
-from training.learning.loop import Progress
-from training.learning.refitting import law_file, refit_latent_law
+from dnnlib.logs import logger
+from training.commands.shared import of_data_set
+from training.commands.training import refit, settled, train, wanted
+from training.data.images.dataset import ImageDataset
+from training.data.tables.table import DataTable
+from training.files.table import holds_table, load_table
+from training.learning.building import Choices
+from training.learning.run import Progress
 from training.names import AUTO, IMAGE_NETWORK_NAMES, IMAGES, TABLE, TABLE_NETWORK
 from training.options.train import TrainSettings
-from training.subjects import NetworkFile
+from training.subjects import ImageTraining, NetworkFile, TableTraining
+from training.subjects.image_training import open_alike
+from training.subjects.table_spaces import Space
 
 
 def run(settings: TrainSettings, progress: Progress | None = None) -> Path | None:
     """Trains, or learns a law of latents again. Returns the network file; None of a dry run."""
     if settings.law.refit_latent_law:
-        return refit(settings)
+        assert settings.law.network is not None
+        if settings.data.data is None:
+            raise UsageError("--refit_latent_law melts data: give --data")
+        file = NetworkFile.open(settings.law.network)
+        return refit(settings, file, of_data_set(file, {}), settings.data.data)
     settings, resume = settled(settings, "data")
-    data = settings.data.data
-    assert data is not None
-    kind = TABLE if holds_table(data) else IMAGES
-    settings.require_kind(kind, str(data))
-    require_network_of(settings, kind)
-    train_on = {TABLE: train_on_table, IMAGES: train_on_images}[kind]
-    return train_on(settings, data, resume, progress)
+    assert settings.data.data is not None
+    training_on = training_on_table if holds_table(settings.data.data) else training_on_images
+    return train(settings, training_on(settings, settings.data.data), resume, progress)
 
 
-def require_network_of(settings: TrainSettings, kind: str) -> None:
-    """Raises UsageError if the network or the dimensions are for the other kind of data."""
-    network, table = settings.network.arch, kind == TABLE
-    if network is not None and (network == TABLE_NETWORK) != table:
-        known = [TABLE_NETWORK] if table else list(IMAGE_NETWORK_NAMES)
+def training_on_table(settings: TrainSettings, data: Path) -> TableTraining:
+    """What options say of a training on a table. Raises UsageError if they contradict it."""
+    settings.require_kind(TABLE, str(data))
+    require_network(settings, (TABLE_NETWORK,))
+    table = with_wanted_conditions(settings, load_table(data))
+    choices = choices_of(settings, TABLE_NETWORK, table.dim, bool(settings.network.output_gain))
+    return TableTraining(
+        wanted=wanted(settings, choices, TableTraining.calibrates),
+        table=table,
+        path=data,
+        space=settings.table.into(Space),
+        condition_shape=settings.table.cond_shape,
+    )
+
+
+def training_on_images(settings: TrainSettings, data: Path) -> ImageTraining:
+    """What options say of a training on images. Raises UsageError if they contradict it."""
+    settings.require_kind(IMAGES, str(data))
+    require_network(settings, IMAGE_NETWORK_NAMES)
+    if settings.flow.dims_to_keep == AUTO:
+        raise UsageError("--dims_to_keep=auto is for tables: give a number")
+    options, network, run = settings.data, settings.network, settings.run
+    images, held_out = (
+        ImageDataset(data, use_labels=options.cond, xflip=options.xflip),
+        None,
+    )
+    if options.held_out:
+        images, held_out = images.split(options.held_out, run.seed)
+    inflates = settings.flow.precond == "ifs"
+    gain = inflates if network.output_gain is None else network.output_gain
+    choices = choices_of(settings, network.arch or IMAGE_NETWORK_NAMES[0], images.dim, gain)
+    other = settings.calibration.calibration_data
+    sizes = {"cbase": network.cbase, "cres": ",".join(map(str, network.cres or ()))}
+    return ImageTraining(
+        wanted=wanted(settings, choices),
+        images=images,
+        held_out=held_out,
+        calibrated_on=open_alike(other, images, options.cond) if other else None,
+        published=settings.training.preset == "published",
+        basis_images=options.batch_pca,
+        tries_precisions=tries_precisions(settings),
+        transfer=network.transfer,
+        compiles=network.compile,
+        benchmarks=network.bench,
+        sizes=" ".join(f"--{name}={sizes[name]}" for name in sizes if name in settings.given),
+    )
+
+
+def tries_precisions(settings: TrainSettings) -> bool:
+    """Whether the time that it takes is to say in which precision images are trained on."""
+    unsaid = settings.network.precision is None and settings.training.preset != "published"
+    return unsaid and not (settings.run.deterministic or settings.run.dry_run)
+
+
+def choices_of(settings: TrainSettings, network: str, dim: int, output_gain: bool) -> Choices:
+    """What options say of a model of so many dimensions; its network's arguments follow from the
+    data."""
+    flow = settings.flow
+    return Choices(
+        precond=flow.precond,
+        inflation=flow.arguments(flow.precond, dim),
+        network=network,
+        network_arguments={},
+        space=settings.network.space,
+        noise_cond=settings.network.noise_cond or ("ddpm" if flow.precond == "vp" else "log"),
+        t_min=flow.tmin,
+        t_max=flow.tmax,
+        t_sampling=flow.t_sampling,
+        output_gain=output_gain,
+        seed=settings.run.seed,
+    )
+
+
+def require_network(settings: TrainSettings, known: tuple[str, ...]) -> None:
+    """Raises UsageError if the network is for the other kind of data."""
+    network = settings.network.arch
+    if network is not None and network not in known:
         raise UsageError(
             f"--arch={network} does not go with {settings.data.data}: give {', '.join(known)}"
         )
-    if not table and settings.flow.dims_to_keep == AUTO:
-        raise UsageError("--dims_to_keep=auto is for tables: give a number")
 
 
-def refit(settings: TrainSettings) -> Path:
-    """Learns the law of latents of a network that was trained before."""
-    data, seed = settings.data.data, settings.run.seed
-    assert settings.law.network is not None
-    if data is None:
-        raise UsageError("--refit_latent_law melts data: give --data")
-    file = NetworkFile.open(settings.law.network)
-    path = law_file(file.path, settings.run.outdir)
-    subject = of_data_set(file, {})
-    with process_group(settings.run.device_name) as device:
-        refit_latent_law(file.model, subject.law_plan(data, seed, device), path, device)
-    return path
+def with_wanted_conditions(settings: TrainSettings, table: DataTable) -> DataTable:
+    """The table, with conditions if they are wanted.
+
+    Raises:
+        UsageError: They are wanted, but there are none; or an option is for them alone.
+    """
+    if settings.data.cond and table.conditions is None:
+        raise UsageError(
+            f"--cond is given, but {settings.data.data} has no conditions: make it with "
+            "dataset_tool.py --conditions=NAMES"
+        )
+    if settings.data.cond:
+        return table
+    settings.table.require_nothing_of_conditions()
+    if table.condition_dim:
+        names = ", ".join(table.condition_names)
+        logger.warning(f"Warning: {names} left out: --cond conditions the flow on such columns")
+    return table.without_conditions()

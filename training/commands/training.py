@@ -1,68 +1,123 @@
-"""What options of trainings stand for, and how a resumed run takes over its own."""
+"""The story of a training, whatever it is on, and how a resumed run takes over its options."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from dnnlib.errors import DataError, UsageError, agree
 from dnnlib.files import require_writable
-from training.learning.melting import LawPlan
-from training.learning.restarting import OPTIONS_NAME
-from training.learning.resuming import place_to_resume, read_record
-from training.learning.run_folder import Place
-from training.learning.trainer import TrainingConfig
+from dnnlib.logs import logger
+from torch_utils.determinism import algorithms
+from torch_utils.distributed import process_group
+from torch_utils.results import provenance
+from training.learning.building import Choices, describe_training, resolved_options
+from training.learning.cost import tell_dry_run
+from training.learning.melting import law_file, refit_latent_law
+from training.learning.resuming import Resumed, place_to_resume, read_record
+from training.learning.run import Progress, run_training
+from training.learning.run_folder import OPTIONS_NAME, Place
 from training.options.declared import Declared
-from training.options.training import (
-    LatentLawOptions,
-    RunOptions,
-    TrainingOptions,
-    as_typed,
-    require_values,
-)
-from training.recipes import TableRecipe, TrainingRecipe
+from training.options.toy_train import ToyTrainSettings
+from training.options.train import TrainSettings
+from training.options.training import as_typed, require_values
+from training.subjects import NetworkFile, Subject, Training, Wanted
+
+TrainingSettings = ToyTrainSettings | TrainSettings
 
 
-def place_of(run: RunOptions, *parts: str | None) -> Place:
-    """The run's folder, named by those of the parts that are there."""
-    assert run.outdir is not None
-    name = "-".join(part for part in (*parts, run.desc) if part)
-    return Place(run.outdir, name, run.nosubdir)
+def train(
+    settings: TrainingSettings, training: Training, resume: Path | None, progress: Progress | None
+) -> Path | None:
+    """Trains.
+
+    Args:
+        settings: Of the run.
+        training: What is trained, and on what.
+        resume: The folder or state that it goes on from, if there is one.
+        progress: Called after each report with the part of the training that is done.
+
+    Returns:
+        The network file; None of a dry run.
+    """
+    run = settings.run
+    kernels = algorithms(run.deterministic, training.benchmarks)
+    with kernels, process_group(run.device_name, run.threads, training.useful_threads) as device:
+        resumed = Resumed.find(resume) if resume else None
+        start = training.start(device, resumed)
+        model, loss, config = start.model, start.loss, start.config
+        logger.info(model.denoiser.basis.describe())
+        logger.info(describe_training(model, loss, config))
+        options = settings.recorded(
+            **{**start.resolved, **resolved_options(model, loss)},
+            calibrate=start.calibration is not None,
+            threads=torch.get_num_threads(),
+        )
+        record = {"options": options, **provenance("started")}
+        if run.dry_run:
+            tell_dry_run(record, model, loss, config, run.card_memory, device.type)
+            return None
+        model.denoiser.to(device)
+        trainer, source = training.begin(start, resumed)
+        name = "-".join(part for part in (*start.name, run.desc) if part)
+        assert run.outdir is not None
+        return run_training(
+            trainer,
+            source,
+            Place(run.outdir, name, run.nosubdir),
+            record_of(record, resume, start.recipe.duration),
+            resumed,
+            start.calibration,
+            start.law,
+            start.watch(),
+            progress,
+        )
 
 
-def law_to_learn(options: LatentLawOptions, precond: str, plan: LawPlan) -> LawPlan | None:
-    """What is left of a plan to learn the law of latents; None where there is no law to learn.
+def refit(
+    settings: TrainingSettings, file: NetworkFile, subject: Subject, data: Path | None
+) -> Path:
+    """Learns the law of latents of a network that was trained before.
+
+    Args:
+        settings: Of the run.
+        file: The network.
+        subject: What it is of.
+        data: What is melted; None for fresh draws of a toy.
+    """
+    run = settings.run
+    path = law_file(file.path, run.outdir)
+    with process_group(run.device_name) as device:
+        refit_latent_law(file.model, subject.law_plan(data, run.seed, device), path, device)
+    return path
+
+
+def wanted(settings: TrainingSettings, choices: Choices, calibrates: bool = True) -> Wanted:
+    """What options say of a training on any data.
+
+    Args:
+        settings: The options.
+        choices: What they say of the model.
+        calibrates: Whether there is a calibration by default.
 
     Raises:
-        UsageError: It was asked for of an isotropic model.
+        UsageError: They contradict each other.
     """
-    if precond == "ifs":
-        return replace(plan, learned=options.latent_law != "gaussian")
-    if options.latent_law == "learned":
+    calibration, precond = settings.calibration, settings.flow.precond
+    calibrate = calibration.wanted(precond, calibrates)
+    if settings.law.latent_law == "learned" and precond != "ifs":
         raise UsageError(f"--latent_law=learned is for precond=ifs, not {precond}")
-    return None
-
-
-def training_config(
-    recipe: TrainingRecipe, training: TrainingOptions, run: RunOptions, antithetic: bool = False
-) -> TrainingConfig:
-    """The recipe in samples, with what is no part of it."""
-    return TrainingConfig(
-        total=round(recipe.duration * 1e6),
-        batch=recipe.batch,
-        batch_gpu=training.batch_gpu,
-        lr=recipe.lr,
-        lr_ramp=round(recipe.lr_ramp * 1e6),
-        lr_decay=recipe.lr_decay,
-        ema_halflife=round(recipe.ema * 1e6),
-        weight_decay=recipe.weight_decay if isinstance(recipe, TableRecipe) else 0.0,
-        loss_scale=training.ls,
-        antithetic=antithetic,
-        tick=recipe.tick * 1000,
-        snapshot_ticks=recipe.snap,
-        state_ticks=recipe.dump,
-        keep_states=run.keep,
-        seed=run.seed,
+    return Wanted(
+        choices=choices,
+        data_dim=settings.flow.data_dim,
+        amounts=settings.recorded(),
+        batch_gpu=settings.training.batch_gpu,
+        loss_scale=settings.training.ls,
+        keep_states=settings.run.keep,
+        calibration_fit=calibration.calibration_fit if calibrate else None,
+        learns_law=settings.law.latent_law != "gaussian" if precond == "ifs" else None,
+        dry_run=settings.run.dry_run,
     )
 
 

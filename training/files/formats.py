@@ -44,7 +44,7 @@ FORMATS = {
     "training": Format("reports of a training run", "training.pictures_of_training", "course"),
     "correlations of one time": Format(
         "matrices of correlations",
-        "correlations.matrices.pictures_of_image_matrices",
+        "correlations.pictures_of_image_matrices",
         together=True,
         wild=None,
     ),
@@ -62,9 +62,9 @@ FORMATS = {
         of_run=True,
         wild=MAY_BE_WILD,
     ),
-    "coverage": Format("coverage", "coverage.album.pictures_of_coverage", "coverage"),
+    "coverage": Format("coverage", "coverage.pictures_of_coverage", "coverage"),
     "residual summary": Format(
-        "correlations by lag", "correlations.lags.pictures_of_lags", "correlations"
+        "correlations by lag", "correlations.pictures_of_lags", "correlations"
     ),
     "worst roundtrips": Format(
         "errors of roundtrips", "images.roundtrips.pictures_of_roundtrips", "roundtrips"
@@ -73,10 +73,8 @@ FORMATS = {
         "draws of posteriors", "posteriors.album.pictures_of_posteriors", "posteriors"
     ),
     "posterior check": Format("runs of a check", "posteriors.album.pictures_of_check", "checks"),
-    "image files": Format("images", "images.folders.pictures_of_image_files"),
-    "correlations": Format(
-        "matrices of correlations", "correlations.matrices.pictures_of_toy_matrices"
-    ),
+    "image files": Format("images", "images.grids.pictures_of_image_files"),
+    "correlations": Format("matrices of correlations", "correlations.pictures_of_toy_matrices"),
     "residuals": Format(
         "residuals",
         advice="give the correlations that calc_net_residuals_autocorrelations.py makes of them",

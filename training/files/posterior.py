@@ -30,10 +30,18 @@ tendency, mean_ranks, the distance of the farthest neighbor, local, surprise.
 
 Both keep finished groups in ``..._posterior.part/`` or ``..._posterior_check.part/`` until the
 results are written. The same command goes on with those of its own options and inputs.
+
+``{data}_{schedule}_mixture.npz`` has, for R runs, C chains of S draws and K components,
+
+    weights         [R, C, S, K], draws
+    truth           [R, K], true weights; not of data that were not simulated
+    observed        [R, N, ...], what was observed
+    log_evidence    [R, N, K], of each component for each point, in nats
+    mean, std       [K, D], [K], the components in whitened latents
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from math import ceil, inf
 from pathlib import Path
 from typing import Any
@@ -43,13 +51,101 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError
-from torch_utils.results import open_arrays, save_arrays
-from training.files.arrays import CheckedArrays
-from training.files.names import parameter, title_of
+from torch_utils.results import load_arrays, open_arrays, save_arrays
+from training.files.arrays import CheckedArrays, parameter, title_of
 from training.inference.draws import Draws
-from training.inference.summary import CONTENTS, LEVELS, Summary
-from training.measure.posterior.calibration import Calibration, RunValues, calibrate
+from training.inference.summary import CONTENTS, LEVELS, REASONS, Summary
+from training.measure.posterior.calibration import CalibrationCheck, RunValues, calibrate
 from training.measure.posterior.ranks import FEWEST_IN_BIN
+
+FORMAT = "inflationary-flows mixture 1"
+
+
+def save_mixture(
+    path: Path,
+    weights: Tensor,
+    truth: Tensor | None,
+    observed: Tensor,
+    log_evidence: Tensor,
+    components: tuple[Tensor, Tensor],
+) -> None:
+    """Writes the draws, whole or not at all."""
+    arrays = {"weights": weights, "observed": observed, "log_evidence": log_evidence}
+    arrays |= {"mean": components[0], "std": components[1]}
+    arrays |= {} if truth is None else {"truth": truth}
+    save_arrays(path, {name: values.cpu().numpy() for name, values in arrays.items()})
+
+
+STAT, SUMMARY = "stat_", "summary_"
+"""How names of arrays begin that a sampler's statistics have, and a summary's."""
+DENSITY = "log_density"
+"""The array of densities, where the posterior's own are known."""
+OWN = ("w", "points", "log_likelihood", "calls")
+
+
+def save_part(path: Path, draws: Draws, summary: Summary, fingerprint: str) -> None:
+    """Writes the draws of one group of observations."""
+    density = {} if draws.log_density is None else {DENSITY: draws.log_density}
+    arrays = {
+        **{name: getattr(draws, name) for name in OWN},
+        **density,
+        **{f"{STAT}{name}": values for name, values in draws.stats.items()},
+        **{f"{SUMMARY}{item.name}": getattr(summary, item.name) for item in fields(Summary)},
+    }
+    numbers = {name: values.cpu().numpy() for name, values in arrays.items()}
+    texts = {"sampler": np.array(draws.sampler), "fingerprint": np.array(fingerprint)}
+    save_arrays(path, numbers | texts)
+
+
+def load_part(path: Path, fingerprint: str) -> tuple[Draws, Summary] | None:
+    """What ``save_part`` wrote, if it is of the same run; None if there is nothing, or another's.
+
+    Raises:
+        DataError: The file is broken.
+    """
+    if not path.exists():
+        return None
+    summaries = [f"{SUMMARY}{item.name}" for item in fields(Summary)]
+    arrays = load_arrays(path, ["fingerprint", "sampler", *OWN, *summaries])
+    texts = {name: arrays.pop(name) for name in ("fingerprint", "sampler")}
+    if any(values.dtype.kind != "U" for values in texts.values()):
+        raise _broken(path, "the name of the run or of a sampler is no text")
+    if str(texts["fingerprint"]) != fingerprint:
+        return None
+    _check(path, arrays, texts["sampler"])
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    w, points, log_likelihood, calls = (tensors[name] for name in OWN)
+    stats = {
+        name.removeprefix(STAT): values for name, values in tensors.items() if name.startswith(STAT)
+    }
+    sampler = [str(name) for name in texts["sampler"]]
+    summary = Summary(*(tensors[name] for name in summaries))
+    return Draws(w, points, log_likelihood, sampler, calls, stats, tensors.get(DENSITY)), summary
+
+
+def _check(path: Path, arrays: Mapping[str, np.ndarray], sampler: np.ndarray) -> None:
+    """Raises DataError unless all arrays are of one group of observations."""
+    points = arrays["points"]
+    if points.ndim != 4 or arrays["w"].ndim != 4:
+        raise _broken(path, "draws have another number of axes")
+    count, dim = points.shape[0], points.shape[3]
+    shapes = {"w": (*points.shape[:3], arrays["w"].shape[3]), "points": points.shape}
+    shapes |= {"log_likelihood": points.shape[:3], "calls": (count,)}
+    shapes |= {DENSITY: points.shape[:3]}
+    shapes |= {f"{SUMMARY}quantiles": (count, dim, len(LEVELS))}
+    shapes |= {f"{SUMMARY}failed": (count, len(REASONS))}
+    for name, values in arrays.items():
+        wanted = shapes.get(name, (count, dim) if name.startswith(SUMMARY) else (count,))
+        kind = "b" if name == f"{SUMMARY}failed" else "f"
+        if values.shape != wanted or values.dtype.kind != kind or not values.dtype.isnative:
+            raise _broken(path, f"'{name}' is not of {list(wanted)} numbers")
+    if sampler.shape != (count,):
+        raise _broken(path, f"there are not {count} samplers")
+
+
+def _broken(path: Path, why: str) -> DataError:
+    return DataError(f"{path} is broken, {why}: remove it, and run again")
+
 
 CHECK_FORMAT = "inflationary-flows posterior check 1"
 MOST_LISTED = 2000
@@ -197,7 +293,7 @@ class SavedCheck:
     """
 
     values: RunValues
-    calibration: Calibration
+    calibration: CalibrationCheck
     name: str
     schedule: str
     question: Any

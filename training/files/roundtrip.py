@@ -32,8 +32,7 @@ from torch import Tensor
 
 from dnnlib.errors import DataError
 from torch_utils.results import open_arrays, save_arrays, save_json
-from training.files.arrays import CheckedArrays
-from training.files.names import title_of
+from training.files.arrays import CheckedArrays, title_of
 from training.measure.roundtrip import RoundtripErrors
 
 FORMAT = "inflationary-flows roundtrip errors 1"

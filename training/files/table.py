@@ -28,13 +28,13 @@ from torch import Tensor
 from dnnlib.errors import DataError
 from torch_utils.results import SavedArrays, open_arrays, save_arrays
 from training.data.tables.foreign import require_names
-from training.data.tables.table import Columns, Dropped, Table
+from training.data.tables.table import Columns, DataTable, Dropped
 from training.files.arrays import CheckedArrays
 
 FORMAT = "inflationary-flows table 1"
 
 
-def save_table(path: Path, table: Table) -> None:
+def save_table(path: Path, table: DataTable) -> None:
     """Writes a data set, whole or not at all."""
     columns, dropped = table.columns, table.dropped
     bounds = torch.stack([columns.low, columns.high], dim=1)
@@ -56,7 +56,7 @@ def save_table(path: Path, table: Table) -> None:
     save_arrays(path, {name: np.asarray(values) for name, values in arrays.items()})
 
 
-def load_table(path: Path) -> Table:
+def load_table(path: Path) -> DataTable:
     """The data set of a file.
 
     Raises:
@@ -91,7 +91,7 @@ def load_table(path: Path) -> Table:
             order,
         )
         conditions, condition_names = _conditions(path, saved, arrays)
-        return Table(
+        return DataTable(
             points,
             Columns(names, steps, offsets, low, high),
             _held_out(path, saved, count),

@@ -50,8 +50,7 @@ from torch_utils import distributed
 from torch_utils.array_stream import ArrayStream, stream_arrays
 from torch_utils.inert_pickle import shown
 from torch_utils.results import SavedArrays, open_arrays
-from training.files.arrays import LARGEST, CheckedArrays, evenly
-from training.files.names import kind_of
+from training.files.arrays import LARGEST, CheckedArrays, evenly, kind_of
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
 from training.flow.trajectory import State

@@ -6,7 +6,7 @@ A network file has the cheapest for each use that was found good enough when its
 
 from collections.abc import Callable
 from dataclasses import replace
-from math import pi
+from math import isclose, pi
 from typing import NamedTuple
 
 import torch
@@ -104,6 +104,11 @@ class Course(nn.Module):
     def calls(self) -> int:
         """Of the denoiser."""
         return self.steps * (self.solver.calls_per_step or 1)
+
+    def spans(self, first: float, last: float) -> bool:
+        """Whether it goes between these times."""
+        ends = self.times[[0, -1]].tolist()
+        return isclose(ends[0], first, rel_tol=1e-9) and isclose(ends[1], last, rel_tol=1e-9)
 
     def cost(self, use: Use) -> int:
         """Calls, and products for traces where the use takes these."""

@@ -134,14 +134,10 @@ class ProbabilityFlow:
             solver: The solver, or its name.
         """
         course = self.courses.get(use)
-        if course is None or times is not None or solver is not None or not self._ends(course):
+        ends = (self.schedule.t_min, self.end_time)
+        if course is None or times is not None or solver is not None or not course.spans(*ends):
             return (self.times() if times is None else times), as_solver(solver or DEFAULT_SOLVER)
         return course.times.to(self.device), course.solver
-
-    def _ends(self, course: Course) -> bool:
-        ends = (float(course.times[0]), float(course.times[-1]))
-        own = (self.schedule.t_min, self.end_time)
-        return all(isclose(*pair, rel_tol=1e-9) for pair in zip(ends, own, strict=True))
 
     def sample(
         self,

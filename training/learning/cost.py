@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from time import process_time
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -28,13 +29,14 @@ from torch.utils.flop_counter import (
     sdpa_flop_count,
 )
 
+from dnnlib.errors import UsageError
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.live_memory import LiveMemory
-from training.learning.loss import DenoisingLoss, Draws
+from training.learning.loss import DenoisingLoss, NoiseDraws
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
-from training.networks import TOY_NETWORKS
+from training.networks import NETWORKS, TOY_NETWORKS
 
 USED = 0.75
 """Part of a card that a step may take; the rest is left to what is not counted. On a CPU, whose
@@ -76,7 +78,7 @@ class StepCost:
 
     def describe(self) -> str:
         """For people to read, in one line or two."""
-        said = (
+        text = (
             f"On paper, a step of {self.parameters:,} parameters takes "
             f"{_flops(self.forward_flops)} a sample, {_flops(self.flops)} with the backward pass, "
             f"and {_memory(self.peak_bytes)} at its peak, {self.batch_gpu} samples at a time in "
@@ -84,14 +86,14 @@ class StepCost:
             "context of CUDA, workspaces of kernels, gaps between tensors"
         )
         if self.card is None:
-            return said
+            return text
         if not self.largest:
             fits = "not even one sample at a time fits"
         elif self.largest == self.rows:
             fits = f"the whole batch fits: {self.rows} samples at a time"
         else:
             fits = f"at most --batch-gpu={self.largest} fits"
-        return f"{said}\nIn {self.card:g} GiB, a quarter of it left to these, {fits}"
+        return f"{text}\nIn {self.card:g} GiB, a quarter of it left to these, {fits}"
 
 
 def _memory(size: int) -> str:
@@ -258,13 +260,13 @@ class PaperStep:
         with self._mode, self._calls, self._memory:
             yield
 
-    def _samples(self, rows: int) -> tuple[Tensor, tuple[Tensor, Draws, Conditions]]:
+    def _samples(self, rows: int) -> tuple[Tensor, tuple[Tensor, NoiseDraws, Conditions]]:
         """What a rank holds in a step: its points, and these in eigenspace, their draws, and the
         conditions."""
         basis = self._trainer.denoiser.basis
         points = torch.zeros(rows, basis.dim, dtype=self._dtype)
         times = torch.full((rows,), self._trainer.loss.t_max, dtype=torch.float64)
-        draws = Draws(times, torch.zeros(rows, basis.dim, dtype=self._dtype))
+        draws = NoiseDraws(times, torch.zeros(rows, basis.dim, dtype=self._dtype))
         wide = {name: width for name, width in self._conditions.items() if width}
         conditions = {name: torch.zeros(rows, width) for name, width in wide.items()}
         return points, (basis.to_eigen(points).to(self._dtype), draws, conditions)
@@ -288,7 +290,6 @@ def tell_dry_run(
     loss: DenoisingLoss,
     config: TrainingConfig,
     card: float | None,
-    precision: str = "fp32",
     device_type: str = "cpu",
 ) -> None:
     """Logs what a step costs, and the record of a run that is not to be.
@@ -299,11 +300,10 @@ def tell_dry_run(
         loss: The loss.
         config: Of the training.
         card: GiB of a card that is to be filled, of whose kind the step then is; None for none.
-        precision: Of the network.
         device_type: Where the training is to run.
     """
     on_card = card is not None or device_type == "cuda"
-    cost = PaperStep(model, loss, config, precision, on_card).cost(card)
+    cost = PaperStep(model, loss, config, model.denoiser.precision, on_card).cost(card)
     logger.info(cost.describe())
     logger.info(json.dumps({**record, "step": asdict(cost)}, indent=2, default=str))
 
@@ -345,3 +345,49 @@ def largest_that_fits(needed: Callable[[int], int], room: int, most: int) -> int
         else:
             high, at_high = guess, size
     return low
+
+
+PARAMETER_BYTES = 20
+"""Of a parameter, its average, its gradient and its two moments in Adam, all in float32."""
+NUMBER_BYTES = 24
+"""Of a number of a batch: clean, its noise, and both together, in float64."""
+NEAR_BYTES = 4
+"""Of a number of a point that is near, in float32."""
+
+
+def require_network(name: str, arguments: Mapping[str, Any], device: torch.device) -> None:
+    """Raises UsageError if a network cannot be built, or needs more memory than there is.
+
+    Args:
+        name: A name in ``NETWORKS``.
+        arguments: Arguments of its constructor.
+        device: Device of the training.
+    """
+    with torch.device("meta"):
+        network = NETWORKS[name](**arguments)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    _require(f"a network of {count:,} parameters", count * PARAMETER_BYTES, device)
+
+
+def require_batch(batch: int, dim: int, device: torch.device, near: int = 0) -> None:
+    """Raises UsageError if a batch of so many dimensions needs more memory than there is.
+
+    Args:
+        batch: Number of samples.
+        dim: Dimensions of each.
+        device: Where they are.
+        near: Further points that each may find near.
+    """
+    needed = batch * dim * (NUMBER_BYTES + near * NEAR_BYTES)
+    _require(f"--batch={batch} of {dim} dimensions", needed, device)
+
+
+def _require(what: str, needed: int, device: torch.device) -> None:
+    there = psutil.virtual_memory().total
+    if device.type == "cuda":
+        there = torch.cuda.mem_get_info(device)[1]
+    if needed > there:
+        raise UsageError(
+            f"{what} takes {needed / 2**30:.3g} GiB of memory at least, but {device.type} has "
+            f"{there / 2**30:.3g}: give less"
+        )

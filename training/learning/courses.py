@@ -23,7 +23,8 @@ NUMBERS, FEWEST, MOST = 2048, 32, 512
 """Of coordinates that solvers are tried on, from data and again from latents: points of so many,
 but no fewer and no more points than this."""
 STEPS, FEW_STEPS = 32, 16
-"""Of the integration that they are compared with; the fewer where there are no exact traces."""
+"""Of the integration that they are compared with; the fewer of convolutional networks, and where
+there are no exact traces."""
 
 
 def find_courses(model: Model, plan: LawPlan) -> None:
@@ -35,9 +36,10 @@ def find_courses(model: Model, plan: LawPlan) -> None:
     """
     start, dim = time.monotonic(), model.denoiser.basis.dim
     if distributed.is_main():
-        count = min(max(NUMBERS // dim, FEWEST), MOST)
-        batch = plan.points(count)
-        steps = STEPS if dim <= LARGEST_EXACT else FEW_STEPS
+        # Convolutions take a hundred times as long as perceptrons do.
+        cheap = dim <= LARGEST_EXACT and model.recipe.network == "mlp"
+        batch = plan.points(min(max(NUMBERS // dim, FEWEST), MOST) if cheap else FEWEST)
+        steps = STEPS if cheap else FEW_STEPS
         try:
             with tqdm(desc="steps", unit="trial", disable=None) as bar:
                 model.courses = _chosen(model, batch, plan, steps, bar.update)

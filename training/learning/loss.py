@@ -28,20 +28,20 @@ NOISE_BLOCK = 1 << 17
 """Numbers of noise, at most, that come from one generator; a row at least does."""
 
 
-class Draws(NamedTuple):
+class NoiseDraws(NamedTuple):
     """The random part of a loss: times ``[B]``, float64, and standard normal noise ``[B, D]``."""
 
     t: Tensor
     noise: Tensor
 
-    def of_rows(self, rows: slice | Tensor) -> "Draws":
+    def of_rows(self, rows: slice | Tensor) -> "NoiseDraws":
         """Those of some samples."""
-        return Draws(self.t[rows], self.noise[rows])
+        return NoiseDraws(self.t[rows], self.noise[rows])
 
-    def in_pairs(self) -> "Draws":
+    def in_pairs(self) -> "NoiseDraws":
         """Each twice, one after the other, the second time with the opposite noise."""
         noise = torch.stack([self.noise, -self.noise], dim=1).flatten(0, 1)
-        return Draws(self.t.repeat_interleave(2), noise)
+        return NoiseDraws(self.t.repeat_interleave(2), noise)
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ class DenoisingLoss:
         if not self.t_min < self.t_max:
             raise UsageError(f"tmin is {self.t_min:g} and tmax {self.t_max:g}: tmin must be less")
 
-    def draw(self, count: int, generator: torch.Generator) -> Draws:
+    def draw(self, count: int, generator: torch.Generator) -> NoiseDraws:
         """Times and noise for ``count`` samples, on the generator's device, in float64."""
         t = self._times(count, generator)
-        return Draws(t, _normal(count, self.schedule.dim, generator, torch.float64))
+        return NoiseDraws(t, _normal(count, self.schedule.dim, generator, torch.float64))
 
     def draw_rows(
         self,
@@ -83,7 +83,7 @@ class DenoisingLoss:
         keys: tuple[int, ...],
         *,
         antithetic: bool = False,
-    ) -> Draws:
+    ) -> NoiseDraws:
         """Some rows of what is drawn for ``count`` samples: the same whoever takes which.
 
         Noise comes in blocks of rows, each from a generator of its own, and only those blocks are
@@ -113,7 +113,7 @@ class DenoisingLoss:
         dtype: torch.dtype,
         device: torch.device,
         keys: tuple[int, ...],
-    ) -> Draws:
+    ) -> NoiseDraws:
         """Some rows of as many as there are strata of time; of half a one there is a row too."""
         dim, count = self.schedule.dim, ceil(strata)
         generator = seeded_generator(device, *keys)
@@ -124,13 +124,13 @@ class DenoisingLoss:
             own = generator if first == 0 else seeded_generator(device, *keys, first)
             block = _normal(min(size, count - first), dim, own, dtype)
             noise.append(block[max(rows.start - first, 0) : rows.stop - first])
-        return Draws(t, torch.cat(noise))
+        return NoiseDraws(t, torch.cat(noise))
 
     def per_sample(
         self,
         denoiser: nn.Module,
         clean: Tensor,
-        draws: Draws,
+        draws: NoiseDraws,
         conditions: Mapping[str, Tensor] = MappingProxyType({}),
         others: OthersOfBatch | None = None,
     ) -> Tensor:

@@ -14,14 +14,14 @@ from torch_utils.results import load_json
 from torch_utils.snapshots import first_line, read_state, tensors_of
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.eigenbasis import EigenBasis
-from training.learning.restarting import (
+from training.learning.run_folder import (
     OPTIONS_NAME,
     folder_before_restart,
     is_restart,
     launch_id,
     launch_of,
+    states_in,
 )
-from training.learning.run_folder import states_in
 from training.learning.trainer import COORDINATES
 from training.model.network_file import read_basis
 

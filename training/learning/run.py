@@ -1,6 +1,7 @@
-"""A run: in a folder of its own, or going on in that of a state."""
+"""A run: step after step, reports, snapshots, and an end in good order; in a folder of its own, or
+going on in that of a state."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,113 @@ from dnnlib.logs import logger
 from training.data.batches import BatchSource
 from training.learning.calibrating import CalibrationPlan, calibrate
 from training.learning.courses import find_courses
-from training.learning.loop import Progress, train
+from training.learning.held_out import Score, Watch
 from training.learning.melting import LawPlan, learn_latent_law
+from training.learning.report import Reporter
 from training.learning.resuming import Resumed
 from training.learning.run_folder import Place, RunFolder
-from training.learning.selection import Watch
+from training.learning.stopping import StoppedBySignal, StopRequest
 from training.learning.trainer import Trainer
 from training.model.model import Model
+
+Progress = Callable[[float], object]
+"""Called with the part of a training that is done, from 0 to 1."""
+
+
+def train(
+    trainer: Trainer,
+    source: BatchSource,
+    folder: RunFolder,
+    finish: Callable[[Model], None] | None = None,
+    watch: Watch | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Trains to the end of the configuration, or to a signal, and saves where it stops.
+
+    Args:
+        trainer: What is trained.
+        source: Where batches come from.
+        folder: Where to save.
+        finish: Called with the averaged model when the training is done and saved; the network is
+            then saved once more. What goes wrong in it, Ctrl-C included, costs nothing of the
+            training, and a run that is resumed at its end calls it again.
+        watch: Looks at what is held out of the training: reports it, may end the training early,
+            and may choose the weights that it ends with.
+        progress: Called after each report with the part of the training that is done.
+
+    Returns:
+        The last network file.
+
+    Raises:
+        TrainingError: After a run of steps with non-finite losses or gradients.
+        StoppedBySignal: SIGINT or SIGTERM came; network and state were saved.
+    """
+    config = trainer.config
+    reporter = Reporter(folder, trainer.device, trainer.seen, config.total)
+    batches = source.batches(trainer.step)
+    try:
+        with reporter:
+            with StopRequest() as stop:
+                while trainer.step < config.total_steps and not (watch and watch.exhausted):
+                    with reporter.waiting_for_data():
+                        batch = next(batches)
+                    trainer.train_step(batch, reporter.means)
+                    reporter.advance(config.batch)
+                    signal = stop.agreed(trainer.device)
+                    done = trainer.step >= config.total_steps
+                    ends = signal is not None or done
+                    reported = _report_and_save(trainer, folder, reporter, watch, ends)
+                    if progress and reported:
+                        progress(min(1.0, trainer.seen / config.total))
+                    if signal is not None and not done:
+                        raise StoppedBySignal(signal, folder.state_path(trainer.seen))
+            best = watch.put_best(trainer.averaged) if watch else None
+            if watch and best:
+                logger.info(_choice(watch, best, trainer))
+                folder.save_network(trainer.averaged, trainer.seen)
+            if finish:
+                finish(trainer.averaged)
+                folder.save_network(trainer.averaged, trainer.seen)
+            return folder.network_path(trainer.seen)
+    finally:
+        del batches  # a traceback that is kept would keep the processes that read alive
+
+
+def _report_and_save(
+    trainer: Trainer, folder: RunFolder, reporter: Reporter, watch: Watch | None, ends: bool
+) -> bool:
+    """What is due after a step: a report at each tick, files at some of them and at the end.
+
+    Returns:
+        Whether there was a report.
+    """
+    config = trainer.config
+    tick = trainer.seen // config.tick
+    if not ends and tick == (trainer.seen - config.batch) // config.tick:
+        return False
+    score = watch.look(trainer.averaged, trainer.seen) if watch else None
+    reporter.tick(trainer.seen, config.learning_rate(trainer.seen), trainer.skipped, score)
+    ends = ends or (watch is not None and watch.exhausted)
+    if ends or _due(tick, config.snapshot_ticks):
+        folder.save_network(trainer.averaged, trainer.seen)
+    if ends or _due(tick, config.state_ticks):
+        state = {**trainer.state(), **(watch.state() if watch else {})}
+        folder.save_state(state, trainer.seen, config.keep_states)
+    return True
+
+
+def _choice(watch: Watch, best: Score, trainer: Trainer) -> str:
+    early = trainer.step < trainer.config.total_steps
+    nats = "" if best.nats is None else f", {best.nats:.3f} nats"
+    return (
+        (f"No better score in {watch.patience} reports: stopping; the" if early else "The")
+        + f" network has the weights of {(watch.seen or 0) / 1000:g} thousand samples, which did "
+        f"best on what was held out: loss {best.loss:.5f}{nats}"
+    )
+
+
+def _due(tick: int, every: int | None) -> bool:
+    return every is not None and tick % every == 0
 
 
 def run_training(

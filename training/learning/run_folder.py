@@ -1,5 +1,10 @@
-"""The folder of a training run: names, network files, training states, options."""
+"""The folder of a training run: names, network files, training states, options.
 
+When a rank dies, ``torchrun --max-restarts`` starts all ranks again with the same command line. The
+restarted run is to go on in its folder, which it knows by torchrun's id of the launch.
+"""
+
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,20 +13,45 @@ from typing import Any
 
 import torch.distributed as dist
 
-from dnnlib.errors import UsageError
+from dnnlib.errors import DataError, UsageError
 from dnnlib.files import require_folder
 from dnnlib.logs import copy_log_to, logger
 from torch_utils import distributed
 from torch_utils.results import load_json, save_json
 from torch_utils.snapshots import write_state
 from torch_utils.stats import keep_lines_until
-from training.learning.restarting import (
-    LAUNCH_KEY,
-    OPTIONS_NAME,
-    folder_before_restart,
-    launch_id,
-)
 from training.model.model import Model
+
+OPTIONS_NAME = "training_options.json"
+LAUNCH_KEY = "torchrun_launch"
+
+
+def launch_id() -> str | None:
+    """What all starts of one ``torchrun`` have in common; None without it."""
+    given = os.environ.get("TORCHELASTIC_RUN_ID")
+    # Without a rendezvous, all launches are called so; the launcher is this process's parent.
+    return f"none-{os.getppid()}" if given == "none" else given
+
+
+def is_restart() -> bool:
+    return launch_id() is not None and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
+
+def folder_before_restart(outdir: Path, itself: bool) -> Path | None:
+    """The folder that this launch made before it was restarted; None if it made none."""
+    if not is_restart():
+        return None
+    folders = [outdir] if itself else sorted(outdir.glob("*-*/"), reverse=True)
+    return next((path for path in folders if launch_of(path) == launch_id()), None)
+
+
+def launch_of(folder: Path) -> str | None:
+    """Who started the run in a folder; None for a run without torchrun, or no run."""
+    try:
+        return load_json(folder / OPTIONS_NAME).get(LAUNCH_KEY)
+    except DataError:
+        return None
+
 
 FORMAT = "inflationary-flows training run 1"
 
@@ -110,11 +140,11 @@ class RunFolder:
             Whether it said something else, but for the launch.
         """
         path = self.path / OPTIONS_NAME
-        said, now = load_json(path), _said(record)
+        before, now = load_json(path), _said(record)
         distributed.barrier()  # until all ranks have read
-        if distributed.is_main() and said != now:
+        if distributed.is_main() and before != now:
             save_json(path, now)
-        return {**said, LAUNCH_KEY: None} != {**now, LAUNCH_KEY: None}
+        return {**before, LAUNCH_KEY: None} != {**now, LAUNCH_KEY: None}
 
     def network_path(self, seen: int) -> Path:
         return self.path / f"network-snapshot-{seen // 1000:06d}.pkl"

@@ -27,9 +27,8 @@ from torch_utils.stats import RunningMeans
 from torch_utils.streams import Stream
 from training.data.batches import Batch
 from training.flow.denoisers import NetworkDenoiser
-from training.learning.loss import DenoisingLoss, DenoisingRegression, Draws
-from training.learning.scaling import LossScale
-from training.learning.skipping import SkippedSteps
+from training.learning.loss import DenoisingLoss, DenoisingRegression, NoiseDraws
+from training.learning.safeguards import LossScale, SkippedSteps
 from training.learning.targets import LOT_BITS, OtherPoints, OthersOfBatch, telling_axis
 from training.model.model import Model
 
@@ -188,7 +187,7 @@ class Trainer:
         self.skips.add(~finite)
         self.skips.require_few_in_a_row(self.seen)
 
-    def draw(self, dtype: torch.dtype) -> Draws:
+    def draw(self, dtype: torch.dtype) -> NoiseDraws:
         """Times and noise of this rank's samples of this step; noise in the dtype of the points."""
         config = self.config
         mine, keys = distributed.shard(config.batch), (config.seed, Stream.LOSS, self.step)
@@ -196,7 +195,7 @@ class Trainer:
             mine, config.batch, dtype, self.device, keys, antithetic=config.antithetic
         )
 
-    def accumulate(self, batch: Batch, draws: Draws, means: RunningMeans) -> None:
+    def accumulate(self, batch: Batch, draws: NoiseDraws, means: RunningMeans) -> None:
         """Adds the gradient of the mean loss over the whole batch, microbatch by microbatch."""
         config = self.config
         points = batch.points.to(self.device)
@@ -237,7 +236,7 @@ class Trainer:
     def add_gradient(
         self,
         clean: Tensor,
-        draws: Draws,
+        draws: NoiseDraws,
         conditions: Mapping[str, Tensor],
         others: OthersOfBatch | None = None,
     ) -> Tensor:

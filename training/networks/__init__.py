@@ -2,11 +2,10 @@
 
 from torch import nn
 
-from training.networks.adm import ADMUNet
 from training.networks.mlp import ToyMLP
 from training.networks.original_toy_unet import OriginalToyConvUNet, OriginalToySongUNet
 from training.networks.toy_unet import ToyConvUNet, ToySongUNet
-from training.networks.unet import DDPMpp, NCSNpp
+from training.networks.unet import ADMUNet, DDPMpp, NCSNpp
 
 TOY_NETWORKS: dict[str, type[nn.Module]] = {
     "mlp": ToyMLP,

@@ -2,16 +2,107 @@
 
 from collections.abc import Sequence
 from functools import partial
-from math import pi, prod
+from math import ceil, pi, prod, sqrt
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dnnlib.errors import UsageError
-from training.networks.conditions import FEATURES, ConditionEmbedding
-from training.networks.features import NoiseFeatures
-from training.networks.members import MemberLinear
+
+
+class MemberLinear(nn.Module):
+    """A linear layer of each of K networks, with weights as ``nn.Linear`` draws them.
+
+    Args:
+        members: K.
+        inputs: Units before the layer.
+        outputs: Units after it.
+    """
+
+    def __init__(self, members: int, inputs: int, outputs: int):
+        super().__init__()
+        bound = 1 / sqrt(inputs)
+        self.weight = nn.Parameter(torch.empty(members, outputs, inputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(members, outputs).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[K, B, outputs]`` of ``[K, B, inputs]``, or of ``[B, inputs]`` that all members see."""
+        rows = x.expand(len(self.weight), -1, -1)
+        return torch.baddbmm(self.bias[:, None], rows, self.weight.mT)
+
+
+class NoiseFeatures(nn.Module):
+    """Cosines ``cos(pi k tau)``, ``k = 1..count``, of the noise condition scaled to [0, 1].
+
+    Low frequencies only: what the network does between two times is then as smooth as the data
+    allows, and high-order solvers pay.
+
+    Args:
+        noise_range: Noise conditions of the first and the last time, mapped to ``tau`` 0 and 1.
+        count: Number of cosines.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, noise_range: tuple[float, float], count: int = 8):
+        super().__init__()
+        self.low, self.high = noise_range
+        if not self.low < self.high:
+            raise UsageError(
+                f"the noise range {noise_range} is empty: its end must exceed its start"
+            )
+        # Plain numbers, since arithmetic on the meta device imports the compiler.
+        frequencies = torch.tensor([pi * index for index in range(1, count + 1)])
+        self.register_buffer("frequencies", frequencies, persistent=False)
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        """``[...]`` to ``[..., count]``."""
+        tau = (c_noise - self.low) / (self.high - self.low)
+        return (tau[..., None] * self.frequencies).cos()
+
+
+FEATURES, WIDTH = 32, 64
+"""Features that come out, and units of a hidden layer."""
+CHANNELS, MOST_CHANNELS = 16, 64
+"""Of the first convolution; each further one has twice as many, up to a limit."""
+SMALLEST = 4
+"""Length up to which a direction is not halved any more."""
+
+
+class ConditionEmbedding(nn.Module):
+    """Few features of many conditions, trained with the network that sees them.
+
+    Conditions of shape ``[C]`` go through a perceptron with one hidden layer. Those of ``[C, L]``
+    are a series, those of ``[C, H, W]`` an image, of C channels: convolutions halve it until it is
+    ``SMALLEST`` long, and a linear layer takes what is left.
+
+    Args:
+        shape: Of the conditions of one point.
+    """
+
+    def __init__(self, shape: Sequence[int]):
+        super().__init__()
+        self.shape = tuple(shape)
+        channels, *size = self.shape
+        layers: list[nn.Module] = []
+        if size:
+            convolution = nn.Conv1d if len(size) == 1 else nn.Conv2d
+            wide = CHANNELS
+            while max(size) > SMALLEST or not layers:
+                layers += [convolution(channels, wide, 3, stride=2, padding=1), nn.SiLU()]
+                channels, wide = wide, min(2 * wide, MOST_CHANNELS)
+                size = [ceil(length / 2) for length in size]
+            layers += [nn.Flatten(), nn.Linear(channels * prod(size), FEATURES)]
+        else:
+            layers += [nn.Linear(channels, WIDTH), nn.SiLU(), nn.Linear(WIDTH, FEATURES)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, conditions: Tensor) -> Tensor:
+        """Features ``[B, FEATURES]`` of conditions ``[B, L]``, the shape flattened."""
+        out: Tensor = self.layers(conditions.view(-1, *self.shape))
+        return out
+
 
 BOUND = 4.0
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from training.networks.blocks import BlockStyle
 from training.networks.encoder_decoder import Decoder, Encoder, Layout
-from training.networks.features import NoiseFeatures
+from training.networks.mlp import NoiseFeatures
 
 SIDE = 8
 

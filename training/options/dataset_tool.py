@@ -17,8 +17,8 @@ from training.names import (
     TABLE,
     TRANSFORMS,
 )
-from training.options.common import overwrite
 from training.options.declared import Declared, option, options_of
+from training.options.shared import overwrite
 from training.options.types import (
     COUNT,
     FILE,
@@ -131,7 +131,7 @@ class TableOptions(Declared):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Declared):
+class DataSetSettings(Declared):
     """All settings of the script."""
 
     source: str = option(required=True, help="Where the images are, or the table.")

@@ -18,13 +18,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
 from functools import partial, wraps
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import click
 
 from dnnlib.errors import UsageError
 from training.names import IMAGES, TABLE, TOY
-from training.options.flags import FlagCommand
 
 SEVERAL = {TOY: "toys", TABLE: "tables", IMAGES: "images"}
 ONE = {TOY: "a toy", TABLE: "a table", IMAGES: "images"}
@@ -43,6 +42,9 @@ class _Declaration(NamedTuple):
     of: str | None = None
     free: bool = False
     idle: bool = False
+
+
+V = TypeVar("V")
 
 
 class DeclaredOption(click.Option):
@@ -102,6 +104,16 @@ class Declared:
                     f"{ONE[kind]}: leave it out"
                 )
 
+    def into(self, cls: type[V], **others: Any) -> V:
+        """A dataclass of a library, its fields filled with the options of their names.
+
+        Args:
+            cls: The dataclass.
+            others: Fields that are no options, or have come to other values.
+        """
+        names = [item.name for item in fields(cast(Any, cls)) if hasattr(self, item.name)]
+        return cls(**{**{name: getattr(self, name) for name in names}, **others})
+
     def recorded(self, **resolved: Any) -> dict[str, Any]:
         """Every option with its value, by name, for the parameters of a result.
 
@@ -136,7 +148,7 @@ S = TypeVar("S", bound=Declared)
 
 class _Shared(NamedTuple):
     cls: type[Declared]
-    unset: str
+    unset: str | Mapping[str, str]
     defaults: Mapping[str, Any]
 
 
@@ -176,14 +188,16 @@ def _declare(declaration: _Declaration) -> Any:
 
 
 def options_of(
-    cls: type[S], unset: str = "{}", defaults: Mapping[str, Any] = MappingProxyType({})
+    cls: type[S],
+    unset: str | Mapping[str, str] = "{}",
+    defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> Any:
     """A field that holds options of a class that scripts share.
 
     Args:
         cls: The class.
         unset: What happens if one is left out that has no default, where that differs between
-            scripts; ``{}`` stands for what the class says itself.
+            scripts: for all of them, ``{}`` being what the class says itself, or by name.
         defaults: The script's own defaults, by the names of fields; other names are ignored.
     """
     own = {item.name: defaults[item.name] for item in fields(cls) if item.name in defaults}
@@ -210,7 +224,9 @@ def takes(cls: type[S]) -> Callable[[Callable[[S], int | None]], Callable[..., i
 
 
 def parameters_of(
-    cls: type[Declared], unset: str = "{}", defaults: Mapping[str, Any] = MappingProxyType({})
+    cls: type[Declared],
+    unset: str | Mapping[str, str] = "{}",
+    defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[click.Parameter]:
     """The options and arguments of a settings class, in the order of its fields."""
     for item in fields(cls):
@@ -218,7 +234,8 @@ def parameters_of(
             yield from parameters_of(*item.metadata[_SHARED])
         elif _DECLARED in item.metadata:
             own = {"default": defaults[item.name]} if item.name in defaults else {}
-            yield _parameter(item, cls.section, unset, own)
+            words = unset if isinstance(unset, str) else unset.get(item.name, "{}")
+            yield _parameter(item, cls.section, words, own)
 
 
 def _parameter(
@@ -234,6 +251,38 @@ def _parameter(
         attributes["help"] += f"  [default: {unset.format(declaration.unset)}]"
     names = declaration.names or (f"--{item.name}",)
     return DeclaredOption([item.name, *names], section=section, show_default=True, **attributes)
+
+
+def spelled_alike(name: str) -> str:
+    """An option's name as click compares it: ``-`` and ``_`` are alike."""
+    return name.replace("-", "_")
+
+
+class FlagCommand(click.Command):
+    """A command any of whose flags may be ``--cond``, ``--cond=True`` or ``--cond=False``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        flags = {
+            spelled_alike(name): param
+            for param in self.params
+            if isinstance(param, click.Option) and param.is_bool_flag
+            for name in param.opts
+        }
+        plain, off = [], []
+        for arg in args:
+            name, equals, value = arg.partition("=")
+            flag = flags.get(spelled_alike(name)) if equals else None
+            if flag is None:
+                plain.append(arg)
+            elif click.BOOL.convert(value, flag, ctx):
+                plain.append(name)
+            else:
+                off.append(flag.name)
+        rest = super().parse_args(ctx, plain)
+        for name in filter(None, off):
+            ctx.params[name] = False
+            ctx.set_parameter_source(name, click.core.ParameterSource.COMMANDLINE)
+        return rest
 
 
 class SectionedCommand(FlagCommand):

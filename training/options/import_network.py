@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.options.common import overwrite
 from training.options.declared import Declared, option
+from training.options.shared import overwrite
 from training.options.types import FILE, POSITIVE
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Declared):
+class ImportSettings(Declared):
     """Options of this script."""
 
     source: Path = option(type=FILE, required=True, help="Network file of the original code.")

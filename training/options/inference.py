@@ -20,9 +20,8 @@ from training.names import (
     TOY_POOL,
     WARMUP,
 )
-from training.options.common import seed
 from training.options.declared import Declared, option
-from training.options.networks import calibration
+from training.options.shared import calibration, seed
 from training.options.types import COUNT, FILE, NETWORK, choice
 
 LIKELIHOODS = ("gaussian", "mask", "linear")

@@ -7,14 +7,19 @@ from typing import Any
 import click
 
 from training.names import ALL_AT_ONCE, NOISES, TOY_NAMES
-from training.options.common import RunOptions, save_dir, seed
 from training.options.declared import Declared, option, options_of
-from training.options.integration import (
+from training.options.shared import (
+    KNOWN,
     MAX_STEPS,
+    CallOptions,
+    DeviceOptions,
     EvenTimeOptions,
     SolverOptions,
+    calibration,
+    network,
+    save_dir,
+    seed,
 )
-from training.options.networks import KNOWN, CallOptions, calibration, network
 from training.options.types import COUNT, DATA_SET, FILE, POSITIVE, choice
 
 TIMES = click.IntRange(min=2, max=MAX_STEPS)
@@ -43,7 +48,7 @@ class _Extracting(Declared):
     network: str = network()
     calibration: bool = calibration()
     noise: NoiseOptions = options_of(NoiseOptions)
-    run: RunOptions = options_of(RunOptions)
+    run: DeviceOptions = options_of(DeviceOptions)
 
     def matters(self) -> dict[str, Any]:
         """Options that the numbers depend on."""
@@ -113,7 +118,7 @@ class _Correlating(Declared):
     dims_to_keep: int | None = option(type=COUNT, unset="the file's", help="Dimensions kept")
     n_time_pts: int | None = option(type=TIMES, unset="the file's", help="Number of times")
     n_samples: int | None = option(type=COUNT, unset="the file's", help="Number of samples")
-    run: RunOptions = options_of(RunOptions)
+    run: DeviceOptions = options_of(DeviceOptions)
 
     def expected(self) -> dict[str, Any]:
         names = ("data_name", "data_dim", "dims_to_keep", "n_time_pts", "n_samples")

@@ -19,8 +19,7 @@ import click
 
 from dnnlib.errors import InflationError
 from dnnlib.logs import setup_logging
-from training.options.declared import SectionedCommand, SectionedGroup
-from training.options.flags import spelled_alike
+from training.options.declared import SectionedCommand, SectionedGroup, spelled_alike
 
 CONTEXT = {
     "token_normalize_func": spelled_alike,

@@ -7,18 +7,22 @@ import click
 
 from dnnlib.errors import UsageError
 from training.names import TABLE, TOY
-from training.options.common import RunOptions, save_dir, seed
 from training.options.declared import Declared, option, options_of
-from training.options.integration import SolverOptions, ToyTimeOptions
-from training.options.latents import eps
-from training.options.networks import (
+from training.options.shared import (
+    DeviceOptions,
+    InflationOptions,
+    SolverOptions,
+    ToyTimeOptions,
     calibration,
     check_storage,
     end_vars,
+    eps,
     network,
+    save_dir,
+    seed,
     store_grid,
+    toy_name,
 )
-from training.options.schedules import InflationOptions, toy_name
 from training.options.types import COUNT, DATA_SET, POSITIVE, choice
 
 BOUNDARY_POINTS = {2: 200, 3: 2000}
@@ -102,7 +106,7 @@ class SphereOptions(Declared):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Declared):
+class CoverageSettings(Declared):
     """Options of the script."""
 
     save_dir: Path = save_dir()
@@ -129,7 +133,7 @@ class Settings(Declared):
     solver: SolverOptions = options_of(SolverOptions)
     times: ToyTimeOptions = options_of(ToyTimeOptions)
     store_grid: bool = store_grid()
-    run: RunOptions = options_of(RunOptions)
+    run: DeviceOptions = options_of(DeviceOptions)
 
     def __post_init__(self) -> None:
         if self.score == "net" and self.network is None:

@@ -14,25 +14,24 @@ from training.names import (
     TOY_PRECONDITIONINGS,
 )
 from training.options.declared import Declared, option, options_of
-from training.options.schedules import InflationOptions
+from training.options.shared import InflationOptions
 from training.options.training import (
     CalibrationOptions,
     LatentLawOptions,
     RunOptions,
     TrainingOptions,
 )
-from training.options.types import AMOUNT, COUNT, NOT_NEGATIVE, POSITIVE, FiniteFloat, choice
+from training.options.types import NOT_NEGATIVE, POSITIVE, choice
 from training.recipes import (
     AVERAGED_PLANE,
     AVERAGED_SPACE,
     AVERAGED_TOY,
+    OF_TOYS,
     PLANE,
     TOY,
 )
 
 DEFAULTS = asdict(TOY)
-OF_RECIPE = ("duration", "batch", "ema", "lr")
-"""What differs between the recipes."""
 CALIBRATION_FIT = "path"
 """Networks of toys are good, so that slopes cost their samples nothing."""
 
@@ -108,45 +107,17 @@ class ToyNetworkOptions(Declared):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ToyTrainingOptions(TrainingOptions):
-    """How long and how to train."""
-
-    duration: float | None = option(
-        free=True,
-        type=AMOUNT,
-        unset=_of_recipes("duration"),
-        help="Length of the training, million samples. With --resume, a new length.",
-    )
-    batch: int | None = option(
-        type=COUNT,
-        unset=_of_recipes("batch"),
-        help="Batch size over all ranks.",
-    )
-    ema: float | None = option(
-        type=FiniteFloat(min=0, max=1e9),
-        unset=_of_recipes("ema"),
-        help="Half-life of averaged weights, million samples.",
-    )
-    lr: float | None = option(type=POSITIVE, unset=_of_recipes("lr"), help="Peak learning rate.")
-
-
-@dataclass(frozen=True, kw_only=True)
 class ToyTrainSettings(Declared):
     """All settings of the script."""
 
     toy: ToyOptions = options_of(ToyOptions)
     flow: ToyFlowOptions = options_of(ToyFlowOptions)
     network: ToyNetworkOptions = options_of(ToyNetworkOptions)
-    training: ToyTrainingOptions = options_of(
-        ToyTrainingOptions, defaults={k: v for k, v in DEFAULTS.items() if k not in OF_RECIPE}
+    training: TrainingOptions = options_of(
+        TrainingOptions, unset={name: _of_recipes(name) for name in OF_TOYS}
     )
     calibration: CalibrationOptions = options_of(
         CalibrationOptions, defaults={"calibration_fit": CALIBRATION_FIT}
     )
     law: LatentLawOptions = options_of(LatentLawOptions)
     run: RunOptions = options_of(RunOptions, defaults=DEFAULTS)
-
-    def name_parts(self, schedule: str) -> tuple[str | None, ...]:
-        """What the run's folder is named by."""
-        embedded = f"in{self.toy.augment_to}D" if self.toy.augment_to else None
-        return (self.toy.data_name, schedule, self.network.arch, embedded)

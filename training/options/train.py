@@ -1,17 +1,33 @@
 """Settings of ``train.py``."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
 from dnnlib.errors import UsageError
-from training.names import IMAGES, T_SAMPLINGS
+from training.names import (
+    AUTO,
+    AXES_TOO,
+    BOUNDED,
+    COND_SCREENS,
+    IMAGE_NETWORK_NAMES,
+    IMAGES,
+    LINEAR_STARTS,
+    LOG,
+    MARGINALS,
+    MOST_BLOCKS,
+    MOST_WAVES,
+    NOISE_CONDITIONINGS,
+    PRECISIONS,
+    SPACES,
+    T_SAMPLINGS,
+    TABLE,
+    TABLE_NETWORK,
+    WHITENINGS,
+)
 from training.options.declared import Declared, option, options_of
-from training.options.schedules import InflationOptions
-from training.options.tables import TableOptions
-from training.options.trained_network import NetworkOptions
+from training.options.shared import InflationOptions
 from training.options.training import (
     CalibrationOptions,
     LatentLawOptions,
@@ -22,13 +38,189 @@ from training.options.types import (
     COUNT,
     DATA_SET,
     FILE,
+    MULTIPLIERS,
     NOT_NEGATIVE,
     POSITIVE,
+    SHAPE,
     STEPS,
     FiniteFloat,
     choice,
 )
-from training.recipes import LONGEST_RAMP, PUBLISHED_T_MAX, RAMP, TABLE_RAMP, ImageRecipe
+from training.recipes import (
+    LONGEST_RAMP,
+    PUBLISHED,
+    PUBLISHED_ADM,
+    PUBLISHED_T_MAX,
+    RAMP,
+    TABLE_RAMP,
+    told_of_tables,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions(Declared):
+    """The network."""
+
+    section = "Network"
+    arch: str | None = option(
+        type=choice((*IMAGE_NETWORK_NAMES, TABLE_NETWORK)),
+        unset=f"ddpmpp; tables: {TABLE_NETWORK}",
+        help="Kind of network.",
+    )
+    cbase: int | None = option(
+        of=IMAGES,
+        type=COUNT,
+        unset="the preset's",
+        help="Channels of the finest level, but for its factor.",
+    )
+    cres: tuple[int, ...] | None = option(
+        of=IMAGES, type=MULTIPLIERS, unset="the preset's", help="Factor of each level's channels."
+    )
+    blocks: int | None = option(
+        of=IMAGES,
+        type=click.IntRange(0, MOST_BLOCKS),
+        unset="the preset's",
+        help="Residual blocks of each level of the encoder, one more in the decoder; 0 for as many "
+        "as published, 4, or 3 of adm.",
+    )
+    dropout: float | None = option(
+        type=FiniteFloat(min=0, max=1, max_open=True),
+        unset=f"{PUBLISHED.dropout:g}; adm: {PUBLISHED_ADM['dropout']:g}; tables: "
+        + told_of_tables("dropout"),
+        help="Fraction of activations dropped.",
+    )
+    space: str = option(
+        type=choice(SPACES),
+        default="IS",
+        help="Coordinates of the network: pixels (IS) or principal axes (ES).",
+    )
+    noise_cond: str | None = option(
+        type=choice(NOISE_CONDITIONINGS),
+        unset="log; vp: ddpm",
+        help="How the network sees the time: as the log of the noise, or as 999 t (ddpm).",
+    )
+    output_gain: bool | None = option(
+        "--output_gain/--no-output_gain",
+        unset="of images, with precond=ifs",
+        help="Multiply the network's output by a factor of each dimension and time, which is "
+        "trained with it.",
+    )
+    pixel_waves: int | None = option(
+        of=IMAGES,
+        type=click.IntRange(0, MOST_WAVES),
+        unset="the preset's",
+        help="Show the network the noisy pixels too, and so many waves of them, from the whole "
+        "range of gray levels down by halves; 0 for the whitened image alone.",
+    )
+    precision: str | None = option(
+        of=IMAGES,
+        type=choice(PRECISIONS),
+        unset="the preset's; on a CPU, bf16 if a short trial finds it much faster",
+        help="What the network computes in.",
+    )
+    compile: bool = option(
+        free=True, of=IMAGES, is_flag=True, help="Compile the network with torch.compile."
+    )
+    bench: bool = option(
+        "--bench/--no-bench",
+        free=True,
+        of=IMAGES,
+        default=True,
+        help="Let cuDNN look for its fastest kernels.",
+    )
+    transfer: str | None = option(
+        of=IMAGES, help="Network file, path or https URL, whose weights to start from."
+    )
+
+
+MOST_MEMBERS = 64
+"""Networks of an ensemble."""
+CONDITIONAL = {"bounded", "cond_screen", "cond_shape", "cond_waves", "linear_start"}
+"""Options of tables with conditions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions(Declared):
+    """How the columns of a table are seen, and the network of a table."""
+
+    section = "Tables"
+    of_kind = TABLE
+    marginals: str = option(
+        type=choice((AUTO, *MARGINALS, LOG, AXES_TOO)),
+        default=AUTO,
+        help="What each column is put through: nothing, a power, or a power and a spline of its "
+        "quantiles; auto tries these on held-out rows. log takes the logarithm of columns that "
+        "are positive over three decades or more, which auto tries with --cond. quantile-axes "
+        "adds a spline along the whitened axes, which auto does where rows are far from all "
+        "others.",
+    )
+    whiten: str = option(
+        type=choice((AUTO, *WHITENINGS)),
+        default=AUTO,
+        help="Standardize columns alone (none), or whiten along principal axes (pca), or turn back "
+        "to the columns after that (zca); auto tries pca and zca, and takes none where dimensions "
+        "are compressed.",
+    )
+    linear_start: str = option(
+        type=choice(LINEAR_STARTS),
+        default=AUTO,
+        help="With --cond: take the best linear prediction of the columns from the conditions off "
+        "before whitening, so that the flow starts from the linear-Gaussian posterior; auto tries "
+        "both on held-out rows.",
+    )
+    bounded: str = option(
+        type=choice(BOUNDED),
+        default=AUTO,
+        help="With --cond: map columns with bounds to the line (map), or leave them alone, and "
+        "reject what is beyond when posteriors are drawn (reject); auto tries both on held-out "
+        "rows. Other tables are always mapped.",
+    )
+    cond_screen: str = option(
+        type=choice(COND_SCREENS),
+        default=AUTO,
+        help="With --cond: leave out the conditions that no column depends on, each by its "
+        "distance correlation, at a false discovery rate of 5 %; auto tries both on held-out rows. "
+        "Not with --cond_shape.",
+    )
+    ensemble: int | None = option(
+        type=click.IntRange(1, MOST_MEMBERS),
+        unset="1",
+        help="Networks that are trained side by side from different initial weights; the flow "
+        "takes the mean of what they say.",
+    )
+    cond_shape: tuple[int, ...] | None = option(
+        type=SHAPE,
+        unset="none: the network sees the numbers themselves",
+        help="With --cond: the conditions, in the order of their columns, are a series of C x L or "
+        "an image of C x H x W, or C numbers that are too many; a small network, trained with the "
+        "other, makes 32 features of them.",
+    )
+    cond_waves: int | None = option(
+        type=click.IntRange(0, MOST_WAVES),
+        unset=told_of_tables("cond_waves"),
+        help="With --cond: show the network so many sines and cosines of each condition too, from "
+        "a period of 10 standard deviations down.",
+    )
+    width: int | None = option(
+        type=COUNT,
+        unset=told_of_tables("width"),
+        help="Units of a layer",
+    )
+    depth: int | None = option(type=COUNT, unset=told_of_tables("depth"), help="Hidden layers")
+    weight_decay: float | None = option(
+        type=NOT_NEGATIVE, unset=told_of_tables("weight_decay"), help="Decay of the weights"
+    )
+    patience: int | None = option(
+        type=COUNT,
+        unset=told_of_tables("patience"),
+        help="Reports without a better score on held-out rows that end the training",
+    )
+
+    def require_nothing_of_conditions(self) -> None:
+        """Raises UsageError if an option was typed that is for tables with conditions."""
+        for name in sorted(self.given & CONDITIONAL):
+            raise UsageError(f"--{name} is for --cond: leave it out")
+
 
 PRESETS = ("auto", "published")
 
@@ -171,25 +363,3 @@ class TrainSettings(Declared):
     calibration: ImageCalibrationOptions = options_of(ImageCalibrationOptions)
     law: LatentLawOptions = options_of(LatentLawOptions)
     run: RunOptions = options_of(RunOptions)
-
-    @property
-    def arch(self) -> str:
-        """The network of images."""
-        return self.network.arch or "ddpmpp"
-
-    @property
-    def output_gain(self) -> bool:
-        """Whether a gain of the network's output is trained with it, of images."""
-        given = self.network.output_gain
-        return self.flow.precond == "ifs" if given is None else given
-
-    def resolved(self, recipe: ImageRecipe, **others: Any) -> dict[str, Any]:
-        """Every option with the value that it has come to."""
-        return self.recorded(
-            **asdict(recipe), arch=self.arch, output_gain=self.output_gain, **others
-        )
-
-    def name_parts(self, data: str, schedule: str, recipe: ImageRecipe) -> tuple[str, ...]:
-        """What the run's folder is named by."""
-        cond = "cond" if self.data.cond else "uncond"
-        return (data, schedule, self.arch, cond, f"batch{recipe.batch}", recipe.precision)

@@ -124,11 +124,11 @@ class OriginalFile:
         data = self.section("dataset_kwargs")
         if data.values.get("pca_trf") is None:
             return None
-        found = data.record("pca_trf")
+        record = data.record("pca_trf")
         where = f"{data.where}, 'pca_trf'"
-        if found.class_name != PRINCIPAL_AXES:
-            raise DataError(f"{where} is a {shown(found.class_name)}, not a PCA of scikit-learn")
-        return Fields(where, found.state)
+        if record.class_name != PRINCIPAL_AXES:
+            raise DataError(f"{where} is a {shown(record.class_name)}, not a PCA of scikit-learn")
+        return Fields(where, record.state)
 
 
 def read_original(path: Path) -> OriginalFile:
@@ -176,9 +176,9 @@ class Fields:
     def _get(self, name: str, *types: type) -> Any:
         value = self.values.get(name)
         if not isinstance(value, types):
-            found = type(value).__name__ if name in self.values else "nothing"
+            actual = type(value).__name__ if name in self.values else "nothing"
             wanted = types[0].__name__
-            raise DataError(f"{self.where} has {found} as its '{name}', not a {wanted}")
+            raise DataError(f"{self.where} has {actual} as its '{name}', not a {wanted}")
         return value
 
     def text(self, name: str) -> str:

@@ -29,9 +29,8 @@ from training.original.counterparts import (
     point_dimension,
 )
 from training.original.file import ALLOWED, Fields, Layers, OriginalFile, read_original
-from training.original.flow import OriginalFlow
+from training.original.flow import OriginalFlow, ToyData, rotate_network, uncentered_basis
 from training.original.networks import MODULE_CLASSES, build
-from training.original.toys import ToyData, rotate_network, uncentered_basis
 from training.subjects.networks import plain_name
 
 IMAGE_MODELS = ("IFsPreCond", "EDMPrecond")

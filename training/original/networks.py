@@ -16,9 +16,8 @@ from torch_utils.inert_pickle import shown
 from torch_utils.snapshots import MISFITS, first_line
 from training.networks import NETWORKS
 from training.networks.blocks import ResidualBlock
-from training.original.counterparts import Counterpart
+from training.original.counterparts import Counterpart, Renaming
 from training.original.file import Fields, Layers
-from training.original.names import Renaming
 
 MODULE_CLASSES = {
     *("Linear", "Conv2d", "GroupNorm", "ModuleDict", "PositionalEmbedding", "FourierEmbedding"),

@@ -8,8 +8,8 @@ from dnnlib.errors import DataError
 from torch_utils.results import open_arrays
 from training.files.formats import FORMATS, format_of
 from training.files.stats import STATS
-from training.pictures.images.folders import holds_images
-from training.pictures.style.picture import Picture
+from training.pictures.images.grids import holds_images
+from training.pictures.look import Picture
 
 SUFFIXES = (".npz", ".nc", ".jsonl")
 """Of files that are drawn, beside zips of images."""

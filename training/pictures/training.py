@@ -9,10 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from training.files.stats import SavedTraining
-from training.pictures.style import look
-from training.pictures.style.colors import BLUE, FAINT, INK, MUTED, ORANGE
-from training.pictures.style.picture import Picture, figures
-from training.pictures.style.words import joined
+from training.pictures import look
+from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE, Picture, figures, joined
 
 LOSS_HEIGHT, NATS_HEIGHT, RATE_HEIGHT = 2.6, 1.4, 0.7  # inches
 FEW = 60  # reports up to which each is marked

@@ -23,7 +23,7 @@ from bokeh.models import (
 from bokeh.models.annotations import Span
 from bokeh.plotting import figure
 
-from training.pictures.style.colors import MUTED, sequential_colors
+from training.pictures.look import MUTED, sequential_colors
 
 HEIGHT = 250
 """Pixels of a chart that is as wide as there is room."""

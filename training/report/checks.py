@@ -6,8 +6,8 @@ import numpy as np
 
 from training.files.posterior import SavedCheck
 from training.measure.posterior.coverage import central_values
+from training.pictures.look import BLUE, MUTED, ORANGE
 from training.pictures.posteriors.checks import Curve, color_of, details_of
-from training.pictures.style.colors import BLUE, MUTED, ORANGE
 from training.report import charts
 from training.report.content import Chart, Charts, Choice, Key, Result, Section
 

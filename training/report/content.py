@@ -224,7 +224,7 @@ class Views:
 
 
 @dataclass(frozen=True)
-class Table:
+class NumberTable:
     """Numbers in rows."""
 
     kind: ClassVar[str] = "table"

@@ -7,9 +7,8 @@ import numpy as np
 from training.files.arrays import evenly
 from training.files.correlations import SavedLags
 from training.measure.correlation_times import scatter_of
-from training.pictures.correlations.lags import COLORS, NAMES, name_and_details
-from training.pictures.style.colors import INK, MUTED
-from training.pictures.style.words import joined
+from training.pictures.correlations import COLORS, NAMES, name_and_details
+from training.pictures.look import INK, MUTED, joined
 from training.report import charts
 from training.report.content import Chart, Charts, Choice, Key, Section
 

@@ -4,15 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
+from training.files.arrays import title_of
 from training.files.coverage import SavedCoverage
-from training.files.names import title_of
 from training.measure.boundaries import gaussian_content
 from training.measure.coverage import STAGES
-from training.pictures.coverage.radius import STYLES
-from training.pictures.style.colors import BLUE, MUTED, ORANGE
-from training.pictures.style.words import joined
+from training.pictures.coverage import STYLES
+from training.pictures.look import BLUE, MUTED, ORANGE, joined
 from training.report import charts
-from training.report.content import Chart, Charts, Choice, Key, Result, Section, Table
+from training.report.content import Chart, Charts, Choice, Key, NumberTable, Result, Section
 
 READING = (
     "A sphere around the latent's center holds a known share of a Gaussian; a flow that is right "
@@ -40,7 +39,7 @@ def section_of(path: Path, choice: Choice) -> Section:
         [f"{radius:g}", *(f"{100 * share[k]:.2f} %" for share in (exact, *shares.values()))]
         for k, radius in enumerate(saved.radii)
     ]
-    parts = [Charts([_differences(saved, shares, exact, errors)]), Table("Held", head, rows)]
+    parts = [Charts([_differences(saved, shares, exact, errors)]), NumberTable("Held", head, rows)]
     return Section(
         f"{name}: coverage", READING, "docs/calibration.md", str(path.parent), parts, results
     )

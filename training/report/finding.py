@@ -10,8 +10,8 @@ from typing import Any
 
 from dnnlib.errors import DataError
 from torch_utils.results import open_arrays
+from training.files.arrays import kind_of, stem_of
 from training.files.formats import FORMATS, format_of
-from training.files.names import kind_of, stem_of
 from training.names import KINDS
 from training.report.content import Choice, Run, Section
 from training.report.runs import run_of

@@ -6,15 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from training.files.trajectory import SavedTrajectory
-from training.pictures.images.grids import magnified
-from training.pictures.images.pixels import HALF_RANGE, data_cells, state_divisors
+from training.pictures.images.grids import HALF_RANGE, data_cells, magnified, state_divisors
 from training.pictures.images.simulations import images_of, melts_and_roundtrips
-from training.pictures.style.words import joined
-from training.pictures.trajectories.clouds import telling_times
-from training.pictures.trajectories.words import latent_law, name_and_details
+from training.pictures.look import joined
+from training.pictures.trajectories.clouds import latent_law, name_and_details, telling_times
 from training.report.content import Choice, Images, Section, Sheet
-from training.report.flows import Shown, flows_of
-from training.report.latents import latent_parts, latent_results
+from training.report.flows import Shown, flows_of, latent_parts, latent_results
 from training.report.runs import roundtrip_results
 from training.report.sheets import affordable, sheet, sheet_columns
 

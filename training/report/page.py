@@ -19,7 +19,7 @@ from bokeh.plotting import figure
 from bokeh.resources import INLINE
 
 import dnnlib
-from training.pictures.style.look import AZIMUTH, ELEVATION
+from training.pictures.look import AZIMUTH, ELEVATION
 from training.report.content import Charts, Choice, Flow, Section, Views
 from training.report.finding import Findings
 

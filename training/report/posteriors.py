@@ -6,25 +6,27 @@ from typing import Any
 import numpy as np
 from bokeh.models import ColumnDataSource, DataRange1d
 
-from training.files.arrays import evenly
-from training.files.names import parameter
+from training.files.arrays import evenly, parameter
 from training.files.posterior_draws import SavedPosteriors, load_netcdf
-from training.pictures.posteriors.images import gray_levels, observed_cells, spread_cells
-from training.pictures.posteriors.tables import telling_columns
+from training.pictures.look import BLUE, MUTED, brief, joined
+from training.pictures.posteriors.tables import (
+    gray_levels,
+    observed_cells,
+    spread_cells,
+    telling_columns,
+)
 from training.pictures.posteriors.words import MOST_SHOWN, name_and_details, part_of, value_words
-from training.pictures.style.colors import BLUE, MUTED
-from training.pictures.style.words import brief, joined
 from training.report import charts
 from training.report.content import (
     Chart,
     Choice,
     Images,
     Key,
+    NumberTable,
     Picker,
     Result,
     Section,
     Sheet,
-    Table,
     Views,
 )
 from training.report.sheets import affordable, sheet, sheet_columns
@@ -111,7 +113,7 @@ def _observed(saved: SavedPosteriors, index: int) -> str:
     return "" if saved.observed is None else f": {value_words(saved.observed[index])}"
 
 
-def _summary(saved: SavedPosteriors, listed: Any) -> list[Table]:
+def _summary(saved: SavedPosteriors, listed: Any) -> list[NumberTable]:
     """Means, intervals and diagnostics of the first observations, as their JSON has them."""
     if saved.image_shape is not None or not isinstance(listed, list):
         return []
@@ -131,7 +133,9 @@ def _summary(saved: SavedPosteriors, listed: Any) -> list[Table]:
             ]
             rows.append([str(index + 1), name, *cells, " to ".join(ends), *diagnostics])
     head = ["observation", "of", "mean", "std", "90 % interval", "effective draws", "R-hat"]
-    return [Table("Summary", head, rows, part_of(saved, saved.points.shape[2]))] if rows else []
+    return (
+        [NumberTable("Summary", head, rows, part_of(saved, saved.points.shape[2]))] if rows else []
+    )
 
 
 def _cell(values: Any, name: str, form: str = "{:.4g}") -> str:

@@ -6,11 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from training.files.roundtrip import SavedRoundtrips
-from training.pictures.images.grids import magnified
-from training.pictures.images.pixels import ROUNDED_AWAY, pixel_cells
+from training.pictures.images.grids import ROUNDED_AWAY, magnified, pixel_cells
 from training.pictures.images.roundtrips import error_bins
-from training.pictures.style.colors import BLUE, MUTED
-from training.pictures.style.words import brief
+from training.pictures.look import BLUE, MUTED, brief
 from training.report import charts
 from training.report.content import Chart, Charts, Choice, Images, Key, Result, Section
 from training.report.sheets import affordable, sheet, sheet_columns

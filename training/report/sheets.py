@@ -7,7 +7,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from training.pictures.images.pixels import tiled
+from training.pictures.images.grids import tiled
 from training.report.content import Sheet
 
 BUDGET = 5_000_000

@@ -11,23 +11,21 @@ from dnnlib.errors import DataError
 from training.files.arrays import evenly
 from training.files.rows import SavedTable
 from training.names import CELL_ERROR
-from training.pictures.style.words import joined
-from training.pictures.tables.columns import color_of
-from training.pictures.tables.fit import chance, distances
-from training.pictures.trajectories.words import name_and_details
+from training.pictures.look import joined
+from training.pictures.tables.columns import chance, color_of, distances
+from training.pictures.trajectories.clouds import name_and_details
 from training.report import charts
 from training.report.content import (
     Chart,
     Choice,
     Key,
+    NumberTable,
     Picker,
     Result,
     Section,
-    Table,
     Views,
 )
-from training.report.flows import Shown, flows_of
-from training.report.latents import latent_parts, latent_results
+from training.report.flows import Shown, flows_of, latent_parts, latent_results
 from training.report.runs import roundtrip_results
 
 READING = (
@@ -114,7 +112,7 @@ def _views(tables: Mapping[str, SavedTable], choice: Choice) -> Views:
     return Views(chart, sets, None, across, up)
 
 
-def _fit(melt: SavedTable, gen: SavedTable, of: str) -> tuple[Result, Table]:
+def _fit(melt: SavedTable, gen: SavedTable, of: str) -> tuple[Result, NumberTable]:
     """How far the columns of samples are from those of data."""
     data, samples = melt.rows, gen.rows
     if data.shape[1] != samples.shape[1]:
@@ -138,7 +136,7 @@ def _fit(melt: SavedTable, gen: SavedTable, of: str) -> tuple[Result, Table]:
     note = f"Distances above {bound:.3f} are beyond chance." + (
         f" The {WORST} largest of {len(order)} columns." if len(order) > WORST else ""
     )
-    return result, Table("How the columns fit", head, rows, note)
+    return result, NumberTable("How the columns fit", head, rows, note)
 
 
 def _middles(melt: SavedTable, gen: SavedTable, column: int) -> tuple[float, float]:

@@ -1,14 +1,20 @@
-"""Checks of many posteriors, group by group: truths that are to be found again."""
+"""Checks of many posteriors, group by group: truths that samplers, or flows that have learned
+posteriors, are to find again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from dnnlib.errors import UsageError
+from training.data.tables.table import Rows
 from training.files.posterior import load_values, save_values
+from training.flow.coordinates.surprise import Surprise
+from training.inference.amortized import Amortized
 from training.inference.checking import (
+    check_learned,
     check_runs,
     simulated,
     truths_of_data,
@@ -18,8 +24,9 @@ from training.inference.samplers.pool import Pool
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
 from training.measure.posterior.calibration import RunValues
-from training.runs.groups import Groups, Progress
-from training.runs.posteriors import shared_pool
+from training.names import FEWEST_NEIGHBORS, NEIGHBORS
+from training.runs.posteriors import Groups, Progress, shared_pool
+from training.subjects.tables import TableFlow
 
 
 def values_of_groups(groups: Groups, make: Callable[[Tensor, Progress], RunValues]) -> RunValues:
@@ -75,3 +82,171 @@ class Check:
         problem = replace(self.problem, target=own, numbers=numbers)
         of_group = pool.of(torch.zeros(len(places), dtype=torch.int64)) if pool else None
         return check_runs(problem, self.plan, truths, self.names, of_group)[0]
+
+
+SHARE = 10
+"""Simulations that are tested near an observation are at most one of so many: more would not be
+near it."""
+MOST_OTHERS = 10_000
+"""Simulations among which TARP's points are looked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbors:
+    """Which runs are nearest to each of M observations.
+
+    Attributes:
+        runs: Their numbers ``[M, K]``, nearest first.
+        distances: In standard deviations, ``[M, K]``.
+    """
+
+    runs: Tensor
+    distances: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedRuns:
+    """Simulations whose parameters are to be found again from their conditions.
+
+    Attributes:
+        rows: Of n runs.
+        count: The first R of them are drawn at random; the others are near observations alone.
+        references: TARP's points ``[n, D]``: the parameters of the simulation that is nearest to
+            each run in its conditions, but none of the runs. What a posterior that knows nothing of
+            conditions is right about, on average, is then seen. None if there are no others.
+        neighbors: Of observations; None without.
+    """
+
+    rows: Rows
+    count: int
+    references: Tensor | None
+    neighbors: Neighbors | None = None
+
+    @classmethod
+    def draw(
+        cls,
+        table: TableFlow,
+        path: Path,
+        count: int,
+        seed: int,
+        observed: Tensor | None = None,
+        neighbors: int | None = None,
+    ) -> "LearnedRuns":
+        """Runs of a data set.
+
+        Args:
+            table: The flow.
+            path: The data set.
+            count: R.
+            seed: Seed of the choice.
+            observed: Conditions ``[M, C]`` of observations; None for none.
+            neighbors: K; None for 100, or a tenth of the rows if that is less.
+
+        Raises:
+            UsageError: So many rows are not near an observation.
+            DataError: The data set is broken, has other columns, or too few rows.
+        """
+        simulations = table.simulations(path, count, seed)
+        coordinates = table.coordinates
+        conditions = coordinates.straight(_conditions(simulations.rows))
+        law = Surprise(conditions.shape[1]).fit(conditions, coordinates.relevant)
+        places, near = simulations.drawn, None
+        if observed is not None:
+            size = _neighbor_count(neighbors, len(simulations.testable), path)
+            wanted = coordinates.straight(observed)
+            nearby, distances = nearest(law, conditions[simulations.testable], wanted, size)
+            nearby = simulations.testable[nearby]
+            more = sorted(set(nearby.flatten().tolist()) - set(places.tolist()))
+            places = torch.cat([places, torch.tensor(more, dtype=torch.int64)])
+            number = torch.zeros(len(conditions), dtype=torch.int64)
+            number[places] = torch.arange(len(places))
+            near = Neighbors(number[nearby], distances)
+        chosen = simulations.rows.at(places)
+        points = table.dithered(chosen.points, seed)
+        references = _nearest_others(simulations.rows.points, conditions, places, law)
+        return cls(Rows(points, chosen.conditions), count, references, near)
+
+    @property
+    def conditions(self) -> Tensor:
+        """``[n, C]``."""
+        return _conditions(self.rows)
+
+    @property
+    def tensors(self) -> list[Tensor | None]:
+        """All that values follow from."""
+        return [self.rows.points, self.conditions, self.references]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def nearest(
+    law: Surprise, conditions: Tensor, observed: Tensor, count: int
+) -> tuple[Tensor, Tensor]:
+    """The places ``[M, K]`` of the K conditions ``[N, C]`` nearest to each observed ``[M, C]``.
+
+    Their Mahalanobis distances ``[M, K]`` rise.
+    """
+    rows, wanted = law.whitened(conditions), law.whitened(observed)
+    closest = [(rows - each).norm(dim=1).topk(count, largest=False) for each in wanted]
+    return torch.stack([each.indices for each in closest]), torch.stack([e.values for e in closest])
+
+
+def _nearest_others(
+    points: Tensor, conditions: Tensor, places: Tensor, law: Surprise
+) -> Tensor | None:
+    """Points ``[n, D]`` of the rows that are nearest in their conditions to those at some places,
+    but none of them."""
+    others = torch.ones(len(points), dtype=torch.bool)
+    others[places] = False
+    if not others.any():
+        return None
+    rest = others.nonzero()[:, 0][:: -(-int(others.sum()) // MOST_OTHERS)]
+    closest, _ = nearest(law, conditions[rest], conditions[places], 1)
+    return points[rest[closest[:, 0]]]
+
+
+def _neighbor_count(wanted: int | None, rows: int, path: Path) -> int:
+    """How many of the rows to test are near an observation."""
+    most = max(FEWEST_NEIGHBORS, rows // SHARE)
+    if wanted is not None and wanted > most:
+        raise UsageError(
+            f"--neighbors is {wanted}, but only one in {SHARE} of the {rows} rows to test of "
+            f"{path} is near an observation: give at most {most}"
+        )
+    return min(wanted or NEIGHBORS, most)
+
+
+def _conditions(rows: Rows) -> Tensor:
+    assert rows.conditions is not None
+    return rows.conditions
+
+
+@dataclass(frozen=True)
+class LearnedCheck:
+    """Runs of a calibration check of a flow that has learned posteriors itself.
+
+    Attributes:
+        amortized: How to draw; its conditions are those of the runs.
+        runs: What is to be found again.
+        names: Of the coordinates.
+    """
+
+    amortized: Amortized
+    runs: LearnedRuns
+    names: Sequence[str]
+
+    def run(self, groups: Groups) -> RunValues:
+        """The values of all runs."""
+        return values_of_groups(groups, self._values)
+
+    def _values(self, places: Tensor, progress: Progress) -> RunValues:
+        references = self.runs.references
+        return check_learned(
+            self.amortized,
+            self.runs.rows.points[places],
+            places,
+            self.names,
+            None if references is None else references[places],
+            progress,
+        )

@@ -1,21 +1,252 @@
-"""The files of numbers that ``posterior.py`` writes, and what a check says."""
+"""What ``posterior.py`` says of its results: files of numbers, and lines."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.results import provenance, save_json
 from training.files.posterior import CHECK_FORMAT, save_values
-from training.measure.posterior.calibration import RunValues, calibrate
+from training.flow.coordinates.surprise import MOST_CONDITIONS, Surprise
+from training.inference.amortized import SAMPLER
+from training.inference.summary import LEVELS, REASONS, Summary
+from training.measure.posterior.calibration import CalibrationCheck, RunValues, calibrate
 from training.measure.posterior.local import LocalCalibration, calibrate_near, is_local
-from training.runs.groups import Groups
-from training.runs.learned_checks import Neighbors
-from training.runs.posterior_reports import report_check, report_near
+from training.names import MOST_DEBLURRED
+from training.runs.posterior_checks import Neighbors
+from training.runs.posteriors import Groups
+
+FAR = 6.0
+"""Standard deviations from the prior beyond which an observation gets a warning."""
+LARGEST_ERROR = 0.005
+"""How far the draws of components may put weights off."""
+MOST_LEAKED = 0.5
+"""Share of an observation's draws beyond bounds above which there is a warning."""
+SHOWN = (0.5, 0.8, 0.9, 0.95)
+MOST_SHOWN, MOST_COLUMNS = 5, 8
+"""Posteriors and columns of which means and intervals are told."""
+MOST_BLUR = 0.3
+"""Of a posterior's standard deviation, that the noise of the first time may be: it is then 5 %
+wider."""
+MOST_LINES = 20
+"""Of one kind, about observations."""
+
+
+def warn_of_far(deviations: Tensor, names: Sequence[str]) -> None:
+    """Warns of the observed number that is farthest from what the prior expects.
+
+    Args:
+        deviations: Of observed numbers ``[M, K]``, in standard deviations.
+        names: What a sentence calls the numbers; empty where they have no names.
+    """
+    farthest = int(deviations.argmax())
+    observation, number = divmod(farthest, deviations.shape[1])
+    name = names[number] if names else f"number {number + 1}"
+    if deviations.flatten()[farthest] > FAR:
+        logger.warning(
+            f"Warning: in observation {observation + 1}, {name} is "
+            f"{deviations.flatten()[farthest]:.3g} standard deviations from what the prior expects:"
+            " is it in the data's units? (Right ones can be so far where the data hardly vary.)"
+        )
+
+
+def warn_of_unlike(law: Surprise | None, conditions: Tensor) -> Tensor | None:
+    """Warns of observations ``[M, C]`` that are unlike the simulations a flow was trained on.
+
+    Returns:
+        Their surprise ``[M]`` in nats; None if it is not known.
+    """
+    if law is None:
+        logger.info(
+            "Whether observations are like the simulations is not known: the network has more than "
+            f"{MOST_CONDITIONS} conditions"
+        )
+        return None
+    nats: Tensor = law(conditions).cpu()
+    unlike = (nats > law.limit).nonzero()[:, 0].tolist()
+    for place in unlike[:MOST_LINES]:
+        logger.warning(
+            f"Warning: observation {place + 1} is unlike the simulations: {float(nats[place]):.3g} "
+            f"nats more surprising than a typical one, where 99.9 % of them have at most "
+            f"{law.limit:.3g}"
+        )
+    if len(unlike) > MOST_LINES:
+        logger.warning(f"Warning: so are {len(unlike) - MOST_LINES} more of {len(nats)}")
+    return nats
+
+
+def report_draws(
+    numbers: dict[str, Any], summary: Summary, names: Sequence[str], blur: Tensor | None = None
+) -> None:
+    """Tells the most important numbers: of the first posteriors means and intervals too, of all why
+    they have not converged.
+
+    Args:
+        numbers: What the JSON says.
+        summary: Of all posteriors.
+        names: Of the coordinates; empty where they are none to read, as pixels.
+        blur: As ``overview`` takes it.
+    """
+    count = numbers["observations"]
+    for index in range(min(count, MOST_SHOWN) if names else 0):
+        logger.info(f"Observation {index + 1}: {_moments(summary, names, index)}")
+    if names and count > MOST_SHOWN:
+        logger.info(f"The JSON has the other {count - MOST_SHOWN}")
+    samplers = ", ".join(f"{number} by {name}" for name, number in numbers["samplers"].items())
+    logger.info(f"{count} posterior(s): {samplers}; {_counted(numbers['network_calls'])}")
+    known = summary.r_hat[~summary.r_hat.isnan()]
+    mixed = f"largest R-hat {float(known.max()):.3f}, " if len(known) else ""
+    logger.info(f"{mixed}fewest effective draws {float(summary.ess_bulk.min()):.0f}")
+    leaked = numbers.get("leaked")
+    if leaked is not None:
+        _report_leaked(leaked["mean"], leaked["largest"])
+    held = numbers.get("truths_held")
+    if held is not None:
+        contents = "/".join(f"{100 * float(content):g}" for content in held)
+        shares = " ".join(f"{100 * share:.1f}" for share in held.values())
+        logger.info(f"Central intervals of {contents} % hold {shares} % of the true numbers")
+    _report_blur(summary, names, blur)
+    if numbers["converged"] < count:
+        missed = (~summary.converged).nonzero()[:, 0].tolist()
+        logger.warning(f"Warning: {len(missed)} of {count} have not converged:")
+        for place in missed[:MOST_LINES]:
+            reasons = "; ".join(REASONS[name] for name in summary.reasons(place))
+            if SAMPLER in numbers["samplers"]:
+                reasons = "the flow is too far from the posterior that corrects it: train it longer"
+            logger.warning(f"  observation {place + 1}: {reasons}")
+        if len(missed) > MOST_LINES:
+            logger.warning(f"  and {len(missed) - MOST_LINES} more: see the JSON")
+
+
+def _moments(summary: Summary, names: Sequence[str], index: int) -> str:
+    """Means and central 90 % intervals of the first columns of a posterior."""
+    low, high = (summary.quantiles[index, :, LEVELS.index(level)] for level in (0.05, 0.95))
+    columns = list(zip(names, summary.mean[index], summary.std[index], low, high, strict=True))
+    shown = [
+        f"{name} {mean:.4g} ± {std:.2g} (90 %: {below:.4g} to {above:.4g})"
+        for name, mean, std, below, above in columns[:MOST_COLUMNS]
+    ]
+    more = len(columns) - MOST_COLUMNS
+    return "; ".join(shown) + (f"; {more} more columns" if more > 0 else "")
+
+
+def _counted(calls: float) -> str:
+    """A number of network calls, in words."""
+    for size, unit in ((1e9, "billion"), (1e6, "million")):
+        if calls >= size:
+            return f"{calls / size:.3g} {unit} network calls"
+    return f"{calls:,.0f} network calls"
+
+
+def _report_blur(summary: Summary, names: Sequence[str], blur: Tensor | None) -> None:
+    """Says where the noise of the first time is not small beside posteriors."""
+    if blur is None or not names:
+        return
+    share = torch.where(summary.std > 0, blur / summary.std, 0.0)
+    wide = (share > MOST_BLUR).nonzero().tolist()
+    if not wide:
+        return
+    row, column = divmod(int(share.argmax()), len(names))
+    offer = " (--deblur draws clean points)" if len(names) <= MOST_DEBLURRED else ""
+    logger.info(
+        f"Draws are of points that have the noise of the first time, in {len(wide)} number(s) not "
+        f"small beside the posterior, most of all in {names[column]} of observation "
+        f"{row + 1}: {float(blur[row, column]):.2g}, beside a standard deviation of "
+        f"{float(summary.std[row, column]):.2g}{offer}"
+    )
+
+
+def _report_leaked(mean: float, largest: float) -> None:
+    logger.info(
+        f"Beyond bounds, and drawn anew: {mean:.2%} of draws, of one observation {largest:.2%}"
+    )
+    if largest > MOST_LEAKED:
+        logger.warning(
+            "Warning: of that observation the flow puts most of its mass where nothing can be, and "
+            "its draws are only what is left within bounds: train with --bounded=map, which cannot "
+            "leave them"
+        )
+
+
+def report_mixture(numbers: dict[str, Any]) -> None:
+    """Tells how exact the weights are, and those of the first run."""
+    off, pool = numbers["largest_difference"], numbers["pool"]
+    size = pool["effective_size"]
+    error = pool["largest_error_of_a_mean"]
+    logger.info(
+        f"Largest R-hat {numbers['r_hat']['largest']:.3f}, fewest effective draws "
+        f"{numbers['ess_bulk']['smallest']:.0f}; off {numbers['compared_with']} by at most "
+        f"{off['mean']:.4f} in means and {off['std']:.4f} in standard deviations"
+    )
+    logger.info(
+        f"Each point's evidence rests on {size['smallest']:.0f} draws of a component or more, "
+        f"{size['median']:.0f} in the median: weights are off by some {error:.4f}"
+    )
+    if error > LARGEST_ERROR:
+        logger.warning("Warning: the evidence rests on too few draws: give a larger --pool")
+    first = numbers["posteriors"][0]
+    pairs = zip(first["mean"], first["std"], strict=True)
+    shown = ", ".join(f"{mean:.3f} ± {std:.3f}" for mean, std in pairs)
+    truth = first.get("truth")
+    true = f"; true {', '.join(f'{weight:.3f}' for weight in truth)}" if truth else ""
+    logger.info(f"Weights of the first run: {shown}{true}")
+
+
+def report_check(calibration: CalibrationCheck) -> None:
+    """Tells the verdict, and what regions hold."""
+    logger.info(calibration.verdict)
+    if calibration.leaked is not None:
+        _report_leaked(*calibration.leaked)
+    for name, curve in {"central intervals": calibration.intervals, **calibration.regions}.items():
+        places = [int((curve.levels - level).abs().argmin()) for level in SHOWN]
+        held = "/".join(f"{100 * float(curve.pooled[place]):.1f}" for place in places)
+        levels = "/".join(f"{100 * level:.0f}" for level in SHOWN)
+        worst = curve.deviation.abs().argmax()
+        where = f" ({calibration.names[int(worst)]})" if len(curve.deviation) > 1 else ""
+        logger.info(
+            f"{name[0].upper()}{name[1:]} with {levels} % hold {held} % of truths; "
+            f"largest deviation {float(curve.deviation[worst]):+.1f} points{where}"
+        )
+
+
+def report_near(local: LocalCalibration, distances: Tensor, on_average: bool) -> None:
+    """Tells of each observation whether posteriors near it are calibrated, where some are near.
+
+    Args:
+        local: What is to be told.
+        distances: Of the runs near each ``[M, K]``, in standard deviations.
+        on_average: Whether posteriors are calibrated on average.
+    """
+    for place, test in enumerate(local.tests[:MOST_LINES]):
+        reach = float(distances[place].max())
+        near, within = (
+            f"the {local.runs} simulations nearest to it",
+            f"{reach:.2g} standard deviations",
+        )
+        p = f"{test.quantity}, p = {test.adjusted:.2g}"
+        failed = place in local.failed
+        if not is_local(reach):
+            seen = f"posteriors are {test.tendency}" if failed else "no miscalibration was seen"
+            verdict = (
+                f"no local test, since {near} lie up to {within} away; among them {seen} ({p})"
+            )
+        elif not failed:
+            verdict = f"no miscalibration seen in {near}, within {within} (smallest: {p})"
+        else:
+            begun = "calibrated on average, but not here" if on_average else "not calibrated here"
+            verdict = f"{begun}: the posterior is {test.tendency} ({p}) in {near}, within {within}"
+        logger.info(f"Observation {place + 1}: {verdict}")
+    if len(local.tests) > MOST_LINES:
+        logger.info(
+            f"Of all {len(local.tests)} observations, posteriors near {len(local.failed)} are not "
+            "calibrated"
+        )
 
 
 def write_numbers(path: Path, form: str, began: float, content: dict[str, Any]) -> None:

@@ -1,13 +1,30 @@
-"""Posteriors of many observations, group by group."""
+"""Posteriors of many observations, group by group.
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+Ranks share the groups. Each finished group is kept in a folder beside the results until all are
+done, so that a run that was killed goes on where it was; what a group gives depends on its own
+numbers and the seed alone.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
+from time import monotonic
+from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from training.files.posterior_parts import load_part, save_part
+from dnnlib.errors import DataError
+from dnnlib.files import require_folder
+from dnnlib.logs import logger
+from torch_utils import distributed
+from torch_utils.results import open_arrays
+from training.files.posterior import load_part, save_part
 from training.inference.amortized import Amortized
 from training.inference.draws import WEIGHTED, Draws
 from training.inference.prior import Prior
@@ -21,8 +38,182 @@ from training.inference.sampling import (
 )
 from training.inference.summary import Summary
 from training.inference.target import Target
-from training.runs.groups import Groups, Progress
-from training.runs.waiting import progress
+from training.names import PARTICLES
+
+EVERY = 30.0
+"""Seconds between lines."""
+
+
+@contextmanager
+def progress(begun: str, name: str, total: int, unit: str) -> Iterator[Callable[[float], object]]:
+    """Tells how far a step is, on the first rank.
+
+    Args:
+        begun: The line at its start.
+        name: What is made.
+        total: Units of it.
+        unit: The name of one.
+
+    Yields:
+        What moves it on by so many units.
+    """
+    main = distributed.is_main()
+    with tqdm(total=total, desc=name, unit=unit, disable=None if main else True) as bar:
+        if not (main and bar.disable):
+            yield bar.update
+            return
+        logger.info(begun)
+        start = last = monotonic()
+        done = 0.0
+
+        def move(units: float) -> None:
+            nonlocal done, last
+            done, now = done + units, monotonic()
+            if now - last >= EVERY and done < total:
+                last = now
+                logger.info(
+                    f"{name.capitalize()}: {100 * done / total:.0f} % after {now - start:.0f} s"
+                )
+
+        yield move
+
+
+GROUP = 16
+"""Observations that are sampled side by side: enough to fill the calls of small networks."""
+GROUP_NUMBERS = 2**26
+"""Numbers up to which the draws of a group take memory, several times over: 512 MiB."""
+
+
+def group_size(prior: Prior, plan: SamplingPlan) -> int:
+    """How many observations to sample side by side."""
+    dim, draws = prior.dim, max(plan.draws, plan.particles or PARTICLES)
+    numbers = max(draws * (dim + prior.flow.basis.dim), dim**2) * plan.chains
+    return max(1, min(GROUP, GROUP_NUMBERS // numbers))
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Where the groups of a run are kept.
+
+    Attributes:
+        folder: Of the unfinished run.
+        fingerprint: Says which run it is, so that the parts of another are not taken for its own.
+        count: Observations, or runs.
+        size: Of a group.
+    """
+
+    folder: Path
+    fingerprint: str
+    count: int
+    size: int = GROUP
+
+    @property
+    def places(self) -> list[Tensor]:
+        """The observations of each group."""
+        return list(torch.split(torch.arange(self.count), self.size))
+
+    def path(self, index: int) -> Path:
+        """The file of one group."""
+        return self.folder / f"group-{index:05d}.npz"
+
+    def run(self, work: Callable[[int, Tensor, Path, "Progress"], bool]) -> None:
+        """Does what is left to do, on all ranks.
+
+        Args:
+            work: Makes the file of a group, of this number and these places; says whether it was
+                there already.
+        """
+        require_folder(self.folder)
+        groups = list(enumerate(self.places))
+        mine = groups[distributed.rank() :: distributed.world_size()]
+        begun, kept = f"Sampling {self.count:,} posteriors", 0
+        with progress(begun, "posteriors", len(mine), "group") as move:
+            for index, places in mine:
+                kept += work(index, places, self.path(index), Progress(move))
+        distributed.barrier()
+        if kept and distributed.is_main():
+            logger.info(f"{kept} group(s) of {self.size} were there from a run that was cut short")
+
+    @contextmanager
+    def told_when_cut_short(self) -> Iterator[None]:
+        """Around what fills groups: if it ends early, it says what is kept and how to go on, and
+        removes folders with nothing in them."""
+        try:
+            yield
+        except BaseException:
+            if distributed.is_main():
+                self._tell_kept()
+            raise
+
+    def _tell_kept(self) -> None:
+        done = sum(len(places) for k, places in enumerate(self.places) if self._is_kept(k))
+        if done:
+            logger.warning(
+                f"Cut short: {done:,} of {self.count:,} posteriors are done and kept in "
+                f"{self.folder}. The same command goes on from there"
+            )
+        for folder in (self.folder, self.folder.parent):
+            with suppress(OSError):  # something is in it
+                folder.rmdir()
+
+    def _is_kept(self, index: int) -> bool:
+        """Whether the file of a group is there, and of this run."""
+        try:
+            with open_arrays(self.path(index)) as saved:
+                return str(saved.read("fingerprint")) == self.fingerprint
+        except DataError:
+            return False
+
+    def remove(self) -> None:
+        """Removes the folder, once the results are written."""
+        distributed.barrier()
+        if distributed.is_main():
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Progress:
+    """Moves on by parts of a group, and to its end.
+
+    Args:
+        move: Moves on by so many groups.
+    """
+
+    def __init__(self, move: Callable[[float], object]):
+        self._move, self._part = move, 0.0
+
+    def __call__(self, part: float) -> None:
+        part = min(part, 1 - self._part)
+        self._part += part
+        self._move(part)
+
+    def finish(self) -> None:
+        self(1 - self._part)
+
+
+def fingerprint(
+    options: Mapping[str, Any],
+    digest: str | None,
+    seen: Sequence[Tensor | None],
+    files: Sequence[str | Path | None],
+) -> str:
+    """Says which run it is: all that its draws depend on.
+
+    Args:
+        options: Of the command that draws depend on.
+        digest: Of the network; None for none.
+        seen: What was observed, or is to be found again.
+        files: What may be files among the options' values: their contents count.
+    """
+    content = sha256(json.dumps(dict(options), sort_keys=True, default=str).encode())
+    content.update(str(digest).encode())
+    for part in seen:
+        if part is not None:
+            content.update(part.cpu().numpy().tobytes())
+    for file in files:
+        if file and Path(file).is_file():
+            content.update(Path(file).read_bytes())
+    return content.hexdigest()
+
 
 LATENTS = 2**16
 """Draws whose latents are made at once."""

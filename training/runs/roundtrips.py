@@ -9,8 +9,7 @@ from tqdm import tqdm
 from torch_utils import distributed
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
-from training.subjects.returns import Returns
-from training.subjects.samples import Source
+from training.subjects.samples import Returns, Source
 
 
 def measure_returns(

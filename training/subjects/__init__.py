@@ -1,15 +1,31 @@
 """What people have, a toy, a table or images: all that depends on the kind of data is asked here.
 
-``Subject`` is what the flow of a network is of; each kind answers in a module of its own.
+Each kind of data has a ``Training``, what is to be trained on it, and a ``Subject``, what the flow
+of a trained network is of.
 """
 
+from training.subjects.image_training import ImageTraining
 from training.subjects.images import ImageFlow
 from training.subjects.networks import NetworkFile
 from training.subjects.subject import Subject
+from training.subjects.table_training import TableTraining
 from training.subjects.tables import TableFlow
-from training.subjects.toys import ToyFlow
+from training.subjects.toys import ToyFlow, ToyTraining
+from training.subjects.training import Training, Wanted
 
-__all__ = ["ImageFlow", "NetworkFile", "Subject", "TableFlow", "ToyFlow", "open_subject"]
+__all__ = [
+    "ImageFlow",
+    "ImageTraining",
+    "NetworkFile",
+    "Subject",
+    "TableFlow",
+    "TableTraining",
+    "ToyFlow",
+    "ToyTraining",
+    "Training",
+    "Wanted",
+    "open_subject",
+]
 
 KINDS: dict[str, type[Subject]] = {kind.kind: kind for kind in (ToyFlow, TableFlow, ImageFlow)}
 """By what network files call them."""

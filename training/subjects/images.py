@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType
@@ -21,14 +20,13 @@ from training.files.observations import read_columns, read_observations
 from training.flow.calls import BLOCK_ROWS, RecomputedDenoiser
 from training.flow.pfode import ProbabilityFlow
 from training.flow.trajectory import Trajectory
-from training.learning.images import melted_images
 from training.learning.melting import MOST, LawPlan
 from training.measure.roundtrip import LEVELS_PER_UNIT, RoundtripErrors
 from training.model.model import Model
 from training.names import IMAGE_POOL, IMAGES, TOY_NAMES
+from training.subjects.image_training import law_plan
 from training.subjects.networks import NetworkFile, plain_name
-from training.subjects.returns import ImageReturns, Returns
-from training.subjects.samples import Samples, Source
+from training.subjects.samples import ImageReturns, Returns, Samples, Source
 from training.subjects.subject import Subject, required, variances_line
 
 BLOCK = 16
@@ -222,9 +220,7 @@ class ImageFlow(Subject):
             raise UsageError(f"--class is {number}, but {name} has classes 0 to {classes - 1}")
 
     def law_plan(self, path: Path | None, seed: int, device: torch.device) -> LawPlan:
-        dataset = self.dataset(required(path), None, seed)
-        rows = BLOCK_ROWS[device.type]
-        return LawPlan(partial(melted_images, dataset), None, MOST, seed, rows)
+        return law_plan(self.dataset(required(path), None, seed), None, MOST, seed, device)
 
     def density_points(self, samples: Samples, seed: int) -> Tensor:
         return dequantized(samples.points, seed)

@@ -25,8 +25,7 @@ from training.names import (
     TOY_POOL,
 )
 from training.subjects.networks import NetworkFile
-from training.subjects.returns import Returns, RowReturns
-from training.subjects.samples import Samples, Source
+from training.subjects.samples import Returns, RowReturns, Samples, Source
 
 BLOCK = 256
 """Points of a block: with blocks of one size, results do not depend on what is sampled beside."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.data.tables.table import Dropped, Rows, Table, restored
+from training.data.tables.table import DataTable, Dropped, Rows, restored
 from training.files.observations import read_columns
 from training.files.table import load_table
 from training.flow.coordinates.coordinates import Coordinates
@@ -20,12 +20,12 @@ from training.flow.likelihood import LOG_PROB_ERROR
 from training.flow.pfode import ProbabilityFlow
 from training.flow.trajectory import Trajectory
 from training.learning.melting import MOST, LawPlan
-from training.learning.tables import rows_to_melt
 from training.measure.held_out_ranks import density_ranks, latent_coverage
 from training.names import MOST_ROWS, TABLE
 from training.subjects.networks import NetworkFile, plain_name
 from training.subjects.samples import Samples, Source
 from training.subjects.subject import Subject, required, variances_line
+from training.subjects.table_spaces import rows_to_melt
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -211,7 +211,7 @@ class TableFlow(Subject):
     def straight(self, conditions: Tensor) -> Tensor:
         return self.coordinates.straight(conditions)
 
-    def _conditions_of(self, path: Path, table: Table) -> Tensor:
+    def _conditions_of(self, path: Path, table: DataTable) -> Tensor:
         """The conditions ``[N, C]`` that the network is given, in its order."""
         own, wanted = list(table.condition_names), ", ".join(self.conditions)
         if table.conditions is None:
@@ -225,7 +225,7 @@ class TableFlow(Subject):
             )
         return table.conditions[:, [own.index(name) for name in self.conditions]]
 
-    def _columns_of(self, path: Path, table: Table) -> Tensor:
+    def _columns_of(self, path: Path, table: DataTable) -> Tensor:
         names = list(table.columns.names)
         missing = [name for name in self.column_names if name not in names]
         if missing:
@@ -322,12 +322,12 @@ class Simulations:
     drawn: Tensor
 
 
-def _testable(table: Table) -> Tensor:
+def _testable(table: DataTable) -> Tensor:
     places = torch.arange(len(table))
     return places[table.held_out] if table.held_out.any() else places
 
 
-def _drawn(path: Path, table: Table, count: int | None, seed: int) -> Tensor:
+def _drawn(path: Path, table: DataTable, count: int | None, seed: int) -> Tensor:
     """The places of so many testable rows, drawn at random."""
     places = _testable(table)
     if count is not None and count > len(places):

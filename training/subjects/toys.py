@@ -1,8 +1,9 @@
-"""Toys: flows by a trained network, by the toy's own denoiser, or by a set of points."""
+"""Toys: trainings on them, and flows by a trained network, by the toy's own denoiser, or by a set
+of points."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import DataError, UsageError, agree
+from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
+from training import recipes
+from training.data.batches import Batch, ToyBatches
 from training.data.toys import LARGEST_MISMATCH, Toy
 from training.files.observations import read_columns
 from training.flow.denoisers import DiscreteDenoiser, MixtureDenoiser
@@ -19,13 +23,75 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import INFLATION_DEFAULTS
 from training.flow.trajectory import Trajectory
-from training.learning.melting import MOST, NETWORK_ROWS, LawPlan
-from training.learning.toys import melted_points
+from training.learning.cost import require_batch
+from training.learning.melting import MOST, NETWORK_ROWS, LawPlan, points_to_melt
+from training.learning.resuming import Resumed
+from training.learning.targets import MOST_NEAR
 from training.model.recipe import make_schedule
-from training.names import INFLATION, TOY, TOY_NAMES
+from training.names import INFLATION, MOST_AVERAGED, OTHERS, TOY, TOY_NAMES
 from training.subjects.networks import NetworkFile
 from training.subjects.samples import Samples, Source
 from training.subjects.subject import Subject
+from training.subjects.training import Start, Training
+
+# Each costs 101 network calls, together about as much as training on 340,000; the error of a slope
+# is about one over their square root.
+CALIBRATION_POINTS = 10_000
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ToyTraining(Training):
+    """A training on fresh draws of a toy, on its exact eigenbasis.
+
+    Attributes:
+        toy: The toy.
+        others: Points to average targets over; None for as many as pay.
+        antithetic: Whether each point is used twice, with opposite noise.
+    """
+
+    toy: Toy
+    others: int | None = None
+    antithetic: bool = True
+
+    @property
+    def averaged_over(self) -> int:
+        """Points to average targets over."""
+        if self.others is not None:
+            return self.others
+        return OTHERS if self.toy.dim <= MOST_AVERAGED else 0
+
+    @cached_property
+    def recipe(self) -> recipes.TrainingRecipe:
+        """How to train in so many dimensions, with so many points to average targets over."""
+        recipe = recipes.AVERAGED_PLANE if self.toy.dim <= recipes.PLANE else recipes.AVERAGED_SPACE
+        recipe = recipe if self.wanted.choices.network == "mlp" else recipes.AVERAGED_TOY
+        return (recipe if self.averaged_over else recipes.TOY).but(self.wanted.amounts)
+
+    def start(self, device: torch.device, resumed: Resumed | None) -> Start:
+        wanted, toy, others, recipe = self.wanted, self.toy, self.averaged_over, self.recipe
+        wanted.check_dim(toy.dim, f"the toy '{toy.name}'")
+        model, loss = wanted.choices.build(EigenBasis.from_moments(*toy.moments()))
+        model.about |= {"kind": TOY, "data_name": toy.name, "augment_to": toy.augment_to}
+        config = wanted.config(recipe, self.antithetic)
+        require_batch(config.batch, toy.dim, device, near=min(others, MOST_NEAR))
+        return Start(
+            recipe=recipe,
+            model=model,
+            loss=loss,
+            config=config,
+            resolved={"others": others, **{k: getattr(recipe, k) for k in recipes.OF_TOYS}},
+            name=(
+                toy.name,
+                loss.schedule.name,
+                model.recipe.network,
+                f"in{toy.augment_to}D" if toy.augment_to else None,
+            ),
+            source=lambda: ToyBatches(
+                toy, config.batch, config.seed, device, others, self.antithetic
+            ),
+            calibration=wanted.calibration(partial(calibration_points, toy, wanted.seed)),
+            law=wanted.law(law_plan(toy, points_to_melt(config.total), wanted.seed)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -151,7 +217,7 @@ class ToyFlow(Subject):
         return read_columns(path, wanted, names, [])
 
     def law_plan(self, path: Path | None, seed: int, device: torch.device) -> LawPlan:
-        return LawPlan(partial(melted_points, self.toy, seed), None, MOST, seed, NETWORK_ROWS)
+        return law_plan(self.toy, MOST, seed)
 
     def return_facts(
         self, flow: ProbabilityFlow, back: Trajectory, start: Tensor
@@ -171,3 +237,20 @@ def _shown(variances: Tensor) -> str:
 def toy_points(toy: Toy, count: int, seed: int) -> Tensor:
     """The points ``[count, D]`` of a toy that a seed stands for."""
     return toy.sample(count, seeded_generator("cpu", seed, Stream.DATA))
+
+
+def calibration_points(toy: Toy, seed: int) -> Batch:
+    """This rank's share of fresh draws, as many on any number of ranks."""
+    generator = seeded_generator("cpu", seed, Stream.CALIBRATION_POINTS, 0)
+    points = toy.sample(CALIBRATION_POINTS, generator)
+    return Batch(points[distributed.shard(CALIBRATION_POINTS)])
+
+
+def melted_points(toy: Toy, seed: int, count: int) -> Batch:
+    """Fresh draws to melt, the same on all ranks."""
+    return Batch(toy.sample(count, seeded_generator("cpu", seed, Stream.MELTED_POINTS)))
+
+
+def law_plan(toy: Toy, count: int, seed: int) -> LawPlan:
+    """How to learn the law of latents of a toy from so many draws."""
+    return LawPlan(partial(melted_points, toy, seed), None, count, seed, NETWORK_ROWS)

@@ -17,7 +17,7 @@ from training.inference.prior import Prior
 from training.inference.samplers.pool import Pool
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
-from training.measure.posterior.calibration import Calibration, RunValues, calibrate
+from training.measure.posterior.calibration import CalibrationCheck, RunValues, calibrate
 
 RUNS = 1000
 PLAN = SamplingPlan("pool", draws=100, pool=4096, seed=1)
@@ -40,7 +40,7 @@ def prior(request: pytest.FixtureRequest) -> Prior:
     return gaussian_prior(deblurred=request.param)
 
 
-def found(prior: Prior, told: float) -> Calibration:
+def found(prior: Prior, told: float) -> CalibrationCheck:
     return calibrate(values(prior, told, list(range(RUNS))))
 
 

@@ -13,17 +13,22 @@ from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal, seeded
 from torch_utils.snapshots import Part, read_network, write_network
 from torch_utils.stats import RunningMeans
-from training.data.tables.table import Columns, Dropped, Table
+from training.data.tables.table import Columns, DataTable, Dropped
 from training.flow.likelihood import Trace
 from training.flow.solvers import get_solver
 from training.inference.prior import Prior
 from training.learning.building import Choices
 from training.learning.loss import DenoisingRegression
-from training.learning.screening import relevant_conditions
-from training.learning.tables import Preparation, Space, about_table, choose_space
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
 from training.networks.mlp import ToyMLP
+from training.subjects.table_spaces import (
+    Preparation,
+    Space,
+    about_table,
+    choose_space,
+    relevant_conditions,
+)
 
 CPU = torch.device("cpu")
 LINEAR = Space("none", "zca", "on")
@@ -32,25 +37,25 @@ GAMMA0 = 1e-4
 TELLING = [3, 17]
 
 
-def gaussian(count: int) -> Table:
+def gaussian(count: int) -> DataTable:
     """Three standard normal columns, given two linear maps of them with noise of variance 0.5."""
     points = normal(count, 3, seed=1)
     conditions = points @ SEEN + 0.5**0.5 * normal(count, 2, seed=2)
     held_out = torch.arange(count) % 5 == 0
     columns = Columns.plain("abc")
-    return Table(points, columns, held_out, Dropped.none("abc"), conditions, ["y1", "y2"])
+    return DataTable(points, columns, held_out, Dropped.none("abc"), conditions, ["y1", "y2"])
 
 
-def bent(count: int) -> Table:
+def bent(count: int) -> DataTable:
     """A column between bounds that follows from the size of its condition."""
     y = normal(count, 1, seed=3)
     points = torch.special.ndtr(y.abs() - 1 + 0.3 * normal(count, 1, seed=4))
     columns = replace(Columns.plain("a"), low=torch.zeros(1).double(), high=torch.ones(1).double())
     held_out = torch.arange(count) % 5 == 0
-    return Table(points, columns, held_out, Dropped.none("a"), y, ["y"])
+    return DataTable(points, columns, held_out, Dropped.none("a"), y, ["y"])
 
 
-def preparation(table: Table, steps: int = 100, members: int = 1) -> Preparation:
+def preparation(table: DataTable, steps: int = 100, members: int = 1) -> Preparation:
     more = {"members": members} if members > 1 else {}
     network = {"width": 32, "depth": 2, "label_dim": table.condition_dim, **more}
     choices = Choices(
@@ -106,23 +111,23 @@ def test_an_untrained_flow_is_the_linear_gaussian_posterior() -> None:
 
 def test_both_starts_are_tried_where_nothing_is_said() -> None:
     prepared = preparation(gaussian(1000))
-    assert choose_space(prepared, "auto", "auto", "auto") == LINEAR
-    assert choose_space(prepared, "none", "pca", "off") == Space("none", "pca", "off")
+    assert choose_space(prepared, Space("auto", "auto", "auto")) == LINEAR
+    assert choose_space(prepared, Space("none", "pca", "off")) == Space("none", "pca", "off")
     limited = preparation(bent(1000), steps=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Preparation, "pilot", lambda _, space, steps: space.bounded == "reject")
-        assert choose_space(limited, "none", "zca", "on", "auto").bounded == "reject"
-    assert choose_space(limited, "none", "zca", "on", "map").bounded == "map"
+        assert choose_space(limited, Space("none", "zca", "on", "auto")).bounded == "reject"
+    assert choose_space(limited, Space("none", "zca", "on", "map")).bounded == "map"
     plain = replace(prepared, table=prepared.table.without_conditions())
-    assert choose_space(plain, "none", "zca", "auto") == Space("none", "zca", "off")
+    assert choose_space(plain, Space("none", "zca", "auto")) == Space("none", "zca", "off")
 
 
-def decades(count: int) -> Table:
+def decades(count: int) -> DataTable:
     """A parameter that is positive over six decades, and its logarithm with noise."""
     power = torch.rand(count, 1, generator=seeded(5)).double() * 6 - 3
     held_out = torch.arange(count) % 5 == 0
     y = power + 0.3 * normal(count, 1, seed=6)
-    return Table(10**power, Columns.plain("a"), held_out, Dropped.none("a"), y, ["y"])
+    return DataTable(10**power, Columns.plain("a"), held_out, Dropped.none("a"), y, ["y"])
 
 
 def test_logarithms_of_parameters_over_decades_are_tried_and_taken(
@@ -130,18 +135,18 @@ def test_logarithms_of_parameters_over_decades_are_tried_and_taken(
 ) -> None:
     caplog.set_level("INFO")
     table = decades(500)
-    chosen = choose_space(preparation(table), "auto", "auto", "on")
+    chosen = choose_space(preparation(table), Space("auto", "auto", "on"))
     assert (chosen.marginals, "more: a; logarithms are tried" in caplog.text) == ("log", True)
     # A row that is held out and not positive has no logarithm.
     table.points[0] = -1
-    assert choose_space(preparation(table), "auto", "auto", "on").marginals == "none"
+    assert choose_space(preparation(table), Space("auto", "auto", "on")).marginals == "none"
     caplog.clear()
     table.points[0] = 1
-    assert choose_space(preparation(table), "none", "auto", "on").marginals == "none"
+    assert choose_space(preparation(table), Space("none", "auto", "on")).marginals == "none"
     assert "more: a; logarithms are not tried: give --marginals=log" in caplog.text
 
 
-def among_noise(count: int) -> Table:
+def among_noise(count: int) -> DataTable:
     """The same, its two conditions standing at places 3 and 17 among 28 that tell nothing."""
     table = gaussian(count)
     assert table.conditions is not None
@@ -154,7 +159,7 @@ def test_conditions_that_tell_nothing_are_left_out_of_account(tmp_path: Path) ->
     prepared = preparation(among_noise(1000), steps=1)
     assert relevant_conditions(prepared.table.train_rows, 0) == TELLING
     assert preparation(gaussian(1000)).relevant == []
-    space = choose_space(prepared, "none", "zca", "on", "map", "on")
+    space = choose_space(prepared, Space("none", "zca", "on", "map", "on"))
     model, _ = prepared.build(prepared.coordinates(space))
     model.save(tmp_path / "network.pkl")
     flow = Model.load(tmp_path / "network.pkl").flow
@@ -177,10 +182,12 @@ def test_conditions_that_tell_nothing_are_left_out_of_account(tmp_path: Path) ->
 
 def test_screening_is_chosen_by_what_it_gains() -> None:
     prepared = preparation(among_noise(300), steps=100)
-    assert choose_space(prepared, "none", "zca", "on", "map", "auto").cond_screen == "on"
+    assert choose_space(prepared, Space("none", "zca", "on", "map", "auto")).cond_screen == "on"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Preparation, "pilot", lambda _, space, steps: space.cond_screen == "off")
-        assert choose_space(prepared, "none", "zca", "on", "map", "auto").cond_screen == "off"
+        assert (
+            choose_space(prepared, Space("none", "zca", "on", "map", "auto")).cond_screen == "off"
+        )
 
 
 def test_densities_given_conditions_integrate_to_one_and_follow_them() -> None:

@@ -15,9 +15,8 @@ from tests.support.flows import exact_flow
 from tests.support.trainers import Troubled, assert_same_state, circles_trainer, weights
 from torch_utils.snapshots import read_state
 from training.data.batches import BatchSource
-from training.learning.loop import train
 from training.learning.resuming import Resumed
-from training.learning.run import run_training
+from training.learning.run import run_training, train
 from training.learning.run_folder import Place, RunFolder
 from training.learning.stopping import StoppedBySignal
 from training.learning.trainer import Trainer

@@ -12,10 +12,9 @@ from dnnlib.errors import DataError, UsageError
 from tests.support.card_training import model_of, run_steps
 from tests.support.trainers import circles_trainer
 from training.data.batches import ToyBatches
-from training.learning import precision, scaling
-from training.learning.compiling import compile_network
-from training.learning.precision import fastest_precision, gradient_seconds
-from training.learning.scaling import LARGEST, START, LossScale
+from training.learning import safeguards, speed
+from training.learning.safeguards import LARGEST, START, LossScale
+from training.learning.speed import compile_network, fastest_precision, gradient_seconds
 from training.learning.trainer import Trainer, TrainingConfig
 
 CPU = torch.device("cpu")
@@ -31,7 +30,7 @@ def half_trainer(loss_scale: float = 1.0) -> tuple[Trainer, ToyBatches]:
 def test_it_doubles_after_many_finite_steps_and_is_halved_by_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(scaling, "GROWTH_STEPS", 3)
+    monkeypatch.setattr(safeguards, "GROWTH_STEPS", 3)
     scale, found = LossScale(1.0, True, CPU), []
     for outcome in "+++ ++- +++ +++":
         if outcome != " ":
@@ -61,7 +60,7 @@ def test_a_training_in_float16_finds_a_scale_and_learns() -> None:
 
 
 def test_a_resumed_training_has_its_scale(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scaling, "GROWTH_STEPS", 4)
+    monkeypatch.setattr(safeguards, "GROWTH_STEPS", 4)
     unbroken, source = half_trainer()
     run_steps(unbroken, source, 6)
     resumed, _ = half_trainer()
@@ -90,7 +89,7 @@ def test_half_precision_is_chosen_if_it_is_much_faster(
     half: float, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = {"fp32": 1.0, "bf16": half}  # of the names that are the fourth argument
-    monkeypatch.setattr(precision, "gradient_seconds", lambda *given: seconds[given[3]])
+    monkeypatch.setattr(speed, "gradient_seconds", lambda *given: seconds[given[3]])
     model = model_of("DDPM++ of classes")
     assert fastest_precision(*model, CONFIG) == expected
     # A training that is over at once is not worth a trial.

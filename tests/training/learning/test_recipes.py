@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.networks.adm import ADMUNet
-from training.networks.unet import UNet
+from training.networks.unet import ADMUNet, UNet
 from training.recipes import ImageRecipe, fitted, published
 
 NAMES = ("model_channels", "channel_mult", "dropout", "pixel_waves")

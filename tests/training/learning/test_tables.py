@@ -12,9 +12,8 @@ from torch import Tensor
 from dnnlib.errors import DataError
 from torch_utils.stats import RunningMeans
 from training.data.tables.foreign import ForeignTable
-from training.data.tables.making import Choices as TableChoices
-from training.data.tables.making import make_table
-from training.data.tables.table import Table
+from training.data.tables.making import TableChoices, make_table
+from training.data.tables.table import DataTable
 from training.data.toys import Toy
 from training.flow.denoisers import MixtureDenoiser
 from training.flow.eigenbasis import EigenBasis
@@ -22,19 +21,24 @@ from training.flow.latent.laws import GaussianLaw
 from training.learning import held_out
 from training.learning.building import Choices
 from training.learning.calibrating import calibrate
-from training.learning.held_out import HeldOut, Score
-from training.learning.loop import train
+from training.learning.held_out import HeldOut, Score, Watch
+from training.learning.run import train
 from training.learning.run_folder import RunFolder
-from training.learning.selection import Watch
-from training.learning.tables import PILOT_STEPS, Preparation, Space, choose_space, kept_dimensions
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
+from training.subjects.table_spaces import (
+    PILOT_STEPS,
+    Preparation,
+    Space,
+    choose_space,
+    kept_dimensions,
+)
 
 CPU = torch.device("cpu")
 SPACE = Space("yeo-johnson", "zca")
 
 
-def table(count: int = 3000) -> Table:
+def table(count: int = 3000) -> DataTable:
     """A skewed column, a column in steps, and a third that follows the square of the first."""
     draw = np.random.default_rng(0)
     a, b = draw.gamma(2, 1, count), draw.integers(0, 6, count) * 0.5
@@ -141,13 +145,13 @@ def test_the_density_of_a_flow_in_coordinates_integrates_to_one() -> None:
 
 def test_the_coordinates_that_do_best_on_held_out_rows_are_chosen() -> None:
     prepared = preparation(total=20_000)
-    chosen = choose_space(prepared, "auto", "zca")
+    chosen = choose_space(prepared, Space("auto", "zca"))
     names = ("none", "yeo-johnson", "quantile")
     nats = {name: prepared.pilot(Space(name, "zca"), PILOT_STEPS) for name in names}
     assert chosen == Space(max(nats, key=lambda name: nats[name]), "zca")
     assert nats["quantile"] > nats["none"]
-    assert choose_space(preparation(dims_to_keep=2), "none", "auto") == Space("none", "none")
-    assert choose_space(prepared, "none", "pca") == Space("none", "pca")
+    assert choose_space(preparation(dims_to_keep=2), Space("none", "auto")) == Space("none", "none")
+    assert choose_space(prepared, Space("none", "pca")) == Space("none", "pca")
 
 
 def test_rows_far_from_all_others_are_told_of_and_drawn_in() -> None:
@@ -166,7 +170,7 @@ def test_rows_far_from_all_others_are_told_of_and_drawn_in() -> None:
     for case, expected in ((prepared, "quantile"), (odd, "quantile-axes")):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Preparation, "pilot", lambda _, space, steps: nats[space.marginals])
-            assert choose_space(case, "auto", "pca") == Space(expected, "pca")
+            assert choose_space(case, Space("auto", "pca")) == Space(expected, "pca")
 
 
 def test_auto_keeps_as_many_dimensions_as_participate() -> None:

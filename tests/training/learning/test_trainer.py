@@ -20,8 +20,8 @@ from tests.support.trainers import (
 from torch_utils.stats import RunningMeans
 from training.data.batches import Batch
 from training.flow.eigenbasis import EigenBasis
-from training.learning.loss import DenoisingLoss, Draws
-from training.learning.skipping import MAX_SKIPPED_IN_A_ROW
+from training.learning.loss import DenoisingLoss, NoiseDraws
+from training.learning.safeguards import MAX_SKIPPED_IN_A_ROW
 from training.learning.trainer import Trainer, TrainingConfig
 
 CPU = torch.device("cpu")
@@ -104,7 +104,7 @@ def test_gradients_of_pixels_in_single_precision_are_right_to_a_millionth() -> N
     t, noise = loss.draw(8, seeded())
     gradients = []
     for dtype in (torch.float64, torch.float32):
-        draws = Draws(t, noise.float())
+        draws = NoiseDraws(t, noise.float())
         trainer.accumulate(Batch(points.to(dtype)), draws, RunningMeans(CPU))
         gradients.append(torch.cat([p.grad.flatten() for p in trainer.denoiser.parameters()]))
         trainer.optimizer.zero_grad()

@@ -24,7 +24,7 @@ from training.flow.solvers import get_solver
 from training.measure.correlation_times import CorrelationTime, correlation_time, scatter_of
 from training.measure.correlations import Autocorrelations, correlate, mean_autocorrelation, varying
 from training.measure.residuals import NOISE_BLOCK, Quantities, ResidualProbe, noise_rows
-from training.runs.residual_correlations import row_pairs
+from training.runs.residuals import row_pairs
 
 ROOT = Path(__file__).parents[3]
 XI = double([2.0, 0.3, 0.01])
@@ -191,7 +191,7 @@ PEAK = """
 import sys, torch
 from pathlib import Path
 from training.measure.correlations import correlate
-from training.runs.residual_correlations import row_pairs
+from training.runs.residuals import row_pairs
 torch.set_num_threads(1)
 for path in map(Path, sys.argv[1:]):
     pairs = row_pairs(path, path, "r", 500, torch.device("cpu"))

@@ -9,8 +9,7 @@ from tests.support.draws import double, seeded
 from tests.support.flows import exact_flow
 from training.flow.denoisers import NetworkDenoiser, noise_condition
 from training.learning.loss import DenoisingLoss, DenoisingRegression
-from training.networks.conditions import FEATURES, ConditionEmbedding
-from training.networks.mlp import ToyMLP
+from training.networks.mlp import FEATURES, ConditionEmbedding, ToyMLP
 
 THICKNESS = 1  # of the swirl in eigenspace: variances are 1.09, 1 and 0.91
 

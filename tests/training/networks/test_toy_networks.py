@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from dnnlib.errors import UsageError
 from tests.support.draws import seeded
 from training.networks import NETWORKS, TOY_NETWORKS
-from training.networks.features import NoiseFeatures
+from training.networks.mlp import NoiseFeatures
 
 NOISE_RANGE = (-0.95, 0.28)
 

@@ -3,9 +3,9 @@
 import pytest
 
 from dnnlib.errors import UsageError
-from training.commands.integration import image_times, steps_and_end
+from training.commands.shared import image_times, steps_and_end
 from training.names import DEFAULT_STEPS
-from training.options.integration import ImageTimeOptions
+from training.options.shared import ImageTimeOptions
 from training.runs.latents import LatentChoice, latent_choice, recorded_eps
 
 

@@ -16,8 +16,8 @@ from training.data.toys import Toy
 from training.model.model import Model
 from training.networks import NETWORKS
 from training.networks.original_toy_unet import OriginalToySongUNet
+from training.original.flow import original_embedding
 from training.original.model import Imported, import_original
-from training.original.toys import original_embedding
 
 SIZES = {"model_channels": 8, "channel_mult": [1, 2], "num_blocks": 1, "dropout": 0.13}
 N = 5

@@ -13,8 +13,7 @@ from matplotlib.collections import PolyCollection
 from tests.support import picture_files as files
 from training.files.correlations import SavedLags, SavedMatrices, condensed, telling_lags
 from training.measure.correlation_times import CorrelationTime
-from training.pictures.correlations.lags import draw_lags, name_and_details, quantile_band
-from training.pictures.correlations.matrices import draw_matrices
+from training.pictures.correlations import draw_lags, draw_matrices, name_and_details, quantile_band
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -15,9 +15,8 @@ from tests.support.picture_files import LATENT_STD, RADII, SIZES, bent, save, sa
 from training.files.coverage import SavedCoverage
 from training.measure.boundaries import Boundary, gaussian_content_within, unit_sphere
 from training.pictures.album import pictures_of
-from training.pictures.coverage.boundaries import cut, draw_boundaries, limits_of
-from training.pictures.coverage.radius import draw_radius
-from training.pictures.style.colors import sequential_colors
+from training.pictures.coverage import cut, draw_boundaries, draw_radius, limits_of
+from training.pictures.look import sequential_colors
 
 
 def texts(figure: Figure) -> str:

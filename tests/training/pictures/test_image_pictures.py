@@ -16,12 +16,17 @@ from PIL import Image
 from tests.support.picture_files import SAVED, save_images, save_roundtrips
 from training.files.trajectory import SavedTrajectory
 from training.pictures.album import pictures_of
-from training.pictures.images import grids, pixels, roundtrips, simulations
-from training.pictures.images.folders import first_images, holds_images
-from training.pictures.images.moving import GridAnimation, moving_columns
-from training.pictures.images.pixels import data_cells, difference_cells, fitted, tiled
-from training.pictures.style.colors import BLUE, ORANGE
-from training.pictures.style.words import brief
+from training.pictures.images import grids, roundtrips, simulations
+from training.pictures.images.grids import (
+    data_cells,
+    difference_cells,
+    first_images,
+    fitted,
+    holds_images,
+    tiled,
+)
+from training.pictures.images.simulations import GridAnimation, moving_columns
+from training.pictures.look import BLUE, ORANGE, brief
 
 
 def some_pixels(*shape: int) -> np.ndarray:
@@ -55,7 +60,7 @@ def test_pixels_survive_the_way_through_data() -> None:
     for channels in (1, 3):
         shown = some_pixels(2, channels, 8, 16)
         cells = data_cells(shown.astype(np.float32) / 127.5 - 1)
-        assert np.array_equal(cells, pixels.pixel_cells(shown))
+        assert np.array_equal(cells, grids.pixel_cells(shown))
         assert np.array_equal(cells[..., :channels], shown.transpose(0, 2, 3, 1))
     assert np.array_equal(data_cells(np.full((1, 1, 1, 2), [-7.0, 7.0]))[0, 0, :, 0], [0, 255])
 
@@ -64,17 +69,17 @@ def test_states_are_divided_to_the_contrast_of_the_data() -> None:
     data = np.random.default_rng(0).uniform(-1, 1, size=(6, 1, 8, 8))
     growth = np.array([1.0, 1.5, 40.0])
     states = growth[:, None, None, None, None] * data
-    assert np.allclose(pixels.state_divisors(states, np.arange(3)), growth)
-    assert np.allclose(pixels.state_divisors(states[::-1], -np.arange(3)), growth[::-1])
+    assert np.allclose(grids.state_divisors(states, np.arange(3)), growth)
+    assert np.allclose(grids.state_divisors(states[::-1], -np.arange(3)), growth[::-1])
     # A state that fits is left as it is.
-    assert np.allclose(pixels.state_divisors(states[::-1], np.arange(3)), 1)
-    assert np.array_equal(pixels.state_divisors(np.zeros((2, 3, 1, 4, 4)), np.arange(2)), [1, 1])
+    assert np.allclose(grids.state_divisors(states[::-1], np.arange(3)), 1)
+    assert np.array_equal(grids.state_divisors(np.zeros((2, 3, 1, 4, 4)), np.arange(2)), [1, 1])
 
 
 @given(st.floats(1e-9, 300))
 def test_magnification_fits_and_is_twenty_where_that_tells(largest: float) -> None:
     series = [step * 10**power for power in range(13) for step in (1, 2, 5)]
-    factor = pixels.magnification(largest)
+    factor = grids.magnification(largest)
     if 0.5 <= largest <= 6.375:
         assert factor == 20
     elif largest <= 127.5:
@@ -82,7 +87,7 @@ def test_magnification_fits_and_is_twenty_where_that_tells(largest: float) -> No
         assert factor * largest <= 127.5 < larger * largest
     else:
         assert factor == 1
-    assert pixels.magnification(0.0) == 20
+    assert grids.magnification(0.0) == 20
 
 
 def test_differences_are_about_the_middle_gray_or_orange_above_and_blue_below() -> None:
@@ -248,7 +253,7 @@ def test_worst_roundtrips_are_compared(tmp_path: Path, kept: int, shape: tuple[i
     assert len(figure.images) == 3 * blocks + 1
     rounded = np.clip(np.rint(saved.returned), 0, 255).astype(np.uint8)
     difference = difference_cells(saved.returned - saved.originals, 20)
-    expected = (pixels.pixel_cells(saved.originals), pixels.pixel_cells(rounded), difference)
+    expected = (grids.pixel_cells(saved.originals), grids.pixel_cells(rounded), difference)
     for image, cells in zip(figure.images, expected, strict=False):
         assert np.array_equal(image.get_array(), tiled(fitted(cells[:rows], 128), 1, 8))
     assert texts(figure)[0] == "Worst roundtrips of digits: PRP schedule"

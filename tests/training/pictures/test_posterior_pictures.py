@@ -19,14 +19,23 @@ from training.data.toys import Toy
 from training.files.posterior import SavedCheck
 from training.files.posterior_draws import DESCRIPTION, load_netcdf
 from training.inference.likelihoods import Gaussian
+from training.pictures import look
 from training.pictures.album import pictures_of
-from training.pictures.posteriors.chains import draw_chains, rank_counts
-from training.pictures.posteriors.checks import draw_coverage, draw_ranks
-from training.pictures.posteriors.exact import content_levels, exact_posterior, plane_density
-from training.pictures.posteriors.images import draw_images, observed_cells
-from training.pictures.posteriors.tables import draw_marginals, draw_pairs, telling_columns
-from training.pictures.posteriors.toys import draw_toy, zoomed_box
-from training.pictures.style import look
+from training.pictures.posteriors.checks import draw_chains, draw_coverage, draw_ranks, rank_counts
+from training.pictures.posteriors.tables import (
+    draw_images,
+    draw_marginals,
+    draw_pairs,
+    observed_cells,
+    telling_columns,
+)
+from training.pictures.posteriors.toys import (
+    content_levels,
+    draw_toy,
+    exact_posterior,
+    plane_density,
+    zoomed_box,
+)
 
 NOISE = torch.tensor(0.3, dtype=torch.float64)
 GAUSSIANS = {

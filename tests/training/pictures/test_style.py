@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from matplotlib.font_manager import FontProperties
 
-from training.files.names import stem_of, title_of
-from training.pictures.style import look
-from training.pictures.style.colors import colors_of_places, sequential_colors
-from training.pictures.style.words import brief, joined
+from training.files.arrays import stem_of, title_of
+from training.pictures import look
+from training.pictures.look import brief, colors_of_places, joined, sequential_colors
 
 LUMA = [0.299, 0.587, 0.114]
 

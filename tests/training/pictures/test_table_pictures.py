@@ -15,13 +15,18 @@ from dnnlib.errors import DataError
 from tests.support.picture_files import save, simulation
 from training.files.rows import SavedTable
 from training.files.stats import SavedTraining
+from training.pictures import look
 from training.pictures.album import pictures_of
-from training.pictures.style import look
-from training.pictures.tables.densities import draw_densities, uniformity
-from training.pictures.tables.fit import chance, distances, limits, rank_correlations
-from training.pictures.tables.marginals import draw_marginals
-from training.pictures.tables.pairs import draw_pairs, telling_columns
-from training.pictures.tables.roundtrips import column_errors, draw_roundtrip
+from training.pictures.tables.album import column_errors, draw_densities, draw_roundtrip, uniformity
+from training.pictures.tables.columns import (
+    chance,
+    distances,
+    draw_marginals,
+    draw_pairs,
+    limits,
+    rank_correlations,
+    telling_columns,
+)
 from training.pictures.training import draw_training
 from training.report.tables import density_results
 

@@ -16,13 +16,16 @@ from PIL import Image
 from dnnlib.errors import DataError, UsageError
 from tests.support.picture_files import SAVED, save_images, save_simulation
 from training.files.trajectory import SavedTrajectory
-from training.pictures.style.colors import BLUE, ORANGE
-from training.pictures.trajectories import animation, clouds
-from training.pictures.trajectories.clouds import row_of
-from training.pictures.trajectories.densities import draw_densities
-from training.pictures.trajectories.latents import draw_joint, draw_latents
-from training.pictures.trajectories.spectra import draw_spectrum, mean_ratio
-from training.pictures.trajectories.words import latent_law
+from training.pictures.look import BLUE, ORANGE
+from training.pictures.trajectories import album, clouds
+from training.pictures.trajectories.clouds import latent_law, row_of
+from training.pictures.trajectories.latents import (
+    draw_densities,
+    draw_joint,
+    draw_latents,
+    draw_spectrum,
+    mean_ratio,
+)
 
 
 def load(folder: Path, kind: str = "melt", dim: int = 2, **changes: Any) -> SavedTrajectory:
@@ -277,7 +280,7 @@ def test_images_have_bits_per_dimension(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dim", [2, 3])
 def test_frames_move_the_points_and_keep_the_colors(tmp_path: Path, dim: int) -> None:
     saved = load(tmp_path, "gen", dim)
-    moving = animation.animate_cloud(saved, "title", "subtitle")
+    moving = album.animate_cloud(saved, "title", "subtitle")
     moving.figure.set_dpi(20)
     limits = moving.axes.get_xlim()
     frames = moving.frames()
@@ -291,10 +294,10 @@ def test_frames_move_the_points_and_keep_the_colors(tmp_path: Path, dim: int) ->
 
 
 def test_few_frames_come_with_a_word_on_how_to_have_more(tmp_path: Path) -> None:
-    picture = animation.animation_of(load(tmp_path), tmp_path / "a", "gif", animation.animate_cloud)
+    picture = album.animation_of(load(tmp_path), tmp_path / "a", "gif", album.animate_cloud)
     assert picture.path == tmp_path / "a_animation.gif"
     assert picture.note == "5 frames: more with --save_freq=1"
-    assert len(animation.frame_times(701)) == 90
+    assert len(album.frame_times(701)) == 90
 
 
 def test_gif_has_a_frame_a_time_in_steady_colors(tmp_path: Path) -> None:
@@ -302,7 +305,7 @@ def test_gif_has_a_frame_a_time_in_steady_colors(tmp_path: Path) -> None:
     for number, frame in enumerate(frames):
         frame[10:20, 10 * number : 10 * number + 10] = (200, 40, 90)
     path = tmp_path / "a.gif"
-    animation.write_gif(path, frames, [0.4, 0.25, 1.1])
+    album.write_gif(path, frames, [0.4, 0.25, 1.1])
     durations = []
     with Image.open(path) as image:
         assert image.info["loop"] == 0
@@ -316,16 +319,16 @@ def test_gif_has_a_frame_a_time_in_steady_colors(tmp_path: Path) -> None:
 def test_mp4_needs_ffmpeg_and_even_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = [np.full((7, 9, 3), value, np.uint8) for value in (1, 2)]
     path = tmp_path / "a.mp4"
-    monkeypatch.setattr(animation.shutil, "which", lambda name: None)
+    monkeypatch.setattr(album.shutil, "which", lambda name: None)
     with pytest.raises(UsageError, match="ffmpeg"):
-        animation.write_mp4(path, frames, [0.1, 1.0])
+        album.write_mp4(path, frames, [0.1, 1.0])
     program = tmp_path / "ffmpeg"
     program.write_text('#!/bin/sh\nfor last; do :; done\necho "$*" >"$last.told"\ncat >"$last"\n')
     program.chmod(0o755)
-    monkeypatch.setattr(animation.shutil, "which", lambda name: str(program))
-    animation.write_mp4(path, frames, [0.1, 1.0])
+    monkeypatch.setattr(album.shutil, "which", lambda name: str(program))
+    album.write_mp4(path, frames, [0.1, 1.0])
     assert "-s 8x6 " in Path(f"{path}.told").read_text()
     assert path.read_bytes() == bytes([1]) * (8 * 6 * 3 * 3) + bytes([2]) * (8 * 6 * 3 * 30)
     program.write_text("#!/bin/sh\ncat >/dev/null\necho no such codec >&2\nexit 3\n")
     with pytest.raises(DataError, match="no such codec"):
-        animation.write_mp4(path, frames, [0.1, 1.0])
+        album.write_mp4(path, frames, [0.1, 1.0])

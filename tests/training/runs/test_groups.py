@@ -14,9 +14,8 @@ from tests.support.posteriors import conditional_prior, problem
 from torch_utils.results import save_arrays
 from training.inference.likelihoods import Gaussian
 from training.inference.sampling import SamplingPlan
-from training.runs import waiting
-from training.runs.groups import Groups, Progress
-from training.runs.posteriors import sample_groups, sampled
+from training.runs import posteriors
+from training.runs.posteriors import Groups, Progress, sample_groups, sampled
 
 
 @pytest.fixture
@@ -63,10 +62,10 @@ def test_without_a_terminal_lines_say_how_far_a_long_step_is(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = count(100, 20)  # seconds, one look after the other
-    monkeypatch.setattr(waiting, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(posteriors, "monotonic", lambda: next(clock))
     with (
         caplog.at_level(logging.INFO),
-        waiting.progress("Making 10 draws", "draws", 10, "draw") as move,
+        posteriors.progress("Making 10 draws", "draws", 10, "draw") as move,
     ):
         for _ in range(5):
             move(2)

@@ -10,7 +10,7 @@ from tests.support.draws import seeded
 from tests.support.image_models import save_image_model
 from training.measure.posterior.calibration import RunValues, calibrate
 from training.measure.posterior.local import LocalCalibration, LocalTest
-from training.runs.posterior_reports import report_check, report_near, warn_of_unlike
+from training.runs.posterior_results import report_check, report_near, warn_of_unlike
 from training.subjects import ImageFlow, NetworkFile, open_subject
 
 

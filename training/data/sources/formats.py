@@ -3,21 +3,30 @@
 Each gives its images one by one, in an order that depends on the source alone, so that memory does
 not grow with the data set. Whether a single image can be read shows when it is read, and the
 reader can go on to the next; a source that is broken as a whole raises DataError.
+
+Pickles, as the batches of CIFAR-10 are, are read as data: see ``torch_utils.inert_pickle``. Dicts,
+lists, tuples, strings, bytes and integers are allowed, and what NumPy writes for an array of uint8.
+All else is refused.
 """
 
 import gzip
+import importlib
 import re
 import struct
 import tarfile
 import zlib
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
+from torch_utils.inert_arrays import ARRAY_NAMES, dtype_of
+from torch_utils.inert_pickle import Names, PickleError, PickleReader
 from torch_utils.snapshots import first_line
 from training.data.images.codec import MAX_PIXELS, Decoder
 from training.data.images.containers import (
@@ -30,11 +39,121 @@ from training.data.images.containers import (
     open_container,
     quoted,
 )
-from training.data.sources.built_in import DIGITS, PATCHES_MADE, digits, patches
 from training.data.sources.lmdb_store import DATA_FILE, count_entries, read_entries
-from training.data.sources.plain_pickle import read_plain_pickle
-from training.data.sources.source import Images, Source, SourceImage, given
-from training.names import HELD_OUT_PATCHES, PATCH, PATCHES
+from training.names import HELD_OUT_PATCHES, PATCH, PATCHES, SIDES
+
+
+class SourceImage(NamedTuple):
+    """One image of a source, not read yet.
+
+    Attributes:
+        where: Name of the image in errors.
+        read: Returns the pixels ``[H, W, C]`` uint8, C = 1 or 3, or raises DataError.
+        label: Class of the image, a vector, or None if the source has no labels.
+    """
+
+    where: str
+    read: Callable[[], np.ndarray]
+    label: Label | None
+
+
+Images = Generator[SourceImage, None, None]
+
+
+class Source(NamedTuple):
+    """The images, to be closed after use, and their number where it is known beforehand."""
+
+    images: Images
+    total: int | None
+
+
+def given(pixels: np.ndarray) -> np.ndarray:
+    """What reads an image whose pixels are there already."""
+    return pixels
+
+
+_NAMES: Names = {**ARRAY_NAMES, "numpy.dtype": dtype_of("u1")}
+_REFUSED = ("BINFLOAT", "EMPTY_SET", "ADDITEMS", "NEWOBJ")
+
+
+def read_plain_pickle(data: bytes, where: str) -> Any:
+    """The value of a pickle; arrays of uint8 are NumPy arrays, Python 2 strings are latin-1.
+
+    Raises:
+        DataError: It holds anything else, or is broken; ``where`` is its name in the error.
+    """
+    try:
+        return PickleReader(data, _NAMES, without=_REFUSED).read()
+    except PickleError as error:
+        raise DataError(f"{where} is refused: not a pickle of plain values ({error})") from error
+
+
+DIGITS = "digits"
+NAMES = (DIGITS, PATCHES, HELD_OUT_PATCHES)
+PATCHES_MADE = 20_000
+"""How many patches there are, unless a number is given."""
+TILE = 4
+"""Side of the tiles that photographs are cut into, in sides of a patch."""
+HELD_OUT = 5
+"""One of so many tiles is held out, those in a row moved by two in the next."""
+
+
+def digits() -> Source:
+    """The 1797 digits of 8x8 pixels that come with scikit-learn, gray levels 0-16 as 0-255."""
+    datasets: Any = importlib.import_module("sklearn.datasets")
+    levels, labels = datasets.load_digits(return_X_y=True)
+    pixels = np.rint(levels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+
+    def images() -> Images:
+        for index, (image, label) in enumerate(zip(pixels, labels.tolist(), strict=True)):
+            yield SourceImage(f"digit {index}", partial(given, image), label)
+
+    return Source(images(), len(pixels))
+
+
+def patches(held_out: bool, side: int, count: int) -> Source:
+    """Square patches of the two photographs of scikit-learn; their classes say of which.
+
+    Photographs are cut into tiles, and a patch lies within one: so those of the tiles that are held
+    out share no pixel with the others.
+
+    Args:
+        held_out: Whether to take them from the tiles that are held out, or from the others.
+        side: Of a patch, in pixels.
+        count: How many, at places drawn at random, which are the first of a larger number too.
+
+    Raises:
+        UsageError: Patches are too small or large, or there are not so many.
+    """
+    if not SIDES[0] <= side <= SIDES[1]:
+        raise UsageError(f"--patch is {side}: patches are from {SIDES[0]} to {SIDES[1]} pixels")
+    datasets: Any = importlib.import_module("sklearn.datasets")
+    photographs = datasets.load_sample_images().images
+    corners = np.concatenate(list(_corners(photographs, held_out, side)))
+    if count > len(corners):
+        raise UsageError(f"there are {len(corners):,} patches of {side} pixels, not {count:,}")
+    chosen = corners[np.random.default_rng(0).permutation(len(corners))[:count]]
+
+    def images() -> Images:
+        for number, row, column in chosen.tolist():
+            pixels = photographs[number][row : row + side, column : column + side]
+            where = f"the patch at {column}, {row} of photograph {number}"
+            yield SourceImage(where, partial(given, pixels), number)
+
+    return Source(images(), count)
+
+
+def _corners(photographs: list[np.ndarray], held_out: bool, side: int) -> Iterator[np.ndarray]:
+    """Upper left corners of patches ``[n, 3]``, tile by tile: photograph, row and column."""
+    tile, within = TILE * side, (TILE - 1) * side + 1
+    for number, photograph in enumerate(photographs):
+        down, across = (size // tile for size in photograph.shape[:2])
+        for row, column in np.ndindex(down, across):
+            if ((2 * row + column) % HELD_OUT == 0) == held_out:
+                inside = np.indices((within, within)).reshape(2, -1).T
+                corner = inside + tile * np.array([row, column])
+                yield np.insert(corner, 0, number, axis=1)
+
 
 _KNOWN = (
     "a folder, a .zip of images, cifar-10-python.tar.gz, an MNIST images-idx3-ubyte.gz, an LMDB "

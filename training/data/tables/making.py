@@ -15,10 +15,9 @@ import torch
 from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.data.tables.foreign import BLOCK_ROWS, ForeignTable
-from training.data.tables.in_place import joined, narrowed
+from training.data.tables.foreign import BLOCK_ROWS, ForeignTable, joined, narrowed
 from training.data.tables.marginals import EXACT, Marginal, told_of_no_quantities, told_of_steps
-from training.data.tables.table import Columns, Dropped, Table
+from training.data.tables.table import Columns, DataTable, Dropped
 
 LARGEST = 1e100
 """Of a value: its square has to be a number, and the sum of many squares."""
@@ -30,7 +29,7 @@ FOLLOWS = 1e-6
 
 
 @dataclass(frozen=True)
-class Choices:
+class TableChoices:
     """What a user decides about a table.
 
     Attributes:
@@ -53,7 +52,7 @@ class Choices:
     seed: int = 0
 
 
-def make_table(source: ForeignTable, choices: Choices) -> tuple[Table, list[str]]:
+def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, list[str]]:
     """Reads and cleans a table; also tells what was found and done, in lines for people.
 
     Raises:
@@ -105,7 +104,7 @@ def make_table(source: ForeignTable, choices: Choices) -> tuple[Table, list[str]
     again = _repeated(values)
     if again:
         lines.append(f"{again} row(s) repeat another")
-    table = Table(
+    table = DataTable(
         torch.from_numpy(values),
         columns,
         held_out,
@@ -121,7 +120,7 @@ def _doubles(numbers: Sequence[float]) -> torch.Tensor:
 
 
 def _collected(
-    source: ForeignTable, choices: Choices, lines: list[str]
+    source: ForeignTable, choices: TableChoices, lines: list[str]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """All rows, and the places of missing values by column. Memory holds rows once, and a block
     besides."""
@@ -161,7 +160,9 @@ def _collected(
     return values, places
 
 
-def _require_sound(block: np.ndarray, source: ForeignTable, choices: Choices, before: int) -> None:
+def _require_sound(
+    block: np.ndarray, source: ForeignTable, choices: TableChoices, before: int
+) -> None:
     """Raises DataError for values that cannot be squared, that are missing and must not be, or that
     are beyond the bounds of their column."""
     low, high = np.full((2, len(source.names)), [[-np.inf], [np.inf]])
@@ -335,7 +336,7 @@ def _repeated(values: np.ndarray) -> int:
     return int((totals[1:] == totals[:-1]).sum())
 
 
-def _held_out(count: int, choices: Choices) -> torch.Tensor:
+def _held_out(count: int, choices: TableChoices) -> torch.Tensor:
     generator = seeded_generator("cpu", choices.seed, Stream.SPLIT)
     held_out = torch.zeros(count, dtype=torch.bool)
     chosen = torch.randperm(count, generator=generator)[: round(choices.held_out * count)]
@@ -343,7 +344,7 @@ def _held_out(count: int, choices: Choices) -> torch.Tensor:
     return held_out
 
 
-def _summary(table: Table) -> list[str]:
+def _summary(table: DataTable) -> list[str]:
     """Rows, columns with their ranges, and how many directions the rows vary in."""
     points, names = table.points, table.columns.names
     _, _, correlation = _moments(points.numpy())

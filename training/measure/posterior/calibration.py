@@ -143,7 +143,7 @@ def run_values(
 
 
 @dataclass(frozen=True)
-class Calibration:
+class CalibrationCheck:
     """Whether posteriors are calibrated, as far as R runs can tell.
 
     Attributes:
@@ -211,7 +211,7 @@ class Calibration:
         }
 
 
-def calibrate(values: RunValues, level: float = 0.01) -> Calibration:
+def calibrate(values: RunValues, level: float = 0.01) -> CalibrationCheck:
     """Tests the values of all runs.
 
     Raises:
@@ -232,7 +232,7 @@ def calibrate(values: RunValues, level: float = 0.01) -> Calibration:
     for name, contents in values.regions.items():
         p_values[name] = float(ks_p_values(contents[:, None]))
     dims = values.scores.shape[1]
-    return Calibration(
+    return CalibrationCheck(
         values.names,
         len(values.ranks),
         ranks,

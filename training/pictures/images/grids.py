@@ -1,24 +1,118 @@
-"""Images side by side: a grid of one kind, or rows of an image and what became of it."""
+"""Images side by side: in grids, or in rows of an image and what became of it."""
 
 import math
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from PIL import Image
 
-from training.pictures.images.pixels import (
-    HALF_RANGE,
-    difference_cells,
-    fitted,
-    magnification,
-    tiled,
+from training.data.images.batches import to_pixels
+from training.data.images.containers import image_names, open_container
+from training.data.images.dataset import ImageDataset
+from training.pictures import look
+from training.pictures.look import (
+    BLUE,
+    INK,
+    MUTED,
+    ORANGE,
+    Page,
+    Picture,
+    brief,
+    figures,
+    joined,
+    power_of_ten,
 )
-from training.pictures.style import look
-from training.pictures.style.colors import INK, MUTED
-from training.pictures.style.page import Page
-from training.pictures.style.words import brief, joined, power_of_ten
+
+HALF_RANGE = 127.5  # gray levels from the middle to black or white, and to a unit of data
+# The share of its values by which the size of a state is told, and the least that it counts.
+TELLING_SHARE, LEAST_REACH = 0.95, 0.5
+USUAL_MAGNIFICATION = 20
+ROUNDED_AWAY = 0.5  # gray levels: smaller differences are none between 8-bit images
+NO_DIFFERENCE = np.array([242.0, 243.0, 246.0])  # not white, as the page is
+
+
+def state_divisors(states: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """What to divide the states of each time by, so that their contrast stays that of the data.
+
+    Args:
+        states: Unscaled, ``[S, N, C, H, W]``.
+        times: ``[S]``. At the least of them the states are data, and are left as they are.
+
+    Returns:
+        ``[S]``, none below 1.
+    """
+    reach = np.quantile(np.abs(states).reshape(len(states), -1), TELLING_SHARE, axis=1)
+    return np.maximum(reach / max(float(reach[times.argmin()]), LEAST_REACH), 1.0)
+
+
+def data_cells(data: np.ndarray) -> np.ndarray:
+    """Images of data ``[..., C, H, W]`` as 8-bit RGB ``[..., H, W, 3]``, rounded and clamped."""
+    return pixel_cells(to_pixels(torch.from_numpy(np.ascontiguousarray(data))).numpy())
+
+
+def pixel_cells(pixels: np.ndarray) -> np.ndarray:
+    """Gray (C = 1) or RGB (C = 3) pixels ``[..., C, H, W]`` as RGB ``[..., H, W, 3]``."""
+    cells = np.moveaxis(pixels, -3, -1)
+    return np.broadcast_to(cells, (*cells.shape[:-1], 3))
+
+
+def magnification(largest: float) -> int:
+    """By how much to magnify differences of which the largest has so many gray levels.
+
+    20 if they then fit into the range of pixels and make a difference between 8-bit images, else
+    the largest of 1, 2, 5, 10, 20, ... with which they fit.
+    """
+    if ROUNDED_AWAY <= largest <= HALF_RANGE / USUAL_MAGNIFICATION or largest <= 0:
+        return USUAL_MAGNIFICATION
+    room = HALF_RANGE / largest
+    power = 10 ** max(math.floor(math.log10(room)), 0)
+    return max(power * step for step in (1, 2, 5) if power * step <= max(room, 1))
+
+
+def difference_cells(difference: np.ndarray, factor: float) -> np.ndarray:
+    """Magnified differences ``[..., C, H, W]``, in gray levels, as 8-bit RGB ``[..., H, W, 3]``.
+
+    In color images each channel is brighter or darker than the middle gray; of gray images, what
+    became brighter is orange and what became darker is blue.
+    """
+    share = np.moveaxis(np.clip(difference * (factor / HALF_RANGE), -1, 1), -3, -1)
+    if share.shape[-1] == 3:
+        return np.rint(HALF_RANGE * (1 + share)).astype(np.uint8)
+    end = np.where(share > 0, to_rgb(ORANGE), to_rgb(BLUE)) * 255
+    return np.rint(NO_DIFFERENCE + np.abs(share) * (end - NO_DIFFERENCE)).astype(np.uint8)
+
+
+def fitted(cells: np.ndarray, side: int) -> np.ndarray:
+    """Images ``[N, H, W, 3]`` in whole-numbered size: the largest that fits a square of pixels.
+
+    Each pixel becomes a square of equal ones; images that are too large are averaged down.
+    """
+    longest = max(cells.shape[1:3])
+    if longest <= side:
+        return cells.repeat(side // longest, axis=1).repeat(side // longest, axis=2)
+    factor = math.ceil(longest / side)
+    return np.stack([np.asarray(Image.fromarray(cell).reduce(factor)) for cell in cells])
+
+
+def tiled(cells: np.ndarray, columns: int, gap: int) -> np.ndarray:
+    """Images ``[N, h, w, 3]`` in rows on white, so many pixels apart: one image ``[H, W, 3]``."""
+    count, height, width, _ = cells.shape
+    rows = math.ceil(count / columns)
+    page = np.full((rows * columns, height + gap, width + gap, 3), 255, np.uint8)
+    page[:count, :height, :width] = cells
+    page = page.reshape(rows, columns, height + gap, width + gap, 3).swapaxes(1, 2)
+    whole = page.reshape(rows * (height + gap), columns * (width + gap), 3)
+    return whole[: -gap or None, : -gap or None]
+
 
 # All in pixels.
 MARGIN, TOP = 45, 15
@@ -174,3 +268,53 @@ def _times(factor: int) -> str:
         return f"× {factor}"
     first, power = str(factor)[0], power_of_ten(len(str(factor)) - 1)
     return f"× {power}" if first == "1" else f"× {first}·{power}"
+
+
+MOST_IN_GRID = 100
+PART = re.compile(r"\d{5,6}")  # a folder of a thousand of the images
+
+
+def pictures_of_image_files(path: Path, folder: Path | None) -> list[Picture]:
+    """The picture of a zip or folder of images, of which it reads as many as are drawn.
+
+    It lies beside them and not among them, where it would be taken for one of them.
+    """
+    pixels, count = first_images(path, MOST_IN_GRID)
+    place = Path(os.path.abspath(path))  # a name for "." too, and links stay links
+    name = place.name if place.is_dir() else place.stem
+    while PART.fullmatch(place.name):
+        place = place.parent
+        name = f"{place.name}_{name}"
+    draw = partial(draw_grid, pixel_cells(pixels), count, f"Images of {name}")
+    return figures((folder or place.parent) / name, {"images": draw})
+
+
+def holds_images(path: Path) -> bool:
+    """Whether a zip or folder has images in it, or in folders that are called by numbers.
+
+    Raises:
+        DataError: A zip that cannot be read, or with unsafe names.
+    """
+    container = open_container(path)
+    try:
+        names = image_names(container)
+    finally:
+        container.close()
+    return any(all(part.isdigit() for part in name.split("/")[:-1]) for name in names)
+
+
+def first_images(path: Path, count: int) -> tuple[np.ndarray, int]:
+    """The first images of a zip or folder, by name, and how many it has in all.
+
+    Returns:
+        Pixels ``[n, C, H, W]`` uint8, with n no more than the count; and the number of all.
+
+    Raises:
+        DataError: No images, or one that is broken, not square, or of another shape than the first.
+    """
+    dataset = ImageDataset(path)
+    try:
+        pixels, _ = dataset.read(range(min(count, len(dataset))))
+    finally:
+        dataset.close()
+    return pixels.numpy(), len(dataset)

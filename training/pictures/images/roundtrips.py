@@ -10,12 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from training.files.roundtrip import SavedRoundtrips
-from training.pictures.images.grids import Column, draw_rows, magnified
-from training.pictures.images.pixels import ROUNDED_AWAY, pixel_cells
-from training.pictures.style import look
-from training.pictures.style.colors import BLUE, MUTED
-from training.pictures.style.picture import Picture, figures
-from training.pictures.style.words import brief, joined
+from training.pictures import look
+from training.pictures.images.grids import ROUNDED_AWAY, Column, draw_rows, magnified, pixel_cells
+from training.pictures.look import BLUE, MUTED, Picture, brief, figures, joined
 
 LEAST_BINS, MOST_BINS = 8, 40
 LEAST_RANGE = 4  # highest over lowest error on the axis

@@ -1,5 +1,6 @@
 """Pictures of simulated images: their paths through time, roundtrips, samples, animations."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -8,23 +9,93 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from training.files.names import stem_of
+from training.files.arrays import stem_of
 from training.files.trajectory import SavedTrajectory
 from training.pictures.images.grids import (
+    HALF_RANGE,
     Column,
+    data_cells,
     draw_grid,
     draw_rows,
+    fitted,
     magnified,
+    state_divisors,
+    tiled,
 )
-from training.pictures.images.moving import GridAnimation, moving_columns
-from training.pictures.images.pixels import HALF_RANGE, data_cells, state_divisors
-from training.pictures.style.picture import Picture, figures
-from training.pictures.style.words import joined
-from training.pictures.trajectories.album import overviews, pictures_of_latents
-from training.pictures.trajectories.animation import VERBS, animation_of, frame_times
-from training.pictures.trajectories.clouds import TITLES, telling_times
-from training.pictures.trajectories.spectra import draw_spectrum
-from training.pictures.trajectories.words import latent_law, name_and_details
+from training.pictures.look import Picture, figures, joined
+from training.pictures.trajectories.album import (
+    DPI,
+    LEFT,
+    SIDE,
+    VERBS,
+    Animation,
+    animation_of,
+    frame_times,
+    overviews,
+    pictures_of_latents,
+)
+from training.pictures.trajectories.clouds import (
+    TITLES,
+    latent_law,
+    name_and_details,
+    telling_times,
+)
+from training.pictures.trajectories.latents import draw_spectrum
+
+SIDE_PIXELS = round(SIDE * DPI)
+BELOW, GAP = 0.1, 2  # inches; pixels
+MOST_COLUMNS, MOST_PIXELS = 8, 1 << 16
+
+
+class GridAnimation(Animation):
+    """A grid of images that change.
+
+    Args:
+        cells: RGB of 8 bits, ``[S, N, h, w, 3]``; as many as make a square grid are shown.
+        times: ``[S]``.
+        title: What is seen.
+        subtitle: How to read it.
+
+    Attributes:
+        image: The grid as it is now, ``[H, W, 3]``.
+    """
+
+    def __init__(self, cells: np.ndarray, times: np.ndarray, title: str, subtitle: str):
+        super().__init__(times, title, subtitle, BELOW)
+        self._columns = moving_columns(*cells.shape[1:4])
+        self._cells = cells[:, : self._columns**2]
+        self.image = self._tiled(0)
+        bottom = round(self._bottom * DPI) + (SIDE_PIXELS - len(self.image)) // 2
+        left = round(LEFT * DPI)
+        self._shown = self.figure.figimage(self.image, left, bottom, origin="upper")
+
+    def _show(self, number: int) -> None:
+        self.image = self._tiled(number)
+        self._shown.set_data(self.image)
+
+    def _tiled(self, number: int) -> np.ndarray:
+        cells = fitted(self._cells[number], _cell_side(self._columns))
+        return tiled(cells, self._columns, GAP)
+
+
+def moving_columns(count: int, height: int, width: int) -> int:
+    """How many of N images a side of a moving grid has: the most that fill the frame well.
+
+    Noise does not compress, so there are not more pixels than a small file can hold.
+    """
+    side = max(height, width)
+    most = min(MOST_COLUMNS, math.isqrt(count), math.isqrt(MOST_PIXELS // (height * width)))
+
+    def filled(columns: int) -> tuple[int, int]:
+        grid = columns * (_cell_side(columns) // side * side + GAP)
+        return round(10 * grid / SIDE_PIXELS), columns
+
+    return max(range(1, max(most, 1) + 1), key=filled)
+
+
+def _cell_side(columns: int) -> int:
+    return (SIDE_PIXELS - GAP * (columns - 1)) // columns
+
 
 ROWS, PATH_COLUMNS, WAY_COLUMNS = 8, 9, 3
 APART = 22  # pixels before the column of differences

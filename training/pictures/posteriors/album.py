@@ -8,14 +8,11 @@ from matplotlib.figure import Figure
 
 from training.files.posterior import SavedCheck
 from training.files.posterior_draws import load_netcdf
-from training.pictures.posteriors.chains import draw_chains, has_chains
-from training.pictures.posteriors.checks import draw_coverage, draw_ranks
-from training.pictures.posteriors.exact import toy_of
-from training.pictures.posteriors.images import draw_images
-from training.pictures.posteriors.tables import draw_marginals, draw_pairs
-from training.pictures.posteriors.toys import draw_toy
+from training.pictures.look import Picture, figures
+from training.pictures.posteriors.checks import draw_chains, draw_coverage, draw_ranks, has_chains
+from training.pictures.posteriors.tables import draw_images, draw_marginals, draw_pairs
+from training.pictures.posteriors.toys import draw_toy, toy_of
 from training.pictures.posteriors.words import MOST_SHOWN
-from training.pictures.style.picture import Picture, figures
 
 
 def pictures_of_posteriors(path: Path, folder: Path | None) -> list[Picture]:

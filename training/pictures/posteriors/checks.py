@@ -1,25 +1,126 @@
-"""Checks of calibration: ranks of truths, and what regions hold, with what chance alone makes."""
+"""Chains of an observation, and checks of calibration, with what chance alone makes."""
 
 import textwrap
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.stats import binom, rankdata
 from torch import Tensor
 
 from training.files.posterior import SavedCheck
+from training.files.posterior_draws import SavedPosteriors
+from training.inference.draws import POOLED
+from training.measure.posterior.convergence import FEWEST_DRAWS, convergence
 from training.measure.posterior.coverage import central_values
 from training.measure.posterior.ranks import distribution_function, simultaneous_band
-from training.pictures.posteriors.words import axis_name, legend_line, line
-from training.pictures.style import look
-from training.pictures.style.colors import BLUE, FAINT, INK, MUTED, ORANGE
-from training.pictures.style.words import joined, words_for
+from training.pictures import look
+from training.pictures.look import (
+    BLUE,
+    FAINT,
+    INK,
+    MUTED,
+    ORANGE,
+    joined,
+    sequential_colors,
+    words_for,
+)
+from training.pictures.posteriors.words import axis_name, legend_line, line, name_and_details
 
-MOST, ACROSS = 12, 4
+MOST = 4
+BINS = 20
+WIDTH, HEIGHT, LEFT, GAP = 4.6, 1.25, 0.75, 0.75  # inches
+MOST_CHAINS = 8
+"""Whose colors can be told apart."""
+
+
+def has_chains(saved: SavedPosteriors) -> bool:
+    """Whether the first observation's draws are of chains long enough to draw."""
+    chains, draws = saved.points.shape[:2]
+    return (
+        saved.log_likelihood is not None
+        and saved.sampler[0] not in POOLED
+        and chains > 1
+        and draws >= FEWEST_DRAWS
+    )
+
+
+def draw_chains(saved: SavedPosteriors) -> Figure:
+    """A row for each of the coordinates that mixed worst, and for the log likelihood."""
+    assert saved.log_likelihood is not None
+    points = saved.points[:, :, 0]
+    diagnostics = convergence(torch.from_numpy(points))
+    r_hat = diagnostics.r_hat.nan_to_num(0).numpy()
+    order = np.sort(np.argsort(-r_hat, kind="stable")[:MOST])
+    rows = [(saved.names[place], points[:, :, place]) for place in order]
+    notes = [
+        (float(diagnostics.r_hat[place]), float(diagnostics.ess_bulk[place])) for place in order
+    ]
+    rows.append(("log likelihood", saved.log_likelihood[:, :, 0]))
+    of_likelihood = convergence(torch.from_numpy(saved.log_likelihood[:, :, :1]))
+    notes.append((float(of_likelihood.r_hat), float(of_likelihood.ess_bulk)))
+    name, details = name_and_details(saved)
+    dim = points.shape[2]
+    chosen = f"{MOST} of {dim} coordinates, of the largest R-hat" if dim > MOST else ""
+    figure, places = look.panel_page(
+        len(rows),
+        2,
+        (WIDTH, HEIGHT),
+        f"Chains of the posterior of {name}",
+        joined(details, f"observation 1 of {saved.count:,}", chosen),
+        left=LEFT,
+        gap=GAP,
+        top=look.TOP + look.LINE_HEIGHT,
+        above=0.26,
+        below=0.42,
+    )
+    chains = min(points.shape[0], MOST_CHAINS)
+    colors = list(sequential_colors(chains))
+    handles = [line(f"chain {k + 1}", color) for k, color in enumerate(colors)]
+    few = f"first {chains} of {points.shape[0]} chains" if chains < points.shape[0] else ""
+    note = "gray: ranks of independent draws (95 %)"
+    legend_line(figure, LEFT, handles, joined(few, note), right=look.MARGIN * 2)
+    for row, ((label, values), (mixed, worth)) in enumerate(zip(rows, notes, strict=True)):
+        trace, ranks = (look.axes_at(figure, place) for place in places[row])
+        for chain, color in zip(values, colors, strict=False):
+            trace.plot(chain, color=color, lw=0.5, alpha=0.8)
+        trace.set_xlim(0, max(values.shape[1] - 1, 1))
+        look.label(trace, y=axis_name(label, HEIGHT))
+        trace.yaxis.set_label_coords(-0.55 / WIDTH, 0.5)
+        look.note_above(trace, f"R-hat {mixed:.3f}", f"worth {worth:,.0f} draws")
+        _ranks(ranks, values, colors)
+        if row == len(rows) - 1:
+            look.label(trace, x="draw")
+            look.label(ranks, x="rank among the draws of all chains")
+    return figure
+
+
+def rank_counts(values: np.ndarray, bins: int) -> np.ndarray:
+    """How many draws of each chain ``[C, S]`` have ranks in bins of equal width, ``[C, bins]``."""
+    ranks = rankdata(values, method="ordinal").reshape(values.shape)
+    edges = np.linspace(0, values.size, bins + 1)
+    return np.stack([np.histogram(chain - 0.5, edges)[0] for chain in ranks])
+
+
+def _ranks(axes: Any, values: np.ndarray, colors: list[np.ndarray]) -> None:
+    draws = values.shape[1]
+    bins = min(BINS, max(draws // 5, 2))
+    edges = np.linspace(0, values.size, bins + 1)
+    low, high = binom(draws, 1 / bins).ppf([0.025, 0.975])
+    axes.axhspan(low, high, color=FAINT, alpha=0.6, lw=0)
+    counts = rank_counts(values, bins)
+    for chain, color in zip(counts, colors, strict=False):
+        axes.stairs(chain, edges, color=color, lw=1.1, baseline=None)
+    axes.set(xlim=(0, values.size), ylim=(0, 1.1 * max(counts.max(), high)))
+    look.label(axes, y="draws")
+
+
+MOST_QUANTITIES, ACROSS = 12, 4
 RANK_SIZE, COVERAGE_SIZE = (2.25, 1.45), (3.1, 2.4)  # inches
-LEFT, GAP = 0.75, 0.45
+PANEL_GAP = 0.45
 LEAST_WIDTH = look.WIDE
 LINE_LETTERS = 150
 """Of a line of the verdict."""
@@ -42,9 +143,10 @@ def draw_ranks(saved: SavedCheck) -> Figure:
     uniform."""
     names, ranks = saved.values.names, saved.values.ranks
     p = saved.calibration.ranks.ks_p.numpy()
-    chosen = np.sort(np.argsort(p, kind="stable")[:MOST])
+    chosen = np.sort(np.argsort(p, kind="stable")[:MOST_QUANTITIES])
     across = min(len(chosen), ACROSS)
-    few = f"{MOST} of {len(names)} quantities, those of the smallest p" * (len(names) > MOST)
+    few = f"{MOST_QUANTITIES} of {len(names)} quantities, those of the smallest p"
+    few *= len(names) > MOST_QUANTITIES
     figure, places = _page(saved, len(chosen), across, RANK_SIZE, few)
     curves = [Curve.of(ranks[:, [column]]) for column in chosen]
     reach = max(curve.reach for curve in curves)
@@ -157,7 +259,7 @@ def _page(
         f"Posterior of {saved.name}: {outcome}",
         joined(details_of(saved), note),
         left=LEFT,
-        gap=GAP,
+        gap=PANEL_GAP,
         top=look.TOP + verdict_height + 1.3 * look.LINE_HEIGHT,
         above=0.46,
         below=0.46,

@@ -1,14 +1,18 @@
-"""Posteriors of the columns of a table: each by itself, and pairs of them."""
+"""Posteriors of columns, each by itself and in pairs, and of images."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 
 from training.files.arrays import evenly
 from training.files.posterior_draws import SavedPosteriors
+from training.pictures import look
+from training.pictures.images.grids import Column, Scale, draw_rows, pixel_cells
+from training.pictures.look import BLUE, FAINT, INK, MUTED, brief, joined
 from training.pictures.posteriors.toys import TRUTH, mark_observed, mark_truth
 from training.pictures.posteriors.words import (
     axis_name,
@@ -19,11 +23,7 @@ from training.pictures.posteriors.words import (
     observation_colors,
     part_of,
 )
-from training.pictures.style import look
-from training.pictures.style.colors import BLUE, MUTED
-from training.pictures.style.words import joined
-from training.pictures.tables.columns import few_numbers
-from training.pictures.tables.fit import limits, rank_correlations
+from training.pictures.tables.columns import few_numbers, limits, rank_correlations
 
 MOST_COLUMNS, ACROSS, MOST_OBSERVATIONS = 20, 5, 3
 MOST_PAIRED, MOST_POINTS = 5, 1500
@@ -200,3 +200,72 @@ def _which(saved: SavedPosteriors, size: int) -> str:
         return ""
     unseen = "of those not observed, " if not seen_columns(saved).all() else ""
     return f"{size} of {dim} columns: {unseen}those that were learned most of"
+
+
+DRAWS = 6
+APART = 20  # pixels before a column of another kind
+LEAST_REACH = 1.0
+"""Gray levels of the standard deviation, at least, of the darkest color."""
+SPREAD = LinearSegmentedColormap.from_list("spread", ("#f4f5f8", BLUE, INK))
+
+
+def draw_images(saved: SavedPosteriors) -> Figure:
+    """A row for each observation. Pixels are in gray levels."""
+    shape, shown = saved.image_shape, saved.points.shape[2]
+    assert shape is not None
+    draws = saved.points.reshape(-1, shown, *shape)
+    std = draws.std(axis=0).mean(axis=1)
+    columns = [
+        Column(gray_levels(draws.mean(axis=0)), "mean", space=APART),
+        *(
+            Column(gray_levels(draws[place]), f"draw {number + 1}", space=APART * (number == 0))
+            for number, place in enumerate(evenly(len(draws), DRAWS))
+        ),
+    ]
+    seen = observed_cells(saved)
+    caption = "Standard deviation: of the draws of each pixel"
+    if seen is not None:
+        columns.insert(0, Column(seen, "observed"))
+        hidden = saved.likelihood is not None and saved.likelihood.coordinates is not None
+        caption = joined("Tinted: pixels not observed" * hidden, caption, by=". ")
+    if saved.truth is not None:
+        truth = gray_levels(saved.truth.reshape(shown, *shape))
+        columns.insert(0, Column(truth, "truth"))
+    reach = max(float(std.max()), LEAST_REACH)
+    columns.append(Column(spread_cells(std, reach), "standard\ndeviation", space=APART))
+    values = spread_cells(np.linspace(0, reach, 101), reach)
+    name, details = name_and_details(saved)
+    return draw_rows(
+        columns,
+        f"Posterior of {name}",
+        joined(details, part_of(saved, shown), f"{shape[2]} × {shape[1]} pixels"),
+        f"{caption}.",
+        scale=Scale(values, f"0 to {brief(reach)} gray levels"),
+    )
+
+
+def gray_levels(values: np.ndarray) -> np.ndarray:
+    """Images of gray levels ``[N, C, H, W]`` as 8-bit RGB ``[N, H, W, 3]``."""
+    return pixel_cells(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+
+
+def spread_cells(std: np.ndarray, reach: float) -> np.ndarray:
+    """Standard deviations ``[...]`` as colors of 8 bits ``[..., 3]``, darkest at ``reach``."""
+    return np.rint(255 * SPREAD(std / reach)[..., :3]).astype(np.uint8)
+
+
+def observed_cells(saved: SavedPosteriors) -> np.ndarray | None:
+    """What was observed, as images ``[m, H, W, 3]``; None where it is no part of an image."""
+    shape, likelihood, observed = saved.image_shape, saved.likelihood, saved.observed
+    assert shape is not None
+    if observed is None or likelihood is None or likelihood.operator is not None:
+        return None
+    places = likelihood.coordinates
+    dim = int(np.prod(shape))
+    where = np.arange(dim) if places is None else places.numpy()
+    pixels, known = np.zeros((len(observed), dim)), np.zeros(dim, dtype=bool)
+    pixels[:, where], known[where] = observed, True
+    cells = gray_levels(pixels.reshape(-1, *shape))
+    seen: np.ndarray = known.reshape(shape).min(axis=0)
+    tint = np.rint(255 * np.array(to_rgb(FAINT)) * (0.8, 0.9, 1.0)).astype(np.uint8)
+    return np.where(seen[:, :, None], cells, tint)

@@ -7,12 +7,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from training.files.names import title_of
+from training.files.arrays import title_of
 from training.files.posterior_draws import SavedPosteriors
 from training.files.rows import printable
-from training.pictures.style import look
-from training.pictures.style.colors import INK, MUTED, sequential_colors
-from training.pictures.style.words import joined
+from training.pictures import look
+from training.pictures.look import INK, MUTED, joined, sequential_colors
 from training.pictures.tables.columns import fitting
 
 MOST_SHOWN = 6

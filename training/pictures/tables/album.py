@@ -1,21 +1,203 @@
-"""Which pictures are drawn of tables: columns, pairs, latents, densities, errors of roundtrips."""
+"""Which pictures are drawn of tables; their log densities, and how far from where they started rows
+come back."""
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+from scipy.stats import ks_2samp
 
-from training.files.names import stem_of
-from training.files.rows import SavedTable
-from training.pictures.style.picture import Picture, figures
-from training.pictures.tables.densities import FEW, draw_densities
-from training.pictures.tables.marginals import draw_marginals
-from training.pictures.tables.pairs import draw_pairs
-from training.pictures.tables.roundtrips import draw_roundtrip
-from training.pictures.trajectories.latents import draw_joint, draw_latents
-from training.pictures.trajectories.spectra import draw_spectrum
+from training.files.arrays import stem_of
+from training.files.rows import LARGEST, SavedTable
+from training.pictures import look
+from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE, Picture, figures, joined
+from training.pictures.tables.columns import (
+    FILL,
+    chance,
+    color_of,
+    counted,
+    draw_marginals,
+    draw_pairs,
+    fitting,
+    is_outlined,
+    legend_below_headline,
+)
+from training.pictures.trajectories.clouds import latent_law, name_and_details
+from training.pictures.trajectories.latents import draw_joint, draw_latents, draw_spectrum
+
+SIZE, GAP, LEFT = 3.3, 0.95, 0.6  # inches
+LEAST_WIDTH = {True: 8.0, False: 6.0}  # with ranks, and without
+LEAST_BINS, MOST_BINS = 10, 40
+FAR = 5e-3
+"""Share of the lowest densities of each set that the histogram may leave out."""
+REACH = 4.0
+"""Distances of the quartiles below the lower one from which it may leave out more."""
+FEW = 2
+"""Densities of which something can be told."""
+
+
+def draw_densities(tables: Sequence[SavedTable]) -> Figure:
+    """Histograms, and the ranks of the data's densities among the samples'.
+
+    Args:
+        tables: Rows of data and samples, or one of them, whose densities are known.
+    """
+    values = [table.densities for table in tables]
+    name, details = name_and_details(tables[0].trajectory)
+    counts = counted(tables, [len(each) for each in values])
+    compared = len(tables) == 2
+    figure, places = look.panel_page(
+        1,
+        1 + compared,
+        (SIZE, SIZE),
+        f"Log density of {name}" + ("" if compared else f": {tables[0].label}"),
+        joined(details, counts, latent_law(tables[-1].trajectory)),
+        left=LEFT,
+        gap=GAP,
+        top=look.TOP + look.LINE_HEIGHT,
+        least_width=LEAST_WIDTH[compared],
+    )
+    labels = [table.label for table in tables]
+    legend_below_headline(figure, LEFT, labels, strips=False, note=_least(tables[0]))
+    _histogram(look.axes_at(figure, places[0, 0]), labels, values)
+    if compared:
+        _ranks(look.axes_at(figure, places[0, 1]), values[0], values[1])
+    return figure
+
+
+def uniformity(data: np.ndarray, samples: np.ndarray) -> float:
+    """p-value of the ranks of ``[n]`` numbers of data among ``[m]`` of samples."""
+    return float(ks_2samp(data, samples).pvalue)
+
+
+def _histogram(axes: Axes, labels: Sequence[str], values: Sequence[np.ndarray]) -> None:
+    first, third = np.quantile(np.concatenate(values), [0.25, 0.75])
+    low = min(float(np.quantile(each, FAR)) for each in values)
+    low = max(low, float(first - REACH * (third - first)))
+    high = max(float(each.max()) for each in values)
+    room = 0.04 * (high - low) or max(0.05 * abs(high), 0.5)
+    low, high = low - room, high + room
+    bins = int(np.clip(3 * min(map(len, values)) ** (1 / 3), LEAST_BINS, MOST_BINS))
+    edges = np.linspace(low, high, bins + 1)
+    notes, left_out = [], []
+    for label, each in zip(labels, values, strict=True):
+        share, color = np.histogram(each, edges)[0] / len(each), color_of(label)
+        if is_outlined(label):
+            axes.stairs(share, edges, color=color, lw=1.5)
+        else:
+            axes.stairs(share, edges, color=color, alpha=FILL, fill=True, lw=0)
+        axes.axvline(each.mean(), color=color, lw=1.2, ls=look.DASHED)
+        error = each.std(ddof=1) / math.sqrt(len(each))
+        notes.append(f"{label} {each.mean():.4g} ± {error:.2g}")
+        lower = int((each < low).sum())
+        if lower:
+            left_out.append(f"{lower} of {label} lower")
+    axes.set(xlim=(low, high), ylim=(0, None))
+    look.label(axes, "log density in nats", "share of rows")
+    title = "mean (dashed) ± standard error:"
+    look.name_panel(axes, title, ", ".join(notes).replace("-", "−"))
+    look.note_inside(axes, "\n".join(left_out), "left")
+
+
+def _ranks(axes: Axes, data: np.ndarray, samples: np.ndarray) -> None:
+    """The part of the data below each density, against that of the samples."""
+    ends = np.sort(np.concatenate([data, samples]))
+    below = [
+        np.concatenate([[0], np.searchsorted(np.sort(each), ends, side="right") / len(each)])
+        for each in (samples, data)
+    ]
+    p = uniformity(data, samples)
+    band = chance(len(data), len(samples))
+    diagonal = np.array([0, 1])
+    axes.fill_between(diagonal, diagonal - band, diagonal + band, color=FAINT, alpha=0.6, lw=0)
+    axes.plot(diagonal, diagonal, color=MUTED, lw=0.8)
+    axes.plot(*below, color=INK, lw=1.4)
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    look.label(axes, "part of the samples with a lower density", "part of the data")
+    look.name_panel(
+        axes,
+        f"ranks of data among samples: KS p {'< 0.0001' if p < 1e-4 else f'= {p:.2g}'}",
+        "band: left by uniform ranks in 5 % of cases",
+    )
+
+
+def _least(table: SavedTable) -> str:
+    """Which row of data is the least likely."""
+    if table.row_index is None or table.log_prob is None or table.kind != "melt":
+        return ""
+    index = int(np.nanargmin(table.log_prob))
+    value = f"{table.log_prob[index]:.4g}".replace("-", "−")
+    return f"least likely: row {table.row_index[index]:.0f} of the data, {value}"
+
+
+MOST = 20
+ERRORS_LEFT, RIGHT, WIDTH, LINE, BOTTOM = 2.4, 0.3, 5.0, 0.21, 0.55  # inches
+LEAST = 1e-16
+"""An error that is drawn for none."""
+
+
+def draw_roundtrip(melt: SavedTable, back: SavedTable) -> Figure:
+    """Errors of at most 20 columns in units of their standard deviations.
+
+    Args:
+        melt: From rows to latents.
+        back: From these latents to rows, as many.
+    """
+    error, largest = column_errors(melt, back)
+    order = np.argsort(-largest, kind="stable")[:MOST]
+    height = look.TOP + look.LINE_HEIGHT + LINE * len(order) + BOTTOM
+    figure = look.new_figure(ERRORS_LEFT + WIDTH + RIGHT, height)
+    name, details = name_and_details(melt.trajectory)
+    dim = len(melt.names)
+    which = f"the {MOST} worst of {dim} columns" if dim > MOST else ""
+    look.headline(
+        figure,
+        f"Rows of {name}, melted and back",
+        joined(details, f"{melt.trajectory.count:,} rows", which),
+        look.MARGIN + 0.2,
+        height - look.MARGIN,
+    )
+    axes = look.axes_at(figure, (ERRORS_LEFT, BOTTOM, WIDTH, LINE * len(order)))
+    places = np.arange(len(order))[::-1]
+    root, most = (np.maximum(values[order], LEAST) for values in (error, largest))
+    axes.hlines(places, root, most, color=FAINT, lw=2, zorder=1)
+    axes.plot(root, places, "o", ms=5, mew=0, color=BLUE, label="root mean square")
+    axes.plot(most, places, "D", ms=4.5, mew=0, color=ORANGE, label="largest")
+    axes.set_xscale("log")
+    axes.set(ylim=(-0.7, len(order) - 0.3), xlim=(root.min() / 3, most.max() * 3))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_yticks(places, [fitting(melt.names[column], ERRORS_LEFT - 0.3) for column in order])
+    axes.grid(axis="x", color=FAINT, lw=0.6, alpha=0.7)
+    look.label(axes, "error in standard deviations of the column")
+    look.legend(axes, 2)
+    return figure
+
+
+def column_errors(melt: SavedTable, back: SavedTable) -> tuple[np.ndarray, np.ndarray]:
+    """Root mean square and largest errors ``[D]`` over the standard deviations of the columns.
+
+    Rows that cannot be drawn are left out; a constant column has its errors in its own units.
+    """
+    error = np.abs(back.points - melt.points)
+    error = error[~np.isnan(error).any(axis=1)]
+    std = _root_mean_square(melt.rows - melt.rows.mean(axis=0))
+    with np.errstate(over="ignore"):
+        error = np.minimum(error / np.where(std > 0, std, 1), LARGEST)
+    return _root_mean_square(error), error.max(axis=0)
+
+
+def _root_mean_square(values: np.ndarray) -> np.ndarray:
+    """That of columns ``[n, D]``, whose squares may be too small or too large for a float."""
+    largest = np.abs(values).max(axis=0)
+    parts = values / np.where(largest > 0, largest, 1)
+    return np.asarray(largest * np.sqrt(np.square(parts).mean(axis=0)))
+
 
 ALONE = {
     "melt": "data alone: with a generation of the same run beside it, they are compared",

@@ -1,5 +1,6 @@
-"""One column of a table in a panel, and words that all pictures of tables share."""
+"""Columns of a table, rows of data against samples: each by itself, and in pairs."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +13,75 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from training.files.arrays import evenly
 from training.files.rows import LABELS, SavedTable
-from training.pictures.style import look
-from training.pictures.style.colors import BLUE, INK, MUTED, ORANGE
-from training.pictures.tables.fit import limits
+from training.pictures import look
+from training.pictures.look import BLUE, INK, MUTED, ORANGE, joined
+from training.pictures.trajectories.clouds import latent_law, name_and_details
+
+LEVEL = 0.05
+"""Probability that chance alone exceeds the bounds shown in the pictures."""
+OUTER = 0.01
+"""Share of the rows that axes leave out, if they are far away."""
+
+
+def distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Kolmogorov-Smirnov distances ``[D]`` of the columns of ``[n, D]`` and ``[m, D]``."""
+    return np.array([_distance(*pair) for pair in zip(first.T, second.T, strict=True)])
+
+
+def _distance(first: np.ndarray, second: np.ndarray) -> float:
+    """The largest difference of the distribution functions of ``[n]`` and ``[m]``."""
+    steps = np.concatenate([first, second])
+    shares = [
+        np.searchsorted(np.sort(values), steps, side="right") / len(values)
+        for values in (first, second)
+    ]
+    return float(np.abs(shares[0] - shares[1]).max())
+
+
+def chance(first: int, second: int, columns: int = 1) -> float:
+    """Distance that the largest of so many columns passes by chance with probability 5 % or less.
+
+    Args:
+        first: Rows of one set.
+        second: Rows of the other.
+        columns: Independent or not (Bonferroni).
+    """
+    critical = math.sqrt(math.log(2 * columns / LEVEL) / 2)
+    return min(critical * math.sqrt(1 / first + 1 / second), 1.0)
+
+
+def rank_correlations(rows: np.ndarray) -> np.ndarray:
+    """Spearman's correlations ``[D, D]`` of the columns of ``[n, D]``; 0 with constant ones."""
+    from scipy.stats import rankdata  # takes a second to import, which pairs alone need
+
+    ranks = rankdata(rows, axis=0)
+    ranks -= ranks.mean(axis=0)
+    length = np.sqrt(np.square(ranks).sum(axis=0))
+    ranks /= np.where(length > 0, length, 1)
+    return np.asarray(ranks.T @ ranks)
+
+
+def limits(*columns: np.ndarray) -> tuple[float, float]:
+    """Where axes begin and end that show all but strays of several sets of numbers ``[n]``.
+
+    The first set decides how wide axes can be, so that the others cannot shrink it to a line.
+    """
+    # Of few rows none is left out.
+    lows = [np.quantile(each, OUTER / 2, method="lower") for each in columns]
+    highs = [np.quantile(each, 1 - OUTER / 2, method="higher") for each in columns]
+    low, high, first, last = min(lows), max(highs), lows[0], highs[0]
+    reach = last - first
+    if reach > 0:
+        low, high = max(low, first - reach), min(high, last + reach)
+    least = max(1e-6 * max(abs(low), abs(high)), 1e-300)
+    if high - low <= least:  # constant
+        room = max(0.05 * abs(low), least) if low else 0.5
+        return float(low - room), float(high + room)
+    room = 0.04 * (high - low)
+    return float(low - room), float(high + room)
+
 
 LEAST_BINS, MOST_BINS = 8, 36
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -132,3 +198,179 @@ def _quantiles(axes: Axes, values: np.ndarray, y: float, color: str) -> None:
     axes.plot([lowest, highest], [y, y], color=color, lw=1, solid_capstyle="butt")
     axes.plot([first, third], [y, y], color=color, lw=3, solid_capstyle="butt")
     axes.plot([median], [y], ls="none", mec=color, **MEDIAN)
+
+
+MOST, ACROSS = 20, 5
+LEFT, GAP, WIDEST, HEIGHT = 0.3, 0.32, 5.1, 1.15  # inches
+LEAST_WIDTH = 8.0
+
+
+def draw_marginals(tables: Sequence[SavedTable]) -> Figure:
+    """A panel for each of at most 20 columns.
+
+    Args:
+        tables: Rows of data and samples, or one of them.
+    """
+    labels, names = [table.label for table in tables], tables[0].names
+    rows = [table.rows for table in tables]
+    order, far = np.arange(len(names)), None
+    if len(rows) == 2:
+        far = distances(rows[0], rows[1])
+        order = np.argsort(-far, kind="stable")
+    shown = order[:MOST]
+    columns = min(len(shown), ACROSS)
+    width = min((look.WIDE - 2 * LEFT - GAP * (columns - 1)) / columns, WIDEST)
+    figure, places = look.panel_page(
+        math.ceil(len(shown) / columns),
+        columns,
+        (width, HEIGHT),
+        *_headline(tables),
+        left=LEFT,
+        right=LEFT,
+        gap=GAP,
+        top=look.TOP + 1.3 * look.LINE_HEIGHT,
+        above=0.46,
+        below=0.42,
+        least_width=LEAST_WIDTH,
+    )
+    for column, place in zip(shown, places.reshape(-1, 4), strict=False):
+        axes = look.axes_at(figure, place)
+        draw_column(axes, labels, [each[:, column] for each in rows])
+        note = "" if far is None else f"KS distance {far[column]:.3f}"
+        look.name_panel(axes, fitting(names[column], width), note)
+    note = "" if far is None else _comparison(rows, far[order])
+    legend_below_headline(figure, LEFT, labels, note=note)
+    return figure
+
+
+def _headline(tables: Sequence[SavedTable]) -> tuple[str, str]:
+    name, details = name_and_details(tables[0].trajectory)
+    dim, law = len(tables[0].names), latent_law(tables[-1].trajectory)
+    subtitle = joined(details, counted(tables, [len(table.rows) for table in tables]), law)
+    if len(tables) == 1:
+        which = f"{MOST} of {dim} columns" if dim > MOST else "Columns"
+        return f"{which} of {name}: {tables[0].label}", subtitle
+    which = f"The {MOST} worst-fitted of {dim} columns" if dim > MOST else "Columns"
+    return f"{which} of {name}: data and samples", subtitle
+
+
+def _comparison(rows: Sequence[np.ndarray], ordered: np.ndarray) -> str:
+    """How to read distances of all columns ``[D]``, falling."""
+    dim = len(ordered)
+    bound = chance(len(rows[0]), len(rows[1]), dim)
+    return joined(
+        "worst first" if dim > 1 else "",
+        f"columns not shown: KS at most {ordered[MOST]:.2g}" if dim > MOST else "",
+        f"by chance {'all are' if dim > 1 else 'it is'} below {bound:.2g} (95 %)",
+    )
+
+
+MOST_PAIRED = 5
+LARGEST, PAIRS_LEFT, RIGHT, PAIRS_GAP, BOTTOM = 2.9, 0.85, 0.2, 0.3, 0.55  # inches
+PAIRS_LEAST_WIDTH = 7.5
+MOST_POINTS = 2000
+"""Of each set."""
+
+
+def draw_pairs(tables: Sequence[SavedTable]) -> Figure:
+    """A matrix of panels of two to five columns.
+
+    Args:
+        tables: Rows of data and samples, or one of them.
+    """
+    rows = [table.rows for table in tables]
+    correlations = [rank_correlations(each) for each in rows]
+    chosen = telling_columns(correlations, MOST_PAIRED)
+    size = len(chosen)
+    ends = {int(column): limits(*(each[:, column] for each in rows)) for column in chosen}
+    side = min((look.WIDE - PAIRS_LEFT - RIGHT - PAIRS_GAP * (size - 1)) / size, LARGEST)
+    step = side + PAIRS_GAP
+    height = look.TOP + 2 * look.LINE_HEIGHT + size * step + BOTTOM - PAIRS_GAP
+    figure = look.new_figure(
+        max(PAIRS_LEFT + size * step - PAIRS_GAP + RIGHT, PAIRS_LEAST_WIDTH), height
+    )
+    look.headline(figure, *_headline_of_pairs(tables, size), RIGHT, height - look.MARGIN)
+    legend_below_headline(figure, RIGHT, [table.label for table in tables], strips=False)
+    for row, across in np.ndindex(size, size):
+        place = (PAIRS_LEFT + across * step, BOTTOM + (size - 1 - row) * step, side, side)
+        axes = look.axes_at(figure, place)
+        here, beside = int(chosen[across]), int(chosen[row])
+        if row == across:
+            values = [each[:, here] for each in rows]
+            draw_column(axes, [table.label for table in tables], values, strips=False)
+        else:
+            # One set alone fills both halves.
+            which = int(across > row) if len(tables) == 2 else 0
+            _scatter(axes, rows[which][:, [here, beside]], color_of(tables[which].label))
+            axes.set(xlim=ends[here], ylim=ends[beside])
+            correlation = round(correlations[which][here, beside], 2) + 0.0
+            look.note_above(axes, f"ρ {correlation:.2f}".replace("-", "−"))
+        _outer_labels(axes, row, across, side, [tables[0].names[column] for column in chosen])
+    return figure
+
+
+def telling_columns(correlations: Sequence[np.ndarray], most: int) -> np.ndarray:
+    """Columns between which two sets differ most, in their order: at most so many indices.
+
+    Args:
+        correlations: Of all columns ``[D, D]``, of two sets or one, of which the strongest tell.
+        most: Number of columns.
+    """
+    change = np.abs(correlations[0] - (correlations[1] if len(correlations) == 2 else 0))
+    np.fill_diagonal(change, 0)
+    chosen = list(np.unravel_index(change.argmax(), change.shape))
+    if chosen[0] == chosen[1]:  # all are equal
+        chosen = [0, 1]
+    while len(chosen) < min(most, len(change)):
+        gain = change[:, chosen].sum(axis=1)
+        gain[chosen] = -1
+        chosen.append(gain.argmax())
+    return np.sort(chosen)
+
+
+def _scatter(axes: Axes, points: np.ndarray, color: str) -> None:
+    """Points ``[n, 2]``, or evenly spaced ones of many: the fewer, the larger."""
+    shown = points[evenly(len(points), MOST_POINTS)]
+    size = float(np.interp(np.log10(len(shown)), [1.5, 3.3], [4.0, 2.0]))
+    axes.plot(*shown.T, "o", ms=size, mew=0, color=color, alpha=0.5)
+    few_numbers(axes.xaxis)
+    few_numbers(axes.yaxis)
+
+
+def _headline_of_pairs(tables: Sequence[SavedTable], size: int) -> tuple[str, str]:
+    name, details = name_and_details(tables[0].trajectory)
+    dim = len(tables[0].names)
+    law = latent_law(tables[-1].trajectory)
+    if len(tables) == 2:
+        title, which = (
+            f"Pairs of columns of {name}: data and samples",
+            "whose correlations differ most",
+        )
+    else:
+        title, which = (
+            f"Pairs of columns of {name}: {tables[0].label}",
+            "with the strongest correlations",
+        )
+    chosen = f"{size} of {dim} columns, {which}" if size < dim else ""
+    return title, joined(
+        details,
+        counted(tables, [len(table.rows) for table in tables]),
+        law,
+        chosen,
+        "ρ: rank correlation",
+    )
+
+
+def _outer_labels(axes: Axes, row: int, across: int, side: float, names: Sequence[str]) -> None:
+    """Numbers and names at the left and at the bottom of the matrix only."""
+    last = len(names) - 1
+    axes.tick_params(labelbottom=row == last, labelleft=across == 0 and row != across)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.get_offset_text().set(size=look.SMALL_SIZE - 1, color=MUTED)
+    axes.xaxis.get_offset_text().set_visible(row == last)
+    axes.yaxis.get_offset_text().set_visible(across == 0 and row != across)
+    if row == last:
+        look.label(axes, x=fitting(names[across], side))
+    if across == 0:
+        look.label(axes, y=fitting(names[row], side))
+        axes.yaxis.set_label_coords(-0.62 / side, 0.5)

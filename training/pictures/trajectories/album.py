@@ -1,18 +1,215 @@
-"""Which pictures are drawn of simulations: clouds, latents, densities, animations, overviews."""
+"""Which pictures are drawn of simulations, and those that move: one frame a saved time."""
 
+import shutil
+import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+from PIL import Image
 
-from training.files.names import stem_of
+from dnnlib.errors import DataError, UsageError
+from training.files.arrays import stem_of
 from training.files.trajectory import SavedTrajectory
-from training.pictures.style.picture import Picture, figures
-from training.pictures.trajectories.animation import VERBS, animate_cloud, animation_of
-from training.pictures.trajectories.clouds import draw_trajectories
-from training.pictures.trajectories.densities import draw_densities
-from training.pictures.trajectories.latents import draw_joint, draw_latents
+from training.pictures import look
+from training.pictures.look import FAINT, INK, MUTED, Picture, figures
+from training.pictures.trajectories.clouds import (
+    CLOSED_FORM,
+    Row,
+    cloud_axes,
+    common_box,
+    draw_trajectories,
+    latent_law,
+    name_and_details,
+    row_of,
+    scatter,
+)
+from training.pictures.trajectories.latents import draw_densities, draw_joint, draw_latents
+
+SIDE, LEFT, RIGHT, TICKS_HEIGHT, TIME_HEIGHT = 3.7, 0.5, 0.4, 0.45, 0.5  # inches
+DPI = 110
+MOST_FRAMES = 90
+MOVING_SECONDS, FIRST_SECONDS, LAST_SECONDS = 2.8, 0.4, 1.1
+NEARLY_WHITE = 248  # of 255, and above the panes of 3-D axes
+SHORTEST, LONGEST = 0.03, 0.25  # seconds of one frame
+FEW_FRAMES = 20
+MOST_POINTS = 1500
+VERBS = {"melt": "Melting", "gen": "Generating"}
+
+
+class Animation(ABC):
+    """Draws the frames of one trajectory: a square picture that changes, and a line of time.
+
+    Args:
+        times: Of the frames ``[S]``.
+        title: What is seen.
+        subtitle: How to read it.
+        below: Inches between the square and the line of time.
+    """
+
+    def __init__(self, times: np.ndarray, title: str, subtitle: str, below: float):
+        self._times = times
+        self._bottom = below + TIME_HEIGHT  # inches, of the square
+        height = look.TOP + SIDE + self._bottom
+        self.figure = look.new_figure(LEFT + SIDE + RIGHT, height)
+        self.figure.set_dpi(DPI)
+        self._canvas: Any = FigureCanvasAgg(self.figure)  # its methods have no types
+        look.headline(self.figure, title, subtitle, LEFT, height - look.MARGIN)
+        self._low, self._high = sorted((float(times[0]), float(times[-1])))
+        self._mark, self._label = _time_line(self.figure)
+
+    @abstractmethod
+    def _show(self, number: int) -> None:
+        """Draws the state of a frame into the square."""
+
+    def frames(self) -> list[np.ndarray]:
+        """RGB pictures ``[S, height, width, 3]``, 8 bits."""
+        return [self._frame(number) for number in range(len(self._times))]
+
+    def seconds(self) -> list[float]:
+        """How long each frame is shown: the first and the last for a moment longer, ``[S]``."""
+        count = len(self._times)
+        each = float(np.clip(MOVING_SECONDS / count, SHORTEST, LONGEST))
+        return [FIRST_SECONDS, *[each] * (count - 2), LAST_SECONDS]
+
+    def _frame(self, number: int) -> np.ndarray:
+        self._show(number)
+        time = float(self._times[number])
+        where = (time - self._low) / (self._high - self._low)
+        self._mark.set_data([where], [0])
+        self._label.set_text(f"t = {time:.2f}")
+        self._label.set_x(where)
+        self._canvas.draw()
+        return np.asarray(self._canvas.buffer_rgba())[..., :3].copy()
+
+
+Animate = Callable[[SavedTrajectory, str, str], Animation]
+
+
+class CloudAnimation(Animation):
+    """A point cloud that moves between fixed limits.
+
+    Args:
+        row: The trajectory, its times those of the frames.
+        title: What is seen.
+        subtitle: How to read it.
+    """
+
+    def __init__(self, row: Row, title: str, subtitle: str):
+        super().__init__(row.times, title, subtitle, TICKS_HEIGHT)
+        self._row = row
+        place = (LEFT, self._bottom, SIDE, SIDE)
+        self.axes = cloud_axes(self.figure, place, common_box([row.points]), row.axis_names)
+        self.dots = scatter(self.axes, row.points[0], row.colors, size=9)
+
+    def _show(self, number: int) -> None:
+        points = self._row.points[number]
+        if points.shape[-1] == 3:
+            # Matplotlib has no public way to move 3-D points.
+            self.dots.remove()
+            self.dots = scatter(self.axes, points, self._row.colors, size=9)
+        else:
+            self.dots.set_offsets(points)
+
+
+def animation_of(trajectory: SavedTrajectory, stem: Path, suffix: str, animate: Animate) -> Picture:
+    """The animation of a trajectory.
+
+    Args:
+        trajectory: A melt or a generation.
+        stem: Folder and first part of its name.
+        suffix: ``gif`` or ``mp4``.
+        animate: Makes it from the trajectory, a title and a subtitle.
+    """
+    name, details = name_and_details(trajectory)
+    law = latent_law(trajectory)
+    words = details if law in ("", CLOSED_FORM) else law
+    title = f"{VERBS[trajectory.kind]} {name}"
+
+    def save(path: Path) -> None:
+        animation = animate(trajectory, title, words)
+        write = write_gif if suffix == "gif" else write_mp4
+        write(path, animation.frames(), animation.seconds())
+
+    frames = len(frame_times(len(trajectory.times)))
+    note = f"{frames} frames: more with --save_freq=1" if frames < FEW_FRAMES else ""
+    return Picture(stem.with_name(f"{stem.name}_animation.{suffix}"), save, note)
+
+
+def animate_cloud(trajectory: SavedTrajectory, title: str, subtitle: str) -> CloudAnimation:
+    """The points of a trajectory, all in motion at once."""
+    row = row_of(trajectory, frame_times(len(trajectory.times)), MOST_POINTS)
+    return CloudAnimation(row, title, subtitle)
+
+
+def frame_times(saved: int) -> np.ndarray:
+    """Indices of the saved times that become frames: all, or evenly spaced ones of very many."""
+    return np.unique(np.linspace(0, saved - 1, min(saved, MOST_FRAMES)).round().astype(int))
+
+
+def write_gif(path: Path, frames: Sequence[np.ndarray], seconds: Sequence[float]) -> None:
+    """Writes an endlessly repeated GIF of RGB frames, all in one palette, so that none flickers."""
+    images = [Image.fromarray(frame) for frame in frames]
+    sample = np.concatenate([frames[0], frames[len(frames) // 2], frames[-1]])
+    # The page stays white, not nearly so: no color but white may be close to it.
+    sample[sample.min(axis=-1) >= NEARLY_WHITE] = 255
+    palette = Image.fromarray(sample).quantize(256, dither=Image.Dither.NONE)
+    colors = np.array(palette.getpalette(), dtype=np.uint8).reshape(-1, 3)
+    colors[colors.min(axis=1) >= NEARLY_WHITE] = 255
+    palette.putpalette(colors.tobytes())
+    first, *rest = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+    # GIF counts in hundredths of a second.
+    durations = [round(second * 100) * 10 for second in seconds]
+    first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)
+
+
+def require_ffmpeg() -> str:
+    """The path of ffmpeg. Raises UsageError if it is not installed."""
+    program = shutil.which("ffmpeg")
+    if program is None:
+        raise UsageError("--format=mp4 needs ffmpeg, which is not installed: use --format=gif")
+    return program
+
+
+def write_mp4(path: Path, frames: Sequence[np.ndarray], seconds: Sequence[float]) -> None:
+    """Writes an H.264 video of RGB frames.
+
+    Raises:
+        UsageError: There is no ffmpeg.
+        DataError: ffmpeg failed.
+    """
+    program, rate = require_ffmpeg(), 30
+    height, width = (side // 2 * 2 for side in frames[0].shape[:2])  # H.264 wants even sides
+    command = [program, "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"]
+    command += ["-s", f"{width}x{height}", "-r", str(rate), "-i", "-"]
+    command += ["-c:v", "libx264", "-crf", "20", "-pix_fmt", "yuv420p", str(path)]
+    raw = b"".join(
+        frame[:height, :width].tobytes() * max(1, round(second * rate))
+        for frame, second in zip(frames, seconds, strict=True)
+    )
+    done = subprocess.run(command, input=raw, capture_output=True, check=False)
+    if done.returncode:
+        reason = done.stderr.decode(errors="replace").strip().splitlines()
+        raise DataError(f"ffmpeg could not write {path.name}: {reason[-1] if reason else '?'}")
+
+
+def _time_line(figure: Figure) -> tuple[Line2D, Text]:
+    axes = look.axes_at(figure, (LEFT + 0.6, 0.12, SIDE - 1.25, 0.3))
+    axes.set(xlim=(0, 1), ylim=(-1, 1))
+    axes.set_axis_off()
+    axes.plot([0, 1], [0, 0], color=FAINT, lw=2, solid_capstyle="round", clip_on=False)
+    for where, name, side in ((-0.05, "data", "right"), (1.05, "Gaussian", "left")):
+        axes.text(where, 0, name, size=look.SMALL_SIZE, color=MUTED, ha=side, va="center_baseline")
+    (mark,) = axes.plot([0], [0], "o", color=INK, markersize=5.5, clip_on=False)
+    label = axes.text(0, 0.75, "", size=look.TEXT_SIZE, color=INK, ha="center", va="bottom")
+    return mark, label
 
 
 def pictures_of_toys(

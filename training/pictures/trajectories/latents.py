@@ -1,20 +1,30 @@
-"""Where a melt ends, against the Gaussian of the closed form: margins, a joint, and quantiles."""
+"""Where a melt ends, against the Gaussian of the closed form: margins, a joint, quantiles, and
+variances; and the log densities of its points."""
 
 import math
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from training.files.arrays import evenly
 from training.files.trajectory import SavedTrajectory
 from training.measure.boundaries import gaussian_content
-from training.pictures.style import look
-from training.pictures.style.colors import BLUE, FAINT, INK, MUTED, ORANGE
-from training.pictures.style.words import joined
-from training.pictures.trajectories.words import name_and_details
+from training.pictures import look
+from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE, joined, sequential_colors
+from training.pictures.trajectories.clouds import (
+    axis_names,
+    cloud_axes,
+    common_box,
+    name_and_details,
+    points_of,
+    scatter,
+)
 
 MOST_PANELS, COLUMNS = 6, 3
 SIZE, SIDE, LEFT, GAP = (3.4, 1.75), 3.6, 0.3, 0.3  # inches
@@ -143,3 +153,161 @@ def _quantiles(axes: Axes, units: np.ndarray, compressed: np.ndarray) -> None:
 
 def _share(ratio: float) -> str:
     return f"{ratio:.0%}" if ratio >= 0.01 else f"{ratio:.1e}"
+
+
+HEIGHTS = (2.8, 1.3)  # inches
+MANY = 200  # dimensions from which their axis is logarithmic, so that the first ones can be told
+RATIOS = (0.1, 10.0)  # farthest limits of the lower panel
+# By the ratio of the limits that there may be at most.
+RATIO_TICKS = {
+    1.8: (0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.4),
+    4: (0.4, 0.6, 0.8, 1, 1.25, 1.6, 2),
+    math.inf: (0.1, 0.2, 0.5, 1, 2, 5, 10),
+}
+FAR = 100.0  # how far below the closed form the upper panel reaches
+
+
+def draw_spectrum(melt: SavedTrajectory) -> Figure:
+    """Variances by eigen-dimension, and below them their ratio to the closed form."""
+    measured, exact, compressed = melt.last_variance, melt.latent_variance(), melt.compressed()
+    ratios = measured / exact
+    name, details = name_and_details(melt)
+    figure, (axes, below) = look.stacked(
+        joined(f"Spectrum of melted {name}", details, by=": "),
+        joined(f"{melt.count} latents", mean_ratio(ratios[~compressed], melt.count)),
+        HEIGHTS,
+        "eigen-dimension",
+    )
+    index = np.arange(1, len(exact) + 1)
+    axes.plot(index, exact, color=INK, lw=1.2, label="closed form", zorder=3)
+    lowest = max(float(measured.min()) / 1.5, float(exact.min()) / FAR)
+    axes.set_ylim(lowest, 1.5 * max(float(measured.max()), float(exact.max())))
+    axes.set_yscale("log")
+    axes.yaxis.set_minor_locator(NullLocator())
+    _dots(axes, index, measured, compressed)
+    look.label(axes, y="variance of the latent")
+    look.legend(axes, 3, markerscale=1 if len(index) <= MANY else 2)
+    _ratios(below, index, ratios, compressed, 2 * math.sqrt(2 / melt.count))
+    for panel in (axes, below):
+        if len(index) > MANY:
+            panel.set_xscale("log")
+            panel.set_xlim(0.9, 1.1 * len(index))
+            panel.xaxis.set_minor_locator(NullLocator())
+            panel.xaxis.set_major_formatter("{x:g}")
+        else:
+            panel.set_xlim(0.5 - 0.01 * len(index), len(index) * 1.01 + 0.5)
+    return figure
+
+
+def mean_ratio(ratios: np.ndarray, count: int) -> str:
+    """The mean of variances ``[d]`` over their closed form, each measured on so many samples."""
+    ratio, error = ratio_and_error(ratios, count)
+    mean = f"mean ratio {ratio:#.3g} ± {error:.2g} (standard error)"
+    return f"kept dimensions: {mean}, {int((ratios < 1).sum())} of {len(ratios)} below 1"
+
+
+def ratio_and_error(ratios: np.ndarray, count: int) -> tuple[float, float]:
+    """The mean of ratios ``[d]``, each of a variance of so many samples, and its standard error."""
+    error = math.sqrt(2 / count * float(np.square(ratios).mean()) / len(ratios))
+    return float(ratios.mean()), error
+
+
+def _ratios(
+    axes: Axes, index: np.ndarray, ratios: np.ndarray, compressed: np.ndarray, error: float
+) -> None:
+    low = max(min(float(ratios.min()) / 1.15, 0.9 - error), RATIOS[0])
+    high = min(max(float(ratios.max()) * 1.15, 1.1 + error), RATIOS[1])
+    axes.set_ylim(low, high)
+    axes.set_yscale("log")
+    ticks = next(ticks for most, ticks in RATIO_TICKS.items() if high / low <= most)
+    # A band that reaches zero ends at the axis.
+    axes.axhspan(max(1 - error, low), 1 + error, color=FAINT, alpha=0.6, lw=0)
+    axes.axhline(1, color=INK, lw=1.2, zorder=3)
+    _dots(axes, index, ratios, compressed)
+    axes.yaxis.set_major_locator(FixedLocator(ticks))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
+    look.label(axes, y="measured /\nclosed form")
+    look.note_above(axes, "band: ±2 standard errors of one variance")
+
+
+def _dots(axes: Axes, index: np.ndarray, values: np.ndarray, compressed: np.ndarray) -> None:
+    """Dots in the colors of their dimensions; arrow heads at the limits for those beyond."""
+    low, high = axes.get_ylim()
+    small = len(index) > MANY
+    for chosen, color, name in (
+        (~compressed, BLUE, "measured, kept dimensions"),
+        (compressed, ORANGE, "measured, compressed dimensions"),
+    ):
+        if not chosen.any():
+            continue
+        style: dict[str, Any] = {"color": color, "ls": "none", "markeredgewidth": 0, "label": name}
+        for there, marker, size in (
+            ((values >= low) & (values <= high), "o", 4),
+            (values < low, "v", 5.5),
+            (values > high, "^", 5.5),
+        ):
+            shown = chosen & there
+            style |= {"markersize": size / 2 if small else size, "alpha": 0.6 if small else 0.9}
+            axes.plot(index[shown], values[shown].clip(low, high), marker, clip_on=False, **style)
+            style["label"] = None
+
+
+MAP_SIDE, BAR = 3.3, 0.12  # inches
+BINS = 48
+LOWEST_SHARE = 5e-3  # of densities, which share a color and are left out of the histogram
+
+
+def draw_densities(trajectory: SavedTrajectory) -> Figure:
+    """Where the data are likely, and how their log density is spread.
+
+    Args:
+        trajectory: With ``log_prob``. Images have no map, and bits per dimension in place of nats.
+    """
+    assert trajectory.log_prob is not None
+    values, unit = trajectory.log_prob, "log density in nats"
+    if trajectory.bits_per_dim is not None:
+        values, unit = trajectory.bits_per_dim, "bits per dimension"
+    mapped = trajectory.images is None
+    name, details = name_and_details(trajectory)
+    source = "generated " if trajectory.kind == "gen" else ""
+    figure, places = look.panel_page(
+        1,
+        1 + mapped,
+        (MAP_SIDE, MAP_SIDE if mapped else 2.2),
+        f"Log density of {source}{name}",
+        joined(details, f"{len(values)} {'points' if mapped else 'images'}"),
+        gap=1.4,
+        least_width=5.5,
+    )
+    axes = look.axes_at(figure, places[0, -1])
+    cut = np.quantile(values, LOWEST_SHARE) if mapped else values.min()
+    axes.hist(values[values >= cut], BINS, color=BLUE, alpha=0.55, lw=0)
+    axes.axvline(values.mean(), color=INK, lw=1.2)
+    look.label(axes, unit, "points" if mapped else "images")
+    error = values.std(ddof=1) / math.sqrt(len(values))
+    mean = f"mean {values.mean():.4g} ± {error:.2g} (standard error)"
+    lower = int((values < cut).sum())
+    cut_off = f"{lower} lower than {cut:.3g} left out" if lower else ""
+    look.name_panel(axes, mean.replace("-", "−"), cut_off.replace("-", "−"))
+    if mapped:
+        _map(figure, places[0, 0], trajectory, values, cut)
+    return figure
+
+
+def _map(
+    figure: Figure, place: np.ndarray, trajectory: SavedTrajectory, values: np.ndarray, cut: float
+) -> None:
+    points = points_of(trajectory)[trajectory.times.argmin()]
+    values = values[evenly(len(values), len(points))]
+    order = values.argsort()  # the likely ones are seen best
+    axes = cloud_axes(figure, place, common_box([points]), axis_names(trajectory))
+    colors, norm = ListedColormap(sequential_colors(256)), Normalize(cut, values.max())
+    dots = scatter(axes, points[order], colors(norm(values[order]))[:, :3], size=6)
+    dots.set(cmap=colors, norm=norm)
+    look.name_panel(axes, "colors: log density in nats")
+    left, bottom, width, height = place
+    off = 0.1 if points.shape[1] == 2 else 0.3
+    bar = look.axes_at(figure, (left + width + off, bottom, BAR, height))
+    figure.colorbar(dots, cax=bar).outline.set_visible(False)
+    bar.tick_params(labelsize=look.SMALL_SIZE)

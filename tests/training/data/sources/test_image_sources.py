@@ -22,9 +22,7 @@ from dnnlib.errors import DataError, UsageError
 from tests.support.refusals import refusal
 from tests.support.running import run_script
 from training.data.images.codec import Decoder
-from training.data.sources.built_in import patches
-from training.data.sources.formats import open_source
-from training.data.sources.plain_pickle import read_plain_pickle
+from training.data.sources.formats import open_source, patches, read_plain_pickle
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:

@@ -9,8 +9,7 @@ import pytest
 from dnnlib.errors import DataError, InflationError, UsageError
 from tests.fuzz.hostile import npy, zip_bomb
 from training.data.tables.foreign import BLOCK_ROWS
-from training.data.tables.formats import is_table, open_table
-from training.data.tables.text import LONGEST_LINE
+from training.data.tables.formats import LONGEST_LINE, is_table, open_table
 
 NAMES = ["a", "b c", "d"]
 ROWS = np.random.default_rng(0).normal(size=(2 * BLOCK_ROWS + 5, 3))

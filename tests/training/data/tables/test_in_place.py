@@ -3,18 +3,17 @@
 import numpy as np
 import pytest
 
-from training.data.tables import in_place
-from training.data.tables.foreign import BLOCK_ROWS
-from training.data.tables.in_place import joined, narrowed
+from training.data.tables import foreign
+from training.data.tables.foreign import BLOCK_ROWS, joined, narrowed
 
 ROWS = np.random.default_rng(0).normal(size=(2 * BLOCK_ROWS + 7, 5))
 
 
-@pytest.mark.parametrize("chunk", [1, 1000, in_place.CHUNK])
+@pytest.mark.parametrize("chunk", [1, 1000, foreign.CHUNK])
 def test_blocks_of_any_size_are_joined_in_their_order(
     monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
-    monkeypatch.setattr(in_place, "CHUNK", chunk)
+    monkeypatch.setattr(foreign, "CHUNK", chunk)
     blocks = np.split(ROWS, [0, 3, 3, 90, BLOCK_ROWS])
     found = joined(iter(blocks), 5)
     np.testing.assert_array_equal(found, ROWS)

@@ -9,8 +9,8 @@ import torch
 
 from dnnlib.errors import DataError, UsageError
 from training.data.tables.foreign import ForeignTable
-from training.data.tables.making import Choices, make_table
-from training.data.tables.table import Table, restored
+from training.data.tables.making import TableChoices, make_table
+from training.data.tables.table import DataTable, restored
 from training.files.table import load_table, save_table
 
 COUNT = 500
@@ -36,7 +36,7 @@ def mixed() -> ForeignTable:
 
 
 def test_what_has_no_density_is_left_out_and_can_be_restored() -> None:
-    table, lines = make_table(mixed(), Choices())
+    table, lines = make_table(mixed(), TableChoices())
     told = "\n".join(lines)
     # b stands after the sum, which is thereby the one that stays
     assert list(table.columns.names) == ["a", "count", "total", "price"]
@@ -52,14 +52,14 @@ def test_what_has_no_density_is_left_out_and_can_be_restored() -> None:
 
 def test_many_columns_are_summed_up() -> None:
     columns = {f"c{index}": numbers(index) for index in range(40)}
-    _, lines = make_table(source(**columns), Choices())
+    _, lines = make_table(source(**columns), TableChoices())
     assert sum(line.startswith("  c") for line in lines) == 30
     assert "  ... and 10 more" in lines
 
 
 def test_a_column_that_is_nearly_a_sum_stays() -> None:
     a, b = numbers(0), numbers(1)
-    table, _ = make_table(source(a=a, b=b, c=a + b + 1e-4 * numbers(2)), Choices())
+    table, _ = make_table(source(a=a, b=b, c=a + b + 1e-4 * numbers(2)), TableChoices())
     assert table.dim == 3
 
 
@@ -75,10 +75,10 @@ def test_a_column_that_is_nearly_a_sum_stays() -> None:
     ids=["fives", "tenths", "millionths", "continuous", "atom"],
 )
 def test_steps_are_found_where_there_are_some(values: np.ndarray, step: float) -> None:
-    table, lines = make_table(source(other=numbers(5), column=values), Choices())
+    table, lines = make_table(source(other=numbers(5), column=values), TableChoices())
     assert float(table.columns.steps[1]) == pytest.approx(step, rel=1e-9)
     assert any("no density" in line for line in lines) == bool(step == 0 and (values == 0).any())
-    plain, _ = make_table(source(other=numbers(5), column=values), Choices(dequantize=False))
+    plain, _ = make_table(source(other=numbers(5), column=values), TableChoices(dequantize=False))
     assert not plain.columns.steps.any()
 
 
@@ -87,11 +87,11 @@ def test_missing_values_are_refused_or_dropped_or_filled_in() -> None:
     column[[3, 300]] = np.nan
     rows = source(a=numbers(1), b=column)
     with pytest.raises(DataError, match=r"column 'b', row 4: the value is missing.*--missing=drop"):
-        make_table(rows, Choices())
-    dropped, lines = make_table(rows, Choices(missing="drop"))
+        make_table(rows, TableChoices())
+    dropped, lines = make_table(rows, TableChoices(missing="drop"))
     assert len(dropped) == COUNT - 2
     assert "Left out 2 of 500 rows (0.40%), with 2 missing or infinite value(s)" in lines
-    filled, _ = make_table(rows, Choices(missing="mean"))
+    filled, _ = make_table(rows, TableChoices(missing="mean"))
     assert float(filled.points[3, 1]) == pytest.approx(np.nanmean(column))
 
 
@@ -100,19 +100,21 @@ def test_infinite_values_are_missing_in_conditions_too() -> None:
     column[[3, 300]] = np.inf, -np.inf
     rows = source(a=numbers(1), y=column)
     with pytest.raises(DataError, match=r"column 'y', row 4: the value is missing \(inf\)"):
-        make_table(rows, Choices(conditions=["y"]))
-    dropped, lines = make_table(rows, Choices(conditions=["y"], missing="drop"))
+        make_table(rows, TableChoices(conditions=["y"]))
+    dropped, lines = make_table(rows, TableChoices(conditions=["y"], missing="drop"))
     assert len(dropped) == COUNT - 2
     assert any("2 of 500 rows (0.40%)" in line for line in lines)
     with pytest.raises(DataError, match="has 0 rows without missing values"):
-        make_table(source(a=np.full(COUNT, np.inf)), Choices(missing="drop"))
+        make_table(source(a=np.full(COUNT, np.inf)), TableChoices(missing="drop"))
 
 
 def test_steps_are_those_of_present_values_and_what_is_filled_in_is_a_spike() -> None:
     # Mean, and most ages, have other digits than whole years: together they had steps of 5e-07.
     ages, years = np.round(40 + 10 * numbers(), 6), np.round(40 + 10 * numbers(1))
     ages[:100], years[:50] = np.nan, np.nan
-    table, lines = make_table(source(a=numbers(2), age=ages, year=years), Choices(missing="mean"))
+    table, lines = make_table(
+        source(a=numbers(2), age=ages, year=years), TableChoices(missing="mean")
+    )
     assert table.columns.steps.tolist() == [0, 0, 1]
     assert len(set(table.points[:50, 2].tolist())) == 1
     assert float(table.points[0, 2]) == np.round(np.nanmean(years))
@@ -122,35 +124,37 @@ def test_steps_are_those_of_present_values_and_what_is_filled_in_is_a_spike() ->
 
 def test_values_at_steps_have_the_digits_of_these() -> None:
     values = 0.1 + 0.7 * np.floor(5 * np.abs(numbers()))  # such as 0.7999999999999999
-    table, _ = make_table(source(other=numbers(5), column=values), Choices())
+    table, _ = make_table(source(other=numbers(5), column=values), TableChoices())
     assert (float(table.columns.steps[1]), float(table.columns.offsets[1])) == (0.7, 0.1)
 
 
 def test_more_columns_than_rows_are_kept_with_a_warning() -> None:
     columns = {f"c{index}": numbers(index, 60) for index in range(100)}
     table, lines = make_table(
-        source(fixed=np.ones(60), **columns, last=numbers(100, 60)), Choices()
+        source(fixed=np.ones(60), **columns, last=numbers(100, 60)), TableChoices()
     )
     assert table.dim == 101
     assert any("Warning: 101 columns, but 54 rows to train on" in line for line in lines)
-    _, lines = make_table(source(**dict(list(columns.items())[:20])), Choices())
+    _, lines = make_table(source(**dict(list(columns.items())[:20])), TableChoices())
     assert not any("Warning" in line for line in lines)
 
 
 def test_columns_that_number_rows_are_told() -> None:
     order = np.random.default_rng(0).permutation(COUNT)
     columns = {"a": numbers(), "row": order + 7.0, "user_id": order**2 + 1.0, "b": order**2 + 2.0}
-    _, lines = make_table(source(**columns), Choices())
+    _, lines = make_table(source(**columns), TableChoices())
     (told,) = [line for line in lines if "identifier" in line]
     assert "row, user_id looks like" in told
     assert told.endswith("--columns=a,b")
-    _, lines = make_table(source(a=numbers(), paid=np.floor(numbers() * 3), n=order % 9), Choices())
+    _, lines = make_table(
+        source(a=numbers(), paid=np.floor(numbers() * 3), n=order % 9), TableChoices()
+    )
     assert not any("identifier" in line for line in lines)
 
 
 def test_identifiers_beyond_what_can_be_told_apart_are_not_called_constant() -> None:
     key = 2.0**53 + np.arange(COUNT)
-    table, lines = make_table(source(a=numbers(), key=key), Choices())
+    table, lines = make_table(source(a=numbers(), key=key), TableChoices())
     assert list(table.columns.names) == ["a"]
     assert any("look like identifiers: key" in line for line in lines)
     assert not any("constant" in line for line in lines)
@@ -162,12 +166,14 @@ def test_values_beyond_bounds_are_told_with_their_row() -> None:
     with pytest.raises(
         DataError, match=r"column 'price', row 1: 351\.1\d* is not within .*500 to inf"
     ):
-        make_table(rows, Choices(bounds={"price": (500, np.inf)}))
+        make_table(rows, TableChoices(bounds={"price": (500, np.inf)}))
     price[3] = 351
     with pytest.raises(DataError, match=r"'price': 1 value.* at a bound itself, 351"):
-        make_table(source(a=numbers(1), price=price), Choices(bounds={"price": (351, np.inf)}))
+        make_table(source(a=numbers(1), price=price), TableChoices(bounds={"price": (351, np.inf)}))
     count = np.floor(3 * np.abs(numbers()))
-    table, _ = make_table(source(a=numbers(1), count=count), Choices(bounds={"count": (0, 99)}))
+    table, _ = make_table(
+        source(a=numbers(1), count=count), TableChoices(bounds={"count": (0, 99)})
+    )
     assert table.columns.low.tolist() == [-np.inf, -0.5]
 
 
@@ -182,7 +188,7 @@ def test_values_beyond_bounds_are_told_with_their_row() -> None:
     ids=["sentinel", "outlier", "amid", "two values"],
 )
 def test_a_far_value_that_repeats_is_told(values: np.ndarray, told: bool) -> None:
-    _, lines = make_table(source(a=numbers(5), b=values), Choices())
+    _, lines = make_table(source(a=numbers(5), b=values), TableChoices())
     found = [line for line in lines if "stands for a missing value" in line]
     assert len(found) == told
     assert all("b is -999 in" in line for line in found)
@@ -192,22 +198,22 @@ def test_values_that_cannot_be_squared_and_tables_without_content_are_refused() 
     column = numbers()
     column[400] = 1e300
     with pytest.raises(DataError, match=r"column 'a', row 401: .* squared"):
-        make_table(source(a=column, b=numbers()), Choices(missing="mean"))
+        make_table(source(a=column, b=numbers()), TableChoices(missing="mean"))
     with pytest.raises(DataError, match="has 9 rows: at least 10"):
-        make_table(source(a=numbers(count=9)), Choices())
+        make_table(source(a=numbers(count=9)), TableChoices())
     with pytest.raises(DataError, match="no column that varies"):
-        make_table(source(a=np.ones(COUNT)), Choices())
+        make_table(source(a=np.ones(COUNT)), TableChoices())
     with pytest.raises(DataError, match="column 'a' has no values at all"):
-        make_table(source(a=np.full(COUNT, np.nan), b=numbers()), Choices(missing="mean"))
+        make_table(source(a=np.full(COUNT, np.nan), b=numbers()), TableChoices(missing="mean"))
     with pytest.raises(UsageError, match="no column 'z'"):
-        make_table(source(a=numbers()), Choices(conditions=["z"]))
+        make_table(source(a=numbers()), TableChoices(conditions=["z"]))
 
 
 def test_rows_are_counted_held_out_and_conditioned_on_as_asked() -> None:
     a = numbers()
     a[10] = a[11]
     b = np.where(a == a[10], 1.0, numbers(1))
-    choices = Choices(conditions=["y"], max_rows=300, held_out=0.25, bounds={"b": (-9, 9)})
+    choices = TableChoices(conditions=["y"], max_rows=300, held_out=0.25, bounds={"b": (-9, 9)})
     table, lines = make_table(source(a=a, y=numbers(2), b=b), choices)
     assert (len(table), int(table.held_out.sum()), table.dim) == (300, 75, 2)
     assert "1 row(s) repeat another" in lines
@@ -218,7 +224,7 @@ def test_rows_are_counted_held_out_and_conditioned_on_as_asked() -> None:
     assert torch.equal(again.held_out, table.held_out)
 
 
-def same(one: Table, other: Table) -> bool:
+def same(one: DataTable, other: DataTable) -> bool:
     assert one.columns.names == other.columns.names
     assert (one.dropped.names, one.dropped.order) == (other.dropped.names, other.dropped.order)
     tensors = [
@@ -230,7 +236,7 @@ def same(one: Table, other: Table) -> bool:
 
 
 def test_a_data_set_is_read_as_it_was_written_and_points_alone_are_one(tmp_path: Path) -> None:
-    choices = Choices(conditions=["price"], bounds={"a": (-np.inf, 50.0)})
+    choices = TableChoices(conditions=["price"], bounds={"a": (-np.inf, 50.0)})
     table, _ = make_table(mixed(), choices)
     save_table(tmp_path / "table.npz", table)
     found = load_table(tmp_path / "table.npz")
@@ -244,7 +250,7 @@ def test_a_data_set_is_read_as_it_was_written_and_points_alone_are_one(tmp_path:
 
 
 def test_a_broken_data_set_is_refused_in_one_line(tmp_path: Path) -> None:
-    table, _ = make_table(mixed(), Choices())
+    table, _ = make_table(mixed(), TableChoices())
     save_table(tmp_path / "table.npz", table)
     with np.load(tmp_path / "table.npz") as saved:
         sound = dict(saved)

@@ -8,7 +8,12 @@ from torch import Tensor
 
 from dnnlib.errors import DataError
 from tests.support.draws import double, normal, seeded
-from training.measure.posterior.calibration import Calibration, RunValues, calibrate, run_values
+from training.measure.posterior.calibration import (
+    CalibrationCheck,
+    RunValues,
+    calibrate,
+    run_values,
+)
 from training.measure.posterior.local import calibrate_near, tendency
 from training.measure.posterior.ranks import ks_p_values
 from training.measure.posterior.verdicts import detectable, holm, verdict
@@ -43,7 +48,7 @@ def gaussian_values(
     return run_values(draws, truth, seeded(4), others=others, log_density=density)
 
 
-def smallest(found: Calibration, words: str) -> float:
+def smallest(found: CalibrationCheck, words: str) -> float:
     return min(p for name, p in found.adjusted.items() if words in name)
 
 

@@ -1,0 +1,174 @@
+"""What options that several scripts share stand for: networks, laws of latents, solvers, times."""
+
+import math
+from dataclasses import fields
+
+from dnnlib.errors import UsageError
+from training.flow.likelihood import Likelihood, Trace
+from training.flow.solvers import Solver, get_solver
+from training.names import DEFAULT_STEPS
+from training.options.declared import Declared
+from training.options.shared import (
+    MAX_STEPS,
+    DensityOptions,
+    EvenTimeOptions,
+    ImageNetworkOptions,
+    ImageTimeOptions,
+    SolverOptions,
+    ToyTimeOptions,
+)
+from training.runs.latents import LatentChoice, latent_choice
+from training.runs.times import TimeChoice
+from training.subjects import NetworkFile, Subject, open_subject
+
+
+def solver_of(options: SolverOptions) -> Solver:
+    """The solver."""
+    return get_solver(options.solver, options.rtol, options.atol)
+
+
+def is_free(*options: Declared) -> bool:
+    """Whether none of these options were typed, so that the network's courses may be taken."""
+    return not any(each.given & {field.name for field in fields(each)} for each in options)
+
+
+def toy_times(
+    options: ToyTimeOptions, t_max: float, network: str | None = None, store: bool = False
+) -> TimeChoice:
+    """The times, up to ``steps * h`` or ``t_max``.
+
+    Args:
+        options: As typed.
+        t_max: T if the options do not say another.
+        network: What messages call the network that was trained up to ``t_max``; None where nothing
+            was trained, so that T may be later.
+        store: Whether to keep adapted times in the network file.
+
+    Raises:
+        UsageError: There are too many, or a network was not trained up to the last.
+    """
+    steps, end = steps_and_end(options.steps, options.h, t_max)
+    if network is not None and end > t_max:
+        raise UsageError(
+            f"steps times h is {end:g}, but {network} was trained up to T = {t_max:g}: give "
+            "fewer steps or a smaller h"
+        )
+    return TimeChoice(
+        steps, end, adapted=options.disc == "adapted", tolerance=options.tol, store=store
+    )
+
+
+def steps_and_end(
+    steps: int | str | None, h: float | None, t_max: float
+) -> tuple[int | None, float]:
+    """Number of steps, None for ``auto``, and the last time T: ``steps * h``, or ``t_max``.
+
+    A step size alone has to divide ``t_max``, so that T is not another time than it seems.
+    """
+    if isinstance(steps, int) and steps > MAX_STEPS:
+        raise UsageError(f"--steps is {steps}: it must be at most {MAX_STEPS}")
+    if h is None:
+        return (None if steps == "auto" else int(steps or DEFAULT_STEPS)), t_max
+    if isinstance(steps, str):
+        raise UsageError(f"--steps={steps} finds the step size itself: leave --h out")
+    if steps is None:
+        if t_max / h > MAX_STEPS:
+            raise UsageError(f"h is {h:g}, which makes more than {MAX_STEPS} steps up to {t_max:g}")
+        steps = max(1, math.floor(t_max / h * (1 + 1e-9)))
+        if not math.isclose(steps * h, t_max, rel_tol=1e-9):
+            raise UsageError(
+                f"--h={h:g} does not divide T = {t_max:g}: add --steps={steps}, to end at T = "
+                f"{steps * h:g}, or leave --h out"
+            )
+    end = steps * h
+    # 7.01 and 701 * 0.01 mean the same time.
+    return steps, t_max if math.isclose(end, t_max, rel_tol=1e-9) else end
+
+
+def last_time(options: EvenTimeOptions, t_max: float, network: str) -> float:
+    """T, of a network that was trained up to ``t_max``.
+
+    Raises:
+        UsageError: It was not trained so far.
+    """
+    if options.end_time is not None and options.end_time > t_max * (1 + 1e-9):
+        raise UsageError(
+            f"--end_time is {options.end_time:g}, but {network} was trained up to T = {t_max:g}: "
+            "give less"
+        )
+    return min(options.end_time or t_max, t_max)
+
+
+def image_times(
+    options: ImageTimeOptions, t_max: float, network: str, store: bool = False
+) -> TimeChoice:
+    """The times of a simulation of images or a table; arguments are those of ``toy_times``."""
+    return TimeChoice(
+        None if options.n_iters == "auto" else int(options.n_iters or DEFAULT_STEPS),
+        last_time(options, t_max, network),
+        options.first,
+        options.disc == "adapted",
+        options.tol,
+        store,
+    )
+
+
+def densities_of(
+    options: DensityOptions, seed: int, levels_per_unit: float | None = None
+) -> Likelihood | None:
+    """What simulations are to compute of log densities; None for nothing.
+
+    Args:
+        options: As typed.
+        seed: Seed of the random directions.
+        levels_per_unit: Gray levels to a unit of data, for images.
+    """
+    if not options.log_prob:
+        return None
+    estimated = options.trace == "auto" and levels_per_unit is not None
+    trace = Trace("hutchinson" if estimated else options.trace, options.probes, seed)
+    return Likelihood(trace, levels_per_unit)
+
+
+def opened(options: ImageNetworkOptions, settings: Declared) -> tuple[Subject, NetworkFile]:
+    """A network of images or a table, and its file.
+
+    Args:
+        options: Of the network.
+        settings: Of the command, which are to be for this kind of data.
+
+    Raises:
+        UsageError: What was said contradicts the file, or its rows are given with conditions.
+        DataError: The file is missing or broken.
+    """
+    file = NetworkFile.open(
+        options.network, options.end_vars, options.calibration, options.precision
+    )
+    settings.require_kind(file.kind, options.network)
+    return of_data_set(file, options.expected(), options.data_name), file
+
+
+def of_data_set(
+    file: NetworkFile, expected: dict[str, object], data_name: str | None = None
+) -> Subject:
+    """What a network file is of: images, or rows that are given with no conditions.
+
+    Raises:
+        UsageError: What was said contradicts the file, or its rows are given with conditions.
+        DataError: The file is of a toy, or broken.
+    """
+    file.require_data_set()
+    return open_subject(file, expected, data_name).require_unconditional()
+
+
+def latent_of(source: str, eps: str | None, otherwise: str) -> LatentChoice:
+    """What generation starts from.
+
+    Args:
+        source: ``--gen_source``.
+        eps: As typed.
+        otherwise: What to do instead of saying ``empirical``.
+    """
+    if source == "empirical":
+        return LatentChoice(empirical=True)
+    return latent_choice(eps, otherwise)

@@ -1,0 +1,116 @@
+"""What keeps numbers of a training finite: a factor on the loss in float16, and skipped steps.
+
+The factor, which keeps gradients from vanishing, is divided out of those of the weights. As
+Micikevicius et al. 2018 (arXiv 1710.03740, section 3.2) propose, it is doubled after many steps
+with finite gradients in a row, and halved after each step without. The device does so, and counts
+the steps that change nothing since they are not finite; the host does not wait for it, and looks no
+more often than a run of such steps could have become too long since it looked last.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dnnlib.errors import TrainingError
+
+START = 2.0**16
+GROWTH_STEPS = 2000
+"""Finite steps in a row after which the factor is doubled."""
+LARGEST = 2.0**24
+
+
+class LossScale:
+    """The factor, as a tensor that changes from step to step if it adapts.
+
+    Args:
+        fixed: The factor; if it adapts, ``START`` times this is that of the first step.
+        adapts: Whether it changes.
+        device: Where it is kept.
+
+    Attributes:
+        value: The factor, ``[]``.
+        is_one: Whether it is 1, and always will be.
+    """
+
+    value: Tensor
+    _finite_steps: Tensor
+
+    def __init__(self, fixed: float, adapts: bool, device: torch.device):
+        self.adapts, self.is_one = adapts, fixed == 1 and not adapts
+        self._device = device
+        self._set(START * fixed if adapts else fixed, 0)
+
+    def update(self, finite: Tensor) -> None:
+        """Takes in a step: whether its gradient was finite, ``[]``, bool."""
+        if not self.adapts:
+            return
+        finite_steps = (self._finite_steps + 1) * finite
+        grows = finite_steps >= GROWTH_STEPS
+        factor = torch.where(finite, torch.where(grows, 2.0, 1.0), 0.5)
+        self.value = (factor * self.value).clamp(max=LARGEST)
+        self._finite_steps = finite_steps * ~grows
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs, if it adapts. The host waits for it."""
+        return {"value": self.value.item(), "finite_steps": int(self._finite_steps.item())}
+
+    def restore(self, state: object) -> None:
+        """Takes up what ``state`` gave. Raises ValueError if it did not give this."""
+        match state:
+            case {"value": float(value), "finite_steps": int(steps)} if value > 0 and steps >= 0:
+                self._set(value, steps)
+            case _:
+                raise ValueError("its 'loss_scale' is broken")
+
+    def _set(self, value: float, finite_steps: int) -> None:
+        self.value = torch.full((), value, device=self._device)
+        self._finite_steps = torch.full((), finite_steps, device=self._device)
+
+
+MAX_SKIPPED_IN_A_ROW = 20
+
+
+class SkippedSteps:
+    """How many steps were skipped, in all and in a row up to now.
+
+    Args:
+        device: Where they are counted.
+    """
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self.restore(0, 0)
+
+    def restore(self, total: int, in_a_row: int) -> None:
+        """Goes on from numbers that ``read`` gave."""
+        self._total = torch.full((), total, device=self._device)
+        self._in_a_row = torch.full((), in_a_row, device=self._device)
+        self._until_look = MAX_SKIPPED_IN_A_ROW - in_a_row
+
+    def add(self, skipped: Tensor) -> None:
+        """Takes in a step: whether it was skipped, ``[]``, bool. Nobody waits for it."""
+        self._total = self._total + skipped
+        self._in_a_row = (self._in_a_row + 1) * skipped
+        self._until_look -= 1
+
+    def read(self) -> tuple[int, int]:
+        """The two numbers, for which the host waits."""
+        total, in_a_row = torch.stack([self._total, self._in_a_row]).tolist()
+        return total, in_a_row
+
+    def require_few_in_a_row(self, seen: int) -> None:
+        """Raises TrainingError at the step that is one too many in a row.
+
+        Args:
+            seen: Samples trained on so far.
+        """
+        if self._until_look > 0:
+            return
+        _, in_a_row = self.read()
+        self._until_look = MAX_SKIPPED_IN_A_ROW - in_a_row
+        if in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise TrainingError(
+                f"the loss or its gradient was not finite in {in_a_row} steps in a row, up to "
+                f"{seen} samples: lower --lr, and see whether the data is finite"
+            )

@@ -1,0 +1,140 @@
+"""Settings of ``gen_fid_samples.py`` and ``fid.py``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dnnlib.errors import UsageError
+from training.names import ADAPTIVE_SOLVERS
+from training.options.declared import Declared, option, options_of
+from training.options.shared import (
+    DeviceOptions,
+    ImageNetworkOptions,
+    SampleTimeOptions,
+    SolverOptions,
+    check_storage,
+    eps,
+    save_dir,
+    seed,
+    store_grid,
+)
+from training.options.types import COUNT, FILE, choice
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationSettings(Declared):
+    """Options of the script."""
+
+    save_dir: Path = save_dir("Folder of the images.")
+    seeds: str = option(default="0-63", help="Which images: numbers and ranges, as 1,2,5-10.")
+    bs: int = option(
+        type=COUNT,
+        default=64,
+        help="Images in flight over all ranks, rounded up to whole network calls.",
+    )
+    subdirs: bool = option(is_flag=True, help="Make a folder for each thousand seeds.")
+    gen_source: str = option(
+        type=choice(("diag", "empirical")),
+        default="diag",
+        help="Latents: of the law by --eps, or Gaussian with the variances in which a melt ended.",
+    )
+    prev_melt: Path | None = option(
+        type=FILE, help="The melt of empirical, a file of pfODE_int.py."
+    )
+    eps: str | None = eps("Law of the latents of diag")
+    class_: int | None = option(
+        "--class",
+        type=click.IntRange(min=0),
+        unset="drawn by each seed",
+        help="Class of the images, for networks with classes",
+    )
+    network: ImageNetworkOptions = options_of(ImageNetworkOptions)
+    solver: SolverOptions = options_of(SolverOptions)
+    times: SampleTimeOptions = options_of(SampleTimeOptions)
+    store_grid: bool = store_grid()
+    run: DeviceOptions = options_of(DeviceOptions)
+
+    def __post_init__(self) -> None:
+        empirical = self.gen_source == "empirical"
+        if self.prev_melt is not None and not empirical:
+            raise UsageError("--prev_melt goes with --gen_source=empirical only")
+        if empirical and self.prev_melt is None:
+            raise UsageError(
+                "--gen_source=empirical takes the variances of a melt: give --prev_melt"
+            )
+        if empirical and "eps" in self.given:
+            raise UsageError("--eps goes with --gen_source=diag only")
+        check_storage(self.store_grid, self.times.disc, self.network.network)
+
+    def image_settings(self, **resolved: Any) -> dict[str, Any]:
+        """All options that an image depends on beside its seed; the size of network calls is in it
+        for the last bits.
+
+        Args:
+            resolved: Values that were found out, such as ``end_time`` and ``batch_gpu``.
+        """
+        values = self.recorded(**resolved)
+        names = (
+            *("class", "calibration", "solver", "n_iters", "disc", "end_time", "end_vars"),
+            *("precision", "batch_gpu"),
+        )
+        adaptive = self.solver.solver in ADAPTIVE_SOLVERS
+        return {
+            **{name: values[name] for name in names},
+            "vpode_disc_eps": self.times.first,
+            "tol": self.times.tol if self.times.n_iters == "auto" else None,
+            **{name: values[name] if adaptive else None for name in ("rtol", "atol")},
+        }
+
+
+AT_LEAST_TWO, NOT_NEGATIVE = click.IntRange(min=2), click.IntRange(min=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuringOptions(Declared):
+    """How features of images are measured."""
+
+    section = "Measuring"
+    num: int | None = option(
+        "--num",
+        "--num_images",
+        type=AT_LEAST_TWO,
+        unset="all",
+        help="Use so many random images. Some versions of torchrun stumble over --num, but not "
+        "over --num_images",
+    )
+    seed: int = seed("all that is drawn at random")
+    batch: int = option(type=COUNT, default=64, help="Images of a rank at a time.")
+    detector: str | None = option(
+        unset="those of torch-fidelity, downloaded once",
+        help="Weights of the Inception-v3: a path or an https URL",
+    )
+    kid_features: int = option(
+        type=NOT_NEGATIVE,
+        default=5000,
+        help="Random images whose features the KID is taken of; 0: no KID.",
+    )
+    workers: int = option(type=NOT_NEGATIVE, default=1, help="Processes of a rank that read ahead.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefSettings(Declared):
+    """Options of ``ref``."""
+
+    data: Path = option(type=FILE, required=True, help="Zip or folder of images.")
+    dest: Path = option(type=FILE, required=True, help="The .npz to write.")
+    measuring: MeasuringOptions = options_of(MeasuringOptions)
+    run: DeviceOptions = options_of(DeviceOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalcSettings(Declared):
+    """Options of ``calc``."""
+
+    images: Path = option(type=FILE, required=True, help="Zip or folder of images.")
+    reference: Path = option("--ref", type=FILE, required=True, help="An .npz that ref wrote.")
+    dest: Path | None = option(type=FILE, unset="print only", help="A .json for the result")
+    measuring: MeasuringOptions = options_of(MeasuringOptions)
+    run: DeviceOptions = options_of(DeviceOptions)

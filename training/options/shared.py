@@ -1,0 +1,365 @@
+"""Options that several scripts share: where they run, the flow, the network, its integration."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from dnnlib.errors import UsageError, agree
+from training.names import (
+    ADAPTIVE_SOLVERS,
+    DEFAULT_SOLVER,
+    DEFAULT_STEPS,
+    G_TYPES,
+    IMAGES,
+    INFLATION,
+    LARGEST_EXACT,
+    PRECISIONS,
+    PROBES,
+    SOLVER_NAMES,
+    TOY_NAMES,
+    TRACES,
+)
+from training.options.declared import Declared, option
+from training.options.types import COUNT, FILE, NETWORK, NOT_NEGATIVE, POSITIVE, SEED, STEPS, choice
+
+
+def save_dir(help: str = "Folder of the results.") -> Any:
+    """The option ``--save_dir``."""
+    return option(idle=True, type=FILE, required=True, help=help)
+
+
+def overwrite() -> Any:
+    """The option ``--overwrite``, of scripts that need no device."""
+    return option(idle=True, is_flag=True, help="Replace existing results.")
+
+
+def seed(of: str, default: int = 0) -> Any:
+    """The option ``--seed``.
+
+    Args:
+        of: What is drawn at random.
+        default: Its value if it is left out.
+    """
+    return option(type=SEED, default=default, help=f"Seed of {of}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions(Declared):
+    """Where a script runs, and whether it may replace what is there."""
+
+    device_name: str | None = option(
+        idle=True, unset="cuda where there is one", help="cpu, cuda or cuda:N"
+    )
+    overwrite: bool = overwrite()
+
+
+@dataclass(frozen=True, kw_only=True)
+class InflationOptions(Declared):
+    """The data's dimensions and the inflationary schedule."""
+
+    section = "Flow"
+    data_dim: int | None = option(
+        type=COUNT, unset="the data's", help="Dimensions of the data, as a check."
+    )
+    dims_to_keep: int | str | None = option(
+        type=COUNT,
+        unset="all",
+        help="Dimensions that keep inflating: as many as the data has is PR-preserving, fewer is "
+        "PR-reducing.",
+    )
+    rho: float | None = option(type=POSITIVE, unset="1", help="Inflation rate, 1/time.")
+    gamma0: float | None = option(
+        type=POSITIVE, unset="5e-4", help="Noise variance at time 0, in squared data units."
+    )
+    g_type: str | None = option(
+        type=choice(G_TYPES),
+        unset="orig",
+        help="Exponents of the compressed dimensions: all exponents sum to zero (orig), or each is "
+        "less by --inflation_gap than those of the kept ones.",
+    )
+    inflation_gap: float | None = option(
+        type=POSITIVE, unset="1.02", help="Gap of constant_inflation_gap, in units of rho."
+    )
+    g_rescaling: float | None = option(
+        type=POSITIVE, unset="1", help="Factor on every exponent g: less than 1 compresses less."
+    )
+
+    def expected(self) -> dict[str, Any]:
+        """All of them by name, for a network to agree with."""
+        return {name: getattr(self, name) for name in ("data_dim", *INFLATION)}
+
+    def arguments(self, precond: str = "ifs", data_dim: int = 0) -> dict[str, Any]:
+        """The arguments of the inflationary schedule that were given.
+
+        Args:
+            precond: Kind of the model.
+            data_dim: Dimensions of the data, which an isotropic model keeps.
+
+        Raises:
+            UsageError: One was given for an isotropic model, which has none, or a gap for the
+                ``orig`` type, whose gap follows from the dimensions.
+        """
+        given = {name: getattr(self, name) for name in INFLATION}
+        given = {name: value for name, value in given.items() if value is not None}
+        if precond != "ifs":
+            for name, value in given.items():
+                known = data_dim if name == "dims_to_keep" else None
+                agree(name, value, known, f"precond={precond}")
+            return {}
+        if "inflation_gap" in given and given.get("g_type") != "constant_inflation_gap":
+            raise UsageError("--inflation_gap goes with --g_type=constant_inflation_gap only")
+        return given
+
+
+def toy_name(required: bool = False, unset: str | None = None) -> Any:
+    """The option ``--data_name`` of a toy."""
+    return option(type=choice(TOY_NAMES), required=required, unset=unset, help="The toy")
+
+
+def augment_to(unset: str = "0, not at all") -> Any:
+    """The option ``--augment_to``."""
+    return option(
+        type=click.IntRange(min=0, max=2**31 - 1),
+        unset=unset,
+        help="Dimensions the toy is embedded in",
+    )
+
+
+KNOWN = "the network's"
+"""What is the default of all that a network file knows."""
+
+
+def network(required: bool = True) -> Any:
+    """The option ``--network``."""
+    return option(type=NETWORK, required=required, help="Network file: a path or an https URL.")
+
+
+def calibration() -> Any:
+    """The option ``--calibration``."""
+    return option(
+        "--calibration/--no-calibration",
+        default=True,
+        help="Use the calibration in the network file, if it has one.",
+    )
+
+
+def end_vars() -> Any:
+    """The option ``--end_vars``."""
+    return option(type=POSITIVE, default=1.0, help="A0, the std of kept latents.")
+
+
+def store_grid() -> Any:
+    """The option ``--store_grid``."""
+    return option(is_flag=True, help="Keep the times of --disc=adapted in the network file.")
+
+
+def check_storage(store: bool, disc: str, network: str | None) -> None:
+    """Raises UsageError unless times can be kept in a network file, if they are to be.
+
+    Args:
+        store: Whether they are.
+        disc: What times these are.
+        network: The network; None if there is none.
+    """
+    if store and (disc != "adapted" or network is None):
+        raise UsageError("--store_grid goes with a network and --disc=adapted")
+    if store and network is not None and "://" in network:
+        raise UsageError("--store_grid writes into the network file: give a path, not a URL")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallOptions(Declared):
+    """How a network of images is called."""
+
+    section = "Network"
+    precision: str = option(
+        type=choice(PRECISIONS),
+        default="fp32",
+        help="Precision of the network; states are float64.",
+    )
+    batch_gpu: int | None = option(
+        "--batch-gpu",
+        type=COUNT,
+        unset="16 on a CPU, 128 on CUDA",
+        help="Images of one network call",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageNetworkOptions(CallOptions):
+    """A network of images, and what it is said to be."""
+
+    network: str = network()
+    data_name: str | None = option(
+        unset="the network's data set", help="Name of the data in the names of results"
+    )
+    data_dim: int | None = option(type=COUNT, unset=KNOWN, help="Numbers of an image")
+    dims_to_keep: int | None = option(type=COUNT, unset=KNOWN, help="Dimensions kept")
+    img_size: int | None = option(of=IMAGES, type=COUNT, unset=KNOWN, help="Side in pixels")
+    img_ch: int | None = option(of=IMAGES, type=COUNT, unset=KNOWN, help="Channels")
+    calibration: bool = calibration()
+    end_vars: float = end_vars()
+
+    def expected(self) -> dict[str, Any]:
+        """What the network is said to be, by name."""
+        names = ("data_dim", "dims_to_keep", "img_size", "img_ch")
+        return {name: getattr(self, name) for name in names}
+
+
+MAX_STEPS = 10**6
+DISCRETIZATIONS = {
+    "ifs": "evenly over [0, T]",
+    "vp_ode": "evenly over [eps, T]",
+    "adapted": "so that steps make equal errors",
+}
+
+
+def _spacing(*names: str) -> Any:
+    meanings = ", ".join(f"{DISCRETIZATIONS[name]} ({name})" for name in names)
+    return option(type=choice(names), default="ifs", help=f"Times: {meanings}.")
+
+
+def _tolerance() -> Any:
+    return option(
+        type=POSITIVE,
+        default=1e-4,
+        help="Error allowed with 'auto' steps: root mean square at the end, scaled variable.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolverOptions(Declared):
+    """How to integrate between given times."""
+
+    section = "Integration"
+    solver: str = option(
+        type=choice(SOLVER_NAMES), default=DEFAULT_SOLVER, help="Method of integration."
+    )
+    rtol: float = option(
+        type=POSITIVE, default=1e-6, help="Relative tolerance of a step of dopri5."
+    )
+    atol: float = option(
+        type=POSITIVE,
+        default=1e-6,
+        help="Absolute tolerance of a step of dopri5, in standard deviations.",
+    )
+
+    def __post_init__(self) -> None:
+        tolerances = sorted(self.given & {"rtol", "atol"})
+        if tolerances and self.solver not in ADAPTIVE_SOLVERS:
+            raise UsageError(
+                f"--{tolerances[0]} goes with adaptive solvers such as dopri5, but {self.solver} "
+                "takes given steps"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyTimeOptions(Declared):
+    """The times of a toy's simulation."""
+
+    section = "Integration"
+    steps: int | str | None = option(
+        type=STEPS,
+        unset=f"{DEFAULT_STEPS}, or as many as fit in T",
+        help="Steps of the solver, or auto, by --tol",
+    )
+    h: float | None = option(type=POSITIVE, unset="T/steps", help="Step size; T is steps times h")
+    disc: str = _spacing("ifs", "adapted")
+    tol: float = _tolerance()
+
+    def __post_init__(self) -> None:
+        _check_tolerance(self.given, self.steps)
+
+
+def _check_tolerance(given: frozenset[str], steps: int | str | None) -> None:
+    if "tol" in given and steps != "auto":
+        raise UsageError("--tol goes with a number of steps of 'auto'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvenTimeOptions(Declared):
+    """From when to when images are looked at."""
+
+    section = "Integration"
+    disc: str = _spacing("ifs", "vp_ode")
+    vpode_disc_eps: float = option(type=NOT_NEGATIVE, default=1e-2, help="First time of vp_ode.")
+    end_time: float | None = option(type=POSITIVE, unset="the network's tmax", help="T")
+
+    @property
+    def first(self) -> float | None:
+        return self.vpode_disc_eps if self.disc == "vp_ode" else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTimeOptions(EvenTimeOptions):
+    """The times of a simulation of images."""
+
+    disc: str = _spacing(*DISCRETIZATIONS)
+    n_iters: int | str | None = option(
+        type=STEPS,
+        default=DEFAULT_STEPS,
+        help="Steps of the solver each way, or auto, by --tol.",
+    )
+    tol: float = _tolerance()
+
+    def __post_init__(self) -> None:
+        _check_tolerance(self.given, self.n_iters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleTimeOptions(ImageTimeOptions):
+    """The times of samples that are not compared with data."""
+
+    n_iters: int | str | None = option(
+        type=STEPS,
+        unset=f"as few calls as the network file found enough, or {DEFAULT_STEPS} steps",
+        help="Steps of the solver, or auto, by --tol",
+    )
+
+
+def eps(of: str = "Law of the latents", melt: bool = False) -> Any:
+    """The option.
+
+    Args:
+        of: What it decides.
+        melt: Whether there is a melt to take them from.
+    """
+    empirical = "empirical (those of the melt), " * melt
+    return option(
+        unset="learned, if the network has such a law; otherwise auto",
+        help=f"{of}: learned (that of the network file), or a Gaussian of these variances: auto "
+        f"(the closed form), {empirical}one number for all compressed dimensions, or as in the "
+        "paper, where those of kept ones are 1 (paper:NUMBER, or paper without compression)",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DensityOptions(Declared):
+    """Whether to write log densities, and how the traces in them are computed."""
+
+    section = "Log densities"
+    log_prob: bool = option(
+        "--log_prob/--no-log_prob",
+        default=False,
+        help="Write the log density of the points at the first time, which takes one or more "
+        "backward passes for each network call.",
+    )
+    trace: str = option(
+        type=choice(TRACES),
+        default="auto",
+        help="How to compute traces of Jacobians: exactly (exact), by random directions "
+        f"(hutchinson), or exactly in up to {LARGEST_EXACT} dimensions that are not pixels (auto).",
+    )
+    probes: int = option(
+        type=click.IntRange(min=2),
+        default=PROBES,
+        help="Random directions of hutchinson, whose spread tells the error.",
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("trace", "probes"):
+            if name in self.given and not self.log_prob:
+                raise UsageError(f"--{name} goes with --log_prob")
+        if "probes" in self.given and self.trace == "exact":
+            raise UsageError("--probes goes with --trace=hutchinson: an exact trace has none")

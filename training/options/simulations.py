@@ -1,0 +1,210 @@
+"""Settings of ``pfODE_int.py``, ``toy_pfODE_int.py`` and ``calc_roundtrip_mse.py``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dnnlib.errors import UsageError
+from training.names import IMAGES, KINDS, MOST_ROWS, TABLE
+from training.options.declared import Declared, option, options_of
+from training.options.shared import (
+    KNOWN,
+    DensityOptions,
+    DeviceOptions,
+    ImageNetworkOptions,
+    ImageTimeOptions,
+    InflationOptions,
+    SolverOptions,
+    ToyTimeOptions,
+    augment_to,
+    calibration,
+    check_storage,
+    end_vars,
+    eps,
+    network,
+    save_dir,
+    seed,
+    store_grid,
+    toy_name,
+)
+from training.options.types import COUNT, DATA_SET, FILE, choice
+
+SAMPLES = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulationSettings(Declared):
+    """Options of the script."""
+
+    save_dir: Path = save_dir()
+    data_root: Path | None = option(
+        type=DATA_SET, help="Data set to melt: a zip or folder of images, the .npz of a table."
+    )
+    bs: int | None = option(
+        type=COUNT,
+        unset=f"{SAMPLES}; rows to melt: all that are held out, or {MOST_ROWS:,}",
+        help="Images, or rows, of each simulation.",
+    )
+    csv: Path | None = option(
+        of=TABLE,
+        type=FILE,
+        unset="none",
+        help="File of the generated rows of a table, or of the rows of a lone melt, with their log "
+        "densities if these are computed",
+    )
+    round: bool = option(
+        "--round/--no-round",
+        of=TABLE,
+        default=True,
+        help="Put discrete columns in --csv at the nearest of their steps.",
+    )
+    sim_type: str = option(type=choice((*KINDS, "all")), default="all", help="What to simulate.")
+    prev_melt: Path | None = option(
+        type=FILE, help="A melt to start from, for a lone roundtrip or gen."
+    )
+    start_noise: bool = option(
+        of=IMAGES,
+        is_flag=True,
+        help="Melt images with the noise of the first time added, for which the latent law is "
+        "exact.",
+    )
+    gen_source: str = option(
+        type=choice(("diag", "empirical")),
+        default="diag",
+        help="Latents of gen: of the law by --eps, or Gaussian with the variances of the melt.",
+    )
+    eps: str | None = eps("Law of the latents of diag")
+    class_: int | None = option(
+        "--class",
+        of=IMAGES,
+        type=click.IntRange(min=0),
+        unset="random",
+        help="Class to generate, for networks with classes",
+    )
+    save_freq: int = option(type=COUNT, default=5, help="Steps between saved states.")
+    seed: int = seed("the choice of images and of the latents")
+    network: ImageNetworkOptions = options_of(ImageNetworkOptions)
+    solver: SolverOptions = options_of(SolverOptions)
+    times: ImageTimeOptions = options_of(ImageTimeOptions)
+    store_grid: bool = store_grid()
+    likelihood: DensityOptions = options_of(DensityOptions)
+    run: DeviceOptions = options_of(DeviceOptions)
+
+    def __post_init__(self) -> None:
+        if self.needs_melt and self.prev_melt is None:
+            raise UsageError(
+                f"--sim_type={self.sim_type} here starts from a melt: give its file with "
+                "--prev_melt"
+            )
+        if self.prev_melt is not None and not self.needs_melt:
+            raise UsageError(
+                "--prev_melt goes with --sim_type=roundtrip, or gen with --gen_source=empirical"
+            )
+        if "data_root" in self.given and "melt" not in self.kinds:
+            raise UsageError("--data_root goes with a melt: leave it out")
+        if "bs" in self.given and self.sim_type == "roundtrip":
+            raise UsageError("--bs goes with melt and gen: a roundtrip has its melt's images")
+        if self.gen_source == "empirical" and "eps" in self.given:
+            raise UsageError("--eps goes with --gen_source=diag only")
+        if self.data_root is None and "melt" in self.kinds:
+            raise click.UsageError("Missing option '--data_root'.")
+        if self.csv is not None and self.sim_type == "roundtrip":
+            raise UsageError("--csv goes with gen or a melt, not with a lone roundtrip")
+        check_storage(self.store_grid, self.times.disc, self.network.network)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return KINDS if self.sim_type == "all" else (self.sim_type,)
+
+    @property
+    def csv_kind(self) -> str | None:
+        """Which simulation's rows go to ``--csv``; None for none."""
+        return None if self.csv is None else "gen" if "gen" in self.kinds else "melt"
+
+    @property
+    def needs_melt(self) -> bool:
+        """Whether an earlier melt is gone on from."""
+        lone_gen = self.sim_type == "gen" and self.gen_source == "empirical"
+        return self.sim_type == "roundtrip" or lone_gen
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Simulating(Declared):
+    """What the simulations of toys have in common."""
+
+    save_dir: Path = save_dir()
+    total_samples: int = option(type=COUNT, default=2000, help="Samples of each simulation.")
+    eps: str | None = eps("Law of generation's latents", melt=True)
+    end_vars: float = end_vars()
+    save_freq: int = option(type=COUNT, default=5, help="Steps between saved states.")
+    seed: int = seed("the data and the latents")
+    solver: SolverOptions = options_of(SolverOptions)
+    times: ToyTimeOptions = options_of(ToyTimeOptions)
+    likelihood: DensityOptions = options_of(DensityOptions)
+    run: DeviceOptions = options_of(DeviceOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetSettings(_Simulating):
+    """Options of ``net``."""
+
+    network: str = network()
+    data_name: str | None = toy_name(unset=KNOWN)
+    augment_to: int | None = augment_to(unset=KNOWN)
+    calibration: bool = calibration()
+    store_grid: bool = store_grid()
+    flow: InflationOptions = options_of(InflationOptions, unset=KNOWN)
+
+    def __post_init__(self) -> None:
+        check_storage(self.store_grid, self.times.disc, self.network)
+
+    def expected(self) -> dict[str, Any]:
+        """What the network is said to be, by name."""
+        return {"data_name": self.data_name, "augment_to": self.augment_to, **self.flow.expected()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosedFormSettings(_Simulating):
+    """Options of ``discrete`` and ``exact``."""
+
+    data_name: str = toy_name(required=True)
+    augment_to: int | None = augment_to()
+    flow: InflationOptions = options_of(InflationOptions)
+
+
+PUBLISHED_SAMPLES = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundtripSettings(Declared):
+    """Options of the script."""
+
+    save_dir: Path = save_dir()
+    data_root: Path = option(
+        type=DATA_SET,
+        required=True,
+        help="Data set: a zip or folder of images, the .npz of a table.",
+    )
+    bs: int = option(type=COUNT, default=1000, help="Images or rows in flight, over all ranks.")
+    total_samples: int | None = option(
+        type=COUNT,
+        unset=f"{PUBLISHED_SAMPLES}; of a table all rows that are held out",
+        help="Images or rows to measure.",
+    )
+    keep_worst: int = option(
+        of=IMAGES,
+        type=click.IntRange(min=0),
+        default=16,
+        help="Images to keep of those that come back worst.",
+    )
+    seed: int = seed("the choice of images", default=42)
+    network: ImageNetworkOptions = options_of(ImageNetworkOptions)
+    solver: SolverOptions = options_of(SolverOptions)
+    times: ImageTimeOptions = options_of(ImageTimeOptions)
+    store_grid: bool = store_grid()
+    run: DeviceOptions = options_of(DeviceOptions)
+
+    def __post_init__(self) -> None:
+        check_storage(self.store_grid, self.times.disc, self.network.network)

@@ -1,0 +1,236 @@
+"""Correlations of residuals between times: against the lag, and as matrices."""
+
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from training.files.arrays import parameter, title_of
+from training.files.correlations import (
+    LagCurve,
+    SavedLags,
+    SavedMatrices,
+    stem_and_index,
+    summary_of,
+)
+from training.measure.correlation_times import scatter_of
+from training.pictures import look
+from training.pictures.look import (
+    BLUE,
+    DIVERGING,
+    FAINT,
+    INK,
+    MUTED,
+    ORANGE,
+    Picture,
+    figures,
+    joined,
+    words_for,
+)
+
+HEIGHT = 3.2  # inches
+FEW = 3  # dimensions up to which each is drawn
+MANY = 200  # lags from which lines are thin
+QUANTILES = (0.1, 0.9)
+COLORS = {"net_outputs": BLUE, "net_residuals": ORANGE, "exact_residuals": INK}
+NAMES = {
+    "net_outputs": "network output D",
+    "net_residuals": "residual D − e",
+    "exact_residuals": "error D − exact D",
+}
+NOISES = {"independent": "fresh noise at each time", "path": "along the flow's own paths"}
+
+
+def name_and_details(stem: Path) -> tuple[str, str]:
+    """Of files of correlations with such a stem: the data's name, and how they were made.
+
+    Raises:
+        DataError: The parameters beside the summary are broken.
+    """
+    name, details = title_of(stem.name.removesuffix("_autocorrelations").removesuffix("_toy"))
+    noise = parameter(summary_of(stem).with_suffix(".json"), "noise")
+    return name, joined(details, words_for(noise, NOISES))
+
+
+def pictures_of_lags(path: Path, folder: Path | None) -> list[Picture]:
+    """The picture of a summary of autocorrelations. Raises DataError if it is broken."""
+    saved = SavedLags.load(path)
+    stem = path.with_name(path.stem.removesuffix("_summary"))
+    draw = partial(draw_lags, saved, *name_and_details(stem))
+    return figures((folder or path.parent) / stem.name, {"lags": draw})
+
+
+def draw_lags(saved: SavedLags, name: str, details: str) -> Figure:
+    """One line for each quantity, the mean of its dimensions, and how they spread.
+
+    Args:
+        saved: What to draw.
+        name: The data's.
+        details: How the file was made.
+    """
+    figure, (axes,) = look.stacked(
+        f"Autocorrelations of {name}",
+        joined(details, spread_words(saved.dim)),
+        [HEIGHT],
+        "lag in t from the first time",
+        legend_lines=len(saved.curves),
+    )
+    axes.axhline(0, color=MUTED, lw=0.8)
+    chance = scatter_of(saved.count)
+    axes.axhspan(-chance, chance, color=FAINT, alpha=0.6, lw=0)
+    look.note_above(axes, f"gray: ±2/√N by chance, N = {saved.count:,}")
+    lowest = [
+        _draw(axes, saved.lags, curve, NAMES[name], COLORS[name])
+        for name, curve in saved.curves.items()
+    ]
+    last = float(saved.lags[-1])
+    axes.set(xlim=(-0.008 * last, 1.008 * last), ylim=(min(0, *lowest) - 0.08, 1.04))
+    look.label(axes, y="correlation with the first time")
+    look.legend(axes)
+    return figure
+
+
+def spread_words(dim: int) -> str:
+    """How the spread over so many dimensions is drawn."""
+    if dim == 1:
+        return ""
+    if dim <= FEW:
+        return f"thick: mean over {dim} dimensions, thin: each"
+    low, high = QUANTILES
+    return f"line: mean over {dim} dimensions, band: {low:.0%} to {high:.0%} of them"
+
+
+def quantile_band(diagonal: np.ndarray) -> np.ndarray:
+    """Quantiles over the dimensions that vary of ``[T, D]``, as ``[2, T]``; 0 where none does."""
+    varies = np.isfinite(diagonal).any(axis=1, keepdims=True)
+    band: np.ndarray = np.nanquantile(np.where(varies, diagonal, 0), QUANTILES, axis=1)
+    return band
+
+
+def _draw(axes: Axes, lags: np.ndarray, curve: LagCurve, name: str, color: str) -> float:
+    """Draws a quantity, and returns the lowest value drawn."""
+    spread = curve.diagonal if curve.diagonal.shape[1] <= FEW else quantile_band(curve.diagonal).T
+    if spread is curve.diagonal:
+        axes.plot(lags, spread, color=color, lw=0.7, alpha=0.5)
+    else:
+        axes.fill_between(lags, *spread.T, color=color, alpha=0.15, lw=0)
+    style: dict[str, Any] = {"color": color, "marker": "^", "markersize": 7, "markeredgewidth": 0}
+    axes.plot(curve.lasting.integral, 0, ls="none", clip_on=False, zorder=4, **style)
+    style |= {"lw": 1.8 if len(lags) < MANY else 1.2, "markevery": []}  # in the legend alone
+    axes.plot(lags, curve.mean, label=f"{name}, correlation time {curve.lasting}", **style)
+    return float(np.nanmin(spread, initial=curve.mean.min()))
+
+
+SIDE, SMALL_SIDE = 2.1, 1.5  # inches
+LEFT, RIGHT, GAP, BAR_GAP, BAR = 1.05, 1.04, 0.2, 0.25, 0.14
+TITLE_HEIGHT, BOTTOM = 0.45, 0.5
+FEW_CELLS = 3  # dimensions up to which numbers are written into the cells
+LEAST_WIDTH = 8.0  # that the headline has room
+DARK = 0.45  # magnitude from which numbers are written in white
+MATRIX_COLORS = LinearSegmentedColormap.from_list("correlation", DIVERGING)
+
+
+def pictures_of_toy_matrices(path: Path, folder: Path | None) -> list[Picture]:
+    """The picture of a toy's correlation matrices. Raises DataError if its file is broken."""
+    return _figures(SavedMatrices.of_toy(path), path.with_suffix(""), folder)
+
+
+def pictures_of_image_matrices(
+    paths: Iterable[Path], folder: Path | None, animation: str | None
+) -> list[Picture]:
+    """The pictures of correlation matrices of images, in files of one time each.
+
+    Files that have a folder and a stem in common are drawn together; there are no animations.
+
+    Raises:
+        DataError: A file that is to be drawn is broken, or does not belong to the others.
+    """
+    together: dict[Path, list[Path]] = {}
+    for path in paths:
+        together.setdefault(stem_and_index(path)[0], []).append(path)
+    pictures = []
+    for stem, files in together.items():
+        pictures += _figures(SavedMatrices.of_images(files), stem, folder)
+    return pictures
+
+
+def _figures(saved: SavedMatrices, stem: Path, folder: Path | None) -> list[Picture]:
+    draw = partial(draw_matrices, saved, *name_and_details(stem))
+    return figures((folder or stem.parent) / stem.name, {"matrices": draw})
+
+
+def draw_matrices(saved: SavedMatrices, name: str, details: str) -> Figure:
+    """A row of heat maps for each quantity, a column for each time, all in the same colors.
+
+    Args:
+        saved: What to draw.
+        name: The data's.
+        details: How the files were made.
+    """
+    side = SMALL_SIDE if saved.dim <= FEW_CELLS else SIDE
+    each = f"each cell: the largest of {saved.block} × {saved.block}" if saved.block > 1 else ""
+    figure, places = look.panel_page(
+        len(saved.matrices),
+        len(saved.times),
+        (side, side),
+        f"Correlations with the first time: {name}",
+        joined(details, f"{saved.dim} eigen-dimensions", each),
+        left=LEFT,
+        right=RIGHT,
+        gap=GAP,
+        top=look.TOP + TITLE_HEIGHT + BOTTOM - GAP,
+        above=0,
+        below=GAP,
+        least_width=LEAST_WIDTH,
+    )
+    # Ticks and a label are below the last row alone, so there is more room below it.
+    places[..., 1] += BOTTOM - GAP
+    for line, (quantity, matrices) in zip(places, saved.matrices.items(), strict=True):
+        panels = [look.axes_at(figure, place) for place in line]
+        for axes, matrix in zip(panels, matrices, strict=True):
+            image = _heat_map(axes, matrix, saved.dim)
+            axes.tick_params(left=axes is panels[0], labelleft=axes is panels[0])
+        look.label(panels[0], y="dimension, first time", size=look.SMALL_SIZE)
+        style: dict[str, Any] = {"rotation": 90, "ha": "center", "va": "center"}
+        style |= {"size": look.TEXT_SIZE, "color": INK}
+        look.write(panels[0], NAMES[quantity], (0, 0.5), (-56, 0), **style)
+    for axes, time, note in zip(figure.axes, saved.times, saved.notes, strict=False):
+        look.name_panel(axes, f"t = {time:.2f}", note)
+    for axes in panels:
+        axes.tick_params(bottom=True, labelbottom=True)
+    look.label(panels[0], x="dimension, time t", size=look.SMALL_SIZE)
+    bottom = places[-1, 0, 1]
+    place = (places[0, -1, 0] + side + BAR_GAP, bottom, BAR, places[0, 0, 1] + side - bottom)
+    bar = figure.colorbar(image, cax=look.axes_at(figure, place), ticks=[-1, -0.5, 0, 0.5, 1])
+    bar.outline.set_visible(False)
+    look.label(bar.ax, y="correlation", size=look.SMALL_SIZE)
+    return figure
+
+
+def _heat_map(axes: Any, matrix: np.ndarray, dim: int) -> Any:
+    """A matrix whose cells stand for so many dimensions a side, and the numbers of a small one."""
+    ends = (0.5, dim + 0.5)
+    image = axes.imshow(matrix, MATRIX_COLORS, Normalize(-1, 1), extent=(*ends, *ends[::-1]))
+    axes.spines[:].set_visible(False)
+    axes.tick_params(bottom=False, labelbottom=False)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
+    if dim <= FEW_CELLS:
+        _numbers(axes, matrix)
+    return image
+
+
+def _numbers(axes: Axes, matrix: np.ndarray) -> None:
+    for (row, column), value in np.ndenumerate(matrix):
+        color = "white" if abs(value) > DARK else INK
+        rounded = round(float(value), 2) + 0.0  # no minus zero
+        text = f"{rounded:.2f}".replace("-", "−")
+        axes.text(
+            column + 1, row + 1, text, size=look.TEXT_SIZE, color=color, ha="center", va="center"
+        )

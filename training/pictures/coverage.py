@@ -1,0 +1,231 @@
+"""Coverage: the fractions inside boundaries, against the radius, and where a flow carries these."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from training.files.arrays import evenly, parameter, title_of
+from training.files.coverage import SavedCoverage
+from training.measure.boundaries import Boundary, gaussian_content
+from training.measure.coverage import STAGES, contents_within, mean_and_two_std
+from training.pictures import look
+from training.pictures.look import (
+    BLUE,
+    FAINT,
+    INK,
+    MUTED,
+    ORANGE,
+    Picture,
+    figures,
+    joined,
+    sequential_colors,
+    words_for,
+)
+
+LEFT, RIGHT, GAP = 0.6, 0.1, 0.5  # inches around and between the panels
+SIDE = (look.WIDE - LEFT - RIGHT - GAP * (len(STAGES) - 1)) / len(STAGES)
+POINT_COLOR, POINT_SIZE, MOST_POINTS = "#c9ced8", 1.8, 2500
+MOST_IN_LEGEND = 7
+STRAYS = 2e-3  # share of the points that may lie beyond the limits
+STAGE_TITLES = {"latent": "latent, at the start", "data": "data", "end": "latent, at the end"}
+CUTS = (1, 0)  # normals of planes: across them, sheets are seen in profile
+NEAR = 0.2  # standard deviations from a plane up to which points are drawn with its cut
+
+
+def draw_boundaries(saved: SavedCoverage, name: str, details: str) -> Figure:
+    """A panel for each stage, and in 3-D a row for each cut; a boundary keeps its color.
+
+    Args:
+        saved: What to draw.
+        name: The data's.
+        details: How the file was made.
+    """
+    cuts = (None,) if saved.dim == 2 else CUTS
+    shape = "Circles" if saved.dim == 2 else "Spheres"
+    fate = "refitted at each stage" if saved.refitted else "carried to the data and back"
+    figure, places = look.panel_page(
+        len(cuts),
+        len(STAGES),
+        (SIDE, SIDE),
+        f"{shape} of Mahalanobis radius r, {fate}: {name}",
+        joined(details, "percent: the part of the Gaussian inside (χ²)"),
+        left=LEFT,
+        right=RIGHT,
+        gap=GAP,
+        top=look.TOP + 1.2 * look.LINE_HEIGHT,
+    )
+    for normal, line in zip(cuts, places, strict=True):
+        for stage, place in zip(STAGES, line, strict=True):
+            _panel(look.axes_at(figure, place), saved, stage, normal)
+    bottom = figure.get_size_inches()[1] - look.TOP - look.LINE_HEIGHT
+    _legend(look.axes_at(figure, (LEFT, bottom, SIDE, 0.01)), saved)
+    return figure
+
+
+def edges(boundary: Boundary) -> np.ndarray:
+    """The sides of a polygon ``[F, 2, 2]``."""
+    return boundary.vertices[boundary.faces]
+
+
+def cut(boundary: Boundary, axis: int) -> np.ndarray:
+    """Where the plane of all points with 0 on an axis cuts a mesh.
+
+    Returns:
+        The ends of segments in the two other axes ``[M, 2, 2]``.
+    """
+    start = boundary.vertices[boundary.faces]
+    end = np.roll(start, -1, axis=1)
+    above, next_above = start[..., axis], end[..., axis]
+    # Points in the plane count as above it, so that a triangle has two such edges or none.
+    crossed = (above < 0) != (next_above < 0)
+    share = (above / np.where(crossed, above - next_above, 1))[..., None]
+    ends = (start + share * (end - start))[crossed].reshape(-1, 2, 3)
+    return np.delete(ends, axis, axis=2)
+
+
+def limits_of(points: np.ndarray, boundaries: Sequence[Boundary]) -> np.ndarray:
+    """A square or cube ``[D, 2]`` that holds boundaries, and all points but strays."""
+    within = np.quantile(points, [STRAYS / 2, 1 - STRAYS / 2], axis=0)
+    corners = np.concatenate([within, *(boundary.vertices for boundary in boundaries)])
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    half = max(float((high - low).max()) / 2, 1e-9) * 1.05
+    middle = (low + high) / 2
+    return np.stack([middle - half, middle + half], axis=1)
+
+
+def _panel(axes: Axes, saved: SavedCoverage, stage: str, normal: int | None) -> None:
+    """The boundaries of a stage, in 3-D cut by the plane through the middle with that normal."""
+    points, boundaries = saved.points[stage], saved.boundaries[stage]
+    limits = limits_of(points, boundaries)
+    of_data = stage == "data"
+    letter, shown = ("x", "fresh data") if of_data else ("e", "test points")
+    kept = [axis for axis in range(saved.dim) if axis != normal]
+    if normal is None:
+        outlines, words = [edges(boundary) for boundary in boundaries], [f"gray: {shown}"]
+    else:
+        outlines = [cut(boundary, normal) for boundary in boundaries]
+        near = np.abs(points[:, normal]) < NEAR * points[:, normal].std()
+        points, limits = points[near][:, kept], limits[kept]
+        words = [f"cut by ${letter}_{normal + 1} = 0$", f"gray: {shown} near it"]
+    if not of_data:
+        words.append("σ = " + ", ".join(f"{std:.2g}" for std in saved.latent_std))
+    points = points[evenly(len(points), MOST_POINTS)]
+    axes.plot(*points.T, "o", ms=POINT_SIZE, mew=0, color=POINT_COLOR, zorder=1)
+    colors = sequential_colors(len(outlines))
+    width = 1.4 if len(outlines) <= MOST_IN_LEGEND else 0.8
+    for outline, color in zip(outlines, colors, strict=True):
+        axes.add_collection(
+            LineCollection(list(outline), colors=[color], linewidths=width, capstyle="round")
+        )
+    axes.set(xlim=limits[0], ylim=limits[1], aspect="equal")
+    axes.locator_params(nbins=6)
+    names = [
+        f"${letter}_{axis + 1}$" if of_data else rf"$e_{axis + 1}\,/\,\sigma_{axis + 1}$"
+        for axis in kept
+    ]
+    look.label(axes, names[0], names[1])
+    look.name_panel(axes, STAGE_TITLES[stage], joined(*words))
+
+
+def _legend(axes: Axes, saved: SavedCoverage) -> None:
+    """The radii, or some of very many, above axes that are not seen."""
+    axes.set_axis_off()
+    count = len(saved.radii)
+    shown, colors = evenly(count, MOST_IN_LEGEND), sequential_colors(count)
+    contents = gaussian_content(saved.radii, saved.dim)
+    look.legend(
+        axes,
+        len(shown),
+        handles=[Line2D([], [], color=colors[index], lw=2) for index in shown],
+        labels=[f"r = {saved.radii[index]:.3g}: {contents[index]:.1%}" for index in shown],
+        handlelength=1.2,
+        columnspacing=1.4,
+    )
+
+
+HEIGHTS = (2.4, 2.2)  # inches
+MANY = 12  # radii from which marks are small
+PART = 0.12  # of the distance of two radii: how far apart marks of one radius are drawn
+STYLES: dict[str, dict[str, Any]] = {
+    "test points, start": {"marker": "o", "color": BLUE, "markerfacecolor": "white"},
+    "test points, data": {"marker": "^", "color": BLUE},
+    "test points, end": {"marker": "x", "color": BLUE, "markeredgewidth": 1.2},
+    "fresh data": {"marker": "D", "color": ORANGE},
+}
+
+
+def draw_radius(saved: SavedCoverage, name: str, details: str) -> Figure:
+    """Fractions inside by radius, and below them their difference from the exact ones.
+
+    Args:
+        saved: What to draw.
+        name: The data's.
+        details: How the file was made.
+    """
+    radii, seeds = saved.radii, len(saved.fresh)
+    fewest = min(saved.count, saved.fresh_count)
+    points = f"{saved.count:,} points" + (f", {seeds} seeds" if seeds > 1 else "")
+    if saved.fresh_count != saved.count:
+        points += f", {saved.fresh_count:,} of fresh data"
+    figure, (axes, below) = look.stacked(
+        f"Coverage of {name}",
+        joined(details, points, "boundaries refitted" if saved.refitted else ""),
+        HEIGHTS,
+        "Mahalanobis radius",
+    )
+    step = float(np.diff(radii).min()) if len(radii) > 1 else 0.5
+    grid = np.linspace(0, radii[-1] + step / 2, 401)
+    exact, expected = gaussian_content(grid, saved.dim), gaussian_content(radii, saved.dim)
+    two_std = 2 * np.sqrt(exact * (1 - exact) / fewest)
+
+    axes.fill_between(grid, exact - two_std, exact + two_std, color=FAINT, lw=0)
+    axes.plot(grid, exact, color=INK, lw=1.2, label=f"χ², {saved.dim} dimensions")
+    below.fill_between(grid, -100 * two_std, 100 * two_std, color=FAINT, alpha=0.6, lw=0)
+    below.axhline(0, color=INK, lw=1.2)
+    held = contents_within(saved.boundaries["latent"]) - expected
+    below.plot([0, *radii], [0, *(100 * held)], color=MUTED, lw=1, ls=look.DASHED)
+    columns = [*np.moveaxis(saved.coverage, 1, 0), saved.fresh]
+    for index, (fractions, (what, style)) in enumerate(zip(columns, STYLES.items(), strict=True)):
+        style = {"markersize": 4.5 if len(radii) < MANY else 2.5, "ls": "none", **style}
+        mean, spread = mean_and_two_std(fractions)
+        axes.plot(radii, mean, label=what, **style)
+        beside = radii + (index - (len(columns) - 1) / 2) * PART * step
+        bars = None if spread is None else 100 * spread
+        below.errorbar(beside, 100 * (mean - expected), yerr=bars, elinewidth=1, **style)
+    for panel in (axes, below):
+        panel.set_xlim(0, grid[-1])
+    axes.set_ylim(0, 1.03)
+    look.label(axes, y="fraction inside")
+    look.legend(axes, 1 + len(columns))
+    look.label(below, y="difference from χ²,\npercentage points")
+    bars_are = [f"bars: ±2 standard deviations of {seeds} seeds"] if seeds > 1 else []
+    look.note_above(
+        below,
+        f"band: ±2 standard deviations of a count of {fewest:,}",
+        *bars_are,
+        "dashed: what the drawn boundary holds",
+    )
+    return figure
+
+
+SCORES = {"net": "trained network", "exact": "exact denoiser"}
+
+
+def pictures_of_coverage(path: Path, folder: Path | None) -> list[Picture]:
+    """The pictures of a file of coverage. Raises DataError if it is broken."""
+    saved = SavedCoverage.load(path)
+    name, details = title_of(path.stem.removesuffix("_coverage"))
+    score = parameter(path.with_suffix(".json"), "options", "score")
+    words = {"name": name, "details": joined(details, words_for(score, SCORES))}
+    draw = {
+        "radius": partial(draw_radius, saved, **words),
+        "boundaries": partial(draw_boundaries, saved, **words),
+    }
+    return figures((folder or path.parent) / path.stem, draw)

@@ -1,1 +1,0 @@
-"""The look that all pictures share: colors, type, pages, and what a picture file is."""

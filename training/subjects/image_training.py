@@ -1,0 +1,297 @@
+"""A training on images."""
+
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError, UsageError
+from dnnlib.logs import logger
+from dnnlib.urls import local_file
+from torch_utils import distributed
+from torch_utils.seeds import seeded_generator
+from training.data.augment import AugmentedBatches, GeometricAugmentation, augmented_points
+from training.data.batches import Batch, BatchSource
+from training.data.images.batches import (
+    ImageBatches,
+    ImageDataset,
+    basis_batches,
+    normalize_pixels,
+)
+from training.flow.calls import BLOCK_ROWS
+from training.flow.eigenbasis import EigenBasis
+from training.learning.building import Choices
+from training.learning.cost import require_batch, require_network
+from training.learning.held_out import HeldOut, Watch
+from training.learning.melting import LawPlan, points_to_melt
+from training.learning.resuming import Resumed
+from training.learning.speed import compile_network, fastest_precision
+from training.learning.trainer import Trainer
+from training.model.model import Model
+from training.names import IMAGES, LABEL_DIM
+from training.recipes import (
+    COMPRESSED_TIME,
+    PUBLISHED_T_MAX,
+    ImageRecipe,
+    describe_recipe,
+    fitted,
+    published,
+)
+from training.subjects.training import Start, Training
+
+DRY_RUN_IMAGES = 1000
+VARIANCE_IMAGES = 10_000
+# Each costs 33 network calls, together about as much as training on 11,000; the error of a slope
+# is about one over their square root.
+CALIBRATION_POINTS = 1000
+MOST_MELTED = 10_000
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageTraining(Training):
+    """A training on images.
+
+    Attributes:
+        images: To train on.
+        held_out: Images that every report tells the loss of; None for none.
+        calibrated_on: Images to calibrate on; None for those that are trained on.
+        published: Whether the recipe is the paper's; otherwise it fits images and device.
+        basis_images: How many images the basis is fitted to at most; None for all.
+        tries_precisions: Whether, on a CPU, a short trial decides what the network computes in.
+        transfer: Network file, path or https URL, whose weights to start from.
+        compiles: Whether the network is compiled.
+        sizes: Options that give the network's sizes, as they were typed, for errors.
+    """
+
+    images: ImageDataset
+    held_out: ImageDataset | None = None
+    calibrated_on: ImageDataset | None = None
+    published: bool = False
+    basis_images: int | None = None
+    tries_precisions: bool = False
+    transfer: str | None = None
+    compiles: bool = False
+    sizes: str = ""
+
+    def recipe(self, device: torch.device) -> ImageRecipe:
+        """The amounts that are wanted, and the preset's where they are left out."""
+        arch, amounts = self.wanted.choices.network, self.wanted.amounts
+        if self.published:
+            return published(arch, amounts)
+        images, shape = len(self.images), self.images.image_shape
+        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return fitted(arch, images, shape, device.type, amounts, has_bf16)
+
+    def choices(self, recipe: ImageRecipe) -> Choices:
+        """The model to build."""
+        choices, images = self.wanted.choices, self.images
+        papers = PUBLISHED_T_MAX if self.published and choices.precond == "ifs" else None
+        return replace(
+            choices,
+            network_arguments={
+                "image_shape": list(images.image_shape),
+                "label_dim": images.label_dim,
+                "augment_dim": LABEL_DIM if recipe.augment else 0,
+                "model_channels": recipe.cbase,
+                "channel_mult": list(recipe.cres),
+                "dropout": recipe.dropout,
+                # What is left out is not written either: networks without are what they were.
+                **({"num_blocks": recipe.blocks} if recipe.blocks else {}),
+                **({"pixel_waves": recipe.pixel_waves} if recipe.pixel_waves else {}),
+            },
+            t_max=choices.t_max or papers,
+            compressed_time=COMPRESSED_TIME,
+        )
+
+    def start(self, device: torch.device, resumed: Resumed | None) -> Start:
+        wanted, images = self.wanted, self.images
+        if resumed and resumed.basis.dim != images.dim:
+            raise DataError(
+                f"{resumed.path} is of data with {resumed.basis.dim} dimensions, but "
+                f"{images.path} has {images.dim}: give the data set that the run began with"
+            )
+        wanted.check_dim(images.dim, f"the data set {images.name}")
+        recipe = self.recipe(device)
+        choices = self.choices(recipe)
+        if not self.published:
+            logger.info(describe_recipe(recipe, len(images), images.image_shape, device.type))
+        require_batch(recipe.batch, images.dim, device)
+        self._require_network(choices, device)
+        if recipe.cache and not wanted.dry_run:
+            images.keep_in_memory()
+        augmentation = GeometricAugmentation(recipe.augment) if recipe.augment else None
+        if resumed:
+            model, loss = choices.build(resumed.basis, resumed.data_variance)
+        else:
+            limit = self.basis_images or len(images)
+            limit = min(limit, DRY_RUN_IMAGES) if wanted.dry_run else limit
+            spread = fit_basis(images, limit, augmentation, wanted.seed, device)
+            model, loss = choices.build(*spread)
+        model.about |= {
+            "kind": IMAGES,
+            "data_name": images.name,
+            "image_shape": list(images.image_shape),
+            "label_dim": images.label_dim,
+        }
+        config = wanted.config(recipe)
+        if self.tries_precisions and device.type == "cpu":
+            recipe = replace(recipe, precision=fastest_precision(model, loss, config))
+        model.denoiser.precision = recipe.precision
+        logger.info(f"{len(images)} images of {images.image_shape} in {images.path}")
+        cond = "cond" if images.has_labels else "uncond"
+
+        def source() -> BatchSource:
+            batches = ImageBatches(images, recipe.batch, wanted.seed, device, recipe.workers)
+            if augmentation is None:
+                return batches
+            shape = images.image_shape
+            return AugmentedBatches(batches, augmentation, shape, recipe.batch, wanted.seed)
+
+        def watch() -> Watch | None:
+            held_out = self.held_out
+            return Watch(HeldOut.of_images(held_out, loss, wanted.seed)) if held_out else None
+
+        return Start(
+            recipe=recipe,
+            model=model,
+            loss=loss,
+            config=config,
+            resolved={
+                **asdict(recipe),
+                "arch": choices.network,
+                "output_gain": choices.output_gain,
+                "noise_cond": choices.noise_cond,
+                "t_sampling": loss.t_sampling,
+            },
+            name=(
+                *(images.name, loss.schedule.name, choices.network, cond),
+                *(f"batch{recipe.batch}", recipe.precision),
+            ),
+            source=source,
+            calibration=wanted.calibration(
+                lambda: calibration_points(self.calibrated_on or images)
+            ),
+            law=wanted.law(
+                law_plan(images, self.held_out, points_to_melt(config.total), wanted.seed, device)
+            ),
+            watch=watch,
+        )
+
+    def _require_network(self, choices: Choices, device: torch.device) -> None:
+        """Raises UsageError, about options and not the network's arguments, if it cannot be."""
+        try:
+            require_network(choices.network, choices.network_arguments, device)
+        except UsageError as error:
+            text = str(error).replace("channel_mult", "--cres")
+            raise UsageError(": ".join([*filter(None, [self.sizes]), text])) from error
+
+    def begin(self, start: Start, resumed: Resumed | None) -> tuple[Trainer, BatchSource]:
+        if self.transfer and not resumed:
+            take_weights(self.transfer, start.model)
+        trainer, source = super().begin(start, resumed)
+        if self.compiles:
+            compile_network(trainer, source)
+        return trainer, source
+
+
+def take_weights(location: str, model: Model) -> None:
+    """Starts a model from the weights of another one's network that have its names and shapes.
+
+    Its output gain stays behind: that belongs to the axes and times of the other one's data.
+
+    Raises:
+        UsageError: None of them fits.
+    """
+    path = local_file(location)
+    given = Model.load(path).denoiser.network.state_dict()
+    own = model.denoiser.network.state_dict()
+    fitting = {k: v for k, v in given.items() if k in own and v.shape == own[k].shape}
+    if not fitting:
+        raise UsageError(f"{path} has no weights that fit this {model.recipe.network}")
+    model.denoiser.network.load_state_dict({**own, **fitting})
+    logger.info(f"Took {len(fitting)} of {len(own)} tensors from {path}")
+
+
+def fit_basis(
+    dataset: ImageDataset,
+    limit: int,
+    augmentation: GeometricAugmentation | None,
+    seed: int,
+    device: torch.device,
+) -> tuple[EigenBasis, Tensor | None]:
+    """The eigenbasis of images.
+
+    Args:
+        dataset: The images.
+        limit: How many of them to take at most.
+        augmentation: The augmentation of the training, if there is one.
+        seed: Seed of the augmentation.
+        device: Where to compute.
+
+    Returns:
+        The basis, and along its axes the variance ``[D]`` of augmented images, if any are.
+    """
+    limit = min(limit, len(dataset))
+    logger.info(f"Fitting the eigenbasis of {limit} images")
+    basis = EigenBasis.fit(basis_batches(dataset, limit, device=device))
+    if augmentation is None:
+        return basis.cpu(), None
+    total = min(limit, VARIANCE_IMAGES)
+    images = basis_batches(dataset, total, device=device)
+    shape = dataset.image_shape
+    variance = basis.second_moments(augmented_points(images, augmentation, shape, total, seed))
+    return basis.cpu(), variance.cpu()
+
+
+def open_alike(path: Path, dataset: ImageDataset, use_labels: bool) -> ImageDataset:
+    """Other images of the kind of a data set.
+
+    Raises:
+        DataError: They differ in shape or labels.
+    """
+    other = ImageDataset(path, use_labels=use_labels)
+    for what in ("image_shape", "label_dim"):
+        mine, theirs = getattr(dataset, what), getattr(other, what)
+        if mine != theirs:
+            raise DataError(
+                f"{other.path} has {what} {theirs}, but {dataset.path} has {mine}: give images of "
+                "the same kind"
+            )
+    return other
+
+
+def calibration_points(dataset: ImageDataset) -> Batch:
+    """This rank's share of some images, always the same, as they are, with their labels."""
+    chosen = _some(dataset, CALIBRATION_POINTS)
+    return _read(dataset, chosen[distributed.shard(len(chosen))])
+
+
+def melted_images(dataset: ImageDataset, count: int) -> Batch:
+    """So many images to melt, or all if they are fewer, the same on all ranks."""
+    return _read(dataset, _some(dataset, min(count, MOST_MELTED)))
+
+
+def law_plan(
+    images: ImageDataset,
+    held_out: ImageDataset | None,
+    count: int,
+    seed: int,
+    device: torch.device,
+) -> LawPlan:
+    """How to learn the law of latents from so many images, judged by others, if there are some."""
+    judged = partial(melted_images, held_out) if held_out else None
+    melted = partial(melted_images, images)
+    return LawPlan(melted, judged, count, seed, BLOCK_ROWS[device.type])
+
+
+def _some(dataset: ImageDataset, count: int) -> Tensor:
+    """The numbers of so many images, always the same."""
+    return torch.randperm(len(dataset), generator=seeded_generator("cpu", 0))[:count]
+
+
+def _read(dataset: ImageDataset, chosen: Tensor) -> Batch:
+    pixels, labels = dataset.read(chosen.tolist())
+    points = normalize_pixels(pixels).flatten(1)
+    return Batch(points, labels if dataset.has_labels else None)

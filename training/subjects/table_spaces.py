@@ -1,0 +1,418 @@
+"""How a flow sees a table: coordinates, chosen by held-out nats.
+
+What each column is put through, and how columns are whitened, changes held-out likelihoods by more
+than the network does. The candidates are tried: each for a few hundred steps of a training of its
+own, and scored on rows that are held out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import product
+from typing import Any
+
+import torch
+
+from dnnlib.logs import logger
+from torch_utils import distributed
+from torch_utils.seeds import seeded_generator
+from torch_utils.stats import RunningMeans
+from torch_utils.streams import Stream
+from training.data.batches import Batch
+from training.data.tables.table import DataTable, Rows, TableBatches
+from training.flow.coordinates.coordinates import Coordinates, dither
+from training.learning.building import Choices
+from training.learning.calibrating import CalibrationPlan
+from training.learning.coordinates import basis_in, fit_coordinates, over_decades
+from training.learning.held_out import HeldOut
+from training.learning.loss import DenoisingLoss
+from training.learning.melting import NETWORK_ROWS, LawPlan, points_to_melt
+from training.learning.trainer import Trainer, TrainingConfig
+from training.measure.dependence import independence_p_values
+from training.model.model import Model
+from training.names import AUTO, AXES_TOO, LOG, MARGINALS, TABLE
+from training.recipes import FEW_ROWS
+
+MOST_ROWS = 2000
+"""Drawn at random of more: their n² distances take a twentieth of a second for each condition, and
+a correlation of 0.1 has a p-value of 1e-5."""
+FALSE_SHARE = 0.05
+"""Of conditions that are found to tell something, those that tell nothing, in the mean."""
+
+
+def relevant_conditions(rows: Rows, seed: int) -> list[int]:
+    """Places of the conditions that some column depends on; empty if they are all, or none is seen.
+
+    Each condition is screened by itself, by its distance correlation with each column (Fan and Lv
+    2008, "Sure independence screening"; Li, Zhong and Zhu 2012, "Feature screening via distance
+    correlation learning"); the false discovery rate is that of Benjamini and Hochberg (1995). What
+    tells something only together with another is not found.
+
+    Args:
+        rows: Of the training.
+        seed: Of which rows are taken.
+    """
+    assert rows.conditions is not None
+    if len(rows) > MOST_ROWS:
+        generator = seeded_generator("cpu", seed, Stream.SCREENING)
+        rows = rows.at(torch.randperm(len(rows), generator=generator)[:MOST_ROWS])
+    assert rows.conditions is not None
+    each = independence_p_values(rows.points, rows.conditions)
+    least = (each.min(dim=1).values * each.shape[1]).clamp_max(1)
+    if least.max() <= FALSE_SHARE:
+        return []  # the procedure finds all then
+    from scipy.stats import false_discovery_control  # takes most of a second to import
+
+    telling = false_discovery_control(least.numpy()) <= FALSE_SHARE
+    return [] if telling.all() else telling.nonzero()[0].tolist()
+
+
+FAR = 20.0
+"""Standard deviations along a whitened axis at which a row is far from all others."""
+PILOT_STEPS, LONGER_STEPS, FINALISTS = 400, 1600, 3
+"""Of a first training in each space, and of a second in the best of them: first steps favor spaces
+that are easy to learn, such as powers of diamonds' columns, over those that end better."""
+FEW_STEPS = 200
+"""Of a first training where few rows are given conditions: the whole one is of 1,500, and half as
+many tell spaces apart as well."""
+MOST_NAMED = 12
+"""Conditions that a line of the log names."""
+MOST_CALIBRATED = 10_000
+"""Rows that a calibration is fitted to: the error of a slope is about one over their square root.
+"""
+
+
+@dataclass(frozen=True)
+class Space:
+    """How a flow is to see a table.
+
+    Attributes:
+        marginals: What columns are put through, a name in ``MARGINALS``.
+        whiten: How they are whitened, a name in ``WHITENINGS``.
+        linear_start: Whether the best linear prediction from conditions is taken off before that, a
+            name in ``LINEAR_STARTS``.
+        bounded: Whether columns with bounds are mapped to the line, or left alone, what is beyond
+            being rejected when posteriors are drawn: a name in ``BOUNDED``.
+        cond_screen: Whether conditions that no column depends on are left out, a name in
+            ``COND_SCREENS``.
+    """
+
+    marginals: str
+    whiten: str
+    linear_start: str = "off"
+    bounded: str = "map"
+    cond_screen: str = "off"
+
+    def __str__(self) -> str:
+        start = ", linear start" if self.starts_linear else ""
+        left = ", bounds left alone" if self.bounded == "reject" else ""
+        some = ", conditions screened" if self.cond_screen == "on" else ""
+        return f"marginals {self.marginals}, whitening {self.whiten}{start}{left}{some}"
+
+    @property
+    def starts_linear(self) -> bool:
+        return self.linear_start == "on"
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """A table, with what is the same for all ways to see it.
+
+    Attributes:
+        table: The table.
+        choices: The model to build.
+        config: Of the training.
+        device: Where it runs.
+    """
+
+    table: DataTable
+    choices: Choices
+    config: TrainingConfig
+    device: torch.device
+
+    @cached_property
+    def relevant(self) -> list[int]:
+        """Places of the conditions that tell something; empty if they are all, or none does."""
+        return relevant_conditions(self.table.train_rows, self.config.seed)
+
+    def coordinates(self, space: Space) -> Coordinates:
+        """Fitted to the rows that are trained on."""
+        generator = seeded_generator("cpu", self.config.seed, Stream.DEQUANTIZATION)
+        columns = self.table.columns
+        rows = self.table.train_rows
+        points = dither(rows.points, columns.steps, generator)
+        return fit_coordinates(
+            points,
+            columns,
+            space.marginals,
+            space.whiten,
+            rows.conditions,
+            space.starts_linear,
+            space.bounded == "map",
+            self.relevant if space.cond_screen == "on" else (),
+        )
+
+    def told_of_far_rows(self, coordinates: Coordinates, space: Space) -> str | None:
+        """What to say of rows that a flow in these coordinates gives next to no density.
+
+        On diamonds, a few such rows among 8,000 cost the mean log density up to 3 nats.
+        """
+        if space.whiten == "none":
+            return None
+        rows = self.table.train_rows
+        farthest = coordinates.given(rows.conditions).to_flow(rows.points).abs().amax(dim=1)
+        far = int((farthest > FAR).sum())
+        where = f"up to {float(farthest.max()):.0f} standard deviations from the others"
+        return f"{far} row(s) are {where} along a whitened axis: look at them" if far else None
+
+    def build(self, coordinates: Coordinates) -> tuple[Model, DenoisingLoss]:
+        """An untrained model in these coordinates, on the device, and its loss."""
+        rows = self.table.train_rows
+        basis = basis_in(coordinates.given(rows.conditions), rows.points)
+        choices = self.choices
+        if coordinates.relevant:
+            seen = {**choices.network_arguments, "label_dim": coordinates.label_dim}
+            choices = replace(choices, network_arguments=seen)
+        model, loss = choices.build(basis)
+        model.denoiser.to(self.device)
+        return replace(model, coordinates=coordinates), loss
+
+    def held_out(self, coordinates: Coordinates, loss: DenoisingLoss) -> HeldOut | None:
+        """The rows that are held out; None if there are none."""
+        rows = self.table.held_out_rows
+        if not len(rows):
+            return None
+        generator = seeded_generator("cpu", self.config.seed, Stream.HELD_OUT)
+        given = coordinates.given(rows.conditions)
+        points, log_det = given(given.dithered(rows.points, generator))
+        return HeldOut.of_rows(points, log_det, loss, self.config.seed, given.labels)
+
+    def source(self, coordinates: Coordinates) -> TableBatches:
+        """Batches of the rows that are trained on."""
+        rows, config = self.table.train_rows, self.config
+        dithers = bool((coordinates.steps > 0).any())
+
+        def in_flow(rows: Rows, generator: torch.Generator) -> Batch:
+            points, labels, *_ = placed(coordinates, rows, generator)
+            labels = None if labels is None else labels.float().to(self.device)
+            return Batch(points.to(self.device), labels)
+
+        return TableBatches(rows, in_flow, dithers, config.batch, config.seed)
+
+    def calibration(self, coordinates: Coordinates, method: str) -> CalibrationPlan:
+        """How to calibrate the trained model: on rows that are held out, if there are some.
+
+        Args:
+            coordinates: Of the model.
+            method: A name in ``METHODS`` of the calibration.
+        """
+        seed, rows, kind = self.config.seed, self.table.held_out_rows, "held-out rows"
+        if not len(rows):
+            rows, kind = self.table.train_rows, "rows that were trained on, as none are held out"
+
+        def points() -> Batch:
+            generator = seeded_generator("cpu", seed, Stream.CALIBRATION_POINTS)
+            chosen = torch.randperm(len(rows), generator=generator)[:MOST_CALIBRATED]
+            logger.info(f"The calibration is fitted to {len(chosen)} {kind}")
+            mine = chosen[distributed.shard(len(chosen))]
+            return placed(coordinates, rows.at(mine), generator)
+
+        return CalibrationPlan(points, seed, method)
+
+    def law(self, coordinates: Coordinates) -> LawPlan:
+        """How to learn the law of the trained model's latents.
+
+        Args:
+            coordinates: Of the model.
+        """
+        table, config = self.table, self.config
+        count = points_to_melt(config.total)
+        return rows_to_melt(table.train_rows, table.held_out_rows, coordinates, config.seed, count)
+
+    def of_one_network(self) -> "Preparation":
+        """The same without an ensemble, whose members learn alike."""
+        arguments = dict(self.choices.network_arguments)
+        arguments.pop("members", None)
+        return replace(self, choices=replace(self.choices, network_arguments=arguments))
+
+    def pilot(self, space: Space, steps: int) -> float:
+        """Held-out nats after so many steps in a space, or all if they are fewer."""
+        coordinates = self.coordinates(space)
+        model, loss = self.of_one_network().build(coordinates)
+        held_out = self.held_out(coordinates, loss)
+        assert held_out is not None
+        steps = min(steps, self.config.total_steps)
+        config = replace(self.config, total=steps * self.config.batch)
+        trainer, means = Trainer(model, loss, config), RunningMeans(self.device)
+        for batch, _ in zip(self.source(coordinates).batches(0), range(steps), strict=False):
+            trainer.train_step(batch, means)
+        nats = held_out.score(trainer.averaged).nats
+        assert nats is not None
+        return nats
+
+
+def placed(coordinates: Coordinates, rows: Rows, generator: torch.Generator) -> Batch:
+    """Rows in flow space, discrete columns dithered, and the network's labels of their
+    conditions."""
+    given = coordinates.given(rows.conditions)
+    return Batch(given.to_flow(given.dithered(rows.points, generator)), given.labels)
+
+
+def rows_to_melt(
+    train: Rows, held_out: Rows, coordinates: Coordinates, seed: int, count: int
+) -> LawPlan:
+    """How to learn the law of latents from rows of a table.
+
+    Args:
+        train: Rows that were trained on.
+        held_out: Others, perhaps none.
+        coordinates: Of the model.
+        seed: Of all that is drawn.
+        count: How many rows to melt; the same ones come again with other noise.
+    """
+
+    def points(rows: Rows, index: int, wanted: int) -> Batch:
+        generator = seeded_generator("cpu", seed, Stream.MELTED_POINTS, index)
+        order = torch.randperm(len(rows), generator=generator)
+        if not index:  # rows to judge by are each taken once, so that their number is true
+            order = order.repeat(-(-wanted // len(rows)))
+        chosen, device = rows.at(order[:wanted]), coordinates.steps.device
+        chosen = Rows(chosen.points.to(device), chosen.conditions)
+        points, labels, *_ = placed(coordinates, chosen, generator)
+        return Batch(points.cpu(), labels)
+
+    judged = partial(points, held_out, 1) if len(held_out) else None
+    return LawPlan(partial(points, train, 0), judged, count, seed, NETWORK_ROWS)
+
+
+def choose_space(preparation: Preparation, wanted: Space) -> Space:
+    """The way to see a table: the one that is wanted, or the best of those that it leaves open.
+
+    Args:
+        preparation: The table and the training.
+        wanted: Names, of which ``auto`` leaves open what to take. Of ``marginals`` it takes
+            ``quantile-axes`` in place of ``quantile`` where rows are far from all others; of
+            ``whiten`` it takes ``none`` for flows that compress, which need to know which
+            directions matter; of ``cond_screen`` both are tried in the best of the spaces, and it
+            is ``off`` where all conditions tell something, or none is seen to. A table without
+            conditions starts nowhere, and maps its bounds.
+    """
+    conditional = preparation.table.conditions is not None
+    screen = _screened(preparation, wanted.cond_screen) if conditional else "off"
+    spaces = [
+        replace(space, cond_screen="off" if screen == "off" else "on")
+        for space in _candidates(preparation, wanted)
+    ]
+    if not len(preparation.table.held_out_rows):
+        return spaces[0]
+    if len(spaces) == 1 and screen != AUTO:
+        return spaces[0]
+    many = len(preparation.table.train_rows) >= FEW_ROWS
+    steps = PILOT_STEPS if many or not conditional else FEW_STEPS
+    best = _tried(preparation, spaces, steps) if len(spaces) > 1 else spaces
+    # Of few rows, a longer training that nobody watches learns them by heart.
+    # Starts and bounds differ by more, and the trainings of simulations are short.
+    if many and len(spaces) > FINALISTS and not conditional:
+        best = _tried(preparation, best[:FINALISTS], LONGER_STEPS)
+    if screen == AUTO:
+        best = _tried(preparation, [best[0], replace(best[0], cond_screen="off")], steps)
+    chosen = best[0]
+    if wanted.marginals == AUTO and chosen.marginals == "quantile":
+        far = preparation.told_of_far_rows(preparation.coordinates(chosen), chosen)
+        if far:
+            logger.info(f"  {far}; splines along the axes draw them in")
+            chosen = replace(chosen, marginals=AXES_TOO)
+    logger.info(f"Chosen: {chosen}")
+    return chosen
+
+
+def _candidates(preparation: Preparation, wanted: Space) -> list[Space]:
+    """All that is left open, but for the conditions that are left out."""
+    table, marginals, whiten = preparation.table, wanted.marginals, wanted.whiten
+    all_kept = preparation.choices.inflation.get("dims_to_keep", table.dim) >= table.dim
+    whitenings: Sequence[str] = [whiten]
+    if whiten == AUTO:
+        whitenings = ["zca", "pca"] if all_kept else ["none"]
+    candidates: Sequence[str] = [marginals] if marginals != AUTO else MARGINALS
+    starts = [wanted.linear_start] if wanted.linear_start != AUTO else ["on", "off"]
+    limited = bool((table.columns.low.isfinite() | table.columns.high.isfinite()).any())
+    bounds = [wanted.bounded]
+    if wanted.bounded == AUTO:
+        bounds = ["map", "reject"] if limited else ["map"]
+    if table.conditions is None:
+        starts, bounds = ["off"], ["map"]
+    elif all_kept:
+        # The law of points given conditions is not that of their columns, which a spline of these
+        # would bend; what is left of them once they are predicted is whitened in any case.
+        wide = _over_decades(table)
+        if wide and marginals != LOG:
+            tried = "tried" if marginals == AUTO else f"not tried: give --marginals={LOG}"
+            names = ", ".join(wide[:MOST_NAMED])
+            logger.info(f"Positive over three decades or more: {names}; logarithms are {tried}")
+        if marginals == AUTO:
+            candidates = [LOG, "none"] if wide else ["none"]
+        whitenings = ["zca"] if whiten == AUTO else whitenings
+    return [Space(*each) for each in product(candidates, whitenings, starts, bounds)]
+
+
+def _over_decades(table: DataTable) -> list[str]:
+    """Names of the columns that are positive over decades, in rows that are held out too."""
+    columns = table.columns
+    positive = over_decades(table.train_rows.points - columns.steps / 2)
+    positive &= (table.points - columns.steps / 2 > 0).all(dim=0)
+    return [name for name, each in zip(columns.names, positive, strict=True) if each]
+
+
+def _screened(preparation: Preparation, cond_screen: str) -> str:
+    """What screening can come to: ``off`` where it leaves nothing out."""
+    if cond_screen == "off":
+        return "off"
+    names = preparation.table.condition_names
+    telling = [names[place] for place in preparation.relevant]
+    if not telling:
+        return "off"
+    shown = ", ".join([*telling[:MOST_NAMED], *["..."] * (len(telling) > MOST_NAMED)])
+    logger.info(f"Of {len(names)} conditions {len(telling)} are seen to tell something: {shown}")
+    return cond_screen
+
+
+def _tried(preparation: Preparation, spaces: Sequence[Space], steps: int) -> list[Space]:
+    """The spaces, best first."""
+    logger.info(f"Trying {len(spaces)} coordinates of the columns for {steps} steps each")
+    nats = {}
+    for space in spaces:
+        nats[space] = preparation.pilot(space, steps)
+        logger.info(f"  {space}: {nats[space]:.3f} nats on held-out rows")
+    return sorted(spaces, key=lambda space: nats[space], reverse=True)
+
+
+def kept_dimensions(wanted: int | str | None, table: DataTable) -> int:
+    """How many dimensions are to be kept.
+
+    Args:
+        wanted: A number; None for all; ``auto`` for the participation ratio of the standardized
+            columns.
+        table: The table.
+    """
+    if wanted != AUTO:
+        return table.dim if wanted is None else int(wanted)
+    points = table.train_rows.points
+    basis = basis_in(fit_coordinates(points, table.columns, "none", "none"), points)
+    return max(1, round(basis.participation_ratio))
+
+
+def about_table(table: DataTable, name: str) -> dict[str, Any]:
+    """What a network says of the table that it was trained on."""
+    dropped = table.dropped
+    return {
+        "kind": TABLE,
+        "data_name": name,
+        "columns": list(table.columns.names),
+        "condition_names": list(table.condition_names),
+        "dropped": {
+            "names": list(dropped.names),
+            "offsets": dropped.offsets.tolist(),
+            "slopes": dropped.slopes.tolist(),
+            "order": list(dropped.order),
+        },
+    }

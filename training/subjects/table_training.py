@@ -1,0 +1,149 @@
+"""A training on the rows of a table, perhaps given some of its columns."""
+
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dnnlib.errors import UsageError
+from dnnlib.logs import logger
+from training.data.tables.table import DataTable
+from training.flow.coordinates.coordinates import Coordinates
+from training.learning.building import Choices
+from training.learning.cost import require_batch
+from training.learning.held_out import Watch
+from training.learning.resuming import Resumed
+from training.names import AXES_TOO, TABLE_NETWORK
+from training.recipes import TableRecipe, describe_table_recipe, fitted_to_table
+from training.subjects.table_spaces import (
+    Preparation,
+    Space,
+    about_table,
+    choose_space,
+    kept_dimensions,
+)
+from training.subjects.training import Start, Training
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TableTraining(Training):
+    """A training on the rows of a table that are not held out.
+
+    Attributes:
+        table: The table, with the conditions that are wanted.
+        path: Of the table, whose stem results are named by.
+        space: How the flow is to see it; what is ``auto`` is chosen by held-out rows.
+        condition_shape: ``(C,)``, ``(C, L)`` or ``(C, H, W)`` of the conditions; None if the
+            network is to see the numbers themselves.
+    """
+
+    table: DataTable
+    path: Path
+    space: Space
+    condition_shape: tuple[int, ...] | None = None
+    calibrates = False
+
+    @cached_property
+    def recipe(self) -> TableRecipe:
+        """By the numbers of rows, columns and conditions."""
+        table, rows = self.table, len(self.table.train_rows)
+        return fitted_to_table(rows, table.dim, self.wanted.amounts, table.condition_dim)
+
+    @property
+    def useful_threads(self) -> int | None:
+        return self.recipe.useful_threads
+
+    @cached_property
+    def choices(self) -> Choices:
+        """The model to build.
+
+        Raises:
+            UsageError: The conditions do not have their shape.
+        """
+        recipe, choices = self.recipe, self.wanted.choices
+        inflation = dict(choices.inflation)
+        if choices.precond == "ifs":
+            kept = kept_dimensions(inflation.get("dims_to_keep"), self.table)
+            inflation |= {"dims_to_keep": kept, "gamma0": recipe.gamma0}
+        return replace(
+            choices,
+            inflation=inflation,
+            network=TABLE_NETWORK,
+            network_arguments={
+                "width": recipe.width,
+                "depth": recipe.depth,
+                "dropout": recipe.dropout,
+                # What is left out is not written either: networks without are what they were.
+                **self._of_conditions(),
+                **({"members": recipe.ensemble} if recipe.ensemble > 1 else {}),
+            },
+        )
+
+    def _of_conditions(self) -> dict[str, Any]:
+        """What the network is told of the conditions."""
+        count, shape = self.table.condition_dim, self.condition_shape
+        if not count:
+            return {}
+        seen = {"label_dim": count, "condition_features": self.recipe.cond_waves}
+        if shape is None:
+            return seen
+        if self.space.cond_screen == "on":
+            raise UsageError("--cond_screen=on leaves out parts of --cond_shape: give one of them")
+        if prod(shape) != count or len(shape) > 3:
+            raise UsageError(
+                f"--cond_shape={'x'.join(map(str, shape))} does not fit the {count} conditions of "
+                f"the table: give C, CxL or CxHxW whose product is {count}"
+            )
+        return {**seen, "condition_shape": list(shape)}
+
+    def start(self, device: torch.device, resumed: Resumed | None) -> Start:
+        wanted, table, recipe = self.wanted, self.table, self.recipe
+        conditions = table.condition_dim
+        logger.info(describe_table_recipe(recipe, len(table.train_rows), table.dim, conditions))
+        require_batch(recipe.batch, table.dim, device)
+        wanted.check_dim(table.dim, f"the table {self.path}")
+        preparation = Preparation(table, self.choices, wanted.config(recipe), device)
+        space, coordinates = self._seen(preparation, resumed)
+        model, loss = preparation.build(coordinates)
+        model.about |= about_table(table, self.path.stem)
+        all_kept, fit = model.about["dims_to_keep"] == table.dim, wanted.calibration_fit
+
+        def watch() -> Watch | None:
+            held_out = preparation.held_out(coordinates, loss)
+            return Watch(held_out, True, recipe.patience) if held_out else None
+
+        return Start(
+            recipe=recipe,
+            model=model,
+            loss=loss,
+            config=preparation.config,
+            resolved={**asdict(recipe), **asdict(space), "arch": TABLE_NETWORK},
+            name=(
+                self.path.stem,
+                loss.schedule.name,
+                TABLE_NETWORK,
+                "cond" if conditions else None,
+            ),
+            source=lambda: preparation.source(coordinates),
+            calibration=preparation.calibration(coordinates, fit) if fit else None,
+            # Whether draws are normal given conditions, posterior.py check asks.
+            law=None if conditions and all_kept else wanted.law(preparation.law(coordinates)),
+            watch=watch,
+        )
+
+    def _seen(self, preparation: Preparation, resumed: Resumed | None) -> tuple[Space, Coordinates]:
+        """As a resumed run sees the table, or by what is best on held-out rows."""
+        wanted = self.space
+        if self.condition_shape is not None:
+            wanted = replace(wanted, cond_screen="off")
+        space = choose_space(preparation, wanted)
+        coordinates = preparation.coordinates(space)
+        if resumed:
+            resumed.take_coordinates(coordinates)
+        far = preparation.told_of_far_rows(coordinates, space)
+        if far:
+            logger.warning(f"Warning: {far}, or try --marginals={AXES_TOO}")
+        return space, coordinates
