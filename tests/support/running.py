@@ -93,6 +93,7 @@ def quick_endings() -> Iterator[None]:
         mock.patch.multiple("training.learning.melting", MELT_STEPS=3, CHECK_STEPS=20, FEWEST=60),
         mock.patch.multiple("training.learning.latent_law", STEPS_PER_ROW=1, FEWEST_STEPS=40),
         mock.patch("training.subjects.toys.CALIBRATION_POINTS", 200),
+        mock.patch("training.learning.run.find_courses"),
     ):
         yield
 

@@ -148,7 +148,7 @@ def choose_courses(
             continue
         for course in candidates(right.flow.basis.dim, use):
             course.place(grid)
-            (_try_fitted if course.name == FITTED else _try_plain)(course, right, use)
+            (try_fitted if course.name == FITTED else try_plain)(course, right, use)
             if on_trial:
                 on_trial()
             if course.serves(use):
@@ -170,7 +170,7 @@ def candidates(dim: int, use: Use) -> list[Course]:
     return sorted(fits + plain, key=lambda course: course.cost(use))
 
 
-def _try_plain(course: Course, right: Trajectories, use: Use) -> None:
+def try_plain(course: Course, right: Trajectories, use: Use) -> None:
     """Measures the errors of a solver that needs no fit."""
     flow, way = right.flow, course.way.to(right.times)
     start, end = (0, -1) if course.melts else (-1, 0)
@@ -184,7 +184,7 @@ def _try_plain(course: Course, right: Trajectories, use: Use) -> None:
         course.nats = _density_error(right, course.melts, integral.value, reached)
 
 
-def _try_fitted(course: Course, right: Trajectories, use: Use) -> None:
+def try_fitted(course: Course, right: Trajectories, use: Use) -> None:
     """Fits a course's weights, and measures its errors on what they were not fitted to."""
     way = course.way.to(right.times)
     states = right.at(way)

@@ -22,6 +22,9 @@ from training.names import DEFAULT_STEPS, LARGEST_EXACT
 NUMBERS, FEWEST, MOST = 2048, 32, 512
 """Of coordinates that solvers are tried on, from data and again from latents: points of so many,
 but no fewer and no more points than this."""
+SHARE = 10
+"""Of the points that are melted for the law of latents, the more the longer the training was: at
+most one in so many is tried on."""
 STEPS, FEW_STEPS = 32, 16
 """Of the integration that they are compared with; the fewer of convolutional networks, and where
 there are no exact traces."""
@@ -38,7 +41,8 @@ def find_courses(model: Model, plan: LawPlan) -> None:
     if distributed.is_main():
         # Convolutions take a hundred times as long as perceptrons do.
         cheap = dim <= LARGEST_EXACT and model.recipe.network == "mlp"
-        batch = plan.points(min(max(NUMBERS // dim, FEWEST), MOST) if cheap else FEWEST)
+        most = min(NUMBERS // dim, MOST, plan.count // SHARE) if cheap else 0
+        batch = plan.points(max(most, FEWEST))
         steps = STEPS if cheap else FEW_STEPS
         try:
             with tqdm(desc="steps", unit="trial", disable=None) as bar:

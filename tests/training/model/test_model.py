@@ -8,17 +8,20 @@ from typing import Any
 import pytest
 import torch
 
-from dnnlib.errors import UsageError
+from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import random_basis
 from tests.support.refusals import refusal
 from tests.support.trainers import tiny_model
 from torch_utils.snapshots import Part, read_network, write_network
+from training.data.batches import Batch
 from training.flow.calibration import Calibration
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.eigenbasis import EigenBasis
 from training.flow.latent.conditional import ConditionalMixture
 from training.flow.output_gain import OutputGain
+from training.learning.courses import find_courses
+from training.learning.melting import LawPlan
 from training.model.model import Model
 from training.model.recipe import make_schedule
 
@@ -96,6 +99,27 @@ def test_a_calibration_is_saved_and_can_be_left_out(model: Model, tmp_path: Path
     assert not torch.equal(calibrated, plain)
     Model.load(path).save(tmp_path / "again.pkl")
     assert torch.equal(Model.load(tmp_path / "again.pkl").denoiser(x, t), calibrated)
+
+
+def test_courses_are_found_saved_and_belong_to_the_calibrated_flow(
+    model: Model, tmp_path: Path
+) -> None:
+    points = normal(60, 2, seed=1)
+    plan = LawPlan(lambda count: Batch(points[:count]), None, 600, 0, 128)
+    find_courses(model, plan)
+    assert {"look", "points"} <= set(model.courses)
+    model.save(tmp_path / "network.pkl")
+    loaded = Model.load(tmp_path / "network.pkl")
+    assert loaded.digest() == model.digest()
+    expected = model.flow.sample(5, seeded(0))
+    assert torch.equal(loaded.flow.sample(5, seeded(0)), expected)
+    assert loaded.courses["points"].arguments == model.courses["points"].arguments
+    assert not Model.load(tmp_path / "network.pkl", calibrated=False).courses
+    spoiled = model.courses["points"]
+    spoiled.times.zero_()
+    model.save(tmp_path / "broken.pkl")
+    with pytest.raises(DataError, match="do not increase"):
+        Model.load(tmp_path / "broken.pkl")
 
 
 def test_an_output_gain_is_saved_and_stays(model: Model, tmp_path: Path) -> None:
