@@ -23,6 +23,7 @@ from tests.support.image_runs import (
     weights,
     write_images,
 )
+from tests.support.running import quick_endings
 from training.data.images.batches import basis_batches
 from training.data.images.dataset import ImageDataset
 from training.flow.eigenbasis import EigenBasis
@@ -86,7 +87,8 @@ def test_half_precision_trains_or_is_refused_in_one_line(
     run_script: Run, blobs: Path, tmp_path: Path
 ) -> None:
     place = (f"--outdir={tmp_path / 'out'}", "--nosubdir", f"--data={blobs}")
-    result = run_script(train, *place, *TINY, "--precision=fp16")
+    with quick_endings():
+        result = run_script(train, *place, *TINY, "--precision=fp16")
     if result.code:
         assert "fp16" in result.error
         assert list(tmp_path.iterdir()) == []
@@ -143,7 +145,8 @@ def test_a_transferred_network_starts_from_the_weights_of_another(
     outdir = tmp_path / "transferred"
     place = (f"--outdir={outdir}", "--nosubdir", f"--data={blobs}")
     still = ("--lr=1e-30", "--cond", "--seed=3", f"--transfer={network_file(source)}")
-    result = run_script(train, *place, *TINY, *still)
+    with quick_endings():
+        result = run_script(train, *place, *TINY, *still)
     assert (result.code, result.err) == (0, "")
     given, own = weights(source), weights(outdir)
     label = {"embedding.label.weight", "embedding.label.bias"}

@@ -60,8 +60,8 @@ class Trajectories:
         times: Increasing ``[S]``, float64.
         states: ``[S, N, D]``, float64. One of ``FITTED_TO`` is fitted to, the others judge.
         of_data: How many of the N start from data; the others follow them.
-        integrals: Of the divergence from the first time to the last, ``[N]``; None where exact
-            traces are too dear.
+        integrals: Of the divergence from the first time to the last, ``[N]``; None where they
+            were not taken.
     """
 
     flow: ProbabilityFlow
@@ -78,6 +78,7 @@ class Trajectories:
         noisy: Tensor,
         latents: Tensor,
         steps: int,
+        densities: bool = True,
     ) -> "Trajectories":
         """Those from data and those from latents, by so many steps of ``exp_rk5``.
 
@@ -86,6 +87,7 @@ class Trajectories:
             noisy: States of data at the first time ``[n, D]``, eigenspace, unscaled.
             latents: Scaled ones at the end time ``[m, D]``.
             steps: The number of steps.
+            densities: Whether to take exact traces along, if they are not too dear.
         """
         count = len(noisy)
         upward, downward = under(slice(0, count)), under(slice(count, None))
@@ -96,7 +98,7 @@ class Trajectories:
         states = torch.cat([melted, made.flip(0)], dim=1)
         states = states / torch.stack([flow.latent_std(t) for t in times])[:, None]
         integrals = None
-        if flow.basis.dim <= LARGEST_EXACT:
+        if densities and flow.basis.dim <= LARGEST_EXACT:
             traces = [_trace(flow, x, t) for x, t in zip(states, times, strict=True)]
             integrals = integral_weights(times, len(times)) @ torch.stack(traces)
         return cls(flow, times, states, count, integrals)
@@ -128,6 +130,7 @@ def choose_courses(
     latents: Tensor,
     steps: int,
     on_trial: Callable[[], object] | None = None,
+    densities: bool = True,
 ) -> dict[str, Course]:
     """The cheapest course for each of ``USES``, but for those that none serves.
 
@@ -137,28 +140,36 @@ def choose_courses(
         latents: Likewise.
         steps: Of the integration that courses are compared with.
         on_trial: Called after each course that was tried.
+        densities: Whether to look at log densities too.
     """
-    right = Trajectories.follow(under, noisy, latents, steps)
+    right = Trajectories.follow(under, noisy, latents, steps, densities)
     few = slice(0, min(PILOTS, len(noisy)))
     ends = right.states[-1, few] * right.flow.latent_std(right.times[-1])
     grid = fit_equal_error_grid(under(few), ends, right.times, SOLVERS["exp_rk5"])
     courses: dict[str, Course] = {}
-    for name, use in USES.items():
-        if use.densities and right.integrals is None:
-            continue
-        for course in candidates(right.flow.basis.dim, use):
+    for wanted in _alike(densities=right.integrals is not None):
+        for course in candidates(right.flow.basis.dim, USES[wanted[0]], 6 * steps):
             course.place(grid)
-            (try_fitted if course.name == FITTED else try_plain)(course, right, use)
+            try_one = try_fitted if course.name == FITTED else try_plain
+            try_one(course, right, USES[wanted[0]])
             if on_trial:
                 on_trial()
-            if course.serves(use):
-                courses[name] = course
+            served = [name for name in wanted if course.serves(USES[name])]
+            courses |= dict.fromkeys(served, course)
+            wanted = [name for name in wanted if name not in served]
+            if not wanted:
                 break
     return courses
 
 
-def candidates(dim: int, use: Use) -> list[Course]:
-    """What is tried for a use in D dimensions, the cheapest first.
+def _alike(densities: bool) -> list[list[str]]:
+    """Names of uses for which the same is tried, the least careful first; with densities or not."""
+    ways = sorted({use[:2] for use in USES.values() if densities or not use.densities})
+    return [[name for name, use in USES.items() if use[:2] == way] for way in ways]
+
+
+def candidates(dim: int, use: Use, calls: int) -> list[Course]:
+    """What is tried for a use in D dimensions, of fewer calls than so many, the cheapest first.
 
     What is fitted to trajectories is not taken for given points, which may be where there were
     none: in the tails it is off by ten times as much (``benchmarks/cost.py --tails``).
@@ -167,7 +178,8 @@ def candidates(dim: int, use: Use) -> list[Course]:
     plain = [Course("exp_rk5", steps, dim, use.melts) for steps in STEPS]
     if use.melts and dim > FEW_PRODUCTS:
         plain += [Course("exp_rk5", steps, dim, True, quadrature=True) for steps in STEPS]
-    return sorted(fits + plain, key=lambda course: course.cost(use))
+    few = [course for course in fits + plain if course.calls < calls]
+    return sorted(few, key=lambda course: course.cost(use))
 
 
 def try_plain(course: Course, right: Trajectories, use: Use) -> None:

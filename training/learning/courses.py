@@ -19,13 +19,13 @@ from training.learning.melting import LawPlan
 from training.model.model import Model
 from training.names import DEFAULT_STEPS, LARGEST_EXACT
 
-NUMBERS, FEWEST, MOST = 2048, 32, 512
+NUMBERS, FEWEST, MOST = 2048, 16, 512
 """Of coordinates that solvers are tried on, from data and again from latents: points of so many,
 but no fewer and no more points than this."""
 SHARE = 10
 """Of the points that are melted for the law of latents, the more the longer the training was: at
 most one in so many is tried on."""
-STEPS, FEW_STEPS = 32, 16
+STEPS, FEW_STEPS = 32, 8
 """Of the integration that they are compared with; the fewer of convolutional networks, and where
 there are no exact traces."""
 
@@ -46,7 +46,7 @@ def find_courses(model: Model, plan: LawPlan) -> None:
         steps = STEPS if cheap else FEW_STEPS
         try:
             with tqdm(desc="steps", unit="trial", disable=None) as bar:
-                model.courses = _chosen(model, batch, plan, steps, bar.update)
+                model.courses = _chosen(model, batch, plan, steps, bar.update, cheap)
         except DataError as error:
             logger.warning(f"Warning: integrations take {DEFAULT_STEPS} steps: {error}")
         taken = ", ".join(f"{name} {each.calls}" for name, each in model.courses.items())
@@ -58,7 +58,12 @@ def find_courses(model: Model, plan: LawPlan) -> None:
 
 
 def _chosen(
-    model: Model, batch: Batch, plan: LawPlan, steps: int, on_trial: Callable[[], object]
+    model: Model,
+    batch: Batch,
+    plan: LawPlan,
+    steps: int,
+    on_trial: Callable[[], object],
+    densities: bool,
 ) -> dict[str, Course]:
     model.denoiser.precision = "fp32"
     count = len(batch.points)
@@ -73,4 +78,5 @@ def _chosen(
     first = flow.times()[0]
     noise = flow.schedule.sample_noise(count, first, generator).to(flow.device)
     noisy = flow.basis.to_eigen(batch.points.to(flow.device).double()) + noise
-    return choose_courses(under, noisy, flow.latent.sample(count, generator), steps, on_trial)
+    latents = flow.latent.sample(count, generator)
+    return choose_courses(under, noisy, latents, steps, on_trial, densities)
