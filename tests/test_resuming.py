@@ -4,6 +4,7 @@
 """
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 
@@ -43,7 +44,8 @@ def test_a_resumed_training_equals_an_unbroken_one(
     # It was stopped in the middle of a line.
     lines = (copy / "stats.jsonl").read_text().splitlines(keepends=True)
     (copy / "stats.jsonl").write_text("".join(lines[: lost[0] - 1]) + lines[lost[0] - 1][:20])
-    with quick_endings():
+    # As the finished run ended.
+    with nullcontext() if fixture == "houses_run" else quick_endings():
         result = run_script(script, f"--resume={copy / location}")
     assert (result.code, result.err) == (0, "")
     assert all(equal(read_state(copy / name), read_state(whole / name)) for name in states)

@@ -74,7 +74,11 @@ def use_state(path: Path) -> None:
 def use_options(path: Path) -> None:
     # It asks git for the version of this code, and then what a step would cost.
     job = "training.commands.training"
-    with mock.patch(f"{job}.provenance", return_value={}), mock.patch(f"{job}.tell_dry_run"):
+    with (
+        mock.patch(f"{job}.provenance", return_value={}),
+        mock.patch(f"{job}.tell_dry_run"),
+        mock.patch(f"{job}.Resumed.find", return_value=None),  # there are options alone
+    ):
         try:
             toy_train.main([f"--resume={path.parent}", "--dry-run"], standalone_mode=False)
         except RuntimeError as error:

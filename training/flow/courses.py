@@ -7,6 +7,7 @@ A network file has the cheapest for each use that was found good enough when its
 from collections.abc import Callable
 from dataclasses import replace
 from math import isclose, pi
+from sys import intern
 from typing import NamedTuple
 
 import torch
@@ -49,7 +50,7 @@ class Course(nn.Module):
     Args:
         solver: ``fitted``, or a name in ``SOLVERS``.
         steps: Their number.
-        dim: D.
+        dimensions: D.
         melts: Whether it goes from the first time to the end time; of what is fitted to one way.
         quadrature: Whether integrals are sums over the times, of a method that is not fitted.
         error: Of states at its end, in standard deviations, as measured.
@@ -64,14 +65,21 @@ class Course(nn.Module):
         self,
         solver: str,
         steps: int,
-        dim: int,
+        dimensions: int,
         melts: bool,
         quadrature: bool = False,
         error: float = 0.0,
         nats: float | None = None,
     ):
         super().__init__()
-        self.name, self.steps, self.dim, self.melts = solver, steps, dim, melts
+        # One object for equal names, and names that no other part has: a file that is opened and
+        # saved has the same bytes.
+        self.name, self.steps, self.dimensions, self.melts = (
+            intern(solver),
+            steps,
+            dimensions,
+            melts,
+        )
         self.quadrature, self.error, self.nats = quadrature, error, nats
         sizes: dict[str, tuple[int, ...]] = {"times": (steps + 1,)}
         if solver == FITTED:
@@ -84,7 +92,7 @@ class Course(nn.Module):
     @property
     def arguments(self) -> dict[str, str | int | float | None]:
         """Of the constructor."""
-        names = ("steps", "dim", "melts", "quadrature", "error", "nats")
+        names = ("steps", "dimensions", "melts", "quadrature", "error", "nats")
         return {"solver": self.name, **{name: getattr(self, name) for name in names}}
 
     @property
@@ -93,7 +101,7 @@ class Course(nn.Module):
         if self.name != FITTED:
             weights = self.integrals.tolist() if self.quadrature else None
             return replace(SOLVERS[self.name], quadrature=weights)
-        return fitted(self.way, self.weights, self.integrals, self.dim)
+        return fitted(self.way, self.weights, self.integrals, self.dimensions)
 
     @property
     def way(self) -> Tensor:
@@ -113,7 +121,7 @@ class Course(nn.Module):
     def cost(self, use: Use) -> int:
         """Calls, and products for traces where the use takes these."""
         traces = self.steps + 1 if self.quadrature else self.calls
-        return self.calls + (traces * self.dim if use.densities else 0)
+        return self.calls + (traces * self.dimensions if use.densities else 0)
 
     def place(self, grid: Callable[[int], Tensor]) -> None:
         """Puts its times on a grid, by the number of steps; those of a quadrature where polynomials

@@ -18,6 +18,7 @@ counts. The least number of calls for which they are small enough is taken. Time
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -155,7 +156,7 @@ def choose_courses(
             if on_trial:
                 on_trial()
             served = [name for name in wanted if course.serves(USES[name])]
-            courses |= dict.fromkeys(served, course)
+            courses |= {name: deepcopy(course) for name in served}  # files hold each of its own
             wanted = [name for name in wanted if name not in served]
             if not wanted:
                 break

@@ -23,9 +23,9 @@ code. It holds ``{"format": "inflationary-flows network", "version": 1, "parts":
                 in float64
     course_USE  how to integrate where nothing else is asked for, for each use (look, points,
                 points_and_densities, densities) that one was found for: Course, with its
-                arguments (solver, steps, dim, melts, and the errors that were measured: error in
-                standard deviations, nats), times [steps + 1], and if it is fitted weights
-                [steps, steps] and integrals [steps]
+                arguments (solver, steps, dimensions, melts, quadrature, and the errors that were
+                measured: error in standard deviations, nats), times [steps + 1], and if it is
+                fitted weights [steps, steps] and integrals [steps], or of a quadrature [steps + 1]
 
 ``about`` has data_name, data_dim, dims_to_keep, tmin, tmax and seen; of toys augment_to; of images
 image_shape and label_dim; of tables columns, condition_names and dropped; and with
@@ -239,7 +239,7 @@ def _course(path: Path, part: Part, use: str, dim: int) -> Course:
     """A course of a file. Raises DataError or ValueError if it is broken."""
     course = build(path, COURSE.format(use), part, {"Course": Course})
     assert isinstance(course, Course)
-    if course.dim != dim or course.melts != USES[use].melts:
+    if course.dimensions != dim or course.melts != USES[use].melts:
         raise ValueError(f"its course for {use} is of another dimension, or goes another way")
     course.check()
     return course
