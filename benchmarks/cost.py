@@ -195,7 +195,7 @@ def tails() -> None:
     ways = {f"exp_rk5, {n} steps": (flow.times(n), fine) for n in (4, 5, 8)}
     ways["exp_ab2, 24 steps"] = (flow.times(24), as_solver("exp_ab2"))
     for calls in (14, 18, 24):
-        course = Course("fitted", calls, 2, melts=True)
+        course = Course("fitted", calls, 2, melts=True, quadrature=True)
         course.times.copy_(flow.times(calls))
         try_fitted(course, right, USES["densities"])
         ways[f"fitted, {calls} calls"] = (course.times, course.solver)

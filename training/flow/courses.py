@@ -52,7 +52,8 @@ class Course(nn.Module):
         steps: Their number.
         dimensions: D.
         melts: Whether it goes from the first time to the end time; of what is fitted to one way.
-        quadrature: Whether integrals are sums over the times, of a method that is not fitted.
+        quadrature: Whether integrals along the way are sums over its times; a fitted method takes
+            none otherwise.
         error: Of states at its end, in standard deviations, as measured.
         nats: Of log densities; None if they were not looked at.
     """
@@ -74,18 +75,13 @@ class Course(nn.Module):
         super().__init__()
         # One object for equal names, and names that no other part has: a file that is opened and
         # saved has the same bytes.
-        self.name, self.steps, self.dimensions, self.melts = (
-            intern(solver),
-            steps,
-            dimensions,
-            melts,
-        )
-        self.quadrature, self.error, self.nats = quadrature, error, nats
+        self.name, self.steps, self.dimensions = intern(solver), steps, dimensions
+        self.melts, self.quadrature, self.error, self.nats = melts, quadrature, error, nats
         sizes: dict[str, tuple[int, ...]] = {"times": (steps + 1,)}
         if solver == FITTED:
-            sizes |= {"weights": (steps, steps), "integrals": (steps,)}
-        elif quadrature:
-            sizes["integrals"] = (steps + 1,)
+            sizes["weights"] = (steps, steps)
+        if quadrature:
+            sizes["integrals"] = (steps + (solver != FITTED),)
         for name, size in sizes.items():
             self.register_buffer(name, torch.zeros(size, dtype=torch.float64))
 
@@ -98,10 +94,11 @@ class Course(nn.Module):
     @property
     def solver(self) -> Solver:
         """The method; one that is fitted goes along these times alone."""
-        if self.name != FITTED:
-            weights = self.integrals.tolist() if self.quadrature else None
-            return replace(SOLVERS[self.name], quadrature=weights)
-        return fitted(self.way, self.weights, self.integrals, self.dimensions)
+        integrals = self.integrals if self.quadrature else None
+        if self.name == FITTED:
+            return fitted(self.way, self.weights, integrals, self.dimensions)
+        weights = None if integrals is None else integrals.tolist()
+        return replace(SOLVERS[self.name], quadrature=weights)
 
     @property
     def way(self) -> Tensor:
@@ -111,7 +108,7 @@ class Course(nn.Module):
     @property
     def calls(self) -> int:
         """Of the denoiser."""
-        return self.steps * (self.solver.calls_per_step or 1)
+        return self.steps * (1 if self.name == FITTED else SOLVERS[self.name].calls_per_step or 1)
 
     def spans(self, first: float, last: float) -> bool:
         """Whether it goes between these times."""
@@ -120,13 +117,13 @@ class Course(nn.Module):
 
     def cost(self, use: Use) -> int:
         """Calls, and products for traces where the use takes these."""
-        traces = self.steps + 1 if self.quadrature else self.calls
+        traces = len(self.integrals) if self.quadrature else self.calls
         return self.calls + (traces * self.dimensions if use.densities else 0)
 
     def place(self, grid: Callable[[int], Tensor]) -> None:
         """Puts its times on a grid, by the number of steps; those of a quadrature where polynomials
         through them are tame, closer at the ends (Clenshaw and Curtis 1960)."""
-        if not self.quadrature:
+        if self.name == FITTED or not self.quadrature:
             self.times.copy_(grid(self.steps))
             return
         first, last = grid(1).tolist()

@@ -59,6 +59,8 @@ class LawPlan:
         seed: Of the noise and of the fit.
         rows: Points of one network call.
         learned: Whether there is to be a law of compressed latents beside the Gaussian.
+        checked: Whether latents are looked at at all. Given conditions their law is that of all
+            only on average: ``posterior.py check`` asks.
     """
 
     points: Callable[[int], Batch]
@@ -67,6 +69,7 @@ class LawPlan:
     seed: int
     rows: int
     learned: bool = True
+    checked: bool = True
 
 
 def points_to_melt(samples: float) -> int:
@@ -81,6 +84,8 @@ def learn_latent_law(model: Model, plan: LawPlan) -> None:
         model: Ready for evaluation, calibrated if it is to be.
         plan: How.
     """
+    if not plan.checked:
+        return
     start = time.monotonic()
     kept = int(model.about["dims_to_keep"])
     compressed = model.denoiser.basis.dim - kept

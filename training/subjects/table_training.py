@@ -109,7 +109,8 @@ class TableTraining(Training):
         space, coordinates = self._seen(preparation, resumed)
         model, loss = preparation.build(coordinates)
         model.about |= about_table(table, self.path.stem)
-        all_kept, fit = model.about["dims_to_keep"] == table.dim, wanted.calibration_fit
+        only_given = bool(conditions) and model.about["dims_to_keep"] == table.dim
+        fit = wanted.calibration_fit
 
         def watch() -> Watch | None:
             held_out = preparation.held_out(coordinates, loss)
@@ -129,8 +130,7 @@ class TableTraining(Training):
             ),
             source=lambda: preparation.source(coordinates),
             calibration=preparation.calibration(coordinates, fit) if fit else None,
-            # Whether draws are normal given conditions, posterior.py check asks.
-            law=None if conditions and all_kept else wanted.law(preparation.law(coordinates)),
+            law=wanted.law(replace(preparation.law(coordinates), checked=not only_given)),
             watch=watch,
         )
 

@@ -78,7 +78,7 @@ def test_a_table_of_a_file_an_array_or_a_frame_is_one_and_trains_as_the_script_d
         assert of_file.rows.conditions is not None
         assert torch.equal(other.rows.conditions, of_file.rows.conditions)
     with_options = {**SHORT, "linear_start": "on", "cond_screen": "off"}
-    of_file.train(tmp_path / "here", **with_options)
+    assert of_file.train(tmp_path / "here", **with_options).courses
     data = tmp_path / "rows.npz"
     run_script(dataset_tool, *arguments(source=source, dest=data, conditions="b"))
     options = arguments(data=data, outdir=tmp_path / "there", **with_options)

@@ -102,6 +102,9 @@ def test_a_fitted_method_goes_its_own_way_alone() -> None:
     method = fitted(way, weights, double([0.5, 2.5]), dim=1).method
     with pytest.raises(UsageError, match="has 2 steps, from 0 to 3 at its own times"):
         list(method(lambda x, t: x, double([[1.0]]), way + 1))
+    bare = fitted(way, weights, None, dim=1).method
+    with pytest.raises(UsageError, match="no log densities"):
+        list(bare(lambda x, t: x, double([[1.0, 0.0]]), way))
     # Two steps by hand: slopes are 1 and 2, and beside the state t is integrated.
     velocity = lambda x, t: torch.stack([x[:, 0], t.expand(len(x))], dim=1)  # noqa: E731
     states = list(method(velocity, double([[1.0, 0.0]]), way))

@@ -23,16 +23,17 @@ from training.flow.solvers.solver import Solver, Velocity
 FITTED = "fitted"
 
 
-def fitted(way: Tensor, weights: Tensor, integrals: Tensor, dim: int) -> Solver:
+def fitted(way: Tensor, weights: Tensor, integrals: Tensor | None, dim: int) -> Solver:
     """The method.
 
     Args:
         way: The times of its steps, as they are met, ``[n + 1]``, float64.
         weights: ``W [n, n]``, lower triangular: row k makes step k.
-        integrals: Those of integrals along the way, ``[n]``.
+        integrals: Those of integrals along the way, ``[n]``; None if it takes none along.
         dim: D, the coordinates of a state.
     """
-    own, table, shares = way.cpu(), weights.tolist(), integrals.tolist()
+    own, table = way.cpu(), weights.tolist()
+    shares = [0.0] * len(table) if integrals is None else integrals.tolist()
 
     def integrate(v: Velocity, x: Tensor, times: Tensor) -> Iterator[Tensor]:
         if len(times) != len(own) or not torch.allclose(times.detach().cpu().double(), own):
@@ -40,6 +41,8 @@ def fitted(way: Tensor, weights: Tensor, integrals: Tensor, dim: int) -> Solver:
                 f"the fitted method has {len(own) - 1} steps, from {float(own[0]):g} to "
                 f"{float(own[-1]):g} at its own times: give another solver for others"
             )
+        if integrals is None and x.shape[1] > dim:
+            raise UsageError("this fitted method takes no log densities along: give another solver")
         slopes: list[Tensor] = []
         along = x[:, dim:]
         for row, share, t in zip(table, shares, times[:-1], strict=True):
