@@ -2,7 +2,6 @@
 
 import hashlib
 import time
-from dataclasses import replace
 
 import torch
 
@@ -10,10 +9,9 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance
-from training.commands.shared import image_times, is_free, latent_of, solver_of
+from training.commands.shared import image_times, latent_of, sampled_along
 from training.files.image_folder import ABSENT, WHOLE, ImageFolder
 from training.flow.calls import BLOCK_ROWS
-from training.names import AUTO
 from training.options.samples import GenerationSettings
 from training.runs.generation import SeedSampler, generate_images, parse_seeds
 from training.subjects import ImageFlow, NetworkFile
@@ -34,10 +32,7 @@ def run(settings: GenerationSettings) -> None:
     choice = image_times(settings.times, file.t_max, file.name, settings.store_grid)
     latent = latent.settled(image_flow.flow, choice.end, image_flow.dims_to_keep)
     choice.even(image_flow.flow.schedule)
-    solver = solver_of(settings.solver)
-    course = image_flow.flow.courses.get("points")
-    if course is not None and is_free(settings.solver, settings.times):
-        choice, solver = replace(choice, given=course.times), course.solver
+    choice, solver, how = sampled_along(settings.times, settings.solver, choice, image_flow.flow)
     overwrite = settings.run.overwrite
     with process_group(settings.run.device_name) as device:
         rows = settings.network.batch_gpu or BLOCK_ROWS[device.type]
@@ -51,13 +46,7 @@ def run(settings: GenerationSettings) -> None:
             settings.class_,
             settings.prev_melt,
         )
-        steps = choice.steps or AUTO if choice.given is None else len(choice.given) - 1
-        resolved = {
-            "end_time": choice.end,
-            "batch_gpu": rows,
-            "solver": solver.name,
-            "n_iters": steps,
-        }
+        resolved = {"end_time": choice.end, "batch_gpu": rows, **how}
         made_with = {
             "network_sha256": hashlib.sha256(file.path.read_bytes()).hexdigest(),
             "eps": latent.name,

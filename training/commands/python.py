@@ -193,7 +193,7 @@ class Images:
 
 
 def _in_memory(source: Any, columns: Sequence[str] | None, name: str) -> ForeignTable:
-    """DataTable of an array or a data frame."""
+    """Rows of an array or a data frame."""
     own = getattr(source, "columns", None)
     try:
         values = np.asarray(source.to_numpy() if own is not None else source, dtype=np.float64)

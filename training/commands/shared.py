@@ -1,12 +1,13 @@
 """What options that several scripts share stand for: networks, laws of latents, solvers, times."""
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from dnnlib.errors import UsageError
 from training.flow.likelihood import Likelihood, Trace
+from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver, get_solver
-from training.names import DEFAULT_STEPS
+from training.names import AUTO, DEFAULT_STEPS
 from training.options.declared import Declared
 from training.options.shared import (
     MAX_STEPS,
@@ -25,6 +26,18 @@ from training.subjects import NetworkFile, Subject, open_subject
 def solver_of(options: SolverOptions) -> Solver:
     """The solver."""
     return get_solver(options.solver, options.rtol, options.atol)
+
+
+def sampled_along(
+    times: ImageTimeOptions, solver: SolverOptions, choice: TimeChoice, flow: ProbabilityFlow
+) -> tuple[TimeChoice, Solver, dict[str, object]]:
+    """How samples are made: along the network's course, if it has one and no option says
+    otherwise; and what ``solver`` and ``n_iters`` have come to."""
+    method, course = solver_of(solver), flow.courses.get("points")
+    if course is None or not is_free(times, solver):
+        return choice, method, {"solver": method.name, "n_iters": choice.steps or AUTO}
+    resolved = {"solver": course.name, "n_iters": course.steps}
+    return replace(choice, given=course.times), course.solver, resolved
 
 
 def is_free(*options: Declared) -> bool:

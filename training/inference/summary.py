@@ -33,8 +33,8 @@ RULE = (
 REASONS = {
     "worth": "its draws are worth too few: give more --draws, or a larger --pool or --particles",
     "chains": "its chains do not agree: give more --draws or --warmup, or another --sampler",
-    "test": "fresh draws of wider proposals, at twice the steps, differ from its draws, or cannot "
-    "tell: give another --sampler, or a larger --n_iters",
+    "test": "fresh draws of wider proposals, by a finer integration, differ from its draws, or "
+    "cannot tell: give another --sampler, or a larger --n_iters",
     "tail": "a few draws have nearly all the weight: give a larger --pool, or another --sampler",
     "steps": "chains ran on a flow that is too coarse: give a larger --chain_n_iters",
 }

@@ -14,13 +14,13 @@ with the variances ``data_eigs``.
 
 No variance is raised: ours have a floor by which a loss can divide, but evaluation does not.
 
-The original's toys alt_s_curve and alt_swirl are not scaled. Which of ours its data were is told by
-the moments that its file states.
+The original's toys alt_s_curve and alt_swirl are not scaled. The moments in its file say
+which of ours its data were.
 
 In more dimensions its points are ``B u``, with ``B [N, D]`` a Gaussian matrix of NumPy's legacy
 generator with seed 42, its columns made orthonormal one after the other; ours are ``A u``. So ours
-are its points turned by any rotation Q with ``Q B = A``. A network in eigenspace is told nothing
-of that. One in image space gets the points ``Q^T z`` for our z, and ``Q F`` is made of its output
+are its points turned by any rotation Q with ``Q B = A``. A network in eigenspace does not
+see that. One in image space gets the points ``Q^T z`` for our z, and ``Q F`` is made of its output
 F: its first and last layer do both.
 """
 

@@ -30,7 +30,7 @@ MOST_LEAKED = 0.5
 """Share of an observation's draws beyond bounds above which there is a warning."""
 SHOWN = (0.5, 0.8, 0.9, 0.95)
 MOST_SHOWN, MOST_COLUMNS = 5, 8
-"""Posteriors and columns of which means and intervals are told."""
+"""Posteriors and columns whose means and intervals are printed."""
 MOST_BLUR = 0.3
 """Of a posterior's standard deviation, that the noise of the first time may be: it is then 5 %
 wider."""

@@ -122,7 +122,7 @@ def run_extraction(
 
 
 def known_of(
-    path: Path, extraction: Extraction, shape: tuple[int, ...], said: Mapping[str, Any]
+    path: Path, extraction: Extraction, shape: tuple[int, ...], expected: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What a file of residuals knows of T, N, D and the rest, by the names of options.
 
@@ -130,10 +130,10 @@ def known_of(
         path: The file, for errors.
         extraction: What it says of itself.
         shape: ``(T, N, D)``.
-        said: What was said of it, by the names of options; None for what was left out.
+        expected: Values of options by their names; None for what was left out.
 
     Raises:
-        UsageError: What was said contradicts the file.
+        UsageError: An option contradicts the file.
         DataError: The file contradicts itself.
     """
     if len(extraction.times) != shape[0]:
@@ -143,7 +143,7 @@ def known_of(
         "dims_to_keep": extraction.dims_to_keep,
         **dict(zip(("n_time_pts", "n_samples", "data_dim"), shape, strict=True)),
     }
-    return {name: agree(name, value, known[name], path.name) for name, value in said.items()}
+    return {name: agree(name, value, known[name], path.name) for name, value in expected.items()}
 
 
 def toy_correlations(

@@ -33,7 +33,7 @@ from training.pictures.look import (
 )
 
 HALF_RANGE = 127.5  # gray levels from the middle to black or white, and to a unit of data
-# The share of its values by which the size of a state is told, and the least that it counts.
+# A state is as large as this share of its values at most is, but counts as no less than this.
 TELLING_SHARE, LEAST_REACH = 0.95, 0.5
 USUAL_MAGNIFICATION = 20
 ROUNDED_AWAY = 0.5  # gray levels: smaller differences are none between 8-bit images
