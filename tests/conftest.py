@@ -133,8 +133,7 @@ def toy_network(
             outdir = tmp_path_factory.mktemp("toy_network")
             place = (f"--outdir={outdir}", "--nosubdir")
             few = ("--duration=0.0004", "--batch=100", "--lr=0.1")
-            with running.quick_endings():
-                assert run_script(toy_train, *place, *few, *given).code == 0
+            assert run_script(toy_train, *place, *few, *given).code == 0
             (made[given],) = outdir.glob("network-*.pkl")
         return made[given]
 

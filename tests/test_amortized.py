@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -114,7 +115,8 @@ def test_an_observation_unlike_all_simulations_is_told_of(
     assert told(done)["surprise"]["unlike"] == 0
     # Both conditions are usual, but not together.
     far = write_csv(tmp_path / "far.csv", SIMULATION_NAMES[2:], np.array([[0, 0], [-1.5, 1.5]]))
-    result = sample(tmp_path / "out", f"--condition={far}")
+    with mock.patch("training.inference.amortized.MOST_TURNS", 3):
+        result = sample(tmp_path / "out", f"--condition={far}")
     assert "observation 2 is unlike the simulations" in result.out
     assert "observation 1 is" not in result.out
     refused(result, 1, "draws for observation 2", "beyond the bounds", "--bounded=map")

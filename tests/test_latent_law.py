@@ -37,7 +37,9 @@ def networks(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[
         found[name] = network_file(folder / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.subjects.toys.MOST", 2500)
-        refit = run_script(toy_train, f"--network={found['plain']}", "--refit_latent_law")
+        refit = run_script(
+            toy_train, f"--network={found['plain']}", "--refit_latent_law", whole=True
+        )
     assert refit.code == 0
     found["law"] = found["plain"].with_name(f"{found['plain'].stem}-law.pkl")
     assert f"Wrote {found['law']}" in refit.out

@@ -321,7 +321,10 @@ def test_chains_that_do_not_move_are_not_converged(sample: Run, tmp_path: Path) 
         return 0 * state.by_observation(state.evaluated.log_likelihood).mean(dim=1)
 
     with mock.patch.object(Elliptical, "step", stay):
-        assert sample(tmp_path, "--strict", "--draws=200", "--sampler=elliptical").code == 3
+        seen = (tmp_path / "seen.csv", f"--observation={tmp_path / 'seen.csv'}")
+        seen[0].write_text("x1,x2\n0.5,0.5\n")
+        given = ("--strict", "--draws=200", "--sampler=elliptical", seen[1])
+        assert sample(tmp_path, *given).code == 3
     assert told(tmp_path)["converged"] == 0
 
 

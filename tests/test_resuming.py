@@ -4,7 +4,6 @@
 """
 
 import shutil
-from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +13,6 @@ import toy_train
 import train
 from tests.support.finished_runs import Run
 from tests.support.image_runs import equal, network_file, same_end, stats
-from tests.support.running import quick_endings
 from torch_utils.snapshots import read_state
 
 # The script, the fixture of a finished run, its states that are lost, and what is resumed.
@@ -44,9 +42,7 @@ def test_a_resumed_training_equals_an_unbroken_one(
     # It was stopped in the middle of a line.
     lines = (copy / "stats.jsonl").read_text().splitlines(keepends=True)
     (copy / "stats.jsonl").write_text("".join(lines[: lost[0] - 1]) + lines[lost[0] - 1][:20])
-    # As the finished run ended.
-    with quick_endings() if fixture == "toy_run" else nullcontext():
-        result = run_script(script, f"--resume={copy / location}")
+    result = run_script(script, f"--resume={copy / location}")
     assert (result.code, result.err) == (0, "")
     assert all(equal(read_state(copy / name), read_state(whole / name)) for name in states)
     assert same_end(copy, whole)

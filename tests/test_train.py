@@ -23,7 +23,6 @@ from tests.support.image_runs import (
     weights,
     write_images,
 )
-from tests.support.running import quick_endings
 from training.data.images.batches import basis_batches
 from training.data.images.dataset import ImageDataset
 from training.flow.eigenbasis import EigenBasis
@@ -87,20 +86,12 @@ def test_half_precision_trains_or_is_refused_in_one_line(
     run_script: Run, blobs: Path, tmp_path: Path
 ) -> None:
     place = (f"--outdir={tmp_path / 'out'}", "--nosubdir", f"--data={blobs}")
-    with quick_endings():
-        result = run_script(train, *place, *TINY, "--precision=fp16")
+    result = run_script(train, *place, *TINY, "--precision=fp16")
     if result.code:
         assert "fp16" in result.error
         assert list(tmp_path.iterdir()) == []
     else:
         assert 0 < stats(tmp_path / "out")[0]["Loss/loss"] < 20
-
-
-def test_the_loss_falls(unbroken: Path) -> None:
-    losses = [line["Loss/loss"] for line in stats(unbroken)]
-    assert [line["seen"] for line in stats(unbroken)] == [1000, 2000, 3000, 4000]
-    assert losses[0] < 1.2
-    assert losses[-1] < 0.97 * losses[0]
 
 
 def test_labels_reach_the_network_only_if_asked_for(fit: Run, twelve: Path) -> None:
@@ -145,8 +136,7 @@ def test_a_transferred_network_starts_from_the_weights_of_another(
     outdir = tmp_path / "transferred"
     place = (f"--outdir={outdir}", "--nosubdir", f"--data={blobs}")
     still = ("--lr=1e-30", "--cond", "--seed=3", f"--transfer={network_file(source)}")
-    with quick_endings():
-        result = run_script(train, *place, *TINY, *still)
+    result = run_script(train, *place, *TINY, *still)
     assert (result.code, result.err) == (0, "")
     given, own = weights(source), weights(outdir)
     label = {"embedding.label.weight", "embedding.label.bias"}
@@ -188,7 +178,7 @@ def test_white_noise_is_denoised_as_it_should_be(
 
 def test_images_can_be_held_out_whose_loss_is_told(fit: Run, blobs: Path) -> None:
     arguments = (
-        *("--held_out=0.2", "--tick=1", "--duration=0.002", "--lr=1e-4", "--batch=50"),
+        *("--held_out=0.2", "--tick=1", "--duration=0.002", "--lr=1e-4", "--batch=100"),
         "--cres=1",
     )
     folder = fit(*arguments)

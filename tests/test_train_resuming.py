@@ -24,7 +24,6 @@ from tests.support.image_runs import (
     TWELVE,
     Contents,
     Run,
-    in_a_quick_way,
     load,
     same_end,
     stats,
@@ -61,7 +60,7 @@ def test_a_resumed_run_equals_an_unbroken_one_and_refits_nothing(
         pytest.fail("the basis was fitted again")
 
     monkeypatch.setattr(EigenBasis, "fit", refuse)
-    result = in_a_quick_way(run_script, f"--resume={folder}", "--workers=2", "--cache")
+    result = run_script(train, f"--resume={folder}", "--workers=2", "--cache")
     assert (result.code, result.err) == (0, "")
     assert same_end(folder, twelve)
     assert [line["seen"] for line in stats(folder)] == [96, 192]

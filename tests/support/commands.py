@@ -29,7 +29,7 @@ import visualize
 from tests.support.image_models import save_image_model, write_image_set
 from tests.support.linear_detector import SIZE, LinearDetector
 from tests.support.original_files import dumps, toy_content
-from tests.support.running import ALONE, Result, quick_endings, run_script
+from tests.support.running import ALONE, Result, run_script
 from training.data.sources.writer import image_writer
 
 Arguments = Callable[["Shelf"], list[str]]
@@ -90,7 +90,7 @@ class Command:
     def run(self, *arguments: object, ranks: dict[str, str] = ALONE) -> Result:
         """Runs it in this process, with a linear detector in the place of the Inception."""
         words = self.name.split()[1:]
-        with mock.patch("training.commands.fid.InceptionDetector", LinearDetector), quick_endings():
+        with mock.patch("training.commands.fid.InceptionDetector", LinearDetector):
             return run_script(self.script, *words, *arguments, ranks=ranks)
 
 

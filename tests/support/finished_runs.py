@@ -11,7 +11,7 @@ import pytest
 import dataset_tool
 import toy_train
 import train
-from tests.support.running import Result, quick_endings
+from tests.support.running import Result
 
 Run = Callable[..., Result]
 # Eight reports, a state at every second one.
@@ -91,6 +91,5 @@ def simulations(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def toy_run(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished training, not to be written to."""
     folder = tmp_path_factory.mktemp("toy")
-    with quick_endings():
-        good(run_script(toy_train, f"--outdir={folder}", "--nosubdir", *TOY))
+    good(run_script(toy_train, f"--outdir={folder}", "--nosubdir", *TOY))
     return folder

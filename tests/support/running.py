@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -87,8 +87,8 @@ def refused(result: Result, code: int, *parts: object) -> None:
 
 @contextmanager
 def quick_endings() -> Iterator[None]:
-    """Trainings fit little when they end: calibrations and laws of latents are others' business,
-    and would take most of the time."""
+    """Trainings fit little when they end: calibrations, laws of latents and courses are others'
+    business, and would take most of the time."""
     with (
         mock.patch.multiple("training.learning.melting", MELT_STEPS=3, CHECK_STEPS=20, FEWEST=60),
         mock.patch.multiple("training.learning.latent_law", STEPS_PER_ROW=1, FEWEST_STEPS=40),
@@ -114,7 +114,10 @@ def _stay() -> Callable[[int], None]:
 
 
 def run_script(
-    script: ModuleType | click.Command, *arguments: object, ranks: dict[str, str] = ALONE
+    script: ModuleType | click.Command,
+    *arguments: object,
+    ranks: dict[str, str] = ALONE,
+    whole: bool = False,
 ) -> Result:
     """Runs a script; an unexpected exception passes through.
 
@@ -124,6 +127,7 @@ def run_script(
         script: Its module, or one of its commands.
         arguments: What a user would type after its name.
         ranks: What ``torchrun`` says in the environment; a lone process without.
+        whole: Whether trainings end as a user's do, and not in a quick way.
     """
     command = script.main if isinstance(script, ModuleType) else script
     name = Path(inspect.unwrap(command.callback).__code__.co_filename).name
@@ -136,6 +140,7 @@ def run_script(
             redirect_stdout(out),
             redirect_stderr(err),
             torch_settings_put_back(),
+            nullcontext() if whole else quick_endings(),
             pytest.raises(SystemExit) as ended,
         ):
             run_to_the_end(command)

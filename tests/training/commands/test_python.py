@@ -45,7 +45,7 @@ def test_a_toy_gives_the_bytes_of_the_script_and_leaves_random_numbers_alone(
     assert logger.handlers == handlers
     assert parts[-1] == 1
     options = arguments(data_name="circles", dims_to_keep=1, outdir=tmp_path / "there", **SHORT)
-    run_script(toy_train, *options)
+    run_script(toy_train, *options, whole=True)
     assert only_network(tmp_path / "here") == only_network(tmp_path / "there")
     model.save(tmp_path / "again.pkl")
     assert (tmp_path / "again.pkl").read_bytes() == only_network(tmp_path / "there")
@@ -82,7 +82,7 @@ def test_a_table_of_a_file_an_array_or_a_frame_is_one_and_trains_as_the_script_d
     data = tmp_path / "rows.npz"
     run_script(dataset_tool, *arguments(source=source, dest=data, conditions="b"))
     options = arguments(data=data, outdir=tmp_path / "there", **with_options)
-    run_script(train, "--cond", *options)
+    run_script(train, "--cond", *options, whole=True)
     assert only_network(tmp_path / "here") == only_network(tmp_path / "there")
     assert Table.open(data).columns == ["a"]
 

@@ -68,7 +68,7 @@ def test_many_dimensions_are_turned_to_their_axes_and_not_chained() -> None:
 def test_small_steps_find_what_large_ones_pass_over() -> None:
     width = torch.where(torch.arange(30) % 2 == 0, 1.25, 1.0)
     latents = Latents.split(normal(1000, 40) * torch.cat([torch.ones(10), width]), seed=0)
-    candidates = (replace(candidate, steps=400) for candidate in (FREE, GENTLE))
+    candidates = (replace(candidate, steps=250) for candidate in (FREE, GENTLE))
     large, small = (fit(latents, 10, candidate, seed=0) for candidate in candidates)
     assert small.is_better
     assert small.nats > large.nats + 2 * small.error

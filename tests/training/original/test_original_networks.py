@@ -1,5 +1,6 @@
 """Networks of the original code: equal outputs by other names, and nothing taken on trust."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,14 @@ def our_network(class_name: str, kwargs: dict[str, Any]) -> nn.Module:
     return randomized(NETWORKS[name](image_shape=SHAPE, **arguments, float32_frequencies=True))
 
 
+@cache
+def network_of(case: str) -> nn.Module:
+    return our_network(*CASES[case])
+
+
 def image_file(path: Path, case: str, space: str = "IS") -> tuple[nn.Module, dict[str, Any]]:
     class_name, kwargs = CASES[case]
-    network = our_network(class_name, kwargs)
+    network = network_of(case)
     content = image_content(class_name, network, EXPONENTS, space, **kwargs)
     path.write_bytes(dumps(content))
     return network, content

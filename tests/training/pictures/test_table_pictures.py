@@ -248,7 +248,10 @@ def test_odd_rows_names_and_densities_are_drawn(
         points = strange(made.points)[:, -dim:]
         changes = {"points": points, "names": np.array(NAMES[-dim:]), "log_prob": wild}
         save_table(tmp_path, kind, dim, 20, **changes)
-    for picture in pictures_of([tmp_path], None, None):
+    own = {f"wine_PRP_{kind}.png" for kind in ("log_prob", "marginals", "pairs", "roundtrip")}
+    drawn = [p for p in pictures_of([tmp_path], None, None) if p.path.name in own]
+    assert len(drawn) == len(own) - (dim == 1)  # one column has no pairs
+    for picture in drawn:
         picture.write(picture.path)
         assert picture.path.stat().st_size > 1000
     table = SavedTable.load(tmp_path / "wine_PRP_melt.npz")

@@ -26,7 +26,7 @@ def sampled(observed: Tensor, noise: float, deblurred: bool) -> tuple[Draws, Exa
     likelihood = Gaussian(double(noise), torch.tensor([0, 1]))
     prior = Prior(flow, flow.times(24), get_solver("exp_ab2", 1e-6, 1e-6), deblurred)
     target = Target(prior, likelihood, observed, 256)
-    draws = sample_posteriors(Problem(target, prior, [0]), SamplingPlan(pool=2**13))
+    draws = sample_posteriors(Problem(target, prior, [0]), SamplingPlan(pool=2**12))
     weights, means, covariance, _ = toy.mixture
     noisy = covariance + (0 if deblurred else 1e-4) * torch.eye(3).double()
     return draws, ExactPosterior.of(weights, means, noisy, likelihood, observed)
@@ -38,7 +38,7 @@ def test_narrow_posteriors_are_as_wide_as_they_should_be(noise: float, deblurred
     thread."""
     observed = Bumps(3).sample(1, seeded(4))[:, :2]
     draws, exact = sampled(observed, noise, deblurred)
-    summary = Summary.of(draws, 2**13)
+    summary = Summary.of(draws, 2**12)
     assert draws.sampler == ["annealed"]
     assert summary.converged.all()
     assert ((summary.std / exact.std).log().abs() < 0.05).all()
@@ -49,7 +49,7 @@ def test_where_steps_are_too_few_the_test_fails() -> None:
     """Between two bumps, ten of their widths from each, the flow is not integrated well."""
     observed = Bumps(3).mixture.means[:2, :2].mean(dim=0, keepdim=True)
     draws, exact = sampled(observed, 5e-3, False)
-    summary = Summary.of(draws, 2**13)
+    summary = Summary.of(draws, 2**12)
     assert ((summary.std / exact.std).log().abs() > 0.2).any()
     assert not summary.converged.any()
 

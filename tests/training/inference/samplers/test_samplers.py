@@ -82,15 +82,15 @@ def test_draws_are_functions_of_seed_and_number_alone(sampler: str) -> None:
     observed = double([[0.3], [-1.0], [2.0]])
     likelihood = seen_obliquely().target.likelihood if sampler == "twisted" else Parabola()
     which = problem(gaussian_prior(), likelihood, observed)
-    few = {"draws": 8, "warmup": 8, "particles": 16, "pool": 512}
+    few = {"draws": 8, "warmup": 8, "particles": 16, "pool": 256}
     draws = drawn(which, sampler, **few)
     torch.testing.assert_close(drawn(which, sampler, **few).w, draws.w, rtol=0, atol=0)
-    for places in ([1], [2, 0]):
-        of_some = drawn(which.of(torch.tensor(places)), sampler, **few)
-        for name in ("w", "points", "log_likelihood"):
-            assert torch.equal(getattr(of_some, name), getattr(draws, name)[places]), name
-        for name, values in of_some.stats.items():
-            assert torch.equal(values, draws.stats[name][places]), name
+    places = [2, 0]
+    of_some = drawn(which.of(torch.tensor(places)), sampler, **few)
+    for name in ("w", "points", "log_likelihood"):
+        assert torch.equal(getattr(of_some, name), getattr(draws, name)[places]), name
+    for name, values in of_some.stats.items():
+        assert torch.equal(values, draws.stats[name][places]), name
     assert not torch.equal(drawn(which, sampler, seed=1, **few).w, draws.w)
 
 
@@ -131,7 +131,7 @@ def test_observations_far_off_end_and_are_found(sampler: str) -> None:
     likelihood = Gaussian(double(1e-3))
     observed = double([[4000.0, 0.0]])
     which = problem(gaussian_prior(), likelihood, observed)
-    draws = drawn(which, sampler, draws=10, particles=64, pool=512)
+    draws = drawn(which, sampler, draws=10, warmup=10, particles=32, pool=512)
     assert draws.points.isfinite().all()
 
 
