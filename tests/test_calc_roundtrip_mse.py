@@ -24,7 +24,6 @@ from training.subjects.samples import WorstImages
 
 Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]
-Arrays = dict[str, np.ndarray]
 
 COUNT = 10
 NUMBERS = ("mse", "mse_float", "max_abs_error", "exact_pixels")
@@ -207,17 +206,3 @@ def test_the_size_of_batches_changes_nothing(measure: Run) -> None:
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-9, err_msg=name)
     smaller = measure("classes", "--batch_gpu=3")
     np.testing.assert_allclose(smaller.numbers, expected.numbers, rtol=1e-4)
-
-
-def test_no_more_than_a_batch_is_read_at_a_time(
-    measure: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read, sizes = ImageDataset.read, []
-
-    def noted(dataset: ImageDataset, indices: Any) -> Any:
-        sizes.append(len(indices))
-        return read(dataset, indices)
-
-    monkeypatch.setattr(ImageDataset, "read", noted)
-    measure("PRP", "--bs=4")
-    assert sizes == [4, 4, 2]

@@ -63,7 +63,7 @@ def test_what_needs_no_network_is_refused_without_waiting_for_it() -> None:
     subprocess.run([sys.executable, "-c", REFUSALS], cwd=ROOT, check=True)
 
 
-def test_opening_a_network_imports_no_compiler(tmp_path: Path) -> None:
+def test_opening_a_network_and_laying_one_out_import_no_compiler(tmp_path: Path) -> None:
     names = {"dim": 3, "noise_range": [-1.0, 0.3], "width": 8, "label_dim": 2}
     recipe = Recipe("ifs", {"dims_to_keep": 1}, "mlp", names)
     basis = EigenBasis(torch.zeros(3), torch.ones(3), torch.eye(3))
@@ -73,9 +73,15 @@ def test_opening_a_network_imports_no_compiler(tmp_path: Path) -> None:
     path = tmp_path / "network.pkl"
     Model(recipe.build(basis), recipe, about, coordinates, ConditionalMixture(1, 2)).save(path)
     opened = f"""
-import sys
+import sys, torch
 from training.model.model import Model
+from training.networks import IMAGE_NETWORKS, TOY_NETWORKS
 Model.load({str(path)!r})
+with torch.device("meta"):
+    for network in TOY_NETWORKS.values():
+        network(dim=2, noise_range=(-1.0, 1.0))
+    for network in IMAGE_NETWORKS.values():
+        network(image_shape=[1, 16, 16], model_channels=64)
 assert not {{"torch._dynamo", "sympy"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", opened], cwd=ROOT, check=True)

@@ -11,23 +11,17 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import trimesh
 
 import toy_mesh_exps
 from tests.support.running import unless_given
 from torch_utils.results import load_arrays
-from training.commands.toy_mesh_exps import LIMITS
 from training.data.toys import Toy
 from training.measure.boundaries import (
-    MAX_MESH_BYTES,
-    enclosed_volume,
     gaussian_content,
-    read_mesh,
-    unit_sphere,
-    write_mesh,
 )
 from training.measure.containment import inside
 from training.measure.coverage import TABLE_HEAD
-from training.options.toy_mesh_exps import MOST_BOUNDARY_POINTS
 
 Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]
@@ -96,11 +90,8 @@ def measure(
     return start
 
 
-@pytest.mark.parametrize("score", [("exact",), ("net", "PRP")])
-def test_a_wider_latent_space_has_wider_spheres_and_the_same_coverage(
-    measure: Run, score: tuple[str, ...]
-) -> None:
-    one, two = measure(*score).arrays, measure(*score, "--end_vars=2").arrays
+def test_a_wider_latent_space_has_wider_spheres_and_the_same_coverage(measure: Run) -> None:
+    one, two = (measure("net", "PRP", *how).arrays for how in ((), ("--end_vars=2",)))
     np.testing.assert_allclose(two["boundary_latent"], 2 * one["boundary_latent"], rtol=1e-9)
     np.testing.assert_allclose(two["boundary_data"], one["boundary_data"], atol=1e-5)
 
@@ -128,7 +119,7 @@ def test_in_the_exact_flow_of_circles_coverage_stays_within_three_tenths_of_a_po
 @pytest.mark.parametrize("boundary", ["transport", "alpha"])
 @pytest.mark.parametrize(
     "arguments",
-    [["net", "PRP"], ["net", "PRR"], ["exact", "--data_name=alt_s_curve", "--num_seeds=2"]],
+    [["net", "PRR"], ["exact", "--data_name=alt_s_curve", "--num_seeds=2"]],
     ids=" ".join,
 )
 def test_the_files_hold_what_was_counted(measure: Run, arguments: list[str], boundary: str) -> None:
@@ -158,9 +149,9 @@ def test_the_files_hold_what_was_counted(measure: Run, arguments: list[str], bou
                 assert fresh == pytest.approx(arrays["coverage_fresh"][0, radius])
             if found.dim == 3:
                 path = found.folder / f"{found.stem}_r{arrays['radii'][radius]:g}_{stage}.ply"
-                mesh = read_mesh(path)
+                mesh = trimesh.load_mesh(path, process=False)
                 np.testing.assert_allclose(mesh.vertices, moved, rtol=1e-6, atol=1e-6)
-                assert enclosed_volume(*mesh) > 0
+                assert mesh.volume > 0
 
 
 @pytest.mark.parametrize("eps", ["auto", "0.04"])
@@ -228,34 +219,6 @@ def test_the_exact_score_goes_with_the_networks_schedule(
     for name, array in alone.arrays.items():
         if array.dtype.kind == "f":
             np.testing.assert_allclose(with_network.arrays[name], array, atol=1e-9)
-
-
-def test_a_mesh_of_as_many_points_as_may_be_can_be_read_again(tmp_path: Path) -> None:
-    path, sizes = tmp_path / "sphere.ply", []
-    for count in (500, 1000):
-        write_mesh(path, *unit_sphere(3, count))
-        sizes.append(path.stat().st_size)
-    per_point, most = (sizes[1] - sizes[0]) / 500, MOST_BOUNDARY_POINTS
-    assert most * per_point < MAX_MESH_BYTES
-    # An alpha shape has the vertices of all smaller ones in its file, 12 bytes each.
-    assert most * (per_point - 12) + 12 * LIMITS["r_num", "boundary_pts"] < MAX_MESH_BYTES
-
-
-def test_the_paired_difference_is_that_of_two_runs(measure: Run, networks: dict[str, Path]) -> None:
-    found = measure("net", "PRP", "--paired", "--num_seeds=2", "--seed=4")
-    exact = measure("exact", f"--network={networks['PRP']}", "--num_seeds=2", "--seed=4")
-    arrays, paired = found.arrays, found.result["paired"]
-    np.testing.assert_array_equal(arrays["fresh_data"], exact.arrays["fresh_data"])
-    theirs = exact.arrays["boundary_data"]
-    np.testing.assert_allclose(arrays["boundary_data_exact"], theirs, atol=1e-9)
-    assert paired["fresh_exact"]["by_seed"] == exact.column("fresh").tolist()
-    difference = found.column("fresh") - exact.column("fresh")
-    np.testing.assert_allclose(arrays["paired_difference"], difference, atol=1e-12)
-    assert np.abs(difference).max() > 0.01
-    head, first, *_ = (line.split() for line in found.told.splitlines())
-    assert head[-2:] == ["paired", "s.e."]
-    told = [100 * difference.mean(axis=0)[0], 100 * paired["standard_error"][0]]
-    assert [float(cell) for cell in first[-2:]] == pytest.approx(told, abs=6e-4)
 
 
 def test_networks_are_paired_with_the_exact_flow_where_it_costs_little(

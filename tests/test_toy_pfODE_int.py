@@ -18,7 +18,6 @@ from torch_utils.snapshots import read_network, write_network
 
 Run = Callable[..., Any]
 Contents = Callable[[Path], dict[str, bytes]]
-Arrays = dict[str, np.ndarray]
 
 SIMULATIONS = ("melt", "roundtrip", "gen")
 GAP = ("--g_type=constant_inflation_gap", "--inflation_gap=0.8")

@@ -3,14 +3,12 @@
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from tests.fuzz.readers import READERS
 from tests.fuzz.trial import Trial
 from tests.support.forks import FORKS
-
-READERS = "tests.fuzz.readers"
 
 
 @dataclass
@@ -26,28 +24,25 @@ class Report:
         return self.refused + self.accepted + len(self.violations)
 
 
-def run(
-    reader: str, folder: Path, mutants: int, seed: int = 0, every: int = 1, module: str = READERS
-) -> Report:
+def run(reader: str, folder: Path, mutants: int, seed: int = 0, every: int = 1) -> Report:
     """Runs the hostile files of a reader and so many mutants, or one in ``every`` of them.
 
     Args:
-        reader: Its name in ``READERS`` of the module.
+        reader: Its name in ``READERS``.
         folder: For files, which need not stay.
         mutants: How many.
         seed: Of the mutants.
         every: So many cases are passed over for one that is run.
-        module: Where the reader is.
 
     Raises:
         RuntimeError: It does not read its valid files, or there is an error in this code.
     """
-    report, known = Report(), import_module(module).READERS[reader]
+    report, known = Report(), READERS[reader]
     cases = range(0, len(known.hostile) + mutants, every)
     while report.cases < len(cases):
         told, tells = FORKS.Pipe(duplex=False)
         left = cases[report.cases :]
-        process = FORKS.Process(target=_try, args=(module, reader, seed, folder, left, tells))
+        process = FORKS.Process(target=_try, args=(reader, seed, folder, left, tells))
         process.start()
         tells.close()
         try:
@@ -69,11 +64,9 @@ def run(
     return report
 
 
-def _try(
-    module: str, reader: str, seed: int, folder: Path, cases: Sequence[int], tells: Connection
-) -> None:
+def _try(reader: str, seed: int, folder: Path, cases: Sequence[int], tells: Connection) -> None:
     try:
-        trial = Trial(import_module(module).READERS[reader], seed, folder)
+        trial = Trial(READERS[reader], seed, folder)
         for case in cases:
             tells.send(trial.run(case))
     except BaseException:

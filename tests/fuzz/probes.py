@@ -31,7 +31,6 @@ from training.files.table import load_table
 from training.files.trajectory import SavedEnd
 from training.learning.resuming import Resumed
 from training.measure import detector
-from training.measure.boundaries import enclosed_volume, read_mesh
 from training.measure.correlations import correlate
 from training.model.model import Model
 from training.original.model import import_original
@@ -222,13 +221,6 @@ def _check_pixels(pixels: np.ndarray) -> None:
 
 def use_pickle(path: Path) -> None:
     read_plain_pickle(path.read_bytes(), str(path))
-
-
-def use_mesh(path: Path) -> None:
-    boundary = read_mesh(path)
-    assert boundary.vertices.shape[1] == boundary.faces.shape[1] == 3
-    if len(boundary.faces):
-        enclosed_volume(*boundary)
 
 
 class TinyInception(nn.Module):

@@ -7,7 +7,7 @@ import click
 from tests.fuzz import probes, samples
 from tests.fuzz.cases import Probe, Reader, Write, written
 from tests.fuzz.hostile import anything, named
-from tests.fuzz.hostile_arrays import ARRAYS, meshes, npz, rows, statistics, texts, training_options
+from tests.fuzz.hostile_arrays import ARRAYS, npz, rows, statistics, texts, training_options
 from tests.fuzz.hostile_images import image_sets, images
 from tests.fuzz.hostile_pickles import bare, networks, states, torch_files
 from tests.fuzz.hostile_sets import idx_files, stores, tars
@@ -211,14 +211,6 @@ ALL = (
         {".mdb": mutate_bytes},
         stores(),
         runs=Path(lmdb_process.__file__),
-    ),
-    Reader(
-        "mesh",
-        (samples.mesh("binary"), samples.mesh("ascii")),
-        probes.use_mesh,
-        {".ply": mutate_text},
-        meshes(),
-        parses=True,
     ),
 )
 READERS = {reader.name: reader for reader in ALL}

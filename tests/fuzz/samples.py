@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import trimesh
 
 import toy_train
 from tests.fuzz.cases import Write, written
@@ -31,7 +30,6 @@ from training.inference.draws import Draws
 from training.inference.summary import Summary
 from training.learning.building import Choices
 from training.learning.trainer import Trainer, TrainingConfig
-from training.measure.boundaries import unit_sphere
 from training.measure.posterior.calibration import RunValues
 from training.model.model import Model
 from training.networks import NETWORKS
@@ -216,12 +214,6 @@ def parameters(path: Path) -> None:
     options = {"seed": 0, "eps": 1e-3, "names": ["a", "b"]}
     content = {"options": options, "seconds": 1.5, "none": None, "deep": [[{"a": [True]}]]}
     save_json(path, content)
-
-
-def mesh(encoding: str) -> Write:
-    made = trimesh.Trimesh(*unit_sphere(3, 12), process=False)
-    content = made.export(file_type="ply", encoding=encoding)
-    return written("boundary.ply", lambda path: path.write_bytes(content))
 
 
 def detector(zipped: bool) -> Write:

@@ -20,7 +20,6 @@ Everything is NumPy in float64, except for random numbers, which are torch's as 
 """
 
 import math
-from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +29,6 @@ import trimesh
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import ConvexHull, QhullError
 from scipy.special import gammainc, roots_legendre
-from trimesh.exchange.ply import load_ply
 
 from dnnlib.errors import DataError, UsageError
 from dnnlib.files import atomic_path
@@ -38,8 +36,6 @@ from training.measure.containment import Floats, as_points, require_closed
 
 QUADRATURE_ORDER = 8
 FACES_AT_ONCE = 1 << 13
-MAX_MESH_BYTES = 16 << 20
-"""Of a file; one of 100,000 vertices has 4 MB."""
 
 
 class Boundary(NamedTuple):
@@ -177,37 +173,6 @@ def write_mesh(path: Path, vertices: ArrayLike, faces: ArrayLike) -> None:
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         mesh.export(file, file_type="ply")
-
-
-def read_mesh(path: Path) -> Boundary:
-    """The closed mesh in a .ply file.
-
-    Raises:
-        DataError: There is no such file, it is broken, or holds no closed mesh of triangles.
-    """
-    try:
-        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-            raise DataError(f"{path} cannot be read: it is no file")
-        if path.stat().st_size > MAX_MESH_BYTES:
-            raise DataError(f"{path} is larger than {MAX_MESH_BYTES >> 20} MiB: it is another file")
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    try:
-        # From memory and without materials, so that no file that this one may name is opened.
-        with np.errstate(invalid="raise", over="ignore"):  # in integers, NaN would pass unseen
-            mesh = load_ply(BytesIO(data), fix_texture=False, skip_materials=True)
-        with np.errstate(invalid="ignore"):  # of signaling NaN, which are refused below
-            corners = np.asarray(mesh["vertices"], dtype=np.float64)
-        faces = np.asarray(mesh.get("faces", np.empty((0, 3), dtype=np.int64)))
-    except Exception as error:  # the parser raises nearly anything at broken files
-        raise DataError(f"{path} is not a readable .ply file") from error
-    try:
-        vertices = as_points(corners, "mesh vertices")
-        require_closed(faces, vertices)
-    except DataError as error:
-        raise DataError(f"{path} holds no closed mesh: {error}") from error
-    return Boundary(vertices, faces.astype(np.int64))
 
 
 def _on_circle(count: int, generator: torch.Generator | None) -> Floats:

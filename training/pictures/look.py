@@ -1,5 +1,6 @@
 """The look that all pictures share: colors, words, type, headlines, panels, legends, pages."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,11 +174,15 @@ def headline(figure: Figure, title: str, subtitle: str, left: float, top: float)
 
 def shortened(text: str, room: float, font: FontProperties) -> str:
     """A text, or as much of it as fits into so many inches."""
-    short = text
-    while text_to_path.get_text_width_height_descent(short, font, ismath=False)[0] > 72 * room:
-        text = text[:-1]
-        short = f"{text.rstrip()}…"
-    return short
+
+    def is_wide(count: int) -> bool:
+        short = text if count == len(text) else f"{text[:count].rstrip()}…"
+        return text_to_path.get_text_width_height_descent(short, font, ismath=False)[0] > 72 * room
+
+    if not is_wide(len(text)):
+        return text
+    kept = bisect_left(range(1, len(text)), True, key=is_wide)
+    return f"{text[:kept].rstrip()}…"
 
 
 def axes_at(figure: Figure, place: ArrayLike, **options: Any) -> Any:

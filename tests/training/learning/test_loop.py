@@ -23,7 +23,6 @@ from training.learning.trainer import Trainer
 from training.model.model import Model
 
 MakeFolder = Callable[[str], RunFolder]
-CPU = torch.device("cpu")
 
 
 def go_on(trainer: Trainer, source: BatchSource, location: Path) -> None:

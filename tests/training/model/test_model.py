@@ -68,13 +68,6 @@ def test_the_scale_is_chosen_when_a_model_is_opened(model: Model, tmp_path: Path
     assert torch.equal(plain.denoiser(x, t), wide.denoiser(x, t))
 
 
-def test_a_flow_is_made_of_the_models_own_parts(model: Model) -> None:
-    flow = model.flow
-    assert flow.denoiser is model.denoiser
-    assert flow.schedule is model.denoiser.schedule
-    assert flow.basis is model.denoiser.basis
-
-
 def calibrate(model: Model) -> Model:
     times = torch.linspace(0, 7, 4, dtype=torch.float64)
     slopes = torch.arange(8, dtype=torch.float64).reshape(4, 2) / 10
@@ -132,12 +125,6 @@ def test_an_output_gain_is_saved_and_stays(model: Model, tmp_path: Path) -> None
     for calibrated in (True, False):
         assert torch.equal(Model.load(path, calibrated=calibrated).denoiser(x, t), gained)
     assert not any(p.requires_grad for p in Model.load(path).denoiser.parameters())
-
-
-def test_a_file_without_calibration_has_none(model: Model, tmp_path: Path) -> None:
-    model.save(tmp_path / "network.pkl")
-    assert set(read_network(tmp_path / "network.pkl")[0]["denoiser"].state) == {"data_variance"}
-    assert Model.load(tmp_path / "network.pkl").denoiser.calibration is None
 
 
 def change(**fields: Any) -> Callable[[Part], Part]:
@@ -301,15 +288,6 @@ def test_a_basis_is_described_by_its_spectrum_and_participation_ratio() -> None:
     text = basis.describe()
     assert text.startswith("Variances 4, 1, 0")
     assert "participation ratio 1.471 of 10" in text
-
-
-def test_a_mistake_of_ours_is_not_taken_for_a_broken_file(
-    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model.save(tmp_path / "network.pkl")
-    monkeypatch.setattr(torch.nn.Linear, "__init__", lambda self, *sizes: self.no_such_name)
-    with pytest.raises(AttributeError, match="no_such_name"):
-        Model.load(tmp_path / "network.pkl")
 
 
 def test_the_digest_knows_each_weight_and_each_correction(model: Model, tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """Image networks: their sizes, conditions, precisions and errors."""
 
-import subprocess
-import sys
 import warnings
 from itertools import product
 from pathlib import Path
@@ -210,20 +208,3 @@ def test_impossible_sizes_and_inputs_are_refused(name: str) -> None:
     for shape in ((2, 63), (2, 1, 8, 8), (64,)):  # type: ignore[assignment]
         with pytest.raises(UsageError, match="no batch of flat 1 x 8 x 8 images"):
             network(name)(torch.zeros(shape), torch.tensor(0.0))
-
-
-WITHOUT_COMPILER = """
-import sys, torch
-from training.networks import IMAGE_NETWORKS, TOY_NETWORKS
-with torch.device('meta'):
-    for network in TOY_NETWORKS.values():
-        network(dim=2, noise_range=(-1.0, 1.0))
-    for network in IMAGE_NETWORKS.values():
-        network(image_shape=[1, 16, 16], model_channels=64)
-assert 'torch._dynamo' not in sys.modules
-"""
-
-
-def test_laying_networks_out_without_memory_imports_no_compiler() -> None:
-    # In a process of its own, since others may have imported it.
-    subprocess.run([sys.executable, "-c", WITHOUT_COMPILER], check=True)
