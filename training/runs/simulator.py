@@ -30,6 +30,7 @@ class Simulation:
         densities: ``[N]`` by name, such as ``log_prob``; none unless they were asked for.
         jacobian_products: Vector-Jacobian products of the denoiser that these took.
         cell_points: Points to each density that is the mean over a cell; None of others.
+        way: The solver and the steps of the trajectory, as results name them.
     """
 
     trajectory: Trajectory
@@ -37,6 +38,7 @@ class Simulation:
     densities: Mapping[str, Tensor] = field(default_factory=dict)
     jacobian_products: int = 0
     cell_points: float | None = None
+    way: Mapping[str, Any] = field(default_factory=dict)
 
     def points(self, flow: ProbabilityFlow) -> Tensor:
         """The points ``[N, D]`` of data space at the first time; see ``ends_of``."""
@@ -65,6 +67,7 @@ class Simulation:
                 continue
             error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
             summaries[name] = {"mean": float(values.mean()), "standard_error": error}
+        summaries |= self.way
         if self.cell_points is not None:
             return {**summaries, "cell_points": self.cell_points}
         return {
@@ -202,7 +205,8 @@ class Simulator:
             density, cell_points = self._of_cells(ends_of(self._flow, local), cells.trace, count)
             densities = cells.arrays(density, dim)
         seconds = time.perf_counter() - began
-        return Simulation(whole, seconds, densities, products, cell_points)
+        way = {"solver": self._solver.name, "n_iters": len(self._times) - 1}
+        return Simulation(whole, seconds, densities, products, cell_points, way)
 
     def _of_cells(self, share: Tensor, trace: Trace, count: int) -> CellDensity:
         """Densities of the cells of all points, of which this rank has a share ``[n, D]``."""
