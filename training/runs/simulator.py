@@ -86,6 +86,7 @@ class Simulator:
         solver: How to take a step.
         save_every: Steps between saved states.
         likelihood: What to tell of the densities of the ends at the first time; None for nothing.
+        by_course: Whether densities of cells go by the network's course, if it has one.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Simulator:
         solver: Solver,
         save_every: int,
         likelihood: Likelihood | None = None,
+        by_course: bool = False,
     ):
         if not (flow.schedule.t_min <= float(times[0]) < float(times[-1])):
             raise UsageError(
@@ -104,6 +106,9 @@ class Simulator:
             raise UsageError(f"T is {float(times[-1]):g}: the noise overflows; give a shorter time")
         self._flow, self._solver, self._save_every = flow, solver, save_every
         self._times, self._likelihood = times.to(flow.device), likelihood
+        self._cell_way = self._times, solver
+        if by_course and "densities" in flow.courses:
+            self._cell_way = flow.course("densities")
 
     def melt(
         self, data: Tensor, title: str = "melt", path: Path | None = None, **file: Any
@@ -205,7 +210,8 @@ class Simulator:
             density, cell_points = self._of_cells(ends_of(self._flow, local), cells.trace, count)
             densities = cells.arrays(density, dim)
         seconds = time.perf_counter() - began
-        way = {"solver": self._solver.name, "n_iters": len(self._times) - 1}
+        times, solver = self._cell_way if cells else (self._times, self._solver)
+        way = {"solver": solver.name, "n_iters": len(times) - 1}
         return Simulation(whole, seconds, densities, products, cell_points, way)
 
     def _of_cells(self, share: Tensor, trace: Trace, count: int) -> CellDensity:
@@ -214,7 +220,7 @@ class Simulator:
         exact = trace if trace.kind == "hutchinson" else Trace("exact")
         with tqdm(total=len(share), desc="log_prob", unit="row", disable=hidden) as bar:
             share_density, points = cell_log_prob(
-                self._flow, share, self._times, self._solver, exact, bar.update
+                self._flow, share, *self._cell_way, exact, bar.update
             )
         looked_at = torch.tensor(points * len(share), dtype=torch.float64, device=share.device)
         whole = Density(*(distributed.gather_rows(part, count) for part in share_density))
