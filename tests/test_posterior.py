@@ -139,6 +139,7 @@ def test_the_numbers_say_what_was_done(done: Path) -> None:
     assert found["samplers"] == {"pcn": 5}
     assert (found["observations"], found["coordinates"]) == (5, ["x1", "x2"])
     assert found["points"] == "with the noise of the first time"
+    assert found["solvers"]["points"] == {"solver": "exp_ab2", "n_iters": 3}
     assert 0 == found["converged"] < found["network_calls"]
     assert found["r_hat"]["largest"] >= found["r_hat"]["quantile_90"]
     assert "R-hat" in found["rule"]

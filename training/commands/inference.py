@@ -103,6 +103,12 @@ class Asked:
             return self._prior(*flow.course("look"))
         return self._prior(flow.times(steps or CHAIN_STEPS), get_solver(SOLVER))
 
+    @property
+    def solvers(self) -> dict[str, dict[str, str | int]]:
+        """Solver and steps of points, of densities, and of chains if there are any."""
+        chains = {} if self.settings.learned else {"chains": self.coarse.solvers["points"]}
+        return {**self.fine.solvers, **chains}
+
     def _prior(self, times: Tensor, solver: Solver) -> Prior:
         return self.subject.prior(times, solver, self.settings.prior.deblur)
 

@@ -13,10 +13,12 @@ from training.commands.shared import (
     is_free,
     latent_of,
     opened,
+    sampled_along,
     solver_of,
 )
 from training.files.rows import save_csv
 from training.files.trajectory import PARAMETERS_FORMAT, SavedEnd
+from training.flow.cells import has_cells
 from training.options.simulations import SAMPLES, SimulationSettings
 from training.runs.latents import recorded_eps
 from training.runs.story import Chapter, Story
@@ -35,6 +37,14 @@ def run(settings: SimulationSettings) -> None:
     latent = latent.settled(subject.flow, choice.end, subject.dims_to_keep)
     solver, folder = solver_of(settings.solver), settings.save_dir
     choice.even(subject.flow.schedule)
+    likelihood = densities_of(settings.likelihood, settings.seed, subject.levels_per_unit)
+    how: dict[str, object] = {}
+    if is_lone_generation(settings):
+        # Densities of cells are integrated apart.
+        along = likelihood and not has_cells(subject.flow)
+        use = "points_and_densities" if along else "points"
+        known = (settings.times, settings.solver, choice, subject.flow)
+        choice, solver, how = sampled_along(*known, use)
     paths = {kind: folder / f"{subject.stem}_{kind}.npz" for kind in settings.kinds}
     parameters = folder / f"{subject.stem}_HD_pfODE_int_sim_params.json"
     csv = [settings.csv] if settings.csv else []
@@ -60,7 +70,7 @@ def run(settings: SimulationSettings) -> None:
             by_course=is_free(settings.solver, settings.times),
             start_noise=settings.start_noise,
             class_number=settings.class_,
-            likelihood=densities_of(settings.likelihood, settings.seed, subject.levels_per_unit),
+            likelihood=likelihood,
         )
         melted = None
         if settings.prev_melt is not None:
@@ -71,7 +81,7 @@ def run(settings: SimulationSettings) -> None:
             **subject.known,
             bs=story.count,
             end_time=choice.end,
-            n_iters=len(times) - 1,
+            **{**how, "n_iters": len(times) - 1},
             eps=str(eps),
             device_name=str(device),
         )
@@ -86,6 +96,13 @@ def run(settings: SimulationSettings) -> None:
                     logger.info(line)
                 if chapter.kind == settings.csv_kind:
                     write_rows(settings, subject, chapter)
+
+
+def is_lone_generation(settings: SimulationSettings) -> bool:
+    """Whether points are generated and nothing else, so that no other simulation has to share the
+    times, and nobody asked for the states between."""
+    alone = list(settings.kinds) == ["gen"] and settings.prev_melt is None
+    return alone and "save_freq" not in settings.given
 
 
 def melted_samples(settings: SimulationSettings, subject: Subject) -> Samples | None:

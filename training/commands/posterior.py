@@ -96,6 +96,7 @@ def sample(settings: SampleSettings) -> int:
         about = {
             "options": options,
             "points": drawn_of(asked.sharpened(fine) if likelihood is None else fine),
+            "solvers": asked.solvers,
             "samplers": list(all_draws.sampler),
             **subject.about,
         }
@@ -175,6 +176,7 @@ def mixture(settings: MixtureSettings) -> None:
         content = {
             "components": {"mean": mean.tolist(), "std": std.tolist()},
             "points": drawn_of(fine),
+            "solvers": fine.solvers,
             "calibration": None if calibrated is None else calibrated.summary(),
             **numbers,
             "options": options,
@@ -287,7 +289,12 @@ def check_observed(settings: CheckSettings, asked: Asked, began: float) -> bool:
         with groups.told_when_cut_short():
             values = Check(problem, plan, subject.names, data).run(groups)
         question = "sampler" if data is None else "model"
-        content = {"question": question, "options": options, "network_sha256": subject.digest}
+        content = {
+            "question": question,
+            "solvers": asked.solvers,
+            "options": options,
+            "network_sha256": subject.digest,
+        }
         return write_check(values, settings.level, groups, files, began, content)
 
 
@@ -312,7 +319,12 @@ def check_learned(settings: CheckSettings, asked: Asked, began: float) -> bool:
         amortized = asked.amortized(asked.fine, runs.conditions.to(device))
         with groups.told_when_cut_short():
             values = LearnedCheck(amortized, runs, subject.names).run(groups)
-        content = {"question": "model", "options": options, "network_sha256": subject.digest}
+        content = {
+            "question": "model",
+            "solvers": asked.solvers,
+            "options": options,
+            "network_sha256": subject.digest,
+        }
         near = None
         if runs.neighbors is not None:
             near = NearObservations.of(values, runs.neighbors, settings.level, nats)

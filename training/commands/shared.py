@@ -29,11 +29,15 @@ def solver_of(options: SolverOptions) -> Solver:
 
 
 def sampled_along(
-    times: ImageTimeOptions, solver: SolverOptions, choice: TimeChoice, flow: ProbabilityFlow
+    times: ImageTimeOptions,
+    solver: SolverOptions,
+    choice: TimeChoice,
+    flow: ProbabilityFlow,
+    use: str = "points",
 ) -> tuple[TimeChoice, Solver, dict[str, object]]:
-    """How samples are made: along the network's course, if it has one and no option says
-    otherwise; and what ``solver`` and ``n_iters`` have come to."""
-    method, course = solver_of(solver), flow.courses.get("points")
+    """How samples are made: along the network's course for this use, if it has one and no option
+    says otherwise; and what ``solver`` and ``n_iters`` have come to."""
+    method, course = solver_of(solver), flow.courses.get(use)
     if course is None or not is_free(times, solver):
         return choice, method, {"solver": method.name, "n_iters": choice.steps or AUTO}
     resolved = {"solver": course.name, "n_iters": course.steps}

@@ -1,7 +1,8 @@
 """Numbers of posteriors: the JSON of ``posterior.py``, and the runs of its checks.
 
 ``{data}_{schedule}_posterior.json`` has the options, points (clean, or with the noise of the first
-time), rule (what counts as converged), converged (how many), samplers by the number of
+time), solvers (solver and n_iters of points, of chains, and of densities where these go another
+way), rule (what counts as converged), converged (how many), samplers by the number of
 observations, network_calls, seconds, r_hat (the largest, and its 90 % quantile), the smallest
 ess_bulk and ess_tail, leaked where draws were rejected, and with ``--truth`` truths_held, the share
 of truths in central intervals by their content. While there are at most 2,000 means it
@@ -14,9 +15,9 @@ has posteriors, for each observation
     surprise, blur           how unlike the simulations it is, in nats; the noise of the first time
 
 What is not a number is null. ``{data}_{schedule}_posterior_check.json`` has the question (sampler
-for ``--truth=flow``, model for ``--truth=data``), verdict, detectable (the error of coverage that
-so many runs see in 90 % of cases, in points), p_values and adjusted_p_values (Holm) by test,
-central_intervals and regions with what they hold at each of their levels, crps, and with
+for ``--truth=flow``, model for ``--truth=data``), solvers, verdict, detectable (the error of
+coverage that so many runs see in 90 % of cases, in points), p_values and adjusted_p_values (Holm)
+by test, central_intervals and regions with what they hold at each of their levels, crps, and with
 ``--condition`` near: of each observation passed, the quantity of the smallest p and this adjusted,
 tendency, mean_ranks, the distance of the farthest neighbor, local, surprise.
 ``..._posterior_check.npz`` has R runs and Q quantities, those of V coordinates first:

@@ -82,6 +82,15 @@ class Prior:
         return self.ways.get(use, (self.times, self.solver))
 
     @property
+    def solvers(self) -> dict[str, dict[str, str | int]]:
+        """Solver and steps of points, and of each use that goes another way."""
+        ways = {"points": (self.times, self.solver), **self.ways}
+        return {
+            use: {"solver": solver.name, "n_iters": len(times) - 1}
+            for use, (times, solver) in ways.items()
+        }
+
+    @property
     def dim(self) -> int:
         """The number of variables w of a point."""
         return self.flow.basis.dim * (1 + self.deblurred)

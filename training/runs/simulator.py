@@ -30,6 +30,7 @@ class Simulation:
         densities: ``[N]`` by name, such as ``log_prob``; none unless they were asked for.
         jacobian_products: Vector-Jacobian products of the denoiser that these took.
         cell_points: Points to each density that is the mean over a cell; None of others.
+        way: The solver and the steps of the trajectory, as results name them.
     """
 
     trajectory: Trajectory
@@ -37,6 +38,7 @@ class Simulation:
     densities: Mapping[str, Tensor] = field(default_factory=dict)
     jacobian_products: int = 0
     cell_points: float | None = None
+    way: Mapping[str, Any] = field(default_factory=dict)
 
     def points(self, flow: ProbabilityFlow) -> Tensor:
         """The points ``[N, D]`` of data space at the first time; see ``ends_of``."""
@@ -65,6 +67,7 @@ class Simulation:
                 continue
             error = float(values.std() / len(values) ** 0.5) if len(values) > 1 else None
             summaries[name] = {"mean": float(values.mean()), "standard_error": error}
+        summaries |= self.way
         if self.cell_points is not None:
             return {**summaries, "cell_points": self.cell_points}
         return {
@@ -83,6 +86,7 @@ class Simulator:
         solver: How to take a step.
         save_every: Steps between saved states.
         likelihood: What to tell of the densities of the ends at the first time; None for nothing.
+        by_course: Whether densities of cells go by the network's course, if it has one.
     """
 
     def __init__(
@@ -92,6 +96,7 @@ class Simulator:
         solver: Solver,
         save_every: int,
         likelihood: Likelihood | None = None,
+        by_course: bool = False,
     ):
         if not (flow.schedule.t_min <= float(times[0]) < float(times[-1])):
             raise UsageError(
@@ -101,6 +106,9 @@ class Simulator:
             raise UsageError(f"T is {float(times[-1]):g}: the noise overflows; give a shorter time")
         self._flow, self._solver, self._save_every = flow, solver, save_every
         self._times, self._likelihood = times.to(flow.device), likelihood
+        self._cell_way = self._times, solver
+        if by_course and "densities" in flow.courses:
+            self._cell_way = flow.course("densities")
 
     def melt(
         self, data: Tensor, title: str = "melt", path: Path | None = None, **file: Any
@@ -202,7 +210,9 @@ class Simulator:
             density, cell_points = self._of_cells(ends_of(self._flow, local), cells.trace, count)
             densities = cells.arrays(density, dim)
         seconds = time.perf_counter() - began
-        return Simulation(whole, seconds, densities, products, cell_points)
+        times, solver = self._cell_way if cells else (self._times, self._solver)
+        way = {"solver": solver.name, "n_iters": len(times) - 1}
+        return Simulation(whole, seconds, densities, products, cell_points, way)
 
     def _of_cells(self, share: Tensor, trace: Trace, count: int) -> CellDensity:
         """Densities of the cells of all points, of which this rank has a share ``[n, D]``."""
@@ -210,7 +220,7 @@ class Simulator:
         exact = trace if trace.kind == "hutchinson" else Trace("exact")
         with tqdm(total=len(share), desc="log_prob", unit="row", disable=hidden) as bar:
             share_density, points = cell_log_prob(
-                self._flow, share, self._times, self._solver, exact, bar.update
+                self._flow, share, *self._cell_way, exact, bar.update
             )
         looked_at = torch.tensor(points * len(share), dtype=torch.float64, device=share.device)
         whole = Density(*(distributed.gather_rows(part, count) for part in share_density))

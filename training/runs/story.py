@@ -55,7 +55,7 @@ class Story:
         seed: Seed of all that is drawn at random.
         paths: Files of the simulations, by kind.
         save_every: Steps between saved states.
-        by_course: Whether densities of a melt go by the network's course, beside the melt.
+        by_course: Whether densities of melts, and of cells, go by the network's course.
         start_noise: Whether melts start with the noise of the first time.
         class_number: Class to generate; None draws one for each image.
         likelihood: What to compute of log densities; None for nothing.
@@ -179,7 +179,8 @@ class Story:
 
     def _simulator(self, labels: Tensor | None, likelihood: Likelihood | None) -> Simulator:
         flow = self.given(labels)
-        return Simulator(flow, self.times, self.solver, self.save_every, likelihood)
+        known = (self.times, self.solver, self.save_every, likelihood, self.by_course)
+        return Simulator(flow, *known)
 
     def given(self, labels: Tensor | None) -> ProbabilityFlow:
         """The flow for this rank's share of samples with these labels ``[N, L]``."""
