@@ -59,8 +59,11 @@ format: $(READY)
 docs: $(READY)
 	$(RUN) docs/make_files.py
 
-test: lint types
-	$(TESTS) -m "not slow and not hostile"
+# Types are checked beside the tests, which leave a core idle now and then.
+test: lint
+	$(VENV)/bin/mypy > $(VENV)/types.log 2>&1 & types=$$!; \
+	$(TESTS) -m "not slow and not hostile"; tests=$$?; \
+	wait $$types; types=$$?; cat $(VENV)/types.log; [ $$tests = 0 ] && [ $$types = 0 ]
 
 test-all: lint types
 	$(TESTS) --hypothesis-profile=many

@@ -37,11 +37,11 @@ def run(settings: SimulationSettings) -> None:
     latent = latent.settled(subject.flow, choice.end, subject.dims_to_keep)
     solver, folder = solver_of(settings.solver), settings.save_dir
     choice.even(subject.flow.schedule)
-    likelihood = densities_of(settings.likelihood, settings.seed, subject.levels_per_unit)
+    density_plan = densities_of(settings.likelihood, settings.seed, subject.levels_per_unit)
     how: dict[str, object] = {}
     if is_lone_generation(settings):
         # Densities of cells are integrated apart.
-        along = likelihood and not has_cells(subject.flow)
+        along = density_plan and not has_cells(subject.flow)
         use = "points_and_densities" if along else "points"
         known = (settings.times, settings.solver, choice, subject.flow)
         choice, solver, how = sampled_along(*known, use)
@@ -70,7 +70,7 @@ def run(settings: SimulationSettings) -> None:
             by_course=is_free(settings.solver, settings.times),
             start_noise=settings.start_noise,
             class_number=settings.class_,
-            likelihood=likelihood,
+            density_plan=density_plan,
         )
         melted = None
         if settings.prev_melt is not None:

@@ -4,7 +4,7 @@ import math
 from dataclasses import fields, replace
 
 from dnnlib.errors import UsageError
-from training.flow.likelihood import Likelihood, Trace
+from training.flow.likelihood import DensityPlan, Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver, get_solver
 from training.names import AUTO, DEFAULT_STEPS
@@ -132,7 +132,7 @@ def image_times(
 
 def densities_of(
     options: DensityOptions, seed: int, levels_per_unit: float | None = None
-) -> Likelihood | None:
+) -> DensityPlan | None:
     """What simulations are to compute of log densities; None for nothing.
 
     Args:
@@ -144,7 +144,7 @@ def densities_of(
         return None
     estimated = options.trace == "auto" and levels_per_unit is not None
     trace = Trace("hutchinson" if estimated else options.trace, options.probes, seed)
-    return Likelihood(trace, levels_per_unit)
+    return DensityPlan(trace, levels_per_unit)
 
 
 def opened(options: ImageNetworkOptions, settings: Declared) -> tuple[Subject, NetworkFile]:

@@ -75,7 +75,7 @@ def simulate(
             paths=paths,
             save_every=settings.save_freq,
             by_course=is_free(settings.solver, settings.times),
-            likelihood=densities_of(settings.likelihood, settings.seed),
+            density_plan=densities_of(settings.likelihood, settings.seed),
         )
         facts = {chapter.kind: chapter.facts for chapter in story.tell(KINDS)}
         if not distributed.is_main():

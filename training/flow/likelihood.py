@@ -247,7 +247,7 @@ def bits_per_dim(log_prob: Tensor, dim: int, levels_per_unit: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Likelihood:
+class DensityPlan:
     """The densities to compute along a simulation.
 
     Attributes:

@@ -14,7 +14,7 @@ from dnnlib.errors import UsageError
 from torch_utils import distributed
 from training.files.trajectory import trajectory_file, way_back
 from training.flow.cells import CellDensity, cell_log_prob, has_cells
-from training.flow.likelihood import LOG_PROB_ERROR, Density, Likelihood, Trace
+from training.flow.likelihood import LOG_PROB_ERROR, Density, DensityPlan, Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
 from training.flow.trajectory import State, Trajectory
@@ -85,7 +85,7 @@ class Simulator:
         times: Increasing ``[steps + 1]``.
         solver: How to take a step.
         save_every: Steps between saved states.
-        likelihood: What to tell of the densities of the ends at the first time; None for nothing.
+        densities: What to tell of the densities of the ends at the first time; None for nothing.
         by_course: Whether densities of cells go by the network's course, if it has one.
     """
 
@@ -95,7 +95,7 @@ class Simulator:
         times: Tensor,
         solver: Solver,
         save_every: int,
-        likelihood: Likelihood | None = None,
+        densities: DensityPlan | None = None,
         by_course: bool = False,
     ):
         if not (flow.schedule.t_min <= float(times[0]) < float(times[-1])):
@@ -105,7 +105,7 @@ class Simulator:
         if not flow.schedule.noise_variance(times[-1:].to(flow.device)).isfinite().all():
             raise UsageError(f"T is {float(times[-1]):g}: the noise overflows; give a shorter time")
         self._flow, self._solver, self._save_every = flow, solver, save_every
-        self._times, self._likelihood = times.to(flow.device), likelihood
+        self._times, self._plan = times.to(flow.device), densities
         self._cell_way = self._times, solver
         if by_course and "densities" in flow.courses:
             self._cell_way = flow.course("densities")
@@ -179,9 +179,9 @@ class Simulator:
         share = start[rows].to(self._flow.device)
         if gap is not None:
             gap = gap[rows].to(self._flow.device)
-        likelihood = self._likelihood
-        cells = likelihood if has_cells(self._flow) else None
-        integral = None if cells else likelihood and likelihood.along(self._solver, rows, dim)
+        plan = self._plan
+        cells = plan if has_cells(self._flow) else None
+        integral = None if cells else plan and plan.along(self._solver, rows, dim)
         hidden = None if distributed.is_main() else True
         began = time.perf_counter()
         with tqdm(total=len(self._times) - 1, desc=title, unit="step", disable=hidden) as bar:
@@ -202,10 +202,10 @@ class Simulator:
             gap=None if apart is None else distributed.gather_rows(apart, count),
         )
         densities, products, cell_points = {}, 0, None
-        if likelihood and integral:
+        if plan and integral:
             own = self._flow.log_prob_along(local, integral)
             density = Density(*(distributed.gather_rows(part, count) for part in own))
-            densities, products = likelihood.arrays(density, dim), integral.products
+            densities, products = plan.arrays(density, dim), integral.products
         if cells:
             density, cell_points = self._of_cells(ends_of(self._flow, local), cells.trace, count)
             densities = cells.arrays(density, dim)

@@ -16,7 +16,7 @@ from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.files.trajectory import SavedEnd
-from training.flow.likelihood import Likelihood
+from training.flow.likelihood import DensityPlan
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
 from training.runs.latents import LatentChoice
@@ -58,7 +58,7 @@ class Story:
         by_course: Whether densities of melts, and of cells, go by the network's course.
         start_noise: Whether melts start with the noise of the first time.
         class_number: Class to generate; None draws one for each image.
-        likelihood: What to compute of log densities; None for nothing.
+        density_plan: What to compute of log densities; None for nothing.
     """
 
     subject: Subject
@@ -74,7 +74,7 @@ class Story:
     by_course: bool = False
     start_noise: bool = False
     class_number: int | None = None
-    likelihood: Likelihood | None = None
+    density_plan: DensityPlan | None = None
 
     def start_of(self, points: Tensor) -> Tensor:
         """Where the melt of points ``[N, D]`` starts: at themselves, or with noise."""
@@ -87,7 +87,7 @@ class Story:
 
     def densities(self, samples: Samples) -> Simulation | None:
         """Log densities of a melt by an integration of their own; None if the melt's do."""
-        if not self.likelihood:
+        if not self.density_plan:
             return None
         flow, times, solver = self.given(samples.labels), self.times, self.solver
         points = self.subject.density_points(samples, self.seed)
@@ -96,7 +96,7 @@ class Story:
             points = self.start_of(samples.points) if points is None else points
         if points is None:
             return None
-        simulator = Simulator(flow, times, solver, len(times), self.likelihood)
+        simulator = Simulator(flow, times, solver, len(times), self.density_plan)
         return simulator.melt(points, "log_prob")
 
     def tell(self, kinds: Sequence[str], melted: SavedEnd | None = None) -> Iterator[Chapter]:
@@ -160,7 +160,7 @@ class Story:
         return self.subject.density_facts(melt.densities["log_prob"], gen.densities["log_prob"])
 
     def _melt(self, samples: Samples, own: Simulation | None) -> Simulation:
-        simulator = self._simulator(samples.labels, None if own else self.likelihood)
+        simulator = self._simulator(samples.labels, None if own else self.density_plan)
         arrays = {**samples.arrays, **(own.densities if own else {})}
         file = self._file(samples.labels, arrays)
         return simulator.melt(self.start_of(samples.points), "melt", self.paths["melt"], **file)
@@ -174,12 +174,12 @@ class Story:
         gap: Tensor | None = None,
     ) -> Simulation:
         file = self._file(labels, arrays)
-        simulator = self._simulator(labels, self.likelihood)
+        simulator = self._simulator(labels, self.density_plan)
         return simulator.generate(latents, kind, self.paths[kind], gap, **file)
 
-    def _simulator(self, labels: Tensor | None, likelihood: Likelihood | None) -> Simulator:
+    def _simulator(self, labels: Tensor | None, densities: DensityPlan | None) -> Simulator:
         flow = self.given(labels)
-        known = (self.times, self.solver, self.save_every, likelihood, self.by_course)
+        known = (self.times, self.solver, self.save_every, densities, self.by_course)
         return Simulator(flow, *known)
 
     def given(self, labels: Tensor | None) -> ProbabilityFlow:

@@ -25,6 +25,7 @@ from training.flow.eigenbasis import EigenBasis
 from training.learning.building import Choices
 from training.learning.cost import require_batch, require_network
 from training.learning.held_out import HeldOut, Watch
+from training.learning.loss import DenoisingLoss
 from training.learning.melting import LawPlan, points_to_melt
 from training.learning.resuming import Resumed
 from training.learning.speed import compile_network, fastest_precision
@@ -122,13 +123,7 @@ class ImageTraining(Training):
         if recipe.cache and not wanted.dry_run:
             images.keep_in_memory()
         augmentation = GeometricAugmentation(recipe.augment) if recipe.augment else None
-        if resumed:
-            model, loss = choices.build(resumed.basis, resumed.data_variance)
-        else:
-            limit = self.basis_images or len(images)
-            limit = min(limit, DRY_RUN_IMAGES) if wanted.dry_run else limit
-            spread = fit_basis(images, limit, augmentation, wanted.seed, device)
-            model, loss = choices.build(*spread)
+        model, loss = choices.build(*self._spread(augmentation, device, resumed))
         model.about |= {
             "kind": IMAGES,
             "data_name": images.name,
@@ -141,18 +136,6 @@ class ImageTraining(Training):
         model.denoiser.precision = recipe.precision
         logger.info(f"{len(images)} images of {images.image_shape} in {images.path}")
         cond = "cond" if images.has_labels else "uncond"
-
-        def source() -> BatchSource:
-            batches = ImageBatches(images, recipe.batch, wanted.seed, device, recipe.workers)
-            if augmentation is None:
-                return batches
-            shape = images.image_shape
-            return AugmentedBatches(batches, augmentation, shape, recipe.batch, wanted.seed)
-
-        def watch() -> Watch | None:
-            held_out = self.held_out
-            return Watch(HeldOut.of_images(held_out, loss, wanted.seed)) if held_out else None
-
         return Start(
             recipe=recipe,
             model=model,
@@ -169,15 +152,44 @@ class ImageTraining(Training):
                 *(images.name, loss.schedule.name, choices.network, cond),
                 *(f"batch{recipe.batch}", recipe.precision),
             ),
-            source=source,
+            source=partial(self._source, recipe, augmentation, device),
             calibration=wanted.calibration(
                 lambda: calibration_points(self.calibrated_on or images)
             ),
             law=wanted.law(
                 law_plan(images, self.held_out, points_to_melt(config.total), wanted.seed, device)
             ),
-            watch=watch,
+            watch=partial(self._watch, loss),
         )
+
+    def _spread(
+        self,
+        augmentation: GeometricAugmentation | None,
+        device: torch.device,
+        resumed: Resumed | None,
+    ) -> tuple[EigenBasis, Tensor | None]:
+        """The eigenbasis and the variance of augmented images, fitted or those of the state."""
+        if resumed:
+            return resumed.basis, resumed.data_variance
+        limit = self.basis_images or len(self.images)
+        limit = min(limit, DRY_RUN_IMAGES) if self.wanted.dry_run else limit
+        return fit_basis(self.images, limit, augmentation, self.wanted.seed, device)
+
+    def _source(
+        self,
+        recipe: ImageRecipe,
+        augmentation: GeometricAugmentation | None,
+        device: torch.device,
+    ) -> BatchSource:
+        images, seed = self.images, self.wanted.seed
+        batches = ImageBatches(images, recipe.batch, seed, device, recipe.workers)
+        if augmentation is None:
+            return batches
+        return AugmentedBatches(batches, augmentation, images.image_shape, recipe.batch, seed)
+
+    def _watch(self, loss: DenoisingLoss) -> Watch | None:
+        held_out = self.held_out
+        return Watch(HeldOut.of_images(held_out, loss, self.wanted.seed)) if held_out else None
 
     def _require_network(self, choices: Choices, device: torch.device) -> None:
         """Raises UsageError, about options and not the network's arguments, if it cannot be."""

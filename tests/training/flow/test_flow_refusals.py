@@ -19,7 +19,7 @@ from training.flow.eigenbasis import EigenBasis
 from training.flow.grids import choose_steps, fit_equal_error_grid
 from training.flow.isotropic import EDMSchedule, VESchedule, VPSchedule
 from training.flow.latent.conditional import ConditionalMixture
-from training.flow.likelihood import LARGEST_EXACT, Likelihood, Trace
+from training.flow.likelihood import LARGEST_EXACT, DensityPlan, Trace
 from training.flow.output_gain import OutputGain
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import SOLVERS
@@ -55,7 +55,7 @@ def spoilt(value: float) -> list[Tensor]:
 
 
 def widened_gap() -> None:
-    integral = Likelihood(Trace()).along(SOLVERS["exp_rk5"], slice(0, 1), 2)
+    integral = DensityPlan(Trace()).along(SOLVERS["exp_rk5"], slice(0, 1), 2)
     FLOW.melt(POINTS[:1], TIMES, integral.solver, differentiable=True)
 
 

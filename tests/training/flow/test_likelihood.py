@@ -15,8 +15,8 @@ from training.flow.calls import BlockwiseDenoiser, RecomputedDenoiser
 from training.flow.latent.laws import GaussianLaw
 from training.flow.likelihood import (
     Density,
+    DensityPlan,
     DivergenceIntegral,
-    Likelihood,
     Trace,
     bits_per_dim,
     value_and_products,
@@ -116,7 +116,7 @@ def test_generated_points_have_the_density_that_melting_them_finds() -> None:
     times = flow.schedule.times(30, 4.0)
     latent = flow.latent_law(times[-1]).std * normal(12, 2)
     for solver in (RK4, DEFAULT, SOLVERS["dopri5"]):
-        integral = Likelihood(Trace()).along(solver, slice(0, 12), 2)
+        integral = DensityPlan(Trace()).along(solver, slice(0, 12), 2)
         generated = flow.generate(latent, times, integral.solver)
         found, _ = flow.log_prob_along(generated, integral)
         points = flow.to_data(generated.end, times[0])
@@ -252,6 +252,6 @@ def test_the_gaussian_is_that_of_the_noisy_data_and_levels_cost_eight_bits() -> 
     density = double([-12 * log(256 / 127.5)])
     torch.testing.assert_close(bits_per_dim(density, 12, 127.5), torch.tensor([8.0]).double())
     exact, estimated = Density(density, 0 * density), Density(density, density.abs())
-    found = Likelihood(Trace(), 127.5).arrays(exact, 12)
+    found = DensityPlan(Trace(), 127.5).arrays(exact, 12)
     assert set(found) == {"log_prob", "bits_per_dim"}
-    assert set(Likelihood(Trace()).arrays(estimated, 12)) == {"log_prob", "log_prob_error"}
+    assert set(DensityPlan(Trace()).arrays(estimated, 12)) == {"log_prob", "log_prob_error"}
