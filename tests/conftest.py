@@ -33,6 +33,8 @@ pytest_plugins = [
 ]
 
 STARTED = time.monotonic()
+FORKING = ("test_fuzz.py", "test_kills.py")
+"""Files whose tests start processes from one that has imported all."""
 torch.set_num_threads(1)
 settings.register_profile("few", max_examples=25, derandomize=True, deadline=None)
 settings.register_profile("many", max_examples=500, deadline=None)
@@ -43,8 +45,9 @@ settings.load_profile("few")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sorts tests for parallel workers, each of which gets neighbors.
 
-    Those of two ranks come first, so that one worker starts the ranks. Those of a folder, or of a
-    script by their name, stay together, whatever their order: they share fixtures.
+    Those of two ranks and others that fork come first, so that one worker imports all for what it
+    forks. Those of a folder, or of a script by their name, stay together, whatever their order:
+    they share fixtures.
     """
 
     def room(item: pytest.Item) -> tuple[Path, str]:
@@ -56,7 +59,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         first.setdefault(room(item), index)
 
     def place(item: pytest.Item) -> tuple[bool, int]:
-        return "two_ranks" not in getattr(item, "fixturenames", ()), first[room(item)]
+        forks = item.path.name in FORKING or "two_ranks" in getattr(item, "fixturenames", ())
+        return not forks, first[room(item)]
 
     items.sort(key=place)
 

@@ -46,23 +46,31 @@ def test_the_network_file_knows_its_data(fit: Run, colors: Path) -> None:
 
 
 VARIANTS: list[tuple[list[str], dict[str, object]]] = [
-    (["--arch=ncsnpp"], {"schedule.name": "PRP"}),
+    (
+        ["--arch=ncsnpp", "--ls=100", "--lr_decay", "--lr_ramp=0", "--no-bench"],
+        {"schedule.name": "PRP"},
+    ),
     (["--arch=adm", "--cbase=64", "--cres=1"], {"schedule.name": "PRP"}),
-    (["--precond=edm"], {"schedule.name": "EDM", "preconditioning": "edm", "noise_cond": "log"}),
+    (
+        ["--precond=edm", "--output_gain"],
+        {"schedule.name": "EDM", "preconditioning": "edm", "noise_cond": "log"},
+    ),
     (["--precond=vp"], {"schedule.name": "VP", "preconditioning": "vp", "noise_cond": "ddpm"}),
     (["--precond=ve"], {"schedule.name": "VE", "preconditioning": "ve", "noise_cond": "log"}),
-    (["--space=ES", "--t_sampling=normal"], {"space": "ES"}),
-    (["--space=IS", "--t-sampling=log_uniform"], {"space": "IS"}),
+    (
+        ["--space=ES", "--t_sampling=normal", "--pixel_waves=2", "--blocks=2"],
+        {"space": "ES", "network.waves.per_channel": 5},
+    ),
+    (
+        ["--space=IS", "--t-sampling=log_uniform", "--pixel_waves=0", "--blocks=0"],
+        {"space": "IS", "network.waves": None},
+    ),
     (["--noise_cond=ddpm", "--precision=bf16"], {"noise_cond": "ddpm"}),
     (
         ["--dims_to_keep=5", "--g_type=constant_inflation_gap", "--inflation_gap=1.25"],
         {"schedule.name": "PRRto5D"},
     ),
     (["--dims_to_keep=5", "--g_rescaling=0.5", "--gamma0=0.001"], {"schedule.gamma0": 1e-3}),
-    (["--pixel_waves=2", "--blocks=2"], {"network.waves.per_channel": 5}),
-    (["--pixel_waves=0", "--blocks=0"], {"network.waves": None}),
-    (["--output_gain", "--precond=edm"], {}),
-    (["--ls=100", "--lr_decay", "--lr_ramp=0", "--no-bench"], {}),
 ]
 
 

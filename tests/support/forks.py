@@ -7,7 +7,7 @@ ROOT = Path(__file__).parents[2]
 FORKS = get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
-        *("tests.support.commands", "tests.fuzz.readers", "training.commands.train_images"),
+        *("tests.support.commands", "tests.fuzz.readers"),
         *(f"training.commands.{path.stem}" for path in ROOT.glob("*.py")),
     ]
 )
