@@ -27,7 +27,6 @@ from training.learning.run_folder import RunFolder
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
 from training.subjects.table_spaces import (
-    PILOT_STEPS,
     Preparation,
     Space,
     choose_space,
@@ -113,7 +112,7 @@ def test_held_out_nats_of_the_exact_denoiser_are_the_mean_log_density(
 
 
 def test_held_out_nats_are_a_bound_that_training_raises() -> None:
-    prepared = preparation()
+    prepared = preparation(total=15_000)
     trainer, watch = trained(prepared)
     model, coordinates = trainer.averaged, trainer.averaged.coordinates
     assert coordinates is not None
@@ -143,11 +142,15 @@ def test_the_density_of_a_flow_in_coordinates_integrates_to_one() -> None:
     assert error < 0.1
 
 
-def test_the_coordinates_that_do_best_on_held_out_rows_are_chosen() -> None:
+def test_the_coordinates_that_do_best_on_held_out_rows_are_chosen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps = 60
+    monkeypatch.setattr("training.subjects.table_spaces.PILOT_STEPS", steps)
     prepared = preparation(total=20_000)
     chosen = choose_space(prepared, Space("auto", "zca"))
     names = ("none", "yeo-johnson", "quantile")
-    nats = {name: prepared.pilot(Space(name, "zca"), PILOT_STEPS) for name in names}
+    nats = {name: prepared.pilot(Space(name, "zca"), steps) for name in names}
     assert chosen == Space(max(nats, key=lambda name: nats[name]), "zca")
     assert nats["quantile"] > nats["none"]
     assert choose_space(preparation(dims_to_keep=2), Space("none", "auto")) == Space("none", "none")

@@ -46,6 +46,18 @@ GAUSSIANS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contours of exact posteriors on few cells, which are sooner computed."""
+    monkeypatch.setattr("training.pictures.posteriors.toys.GRID", 40)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Draws that can be, for tests to spoil a copy of."""
+    return save_posterior(tmp_path_factory.mktemp("whole"))
+
+
 def names(folder: Path) -> set[str]:
     return {picture.path.name for picture in pictures_of([folder], None, None)}
 
@@ -190,8 +202,10 @@ X, SHAPE = "posterior/x", (2, 40, 3, 2)
         (described(image_shape=[1, -1, -2]), "have not 2 pixels"),
     ],
 )
-def test_draws_that_cannot_be(tmp_path: Path, change: Callable[[Path], None], message: str) -> None:
-    path = save_posterior(tmp_path)
+def test_draws_that_cannot_be(
+    whole: Path, tmp_path: Path, change: Callable[[Path], None], message: str
+) -> None:
+    path = Path(shutil.copy(whole, tmp_path))
     change(path)
     with pytest.raises(DataError, match=message) as raised:
         pictures_of([path], None, None)
