@@ -41,10 +41,9 @@ from benchmarks.tables import from_array
 from torch_utils.seeds import seeded_generator
 from training.data.tables.making import TableChoices, make_table
 from training.files.table import save_table
-from training.flow.solvers import get_solver
 from training.inference.draws import Draws
 from training.inference.likelihoods import Gaussian
-from training.inference.prior import Prior
+from training.inference.prior import Prior, ways_of
 from training.inference.sampling import KERNELS, Problem, SamplingPlan, sample_posteriors
 from training.inference.target import Target
 from training.measure.posterior.convergence import convergence
@@ -167,8 +166,9 @@ class Question:
 
 def sampled(model: Model, question: Question, plan: SamplingPlan, claimed: float) -> Draws:
     """Draws of all posteriors, by a likelihood that claims so many times the noise."""
-    steps = [model.flow.times(count) for count in (24, 8)]
-    fine, coarse = (Prior(model.flow, times, get_solver("exp_ab2")) for times in steps)
+    flow = model.flow
+    fine = Prior(flow, *flow.course("points"), ways=ways_of(flow))
+    coarse = Prior(flow, *flow.course("look"))
     moving = plan.chains * min(GROUP, len(question.truth))
     rows = moving if plan.sampler in KERNELS else ROWS
     parts = []

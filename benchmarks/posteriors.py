@@ -16,8 +16,9 @@ coverage      largest deviation of central intervals of all coordinates, at 50, 
               points; in brackets that of the exact posterior's intervals, at the same truths and
               observations, which is all chance
 worth         median of what weights are worth in draws, in the end
-refined       percent of observations for which the pool was worth too little and was refined; smc:
-              those that tempered particles sampled, where there are any
+refined       percent of observations for which the pool was worth too little and was refined, and
+              for which populations were annealed
+converged     percent of observations that are said to have
 seconds       of the CPU
 """
 
@@ -41,9 +42,10 @@ from training.flow.solvers import get_solver
 from training.inference.checking import check_runs, simulated, truths_of_data
 from training.inference.exact import ExactPosterior
 from training.inference.likelihoods import Gaussian
-from training.inference.prior import Prior
+from training.inference.prior import Prior, ways_of
 from training.inference.samplers.pool import Pool
 from training.inference.sampling import Problem, SamplingPlan
+from training.inference.summary import Summary
 from training.inference.target import Target
 from training.measure.posterior.calibration import RunValues, calibrate
 from training.measure.posterior.coverage import central_values, coverage_curve
@@ -78,11 +80,18 @@ def flows_of(toy: Toy, folder: Path, exact: bool) -> dict[str, ProbabilityFlow]:
     return {"PRP": exact_flow(toy, toy.dim), "PRR": reduced}
 
 
+def prior_of(flow: ProbabilityFlow, use: str, deblurred: bool) -> Prior:
+    """Along the courses of a trained network, as ``posterior.py`` goes."""
+    if use not in flow.courses:
+        return Prior(flow, flow.times(24), get_solver("exp_ab2"), deblurred)
+    return Prior(flow, *flow.course(use), deblurred, ways=ways_of(flow))
+
+
 def measured(
     toy: Toy, flow: ProbabilityFlow, plan: SamplingPlan, runs: int, deblurred: bool
 ) -> dict[str, str]:
     """A row of the table for each likelihood."""
-    prior = Prior(flow, flow.times(24), get_solver("exp_ab2", 1e-6, 1e-6), deblurred)
+    prior, coarse = prior_of(flow, "points", deblurred), prior_of(flow, "look", deblurred)
     truth = toy.sample(runs, seeded_generator("cpu", 0, Stream.TRUTHS))
     names = [f"x{index + 1}" for index in range(toy.dim)]
     begin = time.process_time()
@@ -91,13 +100,13 @@ def measured(
     shared, rows = time.process_time() - begin, {}
     for name, likelihood in likelihoods(toy.dim).items():
         begin = time.process_time()
-        errors, values, shares, worth, samplers = [], [], [], [], Counter[str]()
+        errors, values, shares, worth, samplers, converged = [], [], [], [], Counter[str](), 0
         for places in torch.split(torch.arange(runs), GROUP):
             numbers = places.tolist()
             truths = truths_of_data(any_target, truth[places], numbers, plan.seed)
             observed = simulated(likelihood, truths.points, numbers, hash_seed(plan.seed))
             target = Target(prior, likelihood, observed, ROWS)
-            problem = Problem(target, prior, numbers)
+            problem = Problem(target, coarse, numbers)
             found, draws = check_runs(problem, plan, truths, names, pool.of(places))
             points = draws.points.flatten(1, 2)
             exact = ExactPosterior.of(*toy.mixture[:3], likelihood, observed)
@@ -107,19 +116,20 @@ def measured(
             shares.append(exact.below(truths.points))
             worth.append(draws.stats["effective_size"])
             samplers.update(draws.sampler)
+            converged += int(Summary.of(draws, plan.pool).converged.sum())
         result = calibrate(RunValues.joined(values))
         off = torch.cat([error[0] for error in errors]).abs().median()
         wide = torch.cat([error[1] for error in errors]).abs().median()
         spread = torch.cat([error[1] for error in errors]).median()
         ranks = RunValues.joined(values).ranks[:, : toy.dim]
         found_off, chance = (largest_deviation(one) for one in (ranks, torch.cat(shares)))
-        refined = f"{100 * samplers['refined'] / runs:.0f}"
-        refined += f", smc {100 * samplers['smc'] / runs:.1f}" if samplers["smc"] else ""
+        refined = " ".join(f"{100 * samplers[key] / runs:.1f}" for key in ("refined", "annealed"))
         seconds = time.process_time() - begin + shared
         rows[name] = (
             f"{off:.4f} | {100 * wide:.2f} ({100 * spread:+.2f}) | "
             f"{min(result.adjusted.values()):.2g} | {found_off:.1f} ({chance:.1f}) | "
-            f"{float(torch.cat(worth).median()):.0f} | {refined} | {seconds:.0f}"
+            f"{float(torch.cat(worth).median()):.0f} | {refined} | "
+            f"{100 * converged / runs:.1f} | {seconds:.0f}"
         )
     return rows
 
@@ -143,9 +153,9 @@ def main(
     torch.set_num_threads(1)
     print(
         "| toy | flow | observed | mean | std, % (median) | worst p | coverage | worth "
-        "| refined, % | seconds |"
+        "| refined, annealed, % | converged, % | seconds |"
     )
-    print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for name in toys.split(","):
         toy = Toy(name)
         plan = SamplingPlan(sampler, CHAINS, draws, pool=POOLS[toy.dim])

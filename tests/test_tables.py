@@ -28,6 +28,7 @@ from torch_utils.snapshots import read_network, write_network
 from training.data.batches import Batch
 from training.data.tables.table import DataTable, Rows, TableBatches
 from training.files.table import load_table
+from training.flow.courses import Course
 from training.model.model import Model
 from training.options.toy_mesh_exps import BOUNDARY_POINTS
 
@@ -75,6 +76,34 @@ def test_samples_come_as_rows_of_the_source(run_script: Run, network: Path, tmp_
     assert free[:, 1].max() > 6.5
     assert (np.abs(free[:, 1].clip(1, 6) - rows[:, 1]) <= 0.5).all()
     assert (free[:, 1] != rows[:, 1]).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "way"),
+    [
+        ((), ("exp_rk5", 3)),
+        (("--log_prob",), ("exp_rk5", 3)),
+        (("--save_freq=1",), ("exp_rk5", 20)),
+        (("--n_iters=2",), ("exp_rk5", 2)),
+    ],
+)
+def test_a_lone_generation_goes_by_the_course_of_the_network_unless_told_otherwise(
+    network: Path,
+    options: tuple[str, ...],
+    way: tuple[str, int],
+    run_script: Run,
+    tmp_path: Path,
+) -> None:
+    model = Model.load(network)
+    course = Course("exp_rk5", 3, 3, melts=False)
+    course.place(model.flow.times)
+    model.courses = {"points": course}
+    model.save(tmp_path / "network.pkl")
+    told = ("--sim_type=gen", "--bs=5", f"--save_dir={tmp_path}", *options)
+    good(run_script(pfODE_int, f"--network={tmp_path / 'network.pkl'}", *told))
+    parameters = json.loads(next(tmp_path.glob("*_sim_params.json")).read_text())
+    taken = parameters["gen"]["options"]
+    assert (taken["solver"], taken["n_iters"]) == way
 
 
 def test_numbers_can_be_names_and_conditions_need_not_be_left_out_of_columns(

@@ -109,6 +109,6 @@ FEWEST_RUNS = 20
 """That a check of posteriors takes."""
 FEWEST_NEIGHBORS, NEIGHBORS = 20, 100
 """Simulations that are tested near an observation: at least, and unless another number is said."""
-AMORTIZED_ROWS, AMORTIZED_CUDA_ROWS = 512, 8192
+AMORTIZED_ROWS, AMORTIZED_CUDA_ROWS = 1024, 8192
 """Points of one call where nothing but draws is wanted: as many as stay in the cache of a CPU, also
 in an ensemble, where 2,048 take half as long again a point; a card wants more."""

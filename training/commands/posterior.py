@@ -222,8 +222,9 @@ def prepared(
     )
     idle = type(settings).idle_names()
     matters = {name: value for name, value in options.items() if name not in idle}
+    size = group_size(fine, plan, settings.learned)
     identity = fingerprint(matters, asked.subject.digest, seen, files)
-    groups = Groups(numbers_file.with_suffix(".part"), identity, count, group_size(fine, plan))
+    groups = Groups(numbers_file.with_suffix(".part"), identity, count, size)
     return groups, options
 
 

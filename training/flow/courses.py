@@ -38,10 +38,11 @@ USES = {
     "look": Use(False, False, 1e-2),
     "points": Use(False, False, 1e-3),
     "points_and_densities": Use(False, True, 1e-3),
+    "latents": Use(True, False, 1e-3),
     "densities": Use(True, True, 3e-3),
 }
-"""A first look at samples; points of samples and posteriors; these with their log densities; log
-densities of given points. In the order in which they are tried."""
+"""A first look at samples; points of samples and posteriors; these with their log densities; the
+latents, and the log densities, of given points. In the order in which they are tried."""
 
 
 class Course(nn.Module):

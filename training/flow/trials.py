@@ -4,10 +4,10 @@ Which course (``courses``) is cheap and good enough for a use is measured on tra
 flow itself, half of which start from data and half from latents: what solvers of more and more
 calls are off by, from a far finer integration. Tried are
 
-* the multistep method whose weights are fitted (``solvers.fitted``), but not for given points: step
-  by step, by least squares on some of the trajectories, at the states that it has come to, so that
-  a step mends what those before it did wrong. Its integrals of the divergence are sums over the
-  same times, fitted too;
+* the multistep method whose weights are fitted (``solvers.fitted``), but not for densities of given
+  points: step by step, by least squares on some of the trajectories, at the states that it has
+  come to, so that a step mends what those before it did wrong. Its integrals of the divergence
+  are sums over the same times, fitted too;
 * ``exp_rk5``, where that is cheaper; of given points in more than three dimensions also with traces
   at the ends of its steps alone, by the quadrature of Clenshaw and Curtis.
 
@@ -174,13 +174,14 @@ def _alike(densities: bool) -> list[list[str]]:
 def candidates(dim: int, use: Use, calls: int) -> list[Course]:
     """What is tried for a use in D dimensions, of fewer calls than so many, the cheapest first.
 
-    What is fitted to trajectories is not taken for given points, which may be where there were
-    none: in the tails it is off by a hundred times as much (``benchmarks/cost.py --tails``).
+    What is fitted to trajectories is not taken for densities of given points, which may be where
+    there were none: in the tails it is off by a hundred times as much (``benchmarks/cost.py
+    --tails``).
     """
-    of_latents = FITS if not use.melts else ()
-    fits = [Course(FITTED, steps, dim, False, quadrature=use.densities) for steps in of_latents]
+    numbers = () if use.melts and use.densities else FITS
+    fits = [Course(FITTED, steps, dim, use.melts, use.densities) for steps in numbers]
     plain = [Course("exp_rk5", steps, dim, use.melts) for steps in STEPS]
-    if use.melts and dim > FEW_PRODUCTS:
+    if use.melts and use.densities and dim > FEW_PRODUCTS:
         plain += [Course("exp_rk5", steps, dim, True, quadrature=True) for steps in STEPS]
     few = [course for course in fits + plain if course.calls < calls]
     return sorted(few, key=lambda course: course.cost(use))

@@ -9,8 +9,9 @@ Where columns have bounds but are not mapped to the line, what the flow puts bey
 rejected and drawn anew, and q is divided by the share that is not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from math import ceil, log
 
 import torch
@@ -30,9 +31,9 @@ from training.measure.posterior.importance import smoothed_weights
 LogPosterior = Callable[[Tensor, Tensor], Tensor]
 """Logs ``[N]`` of densities up to a constant, of points ``[N, D]`` given conditions ``[N, C]``."""
 SAMPLER = "flow"
-MORE, MOST_TURNS, MOST_TIMES = 1.1, 20, 4
-"""Draws beyond those that should do, where some are rejected; how often, and at most how many times
-as many as are wanted in one turn."""
+MORE, MOST_TURNS, MOST_TIMES, FEW = 1.1, 20, 4, 128
+"""Draws beyond those that should do, where some are rejected; how often, at most how many times as
+many as are wanted in one turn, and in blocks of how many."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,14 @@ class Amortized:
         draws = self._proposed(
             torch.cat([self._noise(place, size, 0) for place in numbers]),
             places.repeat_interleave(size),
+            self.rows,
             on_part,
         )
-        parts = draws.split(size)
+        parts = draws.split([size] * len(numbers))
         coordinates, stats = self.prior.flow.coordinates, {}
         proposed = torch.full((len(numbers),), float(size), dtype=torch.float64)
         if coordinates is not None and coordinates.rejects:
-            within = [self._within(*pair, coordinates) for pair in zip(parts, numbers, strict=True)]
+            within = self._within(parts, numbers, coordinates)
             stats = {"leaked": proposed.new_tensor([leaked for _, _, leaked in within])}
             if self.fewer:
                 distinct = [min(len(part.w), size) for part, _, _ in within]
@@ -131,17 +133,15 @@ class Amortized:
         self,
         w: Tensor,
         which: Tensor,
+        rows: int,
         on_part: Callable[[float], object] | None = None,
-        alone: bool = False,
     ) -> "_Proposed":
-        """Points of variables ``[N, dim]``, each given the conditions of an observation ``[N]``.
-
-        Those of one observation alone need no block to be filled up.
-        """
+        """Points of variables ``[N, dim]``, each given the conditions of an observation ``[N]``, in
+        blocks of so many rows."""
         count, device = len(w), self.conditions.device
         w, which = w.to(device), which.to(device)
         points, density, calls = [], [], 0
-        for block in self._blocks(count, min(self.rows, count) if alone else self.rows):
+        for block in self._blocks(count, rows):
             given = {"labels": self.conditions[which[block]]}
             if self.trace is None:
                 generated = self.prior.points(w[block], given)
@@ -151,26 +151,40 @@ class Amortized:
             points.append(generated.points)
             calls = generated.calls
             if on_part:
-                on_part(min(1.0, self.rows / count))
+                on_part(min(1.0, rows / count))
         of_points = torch.cat(density)[:count] if density else None
         return _Proposed(w, torch.cat(points)[:count], of_points, calls)
 
     def _within(
-        self, part: "_Proposed", place: int, coordinates: Coordinates
-    ) -> tuple["_Proposed", int, float]:
-        """As many draws for an observation that are between the bounds, or fewer, if they may be;
-        how many it took, and which share was not, by which the others have the more density."""
-        size = proposed = len(part.w)
-        kept = part.at(coordinates.inside(part.points))
+        self, parts: Sequence["_Proposed"], numbers: Sequence[int], coordinates: Coordinates
+    ) -> list[tuple["_Proposed", int, float]]:
+        """Of each observation as many draws between the bounds, or fewer, if they may be; how many
+        it took, and which share was not, by which the others have the more density."""
+        size = len(parts[0].w)
+        proposed = [size] * len(parts)
+        kept = [part.at(coordinates.inside(part.points)) for part in parts]
         for turn in range(1, MOST_TURNS):
-            if len(kept.w) >= size:
+            missing = [index for index, part in enumerate(kept) if len(part.w) < size]
+            if not missing:
                 break
-            share = max(len(kept.w), 1) / proposed
-            more = ceil((size - len(kept.w)) / share * MORE)
-            which = torch.full((min(more, MOST_TIMES * size),), place)
-            again = self._proposed(self._noise(place, len(which), turn), which, alone=True)
-            proposed += len(which)
-            kept = kept.and_more(again.at(coordinates.inside(again.points)))
+            counts = []
+            for index in missing:
+                share = max(len(kept[index].w), 1) / proposed[index]
+                more = ceil((size - len(kept[index].w)) / share * MORE)
+                counts.append(min(more, MOST_TIMES * size))
+            places = [numbers[index] for index in missing]
+            noise = [self._noise(*pair, turn) for pair in zip(places, counts, strict=True)]
+            which = torch.tensor(places).repeat_interleave(torch.tensor(counts))
+            again = self._proposed(torch.cat(noise), which, min(self.rows, FEW)).split(counts)
+            for index, part in zip(missing, again, strict=True):
+                proposed[index] += len(part.w)
+                kept[index] = kept[index].and_more(part.at(coordinates.inside(part.points)))
+        return [self._enough(*each, size) for each in zip(kept, proposed, numbers, strict=True)]
+
+    def _enough(
+        self, kept: "_Proposed", proposed: int, place: int, size: int
+    ) -> tuple["_Proposed", int, float]:
+        """What ``_within`` tells of one observation. Raises DataError of too few draws."""
         if len(kept.w) < (1 if self.fewer else size):
             raise DataError(
                 f"of {proposed} draws for observation {place + 1}, {proposed - len(kept.w)} are "
@@ -244,6 +258,6 @@ class _Proposed:
         """So many, each repeated about as often."""
         return self.at(torch.arange(size, device=self.w.device) * len(self.w) // size)
 
-    def split(self, size: int) -> list["_Proposed"]:
-        starts = range(0, len(self.w), size)
-        return [self.at(slice(start, start + size)) for start in starts]
+    def split(self, counts: Sequence[int]) -> list["_Proposed"]:
+        ends = accumulate(counts)
+        return [self.at(slice(end - count, end)) for end, count in zip(ends, counts, strict=True)]

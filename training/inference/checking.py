@@ -164,17 +164,24 @@ def check_learned(
         references: TARP's points ``[m, D]``; None for some that know nothing of conditions.
         on_part: As ``Amortized.sample`` takes it.
     """
-    drawn = replace(amortized, trace=None, fewer=True).sample(places, on_part)
-    points = drawn.points.flatten(1, 2)
-    both = torch.cat([truths.to(points)[:, None], points], dim=1)
-    # Of images two probes do: what they are off by is alike for truths and draws, whose ranks are
-    # as even with it as without.
-    density = amortized.log_density(both, places, amortized.trace or Trace(probes=2))
-    scalar = (density[:, 1:], density[:, 0])
+    # Beyond exact traces two probes do: what they are off by is alike for truths and draws, whose
+    # ranks are as even with it as without.
+    trace = amortized.trace or Trace(probes=2)
+    along = None if amortized.prior.deblurred else trace
+    drawn = replace(amortized, trace=along, fewer=True).sample(places, on_part)
+    points, truths = drawn.points.flatten(1, 2), truths.to(drawn.points)
+    if drawn.log_density is None:
+        density = amortized.log_density(torch.cat([truths[:, None], points], 1), places, trace)
+        scalar = (density[:, 1:], density[:, 0])
+    else:
+        density = amortized.log_density(truths[:, None], places, trace)[:, 0]
+        if "leaked" in drawn.stats:
+            density = density - (1 - drawn.stats["leaked"].to(density)).log()
+        scalar = (drawn.log_density.flatten(1), density)
     _, covariance = amortized.prior.moments(amortized.conditions)
     values = run_values(
         points,
-        both[:, 0],
+        truths,
         seeded_generator("cpu", hash_seed(amortized.seed, int(places[0]))),
         names=names,
         others={DENSITY: scalar},

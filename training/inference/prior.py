@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
+from training.flow.courses import USES
 from training.flow.likelihood import DivergenceIntegral, Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver
@@ -57,8 +58,8 @@ class Prior:
         unit: One of the user's units in those of the flow; images have gray levels.
         origin: The flow's 0 in the user's units.
         sharpened: Whether to make clean points of blurred ones by one more step.
-        ways: Times and solvers for ``points_and_densities`` and ``densities`` of given points
-            (``flow.courses``), where they are not those of points.
+        ways: Times and solvers for ``points_and_densities``, ``latents`` and ``densities`` of given
+            points (``flow.courses``), where they are not those of points.
     """
 
     flow: ProbabilityFlow
@@ -233,7 +234,7 @@ class Prior:
         """The standard normal variables ``[N, D]`` of blurred points ``[N, D]``."""
         flow = self._given(conditions)
         points = (points - self.origin) * self.unit
-        times, solver = self.way("densities")
+        times, solver = self.way("latents")
         return flow.latent_law(times[-1]).whiten(flow.encode(points, times, solver))
 
     def moments(self, conditions: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -328,7 +329,7 @@ class Prior:
 
 def ways_of(flow: ProbabilityFlow) -> dict[str, tuple[Tensor, Solver]]:
     """``Prior.ways`` along the courses of a flow, as few calls as answers need."""
-    return {use: flow.course(use) for use in ("points_and_densities", "densities")}
+    return {use: flow.course(use) for use in USES if use not in ("look", "points")}
 
 
 def _differences(flow: ProbabilityFlow, before: Tensor, after: Tensor) -> Tensor:

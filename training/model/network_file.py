@@ -22,7 +22,7 @@ code. It holds ``{"format": "inflationary-flows network", "version": 1, "parts":
                 (kept, compressed, components, width, depth, waves, chained), weights and buffers,
                 in float64
     course_USE  how to integrate where nothing else is asked for, for each use (look, points,
-                points_and_densities, densities) that one was found for: Course, with its
+                points_and_densities, latents, densities) that one was found for: Course, with its
                 arguments (solver, steps, dimensions, melts, quadrature, and the errors that were
                 measured: error in standard deviations, nats), times [steps + 1], and if it is
                 fitted weights [steps, steps] and integrals [steps], or of a quadrature [steps + 1]

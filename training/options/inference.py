@@ -25,7 +25,7 @@ from training.options.shared import calibration, seed
 from training.options.types import COUNT, FILE, NETWORK, choice
 
 LIKELIHOODS = ("gaussian", "mask", "linear")
-DRAWS, CHECK_DRAWS = 1000, 25
+DRAWS, CHECK_DRAWS = 1000, 10
 """Of each chain: a check without a likelihood ranks a truth among all of them, and needs few."""
 SOLVER = "exp_ab2"
 """One call a step: draws are many, and their errors need only be small beside their spread."""

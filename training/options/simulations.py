@@ -60,7 +60,12 @@ class SimulationSettings(Declared):
         default=True,
         help="Put discrete columns in --csv at the nearest of their steps.",
     )
-    sim_type: str = option(type=choice((*KINDS, "all")), default="all", help="What to simulate.")
+    sim_type: str = option(
+        type=choice((*KINDS, "all")),
+        default="all",
+        help="What to simulate; gen alone by as few calls as the network file found enough, unless "
+        "times, a solver or --save_freq are given.",
+    )
     prev_melt: Path | None = option(
         type=FILE, help="A melt to start from, for a lone roundtrip or gen."
     )

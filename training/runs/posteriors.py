@@ -80,15 +80,18 @@ def progress(begun: str, name: str, total: int, unit: str) -> Iterator[Callable[
 
 GROUP = 16
 """Observations that are sampled side by side: enough to fill the calls of small networks."""
+LEARNED_DRAWS = 2**14
+"""Of a group without a likelihood, whose draws of all observations share their calls."""
 GROUP_NUMBERS = 2**26
 """Numbers up to which the draws of a group take memory, several times over: 512 MiB."""
 
 
-def group_size(prior: Prior, plan: SamplingPlan) -> int:
+def group_size(prior: Prior, plan: SamplingPlan, learned: bool) -> int:
     """How many observations to sample side by side."""
     dim, draws = prior.dim, max(plan.draws, plan.particles or PARTICLES)
     numbers = max(draws * (dim + prior.flow.basis.dim), dim**2) * plan.chains
-    return max(1, min(GROUP, GROUP_NUMBERS // numbers))
+    together = max(GROUP, LEARNED_DRAWS // (plan.chains * plan.draws)) if learned else GROUP
+    return max(1, min(together, GROUP_NUMBERS // numbers))
 
 
 @dataclass(frozen=True)
