@@ -12,7 +12,7 @@ import torch
 import gen_fid_samples
 import import_network
 import toy_pfODE_int
-from tests.support.original_files import Persistent, dumps, toy_content
+from tests.support.original_files import dumps, toy_content
 from tests.support.running import Result, refused
 from torch_utils.results import load_arrays
 from training.model.model import Model
@@ -115,8 +115,6 @@ def test_the_source_is_never_replaced(bring: Run, tmp_path: Path, contents: Run)
 @pytest.mark.parametrize(
     ("content", "options", "code", "message"),
     [
-        ({"ema": None}, (), 1, "holds no network"),
-        ({"ema": Persistent("VPPrecond")}, (), 1, "holds a 'VPPrecond'"),
         (toy_content("spirals"), (), 1, "toy 'spirals'"),
         (toy_content(), ("--data_name=moons",), 2, "data_name is moons"),
         (toy_content(), ("--tmax=8",), 2, "tmax is 8, but"),

@@ -63,14 +63,6 @@ def calibration(network: Path) -> dict[str, torch.Tensor]:
     return {name: state[name] for name in state if name.startswith("calibration_")}
 
 
-def test_snapshots_come_every_snap_reports(train: Run) -> None:
-    folder = train("--data_name=circles", "--duration=0.005", "--tick=1", "--snap=2", "--dump=3")
-    networks = sorted(path.name for path in folder.glob("network-*"))
-    states = sorted(path.name for path in folder.glob("training-state-*"))
-    assert networks == [f"network-snapshot-00000{kimg}.pkl" for kimg in (2, 4, 5)]
-    assert states == [f"training-state-00000{kimg}.pt" for kimg in (3, 5)]
-
-
 def test_only_the_last_network_is_calibrated(train: Run) -> None:
     how = ("--duration=0.002", "--tick=1", "--snap=1", "--tmin=0.5", "--calibration_fit=path")
     folder = train("--data_name=s_curve", *how, size=FEW)

@@ -87,14 +87,6 @@ def test_a_network_file_gives_back_what_it_was_given(path: Path) -> None:
             assert parts[name].state[key].dtype == value.dtype
 
 
-def test_a_built_module_computes_what_the_original_did(path: Path) -> None:
-    original = nn.Linear(3, 2)
-    part = Part("linear", {"in_features": 3, "out_features": 2}, original.state_dict())
-    write_network(path, {"network": part}, {})
-    x = torch.randn(5, 3)
-    assert torch.equal(load(path)(x), original(x))
-
-
 def test_a_training_state_gives_back_what_it_was_given_and_is_no_network(tmp_path: Path) -> None:
     state, network = tmp_path / "s.pt", tmp_path / "n.pkl"
     parameter = torch.ones(3, requires_grad=True)

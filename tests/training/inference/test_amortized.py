@@ -34,6 +34,12 @@ def amortized(prior: Prior) -> Amortized:
 ALL = torch.arange(3)
 
 
+@pytest.fixture
+def in_large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is drawn again comes in few calls."""
+    monkeypatch.setattr("training.inference.amortized.FEW", 1024)
+
+
 def test_draws_have_the_moments_and_the_density_of_the_posterior(
     prior: Prior, amortized: Amortized
 ) -> None:
@@ -84,7 +90,10 @@ def test_a_correction_takes_draws_again_by_the_posterior_itself(amortized: Amort
     assert torch.equal(alone.points[0], drawn.points[2])
 
 
-def test_what_is_beyond_bounds_is_rejected_and_counted(prior: Prior, amortized: Amortized) -> None:
+@pytest.mark.usefixtures("in_large_blocks")
+def test_what_is_beyond_bounds_is_rejected_and_counted(
+    prior: Prior, amortized: Amortized, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of ``N(0, 1)``, 0.159 are below -1."""
     whole = replace(amortized, prior=limited(prior, -1.0), draws=1000)
     drawn, free = whole.sample(ALL), replace(amortized, draws=1000).sample(ALL)
@@ -100,10 +109,12 @@ def test_what_is_beyond_bounds_is_rejected_and_counted(prior: Prior, amortized: 
     torch.testing.assert_close(drawn.log_density[0].flatten()[:count], expected)
     assert (drawn.calls > free.calls).all()
     assert torch.equal(whole.sample(ALL[1:2]).points[0], drawn.points[1])
+    monkeypatch.setattr("training.inference.amortized.MOST_TURNS", 3)
     with pytest.raises(DataError, match="beyond the bounds"):
         replace(amortized, prior=limited(prior, 9.0)).sample(ALL)
 
 
+@pytest.mark.usefixtures("in_large_blocks")
 def test_where_nearly_all_is_beyond_bounds_a_check_takes_fewer_draws(amortized: Amortized) -> None:
     """Of ``N(0, 1)``, 0.0013 are above 3: of 80,000 draws some hundred."""
     prior = limited(amortized.prior, 3.0)

@@ -74,15 +74,6 @@ def test_every_promised_option_is_there_with_its_choices() -> None:
                 assert parsed.params[param.name] == choice
 
 
-def test_a_group_alone_names_its_commands_and_is_a_usage_error() -> None:
-    result = run_script(toy_pfODE_int)
-    assert result.code == 2
-    for name in ("net", "discrete", "exact"):
-        assert name in result.err
-    assert "Traceback" not in result.err
-    assert run_script(toy_pfODE_int, "--help").code == 0
-
-
 def test_flags_take_truth_values() -> None:
     seen: list[Flags] = []
 
