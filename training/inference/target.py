@@ -224,7 +224,7 @@ class Target:
         """The variables ``[N, dim]`` of points ``[N, D]``."""
 
         def block(points: Tensor, which: Tensor) -> tuple[Tensor, ...]:
-            self._calls = len(self.prior.way("densities")[0]) - 1
+            self._calls = len(self.prior.way("latents")[0]) - 1
             return (self.prior.whitened(points, self._conditions(which)),)
 
         return self._in_blocks(block, 1, points, which)[0]

@@ -181,29 +181,44 @@ class ToyMLP(nn.Module):
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, z: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        z: Tensor,
+        c_noise: Tensor,
+        labels: Tensor | None = None,
+        features: Tensor | None = None,
+    ) -> Tensor:
         """F ``[B, D]``, or in training of an ensemble that of each member, ``[K, B, D]``.
 
         Args:
             z: ``[B, D]``.
             c_noise: ``[]`` or ``[B]``.
             labels: Conditions ``[B, L]``; of a network without, they are not looked at.
+            features: What ``features_of`` makes of them, in their place.
 
         Raises:
             UsageError: Conditions are missing.
         """
-        features = [*self._seen(z, self._frequencies), self.noise(c_noise).expand(len(z), -1)]
+        seen = [*self._seen(z, self._frequencies), self.noise(c_noise).expand(len(z), -1)]
         if self.label_dim:
-            if labels is None:
-                raise UsageError(f"this network takes {self.label_dim} conditions with each point")
-            conditions = labels.to(z.dtype)
-            given = self.embedding(conditions) if self.embedding else conditions
-            features += self._seen(given, self._condition_frequencies)
-        h = self.input(torch.cat(features, dim=1))
+            if features is None:
+                if labels is None:
+                    raise UsageError(
+                        f"this network takes {self.label_dim} conditions with each point"
+                    )
+                features = self.features_of(labels.to(z.dtype))
+            seen.append(features)
+        h = self.input(torch.cat(seen, dim=1))
         for layer in self.hidden:
             h = h + self.dropout(F.silu(layer(h)))
         out: Tensor = self.output(h)
         return out.mean(dim=0) if self.members > 1 and not self.training else out
+
+    def features_of(self, labels: Tensor) -> Tensor:
+        """What the first layer sees ``[B, ...]`` of conditions ``[B, L]``, whatever z and the time
+        are."""
+        given = self.embedding(labels) if self.embedding else labels
+        return torch.cat(self._seen(given, self._condition_frequencies), dim=1)
 
     def _seen(self, rows: Tensor, frequencies: int) -> list[Tensor]:
         """Rows ``[B, N]`` and their waves of so many frequencies."""

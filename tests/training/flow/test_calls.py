@@ -7,7 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from tests.support.draws import double, normal, seeded
+from tests.support.flows import random_basis
 from training.flow.calls import BLOCK_ROWS, BlockwiseDenoiser, ConditionedDenoiser
+from training.flow.denoisers import NetworkDenoiser
+from training.flow.schedules import InflationSchedule
+from training.networks.mlp import ToyMLP
 
 T = double(2.0)
 Call = tuple[Tensor, Tensor, dict[str, Tensor]]
@@ -53,6 +57,26 @@ def test_blocks_have_one_shape_and_give_what_one_call_gives(points: Tensor, rows
             last, _, conditions = spy.calls[-1]
             assert torch.equal(last, torch.cat([points[8:], torch.zeros(1, 3)]))
             assert torch.equal(conditions["labels"], torch.cat([labels[8:], torch.zeros(1, 2)]))
+
+
+@pytest.mark.parametrize("rows", [None, 4, 100])
+@pytest.mark.parametrize("given", [1, 11])
+def test_conditions_are_embedded_once_for_all_calls(points: Tensor, rows: int, given: int) -> None:
+    network = ToyMLP(3, (-4.0, 4.0), label_dim=12, condition_shape=(2, 6)).eval()
+    nn.init.normal_(network.output.weight)
+    assert network.embedding is not None
+    embedded: list[int] = []
+    network.embedding.register_forward_hook(lambda *_: embedded.append(1))
+    denoiser = NetworkDenoiser(network, random_basis(3), InflationSchedule.to_dimension(3, 3))
+    labels = normal(given, 12, seed=3)
+    expected = [denoiser(points, t, labels=labels.expand(11, -1)) for t in (T, 2 * T)]
+    embedded.clear()
+    calls = ConditionedDenoiser(
+        BlockwiseDenoiser(denoiser, rows) if rows else denoiser, {"labels": labels}
+    )
+    for t, right in zip((T, 2 * T), expected, strict=True):
+        torch.testing.assert_close(calls(points, t), right, rtol=0, atol=1e-6)
+    assert len(embedded) == (ceil(given / rows) if rows else 1)
 
 
 def test_no_points_make_no_call() -> None:
