@@ -54,7 +54,7 @@ from training.runs.posteriors import GROUP
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 POOLS = {2: 2**17, 3: 2**18}
 CHAINS, DRAWS = 4, 2000
-ROWS = 4096
+ROWS = 256
 DURATION = 6.0
 
 

@@ -112,15 +112,14 @@ class NetworkDenoiser(nn.Module):
         return out if self.output_gain is None else self.output_gain(t).to(out.dtype) * out
 
     def prepared(self, conditions: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Conditions ``[B, ...]`` with labels replaced by what the network makes of them alone,
-        once for many calls; the same where it makes nothing."""
+        """Conditions ``[B, ...]`` and what the network makes of labels alone, once for many calls;
+        the same where it makes nothing."""
         features_of = getattr(self.network, "features_of", None)
         if features_of is None or "labels" not in conditions:
             return dict(conditions)
-        rest = {name: values for name, values in conditions.items() if name != "labels"}
         labels = conditions["labels"].to(torch.get_default_dtype())
         with torch.set_grad_enabled(labels.requires_grad), self.autocast(labels.device.type):
-            return {**rest, "features": features_of(labels)}
+            return {**conditions, "features": features_of(labels)}
 
     def _pixels(self, z: Tensor, t: Tensor) -> dict[str, Tensor]:
         """The noisy pixels of ``z [B, D]``, and the variance of their noise, averaged over them."""
