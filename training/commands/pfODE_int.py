@@ -8,6 +8,7 @@ from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import load_json, provenance, save_json
 from training.commands.shared import (
+    by_student,
     densities_of,
     image_times,
     is_free,
@@ -35,6 +36,7 @@ def run(settings: SimulationSettings) -> None:
     latent = latent.settled(subject.flow, choice.end, subject.dims_to_keep)
     solver, folder = solver_of(settings.solver), settings.save_dir
     choice.even(subject.flow.schedule)
+    choice = by_student(choice, settings.times, solver, subject.flow)
     paths = {kind: folder / f"{subject.stem}_{kind}.npz" for kind in settings.kinds}
     parameters = folder / f"{subject.stem}_HD_pfODE_int_sim_params.json"
     csv = [settings.csv] if settings.csv else []

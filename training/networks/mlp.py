@@ -192,6 +192,18 @@ class ToyMLP(nn.Module):
         Raises:
             UsageError: Conditions are missing.
         """
+        out: Tensor = self.output(self.units(z, c_noise, labels))
+        return out.mean(dim=0) if self.members > 1 and not self.training else out
+
+    def units(
+        self,
+        z: Tensor,
+        c_noise: Tensor,
+        labels: Tensor | None = None,
+        further: Tensor | None = None,
+    ) -> Tensor:
+        """The last hidden layer ``[B, width]``; arguments are those of ``forward``, and what is
+        added to the first one."""
         features = [*self._seen(z, self._frequencies), self.noise(c_noise).expand(len(z), -1)]
         if self.label_dim:
             if labels is None:
@@ -199,11 +211,11 @@ class ToyMLP(nn.Module):
             conditions = labels.to(z.dtype)
             given = self.embedding(conditions) if self.embedding else conditions
             features += self._seen(given, self._condition_frequencies)
-        h = self.input(torch.cat(features, dim=1))
+        h: Tensor = self.input(torch.cat(features, dim=1))
+        h = h if further is None else h + further
         for layer in self.hidden:
             h = h + self.dropout(F.silu(layer(h)))
-        out: Tensor = self.output(h)
-        return out.mean(dim=0) if self.members > 1 and not self.training else out
+        return h
 
     def _seen(self, rows: Tensor, frequencies: int) -> list[Tensor]:
         """Rows ``[B, N]`` and their waves of so many frequencies."""

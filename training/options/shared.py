@@ -17,6 +17,7 @@ from training.names import (
     PRECISIONS,
     PROBES,
     SOLVER_NAMES,
+    STUDENT,
     TOY_NAMES,
     TRACES,
 )
@@ -234,7 +235,10 @@ class SolverOptions(Declared):
 
     section = "Integration"
     solver: str = option(
-        type=choice(SOLVER_NAMES), default=DEFAULT_SOLVER, help="Method of integration."
+        type=choice((*SOLVER_NAMES, STUDENT)),
+        default=DEFAULT_SOLVER,
+        help="Method of integration; student: that of a network by distill.py, in its few calls "
+        "unless times are said.",
     )
     rtol: float = option(
         type=POSITIVE, default=1e-6, help="Relative tolerance of a step of dopri5."
