@@ -13,13 +13,13 @@ from training.files.observations import read_array, read_mask, read_noise, read_
 from training.flow.courses import student_times
 from training.flow.likelihood import Trace
 from training.flow.solvers import Solver, get_solver
-from training.inference.amortized import Amortized, LogPosterior
+from training.inference.amortized import Amortized, LogPosterior, by_teacher
 from training.inference.likelihoods import Gaussian, Likelihood
 from training.inference.prior import Prior, ways_of
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
 from training.inference.user_likelihood import UserFunction, UserLikelihood
-from training.names import DEFAULT_SOLVER, MOST_DEBLURRED, TEACHER
+from training.names import MOST_DEBLURRED, TEACHER
 from training.options.inference import (
     CHAIN_STEPS,
     CHECK_DRAWS,
@@ -203,8 +203,7 @@ class Asked:
             raise UsageError(f"--correct={TEACHER} is for networks by distill.py")
         if flow.coordinates is not None and flow.coordinates.steps.any():
             raise UsageError(f"--correct={TEACHER} weights densities, which no discrete column has")
-        times = flow.times()
-        return lambda points, y: flow.given(labels=y).log_prob(points, times, DEFAULT_SOLVER)
+        return by_teacher(flow)
 
     def observed(self, source: Path, likelihood: Likelihood) -> Tensor:
         """What a likelihood takes of a file's observations ``[M, K]``.

@@ -306,10 +306,10 @@ class ProbabilityFlow:
             UsageError: There are no conditions to be given.
             DataError: They are no numbers, not finite, or of another number.
         """
-        rows = {name: torch.atleast_2d(self._numbers(name, v)) for name, v in conditions.items()}
+        given = {name: self._numbers(name, values) for name, values in conditions.items()}
+        rows = {name: v if v.ndim > 1 else v[None] for name, v in given.items()}
         flow = copy(self)
-        counts = (len(numbers) for numbers in rows.values() if len(numbers) != 1)
-        flow._rows = max(counts, default=None)
+        flow._rows = max((len(v) for v in rows.values() if len(v) != 1), default=None)
         if self.coordinates is not None:
             flow.coordinates = self.coordinates.given(rows.get("labels"))
             labels = flow.coordinates.labels

@@ -48,12 +48,12 @@ NEIGHBORS = 0.85
 BETWEEN = 2
 """Further times of a path between two of these, at random."""
 BLOCK = 1000
-"""Paths with the same times."""
-HELD_OUT = 4000
-"""Further paths, to measure the student on."""
+"""Paths with the same times, at most."""
+JUDGES = 10
+"""Of so many paths one more is held out, to measure the student on."""
 PILOTS, PILOT_STEPS = 256, 32
-RAMP = 200
-"""Steps in which the learning rate rises."""
+RAMP = 0.01
+"""Share of the steps in which the learning rate rises."""
 
 
 @dataclass(frozen=True)
@@ -115,10 +115,11 @@ class Paths:
             on_path: Called with the number of paths that are done.
         """
         blocks = []
-        for _ in range(math.ceil(count / BLOCK)):
-            latents, given, here = flow.latent.sample(BLOCK, generator), torch.zeros(0), flow
+        size = min(BLOCK, count)
+        for _ in range(math.ceil(count / size)):
+            latents, given, here = flow.latent.sample(size, generator), torch.zeros(0), flow
             if labels is not None:
-                given = labels[torch.randint(len(labels), (BLOCK,), generator=generator)]
+                given = labels[torch.randint(len(labels), (size,), generator=generator)]
                 here = conditioned(flow, given)
             places = torch.rand(len(knots) - 1, BETWEEN, generator=generator, dtype=torch.float64)
             places = places.sort(dim=1).values.to(knots)
@@ -126,7 +127,7 @@ class Paths:
             times = torch.cat([knots[:-1, None], between], dim=1).flatten()
             times = torch.cat([times, knots[-1:]]).flip(0)
             blocks.append((times, *_follow(here, latents, times), given))
-            on_path(BLOCK)
+            on_path(size)
         times, states, integrals, given = (
             torch.stack(column) for column in zip(*blocks, strict=True)
         )
@@ -199,11 +200,13 @@ def distill(model: Model, lessons: Lessons, labels: Tensor | None) -> dict[str, 
         )
     flow, generator = model.flow, seeded_generator("cpu", lessons.seed, Stream.LATENT)
     knots = _knots(flow, lessons, labels)
-    total = lessons.paths + HELD_OUT
-    with tqdm(total=total, desc="paths of the teacher", unit="path", disable=None) as bar:
+    judges = math.ceil(lessons.paths / JUDGES)
+    with tqdm(
+        total=lessons.paths + judges, desc="paths of the teacher", unit="path", disable=None
+    ) as bar:
         paths, held_out = (
             Paths.follow(flow, knots, count, labels, generator, bar.update)
-            for count in (lessons.paths, HELD_OUT)
+            for count in (lessons.paths, judges)
         )
     _teach(model, paths, lessons)
     for name, use in USES.items():
@@ -213,10 +216,8 @@ def distill(model: Model, lessons: Lessons, labels: Tensor | None) -> dict[str, 
     for name, use in USES.items():
         way, course = "melted" if use.melts else "generated", model.courses[name]
         course.error, course.nats = measured[way], measured[f"nats_{way}"]
-    spent = {"paths": lessons.paths, "steps": lessons.steps}
-    seconds = round(time.process_time() - began, 1)
-    model.about[STUDENT] = {"calls": lessons.calls, **measured, **spent, "seconds": seconds}
-    return model.about[STUDENT]
+    model.about[STUDENT] = {"calls": lessons.calls, **measured}
+    return {**model.about[STUDENT], "seconds": time.process_time() - began}
 
 
 def _knots(flow: ProbabilityFlow, lessons: Lessons, labels: Tensor | None) -> Tensor:
@@ -236,8 +237,9 @@ def _new_student(model: Model, seed: int) -> FlowMapMLP:
     with torch.random.fork_rng([]):
         seed_layers(torch.device("cpu"), seed)
         student = FlowMapMLP.of(model.recipe.network_arguments)
-    alike = denoiser.preconditioning == "ifs" and denoiser.space == "ES"
-    if teacher.members == 1 and alike:
+    axes = denoiser.basis.eigenvectors
+    alike = denoiser.space == "ES" or torch.equal(axes, torch.eye(len(axes)).to(axes))
+    if teacher.members == 1 and alike and denoiser.preconditioning == "ifs":
         student.body.load_state_dict(teacher.state_dict())
     return student
 
@@ -255,8 +257,9 @@ def _teach(model: Model, paths: Paths, lessons: Lessons) -> None:
     scale = torch.ones(denoiser.basis.dim + 1)
     scale[-1] = POINT / NATS * math.sqrt(denoiser.basis.dim)
     for step in tqdm(range(lessons.steps), desc="student", unit="step", disable=None):
-        fall = 0.5 * (1 + math.cos(math.pi * step / lessons.steps))
-        optimizer.param_groups[0]["lr"] = lessons.lr * min(1, (step + 1) / RAMP) * fall
+        done = (step + 1) / lessons.steps
+        rate = lessons.lr * min(1, done / RAMP) * 0.5 * (1 + math.cos(math.pi * done))
+        optimizer.param_groups[0]["lr"] = rate
         x, t, to, target, *labels = paths.pairs(lessons.batch, generator)
         given = {"labels": labels[0]} if labels else {}
         off = scale * (denoiser.carried(x, t, to, **given) - target)
