@@ -63,6 +63,7 @@ def run(settings: SimulationSettings) -> None:
             start_noise=settings.start_noise,
             class_number=settings.class_,
             likelihood=densities_of(settings.likelihood, settings.seed, subject.levels_per_unit),
+            correct=settings.correct is not None,
         )
         melted = None
         if settings.prev_melt is not None:

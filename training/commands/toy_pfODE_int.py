@@ -77,6 +77,7 @@ def simulate(
             save_every=settings.save_freq,
             by_course=is_free(settings.solver, settings.times),
             likelihood=densities_of(settings.likelihood, settings.seed),
+            correct=isinstance(settings, NetSettings) and settings.correct is not None,
         )
         facts = {chapter.kind: chapter.facts for chapter in story.tell(KINDS)}
         if not distributed.is_main():

@@ -52,6 +52,7 @@ BLOCK = 1000
 JUDGES = 10
 """Of so many paths one more is held out, to measure the student on."""
 PILOTS, PILOT_STEPS = 256, 32
+WIDTH = 128
 RAMP = 0.01
 """Share of the steps in which the learning rate rises."""
 
@@ -67,6 +68,8 @@ class Lessons:
         batch: Pairs of states of a step.
         lr: Peak learning rate.
         seed: Of latents, conditions, and pairs.
+        width: Units of a hidden layer, no fewer than the teacher's; None for these, or ``WIDTH``
+            if that is more.
     """
 
     calls: int
@@ -75,6 +78,7 @@ class Lessons:
     batch: int
     lr: float
     seed: int
+    width: int | None = None
 
 
 @dataclass(frozen=True)
@@ -230,17 +234,26 @@ def _knots(flow: ProbabilityFlow, lessons: Lessons, labels: Tensor | None) -> Te
     return fit_equal_error_grid(flow, latents, times, SOLVERS["exp_rk5"])(lessons.calls)
 
 
-def _new_student(model: Model, seed: int) -> FlowMapMLP:
-    """A student that is the teacher's network, if that is one network of the same coordinates."""
+def _new_student(model: Model, lessons: Lessons) -> FlowMapMLP:
+    """A student that gives what the teacher's network does, if that is one of the same coordinates:
+    units that it has beyond the teacher's do not count yet."""
     denoiser, teacher = model.denoiser, model.denoiser.network
     assert isinstance(teacher, ToyMLP)
+    sizes = model.recipe.network_arguments
+    least = sizes.get("width", WIDTH)
+    if lessons.width is not None and lessons.width < least:
+        raise UsageError(f"--width is {lessons.width}, but the teacher's is {least}: give no less")
     with torch.random.fork_rng([]):
-        seed_layers(torch.device("cpu"), seed)
-        student = FlowMapMLP.of(model.recipe.network_arguments)
+        seed_layers(torch.device("cpu"), lessons.seed)
+        student = FlowMapMLP.of({**sizes, "width": lessons.width or max(WIDTH, least)})
     axes = denoiser.basis.eigenvectors
     alike = denoiser.space == "ES" or torch.equal(axes, torch.eye(len(axes)).to(axes))
     if teacher.members == 1 and alike and denoiser.preconditioning == "ifs":
-        student.body.load_state_dict(teacher.state_dict())
+        known = dict(teacher.named_parameters())
+        for name, weight in student.body.named_parameters():
+            size = known[name].shape
+            weight.data[: size[0]] = 0
+            weight.data[tuple(map(slice, size))] = known[name]
     return student
 
 
@@ -248,10 +261,11 @@ def _teach(model: Model, paths: Paths, lessons: Lessons) -> None:
     """Trains a student, and puts it in its place.
 
     Raises:
+        UsageError: It is to be narrower than its teacher.
         DataError: It diverged.
     """
     denoiser = model.denoiser
-    student = denoiser.student = _new_student(model, lessons.seed)
+    student = denoiser.student = _new_student(model, lessons)
     optimizer = Soap(student.parameters(), lessons.lr)
     generator = seeded_generator("cpu", lessons.seed, Stream.DATA)
     scale = torch.ones(denoiser.basis.dim + 1)
