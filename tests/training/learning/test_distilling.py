@@ -90,7 +90,7 @@ def test_log_determinants_are_what_a_student_says_or_those_of_its_own_jacobian()
 
 def test_a_student_knows_its_error_and_its_file_carries_it(tmp_path: Path) -> None:
     model = teacher(0.4)
-    lessons = Lessons(calls=2, paths=2000, steps=1, batch=256, lr=3e-3, seed=0)
+    lessons = Lessons(calls=2, paths=2000, steps=1, batch=256, lr=3e-3, seed=0, width=24)
     before = distill(model, lessons, None)
     said = distill(model, replace(lessons, steps=300), None)
     assert said["generated"] < before["generated"] / 3
@@ -104,13 +104,22 @@ def test_a_student_knows_its_error_and_its_file_carries_it(tmp_path: Path) -> No
     measured = measure(flow, fresh, 2)
     assert set(measured) == set(known) - {"calls"}
     for name, error in measured.items():
-        assert error == pytest.approx(known[name], rel=0.5), name
+        assert known[name] / 2 < error < 2 * known[name], name
     assert flow.courses["densities"].nats == known["nats_melted"]
     # What it says of its own samples, beside what its teacher says of them.
     points = flow.sample(500, seeded(1))
     off = flow.log_prob(points) - flow.log_prob(points, flow.times(), "exp_rk5")
     assert float(off.square().mean().sqrt()) < 3 * known["nats_melted"]
     assert Model.load(tmp_path / "student.pkl", calibrated=False).denoiser.student is None
+
+
+def test_a_wider_student_starts_as_its_teacher() -> None:
+    model = teacher(1)
+    distill(model, Lessons(1, 10, 1, 1, 1e-30, 0, width=40), None)
+    assert isinstance(model.denoiser.student, FlowMapMLP)
+    z, t, to = normal(5, 2).float(), torch.tensor(0.1), torch.tensor(-0.4)
+    out = model.denoiser.student(z, t, to)
+    torch.testing.assert_close(out[:, :2], model.denoiser.network(z, t))
 
 
 def test_draws_of_a_wrong_student_are_its_teachers_once_they_are_corrected() -> None:
@@ -141,3 +150,5 @@ def test_what_cannot_be_is_refused() -> None:
     model.recipe = replace(model.recipe, network="ToyConvUNet")
     with pytest.raises(UsageError, match="students are of perceptrons"):
         distill(model, Lessons(1, 1, 1, 1, 1.0, 0), None)
+    with pytest.raises(UsageError, match="--width is 8, but the teacher's is 24"):
+        distill(teacher(0), Lessons(1, 10, 1, 1, 1.0, 0, width=8), None)
