@@ -215,11 +215,11 @@ def test_a_student_goes_its_own_way_and_is_corrected_by_its_teacher(
     taken, drawn = (set(map(tuple, found[name].latents.tolist())) for name in reversed(found))
     assert share / 2 < len(taken & drawn) / len(drawn) < 1
     assert taken <= drawn
-    given = (f"--network={networks['PRP']}", f"--save_dir={tmp_path / 'no'}")
-    refused(run_script(toy_pfODE_int, "net", *given, "--correct=teacher"), 2, "--solver=student")
-    refused(run_script(toy_pfODE_int, "net", *given, "--solver=student"), 2, "no student")
-    exact = ("exact", "--data_name=circles", given[1], "--solver=student")
-    refused(run_script(toy_pfODE_int, *exact), 2, "no student")
+    network, no = f"--network={networks['PRP']}", f"--save_dir={tmp_path / 'no'}"
+    result = run_script(toy_pfODE_int, "net", network, no, "--correct=teacher")
+    refused(result, 2, "--solver=student")
+    for flow in (("net", network), ("exact", "--data_name=circles")):
+        refused(run_script(toy_pfODE_int, *flow, no, "--solver=student"), 2, "no student")
 
 
 def test_other_results_and_files_in_the_folder_stay(
