@@ -53,6 +53,7 @@ JUDGES = 10
 """Of so many paths one more is held out, to measure the student on."""
 PILOTS, PILOT_STEPS = 256, 32
 WIDTH = 128
+"""Units of a hidden layer, unless the teacher has more."""
 RAMP = 0.01
 """Share of the steps in which the learning rate rises."""
 
@@ -194,15 +195,18 @@ def distill(model: Model, lessons: Lessons, labels: Tensor | None) -> dict[str, 
         What was measured on paths that were held out: see ``measure``.
 
     Raises:
-        UsageError: The network is of images, or has too many dimensions for exact traces.
+        UsageError: The network is of images, has too many dimensions for exact traces, or is wider
+            than the student is to be.
+        DataError: The student diverges.
     """
     began, dim = time.process_time(), model.denoiser.basis.dim
     if model.recipe.network != "mlp" or dim > LARGEST_EXACT:
         raise UsageError(
-            f"the network is a {model.recipe.network} of {dim} dimensions: students are of "
-            f"perceptrons (mlp) in up to {LARGEST_EXACT}, those of toys and tables"
+            f"the network is a {model.recipe.network} in {dim} dimensions: students are of "
+            f"perceptrons (mlp) in up to {LARGEST_EXACT}, such as those of toys and tables"
         )
     flow, generator = model.flow, seeded_generator("cpu", lessons.seed, Stream.LATENT)
+    student = _new_student(model, lessons)
     knots = _knots(flow, lessons, labels)
     judges = math.ceil(lessons.paths / JUDGES)
     with tqdm(
@@ -212,7 +216,7 @@ def distill(model: Model, lessons: Lessons, labels: Tensor | None) -> dict[str, 
             Paths.follow(flow, knots, count, labels, generator, bar.update)
             for count in (lessons.paths, judges)
         )
-    _teach(model, paths, lessons)
+    _teach(model, student, paths, lessons)
     for name, use in USES.items():
         model.courses[name] = Course(STUDENT, lessons.calls, dim, use.melts)
         model.courses[name].times.copy_(knots)
@@ -257,15 +261,10 @@ def _new_student(model: Model, lessons: Lessons) -> FlowMapMLP:
     return student
 
 
-def _teach(model: Model, paths: Paths, lessons: Lessons) -> None:
-    """Trains a student, and puts it in its place.
-
-    Raises:
-        UsageError: It is to be narrower than its teacher.
-        DataError: It diverged.
-    """
+def _teach(model: Model, student: FlowMapMLP, paths: Paths, lessons: Lessons) -> None:
+    """Trains a student in its place. Raises DataError if it diverges."""
     denoiser = model.denoiser
-    student = denoiser.student = _new_student(model, lessons)
+    denoiser.student = student
     optimizer = Soap(student.parameters(), lessons.lr)
     generator = seeded_generator("cpu", lessons.seed, Stream.DATA)
     scale = torch.ones(denoiser.basis.dim + 1)
