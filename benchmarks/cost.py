@@ -131,13 +131,18 @@ def in_turns(turns: int, *works: Callable[[], object]) -> list[float]:
 
 
 def simulated(
-    flow: ProbabilityFlow, start: Tensor, times: Tensor, solver: Solver, use: str
+    flow: ProbabilityFlow,
+    start: Tensor,
+    times: Tensor,
+    solver: Solver,
+    use: str,
+    trace: str = "exact",
 ) -> tuple[Tensor, Tensor | None]:
     """States at the end, in standard deviations, and log densities if they are taken."""
     way = times if USES[use].melts else times.flip(0)
     ends, densities = [], []
     for rows in torch.split(start, BLOCK):
-        integral = DivergenceIntegral(solver, Trace("exact"), slice(0, len(rows)), flow.basis.dim)
+        integral = DivergenceIntegral(solver, Trace(trace), slice(0, len(rows)), flow.basis.dim)
         along = flow.simulate(rows, way, integral.solver if USES[use].densities else solver)
         ends.append(along.end / flow.latent_std(way[-1]))
         if USES[use].densities:

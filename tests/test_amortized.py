@@ -10,6 +10,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
+import distill
 import posterior
 import train
 import visualize
@@ -138,6 +139,21 @@ def test_draws_are_corrected_by_a_posterior_of_the_users(sample: Run, tmp_path: 
     refused(sample(tmp_path / "no", "--correct=none.py:f"), 2, "--correct", "FILE.py:function")
     for other in ("--no-log_prob", "--deblur"):
         refused(sample(tmp_path / "no", f"{option}:posterior", other), 2, "--correct", other)
+
+
+def test_draws_of_a_student_are_corrected_by_its_teacher(
+    sample: Run, run_script: Run, simulations: Path, tmp_path: Path
+) -> None:
+    place, data = f"--network={simulations / 'network.pkl'}", f"--data={simulations / 'runs.npz'}"
+    taught = ("--paths=200", "--steps=20", "--calls=2", f"--dest={tmp_path / 'student.pkl'}")
+    refused(run_script(distill, place, *taught), 2, "--data", "conditions")
+    assert "in 2 calls a student is off by" in good(run_script(distill, place, data, *taught)).out
+    seen = (f"--condition={simulations / 'seen.csv'}", "--chains=2", "--draws=30")
+    student = (f"--network={tmp_path / 'student.pkl'}", f"--save_dir={tmp_path / 'out'}")
+    good(run_script(posterior, "sample", *student, *seen, "--correct=teacher"))
+    assert 1 < told(tmp_path / "out")["posteriors"][0]["statistics"]["effective_size"] <= 60
+    assert drawn(tmp_path / "out")["constant_data/network_calls"].max() < 2 * 60 * 4
+    refused(sample(tmp_path / "no", "--correct=teacher"), 2, "networks by distill.py")
 
 
 def test_with_a_likelihood_the_flow_is_the_prior_given_the_conditions(

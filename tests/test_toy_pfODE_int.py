@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import distill
 import toy_pfODE_int
 from tests.support.running import refused, unless_given
 from tests.support.trajectories import KEYS
@@ -193,6 +194,31 @@ def test_the_network_says_what_the_options_leave_out(simulate: Run) -> None:
     for told, expected in zip(spoken.all, simulate("net", "gap").all, strict=True):
         for name, array in expected.items():
             np.testing.assert_array_equal(told[name], array)
+
+
+def test_a_student_goes_its_own_way_and_is_corrected_by_its_teacher(
+    run_script: Run, networks: dict[str, Path], tmp_path: Path
+) -> None:
+    place = (f"--network={networks['PRP']}", f"--dest={tmp_path / 'student.pkl'}")
+    assert run_script(distill, *place, "--calls=3", "--paths=300", "--steps=40").code == 0
+    found = {}
+    for name, more in (("plain", ()), ("corrected", ("--correct=teacher",))):
+        given = ("net", f"--network={tmp_path / 'student.pkl'}", f"--save_dir={tmp_path / name}")
+        done = run_script(toy_pfODE_int, *given, "--solver=student", "--save_freq=1", *more)
+        assert done.code == 0, done.err
+        found[name] = Simulated(tmp_path / name)
+        assert found[name].gen["xs_es"].shape == (4, 2000, 2)
+    assert "Effective share of the student's draws" in done.out
+    share = found["corrected"].parameters["simulations"]["gen"]["effective_share"]
+    assert 0.01 < share < 1
+    taken, drawn = (set(map(tuple, found[name].latents.tolist())) for name in reversed(found))
+    assert share / 2 < len(taken & drawn) / len(drawn) < 1
+    assert taken <= drawn
+    network, no = f"--network={networks['PRP']}", f"--save_dir={tmp_path / 'no'}"
+    result = run_script(toy_pfODE_int, "net", network, no, "--correct=teacher")
+    refused(result, 2, "--solver=student")
+    for flow in (("net", network), ("exact", "--data_name=circles")):
+        refused(run_script(toy_pfODE_int, *flow, no, "--solver=student"), 2, "no student")
 
 
 def test_other_results_and_files_in_the_folder_stay(

@@ -14,6 +14,7 @@ import pytest
 import calc_net_residuals_autocorrelations
 import calc_roundtrip_mse
 import dataset_tool
+import distill
 import fid
 import gen_fid_samples
 import import_network
@@ -354,6 +355,15 @@ ALL = (
         place="--dest",
         file="network.pkl",
         tolerance=0,
+    ),
+    Command(
+        "distill",
+        distill,
+        lambda shelf: [f"--network={shelf.toy}", "--calls=2", "--paths=40", "--steps=3"],
+        place="--dest",
+        file="student.pkl",
+        tolerance=0,
+        foreign=("--data",),
     ),
     Command("info", info, lambda shelf: [str(shelf.toy), str(shelf.images)], place=""),
     Command(

@@ -7,7 +7,7 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance
-from training.commands.shared import image_times, opened, solver_of
+from training.commands.shared import by_student, image_times, opened, solver_of
 from training.options.simulations import PUBLISHED_SAMPLES, RoundtripSettings
 from training.runs.roundtrips import measure_returns
 
@@ -18,6 +18,7 @@ def run(settings: RoundtripSettings) -> None:
     choice = image_times(settings.times, file.t_max, file.name, settings.store_grid)
     choice.even(subject.flow.schedule)
     solver = solver_of(settings.solver)
+    choice = by_student(choice, settings.times, solver, subject.flow)
     returns = subject.returns(settings.save_dir, settings.seed, settings.keep_worst)
     require_new(returns.paths, settings.run.overwrite)
     count = subject.counted(settings.total_samples, PUBLISHED_SAMPLES)

@@ -10,15 +10,16 @@ from dnnlib.errors import UsageError
 from dnnlib.files import require_folder, require_new
 from torch_utils import distributed
 from training.files.observations import read_array, read_mask, read_noise, read_observations
+from training.flow.courses import student_times
 from training.flow.likelihood import Trace
 from training.flow.solvers import Solver, get_solver
-from training.inference.amortized import Amortized
+from training.inference.amortized import Amortized, LogPosterior, by_teacher
 from training.inference.likelihoods import Gaussian, Likelihood
 from training.inference.prior import Prior, ways_of
 from training.inference.sampling import Problem, SamplingPlan
 from training.inference.target import Target
 from training.inference.user_likelihood import UserFunction, UserLikelihood
-from training.names import MOST_DEBLURRED
+from training.names import MOST_DEBLURRED, TEACHER
 from training.options.inference import (
     CHAIN_STEPS,
     CHECK_DRAWS,
@@ -195,9 +196,20 @@ class Asked:
             sharp,
             *shape,
             Trace("exact") if wanted else None,
-            UserFunction.load(correct, "correct") if correct else None,
+            self._correction(prior, correct) if correct else None,
             plausible=True,
         )
+
+    def _correction(self, prior: Prior, correct: str) -> LogPosterior:
+        """What draws are weighted by: a function of a file, or the teacher of a student."""
+        if correct != TEACHER:
+            return UserFunction.load(correct, "correct")
+        flow = prior.flow
+        if student_times(flow.courses) is None:
+            raise UsageError(f"--correct={TEACHER} is for networks by distill.py")
+        if flow.coordinates is not None and flow.coordinates.steps.any():
+            raise UsageError(f"--correct={TEACHER} weights densities, which no discrete column has")
+        return by_teacher(flow)
 
     def observed(self, source: Path, likelihood: Likelihood) -> Tensor:
         """What a likelihood takes of a file's observations ``[M, K]``.

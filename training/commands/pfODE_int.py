@@ -8,6 +8,7 @@ from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import load_json, provenance, save_json
 from training.commands.shared import (
+    by_student,
     densities_of,
     image_times,
     is_free,
@@ -45,6 +46,7 @@ def run(settings: SimulationSettings) -> None:
         use = "points_and_densities" if along else "points"
         known = (settings.times, settings.solver, choice, subject.flow)
         choice, solver, how = sampled_along(*known, use)
+    choice = by_student(choice, settings.times, solver, subject.flow)
     paths = {kind: folder / f"{subject.stem}_{kind}.npz" for kind in settings.kinds}
     parameters = folder / f"{subject.stem}_HD_pfODE_int_sim_params.json"
     csv = [settings.csv] if settings.csv else []
@@ -71,6 +73,7 @@ def run(settings: SimulationSettings) -> None:
             start_noise=settings.start_noise,
             class_number=settings.class_,
             density_plan=density_plan,
+            correct=settings.correct is not None,
         )
         melted = None
         if settings.prev_melt is not None:

@@ -4,6 +4,7 @@ import math
 from dataclasses import fields, replace
 
 from dnnlib.errors import UsageError
+from training.flow.courses import student_times
 from training.flow.likelihood import DensityPlan, Trace
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import Solver, get_solver
@@ -42,6 +43,16 @@ def sampled_along(
         return choice, method, {"solver": method.name, "n_iters": choice.steps or AUTO}
     resolved = {"solver": course.name, "n_iters": course.steps}
     return replace(choice, given=course.times), course.solver, resolved
+
+
+def by_student(
+    choice: TimeChoice, times: Declared, solver: Solver, flow: ProbabilityFlow
+) -> TimeChoice:
+    """The times of a student's calls, if it is asked for and no option says others."""
+    own = student_times(flow.courses)
+    if not solver.maps or own is None or not is_free(times):
+        return choice
+    return replace(choice, given=own)
 
 
 def is_free(*options: Declared) -> bool:

@@ -8,7 +8,7 @@ from dnnlib.logs import logger
 from torch_utils import distributed
 from torch_utils.distributed import process_group
 from torch_utils.results import provenance, save_json
-from training.commands.shared import densities_of, is_free, solver_of, toy_times
+from training.commands.shared import by_student, densities_of, is_free, solver_of, toy_times
 from training.files.trajectory import PARAMETERS_FORMAT
 from training.names import KINDS
 from training.options.simulations import ClosedFormSettings, NetSettings
@@ -58,6 +58,7 @@ def simulate(
     choice = toy_times(settings.times, subject.t_max, network, store)
     latent = latent_choice(settings.eps).settled(subject.flow, choice.end, subject.dims_to_keep)
     flow, solver = latent.on(subject.flow), solver_of(settings.solver)
+    choice = by_student(choice, settings.times, solver, flow)
     with process_group(settings.run.device_name) as device:
         require_new([*paths.values(), parameters], settings.run.overwrite)
         times = choice.of(subject, flow.to(device), solver)
@@ -76,6 +77,7 @@ def simulate(
             save_every=settings.save_freq,
             by_course=is_free(settings.solver, settings.times),
             density_plan=densities_of(settings.likelihood, settings.seed),
+            correct=isinstance(settings, NetSettings) and settings.correct is not None,
         )
         facts = {chapter.kind: chapter.facts for chapter in story.tell(KINDS)}
         if not distributed.is_main():

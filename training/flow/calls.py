@@ -38,9 +38,9 @@ class ConditionedDenoiser:
     def __init__(self, denoiser: Call, conditions: Mapping[str, Tensor]):
         self._denoiser, self._conditions = denoiser, prepared(denoiser, conditions)
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, **further: Tensor) -> Tensor:
         rows = {k: v.expand(len(x), *v.shape[1:]) for k, v in self._conditions.items()}
-        return self._denoiser(x, t, **rows)
+        return self._denoiser(x, t, **rows, **further)
 
 
 class BlockwiseDenoiser:

@@ -4,7 +4,7 @@ A network file has the cheapest for each use that was found good enough when its
 (``trials``); where nothing else is asked for, these are taken.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import isclose, pi
 from sys import intern
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from training.flow.solvers import SOLVERS, Solver
 from training.flow.solvers.fitted import FITTED, fitted
+from training.flow.solvers.student import BY_STUDENT
+from training.names import STUDENT
 
 NATS = 0.01
 """What log densities may be off by."""
@@ -49,7 +51,7 @@ class Course(nn.Module):
     """A solver and its times.
 
     Args:
-        solver: ``fitted``, or a name in ``SOLVERS``.
+        solver: ``fitted``, ``student``, or a name in ``SOLVERS``.
         steps: Their number.
         dimensions: D.
         melts: Whether it goes from the first time to the end time; of what is fitted to one way.
@@ -98,6 +100,8 @@ class Course(nn.Module):
         integrals = self.integrals if self.quadrature else None
         if self.name == FITTED:
             return fitted(self.way, self.weights, integrals, self.dimensions)
+        if self.name == STUDENT:
+            return BY_STUDENT
         weights = None if integrals is None else integrals.tolist()
         return replace(SOLVERS[self.name], quadrature=weights)
 
@@ -109,7 +113,8 @@ class Course(nn.Module):
     @property
     def calls(self) -> int:
         """Of the denoiser."""
-        return self.steps * (1 if self.name == FITTED else SOLVERS[self.name].calls_per_step or 1)
+        once = self.name in (FITTED, STUDENT)
+        return self.steps * (1 if once else SOLVERS[self.name].calls_per_step or 1)
 
     def spans(self, first: float, last: float) -> bool:
         """Whether it goes between these times."""
@@ -145,9 +150,14 @@ class Course(nn.Module):
 
     def check(self) -> None:
         """Raises ValueError unless it can be gone along."""
-        if self.name != FITTED and self.name not in SOLVERS:
+        if self.name not in (FITTED, STUDENT, *SOLVERS):
             raise ValueError(f"it has a course of '{self.name}', a solver that is not known")
         if any(buffer.dtype != torch.float64 for buffer in self.buffers()):
             raise ValueError("its courses are not in float64")
         if (self.times.diff() <= 0).any():
             raise ValueError("the times of its courses do not increase")
+
+
+def student_times(courses: Mapping[str, Course]) -> Tensor | None:
+    """Increasing times of the calls of a student, by the courses of a flow; None without one."""
+    return next((each.times for each in courses.values() if each.name == STUDENT), None)

@@ -71,7 +71,7 @@ def fit_equal_error_grid(
     Raises:
         DataError: The errors are not finite.
     """
-    if solver.adaptive:
+    if solver.adaptive or solver.maps:
         raise UsageError(f"{solver.name} chooses its own steps: leave --disc=adapted out")
     if solver.multistep:
         raise UsageError(

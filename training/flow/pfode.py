@@ -21,7 +21,7 @@ States are carried in float64; the denoiser decides its own precision.
 from collections.abc import Callable, Mapping
 from copy import copy
 from math import isclose
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,9 +29,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from dnnlib.errors import DataError, UsageError
-from training.flow.calls import BlockwiseDenoiser, ConditionedDenoiser, CountedVelocity
+from training.flow.calls import BlockwiseDenoiser, Call, ConditionedDenoiser, CountedVelocity
 from training.flow.coordinates.coordinates import Coordinates
-from training.flow.courses import Course
+from training.flow.courses import Course, student_times
 from training.flow.denoisers import Denoiser
 from training.flow.eigenbasis import EigenBasis
 from training.flow.latent.conditional import ConditionalMixture
@@ -306,14 +306,10 @@ class ProbabilityFlow:
             UsageError: There are no conditions to be given.
             DataError: They are no numbers, not finite, or of another number.
         """
-        rows = {name: self._numbers(name, values) for name, values in conditions.items()}
-        rows = {
-            name: numbers if numbers.ndim > 1 else numbers[None] for name, numbers in rows.items()
-        }
+        given = {name: self._numbers(name, values) for name, values in conditions.items()}
+        rows = {name: v if v.ndim > 1 else v[None] for name, v in given.items()}
         flow = copy(self)
-        flow._rows = max(
-            (len(numbers) for numbers in rows.values() if len(numbers) != 1), default=None
-        )
+        flow._rows = max((len(v) for v in rows.values() if len(v) != 1), default=None)
         if self.coordinates is not None:
             flow.coordinates = self.coordinates.given(rows.get("labels"))
             labels = flow.coordinates.labels
@@ -339,6 +335,12 @@ class ProbabilityFlow:
         linear = self.basis.eigenvalues / std.square() * x_tilde
         half_rate = self.schedule.log_noise_rate(t) / 2
         return half_rate / std * (linear - self.denoiser(x_tilde, t))
+
+    def carried(self, x_hat: Tensor, span: Tensor) -> Tensor:
+        """Where a student carries standardized states ``[N, D]`` (further columns are left alone)
+        from one of ``span [2]`` to the other: ``[N, D + 1]``, see ``NetworkDenoiser.carried``."""
+        states = x_hat[:, : self.basis.dim]
+        return cast(Call, self.denoiser)(states, span[0], to=span[1].expand(len(states), 1))
 
     def noisy_variance(self, t: Tensor) -> Tensor:
         """``xi + gamma(t) [..., D]``, the variances of noisy data at times ``[...]``."""
@@ -382,7 +384,7 @@ class ProbabilityFlow:
         Raises:
             DataError: The states are of another dimension, the end state is NaN or infinite, or an
                 adaptive or implicit solver fails.
-            UsageError: There are too few times, or there is a gap but the solver has none.
+            UsageError: There are too few times, a gap but none in the solver, or no student.
         """
         self._require_rows("states", x)
         solver, steps = as_solver(solver), len(times) - 1
@@ -395,9 +397,10 @@ class ProbabilityFlow:
             self._require_rows("gaps", gap)
             gap = (gap if differentiable else gap.detach()).double()
         times = times.to(x)
-        velocity = CountedVelocity(
-            self.standardized_velocity if solver.standardized else self.velocity, differentiable
-        )
+        if solver.maps and student_times(self.courses) is None:
+            raise UsageError("this flow has no student: distill.py makes network files with one")
+        slope = self.standardized_velocity if solver.standardized else self.velocity
+        velocity = CountedVelocity(self.carried if solver.maps else slope, differentiable)
         with torch.set_grad_enabled(differentiable):
             unit = self.latent_std if solver.standardized else None
             met = times[visited] if solver.adaptive else times  # a list of indices is uploaded

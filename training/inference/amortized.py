@@ -23,10 +23,12 @@ from torch_utils.seeds import hash_seed, seeded_generator
 from torch_utils.streams import Stream
 from training.flow.coordinates.coordinates import Coordinates
 from training.flow.likelihood import Trace
+from training.flow.pfode import ProbabilityFlow
 from training.inference.draws import Draws
 from training.inference.prior import Prior
 from training.inference.weights import weighted_picks, z_order
 from training.measure.posterior.importance import smoothed_weights
+from training.names import DEFAULT_SOLVER
 
 LogPosterior = Callable[[Tensor, Tensor], Tensor]
 """Logs ``[N]`` of densities up to a constant, of points ``[N, D]`` given conditions ``[N, C]``."""
@@ -34,6 +36,13 @@ SAMPLER = "flow"
 MORE, MOST_TURNS, MOST_TIMES, FEW = 1.1, 20, 4, 128
 """Draws beyond those that should do, where some are rejected; how often, at most how many times as
 many as are wanted in one turn, and in blocks of how many."""
+
+
+def by_teacher(flow: ProbabilityFlow) -> LogPosterior:
+    """Log densities by the teacher of a flow's student, integrated as if there were none: weighted
+    by these, draws of the student are its teacher's."""
+    times = flow.times()
+    return lambda points, y: flow.given(labels=y).log_prob(points, times, DEFAULT_SOLVER)
 
 
 @dataclass(frozen=True)
@@ -167,18 +176,24 @@ class Amortized:
             missing = [index for index, part in enumerate(kept) if len(part.w) < size]
             if not missing:
                 break
-            counts = []
+            counts = {}
             for index in missing:
                 share = max(len(kept[index].w), 1) / proposed[index]
                 more = ceil((size - len(kept[index].w)) / share * MORE)
-                counts.append(min(more, MOST_TIMES * size))
-            places = [numbers[index] for index in missing]
-            noise = [self._noise(*pair, turn) for pair in zip(places, counts, strict=True)]
-            which = torch.tensor(places).repeat_interleave(torch.tensor(counts))
-            again = self._proposed(torch.cat(noise), which, min(self.rows, FEW)).split(counts)
-            for index, part in zip(missing, again, strict=True):
-                proposed[index] += len(part.w)
-                kept[index] = kept[index].and_more(part.at(coordinates.inside(part.points)))
+                counts[index] = min(more, MOST_TIMES * size)
+            # Which blocks an observation's draws are in is for it alone to decide.
+            many = [index for index in missing if counts[index] > self.rows // 2]
+            few = [index for index in missing if index not in many]
+            for group, rows in ((many, self.rows), (few, min(self.rows, FEW))):
+                places, wanted = [numbers[k] for k in group], [counts[k] for k in group]
+                noise = [self._noise(*pair, turn) for pair in zip(places, wanted, strict=True)]
+                if not noise:
+                    continue
+                which = torch.tensor(places).repeat_interleave(torch.tensor(wanted))
+                again = self._proposed(torch.cat(noise), which, rows).split(wanted)
+                for index, part in zip(group, again, strict=True):
+                    proposed[index] += len(part.w)
+                    kept[index] = kept[index].and_more(part.at(coordinates.inside(part.points)))
         return [self._enough(*each, size) for each in zip(kept, proposed, numbers, strict=True)]
 
     def _enough(

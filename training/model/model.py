@@ -111,7 +111,7 @@ class Model:
         courses = parts.courses
         if not calibrated:
             # What was fitted to the calibrated flow is not of another.
-            parts.denoiser.calibration, courses = None, {}
+            parts.denoiser.calibration, parts.denoiser.student, courses = None, None, {}
         device = device or "cpu"
         denoiser = parts.denoiser.eval().requires_grad_(False).to(device)
         moved = parts.coordinates.to(device) if parts.coordinates else None

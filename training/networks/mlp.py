@@ -199,6 +199,19 @@ class ToyMLP(nn.Module):
         Raises:
             UsageError: Conditions are missing.
         """
+        out: Tensor = self.output(self.units(z, c_noise, labels, features))
+        return out.mean(dim=0) if self.members > 1 and not self.training else out
+
+    def units(
+        self,
+        z: Tensor,
+        c_noise: Tensor,
+        labels: Tensor | None = None,
+        features: Tensor | None = None,
+        further: Tensor | None = None,
+    ) -> Tensor:
+        """The last hidden layer ``[B, width]``; arguments are those of ``forward``, and what is
+        added to the first one."""
         seen = [*self._seen(z, self._frequencies), self.noise(c_noise).expand(len(z), -1)]
         if self.label_dim:
             if features is None:
@@ -208,11 +221,11 @@ class ToyMLP(nn.Module):
                     )
                 features = self.features_of(labels.to(z.dtype))
             seen.append(features)
-        h = self.input(torch.cat(seen, dim=1))
+        h: Tensor = self.input(torch.cat(seen, dim=1))
+        h = h if further is None else h + further
         for layer in self.hidden:
             h = h + self.dropout(F.silu(layer(h)))
-        out: Tensor = self.output(h)
-        return out.mean(dim=0) if self.members > 1 and not self.training else out
+        return h
 
     def features_of(self, labels: Tensor) -> Tensor:
         """What the first layer sees ``[B, ...]`` of conditions ``[B, L]``, whatever z and the time

@@ -11,6 +11,7 @@ from training.names import (
     FEWEST_NEIGHBORS,
     FEWEST_RUNS,
     NEIGHBORS,
+    TEACHER,
 )
 from training.options.declared import Declared, option, options_of
 from training.options.inference import LIKELIHOODS, LikelihoodOptions, PriorOptions, SamplerOptions
@@ -91,7 +92,8 @@ class SampleSettings(CommonSettings):
     correct: str | None = option(
         unset="none",
         help="With --condition alone: weight draws by the posterior itself, FILE.py:function, log "
-        "densities up to a constant [N] of points [N, D] given conditions [N, C]",
+        f"densities up to a constant [N] of points [N, D] given conditions [N, C]; or {TEACHER}: "
+        "draws of a student (distill.py) by its teacher's density",
     )
     truth: Path | None = option(
         type=FILE,

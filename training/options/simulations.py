@@ -20,7 +20,9 @@ from training.options.shared import (
     ToyTimeOptions,
     augment_to,
     calibration,
+    check_correction,
     check_storage,
+    correct,
     end_vars,
     eps,
     network,
@@ -94,6 +96,7 @@ class SimulationSettings(Declared):
     solver: SolverOptions = options_of(SolverOptions)
     times: ImageTimeOptions = options_of(ImageTimeOptions)
     store_grid: bool = store_grid()
+    correct: str | None = correct()
     likelihood: DensityOptions = options_of(DensityOptions)
     run: DeviceOptions = options_of(DeviceOptions)
 
@@ -118,6 +121,7 @@ class SimulationSettings(Declared):
         if self.csv is not None and self.sim_type == "roundtrip":
             raise UsageError("--csv goes with gen or a melt, not with a lone roundtrip")
         check_storage(self.store_grid, self.times.disc, self.network.network)
+        check_correction(self.correct, self.solver.solver)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -160,10 +164,12 @@ class NetSettings(_Simulating):
     augment_to: int | None = augment_to(unset=KNOWN)
     calibration: bool = calibration()
     store_grid: bool = store_grid()
+    correct: str | None = correct()
     flow: InflationOptions = options_of(InflationOptions, unset=KNOWN)
 
     def __post_init__(self) -> None:
         check_storage(self.store_grid, self.times.disc, self.network)
+        check_correction(self.correct, self.solver.solver)
 
     def expected(self) -> dict[str, Any]:
         """What the network is said to be, by name."""

@@ -129,6 +129,18 @@ class Subject(ABC):
         """``(C, H, W)`` of images; None for other data."""
         return None
 
+    def given_with(self, path: Path | None) -> Tensor | None:
+        """What the network is given with the points of a data set, as it takes it, ``[N, L]``; None
+        where it is given nothing.
+
+        Raises:
+            UsageError: The data set is missing, or not needed.
+            DataError: It is broken, or has other conditions.
+        """
+        if path is not None:
+            raise UsageError("--data goes with conditional networks, which this is not")
+        return None
+
     @property
     def surprise(self) -> Surprise | None:
         """How unlike the simulations conditions are; None where there are none, or too many."""

@@ -159,6 +159,13 @@ class TableFlow(Subject):
             )
         return read_columns(given, self.conditions)
 
+    def given_with(self, path: Path | None) -> Tensor | None:
+        if not self.conditions:
+            return super().given_with(path)
+        if path is None:
+            raise UsageError("Missing option '--data': the conditions of a student are from there")
+        return self.coordinates.given(self._conditions_of(path, load_table(path))).labels
+
     def rows(self, path: Path, count: int | None, seed: int) -> tuple[Tensor, Tensor]:
         """Rows of a data set, and their numbers: held-out ones, if there are some.
 

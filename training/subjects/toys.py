@@ -187,7 +187,9 @@ class ToyFlow(Subject):
         """The flow of the toy's own denoiser, with all else from this one."""
         flow = self.flow
         denoiser = MixtureDenoiser(*self.toy.mixture, basis=flow.basis, schedule=flow.schedule)
-        return flow.with_denoiser(denoiser)
+        exact = flow.with_denoiser(denoiser)
+        exact.courses = {}  # the network's
+        return exact
 
     def samples(self, path: Path | None, count: int | None, seed: int) -> Samples:
         assert count is not None

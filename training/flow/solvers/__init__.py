@@ -19,6 +19,8 @@ from training.flow.solvers.multistep import adams_bashforth
 from training.flow.solvers.reversible import reversible, without_gap
 from training.flow.solvers.runge_kutta import CASH_KARP, EULER, HEUN, RK4, Tableau, runge_kutta
 from training.flow.solvers.solver import Method, Solver, Velocity
+from training.flow.solvers.student import BY_STUDENT
+from training.names import STUDENT
 
 __all__ = [
     "SOLVERS",
@@ -60,7 +62,7 @@ def get_solver(name: str, rtol: float = RTOL, atol: float = ATOL) -> Solver:
     """A solver by name.
 
     Args:
-        name: One of ``SOLVERS``.
+        name: One of ``SOLVERS``, or ``student``.
         rtol: Relative tolerance of an adaptive solver, for each step and sample.
         atol: Absolute tolerance, in standard deviations of the flow's own law.
 
@@ -70,6 +72,8 @@ def get_solver(name: str, rtol: float = RTOL, atol: float = ATOL) -> Solver:
     for label, value in (("rtol", rtol), ("atol", atol)):
         if not 0 < value < inf:
             raise UsageError(f"{label} is {value:g}: it must be a positive number")
+    if name == STUDENT:
+        return BY_STUDENT
     if name not in SOLVERS:
         raise UsageError(f"unknown solver '{name}': choose one of {', '.join(SOLVERS)}")
     solver = SOLVERS[name]

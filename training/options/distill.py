@@ -1,0 +1,33 @@
+"""Settings of ``distill.py``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.options.declared import Declared, option
+from training.options.shared import network, overwrite, seed
+from training.options.types import COUNT, DATA_SET, FILE, POSITIVE
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillSettings(Declared):
+    """Options of this script."""
+
+    network: str = network()
+    dest: Path = option(type=FILE, required=True, help="Network file to write.")
+    data: Path | None = option(
+        type=DATA_SET,
+        unset="none",
+        help="Of a conditional network: a table, whose conditions its paths have",
+    )
+    calls: int = option(type=COUNT, default=4, help="Calls of the student one way.")
+    paths: int = option(type=COUNT, default=40_000, help="Paths of the teacher to learn from.")
+    steps: int = option(type=COUNT, default=20_000, help="Steps of the training.")
+    width: int | None = option(
+        type=COUNT,
+        unset="128, or the teacher's if that is more",
+        help="Units of a hidden layer of the student",
+    )
+    batch: int = option(type=COUNT, default=1024, help="Pairs of states of a step.")
+    lr: float = option(type=POSITIVE, default=3e-3, help="Peak learning rate; it falls to zero.")
+    seed: int = seed("latents, conditions and pairs")
+    overwrite: bool = overwrite()
