@@ -48,7 +48,7 @@ class FlowMapMLP(nn.Module):
         """
         now, then = self.body.noise(c_noise), self.body.noise(c_further)
         seen = self.further(torch.cat([then - now, then], dim=-1))
-        h = self.body.units(z, c_noise, labels, seen)
+        h = self.body.units(z, c_noise, labels, further=seen)
         return torch.cat([self.body.output(h), self.growth(h)], dim=1)
 
     @classmethod
