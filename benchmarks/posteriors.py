@@ -158,7 +158,8 @@ def main(
     print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for name in toys.split(","):
         toy = Toy(name)
-        plan = SamplingPlan(sampler, CHAINS, draws, pool=POOLS[toy.dim])
+        size = POOLS[toy.dim]
+        plan = SamplingPlan(sampler, CHAINS, draws, pool=size, first=size)
         for schedule, flow in flows_of(toy, folder, exact).items():
             for observed, row in measured(toy, flow, plan, runs, deblur).items():
                 print(f"| {name} | {schedule} | {observed} | {row} |", flush=True)

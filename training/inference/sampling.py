@@ -64,6 +64,8 @@ class SamplingPlan:
         warmup: Steps before them; None for the sampler's own number.
         thin: Steps for each draw.
         pool: Draws of the prior, for ``auto``, ``pool``, ``refined`` and ``annealed``.
+        first: How many of them ``auto`` starts with in few dimensions; all, where many
+            observations share them.
         particles: Of each of the populations of ``twisted``; None for its own number.
         seed: Of all random numbers.
     """
@@ -74,6 +76,7 @@ class SamplingPlan:
     warmup: int | None = None
     thin: int = 1
     pool: int = 2**17
+    first: int = FIRST
     seed: int = 0
     particles: int | None = None
 
@@ -138,7 +141,7 @@ def sample_posteriors(
 def first_pool(target: Target, plan: SamplingPlan) -> int:
     """How many prior draws a sampler starts with."""
     small = plan.sampler == "auto" and target.prior.flow.basis.dim <= MOST_TESTED
-    return min(FIRST, plan.pool) if small else plan.pool
+    return min(plan.first, plan.pool) if small else plan.pool
 
 
 def _automatic(
@@ -156,7 +159,7 @@ def _automatic(
             last = replace(plan, sampler=_in_the_end(left))
             draws = draws.replaced(poor, _walked(left, last, on_part))
         return draws
-    few = pool.first(FIRST)
+    few = pool.first(plan.first)
     wanting = wants_more(problem.target, few, plan).cpu()
     if not wanting.any():
         return _in_few_dimensions(problem, plan, few, on_part)

@@ -66,9 +66,10 @@ class Check:
     data: Tensor | None
 
     def run(self, groups: Groups) -> RunValues:
-        """The values of all runs."""
-        pool = shared_pool(self.problem.target, self.plan, self.plan.pool)
-        return values_of_groups(groups, lambda places, _: self._values(places, pool))
+        """The values of all runs, which share the whole pool."""
+        whole = replace(self, plan=replace(self.plan, first=self.plan.pool))
+        pool = shared_pool(self.problem.target, whole.plan, whole.plan.pool)
+        return values_of_groups(groups, lambda places, _: whole._values(places, pool))
 
     def _values(self, places: Tensor, pool: Pool | None) -> RunValues:
         numbers, seed, target = places.tolist(), self.plan.seed, self.problem.target
