@@ -99,8 +99,8 @@ def test_a_lone_generation_goes_by_the_course_of_the_network_unless_told_otherwi
     course.place(model.flow.times)
     model.courses = {"points": course}
     model.save(tmp_path / "network.pkl")
-    told = ("--sim_type=gen", "--bs=5", f"--save_dir={tmp_path}", *options)
-    good(run_script(pfODE_int, f"--network={tmp_path / 'network.pkl'}", *told))
+    alone = ("--sim_type=gen", "--bs=5", f"--save_dir={tmp_path}", *options)
+    good(run_script(pfODE_int, f"--network={tmp_path / 'network.pkl'}", *alone))
     parameters = json.loads(next(tmp_path.glob("*_sim_params.json")).read_text())
     taken = parameters["gen"]["options"]
     assert (taken["solver"], taken["n_iters"]) == way

@@ -201,17 +201,19 @@ def test_a_student_goes_its_own_way_and_is_corrected_by_its_teacher(
 ) -> None:
     place = (f"--network={networks['PRP']}", f"--dest={tmp_path / 'student.pkl'}")
     assert run_script(distill, *place, "--calls=3", "--paths=300", "--steps=40").code == 0
-    found = {}
+    simulated = {}
     for name, more in (("plain", ()), ("corrected", ("--correct=teacher",))):
         given = ("net", f"--network={tmp_path / 'student.pkl'}", f"--save_dir={tmp_path / name}")
         done = run_script(toy_pfODE_int, *given, "--solver=student", "--save_freq=1", *more)
         assert done.code == 0, done.err
-        found[name] = Simulated(tmp_path / name)
-        assert found[name].gen["xs_es"].shape == (4, 2000, 2)
+        simulated[name] = Simulated(tmp_path / name)
+        assert simulated[name].gen["xs_es"].shape == (4, 2000, 2)
     assert "Effective share of the student's draws" in done.out
-    share = found["corrected"].parameters["simulations"]["gen"]["effective_share"]
+    share = simulated["corrected"].parameters["simulations"]["gen"]["effective_share"]
     assert 0.01 < share < 1
-    taken, drawn = (set(map(tuple, found[name].latents.tolist())) for name in reversed(found))
+    taken, drawn = (
+        set(map(tuple, simulated[name].latents.tolist())) for name in reversed(simulated)
+    )
     assert share / 2 < len(taken & drawn) / len(drawn) < 1
     assert taken <= drawn
     network, no = f"--network={networks['PRP']}", f"--save_dir={tmp_path / 'no'}"

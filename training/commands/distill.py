@@ -21,19 +21,19 @@ def run(settings: DistillSettings) -> None:
     if settings.dest.resolve() == file.path.resolve():
         raise UsageError(f"--dest is the teacher's file, {file.path}: give another")
     labels = open_subject(file).given_with(settings.data)
-    found = distill(file.model, settings.into(Lessons), labels)
+    measured = distill(file.model, settings.into(Lessons), labels)
     file.model.save(settings.dest)
-    params = {"format": FORMAT, "options": settings.recorded(), **found, **provenance()}
+    params = {"format": FORMAT, "options": settings.recorded(), **measured, **provenance()}
     save_json(params_path, params)
-    logger.info(f"Wrote {settings.dest}: {described(found)}")
+    logger.info(f"Wrote {settings.dest}: {described(measured)}")
     logger.info(f"Wrote {params_path}")
 
 
-def described(found: dict[str, float]) -> str:
+def described(measured: dict[str, float]) -> str:
     """How far a student is from its teacher, in words."""
     return (
         "in {calls} calls a student is off by {generated:.1e} standard deviations where it "
         "generates, {melted:.1e} where it melts, {round_trip:.1e} there and back; log densities by "
         "{nats_generated:.2g} and {nats_melted:.2g} nats (root mean squares); taught in "
         "{seconds:.0f} s of CPU"
-    ).format(**found)
+    ).format(**measured)

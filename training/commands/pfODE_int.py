@@ -20,9 +20,12 @@ from training.commands.shared import (
 from training.files.rows import save_csv
 from training.files.trajectory import PARAMETERS_FORMAT, SavedEnd
 from training.flow.cells import has_cells
+from training.flow.pfode import ProbabilityFlow
+from training.flow.solvers import Solver
 from training.options.simulations import SAMPLES, SimulationSettings
 from training.runs.latents import recorded_eps
 from training.runs.story import Chapter, Story
+from training.runs.times import TimeChoice
 from training.subjects import Subject
 from training.subjects.samples import Samples
 
@@ -36,17 +39,9 @@ def run(settings: SimulationSettings) -> None:
     choice = image_times(settings.times, file.t_max, file.name, settings.store_grid)
     latent = latent_of(settings.gen_source, settings.eps, "say --gen_source=empirical")
     latent = latent.settled(subject.flow, choice.end, subject.dims_to_keep)
-    solver, folder = solver_of(settings.solver), settings.save_dir
     choice.even(subject.flow.schedule)
-    density_plan = densities_of(settings.likelihood, settings.seed, subject.levels_per_unit)
-    how: dict[str, object] = {}
-    if is_lone_generation(settings):
-        # Densities of cells are integrated apart.
-        along = density_plan and not has_cells(subject.flow)
-        use = "points_and_densities" if along else "points"
-        known = (settings.times, settings.solver, choice, subject.flow)
-        choice, solver, how = sampled_along(*known, use)
-    choice = by_student(choice, settings.times, solver, subject.flow)
+    choice, solver = way_of(settings, choice, subject.flow)
+    folder = settings.save_dir
     paths = {kind: folder / f"{subject.stem}_{kind}.npz" for kind in settings.kinds}
     parameters = folder / f"{subject.stem}_HD_pfODE_int_sim_params.json"
     csv = [settings.csv] if settings.csv else []
@@ -72,7 +67,7 @@ def run(settings: SimulationSettings) -> None:
             by_course=is_free(settings.solver, settings.times),
             start_noise=settings.start_noise,
             class_number=settings.class_,
-            density_plan=density_plan,
+            density_plan=densities_of(settings.likelihood, settings.seed, subject.levels_per_unit),
             correct=settings.correct is not None,
         )
         melted = None
@@ -84,7 +79,8 @@ def run(settings: SimulationSettings) -> None:
             **subject.known,
             bs=story.count,
             end_time=choice.end,
-            **{**how, "n_iters": len(times) - 1},
+            solver=solver.name,
+            n_iters=len(times) - 1,
             eps=str(eps),
             device_name=str(device),
         )
@@ -95,17 +91,30 @@ def run(settings: SimulationSettings) -> None:
                 recorded[chapter.kind] = {"options": options, **chapter.facts, **provenance()}
                 save_json(parameters, recorded)
                 logger.info(f"Wrote {paths[chapter.kind]}")
-                for line in subject.lines(chapter.kind, chapter.facts):
-                    logger.info(line)
-                if chapter.kind == settings.csv_kind:
-                    write_rows(settings, subject, chapter)
+                report(settings, subject, chapter)
 
 
-def is_lone_generation(settings: SimulationSettings) -> bool:
-    """Whether points are generated and nothing else, so that no other simulation has to share the
-    times, and nobody asked for the states between."""
+def way_of(
+    settings: SimulationSettings, choice: TimeChoice, flow: ProbabilityFlow
+) -> tuple[TimeChoice, Solver]:
+    """Times and solver of all simulations. Points alone, of which nobody asked for the states
+    between, go by the network's course, since no other simulation has to share its times."""
+    solver = solver_of(settings.solver)
     alone = list(settings.kinds) == ["gen"] and settings.prev_melt is None
-    return alone and "save_freq" not in settings.given
+    if alone and "save_freq" not in settings.given:
+        # Densities of cells are integrated apart.
+        along = settings.likelihood.log_prob and not has_cells(flow)
+        use = "points_and_densities" if along else "points"
+        choice, solver, _ = sampled_along(settings.times, settings.solver, choice, flow, use)
+    return by_student(choice, settings.times, solver, flow), solver
+
+
+def report(settings: SimulationSettings, subject: Subject, chapter: Chapter) -> None:
+    """Says what came of a simulation, and writes its rows if they were asked for."""
+    for line in subject.lines(chapter.kind, chapter.facts):
+        logger.info(line)
+    if chapter.kind == settings.csv_kind:
+        write_rows(settings, subject, chapter)
 
 
 def melted_samples(settings: SimulationSettings, subject: Subject) -> Samples | None:

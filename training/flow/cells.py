@@ -125,7 +125,8 @@ def _bound_at_centers(flow: ProbabilityFlow, centers: Tensor, first: Tensor) -> 
     with torch.no_grad():
         mean_noise = (states - flow.denoiser(states, first).double()) / noise
     bound = torch.zeros_like(states[:, 0])
-    for shift in (flow.coordinates.steps / 4).diag():
+    steps = flow.coordinates.steps
+    for shift in (steps / 4).diag()[steps > 0]:
         # Half of an edge, since its ends may be where the data cannot be.
         edge = 2 * (flow.to_eigen(centers + shift) - flow.to_eigen(centers - shift)) / noise
         bound += ((edge * mean_noise).sum(dim=1).square() + edge.square().sum(dim=1)) / 24

@@ -176,30 +176,33 @@ class Amortized:
             missing = [index for index, part in enumerate(kept) if len(part.w) < size]
             if not missing:
                 break
-            counts = {}
-            for index in missing:
-                share = max(len(kept[index].w), 1) / proposed[index]
-                more = ceil((size - len(kept[index].w)) / share * MORE)
-                counts[index] = min(more, MOST_TIMES * size)
-            # Which blocks an observation's draws are in is for it alone to decide.
-            many = [index for index in missing if counts[index] > self.rows // 2]
-            few = [index for index in missing if index not in many]
-            for group, rows in ((many, self.rows), (few, min(self.rows, FEW))):
-                places, wanted = [numbers[k] for k in group], [counts[k] for k in group]
-                noise = [self._noise(*pair, turn) for pair in zip(places, wanted, strict=True)]
-                if not noise:
-                    continue
-                which = torch.tensor(places).repeat_interleave(torch.tensor(wanted))
-                again = self._proposed(torch.cat(noise), which, rows).split(wanted)
-                for index, part in zip(group, again, strict=True):
-                    proposed[index] += len(part.w)
-                    kept[index] = kept[index].and_more(part.at(coordinates.inside(part.points)))
+            counts = [_more(len(kept[index].w), proposed[index], size) for index in missing]
+            places = [numbers[index] for index in missing]
+            for index, part in zip(missing, self._again(places, counts, turn), strict=True):
+                proposed[index] += len(part.w)
+                kept[index] = kept[index].and_more(part.at(coordinates.inside(part.points)))
         return [self._enough(*each, size) for each in zip(kept, proposed, numbers, strict=True)]
+
+    def _again(self, places: Sequence[int], counts: Sequence[int], turn: int) -> list["_Proposed"]:
+        """So many further draws for each of these observations. In which blocks they are is for
+        the observation alone to decide, whatever comes with it."""
+        wanted = dict(zip(places, counts, strict=True))
+        drawn: dict[int, _Proposed] = {}
+        for many, rows in ((True, self.rows), (False, min(self.rows, FEW))):
+            alike = {place: n for place, n in wanted.items() if (2 * n > self.rows) == many}
+            if alike:
+                sizes = list(alike.values())
+                noise = torch.cat([self._noise(*each, turn) for each in alike.items()])
+                which = torch.tensor(list(alike)).repeat_interleave(torch.tensor(sizes))
+                parts = self._proposed(noise, which, rows).split(sizes)
+                drawn |= dict(zip(alike, parts, strict=True))
+        return [drawn[place] for place in places]
 
     def _enough(
         self, kept: "_Proposed", proposed: int, place: int, size: int
     ) -> tuple["_Proposed", int, float]:
-        """What ``_within`` tells of one observation. Raises DataError of too few draws."""
+        """The draws to keep for one observation, how many were proposed, and which share of these
+        was beyond the bounds. Raises DataError if too few are left."""
         if len(kept.w) < (1 if self.fewer else size):
             raise DataError(
                 f"of {proposed} draws for observation {place + 1}, {proposed - len(kept.w)} are "
@@ -246,6 +249,12 @@ class Amortized:
                 "pareto_k": smoothed.k.cpu(),
             },
         )
+
+
+def _more(kept: int, proposed: int, size: int) -> int:
+    """How many draws to propose where so many were kept of those that were."""
+    share = max(kept, 1) / proposed
+    return min(ceil((size - kept) / share * MORE), MOST_TIMES * size)
 
 
 @dataclass(frozen=True)

@@ -77,9 +77,9 @@ def test_log_determinants_are_what_a_student_says_or_those_of_its_own_jacobian()
     x, times = normal(5, 2), double([0.0, 2.0, 5.0])
     first = flow.carried(x, times[:2])
     second = flow.carried(first, times[1:])
-    end, said = carry(flow, x, times)
+    end, growth = carry(flow, x, times)
     assert torch.equal(end, second[:, :2])
-    torch.testing.assert_close(said, first[:, 2] + second[:, 2])
+    torch.testing.assert_close(growth, first[:, 2] + second[:, 2])
 
     def through(row: Tensor) -> Tensor:
         return flow.carried(flow.carried(row[None], times[:2]), times[1:])[0, :2]
@@ -92,8 +92,8 @@ def test_a_student_knows_its_error_and_its_file_carries_it(tmp_path: Path) -> No
     model = teacher(0.4)
     lessons = Lessons(calls=2, paths=2000, steps=1, batch=256, lr=3e-3, seed=0, width=24)
     before = distill(model, lessons, None)
-    said = distill(model, replace(lessons, steps=300), None)
-    assert said["generated"] < before["generated"] / 3
+    after = distill(model, replace(lessons, steps=300), None)
+    assert after["generated"] < before["generated"] / 3
     model.save(tmp_path / "student.pkl")
     loaded = Model.load(tmp_path / "student.pkl")
     assert loaded.digest() == model.digest()
