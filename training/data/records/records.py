@@ -1,0 +1,69 @@
+"""Rows of typed columns, some of whose cells may be missing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+NUMBER, WHOLE, CATEGORY, DATE = "number", "whole", "category", "date"
+COLUMN_TYPES = (NUMBER, WHOLE, CATEGORY, DATE)
+
+
+@dataclass(frozen=True)
+class RecordColumn:
+    """A column.
+
+    Attributes:
+        name: As the source has it.
+        type: One of ``COLUMN_TYPES``.
+        levels: Of a category, as the source writes them: the first is level 0.
+        ordered: Whether levels follow each other, as small, medium, large do.
+        decimals: Digits behind the point, to which values are written again; None for all.
+        date_format: How ``strftime`` writes dates; empty for others.
+    """
+
+    name: str
+    type: str
+    levels: tuple[str, ...] = ()
+    ordered: bool = False
+    decimals: int | None = None
+    date_format: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """Rows.
+
+    Attributes:
+        columns: ``[D]``, those that are modelled.
+        values: ``[N, D]``, float64; NaN where a cell is missing. Of a category the place of its
+            level, of a date the days since 1970-01-01 (with fractions for times).
+        held_out: ``[N]``, bool: rows that are not trained on.
+        constants: Of columns with one value, that value as the source writes it, by name.
+        beside: Columns that tell rows apart and are not modelled, ``[N]`` texts each, by name.
+        order: Names of all columns as the source has them.
+    """
+
+    columns: Sequence[RecordColumn]
+    values: np.ndarray
+    held_out: np.ndarray
+    constants: Mapping[str, str] = field(default_factory=dict)
+    beside: Mapping[str, np.ndarray] = field(default_factory=dict)
+    order: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the columns that are modelled."""
+        return [column.name for column in self.columns]
+
+    def at(self, places: np.ndarray) -> "Records":
+        """The rows at these places, which may be booleans."""
+        return replace(
+            self,
+            values=self.values[places],
+            held_out=self.held_out[places],
+            beside={name: texts[places] for name, texts in self.beside.items()},
+        )
