@@ -40,6 +40,8 @@ class Stream(IntEnum):
     """Further points of a toy, to average targets over."""
     LOTS = 14
     """Among which of these a sample looks."""
+    QUESTIONS = 16
+    """Which cells of rows are asked, known and absent in a training step."""
     TRIED = 15
     """Latents, and noise of the first time, that solvers are tried on."""
 

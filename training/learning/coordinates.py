@@ -322,23 +322,26 @@ def _hold_spline(map_: NormalScores, places: Tensor, scores: Tensor, steps: Tens
 
 
 def _shrunk_basis(x: Tensor) -> EigenBasis:
-    """That of points ``[N, D]`` that are too few to have a covariance.
+    """That of points ``[N, D]`` that are too few to have a covariance: see below."""
+    mean, std = x.mean(dim=0), x.std(dim=0, correction=0)
+    return EigenBasis.from_moments(mean, shrunk_correlation((x - mean) / std) * std[:, None] * std)
 
-    Correlations are shrunk by the factor ``1 - lambda`` of least expected squared error,
+
+def shrunk_correlation(s: Tensor) -> Tensor:
+    """Of standardized points ``[N, D]``: correlations, shrunk by the factor ``1 - lambda`` of least
+    expected squared error,
 
         lambda = sum_ij Var(r_ij) / sum_ij r_ij^2    over i != j,
 
     where variances are those of the mean of products over rows (Schaefer and Strimmer 2005).
     """
-    count, mean, std = len(x), x.mean(dim=0), x.std(dim=0, correction=0)
-    s = (x - mean) / std
+    count = len(s)
     correlation = s.T @ s / count
     squares = s.square().T @ s.square() / count - correlation.square()
     variance = squares * count**2 / (count - 1) ** 3
-    off = ~torch.eye(len(std), dtype=torch.bool)
+    off = ~torch.eye(s.shape[1], dtype=torch.bool)
     share = float((variance[off].sum() / correlation[off].square().sum()).clamp(max=1))
-    shrunk = torch.where(off, (1 - share) * correlation, correlation)
-    return EigenBasis.from_moments(mean, shrunk * std[:, None] * std)
+    return torch.where(off, (1 - share) * correlation, correlation)
 
 
 def _fit_axes(map_: WhitenPCA, x: Tensor, columns: Columns) -> None:

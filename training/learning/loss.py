@@ -69,6 +69,10 @@ class DenoisingLoss:
         if not self.t_min < self.t_max:
             raise UsageError(f"tmin is {self.t_min:g} and tmax {self.t_max:g}: tmin must be less")
 
+    def regression(self, denoiser: NetworkDenoiser) -> nn.Module:
+        """What a training calls, and ``per_sample`` is given."""
+        return DenoisingRegression(denoiser)
+
     def draw(self, count: int, generator: torch.Generator) -> NoiseDraws:
         """Times and noise for ``count`` samples, on the generator's device, in float64."""
         t = self._times(count, generator)

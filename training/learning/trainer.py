@@ -27,7 +27,7 @@ from torch_utils.stats import RunningMeans
 from torch_utils.streams import Stream
 from training.data.batches import Batch
 from training.flow.denoisers import NetworkDenoiser
-from training.learning.loss import DenoisingLoss, DenoisingRegression, NoiseDraws
+from training.learning.loss import DenoisingLoss, NoiseDraws
 from training.learning.safeguards import LossScale, SkippedSteps
 from training.learning.targets import LOT_BITS, OtherPoints, OthersOfBatch, telling_axis
 from training.model.model import Model
@@ -135,7 +135,7 @@ class Trainer:
             self.optimizer = torch.optim.AdamW(parameters, **adam)
         else:
             self.optimizer = torch.optim.Adam(parameters, **adam)
-        self.regression = self.over_ranks(DenoisingRegression(self.denoiser))
+        self.regression = self.over_ranks(loss.regression(self.denoiser))
         self._others: tuple[Tensor, OtherPoints] | None = None
         self.step = 0
         self.skips = SkippedSteps(self.device)

@@ -4,6 +4,7 @@ from torch import nn
 
 from training.networks.mlp import ToyMLP
 from training.networks.original_toy_unet import OriginalToyConvUNet, OriginalToySongUNet
+from training.networks.questions import QuestionNetwork
 from training.networks.toy_unet import ToyConvUNet, ToySongUNet
 from training.networks.unet import ADMUNet, DDPMpp, NCSNpp
 
@@ -23,5 +24,13 @@ IMPORTED_NETWORKS: dict[str, type[nn.Module]] = {
 }
 """Networks that are not trained here, but imported from other code."""
 
-NETWORKS: dict[str, type[nn.Module]] = {**TOY_NETWORKS, **IMAGE_NETWORKS, **IMPORTED_NETWORKS}
+QUESTION_NETWORKS: dict[str, type[nn.Module]] = {"questions": QuestionNetwork}
+"""Networks of rows, some of whose cells are given, constructed from ``dim`` and ``noise_range``."""
+
+NETWORKS: dict[str, type[nn.Module]] = {
+    **TOY_NETWORKS,
+    **IMAGE_NETWORKS,
+    **IMPORTED_NETWORKS,
+    **QUESTION_NETWORKS,
+}
 """The fixed registry: a network file can name these classes and no others."""

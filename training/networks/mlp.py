@@ -212,7 +212,10 @@ class ToyMLP(nn.Module):
     ) -> Tensor:
         """The last hidden layer ``[B, width]``; arguments are those of ``forward``, and what is
         added to the first one."""
-        seen = [*self._seen(z, self._frequencies), self.noise(c_noise).expand(len(z), -1)]
+        seen = [
+            *with_waves(z, self.frequencies[: self._frequencies]),
+            self.noise(c_noise).expand(len(z), -1),
+        ]
         if self.label_dim:
             if features is None:
                 if labels is None:
@@ -231,12 +234,13 @@ class ToyMLP(nn.Module):
         """What the first layer sees ``[B, ...]`` of conditions ``[B, L]``, whatever z and the time
         are."""
         given = self.embedding(labels) if self.embedding else labels
-        return torch.cat(self._seen(given, self._condition_frequencies), dim=1)
+        return torch.cat(with_waves(given, self.frequencies[: self._condition_frequencies]), dim=1)
 
-    def _seen(self, rows: Tensor, frequencies: int) -> list[Tensor]:
-        """Rows ``[B, N]`` and their waves of so many frequencies."""
-        if not frequencies:
-            return [rows]
-        bounded = BOUND * torch.tanh(rows / BOUND)
-        waves = (bounded[..., None] * self.frequencies[:frequencies]).flatten(1)
-        return [rows, waves.sin(), waves.cos()]
+
+def with_waves(rows: Tensor, frequencies: Tensor) -> list[Tensor]:
+    """Rows ``[B, N]``, and their sines and cosines at some frequencies."""
+    if not len(frequencies):
+        return [rows]
+    bounded = BOUND * torch.tanh(rows / BOUND)
+    phases = (bounded[..., None] * frequencies).flatten(1)
+    return [rows, phases.sin(), phases.cos()]

@@ -1,0 +1,197 @@
+"""Any question about rows: what cells are, given others, by draws, quantiles and log densities.
+
+A flow of rows holds numbers in its own coordinates, where each column is nearly normal, and
+categories as places of their levels. See ``networks.questions`` for what a question is and in which
+order it is answered.
+
+One number that is asked alone has a flow of one dimension, which is monotone: the flow's image of
+the latent's quantile is the quantile. So intervals of single cells take no draws.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log, pi
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from training.flow.calls import ConditionedDenoiser
+from training.flow.pfode import ProbabilityFlow
+from training.flow.solvers import Solver
+from training.networks.questions import ABSENT, ASKED, KNOWN, QuestionNetwork
+
+
+class Cells(NamedTuple):
+    """Cells of rows.
+
+    Attributes:
+        numbers: ``[N, D]``, float64, in coordinates of the flow; NaN where they are missing.
+        levels: ``[N, C]``, int64: places of levels; -1 where they are missing.
+    """
+
+    numbers: Tensor
+    levels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @property
+    def present(self) -> Tensor:
+        """Whether cells are not missing ``[N, D + C]``, numbers first."""
+        return torch.cat([~self.numbers.isnan(), self.levels >= 0], dim=1)
+
+    def at(self, places: Tensor | slice) -> "Cells":
+        """Some rows, by their places or by booleans."""
+        return Cells(self.numbers[places], self.levels[places])
+
+    @classmethod
+    def joined(cls, parts: Sequence["Cells"]) -> "Cells":
+        """Rows of several, one after the other."""
+        return cls(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+
+def pack(known: Cells, states: Tensor, level_states: Tensor, level_counts: Sequence[int]) -> Tensor:
+    """Questions as a network takes them, ``[N, 2 D + K + C]``: values and states of numbers, then
+    indicators and states of levels.
+
+    Args:
+        known: The cells: numbers where they are known, levels also where they are asked and have
+            been drawn.
+        states: ``[N, D]``.
+        level_states: ``[N, C]``.
+        level_counts: ``[C]``.
+    """
+    numbers = known.numbers
+    values = torch.where(states == KNOWN, numbers.nan_to_num(0.0), 0.0)
+    parts = [values, states.to(values)]
+    for place, levels in enumerate(level_counts):
+        level = known.levels[:, place, None]
+        parts.append((level == torch.arange(levels, device=level.device)).to(values))
+    return torch.cat([*parts, level_states.to(values)], dim=1)
+
+
+@dataclass(frozen=True)
+class QuestionFlow:
+    """Answers questions; all rows of a call may have different ones.
+
+    Attributes:
+        flow: With a ``QuestionNetwork``; its coordinates are not looked at.
+        times: Increasing.
+        solver: The solver.
+    """
+
+    flow: ProbabilityFlow
+    network: QuestionNetwork
+    times: Tensor
+    solver: Solver
+
+    def of(self, labels: Tensor) -> ProbabilityFlow:
+        """The flow of asked numbers, given questions ``[N, L]``."""
+        given = ConditionedDenoiser(self.flow.denoiser, {"labels": labels.float()})
+        bare = self.flow.with_denoiser(given)
+        bare.coordinates = None
+        return bare
+
+    @torch.no_grad()
+    def level_probabilities(self, known: Cells, states: Tensor, place: int) -> Tensor:
+        """Of a category's levels, given what is known, ``[N, levels]``.
+
+        Args:
+            known: The cells.
+            states: ``[N, D + C]``.
+            place: Of the category among categories.
+        """
+        first = sum(self.network.level_counts[:place])
+        part = slice(first, first + self.network.level_counts[place])
+        return self.network.level_log_probabilities(self._labels(known, states))[:, part].exp()
+
+    def draws(self, known: Cells, states: Tensor, generator: torch.Generator) -> Cells:
+        """One draw of what is asked for each row; known cells stay, absent ones are missing.
+
+        Args:
+            known: The cells.
+            states: ``[N, D + C]``.
+            generator: The source of random numbers, on the CPU.
+        """
+        dim = known.numbers.shape[1]
+        levels, states = known.levels.clone(), states.clone()
+        asked = states[:, :dim] == ASKED
+        level_asked = states[:, dim:] == ASKED
+        for place in range(levels.shape[1]):
+            rows = level_asked[:, place].nonzero()[:, 0]
+            # All are drawn, so that a row's draw does not depend on questions of others.
+            uniform = torch.rand(len(levels), generator=generator, dtype=torch.float64)
+            if len(rows):
+                now = Cells(known.numbers[rows], levels[rows])
+                shares = self.level_probabilities(now, states[rows], place).double().cumsum(1)
+                drawn = (uniform[rows, None] > shares / shares[:, -1:]).sum(dim=1)
+                levels[rows, place] = drawn
+                states[rows, dim + place] = KNOWN
+        latents = torch.randn(len(levels), dim, generator=generator, dtype=torch.float64)
+        numbers = known.numbers.clone()
+        if asked.any():
+            some = asked.any(dim=1)
+            labels = self._labels(Cells(known.numbers, levels), states)[some]
+            numbers[some] = torch.where(
+                asked[some], self._generated(labels, latents[some]), numbers[some]
+            )
+        numbers = torch.where(states[:, :dim] == ABSENT, torch.nan, numbers)
+        levels = torch.where(states[:, dim:] == ABSENT, -1, levels)
+        return Cells(numbers, levels)
+
+    def quantiles(self, known: Cells, states: Tensor, place: int, levels: Tensor) -> Tensor:
+        """Quantiles ``[N, Q]`` of one number that is asked, at levels ``[Q]`` between 0 and 1.
+
+        Args:
+            known: The cells.
+            states: ``[N, D + C]``, in which it alone is asked.
+            place: Of the number.
+            levels: Increasing.
+        """
+        count, dim = known.numbers.shape
+        latents = torch.zeros(len(levels), count, dim, dtype=torch.float64)
+        latents[..., place] = torch.special.ndtri(levels.double())[:, None]
+        labels = self._labels(known, states).repeat(len(levels), 1)
+        points = self._generated(labels, latents.flatten(0, 1))
+        return points[:, place].view(len(levels), count).T
+
+    def log_prob(self, cells: Cells, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Log densities ``[N]`` of asked numbers in coordinates of the flow, given levels and what
+        is known; and log probabilities ``[N]`` of asked levels, given what is known.
+
+        Args:
+            cells: What is known, and the values of what is asked.
+            states: ``[N, D + C]``.
+        """
+        dim = cells.numbers.shape[1]
+        asked, level_asked = states[:, :dim] == ASKED, states[:, dim:] == ASKED
+        of_levels, states = torch.zeros(len(cells), dtype=torch.float64), states.clone()
+        for place in range(cells.levels.shape[1]):
+            rows = level_asked[:, place].nonzero()[:, 0]
+            if len(rows):
+                shares = self.level_probabilities(cells.at(rows), states[rows], place)
+                level = cells.levels[rows, place, None]
+                of_levels[rows] += shares.gather(1, level)[:, 0].double().log()
+                states[rows, dim + place] = KNOWN
+        of_numbers = torch.zeros_like(of_levels)
+        some = asked.any(dim=1)
+        if some.any():
+            points = torch.where(asked, cells.numbers, 0.0)[some]
+            flow = self.of(self._labels(cells, states)[some])
+            joint = flow.log_prob_with_error(points, self.times, self.solver).log_prob
+            # What is not asked is a standard normal number at 0, with the noise of the first time.
+            variance = 1 + float(self.flow.schedule.noise_variance(self.times[0])[0])
+            idle = dim - asked[some].sum(dim=1)
+            of_numbers[some] = joint + idle * log(2 * pi * variance) / 2
+        return of_numbers, of_levels
+
+    def _labels(self, known: Cells, states: Tensor) -> Tensor:
+        dim = known.numbers.shape[1]
+        return pack(known, states[:, :dim], states[:, dim:], self.network.level_counts).float()
+
+    def _generated(self, labels: Tensor, normal: Tensor) -> Tensor:
+        """Numbers ``[N, D]`` of standard normal latents."""
+        flow = self.of(labels)
+        latents = normal * flow.gaussian_law(self.times[-1]).variance.sqrt()
+        return flow.decode(latents, self.times, self.solver)

@@ -1,0 +1,242 @@
+"""Questions about rows, drawn at random for a training, and its loss.
+
+A batch is of rows, each with a question of its own: some cells are asked, others known, the rest
+absent. Cells that are missing are always absent, so that rows train as they are; what is learned is
+then right if cells are missing at random given what is known.
+
+The loss of a row is the mean over asked numbers of the squared error of F (``learning.loss``), and
+the mean over asked categories of the negative log probability of their levels.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+
+from torch_utils import distributed
+from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
+from training.data.batches import Batch
+from training.flow.denoisers import NetworkDenoiser
+from training.flow.questions import Cells, pack
+from training.learning.held_out import Score
+from training.learning.loss import DenoisingLoss, NoiseDraws
+from training.learning.targets import OthersOfBatch
+from training.model.model import Model
+from training.networks.questions import ABSENT, ASKED, KNOWN, QuestionNetwork
+
+ONE_ASKED = 0.45
+"""Share of rows of which one cell is asked, and all others are known."""
+SOME_ABSENT = 0.25
+"""Share of rows of which some cells are absent that could be known."""
+HELD_OUT_DRAWS = 4096
+"""Rows whose loss is taken, or questions about fewer rows."""
+
+
+def draw_states(
+    present: Tensor, generator: torch.Generator, asked: Sequence[int] | None = None
+) -> Tensor:
+    """States of cells ``[B, P]`` of random questions.
+
+    Args:
+        present: Whether cells are not missing ``[B, P]``, on the CPU.
+        generator: The source of random numbers, on the CPU.
+        asked: Places of the columns of the one question that is asked; None for any question.
+    """
+    rows, columns = present.shape
+    if asked is not None:
+        states = torch.full((rows, columns), KNOWN)
+        states[:, list(asked)] = ASKED
+        return states.masked_fill(~present, ABSENT)
+    draw = torch.rand(rows, columns + 4, generator=generator)
+    share, kind, dropped, which = (draw[:, -4 + place, None] for place in range(4))
+    known = draw[:, :columns] < share
+    # Of the cells that are there, each as often.
+    there = present.cumsum(dim=1)
+    chosen = 1 + (which * there[:, -1:]).long()
+    one = (there == chosen) & present
+    states = torch.where(kind < ONE_ASKED, ~one, known).long()
+    some = dropped < SOME_ABSENT
+    absent = torch.rand(rows, columns, generator=generator) < dropped / SOME_ABSENT
+    states = states.masked_fill(some & absent & (states == KNOWN), ABSENT)
+    return states.masked_fill(~present, ABSENT)
+
+
+def questions(cells: Cells, known: Cells, states: Tensor, level_counts: Sequence[int]) -> Batch:
+    """Rows with the questions of their states ``[B, D + C]``: clean numbers, and labels.
+
+    Args:
+        cells: The rows, discrete columns spread over their steps.
+        known: The same, as they are where they are known.
+        states: Of their cells, numbers first.
+        level_counts: Levels of each category.
+    """
+    dim = cells.numbers.shape[1]
+    labels = pack(known, states[:, :dim], states[:, dim:], level_counts)
+    return Batch(cells.numbers.nan_to_num(0.0), labels)
+
+
+class QuestionBatches:
+    """Rows, every one once an epoch, each time with a new question.
+
+    Args:
+        cells_of: Gives all rows by a generator, whose draws spread discrete columns.
+        known: All rows, as they are where they are known.
+        level_counts: Levels of each category.
+        batch: Batch size over all ranks.
+        seed: Of the orders, the questions and the draws.
+        asked: Places of the columns of the one question that is asked; None for any question.
+    """
+
+    def __init__(
+        self,
+        cells_of: Callable[[torch.Generator], Cells],
+        known: Cells,
+        level_counts: Sequence[int],
+        batch: int,
+        seed: int,
+        asked: Sequence[int] | None = None,
+    ):
+        self._cells_of, self._known, self._level_counts = cells_of, known, level_counts
+        self._batch, self._seed, self._asked = batch, seed, asked
+        self._epoch, self._cells = -1, known
+        self._order = torch.arange(len(known))
+
+    def batches(self, first_step: int) -> Iterator[Batch]:
+        for step in count(first_step):
+            places, cells = self._at(step)
+            known = self._known.at(places)
+            generator = seeded_generator("cpu", self._seed, Stream.QUESTIONS, step)
+            states = draw_states(known.present, generator, self._asked)
+            batch = questions(cells, known, states, self._level_counts)
+            mine = distributed.shard(self._batch)
+            assert batch.labels is not None
+            yield Batch(batch.points[mine], batch.labels[mine])
+
+    def _at(self, step: int) -> tuple[Tensor, Cells]:
+        """Places of a step's rows, which may be of several epochs, and what they are there."""
+        size, places, cells = len(self._known), [], []
+        start, stop = step * self._batch, (step + 1) * self._batch
+        while start < stop:
+            epoch, place = divmod(start, size)
+            length = min(stop - start, size - place)
+            if epoch != self._epoch:
+                self._epoch = epoch
+                self._cells = self._cells_of(
+                    seeded_generator("cpu", self._seed, Stream.DEQUANTIZATION, epoch)
+                )
+                generator = seeded_generator("cpu", self._seed, Stream.DATA, epoch)
+                self._order = torch.randperm(size, generator=generator)
+            part = self._order[place : place + length]
+            places.append(part)
+            cells.append(self._cells.at(part))
+            start += length
+        return torch.cat(places), Cells.joined(cells)
+
+
+class QuestionRegression(nn.Module):
+    """The losses ``[B]`` of rows with questions."""
+
+    def __init__(self, denoiser: NetworkDenoiser):
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, clean: Tensor, t: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
+        denoiser, network = self.denoiser, self.denoiser.network
+        assert isinstance(network, QuestionNetwork)
+        gamma = denoiser.schedule.noise_variance(t).to(clean.dtype)
+        c = denoiser.coefficients_under(gamma)
+        target = c.clean_weight * clean + c.noise_weight * noise
+        dtype = torch.get_default_dtype()
+        labels = labels.to(dtype)
+        z = (c.c_in * (clean + gamma.sqrt() * noise)).to(dtype)
+        residual = denoiser.residual(z, t, labels=labels)
+        _, states, indicators, level_states = network.unpack(labels)
+        asked = (states == ASKED).to(dtype)
+        errors = asked * (residual - target.to(dtype)).square()
+        losses = errors.sum(dim=1) / asked.sum(dim=1).clamp(min=1)
+        if network.level_counts:
+            level_asked = (level_states == ASKED).to(dtype)
+            nats = network.level_log_probabilities(labels) * indicators
+            of_each = [part.sum(dim=1) for part in nats.split_with_sizes(network.level_counts, 1)]
+            total = (torch.stack(of_each, dim=1) * level_asked).sum(dim=1)
+            losses = losses - total / level_asked.sum(dim=1).clamp(min=1)
+        return losses
+
+
+@dataclass(frozen=True)
+class QuestionLoss(DenoisingLoss):
+    """The loss of rows with questions over one schedule's range of times."""
+
+    def regression(self, denoiser: NetworkDenoiser) -> nn.Module:
+        return QuestionRegression(denoiser)
+
+    def per_sample(
+        self,
+        denoiser: nn.Module,
+        clean: Tensor,
+        draws: NoiseDraws,
+        conditions: Mapping[str, Tensor] = MappingProxyType({}),
+        others: OthersOfBatch | None = None,
+    ) -> Tensor:
+        losses: Tensor = denoiser(clean, draws.t, draws.noise, **conditions)
+        return losses
+
+
+@dataclass(frozen=True)
+class HeldOutQuestions:
+    """Questions about rows that are not trained on: always the same ones.
+
+    Attributes:
+        batch: This rank's share of the rows.
+        total: Their number over all ranks.
+        loss: The loss of the training.
+        seed: Seed of the times and the noise.
+    """
+
+    batch: Batch
+    total: int
+    loss: QuestionLoss
+    seed: int
+
+    @classmethod
+    def of(
+        cls,
+        cells: Cells,
+        known: Cells,
+        level_counts: Sequence[int],
+        loss: QuestionLoss,
+        seed: int,
+        asked: Sequence[int] | None = None,
+    ) -> "HeldOutQuestions":
+        """Questions about rows, each as often as it takes to make many; see ``QuestionBatches``."""
+        places = torch.arange(HELD_OUT_DRAWS) % len(known)
+        generator = seeded_generator("cpu", seed, Stream.HELD_OUT)
+        states = draw_states(known.at(places).present, generator, asked)
+        batch = questions(cells.at(places), known.at(places), states, level_counts)
+        assert batch.labels is not None
+        mine = distributed.shard(HELD_OUT_DRAWS)
+        return cls(Batch(batch.points[mine], batch.labels[mine]), HELD_OUT_DRAWS, loss, seed)
+
+    @torch.no_grad()
+    def score(self, model: Model) -> Score:
+        """That of a model. All ranks must call it together."""
+        device = model.denoiser.basis.mean.device
+        generator = seeded_generator(device, self.seed, Stream.HELD_OUT)
+        draws = self.loss.draw(self.total, generator)
+        order = torch.randperm(self.total, generator=generator, device=device)
+        mine = distributed.shard(self.total)
+        draws = NoiseDraws(draws.t[order][mine], draws.noise[mine])
+        clean = model.denoiser.basis.to_eigen(self.batch.points.to(device))
+        regression = self.loss.regression(model.denoiser)
+        total = torch.zeros(1, device=device, dtype=torch.float64)
+        conditions = self.batch.conditions(device)
+        for part in torch.split(torch.arange(len(clean), device=device), 1024):
+            given = {name: rows[part] for name, rows in conditions.items()}
+            rows = slice(int(part[0]), int(part[-1]) + 1)
+            losses = self.loss.per_sample(regression, clean[rows], draws.of_rows(rows), given)
+            total += losses.sum()
+        return Score(float(distributed.sum_over_ranks(total)) / self.total)

@@ -1,0 +1,270 @@
+"""A network that answers any question about a row: some of its cells, given some others.
+
+Each cell is *asked*, *known*, or *absent*. Numbers are cells of a flow: the network gives F of a
+denoiser (``flow.denoisers``) for those that are asked. Categories are answered by probabilities of
+their levels. A row is answered in this order,
+
+    p(numbers, levels | known) = prod_k p(level_k | known, levels before) p(numbers | known, levels)
+
+all of which is exact: probabilities by one call, a density by the flow.
+
+The flow starts from a closed form: a mixture of normal laws of numbers (normal scores) and of
+indicators of levels, with weights p_k, means m_k and covariances C_k. Let v be what is known, and
+asked cells x as they are with noise of variance gamma; in component k these have the covariance
+``A_k = C_k + diag(gamma of asked cells, 0 of known ones)``. With ``w_k = A_k^-1 (v - m_k)`` and the
+responsibilities ``r_k ~ p_k N(v; m_k, A_k)``, the mixture's denoiser is ``D = x - gamma w``, ``w =
+sum_k r_k w_k``. The variance of its error is
+
+    s^2 = gamma (1 - gamma sum_k r_k ((A_k^-1)_ii - (w_k - w)^2)),
+
+and in units of F, with what the layers give as f, which is 0 at first,
+
+    F = sqrt(gamma (1 + gamma)) (x / (1 + gamma) - w) + sqrt((1 + gamma) / gamma) s f.
+
+So an untrained network is that mixture, given what is known; of one component, a Gaussian copula.
+Levels start from the means of their indicators. Cells that are not asked have F = 0: to the flow
+they are standard normal numbers, which depend on nothing.
+"""
+
+from collections.abc import Sequence
+from math import pi
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dnnlib.errors import UsageError
+from training.networks.mlp import BOUND, NoiseFeatures, with_waves
+
+ABSENT, ASKED, KNOWN = -1, 0, 1
+"""States of cells."""
+EXACT = 1e-5
+"""Variance of what is known exactly, so that columns that follow from others have an inverse."""
+ONE_OF = 1e-3
+"""The same of indicators of levels, which always follow from each other."""
+LEAST = 1e-8
+"""Of the variance of an error, in units of the noise's."""
+LEAST_SHARE = 1e-3
+"""Of what a level starts with."""
+
+
+class QuestionNetwork(nn.Module):
+    """F of asked numbers, and logits of asked levels.
+
+    Args:
+        dim: The number of numbers D.
+        noise_range: See ``NoiseFeatures``.
+        level_counts: Levels ``[C]`` of each category; K in all.
+        width: Units of each hidden layer.
+        depth: Number of hidden layers.
+        time_features: Number of cosines of the noise condition.
+        input_features: Number of waves per number.
+        dropout: Fraction of the hidden activations dropped in training.
+        components: Components M of the mixture that it starts from.
+
+    Attributes:
+        weights: Of the components ``[M]``.
+        means: Of numbers and indicators ``[M, D + K]``.
+        covariances: ``[M, D + K, D + K]``.
+    """
+
+    frequencies: Tensor
+    weights: Tensor
+    means: Tensor
+    covariances: Tensor
+    label_dim = 0
+    """Without labels all numbers are asked, and nothing is known."""
+
+    def __init__(
+        self,
+        dim: int,
+        noise_range: tuple[float, float],
+        level_counts: Sequence[int] = (),
+        width: int = 256,
+        depth: int = 3,
+        time_features: int = 8,
+        input_features: int = 3,
+        dropout: float = 0.0,
+        components: int = 1,
+    ):
+        super().__init__()
+        if not 0 <= dropout < 1:
+            raise UsageError(f"dropout is {dropout:g}: it must be at least 0 and less than 1")
+        if any(count < 2 for count in level_counts):
+            raise UsageError("a category has at least 2 levels")
+        self.dim, self.level_counts = dim, list(level_counts)
+        levels, categories = sum(level_counts), len(level_counts)
+        self.noise = NoiseFeatures(noise_range, time_features)
+        seen = dim * (1 + 2 * input_features)
+        known = seen + dim + levels + categories
+        asked = seen + 2 * dim
+        self.numbers = _Layers(known + asked + time_features, width, depth, dim, dropout)
+        self.levels = _Layers(known, width, depth, levels, dropout) if levels else None
+        frequencies = [pi / (BOUND + 1) * index for index in range(1, input_features + 1)]
+        self.register_buffer("frequencies", torch.tensor(frequencies), persistent=False)
+        size = dim + levels
+        covariances = torch.eye(size, dtype=torch.float64).repeat(components, 1, 1)
+        shares = [1 / count for count in level_counts for _ in range(count)]
+        means = torch.tensor([[0.0] * dim + shares] * components, dtype=torch.float64)
+        self.hold_mixture(means.new_full((components,), 1 / components), means, covariances)
+
+    def hold_mixture(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
+        """Takes the mixture that it starts from; see the attributes."""
+        self.register_buffer("weights", weights)
+        self.register_buffer("means", means)
+        self.register_buffer("covariances", covariances)
+
+    @property
+    def question_dim(self) -> int:
+        """L, see ``Question``."""
+        return 2 * self.dim + sum(self.level_counts) + len(self.level_counts)
+
+    def forward(self, z: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
+        """F ``[B, D]``: 0 of what is not asked.
+
+        Args:
+            z: Asked numbers with noise, of unit variance, ``[B, D]``; others are not looked at.
+            c_noise: ``[]`` or ``[B]``: an eighth of the log of the variance of the noise.
+            labels: Questions ``[B, L]`` as ``pack`` makes them; None to ask for all numbers.
+        """
+        if labels is None:
+            labels = z.new_zeros(1, self.question_dim).expand(len(z), -1)
+            labels = labels.clone()
+            labels[:, 2 * self.dim + sum(self.level_counts) :] = ABSENT
+        values, states, indicators, level_states = self.unpack(labels)
+        asked = (states == ASKED).to(z.dtype)
+        x_hat = asked * z
+        # In double precision: an inverse of columns that nearly follow from others needs it.
+        gamma = (8 * c_noise.double()).exp()[..., None]
+        start, size = self.closed_form(x_hat.double(), gamma, labels)
+        start, size = start.to(z.dtype), size.to(z.dtype)
+        given = self._given(values, states == KNOWN, indicators, level_states >= ASKED)
+        seen = [*with_waves(x_hat, self.frequencies), asked, size]
+        h = torch.cat([*given, *seen, self.noise(c_noise).expand(len(z), -1)], dim=1)
+        out: Tensor = asked * (start + size * self.numbers(h))
+        return out
+
+    def closed_form(self, x_hat: Tensor, gamma: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """F of the mixture ``[B, D]``, and the size of what is left of it ``[B, D]``.
+
+        Args:
+            x_hat: ``x / sqrt(1 + gamma)`` of asked numbers, ``[B, D]``, float64.
+            gamma: ``[1]`` or ``[B, 1]``.
+            labels: ``[B, L]``.
+        """
+        values, kinds = self._cells(labels.to(x_hat))
+        x = (1 + gamma).sqrt() * x_hat
+        values = torch.cat([values[:, : self.dim] + x, values[:, self.dim :]], dim=1)
+        w, r, inverse = self._weighed(values, kinds, gamma)
+        mean = (r[..., None] * w).sum(dim=1)
+        of_each = inverse.diagonal(dim1=-2, dim2=-1) - (w - mean[:, None]).square()
+        left = 1 - gamma * (r[..., None] * of_each).sum(dim=1)[:, : self.dim]
+        w = mean[:, : self.dim]
+        start = (gamma * (1 + gamma)).sqrt() * (x / (1 + gamma) - w)
+        return start, ((1 + gamma) * left.clamp(min=LEAST)).sqrt()
+
+    def _cells(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Values of known numbers and of indicators, 0 elsewhere, and states of all of these ``[B,
+        D + K]``. Levels that are asked are known to numbers."""
+        values, states, indicators, level_states = self.unpack(labels)
+        known = self._of_levels((level_states >= ASKED).to(values))
+        kinds = torch.cat([states, 2 * known + ABSENT], dim=1)
+        return torch.cat([(states == KNOWN) * values, known * indicators], dim=1), kinds
+
+    def _weighed(
+        self, values: Tensor, kinds: Tensor, gamma: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """``w_k [B, M, D + K]``, ``r_k [B, M]`` and ``A_k^-1 [B or 1, M, D + K, D + K]``.
+
+        Questions that are alike have one inverse, if the noise is the same for all.
+        """
+        places = None
+        if gamma.ndim == 1 and len(kinds) > 1:
+            kinds, places = torch.unique(kinds, dim=0, return_inverse=True)
+        with torch.no_grad():
+            seen = (kinds > ABSENT).to(values)[:, None]
+            exact = torch.full_like(kinds, EXACT)
+            exact[:, self.dim :] = ONE_OF
+            noise = torch.where(kinds == ASKED, gamma, exact)[:, None]
+            a = seen[..., None] * self.covariances * seen[..., None, :]
+            a = a + torch.diag_embed(torch.where(seen > 0, noise, 1.0))
+            factor = torch.linalg.cholesky(a)
+            log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
+            inverse = torch.cholesky_inverse(factor) * seen[..., None] * seen[..., None, :]
+            if places is not None and len(kinds) > 1:
+                inverse, log_det, seen = inverse[places], log_det[places], seen[places]
+        off = seen * (values[:, None] - self.means)
+        w = (inverse @ off[..., None])[..., 0]
+        log_r = self.weights.log() - (log_det + (off * w).sum(dim=-1)) / 2
+        return w, log_r.softmax(dim=1), inverse
+
+    def level_log_probabilities(self, labels: Tensor) -> Tensor:
+        """Of all levels, given what is known, ``[B, K]``."""
+        values, states, indicators, level_states = self.unpack(labels)
+        assert self.levels is not None, "only networks of tables with categories are asked"
+        given = self._given(values, states == KNOWN, indicators, level_states == KNOWN)
+        logits = self._level_start(labels).to(values) + self.levels(torch.cat(given, dim=1))
+        parts = [part.log_softmax(dim=1) for part in logits.split_with_sizes(self.level_counts, 1)]
+        return torch.cat(parts, dim=1)
+
+    @torch.no_grad()
+    def _level_start(self, labels: Tensor) -> Tensor:
+        """Logarithms ``[B, K]`` of what the mixture has for indicators, given what is known."""
+        values, states, indicators, level_states = self.unpack(labels.double())
+        only_known = torch.where(states == KNOWN, states, float(ABSENT))
+        level_known = torch.where(level_states == KNOWN, level_states, float(ABSENT))
+        packed = torch.cat([values, only_known, indicators, level_known], dim=1)
+        w, r, _ = self._weighed(*self._cells(packed), values.new_zeros(1))
+        shift = (w[..., None, :] @ self.covariances[..., self.dim :])[..., 0, :]
+        means = (r[..., None] * (self.means[:, self.dim :] + shift)).sum(dim=1)
+        return means.clamp(min=LEAST_SHARE).log()
+
+    def _given(
+        self, values: Tensor, is_known: Tensor, indicators: Tensor, level_is_known: Tensor
+    ) -> list[Tensor]:
+        """What layers see of known cells."""
+        known, level_known = is_known.to(values), level_is_known.to(values)
+        parts = [*with_waves(known * values, self.frequencies), known, level_known]
+        if self.level_counts:
+            parts.append(self._of_levels(level_known) * indicators)
+        return parts
+
+    def _of_levels(self, rows: Tensor) -> Tensor:
+        """Columns of categories ``[B, C]``, once for each of their levels ``[B, K]``."""
+        places = [at for at, count in enumerate(self.level_counts) for _ in range(count)]
+        return rows[:, places]
+
+    def unpack(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Values ``[B, D]`` and states ``[B, D]`` of numbers, indicators ``[B, K]`` and states
+        ``[B, C]`` of levels."""
+        sizes = [self.dim, self.dim, sum(self.level_counts), len(self.level_counts)]
+        values, states, indicators, level_states = labels.split_with_sizes(sizes, dim=1)
+        return values, states, indicators, level_states
+
+
+class _Layers(nn.Module):
+    """A residual perceptron whose output is 0 at first.
+
+    Args:
+        seen: Inputs.
+        width: Units of each hidden layer.
+        depth: Number of hidden layers beside the first.
+        out: Outputs.
+        dropout: Fraction of the hidden activations dropped in training.
+    """
+
+    def __init__(self, seen: int, width: int, depth: int, out: int, dropout: float):
+        super().__init__()
+        self.input = nn.Linear(seen, width)
+        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(width, out)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, seen: Tensor) -> Tensor:
+        h: Tensor = self.input(seen)
+        for layer in self.hidden:
+            h = h + self.dropout(F.silu(layer(h)))
+        out: Tensor = self.output(h)
+        return out
