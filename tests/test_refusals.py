@@ -359,7 +359,7 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("train with conditions", "--cond --data={here}/plain.npz", 2, ["no conditions"]),
     ("train with conditions", "--cond --data={here}/few.npz", 1, ["2 conditions, but 1 names"]),
     ("given", "--condition={here}/other.csv", 1, ["other.csv", "no column 'y2'"]),
-    ("given", "--condition={here}/holes.csv", 1, ["holes.csv", "row 1, column 'y2'"]),
+    ("given", "--condition={here}/holes.csv", 1, ["holes.csv", "line 2, column 'y2'"]),
     ("given", "--condition={here}/wide.npy", 1, ["wide.npy", "3 columns"]),
     ("given", "--condition={runs}/network.pkl", 1, ["network.pkl", "no table"]),
     ("given", "", 2, ["--noise_std"]),

@@ -25,6 +25,7 @@ IDENTIFIER = "identifier"
 """A column that only tells rows apart."""
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 """What may be between the cells of a text, by name."""
+DECIMALS = (".", ",")
 HALVES = ("upper-half", "lower-half", "left-half", "right-half")
 """Parts of an image that may be all that was observed."""
 RAW_TABLES = (".csv", ".tsv", ".npy", ".parquet", ".feather")

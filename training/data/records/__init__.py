@@ -1,1 +1,1 @@
-"""Rows as people have them: numbers, whole numbers, categories, dates, with cells that are missing."""
+"""Rows as people have them: numbers, categories and dates, with cells that are missing."""

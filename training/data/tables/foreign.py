@@ -18,6 +18,9 @@ MOST_COLUMNS = 10_000
 LONGEST_NAME = 200
 
 
+NO_NAME = "Left out the first column, which has no name, as an index of the rows"
+
+
 def row_number(row: int) -> str:
     """What messages call a row that stands on no line of a text."""
     return f"row {row + 1}"
@@ -33,6 +36,7 @@ class ForeignTable:
         blocks: Gives rows ``[n, len(names)]`` of float64; NaN where a value is missing.
         named: Whether the names are the source's own, and not numbers that columns were given.
         place_of: What messages call a row, counted from 0.
+        notes: What was left out already, in lines for people.
     """
 
     name: str
@@ -40,6 +44,7 @@ class ForeignTable:
     blocks: Callable[[], Iterator[np.ndarray]]
     named: bool = True
     place_of: Callable[[int], str] = row_number
+    notes: Sequence[str] = ()
 
 
 def numbered(count: int) -> list[str]:

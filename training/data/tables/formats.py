@@ -14,6 +14,7 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.tables.foreign import (
     BLOCK_ROWS,
+    NO_NAME,
     ForeignTable,
     numbered,
     places_of,
@@ -190,7 +191,8 @@ def open_text(
             cells = [[row[place] for place in places] for row in rows]
             yield _numbers(table.path, cells, lines, chosen)
 
-    return ForeignTable(str(table.path), chosen, blocks, table.named, table.place_of)
+    notes = [] if table.names[0] else [NO_NAME]
+    return ForeignTable(str(table.path), chosen, blocks, table.named, table.place_of, notes)
 
 
 def _numbers(

@@ -65,7 +65,7 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
     for name in (*choices.conditions, *choices.bounds):
         if name not in source.names:
             raise UsageError(f"{source.name} has no column '{name}' (of those that are read)")
-    lines: list[str] = []
+    lines = list(source.notes)
     values, holes = _collected(source, choices, lines)
     if len(values) < FEWEST_ROWS:
         whole = " without missing values" if choices.missing == "drop" else ""
@@ -189,11 +189,12 @@ def _require_sound(
         if bad.any():
             row, column = np.argwhere(bad)[0]
             message = form.format(value=block[row, column], low=low[column], high=high[column])
-            first, place = source.place_of(before), source.place_of(before + int(row))
-            last = source.place_of(before + len(block) - 1)
+            first, here, last = (
+                source.place_of(before + int(each)) for each in (0, row, len(block) - 1)
+            )
             error = NotNumbers if bad is holes and choices.missing == "keep" else DataError
             raise error(
-                f"{source.name}, {place}, column '{source.names[column]}': {message} "
+                f"{source.name}, {here}, column '{source.names[column]}': {message} "
                 f"({int(bad.sum())} such value(s) from {first} to {last})"
             )
 
