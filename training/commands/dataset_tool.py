@@ -12,11 +12,11 @@ from dnnlib.logs import logger
 from torch_utils.distributed import rank_from_environment
 from torch_utils.results import provenance, save_json
 from training.data.images.codec import Transform
-from training.data.sources.formats import NAMES, open_source
-from training.data.sources.writer import Conversion, image_writer, is_zip, require_writable
 from training.data.records.cells import open_cells
 from training.data.records.reading import RecordChoices, SurveyedTable
 from training.data.records.records import Records
+from training.data.sources.formats import NAMES, open_source
+from training.data.sources.writer import Conversion, image_writer, is_zip, require_writable
 from training.data.tables.formats import NotNumbers, is_table, open_table
 from training.data.tables.making import TableChoices, make_table
 from training.data.tables.table import DataTable

@@ -160,8 +160,8 @@ class Names(click.ParamType[tuple[str, ...]]):
 
 
 class ColumnTypes(click.ParamType[tuple[tuple[str, str], ...]]):
-    """Comma-separated types ``name:type``, of what ``training.names`` lists, levels in order, or the
-    form of a date; quoted as names are."""
+    """Comma-separated types ``name:type``: one that ``training.names`` lists, levels in order, or
+    the form of a date; quoted as names are."""
 
     name = "a:category,b:small<large"
     form = re.compile(r"(?P<name>.+?):(?P<type>%.+|[^:]+)")

@@ -144,7 +144,7 @@ def _of_frame(frame: Any, name: str) -> Cells:
 
 def _of_frames(first: Any, frames: Callable[[], Iterator[Any]], name: str) -> Cells:
     names = [str(column).strip() for column in first.columns]
-    require_names(names, name)
+    require_names(names, name, indexed=True)
     levels = {
         each: tuple(map(str, first.dtypes.iloc[place].categories))
         for place, each in enumerate(names)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dnnlib.errors import DataError, UsageError
 from torch_utils.inert_pickle import shown
@@ -90,6 +90,7 @@ class Survey:
         missing_marks: Texts that stand for no value, in lower case.
         rows: How many cells there are.
         missing: How many of them have no value.
+        missing_texts: What these are.
         counts: How often each text is there, of the first ``MOST_COUNTED``.
         numerals: How numbers are written, by decimal sign.
         formats: In which all are dates.
@@ -99,6 +100,7 @@ class Survey:
     missing_marks: frozenset[str] = NOTHING
     rows: int = 0
     missing: int = 0
+    missing_texts: set[str] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
     numerals: Mapping[str, Numerals] = field(
         default_factory=lambda: {".": Numerals(), ",": Numerals()}
@@ -111,6 +113,7 @@ class Survey:
         for text, count in Counter(texts).items():
             if text.lower() in self.missing_marks:
                 self.missing += count
+                self.missing_texts.add(text)
             elif text in self.counts or len(self.counts) < MOST_COUNTED:
                 fresh = text not in self.counts
                 self.counts[text] += count
@@ -186,9 +189,15 @@ def column_of(
         UsageError: The type that was asked for is not that of the cells.
         DataError: The column has no values.
     """
-    name, numerals = survey.name, survey.numerals[decimal]
-    if asked is not None:
-        return _asked_for(survey, numerals, asked)
+    numerals = survey.numerals[decimal]
+    column = _inferred(survey, numerals) if asked is None else _asked_for(survey, numerals, asked)
+    if isinstance(column, RecordColumn) and len(survey.missing_texts) == 1:
+        return replace(column, missing=next(iter(survey.missing_texts)))
+    return column
+
+
+def _inferred(survey: Survey, numerals: Numerals) -> RecordColumn | str:
+    name = survey.name
     if not name:
         return IDENTIFIER
     if len(survey.counts) < 2:

@@ -85,7 +85,8 @@ class SurveyedTable:
         for name in choices.types:
             if name not in cells.names:
                 raise UsageError(f"--types: {cells.name} has no column '{shown(name)}'")
-        cells = replace(cells, blocks=lambda: _first_rows(cells.blocks(), choices.max_rows))
+        every = cells.blocks
+        cells = replace(cells, blocks=lambda: _first_rows(every(), choices.max_rows))
         surveys = [Survey(name, choices.missing_marks) for name in cells.names]
         for block in cells.blocks():
             for survey, texts in zip(surveys, block, strict=True):

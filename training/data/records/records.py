@@ -25,6 +25,7 @@ class RecordColumn:
         suffix: What it writes behind them, such as %.
         grouped: Whether it parts their thousands, as 1,234 does.
         rare: Levels of the source that are put together as the last one.
+        missing: What it writes where a cell is missing.
         of: The date that it is made of, and not written again; empty for columns of the source.
     """
 
@@ -38,6 +39,7 @@ class RecordColumn:
     suffix: str = ""
     grouped: bool = False
     rare: tuple[str, ...] = ()
+    missing: str = ""
     of: str = ""
 
 

@@ -14,9 +14,9 @@ from training.data.records.records import CATEGORY, DATE, WHOLE, RecordColumn, R
 
 
 def text_of(column: RecordColumn, value: float, decimal: str = ".") -> str:
-    """A value as the source writes it; empty if it is missing."""
+    """A value as the source writes it."""
     if isnan(value):
-        return ""
+        return column.missing
     if column.type == CATEGORY:
         return column.levels[_place(column, value)]
     if column.type == DATE:

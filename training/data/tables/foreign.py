@@ -102,8 +102,16 @@ def with_columns(
     )
 
 
-def require_names(names: Sequence[str], source: object) -> None:
-    """Raises DataError unless the names of columns are few, plain, and different."""
+def require_names(names: Sequence[str], source: object, indexed: bool = False) -> None:
+    """Raises DataError unless the names of columns are few, plain, and different.
+
+    Args:
+        names: Of the columns.
+        source: What messages call the table.
+        indexed: Whether the first of several may have none.
+    """
+    if indexed and len(names) > 1 and not names[0]:
+        names = ["(no name)", *names[1:]]
     if not names:
         raise DataError(f"{source} has no columns")
     require_few(len(names), source)

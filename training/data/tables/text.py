@@ -80,8 +80,7 @@ class TextTable:
             raise DataError(f"{path} is empty: give a table whose first row names its columns")
         if has_names and len(second) == len(names) + 1 > 2:
             names = ["", *names]  # R writes no name above the names of rows
-        unnamed = not names[0] and len(names) > 1
-        require_names(["(no name)", *names[1:]] if unnamed else names, path)
+        require_names(names, path, indexed=True)
         return cls(path, separator, names, has_names)
 
     def blocks(self) -> Iterator[tuple[list[list[str]], list[int]]]:
