@@ -116,7 +116,7 @@ def read_table(settings: DataSetSettings) -> tuple[DataTable | Records, list[str
         dequantize=chosen.dequantize == "auto",
         bounds={name: (low, high) for name, low, high in chosen.bounds or ()},
     )
-    reason = "--types and --calendar make records"
+    reason = "other options make this one of records"
     if not (types or chosen.calendar or chosen.missing_values or chosen.decimal == ","):
         try:
             wanted = settings.wanted, chosen.seed, chosen.header, None, exclude, separator
@@ -129,8 +129,9 @@ def read_table(settings: DataSetSettings) -> tuple[DataTable | Records, list[str
     surveyed = SurveyedTable.of(cells.only(settings.wanted, exclude), choices)
     if surveyed.only_numbers:
         return make_table(surveyed.numbers(), of_numbers)
-    if chosen.conditions or chosen.bounds:
-        raise UsageError(f"--conditions and --bounds are for tables of numbers alone: {reason}")
+    for name in ("conditions", "bounds", "dequantize"):
+        if name in chosen.given:
+            raise UsageError(f"--{name} is for tables of numbers without holes: {reason}")
     return surveyed.records()
 
 

@@ -121,7 +121,8 @@ def _of_columns(path: Path, suffix: str) -> Cells:
         if suffix == ".feather":
             return _of_frame(feather.read_feather(path), str(path))
         file = parquet.ParquetFile(path)
-        first = file.schema_arrow.empty_table().to_pandas()
+        batch = next(file.iter_batches(BLOCK_ROWS), file.schema_arrow.empty_table())
+        first = batch.to_pandas()
     except (arrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is no readable {suffix[1:].capitalize()} file") from error
 

@@ -226,7 +226,10 @@ def _asked_for(
     if not survey.counts:
         raise DataError(f"column '{shown(name)}' has no values at all: leave it out")
     if isinstance(asked, tuple):
-        return RecordColumn(name, CATEGORY, asked, ordered=True)
+        ordered = survey.counts.keys() <= set(asked)  # else a later block has others
+        return RecordColumn(
+            name, CATEGORY, asked if ordered else tuple(survey.level_texts), ordered
+        )
     if asked == IDENTIFIER:
         return IDENTIFIER
     if "%" in asked or asked == DATE:

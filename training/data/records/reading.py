@@ -164,7 +164,7 @@ class SurveyedTable:
             records = with_calendar(records)
         if not records.columns:
             raise DataError(f"{self.cells.name} has no column that varies: nothing can be learned")
-        return records, [*summary_of(records, self.surveys), *lines]
+        return records, [*summary_of(records, self.surveys, self.choices.types), *lines]
 
     def _read(
         self, columns: Sequence[RecordColumn], beside: Sequence[str]

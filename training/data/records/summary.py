@@ -1,6 +1,6 @@
 """What was seen of the columns of records, in lines for people."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -14,9 +14,9 @@ from training.names import IDENTIFIER
 SHOWN_COLUMNS, SHOWN_LEVELS = 60, 6
 
 
-def summary_of(records: Records, surveys: Sequence[Survey]) -> list[str]:
+def summary_of(records: Records, surveys: Sequence[Survey], asked: Collection[str]) -> list[str]:
     """A table of the columns: name, type, what was seen, and the share missing; and how else dates
-    may be read."""
+    may be read, unless their type was given."""
     shares = {survey.name: survey.missing / survey.rows for survey in surveys}
     rows = [("column", "type", "seen", "missing")]
     modelled = {column.name: place for place, column in enumerate(records.columns)}
@@ -39,7 +39,7 @@ def summary_of(records: Records, surveys: Sequence[Survey]) -> list[str]:
         "wrong, give it by --types=name:type",
         *("  " + "  ".join([*map(str.ljust, row, widths), row[3]]).rstrip() for row in few),
         *([f"  ... and {more} more"] if more else []),
-        *_other_readings(surveys, records),
+        *_other_readings(surveys, records, asked),
     ]
 
 
@@ -52,11 +52,13 @@ def _seen(column: RecordColumn, values: np.ndarray, decimal: str) -> str:
     return " to ".join(ends)
 
 
-def _other_readings(surveys: Sequence[Survey], records: Records) -> Iterator[str]:
+def _other_readings(
+    surveys: Sequence[Survey], records: Records, asked: Collection[str]
+) -> Iterator[str]:
     """Lines about dates that may be read in two ways."""
     dates = {column.name for column in records.columns if column.type == DATE and not column.of}
     for survey in surveys:
-        if survey.name in dates and len(survey.formats) > 1:
+        if survey.name in dates and survey.name not in asked and len(survey.formats) > 1:
             first, second = survey.formats[:2]
             text = next(iter(survey.counts))
             yield (

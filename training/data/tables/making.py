@@ -82,6 +82,8 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
     lines += told_of_no_quantities(marginals)
     given = [names.index(name) for name in choices.conditions]
     rest = [index for index in range(len(names)) if index not in given]
+    if not rest:
+        raise UsageError(f"{source.name}: all columns are conditions: --columns needs others too")
     conditions = torch.from_numpy(values[:, given]) if given else None
     if given:
         values, names = narrowed(values, rest), [names[index] for index in rest]
