@@ -1,7 +1,7 @@
 """The type of a column, from the texts of its cells."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from dnnlib.errors import DataError, UsageError
@@ -9,7 +9,7 @@ from torch_utils.inert_pickle import shown
 from training.data.records.parsing import (
     DATE_FORMATS,
     NOTHING,
-    Number,
+    NumberForm,
     formats_of,
     number_in,
 )
@@ -28,60 +28,6 @@ CONSTANT = "constant"
 
 
 @dataclass
-class Numerals:
-    """How the numbers of a column are written, if all of its texts are numbers.
-
-    Attributes:
-        all: Whether they are.
-        plain: Whether one is a number with this decimal sign, but with no other.
-        decimals: The most of any; None with exponents.
-        whole: Whether all are whole numbers.
-        coded: Whether one begins with a zero, as codes do.
-        prefixes, suffixes: What is written around them.
-        grouped: Whether thousands are parted.
-    """
-
-    all: bool = True
-    plain: bool = False
-    decimals: int | None = 0
-    whole: bool = True
-    coded: bool = False
-    prefixes: set[str] = field(default_factory=set)
-    suffixes: set[str] = field(default_factory=set)
-    grouped: bool = False
-
-    def add(self, number: Number | None, other: Number | None) -> None:
-        if number is None:
-            self.all = False
-            return
-        self.plain |= other is None
-        if number.decimals is None or self.decimals is None:
-            self.decimals = None
-        else:
-            self.decimals = max(self.decimals, number.decimals)
-        self.whole &= number.value.is_integer()
-        self.coded |= number.coded
-        self.prefixes.add(number.prefix)
-        self.suffixes.add(number.suffix)
-        self.grouped |= number.grouped
-
-    @property
-    def column(self) -> dict[str, object]:
-        """Attributes of a ``RecordColumn`` that writes them again."""
-        decimals = self.decimals
-        if decimals is not None and decimals > MOST_DECIMALS:
-            decimals = None
-        (prefix,) = self.prefixes if len(self.prefixes) == 1 else ("",)
-        (suffix,) = self.suffixes if len(self.suffixes) == 1 else ("",)
-        return {
-            "decimals": decimals,
-            "prefix": prefix,
-            "suffix": suffix,
-            "grouped": self.grouped,
-        }
-
-
-@dataclass
 class Survey:
     """What was seen of a column.
 
@@ -92,7 +38,8 @@ class Survey:
         missing: How many of them have no value.
         missing_texts: What these are.
         counts: How often each text is there, of the first ``MOST_COUNTED``.
-        numerals: How numbers are written, by decimal sign.
+        forms: How numbers are written, by decimal sign; None where not all are numbers.
+        only: Decimal signs with which a text is a number, and is none with the other.
         formats: In which all are dates.
     """
 
@@ -102,9 +49,10 @@ class Survey:
     missing: int = 0
     missing_texts: set[str] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
-    numerals: Mapping[str, Numerals] = field(
-        default_factory=lambda: {".": Numerals(), ",": Numerals()}
+    forms: dict[str, set[NumberForm] | None] = field(
+        default_factory=lambda: {".": set(), ",": set()}
     )
+    only: set[str] = field(default_factory=set)
     formats: tuple[str, ...] = DATE_FORMATS
 
     def add(self, texts: Sequence[str]) -> None:
@@ -123,16 +71,43 @@ class Survey:
                 self._look_at(text)
 
     def _look_at(self, text: str) -> None:
-        point, comma = (
-            number_in(text, sign) if numerals.all else None
-            for sign, numerals in self.numerals.items()
-        )
-        self.numerals["."].add(point, comma)
-        self.numerals[","].add(comma, point)
-        if point or comma:
+        known = set()
+        for sign, forms in self.forms.items():
+            number = None if forms is None else number_in(text, sign)
+            if forms is None or number is None:
+                self.forms[sign] = None
+            else:
+                forms.add(number.form)
+                known.add(sign)
+        if len(known) == 1:
+            self.only |= known
+        if known:
             self.formats = ()
         elif self.formats:
             self.formats = formats_of(text, self.formats)
+
+    def numbers(self, decimal: str) -> RecordColumn | None:
+        """The column, if its texts are numbers in one currency or unit."""
+        forms = self.forms[decimal]
+        if not forms:
+            return None
+        prefixes = {form.prefix for form in forms if form.prefix}
+        suffixes = {form.suffix for form in forms if form.suffix}
+        if len(prefixes) > 1 or len(suffixes) > 1:
+            return None
+        digits = [MOST_DECIMALS + 1 if form.decimals is None else form.decimals for form in forms]
+        return RecordColumn(
+            self.name,
+            WHOLE if all(form.whole for form in forms) else NUMBER,
+            decimals=max(digits) if max(digits) <= MOST_DECIMALS else None,
+            prefix="".join(prefixes),
+            suffix="".join(suffixes),
+            grouped=any(form.grouped for form in forms),
+        )
+
+    def has_codes(self, decimal: str) -> bool:
+        """Whether a number begins with a zero, as codes do."""
+        return any(form.coded for form in self.forms[decimal] or ())
 
     @property
     def present(self) -> int:
@@ -164,12 +139,8 @@ def fewest_rows(present: int) -> int:
 def decimal_of(surveys: Iterable[Survey]) -> str:
     """The decimal sign of a table: a comma if a column is of numbers only by it, and none only by a
     point."""
-    surveys = [survey for survey in surveys if survey.counts]
-    only = {
-        sign: any(survey.numerals[sign].all and survey.numerals[sign].plain for survey in surveys)
-        for sign in ".,"
-    }
-    return "," if only[","] and not only["."] else "."
+    signs = {sign for survey in surveys for sign in survey.only if survey.numbers(sign) is not None}
+    return "," if signs == {","} else "."
 
 
 def column_of(
@@ -189,21 +160,20 @@ def column_of(
         UsageError: The type that was asked for is not that of the cells.
         DataError: The column has no values.
     """
-    numerals = survey.numerals[decimal]
-    column = _inferred(survey, numerals) if asked is None else _asked_for(survey, numerals, asked)
+    column = _inferred(survey, decimal) if asked is None else _asked_for(survey, decimal, asked)
     if isinstance(column, RecordColumn) and len(survey.missing_texts) == 1:
         return replace(column, missing=next(iter(survey.missing_texts)))
     return column
 
 
-def _inferred(survey: Survey, numerals: Numerals) -> RecordColumn | str:
-    name = survey.name
+def _inferred(survey: Survey, decimal: str) -> RecordColumn | str:
+    name, numbers = survey.name, survey.numbers(decimal)
     if not name:
         return IDENTIFIER
     if len(survey.counts) < 2:
         return CONSTANT
-    if numerals.all and not numerals.coded and len(survey.counts) > 2:
-        return _number(survey, numerals)
+    if numbers is not None and not survey.has_codes(decimal) and len(survey.counts) > 2:
+        return numbers
     if survey.formats:
         return RecordColumn(name, DATE, date_format=survey.formats[0])
     every_one = len(survey.counts) == survey.present
@@ -214,14 +184,7 @@ def _inferred(survey: Survey, numerals: Numerals) -> RecordColumn | str:
     return RecordColumn(name, CATEGORY, tuple(survey.level_texts))
 
 
-def _number(survey: Survey, numerals: Numerals) -> RecordColumn:
-    kind = WHOLE if numerals.whole else NUMBER
-    return RecordColumn(survey.name, kind, **numerals.column)  # type: ignore[arg-type]
-
-
-def _asked_for(
-    survey: Survey, numerals: Numerals, asked: str | tuple[str, ...]
-) -> RecordColumn | str:
+def _asked_for(survey: Survey, decimal: str, asked: str | tuple[str, ...]) -> RecordColumn | str:
     name = survey.name
     if not survey.counts:
         raise DataError(f"column '{shown(name)}' has no values at all: leave it out")
@@ -243,14 +206,16 @@ def _asked_for(
             )
         return RecordColumn(name, DATE, date_format=formats[0])
     if asked in (NUMBER, WHOLE):
-        if not numerals.all or (asked == WHOLE and not numerals.whole):
-            strange = [text for text in survey.counts if _is_strange(text, asked)]
+        column = survey.numbers(decimal)
+        if column is None or (asked == WHOLE and column.type != WHOLE):
+            strange = [text for text in survey.counts if _is_strange(text, decimal, asked)]
             raise UsageError(
-                f"column '{shown(name)}' has '{shown((*strange, '')[0])}', which is no {asked} "
-                "number: give it another type, or say that it is missing by --missing_values"
+                f"column '{shown(name)}' has '{shown(strange[0])}', which is no {asked} number: "
+                "give it another type, or say that it is missing by --missing_values"
+                if strange
+                else f"column '{shown(name)}' has numbers of several units: make them one"
             )
-        column = _number(survey, numerals)
-        return column if asked == WHOLE else RecordColumn(name, NUMBER, **numerals.column)  # type: ignore[arg-type]
+        return replace(column, type=asked)
     if asked == CATEGORY:
         return RecordColumn(name, CATEGORY, tuple(survey.level_texts))
     levels = tuple(level.strip() for level in asked.split("<"))
@@ -267,6 +232,6 @@ def _asked_for(
     return RecordColumn(name, CATEGORY, levels, ordered=True)
 
 
-def _is_strange(text: str, asked: str) -> bool:
-    number = number_in(text)
-    return number is None or (asked == WHOLE and not number.value.is_integer())
+def _is_strange(text: str, decimal: str, asked: str) -> bool:
+    number = number_in(text, decimal)
+    return number is None or (asked == WHOLE and not number.form.whole)

@@ -22,20 +22,28 @@ TIMES = (
     *("T%H:%M:%SZ", "T%H:%M:%S.%f", "T%H:%M:%S.%fZ"),
 )
 DATE_FORMATS = tuple(day + time for time in TIMES for day in DAYS)
+LONGEST_SHOWN = 40
 UNITS = {"%f": 1e-6, "%S": 1.0, "%M": 60.0}
 """Seconds to which a format writes times, the finest first; without any, days."""
 
 
-class Number(NamedTuple):
-    """A number, and how it is written: ``decimals`` is None with an exponent, ``coded`` says that
-    it begins with a zero as zip codes do."""
+class NumberForm(NamedTuple):
+    """How a number is written: ``decimals`` is None with an exponent, ``coded`` says that it begins
+    with a zero as zip codes do."""
 
-    value: float
     prefix: str
     suffix: str
     grouped: bool
     decimals: int | None
     coded: bool
+    whole: bool
+
+
+class Number(NamedTuple):
+    """A number in a text, and how it is written."""
+
+    value: float
+    form: NumberForm
 
 
 @cache
@@ -62,14 +70,17 @@ def number_in(text: str, decimal: str = ".") -> Number | None:
     value = float(f"{whole or 0}.{digits or 0}{match['exponent'] or ''}")
     if (match["sign"] + match["sign2"]) in ("-", "−"):
         value = -value
-    return Number(
-        value,
-        match["prefix"],
-        match["suffix"],
-        len(match["whole"]) > len(whole),
-        None if match["exponent"] else len(digits),
-        len(whole) > 1 and whole[0] == "0",
-    )
+    grouped = len(match["whole"]) > len(whole)
+    decimals = None if match["exponent"] else len(digits)
+    coded = len(whole) > 1 and whole[0] == "0"
+    around = match["prefix"], match["suffix"]
+    return Number(value, NumberForm(*around, grouped, decimals, coded, value.is_integer()))
+
+
+def visible(text: str) -> str:
+    """A text as lines for people have it: short, without what moves the cursor."""
+    plain = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return plain if len(plain) <= LONGEST_SHOWN else f"{plain[: LONGEST_SHOWN - 3]}..."
 
 
 def marks_of(missing_values: Iterable[str]) -> frozenset[str]:

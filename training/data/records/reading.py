@@ -101,9 +101,8 @@ class SurveyedTable:
         """Whether it can be a table of numbers: there are no others, and no holes to be kept."""
         choices = self.choices
         return not (choices.types or choices.calendar or self.cells.levels) and all(
-            survey.numerals[self.decimal].all
-            and not survey.numerals[self.decimal].coded
-            and survey.counts
+            survey.numbers(self.decimal) is not None
+            and not survey.has_codes(self.decimal)
             and (choices.missing != "keep" or not survey.missing)
             for survey in self.surveys
             if survey.name
@@ -163,7 +162,10 @@ class SurveyedTable:
         if self.choices.calendar:
             records = with_calendar(records)
         if not records.columns:
-            raise DataError(f"{self.cells.name} has no column that varies: nothing can be learned")
+            raise DataError(
+                f"{self.cells.name} has constants and identifiers alone: there is nothing to "
+                "learn, unless --types say otherwise"
+            )
         return records, [*summary_of(records, self.surveys, self.choices.types), *lines]
 
     def _read(

@@ -9,10 +9,10 @@ from dataclasses import replace
 import numpy as np
 
 from dnnlib.errors import DataError
-from torch_utils.inert_pickle import shown
 from training.data.records.calendars import calendar_columns, calendar_values
 from training.data.records.cells import Cells
 from training.data.records.inferring import MOST_LEVELS, fewest_rows
+from training.data.records.parsing import visible
 from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, Records
 from training.data.records.writing import text_of
 from training.data.tables.making import FEWEST_ROWS
@@ -140,7 +140,7 @@ def with_rare_levels_together(
         levels = (*(column.levels[place] for place in kept), OTHER)
         names = tuple(column.levels[place] for place in rare if column.levels[place] != OTHER)
         columns[index] = replace(column, levels=levels, rare=names[:MOST_RARE])
-        named = ", ".join(map(shown, names[:SHOWN_LEVELS]))
+        named = ", ".join(map(visible, names[:SHOWN_LEVELS]))
         lines.append(
             f"{len(rare)} rare levels of '{column.name}' are put together as '{OTHER}': {named}"
             + ", ..." * (len(rare) > SHOWN_LEVELS)

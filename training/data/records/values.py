@@ -77,6 +77,6 @@ def _day(text: str, date_format: str) -> float:
 def _by_number(levels: Sequence[str]) -> dict[float, float]:
     """Places of levels that are all numbers, so that 1.0 is known for 1."""
     numbers = [number_in(level) for level in levels]
-    if any(number is None or number.coded for number in numbers):
+    if any(number is None or number.form.coded for number in numbers):
         return {}
     return {number.value: float(place) for place, number in enumerate(numbers) if number}

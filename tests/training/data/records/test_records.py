@@ -265,7 +265,10 @@ def test_missing_cells_are_kept_or_refused_or_dropped_or_filled_in(tmp_path: Pat
     assert filled.values[4, 1] == records.columns[1].levels.index("y")
     with pytest.raises(DataError, match="line 2, column 'a': the value is missing"):
         records_of(tmp_path, content, missing_values=["-999"], missing="refuse")
-    with pytest.raises(DataError, match="no column that varies"):
+    words = ["n.a." if row % 9 == 4 else size for row, size in enumerate(sizes(1))]
+    _, lines = records_of(tmp_path, text("a,b", words, drawn("x", "y")))
+    assert "'a' has numbers, but for 22 cells" in lines
+    with pytest.raises(DataError, match="constants and identifiers alone"):
         records_of(tmp_path, "a,b\n" + "1,\n" * 20)
 
 
