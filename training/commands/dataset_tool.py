@@ -24,7 +24,7 @@ from training.files.records import FORMAT as RECORDS_FORMAT
 from training.files.records import save_records
 from training.files.table import FORMAT as TABLE_FORMAT
 from training.files.table import save_table
-from training.names import IMAGES, SEPARATORS, TABLE
+from training.names import IMAGES, TABLE
 from training.options.dataset_tool import DataSetSettings
 
 FORMAT = "inflationary-flows image data set 1"
@@ -109,7 +109,6 @@ def read_table(settings: DataSetSettings) -> tuple[DataTable | Records, list[str
     """
     chosen = settings.table
     types, exclude = dict(chosen.types or ()), chosen.exclude or ()
-    separator = SEPARATORS[chosen.sep] if chosen.sep else None
     of_numbers = chosen.into(
         TableChoices,
         conditions=chosen.conditions or (),
@@ -119,11 +118,11 @@ def read_table(settings: DataSetSettings) -> tuple[DataTable | Records, list[str
     reason = "other options make this one of records"
     if not (types or chosen.calendar or chosen.missing_values or chosen.decimal == ","):
         try:
-            wanted = settings.wanted, chosen.seed, chosen.header, None, exclude, separator
+            wanted = settings.wanted, chosen.seed, chosen.header, None, exclude, chosen.sep
             return make_table(open_table(settings.source, *wanted), of_numbers)
         except NotNumbers as error:
             reason = str(error)
-    cells = open_cells(settings.source, separator, chosen.header, seed=chosen.seed)
+    cells = open_cells(settings.source, chosen.sep, chosen.header, seed=chosen.seed)
     missing_values = chosen.missing_values or ()
     choices = chosen.into(RecordChoices, types=types, missing_values=missing_values)
     surveyed = SurveyedTable.of(cells.only(settings.wanted, exclude), choices)

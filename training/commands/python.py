@@ -274,7 +274,7 @@ def _in_memory(source: Any, columns: Sequence[str] | None, name: str) -> Foreign
     try:
         values = np.asarray(source.to_numpy() if own is not None else source, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{name}: {error}: give numbers alone") from error
+        raise DataError(f"{name}: {error}: give numbers alone, or use Records.open") from error
     if values.ndim != 2:
         raise DataError(f"{name} has the shape {list(values.shape)}: give rows [N, D]")
     if own is None:

@@ -35,11 +35,7 @@ def facts_of(path: Path) -> list[Fact]:
         return list((about_run if is_run else about_images)(path))
     readers: dict[str, Callable[[Path], Iterator[Fact]]] = {
         ".pkl": about_network,
-        ".npz": about_table
-        if holds_table(path)
-        else about_records
-        if holds_records(path)
-        else about_arrays,
+        ".npz": about_npz,
         ".json": about_json,
         ".zip": about_images,
     }
@@ -105,6 +101,12 @@ def about_network(path: Path) -> Iterator[Fact]:
         errors = {k: v for k, v in about["student"].items() if isinstance(v, int | float)}
         yield "student", ", ".join(f"{name} {value:.2g}" for name, value in errors.items())
     yield "digest", model.digest()
+
+
+def about_npz(path: Path) -> Iterator[Fact]:
+    if holds_table(path):
+        return about_table(path)
+    return about_records(path) if holds_records(path) else about_arrays(path)
 
 
 def about_table(path: Path) -> Iterator[Fact]:

@@ -45,6 +45,14 @@ def parse_resolution(
     return int(width), int(height)
 
 
+def parse_separator(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """A separator by its name or as it is."""
+    separator = value if value is None else SEPARATORS.get(value, value)
+    if separator not in (None, *SEPARATORS.values()):
+        raise click.BadParameter(f"'{value}' is none of {', '.join(SEPARATORS)}")
+    return separator
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions(Declared):
     """What to take of images, and how."""
@@ -111,9 +119,10 @@ class TableOptions(Declared):
         is_flag=True, help="Add weekday and season of dates as columns of their own."
     )
     sep: str | None = option(
-        type=choice(SEPARATORS),
+        metavar="|".join(SEPARATORS),
+        callback=parse_separator,
         unset="found in the file",
-        help="What is between the cells of a text",
+        help="What is between the cells of a text, by its name or itself",
     )
     decimal: str | None = option(
         type=choice(DECIMALS), unset="found in the file", help="The decimal sign of a text"
