@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dnnlib.errors import DataError
+from dnnlib.errors import DataError, UsageError
 from training.data.records.calendars import calendar_columns, calendar_values
 from training.data.records.cells import Cells
 from training.data.records.inferring import MOST_LEVELS, fewest_rows
@@ -149,9 +149,18 @@ def with_rare_levels_together(
 
 
 def with_calendar(records: Records) -> Records:
-    """Records with the weekday and the season of their dates as further columns."""
+    """Records with the weekday and the season of their dates as further columns.
+
+    Raises:
+        UsageError: There are columns of these names already.
+    """
     dates = [column for column in records.columns if column.type == DATE]
     added = [new for column in dates for new in calendar_columns(column.name)]
+    for column in added:
+        if column.name in records.order:
+            raise UsageError(
+                f"--calendar adds '{column.name}', which there is already: leave it out"
+            )
     extra = [calendar_values(records.values, records.names, column) for column in added]
     return replace(
         records,
