@@ -16,6 +16,9 @@ from training.data.records.records import CATEGORY, NUMBER, WHOLE, RecordColumn,
 from training.data.records.values import reader_of
 from training.data.tables.foreign import listed
 
+MOST_NAMED = 20
+"""Unknown levels that lines name, the most frequent ones."""
+
 
 def encode(
     source: Any,
@@ -51,7 +54,7 @@ def encode(
             f"{cells.name} has none of the columns {listed([column.name for column in columns])}"
         )
     sign = _decimal(cells, own.values()) if decimal is None else decimal
-    readers = {name: reader_of(column, sign, marks) for name, column in own.items()}
+    readers = {name: reader_of(column, cells, sign, marks) for name, column in own.items()}
     read: dict[str, list[np.ndarray]] = {name: [] for name in own}
     beside: dict[str, list[str]] = {name: [] for name in cells.names if name not in own}
     unknown: Counter[tuple[str, str]] = Counter()
@@ -61,14 +64,7 @@ def encode(
             if name in beside:
                 beside[name] += texts
                 continue
-            try:
-                values = readers[name](texts)
-            except ValueError as error:
-                text = str(error)
-                raise DataError(
-                    f"{cells.name}, {cells.place_of(count + texts.index(text))}, column '{name}': "
-                    f"'{shown(text)}' is no {own[name].type}: mend it, or leave the cell empty"
-                ) from error
+            values = readers[name](texts, count)
             read[name].append(values)
             if own[name].type == CATEGORY:
                 strange = (text for text in np.array(texts, dtype=object)[np.isnan(values)])
@@ -87,7 +83,7 @@ def encode(
     lines = [f"{cells.name} lacks {listed(absent)}: all their cells are missing"] * bool(absent)
     lines += [
         f"'{shown(level)}' is an unknown level of '{name}': {rows} cell(s) are missing"
-        for (name, level), rows in unknown.items()
+        for (name, level), rows in unknown.most_common(MOST_NAMED)
     ]
     texts_beside = {name: np.array(texts, dtype=object) for name, texts in beside.items()}
     held_out = np.ones(count, dtype=bool)

@@ -125,7 +125,9 @@ class Survey:
 
     @property
     def hardly_repeats(self) -> bool:
-        """Whether levels that are frequent enough have less than half of the cells."""
+        """Whether frequent levels have less than half of the cells, or are too many to count."""
+        if len(self.counts) == MOST_COUNTED:
+            return True
         fewest = fewest_rows(self.present)
         frequent = (count for _, count in self.counts.most_common(MOST_LEVELS))
         return 2 * sum(count for count in frequent if count >= fewest) < self.present
@@ -217,6 +219,8 @@ def _asked_for(survey: Survey, decimal: str, asked: str | tuple[str, ...]) -> Re
             )
         return replace(column, type=asked)
     if asked == CATEGORY:
+        if len(survey.counts) == MOST_COUNTED:
+            raise UsageError(f"column '{shown(name)}' has {MOST_COUNTED:,} levels or more")
         return RecordColumn(name, CATEGORY, tuple(survey.level_texts))
     levels = tuple(level.strip() for level in asked.split("<"))
     unknown = [text for text in survey.counts if text not in levels]

@@ -98,7 +98,7 @@ def day_of(text: str, date_format: str) -> float | None:
     """Days since 1970-01-01 of a text; None if it is no such date."""
     try:
         moment = datetime.strptime(text, date_format)
-    except ValueError:
+    except (ValueError, re.error):  # the latter of a format that names a part twice
         return None
     return (moment.replace(tzinfo=None) - EPOCH) / timedelta(days=1)
 

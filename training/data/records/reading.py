@@ -23,7 +23,7 @@ from training.data.records.tidying import (
 )
 from training.data.records.values import numbers_of, reader_of
 from training.data.tables.foreign import NO_NAME, ForeignTable
-from training.data.tables.making import FEWEST_ROWS, LARGEST, choose_held_out
+from training.data.tables.making import FEWEST_ROWS, choose_held_out
 from training.names import IDENTIFIER
 
 
@@ -175,24 +175,16 @@ class SurveyedTable:
         values = np.empty((self.surveys[0].rows, len(columns)))
         texts = {name: np.empty(len(values), dtype=object) for name in beside}
         places = {name: place for place, name in enumerate(self.cells.names)}
-        readers = [
-            reader_of(column, self.decimal, self.choices.missing_marks) for column in columns
-        ]
+        marks = self.choices.missing_marks
+        readers = [reader_of(column, self.cells, self.decimal, marks) for column in columns]
         start = 0
         for block in self.cells.blocks():
             rows = slice(start, start + len(block[0]))
             for index, (column, read) in enumerate(zip(columns, readers, strict=True)):
-                values[rows, index] = read(block[places[column.name]])
+                values[rows, index] = read(block[places[column.name]], start)
             for name, cells in texts.items():
                 cells[rows] = block[places[name]]
             start = rows.stop
-        large = np.argwhere(np.abs(values) > LARGEST)
-        if len(large):
-            row, index = map(int, large[0])
-            raise DataError(
-                f"{self.cells.name}, {self.cells.place_of(row)}, column '{columns[index].name}': "
-                f"{values[row, index]:g} is no value that can be squared: mend it"
-            )
         return values, texts
 
 

@@ -90,7 +90,7 @@ def without_identifiers(records: Records, asked: Collection[str], lines: list[st
                     "all its other values: if that stands for a missing value, give "
                     f"--missing_values={one.lone[0]:.10g}"
                 )
-            counts = one.dense and present[0] in (0, 1) and bool((np.diff(present) == 1).all())
+            counts = present[0] in (0, 1) and bool((np.diff(present) == 1).all())
             if one.whole and (counts or CALLED_IDENTIFIER.fullmatch(column.name)):
                 texts = [text_of(column, value, records.decimal) for value in values.tolist()]
                 beside[column.name] = np.array(texts, dtype=object)

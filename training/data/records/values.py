@@ -4,8 +4,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from dnnlib.errors import DataError
+from torch_utils.inert_pickle import shown
+from training.data.records.cells import Cells
 from training.data.records.parsing import DAYS, NOTHING, TIMES, day_of, formats_of, number_in
 from training.data.records.records import CATEGORY, NUMBER, WHOLE, RecordColumn
+from training.data.tables.making import LARGEST
 
 ISO_FORMATS = tuple(DAYS[0] + time for time in TIMES)
 """That dates may be written in instead: data frames do."""
@@ -39,13 +43,43 @@ def _number(text: str, decimal: str, missing_marks: frozenset[str]) -> float:
 
 
 def reader_of(
-    column: RecordColumn, decimal: str, missing_marks: frozenset[str] = NOTHING
-) -> Callable[[Sequence[str]], np.ndarray]:
+    column: RecordColumn, cells: Cells, decimal: str, missing_marks: frozenset[str] = NOTHING
+) -> Callable[[list[str], int], np.ndarray]:
     """What reads texts into the values ``[n]`` of a column, NaN where they are missing.
 
-    The reader raises ValueError, with the text alone, for what is neither of the column's type nor
-    missing; unknown levels are missing.
+    The reader takes the texts and the number of the first one's row. It raises DataError, which
+    names the row, for what is neither of the column's type nor missing, and for numbers that are
+    too large. Unknown levels are missing.
     """
+    plain = _plain_reader(column, decimal, missing_marks)
+
+    def place_of(row: int) -> str:
+        return f"{cells.name}, {cells.place_of(row)}, column '{column.name}'"
+
+    def read(texts: list[str], first: int) -> np.ndarray:
+        try:
+            values = plain(texts)
+        except ValueError as error:
+            text = str(error)
+            raise DataError(
+                f"{place_of(first + texts.index(text))}: '{shown(text)}' is no {column.type}: mend "
+                "it, or leave the cell empty"
+            ) from error
+        large = np.flatnonzero(np.abs(values) > LARGEST)
+        if len(large):
+            raise DataError(
+                f"{place_of(first + int(large[0]))}: {values[large[0]]:g} is no value that can be "
+                "squared: mend it, or leave the column out"
+            )
+        return values
+
+    return read
+
+
+def _plain_reader(
+    column: RecordColumn, decimal: str, missing_marks: frozenset[str]
+) -> Callable[[Sequence[str]], np.ndarray]:
+    """A reader that raises ValueError, with the text alone."""
     if column.type in (NUMBER, WHOLE):
         return lambda texts: numbers_of(texts, decimal, missing_marks)
     known = dict.fromkeys(column.rare, len(column.levels) - 1.0)
