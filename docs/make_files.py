@@ -13,6 +13,7 @@ MODULES = (
     "training/model/network_file.py",
     "training/data/sources/writer.py",
     "training/files/table.py",
+    "training/files/records.py",
     "training/files/trajectory.py",
     "training/files/rows.py",
     "training/files/image_folder.py",

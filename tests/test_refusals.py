@@ -47,6 +47,7 @@ def write_small_files(folder: Path) -> None:
         "truth": "x2,x1\n9,9\n",
         "other": "y 1,y3\n1,2\n",
         "holes": "y 1,y2\n1,\n",
+        "words": "size;pet\n1,5;cat\n2,5;dog\n" * 9,
     }.items():
         (folder / f"{name}.csv").write_text(text)
     for name, array in {
@@ -347,6 +348,13 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("table", "--dest={out}.zip", 2, ["ends in .npz"]),
     ("table", "--columns=size,age", 2, ["no column 'age'"]),
     ("table", "--bounds=size:3:1", 2, ["low must be below high"]),
+    ("table", "--exclude=prize", 2, ["no column 'prize' (is 'price' meant?)"]),
+    ("table", "--columns=size --conditions=size", 2, ["all columns are conditions"]),
+    ("table", "--types=size", 2, ["'size' is not name:type"]),
+    ("table", "--types=age:number", 2, ["no column 'age'"]),
+    ("table", "--types=price:a<b", 2, ["column 'price' has", "none of a<b"]),
+    ("table", "--source={here}/words.csv --conditions=pet", 2, ["--conditions is for", "line 2"]),
+    ("table", "--source={here}/words.csv --missing=refuse --sep=comma", 1, ["line 2 has 2 cells"]),
     ("dataset_tool", "--bounds=a:0:1", 2, ["for tables"]),
     # Tables with conditions.
     ("train with conditions", "--cond --cond_shape=3", 2, ["--cond_shape=3", "2 conditions"]),
@@ -359,7 +367,7 @@ CASES: list[tuple[str, str, int, list[str]]] = [
     ("train with conditions", "--cond --data={here}/plain.npz", 2, ["no conditions"]),
     ("train with conditions", "--cond --data={here}/few.npz", 1, ["2 conditions, but 1 names"]),
     ("given", "--condition={here}/other.csv", 1, ["other.csv", "no column 'y2'"]),
-    ("given", "--condition={here}/holes.csv", 1, ["holes.csv", "row 1, column 'y2'"]),
+    ("given", "--condition={here}/holes.csv", 1, ["holes.csv", "line 2, column 'y2'"]),
     ("given", "--condition={here}/wide.npy", 1, ["wide.npy", "3 columns"]),
     ("given", "--condition={runs}/network.pkl", 1, ["network.pkl", "no table"]),
     ("given", "", 2, ["--noise_std"]),

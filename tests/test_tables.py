@@ -27,6 +27,7 @@ from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, write_network
 from training.data.batches import Batch
 from training.data.tables.table import DataTable, Rows, TableBatches
+from training.files.records import load_records
 from training.files.table import load_table
 from training.flow.courses import Course
 from training.model.model import Model
@@ -116,6 +117,27 @@ def test_numbers_can_be_names_and_conditions_need_not_be_left_out_of_columns(
     good(run_script(*making, *chosen))
     table = load_table(tmp_path / "y.npz")
     assert (table.columns.names, table.condition_names) == (["2002"], ["2001", "2000"])
+
+
+def test_what_is_only_numbers_is_a_table_and_what_is_not_is_records(
+    run_script: Run, tmp_path: Path
+) -> None:
+    source, dest = tmp_path / "table.csv", tmp_path / "table.npz"
+    making = (dataset_tool, f"--source={source}", f"--dest={dest}", "--overwrite")
+    rows = "".join(f"{row};{row % 7},{row % 3};${row % 5},000;0{row % 2}\n" for row in range(50))
+    source.write_text(";a;b;c\n" + rows)
+    told = good(run_script(*making, "--exclude=b,c")).out
+    assert "Left out the first column" in told
+    np.testing.assert_allclose(load_table(dest).points[:4, 0], [0, 1.1, 2.2, 3.0])
+    told = good(run_script(*making, "--columns=a,c")).out
+    assert "c       category  2 levels: 00, 01" in told
+    assert load_records(dest).names == ["a", "c"]
+    assert "a (number), c (category)" in good(run_script(info, dest)).out
+    source.write_text("a,b\n" + "".join(f"{row % 7},{row % 9 or ''}\n" for row in range(50)))
+    good(run_script(*making))
+    assert np.isnan(load_records(dest).values).sum() == 6
+    good(run_script(*making, "--missing=drop"))
+    assert len(load_table(dest)) == 44
 
 
 def test_held_out_rows_melt_return_and_have_densities(

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from training.commands.python import Images, Table, Toy
+    from training.commands.python import Images, Records, Table, Toy
     from training.flow.eigenbasis import EigenBasis
     from training.flow.latent.laws import GaussianLaw, LatentLaw
     from training.flow.pfode import ProbabilityFlow
@@ -23,6 +23,7 @@ _HOMES = {
     "LatentLaw": "flow.latent.laws",
     "Model": "model.model",
     "ProbabilityFlow": "flow.pfode",
+    "Records": "commands.python",
     "Table": "commands.python",
     "Toy": "commands.python",
 }
@@ -35,6 +36,7 @@ __all__ = [
     "LatentLaw",
     "Model",
     "ProbabilityFlow",
+    "Records",
     "Table",
     "Toy",
 ]

@@ -17,11 +17,18 @@ PATCH, SIDES = 16, (4, 64)
 """Side of patches of photographs, in pixels, unless it is said, and between which it must be."""
 HEADERS = ("auto", "yes", "no")
 """Whether the first row of a text names its columns."""
-MISSING = ("refuse", "drop", "mean")
-"""What becomes of missing values: refuse them, drop their rows, or take the mean."""
+MISSING = ("keep", "refuse", "drop", "mean")
+"""What becomes of missing values: keep or refuse them, drop their rows, or take the mean."""
+COLUMN_TYPES = ("number", "whole", "category", "date")
+"""Of a column of records: what its values are."""
+IDENTIFIER = "identifier"
+"""A column that only tells rows apart."""
+SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
+"""What may be between the cells of a text, by name."""
+DECIMALS = (".", ",")
 HALVES = ("upper-half", "lower-half", "left-half", "right-half")
 """Parts of an image that may be all that was observed."""
-RAW_TABLES = (".csv", ".tsv", ".npy", ".parquet")
+RAW_TABLES = (".csv", ".tsv", ".npy", ".parquet", ".feather")
 """Files that ``dataset_tool.py`` makes tables of."""
 
 # Networks.

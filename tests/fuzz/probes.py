@@ -18,6 +18,9 @@ from torch_utils.stats import RunningMeans, keep_lines_until
 from training.data.batches import Batch
 from training.data.images.codec import Decoder, decode_exact
 from training.data.images.dataset import ImageDataset
+from training.data.records.cells import open_cells
+from training.data.records.reading import RecordChoices, SurveyedTable
+from training.data.records.writing import frame_of, texts_of
 from training.data.sources.formats import open_source, read_plain_pickle
 from training.data.tables.formats import open_table
 from training.data.tables.making import TableChoices, make_table
@@ -25,6 +28,7 @@ from training.data.tables.table import restored
 from training.files.fid_reference import FIDReference
 from training.files.observations import read_array
 from training.files.posterior import load_part, load_values
+from training.files.records import load_records
 from training.files.residuals import Extraction, find_first, require_same, saved_shapes
 from training.files.stats import SavedTraining
 from training.files.table import load_table
@@ -139,6 +143,19 @@ def use_table(path: Path) -> None:
 def use_rows_to_convert(path: Path) -> None:
     table, _ = make_table(open_table(str(path), None), TableChoices(missing="drop"))
     assert table.points.isfinite().all()
+
+
+def use_records(path: Path) -> None:
+    records = load_records(path)
+    names, rows = texts_of(records)
+    assert all(len(row) == len(names) for row in rows)
+    assert len(frame_of(records)) == len(records)
+
+
+def use_texts_to_convert(path: Path) -> None:
+    records, _ = SurveyedTable.of(open_cells(path), RecordChoices(calendar=True)).records()
+    assert not np.isinf(records.values).any()
+    assert len(texts_of(records)[1]) == len(records)
 
 
 def use_toy_residuals(path: Path) -> None:

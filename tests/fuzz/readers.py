@@ -106,6 +106,15 @@ ALL = (
         parses=True,
     ),
     Reader(
+        "texts to convert",
+        (written("rows.csv", samples.save_texts),),
+        probes.use_texts_to_convert,
+        {".csv": mutate_text},
+        rows(),
+        parses=True,
+    ),
+    arrays("records", probes.use_records, "table.npz", samples.records, "values"),
+    Reader(
         "array to convert",
         (written("rows.npy", samples.save_lone_array),),
         probes.use_rows_to_convert,

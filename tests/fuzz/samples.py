@@ -19,7 +19,10 @@ from torch_utils.results import load_arrays, save_arrays, save_json
 from torch_utils.snapshots import write_state
 from torch_utils.stats import RunningMeans
 from training.data.batches import Batch
+from training.data.records.cells import open_cells
+from training.data.records.reading import RecordChoices, SurveyedTable
 from training.files.posterior import save_part, save_values
+from training.files.records import save_records
 from training.files.trajectory import FORMAT
 from training.flow.calibration import Calibration
 from training.flow.coordinates.coordinates import Coordinates
@@ -157,6 +160,20 @@ def table() -> dict[str, Any]:
         "conditions": points[:, :1],
         "condition_names": np.array(["y"]),
     }
+
+
+def save_texts(path: Path) -> None:
+    rows = (f"{row},2020-0{row % 9 + 1}-11,${row}.5,{'xy'[row % 2]},u{row}" for row in range(12))
+    path.write_text("\n".join(["id,when,b c,d,e", *rows, ""]))
+
+
+def records() -> dict[str, Any]:
+    """Records with all that they can have."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "a.csv"
+        save_texts(path)
+        made, _ = SurveyedTable.of(open_cells(path), RecordChoices(calendar=True)).records()
+    return _saved(lambda path: save_records(path, made))
 
 
 def save_rows(path: Path, holes: str = "") -> None:

@@ -12,10 +12,16 @@ from dnnlib.logs import logger
 from torch_utils.distributed import rank_from_environment
 from torch_utils.results import provenance, save_json
 from training.data.images.codec import Transform
+from training.data.records.cells import open_cells
+from training.data.records.reading import RecordChoices, SurveyedTable
+from training.data.records.records import Records
 from training.data.sources.formats import NAMES, open_source
 from training.data.sources.writer import Conversion, image_writer, is_zip, require_writable
-from training.data.tables.formats import is_table, open_table
+from training.data.tables.formats import NotNumbers, is_table, open_table
 from training.data.tables.making import TableChoices, make_table
+from training.data.tables.table import DataTable
+from training.files.records import FORMAT as RECORDS_FORMAT
+from training.files.records import save_records
 from training.files.table import FORMAT as TABLE_FORMAT
 from training.files.table import save_table
 from training.names import IMAGES, TABLE
@@ -69,30 +75,63 @@ def images(settings: DataSetSettings) -> dict[str, Any]:
 
 
 def table(settings: DataSetSettings, params: Path) -> dict[str, Any]:
-    """Makes a data set of a table. Returns what is known of it."""
+    """Makes a data set of a table: of numbers, if it has nothing else, or of records. Returns what
+    is known of it."""
     dest = settings.dest
     require_new([dest, params], settings.overwrite, "--dest")
+    made, lines = read_table(settings)
+    require_folder(dest.parent)
+    if isinstance(made, Records):
+        save_records(dest, made)
+        facts = {
+            "format": RECORDS_FORMAT,
+            "columns": made.names,
+            "types": {column.name: column.type for column in made.columns},
+            "constants": dict(made.constants),
+            "beside": list(made.beside),
+        }
+    else:
+        save_table(dest, made)
+        facts = {
+            "format": TABLE_FORMAT,
+            "columns": list(made.columns.names),
+            "conditions": list(made.condition_names),
+            "dropped": list(made.dropped.names),
+        }
+    logger.info("\n".join([*lines, f"Wrote {dest}"]))
+    return {"rows": len(made), "held_out": int(made.held_out.sum()), **facts, "found": lines}
+
+
+def read_table(settings: DataSetSettings) -> tuple[DataTable | Records, list[str]]:
+    """The table or the records of a source, with lines about what was found.
+
+    Most tables of numbers are read once, as such; what has other cells is looked at more closely.
+    """
     chosen = settings.table
-    source = open_table(settings.source, settings.wanted, chosen.seed, chosen.header)
-    choices = chosen.into(
+    types, exclude = dict(chosen.types or ()), chosen.exclude or ()
+    of_numbers = chosen.into(
         TableChoices,
         conditions=chosen.conditions or (),
         dequantize=chosen.dequantize == "auto",
         bounds={name: (low, high) for name, low, high in chosen.bounds or ()},
     )
-    made, lines = make_table(source, choices)
-    require_folder(dest.parent)
-    save_table(dest, made)
-    logger.info("\n".join([*lines, f"Wrote {dest}"]))
-    return {
-        "format": TABLE_FORMAT,
-        "rows": len(made),
-        "held_out": int(made.held_out.sum()),
-        "columns": list(made.columns.names),
-        "conditions": list(made.condition_names),
-        "dropped": list(made.dropped.names),
-        "found": lines,
-    }
+    reason = "other options make this one of records"
+    if not (types or chosen.calendar or chosen.missing_values or chosen.decimal == ","):
+        try:
+            wanted = settings.wanted, chosen.seed, chosen.header, None, exclude, chosen.sep
+            return make_table(open_table(settings.source, *wanted), of_numbers)
+        except NotNumbers as error:
+            reason = str(error)
+    cells = open_cells(settings.source, chosen.sep, chosen.header, seed=chosen.seed)
+    missing_values = chosen.missing_values or ()
+    choices = chosen.into(RecordChoices, types=types, missing_values=missing_values)
+    surveyed = SurveyedTable.of(cells.only(settings.wanted, exclude), choices)
+    if surveyed.only_numbers:
+        return make_table(surveyed.numbers(), of_numbers)
+    for name in ("conditions", "bounds", "dequantize"):
+        if name in chosen.given:
+            raise UsageError(f"--{name} is for tables of numbers without holes: {reason}")
+    return surveyed.records()
 
 
 def params_path(dest: Path) -> Path:

@@ -10,7 +10,7 @@ Options have the names that they have on the command line, mean the same, and gi
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,15 @@ from dnnlib.logs import logger
 from training.commands import toy_train, train
 from training.data import toys
 from training.data.images.dataset import ImageDataset
+from training.data.records import records
+from training.data.records.cells import open_cells
+from training.data.records.reading import RecordChoices, SurveyedTable
+from training.data.records.writing import frame_of
 from training.data.tables.foreign import BLOCK_ROWS, ForeignTable, numbered, with_columns
 from training.data.tables.formats import open_table
 from training.data.tables.making import TableChoices, make_table
 from training.data.tables.table import DataTable
+from training.files.records import holds_records, load_records, save_records
 from training.files.table import holds_table, load_table, save_table
 from training.learning.run import Progress
 from training.model.model import Model
@@ -166,6 +171,77 @@ class Table:
 
 
 @dataclass(frozen=True, eq=False)
+class Records(records.Records):
+    """Rows of typed columns, with cells that may be missing; see
+    ``training.data.records.records.Records``.
+
+    Attributes:
+        lines: What was found and done, for people.
+    """
+
+    lines: Sequence[str] = ()
+
+    @classmethod
+    def open(
+        cls,
+        source: object,
+        columns: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        types: Mapping[str, str] | None = None,
+        missing: str = "keep",
+        missing_values: Sequence[str] = (),
+        calendar: bool = False,
+        max_rows: int | None = None,
+        held_out: float = 0.1,
+        seed: int = 0,
+    ) -> "Records":
+        """The records of a file or a data frame.
+
+        Args:
+            source: A CSV or another file that ``dataset_tool.py`` takes, or the ``.npz`` that it
+                made; or a data frame, such as of pandas or polars.
+            columns: Their names; None for all.
+            exclude: Columns to leave out.
+            types: By column, as ``--types`` has them: ``{"zip": "category"}``.
+            missing: ``keep`` missing cells, ``refuse`` them, ``drop`` their rows, or fill in the
+                ``mean``.
+            missing_values: Texts that stand for no value, beside the usual ones.
+            calendar: Whether dates get their weekday and season as further columns.
+            max_rows: Rows to take at most; None for all.
+            held_out: Fraction of the rows that is not to be trained on.
+            seed: Of the choice of these.
+
+        Raises:
+            DataError: It is missing or broken, or has too few rows.
+            UsageError: A column or type that was given is not there, or does not fit.
+        """
+        if isinstance(source, str | Path) and holds_records(Path(source)):
+            loaded, lines = load_records(Path(source)), list[str]()
+        else:
+            choices = RecordChoices(
+                types=types or {},
+                missing=missing,
+                missing_values=missing_values,
+                calendar=calendar,
+                max_rows=max_rows,
+                held_out=held_out,
+                seed=seed,
+            )
+            cells = open_cells(source).only(columns, exclude)
+            loaded, lines = SurveyedTable.of(cells, choices).records()
+        own = {item.name: getattr(loaded, item.name) for item in fields(loaded)}
+        return cls(**own, lines=lines)
+
+    def save(self, path: str | Path) -> None:
+        """Writes a data set for ``train.py``, whole or not at all."""
+        save_records(Path(path), self)
+
+    def to_pandas(self, values: np.ndarray | None = None) -> Any:
+        """A data frame of these rows, or of new ones ``[n, D]``; see ``frame_of``."""
+        return frame_of(self, values)
+
+
+@dataclass(frozen=True, eq=False)
 class Images:
     """Images to train on, a zip or folder that ``dataset_tool.py`` made.
 
@@ -198,7 +274,7 @@ def _in_memory(source: Any, columns: Sequence[str] | None, name: str) -> Foreign
     try:
         values = np.asarray(source.to_numpy() if own is not None else source, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{name}: {error}: give numbers alone") from error
+        raise DataError(f"{name}: {error}: give numbers alone, or use Records.open") from error
     if values.ndim != 2:
         raise DataError(f"{name} has the shape {list(values.shape)}: give rows [N, D]")
     if own is None:

@@ -3,10 +3,13 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+
 from dnnlib.errors import DataError, UsageError
 from torch_utils.results import Header, SavedArrays, last_line, load_json, open_arrays
 from training.data.images.dataset import ImageDataset
 from training.files.formats import kind_of_arrays
+from training.files.records import holds_records, load_records
 from training.files.stats import STATS
 from training.files.table import holds_table, load_table
 from training.model.model import Model
@@ -32,7 +35,7 @@ def facts_of(path: Path) -> list[Fact]:
         return list((about_run if is_run else about_images)(path))
     readers: dict[str, Callable[[Path], Iterator[Fact]]] = {
         ".pkl": about_network,
-        ".npz": about_table if holds_table(path) else about_arrays,
+        ".npz": about_npz,
         ".json": about_json,
         ".zip": about_images,
     }
@@ -100,6 +103,12 @@ def about_network(path: Path) -> Iterator[Fact]:
     yield "digest", model.digest()
 
 
+def about_npz(path: Path) -> Iterator[Fact]:
+    if holds_table(path):
+        return about_table(path)
+    return about_records(path) if holds_records(path) else about_arrays(path)
+
+
 def about_table(path: Path) -> Iterator[Fact]:
     table = load_table(path)
     held_out = int(table.held_out.sum())
@@ -113,6 +122,25 @@ def about_table(path: Path) -> Iterator[Fact]:
         yield "left out", ", ".join(table.dropped.names)
     if table.condition_names:
         yield "conditions", ", ".join(table.condition_names)
+
+
+def about_records(path: Path) -> Iterator[Fact]:
+    records = load_records(path)
+    held_out = int(records.held_out.sum())
+    yield "records", f"{len(records)} rows, {held_out} of them held out, {_size(path)}"
+    names = [f"{column.name} ({column.type})" for column in records.columns[:MOST_KEYS]]
+    more = ", ..." * (len(records.columns) > MOST_KEYS)
+    yield "columns", f"{len(records.columns)}: {', '.join(names)}{more}"
+    missing = np.isnan(records.values).mean(axis=0)
+    holes = [
+        f"{column.name} {share:.1%}"
+        for column, share in zip(records.columns, missing, strict=True)
+        if share
+    ]
+    yield "missing cells", ", ".join(holes[:MOST_KEYS]) or "none"
+    for label, others in (("constants", records.constants), ("kept beside", records.beside)):
+        if others:
+            yield label, ", ".join(name or "(no name)" for name in others)
 
 
 def about_arrays(path: Path) -> Iterator[Fact]:

@@ -81,6 +81,7 @@ FORMATS = {
     ),
     "fid reference": Format("features of images"),
     "table": Format("rows of a data set"),
+    "records": Format("rows of a data set"),
 }
 """By kind, in the order of pictures and of the sections of a report."""
 

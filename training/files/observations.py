@@ -90,8 +90,8 @@ def _finite(table: ForeignTable) -> Tensor:
     if not np.isfinite(rows).all():
         row, column = np.argwhere(~np.isfinite(rows))[0]
         raise DataError(
-            f"{table.name}, row {row + 1}, column '{table.names[column]}': the value is missing or "
-            "not finite"
+            f"{table.name}, {table.place_of(int(row))}, column '{table.names[column]}': the value "
+            "is missing or not finite"
         )
     return torch.from_numpy(rows)
 

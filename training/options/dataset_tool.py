@@ -7,12 +7,14 @@ import click
 
 from dnnlib.errors import UsageError
 from training.names import (
+    DECIMALS,
     HEADERS,
     HELD_OUT_PATCHES,
     IMAGES,
     MISSING,
     PATCH,
     PATCHES,
+    SEPARATORS,
     SIDES,
     TABLE,
     TRANSFORMS,
@@ -23,6 +25,7 @@ from training.options.types import (
     COUNT,
     FILE,
     SEED,
+    ColumnTypes,
     FiniteFloat,
     Names,
     Ranges,
@@ -40,6 +43,14 @@ def parse_resolution(
     if not (width.isdecimal() and height.isdecimal() and len(width + height) <= 12):
         raise click.BadParameter(f"'{value}' is not of the form WxH, such as 32x32")
     return int(width), int(height)
+
+
+def parse_separator(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """A separator by its name or as it is."""
+    separator = value if value is None else SEPARATORS.get(value, value)
+    if separator not in (None, *SEPARATORS.values()):
+        raise click.BadParameter(f"'{value}' is none of {', '.join(SEPARATORS)}")
+    return separator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +106,27 @@ class TableOptions(Declared):
         unset="all",
         help="Columns to take; a name that has a comma stands in double quotes, as in CSV",
     )
+    exclude: tuple[str, ...] | None = option(
+        type=Names(), unset="none", help="Columns to leave out"
+    )
+    types: tuple[tuple[str, str], ...] | None = option(
+        type=ColumnTypes(),
+        unset="as they look",
+        help="Types of columns: number, whole, category, date, identifier (kept beside the data); "
+        "levels in their order, small<medium<large; or how dates are written, %d.%m.%Y",
+    )
+    calendar: bool = option(
+        is_flag=True, help="Add weekday and season of dates as columns of their own."
+    )
+    sep: str | None = option(
+        metavar="|".join(SEPARATORS),
+        callback=parse_separator,
+        unset="found in the file",
+        help="What is between the cells of a text, by its name or itself",
+    )
+    decimal: str | None = option(
+        type=choice(DECIMALS), unset="found in the file", help="The decimal sign of a text"
+    )
     header: str = option(
         type=choice(HEADERS),
         default="auto",
@@ -107,8 +139,15 @@ class TableOptions(Declared):
     )
     missing: str = option(
         type=choice(MISSING),
-        default="refuse",
-        help="Refuse missing values, drop their rows, or fill in the mean of the column.",
+        default="keep",
+        help="Keep missing values as they are, refuse them, drop their rows, or fill in the mean "
+        "of the column.",
+    )
+    missing_values: tuple[str, ...] | None = option(
+        "--missing_values",
+        type=Names(),
+        unset="empty cells, NA, NaN, null, ., ?, - and the like",
+        help="Further cells that stand for a missing value, such as -999",
     )
     dequantize: str = option(
         type=choice(("auto", "none")),

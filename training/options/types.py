@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import click
 
 from dnnlib.errors import DataError
 from dnnlib.lists import parts_of
-from training.names import RAW_TABLES
+from training.names import COLUMN_TYPES, IDENTIFIER, RAW_TABLES
 
 
 class FiniteFloat(click.FloatRange):
@@ -156,6 +157,33 @@ class Names(click.ParamType[tuple[str, ...]]):
         if not (names and all(names)):
             self.fail(f"'{value}' is not a list of names such as a,b,c", param, ctx)
         return names
+
+
+class ColumnTypes(click.ParamType[tuple[tuple[str, str], ...]]):
+    """Comma-separated types ``name:type``: one that ``training.names`` lists, levels in order, or
+    the form of a date; quoted as names are."""
+
+    name = "a:category,b:small<large"
+    form = re.compile(r"(?P<name>.+?):(?P<type>%.+|[^:]+)")
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[tuple[str, str], ...]:
+        if isinstance(value, tuple):
+            return value
+        types = []
+        for part in parts_of(str(value)):
+            match = self.form.fullmatch(part)
+            kind = match["type"].strip() if match else ""
+            if not match or not (kind in (*COLUMN_TYPES, IDENTIFIER) or {"<", "%"} & set(kind)):
+                self.fail(
+                    f"'{part}' is not name:type, the type {', '.join(COLUMN_TYPES)}, {IDENTIFIER}, "
+                    "levels in order such as small<medium<large, or a date's form such as %d.%m.%Y",
+                    param,
+                    ctx,
+                )
+            types.append((match["name"].strip(), kind))
+        return tuple(types)
 
 
 class Ranges(click.ParamType[tuple[tuple[str, float, float], ...]]):

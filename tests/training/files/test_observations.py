@@ -49,8 +49,8 @@ def test_a_first_row_of_numbers_that_are_names_is_a_header(tmp_path: Path) -> No
         ("x1,x3\n1,2\n", "no column 'x2': give x1, x2"),
         ("x1,x2,x1\n1,2,3\n", "two columns 'x1'"),
         ("1,2,3,4\n", "4 columns without names: give 2 or 3"),
-        ("x1,x2\n1,2\n3,\n", "row 2, column 'x2': the value is missing"),
-        ("x1,x2\n1,2\n3,four\n", "row 2, column 'x2': 'four' is no number: mend it, or leave"),
+        ("x1,x2\n1,2\n3,\n", "line 3, column 'x2': the value is missing"),
+        ("x1,x2\n1,2\n3,four\n", "line 3, column 'x2': 'four' is no number: mend it, or leave"),
         ("x1,x2\n", "has no rows"),
     ],
 )

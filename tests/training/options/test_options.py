@@ -21,7 +21,16 @@ from training.commands.training import resumed_options
 from training.options.declared import Declared, option, takes
 from training.options.inference import LikelihoodOptions
 from training.options.script import command, group
-from training.options.types import DATA_SET, FILE, NETWORK, POSITIVE, FiniteFloat, Names, Ranges
+from training.options.types import (
+    DATA_SET,
+    FILE,
+    NETWORK,
+    POSITIVE,
+    ColumnTypes,
+    FiniteFloat,
+    Names,
+    Ranges,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,7 +266,11 @@ def test_lists_of_names_and_ranges_are_taken_or_told() -> None:
     )
     assert Ranges().convert((("a", 0.0, 1.0),), None, None) == (("a", 0.0, 1.0),)
     assert Ranges().convert('"a, b:0:1",c::2', None, None)[0] == ("a, b", 0.0, 1.0)
+    types = 'a:b:number,when:%H:%M,"c, d:s<m"'
+    parsed = (("a:b", "number"), ("when", "%H:%M"), ("c, d", "s<m"))
+    assert ColumnTypes().convert(types, None, None) == parsed
     for kind, text in (
+        (ColumnTypes(), "a:words"),
         (Names(), "a,,b"),
         (Ranges(), "a"),
         (Ranges(), "a:x:1"),

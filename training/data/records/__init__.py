@@ -1,1 +1,1 @@
-"""Rows as people have them: numbers, categories and dates, some of which may be missing."""
+"""Rows as people have them: numbers, categories and dates, with cells that are missing."""

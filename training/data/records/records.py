@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-NUMBER, WHOLE, CATEGORY, DATE = "number", "whole", "category", "date"
-COLUMN_TYPES = (NUMBER, WHOLE, CATEGORY, DATE)
+from training.names import COLUMN_TYPES
+
+NUMBER, WHOLE, CATEGORY, DATE = COLUMN_TYPES
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,12 @@ class RecordColumn:
         ordered: Whether levels follow each other, as small, medium, large do.
         decimals: Digits behind the point, to which values are written again; None for all.
         date_format: How ``strftime`` writes dates; empty for others.
+        prefix: What the source writes before numbers, such as $.
+        suffix: What it writes behind them, such as %.
+        grouped: Whether it parts their thousands, as 1,234 does.
+        rare: Levels of the source that are put together as the last one.
+        missing: What it writes where a cell is missing.
+        of: The date that it is made of, and not written again; empty for columns of the source.
     """
 
     name: str
@@ -28,6 +35,12 @@ class RecordColumn:
     ordered: bool = False
     decimals: int | None = None
     date_format: str = ""
+    prefix: str = ""
+    suffix: str = ""
+    grouped: bool = False
+    rare: tuple[str, ...] = ()
+    missing: str = ""
+    of: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +55,8 @@ class Records:
         constants: Of columns with one value, that value as the source writes it, by name.
         beside: Columns that tell rows apart and are not modelled, ``[N]`` texts each, by name.
         order: Names of all columns as the source has them.
+        separator: What the source has between cells.
+        decimal: What it has before decimals.
     """
 
     columns: Sequence[RecordColumn]
@@ -50,6 +65,8 @@ class Records:
     constants: Mapping[str, str] = field(default_factory=dict)
     beside: Mapping[str, np.ndarray] = field(default_factory=dict)
     order: Sequence[str] = ()
+    separator: str = ","
+    decimal: str = "."
 
     def __len__(self) -> int:
         return len(self.values)

@@ -5,6 +5,7 @@ Rows come in blocks, so that memory holds the wanted columns once and a block be
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import numpy as np
 
@@ -17,6 +18,14 @@ MOST_COLUMNS = 10_000
 LONGEST_NAME = 200
 
 
+NO_NAME = "Left out the first column, which has no name, as an index of the rows"
+
+
+def row_number(row: int) -> str:
+    """What messages call a row that stands on no line of a text."""
+    return f"row {row + 1}"
+
+
 @dataclass(frozen=True)
 class ForeignTable:
     """A table to be read.
@@ -26,12 +35,16 @@ class ForeignTable:
         names: Its columns.
         blocks: Gives rows ``[n, len(names)]`` of float64; NaN where a value is missing.
         named: Whether the names are the source's own, and not numbers that columns were given.
+        place_of: What messages call a row, counted from 0.
+        notes: What was left out already, in lines for people.
     """
 
     name: str
     names: Sequence[str]
     blocks: Callable[[], Iterator[np.ndarray]]
     named: bool = True
+    place_of: Callable[[int], str] = row_number
+    notes: Sequence[str] = ()
 
 
 def numbered(count: int) -> list[str]:
@@ -39,16 +52,32 @@ def numbered(count: int) -> list[str]:
     return [f"x{index}" for index in range(1, count + 1)]
 
 
-def places_of(names: Sequence[str], wanted: Sequence[str] | None, source: object) -> list[int]:
-    """Where the wanted columns are. Raises UsageError if one is not there, or twice."""
-    if wanted is None:
-        return list(range(len(names)))
-    for name in wanted:
+def places_of(
+    names: Sequence[str],
+    wanted: Sequence[str] | None,
+    source: object,
+    exclude: Sequence[str] = (),
+) -> list[int]:
+    """Where the wanted columns are: all that have names, if None, without those to leave out.
+
+    Raises:
+        UsageError: One is not there, or is named twice, or none is left.
+    """
+    for name in (*(wanted or ()), *exclude):
         if name not in names:
-            raise UsageError(f"{source} has no column '{shown(name)}': it has {listed(names)}")
-        if wanted.count(name) > 1:
+            near = get_close_matches(name, names, 1)
+            hint = f" (is '{shown(near[0])}' meant?)" if near else ""
+            raise UsageError(
+                f"{source} has no column '{shown(name)}'{hint}: it has {listed(names)}"
+            )
+    chosen = [name for name in names if name] if wanted is None else wanted
+    for name in chosen:
+        if chosen.count(name) > 1:
             raise UsageError(f"column '{name}' is named twice: name it once")
-    return [names.index(name) for name in wanted]
+    places = [names.index(name) for name in chosen if name not in exclude]
+    if not places:
+        raise UsageError(f"{source}: no column is left")
+    return places
 
 
 def listed(names: Sequence[str]) -> str:
@@ -56,22 +85,33 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join([*map(shown, names[:20]), *["..."] * (len(names) > 20)])
 
 
-def with_columns(table: ForeignTable, wanted: Sequence[str] | None) -> ForeignTable:
+def with_columns(
+    table: ForeignTable, wanted: Sequence[str] | None, exclude: Sequence[str] = ()
+) -> ForeignTable:
     """Some columns of a table that is read as a whole."""
     require_names(table.names, table.name)
-    if wanted is None:
+    if wanted is None and not exclude:
         return table
-    places = places_of(table.names, wanted, table.name)
+    places = places_of(table.names, wanted, table.name, exclude)
     return ForeignTable(
         table.name,
         [table.names[place] for place in places],
         lambda: (block[:, places] for block in table.blocks()),
         table.named,
+        table.place_of,
     )
 
 
-def require_names(names: Sequence[str], source: object) -> None:
-    """Raises DataError unless the names of columns are few, plain, and different."""
+def require_names(names: Sequence[str], source: object, indexed: bool = False) -> None:
+    """Raises DataError unless the names of columns are few, plain, and different.
+
+    Args:
+        names: Of the columns.
+        source: What messages call the table.
+        indexed: Whether the first of several may have none.
+    """
+    if indexed and len(names) > 1 and not names[0]:
+        names = ["(no name)", *names[1:]]
     if not names:
         raise DataError(f"{source} has no columns")
     require_few(len(names), source)

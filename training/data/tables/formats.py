@@ -1,11 +1,9 @@
 """The formats of tables that are read: text, arrays, Parquet, and what comes with scikit-learn."""
 
-import csv
 import importlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TextIO
+from typing import IO
 
 import numpy as np
 
@@ -16,14 +14,15 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.tables.foreign import (
     BLOCK_ROWS,
+    NO_NAME,
     ForeignTable,
-    listed,
     numbered,
     places_of,
     require_few,
     require_names,
     with_columns,
 )
+from training.data.tables.text import TextTable, is_number
 from training.data.toys import Toy
 from training.names import RAW_TABLES, TOY_NAMES
 
@@ -102,8 +101,10 @@ def _require_table(path: Path, header: Header) -> None:
     require_few(header.shape[1], path)
 
 
-def open_parquet(path: Path, wanted: Sequence[str] | None) -> ForeignTable:
-    """Columns of a Parquet file, all of them if none are named."""
+def open_parquet(
+    path: Path, wanted: Sequence[str] | None, exclude: Sequence[str] = ()
+) -> ForeignTable:
+    """Columns of a Parquet file, all of them if none are named, but for those to leave out."""
     try:
         parquet = importlib.import_module("pyarrow.parquet")
         arrow = importlib.import_module("pyarrow")
@@ -119,10 +120,10 @@ def open_parquet(path: Path, wanted: Sequence[str] | None) -> ForeignTable:
     except foreign as error:
         raise DataError(f"{path} is no readable Parquet file") from error
     require_names(names, path)
-    chosen = [names[place] for place in places_of(names, wanted, path)]
+    chosen = [names[place] for place in places_of(names, wanted, path, exclude)]
     for name in chosen:
         if not kinds[name].startswith(("int", "uint", "float", "double", "half", "bool")):
-            raise DataError(
+            raise NotNumbers(
                 f"{path}: column '{shown(name)}' holds {kinds[name]}, no numbers: leave it out"
             )
 
@@ -160,150 +161,49 @@ def open_toy(source: str, seed: int) -> ForeignTable:
     return ForeignTable(source, numbered(toy.dim), blocks)
 
 
-LONGEST_LINE = 16 << 20
-"""Characters of a line of text: 10,000 columns with names of 1,000."""
-MISSING = frozenset(("", "na", "n/a", "nan", "null", "none", "?", "-"))
+MISSING = frozenset(("", "na", "n/a", "nan", "null", "none", ".", "?", "-"))
 """Cells that stand for no value, in lower case."""
-EVEN = 1e-6
-"""Of steps between numbers, relative to the largest: what is less is rounding."""
+
+
+class NotNumbers(DataError):
+    """A table has cells that are no numbers, or are empty."""
 
 
 def open_text(
-    path: Path,
-    delimiter: str,
-    wanted: Sequence[str] | None,
-    header: str = "auto",
-    known: Sequence[str] | None = None,
+    table: TextTable, wanted: Sequence[str] | None, exclude: Sequence[str] = ()
 ) -> ForeignTable:
-    """A text file whose first row names the columns, or which has numbers only.
+    """Columns of a text file of numbers; a first column without a name is left out.
 
     Args:
-        path: The file.
-        delimiter: What is between cells.
+        table: The file.
         wanted: The columns to read; None for all.
-        header: Whether the first row has names, ``yes`` or ``no``; ``auto`` takes numbers for data.
-        known: Names that columns may have, where that is known: a first row of these is a header
-            though they be numbers, and any other numbers are data.
+        exclude: Columns to leave out.
 
     Raises:
-        DataError: It is missing or broken, or the first row are numbers that may well be names.
+        NotNumbers: When it is read: a cell is no number.
         UsageError: A wanted column is not there, or twice.
     """
-    with _opened(path) as file:
-        records = _records(path, file, delimiter)
-        cells = [cell.strip() for cell in next(records, (0, []))[1]]
-        has_names = header == "yes"
-        if header == "auto":
-            has_names = not all(map(_is_number, cells)) or set(cells) <= set(known or ())
-            if not has_names and known is None and _counts_up(cells):
-                _require_data(path, cells, next(records, (0, []))[1])
-    names = cells if has_names else numbered(len(cells))
-    if not names:
-        raise DataError(f"{path} is empty: give a table whose first row names its columns")
-    require_names(names, path)
-    if len(names) == 1 and ";" in cells[0]:
-        raise DataError(f"{path} has one column, '{shown(cells[0])}': are its cells parted by ';'?")
-    places = places_of(names, wanted, path)
-    chosen = [names[place] for place in places]
+    places = places_of(table.names, wanted, table.path, exclude)
+    chosen = [table.names[place] for place in places]
 
     def blocks() -> Iterator[np.ndarray]:
-        with _opened(path) as file:
-            records = _records(path, file, delimiter, int(has_names))
-            if has_names:
-                next(records)
-            rows: list[list[str]] = []
-            number = 0
-            for number, cells in records:
-                if len(cells) != len(names):
-                    raise DataError(
-                        f"{path}, row {number} has {len(cells)} cells, but there are {len(names)} "
-                        f"columns: the last is '{shown(names[-1])}'"
-                    )
-                rows.append([cells[place] for place in places])
-                if len(rows) == BLOCK_ROWS:
-                    yield _numbers(path, rows, number, chosen)
-                    rows = []
-            if rows:
-                yield _numbers(path, rows, number, chosen)
+        for rows, lines in table.blocks():
+            cells = [[row[place] for place in places] for row in rows]
+            yield _numbers(table.path, cells, lines, chosen)
 
-    return ForeignTable(str(path), chosen, blocks, has_names)
+    notes = [] if table.names[0] else [NO_NAME]
+    return ForeignTable(str(table.path), chosen, blocks, table.named, table.place_of, notes)
 
 
-def _require_data(path: Path, first: Sequence[str], second: Sequence[str]) -> None:
-    """Raises DataError if a first row that counts up is unlike the next, and may be a header."""
-    if not _counts_up(second):
-        raise DataError(
-            f"{path}: the first row, {listed(first)}, is of numbers that rise as names of columns "
-            "may: give --header=yes if they are, and --header=no if they are data"
-        )
-
-
-def _counts_up(cells: Sequence[str]) -> bool:
-    """Whether cells are whole numbers that rise from each to the next, or three or more numbers at
-    equal steps: years, places and wavelengths are such names, and rows of data seldom are."""
-    if not all(map(_is_number, cells)):
-        return False
-    steps = np.diff(np.array(cells, dtype=np.float64))
-    if not (steps > 0).all():
-        return False
-    evenly = len(steps) > 1 and bool(np.ptp(steps) <= EVEN * steps.max())
-    return evenly or all(cell.strip().isdecimal() for cell in cells)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[TextIO]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            yield file
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8 (at byte {error.start} of a block): save it as UTF-8"
-        ) from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def _lines(path: Path, file: TextIO) -> Iterator[str]:
-    """The lines of a file, none longer than is reasonable."""
-    while line := file.readline(LONGEST_LINE):
-        if len(line) == LONGEST_LINE:
-            raise DataError(f"{path} has a line of more than {LONGEST_LINE:,} characters")
-        yield line
-
-
-def _records(
-    path: Path, file: TextIO, delimiter: str, headers: int = 0
-) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a text file that are not empty, numbered from 1 on, after so many headers."""
-    reader = csv.reader(_lines(path, file), delimiter=delimiter, strict=True)
-    number = 1 - headers
-    while True:
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise DataError(f"{path}, row {number}: {error}") from error
-        if cells:
-            yield number, cells
-            number += 1
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _numbers(path: Path, rows: list[list[str]], last: int, names: Sequence[str]) -> np.ndarray:
-    """The values of cells: NaN where one is missing. Raises DataError for what is no number.
+def _numbers(
+    path: Path, rows: list[list[str]], lines: Sequence[int], names: Sequence[str]
+) -> np.ndarray:
+    """The values of cells: NaN where one is missing. Raises NotNumbers for what is no number.
 
     Args:
         path: The file.
         rows: The cells.
-        last: The number of the last row.
+        lines: The lines that rows stand on.
         names: Of the columns.
     """
     try:
@@ -315,12 +215,12 @@ def _numbers(path: Path, rows: list[list[str]], last: int, names: Sequence[str])
         for place, cell in enumerate(row):
             if cell.strip().lower() in MISSING:
                 values[number, place] = np.nan
-            elif _is_number(cell):
+            elif is_number(cell):
                 values[number, place] = float(cell)
             else:
-                raise DataError(
-                    f"{path}, row {last - len(rows) + number + 1}, column '{names[place]}': "
-                    f"'{shown(cell)}' is no number: mend it, or leave the column out"
+                raise NotNumbers(
+                    f"{path}, line {lines[number]}, column '{names[place]}': '{shown(cell)}' is no "
+                    "number: mend it, or leave the column out"
                 )
     return values
 
@@ -343,6 +243,8 @@ def open_table(
     seed: int = 0,
     header: str = "auto",
     known: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+    separator: str | None = None,
 ) -> ForeignTable:
     """A table of a file, of scikit-learn, or of a toy.
 
@@ -350,27 +252,33 @@ def open_table(
         source: Its path or name.
         wanted: The columns to read; None for all.
         seed: Of a toy's draws.
-        header: Whether the first row of a text has names, as ``open_text`` takes it.
+        header: Whether the first row of a text has names, as ``TextTable.open`` takes it.
         known: Names that columns of a text may have, likewise.
+        exclude: Columns to leave out.
+        separator: What is between the cells of a text; None finds it.
 
     Raises:
         DataError: It is missing or broken, or is no table of numbers.
         UsageError: A wanted column is not there, or the source is unknown.
     """
     if source.startswith(TOY_PREFIX):
-        return with_columns(open_toy(source, seed), wanted)
+        return with_columns(open_toy(source, seed), wanted, exclude)
     if source in SHIPPED:
-        return with_columns(open_shipped(source), wanted)
-    path = Path(source)
-    readers = {
-        ".csv": lambda: open_text(path, ",", wanted, header, known),
-        ".tsv": lambda: open_text(path, "\t", wanted, header, known),
-        ".npy": lambda: with_columns(open_npy(path), wanted),
-        ".npz": lambda: with_columns(open_archive(path), wanted),
-        ".parquet": lambda: open_parquet(path, wanted),
-    }
-    if not path.exists():
-        raise DataError(f"{path} does not exist: give a table, {', '.join(SUFFIXES)}")
+        return with_columns(open_shipped(source), wanted, exclude)
+    path, suffix = Path(source), Path(source).suffix.lower()
+    require_table_file(path)
+    if suffix == ".parquet":
+        return open_parquet(path, wanted, exclude)
+    if suffix == ".feather":
+        raise NotNumbers(f"{path} is read by dataset_tool.py alone: make a data set of it")
+    if suffix in (".npy", ".npz"):
+        arrays = open_npy(path) if suffix == ".npy" else open_archive(path)
+        return with_columns(arrays, wanted, exclude)
+    return open_text(TextTable.open(path, separator, header, known), wanted, exclude)
+
+
+def require_table_file(path: Path) -> None:
+    """Raises DataError unless a path is a file."""
     if not path.is_file():
-        raise DataError(f"{path} is no file: give a table, {', '.join(SUFFIXES)}")
-    return readers[path.suffix.lower()]()
+        state = "is no file" if path.exists() else "does not exist"
+        raise DataError(f"{path} {state}: give a table, {', '.join(SUFFIXES)}")

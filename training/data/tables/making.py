@@ -16,6 +16,7 @@ from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.tables.foreign import BLOCK_ROWS, ForeignTable, joined, narrowed
+from training.data.tables.formats import NotNumbers
 from training.data.tables.marginals import EXACT, Marginal, told_of_no_quantities, told_of_steps
 from training.data.tables.table import Columns, DataTable, Dropped
 
@@ -34,8 +35,9 @@ class TableChoices:
 
     Attributes:
         conditions: Columns that are conditioned on.
-        missing: One of ``MISSING``: refuse missing values, drop their rows, or take the mean.
-            Infinite ones are missing too, as a simulation that failed leaves them.
+        missing: One of ``MISSING``: refuse missing values, drop their rows, or take the mean; to
+            keep them is left to records (``NotNumbers`` is raised). Infinite ones are missing too,
+            as a simulation that failed leaves them.
         dequantize: Whether to look for discrete columns.
         bounds: Lowest and highest value by column, infinite where there is none.
         max_rows: Rows to take at most, the first ones; None for all.
@@ -63,7 +65,7 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
     for name in (*choices.conditions, *choices.bounds):
         if name not in source.names:
             raise UsageError(f"{source.name} has no column '{name}' (of those that are read)")
-    lines: list[str] = []
+    lines = list(source.notes)
     values, holes = _collected(source, choices, lines)
     if len(values) < FEWEST_ROWS:
         whole = " without missing values" if choices.missing == "drop" else ""
@@ -80,6 +82,8 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
     lines += told_of_no_quantities(marginals)
     given = [names.index(name) for name in choices.conditions]
     rest = [index for index in range(len(names)) if index not in given]
+    if not rest:
+        raise UsageError(f"{source.name}: all columns are conditions: --columns needs others too")
     conditions = torch.from_numpy(values[:, given]) if given else None
     if given:
         values, names = narrowed(values, rest), [names[index] for index in rest]
@@ -93,7 +97,7 @@ def make_table(source: ForeignTable, choices: TableChoices) -> tuple[DataTable, 
         columns = replace(columns, steps=_doubles(steps), offsets=_doubles(offsets))
         lines += told_of_steps(dict(zip(names, chosen, strict=True)))
     columns = _bounded(columns, choices.bounds, values, source.name)
-    held_out = _held_out(len(values), choices)
+    held_out = choose_held_out(len(values), choices.held_out, choices.seed)
     to_train = len(values) - int(held_out.sum())
     if len(names) >= to_train - 1:
         lines.append(
@@ -171,7 +175,7 @@ def _require_sound(
         low[place], high[place] = ends
     finite = np.isfinite(block)
     broken = finite & (np.abs(block) > LARGEST)
-    holes = ~finite if choices.missing == "refuse" else np.zeros_like(finite)
+    holes = ~finite if choices.missing in ("keep", "refuse") else np.zeros_like(finite)
     for bad, form in (
         (broken, "{value:g} is no value that can be squared: mend it, or leave the column out"),
         (
@@ -187,10 +191,13 @@ def _require_sound(
         if bad.any():
             row, column = np.argwhere(bad)[0]
             message = form.format(value=block[row, column], low=low[column], high=high[column])
-            raise DataError(
-                f"{source.name}, column '{source.names[column]}', row {before + row + 1}: "
-                f"{message} ({int(bad.sum())} such value(s) in rows {before + 1} to "
-                f"{before + len(block)})"
+            first, here, last = (
+                source.place_of(before + int(each)) for each in (0, row, len(block) - 1)
+            )
+            error = NotNumbers if bad is holes and choices.missing == "keep" else DataError
+            raise error(
+                f"{source.name}, {here}, column '{source.names[column]}': {message} "
+                f"({int(bad.sum())} such value(s) from {first} to {last})"
             )
 
 
@@ -336,11 +343,11 @@ def _repeated(values: np.ndarray) -> int:
     return int((totals[1:] == totals[:-1]).sum())
 
 
-def _held_out(count: int, choices: TableChoices) -> torch.Tensor:
-    generator = seeded_generator("cpu", choices.seed, Stream.SPLIT)
+def choose_held_out(count: int, fraction: float, seed: int) -> torch.Tensor:
+    """Which of so many rows are not trained on, ``[count]``, bool."""
+    generator = seeded_generator("cpu", seed, Stream.SPLIT)
     held_out = torch.zeros(count, dtype=torch.bool)
-    chosen = torch.randperm(count, generator=generator)[: round(choices.held_out * count)]
-    held_out[chosen] = True
+    held_out[torch.randperm(count, generator=generator)[: round(fraction * count)]] = True
     return held_out
 
 

@@ -86,7 +86,7 @@ def test_missing_values_are_refused_or_dropped_or_filled_in() -> None:
     column = numbers()
     column[[3, 300]] = np.nan
     rows = source(a=numbers(1), b=column)
-    with pytest.raises(DataError, match=r"column 'b', row 4: the value is missing.*--missing=drop"):
+    with pytest.raises(DataError, match=r"row 4, column 'b': the value is missing.*--missing=drop"):
         make_table(rows, TableChoices())
     dropped, lines = make_table(rows, TableChoices(missing="drop"))
     assert len(dropped) == COUNT - 2
@@ -99,7 +99,7 @@ def test_infinite_values_are_missing_in_conditions_too() -> None:
     column = numbers()
     column[[3, 300]] = np.inf, -np.inf
     rows = source(a=numbers(1), y=column)
-    with pytest.raises(DataError, match=r"column 'y', row 4: the value is missing \(inf\)"):
+    with pytest.raises(DataError, match=r"row 4, column 'y': the value is missing \(inf\)"):
         make_table(rows, TableChoices(conditions=["y"]))
     dropped, lines = make_table(rows, TableChoices(conditions=["y"], missing="drop"))
     assert len(dropped) == COUNT - 2
@@ -164,7 +164,7 @@ def test_values_beyond_bounds_are_told_with_their_row() -> None:
     price = 351 + np.abs(numbers())
     rows = source(a=numbers(1), price=price)
     with pytest.raises(
-        DataError, match=r"column 'price', row 1: 351\.1\d* is not within .*500 to inf"
+        DataError, match=r"row 1, column 'price': 351\.1\d* is not within .*500 to inf"
     ):
         make_table(rows, TableChoices(bounds={"price": (500, np.inf)}))
     price[3] = 351
@@ -197,7 +197,7 @@ def test_a_far_value_that_repeats_is_told(values: np.ndarray, told: bool) -> Non
 def test_values_that_cannot_be_squared_and_tables_without_content_are_refused() -> None:
     column = numbers()
     column[400] = 1e300
-    with pytest.raises(DataError, match=r"column 'a', row 401: .* squared"):
+    with pytest.raises(DataError, match=r"row 401, column 'a': .* squared"):
         make_table(source(a=column, b=numbers()), TableChoices(missing="mean"))
     with pytest.raises(DataError, match="has 9 rows: at least 10"):
         make_table(source(a=numbers(count=9)), TableChoices())

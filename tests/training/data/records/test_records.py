@@ -1,0 +1,297 @@
+"""Tables as people have them: what their columns are taken for, and that they come back equal."""
+
+import csv
+from collections.abc import Iterable
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+
+from dnnlib.errors import DataError, UsageError
+from training.commands.python import Records
+from training.data.records.cells import open_cells
+from training.data.records.encoding import encode
+from training.data.records.reading import RecordChoices, SurveyedTable
+from training.data.records.records import CATEGORY, RecordColumn
+from training.data.records.writing import save_records_csv
+from training.files.records import load_records, save_records
+
+COUNT = 200
+DRAW = np.random.default_rng(0)
+FIRST = datetime(2020, 1, 1)
+
+
+def drawn(*levels: object) -> list[Any]:
+    return DRAW.choice(np.array(levels, dtype=object), COUNT).tolist()
+
+
+def sizes(decimals: int) -> list[str]:
+    return [f"{value:.{decimals}f}" for value in DRAW.normal(50, 9, COUNT)]
+
+
+def holes(cells: Iterable[object], mark: str) -> list[object]:
+    return [mark if row % 9 == 4 else cell for row, cell in enumerate(cells)]
+
+
+def text(head: str, *columns: Iterable[object], sep: str = ",", above: str = "") -> str:
+    rows = (sep.join(map(str, row)) for row in zip(*columns, strict=True))
+    return above + "\n".join([head, *rows, ""])
+
+
+COUNTS = DRAW.integers(1000, 90_000, COUNT).tolist()
+MESSY = {
+    "penguins.csv": (
+        text(
+            "species,bill_mm,mass_g,sex,year",
+            drawn("Adelie", "Chinstrap", "Gentoo"),
+            holes(sizes(1), "NA"),
+            COUNTS,
+            holes(drawn("male", "female"), "NA"),
+            drawn(2007, 2008, 2009),
+        ),
+        "category number whole category whole",
+    ),
+    "slid.csv": (
+        text(
+            ",wages,age,language",
+            range(COUNT),
+            holes(sizes(2), ""),
+            COUNTS,
+            drawn("English", "French", "Other"),
+        ),
+        "identifier number whole category",
+    ),
+    "cars.csv": (
+        text(
+            '\ufeffModel,Price,Weight,Automatic,"Full, of tank",Wheels',
+            [f'"Car {row}, new"' for row in range(COUNT)],
+            [f'"${price:,}"' for price in COUNTS],
+            [f'"{1.5 * price:,.1f}"' for price in COUNTS],
+            drawn("yes", "no"),
+            [f"{float(size):.0f}%" for size in sizes(1)],
+            [4] * COUNT,
+        ),
+        "identifier whole number category whole constant",
+    ),
+    "weather.csv": (
+        text(
+            "date,rain,wind",
+            [f"{FIRST + timedelta(row):%d.%m.%Y}" for row in range(COUNT)],
+            holes(sizes(1), "."),
+            drawn("N", "E", "S", "W"),
+            above="# Station 7, on the roof\n\n# by us\n",
+        ),
+        "date number category",
+    ),
+    "titanic.csv": (
+        text(
+            "PassengerId,Survived,Pclass,Name,Age,Ticket",
+            range(1, COUNT + 1),
+            drawn(0, 1),
+            drawn(1, 2, 3),
+            [f'"No{row}, Mr. ""X"""' for row in range(COUNT)],
+            holes(COUNTS, ""),
+            [f"A/{row // 2}" if row < COUNT / 4 else f"B {row}" for row in range(COUNT)],
+        ),
+        "identifier category whole identifier whole identifier",
+    ),
+    "diamonds.tsv": (
+        text("carat\tcut\tprice", sizes(2), drawn("Ideal", "Good"), COUNTS, sep="\t"),
+        "number category whole",
+    ),
+    "survey.csv": (
+        text(
+            "id;when;height;income;zip",
+            range(100, 100 + 3 * COUNT, 3),
+            [f"{FIRST + timedelta(minutes=count):%Y-%m-%d %H:%M}" for count in COUNTS],
+            [size.replace(".", ",") for size in sizes(2)],
+            holes([f"{count:,}".replace(",", ".") for count in COUNTS], "?"),
+            drawn("01234", "02345", "03456"),
+            sep=";",
+        ),
+        "identifier date number whole category",
+    ),
+}
+
+
+def types_of(records: Any) -> str:
+    types = {column.name: column.type for column in records.columns}
+    types |= dict.fromkeys(records.constants, "constant")
+    types |= dict.fromkeys(records.beside, "identifier")
+    return " ".join(types[name] for name in records.order)
+
+
+def rows_of(path: Path, separator: str) -> list[list[str]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.reader(file, delimiter=separator))
+    return [row for row in rows if row and not row[0].startswith("#")]
+
+
+@pytest.mark.parametrize("name", MESSY)
+def test_a_messy_table_goes_in_with_its_types_and_comes_back_equal(
+    tmp_path: Path, name: str
+) -> None:
+    content, types = MESSY[name]
+    path, back = tmp_path / name, tmp_path / "back.csv"
+    path.write_text(content, encoding="utf-8")
+    opened = Records.open(path)
+    assert types_of(opened) == types
+    assert int(opened.held_out.sum()) == COUNT // 10
+    save_records(tmp_path / "table.npz", opened)
+    records = load_records(tmp_path / "table.npz")
+    assert list(records.columns) == list(opened.columns)
+    save_records_csv(back, records)
+    assert rows_of(back, records.separator) == rows_of(path, records.separator)
+    # Later rows, of a file or of a data frame, are what those of the network's table were.
+    for source in (path, Records.open(tmp_path / "table.npz").to_pandas()):
+        later, lines = encode(source, records.columns)
+        np.testing.assert_array_equal(later.values, records.values)
+        assert not lines
+    save_records_csv(back, records, records.values[:3])
+    beside = [records.order.index(column) for column in records.beside]
+    assert all(not row[place] for row in rows_of(back, records.separator)[1:] for place in beside)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".feather"])
+def test_data_frames_and_files_of_arrow_are_read_as_texts_are(tmp_path: Path, suffix: str) -> None:
+    pytest.importorskip("pyarrow")
+    size = pandas.CategoricalDtype(["small", "large"], ordered=True)
+    frame = pandas.DataFrame(
+        {
+            "when": [FIRST + timedelta(row) for row in range(COUNT)],
+            "size": pandas.Series(holes(drawn("small", "large"), ""))
+            .replace("", None)
+            .astype(size),
+            "count": pandas.array(holes(COUNTS, pandas.NA), dtype="Int64"),
+            "yes": drawn(True, False),
+            "length": DRAW.normal(size=COUNT),
+        }
+    )
+    path = tmp_path / f"table{suffix}"
+    getattr(frame, f"to_{suffix[1:]}")(path)
+    records, same = Records.open(path), Records.open(frame)
+    assert types_of(records) == "date category whole category number"
+    assert records.columns[1].levels == ("small", "large")
+    assert records.columns[1].ordered
+    np.testing.assert_array_equal(records.values, same.values)
+    np.testing.assert_array_equal(records.values[:, 4], frame["length"])
+    np.testing.assert_array_equal(records.values[:, 0], 18262 + np.arange(COUNT))
+    pandas.testing.assert_frame_equal(
+        records.to_pandas().drop(columns="yes"), frame.drop(columns="yes"), check_dtype=False
+    )
+
+
+def records_of(tmp_path: Path, content: str, **choices: Any) -> tuple[Any, str]:
+    (tmp_path / "table.csv").write_text(content)
+    cells = open_cells(tmp_path / "table.csv")
+    records, lines = SurveyedTable.of(cells, RecordChoices(**choices)).records()
+    return records, "\n".join(lines)
+
+
+def test_types_that_are_given_are_taken(tmp_path: Path) -> None:
+    days = [f"{FIRST + timedelta(row % 12):%d/%m/%Y}" for row in range(COUNT)]
+    content = text(
+        "a,b,c,d,e", drawn(1, 2, 3), drawn("s", "m", "l"), days, range(COUNT), drawn(0, 1)
+    )
+    records, lines = records_of(tmp_path, content)
+    assert types_of(records) == "whole category date identifier category"
+    assert "read as %m/%d/%Y" in lines
+    types = {"a": "category", "b": "s<m<l", "c": "%d/%m/%Y", "d": "whole", "e": "number"}
+    records, lines = records_of(tmp_path, content, types=types)
+    assert types_of(records) == "category category date whole number"
+    assert records.columns[1].levels == ("s", "m", "l")
+    assert records.columns[1].ordered
+    assert records.values[:, 2].max() == (date(2020, 1, 12) - date(1970, 1, 1)).days
+    assert "Warning" not in lines
+    for types, match in (
+        ({"z": "number"}, "no column 'z'"),
+        ({"b": "number"}, "column 'b' has '.', which is no number"),
+        ({"b": "s<m"}, "column 'b' has 'l', which is none of s<m"),
+        ({"b": "date"}, "which is no date: say how it is written"),
+        ({"b": "words"}, "'words' is no type"),
+    ):
+        with pytest.raises(UsageError, match=match):
+            records_of(tmp_path, content, types=types)
+
+
+def test_rare_levels_are_one_and_unknown_ones_are_missing(tmp_path: Path) -> None:
+    cells = ["odd", "odder", *(["even", "often"] * COUNT)[: COUNT - 2]]
+    records, lines = records_of(tmp_path, text("a,b", sizes(1), cells))
+    assert records.columns[1].levels == ("even", "often", "other")
+    assert "2 rare levels of 'b' are put together as 'other'" in lines
+    frame = pandas.DataFrame({"b": ["odder", "strange", None, "even"], "more": list("wxyz")})
+    later, told = encode(frame, records.columns)
+    np.testing.assert_array_equal(later.values[:, 1], [2, np.nan, np.nan, 0])
+    assert np.isnan(later.values[:, 0]).all()
+    assert later.beside["more"].tolist() == list("wxyz")
+    assert told == [
+        "table lacks a: all their cells are missing",
+        "'strange' is an unknown level of 'b': 1 cell(s) are missing",
+    ]
+    with pytest.raises(DataError, match="table, row 2, column 'a': 'x' is no number"):
+        encode(pandas.DataFrame({"a": ["1", "x"]}), records.columns)
+    with pytest.raises(DataError, match="has none of the columns a, b"):
+        encode(pandas.DataFrame({"c": [1]}), records.columns)
+
+
+def test_dates_get_weekday_and_season_if_asked_to(tmp_path: Path) -> None:
+    days = [FIRST + timedelta(3 * row) for row in range(COUNT)]
+    content = text("when,a", [f"{day:%Y-%m-%d}" for day in days], sizes(1))
+    records, _ = records_of(tmp_path, content, calendar=True)
+    assert records.names[2:] == ["when weekday", "when season sine", "when season cosine"]
+    np.testing.assert_array_equal(records.values[:, 2], [day.weekday() for day in days])
+    angles = [2 * np.pi * (day.timetuple().tm_yday - 1) / 365.25 for day in days]
+    np.testing.assert_allclose(records.values[:, 3:].T, [np.sin(angles), np.cos(angles)])
+    later, _ = encode(pandas.DataFrame({"when": days, "a": 1.0}), records.columns)
+    np.testing.assert_array_equal(later.values[:, 2:], records.values[:, 2:])
+    assert list(records.order) == ["when", "a"]
+
+
+def test_missing_cells_are_kept_or_refused_or_dropped_or_filled_in(tmp_path: Path) -> None:
+    sentinel = [-999 if row % 8 == 0 else size for row, size in enumerate(sizes(1))]
+    content = text("a,b", sentinel, holes(drawn("x", "y", "y"), ""))
+    _, lines = records_of(tmp_path, content)
+    assert "a is -999 in 25 rows" in lines
+    records, lines = records_of(tmp_path, content, missing_values=["-999"])
+    missing = np.isnan(records.values)
+    assert missing.sum(axis=0).tolist() == [25, len(range(4, COUNT, 9))]
+    dropped, _ = records_of(tmp_path, content, missing_values=["-999"], missing="drop")
+    np.testing.assert_array_equal(dropped.values, records.values[~missing.any(axis=1)])
+    filled, _ = records_of(tmp_path, content, missing_values=["-999"], missing="mean")
+    assert filled.values[0, 0] == pytest.approx(np.nanmean(records.values[:, 0]))
+    assert filled.values[4, 1] == records.columns[1].levels.index("y")
+    with pytest.raises(DataError, match="line 2, column 'a': the value is missing"):
+        records_of(tmp_path, content, missing_values=["-999"], missing="refuse")
+    words = ["n.a." if row % 9 == 4 else size for row, size in enumerate(sizes(1))]
+    _, lines = records_of(tmp_path, text("a,b", words, drawn("x", "y")))
+    assert "'a' has numbers, but for 22 cells" in lines
+    with pytest.raises(DataError, match="constants and identifiers alone"):
+        records_of(tmp_path, "a,b\n" + "1,\n" * 20)
+
+
+def test_broken_records_are_refused(tmp_path: Path) -> None:
+    records, _ = records_of(tmp_path, text("a,b,id", sizes(1), drawn("x", "y", "z"), range(COUNT)))
+    save_records(tmp_path / "table.npz", records)
+    with np.load(tmp_path / "table.npz") as saved:
+        sound = dict(saved)
+    about = str(sound["columns"])
+    for changes in (
+        {"columns": np.array("{")},
+        {"columns": np.array(about.replace('"category"', '"words"'))},
+        {"columns": np.array(about.replace('"decimals": 1', '"decimals": "1"'))},
+        {"columns": np.array(about.replace('"order": ["a"', '"order": ["c"'))},
+        {"values": sound["values"][:, :1]},
+        {"values": sound["values"] + [0, 2]},
+        {"values": np.full_like(sound["values"], np.inf)},
+        {"held_out": sound["held_out"][:5]},
+        {"held_out": np.ones(COUNT, dtype=bool)},
+        {"text_ends": sound["text_ends"][:, ::-1]},
+        {"texts": sound["texts"] + np.uint8(200)},
+    ):
+        np.savez(tmp_path / "broken.npz", **{**sound, **changes})
+        with pytest.raises(DataError, match=r"broken|nothing to train"):
+            load_records(tmp_path / "broken.npz")
+    assert RecordColumn("b", CATEGORY, ("x", "y", "z")) in records.columns

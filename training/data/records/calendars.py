@@ -1,0 +1,43 @@
+"""Weekday and season of dates, as columns of their own.
+
+The season of a day is the sine and the cosine of 2 pi (day of the year - 1) / 365.25.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from training.data.records.records import CATEGORY, NUMBER, RecordColumn
+
+WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+THURSDAY = 3
+"""The weekday of 1970-01-01."""
+YEAR = 365.25
+
+
+def calendar_columns(date: str) -> list[RecordColumn]:
+    """The columns that are made of a date, by its name."""
+    return [
+        RecordColumn(f"{date} weekday", CATEGORY, WEEKDAYS, of=date),
+        RecordColumn(f"{date} season sine", NUMBER, of=date),
+        RecordColumn(f"{date} season cosine", NUMBER, of=date),
+    ]
+
+
+def calendar_values(values: np.ndarray, names: Sequence[str], column: RecordColumn) -> np.ndarray:
+    """The values ``[N]`` of such a column, NaN where the date is missing.
+
+    Args:
+        values: ``[N, D]``, with the date in days since 1970-01-01.
+        names: ``[D]``.
+        column: One of ``calendar_columns``.
+    """
+    dates = values[:, list(names).index(column.of)]
+    days = np.floor(dates)
+    if column.type == CATEGORY:
+        return (days + THURSDAY) % len(WEEKDAYS)
+    whole = np.where(np.isnan(days), 0, days).astype("int64").astype("datetime64[D]")
+    of_year = (whole - whole.astype("datetime64[Y]")).astype(np.float64)
+    angle = 2 * np.pi * of_year / YEAR
+    wave = np.sin(angle) if column.name.endswith(" sine") else np.cos(angle)
+    return np.where(np.isnan(days), np.nan, wave)

@@ -1,0 +1,178 @@
+"""Tables as texts of cells, whatever they come from: text files, Parquet, Feather, data frames."""
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dnnlib.errors import DataError, UsageError
+from training.data.tables.foreign import (
+    BLOCK_ROWS,
+    ForeignTable,
+    places_of,
+    require_names,
+    row_number,
+)
+from training.data.tables.formats import open_table, require_table_file
+from training.data.tables.text import TextTable
+
+TEXTS = (".csv", ".tsv")
+FRAMES = (".parquet", ".feather")
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Some columns of a table, as texts without blanks around them.
+
+    Attributes:
+        name: What messages call the table.
+        names: Of its columns.
+        blocks: Gives the texts of some rows, ``[D][n]``; what is missing is empty.
+        place_of: What messages call a row, counted from 0.
+        separator: What a text has between cells.
+        levels: Of columns that are categories with an order already.
+    """
+
+    name: str
+    names: Sequence[str]
+    blocks: Callable[[], Iterator[list[list[str]]]]
+    place_of: Callable[[int], str] = row_number
+    separator: str = ","
+    levels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def only(self, wanted: Sequence[str] | None, exclude: Sequence[str] = ()) -> "Cells":
+        """Some columns, in the order of the table. Raises UsageError if one is not there."""
+        places = sorted(places_of(self.names, wanted, self.name, exclude))
+        if wanted is None and not self.names[0]:
+            places = [0, *places]
+
+        def blocks() -> Iterator[list[list[str]]]:
+            return ([block[place] for place in places] for block in self.blocks())
+
+        names = [self.names[place] for place in places]
+        return Cells(self.name, names, blocks, self.place_of, self.separator, self.levels)
+
+
+def open_cells(
+    source: Any,
+    separator: str | None = None,
+    header: str = "auto",
+    name: str = "table",
+    seed: int = 0,
+) -> Cells:
+    """The cells of a file or a data frame.
+
+    Args:
+        source: A path (CSV and other texts, Parquet, Feather, or what ``open_table`` reads), or a
+            data frame, such as of pandas or polars.
+        separator: What is between the cells of a text; None finds it.
+        header: Whether the first row of a text has names, as ``TextTable.open`` takes it.
+        name: What messages call a data frame.
+        seed: Of a toy's draws.
+
+    Raises:
+        DataError: It is missing or broken.
+        UsageError: It is nothing of these.
+    """
+    if not isinstance(source, str | Path):
+        if hasattr(source, "to_pandas"):
+            source = source.to_pandas()
+        if not hasattr(source, "dtypes"):
+            raise UsageError(f"{name} is {type(source).__name__}: give a file or a data frame")
+        return _of_frame(source, name)
+    path = Path(source)
+    suffix = path.suffix.lower()
+    if suffix not in (*TEXTS, *FRAMES):
+        return _of_numbers(open_table(str(source), None, seed))
+    require_table_file(path)
+    if suffix in TEXTS:
+        return _of_text(TextTable.open(path, separator, header))
+    return _of_columns(path, suffix)
+
+
+def _of_text(table: TextTable) -> Cells:
+    def blocks() -> Iterator[list[list[str]]]:
+        for rows, _ in table.blocks():
+            yield [[cell.strip() for cell in column] for column in zip(*rows, strict=True)]
+
+    return Cells(str(table.path), table.names, blocks, table.place_of, table.separator)
+
+
+def _of_numbers(table: ForeignTable) -> Cells:
+    def blocks() -> Iterator[list[list[str]]]:
+        return ([_numerals(column) for column in block.T] for block in table.blocks())
+
+    return Cells(table.name, table.names, blocks, table.place_of)
+
+
+def _of_columns(path: Path, suffix: str) -> Cells:
+    """A file of Arrow's: Parquet in blocks, Feather as a whole."""
+    try:
+        arrow, parquet, feather = map(
+            importlib.import_module, ("pyarrow", "pyarrow.parquet", "pyarrow.feather")
+        )
+    except ImportError as error:
+        raise UsageError(f"{path} needs pyarrow: pip install pyarrow, or save a CSV") from error
+    try:
+        if suffix == ".feather":
+            return _of_frame(feather.read_feather(path), str(path))
+        file = parquet.ParquetFile(path)
+        batch = next(file.iter_batches(BLOCK_ROWS), file.schema_arrow.empty_table())
+        first = batch.to_pandas()
+    except (arrow.ArrowException, OSError) as error:
+        raise DataError(f"{path} is no readable {suffix[1:].capitalize()} file") from error
+
+    def frames() -> Iterator[Any]:
+        try:
+            yield from (batch.to_pandas() for batch in file.iter_batches(BLOCK_ROWS))
+        except (arrow.ArrowException, OSError) as error:
+            raise DataError(f"{path} is broken: {str(error).splitlines()[0]}") from error
+
+    return _of_frames(first, frames, str(path))
+
+
+def _of_frame(frame: Any, name: str) -> Cells:
+    return _of_frames(
+        frame,
+        lambda: (frame[at : at + BLOCK_ROWS] for at in range(0, len(frame), BLOCK_ROWS)),
+        name,
+    )
+
+
+def _of_frames(first: Any, frames: Callable[[], Iterator[Any]], name: str) -> Cells:
+    names = [str(column).strip() for column in first.columns]
+    require_names(names, name, indexed=True)
+    levels = {
+        each: tuple(map(str, first.dtypes.iloc[place].categories))
+        for place, each in enumerate(names)
+        if getattr(first.dtypes.iloc[place], "ordered", False)
+    }
+
+    def blocks() -> Iterator[list[list[str]]]:
+        for frame in frames():
+            yield [_texts(frame.iloc[:, place]) for place in range(len(names))]
+
+    return Cells(name, names, blocks, levels=levels)
+
+
+def _texts(column: Any) -> list[str]:
+    """The cells of a column of a data frame."""
+    kind = getattr(column.dtype, "kind", "O")
+    if kind == "M":
+        plain = column.dt.tz_localize(None)
+        days = (plain.dropna().dt.normalize() == plain.dropna()).all()
+        column = plain.dt.strftime("%Y-%m-%d" if days else "%Y-%m-%d %H:%M:%S.%f")
+    elif kind in "fiu":
+        return _numerals(column.to_numpy(np.float64, na_value=np.nan))
+    missing = column.isna()
+    pairs = zip(column, missing, strict=True)
+    return ["" if gone else str(cell).strip() for cell, gone in pairs]
+
+
+def _numerals(values: np.ndarray) -> list[str]:
+    write = partial(np.format_float_positional, trim="-")
+    return [write(value) if np.isfinite(value) else "" for value in values]

@@ -1,0 +1,105 @@
+"""Later rows as a network knows its columns."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dnnlib.errors import DataError
+from torch_utils.inert_pickle import shown
+from training.data.records.calendars import calendar_values
+from training.data.records.cells import Cells, open_cells
+from training.data.records.inferring import Survey, decimal_of
+from training.data.records.parsing import marks_of
+from training.data.records.records import CATEGORY, NUMBER, WHOLE, RecordColumn, Records
+from training.data.records.values import reader_of
+from training.data.tables.foreign import listed
+
+MOST_NAMED = 20
+"""Unknown levels that lines name, the most frequent ones."""
+
+
+def encode(
+    source: Any,
+    columns: Sequence[RecordColumn],
+    separator: str | None = None,
+    decimal: str | None = None,
+    missing_values: Sequence[str] = (),
+) -> tuple[Records, list[str]]:
+    """Rows of a file or a data frame against columns that are known, found by their names; also
+    tells what is missing, in lines for people.
+
+    Args:
+        source: As ``open_cells`` takes it.
+        columns: What is known, such as the columns of what a network was trained on.
+        separator: What is between the cells of a text; None finds it.
+        decimal: The decimal sign; None finds it.
+        missing_values: Texts that stand for no value, beside the usual ones.
+
+    Returns:
+        Records with these columns in this order, all of them held out. A column that the source
+        lacks is missing in all rows, a level that is unknown in its cell. The source's other
+        columns are kept beside; ``order`` is the source's.
+
+    Raises:
+        DataError: It is missing or broken, has no rows, or no column that is known, or has text
+            where a number or a date should be.
+    """
+    cells = open_cells(source, separator)
+    marks = marks_of(missing_values)
+    own = {column.name: column for column in columns if column.name in cells.names}
+    if not own:
+        raise DataError(
+            f"{cells.name} has none of the columns {listed([column.name for column in columns])}"
+        )
+    sign = _decimal(cells, own.values()) if decimal is None else decimal
+    readers = {name: reader_of(column, cells, sign, marks) for name, column in own.items()}
+    read: dict[str, list[np.ndarray]] = {name: [] for name in own}
+    beside: dict[str, list[str]] = {name: [] for name in cells.names if name not in own}
+    unknown: Counter[tuple[str, str]] = Counter()
+    count = 0
+    for block in cells.blocks():
+        for name, texts in zip(cells.names, block, strict=True):
+            if name in beside:
+                beside[name] += texts
+                continue
+            values = readers[name](texts, count)
+            read[name].append(values)
+            if own[name].type == CATEGORY:
+                strange = (text for text in np.array(texts, dtype=object)[np.isnan(values)])
+                unknown.update((name, text) for text in strange if text.lower() not in marks)
+        count += len(block[0])
+    if not count:
+        raise DataError(f"{cells.name} has no rows")
+    values = np.full((count, len(columns)), np.nan)
+    names = [column.name for column in columns]
+    for name, parts in read.items():
+        values[:, names.index(name)] = np.concatenate(parts)
+    for place, column in enumerate(columns):
+        if column.of in names:
+            values[:, place] = calendar_values(values, names, column)
+    absent = [column.name for column in columns if column.name not in own and not column.of]
+    lines = [f"{cells.name} lacks {listed(absent)}: all their cells are missing"] * bool(absent)
+    lines += [
+        f"'{shown(level)}' is an unknown level of '{name}': {rows} cell(s) are missing"
+        for (name, level), rows in unknown.most_common(MOST_NAMED)
+    ]
+    texts_beside = {name: np.array(texts, dtype=object) for name, texts in beside.items()}
+    held_out = np.ones(count, dtype=bool)
+    order = list(cells.names)
+    return (
+        Records(columns, values, held_out, {}, texts_beside, order, cells.separator, sign),
+        lines,
+    )
+
+
+def _decimal(cells: Cells, columns: Any) -> str:
+    """The decimal sign of the first rows."""
+    numbers = {
+        column.name: Survey(column.name) for column in columns if column.type in (NUMBER, WHOLE)
+    }
+    for name, texts in zip(cells.names, next(cells.blocks(), []), strict=False):
+        if name in numbers:
+            numbers[name].add(texts)
+    return decimal_of(numbers.values())

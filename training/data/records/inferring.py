@@ -1,0 +1,241 @@
+"""The type of a column, from the texts of its cells."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from dnnlib.errors import DataError, UsageError
+from torch_utils.inert_pickle import shown
+from training.data.records.parsing import (
+    DATE_FORMATS,
+    NOTHING,
+    NumberForm,
+    formats_of,
+    number_in,
+)
+from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, RecordColumn
+from training.data.tables.marginals import IDENTIFIER as CALLED_IDENTIFIER
+from training.names import COLUMN_TYPES, IDENTIFIER
+
+MOST_COUNTED = 100_000
+"""Different texts of a column that are counted."""
+MOST_DECIMALS = 9
+"""To which numbers are written again; longer ones are written in full."""
+MOST_LEVELS, FEWEST_ROWS = 100, 5
+"""Levels of a category, and rows of each: what is beyond is put together."""
+CONSTANT = "constant"
+"""A column with one value: it is left out, and given back."""
+
+
+@dataclass
+class Survey:
+    """What was seen of a column.
+
+    Attributes:
+        name: Of the column.
+        missing_marks: Texts that stand for no value, in lower case.
+        rows: How many cells there are.
+        missing: How many of them have no value.
+        missing_texts: What these are.
+        counts: How often each text is there, of the first ``MOST_COUNTED``.
+        forms: How numbers are written, by decimal sign; None where not all are numbers.
+        only: Decimal signs with which a text is a number, and is none with the other.
+        formats: In which all are dates.
+    """
+
+    name: str
+    missing_marks: frozenset[str] = NOTHING
+    rows: int = 0
+    missing: int = 0
+    missing_texts: set[str] = field(default_factory=set)
+    counts: Counter[str] = field(default_factory=Counter)
+    forms: dict[str, set[NumberForm] | None] = field(
+        default_factory=lambda: {".": set(), ",": set()}
+    )
+    only: set[str] = field(default_factory=set)
+    formats: tuple[str, ...] = DATE_FORMATS
+
+    def add(self, texts: Sequence[str]) -> None:
+        """Looks at some more cells."""
+        self.rows += len(texts)
+        for text, count in Counter(texts).items():
+            if text.lower() in self.missing_marks:
+                self.missing += count
+                self.missing_texts.add(text)
+            elif text in self.counts or len(self.counts) < MOST_COUNTED:
+                fresh = text not in self.counts
+                self.counts[text] += count
+                if fresh:
+                    self._look_at(text)
+            else:
+                self._look_at(text)
+
+    def _look_at(self, text: str) -> None:
+        known = set()
+        for sign, forms in self.forms.items():
+            number = None if forms is None else number_in(text, sign)
+            if forms is None or number is None:
+                self.forms[sign] = None
+            else:
+                forms.add(number.form)
+                known.add(sign)
+        if len(known) == 1:
+            self.only |= known
+        if known:
+            self.formats = ()
+        elif self.formats:
+            self.formats = formats_of(text, self.formats)
+
+    def numbers(self, decimal: str) -> RecordColumn | None:
+        """The column, if its texts are numbers in one currency or unit."""
+        forms = self.forms[decimal]
+        if not forms:
+            return None
+        prefixes = {form.prefix for form in forms if form.prefix}
+        suffixes = {form.suffix for form in forms if form.suffix}
+        if len(prefixes) > 1 or len(suffixes) > 1:
+            return None
+        digits = [MOST_DECIMALS + 1 if form.decimals is None else form.decimals for form in forms]
+        return RecordColumn(
+            self.name,
+            WHOLE if all(form.whole for form in forms) else NUMBER,
+            decimals=max(digits) if max(digits) <= MOST_DECIMALS else None,
+            prefix="".join(prefixes),
+            suffix="".join(suffixes),
+            grouped=any(form.grouped for form in forms),
+        )
+
+    def has_codes(self, decimal: str) -> bool:
+        """Whether a number begins with a zero, as codes do."""
+        return any(form.coded for form in self.forms[decimal] or ())
+
+    @property
+    def present(self) -> int:
+        return self.rows - self.missing
+
+    @property
+    def level_texts(self) -> list[str]:
+        """The texts in order: numbers by value, others by their letters."""
+
+        def key(text: str) -> tuple[bool, float, str]:
+            number = number_in(text)
+            return number is None, 0.0 if number is None else number.value, text
+
+        return sorted(self.counts, key=key)
+
+    @property
+    def hardly_repeats(self) -> bool:
+        """Whether frequent levels have less than half of the cells, or are too many to count."""
+        if len(self.counts) == MOST_COUNTED:
+            return True
+        fewest = fewest_rows(self.present)
+        frequent = (count for _, count in self.counts.most_common(MOST_LEVELS))
+        return 2 * sum(count for count in frequent if count >= fewest) < self.present
+
+
+def fewest_rows(present: int) -> int:
+    """Rows that a level has at least, not to be rare: ``FEWEST_ROWS``, or less in small tables."""
+    return min(FEWEST_ROWS, max(2, present // 20))
+
+
+def decimal_of(surveys: Iterable[Survey]) -> str:
+    """The decimal sign of a table: a comma if a column is of numbers only by it, and none only by a
+    point."""
+    signs = {sign for survey in surveys for sign in survey.only if survey.numbers(sign) is not None}
+    return "," if signs == {","} else "."
+
+
+def column_of(
+    survey: Survey, decimal: str, asked: str | tuple[str, ...] | None
+) -> RecordColumn | str:
+    """A column's type, with what it takes to read and write its cells; or why it is not modelled,
+    ``IDENTIFIER`` or ``CONSTANT``.
+
+    Args:
+        survey: What was seen.
+        decimal: The decimal sign of the table.
+        asked: A type that the user gave: one of ``COLUMN_TYPES``, ``IDENTIFIER``, levels in order
+            such as ``small<medium<large`` or a tuple of them, or a date format such as
+            ``%d.%m.%Y``. None infers it.
+
+    Raises:
+        UsageError: The type that was asked for is not that of the cells.
+        DataError: The column has no values.
+    """
+    column = _inferred(survey, decimal) if asked is None else _asked_for(survey, decimal, asked)
+    if isinstance(column, RecordColumn) and len(survey.missing_texts) == 1:
+        return replace(column, missing=next(iter(survey.missing_texts)))
+    return column
+
+
+def _inferred(survey: Survey, decimal: str) -> RecordColumn | str:
+    name, numbers = survey.name, survey.numbers(decimal)
+    if not name:
+        return IDENTIFIER
+    if len(survey.counts) < 2:
+        return CONSTANT
+    if numbers is not None and not survey.has_codes(decimal) and len(survey.counts) > 2:
+        return numbers
+    if survey.formats:
+        return RecordColumn(name, DATE, date_format=survey.formats[0])
+    every_one = len(survey.counts) == survey.present
+    if len(survey.counts) > 2 and (
+        survey.hardly_repeats or (every_one and CALLED_IDENTIFIER.fullmatch(name))
+    ):
+        return IDENTIFIER
+    return RecordColumn(name, CATEGORY, tuple(survey.level_texts))
+
+
+def _asked_for(survey: Survey, decimal: str, asked: str | tuple[str, ...]) -> RecordColumn | str:
+    name = survey.name
+    if not survey.counts:
+        raise DataError(f"column '{shown(name)}' has no values at all: leave it out")
+    if isinstance(asked, tuple):
+        ordered = survey.counts.keys() <= set(asked)  # else a later block has others
+        return RecordColumn(
+            name, CATEGORY, asked if ordered else tuple(survey.level_texts), ordered
+        )
+    if asked == IDENTIFIER:
+        return IDENTIFIER
+    if "%" in asked or asked == DATE:
+        formats = survey.formats if asked == DATE else (asked,)
+        strange = [text for text in survey.counts if not formats or not formats_of(text, formats)]
+        if strange:
+            raise UsageError(
+                f"column '{shown(name)}' has '{shown(strange[0])}', which is no date"
+                + (": say how it is written, such as" if asked == DATE else f" of {asked}:")
+                + f' --types="{name}:%d.%m.%Y %H:%M"'
+            )
+        return RecordColumn(name, DATE, date_format=formats[0])
+    if asked in (NUMBER, WHOLE):
+        column = survey.numbers(decimal)
+        if column is None or (asked == WHOLE and column.type != WHOLE):
+            strange = [text for text in survey.counts if _is_strange(text, decimal, asked)]
+            raise UsageError(
+                f"column '{shown(name)}' has '{shown(strange[0])}', which is no {asked} number: "
+                "give it another type, or say that it is missing by --missing_values"
+                if strange
+                else f"column '{shown(name)}' has numbers of several units: make them one"
+            )
+        return replace(column, type=asked)
+    if asked == CATEGORY:
+        if len(survey.counts) == MOST_COUNTED:
+            raise UsageError(f"column '{shown(name)}' has {MOST_COUNTED:,} levels or more")
+        return RecordColumn(name, CATEGORY, tuple(survey.level_texts))
+    levels = tuple(level.strip() for level in asked.split("<"))
+    unknown = [text for text in survey.counts if text not in levels]
+    if len(levels) < 2 or len(set(levels)) < len(levels):
+        raise UsageError(
+            f"'{asked}' is no type of column '{shown(name)}': give {', '.join(COLUMN_TYPES)}, "
+            f"{IDENTIFIER}, levels in order (small<medium<large) or a date's form (%d.%m.%Y)"
+        )
+    if unknown:
+        raise UsageError(
+            f"column '{shown(name)}' has '{shown(unknown[0])}', which is none of {asked}"
+        )
+    return RecordColumn(name, CATEGORY, levels, ordered=True)
+
+
+def _is_strange(text: str, decimal: str, asked: str) -> bool:
+    number = number_in(text, decimal)
+    return number is None or (asked == WHOLE and not number.form.whole)

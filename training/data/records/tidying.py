@@ -1,0 +1,169 @@
+"""Records without what cannot be modelled: holes that are not wanted, numbers of rows, rare levels.
+
+Each function says what it did in lines for people.
+"""
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import numpy as np
+
+from dnnlib.errors import DataError, UsageError
+from training.data.records.calendars import calendar_columns, calendar_values
+from training.data.records.cells import Cells
+from training.data.records.inferring import MOST_LEVELS, fewest_rows
+from training.data.records.parsing import visible
+from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, Records
+from training.data.records.writing import text_of
+from training.data.tables.making import FEWEST_ROWS
+from training.data.tables.marginals import IDENTIFIER as CALLED_IDENTIFIER
+from training.data.tables.marginals import Marginal
+
+OTHER = "other"
+"""The level of rare ones."""
+MOST_RARE, SHOWN_LEVELS = 1000, 6
+"""Rare levels that a column remembers, and that a line names."""
+
+
+def without_holes(records: Records, missing: str, cells: Cells, lines: list[str]) -> Records:
+    """The rows with their missing cells, or with what is to become of these.
+
+    Args:
+        records: The rows.
+        missing: One of ``MISSING``.
+        cells: Where they come from.
+        lines: Gets what was done.
+
+    Raises:
+        DataError: Cells are missing and must not be, or too few rows are left.
+    """
+    holes = np.isnan(records.values)
+    if missing == "keep" or not holes.any():
+        return records
+    if missing == "refuse":
+        row, index = map(int, np.argwhere(holes)[0])
+        raise DataError(
+            f"{cells.name}, {cells.place_of(row)}, column '{records.names[index]}': the value is "
+            "missing: --missing=keep keeps it so, --missing=drop leaves such rows out"
+        )
+    if missing == "drop":
+        whole = ~holes.any(axis=1)
+        if whole.sum() < FEWEST_ROWS:
+            raise DataError(
+                f"{cells.name} has {int(whole.sum())} rows without missing cells: at least "
+                f"{FEWEST_ROWS} are needed"
+            )
+        lines.append(f"Left out {int((~whole).sum())} of {len(whole)} rows with missing cells")
+        return records.at(whole)
+    values = records.values.copy()
+    for index, column in enumerate(records.columns):
+        present = values[~holes[:, index], index]
+        if column.type == CATEGORY:
+            filled = float(np.bincount(present.astype(int)).argmax())
+        else:
+            filled = present.mean().round() if column.type == WHOLE else present.mean()
+        values[holes[:, index], index] = filled
+    lines.append(
+        f"Warning: {int(holes.sum())} missing cells are filled in by the mean or the most frequent "
+        "level of their column, which makes a spike there that samples have too"
+    )
+    return replace(records, values=values)
+
+
+def without_identifiers(records: Records, asked: Collection[str], lines: list[str]) -> Records:
+    """Moves numbers that only count rows, or are all the same, out of what is modelled.
+
+    Args:
+        records: The rows.
+        asked: Columns whose type was given, which stay.
+        lines: Gets warnings of far values that repeat.
+    """
+    kept, beside, constants = [], dict(records.beside), dict(records.constants)
+    for index, column in enumerate(records.columns):
+        values = records.values[:, index]
+        present = values[~np.isnan(values)]
+        if column.type in (NUMBER, WHOLE) and column.name not in asked:
+            one = Marginal.of(present)
+            if one.lone is not None:
+                lines.append(
+                    f"Warning: {column.name} is {one.lone[0]:.10g} in {one.lone[1]} rows, far from "
+                    "all its other values: if that stands for a missing value, give "
+                    f"--missing_values={one.lone[0]:.10g}"
+                )
+            counts = present[0] in (0, 1) and bool((np.diff(present) == 1).all())
+            if one.whole and (counts or CALLED_IDENTIFIER.fullmatch(column.name)):
+                texts = [text_of(column, value, records.decimal) for value in values.tolist()]
+                beside[column.name] = np.array(texts, dtype=object)
+                continue
+            if present.min() == present.max():
+                constants[column.name] = text_of(column, float(present[0]), records.decimal)
+                continue
+        kept.append(index)
+    return replace(
+        records,
+        columns=[records.columns[index] for index in kept],
+        values=records.values[:, kept],
+        beside=beside,
+        constants=constants,
+    )
+
+
+def with_rare_levels_together(
+    records: Records, asked: Collection[str], lines: list[str]
+) -> Records:
+    """Records whose rare levels are one, the last: those that few rows have that train, and those
+    beyond ``MOST_LEVELS``. Levels with an order stay.
+
+    Args:
+        records: The rows, ``held_out`` among them.
+        asked: Columns whose type was given: only levels beyond the most are rare there.
+        lines: Gets what was done.
+    """
+    columns, values = list(records.columns), records.values.copy()
+    for index, column in enumerate(columns):
+        if column.type != CATEGORY or column.ordered:
+            continue
+        places = values[~records.held_out & ~np.isnan(values[:, index]), index].astype(int)
+        counts = np.bincount(places, minlength=len(column.levels))
+        frequent = np.argsort(-counts, kind="stable")[:MOST_LEVELS]
+        fewest = 1 if column.name in asked else fewest_rows(len(places))
+        kept = sorted(place for place in map(int, frequent) if counts[place] >= fewest)
+        rare = [place for place in np.argsort(-counts, kind="stable").tolist() if place not in kept]
+        if len(rare) < 2:
+            continue
+        # A level may have this name already: the rare ones join it.
+        kept = [place for place in kept if column.levels[place] != OTHER]
+        new_places = np.full(len(column.levels), float(len(kept)))
+        new_places[kept] = range(len(kept))
+        present = ~np.isnan(values[:, index])
+        values[present, index] = new_places[values[present, index].astype(int)]
+        levels = (*(column.levels[place] for place in kept), OTHER)
+        names = tuple(column.levels[place] for place in rare if column.levels[place] != OTHER)
+        columns[index] = replace(column, levels=levels, rare=names[:MOST_RARE])
+        named = ", ".join(map(visible, names[:SHOWN_LEVELS]))
+        lines.append(
+            f"{len(rare)} rare levels of '{column.name}' are put together as '{OTHER}': {named}"
+            + ", ..." * (len(rare) > SHOWN_LEVELS)
+        )
+    return replace(records, columns=columns, values=values)
+
+
+def with_calendar(records: Records) -> Records:
+    """Records with the weekday and the season of their dates as further columns.
+
+    Raises:
+        UsageError: There are columns of these names already.
+    """
+    dates = [column for column in records.columns if column.type == DATE]
+    added = [new for column in dates for new in calendar_columns(column.name)]
+    for column in added:
+        if column.name in records.order:
+            raise UsageError(
+                f"--calendar adds '{column.name}', which there is already: leave it out"
+            )
+    extra = [calendar_values(records.values, records.names, column) for column in added]
+    return replace(
+        records,
+        columns=[*records.columns, *added],
+        values=np.column_stack([records.values, *extra]),
+    )

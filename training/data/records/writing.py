@@ -1,0 +1,120 @@
+"""Rows of records as the source had them: its columns, in its order, written as it wrote them."""
+
+import csv
+import importlib
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dnnlib.files import atomic_path
+from training.data.records.parsing import date_text, number_in, rounded_moment
+from training.data.records.records import CATEGORY, DATE, WHOLE, RecordColumn, Records
+
+
+def text_of(column: RecordColumn, value: float, decimal: str = ".") -> str:
+    """A value as the source writes it."""
+    if isnan(value):
+        return column.missing
+    if column.type == CATEGORY:
+        return column.levels[_place(column, value)]
+    if column.type == DATE:
+        return date_text(value, column.date_format)
+    if column.type == WHOLE:
+        value = float(round(value))
+    digits = _digits(value, column.decimals, column.grouped)
+    if decimal == ",":
+        digits = digits.translate({ord(","): ".", ord("."): ","})
+    sign = "-" if digits.startswith("-") else ""
+    return f"{sign}{column.prefix}{digits.removeprefix('-')}{column.suffix}"
+
+
+def _digits(value: float, decimals: int | None, grouped: bool) -> str:
+    if decimals is None:
+        return f"{value!r}"
+    text = f"{value:,.{decimals}f}" if grouped else f"{value:.{decimals}f}"
+    return text.removeprefix("-") if float(text.replace(",", "")) == 0 else text
+
+
+def _place(column: RecordColumn, value: float) -> int:
+    return min(max(round(value), 0), len(column.levels) - 1)
+
+
+def texts_of(
+    records: Records, values: np.ndarray | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """Names of the source's columns, and the texts of rows, ``[n][len(names)]``.
+
+    Args:
+        records: What is known of the columns.
+        values: New rows ``[n, D]``, whose identifiers are empty; None for those of the records.
+    """
+    rows = records.values if values is None else values
+    columns = []
+    for name in records.order:
+        if name in records.constants:
+            columns.append([records.constants[name]] * len(rows))
+        elif name in records.beside:
+            texts = records.beside[name].tolist()
+            columns.append(texts if values is None else [""] * len(rows))
+        else:
+            column, numbers = _column(records, name, rows)
+            columns.append([text_of(column, one, records.decimal) for one in numbers.tolist()])
+    return list(records.order), [list(row) for row in zip(*columns, strict=True)]
+
+
+def save_records_csv(path: Path, records: Records, values: np.ndarray | None = None) -> None:
+    """Writes rows, as ``texts_of`` has them, to a text with the separator of the source, whole or
+    not at all."""
+    names, rows = texts_of(records, values)
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter=records.separator, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows(rows)
+
+
+def frame_of(records: Records, values: np.ndarray | None = None) -> Any:
+    """Rows as a pandas data frame: numbers with the decimals of their column, whole numbers as
+    integers, levels as categories, dates as times, constants and identifiers as texts.
+
+    Args:
+        records: What is known of the columns.
+        values: New rows ``[n, D]``, which have no identifiers; None for those of the records.
+    """
+    pandas = importlib.import_module("pandas")
+    rows = records.values if values is None else values
+    columns: dict[str, Any] = {}
+    for name in records.order:
+        if name in records.constants:
+            number = number_in(records.constants[name], records.decimal)
+            columns[name] = [number.value if number else records.constants[name]] * len(rows)
+        elif name not in records.beside:
+            columns[name] = _series(pandas, *_column(records, name, rows))
+        elif values is None:
+            columns[name] = records.beside[name]
+    return pandas.DataFrame(columns)
+
+
+def _column(records: Records, name: str, rows: np.ndarray) -> tuple[RecordColumn, np.ndarray]:
+    index = records.names.index(name)
+    return records.columns[index], rows[:, index]
+
+
+def _series(pandas: Any, column: RecordColumn, values: np.ndarray) -> Any:
+    missing = np.isnan(values)
+    if column.type == CATEGORY:
+        places = [-1 if isnan(value) else _place(column, value) for value in values.tolist()]
+        return pandas.Categorical.from_codes(places, list(column.levels), column.ordered)
+    if column.type == DATE:
+        moments = [
+            None if isnan(value) else rounded_moment(value, column.date_format)
+            for value in values.tolist()
+        ]
+        return pandas.Series(moments, dtype="datetime64[us]")
+    if column.type == WHOLE:
+        whole = np.where(missing, 0, values).round()
+        if not missing.any():
+            return whole.astype(np.int64)
+        return pandas.arrays.IntegerArray(whole.astype(np.int64), missing)
+    return values if column.decimals is None else values.round(column.decimals)

@@ -1,0 +1,204 @@
+"""A table as text: its rows of cells, each with the line of the file that it starts on.
+
+The standard library parts cells, since it knows the line of each and refuses what is broken; other
+readers fill short rows up in silence.
+"""
+
+import csv
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from dnnlib.errors import DataError
+from torch_utils.inert_pickle import shown
+from training.data.tables.foreign import BLOCK_ROWS, listed, numbered, require_names
+from training.names import SEPARATORS
+
+LONGEST_LINE = 16 << 20
+"""Characters of a line of text: 10,000 columns with names of 1,000."""
+SNIFFED_LINES = 30
+"""Of a file, by which its separator is found."""
+COMMENT = "#"
+EVEN = 1e-6
+"""Of steps between numbers, relative to the largest: what is less is rounding."""
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A text file of cells.
+
+    Attributes:
+        path: The file.
+        separator: What is between cells.
+        names: Of its columns; the first may have none, as an index that pandas or R wrote.
+        named: Whether the names are the file's own.
+    """
+
+    path: Path
+    separator: str
+    names: Sequence[str]
+    named: bool
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        separator: str | None = None,
+        header: str = "auto",
+        known: Sequence[str] | None = None,
+    ) -> "TextTable":
+        """The file, with its separator and the names of its columns.
+
+        Args:
+            path: The file.
+            separator: What is between cells; None finds it.
+            header: Whether the first row has names, ``yes`` or ``no``; ``auto`` takes numbers for
+                data.
+            known: Names that columns may have, where that is known: a first row of these is a
+                header though they be numbers, and any other numbers are data.
+
+        Raises:
+            DataError: It is missing or broken, or the first row are numbers that may be names.
+        """
+        separator = _separator(path) if separator is None else separator
+        with _opened(path) as file:
+            records = _records(path, file, separator)
+            cells = [cell.strip() for cell in next(records, (0, []))[1]]
+            second = next(records, (0, []))[1]
+        has_names = header == "yes"
+        if header == "auto":
+            has_names = not all(map(is_number, cells)) or set(cells) <= set(known or ())
+            if not has_names and known is None and _counts_up(cells):
+                _require_data(path, cells, second)
+        names = cells if has_names else numbered(len(cells))
+        if not names:
+            raise DataError(f"{path} is empty: give a table whose first row names its columns")
+        if has_names and len(second) == len(names) + 1 > 2:
+            names = ["", *names]  # R writes no name above the names of rows
+        require_names(names, path, indexed=True)
+        return cls(path, separator, names, has_names)
+
+    def blocks(self) -> Iterator[tuple[list[list[str]], list[int]]]:
+        """Cells of some rows, and the lines that these start on."""
+        rows: list[list[str]] = []
+        lines: list[int] = []
+        for line, cells in self._rows():
+            rows.append(cells)
+            lines.append(line)
+            if len(rows) == BLOCK_ROWS:
+                yield rows, lines
+                rows, lines = [], []
+        if rows:
+            yield rows, lines
+
+    def place_of(self, row: int) -> str:
+        """What messages call a row, counted from 0."""
+        line = next(islice(self._rows(), row, None), (0, []))[0]
+        return f"line {line}"
+
+    def _rows(self) -> Iterator[tuple[int, list[str]]]:
+        with _opened(self.path) as file:
+            records = _records(self.path, file, self.separator)
+            if self.named:
+                next(records)
+            for line, cells in records:
+                if len(cells) == len(self.names):
+                    yield line, cells
+                elif not cells[0].startswith(COMMENT):
+                    raise DataError(
+                        f"{self.path}, line {line} has {len(cells)} cells, but there are "
+                        f"{len(self.names)} columns: the last is '{shown(self.names[-1])}'"
+                    )
+
+
+def _separator(path: Path) -> str:
+    """What parts the first lines into as many cells each, two or more."""
+    usual = "\t" if path.suffix.lower() == ".tsv" else ","
+    with _opened(path) as file:
+        lines = list(islice(_lines(path, file), SNIFFED_LINES))
+    for named_rows in (False, True):
+        for separator in (usual, *SEPARATORS.values()):
+            try:
+                rows = [row for row in csv.reader(lines, delimiter=separator) if row]
+            except csv.Error:
+                continue
+            if len(lines) == SNIFFED_LINES:
+                rows = rows[:-1]  # which may go on in the next line
+            widths = [len(row) for row in rows if not row[0].startswith(COMMENT)]
+            head, body = widths[:1], set(widths[1:])
+            if head > [1] and body <= {head[0] + named_rows}:
+                return separator
+    return usual
+
+
+def _require_data(path: Path, first: Sequence[str], second: Sequence[str]) -> None:
+    """Raises DataError if a first row that counts up is unlike the next, and may be a header."""
+    if not _counts_up(second):
+        raise DataError(
+            f"{path}: the first row, {listed(first)}, is of numbers that rise as names of columns "
+            "may: give --header=yes if they are, and --header=no if they are data"
+        )
+
+
+def _counts_up(cells: Sequence[str]) -> bool:
+    """Whether cells are whole numbers that rise from each to the next, or three or more numbers at
+    equal steps: years, places and wavelengths are such names, and rows of data seldom are."""
+    if not all(map(is_number, cells)):
+        return False
+    steps = np.diff(np.array(cells, dtype=np.float64))
+    if not (steps > 0).all():
+        return False
+    evenly = len(steps) > 1 and bool(np.ptp(steps) <= EVEN * steps.max())
+    return evenly or all(cell.strip().isdecimal() for cell in cells)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} is not UTF-8 (at byte {error.start} of a block): save it as UTF-8"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _lines(path: Path, file: TextIO) -> Iterator[str]:
+    """The lines of a file, none longer than is reasonable."""
+    while line := file.readline(LONGEST_LINE):
+        if len(line) == LONGEST_LINE:
+            raise DataError(f"{path} has a line of more than {LONGEST_LINE:,} characters")
+        yield line
+
+
+def _records(path: Path, file: TextIO, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows that are not empty, each with the line it starts on, without comments above them."""
+    reader = csv.reader(_lines(path, file), delimiter=separator, strict=True)
+    begun = False
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise DataError(f"{path}, line {line}: {error}") from error
+        if cells and (begun or not cells[0].startswith(COMMENT)):
+            begun = True
+            yield line, cells
+
+
+def is_number(cell: str) -> bool:
+    """Whether Python reads a number in it."""
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True

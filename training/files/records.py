@@ -1,0 +1,154 @@
+"""Data sets of records: an ``.npz`` by ``dataset_tool.py``, of tables with text, dates or holes.
+
+    values        [N, D], float64: numbers in their units, places of levels from 0 on, days since
+                  1970-01-01; NaN where a cell is missing
+    held_out      [N], bool: rows that are not trained on
+    columns       JSON, one text: "columns", an object for each of the D with its name, type, levels
+                  and how the source writes it; "constants", the one value of those left out for it;
+                  "order", the names of all columns as the source has them; its "separator" and
+                  "decimal" sign; and "beside", the names of K columns that only tell rows apart
+    texts         the cells of these, one column after the other, UTF-8 in one array of bytes
+    text_ends     [K, N], int64: where each of these ends
+
+Beside the file, ``{name}_params.json`` has the options, what the tool found and did, and the
+versions.
+"""
+
+import json
+from dataclasses import asdict, fields
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dnnlib.errors import DataError
+from torch_utils.results import SavedArrays, open_arrays, save_arrays
+from training.data.records.records import CATEGORY, RecordColumn, Records
+from training.names import COLUMN_TYPES
+
+FORMAT = "inflationary-flows records 1"
+
+
+def save_records(path: Path, records: Records) -> None:
+    """Writes a data set, whole or not at all."""
+    beside = list(records.beside)
+    about = {
+        "columns": [asdict(column) for column in records.columns],
+        "constants": dict(records.constants),
+        "order": list(records.order),
+        "separator": records.separator,
+        "decimal": records.decimal,
+        "beside": beside,
+    }
+    texts = [str(text).encode() for name in beside for text in records.beside[name]]
+    ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
+    arrays = {
+        "format": FORMAT,
+        "values": records.values,
+        "held_out": records.held_out,
+        "columns": json.dumps(about),
+        "texts": np.frombuffer(b"".join(texts), dtype=np.uint8),
+        "text_ends": ends.reshape(len(beside), len(records)),
+    }
+    save_arrays(path, {name: np.asarray(values) for name, values in arrays.items()})
+
+
+def holds_records(path: Path) -> bool:
+    """Whether a file is a data set of records."""
+    if path.suffix != ".npz" or not path.is_file():
+        return False
+    with open_arrays(path) as saved:
+        return {"values", "columns", "text_ends"} <= set(saved.names)
+
+
+def load_records(path: Path) -> Records:
+    """The data set of a file.
+
+    Raises:
+        DataError: It is missing, broken, or holds no records.
+    """
+    broken = DataError(f"{path} is broken, or holds no records: make it again by dataset_tool.py")
+    with open_arrays(path) as saved:
+        try:
+            about = json.loads(str(saved.read("columns")))
+            columns = [_column(entry) for entry in about["columns"]]
+            constants, order, beside = about["constants"], about["order"], about["beside"]
+            texts_are_plain = all(
+                isinstance(text, str) for text in (*constants, *constants.values(), *order, *beside)
+            )
+            signs = str(about["separator"]), str(about["decimal"])
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise broken from error
+        values, held_out = saved.read("values"), saved.read("held_out")
+        names = [column.name for column in columns]
+        known = {*names, *constants, *beside}
+        if (
+            not texts_are_plain
+            or values.shape != (*held_out.shape, len(columns))
+            or values.dtype != np.float64
+            or held_out.dtype != bool
+            or held_out.ndim != 1
+            or len(known) != len(names) + len(constants) + len(beside)
+            or set(order) != known - {column.name for column in columns if column.of}
+            or not _possible(columns, values)
+        ):
+            raise broken
+        if held_out.all() or not columns:
+            raise DataError(f"{path}: all rows are held out: there is nothing to train on")
+        texts = _texts(saved, broken, len(beside), len(values))
+    return Records(
+        columns, values, held_out, constants, dict(zip(beside, texts, strict=True)), order, *signs
+    )
+
+
+def _column(entry: dict[str, Any]) -> RecordColumn:
+    """A column of its JSON. Raises TypeError or ValueError unless it is one."""
+    for item in fields(RecordColumn):
+        value = entry[item.name]
+        if item.name in ("levels", "rare"):
+            sound = isinstance(value, list) and all(isinstance(level, str) for level in value)
+        elif item.name == "decimals":
+            sound = value is None or (type(value) is int and 0 <= value <= 20)
+        else:
+            sound = isinstance(value, bool if item.name in ("ordered", "grouped") else str)
+        if not sound:
+            raise ValueError(item.name)
+    column = RecordColumn(
+        **{**entry, "levels": tuple(entry["levels"]), "rare": tuple(entry["rare"])}
+    )
+    if column.type not in COLUMN_TYPES or (column.type == CATEGORY) != bool(column.levels):
+        raise ValueError(column.type)
+    return column
+
+
+def _possible(columns: list[RecordColumn], values: np.ndarray) -> bool:
+    """Whether all values are finite or missing, and those of categories places of levels."""
+    if np.isinf(values).any():
+        return False
+    for column, numbers in zip(columns, values.T, strict=True):
+        places = numbers[~np.isnan(numbers)]
+        if column.type == CATEGORY and not np.isin(places, range(len(column.levels))).all():
+            return False
+    return True
+
+
+def _texts(saved: SavedArrays, broken: DataError, columns: int, rows: int) -> list[np.ndarray]:
+    """The texts ``[N]`` of K columns."""
+    data, ends = saved.read("texts"), saved.read("text_ends")
+    flat = np.concatenate([[0], ends.ravel()])
+    if (
+        data.dtype != np.uint8
+        or ends.dtype != np.int64
+        or ends.shape != (columns, rows)
+        or (np.diff(flat) < 0).any()
+        or flat[-1] != data.size
+    ):
+        raise broken
+    whole = data.tobytes()
+    try:
+        texts = [whole[a:b].decode() for a, b in pairwise(flat.tolist())]
+    except UnicodeDecodeError as error:
+        raise broken from error
+    array = np.array(texts, dtype=object).reshape(columns, rows)
+    return list(array)
