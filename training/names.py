@@ -5,7 +5,7 @@ for PyTorch: this module imports nothing. A test compares them with the registri
 """
 
 # Data.
-TOY, TABLE, IMAGES = KINDS_OF_DATA = ("toy", "table", "images")
+TOY, TABLE, IMAGES, RECORDS = KINDS_OF_DATA = ("toy", "table", "images", "records")
 """What a network file says that it is of."""
 TOY_NAMES = (
     *("circles", "sine1", "sine2", "moons", "s_curve", "swirl", "alt_s_curve", "alt_swirl"),
@@ -35,6 +35,8 @@ RAW_TABLES = (".csv", ".tsv", ".npy", ".parquet", ".feather")
 TOY_NETWORK_NAMES = ("mlp", "ToyConvUNet", "ToySongUNet")
 IMAGE_NETWORK_NAMES = ("ddpmpp", "ncsnpp", "adm")
 TABLE_NETWORK = "mlp"
+QUESTIONS = "questions"
+"""The network of records."""
 LABEL_DIM = 9
 """Of augmentation: x-flip, y-flip, n, cos phi - 1, sin phi, n cos a, n sin a, n_x, n_y."""
 PRECISIONS = ("fp32", "bf16", "fp16")

@@ -335,6 +335,36 @@ def _fitted_to_simulations(rows: int, values: Mapping[str, Any]) -> TableRecipe:
     return recipe.but(values)
 
 
+def fitted_to_questions(rows: int, values: Mapping[str, Any]) -> TableRecipe:
+    """A recipe for any question about rows; what a user gave decides what follows from it.
+
+    Args:
+        rows: Number of rows that are trained on.
+        values: What a user gave, by name; None stands for what was left out.
+    """
+    few, many = rows < FEW_ROWS, rows >= MANY_ROWS
+    batch = values.get("batch") or (128 if few else 256)
+    duration = values.get("duration") or (3000 if few else 12_000 if many else 6000) * batch / 1e6
+    recipe = TableRecipe(
+        duration=duration,
+        batch=batch,
+        lr=2e-3 if few else 3e-3,
+        lr_ramp=TABLE_RAMP * duration,
+        lr_decay=True,
+        ema=duration,
+        tick=max(1, round(1000 * duration / 40)),
+        snap=40,
+        dump=5,
+        width=128,
+        depth=4,
+        dropout=0.2 if few else 0.0,
+        weight_decay=0.3 if few else 0.0,
+        gamma0=1e-3 if few else 1e-4,
+        patience=12,
+    )
+    return recipe.but(values)
+
+
 def describe_table_recipe(recipe: TableRecipe, rows: int, dim: int, conditions: int = 0) -> str:
     """What ``fitted_to_table`` chose, and by what, in one line."""
     careful = (

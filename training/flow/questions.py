@@ -22,8 +22,8 @@ from training.flow.solvers import Solver
 from training.networks.questions import ABSENT, ASKED, KNOWN, QuestionNetwork
 
 
-class Cells(NamedTuple):
-    """Cells of rows.
+class EncodedRows(NamedTuple):
+    """EncodedRows of rows.
 
     Attributes:
         numbers: ``[N, D]``, float64, in coordinates of the flow; NaN where they are missing.
@@ -41,17 +41,19 @@ class Cells(NamedTuple):
         """Whether cells are not missing ``[N, D + C]``, numbers first."""
         return torch.cat([~self.numbers.isnan(), self.levels >= 0], dim=1)
 
-    def at(self, places: Tensor | slice) -> "Cells":
+    def at(self, places: Tensor | slice) -> "EncodedRows":
         """Some rows, by their places or by booleans."""
-        return Cells(self.numbers[places], self.levels[places])
+        return EncodedRows(self.numbers[places], self.levels[places])
 
     @classmethod
-    def joined(cls, parts: Sequence["Cells"]) -> "Cells":
+    def joined(cls, parts: Sequence["EncodedRows"]) -> "EncodedRows":
         """Rows of several, one after the other."""
         return cls(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
-def pack(known: Cells, states: Tensor, level_states: Tensor, level_counts: Sequence[int]) -> Tensor:
+def pack(
+    known: EncodedRows, states: Tensor, level_states: Tensor, level_counts: Sequence[int]
+) -> Tensor:
     """Questions as a network takes them, ``[N, 2 D + K + C]``: values and states of numbers, then
     indicators and states of levels.
 
@@ -94,7 +96,7 @@ class QuestionFlow:
         return bare
 
     @torch.no_grad()
-    def level_probabilities(self, known: Cells, states: Tensor, place: int) -> Tensor:
+    def level_probabilities(self, known: EncodedRows, states: Tensor, place: int) -> Tensor:
         """Of a category's levels, given what is known, ``[N, levels]``.
 
         Args:
@@ -106,7 +108,7 @@ class QuestionFlow:
         part = slice(first, first + self.network.level_counts[place])
         return self.network.level_log_probabilities(self._labels(known, states))[:, part].exp()
 
-    def draws(self, known: Cells, states: Tensor, generator: torch.Generator) -> Cells:
+    def draws(self, known: EncodedRows, states: Tensor, generator: torch.Generator) -> EncodedRows:
         """One draw of what is asked for each row; known cells stay, absent ones are missing.
 
         Args:
@@ -123,7 +125,7 @@ class QuestionFlow:
             # All are drawn, so that a row's draw does not depend on questions of others.
             uniform = torch.rand(len(levels), generator=generator, dtype=torch.float64)
             if len(rows):
-                now = Cells(known.numbers[rows], levels[rows])
+                now = EncodedRows(known.numbers[rows], levels[rows])
                 shares = self.level_probabilities(now, states[rows], place).double().cumsum(1)
                 drawn = (uniform[rows, None] > shares / shares[:, -1:]).sum(dim=1)
                 levels[rows, place] = drawn
@@ -132,15 +134,15 @@ class QuestionFlow:
         numbers = known.numbers.clone()
         if asked.any():
             some = asked.any(dim=1)
-            labels = self._labels(Cells(known.numbers, levels), states)[some]
+            labels = self._labels(EncodedRows(known.numbers, levels), states)[some]
             numbers[some] = torch.where(
                 asked[some], self._generated(labels, latents[some]), numbers[some]
             )
         numbers = torch.where(states[:, :dim] == ABSENT, torch.nan, numbers)
         levels = torch.where(states[:, dim:] == ABSENT, -1, levels)
-        return Cells(numbers, levels)
+        return EncodedRows(numbers, levels)
 
-    def quantiles(self, known: Cells, states: Tensor, place: int, levels: Tensor) -> Tensor:
+    def quantiles(self, known: EncodedRows, states: Tensor, place: int, levels: Tensor) -> Tensor:
         """Quantiles ``[N, Q]`` of one number that is asked, at levels ``[Q]`` between 0 and 1.
 
         Args:
@@ -156,7 +158,7 @@ class QuestionFlow:
         points = self._generated(labels, latents.flatten(0, 1))
         return points[:, place].view(len(levels), count).T
 
-    def log_prob(self, cells: Cells, states: Tensor) -> tuple[Tensor, Tensor]:
+    def log_prob(self, cells: EncodedRows, states: Tensor) -> tuple[Tensor, Tensor]:
         """Log densities ``[N]`` of asked numbers in coordinates of the flow, given levels and what
         is known; and log probabilities ``[N]`` of asked levels, given what is known.
 
@@ -186,7 +188,7 @@ class QuestionFlow:
             of_numbers[some] = joint + idle * log(2 * pi * variance) / 2
         return of_numbers, of_levels
 
-    def _labels(self, known: Cells, states: Tensor) -> Tensor:
+    def _labels(self, known: EncodedRows, states: Tensor) -> Tensor:
         dim = known.numbers.shape[1]
         return pack(known, states[:, :dim], states[:, dim:], self.network.level_counts).float()
 

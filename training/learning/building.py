@@ -17,7 +17,7 @@ from training.learning.loss import DenoisingLoss
 from training.learning.trainer import TrainingConfig
 from training.model.model import Model
 from training.model.recipe import Recipe, make_schedule
-from training.networks import TOY_NETWORKS
+from training.networks import QUESTION_NETWORKS, TOY_NETWORKS
 
 MOST_NOISE = 1e30
 """Variance of the noise at the last time, at most: single precision ends at 3e38."""
@@ -83,13 +83,14 @@ class Choices:
             # Classes of images were not tried: what they tell is less than what conditions do.
             labels = self.network_arguments.get("label_dim", 0)
             conditional = self.network in TOY_NETWORKS and labels > 0
+            conditional = conditional or self.network in QUESTION_NETWORKS
             t_max = schedule.default_t_max(conditional)
             t_max *= self.compressed_time if compresses else 1
         _require_finite_noise(schedule, t_max)
         t_sampling = self.t_sampling or T_SAMPLING[kinds["schedule"]]
         loss = DenoisingLoss(schedule, t_min, t_max, t_sampling)
         network_arguments = dict(self.network_arguments)
-        if self.network in TOY_NETWORKS:
+        if self.network in (*TOY_NETWORKS, *QUESTION_NETWORKS):
             ends = torch.tensor([t_min, t_max], dtype=torch.float64)
             noise_range = noise_condition(schedule, ends, self.noise_cond).tolist()
             network_arguments |= {"dim": basis.dim, "noise_range": noise_range}

@@ -14,7 +14,7 @@ training of score-based diffusion models*, theorem 3, less the same for the best
 
 from dataclasses import dataclass
 from math import log, pi
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -53,6 +53,13 @@ class Score:
         if self.nats is None or other.nats is None:
             return self.loss < other.loss
         return self.nats > other.nats
+
+
+class Scored(Protocol):
+    """What is not trained on."""
+
+    def score(self, model: Model) -> Score:
+        """That of a model. All ranks must call it together."""
 
 
 @dataclass(frozen=True)
@@ -163,13 +170,21 @@ class Watch:
         held_out: What it is looked at on.
         keeps_best: Whether the training ends with the weights that did best, not with the last.
         patience: Reports without a better score after which the training ends; None for no limit.
+        looks_first: Whether a model that is not trained yet may do best.
 
     Attributes:
         seen: Samples trained on when the best weights were found; None before the first look.
     """
 
-    def __init__(self, held_out: HeldOut, keeps_best: bool = False, patience: int | None = None):
+    def __init__(
+        self,
+        held_out: Scored,
+        keeps_best: bool = False,
+        patience: int | None = None,
+        looks_first: bool = False,
+    ):
         self.held_out, self.keeps_best, self.patience = held_out, keeps_best, patience
+        self.looks_first = looks_first
         self.seen: int | None = None
         self._score: Score | None = None
         self._weights: dict[str, Tensor] = {}

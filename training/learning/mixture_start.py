@@ -9,6 +9,7 @@ rows that are held out: of few rows it is 1, which makes a Gaussian copula.
 """
 
 from collections.abc import Sequence
+from math import log, pi
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.flow.questions import Cells
+from training.flow.questions import EncodedRows
 from training.learning.coordinates import shrunk_correlation
 
 MOST_ROWS = 20_000
@@ -29,6 +30,8 @@ CLOSE = 5e-4
 COMPONENTS = (1, 2, 3, 4, 6, 8, 12, 16)
 ROWS_PER_NUMBER = 2
 """Rows that there are, at least, for each number of a mixture."""
+MOST_NUMBERS = 1 << 23
+"""Of matrices that are held at a time, one for each row."""
 RIDGE = 1e-4
 """Of all variances, in units of the pooled ones."""
 
@@ -54,8 +57,16 @@ class _Rows(NamedTuple):
         patterns, which = torch.unique(~values.isnan(), dim=0, return_inverse=True)
         return cls(values.nan_to_num(0.0), patterns, which)
 
+    def times(self, matrices: Tensor, vectors: Tensor) -> Tensor:
+        """Vectors of rows ``[N, P]`` by the matrix of their pattern, of ``[U, P, P]``."""
+        if len(matrices) == 1:
+            return vectors @ matrices[0].mT
+        size = max(1, MOST_NUMBERS // matrices[0].numel())
+        parts = zip(self.which.split(size), vectors.split(size), strict=True)
+        return torch.cat([(matrices[which] @ rows[..., None])[..., 0] for which, rows in parts])
 
-def with_indicators(cells: Cells, level_counts: Sequence[int]) -> Tensor:
+
+def with_indicators(cells: EncodedRows, level_counts: Sequence[int]) -> Tensor:
     """Numbers and indicators of levels ``[N, D + K]``, NaN where they are missing."""
     parts = [cells.numbers]
     for place, number in enumerate(level_counts):
@@ -66,46 +77,57 @@ def with_indicators(cells: Cells, level_counts: Sequence[int]) -> Tensor:
 
 
 def fit_mixture(
-    cells: Cells, held_out: Cells, level_counts: Sequence[int], seed: int
-) -> tuple[Mixture, list[float]]:
+    rows: EncodedRows, held_out: EncodedRows, level_counts: Sequence[int], seed: int
+) -> tuple[Mixture, float]:
     """The mixture with the best number of components.
 
     Args:
-        cells: Rows in coordinates of the flow; the first are taken of many.
+        rows: In coordinates of the flow; the first are taken of many.
         held_out: Rows that decide; may be none, and then there is one component.
         level_counts: Levels of each category.
         seed: Of where components start.
 
     Returns:
-        The mixture, and the mean log densities of the rows that are held out, by the number of
-        components that were tried.
+        The mixture, and the mean log density in nats of numbers of the rows that are held out,
+        given their levels.
     """
-    values = with_indicators(cells.at(slice(0, MOST_ROWS)), level_counts)
+    values = with_indicators(rows.at(slice(0, MOST_ROWS)), level_counts)
     other = with_indicators(held_out.at(slice(0, MOST_ROWS)), level_counts)
     if len(torch.unique(~values.isnan(), dim=0)) > MOST_PATTERNS:
         values = values[:MOST_PATTERNS]
-    scale = values.square().nanmean(dim=0).sqrt().clamp(min=RIDGE)
-    mean = torch.zeros_like(scale)
-    mean[cells.numbers.shape[1] :] = values[:, cells.numbers.shape[1] :].nanmean(dim=0)
-    scale[cells.numbers.shape[1] :] = (mean * (1 - mean))[cells.numbers.shape[1] :].sqrt()
-    rows, others = _Rows.of((values - mean) / scale), _Rows.of((other - mean) / scale)
-    size = values.shape[1]
-    pooled, completed = _pooled(rows)
-    best, scores = pooled, [_log_density(pooled, others).mean().item() if len(other) else 0.0]
+    dim, size = rows.numbers.shape[1], values.shape[1]
+    mean, scale = torch.zeros(size).double(), values.square().nanmean(dim=0).sqrt()
+    mean[dim:] = values[:, dim:].nanmean(dim=0)
+    scale[dim:] = (mean * (1 - mean))[dim:].sqrt()
+    scale = scale.nan_to_num(1.0).clamp(min=RIDGE)
+    scaled = _Rows.of((values - mean) / scale)
+    others = _Rows.of((other - mean) / scale)
+    given = _Rows.of((other - mean) / scale * torch.where(torch.arange(size) < dim, torch.nan, 1.0))
+    unit = (~other[:, :dim].isnan() * (scale[:dim].log() + log(2 * pi) / 2)).sum(dim=1)
+
+    def score(mixture: Mixture) -> float:
+        if not len(other):
+            return 0.0
+        of_numbers = _log_density(mixture, others) - _log_density(mixture, given) - unit
+        return of_numbers.mean().item()
+
+    pooled, completed = _pooled(scaled)
+    best, scores = pooled, [score(pooled)]
     for count in COMPONENTS[1:]:
         numbers = count * size * (size + 3) / 2
-        if not len(other) or len(values) < ROWS_PER_NUMBER * numbers:
+        if not (dim and len(other)) or len(values) < ROWS_PER_NUMBER * numbers:
             break
         generator = seeded_generator("cpu", seed, Stream.QUESTIONS, count)
-        fits = [_fitted(rows, completed, pooled, count, generator) for _ in range(STARTS)]
-        fit = max(fits, key=lambda each: _log_density(each, rows).mean().item())
-        scores.append(_log_density(fit, others).mean().item())
+        fits = [_fitted(scaled, completed, pooled, count, generator) for _ in range(STARTS)]
+        fit = max(fits, key=lambda each: _log_density(each, scaled).mean().item())
+        scores.append(score(fit))
         if scores[-1] == max(scores):
             best = fit
         elif len(scores) - scores.index(max(scores)) > 2:
             break
     outer = scale[:, None] * scale
-    return Mixture(best.weights, mean + best.means * scale, best.covariances * outer), scores
+    made = Mixture(best.weights, mean + best.means * scale, best.covariances * outer)
+    return made, max(scores)
 
 
 def _pooled(rows: _Rows) -> tuple[Mixture, Tensor]:
@@ -165,8 +187,8 @@ def _step(mixture: Mixture, rows: _Rows, prior: Tensor | None) -> tuple[Mixture,
     present = rows.patterns[rows.which]
     for k, share in enumerate(shares.T):
         mean = mixture.means[k]
-        guess = mean + ((rows.values - mean) * present)[:, None] @ gain[k][rows.which].mT
-        filled = torch.where(present, rows.values, guess[:, 0])
+        guess = mean + rows.times(gain[k], (rows.values - mean) * present)
+        filled = torch.where(present, rows.values, guess)
         completed += share[:, None] * filled
         total = share.sum()
         of_patterns = torch.zeros(len(rows.patterns), dtype=share.dtype)
@@ -178,10 +200,8 @@ def _step(mixture: Mixture, rows: _Rows, prior: Tensor | None) -> tuple[Mixture,
         mean = (share[:, None] * filled).sum(dim=0) / total
         off = filled - mean
         second = (share[:, None] * off).T @ off + (of_patterns[:, None, None] * left).sum(dim=0)
-        if prior is None:
-            covariance = second / total
-        else:
-            covariance = (second + size * prior) / (total + size)
+        kept = 0 if prior is None else size
+        covariance = (second + kept * (0 if prior is None else prior)) / (total + kept)
         weights.append(total / count)
         means.append(mean)
         covariances.append(covariance + RIDGE * torch.eye(size, dtype=covariance.dtype))
@@ -201,7 +221,7 @@ def _of_components(mixture: Mixture, rows: _Rows) -> tuple[Tensor, Tensor]:
         inverse = torch.cholesky_inverse(factor) * seen[:, :, None] * seen[:, None, :]
         log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
         off = (rows.values - mean) * present
-        square = ((off[:, None] @ inverse[rows.which])[:, 0] * off).sum(dim=1)
+        square = (rows.times(inverse, off) * off).sum(dim=1)
         log_densities.append(-(square + log_det[rows.which]) / 2)
         gains.append(covariance @ inverse)
     return torch.stack(gains), torch.stack(log_densities, dim=1)

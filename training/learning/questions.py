@@ -1,8 +1,8 @@
 """Questions about rows, drawn at random for a training, and its loss.
 
 A batch is of rows, each with a question of its own: some cells are asked, others known, the rest
-absent. Cells that are missing are always absent, so that rows train as they are; what is learned is
-then right if cells are missing at random given what is known.
+absent. What is missing is always absent, so that rows train as they are; what is learned is then
+right if cells are missing at random given what is known.
 
 The loss of a row is the mean over asked numbers of the squared error of F (``learning.loss``), and
 the mean over asked categories of the negative log probability of their levels.
@@ -21,7 +21,7 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.batches import Batch
 from training.flow.denoisers import NetworkDenoiser
-from training.flow.questions import Cells, pack
+from training.flow.questions import EncodedRows, pack
 from training.learning.held_out import Score
 from training.learning.loss import DenoisingLoss, NoiseDraws
 from training.learning.targets import OthersOfBatch
@@ -65,7 +65,9 @@ def draw_states(
     return states.masked_fill(~present, ABSENT)
 
 
-def questions(cells: Cells, known: Cells, states: Tensor, level_counts: Sequence[int]) -> Batch:
+def questions(
+    cells: EncodedRows, known: EncodedRows, states: Tensor, level_counts: Sequence[int]
+) -> Batch:
     """Rows with the questions of their states ``[B, D + C]``: clean numbers, and labels.
 
     Args:
@@ -93,8 +95,8 @@ class QuestionBatches:
 
     def __init__(
         self,
-        cells_of: Callable[[torch.Generator], Cells],
-        known: Cells,
+        cells_of: Callable[[torch.Generator], EncodedRows],
+        known: EncodedRows,
         level_counts: Sequence[int],
         batch: int,
         seed: int,
@@ -116,7 +118,7 @@ class QuestionBatches:
             assert batch.labels is not None
             yield Batch(batch.points[mine], batch.labels[mine])
 
-    def _at(self, step: int) -> tuple[Tensor, Cells]:
+    def _at(self, step: int) -> tuple[Tensor, EncodedRows]:
         """Places of a step's rows, which may be of several epochs, and what they are there."""
         size, places, cells = len(self._known), [], []
         start, stop = step * self._batch, (step + 1) * self._batch
@@ -134,7 +136,7 @@ class QuestionBatches:
             places.append(part)
             cells.append(self._cells.at(part))
             start += length
-        return torch.cat(places), Cells.joined(cells)
+        return torch.cat(places), EncodedRows.joined(cells)
 
 
 class QuestionRegression(nn.Module):
@@ -205,8 +207,8 @@ class HeldOutQuestions:
     @classmethod
     def of(
         cls,
-        cells: Cells,
-        known: Cells,
+        cells: EncodedRows,
+        known: EncodedRows,
         level_counts: Sequence[int],
         loss: QuestionLoss,
         seed: int,

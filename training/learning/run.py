@@ -56,6 +56,8 @@ def train(
     batches = source.batches(trainer.step)
     try:
         with reporter:
+            if watch and watch.looks_first and not trainer.step:
+                watch.look(trainer.averaged, 0)
             with StopRequest() as stop:
                 while trainer.step < config.total_steps and not (watch and watch.exhausted):
                     with reporter.waiting_for_data():

@@ -1,0 +1,239 @@
+"""How a flow sees records: numbers in coordinates of their own, categories by their levels.
+
+Each number goes through maps of its column alone, so that any of them may be known or asked. Which
+maps, and how many components the mixture has that the flow starts from, is what gives numbers of
+held-out rows the best density given their levels.
+
+Numbers of few different values, such as cylinders or grades, are seen as levels too: these have
+probabilities, and draws have values that were there.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError
+from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
+from training.data.records.records import CATEGORY, DATE, RecordColumn, Records
+from training.data.tables.marginals import Marginal
+from training.data.tables.table import Columns
+from training.flow.coordinates.coordinates import Coordinates, dither
+from training.flow.questions import EncodedRows
+from training.learning.coordinates import fit_coordinates, over_decades
+from training.learning.mixture_start import Mixture, fit_mixture
+from training.names import LOG
+
+FEW_VALUES = 12
+"""Different values of a number that is seen as levels, at most."""
+ROWS_PER_VALUE = 10
+"""Rows that there are for each of them, at least on average."""
+MARGINALS = ("none", "yeo-johnson", "quantile", LOG)
+"""That are tried."""
+
+
+def few_values(column: RecordColumn, values: np.ndarray) -> tuple[float, ...]:
+    """The values of a column that is seen as levels; none of one that is a number to the flow."""
+    if column.type == CATEGORY:
+        return tuple(float(place) for place in range(len(column.levels)))
+    if column.type == DATE:
+        return ()
+    present = values[~np.isnan(values)]
+    different = np.unique(present)
+    few = len(different) <= min(FEW_VALUES, len(present) / ROWS_PER_VALUE)
+    return tuple(different.tolist()) if few else ()
+
+
+@dataclass(frozen=True, eq=False)
+class RecordSpace:
+    """Between values of records ``[n, P]`` and what a flow knows of them.
+
+    Attributes:
+        columns: The P columns.
+        values: Of each column the values of its levels; none of numbers.
+        coordinates: Of the D numbers; of one that is never there, if there are none.
+    """
+
+    columns: Sequence[RecordColumn]
+    values: Sequence[tuple[float, ...]]
+    coordinates: Coordinates
+
+    @cached_property
+    def numbers(self) -> list[int]:
+        """Places of the columns that are numbers."""
+        return [place for place, values in enumerate(self.values) if not values]
+
+    @cached_property
+    def categories(self) -> list[int]:
+        """Places of the columns that have levels."""
+        return [place for place, values in enumerate(self.values) if values]
+
+    @property
+    def level_counts(self) -> list[int]:
+        """Of the categories."""
+        return [len(self.values[place]) for place in self.categories]
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.coordinates.dim
+
+    def cell(self, place: int) -> int:
+        """Where states of questions have a column."""
+        if place in self.numbers:
+            return self.numbers.index(place)
+        return self.dim + self.categories.index(place)
+
+    def states(self, by_column: Tensor) -> Tensor:
+        """States ``[n, D + C]`` of those by column ``[n, P]``."""
+        states = torch.full((len(by_column), self.dim + len(self.categories)), -1)
+        for place in range(len(self.columns)):
+            states[:, self.cell(place)] = by_column[:, place]
+        return states
+
+    def encoded(self, values: np.ndarray, generator: torch.Generator | None = None) -> EncodedRows:
+        """Values as the flow has them.
+
+        Args:
+            values: ``[n, P]``.
+            generator: Of draws that spread discrete numbers over their steps; None leaves them at
+                the middle.
+        """
+        numbers = self._numbers(values)
+        missing = numbers.isnan()
+        points = torch.where(missing, self._anywhere, numbers)
+        if generator is not None:
+            points = dither(points, self.coordinates.steps, generator)
+        there = torch.where(missing, torch.nan, self.coordinates.to_flow(points))
+        return EncodedRows(there, self._levels(values))
+
+    def decoded(self, rows: EncodedRows) -> np.ndarray:
+        """Values ``[n, P]`` of rows of the flow, discrete numbers at their steps."""
+        values = np.full((len(rows), len(self.columns)), np.nan)
+        for place, number in zip(self.categories, rows.levels.T, strict=True):
+            of_levels = np.array([*self.values[place], np.nan])
+            values[:, place] = of_levels[number.numpy()]  # the last of -1
+        if self.numbers:
+            missing = rows.numbers.isnan()
+            points = self.coordinates.to_data(rows.numbers.nan_to_num(0.0))
+            points = torch.where(missing, torch.nan, self.coordinates.plausible(points))
+            values[:, self.numbers] = points.numpy()
+        return values
+
+    def decoded_numbers(self, place: int, there: Tensor) -> np.ndarray:
+        """Values ``[...]`` of one column that is a number, of numbers of the flow ``[...]``."""
+        rows = torch.zeros(there.numel(), self.dim, dtype=torch.float64)
+        rows[:, self.cell(place)] = there.flatten()
+        points = self.coordinates.plausible(self.coordinates.to_data(rows))
+        return np.asarray(points[:, self.cell(place)].view(there.shape))
+
+    def log_slopes(self, values: np.ndarray) -> Tensor:
+        """``log du/dx [n, D]`` of numbers, 0 where they are missing."""
+        numbers = self._numbers(values)
+        missing = numbers.isnan()
+        points = torch.where(missing, self._anywhere, numbers).requires_grad_(True)
+        with torch.enable_grad():
+            (slopes,) = torch.autograd.grad(self.coordinates.to_flow(points).sum(), points)
+        return torch.where(missing, 0.0, slopes.log())
+
+    @cached_property
+    def _anywhere(self) -> Tensor:
+        """A point that coordinates take."""
+        return self.coordinates.to_data(torch.zeros(1, self.dim, dtype=torch.float64))
+
+    def _numbers(self, values: np.ndarray) -> Tensor:
+        if not self.numbers:
+            return torch.full((len(values), 1), torch.nan, dtype=torch.float64)
+        return torch.from_numpy(values[:, self.numbers].astype(np.float64))
+
+    def _levels(self, values: np.ndarray) -> Tensor:
+        """Places of levels ``[n, C]``; -1 of values that are none."""
+        levels = np.full((len(values), len(self.categories)), -1, dtype=np.int64)
+        for index, place in enumerate(self.categories):
+            known = np.array(self.values[place])
+            near = np.abs(values[:, place, None] - known)
+            found = np.where(np.isnan(values[:, place]), -1, near.argmin(axis=1))
+            right = np.isclose(values[:, place], known[found], rtol=1e-9, atol=1e-12)
+            levels[:, index] = np.where(right, found, -1)
+        return torch.from_numpy(levels)
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """How a flow is to see records, and what it starts from.
+
+    Attributes:
+        space: The space.
+        marginals: What numbers go through.
+        mixture: In the space.
+        nats: Mean log density of held-out numbers given their levels, by marginals.
+    """
+
+    space: RecordSpace
+    marginals: str
+    mixture: Mixture
+    nats: dict[str, float]
+
+
+def choose_space(records: Records, seed: int) -> Chosen:
+    """What suits rows that train, by rows that are held out.
+
+    Raises:
+        DataError: A column has one value alone, or none, in the rows that train.
+    """
+    train, held_out = (records.at(rows).values for rows in (~records.held_out, records.held_out))
+    values = [few_values(column, train[:, at]) for at, column in enumerate(records.columns)]
+    for column, numbers in zip(records.columns, train.T, strict=True):
+        if len(np.unique(numbers[~np.isnan(numbers)])) < 2:
+            raise DataError(
+                f"column '{column.name}' has fewer than two values in the rows that train: leave "
+                f"it out by dataset_tool.py --exclude={column.name}"
+            )
+    numbers = [at for at, levels in enumerate(values) if not levels]
+    generator = seeded_generator("cpu", seed, Stream.DEQUANTIZATION)
+    points, columns = _complete(records, train, numbers, generator)
+    tries = {}
+    for marginals in MARGINALS if numbers else ("none",):
+        if marginals == LOG and not bool(over_decades(points).any()):
+            continue
+        coordinates = fit_coordinates(points, columns, marginals, "none")
+        space = RecordSpace(records.columns, values, coordinates)
+        mixture, nats = fit_mixture(
+            space.encoded(train, generator), space.encoded(held_out, generator),
+            space.level_counts, seed,
+        )  # fmt: skip
+        slopes = space.log_slopes(held_out).sum(dim=1).mean() if len(held_out) else 0.0
+        tries[marginals] = Chosen(space, marginals, mixture, {marginals: nats + float(slopes)})
+    scores = {name: each.nats[name] for name, each in tries.items()}
+    return replace(tries[max(scores, key=scores.__getitem__)], nats=scores)
+
+
+def _complete(
+    records: Records, train: np.ndarray, numbers: Sequence[int], generator: torch.Generator
+) -> tuple[Tensor, Columns]:
+    """Numbers of rows that train, missing ones drawn from the others of their column, and what is
+    known of the columns."""
+    if not numbers:
+        points = torch.randn(len(train), 1, generator=generator, dtype=torch.float64)
+        return points, Columns.plain(["none"])
+    points = torch.from_numpy(train[:, numbers].copy())
+    steps, offsets = [], []
+    for column in points.T:
+        missing = column.isnan()
+        present = column[~missing]
+        marginal = Marginal.of(present.numpy())
+        steps.append(marginal.step)
+        offsets.append(marginal.offset)
+        drawn = torch.randint(len(present), (int(missing.sum()),), generator=generator)
+        column[missing] = present[drawn]
+    known = Columns.plain([records.columns[place].name for place in numbers])
+    known = replace(
+        known,
+        steps=torch.tensor(steps, dtype=torch.float64),
+        offsets=torch.tensor(offsets, dtype=torch.float64),
+    )
+    return dither(points, known.steps, generator), known

@@ -1,0 +1,184 @@
+"""A training on records: any question about their rows, or one."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from dnnlib.errors import UsageError
+from dnnlib.logs import logger
+from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
+from training.data.batches import Batch
+from training.data.records.records import Records
+from training.flow.eigenbasis import EigenBasis
+from training.flow.questions import EncodedRows
+from training.learning.cost import require_batch
+from training.learning.held_out import Watch
+from training.learning.melting import NETWORK_ROWS, LawPlan, points_to_melt
+from training.learning.questions import (
+    HeldOutQuestions,
+    QuestionBatches,
+    QuestionLoss,
+    draw_states,
+    questions,
+)
+from training.learning.resuming import Resumed
+from training.model.model import Model
+from training.names import QUESTIONS, RECORDS
+from training.networks.questions import QuestionNetwork
+from training.recipes import TableRecipe, describe_table_recipe, fitted_to_questions
+from training.subjects.record_spaces import Chosen, choose_space
+from training.subjects.training import Start, Training
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RecordTraining(Training):
+    """A training on the rows of records that are not held out.
+
+    Attributes:
+        records: The rows.
+        path: Of the records, whose stem results are named by.
+        ask: Names of the columns of the one question that is asked; empty for any question.
+    """
+
+    records: Records
+    path: Path
+    ask: Sequence[str] = ()
+    calibrates = False
+
+    @cached_property
+    def recipe(self) -> TableRecipe:
+        """By the number of rows."""
+        rows = int((~self.records.held_out).sum())
+        return fitted_to_questions(rows, self.wanted.amounts)
+
+    @property
+    def useful_threads(self) -> int | None:
+        return self.recipe.useful_threads
+
+    def start(self, device: torch.device, resumed: Resumed | None) -> Start:
+        wanted, records, recipe = self.wanted, self.records, self.recipe
+        if wanted.choices.precond != "ifs" or wanted.choices.inflation.get("dims_to_keep"):
+            raise UsageError("questions are answered by flows that keep all dimensions: leave "
+                             "--precond and --dims_to_keep out")  # fmt: skip
+        rows = int((~records.held_out).sum())
+        logger.info(describe_table_recipe(recipe, rows, len(records.columns)))
+        chosen = choose_space(records, wanted.seed)
+        space, asked = chosen.space, self._asked(chosen)
+        logger.info(_told_of(chosen))
+        require_batch(recipe.batch, space.dim, device)
+        model, loss = self._model(chosen)
+        if resumed:
+            resumed.take_coordinates(space.coordinates)
+        train, held_out = (
+            records.at(rows).values for rows in (~records.held_out, records.held_out)
+        )
+        known, counts, seed = space.encoded(train), space.level_counts, wanted.seed
+
+        def points(count: int) -> Batch:
+            generator = seeded_generator("cpu", seed, Stream.MELTED_POINTS)
+            places = torch.randperm(len(known), generator=generator)[:count]
+            some = known.at(places)
+            states = draw_states(some.present, generator, asked)
+            cells = space.encoded(train[places.numpy()], generator)
+            return questions(cells, some, states, counts)
+
+        def watch() -> Watch | None:
+            if not len(held_out):
+                return None
+            generator = seeded_generator("cpu", seed, Stream.HELD_OUT)
+            spread, middle = space.encoded(held_out, generator), space.encoded(held_out)
+            scored = HeldOutQuestions.of(spread, middle, counts, loss, seed, asked)
+            return Watch(scored, True, recipe.patience, looks_first=True)
+
+        def source() -> QuestionBatches:
+            def cells_of(generator: torch.Generator) -> EncodedRows:
+                return space.encoded(train, generator)
+
+            return QuestionBatches(cells_of, known, counts, recipe.batch, seed, asked)
+
+        config = wanted.config(recipe)
+        melted = points_to_melt(config.total)
+        return Start(
+            recipe=recipe,
+            model=model,
+            loss=loss,
+            config=config,
+            resolved={**asdict(recipe), "marginals": chosen.marginals, "arch": QUESTIONS},
+            name=(self.path.stem, loss.schedule.name, QUESTIONS, "-".join(self.ask) or None),
+            source=source,
+            calibration=None,
+            law=wanted.law(LawPlan(points, None, melted, seed, NETWORK_ROWS, False, False)),
+            watch=watch,
+        )
+
+    def _asked(self, chosen: Chosen) -> list[int] | None:
+        """Places of cells of the one question. Raises UsageError for unknown columns."""
+        for name in self.ask:
+            if name not in self.records.names:
+                raise UsageError(
+                    f"--ask={name}: {self.path} has no such column; it has "
+                    f"{', '.join(self.records.names)}"
+                )
+        places = [self.records.names.index(name) for name in self.ask]
+        return [chosen.space.cell(place) for place in places] or None
+
+    def _model(self, chosen: Chosen) -> tuple[Model, QuestionLoss]:
+        space, recipe, choices = chosen.space, self.recipe, self.wanted.choices
+        ones = torch.ones(space.dim, dtype=torch.float64)
+        choices = replace(
+            choices,
+            inflation={**choices.inflation, "dims_to_keep": space.dim, "gamma0": recipe.gamma0},
+            network=QUESTIONS,
+            network_arguments={
+                "level_counts": space.level_counts,
+                "width": recipe.width,
+                "depth": recipe.depth,
+                "dropout": recipe.dropout,
+                "components": len(chosen.mixture.weights),
+            },
+        )
+        model, loss = choices.build(EigenBasis(0 * ones, ones, ones.diag()))
+        network = model.denoiser.network
+        assert isinstance(network, QuestionNetwork)
+        network.hold_mixture(*chosen.mixture)
+        model.coordinates = space.coordinates
+        model.about |= about_records(self.records, chosen, self.path.stem, self.ask)
+        return model, QuestionLoss(loss.schedule, loss.t_min, loss.t_max, loss.t_sampling)
+
+
+def about_records(
+    records: Records, chosen: Chosen, name: str, ask: Sequence[str]
+) -> dict[str, object]:
+    """What a network file says of its records."""
+    template = {
+        "columns": [asdict(column) for column in records.columns],
+        "values": [list(values) for values in chosen.space.values],
+        "constants": dict(records.constants),
+        "beside": list(records.beside),
+        "order": list(records.order) or records.names,
+        "separator": records.separator,
+        "decimal": records.decimal,
+    }
+    return {
+        "kind": RECORDS,
+        "data_name": name,
+        "columns": records.names,
+        "records": json.dumps(template),
+        "ask": list(ask),
+    }
+
+
+def _told_of(chosen: Chosen) -> str:
+    """What was chosen, in one line."""
+    count = len(chosen.mixture.weights)
+    scores = ", ".join(f"{name} {nats:.3f}" for name, nats in chosen.nats.items())
+    return (
+        f"Starts from {count} normal law(s), marginals {chosen.marginals}, of "
+        f"{len(chosen.space.numbers)} number(s) and {len(chosen.space.categories)} column(s) of "
+        f"levels: held-out nats of numbers given levels by marginals: {scores}"
+    )
