@@ -70,22 +70,14 @@ def load_records(path: Path) -> Records:
     """
     broken = DataError(f"{path} is broken, or holds no records: make it again by dataset_tool.py")
     with open_arrays(path) as saved:
-        try:
-            about = json.loads(str(saved.read("columns")))
-            columns = [_column(entry) for entry in about["columns"]]
-            constants, order, beside = about["constants"], about["order"], about["beside"]
-            texts_are_plain = all(
-                isinstance(text, str) for text in (*constants, *constants.values(), *order, *beside)
-            )
-            signs = str(about["separator"]), str(about["decimal"])
-        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-            raise broken from error
+        about = _about(saved, broken)
+        columns = [_column(entry, broken) for entry in about["columns"]]
+        constants, order, beside = about["constants"], about["order"], about["beside"]
         values, held_out = saved.read("values"), saved.read("held_out")
         names = [column.name for column in columns]
         known = {*names, *constants, *beside}
         if (
-            not texts_are_plain
-            or values.shape != (*held_out.shape, len(columns))
+            values.shape != (*held_out.shape, len(columns))
             or values.dtype != np.float64
             or held_out.dtype != bool
             or held_out.ndim != 1
@@ -98,27 +90,55 @@ def load_records(path: Path) -> Records:
             raise DataError(f"{path}: all rows are held out: there is nothing to train on")
         texts = _texts(saved, broken, len(beside), len(values))
     return Records(
-        columns, values, held_out, constants, dict(zip(beside, texts, strict=True)), order, *signs
+        columns,
+        values,
+        held_out,
+        constants,
+        dict(zip(beside, texts, strict=True)),
+        order,
+        about["separator"],
+        about["decimal"],
     )
 
 
-def _column(entry: dict[str, Any]) -> RecordColumn:
-    """A column of its JSON. Raises TypeError or ValueError unless it is one."""
-    for item in fields(RecordColumn):
-        value = entry[item.name]
-        if item.name in ("levels", "rare"):
+def _about(saved: SavedArrays, broken: DataError) -> dict[str, Any]:
+    """What is known of the columns, as JSON has it: names are texts, and columns are objects."""
+    text = str(saved.read("columns"))
+    try:
+        about = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise broken from error
+    kinds = {"columns": list, "constants": dict, "order": list, "beside": list}
+    kinds |= {"separator": str, "decimal": str}
+    sound = isinstance(about, dict) and all(
+        isinstance(about.get(name), kind) for name, kind in kinds.items()
+    )
+    if not sound or not all(
+        isinstance(text, str)
+        for text in (*about["constants"].values(), *about["order"], *about["beside"])
+    ):
+        raise broken
+    return about
+
+
+def _column(entry: Any, broken: DataError) -> RecordColumn:
+    """A column of its JSON."""
+    if not isinstance(entry, dict) or entry.keys() != {item.name for item in fields(RecordColumn)}:
+        raise broken
+    for name, value in entry.items():
+        if name in ("levels", "rare"):
             sound = isinstance(value, list) and all(isinstance(level, str) for level in value)
-        elif item.name == "decimals":
+        elif name == "decimals":
             sound = value is None or (type(value) is int and 0 <= value <= 20)
         else:
-            sound = isinstance(value, bool if item.name in ("ordered", "grouped") else str)
+            sound = isinstance(value, bool if name in ("ordered", "grouped") else str)
         if not sound:
-            raise ValueError(item.name)
-    column = RecordColumn(
-        **{**entry, "levels": tuple(entry["levels"]), "rare": tuple(entry["rare"])}
-    )
-    if column.type not in COLUMN_TYPES or (column.type == CATEGORY) != bool(column.levels):
-        raise ValueError(column.type)
+            raise broken
+    levels, rare = tuple(entry["levels"]), tuple(entry["rare"])
+    column = RecordColumn(**{**entry, "levels": levels, "rare": rare})
+    fits = column.type in COLUMN_TYPES and (column.type == CATEGORY) == bool(levels)
+    if not fits or len(set(levels)) < len(levels):
+        raise broken
     return column
 
 

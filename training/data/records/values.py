@@ -15,6 +15,10 @@ ISO_FORMATS = tuple(DAYS[0] + time for time in TIMES)
 """That dates may be written in instead: data frames do."""
 
 
+class _Misfit(Exception):
+    """A text, which is neither of a column's type nor missing."""
+
+
 def numbers_of(texts: Sequence[str], decimal: str, missing_marks: frozenset[str]) -> np.ndarray:
     """The numbers ``[n]`` of texts, NaN where there is none."""
     if decimal == ".":
@@ -38,7 +42,7 @@ def _number(text: str, decimal: str, missing_marks: frozenset[str]) -> float:
             pass
     number = number_in(text, decimal)
     if number is None:
-        raise ValueError(text)
+        raise _Misfit(text)
     return number.value
 
 
@@ -59,7 +63,7 @@ def reader_of(
     def read(texts: list[str], first: int) -> np.ndarray:
         try:
             values = plain(texts)
-        except ValueError as error:
+        except _Misfit as error:
             text = str(error)
             raise DataError(
                 f"{place_of(first + texts.index(text))}: '{shown(text)}' is no {column.type}: mend "
@@ -79,7 +83,7 @@ def reader_of(
 def _plain_reader(
     column: RecordColumn, decimal: str, missing_marks: frozenset[str]
 ) -> Callable[[Sequence[str]], np.ndarray]:
-    """A reader that raises ValueError, with the text alone."""
+    """A reader that raises ``_Misfit``."""
     if column.type in (NUMBER, WHOLE):
         return lambda texts: numbers_of(texts, decimal, missing_marks)
     known = dict.fromkeys(column.rare, len(column.levels) - 1.0)
@@ -105,7 +109,7 @@ def _day(text: str, date_format: str) -> float:
         day = day_of(text, each)
         if day is not None:
             return day
-    raise ValueError(text)
+    raise _Misfit(text)
 
 
 def _by_number(levels: Sequence[str]) -> dict[float, float]:
