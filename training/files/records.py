@@ -15,7 +15,8 @@ versions.
 """
 
 import json
-from dataclasses import asdict, fields
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,24 +31,47 @@ from training.names import COLUMN_TYPES
 FORMAT = "inflationary-flows records 1"
 
 
-def save_records(path: Path, records: Records) -> None:
-    """Writes a data set, whole or not at all."""
-    beside = list(records.beside)
+def columns_json(records: Records) -> str:
+    """What is known of the columns of records, as one text."""
     about = {
         "columns": [asdict(column) for column in records.columns],
         "constants": dict(records.constants),
         "order": list(records.order),
         "separator": records.separator,
         "decimal": records.decimal,
-        "beside": beside,
+        "beside": list(records.beside),
     }
+    return json.dumps(about)
+
+
+def without_rows(text: str, broken: DataError) -> Records:
+    """Records of no rows, with the columns that ``columns_json`` wrote. Raises what is given if the
+    text is not such."""
+    about = _about(text, broken)
+    columns = [_column(entry, broken) for entry in about["columns"]]
+    constants, order, beside = about["constants"], about["order"], about["beside"]
+    names = [column.name for column in columns]
+    known = {*names, *constants, *beside}
+    if len(known) != len(names) + len(constants) + len(beside) or set(order) != known - {
+        column.name for column in columns if column.of
+    }:
+        raise broken
+    none = {name: np.empty(0, dtype=object) for name in beside}
+    values, held_out = np.empty((0, len(columns))), np.empty(0, dtype=bool)
+    signs = about["separator"], about["decimal"]
+    return Records(columns, values, held_out, constants, none, order, *signs)
+
+
+def save_records(path: Path, records: Records) -> None:
+    """Writes a data set, whole or not at all."""
+    beside = list(records.beside)
     texts = [str(text).encode() for name in beside for text in records.beside[name]]
     ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
     arrays = {
         "format": FORMAT,
         "values": records.values,
         "held_out": records.held_out,
-        "columns": json.dumps(about),
+        "columns": columns_json(records),
         "texts": np.frombuffer(b"".join(texts), dtype=np.uint8),
         "text_ends": ends.reshape(len(beside), len(records)),
     }
@@ -70,40 +94,25 @@ def load_records(path: Path) -> Records:
     """
     broken = DataError(f"{path} is broken, or holds no records: make it again by dataset_tool.py")
     with open_arrays(path) as saved:
-        about = _about(saved, broken)
-        columns = [_column(entry, broken) for entry in about["columns"]]
-        constants, order, beside = about["constants"], about["order"], about["beside"]
+        empty = without_rows(str(saved.read("columns")), broken)
         values, held_out = saved.read("values"), saved.read("held_out")
-        names = [column.name for column in columns]
-        known = {*names, *constants, *beside}
         if (
-            values.shape != (*held_out.shape, len(columns))
+            values.shape != (*held_out.shape, len(empty.columns))
             or values.dtype != np.float64
             or held_out.dtype != bool
             or held_out.ndim != 1
-            or len(known) != len(names) + len(constants) + len(beside)
-            or set(order) != known - {column.name for column in columns if column.of}
-            or not _possible(columns, values)
+            or not _possible(empty.columns, values)
         ):
             raise broken
-        if held_out.all() or not columns:
+        if held_out.all() or not empty.columns:
             raise DataError(f"{path}: all rows are held out: there is nothing to train on")
-        texts = _texts(saved, broken, len(beside), len(values))
-    return Records(
-        columns,
-        values,
-        held_out,
-        constants,
-        dict(zip(beside, texts, strict=True)),
-        order,
-        about["separator"],
-        about["decimal"],
-    )
+        texts = _texts(saved, broken, len(empty.beside), len(values))
+    beside = dict(zip(empty.beside, texts, strict=True))
+    return replace(empty, values=values, held_out=held_out, beside=beside)
 
 
-def _about(saved: SavedArrays, broken: DataError) -> dict[str, Any]:
+def _about(text: str, broken: DataError) -> dict[str, Any]:
     """What is known of the columns, as JSON has it: names are texts, and columns are objects."""
-    text = str(saved.read("columns"))
     try:
         about = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -142,7 +151,7 @@ def _column(entry: Any, broken: DataError) -> RecordColumn:
     return column
 
 
-def _possible(columns: list[RecordColumn], values: np.ndarray) -> bool:
+def _possible(columns: Sequence[RecordColumn], values: np.ndarray) -> bool:
     """Whether all values are finite or missing, and those of categories places of levels."""
     if np.isinf(values).any():
         return False

@@ -158,29 +158,44 @@ class QuestionFlow:
         points = self._generated(labels, latents.flatten(0, 1))
         return points[:, place].view(len(levels), count).T
 
-    def log_prob(self, cells: EncodedRows, states: Tensor) -> tuple[Tensor, Tensor]:
+    def ranks(self, rows: EncodedRows, states: Tensor, place: int) -> Tensor:
+        """What the distribution function of one number has at its value ``[N]``.
+
+        Args:
+            rows: What is known, and the number's values.
+            states: ``[N, D + C]``, in which it alone is asked.
+            place: Of the number.
+        """
+        points = torch.zeros_like(rows.numbers)
+        points[:, place] = rows.numbers[:, place]
+        flow = self.of(self._labels(rows, states))
+        latents = flow.encode(points, self.times, self.solver)
+        std = flow.gaussian_law(self.times[-1]).variance.sqrt()
+        return torch.special.ndtr((latents / std)[:, place])
+
+    def log_prob(self, rows: EncodedRows, states: Tensor) -> tuple[Tensor, Tensor]:
         """Log densities ``[N]`` of asked numbers in coordinates of the flow, given levels and what
         is known; and log probabilities ``[N]`` of asked levels, given what is known.
 
         Args:
-            cells: What is known, and the values of what is asked.
+            rows: What is known, and the values of what is asked.
             states: ``[N, D + C]``.
         """
-        dim = cells.numbers.shape[1]
+        dim = rows.numbers.shape[1]
         asked, level_asked = states[:, :dim] == ASKED, states[:, dim:] == ASKED
-        of_levels, states = torch.zeros(len(cells), dtype=torch.float64), states.clone()
-        for place in range(cells.levels.shape[1]):
-            rows = level_asked[:, place].nonzero()[:, 0]
-            if len(rows):
-                shares = self.level_probabilities(cells.at(rows), states[rows], place)
-                level = cells.levels[rows, place, None]
-                of_levels[rows] += shares.gather(1, level)[:, 0].double().log()
-                states[rows, dim + place] = KNOWN
+        of_levels, states = torch.zeros(len(rows), dtype=torch.float64), states.clone()
+        for place in range(rows.levels.shape[1]):
+            some = level_asked[:, place].nonzero()[:, 0]
+            if len(some):
+                shares = self.level_probabilities(rows.at(some), states[some], place)
+                level = rows.levels[some, place, None]
+                of_levels[some] += shares.gather(1, level)[:, 0].double().log()
+                states[some, dim + place] = KNOWN
         of_numbers = torch.zeros_like(of_levels)
         some = asked.any(dim=1)
         if some.any():
-            points = torch.where(asked, cells.numbers, 0.0)[some]
-            flow = self.of(self._labels(cells, states)[some])
+            points = torch.where(asked, rows.numbers, 0.0)[some]
+            flow = self.of(self._labels(rows, states)[some])
             joint = flow.log_prob_with_error(points, self.times, self.solver).log_prob
             # What is not asked is a standard normal number at 0, with the noise of the first time.
             variance = 1 + float(self.flow.schedule.noise_variance(self.times[0])[0])

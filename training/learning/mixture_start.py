@@ -62,7 +62,7 @@ class _Rows(NamedTuple):
         if len(matrices) == 1:
             return vectors @ matrices[0].mT
         size = max(1, MOST_NUMBERS // matrices[0].numel())
-        parts = zip(self.which.split(size), vectors.split(size), strict=True)
+        parts = zip(torch.split(self.which, size), torch.split(vectors, size), strict=True)
         return torch.cat([(matrices[which] @ rows[..., None])[..., 0] for which, rows in parts])
 
 

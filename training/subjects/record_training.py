@@ -1,6 +1,5 @@
 """A training on records: any question about their rows, or one."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -14,6 +13,7 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.batches import Batch
 from training.data.records.records import Records
+from training.files.records import columns_json
 from training.flow.eigenbasis import EigenBasis
 from training.flow.questions import EncodedRows
 from training.learning.cost import require_batch
@@ -155,20 +155,12 @@ def about_records(
     records: Records, chosen: Chosen, name: str, ask: Sequence[str]
 ) -> dict[str, object]:
     """What a network file says of its records."""
-    template = {
-        "columns": [asdict(column) for column in records.columns],
-        "values": [list(values) for values in chosen.space.values],
-        "constants": dict(records.constants),
-        "beside": list(records.beside),
-        "order": list(records.order) or records.names,
-        "separator": records.separator,
-        "decimal": records.decimal,
-    }
     return {
         "kind": RECORDS,
         "data_name": name,
         "columns": records.names,
-        "records": json.dumps(template),
+        "records": columns_json(replace(records, order=records.order or records.names)),
+        "values": [list(values) for values in chosen.space.values],
         "ask": list(ask),
     }
 
