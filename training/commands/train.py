@@ -7,13 +7,15 @@ from dnnlib.logs import logger
 from training.commands.shared import of_data_set
 from training.commands.training import refit, settled, train, wanted
 from training.data.images.dataset import ImageDataset
-from training.data.tables.table import DataTable
+from training.data.records.records import Records
+from training.data.tables.table import DataTable, as_records
+from training.files.records import holds_records, load_records
 from training.files.table import holds_table, load_table
 from training.learning.building import Choices
 from training.learning.run import Progress
-from training.names import AUTO, IMAGE_NETWORK_NAMES, IMAGES, TABLE, TABLE_NETWORK
+from training.names import AUTO, IMAGE_NETWORK_NAMES, IMAGES, QUESTIONS, TABLE, TABLE_NETWORK
 from training.options.train import TrainSettings
-from training.subjects import ImageTraining, NetworkFile, TableTraining
+from training.subjects import ImageTraining, NetworkFile, RecordTraining, TableTraining, Training
 from training.subjects.image_training import open_alike
 from training.subjects.table_spaces import Space
 
@@ -28,8 +30,33 @@ def run(settings: TrainSettings, progress: Progress | None = None) -> Path | Non
         return refit(settings, file, of_data_set(file, {}), settings.data.data)
     settings, resume = settled(settings, "data")
     assert settings.data.data is not None
-    training_on = training_on_table if holds_table(settings.data.data) else training_on_images
-    return train(settings, training_on(settings, settings.data.data), resume, progress)
+    training = training_of(settings, settings.data.data)
+    return train(settings, training, resume, progress)
+
+
+def training_of(settings: TrainSettings, data: Path) -> Training:
+    """What options say of a training on a data set. Raises UsageError if they contradict it."""
+    if holds_records(data):
+        return training_on_records(settings, data, load_records(data))
+    if not holds_table(data):
+        return training_on_images(settings, data)
+    if settings.data.any_ or settings.data.ask:
+        return training_on_records(settings, data, as_records(load_table(data)))
+    return training_on_table(settings, data)
+
+
+def training_on_records(settings: TrainSettings, data: Path, records: Records) -> RecordTraining:
+    """What options say of a training for questions. Raises UsageError if they contradict it."""
+    settings.require_kind(TABLE, str(data))
+    require_network(settings, (QUESTIONS,))
+    settings.require_none_of_complete_tables(str(data))
+    choices = choices_of(settings, QUESTIONS, len(records.columns), False)
+    return RecordTraining(
+        wanted=wanted(settings, choices, RecordTraining.calibrates),
+        records=records,
+        path=data,
+        ask=settings.data.ask or (),
+    )
 
 
 def training_on_table(settings: TrainSettings, data: Path) -> TableTraining:

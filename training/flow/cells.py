@@ -79,7 +79,7 @@ def cell_log_prob(
     """
     assert flow.coordinates is not None
     steps, trace = flow.coordinates.steps, trace or Trace("exact")
-    offsets = _offsets(steps > 0) * steps
+    shifts = offsets(steps > 0) * steps
     centers = flow.coordinates.rounded(rows.to(steps))
     means, errors = centers.new_empty(2, len(centers))
     looked_at = 0
@@ -100,18 +100,18 @@ def cell_log_prob(
             errors[narrow] = bound[is_narrow].hypot(density.error)
             looked_at += len(narrow)
         for unsure in torch.split(wide, BLOCK_POINTS // FEWEST_POINTS) if len(wide) else ():
-            log_densities = densities(centers[unsure], offsets[:, : FEWEST_POINTS // SEQUENCES])
+            log_densities = densities(centers[unsure], shifts[:, : FEWEST_POINTS // SEQUENCES])
             looked_at += log_densities.numel()
-            means[unsure], errors[unsure] = _mean_and_error(log_densities)
+            means[unsure], errors[unsure] = mean_and_error(log_densities)
             while (size := log_densities.shape[2]) * SEQUENCES < CELL_POINTS:
                 still = errors[unsure] > CELL_ERROR
                 unsure, log_densities = unsure[still], log_densities[still]
                 if not len(unsure):
                     break
-                more = densities(centers[unsure], offsets[:, size : 2 * size])
+                more = densities(centers[unsure], shifts[:, size : 2 * size])
                 log_densities = torch.cat([log_densities, more], dim=2)
                 looked_at += more.numel()
-                means[unsure], errors[unsure] = _mean_and_error(log_densities)
+                means[unsure], errors[unsure] = mean_and_error(log_densities)
         if on_rows:
             on_rows(len(block))
     return CellDensity(Density(means, errors), looked_at / max(len(rows), 1))
@@ -133,17 +133,17 @@ def _bound_at_centers(flow: ProbabilityFlow, centers: Tensor, first: Tensor) -> 
     return bound
 
 
-def _offsets(discrete: Tensor) -> Tensor:
+def offsets(discrete: Tensor) -> Tensor:
     """Points of the sequences ``[SEQUENCES, CELL_POINTS / SEQUENCES, D]``, from -1/2 to 1/2 in
     discrete columns ``[D]`` and 0 in others."""
-    offsets = torch.zeros(SEQUENCES, CELL_POINTS // SEQUENCES, len(discrete), dtype=torch.float64)
-    for seed, points in enumerate(offsets):
+    points_of = torch.zeros(SEQUENCES, CELL_POINTS // SEQUENCES, len(discrete), dtype=torch.float64)
+    for seed, points in enumerate(points_of):
         engine = SobolEngine(int(discrete.sum()), scramble=True, seed=seed)  # type: ignore[no-untyped-call]
         points[:, discrete.cpu()] = engine.draw(len(points), dtype=torch.float64) - 0.5
-    return offsets.to(discrete.device)
+    return points_of.to(discrete.device)
 
 
-def _mean_and_error(log_densities: Tensor) -> tuple[Tensor, Tensor]:
+def mean_and_error(log_densities: Tensor) -> tuple[Tensor, Tensor]:
     """Logs ``[n]`` of the means of densities with logs ``[n, SEQUENCES, m]``, and their errors."""
     of_sequences = log_densities.logsumexp(dim=2) - log(log_densities.shape[2])
     mean = of_sequences.logsumexp(dim=1) - log(SEQUENCES)

@@ -131,6 +131,7 @@ class QuestionNetwork(nn.Module):
             labels = z.new_zeros(1, self.question_dim).expand(len(z), -1)
             labels = labels.clone()
             labels[:, 2 * self.dim + sum(self.level_counts) :] = ABSENT
+        labels = labels.to(z.dtype)
         values, states, indicators, level_states = self.unpack(labels)
         asked = (states == ASKED).to(z.dtype)
         x_hat = asked * z

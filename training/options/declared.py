@@ -23,10 +23,10 @@ from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 import click
 
 from dnnlib.errors import UsageError
-from training.names import IMAGES, TABLE, TOY
+from training.names import IMAGES, RECORDS, TABLE, TOY
 
-SEVERAL = {TOY: "toys", TABLE: "tables", IMAGES: "images"}
-ONE = {TOY: "a toy", TABLE: "a table", IMAGES: "images"}
+SEVERAL = {TOY: "toys", TABLE: "tables", IMAGES: "images", RECORDS: "questions"}
+ONE = {TOY: "a toy", TABLE: "a table", IMAGES: "images", RECORDS: "records"}
 _DECLARED, _SHARED = "declared", "shared"
 
 

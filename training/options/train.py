@@ -20,6 +20,7 @@ from training.names import (
     MOST_WAVES,
     NOISE_CONDITIONINGS,
     PRECISIONS,
+    QUESTIONS,
     SPACES,
     T_SAMPLINGS,
     TABLE,
@@ -44,6 +45,7 @@ from training.options.types import (
     SHAPE,
     STEPS,
     FiniteFloat,
+    Names,
     choice,
 )
 from training.recipes import (
@@ -63,8 +65,8 @@ class NetworkOptions(Declared):
 
     section = "Network"
     arch: str | None = option(
-        type=choice((*IMAGE_NETWORK_NAMES, TABLE_NETWORK)),
-        unset=f"ddpmpp; tables: {TABLE_NETWORK}",
+        type=choice((*IMAGE_NETWORK_NAMES, TABLE_NETWORK, QUESTIONS)),
+        unset=f"ddpmpp; tables: {TABLE_NETWORK}; with --any, or of records: {QUESTIONS}",
         help="Kind of network.",
     )
     cbase: int | None = option(
@@ -238,6 +240,19 @@ class DataOptions(Declared):
         is_flag=True,
         help="Condition on the labels of the images, or on the conditions of the table.",
     )
+    any_: bool = option(
+        "--any",
+        is_flag=True,
+        of=TABLE,
+        help="Train for any question about a row: any cells, given any others. So are tables that "
+        "have text, dates or holes.",
+    )
+    ask: tuple[str, ...] | None = option(
+        type=Names(),
+        unset="any question",
+        of=TABLE,
+        help="Columns that alone are asked, given all others: one question, answered better",
+    )
     xflip: bool = option(
         of=IMAGES, is_flag=True, help="Add the mirror image of each image to the data."
     )
@@ -363,3 +378,13 @@ class TrainSettings(Declared):
     calibration: ImageCalibrationOptions = options_of(ImageCalibrationOptions)
     law: LatentLawOptions = options_of(LatentLawOptions)
     run: RunOptions = options_of(RunOptions)
+
+    def require_none_of_complete_tables(self, what: str) -> None:
+        """Raises UsageError if an option was typed that has no effect where questions are asked."""
+        of_spaces = ("marginals", "whiten", "linear_start", "bounded", "ensemble", "cond")
+        for name in (*of_spaces, "cond_screen", "cond_shape", "cond_waves"):
+            if name in self.given:
+                raise UsageError(
+                    f"--{name} is for flows of whole rows, but {what} is trained for questions: "
+                    "leave it out"
+                )

@@ -4,9 +4,13 @@ Each kind of data has a ``Training``, what is to be trained on it, and a ``Subje
 of a trained network is of.
 """
 
+from dnnlib.errors import UsageError
+from training.names import RECORDS
 from training.subjects.image_training import ImageTraining
 from training.subjects.images import ImageFlow
 from training.subjects.networks import NetworkFile
+from training.subjects.record_training import RecordTraining
+from training.subjects.records import RecordFlow
 from training.subjects.subject import Subject
 from training.subjects.table_training import TableTraining
 from training.subjects.tables import TableFlow
@@ -17,6 +21,8 @@ __all__ = [
     "ImageFlow",
     "ImageTraining",
     "NetworkFile",
+    "RecordFlow",
+    "RecordTraining",
     "Subject",
     "TableFlow",
     "TableTraining",
@@ -45,4 +51,6 @@ def open_subject(
         UsageError: What was said contradicts the file.
         DataError: What the file says of its data makes no sense.
     """
+    if file.kind == RECORDS:
+        raise UsageError(f"{file.path} answers questions about rows: give it to ask.py")
     return KINDS[file.kind].of(file, expected or {}, data_name)

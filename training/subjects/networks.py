@@ -17,7 +17,7 @@ from torch_utils import distributed
 from training.flow.grids import EqualErrorGrid
 from training.flow.solvers import Solver
 from training.model.model import Model
-from training.names import KINDS_OF_DATA, TABLE, TOY
+from training.names import KINDS_OF_DATA, RECORDS, TABLE, TOY
 
 STORED = "time_grid"
 """Name of a grid in what a network file says about itself."""
@@ -67,14 +67,14 @@ class NetworkFile:
     @property
     def kind(self) -> str:
         """What it is of, a name in ``KINDS_OF_DATA``. Raises DataError if the file says nothing, or
-        what cannot be: networks of tables alone have coordinates."""
+        what cannot be: networks of tables and records alone have coordinates."""
         kind = self.model.about.get("kind")
         if kind not in KINDS_OF_DATA:
             raise DataError(
                 f"{self.path} says that its data are '{kind}': it should be one of "
                 f"{', '.join(KINDS_OF_DATA)}"
             )
-        if (kind == TABLE) != (self.model.coordinates is not None):
+        if (kind in (TABLE, RECORDS)) != (self.model.coordinates is not None):
             raise DataError(f"{self.path} says that its data are '{kind}', which they are not")
         return str(kind)
 

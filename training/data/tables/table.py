@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from itertools import count
 
 import torch
@@ -11,6 +12,7 @@ from torch_utils import distributed
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.batches import Batch
+from training.data.records.records import NUMBER, WHOLE, RecordColumn, Records
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +134,30 @@ class DataTable:
     def without_conditions(self) -> "DataTable":
         """The points alone."""
         return replace(self, conditions=None, condition_names=[])
+
+
+def as_records(table: DataTable) -> Records:
+    """The rows of a table, conditions among them, as records whose columns are all numbers."""
+    columns = []
+    for name, step in zip(table.columns.names, table.columns.steps.tolist(), strict=True):
+        whole = step > 0 and step == round(step)
+        decimals = max(0, -int(Decimal(repr(step)).as_tuple().exponent)) if step else None
+        columns.append(RecordColumn(name, WHOLE if whole else NUMBER, decimals=decimals))
+    columns += [RecordColumn(name, NUMBER) for name in table.condition_names]
+    parts = [table.points] if table.conditions is None else [table.points, table.conditions]
+    same = table.dropped.slopes.abs().sum(dim=1) == 0
+    constants = {
+        name: f"{value:.15g}"
+        for name, value, one in zip(
+            table.dropped.names, table.dropped.offsets.tolist(), same.tolist(), strict=True
+        )
+        if one
+    }
+    known = {*constants, *(column.name for column in columns)}
+    order = [name for name in table.dropped.order if name in known]
+    order += [name for name in table.condition_names if name not in order]
+    values = torch.cat(parts, dim=1).numpy()
+    return Records(columns, values, table.held_out.numpy(), constants, {}, order)
 
 
 def restored(points: Tensor, names: Sequence[str], dropped: Dropped) -> Tensor:

@@ -1,0 +1,364 @@
+"""What a flow of records answers, in the units and levels of its columns.
+
+Rows are values ``[n, P]`` of records, NaN where they are missing. A cell is asked alone, given the
+row's other cells, where intervals or probabilities are wanted: then they are exact, without draws.
+Whole rows are drawn.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError, UsageError
+from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
+from training.data.records.records import Records
+from training.files.records import without_rows
+from training.flow.cells import mean_and_error, offsets
+from training.flow.questions import QuestionFlow
+from training.names import CELL_ERROR, CELL_POINTS, RECORDS
+from training.networks.questions import ABSENT, ASKED, KNOWN, QuestionNetwork
+from training.subjects.networks import NetworkFile
+from training.subjects.record_spaces import RecordSpace
+
+MOST_NUMBERS = 1 << 24
+"""Of inverses that are held at a time: 128 MB."""
+MOST_ROWS = 4096
+"""Of one call."""
+Progress = Callable[[int], object]
+"""Called with the number of cells that were answered since the last call."""
+
+
+class LevelLaw(NamedTuple):
+    """Probabilities of levels.
+
+    Attributes:
+        values: Of the levels ``[L]``.
+        probabilities: ``[n, L]``.
+    """
+
+    values: np.ndarray
+    probabilities: np.ndarray
+
+    @property
+    def likeliest(self) -> np.ndarray:
+        """Values ``[n]``."""
+        return np.asarray(self.values[self.probabilities.argmax(axis=1)])
+
+    def at(self, truth: np.ndarray) -> np.ndarray:
+        """Probabilities ``[n]`` of values that are there."""
+        near = np.abs(self.values - truth[:, None]).argmin(axis=1)
+        return np.asarray(self.probabilities[np.arange(len(near)), near])
+
+    def ranks(self, truth: np.ndarray, generator: torch.Generator) -> np.ndarray:
+        """What distribution functions have at values ``[n]``, each spread over its probability."""
+        below = np.where(self.values < truth[:, None], self.probabilities, 0.0).sum(axis=1)
+        drawn = torch.rand(len(truth), generator=generator, dtype=torch.float64).numpy()
+        return np.asarray(below + self.at(truth) * drawn)
+
+
+class CellLaw(NamedTuple):
+    """What one column may be in each of n rows, given others.
+
+    Attributes:
+        quantiles: ``[n, Q]``; of levels of a category they mean little.
+        levels: Of a column that is seen as levels; None of a number.
+    """
+
+    quantiles: np.ndarray
+    levels: LevelLaw | None = None
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """How likely rows are.
+
+    Attributes:
+        log_prob: Log density ``[n]`` in nats of the cells that are there: of continuous numbers
+            in their units, of others the probability of their value.
+        error: Of this ``[n]``.
+        tails: Of each cell ``[n, P]``, given the others of its row: the probability of a value as
+            unlikely, or as far out on its side or the other; NaN where it is missing.
+    """
+
+    log_prob: np.ndarray
+    error: np.ndarray
+    tails: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class RecordFlow:
+    """Answers of a trained network.
+
+    Attributes:
+        file: The network.
+        empty: Records of no rows, which have the columns.
+        space: Between these and the flow.
+        ask: Places of columns that alone are asked; empty for any question.
+    """
+
+    file: NetworkFile
+    empty: Records
+    space: RecordSpace
+    ask: Sequence[int]
+
+    @classmethod
+    def of(cls, file: NetworkFile) -> "RecordFlow":
+        """That of a network. Raises DataError if it is of other data, or broken."""
+        if file.kind != RECORDS:
+            raise DataError(
+                f"{file.path} is of {file.kind}: questions are answered by networks of records, "
+                "which train.py makes of tables with --any, or with text, dates or holes"
+            )
+        about, network = file.model.about, file.model.denoiser.network
+        broken = DataError(f"{file.path} is broken: what it says of its columns does not fit")
+        empty = without_rows(str(about.get("records")), broken)
+        values, ask = about.get("values"), about.get("ask")
+        coordinates = file.model.coordinates
+        if not (
+            coordinates is not None
+            and isinstance(network, QuestionNetwork)
+            and isinstance(values, list)
+            and len(values) == len(empty.columns)
+            and all(isinstance(x, float) for column in values for x in column)
+            and isinstance(ask, list)
+            and set(ask) <= set(empty.names)
+        ):
+            raise broken
+        space = RecordSpace(empty.columns, [tuple(column) for column in values], coordinates)
+        counts = space.level_counts
+        if (network.dim, network.level_counts) != (max(1, len(space.numbers)), counts):
+            raise broken
+        return cls(file, empty, space, [empty.names.index(name) for name in ask])
+
+    @cached_property
+    def questions(self) -> QuestionFlow:
+        """Of the flow, along its course for points."""
+        flow, network = self.file.model.flow, self.file.model.denoiser.network
+        assert isinstance(network, QuestionNetwork)
+        return QuestionFlow(flow, network, *flow.course("points"))
+
+    @cached_property
+    def densities(self) -> QuestionFlow:
+        """Of the flow, along its course for densities."""
+        flow, network = self.file.model.flow, self.file.model.denoiser.network
+        assert isinstance(network, QuestionNetwork)
+        return QuestionFlow(flow, network, *flow.course("densities"))
+
+    def laws(
+        self,
+        values: np.ndarray,
+        known: np.ndarray,
+        place: int,
+        levels: Sequence[float],
+        progress: Progress | None = None,
+    ) -> CellLaw:
+        """What one column may be, given known cells.
+
+        Args:
+            values: ``[n, P]``.
+            known: Whether cells are known ``[n, P]``; that of the column itself is not.
+            place: Of the column.
+            levels: Of quantiles, rising.
+            progress: Called with numbers of rows.
+        """
+        at = self.space.cell(place)
+        is_number = place in self.space.numbers
+        parts = []
+        for rows in self._blocks(len(values), 1 if not is_number else len(levels)):
+            states = self._states(values[rows], known[rows])
+            states[:, at] = ASKED
+            encoded = self.space.encoded(values[rows])
+            if is_number:
+                wanted = torch.tensor(list(levels), dtype=torch.float64)
+                part = self.questions.quantiles(encoded, states, at, wanted)
+            else:
+                part = self.questions.level_probabilities(encoded, states, at - self.space.dim)
+            parts.append(part.double())
+            if progress:
+                progress(len(states))
+        whole = torch.cat(parts) if parts else torch.zeros(0, 1, dtype=torch.float64)
+        if is_number:
+            return CellLaw(self.space.decoded_numbers(place, whole))
+        shares, own = whole.numpy(), np.array(self.space.values[place])
+        below = shares.cumsum(axis=1) / shares.sum(axis=1, keepdims=True)
+        which = [(below < level - 1e-9).sum(axis=1).clip(max=len(own) - 1) for level in levels]
+        return CellLaw(np.stack([own[at] for at in which], axis=1), LevelLaw(own, shares))
+
+    def drawn(
+        self,
+        values: np.ndarray,
+        asked: np.ndarray,
+        seed: int,
+        first_row: int = 0,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """Values ``[n, P]`` with one joint draw of what is asked in each row.
+
+        Args:
+            values: ``[n, P]``; what is neither asked nor there is neither known nor drawn.
+            asked: ``[n, P]``.
+            seed: Of the draws, which are a function of it and of the number of a block.
+            first_row: Number of the first row.
+            progress: Called with numbers of rows.
+        """
+        self.require_any()
+        made = np.array(values, dtype=np.float64)
+        for rows in self._blocks(len(values)):
+            states = self._states(values[rows], ~asked[rows])
+            states[self._by_cell(asked[rows])] = ASKED
+            generator = seeded_generator("cpu", seed, Stream.QUESTIONS, first_row + rows.start)
+            encoded = self.space.encoded(values[rows])
+            drawn = self.space.decoded(self.questions.draws(encoded, states, generator))
+            made[rows] = np.where(asked[rows], drawn, made[rows])
+            if progress:
+                progress(len(states))
+        return made
+
+    def scores(self, values: np.ndarray, progress: Progress | None = None) -> RowScores:
+        """How likely rows ``[n, P]`` are, and each of their cells given the others."""
+        self.require_any()
+        log_prob, error = self.log_prob(values, ~np.isnan(values), progress)
+        tails = np.full(values.shape, np.nan)
+        there = ~np.isnan(values)
+        for place in range(values.shape[1]):
+            rows = np.flatnonzero(there[:, place])
+            if len(rows):
+                known = there[rows]
+                known[:, place] = False
+                tails[rows, place] = self.tails(values[rows], known, place)
+            if progress:
+                progress(len(values))
+        return RowScores(log_prob, error, tails)
+
+    def tails(self, values: np.ndarray, known: np.ndarray, place: int) -> np.ndarray:
+        """Probabilities ``[n]`` of values of one column that are as far out as those of the rows,
+        on their side or the other, or of levels that are as unlikely."""
+        if place in self.space.numbers:
+            ranks = self.ranks(values, known, place)
+            return np.asarray(2 * np.minimum(ranks, 1 - ranks))
+        levels = self.laws(values, known, place, (0.5,)).levels
+        assert levels is not None
+        own = levels.at(values[:, place])
+        likelier = levels.probabilities > own[:, None] * (1 + 1e-9)
+        return np.asarray(np.where(likelier, 0.0, levels.probabilities).sum(axis=1))
+
+    def ranks(
+        self,
+        values: np.ndarray,
+        known: np.ndarray,
+        place: int,
+        generator: torch.Generator | None = None,
+    ) -> np.ndarray:
+        """What distribution functions of one number have ``[n]`` at its values.
+
+        Args:
+            values: ``[n, P]``.
+            known: Whether cells are known ``[n, P]``.
+            place: Of the column.
+            generator: Of draws that spread discrete numbers over their steps, by which ranks are
+                even if the flow is right; None leaves them at the middle.
+        """
+        at, parts = self.space.cell(place), [torch.zeros(0, dtype=torch.float64)]
+        for rows in self._blocks(len(values)):
+            states = self._states(values[rows], known[rows])
+            states[:, at] = ASKED
+            middle = self.space.encoded(values[rows])
+            if generator is not None:
+                middle.numbers[:, at] = self.space.encoded(values[rows], generator).numbers[:, at]
+            parts.append(self.questions.ranks(middle, states, at))
+        return torch.cat(parts).numpy()
+
+    def log_prob(
+        self, values: np.ndarray, asked: np.ndarray, progress: Progress | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Log densities ``[n]`` of asked cells given those that are there and not asked, and their
+        errors ``[n]``; see ``RowScores``.
+
+        Where numbers are discrete, it is the mean density over the cell of their values, over
+        points of Sobol sequences, which are doubled until the error is small (``flow.cells``).
+        """
+        means, errors = np.zeros((2, len(values)))
+        steps = self.space.coordinates.steps
+        discrete = self._by_cell(asked)[:, : self.space.dim] & (steps > 0)
+        for rows in self._blocks(len(values), CELL_POINTS // 8 if bool(discrete.any()) else 1):
+            part = np.arange(len(values))[rows]
+            sizes = (discrete[rows] * torch.where(steps > 0, steps, 1.0).log()).sum(dim=1)
+            of_cell = discrete[rows].any(dim=1).numpy()
+            exact = part[~of_cell]
+            if len(exact):
+                means[exact] = self._log_densities(values[exact], asked[exact])
+            unsure, points = part[of_cell], 0
+            shifts = offsets(steps > 0) * steps
+            taken: np.ndarray = np.zeros((len(unsure), len(shifts), 0))
+            while len(unsure) and points < shifts.shape[1]:
+                more = [
+                    [self._log_densities(values[unsure], asked[unsure], shift) for shift in each]
+                    for each in shifts[:, points : max(1, 2 * points)]
+                ]
+                taken = np.concatenate([taken, np.transpose(np.array(more), (2, 0, 1))], axis=2)
+                mean, error = mean_and_error(torch.from_numpy(taken))
+                means[unsure], errors[unsure] = mean.numpy(), error.numpy()
+                still, points = errors[unsure] > CELL_ERROR, max(1, 2 * points)
+                unsure, taken = unsure[still], taken[still]
+            means[part] += np.where(of_cell, sizes.numpy(), 0.0)
+            if progress:
+                progress(len(part))
+        return means, errors
+
+    def _log_densities(
+        self, values: np.ndarray, asked: np.ndarray, shift: Tensor | None = None
+    ) -> np.ndarray:
+        """Those ``[n]`` of asked cells at their values, numbers moved by a shift ``[D]``."""
+        states = self._states(values, ~asked)
+        states[self._by_cell(asked)] = ASKED
+        moved = np.array(values)
+        if shift is not None and self.space.numbers:
+            numbers = moved[:, self.space.numbers]
+            by = np.where(asked[:, self.space.numbers], shift.numpy(), 0.0)
+            moved[:, self.space.numbers] = numbers + by
+        of_numbers, of_levels = self.densities.log_prob(self.space.encoded(moved), states)
+        is_asked = states[:, : self.space.dim] == ASKED
+        slopes = (self.space.log_slopes(moved) * is_asked).sum(dim=1)
+        return np.asarray(of_numbers + of_levels + slopes)
+
+    def require_any(self) -> None:
+        """Raises UsageError of a network that was trained for one question."""
+        if self.ask:
+            raise UsageError(
+                f"{self.file.path} was trained with --ask={self._asked_names()}: it predicts that "
+                "alone; train without --ask for any question"
+            )
+
+    def require_asked(self, places: Sequence[int]) -> None:
+        """Raises UsageError if a network that was trained for one question is asked another."""
+        if self.ask and not set(places) <= set(self.ask):
+            names = ", ".join(self.empty.names[place] for place in places)
+            raise UsageError(
+                f"{self.file.path} was trained with --ask={self._asked_names()}, and does not know "
+                f"{names}"
+            )
+
+    def _asked_names(self) -> str:
+        return ",".join(self.empty.names[place] for place in self.ask)
+
+    def _states(self, values: np.ndarray, known: np.ndarray) -> Tensor:
+        """Of cells ``[n, D + C]``: known where they are there and are to be."""
+        there = torch.from_numpy(known & ~np.isnan(values))
+        return self.space.states(torch.where(there, KNOWN, ABSENT))
+
+    def _by_cell(self, flags: np.ndarray) -> Tensor:
+        """Flags by column ``[n, P]``, as states have cells."""
+        return self.space.states(torch.from_numpy(flags).long()) == 1
+
+    def _blocks(self, count: int, repeats: int = 1) -> Iterator[slice]:
+        """Rows of one call, each so many times."""
+        network: Any = self.file.model.denoiser.network
+        numbers = network.covariances.numel() * repeats
+        size = max(1, min(MOST_ROWS // repeats, MOST_NUMBERS // numbers))
+        return (slice(start, min(start + size, count)) for start in range(0, count, size))
