@@ -79,14 +79,15 @@ class QuestionFlow:
 
     Attributes:
         flow: With a ``QuestionNetwork``; its coordinates are not looked at.
-        times: Increasing.
+        network: That network.
+        times: Increasing; None, with no solver, for the flow's own courses.
         solver: The solver.
     """
 
     flow: ProbabilityFlow
     network: QuestionNetwork
-    times: Tensor
-    solver: Solver
+    times: Tensor | None = None
+    solver: Solver | None = None
 
     def of(self, labels: Tensor) -> ProbabilityFlow:
         """The flow of asked numbers, given questions ``[N, L]``."""
@@ -169,8 +170,9 @@ class QuestionFlow:
         points = torch.zeros_like(rows.numbers)
         points[:, place] = rows.numbers[:, place]
         flow = self.of(self._labels(rows, states))
-        latents = flow.encode(points, self.times, self.solver)
-        std = flow.gaussian_law(self.times[-1]).variance.sqrt()
+        times, solver = self.flow.course("latents", self.times, self.solver)
+        latents = flow.encode(points, times, solver)
+        std = flow.gaussian_law(times[-1]).variance.sqrt()
         return torch.special.ndtr((latents / std)[:, place])
 
     def log_prob(self, rows: EncodedRows, states: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,9 +198,10 @@ class QuestionFlow:
         if some.any():
             points = torch.where(asked, rows.numbers, 0.0)[some]
             flow = self.of(self._labels(rows, states)[some])
-            joint = flow.log_prob_with_error(points, self.times, self.solver).log_prob
+            times, solver = self.flow.course("densities", self.times, self.solver)
+            joint = flow.log_prob_with_error(points, times, solver).log_prob
             # What is not asked is a standard normal number at 0, with the noise of the first time.
-            variance = 1 + float(self.flow.schedule.noise_variance(self.times[0])[0])
+            variance = 1 + float(self.flow.schedule.noise_variance(times[0])[0])
             idle = dim - asked[some].sum(dim=1)
             of_numbers[some] = joint + idle * log(2 * pi * variance) / 2
         return of_numbers, of_levels
@@ -210,5 +213,5 @@ class QuestionFlow:
     def _generated(self, labels: Tensor, normal: Tensor) -> Tensor:
         """Numbers ``[N, D]`` of standard normal latents."""
         flow = self.of(labels)
-        latents = normal * flow.gaussian_law(self.times[-1]).variance.sqrt()
-        return flow.decode(latents, self.times, self.solver)
+        times, solver = self.flow.course("points", self.times, self.solver)
+        return flow.decode(normal * flow.gaussian_law(times[-1]).variance.sqrt(), times, solver)

@@ -211,3 +211,20 @@ class Ranges(click.ParamType[tuple[tuple[str, float, float], ...]]):
                 self.fail(f"'{part}' is no range of a column: low must be below high", param, ctx)
             ranges.append((name.strip(), low, high))
         return tuple(ranges)
+
+
+class Givens(click.ParamType[tuple[tuple[str, str], ...]]):
+    """Comma-separated values ``name:value``, quoted as names are."""
+
+    name = "a:value,b:value"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[tuple[str, str], ...]:
+        if isinstance(value, tuple):
+            return value
+        pairs = [part.partition(":") for part in parts_of(str(value))]
+        for name, colon, given in pairs:
+            if not (name.strip() and colon and given.strip()):
+                self.fail(f"'{name}{colon}{given}' is not name:value", param, ctx)
+        return tuple((name.strip(), given.strip()) for name, _, given in pairs)

@@ -138,17 +138,10 @@ class RecordFlow:
 
     @cached_property
     def questions(self) -> QuestionFlow:
-        """Of the flow, along its course for points."""
-        flow, network = self.file.model.flow, self.file.model.denoiser.network
+        """Of the flow, along its courses."""
+        network = self.file.model.denoiser.network
         assert isinstance(network, QuestionNetwork)
-        return QuestionFlow(flow, network, *flow.course("points"))
-
-    @cached_property
-    def densities(self) -> QuestionFlow:
-        """Of the flow, along its course for densities."""
-        flow, network = self.file.model.flow, self.file.model.denoiser.network
-        assert isinstance(network, QuestionNetwork)
-        return QuestionFlow(flow, network, *flow.course("densities"))
+        return QuestionFlow(self.file.model.flow, network)
 
     def laws(
         self,
@@ -322,7 +315,7 @@ class RecordFlow:
             numbers = moved[:, self.space.numbers]
             by = np.where(asked[:, self.space.numbers], shift.numpy(), 0.0)
             moved[:, self.space.numbers] = numbers + by
-        of_numbers, of_levels = self.densities.log_prob(self.space.encoded(moved), states)
+        of_numbers, of_levels = self.questions.log_prob(self.space.encoded(moved), states)
         is_asked = states[:, : self.space.dim] == ASKED
         slopes = (self.space.log_slopes(moved) * is_asked).sum(dim=1)
         return np.asarray(of_numbers + of_levels + slopes)

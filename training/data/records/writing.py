@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -67,9 +68,15 @@ def texts_of(
 def save_records_csv(path: Path, records: Records, values: np.ndarray | None = None) -> None:
     """Writes rows, as ``texts_of`` has them, to a text with the separator of the source, whole or
     not at all."""
-    names, rows = texts_of(records, values)
+    save_texts(path, *texts_of(records, values), records.separator)
+
+
+def save_texts(
+    path: Path, names: Sequence[str], rows: Sequence[Sequence[str]], separator: str = ","
+) -> None:
+    """Writes columns by name and the texts of rows, whole or not at all."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter=records.separator, lineterminator="\n")
+        writer = csv.writer(file, delimiter=separator, lineterminator="\n")
         writer.writerow(names)
         writer.writerows(rows)
 

@@ -1,0 +1,129 @@
+"""Questions about rows: what ``ask.py`` runs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from dnnlib.files import require_new
+from dnnlib.logs import logger
+from torch_utils.results import provenance, save_json
+from training.data.records.encoding import encode
+from training.data.records.records import Records
+from training.data.records.writing import save_texts
+from training.data.tables.table import as_records
+from training.files.records import holds_records, load_records
+from training.files.table import load_table
+from training.options.ask import (
+    AskCheckSettings,
+    AskSettings,
+    DrawSettings,
+    FillSettings,
+    PredictSettings,
+    RowSettings,
+    ScoreSettings,
+)
+from training.runs import asking
+from training.runs.asking import Sheet
+from training.subjects import NetworkFile, RecordFlow
+from training.subjects.records import Progress
+
+CHECK_FORMAT = "inflationary-flows check of answers 1"
+NOT_CALIBRATED = 3
+"""Exit code of ``--strict``."""
+
+
+def fill(settings: FillSettings) -> None:
+    if settings.tables is None:
+        paths = [settings.dest]
+    else:
+        stem, suffix = settings.dest.stem, settings.dest.suffix
+        paths = [
+            settings.dest.with_name(f"{stem}_{number}{suffix}")
+            for number in range(1, settings.tables + 1)
+        ]
+    require_new(paths, settings.overwrite, "--dest")
+    flow, records = opened(settings), rows_of(settings)
+    if settings.tables is None:
+        with bar("cells", None) as progress:
+            save(settings.dest, asking.fill(flow, records, settings.interval, progress), records)
+        return
+    for number, path in enumerate(paths):
+        with bar("rows", len(records)) as progress:
+            seed = settings.seed + number
+            save(path, asking.completed(flow, records, seed, progress), records)
+
+
+def predict(settings: PredictSettings) -> None:
+    require_new([settings.dest], settings.overwrite, "--dest")
+    flow, records = opened(settings), rows_of(settings)
+    with bar("rows", len(records) * len(settings.columns)) as progress:
+        sheet = asking.predict(flow, records, settings.columns, settings.interval, progress)
+    save(settings.dest, sheet, records)
+
+
+def score(settings: ScoreSettings) -> None:
+    require_new([settings.dest], settings.overwrite, "--dest")
+    flow, records = opened(settings), rows_of(settings)
+    with bar("cells", len(records) * (1 + len(records.columns))) as progress:
+        sheet = asking.score(flow, records, settings.odd, progress)
+    save(settings.dest, sheet, records)
+
+
+def sample(settings: DrawSettings) -> None:
+    require_new([settings.dest], settings.overwrite, "--dest")
+    flow = opened(settings)
+    with bar("rows", settings.count) as progress:
+        given = settings.given_ or ()
+        sheet = asking.draw(flow, settings.count, given, settings.seed, progress)
+    save(settings.dest, sheet, flow.empty)
+
+
+def check(settings: AskCheckSettings) -> int:
+    require_new([settings.dest], settings.overwrite, "--dest")
+    flow = RecordFlow.of(NetworkFile.open(settings.network))
+    records = data_set(settings.data)
+    facts = asking.checked(flow, records, settings.hidden, settings.level, settings.seed)
+    options = settings.recorded()
+    save_json(settings.dest, {"format": CHECK_FORMAT, "options": options, **facts, **provenance()})
+    logger.info("\n".join([*asking.check_lines(facts), f"Wrote {settings.dest}"]))
+    return NOT_CALIBRATED if facts["fails"] and settings.strict else 0
+
+
+def opened(settings: AskSettings) -> RecordFlow:
+    """The flow of a network. Raises DataError if it answers no questions."""
+    return RecordFlow.of(NetworkFile.open(settings.network))
+
+
+def rows_of(settings: RowSettings) -> Records:
+    """Rows of a file, with the columns of the network; tells what does not fit."""
+    empty = opened(settings).empty
+    if holds_records(settings.data):
+        records = load_records(settings.data)
+        if list(records.columns) == list(empty.columns):
+            return records
+    missing = settings.missing_values or ()
+    records, lines = encode(str(settings.data), empty.columns, missing_values=missing)
+    for line in lines:
+        logger.warning(f"Warning: {line}")
+    return records
+
+
+def data_set(path: Path) -> Records:
+    """The records of a data set, or a table as records. Raises DataError if it is neither."""
+    return load_records(path) if holds_records(path) else as_records(load_table(path))
+
+
+def save(path: Path, sheet: Sheet, records: Records) -> None:
+    """Writes a sheet and says so."""
+    save_texts(path, sheet.names, sheet.rows, records.separator)
+    logger.info(f"Wrote {path}: {len(sheet.rows)} rows of {len(sheet.names)} columns")
+
+
+@contextmanager
+def bar(unit: str, total: Any) -> Iterator[Progress]:
+    """A progress bar of what is asked."""
+    with tqdm(total=total, desc="asking", unit=f" {unit}", disable=None) as shown:
+        yield shown.update

@@ -1,0 +1,113 @@
+"""Settings of ``ask.py``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from training.options.declared import Declared, option
+from training.options.shared import network, overwrite, seed
+from training.options.types import COUNT, FILE, FiniteFloat, Givens, Names
+
+
+def interval() -> Any:
+    share = FiniteFloat(min=0, max=1, min_open=True, max_open=True)
+    return option(type=share, default=0.9, help="Probability of the intervals of numbers.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskSettings(Declared):
+    """Options of all commands."""
+
+    network: str = network()
+    dest: Path = option(type=FILE, required=True, help="CSV to write.")
+    overwrite: bool = overwrite()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowSettings(AskSettings):
+    """Options of the commands that take rows."""
+
+    data: Path = option(
+        type=FILE,
+        required=True,
+        help="Rows: a CSV or another table, in which columns have the names of the training.",
+    )
+    missing_values: tuple[str, ...] | None = option(
+        type=Names(), unset="the usual marks", help="Further texts that stand for no value"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FillSettings(RowSettings):
+    """Options of ``fill``."""
+
+    interval: float = interval()
+    tables: int | None = option(
+        type=COUNT,
+        unset="one table, of medians and likeliest levels",
+        help="So many tables, each with joint draws in its holes, for multiple imputation",
+    )
+    seed: int = seed("the draws")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings(RowSettings):
+    """Options of ``predict``."""
+
+    columns: tuple[str, ...] = option(
+        type=Names(),
+        required=True,
+        help="Columns to predict, each given all cells of its row that are there but for these.",
+    )
+    interval: float = interval()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSettings(RowSettings):
+    """Options of ``score``."""
+
+    odd: float = option(
+        type=FiniteFloat(min=0, max=1, min_open=True),
+        default=0.01,
+        help="Cells are odd whose value is this improbable, given the others of the row.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawSettings(AskSettings):
+    """Options of ``sample``."""
+
+    count: int = option(type=COUNT, required=True, help="Rows to draw.")
+    given_: tuple[tuple[str, str], ...] | None = option(
+        "--given",
+        type=Givens(),
+        unset="nothing",
+        help="What all rows have: name:value, comma-separated, as the source writes values",
+    )
+    seed: int = seed("the draws")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskCheckSettings(Declared):
+    """Options of ``check``."""
+
+    network: str = network()
+    data: Path = option(
+        type=FILE, required=True, help="The data set of the training, made by dataset_tool.py."
+    )
+    dest: Path = option(type=FILE, required=True, help="JSON to write.")
+    hidden: float = option(
+        type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
+        default=0.2,
+        help="Share of the cells of held-out rows that are hidden and asked.",
+    )
+    level: float = option(
+        type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
+        default=0.05,
+        help="Probability of a false alarm, of all tests together.",
+    )
+    strict: bool = option(is_flag=True, help="Exit with code 3 if a test fails.")
+    seed: int = seed("what is hidden, and of draws")
+    overwrite: bool = overwrite()

@@ -1,0 +1,366 @@
+"""Questions about rows of a file, answered as sheets that people read, and a check of the answers.
+
+A sheet has the columns of the source, as it writes them, and beside them what was asked: intervals
+of numbers, probabilities of levels, log densities.
+"""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from dnnlib.errors import DataError, UsageError
+from torch_utils.seeds import seeded_generator
+from torch_utils.streams import Stream
+from training.data.records.encoding import encode
+from training.data.records.records import CATEGORY, Records
+from training.data.records.writing import text_of, texts_of
+from training.measure.posterior.ranks import ks_p_values
+from training.measure.posterior.verdicts import detectable, holm, verdict
+from training.subjects.records import CellLaw, Progress, RecordFlow
+
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+FEWEST_CELLS = 20
+"""Of a column that is tested."""
+FEWEST_NEIGHBORS = 10
+"""Rows, at least, whose nearest ones are looked for."""
+
+
+class Sheet(NamedTuple):
+    """Columns with names, and their texts by row."""
+
+    names: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True)
+class _Interval:
+    """Levels of quantiles: the ends of a central interval, and the median."""
+
+    share: float
+
+    @property
+    def levels(self) -> tuple[float, float, float]:
+        return (1 - self.share) / 2, 0.5, (1 + self.share) / 2
+
+
+def fill(
+    flow: RecordFlow, records: Records, interval: float, progress: Progress | None = None
+) -> Sheet:
+    """Rows whose holes have medians of numbers and the likeliest levels, each given the cells that
+    are there; behind them columns with the ends of the interval, or the level's probability, for
+    each column that had holes.
+
+    Raises:
+        UsageError: The network was trained for one question, and there are other holes.
+    """
+    values, holes = np.array(records.values), np.isnan(records.values)
+    missing = np.flatnonzero(holes.any(axis=0))
+    flow.require_asked(missing.tolist())
+    beside: list[tuple[str, list[str]]] = []
+    for place in missing.tolist():
+        rows = np.flatnonzero(holes[:, place])
+        law = flow.laws(
+            records.values[rows], ~holes[rows], place, _Interval(interval).levels, progress
+        )
+        values[rows, place] = best_guess(flow, law, place)
+        beside += _spread(flow, records, law, place, rows, len(values))
+    names, texts = texts_of(replace(records, values=values))
+    return _joined(names, texts, beside)
+
+
+def completed(
+    flow: RecordFlow, records: Records, seed: int, progress: Progress | None = None
+) -> Sheet:
+    """Rows whose holes have joint draws, given the cells that are there."""
+    values = flow.drawn(records.values, np.isnan(records.values), seed, progress=progress)
+    return Sheet(*texts_of(replace(records, values=values)))
+
+
+def predict(
+    flow: RecordFlow,
+    records: Records,
+    columns: Sequence[str],
+    interval: float,
+    progress: Progress | None = None,
+) -> Sheet:
+    """Rows with predictions of columns beside them, each given the cells that are there of all
+    other columns: medians and intervals of numbers, the likeliest level and all probabilities.
+
+    Raises:
+        UsageError: There is no such column, or the network was not trained for it.
+    """
+    places = [place_of(records, name) for name in columns]
+    flow.require_asked(places)
+    known = ~np.isnan(records.values)
+    known[:, places] = False
+    every = np.arange(len(records))
+    beside: list[tuple[str, list[str]]] = []
+    for place in places:
+        law = flow.laws(records.values, known, place, _Interval(interval).levels, progress)
+        column, guess = records.columns[place], best_guess(flow, law, place)
+        texts = [text_of(column, one, records.decimal) for one in guess.tolist()]
+        beside.append((f"{column.name}_predicted", texts))
+        if column.type != CATEGORY:
+            beside += _spread(flow, records, law, place, every, len(records))
+        if law.levels is not None:
+            for at, value in enumerate(law.levels.values.tolist()):
+                level = text_of(column, value, records.decimal)
+                shares = law.levels.probabilities[:, at]
+                beside.append((f"{column.name}_is_{level}", [f"{one:.4f}" for one in shares]))
+    names, texts_of_rows = texts_of(records)
+    return _joined(names, texts_of_rows, beside)
+
+
+def score(
+    flow: RecordFlow, records: Records, odd: float, progress: Progress | None = None
+) -> Sheet:
+    """Of each row its number, its log density, the error of this, the least probable cell, and the
+    names of cells that are odd, the oddest first."""
+    scores = flow.scores(records.values, progress)
+    rows = []
+    for number, (log_prob, error, tails) in enumerate(
+        zip(scores.log_prob, scores.error, scores.tails, strict=True), start=1
+    ):
+        order = [place for place in np.argsort(tails).tolist() if tails[place] <= odd]
+        named = "; ".join(f"{records.names[place]} ({tails[place]:.2g})" for place in order)
+        least = "" if np.isnan(tails).all() else f"{np.nanmin(tails):.3g}"
+        rows.append([str(number), f"{log_prob:.4f}", f"{error:.2g}", least, named])
+    return Sheet(["row", "log_prob", "log_prob_error", "least_probable", "odd_cells"], rows)
+
+
+def draw(
+    flow: RecordFlow,
+    count: int,
+    given: Sequence[tuple[str, str]],
+    seed: int,
+    progress: Progress | None = None,
+) -> Sheet:
+    """So many rows, given what all of them have.
+
+    Raises:
+        UsageError: A column or a level is not there, or a value is none of its column.
+    """
+    row = np.full(len(flow.empty.columns), np.nan)
+    for name, text in given:
+        place = place_of(flow.empty, name)
+        one, _ = encode(_frame({name: [text]}), flow.empty.columns)
+        row[place] = one.values[0, place]
+        if np.isnan(row[place]):
+            levels = ", ".join(flow.empty.columns[place].levels) or "numbers"
+            raise UsageError(f"--given={name}:{text}: '{name}' takes {levels}")
+    values = np.tile(row, (count, 1))
+    drawn = flow.drawn(values, np.isnan(values), seed, progress=progress)
+    return Sheet(*texts_of(flow.empty, drawn))
+
+
+def place_of(records: Records, name: str) -> int:
+    """Where a column is. Raises UsageError if there is none."""
+    if name not in records.names:
+        raise UsageError(f"there is no column '{name}': there are {', '.join(records.names)}")
+    return records.names.index(name)
+
+
+def best_guess(flow: RecordFlow, law: CellLaw, place: int) -> np.ndarray:
+    """Medians ``[n]`` of numbers, of three quantiles; the likeliest levels of categories."""
+    if flow.empty.columns[place].type == CATEGORY:
+        assert law.levels is not None
+        return law.levels.likeliest
+    return np.asarray(law.quantiles[:, 1])
+
+
+def _spread(
+    flow: RecordFlow, records: Records, law: CellLaw, place: int, rows: np.ndarray, count: int
+) -> list[tuple[str, list[str]]]:
+    """Columns with the ends of intervals, or probabilities of the likeliest levels, in some rows of
+    so many."""
+    column = records.columns[place]
+    if column.type == CATEGORY:
+        assert law.levels is not None
+        texts = [f"{share:.4f}" for share in law.levels.probabilities.max(axis=1).tolist()]
+        parts = [("probability", texts)]
+    else:
+        low, _, high = law.quantiles.T
+        ends = (("low", low), ("high", high))
+        parts = [
+            (name, [text_of(column, one, records.decimal) for one in end.tolist()])
+            for name, end in ends
+        ]
+    made = []
+    for name, texts in parts:
+        whole = [""] * count
+        for row, text in zip(rows.tolist(), texts, strict=True):
+            whole[row] = text
+        made.append((f"{column.name}_{name}", whole))
+    return made
+
+
+def _joined(names: list[str], rows: list[list[str]], beside: list[tuple[str, list[str]]]) -> Sheet:
+    """Rows with further columns, whose names are made to differ from those that are there."""
+    names = list(names)
+    for name, _ in beside:
+        while name in names:
+            name += "_"
+        names.append(name)
+    further = zip(*(texts for _, texts in beside), strict=True) if beside else ([] for _ in rows)
+    return Sheet(names, [[*row, *more] for row, more in zip(rows, further, strict=True)])
+
+
+def _frame(columns: dict[str, list[str]]) -> Any:
+    return importlib.import_module("pandas").DataFrame(columns)
+
+
+def checked(flow: RecordFlow, records: Records, hidden: float, level: float, seed: int) -> Any:
+    """Whether held-out cells are where the flow says, as ``ask.py check`` tells it.
+
+    A share of the cells is hidden at random; each is asked alone, given those of its row that are
+    not. If the flow is right, what its distribution function has at the truth is even between 0
+    and 1, for each column.
+
+    Args:
+        flow: The answers.
+        records: Of the training; held-out rows are looked at alone.
+        hidden: Share of the cells.
+        level: Of all tests together.
+        seed: Of what is hidden, and of draws.
+
+    Raises:
+        DataError: The records have other columns, or too few rows are held out.
+    """
+    if list(records.names) != list(flow.empty.names):
+        raise DataError(
+            f"the data set has the columns {', '.join(records.names)}, but the network was trained "
+            f"on {', '.join(flow.empty.names)}"
+        )
+    values = records.at(records.held_out).values
+    generator = seeded_generator("cpu", seed, Stream.HELD_OUT)
+    there = ~np.isnan(values)
+    draw = torch.rand(values.shape, generator=generator).numpy()
+    known = there & (draw >= hidden)
+    if flow.ask:
+        known = there.copy()
+        known[:, list(flow.ask)] = False
+    places = list(flow.ask) or list(range(values.shape[1]))
+    columns, p_values, fewest = {}, {}, len(values)
+    for place in places:
+        rows = np.flatnonzero(there[:, place] & ~known[:, place])
+        if len(rows) < FEWEST_CELLS:
+            continue
+        facts, ranks = _column_check(flow, values[rows], known[rows], place, generator)
+        name = records.names[place]
+        columns[name] = facts
+        p_values[f"ranks of {name}"] = float(ks_p_values(torch.from_numpy(ranks)[:, None])[0])
+        fewest = min(fewest, len(rows))
+    if not columns:
+        raise DataError(
+            f"fewer than {FEWEST_CELLS} cells of each column are hidden of {len(values)} rows that "
+            "are held out: hold out more by dataset_tool.py --held-out"
+        )
+    adjusted = holm(p_values)
+    facts = {
+        "rows": len(values),
+        "hidden": hidden,
+        "level": level,
+        "columns": columns,
+        "p_values": p_values,
+        "adjusted": adjusted,
+        "verdict": verdict(adjusted, level, fewest),
+        "detectable": detectable(level, len(adjusted), fewest),
+        "fails": min(adjusted.values()) < level,
+    }
+    if not flow.ask:
+        facts["copies"] = _nearest(flow, records, len(values), seed)
+    return facts
+
+
+def _column_check(
+    flow: RecordFlow,
+    values: np.ndarray,
+    known: np.ndarray,
+    place: int,
+    generator: torch.Generator,
+) -> tuple[dict[str, Any], np.ndarray]:
+    """What is measured of one column's hidden cells, and their ranks ``[n]``."""
+    truth = values[:, place]
+    facts: dict[str, Any] = {"cells": len(truth)}
+    law = flow.laws(values, known, place, (0.5,))
+    if law.levels is not None:
+        own = law.levels.at(truth)
+        ranks = law.levels.ranks(truth, generator)
+        shares = law.levels.probabilities
+        overall = np.array([(truth == value).mean() for value in law.levels.values])
+        present = overall[overall > 0]
+        facts |= {
+            "right": float((law.levels.likeliest == truth).mean()),
+            "said": float(shares.max(axis=1).mean()),
+            "log_loss": float(-np.log(own.clip(1e-12)).mean()),
+            "log_loss_of_shares": float(-(present * np.log(present)).sum()),
+        }
+    else:
+        ranks = flow.ranks(values, known, place, generator)
+        facts["mean_error"] = float(np.abs(law.quantiles[:, 0] - truth).mean())
+        facts["mean_error_of_median"] = float(np.abs(truth - np.median(truth)).mean())
+    inside = np.abs(2 * ranks - 1)
+    facts["coverage"] = {f"{share:g}": float((inside <= share).mean()) for share in LEVELS}
+    return facts, ranks
+
+
+def _nearest(flow: RecordFlow, records: Records, held_out: int, seed: int) -> dict[str, float]:
+    """Whether drawn rows are nearer to rows that were trained on than others are: medians of the
+    distance to the nearest, in coordinates of the flow, levels that differ counting 1."""
+    train = records.at(~records.held_out).values
+    others = records.at(records.held_out).values
+    if min(len(train), len(others)) < FEWEST_NEIGHBORS:
+        return {}
+    count = min(held_out, 1000)
+    empty = np.full((count, len(records.columns)), np.nan)
+    drawn = flow.drawn(empty, np.isnan(empty), seed)
+
+    def coded(values: np.ndarray) -> torch.Tensor:
+        rows = flow.space.encoded(values)
+        return torch.cat([rows.numbers.nan_to_num(0.0), 10.0 * rows.levels], dim=1)
+
+    def nearest(rows: torch.Tensor) -> float:
+        numbers = flow.space.dim
+        known = coded(train[:20_000])
+        least = []
+        for part in torch.split(rows, 256):
+            far = torch.cdist(part[:, :numbers], known[:, :numbers]).square()
+            differ = torch.cdist(part[:, numbers:], known[:, numbers:], p=0.0)
+            least.append((far + differ).min(dim=1).values)
+        return float(torch.cat(least).sqrt().median())
+
+    return {"drawn": nearest(coded(drawn)), "held_out": nearest(coded(others[:count]))}
+
+
+def check_lines(facts: dict[str, Any]) -> list[str]:
+    """The most important numbers of a check, in words."""
+    lines = [
+        f"{facts['rows']} held-out rows, of whose cells {facts['hidden']:.0%} are hidden and asked",
+        "  column               cells  50/80/90/95 % hold   beside",
+    ]
+    for name, column in facts["columns"].items():
+        shares = " ".join(f"{100 * share:.0f}" for share in column["coverage"].values())
+        if "log_loss" in column:
+            beside = (
+                f"likeliest level right {column['right']:.0%} (says {column['said']:.0%}); log "
+                f"loss {column['log_loss']:.3f}, by shares alone {column['log_loss_of_shares']:.3f}"
+            )
+        else:
+            beside = (
+                f"mean error {column['mean_error']:.4g}, by the median alone "
+                f"{column['mean_error_of_median']:.4g}"
+            )
+        lines.append(f"  {name:20} {column['cells']:5}  {shares:20} {beside}")
+    copies = facts.get("copies")
+    if copies:
+        lines.append(
+            f"Distance to the nearest row that was trained on, median: of drawn rows "
+            f"{copies['drawn']:.3g}, of held-out rows {copies['held_out']:.3g}; much less would be "
+            "copies, and more is no promise of privacy"
+        )
+    lines.append(facts["verdict"])
+    return lines
