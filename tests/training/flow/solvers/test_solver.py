@@ -69,8 +69,10 @@ def test_solvers_are_found_by_their_names() -> None:
 
     plain, reversible = {"euler", "heun", "rk4"}, {"rev_euler", "rev_rk5"}
     implicit = {"gauss4"}
-    assert set(SOLVERS) == plain | {"exp_ab2", "exp_rk5", "dopri5"} | implicit | reversible
-    assert [solver.order for solver in SOLVERS.values()] == [1, 2, 4, 2, 5, 5, 4, 2, 6]
+    assert (
+        set(SOLVERS) == plain | {"exp_ab2", "exp_rk4", "exp_rk5", "dopri5"} | implicit | reversible
+    )
+    assert [solver.order for solver in SOLVERS.values()] == [1, 2, 4, 2, 4, 5, 5, 4, 2, 6]
     assert named("standardized") == set(SOLVERS) - plain
     assert named("pairs") == reversible
     assert (named("multistep"), named("adaptive")) == ({"exp_ab2"}, {"dopri5"})
