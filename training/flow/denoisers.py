@@ -97,7 +97,7 @@ class NetworkDenoiser(nn.Module):
         """
         if to is not None:
             return self.carried(x, t, to[:, 0], **conditions)
-        c = self.coefficients(t)
+        c = self._coefficients_in(x.dtype, t)
         z = c.c_in * x
         return self._denoised(x, c, z, t, self.residual(z, t, **conditions))
 
@@ -116,7 +116,7 @@ class NetworkDenoiser(nn.Module):
         traces = getattr(self.network, "with_trace", None)
         if traces is None or t.ndim or self.network.training or self.precision != "fp32":
             return None
-        c = self.coefficients(t)
+        c = self._coefficients_in(x.dtype, t)
         z = c.c_in * x
         straight, inner = c.c_skip * factors, c.c_out * factors
         if self.calibration is not None:
@@ -212,6 +212,10 @@ class NetworkDenoiser(nn.Module):
     def autocast(self, device_type: str) -> AbstractContextManager[object]:
         dtype = DTYPES[self.precision]
         return nullcontext() if dtype is None else torch.autocast(device_type, dtype)
+
+    def _coefficients_in(self, dtype: torch.dtype, t: Tensor) -> Preconditioning:
+        """The preconditioning at times, rounded last."""
+        return Preconditioning(*(each.to(dtype) for each in self.coefficients(t)))
 
     def coefficients(self, t: Tensor) -> Preconditioning:
         """The preconditioning at times ``[]`` or ``[B]``."""

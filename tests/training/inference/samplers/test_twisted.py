@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
-from tests.support.draws import double
+from tests.support.draws import double, seeded
 from tests.support.flows import Bumps
 from tests.support.posteriors import Parabola, drawn, gaussian_prior, problem
 from training.flow.coordinates.coordinates import Coordinates
@@ -18,6 +18,7 @@ from training.flow.schedules import InflationSchedule
 from training.flow.solvers import get_solver
 from training.inference.likelihoods import Gaussian
 from training.inference.lookahead import Sight, no_lookahead
+from training.inference.noise import Noise
 from training.inference.prior import Prior
 from training.inference.samplers import twisted
 from training.inference.samplers.twisted import twist
@@ -93,6 +94,27 @@ def test_draws_do_not_depend_on_how_many_observations_move_at_once(
     alone = twist(target, 0, [0, 1], chains=2, draws=50, particles=50)
     torch.testing.assert_close(alone.points, together.points, rtol=1e-6, atol=1e-6)
     assert (alone.calls == together.calls).all()
+
+
+def test_single_precision_makes_the_same_of_the_same_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """States and weights, to 1e-5, where no weights choose: a choice jumps."""
+
+    def normal(self: Noise, step: int, size: int) -> Tensor:
+        return torch.randn(1, 100, size, generator=seeded(step)).to(twisted.DTYPE)
+
+    monkeypatch.setattr(Noise, "normal", normal)
+    monkeypatch.setattr(twisted, "WORTH", 0.0)
+    monkeypatch.setattr(twisted, "systematic", lambda weights, *_: torch.arange(50).expand(2, -1))
+    target = Target(bumps(bent()), Gaussian(double(0.1), torch.tensor([1])), double([[0.2]]), 50)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        monkeypatch.setattr(twisted, "DTYPE", dtype)
+        found.append(twist(target, 0, [0], chains=2, draws=50, particles=50))
+    single, full = found
+    torch.testing.assert_close(single.points, full.points, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(single.stats, full.stats, rtol=1e-4, atol=0)
 
 
 def test_what_is_seen_of_a_curved_column_is_as_if_it_were_straight_there() -> None:
