@@ -17,7 +17,7 @@ from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import get_solver
 from training.inference.likelihoods import Gaussian
-from training.inference.lookahead import Sight, no_lookahead
+from training.inference.lookahead import no_lookahead
 from training.inference.noise import Noise
 from training.inference.prior import Prior
 from training.inference.samplers import twisted
@@ -115,21 +115,6 @@ def test_single_precision_makes_the_same_of_the_same_numbers(
     single, full = found
     torch.testing.assert_close(single.points, full.points, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(single.stats, full.stats, rtol=1e-4, atol=0)
-
-
-def test_what_is_seen_of_a_curved_column_is_as_if_it_were_straight_there() -> None:
-    """Where the noise is small, a column is as good as linear."""
-    prior, noise = bumps(bent()), 1e-3
-    likelihood = Gaussian(double(noise), torch.tensor([0]))
-    state = double([[0.4, -0.3]])
-    truth = prior.of_states(state)
-    target = Target(prior, likelihood, truth[:, :1], 16)
-    sight = Sight.of(target)
-    slope = torch.autograd.functional.jacobian(prior.of_states, state)[0, 0, 0]
-    expected = noise / slope.norm() * sight.operator[0].norm()
-    torch.testing.assert_close(sight.covariance[0, 0, 0].sqrt(), expected, rtol=0.02, atol=0)
-    off = sight.observed[0] - sight.operator @ state[0]
-    assert off.abs() < 0.1 * expected
 
 
 def test_likelihoods_without_a_lookahead_are_told() -> None:
