@@ -13,7 +13,6 @@ from tests.support.equations import START, last, riccati, riccati_solution
 from tests.support.flows import Counted
 from training.flow.solvers import SOLVERS, Solver, get_solver
 from training.flow.solvers.multistep import adams_bashforth
-from training.names import DEFAULT_SOLVER
 
 FIXED = {name: solver for name, solver in SOLVERS.items() if not solver.adaptive}
 
@@ -65,7 +64,6 @@ def test_states_are_at_every_time_but_the_first(solver: Solver) -> None:
 
 def test_solvers_are_found_by_their_names() -> None:
     assert [solver.order for solver in SOLVERS.values()] == [1, 2, 4, 2, 4, 5, 5, 4, 2, 6]
-    assert DEFAULT_SOLVER in SOLVERS
     for name, solver in SOLVERS.items():
         found = get_solver(name)
         assert found == solver.with_method(found.method)

@@ -99,12 +99,11 @@ def test_draws_do_not_depend_on_how_many_observations_move_at_once(
 def test_single_precision_makes_the_same_of_the_same_numbers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """States and weights, to 1e-5, where no weights choose: a choice jumps."""
-
     def normal(self: Noise, step: int, size: int) -> Tensor:
         return torch.randn(1, 100, size, generator=seeded(step)).to(twisted.DTYPE)
 
     monkeypatch.setattr(Noise, "normal", normal)
+    # No weights choose, since a choice jumps.
     monkeypatch.setattr(twisted, "WORTH", 0.0)
     monkeypatch.setattr(twisted, "systematic", lambda weights, *_: torch.arange(50).expand(2, -1))
     target = Target(bumps(bent()), Gaussian(double(0.1), torch.tensor([1])), double([[0.2]]), 50)
@@ -112,9 +111,8 @@ def test_single_precision_makes_the_same_of_the_same_numbers(
     for dtype in (torch.float32, torch.float64):
         monkeypatch.setattr(twisted, "DTYPE", dtype)
         found.append(twist(target, 0, [0], chains=2, draws=50, particles=50))
-    single, full = found
-    torch.testing.assert_close(single.points, full.points, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(single.stats, full.stats, rtol=1e-4, atol=0)
+    torch.testing.assert_close(found[0].points, found[1].points, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found[0].stats, found[1].stats, rtol=1e-4, atol=0)
 
 
 def test_likelihoods_without_a_lookahead_are_told() -> None:
