@@ -41,7 +41,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.narrow_posteriors import TRIED, Mixture, exact_flow
-from torch_utils.memory import keep_freed_memory
+from dnnlib.memory import keep_freed_memory
 from training.data.toys import Toy
 from training.files.table import load_table
 from training.flow.courses import USES, Course

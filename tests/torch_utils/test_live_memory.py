@@ -4,8 +4,8 @@ import platform
 
 import torch
 
+from dnnlib.memory import keep_freed_memory
 from torch_utils.live_memory import GRAIN, LiveMemory
-from torch_utils.memory import keep_freed_memory
 
 
 def test_storages_count_once_in_whole_grains_and_until_they_are_let_go() -> None:

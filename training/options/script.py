@@ -19,7 +19,7 @@ import click
 
 from dnnlib.errors import InflationError
 from dnnlib.logs import setup_logging
-from torch_utils.memory import keep_freed_memory
+from dnnlib.memory import keep_freed_memory
 from training.options.declared import SectionedCommand, SectionedGroup, spelled_alike
 
 CONTEXT = {
