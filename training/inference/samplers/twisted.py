@@ -42,7 +42,7 @@ from training.measure.posterior.importance import effective_size
 from training.names import PARTICLES
 
 NAME = "twisted"
-STEPS = 24
+STEPS = 32
 WORTH = 0.5
 """Part of the particles that weights are worth at least: else they are taken by weight."""
 DTYPE = torch.float32
