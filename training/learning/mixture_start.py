@@ -21,8 +21,8 @@ from torch import Tensor
 
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
-from training.flow.questions import EncodedRows
 from training.learning.coordinates import shrunk_correlation
+from training.model.questions import EncodedRows
 
 MOST_ROWS = 10_000
 """With these a correlation has an error of 0.01."""

@@ -21,11 +21,11 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.batches import Batch
 from training.flow.denoisers import NetworkDenoiser
-from training.flow.questions import EncodedRows, pack
 from training.learning.held_out import Score
 from training.learning.loss import DenoisingLoss, NoiseDraws
 from training.learning.targets import OthersOfBatch
 from training.model.model import Model
+from training.model.questions import EncodedRows, pack
 from training.networks.questions import ABSENT, ASKED, KNOWN, QuestionNetwork
 
 ONE_ASKED = 0.45

@@ -23,9 +23,9 @@ from training.data.records.records import CATEGORY, DATE, RecordColumn, Records
 from training.data.tables.marginals import Marginal
 from training.data.tables.table import Columns
 from training.flow.coordinates.coordinates import Coordinates, dither
-from training.flow.questions import EncodedRows
 from training.learning.coordinates import fit_coordinates, over_decades
 from training.learning.mixture_start import COMPONENTS, FIRST, Mixture, fit_mixture
+from training.model.questions import EncodedRows
 from training.names import LOG
 
 FEW_VALUES = 12

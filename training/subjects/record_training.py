@@ -16,7 +16,6 @@ from training.data.batches import Batch
 from training.data.records.records import Records
 from training.files.records import columns_json
 from training.flow.eigenbasis import EigenBasis
-from training.flow.questions import EncodedRows
 from training.learning.cost import require_batch
 from training.learning.held_out import Watch
 from training.learning.melting import NETWORK_ROWS, LawPlan, points_to_melt
@@ -29,12 +28,12 @@ from training.learning.questions import (
 )
 from training.learning.resuming import Resumed
 from training.model.model import Model
+from training.model.questions import EncodedRows
 from training.names import QUESTIONS, RECORDS
 from training.networks.questions import QuestionNetwork
 from training.recipes import TableRecipe, describe_table_recipe, fitted_to_questions
 from training.subjects.record_spaces import Chosen, choose_space
 from training.subjects.training import Start, Training
-
 
 MOST_NOISE = 1e4
 """Variance of the noise at the last time: what is known moves means, and the log density of a

@@ -20,7 +20,7 @@ from torch_utils.streams import Stream
 from training.data.records.records import Records
 from training.files.records import without_rows
 from training.flow.cells import mean_and_error, offsets
-from training.flow.questions import QuestionFlow
+from training.model.questions import QuestionFlow
 from training.names import CELL_ERROR, CELL_POINTS, RECORDS
 from training.networks.questions import ABSENT, ASKED, KNOWN, QuestionNetwork
 from training.subjects.networks import NetworkFile

@@ -3,9 +3,9 @@
 import torch
 
 from torch_utils.seeds import seeded_generator
-from training.flow.questions import EncodedRows
 from training.learning.mixture_start import fit_mixture
 from training.learning.questions import draw_states
+from training.model.questions import EncodedRows
 from training.networks.questions import ABSENT, ASKED, KNOWN
 
 GENERATOR = seeded_generator("cpu", 3)

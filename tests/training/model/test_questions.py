@@ -6,9 +6,9 @@ from torch.distributions import MultivariateNormal
 
 from torch_utils.seeds import seeded_generator
 from training.flow.eigenbasis import EigenBasis
-from training.flow.questions import EncodedRows, QuestionFlow
 from training.flow.solvers import get_solver
 from training.learning.building import Choices
+from training.model.questions import EncodedRows, QuestionFlow
 from training.networks.questions import ABSENT, ASKED, EXACT, KNOWN, QuestionNetwork
 
 DIM, COUNTS = 4, [3, 2]
@@ -80,7 +80,9 @@ def test_absent_cells_and_other_rows_change_nothing() -> None:
         flow.log_prob(EncodedRows(numbers[at : at + 1], levels[at : at + 1]), states[at : at + 1])
         for at in range(6)
     ]
-    torch.testing.assert_close(torch.cat([pair[0] for pair in alone]), of_numbers, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        torch.cat([pair[0] for pair in alone]), of_numbers, atol=1e-4, rtol=0
+    )
     torch.testing.assert_close(torch.cat([pair[1] for pair in alone]), of_levels, atol=1e-6, rtol=0)
 
 
