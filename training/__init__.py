@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from training.commands.answers import Answers
     from training.commands.python import Images, Records, Table, Toy
     from training.flow.eigenbasis import EigenBasis
     from training.flow.latent.laws import GaussianLaw, LatentLaw
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from training.model.model import Model
 
 _HOMES = {
+    "Answers": "commands.answers",
     "EigenBasis": "flow.eigenbasis",
     "Images": "commands.python",
     "GaussianLaw": "flow.latent.laws",
@@ -29,6 +31,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Answers",
     "EigenBasis",
     "GaussianLaw",
     "Images",

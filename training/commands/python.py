@@ -21,6 +21,7 @@ import torch
 from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from training.commands import toy_train, train
+from training.commands.answers import Answers
 from training.data import toys
 from training.data.images.dataset import ImageDataset
 from training.data.records import records
@@ -39,6 +40,7 @@ from training.options.declared import Declared
 from training.options.toy_train import ToyTrainSettings
 from training.options.train import TrainSettings
 from training.options.training import as_typed
+from training.subjects import NetworkFile, RecordFlow
 
 OWN = ("data", "data_name", "augment_to", "outdir", "nosubdir", "network", "refit_latent_law")
 """Options that are said in another way here, or are for other uses of the scripts."""
@@ -235,6 +237,17 @@ class Records(records.Records):
     def save(self, path: str | Path) -> None:
         """Writes a data set for ``train.py``, whole or not at all."""
         save_records(Path(path), self)
+
+    def train(
+        self, outdir: str | Path | None = None, progress: Progress | None = None, **options: Any
+    ) -> Answers:
+        """What answers any question about such rows, or those of ``ask=("price",)`` alone, as
+        ``train.py`` trains it; see ``Table.train``."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "records.npz"
+            self.save(path)
+            model = _trained(TrainSettings, train.run, {"data": path}, outdir, progress, options)
+        return Answers(RecordFlow.of(NetworkFile(path, model)))
 
     def to_pandas(self, values: np.ndarray | None = None) -> Any:
         """A data frame of these rows, or of new ones ``[n, D]``; see ``frame_of``."""

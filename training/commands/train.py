@@ -40,7 +40,7 @@ def training_of(settings: TrainSettings, data: Path) -> Training:
         return training_on_records(settings, data, load_records(data))
     if not holds_table(data):
         return training_on_images(settings, data)
-    if settings.data.any_ or settings.data.ask:
+    if settings.data.any or settings.data.ask:
         return training_on_records(settings, data, as_records(load_table(data)))
     return training_on_table(settings, data)
 

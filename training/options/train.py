@@ -240,8 +240,7 @@ class DataOptions(Declared):
         is_flag=True,
         help="Condition on the labels of the images, or on the conditions of the table.",
     )
-    any_: bool = option(
-        "--any",
+    any: bool = option(
         is_flag=True,
         of=TABLE,
         help="Train for any question about a row: any cells, given any others. So are tables that "

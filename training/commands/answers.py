@@ -1,0 +1,97 @@
+"""Answers about rows from Python: what ``ask.py`` gives, as pandas data frames."""
+
+import csv
+import importlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.data.records.encoding import encode
+from training.data.records.records import Records
+from training.runs import asking
+from training.runs.asking import Sheet
+from training.subjects import NetworkFile, RecordFlow
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Answers:
+    """What a network of records answers. Rows are a data frame, or a path of a table, whose columns
+    have the names of those that it was trained on.
+
+    Attributes:
+        flow: The answers as arrays.
+    """
+
+    flow: RecordFlow
+
+    @classmethod
+    def open(cls, location: str | Path) -> "Answers":
+        """Those of a network file that ``train.py`` made of records, or with ``--any``.
+
+        Raises:
+            DataError: It is missing or broken, or of other data.
+        """
+        return cls(RecordFlow.of(NetworkFile.open(str(location))))
+
+    def __repr__(self) -> str:
+        return f"Answers({', '.join(self.flow.empty.names)})"
+
+    def fill(self, rows: Any, interval: float = 0.9) -> Any:
+        """The rows with medians and likeliest levels in their holes, and how sure these are.
+
+        Args:
+            rows: With missing cells.
+            interval: Probability of the intervals of numbers.
+        """
+        records = self._encoded(rows)
+        return _frame(asking.fill(self.flow, records, interval), records)
+
+    def complete(self, rows: Any, tables: int = 20, seed: int = 0) -> list[Any]:
+        """So many tables with joint draws in the holes, for multiple imputation."""
+        records = self._encoded(rows)
+        return [
+            _frame(asking.completed(self.flow, records, seed + number), records)
+            for number in range(tables)
+        ]
+
+    def predict(self, rows: Any, columns: Sequence[str], interval: float = 0.9) -> Any:
+        """The rows with predictions of columns, given the cells of all others that are there."""
+        records = self._encoded(rows)
+        return _frame(asking.predict(self.flow, records, columns, interval), records)
+
+    def score(self, rows: Any, odd: float = 0.01) -> Any:
+        """Log density of each row, its error, and its odd cells.
+
+        Args:
+            rows: Of which missing cells are passed over.
+            odd: Cells are odd whose value is this improbable, given the others of their row.
+        """
+        records = self._encoded(rows)
+        return _frame(asking.score(self.flow, records, odd), records)
+
+    def sample(self, count: int, given: Mapping[str, object] | None = None, seed: int = 0) -> Any:
+        """So many rows, given what all of them have, by the names of columns."""
+        pairs = [(name, str(value)) for name, value in (given or {}).items()]
+        return _frame(asking.draw(self.flow, count, pairs, seed), self.flow.empty)
+
+    def check(
+        self, records: Records, hidden: float = 0.2, level: float = 0.05, seed: int = 0
+    ) -> dict[str, Any]:
+        """Whether hidden cells of held-out rows are where the flow says; see ``ask.py check``."""
+        facts: dict[str, Any] = asking.checked(self.flow, records, hidden, level, seed)
+        return facts
+
+    def _encoded(self, rows: Any) -> Records:
+        return encode(rows, self.flow.empty.columns)[0]
+
+
+def _frame(sheet: Sheet, records: Records) -> Any:
+    """A sheet as a data frame, with numbers where its texts are such."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerows([sheet.names, *sheet.rows])
+    text.seek(0)
+    pandas = importlib.import_module("pandas")
+    return pandas.read_csv(text, decimal=records.decimal, skip_blank_lines=False)
