@@ -69,13 +69,16 @@ class RecordTraining(Training):
 
     def start(self, device: torch.device, resumed: Resumed | None) -> Start:
         wanted, records, recipe = self.wanted, self.records, self.recipe
-        if wanted.choices.precond != "ifs" or wanted.choices.inflation.get("dims_to_keep"):
-            raise UsageError("questions are answered by flows that keep all dimensions: leave "
-                             "--precond and --dims_to_keep out")  # fmt: skip
         rows = int((~records.held_out).sum())
         logger.info(describe_table_recipe(recipe, rows, len(records.columns)))
         chosen = choose_space(records, wanted.seed)
         space, asked = chosen.space, self._asked(chosen)
+        kept = wanted.choices.inflation.get("dims_to_keep")
+        if wanted.choices.precond != "ifs" or kept not in (None, space.dim):
+            raise UsageError(
+                f"questions are answered by flows that keep all {space.dim} numbers: leave "
+                "--precond and --dims_to_keep out"
+            )
         logger.info(_told_of(chosen))
         require_batch(recipe.batch, space.dim, device)
         model, loss = self._model(chosen)
