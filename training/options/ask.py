@@ -99,9 +99,9 @@ class AskCheckSettings(Declared):
     )
     dest: Path = option(type=FILE, required=True, help="JSON to write.")
     hidden: float = option(
-        type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
+        type=click.FloatRange(min=0, max=0.5, min_open=True),
         default=0.2,
-        help="Share of the cells of held-out rows that are hidden and asked.",
+        help="Share of the cells of held-out rows that are hidden at a time; all are, in turn.",
     )
     level: float = option(
         type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),

@@ -216,14 +216,14 @@ def _frame(columns: dict[str, list[str]]) -> Any:
 def checked(flow: RecordFlow, records: Records, hidden: float, level: float, seed: int) -> Any:
     """Whether held-out cells are where the flow says, as ``ask.py check`` tells it.
 
-    A share of the cells is hidden at random; each is asked alone, given those of its row that are
-    not. If the flow is right, what its distribution function has at the truth is even between 0
-    and 1, for each column.
+    Cells are parted at random, so that a share of them is hidden together, each of them once; each
+    is asked alone, given those of its row that are not hidden. If the flow is right, what its
+    distribution function has at the truth is even between 0 and 1, for each column.
 
     Args:
         flow: The answers.
         records: Of the training; held-out rows are looked at alone.
-        hidden: Share of the cells.
+        hidden: Share of the cells that are hidden together, at most a half.
         level: Of all tests together.
         seed: Of what is hidden, and of draws.
 
@@ -238,25 +238,25 @@ def checked(flow: RecordFlow, records: Records, hidden: float, level: float, see
     values = records.at(records.held_out).values
     generator = seeded_generator("cpu", seed, Stream.HELD_OUT)
     there = ~np.isnan(values)
-    draw = torch.rand(values.shape, generator=generator).numpy()
-    known = there & (draw >= hidden)
+    parts = torch.randint(max(2, round(1 / hidden)), values.shape, generator=generator).numpy()
     if flow.ask:
-        known = there.copy()
-        known[:, list(flow.ask)] = False
+        parts = np.zeros_like(parts)
+        parts[:, list(flow.ask)] = 1
     places = list(flow.ask) or list(range(values.shape[1]))
     columns, p_values, fewest = {}, {}, len(values)
     for place in places:
-        rows = np.flatnonzero(there[:, place] & ~known[:, place])
+        rows = np.flatnonzero(there[:, place])
         if len(rows) < FEWEST_CELLS:
             continue
-        facts, ranks = _column_check(flow, values[rows], known[rows], place, generator)
+        known = there[rows] & (parts[rows] != parts[rows, place, None])
+        facts, ranks = _column_check(flow, values[rows], known, place, generator)
         name = records.names[place]
         columns[name] = facts
         p_values[f"ranks of {name}"] = float(ks_p_values(torch.from_numpy(ranks)[:, None])[0])
         fewest = min(fewest, len(rows))
     if not columns:
         raise DataError(
-            f"fewer than {FEWEST_CELLS} cells of each column are hidden of {len(values)} rows that "
+            f"fewer than {FEWEST_CELLS} cells of each column are there of {len(values)} rows that "
             "are held out: hold out more by dataset_tool.py --held-out"
         )
     adjusted = holm(p_values)
@@ -339,7 +339,7 @@ def _nearest(flow: RecordFlow, records: Records, held_out: int, seed: int) -> di
 def check_lines(facts: dict[str, Any]) -> list[str]:
     """The most important numbers of a check, in words."""
     lines = [
-        f"{facts['rows']} held-out rows, of whose cells {facts['hidden']:.0%} are hidden and asked",
+        f"{facts['rows']} held-out rows, of whose cells {facts['hidden']:.0%} are hidden at a time",
         "  column               cells  50/80/90/95 % hold   beside",
     ]
     for name, column in facts["columns"].items():
