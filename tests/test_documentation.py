@@ -147,3 +147,9 @@ def test_the_page_of_files_is_made_of_the_docstrings() -> None:
         if re.search(r"^\w*FORMAT = ", path.read_text(encoding="utf-8"), re.M)
     }
     assert formats <= set(made["MODULES"])
+
+
+def test_no_merge_is_left_half_done() -> None:
+    marks = re.compile(r"^(<{7}|>{7}) ", re.M)
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    assert not [str(page) for page in pages if marks.search(page.read_text(encoding="utf-8"))]

@@ -19,6 +19,7 @@ from torch_utils.snapshots import read_state
 KINDS = {
     "a toy": (toy_train, "toy_run", (6, 8), "training-state-000004.pt"),
     "a table with its best weights": (train, "houses_run", (3, 4), ""),
+    "a table for any question": (train, "questions_run", (3, 4), ""),
     "a table with conditions": (train, "simulations", (3, 4), ""),
 }
 

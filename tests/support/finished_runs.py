@@ -70,6 +70,15 @@ def houses_run(run_script: Run, houses: Path, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture(scope="session")
+def questions_run(run_script: Run, houses: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished training for any question."""
+    folder = tmp_path_factory.mktemp("questions")
+    place = (f"--outdir={folder}", "--nosubdir", f"--data={houses}")
+    good(run_script(train, *place, *SMALL, "--any", "--keep=9"))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def simulations(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A table of simulations, a training on it, and observations."""
     folder = tmp_path_factory.mktemp("shelf")

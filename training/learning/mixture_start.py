@@ -31,7 +31,7 @@ MOST_PATTERNS = 2_000
 STEPS = 40
 CLOSE = 1e-3
 """Nats a row: gain of a step at which a fit is done."""
-COMPONENTS = (1, 2, 3, 4, 6, 8, 12, 16)
+COMPONENTS = (1, 2, 3, 4, 6, 8, 12)
 FIRST = (1, 4)
 """That are tried where only spaces are to be compared."""
 ROWS_PER_NUMBER = 2

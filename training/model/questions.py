@@ -206,6 +206,16 @@ class QuestionFlow:
             of_numbers[some] = joint + idle * log(2 * pi * variance) / 2
         return of_numbers, of_levels
 
+    def noise_at(self, rows: EncodedRows, states: Tensor) -> tuple[Tensor, float]:
+        """The mean of the noise of the first time ``[N, D]`` in asked numbers, in units of its
+        standard deviation, and this; see ``flow.cells``."""
+        first = self.flow.times()[0]
+        std = float(self.flow.schedule.noise_variance(first)[0].sqrt())
+        points = torch.where(states[:, : rows.numbers.shape[1]] == ASKED, rows.numbers, 0.0)
+        with torch.no_grad():
+            clean = self.of(self._labels(rows, states)).denoiser(points, first).double()
+        return (points - clean) / std, std
+
     def _labels(self, known: EncodedRows, states: Tensor) -> Tensor:
         dim = known.numbers.shape[1]
         return pack(known, states[:, :dim], states[:, dim:], self.network.level_counts).float()

@@ -19,7 +19,7 @@ from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.records.records import Records
 from training.files.records import without_rows
-from training.flow.cells import mean_and_error, offsets
+from training.flow.cells import SEQUENCES, mean_and_error, offsets
 from training.model.questions import QuestionFlow
 from training.names import CELL_ERROR, CELL_POINTS, RECORDS
 from training.networks.questions import ABSENT, ASKED, KNOWN, QuestionNetwork
@@ -273,52 +273,97 @@ class RecordFlow:
         """Log densities ``[n]`` of asked cells given those that are there and not asked, and their
         errors ``[n]``; see ``RowScores``.
 
-        Where numbers are discrete, it is the mean density over the cell of their values, over
-        points of Sobol sequences, which are doubled until the error is small (``flow.cells``).
+        Where numbers are discrete, it is the mean density over the cell of their values
+        (``flow.cells``): that at the center where this is right to a small bound, elsewhere over
+        points of Sobol sequences, which are doubled until the error is small.
         """
         means, errors = np.zeros((2, len(values)))
         steps = self.space.coordinates.steps
         discrete = self._by_cell(asked)[:, : self.space.dim] & (steps > 0)
-        for rows in self._blocks(len(values), CELL_POINTS // 8 if bool(discrete.any()) else 1):
-            part = np.arange(len(values))[rows]
-            sizes = (discrete[rows] * torch.where(steps > 0, steps, 1.0).log()).sum(dim=1)
-            of_cell = discrete[rows].any(dim=1).numpy()
-            exact = part[~of_cell]
-            if len(exact):
-                means[exact] = self._log_densities(values[exact], asked[exact])
-            unsure, points = part[of_cell], 0
-            shifts = offsets(steps > 0) * steps
-            taken: np.ndarray = np.zeros((len(unsure), len(shifts), 0))
-            while len(unsure) and points < shifts.shape[1]:
-                more = [
-                    [self._log_densities(values[unsure], asked[unsure], shift) for shift in each]
-                    for each in shifts[:, points : max(1, 2 * points)]
-                ]
-                taken = np.concatenate([taken, np.transpose(np.array(more), (2, 0, 1))], axis=2)
-                mean, error = mean_and_error(torch.from_numpy(taken))
-                means[unsure], errors[unsure] = mean.numpy(), error.numpy()
-                still, points = errors[unsure] > CELL_ERROR, max(1, 2 * points)
-                unsure, taken = unsure[still], taken[still]
-            means[part] += np.where(of_cell, sizes.numpy(), 0.0)
+        for rows in self._blocks(len(values)):
+            part, of_cell = np.arange(len(values))[rows], discrete[rows]
+            bound = self._bound_at_centers(values[rows], asked[rows], of_cell)
+            means[part] = self._log_densities(values[part], asked[part])
+            errors[part] = np.where(bound <= CELL_ERROR, bound, np.inf)
+            wide = part[bound > CELL_ERROR]
+            for some in self._blocks(len(wide), CELL_POINTS):
+                self._over_cells(values, asked, wide[some], means, errors)
+            means[part] += (of_cell * torch.where(steps > 0, steps, 1.0).log()).sum(dim=1).numpy()
             if progress:
                 progress(len(part))
         return means, errors
 
+    def _bound_at_centers(
+        self, values: np.ndarray, asked: np.ndarray, discrete: Tensor
+    ) -> np.ndarray:
+        """What log densities at centers are at most off by ``[n]``, to second order.
+
+        Args:
+            values: ``[n, P]``.
+            asked: ``[n, P]``.
+            discrete: Whether numbers are asked and have steps ``[n, D]``.
+        """
+        if not bool(discrete.any()):
+            return np.zeros(len(values))
+        states = self._asked_states(values, asked)
+        quarter = self.space.coordinates.steps / 4
+        ends = [
+            self.space.encoded(self._moved(values, asked, shift)).numbers
+            for shift in (quarter, -quarter)
+        ]
+        noise, std = self.questions.noise_at(self.space.encoded(values), states)
+        # Half of an edge, since its ends may be where the data cannot be.
+        edge = torch.where(discrete, 2 * (ends[0] - ends[1]) / std, 0.0)
+        noise = torch.where(discrete, noise, 0.0)
+        return np.asarray(((edge * noise).square() + edge.square()).sum(dim=1) / 24)
+
+    def _over_cells(
+        self,
+        values: np.ndarray,
+        asked: np.ndarray,
+        rows: np.ndarray,
+        means: np.ndarray,
+        errors: np.ndarray,
+    ) -> None:
+        """Puts means over cells of some rows, and their errors, in their places."""
+        steps, points = self.space.coordinates.steps, 0
+        shifts = offsets(steps > 0) * steps
+        taken: np.ndarray = np.zeros((len(rows), SEQUENCES, 0))
+        while len(rows) and points < shifts.shape[1]:
+            more = shifts[:, points : max(1, 2 * points)]
+            each = more.shape[0] * more.shape[1]
+            where, by = np.repeat(rows, each), more.flatten(0, 1).repeat(len(rows), 1)
+            densities = self._log_densities(values[where], asked[where], by)
+            taken = np.concatenate([taken, densities.reshape(len(rows), *more.shape[:2])], axis=2)
+            mean, error = mean_and_error(torch.from_numpy(taken))
+            means[rows], errors[rows] = mean.numpy(), error.numpy()
+            still, points = errors[rows] > CELL_ERROR, max(1, 2 * points)
+            rows, taken = rows[still], taken[still]
+
     def _log_densities(
         self, values: np.ndarray, asked: np.ndarray, shift: Tensor | None = None
     ) -> np.ndarray:
-        """Those ``[n]`` of asked cells at their values, numbers moved by a shift ``[D]``."""
-        states = self._states(values, ~asked)
-        states[self._by_cell(asked)] = ASKED
-        moved = np.array(values)
-        if shift is not None and self.space.numbers:
-            numbers = moved[:, self.space.numbers]
-            by = np.where(asked[:, self.space.numbers], shift.numpy(), 0.0)
-            moved[:, self.space.numbers] = numbers + by
+        """Those ``[n]`` of asked cells at their values, numbers moved by shifts ``[n, D]``."""
+        states = self._asked_states(values, asked)
+        moved = values if shift is None else self._moved(values, asked, shift)
         of_numbers, of_levels = self.questions.log_prob(self.space.encoded(moved), states)
         is_asked = states[:, : self.space.dim] == ASKED
         slopes = (self.space.log_slopes(moved) * is_asked).sum(dim=1)
         return np.asarray(of_numbers + of_levels + slopes)
+
+    def _asked_states(self, values: np.ndarray, asked: np.ndarray) -> Tensor:
+        """Of cells ``[n, D + C]``: asked, or known where they are there."""
+        states = self._states(values, ~asked)
+        states[self._by_cell(asked)] = ASKED
+        return states
+
+    def _moved(self, values: np.ndarray, asked: np.ndarray, shift: Tensor) -> np.ndarray:
+        """Values whose asked numbers are moved by a shift, ``[D]`` or ``[n, D]``."""
+        moved = np.array(values)
+        if self.space.numbers:
+            by = np.where(asked[:, self.space.numbers], shift.numpy(), 0.0)
+            moved[:, self.space.numbers] += by
+        return moved
 
     def require_any(self) -> None:
         """Raises UsageError of a network that was trained for one question."""

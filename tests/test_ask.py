@@ -1,0 +1,200 @@
+"""Questions about the rows of a raw CSV, by the scripts that people call and from Python."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+import torch
+
+import ask
+import dataset_tool
+import info
+import pfODE_int
+import train
+from tests.support.finished_runs import good
+from tests.support.running import Result, refused
+from training import Answers, Records
+from training.subjects import NetworkFile, RecordFlow
+
+Run = Callable[..., Result]
+QUICK = ("--duration=0.03", "--batch=64", "--width=32", "--depth=1", "--tick=8")
+COUNT = 600
+
+
+def shop(count: int = COUNT) -> pandas.DataFrame:
+    """Sales whose law is known: cities have prices of their own, and gifts follow the price."""
+    draw = np.random.default_rng(0)
+    city = draw.choice(["Rome", "Oslo", "Bath"], count, p=[0.5, 0.3, 0.2])
+    means = {"Rome": 10.0, "Oslo": 20.0, "Bath": 20.0}
+    price = np.array([means[name] for name in city]) + draw.normal(0, 1, count)
+    items = draw.poisson(30, count)
+    return pandas.DataFrame(
+        {
+            "city": city,
+            "price": price.round(2),
+            "items": items,
+            "total": (price * items + draw.normal(0, 5, count)).round(1),
+            "gift": np.where(draw.random(count) < (price > 15) * 0.8 + 0.1, "yes", "no"),
+        }
+    )
+
+
+def with_holes(frame: pandas.DataFrame, share: float = 0.15) -> pandas.DataFrame:
+    hidden = np.random.default_rng(1).random(frame.shape) < share
+    return frame.astype(object).mask(hidden, None)
+
+
+@pytest.fixture(scope="module")
+def sold(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a CSV, its data set and a run on it."""
+    folder = tmp_path_factory.mktemp("sold")
+    with_holes(shop()).to_csv(folder / "shop.csv", index=False)
+    from tests.support.running import run_script
+
+    source, dest = f"--source={folder / 'shop.csv'}", folder / "shop.npz"
+    good(run_script(dataset_tool, source, f"--dest={dest}"))
+    good(run_script(train, f"--data={dest}", f"--outdir={folder / 'run'}", "--nosubdir", *QUICK))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def network(sold: Path) -> Path:
+    return max((sold / "run").glob("network-snapshot-*.pkl"))
+
+
+def read(path: Path) -> pandas.DataFrame:
+    return pandas.read_csv(path)
+
+
+def test_holes_are_filled_and_the_rest_stays(
+    run_script: Run, sold: Path, network: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "filled.csv"
+    rows = (f"--network={network}", f"--data={sold / 'shop.csv'}")
+    good(run_script(ask, "fill", *rows, f"--dest={out}"))
+    before, after, truth = read(sold / "shop.csv"), read(out), shop()
+    for name in before.columns:
+        there = before[name].notna()
+        assert (after[name][there] == before[name][there]).all()
+        assert after[name].notna().all()
+    hole = before["price"].isna() & before["city"].notna()
+    assert (after["price"][hole] - truth["price"][hole]).abs().mean() < 1.1
+    inside = truth["price"].between(after["price_low"], after["price_high"])[hole]
+    assert 0.75 < inside.mean() <= 1
+    good(run_script(ask, "fill", *rows, "--tables=2", f"--dest={out}"))
+    one, two = (read(tmp_path / f"filled_{number}.csv") for number in (1, 2))
+    assert (one["price"][hole] != two["price"][hole]).any()
+    good(run_script(ask, "fill", *rows, f"--dest={out}", "--overwrite"))
+    refused(run_script(ask, "fill", *rows, f"--dest={out}"), 2, "overwrite")
+
+
+def test_columns_are_predicted_from_the_others(
+    run_script: Run, sold: Path, network: Path, tmp_path: Path
+) -> None:
+    fresh, out = shop(900).iloc[COUNT:].reset_index(drop=True), tmp_path / "predicted.csv"
+    fresh.drop(columns="total").to_csv(tmp_path / "fresh.csv", index=False)
+    data = f"--data={tmp_path / 'fresh.csv'}"
+    options = (f"--network={network}", data, "--columns=total,city", f"--dest={out}")
+    told = run_script(ask, "predict", *options)
+    assert "lacks total" in told.out
+    made = read(out)
+    right = fresh["price"] * fresh["items"]
+    assert (made["total_predicted"] - right).abs().median() < 25
+    shares = made[["city_is_Rome", "city_is_Oslo", "city_is_Bath"]]
+    assert np.allclose(shares.sum(axis=1), 1, atol=2e-3)
+    assert (made["city_predicted"] == "Rome")[fresh["price"] < 13].mean() > 0.95
+    # What cannot be told apart is not: Oslo and Bath have the same prices.
+    assert abs(made["city_is_Oslo"][fresh["price"] > 18].mean() - 0.6) < 0.15
+
+
+def test_odd_cells_are_named(run_script: Run, network: Path, tmp_path: Path) -> None:
+    rows = shop(12)
+    rows.loc[3, "total"] = 99.0
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    out = tmp_path / "scores.csv"
+    data = (f"--data={tmp_path / 'rows.csv'}", f"--dest={out}")
+    good(run_script(ask, "score", f"--network={network}", *data))
+    scores = read(out)
+    assert scores["row"].tolist() == list(range(1, 13))
+    assert scores["log_prob"].idxmin() == 3
+    assert "total" in scores["odd_cells"][3] or "items" in scores["odd_cells"][3]
+    assert scores["odd_cells"].isna().mean() > 0.6
+
+
+def test_rows_are_drawn_given_what_all_have(run_script: Run, network: Path, tmp_path: Path) -> None:
+    out = tmp_path / "drawn.csv"
+    options = ("--count=400", "--given=city:Rome", f"--dest={out}")
+    good(run_script(ask, "sample", f"--network={network}", *options))
+    made = read(out)
+    assert list(made.columns) == list(shop().columns)
+    assert (made["city"] == "Rome").all()
+    assert abs(made["price"].mean() - 10) < 0.5
+    assert made["gift"].isin(["yes", "no"]).all()
+    assert (made["items"] == made["items"].round()).all()
+    unknown = run_script(ask, "sample", f"--network={network}", *options[:1], "--given=city:Paris",
+                         f"--dest={tmp_path / 'none.csv'}")  # fmt: skip
+    refused(unknown, 2, "Rome")
+
+
+def test_a_check_hides_cells_of_held_out_rows(
+    run_script: Run, sold: Path, network: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "check.json"
+    data = (f"--data={sold / 'shop.npz'}", f"--dest={out}", "--hidden=0.5")
+    told = good(run_script(ask, "check", f"--network={network}", *data)).out
+    facts = json.loads(out.read_text())
+    assert facts["verdict"] in told
+    assert set(facts["columns"]) <= set(shop().columns)
+    assert facts["columns"]["city"]["log_loss"] < facts["columns"]["city"]["log_loss_of_shares"]
+    assert facts["copies"]["drawn"] > 0.3 * facts["copies"]["held_out"]
+
+
+def test_other_scripts_say_what_answers(run_script: Run, network: Path, tmp_path: Path) -> None:
+    assert "city" in good(run_script(info, network)).out
+    wrong = run_script(
+        pfODE_int, f"--network={network}", "--sim_type=gen", f"--save_dir={tmp_path}"
+    )
+    refused(wrong, 2, "ask.py")
+
+
+def test_probabilities_of_a_discrete_number_add_to_one(network: Path) -> None:
+    flow = RecordFlow.of(NetworkFile.open(str(network)))
+    items = np.arange(10.0, 54.0)
+    values = np.full((len(items), 5), np.nan)
+    values[:, 0], values[:, 1], values[:, 2] = 1, 20.0, items
+    asked = np.zeros_like(values, dtype=bool)
+    asked[:, 2] = True
+    log_prob, error = flow.log_prob(values, asked)
+    assert abs(np.exp(log_prob).sum() - 1) < 0.03
+    assert (error[np.exp(log_prob) > 1e-4] < 0.06).all()
+
+
+def test_python_gives_what_the_scripts_do(sold: Path, network: Path, tmp_path: Path) -> None:
+    pairs = [part.removeprefix("--").split("=") for part in QUICK]
+    options = {name: float(value) if "." in value else int(value) for name, value in pairs}
+    answers = Records.open(sold / "shop.csv").train(tmp_path, **options)
+    theirs = Answers.open(network)
+    one, other = (each.flow.file.model.denoiser.state_dict() for each in (answers, theirs))
+    assert all(torch.equal(one[name], other[name]) for name in other)
+    frame = theirs.sample(50, {"gift": "yes"}, seed=3)
+    assert (frame["gift"] == "yes").all()
+    holes = with_holes(shop(50))
+    assert answers.fill(holes)[list(holes.columns)].notna().all(axis=None)
+    assert len(answers.complete(holes, tables=2)) == 2
+
+
+def test_one_question_is_answered_alone(run_script: Run, sold: Path, tmp_path: Path) -> None:
+    data, out = f"--data={sold / 'shop.npz'}", f"--outdir={tmp_path}"
+    good(run_script(train, data, out, "--nosubdir", "--ask=gift", *QUICK))
+    network = f"--network={max(tmp_path.glob('network-snapshot-*.pkl'))}"
+    rows = (f"--data={sold / 'shop.csv'}", f"--dest={tmp_path / 'made.csv'}")
+    refused(run_script(ask, "predict", network, *rows, "--columns=price"), 2, "--ask=gift")
+    good(run_script(ask, "predict", network, *rows, "--columns=gift"))
+    made, truth = read(tmp_path / "made.csv"), shop()
+    there = truth["price"].between(0, 14)
+    assert made["gift_is_yes"][there].mean() < 0.4
+    refused(run_script(train, data, out, "--ask=colour", *QUICK), 2, "no such column")
+    refused(run_script(train, data, out, "--whiten=pca", *QUICK), 2, "whole rows")
