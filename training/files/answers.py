@@ -15,7 +15,7 @@ A name that is taken gets a _ after it. ``score`` has no columns of the source, 
     row               number of the row, from 1
     log_prob          nats of the cells that are there: of continuous numbers the log density in
                       their units, of discrete numbers and levels the log probability
-    log_prob_error    standard error of this
+    log_prob_error    its standard error, or a bound, where numbers are discrete
     least_probable    of the cells: the probability of a value as far out, given the others
     odd_cells         name (probability) of those with at most --odd, the oddest first
 
