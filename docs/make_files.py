@@ -16,6 +16,7 @@ MODULES = (
     "training/files/records.py",
     "training/files/trajectory.py",
     "training/files/rows.py",
+    "training/files/answers.py",
     "training/files/image_folder.py",
     "training/files/fid_reference.py",
     "training/files/roundtrip.py",

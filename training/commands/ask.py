@@ -9,11 +9,11 @@ from tqdm import tqdm
 
 from dnnlib.files import require_new
 from dnnlib.logs import logger
-from torch_utils.results import provenance, save_json
 from training.data.records.encoding import encode
 from training.data.records.records import Records
 from training.data.records.writing import save_texts
 from training.data.tables.table import as_records
+from training.files.answers import save_check
 from training.files.records import holds_records, load_records
 from training.files.table import load_table
 from training.options.ask import (
@@ -30,7 +30,6 @@ from training.runs.asking import Sheet
 from training.subjects import NetworkFile, RecordFlow
 from training.subjects.records import Progress
 
-CHECK_FORMAT = "inflationary-flows check of answers 1"
 NOT_CALIBRATED = 3
 """Exit code of ``--strict``."""
 
@@ -86,8 +85,7 @@ def check(settings: AskCheckSettings) -> int:
     flow = RecordFlow.of(NetworkFile.open(settings.network))
     records = data_set(settings.data)
     facts = asking.checked(flow, records, settings.hidden, settings.level, settings.seed)
-    options = settings.recorded()
-    save_json(settings.dest, {"format": CHECK_FORMAT, "options": options, **facts, **provenance()})
+    save_check(settings.dest, settings.recorded(), facts)
     logger.info("\n".join([*asking.check_lines(facts), f"Wrote {settings.dest}"]))
     return NOT_CALIBRATED if facts["fails"] and settings.strict else 0
 

@@ -8,7 +8,10 @@ code. It holds ``{"format": "inflationary-flows network", "version": 1, "parts":
     schedule    a name in ``SCHEDULES`` (ifs, edm, vp, ve), with the arguments that the basis does
                 not give
     basis       EigenBasis: mean [D], eigenvalues [D], eigenvectors [D, D], in float64
-    network     a name in ``NETWORKS``, with its arguments and weights
+    network     a name in ``NETWORKS``, with its arguments and weights; that of questions about
+                rows, ``questions``, also has the mixture of M components that it starts from, of D
+                numbers and K levels in all: weights [M], means [M, D], covariances [M, D, D],
+                shares [M, K], reach [D], in float64
     denoiser    NetworkDenoiser, with its arguments (space, noise_cond, preconditioning),
                 data_variance [D] and, if there are such,
                 output_gain_times [K], output_gains [K, D],
@@ -30,10 +33,12 @@ code. It holds ``{"format": "inflationary-flows network", "version": 1, "parts":
                 network and weights; courses of ``student`` go by it
 
 ``about`` has data_name, data_dim, dims_to_keep, tmin, tmax and seen; of toys augment_to; of images
-image_shape and label_dim; of tables columns, condition_names and dropped; and with
-``--disc=adapted --store_grid`` time_grid, a solver and its times; with a student its calls, and its
-errors beside its teacher on paths that it did not see: generated, melted, round_trip in standard
-deviations, nats_generated and nats_melted of log densities (root mean squares).
+image_shape and label_dim; of tables columns, condition_names and dropped; of records columns,
+records (JSON, as data sets of records have it), values (of each column those of its levels, none of
+a number) and ask (the columns of the one question, none for any); and with ``--disc=adapted
+--store_grid`` time_grid, a solver and its times; with a student its calls, and its errors beside
+its teacher on paths that it did not see: generated, melted, round_trip in standard deviations,
+nats_generated and nats_melted of log densities (root mean squares).
 
 Classes are looked up by name in a fixed table, and a network is laid out without memory first, so
 that a file cannot ask for more than it brings. A file of a newer version, with missing parts, or
