@@ -1,4 +1,7 @@
-"""A mixture of four Gaussians in six dimensions, of which every conditional law is known.
+"""Mixtures of Gaussians in six dimensions, of which every conditional law is known.
+
+Flows start from a mixture of up to 16 normal laws, which may be the whole truth of four Gaussians.
+Of forty it is not, and the network has something to learn.
 
 nats lost     mean log density of asked cells under the truth, less that of the flow: of all cells,
               and over splits into known and asked cells
@@ -24,7 +27,7 @@ from training.flow.solvers import get_solver
 from training.names import DEFAULT_SOLVER
 from training.subjects.records import RecordFlow
 
-DIM, COMPONENTS, ROWS, TESTED, SPLITS, STEPS = 6, 4, 10_000, 2000, 20, 80
+DIM, FEW, MANY, ROWS, TESTED, SPLITS, STEPS = 6, 4, 40, 10_000, 2000, 20, 80
 NODES = torch.linspace(-5, 5, 201, dtype=torch.float64)
 """Standard normal numbers, by which means and standard deviations of laws are taken."""
 
@@ -32,12 +35,13 @@ NODES = torch.linspace(-5, 5, 201, dtype=torch.float64)
 class Mixture:
     """The law, of random means and covariances."""
 
-    def __init__(self, seed: int = 0):
+    def __init__(self, count: int = FEW, seed: int = 0):
         generator = torch.Generator().manual_seed(seed)
-        self.means = 2 * torch.randn(COMPONENTS, DIM, generator=generator, dtype=torch.float64)
-        factor = torch.randn(COMPONENTS, DIM, DIM, generator=generator, dtype=torch.float64) / 2
+        self.means = 2 * torch.randn(count, DIM, generator=generator, dtype=torch.float64)
+        factor = torch.randn(count, DIM, DIM, generator=generator, dtype=torch.float64) / 2
         self.covariances = factor @ factor.mT + 0.1 * torch.eye(DIM, dtype=torch.float64)
-        self.weights = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+        weights = torch.arange(1, count + 1, dtype=torch.float64)
+        self.weights = weights / weights.sum()
 
     def draws(self, count: int, seed: int) -> Tensor:
         """``[count, D]``."""

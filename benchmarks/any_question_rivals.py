@@ -113,11 +113,12 @@ Imputer = Callable[[np.ndarray, np.ndarray, Sequence[RecordColumn], int], list[G
 
 
 def with_indicators(values: np.ndarray, columns: Sequence[RecordColumn]) -> np.ndarray:
-    """Numbers, and an indicator of each level; NaN where cells are missing."""
+    """Numbers, and indicators of levels but for the first, which would follow from the others and
+    chain to them; NaN where cells are missing."""
     parts = []
     for column, cells in zip(columns, values.T, strict=True):
         if column.type == CATEGORY:
-            levels = (cells[:, None] == np.arange(len(column.levels))).astype(float)
+            levels = (cells[:, None] == np.arange(1, len(column.levels))).astype(float)
             levels[np.isnan(cells)] = np.nan
             parts.append(levels)
         else:
@@ -138,9 +139,10 @@ def mice(
     draws = np.stack([imputer.transform(rows) for _ in range(DRAWS)], axis=2)  # [n, K, m]
     guesses, first = [], 0
     for column in columns:
-        size = len(column.levels) if column.type == CATEGORY else 1
+        size = len(column.levels) - 1 if column.type == CATEGORY else 1
         part = draws[:, first : first + size]
-        guesses.append(Guess(part.argmax(axis=1) if column.type == CATEGORY else part[:, 0]))
+        shares = np.concatenate([1 - part.sum(axis=1, keepdims=True), part], axis=1)
+        guesses.append(Guess(shares.argmax(axis=1) if column.type == CATEGORY else part[:, 0]))
         first += size
     return guesses
 
