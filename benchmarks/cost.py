@@ -41,6 +41,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.narrow_posteriors import TRIED, Mixture, exact_flow
+from dnnlib.memory import keep_freed_memory
 from training.data.toys import Toy
 from training.files.table import load_table
 from training.flow.courses import USES, Course
@@ -247,6 +248,7 @@ def embedding(turns: int) -> None:
 @click.option("--turns", default=5, show_default=True)
 @click.option("--cases", default=",".join(CASES), show_default=True)
 def main(folder: Path, far_out: bool, embeds: bool, rows: int, turns: int, cases: str) -> None:
+    keep_freed_memory()  # as scripts do
     if far_out:
         return tails()
     if embeds:

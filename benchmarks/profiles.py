@@ -35,7 +35,7 @@ from training.data.toys import Toy
 from training.files.table import load_table
 
 NETWORKS, OURS = "training/networks/", "training/"
-LAYERS, BACKWARD = ("torch/nn/", "torch/autograd/"), "run_backward"
+LAYERS, BACKWARD, TRACES = ("torch/nn/", "torch/autograd/"), "run_backward", "with_trace"
 OPERATION = "~"
 """The file of what is not Python."""
 SEEN, ROWS = 16, 1900
@@ -116,6 +116,9 @@ def line(use: str, folder: Path) -> str:
         if NETWORKS in file and name == "forward"
     )
     backward = sum(entry[2] for (_, _, name), entry in entries if BACKWARD in name)
+    backward += sum(
+        entry[3] for (file, _, name), entry in entries if NETWORKS in file and name == TRACES
+    )
     rest: Counter[str] = Counter()
     for function, (_, _, own, _, callers) in entries:
         # The time of an operation is its callers'.

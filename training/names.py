@@ -55,7 +55,8 @@ ALL_AT_ONCE = 512
 """Points of one call where results must not depend on how many there are beside."""
 G_TYPES = ("orig", "constant_inflation_gap")
 SOLVER_NAMES = (
-    *("euler", "heun", "rk4", "exp_ab2", "exp_rk5", "dopri5", "gauss4", "rev_euler", "rev_rk5"),
+    *("euler", "heun", "rk4", "exp_ab2", "exp_rk4", "exp_rk5"),
+    *("dopri5", "gauss4", "rev_euler", "rev_rk5"),
 )
 STUDENT = "student"
 """In the place of a solver: the student of a network file."""

@@ -1,7 +1,10 @@
 """Bytes that live are counted by storage, and while they live."""
 
+import platform
+
 import torch
 
+from dnnlib.memory import keep_freed_memory
 from torch_utils.live_memory import GRAIN, LiveMemory
 
 
@@ -29,3 +32,7 @@ def test_what_waits_for_the_backward_pass_counts() -> None:
         loss.backward()
         del loss
         assert memory.now == 4 * GRAIN  # the gradient
+
+
+def test_memory_is_kept_where_the_c_library_is_glibc() -> None:
+    assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")

@@ -129,8 +129,13 @@ class Calibration(nn.Module):
             z: Its input ``[B, D]``.
             t: Times, ``[]`` or ``[B]``.
         """
+        gains, slopes = self.at(t)
+        return gains * residual - slopes * z
+
+    def at(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Gains and slopes ``[..., D]`` at times ``[...]``."""
         weights = self.spline.weights(t)
-        return weights @ self.gains * residual - weights @ self.slopes * z
+        return weights @ self.gains, weights @ self.slopes
 
 
 class CalibratedNetwork(Protocol):

@@ -16,6 +16,8 @@ from training.flow.solvers import Velocity
 
 Call = Callable[..., Tensor]
 """``D(x [B, D], t [] or [B], **conditions [B, ...]) -> [B, D]``."""
+Divergence = Callable[[Tensor, Tensor], tuple[Tensor, Tensor] | None]
+"""Of states ``[B, D]`` at a time ``[]``, the velocity ``[B, D]`` and its divergence ``[B]``."""
 
 BLOCK_ROWS = {"cpu": 16, "cuda": 128}
 """Rows of one call by type of device: enough for nearly its full speed."""
@@ -25,6 +27,15 @@ def prepared(denoiser: Call, conditions: Mapping[str, Tensor]) -> Mapping[str, T
     """Conditions as a denoiser that sees them at many calls makes them ready once, if it does."""
     prepare = getattr(denoiser, "prepared", None)
     return conditions if prepare is None else prepare(conditions)
+
+
+def with_trace(
+    denoiser: Call, x: Tensor, t: Tensor, factors: Tensor, **conditions: Tensor
+) -> tuple[Tensor, Tensor] | None:
+    """What the denoiser says of its own trace, see ``NetworkDenoiser.with_trace``; None of those
+    that have none."""
+    own = getattr(denoiser, "with_trace", None)
+    return None if own is None or t.ndim else own(x, t, factors, **conditions)
 
 
 class ConditionedDenoiser:
@@ -41,6 +52,13 @@ class ConditionedDenoiser:
     def __call__(self, x: Tensor, t: Tensor, **further: Tensor) -> Tensor:
         rows = {k: v.expand(len(x), *v.shape[1:]) for k, v in self._conditions.items()}
         return self._denoiser(x, t, **rows, **further)
+
+    def with_trace(
+        self, x: Tensor, t: Tensor, factors: Tensor, **further: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """As ``NetworkDenoiser.with_trace``; None of denoisers without."""
+        rows = {k: v.expand(len(x), *v.shape[1:]) for k, v in self._conditions.items()}
+        return with_trace(self._denoiser, x, t, factors, **rows, **further)
 
 
 class BlockwiseDenoiser:
@@ -65,6 +83,22 @@ class BlockwiseDenoiser:
             times = self._times(t, start) if t.ndim else t
             parts.append(self._denoiser(self._block(x, start), times, **block))
         return torch.cat(parts)[: len(x)] if parts else x
+
+    def with_trace(
+        self, x: Tensor, t: Tensor, factors: Tensor, **conditions: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """As ``NetworkDenoiser.with_trace``; None of denoisers without."""
+        parts = []
+        for start in range(0, len(x), self._rows):
+            block = {name: self._block(rows, start) for name, rows in conditions.items()}
+            part = with_trace(self._denoiser, self._block(x, start), t, factors, **block)
+            if part is None:
+                return None
+            parts.append(part)
+        if not parts:
+            return None
+        values, traces = (torch.cat(column)[: len(x)] for column in zip(*parts, strict=True))
+        return values, traces
 
     def prepared(self, conditions: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """As the denoiser makes them ready, in blocks likewise."""
@@ -115,14 +149,25 @@ class CountedVelocity:
     Args:
         velocity: The velocity to call.
         repeats: Whether to repeat calls on the way back instead of storing what they computed.
+        divergence: What says the velocity and its divergence at once, where it can; None if
+            nothing does.
 
     Attributes:
         calls: The number of calls so far.
     """
 
-    def __init__(self, velocity: Velocity, repeats: bool = False):
-        self._velocity, self._repeats = velocity, repeats
+    def __init__(
+        self, velocity: Velocity, repeats: bool = False, divergence: Divergence | None = None
+    ):
+        self._velocity, self._repeats, self._divergence = velocity, repeats, divergence
         self.calls = 0
+
+    def with_divergence(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The velocity ``[B, D]`` and its divergence ``[B]``, without gradients; None where
+        products with its Jacobian have to be taken."""
+        known = None if self._divergence is None else self._divergence(x, t)
+        self.calls += known is not None
+        return known
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         self.calls += 1

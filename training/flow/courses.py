@@ -6,11 +6,12 @@ A network file has the cheapest for each use that was found good enough when its
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from math import isclose, pi
+from math import isclose
 from sys import intern
 from typing import NamedTuple
 
 import torch
+from numpy.polynomial.legendre import leggauss
 from torch import Tensor, nn
 
 from training.flow.solvers import SOLVERS, Solver
@@ -113,8 +114,20 @@ class Course(nn.Module):
     @property
     def calls(self) -> int:
         """Of the denoiser."""
-        once = self.name in (FITTED, STUDENT)
-        return self.steps * (1 if once else SOLVERS[self.name].calls_per_step or 1)
+        return self.steps * (1 if self._once else SOLVERS[self.name].calls_per_step or 1)
+
+    @property
+    def traces(self) -> int:
+        """Of the Jacobian, where densities are taken along."""
+        if self.quadrature:
+            return len(self.integrals) - (0 if self._once else 2)
+        known = None if self._once else SOLVERS[self.name].traces_per_step
+        return self.calls if known is None else self.steps * known
+
+    @property
+    def _once(self) -> bool:
+        """Whether there is one call a step."""
+        return self.name in (FITTED, STUDENT)
 
     def spans(self, first: float, last: float) -> bool:
         """Whether it goes between these times."""
@@ -123,25 +136,20 @@ class Course(nn.Module):
 
     def cost(self, use: Use) -> int:
         """Calls, and products for traces where the use takes these."""
-        traces = len(self.integrals) if self.quadrature else self.calls
-        return self.calls + (traces * self.dimensions if use.densities else 0)
+        return self.calls + (self.traces * self.dimensions if use.densities else 0)
 
     def place(self, grid: Callable[[int], Tensor]) -> None:
-        """Puts its times on a grid, by the number of steps; those of a quadrature where polynomials
-        through them are tame, closer at the ends (Clenshaw and Curtis 1960)."""
+        """Puts its times on a grid, by the number of steps; those of a quadrature at the nodes of
+        Gauss and Legendre, and at both ends, which count for nothing."""
         if self.name == FITTED or not self.quadrature:
             self.times.copy_(grid(self.steps))
             return
         first, last = grid(1).tolist()
-        angles = torch.linspace(0, pi, self.steps + 1, dtype=torch.float64)
-        places = (1 - angles.cos()) / 2
-        self.times.copy_(first + (last - first) * places)
-        self.times[-1] = last
-        # Weights that are right for cosines of 0, 1, ... times the angle.
-        orders = torch.arange(self.steps + 1, dtype=torch.float64)
-        moments = torch.where(orders % 2 == 0, 1 / (1 - orders.square()), 0.0)
-        rows = torch.cos(orders[:, None] * angles)
-        self.integrals.copy_((last - first) * torch.linalg.solve(rows, moments))
+        nodes, weights = (torch.from_numpy(each) for each in leggauss(self.steps - 1))
+        self.times[0], self.times[-1] = first, last
+        self.times[1:-1] = first + (last - first) / 2 * (1 + nodes)
+        self.integrals.zero_()
+        self.integrals[1:-1] = (last - first) / 2 * weights
 
     def serves(self, use: Use) -> bool:
         """Whether its errors are small enough."""

@@ -97,12 +97,42 @@ class NetworkDenoiser(nn.Module):
         """
         if to is not None:
             return self.carried(x, t, to[:, 0], **conditions)
-        c = self.coefficients(t)
+        c = self._coefficients_in(x.dtype, t)
         z = c.c_in * x
-        residual = self.residual(z, t, **conditions)
+        return self._denoised(x, c, z, t, self.residual(z, t, **conditions))
+
+    def with_trace(
+        self, x: Tensor, t: Tensor, factors: Tensor, **conditions: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """D ``[B, D]`` as ``forward``, and ``sum_i factors_i dD_i/dx_i [B]``, without gradients;
+        None where the network takes no traces itself.
+
+        Args:
+            x: Noisy points in eigenspace.
+            t: Their time ``[]``.
+            factors: ``[D]``.
+            conditions: Further inputs of the network.
+        """
+        traces = getattr(self.network, "with_trace", None)
+        if traces is None or t.ndim or self.network.training or self.precision != "fp32":
+            return None
+        c = self._coefficients_in(x.dtype, t)
+        z = c.c_in * x
+        straight, inner = c.c_skip * factors, c.c_out * factors
         if self.calibration is not None:
-            residual = self.calibration(residual, z, t)
-        return (c.c_skip * x + c.c_out * residual).to(x.dtype)
+            gains, slopes = self.calibration.at(t)
+            straight, inner = straight - slopes * inner * c.c_in, gains * inner
+        if self.output_gain is not None:
+            inner = self.output_gain(t) * inner
+        matrix = (inner * c.c_in).diag()
+        c_noise = self.noise_condition(t).to(torch.get_default_dtype())
+        rows = z
+        if self.space == "IS":
+            rows, axes = self.basis.rotate_back(z), self.basis.eigenvectors
+            matrix = axes @ matrix.to(axes) @ axes.T
+        out, trace = traces(rows.to(c_noise.dtype), c_noise, matrix, **conditions)
+        denoised = self._denoised(x, c, z, t, self._in_eigenspace(out.to(z.dtype), t))
+        return denoised, straight.sum() + trace.to(x.dtype)
 
     def carried(self, x_hat: Tensor, t: Tensor, to: Tensor, **conditions: Tensor) -> Tensor:
         """Where the student carries standardized states, and the log-determinant of this map.
@@ -147,8 +177,20 @@ class NetworkDenoiser(nn.Module):
             conditions |= self._pixels(z, t)
         with self.autocast(z.device.type):
             out = self.network(rows.to(c_noise.dtype), c_noise, **conditions).to(z.dtype)
+        return self._in_eigenspace(out, t)
+
+    def _in_eigenspace(self, out: Tensor, t: Tensor) -> Tensor:
+        """The network's output ``[B, D]``, rotated to where it belongs, times its gain."""
         out = self.basis.rotate(out) if self.space == "IS" else out
         return out if self.output_gain is None else self.output_gain(t).to(out.dtype) * out
+
+    def _denoised(
+        self, x: Tensor, c: Preconditioning, z: Tensor, t: Tensor, residual: Tensor
+    ) -> Tensor:
+        """``D [B, D]`` of x and z, with the residual calibrated."""
+        if self.calibration is not None:
+            residual = self.calibration(residual, z, t)
+        return (c.c_skip * x + c.c_out * residual).to(x.dtype)
 
     def prepared(self, conditions: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Conditions ``[B, ...]`` and what the network makes of labels alone, once for many calls;
@@ -170,6 +212,10 @@ class NetworkDenoiser(nn.Module):
     def autocast(self, device_type: str) -> AbstractContextManager[object]:
         dtype = DTYPES[self.precision]
         return nullcontext() if dtype is None else torch.autocast(device_type, dtype)
+
+    def _coefficients_in(self, dtype: torch.dtype, t: Tensor) -> Preconditioning:
+        """The preconditioning at times, rounded last."""
+        return Preconditioning(*(each.to(dtype) for each in self.coefficients(t)))
 
     def coefficients(self, t: Tensor) -> Preconditioning:
         """The preconditioning at times ``[]`` or ``[B]``."""

@@ -39,7 +39,9 @@ from torch import Tensor
 from dnnlib.errors import UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
+from training.flow.calls import CountedVelocity
 from training.flow.solvers import Solver, Velocity
+from training.flow.solvers.solver import Widened
 from training.names import DEFAULT_STEPS, LARGEST_EXACT, PROBES, TRACES
 
 LogDensity = Callable[[Tensor, Tensor], Tensor]
@@ -169,13 +171,17 @@ class DivergenceIntegral:
         dim, directions = w.shape[1], self._directions.to(w)
         columns = 1 if self._exact else len(directions)
 
-        def widened(state: Tensor, t: Tensor) -> Tensor:
+        def traced(state: Tensor, t: Tensor) -> Tensor:
             if self._given.maps:
                 self.products += dim * self._own
                 return value_and_log_determinant(v, state[:, :dim], t) if self._own else v(state, t)
             slope, traces = self._traces(v, state[:, :dim], t, directions)
             return torch.cat([slope, traces / dim], dim=1)
 
+        def alone(state: Tensor, t: Tensor) -> Tensor:
+            return torch.cat([v(state[:, :dim], t), torch.zeros_like(state[:, dim:])], dim=1)
+
+        widened = Widened(traced, alone)
         zero = torch.zeros_like(w[:, :1]).expand(-1, columns)
         start = torch.cat([w, zero], dim=1)
         gap = None if gap is None else torch.cat([gap, zero], dim=1)
@@ -188,11 +194,25 @@ class DivergenceIntegral:
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         directions = self._directions.to(w)
         weights = self._given.quadrature or integral_weights(times, len(times)).tolist()
-        self._integrals = weights[0] * self._traces(v, w, times[0], directions)[1]
-        walk = self._given.walk(v, w, times, gap)
+        columns = 1 if self._exact else len(directions)
+        self._integrals = torch.zeros_like(w[:, :1]).expand(-1, columns)
+        known: list[tuple[Tensor, Tensor, Tensor]] = []
+
+        def add(weight: float, state: Tensor, t: Tensor) -> None:
+            if weight:
+                slope, traces = self._traces(v, state, t, directions)
+                self._integrals = self._integrals + weight * traces
+                known[:] = [(state, t, slope)]
+
+        def remembered(x: Tensor, t: Tensor) -> Tensor:
+            if known and known[0][0] is x and bool(known[0][1] == t):
+                return known[0][2]  # a step begins where its trace was taken
+            return v(x, t)
+
+        add(weights[0], w, times[0])
+        walk = self._given.walk(remembered, w, times, gap)
         for weight, t, (state, apart) in zip(weights[1:], times[1:], walk, strict=True):
-            traces = self._traces(v, state, t, directions)[1]
-            self._integrals = self._integrals + weight * traces
+            add(weight, state, t)
             yield state, apart
 
     def _traces(
@@ -200,8 +220,10 @@ class DivergenceIntegral:
     ) -> tuple[Tensor, Tensor]:
         """``v [N, D]``, and traces ``[N, 1]``, or an estimate by each direction ``[N, K]``."""
         self.products += len(directions)
-        value, products = value_and_products(v, w, t, directions)
-        return value, products.sum(dim=1, keepdim=True) if self._exact else products
+        if self._exact:
+            value, divergence = value_and_divergence(v, w, t)
+            return value, divergence[:, None]
+        return value_and_products(v, w, t, directions)
 
 
 def integral_weights(times: Tensor, count: int) -> Tensor:
@@ -223,6 +245,17 @@ def integral_weights(times: Tensor, count: int) -> Tensor:
     spline = CubicSpline(sign * nodes[:count], np.eye(count))
     integral = sign * spline.integrate(sign * nodes[0], sign * nodes[-1])
     return torch.from_numpy(integral).to(times.device)
+
+
+def value_and_divergence(v: Velocity, w: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """``v(w, t) [N, D]`` and ``tr dv/dw [N]``, of points that do not interact: as the velocity
+    says it, or by D products."""
+    known = v.with_divergence(w, t) if isinstance(v, CountedVelocity) else None
+    if known is not None:
+        return known
+    units = torch.eye(w.shape[1]).to(w)[:, None].expand(-1, len(w), -1)
+    value, products = value_and_products(v, w, t, units)
+    return value, products.sum(dim=1)
 
 
 def value_and_products(

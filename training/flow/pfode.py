@@ -40,6 +40,7 @@ from training.flow.likelihood import Density, DivergenceIntegral, LogDensity, Tr
 from training.flow.schedules import NoiseSchedule
 from training.flow.solvers import Solver, as_solver
 from training.flow.trajectory import State, Trajectory, follow, saved_steps, walk
+from training.flow.velocity import FlowVelocity
 from training.names import DEFAULT_SOLVER, DEFAULT_STEPS
 
 
@@ -323,18 +324,16 @@ class ProbabilityFlow:
 
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
         """``dx/dt [N, D]`` of scaled eigenspace states ``x [N, D]`` at times ``[]`` or ``[N]``."""
-        half_rate = self.schedule.log_noise_rate(t) / 2
-        scale = self.schedule.scale(t)[..., None]
-        linear = self.schedule.log_scale_rate(t)[..., None] + half_rate
-        return linear * x - half_rate * scale * self.denoiser(x / scale, t)
+        return self.slope(standardized=False)(x, t)
 
     def standardized_velocity(self, x_hat: Tensor, t: Tensor) -> Tensor:
         """``dx_hat/dt [N, D]`` of standardized states ``[N, D]`` at times ``[]`` or ``[N]``."""
-        std = self.noisy_std(t)
-        x_tilde = std * x_hat
-        linear = self.basis.eigenvalues / std.square() * x_tilde
-        half_rate = self.schedule.log_noise_rate(t) / 2
-        return half_rate / std * (linear - self.denoiser(x_tilde, t))
+        return self.slope()(x_hat, t)
+
+    def slope(self, standardized: bool = True, differentiable: bool = False) -> CountedVelocity:
+        """The velocity of either states, and its divergence where the denoiser takes traces."""
+        velocity = FlowVelocity(self.denoiser, self.schedule, self.basis, standardized)
+        return CountedVelocity(velocity, differentiable, velocity.with_divergence)
 
     def carried(self, x_hat: Tensor, span: Tensor) -> Tensor:
         """Where a student carries standardized states ``[N, D]`` (further columns are left alone)
@@ -399,8 +398,9 @@ class ProbabilityFlow:
         times = times.to(x)
         if solver.maps and student_times(self.courses) is None:
             raise UsageError("this flow has no student: distill.py makes network files with one")
-        slope = self.standardized_velocity if solver.standardized else self.velocity
-        velocity = CountedVelocity(self.carried if solver.maps else slope, differentiable)
+        velocity = self.slope(solver.standardized, differentiable)
+        if solver.maps:
+            velocity = CountedVelocity(self.carried, differentiable)
         with torch.set_grad_enabled(differentiable):
             unit = self.latent_std if solver.standardized else None
             met = times[visited] if solver.adaptive else times  # a list of indices is uploaded

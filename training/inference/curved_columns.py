@@ -75,8 +75,8 @@ class CurvedColumns:
         whole = self.variance[..., None] + spread
         stands = -(self.observed[..., None] - line).square() / (2 * whole) - whole.log() / 2
         table = mixed.clamp_min(TINY).log() - stands - self._offset
-        table = table.clamp(-LARGEST, LARGEST).mT.contiguous()
-        place = ((mean - line[:, 0]) / step).clamp_(0, line.shape[1] - 1.001)
+        table = table.clamp(-LARGEST, LARGEST).mT.to(mean).contiguous()
+        place = ((mean - line[:, 0].to(mean)) / step.to(mean)).clamp_(0, line.shape[1] - 1.001)
         below = place.long()
         part = place.sub_(below)
         low, high = table.gather(1, below), table.gather(1, below.add_(1))

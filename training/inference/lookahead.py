@@ -48,12 +48,12 @@ class Sight:
         """Log densities ``[M, N]``, but for a constant, of the observations at expected ends.
 
         Args:
-            ends: ``m [M, N, D]``.
+            ends: ``m [M, N, D]``; densities are in its dtype.
             error: ``V [D, D]``.
         """
-        seen, spread = ends @ self.operator.T, self.operator @ error @ self.operator.T
+        seen, spread = ends @ self.operator.T.to(ends), self.operator @ error @ self.operator.T
         root = torch.linalg.cholesky(spread + self.covariance)
-        log_likelihood = log_normal(self.observed[:, None] - seen, root)
+        log_likelihood = log_normal(self.observed[:, None].to(ends) - seen, root)
         if self.columns is None:
             return log_likelihood
         return log_likelihood + self.columns.log_factor(seen, spread.diagonal())
@@ -155,7 +155,7 @@ def expected_end(target: Target, states: Tensor, t: Tensor, which: Tensor) -> Te
     """``m [N, D]`` of states ``[N, D]`` at time ``t []``."""
     denoised, schedule = target.denoised(states, t, which), target.prior.flow.schedule
     share = schedule.noise_variance(target.prior.times[0]) / schedule.noise_variance(t)
-    return denoised + share * (states - denoised)
+    return denoised.lerp(states, share.to(states))
 
 
 def added_noise(target: Target, times: Tensor) -> Tensor:
@@ -170,12 +170,14 @@ def _added(target: Target, t: Tensor) -> Tensor:
 
 def log_normal(apart: Tensor, root: Tensor) -> Tensor:
     """``[M, N]``: log densities, but for a constant, of ``apart [M, N, D]`` with Cholesky factors
-    ``[D, D]`` or ``[M, D, D]`` of covariances."""
-    standard = torch.linalg.solve_triangular(root, apart.mT, upper=False).mT
-    return log_standard(standard, root)
+    ``[D, D]`` or ``[M, D, D]`` of covariances, whose inverses are rounded last."""
+    unit = torch.eye(root.shape[-1]).to(root)
+    inverse = torch.linalg.solve_triangular(root, unit, upper=False)
+    return log_standard(apart @ inverse.mT.to(apart), root)
 
 
 def log_standard(standard: Tensor, root: Tensor) -> Tensor:
     """The same of what is standard normal ``[M, N, D]``."""
     volume = root.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
-    return -standard.square().sum(dim=2) / 2 - volume[..., None]
+    square = torch.linalg.vector_norm(standard, dim=2).square_()
+    return (square / -2).sub_(volume[..., None].to(square))

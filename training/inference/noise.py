@@ -25,6 +25,7 @@ class Noise:
         chains: The number of chains or particles of one, C.
         device: Where they go; they are drawn on the CPU, so that all devices have the same.
         chunk: Steps whose numbers are drawn, and held, at once.
+        dtype: Of normal numbers. In single precision they are others, drawn four times as fast.
     """
 
     def __init__(
@@ -34,13 +35,14 @@ class Noise:
         chains: int,
         device: torch.device,
         chunk: int = CHUNK,
+        dtype: torch.dtype = torch.float64,
     ):
         self._seed, self._observations, self._chains = seed, list(observations), chains
-        self._device, self._chunk = device, chunk
+        self._device, self._chunk, self._dtype = device, chunk, dtype
         self._chunks: dict[tuple[int, int], tuple[int, Tensor]] = {}
 
     def normal(self, step: int, size: int) -> Tensor:
-        """``[M, C, size]``, float64."""
+        """``[M, C, size]``."""
         return self._numbers(NORMAL, step, size)
 
     def uniform(self, step: int, size: int) -> Tensor:
@@ -52,12 +54,13 @@ class Noise:
         known, numbers = self._chunks.get((kind, size), (-1, torch.empty(0)))
         if known != chunk:
             draw = torch.randn if kind == NORMAL else torch.rand
+            dtype = self._dtype if kind == NORMAL else torch.float64
             shape, keys = (
                 (self._chunk, self._chains, size),
                 (self._seed, Stream.CHAINS, chunk, kind, size),
             )
             sources = [seeded_generator("cpu", *keys, index) for index in self._observations]
-            drawn = [draw(shape, generator=source, dtype=torch.float64) for source in sources]
+            drawn = [draw(shape, generator=source, dtype=dtype) for source in sources]
             numbers = torch.stack(drawn, dim=1)
             self._chunks[kind, size] = chunk, numbers
         return numbers[place].to(self._device)

@@ -144,8 +144,9 @@ class Prior:
     def denoised(
         self, states: Tensor, t: Tensor, conditions: dict[str, Tensor] | None = None
     ) -> Tensor:
-        """What the denoiser makes ``[N, D]`` of unscaled states ``[N, D]`` at time ``t []``."""
-        return self._given(conditions).denoiser(states, t).double()
+        """What the denoiser makes ``[N, D]`` of unscaled states ``[N, D]`` at time ``t []``, in
+        their dtype."""
+        return self._given(conditions).denoiser(states, t).to(states)
 
     def points_and_density(
         self, w: Tensor, conditions: dict[str, Tensor], trace: Trace

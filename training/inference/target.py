@@ -165,7 +165,8 @@ class Target:
 
     @torch.no_grad()
     def denoised(self, states: Tensor, t: Tensor, which: Tensor) -> Tensor:
-        """What the denoiser makes ``[N, D]`` of unscaled states ``[N, D]`` at time ``t []``."""
+        """What the denoiser makes ``[N, D]`` of unscaled states ``[N, D]`` at time ``t []``, in
+        their dtype."""
 
         def block(states: Tensor, which: Tensor) -> tuple[Tensor, ...]:
             self._calls = 1
@@ -310,8 +311,12 @@ class Target:
         another number; what fills up the last block are its first row again."""
         count, size = len(rows), size or self.rows
         missing = -count % size
-        order = F.pad(torch.arange(count, device=rows.device), (0, missing))
-        blocks = [function(rows[block], which[block]) for block in torch.split(order, size)]
+        starts = range(0, count - size + 1, size)
+        blocks = [function(rows[i : i + size], which[i : i + size]) for i in starts]
+        if missing:
+            last = torch.arange(count - size + missing, count, device=rows.device)
+            last = F.pad(last, (0, missing))
+            blocks.append(function(rows[last], which[last]))
         self.calls += count * cost * self._calls
         return [torch.cat(parts)[:count] for parts in zip(*blocks, strict=True)]
 

@@ -83,7 +83,6 @@ class Choices:
             # Classes of images were not tried: what they tell is less than what conditions do.
             labels = self.network_arguments.get("label_dim", 0)
             conditional = self.network in TOY_NETWORKS and labels > 0
-            conditional = conditional or self.network in QUESTION_NETWORKS
             t_max = schedule.default_t_max(conditional)
             t_max *= self.compressed_time if compresses else 1
         _require_finite_noise(schedule, t_max)

@@ -31,7 +31,7 @@ from torch_utils.streams import Stream
 from training.flow.calls import ConditionedDenoiser
 from training.flow.courses import USES, Course
 from training.flow.grids import fit_equal_error_grid
-from training.flow.likelihood import DivergenceIntegral, Trace, value_and_products
+from training.flow.likelihood import DivergenceIntegral, Trace, value_and_divergence
 from training.flow.pfode import ProbabilityFlow
 from training.flow.solvers import SOLVERS
 from training.flow.solvers.student import BY_STUDENT
@@ -171,12 +171,8 @@ def _follow(flow: ProbabilityFlow, latents: Tensor, times: Tensor) -> tuple[Tens
     halves = torch.cat([halves, times[-1:]])
     states = flow.simulate(latents, halves, "exp_rk5", save_every=1).states
     states = states / torch.stack([flow.latent_std(t) for t in halves])[:, None]
-    units = torch.eye(states.shape[2]).to(states)[:, None].expand(-1, states.shape[1], -1)
     traces = torch.stack(
-        [
-            value_and_products(flow.standardized_velocity, x, t, units)[1].sum(dim=1)
-            for x, t in zip(states, halves, strict=True)
-        ]
+        [value_and_divergence(flow.slope(), x, t)[1] for x, t in zip(states, halves, strict=True)]
     )
     means = (traces[:-2:2] + 4 * traces[1::2] + traces[2::2]) / 6
     integrals = (times.diff()[:, None] * means).cumsum(dim=0)

@@ -1,11 +1,15 @@
-"""The mixture of normal laws that a flow of rows starts from, fitted to rows with missing cells.
+"""The mixture that a flow of rows starts from, fitted to rows with missing cells.
 
-By expectation maximization, which takes what is missing as unknown: each component replaces it by
-its mean given the row's other cells, and adds its covariance (Ghahramani and Jordan 1994,
+Each component is a normal law of numbers with a covariance of its own, and beside it independent
+shares of the levels of each category: known levels tell the component, and through it numbers.
+
+By expectation maximization, which takes what is missing as unknown: each component replaces a
+number by its mean given the row's other cells, and adds its covariance (Ghahramani and Jordan 1994,
 "Supervised learning from incomplete data via an EM approach"). So it is right where cells are
-missing at random given the others. A component's covariance is drawn towards the pooled one as by
-as many rows as there are columns. The number of components is that of the best mean log density of
-rows that are held out: of few rows it is 1, which makes a Gaussian copula.
+missing at random given the others. Covariances are drawn towards the pooled one as by as many rows
+as there are numbers, and shares as by one row. A last component is wide, of independent numbers,
+for rows that fit nowhere else: of it only the weight is fitted. The number of the others is that of
+the best mean log density of held-out numbers given their levels; one makes a Gaussian copula.
 """
 
 from collections.abc import Sequence
@@ -20,45 +24,75 @@ from torch_utils.streams import Stream
 from training.flow.questions import EncodedRows
 from training.learning.coordinates import shrunk_correlation
 
-MOST_ROWS = 20_000
-"""With these a correlation has an error of 0.007."""
+MOST_ROWS = 10_000
+"""With these a correlation has an error of 0.01."""
 MOST_PATTERNS = 2_000
-"""Of missing cells: each has an inverse of its own, at every step."""
-STEPS, STARTS = 60, 2
-CLOSE = 5e-4
+"""Of missing numbers: each has an inverse of its own, at every step."""
+STEPS = 40
+CLOSE = 1e-3
 """Nats a row: gain of a step at which a fit is done."""
 COMPONENTS = (1, 2, 3, 4, 6, 8, 12, 16)
+FIRST = (1, 4)
+"""That are tried where only spaces are to be compared."""
 ROWS_PER_NUMBER = 2
 """Rows that there are, at least, for each number of a mixture."""
+MOST_CUBED = 50_000
+"""Components times the cube of the numbers, at most: every row of a training has their inverses."""
 MOST_NUMBERS = 1 << 23
 """Of matrices that are held at a time, one for each row."""
+WIDE, FEW = 2.0, 0.01
+"""Variance of the numbers of the last component, and its weight at first; it keeps a tenth of
+that."""
 RIDGE = 1e-4
 """Of all variances, in units of the pooled ones."""
 
 
 class Mixture(NamedTuple):
-    """Weights ``[M]``, means ``[M, P]`` and covariances ``[M, P, P]``."""
+    """A mixture of M components.
+
+    Attributes:
+        weights: ``[M]``.
+        means: Of numbers ``[M, D]``.
+        covariances: ``[M, D, D]``.
+        shares: Of levels ``[M, K]``, those of each category add to 1.
+        reach: How far from 0 numbers are taken to be ``[D]``: one more than they are.
+    """
 
     weights: Tensor
     means: Tensor
     covariances: Tensor
+    shares: Tensor
+    reach: Tensor
 
 
 class _Rows(NamedTuple):
-    """Rows ``[N, P]``, 0 where cells are missing; the patterns of these ``[U, P]``, bool, true
-    where cells are there; and the pattern of each row ``[N]``."""
+    """Rows to fit to.
+
+    Attributes:
+        values: Numbers ``[N, D]``, 0 where they are missing.
+        patterns: Of these ``[U, D]``, bool, true where they are there.
+        which: The pattern of each row ``[N]``.
+        indicators: Of levels ``[N, K]``, all 0 where they are missing.
+        level_counts: Levels of each category.
+    """
 
     values: Tensor
     patterns: Tensor
     which: Tensor
+    indicators: Tensor
+    level_counts: Sequence[int]
 
     @classmethod
-    def of(cls, values: Tensor) -> "_Rows":
-        patterns, which = torch.unique(~values.isnan(), dim=0, return_inverse=True)
-        return cls(values.nan_to_num(0.0), patterns, which)
+    def of(cls, rows: EncodedRows, level_counts: Sequence[int]) -> "_Rows":
+        parts = [torch.zeros(len(rows), 0, dtype=torch.float64)]
+        for place, number in enumerate(level_counts):
+            parts.append((rows.levels[:, place, None] == torch.arange(number)).double())
+        patterns, which = torch.unique(~rows.numbers.isnan(), dim=0, return_inverse=True)
+        indicators = torch.cat(parts, dim=1)
+        return cls(rows.numbers.nan_to_num(0.0), patterns, which, indicators, level_counts)
 
     def times(self, matrices: Tensor, vectors: Tensor) -> Tensor:
-        """Vectors of rows ``[N, P]`` by the matrix of their pattern, of ``[U, P, P]``."""
+        """Vectors of rows ``[N, D]`` by the matrix of their pattern, of ``[U, D, D]``."""
         if len(matrices) == 1:
             return vectors @ matrices[0].mT
         size = max(1, MOST_NUMBERS // matrices[0].numel())
@@ -66,88 +100,99 @@ class _Rows(NamedTuple):
         return torch.cat([(matrices[which] @ rows[..., None])[..., 0] for which, rows in parts])
 
 
-def with_indicators(cells: EncodedRows, level_counts: Sequence[int]) -> Tensor:
-    """Numbers and indicators of levels ``[N, D + K]``, NaN where they are missing."""
-    parts = [cells.numbers]
-    for place, number in enumerate(level_counts):
-        level = cells.levels[:, place, None]
-        indicators = (level == torch.arange(number)).double()
-        parts.append(indicators.masked_fill(level < 0, torch.nan))
-    return torch.cat(parts, dim=1)
-
-
 def fit_mixture(
-    rows: EncodedRows, held_out: EncodedRows, level_counts: Sequence[int], seed: int
+    rows: EncodedRows,
+    held_out: EncodedRows,
+    level_counts: Sequence[int],
+    seed: int,
+    counts: Sequence[int] = COMPONENTS,
 ) -> tuple[Mixture, float]:
     """The mixture with the best number of components.
 
     Args:
-        rows: In coordinates of the flow; the first are taken of many.
+        rows: In coordinates of the flow, of variance 1; the first are taken of many.
         held_out: Rows that decide; may be none, and then there is one component.
         level_counts: Levels of each category.
         seed: Of where components start.
+        counts: Numbers of components to try, rising from 1.
 
     Returns:
         The mixture, and the mean log density in nats of numbers of the rows that are held out,
         given their levels.
     """
-    values = with_indicators(rows.at(slice(0, MOST_ROWS)), level_counts)
-    other = with_indicators(held_out.at(slice(0, MOST_ROWS)), level_counts)
-    if len(torch.unique(~values.isnan(), dim=0)) > MOST_PATTERNS:
-        values = values[:MOST_PATTERNS]
-    dim, size = rows.numbers.shape[1], values.shape[1]
-    mean, scale = torch.zeros(size).double(), values.square().nanmean(dim=0).sqrt()
-    mean[dim:] = values[:, dim:].nanmean(dim=0)
-    scale[dim:] = (mean * (1 - mean))[dim:].sqrt()
-    scale = scale.nan_to_num(1.0).clamp(min=RIDGE)
-    scaled = _Rows.of((values - mean) / scale)
-    others = _Rows.of((other - mean) / scale)
-    given = _Rows.of((other - mean) / scale * torch.where(torch.arange(size) < dim, torch.nan, 1.0))
-    unit = (~other[:, :dim].isnan() * (scale[:dim].log() + log(2 * pi) / 2)).sum(dim=1)
+    few = rows.at(slice(0, MOST_ROWS))
+    if len(torch.unique(~few.numbers.isnan(), dim=0)) > MOST_PATTERNS:
+        few = few.at(slice(0, MOST_PATTERNS))
+    own = _Rows.of(few, level_counts)
+    others = _Rows.of(held_out.at(slice(0, MOST_ROWS)), level_counts)
+    dim = own.values.shape[1]
+    unit = (others.patterns[others.which].sum(dim=1) * log(2 * pi) / 2).mean()
 
     def score(mixture: Mixture) -> float:
-        if not len(other):
+        if not len(others.values):
             return 0.0
-        of_numbers = _log_density(mixture, others) - _log_density(mixture, given) - unit
-        return of_numbers.mean().item()
+        _, of_numbers, of_levels = _of_components(mixture, others)
+        of_levels = of_levels + mixture.weights.log()
+        both = (of_numbers + of_levels).logsumexp(dim=1) - of_levels.logsumexp(dim=1)
+        return float(both.mean() - unit)
 
-    pooled, completed = _pooled(scaled)
+    pooled, completed = _pooled(own)
+    pooled = _with_wide(pooled, own)
     best, scores = pooled, [score(pooled)]
-    for count in COMPONENTS[1:]:
-        numbers = count * size * (size + 3) / 2
-        if not (dim and len(other)) or len(values) < ROWS_PER_NUMBER * numbers:
+    for count in counts[1:]:
+        numbers = count * dim * (dim + 3) / 2
+        too_few = not len(others.values) or len(few) < ROWS_PER_NUMBER * numbers
+        if too_few or count * dim**3 > MOST_CUBED:
             break
         generator = seeded_generator("cpu", seed, Stream.QUESTIONS, count)
-        fits = [_fitted(scaled, completed, pooled, count, generator) for _ in range(STARTS)]
-        fit = max(fits, key=lambda each: _log_density(each, scaled).mean().item())
+        fit = _fitted(own, completed, pooled, count, generator)
         scores.append(score(fit))
         if scores[-1] == max(scores):
             best = fit
         elif len(scores) - scores.index(max(scores)) > 2:
             break
-    outer = scale[:, None] * scale
-    made = Mixture(best.weights, mean + best.means * scale, best.covariances * outer)
-    return made, max(scores)
+    return best, max(scores)
 
 
 def _pooled(rows: _Rows) -> tuple[Mixture, Tensor]:
-    """One component, and the rows with their missing cells at their means under it."""
-    size = rows.values.shape[1]
-    eye = torch.eye(size, dtype=torch.float64)
-    mixture = Mixture(torch.ones(1, dtype=torch.float64), torch.zeros(1, size).double(), eye[None])
+    """One component, and the rows with their missing numbers at their means under it."""
+    dim = rows.values.shape[1]
+    eye = torch.eye(dim, dtype=torch.float64)
+    mean = torch.zeros(1, dim, dtype=torch.float64)
+    shares = torch.full((1, rows.indicators.shape[1]), 0.5, dtype=torch.float64)
+    reach = 1 + rows.values.abs().amax(dim=0)
+    mixture = Mixture(torch.ones(1, dtype=torch.float64), mean, eye[None], shares, reach)
     before = -torch.inf
     for _ in range(STEPS):
         mixture, completed, total = _step(mixture, rows, None)
         if total - before < CLOSE or bool(rows.patterns.all()):
             break
         before = total
-    mean = completed.mean(dim=0)
-    std = completed.std(dim=0, correction=0).clamp(min=RIDGE)
+    mean, std = completed.mean(dim=0), completed.std(dim=0, correction=0).clamp(min=RIDGE)
     # What is off the diagonal is shrunk, with what missing cells added.
     plain = (completed - mean).T @ (completed - mean) / len(completed)
-    shrunk = shrunk_correlation((completed - mean) / std) * std[:, None] * std
-    covariance = mixture.covariances + (shrunk - plain) + RIDGE * eye
-    return Mixture(mixture.weights, mixture.means, covariance), completed
+    shrunk = plain
+    if dim > 1:
+        shrunk = shrunk_correlation((completed - mean) / std) * std[:, None] * std
+    return mixture._replace(covariances=mixture.covariances + shrunk - plain), completed
+
+
+def _with_wide(mixture: Mixture, rows: _Rows) -> Mixture:
+    """The mixture with a last component more, whose weight is fitted."""
+    dim = rows.values.shape[1]
+    wide = Mixture(
+        torch.cat([(1 - FEW) * mixture.weights, mixture.weights.new_full((1,), FEW)]),
+        torch.cat([mixture.means, mixture.means.new_zeros(1, dim)]),
+        torch.cat([mixture.covariances, WIDE * torch.eye(dim, dtype=torch.float64)[None]]),
+        torch.cat([mixture.shares, mixture.shares.mean(dim=0, keepdim=True)]),
+        mixture.reach,
+    )
+    for _ in range(STEPS // 4):
+        joint = wide.weights.log() + sum(_of_components(wide, rows)[1:])
+        share = joint.softmax(dim=1).mean(dim=0)[-1].clamp(min=FEW / 10)
+        weights = wide.weights[:-1] / wide.weights[:-1].sum()
+        wide = wide._replace(weights=torch.cat([(1 - share) * weights, share[None]]))
+    return wide
 
 
 def _fitted(
@@ -157,76 +202,98 @@ def _fitted(
     first = int(torch.randint(len(completed), (1,), generator=generator))
     means, distance = [completed[first]], (completed - completed[first]).square().sum(dim=1)
     for _ in range(count - 1):
-        place = int(torch.multinomial(distance, 1, generator=generator))
+        place = int(torch.multinomial(distance + RIDGE, 1, generator=generator))
         means.append(completed[place])
         distance = distance.minimum((completed - completed[place]).square().sum(dim=1))
     weights = torch.full((count,), 1 / count, dtype=torch.float64)
-    mixture = Mixture(weights, torch.stack(means), pooled.covariances.repeat(count, 1, 1) / 2)
+    covariances = pooled.covariances[:1].repeat(count, 1, 1) / 2
+    shares = pooled.shares[:1].repeat(count, 1)
+    mixture = Mixture(weights, torch.stack(means), covariances, shares, pooled.reach)
+    mixture = _with_wide(mixture, rows)
     before = -torch.inf
     for _ in range(STEPS):
-        mixture, _, total = _step(mixture, rows, pooled.covariances[0])
+        mixture, _, total = _step(mixture, rows, pooled)
         if total - before < CLOSE:
             break
         before = total
     return mixture
 
 
-def _step(mixture: Mixture, rows: _Rows, prior: Tensor | None) -> tuple[Mixture, Tensor, float]:
-    """A step of expectation maximization.
+def _step(mixture: Mixture, rows: _Rows, pooled: Mixture | None) -> tuple[Mixture, Tensor, float]:
+    """A step of expectation maximization, towards the pooled law if there is one.
 
     Returns:
-        The mixture after it; the rows with missing cells at their means; and their mean log density
-        before it.
+        The mixture after it; the rows with missing numbers at their means; and their mean log
+        density before it.
     """
-    count, size = rows.values.shape
-    gain, log_density = _of_components(mixture, rows)
-    joint = mixture.weights.log() + log_density  # [N, M]
-    shares = joint.softmax(dim=1)
-    weights, means, covariances = [], [], []
+    count, dim = rows.values.shape
+    gain, of_numbers, of_levels = _of_components(mixture, rows)
+    joint = mixture.weights.log() + of_numbers + of_levels  # [N, M]
+    responsibilities = joint.softmax(dim=1)
+    present, seen = rows.patterns[rows.which], rows.patterns.double()
+    eye = torch.eye(dim, dtype=torch.float64)
+    weights, means, covariances, shares = [], [], [], []
     completed = torch.zeros_like(rows.values)
-    present = rows.patterns[rows.which]
-    for k, share in enumerate(shares.T):
-        mean = mixture.means[k]
+    wide = None if pooled is None else len(mixture.weights) - 1
+    for k, share in enumerate(responsibilities.T):
+        mean, covariance = mixture.means[k], mixture.covariances[k]
         guess = mean + rows.times(gain[k], (rows.values - mean) * present)
         filled = torch.where(present, rows.values, guess)
         completed += share[:, None] * filled
-        total = share.sum()
+        total = share.sum() + 1e-9
         of_patterns = torch.zeros(len(rows.patterns), dtype=share.dtype)
         of_patterns.index_add_(0, rows.which, share)
-        seen = rows.patterns.double()
-        covariance = mixture.covariances[k]
         left = covariance - gain[k] @ (seen[:, :, None] * covariance)
         left = left * (1 - seen[:, :, None]) * (1 - seen[:, None, :])
+        if k == wide:
+            weights.append(total / count + FEW / 10)
+            means.append(mean)
+            covariances.append(covariance)
+            shares.append(mixture.shares[k])
+            continue
         mean = (share[:, None] * filled).sum(dim=0) / total
         off = filled - mean
         second = (share[:, None] * off).T @ off + (of_patterns[:, None, None] * left).sum(dim=0)
-        kept = 0 if prior is None else size
-        covariance = (second + kept * (0 if prior is None else prior)) / (total + kept)
+        levels = share @ rows.indicators
+        if pooled is None:
+            covariance, levels = second / total, levels + 0.5
+        else:
+            covariance = (second + dim * pooled.covariances[0]) / (total + dim)
+            levels = levels + pooled.shares[0]
         weights.append(total / count)
         means.append(mean)
-        covariances.append(covariance + RIDGE * torch.eye(size, dtype=covariance.dtype))
-    made = Mixture(torch.stack(weights), torch.stack(means), torch.stack(covariances))
+        covariances.append(covariance + RIDGE * eye)
+        shares.append(levels)
+    made = Mixture(
+        torch.stack(weights) / torch.stack(weights).sum(),
+        torch.stack(means),
+        torch.stack(covariances),
+        _normalized(torch.stack(shares), rows.level_counts),
+        mixture.reach,
+    )
     return made, completed, joint.logsumexp(dim=1).mean().item()
 
 
-def _of_components(mixture: Mixture, rows: _Rows) -> tuple[Tensor, Tensor]:
-    """What a missing cell has of each that is there ``[M, U, P, P]``, and log densities of what is
-    there ``[N, M]``."""
+def _normalized(levels: Tensor, level_counts: Sequence[int]) -> Tensor:
+    """Rows ``[M, K]`` that add to 1 in each category."""
+    parts = torch.split(levels, list(level_counts), dim=1) if level_counts else (levels,)
+    return torch.cat([part / part.sum(dim=1, keepdim=True) for part in parts], dim=1)
+
+
+def _of_components(mixture: Mixture, rows: _Rows) -> tuple[Tensor, Tensor, Tensor]:
+    """What a missing number has of each that is there ``[M, U, D, D]``, and log densities of
+    numbers that are there, but for a constant, and of levels ``[N, M]``."""
     seen = rows.patterns.double()
     log_densities, gains = [], []
     present = seen[rows.which]
     for mean, covariance in zip(mixture.means, mixture.covariances, strict=True):
         a = seen[:, :, None] * covariance * seen[:, None, :] + torch.diag_embed(1 - seen)
-        factor = torch.linalg.cholesky(a + RIDGE * torch.eye(a.shape[-1], dtype=a.dtype))
+        factor = torch.linalg.cholesky(a)
         inverse = torch.cholesky_inverse(factor) * seen[:, :, None] * seen[:, None, :]
         log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
         off = (rows.values - mean) * present
         square = (rows.times(inverse, off) * off).sum(dim=1)
         log_densities.append(-(square + log_det[rows.which]) / 2)
         gains.append(covariance @ inverse)
-    return torch.stack(gains), torch.stack(log_densities, dim=1)
-
-
-def _log_density(mixture: Mixture, rows: _Rows) -> Tensor:
-    """Of the cells of each row that are there ``[N]``, but for a constant."""
-    return (mixture.weights.log() + _of_components(mixture, rows)[1]).logsumexp(dim=1)
+    of_levels = rows.indicators @ mixture.shares.log().T
+    return torch.stack(gains), torch.stack(log_densities, dim=1), of_levels

@@ -105,6 +105,9 @@ class ConditionEmbedding(nn.Module):
 
 
 BOUND = 4.0
+AT_ONCE = 512
+"""Tangents, points times directions, that go through the layers at once on a CPU: those of a layer
+and its product then stay in the cache of a core."""
 
 
 class ToyMLP(nn.Module):
@@ -212,6 +215,114 @@ class ToyMLP(nn.Module):
     ) -> Tensor:
         """The last hidden layer ``[B, width]``; arguments are those of ``forward``, and what is
         added to the first one."""
+        h: Tensor = self.input(self._first(z, c_noise, labels, features))
+        h = h if further is None else h + further
+        for layer in self.hidden:
+            h = h + self.dropout(F.silu(layer(h)))
+        return h
+
+    @torch.no_grad()
+    def with_trace(
+        self,
+        z: Tensor,
+        c_noise: Tensor,
+        matrix: Tensor,
+        labels: Tensor | None = None,
+        features: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """F ``[B, D]`` in evaluation, and ``tr(matrix dF/dz) [B]``, without gradients.
+
+        Unit vectors of z are carried forward as tangents. They meet few of the input's features,
+        their slopes in the layers are computed once for all of them, and their end is multiplied
+        by one row of the matrix times the output's weights: half of what D backward passes take.
+
+        Args:
+            z: ``[B, D]``.
+            c_noise: ``[]`` or ``[B]``.
+            matrix: ``[D, D]``.
+            labels: As ``forward``.
+            features: As ``forward``.
+        """
+        h: Tensor = self.input(self._first(z, c_noise, labels, features))
+        slopes = []
+        for layer in self.hidden:
+            a = layer(h)
+            steep = a.sigmoid()
+            active = a * steep
+            slopes.append(torch.addcmul(steep, active, 1 - steep))
+            h = h + active
+        out: Tensor = self.output(h)
+        inward = self._by_coordinate(_of_members(self.input.weight), z.shape[1])
+        outward = _of_members(matrix.to(z) @ self.output.weight)
+        through = [_of_members(layer.weight).mT for layer in self.hidden]
+        slopes = [_of_members(slope) for slope in slopes]
+        bends = self._bends(z)
+        rows = len(z) if z.is_cuda else AT_ONCE
+        traces = [
+            self._traced(bends[:, at], inward, [s[:, at] for s in slopes], through, outward)
+            for at in (slice(i, i + rows) for i in range(0, len(z), rows))
+        ]
+        trace = torch.cat(traces) if traces else z[:, 0]
+        return (out.mean(dim=0) if self.members > 1 else out), trace
+
+    def _traced(
+        self,
+        bends: Tensor,
+        inward: Tensor,
+        slopes: Sequence[Tensor],
+        through: Sequence[Tensor],
+        outward: Tensor,
+    ) -> Tensor:
+        """Traces ``[b]`` of ``with_trace``, averaged over K members.
+
+        Args:
+            bends: Slopes of features ``[D, b, 1 + 2 f]``.
+            inward: Their weights ``[K, D, 1 + 2 f, width]``.
+            slopes: Of activations, ``[K, b, width]`` of each layer.
+            through: Transposed weights ``[K, width, width]`` of each layer.
+            outward: ``[K, D, width]``, what tangents are multiplied by in the end.
+        """
+        dim, count = bends.shape[:2]
+        directions = dim if bends.is_cuda else max(1, AT_ONCE // count)
+        trace = torch.zeros_like(bends[0, :, 0])
+        for at in (slice(i, i + directions) for i in range(0, dim, directions)):
+            tangents = torch.matmul(bends[at], inward[:, at])
+            flat = tangents.flatten(1, 2)
+            product = torch.empty_like(flat)
+            for slope, weight in zip(slopes, through, strict=True):
+                torch.bmm(flat, weight, out=product)
+                tangents.addcmul_(product.view_as(tangents), slope[:, None])
+            trace += torch.matmul(tangents, outward[:, at, :, None]).sum(dim=(1, 3)).mean(dim=0)
+        return trace
+
+    def _bends(self, z: Tensor) -> Tensor:
+        """Slopes ``[D, B, 1 + 2 f]`` of the features of each coordinate of ``z [B, D]``."""
+        ones = torch.ones_like(z)[..., None]
+        if not self._frequencies:
+            return ones.transpose(0, 1)
+        frequencies, bounded = self.frequencies[: self._frequencies], torch.tanh(z / BOUND)
+        waves = (BOUND * bounded)[..., None] * frequencies
+        slope = (1 - bounded.square())[..., None] * frequencies
+        bends = torch.cat([ones, slope * waves.cos(), -slope * waves.sin()], dim=2)
+        return bends.transpose(0, 1)
+
+    def _by_coordinate(self, weight: Tensor, dim: int) -> Tensor:
+        """The first layer's weights ``[K, width, ...]`` of what z becomes, by the coordinate that
+        it is of: ``[K, D, 1 + 2 f, width]``."""
+        own, waves = weight[..., :dim, None], weight[..., dim : dim * (1 + 2 * self._frequencies)]
+        parts = waves.view(*waves.shape[:-1], 2, dim, -1).unbind(-3) if self._frequencies else ()
+        return torch.cat([own, *parts], dim=-1).permute(0, 2, 3, 1).contiguous()
+
+    def features_of(self, labels: Tensor) -> Tensor:
+        """What the first layer sees ``[B, ...]`` of conditions ``[B, L]``, whatever z and the time
+        are."""
+        given = self.embedding(labels) if self.embedding else labels
+        return torch.cat(with_waves(given, self.frequencies[: self._condition_frequencies]), dim=1)
+
+    def _first(
+        self, z: Tensor, c_noise: Tensor, labels: Tensor | None, features: Tensor | None
+    ) -> Tensor:
+        """What the first layer sees ``[B, ...]``."""
         seen = [
             *with_waves(z, self.frequencies[: self._frequencies]),
             self.noise(c_noise).expand(len(z), -1),
@@ -224,17 +335,13 @@ class ToyMLP(nn.Module):
                     )
                 features = self.features_of(labels.to(z.dtype))
             seen.append(features)
-        h: Tensor = self.input(torch.cat(seen, dim=1))
-        h = h if further is None else h + further
-        for layer in self.hidden:
-            h = h + self.dropout(F.silu(layer(h)))
-        return h
+        return torch.cat(seen, dim=1)
 
-    def features_of(self, labels: Tensor) -> Tensor:
-        """What the first layer sees ``[B, ...]`` of conditions ``[B, L]``, whatever z and the time
-        are."""
-        given = self.embedding(labels) if self.embedding else labels
-        return torch.cat(with_waves(given, self.frequencies[: self._condition_frequencies]), dim=1)
+
+def _of_members(values: nn.Module | Tensor) -> Tensor:
+    """``[K, ...]`` of K networks, of which one has none of this dimension."""
+    assert isinstance(values, Tensor)
+    return values if values.ndim == 3 else values[None]
 
 
 def with_waves(rows: Tensor, frequencies: Tensor) -> list[Tensor]:

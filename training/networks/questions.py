@@ -8,12 +8,12 @@ their levels. A row is answered in this order,
 
 all of which is exact: probabilities by one call, a density by the flow.
 
-The flow starts from a closed form: a mixture of normal laws of numbers (normal scores) and of
-indicators of levels, with weights p_k, means m_k and covariances C_k. Let v be what is known, and
-asked cells x as they are with noise of variance gamma; in component k these have the covariance
-``A_k = C_k + diag(gamma of asked cells, 0 of known ones)``. With ``w_k = A_k^-1 (v - m_k)`` and the
-responsibilities ``r_k ~ p_k N(v; m_k, A_k)``, the mixture's denoiser is ``D = x - gamma w``, ``w =
-sum_k r_k w_k``. The variance of its error is
+The flow starts from a closed form: a mixture whose components are normal laws of numbers (weights
+p_k, means m_k, covariances C_k), each with shares of the levels. Let v be what is known, and asked
+cells x as they are with noise of variance gamma; in component k these have the covariance ``A_k =
+C_k + diag(gamma of asked cells, 0 of known ones)``. With ``w_k = A_k^-1 (v - m_k)`` and the
+responsibilities ``r_k``, proportional to ``p_k N(v; m_k, A_k)`` times the shares of known levels,
+the mixture's denoiser is ``D = x - gamma w``, ``w = sum_k r_k w_k``. The variance of its error is
 
     s^2 = gamma (1 - gamma sum_k r_k ((A_k^-1)_ii - (w_k - w)^2)),
 
@@ -22,8 +22,11 @@ and in units of F, with what the layers give as f, which is 0 at first,
     F = sqrt(gamma (1 + gamma)) (x / (1 + gamma) - w) + sqrt((1 + gamma) / gamma) s f.
 
 So an untrained network is that mixture, given what is known; of one component, a Gaussian copula.
-Levels start from the means of their indicators. Cells that are not asked have F = 0: to the flow
-they are standard normal numbers, which depend on nothing.
+The right F of numbers e and unit noise n is ``(sqrt(gamma) e - n) / sqrt(1 + gamma)``. That of the
+mixture is kept within what this can be: in a row that contradicts itself, as one with a wrong
+number does, it would be anywhere. Levels start from the shares of the components that they are
+given. Cells that are not asked have F = 0: to the flow they are standard normal numbers, which
+depend on nothing.
 """
 
 from collections.abc import Sequence
@@ -40,12 +43,10 @@ ABSENT, ASKED, KNOWN = -1, 0, 1
 """States of cells."""
 EXACT = 1e-5
 """Variance of what is known exactly, so that columns that follow from others have an inverse."""
-ONE_OF = 1e-3
-"""The same of indicators of levels, which always follow from each other."""
+FAR = 4.0
+"""Standard deviations of noise, at most."""
 LEAST = 1e-8
 """Of the variance of an error, in units of the noise's."""
-LEAST_SHARE = 1e-3
-"""Of what a level starts with."""
 
 
 class QuestionNetwork(nn.Module):
@@ -64,14 +65,18 @@ class QuestionNetwork(nn.Module):
 
     Attributes:
         weights: Of the components ``[M]``.
-        means: Of numbers and indicators ``[M, D + K]``.
-        covariances: ``[M, D + K, D + K]``.
+        means: Of numbers ``[M, D]``.
+        covariances: ``[M, D, D]``.
+        shares: Of levels ``[M, K]``, which add to 1 in each category.
+        reach: How far from 0 numbers may be ``[D]``.
     """
 
     frequencies: Tensor
     weights: Tensor
     means: Tensor
     covariances: Tensor
+    shares: Tensor
+    reach: Tensor
     label_dim = 0
     """Without labels all numbers are asked, and nothing is known."""
 
@@ -102,17 +107,25 @@ class QuestionNetwork(nn.Module):
         self.levels = _Layers(known, width, depth, levels, dropout) if levels else None
         frequencies = [pi / (BOUND + 1) * index for index in range(1, input_features + 1)]
         self.register_buffer("frequencies", torch.tensor(frequencies), persistent=False)
-        size = dim + levels
-        covariances = torch.eye(size, dtype=torch.float64).repeat(components, 1, 1)
+        means = torch.zeros(components, dim, dtype=torch.float64)
         shares = [1 / count for count in level_counts for _ in range(count)]
-        means = torch.tensor([[0.0] * dim + shares] * components, dtype=torch.float64)
-        self.hold_mixture(means.new_full((components,), 1 / components), means, covariances)
+        self.hold_mixture(
+            torch.full((components,), 1 / components, dtype=torch.float64),
+            means,
+            torch.eye(dim, dtype=torch.float64).repeat(components, 1, 1),
+            torch.tensor([shares] * components, dtype=torch.float64),
+            torch.full((dim,), torch.inf, dtype=torch.float64),
+        )
 
-    def hold_mixture(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
+    def hold_mixture(
+        self, weights: Tensor, means: Tensor, covariances: Tensor, shares: Tensor, reach: Tensor
+    ) -> None:
         """Takes the mixture that it starts from; see the attributes."""
         self.register_buffer("weights", weights)
         self.register_buffer("means", means)
         self.register_buffer("covariances", covariances)
+        self.register_buffer("shares", shares)
+        self.register_buffer("reach", reach)
 
     @property
     def question_dim(self) -> int:
@@ -153,51 +166,50 @@ class QuestionNetwork(nn.Module):
             gamma: ``[1]`` or ``[B, 1]``.
             labels: ``[B, L]``.
         """
-        values, kinds = self._cells(labels.to(x_hat))
+        values, states, indicators, level_states = self.unpack(labels.to(x_hat))
         x = (1 + gamma).sqrt() * x_hat
-        values = torch.cat([values[:, : self.dim] + x, values[:, self.dim :]], dim=1)
-        w, r, inverse = self._weighed(values, kinds, gamma)
+        # Levels that are asked are known to numbers.
+        level_known = self._of_levels((level_states >= ASKED).to(x)) * indicators
+        at = torch.where(states == KNOWN, values, x)
+        w, r, inverse = self._weighed(at, states, level_known, gamma)
         mean = (r[..., None] * w).sum(dim=1)
         of_each = inverse.diagonal(dim1=-2, dim2=-1) - (w - mean[:, None]).square()
-        left = 1 - gamma * (r[..., None] * of_each).sum(dim=1)[:, : self.dim]
-        w = mean[:, : self.dim]
-        start = (gamma * (1 + gamma)).sqrt() * (x / (1 + gamma) - w)
-        return start, ((1 + gamma) * left.clamp(min=LEAST)).sqrt()
-
-    def _cells(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Values of known numbers and of indicators, 0 elsewhere, and states of all of these ``[B,
-        D + K]``. Levels that are asked are known to numbers."""
-        values, states, indicators, level_states = self.unpack(labels)
-        known = self._of_levels((level_states >= ASKED).to(values))
-        kinds = torch.cat([states, 2 * known + ABSENT], dim=1)
-        return torch.cat([(states == KNOWN) * values, known * indicators], dim=1), kinds
+        left = 1 - gamma * (r[..., None] * of_each).sum(dim=1)
+        start = (gamma * (1 + gamma)).sqrt() * (x / (1 + gamma) - mean)
+        most = (gamma.sqrt() * self.reach + FAR) / (1 + gamma).sqrt()
+        start = start.clamp(-most, most)
+        return start, ((1 + gamma) * left).clamp(LEAST, 1.0).sqrt()
 
     def _weighed(
-        self, values: Tensor, kinds: Tensor, gamma: Tensor
+        self, values: Tensor, states: Tensor, level_known: Tensor, gamma: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """``w_k [B, M, D + K]``, ``r_k [B, M]`` and ``A_k^-1 [B or 1, M, D + K, D + K]``.
+        """``w_k [B, M, D]``, ``r_k [B, M]`` and ``A_k^-1 [B or 1, M, D, D]``.
 
         Questions that are alike have one inverse, if the noise is the same for all.
+
+        Args:
+            values: Of known and asked numbers ``[B, D]``.
+            states: Of numbers ``[B, D]``.
+            level_known: Indicators of known levels ``[B, K]``.
+            gamma: ``[1]`` or ``[B, 1]``.
         """
         places = None
-        if gamma.ndim == 1 and len(kinds) > 1:
-            kinds, places = torch.unique(kinds, dim=0, return_inverse=True)
+        if gamma.ndim == 1 and len(states) > 1:
+            states, places = torch.unique(states, dim=0, return_inverse=True)
         with torch.no_grad():
-            seen = (kinds > ABSENT).to(values)[:, None]
-            exact = torch.full_like(kinds, EXACT)
-            exact[:, self.dim :] = ONE_OF
-            noise = torch.where(kinds == ASKED, gamma, exact)[:, None]
+            seen = (states > ABSENT).to(values)[:, None]
+            noise = torch.where(states == ASKED, gamma, EXACT)[:, None]
             a = seen[..., None] * self.covariances * seen[..., None, :]
             a = a + torch.diag_embed(torch.where(seen > 0, noise, 1.0))
             factor = torch.linalg.cholesky(a)
             log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
             inverse = torch.cholesky_inverse(factor) * seen[..., None] * seen[..., None, :]
-            if places is not None and len(kinds) > 1:
+            if places is not None and len(states) > 1:
                 inverse, log_det, seen = inverse[places], log_det[places], seen[places]
         off = seen * (values[:, None] - self.means)
         w = (inverse @ off[..., None])[..., 0]
         log_r = self.weights.log() - (log_det + (off * w).sum(dim=-1)) / 2
-        return w, log_r.softmax(dim=1), inverse
+        return w, (log_r + level_known @ self.shares.log().T).softmax(dim=1), inverse
 
     def level_log_probabilities(self, labels: Tensor) -> Tensor:
         """Of all levels, given what is known, ``[B, K]``."""
@@ -210,15 +222,12 @@ class QuestionNetwork(nn.Module):
 
     @torch.no_grad()
     def _level_start(self, labels: Tensor) -> Tensor:
-        """Logarithms ``[B, K]`` of what the mixture has for indicators, given what is known."""
+        """Logarithms ``[B, K]`` of what the mixture has for levels, given what is known."""
         values, states, indicators, level_states = self.unpack(labels.double())
-        only_known = torch.where(states == KNOWN, states, float(ABSENT))
-        level_known = torch.where(level_states == KNOWN, level_states, float(ABSENT))
-        packed = torch.cat([values, only_known, indicators, level_known], dim=1)
-        w, r, _ = self._weighed(*self._cells(packed), values.new_zeros(1))
-        shift = (w[..., None, :] @ self.covariances[..., self.dim :])[..., 0, :]
-        means = (r[..., None] * (self.means[:, self.dim :] + shift)).sum(dim=1)
-        return means.clamp(min=LEAST_SHARE).log()
+        known = torch.where(states == KNOWN, states, float(ABSENT))
+        level_known = self._of_levels((level_states == KNOWN).double()) * indicators
+        _, r, _ = self._weighed(values, known, level_known, values.new_zeros(1))
+        return (r @ self.shares).log()
 
     def _given(
         self, values: Tensor, is_known: Tensor, indicators: Tensor, level_is_known: Tensor

@@ -19,6 +19,7 @@ import click
 
 from dnnlib.errors import InflationError
 from dnnlib.logs import setup_logging
+from dnnlib.memory import keep_freed_memory
 from training.options.declared import SectionedCommand, SectionedGroup, spelled_alike
 
 CONTEXT = {
@@ -68,6 +69,7 @@ def run_script(script: click.Command) -> None:
     """
     rank = int(os.environ.get("RANK", "0"))
     setup_logging(rank)
+    keep_freed_memory()
     try:
         with _raised_on_sigterm():
             result = script.main(standalone_mode=False)

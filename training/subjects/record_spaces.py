@@ -25,7 +25,7 @@ from training.data.tables.table import Columns
 from training.flow.coordinates.coordinates import Coordinates, dither
 from training.flow.questions import EncodedRows
 from training.learning.coordinates import fit_coordinates, over_decades
-from training.learning.mixture_start import Mixture, fit_mixture
+from training.learning.mixture_start import COMPONENTS, FIRST, Mixture, fit_mixture
 from training.names import LOG
 
 FEW_VALUES = 12
@@ -202,14 +202,27 @@ def choose_space(records: Records, seed: int) -> Chosen:
             continue
         coordinates = fit_coordinates(points, columns, marginals, "none")
         space = RecordSpace(records.columns, values, coordinates)
-        mixture, nats = fit_mixture(
-            space.encoded(train, generator), space.encoded(held_out, generator),
-            space.level_counts, seed,
-        )  # fmt: skip
-        slopes = space.log_slopes(held_out).sum(dim=1).mean() if len(held_out) else 0.0
-        tries[marginals] = Chosen(space, marginals, mixture, {marginals: nats + float(slopes)})
+        tries[marginals] = _tried(space, marginals, train, held_out, seed, FIRST)
     scores = {name: each.nats[name] for name, each in tries.items()}
-    return replace(tries[max(scores, key=scores.__getitem__)], nats=scores)
+    best = max(scores, key=scores.__getitem__)
+    chosen = _tried(tries[best].space, best, train, held_out, seed, COMPONENTS)
+    return replace(chosen, nats=scores | chosen.nats)
+
+
+def _tried(
+    space: RecordSpace,
+    marginals: str,
+    train: np.ndarray,
+    held_out: np.ndarray,
+    seed: int,
+    counts: Sequence[int],
+) -> Chosen:
+    """A mixture in a space, and how well it does."""
+    generator = seeded_generator("cpu", seed, Stream.DEQUANTIZATION)
+    rows, others = space.encoded(train, generator), space.encoded(held_out, generator)
+    mixture, nats = fit_mixture(rows, others, space.level_counts, seed, counts)
+    slopes = float(space.log_slopes(held_out).sum(dim=1).mean()) if len(held_out) else 0.0
+    return Chosen(space, marginals, mixture, {marginals: nats + slopes})
 
 
 def _complete(

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from math import log
 from pathlib import Path
 
 import torch
@@ -33,6 +34,11 @@ from training.networks.questions import QuestionNetwork
 from training.recipes import TableRecipe, describe_table_recipe, fitted_to_questions
 from training.subjects.record_spaces import Chosen, choose_space
 from training.subjects.training import Start, Training
+
+
+MOST_NOISE = 1e4
+"""Variance of the noise at the last time: what is known moves means, and the log density of a
+latent by a hundredth of that, in standard deviations."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -130,8 +136,11 @@ class RecordTraining(Training):
     def _model(self, chosen: Chosen) -> tuple[Model, QuestionLoss]:
         space, recipe, choices = chosen.space, self.recipe, self.wanted.choices
         ones = torch.ones(space.dim, dtype=torch.float64)
+        rho = choices.inflation.get("rho") or 1.0
+        t_max = log(MOST_NOISE / recipe.gamma0) / rho
         choices = replace(
             choices,
+            t_max=choices.t_max or t_max,
             inflation={**choices.inflation, "dims_to_keep": space.dim, "gamma0": recipe.gamma0},
             network=QUESTIONS,
             network_arguments={

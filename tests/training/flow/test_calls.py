@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import random_basis
-from training.flow.calls import BLOCK_ROWS, BlockwiseDenoiser, ConditionedDenoiser
+from training.flow.calls import BlockwiseDenoiser, ConditionedDenoiser
 from training.flow.denoisers import NetworkDenoiser
 from training.flow.schedules import InflationSchedule
 from training.networks.mlp import ToyMLP
@@ -105,8 +105,3 @@ def test_conditions_are_the_same_at_every_call_also_in_blocks(points: Tensor) ->
             assert torch.equal(denoiser(points, t), points + t + labels[:, :1])
     assert [len(conditions["labels"]) for _, _, conditions in spy.calls] == [11] * 2 + [4] * 6
     assert torch.equal(spy.calls[3][2]["labels"], labels[4:8])
-
-
-def test_every_type_of_device_has_a_size_of_block() -> None:
-    assert set(BLOCK_ROWS) == {"cpu", "cuda"}
-    assert min(BLOCK_ROWS.values()) >= 1

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from tests.support.draws import double, normal, seeded
 from tests.support.flows import GAP, SCHEDULES, curved_flow, exact_flow, gaussian_flow, random_basis
+from training.flow.calibration import Calibration
 from training.flow.calls import BlockwiseDenoiser, RecomputedDenoiser
+from training.flow.denoisers import NetworkDenoiser
 from training.flow.latent.laws import GaussianLaw
 from training.flow.likelihood import (
     Density,
@@ -21,10 +23,12 @@ from training.flow.likelihood import (
     bits_per_dim,
     value_and_products,
 )
+from training.flow.output_gain import OutputGain
 from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule, NoiseSchedule
 from training.flow.solvers import SOLVERS, Solver
 from training.names import LARGEST_EXACT
+from training.networks.mlp import ToyMLP
 
 RK4, DEFAULT = SOLVERS["rk4"], SOLVERS["exp_rk5"]
 EXACT = Trace("exact")
@@ -132,6 +136,7 @@ def test_states_are_what_they_are_without_densities() -> None:
         alone = flow.melt(points, times, SOLVERS[name], save_every=3)
         assert torch.equal(along.states, alone.states)
         assert along.calls == alone.calls
+        assert integral.products == 2 * {"heun": 16, "exp_ab2": 9, "exp_rk5": 32}[name]
 
 
 @pytest.mark.parametrize("name", ["velocity", "standardized_velocity"])
@@ -147,6 +152,31 @@ def test_the_divergence_is_the_trace_of_the_jacobian(name: str) -> None:
             shift = 1e-5 * torch.eye(3, dtype=torch.float64)[axis]
             divergence = divergence - (v(w + shift, t) - v(w - shift, t))[:, axis] / 2e-5
         assert divergence.abs().max() < 1e-7
+
+
+@pytest.mark.parametrize(
+    ("members", "waves", "space"), [(1, 4, "IS"), (3, 4, "IS"), (1, 0, "IS"), (1, 4, "ES")]
+)
+def test_a_network_takes_its_traces_as_backward_passes_do(
+    members: int, waves: int, space: str
+) -> None:
+    torch.manual_seed(0)
+    schedule, basis = InflationSchedule.to_dimension(2, 5), random_basis(5)
+    network = ToyMLP(5, (-4.0, 4.0), 32, 3, input_features=waves, label_dim=2, members=members)
+    torch.nn.init.normal_(network.output.weight)
+    gain = OutputGain(double([0, 4]), 1 + torch.rand(2, 5))
+    denoiser = NetworkDenoiser(network, basis, schedule, space, output_gain=gain).eval()
+    denoiser.calibration = Calibration(double([0, 4]), *normal(2, 2, 5))
+    flow, t = ProbabilityFlow(denoiser, schedule, basis).given(labels=normal(1, 2)), double(1.5)
+    w, units = normal(700, 5, seed=1), EXACT.directions(slice(0, 700), 5)
+    for part in (flow, flow.in_blocks(300)):
+        for standardized in (True, False):
+            v = part.slope(standardized)
+            value, each = value_and_products(v, w, t, units)
+            found, right = v.with_divergence(w, t), (value, each.sum(dim=1))
+            torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
+    network.train()  # has no such traces
+    assert flow.slope().with_divergence(w, t) is None
 
 
 def test_estimated_densities_scatter_about_the_exact_ones_as_their_errors_say() -> None:

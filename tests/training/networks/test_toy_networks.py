@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from dnnlib.errors import UsageError
 from tests.support.draws import seeded
-from training.networks import NETWORKS, TOY_NETWORKS
+from training.networks import NETWORKS
 from training.networks.mlp import NoiseFeatures
 
 NOISE_RANGE = (-0.95, 0.28)
@@ -37,12 +37,6 @@ def trained(name: str) -> nn.Module:
         assert parameter.grad is not None, key
         assert (parameter.grad != 0).any(), key
     return net
-
-
-def test_the_registry_knows_the_toy_networks() -> None:
-    assert set(TOY_NETWORKS) == {"mlp", "ToyConvUNet", "ToySongUNet"}
-    assert TOY_NETWORKS.items() <= NETWORKS.items()
-    assert all(issubclass(network, nn.Module) for network in NETWORKS.values())
 
 
 @every_network

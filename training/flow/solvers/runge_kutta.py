@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from training.flow.solvers.solver import Method, Velocity
+from training.flow.solvers.solver import Method, Velocity, Widened
 
 
 class Tableau(NamedTuple):
@@ -28,6 +28,12 @@ class Tableau(NamedTuple):
     stages: Sequence[Sequence[float]]
     weights: Sequence[float]
     error: Sequence[float] = ()
+
+    @property
+    def counts(self) -> list[bool]:
+        """Whether each stage has a weight of its own, or leads to other stages alone."""
+        error = self.error or self.weights
+        return [bool(b or e) for b, e in zip(self.weights, error, strict=False)]
 
 
 EULER = Tableau(nodes=(0,), stages=((),), weights=(1,))
@@ -87,8 +93,12 @@ def slopes_of(
         first: ``v(x, t)``, if it is known already.
     """
     slopes = [v(x, t) if first is None else first]
-    for node, row in zip(tableau.nodes[1:], tableau.stages[1:], strict=True):
-        slopes.append(v(x + h[..., None] * weighted_sum(row, slopes), t + node * h))
+    light = v.alone if isinstance(v, Widened) else v
+    for node, row, counts in zip(
+        tableau.nodes[1:], tableau.stages[1:], tableau.counts[1:], strict=True
+    ):
+        stage = v if counts else light
+        slopes.append(stage(x + h[..., None] * weighted_sum(row, slopes), t + node * h))
     return slopes
 
 

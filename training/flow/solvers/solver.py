@@ -22,6 +22,23 @@ PairMethod = Callable[
 
 
 @dataclass(frozen=True)
+class Widened:
+    """The velocity of states with integrals along their way as further coordinates.
+
+    Attributes:
+        whole: Of all coordinates.
+        alone: The same with 0 for the integrals, which is cheaper. It serves the stages of a step
+            that lead to other stages alone, since no velocity depends on an integral.
+    """
+
+    whole: Velocity
+    alone: Velocity
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.whole(x, t)
+
+
+@dataclass(frozen=True)
 class Solver:
     """A method of integration.
 
@@ -31,6 +48,7 @@ class Solver:
         method: The function that walks.
         calls_per_step: Calls of the velocity, one more where a multistep method starts; None where
             they depend on the problem.
+        traces_per_step: Those of them that integrals along the way have a weight for.
         standardized: Whether it integrates the standardized variable, not the scaled one.
         multistep: Whether a step depends on those before.
         adaptive: Whether it chooses its own steps. The times it is given are those of its output.
@@ -46,6 +64,7 @@ class Solver:
     order: int
     method: Method
     calls_per_step: int | None = None
+    traces_per_step: int | None = None
     standardized: bool = False
     multistep: bool = False
     adaptive: bool = False

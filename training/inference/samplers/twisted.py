@@ -45,6 +45,10 @@ NAME = "twisted"
 STEPS = 32
 WORTH = 0.5
 """Part of the particles that weights are worth at least: else they are taken by weight."""
+DTYPE = torch.float32
+"""Of states, and of one step's changes of weights: noise of the first time is far above rounding.
+Covariances are decomposed, and weights summed, in float64, and so are points and their
+likelihood."""
 AT_ONCE = 2**21
 """Numbers of the particles that move at once, if they are of more than one observation. CPUs are
 slower with larger tensors: the allocator returns their memory, and asks the system for it again."""
@@ -85,7 +89,7 @@ def twist(
     parts = []
     for places in torch.split(torch.arange(target.count, device=target.device), most):
         own = [numbers[place] for place in places.tolist()]
-        noise = Noise(seed, own, chains * size, target.device, chunk=1)
+        noise = Noise(seed, own, chains * size, target.device, chunk=1, dtype=DTYPE)
         cloud = _Cloud(target.of(places), times, errors, noise, chains, size)
         for step in reversed(range(STEPS)):
             cloud.resample(WORTH, step)
@@ -119,7 +123,8 @@ class _Cloud:
         self._added = added_noise(target, times)
         rows = torch.arange(target.count * chains * particles, device=target.device)
         self._which = rows // (chains * particles)
-        start = target.melted(noise.normal(STEPS + 1, target.dim).flatten(0, 1), self._which)
+        normal = noise.normal(STEPS + 1, target.dim).flatten(0, 1).double()
+        start = target.melted(normal, self._which).to(DTYPE)
         self._x = start.view(target.count, -1, target.dim)
         self._look(STEPS)
         self._log_weights = self._psi.clone()
@@ -129,6 +134,8 @@ class _Cloud:
         """Takes particles by weight in populations whose weights are worth less than this part."""
         weights = self._by_population(self._log_weights)
         going = effective_size(weights) < worth * self._particles
+        if not going.any():
+            return
         start = self._by_population(self._noise.uniform(step, 1)[..., 0])[:, 0]
         picks = systematic(weights, start, self._particles)
         own = torch.arange(self._particles, device=picks.device)
@@ -144,14 +151,14 @@ class _Cloud:
         a, b = 1 - there / here, there * (here - there) / here
         error = self._errors[step + 1]
         gain, spread = self._given_observation(error)
-        before = self._m - self._x
-        shift = (self._sight.observed[:, None] - self._m @ self._sight.operator.T) @ gain.mT
         of_prior = torch.linalg.cholesky(torch.diag(b) + a[:, None] * error * a)
         of_both = torch.linalg.cholesky(torch.diag_embed(b) + a[:, None] * spread * a)
+        off = self._sight.observed[:, None].to(DTYPE) - self._m @ self._sight.operator.T.to(DTYPE)
         normal = self._noise.normal(step, self._target.dim)
-        move = a * shift + normal @ of_both.mT
+        pull = (a[:, None] * gain).mT.to(DTYPE)
+        move = torch.baddbmm(off @ pull, normal, of_both.mT.to(DTYPE))
         gained = log_normal(move, of_prior) - log_standard(normal, of_both)
-        self._x = self._x + a * before + move
+        self._x = self._x.lerp(self._m, a.to(DTYPE)).add_(move)
         old = self._psi
         if step:
             self._look(step)
@@ -183,12 +190,12 @@ class _Cloud:
         """Expected ends, and psi."""
         flat = expected_end(self._target, self._x.flatten(0, 1), self._times[step], self._which)
         self._m = flat.view_as(self._x)
-        self._psi = self._sight.log_prob(self._m, self._errors[step])
+        self._psi = self._sight.log_prob(self._m, self._errors[step]).double()
 
     def _arrive(self) -> None:
         """Points, and their likelihood."""
         target = self._target
-        points = target.of_states(self._x.flatten(0, 1), self._which)
+        points = target.of_states(self._x.flatten(0, 1).double(), self._which)
         log_likelihood = target.likelihood.log_prob(points, target.observed[self._which])
         self._points, self._psi = points.view_as(self._x), log_likelihood.view(target.count, -1)
 
@@ -215,4 +222,6 @@ class _Cloud:
 
 def _taken(values: Tensor, rows: Tensor) -> Tensor:
     """``[M, N, D]`` at rows ``[M, S]``."""
-    return values.gather(1, rows[..., None].expand(-1, -1, values.shape[2]))
+    count, size = values.shape[:2]
+    first = torch.arange(count, device=rows.device)[:, None] * size
+    return values.flatten(0, 1).index_select(0, (first + rows).flatten()).view(*rows.shape, -1)

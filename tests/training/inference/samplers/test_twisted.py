@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.errors import UsageError
-from tests.support.draws import double
+from tests.support.draws import double, seeded
 from tests.support.flows import Bumps
 from tests.support.posteriors import Parabola, drawn, gaussian_prior, problem
 from training.flow.coordinates.coordinates import Coordinates
@@ -17,7 +17,8 @@ from training.flow.pfode import ProbabilityFlow
 from training.flow.schedules import InflationSchedule
 from training.flow.solvers import get_solver
 from training.inference.likelihoods import Gaussian
-from training.inference.lookahead import Sight, no_lookahead
+from training.inference.lookahead import no_lookahead
+from training.inference.noise import Noise
 from training.inference.prior import Prior
 from training.inference.samplers import twisted
 from training.inference.samplers.twisted import twist
@@ -95,19 +96,23 @@ def test_draws_do_not_depend_on_how_many_observations_move_at_once(
     assert (alone.calls == together.calls).all()
 
 
-def test_what_is_seen_of_a_curved_column_is_as_if_it_were_straight_there() -> None:
-    """Where the noise is small, a column is as good as linear."""
-    prior, noise = bumps(bent()), 1e-3
-    likelihood = Gaussian(double(noise), torch.tensor([0]))
-    state = double([[0.4, -0.3]])
-    truth = prior.of_states(state)
-    target = Target(prior, likelihood, truth[:, :1], 16)
-    sight = Sight.of(target)
-    slope = torch.autograd.functional.jacobian(prior.of_states, state)[0, 0, 0]
-    expected = noise / slope.norm() * sight.operator[0].norm()
-    torch.testing.assert_close(sight.covariance[0, 0, 0].sqrt(), expected, rtol=0.02, atol=0)
-    off = sight.observed[0] - sight.operator @ state[0]
-    assert off.abs() < 0.1 * expected
+def test_single_precision_makes_the_same_of_the_same_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def normal(self: Noise, step: int, size: int) -> Tensor:
+        return torch.randn(1, 100, size, generator=seeded(step)).to(twisted.DTYPE)
+
+    monkeypatch.setattr(Noise, "normal", normal)
+    # No weights choose, since a choice jumps.
+    monkeypatch.setattr(twisted, "WORTH", 0.0)
+    monkeypatch.setattr(twisted, "systematic", lambda weights, *_: torch.arange(50).expand(2, -1))
+    target = Target(bumps(bent()), Gaussian(double(0.1), torch.tensor([1])), double([[0.2]]), 50)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        monkeypatch.setattr(twisted, "DTYPE", dtype)
+        found.append(twist(target, 0, [0], chains=2, draws=50, particles=50))
+    torch.testing.assert_close(found[0].points, found[1].points, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found[0].stats, found[1].stats, rtol=1e-4, atol=0)
 
 
 def test_likelihoods_without_a_lookahead_are_told() -> None:

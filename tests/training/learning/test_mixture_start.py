@@ -1,0 +1,51 @@
+"""Questions that are drawn for a training, and the mixture that it starts from."""
+
+import torch
+
+from torch_utils.seeds import seeded_generator
+from training.flow.questions import EncodedRows
+from training.learning.mixture_start import fit_mixture
+from training.learning.questions import draw_states
+from training.networks.questions import ABSENT, ASKED, KNOWN
+
+GENERATOR = seeded_generator("cpu", 3)
+
+
+def test_what_is_missing_is_neither_asked_nor_known() -> None:
+    present = torch.rand(5000, 6, generator=GENERATOR) > 0.3
+    states = draw_states(present, GENERATOR)
+    assert bool((states[~present] == ABSENT).all())
+    asked = (states == ASKED).sum(dim=1)
+    single = float((asked == 1).double().mean())
+    assert 0.4 < single < 0.65, "near half of the questions are about one cell"
+    assert bool(((states == KNOWN).sum(dim=1)[asked == 1] > 2).any())
+    one = draw_states(present, GENERATOR, asked=[2])
+    assert bool((one[present[:, 2], 2] == ASKED).all() & (one[:, :2] != ASKED).all())
+
+
+def test_a_mixture_is_right_where_cells_are_missing_given_others() -> None:
+    """Rows lose their second number where the first is large: means of what is left are off."""
+    count = 8000
+    first = torch.randn(count, generator=GENERATOR, dtype=torch.float64)
+    noise = torch.randn(count, generator=GENERATOR, dtype=torch.float64)
+    second = 0.8 * first + 0.6 * noise
+    second[first > 0.3] = torch.nan
+    level = (first + 0.5 * noise > 0).long()
+    rows = EncodedRows(torch.stack([first, second], dim=1), level[:, None])
+    none = rows.at(slice(0, 0))
+    mixture, _ = fit_mixture(rows, none, [2], seed=0)
+    assert abs(float(rows.numbers[:, 1].nanmean())) > 0.2
+    assert mixture.weights[0] > 0.9
+    assert abs(float(mixture.covariances[0, 0, 1]) - 0.8) < 0.05
+    assert abs(float(mixture.shares[0, 1]) - 0.5) < 0.03
+
+
+def test_as_many_components_as_held_out_rows_want() -> None:
+    centers = torch.tensor([[-1.2, -1.2], [1.2, 1.2], [-1.2, 1.2]], dtype=torch.float64)
+    which = torch.randint(3, (6000,), generator=GENERATOR)
+    numbers = centers[which] + 0.3 * torch.randn(6000, 2, generator=GENERATOR).double()
+    rows = EncodedRows(numbers, torch.zeros(6000, 0, dtype=torch.long))
+    mixture, nats = fit_mixture(rows.at(slice(0, 5000)), rows.at(slice(5000, None)), [], seed=0)
+    assert len(mixture.weights) in (4, 5), "three, perhaps one more, and the wide one"
+    entropy = torch.log(torch.tensor(3.0)) + 2 * torch.log(torch.tensor(0.3)) + 1 + 1.8379
+    assert abs(nats + float(entropy)) < 0.06
