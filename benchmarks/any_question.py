@@ -5,8 +5,7 @@
     OMP_NUM_THREADS=1 python benchmarks/any_question.py --only=imputation [--tables=iris,wine]
 
 mixture     four Gaussians in six dimensions (with 30 % of cells missing, too), and forty, 10,000
-            rows, of which the law is known; see
-            ``any_question_mixture.py``
+            rows, of which the law is known; see ``any_question_mixture.py``
 imputation  a fifth of the cells of test rows are hidden, completely at random; the flow is trained
             on rows as they are, and again with 30 % of their cells missing
 prediction  one column given all others, by a flow for that question and one for any
@@ -402,11 +401,13 @@ def shown(values: Sequence[Any]) -> str:
     return f"{average:.4f}" if abs(average) < 1 else f"{average:.1f}"
 
 
-def lines_of(part: Part, tables: Sequence[str], seeds: int, dest: Path) -> Iterator[str]:
+def lines_of(
+    part: Part, tables: Sequence[str], variants: Sequence[str], seeds: int, dest: Path
+) -> Iterator[str]:
     """A table in Markdown, as its figures come."""
     yield f"| table | rows | method | {' | '.join(part.columns)} |"
     yield f"| --- | ---: | --- |{' ---: |' * len(part.columns)}"
-    for name, variant in ((name, variant) for name in tables for variant in part.variants):
+    for name, variant in ((name, variant) for name in tables for variant in variants):
         results = []
         for seed in range(seeds):
             folder = dest / name / f"{variant}-{seed}"
@@ -424,15 +425,17 @@ def lines_of(part: Part, tables: Sequence[str], seeds: int, dest: Path) -> Itera
 @click.command(help=__doc__)
 @click.option("--only", type=click.Choice(list(PARTS)), required=True)
 @click.option("--tables", help="With commas between them; the part's own if it is left out.")
+@click.option("--variant", type=click.Choice(("complete", "missing")), help="One alone.")
 @click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--dest", type=click.Path(path_type=Path), default="out/benchmarks/any_question")
-def main(only: str, tables: str | None, seeds: int, dest: Path) -> None:
+def main(only: str, tables: str | None, variant: str | None, seeds: int, dest: Path) -> None:
     torch.set_num_threads(1)
     names = (tables or DEFAULTS[only]).split(",")
     known = DEFAULTS["mixture"].split(",") if only == "mixture" else list(FRAMES)
     if not set(names) <= set(known):
         raise click.BadParameter(f"tables are {', '.join(known)}", param_hint="--tables")
-    for line in lines_of(PARTS[only], names, seeds, dest / only):
+    variants = (variant,) if variant else PARTS[only].variants
+    for line in lines_of(PARTS[only], names, variants, seeds, dest / only):
         print(line, flush=True)
 
 
