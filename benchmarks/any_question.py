@@ -398,7 +398,7 @@ def shown(values: Sequence[Any]) -> str:
     if isinstance(known[0], list):
         return " ".join(f"{mean(each):.0f}" for each in zip(*known, strict=True))
     average = mean(known)
-    return f"{average:.4f}" if abs(average) < 1 else f"{average:.1f}"
+    return f"{average:.{4 if abs(average) < 1 else 2 if abs(average) < 10 else 1}f}"
 
 
 def lines_of(
