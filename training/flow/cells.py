@@ -137,6 +137,8 @@ def offsets(discrete: Tensor) -> Tensor:
     """Points of the sequences ``[SEQUENCES, CELL_POINTS / SEQUENCES, D]``, from -1/2 to 1/2 in
     discrete columns ``[D]`` and 0 in others."""
     points_of = torch.zeros(SEQUENCES, CELL_POINTS // SEQUENCES, len(discrete), dtype=torch.float64)
+    if not discrete.any():  # engines have at least one dimension
+        return points_of.to(discrete.device)
     for seed, points in enumerate(points_of):
         engine = SobolEngine(int(discrete.sum()), scramble=True, seed=seed)  # type: ignore[no-untyped-call]
         points[:, discrete.cpu()] = engine.draw(len(points), dtype=torch.float64) - 0.5
