@@ -144,6 +144,7 @@ class RecordTraining(Training):
         choices = replace(
             choices,
             t_max=choices.t_max or t_max,
+            space="ES",  # coordinates are the columns' own: there is nothing to rotate
             inflation={**choices.inflation, "dims_to_keep": space.dim, "gamma0": recipe.gamma0},
             network=QUESTIONS,
             network_arguments={
