@@ -65,7 +65,7 @@ def sample(settings: DrawSettings) -> None:
 
 @main.command()
 @takes(AskCheckSettings)
-def check(settings: AskCheckSettings) -> int:
+def check(settings: AskCheckSettings) -> int | None:
     """Hide cells of held-out rows, and test whether answers are calibrated.
 
     \b

@@ -1,7 +1,8 @@
 """Every command of every script, with arguments that make it do a little of its work."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,6 +12,7 @@ import click
 import numpy as np
 import pytest
 
+import ask
 import calc_net_residuals_autocorrelations
 import calc_roundtrip_mse
 import dataset_tool
@@ -27,6 +29,7 @@ import toy_pfODE_int
 import toy_train
 import train
 import visualize
+from tests.support.finished_runs import write_houses
 from tests.support.image_models import save_image_model, write_image_set
 from tests.support.linear_detector import SIZE, LinearDetector
 from tests.support.original_files import dumps, toy_content
@@ -95,6 +98,19 @@ class Command:
             return run_script(self.script, *words, *arguments, ranks=ranks)
 
 
+def asked(options: Sequence[str], shelf: Shelf) -> list[str]:
+    """Arguments of a command that answers questions."""
+    network = f"--network={shelf.questions}"
+    if "--count=20" in options:
+        return [network, *options]
+    rows = shelf.houses
+    if options:
+        rows = shelf.folder / "houses.csv"
+        if not rows.exists():
+            write_houses(rows, 30)
+    return [network, f"--data={rows}", *options]
+
+
 def run_named(name: str, *arguments: str) -> Result:
     """Runs a command on a rank, which has its number from ``torchrun``."""
     return COMMANDS[name].run(*arguments, ranks={})
@@ -107,10 +123,14 @@ class Shelf:
     Attributes:
         folder: An empty one, in which they are made.
         toy: A network of circles.
+        questions: A network for any question about houses.
+        houses: Their data set.
     """
 
     folder: Path
     toy: Path
+    questions: Path
+    houses: Path
     _made: dict[str, Any] = field(default_factory=dict)
 
     def _once(self, name: str, make: Callable[[Path], Any]) -> Path:
@@ -365,6 +385,23 @@ ALL = (
         tolerance=0,
         foreign=("--data",),
     ),
+    *(
+        Command(
+            f"ask {word}",
+            ask,
+            partial(asked, options),
+            place="--dest",
+            file=f"answers.{ending}",
+            tolerance=0,
+        )
+        for word, ending, *options in (
+            ("fill", "csv"),
+            ("predict", "csv", "--columns=price"),
+            ("score", "csv"),
+            ("sample", "csv", "--count=20"),
+            ("check", "json"),
+        )
+    ),
     Command("info", info, lambda shelf: [str(shelf.toy), str(shelf.images)], place=""),
     Command(
         "visualize",
@@ -388,6 +425,12 @@ COMMANDS = {command.name: command for command in ALL}
 
 
 @pytest.fixture(scope="session")
-def shelf(toy_network: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+def shelf(
+    toy_network: Callable[..., Path],
+    questions_run: Path,
+    houses: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Shelf:
     toy = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
-    return Shelf(tmp_path_factory.mktemp("shelf"), toy)
+    questions = questions_run / "network-snapshot-000004.pkl"
+    return Shelf(tmp_path_factory.mktemp("shelf"), toy, questions, houses)

@@ -1,21 +1,23 @@
 """Questions about rows: what ``ask.py`` runs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from dnnlib.files import require_new
 from dnnlib.logs import logger
+from torch_utils.distributed import rank_from_environment
 from training.data.records.encoding import encode
 from training.data.records.records import Records
 from training.data.records.writing import save_texts
 from training.data.tables.table import as_records
 from training.files.answers import save_check
 from training.files.records import holds_records, load_records
-from training.files.table import load_table
+from training.files.table import holds_table, load_table
 from training.options.ask import (
     AskCheckSettings,
     AskSettings,
@@ -30,10 +32,23 @@ from training.runs.asking import Sheet
 from training.subjects import NetworkFile, RecordFlow
 from training.subjects.records import Progress
 
+S = TypeVar("S")
+R = TypeVar("R")
 NOT_CALIBRATED = 3
 """Exit code of ``--strict``."""
 
 
+def alone(command: Callable[[S], R]) -> Callable[[S], R | None]:
+    """A command that only the first of several processes runs."""
+
+    @wraps(command)
+    def run(settings: S) -> R | None:
+        return command(settings) if rank_from_environment() == 0 else None
+
+    return run
+
+
+@alone
 def fill(settings: FillSettings) -> None:
     if settings.tables is None:
         paths = [settings.dest]
@@ -55,6 +70,7 @@ def fill(settings: FillSettings) -> None:
             save(path, asking.completed(flow, records, seed, progress), records)
 
 
+@alone
 def predict(settings: PredictSettings) -> None:
     require_new([settings.dest], settings.overwrite, "--dest")
     flow, records = opened(settings), rows_of(settings)
@@ -63,6 +79,7 @@ def predict(settings: PredictSettings) -> None:
     save(settings.dest, sheet, records)
 
 
+@alone
 def score(settings: ScoreSettings) -> None:
     require_new([settings.dest], settings.overwrite, "--dest")
     flow, records = opened(settings), rows_of(settings)
@@ -71,6 +88,7 @@ def score(settings: ScoreSettings) -> None:
     save(settings.dest, sheet, records)
 
 
+@alone
 def sample(settings: DrawSettings) -> None:
     require_new([settings.dest], settings.overwrite, "--dest")
     flow = opened(settings)
@@ -80,10 +98,11 @@ def sample(settings: DrawSettings) -> None:
     save(settings.dest, sheet, flow.empty)
 
 
+@alone
 def check(settings: AskCheckSettings) -> int:
     require_new([settings.dest], settings.overwrite, "--dest")
     flow = RecordFlow.of(NetworkFile.open(settings.network))
-    records = data_set(settings.data)
+    records = data_set(settings.data, flow.empty)
     facts = asking.checked(flow, records, settings.hidden, settings.level, settings.seed)
     save_check(settings.dest, settings.recorded(), facts)
     logger.info("\n".join([*asking.check_lines(facts), f"Wrote {settings.dest}"]))
@@ -109,9 +128,11 @@ def rows_of(settings: RowSettings) -> Records:
     return records
 
 
-def data_set(path: Path) -> Records:
-    """The records of a data set, or a table as records. Raises DataError if it is neither."""
-    return load_records(path) if holds_records(path) else as_records(load_table(path))
+def data_set(path: Path, empty: Records) -> Records:
+    """The records of a data set, a table as records, or rows of another file, all held out."""
+    if holds_records(path):
+        return load_records(path)
+    return as_records(load_table(path)) if holds_table(path) else encode(path, empty.columns)[0]
 
 
 def save(path: Path, sheet: Sheet, records: Records) -> None:

@@ -297,3 +297,34 @@ def _of_components(mixture: Mixture, rows: _Rows) -> tuple[Tensor, Tensor, Tenso
         gains.append(covariance @ inverse)
     of_levels = rows.indicators @ mixture.shares.log().T
     return torch.stack(gains), torch.stack(log_densities, dim=1), of_levels
+
+
+def completed(
+    mixture: Mixture, rows: EncodedRows, level_counts: Sequence[int], generator: torch.Generator
+) -> EncodedRows:
+    """Rows whose missing cells have one joint draw of the mixture, given the cells that are there.
+
+    A draw ``x*`` of the whole component is moved to what is there: ``x* + G (x - x*)``, with the
+    gain G of cells that are there (Matheron's rule).
+    """
+    parts = []
+    factors = torch.linalg.cholesky(mixture.covariances)
+    for some in torch.split(torch.arange(len(rows)), 4096):
+        part = rows.at(some)
+        own = _Rows.of(part, level_counts)
+        gain, of_numbers, of_levels = _of_components(mixture, own)
+        shares = (mixture.weights.log() + of_numbers + of_levels).softmax(dim=1)
+        which = torch.multinomial(shares, 1, generator=generator)[:, 0]
+        noise = torch.randn(own.values.shape, generator=generator, dtype=torch.float64)
+        star = mixture.means[which] + (factors[which] @ noise[..., None])[..., 0]
+        there = own.patterns[own.which]
+        off = there * (own.values - star)
+        moved = star + (gain[which, own.which] @ off[..., None])[..., 0]
+        levels, first = part.levels.clone(), 0
+        for place, number in enumerate(level_counts):
+            of_each = mixture.shares[which, first : first + number]
+            drawn = torch.multinomial(of_each, 1, generator=generator)[:, 0]
+            levels[:, place] = torch.where(levels[:, place] < 0, drawn, levels[:, place])
+            first += number
+        parts.append(EncodedRows(torch.where(there, own.values, moved), levels))
+    return EncodedRows.joined(parts) if parts else rows

@@ -1,8 +1,11 @@
 """Questions about rows, drawn at random for a training, and its loss.
 
 A batch is of rows, each with a question of its own: some cells are asked, others known, the rest
-absent. What is missing is always absent, so that rows train as they are; what is learned is then
-right if cells are missing at random given what is known.
+absent. To be absent must say nothing about a row, but rows of which a cell is missing may differ
+from the others. So missing cells are drawn, anew in every epoch, from the mixture that the flow
+starts from, given the cells that are there, and then left out as often as any. Where one cell alone
+is asked, given all others, it is one that is there. What is learned is right if cells are missing
+at random given those that are there, and the mixture is right about them.
 
 The loss of a row is the mean over asked numbers of the squared error of F (``learning.loss``), and
 the mean over asked categories of the negative log probability of their levels.
@@ -37,7 +40,10 @@ HELD_OUT_DRAWS = 4096
 
 
 def draw_states(
-    present: Tensor, generator: torch.Generator, asked: Sequence[int] | None = None
+    present: Tensor,
+    generator: torch.Generator,
+    asked: Sequence[int] | None = None,
+    drawn: bool = False,
 ) -> Tensor:
     """States of cells ``[B, P]`` of random questions.
 
@@ -45,6 +51,7 @@ def draw_states(
         present: Whether cells are not missing ``[B, P]``, on the CPU.
         generator: The source of random numbers, on the CPU.
         asked: Places of the columns of the one question that is asked; None for any question.
+        drawn: Whether missing cells have been drawn; otherwise they are absent.
     """
     rows, columns = present.shape
     if asked is not None:
@@ -54,15 +61,16 @@ def draw_states(
     draw = torch.rand(rows, columns + 4, generator=generator)
     share, kind, dropped, which = (draw[:, -4 + place, None] for place in range(4))
     known = draw[:, :columns] < share
-    # Of the cells that are there, each as often.
-    there = present.cumsum(dim=1)
-    chosen = 1 + (which * there[:, -1:]).long()
-    one = (there == chosen) & present
-    states = torch.where(kind < ONE_ASKED, ~one, known).long()
     some = dropped < SOME_ABSENT
+    # Which cells are missing may depend on those that are left out: then drawn ones are asked too.
+    may = present | some if drawn else present
+    there = may.cumsum(dim=1)
+    chosen = 1 + (which * there[:, -1:]).long()
+    one = (there == chosen) & may
+    states = torch.where(kind < ONE_ASKED, ~one, known).long()
     absent = torch.rand(rows, columns, generator=generator) < dropped / SOME_ABSENT
     states = states.masked_fill(some & absent & (states == KNOWN), ABSENT)
-    return states.masked_fill(~present, ABSENT)
+    return states if drawn else states.masked_fill(~present, ABSENT)
 
 
 def questions(
@@ -91,6 +99,7 @@ class QuestionBatches:
         batch: Batch size over all ranks.
         seed: Of the orders, the questions and the draws.
         asked: Places of the columns of the one question that is asked; None for any question.
+        complete: Draws missing cells, where any question is asked.
     """
 
     def __init__(
@@ -101,42 +110,48 @@ class QuestionBatches:
         batch: int,
         seed: int,
         asked: Sequence[int] | None = None,
+        complete: Callable[[EncodedRows, torch.Generator], EncodedRows] | None = None,
     ):
+        self._complete = None if asked is not None or bool(known.present.all()) else complete
         self._cells_of, self._known, self._level_counts = cells_of, known, level_counts
         self._batch, self._seed, self._asked = batch, seed, asked
-        self._epoch, self._cells = -1, known
+        self._epoch, self._cells, self._middle = -1, known, known
         self._order = torch.arange(len(known))
 
     def batches(self, first_step: int) -> Iterator[Batch]:
         for step in count(first_step):
-            places, cells = self._at(step)
-            known = self._known.at(places)
+            places, cells, known = self._at(step)
             generator = seeded_generator("cpu", self._seed, Stream.QUESTIONS, step)
-            states = draw_states(known.present, generator, self._asked)
+            present = self._known.at(places).present
+            states = draw_states(present, generator, self._asked, self._complete is not None)
             batch = questions(cells, known, states, self._level_counts)
             mine = distributed.shard(self._batch)
             assert batch.labels is not None
             yield Batch(batch.points[mine], batch.labels[mine])
 
-    def _at(self, step: int) -> tuple[Tensor, EncodedRows]:
-        """Places of a step's rows, which may be of several epochs, and what they are there."""
-        size, places, cells = len(self._known), [], []
+    def _at(self, step: int) -> tuple[Tensor, EncodedRows, EncodedRows]:
+        """Places of a step's rows, which may be of several epochs, and what they are there: spread,
+        and as they are where they are known."""
+        size, places, cells, middles = len(self._known), [], [], []
         start, stop = step * self._batch, (step + 1) * self._batch
         while start < stop:
             epoch, place = divmod(start, size)
             length = min(stop - start, size - place)
             if epoch != self._epoch:
                 self._epoch = epoch
-                self._cells = self._cells_of(
-                    seeded_generator("cpu", self._seed, Stream.DEQUANTIZATION, epoch)
-                )
+                generator = seeded_generator("cpu", self._seed, Stream.DEQUANTIZATION, epoch)
+                self._cells = self._cells_of(generator)
+                if self._complete:
+                    drawn = self._complete(self._known, generator)
+                    self._cells, self._middle = self._cells.or_else(drawn), drawn
                 generator = seeded_generator("cpu", self._seed, Stream.DATA, epoch)
                 self._order = torch.randperm(size, generator=generator)
             part = self._order[place : place + length]
             places.append(part)
             cells.append(self._cells.at(part))
+            middles.append(self._middle.at(part))
             start += length
-        return torch.cat(places), EncodedRows.joined(cells)
+        return torch.cat(places), EncodedRows.joined(cells), EncodedRows.joined(middles)
 
 
 class QuestionRegression(nn.Module):

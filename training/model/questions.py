@@ -45,6 +45,11 @@ class EncodedRows(NamedTuple):
         """Some rows, by their places or by booleans."""
         return EncodedRows(self.numbers[places], self.levels[places])
 
+    def or_else(self, other: "EncodedRows") -> "EncodedRows":
+        """These cells, and where they are missing those of other rows."""
+        numbers = torch.where(self.numbers.isnan(), other.numbers, self.numbers)
+        return EncodedRows(numbers, torch.where(self.levels < 0, other.levels, self.levels))
+
     @classmethod
     def joined(cls, parts: Sequence["EncodedRows"]) -> "EncodedRows":
         """Rows of several, one after the other."""

@@ -95,7 +95,10 @@ class AskCheckSettings(Declared):
 
     network: str = network()
     data: Path = option(
-        type=FILE, required=True, help="The data set of the training, made by dataset_tool.py."
+        type=FILE,
+        required=True,
+        help="The data set of the training, made by dataset_tool.py, whose held-out rows are asked "
+        "about; or a CSV of rows that are all new.",
     )
     dest: Path = option(type=FILE, required=True, help="JSON to write.")
     hidden: float = option(

@@ -68,7 +68,7 @@ def fill(
         )
         values[rows, place] = best_guess(flow, law, place)
         beside += _spread(flow, records, law, place, rows, len(values))
-    names, texts = texts_of(replace(records, values=values))
+    names, texts = texts_of(_with_all_columns(records, values))
     return _joined(names, texts, beside)
 
 
@@ -77,7 +77,7 @@ def completed(
 ) -> Sheet:
     """Rows whose holes have joint draws, given the cells that are there."""
     values = flow.drawn(records.values, np.isnan(records.values), seed, progress=progress)
-    return Sheet(*texts_of(replace(records, values=values)))
+    return Sheet(*texts_of(_with_all_columns(records, values)))
 
 
 def predict(
@@ -209,6 +209,13 @@ def _joined(names: list[str], rows: list[list[str]], beside: list[tuple[str, lis
     return Sheet(names, [[*row, *more] for row, more in zip(rows, further, strict=True)])
 
 
+def _with_all_columns(records: Records, values: np.ndarray) -> Records:
+    """Records of new values, in which columns that the source lacked come last."""
+    own = [column.name for column in records.columns if not column.of]
+    lacking = [name for name in own if name not in records.order]
+    return replace(records, values=values, order=[*records.order, *lacking])
+
+
 def _frame(columns: dict[str, list[str]]) -> Any:
     return importlib.import_module("pandas").DataFrame(columns)
 
@@ -230,10 +237,15 @@ def checked(flow: RecordFlow, records: Records, hidden: float, level: float, see
     Raises:
         DataError: The records have other columns, or too few rows are held out.
     """
-    if list(records.names) != list(flow.empty.names):
+    if list(records.columns) != list(flow.empty.columns):
         raise DataError(
-            f"the data set has the columns {', '.join(records.names)}, but the network was trained "
-            f"on {', '.join(flow.empty.names)}"
+            "the data set has other columns, types or levels than the network was trained on: "
+            f"these are {', '.join(flow.empty.names)}"
+        )
+    if not (records.held_out.all() or flow.was_trained_on(records)):
+        raise DataError(
+            "this is not the data set of the training, so that rows which it holds out may have "
+            "been trained on: give that one, or a table of other rows"
         )
     values = records.at(records.held_out).values
     generator = seeded_generator("cpu", seed, Stream.HELD_OUT)
@@ -262,16 +274,16 @@ def checked(flow: RecordFlow, records: Records, hidden: float, level: float, see
     adjusted = holm(p_values)
     facts = {
         "rows": len(values),
-        "hidden": hidden,
+        "hidden": None if flow.ask else hidden,
         "level": level,
         "columns": columns,
         "p_values": p_values,
         "adjusted": adjusted,
-        "verdict": verdict(adjusted, level, fewest),
+        "verdict": verdict(adjusted, level, fewest, "cells"),
         "detectable": detectable(level, len(adjusted), fewest),
         "fails": min(adjusted.values()) < level,
     }
-    if not flow.ask:
+    if not flow.ask and not records.held_out.all():
         facts["copies"] = _nearest(flow, records, len(values), seed)
     return facts
 
@@ -338,8 +350,10 @@ def _nearest(flow: RecordFlow, records: Records, held_out: int, seed: int) -> di
 
 def check_lines(facts: dict[str, Any]) -> list[str]:
     """The most important numbers of a check, in words."""
+    hidden = facts["hidden"]
     lines = [
-        f"{facts['rows']} held-out rows, of whose cells {facts['hidden']:.0%} are hidden at a time",
+        f"{facts['rows']} rows that were held out; of their cells "
+        + (f"{hidden:.0%} are hidden at a time" if hidden else "those of the question are hidden"),
         "  column               cells  50/80/90/95 % hold   beside",
     ]
     for name, column in facts["columns"].items():

@@ -11,6 +11,7 @@ probabilities, and draws have values that were there.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import sha256
 
 import numpy as np
 import torch
@@ -34,6 +35,12 @@ ROWS_PER_VALUE = 10
 """Rows that there are for each of them, at least on average."""
 MARGINALS = ("none", "yeo-johnson", "quantile", LOG)
 """That are tried."""
+
+
+def digest_of(records: Records) -> str:
+    """SHA-256 of all cells, and of which rows are held out."""
+    cells = np.where(np.isnan(records.values), np.nan, records.values).tobytes()
+    return sha256(cells + records.held_out.tobytes()).hexdigest()
 
 
 def few_values(column: RecordColumn, values: np.ndarray) -> tuple[float, ...]:

@@ -19,6 +19,7 @@ from training.flow.eigenbasis import EigenBasis
 from training.learning.cost import require_batch
 from training.learning.held_out import Watch
 from training.learning.melting import NETWORK_ROWS, LawPlan
+from training.learning.mixture_start import completed
 from training.learning.questions import (
     HeldOutQuestions,
     QuestionBatches,
@@ -32,7 +33,7 @@ from training.model.questions import EncodedRows
 from training.names import QUESTIONS, RECORDS
 from training.networks.questions import QuestionNetwork
 from training.recipes import TableRecipe, describe_table_recipe, fitted_to_questions
-from training.subjects.record_spaces import Chosen, choose_space
+from training.subjects.record_spaces import Chosen, choose_space, digest_of
 from training.subjects.training import Start, Training
 
 MOST_NOISE = 1e4
@@ -109,7 +110,10 @@ class RecordTraining(Training):
             def cells_of(generator: torch.Generator) -> EncodedRows:
                 return space.encoded(train, generator)
 
-            return QuestionBatches(cells_of, known, counts, recipe.batch, seed, asked)
+            def complete(rows: EncodedRows, generator: torch.Generator) -> EncodedRows:
+                return completed(chosen.mixture, rows, counts, generator)
+
+            return QuestionBatches(cells_of, known, counts, recipe.batch, seed, asked, complete)
 
         config = wanted.config(recipe)
         return Start(
@@ -175,6 +179,7 @@ def about_records(
         "records": columns_json(replace(records, order=records.order or records.names)),
         "values": [list(values) for values in chosen.space.values],
         "ask": list(ask),
+        "rows_sha256": digest_of(records),
     }
 
 

@@ -24,7 +24,7 @@ from training.model.questions import QuestionFlow
 from training.names import CELL_ERROR, CELL_POINTS, RECORDS
 from training.networks.questions import ABSENT, ASKED, KNOWN, QuestionNetwork
 from training.subjects.networks import NetworkFile
-from training.subjects.record_spaces import RecordSpace
+from training.subjects.record_spaces import RecordSpace, digest_of
 
 MOST_NUMBERS = 1 << 24
 """Of inverses that are held at a time: 128 MB."""
@@ -142,6 +142,10 @@ class RecordFlow:
         network = self.file.model.denoiser.network
         assert isinstance(network, QuestionNetwork)
         return QuestionFlow(self.file.model.flow, network)
+
+    def was_trained_on(self, records: Records) -> bool:
+        """Whether these are the records of the training, with the same rows held out."""
+        return self.file.model.about.get("rows_sha256") == digest_of(records)
 
     def laws(
         self,

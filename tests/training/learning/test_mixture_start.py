@@ -1,10 +1,12 @@
 """Questions that are drawn for a training, and the mixture that it starts from."""
 
+from itertools import islice
+
 import torch
 
 from torch_utils.seeds import seeded_generator
-from training.learning.mixture_start import fit_mixture
-from training.learning.questions import draw_states
+from training.learning.mixture_start import completed, fit_mixture
+from training.learning.questions import QuestionBatches, draw_states
 from training.model.questions import EncodedRows
 from training.networks.questions import ABSENT, ASKED, KNOWN
 
@@ -21,6 +23,28 @@ def test_what_is_missing_is_neither_asked_nor_known() -> None:
     assert bool(((states == KNOWN).sum(dim=1)[asked == 1] > 2).any())
     one = draw_states(present, GENERATOR, asked=[2])
     assert bool((one[present[:, 2], 2] == ASKED).all() & (one[:, :2] != ASKED).all())
+
+
+def test_to_be_absent_says_nothing_though_what_is_missing_does() -> None:
+    """The second number is missing where the first is large, but what is asked is of all rows."""
+    first = torch.randn(4000, 1, generator=GENERATOR, dtype=torch.float64)
+    rows = torch.cat([first, first + 0.5 * torch.randn(first.shape, generator=GENERATOR)], dim=1)
+    rows[(rows[:, 0] > 0.3) & (torch.rand(4000, generator=GENERATOR) < 0.9), 1] = torch.nan
+    known = EncodedRows(rows, torch.zeros(4000, 0, dtype=torch.long))
+    mixture, _ = fit_mixture(known, known.at(slice(0, 0)), [], seed=0)
+
+    def complete(cells: EncodedRows, generator: torch.Generator) -> EncodedRows:
+        return completed(mixture, cells, [], generator)
+
+    source = QuestionBatches(lambda _: known, known, [], 4000, 0, None, complete)
+    batches = list(islice(source.batches(0), 8))
+    points = torch.cat([batch.points for batch in batches])
+    states = torch.cat([batch.labels[:, 2:4] for batch in batches if batch.labels is not None])
+    for asked in (0, 1):
+        alone = (states[:, asked] == ASKED) & (states[:, 1 - asked] == ABSENT)
+        assert abs(float(points[alone, asked].mean())) < 0.12
+    both = (states == ASKED).all(dim=1)
+    assert float(points[both].mean(dim=0).abs().max()) < 0.1
 
 
 def test_a_mixture_is_right_where_cells_are_missing_given_others() -> None:

@@ -58,13 +58,14 @@ def detectable(level: float, tests: int, runs: int) -> float:
     return min(1.0, farthest + NormalDist().inv_cdf(SEEN) / (2 * runs**0.5))
 
 
-def verdict(adjusted: Mapping[str, float], level: float, runs: int) -> str:
+def verdict(adjusted: Mapping[str, float], level: float, runs: int, of: str = "runs") -> str:
     """Which tests fail, the clearest first; or that none does, and what they could have seen.
 
     Args:
         adjusted: P-values by what was tested, such as "ranks of x1", their number accounted for.
         level: Those below it fail.
         runs: The number of runs behind them.
+        of: What is counted, in the plural.
 
     Raises:
         DataError: There are none.
@@ -79,14 +80,14 @@ def verdict(adjusted: Mapping[str, float], level: float, runs: int) -> str:
         # Where all are 1, none is the smallest.
         smallest = f" (smallest: {names[0]}, p = {least:.2g})" if least < 1 else ""
         return (
-            f"No miscalibration seen in {many} of {runs} runs at level {level:g}, their number "
+            f"No miscalibration seen in {many} of {runs} {of} at level {level:g}, their number "
             f"accounted for{smallest}. {_seen(detectable(level, len(adjusted), runs))}"
         )
     shown = [f"{name} (p = {adjusted[name]:.2g})" for name in failures[:NAMED_FAILURES]]
     more = len(failures) - len(shown)
     listed = ", ".join(shown) + (f" and {more} more" if more else "")
     return (
-        f"Not calibrated: {listed} failed, of {many} of {runs} runs at level {level:g}, their "
+        f"Not calibrated: {listed} failed, of {many} of {runs} {of} at level {level:g}, their "
         "number accounted for."
     )
 
