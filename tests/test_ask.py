@@ -84,8 +84,8 @@ def test_holes_are_filled_and_the_rest_stays(
     assert (after["price"][hole] - truth["price"][hole]).abs().mean() < 1.1
     inside = truth["price"].between(after["price_low"], after["price_high"])[hole]
     assert 0.75 < inside.mean() <= 1
-    good(run_script(ask, "fill", *rows, "--tables=2", f"--dest={out}"))
-    one, two = (read(tmp_path / f"filled_{number}.csv") for number in (1, 2))
+    good(run_script(ask, "fill", *rows, "--tables=2", f"--dest={tmp_path / 'drawn.csv'}"))
+    one, two = (read(tmp_path / f"drawn_{number}.csv") for number in (1, 2))
     assert (one["price"][hole] != two["price"][hole]).any()
     good(run_script(ask, "fill", *rows, f"--dest={out}", "--overwrite"))
     refused(run_script(ask, "fill", *rows, f"--dest={out}"), 2, "overwrite")

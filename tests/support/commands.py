@@ -98,19 +98,6 @@ class Command:
             return run_script(self.script, *words, *arguments, ranks=ranks)
 
 
-def asked(options: Sequence[str], shelf: Shelf) -> list[str]:
-    """Arguments of a command that answers questions."""
-    network = f"--network={shelf.questions}"
-    if "--count=20" in options:
-        return [network, *options]
-    rows = shelf.houses
-    if options:
-        rows = shelf.folder / "houses.csv"
-        if not rows.exists():
-            write_houses(rows, 30)
-    return [network, f"--data={rows}", *options]
-
-
 def run_named(name: str, *arguments: str) -> Result:
     """Runs a command on a rank, which has its number from ``torchrun``."""
     return COMMANDS[name].run(*arguments, ranks={})
@@ -228,6 +215,21 @@ POSTERIOR = (
     *("--chain_n_iters=2", "--device_name=cpu"),
 )
 RESIDUALS = "calc_net_residuals_autocorrelations"
+
+
+def asked(options: Sequence[str], shelf: Shelf) -> list[str]:
+    """Arguments of a command that answers questions."""
+    network = f"--network={shelf.questions}"
+    if "--count=20" in options:
+        return [network, *options]
+    rows = shelf.houses
+    if options:
+        rows = shelf.folder / "houses.csv"
+        if not rows.exists():
+            write_houses(rows, 30)
+    return [network, f"--data={rows}", *options]
+
+
 ALL = (
     Command(
         "toy_train",

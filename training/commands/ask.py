@@ -15,7 +15,7 @@ from training.data.records.encoding import encode
 from training.data.records.records import Records
 from training.data.records.writing import save_texts
 from training.data.tables.table import as_records
-from training.files.answers import save_check
+from training.files.answers import save_check, save_params
 from training.files.records import holds_records, load_records
 from training.files.table import holds_table, load_table
 from training.options.ask import (
@@ -58,44 +58,47 @@ def fill(settings: FillSettings) -> None:
             settings.dest.with_name(f"{stem}_{number}{suffix}")
             for number in range(1, settings.tables + 1)
         ]
-    require_new(paths, settings.overwrite, "--dest")
+    require_new([*paths, params_path(settings.dest)], settings.overwrite, "--dest")
     flow, records = opened(settings), rows_of(settings)
     if settings.tables is None:
         with bar("cells", None) as progress:
             save(settings.dest, asking.fill(flow, records, settings.interval, progress), records)
-        return
-    for number, path in enumerate(paths):
+    for number, path in enumerate(paths if settings.tables else ()):
         with bar("rows", len(records)) as progress:
             seed = settings.seed + number
             save(path, asking.completed(flow, records, seed, progress), records)
+    finish(settings, flow)
 
 
 @alone
 def predict(settings: PredictSettings) -> None:
-    require_new([settings.dest], settings.overwrite, "--dest")
+    require_new([settings.dest, params_path(settings.dest)], settings.overwrite, "--dest")
     flow, records = opened(settings), rows_of(settings)
     with bar("rows", len(records) * len(settings.columns)) as progress:
         sheet = asking.predict(flow, records, settings.columns, settings.interval, progress)
     save(settings.dest, sheet, records)
+    finish(settings, flow)
 
 
 @alone
 def score(settings: ScoreSettings) -> None:
-    require_new([settings.dest], settings.overwrite, "--dest")
+    require_new([settings.dest, params_path(settings.dest)], settings.overwrite, "--dest")
     flow, records = opened(settings), rows_of(settings)
     with bar("cells", len(records) * (1 + len(records.columns))) as progress:
         sheet = asking.score(flow, records, settings.odd, progress)
     save(settings.dest, sheet, records)
+    finish(settings, flow)
 
 
 @alone
 def sample(settings: DrawSettings) -> None:
-    require_new([settings.dest], settings.overwrite, "--dest")
+    require_new([settings.dest, params_path(settings.dest)], settings.overwrite, "--dest")
     flow = opened(settings)
     with bar("rows", settings.count) as progress:
         given = settings.given_ or ()
         sheet = asking.draw(flow, settings.count, given, settings.seed, progress)
     save(settings.dest, sheet, flow.empty)
+    finish(settings, flow)
 
 
 @alone
@@ -135,10 +138,20 @@ def data_set(path: Path, empty: Records) -> Records:
     return as_records(load_table(path)) if holds_table(path) else encode(path, empty.columns)[0]
 
 
+def params_path(dest: Path) -> Path:
+    """Where it is written how answers came about."""
+    return dest.with_name(f"{dest.stem}_params.json")
+
+
 def save(path: Path, sheet: Sheet, records: Records) -> None:
     """Writes a sheet and says so."""
     save_texts(path, sheet.names, sheet.rows, records.separator)
     logger.info(f"Wrote {path}: {len(sheet.rows)} rows of {len(sheet.names)} columns")
+
+
+def finish(settings: AskSettings, flow: RecordFlow) -> None:
+    """Writes how the answers came about."""
+    save_params(params_path(settings.dest), settings.recorded(), flow.file.model.digest())
 
 
 @contextmanager

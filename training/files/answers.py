@@ -19,6 +19,8 @@ A name that is taken gets a _ after it. ``score`` has no columns of the source, 
     least_probable    of the cells: the probability of a value as far out, given the others
     odd_cells         name (probability) of those with at most --odd, the oddest first
 
+Beside each CSV, ``{name}_params.json`` has the options, the digest of the network and the versions.
+
 The JSON of ``check`` has the options, rows (that are held out), hidden, level, verdict, detectable
 (the error of coverage that a test sees in 90 % of cases), fails, p_values and adjusted (Holm) by
 test, copies (drawn, held_out: median distance to the nearest row that was trained on), and columns,
@@ -39,7 +41,14 @@ from typing import Any
 
 from torch_utils.results import provenance, save_json
 
+ANSWERS = "inflationary-flows answers 1"
 FORMAT = "inflationary-flows check of answers 1"
+
+
+def save_params(path: Path, options: Mapping[str, Any], network_sha256: str) -> None:
+    """Writes by which options and which network answers came about, whole or not at all."""
+    about = {"format": ANSWERS, "options": options, "network_sha256": network_sha256}
+    save_json(path, {**about, **provenance()})
 
 
 def save_check(path: Path, options: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
