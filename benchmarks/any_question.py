@@ -390,8 +390,8 @@ PARTS = {
     }),
     "synthetic": Part(synthesize, COMPLETE, {
         "told apart": column("c2st"), "rows that train": column("c2st_real"),
-        "AUC, drawn": column("auc"), "AUC, real": column("auc_real"), "AUC, flow": column("auc_flow"),
-        "s": column("seconds"),
+        "AUC, drawn": column("auc"), "AUC, real": column("auc_real"),
+        "AUC, flow": column("auc_flow"), "s": column("seconds"),
     }),
 }  # fmt: skip
 
