@@ -22,8 +22,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from training.model.questions import QuestionFlow
 from training.flow.solvers import get_solver
+from training.model.questions import QuestionFlow
 from training.names import DEFAULT_SOLVER
 from training.subjects.records import RecordFlow
 
