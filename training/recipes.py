@@ -357,7 +357,7 @@ def fitted_to_questions(rows: int, values: Mapping[str, Any]) -> TableRecipe:
         dump=5,
         width=128,
         depth=4,
-        dropout=0.4 if few else 0.0,
+        dropout=0.2 if few else 0.0,
         weight_decay=0.3 if few else 0.0,
         gamma0=1e-3 if few else 1e-4,
         patience=12,
