@@ -250,7 +250,7 @@ class DataOptions(Declared):
         type=Names(),
         unset="any question",
         of=TABLE,
-        help="Columns that alone are asked, given all others: one question, answered better",
+        help="Columns that alone are asked, given all others: one question",
     )
     xflip: bool = option(
         of=IMAGES, is_flag=True, help="Add the mirror image of each image to the data."
