@@ -14,8 +14,10 @@ import dataset_tool
 import info
 import pfODE_int
 import train
+from dnnlib.errors import DataError
 from tests.support.finished_runs import good
 from tests.support.running import Result, refused
+from torch_utils.snapshots import read_network, write_network
 from training import Answers, Records
 from training.subjects import NetworkFile, RecordFlow
 
@@ -98,8 +100,8 @@ def test_columns_are_predicted_from_the_others(
     fresh.drop(columns="total").to_csv(tmp_path / "fresh.csv", index=False)
     data = f"--data={tmp_path / 'fresh.csv'}"
     options = (f"--network={network}", data, "--columns=total,city", f"--dest={out}")
-    told = run_script(ask, "predict", *options)
-    assert "lacks total" in told.out
+    printed = run_script(ask, "predict", *options).out
+    assert "lacks total" in printed
     made = read(out)
     right = fresh["price"] * fresh["items"]
     assert (made["total_predicted"] - right).abs().median() < 25
@@ -144,9 +146,9 @@ def test_a_check_hides_cells_of_held_out_rows(
 ) -> None:
     out = tmp_path / "check.json"
     data = (f"--data={sold / 'shop.npz'}", f"--dest={out}", "--hidden=0.5")
-    told = good(run_script(ask, "check", f"--network={network}", *data)).out
+    printed = good(run_script(ask, "check", f"--network={network}", *data)).out
     facts = json.loads(out.read_text())
-    assert facts["verdict"] in told
+    assert facts["verdict"] in printed
     assert set(facts["columns"]) <= set(shop().columns)
     assert facts["columns"]["city"]["log_loss"] < facts["columns"]["city"]["log_loss_of_shares"]
     assert facts["copies"]["drawn"] > 0.3 * facts["copies"]["held_out"]
@@ -158,6 +160,14 @@ def test_other_scripts_say_what_answers(run_script: Run, network: Path, tmp_path
         pfODE_int, f"--network={network}", "--sim_type=gen", f"--save_dir={tmp_path}"
     )
     refused(wrong, 2, "ask.py")
+
+
+def test_a_network_whose_columns_make_no_sense_is_refused(network: Path, tmp_path: Path) -> None:
+    parts, about = read_network(network)
+    for name, wrong in (("values", [1.0] * 5), ("ask", [["city"]]), ("records", "{}")):
+        write_network(tmp_path / "wrong.pkl", parts, {**about, name: wrong})
+        with pytest.raises(DataError, match="broken"):
+            Answers.open(tmp_path / "wrong.pkl")
 
 
 def test_probabilities_of_a_discrete_number_add_to_one(network: Path) -> None:

@@ -288,17 +288,11 @@ def fitted_to_table(
     few, many = rows < FEW_ROWS, rows >= MANY_ROWS
     batch = values.get("batch") or (128 if few else 512 if many else 256)
     duration = values.get("duration") or (4000 if few else 8000 if many else 10_000) * batch / 1e6
-    tick = max(1, round(1000 * duration / 50))
-    recipe = TableRecipe(
-        duration=duration,
-        batch=batch,
+    recipe = _of_table(
+        duration,
+        batch,
         lr=3e-3 if dim < WIDE else 2e-3,
-        lr_ramp=TABLE_RAMP * duration,
-        lr_decay=True,
-        ema=duration,
-        tick=tick,
         snap=50,
-        dump=5,
         width=64 if few and dim < WIDE else 128,
         depth=4,
         dropout=0.1 if few else 0.0,
@@ -309,21 +303,32 @@ def fitted_to_table(
     return recipe.but(values)
 
 
+def _of_table(duration: float, batch: int, snap: int, **others: Any) -> TableRecipe:
+    """A recipe of so many reports, the last of which writes the network file; others are what
+    tables differ in."""
+    return TableRecipe(
+        duration=duration,
+        batch=batch,
+        lr_ramp=TABLE_RAMP * duration,
+        lr_decay=True,
+        ema=duration,
+        tick=max(1, round(1000 * duration / snap)),
+        snap=snap,
+        dump=5,
+        **others,
+    )
+
+
 def _fitted_to_simulations(rows: int, values: Mapping[str, Any]) -> TableRecipe:
     """A recipe for points that are given with conditions."""
     few = rows < FEW_ROWS
     batch = values.get("batch") or 256
     duration = values.get("duration") or (1500 if few else 20_000) * batch / 1e6
-    recipe = TableRecipe(
-        duration=duration,
-        batch=batch,
+    recipe = _of_table(
+        duration,
+        batch,
         lr=6e-3 if few else 3e-3,
-        lr_ramp=TABLE_RAMP * duration,
-        lr_decay=True,
-        ema=duration,
-        tick=max(1, round(1000 * duration / 50)),
         snap=50,
-        dump=5,
         width=64,
         depth=4,
         dropout=0.0,
@@ -345,16 +350,11 @@ def fitted_to_questions(rows: int, values: Mapping[str, Any]) -> TableRecipe:
     few, many = rows < FEW_ROWS, rows >= MANY_ROWS
     batch = values.get("batch") or (128 if few else 256)
     duration = values.get("duration") or (3000 if few else 12_000 if many else 6000) * batch / 1e6
-    recipe = TableRecipe(
-        duration=duration,
-        batch=batch,
+    recipe = _of_table(
+        duration,
+        batch,
         lr=2e-3 if few else 3e-3,
-        lr_ramp=TABLE_RAMP * duration,
-        lr_decay=True,
-        ema=duration,
-        tick=max(1, round(1000 * duration / 40)),
         snap=40,
-        dump=5,
         width=128,
         depth=4,
         dropout=0.2 if few else 0.0,

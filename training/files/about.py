@@ -13,7 +13,6 @@ from training.files.records import holds_records, load_records
 from training.files.stats import STATS
 from training.files.table import holds_table, load_table
 from training.model.model import Model
-from training.names import RECORDS
 
 Fact = tuple[str, str]
 """A label, and what is known."""
@@ -65,7 +64,7 @@ def about_network(path: Path) -> Iterator[Fact]:
         listed = ", ".join(columns[:MOST_KEYS]) + (", ..." if len(columns) > MOST_KEYS else "")
         yield "columns", f"{len(columns)}: {listed}"
         yield "coordinates", ", then ".join(model.coordinates.names)
-        if about.get("kind") == RECORDS:
+        if "ask" in about:
             yield "answers", ", ".join(about.get("ask") or ["any question"])
     known = ", ".join(
         f"{name} {recipe.schedule_arguments[name]}"

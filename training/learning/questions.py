@@ -25,7 +25,7 @@ from torch_utils.streams import Stream
 from training.data.batches import Batch
 from training.flow.denoisers import NetworkDenoiser
 from training.learning.held_out import Score
-from training.learning.loss import DenoisingLoss, NoiseDraws
+from training.learning.loss import DenoisingLoss, DenoisingRegression, NoiseDraws
 from training.learning.targets import OthersOfBatch
 from training.model.model import Model
 from training.model.questions import EncodedRows, pack
@@ -159,24 +159,19 @@ class QuestionRegression(nn.Module):
 
     def __init__(self, denoiser: NetworkDenoiser):
         super().__init__()
-        self.denoiser = denoiser
+        self.of_numbers = DenoisingRegression(denoiser)
 
     def forward(self, clean: Tensor, t: Tensor, noise: Tensor, labels: Tensor) -> Tensor:
-        denoiser, network = self.denoiser, self.denoiser.network
+        network = self.of_numbers.denoiser.network
         assert isinstance(network, QuestionNetwork)
-        gamma = denoiser.schedule.noise_variance(t).to(clean.dtype)
-        c = denoiser.coefficients_under(gamma)
-        target = c.clean_weight * clean + c.noise_weight * noise
-        dtype = torch.get_default_dtype()
-        labels = labels.to(dtype)
-        z = (c.c_in * (clean + gamma.sqrt() * noise)).to(dtype)
-        residual = denoiser.residual(z, t, labels=labels)
+        labels = labels.to(torch.get_default_dtype())
+        residual, target = self.of_numbers(clean, t, noise, labels=labels)
         _, states, indicators, level_states = network.unpack(labels)
-        asked = (states == ASKED).to(dtype)
-        errors = asked * (residual - target.to(dtype)).square()
+        asked = (states == ASKED).to(residual)
+        errors = asked * (residual - target).square()
         losses = errors.sum(dim=1) / asked.sum(dim=1).clamp(min=1)
         if network.level_counts:
-            level_asked = (level_states == ASKED).to(dtype)
+            level_asked = (level_states == ASKED).to(residual)
             nats = network.level_log_probabilities(labels) * indicators
             of_each = [part.sum(dim=1) for part in nats.split_with_sizes(network.level_counts, 1)]
             total = (torch.stack(of_each, dim=1) * level_asked).sum(dim=1)

@@ -74,6 +74,7 @@ class QuestionNetwork(nn.Module):
     """
 
     frequencies: Tensor
+    category_of: Tensor
     weights: Tensor
     means: Tensor
     covariances: Tensor
@@ -109,6 +110,9 @@ class QuestionNetwork(nn.Module):
         self.levels = _Layers(known, width, depth, levels, dropout) if levels else None
         frequencies = [pi / (BOUND + 1) * index for index in range(1, input_features + 1)]
         self.register_buffer("frequencies", torch.tensor(frequencies), persistent=False)
+        places = [at for at, count in enumerate(level_counts) for _ in range(count)]
+        category_of = torch.tensor(places, dtype=torch.long)
+        self.register_buffer("category_of", category_of, persistent=False)
         means = torch.zeros(components, dim, dtype=torch.float64)
         shares = [1 / count for count in level_counts for _ in range(count)]
         self.hold_mixture(
@@ -131,7 +135,7 @@ class QuestionNetwork(nn.Module):
 
     @property
     def question_dim(self) -> int:
-        """L, see ``Question``."""
+        """L, see ``pack``."""
         return 2 * self.dim + sum(self.level_counts) + len(self.level_counts)
 
     def forward(self, z: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -241,8 +245,7 @@ class QuestionNetwork(nn.Module):
 
     def _of_levels(self, rows: Tensor) -> Tensor:
         """Columns of categories ``[B, C]``, once for each of their levels ``[B, K]``."""
-        places = [at for at, count in enumerate(self.level_counts) for _ in range(count)]
-        return rows[:, places]
+        return rows[:, self.category_of]
 
     def unpack(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Values ``[B, D]`` and states ``[B, D]`` of numbers, indicators ``[B, K]`` and states

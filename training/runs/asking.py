@@ -6,7 +6,7 @@ of numbers, probabilities of levels, log densities.
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,15 +36,9 @@ class Sheet(NamedTuple):
     rows: list[list[str]]
 
 
-@dataclass(frozen=True)
-class _Interval:
-    """Levels of quantiles: the ends of a central interval, and the median."""
-
-    share: float
-
-    @property
-    def levels(self) -> tuple[float, float, float]:
-        return (1 - self.share) / 2, 0.5, (1 + self.share) / 2
+def ends_and_median(interval: float) -> tuple[float, float, float]:
+    """Levels of the quantiles at the ends of a central interval, and of the median between."""
+    return (1 - interval) / 2, 0.5, (1 + interval) / 2
 
 
 def fill(
@@ -63,9 +57,8 @@ def fill(
     beside: list[tuple[str, list[str]]] = []
     for place in missing.tolist():
         rows = np.flatnonzero(holes[:, place])
-        law = flow.laws(
-            records.values[rows], ~holes[rows], place, _Interval(interval).levels, progress
-        )
+        levels = ends_and_median(interval)
+        law = flow.laws(records.values[rows], ~holes[rows], place, levels, progress)
         values[rows, place] = best_guess(flow, law, place)
         beside += _spread(flow, records, law, place, rows, len(values))
     names, texts = texts_of(_with_all_columns(records, values))
@@ -100,7 +93,7 @@ def predict(
     every = np.arange(len(records))
     beside: list[tuple[str, list[str]]] = []
     for place in places:
-        law = flow.laws(records.values, known, place, _Interval(interval).levels, progress)
+        law = flow.laws(records.values, known, place, ends_and_median(interval), progress)
         column, guess = records.columns[place], best_guess(flow, law, place)
         texts = [text_of(column, one, records.decimal) for one in guess.tolist()]
         beside.append((f"{column.name}_predicted", texts))
@@ -237,16 +230,7 @@ def checked(flow: RecordFlow, records: Records, hidden: float, level: float, see
     Raises:
         DataError: The records have other columns, or too few rows are held out.
     """
-    if list(records.columns) != list(flow.empty.columns):
-        raise DataError(
-            "the data set has other columns, types or levels than the network was trained on: "
-            f"these are {', '.join(flow.empty.names)}"
-        )
-    if not (records.held_out.all() or flow.was_trained_on(records)):
-        raise DataError(
-            "this is not the data set of the training, so that rows which it holds out may have "
-            "been trained on: give that one, or a table of other rows"
-        )
+    _require_of_training(flow, records)
     values = records.at(records.held_out).values
     generator = seeded_generator("cpu", seed, Stream.HELD_OUT)
     there = ~np.isnan(values)
@@ -286,6 +270,20 @@ def checked(flow: RecordFlow, records: Records, hidden: float, level: float, see
     if not flow.ask and not records.held_out.all():
         facts["copies"] = _nearest(flow, records, len(values), seed)
     return facts
+
+
+def _require_of_training(flow: RecordFlow, records: Records) -> None:
+    """Raises DataError of records that have other columns, or may have been trained on."""
+    if list(records.columns) != list(flow.empty.columns):
+        raise DataError(
+            "the data set has other columns, types or levels than the network was trained on: "
+            f"these are {', '.join(flow.empty.names)}"
+        )
+    if not (records.held_out.all() or flow.was_trained_on(records)):
+        raise DataError(
+            "this is not the data set of the training, so that rows which it holds out may have "
+            "been trained on: give that one, or a table of other rows"
+        )
 
 
 def _column_check(

@@ -163,9 +163,9 @@ class RecordSpace:
         for index, place in enumerate(self.categories):
             known = np.array(self.values[place])
             near = np.abs(values[:, place, None] - known)
-            found = np.where(np.isnan(values[:, place]), -1, near.argmin(axis=1))
-            right = np.isclose(values[:, place], known[found], rtol=1e-9, atol=1e-12)
-            levels[:, index] = np.where(right, found, -1)
+            nearest = near.argmin(axis=1)
+            right = np.isclose(values[:, place], known[nearest], rtol=1e-9, atol=1e-12)
+            levels[:, index] = np.where(right, nearest, -1)
         return torch.from_numpy(levels)
 
 

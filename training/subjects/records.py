@@ -125,9 +125,10 @@ class RecordFlow:
             and isinstance(network, QuestionNetwork)
             and isinstance(values, list)
             and len(values) == len(empty.columns)
+            and all(isinstance(column, list) for column in values)
             and all(isinstance(x, float) for column in values for x in column)
             and isinstance(ask, list)
-            and set(ask) <= set(empty.names)
+            and all(name in empty.names for name in ask)
         ):
             raise broken
         space = RecordSpace(empty.columns, [tuple(column) for column in values], coordinates)
@@ -192,7 +193,6 @@ class RecordFlow:
         values: np.ndarray,
         asked: np.ndarray,
         seed: int,
-        first_row: int = 0,
         progress: Progress | None = None,
     ) -> np.ndarray:
         """Values ``[n, P]`` with one joint draw of what is asked in each row.
@@ -201,7 +201,6 @@ class RecordFlow:
             values: ``[n, P]``; what is neither asked nor there is neither known nor drawn.
             asked: ``[n, P]``.
             seed: Of the draws, which are a function of it and of the number of a block.
-            first_row: Number of the first row.
             progress: Called with numbers of rows.
         """
         self.require_any()
@@ -209,7 +208,7 @@ class RecordFlow:
         for rows in self._blocks(len(values)):
             states = self._states(values[rows], ~asked[rows])
             states[self._by_cell(asked[rows])] = ASKED
-            generator = seeded_generator("cpu", seed, Stream.QUESTIONS, first_row + rows.start)
+            generator = seeded_generator("cpu", seed, Stream.QUESTIONS, rows.start)
             encoded = self.space.encoded(values[rows])
             drawn = self.space.decoded(self.questions.draws(encoded, states, generator))
             made[rows] = np.where(asked[rows], drawn, made[rows])
@@ -287,15 +286,21 @@ class RecordFlow:
         for rows in self._blocks(len(values)):
             part, of_cell = np.arange(len(values))[rows], discrete[rows]
             bound = self._bound_at_centers(values[rows], asked[rows], of_cell)
-            means[part] = self._log_densities(values[part], asked[part])
-            errors[part] = np.where(bound <= CELL_ERROR, bound, np.inf)
-            wide = part[bound > CELL_ERROR]
+            narrow, wide = part[bound <= CELL_ERROR], part[bound > CELL_ERROR]
+            means[narrow] = self._log_densities(values[narrow], asked[narrow])
+            errors[narrow] = bound[bound <= CELL_ERROR]
             for some in self._blocks(len(wide), CELL_POINTS):
                 self._over_cells(values, asked, wide[some], means, errors)
             means[part] += (of_cell * torch.where(steps > 0, steps, 1.0).log()).sum(dim=1).numpy()
             if progress:
                 progress(len(part))
         return means, errors
+
+    @cached_property
+    def _shifts(self) -> Tensor:
+        """From centers of cells to points in them, ``[SEQUENCES, points, D]``."""
+        steps = self.space.coordinates.steps
+        return offsets(steps > 0) * steps
 
     def _bound_at_centers(
         self, values: np.ndarray, asked: np.ndarray, discrete: Tensor
@@ -330,8 +335,7 @@ class RecordFlow:
         errors: np.ndarray,
     ) -> None:
         """Puts means over cells of some rows, and their errors, in their places."""
-        steps, points = self.space.coordinates.steps, 0
-        shifts = offsets(steps > 0) * steps
+        shifts, points = self._shifts, 0
         taken: np.ndarray = np.zeros((len(rows), SEQUENCES, 0))
         while len(rows) and points < shifts.shape[1]:
             more = shifts[:, points : max(1, 2 * points)]

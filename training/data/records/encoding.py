@@ -1,7 +1,7 @@
 """Later rows as a network knows its columns."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,35 +47,20 @@ def encode(
             where a number or a date should be.
     """
     cells = open_cells(source, separator)
-    marks = marks_of(missing_values)
     own = {column.name: column for column in columns if column.name in cells.names}
     if not own:
         raise DataError(
             f"{cells.name} has none of the columns {listed([column.name for column in columns])}"
         )
     sign = _decimal(cells, own.values()) if decimal is None else decimal
-    readers = {name: reader_of(column, cells, sign, marks) for name, column in own.items()}
-    read: dict[str, list[np.ndarray]] = {name: [] for name in own}
-    beside: dict[str, list[str]] = {name: [] for name in cells.names if name not in own}
-    unknown: Counter[tuple[str, str]] = Counter()
-    count = 0
-    for block in cells.blocks():
-        for name, texts in zip(cells.names, block, strict=True):
-            if name in beside:
-                beside[name] += texts
-                continue
-            values = readers[name](texts, count)
-            read[name].append(values)
-            if own[name].type == CATEGORY:
-                strange = (text for text in np.array(texts, dtype=object)[np.isnan(values)])
-                unknown.update((name, text) for text in strange if text.lower() not in marks)
-        count += len(block[0])
+    read, beside, unknown = _read(cells, own, sign, marks_of(missing_values))
+    count = len(next(iter(read.values())))
     if not count:
         raise DataError(f"{cells.name} has no rows")
     values = np.full((count, len(columns)), np.nan)
     names = [column.name for column in columns]
-    for name, parts in read.items():
-        values[:, names.index(name)] = np.concatenate(parts)
+    for name, numbers in read.items():
+        values[:, names.index(name)] = numbers
     for place, column in enumerate(columns):
         if column.of in names:
             values[:, place] = calendar_values(values, names, column)
@@ -92,6 +77,30 @@ def encode(
         Records(columns, values, held_out, {}, texts_beside, order, cells.separator, sign),
         lines,
     )
+
+
+def _read(
+    cells: Cells, own: Mapping[str, RecordColumn], decimal: str, marks: frozenset[str]
+) -> tuple[dict[str, np.ndarray], dict[str, list[str]], Counter[tuple[str, str]]]:
+    """Values ``[n]`` of the columns that are known, texts of the others, and how often there are
+    levels that are unknown, by column and level."""
+    readers = {name: reader_of(column, cells, decimal, marks) for name, column in own.items()}
+    read: dict[str, list[np.ndarray]] = {name: [np.empty(0)] for name in own}
+    beside: dict[str, list[str]] = {name: [] for name in cells.names if name not in own}
+    unknown: Counter[tuple[str, str]] = Counter()
+    count = 0
+    for block in cells.blocks():
+        for name, texts in zip(cells.names, block, strict=True):
+            if name in beside:
+                beside[name] += texts
+                continue
+            values = readers[name](texts, count)
+            read[name].append(values)
+            if own[name].type == CATEGORY:
+                strange = (text for text in np.array(texts, dtype=object)[np.isnan(values)])
+                unknown.update((name, text) for text in strange if text.lower() not in marks)
+        count += len(block[0])
+    return {name: np.concatenate(parts) for name, parts in read.items()}, beside, unknown
 
 
 def _decimal(cells: Cells, columns: Any) -> str:

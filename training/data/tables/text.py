@@ -22,7 +22,7 @@ from training.names import SEPARATORS
 LONGEST_LINE = 16 << 20
 """Characters of a line of text: 10,000 columns with names of 1,000."""
 SNIFFED_LINES = 30
-"""Of a file, by which its separator is found."""
+"""First lines of a file, from which its separator is inferred."""
 COMMENT = "#"
 EVEN = 1e-6
 """Of steps between numbers, relative to the largest: what is less is rounding."""
