@@ -96,6 +96,8 @@ LOG = "log"
 WHITENINGS = ("none", "pca", "zca")
 LINEAR_STARTS = COND_SCREENS = (AUTO, "on", "off")
 BOUNDED = (AUTO, "map", "reject")
+ADAM, SOAP = OPTIMIZERS = ("adam", "soap")
+"""See ``learning.soap``."""
 T_SAMPLINGS = ("uniform", "normal", "log_uniform")
 TOY_PRECONDITIONINGS = ("ifs", "edm", "edm_es")
 

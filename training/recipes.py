@@ -28,6 +28,8 @@ from dataclasses import dataclass, fields, replace
 from math import prod
 from typing import Any, TypeVar
 
+from training.names import ADAM, SOAP
+
 R = TypeVar("R", bound="TrainingRecipe")
 
 
@@ -154,6 +156,7 @@ class TableRecipe(TrainingRecipe):
         patience: Reports without a better held-out score that end the training.
         ensemble: Networks that are trained side by side.
         cond_waves: Frequencies of the waves of each condition that the network sees.
+        optimizer: See ``TrainingConfig``.
     """
 
     width: int
@@ -164,6 +167,7 @@ class TableRecipe(TrainingRecipe):
     patience: int
     ensemble: int = 1
     cond_waves: int = 0
+    optimizer: str = ADAM
 
     @property
     def useful_threads(self) -> int | None:
@@ -349,7 +353,7 @@ def fitted_to_questions(rows: int, values: Mapping[str, Any]) -> TableRecipe:
     """
     few, many = rows < FEW_ROWS, rows >= MANY_ROWS
     batch = values.get("batch") or (128 if few else 256)
-    duration = values.get("duration") or (3000 if few else 12_000 if many else 6000) * batch / 1e6
+    duration = values.get("duration") or (1500 if few else 3000 if many else 2500) * batch / 1e6
     recipe = _of_table(
         duration,
         batch,
@@ -361,6 +365,7 @@ def fitted_to_questions(rows: int, values: Mapping[str, Any]) -> TableRecipe:
         weight_decay=0.3 if few else 0.0,
         gamma0=1e-3 if few else 1e-4,
         patience=12,
+        optimizer=SOAP,
     )
     return recipe.but(values)
 

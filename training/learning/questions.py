@@ -14,6 +14,7 @@ the mean over asked categories of the negative log probability of their levels.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from math import ceil
 from types import MappingProxyType
 
 import torch
@@ -35,6 +36,9 @@ ONE_ASKED = 0.45
 """Share of rows of which one cell is asked, and all others are known."""
 SOME_ABSENT = 0.25
 """Share of rows of which some cells are absent that could be known."""
+ALIKE = 8
+"""Rows, one after the other, with the same question and time: they have the inverses that the start
+of the flow takes in common. Their noise differs, and so little is lost."""
 HELD_OUT_DRAWS = 4096
 """Rows whose loss is taken, or questions about fewer rows."""
 
@@ -44,6 +48,7 @@ def draw_states(
     generator: torch.Generator,
     asked: Sequence[int] | None = None,
     drawn: bool = False,
+    alike: int = 1,
 ) -> Tensor:
     """States of cells ``[B, P]`` of random questions.
 
@@ -52,13 +57,19 @@ def draw_states(
         generator: The source of random numbers, on the CPU.
         asked: Places of the columns of the one question that is asked; None for any question.
         drawn: Whether missing cells have been drawn; otherwise they are absent.
+        alike: Rows, one after the other, of one question.
     """
     rows, columns = present.shape
     if asked is not None:
         states = torch.full((rows, columns), KNOWN)
         states[:, list(asked)] = ASKED
         return states.masked_fill(~present, ABSENT)
-    draw = torch.rand(rows, columns + 4, generator=generator)
+
+    def uniform(count: int) -> Tensor:
+        draw = torch.rand(ceil(rows / alike), count, generator=generator)
+        return draw.repeat_interleave(alike, dim=0)[:rows]
+
+    draw = uniform(columns + 4)
     share, kind, dropped, which = (draw[:, -4 + place, None] for place in range(4))
     known = draw[:, :columns] < share
     some = dropped < SOME_ABSENT
@@ -68,7 +79,7 @@ def draw_states(
     chosen = 1 + (which * there[:, -1:]).long()
     one = (there == chosen) & may
     states = torch.where(kind < ONE_ASKED, ~one, known).long()
-    absent = torch.rand(rows, columns, generator=generator) < dropped / SOME_ABSENT
+    absent = uniform(columns) < dropped / SOME_ABSENT
     states = states.masked_fill(some & absent & (states == KNOWN), ABSENT)
     return states if drawn else states.masked_fill(~present, ABSENT)
 
@@ -123,7 +134,8 @@ class QuestionBatches:
             places, cells, known = self._at(step)
             generator = seeded_generator("cpu", self._seed, Stream.QUESTIONS, step)
             present = self._known.at(places).present
-            states = draw_states(present, generator, self._asked, self._complete is not None)
+            drawn = self._complete is not None
+            states = draw_states(present, generator, self._asked, drawn, ALIKE)
             batch = questions(cells, known, states, self._level_counts)
             mine = distributed.shard(self._batch)
             assert batch.labels is not None
@@ -171,11 +183,12 @@ class QuestionRegression(nn.Module):
         errors = asked * (residual - target).square()
         losses = errors.sum(dim=1) / asked.sum(dim=1).clamp(min=1)
         if network.level_counts:
-            level_asked = (level_states == ASKED).to(residual)
-            nats = network.level_log_probabilities(labels) * indicators
+            some = (level_states == ASKED).any(dim=1).nonzero()[:, 0]
+            level_asked = (level_states[some] == ASKED).to(residual)
+            nats = network.level_log_probabilities(labels[some]) * indicators[some]
             of_each = [part.sum(dim=1) for part in nats.split_with_sizes(network.level_counts, 1)]
             total = (torch.stack(of_each, dim=1) * level_asked).sum(dim=1)
-            losses = losses - total / level_asked.sum(dim=1).clamp(min=1)
+            losses = losses.index_add(0, some, total / level_asked.sum(dim=1), alpha=-1)
         return losses
 
 
@@ -185,6 +198,10 @@ class QuestionLoss(DenoisingLoss):
 
     def regression(self, denoiser: NetworkDenoiser) -> nn.Module:
         return QuestionRegression(denoiser)
+
+    def _times(self, strata: float, generator: torch.Generator) -> Tensor:
+        times = super()._times(strata / ALIKE, generator)
+        return times.repeat_interleave(ALIKE)[: ceil(strata)]
 
     def per_sample(
         self,

@@ -11,7 +11,7 @@ pays where there is no noise, and small networks are to be fitted closely.
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 TINY = 1e-12
 """Beside root mean squares of gradients."""
@@ -20,54 +20,71 @@ TINY = 1e-12
 class Soap(torch.optim.Optimizer):
     """The optimizer.
 
+    ``found_inf`` and ``grad_scale`` are what fused optimizers of PyTorch have: a step is left out
+    where the first is not 0, and gradients are divided by the second.
+
     Args:
         parameters: What to train.
         lr: Learning rate.
         betas: Of the running means of gradients, and of all squares.
+        weight_decay: Of the weights, per step and unit of the learning rate.
         every: Steps between new eigenvectors, by one step of power iteration and a QR
             factorization each.
     """
 
+    found_inf: Tensor | None = None
+    grad_scale: Tensor | None = None
+
     def __init__(
         self,
-        parameters: Iterable[nn.Parameter],
+        parameters: Iterable[Tensor],
         lr: float,
         betas: tuple[float, float] = (0.95, 0.95),
+        weight_decay: float = 0.0,
         every: int = 10,
     ):
-        super().__init__(parameters, {"lr": lr})
-        self._betas, self._every = betas, every
+        settings = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "every": every}
+        super().__init__(parameters, settings)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """A step; the first one only looks at the gradients."""
+        if self.found_inf is not None and self.found_inf:
+            return
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    weight.sub_(self._move(weight, weight.grad), alpha=group["lr"])
+                    g = weight.grad if self.grad_scale is None else weight.grad / self.grad_scale
+                    move = self._move(weight, g, group["betas"], group["every"])
+                    weight.mul_(1 - group["lr"] * group["weight_decay"])
+                    weight.sub_(move, alpha=group["lr"])
 
-    def _move(self, weight: Tensor, g: Tensor) -> Tensor:
+    def _move(self, weight: Tensor, g: Tensor, betas: tuple[float, float], every: int) -> Tensor:
         """How far a weight goes down at a learning rate of 1, by its gradient."""
-        slow, slower = self._betas
+        slow, slower = betas
         sides = [g @ g.mT, g.mT @ g] if g.ndim == 2 else []
         known = self.state[weight]
         if not known:
-            known |= {"step": 0, "mean": torch.zeros_like(g), "square": torch.zeros_like(g)}
-            known["sides"] = sides
-            known["bases"] = [torch.linalg.eigh(side).eigenvectors for side in sides]
+            bases = [torch.linalg.eigh(side).eigenvectors for side in sides]
+            turned = torch.zeros_like(g)
+            known |= {"step": torch.tensor(0.0), "mean": turned, "square": turned.clone()}
+            known |= {"sides": sides, "bases": bases}
             return torch.zeros_like(g)
         known["step"] += 1
         bases, step = known["bases"], known["step"]
-        known["mean"].lerp_(g, 1 - slow)
-        known["square"].lerp_(_turned(g, bases).square(), 1 - slower)
-        mean = _turned(known["mean"], bases) / (1 - slow**step)
-        root = (known["square"] / (1 - slower**step)).sqrt()
-        move = _turned(mean / (root + TINY), [basis.mT for basis in bases])
+        turned = _turned(g, bases)
+        known["mean"].lerp_(turned, 1 - slow)
+        known["square"].lerp_(turned.square(), 1 - slower)
+        root = (known["square"] / (1 - slower**step)).sqrt() + TINY
+        move = _turned(known["mean"] / (1 - slow**step) / root, [basis.mT for basis in bases])
         for running, side in zip(known["sides"], sides, strict=True):
             running.lerp_(side, 1 - slower)
-        if step % self._every == 0:
+        if bases and step % every == 0:
             pairs = zip(known["sides"], bases, strict=True)
             known["bases"] = [torch.linalg.qr(side @ basis).Q for side, basis in pairs]
+            # The mean of the gradients is the same, seen in other bases.
+            turns = [old.mT @ new for old, new in zip(bases, known["bases"], strict=True)]
+            known["mean"] = _turned(known["mean"], turns)
         return move
 
 

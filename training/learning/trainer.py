@@ -29,8 +29,10 @@ from training.data.batches import Batch
 from training.flow.denoisers import NetworkDenoiser
 from training.learning.loss import DenoisingLoss, NoiseDraws
 from training.learning.safeguards import LossScale, SkippedSteps
+from training.learning.soap import Soap
 from training.learning.targets import LOT_BITS, OtherPoints, OthersOfBatch, telling_axis
 from training.model.model import Model
+from training.names import ADAM, SOAP
 
 # Names in a state of a denoiser's network and its output gain: those in training, those averaged.
 TRAINED = ("network", "output_gain")
@@ -48,7 +50,8 @@ class TrainingConfig:
         total: Length of the training.
         batch: Batch size over all ranks.
         batch_gpu: Largest microbatch of one rank; None for no limit.
-        lr: Peak learning rate of Adam.
+        optimizer: One of ``OPTIMIZERS``.
+        lr: Its peak learning rate.
         lr_ramp: Samples of linear ramp at the start.
         lr_decay: Whether the rate then falls to zero along a cosine, or stays.
         ema_halflife: Half-life of the averaged weights.
@@ -69,6 +72,7 @@ class TrainingConfig:
     total: int
     batch: int
     batch_gpu: int | None = None
+    optimizer: str = ADAM
     lr: float = 1e-3
     lr_ramp: int = 10_000_000
     lr_decay: bool = False
@@ -115,6 +119,16 @@ BETWEEN_RANKS: dict[str, Any] = {
 }
 
 
+def optimizer_of(weights: list[Tensor], config: TrainingConfig) -> torch.optim.Optimizer:
+    """The optimizer that a training wants."""
+    if config.optimizer == SOAP:
+        return Soap(weights, config.lr, weight_decay=config.weight_decay)
+    adam: dict[str, Any] = {"lr": config.lr, "betas": (0.9, 0.999), "fused": True}
+    if config.weight_decay:
+        return torch.optim.AdamW(weights, **adam, weight_decay=config.weight_decay)
+    return torch.optim.Adam(weights, **adam)
+
+
 class Trainer:
     """What changes while a model trains, and how one step changes it."""
 
@@ -127,14 +141,7 @@ class Trainer:
         # To collect them from a network takes as long as to compute with a small one.
         self._weights: list[Tensor] = list(self.denoiser.parameters())
         self._averages: list[Tensor] = list(averaged.parameters())
-        adam: dict[str, Any] = {"lr": config.lr, "betas": (0.9, 0.999), "fused": True}
-        parameters = self._weights
-        self.optimizer: torch.optim.Optimizer
-        if config.weight_decay:
-            adam["weight_decay"] = config.weight_decay
-            self.optimizer = torch.optim.AdamW(parameters, **adam)
-        else:
-            self.optimizer = torch.optim.Adam(parameters, **adam)
+        self.optimizer = optimizer_of(self._weights, config)
         self.regression = self.over_ranks(loss.regression(self.denoiser))
         self._others: tuple[Tensor, OtherPoints] | None = None
         self.step = 0
@@ -164,7 +171,7 @@ class Trainer:
         return self.skips.read()[0]
 
     def train_step(self, batch: Batch, means: RunningMeans) -> None:
-        """One step of Adam on one batch, or none if the loss or its gradient is not finite.
+        """One step on one batch, or none if the loss or its gradient is not finite.
 
         The host does not wait for the device to know which: see ``SkippedSteps``. The average goes
         on in any case, since it forgets by the samples that were seen.
@@ -266,7 +273,7 @@ class Trainer:
         return torch.nn.utils.get_total_norm(gradients) / self.loss_scale.value
 
     def optimizer_step(self, finite: Tensor) -> None:
-        """A step of Adam, if the gradient is ``finite []``: the optimizer asks on the device.
+        """A step, if the gradient is ``finite []``: the optimizer asks on the device.
 
         These attributes are how PyTorch's own scaler of gradients talks to a fused optimizer.
         """
@@ -354,16 +361,24 @@ def _require_like(saved: object, optimizer: torch.optim.Optimizer) -> dict[str, 
     kinds = [{name: type(value) for name, value in group.items()} for group in own]
     if [{name: type(value) for name, value in group.items()} for group in groups] != kinds:
         raise ValueError("the settings of its optimizer are of another kind")
-    fixed = ("betas", "eps", "weight_decay", "amsgrad", "maximize", "fused", "params")
     pairs = zip(groups, own, strict=True)
-    if any(one[name] != other[name] for one, other in pairs for name in fixed):
+    if any(one[name] != other[name] for one, other in pairs for name in other if name != "lr"):
         raise ValueError("the settings of its optimizer differ")
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for index, moments in moments_of.items():
         if index not in range(len(parameters)):
             raise ValueError(f"it has moments of a parameter {shown(index)}")
         shape = parameters[index].shape
-        wanted = {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape}
-        if {name: getattr(value, "shape", None) for name, value in moments.items()} != wanted:
+        wanted: dict[str, Any] = {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape}
+        if isinstance(optimizer, Soap):
+            sides = [torch.Size((size, size)) for size in shape] if len(shape) == 2 else []
+            moved = {"mean": shape, "square": shape}
+            wanted = {"step": torch.Size(), **moved, "sides": sides, "bases": sides}
+        if {name: _shape_of(value) for name, value in moments.items()} != wanted:
             raise ValueError(f"the moments of parameter {index} do not fit it")
     return saved
+
+
+def _shape_of(value: object) -> object:
+    """Of a tensor, or of each of a list."""
+    return [*map(_shape_of, value)] if isinstance(value, list) else getattr(value, "shape", None)

@@ -191,7 +191,7 @@ class QuestionNetwork(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """``w_k [B, M, D]``, ``r_k [B, M]`` and ``A_k^-1 [B or 1, M, D, D]``.
 
-        Questions that are alike have one inverse, if the noise is the same for all.
+        Questions that are alike, at the same noise, have one inverse.
 
         Args:
             values: Of known and asked numbers ``[B, D]``.
@@ -199,17 +199,16 @@ class QuestionNetwork(nn.Module):
             level_known: Indicators of known levels ``[B, K]``.
             gamma: ``[1]`` or ``[B, 1]``.
         """
-        places = None
-        if gamma.ndim == 1 and len(states) > 1:
-            states, places = torch.unique(states, dim=0, return_inverse=True)
         with torch.no_grad():
+            places, first = alike(states, gamma)
+            states, gamma = states[first], gamma.expand(len(places), 1)[first]
             # Cells that are absent have so much noise that they say nothing.
             noise = torch.where(
                 states == ASKED, gamma, torch.where(states == KNOWN, EXACT, NOTHING)
             )
             inverse, log_det = inverted(self.covariances + torch.diag_embed(noise)[:, None])
-            if places is not None and len(states) > 1:
-                inverse, log_det = inverse[places], log_det[places]
+            if len(first) > 1:
+                inverse, log_det = inverse.index_select(0, places), log_det[places]
         off = values[:, None] - self.means
         w = (inverse @ off[..., None])[..., 0]
         log_r = self.weights.log() - (log_det + (off * w).sum(dim=-1)) / 2
@@ -283,6 +282,21 @@ class _Layers(nn.Module):
         return out
 
 
+def alike(states: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
+    """Of rows of states ``[B, D]`` with noise ``[1]`` or ``[B, 1]``, the number ``[B]`` of those
+    that are the same, and one row ``[U]`` of each number."""
+    _, places = torch.unique(gamma.expand(len(states), 1), return_inverse=True)
+    places = places[:, 0]
+    # Rows as digits of base 3: what torch has for rows compares them one by one.
+    for part in torch.split(states.long() - ABSENT, 24, dim=1):
+        digits = 3 ** torch.arange(part.shape[1], device=part.device)
+        key = places * 3 ** part.shape[1] + (part * digits).sum(dim=1)
+        _, places = torch.unique(key, return_inverse=True)
+    rows = torch.arange(len(places), device=places.device)
+    count = int(places.max()) + 1 if len(places) else 0
+    return places, rows.new_empty(count).scatter_(0, places, rows)
+
+
 def inverted(matrices: Tensor) -> tuple[Tensor, Tensor]:
     """Inverses ``[..., D, D]`` of symmetric positive matrices, and logarithms ``[...]`` of their
     determinants: by sweeps (Goodnight 1979), all matrices at a time, since for small ones a
@@ -297,4 +311,5 @@ def inverted(matrices: Tensor) -> tuple[Tensor, Tensor]:
         column[k] = 0
         swept.addcmul_(column[:, None], row[None], value=-1)
         swept[k], swept[:, k], swept[k, k] = row, -column / pivot, 1 / pivot
-    return swept.permute(2, 0, 1).reshape(matrices.shape), log_det.view(matrices.shape[:-2])
+    inverses = swept.permute(2, 0, 1).contiguous()
+    return inverses.view(matrices.shape), log_det.view(matrices.shape[:-2])

@@ -7,6 +7,7 @@ import click
 
 from dnnlib.errors import UsageError
 from training.names import (
+    ADAM,
     AUTO,
     AXES_TOO,
     BOUNDED,
@@ -19,8 +20,10 @@ from training.names import (
     MOST_BLOCKS,
     MOST_WAVES,
     NOISE_CONDITIONINGS,
+    OPTIMIZERS,
     PRECISIONS,
     QUESTIONS,
+    SOAP,
     SPACES,
     T_SAMPLINGS,
     TABLE,
@@ -211,6 +214,11 @@ class TableOptions(Declared):
     depth: int | None = option(type=COUNT, unset=told_of_tables("depth"), help="Hidden layers")
     weight_decay: float | None = option(
         type=NOT_NEGATIVE, unset=told_of_tables("weight_decay"), help="Decay of the weights"
+    )
+    optimizer: str | None = option(
+        type=click.Choice(OPTIMIZERS),
+        unset=f"{SOAP} for questions about rows, {ADAM} otherwise",
+        help="Of tables: what takes the steps; soap takes longer for one, and learns more in it",
     )
     patience: int | None = option(
         type=COUNT,

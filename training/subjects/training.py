@@ -22,6 +22,7 @@ from training.learning.melting import LawPlan
 from training.learning.resuming import Resumed
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
+from training.names import ADAM
 from training.recipes import TableRecipe, TrainingRecipe
 
 
@@ -74,6 +75,7 @@ class Wanted:
             lr_decay=recipe.lr_decay,
             ema_halflife=round(recipe.ema * 1e6),
             weight_decay=recipe.weight_decay if isinstance(recipe, TableRecipe) else 0.0,
+            optimizer=recipe.optimizer if isinstance(recipe, TableRecipe) else ADAM,
             loss_scale=self.loss_scale,
             antithetic=antithetic,
             tick=recipe.tick * 1000,

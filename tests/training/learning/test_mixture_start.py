@@ -2,6 +2,7 @@
 
 from itertools import islice
 
+import pytest
 import torch
 
 from torch_utils.seeds import seeded_generator
@@ -11,6 +12,11 @@ from training.model.questions import EncodedRows
 from training.networks.questions import ABSENT, ASKED, KNOWN
 
 GENERATOR = seeded_generator("cpu", 3)
+
+
+@pytest.fixture(autouse=True)
+def _start_over() -> None:
+    GENERATOR.manual_seed(3)
 
 
 def test_what_is_missing_is_neither_asked_nor_known() -> None:
