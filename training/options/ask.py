@@ -86,6 +86,12 @@ class DrawSettings(AskSettings):
         unset="nothing",
         help="What all rows have: name:value, comma-separated, as the source writes values",
     )
+    data: Path | None = option(
+        type=FILE,
+        unset="nothing",
+        help="What pictures compare the rows with: the held-out rows of a data set, all of it if "
+        "none are, or of another table; written beside those that are drawn",
+    )
     seed: int = seed("the draws")
 
 
