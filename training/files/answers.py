@@ -165,6 +165,11 @@ class SavedAnswers:
     real: Records | None = None
     held_out: bool = False
 
+    @property
+    def stem(self) -> str:
+        """The name of the CSV without its ending."""
+        return self.path.stem.removesuffix("_params")
+
     @classmethod
     def load(cls, path: Path) -> "SavedAnswers":
         """Those of a parameters file, whose CSV is beside it.
@@ -200,7 +205,7 @@ class SavedAnswers:
             odd, log_prob = _share(options.get("odd"), broken), rows.beside.get("log_prob")
             if log_prob is None:
                 raise broken
-            known = _numbers(csv, "log_prob", log_prob)
+            known = _numbers(csv, "log_prob", log_prob, LARGEST)
             return replace(saved, log_prob=known, tails=np.stack(tails, axis=1), odd=odd)
         asked = [
             _filled(rows, further, place) if question == "fill" else _asked(rows, further, place)
@@ -252,7 +257,7 @@ def _read(
         own.append(replace(column, name=name))
     records, _ = encode(path, [*own, *ends.values()], table.separator, table.decimal)
     texts = records.beside
-    further = {key: _numbers(path, name, texts[name]) for key, name in shares.items()}
+    further = {key: _numbers(path, name, texts[name], 1.0) for key, name in shares.items()}
     further |= {key: records.values[:, len(own) + at] for at, key in enumerate(ends)}
     values = records.values[:, : len(own)]
     return replace(records, columns=table.columns, values=values), further
@@ -263,14 +268,14 @@ def _written(expected: str, names: Sequence[str]) -> str | None:
     return next((name for name in names[::-1] if name.rstrip("_") == expected.rstrip("_")), None)
 
 
-def _numbers(path: Path, name: str, texts: np.ndarray) -> np.ndarray:
+def _numbers(path: Path, name: str, texts: np.ndarray, largest: float) -> np.ndarray:
     """Plain numbers ``[n]``, whatever the decimal sign of the table; NaN of empty cells."""
     try:
         values = np.array([float(text or "nan") for text in texts])
     except ValueError as error:
         raise DataError(f"{path} is broken: '{name}' has a text that is no number") from error
-    if (np.abs(values) > LARGEST).any():
-        raise DataError(f"{path} is broken: '{name}' has a number beyond {LARGEST:g}")
+    if (np.abs(values) > largest).any() or (largest == 1 and (values < 0).any()):
+        raise DataError(f"{path} is broken: '{name}' has numbers that are not between 0 and 1")
     return values
 
 

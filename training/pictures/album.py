@@ -74,6 +74,11 @@ def drawable_files(paths: Iterable[Path]) -> list[Path]:
             files = [path]
         elif path.suffix == ".csv":
             files = [params_path(path)]  # which say what answers are in it
+            if not files[0].exists():
+                raise DataError(
+                    f"{path} cannot be drawn: there is no {files[0].name} beside it, as there is "
+                    "beside the CSVs of ask.py"
+                )
         else:
             raise DataError(
                 f"{path} cannot be drawn: give results (.npz, .nc), {STATS}, a zip of images, or a "

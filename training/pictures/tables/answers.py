@@ -32,7 +32,7 @@ ALONE = "samples alone: ask.py sample with --data compares them"
 def pictures_of_answers(path: Path, folder: Path | None) -> list[Picture]:
     """The pictures of a CSV, by the parameters beside it. Raises DataError if one is broken."""
     saved = SavedAnswers.load(path)
-    stem = (folder or path.parent) / path.stem.removesuffix("_params")
+    stem = (folder or path.parent) / saved.stem
     draw: dict[str, Callable[[], Figure]] = {}
     if saved.question == "sample":
         drawn = DrawnRows(saved)
@@ -172,18 +172,36 @@ def draw_cells(saved: SavedAnswers) -> Figure:
 
 
 def hits_of(asked: Asked, interval: float) -> str:
-    """How often an answer is right, beside how often it says to be."""
+    """How often an answer is right, with the 95 % range of this share, beside how often it says
+    to be."""
     known = asked.known
     count = int(known.sum())
     if not count:
         return f"{len(known):,} cells"
-    share = float(asked.right[known].mean())
-    low, high = (float(end[0]) for end in wilson(np.array([share]), np.array([count])))
-    range_ = f"({low:.0%} to {high:.0%}) of {count:,}"
+    share, says, low, high = _shares_right(asked, interval)
+    share_of = f"{share:.1%} ({low:.1%} to {high:.1%}) of {count:,}"
     if asked.column.type == CATEGORY:
-        says = float(asked.probability[known].mean())
-        return f"likeliest level right in {share:.0%} {range_}, says {says:.0%}"
-    return f"intervals hold {share:.0%} {range_} truths, say {interval:.0%}"
+        return f"likeliest level right in {share_of}, says {says:.1%}"
+    return f"intervals hold {share_of} truths, say {100 * says:.3g}%"
+
+
+def says_right(asked: Asked, interval: float) -> bool:
+    """Whether an answer, of which some truths are known, is right about as often as it says.
+
+    Intervals may be so more often: their ends are values of the column, which belong to them.
+    """
+    _, says, low, high = _shares_right(asked, interval)
+    return says <= high and (low <= says or asked.column.type != CATEGORY)
+
+
+def _shares_right(asked: Asked, interval: float) -> tuple[float, float, float, float]:
+    """The share of known truths that an answer is right of, what it says, and the 95 % range."""
+    known = asked.known
+    is_level = asked.column.type == CATEGORY
+    share = asked.right[known].mean(keepdims=True)
+    low, high = wilson(share, known.sum(keepdims=True))
+    says = float(asked.probability[known].mean()) if is_level else interval
+    return float(share[0]), says, float(low[0]), float(high[0])
 
 
 def _draw_answers(axes: Axes, asked: Asked) -> None:

@@ -41,7 +41,7 @@ from training.pictures.tables.columns import (
 
 FEW_VALUES = 7
 """Numbers that have no more are drawn as levels are."""
-MOST_LEVELS = 6
+MOST_LEVELS = 7
 FEW = 2
 """Cells of which something can be drawn."""
 
@@ -81,6 +81,20 @@ class DrawnRows:
             counts = [(sets[0] == value).sum() for value in values]
             values = values[np.argsort(counts, kind="stable")[::-1]]
         return [float(value) for value in values]
+
+    def shares(self, index: int, most: int) -> tuple[list[str], list[np.ndarray]]:
+        """Names of the levels of a column that has such, and their shares in each set; what is
+        beyond so many is put together."""
+        levels = self.levels(index) or []
+        shown = levels if len(levels) <= most else levels[: most - 1]
+        names = [self.text(index, value) for value in shown]
+        shares = [
+            np.array([(each == value).mean() for value in shown]) for each in self.sets(index)
+        ]
+        if len(shown) < len(levels):
+            names.append(f"{len(levels) - len(shown)} others")
+            shares = [np.append(share, 1 - share.sum()) for share in shares]
+        return names, shares
 
     @cached_property
     def fit(self) -> tuple[np.ndarray, np.ndarray]:
@@ -140,20 +154,20 @@ def draw_marginals(drawn: DrawnRows) -> Figure:
         least_width=LEAST_WIDTH,
     )
     for index, place in zip(shown.tolist(), places.reshape(-1, 4), strict=False):
-        axes, levels = look.axes_at(figure, place), drawn.levels(index)
-        if levels is None:
+        axes = look.axes_at(figure, place)
+        if drawn.levels(index) is None:
             draw_column(axes, drawn.labels, drawn.sets(index))
             if drawn.columns[index].type == DATE:
                 write = partial(_tick, drawn, index)
                 axes.xaxis.set_major_formatter(FuncFormatter(write))
         else:
-            _draw_levels(axes, drawn, index, levels, width)
+            _draw_levels(axes, drawn, index, width)
         note = ""
         if compared:
             gap, bound = (values[index] for values in drawn.fit)
-            note = f"KS distance {gap:.3f}, chance {bound:.2f}"
+            note = f"KS {gap:.3f}, by chance ≤ {bound:.3f}"
         look.name_panel(axes, fitting(drawn.columns[index].name, width), note)
-    note = "by chance no column is farther, with 95 %" if compared else ""
+    note = "by chance: of all columns, with 95 %" if compared else ""
     legend_below_headline(figure, LEFT, drawn.labels, note=note)
     return figure
 
@@ -163,23 +177,15 @@ def _tick(drawn: DrawnRows, index: int, value: float, _: int) -> str:
     return drawn.text(index, value).partition(" ")[0]
 
 
-def _draw_levels(
-    axes: Axes, drawn: DrawnRows, index: int, levels: Sequence[float], width: float
-) -> None:
+def _draw_levels(axes: Axes, drawn: DrawnRows, index: int, width: float) -> None:
     """Bars of data and outlines of samples, with the names of levels in them."""
-    shown = list(levels[:MOST_LEVELS])
-    names = [drawn.text(index, value) for value in shown]
-    if len(levels) > MOST_LEVELS:
-        names.append(f"{len(levels) - MOST_LEVELS} others")
-    places, largest = -np.arange(len(names), dtype=float), 0.0
-    for label, each in zip(drawn.labels, drawn.sets(index), strict=True):
-        share = np.array([(each == value).mean() for value in shown])
-        if len(names) > len(shown):
-            share = np.append(share, 1 - share.sum())
+    names, shares = drawn.shares(index, MOST_LEVELS)
+    places = -np.arange(len(names), dtype=float)
+    for label, share in zip(drawn.labels, shares, strict=True):
         outlined: dict[str, Any] = {"fill": False, "ec": color_of(label), "lw": 1.3}
         filled: dict[str, Any] = {"color": color_of(label), "alpha": FILL, "lw": 0}
         axes.barh(places, share, 0.76, **(outlined if is_outlined(label) else filled))
-        largest = max(largest, float(share.max()))
+    largest = float(np.max(shares))
     for place, name in zip(places.tolist(), names, strict=True):
         text = fitting(name, width - 0.2)
         look.write(axes, text, (0, place), (3, 0), "data", va="center", color=INK)
@@ -188,7 +194,7 @@ def _draw_levels(
     axes.locator_params(axis="x", nbins=4)
 
 
-MOST_ASSOCIATED, MOST_WRITTEN = 20, 9
+MOST_ASSOCIATED, MOST_WRITTEN = 20, 10
 """Columns of a matrix, and those of which its numbers are written."""
 SIDE, NAMES, BETWEEN, BELOW = 2.6, 1.4, 0.3, 1.2  # inches
 KINDS = ("two numbers: rank correlation", "number and levels: η", "levels: Cramér's V")
