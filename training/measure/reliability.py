@@ -37,4 +37,4 @@ def wilson(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray
     middle = share + Z**2 / (2 * count)
     half = Z * np.sqrt(share * (1 - share) / count + (Z / (2 * count)) ** 2)
     scale = 1 + Z**2 / count
-    return (middle - half) / scale, (middle + half) / scale
+    return ((middle - half) / scale).clip(0, 1), ((middle + half) / scale).clip(0, 1)
