@@ -56,6 +56,7 @@ from torch_utils.results import load_json, provenance, save_json
 from training.data.records.cells import open_cells
 from training.data.records.encoding import encode
 from training.data.records.records import CATEGORY, RecordColumn, Records
+from training.files.arrays import evenly
 from training.files.records import without_rows
 from training.files.rows import LARGEST
 from training.measure.posterior.verdicts import LARGE
@@ -123,6 +124,10 @@ class Asked:
     probability: np.ndarray
 
     @property
+    def is_level(self) -> bool:
+        return self.column.type == CATEGORY
+
+    @property
     def known(self) -> np.ndarray:
         """Whether there is a truth ``[n]``."""
         return ~np.isnan(self.truth)
@@ -130,9 +135,15 @@ class Asked:
     @property
     def right(self) -> np.ndarray:
         """Whether the truth is in the interval, or the likeliest level ``[n]``."""
-        if self.column.type == CATEGORY:
+        if self.is_level:
             return np.asarray(self.truth == self.guess)
         return (self.low <= self.truth) & (self.truth <= self.high)
+
+    def in_order(self, most: int) -> np.ndarray:
+        """Places of at most so many cells, evenly spaced, those of the lowest probability or guess
+        first."""
+        order = np.argsort(self.probability if self.is_level else self.guess, kind="stable")
+        return np.asarray(order[evenly(len(order), most)])
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ an interval by Wilson (1927): all p of which it is less than z standard deviatio
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 BINS = 10
 Z = NormalDist().inv_cdf(0.975)
@@ -32,8 +33,9 @@ def reliability(probabilities: np.ndarray, came_true: np.ndarray) -> list[list[f
     ]
 
 
-def wilson(share: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the intervals with 95 % of shares of so many cases, all ``[K]``."""
+def wilson(share: ArrayLike, count: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the intervals with 95 % of shares of so many cases, all of one shape."""
+    share, count = np.asarray(share), np.asarray(count)
     middle = share + Z**2 / (2 * count)
     half = Z * np.sqrt(share * (1 - share) / count + (Z / (2 * count)) ** 2)
     scale = 1 + Z**2 / count

@@ -52,7 +52,7 @@ def _intervals(saved: SavedAnswerCheck) -> NumberTable:
 
 
 def _range(share: float, count: int) -> str:
-    low, high = (float(end[0]) for end in wilson(np.array([share]), np.array([count])))
+    low, high = wilson(share, count)
     return f"{share:.0%} ({low:.0%} to {high:.0%})"
 
 

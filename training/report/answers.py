@@ -7,7 +7,6 @@ import numpy as np
 from training.data.records.records import CATEGORY
 from training.data.records.writing import text_of
 from training.files.answers import Asked, SavedAnswers
-from training.files.arrays import evenly
 from training.pictures.look import BLUE, MUTED, ORANGE, brief
 from training.pictures.tables.answers import (
     MOST_CELLS,
@@ -153,10 +152,9 @@ def _odd_rows(saved: SavedAnswers, tails: np.ndarray, log_prob: np.ndarray) -> N
 
 
 def _hits(saved: SavedAnswers, asked: Asked) -> Result:
-    is_level = asked.column.type == CATEGORY
-    name = "likeliest level right" if is_level else "truths in intervals"
+    name = "likeliest level right" if asked.is_level else "truths in intervals"
     words = f"{asked.column.name}: {hits_of(asked, saved.interval)}"
-    target = "as often as said" if is_level else "as often as said, or more"
+    target = "as often as said" if asked.is_level else "as often as said, or more"
     target += ", within the 95 % range of so many cells"
     return Result(
         f"{saved.name}, {saved.stem}", name, words, target, says_right(asked, saved.interval)
@@ -164,9 +162,7 @@ def _hits(saved: SavedAnswers, asked: Asked) -> Result:
 
 
 def _cells(asked: Asked, interval: float, choice: Choice) -> Chart:
-    is_level = asked.column.type == CATEGORY
-    order = np.argsort(asked.probability if is_level else asked.guess, kind="stable")
-    order = order[evenly(len(order), min(choice.points, MOST_CELLS))]
+    is_level, order = asked.is_level, asked.in_order(min(choice.points, MOST_CELLS))
     x = np.arange(1, len(order) + 1, dtype=np.float32)
     plot = charts.plot("cells, in order", "probability" if is_level else "", height=220)
     if not is_level:

@@ -15,16 +15,20 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from training.data.records.records import CATEGORY
+from training.data.records.records import DATE
 from training.data.records.writing import text_of
 from training.files.answers import Asked, SavedAnswerCheck, SavedAnswers
-from training.files.arrays import evenly
 from training.measure.reliability import wilson
 from training.pictures import look
 from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE, Picture, figures, joined
 from training.pictures.posteriors.words import dots, legend_line, line
 from training.pictures.tables.columns import fitting
-from training.pictures.tables.drawn_rows import DrawnRows, draw_associations, draw_marginals
+from training.pictures.tables.drawn_rows import (
+    DrawnRows,
+    draw_associations,
+    draw_marginals,
+    write_dates,
+)
 
 ALONE = "samples alone: ask.py sample with --data compares them"
 
@@ -137,7 +141,7 @@ def _draw_cell(axes: Axes, x: int, y: int, text: str, tail: float, is_odd: bool)
 
 
 MOST_PANELS, MOST_CELLS = 8, 150
-PANEL = (4.6, 1.9)  # inches
+PANEL, PANEL_LEFT = (4.5, 1.9), 0.9  # inches
 
 
 def draw_cells(saved: SavedAnswers) -> Figure:
@@ -153,17 +157,17 @@ def draw_cells(saved: SavedAnswers) -> Figure:
         PANEL,
         f"{what} of {saved.name}",
         joined(f"bars: {saved.interval:.0%} intervals, with the median", more),
-        left=0.75,
-        gap=0.8,
+        left=PANEL_LEFT,
+        gap=0.95,
         top=look.TOP + 1.3 * look.LINE_HEIGHT,
         above=0.46,
         least_width=look.STACK_WIDTH,
     )
     handles = [dots("truth within, or likeliest level right", BLUE), dots("not so", ORANGE)]
     handles *= any(asked.known.any() for asked in shown)
-    if any((~asked.known).any() for asked in shown if asked.column.type == CATEGORY):
+    if any((~asked.known).any() for asked in shown if asked.is_level):
         handles.append(dots("not known", MUTED))
-    legend_line(figure, 0.75, handles)
+    legend_line(figure, PANEL_LEFT, handles)
     for asked, place in zip(shown, places.reshape(-1, 4), strict=False):
         axes = look.axes_at(figure, place)
         _draw_answers(axes, asked)
@@ -180,7 +184,7 @@ def hits_of(asked: Asked, interval: float) -> str:
         return f"{len(known):,} cells"
     share, says, low, high = _shares_right(asked, interval)
     share_of = f"{share:.1%} ({low:.1%} to {high:.1%}) of {count:,}"
-    if asked.column.type == CATEGORY:
+    if asked.is_level:
         return f"likeliest level right in {share_of}, says {says:.1%}"
     return f"intervals hold {share_of} truths, say {100 * says:.3g}%"
 
@@ -191,23 +195,20 @@ def says_right(asked: Asked, interval: float) -> bool:
     Intervals may be so more often: their ends are values of the column, which belong to them.
     """
     _, says, low, high = _shares_right(asked, interval)
-    return says <= high and (low <= says or asked.column.type != CATEGORY)
+    return says <= high and (low <= says or not asked.is_level)
 
 
 def _shares_right(asked: Asked, interval: float) -> tuple[float, float, float, float]:
     """The share of known truths that an answer is right of, what it says, and the 95 % range."""
     known = asked.known
-    is_level = asked.column.type == CATEGORY
-    share = asked.right[known].mean(keepdims=True)
-    low, high = wilson(share, known.sum(keepdims=True))
-    says = float(asked.probability[known].mean()) if is_level else interval
-    return float(share[0]), says, float(low[0]), float(high[0])
+    share = float(asked.right[known].mean())
+    low, high = wilson(share, known.sum())
+    says = float(asked.probability[known].mean()) if asked.is_level else interval
+    return share, says, float(low), float(high)
 
 
 def _draw_answers(axes: Axes, asked: Asked) -> None:
-    is_level = asked.column.type == CATEGORY
-    order = np.argsort(asked.probability if is_level else asked.guess, kind="stable")
-    order = order[evenly(len(order), MOST_CELLS)]
+    is_level, order = asked.is_level, asked.in_order(MOST_CELLS)
     x = np.arange(1, len(order) + 1)
     y = asked.probability[order] if is_level else asked.truth[order]
     colors = np.where(asked.right, BLUE, ORANGE)
@@ -220,6 +221,8 @@ def _draw_answers(axes: Axes, asked: Asked) -> None:
     axes.scatter(x, y, s=size, c=colors, lw=0, zorder=3)
     if is_level:
         axes.set_ylim(0, 1.04)
+    elif asked.column.type == DATE:
+        write_dates(axes.yaxis, asked.column)
     axes.set_xlim(0.3, len(order) + 0.7)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     some = "" if len(order) == len(asked.guess) else f"{len(order)} of {len(asked.guess):,} "
@@ -272,7 +275,7 @@ def _farthest(saved: SavedAnswerCheck, place: int) -> float:
 
 def _draw_share(axes: Axes, share: float, count: int, said: float, y: float) -> None:
     """A share with its interval: orange where that leaves out what was said."""
-    low, high = (float(end[0]) for end in wilson(np.array([share]), np.array([count])))
+    low, high = map(float, wilson(share, count))
     color = BLUE if low <= said <= high else ORANGE
     axes.hlines(y, 100 * low, 100 * high, color=color, lw=1.4, alpha=0.6)
     axes.plot(100 * share, y, "o", ms=4.5, mew=0, color=color)
@@ -324,8 +327,8 @@ def _head(saved: SavedAnswerCheck) -> float:
 
 def _headline(figure: Figure, saved: SavedAnswerCheck, what: str, some: str = "") -> None:
     width, height = figure.get_size_inches()
-    title = f"{what}: {outcome_of(saved)}"
-    look.headline(figure, title, joined(f"{saved.rows:,} held-out rows", some), 0.2, height - 0.1)
+    details = joined(f"{saved.rows:,} held-out rows", outcome_of(saved), some)
+    look.headline(figure, what, details, 0.2, height - look.MARGIN)
     lines = textwrap.wrap(saved.verdict, LINE_LETTERS)
     style: dict[str, Any] = {
         "size": look.SMALL_SIZE,
@@ -344,5 +347,5 @@ def _headline(figure: Figure, saved: SavedAnswerCheck, what: str, some: str = ""
 def outcome_of(saved: SavedAnswerCheck) -> str:
     """The verdict in a few words."""
     if not saved.passed:
-        return "not calibrated"
+        return "not calibrated in some columns"
     return "no miscalibration seen" if saved.conclusive else "too few rows to tell"

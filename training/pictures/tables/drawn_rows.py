@@ -3,11 +3,12 @@ each other."""
 
 import math
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
@@ -158,8 +159,7 @@ def draw_marginals(drawn: DrawnRows) -> Figure:
         if drawn.levels(index) is None:
             draw_column(axes, drawn.labels, drawn.sets(index))
             if drawn.columns[index].type == DATE:
-                write = partial(_tick, drawn, index)
-                axes.xaxis.set_major_formatter(FuncFormatter(write))
+                write_dates(axes.xaxis, drawn.columns[index])
         else:
             _draw_levels(axes, drawn, index, width)
         note = ""
@@ -172,9 +172,9 @@ def draw_marginals(drawn: DrawnRows) -> Figure:
     return figure
 
 
-def _tick(drawn: DrawnRows, index: int, value: float, _: int) -> str:
-    """A date at an axis, without its time."""
-    return drawn.text(index, value).partition(" ")[0]
+def write_dates(axis: Axis, column: RecordColumn) -> None:
+    """Writes the numbers of an axis as the dates that they stand for, without their times."""
+    axis.set_major_formatter(FuncFormatter(lambda day, _: text_of(column, day).partition(" ")[0]))
 
 
 def _draw_levels(axes: Axes, drawn: DrawnRows, index: int, width: float) -> None:
@@ -196,7 +196,7 @@ def _draw_levels(axes: Axes, drawn: DrawnRows, index: int, width: float) -> None
 
 MOST_ASSOCIATED, MOST_WRITTEN = 20, 10
 """Columns of a matrix, and those of which its numbers are written."""
-SIDE, NAMES, BETWEEN, BELOW = 2.6, 1.4, 0.3, 1.2  # inches
+SIDE, NAMES, BETWEEN, BELOW = 2.6, 1.4, 0.3, 1.4  # inches
 KINDS = ("two numbers: rank correlation", "number and levels: η", "levels: Cramér's V")
 
 
@@ -215,7 +215,7 @@ def draw_associations(drawn: DrawnRows) -> Figure:
     width += 0.65 + SIDE if several else 3.0
     height = look.TOP + look.LINE_HEIGHT * 1.3 + 0.3 + SIDE + BELOW
     figure = look.new_figure(width, height)
-    some = f"{MOST_ASSOCIATED} of {dim} columns" if dim > MOST_ASSOCIATED else ""
+    some = f"{MOST_ASSOCIATED} of {dim} columns" * (dim > MOST_ASSOCIATED)
     title = f"Associations of the columns of {drawn.saved.name}: {drawn.against}"
     look.headline(figure, title, joined(drawn.counts, some), 0.2, height - look.MARGIN)
     marks = [
@@ -238,7 +238,8 @@ def draw_associations(drawn: DrawnRows) -> Figure:
 def _draw_matrix(axes: Axes, matrix: np.ndarray, left: Sequence[str], below: Sequence[str]) -> None:
     axes.imshow(matrix, cmap=MATRIX_COLORS, vmin=-1, vmax=1, aspect="auto")
     places = np.arange(len(matrix))
-    axes.set_xticks(places, below, rotation=40, ha="right", rotation_mode="anchor")
+    turn, at = (90, "center") if len(below) > MOST_WRITTEN else (40, "baseline")
+    axes.set_xticks(places, below, rotation=turn, ha="right", va=at, rotation_mode="anchor")
     axes.set_yticks(places, left)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, labelcolor=INK)
