@@ -45,7 +45,7 @@ for each that was tested
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,7 @@ class Asked:
 
     @property
     def is_level(self) -> bool:
+        """Whether levels are asked, and not numbers."""
         return self.column.type == CATEGORY
 
     @property
@@ -170,8 +171,8 @@ class SavedAnswers:
     rows: Records
     asked: Sequence[Asked] = ()
     interval: float = 0.9
-    log_prob: np.ndarray | None = None
-    tails: np.ndarray | None = None
+    log_prob: np.ndarray = field(default_factory=lambda: np.empty(0))
+    tails: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
     odd: float = 0.01
     real: Records | None = None
     held_out: bool = False
@@ -198,13 +199,16 @@ class SavedAnswers:
             and isinstance(options, dict)
             and isinstance(name, str)
             and isinstance(sheet, str)
-            and sheet == Path(sheet).name  # a file beside this one, and no other of this machine
             and type(beside) is int
             and beside >= 0
         ):
             raise broken
+        # Only a file beside this one: a stranger's may name any of this machine.
+        csv = next((each for each in path.parent.iterdir() if each.name == sheet), None)
+        if csv is None:
+            raise DataError(f"{path} is of a CSV that is not beside it any more")
         table = without_rows(json.dumps(content.get("table")), broken)
-        csv, held_out = path.with_name(sheet), content.get("held_out")
+        held_out = content.get("held_out")
         rows, further = _read(csv, table, beside, SCORES if question == "score" else ())
         saved = cls(path, question, name, rows)
         if question == "sample":
@@ -218,12 +222,10 @@ class SavedAnswers:
                 raise broken
             known = _numbers(csv, "log_prob", log_prob, LARGEST)
             return replace(saved, log_prob=known, tails=np.stack(tails, axis=1), odd=odd)
-        asked = [
-            _filled(rows, further, place) if question == "fill" else _asked(rows, further, place)
-            for place in range(len(table.columns))
-        ]
-        known_ones = [each for each in asked if each is not None]
-        return replace(saved, asked=known_ones, interval=_share(options.get("interval"), broken))
+        places, filled = range(len(table.columns)), question == "fill"
+        answers = [_asked(rows, further, place, filled) for place in places]
+        asked = [each for each in answers if each is not None]
+        return replace(saved, asked=asked, interval=_share(options.get("interval"), broken))
 
 
 Further = Mapping[tuple[str, str], np.ndarray]
@@ -290,27 +292,16 @@ def _numbers(path: Path, name: str, texts: np.ndarray, largest: float) -> np.nda
     return values
 
 
-def _filled(rows: Records, further: Further, place: int) -> Asked | None:
-    """What a column was filled with; None if it had no holes."""
+def _asked(rows: Records, further: Further, place: int, filled: bool) -> Asked | None:
+    """What a column was filled with, or what was predicted of it; None if it was not asked."""
     column, absent = rows.columns[place], np.full(len(rows), np.nan)
     low, high = (further.get((column.name, kind), absent) for kind in (LOW, HIGH))
-    probability = further.get((column.name, PROBABILITY), absent)
-    holes = ~np.isnan(probability if column.type == CATEGORY else low + high)
-    parts = (absent, rows.values[:, place], low, high, probability)
-    return Asked(column, *(part[holes] for part in parts)) if holes.any() else None
-
-
-def _asked(rows: Records, further: Further, place: int) -> Asked | None:
-    """What was predicted of a column, if it was."""
-    column, absent = rows.columns[place], np.full(len(rows), np.nan)
-    guess = further.get((column.name, MIDDLE))
-    if guess is None:
-        return None
-    low, high = (further.get((column.name, kind), absent) for kind in (LOW, HIGH))
-    shares = [further.get((column.name, f"is_{level}"), absent) for level in column.levels]
-    probability = np.nanmax([np.zeros(len(rows)), *shares], axis=0) if shares else absent
-    there = ~np.isnan(guess if column.type == CATEGORY else guess + low + high)
-    parts = (rows.values[:, place], guess, low, high, probability)
+    kinds = (PROBABILITY, *(f"is_{level}" for level in column.levels))
+    probability = np.fmax.reduce([further.get((column.name, kind), absent) for kind in kinds])
+    own = rows.values[:, place]
+    truth, guess = (absent, own) if filled else (own, further.get((column.name, MIDDLE), absent))
+    there = ~np.isnan(guess + (probability if column.type == CATEGORY else low + high))
+    parts = (truth, guess, low, high, probability)
     return Asked(column, *(part[there] for part in parts)) if there.any() else None
 
 

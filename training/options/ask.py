@@ -89,8 +89,8 @@ class DrawSettings(AskSettings):
     data: Path | None = option(
         type=FILE,
         unset="nothing",
-        help="What pictures compare the rows with: the held-out rows of a data set, all of it if "
-        "none are, or of another table; written beside those that are drawn",
+        help="What pictures compare the rows with, which is written beside them: the held-out rows "
+        "of the data set of the training, all if none are, or a CSV of rows that are all new",
     )
     seed: int = seed("the draws")
 

@@ -52,8 +52,8 @@ def section_of(path: Path, choice: Choice) -> Section:
         drawn = DrawnRows(saved)
         parts = _parts_of_samples(drawn)
         results = _fit(drawn) if len(drawn.labels) == 2 and drawn.columns else []
-    elif saved.tails is not None and saved.log_prob is not None:
-        parts = [_odd_rows(saved, saved.tails, saved.log_prob)]
+    elif saved.question == "score":
+        parts = [_odd_rows(saved)]
     elif saved.asked:
         shown = saved.asked[:MOST_CHARTS]
         keys = [Key("truth within, or likeliest level right", BLUE, "dot")]
@@ -135,14 +135,14 @@ def _fit(drawn: DrawnRows) -> list[Result]:
     return [Result(of, "columns of samples against data", words, target, gap <= bound)]
 
 
-def _odd_rows(saved: SavedAnswers, tails: np.ndarray, log_prob: np.ndarray) -> NumberTable:
-    rows = oddest(saved, MOST_ROWS).tolist()
-    columns = odd_columns(saved, rows, MOST_COLUMNS).tolist() if rows else []
+def _odd_rows(saved: SavedAnswers) -> NumberTable:
+    rows = oddest(saved.tails, MOST_ROWS)
+    columns = odd_columns(saved.tails[rows], MOST_COLUMNS) if rows else []
     listed = []
     for row in rows:
-        cells = [str(row + 1), f"{log_prob[row]:.1f}".replace("-", "−")]
+        cells = [str(row + 1), f"{saved.log_prob[row]:.1f}".replace("-", "−")]
         for place in columns:
-            column, tail = saved.rows.columns[place], tails[row, place]
+            column, tail = saved.rows.columns[place], saved.tails[row, place]
             text = text_of(column, saved.rows.values[row, place], saved.rows.decimal)
             cells.append(f"{text} (p = {brief(tail)})" if tail <= PLAIN else text)
         listed.append(cells)

@@ -173,10 +173,10 @@ def to_compare(flow: RecordFlow, records: Records, given: Sequence[tuple[str, st
     what is given.
 
     Raises:
-        DataError: The records have other columns.
+        DataError: The records have other columns, or may have been trained on.
         UsageError: There are too few such rows.
     """
-    _require_columns(flow, records)
+    _require_of_training(flow, records)
     row = _given_row(flow, given)
     wanted = ~np.isnan(row)
     chosen = (records.values[:, wanted] == row[wanted]).all(axis=1)
@@ -185,8 +185,8 @@ def to_compare(flow: RecordFlow, records: Records, given: Sequence[tuple[str, st
     rows = np.flatnonzero(chosen)
     if len(rows) < FEWEST_CELLS:
         raise UsageError(
-            f"--data has {len(rows)} rows to compare with that have what --given says, but should "
-            f"have {FEWEST_CELLS} or more"
+            f"--data has {len(rows)} rows that can be compared, held out and with what is given: "
+            f"it should have {FEWEST_CELLS} or more"
         )
     return records.at(rows[evenly(len(rows), MOST_COMPARED)])
 
@@ -314,18 +314,13 @@ def checked(flow: RecordFlow, records: Records, hidden: float, level: float, see
     return facts
 
 
-def _require_columns(flow: RecordFlow, records: Records) -> None:
-    """Raises DataError of records that have other columns."""
+def _require_of_training(flow: RecordFlow, records: Records) -> None:
+    """Raises DataError of records that have other columns, or may have been trained on."""
     if list(records.columns) != list(flow.empty.columns):
         raise DataError(
             "the data set has other columns, types or levels than the network was trained on: "
             f"these are {', '.join(flow.empty.names)}"
         )
-
-
-def _require_of_training(flow: RecordFlow, records: Records) -> None:
-    """Raises DataError of records that have other columns, or may have been trained on."""
-    _require_columns(flow, records)
     if not (records.held_out.all() or flow.was_trained_on(records)):
         raise DataError(
             "this is not the data set of the training, so that rows which it holds out may have "

@@ -30,7 +30,6 @@ def test_answers_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert (levels.probability == 0.75).all()
     assert (levels.right == (levels.truth == 1)).all()
     scores = SavedAnswers.load(save(tmp_path, "score"))
-    assert scores.tails is not None
     assert np.isnan(scores.tails[0, 0])
     assert (scores.tails[1:] == [0.001, 0.5]).all()
 
@@ -71,7 +70,7 @@ def test_all_answers_are_drawn_and_reported(tmp_path: Path) -> None:
 )
 def test_strange_files_are_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
     path = save(tmp_path, "predict", **changes)
-    with pytest.raises(DataError, match=r"broken, or not|does not exist"):
+    with pytest.raises(DataError, match=r"broken, or not|not beside it"):
         SavedAnswers.load(path)
 
 

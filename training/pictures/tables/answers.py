@@ -3,7 +3,7 @@ odd cells, and checks of both."""
 
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -46,7 +46,7 @@ def pictures_of_answers(path: Path, folder: Path | None) -> list[Picture]:
             draw["associations"] = partial(draw_associations, drawn)
         note = "" if saved.real else ALONE
         return [replace(each, note=note) for each in figures(stem, draw)]
-    if saved.tails is not None and len(oddest(saved, 1)):
+    if saved.question == "score" and oddest(saved.tails, 1):
         draw["odd"] = partial(draw_odd, saved)
     if saved.asked:
         draw["cells"] = partial(draw_cells, saved)
@@ -68,48 +68,39 @@ PLAIN, PLAINLY_ODD = 0.1, 1e-4
 """Probabilities at which cells begin to be colored, and at which the color is full."""
 
 
-def oddest(saved: SavedAnswers, most: int) -> np.ndarray:
-    """Which rows have the least probable cells, the least first; rows without cells are none."""
-    assert saved.tails is not None
-    least = np.nanmin(np.where(np.isnan(saved.tails), np.inf, saved.tails), axis=1)
-    order = np.argsort(least, kind="stable")
-    return np.asarray(order[np.isfinite(least[order])][:most])
+def oddest(tails: np.ndarray, most: int) -> list[int]:
+    """Which rows have the least probable cells ``[n, P]``, the least first; no row without any."""
+    least = np.fmin.reduce(tails, axis=1)
+    order = np.argsort(least, kind="stable")  # NaN comes last
+    return [int(row) for row in order[:most] if not math.isnan(least[row])]
 
 
-def odd_columns(saved: SavedAnswers, rows: Sequence[int], most: int) -> np.ndarray:
-    """Which columns have the least probable cells of some rows, in the order of the table."""
-    assert saved.tails is not None
-    least = np.where(np.isnan(saved.tails[rows]), np.inf, saved.tails[rows]).min(axis=0)
-    return np.sort(np.argsort(least, kind="stable")[:most])
+def odd_columns(tails: np.ndarray, most: int) -> list[int]:
+    """Which columns have the least probable of some rows' cells ``[n, P]``, in their order."""
+    return sorted(np.argsort(np.fmin.reduce(tails, axis=0), kind="stable")[:most].tolist())
 
 
 def count_of_odd(saved: SavedAnswers) -> str:
     """How many cells are odd, and how many are by chance."""
-    assert saved.tails is not None
     known = saved.tails[~np.isnan(saved.tails)]
-    by_chance = saved.odd * len(known)
     return (
         f"{(known <= saved.odd).sum():,} of {len(known):,} cells have a probability of at most "
-        f"{saved.odd:g}; {by_chance:,.0f} or fewer would by chance"
+        f"{saved.odd:g}; {saved.odd * len(known):,.0f} or fewer would by chance"
     )
 
 
 def draw_odd(saved: SavedAnswers) -> Figure:
     """The rows with the least probable cells: values, how probable each is given its row."""
-    assert saved.tails is not None
-    assert saved.log_prob is not None
-    rows = oddest(saved, MOST_ROWS).tolist()
-    columns = odd_columns(saved, rows, MOST_COLUMNS).tolist()
-    width = min((look.WIDE - ROW_NAMES - 0.2) / len(columns), CELL_WIDTH)
-    head = look.TOP + 0.35
-    height = head + CELL_HEIGHT * len(rows) + 0.15
-    across = max(ROW_NAMES + width * len(columns) + 0.2, 7.0)
-    figure = look.new_figure(across, height)
+    rows = oddest(saved.tails, MOST_ROWS)
+    columns = odd_columns(saved.tails[rows], MOST_COLUMNS)
     dim = saved.tails.shape[1]
-    some = f"{len(columns)} of {dim} columns" if dim > len(columns) else ""
+    width = min((look.WIDE - ROW_NAMES - 0.2) / len(columns), CELL_WIDTH)
+    size = np.array([width * len(columns), CELL_HEIGHT * len(rows)])
+    height = look.TOP + 0.35 + size[1] + 0.15
+    figure = look.new_figure(max(ROW_NAMES + size[0] + 0.2, 7.0), height)
+    some = f"{len(columns)} of {dim} columns" * (dim > len(columns))
     title = f"Odd cells of {saved.name}: the oddest {len(rows)} of {len(saved.rows):,} rows"
     look.headline(figure, title, joined(count_of_odd(saved), some), 0.2, height - look.MARGIN)
-    size = (width * len(columns), CELL_HEIGHT * len(rows))
     axes = look.axes_at(figure, (ROW_NAMES, 0.15, *size))
     axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
     axes.spines[:].set_visible(False)
@@ -120,9 +111,9 @@ def draw_odd(saved: SavedAnswers) -> Figure:
     axes.set_yticks(np.arange(len(rows)) + 0.5, labels)
     axes.tick_params(length=0, labelcolor=INK)
     for (down, along), tail in np.ndenumerate(saved.tails[np.ix_(rows, columns)]):
-        value = saved.rows.values[rows[down], columns[along]]
-        text = text_of(saved.rows.columns[columns[along]], value, saved.rows.decimal)
-        _draw_cell(axes, along, down, fitting(text or "–", width - 0.1), tail, tail <= saved.odd)
+        column, value = columns[along], saved.rows.values[rows[down], columns[along]]
+        text = text_of(saved.rows.columns[column], value, saved.rows.decimal) or "–"
+        _draw_cell(axes, along, down, fitting(text, width - 0.1), tail, tail <= saved.odd)
     return figure
 
 
