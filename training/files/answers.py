@@ -345,7 +345,13 @@ class SavedAnswerCheck:
     columns: Sequence[ColumnCheck]
 
     @property
+    def probabilities(self) -> list[float]:
+        """Of the intervals, rising."""
+        return sorted({each for column in self.columns for each in column.coverage})
+
+    @property
     def passed(self) -> bool:
+        """Whether no test failed."""
         return min(self.adjusted.values()) >= self.level
 
     @classmethod
@@ -395,9 +401,9 @@ def _column_check(name: str, facts: Any, broken: DataError) -> ColumnCheck:
         if not sound or type(one[2]) is not int or not 0 < one[2] < LARGEST:
             raise broken
     try:
-        held = {float(said): share for said, share in coverage.items()}
+        held = {float(probability): share for probability, share in coverage.items()}
     except ValueError as error:
         raise broken from error
-    if not all(0 < said < 1 for said in held):
+    if not all(0 < probability < 1 for probability in held):
         raise broken
     return ColumnCheck(name, cells, held, np.array(bins, dtype=float) if bins else None)

@@ -23,11 +23,11 @@ def reliability(probabilities: np.ndarray, came_true: np.ndarray) -> list[list[f
         probabilities: Of events, of any shape.
         came_true: Whether they did, of the same shape.
     """
-    said, true = probabilities.ravel(), came_true.ravel()
-    bins = np.minimum((said * BINS).astype(int), BINS - 1)
+    probability, true = probabilities.ravel(), came_true.ravel()
+    bins = np.minimum((probability * BINS).astype(int), BINS - 1)
     parts = [bins == each for each in range(BINS)]
     return [
-        [float(said[part].mean().clip(0, 1)), float(true[part].mean()), int(part.sum())]
+        [float(probability[part].mean().clip(0, 1)), float(true[part].mean()), int(part.sum())]
         for part in parts
         if part.any()
     ]

@@ -39,15 +39,18 @@ def section_of(path: Path, choice: Choice) -> Section:
 
 
 def _intervals(saved: SavedAnswerCheck) -> NumberTable:
-    levels = sorted({said for column in saved.columns for said in column.coverage})
     rows = []
     for column in saved.columns:
         cells = [column.name, f"{column.cells:,}"]
-        for said in levels:
-            held = column.coverage.get(said)
+        for probability in saved.probabilities:
+            held = column.coverage.get(probability)
             cells.append("–" if held is None else _range(held, column.cells))
         rows.append(cells)
-    head = ["column", "cells", *(f"{100 * said:g} % intervals hold" for said in levels)]
+    head = [
+        "column",
+        "cells",
+        *(f"{100 * probability:g} % intervals hold" for probability in saved.probabilities),
+    ]
     return NumberTable("Intervals against truths", head, rows, saved.verdict)
 
 
@@ -58,13 +61,13 @@ def _range(share: float, count: int) -> str:
 
 def _reliability(column: ColumnCheck) -> Chart:
     assert column.reliability is not None
-    said, share, count = column.reliability.T
+    probability, share, count = column.reliability.T
     low, high = (charts.float32(end) for end in wilson(share, count))
     plot = charts.plot("probability", "share that came true", x_range=(0, 1), y_range=(0, 1))
     plot.line([0, 1], [0, 1], color=MUTED)
-    x = charts.float32(said)
+    x = charts.float32(probability)
     plot.segment(x, low, x, high, color=BLUE, alpha=0.6, line_width=2)
     plot.scatter(x, charts.float32(share), size=7, color=BLUE, line_color=None)
-    off = float(np.average(np.abs(share - said), weights=count))
+    off = float(np.average(np.abs(share - probability), weights=count))
     words = f"off by {100 * off:.1f} points in the mean over {column.cells:,} cells"
     return Chart(plot, column.name, f"{words}.", note=words)

@@ -230,7 +230,7 @@ def draw_intervals(saved: SavedAnswerCheck) -> Figure:
     """A panel for each probability: what intervals of each column hold, beside it."""
     columns = sorted(range(len(saved.columns)), key=lambda place: -_farthest(saved, place))
     columns = sorted(columns[:MOST_CHECKED])
-    levels = sorted({said for column in saved.columns for said in column.coverage})[:4]
+    levels = saved.probabilities[:4]
     width = (look.WIDE - NAMES - RIGHT - BETWEEN * (len(levels) - 1)) / len(levels)
     high = LINE * len(columns) + 0.1
     head = _head(saved) + 0.3
@@ -240,13 +240,13 @@ def draw_intervals(saved: SavedAnswerCheck) -> Figure:
     some = f"the farthest off of {dim} columns" if dim > MOST_CHECKED else ""
     _headline(figure, saved, "Intervals against truths", some)
     places = -np.arange(len(columns), dtype=float)
-    for number, said in enumerate(levels):
+    for number, probability in enumerate(levels):
         axes = look.axes_at(figure, (NAMES + number * (width + BETWEEN), 0.5, width, high))
-        axes.axvline(100 * said, color=MUTED, lw=0.9, ls=look.DASHED)
+        axes.axvline(100 * probability, color=MUTED, lw=0.9, ls=look.DASHED)
         for place, index in zip(places.tolist(), columns, strict=True):
             column = saved.columns[index]
-            if said in column.coverage:
-                _draw_share(axes, column.coverage[said], column.cells, said, place)
+            if probability in column.coverage:
+                _draw_share(axes, column.coverage[probability], column.cells, probability, place)
         axes.set(ylim=(places[-1] - 0.7, 0.7), yticks=[])
         axes.set_xlim(right=min(axes.get_xlim()[1], 101.0))
         if number == 0:
@@ -254,20 +254,22 @@ def draw_intervals(saved: SavedAnswerCheck) -> Figure:
             axes.set_yticks(places, names)
             axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.grid(axis="x", color=FAINT, lw=0.6, alpha=0.7)
-        look.name_panel(axes, f"{100 * said:g} % intervals")
+        look.name_panel(axes, f"{100 * probability:g} % intervals")
         look.label(axes, "hold, %")
     return figure
 
 
 def _farthest(saved: SavedAnswerCheck, place: int) -> float:
     column = saved.columns[place]
-    return max((abs(held - said) for said, held in column.coverage.items()), default=0.0)
+    return max(
+        (abs(held - probability) for probability, held in column.coverage.items()), default=0.0
+    )
 
 
-def _draw_share(axes: Axes, share: float, count: int, said: float, y: float) -> None:
+def _draw_share(axes: Axes, share: float, count: int, probability: float, y: float) -> None:
     """A share with its interval: orange where that leaves out what was said."""
     low, high = map(float, wilson(share, count))
-    color = BLUE if low <= said <= high else ORANGE
+    color = BLUE if low <= probability <= high else ORANGE
     axes.hlines(y, 100 * low, 100 * high, color=color, lw=1.4, alpha=0.6)
     axes.plot(100 * share, y, "o", ms=4.5, mew=0, color=color)
 
@@ -295,13 +297,13 @@ def draw_reliability(saved: SavedAnswerCheck) -> Figure:
     for number, column in enumerate(shown):
         axes = look.axes_at(figure, places[number // across, number % across])
         assert column.reliability is not None
-        said, share, count = column.reliability.T
+        probability, share, count = column.reliability.T
         low, high = wilson(share, count)
         axes.plot([0, 1], [0, 1], color=MUTED, lw=0.8)
-        colors = np.where((low <= said) & (said <= high), BLUE, ORANGE)
-        axes.vlines(said, low, high, colors=colors, lw=1.4, alpha=0.6)
+        colors = np.where((low <= probability) & (probability <= high), BLUE, ORANGE)
+        axes.vlines(probability, low, high, colors=colors, lw=1.4, alpha=0.6)
         sizes = 8 + 40 * count / count.max()
-        axes.scatter(said, share, s=sizes, c=colors, lw=0, zorder=3)
+        axes.scatter(probability, share, s=sizes, c=colors, lw=0, zorder=3)
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
         look.name_panel(axes, fitting(column.name, SQUARE[0]), f"{column.cells:,} cells")
         first, last = number % across == 0, number + across >= len(shown)
