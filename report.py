@@ -2,8 +2,8 @@
 
 Each PATH is the folder of a training run or of results, or a file of results. Folders are searched
 with those in them: for training runs, simulations of toys, images and tables, coverage,
-correlations of residuals, round trips, posteriors and their checks. The file opens in any browser,
-loads nothing, and can be sent by mail.
+correlations of residuals, round trips, posteriors, answers about rows, and checks. The file opens
+in any browser, loads nothing, and can be sent by mail.
 """
 
 import gc

@@ -1,11 +1,11 @@
 """Draws what the scripts wrote: simulations, roundtrips, coverage, correlations, posteriors,
-training, samples.
+answers, training, samples.
 
 Each PATH is a results file of a simulation, of worst roundtrips, of coverage, of correlations or of
-a check of posteriors (.npz), draws of posteriors (.nc), a run's stats.jsonl, a zip of images, or a
-folder with such files or with images. What a file holds decides what is drawn of it; a melt, a
-roundtrip and a generation of one run are drawn together, and so are the correlations of images at
-several times.
+a check of posteriors (.npz), draws of posteriors (.nc), answers about rows (.csv) or a check of
+them (.json), a run's stats.jsonl, a zip of images, or a folder with such files or with images. What
+a file holds decides what is drawn of it; a melt, a roundtrip and a generation of one run are drawn
+together, and so are the correlations of images at several times.
 """
 
 import os

@@ -128,8 +128,11 @@ def test_odd_cells_are_named(run_script: Run, network: Path, tmp_path: Path) -> 
 
 def test_rows_are_drawn_given_what_all_have(run_script: Run, network: Path, tmp_path: Path) -> None:
     out = tmp_path / "drawn.csv"
-    options = ("--count=400", "--given=city:Rome", f"--dest={out}")
-    good(run_script(ask, "sample", f"--network={network}", *options))
+    options = ("--count=400", "--given=city:Rome", f"--dest={out}", f"--data={out}")
+    shop().to_csv(out, index=False)
+    good(run_script(ask, "sample", f"--network={network}", *options, "--overwrite"))
+    real = read(tmp_path / "drawn_real.csv")
+    assert real.equals(shop()[shop()["city"] == "Rome"].reset_index(drop=True))
     made = read(out)
     assert list(made.columns) == list(shop().columns)
     assert (made["city"] == "Rome").all()

@@ -186,6 +186,11 @@ def use_pictures(path: Path) -> None:
     assert pictures_of([path], None, None)
 
 
+def use_answers(path: Path) -> None:
+    for picture in pictures_of([path], None, None):
+        assert picture.path.parent == path.parent
+
+
 def use_statistics(path: Path) -> None:
     saved = SavedTraining.load(path)
     assert saved.samples.shape == saved.loss.shape == saved.learning_rate.shape

@@ -1,5 +1,6 @@
 """Every way in which this project opens files, by name."""
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -21,7 +22,7 @@ from tests.fuzz.mutations import (
     mutate_png,
     mutate_text,
 )
-from tests.support import picture_files
+from tests.support import answer_files, picture_files
 from torch_utils.results import load_json
 from training.data.sources import lmdb_process
 
@@ -156,6 +157,13 @@ ALL = (
         probes.use_pictures,
         {".nc": mutate_bytes},
         anything("circles_PRP_posterior.nc"),
+    ),
+    Reader(
+        "answers",
+        tuple(partial(answer_files.save, question=question) for question in answer_files.HEADS),
+        probes.use_answers,
+        {".json": mutate_text, ".csv": mutate_text},
+        texts("answers_params.json"),
     ),
     Reader("statistics", (picture_files.save_stats,), probes.use_statistics, LINES, statistics()),
     Reader(

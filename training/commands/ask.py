@@ -1,7 +1,9 @@
 """Questions about rows: what ``ask.py`` runs."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,10 +15,10 @@ from dnnlib.logs import logger
 from torch_utils.distributed import rank_from_environment
 from training.data.records.encoding import encode
 from training.data.records.records import Records
-from training.data.records.writing import save_texts
+from training.data.records.writing import save_texts, texts_of
 from training.data.tables.table import as_records
-from training.files.answers import save_check, save_params
-from training.files.records import holds_records, load_records
+from training.files.answers import params_path, real_path, save_check, save_params
+from training.files.records import columns_json, holds_records, load_records
 from training.files.table import holds_table, load_table
 from training.options.ask import (
     AskCheckSettings,
@@ -60,14 +62,16 @@ def fill(settings: FillSettings) -> None:
         ]
     require_new([*paths, params_path(settings.dest)], settings.overwrite, "--dest")
     flow, records = opened(settings), rows_of(settings)
+    sheet = None
     if settings.tables is None:
         with bar("cells", None) as progress:
-            save(settings.dest, asking.fill(flow, records, settings.interval, progress), records)
+            sheet = asking.fill(flow, records, settings.interval, progress)
+        save(settings.dest, sheet, records)
     for number, path in enumerate(paths if settings.tables else ()):
         with bar("rows", len(records)) as progress:
             seed = settings.seed + number
             save(path, asking.completed(flow, records, seed, progress), records)
-    finish(settings, flow)
+    finish(settings, flow, "fill", sheet, records)
 
 
 @alone
@@ -77,7 +81,7 @@ def predict(settings: PredictSettings) -> None:
     with bar("rows", len(records) * len(settings.columns)) as progress:
         sheet = asking.predict(flow, records, settings.columns, settings.interval, progress)
     save(settings.dest, sheet, records)
-    finish(settings, flow)
+    finish(settings, flow, "predict", sheet, records)
 
 
 @alone
@@ -87,18 +91,23 @@ def score(settings: ScoreSettings) -> None:
     with bar("cells", len(records) * (1 + len(records.columns))) as progress:
         sheet = asking.score(flow, records, settings.odd, progress)
     save(settings.dest, sheet, records)
-    finish(settings, flow)
+    finish(settings, flow, "score", sheet, records)
 
 
 @alone
 def sample(settings: DrawSettings) -> None:
-    require_new([settings.dest, params_path(settings.dest)], settings.overwrite, "--dest")
-    flow = opened(settings)
+    others = [real_path(settings.dest)] if settings.data else []
+    require_new([settings.dest, params_path(settings.dest), *others], settings.overwrite, "--dest")
+    flow, given = opened(settings), settings.given_ or ()
+    data = data_set(settings.data, flow.empty) if settings.data else None
+    real = None if data is None else asking.to_compare(flow, data, given)
     with bar("rows", settings.count) as progress:
-        given = settings.given_ or ()
         sheet = asking.draw(flow, settings.count, given, settings.seed, progress)
     save(settings.dest, sheet, flow.empty)
-    finish(settings, flow)
+    if real is not None:
+        rows_beside = Sheet(*texts_of(flow.empty, real.values))
+        save(real_path(settings.dest), rows_beside, flow.empty)
+    finish(settings, flow, "sample", sheet, flow.empty, real)
 
 
 @alone
@@ -138,20 +147,41 @@ def data_set(path: Path, empty: Records) -> Records:
     return as_records(load_table(path)) if holds_table(path) else encode(path, empty.columns)[0]
 
 
-def params_path(dest: Path) -> Path:
-    """Where it is written how answers came about."""
-    return dest.with_name(f"{dest.stem}_params.json")
-
-
 def save(path: Path, sheet: Sheet, records: Records) -> None:
     """Writes a sheet and says so."""
     save_texts(path, sheet.names, sheet.rows, records.separator)
     logger.info(f"Wrote {path}: {len(sheet.rows)} rows of {len(sheet.names)} columns")
 
 
-def finish(settings: AskSettings, flow: RecordFlow) -> None:
-    """Writes how the answers came about."""
-    save_params(params_path(settings.dest), settings.recorded(), flow.file.model.digest())
+def finish(
+    settings: AskSettings,
+    flow: RecordFlow,
+    question: str,
+    sheet: Sheet | None,
+    records: Records,
+    real: Records | None = None,
+) -> None:
+    """Writes how the answers came about, and how a sheet of them is read.
+
+    Args:
+        settings: By which.
+        flow: The answers.
+        question: The command.
+        sheet: What it wrote; None for several.
+        records: Those that the sheet is of.
+        real: Rows that were written to compare with.
+    """
+    table = replace(flow.empty, separator=records.separator, decimal=records.decimal)
+    about = {
+        "question": question,
+        "data_name": flow.file.model.about.get("data_name"),
+        "sheet": None if sheet is None else settings.dest.name,
+        "beside": None if sheet is None else sheet.beside,
+        "held_out": None if real is None else bool(real.held_out.all()),
+        "table": json.loads(columns_json(table)),
+    }
+    digest = flow.file.model.digest()
+    save_params(params_path(settings.dest), settings.recorded(), digest, about)
 
 
 @contextmanager

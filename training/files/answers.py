@@ -8,9 +8,9 @@ CSVs have the columns of the source, in its order, as it writes them, and behind
               {dest}_1.csv, ...
     predict   {column}_predicted, of numbers {column}_low and {column}_high, and {column}_is_{level}
               for each level, its probability; also of numbers that have few different values
-    sample    nothing
+    sample    nothing; with --data a second file, {dest}_real.csv, has rows to compare with
 
-A name that is taken gets a _ after it. ``score`` has no columns of the source, but
+A name that is taken gets a _ after it. ``score`` has before the columns of the source
 
     row               number of the row, from 1
     log_prob          nats of the cells that are there: of continuous numbers the log density in
@@ -19,7 +19,13 @@ A name that is taken gets a _ after it. ``score`` has no columns of the source, 
     least_probable    of the cells: the probability of a value as far out, given the others
     odd_cells         name (probability) of those with at most --odd, the oddest first
 
-Beside each CSV, ``{name}_params.json`` has the options, the digest of the network and the versions.
+and behind them ``{column}_probability`` of each cell, which is empty where the cell is.
+
+Beside each CSV, ``{name}_params.json`` has the options, the digest of the network, the versions,
+and what is needed to read the CSV again: question (the command), data_name, sheet (name of the CSV,
+null with --tables), beside (how many columns, the last, are not the source's), held_out (whether
+the rows to compare with are; null without such) and table (the columns, as in a data set of
+records).
 
 The JSON of ``check`` has the options, rows (that are held out), hidden, level, verdict, detectable
 (the error of coverage that a test sees in 90 % of cases), fails, p_values and adjusted (Holm) by
@@ -33,24 +39,371 @@ for each that was tested
     right, said                      of levels: the share in which the likeliest is right, and its
                                      mean probability
     log_loss, log_loss_of_shares     of levels: nats, and those of the shares of the column
+    reliability                      of levels: of probabilities within a tenth of each other their
+                                     mean, the share of levels that came true, and their number
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch_utils.results import provenance, save_json
+import numpy as np
+
+from dnnlib.errors import DataError
+from torch_utils.results import load_json, provenance, save_json
+from training.data.records.cells import open_cells
+from training.data.records.encoding import encode
+from training.data.records.records import CATEGORY, RecordColumn, Records
+from training.files.arrays import evenly
+from training.files.records import without_rows
+from training.files.rows import LARGEST
+from training.measure.posterior.verdicts import LARGE
 
 ANSWERS = "inflationary-flows answers 1"
 FORMAT = "inflationary-flows check of answers 1"
+SCORES = ("row", "log_prob", "log_prob_error", "least_probable", "odd_cells")
+"""The first columns of a CSV of scores."""
+QUESTIONS = ("fill", "predict", "score", "sample")
+LOW, MIDDLE, HIGH, PROBABILITY = "low", "predicted", "high", "probability"
 
 
-def save_params(path: Path, options: Mapping[str, Any], network_sha256: str) -> None:
+def params_path(dest: Path) -> Path:
+    """Where it is written how the answers in a CSV came about."""
+    return dest.with_name(f"{dest.stem}_params.json")
+
+
+def real_path(dest: Path) -> Path:
+    """Where rows are that those of a CSV are compared with."""
+    return dest.with_name(f"{dest.stem}_real.csv")
+
+
+def save_params(
+    path: Path, options: Mapping[str, Any], network_sha256: str, about: Mapping[str, Any]
+) -> None:
     """Writes by which options and which network answers came about, whole or not at all."""
-    about = {"format": ANSWERS, "options": options, "network_sha256": network_sha256}
-    save_json(path, {**about, **provenance()})
+    made_by = {"format": ANSWERS, **about, "options": options, "network_sha256": network_sha256}
+    save_json(path, {**made_by, **provenance()})
 
 
 def save_check(path: Path, options: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     """Writes what a check found, whole or not at all."""
     save_json(path, {"format": FORMAT, "options": options, **facts, **provenance()})
+
+
+def kind_of_json(path: Path) -> str | None:
+    """``answers`` or ``check of answers``, if a JSON file is such; None of others."""
+    try:
+        content = load_json(path)
+    except DataError:
+        return None  # in a folder may be any JSON
+    if content.get("format") == ANSWERS:
+        return "answers" if content.get("sheet") is not None else None
+    return "check of answers" if content.get("format") == FORMAT else None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Answers to what n cells of a column are.
+
+    Attributes:
+        column: Of the table.
+        truth: Values ``[n]``; NaN where they are not known.
+        guess: Medians of numbers or likeliest levels ``[n]``.
+        low: Lower ends of intervals ``[n]``; of levels, NaN.
+        high: Upper ends.
+        probability: Of the likeliest level ``[n]``; of numbers, NaN.
+    """
+
+    column: RecordColumn
+    truth: np.ndarray
+    guess: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    probability: np.ndarray
+
+    @property
+    def is_level(self) -> bool:
+        """Whether levels are asked, and not numbers."""
+        return self.column.type == CATEGORY
+
+    @property
+    def known(self) -> np.ndarray:
+        """Whether there is a truth ``[n]``."""
+        return ~np.isnan(self.truth)
+
+    @property
+    def right(self) -> np.ndarray:
+        """Whether the truth is in the interval, or the likeliest level ``[n]``."""
+        if self.is_level:
+            return np.asarray(self.truth == self.guess)
+        return (self.low <= self.truth) & (self.truth <= self.high)
+
+    def in_order(self, most: int) -> np.ndarray:
+        """Places of at most so many cells, evenly spaced, those of the lowest probability or guess
+        first."""
+        order = np.argsort(self.probability if self.is_level else self.guess, kind="stable")
+        return np.asarray(order[evenly(len(order), most)])
+
+
+@dataclass(frozen=True, eq=False)
+class SavedAnswers:
+    """A CSV of answers.
+
+    Attributes:
+        path: Of its parameters.
+        question: One of ``QUESTIONS``.
+        name: Of the data that the network was trained on.
+        rows: Its rows, in the columns of the table.
+        asked: Of fill and predict: by column.
+        interval: Probability of their intervals.
+        log_prob: Of score ``[n]``, in nats.
+        tails: Of score: how probable cells are ``[n, P]``; NaN where they are missing.
+        odd: Of score: how improbable odd cells are.
+        real: Of sample: rows to compare with, if any.
+        held_out: Whether these were not trained on.
+    """
+
+    path: Path
+    question: str
+    name: str
+    rows: Records
+    asked: Sequence[Asked] = ()
+    interval: float = 0.9
+    log_prob: np.ndarray = field(default_factory=lambda: np.empty(0))
+    tails: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
+    odd: float = 0.01
+    real: Records | None = None
+    held_out: bool = False
+
+    @property
+    def stem(self) -> str:
+        """The name of the CSV without its ending."""
+        return self.path.stem.removesuffix("_params")
+
+    @classmethod
+    def load(cls, path: Path) -> "SavedAnswers":
+        """Those of a parameters file, whose CSV is beside it.
+
+        Raises:
+            DataError: One of them is missing or broken.
+        """
+        content = load_json(path)
+        broken = DataError(f"{path} is broken, or not of ask.py: make it again")
+        options, sheet, beside = (content.get(name) for name in ("options", "sheet", "beside"))
+        question, name = content.get("question"), content.get("data_name")
+        if not (
+            content.get("format") == ANSWERS
+            and question in QUESTIONS
+            and isinstance(options, dict)
+            and isinstance(name, str)
+            and isinstance(sheet, str)
+            and type(beside) is int
+            and beside >= 0
+        ):
+            raise broken
+        # Only a file beside this one: a stranger's may name any of this machine.
+        csv = next((each for each in path.parent.iterdir() if each.name == sheet), None)
+        if csv is None:
+            raise DataError(f"{path} is of a CSV that is not beside it any more")
+        table = without_rows(json.dumps(content.get("table")), broken)
+        held_out = content.get("held_out")
+        rows, further = _read(csv, table, beside, SCORES if question == "score" else ())
+        saved = cls(path, question, name, rows)
+        if question == "sample":
+            real = None if held_out is None else _read(real_path(csv), table)[0]
+            return replace(saved, real=real, held_out=held_out is True)
+        if question == "score":
+            absent = np.full(len(rows), np.nan)
+            tails = [further.get((each, PROBABILITY), absent) for each in table.names]
+            odd, log_prob = _share(options.get("odd"), broken), rows.beside.get("log_prob")
+            if log_prob is None:
+                raise broken
+            known = _numbers(csv, "log_prob", log_prob, LARGEST)
+            return replace(saved, log_prob=known, tails=np.stack(tails, axis=1), odd=odd)
+        places, filled = range(len(table.columns)), question == "fill"
+        answers = [_asked(rows, further, place, filled) for place in places]
+        asked = [each for each in answers if each is not None]
+        return replace(saved, asked=asked, interval=_share(options.get("interval"), broken))
+
+
+Further = Mapping[tuple[str, str], np.ndarray]
+"""Answers ``[n]`` by column and kind."""
+
+
+def _share(value: Any, broken: DataError) -> float:
+    if type(value) is not float or not 0 < value <= 1:
+        raise broken
+    return value
+
+
+def _read(
+    path: Path, table: Records, beside: int = 0, before: Sequence[str] = ()
+) -> tuple[Records, Further]:
+    """Rows of a CSV, and what its last columns answer.
+
+    Args:
+        path: Of the CSV.
+        table: The columns.
+        beside: How many columns, the last, are answers.
+        before: Columns that are before those of the source.
+    """
+    names = open_cells(path, table.separator).names
+    last = names[max(0, len(names) - beside) :]
+    ends: dict[tuple[str, str], RecordColumn] = {}
+    shares: dict[tuple[str, str], str] = {}
+    for column in table.columns:
+        for kind in (LOW, MIDDLE, HIGH):
+            name = _written(f"{column.name}_{kind}", last)
+            if name is not None:
+                ends[column.name, kind] = replace(column, name=name)
+        for kind in (PROBABILITY, *(f"is_{level}" for level in column.levels)):
+            name = _written(f"{column.name}_{kind}", last)
+            if name is not None:
+                shares[column.name, kind] = name
+    own = []
+    for column in table.columns:
+        name = column.name
+        while name in before:
+            name += "_"
+        own.append(replace(column, name=name))
+    records, _ = encode(path, [*own, *ends.values()], table.separator, table.decimal)
+    texts = records.beside
+    further = {key: _numbers(path, name, texts[name], 1.0) for key, name in shares.items()}
+    further |= {key: records.values[:, len(own) + at] for at, key in enumerate(ends)}
+    values = records.values[:, : len(own)]
+    return replace(records, columns=table.columns, values=values), further
+
+
+def _written(expected: str, names: Sequence[str]) -> str | None:
+    """The last of some names that is this one, or has a _ after it since it was taken."""
+    return next((name for name in names[::-1] if name.rstrip("_") == expected.rstrip("_")), None)
+
+
+def _numbers(path: Path, name: str, texts: np.ndarray, largest: float) -> np.ndarray:
+    """Plain numbers ``[n]``, whatever the decimal sign of the table; NaN of empty cells."""
+    try:
+        values = np.array([float(text or "nan") for text in texts])
+    except ValueError as error:
+        raise DataError(f"{path} is broken: '{name}' has a text that is no number") from error
+    if (np.abs(values) > largest).any() or (largest == 1 and (values < 0).any()):
+        raise DataError(f"{path} is broken: '{name}' has numbers that are not between 0 and 1")
+    return values
+
+
+def _asked(rows: Records, further: Further, place: int, filled: bool) -> Asked | None:
+    """What a column was filled with, or what was predicted of it; None if it was not asked."""
+    column, absent = rows.columns[place], np.full(len(rows), np.nan)
+    low, high = (further.get((column.name, kind), absent) for kind in (LOW, HIGH))
+    kinds = (PROBABILITY, *(f"is_{level}" for level in column.levels))
+    probability = np.fmax.reduce([further.get((column.name, kind), absent) for kind in kinds])
+    own = rows.values[:, place]
+    truth, guess = (absent, own) if filled else (own, further.get((column.name, MIDDLE), absent))
+    there = ~np.isnan(guess + (probability if column.type == CATEGORY else low + high))
+    parts = (truth, guess, low, high, probability)
+    return Asked(column, *(part[there] for part in parts)) if there.any() else None
+
+
+@dataclass(frozen=True)
+class ColumnCheck:
+    """What a check says of a column.
+
+    Attributes:
+        name: Of the column.
+        cells: How many were asked.
+        coverage: The share that central intervals hold, by their probability.
+        reliability: Of levels ``[K, 3]``: a mean probability, the share that came true, how many.
+    """
+
+    name: str
+    cells: int
+    coverage: Mapping[float, float]
+    reliability: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class SavedAnswerCheck:
+    """A check of answers.
+
+    Attributes:
+        path: Of its file.
+        rows: That were held out.
+        level: Of all tests together.
+        verdict: In words.
+        adjusted: P-values by test, their number accounted for.
+        conclusive: Whether a large error would have been seen.
+        columns: That were tested.
+    """
+
+    path: Path
+    rows: int
+    level: float
+    verdict: str
+    adjusted: Mapping[str, float]
+    conclusive: bool
+    columns: Sequence[ColumnCheck]
+
+    @property
+    def probabilities(self) -> list[float]:
+        """Of the intervals, rising."""
+        return sorted({each for column in self.columns for each in column.coverage})
+
+    @property
+    def passed(self) -> bool:
+        """Whether no test failed."""
+        return min(self.adjusted.values()) >= self.level
+
+    @classmethod
+    def load(cls, path: Path) -> "SavedAnswerCheck":
+        """That of a JSON file. Raises DataError if it is missing or broken."""
+        content = load_json(path)
+        broken = DataError(f"{path} is broken, or no check of ask.py: make it again")
+        names = ("rows", "level", "verdict", "adjusted", "detectable", "columns")
+        rows, level, verdict, adjusted, detectable, columns = map(content.get, names)
+        if not (
+            content.get("format") == FORMAT
+            and type(rows) is int
+            and isinstance(level, float)
+            and _is_share(level)
+            and isinstance(verdict, str)
+            and isinstance(adjusted, dict)
+            and adjusted
+            and all(map(_is_share, adjusted.values()))
+            and isinstance(detectable, float)
+            and _is_share(detectable)
+            and isinstance(columns, dict)
+            and columns
+        ):
+            raise broken
+        checks = [_column_check(name, facts, broken) for name, facts in columns.items()]
+        return cls(path, rows, level, verdict, adjusted, detectable <= LARGE, checks)
+
+
+def _is_share(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1
+
+
+def _column_check(name: str, facts: Any, broken: DataError) -> ColumnCheck:
+    if not isinstance(facts, dict):
+        raise broken
+    cells, coverage, bins = (facts.get(key) for key in ("cells", "coverage", "reliability"))
+    if not (
+        type(cells) is int
+        and 0 < cells < LARGEST
+        and isinstance(coverage, dict)
+        and all(map(_is_share, coverage.values()))
+        and (bins is None or isinstance(bins, list))
+    ):
+        raise broken
+    for one in bins or ():
+        sound = isinstance(one, list) and len(one) == 3 and all(map(_is_share, one[:2]))
+        if not sound or type(one[2]) is not int or not 0 < one[2] < LARGEST:
+            raise broken
+    try:
+        held = {float(probability): share for probability, share in coverage.items()}
+    except ValueError as error:
+        raise broken from error
+    if not all(0 < probability < 1 for probability in held):
+        raise broken
+    return ColumnCheck(name, cells, held, np.array(bins, dtype=float) if bins else None)

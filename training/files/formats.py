@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torch_utils.results import SavedArrays, open_arrays
+from training.files.answers import kind_of_json
 from training.files.rows import MAY_BE_WILD, NAMES, POINTS
 from training.files.stats import STATS
 from training.files.trajectory import IMAGE_SHAPE
@@ -73,6 +74,10 @@ FORMATS = {
         "draws of posteriors", "posteriors.album.pictures_of_posteriors", "posteriors"
     ),
     "posterior check": Format("runs of a check", "posteriors.album.pictures_of_check", "checks"),
+    "answers": Format("answers about rows", "tables.answers.pictures_of_answers", "answers"),
+    "check of answers": Format(
+        "a check of answers", "tables.answers.pictures_of_check", "answer_checks"
+    ),
     "image files": Format("images", "images.grids.pictures_of_image_files"),
     "correlations": Format("matrices of correlations", "correlations.pictures_of_toy_matrices"),
     "residuals": Format(
@@ -96,6 +101,8 @@ def format_of(path: Path) -> str | None:
         return "image files"
     if path.suffix == ".jsonl":
         return "training" if path.name == STATS else None
+    if path.suffix == ".json":
+        return kind_of_json(path)
     if path.suffix == ".nc":
         from training.files.posterior_draws import is_posterior  # takes a while
 

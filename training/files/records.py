@@ -26,7 +26,7 @@ import numpy as np
 from dnnlib.errors import DataError
 from torch_utils.results import SavedArrays, open_arrays, save_arrays
 from training.data.records.records import CATEGORY, RecordColumn, Records
-from training.names import COLUMN_TYPES
+from training.names import COLUMN_TYPES, DECIMALS, SEPARATORS
 
 FORMAT = "inflationary-flows records 1"
 
@@ -122,6 +122,7 @@ def _about(text: str, broken: DataError) -> dict[str, Any]:
     sound = isinstance(about, dict) and all(
         isinstance(about.get(name), kind) for name, kind in kinds.items()
     )
+    sound = sound and about["separator"] in SEPARATORS.values() and about["decimal"] in DECIMALS
     if not sound or not all(
         isinstance(text, str)
         for text in (*about["constants"].values(), *about["order"], *about["beside"])

@@ -86,6 +86,12 @@ class DrawSettings(AskSettings):
         unset="nothing",
         help="What all rows have: name:value, comma-separated, as the source writes values",
     )
+    data: Path | None = option(
+        type=FILE,
+        unset="nothing",
+        help="What pictures compare the rows with, which is written beside them: the held-out rows "
+        "of the data set of the training, all if none are, or a CSV of rows that are all new",
+    )
     seed: int = seed("the draws")
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from dnnlib.errors import DataError
 from torch_utils.results import open_arrays
+from training.files.answers import params_path
 from training.files.formats import FORMATS, format_of
 from training.files.stats import STATS
 from training.pictures.images.grids import holds_images
 from training.pictures.look import Picture
 
-SUFFIXES = (".npz", ".nc", ".jsonl")
+SUFFIXES = (".npz", ".nc", ".jsonl", ".json")
 """Of files that are drawn, beside zips of images."""
 
 
@@ -71,6 +72,13 @@ def drawable_files(paths: Iterable[Path]) -> list[Path]:
             )
         elif path.suffix in (*SUFFIXES, ".zip"):
             files = [path]
+        elif path.suffix == ".csv":
+            files = [params_path(path)]  # which say what answers are in it
+            if not files[0].exists():
+                raise DataError(
+                    f"{path} cannot be drawn: there is no {files[0].name} beside it, as there is "
+                    "beside the CSVs of ask.py"
+                )
         else:
             raise DataError(
                 f"{path} cannot be drawn: give results (.npz, .nc), {STATS}, a zip of images, or a "

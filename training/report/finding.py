@@ -117,14 +117,15 @@ def _files(paths: Iterable[Path]) -> list[Path]:
 
 def _sort(file: Path, findings: Findings, subjects: dict[tuple[Path, str, str], Any]) -> None:
     """Puts a file where its subject is, or says that it has none."""
+    kind = format_of(file)
     if file.suffix == ".json":
         run = run_of(file)
         if run:
             findings.runs.append(run)
-        else:
-            findings.foreign.append((str(file), "no parameters of a run"))
-        return
-    kind = format_of(file)
+        if kind is None:
+            if run is None:
+                findings.foreign.append((str(file), "no parameters of a run"))
+            return
     if kind is None:
         findings.foreign.append((str(file), "no results of this project that a report shows"))
     elif not FORMATS[kind].shown:

@@ -18,22 +18,28 @@ from torch_utils.streams import Stream
 from training.data.records.encoding import encode
 from training.data.records.records import CATEGORY, Records
 from training.data.records.writing import text_of, texts_of
+from training.files.answers import SCORES
+from training.files.arrays import evenly
 from training.measure.posterior.ranks import ks_p_values
 from training.measure.posterior.verdicts import detectable, holm, verdict
+from training.measure.reliability import reliability
 from training.subjects.records import CellLaw, Progress, RecordFlow
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 FEWEST_CELLS = 20
 """Of a column that is tested."""
+MOST_COMPARED = 10_000
+"""Rows beside drawn ones."""
 FEWEST_NEIGHBORS = 10
 """Rows, at least, whose nearest ones are looked for."""
 
 
 class Sheet(NamedTuple):
-    """Columns with names, and their texts by row."""
+    """Columns with names, and their texts by row; so many, the last, are beside the source's."""
 
     names: list[str]
     rows: list[list[str]]
+    beside: int = 0
 
 
 def ends_and_median(interval: float) -> tuple[float, float, float]:
@@ -112,7 +118,8 @@ def score(
     flow: RecordFlow, records: Records, odd: float, progress: Progress | None = None
 ) -> Sheet:
     """Of each row its number, its log density, the error of this, the least probable cell, and the
-    names of cells that are odd, the oddest first."""
+    names of cells that are odd, the oddest first; then the row itself, and how probable each of its
+    cells is."""
     scores = flow.scores(records.values, progress)
     rows = []
     for number, (log_prob, error, tails) in enumerate(
@@ -122,7 +129,13 @@ def score(
         named = "; ".join(f"{records.names[place]} ({tails[place]:.2g})" for place in order)
         least = "" if np.isnan(tails).all() else f"{np.nanmin(tails):.3g}"
         rows.append([str(number), f"{log_prob:.4f}", f"{error:.2g}", least, named])
-    return Sheet(["row", "log_prob", "log_prob_error", "least_probable", "odd_cells"], rows)
+    names, texts = texts_of(records)
+    source = [(name, [row[at] for row in texts]) for at, name in enumerate(names)]
+    probabilities = [
+        (f"{name}_probability", ["" if np.isnan(tail) else f"{tail:.3g}" for tail in tails])
+        for name, tails in zip(records.names, scores.tails.T, strict=True)
+    ]
+    return _joined(list(SCORES), rows, [*source, *probabilities])
 
 
 def draw(
@@ -137,6 +150,13 @@ def draw(
     Raises:
         UsageError: A column or a level is not there, or a value is none of its column.
     """
+    values = np.tile(_given_row(flow, given), (count, 1))
+    drawn = flow.drawn(values, np.isnan(values), seed, progress=progress)
+    return Sheet(*texts_of(flow.empty, drawn))
+
+
+def _given_row(flow: RecordFlow, given: Sequence[tuple[str, str]]) -> np.ndarray:
+    """Values ``[P]`` of what is given; NaN elsewhere."""
     row = np.full(len(flow.empty.columns), np.nan)
     for name, text in given:
         place = place_of(flow.empty, name)
@@ -145,9 +165,30 @@ def draw(
         if np.isnan(row[place]):
             levels = ", ".join(flow.empty.columns[place].levels) or "numbers"
             raise UsageError(f"--given={name}:{text}: '{name}' takes {levels}")
-    values = np.tile(row, (count, 1))
-    drawn = flow.drawn(values, np.isnan(values), seed, progress=progress)
-    return Sheet(*texts_of(flow.empty, drawn))
+    return row
+
+
+def to_compare(flow: RecordFlow, records: Records, given: Sequence[tuple[str, str]]) -> Records:
+    """Rows that drawn ones should be like: those that are held out, or all if none is, which have
+    what is given.
+
+    Raises:
+        DataError: The records have other columns, or may have been trained on.
+        UsageError: There are too few such rows.
+    """
+    _require_of_training(flow, records)
+    row = _given_row(flow, given)
+    wanted = ~np.isnan(row)
+    chosen = (records.values[:, wanted] == row[wanted]).all(axis=1)
+    if records.held_out.any():
+        chosen &= records.held_out
+    rows = np.flatnonzero(chosen)
+    if len(rows) < FEWEST_CELLS:
+        raise UsageError(
+            f"--data has {len(rows)} rows that can be compared, held out and with what is given: "
+            f"it should have {FEWEST_CELLS} or more"
+        )
+    return records.at(rows[evenly(len(rows), MOST_COMPARED)])
 
 
 def place_of(records: Records, name: str) -> int:
@@ -199,7 +240,8 @@ def _joined(names: list[str], rows: list[list[str]], beside: list[tuple[str, lis
             name += "_"
         names.append(name)
     further = zip(*(texts for _, texts in beside), strict=True) if beside else ([] for _ in rows)
-    return Sheet(names, [[*row, *more] for row, more in zip(rows, further, strict=True)])
+    joined = [[*row, *more] for row, more in zip(rows, further, strict=True)]
+    return Sheet(names, joined, len(beside))
 
 
 def _with_all_columns(records: Records, values: np.ndarray) -> Records:
@@ -308,6 +350,7 @@ def _column_check(
             "said": float(shares.max(axis=1).mean()),
             "log_loss": float(-np.log(own.clip(1e-12)).mean()),
             "log_loss_of_shares": float(-(present * np.log(present)).sum()),
+            "reliability": reliability(shares, law.levels.values == truth[:, None]),
         }
     else:
         ranks = flow.ranks(values, known, place, generator)

@@ -1,0 +1,344 @@
+"""Which pictures are drawn of what ``ask.py`` answers: cells with what is said of them, rows with
+odd cells, and checks of both."""
+
+import math
+import textwrap
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from training.data.records.records import DATE
+from training.data.records.writing import text_of
+from training.files.answers import Asked, SavedAnswerCheck, SavedAnswers
+from training.measure.reliability import wilson
+from training.pictures import look
+from training.pictures.look import BLUE, FAINT, INK, MUTED, ORANGE, Picture, figures, joined
+from training.pictures.posteriors.words import dots, legend_line, line
+from training.pictures.tables.columns import fitting
+from training.pictures.tables.drawn_rows import (
+    DrawnRows,
+    draw_associations,
+    draw_marginals,
+    write_dates,
+)
+
+ALONE = "samples alone: ask.py sample with --data compares them"
+
+
+def pictures_of_answers(path: Path, folder: Path | None) -> list[Picture]:
+    """The pictures of a CSV, by the parameters beside it. Raises DataError if one is broken."""
+    saved = SavedAnswers.load(path)
+    stem = (folder or path.parent) / saved.stem
+    draw: dict[str, Callable[[], Figure]] = {}
+    if saved.question == "sample":
+        drawn = DrawnRows(saved)
+        if drawn.columns:
+            draw["marginals"] = partial(draw_marginals, drawn)
+        if len(drawn.columns) > 1:
+            draw["associations"] = partial(draw_associations, drawn)
+        note = "" if saved.real else ALONE
+        return [replace(each, note=note) for each in figures(stem, draw)]
+    if saved.question == "score" and oddest(saved.tails, 1):
+        draw["odd"] = partial(draw_odd, saved)
+    if saved.asked:
+        draw["cells"] = partial(draw_cells, saved)
+    return figures(stem, draw)
+
+
+def pictures_of_check(path: Path, folder: Path | None) -> list[Picture]:
+    """The pictures of a check. Raises DataError if it is broken."""
+    saved = SavedAnswerCheck.load(path)
+    draw = {"intervals": partial(draw_intervals, saved)}
+    if any(column.reliability is not None for column in saved.columns):
+        draw["levels"] = partial(draw_reliability, saved)
+    return figures((folder or path.parent) / path.stem, draw)
+
+
+MOST_ROWS, MOST_COLUMNS = 12, 10
+CELL_HEIGHT, CELL_WIDTH, ROW_NAMES = 0.4, 1.15, 1.35  # inches
+PLAIN, PLAINLY_ODD = 0.1, 1e-4
+"""Probabilities at which cells begin to be colored, and at which the color is full."""
+
+
+def oddest(tails: np.ndarray, most: int) -> list[int]:
+    """Which rows have the least probable cells ``[n, P]``, the least first; no row without any."""
+    least = np.fmin.reduce(tails, axis=1)
+    order = np.argsort(least, kind="stable")  # NaN comes last
+    return [int(row) for row in order[:most] if not math.isnan(least[row])]
+
+
+def odd_columns(tails: np.ndarray, most: int) -> list[int]:
+    """Which columns have the least probable of some rows' cells ``[n, P]``, in their order."""
+    return sorted(np.argsort(np.fmin.reduce(tails, axis=0), kind="stable")[:most].tolist())
+
+
+def count_of_odd(saved: SavedAnswers) -> str:
+    """How many cells are odd, and how many are by chance."""
+    known = saved.tails[~np.isnan(saved.tails)]
+    return (
+        f"{(known <= saved.odd).sum():,} of {len(known):,} cells have a probability of at most "
+        f"{saved.odd:g}; {saved.odd * len(known):,.0f} or fewer would by chance"
+    )
+
+
+def draw_odd(saved: SavedAnswers) -> Figure:
+    """The rows with the least probable cells: values, how probable each is given its row."""
+    rows = oddest(saved.tails, MOST_ROWS)
+    columns = odd_columns(saved.tails[rows], MOST_COLUMNS)
+    dim = saved.tails.shape[1]
+    width = min((look.WIDE - ROW_NAMES - 0.2) / len(columns), CELL_WIDTH)
+    size = np.array([width * len(columns), CELL_HEIGHT * len(rows)])
+    height = look.TOP + 0.35 + size[1] + 0.15
+    figure = look.new_figure(max(ROW_NAMES + size[0] + 0.2, 7.0), height)
+    some = f"{len(columns)} of {dim} columns" * (dim > len(columns))
+    title = f"Odd cells of {saved.name}: the oddest {len(rows)} of {len(saved.rows):,} rows"
+    look.headline(figure, title, joined(count_of_odd(saved), some), 0.2, height - look.MARGIN)
+    axes = look.axes_at(figure, (ROW_NAMES, 0.15, *size))
+    axes.set(xlim=(0, len(columns)), ylim=(len(rows), 0))
+    axes.spines[:].set_visible(False)
+    names = [fitting(saved.rows.columns[place].name, width - 0.08) for place in columns]
+    axes.xaxis.tick_top()
+    axes.set_xticks(np.arange(len(columns)) + 0.5, names)
+    labels = [f"row {row + 1},  {saved.log_prob[row]:.1f} nats".replace("-", "−") for row in rows]
+    axes.set_yticks(np.arange(len(rows)) + 0.5, labels)
+    axes.tick_params(length=0, labelcolor=INK)
+    for (down, along), tail in np.ndenumerate(saved.tails[np.ix_(rows, columns)]):
+        column, value = columns[along], saved.rows.values[rows[down], columns[along]]
+        text = text_of(saved.rows.columns[column], value, saved.rows.decimal) or "–"
+        _draw_cell(axes, along, down, fitting(text, width - 0.1), tail, tail <= saved.odd)
+    return figure
+
+
+def _draw_cell(axes: Axes, x: int, y: int, text: str, tail: float, is_odd: bool) -> None:
+    reach = math.log10(PLAIN / PLAINLY_ODD)
+    depth = 0.0 if math.isnan(tail) else math.log10(PLAIN / max(tail, PLAINLY_ODD)) / reach
+    color = ORANGE if depth > 0 else look.PANE
+    alpha = 0.12 + 0.88 * depth if depth > 0 else 1.0
+    axes.add_patch(Rectangle((x + 0.02, y + 0.04), 0.96, 0.92, color=color, alpha=alpha, lw=0))
+    style: dict[str, Any] = {"ha": "center", "va": "center", "color": INK}
+    weight = "bold" if is_odd else "normal"
+    missing = math.isnan(tail)
+    axes.text(x + 0.5, y + (0.5 if missing else 0.34), text, size=8.5, weight=weight, **style)
+    if not missing:
+        axes.text(x + 0.5, y + 0.74, f"p = {look.brief(tail)}", size=6.5, **style)
+
+
+MOST_PANELS, MOST_CELLS = 8, 150
+PANEL, PANEL_LEFT = (4.5, 1.9), 0.9  # inches
+
+
+def draw_cells(saved: SavedAnswers) -> Figure:
+    """A panel a column: intervals, or probabilities of the likeliest levels, and the truths that
+    are known."""
+    shown = saved.asked[:MOST_PANELS]
+    across = min(2, len(shown))
+    what = "Predictions" if saved.question == "predict" else "Filled cells"
+    more = f"{MOST_PANELS} of {len(saved.asked)} columns" if len(saved.asked) > MOST_PANELS else ""
+    figure, places = look.panel_page(
+        math.ceil(len(shown) / across),
+        across,
+        PANEL,
+        f"{what} of {saved.name}",
+        joined(f"bars: {saved.interval:.0%} intervals, with the median", more),
+        left=PANEL_LEFT,
+        gap=0.95,
+        top=look.TOP + 1.3 * look.LINE_HEIGHT,
+        above=0.46,
+        least_width=look.STACK_WIDTH,
+    )
+    handles = [dots("truth within, or likeliest level right", BLUE), dots("not so", ORANGE)]
+    handles *= any(asked.known.any() for asked in shown)
+    if any((~asked.known).any() for asked in shown if asked.is_level):
+        handles.append(dots("not known", MUTED))
+    legend_line(figure, PANEL_LEFT, handles)
+    for asked, place in zip(shown, places.reshape(-1, 4), strict=False):
+        axes = look.axes_at(figure, place)
+        _draw_answers(axes, asked)
+        look.name_panel(axes, fitting(asked.column.name, PANEL[0]), hits_of(asked, saved.interval))
+    return figure
+
+
+def hits_of(asked: Asked, interval: float) -> str:
+    """How often an answer is right, with the 95 % range of this share, beside how often it says
+    to be."""
+    known = asked.known
+    count = int(known.sum())
+    if not count:
+        return f"{len(known):,} cells"
+    share, says, low, high = _shares_right(asked, interval)
+    share_of = f"{share:.1%} ({low:.1%} to {high:.1%}) of {count:,}"
+    if asked.is_level:
+        return f"likeliest level right in {share_of}, says {says:.1%}"
+    return f"intervals hold {share_of} truths, say {100 * says:.3g}%"
+
+
+def says_right(asked: Asked, interval: float) -> bool:
+    """Whether an answer, of which some truths are known, is right about as often as it says.
+
+    Intervals may be so more often: their ends are values of the column, which belong to them.
+    """
+    _, says, low, high = _shares_right(asked, interval)
+    return says <= high and (low <= says or not asked.is_level)
+
+
+def _shares_right(asked: Asked, interval: float) -> tuple[float, float, float, float]:
+    """The share of known truths that an answer is right of, what it says, and the 95 % range."""
+    known = asked.known
+    share = float(asked.right[known].mean())
+    low, high = wilson(share, known.sum())
+    says = float(asked.probability[known].mean()) if asked.is_level else interval
+    return share, says, float(low), float(high)
+
+
+def _draw_answers(axes: Axes, asked: Asked) -> None:
+    is_level, order = asked.is_level, asked.in_order(MOST_CELLS)
+    x = np.arange(1, len(order) + 1)
+    y = asked.probability[order] if is_level else asked.truth[order]
+    colors = np.where(asked.right, BLUE, ORANGE)
+    colors = np.where(asked.known, colors, MUTED)[order]
+    size = float(np.interp(len(order), [20, MOST_CELLS], [24, 9]))
+    if not is_level:
+        width = float(np.interp(len(order), [20, MOST_CELLS], [4, 1.6]))
+        axes.vlines(x, asked.low[order], asked.high[order], color=BLUE, alpha=0.25, lw=width)
+        axes.plot(x, asked.guess[order], "_", ms=width + 1, color=INK, mew=0.9)
+    axes.scatter(x, y, s=size, c=colors, lw=0, zorder=3)
+    if is_level:
+        axes.set_ylim(0, 1.04)
+    elif asked.column.type == DATE:
+        write_dates(axes.yaxis, asked.column)
+    axes.set_xlim(0.3, len(order) + 0.7)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    some = "" if len(order) == len(asked.guess) else f"{len(order)} of {len(asked.guess):,} "
+    look.label(axes, f"{some}cells, in order", "probability" if is_level else "")
+
+
+MOST_CHECKED = 30
+LINE, NAMES, BETWEEN, RIGHT = 0.24, 1.6, 0.22, 0.25  # inches
+LINE_LETTERS = 150
+"""Of a line of the verdict."""
+
+
+def draw_intervals(saved: SavedAnswerCheck) -> Figure:
+    """A panel for each probability: what intervals of each column hold, beside it."""
+    columns = sorted(range(len(saved.columns)), key=lambda place: -_farthest(saved, place))
+    columns = sorted(columns[:MOST_CHECKED])
+    levels = saved.probabilities[:4]
+    width = (look.WIDE - NAMES - RIGHT - BETWEEN * (len(levels) - 1)) / len(levels)
+    high = LINE * len(columns) + 0.1
+    head = _head(saved) + 0.3
+    height = head + high + 0.5
+    figure = look.new_figure(look.WIDE, height)
+    dim = len(saved.columns)
+    some = f"the farthest off of {dim} columns" if dim > MOST_CHECKED else ""
+    _headline(figure, saved, "Intervals against truths", some)
+    places = -np.arange(len(columns), dtype=float)
+    for number, probability in enumerate(levels):
+        axes = look.axes_at(figure, (NAMES + number * (width + BETWEEN), 0.5, width, high))
+        axes.axvline(100 * probability, color=MUTED, lw=0.9, ls=look.DASHED)
+        for place, index in zip(places.tolist(), columns, strict=True):
+            column = saved.columns[index]
+            if probability in column.coverage:
+                _draw_share(axes, column.coverage[probability], column.cells, probability, place)
+        axes.set(ylim=(places[-1] - 0.7, 0.7), yticks=[])
+        axes.set_xlim(right=min(axes.get_xlim()[1], 101.0))
+        if number == 0:
+            names = [fitting(saved.columns[index].name, NAMES - 0.3) for index in columns]
+            axes.set_yticks(places, names)
+            axes.tick_params(axis="y", length=0, labelcolor=INK)
+        axes.grid(axis="x", color=FAINT, lw=0.6, alpha=0.7)
+        look.name_panel(axes, f"{100 * probability:g} % intervals")
+        look.label(axes, "hold, %")
+    return figure
+
+
+def _farthest(saved: SavedAnswerCheck, place: int) -> float:
+    column = saved.columns[place]
+    return max(
+        (abs(held - probability) for probability, held in column.coverage.items()), default=0.0
+    )
+
+
+def _draw_share(axes: Axes, share: float, count: int, probability: float, y: float) -> None:
+    """A share with its interval: orange where that leaves out what was said."""
+    low, high = map(float, wilson(share, count))
+    color = BLUE if low <= probability <= high else ORANGE
+    axes.hlines(y, 100 * low, 100 * high, color=color, lw=1.4, alpha=0.6)
+    axes.plot(100 * share, y, "o", ms=4.5, mew=0, color=color)
+
+
+MOST_LEVELED, ACROSS = 12, 4
+SQUARE = (2.15, 2.0)  # inches
+
+
+def draw_reliability(saved: SavedAnswerCheck) -> Figure:
+    """A panel for each of at most 12 columns of levels: shares that came true against the
+    probabilities that were said; dots are the larger, the more there are."""
+    shown = [column for column in saved.columns if column.reliability is not None][:MOST_LEVELED]
+    across = min(len(shown), ACROSS)
+    figure, places = look.panel_page(
+        math.ceil(len(shown) / across),
+        across,
+        SQUARE,
+        left=0.75,
+        gap=0.45,
+        top=_head(saved),
+        above=0.46,
+        least_width=look.WIDE,
+    )
+    _headline(figure, saved, "Probabilities of levels against what came true")
+    for number, column in enumerate(shown):
+        axes = look.axes_at(figure, places[number // across, number % across])
+        assert column.reliability is not None
+        probability, share, count = column.reliability.T
+        low, high = wilson(share, count)
+        axes.plot([0, 1], [0, 1], color=MUTED, lw=0.8)
+        colors = np.where((low <= probability) & (probability <= high), BLUE, ORANGE)
+        axes.vlines(probability, low, high, colors=colors, lw=1.4, alpha=0.6)
+        sizes = 8 + 40 * count / count.max()
+        axes.scatter(probability, share, s=sizes, c=colors, lw=0, zorder=3)
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+        look.name_panel(axes, fitting(column.name, SQUARE[0]), f"{column.cells:,} cells")
+        first, last = number % across == 0, number + across >= len(shown)
+        axes.tick_params(labelleft=first, labelbottom=last)
+        look.label(axes, "probability" * last, "share that came true" * first)
+    return figure
+
+
+def _head(saved: SavedAnswerCheck) -> float:
+    """Inches above the panels of a check."""
+    lines = len(textwrap.wrap(saved.verdict, LINE_LETTERS))
+    return look.TOP + look.LINE_HEIGHT * (lines + 1.3)
+
+
+def _headline(figure: Figure, saved: SavedAnswerCheck, what: str, some: str = "") -> None:
+    width, height = figure.get_size_inches()
+    details = joined(f"{saved.rows:,} held-out rows", outcome_of(saved), some)
+    look.headline(figure, what, details, 0.2, height - look.MARGIN)
+    lines = textwrap.wrap(saved.verdict, LINE_LETTERS)
+    style: dict[str, Any] = {
+        "size": look.SMALL_SIZE,
+        "color": INK,
+        "parse_math": False,
+        "va": "top",
+    }
+    for number, each in enumerate(lines):
+        top = 1 - (look.TOP + look.LINE_HEIGHT * (number - 0.3)) / height
+        figure.text(0.2 / width, top, each, **style)
+    handles = [line("what was said is within the 95 % bar", BLUE), line("it is not", ORANGE)]
+    note = "by chance one bar of twenty leaves it out"
+    legend_line(figure, 0.2, handles, note, below=look.LINE_HEIGHT * len(lines))
+
+
+def outcome_of(saved: SavedAnswerCheck) -> str:
+    """The verdict in a few words."""
+    if not saved.passed:
+        return "not calibrated in some columns"
+    return "no miscalibration seen" if saved.conclusive else "too few rows to tell"

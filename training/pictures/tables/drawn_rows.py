@@ -1,0 +1,274 @@
+"""Rows that were drawn against real ones: each column by itself, and what columns have to do with
+each other."""
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
+
+from training.data.records.records import CATEGORY, DATE, RecordColumn
+from training.data.records.writing import text_of
+from training.files.answers import SavedAnswers
+from training.files.rows import LABELS
+from training.measure.association import associations
+from training.pictures import look
+from training.pictures.correlations import MATRIX_COLORS
+from training.pictures.look import FAINT, INK, MUTED, joined, sequential_colors
+from training.pictures.posteriors.words import legend_line
+from training.pictures.tables.columns import (
+    ACROSS,
+    FILL,
+    GAP,
+    HEIGHT,
+    LEAST_WIDTH,
+    LEFT,
+    MOST,
+    WIDEST,
+    chance,
+    color_of,
+    distances,
+    draw_column,
+    fitting,
+    is_outlined,
+    legend_below_headline,
+)
+
+FEW_VALUES = 7
+"""Numbers that have no more are drawn as levels are."""
+MOST_LEVELS = 7
+FEW = 2
+"""Cells of which something can be drawn."""
+
+
+class DrawnRows:
+    """Columns of samples, and of data where there are such, in the order of the table.
+
+    Args:
+        saved: Samples, and rows to compare with.
+    """
+
+    def __init__(self, saved: SavedAnswers):
+        sets = {LABELS["melt"]: saved.real, LABELS["gen"]: saved.rows}
+        self.saved = saved
+        self.labels = [label for label, rows in sets.items() if rows is not None]
+        self.values = [rows.values for rows in sets.values() if rows is not None]
+        self.places = [
+            place
+            for place in range(len(saved.rows.columns))
+            if min((~np.isnan(each[:, place])).sum() for each in self.values) >= FEW
+        ]
+        self.columns: list[RecordColumn] = [saved.rows.columns[place] for place in self.places]
+
+    def sets(self, index: int) -> list[np.ndarray]:
+        """The cells of a column that are there, of each set."""
+        columns = [values[:, self.places[index]] for values in self.values]
+        return [column[~np.isnan(column)] for column in columns]
+
+    def levels(self, index: int) -> list[float] | None:
+        """Values of a column that has few, the most frequent first if they have no order; None of
+        one with many."""
+        column, sets = self.columns[index], self.sets(index)
+        values = np.unique(np.concatenate(sets))
+        if column.type != CATEGORY and len(values) > FEW_VALUES:
+            return None
+        if column.type == CATEGORY and not column.ordered:
+            counts = [(sets[0] == value).sum() for value in values]
+            values = values[np.argsort(counts, kind="stable")[::-1]]
+        return [float(value) for value in values]
+
+    def shares(self, index: int, most: int) -> tuple[list[str], list[np.ndarray]]:
+        """Names of the levels of a column that has such, and their shares in each set; what is
+        beyond so many is put together."""
+        levels = self.levels(index) or []
+        shown = levels if len(levels) <= most else levels[: most - 1]
+        names = [self.text(index, value) for value in shown]
+        shares = [
+            np.array([(each == value).mean() for value in shown]) for each in self.sets(index)
+        ]
+        if len(shown) < len(levels):
+            names.append(f"{len(levels) - len(shown)} others")
+            shares = [np.append(share, 1 - share.sum()) for share in shares]
+        return names, shares
+
+    @cached_property
+    def fit(self) -> tuple[np.ndarray, np.ndarray]:
+        """Distances of Kolmogorov and Smirnov ``[D]``, of levels in the order of ``levels``, and
+        what those of all columns are below by chance with 95 %, of levels or more. Of two sets."""
+        gaps, bounds = np.zeros((2, len(self.columns)))
+        for index in range(len(self.columns)):
+            sets, levels = self.sets(index), self.levels(index)
+            if levels is not None:
+                sets = [np.array([levels.index(value) for value in each]) for each in sets]
+            gaps[index] = distances(sets[0][:, None], sets[1][:, None])[0]
+            bounds[index] = chance(len(sets[0]), len(sets[1]), len(self.columns))
+        return gaps, bounds
+
+    def associations(self, places: Sequence[int]) -> list[np.ndarray]:
+        """Those of some columns ``[D, D]``, of each set."""
+        is_level = np.array([self.columns[index].type == CATEGORY for index in places])
+        chosen = [self.places[index] for index in places]
+        return [associations(values[:, chosen], is_level) for values in self.values]
+
+    @property
+    def counts(self) -> str:
+        """How many rows of what there are."""
+        of_data = "held-out rows of data" if self.saved.held_out else "rows of the training"
+        words = {LABELS["melt"]: of_data, LABELS["gen"]: "samples"}
+        pairs = zip(self.labels, self.values, strict=True)
+        return ", ".join(f"{len(values):,} {words[label]}" for label, values in pairs)
+
+    @property
+    def against(self) -> str:
+        return " and ".join(self.labels)
+
+    def text(self, index: int, value: float) -> str:
+        return text_of(self.columns[index], value, self.saved.rows.decimal)
+
+
+def draw_marginals(drawn: DrawnRows) -> Figure:
+    """A panel for each of at most 20 columns: if there are more, those that fit worst."""
+    dim, compared = len(drawn.columns), len(drawn.labels) == 2
+    order = np.argsort(-drawn.fit[0], kind="stable") if compared else np.arange(dim)
+    shown = np.sort(order[:MOST])
+    across = min(len(shown), ACROSS)
+    width = min((look.WIDE - 2 * LEFT - GAP * (across - 1)) / across, WIDEST)
+    worst = f"{MOST} of {dim} columns" + ", those that fit worst" * compared if dim > MOST else ""
+    figure, places = look.panel_page(
+        math.ceil(len(shown) / across),
+        across,
+        (width, HEIGHT),
+        f"Columns of {drawn.saved.name}: {drawn.against}",
+        joined(drawn.counts, worst),
+        left=LEFT,
+        right=LEFT,
+        gap=GAP,
+        top=look.TOP + 1.3 * look.LINE_HEIGHT,
+        above=0.46,
+        below=0.42,
+        least_width=LEAST_WIDTH,
+    )
+    for index, place in zip(shown.tolist(), places.reshape(-1, 4), strict=False):
+        axes = look.axes_at(figure, place)
+        if drawn.levels(index) is None:
+            draw_column(axes, drawn.labels, drawn.sets(index))
+            if drawn.columns[index].type == DATE:
+                write_dates(axes.xaxis, drawn.columns[index])
+        else:
+            _draw_levels(axes, drawn, index, width)
+        note = ""
+        if compared:
+            gap, bound = (values[index] for values in drawn.fit)
+            note = f"KS {gap:.3f}, by chance ≤ {bound:.3f}"
+        look.name_panel(axes, fitting(drawn.columns[index].name, width), note)
+    note = "by chance: of all columns, with 95 %" if compared else ""
+    legend_below_headline(figure, LEFT, drawn.labels, note=note)
+    return figure
+
+
+def write_dates(axis: Axis, column: RecordColumn) -> None:
+    """Writes the numbers of an axis as the dates that they stand for, without their times."""
+    axis.set_major_formatter(FuncFormatter(lambda day, _: text_of(column, day).partition(" ")[0]))
+
+
+def _draw_levels(axes: Axes, drawn: DrawnRows, index: int, width: float) -> None:
+    """Bars of data and outlines of samples, with the names of levels in them."""
+    names, shares = drawn.shares(index, MOST_LEVELS)
+    places = -np.arange(len(names), dtype=float)
+    for label, share in zip(drawn.labels, shares, strict=True):
+        outlined: dict[str, Any] = {"fill": False, "ec": color_of(label), "lw": 1.3}
+        filled: dict[str, Any] = {"color": color_of(label), "alpha": FILL, "lw": 0}
+        axes.barh(places, share, 0.76, **(outlined if is_outlined(label) else filled))
+    largest = float(np.max(shares))
+    for place, name in zip(places.tolist(), names, strict=True):
+        text = fitting(name, width - 0.2)
+        look.write(axes, text, (0, place), (3, 0), "data", va="center", color=INK)
+    axes.set(xlim=(0, 1.06 * largest), ylim=(places[-1] - 0.6, 0.6), yticks=[])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}"))
+    axes.locator_params(axis="x", nbins=4)
+
+
+MOST_ASSOCIATED, MOST_WRITTEN = 20, 10
+"""Columns of a matrix, and those of which its numbers are written."""
+SIDE, NAMES, BETWEEN, BELOW = 2.6, 1.4, 0.3, 1.4  # inches
+KINDS = ("two numbers: rank correlation", "number and levels: η", "levels: Cramér's V")
+
+
+def draw_associations(drawn: DrawnRows) -> Figure:
+    """A matrix of data, one of samples, and one against the other: at most 20 columns, those of
+    which the associations differ most."""
+    dim, several = len(drawn.columns), len(drawn.labels) == 2
+    chosen = list(range(dim))
+    matrices = drawn.associations(chosen)
+    if dim > MOST_ASSOCIATED:
+        change = np.abs(matrices[0] - matrices[1]) if several else np.abs(matrices[0])
+        worst = np.argsort(-np.nan_to_num(change).sum(axis=1), kind="stable")[:MOST_ASSOCIATED]
+        chosen = np.sort(worst).tolist()
+        matrices = [matrix[np.ix_(chosen, chosen)] for matrix in matrices]
+    width = 2 * look.MARGIN + NAMES + len(matrices) * (SIDE + BETWEEN)
+    width += 0.65 + SIDE if several else 3.0
+    height = look.TOP + look.LINE_HEIGHT * 1.3 + 0.3 + SIDE + BELOW
+    figure = look.new_figure(width, height)
+    some = f"{MOST_ASSOCIATED} of {dim} columns" * (dim > MOST_ASSOCIATED)
+    title = f"Associations of the columns of {drawn.saved.name}: {drawn.against}"
+    look.headline(figure, title, joined(drawn.counts, some), 0.2, height - look.MARGIN)
+    marks = [
+        Line2D([], [], ls="none", marker=marker, ms=4.5, mew=0, color=color, label=kind)
+        for marker, color, kind in zip("os^", sequential_colors(3), KINDS, strict=True)
+    ]
+    legend_line(figure, 0.2, marks)
+    names = [fitting(drawn.columns[index].name, NAMES - 0.1) for index in chosen]
+    for number, (label, matrix) in enumerate(zip(drawn.labels, matrices, strict=True)):
+        left = look.MARGIN + NAMES + number * (SIDE + BETWEEN)
+        axes = look.axes_at(figure, (left, BELOW, SIDE, SIDE))
+        _draw_matrix(axes, matrix, names if number == 0 else [""] * len(names), names)
+        look.name_panel(axes, label)
+    if several:
+        axes = look.axes_at(figure, (width - SIDE - 0.2, BELOW, SIDE, SIDE))
+        _draw_agreement(axes, drawn, chosen, matrices)
+    return figure
+
+
+def _draw_matrix(axes: Axes, matrix: np.ndarray, left: Sequence[str], below: Sequence[str]) -> None:
+    axes.imshow(matrix, cmap=MATRIX_COLORS, vmin=-1, vmax=1, aspect="auto")
+    places = np.arange(len(matrix))
+    turn, at = (90, "center") if len(below) > MOST_WRITTEN else (40, "baseline")
+    axes.set_xticks(places, below, rotation=turn, ha="right", va=at, rotation_mode="anchor")
+    axes.set_yticks(places, left)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, labelcolor=INK)
+    if len(matrix) > MOST_WRITTEN:
+        return
+    for (row, column), value in np.ndenumerate(matrix):
+        if not math.isnan(value):
+            color = "white" if abs(value) > 0.4 else INK
+            text = f"{value:.2f}".replace("-", "−").replace("0.", ".")
+            axes.text(
+                column, row, text, size=look.SMALL_SIZE - 1, color=color, ha="center", va="center"
+            )
+
+
+def _draw_agreement(
+    axes: Axes, drawn: DrawnRows, chosen: Sequence[int], matrices: Sequence[np.ndarray]
+) -> None:
+    """Associations of samples against those of data, and the pair that differs most."""
+    rows, columns = np.tril_indices(len(chosen), -1)
+    x, y = (matrix[rows, columns] for matrix in matrices)
+    kinds = [drawn.columns[index].type == CATEGORY for index in chosen]
+    kind = np.array(kinds, dtype=int)[rows] + np.array(kinds, dtype=int)[columns]
+    low = float(np.nanmin([-0.05, *x, *y])) - 0.05
+    ends = np.array([low, 1.0])
+    error = 2 * math.sqrt(sum(1 / len(values) for values in drawn.values))
+    axes.fill_between(ends, ends - error, ends + error, color=FAINT, alpha=0.6, lw=0)
+    axes.plot(ends, ends, color=MUTED, lw=0.8)
+    for each, (marker, color) in enumerate(zip("os^", sequential_colors(3), strict=True)):
+        axes.plot(x[kind == each], y[kind == each], marker, ms=4.5, mew=0, color=color)
+    axes.set(xlim=ends, ylim=ends)
+    look.label(axes, "of data", "of samples")
+    look.name_panel(axes, "each pair of columns", f"gray: ±{error:.2f}, two standard errors")

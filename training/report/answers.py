@@ -1,0 +1,180 @@
+"""Answers about rows: samples beside real rows, predictions beside truths, rows with odd cells."""
+
+from pathlib import Path
+
+import numpy as np
+
+from training.data.records.records import CATEGORY
+from training.data.records.writing import text_of
+from training.files.answers import Asked, SavedAnswers
+from training.pictures.look import BLUE, MUTED, ORANGE, brief
+from training.pictures.tables.answers import (
+    MOST_CELLS,
+    PLAIN,
+    count_of_odd,
+    hits_of,
+    odd_columns,
+    oddest,
+    says_right,
+)
+from training.pictures.tables.columns import color_of, limits
+from training.pictures.tables.drawn_rows import DrawnRows
+from training.report import charts
+from training.report.content import Chart, Charts, Choice, Key, NumberTable, Result, Section
+
+READINGS = {
+    "sample": "Samples of a right network are spread as rows of data are, column by column, and "
+    "their columns have as much to do with each other.",
+    "score": "A cell is odd if a value as far out is improbable, given the other cells of its row.",
+    "predict": "Intervals of a right network hold as many truths as they say; the likeliest level "
+    "is right as often as its probability says.",
+    "fill": "Each empty cell was filled by what is likely, given the cells of its row that are "
+    "there; wide intervals and small probabilities are guesses.",
+}
+TITLES = {
+    "sample": "Rows drawn",
+    "score": "Odd cells",
+    "predict": "Predictions",
+    "fill": "Filled cells",
+}
+PAGE = "docs/tables.md"
+MOST_CHARTS, MOST_LISTED, MOST_LEVELS = 8, 12, 12
+MOST_ROWS, MOST_COLUMNS = 20, 12
+BINS = 24
+
+
+def section_of(path: Path, choice: Choice) -> Section:
+    """The section of a CSV, by the parameters beside it. Raises DataError if one is broken."""
+    saved = SavedAnswers.load(path)
+    parts: list[object] = []
+    results: list[Result] = []
+    if saved.question == "sample":
+        drawn = DrawnRows(saved)
+        parts = _parts_of_samples(drawn)
+        results = _fit(drawn) if len(drawn.labels) == 2 and drawn.columns else []
+    elif saved.question == "score":
+        parts = [_odd_rows(saved)]
+    elif saved.asked:
+        shown = saved.asked[:MOST_CHARTS]
+        keys = [Key("truth within, or likeliest level right", BLUE, "dot")]
+        keys += [Key("not so", ORANGE, "dot"), Key("not known", MUTED, "dot")]
+        plots = [_cells(asked, saved.interval, choice) for asked in shown]
+        parts = [Charts(plots, keys)]
+        results = [_hits(saved, asked) for asked in saved.asked if asked.known.any()]
+    title = f"{TITLES[saved.question]} of {saved.name}: {saved.stem}"
+    reading = READINGS[saved.question]
+    return Section(title, reading, PAGE, str(path.parent), parts, results)
+
+
+def _parts_of_samples(drawn: DrawnRows) -> list[object]:
+    compared = len(drawn.labels) == 2
+    places = list(range(len(drawn.columns)))
+    if compared:
+        places.sort(key=lambda index: -float(drawn.fit[0][index]))
+    numbers = [index for index in places if drawn.levels(index) is None]
+    parts: list[object] = []
+    if numbers:
+        keys = [Key(label, color_of(label)) for label in drawn.labels]
+        parts.append(Charts([_histogram(drawn, index) for index in numbers[:MOST_CHARTS]], keys))
+    rows = [
+        [drawn.columns[index].name, name, *(f"{share[at]:.1%}" for share in shares)]
+        for index in [index for index in places if index not in numbers][:MOST_CHARTS]
+        for names, shares in [drawn.shares(index, MOST_LEVELS)]
+        for at, name in enumerate(names)
+    ]
+    if rows:
+        head = ["column", "level", *drawn.labels]
+        parts.append(NumberTable("Shares of levels", head, rows, drawn.counts))
+    if compared and len(places) > 1:
+        parts.append(_associations(drawn))
+    return parts
+
+
+def _histogram(drawn: DrawnRows, index: int) -> Chart:
+    sets = drawn.sets(index)
+    edges = np.linspace(*limits(*sets), BINS + 1)
+    plot = charts.plot("", "share", height=180)
+    for label, values in zip(drawn.labels, sets, strict=True):
+        share = charts.float32(np.histogram(values, edges)[0] / len(values))
+        x, y = charts.float32(np.repeat(edges, 2)[1:-1]), np.repeat(share, 2)
+        plot.line(x, y, color=color_of(label), line_width=2)
+    name = drawn.columns[index].name
+    medians = ", ".join(
+        f"median of {label} {drawn.text(index, float(np.median(values)))}"
+        for label, values in zip(drawn.labels, sets, strict=True)
+    )
+    return Chart(plot, name, f"Histograms: {medians}.", note=medians)
+
+
+def _associations(drawn: DrawnRows) -> NumberTable:
+    """The pairs of columns whose associations differ most."""
+    places = range(len(drawn.columns))
+    data, samples = drawn.associations(places)
+    off = np.nan_to_num(np.abs(data - samples), nan=-1.0)
+    pairs = [(one, other) for one in places for other in range(one)]
+    pairs.sort(key=lambda pair: -float(off[pair]))
+    kinds = ("rank correlation", "η", "Cramér's V")
+    rows = []
+    for one, other in pairs[:MOST_LISTED]:
+        columns = [drawn.columns[index] for index in (other, one)]
+        kind = kinds[sum(column.type == CATEGORY for column in columns)]
+        numbers = [f"{matrix[one, other]:.2f}".replace("-", "−") for matrix in (data, samples)]
+        rows.append([*(column.name for column in columns), kind, *numbers])
+    note = f"The {len(rows)} of {len(pairs)} pairs that differ most."
+    head = ["column", "other", "measure", *drawn.labels]
+    return NumberTable("What columns have to do with each other", head, rows, note)
+
+
+def _fit(drawn: DrawnRows) -> list[Result]:
+    gaps, bounds = drawn.fit
+    worst = int(np.argmax(gaps - bounds))
+    gap, bound = float(gaps[worst]), float(bounds[worst])
+    words = f"distance of Kolmogorov and Smirnov {gap:.3f}, of {drawn.columns[worst].name}"
+    target = f"at most {bound:.3f}, by chance with 95 %"
+    of = f"{drawn.saved.name}, {drawn.saved.stem}: {drawn.counts}"
+    return [Result(of, "columns of samples against data", words, target, gap <= bound)]
+
+
+def _odd_rows(saved: SavedAnswers) -> NumberTable:
+    rows = oddest(saved.tails, MOST_ROWS)
+    columns = odd_columns(saved.tails[rows], MOST_COLUMNS) if rows else []
+    listed = []
+    for row in rows:
+        cells = [str(row + 1), f"{saved.log_prob[row]:.1f}".replace("-", "−")]
+        for place in columns:
+            column, tail = saved.rows.columns[place], saved.tails[row, place]
+            text = text_of(column, saved.rows.values[row, place], saved.rows.decimal)
+            cells.append(f"{text} (p = {brief(tail)})" if tail <= PLAIN else text)
+        listed.append(cells)
+    head = ["row", "nats", *(saved.rows.columns[place].name for place in columns)]
+    note = f"{count_of_odd(saved)}. Marked: cells of a probability of at most {PLAIN:g}."
+    return NumberTable("The oddest rows", head, listed, note)
+
+
+def _hits(saved: SavedAnswers, asked: Asked) -> Result:
+    name = "likeliest level right" if asked.is_level else "truths in intervals"
+    words = f"{asked.column.name}: {hits_of(asked, saved.interval)}"
+    target = "as often as said" if asked.is_level else "as often as said, or more"
+    target += ", within the 95 % range of so many cells"
+    return Result(
+        f"{saved.name}, {saved.stem}", name, words, target, says_right(asked, saved.interval)
+    )
+
+
+def _cells(asked: Asked, interval: float, choice: Choice) -> Chart:
+    is_level, order = asked.is_level, asked.in_order(min(choice.points, MOST_CELLS))
+    x = np.arange(1, len(order) + 1, dtype=np.float32)
+    plot = charts.plot("cells, in order", "probability" if is_level else "", height=220)
+    if not is_level:
+        ends = charts.float32(asked.low[order]), charts.float32(asked.high[order])
+        plot.segment(x, ends[0], x, ends[1], color=BLUE, alpha=0.3, line_width=2)
+    for color, chosen in (
+        (BLUE, asked.known & asked.right),
+        (ORANGE, asked.known & ~asked.right),
+        (MUTED, ~asked.known),
+    ):
+        y = asked.probability if is_level else np.where(asked.known, asked.truth, asked.guess)
+        here = chosen[order]
+        plot.scatter(x[here], charts.float32(y[order][here]), size=5, color=color, line_color=None)
+    words = hits_of(asked, interval)
+    return Chart(plot, asked.column.name, f"{words}.", note=words)
