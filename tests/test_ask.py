@@ -19,6 +19,7 @@ from tests.support.finished_runs import good
 from tests.support.running import Result, refused
 from torch_utils.snapshots import read_network, write_network
 from training import Answers, Records
+from training.data.records.encoding import encode
 from training.subjects import NetworkFile, RecordFlow
 
 Run = Callable[..., Result]
@@ -211,3 +212,19 @@ def test_one_question_is_answered_alone(run_script: Run, sold: Path, tmp_path: P
     assert made["gift_is_yes"][there].mean() < 0.4
     refused(run_script(train, data, out, "--ask=colour", *QUICK), 2, "no such column")
     refused(run_script(train, data, out, "--whiten=pca", *QUICK), 2, "whole rows")
+
+
+def test_calibrated_intervals_hold_whatever_the_flow_is_worth(network: Path) -> None:
+    answers, rows = Answers.open(network), shop(1800)
+    rows["total"] += np.random.default_rng(2).normal(0, 200, len(rows)).round(1)
+    held_out = encode(rows[:900], answers.flow.empty.columns)[0]
+
+    def holds(**options: Records) -> float:
+        made = answers.predict(rows[900:], ["total"], 0.8, **options)
+        inside = rows["total"][900:].to_numpy()
+        return float(((made["total_low"] <= inside) & (inside <= made["total_high"])).mean())
+
+    assert holds() < 0.5, "the network has not seen such noise"
+    assert abs(holds(held_out=held_out) - 0.8) < 0.05
+    with pytest.raises(DataError, match="at least 4"):
+        holds(held_out=held_out.at(np.arange(3)))

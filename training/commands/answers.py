@@ -11,7 +11,7 @@ from typing import Any
 from training.data.records.encoding import encode
 from training.data.records.records import Records
 from training.runs import asking
-from training.runs.asking import Sheet
+from training.runs.asking import Interval, Sheet
 from training.subjects import NetworkFile, RecordFlow
 
 
@@ -38,15 +38,17 @@ class Answers:
     def __repr__(self) -> str:
         return f"Answers({', '.join(self.flow.empty.names)})"
 
-    def fill(self, rows: Any, interval: float = 0.9) -> Any:
+    def fill(self, rows: Any, interval: float = 0.9, held_out: Records | None = None) -> Any:
         """The rows with medians and likeliest levels in their holes, and how sure these are.
 
         Args:
             rows: With missing cells.
             interval: Probability of the intervals of numbers.
+            held_out: The records of the training, whose held-out rows set the intervals so that
+                they hold; see ``Interval``.
         """
         records = self._encoded(rows)
-        return _frame(asking.fill(self.flow, records, interval), records)
+        return _frame(asking.fill(self.flow, records, Interval(interval, held_out)), records)
 
     def complete(self, rows: Any, tables: int = 20, seed: int = 0) -> list[Any]:
         """So many tables with joint draws in the holes, for multiple imputation."""
@@ -56,10 +58,17 @@ class Answers:
             for number in range(tables)
         ]
 
-    def predict(self, rows: Any, columns: Sequence[str], interval: float = 0.9) -> Any:
-        """The rows with predictions of columns, given the cells of all others that are there."""
-        records = self._encoded(rows)
-        return _frame(asking.predict(self.flow, records, columns, interval), records)
+    def predict(
+        self,
+        rows: Any,
+        columns: Sequence[str],
+        interval: float = 0.9,
+        held_out: Records | None = None,
+    ) -> Any:
+        """The rows with predictions of columns, given the cells of all others that are there; see
+        ``fill``."""
+        records, intervals = self._encoded(rows), Interval(interval, held_out)
+        return _frame(asking.predict(self.flow, records, columns, intervals), records)
 
     def score(self, rows: Any, odd: float = 0.01) -> Any:
         """Log density of each row, its error, and its odd cells.

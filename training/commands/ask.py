@@ -25,12 +25,13 @@ from training.options.ask import (
     AskSettings,
     DrawSettings,
     FillSettings,
+    IntervalSettings,
     PredictSettings,
     RowSettings,
     ScoreSettings,
 )
 from training.runs import asking
-from training.runs.asking import Sheet
+from training.runs.asking import Interval, Sheet
 from training.subjects import NetworkFile, RecordFlow
 from training.subjects.records import Progress
 
@@ -65,7 +66,7 @@ def fill(settings: FillSettings) -> None:
     sheet = None
     if settings.tables is None:
         with bar("cells", None) as progress:
-            sheet = asking.fill(flow, records, settings.interval, progress)
+            sheet = asking.fill(flow, records, intervals(settings, flow), progress)
         save(settings.dest, sheet, records)
     for number, path in enumerate(paths if settings.tables else ()):
         with bar("rows", len(records)) as progress:
@@ -78,8 +79,9 @@ def fill(settings: FillSettings) -> None:
 def predict(settings: PredictSettings) -> None:
     require_new([settings.dest, params_path(settings.dest)], settings.overwrite, "--dest")
     flow, records = opened(settings), rows_of(settings)
+    wanted = intervals(settings, flow)
     with bar("rows", len(records) * len(settings.columns)) as progress:
-        sheet = asking.predict(flow, records, settings.columns, settings.interval, progress)
+        sheet = asking.predict(flow, records, settings.columns, wanted, progress)
     save(settings.dest, sheet, records)
     finish(settings, flow, "predict", sheet, records)
 
@@ -124,6 +126,12 @@ def check(settings: AskCheckSettings) -> int:
 def opened(settings: AskSettings) -> RecordFlow:
     """The flow of a network. Raises DataError if it answers no questions."""
     return RecordFlow.of(NetworkFile.open(settings.network))
+
+
+def intervals(settings: IntervalSettings, flow: RecordFlow) -> Interval:
+    """Those that are wanted."""
+    held_out = None if settings.calibrate is None else data_set(settings.calibrate, flow.empty)
+    return Interval(settings.interval, held_out)
 
 
 def rows_of(settings: RowSettings) -> Records:

@@ -2,18 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
 from training.options.declared import Declared, option
 from training.options.shared import network, overwrite, seed
 from training.options.types import COUNT, FILE, FiniteFloat, Givens, Names
-
-
-def interval() -> Any:
-    share = FiniteFloat(min=0, max=1, min_open=True, max_open=True)
-    return option(type=share, default=0.9, help="Probability of the intervals of numbers.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +34,27 @@ class RowSettings(AskSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FillSettings(RowSettings):
+class IntervalSettings(RowSettings):
+    """Options of the commands that give intervals."""
+
+    interval: float = option(
+        type=FiniteFloat(min=0, max=1, min_open=True, max_open=True),
+        default=0.9,
+        help="Probability of the intervals of numbers.",
+    )
+    calibrate: Path | None = option(
+        type=FILE,
+        unset="the flow's own intervals",
+        help="The data set of the training, whose held-out rows set the intervals, so that these "
+        "hold at least as many truths as they say, of rows like those; or a CSV of rows that are "
+        "all new",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FillSettings(IntervalSettings):
     """Options of ``fill``."""
 
-    interval: float = interval()
     tables: int | None = option(
         type=COUNT,
         unset="one table, of medians and likeliest levels",
@@ -53,7 +64,7 @@ class FillSettings(RowSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictSettings(RowSettings):
+class PredictSettings(IntervalSettings):
     """Options of ``predict``."""
 
     columns: tuple[str, ...] = option(
@@ -61,7 +72,6 @@ class PredictSettings(RowSettings):
         required=True,
         help="Columns to predict, each given all cells of its row that are there but for these.",
     )
-    interval: float = interval()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,13 +6,15 @@ of numbers, probabilities of levels, log densities.
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from dnnlib.errors import DataError, UsageError
+from dnnlib.logs import logger
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.records.encoding import encode
@@ -26,6 +28,10 @@ from training.measure.reliability import reliability
 from training.subjects.records import CellLaw, Progress, RecordFlow
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
+MOST_HELD_OUT = 2000
+"""Held-out cells of a column by which intervals are set."""
+TINY = 1e-9
+"""Of what is rounded up."""
 FEWEST_CELLS = 20
 """Of a column that is tested."""
 MOST_COMPARED = 10_000
@@ -42,13 +48,73 @@ class Sheet(NamedTuple):
     beside: int = 0
 
 
-def ends_and_median(interval: float) -> tuple[float, float, float]:
-    """Levels of the quantiles at the ends of a central interval, and of the median between."""
-    return (1 - interval) / 2, 0.5, (1 + interval) / 2
+@dataclass(frozen=True)
+class Interval:
+    """Central intervals.
+
+    As the flow has them, or set by held-out rows so that they hold what they say, whatever the flow
+    is worth (split conformal prediction; the score of a cell is ``|2 u - 1|``, u its rank by the
+    flow, as in Chernozhukov, Wuethrich and Zhu 2021, "Distributional conformal prediction"). Of n
+    held-out cells, the ``ceil((n + 1) share)``-th smallest score is the level to ask for: a new
+    truth is then inside with at least that probability, if its row is exchangeable with those that
+    were held out, on average over both.
+
+    Attributes:
+        share: Probability of the intervals.
+        held_out: Records whose held-out rows set them; None for the flow's own.
+        seed: Of what is hidden in these, and of draws that spread discrete numbers.
+    """
+
+    share: float
+    held_out: Records | None = None
+    seed: int = 0
+
+    def levels(self, flow: RecordFlow, known: np.ndarray, place: int) -> tuple[float, float, float]:
+        """Levels of the quantiles at the ends, and of the median between.
+
+        Args:
+            flow: The answers.
+            known: Which cells are known ``[n, P]`` where the column is asked: so are they then in
+                held-out rows, in proportion.
+            place: Of the column.
+
+        Raises:
+            DataError: Too few cells of it are held out, or they may have been trained on.
+        """
+        level = self.share
+        if self.held_out is not None and flow.empty.columns[place].type != CATEGORY:
+            level = self._held(flow, self.held_out, known, place)
+        return (1 - level) / 2, 0.5, (1 + level) / 2
+
+    def _held(self, flow: RecordFlow, held_out: Records, known: np.ndarray, place: int) -> float:
+        _require_of_training(flow, held_out)
+        values = held_out.at(held_out.held_out).values
+        values = values[~np.isnan(values[:, place])][:MOST_HELD_OUT]
+        needed = ceil((len(values) + 1) * self.share - TINY)
+        name = flow.empty.names[place]
+        if needed > len(values):
+            raise DataError(
+                f"{len(values)} cells of '{name}' are held out: intervals of {self.share:.0%} that "
+                f"hold need at least {ceil(self.share / (1 - self.share) - TINY)}"
+            )
+        generator = seeded_generator("cpu", self.seed, Stream.HELD_OUT)
+        which = torch.randint(len(known), (len(values),), generator=generator).numpy()
+        if place in flow.space.numbers:
+            ranks = flow.ranks(values, known[which], place, generator)
+        else:
+            levels = flow.laws(values, known[which], place, (0.5,)).levels
+            assert levels is not None
+            ranks = levels.ranks(values[:, place], generator)
+        level = float(np.sort(np.abs(2 * ranks - 1))[needed - 1])
+        logger.info(
+            f"Intervals of '{name}': {100 * level:.1f} % by the flow hold {self.share:.0%}, by "
+            f"{len(values)} held-out cells"
+        )
+        return level
 
 
 def fill(
-    flow: RecordFlow, records: Records, interval: float, progress: Progress | None = None
+    flow: RecordFlow, records: Records, interval: Interval, progress: Progress | None = None
 ) -> Sheet:
     """Rows whose holes have medians of numbers and the likeliest levels, each given the cells that
     are there; behind them columns with the ends of the interval, or the level's probability, for
@@ -63,7 +129,7 @@ def fill(
     beside: list[tuple[str, list[str]]] = []
     for place in missing.tolist():
         rows = np.flatnonzero(holes[:, place])
-        levels = ends_and_median(interval)
+        levels = interval.levels(flow, ~holes[rows], place)
         law = flow.laws(records.values[rows], ~holes[rows], place, levels, progress)
         values[rows, place] = best_guess(flow, law, place)
         beside += _spread(flow, records, law, place, rows, len(values))
@@ -83,7 +149,7 @@ def predict(
     flow: RecordFlow,
     records: Records,
     columns: Sequence[str],
-    interval: float,
+    interval: Interval,
     progress: Progress | None = None,
 ) -> Sheet:
     """Rows with predictions of columns beside them, each given the cells that are there of all
@@ -99,7 +165,8 @@ def predict(
     every = np.arange(len(records))
     beside: list[tuple[str, list[str]]] = []
     for place in places:
-        law = flow.laws(records.values, known, place, ends_and_median(interval), progress)
+        levels = interval.levels(flow, known, place)
+        law = flow.laws(records.values, known, place, levels, progress)
         column, guess = records.columns[place], best_guess(flow, law, place)
         texts = [text_of(column, one, records.decimal) for one in guess.tolist()]
         beside.append((f"{column.name}_predicted", texts))
