@@ -214,6 +214,25 @@ def test_one_question_is_answered_alone(run_script: Run, sold: Path, tmp_path: P
     refused(run_script(train, data, out, "--whiten=pca", *QUICK), 2, "whole rows")
 
 
+def test_what_is_made_of_a_column_does_not_answer_for_it(tmp_path: Path) -> None:
+    """That a price is there tells the city, but nothing of a price that is asked; drawn rows lack
+    as many."""
+    rows = shop()[["city", "price"]]
+    rows.loc[rows["city"] != "Rome", "price"] = np.nan
+    records = Records.open(rows, is_missing=["price"])
+    answers = records.train(duration=0.03, batch=64, width=32, depth=1)
+    made = answers.predict(pandas.DataFrame({"price": [None, 10.0]}), ["city"])
+    assert made["city_is_Rome"][0] < 0.3 and made["city_is_Rome"][1] > 0.9
+    both = answers.predict(
+        pandas.DataFrame({"city": ["Rome"] * 2, "price": [None, 10.0]}), ["price"]
+    )
+    assert both["price_predicted"][0] == both["price_predicted"][1]
+    drawn = answers.sample(400, seed=1)
+    assert list(drawn.columns) == ["city", "price"]
+    assert (drawn["price"].isna() == (drawn["city"] != "Rome")).mean() > 0.9
+    assert not answers.sample(20, {"price": 10.0})["price"].isna().any()
+
+
 def test_calibrated_intervals_hold_whatever_the_flow_is_worth(network: Path) -> None:
     answers, rows = Answers.open(network), shop(1800)
     rows["total"] += np.random.default_rng(2).normal(0, 200, len(rows)).round(1)

@@ -116,7 +116,8 @@ def read_table(settings: DataSetSettings) -> tuple[DataTable | Records, list[str
         bounds={name: (low, high) for name, low, high in chosen.bounds or ()},
     )
     reason = "other options make this one of records"
-    if not (types or chosen.calendar or chosen.missing_values or chosen.decimal == ","):
+    of_records = types or chosen.calendar or chosen.is_missing or chosen.missing_values
+    if not (of_records or chosen.decimal == ","):
         try:
             wanted = settings.wanted, chosen.seed, chosen.header, None, exclude, chosen.sep
             return make_table(open_table(settings.source, *wanted), of_numbers)
@@ -124,7 +125,10 @@ def read_table(settings: DataSetSettings) -> tuple[DataTable | Records, list[str
             reason = str(error)
     cells = open_cells(settings.source, chosen.sep, chosen.header, seed=chosen.seed)
     missing_values = chosen.missing_values or ()
-    choices = chosen.into(RecordChoices, types=types, missing_values=missing_values)
+    is_missing = chosen.is_missing or ()
+    choices = chosen.into(
+        RecordChoices, types=types, missing_values=missing_values, is_missing=is_missing
+    )
     surveyed = SurveyedTable.of(cells.only(settings.wanted, exclude), choices)
     if surveyed.only_numbers:
         return make_table(surveyed.numbers(), of_numbers)

@@ -193,6 +193,7 @@ class Records(records.Records):
         missing: str = "keep",
         missing_values: Sequence[str] = (),
         calendar: bool = False,
+        is_missing: Sequence[str] = (),
         max_rows: int | None = None,
         held_out: float = 0.1,
         seed: int = 0,
@@ -209,6 +210,7 @@ class Records(records.Records):
                 ``mean``.
             missing_values: Texts that stand for no value, beside the usual ones.
             calendar: Whether dates get their weekday and season as further columns.
+            is_missing: Columns of which a further one is to say where their cells are missing.
             max_rows: Rows to take at most; None for all.
             held_out: Fraction of the rows that is not to be trained on.
             seed: Of the choice of these.
@@ -225,6 +227,7 @@ class Records(records.Records):
                 missing=missing,
                 missing_values=missing_values,
                 calendar=calendar,
+                is_missing=is_missing,
                 max_rows=max_rows,
                 held_out=held_out,
                 seed=seed,

@@ -136,8 +136,7 @@ def fit_mixture(
         if not len(others.values):
             return 0.0
         _, of_numbers, of_levels = _of_components(mixture, others)
-        of_levels = of_levels + mixture.weights.log()
-        both = (of_numbers + of_levels).logsumexp(dim=1) - of_levels.logsumexp(dim=1)
+        both = (mixture.weights.log() + of_numbers + of_levels).logsumexp(dim=1)
         return float(both.mean() - unit)
 
     pooled, completed = _pooled(own)
@@ -203,17 +202,23 @@ def _with_wide(mixture: Mixture, rows: _Rows) -> Mixture:
 def _fitted(
     rows: _Rows, completed: Tensor, pooled: Mixture, count: int, generator: torch.Generator
 ) -> Mixture:
-    """So many components, from means that are far apart."""
-    first = int(torch.randint(len(completed), (1,), generator=generator))
-    means, distance = [completed[first]], (completed - completed[first]).square().sum(dim=1)
+    """So many components, from rows that are far apart: a level that differs is as far as two
+    standard deviations."""
+    levels = rows.indicators
+
+    def far_from(place: int) -> Tensor:
+        differ = (levels - levels[place]).abs().sum(dim=1)
+        return (completed - completed[place]).square().sum(dim=1) + 2 * differ
+
+    places = [int(torch.randint(len(completed), (1,), generator=generator))]
+    distance = far_from(places[0])
     for _ in range(count - 1):
-        place = int(torch.multinomial(distance + RIDGE, 1, generator=generator))
-        means.append(completed[place])
-        distance = distance.minimum((completed - completed[place]).square().sum(dim=1))
+        places.append(int(torch.multinomial(distance + RIDGE, 1, generator=generator)))
+        distance = distance.minimum(far_from(places[-1]))
     weights = torch.full((count,), 1 / count, dtype=torch.float64)
     covariances = pooled.covariances[:1].repeat(count, 1, 1) / 2
-    shares = pooled.shares[:1].repeat(count, 1)
-    mixture = Mixture(weights, torch.stack(means), covariances, shares, pooled.reach)
+    shares = _normalized(pooled.shares[:1] + levels[places], rows.level_counts)
+    mixture = Mixture(weights, completed[places], covariances, shares, pooled.reach)
     mixture = _with_wide(mixture, rows)
     before = -torch.inf
     for _ in range(STEPS):

@@ -118,6 +118,12 @@ class TableOptions(Declared):
     calendar: bool = option(
         is_flag=True, help="Add weekday and season of dates as columns of their own."
     )
+    is_missing: tuple[str, ...] | None = option(
+        type=Names(),
+        unset="none",
+        help="Columns of which a further one is to say where their cells are missing, if that "
+        "tells something; it is known, asked and drawn as others are",
+    )
     sep: str | None = option(
         metavar="|".join(SEPARATORS),
         callback=parse_separator,

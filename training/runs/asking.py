@@ -18,6 +18,7 @@ from dnnlib.logs import logger
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
 from training.data.records.encoding import encode
+from training.data.records.made import says_missing
 from training.data.records.records import CATEGORY, Records
 from training.data.records.writing import text_of, texts_of
 from training.files.answers import SCORES
@@ -217,8 +218,16 @@ def draw(
     Raises:
         UsageError: A column or a level is not there, or a value is none of its column.
     """
-    values = np.tile(_given_row(flow, given), (count, 1))
+    row, names = _given_row(flow, given), flow.empty.names
+    flags = [place for place, column in enumerate(flow.empty.columns) if says_missing(column)]
+    pairs = [(place, names.index(flow.empty.columns[place].of)) for place in flags]
+    for flag, place in pairs:
+        if not np.isnan(row[place]):
+            row[flag] = 0
+    values = np.tile(row, (count, 1))
     drawn = flow.drawn(values, np.isnan(values), seed, progress=progress)
+    for flag, place in pairs:
+        drawn[drawn[:, flag] == 1, place] = np.nan
     return Sheet(*texts_of(flow.empty, drawn))
 
 

@@ -79,8 +79,8 @@ class RowScores:
     """How likely rows are.
 
     Attributes:
-        log_prob: Log density ``[n]`` in nats of the cells that are there: of continuous numbers
-            in their units, of others the probability of their value.
+        log_prob: Log density ``[n]`` in nats of the source's cells that are there: of continuous
+            numbers in their units, of others the probability of their value.
         error: Of this ``[n]``.
         tails: Of each cell ``[n, P]``, given the others of its row: the probability of a value as
             unlikely, or as far out on its side or the other; NaN where it is missing.
@@ -165,12 +165,11 @@ class RecordFlow:
             levels: Of quantiles, rising.
             progress: Called with numbers of rows.
         """
-        at = self.space.cell(place)
+        at, asked = self.space.cell(place), self._only(place, len(values))
         is_number = place in self.space.numbers
         parts = []
         for rows in self._blocks(len(values), 1 if not is_number else len(levels)):
-            states = self._states(values[rows], known[rows])
-            states[:, at] = ASKED
+            states = self._states(values[rows], known[rows], asked[rows])
             encoded = self.space.encoded(values[rows])
             if is_number:
                 wanted = torch.tensor(list(levels), dtype=torch.float64)
@@ -206,8 +205,7 @@ class RecordFlow:
         self.require_any()
         made = np.array(values, dtype=np.float64)
         for rows in self._blocks(len(values)):
-            states = self._states(values[rows], ~asked[rows])
-            states[self._by_cell(asked[rows])] = ASKED
+            states = self._states(values[rows], ~asked[rows], asked[rows])
             generator = seeded_generator("cpu", seed, Stream.QUESTIONS, rows.start)
             encoded = self.space.encoded(values[rows])
             drawn = self.space.decoded(self.questions.draws(encoded, states, generator))
@@ -219,9 +217,9 @@ class RecordFlow:
     def scores(self, values: np.ndarray, progress: Progress | None = None) -> RowScores:
         """How likely rows ``[n, P]`` are, and each of their cells given the others."""
         self.require_any()
-        log_prob, error = self.log_prob(values, ~np.isnan(values), progress)
+        there = ~np.isnan(values) & np.array([not column.of for column in self.empty.columns])
+        log_prob, error = self.log_prob(values, there, progress)
         tails = np.full(values.shape, np.nan)
-        there = ~np.isnan(values)
         for place in range(values.shape[1]):
             rows = np.flatnonzero(there[:, place])
             if len(rows):
@@ -260,10 +258,10 @@ class RecordFlow:
             generator: Of draws that spread discrete numbers over their steps, by which ranks are
                 even if the flow is right; None leaves them at the middle.
         """
-        at, parts = self.space.cell(place), [torch.zeros(0, dtype=torch.float64)]
+        at, asked = self.space.cell(place), self._only(place, len(values))
+        parts = [torch.zeros(0, dtype=torch.float64)]
         for rows in self._blocks(len(values)):
-            states = self._states(values[rows], known[rows])
-            states[:, at] = ASKED
+            states = self._states(values[rows], known[rows], asked[rows])
             middle = self.space.encoded(values[rows])
             if generator is not None:
                 middle.numbers[:, at] = self.space.encoded(values[rows], generator).numbers[:, at]
@@ -314,7 +312,7 @@ class RecordFlow:
         """
         if not bool(discrete.any()):
             return np.zeros(len(values))
-        states = self._asked_states(values, asked)
+        states = self._states(values, ~asked, asked)
         quarter = self.space.coordinates.steps / 4
         ends = [
             self.space.encoded(self._moved(values, asked, shift)).numbers
@@ -352,18 +350,12 @@ class RecordFlow:
         self, values: np.ndarray, asked: np.ndarray, shift: Tensor | None = None
     ) -> np.ndarray:
         """Those ``[n]`` of asked cells at their values, numbers moved by shifts ``[n, D]``."""
-        states = self._asked_states(values, asked)
+        states = self._states(values, ~asked, asked)
         moved = values if shift is None else self._moved(values, asked, shift)
         of_numbers, of_levels = self.questions.log_prob(self.space.encoded(moved), states)
         is_asked = states[:, : self.space.dim] == ASKED
         slopes = (self.space.log_slopes(moved) * is_asked).sum(dim=1)
         return np.asarray(of_numbers + of_levels + slopes)
-
-    def _asked_states(self, values: np.ndarray, asked: np.ndarray) -> Tensor:
-        """Of cells ``[n, D + C]``: asked, or known where they are there."""
-        states = self._states(values, ~asked)
-        states[self._by_cell(asked)] = ASKED
-        return states
 
     def _moved(self, values: np.ndarray, asked: np.ndarray, shift: Tensor) -> np.ndarray:
         """Values whose asked numbers are moved by a shift, ``[D]`` or ``[n, D]``."""
@@ -393,10 +385,21 @@ class RecordFlow:
     def _asked_names(self) -> str:
         return ",".join(self.empty.names[place] for place in self.ask)
 
-    def _states(self, values: np.ndarray, known: np.ndarray) -> Tensor:
-        """Of cells ``[n, D + C]``: known where they are there and are to be."""
-        there = torch.from_numpy(known & ~np.isnan(values))
-        return self.space.states(torch.where(there, KNOWN, ABSENT))
+    def _only(self, place: int, count: int) -> np.ndarray:
+        """Which cells are asked ``[count, P]`` if one column is."""
+        asked = np.zeros((count, len(self.empty.columns)), dtype=bool)
+        asked[:, place] = True
+        return asked
+
+    def _states(self, values: np.ndarray, known: np.ndarray, asked: np.ndarray) -> Tensor:
+        """Of cells ``[n, D + C]``: asked, or known where they are there and are to be. What is made
+        of a column that is asked, as its weekday is of a date, would tell it, and is not known."""
+        there = known & ~np.isnan(values)
+        for place, column in enumerate(self.empty.columns):
+            if column.of in self.empty.names:
+                there[:, place] &= ~asked[:, self.empty.names.index(column.of)]
+        states = np.where(asked, ASKED, np.where(there, KNOWN, ABSENT))
+        return self.space.states(torch.from_numpy(states))
 
     def _by_cell(self, flags: np.ndarray) -> Tensor:
         """Flags by column ``[n, P]``, as states have cells."""

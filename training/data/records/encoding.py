@@ -8,9 +8,9 @@ import numpy as np
 
 from dnnlib.errors import DataError
 from torch_utils.inert_pickle import shown
-from training.data.records.calendars import calendar_values
 from training.data.records.cells import Cells, open_cells
 from training.data.records.inferring import Survey, decimal_of
+from training.data.records.made import made_values
 from training.data.records.parsing import marks_of
 from training.data.records.records import CATEGORY, NUMBER, WHOLE, RecordColumn, Records
 from training.data.records.values import reader_of
@@ -62,8 +62,8 @@ def encode(
     for name, numbers in read.items():
         values[:, names.index(name)] = numbers
     for place, column in enumerate(columns):
-        if column.of in names:
-            values[:, place] = calendar_values(values, names, column)
+        if column.of in own:
+            values[:, place] = made_values(values, names, column)
     absent = [column.name for column in columns if column.name not in own and not column.of]
     lines = [f"{cells.name} lacks {listed(absent)}: all their cells are missing"] * bool(absent)
     lines += [

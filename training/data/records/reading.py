@@ -12,11 +12,12 @@ from dnnlib.errors import DataError, UsageError
 from torch_utils.inert_pickle import shown
 from training.data.records.cells import Cells
 from training.data.records.inferring import CONSTANT, Survey, column_of, decimal_of
+from training.data.records.made import telling_holes
 from training.data.records.parsing import marks_of
 from training.data.records.records import RecordColumn, Records
 from training.data.records.summary import summary_of
 from training.data.records.tidying import (
-    with_calendar,
+    with_made_columns,
     with_rare_levels_together,
     without_holes,
     without_identifiers,
@@ -37,6 +38,7 @@ class RecordChoices:
             the mean of a number and the most frequent level of a category.
         missing_values: Texts, or numbers in any form, that stand for no value too.
         calendar: Whether dates get their weekday and season as further columns.
+        is_missing: Columns of which a further one says where their cells are missing.
         decimal: The decimal sign; None finds it.
         max_rows: Rows to take at most, the first ones; None for all.
         held_out: Fraction of the rows that is not to be trained on.
@@ -47,6 +49,7 @@ class RecordChoices:
     missing: str = "keep"
     missing_values: Sequence[str] = ()
     calendar: bool = False
+    is_missing: Sequence[str] = ()
     decimal: str | None = None
     max_rows: int | None = None
     held_out: float = 0.1
@@ -100,7 +103,9 @@ class SurveyedTable:
     def only_numbers(self) -> bool:
         """Whether it can be a table of numbers: there are no others, and no holes to be kept."""
         choices = self.choices
-        return not (choices.types or choices.calendar or self.cells.levels) and all(
+        return not (
+            choices.types or choices.calendar or choices.is_missing or self.cells.levels
+        ) and all(
             survey.numbers(self.decimal) is not None
             and not survey.has_codes(self.decimal)
             and (choices.missing != "keep" or not survey.missing)
@@ -159,13 +164,14 @@ class SurveyedTable:
         held_out = choose_held_out(len(records), self.choices.held_out, self.choices.seed)
         records = replace(records, held_out=held_out.numpy())
         records = with_rare_levels_together(records, self.choices.types, lines)
-        if self.choices.calendar:
-            records = with_calendar(records)
+        telling = telling_holes(records, self.choices.is_missing)
+        records = with_made_columns(records, self.choices.calendar, self.choices.is_missing)
         if not records.columns:
             raise DataError(
                 f"{self.cells.name} has constants and identifiers alone: there is nothing to "
                 "learn, unless --types say otherwise"
             )
+        lines += telling
         return records, [*summary_of(records, self.surveys, self.choices.types), *lines]
 
     def _read(

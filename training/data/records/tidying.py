@@ -3,15 +3,15 @@
 Each function says what it did in lines for people.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from dnnlib.errors import DataError, UsageError
-from training.data.records.calendars import calendar_columns, calendar_values
 from training.data.records.cells import Cells
 from training.data.records.inferring import MOST_LEVELS, fewest_rows
+from training.data.records.made import calendar_columns, made_values, missing_column
 from training.data.records.parsing import visible
 from training.data.records.records import CATEGORY, DATE, NUMBER, WHOLE, Records
 from training.data.records.writing import text_of
@@ -148,22 +148,33 @@ def with_rare_levels_together(
     return replace(records, columns=columns, values=values)
 
 
-def with_calendar(records: Records) -> Records:
-    """Records with the weekday and the season of their dates as further columns.
+def with_made_columns(records: Records, calendar: bool, is_missing: Sequence[str]) -> Records:
+    """Records with further columns that are made of others.
+
+    Args:
+        records: The records.
+        calendar: Whether to add the weekday and the season of dates.
+        is_missing: Columns of which it is added where they are missing.
 
     Raises:
-        UsageError: There are columns of these names already.
+        UsageError: There are columns of these names already, or none of which cells are missing.
     """
-    dates = [column for column in records.columns if column.type == DATE]
-    added = [new for column in dates for new in calendar_columns(column.name)]
-    for column in added:
+    dates = [column for column in records.columns if column.type == DATE and calendar]
+    added = [("calendar", new) for column in dates for new in calendar_columns(column.name)]
+    for name in is_missing:
+        if name not in records.names:
+            raise UsageError(f"--is_missing={visible(name)}: no such column is modelled")
+        if not np.isnan(records.values[:, records.names.index(name)]).any():
+            raise UsageError(f"--is_missing={visible(name)}: it is missing in no row that is kept")
+        added.append(("is_missing", missing_column(name)))
+    for option, column in added:
         if column.name in records.order:
             raise UsageError(
-                f"--calendar adds '{column.name}', which there is already: leave it out"
+                f"--{option} adds '{column.name}', which there is already: leave it out"
             )
-    extra = [calendar_values(records.values, records.names, column) for column in added]
+    extra = [made_values(records.values, records.names, column) for _, column in added]
     return replace(
         records,
-        columns=[*records.columns, *added],
+        columns=[*records.columns, *(column for _, column in added)],
         values=np.column_stack([records.values, *extra]),
     )

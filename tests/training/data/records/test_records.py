@@ -250,6 +250,23 @@ def test_dates_get_weekday_and_season_if_asked_to(tmp_path: Path) -> None:
     assert list(records.order) == ["when", "a"]
 
 
+def test_where_cells_are_missing_is_a_column_if_asked_to(tmp_path: Path) -> None:
+    large = [float(size) for size in sizes(1)]
+    content = text("a,b", large, ["" if size > np.median(large) else size for size in large])
+    _, lines = records_of(tmp_path, content)
+    assert any("--is_missing=b " in line for line in lines)
+    records, lines = records_of(tmp_path, content, is_missing=["b"])
+    assert records.names == ["a", "b", "b is missing"] and list(records.order) == ["a", "b"]
+    np.testing.assert_array_equal(records.values[:, 2], np.isnan(records.values[:, 1]))
+    assert not any("--is_missing" in line for line in lines)
+    later, _ = encode(pandas.DataFrame({"a": [1.0, 2.0], "b": [None, 1.0]}), records.columns)
+    assert later.values[:, 2].tolist() == [1, 0]
+    lacking, _ = encode(pandas.DataFrame({"a": [1.0]}), records.columns)
+    assert np.isnan(lacking.values[:, 2]).all()
+    with pytest.raises(UsageError, match="missing in no row"):
+        records_of(tmp_path, content, is_missing=["a"])
+
+
 def test_missing_cells_are_kept_or_refused_or_dropped_or_filled_in(tmp_path: Path) -> None:
     sentinel = [-999 if row % 8 == 0 else size for row, size in enumerate(sizes(1))]
     content = text("a,b", sentinel, holes(drawn("x", "y", "y"), ""))
