@@ -200,7 +200,9 @@ class QuestionNetwork(nn.Module):
             gamma: ``[1]`` or ``[B, 1]``.
         """
         places = None
-        if gamma.ndim == 1 and len(states) > 1:
+        if gamma.ndim == 1 and (states == states[:1]).all():
+            states = states[:1]  # as of all draws of a flow; to look for kinds takes longer
+        elif gamma.ndim == 1:
             states, places = torch.unique(states, dim=0, return_inverse=True)
         with torch.no_grad():
             # Cells that are absent have so much noise that they say nothing.
@@ -208,7 +210,7 @@ class QuestionNetwork(nn.Module):
                 states == ASKED, gamma, torch.where(states == KNOWN, EXACT, NOTHING)
             )
             inverse, log_det = inverted(self.covariances + torch.diag_embed(noise)[:, None])
-            if places is not None and len(states) > 1:
+            if places is not None:
                 inverse, log_det = inverse[places], log_det[places]
         off = values[:, None] - self.means
         w = (inverse @ off[..., None])[..., 0]
