@@ -23,6 +23,7 @@ __all__ = [
     "ImageTraining",
     "NetworkFile",
     "RecordFlow",
+    "RecordPrior",
     "RecordTraining",
     "Subject",
     "TableFlow",
