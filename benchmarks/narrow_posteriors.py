@@ -130,7 +130,8 @@ def exact_flow(mixture: Mixture) -> ProbabilityFlow:
 
 
 def trained_flow(mixture: Mixture, folder: Path, *options: str) -> ProbabilityFlow:
-    """The flow of a network of a table of the mixture, which is trained if it is not there."""
+    """The flow of a network of a table of the mixture, which ``train.py`` makes with these options
+    if it is not there."""
     dim = len(mixture.covariance)
     place = folder / "".join([f"{dim}columns", *options])
     if not list(place.glob("network-snapshot-*.pkl")):
@@ -279,11 +280,8 @@ def main(
     total: Counter[str] = Counter()
     for dim in map(int, numbers(columns)):
         mixture = Mixture.of(dim, scaled=not exact)
-        flow = (
-            exact_flow(mixture)
-            if exact
-            else trained_flow(mixture, folder, *([options] if options else []))
-        )
+        trained = () if options is None else (options,)
+        flow = exact_flow(mixture) if exact else trained_flow(mixture, folder, *trained)
         parts = sorted({dim - 1, 1}, reverse=True) if seen is None else map(int, numbers(seen))
         for count in parts:
             for size in numbers(noise):

@@ -216,7 +216,7 @@ def test_a_prior_of_numbers_has_the_density_of_the_answers(network: Path, tmp_pa
     rows = shop(4).drop(columns="gift")
     rows.loc[3, "city"] = None  # not seen
     rows.to_csv(tmp_path / "rows.csv", index=False)
-    prior = RecordPrior.of(NetworkFile.open(str(network)))
+    prior = RecordPrior.of(NetworkFile.open(str(network)), {})
     points, questions = (read(tmp_path / "rows.csv") for read in (prior.points, prior.questions))
     assert questions is not None
     answers, space = prior.answers, prior.answers.space

@@ -63,4 +63,4 @@ def open_subject(
 
 def open_prior(file: NetworkFile) -> Subject:
     """What the prior of a posterior is of: also the numbers of records; raises likewise."""
-    return RecordPrior.of(file) if file.kind == RECORDS else open_subject(file)
+    return RecordPrior.of(file, {}) if file.kind == RECORDS else open_subject(file)

@@ -4,6 +4,7 @@ Levels that an observation has are known exactly, as part of the question. Those
 are absent, and so the law of numbers is that over all levels.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from dnnlib.errors import DataError, UsageError
 from torch_utils.inert_pickle import shown
 from training.data.records.cells import open_cells
 from training.data.records.encoding import encode
+from training.data.records.records import CATEGORY
 from training.data.tables.foreign import listed
 from training.data.tables.table import Columns, DataTable, Dropped
 from training.files.records import holds_records, load_records
@@ -37,28 +39,32 @@ class RecordPrior(TableFlow):
     answers: RecordFlow
 
     @classmethod
-    def of(cls, file: NetworkFile, *_: Any) -> "RecordPrior":
-        """That of a network file.
+    def of(
+        cls, file: NetworkFile, expected: Mapping[str, Any], data_name: str | None = None
+    ) -> "RecordPrior":
+        """The flow of a network file; arguments are those of ``TableFlow.of``.
 
         Raises:
-            UsageError: The network was trained for one question, or no column is a number to it.
+            UsageError: What was said contradicts the file, the network was trained for one
+                question, or no column is a number to it.
             DataError: It is of other data, or broken.
         """
         answers = RecordFlow.of(file)
         answers.require_any()
-        space = answers.space
-        names = [answers.empty.names[place] for place in space.numbers]
+        names = [answers.empty.names[place] for place in answers.space.numbers]
         if not names:
             raise UsageError(
                 f"{file.path} sees all columns as levels, and a posterior is of numbers: give it "
                 "to ask.py"
             )
-        name = plain_name(str(file.model.about.get("data_name", "records")))
+        name = plain_name(data_name or str(file.model.about.get("data_name", "records")))
+        known = {"data_dim": len(names), "dims_to_keep": len(names), "data_name": name}
+        file.agreed(expected, {**file.known, **known})
         return cls(
             flow=file.model.flow,
             data_name=name,
             t_max=file.t_max,
-            known={"data_dim": space.dim, "dims_to_keep": space.dim, "data_name": name},
+            known=known,
             file=file,
             column_names=names,
             dropped=Dropped.none(names),
@@ -70,7 +76,11 @@ class RecordPrior(TableFlow):
         if not holds_records(path):
             return super().table(path)
         records = load_records(path)
-        places = [place for place, name in enumerate(records.names) if name in self.column_names]
+        places = [
+            place
+            for place, column in enumerate(records.columns)
+            if column.name in self.column_names and column.type != CATEGORY
+        ]
         values = records.values[:, places]
         whole = ~np.isnan(values).any(axis=1)
         points, held_out = (torch.from_numpy(part[whole]) for part in (values, records.held_out))
@@ -105,7 +115,7 @@ class RecordPrior(TableFlow):
             return None
         records, unknown = encode(str(path), [columns[place] for place in places])
         if unknown:
-            raise DataError(f"{unknown[0]}: mend them, or leave them empty, as not seen")
+            raise DataError(f"{path}: {unknown[0]}: mend them, or leave them empty")
         values = np.full((len(records), len(columns)), np.nan)
         values[:, places] = records.values
         rows = space.encoded(values)
