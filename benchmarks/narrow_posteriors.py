@@ -1,12 +1,14 @@
 """Narrow posteriors: how often they are called converged, and how often that is wrong.
 
     python benchmarks/narrow_posteriors.py [--columns=2,3,5,8] [--noise=1,0.1,0.01,0.001]
-        [--observations=10] [--exact] [--deblur] [--sampler=auto] [--folder=out/narrow_posteriors]
+        [--observations=10] [--any] [--exact] [--deblur] [--sampler=auto]
+        [--folder=out/narrow_posteriors]
 
 Tables are known mixtures of four Gaussians with one covariance, of columns of scales 1, 10 and 0.1.
 All but one column are seen, or one alone, with noise of so many standard deviations of each column.
-The prior is a network that ``train.py`` makes in the folder by its defaults, or the exact denoiser
-(columns are standardized then, and keep their axes). Posteriors are compared with the flow's own:
+The prior is a network that ``train.py`` makes in the folder by its defaults, one that ``train.py
+--any`` makes, which starts from a mixture, or the exact denoiser (columns are standardized then,
+and keep their axes). Posteriors are compared with the flow's own:
 
 * of the exact denoiser, with the mixture's, whose components have the noise of the first time too
   (without it if they are deblurred);
@@ -127,10 +129,11 @@ def exact_flow(mixture: Mixture) -> ProbabilityFlow:
     return flow
 
 
-def trained_flow(mixture: Mixture, folder: Path) -> ProbabilityFlow:
-    """The flow of a network of a table of the mixture, which is trained if it is not there."""
+def trained_flow(mixture: Mixture, folder: Path, *options: str) -> ProbabilityFlow:
+    """The flow of a network of a table of the mixture, which ``train.py`` makes with these options
+    if it is not there."""
     dim = len(mixture.covariance)
-    place = folder / f"{dim}columns"
+    place = folder / "".join([f"{dim}columns", *options])
     if not list(place.glob("network-snapshot-*.pkl")):
         place.mkdir(parents=True, exist_ok=True)
         source, data = place / "rows.csv", place / "rows.npz"
@@ -139,7 +142,7 @@ def trained_flow(mixture: Mixture, folder: Path) -> ProbabilityFlow:
         scripts = Path(__file__).parent.parent
         for name, *arguments in (
             ("dataset_tool.py", f"--source={source}", f"--dest={data}"),
-            ("train.py", f"--data={data}", f"--outdir={place}", "--nosubdir"),
+            ("train.py", f"--data={data}", f"--outdir={place}", "--nosubdir", *options),
         ):
             subprocess.run([sys.executable, scripts / name, *arguments], check=True)
     return Model.load(str(sorted(place.glob("network-snapshot-*.pkl"))[-1])).flow
@@ -251,6 +254,7 @@ def numbers(text: str) -> list[float]:
 @click.option("--noise", default="1,0.1,0.01,0.001", show_default=True)
 @click.option("--observations", type=int, default=10, show_default=True)
 @click.option("--sampler", default="auto", show_default=True)
+@click.option("--any", "options", flag_value="--any", help="Networks that answer any question.")
 @click.option("--exact", is_flag=True, help="The exact denoiser, not networks.")
 @click.option("--deblur", is_flag=True, help="Posteriors of clean points.")
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -261,6 +265,7 @@ def main(
     noise: str,
     observations: int,
     sampler: str,
+    options: str | None,
     exact: bool,
     deblur: bool,
     seed: int,
@@ -275,7 +280,8 @@ def main(
     total: Counter[str] = Counter()
     for dim in map(int, numbers(columns)):
         mixture = Mixture.of(dim, scaled=not exact)
-        flow = exact_flow(mixture) if exact else trained_flow(mixture, folder)
+        trained = () if options is None else (options,)
+        flow = exact_flow(mixture) if exact else trained_flow(mixture, folder, *trained)
         parts = sorted({dim - 1, 1}, reverse=True) if seen is None else map(int, numbers(seen))
         for count in parts:
             for size in numbers(noise):

@@ -13,6 +13,7 @@ import ask
 import dataset_tool
 import info
 import pfODE_int
+import posterior
 import train
 from dnnlib.errors import DataError
 from tests.support.finished_runs import good
@@ -20,7 +21,8 @@ from tests.support.running import Result, refused
 from torch_utils.snapshots import read_network, write_network
 from training import Answers, Records
 from training.data.records.encoding import encode
-from training.subjects import NetworkFile, RecordFlow
+from training.networks.questions import ABSENT, ASKED, KNOWN
+from training.subjects import NetworkFile, RecordFlow, RecordPrior
 
 Run = Callable[..., Result]
 QUICK = ("--duration=0.03", "--batch=64", "--width=32", "--depth=1", "--tick=8")
@@ -247,3 +249,42 @@ def test_calibrated_intervals_hold_whatever_the_flow_is_worth(network: Path) -> 
     assert abs(holds(held_out=held_out) - 0.8) < 0.05
     with pytest.raises(DataError, match="at least 4"):
         holds(held_out=held_out.at(np.arange(3)))
+
+
+def test_a_prior_of_numbers_has_the_density_of_the_answers(network: Path, tmp_path: Path) -> None:
+    rows = shop(4).drop(columns="gift")
+    rows.loc[3, "city"] = None  # not seen
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    prior = RecordPrior.of(NetworkFile.open(str(network)), {})
+    points, questions = (read(tmp_path / "rows.csv") for read in (prior.points, prior.questions))
+    assert questions is not None
+    answers, space = prior.answers, prior.answers.space
+    levels = [answers.empty.columns[0].levels.index(city) for city in rows["city"][:3]]
+    values = np.column_stack([[*levels, np.nan], rows[prior.names], np.full(4, np.nan)])
+    states = space.states(torch.tensor([[KNOWN, ASKED, ASKED, ASKED, ABSENT]] * 4))
+    states[3, space.cell(0)] = ABSENT
+    of_numbers, _ = answers.questions.log_prob(space.encoded(values), states)
+    expected = of_numbers + space.log_slopes(values).sum(dim=1)
+    assert torch.allclose(prior.flow.given(labels=questions).log_prob(points), expected, atol=1e-3)
+    assert torch.allclose(prior.flow.log_prob(points[3:]), expected[3:], atol=1e-3)
+
+
+def test_posteriors_know_levels_that_were_observed(
+    run_script: Run, sold: Path, network: Path, tmp_path: Path
+) -> None:
+    seen, out = tmp_path / "seen.csv", tmp_path / "out"
+    noise = ("--likelihood=mask", "--mask=total", "--noise_std=40", "--sampler=pool", "--pool=1000")
+    options = (f"--network={network}", *noise, "--draws=50", f"--save_dir={out}")
+    seen.write_text("city,total\nRome,400\nOslo,400\n")
+    good(run_script(posterior, "sample", *options, f"--observation={seen}"))
+    drawn = json.loads((out / "shop_PRP_posterior.json").read_text())["posteriors"]
+    assert drawn[0]["mean"]["price"] < 13 < drawn[1]["mean"]["price"]
+    truths = ("--truth=data", f"--data_root={sold / 'shop.npz'}", "--runs=20")
+    good(run_script(posterior, "check", *options, *truths))
+    for text, why in (
+        ("city,total\nParis,400\n", "'Paris' is an unknown level"),
+        ("colour,total\nred,400\n", "'colour'"),
+        ("price,total\n10,400\n10,\n", "row 2: 'total' is missing"),
+    ):
+        seen.write_text(text)
+        refused(run_script(posterior, "sample", *options, f"--observation={seen}"), 1, why)

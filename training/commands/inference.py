@@ -36,7 +36,7 @@ from training.options.posterior import (
     SampleSettings,
 )
 from training.runs.latents import LatentChoice, latent_choice
-from training.subjects import NetworkFile, Subject, ToyFlow, open_subject
+from training.subjects import NetworkFile, Subject, ToyFlow, open_prior
 
 
 @dataclass(frozen=True)
@@ -232,6 +232,12 @@ class Asked:
             )
         return observed
 
+    def questions(self, source: Path, likelihood: Likelihood) -> Tensor | None:
+        """What a file's observations know exactly, as ``Subject.questions``; nothing of what a
+        linear map makes."""
+        assert isinstance(likelihood, Gaussian)
+        return None if likelihood.operator is not None else self.subject.questions(source)
+
     def seen_names(self, likelihood: Gaussian) -> list[str]:
         """What a sentence calls the numbers that a likelihood sees; none of what a linear map
         makes."""
@@ -249,4 +255,4 @@ def _subject(settings: InferenceSettings) -> Subject:
     given = {name for name in inflation.given if getattr(inflation, name, None) is not None}
     if given:
         raise UsageError(f"--{min(given)} is for --data_name: a network knows its schedule")
-    return open_subject(NetworkFile.open(prior.network, calibrated=prior.calibration))
+    return open_prior(NetworkFile.open(prior.network, calibrated=prior.calibration))

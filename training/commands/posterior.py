@@ -149,6 +149,8 @@ def mixture(settings: MixtureSettings) -> None:
     likelihood, plan = asked.likelihood(), mixture_plan(settings.mixture, asked.subject.dim)
     source = settings.mixture.observation
     given = None if source is None else asked.observed(source, likelihood)
+    if source is not None and asked.questions(source, likelihood) is not None:
+        raise UsageError("mixture is of numbers alone: leave columns of levels out")
     draws_file, numbers_file = asked.files("mixture", ".npz")
     with process_group(settings.run.device_name) as device:
         asked = asked.on(device, [draws_file, numbers_file])
@@ -345,6 +347,8 @@ def observations(
         observed = torch.zeros(1, 0, dtype=torch.float64)
     else:
         observed = asked.observed(settings.observation, likelihood)
+        if labels is None:
+            labels = asked.questions(settings.observation, likelihood)
     if labels is not None and len(labels) != len(observed):
         kind = "rows of conditions" if asked.subject.condition_names else "classes"
         raise UsageError(

@@ -84,6 +84,11 @@ class NetworkDenoiser(nn.Module):
         variance = basis.floored_variance() if data_variance is None else data_variance
         self.register_buffer("data_variance", variance.to(basis.eigenvalues))
 
+    @property
+    def asks(self) -> bool:
+        """Whether labels are questions, in coordinates of the flow, not conditions with units."""
+        return hasattr(self.network, "question_dim")
+
     def forward(
         self, x: Tensor, t: Tensor, to: Tensor | None = None, **conditions: Tensor
     ) -> Tensor:

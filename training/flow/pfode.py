@@ -311,7 +311,7 @@ class ProbabilityFlow:
         rows = {name: v if v.ndim > 1 else v[None] for name, v in given.items()}
         flow = copy(self)
         flow._rows = max((len(v) for v in rows.values() if len(v) != 1), default=None)
-        if self.coordinates is not None:
+        if self.coordinates is not None and not getattr(self.denoiser, "asks", False):
             flow.coordinates = self.coordinates.given(rows.get("labels"))
             labels = flow.coordinates.labels
             rows |= {} if labels is None else {"labels": labels}

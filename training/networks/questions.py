@@ -285,6 +285,8 @@ class _Layers(nn.Module):
 def alike(states: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
     """Of rows of states ``[B, D]`` with noise ``[1]`` or ``[B, 1]``, the number ``[B]`` of those
     that are the same, and one row ``[U]`` of each number."""
+    if gamma.ndim == 1 and bool((states == states[:1]).all()):  # as of all draws of a flow
+        return states[:, 0].long() * 0, states[:1, 0].long() * 0
     _, places = torch.unique(gamma.expand(len(states), 1), return_inverse=True)
     places = places[:, 0]
     # Rows as digits of base 3: what torch has for rows compares them one by one.

@@ -9,6 +9,7 @@ from training.names import RECORDS
 from training.subjects.image_training import ImageTraining
 from training.subjects.images import ImageFlow
 from training.subjects.networks import NetworkFile
+from training.subjects.record_priors import RecordPrior
 from training.subjects.record_training import RecordTraining
 from training.subjects.records import RecordFlow
 from training.subjects.subject import Subject
@@ -22,6 +23,7 @@ __all__ = [
     "ImageTraining",
     "NetworkFile",
     "RecordFlow",
+    "RecordPrior",
     "RecordTraining",
     "Subject",
     "TableFlow",
@@ -30,6 +32,7 @@ __all__ = [
     "ToyTraining",
     "Training",
     "Wanted",
+    "open_prior",
     "open_subject",
 ]
 
@@ -52,5 +55,12 @@ def open_subject(
         DataError: What the file says of its data makes no sense.
     """
     if file.kind == RECORDS:
-        raise UsageError(f"{file.path} answers questions about rows: give it to ask.py")
+        raise UsageError(
+            f"{file.path} answers questions about rows: give it to ask.py, or to posterior.py"
+        )
     return KINDS[file.kind].of(file, expected or {}, data_name)
+
+
+def open_prior(file: NetworkFile) -> Subject:
+    """What the prior of a posterior is of: also the numbers of records; raises likewise."""
+    return RecordPrior.of(file, {}) if file.kind == RECORDS else open_subject(file)

@@ -279,6 +279,15 @@ class Subject(ABC):
             )
         return None
 
+    def questions(self, path: Path) -> Tensor | None:
+        """What the network is given with each observation of a file beside its numbers, as it takes
+        it, ``[M, L]``: levels that are known exactly. None for nothing.
+
+        Raises:
+            DataError: The file is missing or broken, or has a level that is unknown.
+        """
+        return None
+
     def as_source(
         self, points: Tensor, rounded: bool = True, drawn: bool = False
     ) -> tuple[list[str], Tensor]:

@@ -118,8 +118,12 @@ class TableFlow(Subject):
             )
         return self
 
+    def table(self, path: Path) -> DataTable:
+        """The data set of a file. Raises DataError if it is missing, broken, or no table."""
+        return load_table(path)
+
     def testable(self, path: Path | None) -> int:
-        return len(_testable(load_table(required(path))))
+        return len(_testable(self.table(required(path))))
 
     def counted(self, number: int | None, otherwise: int) -> int | None:
         return number
@@ -164,7 +168,7 @@ class TableFlow(Subject):
             return super().given_with(path)
         if path is None:
             raise UsageError("Missing option '--data': the conditions of a student are from there")
-        return self.coordinates.given(self._conditions_of(path, load_table(path))).labels
+        return self.coordinates.given(self._conditions_of(path, self.table(path))).labels
 
     def rows(self, path: Path, count: int | None, seed: int) -> tuple[Tensor, Tensor]:
         """Rows of a data set, and their numbers: held-out ones, if there are some.
@@ -180,7 +184,7 @@ class TableFlow(Subject):
         Raises:
             DataError: The file is broken, or has other columns, or too few rows.
         """
-        table = load_table(path)
+        table = self.table(path)
         points = self._columns_of(path, table)
         places = _drawn(path, table, count, seed)
         return points[places], places
@@ -191,7 +195,7 @@ class TableFlow(Subject):
         Raises:
             DataError: The file is broken, has other columns or conditions, or too few rows.
         """
-        table = load_table(path)
+        table = self.table(path)
         points, conditions = self._columns_of(path, table), self._conditions_of(path, table)
         drawn = _drawn(path, table, count, seed)
         return Simulations(Rows(points, conditions), _testable(table), drawn)
@@ -202,7 +206,7 @@ class TableFlow(Subject):
         Raises:
             DataError: The file is broken, or has other columns.
         """
-        table = load_table(path)
+        table = self.table(path)
         points = self._columns_of(path, table)
         return points[~table.held_out], points[table.held_out]
 

@@ -1,0 +1,132 @@
+"""Numbers of records as points: a flow of questions in which all numbers are asked.
+
+Levels that an observation has are known exactly, as part of the question. Those that it has not
+are absent, and so the law of numbers is that over all levels.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnnlib.errors import DataError, UsageError
+from torch_utils.inert_pickle import shown
+from training.data.records.cells import open_cells
+from training.data.records.encoding import encode
+from training.data.records.records import CATEGORY
+from training.data.tables.foreign import listed
+from training.data.tables.table import Columns, DataTable, Dropped
+from training.files.records import holds_records, load_records
+from training.model.questions import pack
+from training.networks.questions import ABSENT, ASKED, KNOWN
+from training.subjects.networks import NetworkFile, plain_name
+from training.subjects.records import RecordFlow
+from training.subjects.tables import TableFlow
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RecordPrior(TableFlow):
+    """The flow of the numbers of records.
+
+    Attributes:
+        answers: What the network answers, and its columns.
+    """
+
+    answers: RecordFlow
+
+    @classmethod
+    def of(
+        cls, file: NetworkFile, expected: Mapping[str, Any], data_name: str | None = None
+    ) -> "RecordPrior":
+        """The flow of a network file; arguments are those of ``TableFlow.of``.
+
+        Raises:
+            UsageError: What was said contradicts the file, the network was trained for one
+                question, or no column is a number to it.
+            DataError: It is of other data, or broken.
+        """
+        answers = RecordFlow.of(file)
+        answers.require_any()
+        names = [answers.empty.names[place] for place in answers.space.numbers]
+        if not names:
+            raise UsageError(
+                f"{file.path} sees all columns as levels, and a posterior is of numbers: give it "
+                "to ask.py"
+            )
+        name = plain_name(data_name or str(file.model.about.get("data_name", "records")))
+        known = {"data_dim": len(names), "dims_to_keep": len(names), "data_name": name}
+        file.agreed(expected, {**file.known, **known})
+        return cls(
+            flow=file.model.flow,
+            data_name=name,
+            t_max=file.t_max,
+            known=known,
+            file=file,
+            column_names=names,
+            dropped=Dropped.none(names),
+            answers=answers,
+        )
+
+    def table(self, path: Path) -> DataTable:
+        """The numbers of a data set; of records, of those rows that have all of them."""
+        if not holds_records(path):
+            return super().table(path)
+        records = load_records(path)
+        places = [
+            place
+            for place, column in enumerate(records.columns)
+            if column.name in self.column_names and column.type != CATEGORY
+        ]
+        values = records.values[:, places]
+        whole = ~np.isnan(values).any(axis=1)
+        points, held_out = (torch.from_numpy(part[whole]) for part in (values, records.held_out))
+        names = [records.names[place] for place in places]
+        return DataTable(points, Columns.plain(names), held_out, Dropped.none(names))
+
+    def points(self, path: Path, seen: Tensor | None = None) -> Tensor:
+        empty, numbers = self.answers.empty, self.answers.space.numbers
+        places = numbers if seen is None else [numbers[place] for place in seen.tolist()]
+        records, _ = encode(str(path), [empty.columns[place] for place in places])
+        strange = [name for name in records.beside if name not in empty.order]
+        if strange:
+            raise DataError(
+                f"{path} has a column '{shown(strange[0])}', which is none of "
+                f"{listed(empty.names)}: leave it out, or name it as one of these"
+            )
+        holes = np.argwhere(np.isnan(records.values))
+        if len(holes):
+            row, column = holes[0]
+            raise DataError(
+                f"{path}, row {row + 1}: '{records.names[column]}' is missing: give rows without "
+                "it in a file of their own, and name what they have by --mask"
+            )
+        return torch.from_numpy(records.values)
+
+    def questions(self, path: Path) -> Tensor | None:
+        space, names = self.answers.space, open_cells(str(path)).names
+        columns = space.columns
+        # Weekday and season are made of a date, which is a number that is seen with noise.
+        places = [at for at in space.categories if columns[at].name in names and not columns[at].of]
+        if not places:
+            return None
+        records, unknown = encode(str(path), [columns[place] for place in places])
+        if unknown:
+            raise DataError(f"{path}: {unknown[0]}: mend them, or leave them empty")
+        values = np.full((len(records), len(columns)), np.nan)
+        values[:, places] = records.values
+        rows = space.encoded(values)
+        known = rows.levels >= 0
+        misfits = np.argwhere(~known.numpy() & ~np.isnan(values[:, space.categories]))
+        if len(misfits):
+            row, at = misfits[0]
+            place = space.categories[at]
+            raise DataError(
+                f"{path}, row {row + 1}: {values[row, place]:g} is none of the values of "
+                f"'{columns[place].name}'"
+            )
+        states = torch.full_like(rows.numbers, ASKED)
+        return pack(rows, states, torch.where(known, KNOWN, ABSENT), space.level_counts)
