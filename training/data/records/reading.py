@@ -164,14 +164,13 @@ class SurveyedTable:
         held_out = choose_held_out(len(records), self.choices.held_out, self.choices.seed)
         records = replace(records, held_out=held_out.numpy())
         records = with_rare_levels_together(records, self.choices.types, lines)
-        telling = telling_holes(records, self.choices.is_missing)
-        records = with_made_columns(records, self.choices.calendar, self.choices.is_missing)
         if not records.columns:
             raise DataError(
                 f"{self.cells.name} has constants and identifiers alone: there is nothing to "
                 "learn, unless --types say otherwise"
             )
-        lines += telling
+        lines += telling_holes(records, self.choices.is_missing)
+        records = with_made_columns(records, self.choices.calendar, self.choices.is_missing)
         return records, [*summary_of(records, self.surveys, self.choices.types), *lines]
 
     def _read(
