@@ -1,7 +1,7 @@
 """Questions about rows: what ``ask.py`` runs."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
@@ -78,7 +78,7 @@ def fill(settings: FillSettings) -> None:
 @alone
 def predict(settings: PredictSettings) -> None:
     require_new([settings.dest, params_path(settings.dest)], settings.overwrite, "--dest")
-    flow, records = opened(settings), rows_of(settings)
+    flow, records = opened(settings), rows_of(settings, settings.columns)
     wanted = intervals(settings, flow)
     with bar("rows", len(records) * len(settings.columns)) as progress:
         sheet = asking.predict(flow, records, settings.columns, wanted, progress)
@@ -134,7 +134,7 @@ def intervals(settings: IntervalSettings, flow: RecordFlow) -> Interval:
     return Interval(settings.interval, held_out)
 
 
-def rows_of(settings: RowSettings) -> Records:
+def rows_of(settings: RowSettings, asked: Sequence[str] = ()) -> Records:
     """Rows of a file, with the columns of the network; tells what does not fit."""
     empty = opened(settings).empty
     if holds_records(settings.data):
@@ -142,7 +142,7 @@ def rows_of(settings: RowSettings) -> Records:
         if list(records.columns) == list(empty.columns):
             return records
     missing = settings.missing_values or ()
-    records, lines = encode(str(settings.data), empty.columns, missing_values=missing)
+    records, lines = encode(str(settings.data), empty.columns, missing_values=missing, asked=asked)
     for line in lines:
         logger.warning(f"Warning: {line}")
     return records

@@ -41,11 +41,19 @@ def train(
     Returns:
         The network file; None of a dry run.
     """
-    run = settings.run
+    run, minutes = settings.run, settings.training.minutes
+    if resume is not None or run.dry_run:
+        minutes = None
+    elif minutes is not None and settings.training.duration is not None:
+        raise UsageError("--minutes stands in place of --duration: give one of them")
     kernels = algorithms(run.deterministic, training.benchmarks)
     with kernels, process_group(run.device_name, run.threads, training.useful_threads) as device:
         resumed = Resumed.find(resume) if resume else None
         start = training.start(device, resumed)
+        if minutes is not None:
+            start.model.denoiser.to(device)
+            training = training.within(minutes, start)
+            start = training.start(device, resumed)
         model, loss, config = start.model, start.loss, start.config
         logger.info(model.denoiser.basis.describe())
         logger.info(describe_training(model, loss, config))

@@ -19,6 +19,8 @@ from training.learning.stopping import StoppedBySignal, StopRequest
 from training.learning.trainer import Trainer
 from training.model.model import Model
 
+STILL = 0.97
+"""Part of a training after which it may have been too short, if it has been best there."""
 Progress = Callable[[float], object]
 """Called with the part of a training that is done, from 0 to 1."""
 
@@ -110,10 +112,12 @@ def _report_and_save(
 def _choice(watch: Watch, best: Score, trainer: Trainer) -> str:
     early = trainer.step < trainer.config.total_steps
     nats = "" if best.nats is None else f", {best.nats:.3f} nats"
+    gains = not early and (watch.seen or 0) >= STILL * trainer.config.total
+    more = ". It still gained at the end: a longer training (--duration, --minutes) may do better"
     return (
         (f"No better score in {watch.patience} reports: stopping; the" if early else "The")
         + f" network has the weights of {(watch.seen or 0) / 1000:g} thousand samples, which did "
-        f"best on what was held out: loss {best.loss:.5f}{nats}"
+        f"best on what was held out: loss {best.loss:.5f}{nats}{more * gains}"
     )
 
 

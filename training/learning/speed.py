@@ -4,6 +4,10 @@ Processors that have matrix units for bfloat16 train about three times as fast i
 hardly gain anything for what it loses in digits, or are slower.
 """
 
+import copy
+import time
+from statistics import median
+
 import torch
 
 from dnnlib.errors import UsageError
@@ -20,6 +24,8 @@ from training.model.model import Model
 LEAST = 10_000
 """Samples of a training for which a trial pays: it costs as much as about 60 of them."""
 ROWS, REPEATS = 8, 2
+TRIED, MOST_TRIED, TRIAL = 3, 50, 5.0
+"""Steps of a trial, at least and at most, and seconds from which on they are enough."""
 FASTER = 1.5
 """Factor from which on fewer digits are worth it. It is beyond what busy machines make of one."""
 
@@ -70,6 +76,32 @@ def gradient_seconds(
         while taken[0] < 2 * enough and len(taken) <= REPEATS:
             taken.append(step.seconds(rows))
         return min(taken)
+
+
+def step_seconds(
+    model: Model, loss: DenoisingLoss, config: TrainingConfig, source: BatchSource
+) -> float:
+    """The median of what steps take, the longest on any rank; the model is not changed.
+
+    Args:
+        model: The model, on its device.
+        loss: The loss.
+        config: Of the training.
+        source: Where its batches come from.
+    """
+    trainer, taken = Trainer(copy.deepcopy(model), loss, config), list[float]()
+    means, batches = RunningMeans(trainer.device), source.batches(0)
+    try:
+        while len(taken) < TRIED or (sum(taken) < TRIAL and len(taken) < MOST_TRIED):
+            began = time.monotonic()
+            trainer.train_step(next(batches), means)
+            means.collect()  # which waits for the device
+            taken.append(time.monotonic() - began)
+    finally:
+        del batches  # processes that read end with it
+    seconds = torch.zeros(distributed.world_size(), device=trainer.device, dtype=torch.float64)
+    seconds[distributed.rank()] = median(taken[1:])
+    return float(distributed.sum_over_ranks(seconds).max())
 
 
 def compile_network(trainer: Trainer, source: BatchSource) -> None:

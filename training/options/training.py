@@ -34,6 +34,12 @@ class TrainingOptions(Declared):
         unset="the preset's",
         help="Length of the training, million samples. With --resume, a new length.",
     )
+    minutes: float | None = option(
+        type=POSITIVE,
+        unset="as long as --duration",
+        help="In place of --duration: as many samples as steps take in about so many minutes, as "
+        "measured at the start. What is held out may still end it before, if there is such.",
+    )
     batch: int | None = option(type=COUNT, unset="the preset's", help="Batch size over all ranks.")
     batch_gpu: int | None = option(
         "--batch-gpu",

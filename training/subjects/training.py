@@ -8,11 +8,12 @@ What is the same for all kinds is told once, by ``training.commands.training``.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 
 from dnnlib.errors import agree
+from dnnlib.logs import logger
 from training.data.batches import Batch, BatchSource
 from training.learning.building import Choices
 from training.learning.calibrating import CalibrationPlan
@@ -20,10 +21,13 @@ from training.learning.held_out import Watch
 from training.learning.loss import DenoisingLoss
 from training.learning.melting import LawPlan
 from training.learning.resuming import Resumed
+from training.learning.speed import step_seconds
 from training.learning.trainer import Trainer, TrainingConfig
 from training.model.model import Model
 from training.names import ADAM
 from training.recipes import TableRecipe, TrainingRecipe
+
+T = TypeVar("T", bound="Training")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +159,24 @@ class Training(ABC):
             UsageError: What is said contradicts the data or itself.
             DataError: The state is of other data.
         """
+
+    def within(self: T, minutes: float, start: Start) -> T:
+        """This training, of as many samples as steps take in so many minutes.
+
+        Args:
+            minutes: Of all steps.
+            start: Of this training, whose steps are tried.
+        """
+        model, config = start.model, start.config
+        seconds = step_seconds(model, start.loss, config, start.source())
+        steps = max(1, round(60 * minutes / seconds))
+        duration = steps * config.batch / 1e6
+        logger.info(
+            f"A step takes {1000 * seconds:.3g} ms: {minutes:g} minutes are {steps:,} of them, "
+            f"--duration={duration:g}"
+        )
+        amounts = {**self.wanted.amounts, "duration": duration}
+        return replace(self, wanted=replace(self.wanted, amounts=amounts))
 
     def begin(self, start: Start, resumed: Resumed | None) -> tuple[Trainer, BatchSource]:
         """The trainer before its first step, and where its batches come from."""

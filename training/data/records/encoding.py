@@ -26,6 +26,7 @@ def encode(
     separator: str | None = None,
     decimal: str | None = None,
     missing_values: Sequence[str] = (),
+    asked: Sequence[str] = (),
 ) -> tuple[Records, list[str]]:
     """Rows of a file or a data frame against columns that are known, found by their names; also
     tells what is missing, in lines for people.
@@ -36,6 +37,7 @@ def encode(
         separator: What is between the cells of a text; None finds it.
         decimal: The decimal sign; None finds it.
         missing_values: Texts that stand for no value, beside the usual ones.
+        asked: Names of columns that are not missed.
 
     Returns:
         Records with these columns in this order, all of them held out. A column that the source
@@ -64,7 +66,11 @@ def encode(
     for place, column in enumerate(columns):
         if column.of in own:
             values[:, place] = made_values(values, names, column)
-    absent = [column.name for column in columns if column.name not in own and not column.of]
+    absent = [
+        column.name
+        for column in columns
+        if not (column.name in own or column.of or column.name in asked)
+    ]
     lines = [f"{cells.name} lacks {listed(absent)}: all their cells are missing"] * bool(absent)
     lines += [
         f"'{shown(level)}' is an unknown level of '{name}': {rows} cell(s) are missing"
