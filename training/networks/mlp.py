@@ -252,11 +252,11 @@ class ToyMLP(nn.Module):
             slopes.append(torch.addcmul(steep, active, 1 - steep))
             h = h + active
         out: Tensor = self.output(h)
-        inward = self._by_coordinate(_of_members(self.input.weight), z.shape[1])
+        inward = by_coordinate(_of_members(self.input.weight), z.shape[1], self._frequencies)
         outward = _of_members(matrix.to(z) @ self.output.weight)
         through = [_of_members(layer.weight).mT for layer in self.hidden]
         slopes = [_of_members(slope) for slope in slopes]
-        bends = self._bends(z)
+        bends = slopes_of_waves(z, self.frequencies[: self._frequencies])
         rows = len(z) if z.is_cuda else AT_ONCE
         traces = [
             self._traced(bends[:, at], inward, [s[:, at] for s in slopes], through, outward)
@@ -294,24 +294,6 @@ class ToyMLP(nn.Module):
                 tangents.addcmul_(product.view_as(tangents), slope[:, None])
             trace += torch.matmul(tangents, outward[:, at, :, None]).sum(dim=(1, 3)).mean(dim=0)
         return trace
-
-    def _bends(self, z: Tensor) -> Tensor:
-        """Slopes ``[D, B, 1 + 2 f]`` of the features of each coordinate of ``z [B, D]``."""
-        ones = torch.ones_like(z)[..., None]
-        if not self._frequencies:
-            return ones.transpose(0, 1)
-        frequencies, bounded = self.frequencies[: self._frequencies], torch.tanh(z / BOUND)
-        waves = (BOUND * bounded)[..., None] * frequencies
-        slope = (1 - bounded.square())[..., None] * frequencies
-        bends = torch.cat([ones, slope * waves.cos(), -slope * waves.sin()], dim=2)
-        return bends.transpose(0, 1)
-
-    def _by_coordinate(self, weight: Tensor, dim: int) -> Tensor:
-        """The first layer's weights ``[K, width, ...]`` of what z becomes, by the coordinate that
-        it is of: ``[K, D, 1 + 2 f, width]``."""
-        own, waves = weight[..., :dim, None], weight[..., dim : dim * (1 + 2 * self._frequencies)]
-        parts = waves.view(*waves.shape[:-1], 2, dim, -1).unbind(-3) if self._frequencies else ()
-        return torch.cat([own, *parts], dim=-1).permute(0, 2, 3, 1).contiguous()
 
     def features_of(self, labels: Tensor) -> Tensor:
         """What the first layer sees ``[B, ...]`` of conditions ``[B, L]``, whatever z and the time
@@ -351,3 +333,25 @@ def with_waves(rows: Tensor, frequencies: Tensor) -> list[Tensor]:
     bounded = BOUND * torch.tanh(rows / BOUND)
     phases = (bounded[..., None] * frequencies).flatten(1)
     return [rows, phases.sin(), phases.cos()]
+
+
+def slopes_of_waves(rows: Tensor, frequencies: Tensor) -> Tensor:
+    """Slopes ``[N, B, 1 + 2 f]`` of what ``with_waves`` makes of each number of rows ``[B, N]``:
+    itself, its sines, its cosines."""
+    ones = torch.ones_like(rows)[..., None]
+    if not len(frequencies):
+        return ones.transpose(0, 1)
+    bounded = torch.tanh(rows / BOUND)
+    waves = (BOUND * bounded)[..., None] * frequencies
+    slope = (1 - bounded.square())[..., None] * frequencies
+    bends = torch.cat([ones, slope * waves.cos(), -slope * waves.sin()], dim=2)
+    return bends.transpose(0, 1)
+
+
+def by_coordinate(weight: Tensor, dim: int, frequencies: int) -> Tensor:
+    """Weights ``[..., width, features]`` of what ``with_waves`` gives, the first of the features,
+    by the number that it is of: ``[..., N, 1 + 2 f, width]``."""
+    own, waves = weight[..., :dim, None], weight[..., dim : dim * (1 + 2 * frequencies)]
+    parts = waves.view(*waves.shape[:-1], 2, dim, -1).unbind(-3) if frequencies else ()
+    whole = torch.cat([own, *parts], dim=-1)
+    return whole.movedim(-3, -1).contiguous()

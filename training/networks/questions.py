@@ -37,7 +37,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dnnlib.errors import UsageError
-from training.networks.mlp import BOUND, NoiseFeatures, with_waves
+from training.networks.mlp import (
+    BOUND,
+    NoiseFeatures,
+    by_coordinate,
+    slopes_of_waves,
+    with_waves,
+)
 
 ABSENT, ASKED, KNOWN = -1, 0, 1
 """States of cells."""
@@ -106,7 +112,8 @@ class QuestionNetwork(nn.Module):
         seen = dim * (1 + 2 * input_features)
         known = seen + dim + levels + categories
         asked = seen + 2 * dim
-        self.numbers = _Layers(known + asked + time_features, width, depth, dim, dropout)
+        self._asked_size = asked + time_features
+        self.numbers = _Layers(known + self._asked_size, width, depth, dim, dropout)
         self.levels = _Layers(known, width, depth, levels, dropout) if levels else None
         frequencies = [pi / (BOUND + 1) * index for index in range(1, input_features + 1)]
         self.register_buffer("frequencies", torch.tensor(frequencies), persistent=False)
@@ -146,6 +153,48 @@ class QuestionNetwork(nn.Module):
             c_noise: ``[]`` or ``[B]``: an eighth of the log of the variance of the noise.
             labels: Questions ``[B, L]`` as ``pack`` makes them; None to ask for all numbers.
         """
+        asked, start, h = self._seen(z, c_noise, labels)
+        size = start.size.to(z.dtype)
+        out: Tensor = asked * (start.value.to(z.dtype) + size * self.numbers(h))
+        return out
+
+    @torch.no_grad()
+    def with_trace(
+        self, z: Tensor, c_noise: Tensor, matrix: Tensor, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """F ``[B, D]`` in evaluation, and ``tr(matrix dF/dz) [B]``, without gradients.
+
+        Of the start, slopes are known; tangents of the layers are carried forward.
+
+        Args:
+            z: ``[B, D]``.
+            c_noise: ``[]``.
+            matrix: ``[D, D]``, diagonal: coordinates of questions are the columns' own.
+            labels: As ``forward``.
+        """
+        asked, start, h = self._seen(z, c_noise, labels)
+        size = start.size.to(z.dtype)
+        value, slopes = self.numbers.with_slopes(h)
+        # The last features are waves of what is asked, whether it is, sizes, and those of the time.
+        weight = self.numbers.input.weight[:, -self._asked_size :]
+        count = len(self.frequencies)
+        sizes = weight[:, (2 * count + 2) * self.dim :][:, : self.dim]
+        waves = by_coordinate(weight, self.dim, count)
+        bends, trace = slopes_of_waves(asked * z, self.frequencies), torch.zeros_like(z[:, 0])
+        for place in asked.any(dim=0).nonzero()[:, 0].tolist():
+            of_sizes = start.slopes_of_sizes(place).to(z.dtype)
+            inward = bends[place] @ waves[place] + of_sizes @ sizes.T
+            outward = self.numbers.output.weight[place]
+            steep = self.numbers.carried(inward, slopes) @ outward
+            slope = start.slopes[:, place].to(z.dtype)
+            slope = slope + of_sizes[:, place] * value[:, place] + size[:, place] * steep
+            trace += matrix[place, place].to(z.dtype) * asked[:, place] * slope
+        return asked * (start.value.to(z.dtype) + size * value), trace
+
+    def _seen(
+        self, z: Tensor, c_noise: Tensor, labels: Tensor | None
+    ) -> tuple[Tensor, "Start", Tensor]:
+        """Which numbers are asked ``[B, D]``, as 0 and 1; the closed form; what layers see."""
         if labels is None:
             labels = z.new_zeros(1, self.question_dim).expand(len(z), -1)
             labels = labels.clone()
@@ -156,16 +205,14 @@ class QuestionNetwork(nn.Module):
         x_hat = asked * z
         # In double precision: an inverse of columns that nearly follow from others needs it.
         gamma = (8 * c_noise.double()).exp()[..., None]
-        start, size = self.closed_form(x_hat.double(), gamma, labels)
-        start, size = start.to(z.dtype), size.to(z.dtype)
+        start = self.closed_form(x_hat.double(), gamma, labels)
         given = self._given(values, states == KNOWN, indicators, level_states >= ASKED)
-        seen = [*with_waves(x_hat, self.frequencies), asked, size]
+        seen = [*with_waves(x_hat, self.frequencies), asked, start.size.to(z.dtype)]
         h = torch.cat([*given, *seen, self.noise(c_noise).expand(len(z), -1)], dim=1)
-        out: Tensor = asked * (start + size * self.numbers(h))
-        return out
+        return asked, start, h
 
-    def closed_form(self, x_hat: Tensor, gamma: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """F of the mixture ``[B, D]``, and the size of what is left of it ``[B, D]``.
+    def closed_form(self, x_hat: Tensor, gamma: Tensor, labels: Tensor) -> "Start":
+        """The mixture's denoiser.
 
         Args:
             x_hat: ``x / sqrt(1 + gamma)`` of asked numbers, ``[B, D]``, float64.
@@ -177,14 +224,7 @@ class QuestionNetwork(nn.Module):
         # Levels that are asked are known to numbers.
         level_known = self._of_levels((level_states >= ASKED).to(x)) * indicators
         at = torch.where(states == KNOWN, values, (states == ASKED) * x)
-        w, r, inverse = self._weighed(at, states, level_known, gamma)
-        mean = (r[..., None] * w).sum(dim=1)
-        of_each = inverse.diagonal(dim1=-2, dim2=-1) - (w - mean[:, None]).square()
-        left = 1 - gamma * (r[..., None] * of_each).sum(dim=1)
-        start = (gamma * (1 + gamma)).sqrt() * (x / (1 + gamma) - mean)
-        most = (gamma.sqrt() * self.reach + FAR) / (1 + gamma).sqrt()
-        start = start.clamp(-most, most)
-        return start, ((1 + gamma) * left).clamp(LEAST, 1.0).sqrt()
+        return Start(x, gamma, self.reach, *self._weighed(at, states, level_known, gamma))
 
     def _weighed(
         self, values: Tensor, states: Tensor, level_known: Tensor, gamma: Tensor
@@ -254,6 +294,49 @@ class QuestionNetwork(nn.Module):
         return values, states, indicators, level_states
 
 
+class Start:
+    """What the mixture that a flow starts from says of asked numbers.
+
+    Args:
+        x: Asked numbers with noise ``[B, D]``, float64.
+        gamma: Its variance ``[1]`` or ``[B, 1]``.
+        reach: See ``QuestionNetwork``.
+        w: ``w_k [B, M, D]``.
+        r: ``r_k [B, M]``.
+        inverse: ``A_k^-1 [B or 1, M, D, D]``.
+
+    Attributes:
+        value: F ``[B, D]``.
+        size: Of what is left of it ``[B, D]``.
+        slopes: ``dF_i / dz_i [B, D]``.
+    """
+
+    def __init__(
+        self, x: Tensor, gamma: Tensor, reach: Tensor, w: Tensor, r: Tensor, inverse: Tensor
+    ):
+        self._gamma, self._r, self._inverse = gamma, r, inverse
+        mean = (r[..., None] * w).sum(dim=1)
+        self._off = w - mean[:, None]
+        self._of_each = inverse.diagonal(dim1=-2, dim2=-1) - self._off.square()
+        steep = (r[..., None] * self._of_each).sum(dim=1)  # dw_i / dx_i
+        value = (gamma * (1 + gamma)).sqrt() * (x / (1 + gamma) - mean)
+        most = (gamma.sqrt() * reach + FAR) / (1 + gamma).sqrt()
+        self.value = value.clamp(-most, most)
+        self._left = (1 + gamma) * (1 - gamma * steep)
+        self.size = self._left.clamp(LEAST, 1.0).sqrt()
+        slopes = gamma.sqrt() * (1 - (1 + gamma) * steep)
+        self.slopes = torch.where(self.value == value, slopes, 0.0)
+
+    def slopes_of_sizes(self, place: int) -> Tensor:
+        """``d size_i / dz_j [B, D]`` along one number j: with ``u_k = w_k - w``, ``s = sum_k r_k
+        ((A_k^-1)_ii - u_ki^2)`` has ``ds_i/dx_j = -sum_k r_k (u_kj ((A_k^-1)_ii - u_ki^2) + 2 u_ki
+        (A_k^-1)_ij)``."""
+        gamma, r, off = self._gamma, self._r[..., None], self._off
+        along = off[..., place, None] * self._of_each + 2 * off * self._inverse[..., place]
+        slopes = (1 + gamma) ** 1.5 * gamma * (r * along).sum(dim=1) / (2 * self.size)
+        return torch.where((self._left > LEAST) & (self._left < 1), slopes, 0.0)
+
+
 class _Layers(nn.Module):
     """A residual perceptron whose output is 0 at first.
 
@@ -280,6 +363,25 @@ class _Layers(nn.Module):
             h = h + self.dropout(F.silu(layer(h)))
         out: Tensor = self.output(h)
         return out
+
+    def with_slopes(self, seen: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The same in evaluation, and slopes ``[B, width]`` of each layer's activations."""
+        h: Tensor = self.input(seen)
+        slopes = []
+        for layer in self.hidden:
+            a = layer(h)
+            steep = a.sigmoid()
+            active = a * steep
+            slopes.append(torch.addcmul(steep, active, 1 - steep))
+            h = h + active
+        return self.output(h), slopes
+
+    def carried(self, tangents: Tensor, slopes: Sequence[Tensor]) -> Tensor:
+        """Tangents ``[B, width]`` of the first hidden layer, at the last one."""
+        for layer, slope in zip(self.hidden, slopes, strict=True):
+            assert isinstance(layer, nn.Linear)
+            tangents = torch.addcmul(tangents, tangents @ layer.weight.T, slope)
+        return tangents
 
 
 def alike(states: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
