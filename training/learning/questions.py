@@ -34,6 +34,9 @@ from training.networks.questions import ABSENT, ASKED, KNOWN, QuestionNetwork
 
 ONE_ASKED = 0.45
 """Share of rows of which one cell is asked, and all others are known."""
+OTHERS = 0.5
+"""Share of rows with any question in a training for one: of few rows, the one alone would be
+learned by heart."""
 SOME_ABSENT = 0.25
 """Share of rows of which some cells are absent that could be known."""
 ALIKE = 8
@@ -109,8 +112,8 @@ class QuestionBatches:
         level_counts: Levels of each category.
         batch: Batch size over all ranks.
         seed: Of the orders, the questions and the draws.
-        asked: Places of the columns of the one question that is asked; None for any question.
-        complete: Draws missing cells, where any question is asked.
+        asked: Places of the columns of the one question that matters; None for any question.
+        complete: Draws missing cells, for questions that are any.
     """
 
     def __init__(
@@ -123,7 +126,7 @@ class QuestionBatches:
         asked: Sequence[int] | None = None,
         complete: Callable[[EncodedRows, torch.Generator], EncodedRows] | None = None,
     ):
-        self._complete = None if asked is not None or bool(known.present.all()) else complete
+        self._complete = None if bool(known.present.all()) else complete
         self._cells_of, self._known, self._level_counts = cells_of, known, level_counts
         self._batch, self._seed, self._asked = batch, seed, asked
         self._epoch, self._cells, self._middle = -1, known, known
@@ -134,8 +137,12 @@ class QuestionBatches:
             places, cells, known = self._at(step)
             generator = seeded_generator("cpu", self._seed, Stream.QUESTIONS, step)
             present = self._known.at(places).present
-            drawn = self._complete is not None
-            states = draw_states(present, generator, self._asked, drawn, ALIKE)
+            states = draw_states(present, generator, None, self._complete is not None, ALIKE)
+            if self._asked is not None:
+                own = draw_states(present, generator, self._asked)
+                others = torch.rand(ceil(len(own) / ALIKE), 1, generator=generator) < OTHERS
+                others = others.repeat_interleave(ALIKE, dim=0)[: len(own)]
+                states = torch.where(others, states, own)
             batch = questions(cells, known, states, self._level_counts)
             mine = distributed.shard(self._batch)
             assert batch.labels is not None
