@@ -246,10 +246,8 @@ class ToyMLP(nn.Module):
         h: Tensor = self.input(self._first(z, c_noise, labels, features))
         slopes = []
         for layer in self.hidden:
-            a = layer(h)
-            steep = a.sigmoid()
-            active = a * steep
-            slopes.append(torch.addcmul(steep, active, 1 - steep))
+            active, slope = silu_and_slope(layer(h))
+            slopes.append(slope)
             h = h + active
         out: Tensor = self.output(h)
         inward = by_coordinate(_of_members(self.input.weight), z.shape[1], self._frequencies)
@@ -324,6 +322,13 @@ def _of_members(values: nn.Module | Tensor) -> Tensor:
     """``[K, ...]`` of K networks, of which one has none of this dimension."""
     assert isinstance(values, Tensor)
     return values if values.ndim == 3 else values[None]
+
+
+def silu_and_slope(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """``silu`` of rows, and its derivative."""
+    steep = rows.sigmoid()
+    active = rows * steep
+    return active, torch.addcmul(steep, active, 1 - steep)
 
 
 def with_waves(rows: Tensor, frequencies: Tensor) -> list[Tensor]:

@@ -41,6 +41,7 @@ from training.networks.mlp import (
     BOUND,
     NoiseFeatures,
     by_coordinate,
+    silu_and_slope,
     slopes_of_waves,
     with_waves,
 )
@@ -369,10 +370,8 @@ class _Layers(nn.Module):
         h: Tensor = self.input(seen)
         slopes = []
         for layer in self.hidden:
-            a = layer(h)
-            steep = a.sigmoid()
-            active = a * steep
-            slopes.append(torch.addcmul(steep, active, 1 - steep))
+            active, slope = silu_and_slope(layer(h))
+            slopes.append(slope)
             h = h + active
         return self.output(h), slopes
 
