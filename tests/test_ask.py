@@ -17,6 +17,7 @@ import posterior
 import train
 from dnnlib.errors import DataError, UsageError
 from tests.support.finished_runs import good
+from tests.support.messy_tables import MESSY
 from tests.support.running import Result, refused
 from torch_utils.snapshots import read_network, write_network
 from training import Answers, Records
@@ -212,6 +213,31 @@ def test_minutes_are_a_duration_as_measured_here(sold: Path, tmp_path: Path) -> 
     assert all(torch.equal(first[name], second[name]) for name in first)
     with pytest.raises(UsageError, match="one of them"):
         records.train(minutes=0.01, duration=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MESSY)
+def test_a_messy_table_is_asked_without_a_hand_on_it(
+    run_script: Run, tmp_path: Path, name: str
+) -> None:
+    source, data, out = tmp_path / name, tmp_path / "data.npz", tmp_path / "answers.csv"
+    source.write_text(MESSY[name][0], encoding="utf-8")
+    good(run_script(dataset_tool, f"--source={source}", f"--dest={data}"))
+    place = (f"--data={data}", f"--outdir={tmp_path}", "--nosubdir")
+    good(run_script(train, *place, "--any", *QUICK))
+    trained = f"--network={max(tmp_path.glob('network-snapshot-*.pkl'))}"
+    column = Answers.open(trained.removeprefix("--network=")).flow.empty.names[1]
+    for question in (
+        ("fill", f"--data={source}"),
+        ("predict", f"--data={source}", f"--columns={column}", "--interval=0.5"),
+        ("predict", f"--data={source}", f"--columns={column}", f"--calibrate={data}"),
+        ("score", f"--data={source}"),
+        ("sample", "--count=50", f"--data={data}"),
+    ):
+        good(run_script(ask, *question, trained, f"--dest={out}", "--overwrite"))
+        assert len(out.read_text(encoding="utf-8-sig").splitlines()) > 50
+    check = ("check", trained, f"--data={data}", f"--dest={tmp_path / 'check.json'}")
+    assert "No miscalibration seen" in good(run_script(ask, *check, "--level=0.001")).out
 
 
 def test_one_question_is_answered_alone(run_script: Run, sold: Path, tmp_path: Path) -> None:
