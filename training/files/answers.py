@@ -46,6 +46,7 @@ for each that was tested
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +221,7 @@ class SavedAnswers:
             odd, log_prob = _share(options.get("odd"), broken), rows.beside.get("log_prob")
             if log_prob is None:
                 raise broken
-            known = _numbers(csv, "log_prob", log_prob, LARGEST)
+            known = _numbers(csv, "log_prob", log_prob, inf)  # of what cannot be, -inf
             return replace(saved, log_prob=known, tails=np.stack(tails, axis=1), odd=odd)
         places, filled = range(len(table.columns)), question == "fill"
         answers = [_asked(rows, further, place, filled) for place in places]

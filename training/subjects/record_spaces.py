@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
+from math import inf
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from training.data.records.records import CATEGORY, DATE, RecordColumn, Records
 from training.data.tables.marginals import Marginal
 from training.data.tables.table import Columns
 from training.flow.coordinates.coordinates import Coordinates, dither
+from training.flow.coordinates.maps import Logarithm
 from training.learning.coordinates import fit_coordinates, over_decades
 from training.learning.mixture_start import COMPONENTS, FIRST, Mixture, fit_mixture
 from training.model.questions import EncodedRows
@@ -33,6 +35,8 @@ FEW_VALUES = 12
 """Different values of a number that is seen as levels, at most."""
 ROWS_PER_VALUE = 10
 """Rows that there are for each of them, at least on average."""
+FAR = 6.0
+"""Standard deviations at which numbers are put that have no place in the flow."""
 MARGINALS = ("none", "yeo-johnson", "quantile", LOG)
 """That are tried."""
 
@@ -110,11 +114,7 @@ class RecordSpace:
             generator: Of draws that spread discrete numbers over their steps; None leaves them at
                 the middle.
         """
-        numbers = self._numbers(values)
-        missing = numbers.isnan()
-        points = torch.where(missing, self._anywhere, numbers)
-        if generator is not None:
-            points = dither(points, self.coordinates.steps, generator)
+        points, missing = self._points(values, generator)
         there = torch.where(missing, torch.nan, self.coordinates.to_flow(points))
         return EncodedRows(there, self._levels(values))
 
@@ -140,17 +140,42 @@ class RecordSpace:
 
     def log_slopes(self, values: np.ndarray) -> Tensor:
         """``log du/dx [n, D]`` of numbers, 0 where they are missing."""
-        numbers = self._numbers(values)
-        missing = numbers.isnan()
-        points = torch.where(missing, self._anywhere, numbers).requires_grad_(True)
+        points, missing = self._points(values)
+        points.requires_grad_(True)
         with torch.enable_grad():
             (slopes,) = torch.autograd.grad(self.coordinates.to_flow(points).sum(), points)
         return torch.where(missing, 0.0, slopes.log())
 
-    @cached_property
-    def _anywhere(self) -> Tensor:
-        """A point that coordinates take."""
-        return self.coordinates.to_data(torch.zeros(1, self.dim, dtype=torch.float64))
+    def impossible(self, values: np.ndarray) -> np.ndarray:
+        """Which cells ``[n, P]`` are numbers without a place in the flow, such as 0 where it has
+        logarithms. They are taken for numbers far out that have one, and their density is 0."""
+        flags = np.zeros(values.shape, dtype=bool)
+        if self.numbers:
+            flags[:, self.numbers] = self._outside(self._numbers(values)).numpy()
+        return flags
+
+    def _outside(self, points: Tensor) -> Tensor:
+        outside = torch.zeros_like(points, dtype=torch.bool)
+        for map_ in self.coordinates.maps:
+            if isinstance(map_, Logarithm):
+                outside = outside | ((map_.has_low > 0) & (points <= map_.low))
+        return outside
+
+    def _points(
+        self, values: np.ndarray, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Points ``[n, D]`` that coordinates take, and which numbers are missing ``[n, D]``;
+        see ``encoded``."""
+        numbers = self._numbers(values)
+        missing = numbers.isnan()
+        points = torch.where(missing, self._at(0.0), numbers)
+        if generator is not None:
+            points = dither(points, self.coordinates.steps, generator)
+        return torch.where(self._outside(points), self._at(-FAR), points), missing
+
+    def _at(self, place: float) -> Tensor:
+        """The point whose coordinates are all the same ``[1, D]``."""
+        return self.coordinates.to_data(torch.full((1, self.dim), place, dtype=torch.float64))
 
     def _numbers(self, values: np.ndarray) -> Tensor:
         if not self.numbers:
@@ -229,6 +254,8 @@ def _tried(
     rows, others = space.encoded(train, generator), space.encoded(held_out, generator)
     mixture, nats = fit_mixture(rows, others, space.level_counts, seed, counts)
     slopes = float(space.log_slopes(held_out).sum(dim=1).mean()) if len(held_out) else 0.0
+    if space.impossible(held_out).any():
+        slopes = -inf
     return Chosen(space, marginals, mixture, {marginals: nats + slopes})
 
 

@@ -290,6 +290,7 @@ class RecordFlow:
             for some in self._blocks(len(wide), CELL_POINTS):
                 self._over_cells(values, asked, wide[some], means, errors)
             means[part] += (of_cell * torch.where(steps > 0, steps, 1.0).log()).sum(dim=1).numpy()
+            errors[part] = np.where(np.isinf(means[part]), 0.0, errors[part])
             if progress:
                 progress(len(part))
         return means, errors
@@ -355,7 +356,8 @@ class RecordFlow:
         of_numbers, of_levels = self.questions.log_prob(self.space.encoded(moved), states)
         is_asked = states[:, : self.space.dim] == ASKED
         slopes = (self.space.log_slopes(moved) * is_asked).sum(dim=1)
-        return np.asarray(of_numbers + of_levels + slopes)
+        nowhere = (self.space.impossible(values) & asked).any(axis=1)
+        return np.where(nowhere, -np.inf, of_numbers + of_levels + slopes)
 
     def _moved(self, values: np.ndarray, asked: np.ndarray, shift: Tensor) -> np.ndarray:
         """Values whose asked numbers are moved by a shift, ``[D]`` or ``[n, D]``."""

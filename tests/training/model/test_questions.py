@@ -1,15 +1,20 @@
 """Any question: an untrained network is the mixture that it starts from, given what is known."""
 
+import numpy as np
+import pytest
 import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from torch_utils.seeds import seeded_generator
+from training.data.records.records import NUMBER, RecordColumn, Records
 from training.flow.eigenbasis import EigenBasis
 from training.flow.solvers import get_solver
 from training.learning.building import Choices
 from training.model.questions import EncodedRows, QuestionFlow
+from training.names import LOG
 from training.networks.questions import ABSENT, ASKED, EXACT, KNOWN, QuestionNetwork
+from training.subjects.record_spaces import choose_space
 
 DIM, COUNTS = 4, [3, 2]
 GENERATOR = seeded_generator("cpu", 7)
@@ -101,3 +106,19 @@ def test_quantiles_ranks_and_draws_of_a_number_agree() -> None:
     torch.testing.assert_close(ranks, levels.double(), atol=1e-3, rtol=0)
     torch.testing.assert_close(drawn_rows.numbers[:, 0], many.numbers[:, 0])
     assert bool(drawn_rows.numbers[:, 2].isnan().all() & (drawn_rows.levels[:, 1] == -1).all())
+
+
+def test_a_number_without_a_place_in_the_flow_is_impossible_and_no_error() -> None:
+    """Counts over decades have logarithms, unless a row that is held out has a 0."""
+    values = np.exp(3 * np.random.default_rng(0).normal(size=(400, 1))).round(3) + 0.001
+    held_out = np.arange(400) % 10 == 0
+    records = Records([RecordColumn("dose", NUMBER)], values, held_out)
+    chosen = choose_space(records, 0)
+    assert chosen.marginals == LOG
+    rows = np.array([[0.0], [1.0], [-2.0]])
+    assert chosen.space.impossible(rows)[:, 0].tolist() == [True, False, True]
+    assert chosen.space.encoded(rows).numbers[[0, 2], 0].tolist() == pytest.approx([-6, -6])
+    values[0] = 0
+    chosen = choose_space(records, 0)
+    assert chosen.marginals != LOG
+    assert not chosen.space.impossible(values).any()
