@@ -17,6 +17,7 @@ from torch import Tensor
 from dnnlib.errors import DataError, UsageError
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
+from training.data.records.made import says_missing
 from training.data.records.records import Records
 from training.files.records import without_rows
 from training.flow.cells import SEQUENCES, mean_and_error, offsets
@@ -394,12 +395,16 @@ class RecordFlow:
         return asked
 
     def _states(self, values: np.ndarray, known: np.ndarray, asked: np.ndarray) -> Tensor:
-        """Of cells ``[n, D + C]``: asked, or known where they are there and are to be. What is made
-        of a column that is asked, as its weekday is of a date, would tell it, and is not known."""
+        """Of cells ``[n, D + C]``: asked, or known where they are there and are to be.
+
+        What is made of a column that is asked, as its weekday is of a date, would tell it, and is
+        not known; nor is it that it was missing, which no value that was trained on knew."""
         there = known & ~np.isnan(values)
         for place, column in enumerate(self.empty.columns):
             if column.of in self.empty.names:
-                there[:, place] &= ~asked[:, self.empty.names.index(column.of)]
+                tells = asked[:, self.empty.names.index(column.of)]
+                was_there = says_missing(column) & (values[:, place] == 0)
+                there[:, place] &= ~tells | was_there
         states = np.where(asked, ASKED, np.where(there, KNOWN, ABSENT))
         return self.space.states(torch.from_numpy(states))
 
