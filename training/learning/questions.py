@@ -35,8 +35,8 @@ from training.networks.questions import ABSENT, ASKED, KNOWN, QuestionNetwork
 ONE_ASKED = 0.45
 """Share of rows of which one cell is asked, and all others are known."""
 OTHERS = 0.5
-"""Share of rows with any question in a training for one: of few rows, the one alone would be
-learned by heart."""
+"""Share of rows with any question in a training for one: of few rows the one alone would be learned
+by heart, and too few that are held out would choose the weights."""
 SOME_ABSENT = 0.25
 """Share of rows of which some cells are absent that could be known."""
 ALIKE = 8
@@ -58,15 +58,12 @@ def draw_states(
     Args:
         present: Whether cells are not missing ``[B, P]``, on the CPU.
         generator: The source of random numbers, on the CPU.
-        asked: Places of the columns of the one question that is asked; None for any question.
+        asked: Places of the columns of the one question that matters, which some rows have; None
+            for any question.
         drawn: Whether missing cells have been drawn; otherwise they are absent.
         alike: Rows, one after the other, of one question.
     """
     rows, columns = present.shape
-    if asked is not None:
-        states = torch.full((rows, columns), KNOWN)
-        states[:, list(asked)] = ASKED
-        return states.masked_fill(~present, ABSENT)
 
     def uniform(count: int) -> Tensor:
         draw = torch.rand(ceil(rows / alike), count, generator=generator)
@@ -84,7 +81,12 @@ def draw_states(
     states = torch.where(kind < ONE_ASKED, ~one, known).long()
     absent = uniform(columns) < dropped / SOME_ABSENT
     states = states.masked_fill(some & absent & (states == KNOWN), ABSENT)
-    return states if drawn else states.masked_fill(~present, ABSENT)
+    states = states if drawn else states.masked_fill(~present, ABSENT)
+    if asked is None:
+        return states
+    own = torch.full((rows, columns), KNOWN)
+    own[:, list(asked)] = ASKED
+    return torch.where(uniform(1) < OTHERS, states, own.masked_fill(~present, ABSENT))
 
 
 def questions(
@@ -137,12 +139,8 @@ class QuestionBatches:
             places, cells, known = self._at(step)
             generator = seeded_generator("cpu", self._seed, Stream.QUESTIONS, step)
             present = self._known.at(places).present
-            states = draw_states(present, generator, None, self._complete is not None, ALIKE)
-            if self._asked is not None:
-                own = draw_states(present, generator, self._asked)
-                others = torch.rand(ceil(len(own) / ALIKE), 1, generator=generator) < OTHERS
-                others = others.repeat_interleave(ALIKE, dim=0)[: len(own)]
-                states = torch.where(others, states, own)
+            drawn = self._complete is not None
+            states = draw_states(present, generator, self._asked, drawn, ALIKE)
             batch = questions(cells, known, states, self._level_counts)
             mine = distributed.shard(self._batch)
             assert batch.labels is not None
