@@ -11,6 +11,7 @@ from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
 from torch_utils.distributed import rank_from_environment
 from torch_utils.results import provenance, save_json
+from training.commands.holes import telling_holes
 from training.data.images.codec import Transform
 from training.data.records.cells import open_cells
 from training.data.records.reading import RecordChoices, SurveyedTable
@@ -135,7 +136,8 @@ def read_table(settings: DataSetSettings) -> tuple[DataTable | Records, list[str
     for name in ("conditions", "bounds", "dequantize"):
         if name in chosen.given:
             raise UsageError(f"--{name} is for tables of numbers without holes: {reason}")
-    return surveyed.records()
+    records, lines = surveyed.records()
+    return records, [*lines, *telling_holes(records)]
 
 
 def params_path(dest: Path) -> Path:

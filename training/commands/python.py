@@ -22,6 +22,7 @@ from dnnlib.errors import DataError, UsageError
 from dnnlib.logs import logger
 from training.commands import toy_train, train
 from training.commands.answers import Answers
+from training.commands.holes import telling_holes
 from training.data import toys
 from training.data.images.dataset import ImageDataset
 from training.data.records import records
@@ -234,6 +235,7 @@ class Records(records.Records):
             )
             cells = open_cells(source).only(columns, exclude)
             loaded, lines = SurveyedTable.of(cells, choices).records()
+            lines = [*lines, *telling_holes(loaded)]
         own = {item.name: getattr(loaded, item.name) for item in fields(loaded)}
         return cls(**own, lines=lines)
 

@@ -12,8 +12,9 @@ Both are in [0, 1]. Without their corrections a small set would look more associ
 one with the same law.
 """
 
+import importlib
+
 import numpy as np
-from scipy.stats import rankdata
 
 FEWEST = 10
 """Rows that have both cells."""
@@ -30,23 +31,32 @@ def associations(values: np.ndarray, is_level: np.ndarray) -> np.ndarray:
     made = np.full((dim, dim), np.nan)
     for one in range(dim):
         for other in range(one):
-            # Numbers before levels.
-            first, second = sorted((one, other), key=lambda place: bool(is_level[place]))
-            both = values[~np.isnan(values[:, [first, second]]).any(axis=1)]
-            x, y = both[:, first], both[:, second]
-            if len(both) >= FEWEST and np.ptp(x) > 0 and np.ptp(y) > 0:
-                kinds = int(is_level[first]) + int(is_level[second])
-                measure = (_correlation, _correlation_ratio, _cramers_v)[kinds]
-                made[one, other] = made[other, one] = measure(x, y)
+            pair = [one, other]
+            made[one, other] = made[other, one] = association(values[:, pair], is_level[pair])
     return made
 
 
+def association(values: np.ndarray, is_level: np.ndarray) -> float:
+    """Of two columns ``[n, 2]``; see ``associations``."""
+    both = values[~np.isnan(values).any(axis=1)]
+    x, y = both[:, np.argsort(is_level, kind="stable")].T  # numbers before levels
+    if len(both) < FEWEST or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return np.nan
+    return (_correlation, _correlation_ratio, _cramers_v)[int(np.sum(is_level))](x, y)
+
+
+def _ranks(x: np.ndarray) -> np.ndarray:
+    # Scipy takes a while to import, and most tables have no use for it.
+    ranks: np.ndarray = importlib.import_module("scipy.stats").rankdata(x)
+    return ranks
+
+
 def _correlation(x: np.ndarray, y: np.ndarray) -> float:
-    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+    return float(np.corrcoef(_ranks(x), _ranks(y))[0, 1])
 
 
 def _correlation_ratio(number: np.ndarray, level: np.ndarray) -> float:
-    ranks, count = rankdata(number), len(number)
+    ranks, count = _ranks(number), len(number)
     _, which = np.unique(level, return_inverse=True)
     sizes = np.bincount(which)
     means = np.bincount(which, ranks) / sizes

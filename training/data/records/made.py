@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from training.data.records.parsing import visible
-from training.data.records.records import CATEGORY, NUMBER, RecordColumn, Records
+from training.data.records.records import CATEGORY, NUMBER, RecordColumn
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 THURSDAY = 3
@@ -16,9 +15,6 @@ THURSDAY = 3
 YEAR = 365.25
 IS_MISSING = " is missing"
 """What the name of a column gets behind it that says where its cells are."""
-FEWEST_HOLES, TELLING = 20, 5.0
-"""Missing cells, and others, of a column for which it is looked whether they tell something; and
-standard deviations of a correlation from which on they do."""
 
 
 def calendar_columns(date: str) -> list[RecordColumn]:
@@ -60,44 +56,3 @@ def made_values(values: np.ndarray, names: Sequence[str], column: RecordColumn) 
     angle = 2 * np.pi * of_year / YEAR
     wave = np.sin(angle) if column.name.endswith(" sine") else np.cos(angle)
     return np.where(np.isnan(days), np.nan, wave)
-
-
-def telling_holes(records: Records, known: Sequence[str]) -> list[str]:
-    """Lines about columns, beside those that are known, whose cells are missing where others have
-    other values."""
-    names = []
-    marks = np.column_stack([_marks_of(records, place) for place in range(len(records.columns))])
-    for place, name in enumerate(records.names):
-        missing = np.isnan(records.values[:, place])
-        if name in known or not FEWEST_HOLES <= missing.sum() <= len(missing) - FEWEST_HOLES:
-            continue
-        there = ~np.isnan(marks)
-        unit = (missing - missing.mean()) / missing.std()
-        off = np.where(there, marks - np.nanmean(marks, axis=0), 0.0)
-        spread = np.sqrt(np.square(off).sum(axis=0)) + 1e-12
-        own = np.array([at == place for at in _columns_of_marks(records)])
-        if (np.abs(unit @ off) / spread)[~own].max(initial=0.0) > TELLING:
-            names.append(name)
-    if not names:
-        return []
-    listed = ", ".join(map(visible, names))
-    return [
-        f"Where cells of {listed} are missing depends on other columns: it may tell something too, "
-        f"and --is_missing={','.join(names)} makes columns of it"
-    ]
-
-
-def _columns_of_marks(records: Records) -> list[int]:
-    counts = [len(column.levels) or 1 for column in records.columns]
-    return [place for place, count in enumerate(counts) for _ in range(count)]
-
-
-def _marks_of(records: Records, place: int) -> np.ndarray:
-    """Ranks of a number ``[N, 1]``, or indicators of levels ``[N, L]``; NaN where missing."""
-    values, column = records.values[:, place], records.columns[place]
-    there = ~np.isnan(values)
-    if column.type == CATEGORY:
-        marks = (values[:, None] == np.arange(len(column.levels))).astype(np.float64)
-    else:
-        marks = values.argsort().argsort()[:, None].astype(np.float64)
-    return np.where(there[:, None], marks, np.nan)

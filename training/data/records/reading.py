@@ -12,7 +12,6 @@ from dnnlib.errors import DataError, UsageError
 from torch_utils.inert_pickle import shown
 from training.data.records.cells import Cells
 from training.data.records.inferring import CONSTANT, Survey, column_of, decimal_of
-from training.data.records.made import telling_holes
 from training.data.records.parsing import marks_of
 from training.data.records.records import RecordColumn, Records
 from training.data.records.summary import summary_of
@@ -169,7 +168,6 @@ class SurveyedTable:
                 f"{self.cells.name} has constants and identifiers alone: there is nothing to "
                 "learn, unless --types say otherwise"
             )
-        lines += telling_holes(records, self.choices.is_missing)
         records = with_made_columns(records, self.choices.calendar, self.choices.is_missing)
         return records, [*summary_of(records, self.surveys, self.choices.types), *lines]
 
