@@ -9,6 +9,7 @@ pays where there is no noise, and small networks are to be fitted closely.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,6 +87,12 @@ class Soap(torch.optim.Optimizer):
             turns = [old.mT @ new for old, new in zip(bases, known["bases"], strict=True)]
             known["mean"] = _turned(known["mean"], turns)
         return move
+
+
+def moments_of(shape: torch.Size) -> dict[str, Any]:
+    """The shapes of what the optimizer knows of a weight of some shape."""
+    sides = [torch.Size((size, size)) for size in shape] if len(shape) == 2 else []
+    return {"step": torch.Size(), "mean": shape, "square": shape, "sides": sides, "bases": sides}
 
 
 def _turned(rows: Tensor, bases: list[Tensor]) -> Tensor:

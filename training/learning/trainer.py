@@ -29,7 +29,7 @@ from training.data.batches import Batch
 from training.flow.denoisers import NetworkDenoiser
 from training.learning.loss import DenoisingLoss, NoiseDraws
 from training.learning.safeguards import LossScale, SkippedSteps
-from training.learning.soap import Soap
+from training.learning.soap import Soap, moments_of
 from training.learning.targets import LOT_BITS, OtherPoints, OthersOfBatch, telling_axis
 from training.model.model import Model
 from training.names import ADAM, SOAP
@@ -350,12 +350,12 @@ def _require_like(saved: object, optimizer: torch.optim.Optimizer) -> dict[str, 
 
     PyTorch takes any up, and fails, or aborts, in the step that follows.
     """
-    groups, moments_of = (
+    groups, known = (
         (saved.get("param_groups"), saved.get("state")) if isinstance(saved, dict) else (None, None)
     )
-    if not (isinstance(saved, dict) and isinstance(groups, list) and isinstance(moments_of, dict)):
+    if not (isinstance(saved, dict) and isinstance(groups, list) and isinstance(known, dict)):
         raise ValueError("it has no optimizer")
-    if not all(isinstance(entry, dict) for entry in (*groups, *moments_of.values())):
+    if not all(isinstance(entry, dict) for entry in (*groups, *known.values())):
         raise ValueError("its optimizer is of another kind")
     own = optimizer.state_dict()["param_groups"]
     kinds = [{name: type(value) for name, value in group.items()} for group in own]
@@ -365,15 +365,12 @@ def _require_like(saved: object, optimizer: torch.optim.Optimizer) -> dict[str, 
     if any(one[name] != other[name] for one, other in pairs for name in other if name != "lr"):
         raise ValueError("the settings of its optimizer differ")
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for index, moments in moments_of.items():
+    for index, moments in known.items():
         if index not in range(len(parameters)):
             raise ValueError(f"it has moments of a parameter {shown(index)}")
         shape = parameters[index].shape
-        wanted: dict[str, Any] = {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape}
-        if isinstance(optimizer, Soap):
-            sides = [torch.Size((size, size)) for size in shape] if len(shape) == 2 else []
-            moved = {"mean": shape, "square": shape}
-            wanted = {"step": torch.Size(), **moved, "sides": sides, "bases": sides}
+        adam = {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape}
+        wanted = moments_of(shape) if isinstance(optimizer, Soap) else adam
         if {name: _shape_of(value) for name, value in moments.items()} != wanted:
             raise ValueError(f"the moments of parameter {index} do not fit it")
     return saved

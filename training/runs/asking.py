@@ -70,6 +70,11 @@ class Interval:
     held_out: Records | None = None
     seed: int = 0
 
+    def require_fresh(self, flow: RecordFlow) -> None:
+        """Raises DataError if the held-out rows are of other columns, or may be trained on."""
+        if self.held_out is not None:
+            _require_of_training(flow, self.held_out)
+
     def levels(self, flow: RecordFlow, known: np.ndarray, place: int) -> tuple[float, float, float]:
         """Levels of the quantiles at the ends, and of the median between.
 
@@ -80,7 +85,7 @@ class Interval:
             place: Of the column.
 
         Raises:
-            DataError: Too few cells of it are held out, or they may have been trained on.
+            DataError: Too few cells of it are held out.
         """
         level = self.share
         if self.held_out is not None and flow.empty.columns[place].type != CATEGORY:
@@ -88,7 +93,6 @@ class Interval:
         return (1 - level) / 2, 0.5, (1 + level) / 2
 
     def _held(self, flow: RecordFlow, held_out: Records, known: np.ndarray, place: int) -> float:
-        _require_of_training(flow, held_out)
         values = held_out.at(held_out.held_out).values
         values = values[~np.isnan(values[:, place])][:MOST_HELD_OUT]
         needed = ceil((len(values) + 1) * self.share - TINY)
@@ -100,12 +104,7 @@ class Interval:
             )
         generator = seeded_generator("cpu", self.seed, Stream.HELD_OUT)
         which = torch.randint(len(known), (len(values),), generator=generator).numpy()
-        if place in flow.space.numbers:
-            ranks = flow.ranks(values, known[which], place, generator)
-        else:
-            levels = flow.laws(values, known[which], place, (0.5,)).levels
-            assert levels is not None
-            ranks = levels.ranks(values[:, place], generator)
+        ranks = flow.ranks(values, known[which], place, generator)
         level = float(np.sort(np.abs(2 * ranks - 1))[needed - 1])
         logger.info(
             f"Intervals of '{name}': {100 * level:.1f} % by the flow hold {self.share:.0%}, by "
@@ -127,6 +126,7 @@ def fill(
     values, holes = np.array(records.values), np.isnan(records.values)
     missing = np.flatnonzero(holes.any(axis=0))
     flow.require_asked(missing.tolist())
+    interval.require_fresh(flow)
     beside: list[tuple[str, list[str]]] = []
     for place in missing.tolist():
         rows = np.flatnonzero(holes[:, place])
@@ -161,6 +161,7 @@ def predict(
     """
     places = [place_of(records, name) for name in columns]
     flow.require_asked(places)
+    interval.require_fresh(flow)
     known = ~np.isnan(records.values)
     known[:, places] = False
     every = np.arange(len(records))

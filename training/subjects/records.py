@@ -250,15 +250,20 @@ class RecordFlow:
         place: int,
         generator: torch.Generator | None = None,
     ) -> np.ndarray:
-        """What distribution functions of one number have ``[n]`` at its values.
+        """What distribution functions of one column have ``[n]`` at its values.
 
         Args:
             values: ``[n, P]``.
             known: Whether cells are known ``[n, P]``.
             place: Of the column.
             generator: Of draws that spread discrete numbers over their steps, by which ranks are
-                even if the flow is right; None leaves them at the middle.
+                even if the flow is right; None leaves them at the middle. Levels take one.
         """
+        if place not in self.space.numbers:
+            law = self.laws(values, known, place, (0.5,)).levels
+            assert law is not None
+            assert generator is not None
+            return law.ranks(values[:, place], generator)
         at, asked = self.space.cell(place), self._only(place, len(values))
         parts = [torch.zeros(0, dtype=torch.float64)]
         for rows in self._blocks(len(values)):

@@ -66,16 +66,7 @@ def encode(
     for place, column in enumerate(columns):
         if column.of in own:
             values[:, place] = made_values(values, names, column)
-    absent = [
-        column.name
-        for column in columns
-        if not (column.name in own or column.of or column.name in asked)
-    ]
-    lines = [f"{cells.name} lacks {listed(absent)}: all their cells are missing"] * bool(absent)
-    lines += [
-        f"'{shown(level)}' is an unknown level of '{name}': {rows} cell(s) are missing"
-        for (name, level), rows in unknown.most_common(MOST_NAMED)
-    ]
+    lines = _told(cells, columns, (*own, *asked), unknown)
     texts_beside = {name: np.array(texts, dtype=object) for name, texts in beside.items()}
     held_out = np.ones(count, dtype=bool)
     order = list(cells.names)
@@ -107,6 +98,21 @@ def _read(
                 unknown.update((name, text) for text in strange if text.lower() not in marks)
         count += len(block[0])
     return {name: np.concatenate(parts) for name, parts in read.items()}, beside, unknown
+
+
+def _told(
+    cells: Cells,
+    columns: Sequence[RecordColumn],
+    expected: Sequence[str],
+    unknown: Counter[tuple[str, str]],
+) -> list[str]:
+    """Lines about columns that are missing, beside those that may be, and about unknown levels."""
+    absent = [column.name for column in columns if not (column.of or column.name in expected)]
+    lines = [f"{cells.name} lacks {listed(absent)}: all their cells are missing"] * bool(absent)
+    return lines + [
+        f"'{shown(level)}' is an unknown level of '{name}': {rows} cell(s) are missing"
+        for (name, level), rows in unknown.most_common(MOST_NAMED)
+    ]
 
 
 def _decimal(cells: Cells, columns: Any) -> str:
