@@ -1,8 +1,10 @@
 """Process groups: NCCL on CUDA, gloo on CPU, none for a plain ``python``."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import wraps
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -90,6 +92,20 @@ def world_from_environment() -> int:
 def rank_from_environment() -> int:
     """This rank as ``torchrun`` numbers it, known before the group is joined."""
     return int(os.environ.get("RANK", "0"))
+
+
+S = TypeVar("S")
+R = TypeVar("R")
+
+
+def first_rank_only(command: Callable[[S], R]) -> Callable[[S], R | None]:
+    """A command that only the first of several processes runs, which makes the files."""
+
+    @wraps(command)
+    def run(settings: S) -> R | None:
+        return command(settings) if rank_from_environment() == 0 else None
+
+    return run
 
 
 def rank() -> int:

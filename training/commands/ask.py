@@ -1,25 +1,22 @@
 """Questions about rows: what ``ask.py`` runs."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tqdm import tqdm
 
 from dnnlib.files import require_new
 from dnnlib.logs import logger
-from torch_utils.distributed import rank_from_environment
+from torch_utils.distributed import first_rank_only
 from training.data.records.encoding import encode
 from training.data.records.records import Records
 from training.data.records.writing import save_texts, texts_of
-from training.data.tables.table import as_records
 from training.files.answers import params_path, real_path, save_check, save_params
-from training.files.records import columns_json, holds_records, load_records
-from training.files.table import holds_table, load_table
+from training.files.records import columns_json, holds_records, load_as_records, load_records
 from training.options.ask import (
     AskCheckSettings,
     AskSettings,
@@ -35,23 +32,11 @@ from training.runs.asking import Interval, Sheet
 from training.subjects import NetworkFile, RecordFlow
 from training.subjects.records import Progress
 
-S = TypeVar("S")
-R = TypeVar("R")
 NOT_CALIBRATED = 3
 """Exit code of ``--strict``."""
 
 
-def alone(command: Callable[[S], R]) -> Callable[[S], R | None]:
-    """A command that only the first of several processes runs."""
-
-    @wraps(command)
-    def run(settings: S) -> R | None:
-        return command(settings) if rank_from_environment() == 0 else None
-
-    return run
-
-
-@alone
+@first_rank_only
 def fill(settings: FillSettings) -> None:
     if settings.tables is None:
         paths = [settings.dest]
@@ -75,7 +60,7 @@ def fill(settings: FillSettings) -> None:
     finish(settings, flow, "fill", sheet, records)
 
 
-@alone
+@first_rank_only
 def predict(settings: PredictSettings) -> None:
     require_new([settings.dest, params_path(settings.dest)], settings.overwrite, "--dest")
     flow, records = opened(settings), rows_of(settings, settings.columns)
@@ -86,7 +71,7 @@ def predict(settings: PredictSettings) -> None:
     finish(settings, flow, "predict", sheet, records)
 
 
-@alone
+@first_rank_only
 def score(settings: ScoreSettings) -> None:
     require_new([settings.dest, params_path(settings.dest)], settings.overwrite, "--dest")
     flow, records = opened(settings), rows_of(settings)
@@ -96,7 +81,7 @@ def score(settings: ScoreSettings) -> None:
     finish(settings, flow, "score", sheet, records)
 
 
-@alone
+@first_rank_only
 def sample(settings: DrawSettings) -> None:
     others = [real_path(settings.dest)] if settings.data else []
     require_new([settings.dest, params_path(settings.dest), *others], settings.overwrite, "--dest")
@@ -112,7 +97,7 @@ def sample(settings: DrawSettings) -> None:
     finish(settings, flow, "sample", sheet, flow.empty, real)
 
 
-@alone
+@first_rank_only
 def check(settings: AskCheckSettings) -> int:
     require_new([settings.dest], settings.overwrite, "--dest")
     flow = RecordFlow.of(NetworkFile.open(settings.network))
@@ -150,9 +135,8 @@ def rows_of(settings: RowSettings, asked: Sequence[str] = ()) -> Records:
 
 def data_set(path: Path, empty: Records) -> Records:
     """The records of a data set, a table as records, or rows of another file, all held out."""
-    if holds_records(path):
-        return load_records(path)
-    return as_records(load_table(path)) if holds_table(path) else encode(path, empty.columns)[0]
+    records = load_as_records(path)
+    return encode(path, empty.columns)[0] if records is None else records
 
 
 def save(path: Path, sheet: Sheet, records: Records) -> None:

@@ -9,7 +9,7 @@ import PIL
 from dnnlib.errors import UsageError
 from dnnlib.files import require_folder, require_new
 from dnnlib.logs import logger
-from torch_utils.distributed import rank_from_environment
+from torch_utils.distributed import first_rank_only
 from torch_utils.results import provenance, save_json
 from training.commands.holes import telling_holes
 from training.data.images.codec import Transform
@@ -31,9 +31,8 @@ from training.options.dataset_tool import DataSetSettings
 FORMAT = "inflationary-flows image data set 1"
 
 
+@first_rank_only
 def run(settings: DataSetSettings) -> None:
-    if rank_from_environment() != 0:
-        return  # one process makes the file
     started = time.monotonic()
     makes_table = is_table(settings.source)
     settings.require_kind(TABLE if makes_table else IMAGES, settings.source)

@@ -3,7 +3,7 @@
 from dnnlib.errors import UsageError
 from dnnlib.files import require_new
 from dnnlib.logs import logger
-from torch_utils.distributed import rank_from_environment
+from torch_utils.distributed import first_rank_only
 from torch_utils.results import provenance, save_json
 from training.learning.distilling import Lessons, distill
 from training.options.distill import DistillSettings
@@ -12,9 +12,8 @@ from training.subjects import NetworkFile, open_subject
 FORMAT = "inflationary-flows student 1"
 
 
+@first_rank_only
 def run(settings: DistillSettings) -> None:
-    if rank_from_environment() != 0:
-        return  # one process makes the file
     params_path = settings.dest.with_name(f"{settings.dest.stem}_distill_params.json")
     require_new([settings.dest, params_path], settings.overwrite, option="--dest")
     file = NetworkFile.open(settings.network)

@@ -5,7 +5,7 @@ import time
 from dnnlib.errors import UsageError
 from dnnlib.files import require_new
 from dnnlib.logs import logger
-from torch_utils.distributed import rank_from_environment
+from torch_utils.distributed import first_rank_only
 from torch_utils.results import provenance, save_json
 from training.options.import_network import ImportSettings
 from training.original.model import import_original
@@ -13,9 +13,8 @@ from training.original.model import import_original
 FORMAT = "inflationary-flows imported network 1"
 
 
+@first_rank_only
 def run(settings: ImportSettings) -> None:
-    if rank_from_environment() != 0:
-        return  # one process makes the file
     started = time.monotonic()
     source, dest = settings.source, settings.dest
     params_path = dest.with_name(f"{dest.stem}_import_params.json")

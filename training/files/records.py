@@ -26,6 +26,8 @@ import numpy as np
 from dnnlib.errors import DataError
 from torch_utils.results import SavedArrays, open_arrays, save_arrays
 from training.data.records.records import CATEGORY, RecordColumn, Records
+from training.data.tables.table import as_records
+from training.files.table import holds_table, load_table
 from training.names import COLUMN_TYPES, DECIMALS, SEPARATORS
 
 FORMAT = "inflationary-flows records 1"
@@ -182,3 +184,14 @@ def _texts(saved: SavedArrays, broken: DataError, columns: int, rows: int) -> li
         raise broken from error
     array = np.array(texts, dtype=object).reshape(columns, rows)
     return list(array)
+
+
+def load_as_records(path: Path) -> Records | None:
+    """The records of a data set, or the rows of one of numbers as records; None of other files.
+
+    Raises:
+        DataError: It is broken.
+    """
+    if holds_records(path):
+        return load_records(path)
+    return as_records(load_table(path)) if holds_table(path) else None
