@@ -205,6 +205,27 @@ LEFT, GAP, WIDEST, HEIGHT = 0.3, 0.32, 5.1, 1.15  # inches
 LEAST_WIDTH = 8.0
 
 
+def column_page(count: int, title: str, subtitle: str) -> tuple[Figure, np.ndarray, float]:
+    """A figure with panels of so many columns, their places (``look.panel_page``), their width."""
+    across = min(count, ACROSS)
+    width = min((look.WIDE - 2 * LEFT - GAP * (across - 1)) / across, WIDEST)
+    figure, places = look.panel_page(
+        math.ceil(count / across),
+        across,
+        (width, HEIGHT),
+        title,
+        subtitle,
+        left=LEFT,
+        right=LEFT,
+        gap=GAP,
+        top=look.TOP + 1.3 * look.LINE_HEIGHT,
+        above=0.46,
+        below=0.42,
+        least_width=LEAST_WIDTH,
+    )
+    return figure, places.reshape(-1, 4), width
+
+
 def draw_marginals(tables: Sequence[SavedTable]) -> Figure:
     """A panel for each of at most 20 columns.
 
@@ -218,22 +239,8 @@ def draw_marginals(tables: Sequence[SavedTable]) -> Figure:
         far = distances(rows[0], rows[1])
         order = np.argsort(-far, kind="stable")
     shown = order[:MOST]
-    columns = min(len(shown), ACROSS)
-    width = min((look.WIDE - 2 * LEFT - GAP * (columns - 1)) / columns, WIDEST)
-    figure, places = look.panel_page(
-        math.ceil(len(shown) / columns),
-        columns,
-        (width, HEIGHT),
-        *_headline(tables),
-        left=LEFT,
-        right=LEFT,
-        gap=GAP,
-        top=look.TOP + 1.3 * look.LINE_HEIGHT,
-        above=0.46,
-        below=0.42,
-        least_width=LEAST_WIDTH,
-    )
-    for column, place in zip(shown, places.reshape(-1, 4), strict=False):
+    figure, places, width = column_page(len(shown), *_headline(tables))
+    for column, place in zip(shown, places, strict=False):
         axes = look.axes_at(figure, place)
         draw_column(axes, labels, [each[:, column] for each in rows])
         note = "" if far is None else f"KS distance {far[column]:.3f}"

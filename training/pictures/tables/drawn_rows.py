@@ -23,16 +23,12 @@ from training.pictures.correlations import MATRIX_COLORS
 from training.pictures.look import FAINT, INK, MUTED, joined, sequential_colors
 from training.pictures.posteriors.words import legend_line
 from training.pictures.tables.columns import (
-    ACROSS,
     FILL,
-    GAP,
-    HEIGHT,
-    LEAST_WIDTH,
     LEFT,
     MOST,
-    WIDEST,
     chance,
     color_of,
+    column_page,
     distances,
     draw_column,
     fitting,
@@ -137,24 +133,10 @@ def draw_marginals(drawn: DrawnRows) -> Figure:
     dim, compared = len(drawn.columns), len(drawn.labels) == 2
     order = np.argsort(-drawn.fit[0], kind="stable") if compared else np.arange(dim)
     shown = np.sort(order[:MOST])
-    across = min(len(shown), ACROSS)
-    width = min((look.WIDE - 2 * LEFT - GAP * (across - 1)) / across, WIDEST)
     worst = f"{MOST} of {dim} columns" + ", those that fit worst" * compared if dim > MOST else ""
-    figure, places = look.panel_page(
-        math.ceil(len(shown) / across),
-        across,
-        (width, HEIGHT),
-        f"Columns of {drawn.saved.name}: {drawn.against}",
-        joined(drawn.counts, worst),
-        left=LEFT,
-        right=LEFT,
-        gap=GAP,
-        top=look.TOP + 1.3 * look.LINE_HEIGHT,
-        above=0.46,
-        below=0.42,
-        least_width=LEAST_WIDTH,
-    )
-    for index, place in zip(shown.tolist(), places.reshape(-1, 4), strict=False):
+    title = f"Columns of {drawn.saved.name}: {drawn.against}"
+    figure, places, width = column_page(len(shown), title, joined(drawn.counts, worst))
+    for index, place in zip(shown.tolist(), places, strict=False):
         axes = look.axes_at(figure, place)
         if drawn.levels(index) is None:
             draw_column(axes, drawn.labels, drawn.sets(index))
