@@ -285,11 +285,13 @@ class ToyMLP(nn.Module):
         trace = torch.zeros_like(bends[0, :, 0])
         for at in (slice(i, i + directions) for i in range(0, dim, directions)):
             tangents = torch.matmul(bends[at], inward[:, at])
-            flat = tangents.flatten(1, 2)
-            product = torch.empty_like(flat)
-            for slope, weight in zip(slopes, through, strict=True):
-                torch.bmm(flat, weight, out=product)
-                tangents.addcmul_(product.view_as(tangents), slope[:, None])
+            # Few features go into the first layer: its product with the input is made first.
+            product = torch.matmul(bends[at], inward[:, at] @ through[0][:, None])
+            tangents.addcmul_(product, slopes[0][:, None])
+            flat = (len(tangents), -1, tangents.shape[3])
+            for slope, weight in zip(slopes[1:], through[1:], strict=True):
+                torch.bmm(tangents.view(flat), weight, out=product.view(flat))
+                tangents.addcmul_(product, slope[:, None])
             trace += torch.matmul(tangents, outward[:, at, :, None]).sum(dim=(1, 3)).mean(dim=0)
         return trace
 

@@ -184,9 +184,10 @@ class QuestionNetwork(nn.Module):
         bends, trace = slopes_of_waves(asked * z, self.frequencies), torch.zeros_like(z[:, 0])
         for place in asked.any(dim=0).nonzero()[:, 0].tolist():
             of_sizes = start.slopes_of_sizes(place).to(z.dtype)
-            inward = bends[place] @ waves[place] + of_sizes @ sizes.T
+            inward = torch.cat([bends[place], of_sizes], dim=1)
+            through = torch.cat([waves[place], sizes.T])
             outward = self.numbers.output.weight[place]
-            steep = self.numbers.carried(inward, slopes) @ outward
+            steep = self.numbers.carried(inward, through, slopes) @ outward
             slope = start.slopes[:, place].to(z.dtype)
             slope = slope + of_sizes[:, place] * value[:, place] + size[:, place] * steep
             trace += matrix[place, place].to(z.dtype) * asked[:, place] * slope
@@ -375,11 +376,22 @@ class _Layers(nn.Module):
             h = h + active
         return self.output(h), slopes
 
-    def carried(self, tangents: Tensor, slopes: Sequence[Tensor]) -> Tensor:
-        """Tangents ``[B, width]`` of the first hidden layer, at the last one."""
+    def carried(self, inward: Tensor, weights: Tensor, slopes: Sequence[Tensor]) -> Tensor:
+        """Tangents ``[B, width]`` at the last layer.
+
+        Args:
+            inward: Of what is seen, those of few inputs that are not 0, ``[B, R]``.
+            weights: By which the first layer takes these, ``[R, width]``.
+            slopes: See ``with_slopes``.
+        """
+        tangents = inward @ weights
         for layer, slope in zip(self.hidden, slopes, strict=True):
-            assert isinstance(layer, nn.Linear)
-            tangents = torch.addcmul(tangents, tangents @ layer.weight.T, slope)
+            weight = layer.weight
+            assert isinstance(weight, Tensor)
+            # Few numbers go into the first: its product with the layer before is made first.
+            first = layer is self.hidden[0]
+            product = inward @ (weights @ weight.T) if first else tangents @ weight.T
+            tangents.addcmul_(product, slope)
         return tangents
 
 
