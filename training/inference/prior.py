@@ -20,7 +20,7 @@ Gaussian of variance v, what draws have falls from v + gamma0 to about v + gamma
 
 from collections.abc import Mapping
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import log
 from typing import NamedTuple
 
@@ -81,6 +81,17 @@ class Prior:
     def way(self, use: str) -> tuple[Tensor, Solver]:
         """Times and solver for a use."""
         return self.ways.get(use, (self.times, self.solver))
+
+    def hasty(self) -> "Prior":
+        """The same by half the steps to densities, rounded up, for what need not be exact."""
+        times, solver = self.way("densities")
+        steps = len(times) // 2
+        if solver.maps or solver.quadrature is not None:  # these go by their own times
+            return self
+        places = torch.linspace(0, len(times) - 1, steps + 1, dtype=times.dtype)
+        before = places.long().clamp_max(len(times) - 2).to(times.device)
+        fewer = torch.lerp(times[before], times[before + 1], places.to(times.device) - before)
+        return replace(self, ways={**self.ways, "densities": (fewer, solver)})
 
     @property
     def solvers(self) -> dict[str, dict[str, str | int]]:

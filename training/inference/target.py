@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dnnlib.errors import UsageError
@@ -26,8 +25,9 @@ from training.inference.prior import Prior
 FARTHEST = 10.0
 """Standard deviations beyond which a variable has no likelihood. The prior puts 1e-23 there, and
 steps of chains that went astray, where the flow may overflow, are refused by it."""
-PLACED = 4
-"""Blocks' worth of states that are placed at once: they come in populations, by the thousand."""
+AT_ONCE, FEW_DIMENSIONS = 4, 64
+"""Blocks' worth of points of so few dimensions that are made, or placed, at once: they come by the
+thousand, and do not take much memory."""
 GRADIENT_CALLS = 4
 """Calls that a gradient counts as: forward, forward again, and twice as much backward."""
 
@@ -137,11 +137,11 @@ class Target:
         def block(w: Tensor, which: Tensor) -> tuple[Tensor, ...]:
             points = self._points(w, which)
             if on_part:
-                on_part(min(1.0, self.rows / count))
+                on_part(min(1.0, self._many / count))
             return (points,)
 
         count = len(w)
-        return self._in_blocks(block, 1, w, which)[0]
+        return self._in_blocks(block, 1, w, which, self._many)[0]
 
     @torch.no_grad()
     def melted(self, w: Tensor, which: Tensor) -> Tensor:
@@ -218,7 +218,8 @@ class Target:
             return w, points, likelihood.masked_fill(astray | far, -torch.inf), density
 
         rows = torch.arange(len(states), device=states.device)
-        return Placed(*self._in_blocks(block, 1, rows, which, PLACED * self.rows))
+        # A population has always as many: how its last block is cut depends on nothing beside it.
+        return Placed(*self._in_blocks(block, 1, rows, which, self._many, self.rows))
 
     @torch.no_grad()
     def whitened(self, points: Tensor, which: Tensor) -> Tensor:
@@ -281,6 +282,11 @@ class Target:
         jacobian = rows.view(count, size, self.dim)
         return jacobian.mT @ jacobian
 
+    @property
+    def _many(self) -> int:
+        few = self.prior.flow.basis.dim <= FEW_DIMENSIONS
+        return AT_ONCE * self.rows if few else self.rows
+
     def _points(self, w: Tensor, which: Tensor, differentiable: bool = False) -> Tensor:
         points, self._calls = self.prior.points(w, self._conditions(which), differentiable)
         return points
@@ -306,17 +312,17 @@ class Target:
         rows: Tensor,
         which: Tensor,
         size: int | None = None,
+        unit: int | None = None,
     ) -> list[Tensor]:
-        """What a function makes of rows, called with exactly ``self.rows`` of them at a time, or
-        another number; what fills up the last block are its first row again."""
+        """What a function makes of rows, called with exactly so many of them at a time, by default
+        ``self.rows``; what is left is filled up to that, or to a multiple of a unit, by its first
+        row again."""
         count, size = len(rows), size or self.rows
-        missing = -count % size
-        starts = range(0, count - size + 1, size)
-        blocks = [function(rows[i : i + size], which[i : i + size]) for i in starts]
-        if missing:
-            last = torch.arange(count - size + missing, count, device=rows.device)
-            last = F.pad(last, (0, missing))
-            blocks.append(function(rows[last], which[last]))
+        blocks = []
+        for start in range(0, count, size):
+            block = torch.arange(start, min(start + size, count), device=rows.device)
+            block = torch.cat([block, block[:1].expand(-len(block) % (unit or size))])
+            blocks.append(function(rows[block], which[block]))
         self.calls += count * cost * self._calls
         return [torch.cat(parts)[:count] for parts in zip(*blocks, strict=True)]
 
