@@ -43,7 +43,7 @@ ROWS_PER_NUMBER = 2
 MOST_CUBED = 100_000
 """Components times the cube of the numbers, at most: every step of a training takes inverses."""
 MOST_NUMBERS = 1 << 23
-"""Of matrices that are held at a time, one for each row."""
+"""That are held at a time, of matrices, or of features, of all rows."""
 WIDE, FEW = 2.0, 0.01
 """Variance of the numbers of the last component, and its weight at first; it keeps a tenth of
 that."""
@@ -78,6 +78,9 @@ class _Rows(NamedTuple):
         which: The pattern of each row ``[N]``.
         indicators: Of levels ``[N, K]``, all 0 where they are missing.
         level_counts: Levels of each category.
+        features: 1, the numbers, and products of two of them, ``[N, 1 + D + D^2]``, of rows of
+            which none is missing: a log density is linear in them, and their means are moments.
+            None where some are missing, or they are too many.
     """
 
     values: Tensor
@@ -85,6 +88,7 @@ class _Rows(NamedTuple):
     which: Tensor
     indicators: Tensor
     level_counts: Sequence[int]
+    features: Tensor | None
 
     @classmethod
     def of(cls, rows: EncodedRows, level_counts: Sequence[int]) -> "_Rows":
@@ -92,8 +96,11 @@ class _Rows(NamedTuple):
         for place, number in enumerate(level_counts):
             parts.append((rows.levels[:, place, None] == torch.arange(number)).double())
         patterns, which = torch.unique(~rows.numbers.isnan(), dim=0, return_inverse=True)
-        indicators = torch.cat(parts, dim=1)
-        return cls(rows.numbers.nan_to_num(0.0), patterns, which, indicators, level_counts)
+        values, features = rows.numbers.nan_to_num(0.0), None
+        if bool(patterns.all()) and values.numel() * values.shape[1] <= MOST_NUMBERS:
+            products = (values[:, :, None] * values[:, None]).flatten(1)
+            features = torch.cat([torch.ones_like(values[:, :1]), values, products], dim=1)
+        return cls(values, patterns, which, torch.cat(parts, dim=1), level_counts, features)
 
     def times(self, matrices: Tensor, vectors: Tensor) -> Tensor:
         """Vectors of rows ``[N, D]`` by the matrix of their pattern, of ``[U, D, D]``."""
@@ -135,9 +142,8 @@ def fit_mixture(
     def score(mixture: Mixture) -> float:
         if not len(others.values):
             return 0.0
-        _, of_numbers, of_levels = _of_components(mixture, others)
-        both = (mixture.weights.log() + of_numbers + of_levels).logsumexp(dim=1)
-        return float(both.mean() - unit)
+        both = mixture.weights.log() + _log_densities(mixture, others)
+        return float(both.logsumexp(dim=1).mean() - unit)
 
     pooled, completed = _pooled(own)
     pooled = _with_wide(pooled, own)
@@ -191,8 +197,9 @@ def _with_wide(mixture: Mixture, rows: _Rows) -> Mixture:
         torch.cat([mixture.shares, mixture.shares.mean(dim=0, keepdim=True)]),
         mixture.reach,
     )
+    log_densities = _log_densities(wide, rows)
     for _ in range(STEPS // 4):
-        joint = wide.weights.log() + sum(_of_components(wide, rows)[1:])
+        joint = wide.weights.log() + log_densities
         share = joint.softmax(dim=1).mean(dim=0)[-1].clamp(min=FEW / 10)
         weights = wide.weights[:-1] / wide.weights[:-1].sum()
         wide = wide._replace(weights=torch.cat([(1 - share) * weights, share[None]]))
@@ -237,57 +244,88 @@ def _step(mixture: Mixture, rows: _Rows, pooled: Mixture | None) -> tuple[Mixtur
         density before it.
     """
     count, dim = rows.values.shape
-    gain, of_numbers, of_levels = _of_components(mixture, rows)
-    joint = mixture.weights.log() + of_numbers + of_levels  # [N, M]
-    responsibilities = joint.softmax(dim=1)
-    present, seen = rows.patterns[rows.which], rows.patterns.double()
-    eye = torch.eye(dim, dtype=torch.float64)
-    weights, means, covariances, shares = [], [], [], []
-    completed = torch.zeros_like(rows.values)
-    wide = None if pooled is None else len(mixture.weights) - 1
-    for k, share in enumerate(responsibilities.T):
-        mean, covariance = mixture.means[k], mixture.covariances[k]
-        guess = mean + rows.times(gain[k], (rows.values - mean) * present)
-        filled = torch.where(present, rows.values, guess)
-        completed += share[:, None] * filled
-        total = share.sum() + 1e-9
-        of_patterns = torch.zeros(len(rows.patterns), dtype=share.dtype)
-        of_patterns.index_add_(0, rows.which, share)
-        left = covariance - gain[k] @ (seen[:, :, None] * covariance)
-        left = left * (1 - seen[:, :, None]) * (1 - seen[:, None, :])
-        if k == wide:
-            weights.append(total / count + FEW / 10)
-            means.append(mean)
-            covariances.append(covariance)
-            shares.append(mixture.shares[k])
-            continue
-        mean = (share[:, None] * filled).sum(dim=0) / total
-        off = filled - mean
-        second = (share[:, None] * off).T @ off + (of_patterns[:, None, None] * left).sum(dim=0)
-        levels = share @ rows.indicators
-        if pooled is None:
-            covariance, levels = second / total, levels + 0.5
-        else:
-            covariance = (second + dim * pooled.covariances[0]) / (total + dim)
-            levels = levels + pooled.shares[0]
-        weights.append(total / count)
-        means.append(mean)
-        covariances.append(covariance + RIDGE * eye)
-        shares.append(levels)
+    if rows.features is None:
+        gains, of_numbers, of_levels = _of_components(mixture, rows)
+        joint = mixture.weights.log() + of_numbers + of_levels  # [N, M]
+        completed, *moments = _moments(mixture, rows, gains, joint.softmax(dim=1))
+    else:
+        joint = mixture.weights.log() + _log_densities(mixture, rows)
+        completed, sums = rows.values, joint.softmax(dim=1).T @ rows.features
+        moments = list(sums.split_with_sizes([1, dim, dim * dim], dim=1))
+    total = moments[0] + 1e-9
+    means = moments[1] / total
+    of_means = means[:, :, None] * means[:, None]
+    covariances = moments[2].view(-1, dim, dim) / total[..., None] - of_means
+    shares = joint.softmax(dim=1).T @ rows.indicators
+    weights = total[:, 0] / count
+    if pooled is None:
+        shares = shares + 0.5
+    else:
+        share = total[..., None] / (total[..., None] + dim)
+        covariances = share * covariances + (1 - share) * pooled.covariances[0]
+        shares = shares + pooled.shares[0]
+        # Of the last, which is wide, only the weight is fitted.
+        weights = torch.cat([weights[:-1], weights[-1:] + FEW / 10])
+        means, shares = (
+            torch.cat([new[:-1], old[-1:]])
+            for new, old in ((means, mixture.means), (shares, mixture.shares))
+        )
+        covariances = torch.cat([covariances[:-1], mixture.covariances[-1:]])
+    ridge = torch.full((len(weights), 1), RIDGE, dtype=torch.float64)
+    if pooled is not None:
+        ridge[-1] = 0
     made = Mixture(
-        torch.stack(weights) / torch.stack(weights).sum(),
-        torch.stack(means),
-        torch.stack(covariances),
-        _normalized(torch.stack(shares), rows.level_counts),
+        weights / weights.sum(),
+        means,
+        covariances + torch.diag_embed(ridge.expand(-1, dim)),
+        _normalized(shares, rows.level_counts),
         mixture.reach,
     )
     return made, completed, joint.logsumexp(dim=1).mean().item()
+
+
+def _moments(
+    mixture: Mixture, rows: _Rows, gains: Tensor, responsibilities: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows with missing numbers at their means ``[N, D]``; and of each component what it is
+    responsible for: how many ``[M, 1]``, and sums of numbers ``[M, D]`` and of products of two
+    ``[M, D, D]``."""
+    present, seen = rows.patterns[rows.which], rows.patterns.double()
+    completed, moments = torch.zeros_like(rows.values), []
+    for mean, covariance, gain, share in zip(
+        mixture.means, mixture.covariances, gains, responsibilities.T, strict=True
+    ):
+        guess = mean + rows.times(gain, (rows.values - mean) * present)
+        filled = torch.where(present, rows.values, guess)
+        completed += share[:, None] * filled
+        of_patterns = torch.zeros(len(rows.patterns), dtype=share.dtype)
+        of_patterns.index_add_(0, rows.which, share)
+        left = covariance - gain @ (seen[:, :, None] * covariance)
+        left = left * (1 - seen[:, :, None]) * (1 - seen[:, None, :])
+        weighted = share[:, None] * filled
+        second = weighted.T @ filled + (of_patterns[:, None, None] * left).sum(dim=0)
+        moments.append((share.sum()[None], weighted.sum(dim=0), second))
+    how_many, sums, products = (torch.stack(each) for each in zip(*moments, strict=True))
+    return completed, how_many, sums, products
 
 
 def _normalized(levels: Tensor, level_counts: Sequence[int]) -> Tensor:
     """Rows ``[M, K]`` that add to 1 in each category."""
     parts = torch.split(levels, list(level_counts), dim=1) if level_counts else (levels,)
     return torch.cat([part / part.sum(dim=1, keepdim=True) for part in parts], dim=1)
+
+
+def _log_densities(mixture: Mixture, rows: _Rows) -> Tensor:
+    """Of what is there of rows, by component, ``[N, M]``, but for a constant."""
+    if rows.features is None:
+        return sum(_of_components(mixture, rows)[1:], torch.zeros(()))
+    factor = torch.linalg.cholesky(mixture.covariances)
+    precision = torch.cholesky_inverse(factor)
+    towards = (precision @ mixture.means[..., None])[..., 0]
+    log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
+    constant = -(log_det + (towards * mixture.means).sum(dim=1)) / 2
+    weights = torch.cat([constant[:, None], towards, -precision.flatten(1) / 2], dim=1)
+    return rows.features @ weights.T + rows.indicators @ mixture.shares.log().T
 
 
 def _of_components(mixture: Mixture, rows: _Rows) -> tuple[Tensor, Tensor, Tensor]:

@@ -249,7 +249,7 @@ class HeldOutQuestions:
         """Questions about rows, each as often as it takes to make many; see ``QuestionBatches``."""
         places = torch.arange(HELD_OUT_DRAWS) % len(known)
         generator = seeded_generator("cpu", seed, Stream.HELD_OUT)
-        states = draw_states(known.at(places).present, generator, asked)
+        states = draw_states(known.at(places).present, generator, asked, alike=ALIKE)
         batch = questions(cells.at(places), known.at(places), states, level_counts)
         assert batch.labels is not None
         mine = distributed.shard(HELD_OUT_DRAWS)
@@ -261,7 +261,9 @@ class HeldOutQuestions:
         device = model.denoiser.basis.mean.device
         generator = seeded_generator(device, self.seed, Stream.HELD_OUT)
         draws = self.loss.draw(self.total, generator)
-        order = torch.randperm(self.total, generator=generator, device=device)
+        # Rows of one question keep one time, as in the training.
+        order = torch.randperm(self.total // ALIKE, generator=generator, device=device)
+        order = (ALIKE * order[:, None] + torch.arange(ALIKE, device=device)).flatten()
         mine = distributed.shard(self.total)
         draws = NoiseDraws(draws.t[order][mine], draws.noise[mine])
         clean = model.denoiser.basis.to_eigen(self.batch.points.to(device))

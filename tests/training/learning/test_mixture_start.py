@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from torch_utils.seeds import seeded_generator
+from training.learning import mixture_start
 from training.learning.mixture_start import completed, fit_mixture
 from training.learning.questions import QuestionBatches, draw_states
 from training.model.questions import EncodedRows
@@ -82,3 +83,17 @@ def test_as_many_components_as_held_out_rows_want() -> None:
     assert len(mixture.weights) in (4, 5), "three, perhaps one more, and the wide one"
     entropy = torch.log(torch.tensor(3.0)) + 2 * torch.log(torch.tensor(0.3)) + 1 + 1.8379
     assert abs(nats + float(entropy)) < 0.06
+
+
+def test_whole_rows_are_fitted_as_rows_with_holes_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By sums of products, or cell by cell."""
+    which = torch.randint(3, (600,), generator=GENERATOR)
+    numbers = which[:, None] + torch.randn(600, 3, generator=GENERATOR, dtype=torch.float64)
+    rows = EncodedRows(numbers, which[:, None] % 2)
+    parts, fits = (rows.at(slice(0, 500)), rows.at(slice(500, 600))), []
+    for most in (mixture_start.MOST_NUMBERS, 0):
+        monkeypatch.setattr(mixture_start, "MOST_NUMBERS", most)
+        fits.append(fit_mixture(*parts, [2], seed=0))
+    (mixture, score), (other, of_other) = fits
+    assert len(mixture.weights) > 2
+    torch.testing.assert_close([*mixture, score], [*other, of_other], atol=1e-8, rtol=0)
