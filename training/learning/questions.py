@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import count
 from math import ceil
 from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ from training.networks.questions import ABSENT, ASKED, KNOWN, QuestionNetwork
 
 ONE_ASKED = 0.45
 """Share of rows of which one cell is asked, and all others are known."""
-OTHERS = 0.5
+OTHERS, OTHERS_OF_FEW = 0.5, 0.85
 """Share of rows with any question in a training for one: of few rows the one alone would be learned
 by heart, and too few that are held out would choose the weights."""
 SOME_ABSENT = 0.25
@@ -46,10 +47,22 @@ HELD_OUT_DRAWS = 4096
 """Rows whose loss is taken, or questions about fewer rows."""
 
 
+class OneQuestion(NamedTuple):
+    """The one question that a training is for.
+
+    Attributes:
+        columns: Places of those that are asked, given all others.
+        others: Share of rows that have any question.
+    """
+
+    columns: Sequence[int]
+    others: float
+
+
 def draw_states(
     present: Tensor,
     generator: torch.Generator,
-    asked: Sequence[int] | None = None,
+    one: OneQuestion | None = None,
     drawn: bool = False,
     alike: int = 1,
 ) -> Tensor:
@@ -58,8 +71,7 @@ def draw_states(
     Args:
         present: Whether cells are not missing ``[B, P]``, on the CPU.
         generator: The source of random numbers, on the CPU.
-        asked: Places of the columns of the one question that matters, which some rows have; None
-            for any question.
+        one: The one question that matters, which some rows have; None for any question.
         drawn: Whether missing cells have been drawn; otherwise they are absent.
         alike: Rows, one after the other, of one question.
     """
@@ -77,16 +89,16 @@ def draw_states(
     may = present | some if drawn else present
     there = may.cumsum(dim=1)
     chosen = 1 + (which * there[:, -1:]).long()
-    one = (there == chosen) & may
-    states = torch.where(kind < ONE_ASKED, ~one, known).long()
+    single = (there == chosen) & may
+    states = torch.where(kind < ONE_ASKED, ~single, known).long()
     absent = uniform(columns) < dropped / SOME_ABSENT
     states = states.masked_fill(some & absent & (states == KNOWN), ABSENT)
     states = states if drawn else states.masked_fill(~present, ABSENT)
-    if asked is None:
+    if one is None:
         return states
     own = torch.full((rows, columns), KNOWN)
-    own[:, list(asked)] = ASKED
-    return torch.where(uniform(1) < OTHERS, states, own.masked_fill(~present, ABSENT))
+    own[:, list(one.columns)] = ASKED
+    return torch.where(uniform(1) < one.others, states, own.masked_fill(~present, ABSENT))
 
 
 def questions(
@@ -114,7 +126,7 @@ class QuestionBatches:
         level_counts: Levels of each category.
         batch: Batch size over all ranks.
         seed: Of the orders, the questions and the draws.
-        asked: Places of the columns of the one question that matters; None for any question.
+        one: The one question that matters; None for any question.
         complete: Draws missing cells, for questions that are any.
     """
 
@@ -125,12 +137,12 @@ class QuestionBatches:
         level_counts: Sequence[int],
         batch: int,
         seed: int,
-        asked: Sequence[int] | None = None,
+        one: OneQuestion | None = None,
         complete: Callable[[EncodedRows, torch.Generator], EncodedRows] | None = None,
     ):
         self._complete = None if bool(known.present.all()) else complete
         self._cells_of, self._known, self._level_counts = cells_of, known, level_counts
-        self._batch, self._seed, self._asked = batch, seed, asked
+        self._batch, self._seed, self._one = batch, seed, one
         self._epoch, self._cells, self._middle = -1, known, known
         self._order = torch.arange(len(known))
 
@@ -140,7 +152,7 @@ class QuestionBatches:
             generator = seeded_generator("cpu", self._seed, Stream.QUESTIONS, step)
             present = self._known.at(places).present
             drawn = self._complete is not None
-            states = draw_states(present, generator, self._asked, drawn, ALIKE)
+            states = draw_states(present, generator, self._one, drawn, ALIKE)
             batch = questions(cells, known, states, self._level_counts)
             mine = distributed.shard(self._batch)
             assert batch.labels is not None
@@ -244,12 +256,12 @@ class HeldOutQuestions:
         level_counts: Sequence[int],
         loss: QuestionLoss,
         seed: int,
-        asked: Sequence[int] | None = None,
+        one: OneQuestion | None = None,
     ) -> "HeldOutQuestions":
         """Questions about rows, each as often as it takes to make many; see ``QuestionBatches``."""
         places = torch.arange(HELD_OUT_DRAWS) % len(known)
         generator = seeded_generator("cpu", seed, Stream.HELD_OUT)
-        states = draw_states(known.at(places).present, generator, asked, alike=ALIKE)
+        states = draw_states(known.at(places).present, generator, one, alike=ALIKE)
         batch = questions(cells.at(places), known.at(places), states, level_counts)
         assert batch.labels is not None
         mine = distributed.shard(HELD_OUT_DRAWS)

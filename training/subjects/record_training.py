@@ -21,7 +21,10 @@ from training.learning.held_out import Watch
 from training.learning.melting import NETWORK_ROWS, LawPlan
 from training.learning.mixture_start import completed
 from training.learning.questions import (
+    OTHERS,
+    OTHERS_OF_FEW,
     HeldOutQuestions,
+    OneQuestion,
     QuestionBatches,
     QuestionLoss,
     draw_states,
@@ -32,7 +35,7 @@ from training.model.model import Model
 from training.model.questions import EncodedRows
 from training.names import QUESTIONS, RECORDS
 from training.networks.questions import QuestionNetwork
-from training.recipes import TableRecipe, describe_table_recipe, fitted_to_questions
+from training.recipes import FEW_ROWS, TableRecipe, describe_table_recipe, fitted_to_questions
 from training.subjects.record_spaces import Chosen, choose_space, digest_of
 from training.subjects.training import Start, Training
 
@@ -61,8 +64,12 @@ class RecordTraining(Training):
     @cached_property
     def recipe(self) -> TableRecipe:
         """By the number of rows."""
-        rows = int((~self.records.held_out).sum())
-        return fitted_to_questions(rows, self.wanted.amounts)
+        return fitted_to_questions(self._rows, self.wanted.amounts)
+
+    @property
+    def _rows(self) -> int:
+        """That are trained on."""
+        return int((~self.records.held_out).sum())
 
     @property
     def useful_threads(self) -> int | None:
@@ -70,10 +77,9 @@ class RecordTraining(Training):
 
     def start(self, device: torch.device, resumed: Resumed | None) -> Start:
         wanted, records, recipe = self.wanted, self.records, self.recipe
-        rows = int((~records.held_out).sum())
-        logger.info(describe_table_recipe(recipe, rows, len(records.columns)))
+        logger.info(describe_table_recipe(recipe, self._rows, len(records.columns)))
         chosen = choose_space(records, wanted.seed)
-        space, asked = chosen.space, self._asked(chosen)
+        space, one = chosen.space, self._one_question(chosen)
         kept = wanted.choices.inflation.get("dims_to_keep")
         if wanted.choices.precond != "ifs" or kept not in (None, space.dim):
             raise UsageError(
@@ -94,7 +100,7 @@ class RecordTraining(Training):
             generator = seeded_generator("cpu", seed, Stream.MELTED_POINTS)
             places = torch.randperm(len(known), generator=generator)[:count]
             some = known.at(places)
-            states = draw_states(some.present, generator, asked)
+            states = draw_states(some.present, generator, one)
             cells = space.encoded(train[places.numpy()], generator)
             return questions(cells, some, states, counts)
 
@@ -103,7 +109,7 @@ class RecordTraining(Training):
                 return None
             generator = seeded_generator("cpu", seed, Stream.HELD_OUT)
             spread, middle = space.encoded(held_out, generator), space.encoded(held_out)
-            scored = HeldOutQuestions.of(spread, middle, counts, loss, seed, asked)
+            scored = HeldOutQuestions.of(spread, middle, counts, loss, seed, one)
             return Watch(scored, True, recipe.patience, looks_first=True)
 
         def source() -> QuestionBatches:
@@ -113,7 +119,7 @@ class RecordTraining(Training):
             def complete(rows: EncodedRows, generator: torch.Generator) -> EncodedRows:
                 return completed(chosen.mixture, rows, counts, generator)
 
-            return QuestionBatches(cells_of, known, counts, recipe.batch, seed, asked, complete)
+            return QuestionBatches(cells_of, known, counts, recipe.batch, seed, one, complete)
 
         config = wanted.config(recipe)
         return Start(
@@ -129,16 +135,19 @@ class RecordTraining(Training):
             watch=watch,
         )
 
-    def _asked(self, chosen: Chosen) -> list[int] | None:
-        """Places of cells of the one question. Raises UsageError for unknown columns."""
+    def _one_question(self, chosen: Chosen) -> OneQuestion | None:
+        """The one that is asked, if one is. Raises UsageError for unknown columns."""
         for name in self.ask:
             if name not in self.records.names:
                 raise UsageError(
                     f"--ask={name}: {self.path} has no such column; it has "
                     f"{', '.join(self.records.names)}"
                 )
+        if not self.ask:
+            return None
         places = [self.records.names.index(name) for name in self.ask]
-        return [chosen.space.cell(place) for place in places] or None
+        others = OTHERS_OF_FEW if self._rows < FEW_ROWS else OTHERS
+        return OneQuestion([chosen.space.cell(place) for place in places], others)
 
     def _model(self, chosen: Chosen) -> tuple[Model, QuestionLoss]:
         space, recipe, choices = chosen.space, self.recipe, self.wanted.choices

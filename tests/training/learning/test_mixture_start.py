@@ -8,7 +8,7 @@ import torch
 from torch_utils.seeds import seeded_generator
 from training.learning import mixture_start
 from training.learning.mixture_start import completed, fit_mixture
-from training.learning.questions import QuestionBatches, draw_states
+from training.learning.questions import OneQuestion, QuestionBatches, draw_states
 from training.model.questions import EncodedRows
 from training.networks.questions import ABSENT, ASKED, KNOWN
 
@@ -28,7 +28,7 @@ def test_what_is_missing_is_neither_asked_nor_known() -> None:
     single = float((asked == 1).double().mean())
     assert 0.4 < single < 0.65, "near half of the questions are about one cell"
     assert bool(((states == KNOWN).sum(dim=1)[asked == 1] > 2).any())
-    half = draw_states(present, GENERATOR, asked=[2])
+    half = draw_states(present, GENERATOR, OneQuestion([2], 0.5))
     alone = (half == ASKED).sum(dim=1) == (half[:, 2] == ASKED).long()
     rest = torch.arange(6) != 2
     own = alone & (half[:, rest] == torch.where(present[:, rest], KNOWN, ABSENT)).all(dim=1)
