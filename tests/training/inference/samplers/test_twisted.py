@@ -106,7 +106,7 @@ def test_single_precision_makes_the_same_of_the_same_numbers(
     # No weights choose, since a choice jumps.
     monkeypatch.setattr(twisted, "WORTH", 0.0)
     monkeypatch.setattr(twisted, "systematic", lambda weights, *_: torch.arange(50).expand(2, -1))
-    target = Target(bumps(bent()), Gaussian(double(0.1), torch.tensor([1])), double([[0.2]]), 50)
+    target = Target(bumps(bent()), Gaussian(double(0.1), torch.tensor([1])), double([[0.2]]), 100)
     found = []
     for dtype in (torch.float32, torch.float64):
         monkeypatch.setattr(twisted, "DTYPE", dtype)
