@@ -150,7 +150,7 @@ def test_the_numbers_say_what_was_done(done: Path) -> None:
 
 
 def test_strict_exits_with_three_where_some_have_not_converged(sample: Run, tmp_path: Path) -> None:
-    result = sample(tmp_path / "few", "--strict")
+    result = sample(tmp_path / "few", "--strict", "--draws=5")
     assert (result.code, result.err) == (3, "")
     assert "have not converged" in result.out
     assert len(drawn(tmp_path / "few")["posterior/x"])
@@ -206,7 +206,7 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_draws(sample: Run, tmp_pat
 def test_a_run_does_not_go_on_with_the_parts_of_another(sample: Run, tmp_path: Path) -> None:
     noise = tmp_path / "noise.npy"
     np.save(noise, np.array([0.3, 0.4]))
-    given = (f"--noise_std={noise}",)
+    given = (f"--noise_std={noise}", "--sampler=pool")
     cut_short(sample, tmp_path / "cut", *given)
     np.save(noise, np.array([0.3, 0.6]))
     with mock.patch("training.runs.posteriors.GROUP", 2):
@@ -238,7 +238,7 @@ def test_what_is_observed_comes_in_several_forms(sample: Run, tmp_path: Path) ->
     by_file = ("--likelihood=mask", f"--mask={tmp_path / 'mask.npy'}")
     ways["turned"] = (*by_file, f"--observation={tmp_path / 'turned.csv'}")
     for name, given in ways.items():
-        assert sample(tmp_path / name, *given).code == 0
+        assert sample(tmp_path / name, *given, "--sampler=pool").code == 0
         found, expected = (drawn(tmp_path / f) for f in (name, "name"))
         np.testing.assert_allclose(found["posterior/x"], expected["posterior/x"], atol=1e-9)
         np.testing.assert_array_equal(found["observed_data/y"], expected["observed_data/y"])
@@ -249,8 +249,8 @@ def test_a_likelihood_of_the_users_own(sample: Run, tmp_path: Path) -> None:
     density = "-((x - torch.tensor([0.5, 0.5])) / 0.3).square().sum(dim=1) / 2"
     mine.write_text(f"import torch\ndef f(x):\n    return {density}\n")
     own = (f"--likelihood={mine}:f", "--noise_std=none", "--observation=none")
-    assert sample(tmp_path / "own", *own).code == 0
-    assert sample(tmp_path / "gaussian").code == 0
+    assert sample(tmp_path / "own", *own, "--sampler=pool").code == 0
+    assert sample(tmp_path / "gaussian", "--sampler=pool").code == 0
     own_draws, known = drawn(tmp_path / "own"), drawn(tmp_path / "gaussian")["posterior/x"]
     np.testing.assert_allclose(own_draws["posterior/x"][:, :, 0], known[:, :, 0], atol=1e-9)
     assert not any(name.startswith("observed_data") for name in own_draws)
@@ -264,10 +264,10 @@ def test_images_are_observed_in_gray_levels(run_script: Run, shelf: Path, tmp_pa
         "--chain_n_iters=2",
     )
     source = f"--observation={shelf / 'blobs.zip'}"
-    folder = tmp_path / "hmc"
+    folder = tmp_path / "chains"
     result = run_script(
         *(posterior, "sample", f"--network={shelf / 'images.pkl'}", source, *few),
-        *("--likelihood=mask", "--mask=upper-half", "--sampler=hmc", "--pool=100"),
+        *("--likelihood=mask", "--mask=upper-half", "--sampler=elliptical", "--pool=100"),
         f"--save_dir={folder}",
     )
     assert (result.code, result.err) == (0, "")
