@@ -156,7 +156,7 @@ def test_the_files_hold_what_was_counted(measure: Run, arguments: list[str], bou
 
 @pytest.mark.parametrize("eps", ["auto", "0.04"])
 def test_the_latents_have_the_law_of_eps_and_boundaries_its_radii(measure: Run, eps: str) -> None:
-    found = measure("exact", "--dims_to_keep=1", f"--eps={eps}", "--test_pts=4000")
+    found = measure("exact", "--dims_to_keep=1", f"--eps={eps}", "--test_pts=4000", "--steps=1")
     variance = np.array(found.result["latent_variance"])
     assert (variance[1] == 0.04) == (eps == "0.04")
     assert variance[0] == pytest.approx(1, abs=1e-6)
@@ -211,10 +211,9 @@ def test_the_help_says_what_the_columns_are_and_what_is_written(run_script: Run)
 def test_the_exact_score_goes_with_the_networks_schedule(
     measure: Run, networks: dict[str, Path]
 ) -> None:
-    network = (f"--network={networks['PRR']}", "--eps=auto")
-    with_network = measure("exact", *network, "--data_name=s_curve")
-    alike = ("--data_name=s_curve", "--dims_to_keep=2", "--rho=0.9", "--steps=6")
-    alone = measure("exact", *alike, f"--h={4 / 6}")
+    same = ("--data_name=s_curve", "--steps=3", "--test_pts=50")
+    with_network = measure("exact", f"--network={networks['PRR']}", "--eps=auto", *same)
+    alone = measure("exact", "--dims_to_keep=2", "--rho=0.9", f"--h={4 / 3}", *same)
     assert with_network.result["end_time"] == alone.result["end_time"] == 4
     for name, array in alone.arrays.items():
         if array.dtype.kind == "f":

@@ -47,10 +47,10 @@ def test_the_network_file_knows_its_data(fit: Run, colors: Path) -> None:
 
 VARIANTS: list[tuple[list[str], dict[str, object]]] = [
     (
-        ["--arch=ncsnpp", "--ls=100", "--lr_decay", "--lr_ramp=0", "--no-bench"],
+        ["--arch=ncsnpp", "--cres=1,1", "--ls=100", "--lr_decay", "--lr_ramp=0", "--no-bench"],
         {"schedule.name": "PRP"},
     ),
-    (["--arch=adm", "--cbase=64", "--cres=1"], {"schedule.name": "PRP"}),
+    (["--arch=adm", "--cbase=64"], {"schedule.name": "PRP"}),
     (
         ["--precond=edm", "--output_gain"],
         {"schedule.name": "EDM", "preconditioning": "edm", "noise_cond": "log"},
@@ -185,10 +185,7 @@ def test_white_noise_is_denoised_as_it_should_be(
 
 
 def test_images_can_be_held_out_whose_loss_is_told(fit: Run, blobs: Path) -> None:
-    arguments = (
-        *("--held_out=0.2", "--tick=1", "--duration=0.002", "--lr=1e-4", "--batch=100"),
-        "--cres=1",
-    )
+    arguments = (*("--held_out=0.2", "--tick=1", "--duration=0.002", "--lr=1e-4", "--batch=100"),)
     folder = fit(*arguments)
     rest, held_out = ImageDataset(blobs).split(0.2, seed=0)
     assert (len(rest), len(held_out)) == (56, 14)

@@ -186,7 +186,7 @@ def test_a_run_whose_data_has_changed_cannot_be_resumed(
     write_images(data, random.uniform(0, 255, (40, 8, 8, 1)), [0, 1] * 20)
     place = (f"--outdir={folder}", "--nosubdir", f"--data={data}", "--cond")
     # At 8 and at 32 pixels, one level has the same weights.
-    assert run_script(train, *place, *TINY, "--cres=1").code == 0
+    assert run_script(train, *place, *TINY).code == 0
     options = folder / "training_options.json"  # more is left to do
     saved = json.loads(options.read_text())
     saved["options"]["duration"] *= 2

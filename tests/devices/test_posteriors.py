@@ -38,6 +38,7 @@ def test_draws_are_those_of_the_cpu(
     # On a card that is pretended each operation takes long: rough fits will do.
     monkeypatch.setattr("training.inference.samplers.annealing.MOST_ROUNDS", 3)
     monkeypatch.setattr("training.inference.samplers.annealing.MOST_FINAL", 2)
+    monkeypatch.setattr("training.inference.samplers.annealing.FITTED", 64)
     expected, found = (drawn(problem_on(device), sampler, **FEW) for device in (CPU, CARD))
     torch.testing.assert_close(found.points.cpu(), expected.points)
     torch.testing.assert_close(found.log_likelihood.cpu(), expected.log_likelihood)

@@ -21,7 +21,7 @@ Contents = Callable[[Path], dict[str, bytes]]
 ROOT = Path(train.__file__).parent
 IMAGES, CLASSES, SIDE = 70, 4, 8
 TINY = (
-    *("--preset=published", "--cbase=8", "--cres=1,1", "--batch=16", "--duration=0.000064"),
+    *("--preset=published", "--cbase=8", "--cres=1", "--batch=16", "--duration=0.000064"),
     *("--workers=0", "--no-calibrate"),
 )
 # Twelve steps with all that draws random numbers or asks for data.

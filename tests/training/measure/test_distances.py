@@ -7,19 +7,16 @@ import pytest
 import torch
 from scipy import linalg
 from torch import Tensor
+from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 from torch_fidelity.metric_kid import kernel_poly, mmd2
 
 from dnnlib.errors import DataError
 from tests.support.draws import normal, seeded
-from tests.support.rank_pool import RankPool
-from torch_utils import distributed
-from torch_utils.distributed import process_group
 from training.measure import kernel_distance as module
 from training.measure.frechet import FeatureStatistics, Moments, frechet_distance
 from training.measure.kernel_distance import kernel_distance, subset_distances
 
 Gaussian = tuple[Tensor, Tensor]
-SHARES = {"uneven": ([30, 11], 0.0), "far": ([20, 21], 1e3), "one has none": ([41, 0], 0.0)}
 
 
 def gaussian(dim: int, seed: int, rank: int | None = None) -> Gaussian:
@@ -81,34 +78,7 @@ def test_points_without_a_covariance_are_an_error() -> None:
             moments_of([points])
 
 
-def of_a_rank(name: str, rank: int) -> list[Tensor]:
-    """A rank's share of the points, far from the other's where the name says so."""
-    sizes, distance = SHARES[name]
-    part = normal(41, 4).split(sizes)[rank]
-    return list((part + distance * rank).split(6))
-
-
-def moments_of_shares() -> dict[str, Moments]:
-    with process_group("cpu"):
-        return {name: moments_of(of_a_rank(name, distributed.rank())) for name in SHARES}
-
-
-def test_ranks_together_have_the_moments_of_one(two_ranks: RankPool) -> None:
-    first, second = two_ranks.call(moments_of_shares)
-    for name in SHARES:
-        points = torch.cat([*of_a_rank(name, 0), *of_a_rank(name, 1)])
-        found = first[name]
-        assert found.count == second[name].count == 41
-        np.testing.assert_allclose(found.mean, points.mean(dim=0), rtol=1e-13)
-        np.testing.assert_allclose(found.covariance, np.cov(points.T), rtol=1e-12)
-        assert torch.equal(found.mean, second[name].mean)
-        assert torch.equal(found.covariance, second[name].covariance)
-
-
 def test_it_is_the_formula_with_scipys_root_and_torch_fidelitys() -> None:
-    # Imported here, since the ranks of the test above import this module and have no use for it.
-    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
-
     for dim in (1, 2, 30):
         (mean1, cov1), (mean2, cov2) = gaussian(dim, 0), gaussian(dim, 10)
         root = linalg.sqrtm(cov1.numpy() @ cov2.numpy()).real
