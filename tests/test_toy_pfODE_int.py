@@ -200,14 +200,15 @@ def test_a_student_goes_its_own_way_and_is_corrected_by_its_teacher(
     run_script: Run, networks: dict[str, Path], tmp_path: Path
 ) -> None:
     place = (f"--network={networks['PRP']}", f"--dest={tmp_path / 'student.pkl'}")
-    assert run_script(distill, *place, "--calls=3", "--paths=300", "--steps=40").code == 0
+    assert run_script(distill, *place, "--calls=3", "--paths=300", "--steps=20").code == 0
     simulated = {}
     for name, more in (("plain", ()), ("corrected", ("--correct=teacher",))):
         given = ("net", f"--network={tmp_path / 'student.pkl'}", f"--save_dir={tmp_path / name}")
-        done = run_script(toy_pfODE_int, *given, "--solver=student", "--save_freq=1", *more)
+        few = ("--total_samples=500", "--save_freq=1")
+        done = run_script(toy_pfODE_int, *given, "--solver=student", *few, *more)
         assert done.code == 0, done.err
         simulated[name] = Simulated(tmp_path / name)
-        assert simulated[name].gen["xs_es"].shape == (4, 2000, 2)
+        assert simulated[name].gen["xs_es"].shape == (4, 500, 2)
     assert "Effective share of the student's draws" in done.out
     share = simulated["corrected"].parameters["simulations"]["gen"]["effective_share"]
     assert 0.01 < share < 1
