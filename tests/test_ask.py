@@ -1,7 +1,6 @@
 """Questions about the rows of a raw CSV, by the scripts that people call and from Python."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +17,13 @@ import train
 from dnnlib.errors import DataError, UsageError
 from tests.support.finished_runs import good
 from tests.support.messy_tables import MESSY
-from tests.support.running import Result, quick_endings, refused
+from tests.support.running import Run, quick_endings, refused
 from torch_utils.snapshots import read_network, write_network
 from training import Answers, Records
 from training.data.records.encoding import encode
 from training.networks.questions import ABSENT, ASKED, KNOWN
 from training.subjects import NetworkFile, RecordFlow, RecordPrior
 
-Run = Callable[..., Result]
 SMALL = {"batch": 64, "width": 32, "depth": 1}
 QUICK = ("--duration=0.03", "--batch=64", "--width=32", "--depth=1", "--tick=8")
 COUNT = 600

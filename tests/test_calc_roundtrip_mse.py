@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ import torch
 
 import calc_roundtrip_mse
 from tests.support.image_models import CLASSES, END
-from tests.support.running import unless_given
+from tests.support.running import Run, unless_given
 from torch_utils.results import load_arrays
 from training.data.images.batches import normalize_pixels
 from training.data.images.dataset import ImageDataset
@@ -21,9 +20,6 @@ from training.files.roundtrip import BIN_EDGES, histogram
 from training.flow.solvers import SOLVERS
 from training.model.model import Model
 from training.subjects.samples import WorstImages
-
-Run = Callable[..., Any]
-Contents = Callable[[Path], dict[str, bytes]]
 
 COUNT = 10
 NUMBERS = ("mse", "mse_float", "max_abs_error", "exact_pixels")

@@ -16,12 +16,10 @@ import dnnlib
 from tests.support.commands import ALL, COMMANDS, Command, Shelf, run_named
 from tests.support.outcomes import assert_same, outcome, read_netcdf
 from tests.support.rank_pool import RankPool
-from tests.support.running import refused
+from tests.support.running import Contents, refused
 from torch_utils.results import load_arrays
 from training.flow.calibration import Calibration
 from training.model.model import Model
-
-Contents = Callable[[Path], dict[str, bytes]]
 
 ROOT = Path(__file__).parent.parent
 every_command = pytest.mark.parametrize("command", ALL, ids=lambda command: command.name)

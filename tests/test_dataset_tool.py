@@ -15,10 +15,9 @@ import pytest
 from PIL import Image
 
 import dataset_tool
-from tests.support.running import refused
+from tests.support.running import Run, refused
 
 Files = dict[str, bytes]
-Run = Callable[..., Any]
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:

@@ -20,7 +20,7 @@ import pfODE_int
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import seeded
 from tests.support.image_models import CLASSES, END, SHAPE, write_image_set
-from tests.support.running import refused, unless_given
+from tests.support.running import Contents, Run, refused, unless_given
 from torch_utils.results import load_arrays
 from torch_utils.seeds import seeded_generator
 from torch_utils.streams import Stream
@@ -36,9 +36,6 @@ from training.runs.generation import SeedSampler, generate_images, parse_seeds
 from training.runs.latents import LatentChoice
 from training.runs.times import TimeChoice
 from training.subjects import ImageFlow, NetworkFile
-
-Run = Callable[..., Any]
-Contents = Callable[[Path], dict[str, bytes]]
 
 DIM, KEPT = 64, 10
 CPU = torch.device("cpu")

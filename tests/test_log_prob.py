@@ -14,6 +14,7 @@ import torch
 import pfODE_int
 import toy_pfODE_int
 from tests.support.image_models import CLASSES, write_image_set
+from tests.support.running import Run
 from torch_utils.results import load_arrays
 from training.data.images.batches import normalize_pixels
 from training.data.toys import Toy
@@ -25,7 +26,6 @@ from training.model.model import Model
 from training.model.recipe import make_schedule
 from training.subjects.images import dequantized
 
-Run = Callable[..., Any]
 Arrays = dict[str, np.ndarray]
 
 KINDS = ("melt", "roundtrip", "gen")

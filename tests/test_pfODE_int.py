@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ import torch
 
 import pfODE_int
 from tests.support.image_models import END, GAP, SHAPE
-from tests.support.running import refused, unless_given
+from tests.support.running import Contents, Run, refused, unless_given
 from tests.support.trajectories import KEYS
 from torch_utils.results import load_arrays
 from training.data.images.batches import normalize_pixels
@@ -22,8 +21,6 @@ from training.flow.solvers import SOLVERS
 from training.model.model import Model
 from training.names import DEFAULT_SOLVER
 
-Run = Callable[..., Any]
-Contents = Callable[[Path], dict[str, bytes]]
 Arrays = dict[str, np.ndarray]
 
 KINDS = ("melt", "roundtrip", "gen")

@@ -14,12 +14,11 @@ import posterior
 import train
 from tests.support.image_models import save_image_model, write_image_set
 from tests.support.outcomes import read_netcdf
-from tests.support.running import refused, unless_given
+from tests.support.running import Run, refused, unless_given
 from torch_utils.results import load_arrays
 from training.inference.samplers.elliptical import Elliptical
 from training.runs import posterior_checks, posteriors
 
-Run = Callable[..., Any]
 OBSERVATIONS = "x1,x2\n0.5,0.5\n1,-0.2\n-1.2,0.3\n0.1,1.1\n0.4,-0.9\n"
 FEW: dict[str, object] = {
     "--noise_std": 0.3,

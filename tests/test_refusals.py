@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from tests.support.image_models import write_image_set
-from tests.support.image_runs import TINY, Contents, Run, write_images
-from tests.support.running import refused
+from tests.support.image_runs import TINY, write_images
+from tests.support.running import Contents, Run, refused
 from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, write_network
 from training.data.sources.writer import image_writer

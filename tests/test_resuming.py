@@ -11,8 +11,8 @@ import pytest
 
 import toy_train
 import train
-from tests.support.finished_runs import Run
 from tests.support.image_runs import equal, network_file, same_end, stats
+from tests.support.running import Run
 from torch_utils.snapshots import read_state
 
 # The script, the fixture of a finished run, its states that are lost, and what is resumed.

@@ -21,7 +21,7 @@ from tests.support.finished_runs import HOUSE_NAMES, PLAIN, SMALL, good, write_h
 from tests.support.image_runs import equal, stats
 from tests.support.outcomes import assert_same, outcome
 from tests.support.rank_pool import RankPool
-from tests.support.running import Result, refused
+from tests.support.running import Run, refused
 from torch_utils import distributed
 from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, write_network
@@ -32,8 +32,6 @@ from training.files.table import load_table
 from training.flow.courses import Course
 from training.model.model import Model
 from training.options.toy_mesh_exps import BOUNDARY_POINTS
-
-Run = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 import trimesh
 
 import toy_mesh_exps
-from tests.support.running import unless_given
+from tests.support.running import Contents, Run, unless_given
 from torch_utils.results import load_arrays
 from training.data.toys import Toy
 from training.measure.boundaries import (
@@ -22,9 +22,6 @@ from training.measure.boundaries import (
 )
 from training.measure.containment import inside
 from training.measure.coverage import TABLE_HEAD
-
-Run = Callable[..., Any]
-Contents = Callable[[Path], dict[str, bytes]]
 
 STAGES = ("latent", "data", "end")
 NETWORKS = {

@@ -12,13 +12,10 @@ import torch
 
 import distill
 import toy_pfODE_int
-from tests.support.running import refused, unless_given
+from tests.support.running import Contents, Run, refused, unless_given
 from tests.support.trajectories import KEYS
 from torch_utils.results import load_arrays
 from torch_utils.snapshots import read_network, write_network
-
-Run = Callable[..., Any]
-Contents = Callable[[Path], dict[str, bytes]]
 
 SIMULATIONS = ("melt", "roundtrip", "gen")
 GAP = ("--g_type=constant_inflation_gap", "--inflation_gap=0.8")

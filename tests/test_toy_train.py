@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import toy_train
 from tests.support.image_runs import load, network_file, stats
-from tests.support.running import refused
+from tests.support.running import Contents, Run, refused
 from torch_utils import distributed
 from torch_utils.snapshots import read_network, write_network, write_state
 from torch_utils.stats import RunningMeans
@@ -25,8 +25,6 @@ from training.learning.loss import NoiseDraws
 from training.learning.trainer import Trainer
 from training.names import OTHERS
 
-Run = Callable[..., Any]
-Contents = Callable[[Path], dict[str, bytes]]
 FEW = ("--duration=0.0008", "--batch=200")
 TINY = (*FEW, "--no-calibrate")
 

@@ -13,7 +13,6 @@ from tests.support.image_runs import (
     IMAGES,
     SIDE,
     TINY,
-    Run,
     assert_written,
     equal,
     load,
@@ -23,6 +22,7 @@ from tests.support.image_runs import (
     weights,
     write_images,
 )
+from tests.support.running import Run
 from training.data.images.batches import basis_batches
 from training.data.images.dataset import ImageDataset
 from training.flow.eigenbasis import EigenBasis

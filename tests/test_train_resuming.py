@@ -22,14 +22,12 @@ from tests.support.image_runs import (
     SIDE,
     TINY,
     TWELVE,
-    Contents,
-    Run,
     load,
     same_end,
     stats,
     write_images,
 )
-from tests.support.running import refused
+from tests.support.running import Contents, Run, refused
 from torch_utils.snapshots import read_state, write_state
 from training.data.images.batches import ImageBatches
 from training.flow.eigenbasis import EigenBasis

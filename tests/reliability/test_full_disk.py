@@ -4,15 +4,14 @@ import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import toy_train
 from tests.support.finished_runs import SHORT_TOY
 from tests.support.outcomes import assert_same, outcome
+from tests.support.running import Run
 
-Run = Callable[..., Any]
 FullDisk = Callable[[int], AbstractContextManager[None]]
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,8 @@ import pytest
 import dataset_tool
 import toy_train
 import train
-from tests.support.running import Result
+from tests.support.running import Result, Run
 
-Run = Callable[..., Result]
 # Eight reports, a state at every second one.
 TOY = (
     *("--data_name=circles", "--duration=0.008", "--batch=500", "--tick=1", "--dump=2"),

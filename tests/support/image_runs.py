@@ -1,7 +1,6 @@
 """Tiny trainings, on images and not, and how two of them are compared."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -11,12 +10,10 @@ import pytest
 import torch
 
 import train
+from tests.support.running import Run
 from torch_utils.snapshots import Part, read_network, read_state
 from training.data.sources.writer import image_writer
 from training.model.model import Model
-
-Run = Callable[..., Any]
-Contents = Callable[[Path], dict[str, bytes]]
 
 ROOT = Path(train.__file__).parent
 IMAGES, CLASSES, SIDE = 70, 4, 8

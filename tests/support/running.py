@@ -21,6 +21,8 @@ import torch
 from dnnlib.logs import logger
 from training.options.script import run_script as run_to_the_end
 
+Run = Callable[..., Any]
+Contents = Callable[[Path], dict[str, bytes]]
 ALONE = {"RANK": "0", "WORLD_SIZE": "1"}
 # What changes numbers or speed of all that comes after: how it is read, and how it is set.
 TORCH_SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
