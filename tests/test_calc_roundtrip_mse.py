@@ -53,19 +53,9 @@ def command(networks: dict[str, Path], images: Path) -> Callable[..., list[str]]
 
 
 @pytest.fixture(scope="module")
-def measure(
-    run_script: Run, command: Run, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Found]:
-    """Runs a command as ``command`` makes it, once, and reads what it wrote."""
-
-    @cache
-    def start(*given: str) -> Found:
-        folder = tmp_path_factory.mktemp("measured")
-        result = run_script(calc_roundtrip_mse, *command(*given), f"--save_dir={folder}")
-        assert (result.code, result.err) == (0, ""), result.err
-        return Found(folder, result.out)
-
-    return start
+def measure(run_once: Run, command: Run) -> Callable[..., Found]:
+    """Runs a command as ``command`` makes it, and reads what it wrote."""
+    return cache(lambda *given: Found(*run_once(calc_roundtrip_mse, *command(*given))))
 
 
 def chosen(images: Path, count: int, seed: int = 42) -> tuple[torch.Tensor, torch.Tensor]:

@@ -61,17 +61,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def simulate(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Found]:
-    """``simulate(script, ...)``, read back; the same is simulated once."""
-
-    @cache
-    def start(*given: Any) -> Found:
-        folder = tmp_path_factory.mktemp("simulated")
-        result = run_script(*given, f"--save_dir={folder}")
-        assert (result.code, result.err) == (0, ""), result.err
-        return Found(folder)
-
-    return start
+def simulate(run_once: Run) -> Callable[..., Found]:
+    """``simulate(script, ...)``, read back."""
+    return cache(lambda *given: Found(run_once(*given)[0]))
 
 
 @pytest.fixture(scope="module")

@@ -56,33 +56,21 @@ class Found:
 
 
 @pytest.fixture(scope="module")
-def measure(
-    run_script: Run, networks: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Found]:
-    """``measure("net", network_name, ...)`` or ``measure("exact", ...)``: few points and steps.
-
-    What was measured once is not measured again, and its folder is not to be written to.
-    """
+def measure(run_once: Run, networks: dict[str, Path]) -> Callable[..., Found]:
+    """``measure("net", network_name, ...)`` or ``measure("exact", ...)``: few points and steps."""
 
     @cache
     def start(score: str, *arguments: str) -> Found:
-        standard: dict[str, Any] = {
-            "--test_pts": 300,
-            "--steps": 6,
-            "--boundary_pts": 50,
-            "--r_num": 3,
-        }
+        standard: dict[str, Any] = {"--test_pts": 300, "--steps": 6}
+        standard |= {"--boundary_pts": 50, "--r_num": 3}
         if score == "net":
             arguments = (f"--network={networks[arguments[0]]}", *arguments[1:])
             standard["--paired"] = "--paired" in arguments
             arguments = tuple(text for text in arguments if text != "--paired")
         else:
             standard["--data_name"] = "circles"
-        folder = tmp_path_factory.mktemp("measured")
-        given = unless_given(standard, (f"--save_dir={folder}", f"--score={score}", *arguments))
-        result = run_script(toy_mesh_exps, *given)
-        assert (result.code, result.err) == (0, ""), result.err
-        return Found(folder, result.out)
+        given = unless_given(standard, (f"--score={score}", *arguments))
+        return Found(*run_once(toy_mesh_exps, *given))
 
     return start
 

@@ -48,13 +48,8 @@ class Simulated:
 
 
 @pytest.fixture(scope="session")
-def simulate(
-    run_script: Run, networks: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Simulated]:
-    """``simulate("exact", ...)`` or ``simulate("net", network_name, ...)``, read back.
-
-    What was simulated once is not simulated again, and its folder is not to be written to.
-    """
+def simulate(run_once: Run, networks: dict[str, Path]) -> Callable[..., Simulated]:
+    """``simulate("exact", ...)`` or ``simulate("net", network_name, ...)``, read back."""
 
     @cache
     def start(mode: str, *arguments: str) -> Simulated:
@@ -65,11 +60,7 @@ def simulate(
             standard["--data_name"] = "circles"
         if not any(text.startswith("--h=") for text in arguments):
             standard["--steps"] = 5
-        folder = tmp_path_factory.mktemp("simulated") / "new" / "folder"
-        given = unless_given(standard, arguments)
-        result = run_script(toy_pfODE_int, mode, f"--save_dir={folder}", *given)
-        assert (result.code, result.err) == (0, ""), result.err
-        return Simulated(folder)
+        return Simulated(run_once(toy_pfODE_int, mode, *unless_given(standard, arguments))[0])
 
     return start
 

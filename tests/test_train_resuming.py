@@ -134,14 +134,6 @@ def test_a_state_without_the_output_gain_of_its_run_is_refused(
     refused(run_script(train, f"--resume={path}"), 1, lost)
 
 
-OTHERS = [
-    ("--seed=7", "5"),
-    ("--cres=2,2", "[1]"),
-    ("--data=.", "blobs.zip"),
-    ("--transfer=other.pkl", "None"),
-]
-
-
 def test_a_precision_that_a_trial_has_found_is_kept(
     run_script: Run, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,16 +152,6 @@ def test_a_precision_that_a_trial_has_found_is_kept(
     assert saved["options"]["precision"] == "bf16"
     assert run_script(train, f"--resume={folder}").code == 0
     assert len(tried) == 1
-
-
-def test_a_resumed_run_refuses_to_become_another(
-    run_script: Run, twelve: Path, contents: Contents
-) -> None:
-    before = contents(twelve)
-    for given, saved in OTHERS:
-        result = run_script(train, f"--resume={twelve}", given)
-        refused(result, 2, given.partition("=")[0], saved)
-        assert contents(twelve) == before
 
 
 # Data that is gone, larger, in color, or of more classes, of which the last number is the last.
