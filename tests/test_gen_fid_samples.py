@@ -19,6 +19,7 @@ import gen_fid_samples
 import pfODE_int
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import seeded
+from tests.support.image_files import encoded
 from tests.support.image_models import CLASSES, END, SHAPE, write_image_set
 from tests.support.running import Contents, Run, refused, unless_given
 from torch_utils.results import load_arrays
@@ -248,21 +249,15 @@ def test_a_rerun_makes_only_what_is_missing(make: Run, twenty: Path, copy: Path)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
-def as_file(image: Image.Image, kind: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, format=kind, **options)
-    return stream.getvalue()
-
-
 BROKEN: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda data: b"",
     "one byte short": lambda data: data[:-1],
     "one bit": lambda data: data[:60] + bytes([data[60] ^ 1]) + data[61:],
     "larger": lambda data: encode_png(np.zeros((16, 16, 1), np.uint8)),
     "in color": lambda data: encode_png(np.zeros((8, 8, 3), np.uint8)),
-    "a palette": lambda data: as_file(Image.fromarray(pixels(data)).convert("P"), "PNG"),
-    "16 bits": lambda data: as_file(Image.fromarray(pixels(data).astype(np.uint16)), "PNG"),
-    "JPEG": lambda data: as_file(Image.fromarray(pixels(data)), "JPEG"),
+    "a palette": lambda data: encoded(Image.fromarray(pixels(data)).convert("P")),
+    "16 bits": lambda data: encoded(pixels(data).astype(np.uint16)),
+    "JPEG": lambda data: encoded(pixels(data), "jpeg"),
 }
 
 
