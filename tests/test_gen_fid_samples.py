@@ -143,13 +143,13 @@ def test_not_a_bit_depends_on_the_company(
     basis = sampler.image_flow.file.model.denoiser.basis
     # In this layout, a product of up to three rows takes another kernel than one of more.
     basis.eigenvectors = basis.eigenvectors.contiguous()
-    seeds = torch.arange(70)
+    seeds = torch.arange(36)
     for part in (seeds, seeds.flip(0), *seeds.split(3), *seeds[:5].split(1)):
         sampler(part)
     whole, backwards = seen[:2]
     assert torch.equal(backwards.flip(0), whole)
-    assert torch.equal(torch.cat(seen[2:26]), whole)
-    assert torch.equal(torch.cat(seen[26:]), whole[:5])
+    assert torch.equal(torch.cat(seen[2:14]), whole)
+    assert torch.equal(torch.cat(seen[14:]), whole[:5])
 
 
 def sampler_of(network: Path, rows: int, latent: LatentChoice = CLOSED_FORM) -> SeedSampler:
