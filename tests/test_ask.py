@@ -25,7 +25,7 @@ from training.networks.questions import ABSENT, ASKED, KNOWN
 from training.subjects import NetworkFile, RecordFlow, RecordPrior
 
 SMALL = {"batch": 64, "width": 32, "depth": 1}
-QUICK = ("--duration=0.03", "--batch=64", "--width=32", "--depth=1", "--tick=8")
+QUICK = ("--duration=0.02", "--batch=64", "--width=32", "--depth=1", "--tick=8")
 COUNT = 600
 
 

@@ -137,7 +137,10 @@ def test_no_likelihood_anywhere_is_told(sampler: str) -> None:
 
 
 @of_gaussians
-def test_observations_far_off_end_and_are_found(sampler: str) -> None:
+def test_observations_far_off_end_and_are_found(
+    sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(annealing, "MOST_FINAL", 2)
     likelihood = Gaussian(double(1e-3))
     observed = double([[4000.0, 0.0]])
     which = problem(gaussian_prior(), likelihood, observed)
