@@ -29,7 +29,7 @@ from training.flow.eigenbasis import EigenBasis
 
 
 def test_a_run_writes_what_is_promised_and_nothing_else(fit: Run) -> None:
-    folder = fit()
+    folder = fit("--augment=0")
     assert folder.name == "00000-blobs-PRP-ddpmpp-uncond-batch16-fp32"
     assert_written(folder)
     assert load(folder).denoiser.calibration is None
@@ -103,7 +103,7 @@ def test_half_precision_trains_or_is_refused_in_one_line(
 
 
 def test_labels_reach_the_network_only_if_asked_for(fit: Run, twelve: Path) -> None:
-    model, blind = load(twelve), load(fit())
+    model, blind = load(twelve), load(fit("--augment=0"))
     x, t = torch.ones(1, SIDE**2, dtype=torch.float64), torch.tensor(3.0, dtype=torch.float64)
     one, other = (model.denoiser(x, t, labels=torch.eye(CLASSES)[[index]]) for index in (0, 1))
     assert (one - other).abs().max() > 1e-9
@@ -132,7 +132,9 @@ def test_augmented_variance_is_what_the_preconditioning_counts_on(fit: Run) -> N
 
 
 def test_mirror_images_count_as_data(fit: Run) -> None:
-    plain, mirrored = (load(fit(*flag)).denoiser.basis.mean for flag in ([], ["--xflip"]))
+    plain, mirrored = (
+        load(fit("--augment=0", *flag)).denoiser.basis.mean for flag in ([], ["--xflip"])
+    )
     mean = plain.reshape(SIDE, SIDE)
     torch.testing.assert_close(mirrored.reshape(SIDE, SIDE), (mean + mean.flip(1)) / 2)
 

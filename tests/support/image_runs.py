@@ -1,6 +1,7 @@
 """Tiny trainings, on images and not, and how two of them are compared."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -124,17 +125,18 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_images(tmp_path_factory.mktemp("data") / "few.zip", images)
 
 
-@pytest.fixture
-def fit(run_script: Run, blobs: Path, tmp_path: Path) -> Run:
-    """Trains for four steps, without a look at its latents, and gives the run's folder."""
+@pytest.fixture(scope="session")
+def fit(run_script: Run, blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Trains for four steps, without a look at its latents, and gives the run's folder, not to be
+    written to: the same options are trained with once."""
 
+    @cache
     def start(*arguments: object, data: Path = blobs) -> Path:
-        before = set(tmp_path.glob("out/*"))
-        place = (f"--outdir={tmp_path / 'out'}", f"--data={data}")
+        outdir = tmp_path_factory.mktemp("fit")
         with mock.patch("training.learning.run.learn_latent_law"):
-            result = run_script(train, *place, *TINY, *arguments)
+            result = run_script(train, f"--outdir={outdir}", f"--data={data}", *TINY, *arguments)
         assert (result.code, result.err) == (0, ""), result.err
-        (folder,) = set(tmp_path.glob("out/*")) - before
+        (folder,) = outdir.iterdir()
         return folder
 
     return start
