@@ -33,6 +33,17 @@ FEW: dict[str, object] = {
 }
 
 
+def few_draws(run_script: Run, word: str, standard: dict[str, object]) -> Run:
+    """``run(folder, option, ...)``, in which ``none`` stands for no such option."""
+
+    def run(folder: Path, *given: str) -> Any:
+        options = unless_given(standard, given)
+        kept = [option for option in options if not option.endswith("=none")]
+        return run_script(posterior, word, f"--save_dir={folder}", *kept)
+
+    return run
+
+
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shelf")
@@ -47,27 +58,15 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sample(run_script: Run, toy_network: Callable[..., Path], shelf: Path) -> Run:
     """``sample(folder, option, ...)``: few draws of a toy network's posteriors."""
     network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
-
-    def start(folder: Path, *given: str) -> Any:
-        own: dict[str, object] = {"--network": network, "--observation": shelf / "seen.csv"}
-        options = unless_given(own | FEW, given)
-        kept = [option for option in options if not option.endswith("=none")]
-        return run_script(posterior, "sample", f"--save_dir={folder}", *kept)
-
-    return start
+    own = {"--network": network, "--observation": shelf / "seen.csv"}
+    return few_draws(run_script, "sample", FEW | own)
 
 
 @pytest.fixture(scope="module")
 def check(run_script: Run, toy_network: Callable[..., Path]) -> Run:
     network = toy_network("--data_name=circles", "--dims_to_keep=1", "--tmax=5")
-
-    def start(folder: Path, *given: str) -> Any:
-        own: dict[str, object] = {"--network": network, "--runs": 20, "--sampler": "pool"}
-        options = unless_given(FEW | own, given)
-        kept = [option for option in options if not option.endswith("=none")]
-        return run_script(posterior, "check", f"--save_dir={folder}", *kept)
-
-    return start
+    own = {"--network": network, "--runs": 20, "--sampler": "pool"}
+    return few_draws(run_script, "check", FEW | own)
 
 
 def drawn(folder: Path) -> dict[str, np.ndarray]:
@@ -168,10 +167,9 @@ class Cut(BaseException):
     """In place of a kill."""
 
 
-def cut_short(run: Run, folder: Path, *given: str, whole: int = 2) -> None:
+def cut_short(run: Run, folder: Path, *given: str, whole: int = 2, checks: bool = False) -> None:
     """A run that ends after some groups of two."""
-    sampling = "sample" in run.__qualname__
-    module, name = (posteriors, "save_part") if sampling else (posterior_checks, "save_values")
+    module, name = (posterior_checks, "save_values") if checks else (posteriors, "save_part")
     kept: Any = getattr(module, name)
     places: list[Path] = []
 
@@ -428,7 +426,7 @@ def test_the_model_of_images_is_checked_by_images(check: Run, shelf: Path, tmp_p
 def test_a_check_that_was_cut_short_goes_on(check: Run, tmp_path: Path) -> None:
     with mock.patch("training.runs.posteriors.GROUP", 2):
         assert check(tmp_path / "whole").code == 0
-    cut_short(check, tmp_path / "cut", whole=3)
+    cut_short(check, tmp_path / "cut", whole=3, checks=True)
     with mock.patch("training.runs.posteriors.GROUP", 2):
         result = check(tmp_path / "cut")
     assert "3 group(s) of 2 were there" in result.out

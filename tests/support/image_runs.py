@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import train
-from tests.support.running import Run
+from tests.support.running import Run, trained
 from torch_utils.snapshots import Part, read_network, read_state
 from training.data.sources.writer import image_writer
 from training.model.model import Model
@@ -145,18 +145,10 @@ def fit(run_script: Run, blobs: Path, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="session")
 def twelve(run_script: Run, blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An unbroken run, not to be written to."""
-    folder = tmp_path_factory.mktemp("twelve")
-    place = (f"--outdir={folder}", "--nosubdir", f"--data={blobs}")
-    result = run_script(train, *place, *TWELVE)
-    assert (result.code, result.err) == (0, "")
-    return folder
+    return trained(run_script, tmp_path_factory.mktemp("twelve"), train, f"--data={blobs}", *TWELVE)
 
 
 @pytest.fixture(scope="session")
 def unbroken(run_script: Run, blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A longer unbroken run, not to be written to."""
-    folder = tmp_path_factory.mktemp("unbroken")
-    place = (f"--outdir={folder}", "--nosubdir", f"--data={blobs}")
-    result = run_script(train, *place, *LONG)
-    assert (result.code, result.err) == (0, "")
-    return folder
+    return trained(run_script, tmp_path_factory.mktemp("unbroken"), train, f"--data={blobs}", *LONG)

@@ -11,8 +11,8 @@ from torch.distributions import MultivariateNormal
 
 from dnnlib.errors import DataError, UsageError
 from tests.support.draws import double, normal, seeded
+from tests.support.trainers import run_steps
 from torch_utils.snapshots import Part, read_network, write_network
-from torch_utils.stats import RunningMeans
 from training.data.tables.table import Columns, DataTable, Dropped
 from training.flow.likelihood import Trace
 from training.flow.solvers import get_solver
@@ -73,9 +73,7 @@ def preparation(table: DataTable, steps: int = 100, members: int = 1) -> Prepara
 def trained(prepared: Preparation) -> Model:
     coordinates = prepared.coordinates(LINEAR)
     trainer = Trainer(*prepared.build(coordinates), prepared.config)
-    batches, means = prepared.source(coordinates).batches(0), RunningMeans(CPU)
-    for _ in range(prepared.config.total_steps):
-        trainer.train_step(next(batches), means)
+    run_steps(trainer, prepared.source(coordinates), prepared.config.total_steps)
     return trainer.averaged
 
 
