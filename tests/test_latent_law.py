@@ -33,7 +33,7 @@ def networks(run_script: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[
         assert run_script(toy_train, "--data_name=circles", *TINY, *place).code == 0
         found[name] = network_file(folder / name)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.subjects.toys.MOST", 1500)
+        patch.setattr("training.subjects.toys.MOST", 1000)
         refit = run_script(
             toy_train, f"--network={found['plain']}", "--refit_latent_law", whole=True
         )
